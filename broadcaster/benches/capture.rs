@@ -1,0 +1,87 @@
+//! How long a picture takes from its capture to its access unit: the test picture at 720p30, encoded as by default.
+//!
+//! Prints p50 and p99 in milliseconds, and as parts of the picture interval, which is what a delay costs a viewer at least if
+//! one more picture has to be waited for.
+#![allow(clippy::print_stdout, reason = "a benchmark's output")]
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use broadcaster::broadcast::Broadcast;
+use broadcaster::capture::{self, Latest, Studio, test};
+use broadcaster::clock::BroadcastClock;
+use broadcaster::config::Cli;
+use broadcaster::encode::video::VideoEncoding;
+use broadcaster::stats::Stats;
+use broadcaster::stop::Stop;
+use clap::Parser;
+use media::{Epoch, TrackId};
+
+fn main() -> anyhow::Result<()> {
+    capture::start()?;
+    let command =
+        ["broadcaster", "--source", "test", "--size", "1280x720", "--fps", "30", "rtmp://127.0.0.1/bench/none"];
+    let settings = Arc::new(Cli::try_parse_from(command)?.publish.settings()?);
+    let stats = Arc::new(Stats::default());
+    let clock = BroadcastClock::start();
+    let broadcast = Arc::new(Broadcast::new(Epoch(1), clock.zero(), &[TrackId::VIDEO], settings.window, stats.clone()));
+    let stop = Stop::default();
+    let studio = Studio {
+        settings: settings.clone(),
+        clock,
+        broadcast: broadcast.clone(),
+        stats: stats.clone(),
+        stop: stop.clone(),
+    };
+    let pictures = Arc::new(Latest::new(1));
+    let encoding = VideoEncoding::new(settings.video.clone(), true, clock, broadcast.clone(), stats.clone());
+
+    let delays = std::thread::scope(|scope| {
+        scope.spawn(|| encoding.run(&pictures));
+        scope.spawn(|| test::run_picture(&studio, &pictures));
+        let delays = measure(&broadcast, clock);
+        stop.stop();
+        pictures.close();
+        delays
+    })?;
+    report(delays, &stats);
+    Ok(())
+}
+
+/// Waits for each access unit as publishing does, and says how old it is, in microseconds.
+fn measure(broadcast: &Broadcast, clock: BroadcastClock) -> anyhow::Result<Vec<i64>> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
+    let mut changed = broadcast.changed();
+    let mut delays = Vec::new();
+    let mut next = 0;
+    while delays.len() < WARM_UP + PICTURES {
+        runtime
+            .block_on(async { tokio::time::timeout(Duration::from_secs(5), changed.changed()).await })
+            .context("no access unit for 5 s")??;
+        let now = clock.now();
+        broadcast.with_window(|window| {
+            for entry in window.from(next) {
+                next = entry.position + 1;
+                delays.push(now - entry.unit.pts.as_millis() * 1000);
+            }
+        });
+    }
+    Ok(delays.split_off(WARM_UP))
+}
+
+fn report(mut delays: Vec<i64>, stats: &Stats) {
+    delays.sort_unstable();
+    let at = |share: f64| delays[((delays.len() - 1) as f64 * share) as usize] as f64 / 1000.0;
+    let interval = 1000.0 / 30.0;
+    for (name, millis) in [("p50", at(0.5)), ("p99", at(0.99))] {
+        println!("capture to access unit, 720p30, {name}: {millis:.1} ms = {:.2} picture intervals", millis / interval);
+    }
+    println!("{} pictures, {} late", delays.len(), stats.late.value());
+}
+
+/// Pictures not counted: the encoder opens with the first.
+const WARM_UP: usize = 30;
+
+/// Twenty seconds.
+const PICTURES: usize = 600;

@@ -1,0 +1,314 @@
+//! Assembles a broadcaster, runs it and ends it.
+//!
+//! The order matters: what is to be captured is found out before a connection is made, so that a mistake costs no viewer a
+//! stream; a file waits for the first connection, so that its beginning is not lost; at the end, sources stop, encoders give
+//! out what they hold, and the server is told.
+
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::Context;
+use media::{Epoch, TrackId};
+use tokio::sync::{mpsc, watch};
+
+use crate::broadcast::Broadcast;
+use crate::capture::source::{Audio, Source};
+use crate::capture::{self, Latest, Picture, Studio, device, devices, file, test};
+use crate::clock::BroadcastClock;
+use crate::config::{LogFormat, Settings};
+use crate::encode::Choice;
+use crate::encode::video::VideoEncoding;
+use crate::publish::unit_log::UnitLog;
+use crate::publish::{self, Publishing};
+use crate::stats::Stats;
+use crate::status::{self, Meter};
+use crate::stop::Stop;
+
+/// What will be captured.
+enum Plan {
+    Device(devices::VideoDevice),
+    File(file::Plan),
+    Test,
+}
+
+/// What will be heard.
+enum SoundPlan {
+    Device(devices::AudioDevice),
+    WithFile,
+    Tone,
+    None,
+}
+
+/// Why it ended, for the exit code.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// There is no such device or file.
+    #[error("{0}")]
+    NoInput(String),
+    /// The time of `--seconds` passed without a server that took anything.
+    #[error("the time is up, and no server took anything of the broadcast")]
+    NothingSent,
+}
+
+/// Prints what the machine can capture.
+pub fn list_devices(json: bool) -> anyhow::Result<String> {
+    capture::start().context("FFmpeg does not start")?;
+    let inventory = devices::Inventory::take();
+    Ok(if json { serde_json::to_string_pretty(&inventory)? + "\n" } else { devices::describe(&inventory) })
+}
+
+/// Broadcasts until the source ends, the time is up, a signal comes, or the server refuses.
+pub async fn run(settings: Settings, log: LogFormat) -> anyhow::Result<()> {
+    capture::start().context("FFmpeg does not start")?;
+    let settings = Arc::new(settings);
+    let (plan, sound) = plan(&settings)?;
+    let unit_log =
+        settings.unit_log.as_deref().map(UnitLog::create).transpose().context("can not create the unit log")?;
+
+    let stats = Arc::new(Stats::default());
+    let clock = BroadcastClock::start();
+    let expected = expected_tracks(&plan, &sound);
+    let epoch = Epoch(rand::random());
+    let broadcast = Arc::new(Broadcast::new(epoch, clock.zero(), &expected, settings.window, stats.clone()));
+    tracing::info!(%epoch, server = %settings.url, source = %settings.source, "broadcasting");
+    let studio = Studio {
+        settings: settings.clone(),
+        clock,
+        broadcast: broadcast.clone(),
+        stats: stats.clone(),
+        stop: Stop::default(),
+    };
+
+    let (connected, mut is_connected) = watch::channel(false);
+    let (hurry, is_hurried) = watch::channel(false);
+    let url = settings.url.clone();
+    let publishing =
+        Publishing { url, broadcast: broadcast.clone(), stats: stats.clone(), unit_log, connected, hurry: is_hurried };
+    let mut publishing = tokio::spawn(publishing.run());
+    let reporting = tokio::spawn(status::run(Meter::new(stats.clone(), broadcast.clone()), log, settings.stats));
+    let meter = Meter::new(stats.clone(), broadcast);
+
+    let signal = terminated();
+    // Waiting for the server counts.
+    let time_up = after(settings.run_for);
+    tokio::pin!(signal, time_up);
+    let mut is_time_up = false;
+    let waits = matches!(plan, Plan::File(_));
+    let mut published: Option<Result<(), publish::Error>> = None;
+    let mut failure = None;
+    // A file waits for the server; a camera does not wait.
+    let may_start = tokio::select! {
+        _ = is_connected.wait_for(|connected| *connected), if waits => true,
+        () = std::future::ready(()), if !waits => true,
+        result = &mut publishing => { published = Some(flatten(result)); false }
+        () = &mut signal => false,
+        () = &mut time_up => { is_time_up = true; false }
+    };
+    let mut ended_by_itself = false;
+    if may_start {
+        let mut sources = start(&studio, plan, sound);
+        tokio::select! {
+            ended = sources.recv() => {
+                failure = ended.flatten();
+                ended_by_itself = failure.is_none();
+            }
+            result = &mut publishing => published = Some(flatten(result)),
+            () = &mut signal => tracing::info!("asked to end"),
+            () = &mut time_up => {
+                is_time_up = true;
+                tracing::info!("the time is up");
+            }
+        }
+        studio.stop.stop();
+        // A device that is stuck in its driver does not keep the end from being told.
+        if !ended_by_itself && failure.is_none() && published.is_none() {
+            failure = tokio::time::timeout(FLUSH, sources.recv()).await.ok().flatten().flatten();
+        }
+    }
+    studio.broadcast.end();
+    let published = match published {
+        Some(published) => published,
+        None => {
+            // Who wants to leave does not wait for a server that is away; the end of a file does, within publishing's own bound.
+            tokio::select! {
+                result = &mut publishing => flatten(result),
+                () = after((!ended_by_itself).then_some(DRAIN)) => leave(&mut publishing, &hurry).await,
+                () = &mut signal, if ended_by_itself => leave(&mut publishing, &hurry).await,
+            }
+        }
+    };
+    reporting.abort();
+    status::finish(&meter, log, settings.stats);
+    if let Some(failure) = failure {
+        anyhow::bail!(failure);
+    }
+    published?;
+    if is_time_up && stats.sent.value() == 0 {
+        return Err(Error::NothingSent.into());
+    }
+    Ok(())
+}
+
+/// Gives publishing a moment to end by itself.
+async fn leave(
+    publishing: &mut tokio::task::JoinHandle<Result<(), publish::Error>>,
+    hurry: &watch::Sender<bool>,
+) -> Result<(), publish::Error> {
+    hurry.send_replace(true);
+    tokio::time::timeout(LEAVE, publishing).await.map_or(Ok(()), flatten)
+}
+
+fn flatten(result: Result<Result<(), publish::Error>, tokio::task::JoinError>) -> Result<(), publish::Error> {
+    match result {
+        Ok(result) => result,
+        Err(panic) => std::panic::resume_unwind(panic.into_panic()),
+    }
+}
+
+/// After `duration`; never, if there is none.
+async fn after(duration: Option<Duration>) {
+    match duration {
+        Some(duration) => tokio::time::sleep(duration).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn plan(settings: &Settings) -> Result<(Plan, SoundPlan), Error> {
+    let no_input = |error: &dyn std::fmt::Display| Error::NoInput(error.to_string());
+    let plan = match &settings.source {
+        Source::Test => Plan::Test,
+        Source::Auto => match devices::camera(None) {
+            Ok(camera) => Plan::Device(camera),
+            Err(_) => {
+                tracing::info!("no camera: broadcasting the test picture");
+                Plan::Test
+            }
+        },
+        Source::Webcam(wanted) => Plan::Device(devices::camera(wanted.as_deref()).map_err(|e| no_input(&e))?),
+        Source::Screen(wanted) => Plan::Device(devices::screen(wanted.as_deref()).map_err(|e| no_input(&e))?),
+        Source::File(path) => {
+            let own_sound = settings.audio == Audio::Auto;
+            Plan::File(file::Plan::make(path, own_sound, settings).map_err(|e| no_input(&e))?)
+        }
+    };
+    let sound = match (&settings.audio, &plan) {
+        (Audio::None, _) => SoundPlan::None,
+        (Audio::Tone, _) | (Audio::Auto, Plan::Test) => SoundPlan::Tone,
+        (Audio::Device(wanted), _) => SoundPlan::Device(devices::microphone(Some(wanted)).map_err(|e| no_input(&e))?),
+        (Audio::Auto, Plan::File(file)) => file.audio().map_or(SoundPlan::None, |_| SoundPlan::WithFile),
+        (Audio::Auto, Plan::Device(_)) => match devices::microphone(None) {
+            Ok(microphone) => SoundPlan::Device(microphone),
+            Err(_) => {
+                tracing::info!("no microphone: broadcasting without sound");
+                SoundPlan::None
+            }
+        },
+    };
+    Ok((plan, sound))
+}
+
+fn expected_tracks(plan: &Plan, sound: &SoundPlan) -> Vec<TrackId> {
+    let has_pictures = !matches!(plan, Plan::File(file) if file.video().is_none());
+    let video = has_pictures.then_some(TrackId::VIDEO);
+    let audio = (!matches!(sound, SoundPlan::None)).then_some(TrackId::AUDIO);
+    video.into_iter().chain(audio).collect()
+}
+
+/// Starts the threads. The channel tells when the sources have ended and the encoders are empty: with a reason, if it was a
+/// failure, or with none.
+fn start(studio: &Studio, plan: Plan, sound: SoundPlan) -> mpsc::Receiver<Option<String>> {
+    let (ended, receiver) = mpsc::channel(1);
+    let studio = studio.clone();
+    let supervise = move || {
+        let outcome = capture_all(&studio, plan, sound);
+        // Nobody listens any more if the process is ending for another reason.
+        let _ = ended.blocking_send(outcome.err());
+    };
+    spawn("capture", supervise);
+    receiver
+}
+
+/// Runs a source, its encoder and its sound, each on a thread, to their end.
+fn capture_all(studio: &Studio, plan: Plan, sound: SoundPlan) -> Result<(), String> {
+    let burn_in = studio.settings.burn_in.unwrap_or(matches!(plan, Plan::Test));
+    let capacity = if matches!(plan, Plan::File(_)) { FILE_PICTURES } else { LIVE_PICTURES };
+    let pictures = Arc::new(Latest::<Picture>::new(capacity));
+    let mut settings = studio.settings.video.clone();
+    // Sources that copy have none to encode; others were refused `copy` when the command line was read.
+    if settings.encoder == Choice::Copy {
+        settings.encoder = Choice::Auto;
+    }
+    let encoding = VideoEncoding::new(settings, burn_in, studio.clock, studio.broadcast.clone(), studio.stats.clone());
+    thread::scope(|scope| {
+        let encoder = scope.spawn(|| {
+            let result = encoding.run(&pictures);
+            // Without an encoder there is nothing to go on for.
+            if result.is_err() {
+                pictures.close();
+                studio.stop.stop();
+            }
+            result
+        });
+        let sound = scope.spawn(|| match &sound {
+            SoundPlan::Device(device) => device::run_sound(studio, device),
+            SoundPlan::Tone => test::run_tone_or_none(studio),
+            SoundPlan::WithFile | SoundPlan::None => {}
+        });
+        let captured = match &plan {
+            Plan::Device(device) => {
+                device::run_pictures(studio, device, &pictures);
+                Ok(())
+            }
+            Plan::Test => test::run_picture(studio, &pictures).map_err(|error| format!("no test picture: {error}")),
+            Plan::File(file) => file::run(studio, file, &pictures).map_err(|error| error.to_string()),
+        };
+        // The end of the pictures is the end of the broadcast.
+        studio.stop.stop();
+        pictures.close();
+        let encoded = encoder.join().map_err(|_| "the encoder's thread panicked".to_owned())?;
+        sound.join().map_err(|_| "the sound's thread panicked".to_owned())?;
+        captured.and(encoded.map_err(|error| error.to_string()))
+    })
+}
+
+fn spawn(name: &str, run: impl FnOnce() + Send + 'static) {
+    let spawned = thread::Builder::new().name(name.to_owned()).spawn(run);
+    spawned.expect("the system has a thread left for a program that just started");
+}
+
+/// Completes on Ctrl-C or SIGTERM.
+async fn terminated() {
+    #[cfg(unix)]
+    {
+        use tokio::signal::unix::{SignalKind, signal};
+        if let Ok(mut terminate) = signal(SignalKind::terminate()) {
+            tokio::select! {
+                _ = tokio::signal::ctrl_c() => {}
+                _ = terminate.recv() => {}
+            }
+            return;
+        }
+    }
+    // Without a handler, the system ends the process by itself.
+    if tokio::signal::ctrl_c().await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
+
+/// Pictures that wait for the encoder: a live one is of no use once there is a newer one.
+const LIVE_PICTURES: usize = 1;
+
+/// A file's pictures are evenly spaced, but a decoder gives out at once all that it held for reordering: 16 at most in H.264
+/// and HEVC, and one may wait already.
+const FILE_PICTURES: usize = 17;
+
+/// How long encoders may take to give out what they hold. With [`DRAIN`] and [`LEAVE`] less than the second in which Ctrl-C ends.
+const FLUSH: Duration = Duration::from_millis(350);
+
+/// How long sending what is left may take.
+const DRAIN: Duration = Duration::from_millis(350);
+
+/// How long a connection attempt may take to be called off.
+const LEAVE: Duration = Duration::from_millis(150);

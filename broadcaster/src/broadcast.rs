@@ -1,0 +1,259 @@
+//! The broadcast: its catalog, and the window of access units that publishing reads.
+//!
+//! Encoders and passthrough write here from their threads; a unit gets its final name on the way in. Units wait until every
+//! expected track has told its decoder configuration, so that a subscriber learns of all tracks before the first unit.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use media::catalog::{Metadata, Value};
+use media::codec::{CodecConfig, Format};
+use media::live_window::{Bounds, LiveWindow};
+use media::{AccessUnit, Catalog, Epoch, Track, TrackId, WallClock};
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+use crate::quantise::Quantiser;
+use crate::stats::Stats;
+
+/// One broadcast. Shared by the threads that make it and the task that publishes it.
+#[derive(Debug)]
+pub struct Broadcast {
+    inner: Mutex<Inner>,
+    changed: watch::Sender<Progress>,
+    stats: Arc<Stats>,
+}
+
+/// How far the broadcast is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// The window's next position.
+    pub next: u64,
+    /// Whether no unit will follow.
+    pub ended: bool,
+}
+
+#[derive(Debug)]
+struct Inner {
+    window: LiveWindow,
+    catalog: Arc<Catalog>,
+    /// Tracks that have yet to tell their configuration.
+    awaited: Vec<TrackId>,
+    /// When waiting for them ends; set by the first unit.
+    patience: Option<Instant>,
+    early: Vec<AccessUnit>,
+    quantisers: BTreeMap<TrackId, Quantiser>,
+}
+
+impl Broadcast {
+    /// A broadcast that will have the tracks `expected`.
+    pub fn new(epoch: Epoch, clock: WallClock, expected: &[TrackId], bounds: Bounds, stats: Arc<Stats>) -> Self {
+        let mut catalog = Catalog::new(epoch);
+        catalog.clock = Some(clock);
+        let inner = Inner {
+            window: LiveWindow::new(bounds),
+            catalog: Arc::new(catalog),
+            awaited: expected.to_vec(),
+            patience: None,
+            early: Vec::new(),
+            quantisers: BTreeMap::new(),
+        };
+        Self { inner: Mutex::new(inner), changed: watch::channel(Progress::default()).0, stats }
+    }
+
+    /// Which broadcast this is.
+    pub fn epoch(&self) -> Epoch {
+        self.inner.lock().catalog.epoch
+    }
+
+    /// The catalog that units get from now on.
+    pub fn catalog(&self) -> Arc<Catalog> {
+        self.inner.lock().catalog.clone()
+    }
+
+    /// Tells a track's configuration, and more about it for the metadata (`framerate`, `videodatarate`).
+    pub fn declare(&self, id: TrackId, config: CodecConfig, about: Metadata) {
+        let mut inner = self.inner.lock();
+        let mut catalog = Catalog::clone(&inner.catalog);
+        catalog.metadata.extend(describe(&config));
+        catalog.metadata.extend(about);
+        catalog.set_track(Track { id, config });
+        if catalog != *inner.catalog {
+            inner.catalog = Arc::new(catalog);
+        }
+        inner.awaited.retain(|track| *track != id);
+        self.release(&mut inner, false);
+    }
+
+    /// Says that `id` will not come, or not soon: the other tracks need not wait for it.
+    pub fn forgo(&self, id: TrackId) {
+        let mut inner = self.inner.lock();
+        inner.awaited.retain(|track| *track != id);
+        self.release(&mut inner, false);
+    }
+
+    /// Adds a unit whose timestamps are milliseconds since PTS 0, not yet made to rise.
+    pub fn push(&self, track: TrackId, dts: i64, pts: i64, random_access: bool, payload: Bytes) {
+        let mut inner = self.inner.lock();
+        if inner.catalog.track(track).is_none() {
+            return;
+        }
+        let quantiser = inner.quantisers.entry(track).or_default();
+        let before = quantiser.nudged();
+        let (dts, pts) = quantiser.next(dts, pts);
+        self.stats.nudged.add(quantiser.nudged() - before);
+        self.stats.units.increment();
+        self.stats.bytes.add(payload.len() as u64);
+        self.stats.pictures.add(u64::from(track.is_video()));
+        let unit = AccessUnit { epoch: inner.catalog.epoch, track, dts, pts, random_access, payload };
+        inner.early.push(unit);
+        self.release(&mut inner, false);
+    }
+
+    /// Says that no unit will follow.
+    pub fn end(&self) {
+        let mut inner = self.inner.lock();
+        self.release(&mut inner, true);
+        self.changed.send_modify(|progress| progress.ended = true);
+    }
+
+    /// Reads the window.
+    pub fn with_window<T>(&self, read: impl FnOnce(&LiveWindow) -> T) -> T {
+        read(&self.inner.lock().window)
+    }
+
+    /// Wakes when units were added or the broadcast ended.
+    pub fn changed(&self) -> watch::Receiver<Progress> {
+        self.changed.subscribe()
+    }
+
+    /// Moves what waits into the window, once it need not wait.
+    fn release(&self, inner: &mut Inner, at_once: bool) {
+        if inner.early.is_empty() {
+            return;
+        }
+        if !inner.awaited.is_empty() && !at_once {
+            let patience = *inner.patience.get_or_insert_with(|| Instant::now() + PATIENCE);
+            if Instant::now() < patience && inner.early.len() < MAX_EARLY {
+                return;
+            }
+            tracing::warn!(tracks = ?inner.awaited.iter().map(TrackId::to_string).collect::<Vec<_>>(), "going on without a track that does not come");
+            inner.awaited.clear();
+        }
+        let mut early = std::mem::take(&mut inner.early);
+        early.sort_by_key(|unit| unit.dts);
+        for unit in early {
+            let catalog = inner.catalog.clone();
+            inner.window.push(catalog, unit);
+        }
+        let next = inner.window.next_position();
+        self.changed.send_modify(|progress| progress.next = next);
+    }
+}
+
+/// What `onMetaData` customarily says about a track.
+fn describe(config: &CodecConfig) -> Metadata {
+    let number = |value: f64| Value::Number(value);
+    let name = match config.codec.fourcc() {
+        // The numbers that FLV gave to its first codecs (FLV 10.1 §E.4.2.1, §E.4.3.1); newer ones are named by FourCC.
+        [b'a', b'v', b'c', b'1'] => number(7.0),
+        [b'm', b'p', b'4', b'a'] => number(10.0),
+        [b'.', b'm', b'p', b'3'] => number(2.0),
+        fourcc => number(f64::from(u32::from_be_bytes(fourcc))),
+    };
+    match config.format {
+        Format::Video { width, height } => Metadata::from([
+            ("videocodecid".into(), name),
+            ("width".into(), number(f64::from(width))),
+            ("height".into(), number(f64::from(height))),
+        ]),
+        Format::Audio { sample_rate, channels } => Metadata::from([
+            ("audiocodecid".into(), name),
+            ("audiosamplerate".into(), number(f64::from(sample_rate))),
+            ("audiosamplesize".into(), number(16.0)),
+            ("audiochannels".into(), number(f64::from(channels))),
+            ("stereo".into(), Value::Boolean(channels == 2)),
+        ]),
+    }
+}
+
+/// How long the units of one track wait for the other's configuration: a microphone and an encoder open well within it.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// How many units wait at most: ten times what [`PATIENCE`] lets pile up at 60 fps with sound.
+const MAX_EARLY: usize = 4096;
+
+#[cfg(test)]
+mod tests {
+    use media::codec::Codec;
+
+    use super::*;
+
+    fn broadcast(expected: &[TrackId]) -> Broadcast {
+        let bounds = Bounds { duration: Duration::from_secs(10), bytes: 1 << 20 };
+        Broadcast::new(Epoch(1), WallClock::from_micros(0), expected, bounds, Arc::default())
+    }
+
+    fn video() -> CodecConfig {
+        CodecConfig { codec: Codec::H264, record: Bytes::new(), format: Format::Video { width: 16, height: 16 } }
+    }
+
+    fn audio() -> CodecConfig {
+        CodecConfig {
+            codec: Codec::Aac,
+            record: Bytes::new(),
+            format: Format::Audio { sample_rate: 48_000, channels: 2 },
+        }
+    }
+
+    fn order(b: &Broadcast) -> Vec<String> {
+        b.with_window(|w| w.from(0).map(|e| format!("{}@{}", e.unit.track, e.unit.dts.as_millis())).collect())
+    }
+
+    #[test]
+    fn units_wait_for_every_track() {
+        let b = broadcast(&[TrackId::VIDEO, TrackId::AUDIO]);
+        b.declare(TrackId::VIDEO, video(), Metadata::new());
+        b.push(TrackId::VIDEO, 40, 40, true, Bytes::from_static(b"v"));
+        assert!(order(&b).is_empty());
+        b.declare(TrackId::AUDIO, audio(), Metadata::new());
+        b.push(TrackId::AUDIO, 21, 21, true, Bytes::from_static(b"a"));
+        assert_eq!(order(&b), ["v0@40", "a0@21"]);
+        let catalogs = b.with_window(|w| w.from(0).map(|e| e.catalog.tracks.len()).collect::<Vec<_>>());
+        assert_eq!(catalogs, [2, 2]);
+    }
+
+    #[test]
+    fn a_track_that_does_not_come_is_not_waited_for() {
+        let b = broadcast(&[TrackId::VIDEO, TrackId::AUDIO]);
+        b.declare(TrackId::VIDEO, video(), Metadata::new());
+        b.push(TrackId::VIDEO, 0, 0, true, Bytes::from_static(b"v"));
+        b.forgo(TrackId::AUDIO);
+        assert_eq!(order(&b), ["v0@0"]);
+        let progress = *b.changed().borrow();
+        assert_eq!(progress, Progress { next: 1, ended: false });
+    }
+
+    #[test]
+    fn ending_releases_what_waits() {
+        let b = broadcast(&[TrackId::VIDEO, TrackId::AUDIO]);
+        b.declare(TrackId::AUDIO, audio(), Metadata::new());
+        b.push(TrackId::AUDIO, 0, 0, true, Bytes::from_static(b"a"));
+        b.push(TrackId::VIDEO, 0, 0, true, Bytes::from_static(b"of no known track"));
+        b.end();
+        assert_eq!(order(&b), ["a0@0"]);
+        assert!(b.changed().borrow().ended);
+    }
+
+    #[test]
+    fn metadata_describes_the_tracks() {
+        let b = broadcast(&[]);
+        b.declare(TrackId::VIDEO, video(), Metadata::from([("framerate".into(), Value::Number(30.0))]));
+        let metadata = &b.catalog().metadata;
+        assert_eq!(metadata.get("width"), Some(&Value::Number(16.0)));
+        assert_eq!(metadata.get("framerate"), Some(&Value::Number(30.0)));
+        assert_eq!(metadata.get("videocodecid"), Some(&Value::Number(7.0)));
+    }
+}

@@ -1,0 +1,173 @@
+//! Cameras, screens and microphones, opened through FFmpeg and kept open: unplugged ones are opened again when they are back.
+
+use std::sync::Arc;
+
+use ffmpeg_next::media::Type;
+use ffmpeg_next::{Packet, frame};
+use media::TrackId;
+
+use super::input::{self, Location, ReadError};
+use super::rate::Ceiling;
+use super::{Latest, Picture, Sound, Studio, devices, keep_trying};
+use crate::encode::audio::AudioEncoding;
+
+/// Why a device gives nothing.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// It is not there, or not free.
+    #[error("can not open {device}: {source}{hint}")]
+    Open {
+        /// Which.
+        device: String,
+        /// FFmpeg's reason.
+        source: ffmpeg_next::Error,
+        /// What the user can do.
+        hint: &'static str,
+    },
+    /// It opened and then failed.
+    #[error("{0}")]
+    Read(#[from] ReadError),
+    /// What it delivers can not be decoded.
+    #[error("what it delivers can not be decoded: {0}")]
+    Decode(ffmpeg_next::Error),
+    /// It has no stream of the kind wanted.
+    #[error("it delivers no {0}")]
+    NoStream(&'static str),
+    /// Its sound can not be encoded.
+    #[error(transparent)]
+    Encode(#[from] crate::encode::audio::Error),
+}
+
+/// Captures pictures from a camera or screen until told to stop.
+pub fn run_pictures(studio: &Studio, device: &devices::VideoDevice, pictures: &Arc<Latest<Picture>>) {
+    let mut ceiling = Ceiling::new(studio.settings.video.fps);
+    keep_trying(studio, &device.name, TrackId::VIDEO, |works| {
+        // A camera that comes back may have other modes, or another number.
+        let location = device.location(studio.settings.video.size, studio.settings.video.fps);
+        read_pictures(studio, device, &location, &mut ceiling, pictures, works)
+    });
+}
+
+fn read_pictures(
+    studio: &Studio,
+    device: &devices::VideoDevice,
+    location: &Location,
+    ceiling: &mut Ceiling,
+    pictures: &Arc<Latest<Picture>>,
+    works: &mut dyn FnMut(),
+) -> Result<(), Error> {
+    tracing::debug!(url = %location.url, options = ?location.options, "opening");
+    let mut input = open(location, &device.name, studio)?;
+    let (index, parameters, time_base) = input::best(&input, Type::Video).ok_or(Error::NoStream("pictures"))?;
+    let fps = input.stream(index).and_then(|s| input::rate(s.avg_frame_rate()).or(input::rate(s.rate())));
+    let fps = fps.filter(|fps| *fps <= 1000.0);
+    let mut decoder = input::video_decoder(parameters).map_err(Error::Decode)?;
+    tracing::info!(device = %device.name, width = decoder.width(), height = decoder.height(), fps, "capturing pictures");
+    let mut packet = Packet::empty();
+    while input::read(&mut input, &mut packet, &studio.stop)? {
+        if packet.stream() != index {
+            continue;
+        }
+        let stamp = packet.pts().map(|pts| crate::capture::file::micros(pts, time_base));
+        let captured = studio.clock.at_stamp(stamp);
+        studio.stats.captured.increment();
+        if !ceiling.admits(captured) {
+            continue;
+        }
+        // A picture that is damaged on the wire, as cheap cameras' first ones are, is no reason to give up.
+        if decoder.send_packet(&packet).is_err() {
+            continue;
+        }
+        let mut frame = frame::Video::empty();
+        while decoder.receive_frame(&mut frame).is_ok() {
+            works();
+            let frame =
+                input::in_memory(std::mem::replace(&mut frame, frame::Video::empty())).map_err(Error::Decode)?;
+            studio.stats.late.add(pictures.put(Picture { frame, captured, fps }));
+        }
+    }
+    Ok(())
+}
+
+/// Captures and encodes sound from a microphone until told to stop.
+pub fn run_sound(studio: &Studio, device: &devices::AudioDevice) {
+    let mut encoding = None;
+    keep_trying(studio, &device.name, TrackId::AUDIO, |works| read_sound(studio, device, &mut encoding, works));
+    if let Some(mut encoding) = encoding
+        && let Err(error) = AudioEncoding::finish(&mut encoding)
+    {
+        tracing::debug!(%error, "the last sound is lost");
+    }
+}
+
+fn read_sound(
+    studio: &Studio,
+    device: &devices::AudioDevice,
+    encoding: &mut Option<AudioEncoding>,
+    works: &mut dyn FnMut(),
+) -> Result<(), Error> {
+    let mut tried = None;
+    let opened = device.locations().into_iter().find_map(|location| match open(&location, &device.name, studio) {
+        Ok(input) => Some(input),
+        Err(error) => {
+            tried = Some(error);
+            None
+        }
+    });
+    let mut input = match (opened, tried) {
+        (Some(input), _) => input,
+        (None, Some(error)) => return Err(error),
+        (None, None) => return Err(Error::NoStream("sound")),
+    };
+    let (index, parameters, time_base) = input::best(&input, Type::Audio).ok_or(Error::NoStream("sound"))?;
+    let mut decoder = input::audio_decoder(parameters).map_err(Error::Decode)?;
+    tracing::info!(device = %device.name, sample_rate = decoder.rate(), channels = decoder.channels(), "capturing sound");
+    let encoding = match encoding {
+        Some(encoding) => encoding,
+        None => encoding.insert(AudioEncoding::open(studio.settings.sound, studio.broadcast.clone())?),
+    };
+    let mut packet = Packet::empty();
+    while input::read(&mut input, &mut packet, &studio.stop)? {
+        if packet.stream() != index || decoder.send_packet(&packet).is_err() {
+            continue;
+        }
+        let stamp = packet.pts().map(|pts| crate::capture::file::micros(pts, time_base));
+        let mut captured = studio.clock.at_stamp(stamp);
+        let mut frame = frame::Audio::empty();
+        while decoder.receive_frame(&mut frame).is_ok() {
+            works();
+            let samples = frame.samples() as i64;
+            let rate = i64::from(decoder.rate().max(1));
+            encoding.encode(Sound { frame: std::mem::replace(&mut frame, frame::Audio::empty()), captured })?;
+            captured += samples * 1_000_000 / rate;
+        }
+    }
+    Ok(())
+}
+
+fn open(location: &Location, device: &str, studio: &Studio) -> Result<ffmpeg_next::format::context::Input, Error> {
+    input::open(location, &studio.stop).map_err(|source| {
+        let hint = match source {
+            ffmpeg_next::Error::Other { errno: ffmpeg_next::error::EBUSY } => ": another program uses it",
+            ffmpeg_next::Error::Other { errno: ffmpeg_next::error::EACCES | ffmpeg_next::error::EPERM }
+                if location.format == Some("kmsgrab") =>
+            {
+                ": reading the screen from the graphics card takes root or CAP_SYS_ADMIN"
+            }
+            ffmpeg_next::Error::Other { errno: ffmpeg_next::error::EACCES } => {
+                ": is this user in the groups `video` and `audio`?"
+            }
+            ffmpeg_next::Error::Other { errno: ffmpeg_next::error::ENOENT | ffmpeg_next::error::ENODEV }
+                if location.format == Some("kmsgrab") =>
+            {
+                ": is there such a card in /dev/dri?"
+            }
+            ffmpeg_next::Error::Other { errno: ffmpeg_next::error::ENOENT | ffmpeg_next::error::ENODEV } => {
+                ": is it plugged in?"
+            }
+            _ => "",
+        };
+        Error::Open { device: device.to_owned(), source, hint }
+    })
+}

@@ -1,0 +1,422 @@
+//! A media file in real time: packets pass through untouched where their codecs can be streamed, else they are re-encoded.
+//!
+//! Packets leave when their DTS is due. A loop goes on where the file ended: the shift from the file's clock to the
+//! broadcast's is whole milliseconds, so that PTS and DTS keep their distances exactly. Where the file's own clock jumps, as
+//! in recordings that were joined, the shift changes so that the broadcast's does not: see [`shift`].
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use ffmpeg_next::format::context::Input;
+use ffmpeg_next::media::Type;
+use ffmpeg_next::{Packet, Rational, decoder, frame};
+use media::TrackId;
+use media::catalog::{Metadata, Value};
+use media::codec::Format;
+
+use super::decoding_time::{DecodingTimes, Timed};
+use super::input::{self, Location};
+use super::rate::Ceiling;
+use super::shift::{self, Shifts};
+use super::{Latest, Picture, Sound, Studio};
+use crate::encode::Choice;
+use crate::encode::audio::AudioEncoding;
+use crate::encode::bitstream::{Bitstream, codec_of};
+use crate::quantise::to_millis;
+
+/// Why a file is not played.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// It can not be opened.
+    #[error("can not open {}: {source}", path.display())]
+    Open {
+        /// Which.
+        path: PathBuf,
+        /// FFmpeg's reason.
+        source: ffmpeg_next::Error,
+    },
+    /// Neither pictures nor sound.
+    #[error("{} holds neither pictures nor sound", .0.display())]
+    Empty(PathBuf),
+    /// `--encoder copy` for a codec that can not be streamed.
+    #[error("{what} can not be streamed without re-encoding; leave out --encoder copy")]
+    NotStreamable {
+        /// The codec.
+        what: String,
+    },
+    /// It ends before anything of it could be shown, so that a loop would spin.
+    #[error("{} has no length", .0.display())]
+    NoLength(PathBuf),
+    /// Its sound can not be encoded.
+    #[error(transparent)]
+    Sound(#[from] crate::encode::audio::Error),
+    /// FFmpeg's reason.
+    #[error("reading failed: {0}")]
+    Read(#[from] ffmpeg_next::Error),
+}
+
+/// What will be made of a file.
+#[derive(Debug)]
+pub struct Plan {
+    path: PathBuf,
+    video: Option<Treatment>,
+    audio: Option<Treatment>,
+}
+
+/// What becomes of one track.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Treatment {
+    /// Its packets pass through.
+    Copy,
+    /// It is decoded and encoded.
+    Reencode,
+}
+
+impl Plan {
+    /// Looks into the file. `with_sound` is whether its own sound is wanted.
+    pub fn make(path: &Path, with_sound: bool, settings: &crate::config::Settings) -> Result<Self, Error> {
+        let input = open(path, &Default::default())?;
+        let copy = settings.video.encoder == Choice::Copy;
+        let treat = |kind: Type| -> Result<Option<Treatment>, Error> {
+            let Some((_, parameters, _)) = input::best(&input, kind) else { return Ok(None) };
+            let id = parameters.id();
+            let codec = codec_of(id)
+                .filter(|codec| Bitstream::new(*codec, extradata(&parameters), format_of(&parameters, kind)).is_ok());
+            let reencode = match kind {
+                Type::Video => settings.video.wants_reencode() || settings.burn_in == Some(true),
+                _ => codec.is_some_and(|codec| settings.sound.wants_reencode(codec)),
+            };
+            match codec.is_some() && !reencode {
+                true => Ok(Some(Treatment::Copy)),
+                // The command line was refused if it wants both.
+                false if copy && codec.is_none() => Err(Error::NotStreamable { what: id.name().to_owned() }),
+                false => Ok(Some(Treatment::Reencode)),
+            }
+        };
+        // Cover art is a stream of pictures to FFmpeg.
+        let has_pictures = input.streams().best(Type::Video).is_some_and(|stream| {
+            !stream.disposition().contains(ffmpeg_next::format::stream::Disposition::ATTACHED_PIC)
+        });
+        let video = if has_pictures { treat(Type::Video)? } else { None };
+        let audio = if with_sound { treat(Type::Audio)? } else { None };
+        if video.is_none() && audio.is_none() {
+            return Err(Error::Empty(path.to_owned()));
+        }
+        tracing::info!(file = %path.display(), ?video, ?audio, "playing a file");
+        Ok(Self { path: path.to_owned(), video, audio })
+    }
+
+    /// What becomes of the pictures; `None` if there are none.
+    pub fn video(&self) -> Option<Treatment> {
+        self.video
+    }
+
+    /// What becomes of the sound; `None` if there is none, or it is not wanted.
+    pub fn audio(&self) -> Option<Treatment> {
+        self.audio
+    }
+}
+
+/// Plays the file until it ends, or again and again, or until told to stop. Pictures to re-encode go to `pictures`.
+pub fn run(studio: &Studio, plan: &Plan, pictures: &Arc<Latest<Picture>>) -> Result<(), Error> {
+    let mut player = Player {
+        studio,
+        plan,
+        pictures,
+        ceiling: Ceiling::new(studio.settings.video.fps),
+        shifts: Shifts::default(),
+        sound: None,
+    };
+    loop {
+        let goes_on = player.play_once()?;
+        if !goes_on || !studio.settings.looped {
+            break;
+        }
+        player.rewind()?;
+    }
+    if let Some(mut sound) = player.sound.take() {
+        sound.finish()?;
+    }
+    Ok(())
+}
+
+struct Player<'a> {
+    studio: &'a Studio,
+    plan: &'a Plan,
+    pictures: &'a Arc<Latest<Picture>>,
+    ceiling: Ceiling,
+    shifts: Shifts,
+    sound: Option<AudioEncoding>,
+}
+
+/// One stream of the file.
+struct Stream {
+    track: TrackId,
+    time_base: Rational,
+    way: Way,
+    /// Whether a random access point was seen: nothing before it can be decoded.
+    joined: bool,
+    times: DecodingTimes<Packet>,
+    shift: shift::Track,
+    about: Metadata,
+    fps: Option<f64>,
+}
+
+impl Stream {
+    /// The packets that can go on with this one, and their DTS in milliseconds on the file's clock.
+    fn time(&mut self, packet: Packet) -> Vec<Timed<Packet>> {
+        let (dts, pts) = (packet.dts().map(|ticks| self.millis(ticks)), packet.pts().map(|ticks| self.millis(ticks)));
+        // Without any stamp, right after its neighbour.
+        match pts.or(dts).or_else(|| self.times.last().map(|last| last + self.millis(packet.duration()).max(1))) {
+            Some(pts) => self.times.push(packet, dts, pts),
+            None => Vec::new(),
+        }
+    }
+
+    fn millis(&self, ticks: i64) -> i64 {
+        to_millis(ticks, self.time_base.numerator(), self.time_base.denominator())
+    }
+}
+
+enum Way {
+    Copy { bitstream: Bitstream, declared: bool },
+    Pictures(decoder::Video),
+    Sound(decoder::Audio),
+}
+
+impl Player<'_> {
+    /// Returns whether to go on.
+    fn play_once(&mut self) -> Result<bool, Error> {
+        let mut input = open(&self.plan.path, &self.studio.stop)?;
+        let mut streams = self.streams(&input)?;
+        loop {
+            let mut packet = Packet::empty();
+            match packet.read(&mut input) {
+                Ok(()) => {}
+                Err(ffmpeg_next::Error::Eof) => break,
+                Err(ffmpeg_next::Error::Exit) => return Ok(false),
+                Err(ffmpeg_next::Error::InvalidData) => continue,
+                Err(error) => return Err(error.into()),
+            }
+            let Some(stream) = streams.get_mut(&packet.stream()) else { continue };
+            for (packet, dts) in stream.time(packet) {
+                if !self.packet(stream, packet, dts)? {
+                    return Ok(false);
+                }
+            }
+        }
+        for stream in streams.values_mut() {
+            for (packet, dts) in stream.times.flush() {
+                if !self.packet(stream, packet, dts)? {
+                    return Ok(false);
+                }
+            }
+            self.flush(stream)?;
+        }
+        Ok(!self.studio.stop.is_stopped())
+    }
+
+    fn streams(&self, input: &Input) -> Result<BTreeMap<usize, Stream>, Error> {
+        let mut streams = BTreeMap::new();
+        for (kind, track, treatment) in
+            [(Type::Video, TrackId::VIDEO, self.plan.video), (Type::Audio, TrackId::AUDIO, self.plan.audio)]
+        {
+            let (Some(treatment), Some((index, parameters, time_base))) = (treatment, input::best(input, kind)) else {
+                continue;
+            };
+            let fps = input.stream(index).and_then(|s| input::rate(s.avg_frame_rate()).or(input::rate(s.rate())));
+            let about = about(kind, fps, parameters.bit_rate());
+            let way = match (treatment, kind) {
+                (Treatment::Copy, _) => {
+                    let codec = codec_of(parameters.id()).ok_or(ffmpeg_next::Error::DecoderNotFound)?;
+                    let bitstream = Bitstream::new(codec, extradata(&parameters), format_of(&parameters, kind))
+                        .map_err(|_| ffmpeg_next::Error::InvalidData)?;
+                    Way::Copy { bitstream, declared: false }
+                }
+                (Treatment::Reencode, Type::Video) => Way::Pictures(input::video_decoder(parameters)?),
+                (Treatment::Reencode, _) => Way::Sound(input::audio_decoder(parameters)?),
+            };
+            let joined = kind == Type::Audio;
+            let times = DecodingTimes::new(fps.map_or(1, |fps| (1000.0 / fps) as i64));
+            let shift = shift::Track::default();
+            streams.insert(index, Stream { track, time_base, way, joined, times, shift, about, fps });
+        }
+        Ok(streams)
+    }
+
+    /// Waits until the packet is due and sends it on its way. Returns whether to go on.
+    fn packet(&mut self, stream: &mut Stream, mut packet: Packet, dts: i64) -> Result<bool, Error> {
+        if !stream.joined && matches!(stream.way, Way::Copy { .. }) && !packet.is_key() {
+            return Ok(true);
+        }
+        stream.joined = true;
+        let pts = packet.pts().map_or(dts, |ticks| stream.millis(ticks));
+        // The first picture is captured now: its DTS may lie before that.
+        let now = self.studio.clock.now() / 1000;
+        let duration = stream.millis(packet.duration()).max(1);
+        let shifted = self.shifts.next(&mut stream.shift, dts, duration, || (now - pts).max(-dts));
+        if let Some(jump) = shifted.jump {
+            tracing::info!(track = %stream.track, dts, jump_ms = jump, "the file's clock jumps; the broadcast's goes on");
+        }
+        let shift = shifted.shift;
+        if !self.studio.stop.sleep(self.studio.clock.until((dts + shift) * 1000)) {
+            return Ok(false);
+        }
+        if stream.track.is_video() {
+            self.studio.stats.captured.increment();
+        }
+        match &mut stream.way {
+            Way::Copy { bitstream, declared } => {
+                let unit = match bitstream.unit(packet.data().unwrap_or_default(), packet.is_key()) {
+                    Ok(unit) => unit,
+                    Err(error) => {
+                        tracing::warn!(track = %stream.track, dts, %error, "a damaged packet is left out");
+                        return Ok(true);
+                    }
+                };
+                if let Some(config) = bitstream.config().filter(|_| unit.reconfigured || !*declared) {
+                    *declared = true;
+                    tracing::info!(track = %stream.track, codec = config.codec.name(), format = ?config.format, "passing through");
+                    self.studio.broadcast.declare(stream.track, config.clone(), stream.about.clone());
+                }
+                if !unit.payload.is_empty() {
+                    let random_access = packet.is_key() || !stream.track.is_video();
+                    self.studio.broadcast.push(stream.track, dts + shift, pts + shift, random_access, unit.payload);
+                }
+            }
+            Way::Pictures(decoder) => {
+                retime(&mut packet, stream.time_base, shift);
+                // A damaged packet is the decoder's to conceal.
+                let _ = decoder.send_packet(&packet);
+                self.drain_pictures(decoder, stream.fps, false);
+            }
+            Way::Sound(decoder) => {
+                retime(&mut packet, stream.time_base, shift);
+                let _ = decoder.send_packet(&packet);
+                drain_sound(self.studio, &mut self.sound, decoder)?;
+            }
+        }
+        Ok(true)
+    }
+
+    fn flush(&mut self, stream: &mut Stream) -> Result<(), Error> {
+        match &mut stream.way {
+            Way::Copy { .. } => {}
+            Way::Pictures(decoder) => {
+                let _ = decoder.send_eof();
+                self.drain_pictures(decoder, stream.fps, true);
+            }
+            Way::Sound(decoder) => {
+                let _ = decoder.send_eof();
+                drain_sound(self.studio, &mut self.sound, decoder)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Hands on what the decoder has ready; `paced` waits until each picture is due, since no packet paces the last ones.
+    fn drain_pictures(&mut self, decoder: &mut decoder::Video, fps: Option<f64>, paced: bool) {
+        let mut frame = frame::Video::empty();
+        while decoder.receive_frame(&mut frame).is_ok() {
+            let Some(captured) = frame.timestamp() else { continue };
+            if paced && !self.studio.stop.sleep(self.studio.clock.until(captured)) {
+                return;
+            }
+            if !self.ceiling.admits(captured) {
+                continue;
+            }
+            let frame = std::mem::replace(&mut frame, frame::Video::empty());
+            self.studio.stats.late.add(self.pictures.put(Picture { frame, captured, fps }));
+        }
+    }
+
+    /// The next round starts where this one ended.
+    fn rewind(&mut self) -> Result<(), Error> {
+        let length = self.shifts.rewind();
+        if length < SHORTEST_LOOP {
+            return Err(Error::NoLength(self.plan.path.clone()));
+        }
+        tracing::debug!(length_ms = length, "the file starts again");
+        Ok(())
+    }
+}
+
+/// Puts a packet on the broadcast's clock in microseconds, so that what its decoder gives out later needs no shift any more.
+fn retime(packet: &mut Packet, time_base: Rational, shift: i64) {
+    let (pts, dts) = (packet.pts(), packet.dts());
+    let retimed = |ticks: i64| micros(ticks, time_base).saturating_add(shift * 1000);
+    packet.set_pts(pts.map(retimed));
+    packet.set_dts(dts.map(retimed));
+    packet.set_duration(micros(packet.duration(), time_base));
+}
+
+fn drain_sound(
+    studio: &Studio,
+    encoding: &mut Option<AudioEncoding>,
+    decoder: &mut decoder::Audio,
+) -> Result<(), Error> {
+    let mut frame = frame::Audio::empty();
+    while decoder.receive_frame(&mut frame).is_ok() {
+        let Some(captured) = frame.timestamp() else { continue };
+        let encoding = match encoding {
+            Some(encoding) => encoding,
+            None => encoding.insert(AudioEncoding::open(studio.settings.sound, studio.broadcast.clone())?),
+        };
+        encoding.encode(Sound { frame: std::mem::replace(&mut frame, frame::Audio::empty()), captured })?;
+    }
+    Ok(())
+}
+
+fn about(kind: Type, fps: Option<f64>, bitrate: i64) -> Metadata {
+    let (rate, numbers) = match kind {
+        Type::Video => ("videodatarate", fps.map(|fps| ("framerate", fps))),
+        _ => ("audiodatarate", None),
+    };
+    let bitrate = (bitrate > 0).then(|| (rate, bitrate as f64 / 1000.0));
+    numbers.into_iter().chain(bitrate).map(|(key, number)| (key.to_owned(), Value::Number(number))).collect()
+}
+
+fn open(path: &Path, stop: &crate::stop::Stop) -> Result<Input, Error> {
+    let failed = |source| Error::Open { path: path.to_owned(), source };
+    let text = path.to_str().ok_or_else(|| failed(ffmpeg_next::Error::InvalidData))?;
+    // FFmpeg would take `a:b.mp4` for a protocol.
+    let url = format!("file:{text}");
+    input::open(&Location { format: None, url, options: Vec::new() }, stop).map_err(failed)
+}
+
+/// Ticks in microseconds.
+pub(super) fn micros(ticks: i64, Rational(num, den): Rational) -> i64 {
+    let scaled = i128::from(ticks) * i128::from(num) * 1_000_000 / i128::from(den.max(1));
+    i64::try_from(scaled).unwrap_or(i64::MAX)
+}
+
+fn extradata(parameters: &ffmpeg_next::codec::Parameters) -> &[u8] {
+    // SAFETY: FFmpeg keeps `extradata_size` bytes at `extradata` for as long as the parameters live.
+    unsafe {
+        let parameters = parameters.as_ptr();
+        match (*parameters).extradata.is_null() {
+            true => &[],
+            false => std::slice::from_raw_parts((*parameters).extradata, (*parameters).extradata_size.max(0) as usize),
+        }
+    }
+}
+
+fn format_of(parameters: &ffmpeg_next::codec::Parameters, kind: Type) -> Format {
+    // SAFETY: plain fields of a valid structure.
+    let (width, height, sample_rate, channels) = unsafe {
+        let p = &*parameters.as_ptr();
+        (p.width, p.height, p.sample_rate, p.ch_layout.nb_channels)
+    };
+    match kind {
+        Type::Video => Format::Video { width: width.max(0) as u32, height: height.max(0) as u32 },
+        _ => Format::Audio {
+            sample_rate: sample_rate.max(0) as u32,
+            channels: channels.clamp(0, i32::from(u16::MAX)) as u16,
+        },
+    }
+}
+
+/// Milliseconds: a still picture in a loop would spin.
+const SHORTEST_LOOP: i64 = 20;

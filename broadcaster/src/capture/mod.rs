@@ -1,0 +1,105 @@
+//! Where pictures and sound come from. With `encode`, the only room that knows FFmpeg.
+//!
+//! A live source never waits: each picture is stamped on the broadcast's clock and handed to a [`Latest`]. What fails is said,
+//! and tried again while the broadcast goes on.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use ffmpeg_next::frame;
+use media::TrackId;
+
+use crate::backoff::Backoff;
+use crate::broadcast::Broadcast;
+use crate::clock::BroadcastClock;
+use crate::config::Settings;
+use crate::stats::Stats;
+use crate::stop::Stop;
+
+mod decoding_time;
+pub mod device;
+pub mod devices;
+pub mod file;
+mod input;
+mod latest;
+mod rate;
+mod shift;
+pub mod source;
+pub mod test;
+
+pub use input::ReadError;
+pub use latest::Latest;
+
+/// A picture as the source made it.
+pub struct Picture {
+    /// The pixels.
+    pub frame: frame::Video,
+    /// When it was captured, in microseconds since PTS 0.
+    pub captured: i64,
+    /// The source's nominal rate, if it tells.
+    pub fps: Option<f64>,
+}
+
+/// Sound as the source made it.
+pub struct Sound {
+    /// The samples.
+    pub frame: frame::Audio,
+    /// When the first one was captured, in microseconds since PTS 0.
+    pub captured: i64,
+}
+
+/// What every source works with.
+#[derive(Clone)]
+pub struct Studio {
+    /// The settings.
+    pub settings: Arc<Settings>,
+    /// The clock.
+    pub clock: BroadcastClock,
+    /// Where access units go.
+    pub broadcast: Arc<Broadcast>,
+    /// The counters.
+    pub stats: Arc<Stats>,
+    /// When to stop.
+    pub stop: Stop,
+}
+
+/// Prepares FFmpeg. To be called once, before anything else of this room.
+pub fn start() -> Result<(), ffmpeg_next::Error> {
+    ffmpeg_next::init()?;
+    ffmpeg_next::device::register_all();
+    Ok(())
+}
+
+/// Runs `attempt` until it ends well or is told to stop; each failure is said, counted and followed by a longer wait.
+///
+/// `attempt` says by its argument, a callback, that it works: then the next wait is short again. When a first attempt fails,
+/// the other tracks go on without `track`.
+fn keep_trying<E: std::fmt::Display>(
+    studio: &Studio,
+    device: &str,
+    track: TrackId,
+    mut attempt: impl FnMut(&mut dyn FnMut()) -> Result<(), E>,
+) {
+    let mut backoff = Backoff::new(FIRST_WAIT, LONGEST_WAIT);
+    while !studio.stop.is_stopped() {
+        let mut works = false;
+        let result = attempt(&mut || works = true);
+        if works {
+            backoff.reset();
+        }
+        let Err(error) = result else { return };
+        studio.stats.device_errors.increment();
+        studio.broadcast.forgo(track);
+        let wait = backoff.next(rand::random());
+        tracing::warn!(device, %error, retry_in_ms = wait.as_millis() as u64, "the device failed; trying again");
+        if !studio.stop.sleep(wait) {
+            return;
+        }
+    }
+}
+
+/// A camera that was plugged in again is there within this.
+const FIRST_WAIT: Duration = Duration::from_millis(500);
+
+/// Someone who plugs a camera in wants to see it soon.
+const LONGEST_WAIT: Duration = Duration::from_secs(4);

@@ -1,0 +1,117 @@
+//! The broadcast's clock: microseconds since PTS 0, on the machine's monotonic clock, and the wall-clock time of PTS 0.
+//!
+//! It is started once. A wall clock that is set while the broadcast runs moves no timestamp.
+
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use media::WallClock;
+
+/// When PTS 0 was, on both clocks.
+#[derive(Clone, Copy, Debug)]
+pub struct BroadcastClock {
+    started: Instant,
+    wall: WallClock,
+}
+
+impl BroadcastClock {
+    /// A clock that reads [`LEAD`] now.
+    pub fn start() -> Self {
+        Self { started: Instant::now(), wall: WallClock::from_micros(wall_micros() - LEAD.as_micros() as i64) }
+    }
+
+    /// Wall-clock time of PTS 0.
+    pub fn zero(&self) -> WallClock {
+        self.wall
+    }
+
+    /// Microseconds since PTS 0.
+    pub fn now(&self) -> i64 {
+        self.at(Instant::now())
+    }
+
+    /// What the clock reads at `instant`.
+    pub fn at(&self, instant: Instant) -> i64 {
+        let since = match instant.checked_duration_since(self.started) {
+            Some(after) => after.as_micros() as i64,
+            None => -(self.started.duration_since(instant).as_micros() as i64),
+        };
+        since + LEAD.as_micros() as i64
+    }
+
+    /// How long from now until the clock reads `micros`; zero if it already has.
+    pub fn until(&self, micros: i64) -> Duration {
+        Duration::from_micros(u64::try_from(micros - self.now()).unwrap_or(0))
+    }
+
+    /// What the clock read at a device's stamp, or reads now if the stamp is on neither of the clocks that drivers use.
+    ///
+    /// V4L2 stamps with `CLOCK_MONOTONIC`; x11grab, ALSA and PulseAudio with the time of day; both in microseconds.
+    pub fn at_stamp(&self, stamp: Option<i64>) -> i64 {
+        let now = self.now();
+        nearest_age(stamp, [monotonic_micros(), wall_micros()]).map_or(now, |age| now - age)
+    }
+}
+
+/// The time of day, microseconds since the Unix epoch.
+pub fn wall_micros() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros() as i64)
+}
+
+/// How old `stamp` is on the first of the clocks that it can be on.
+fn nearest_age(stamp: Option<i64>, clocks: [i64; 2]) -> Option<i64> {
+    let stamp = stamp?;
+    clocks.into_iter().map(|now| now.saturating_sub(stamp)).find(|age| (0..=OLDEST.as_micros() as i64).contains(age))
+}
+
+#[cfg(unix)]
+fn monotonic_micros() -> i64 {
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `now` is a valid timespec to write to.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut now) };
+    #[allow(clippy::useless_conversion, reason = "both are 32 bits on some platforms")]
+    let micros = i64::from(now.tv_sec) * 1_000_000 + i64::from(now.tv_nsec) / 1000;
+    micros
+}
+
+#[cfg(not(unix))]
+fn monotonic_micros() -> i64 {
+    i64::MIN
+}
+
+/// What the clock reads at its start. The DTS of the first pictures lies before their PTS by the reordering delay (16 B-frames
+/// at 24 fps: 0.7 s) and an audio encoder's first frame before its first sample: with this lead no DTS is negative.
+pub const LEAD: Duration = Duration::from_secs(1);
+
+/// A stamp older than this is not a stamp of what was just read: slow cameras deliver within 0.3 s.
+const OLDEST: Duration = Duration::from_secs(2);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stamps_are_recognised_by_their_clock() {
+        let clocks = [5_000_000, 1_700_000_000_000_000];
+        for (stamp, age) in [
+            (None, None),
+            (Some(4_990_000), Some(10_000)),
+            (Some(5_000_000), Some(0)),
+            (Some(5_000_001), None),
+            (Some(1_000_000), None),
+            (Some(1_699_999_999_950_000), Some(50_000)),
+            (Some(0), None),
+            (Some(i64::MIN), None),
+            (Some(i64::MAX), None),
+        ] {
+            assert_eq!(nearest_age(stamp, clocks), age, "{stamp:?}");
+        }
+    }
+
+    #[test]
+    fn reads_the_lead_at_its_start() {
+        let clock = BroadcastClock::start();
+        assert_eq!(clock.at(clock.started), 1_000_000);
+        assert_eq!(clock.at(clock.started + Duration::from_millis(40)), 1_040_000);
+        assert_eq!(clock.until(0), Duration::ZERO);
+    }
+}

@@ -1,0 +1,185 @@
+//! Sound in any form goes in, AAC or Opus frames go to the broadcast. Cheap enough to run on the capturing thread.
+
+use std::sync::Arc;
+
+use ffmpeg_next::format::{Sample, sample};
+use ffmpeg_next::{ChannelLayout, Dictionary, Packet, Rational, codec, frame};
+use media::TrackId;
+use media::catalog::{Metadata, Value};
+use media::codec::Format;
+
+use super::bitstream::{self, Bitstream};
+use super::encoder::extradata;
+use super::graph::Linear;
+use super::{AudioCodec, AudioSettings};
+use crate::broadcast::Broadcast;
+use crate::capture::Sound;
+use crate::quantise::to_millis;
+
+/// Encodes one track.
+pub struct AudioEncoding {
+    inner: codec::encoder::audio::Encoder,
+    bitstream: Bitstream,
+    resampler: Option<Resampler>,
+    format: Sample,
+    bitrate: u64,
+    broadcast: Arc<Broadcast>,
+    packet: Packet,
+    declared: bool,
+    next_pts: i64,
+}
+
+/// Why sound is not encoded.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// FFmpeg was built without it.
+    #[error("this FFmpeg has no encoder for {0:?}")]
+    Unknown(AudioCodec),
+    /// FFmpeg's reason.
+    #[error("encoding sound failed: {0}")]
+    Encode(#[from] ffmpeg_next::Error),
+    /// What it made can not be read.
+    #[error(transparent)]
+    Bitstream(#[from] bitstream::Error),
+}
+
+impl AudioEncoding {
+    /// Opens the encoder: 48 kHz, two channels, whatever the source has.
+    pub fn open(settings: AudioSettings, broadcast: Arc<Broadcast>) -> Result<Self, Error> {
+        let names: &[&str] = match settings.codec() {
+            AudioCodec::Aac => &["aac"],
+            AudioCodec::Opus => &["libopus", "opus"],
+        };
+        let found =
+            names.iter().find_map(|name| codec::encoder::find_by_name(name)).ok_or(Error::Unknown(settings.codec()))?;
+        let codec = bitstream::codec_of(found.id()).ok_or(Error::Unknown(settings.codec()))?;
+        let mut encoder = codec::Context::new_with_codec(found).encoder().audio()?;
+        let formats: Vec<_> = found.audio().ok().and_then(|audio| audio.formats()).into_iter().flatten().collect();
+        let format = formats.first().copied().unwrap_or(Sample::F32(sample::Type::Planar));
+        encoder.set_rate(RATE as i32);
+        encoder.set_format(format);
+        encoder.set_channel_layout(ChannelLayout::STEREO);
+        encoder.set_time_base(Rational(1, RATE as i32));
+        encoder.set_bit_rate(settings.bitrate() as usize);
+        encoder.set_flags(codec::Flags::GLOBAL_HEADER);
+        // FFmpeg's own Opus encoder calls itself experimental; libopus and aac do not mind.
+        encoder.compliance(codec::Compliance::Experimental);
+        let mut options = Dictionary::new();
+        if found.name() == "libopus" {
+            options.set("application", "audio");
+        }
+        let inner = encoder.open_with(options)?;
+        let format_of = Format::Audio { sample_rate: RATE, channels: 2 };
+        let bitstream = Bitstream::new(codec, extradata(&inner), format_of)?;
+        Ok(Self {
+            inner,
+            bitstream,
+            resampler: None,
+            format,
+            bitrate: settings.bitrate(),
+            broadcast,
+            packet: Packet::empty(),
+            declared: false,
+            next_pts: i64::MIN,
+        })
+    }
+
+    /// Encodes sound whose first sample was captured at `sound.captured`.
+    pub fn encode(&mut self, sound: Sound) -> Result<(), Error> {
+        let Sound { mut frame, captured } = sound;
+        if frame.channel_layout().is_empty() {
+            frame.set_channel_layout(ChannelLayout::default(i32::from(frame.channels())));
+        }
+        let resampler = match &mut self.resampler {
+            Some(resampler) if resampler.fits(&frame, captured) => resampler,
+            _ => self.resampler.insert(Resampler::new(&frame, self.format, self.inner.frame_size())?),
+        };
+        resampler.expected = captured + frame.samples() as i64 * 1_000_000 / i64::from(frame.rate().max(1));
+        frame.set_pts(Some(captured));
+        resampler.graph.push(&frame)?;
+        self.drain()
+    }
+
+    /// Takes out what is still inside.
+    pub fn finish(&mut self) -> Result<(), Error> {
+        if let Some(resampler) = &mut self.resampler {
+            resampler.graph.finish()?;
+            self.drain()?;
+            self.inner.send_eof()?;
+            self.receive()?;
+        }
+        Ok(())
+    }
+
+    fn drain(&mut self) -> Result<(), Error> {
+        while let Some(frame) = self.resampler.as_mut().map(|r| r.graph.sound()).transpose()?.flatten() {
+            // A new resampler may start a little before the old one ended; the encoder wants time to go on.
+            let Some(pts) = frame.pts().filter(|pts| *pts >= self.next_pts) else { continue };
+            self.next_pts = pts + frame.samples() as i64;
+            self.inner.send_frame(&frame)?;
+            self.receive()?;
+        }
+        Ok(())
+    }
+
+    fn receive(&mut self) -> Result<(), Error> {
+        loop {
+            match self.inner.receive_packet(&mut self.packet) {
+                Ok(()) => {}
+                Err(ffmpeg_next::Error::Eof | ffmpeg_next::Error::Other { errno: ffmpeg_next::error::EAGAIN }) => {
+                    return Ok(());
+                }
+                Err(error) => return Err(error.into()),
+            }
+            let unit = self.bitstream.unit(self.packet.data().unwrap_or_default(), true)?;
+            if let (false, Some(config)) = (self.declared, self.bitstream.config()) {
+                self.declared = true;
+                let about = Metadata::from([("audiodatarate".into(), Value::Number(self.bitrate as f64 / 1000.0))]);
+                tracing::info!(codec = config.codec.name(), sample_rate = RATE, channels = 2, "audio track");
+                self.broadcast.declare(TrackId::AUDIO, config.clone(), about);
+            }
+            let pts = to_millis(self.packet.pts().unwrap_or_default(), 1, RATE as i32);
+            self.broadcast.push(TrackId::AUDIO, pts, pts, true, unit.payload);
+        }
+    }
+}
+
+/// Brings sound to the encoder's rate, layout and frame size, and its sample clock to the broadcast's: a microphone's crystal
+/// drifts, and is followed by stretching by no more than a thousandth, or by silence across a gap.
+struct Resampler {
+    source: (Sample, u32, u64),
+    graph: Linear,
+    expected: i64,
+}
+
+impl Resampler {
+    fn new(frame: &frame::Audio, format: Sample, frame_size: u32) -> Result<Self, Error> {
+        let source = identity(frame);
+        let (sample, rate, layout) = source;
+        let arguments =
+            format!("time_base=1/1000000:sample_rate={rate}:sample_fmt={}:channel_layout=0x{layout:x}", sample.name());
+        let chain = format!(
+            "aresample={RATE}:async={}:min_comp=0.01:min_hard_comp=0.1,aformat=sample_fmts={}:sample_rates={RATE}:channel_layouts=stereo,asettb=1/{RATE}",
+            RATE / 1000,
+            format.name()
+        );
+        tracing::debug!(from = %arguments, %chain, "resampling");
+        Ok(Self { source, graph: Linear::audio(&arguments, &chain, frame_size)?, expected: i64::MIN })
+    }
+
+    /// Whether `frame` goes on from the last one: same format, and no gap that is better left than filled with silence.
+    fn fits(&self, frame: &frame::Audio, captured: i64) -> bool {
+        self.source == identity(frame) && (captured - self.expected).abs() < LONGEST_GAP
+    }
+}
+
+fn identity(frame: &frame::Audio) -> (Sample, u32, u64) {
+    (frame.format(), frame.rate(), frame.channel_layout().bits())
+}
+
+/// What every player and Opus take.
+pub(crate) const RATE: u32 = 48_000;
+
+/// In microseconds: a microphone that was away for longer comes back with a gap in the timestamps.
+const LONGEST_GAP: i64 = 500_000;

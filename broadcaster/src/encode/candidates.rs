@@ -1,0 +1,135 @@
+//! Which encoders to try, in which order, and what each must be told for live use. Pure.
+
+use super::VideoSettings;
+
+/// Names of encoders to try: hardware first, then software.
+pub(super) const AUTOMATIC: [&str; 8] =
+    ["h264_nvenc", "h264_qsv", "h264_vaapi", "h264_videotoolbox", "h264_amf", "h264_v4l2m2m", "libx264", "libopenh264"];
+
+/// Whether an encoder needs hardware, so that opening it proves little until a picture came out of it.
+pub(super) fn is_hardware(name: &str) -> bool {
+    ["_nvenc", "_qsv", "_vaapi", "_videotoolbox", "_amf", "_v4l2m2m", "_mf", "_omx"].iter().any(|s| name.ends_with(s))
+}
+
+/// Whether an encoder makes an IDR of each picture that it is told to. The others are given the GOP as a count.
+pub(super) fn forces_idrs(name: &str) -> bool {
+    !matches!(name, "libsvtav1" | "librav1e" | "h264_v4l2m2m" | "hevc_v4l2m2m")
+}
+
+/// Whether an encoder takes a highest rate beside its mean. SVT-AV1 1.4 does not open with both.
+pub(super) fn bounds_rate(name: &str) -> bool {
+    name != "libsvtav1"
+}
+
+/// Private options for low delay: no look-ahead, no queue in the encoder, IDRs where they are asked for.
+pub(super) fn options(name: &str, settings: &VideoSettings) -> Vec<(&'static str, String)> {
+    let mut options: Vec<(&'static str, String)> = Vec::new();
+    let mut set = |key, value: &str| options.push((key, value.to_owned()));
+    let preset = settings.preset.as_deref();
+    match name {
+        "libx264" | "libx264rgb" => {
+            set("preset", preset.unwrap_or("veryfast"));
+            set("tune", "zerolatency");
+            set("forced-idr", "1");
+            // IDRs come by the clock. Rates are nominal: timestamps are milliseconds, which must not pass for a rate of 1000.
+            set("x264-params", "scenecut=0:force-cfr=1");
+            if settings.intra_refresh {
+                set("intra-refresh", "1");
+            }
+        }
+        "libx265" => {
+            set("preset", preset.unwrap_or("veryfast"));
+            set("tune", "zerolatency");
+            set("forced-idr", "1");
+            let refresh = if settings.intra_refresh { ":intra-refresh=1" } else { "" };
+            set(
+                "x265-params",
+                &format!("scenecut=0:repeat-headers=0:bframes={}{refresh}:log-level=warning", settings.bframes),
+            );
+        }
+        _ if name.ends_with("_nvenc") => {
+            set("preset", preset.unwrap_or("p3"));
+            set("tune", "ull");
+            set("zerolatency", "1");
+            set("delay", "0");
+            set("forced-idr", "1");
+            set("rc", "cbr");
+            if settings.intra_refresh {
+                set("intra-refresh", "1");
+            }
+        }
+        _ if name.ends_with("_qsv") => {
+            set("preset", preset.unwrap_or("veryfast"));
+            set("async_depth", "1");
+            set("forced_idr", "1");
+            set("look_ahead", "0");
+        }
+        _ if name.ends_with("_vaapi") => {
+            set("async_depth", "1");
+            set("rc_mode", "CBR");
+        }
+        _ if name.ends_with("_videotoolbox") => {
+            set("realtime", "1");
+            set("allow_sw", "0");
+        }
+        _ if name.ends_with("_amf") => {
+            set("usage", "ultralowlatency");
+            set("rc", "cbr");
+        }
+        "libsvtav1" => set("preset", preset.unwrap_or("10")),
+        "libvpx" | "libvpx-vp9" => {
+            set("deadline", "realtime");
+            set("cpu-used", preset.unwrap_or("8"));
+            set("lag-in-frames", "0");
+        }
+        _ => {
+            if let Some(preset) = preset {
+                set("preset", preset);
+            }
+        }
+    }
+    options
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::super::Choice;
+    use super::*;
+
+    fn settings(intra_refresh: bool, preset: Option<&str>) -> VideoSettings {
+        VideoSettings {
+            encoder: Choice::Auto,
+            size: None,
+            fps: None,
+            bitrate: None,
+            gop: Some(Duration::from_secs(2)),
+            bframes: 0,
+            intra_refresh,
+            preset: preset.map(str::to_owned),
+        }
+    }
+
+    #[test]
+    fn software_comes_last() {
+        let software = AUTOMATIC.iter().position(|name| !is_hardware(name)).unwrap();
+        assert!(AUTOMATIC[software..].iter().all(|name| !is_hardware(name)));
+        assert_eq!(AUTOMATIC[software], "libx264");
+    }
+
+    #[test]
+    fn low_delay_options() {
+        let has =
+            |name, s: &VideoSettings, key, value: &str| options(name, s).iter().any(|(k, v)| *k == key && v == value);
+        let plain = settings(false, None);
+        assert!(has("libx264", &plain, "tune", "zerolatency"));
+        assert!(has("libx264", &plain, "preset", "veryfast"));
+        assert!(!has("libx264", &plain, "intra-refresh", "1"));
+        assert!(has("libx264", &settings(true, Some("slow")), "intra-refresh", "1"));
+        assert!(has("libx264", &settings(true, Some("slow")), "preset", "slow"));
+        assert!(has("hevc_nvenc", &plain, "zerolatency", "1"));
+        assert!(has("h264_qsv", &plain, "async_depth", "1"));
+        assert!(options("mpeg4", &plain).is_empty());
+    }
+}

@@ -1,0 +1,277 @@
+//! A video encoder: FFmpeg's, opened for live use, with access units coming out.
+
+use std::time::Duration;
+
+use ffmpeg_next::format::Pixel;
+use ffmpeg_next::{Dictionary, Packet, Rational, codec, color, frame, picture};
+use media::codec::{CodecConfig, Format};
+
+use super::bitstream::{self, Bitstream};
+use super::vaapi::Upload;
+use super::{Choice, VideoSettings, candidates};
+use crate::log::Quiet;
+
+/// What the encoder is fed.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Shape {
+    /// Pixels; even.
+    pub width: u32,
+    /// Pixels; even.
+    pub height: u32,
+    /// Pictures per second, nominally.
+    pub fps: f64,
+}
+
+/// An access unit as it comes out. Timestamps are in milliseconds since PTS 0.
+#[derive(Debug)]
+pub struct Coded {
+    /// May precede zero by the reordering delay.
+    pub dts: i64,
+    /// Of the picture that went in.
+    pub pts: i64,
+    /// Whether decoding can start here.
+    pub random_access: bool,
+    /// The payload.
+    pub payload: bytes::Bytes,
+    /// The configuration, if it is new with this unit.
+    pub config: Option<CodecConfig>,
+}
+
+/// Why there is no encoder, or why it failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// FFmpeg has no such encoder.
+    #[error("this FFmpeg has no encoder `{0}`")]
+    Unknown(String),
+    /// Its codec is none that Nearcast carries.
+    #[error("`{0}` makes a codec that can not be streamed")]
+    Codec(String),
+    /// It does not open.
+    #[error("`{name}` does not open: {source}")]
+    Open {
+        /// The encoder.
+        name: String,
+        /// FFmpeg's reason.
+        source: ffmpeg_next::Error,
+    },
+    /// It opened, but encodes nothing.
+    #[error("`{0}` opens, but no picture comes out of it")]
+    Idle(String),
+    /// None of the automatic ones opens.
+    #[error("no H.264 encoder opens; name one with --encoder")]
+    None,
+    /// It failed on a picture.
+    #[error("encoding failed: {0}")]
+    Encode(#[from] ffmpeg_next::Error),
+    /// What it made can not be read.
+    #[error(transparent)]
+    Bitstream(#[from] bitstream::Error),
+}
+
+/// An open encoder.
+pub struct Encoder {
+    name: String,
+    inner: codec::encoder::video::Encoder,
+    format: Pixel,
+    upload: Option<Upload>,
+    bitstream: Bitstream,
+    declared: bool,
+    packet: Packet,
+}
+
+impl Encoder {
+    /// Opens the encoder of `settings`, or the first automatic one that really encodes.
+    pub fn open(settings: &VideoSettings, shape: Shape) -> Result<Self, Error> {
+        if let Choice::Named(name) = &settings.encoder {
+            return Self::open_named(name, settings, shape);
+        }
+        for name in candidates::AUTOMATIC {
+            let _quiet = Quiet::begin();
+            match Self::open_proven(name, settings, shape) {
+                Ok(encoder) => return Ok(encoder),
+                Err(error) => tracing::debug!(encoder = name, %error, "not used"),
+            }
+        }
+        Err(Error::None)
+    }
+
+    /// FFmpeg's name for it.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The pixel format that it takes.
+    pub fn format(&self) -> Pixel {
+        self.format
+    }
+
+    /// Encodes a picture of the shape and [`format`](Self::format) that it was opened for, shown at `pts` milliseconds.
+    pub fn encode(&mut self, picture: &mut frame::Video, pts: i64, idr: bool) -> Result<Vec<Coded>, Error> {
+        picture.set_pts(Some(pts));
+        picture.set_kind(if idr { picture::Type::I } else { picture::Type::None });
+        match &self.upload {
+            Some(upload) => {
+                let surface = upload.upload(picture)?;
+                self.inner.send_frame(&surface)?;
+            }
+            None => self.inner.send_frame(picture)?,
+        }
+        self.receive()
+    }
+
+    /// Takes out what is still inside.
+    pub fn finish(&mut self) -> Result<Vec<Coded>, Error> {
+        self.inner.send_eof()?;
+        self.receive()
+    }
+
+    fn receive(&mut self) -> Result<Vec<Coded>, Error> {
+        let mut units = Vec::new();
+        loop {
+            match self.inner.receive_packet(&mut self.packet) {
+                Ok(()) => {}
+                Err(ffmpeg_next::Error::Eof | ffmpeg_next::Error::Other { errno: ffmpeg_next::error::EAGAIN }) => {
+                    return Ok(units);
+                }
+                Err(error) => return Err(error.into()),
+            }
+            let key = self.packet.is_key();
+            let unit = self.bitstream.unit(self.packet.data().unwrap_or_default(), key)?;
+            if unit.payload.is_empty() {
+                continue;
+            }
+            let is_new = unit.reconfigured || !self.declared;
+            let config = self.bitstream.config().filter(|_| is_new).cloned();
+            self.declared |= config.is_some();
+            let pts = self.packet.pts().or(self.packet.dts()).unwrap_or_default();
+            let dts = self.packet.dts().unwrap_or(pts);
+            units.push(Coded { dts, pts, random_access: key, payload: unit.payload, config });
+        }
+    }
+
+    /// Opens hardware only if a picture comes out of it: drivers that are there without their device open well enough.
+    fn open_proven(name: &str, settings: &VideoSettings, shape: Shape) -> Result<Self, Error> {
+        if candidates::is_hardware(name) {
+            let mut trial = Self::open_named(name, settings, shape)?;
+            let mut picture = frame::Video::new(trial.format, shape.width, shape.height);
+            for plane in 0..picture.planes() {
+                picture.data_mut(plane).fill(128);
+            }
+            let mut units = 0;
+            for n in 0..TRIAL_PICTURES {
+                units += trial.encode(&mut picture, n * 33, n == 0)?.len();
+            }
+            if units + trial.finish()?.len() == 0 {
+                return Err(Error::Idle(name.into()));
+            }
+        }
+        Self::open_named(name, settings, shape)
+    }
+
+    fn open_named(name: &str, settings: &VideoSettings, shape: Shape) -> Result<Self, Error> {
+        let found =
+            codec::encoder::find_by_name(name).filter(|codec| codec.medium() == ffmpeg_next::media::Type::Video);
+        let found = found.ok_or_else(|| Error::Unknown(name.into()))?;
+        let codec = bitstream::codec_of(found.id()).ok_or_else(|| Error::Codec(name.into()))?;
+        let failed = |source| Error::Open { name: name.into(), source };
+
+        let mut encoder = codec::Context::new_with_codec(found).encoder().video().map_err(failed)?;
+        let format = input_format(name, &found);
+        encoder.set_width(shape.width);
+        encoder.set_height(shape.height);
+        encoder.set_format(format);
+        encoder.set_time_base(Rational(1, 1000));
+        encoder.set_frame_rate(Some(rational(shape.fps)));
+        encoder.set_aspect_ratio(Rational(1, 1));
+        encoder.set_colorspace(color::Space::BT709);
+        encoder.set_color_range(color::Range::MPEG);
+        encoder.set_color_primaries(color::Primaries::BT709);
+        encoder.set_color_transfer_characteristic(color::TransferCharacteristic::BT709);
+        encoder.set_flags(codec::Flags::GLOBAL_HEADER | codec::Flags::CLOSED_GOP);
+        encoder.set_max_b_frames(settings.bframes as usize);
+        encoder.set_gop(gop_pictures(name, settings, shape.fps));
+        let bitrate = settings.bitrate_for(shape.width, shape.height, shape.fps) as usize;
+        encoder.set_bit_rate(bitrate);
+        let upload = match name.ends_with("_vaapi") {
+            true => Some(Upload::attach(&mut encoder, shape.width, shape.height).map_err(failed)?),
+            false => None,
+        };
+        let mut options = Dictionary::new();
+        if candidates::bounds_rate(name) {
+            options.set("maxrate", &bitrate.to_string());
+            options.set("bufsize", &((bitrate as f64 * RATE_BUFFER.as_secs_f64()) as u64).to_string());
+        }
+        for (key, value) in candidates::options(name, settings) {
+            options.set(key, &value);
+        }
+        let inner = encoder.open_with(options).map_err(failed)?;
+        let format_of = Format::Video { width: shape.width, height: shape.height };
+        let bitstream = Bitstream::new(codec, extradata(&inner), format_of)?;
+        Ok(Self { name: name.into(), inner, format, upload, bitstream, declared: false, packet: Packet::empty() })
+    }
+}
+
+/// How many pictures from one IDR to the next, where the encoder counts; where it is told, a bound far above.
+fn gop_pictures(name: &str, settings: &VideoSettings, fps: f64) -> u32 {
+    let pictures = (settings.gop().as_secs_f64() * fps).round().clamp(1.0, 1e6) as u32;
+    if candidates::forces_idrs(name) && !settings.intra_refresh { pictures.saturating_mul(4) } else { pictures }
+}
+
+/// YUV 4:2:0 in whichever layout the encoder takes; VAAPI's surfaces are filled from NV12.
+fn input_format(name: &str, codec: &ffmpeg_next::Codec) -> Pixel {
+    let formats: Vec<_> = codec.video().ok().and_then(|video| video.formats()).into_iter().flatten().collect();
+    match formats.contains(&Pixel::YUV420P) {
+        true => Pixel::YUV420P,
+        false if name.ends_with("_vaapi") || formats.contains(&Pixel::NV12) => Pixel::NV12,
+        false => formats.first().copied().unwrap_or(Pixel::YUV420P),
+    }
+}
+
+/// The rate as a fraction: the NTSC rates exactly.
+pub(crate) fn rational(fps: f64) -> Rational {
+    let ntsc = fps * 1.001;
+    if (fps - fps.round()).abs() > 1e-3 && (ntsc - ntsc.round()).abs() < 1e-2 {
+        Rational(ntsc.round() as i32 * 1000, 1001)
+    } else {
+        Rational((fps * 1000.0).round() as i32, 1000)
+    }
+}
+
+/// The open encoder's extradata.
+pub(super) fn extradata(context: &codec::Context) -> &[u8] {
+    // SAFETY: FFmpeg keeps `extradata_size` bytes at `extradata` for as long as the context lives.
+    unsafe {
+        let context = context.as_ptr();
+        match (*context).extradata.is_null() {
+            true => &[],
+            false => std::slice::from_raw_parts((*context).extradata, (*context).extradata_size.max(0) as usize),
+        }
+    }
+}
+
+/// How long the rate may be above the bitrate: a larger buffer is a better picture, and a longer wait behind each IDR.
+const RATE_BUFFER: Duration = Duration::from_millis(750);
+
+/// Pictures that hardware is tried with: more than any encoder that was asked for low delay keeps inside.
+const TRIAL_PICTURES: i64 = 4;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rates_as_fractions() {
+        for (fps, expected) in [
+            (30.0, (30_000, 1000)),
+            (29.97, (30_000, 1001)),
+            (59.94, (60_000, 1001)),
+            (23.976, (24_000, 1001)),
+            (5.0, (5000, 1000)),
+            (12.5, (12_500, 1000)),
+        ] {
+            let Rational(num, den) = rational(fps);
+            assert_eq!((num, den), expected, "{fps}");
+        }
+    }
+}

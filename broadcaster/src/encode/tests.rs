@@ -1,0 +1,234 @@
+//! What comes out of real encoders: configuration, cadence, order.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use ffmpeg_next::format::Pixel;
+use ffmpeg_next::{color, frame};
+use media::codec::{Codec, Format, h264};
+use media::live_window::Bounds;
+use media::{AccessUnit, Epoch, TrackId, WallClock};
+
+use super::encoder::{Coded, Encoder, Error, Shape};
+use super::video::VideoEncoding;
+use super::*;
+use crate::broadcast::Broadcast;
+use crate::capture::{Picture, Sound};
+use crate::clock::BroadcastClock;
+use crate::stats::Stats;
+
+fn settings(encoder: &str) -> VideoSettings {
+    VideoSettings {
+        encoder: encoder.parse().unwrap(),
+        size: None,
+        fps: None,
+        bitrate: Some(300_000),
+        gop: Some(Duration::from_secs(1)),
+        bframes: 0,
+        intra_refresh: false,
+        preset: None,
+    }
+}
+
+const SHAPE: Shape = Shape { width: 160, height: 120, fps: 25.0 };
+
+/// A picture with something that moves.
+fn picture(n: usize) -> frame::Video {
+    let mut picture = frame::Video::new(Pixel::YUV420P, SHAPE.width, SHAPE.height);
+    picture.set_color_range(color::Range::MPEG);
+    picture.set_color_space(color::Space::BT709);
+    for plane in 0..3 {
+        let stride = picture.stride(plane);
+        for (at, sample) in picture.data_mut(plane).iter_mut().enumerate() {
+            let (x, y) = (at % stride, at / stride);
+            *sample = (16 + (x * 3 + y * 5 + n * 7) % 200) as u8;
+        }
+    }
+    picture
+}
+
+/// Encodes `count` pictures 40 ms apart, an IDR asked for each second.
+fn encode(settings: &VideoSettings, count: usize) -> Vec<Coded> {
+    ffmpeg_next::init().unwrap();
+    let mut encoder = Encoder::open(settings, SHAPE).unwrap();
+    let mut units = Vec::new();
+    for n in 0..count {
+        let idr = n % 25 == 0 && (n == 0 || !settings.intra_refresh);
+        units.extend(encoder.encode(&mut picture(n), 1000 + n as i64 * 40, idr).unwrap());
+    }
+    units.extend(encoder.finish().unwrap());
+    units
+}
+
+#[test]
+fn x264_is_configured_for_live() {
+    let units = encode(&settings("libx264"), 76);
+    assert_eq!(units.len(), 76);
+    let config = units[0].config.clone().unwrap();
+    assert_eq!((config.codec, config.format), (Codec::H264, Format::Video { width: 160, height: 120 }));
+    assert_eq!((config.record[0], config.record[4] & 3), (1, 3), "an avcC with lengths of 4 bytes");
+    assert!(units[1..].iter().all(|unit| unit.config.is_none()));
+    let idrs: Vec<_> = units.iter().filter(|unit| unit.random_access).map(|unit| unit.pts).collect();
+    assert_eq!(idrs, [1000, 2000, 3000, 4000]);
+    assert!(units.iter().all(|unit| unit.random_access == h264::is_idr(&unit.payload)));
+    assert!(units.iter().all(|unit| unit.dts == unit.pts), "no B-frames");
+    for unit in &units {
+        assert!(
+            nal_types(&unit.payload).iter().all(|kind| ![7, 8, 9].contains(kind)),
+            "parameter sets are in the record"
+        );
+    }
+}
+
+#[test]
+fn no_picture_stays_inside() {
+    ffmpeg_next::init().unwrap();
+    let mut encoder = Encoder::open(&settings("libx264"), SHAPE).unwrap();
+    for n in 0..30 {
+        let units = encoder.encode(&mut picture(n), n as i64 * 40, n == 0).unwrap();
+        assert_eq!(units.iter().map(|unit| unit.pts).collect::<Vec<_>>(), [n as i64 * 40]);
+    }
+}
+
+#[test]
+fn b_frames_when_asked_for() {
+    let units = encode(&VideoSettings { bframes: 2, ..settings("libx264") }, 50);
+    assert_eq!(units.len(), 50);
+    assert!(units.windows(2).all(|pair| pair[0].dts < pair[1].dts), "DTS rises");
+    assert!(units.iter().all(|unit| unit.dts <= unit.pts));
+    assert!(units.windows(2).any(|pair| pair[0].pts > pair[1].pts), "pictures are reordered");
+    let mut pts: Vec<_> = units.iter().map(|unit| unit.pts).collect();
+    pts.sort_unstable();
+    assert!(pts.into_iter().eq((0..50).map(|n| 1000 + n * 40)));
+}
+
+#[test]
+fn intra_refresh_has_one_idr() {
+    let units = encode(&VideoSettings { intra_refresh: true, ..settings("libx264") }, 76);
+    let idrs = units.iter().filter(|unit| h264::is_idr(&unit.payload)).count();
+    assert_eq!(idrs, 1);
+    // Where a refresh starts, a player can join.
+    assert!(units.iter().filter(|unit| unit.random_access).count() >= 3);
+}
+
+#[test]
+fn other_codecs() {
+    for (name, codec) in [("libx265", Codec::Hevc), ("libsvtav1", Codec::Av1), ("libvpx-vp9", Codec::Vp9)] {
+        let units = encode(&VideoSettings { preset: (name == "libsvtav1").then(|| "12".into()), ..settings(name) }, 30);
+        let config = units[0].config.clone().unwrap_or_else(|| panic!("{name} tells no configuration"));
+        assert_eq!((config.codec, config.format), (codec, Format::Video { width: 160, height: 120 }), "{name}");
+        assert_eq!(units.len(), 30, "{name}");
+        assert!(units[0].random_access, "{name}");
+    }
+}
+
+#[test]
+fn the_automatic_choice_opens() {
+    ffmpeg_next::init().unwrap();
+    let encoder = Encoder::open(&settings("auto"), SHAPE).unwrap();
+    assert!(candidates::AUTOMATIC.contains(&encoder.name()));
+}
+
+#[test]
+fn wrong_names_are_told() {
+    ffmpeg_next::init().unwrap();
+    assert!(matches!(Encoder::open(&settings("libx999"), SHAPE), Err(Error::Unknown(_))));
+    assert!(matches!(Encoder::open(&settings("aac"), SHAPE), Err(Error::Unknown(_))));
+    assert!(matches!(Encoder::open(&settings("mpeg4"), SHAPE), Err(Error::Codec(_))));
+}
+
+fn broadcast(expected: &[TrackId]) -> Arc<Broadcast> {
+    ffmpeg_next::init().unwrap();
+    let bounds = Bounds { duration: Duration::from_secs(60), bytes: 1 << 24 };
+    Arc::new(Broadcast::new(Epoch(1), WallClock::from_micros(0), expected, bounds, Arc::default()))
+}
+
+fn units(broadcast: &Broadcast) -> Vec<AccessUnit> {
+    broadcast.with_window(|window| window.from(0).map(|entry| entry.unit.clone()).collect())
+}
+
+#[test]
+fn a_source_that_changes_its_size_keeps_the_track() {
+    let broadcast = broadcast(&[TrackId::VIDEO]);
+    let stats = Arc::new(Stats::default());
+    let clock = BroadcastClock::start();
+    let mut encoding = VideoEncoding::new(settings("libx264"), true, clock, broadcast.clone(), stats.clone());
+    for n in 0..10i64 {
+        let frame = if n < 5 { picture(n as usize) } else { frame::Video::new(Pixel::YUYV422, 320, 180) };
+        encoding.encode(Picture { frame, captured: 1_000_000 + n * 40_000, fps: Some(25.0) }).unwrap();
+    }
+    let pts: Vec<_> = units(&broadcast).iter().map(|unit| unit.pts.as_millis()).collect();
+    assert!(pts.into_iter().eq((0..10).map(|n| 1000 + n * 40)));
+    assert_eq!(stats.encoded.value(), 10);
+    let config = broadcast.catalog().video().unwrap().config.clone();
+    assert_eq!(config.format, Format::Video { width: 160, height: 120 });
+}
+
+#[test]
+fn intra_refresh_has_one_idr_in_a_broadcast_too() {
+    for burn_in in [false, true] {
+        let broadcast = broadcast(&[TrackId::VIDEO]);
+        let settings = VideoSettings { intra_refresh: true, ..settings("libx264") };
+        let clock = BroadcastClock::start();
+        let mut encoding = VideoEncoding::new(settings, burn_in, clock, broadcast.clone(), Arc::default());
+        for n in 0..76i64 {
+            let picture = Picture { frame: picture(n as usize), captured: 1_000_000 + n * 40_000, fps: Some(25.0) };
+            encoding.encode(picture).unwrap();
+        }
+        let idrs: Vec<_> = units(&broadcast)
+            .iter()
+            .filter(|unit| h264::is_idr(&unit.payload))
+            .map(|unit| unit.pts.as_millis())
+            .collect();
+        assert_eq!(idrs, [1000], "burn-in {burn_in}");
+    }
+}
+
+/// Half a second of silence in one of the forms that microphones have.
+fn silence(rate: u32, captured: i64) -> Sound {
+    let mut frame = frame::Audio::new(
+        ffmpeg_next::format::Sample::I16(ffmpeg_next::format::sample::Type::Packed),
+        rate as usize / 50,
+        ffmpeg_next::ChannelLayout::MONO,
+    );
+    frame.set_rate(rate);
+    frame.data_mut(0).fill(0);
+    Sound { frame, captured }
+}
+
+#[test]
+fn sound_follows_the_clock() {
+    for (codec, frame_ms) in [(AudioCodec::Aac, 1024.0 / 48.0), (AudioCodec::Opus, 20.0)] {
+        let broadcast = broadcast(&[TrackId::AUDIO]);
+        let mut encoding =
+            audio::AudioEncoding::open(AudioSettings { codec: Some(codec), bitrate: Some(64_000) }, broadcast.clone())
+                .unwrap();
+        for n in 0..50 {
+            encoding.encode(silence(44_100, 1_000_000 + n * 20_000)).unwrap();
+        }
+        // The microphone was away for ten seconds.
+        for n in 0..50 {
+            encoding.encode(silence(44_100, 12_000_000 + n * 20_000)).unwrap();
+        }
+        encoding.finish().unwrap();
+        let dts: Vec<_> = units(&broadcast).iter().map(|unit| unit.dts.as_millis()).collect();
+        assert!((950..=1000).contains(&dts[0]), "{codec:?} starts at {}", dts[0]);
+        let gaps: Vec<_> =
+            dts.windows(2).map(|pair| pair[1] - pair[0]).filter(|gap| *gap as f64 > frame_ms * 1.5).collect();
+        assert_eq!(gaps.len(), 1, "{codec:?}: {gaps:?}");
+        assert!((9_900..=11_100).contains(&gaps[0]), "{codec:?}: {gaps:?}");
+        let seconds = dts.len() as f64 * frame_ms / 1000.0;
+        assert!((1.8..=2.1).contains(&seconds), "{codec:?}: {seconds} s of sound");
+    }
+}
+
+/// The types of the NAL units behind lengths of 4 bytes.
+fn nal_types(mut payload: &[u8]) -> Vec<u8> {
+    let mut kinds = Vec::new();
+    while let Some((length, rest)) = payload.split_first_chunk::<4>() {
+        let (nal, rest) = rest.split_at(u32::from_be_bytes(*length) as usize);
+        kinds.push(nal[0] & 31);
+        payload = rest;
+    }
+    kinds
+}

@@ -1,0 +1,242 @@
+//! The video thread: pictures in any size and format go in, access units go to the broadcast.
+
+use std::sync::Arc;
+
+use ffmpeg_next::format::Pixel;
+use ffmpeg_next::{Rational, color, frame};
+use media::TrackId;
+use media::catalog::{Metadata, Value};
+use media::codec::Format;
+
+use super::VideoSettings;
+use super::burn_in;
+use super::cadence::Cadence;
+use super::encoder::{Coded, Encoder, Error, Shape};
+use super::graph::Linear;
+use crate::broadcast::Broadcast;
+use crate::capture::{Latest, Picture};
+use crate::clock::BroadcastClock;
+use crate::stats::Stats;
+
+/// Encodes one track. Its encoder opens with the first picture, whose size and rate are those of the track.
+pub struct VideoEncoding {
+    settings: VideoSettings,
+    burn_in: bool,
+    clock: BroadcastClock,
+    broadcast: Arc<Broadcast>,
+    stats: Arc<Stats>,
+    open: Option<Open>,
+    scaler: Option<Scaler>,
+}
+
+struct Open {
+    encoder: Encoder,
+    shape: Shape,
+    cadence: Cadence,
+    counter: u32,
+    last_pts: i64,
+}
+
+impl VideoEncoding {
+    /// Nothing is opened yet.
+    pub fn new(
+        settings: VideoSettings,
+        burn_in: bool,
+        clock: BroadcastClock,
+        broadcast: Arc<Broadcast>,
+        stats: Arc<Stats>,
+    ) -> Self {
+        Self { settings, burn_in, clock, broadcast, stats, open: None, scaler: None }
+    }
+
+    /// Encodes what comes until `pictures` is closed, then takes out what is still inside.
+    pub fn run(mut self, pictures: &Latest<Picture>) -> Result<(), Error> {
+        while let Some(picture) = pictures.take() {
+            self.encode(picture)?;
+        }
+        if let Some(open) = &mut self.open {
+            let units = open.encoder.finish()?;
+            self.deliver(units);
+        }
+        Ok(())
+    }
+
+    /// Encodes one picture.
+    pub fn encode(&mut self, picture: Picture) -> Result<(), Error> {
+        let open = match &mut self.open {
+            Some(open) => open,
+            None => self.open.insert(open(&self.settings, &picture)?),
+        };
+        let scaler = match &mut self.scaler {
+            Some(scaler) if scaler.fits(&picture.frame) => scaler,
+            _ => self.scaler.insert(Scaler::new(&picture.frame, open.shape, open.encoder.format())?),
+        };
+        let Some(mut scaled) = scaler.scale(picture.frame)? else { return Ok(()) };
+        let is_first = open.last_pts == NONE_YET;
+        let pts = crate::quantise::to_millis(picture.captured, 1, 1_000_000).max(open.last_pts + 1);
+        open.last_pts = pts;
+        if self.burn_in {
+            let captured = self.clock.zero().at(media::Timestamp::from_millis(pts));
+            burn_in::draw(&mut scaled, open.counter, captured);
+            open.counter = open.counter.wrapping_add(1);
+        }
+        // Where the picture is refreshed column by column, the first IDR is the only one.
+        let idr = open.cadence.is_due(pts) && (is_first || !self.settings.intra_refresh);
+        let units = open.encoder.encode(&mut scaled, pts, idr)?;
+        self.stats.encoded.increment();
+        self.deliver(units);
+        Ok(())
+    }
+
+    fn deliver(&self, units: Vec<Coded>) {
+        for unit in units {
+            if let Some(config) = unit.config {
+                let Some(open) = &self.open else { continue };
+                let Format::Video { width, height } = config.format else { continue };
+                let about = about(open, &self.settings);
+                tracing::info!(
+                    codec = config.codec.name(),
+                    width,
+                    height,
+                    encoder = open.encoder.name(),
+                    "video track"
+                );
+                self.broadcast.declare(TrackId::VIDEO, config, about);
+            }
+            self.broadcast.push(TrackId::VIDEO, unit.dts, unit.pts, unit.random_access, unit.payload);
+        }
+    }
+}
+
+/// What `onMetaData` says of the track beside its configuration.
+fn about(open: &Open, settings: &VideoSettings) -> Metadata {
+    let Shape { width, height, fps } = open.shape;
+    Metadata::from([
+        ("framerate".into(), Value::Number(fps)),
+        ("videodatarate".into(), Value::Number(settings.bitrate_for(width, height, fps) as f64 / 1000.0)),
+        ("encoder".into(), Value::String(format!("Nearcast {} ({})", env!("CARGO_PKG_VERSION"), open.encoder.name()))),
+    ])
+}
+
+fn open(settings: &VideoSettings, picture: &Picture) -> Result<Open, Error> {
+    let (width, height) = settings.size.unwrap_or_else(|| natural_size(&picture.frame));
+    let source_fps = picture.fps.filter(|fps| fps.is_finite() && *fps > 0.0).unwrap_or(USUAL_FPS);
+    let fps = settings.fps.map_or(source_fps, |fps| fps.min(source_fps));
+    let shape = Shape { width, height, fps };
+    let encoder = Encoder::open(settings, shape)?;
+    tracing::debug!(encoder = encoder.name(), width, height, fps, "encoder open");
+    let cadence = Cadence::new(settings.gop().as_millis() as i64, (1000.0 / fps) as i64);
+    Ok(Open { encoder, shape, cadence, counter: 0, last_pts: NONE_YET })
+}
+
+/// The size of a picture with square pixels, rounded down to even numbers.
+fn natural_size(picture: &frame::Video) -> (u32, u32) {
+    let Rational(num, den) = sample_aspect(picture);
+    let width = u64::from(picture.width()) * num as u64 / den as u64;
+    ((width as u32 & !1).max(2), (picture.height() & !1).max(2))
+}
+
+fn sample_aspect(picture: &frame::Video) -> Rational {
+    match picture.aspect_ratio() {
+        Rational(num, den) if num > 0 && den > 0 => Rational(num, den),
+        _ => Rational(1, 1),
+    }
+}
+
+/// Brings pictures to the encoder's size, format, range and colours. Made anew when the source changes.
+struct Scaler {
+    source: (Pixel, u32, u32, Rational),
+    graph: Option<Linear>,
+}
+
+impl Scaler {
+    fn new(picture: &frame::Video, to: Shape, format: Pixel) -> Result<Self, Error> {
+        let source = identity(picture);
+        let (pixel, width, height, Rational(num, den)) = source;
+        let is_limited = picture.color_range() == color::Range::MPEG && picture.color_space() == color::Space::BT709;
+        if pixel == format && (width, height) == (to.width, to.height) && num == den && is_limited {
+            return Ok(Self { source, graph: None });
+        }
+        let pixel_name = pixel.descriptor().map_or("yuv420p", |descriptor| descriptor.name());
+        let format_name = format.descriptor().map_or("yuv420p", |descriptor| descriptor.name());
+        let arguments =
+            format!("video_size={width}x{height}:pix_fmt={pixel_name}:time_base=1/1000000:pixel_aspect={num}/{den}");
+        let (inner_width, inner_height) = fit(f64::from(width) * f64::from(num) / f64::from(den), height, to);
+        let pad = match (inner_width, inner_height) == (to.width, to.height) {
+            true => String::new(),
+            false => format!(",pad={}:{}:(ow-iw)/2:(oh-ih)/2", to.width, to.height),
+        };
+        let chain = format!(
+            "scale={inner_width}:{inner_height}:flags=bilinear:out_color_matrix=bt709:out_range=tv,setsar=1,format={format_name}{pad}"
+        );
+        tracing::debug!(from = %arguments, %chain, "scaling");
+        Ok(Self { source, graph: Some(Linear::video(&arguments, &chain)?) })
+    }
+
+    fn fits(&self, picture: &frame::Video) -> bool {
+        self.source == identity(picture)
+    }
+
+    /// A picture that the encoder may draw on; it shares no memory with the source's.
+    fn scale(&mut self, mut picture: frame::Video) -> Result<Option<frame::Video>, Error> {
+        match &mut self.graph {
+            None => {
+                // SAFETY: a valid frame; its planes are copied if someone else holds them.
+                let result = unsafe { ffmpeg_next::ffi::av_frame_make_writable(picture.as_mut_ptr()) };
+                if result < 0 { Err(ffmpeg_next::Error::from(result).into()) } else { Ok(Some(picture)) }
+            }
+            Some(graph) => {
+                picture.set_pts(Some(0));
+                graph.push(&picture)?;
+                let Some(mut scaled) = graph.picture()? else { return Ok(None) };
+                scaled.set_color_space(color::Space::BT709);
+                scaled.set_color_range(color::Range::MPEG);
+                Ok(Some(scaled))
+            }
+        }
+    }
+}
+
+fn identity(picture: &frame::Video) -> (Pixel, u32, u32, Rational) {
+    (picture.format(), picture.width(), picture.height(), sample_aspect(picture))
+}
+
+/// The largest even size of the source's shape within `to`; `to` itself if the shapes differ by less than a hundredth.
+fn fit(width: f64, height: u32, to: Shape) -> (u32, u32) {
+    let (from, into) = (width / f64::from(height.max(1)), f64::from(to.width) / f64::from(to.height));
+    if (from / into - 1.0).abs() < 0.01 {
+        return (to.width, to.height);
+    }
+    let even = |n: f64| (n.round() as u32 & !1).max(2);
+    if from > into {
+        (to.width, even(f64::from(to.width) / from).min(to.height))
+    } else {
+        (even(f64::from(to.height) * from).min(to.width), to.height)
+    }
+}
+
+/// Before the first PTS, which is zero or more.
+const NONE_YET: i64 = -1;
+
+/// For a source that does not tell its rate.
+const USUAL_FPS: f64 = 30.0;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn letterboxes() {
+        let to = |width, height| Shape { width, height, fps: 30.0 };
+        for (width, height, into, expected) in [
+            (640.0, 480, to(1280, 720), (960, 720)),
+            (1920.0, 1080, to(1280, 720), (1280, 720)),
+            (1920.0, 1088, to(1280, 720), (1280, 720)),
+            (1920.0, 800, to(640, 480), (640, 266)),
+            (320.0, 180, to(160, 120), (160, 90)),
+            (10.0, 4000, to(160, 120), (2, 120)),
+        ] {
+            assert_eq!(fit(width, height, into), expected, "{width}x{height} into {into:?}");
+        }
+    }
+}

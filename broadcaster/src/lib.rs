@@ -1,0 +1,21 @@
+//! Captures, encodes and publishes one live broadcast.
+//!
+//! The rooms in the order that an access unit meets them: [`capture`] (cameras, screens, files, the test picture), [`encode`]
+//! (own threads; the newest picture wins), [`broadcast`] (timestamps quantised once, the window that outages are bridged
+//! from), [`publish`] (RTMP push that resumes). [`app`] assembles them, [`status`] tells what they do.
+//!
+//! FFmpeg is known to [`capture`] and [`encode`] alone.
+
+pub mod app;
+pub mod backoff;
+pub mod broadcast;
+pub mod capture;
+pub mod clock;
+pub mod config;
+pub mod encode;
+pub mod log;
+pub mod publish;
+pub mod quantise;
+pub mod stats;
+pub mod status;
+pub mod stop;

@@ -1,0 +1,147 @@
+//! Logging: `tracing` to standard error, as text or JSON lines, with FFmpeg's own lines among them.
+
+use std::cell::Cell;
+use std::ffi::{CStr, c_char, c_int, c_void};
+use std::io::{IsTerminal, stderr};
+use std::time::{Duration, Instant};
+
+use ffmpeg_next::ffi;
+use parking_lot::Mutex;
+use tracing_subscriber::EnvFilter;
+
+use crate::config::LogFormat;
+
+/// Starts logging. `RUST_LOG` overrides the default of `info`. Returns the format in use.
+pub fn start(format: Option<LogFormat>) -> LogFormat {
+    let format = format.unwrap_or(if stderr().is_terminal() { LogFormat::Text } else { LogFormat::Json });
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(crate::status::LineWriter);
+    // A second start, as in tests, keeps the first.
+    let _ = match format {
+        LogFormat::Text => subscriber.with_target(false).with_ansi(stderr().is_terminal()).try_init(),
+        LogFormat::Json => subscriber.json().try_init(),
+    };
+    route_ffmpeg();
+    format
+}
+
+/// While it lives, what FFmpeg logs on this thread is at debug level: a trial that may fail is not an error.
+pub struct Quiet(bool);
+
+impl Quiet {
+    /// Lowers this thread's FFmpeg lines.
+    pub fn begin() -> Self {
+        Self(QUIET.replace(true))
+    }
+}
+
+impl Drop for Quiet {
+    fn drop(&mut self) {
+        QUIET.set(self.0);
+    }
+}
+
+fn route_ffmpeg() {
+    // The prototype of `va_list` differs by architecture; elsewhere FFmpeg writes its errors, and only those, by itself.
+    // SAFETY: the callback is thread-safe, as FFmpeg demands, and lives for ever.
+    #[cfg(target_arch = "x86_64")]
+    unsafe {
+        ffi::av_log_set_level(ffi::AV_LOG_VERBOSE as c_int);
+        ffi::av_log_set_callback(Some(callback));
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    // SAFETY: sets an integer.
+    unsafe {
+        ffi::av_log_set_level(ffi::AV_LOG_ERROR as c_int)
+    };
+}
+
+#[cfg(target_arch = "x86_64")]
+unsafe extern "C" fn callback(
+    context: *mut c_void,
+    level: c_int,
+    format: *const c_char,
+    arguments: *mut ffi::__va_list_tag,
+) {
+    if level > ffi::AV_LOG_VERBOSE as c_int {
+        return;
+    }
+    let mut line = [0 as c_char; LINE];
+    let mut with_prefix: c_int = 1;
+    // SAFETY: FFmpeg's own arguments, passed on once; the line is written within its size and ends in NUL.
+    let line = unsafe {
+        ffi::av_log_format_line2(context, level, format, arguments, line.as_mut_ptr(), LINE as c_int, &mut with_prefix);
+        CStr::from_ptr(line.as_ptr())
+    };
+    let line = line.to_string_lossy();
+    let line = line.trim();
+    if !line.is_empty() {
+        tell(level, line);
+    }
+}
+
+/// FFmpeg's levels are too loud by one for a program that handles what goes wrong: what matters is reported as its outcome.
+fn tell(level: c_int, line: &str) {
+    let level = if QUIET.get() { level.max(ffi::AV_LOG_INFO as c_int) } else { level };
+    if level <= ffi::AV_LOG_WARNING as c_int && !REPEATS.lock().admits(line, Instant::now()) {
+        return;
+    }
+    if level <= ffi::AV_LOG_FATAL as c_int {
+        tracing::error!(target: "ffmpeg", "{line}");
+    } else if level <= ffi::AV_LOG_ERROR as c_int {
+        tracing::warn!(target: "ffmpeg", "{line}");
+    } else if level <= ffi::AV_LOG_INFO as c_int {
+        tracing::debug!(target: "ffmpeg", "{line}");
+    } else {
+        tracing::trace!(target: "ffmpeg", "{line}");
+    }
+}
+
+/// Reports a line that repeats at most once a second.
+#[derive(Debug)]
+struct Repeats {
+    line: String,
+    next: Option<Instant>,
+    swallowed: u64,
+}
+
+impl Repeats {
+    fn admits(&mut self, line: &str, now: Instant) -> bool {
+        if self.line == line && self.next.is_some_and(|next| now < next) {
+            self.swallowed += 1;
+            return false;
+        }
+        if self.swallowed > 0 {
+            tracing::warn!(target: "ffmpeg", repeats = self.swallowed, "{}", self.line);
+        }
+        *self = Self { line: line.to_owned(), next: Some(now + Duration::from_secs(1)), swallowed: 0 };
+        true
+    }
+}
+
+thread_local! {
+    static QUIET: Cell<bool> = const { Cell::new(false) };
+}
+
+static REPEATS: Mutex<Repeats> = Mutex::new(Repeats { line: String::new(), next: None, swallowed: 0 });
+
+/// FFmpeg's own limit on a line.
+#[cfg(target_arch = "x86_64")]
+const LINE: usize = 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn repeats_are_counted_not_told() {
+        let mut repeats = Repeats { line: String::new(), next: None, swallowed: 0 };
+        let start = Instant::now();
+        let at = |millis| start + Duration::from_millis(millis);
+        let told: Vec<_> = [("a", 0), ("a", 10), ("a", 999), ("a", 1000), ("b", 1001), ("b", 1002)]
+            .into_iter()
+            .map(|(line, millis)| repeats.admits(line, at(millis)))
+            .collect();
+        assert_eq!(told, [true, false, false, true, true, false]);
+    }
+}

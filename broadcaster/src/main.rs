@@ -1,0 +1,52 @@
+//! `broadcaster`: reads the command line and hands over to [`broadcaster::app`].
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use broadcaster::config::{Cli, Command};
+use broadcaster::{app, log, publish};
+use clap::Parser;
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let is_help = !error.use_stderr();
+            let _ = error.print();
+            return if is_help { ExitCode::SUCCESS } else { ExitCode::from(USAGE) };
+        }
+    };
+    let format = log::start(cli.publish.log);
+    let result = match cli.command {
+        Some(Command::Devices { json }) => {
+            app::list_devices(json).and_then(|list| Ok(std::io::stdout().write_all(list.as_bytes())?))
+        }
+        None => match cli.publish.settings() {
+            Ok(settings) => run(app::run(settings, format)),
+            Err(error) => {
+                let _ = writeln!(std::io::stderr(), "error: {error}\n\nFor more information, try '--help'.");
+                return ExitCode::from(USAGE);
+            }
+        },
+    };
+    let Err(error) = result else { return ExitCode::SUCCESS };
+    tracing::error!("{error:#}");
+    match (error.downcast_ref::<app::Error>(), error.downcast_ref::<publish::Error>()) {
+        (Some(app::Error::NoInput(_)), _) => ExitCode::from(NO_INPUT),
+        (_, Some(publish::Error::Refused(_))) => ExitCode::from(REFUSED),
+        _ => ExitCode::FAILURE,
+    }
+}
+
+fn run(future: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let result = runtime.block_on(future);
+    // A name that is still being looked up does not keep the process.
+    runtime.shutdown_background();
+    result
+}
+
+/// `EX_USAGE`, `EX_NOINPUT` and `EX_NOPERM` of sysexits.h.
+const USAGE: u8 = 64;
+const NO_INPUT: u8 = 66;
+const REFUSED: u8 = 77;

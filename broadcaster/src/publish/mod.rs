@@ -1,0 +1,247 @@
+//! Publishing: the broadcast's window goes to one RTMP server, across outages.
+//!
+//! Exactly this layer owns the retry. A server that comes back is told the same epoch, and gets what it lacks: see [`resume`].
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use media::{Catalog, Cursor, Timestamp};
+use net::rtmp::client::{self, ClientOptions, Publisher};
+use net::rtmp::url::Url;
+use net::rtmp::{self, Message};
+use tokio::sync::watch;
+
+use crate::backoff::Backoff;
+use crate::broadcast::Broadcast;
+use crate::stats::{State, Stats};
+
+pub mod resume;
+pub mod unit_log;
+
+use unit_log::UnitLog;
+
+/// What is published, and where to.
+#[derive(Debug)]
+pub struct Publishing {
+    /// The server and the key.
+    pub url: Url,
+    /// What is published.
+    pub broadcast: Arc<Broadcast>,
+    /// The counters.
+    pub stats: Arc<Stats>,
+    /// Where to log what leaves.
+    pub unit_log: Option<UnitLog>,
+    /// Becomes true with the first connection.
+    pub connected: watch::Sender<bool>,
+    /// Becomes true when there is no time left to reach a server that is away.
+    pub hurry: watch::Receiver<bool>,
+}
+
+/// Why publishing ended before the broadcast did.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The server will not have it, now or later.
+    #[error("{0}")]
+    Refused(rtmp::Error),
+    /// Another publisher has the same key. To fight for it would interrupt both for ever.
+    #[error("another publisher took the stream over")]
+    TakenOver,
+    /// The broadcast ended while the server was away, and it did not come back in time.
+    #[error("the end of the broadcast did not reach the server: {0}")]
+    Undelivered(rtmp::Error),
+    /// The unit log can not be written.
+    #[error("can not write the unit log: {0}")]
+    UnitLog(#[from] std::io::Error),
+}
+
+/// How one connection ended.
+enum Ending {
+    /// All was sent and the server knows.
+    Complete,
+    Failed(rtmp::Error),
+    UnitLog(std::io::Error),
+}
+
+impl Publishing {
+    /// Publishes until the broadcast has ended and all of it was sent.
+    pub async fn run(mut self) -> Result<(), Error> {
+        let result = self.keep_publishing().await;
+        self.stats.set_state(State::Ended);
+        if let Some(log) = &mut self.unit_log {
+            log.flush()?;
+        }
+        result
+    }
+
+    async fn keep_publishing(&mut self) -> Result<(), Error> {
+        let mut backoff = Backoff::new(FIRST_WAIT, LONGEST_WAIT);
+        let mut next = 0;
+        let mut ended_at = None;
+        loop {
+            self.stats.set_state(State::Connecting);
+            let started = Instant::now();
+            let mut hurry = self.hurry.clone();
+            let connecting = tokio::select! {
+                connected = client::publish(&self.url, ClientOptions::default()) => connected,
+                _ = hurry.wait_for(|hurry| *hurry) => return Ok(()),
+            };
+            let error = match connecting {
+                Ok(publisher) => match self.session(publisher, &mut next).await {
+                    Ending::Complete => return Ok(()),
+                    Ending::UnitLog(error) => return Err(error.into()),
+                    Ending::Failed(error) if is_takeover(&error) => return Err(Error::TakenOver),
+                    Ending::Failed(error) => error,
+                },
+                Err(error) => error,
+            };
+            if !error.retry() {
+                return Err(Error::Refused(error));
+            }
+            if self.broadcast.changed().borrow().ended
+                && ended_at.get_or_insert_with(Instant::now).elapsed() > LAST_CHANCE
+            {
+                return Err(Error::Undelivered(error));
+            }
+            if started.elapsed() > STEADY {
+                backoff.reset();
+            }
+            let wait = backoff.next(rand::random());
+            self.stats.outages.increment();
+            self.stats.set_state(State::Waiting);
+            tracing::warn!(server = %self.url, %error, retry_in_ms = wait.as_millis() as u64, "no connection to the server");
+            tokio::select! {
+                () = tokio::time::sleep(wait) => {}
+                _ = hurry.wait_for(|hurry| *hurry) => return Ok(()),
+            }
+        }
+    }
+
+    /// Sends over one connection. `next` is the position after the last unit that any connection took.
+    async fn session(&mut self, mut publisher: Publisher, next: &mut u64) -> Ending {
+        let server = resume::Server { resume: publisher.resume(), is_nearcast: publisher.server_is_nearcast() };
+        let epoch = self.broadcast.epoch();
+        let from = self.broadcast.with_window(|window| resume::position(window, epoch, server));
+        tracing::info!(server = %self.url, nearcast = server.is_nearcast, resumed = server.resume.is_some_and(|r| r.epoch == epoch), "connected");
+        match from {
+            Some(from) if from < *next => self.stats.resent.add(*next - from),
+            // What was made before the first connection was made for nobody.
+            Some(from) if *next > 0 => self.stats.lost.add(from - *next),
+            _ => {}
+        }
+        self.connected.send_replace(true);
+        self.stats.set_state(State::Live);
+        let mut cursor = from.map_or(Cursor::at_live_edge(), Cursor::at);
+        match self.send(&mut publisher, &mut cursor, next).await {
+            Ok(None) => match publisher.close().await {
+                Ok(()) => Ending::Complete,
+                Err(error) => {
+                    tracing::debug!(%error, "the server did not wait for the end");
+                    Ending::Complete
+                }
+            },
+            Ok(Some(error)) => Ending::UnitLog(error),
+            Err(error) => Ending::Failed(error),
+        }
+    }
+
+    /// Returns once the broadcast has ended and all of it was sent, or with what keeps the log from being written.
+    async fn send(
+        &mut self,
+        publisher: &mut Publisher,
+        cursor: &mut Cursor,
+        next: &mut u64,
+    ) -> Result<Option<std::io::Error>, rtmp::Error> {
+        let mut changed = self.broadcast.changed();
+        let mut catalog: Option<Arc<Catalog>> = None;
+        loop {
+            let progress = *changed.borrow_and_update();
+            let read = self.broadcast.with_window(|window| cursor.read(window, BITE));
+            if read.skipped > 0 {
+                self.stats.lost.add(read.skipped);
+                tracing::warn!(
+                    units = read.skipped,
+                    "the server takes less than is made: units were skipped up to the newest IDR"
+                );
+            }
+            if read.entries.is_empty() {
+                if progress.ended {
+                    return Ok(None);
+                }
+                publisher.flush().await?;
+                self.measure(publisher, cursor);
+                tokio::select! {
+                    _ = changed.changed() => {}
+                    error = publisher.idle() => return Err(error),
+                }
+                continue;
+            }
+            for entry in &read.entries {
+                if !catalog.as_ref().is_some_and(|last| Arc::ptr_eq(last, &entry.catalog)) {
+                    announce(publisher, catalog.as_deref(), &entry.catalog, entry.unit.dts).await?;
+                    catalog = Some(entry.catalog.clone());
+                }
+                let Some(track) = entry.catalog.track(entry.unit.track) else { continue };
+                publisher.send_unit(track, &entry.unit).await?;
+                self.stats.sent.increment();
+                *next = (*next).max(entry.position + 1);
+                if let Some(log) = &mut self.unit_log
+                    && let Err(error) = log.add(entry)
+                {
+                    return Ok(Some(error));
+                }
+            }
+            self.measure(publisher, cursor);
+            if let Some(log) = &mut self.unit_log
+                && let Err(error) = log.flush()
+            {
+                return Ok(Some(error));
+            }
+        }
+    }
+
+    fn measure(&self, publisher: &Publisher, cursor: &Cursor) {
+        let next = self.broadcast.with_window(|window| window.next_position());
+        self.stats.queued.set(next.saturating_sub(cursor.position().unwrap_or(next)));
+        self.stats.unacknowledged.set(publisher.unacknowledged_bytes().unwrap_or(0));
+        self.stats.round_trip.set(publisher.round_trip().map_or(0, |rtt| rtt.as_micros() as u64));
+    }
+}
+
+/// Sends the metadata, and the sequence headers of the tracks that are new or have changed.
+async fn announce(
+    publisher: &mut Publisher,
+    last: Option<&Catalog>,
+    now: &Catalog,
+    at: Timestamp,
+) -> Result<(), rtmp::Error> {
+    let metadata =
+        rtmp::Metadata { values: now.metadata.clone(), epoch: Some(now.epoch), clock: now.clock, dts: Some(at) };
+    publisher.send(Message::Metadata(metadata)).await?;
+    for track in &now.tracks {
+        if last.and_then(|last| last.track(track.id)) != Some(track) {
+            publisher.send_track(at.as_rtmp(), track).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Whether a server that had accepted the stream says that its name is another's now: Nearcast's word for it, and others'.
+fn is_takeover(error: &rtmp::Error) -> bool {
+    matches!(error, rtmp::Error::Refused { code, .. } if code == "NetStream.Publish.BadName")
+}
+
+/// A server that was restarted listens again within some hundred milliseconds.
+const FIRST_WAIT: Duration = Duration::from_millis(250);
+
+/// Well below the window's 20 s, so that a server that comes back within it is found in time.
+const LONGEST_WAIT: Duration = Duration::from_secs(3);
+
+/// A connection that held for longer was no accident: the next wait is short again.
+const STEADY: Duration = Duration::from_secs(5);
+
+/// How long a broadcast that has ended waits for a server that is away.
+const LAST_CHANCE: Duration = Duration::from_secs(10);
+
+/// Payload bytes taken from the window at once: bounds what is held twice.
+const BITE: usize = 1 << 20;

@@ -1,0 +1,101 @@
+//! Where to go on after a connection was made: pure.
+
+use media::{Epoch, LiveWindow, TrackId};
+use net::rtmp::Resume;
+
+/// What is known of the server.
+#[derive(Clone, Copy, Debug)]
+pub struct Server<'a> {
+    /// What it says that it holds.
+    pub resume: Option<&'a Resume>,
+    /// Whether it drops what it has already, so that too much does no harm.
+    pub is_nearcast: bool,
+}
+
+/// The window's position to send from; `None` to wait for the next GOP.
+///
+/// A server that knows this epoch gets what it lacks. One of ours that does not, as after a restart, gets all that is held:
+/// its viewers that wait miss nothing. Any other gets the newest GOP, for it would show old ones as if they were new.
+pub fn position(window: &LiveWindow, epoch: Epoch, server: Server<'_>) -> Option<u64> {
+    match server.resume.filter(|resume| resume.epoch == epoch) {
+        Some(resume) => {
+            let lacks = |track: TrackId, dts| resume.have.iter().all(|(had, last)| *had != track || dts > *last);
+            let first = window.from(0).find(|entry| lacks(entry.unit.track, entry.unit.dts));
+            Some(first.map_or(window.next_position(), |entry| entry.position))
+        }
+        // What comes before the first IDR of all is its sound; what comes before the first that is held belongs to a lost GOP.
+        None if server.is_nearcast && window.first_position() == 0 => window.join_position().and(Some(0)),
+        None if server.is_nearcast => window.from(0).find(|entry| entry.starts_gop).map(|entry| entry.position),
+        None => window.join_position(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use bytes::Bytes;
+    use media::codec::{Codec, CodecConfig, Format};
+    use media::live_window::Bounds;
+    use media::{AccessUnit, Catalog, Timestamp, Track};
+
+    use super::*;
+
+    /// Video at 0, 40 … 360 with IDRs at 0 and 200; sound 10 ms after each picture. Positions: v(40n) = 2n, a = 2n + 1.
+    fn window() -> LiveWindow {
+        let mut catalog = Catalog::new(Epoch(7));
+        let format = Format::Video { width: 16, height: 16 };
+        catalog.set_track(Track {
+            id: TrackId::VIDEO,
+            config: CodecConfig { codec: Codec::H264, record: Bytes::new(), format },
+        });
+        let catalog = Arc::new(catalog);
+        let mut window = LiveWindow::new(Bounds { duration: Duration::from_secs(60), bytes: 1 << 20 });
+        for n in 0..10 {
+            for (track, dts, random_access) in
+                [(TrackId::VIDEO, n * 40, n % 5 == 0), (TrackId::AUDIO, n * 40 + 10, true)]
+            {
+                let dts = Timestamp::from_millis(dts);
+                let unit = AccessUnit {
+                    epoch: Epoch(7),
+                    track,
+                    dts,
+                    pts: dts,
+                    random_access,
+                    payload: Bytes::from_static(b"x"),
+                };
+                window.push(catalog.clone(), unit);
+            }
+        }
+        window
+    }
+
+    #[track_caller]
+    fn check(have: Option<(u64, &[(TrackId, i64)])>, is_nearcast: bool, expected: Option<u64>) {
+        let resume = have.map(|(epoch, have)| Resume {
+            epoch: Epoch(epoch),
+            have: have.iter().map(|(track, dts)| (*track, Timestamp::from_millis(*dts))).collect(),
+        });
+        let server = Server { resume: resume.as_ref(), is_nearcast };
+        assert_eq!(position(&window(), Epoch(7), server), expected, "{have:?}, nearcast {is_nearcast}");
+    }
+
+    #[test]
+    fn goes_on_where_the_server_is() {
+        const V: TrackId = TrackId::VIDEO;
+        const A: TrackId = TrackId::AUDIO;
+        check(Some((7, &[(V, 120), (A, 130)])), true, Some(8));
+        check(Some((7, &[(V, 120), (A, 90)])), true, Some(7));
+        check(Some((7, &[(V, 360), (A, 370)])), true, Some(20));
+        check(Some((7, &[(V, 360)])), true, Some(1));
+        check(Some((7, &[])), true, Some(0));
+        check(Some((7, &[(V, -5), (A, -5)])), true, Some(0));
+        // Another broadcast, or none: all that is held.
+        check(Some((8, &[(V, 360), (A, 370)])), true, Some(0));
+        check(None, true, Some(0));
+        check(None, false, Some(10));
+        let empty = LiveWindow::new(Bounds { duration: Duration::from_secs(1), bytes: 1 });
+        assert_eq!(position(&empty, Epoch(7), Server { resume: None, is_nearcast: true }), None);
+    }
+}

@@ -1,0 +1,41 @@
+//! `--unit-log`: one line for each access unit that leaves, once, however often it is sent.
+
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::path::Path;
+
+use media::live_window::Entry;
+use sha2::{Digest, Sha256};
+
+/// An open log.
+#[derive(Debug)]
+pub struct UnitLog {
+    out: BufWriter<File>,
+    next: u64,
+}
+
+impl UnitLog {
+    /// Creates or empties the file.
+    pub fn create(path: &Path) -> std::io::Result<Self> {
+        Ok(Self { out: BufWriter::new(File::create(path)?), next: 0 })
+    }
+
+    /// Logs a unit, unless it was.
+    pub fn add(&mut self, entry: &Entry) -> std::io::Result<()> {
+        if entry.position < self.next {
+            return Ok(());
+        }
+        self.next = entry.position + 1;
+        let unit = &entry.unit;
+        write!(self.out, "{} {} {} ", unit.track, unit.dts.as_millis(), unit.pts.as_millis())?;
+        for byte in Sha256::digest(&unit.payload) {
+            write!(self.out, "{byte:02x}")?;
+        }
+        writeln!(self.out)
+    }
+
+    /// Makes what was logged visible to others.
+    pub fn flush(&mut self) -> std::io::Result<()> {
+        self.out.flush()
+    }
+}

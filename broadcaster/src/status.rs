@@ -1,0 +1,306 @@
+//! What the user sees while it runs: a status line on a terminal, log events elsewhere, statistics as JSON lines when asked.
+
+use std::io::{self, IsTerminal, Write};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use media::catalog::Value;
+use parking_lot::Mutex;
+use serde::Serialize;
+
+use crate::broadcast::Broadcast;
+use crate::config::{LogFormat, StatsFormat};
+use crate::stats::{State, Stats};
+
+/// One look at the counters.
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    /// `stats` while it runs, `end` at the end.
+    pub event: &'static str,
+    /// Where publishing stands.
+    pub state: State,
+    /// Since the start.
+    pub seconds: f64,
+    /// Which broadcast.
+    pub epoch: String,
+    /// The encoder, or what the file's metadata says.
+    pub encoder: Option<String>,
+    /// Pictures per second since the last look; over all at the end.
+    pub fps: f64,
+    /// Payload bits per second, likewise.
+    pub bitrate: u64,
+    /// Pictures that the source delivered.
+    pub captured: u64,
+    /// Pictures that were encoded.
+    pub encoded: u64,
+    /// Pictures that a newer one replaced because encoding was late.
+    pub late: u64,
+    /// Video access units.
+    pub pictures: u64,
+    /// Access units made.
+    pub units: u64,
+    /// Access units sent, repeats included.
+    pub sent: u64,
+    /// Access units sent again after an outage.
+    pub resent: u64,
+    /// Access units that never reached a server.
+    pub lost: u64,
+    /// Access units whose DTS had to be moved.
+    pub nudged: u64,
+    /// Access units that wait to be sent.
+    pub queued: u64,
+    /// Bytes that the server has not acknowledged.
+    pub unacknowledged_bytes: u64,
+    /// Round trip to the server, if known.
+    pub round_trip_ms: Option<f64>,
+    /// Connections lost.
+    pub outages: u64,
+    /// Device failures.
+    pub device_errors: u64,
+}
+
+/// Makes reports.
+#[derive(Debug)]
+pub struct Meter {
+    stats: Arc<Stats>,
+    broadcast: Arc<Broadcast>,
+    start: Instant,
+    last: (Instant, u64, u64),
+}
+
+impl Meter {
+    /// A meter that starts now.
+    pub fn new(stats: Arc<Stats>, broadcast: Arc<Broadcast>) -> Self {
+        let start = Instant::now();
+        Self { stats, broadcast, start, last: (start, 0, 0) }
+    }
+
+    /// A report about the time since the last one.
+    pub fn look(&mut self) -> Report {
+        let since = self.last;
+        self.last = (Instant::now(), self.stats.pictures.value(), self.stats.bytes.value());
+        self.report("stats", since)
+    }
+
+    /// A report about all of it.
+    pub fn sum_up(&self) -> Report {
+        self.report("end", (self.start, 0, 0))
+    }
+
+    fn report(&self, event: &'static str, (since, pictures, bytes): (Instant, u64, u64)) -> Report {
+        let s = &self.stats;
+        let seconds = since.elapsed().as_secs_f64().max(1e-3);
+        let catalog = self.broadcast.catalog();
+        let encoder = match catalog.metadata.get("encoder") {
+            Some(Value::String(name)) => Some(name.clone()),
+            _ => None,
+        };
+        Report {
+            event,
+            state: s.state(),
+            seconds: tenths(self.start.elapsed().as_secs_f64()),
+            epoch: catalog.epoch.to_string(),
+            encoder,
+            fps: tenths((s.pictures.value() - pictures) as f64 / seconds),
+            bitrate: ((s.bytes.value() - bytes) as f64 * 8.0 / seconds) as u64,
+            captured: s.captured.value(),
+            encoded: s.encoded.value(),
+            late: s.late.value(),
+            pictures: s.pictures.value(),
+            units: s.units.value(),
+            sent: s.sent.value(),
+            resent: s.resent.value(),
+            lost: s.lost.value(),
+            nudged: s.nudged.value(),
+            queued: s.queued.value(),
+            unacknowledged_bytes: s.unacknowledged.value(),
+            round_trip_ms: Some(s.round_trip.value()).filter(|rtt| *rtt > 0).map(|rtt| tenths(rtt as f64 / 1000.0)),
+            outages: s.outages.value(),
+            device_errors: s.device_errors.value(),
+        }
+    }
+}
+
+impl Report {
+    /// The status line, at most `width` columns.
+    pub fn line(&self, width: usize) -> String {
+        let clock = Duration::from_secs(self.seconds as u64);
+        let (minutes, seconds) = (clock.as_secs() / 60, clock.as_secs() % 60);
+        let bitrate = if self.bitrate >= 1_000_000 {
+            format!("{:.1} Mbit/s", self.bitrate as f64 / 1e6)
+        } else {
+            format!("{} kbit/s", self.bitrate / 1000)
+        };
+        let mut line =
+            format!("{:<10} {minutes:02}:{seconds:02}  {:>5.1} fps  {bitrate:>11}", self.state.word(), self.fps);
+        line += &format!("  queue {}  late {}  lost {}", self.queued, self.late, self.lost);
+        if let Some(rtt) = self.round_trip_ms {
+            line += &format!("  rtt {rtt:.1} ms");
+        }
+        line.truncate(width);
+        line
+    }
+
+    fn print(&self) {
+        let Ok(text) = serde_json::to_string(self) else { return };
+        let mut out = io::stdout().lock();
+        // A reader that went away is no reason to end the broadcast.
+        let _ = writeln!(out, "{text}").and_then(|()| out.flush());
+    }
+}
+
+/// Reports until it is dropped.
+pub async fn run(mut meter: Meter, log: LogFormat, stats: Option<StatsFormat>) -> Meter {
+    let has_line = log == LogFormat::Text && io::stderr().is_terminal();
+    let mut ticks = tokio::time::interval(Duration::from_secs(1));
+    ticks.tick().await;
+    for tick in 1u64.. {
+        ticks.tick().await;
+        let report = meter.look();
+        if has_line {
+            show(&report.line(columns()));
+        } else if tick.is_multiple_of(LOG_EVERY) {
+            tracing::info!(
+                state = report.state.word(),
+                fps = report.fps,
+                bitrate = report.bitrate,
+                queued = report.queued,
+                late = report.late,
+                lost = report.lost,
+                round_trip_ms = report.round_trip_ms,
+                "status"
+            );
+        }
+        if stats.is_some() {
+            report.print();
+        }
+    }
+    meter
+}
+
+/// The last word: the summary for people, and as JSON when asked.
+pub fn finish(meter: &Meter, log: LogFormat, stats: Option<StatsFormat>) {
+    clear();
+    let report = meter.sum_up();
+    if stats.is_some() {
+        report.print();
+    }
+    match log {
+        LogFormat::Text => {
+            let _ = writeln!(
+                io::stderr(),
+                "{} pictures in {:.1} s, {} access units sent, {} late, {} lost, {} outages",
+                report.pictures,
+                report.seconds,
+                report.sent,
+                report.late,
+                report.lost,
+                report.outages
+            );
+        }
+        LogFormat::Json => tracing::info!(
+            pictures = report.pictures,
+            seconds = report.seconds,
+            sent = report.sent,
+            late = report.late,
+            lost = report.lost,
+            outages = report.outages,
+            "ended"
+        ),
+    }
+}
+
+/// Standard error for log lines, which keeps the status line below them.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct LineWriter;
+
+impl Write for LineWriter {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        let shown = LINE.lock();
+        let mut out = io::stderr().lock();
+        if !shown.is_empty() {
+            out.write_all(b"\r\x1b[K")?;
+        }
+        out.write_all(line)?;
+        if !shown.is_empty() {
+            out.write_all(shown.as_bytes())?;
+        }
+        out.flush()?;
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stderr().flush()
+    }
+}
+
+impl tracing_subscriber::fmt::MakeWriter<'_> for LineWriter {
+    type Writer = Self;
+    fn make_writer(&self) -> Self {
+        *self
+    }
+}
+
+fn show(line: &str) {
+    let mut shown = LINE.lock();
+    let mut out = io::stderr().lock();
+    let _ = write!(out, "\r\x1b[K{line}").and_then(|()| out.flush());
+    *shown = line.to_owned();
+}
+
+fn clear() {
+    let mut shown = LINE.lock();
+    if !std::mem::take(&mut *shown).is_empty() {
+        let _ = write!(io::stderr(), "\r\x1b[K");
+    }
+}
+
+/// The terminal's width; a full last column would wrap.
+fn columns() -> usize {
+    #[cfg(unix)]
+    {
+        let mut size = libc::winsize { ws_row: 0, ws_col: 0, ws_xpixel: 0, ws_ypixel: 0 };
+        // SAFETY: TIOCGWINSZ writes one `winsize`.
+        if unsafe { libc::ioctl(libc::STDERR_FILENO, libc::TIOCGWINSZ, &mut size) } == 0 && size.ws_col > 1 {
+            return usize::from(size.ws_col) - 1;
+        }
+    }
+    79
+}
+
+fn tenths(n: f64) -> f64 {
+    (n * 10.0).round() / 10.0
+}
+
+/// What is on the last line of the terminal.
+static LINE: Mutex<String> = Mutex::new(String::new());
+
+/// Seconds between status events in a log: enough to see a trend, not enough to fill a disk.
+const LOG_EVERY: u64 = 10;
+
+#[cfg(test)]
+mod tests {
+    use media::live_window::Bounds;
+    use media::{Epoch, WallClock};
+
+    use super::*;
+
+    #[test]
+    fn a_line_and_a_json_object() {
+        let stats = Arc::new(Stats::default());
+        stats.pictures.add(30);
+        stats.round_trip.set(12_340);
+        stats.set_state(State::Live);
+        let bounds = Bounds { duration: Duration::from_secs(1), bytes: 1 };
+        let broadcast = Arc::new(Broadcast::new(Epoch(1), WallClock::from_micros(0), &[], bounds, stats.clone()));
+        let mut report = Meter::new(stats, broadcast).sum_up();
+        (report.seconds, report.fps, report.bitrate) = (61.0, 29.97, 2_345_678);
+        assert_eq!(report.line(200), "live       01:01   30.0 fps   2.3 Mbit/s  queue 0  late 0  lost 0  rtt 12.3 ms");
+        assert_eq!(report.line(10), "live      ");
+        let json = serde_json::to_value(&report).unwrap();
+        assert_eq!(
+            (&json["state"], &json["pictures"], &json["epoch"]),
+            (&"live".into(), &30.into(), &"0000000000000001".into())
+        );
+    }
+}

@@ -1,0 +1,185 @@
+//! Publishing over loopback to a server that goes away: the same epoch goes on, and nothing that the server lacks is left out.
+#![allow(clippy::unwrap_used, reason = "a test that fails shows where")]
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use broadcaster::broadcast::Broadcast;
+use broadcaster::publish::unit_log::UnitLog;
+use broadcaster::publish::{Error, Publishing};
+use broadcaster::stats::Stats;
+use bytes::Bytes;
+use media::catalog::Metadata;
+use media::codec::{Codec, CodecConfig, Format};
+use media::live_window::Bounds;
+use media::{Epoch, Timestamp, TrackId, WallClock, flv};
+use net::rtmp::server::{self, Publisher, Request};
+use net::rtmp::{Limits, Message, Resume, url};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+
+const EPOCH: Epoch = Epoch(0x1234);
+
+/// Video at 0, 40 … with an IDR each second, and nothing else.
+fn broadcast(stats: &Arc<Stats>) -> Arc<Broadcast> {
+    let bounds = Bounds { duration: Duration::from_secs(60), bytes: 1 << 20 };
+    let broadcast = Broadcast::new(EPOCH, WallClock::from_micros(5), &[TrackId::VIDEO], bounds, stats.clone());
+    // The record of a real encoder: Baseline, 16 × 16.
+    let record = Bytes::from_static(
+        b"\x01\x42\xc0\x0a\xff\xe1\x00\x09\x67\x42\xc0\x0a\xda\x7b\x01\x10\x00\x01\x00\x04\x68\xce\x0f\xc8",
+    );
+    let config = CodecConfig { codec: Codec::H264, record, format: Format::Video { width: 16, height: 16 } };
+    broadcast.declare(TrackId::VIDEO, config, Metadata::new());
+    Arc::new(broadcast)
+}
+
+fn push(broadcast: &Broadcast, pictures: std::ops::Range<i64>) {
+    for n in pictures {
+        let nal = if n % 25 == 0 { 0x65 } else { 0x41 };
+        let payload = Bytes::from(vec![0, 0, 0, 2, nal, n as u8]);
+        broadcast.push(TrackId::VIDEO, n * 40, n * 40, n % 25 == 0, payload);
+    }
+}
+
+/// Accepts one publisher.
+async fn accept(listener: &TcpListener, have: Option<i64>) -> Publisher<TcpStream> {
+    let (io, _) = listener.accept().await.unwrap();
+    let Request::Publish(request) = server::accept(io, &Limits::default()).await.unwrap() else { panic!("it plays") };
+    assert_eq!((request.app.as_str(), request.name.as_str()), ("live", "key"));
+    let resume = have.map(|dts| Resume { epoch: EPOCH, have: vec![(TrackId::VIDEO, Timestamp::from_millis(dts))] });
+    request.accept(resume).await.unwrap()
+}
+
+/// The next `count` pictures, by their DTS, and the metadata on the way.
+async fn receive(publisher: &mut Publisher<TcpStream>, demuxer: &mut flv::Demuxer, count: usize) -> Vec<i64> {
+    let mut dts = Vec::new();
+    while dts.len() < count {
+        match publisher.next().await.unwrap().expect("more must come") {
+            Message::Metadata(metadata) => {
+                assert_eq!((metadata.epoch, metadata.clock), (Some(EPOCH), Some(WallClock::from_micros(5))));
+                demuxer.exact(true);
+            }
+            Message::Video { timestamp, body } => {
+                let units = demuxer.video(timestamp, body).unwrap();
+                dts.extend(units.into_iter().filter_map(|event| match event {
+                    flv::Event::Unit(unit) => Some(unit.dts.as_millis()),
+                    _ => None,
+                }));
+            }
+            _ => {}
+        }
+    }
+    dts
+}
+
+struct Run {
+    publishing: tokio::task::JoinHandle<Result<(), Error>>,
+    hurry: watch::Sender<bool>,
+    stats: Arc<Stats>,
+    broadcast: Arc<Broadcast>,
+    listener: TcpListener,
+    log: tempfile::NamedTempFile,
+}
+
+async fn start() -> Run {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = url::parse(&format!("rtmp://{}/live/key", listener.local_addr().unwrap())).unwrap();
+    let stats = Arc::new(Stats::default());
+    let broadcast = broadcast(&stats);
+    let log = tempfile::NamedTempFile::new().unwrap();
+    let (hurry, is_hurried) = watch::channel(false);
+    let publishing = Publishing {
+        url,
+        broadcast: broadcast.clone(),
+        stats: stats.clone(),
+        unit_log: Some(UnitLog::create(log.path()).unwrap()),
+        connected: watch::channel(false).0,
+        hurry: is_hurried,
+    };
+    Run { publishing: tokio::spawn(publishing.run()), hurry, stats, broadcast, listener, log }
+}
+
+fn dts(pictures: std::ops::Range<i64>) -> Vec<i64> {
+    pictures.map(|n| n * 40).collect()
+}
+
+#[tokio::test]
+async fn an_outage_loses_nothing() {
+    let run = start().await;
+    push(&run.broadcast, 0..30);
+    let mut first = accept(&run.listener, None).await;
+    assert_eq!(receive(&mut first, &mut flv::Demuxer::new(EPOCH), 30).await, dts(0..30));
+    drop(first);
+    push(&run.broadcast, 30..60);
+    // It read 30, but what it kept ends with number 19: the broadcaster can not know, and is told.
+    let mut second = accept(&run.listener, Some(19 * 40)).await;
+    let mut demuxer = flv::Demuxer::new(EPOCH);
+    assert_eq!(receive(&mut second, &mut demuxer, 40).await, dts(20..60));
+    assert_eq!((run.stats.lost.value(), run.stats.outages.value()), (0, 1));
+    assert!(run.stats.resent.value() >= 10);
+
+    push(&run.broadcast, 60..62);
+    run.broadcast.end();
+    assert_eq!(receive(&mut second, &mut demuxer, 2).await, dts(60..62));
+    while second.next().await.unwrap().is_some() {}
+    run.publishing.await.unwrap().unwrap();
+    // Each unit is logged once, however often it was sent.
+    let log = std::fs::read_to_string(run.log.path()).unwrap();
+    let logged: Vec<_> = log.lines().map(|line| line.split(' ').nth(1).unwrap().parse::<i64>().unwrap()).collect();
+    assert_eq!(logged, dts(0..62));
+    let empty = "v0 40 40 ".len() + 64;
+    assert_eq!(log.lines().nth(1).unwrap().len(), empty);
+}
+
+#[tokio::test]
+async fn a_restarted_server_gets_the_whole_window() {
+    let run = start().await;
+    push(&run.broadcast, 0..30);
+    let mut first = accept(&run.listener, None).await;
+    receive(&mut first, &mut flv::Demuxer::new(EPOCH), 30).await;
+    drop(first);
+    let mut second = accept(&run.listener, None).await;
+    assert_eq!(receive(&mut second, &mut flv::Demuxer::new(EPOCH), 30).await, dts(0..30));
+    run.hurry.send_replace(true);
+}
+
+#[tokio::test]
+async fn a_server_that_goes_down_politely_is_awaited() {
+    let run = start().await;
+    push(&run.broadcast, 0..2);
+    let mut first = accept(&run.listener, None).await;
+    receive(&mut first, &mut flv::Demuxer::new(EPOCH), 2).await;
+    first.close("NetConnection.Connect.Closed", "The server is going down. Come again.").await.unwrap();
+    let mut second = accept(&run.listener, Some(0)).await;
+    assert_eq!(receive(&mut second, &mut flv::Demuxer::new(EPOCH), 1).await, dts(1..2));
+    run.hurry.send_replace(true);
+}
+
+#[tokio::test]
+async fn another_publisher_is_not_fought() {
+    let run = start().await;
+    push(&run.broadcast, 0..2);
+    let mut first = accept(&run.listener, None).await;
+    receive(&mut first, &mut flv::Demuxer::new(EPOCH), 2).await;
+    first.close("NetStream.Publish.BadName", "Another publisher came with the same key.").await.unwrap();
+    assert!(matches!(run.publishing.await.unwrap(), Err(Error::TakenOver)));
+}
+
+#[tokio::test]
+async fn a_refusal_is_final() {
+    let run = start().await;
+    let (io, _) = run.listener.accept().await.unwrap();
+    let Request::Publish(request) = server::accept(io, &Limits::default()).await.unwrap() else { panic!("it plays") };
+    request.reject("NetStream.Publish.Denied", "no such key").await.unwrap();
+    let error = run.publishing.await.unwrap().unwrap_err();
+    assert!(matches!(error, Error::Refused(_)), "{error}");
+}
+
+#[tokio::test]
+async fn leaving_does_not_wait_for_a_server_that_is_away() {
+    let run = start().await;
+    drop(run.listener);
+    run.broadcast.end();
+    run.hurry.send_replace(true);
+    tokio::time::timeout(Duration::from_secs(5), run.publishing).await.unwrap().unwrap().unwrap();
+}

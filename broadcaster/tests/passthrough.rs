@@ -1,0 +1,270 @@
+//! Files made by the `ffmpeg` program, played through: every packet once, with the timestamps of the file.
+#![allow(clippy::unwrap_used, reason = "a test that fails shows where")]
+
+use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
+
+use broadcaster::broadcast::Broadcast;
+use broadcaster::capture::file::{self, Treatment};
+use broadcaster::capture::{self, Latest, Studio};
+use broadcaster::clock::BroadcastClock;
+use broadcaster::config::Cli;
+use broadcaster::stats::Stats;
+use broadcaster::stop::Stop;
+use clap::Parser;
+use media::codec::Codec;
+use media::{Epoch, TrackId};
+
+/// Makes a file of one second with B-frames and sound.
+fn make(path: &Path, options: &[&str]) {
+    let sources = ["-f", "lavfi", "-i", "testsrc2=size=160x120:rate=25", "-f", "lavfi", "-i", "sine=sample_rate=48000"];
+    let status = Command::new("ffmpeg")
+        .args(["-v", "error", "-y"])
+        .args(sources)
+        .args(["-t", "1"])
+        .args(options)
+        .arg(path)
+        .status();
+    assert!(status.expect("the tests need the ffmpeg program").success());
+}
+
+/// What `ffprobe` says of the pictures: DTS and PTS in milliseconds; no DTS where the container has none.
+fn probe(path: &Path) -> Vec<(Option<i64>, i64)> {
+    let query = ["-v", "error", "-select_streams", "v", "-show_entries", "packet=pts_time,dts_time", "-of", "csv=p=0"];
+    let output = Command::new("ffprobe").args(query).arg(path).output().expect("the tests need the ffprobe program");
+    let millis = |seconds: &str| seconds.parse::<f64>().ok().map(|seconds| (seconds * 1000.0).round() as i64);
+    let text = String::from_utf8(output.stdout).unwrap();
+    let packet = |line: &str| {
+        let mut fields = line.split(',');
+        Some((fields.clone().nth(1).and_then(millis), millis(fields.next()?)?))
+    };
+    text.lines().filter_map(packet).collect()
+}
+
+struct Played {
+    broadcast: Arc<Broadcast>,
+    treatment: Option<Treatment>,
+    stats: Arc<Stats>,
+}
+
+/// Plays a file whose timestamps are in order.
+fn play(path: &Path, options: &[&str], pictures: Option<usize>) -> Played {
+    let played = play_any(path, options, pictures);
+    assert_eq!(played.stats.nudged.value(), 0, "no timestamp was moved");
+    played
+}
+
+/// Plays the file; for as many pictures if it loops.
+fn play_any(path: &Path, options: &[&str], pictures: Option<usize>) -> Played {
+    capture::start().unwrap();
+    let source = format!("file:{}", path.display());
+    let command = ["broadcaster", "--source", &source, "rtmp://127.0.0.1/live/none"];
+    let settings = Cli::try_parse_from(command.iter().chain(options)).unwrap().publish.settings().unwrap();
+    let plan = file::Plan::make(path, true, &settings).unwrap();
+    let (stats, clock, stop) = (Arc::new(Stats::default()), BroadcastClock::start(), Stop::default());
+    let expected = [TrackId::VIDEO, TrackId::AUDIO];
+    let broadcast = Arc::new(Broadcast::new(Epoch(1), clock.zero(), &expected, settings.window, stats.clone()));
+    let studio = Studio { settings: settings.into(), clock, broadcast: broadcast.clone(), stats: stats.clone(), stop };
+    std::thread::scope(|scope| {
+        let playing = scope.spawn(|| file::run(&studio, &plan, &Arc::new(Latest::new(1))));
+        if let Some(pictures) = pictures {
+            while stats.pictures.value() < pictures as u64 && !playing.is_finished() {
+                std::thread::yield_now();
+            }
+            studio.stop.stop();
+        }
+        playing.join().unwrap().unwrap();
+    });
+    Played { broadcast, treatment: plan.video(), stats }
+}
+
+fn pictures(broadcast: &Broadcast) -> Vec<(i64, i64)> {
+    played(broadcast, TrackId::VIDEO)
+}
+
+/// DTS and PTS of a track's units.
+fn played(broadcast: &Broadcast, track: TrackId) -> Vec<(i64, i64)> {
+    let pictures = |window: &media::LiveWindow| {
+        let units = window.from(0).filter(|entry| entry.unit.track == track);
+        units.map(|entry| (entry.unit.dts.as_millis(), entry.unit.pts.as_millis())).collect()
+    };
+    broadcast.with_window(pictures)
+}
+
+const X264: [&str; 10] = ["-c:v", "libx264", "-bf", "3", "-g", "10", "-pix_fmt", "yuv420p", "-c:a", "aac"];
+
+#[test]
+fn timestamps_are_the_files() {
+    let directory = tempfile::tempdir().unwrap();
+    for container in ["mp4", "flv", "ts", "mkv"] {
+        let path = directory.path().join(format!("b-frames.{container}"));
+        make(&path, &X264);
+        let expected = probe(&path);
+        let Played { broadcast, treatment, .. } = play(&path, &[], None);
+        assert_eq!(treatment, Some(Treatment::Copy), "{container}");
+        let got = pictures(&broadcast);
+        assert_eq!(got.len(), expected.len(), "{container}");
+        let shift = got[0].1 - expected[0].1;
+        for (n, ((dts, pts), (expected_dts, expected_pts))) in got.iter().zip(&expected).enumerate() {
+            assert_eq!(*pts, expected_pts + shift, "{container} PTS of {n}");
+            assert_eq!(*dts, expected_dts.map_or(*dts, |dts| dts + shift), "{container} DTS of {n}");
+            assert!(dts <= pts && (n == 0 || got[n - 1].0 < *dts), "{container} order at {n}");
+        }
+    }
+}
+
+#[test]
+fn a_loop_goes_on_where_the_file_ended() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("loop.mp4");
+    make(&path, &X264);
+    let count = probe(&path).len();
+    let Played { broadcast, .. } = play(&path, &["--loop"], Some(count * 2 + 5));
+    let got = pictures(&broadcast);
+    let length = got[count].0 - got[0].0;
+    assert!((1000..1100).contains(&length), "{length}");
+    for n in 0..got.len() - count {
+        assert_eq!((got[n + count].0 - got[n].0, got[n + count].1 - got[n].1), (length, length), "picture {n}");
+    }
+}
+
+#[test]
+fn a_clock_that_jumps_moves_no_unit() {
+    let directory = tempfile::tempdir().unwrap();
+    let part = |name: &str, offset: &str| {
+        let path = directory.path().join(name);
+        make(&path, &[&X264[..], &["-output_ts_offset", offset]].concat());
+        path
+    };
+    let (early, late) = (part("early.ts", "0"), part("late.ts", "5000"));
+    for (name, parts) in [("back.ts", [&late, &early, &early]), ("ahead.ts", [&early, &late, &late])] {
+        let path = directory.path().join(name);
+        let joined: Vec<_> = parts.iter().flat_map(|part| std::fs::read(part).unwrap()).collect();
+        std::fs::write(&path, joined).unwrap();
+        let Played { broadcast, stats, .. } = play_any(&path, &[], None);
+        // Sound that overlaps at a joint is moved by a few milliseconds.
+        assert!(stats.nudged.value() <= 6, "{name}: {}", stats.nudged.value());
+        let got = pictures(&broadcast);
+        assert_eq!(got.len(), 75, "{name}");
+        let sound = played(&broadcast, TrackId::AUDIO);
+        let length = |units: &[(i64, i64)]| units.last().unwrap().0 - units[0].0;
+        assert!((length(&got) - length(&sound)).abs() < 250, "{name}: sound stays with its picture");
+        for pair in got.windows(2) {
+            assert!((20..=120).contains(&(pair[1].0 - pair[0].0)), "{name}: {pair:?}");
+        }
+    }
+}
+
+#[test]
+fn a_wish_is_a_wish_to_reencode() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("wish.mp4");
+    make(&path, &X264);
+    capture::start().unwrap();
+    let (copy, reencode) = (Some(Treatment::Copy), Some(Treatment::Reencode));
+    for (options, expected) in [
+        (&[][..], (copy, copy)),
+        (&["--gop", "1s"], (reencode, copy)),
+        (&["--audio-codec", "aac"], (copy, copy)),
+        (&["--audio-codec", "opus"], (copy, reencode)),
+        (&["--audio-bitrate", "64k"], (copy, reencode)),
+        (&["--encoder", "copy", "--audio-codec", "opus"], (copy, reencode)),
+    ] {
+        let source = format!("file:{}", path.display());
+        let command = ["broadcaster", "--source", &source, "rtmp://127.0.0.1/live/none"];
+        let settings = Cli::try_parse_from(command.iter().chain(options)).unwrap().publish.settings().unwrap();
+        let plan = file::Plan::make(&path, true, &settings).unwrap();
+        assert_eq!((plan.video(), plan.audio()), expected, "{options:?}");
+    }
+}
+
+#[test]
+fn the_last_pictures_of_a_decoder_are_paced() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("reordered.mp4");
+    make(&path, &X264);
+    capture::start().unwrap();
+    let source = format!("file:{}", path.display());
+    let command = ["broadcaster", "--source", &source, "--gop", "1s", "rtmp://127.0.0.1/live/none"];
+    let settings = Cli::try_parse_from(command).unwrap().publish.settings().unwrap();
+    let plan = file::Plan::make(&path, false, &settings).unwrap();
+    let (stats, clock) = (Arc::new(Stats::default()), BroadcastClock::start());
+    let broadcast = Arc::new(Broadcast::new(Epoch(1), clock.zero(), &[], settings.window, stats.clone()));
+    let studio = Studio { settings: settings.into(), clock, broadcast, stats, stop: Stop::default() };
+    let queue = Arc::new(Latest::<capture::Picture>::new(100));
+    let early = std::thread::scope(|scope| {
+        let early = scope.spawn(|| {
+            std::iter::from_fn(|| queue.take()).map(|picture| picture.captured - clock.now()).collect::<Vec<_>>()
+        });
+        file::run(&studio, &plan, &queue).unwrap();
+        queue.close();
+        early.join().unwrap()
+    });
+    assert_eq!(early.len(), 25);
+    assert!(early.iter().all(|early| *early < 10_000), "microseconds before they were due: {early:?}");
+}
+
+#[test]
+fn many_codecs_pass_through() {
+    let directory = tempfile::tempdir().unwrap();
+    for (name, options, video, audio) in [
+        (
+            "hevc-opus.mkv",
+            &["-c:v", "libx265", "-x265-params", "log-level=error", "-c:a", "libopus"][..],
+            Codec::Hevc,
+            Codec::Opus,
+        ),
+        (
+            "vp9-opus.webm",
+            &["-c:v", "libvpx-vp9", "-deadline", "realtime", "-cpu-used", "8", "-c:a", "libopus"],
+            Codec::Vp9,
+            Codec::Opus,
+        ),
+        (
+            "h264-mp3.flv",
+            &["-c:v", "libx264", "-pix_fmt", "yuv420p", "-c:a", "libmp3lame", "-ar", "44100"],
+            Codec::H264,
+            Codec::Mp3,
+        ),
+        ("h264-flac.mkv", &["-c:v", "libx264", "-pix_fmt", "yuv420p", "-c:a", "flac"], Codec::H264, Codec::Flac),
+    ] {
+        let path = directory.path().join(name);
+        make(&path, options);
+        let Played { broadcast, treatment, .. } = play(&path, &[], None);
+        assert_eq!(treatment, Some(Treatment::Copy), "{name}");
+        let catalog = broadcast.catalog();
+        assert_eq!(catalog.video().map(|track| track.config.codec), Some(video), "{name}");
+        assert_eq!(catalog.audio().map(|track| track.config.codec), Some(audio), "{name}");
+        assert_eq!(pictures(&broadcast).len(), probe(&path).len(), "{name}");
+    }
+}
+
+#[test]
+fn a_rate_below_the_files_is_kept() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("rate.mp4");
+    make(&path, &X264);
+    let Played { treatment, stats, .. } = play(&path, &["--fps", "10"], None);
+    assert_eq!(treatment, Some(Treatment::Reencode));
+    // Nobody takes them, so that all but the last one make room for another.
+    assert_eq!((stats.captured.value(), stats.late.value() + 1), (25, 10));
+}
+
+#[test]
+fn what_can_not_be_streamed_is_reencoded() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("old.avi");
+    make(&path, &["-c:v", "mpeg4", "-c:a", "pcm_s16le"]);
+    let command = |options: &[&str]| {
+        let source = format!("file:{}", path.display());
+        let all = ["broadcaster", "--source", &source, "rtmp://127.0.0.1/live/none"];
+        Cli::try_parse_from(all.iter().chain(options)).unwrap().publish.settings().unwrap()
+    };
+    capture::start().unwrap();
+    let plan = file::Plan::make(&path, true, &command(&[])).unwrap();
+    assert_eq!((plan.video(), plan.audio()), (Some(Treatment::Reencode), Some(Treatment::Reencode)));
+    let error = file::Plan::make(&path, true, &command(&["--encoder", "copy"])).unwrap_err();
+    assert!(error.to_string().starts_with("mpeg4 can not be streamed"), "{error}");
+    assert!(file::Plan::make(Path::new("/nonexistent.mp4"), true, &command(&[])).is_err());
+}

@@ -1,0 +1,152 @@
+//! Where a player that comes back goes on: `nearcastEpoch=HEX&nearcastAfter=v0:12345` in its play name.
+
+use media::{Epoch, LiveWindow, Timestamp, TrackId};
+use net::rtmp::Resume;
+
+/// The last unit that a player has, of one track.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct After {
+    epoch: Epoch,
+    track: TrackId,
+    dts: Timestamp,
+}
+
+impl After {
+    /// Reads a play name's query.
+    pub(crate) fn of(query: &[(String, String)]) -> Option<Self> {
+        let value = |name| query.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str());
+        // The same words as a publisher's resumption, but for the colon, which needs no escape in a URL's query.
+        let after = value("nearcastAfter")?.replacen(':', "=", 1);
+        let Resume { epoch, have } = Resume::parse(value("nearcastEpoch")?, &after)?;
+        have.first().map(|(track, dts)| Self { epoch, track: *track, dts: *dts })
+    }
+
+    /// Where to start; `None` for the live edge, because the window no longer holds what the player had last.
+    ///
+    /// That is the start of the GOP of the last unit that the player has: it gets that again, and so sees that nothing is
+    /// missing. Where nothing of its broadcast is held, as after a restart of this server, it waits for the first unit to
+    /// come, unless another broadcast is on air.
+    pub(crate) fn position(&self, window: &LiveWindow, is_on_air: bool) -> Option<u64> {
+        let mut is_held = false;
+        let mut known = None;
+        let mut new = None;
+        for entry in window.from(0).filter(|entry| entry.unit.epoch == self.epoch) {
+            is_held = true;
+            if entry.unit.track == self.track {
+                let side = if entry.unit.dts <= self.dts { &mut known } else { &mut new };
+                // The last that it has, the first that it has not.
+                if entry.unit.dts <= self.dts || side.is_none() {
+                    *side = Some(entry.position);
+                }
+            }
+        }
+        match known {
+            // Without an overlap, if all but the GOPs that begin after it is gone.
+            Some(known) => {
+                window.gop_start(known).or_else(|| window.gop_start(new.unwrap_or_else(|| window.next_position())))
+            }
+            None if is_held || (is_on_air && window.join_position().is_some()) => None,
+            None => Some(window.next_position()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use bytes::Bytes;
+    use media::codec::{Codec, CodecConfig, Format};
+    use media::live_window::Bounds;
+    use media::{AccessUnit, Catalog, Track};
+
+    use super::*;
+
+    #[test]
+    fn read_from_a_query() {
+        let after = |epoch: &str, after: &str| {
+            After::of(&[("nearcastEpoch".into(), epoch.into()), ("nearcastAfter".into(), after.into())])
+        };
+        let good = after("00000000000000ff", "v0:12345").unwrap();
+        assert_eq!(good, After { epoch: Epoch(255), track: TrackId::VIDEO, dts: Timestamp::from_millis(12345) });
+        for (epoch, at) in
+            [("ff", "v0:1"), ("00000000000000ff", "v0"), ("00000000000000ff", "x0:1"), ("00000000000000ff", "v0:x")]
+        {
+            assert_eq!(after(epoch, at), None, "{epoch} {at}");
+        }
+        assert_eq!(After::of(&[]), None);
+    }
+
+    /// Pictures `from..to` of each epoch, 40 ms apart with an IDR at each fifth, sound 10 ms after each. Two positions a picture.
+    fn window(pictures: &[(u64, std::ops::Range<i64>)], millis: u64) -> LiveWindow {
+        let mut window = LiveWindow::new(Bounds { duration: Duration::from_millis(millis), bytes: 1 << 20 });
+        for (epoch, pictures) in pictures {
+            let mut catalog = Catalog::new(Epoch(*epoch));
+            let format = Format::Video { width: 16, height: 16 };
+            let config = CodecConfig { codec: Codec::H264, record: Bytes::new(), format };
+            catalog.set_track(Track { id: TrackId::VIDEO, config });
+            let catalog = Arc::new(catalog);
+            for n in pictures.clone() {
+                for (track, dts, random_access) in
+                    [(TrackId::VIDEO, n * 40, n % 5 == 0), (TrackId::AUDIO, n * 40 + 10, true)]
+                {
+                    let (dts, payload) = (Timestamp::from_millis(dts), Bytes::from_static(b"x"));
+                    let unit = AccessUnit { epoch: Epoch(*epoch), track, dts, pts: dts, random_access, payload };
+                    window.push(catalog.clone(), unit);
+                }
+            }
+        }
+        window
+    }
+
+    #[test]
+    fn goes_on_where_the_player_was() {
+        let check = |window: &LiveWindow, is_on_air, dts, expected| {
+            let after = After { epoch: Epoch(7), track: TrackId::VIDEO, dts: Timestamp::from_millis(dts) };
+            assert_eq!(after.position(window, is_on_air), expected, "{dts}");
+        };
+        let all = window(&[(7, 0..20)], 60_000);
+        for (dts, expected) in [
+            // In the middle of a GOP: from its start.
+            (240, Some(10)),
+            (279, Some(10)),
+            // The first new unit is an IDR: the GOP before shows that nothing is between.
+            (360, Some(10)),
+            (400, Some(20)),
+            // All of it, and more than all.
+            (760, Some(30)),
+            (9999, Some(30)),
+            (-1, None),
+        ] {
+            check(&all, true, dts, expected);
+            check(&all, false, dts, expected);
+        }
+        // What it had last is gone; its start is gone, but not the GOP after it.
+        let late = window(&[(7, 0..40)], 400);
+        assert!(late.first_position() > 30);
+        check(&late, true, 240, None);
+        // Another broadcast came in between, or comes after.
+        let two = window(&[(7, 0..10), (8, 0..10)], 60_000);
+        check(&two, true, 120, Some(0));
+        check(&two, true, 360, Some(10));
+    }
+
+    #[test]
+    fn waits_for_its_broadcast_where_that_is_not_held() {
+        let check = |window: &LiveWindow, is_on_air, expected| {
+            let after = After { epoch: Epoch(7), track: TrackId::VIDEO, dts: Timestamp::from_millis(120) };
+            assert_eq!(after.position(window, is_on_air), expected);
+        };
+        let empty = window(&[], 1000);
+        let other = window(&[(8, 0..10)], 60_000);
+        let unjoinable = window(&[(8, 1..4)], 60_000);
+        check(&empty, false, Some(0));
+        check(&empty, true, Some(0));
+        check(&other, false, Some(20));
+        check(&other, true, None);
+        check(&unjoinable, true, Some(6));
+        // It has begun anew, beyond what the player had: that is held, and is no reason to wait.
+        check(&window(&[(7, 5..10)], 60_000), true, None);
+    }
+}

@@ -1,0 +1,376 @@
+//! The file of publish keys: hashes only, readable by its owner only, read again when it changes.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use parking_lot::{Mutex, RwLock};
+use serde::{Deserialize, Serialize};
+
+use super::name::{InvalidName, StreamName};
+use super::secret::{Hash, Secret};
+
+/// The publish keys of a server, one a stream.
+#[derive(Debug)]
+pub struct Keyring {
+    path: PathBuf,
+    loaded: RwLock<Loaded>,
+    /// The version of the file that could not be used, if the last look found one: it is complained of once.
+    refused: Mutex<Option<Option<Stamp>>>,
+}
+
+#[derive(Debug, Default)]
+struct Loaded {
+    keys: BTreeMap<StreamName, Hash>,
+    stamp: Option<Stamp>,
+}
+
+/// Tells one version of the file from the next. Writers replace the file, so a change is a new inode.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Stamp {
+    inode: u64,
+    modified: (i64, i64),
+    len: u64,
+}
+
+/// Why the keys cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The file cannot be read or written.
+    #[error("{path}: {source}")]
+    Io {
+        /// Which.
+        path: PathBuf,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// The file is damaged.
+    #[error("{path}: {why}")]
+    Damaged {
+        /// Which.
+        path: PathBuf,
+        /// What is wrong.
+        why: String,
+    },
+    /// A name in the file is not one.
+    #[error("{path}: {source}")]
+    Name {
+        /// Which.
+        path: PathBuf,
+        /// What is wrong.
+        source: InvalidName,
+    },
+    /// The name has a key.
+    #[error("the stream {name} has a key; remove it first, or replace it with --replace")]
+    Exists {
+        /// Which.
+        name: StreamName,
+    },
+    /// The name has no key.
+    #[error("the stream {name} has no key")]
+    Missing {
+        /// Which.
+        name: StreamName,
+    },
+    /// More keys than a publisher can be looked up among.
+    #[error("there are {MAX_KEYS} keys already")]
+    Full,
+    /// The system's generator failed.
+    #[error("no random numbers: {0}")]
+    Random(#[from] rand::rand_core::OsError),
+}
+
+/// What changed in the file.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Changes {
+    /// Streams that now have a key.
+    pub added: Vec<StreamName>,
+    /// Streams that have none any more.
+    pub removed: Vec<StreamName>,
+    /// Streams whose key is another one.
+    pub replaced: Vec<StreamName>,
+}
+
+impl Keyring {
+    /// Reads the file at `path`; there need not be one.
+    pub fn open(path: PathBuf) -> Result<Self, Error> {
+        let loaded = load(&path)?;
+        Ok(Self { path, loaded: RwLock::new(loaded), refused: Mutex::default() })
+    }
+
+    /// Whose key `presented` is. Takes the same time for every answer: all keys are tried, each in constant time.
+    pub fn resolve(&self, presented: &str) -> Option<StreamName> {
+        let loaded = self.loaded.read();
+        loaded
+            .keys
+            .iter()
+            .fold(None, |found, (name, hash)| if hash.is_of(presented) { Some(name.clone()) } else { found })
+    }
+
+    /// The streams that have a key.
+    pub fn names(&self) -> Vec<StreamName> {
+        self.loaded.read().keys.keys().cloned().collect()
+    }
+
+    /// Whether a stream has a key.
+    pub fn knows(&self, name: &str) -> bool {
+        name.parse::<StreamName>().is_ok_and(|name| self.loaded.read().keys.contains_key(&name))
+    }
+
+    /// Makes a key for `name` and writes the file. This is the only time that the key is seen.
+    pub fn create(&self, name: &StreamName, replace: bool) -> Result<Secret, Error> {
+        let key = Secret::generate()?;
+        let hash = key.hash()?;
+        self.change(|keys| {
+            if keys.contains_key(name) && !replace {
+                return Err(Error::Exists { name: name.clone() });
+            }
+            if keys.len() >= MAX_KEYS {
+                return Err(Error::Full);
+            }
+            keys.insert(name.clone(), hash);
+            Ok(())
+        })?;
+        Ok(key)
+    }
+
+    /// Removes the key of `name` and writes the file.
+    pub fn remove(&self, name: &StreamName) -> Result<(), Error> {
+        self.change(|keys| keys.remove(name).map(drop).ok_or(Error::Missing { name: name.clone() }))
+    }
+
+    /// Reads the file again if it changed. A damaged file changes nothing, and is an error once. So is one that is gone or
+    /// empty: whoever removes the last key leaves a file that says so, and no key in a file is worth the streams that have one.
+    pub fn reload(&self) -> Result<Changes, Error> {
+        let stamp = stamp(&self.path)?;
+        let mut refused = self.refused.lock();
+        if stamp == self.loaded.read().stamp || *refused == Some(stamp) {
+            return Ok(Changes::default());
+        }
+        *refused = Some(stamp);
+        if stamp.is_none_or(|stamp| stamp.len == 0) {
+            return Err(Error::Damaged { path: self.path.clone(), why: "it is gone, or empty".into() });
+        }
+        let new = load(&self.path)?;
+        *refused = None;
+        let mut loaded = self.loaded.write();
+        let old = std::mem::replace(&mut *loaded, new);
+        let mut changes = Changes::default();
+        for (name, hash) in &loaded.keys {
+            match old.keys.get(name) {
+                None => changes.added.push(name.clone()),
+                Some(before) if before != hash => changes.replaced.push(name.clone()),
+                Some(_) => {}
+            }
+        }
+        changes.removed = old.keys.into_keys().filter(|name| !loaded.keys.contains_key(name)).collect();
+        Ok(changes)
+    }
+
+    /// Reads, changes and writes the file, while nobody else does.
+    fn change(&self, edit: impl FnOnce(&mut BTreeMap<StreamName, Hash>) -> Result<(), Error>) -> Result<(), Error> {
+        let io = |path: &Path| {
+            let path = path.to_owned();
+            move |source| Error::Io { path, source }
+        };
+        let directory = self.path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        fs::create_dir_all(directory).map_err(io(directory))?;
+        // The file itself is replaced, so the lock is on its directory.
+        let lock = File::open(directory).map_err(io(directory))?;
+        lock.lock().map_err(io(directory))?;
+        let mut loaded = load(&self.path)?;
+        edit(&mut loaded.keys)?;
+        let new = self.path.with_extension("toml.new");
+        let mut file =
+            OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new).map_err(io(&new))?;
+        file.write_all(render(&loaded.keys).as_bytes()).and_then(|()| file.sync_all()).map_err(io(&new))?;
+        fs::rename(&new, &self.path).map_err(io(&self.path))?;
+        lock.sync_all().map_err(io(directory))?;
+        loaded.stamp = stamp(&self.path)?;
+        *self.loaded.write() = loaded;
+        Ok(())
+    }
+}
+
+#[derive(Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+struct Document {
+    #[serde(default)]
+    key: Vec<Row>,
+}
+
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+struct Row {
+    name: String,
+    salt: String,
+    sha256: String,
+}
+
+fn load(path: &Path) -> Result<Loaded, Error> {
+    let stamp = stamp(path)?;
+    if stamp.is_none() {
+        return Ok(Loaded::default());
+    }
+    let damaged = |why: String| Error::Damaged { path: path.into(), why };
+    let text = fs::read_to_string(path).map_err(|source| Error::Io { path: path.into(), source })?;
+    let document: Document = toml::from_str(&text).map_err(|e| damaged(e.to_string()))?;
+    if document.key.len() > MAX_KEYS {
+        return Err(Error::Full);
+    }
+    let mut keys = BTreeMap::new();
+    for row in document.key {
+        let name: StreamName = row.name.parse().map_err(|source| Error::Name { path: path.into(), source })?;
+        let salt = unhex(&row.salt).ok_or_else(|| damaged(format!("the salt of {name} is not 32 hex digits")))?;
+        let digest = unhex(&row.sha256).ok_or_else(|| damaged(format!("the hash of {name} is not 64 hex digits")))?;
+        if keys.insert(name.clone(), Hash { salt, digest }).is_some() {
+            return Err(damaged(format!("{name} is there twice")));
+        }
+    }
+    Ok(Loaded { keys, stamp })
+}
+
+fn stamp(path: &Path) -> Result<Option<Stamp>, Error> {
+    match fs::metadata(path) {
+        Ok(m) => Ok(Some(Stamp { inode: m.ino(), modified: (m.mtime(), m.mtime_nsec()), len: m.len() })),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(Error::Io { path: path.into(), source }),
+    }
+}
+
+fn render(keys: &BTreeMap<StreamName, Hash>) -> String {
+    let row = |(name, hash): (&StreamName, &Hash)| Row {
+        name: name.to_string(),
+        salt: hex(&hash.salt),
+        sha256: hex(&hash.digest),
+    };
+    let document = Document { key: keys.iter().map(row).collect() };
+    format!("{HEADER}{}", toml::to_string(&document).expect("rows of strings are TOML"))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+fn unhex<const N: usize>(text: &str) -> Option<[u8; N]> {
+    let digits: Vec<u8> = text.chars().map(|c| c.to_digit(16).map(|d| d as u8)).collect::<Option<_>>()?;
+    let bytes: Vec<u8> = digits.chunks_exact(2).map(|pair| pair[0] << 4 | pair[1]).collect();
+    if digits.len() == N * 2 { bytes.try_into().ok() } else { None }
+}
+
+const HEADER: &str =
+    "# Publish keys of this server: salted SHA-256 only. Written by `cdn key`; the keys themselves are nowhere.\n\n";
+/// A publisher is looked up by trying all hashes, at about half a microsecond each.
+const MAX_KEYS: usize = 10_000;
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    fn name(text: &str) -> StreamName {
+        text.parse().unwrap()
+    }
+
+    fn ring() -> (tempfile::TempDir, Keyring) {
+        let directory = tempfile::tempdir().unwrap();
+        let ring = Keyring::open(directory.path().join("data/keys.toml")).unwrap();
+        (directory, ring)
+    }
+
+    #[test]
+    fn a_key_finds_its_stream_and_nothing_else() {
+        let (_directory, ring) = ring();
+        let (a, b) = (ring.create(&name("a"), false).unwrap(), ring.create(&name("b"), false).unwrap());
+        assert_eq!(ring.resolve(a.reveal()), Some(name("a")));
+        assert_eq!(ring.resolve(b.reveal()), Some(name("b")));
+        for wrong in ["", "a", "live", &a.reveal()[4..], &format!("{} ", a.reveal())] {
+            assert_eq!(ring.resolve(wrong), None, "{wrong}");
+        }
+        assert!(ring.knows("a") && !ring.knows("c") && !ring.knows("../a"));
+    }
+
+    #[test]
+    fn the_file_is_private_and_holds_no_key() {
+        let (_directory, ring) = ring();
+        let key = ring.create(&name("a"), false).unwrap();
+        let text = fs::read_to_string(&ring.path).unwrap();
+        assert!(!text.contains(key.reveal()) && !text.contains(&key.reveal()[4..]), "{text}");
+        assert_eq!(fs::metadata(&ring.path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(Keyring::open(ring.path.clone()).unwrap().resolve(key.reveal()), Some(name("a")));
+    }
+
+    #[test]
+    fn one_key_a_stream() {
+        let (_directory, ring) = ring();
+        let old = ring.create(&name("a"), false).unwrap();
+        assert!(matches!(ring.create(&name("a"), false), Err(Error::Exists { .. })));
+        let new = ring.create(&name("a"), true).unwrap();
+        assert_eq!((ring.resolve(old.reveal()), ring.resolve(new.reveal())), (None, Some(name("a"))));
+        ring.remove(&name("a")).unwrap();
+        assert!(matches!(ring.remove(&name("a")), Err(Error::Missing { .. })));
+        assert_eq!(ring.resolve(new.reveal()), None);
+    }
+
+    #[test]
+    fn another_process_changes_the_file() {
+        let (_directory, ring) = ring();
+        ring.create(&name("a"), false).unwrap();
+        ring.create(&name("b"), false).unwrap();
+        assert_eq!(ring.reload().unwrap(), Changes::default());
+        let other = Keyring::open(ring.path.clone()).unwrap();
+        let c = other.create(&name("c"), false).unwrap();
+        let b = other.create(&name("b"), true).unwrap();
+        other.remove(&name("a")).unwrap();
+        let changes = ring.reload().unwrap();
+        assert_eq!(changes, Changes { added: vec![name("c")], removed: vec![name("a")], replaced: vec![name("b")] });
+        assert_eq!((ring.resolve(c.reveal()), ring.resolve(b.reveal())), (Some(name("c")), Some(name("b"))));
+        fs::write(&ring.path, "key = 1").unwrap();
+        assert!(matches!(ring.reload(), Err(Error::Damaged { .. })));
+        assert_eq!(ring.reload().unwrap(), Changes::default(), "it is complained of once");
+        assert_eq!(ring.resolve(c.reveal()), Some(name("c")));
+    }
+
+    #[test]
+    fn a_file_that_is_gone_or_empty_for_a_moment_takes_no_stream_away() {
+        let (_directory, ring) = ring();
+        let key = ring.create(&name("a"), false).unwrap();
+        let good = fs::read_to_string(&ring.path).unwrap();
+        let check = |ring: &Keyring| {
+            assert!(matches!(ring.reload(), Err(Error::Damaged { .. })));
+            assert_eq!(ring.resolve(key.reveal()), Some(name("a")));
+        };
+        fs::remove_file(&ring.path).unwrap();
+        check(&ring);
+        fs::write(&ring.path, "").unwrap();
+        check(&ring);
+        fs::write(&ring.path, &good).unwrap();
+        assert_eq!(ring.reload().unwrap(), Changes::default());
+        fs::remove_file(&ring.path).unwrap();
+        check(&ring);
+        // The last key's end is another matter.
+        fs::write(&ring.path, &good).unwrap();
+        Keyring::open(ring.path.clone()).unwrap().remove(&name("a")).unwrap();
+        assert_eq!(ring.reload().unwrap().removed, [name("a")]);
+        assert_eq!(ring.resolve(key.reveal()), None);
+    }
+
+    #[test]
+    fn damaged_files() {
+        let (_directory, ring) = ring();
+        ring.create(&name("a"), false).unwrap();
+        let good = fs::read_to_string(&ring.path).unwrap();
+        for (from, to) in
+            [("sha256 = \"", "sha256 = \"é"), ("salt", "pepper"), ("\"a\"", "\"../a\""), ("[[key]]", "[[")]
+        {
+            let bad = good.replace(from, to);
+            assert_ne!(bad, good);
+            fs::write(&ring.path, bad).unwrap();
+            assert!(Keyring::open(ring.path.clone()).is_err(), "{to}");
+        }
+    }
+}

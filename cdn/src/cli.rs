@@ -1,0 +1,178 @@
+//! The command line.
+
+use std::io::Write;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use anyhow::Context;
+use clap::{Args, Parser, Subcommand};
+
+use crate::auth::{Keyring, StreamName};
+use crate::config::{self, Config, FanoutEngine, Layers, LogFormat};
+
+/// Takes live streams in by RTMP and gives them out by RTMP and HLS.
+#[derive(Debug, Parser)]
+#[command(name = "cdn", version, args_conflicts_with_subcommands = true)]
+pub struct Cli {
+    /// Instead of running a server.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    /// Settings of the server.
+    #[command(flatten)]
+    pub flags: Flags,
+}
+
+/// What can be done besides running.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Publish keys: who may publish, and as which stream.
+    Key {
+        /// What to do with them.
+        #[command(subcommand)]
+        action: KeyAction,
+    },
+}
+
+/// What can be done with publish keys.
+#[derive(Debug, Subcommand)]
+pub enum KeyAction {
+    /// Makes a key for the stream NAME and prints it, this once.
+    New {
+        /// What the stream is played under.
+        name: StreamName,
+        /// Replaces the key that there is; its publisher has to go.
+        #[arg(long)]
+        replace: bool,
+        /// Where the keys are.
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Lists the streams that have a key.
+    List {
+        /// Where the keys are.
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Removes the key of the stream NAME; its publisher and its players have to go.
+    Remove {
+        /// Which stream.
+        name: StreamName,
+        /// Where the keys are.
+        #[command(flatten)]
+        place: Place,
+    },
+}
+
+/// Where settings and keys are.
+#[derive(Debug, Default, Args)]
+pub struct Place {
+    /// The configuration file; see deploy/cdn.toml.
+    #[arg(long, value_name = "FILE", env = "NEARCAST_CONFIG")]
+    pub config: Option<PathBuf>,
+    /// The directory of what must outlive a restart.
+    #[arg(long, value_name = "DIR")]
+    pub data: Option<PathBuf>,
+    /// The file of publish keys, if not keys.toml in the data directory.
+    #[arg(long, value_name = "FILE")]
+    pub keys: Option<PathBuf>,
+}
+
+/// Settings that have flags. The rest is in the configuration file.
+#[derive(Debug, Default, Args)]
+pub struct Flags {
+    /// Where settings and keys are.
+    #[command(flatten)]
+    pub place: Place,
+    /// Where RTMP is heard.
+    #[arg(long, value_name = "ADDR")]
+    pub rtmp: Option<SocketAddr>,
+    /// Where HTTP is heard.
+    #[arg(long, value_name = "ADDR")]
+    pub http: Option<SocketAddr>,
+    /// Where /metrics is heard, or `off`.
+    #[arg(long, value_name = "ADDR")]
+    pub metrics: Option<MetricsAddress>,
+    /// What people call this server in URLs.
+    #[arg(long, value_name = "HOST")]
+    pub public_host: Option<String>,
+    /// How RTMP players are written to.
+    #[arg(long, value_name = "ENGINE")]
+    pub fanout: Option<FanoutEngine>,
+    /// The form of logs.
+    #[arg(long, value_name = "FORMAT")]
+    pub log: Option<LogFormat>,
+    /// How much is logged: error, warn, info, debug, trace.
+    #[arg(long, value_name = "LEVEL")]
+    pub log_level: Option<String>,
+}
+
+/// An address, or nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MetricsAddress(Option<SocketAddr>);
+
+impl std::str::FromStr for MetricsAddress {
+    type Err = std::net::AddrParseError;
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text == "off" { Ok(Self(None)) } else { text.parse().map(|address| Self(Some(address))) }
+    }
+}
+
+impl Place {
+    /// The settings as file and variables give them, with `flags` on top.
+    fn load(self, flags: impl FnOnce(&mut Config)) -> Result<Config, config::Error> {
+        let layers = match &self.config {
+            Some(path) => Layers::new().file(path)?,
+            None => Layers::new(),
+        };
+        layers.environment(std::env::vars_os())?.finish(|config| {
+            set(&mut config.data, self.data);
+            set(&mut config.keys, self.keys);
+            flags(config);
+        })
+    }
+}
+
+impl Flags {
+    /// The settings, checked.
+    pub fn load(self) -> Result<Config, config::Error> {
+        let Self { place, rtmp, http, metrics, public_host, fanout, log, log_level } = self;
+        place.load(|config| {
+            set(&mut config.rtmp.listen, rtmp);
+            set(&mut config.http.listen, http);
+            set(&mut config.metrics.listen, metrics.map(|m| m.0));
+            set(&mut config.public_host, public_host);
+            set(&mut config.fanout.engine, fanout);
+            set(&mut config.log.format, log);
+            set(&mut config.log.level, log_level);
+        })
+    }
+}
+
+impl KeyAction {
+    /// Does it.
+    pub fn run(self) -> anyhow::Result<()> {
+        let open = |place: Place| -> anyhow::Result<Keyring> {
+            Keyring::open(place.load(|_| {})?.keys_file()).context("cannot open the keys")
+        };
+        let mut out = std::io::stdout().lock();
+        match self {
+            Self::New { name, replace, place } => {
+                let key = open(place)?.create(&name, replace)?;
+                writeln!(out, "{}", key.reveal())?;
+            }
+            Self::List { place } => {
+                for name in open(place)?.names() {
+                    writeln!(out, "{name}")?;
+                }
+            }
+            Self::Remove { name, place } => open(place)?.remove(&name)?,
+        }
+        Ok(())
+    }
+}
+
+fn set<T>(slot: &mut T, value: Option<T>) {
+    if let Some(value) = value {
+        *slot = value;
+    }
+}

@@ -1,0 +1,159 @@
+//! Where settings come from, and which wins.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use toml::{Table, Value};
+
+use super::Config;
+
+/// Why a configuration is refused.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The file cannot be read.
+    #[error("cannot read {path}: {source}")]
+    Read {
+        /// Which.
+        path: PathBuf,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// The file is not TOML.
+    #[error("{path}: {source}")]
+    Syntax {
+        /// Which.
+        path: PathBuf,
+        /// Where and why.
+        source: Box<toml::de::Error>,
+    },
+    /// A key is unknown, or its value is of the wrong kind.
+    #[error("{from}: {source}")]
+    Shape {
+        /// The file, or the variable.
+        from: String,
+        /// Which key and why.
+        source: Box<toml::de::Error>,
+    },
+    /// A variable that looks like ours names no setting.
+    #[error("the environment variable {name} names no setting; see deploy/cdn.toml for those there are")]
+    UnknownVariable {
+        /// Which.
+        name: String,
+    },
+    /// A variable's value cannot be read.
+    #[error("the environment variable {name} must be {expected}")]
+    Variable {
+        /// Which.
+        name: String,
+        /// What was expected.
+        expected: &'static str,
+    },
+    /// A value that no server can run with.
+    #[error("{key} {why}")]
+    Value {
+        /// Which.
+        key: &'static str,
+        /// What it must be.
+        why: &'static str,
+    },
+}
+
+/// Settings on their way: defaults with layers put over them.
+#[derive(Clone, Debug)]
+pub struct Layers {
+    settings: Table,
+}
+
+impl Layers {
+    /// The defaults.
+    pub fn new() -> Self {
+        let settings = Table::try_from(Config::default()).expect("the defaults are TOML: a test says so");
+        Self { settings }
+    }
+
+    /// Puts a file over what there is.
+    pub fn file(self, path: &Path) -> Result<Self, Error> {
+        let text = std::fs::read_to_string(path).map_err(|source| Error::Read { path: path.into(), source })?;
+        self.text(&text, path)
+    }
+
+    /// Puts the text of a file over what there is.
+    pub fn text(mut self, text: &str, path: &Path) -> Result<Self, Error> {
+        let table: Table =
+            text.parse().map_err(|source| Error::Syntax { path: path.into(), source: Box::new(source) })?;
+        merge(&mut self.settings, table);
+        self.shape(|| path.display().to_string())?;
+        Ok(self)
+    }
+
+    /// Puts variables over what there is: `NEARCAST_RTMP_LISTEN` is `rtmp.listen`.
+    pub fn environment(mut self, variables: impl Iterator<Item = (OsString, OsString)>) -> Result<Self, Error> {
+        let sections: Vec<String> =
+            self.settings.iter().filter(|(_, v)| v.is_table()).map(|(k, _)| variable(&[k])).collect();
+        for (name, text) in variables {
+            let Some(name) = name.to_str().filter(|name| name.starts_with(PREFIX)) else { continue };
+            let Some(slot) = find(&mut self.settings, name) else {
+                // Other programs of the family have variables of their own; those that start like a section of ours are typos.
+                if sections.iter().any(|s| name.strip_prefix(s.as_str()).is_some_and(|rest| rest.starts_with('_'))) {
+                    return Err(Error::UnknownVariable { name: name.into() });
+                }
+                continue;
+            };
+            let wrong = |expected| Error::Variable { name: name.into(), expected };
+            let text = text.to_str().ok_or(wrong("UTF-8"))?;
+            *slot = match slot {
+                Value::Integer(_) => Value::Integer(text.parse().map_err(|_| wrong("a whole number"))?),
+                Value::Boolean(_) => Value::Boolean(text.parse().map_err(|_| wrong("true or false"))?),
+                _ => Value::String(text.into()),
+            };
+            self.shape(|| name.to_owned())?;
+        }
+        Ok(self)
+    }
+
+    /// The settings, checked, after `flags` have had the last word.
+    pub fn finish(self, flags: impl FnOnce(&mut Config)) -> Result<Config, Error> {
+        let mut config = self.shape(|| "defaults".to_owned())?;
+        flags(&mut config);
+        config.check()?;
+        Ok(config)
+    }
+
+    fn shape(&self, from: impl FnOnce() -> String) -> Result<Config, Error> {
+        Config::deserialize(self.settings.clone())
+            .map_err(|source| Error::Shape { from: from(), source: Box::new(source) })
+    }
+}
+
+impl Default for Layers {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+fn merge(under: &mut Table, over: Table) {
+    for (key, value) in over {
+        match (under.get_mut(&key), value) {
+            (Some(Value::Table(under)), Value::Table(over)) => merge(under, over),
+            (_, value) => {
+                under.insert(key, value);
+            }
+        }
+    }
+}
+
+/// The setting that the variable `name` names. Sections are one deep.
+fn find<'a>(settings: &'a mut Table, name: &str) -> Option<&'a mut Value> {
+    settings.iter_mut().find_map(|(key, value)| match value {
+        Value::Table(section) => section.iter_mut().find(|(inner, _)| variable(&[key, inner]) == name).map(|(_, v)| v),
+        value => (variable(&[key]) == name).then_some(value),
+    })
+}
+
+fn variable(path: &[&str]) -> String {
+    format!("{PREFIX}{}", path.join("_").to_ascii_uppercase())
+}
+
+const PREFIX: &str = "NEARCAST_";

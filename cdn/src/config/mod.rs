@@ -1,0 +1,306 @@
+//! The configuration: defaults, then a TOML file, then `NEARCAST_…` variables, then flags. Unknown keys are errors, and all of it
+//! is checked before anything binds.
+//!
+//! `deploy/cdn.toml` is the reference: every key with its default and what it bounds.
+
+mod layers;
+mod units;
+
+#[cfg(test)]
+mod tests;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use bytesize::ByteSize;
+use serde::{Deserialize, Serialize};
+
+pub use layers::{Error, Layers};
+
+/// Everything that can be set.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// The directory of what must outlive a restart.
+    pub data: PathBuf,
+    /// The file of publish keys; empty for `keys.toml` in `data`.
+    pub keys: PathBuf,
+    /// How long connections may take to finish when the server is told to stop.
+    #[serde(with = "units::duration")]
+    pub drain: Duration,
+    /// What people call this server in URLs: a host name or an address, no port; empty for the machine's address.
+    pub public_host: String,
+    /// Logs.
+    pub log: Log,
+    /// The RTMP door.
+    pub rtmp: Rtmp,
+    /// What each stream is held to.
+    pub hub: Hub,
+    /// RTMP out.
+    pub fanout: Fanout,
+    /// HTTP.
+    pub http: Http,
+    /// HLS out.
+    pub hls: Hls,
+    /// Figures for monitoring.
+    pub metrics: Metrics,
+}
+
+/// Logs.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Log {
+    /// Text for people or JSON lines for machines.
+    pub format: LogFormat,
+    /// `error`, `warn`, `info`, `debug`, `trace`, or a filter such as `info,cdn::egress=debug`.
+    pub level: String,
+}
+
+/// The form of logs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// For machines; events that tests and scripts wait for go to standard output.
+    Json,
+}
+
+/// The RTMP door.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rtmp {
+    /// Where RTMP is heard.
+    pub listen: SocketAddr,
+    /// The application of URLs: `rtmp://host/APP/NAME`.
+    pub app: String,
+    /// Connections in all.
+    pub max_connections: usize,
+    /// Connections from one address; loopback is exempt.
+    pub max_per_address: usize,
+    /// From the TCP connection to `publish` or `play`.
+    #[serde(with = "units::duration")]
+    pub handshake: Duration,
+    /// The longest silence of a publisher.
+    #[serde(with = "units::duration")]
+    pub idle: Duration,
+    /// The longest that a write may make no progress.
+    #[serde(with = "units::duration")]
+    pub write: Duration,
+    /// The largest audio or video message.
+    pub max_message: ByteSize,
+}
+
+/// What each stream is held to.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Hub {
+    /// Media time held of each stream.
+    #[serde(with = "units::duration")]
+    pub window: Duration,
+    /// Payload held of each stream.
+    pub window_bytes: ByteSize,
+    /// How long a stream whose publisher vanished stays open.
+    #[serde(with = "units::duration")]
+    pub grace: Duration,
+    /// How long a stream whose publisher said goodbye stays open.
+    #[serde(with = "units::duration")]
+    pub grace_after_goodbye: Duration,
+    /// How long a new publisher's first units wait until all its tracks are known.
+    #[serde(with = "units::duration")]
+    pub hold_back: Duration,
+}
+
+/// RTMP out.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Fanout {
+    /// How writes reach the kernel.
+    pub engine: FanoutEngine,
+    /// Threads that write; 0 for one per core.
+    pub shards: usize,
+    /// The longest that sound waits for a picture to ride with.
+    #[serde(with = "units::duration")]
+    pub audio_wait: Duration,
+    /// How far a slow player may fall behind before it is put at the newest IDR.
+    #[serde(with = "units::duration")]
+    pub max_lag: Duration,
+    /// How long a player may wait for a stream that is not on air.
+    #[serde(with = "units::duration")]
+    pub max_wait: Duration,
+    /// Bytes of a player that wait in the kernel, not yet sent.
+    pub unsent: ByteSize,
+}
+
+/// How writes reach the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum FanoutEngine {
+    /// io_uring where the kernel allows it, else one write at a time.
+    Auto,
+    /// io_uring, or refuse to start.
+    Uring,
+    /// One write at a time.
+    Epoll,
+}
+
+/// HTTP.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Http {
+    /// Where HTTP is heard.
+    pub listen: SocketAddr,
+    /// Connections in all.
+    pub max_connections: usize,
+    /// Connections from one address; loopback is exempt.
+    pub max_per_address: usize,
+}
+
+/// HLS out.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Hls {
+    /// The length that segments are cut near, at an IDR.
+    #[serde(with = "units::duration")]
+    pub segment: Duration,
+    /// The length of parts.
+    #[serde(with = "units::duration")]
+    pub part: Duration,
+    /// Media time in the playlist.
+    #[serde(with = "units::duration")]
+    pub window: Duration,
+    /// Bytes of segments held per stream.
+    pub window_bytes: ByteSize,
+}
+
+/// Figures for monitoring.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Metrics {
+    /// Where `/metrics` is heard; empty for nowhere.
+    #[serde(with = "units::optional_address")]
+    pub listen: Option<SocketAddr>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        let hls = crate::egress::hls::Settings::default();
+        Self {
+            data: "nearcast-data".into(),
+            keys: PathBuf::new(),
+            drain: Duration::from_secs(10),
+            public_host: String::new(),
+            log: Log { format: LogFormat::Text, level: "info".into() },
+            rtmp: Rtmp {
+                listen: SocketAddr::from(([0, 0, 0, 0], 1935)),
+                app: "live".into(),
+                max_connections: 8192,
+                max_per_address: 256,
+                handshake: Duration::from_secs(10),
+                idle: Duration::from_secs(30),
+                write: Duration::from_secs(10),
+                max_message: ByteSize::mib(8),
+            },
+            hub: Hub {
+                window: Duration::from_secs(30),
+                window_bytes: ByteSize::mib(64),
+                grace: Duration::from_secs(30),
+                grace_after_goodbye: Duration::from_secs(5),
+                hold_back: Duration::from_secs(1),
+            },
+            fanout: Fanout {
+                engine: FanoutEngine::Auto,
+                shards: 0,
+                audio_wait: Duration::from_millis(45),
+                max_lag: Duration::from_secs(5),
+                max_wait: Duration::from_secs(3600),
+                unsent: ByteSize::kib(256),
+            },
+            http: Http { listen: SocketAddr::from(([0, 0, 0, 0], 8080)), max_connections: 8192, max_per_address: 1024 },
+            hls: Hls {
+                segment: hls.segment,
+                part: hls.part,
+                window: hls.window,
+                window_bytes: ByteSize::b(hls.bytes as u64),
+            },
+            metrics: Metrics { listen: Some(SocketAddr::from(([127, 0, 0, 1], 9998))) },
+        }
+    }
+}
+
+impl Config {
+    /// The file of publish keys.
+    pub fn keys_file(&self) -> PathBuf {
+        if self.keys.as_os_str().is_empty() { self.data.join("keys.toml") } else { self.keys.clone() }
+    }
+
+    /// Refuses values that no server can run with.
+    fn check(&self) -> Result<(), Error> {
+        let refuse = |key: &'static str, why: &'static str| Err(Error::Value { key, why });
+        let app_is_fine =
+            !self.rtmp.app.is_empty() && self.rtmp.app.chars().all(|c| c.is_ascii_alphanumeric() || "-_".contains(c));
+        if !app_is_fine {
+            return refuse("rtmp.app", "must be one or more of A-Z a-z 0-9 - _");
+        }
+        for (key, count) in [
+            ("rtmp.max_connections", self.rtmp.max_connections),
+            ("rtmp.max_per_address", self.rtmp.max_per_address),
+            ("http.max_connections", self.http.max_connections),
+            ("http.max_per_address", self.http.max_per_address),
+        ] {
+            if count == 0 {
+                return refuse(key, "must be at least 1");
+            }
+        }
+        for (key, wait) in [
+            ("rtmp.handshake", self.rtmp.handshake),
+            ("rtmp.idle", self.rtmp.idle),
+            ("rtmp.write", self.rtmp.write),
+            ("hub.window", self.hub.window),
+            ("fanout.audio_wait", self.fanout.audio_wait),
+            ("fanout.max_lag", self.fanout.max_lag),
+            ("hls.segment", self.hls.segment),
+            ("hls.part", self.hls.part),
+            ("hls.window", self.hls.window),
+        ] {
+            if wait.is_zero() {
+                return refuse(key, "must be longer than nothing");
+            }
+        }
+        for (key, wait) in [
+            ("hub.window", self.hub.window),
+            ("hub.grace", self.hub.grace),
+            ("hub.grace_after_goodbye", self.hub.grace_after_goodbye),
+            ("fanout.max_wait", self.fanout.max_wait),
+        ] {
+            if wait > LONGEST_WAIT {
+                return refuse(key, "must be at most 365 days");
+            }
+        }
+        if !(64 << 10..=16_777_215).contains(&self.rtmp.max_message.as_u64()) {
+            return refuse("rtmp.max_message", "must be from 64 KiB to 16777215 bytes, the most that RTMP can say");
+        }
+        if self.hub.window_bytes.as_u64() < self.rtmp.max_message.as_u64() {
+            return refuse("hub.window_bytes", "must be at least rtmp.max_message");
+        }
+        if !(16 << 10..=64 << 20).contains(&self.fanout.unsent.as_u64()) {
+            return refuse("fanout.unsent", "must be from 16 KiB to 64 MiB");
+        }
+        if self.fanout.shards > MAX_SHARDS {
+            return refuse("fanout.shards", "must be at most 256");
+        }
+        if self.hls.part > self.hls.segment {
+            return refuse("hls.part", "must not be longer than hls.segment");
+        }
+        if self.hls.window < self.hls.segment.saturating_mul(3) {
+            return refuse("hls.window", "must be at least three segments (RFC 8216bis §6.2.2)");
+        }
+        Ok(())
+    }
+}
+
+/// Keeps instants far from the end of the clock.
+const LONGEST_WAIT: Duration = Duration::from_secs(365 * 24 * 3600);
+/// More threads than any machine that this runs on has cores.
+const MAX_SHARDS: usize = 256;

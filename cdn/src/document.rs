@@ -1,0 +1,63 @@
+//! A text that many ask for and that is made once: its bytes, the same bytes compressed, and the tag that names them.
+
+use std::io::Write;
+
+use bytes::Bytes;
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use sha2::{Digest, Sha256};
+
+/// A text ready to be served. Cloning it copies no text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Document {
+    /// As it is.
+    pub plain: Bytes,
+    /// With gzip (RFC 1952), where that is smaller.
+    pub gzip: Option<Bytes>,
+    /// Names the content: hexadecimal digits, the same for the same bytes.
+    pub tag: String,
+}
+
+impl Document {
+    /// Names and compresses `plain`.
+    pub fn new(plain: impl Into<Bytes>) -> Self {
+        let plain = plain.into();
+        let tag = Sha256::digest(&plain).iter().take(TAG_BYTES).map(|byte| format!("{byte:02x}")).collect();
+        Self { gzip: compress(&plain), plain, tag }
+    }
+}
+
+fn compress(plain: &[u8]) -> Option<Bytes> {
+    if plain.len() < WORTH_COMPRESSING {
+        return None;
+    }
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
+    encoder.write_all(plain).expect("writing to a Vec does not fail");
+    let packed = encoder.finish().expect("writing to a Vec does not fail");
+    (packed.len() < plain.len()).then(|| packed.into())
+}
+
+/// Below this the header and an extra round through the decoder cost more than the bytes saved.
+const WORTH_COMPRESSING: usize = 256;
+
+/// 64 bits tell apart what one server serves under one address.
+const TAG_BYTES: usize = 8;
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+
+    use super::*;
+
+    #[test]
+    fn compresses_what_is_worth_it() {
+        let long = Document::new("#EXTINF:2.000,\n".repeat(100));
+        let mut back = String::new();
+        let packed = long.gzip.expect("a repetitive text shrinks");
+        flate2::read::GzDecoder::new(&packed[..]).read_to_string(&mut back).unwrap();
+        assert_eq!(back.as_bytes(), long.plain);
+        assert_eq!(Document::new("short").gzip, None);
+        assert_eq!(Document::new("a").tag, Document::new("a").tag);
+        assert_ne!(Document::new("a").tag, Document::new("b").tag);
+    }
+}

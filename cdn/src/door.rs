@@ -1,0 +1,328 @@
+//! The RTMP door: one port for publishers and players. Lets them in, finds out what they want and whether they may, and hands
+//! publishers to ingest and players to the fan-out.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use media::Cursor;
+use net::rtmp::Limits;
+use net::rtmp::server::{self, PlayRequest, PublishRequest, Request};
+use socket2::{SockRef, TcpKeepalive};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::Instrument;
+
+use crate::admission::{Admission, Seat};
+use crate::after::After;
+use crate::auth::{Keyring, StreamName};
+use crate::config::Config;
+use crate::egress::rtmp::{Fanout, Player};
+use crate::http::Figure;
+use crate::hub::{Dismissal, Hub, PublisherInfo, State};
+use crate::ingest;
+
+/// The RTMP door of a server.
+#[derive(Debug)]
+pub struct Door {
+    hub: Arc<Hub>,
+    keys: Arc<Keyring>,
+    fanout: Arc<Fanout>,
+    admission: Arc<Admission>,
+    limits: Limits,
+    ingest: ingest::Settings,
+    app: String,
+    unsent: u32,
+    bad_keys: AtomicU64,
+}
+
+impl Door {
+    /// A door to `hub`.
+    pub fn new(hub: Arc<Hub>, keys: Arc<Keyring>, fanout: Arc<Fanout>, config: &Config) -> Arc<Self> {
+        let rtmp = &config.rtmp;
+        let max_message = rtmp.max_message.as_u64() as usize;
+        let limits = Limits {
+            handshake: rtmp.handshake,
+            idle: rtmp.idle,
+            write: rtmp.write,
+            max_message,
+            // One message under way per kind of media, and then some.
+            max_buffered: max_message.saturating_add(max_message / 2),
+            ..Limits::default()
+        };
+        let ingest = ingest::Settings { hold_back: config.hub.hold_back, hold_back_bytes: max_message };
+        let admission = Admission::new(rtmp.max_connections, rtmp.max_per_address);
+        let unsent = config.fanout.unsent.as_u64() as u32;
+        Arc::new(Self {
+            hub,
+            keys,
+            fanout,
+            admission,
+            limits,
+            ingest,
+            app: rtmp.app.clone(),
+            unsent,
+            bad_keys: AtomicU64::new(0),
+        })
+    }
+
+    /// What monitoring may want to know.
+    pub fn figures(&self) -> Vec<Figure> {
+        let figure = |name, kind, help, value| Figure { name, kind, help, value };
+        vec![
+            figure("nearcast_rtmp_connections", "gauge", "Open connections.", self.admission.count() as u64),
+            figure("nearcast_rtmp_refused_total", "counter", "Connections over a limit.", self.admission.refused()),
+            figure(
+                "nearcast_rtmp_bad_keys_total",
+                "counter",
+                "Publishers refused.",
+                self.bad_keys.load(Ordering::Relaxed),
+            ),
+            figure("nearcast_rtmp_players", "gauge", "Players by RTMP.", self.fanout.players()),
+            figure(
+                "nearcast_rtmp_stuck_players_total",
+                "counter",
+                "Players closed because they took nothing.",
+                self.fanout.stuck_players(),
+            ),
+        ]
+    }
+
+    /// Lets connections in until `stop` is cancelled; returns when the last publisher has gone.
+    ///
+    /// # Errors
+    /// Those of the listener that do not pass.
+    pub async fn serve(self: Arc<Self>, listener: TcpListener, stop: CancellationToken) -> io::Result<()> {
+        let connections = TaskTracker::new();
+        let mut id = 0u64;
+        loop {
+            let accepted = tokio::select! {
+                () = stop.cancelled() => break,
+                accepted = listener.accept() => accepted,
+            };
+            let (socket, peer) = match accepted {
+                Ok(accepted) => accepted,
+                Err(error) if is_about_one_connection(&error) => continue,
+                Err(error) => {
+                    // Out of file descriptors or memory: that passes when somebody leaves.
+                    tracing::error!(%error, "cannot accept");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    continue;
+                }
+            };
+            let seat = match self.admission.enter(peer.ip()) {
+                Ok(seat) => seat,
+                Err(why) => {
+                    tracing::debug!(%peer, %why, "refused");
+                    continue;
+                }
+            };
+            id += 1;
+            let span = tracing::info_span!("conn", id, %peer);
+            let (door, stop) = (self.clone(), stop.clone());
+            connections.spawn(async move { door.connection(socket, peer, seat, stop).await }.instrument(span));
+        }
+        drop(listener);
+        connections.close();
+        connections.wait().await;
+        Ok(())
+    }
+
+    async fn connection(&self, socket: TcpStream, peer: SocketAddr, seat: Seat, stop: CancellationToken) {
+        if let Err(error) = prepare(&socket) {
+            tracing::debug!(%error, "the connection was gone at once");
+            return;
+        }
+        let request = tokio::select! {
+            () = stop.cancelled() => return,
+            request = server::accept(socket, &self.limits) => request,
+        };
+        match request {
+            Ok(Request::Publish(request)) => self.publish(request, peer, seat).await,
+            Ok(Request::Play(request)) => self.play(request, seat).await,
+            Err(error) => tracing::info!(%error, "no request"),
+        }
+    }
+
+    async fn publish(&self, request: PublishRequest<TcpStream>, peer: SocketAddr, seat: Seat) {
+        let stream = self.publisher_stream(&request);
+        let Some(stream) = stream.and_then(|name| self.hub.stream(name.as_str())) else {
+            self.bad_keys.fetch_add(1, Ordering::Relaxed);
+            tracing::warn!(app = %self.shown_app(&request.app), agent = request.agent.as_deref(), "publisher refused: no such key");
+            let why = "The stream key is not valid. Make one with: cdn key new NAME";
+            // Not `BadName`, which servers also say of a key in use: this one will not come free, and no encoder should wait for it.
+            if let Err(error) = request.reject("NetStream.Publish.Denied", why).await {
+                tracing::debug!(%error, "the refused publisher did not hear it");
+            }
+            return;
+        };
+        let span = tracing::info_span!("stream", name = stream.name());
+        async {
+            let agent = request.agent.clone();
+            tracing::info!(agent = agent.as_deref(), "publisher");
+            let publishing = stream.publish(PublisherInfo { peer: peer.to_string(), agent, protocol: "rtmp" });
+            // A key that was revoked after it was looked up, but before there was a publisher to dismiss, opens nothing.
+            let has_key = self.find_publisher(&request).is_some_and(|name| name.as_str() == stream.name());
+            if let Some(why) = publishing.is_dismissed().or((!has_key).then_some(Dismissal::Removed)) {
+                tracing::info!(?why, "publisher refused");
+                let (code, description) = ingest::farewell(why);
+                if let Err(error) = request.reject(code, description).await {
+                    tracing::debug!(%error, "the refused publisher did not hear it");
+                }
+                return;
+            }
+            match request.accept(ingest::resume(&publishing)).await {
+                Ok(publisher) => {
+                    let ended = ingest::run(publisher, publishing, self.ingest).await;
+                    tracing::info!(?ended, "publisher left");
+                }
+                Err(error) => tracing::info!(%error, "the publisher was gone before it began"),
+            }
+        }
+        .instrument(span)
+        .await;
+        drop(seat);
+    }
+
+    async fn play(&self, request: PlayRequest<TcpStream>, seat: Seat) {
+        let (app, rest) = split_app(&request.app);
+        let name = if request.name.is_empty() { rest } else { &request.name };
+        let name = if app == self.app { name.parse::<StreamName>().ok() } else { None };
+        let Some(stream) = name.and_then(|name| self.hub.stream(name.as_str())) else {
+            tracing::debug!("player refused: no such stream");
+            if let Err(error) = request.reject("NetStream.Play.StreamNotFound", "There is no such stream.").await {
+                tracing::debug!(%error, "the refused player did not hear it");
+            }
+            return;
+        };
+        let after = After::of(&request.query);
+        let agent = request.agent.clone();
+        let player = match request.accept().await {
+            Ok(player) => player,
+            Err(error) => return tracing::debug!(%error, "the player was gone before it began"),
+        };
+        let (socket, play) = player.into_parts();
+        let is_on_air = matches!(stream.state(), State::Live { .. });
+        let position = after.and_then(|after| stream.with_window(|window| after.position(window, is_on_air)));
+        tracing::debug!(stream = stream.name(), agent = agent.as_deref(), resumes = position.is_some(), "player");
+        let socket = match self.hand_over(socket) {
+            Ok(socket) => socket,
+            Err(error) => return tracing::debug!(%error, "the player was gone before it began"),
+        };
+        let start = position.map_or_else(Cursor::at_live_edge, Cursor::at);
+        let player = Player { socket, play, stream, start, is_resuming: position.is_some(), seat: Box::new(seat) };
+        if let Err(error) = self.fanout.add(player) {
+            tracing::debug!(%error, "the player was gone before it began");
+        }
+    }
+
+    /// Whose key the publisher has: in the place of the stream's name, in the query, or in the app after the slash. A name that
+    /// comes along with a key in the query must be that of the key.
+    fn publisher_stream(&self, request: &PublishRequest<TcpStream>) -> Option<StreamName> {
+        self.find_publisher(request).or_else(|| {
+            // It may be newer than what was read.
+            refresh(&self.keys, &self.hub);
+            self.find_publisher(request)
+        })
+    }
+
+    /// The same by the keys that are known.
+    fn find_publisher(&self, request: &PublishRequest<TcpStream>) -> Option<StreamName> {
+        let (app, rest) = split_app(&request.app);
+        if app == self.app { self.find_key(&request.name, rest, &request.query) } else { None }
+    }
+
+    fn find_key(&self, name: &str, rest: &str, query: &[(String, String)]) -> Option<StreamName> {
+        let named = if name.is_empty() { rest } else { name };
+        if let Some(stream) = self.keys.resolve(named) {
+            return Some(stream);
+        }
+        let in_query =
+            query.iter().filter(|(key, _)| QUERY_KEYS.contains(&key.as_str())).map(|(_, value)| value.as_str());
+        let in_app = (!name.is_empty()).then_some(rest).filter(|rest| !rest.is_empty());
+        let stream = in_query.chain(in_app).take(MAX_TRIES).find_map(|key| self.keys.resolve(key))?;
+        (stream.as_str() == named).then_some(stream)
+    }
+
+    /// An app for logs: what comes after the slash may be a key.
+    fn shown_app<'a>(&self, app: &'a str) -> &'a str {
+        let (first, _) = split_app(app);
+        if first == self.app { first } else { "another" }
+    }
+
+    fn hand_over(&self, socket: TcpStream) -> io::Result<std::net::TcpStream> {
+        SockRef::from(&socket).set_tcp_notsent_lowat(self.unsent)?;
+        socket.into_std()
+    }
+}
+
+/// Reads the keys again, if they changed, and has the hub follow.
+pub fn refresh(keys: &Keyring, hub: &Hub) {
+    match keys.reload() {
+        Ok(changes) => {
+            for name in &changes.added {
+                tracing::info!(stream = %name, "there is a new key");
+                hub.open(name.as_str());
+            }
+            for name in &changes.replaced {
+                tracing::info!(stream = %name, "there is another key");
+                hub.revoke(name.as_str());
+            }
+            for name in &changes.removed {
+                tracing::info!(stream = %name, "the key was removed");
+                hub.remove(name.as_str());
+            }
+        }
+        Err(error) => tracing::warn!(%error, "the keys stay as they were"),
+    }
+}
+
+/// `live/x?y` is the app `live`, and `x`.
+fn split_app(app: &str) -> (&str, &str) {
+    let path = app.split('?').next().unwrap_or_default().trim_matches('/');
+    path.split_once('/').unwrap_or((path, ""))
+}
+
+fn prepare(socket: &TcpStream) -> io::Result<()> {
+    socket.set_nodelay(true)?;
+    let socket = SockRef::from(socket);
+    // Finds peers whose machine went away without a word, while nothing is being written to them.
+    socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE / 3).with_retries(3))
+}
+
+/// Errors of `accept` that are about the connection that was to be accepted (accept(2)).
+fn is_about_one_connection(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted};
+    matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted)
+}
+
+/// Names under which encoders with a field for a query put a key.
+const QUERY_KEYS: &[&str] = &["key", "streamkey", "stream_key"];
+/// Keys that one publisher may try at once.
+const MAX_TRIES: usize = 4;
+/// Between two tries while the system is out of something.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Silence before the kernel asks whether the peer is still there.
+const KEEPALIVE: Duration = Duration::from_secs(30);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn apps() {
+        for (app, expected) in [
+            ("live", ("live", "")),
+            ("live/", ("live", "")),
+            ("/live/key", ("live", "key")),
+            ("live/key?a=b/c", ("live", "key")),
+            ("", ("", "")),
+            ("live/a/b", ("live", "a/b")),
+        ] {
+            assert_eq!(split_app(app), expected, "{app}");
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! HLS: one packager a stream turns the hub's access units into fMP4 segments and playlists, in memory.
+//!
+//! A packager is one more subscriber: a cursor. It starts when its stream is first published and outlives every publisher, so
+//! media sequence numbers go on. What it holds is published as an immutable snapshot; readers share it and nobody waits for
+//! anybody. RFC 8216; the cutting and the texts are `media::hls`.
+
+mod packaging;
+mod viewers;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::RwLock;
+use tokio_util::sync::CancellationToken;
+
+pub use packaging::{MEDIA_PLAYLIST, MULTIVARIANT_PLAYLIST, Packaged, Snapshot};
+pub use viewers::Viewers;
+
+use crate::hub::{Hub, LiveStream};
+
+/// How streams are packaged.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Settings {
+    /// Segments end at the IDR nearest to this.
+    pub segment: Duration,
+    /// Parts are about this long.
+    pub part: Duration,
+    /// How much a playlist lists.
+    pub window: Duration,
+    /// Most bytes held for one stream, listed or not. The payloads are shared with the live window.
+    pub bytes: usize,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        let packager = media::hls::Settings::default();
+        Self {
+            segment: packager.segment_target,
+            part: packager.part_target,
+            window: packager.window,
+            bytes: packager.bytes,
+        }
+    }
+}
+
+/// The packagers of all streams of a hub.
+#[derive(Debug)]
+pub struct Hls {
+    hub: Arc<Hub>,
+    settings: Settings,
+    packaged: RwLock<BTreeMap<String, Arc<Packaged>>>,
+    /// Ends all packagers.
+    stop: CancellationToken,
+}
+
+impl Hls {
+    /// No packager yet: see [`run`](Self::run).
+    pub fn new(hub: Arc<Hub>, settings: Settings) -> Arc<Self> {
+        Arc::new(Self { hub, settings, packaged: RwLock::default(), stop: CancellationToken::new() })
+    }
+
+    /// The packaged form of the stream called `name`, if the hub holds such a stream. To be called within the runtime.
+    pub fn stream(&self, name: &str) -> Option<Arc<Packaged>> {
+        let stream = self.hub.stream(name)?;
+        let known = self.packaged.read().get(name).filter(|packaged| Arc::ptr_eq(packaged.stream(), &stream)).cloned();
+        // A viewer may be faster than the news of a stream.
+        known.or_else(|| {
+            self.follow_hub();
+            self.packaged.read().get(name).cloned()
+        })
+    }
+
+    /// Keeps one packager for every stream that the hub holds, until `stop` is cancelled.
+    pub async fn run(self: Arc<Self>, stop: CancellationToken) {
+        let _ends_all = self.stop.clone().drop_guard();
+        let mut opened = self.hub.opened();
+        loop {
+            opened.borrow_and_update();
+            self.follow_hub();
+            tokio::select! {
+                () = stop.cancelled() => return,
+                changed = opened.changed() => if changed.is_err() { return },
+            }
+        }
+    }
+
+    /// Starts what is missing, and forgets what the hub has forgotten: the packager of a removed stream ends by itself.
+    fn follow_hub(&self) {
+        // Asked under the lock, so that of two that follow the later one knows more.
+        let mut packaged = self.packaged.write();
+        let streams = self.hub.streams();
+        packaged.retain(|_, old| {
+            let is_held = streams.iter().any(|stream| Arc::ptr_eq(stream, old.stream()));
+            if !is_held {
+                old.stop();
+            }
+            is_held
+        });
+        for stream in streams {
+            packaged.entry(stream.name().to_owned()).or_insert_with(|| self.start(stream));
+        }
+    }
+
+    fn start(&self, stream: Arc<LiveStream>) -> Arc<Packaged> {
+        let packaged = Packaged::new(stream, self.stop.child_token());
+        tokio::spawn(packaging::run(packaged.clone(), self.settings.clone()));
+        packaged
+    }
+}

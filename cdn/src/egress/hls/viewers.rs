@@ -1,0 +1,66 @@
+//! Counts who watches by HLS, where nobody says goodbye: clients that asked for media a moment ago.
+//!
+//! An estimate: viewers behind one address with the same browser count as one, those behind a caching proxy as the proxy.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+/// Clients that asked recently. Holds opaque marks, never addresses.
+#[derive(Debug, Default)]
+pub struct Viewers(Mutex<HashMap<u64, Instant>>);
+
+impl Viewers {
+    /// Notes a client. True if it is new and there is room for it.
+    pub fn seen(&self, client: u64, now: Instant) -> bool {
+        let mut seen = self.0.lock();
+        if let Some(last) = seen.get_mut(&client) {
+            *last = now;
+            return false;
+        }
+        if seen.len() >= MAX_CLIENTS {
+            return false;
+        }
+        seen.insert(client, now);
+        true
+    }
+
+    /// How many asked within the last the expiry; forgets the others.
+    pub fn count(&self, now: Instant) -> usize {
+        let mut seen = self.0.lock();
+        seen.retain(|_, last| now.saturating_duration_since(*last) < EXPIRY);
+        seen.len()
+    }
+}
+
+/// A player asks at least every target duration; three misses of a generous one mean that it left.
+const EXPIRY: Duration = Duration::from_secs(12);
+
+/// Bounds the memory that clients under ever new names can take: 24 bytes each.
+const MAX_CLIENTS: usize = 65_536;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_recent_distinct_clients() {
+        let (viewers, start) = (Viewers::default(), Instant::now());
+        assert!(viewers.seen(1, start));
+        assert!(!viewers.seen(1, start));
+        assert!(viewers.seen(2, start + EXPIRY / 2));
+        assert_eq!(viewers.count(start + EXPIRY / 2), 2);
+        assert_eq!(viewers.count(start + EXPIRY), 1);
+        assert_eq!(viewers.count(start + EXPIRY * 2), 0);
+    }
+
+    #[test]
+    fn is_bounded() {
+        let (viewers, now) = (Viewers::default(), Instant::now());
+        for client in 0..MAX_CLIENTS as u64 + 10 {
+            viewers.seen(client, now);
+        }
+        assert_eq!(viewers.count(now), MAX_CLIENTS);
+    }
+}

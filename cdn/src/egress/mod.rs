@@ -1,0 +1,4 @@
+//! The ways out of the hub, one folder each.
+
+pub mod hls;
+pub mod rtmp;

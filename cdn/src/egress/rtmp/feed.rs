@@ -1,0 +1,126 @@
+//! A stream as one shard sees it: where the shard is, the newest batch, and who gets it.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use media::{Catalog, Cursor, Epoch, Timestamp};
+
+use super::batch::{self, Batch};
+use crate::hub::{LiveStream, State, WakerGuard};
+
+/// A stream with players in this shard.
+#[derive(Debug)]
+pub(super) struct Feed {
+    pub(super) stream: Arc<LiveStream>,
+    /// Keys of its players.
+    pub(super) members: Vec<usize>,
+    pub(super) is_live: bool,
+    cursor: Cursor,
+    position: u64,
+    newest: Option<Newest>,
+    catalog: Option<Arc<Catalog>>,
+    looked: Instant,
+    /// When the last picture was decoded, and how long after the one before, as far as it tells the rate.
+    last_picture: Option<(Epoch, Timestamp)>,
+    picture_interval: Option<Duration>,
+    _waker: WakerGuard,
+}
+
+/// The newest units, ready to be written.
+#[derive(Debug)]
+pub(super) struct Newest {
+    from: u64,
+    pub(super) to: u64,
+    catalog_before: Option<Arc<Catalog>>,
+    pub(super) catalog_after: Arc<Catalog>,
+    pub(super) batch: Arc<Batch>,
+}
+
+/// What a look at the stream's state found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Change {
+    None,
+    /// The wait for a publisher is over.
+    Ended,
+}
+
+impl Feed {
+    pub(super) fn new(stream: Arc<LiveStream>, waker: WakerGuard, now: Instant) -> Self {
+        // The waker is registered, so what comes after this look is announced.
+        let position = stream.next_position();
+        let is_live = matches!(stream.state(), State::Live { .. } | State::Away { .. });
+        Self {
+            catalog: stream.catalog(),
+            stream,
+            members: Vec::new(),
+            is_live,
+            cursor: Cursor::at(position),
+            position,
+            newest: None,
+            looked: now,
+            last_picture: None,
+            picture_interval: None,
+            _waker: waker,
+        }
+    }
+
+    /// Position that its next batch starts at.
+    pub(super) fn position(&self) -> u64 {
+        self.position
+    }
+
+    /// Makes a batch of what is new. Returns whether there was anything.
+    pub(super) fn advance(&mut self, now: Instant) -> bool {
+        self.looked = now;
+        let read = self.stream.read(&mut self.cursor, BATCH);
+        let (Some(first), Some(last)) = (read.entries.first(), read.entries.last()) else { return false };
+        let (from, to) = (first.position, last.position + 1);
+        for entry in read.entries.iter().filter(|entry| entry.unit.track.is_video()) {
+            let unit = &entry.unit;
+            let before = self.last_picture.replace((unit.epoch, unit.dts));
+            self.picture_interval =
+                before.filter(|(epoch, _)| *epoch == unit.epoch).map(|(_, dts)| unit.dts.since(dts));
+        }
+        let catalog_before = self.catalog.clone();
+        let batch = Arc::new(batch::encode(&read.entries, &mut self.catalog));
+        let catalog_after = last.catalog.clone();
+        self.newest = Some(Newest { from, to, catalog_before, catalog_after, batch });
+        self.position = to;
+        true
+    }
+
+    /// The newest batch, if it is what a player at `position` that knows `catalog` must get next.
+    pub(super) fn newest_for(&self, position: Option<u64>, catalog: Option<&Arc<Catalog>>) -> Option<&Newest> {
+        let newest = self.newest.as_ref().filter(|newest| Some(newest.from) == position)?;
+        match (&newest.catalog_before, catalog) {
+            (Some(before), Some(known)) => Arc::ptr_eq(before, known).then_some(newest),
+            (None, None) => Some(newest),
+            _ => None,
+        }
+    }
+
+    /// Lets go of the batch: those who are late look for themselves, and nobody holds payload that the window evicted.
+    pub(super) fn forget_batch(&mut self) {
+        self.newest = None;
+    }
+
+    /// When to look at it, though no picture came. `None` while nothing can come unannounced.
+    pub(super) fn deadline(&self, audio_wait: Duration) -> Option<Instant> {
+        // Sound that a picture will take along soon is not worth a write to every player.
+        let rides = self.picture_interval.filter(|interval| *interval <= FREQUENT).map(|interval| interval * 3 / 2);
+        let wait = rides.map_or(audio_wait, |rides| rides.max(audio_wait));
+        self.is_live.then_some(self.looked + wait)
+    }
+
+    /// Looks at the stream's state.
+    pub(super) fn look_at_state(&mut self) -> Change {
+        let was_live = self.is_live;
+        self.is_live = matches!(self.stream.state(), State::Live { .. } | State::Away { .. });
+        if was_live && !self.is_live { Change::Ended } else { Change::None }
+    }
+}
+
+/// Payload of one batch. More than that comes only when a publisher bursts, and the rest follows in the next pass.
+const BATCH: usize = 1 << 20;
+/// Pictures that come less often than this do not carry sound.
+const FREQUENT: Duration = Duration::from_millis(100);

@@ -1,0 +1,199 @@
+//! RTMP out: the hot path.
+//!
+//! A few threads, the shards, own all players' sockets. What a stream has new is serialised once per shard and written to all its
+//! players with as few system calls as the kernel allows. A player is a cursor on its stream's window and at most one batch
+//! under way: one that is slow delays nobody, and is put at the newest IDR when it is too far behind.
+
+mod batch;
+mod feed;
+mod shard;
+mod submit;
+mod subscriber;
+mod uring;
+
+use std::any::Any;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use media::live_window::Cursor;
+use net::rtmp::server::PlayState;
+
+use tokio_util::sync::CancellationToken;
+
+use crate::config;
+use crate::hub::LiveStream;
+use shard::{Mailbox, Settings, Shard};
+use submit::Submitter;
+use subscriber::Arrival;
+
+/// The shards.
+#[derive(Debug)]
+pub struct Fanout {
+    mailboxes: Vec<Arc<Mailbox>>,
+    threads: Vec<JoinHandle<io::Result<()>>>,
+    engine: &'static str,
+    failed: CancellationToken,
+}
+
+/// Why the fan-out cannot start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The engine that was asked for cannot be had.
+    #[error("the kernel does not let this process use io_uring: {0}; set fanout.engine to auto or epoll")]
+    Engine(io::Error),
+    /// A poll or a thread could not be made.
+    #[error("cannot start a fan-out thread: {0}")]
+    Thread(#[from] io::Error),
+}
+
+/// A player that the door has let in.
+pub struct Player {
+    /// Its socket, with nothing left unsent.
+    pub socket: std::net::TcpStream,
+    /// What understands the client.
+    pub play: PlayState,
+    /// What it plays.
+    pub stream: Arc<LiveStream>,
+    /// Where it starts.
+    pub start: Cursor,
+    /// Whether it continues a play that was interrupted, and wants everything from there on.
+    pub is_resuming: bool,
+    /// Dropped when it leaves.
+    pub seat: Box<dyn Any + Send>,
+}
+
+impl Fanout {
+    /// Starts the shards. A player that takes nothing for `write` is closed.
+    pub fn start(config: &config::Fanout, write: Duration) -> Result<Self, Error> {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let count = if config.shards == 0 { cores } else { config.shards };
+        let settings =
+            Settings { audio_wait: config.audio_wait, max_lag: config.max_lag, max_wait: config.max_wait, write };
+        let failed = CancellationToken::new();
+        let mut fanout = Self { mailboxes: Vec::new(), threads: Vec::new(), engine: "", failed };
+        for index in 0..count {
+            let submitter = Submitter::new(config.engine).map_err(Error::Engine)?;
+            fanout.engine = submitter.name();
+            let poll = mio::Poll::new()?;
+            let mailbox = Mailbox::new(&poll)?;
+            let shard = Shard::new(settings, poll, mailbox.clone(), submitter);
+            let watch = Watch { mailbox: mailbox.clone(), failed: fanout.failed.clone() };
+            fanout.mailboxes.push(mailbox);
+            let thread = std::thread::Builder::new().name(format!("fanout-{index}"));
+            fanout.threads.push(thread.spawn(move || watch.over(|| shard.run()))?);
+        }
+        Ok(fanout)
+    }
+
+    /// `uring` or `epoll`.
+    pub fn engine(&self) -> &'static str {
+        self.engine
+    }
+
+    /// How many threads write.
+    pub fn shards(&self) -> usize {
+        self.mailboxes.len()
+    }
+
+    /// How many players there are.
+    pub fn players(&self) -> u64 {
+        self.mailboxes.iter().map(|mailbox| mailbox.players.load(Ordering::Relaxed)).sum()
+    }
+
+    /// How many players were closed because they took nothing.
+    pub fn stuck_players(&self) -> u64 {
+        self.mailboxes.iter().map(|mailbox| mailbox.stuck.load(Ordering::Relaxed)).sum()
+    }
+
+    /// Cancelled when a shard has ended that was not told to: its players are gone, and the server had better start anew.
+    pub fn failed(&self) -> CancellationToken {
+        self.failed.clone()
+    }
+
+    /// Gives a player to the shard that has the fewest.
+    ///
+    /// # Errors
+    /// Those of the socket, and that there is no shard left.
+    pub fn add(&self, player: Player) -> io::Result<()> {
+        player.socket.set_nonblocking(true)?;
+        let socket = mio::net::TcpStream::from_std(player.socket);
+        let Player { play, stream, start, is_resuming, seat, .. } = player;
+        let mut arrival = Box::new(Arrival { socket, play, stream, start, is_resuming, seat });
+        let mut mailboxes: Vec<&Arc<Mailbox>> = self.mailboxes.iter().collect();
+        mailboxes.sort_by_key(|mailbox| mailbox.players.load(Ordering::Relaxed));
+        for mailbox in mailboxes {
+            match mailbox.add(arrival) {
+                Ok(()) => return Ok(()),
+                Err(back) => arrival = back,
+            }
+        }
+        Err(io::Error::other("no fan-out thread is left"))
+    }
+
+    /// Tells all players that the server is going, and returns when they have heard it or at `deadline`. Blocks.
+    pub fn stop(self, deadline: Instant) {
+        for mailbox in &self.mailboxes {
+            mailbox.stop(deadline);
+        }
+        for thread in self.threads {
+            match thread.join() {
+                // An error it has told itself.
+                Ok(_) => {}
+                Err(_) => tracing::error!("a fan-out thread panicked"),
+            }
+        }
+    }
+}
+
+/// Sees a shard's end, however it ends.
+struct Watch {
+    mailbox: Arc<Mailbox>,
+    failed: CancellationToken,
+}
+
+impl Watch {
+    fn over(self, shard: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+        let result = shard();
+        // Said here, for whoever would join the thread may never come.
+        if let Err(error) = &result {
+            tracing::error!(%error, "a fan-out thread failed");
+        }
+        result
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        if !self.mailbox.close() {
+            self.failed.cancel();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shard_that_dies_is_noticed() {
+        let watched = |stop: bool, shard: fn() -> io::Result<()>| {
+            let mailbox = Mailbox::new(&mio::Poll::new().unwrap()).unwrap();
+            let failed = CancellationToken::new();
+            let watch = Watch { mailbox: mailbox.clone(), failed: failed.clone() };
+            if stop {
+                mailbox.stop(Instant::now());
+            }
+            let _ = std::thread::spawn(move || watch.over(shard)).join();
+            assert!(mailbox.is_closed(), "nobody is sent there any more");
+            failed.is_cancelled()
+        };
+        assert!(watched(false, || panic!("of the test")));
+        assert!(watched(false, || Err(io::ErrorKind::Other.into())));
+        assert!(watched(false, || Ok(())));
+        assert!(!watched(true, || Ok(())));
+    }
+}

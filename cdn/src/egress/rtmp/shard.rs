@@ -1,0 +1,435 @@
+//! A thread that owns many players' sockets.
+//!
+//! It sleeps until a publisher, a client, or a deadline wakes it. Then every stream that has news makes one batch for all its
+//! players, and everybody who can be written to is, in one submission. Nobody is waited for: a socket without room is left
+//! alone until the kernel says that it has some.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::task::{Wake, Waker};
+use std::time::{Duration, Instant};
+
+use mio::{Events, Interest, Poll, Token};
+use parking_lot::Mutex;
+use slab::Slab;
+
+use super::feed::{Change, Feed};
+use super::submit::{PendingWrite, Submitter};
+use super::subscriber::{Arrival, Gone, Subscriber};
+use crate::hub;
+
+#[cfg(test)]
+mod tests;
+
+/// What a shard is held to.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Settings {
+    pub(super) audio_wait: Duration,
+    pub(super) max_lag: Duration,
+    pub(super) max_wait: Duration,
+    pub(super) write: Duration,
+}
+
+/// How others reach a shard.
+#[derive(Debug)]
+pub(super) struct Mailbox {
+    waker: mio::Waker,
+    /// Whether the shard was woken and has not looked yet.
+    is_ringing: AtomicBool,
+    inbox: Mutex<Inbox>,
+    is_stopping: AtomicBool,
+    /// Players that it has, those under way to it included.
+    pub(super) players: AtomicU64,
+    /// Players that were closed because they took nothing.
+    pub(super) stuck: AtomicU64,
+}
+
+#[derive(Default)]
+struct Inbox {
+    arrivals: Vec<Arrival>,
+    /// Keys of feeds with news.
+    news: Vec<usize>,
+    /// When to be gone.
+    stop: Option<Instant>,
+    /// Whether nobody looks into it any more.
+    is_closed: bool,
+}
+
+impl std::fmt::Debug for Inbox {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Inbox")
+            .field("arrivals", &self.arrivals.len())
+            .field("stop", &self.stop)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Mailbox {
+    pub(super) fn new(poll: &Poll) -> io::Result<Arc<Self>> {
+        Ok(Arc::new(Self {
+            waker: mio::Waker::new(poll.registry(), MAILBOX)?,
+            is_ringing: AtomicBool::new(false),
+            inbox: Mutex::default(),
+            is_stopping: AtomicBool::new(false),
+            players: AtomicU64::new(0),
+            stuck: AtomicU64::new(0),
+        }))
+    }
+
+    /// Hands a player over, or gives it back if the shard is gone.
+    pub(super) fn add(&self, arrival: Box<Arrival>) -> Result<(), Box<Arrival>> {
+        {
+            let mut inbox = self.inbox.lock();
+            if inbox.is_closed {
+                return Err(arrival);
+            }
+            self.players.fetch_add(1, Ordering::Relaxed);
+            inbox.arrivals.push(*arrival);
+        }
+        self.ring();
+        Ok(())
+    }
+
+    pub(super) fn stop(&self, deadline: Instant) {
+        self.is_stopping.store(true, Ordering::Release);
+        self.inbox.lock().stop = Some(deadline);
+        self.ring();
+    }
+
+    /// The shard is gone, and with it its players, those under way to it included. Returns whether it was told to go.
+    pub(super) fn close(&self) -> bool {
+        let mut inbox = self.inbox.lock();
+        inbox.is_closed = true;
+        inbox.arrivals.clear();
+        self.players.store(0, Ordering::Relaxed);
+        self.is_stopping.load(Ordering::Acquire)
+    }
+
+    /// Whether the shard is gone.
+    #[cfg(test)]
+    pub(super) fn is_closed(&self) -> bool {
+        self.inbox.lock().is_closed
+    }
+
+    fn ring(&self) {
+        if !self.is_ringing.swap(true, Ordering::AcqRel) {
+            // A full counter means that the shard is woken already; nothing else can fail on an eventfd of ours.
+            let _ = self.waker.wake();
+        }
+    }
+}
+
+/// Woken by the hub when a feed's stream has news.
+struct FeedWaker {
+    key: usize,
+    is_noted: AtomicBool,
+    mailbox: Arc<Mailbox>,
+}
+
+impl Wake for FeedWaker {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        if !self.is_noted.swap(true, Ordering::AcqRel) {
+            self.mailbox.inbox.lock().news.push(self.key);
+            self.mailbox.ring();
+        }
+    }
+}
+
+pub(super) struct Shard {
+    settings: Settings,
+    poll: Poll,
+    mailbox: Arc<Mailbox>,
+    submitter: Submitter,
+    subscribers: Slab<Subscriber>,
+    feeds: Slab<(Feed, Arc<FeedWaker>)>,
+    feed_of: BTreeMap<String, usize>,
+    /// Keys of players to look at in this pass.
+    queue: Vec<usize>,
+    buffer: Box<[u8]>,
+    swept: Instant,
+    stop: Option<Instant>,
+}
+
+impl Shard {
+    pub(super) fn new(settings: Settings, poll: Poll, mailbox: Arc<Mailbox>, submitter: Submitter) -> Self {
+        Self {
+            settings,
+            poll,
+            mailbox,
+            submitter,
+            subscribers: Slab::new(),
+            feeds: Slab::new(),
+            feed_of: BTreeMap::new(),
+            queue: Vec::new(),
+            buffer: vec![0; READ_BUFFER].into(),
+            swept: Instant::now(),
+            stop: None,
+        }
+    }
+
+    /// Runs until it is stopped and everybody has gone, or must.
+    pub(super) fn run(mut self) -> io::Result<()> {
+        self.submitter.enable()?;
+        let mut events = Events::with_capacity(EVENTS);
+        loop {
+            let now = Instant::now();
+            if self.stop.is_some_and(|stop| stop <= now || self.subscribers.is_empty()) {
+                return Ok(());
+            }
+            match self.poll.poll(&mut events, self.timeout(now)) {
+                Err(e) if e.kind() != io::ErrorKind::Interrupted => return Err(e),
+                _ => {}
+            }
+            let now = Instant::now();
+            for event in &events {
+                self.socket_event(event);
+            }
+            self.empty_mailbox(now);
+            self.look_at_due_feeds(now);
+            self.write(now);
+            if now >= self.swept + SWEEP_INTERVAL {
+                self.sweep(now);
+            }
+        }
+    }
+
+    fn timeout(&self, now: Instant) -> Option<Duration> {
+        if !self.queue.is_empty() {
+            return Some(Duration::ZERO);
+        }
+        let audio = self.feeds.iter().filter_map(|(_, (feed, _))| feed.deadline(self.settings.audio_wait)).min();
+        let sweep = (!self.subscribers.is_empty()).then_some(self.swept + SWEEP_INTERVAL);
+        let next = [audio, sweep, self.stop].into_iter().flatten().min()?;
+        Some(next.saturating_duration_since(now))
+    }
+
+    fn socket_event(&mut self, event: &mio::event::Event) {
+        let Token(key) = event.token();
+        let Some(subscriber) = self.subscribers.get_mut(key) else { return };
+        if event.is_writable() {
+            subscriber.has_room = true;
+        }
+        let heard = if event.is_readable() || event.is_read_closed() || event.is_error() {
+            subscriber.hear(&mut self.buffer)
+        } else {
+            Ok(())
+        };
+        match heard {
+            Ok(()) => self.enqueue(key),
+            Err(why) => self.remove(key, &why),
+        }
+    }
+
+    fn empty_mailbox(&mut self, now: Instant) {
+        self.mailbox.is_ringing.store(false, Ordering::Release);
+        let Inbox { arrivals, news, stop, .. } = std::mem::take(&mut *self.mailbox.inbox.lock());
+        for arrival in arrivals {
+            self.add(arrival, now);
+        }
+        for key in news {
+            self.look_at(key, now);
+        }
+        if let Some(deadline) = stop {
+            self.stop = Some(deadline);
+            self.dismiss_all("NetConnection.Connect.Closed", "The server is going down.", now);
+        }
+    }
+
+    fn add(&mut self, arrival: Arrival, now: Instant) {
+        let feed = self.feed(&arrival, now);
+        let entry = self.subscribers.vacant_entry();
+        let key = entry.key();
+        let members = &mut self.feeds[feed].0.members;
+        let subscriber = entry.insert(Subscriber::new(arrival, feed, members.len(), now));
+        members.push(key);
+        let interest = Interest::READABLE | Interest::WRITABLE;
+        let registered = self.poll.registry().register(&mut subscriber.socket, Token(key), interest);
+        subscriber.wait(self.feeds[feed].0.is_live, now);
+        let heard = subscriber.hear_early();
+        if self.stop.is_some() {
+            subscriber.leave("NetConnection.Connect.Closed", "The server is going down.", now);
+        }
+        match registered.map_err(Gone::from).and(heard) {
+            Ok(()) => self.enqueue(key),
+            Err(why) => self.remove(key, &why),
+        }
+    }
+
+    /// The feed of a stream, made if this is its first player here.
+    fn feed(&mut self, arrival: &Arrival, now: Instant) -> usize {
+        let name = arrival.stream.name();
+        if let Some(key) = self.feed_of.get(name).copied() {
+            // A stream that was removed and made again has the same name and is another.
+            if Arc::ptr_eq(&self.feeds[key].0.stream, &arrival.stream) {
+                return key;
+            }
+        }
+        let entry = self.feeds.vacant_entry();
+        let key = entry.key();
+        let waker = Arc::new(FeedWaker { key, is_noted: AtomicBool::new(false), mailbox: self.mailbox.clone() });
+        let guard = arrival.stream.on_publish(hub::Interest::Pictures, Waker::from(waker.clone()));
+        entry.insert((Feed::new(arrival.stream.clone(), guard, now), waker));
+        self.feed_of.insert(name.to_owned(), key);
+        key
+    }
+
+    fn look_at_due_feeds(&mut self, now: Instant) {
+        let wait = self.settings.audio_wait;
+        let is_due =
+            |(key, (feed, _)): (usize, &(Feed, _))| feed.deadline(wait).is_some_and(|d| d <= now).then_some(key);
+        let due: Vec<usize> = self.feeds.iter().filter_map(is_due).collect();
+        for key in due {
+            self.look_at(key, now);
+        }
+    }
+
+    /// Makes a batch of a feed's news and puts its players in the queue.
+    fn look_at(&mut self, key: usize, now: Instant) {
+        let Some((feed, waker)) = self.feeds.get_mut(key) else { return };
+        // Before the look: news that comes during it is noted again.
+        waker.is_noted.store(false, Ordering::Release);
+        let has_news = feed.advance(now);
+        let has_ended = feed.look_at_state() == Change::Ended;
+        if !has_news && !has_ended {
+            return;
+        }
+        for member in feed.members.clone() {
+            if has_ended {
+                self.subscribers[member].leave("NetStream.Play.UnpublishNotify", "The stream has ended.", now);
+            }
+            self.enqueue(member);
+        }
+    }
+
+    fn enqueue(&mut self, key: usize) {
+        let subscriber = &mut self.subscribers[key];
+        if !subscriber.is_queued {
+            subscriber.is_queued = true;
+            self.queue.push(key);
+        }
+    }
+
+    /// Writes to everybody in the queue who has room, again while there is more, but not for ever: news must have its turn.
+    fn write(&mut self, now: Instant) {
+        for _ in 0..PASSES {
+            if self.queue.is_empty() {
+                break;
+            }
+            self.write_once(now);
+        }
+        for (_, (feed, _)) in &mut self.feeds {
+            feed.forget_batch();
+        }
+    }
+
+    fn write_once(&mut self, now: Instant) {
+        let queue = std::mem::take(&mut self.queue);
+        let mut gone: Vec<(usize, Gone)> = Vec::new();
+        let mut ready = Vec::with_capacity(queue.len());
+        for key in queue {
+            let subscriber = &mut self.subscribers[key];
+            subscriber.is_queued = false;
+            match subscriber.prepare(&self.feeds[subscriber.feed].0, self.settings.max_lag, now) {
+                Ok(()) if subscriber.under_way().is_some() => ready.push(key),
+                Ok(()) => {}
+                Err(why) => gone.push((key, why)),
+            }
+        }
+        let subscribers = &self.subscribers;
+        let mut writes: Vec<PendingWrite<'_>> = ready
+            .iter()
+            .filter_map(|key| {
+                let subscriber = &subscribers[*key];
+                let (parts, skip) = subscriber.under_way()?;
+                Some(PendingWrite { socket: &subscriber.socket, parts, skip, outcome: Ok(0) })
+            })
+            .collect();
+        self.submitter.submit(&mut writes);
+        let outcomes: Vec<_> = writes.into_iter().map(|write| write.outcome).collect();
+        for (key, outcome) in ready.into_iter().zip(outcomes) {
+            let subscriber = &mut self.subscribers[key];
+            match subscriber.wrote(outcome, now) {
+                Ok(bytes) => {
+                    self.feeds[subscriber.feed].0.stream.count_sent(bytes as u64);
+                    // More may be to say; and only a write that finds no room makes the kernel tell when there is some.
+                    if subscriber.has_room {
+                        self.enqueue(key);
+                    }
+                }
+                Err(why) => gone.push((key, why)),
+            }
+        }
+        for (key, why) in gone {
+            self.remove(key, &why);
+        }
+    }
+
+    /// Removes those who take nothing, and those who waited too long for a stream.
+    fn sweep(&mut self, now: Instant) {
+        self.swept = now;
+        let mut stuck = Vec::new();
+        let mut tired = Vec::new();
+        for (key, subscriber) in &mut self.subscribers {
+            let has_waited = subscriber.wait(self.feeds[subscriber.feed].0.is_live, now);
+            if subscriber.is_blocked() && now >= subscriber.progress + self.settings.write {
+                stuck.push(key);
+            } else if has_waited.is_some_and(|time| time >= self.settings.max_wait) {
+                tired.push(key);
+            }
+        }
+        for key in stuck {
+            self.mailbox.stuck.fetch_add(1, Ordering::Relaxed);
+            self.remove(key, &Gone::Stuck);
+        }
+        for key in tired {
+            self.subscribers[key].leave("NetStream.Play.StreamNotFound", "The stream is not on air.", now);
+            self.enqueue(key);
+        }
+    }
+
+    fn dismiss_all(&mut self, code: &str, description: &str, now: Instant) {
+        let keys: Vec<usize> = self.subscribers.iter().map(|(key, _)| key).collect();
+        for key in keys {
+            self.subscribers[key].leave(code, description, now);
+            self.enqueue(key);
+        }
+    }
+
+    fn remove(&mut self, key: usize, why: &Gone) {
+        let Some(mut subscriber) = self.subscribers.try_remove(key) else { return };
+        tracing::debug!(peer = ?subscriber.socket.peer_addr().ok(), started = subscriber.has_started(), %why, "player left");
+        let _ = self.poll.registry().deregister(&mut subscriber.socket);
+        let _ = subscriber.socket.shutdown(std::net::Shutdown::Both);
+        self.mailbox.players.fetch_sub(1, Ordering::Relaxed);
+        if subscriber.is_queued {
+            self.queue.retain(|queued| *queued != key);
+        }
+        let members = &mut self.feeds[subscriber.feed].0.members;
+        members.swap_remove(subscriber.member);
+        if let Some(moved) = members.get(subscriber.member) {
+            self.subscribers[*moved].member = subscriber.member;
+        }
+        if members.is_empty() {
+            let (feed, _) = self.feeds.remove(subscriber.feed);
+            if self.feed_of.get(feed.stream.name()) == Some(&subscriber.feed) {
+                self.feed_of.remove(feed.stream.name());
+            }
+        }
+    }
+}
+
+const MAILBOX: Token = Token(usize::MAX);
+/// Socket events of one look; more are for the next.
+const EVENTS: usize = 1024;
+/// Bytes read from a player at once; it says little.
+const READ_BUFFER: usize = 16 << 10;
+/// Writes to one player before the others have their turn: a joining player gets a few megabytes.
+const PASSES: usize = 4;
+/// How late a deadline of seconds may be noticed.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(1);

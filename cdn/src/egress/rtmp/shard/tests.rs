@@ -1,0 +1,240 @@
+//! A shard over loopback sockets, turn by turn, on a clock of the test's own.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use media::codec::{Codec, CodecConfig, Format};
+use media::live_window::Bounds;
+use media::{AccessUnit, Catalog, Cursor, Epoch, Timestamp, Track, TrackId};
+use net::rtmp::client::{self, ClientOptions};
+use net::rtmp::server::{self, PlayState, Request};
+use net::rtmp::{Limits, Message, Metadata, url};
+
+use super::*;
+use crate::config::FanoutEngine;
+use crate::hub::{Hub, LiveStream, PublisherInfo, Publishing};
+
+const SETTINGS: Settings = Settings {
+    audio_wait: Duration::from_millis(100),
+    max_lag: Duration::from_secs(5),
+    max_wait: Duration::from_secs(3600),
+    write: Duration::from_secs(10),
+};
+
+fn shard() -> Shard {
+    let poll = Poll::new().unwrap();
+    let mailbox = Mailbox::new(&poll).unwrap();
+    Shard::new(SETTINGS, poll, mailbox, Submitter::new(FanoutEngine::Epoll).unwrap())
+}
+
+fn stream() -> Arc<LiveStream> {
+    let window = Bounds { duration: Duration::from_secs(60), bytes: 64 << 20 };
+    let (grace, grace_after_goodbye) = (Duration::from_secs(30), Duration::from_secs(5));
+    Hub::new(hub::Settings { window, grace, grace_after_goodbye }).open("live")
+}
+
+fn publish(stream: &Arc<LiveStream>) -> Publishing {
+    stream.publish(PublisherInfo::default())
+}
+
+/// Pushes pictures of `size` bytes, 40 ms apart, with an IDR each second.
+fn push(publishing: &Publishing, pictures: std::ops::Range<i64>, size: usize) {
+    let mut catalog = Catalog::new(Epoch(1));
+    let config =
+        CodecConfig { codec: Codec::H264, record: Bytes::new(), format: Format::Video { width: 1, height: 1 } };
+    catalog.set_track(Track { id: TrackId::VIDEO, config });
+    let catalog = Arc::new(catalog);
+    for n in pictures {
+        let dts = Timestamp::from_millis(n * 40);
+        let payload = Bytes::from(vec![0; size]);
+        let (epoch, track, random_access) = (Epoch(1), TrackId::VIDEO, n % 25 == 0);
+        publishing.push(&catalog, AccessUnit { epoch, track, dts, pts: dts, random_access, payload });
+    }
+}
+
+/// What understands a client that plays; one that has hung up already says so on the way.
+async fn play_state(hangs_up: bool) -> PlayState {
+    let (near, far) = tokio::io::duplex(1 << 16);
+    let client = async {
+        let url = url::parse("rtmp://h/live/live").unwrap();
+        let player = client::play_over(near, &url, ClientOptions::default()).await.unwrap();
+        if hangs_up {
+            player.close().await.unwrap();
+        } else {
+            std::future::pending::<()>().await;
+        }
+    };
+    let server = async {
+        let Request::Play(request) = server::accept(far, &Limits::default()).await.unwrap() else { panic!("no play") };
+        let mut player = request.accept().await.unwrap();
+        // The client has its turn, and sending takes in what it says meanwhile.
+        for _ in 0..10 {
+            tokio::task::yield_now().await;
+        }
+        player.send(&Message::Metadata(Metadata::default())).await.unwrap();
+        player.into_parts().1
+    };
+    tokio::select! {
+        biased;
+        play = server => play,
+        () = client => panic!("the client is done before the server"),
+    }
+}
+
+/// A player's socket, both ends, and its cursor's start.
+struct Ends {
+    client: TcpStream,
+    /// The server's end once more, to fill it behind the shard's back.
+    server: TcpStream,
+}
+
+async fn join(shard: &mut Shard, stream: &Arc<LiveStream>, hangs_up: bool, now: Instant) -> Ends {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let (server, _) = listener.accept().unwrap();
+    client.set_nonblocking(true).unwrap();
+    server.set_nonblocking(true).unwrap();
+    let arrival = Arrival {
+        socket: mio::net::TcpStream::from_std(server.try_clone().unwrap()),
+        play: play_state(hangs_up).await,
+        stream: stream.clone(),
+        start: Cursor::at_live_edge(),
+        is_resuming: false,
+        seat: Box::new(()),
+    };
+    assert!(shard.mailbox.add(Box::new(arrival)).is_ok());
+    turn(shard, now);
+    Ends { client, server }
+}
+
+/// One look at everything.
+fn turn(shard: &mut Shard, now: Instant) {
+    let mut events = Events::with_capacity(EVENTS);
+    shard.poll.poll(&mut events, Some(Duration::from_millis(10))).unwrap();
+    for event in &events {
+        shard.socket_event(event);
+    }
+    shard.empty_mailbox(now);
+    shard.write(now);
+}
+
+impl Ends {
+    /// Writes into the server's end until the kernel takes no more; returns how much it took.
+    fn fill(&mut self) -> usize {
+        let mut filled = 0;
+        let mut quiet = 0;
+        // The kernel moves bytes to the other end for a moment longer.
+        while quiet < 20 {
+            match self.server.write(&[0; 1 << 16]) {
+                Ok(count) => (filled, quiet) = (filled + count, 0),
+                Err(e) if e.kind() == ErrorKind::WouldBlock => {
+                    quiet += 1;
+                    std::thread::yield_now();
+                }
+                Err(e) => panic!("{e}"),
+            }
+        }
+        filled
+    }
+
+    /// Reads what has arrived.
+    fn drain(&mut self) -> usize {
+        let mut buffer = vec![0; 1 << 20];
+        let mut drained = 0;
+        loop {
+            match self.client.read(&mut buffer) {
+                Ok(count) if count > 0 => drained += count,
+                Ok(_) => return drained,
+                Err(e) if e.kind() == ErrorKind::WouldBlock => return drained,
+                Err(e) => panic!("{e}"),
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_player_is_stuck_by_what_it_did_not_take_since_it_was_given_it() {
+    let (mut shard, stream, start) = (shard(), stream(), Instant::now());
+    let publishing = publish(&stream);
+    let mut ends = join(&mut shard, &stream, false, start).await;
+    ends.fill();
+    // Nothing was published for longer than a write may take.
+    let later = start + SETTINGS.write * 2;
+    push(&publishing, 0..1, 100);
+    turn(&mut shard, later);
+    shard.sweep(later + Duration::from_secs(1));
+    assert_eq!(shard.subscribers.len(), 1);
+    shard.sweep(later + SETTINGS.write);
+    assert_eq!((shard.subscribers.len(), shard.mailbox.stuck.load(Ordering::Relaxed)), (0, 1));
+}
+
+#[tokio::test]
+async fn a_player_that_asks_waits_no_longer_than_others() {
+    let (mut shard, stream, start) = (shard(), stream(), Instant::now());
+    let mut ends = join(&mut shard, &stream, false, start).await;
+    // RTMP 1.0 §7.1.7: ping request.
+    let ping = [2, 0, 0, 0, 0, 0, 6, 4, 0, 0, 0, 0, 0, 6, 0, 0, 0, 1];
+    for minutes in [20, 40, 59] {
+        let now = start + Duration::from_secs(60 * minutes);
+        ends.client.write_all(&ping).unwrap();
+        let patience = Instant::now() + Duration::from_secs(10);
+        while ends.drain() == 0 {
+            assert!(Instant::now() < patience, "no answer");
+            turn(&mut shard, now);
+        }
+        shard.sweep(now);
+        turn(&mut shard, now);
+        assert_eq!(shard.subscribers.len(), 1, "{minutes}");
+    }
+    let now = start + SETTINGS.max_wait;
+    shard.sweep(now);
+    turn(&mut shard, now);
+    assert_eq!(shard.subscribers.len(), 0);
+
+    // A stream on air is no wait, and a wait that media ended is over.
+    let _ends = join(&mut shard, &stream, false, start).await;
+    let publishing = publish(&stream);
+    push(&publishing, 0..1, 100);
+    turn(&mut shard, start);
+    for seconds in [1, 4000, 8000] {
+        shard.sweep(start + Duration::from_secs(seconds));
+    }
+    turn(&mut shard, start);
+    assert_eq!(shard.subscribers.len(), 1);
+}
+
+#[tokio::test]
+async fn what_a_player_said_before_the_hand_over_is_heard() {
+    let (mut shard, stream, start) = (shard(), stream(), Instant::now());
+    let _ends = join(&mut shard, &stream, true, start).await;
+    assert_eq!((shard.subscribers.len(), shard.feeds.len()), (0, 0));
+    assert_eq!(shard.mailbox.players.load(Ordering::Relaxed), 0);
+}
+
+#[tokio::test]
+async fn a_backlog_is_not_lag() {
+    for (wait, expected) in [(1, 0), (5, 0), (16, 1)] {
+        let (mut shard, stream, start) = (shard(), stream(), Instant::now());
+        push(&publish(&stream), 0..25, 100);
+        let mut ends = join(&mut shard, &stream, false, start).await;
+        turn(&mut shard, start);
+        ends.fill();
+        // The publisher comes back with 20 s, of which the player can take nothing for a while.
+        let publishing = publish(&stream);
+        push(&publishing, 25..26, 100);
+        turn(&mut shard, start);
+        push(&publishing, 26..525, 1000);
+        turn(&mut shard, start);
+        let now = start + Duration::from_secs(wait);
+        let patience = Instant::now() + Duration::from_secs(10);
+        let key = shard.subscribers.iter().next().unwrap().0;
+        while shard.subscribers[key].is_blocked() || !shard.queue.is_empty() {
+            assert!(Instant::now() < patience, "it never catches up");
+            ends.drain();
+            turn(&mut shard, now);
+        }
+        assert_eq!(stream.info().counters.jumps, expected, "{wait} s");
+    }
+}

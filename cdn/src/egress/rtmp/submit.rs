@@ -1,0 +1,126 @@
+//! How a shard's writes reach the kernel: many sockets in one submission, or one system call each.
+
+use std::io::{self, IoSlice, Write};
+
+use bytes::Bytes;
+use mio::net::TcpStream;
+
+use super::uring::Ring;
+use crate::config::FanoutEngine;
+
+/// One write: what is left of a batch, to one socket.
+#[derive(Debug)]
+pub(super) struct PendingWrite<'a> {
+    pub(super) socket: &'a TcpStream,
+    /// None is empty.
+    pub(super) parts: &'a [Bytes],
+    /// Bytes of `parts` that the socket has taken before; less than all.
+    pub(super) skip: usize,
+    /// Bytes that the socket took now, or why it took none.
+    pub(super) outcome: io::Result<usize>,
+}
+
+/// Writes without waiting.
+#[derive(Debug)]
+pub(super) enum Submitter {
+    Uring {
+        ring: Box<Ring>,
+        /// Whether nothing else will do.
+        is_required: bool,
+    },
+    Direct,
+}
+
+impl Submitter {
+    /// What `engine` asks for.
+    ///
+    /// # Errors
+    /// Why io_uring cannot be had, if nothing else will do.
+    pub(super) fn new(engine: FanoutEngine) -> io::Result<Self> {
+        match engine {
+            FanoutEngine::Epoll => Ok(Self::Direct),
+            FanoutEngine::Uring => Ring::new().map(|ring| Self::Uring { ring: Box::new(ring), is_required: true }),
+            FanoutEngine::Auto => {
+                let ring = Ring::new().map(Box::new);
+                Ok(ring.map_or(Self::Direct, |ring| Self::Uring { ring, is_required: false }))
+            }
+        }
+    }
+
+    pub(super) fn name(&self) -> &'static str {
+        match self {
+            Self::Uring { .. } => "uring",
+            Self::Direct => "epoll",
+        }
+    }
+
+    /// Binds it to the calling thread, which alone submits from now on.
+    ///
+    /// # Errors
+    /// Why io_uring cannot be had after all, if nothing else will do.
+    pub(super) fn enable(&mut self) -> io::Result<()> {
+        let Self::Uring { ring, is_required } = self else { return Ok(()) };
+        match ring.enable() {
+            Err(error) if !*is_required => {
+                tracing::warn!(%error, "io_uring cannot be had after all: going on with epoll");
+                *self = Self::Direct;
+                Ok(())
+            }
+            enabled => enabled,
+        }
+    }
+
+    /// Does all `writes` and notes what came of each.
+    pub(super) fn submit(&mut self, writes: &mut [PendingWrite<'_>]) {
+        match self {
+            Self::Uring { ring, .. } => ring.submit(writes),
+            Self::Direct => writes.iter_mut().for_each(write_directly),
+        }
+    }
+}
+
+fn write_directly(write: &mut PendingWrite<'_>) {
+    let mut slices = [IoSlice::new(&[]); SLICES_AT_ONCE];
+    let mut count = 0;
+    for (slice, bytes) in slices.iter_mut().zip(rest(write.parts, write.skip)) {
+        *slice = IoSlice::new(bytes);
+        count += 1;
+    }
+    write.outcome = loop {
+        match (&mut &*write.socket).write_vectored(&slices[..count]) {
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            outcome => break outcome,
+        }
+    };
+}
+
+/// What is left of `parts` after the first `skip` bytes; no slice is empty.
+pub(super) fn rest(parts: &[Bytes], skip: usize) -> impl Iterator<Item = &[u8]> {
+    let mut skip = skip;
+    parts.iter().filter_map(move |part| {
+        let from = skip.min(part.len());
+        skip -= from;
+        Some(&part[from..]).filter(|slice| !slice.is_empty())
+    })
+}
+
+/// Slices of one system call: more than a tick ever has, and little enough for the stack. The kernel takes 1024.
+const SLICES_AT_ONCE: usize = 128;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ring_that_fails_late_is_done_without_if_it_may_be() {
+        for (engine, expected) in [(FanoutEngine::Auto, Some("epoll")), (FanoutEngine::Uring, None)] {
+            // Where the kernel has no io_uring there is nothing to see.
+            let Ok(mut submitter) = Submitter::new(engine) else { continue };
+            submitter.enable().unwrap();
+            if submitter.name() == "uring" {
+                // A ring cannot be enabled twice.
+                assert_eq!(submitter.enable().is_ok().then(|| submitter.name()), expected);
+            }
+        }
+    }
+}

@@ -1,0 +1,279 @@
+//! One player: a socket, a cursor, and at most one batch under way.
+
+use std::any::Any;
+use std::io::{self, Read};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use media::Catalog;
+use media::live_window::Cursor;
+use mio::net::TcpStream;
+use net::rtmp::framing::{self, PLAY_CHUNK_SIZE};
+use net::rtmp::server::PlayState;
+use net::rtmp::session::PlayerEvent;
+use net::rtmp::{self, Message};
+
+use super::batch::{self, Batch};
+use super::feed::Feed;
+use crate::hub::{LiveStream, SubscriberGuard};
+
+/// A player of one shard.
+pub(super) struct Subscriber {
+    pub(super) socket: TcpStream,
+    /// Its feed's key in the shard.
+    pub(super) feed: usize,
+    /// Where it is in its feed's list of members.
+    pub(super) member: usize,
+    /// Whether the shard will look at it in its next pass.
+    pub(super) is_queued: bool,
+    /// When the socket last took something, or was given something to take after it had nothing.
+    pub(super) progress: Instant,
+    /// Since when it waits for a stream to come on air; `None` while it does not.
+    waiting_since: Option<Instant>,
+    /// False from a write that found no room until the kernel says that there is some.
+    pub(super) has_room: bool,
+    play: PlayState,
+    cursor: Cursor,
+    /// What it knows of the broadcast.
+    catalog: Option<Arc<Catalog>>,
+    in_flight: Option<InFlight>,
+    /// Set by a write that found no room, until it has caught up: only such a player may be too slow.
+    is_slow: bool,
+    /// It came back for what it missed, so it may be behind until it has caught up.
+    is_resuming: bool,
+    is_paused: bool,
+    /// Whether the player said something since its answers were last taken: asking costs more than knowing, for every picture.
+    may_have_replies: bool,
+    /// No media any more; it goes when everything is written.
+    is_leaving: bool,
+    _counted: SubscriberGuard,
+    /// Its place among the connections of the server.
+    _seat: Box<dyn Any + Send>,
+}
+
+#[derive(Debug)]
+struct InFlight {
+    batch: Arc<Batch>,
+    sent: usize,
+}
+
+/// Why a player is gone.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Gone {
+    #[error("it closed the connection")]
+    Closed,
+    #[error("it ended the play")]
+    Ended,
+    #[error("its stream ended")]
+    StreamEnded,
+    #[error("it took nothing for too long")]
+    Stuck,
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    #[error(transparent)]
+    Protocol(#[from] rtmp::Error),
+}
+
+/// What a player starts with.
+pub(super) struct Arrival {
+    pub(super) socket: TcpStream,
+    pub(super) play: PlayState,
+    pub(super) stream: Arc<LiveStream>,
+    pub(super) start: Cursor,
+    pub(super) is_resuming: bool,
+    pub(super) seat: Box<dyn Any + Send>,
+}
+
+impl Subscriber {
+    pub(super) fn new(arrival: Arrival, feed: usize, member: usize, now: Instant) -> Self {
+        Self {
+            socket: arrival.socket,
+            feed,
+            member,
+            is_queued: false,
+            progress: now,
+            waiting_since: None,
+            has_room: true,
+            play: arrival.play,
+            cursor: arrival.start,
+            catalog: None,
+            in_flight: None,
+            is_slow: false,
+            is_resuming: arrival.is_resuming,
+            is_paused: false,
+            may_have_replies: true,
+            is_leaving: false,
+            _counted: arrival.stream.subscriber("rtmp"),
+            _seat: arrival.seat,
+        }
+    }
+
+    /// Whether it has been given anything of a broadcast yet.
+    pub(super) fn has_started(&self) -> bool {
+        self.catalog.is_some()
+    }
+
+    /// Makes sure that there is something to write, if there is anything to say. Media comes from the feed's newest batch if
+    /// this player is where that starts, else from its own look at the window.
+    pub(super) fn prepare(&mut self, feed: &Feed, max_lag: Duration, now: Instant) -> Result<(), Gone> {
+        if self.in_flight.is_some() {
+            return Ok(());
+        }
+        let has_heard = std::mem::take(&mut self.may_have_replies);
+        let replies = if has_heard { self.play.replies() } else { Bytes::new() };
+        if !replies.is_empty() {
+            self.start(Arc::new(batch::control(replies)), now);
+            return Ok(());
+        }
+        if self.is_leaving {
+            return Err(Gone::StreamEnded);
+        }
+        if self.is_paused {
+            return Ok(());
+        }
+        if let Some(newest) = feed.newest_for(self.cursor.position(), self.catalog.as_ref()) {
+            self.cursor = Cursor::at(newest.to);
+            self.catalog = Some(newest.catalog_after.clone());
+            self.is_slow = false;
+            self.waiting_since = None;
+            self.start(newest.batch.clone(), now);
+            return Ok(());
+        }
+        if self.is_slow && !self.is_resuming && feed.stream.lag(&self.cursor, now) > max_lag {
+            feed.stream.jump_to_live_edge(&mut self.cursor);
+        }
+        let mut read = feed.stream.read(&mut self.cursor, BITE);
+        // No further than the feed, so that the next batch of the feed fits.
+        let within = read.entries.partition_point(|entry| entry.position < feed.position());
+        if let Some(beyond) = read.entries.get(within) {
+            self.cursor = Cursor::at(beyond.position);
+        }
+        read.entries.truncate(within);
+        if read.entries.is_empty() {
+            self.is_slow = false;
+            self.is_resuming = false;
+            return Ok(());
+        }
+        let batch = batch::encode(&read.entries, &mut self.catalog);
+        self.waiting_since = None;
+        self.start(Arc::new(batch), now);
+        Ok(())
+    }
+
+    /// There was nothing under way, so the time for the socket to take something begins now.
+    fn start(&mut self, batch: Arc<Batch>, now: Instant) {
+        if !batch.is_empty() {
+            self.progress = now;
+            self.in_flight = Some(InFlight { batch, sent: 0 });
+        }
+    }
+
+    /// Notes whether its stream is on air; says how long it has waited for one. What it asks meanwhile does not prolong that.
+    pub(super) fn wait(&mut self, is_live: bool, now: Instant) -> Option<Duration> {
+        let since = if is_live { None } else { Some(self.waiting_since.unwrap_or(now)) };
+        self.waiting_since = since;
+        since.map(|since| now.saturating_duration_since(since))
+    }
+
+    /// What to write now: a batch, and how much of it the socket has taken before.
+    pub(super) fn under_way(&self) -> Option<(&[Bytes], usize)> {
+        self.in_flight.as_ref().filter(|_| self.has_room).map(|f| (f.batch.parts.as_slice(), f.sent))
+    }
+
+    /// Whether there is something that the socket has not taken.
+    pub(super) fn is_blocked(&self) -> bool {
+        self.in_flight.is_some()
+    }
+
+    /// Notes what came of a write. Returns how many bytes the socket took.
+    pub(super) fn wrote(&mut self, outcome: io::Result<usize>, now: Instant) -> Result<usize, Gone> {
+        match outcome {
+            Ok(0) => Err(Gone::Closed),
+            Ok(bytes) => {
+                self.progress = now;
+                if let Some(in_flight) = &mut self.in_flight {
+                    in_flight.sent += bytes;
+                    if in_flight.sent >= in_flight.batch.len {
+                        self.in_flight = None;
+                    }
+                }
+                Ok(bytes)
+            }
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                self.has_room = false;
+                self.is_slow = true;
+                Ok(0)
+            }
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => Ok(0),
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    /// Reads what the player sent. Answers wait in `play` until the batch under way is written.
+    pub(super) fn hear(&mut self, buffer: &mut [u8]) -> Result<(), Gone> {
+        // A peer that sends without end has its turn again when the others had theirs.
+        for _ in 0..READS_AT_ONCE {
+            let bytes = match self.socket.read(buffer) {
+                Ok(0) => return Err(Gone::Closed),
+                Ok(count) => &buffer[..count],
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+                Err(e) => return Err(e.into()),
+            };
+            let events = self.play.input(bytes)?;
+            self.heed(events)?;
+        }
+        Err(io::Error::other("it floods us").into())
+    }
+
+    /// Hears what the player said before its socket was handed over.
+    pub(super) fn hear_early(&mut self) -> Result<(), Gone> {
+        let events = self.play.input(&[])?;
+        self.heed(events)
+    }
+
+    fn heed(&mut self, events: Vec<PlayerEvent>) -> Result<(), Gone> {
+        self.may_have_replies = true;
+        for event in events {
+            match event {
+                PlayerEvent::Pause(true) => self.is_paused = true,
+                PlayerEvent::Pause(false) if self.is_paused => {
+                    self.is_paused = false;
+                    self.cursor = Cursor::at_live_edge();
+                }
+                PlayerEvent::Close => return Err(Gone::Ended),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends the play politely: what is under way is finished, the goodbye follows, then it goes.
+    pub(super) fn leave(&mut self, code: &str, description: &str, now: Instant) {
+        if self.is_leaving {
+            return;
+        }
+        self.is_leaving = true;
+        let mut bytes = Vec::new();
+        if let Ok(end) = framing::message(&Message::EndOfStream, PLAY_CHUNK_SIZE) {
+            bytes.extend_from_slice(&end.to_bytes());
+        }
+        bytes.extend_from_slice(&self.play.goodbye(code, description));
+        let goodbye = batch::control(bytes.into());
+        match &mut self.in_flight {
+            None => self.start(Arc::new(goodbye), now),
+            Some(in_flight) => {
+                let mut parts = in_flight.batch.parts.clone();
+                parts.extend(goodbye.parts);
+                let len = parts.iter().map(Bytes::len).sum();
+                in_flight.batch = Arc::new(Batch { parts, len });
+            }
+        }
+    }
+}
+
+/// Payload that one player may hold on to beyond the window, while its socket takes it.
+const BITE: usize = 1 << 20;
+/// Players say little: an acknowledgement every few megabytes.
+const READS_AT_ONCE: usize = 64;

@@ -1,0 +1,302 @@
+//! `/api/v1`: what is on air, for programs and for the page. Never says who publishes from where, or any key.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use axum::body::Body;
+use axum::extract::{Path, State};
+use axum::http::header::{HOST, HeaderMap};
+use axum::http::{Response, StatusCode};
+use media::catalog::Value;
+use media::codec::Format;
+use media::time::WallClock;
+use media::{Catalog, Track};
+use serde::Serialize;
+
+use super::Shared;
+use super::reply::{self, Form};
+use crate::document::Document;
+use crate::egress::hls::{MULTIVARIANT_PLAYLIST, Packaged};
+use crate::hub::{Info, LiveStream, State as StreamState};
+
+#[derive(Serialize)]
+struct StreamsJson {
+    streams: Vec<StreamJson>,
+}
+
+#[derive(Serialize)]
+struct StreamJson {
+    name: String,
+    /// `live`, `away` (the publisher is expected back), `ended`, or `offline` (nobody has published yet).
+    state: &'static str,
+    /// Since when it is in that state.
+    since: Option<String>,
+    /// Of the newest broadcast: 16 hexadecimal digits.
+    epoch: Option<String>,
+    /// When PTS 0 was captured, by the publisher's clock; absent if it tells none. Then HLS dates are those of arrival.
+    clock: Option<String>,
+    tracks: Vec<TrackJson>,
+    viewers: ViewersJson,
+    /// Bits per second, mean over the window.
+    bitrate: u64,
+    window: WindowJson,
+    hls: Option<HlsJson>,
+    counters: CountersJson,
+    urls: UrlsJson,
+}
+
+#[derive(Serialize)]
+struct TrackJson {
+    id: String,
+    kind: &'static str,
+    codec: &'static str,
+    rfc6381: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    width: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    height: Option<u32>,
+    /// Pictures per second, as the publisher says.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    frame_rate: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sample_rate: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    channels: Option<u16>,
+}
+
+#[derive(Serialize)]
+struct ViewersJson {
+    total: usize,
+    #[serde(flatten)]
+    by_protocol: BTreeMap<&'static str, usize>,
+}
+
+#[derive(Serialize)]
+struct WindowJson {
+    seconds: f64,
+    bytes: usize,
+    first_position: u64,
+    next_position: u64,
+}
+
+/// What the packager lists.
+#[derive(Serialize)]
+struct HlsJson {
+    media_sequence: u64,
+    segments: usize,
+    seconds: f64,
+    target_duration_seconds: u64,
+}
+
+#[derive(Serialize)]
+struct CountersJson {
+    units: u64,
+    received_bytes: u64,
+    sent_bytes: u64,
+    duplicates: u64,
+    publishers: u64,
+    takeovers: u64,
+    jumps: u64,
+    skipped: u64,
+}
+
+#[derive(Serialize)]
+struct UrlsJson {
+    page: String,
+    hls: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rtmp: Option<String>,
+}
+
+#[derive(Serialize)]
+struct TimeJson {
+    now_us: i64,
+    now: String,
+}
+
+#[derive(Serialize)]
+struct ErrorJson<'a> {
+    error: &'a str,
+}
+
+/// `/api/v1/streams`
+pub(super) async fn streams(State(shared): State<Arc<Shared>>, headers: HeaderMap) -> Response<Body> {
+    let place = Place::of(&headers, &shared);
+    let streams = shared.hub.streams().iter().map(|stream| describe(&shared, stream, &place)).collect();
+    json(StatusCode::OK, &StreamsJson { streams }, &headers)
+}
+
+/// `/api/v1/streams/NAME`
+pub(super) async fn stream(
+    State(shared): State<Arc<Shared>>,
+    Path(name): Path<String>,
+    headers: HeaderMap,
+) -> Response<Body> {
+    match shared.hub.stream(&name) {
+        Some(stream) => json(StatusCode::OK, &describe(&shared, &stream, &Place::of(&headers, &shared)), &headers),
+        None => json(StatusCode::NOT_FOUND, &ErrorJson { error: "there is no stream of this name here" }, &headers),
+    }
+}
+
+/// `/api/v1/time`: this server's clock, so that a page can tell how far behind capture it is, whatever its own clock says.
+pub(super) async fn time(headers: HeaderMap) -> Response<Body> {
+    let now = now();
+    json(StatusCode::OK, &TimeJson { now_us: now.as_micros(), now: now.to_rfc3339() }, &headers)
+}
+
+/// The rest of `/api`.
+pub(super) async fn unknown(headers: HeaderMap) -> Response<Body> {
+    let error = "there is nothing here; see /api/v1/streams, /api/v1/streams/NAME and /api/v1/time";
+    json(StatusCode::NOT_FOUND, &ErrorJson { error }, &headers)
+}
+
+fn json(status: StatusCode, value: &impl Serialize, headers: &HeaderMap) -> Response<Body> {
+    let text = serde_json::to_vec(value).expect("plain structures with string keys serialise");
+    let mut response = reply::document(&Document::new(text), JSON, headers);
+    if response.status() == StatusCode::OK {
+        *response.status_mut() = status;
+    }
+    response
+}
+
+fn describe(shared: &Shared, stream: &LiveStream, place: &Place) -> StreamJson {
+    let Info { name, state, catalog, viewers, window, bitrate, counters, .. } = stream.info();
+    let (state, since) = match state {
+        StreamState::Idle => ("offline", None),
+        StreamState::Live { since } => ("live", Some(since)),
+        StreamState::Away { since, .. } => ("away", Some(since)),
+        StreamState::Ended { since } => ("ended", Some(since)),
+    };
+    StreamJson {
+        state,
+        since: since.map(|since| wall_clock(since).to_rfc3339()),
+        epoch: catalog.as_ref().map(|c| c.epoch.to_string()),
+        clock: catalog.as_ref().and_then(|c| c.clock).map(WallClock::to_rfc3339),
+        tracks: catalog
+            .as_ref()
+            .map(|c| c.tracks.iter().map(|track| describe_track(track, c)).collect())
+            .unwrap_or_default(),
+        viewers: ViewersJson { total: viewers.values().sum(), by_protocol: viewers },
+        bitrate,
+        window: WindowJson {
+            seconds: window.duration.as_secs_f64(),
+            bytes: window.bytes,
+            first_position: window.first_position,
+            next_position: window.next_position,
+        },
+        hls: shared.hls.stream(&name).as_deref().and_then(describe_hls),
+        counters: CountersJson {
+            units: counters.units,
+            received_bytes: counters.bytes,
+            sent_bytes: counters.sent_bytes,
+            duplicates: counters.duplicates,
+            publishers: counters.publishers,
+            takeovers: counters.takeovers,
+            jumps: counters.jumps,
+            skipped: counters.skipped,
+        },
+        urls: place.urls(&name),
+        name,
+    }
+}
+
+fn describe_track(track: &Track, catalog: &Catalog) -> TrackJson {
+    let (width, height, sample_rate, channels) = match track.config.format {
+        // Zero is what a record says that does not tell.
+        Format::Video { width, height } => {
+            (Some(width).filter(|w| *w > 0), Some(height).filter(|h| *h > 0), None, None)
+        }
+        Format::Audio { sample_rate, channels } => (None, None, Some(sample_rate), Some(channels)),
+    };
+    let frame_rate = ["framerate", "videoframerate"].iter().find_map(|key| match catalog.metadata.get(*key) {
+        Some(Value::Number(rate)) if *rate > 0.0 && track.id.is_video() => Some(*rate),
+        _ => None,
+    });
+    TrackJson {
+        id: track.id.to_string(),
+        kind: if track.id.is_video() { "video" } else { "audio" },
+        codec: track.config.codec.name(),
+        rfc6381: track.config.rfc6381(),
+        width,
+        height,
+        frame_rate,
+        sample_rate,
+        channels,
+    }
+}
+
+fn describe_hls(packaged: &Packaged) -> Option<HlsJson> {
+    let playlist = packaged.now().playlist.clone();
+    let first = playlist.segments.first()?;
+    Some(HlsJson {
+        media_sequence: first.msn,
+        segments: playlist.segments.len(),
+        seconds: playlist.segments.iter().map(|s| s.duration.as_secs_f64()).sum(),
+        target_duration_seconds: playlist.target_duration,
+    })
+}
+
+/// How this server was addressed: what it answers with must work from where the question came.
+struct Place {
+    scheme: &'static str,
+    /// With the port, if one was given.
+    authority: String,
+    rtmp_host: Option<String>,
+    rtmp: Option<(u16, String)>,
+}
+
+impl Place {
+    fn of(headers: &HeaderMap, shared: &Shared) -> Self {
+        let forwarded = headers.get("x-forwarded-proto").and_then(|v| v.to_str().ok());
+        let scheme = if forwarded.is_some_and(|f| f.eq_ignore_ascii_case("https")) { "https" } else { "http" };
+        let host = headers.get(HOST).and_then(|v| v.to_str().ok()).filter(|host| is_authority(host));
+        Self {
+            scheme,
+            authority: host.unwrap_or("localhost").to_owned(),
+            rtmp_host: shared.settings.rtmp_host.clone(),
+            rtmp: shared.settings.rtmp_port.map(|port| (port, shared.settings.rtmp_app.clone())),
+        }
+    }
+
+    fn urls(&self, name: &str) -> UrlsJson {
+        let base = format!("{}://{}/{name}", self.scheme, self.authority);
+        let rtmp = self.rtmp.as_ref().map(|(port, app)| match port {
+            1935 => format!("rtmp://{}/{app}/{name}", self.host()),
+            port => format!("rtmp://{}:{port}/{app}/{name}", self.host()),
+        });
+        UrlsJson { hls: format!("{base}/{MULTIVARIANT_PLAYLIST}"), page: base, rtmp }
+    }
+
+    /// As told, or the authority without its port; the colons of `[::1]` are not one.
+    fn host(&self) -> &str {
+        if let Some(host) = &self.rtmp_host {
+            return host;
+        }
+        match self.authority.rsplit_once(':') {
+            Some((host, port)) if !port.ends_with(']') => host,
+            _ => &self.authority,
+        }
+    }
+}
+
+/// Whether a `Host` header is one: it goes into addresses that people copy.
+fn is_authority(host: &str) -> bool {
+    let is_fine = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_' | b':' | b'[' | b']');
+    !host.is_empty() && host.len() <= MAX_HOST && host.bytes().all(is_fine)
+}
+
+fn now() -> WallClock {
+    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    WallClock::from_micros(i64::try_from(since_epoch.as_micros()).unwrap_or(i64::MAX))
+}
+
+fn wall_clock(instant: Instant) -> WallClock {
+    let ago = i64::try_from(instant.elapsed().as_micros()).unwrap_or(i64::MAX);
+    WallClock::from_micros(now().as_micros().saturating_sub(ago))
+}
+
+const JSON: Form = Form { content_type: "application/json", cache_control: reply::NEVER };
+
+/// A domain name of full length, and a port.
+const MAX_HOST: usize = 260;

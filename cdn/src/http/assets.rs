@@ -1,0 +1,35 @@
+//! What `cdn/web` holds, within the binary: made ready once, when the first page is asked for.
+
+use std::collections::BTreeMap;
+use std::sync::LazyLock;
+
+use rust_embed::RustEmbed;
+
+use super::reply::{ASK_EACH_TIME, Form};
+use crate::document::Document;
+
+#[derive(RustEmbed)]
+#[folder = "web"]
+#[exclude = "*.json"]
+#[exclude = "node_modules/*"]
+struct Web;
+
+/// A file by its path in `cdn/web`, and how it is served.
+pub(super) fn asset(path: &str) -> Option<&'static (Document, Form)> {
+    static ASSETS: LazyLock<BTreeMap<String, (Document, Form)>> = LazyLock::new(|| {
+        let read = |path: &str| Web::get(path).expect("a path that was just listed").data.into_owned();
+        Web::iter().map(|path| (path.to_string(), (Document::new(read(&path)), form(&path)))).collect()
+    });
+    ASSETS.get(path)
+}
+
+fn form(path: &str) -> Form {
+    let content_type = match path.rsplit_once('.').map(|(_, extension)| extension) {
+        Some("html") => "text/html; charset=utf-8",
+        Some("css") => "text/css; charset=utf-8",
+        Some("js") => "text/javascript; charset=utf-8",
+        Some("svg") => "image/svg+xml",
+        _ => "text/plain; charset=utf-8",
+    };
+    Form { content_type, cache_control: ASK_EACH_TIME }
+}

@@ -1,0 +1,22 @@
+//! `/healthz`: the process answers. `/readyz`: it may be given work; fails from the moment that it is told to stop.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::{Response, StatusCode};
+
+use super::{Shared, reply};
+
+pub(super) async fn healthz() -> Response<Body> {
+    reply::words(StatusCode::OK, "ok")
+}
+
+pub(super) async fn readyz(State(shared): State<Arc<Shared>>) -> Response<Body> {
+    if shared.is_draining.load(Ordering::Relaxed) {
+        reply::words(StatusCode::SERVICE_UNAVAILABLE, "draining")
+    } else {
+        reply::words(StatusCode::OK, "ready")
+    }
+}

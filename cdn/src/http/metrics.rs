@@ -1,0 +1,178 @@
+//! `/metrics`, in the text format of Prometheus 0.0.4, on a listener of its own. Made from counters that others keep.
+
+use std::fmt::{Display, Write};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::Response;
+use axum::http::header::{CONTENT_TYPE, HeaderValue};
+
+use super::{Shared, reply};
+use crate::hub::{Info, State as StreamState};
+
+/// What the HTTP side has seen.
+#[derive(Debug, Default)]
+pub(super) struct Counters {
+    pub(super) accepted: AtomicU64,
+    pub(super) refused: AtomicU64,
+    pub(super) open: AtomicU64,
+    /// By the first digit of the status, from 1 to 5.
+    replies: [AtomicU64; 5],
+}
+
+impl Counters {
+    pub(super) fn count_reply(&self, status: u16) {
+        if let Some(class) = self.replies.get(usize::from(status / 100).wrapping_sub(1)) {
+            class.fetch_add(1, Relaxed);
+        }
+    }
+}
+
+/// A number that another room keeps.
+#[derive(Clone, Copy, Debug)]
+pub struct Figure {
+    /// Its name: ends in its unit, or in `_total`.
+    pub name: &'static str,
+    /// `gauge` or `counter`.
+    pub kind: &'static str,
+    /// What it says.
+    pub help: &'static str,
+    /// It, now.
+    pub value: u64,
+}
+
+/// Asks another room for its numbers.
+#[derive(Clone)]
+pub struct Figures(Arc<dyn Fn() -> Vec<Figure> + Send + Sync>);
+
+impl Figures {
+    /// From whatever `ask` answers when somebody reads `/metrics`.
+    pub fn new(ask: impl Fn() -> Vec<Figure> + Send + Sync + 'static) -> Self {
+        Self(Arc::new(ask))
+    }
+}
+
+impl Default for Figures {
+    fn default() -> Self {
+        Self::new(Vec::new)
+    }
+}
+
+impl std::fmt::Debug for Figures {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Figures")
+    }
+}
+
+/// `/metrics`
+pub(super) async fn metrics(State(shared): State<Arc<Shared>>) -> Response<Body> {
+    let mut response = reply::words(axum::http::StatusCode::OK, render(&shared).trim_end());
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8"));
+    response
+}
+
+/// How a stream's number is called, what it says, its kind, and where it comes from.
+type OfStream = (&'static str, &'static str, &'static str, fn(&Info) -> f64);
+
+fn render(shared: &Shared) -> String {
+    let infos: Vec<_> = shared.hub.streams().iter().map(|stream| stream.info()).collect();
+    let mut text = Text::default();
+    text.family("nearcast_build_info", "gauge", "Which version this is.");
+    text.sample("nearcast_build_info", &[("version", env!("CARGO_PKG_VERSION"))], 1);
+    text.single("nearcast_uptime_seconds", "gauge", "Since the start.", shared.started.elapsed().as_secs_f64());
+    if let Some(bytes) = resident_bytes() {
+        text.single("process_resident_memory_bytes", "gauge", "Resident memory.", bytes);
+    }
+    for (name, help, kind, value) in OF_STREAMS {
+        text.family(name, kind, help);
+        for info in &infos {
+            text.sample(name, &[("stream", &info.name)], value(info));
+        }
+    }
+    text.family("nearcast_stream_viewers", "gauge", "Viewers by protocol; those by HLS are estimated.");
+    for info in &infos {
+        for (protocol, count) in &info.viewers {
+            text.sample("nearcast_stream_viewers", &[("stream", &info.name), ("protocol", protocol)], count);
+        }
+    }
+    text.family("nearcast_hls_media_sequence", "gauge", "Number of the newest segment listed.");
+    for info in &infos {
+        let newest = shared.hls.stream(&info.name).and_then(|p| p.now().playlist.segments.last().map(|s| s.msn));
+        if let Some(newest) = newest {
+            text.sample("nearcast_hls_media_sequence", &[("stream", &info.name)], newest);
+        }
+    }
+    let http = &shared.counters;
+    text.single("nearcast_http_connections", "gauge", "Open connections.", http.open.load(Relaxed));
+    text.single("nearcast_http_connections_total", "counter", "Connections taken.", http.accepted.load(Relaxed));
+    text.single("nearcast_http_refused_total", "counter", "Connections over a limit.", http.refused.load(Relaxed));
+    text.family("nearcast_http_replies_total", "counter", "Replies by class of status.");
+    for (class, count) in (1..).zip(&http.replies) {
+        text.sample("nearcast_http_replies_total", &[("class", &format!("{class}xx"))], count.load(Relaxed));
+    }
+    for figure in (shared.settings.figures.0)() {
+        text.single(figure.name, figure.kind, figure.help, figure.value);
+    }
+    text.0
+}
+
+#[derive(Default)]
+struct Text(String);
+
+impl Text {
+    fn family(&mut self, name: &str, kind: &str, help: &str) {
+        writeln!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}").expect("writing to a String does not fail");
+    }
+
+    fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: impl Display) {
+        let labels: Vec<_> = labels.iter().map(|(key, value)| format!("{key}=\"{}\"", escaped(value))).collect();
+        writeln!(self.0, "{name}{{{}}} {value}", labels.join(",")).expect("writing to a String does not fail");
+    }
+
+    fn single(&mut self, name: &str, kind: &str, help: &str, value: impl Display) {
+        self.family(name, kind, help);
+        writeln!(self.0, "{name} {value}").expect("writing to a String does not fail");
+    }
+}
+
+fn escaped(value: &str) -> String {
+    value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+}
+
+/// Linux tells it in pages; elsewhere the number is left out.
+fn resident_bytes() -> Option<u64> {
+    let pages: u64 = std::fs::read_to_string("/proc/self/statm").ok()?.split(' ').nth(1)?.parse().ok()?;
+    Some(pages * PAGE_BYTES)
+}
+
+/// What each stream says about itself.
+const OF_STREAMS: [OfStream; 13] = [
+    ("nearcast_stream_live", "1 while somebody publishes.", "gauge", |i| {
+        f64::from(u8::from(matches!(i.state, StreamState::Live { .. })))
+    }),
+    ("nearcast_stream_received_units_total", "Access units taken.", "counter", |i| i.counters.units as f64),
+    ("nearcast_stream_received_bytes_total", "Payload taken.", "counter", |i| i.counters.bytes as f64),
+    ("nearcast_stream_sent_bytes_total", "Handed to viewers.", "counter", |i| i.counters.sent_bytes as f64),
+    ("nearcast_stream_duplicates_total", "Units dropped because the stream had them.", "counter", |i| {
+        i.counters.duplicates as f64
+    }),
+    ("nearcast_stream_publishers_total", "Publishers let in.", "counter", |i| i.counters.publishers as f64),
+    ("nearcast_stream_takeovers_total", "Publishers dismissed for another.", "counter", |i| {
+        i.counters.takeovers as f64
+    }),
+    ("nearcast_stream_jumps_total", "Slow viewers put at the newest GOP.", "counter", |i| i.counters.jumps as f64),
+    ("nearcast_stream_skipped_units_total", "Units that slow viewers did not get.", "counter", |i| {
+        i.counters.skipped as f64
+    }),
+    ("nearcast_stream_window_seconds", "Media held.", "gauge", |i| i.window.duration.as_secs_f64()),
+    ("nearcast_stream_window_bytes", "Payload held.", "gauge", |i| i.window.bytes as f64),
+    ("nearcast_stream_bitrate_bits_per_second", "Mean over the window.", "gauge", |i| i.bitrate as f64),
+    ("nearcast_stream_tracks", "Tracks of the newest broadcast.", "gauge", |i| {
+        i.catalog.as_ref().map_or(0.0, |c| c.tracks.len() as f64)
+    }),
+];
+
+/// Of x86-64, and of the kernels that Debian ships for ARM.
+const PAGE_BYTES: u64 = 4096;

@@ -1,0 +1,86 @@
+//! The pages: `/` lists the streams, `/NAME` plays one. The same files serve every stream; what is on air they ask the API.
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::{Path, State};
+use axum::http::header::{ACCEPT, CONTENT_SECURITY_POLICY, HeaderMap, HeaderName, HeaderValue, REFERRER_POLICY};
+use axum::http::{Response, StatusCode, Uri};
+
+use super::assets::asset as embedded;
+use super::{Shared, hls, reply};
+
+/// `/`
+pub(super) async fn index(headers: HeaderMap) -> Response<Body> {
+    page("index.html", &headers)
+}
+
+/// `/NAME`. A browser gets the page even if there is no such stream: it says so, and begins to play when there is.
+pub(super) async fn player(
+    State(shared): State<Arc<Shared>>,
+    Path(name): Path<String>,
+    headers: HeaderMap,
+) -> Response<Body> {
+    if shared.hub.stream(&name).is_some() {
+        return page("player.html", &headers);
+    }
+    let reads_html = headers.get(ACCEPT).and_then(|a| a.to_str().ok()).is_some_and(|a| a.contains("text/html"));
+    if !reads_html {
+        return hls::unknown(&name);
+    }
+    let mut fresh = headers;
+    fresh.remove(axum::http::header::IF_NONE_MATCH);
+    let mut response = page("player.html", &fresh);
+    *response.status_mut() = StatusCode::NOT_FOUND;
+    response.headers_mut().insert(axum::http::header::CACHE_CONTROL, HeaderValue::from_static(reply::NEVER));
+    response
+}
+
+/// `/assets/PATH`
+pub(super) async fn asset(Path(path): Path<String>, headers: HeaderMap) -> Response<Body> {
+    match embedded(&path).filter(|_| !path.ends_with(".html")) {
+        Some((document, form)) => reply::document(document, *form, &headers),
+        None => reply::words(StatusCode::NOT_FOUND, "There is no such file here."),
+    }
+}
+
+/// Browsers ask for it whatever a page says.
+pub(super) async fn favicon(headers: HeaderMap) -> Response<Body> {
+    asset(Path("logo.svg".to_owned()), headers).await
+}
+
+/// Live streams are nothing to index.
+pub(super) async fn robots() -> Response<Body> {
+    reply::words(StatusCode::OK, "User-agent: *\nDisallow: /")
+}
+
+/// Everything else.
+pub(super) async fn nothing(uri: Uri) -> Response<Body> {
+    let text = format!(
+        "There is nothing at {:?}. The streams of this server are listed at / and at /api/v1/streams.",
+        uri.path()
+    );
+    reply::words(StatusCode::NOT_FOUND, text)
+}
+
+fn page(path: &str, headers: &HeaderMap) -> Response<Body> {
+    let (document, form) = embedded(path).expect("the pages are in cdn/web");
+    let mut response = reply::document(document, *form, headers);
+    for (name, value) in ON_PAGES {
+        response.headers_mut().insert(name, value);
+    }
+    response
+}
+
+/// Nothing from elsewhere, nothing inline. `blob:` is where Media Source Extensions put the video.
+const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; \
+     media-src 'self' blob:; base-uri 'none'; form-action 'none'; frame-ancestors *";
+
+const ON_PAGES: [(HeaderName, HeaderValue); 3] = [
+    (CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY)),
+    (REFERRER_POLICY, HeaderValue::from_static("no-referrer")),
+    (
+        HeaderName::from_static("permissions-policy"),
+        HeaderValue::from_static("camera=(), microphone=(), geolocation=(), payment=(), usb=()"),
+    ),
+];

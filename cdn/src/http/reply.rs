@@ -1,0 +1,100 @@
+//! The replies that routes give: documents with their conditions (RFC 9110 §13), plain words, and the headers of all of them.
+
+use axum::body::Body;
+use axum::http::header::{
+    ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, ETAG, HeaderMap, HeaderName, HeaderValue,
+    IF_NONE_MATCH, RETRY_AFTER, VARY,
+};
+use axum::http::{Response, StatusCode};
+
+use crate::document::Document;
+
+/// How a document is served.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Form {
+    pub(super) content_type: &'static str,
+    pub(super) cache_control: &'static str,
+}
+
+/// The document, compressed if the client takes that; or only the word that the client has it.
+pub(super) fn document(document: &Document, form: Form, request: &HeaderMap) -> Response<Body> {
+    let packed = document.gzip.as_ref().filter(|_| takes_gzip(request));
+    let etag = match packed {
+        Some(_) => format!("\"{}-gz\"", document.tag),
+        None => format!("\"{}\"", document.tag),
+    };
+    let builder = Response::builder()
+        .header(CACHE_CONTROL, form.cache_control)
+        .header(VARY, ACCEPT_ENCODING.as_str())
+        .header(ETAG, &etag);
+    let response = if has_it(request, &etag) {
+        builder.status(StatusCode::NOT_MODIFIED).body(Body::empty())
+    } else {
+        let builder = builder.header(CONTENT_TYPE, form.content_type);
+        match packed {
+            Some(packed) => builder.header(CONTENT_ENCODING, "gzip").body(Body::from(packed.clone())),
+            None => builder.body(Body::from(document.plain.clone())),
+        }
+    };
+    response.expect("constants and hexadecimal digits are valid header values")
+}
+
+/// A few words for people who read with curl.
+pub(super) fn words(status: StatusCode, words: impl Into<String>) -> Response<Body> {
+    let mut response = Response::new(Body::from(words.into() + "\n"));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static(NEVER));
+    response
+}
+
+/// The same, for what may be there in a moment.
+pub(super) fn words_for_now(status: StatusCode, text: impl Into<String>) -> Response<Body> {
+    let mut response = words(status, text);
+    response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static(SOON));
+    response
+}
+
+/// Whether the client holds what `etag` names (RFC 9110 §13.1.2: compared weakly).
+pub(super) fn has_it(request: &HeaderMap, etag: &str) -> bool {
+    let held =
+        request.get_all(IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok()).flat_map(|list| list.split(','));
+    held.map(str::trim).any(|held| held == "*" || held.strip_prefix("W/").unwrap_or(held) == etag)
+}
+
+/// Whether `Accept-Encoding` lists gzip, or anything, with a weight above zero (RFC 9110 §12.5.3).
+fn takes_gzip(request: &HeaderMap) -> bool {
+    let codings =
+        request.get_all(ACCEPT_ENCODING).iter().filter_map(|value| value.to_str().ok()).flat_map(|l| l.split(','));
+    let mut any = false;
+    for coding in codings {
+        let mut parts = coding.split(';').map(str::trim);
+        let name = parts.next().unwrap_or_default();
+        let weight = parts.find_map(|p| p.strip_prefix("q=")).map_or(1.0, |q| q.trim().parse::<f32>().unwrap_or(0.0));
+        if name.eq_ignore_ascii_case("gzip") {
+            return weight > 0.0;
+        }
+        any |= name == "*" && weight > 0.0;
+    }
+    any
+}
+
+/// Never kept by anybody: it is about this moment.
+pub(super) const NEVER: &str = "no-store";
+
+/// Kept, and asked about each time: it changes when the server is updated.
+pub(super) const ASK_EACH_TIME: &str = "no-cache";
+
+/// Its address names its content.
+pub(super) const FOR_EVER: &str = "public, max-age=31536000, immutable";
+
+/// Seconds after which to ask again for a stream that is not there: a segment's length.
+const SOON: &str = "2";
+
+/// On every reply. `Cross-Origin-Resource-Policy` lets pages that isolate themselves show the stream.
+pub(super) const ON_EVERYTHING: [(HeaderName, HeaderValue); 3] = [
+    (axum::http::header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
+    (HeaderName::from_static("cross-origin-resource-policy"), HeaderValue::from_static("cross-origin")),
+    (HeaderName::from_static("timing-allow-origin"), HeaderValue::from_static("*")),
+];

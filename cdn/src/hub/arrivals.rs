@@ -1,0 +1,116 @@
+//! When units came: what a slow reader's lag is measured against.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use media::{Epoch, Timestamp};
+
+/// When each held unit was due at a reader, within [`GRAIN`].
+///
+/// A unit is due when it comes. A publisher that returns sends its backlog faster than it plays, though, and readers without
+/// the room to take it as fast are not slow for that: in a burst, units are due no closer than at [`PACE`] times the speed at
+/// which they play. The time so given drains as the stream goes on in real time.
+#[derive(Debug, Default)]
+pub(super) struct Arrivals {
+    /// The first position that was due then, oldest first; those that follow are due as well, or soon.
+    marks: VecDeque<(u64, Instant)>,
+    last: Option<Last>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Last {
+    epoch: Epoch,
+    /// The newest of the epoch, over all tracks.
+    dts: Timestamp,
+    due: Instant,
+}
+
+impl Arrivals {
+    /// Notes that the unit at `position` came at `now`.
+    pub(super) fn note(&mut self, position: u64, epoch: Epoch, dts: Timestamp, now: Instant) {
+        let last = self.last.filter(|last| last.epoch == epoch);
+        let playing = last.map_or(Duration::ZERO, |last| dts.since(last.dts)).min(MAX_STEP);
+        let due = now.max(self.last.map_or(now, |last| last.due + playing / PACE));
+        let dts = last.map_or(dts, |last| last.dts.max(dts));
+        self.last = Some(Last { epoch, dts, due });
+        if self.marks.back().is_none_or(|(_, at)| due.saturating_duration_since(*at) >= GRAIN) {
+            self.marks.push_back((position, due));
+        }
+    }
+
+    /// Forgets all before `first_held`.
+    pub(super) fn forget(&mut self, first_held: u64) {
+        while self.marks.get(1).is_some_and(|(next, _)| *next <= first_held) {
+            self.marks.pop_front();
+        }
+    }
+
+    /// How long the unit at `position` has been overdue by `now`; zero for one that is still to come.
+    pub(super) fn overdue(&self, position: u64, now: Instant) -> Duration {
+        let after = self.marks.partition_point(|(from, _)| *from <= position);
+        let due = self.marks.get(after.saturating_sub(1)).map(|(_, at)| *at);
+        due.map_or(Duration::ZERO, |due| now.saturating_duration_since(due))
+    }
+}
+
+/// How much faster than it plays a reader must take a backlog.
+const PACE: u32 = 2;
+/// How early a unit may count as due.
+const GRAIN: Duration = Duration::from_millis(100);
+/// Bounds what one unit adds: a publisher whose clock leaps does not make its readers' time stand still.
+const MAX_STEP: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What `units`, as (epoch, DTS, arrival) in milliseconds, make of (position, time) pairs: their overdue in milliseconds.
+    #[track_caller]
+    fn check(units: impl IntoIterator<Item = (u64, i64, u64)>, expected: &[(u64, u64, u128)]) {
+        let start = Instant::now();
+        let at = |millis| start + Duration::from_millis(millis);
+        let mut arrivals = Arrivals::default();
+        for (position, (epoch, dts, arrival)) in units.into_iter().enumerate() {
+            arrivals.note(position as u64, Epoch(epoch), Timestamp::from_millis(dts), at(arrival));
+        }
+        for (position, now, overdue) in expected {
+            let found = arrivals.overdue(*position, at(*now)).as_millis();
+            assert!((*overdue..=*overdue + GRAIN.as_millis()).contains(&found), "{position} at {now}: {found}");
+        }
+    }
+
+    #[test]
+    fn in_real_time_units_are_due_as_they_come() {
+        let units = (0..100).map(|n| (1, n as i64 * 40, n * 40));
+        check(units, &[(0, 0, 0), (0, 4000, 4000), (50, 2000, 0), (50, 5000, 3000), (200, 4000, 0)]);
+        check([], &[(0, 1000, 0)]);
+    }
+
+    #[test]
+    fn a_backlog_is_due_at_twice_the_speed_that_it_plays_at() {
+        // Twenty seconds at once, after half a minute of silence; then real time.
+        let burst = (0..500).map(|n| (1, n * 40, 30_000));
+        let live = (500..1500).map(|n| (1, n * 40, 30_000 + (n as u64 - 500) * 40));
+        check(
+            burst.chain(live),
+            &[(0, 30_000, 0), (250, 30_000, 0), (250, 36_000, 1000), (499, 40_000, 0), (1400, 68_000, 2000)],
+        );
+    }
+
+    #[test]
+    fn an_epoch_or_a_leap_of_the_clock_gives_no_time() {
+        let units = [(1, 0, 0), (2, 3_600_000, 40), (2, 3_600_040, 80), (2, 9_000_000, 120), (2, 9_000_040, 160)];
+        check(units, &[(1, 2040, 2000), (4, 2600, 2000)]);
+    }
+
+    #[test]
+    fn what_is_gone_is_forgotten() {
+        let (mut arrivals, start) = (Arrivals::default(), Instant::now());
+        for n in 0..10_000u64 {
+            let now = start + Duration::from_millis(n * 40);
+            arrivals.note(n, Epoch(1), Timestamp::from_millis(n as i64 * 40), now);
+            arrivals.forget(n.saturating_sub(100));
+        }
+        assert!(arrivals.marks.len() < 50, "{}", arrivals.marks.len());
+    }
+}

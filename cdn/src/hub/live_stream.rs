@@ -1,0 +1,408 @@
+//! One stream: its live window, what is known about it, and who must hear of news.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::Waker;
+use std::time::{Duration, Instant};
+
+use media::live_window::{Cursor, LiveWindow, Read};
+use media::{AccessUnit, Catalog, TrackId};
+use parking_lot::RwLock;
+use tokio::sync::watch;
+
+use super::Settings;
+use super::arrivals::Arrivals;
+use super::publishing::{Dismissal, PublisherInfo, Publishing, Pushed};
+use super::subscribers::{SubscriberGuard, Subscribers};
+use super::units_had::UnitsHad;
+use super::wakers::{Interest, WakerGuard, Wakers};
+
+/// Whether a stream is on air.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// Nobody has published yet.
+    Idle,
+    /// Somebody publishes.
+    Live {
+        /// Since this publisher came.
+        since: Instant,
+    },
+    /// The publisher is gone and may come back; subscribers wait.
+    Away {
+        /// Since it left.
+        since: Instant,
+        /// When the stream ends, if nobody comes.
+        until: Instant,
+    },
+    /// The publisher is gone and the wait for it is over. The next one brings the stream back.
+    Ended {
+        /// Since the wait was over.
+        since: Instant,
+    },
+}
+
+/// A named stream. It outlives its publishers: positions and counters go on from one to the next.
+#[derive(Debug)]
+pub struct LiveStream {
+    name: String,
+    settings: Settings,
+    shared: RwLock<Shared>,
+    changed: watch::Sender<u64>,
+    wakers: Arc<Wakers>,
+    subscribers: Arc<Subscribers>,
+    counters: AtomicCounters,
+}
+
+#[derive(Debug)]
+struct Shared {
+    window: LiveWindow,
+    arrivals: Arrivals,
+    state: State,
+    catalog: Option<Arc<Catalog>>,
+    had: UnitsHad,
+    /// The publisher whose units are taken, and how to dismiss it.
+    writer: Option<Writer>,
+    next_writer: u64,
+    /// Why nobody may publish any more.
+    closed: Option<Dismissal>,
+}
+
+#[derive(Debug)]
+struct Writer {
+    id: u64,
+    info: PublisherInfo,
+    dismissal: watch::Sender<Option<Dismissal>>,
+}
+
+/// What a stream has seen since the server started.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Access units taken.
+    pub units: u64,
+    /// Payload of those, in bytes.
+    pub bytes: u64,
+    /// Units dropped because the stream had them.
+    pub duplicates: u64,
+    /// Publishers that were let in.
+    pub publishers: u64,
+    /// Publishers that were dismissed because another came with the same key.
+    pub takeovers: u64,
+    /// Times that a slow subscriber was put at the newest GOP.
+    pub jumps: u64,
+    /// Units that slow subscribers did not get.
+    pub skipped: u64,
+    /// Payload and framing handed to subscribers, in bytes.
+    pub sent_bytes: u64,
+}
+
+#[derive(Debug, Default)]
+struct AtomicCounters {
+    units: AtomicU64,
+    bytes: AtomicU64,
+    duplicates: AtomicU64,
+    publishers: AtomicU64,
+    takeovers: AtomicU64,
+    jumps: AtomicU64,
+    skipped: AtomicU64,
+    sent_bytes: AtomicU64,
+}
+
+/// What a stream's window holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WindowInfo {
+    /// Position of the oldest unit held.
+    pub first_position: u64,
+    /// Position that the next unit will have.
+    pub next_position: u64,
+    /// Media time from the oldest unit to the newest.
+    pub duration: Duration,
+    /// Sum of payloads, in bytes.
+    pub bytes: usize,
+}
+
+/// A stream at one moment, for people and monitoring.
+#[derive(Clone, Debug)]
+pub struct Info {
+    /// Its name.
+    pub name: String,
+    /// Whether it is on air.
+    pub state: State,
+    /// What it consists of, if anybody has published.
+    pub catalog: Option<Arc<Catalog>>,
+    /// Who publishes.
+    pub publisher: Option<PublisherInfo>,
+    /// Subscribers by protocol.
+    pub viewers: BTreeMap<&'static str, usize>,
+    /// What is held.
+    pub window: WindowInfo,
+    /// Mean over the window, in bits per second; zero while it holds less than two units.
+    pub bitrate: u64,
+    /// What it has seen.
+    pub counters: Counters,
+}
+
+impl LiveStream {
+    pub(super) fn new(name: &str, settings: Settings) -> Arc<Self> {
+        let shared = Shared {
+            window: LiveWindow::new(settings.window),
+            arrivals: Arrivals::default(),
+            state: State::Idle,
+            catalog: None,
+            had: UnitsHad::default(),
+            writer: None,
+            next_writer: 0,
+            closed: None,
+        };
+        Arc::new(Self {
+            name: name.to_owned(),
+            settings,
+            shared: RwLock::new(shared),
+            changed: watch::Sender::new(0),
+            wakers: Arc::default(),
+            subscribers: Arc::default(),
+            counters: AtomicCounters::default(),
+        })
+    }
+
+    /// The name that it is played under.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Takes what is new to `cursor`, at most `max_bytes` of payload and at least one unit if there is one. Counts what the
+    /// window had to skip.
+    pub fn read(&self, cursor: &mut Cursor, max_bytes: usize) -> Read {
+        let read = cursor.read(&self.shared.read().window, max_bytes);
+        if read.skipped > 0 {
+            self.count_jump(read.skipped);
+        }
+        read
+    }
+
+    /// Puts `cursor` at the newest GOP if that is ahead, and counts it. Returns how many units that skips.
+    pub fn jump_to_live_edge(&self, cursor: &mut Cursor) -> u64 {
+        let skipped = cursor.jump_to_live_edge(&self.shared.read().window);
+        if skipped > 0 {
+            self.count_jump(skipped);
+        }
+        skipped
+    }
+
+    /// How long the unit that `cursor` reads next has waited for it. A backlog that a publisher sends at once does not count
+    /// as waiting while its reader takes it at twice the speed that it plays at.
+    pub fn lag(&self, cursor: &Cursor, now: Instant) -> Duration {
+        let shared = self.shared.read();
+        let position = cursor.position().filter(|position| *position < shared.window.next_position());
+        position.map_or(Duration::ZERO, |position| shared.arrivals.overdue(position, now))
+    }
+
+    /// A look at the window. Readers share it; the publisher waits meanwhile, so `look` must neither wait nor do I/O.
+    pub fn with_window<T>(&self, look: impl FnOnce(&LiveWindow) -> T) -> T {
+        look(&self.shared.read().window)
+    }
+
+    /// Position that the next unit will have.
+    pub fn next_position(&self) -> u64 {
+        self.shared.read().window.next_position()
+    }
+
+    /// Says when units are added (the value is the position that the next one will have) and when the state changes.
+    pub fn changed(&self) -> watch::Receiver<u64> {
+        self.changed.subscribe()
+    }
+
+    /// Has `waker` woken at the news that `interest` names, for readers that do not live in an async runtime, until the guard
+    /// is dropped. Wakes come on the publisher's thread: a waker only signals.
+    pub fn on_publish(&self, interest: Interest, waker: Waker) -> WakerGuard {
+        Wakers::register(&self.wakers, interest, waker)
+    }
+
+    /// The newest catalog. `None` until somebody has published.
+    pub fn catalog(&self) -> Option<Arc<Catalog>> {
+        self.shared.read().catalog.clone()
+    }
+
+    /// Whether it is on air.
+    pub fn state(&self) -> State {
+        self.shared.read().state
+    }
+
+    /// Counts a viewer by protocol until the guard is dropped.
+    pub fn subscriber(&self, protocol: &'static str) -> SubscriberGuard {
+        Subscribers::enter(&self.subscribers, protocol)
+    }
+
+    /// Sets how many viewers a protocol without connections (HLS) is estimated to have.
+    pub fn set_viewers(&self, protocol: &'static str, count: usize) {
+        self.subscribers.set(protocol, count);
+    }
+
+    /// Adds to the bytes handed to subscribers.
+    pub fn count_sent(&self, bytes: u64) {
+        self.counters.sent_bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// A snapshot.
+    pub fn info(&self) -> Info {
+        let shared = self.shared.read();
+        let window = WindowInfo {
+            first_position: shared.window.first_position(),
+            next_position: shared.window.next_position(),
+            duration: shared.window.duration(),
+            bytes: shared.window.bytes(),
+        };
+        let millis = window.duration.as_millis() as u64;
+        Info {
+            name: self.name.clone(),
+            state: shared.state,
+            catalog: shared.catalog.clone(),
+            publisher: shared.writer.as_ref().map(|w| w.info.clone()),
+            viewers: self.subscribers.by_protocol(),
+            window,
+            bitrate: (window.bytes as u64 * 8 * 1000).checked_div(millis).unwrap_or(0),
+            counters: self.counters.load(),
+        }
+    }
+
+    /// Lets a publisher in, in the place of the one that was there: from here on only the new one's units are taken, and the
+    /// old one hears that it is dismissed. The caller has checked that it may.
+    ///
+    /// One that comes too late, to a stream that was removed or a server that is going, is dismissed before it begins: see
+    /// [`Publishing::is_dismissed`].
+    pub fn publish(self: &Arc<Self>, info: PublisherInfo) -> Publishing {
+        let mut shared = self.shared.write();
+        let id = shared.next_writer;
+        shared.next_writer += 1;
+        let (dismissal, dismissed) = watch::channel(shared.closed);
+        if shared.closed.is_some() {
+            return Publishing::new(self.clone(), id, shared.had.clone(), dismissed);
+        }
+        if let Some(old) = shared.writer.replace(Writer { id, info, dismissal }) {
+            old.dismissal.send_replace(Some(Dismissal::TakenOver));
+            self.counters.takeovers.fetch_add(1, Ordering::Relaxed);
+        }
+        self.counters.publishers.fetch_add(1, Ordering::Relaxed);
+        shared.state = State::Live { since: Instant::now() };
+        let had = shared.had.clone();
+        drop(shared);
+        self.announce();
+        Publishing::new(self.clone(), id, had, dismissed)
+    }
+
+    pub(super) fn push(&self, writer: u64, catalog: &Arc<Catalog>, unit: AccessUnit) -> Pushed {
+        debug_assert_eq!(catalog.epoch, unit.epoch, "a unit is of its catalog's epoch");
+        let (track, size) = (unit.track, unit.payload.len() as u64);
+        let (epoch, dts) = (unit.epoch, unit.dts);
+        let (position, is_picture) = {
+            let mut shared = self.shared.write();
+            if shared.writer.as_ref().is_none_or(|w| w.id != writer) {
+                return Pushed::Dismissed;
+            }
+            if !shared.had.admit(unit.epoch, unit.track, unit.dts) {
+                self.counters.duplicates.fetch_add(1, Ordering::Relaxed);
+                return Pushed::Duplicate;
+            }
+            let is_new = shared.catalog.as_ref().is_none_or(|c| !Arc::ptr_eq(c, catalog));
+            if is_new {
+                shared.catalog = Some(catalog.clone());
+            }
+            let Shared { window, arrivals, .. } = &mut *shared;
+            let position = window.push(catalog.clone(), unit).position;
+            arrivals.note(position, epoch, dts, Instant::now());
+            arrivals.forget(window.first_position());
+            (position, is_new || is_picture(track))
+        };
+        self.counters.units.fetch_add(1, Ordering::Relaxed);
+        self.counters.bytes.fetch_add(size, Ordering::Relaxed);
+        self.changed.send_replace(position + 1);
+        self.wakers.wake(if is_picture { Interest::Pictures } else { Interest::EveryUnit });
+        Pushed::Taken { position }
+    }
+
+    /// The publisher `writer` is gone, for now or for good; does nothing if it had been dismissed.
+    pub(super) fn left(&self, writer: u64, said_goodbye: bool) {
+        {
+            let mut shared = self.shared.write();
+            if shared.writer.as_ref().is_none_or(|w| w.id != writer) {
+                return;
+            }
+            shared.writer = None;
+            let grace = if said_goodbye { self.settings.grace_after_goodbye } else { self.settings.grace };
+            let since = Instant::now();
+            shared.state = State::Away { since, until: since + grace };
+        }
+        self.announce();
+    }
+
+    /// Has the publisher go, if there is one.
+    pub(super) fn dismiss(&self, why: Dismissal, now: Instant) {
+        {
+            let mut shared = self.shared.write();
+            let Some(writer) = shared.writer.take() else { return };
+            writer.dismissal.send_replace(Some(why));
+            shared.state = State::Away { since: now, until: now + self.settings.grace };
+        }
+        self.announce();
+    }
+
+    /// Has the publisher go, and lets no other in.
+    pub(super) fn shut(&self, why: Dismissal, now: Instant) {
+        self.shared.write().closed = Some(why);
+        self.dismiss(why, now);
+    }
+
+    /// Has the publisher go, lets no other in, and ends the stream at once.
+    pub(super) fn close(&self, why: Dismissal, now: Instant) {
+        self.shut(why, now);
+        self.shared.write().state = State::Ended { since: now };
+        self.announce();
+    }
+
+    pub(super) fn end_if_overdue(&self, now: Instant) {
+        let is_overdue = |state| matches!(state, State::Away { until, .. } if until <= now);
+        if !is_overdue(self.state()) {
+            return;
+        }
+        {
+            let mut shared = self.shared.write();
+            if !is_overdue(shared.state) {
+                return;
+            }
+            shared.state = State::Ended { since: now };
+        }
+        self.announce();
+    }
+
+    /// Tells everybody who waits that there is something to look at.
+    fn announce(&self) {
+        let next = self.next_position();
+        self.changed.send_modify(|position| *position = next.max(*position));
+        self.wakers.wake(Interest::Pictures);
+    }
+
+    fn count_jump(&self, skipped: u64) {
+        self.counters.jumps.fetch_add(1, Ordering::Relaxed);
+        self.counters.skipped.fetch_add(skipped, Ordering::Relaxed);
+    }
+}
+
+impl AtomicCounters {
+    fn load(&self) -> Counters {
+        let load = |n: &AtomicU64| n.load(Ordering::Relaxed);
+        Counters {
+            units: load(&self.units),
+            bytes: load(&self.bytes),
+            duplicates: load(&self.duplicates),
+            publishers: load(&self.publishers),
+            takeovers: load(&self.takeovers),
+            jumps: load(&self.jumps),
+            skipped: load(&self.skipped),
+            sent_bytes: load(&self.sent_bytes),
+        }
+    }
+}
+
+fn is_picture(track: TrackId) -> bool {
+    track.is_video()
+}

@@ -1,0 +1,143 @@
+//! The hub: the streams that this server holds, by name.
+//!
+//! The hub knows access units and subscribers, never a protocol's name. Ingest writes through a [`Publishing`] guard, one
+//! writer a stream; egress reads with cursors, any number a stream. No lock is held across input or output.
+
+mod arrivals;
+mod live_stream;
+mod publishing;
+mod subscribers;
+mod units_had;
+mod wakers;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use media::live_window::Bounds;
+use parking_lot::RwLock;
+use tokio::sync::watch;
+
+pub use live_stream::{Counters, Info, LiveStream, State, WindowInfo};
+pub use publishing::{Dismissal, PublisherInfo, Publishing, Pushed};
+pub use subscribers::SubscriberGuard;
+pub use units_had::UnitsHad;
+pub use wakers::{Interest, WakerGuard};
+
+/// What every stream of a hub is held to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// How much of each stream is held.
+    pub window: Bounds,
+    /// How long a stream whose publisher vanished stays open for it to come back.
+    pub grace: Duration,
+    /// The same for a publisher that said goodbye.
+    pub grace_after_goodbye: Duration,
+}
+
+/// The streams of this server.
+#[derive(Debug)]
+pub struct Hub {
+    settings: Settings,
+    streams: RwLock<BTreeMap<String, Arc<LiveStream>>>,
+    /// Says that the set of streams is another.
+    set_changed: watch::Sender<()>,
+    /// Whether the server is going.
+    is_draining: AtomicBool,
+}
+
+impl Hub {
+    /// A hub without streams.
+    pub fn new(settings: Settings) -> Arc<Self> {
+        Arc::new(Self {
+            settings,
+            streams: RwLock::default(),
+            set_changed: watch::Sender::default(),
+            is_draining: AtomicBool::new(false),
+        })
+    }
+
+    /// What the streams are held to.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// The stream called `name`, made if there is none. The caller knows that somebody may publish under that name: the number
+    /// of streams is the number of names it lets through.
+    pub fn open(&self, name: &str) -> Arc<LiveStream> {
+        if let Some(stream) = self.stream(name) {
+            return stream;
+        }
+        let mut streams = self.streams.write();
+        let stream = streams.entry(name.to_owned()).or_insert_with(|| LiveStream::new(name, self.settings)).clone();
+        // Under the lock: whoever drains later sees this stream in the set.
+        if self.is_draining.load(Ordering::SeqCst) {
+            stream.shut(Dismissal::Draining, Instant::now());
+        }
+        drop(streams);
+        self.set_changed.send_replace(());
+        stream
+    }
+
+    /// The stream called `name`, on air or not.
+    pub fn stream(&self, name: &str) -> Option<Arc<LiveStream>> {
+        self.streams.read().get(name).cloned()
+    }
+
+    /// All streams, on air or not, by name.
+    pub fn streams(&self) -> Vec<Arc<LiveStream>> {
+        self.streams.read().values().cloned().collect()
+    }
+
+    /// Forgets the stream called `name`: its publisher is dismissed and its subscribers see it end.
+    pub fn remove(&self, name: &str) {
+        if let Some(stream) = self.streams.write().remove(name) {
+            stream.close(Dismissal::Removed, Instant::now());
+        }
+        self.set_changed.send_replace(());
+    }
+
+    /// Says when a stream was opened or removed.
+    pub fn opened(&self) -> watch::Receiver<()> {
+        self.set_changed.subscribe()
+    }
+
+    /// Dismisses the publisher of the stream called `name`: its key is not the right one any more.
+    pub fn revoke(&self, name: &str) {
+        if let Some(stream) = self.stream(name) {
+            stream.dismiss(Dismissal::Removed, Instant::now());
+        }
+    }
+
+    /// Dismisses all publishers, and those who come yet: the server is going. Streams are left open, for they go on elsewhere
+    /// or after the restart.
+    pub fn drain(&self) {
+        self.is_draining.store(true, Ordering::SeqCst);
+        for stream in self.streams() {
+            stream.shut(Dismissal::Draining, Instant::now());
+        }
+    }
+
+    /// Ends the streams whose grace has run out by `now`.
+    pub fn sweep(&self, now: Instant) {
+        for stream in self.streams() {
+            stream.end_if_overdue(now);
+        }
+    }
+
+    /// Sweeps for ever.
+    pub async fn keep_sweeping(&self) {
+        let mut ticks = tokio::time::interval(SWEEP_INTERVAL);
+        loop {
+            ticks.tick().await;
+            self.sweep(Instant::now());
+        }
+    }
+}
+
+/// How late the end of a grace period may be noticed.
+const SWEEP_INTERVAL: Duration = Duration::from_millis(250);

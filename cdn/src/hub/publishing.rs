@@ -1,0 +1,105 @@
+//! The right to write to a stream. There is one at a time: whoever gets the next takes over.
+
+use std::sync::Arc;
+
+use media::{AccessUnit, Catalog};
+use tokio::sync::watch;
+
+use super::live_stream::LiveStream;
+use super::units_had::UnitsHad;
+
+/// Who publishes, for people and monitoring. Holds no secrets.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PublisherInfo {
+    /// Its address.
+    pub peer: String,
+    /// What it calls itself.
+    pub agent: Option<String>,
+    /// How it came.
+    pub protocol: &'static str,
+}
+
+/// Why a publisher must go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dismissal {
+    /// Another came with the same key.
+    TakenOver,
+    /// The stream was taken away.
+    Removed,
+    /// The server is going.
+    Draining,
+}
+
+/// What became of a unit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pushed {
+    /// It is in the window.
+    Taken {
+        /// How many units the stream had before it.
+        position: u64,
+    },
+    /// The stream had it.
+    Duplicate,
+    /// Its publisher was dismissed.
+    Dismissed,
+}
+
+/// The right to write to a stream, until it is dropped or somebody takes over. Dropping it means that the publisher vanished.
+#[derive(Debug)]
+pub struct Publishing {
+    stream: Arc<LiveStream>,
+    writer: u64,
+    had: UnitsHad,
+    dismissed: watch::Receiver<Option<Dismissal>>,
+    said_goodbye: bool,
+}
+
+impl Publishing {
+    pub(super) fn new(
+        stream: Arc<LiveStream>,
+        writer: u64,
+        had: UnitsHad,
+        dismissed: watch::Receiver<Option<Dismissal>>,
+    ) -> Self {
+        Self { stream, writer, had, dismissed, said_goodbye: false }
+    }
+
+    /// The stream.
+    pub fn stream(&self) -> &Arc<LiveStream> {
+        &self.stream
+    }
+
+    /// What the stream had when this publisher came: where it may resume.
+    pub fn had(&self) -> &UnitsHad {
+        &self.had
+    }
+
+    /// Adds a unit, in decode order within its track. One that the stream has is dropped and counted.
+    pub fn push(&self, catalog: &Arc<Catalog>, unit: AccessUnit) -> Pushed {
+        self.stream.push(self.writer, catalog, unit)
+    }
+
+    /// Why this publisher must go, if it must.
+    pub fn is_dismissed(&self) -> Option<Dismissal> {
+        *self.dismissed.borrow()
+    }
+
+    /// Waits until this publisher must go. Cancel safe.
+    pub async fn dismissed(&self) -> Dismissal {
+        let mut dismissed = self.dismissed.clone();
+        let why = dismissed.wait_for(Option::is_some).await.ok().and_then(|why| *why);
+        // The sender goes with the stream's `Writer`, and that goes by a dismissal or by this guard's own end.
+        why.unwrap_or(Dismissal::Removed)
+    }
+
+    /// Gives the right back: the publisher said that it is done.
+    pub fn goodbye(mut self) {
+        self.said_goodbye = true;
+    }
+}
+
+impl Drop for Publishing {
+    fn drop(&mut self) {
+        self.stream.left(self.writer, self.said_goodbye);
+    }
+}

@@ -1,0 +1,242 @@
+//! The hub: takeover, resumption, grace, cursors and counts.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Wake, Waker};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use media::codec::{Codec, CodecConfig, Format};
+use media::live_window::Bounds;
+use media::{AccessUnit, Catalog, Cursor, Epoch, Timestamp, Track, TrackId};
+
+use super::{Dismissal, Hub, Interest, LiveStream, PublisherInfo, Publishing, Pushed, Settings, State};
+
+const GRACE: Duration = Duration::from_secs(30);
+
+fn hub() -> Arc<Hub> {
+    let window = Bounds { duration: Duration::from_secs(10), bytes: 10_000 };
+    Hub::new(Settings { window, grace: GRACE, grace_after_goodbye: Duration::from_secs(5) })
+}
+
+fn catalog(epoch: u64) -> Arc<Catalog> {
+    let mut catalog = Catalog::new(Epoch(epoch));
+    let format = Format::Video { width: 1, height: 1 };
+    catalog.set_track(Track {
+        id: TrackId::VIDEO,
+        config: CodecConfig { codec: Codec::H264, record: Bytes::new(), format },
+    });
+    Arc::new(catalog)
+}
+
+fn unit(epoch: u64, track: TrackId, millis: i64) -> AccessUnit {
+    let dts = Timestamp::from_millis(millis);
+    let payload = Bytes::from_static(b"0123456789");
+    AccessUnit { epoch: Epoch(epoch), track, dts, pts: dts, random_access: millis % 400 == 0, payload }
+}
+
+fn publish(stream: &Arc<LiveStream>) -> Publishing {
+    stream.publish(PublisherInfo::default())
+}
+
+/// Pushes pictures at these times.
+fn push(publishing: &Publishing, catalog: &Arc<Catalog>, millis: impl IntoIterator<Item = i64>) -> Vec<Pushed> {
+    millis.into_iter().map(|at| publishing.push(catalog, unit(catalog.epoch.0, TrackId::VIDEO, at))).collect()
+}
+
+fn names(stream: &LiveStream, cursor: &mut Cursor) -> Vec<(u64, i64)> {
+    let entries = stream.read(cursor, usize::MAX).entries;
+    entries.iter().map(|e| (e.unit.epoch.0, e.unit.dts.as_millis())).collect()
+}
+
+#[tokio::test]
+async fn a_takeover_is_complete_at_once() {
+    let stream = hub().open("live");
+    let (first, a) = (publish(&stream), catalog(1));
+    push(&first, &a, [0, 40]);
+    let (second, b) = (publish(&stream), catalog(2));
+    assert_eq!(push(&first, &a, [80]), [Pushed::Dismissed]);
+    assert_eq!(first.dismissed().await, Dismissal::TakenOver);
+    assert_eq!(push(&second, &b, [0]), [Pushed::Taken { position: 2 }]);
+    drop(first);
+    assert!(matches!(stream.state(), State::Live { .. }), "the old publisher's end is not the stream's");
+    let info = stream.info();
+    assert_eq!((info.counters.takeovers, info.counters.publishers, info.counters.units), (1, 2, 3));
+    assert_eq!(info.catalog.map(|c| c.epoch), Some(Epoch(2)));
+}
+
+#[test]
+fn what_is_sent_twice_is_taken_once() {
+    let stream = hub().open("live");
+    let a = catalog(1);
+    let first = publish(&stream);
+    push(&first, &a, [0, 40, 80]);
+    first.push(&a, unit(1, TrackId::AUDIO, 90));
+    drop(first);
+    let second = publish(&stream);
+    let (epoch, have) = second.had().last().unwrap();
+    assert_eq!(epoch, Epoch(1));
+    assert_eq!(have, [(TrackId::VIDEO, Timestamp::from_millis(80)), (TrackId::AUDIO, Timestamp::from_millis(90))]);
+    let duplicate = Pushed::Duplicate;
+    assert_eq!(push(&second, &a, [0, 40, 80, 120]), [duplicate, duplicate, duplicate, Pushed::Taken { position: 4 }]);
+    assert_eq!(second.push(&a, unit(1, TrackId::AUDIO, 90)), duplicate);
+    // Another broadcast in between does not make the stream forget.
+    let third = publish(&stream);
+    push(&third, &catalog(2), [0]);
+    let fourth = publish(&stream);
+    assert_eq!(push(&fourth, &a, [120, 160]), [duplicate, Pushed::Taken { position: 6 }]);
+    assert_eq!(stream.info().counters.duplicates, 5);
+}
+
+#[test]
+fn a_stream_waits_for_its_publisher() {
+    let hub = hub();
+    let stream = hub.open("live");
+    assert_eq!(stream.state(), State::Idle);
+    let first = publish(&stream);
+    assert!(matches!(stream.state(), State::Live { .. }));
+    drop(first);
+    let now = Instant::now();
+    hub.sweep(now + GRACE - Duration::from_secs(1));
+    assert!(matches!(stream.state(), State::Away { .. }));
+    let second = publish(&stream);
+    hub.sweep(now + GRACE * 2);
+    assert!(matches!(stream.state(), State::Live { .. }), "it came back");
+    second.goodbye();
+    hub.sweep(now + Duration::from_secs(4));
+    assert!(matches!(stream.state(), State::Away { .. }));
+    hub.sweep(now + Duration::from_secs(6));
+    assert!(matches!(stream.state(), State::Ended { .. }));
+    let _third = publish(&stream);
+    assert!(matches!(stream.state(), State::Live { .. }));
+}
+
+#[test]
+fn readers_go_on_from_one_publisher_to_the_next() {
+    let stream = hub().open("live");
+    let mut cursor = Cursor::at_live_edge();
+    let changed = stream.changed();
+    let first = publish(&stream);
+    push(&first, &catalog(1), [0, 40]);
+    assert_eq!(names(&stream, &mut cursor), [(1, 0), (1, 40)]);
+    drop(first);
+    push(&publish(&stream), &catalog(2), [400, 440]);
+    assert_eq!(names(&stream, &mut cursor), [(2, 400), (2, 440)]);
+    assert_eq!((*changed.borrow(), stream.next_position()), (4, 4));
+}
+
+#[test]
+fn jumps_are_counted() {
+    let stream = hub().open("live");
+    let publishing = publish(&stream);
+    let mut cursor = Cursor::at_live_edge();
+    push(&publishing, &catalog(1), [0]);
+    stream.read(&mut cursor, usize::MAX);
+    push(&publishing, &catalog(1), (1..25).map(|n| n * 40));
+    assert_eq!(stream.jump_to_live_edge(&mut cursor), 19);
+    assert_eq!(stream.jump_to_live_edge(&mut cursor), 0);
+    // The window holds ten seconds: 250 pictures later it has moved on by itself.
+    push(&publishing, &catalog(1), (25..400).map(|n| n * 40));
+    let read = stream.read(&mut cursor, usize::MAX);
+    let counters = stream.info().counters;
+    assert_eq!((counters.jumps, counters.skipped), (2, 19 + read.skipped));
+    assert!(read.skipped > 0);
+}
+
+#[tokio::test]
+async fn a_removed_stream_ends() {
+    let hub = hub();
+    let stream = hub.open("live");
+    let publishing = publish(&stream);
+    hub.revoke("live");
+    assert_eq!(publishing.dismissed().await, Dismissal::Removed);
+    assert!(matches!(stream.state(), State::Away { .. }), "somebody with the right key may come");
+    let publishing = publish(&stream);
+    hub.remove("live");
+    assert_eq!(publishing.dismissed().await, Dismissal::Removed);
+    assert!(matches!(stream.state(), State::Ended { .. }));
+    assert!(hub.stream("live").is_none());
+    let publishing = publish(&hub.open("other"));
+    hub.drain();
+    assert_eq!(publishing.dismissed().await, Dismissal::Draining);
+}
+
+#[tokio::test]
+async fn nobody_publishes_to_what_is_gone_or_going() {
+    let hub = hub();
+    let removed = hub.open("live");
+    hub.remove("live");
+    let (draining, other) = (hub.open("live"), hub.open("other"));
+    hub.drain();
+    let late = hub.open("late");
+    for (stream, why) in [
+        (removed, Dismissal::Removed),
+        (draining, Dismissal::Draining),
+        (other, Dismissal::Draining),
+        (late, Dismissal::Draining),
+    ] {
+        let publishing = publish(&stream);
+        assert_eq!((publishing.is_dismissed(), publishing.dismissed().await), (Some(why), why));
+        assert_eq!(push(&publishing, &catalog(1), [0]), [Pushed::Dismissed]);
+        drop(publishing);
+        assert!(!matches!(stream.state(), State::Live { .. }), "{:?}", stream.state());
+        assert_eq!(stream.info().counters.publishers, 0);
+    }
+    let stream = super::LiveStream::new("fresh", *hub.settings());
+    assert_eq!(publish(&stream).is_dismissed(), None);
+}
+
+#[test]
+fn a_reader_lags_by_how_long_a_unit_waits_for_it() {
+    let stream = hub().open("live");
+    let publishing = publish(&stream);
+    push(&publishing, &catalog(1), [0]);
+    push(&publishing, &catalog(2), (0..100).map(|n| n * 40));
+    let in_a_second = Instant::now() + Duration::from_secs(1);
+    let lag = |position| stream.lag(&Cursor::at(position), in_a_second).as_secs();
+    // A burst of four seconds, and another epoch before it: by a second from now, half of it has not had its time.
+    assert_eq!((lag(0), lag(1), lag(60), lag(101)), (1, 1, 0, 0));
+    assert_eq!(stream.lag(&Cursor::at_live_edge(), in_a_second), Duration::ZERO);
+}
+
+#[test]
+fn viewers_are_counted_by_protocol() {
+    let stream = hub().open("live");
+    let guards: Vec<_> = ["rtmp", "rtmp", "relay"].map(|p| stream.subscriber(p)).into();
+    stream.set_viewers("hls", 7);
+    assert_eq!(stream.info().viewers, [("hls", 7), ("relay", 1), ("rtmp", 2)].into());
+    drop(guards);
+    assert_eq!(stream.info().viewers, [("hls", 7), ("relay", 0), ("rtmp", 0)].into());
+}
+
+#[test]
+fn wakers_hear_what_concerns_them() {
+    #[derive(Default)]
+    struct Count(AtomicUsize);
+    impl Wake for Count {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+    let stream = hub().open("live");
+    let publishing = publish(&stream);
+    let a = catalog(1);
+    push(&publishing, &a, [0]);
+    let (all, pictures) = (Arc::new(Count::default()), Arc::new(Count::default()));
+    let guards = [
+        stream.on_publish(Interest::EveryUnit, Waker::from(all.clone())),
+        stream.on_publish(Interest::Pictures, Waker::from(pictures.clone())),
+    ];
+    let counts = || (all.0.load(Ordering::Relaxed), pictures.0.load(Ordering::Relaxed));
+    publishing.push(&a, unit(1, TrackId::AUDIO, 10));
+    assert_eq!(counts(), (1, 0));
+    push(&publishing, &a, [40]);
+    assert_eq!(counts(), (2, 1));
+    publishing.push(&catalog(1), unit(1, TrackId::AUDIO, 50));
+    assert_eq!(counts(), (3, 2), "a new catalog concerns everybody");
+    drop(publishing);
+    assert_eq!(counts(), (4, 3));
+    drop(guards);
+    push(&publish(&stream), &a, [80]);
+    assert_eq!(counts(), (4, 3));
+}

@@ -1,0 +1,339 @@
+//! From a publisher's messages to access units with their catalogs. Pure: time is a parameter.
+//!
+//! The first units wait until all tracks are known, so that the first catalog is the whole one. A publisher that states an epoch is
+//! taken at its word; another is given one, and its timeline is put after what the stream had, so that a player's clock never
+//! goes back.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use media::access_unit::TrackKind;
+use media::catalog::Value;
+use media::flv::{self, Demuxer, Event};
+use media::timeline::Timeline;
+use media::{AccessUnit, Catalog, Epoch, Timestamp, TrackId, WallClock};
+use net::rtmp::{Message, Metadata};
+
+/// Reads one publisher.
+#[derive(Debug)]
+pub(crate) struct Intake {
+    settings: Settings,
+    demuxer: Demuxer,
+    /// Being made; `shared` is it as it was last given out.
+    catalog: Catalog,
+    shared: Option<Arc<Catalog>>,
+    /// Whether the publisher stated the epoch.
+    is_stated: bool,
+    /// Added to the timestamps of a publisher that stated no epoch, in milliseconds; `None` before its first unit.
+    shift: Option<i64>,
+    /// The newest DTS that the stream has had.
+    newest: Option<Timestamp>,
+    /// What the stream had of the epoch that it had last.
+    last_epoch: Option<(Epoch, Timestamp)>,
+    held: Option<Held>,
+    /// Which tracks the publisher's metadata spoke of.
+    promised: Option<Promised>,
+    /// When the publisher may say something else about itself.
+    next_change: Option<Instant>,
+    /// What it said before it might.
+    pending: Option<About>,
+    /// How many broadcasts it has begun since when.
+    begun: Option<(u32, Instant)>,
+}
+
+/// Why a message is refused.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub(crate) enum Error {
+    /// A tag body cannot be read. The next may be right.
+    #[error(transparent)]
+    Body(#[from] flv::Error),
+    /// Every broadcast costs the stream a catalog, and all its players their place: this publisher must go.
+    #[error("the publisher began more than {MAX_BEGUN} broadcasts, or set its clock as often, within {BEGUN_WITHIN:?}")]
+    Restless,
+}
+
+/// What a publisher says about itself.
+#[derive(Debug)]
+struct About {
+    values: media::catalog::Metadata,
+    clock: Option<WallClock>,
+}
+
+/// What a publisher is held to.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Settings {
+    /// How long units wait for tracks.
+    pub(crate) hold_back: Duration,
+    /// Payload that may wait.
+    pub(crate) hold_back_bytes: usize,
+}
+
+#[derive(Debug, Default)]
+struct Held {
+    units: Vec<AccessUnit>,
+    bytes: usize,
+    until: Option<Instant>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Promised {
+    video: bool,
+    audio: bool,
+}
+
+/// A unit and the catalog in force.
+pub(crate) type Unit = (Arc<Catalog>, AccessUnit);
+
+impl Intake {
+    /// For a publisher of a stream that had, of its last epoch, units up to a DTS.
+    pub(crate) fn new(settings: Settings, last_epoch: Option<(Epoch, Timestamp)>) -> Self {
+        let epoch = Epoch(rand::random());
+        Self {
+            settings,
+            demuxer: Demuxer::new(epoch),
+            catalog: Catalog::new(epoch),
+            shared: None,
+            is_stated: false,
+            shift: None,
+            newest: last_epoch.map(|(_, dts)| dts),
+            last_epoch,
+            held: Some(Held::default()),
+            promised: None,
+            next_change: None,
+            pending: None,
+            begun: None,
+        }
+    }
+
+    /// The broadcast that units now belong to.
+    pub(crate) fn epoch(&self) -> Epoch {
+        self.catalog.epoch
+    }
+
+    /// Takes a message; gives the units that are ready.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub(crate) fn message(&mut self, message: Message, now: Instant) -> Result<Vec<Unit>, Error> {
+        if let Some(about) = self.pending.take() {
+            self.change(about, now);
+        }
+        let events = match message {
+            Message::Metadata(metadata) => {
+                let mut ready = self.metadata(metadata, now)?;
+                ready.extend(self.release_if_complete());
+                return Ok(ready);
+            }
+            Message::Audio { timestamp, body } => self.demuxer.audio(timestamp, body)?,
+            Message::Video { timestamp, body } => self.demuxer.video(timestamp, body)?,
+            Message::EndOfStream => return Ok(self.release()),
+        };
+        let mut ready = Vec::new();
+        for event in events {
+            self.event(event, now, &mut ready)?;
+        }
+        ready.extend(self.release_if_complete());
+        Ok(ready)
+    }
+
+    /// When [`overdue`](Self::overdue) is to be called.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        self.held.as_ref().and_then(|held| held.until)
+    }
+
+    /// Gives what has waited long enough by `now`.
+    pub(crate) fn overdue(&mut self, now: Instant) -> Vec<Unit> {
+        if self.deadline().is_some_and(|until| until <= now) { self.release() } else { Vec::new() }
+    }
+
+    fn event(&mut self, event: Event, now: Instant, ready: &mut Vec<Unit>) -> Result<(), Error> {
+        match event {
+            Event::Track(track) => {
+                // A change in mid-wait concerns the units after it: those before it go first.
+                if self.catalog.track(track.id).is_some_and(|known| *known != track) {
+                    ready.extend(self.release());
+                }
+                if self.catalog.set_track(track) {
+                    self.shared = None;
+                }
+            }
+            Event::Unit(unit) => self.unit(unit, now, ready),
+            Event::Jump { from, to } => {
+                tracing::info!(from, to, "the publisher's clock jumped: a new epoch begins");
+                self.count_begun(now)?;
+                ready.extend(self.release());
+                self.begin_own_epoch();
+            }
+            Event::EndOfSequence(track) => tracing::debug!(%track, "end of sequence"),
+        }
+        Ok(())
+    }
+
+    fn count_begun(&mut self, now: Instant) -> Result<(), Error> {
+        let (count, since) = self.begun.filter(|(_, since)| now < *since + BEGUN_WITHIN).unwrap_or((0, now));
+        self.begun = Some((count + 1, since));
+        if count < MAX_BEGUN { Ok(()) } else { Err(Error::Restless) }
+    }
+
+    fn unit(&mut self, mut unit: AccessUnit, now: Instant, ready: &mut Vec<Unit>) {
+        if self.catalog.track(unit.track).is_none() {
+            tracing::debug!(track = %unit.track, "a unit of a track that is not carried");
+            return;
+        }
+        unit.epoch = self.catalog.epoch;
+        if !self.is_stated {
+            let shift = *self.shift.get_or_insert_with(|| match self.newest {
+                Some(newest) => newest.as_millis() + GAP - unit.dts.as_millis(),
+                None => 0,
+            });
+            unit.dts = Timestamp::from_millis(unit.dts.as_millis().saturating_add(shift));
+            unit.pts = Timestamp::from_millis(unit.pts.as_millis().saturating_add(shift));
+        }
+        self.newest = self.newest.max(Some(unit.dts));
+        match &mut self.held {
+            None => ready.push((self.share(), unit)),
+            Some(held) => {
+                held.until.get_or_insert(now + self.settings.hold_back);
+                held.bytes = held.bytes.saturating_add(unit.payload.len());
+                held.units.push(unit);
+                if held.bytes > self.settings.hold_back_bytes || held.units.len() > MAX_HELD_UNITS {
+                    ready.extend(self.release());
+                }
+            }
+        }
+    }
+
+    fn metadata(&mut self, metadata: Metadata, now: Instant) -> Result<Vec<Unit>, Error> {
+        let Metadata { values, epoch, clock, dts } = metadata;
+        let mut ready = Vec::new();
+        if let Some(epoch) = epoch.filter(|epoch| !self.is_stated || *epoch != self.catalog.epoch) {
+            self.count_begun(now)?;
+            if self.is_stated {
+                ready = self.release();
+            }
+            self.begin_stated_epoch(epoch, dts);
+            // The clock of another broadcast would date its pictures wrongly.
+            self.next_change = None;
+        }
+        let values = within_bounds(values);
+        self.promised = Some(Promised::of(&values));
+        self.change(About { values, clock }, now);
+        Ok(ready)
+    }
+
+    /// Takes what is new of `about`, or keeps it until the last change is old enough: each makes a catalog, which the stream's
+    /// window holds and all its subscribers are sent.
+    fn change(&mut self, about: About, now: Instant) {
+        self.pending = None;
+        if self.catalog.metadata == about.values && self.catalog.clock == about.clock {
+            return;
+        }
+        if self.next_change.is_some_and(|next| now < next) {
+            self.pending = Some(about);
+            return;
+        }
+        self.next_change = Some(now + CHANGE_INTERVAL);
+        self.catalog.metadata = about.values;
+        self.catalog.clock = about.clock;
+        self.shared = None;
+    }
+
+    /// The publisher says whose units these are, and that its timestamps are exact; `dts` is near the next one.
+    fn begin_stated_epoch(&mut self, epoch: Epoch, dts: Option<Timestamp>) {
+        self.demuxer.set_epoch(epoch);
+        self.demuxer.exact(true);
+        let last = self.last_epoch.filter(|(last, _)| *last == epoch).map(|(_, dts)| dts);
+        let near = dts.or(last);
+        if let Some(near) = near {
+            self.demuxer.resume_near(near);
+        }
+        // Units that wait are of the publisher that now says who it is: they are named and timed as it would have.
+        let shift = self.shift.take().unwrap_or(0);
+        let mut timeline = near.map_or_else(Timeline::new, |near| Timeline::near(near.as_millis()));
+        for unit in self.held.iter_mut().flat_map(|held| &mut held.units) {
+            let composition = unit.pts.as_millis() - unit.dts.as_millis();
+            let dts = timeline.unwrap_exact(Timestamp::from_millis(unit.dts.as_millis() - shift).as_rtmp());
+            unit.epoch = epoch;
+            unit.dts = Timestamp::from_millis(dts);
+            unit.pts = Timestamp::from_millis(dts + composition);
+        }
+        let held = self.held.iter().flat_map(|held| &held.units).map(|unit| unit.dts).max();
+        self.newest = held.or(self.last_epoch.map(|(_, dts)| dts)).or(self.newest);
+        self.begin_epoch(epoch, true);
+    }
+
+    /// Units from now on are of a broadcast that nobody has named.
+    fn begin_own_epoch(&mut self) {
+        let epoch = Epoch(rand::random());
+        self.demuxer.set_epoch(epoch);
+        self.demuxer.exact(false);
+        self.catalog.clock = None;
+        if let Some(about) = &mut self.pending {
+            about.clock = None;
+        }
+        self.begin_epoch(epoch, false);
+    }
+
+    fn begin_epoch(&mut self, epoch: Epoch, is_stated: bool) {
+        self.catalog.epoch = epoch;
+        self.is_stated = is_stated;
+        self.shift = None;
+        self.shared = None;
+    }
+
+    fn release_if_complete(&mut self) -> Vec<Unit> {
+        let has = |kind| self.catalog.tracks.iter().any(|track| track.id.kind == kind);
+        let wants = self.promised.filter(|p| p.video || p.audio).unwrap_or(Promised { video: true, audio: true });
+        let is_complete = (!wants.video || has(TrackKind::Video)) && (!wants.audio || has(TrackKind::Audio));
+        if is_complete { self.release() } else { Vec::new() }
+    }
+
+    /// Ends the wait.
+    fn release(&mut self) -> Vec<Unit> {
+        let Some(held) = self.held.take().map(|held| held.units) else { return Vec::new() };
+        let shared = self.share();
+        held.into_iter().map(|unit| (shared.clone(), unit)).collect()
+    }
+
+    fn share(&mut self) -> Arc<Catalog> {
+        self.shared.get_or_insert_with(|| Arc::new(self.catalog.clone())).clone()
+    }
+}
+
+impl Promised {
+    /// FLV 10.1 §E.5: `videocodecid` and `audiocodecid` are there if the track is.
+    fn of(values: &media::catalog::Metadata) -> Self {
+        Self { video: values.contains_key("videocodecid"), audio: values.contains_key("audiocodecid") }
+    }
+}
+
+/// What is kept of a publisher's metadata, by key: it goes to every subscriber.
+fn within_bounds(values: media::catalog::Metadata) -> media::catalog::Metadata {
+    let mut room = MAX_METADATA;
+    let fits = |(key, value): &(String, Value)| {
+        let size = key.len() + if let Value::String(text) = value { text.len() } else { size_of::<f64>() };
+        let left = room.checked_sub(size);
+        room = left.unwrap_or(room);
+        left.is_some()
+    };
+    values.into_iter().filter(fits).collect()
+}
+
+/// The newest DTS of all tracks that a stream had of its last epoch.
+pub(crate) fn last_epoch(had: &crate::hub::UnitsHad) -> Option<(Epoch, Timestamp)> {
+    let (epoch, tracks): (Epoch, &[(TrackId, Timestamp)]) = had.last()?;
+    tracks.iter().map(|(_, dts)| *dts).max().map(|dts| (epoch, dts))
+}
+
+/// Between the timelines of two publishers, in milliseconds: about a picture.
+const GAP: i64 = 40;
+/// How often what a publisher says about itself may change.
+const CHANGE_INTERVAL: Duration = Duration::from_secs(1);
+/// Keys and values that are kept, in bytes: ten times what encoders send.
+const MAX_METADATA: usize = 8 << 10;
+/// Broadcasts that one connection may begin within [`BEGUN_WITHIN`]: playlists and looping files begin one an item.
+const MAX_BEGUN: u32 = 30;
+const BEGUN_WITHIN: Duration = Duration::from_secs(60);
+/// Units that may wait, however small: many seconds of sound.
+const MAX_HELD_UNITS: usize = 4096;

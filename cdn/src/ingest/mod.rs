@@ -1,0 +1,163 @@
+//! Ingest: a publisher that was let in, from its first message to its last.
+
+mod intake;
+#[cfg(test)]
+mod tests;
+
+use std::time::{Duration, Instant};
+
+use net::rtmp::server::Publisher;
+use net::rtmp::{self, Message, Resume};
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use crate::hub::{Dismissal, Publishing, Pushed};
+use intake::Intake;
+
+/// What a publisher is held to.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// How long its first units wait until all its tracks are known.
+    pub hold_back: Duration,
+    /// Payload that may wait, in bytes.
+    pub hold_back_bytes: usize,
+}
+
+/// How a publisher went.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Ended {
+    /// It said goodbye.
+    Goodbye,
+    /// It closed the connection without a word.
+    Vanished,
+    /// It had to go, and was told so.
+    Dismissed(Dismissal),
+    /// It sent nothing that can be read.
+    Unreadable,
+    /// The connection failed.
+    Failed(rtmp::Error),
+}
+
+/// Where a publisher may resume.
+pub fn resume(publishing: &Publishing) -> Option<Resume> {
+    publishing.had().last().map(|(epoch, have)| Resume { epoch, have: have.to_vec() })
+}
+
+/// Carries everything that `publisher` sends into the hub, until it is gone or must go.
+pub async fn run<S>(mut publisher: Publisher<S>, publishing: Publishing, settings: Settings) -> Ended
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let limits = intake::Settings { hold_back: settings.hold_back, hold_back_bytes: settings.hold_back_bytes };
+    let mut intake = Intake::new(limits, intake::last_epoch(publishing.had()));
+    let mut refused = Refused::default();
+    let mut epoch = None;
+    loop {
+        let deadline = intake.deadline().map(tokio::time::Instant::from_std);
+        let units = tokio::select! {
+            biased;
+            why = publishing.dismissed() => return dismiss(publisher, why).await,
+            () = sleep_until(deadline) => intake.overdue(Instant::now()),
+            message = publisher.next() => match message {
+                Ok(Some(Message::EndOfStream)) => {
+                    push(&publishing, intake.message(Message::EndOfStream, Instant::now()).unwrap_or_default());
+                    publishing.goodbye();
+                    see_off(publisher).await;
+                    return Ended::Goodbye;
+                }
+                Ok(Some(message)) => match intake.message(message, Instant::now()) {
+                    Ok(units) => {
+                        refused.in_a_row = 0;
+                        units
+                    }
+                    Err(error) => {
+                        if refused.is_enough(&error) || matches!(error, intake::Error::Restless) {
+                            let why = "Nothing that this server can carry came.";
+                            let _ = publisher.close("NetStream.Publish.Failed", why).await;
+                            return Ended::Unreadable;
+                        }
+                        Vec::new()
+                    }
+                },
+                Ok(None) => return Ended::Vanished,
+                Err(error) => return Ended::Failed(error),
+            },
+        };
+        if let Some((catalog, _)) = units.last().filter(|_| epoch != Some(intake.epoch())) {
+            epoch = Some(catalog.epoch);
+            let tracks: Vec<_> = catalog.tracks.iter().map(|t| format!("{} {}", t.id, t.config.rfc6381())).collect();
+            tracing::info!(epoch = %catalog.epoch, tracks = tracks.join(", "), clock = catalog.clock.is_some(), "on air");
+        }
+        if !push(&publishing, units) {
+            let why = publishing.dismissed().await;
+            return dismiss(publisher, why).await;
+        }
+    }
+}
+
+/// Returns whether the publisher may go on.
+fn push(publishing: &Publishing, units: Vec<intake::Unit>) -> bool {
+    units.into_iter().all(|(catalog, unit)| {
+        tracing::trace!(track = %unit.track, dts = %unit.dts, bytes = unit.payload.len(), "unit");
+        publishing.push(&catalog, unit) != Pushed::Dismissed
+    })
+}
+
+/// What a publisher that must go is told: the code, which says whether to come again, and words.
+pub fn farewell(why: Dismissal) -> (&'static str, &'static str) {
+    match why {
+        Dismissal::TakenOver => ("NetStream.Publish.BadName", "Another publisher came with the same key."),
+        Dismissal::Removed => ("NetStream.Publish.Denied", "This key is not valid any more."),
+        Dismissal::Draining => ("NetConnection.Connect.Closed", "The server is going down. Come again."),
+    }
+}
+
+async fn dismiss<S: AsyncRead + AsyncWrite + Unpin>(publisher: Publisher<S>, why: Dismissal) -> Ended {
+    let (code, description) = farewell(why);
+    if let Err(error) = publisher.close(code, description).await {
+        tracing::debug!(%error, "the dismissed publisher did not hear it");
+    }
+    Ended::Dismissed(why)
+}
+
+/// Reads on until the peer closes, for a bounded time: closing first would cut off what it still writes.
+async fn see_off<S: AsyncRead + AsyncWrite + Unpin>(mut publisher: Publisher<S>) {
+    let until_closed = async { while let Ok(Some(_)) = publisher.next().await {} };
+    let _ = tokio::time::timeout(LAST_WORDS, until_closed).await;
+}
+
+async fn sleep_until(deadline: Option<tokio::time::Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Messages that could not be read.
+#[derive(Default)]
+struct Refused {
+    in_a_row: u32,
+    unreported: u64,
+    reported: Option<Instant>,
+}
+
+impl Refused {
+    /// Counts one, tells of it at most once a second, and says whether the publisher must go.
+    fn is_enough(&mut self, error: &intake::Error) -> bool {
+        self.in_a_row += 1;
+        self.unreported += 1;
+        if self.reported.is_none_or(|at| at.elapsed() >= REPORT_INTERVAL) {
+            tracing::warn!(%error, count = self.unreported, "messages were refused");
+            self.reported = Some(Instant::now());
+            self.unreported = 0;
+        }
+        self.in_a_row >= MAX_REFUSED_IN_A_ROW
+    }
+}
+
+/// How long a publisher that said goodbye may take to close.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+/// Repeats are reported once in this time.
+const REPORT_INTERVAL: Duration = Duration::from_secs(1);
+/// A publisher of a codec that is not carried sends some 80 messages a second; one whose stream is damaged recovers within a GOP.
+const MAX_REFUSED_IN_A_ROW: u32 = 1000;

@@ -1,0 +1,57 @@
+//! `cdn`: the server's command. Everything else is in the library.
+
+use std::io::IsTerminal;
+use std::process::ExitCode;
+
+use cdn::cli::{Cli, Command};
+use cdn::config::{Config, LogFormat};
+use clap::Parser;
+use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
+use tracing_subscriber::EnvFilter;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    if let Some(Command::Key { action }) = cli.command {
+        return action.run().map_or_else(|error| fail(&error, 1), |()| ExitCode::SUCCESS);
+    }
+    let config = match cli.flags.load() {
+        Ok(config) => config,
+        Err(error) => return fail(&error.into(), EX_USAGE),
+    };
+    let _logs = match EnvFilter::try_new(&config.log.level) {
+        Ok(filter) => start_logs(&config, filter),
+        Err(error) => return fail(&anyhow::Error::new(error).context("log.level"), EX_USAGE),
+    };
+    let run = || {
+        let runtime = tokio::runtime::Runtime::new()?;
+        let result = runtime.block_on(cdn::app::run(config));
+        // What has not ended by now is not waited for.
+        runtime.shutdown_background();
+        result
+    };
+    run().map_or_else(|error: anyhow::Error| fail(&error, 1), |()| ExitCode::SUCCESS)
+}
+
+/// Logs until the guard is dropped. Lines are written by a thread of their own, and dropped when [`LOG_LINES`] wait: whoever
+/// reads them, or does not, must not be able to hold the server up.
+fn start_logs(config: &Config, filter: EnvFilter) -> WorkerGuard {
+    let is_terminal = std::io::stderr().is_terminal();
+    let (writer, guard) = NonBlockingBuilder::default().buffered_lines_limit(LOG_LINES).finish(std::io::stderr());
+    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer).with_ansi(is_terminal);
+    match config.log.format {
+        LogFormat::Text => logs.init(),
+        LogFormat::Json => logs.json().init(),
+    }
+    guard
+}
+
+fn fail(error: &anyhow::Error, code: u8) -> ExitCode {
+    eprintln!("cdn: {error:#}");
+    ExitCode::from(code)
+}
+
+/// Some megabytes of lines: more than a burst of connections writes.
+const LOG_LINES: usize = 16_384;
+
+/// The configuration is wrong (sysexits.h).
+const EX_USAGE: u8 = 64;

@@ -1,0 +1,213 @@
+//! RTMP out over loopback, with both engines: joins, resumption, changes, sound alone, and players that are slow.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod support;
+
+use std::time::{Duration, Instant};
+
+use cdn::config::FanoutEngine;
+use cdn::hub::PublisherInfo;
+use media::TrackId;
+use support::{Server, audio, catalog, picture, sound, video, viewers, within};
+
+const V: TrackId = TrackId::VIDEO;
+const A: TrackId = TrackId::AUDIO;
+const ENGINES: [FanoutEngine; 2] = [FanoutEngine::Auto, FanoutEngine::Epoll];
+
+#[tokio::test]
+async fn a_join_starts_at_the_newest_idr_at_once() {
+    for engine in ENGINES {
+        let server = Server::start(engine, |_| {}).await;
+        server.key("live");
+        let stream = server.hub.stream("live").unwrap();
+        let publishing = stream.publish(PublisherInfo::default());
+        let c = catalog(1, &[video(), audio()]);
+        for n in 0..25 {
+            publishing.push(&c, picture(1, n * 40, n % 10 == 0, 5000));
+            publishing.push(&c, sound(1, n * 40 + 7));
+        }
+        let mut viewer = server.play("live").await.unwrap();
+        assert_eq!(viewer.times(3).await, [(V, 800), (A, 807), (V, 840)]);
+        assert_eq!(viewer.catalog, *c);
+        // And on with what comes.
+        assert_eq!(viewer.times(7).await.last(), Some(&(A, 967)));
+        publishing.push(&c, picture(1, 1000, false, 200_000));
+        let unit = viewer.next().await.unwrap();
+        assert_eq!((unit.name(), unit.payload.len()), (picture(1, 1000, false, 200_000).name(), 200_000));
+    }
+}
+
+#[tokio::test]
+async fn a_player_that_comes_back_misses_nothing() {
+    let server = Server::start(FanoutEngine::Auto, |_| {}).await;
+    server.key("live");
+    let stream = server.hub.stream("live").unwrap();
+    let publishing = stream.publish(PublisherInfo::default());
+    let c = catalog(0xabc, &[video()]);
+    for n in 0..60 {
+        publishing.push(&c, picture(0xabc, n * 40, n % 10 == 0, 100));
+    }
+    for (after, first) in [
+        ("nearcastEpoch=0000000000000abc&nearcastAfter=v0:840", 800),
+        // The first that is new is an IDR: the GOP before shows that nothing is missing.
+        ("nearcastEpoch=0000000000000abc&nearcastAfter=v0:1160", 800),
+        ("nearcastEpoch=0000000000000abc&nearcastAfter=v0:999999", 2000),
+        // Another broadcast, another track, nonsense.
+        ("nearcastEpoch=0000000000000abd&nearcastAfter=v0:840", 2000),
+        ("nearcastEpoch=0000000000000abc&nearcastAfter=a0:840", 2000),
+        ("nearcastEpoch=0000000000000abc&nearcastAfter=v0:-1", 2000),
+        ("nearcastEpoch=&nearcastAfter=", 2000),
+    ] {
+        let mut viewer = server.play(&format!("live?{after}")).await.unwrap();
+        assert_eq!(viewer.times(1).await, [(V, first)], "{after}");
+    }
+}
+
+#[tokio::test]
+async fn changes_are_told_before_the_unit_that_needs_them() {
+    for engine in ENGINES {
+        let server = Server::start(engine, |_| {}).await;
+        server.key("live");
+        let stream = server.hub.stream("live").unwrap();
+        let mut viewer = server.play("live").await.unwrap();
+        viewers(&stream, 1).await;
+        let publishing = stream.publish(PublisherInfo::default());
+        let one = catalog(1, &[video()]);
+        publishing.push(&one, picture(1, 0, true, 100));
+        assert_eq!((viewer.times(1).await, viewer.catalog.tracks.len()), (vec![(V, 0)], 1));
+        let two = catalog(1, &[video(), audio()]);
+        publishing.push(&two, sound(1, 5));
+        assert_eq!((viewer.times(1).await, viewer.catalog.tracks.len()), (vec![(A, 5)], 2));
+        let three = catalog(3, &[video(), audio()]);
+        publishing.push(&three, picture(3, 0, true, 100));
+        assert_eq!((viewer.times(1).await, viewer.catalog.epoch), (vec![(V, 0)], three.epoch));
+    }
+}
+
+#[tokio::test]
+async fn sound_alone_does_not_wait_for_a_picture() {
+    for engine in ENGINES {
+        let server = Server::start(engine, |_| {}).await;
+        server.key("live");
+        let stream = server.hub.stream("live").unwrap();
+        let mut viewer = server.play("live").await.unwrap();
+        viewers(&stream, 1).await;
+        let publishing = stream.publish(PublisherInfo::default());
+        let c = catalog(1, &[audio()]);
+        for n in 0..50 {
+            publishing.push(&c, sound(1, n * 23));
+            assert_eq!(viewer.times(1).await, [(A, n * 23)]);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_slow_player_delays_nobody_and_jumps() {
+    for engine in ENGINES {
+        let server = Server::start(engine, |config| {
+            config.hub.window_bytes = bytesize::ByteSize::mib(8);
+            config.fanout.max_lag = Duration::from_millis(400);
+            config.rtmp.write = Duration::from_secs(60);
+        })
+        .await;
+        server.key("live");
+        let stream = server.hub.stream("live").unwrap();
+        let publishing = stream.publish(PublisherInfo::default());
+        let c = catalog(1, &[video()]);
+        let mut slow = server.play("live").await.unwrap();
+        let mut fast = server.play("live").await.unwrap();
+        viewers(&stream, 2).await;
+        // 40 MB, of which the slow player reads nothing: more than its socket takes, and more than the window holds.
+        for n in 0..400 {
+            publishing.push(&c, picture(1, n * 40, n % 10 == 0, 100_000));
+            assert_eq!(
+                fast.times(1).await,
+                [(V, n * 40)],
+                "the fast player gets each picture while the other is stuck"
+            );
+        }
+        // What its socket had taken is whole; then comes an IDR.
+        let mut last = slow.next().await.unwrap().dts.as_millis();
+        let (mut gaps, mut received) = (0, 1);
+        while last != 399 * 40 {
+            let unit = slow.next().await.unwrap();
+            if unit.dts.as_millis() != last + 40 {
+                assert!(unit.random_access && unit.dts.as_millis() > last, "{last} to {}", unit.dts);
+                gaps += 1;
+            }
+            last = unit.dts.as_millis();
+            received += 1;
+        }
+        let counters = stream.info().counters;
+        assert!(gaps > 0 && counters.jumps >= gaps, "{counters:?}");
+        assert_eq!(counters.skipped + received, 400);
+    }
+}
+
+#[tokio::test]
+async fn a_player_that_takes_nothing_is_closed() {
+    for engine in ENGINES {
+        let server = Server::start(engine, |config| config.rtmp.write = Duration::from_secs(1)).await;
+        server.key("live");
+        let stream = server.hub.stream("live").unwrap();
+        let publishing = stream.publish(PublisherInfo::default());
+        let c = catalog(1, &[video()]);
+        let _stuck = server.play("live").await.unwrap();
+        viewers(&stream, 1).await;
+        for n in 0..200 {
+            publishing.push(&c, picture(1, n * 40, n % 10 == 0, 100_000));
+            tokio::task::yield_now().await;
+        }
+        viewers(&stream, 0).await;
+        assert_eq!((server.fanout.stuck_players(), server.fanout.players()), (1, 0));
+    }
+}
+
+#[tokio::test]
+async fn players_wait_for_a_publisher_and_hear_the_end() {
+    let server = Server::start(FanoutEngine::Auto, |config| config.hub.grace = Duration::from_secs(60)).await;
+    server.key("live");
+    let stream = server.hub.stream("live").unwrap();
+    assert!(server.play("other").await.is_err(), "a name without a key is refused");
+    let mut viewer = server.play("live").await.unwrap();
+    viewers(&stream, 1).await;
+    let c = catalog(1, &[video()]);
+    let first = stream.publish(PublisherInfo::default());
+    first.push(&c, picture(1, 0, true, 100));
+    assert_eq!(viewer.times(1).await, [(V, 0)]);
+    drop(first);
+    // The publisher is away; the next one is seen on the same connection.
+    let second = stream.publish(PublisherInfo::default());
+    second.push(&c, picture(1, 40, false, 100));
+    assert_eq!(viewer.times(1).await, [(V, 40)]);
+    drop(second);
+    server.hub.sweep(Instant::now() + Duration::from_secs(61));
+    assert_eq!(viewer.times(1).await, []);
+    viewers(&stream, 0).await;
+}
+
+#[tokio::test]
+async fn going_down_is_told() {
+    let server = Server::start(FanoutEngine::Auto, |_| {}).await;
+    server.key("live");
+    let stream = server.hub.stream("live").unwrap();
+    let mut viewer = server.play("live").await.unwrap();
+    viewers(&stream, 1).await;
+    server.stop.cancel();
+    // The door holds the fan-out until it is closed.
+    let mut fanout = server.fanout;
+    let fanout = within(async {
+        loop {
+            match std::sync::Arc::try_unwrap(fanout) {
+                Ok(fanout) => break fanout,
+                Err(shared) => fanout = shared,
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+    let stopping = tokio::task::spawn_blocking(move || fanout.stop(Instant::now() + support::PATIENCE));
+    assert_eq!(viewer.times(1).await, []);
+    within(stopping).await.unwrap();
+}

@@ -1,0 +1,277 @@
+//! The `cdn` command with other people's programs: ffmpeg publishes, ffprobe and ffmpeg play.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod support;
+
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
+
+use support::within;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader, Lines};
+use tokio::process::{Child, ChildStdout, Command};
+use tokio::task::JoinHandle;
+
+/// A running `cdn`.
+struct Cdn {
+    child: Child,
+    out: Lines<BufReader<ChildStdout>>,
+    rtmp: String,
+    key: String,
+    /// What it logs. Somebody has to read it, or a full pipe stops the server.
+    log: JoinHandle<String>,
+    data: tempfile::TempDir,
+}
+
+impl Cdn {
+    async fn start(flags: &[&str]) -> Self {
+        let data = tempfile::tempdir().unwrap();
+        let key = cdn_key(data.path(), "live").await;
+        let (mut child, out, rtmp) = spawn(data.path(), flags).await;
+        let mut stderr = child.stderr.take().unwrap();
+        let log = tokio::spawn(async move {
+            let mut log = String::new();
+            stderr.read_to_string(&mut log).await.unwrap();
+            log
+        });
+        Self { child, out, rtmp, key, log, data }
+    }
+
+    /// Stops it politely and gives what it logged.
+    async fn stop(mut self) -> String {
+        interrupt(&self.child, "TERM").await;
+        let status = within(self.child.wait()).await.unwrap();
+        let log = within(self.log).await.unwrap();
+        assert!(status.success(), "{log}");
+        assert_eq!(within(self.out.next_line()).await.unwrap(), None);
+        drop(self.data);
+        log
+    }
+}
+
+async fn interrupt(child: &Child, signal: &str) {
+    let pid = child.id().expect("it runs").to_string();
+    assert!(Command::new("kill").args([&format!("-{signal}"), &pid]).status().await.unwrap().success());
+}
+
+async fn spawn(data: &Path, flags: &[&str]) -> (Child, Lines<BufReader<ChildStdout>>, String) {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_cdn"))
+        .args([
+            "--rtmp",
+            "127.0.0.1:0",
+            "--http",
+            "127.0.0.1:0",
+            "--metrics",
+            "off",
+            "--log",
+            "json",
+            "--log-level",
+            "trace",
+        ])
+        .arg("--data")
+        .arg(data)
+        .args(flags)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let mut out = BufReader::new(child.stdout.take().unwrap()).lines();
+    let line = within(out.next_line()).await.unwrap().expect("it says where it listens");
+    let event: serde_json::Value = serde_json::from_str(&line).unwrap();
+    assert_eq!(event["event"], "listening");
+    let rtmp = event["rtmp"].as_str().unwrap().to_owned();
+    (child, out, rtmp)
+}
+
+async fn cdn_key(data: &Path, name: &str) -> String {
+    let output =
+        Command::new(env!("CARGO_BIN_EXE_cdn")).args(["key", "new", name, "--data"]).arg(data).output().await.unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap().trim().to_owned()
+}
+
+fn ffmpeg(arguments: &str) -> Command {
+    let mut command = Command::new("ffmpeg");
+    command.args(["-v", "error", "-nostdin"]).args(arguments.split_whitespace());
+    command.stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
+    command
+}
+
+async fn run(mut command: Command) -> String {
+    let output = tokio::time::timeout(Duration::from_secs(60), command.output()).await.expect("it hangs").unwrap();
+    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// Packets of a file: stream kind, PTS, DTS, hash of the data.
+async fn packets(file: &Path) -> Vec<String> {
+    let mut probe = Command::new("ffprobe");
+    probe.args(["-v", "error", "-show_packets", "-show_data_hash", "md5", "-of", "csv=p=0"]);
+    probe.args(["-show_entries", "packet=codec_type,pts,dts,data_hash"]).arg(file);
+    run(probe).await.lines().map(str::to_owned).collect()
+}
+
+/// Makes a file, publishes it with `-c copy`, and plays it with `-c copy` into another, from the first packet on. What arrives must
+/// be what was sent: every packet, bit by bit, with its PTS and DTS.
+async fn there_and_back(encode: &str) {
+    let cdn = Cdn::start(&[]).await;
+    let files = tempfile::tempdir().unwrap();
+    let (sent, received) = (files.path().join("sent.flv"), files.path().join("received.flv"));
+    let mut make = ffmpeg(encode);
+    make.arg(&sent);
+    run(make).await;
+    // The player comes first and waits.
+    let mut play = ffmpeg(&format!("-i rtmp://{}/live/live -c copy -copyts", cdn.rtmp));
+    let mut player = play.arg(&received).spawn().unwrap();
+    let mut publish = Command::new("ffmpeg");
+    publish.args(["-v", "error", "-nostdin", "-re", "-i"]).arg(&sent).args(["-c", "copy", "-f", "flv"]);
+    publish.arg(format!("rtmp://{}/live/{}", cdn.rtmp, cdn.key));
+    run(publish).await;
+    // The stream ends some seconds after the goodbye, and with it the play.
+    assert!(within(player.wait()).await.unwrap().success());
+    let (sent, received) = (packets(&sent).await, packets(&received).await);
+    assert!(sent.len() > 50);
+    assert_eq!(received, sent);
+    cdn.stop().await;
+}
+
+const PICTURES: &str = "-f lavfi -i testsrc2=size=320x180:rate=25:duration=4";
+const TONE: &str = "-f lavfi -i sine=frequency=440:duration=4";
+
+#[tokio::test]
+async fn h264_with_b_frames_and_aac() {
+    there_and_back(&format!("{PICTURES} {TONE} -pix_fmt yuv420p -c:v libx264 -preset veryfast -bf 3 -g 25 -c:a aac"))
+        .await;
+}
+
+#[tokio::test]
+async fn video_only() {
+    there_and_back(&format!("{PICTURES} -pix_fmt yuv420p -c:v libx264 -preset ultrafast -tune zerolatency -g 25"))
+        .await;
+}
+
+#[tokio::test]
+async fn audio_only() {
+    there_and_back(&format!("{TONE} -c:a aac")).await;
+}
+
+#[tokio::test]
+async fn ffprobe_joins_in_the_middle() {
+    let cdn = Cdn::start(&[]).await;
+    let url = format!("rtmp://{}/live/{}", cdn.rtmp, cdn.key);
+    let encode =
+        "-re -f lavfi -i testsrc2=size=320x180:rate=25 -pix_fmt yuv420p -c:v libx264 -preset ultrafast -g 25 -f flv";
+    let mut publisher = ffmpeg(encode).arg(&url).spawn().unwrap();
+    let mut probe = Command::new("ffprobe");
+    probe.args(["-v", "error", "-show_entries", "packet=flags", "-of", "csv=p=0", "-read_intervals", "%+1"]);
+    let flags = run({
+        probe.arg(format!("rtmp://{}/live/live", cdn.rtmp));
+        probe
+    })
+    .await;
+    assert!(flags.starts_with("K_"), "it starts at an IDR: {flags}");
+    publisher.kill().await.unwrap();
+    cdn.stop().await;
+}
+
+#[tokio::test]
+async fn a_second_publisher_takes_over_at_once() {
+    let cdn = Cdn::start(&[]).await;
+    let url = format!("rtmp://{}/live/{}", cdn.rtmp, cdn.key);
+    let encode =
+        "-re -f lavfi -i testsrc2=size=320x180:rate=25 -pix_fmt yuv420p -c:v libx264 -preset ultrafast -g 25 -f flv";
+    let files = tempfile::tempdir().unwrap();
+    let received = files.path().join("received.flv");
+    let mut play = ffmpeg(&format!("-i rtmp://{}/live/live -c copy -copyts -t 6", cdn.rtmp));
+    let mut player = play.arg(&received).spawn().unwrap();
+    let mut first = ffmpeg(encode).arg(&url).spawn().unwrap();
+    let mut probe = Command::new("ffprobe");
+    probe
+        .args(["-v", "error", "-read_intervals", "%+0.5", "-show_packets"])
+        .arg(format!("rtmp://{}/live/live", cdn.rtmp));
+    run(probe).await;
+    let mut second = ffmpeg(encode).arg(&url).spawn().unwrap();
+    let status = within(first.wait()).await.unwrap();
+    assert!(!status.success(), "the first publisher is told to go");
+    assert!(within(player.wait()).await.unwrap().success());
+    second.kill().await.unwrap();
+    // The clock of players goes on: no DTS is below the one before.
+    let dts: Vec<i64> =
+        packets(&received).await.iter().map(|p| p.split(',').nth(2).unwrap().parse().unwrap()).collect();
+    assert!(dts.len() > 50 && dts.windows(2).all(|pair| pair[0] < pair[1]), "{dts:?}");
+    cdn.stop().await;
+}
+
+#[tokio::test]
+async fn keys_are_let_in_in_all_their_places_and_never_logged() {
+    let cdn = Cdn::start(&[]).await;
+    let encode = "-f lavfi -i sine=duration=0.5 -c:a aac -f flv";
+    let (rtmp, key) = (&cdn.rtmp, &cdn.key);
+    for (url, is_let_in) in [
+        (format!("rtmp://{rtmp}/live/{key}"), true),
+        (format!("rtmp://{rtmp}/live/{key}?some=thing"), true),
+        (format!("rtmp://{rtmp}/live/live?key={key}"), true),
+        (format!("rtmp://{rtmp}/live/other?key={key}"), false),
+        (format!("rtmp://{rtmp}/app/{key}"), false),
+        (format!("rtmp://{rtmp}/live/live"), false),
+        (format!("rtmp://{rtmp}/live/{}x", key), false),
+        (format!("rtmp://{rtmp}/live/{}", &key[..20]), false),
+    ] {
+        let output = within(ffmpeg(encode).arg(&url).output()).await.unwrap();
+        assert_eq!(output.status.success(), is_let_in, "{url}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+    // A key made while the server runs is good at once.
+    let new = cdn_key(cdn.data.path(), "second").await;
+    let output = within(ffmpeg(encode).arg(format!("rtmp://{rtmp}/live/{new}")).output()).await.unwrap();
+    assert!(output.status.success());
+    // Playing a key, which somebody will try.
+    let mut probe = Command::new("ffprobe");
+    let output = within(probe.arg(format!("rtmp://{rtmp}/live/{key}")).output()).await.unwrap();
+    assert!(!output.status.success());
+    let (key, random) = (key.clone(), new[4..].to_owned());
+    let log = cdn.stop().await;
+    assert!(log.contains("publisher refused"), "{log}");
+    assert!(!log.contains(&key[4..]) && !log.contains(&key[..20]) && !log.contains(&random), "a key is in the log");
+}
+
+#[tokio::test]
+async fn bad_configuration_is_refused_before_anything_binds() {
+    let check = async |arguments: &[&str], says: &str| {
+        let output = Command::new(env!("CARGO_BIN_EXE_cdn")).args(arguments).output().await.unwrap();
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(64), "{arguments:?}: {error}");
+        assert!(error.contains(says), "{arguments:?}: {error}");
+    };
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), "[rtmp]\nlissen = '127.0.0.1:0'").unwrap();
+    check(&["--config", file.path().to_str().unwrap()], "unknown field `lissen`").await;
+    check(&["--config", "/nonexistent/cdn.toml"], "cannot read /nonexistent/cdn.toml").await;
+    check(&["--log-level", "info,=,"], "log.level").await;
+}
+
+#[tokio::test]
+async fn without_anything_it_makes_a_stream_and_says_how_to_use_it() {
+    let data = tempfile::tempdir().unwrap();
+    let mut child = Command::new(env!("CARGO_BIN_EXE_cdn"))
+        .args(["--rtmp", "127.0.0.1:0", "--http", "127.0.0.1:0", "--metrics", "off", "--data"])
+        .arg(data.path())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let mut out = BufReader::new(child.stdout.take().unwrap()).lines();
+    let mut text = String::new();
+    while !text.contains("/live/live") {
+        text += &within(out.next_line()).await.unwrap().expect("it says where to watch");
+        text.push('\n');
+    }
+    for words in ["Service     Custom...", "Server      rtmp://127.0.0.1:", "Stream Key  nck_"] {
+        assert!(text.contains(words), "{text}");
+    }
+    // The second signal ends it at once, whatever is open.
+    interrupt(&child, "INT").await;
+    assert!(within(child.wait()).await.unwrap().success());
+}

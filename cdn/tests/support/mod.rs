@@ -1,0 +1,193 @@
+//! What the tests share: a server in this process, a publisher and a player made of the shared crates.
+#![allow(dead_code, unreachable_pub, clippy::unwrap_used, reason = "test support; each test uses a part")]
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use cdn::auth::Keyring;
+use cdn::config::{Config, FanoutEngine, Layers};
+use cdn::door::Door;
+use cdn::egress::rtmp::Fanout;
+use cdn::hub::{self, Hub, LiveStream};
+use media::codec::{Codec, CodecConfig};
+use media::flv::{Demuxer, Event};
+use media::live_window::Bounds;
+use media::{AccessUnit, Catalog, Epoch, Timestamp, Track, TrackId};
+use net::rtmp::client::{self, ClientOptions};
+use net::rtmp::{Message, url};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+/// Nothing on loopback takes this long unless it hangs.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A server without HTTP.
+pub struct Server {
+    pub hub: Arc<Hub>,
+    pub fanout: Arc<Fanout>,
+    pub keys: Arc<Keyring>,
+    pub address: SocketAddr,
+    pub stop: CancellationToken,
+    _data: tempfile::TempDir,
+}
+
+impl Server {
+    pub async fn start(engine: FanoutEngine, adjust: impl FnOnce(&mut Config)) -> Self {
+        let data = tempfile::tempdir().unwrap();
+        let config = Layers::new()
+            .finish(|config| {
+                config.data = data.path().into();
+                config.fanout.engine = engine;
+                config.fanout.shards = 1;
+                adjust(config);
+            })
+            .unwrap();
+        let keys = Arc::new(Keyring::open(config.keys_file()).unwrap());
+        let hub = Hub::new(hub::Settings {
+            window: Bounds { duration: config.hub.window, bytes: config.hub.window_bytes.as_u64() as usize },
+            grace: config.hub.grace,
+            grace_after_goodbye: config.hub.grace_after_goodbye,
+        });
+        let fanout = Arc::new(Fanout::start(&config.fanout, config.rtmp.write).unwrap());
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let stop = CancellationToken::new();
+        tokio::spawn(Door::new(hub.clone(), keys.clone(), fanout.clone(), &config).serve(listener, stop.clone()));
+        Self { hub, fanout, keys, address, stop, _data: data }
+    }
+
+    /// Makes a stream and gives its key.
+    pub fn key(&self, name: &str) -> String {
+        let key = self.keys.create(&name.parse().unwrap(), false).unwrap();
+        self.hub.open(name);
+        key.reveal().to_owned()
+    }
+
+    /// A publisher with this in the place of the stream key.
+    pub async fn publish(&self, key: &str) -> Result<client::Publisher, net::rtmp::Error> {
+        let url = url::parse(&format!("rtmp://{}/live/{key}", self.address)).unwrap();
+        within(client::publish(&url, ClientOptions::default())).await
+    }
+
+    pub async fn play(&self, name: &str) -> Result<Viewer, net::rtmp::Error> {
+        let url = url::parse(&format!("rtmp://{}/live/{name}", self.address)).unwrap();
+        let player = within(client::play(&url, ClientOptions::default())).await?;
+        Ok(Viewer { player, demuxer: Demuxer::new(Epoch(0)), catalog: Catalog::new(Epoch(0)) })
+    }
+}
+
+/// Fails a test that hangs.
+pub async fn within<T>(what: impl Future<Output = T>) -> T {
+    tokio::time::timeout(PATIENCE, what).await.expect("it hangs")
+}
+
+/// A player that reads access units.
+pub struct Viewer {
+    pub player: client::Player,
+    demuxer: Demuxer,
+    pub catalog: Catalog,
+}
+
+impl Viewer {
+    /// The next unit; `None` at the end of the stream.
+    pub async fn next(&mut self) -> Option<AccessUnit> {
+        loop {
+            let events = match within(self.player.next()).await.ok()?? {
+                Message::Metadata(metadata) => {
+                    let epoch = metadata.epoch.expect("our server states epochs");
+                    self.demuxer.set_epoch(epoch);
+                    self.demuxer.exact(true);
+                    self.catalog.epoch = epoch;
+                    self.catalog.clock = metadata.clock;
+                    self.catalog.metadata = metadata.values;
+                    continue;
+                }
+                Message::Audio { timestamp, body } => self.demuxer.audio(timestamp, body).unwrap(),
+                Message::Video { timestamp, body } => self.demuxer.video(timestamp, body).unwrap(),
+                Message::EndOfStream => return None,
+            };
+            let mut unit = None;
+            for event in events {
+                match event {
+                    Event::Track(track) => drop(self.catalog.set_track(track)),
+                    Event::Unit(new) => assert!(unit.replace(new).is_none(), "one unit a message"),
+                    _ => {}
+                }
+            }
+            if unit.is_some() {
+                return unit;
+            }
+        }
+    }
+
+    /// The next `count` units by track and DTS.
+    pub async fn times(&mut self, count: usize) -> Vec<(TrackId, i64)> {
+        let mut times = Vec::new();
+        while times.len() < count {
+            let Some(unit) = self.next().await else { break };
+            times.push((unit.track, unit.dts.as_millis()));
+        }
+        times
+    }
+}
+
+/// H.264, High, 320x180.
+pub fn video() -> Track {
+    let sps = [
+        0x67, 0x64, 0, 0x15, 0xac, 0xd9, 0x41, 0x43, 0x3f, 0x26, 2, 0, 0, 3, 0, 2, 0, 0, 3, 2, 0x83, 0xe2, 0x85, 0x32,
+        0xc0,
+    ];
+    let pps = [0x68, 0xeb, 0xe3, 0xcb, 0x22, 0xc0];
+    let mut record = vec![1, 0x64, 0, 0x15, 0xff, 0xe1, 0, sps.len() as u8];
+    record.extend(sps);
+    record.extend([1, 0, pps.len() as u8]);
+    record.extend(pps);
+    Track { id: TrackId::VIDEO, config: CodecConfig::from_record(Codec::H264, record.into()).unwrap() }
+}
+
+/// AAC-LC, 44.1 kHz, stereo.
+pub fn audio() -> Track {
+    let config = CodecConfig::from_record(Codec::Aac, Bytes::from_static(&[0x12, 0x10])).unwrap();
+    Track { id: TrackId::AUDIO, config }
+}
+
+pub fn catalog(epoch: u64, tracks: &[Track]) -> Arc<Catalog> {
+    let mut catalog = Catalog::new(Epoch(epoch));
+    tracks.iter().for_each(|track| assert!(catalog.set_track(track.clone())));
+    Arc::new(catalog)
+}
+
+/// A picture of `size` bytes or so.
+pub fn picture(epoch: u64, millis: i64, is_idr: bool, size: usize) -> AccessUnit {
+    let mut payload = vec![0xa5; size.max(6)];
+    let nal = (payload.len() - 4) as u32;
+    payload[..4].copy_from_slice(&nal.to_be_bytes());
+    payload[4] = if is_idr { 0x65 } else { 0x41 };
+    let dts = Timestamp::from_millis(millis);
+    AccessUnit {
+        epoch: Epoch(epoch),
+        track: TrackId::VIDEO,
+        dts,
+        pts: dts,
+        random_access: is_idr,
+        payload: payload.into(),
+    }
+}
+
+pub fn sound(epoch: u64, millis: i64) -> AccessUnit {
+    let dts = Timestamp::from_millis(millis);
+    let payload = Bytes::from_static(&[0x21, 0x10, 4, 0x60, 0x8c, 0x1c]);
+    AccessUnit { epoch: Epoch(epoch), track: TrackId::AUDIO, dts, pts: dts, random_access: true, payload }
+}
+
+/// Returns when `count` viewers of `stream` are counted.
+pub async fn viewers(stream: &LiveStream, count: usize) {
+    within(async {
+        while stream.info().viewers.get("rtmp").copied().unwrap_or(0) != count {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+}

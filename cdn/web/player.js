@@ -1,0 +1,320 @@
+// The player page of one stream: what the server says about it, what the player does, and the controls between them.
+
+import { ServerClock } from "/assets/clock.js";
+import { bitrate, bound, count, seconds, track } from "/assets/format.js";
+import { Playback } from "/assets/playback.js";
+
+/** Milliseconds between questions to the server: while someone looks, and while nobody does. */
+const ASK = 2_000;
+const ASK_HIDDEN = 15_000;
+const TICK = 500;
+/** Milliseconds without a pointer's move after which the controls of a playing picture hide. */
+const IDLE = 2_500;
+/** Seconds behind the live edge from which the button to skip there is worth its place. */
+const FAR_BEHIND = 6;
+/** Points of the latency's curve: one a tick, a minute in all. */
+const CURVE = 120;
+/** Capture to screen can not take less than nothing: below this many seconds the publisher's clock is wrong, not fast. */
+const CLOCK_DISAGREES = -0.05;
+
+const name = decodeURIComponent(location.pathname.split("/")[1]);
+const $ = (id) => document.getElementById(id);
+const player = $("player"), video = $("video");
+const playback = new Playback(video, `/${encodeURIComponent(name)}/index.m3u8`);
+const clock = new ServerClock();
+
+let stream = null; // what the server said last
+let reachable = true;
+let blocked = false; // the browser refused to start by itself
+let unsupported = "";
+let failure = null;
+let hasPicture = false; // something of this broadcast was shown
+const curve = [];
+
+$("name").textContent = name;
+document.title = `${name} · Nearcast`;
+
+// ---- the server ----
+
+async function ask() {
+  const was = stream?.state;
+  try {
+    const response = await fetch(`/api/v1/streams/${encodeURIComponent(name)}`, { cache: "no-store" });
+    if (!response.ok && response.status !== 404) throw new Error(response.status);
+    stream = response.ok ? await response.json() : { state: "unknown", tracks: [], viewers: { total: 0 } };
+    reachable = true;
+  } catch {
+    reachable = false;
+  }
+  if (reachable && stream.state === "live" && was !== "live") begin(was);
+  showStream();
+  showState();
+  setTimeout(ask, document.hidden ? ASK_HIDDEN : ASK);
+}
+
+/** The publisher is there. A player that waits for it goes on by itself; after an end, or at first, it starts. */
+function begin(was) {
+  if (playback.running && was === "away") return;
+  curve.length = 0;
+  playback.start();
+}
+
+playback.addEventListener("progress", () => { failure = null; blocked = false; });
+playback.addEventListener("failure", ({ detail }) => { failure = detail; showState(); });
+playback.addEventListener("blocked", () => { blocked = true; showState(); });
+playback.addEventListener("unsupported", ({ detail }) => { unsupported = detail; showState(); });
+
+// ---- what is shown ----
+
+function state() {
+  if (!reachable) return "unreachable";
+  if (!stream) return "connecting";
+  return stream.state;
+}
+
+const PILL = { connecting: "Connecting", live: "Live", away: "Waiting", offline: "Offline", ended: "Offline", unknown: "Unknown", unreachable: "No answer" };
+
+function showState() {
+  const now = state();
+  $("state").textContent = PILL[now] ?? now;
+  $("state").dataset.state = now;
+  const flows = !video.paused && !video.seeking && video.readyState >= HTMLMediaElement.HAVE_FUTURE_DATA;
+  const soundOnly = now === "live" && flows && stream.tracks.length > 0 && !stream.tracks.some((t) => t.kind === "video");
+  const words = veil(now, flows);
+  $("veil").hidden = !words && !soundOnly;
+  $("veil").classList.toggle("clear", !words?.text && !soundOnly && hasPicture);
+  $("spinner").hidden = !words?.busy;
+  $("waves").hidden = !(words?.waves || soundOnly);
+  $("veil-title").textContent = soundOnly && !words ? "Sound only" : words?.title ?? "";
+  $("veil-text").textContent = words?.text ?? "";
+  $("veil-play").hidden = !words?.play;
+  $("unmute").hidden = !(video.muted && flows && now === "live");
+}
+
+/** What lies over the picture, or nothing while there is one. */
+function veil(now, flows) {
+  if (unsupported) return { title: "This browser cannot play the stream", text: `${unsupported} The addresses below work in VLC, mpv or ffplay.` };
+  if (flows && hasPicture) return null;
+  const title = name;
+  switch (now) {
+    case "connecting": return { title: "Connecting", busy: true };
+    case "unreachable": return { title: "The server does not answer", text: "Trying again; this page goes on by itself.", busy: true };
+    case "unknown": return { title: `There is no stream “${title}” here`, text: "Check the address. If it starts, this page begins to play by itself." };
+    case "offline": case "ended": return { title: `“${title}” is offline`, text: "When it goes live, this page begins to play by itself.", waves: true };
+    case "away": return { title: "The publisher is away", text: "This page goes on by itself when the stream returns.", waves: true };
+  }
+  if (blocked) return { title: "Ready", text: "This browser does not start by itself.", play: true };
+  if (failure?.reason === "manifestIncompatibleCodecsError") return { title: "This browser cannot decode the stream", text: `It carries ${stream.tracks.map((t) => t.codec).join(" and ")}. The addresses below work in VLC, mpv or ffplay.` };
+  if (failure && failure.status !== 404 && failure.status !== 503) return { title: "Interrupted", text: `${failure.reason}; trying again.`, busy: true };
+  if (video.paused && hasPicture) return null;
+  return { title: hasPicture ? "" : "Starting", busy: true };
+}
+
+function showStream() {
+  if (!stream) return;
+  $("badges").replaceChildren(...stream.tracks.map((t) => Object.assign(document.createElement("span"), { className: "badge", textContent: track(t), title: t.rfc6381 ?? "" })));
+  $("watching").hidden = state() === "unknown";
+  $("viewers").textContent = count(stream.viewers.total, "viewer", "viewers");
+  stat("bitrate", stream.state === "live" ? bitrate(stream.bitrate) : "–", stream.state === "live" ? "from the publisher" : "");
+  showUrls();
+}
+
+function showUrls() {
+  const urls = [
+    ["Page", location.origin + location.pathname],
+    ["HLS", new URL(`/${encodeURIComponent(name)}/index.m3u8`, location.href).href],
+    ...(stream.urls?.rtmp ? [["RTMP", stream.urls.rtmp]] : []),
+  ];
+  const text = JSON.stringify(urls);
+  if ($("urls").dataset.urls === text) return;
+  $("urls").dataset.urls = text;
+  $("urls").replaceChildren(...urls.map(([label, url]) => {
+    const row = document.createElement("div");
+    row.className = "url";
+    const span = Object.assign(document.createElement("span"), { textContent: label });
+    const code = Object.assign(document.createElement("code"), { textContent: url, tabIndex: 0 });
+    const button = Object.assign(document.createElement("button"), { className: "copy", textContent: "Copy", ariaLabel: `Copy the ${label} address` });
+    button.addEventListener("click", () => copy(url, code, button));
+    row.append(span, code, button);
+    return row;
+  }));
+}
+
+/** The clipboard interface exists only on https and localhost; a plain LAN address takes the old way. */
+async function copy(text, node, button) {
+  let done = false;
+  try {
+    await navigator.clipboard.writeText(text);
+    done = true;
+  } catch {
+    getSelection().selectAllChildren(node);
+    done = document.execCommand("copy");
+  }
+  button.textContent = done ? "Copied" : "Press Ctrl+C";
+  button.classList.toggle("done", done);
+  setTimeout(() => { button.textContent = "Copy"; button.classList.remove("done"); }, 1_600);
+}
+
+function stat(id, value, detail) {
+  const node = $(`stat-${id}`);
+  if (node.firstChild.nodeValue !== value) node.firstChild.nodeValue = value;
+  if (node.lastChild.textContent !== detail) node.lastChild.textContent = detail;
+}
+
+function tick() {
+  if (state() === "live") playback.watch();
+  showState();
+  showLatency();
+  const { name: mode, detail } = playback.mode;
+  player.classList.toggle("off", !playback.running);
+  stat("mode", playback.running ? mode : "–", playback.running ? detail : "");
+  const buffered = playback.buffered;
+  stat("buffer", playback.running ? seconds(buffered) : "–", video.playbackRate === 1 ? "" : `playing at ${Math.round(video.playbackRate * 100)}%`);
+  stat("picture", video.videoWidth ? `${video.videoWidth}×${video.videoHeight}` : "–", video.videoWidth ? `shown at ${video.clientWidth}×${video.clientHeight}` : "");
+  const quality = video.getVideoPlaybackQuality?.();
+  stat("dropped", quality?.totalVideoFrames ? String(quality.droppedVideoFrames) : "–", quality?.totalVideoFrames ? `of ${count(quality.totalVideoFrames, "picture", "pictures")}` : "");
+  $("golive").hidden = !(state() === "live" && playback.running && hasPicture && playback.lag > FAR_BEHIND);
+  setTimeout(tick, TICK);
+}
+
+/** Capture to screen. Honest about what is not known: the network's asymmetry, and a publisher that states no clock. */
+function showLatency() {
+  const date = playback.date, now = clock.read();
+  const known = date !== null && now !== null && hasPicture && state() === "live";
+  $("latency-chip").hidden = !known;
+  if (!known) { stat("latency", "–", ""); return; }
+  const value = (now.now - date) / 1000;
+  const since = stream.clock ? "behind capture" : "since arrival here; no capture time is stated";
+  if (value < CLOCK_DISAGREES - now.error / 1000) {
+    $("latency-chip").hidden = true;
+    stat("latency", "–", "the publisher's clock is ahead of the server's: set by NTP?");
+    return;
+  }
+  stat("latency", seconds(value), `± ${bound(now.error / 1000)}, ${since}`);
+  $("latency-chip").textContent = `${value.toFixed(1)} s behind ${stream.clock ? "capture" : "arrival"}`;
+  curve.push(value);
+  if (curve.length > CURVE) curve.shift();
+  const top = Math.max(...curve) * 1.15;
+  $("latency-line").setAttribute("points", curve.map((v, n) => `${(100 * (CURVE - curve.length + n)) / (CURVE - 1)},${100 - (90 * Math.max(v, 0)) / top}`).join(" "));
+}
+
+// ---- controls ----
+
+function togglePlay() {
+  if (!playback.running) return;
+  if (!video.paused) return video.pause();
+  blocked = false;
+  if (playback.lag > FAR_BEHIND) playback.toLive();
+  else video.play().catch(() => {});
+}
+
+function setMuted(muted) {
+  video.muted = muted;
+  if (!muted && video.volume === 0) video.volume = 0.5;
+}
+
+function changeVolume(by) {
+  video.volume = Math.min(1, Math.max(0, video.volume + by));
+  video.muted = video.volume === 0;
+  say(`Volume ${Math.round(video.volume * 100)}%`);
+}
+
+function toggleFullscreen() {
+  if (document.fullscreenElement) document.exitFullscreen();
+  else if (player.requestFullscreen) player.requestFullscreen().catch(() => {});
+  else video.webkitEnterFullscreen?.(); // iPhones: only a video can
+}
+
+function togglePip() {
+  if (document.pictureInPictureElement) document.exitPictureInPicture();
+  else video.requestPictureInPicture?.().catch(() => {});
+}
+
+let saying = 0;
+function say(text) {
+  $("message").textContent = text;
+  $("message").hidden = false;
+  clearTimeout(saying);
+  saying = setTimeout(() => { $("message").hidden = true; }, 900);
+}
+
+function seek(by) {
+  if (!video.seekable.length) return;
+  const { seekable } = video;
+  video.currentTime = Math.min(Math.max(video.currentTime + by, seekable.start(0)), Math.max(playback.liveEdge ?? 0, video.currentTime));
+  say(by < 0 ? `${-by} s back` : `${by} s forward`);
+}
+
+const KEYS = {
+  " ": togglePlay, k: togglePlay, f: toggleFullscreen, p: togglePip,
+  m: () => { setMuted(!video.muted); say(video.muted ? "Muted" : "Sound on"); },
+  l: () => playback.toLive(),
+  ArrowUp: () => changeVolume(0.1), ArrowDown: () => changeVolume(-0.1),
+  ArrowLeft: () => seek(-5), ArrowRight: () => seek(5),
+  "?": () => $("help").showModal(),
+};
+
+addEventListener("keydown", (event) => {
+  const { target, key } = event;
+  if (event.ctrlKey || event.metaKey || event.altKey || $("help").open) return;
+  // A focused button has the space bar, a focused slider the arrows.
+  if ((target.closest("button, a") && (key === " " || key === "Enter")) || target.closest("input")) return;
+  const act = KEYS[key.length === 1 ? key.toLowerCase() : key];
+  if (!act) return;
+  event.preventDefault();
+  act();
+  wake();
+});
+
+let idle = 0;
+function wake() {
+  player.classList.remove("idle");
+  clearTimeout(idle);
+  idle = setTimeout(() => player.classList.toggle("idle", !video.paused && $("veil").hidden && !player.querySelector(".controls:focus-within :focus-visible")), IDLE);
+}
+for (const type of ["pointermove", "pointerdown", "focusin"]) player.addEventListener(type, wake);
+player.addEventListener("pointerleave", () => player.classList.toggle("idle", !video.paused && $("veil").hidden));
+
+video.addEventListener("click", togglePlay);
+video.addEventListener("dblclick", toggleFullscreen);
+video.addEventListener("timeupdate", () => { if (!hasPicture && video.currentTime > 0) { hasPicture = true; showState(); wake(); } });
+for (const type of ["playing", "waiting", "pause", "seeking", "seeked", "stalled"]) video.addEventListener(type, showState);
+function showPlay() {
+  $("play-shape").setAttribute("d", video.paused ? "M7 4.5v15l12-7.5z" : "M8 5v14M16 5v14");
+  $("play").ariaLabel = video.paused ? "Play" : "Pause";
+  wake();
+}
+for (const type of ["play", "pause"]) video.addEventListener(type, showPlay);
+function showVolume() {
+  const silent = video.muted || video.volume === 0;
+  $("mute-shape").setAttribute("d", silent ? "M16 9.5l5 5M21 9.5l-5 5" : "M15.5 9a4 4 0 0 1 0 6M18 6.5a7.5 7.5 0 0 1 0 11");
+  $("mute").ariaLabel = silent ? "Unmute" : "Mute";
+  $("volume").value = video.muted ? 0 : video.volume;
+  if (!video.muted) remember(video.volume);
+  showState();
+}
+video.addEventListener("volumechange", showVolume);
+document.addEventListener("fullscreenchange", () => { $("fullscreen").ariaLabel = document.fullscreenElement ? "Leave full screen" : "Full screen"; });
+
+$("play").addEventListener("click", togglePlay);
+$("veil-play").addEventListener("click", togglePlay);
+$("mute").addEventListener("click", () => setMuted(!video.muted));
+$("unmute").addEventListener("click", () => setMuted(false));
+$("volume").addEventListener("input", ({ target }) => { video.volume = Number(target.value); video.muted = video.volume === 0; });
+$("golive").addEventListener("click", () => playback.toLive());
+$("fullscreen").addEventListener("click", toggleFullscreen);
+$("help-button").addEventListener("click", () => $("help").showModal());
+$("pip").addEventListener("click", togglePip);
+$("pip").hidden = !document.pictureInPictureEnabled;
+
+function remember(volume) {
+  try { localStorage.setItem("volume", volume); } catch { /* storage is switched off: the next visit starts at full volume */ }
+}
+try { video.volume = Math.min(1, Math.max(0, Number(localStorage.getItem("volume") ?? 1))); } catch { /* the same */ }
+
+video.muted = true;
+showPlay();
+showVolume();
+clock.start();
+ask();
+tick();

@@ -1,0 +1,191 @@
+//! The fuzz targets: every parser that meets a stranger's bytes, as a function of those bytes.
+//!
+//! A target panics where an invariant breaks; all else about the input is its own affair. The same functions run under libFuzzer
+//! (`fuzz_targets/`), which follows coverage, and under [`bounded`](../bounded.rs), which needs nothing but a stable toolchain.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use media::Epoch;
+use media::access_unit::TrackId;
+use media::flv;
+use media::fmp4;
+use media::hls;
+use media::time::Timestamp;
+use net::rtmp::session::{ClientSession, Goal, ServerEvent, ServerSession};
+use net::rtmp::{Limits, amf, chunk, url};
+
+/// A target.
+pub type Target = fn(&[u8]);
+
+/// All of them, by name; each has its seeds in `seeds/NAME`.
+pub const TARGETS: &[(&str, Target)] = &[
+    ("chunk_reader", chunk_reader),
+    ("amf_command", amf_command),
+    ("flv_tag", flv_tag),
+    ("fmp4_reader", fmp4_reader),
+    ("hls_playlist", hls_playlist),
+];
+
+/// What a client, or a server, sends on an RTMP connection. The first byte says how it is cut, and whether the handshake is done.
+pub fn chunk_reader(data: &[u8]) {
+    let Some((first, data)) = data.split_first() else { return };
+    let pieces = |data: &'_ [u8]| -> Vec<Vec<u8>> {
+        let cut = [1, 3, 17, 128, 1000, 4096, 30_000, usize::MAX][usize::from(first & 7)];
+        data.chunks(cut).map(<[u8]>::to_vec).collect()
+    };
+    let limits = Limits { max_message: 1 << 20, max_buffered: 2 << 20, ..Limits::default() };
+
+    let mut reader = chunk::Reader::new(&limits);
+    for piece in pieces(data) {
+        let mut input = &piece[..];
+        while let Ok(Some(_)) = reader.read(&mut input) {}
+        assert!(reader.buffered() <= limits.max_buffered, "the reader holds {}", reader.buffered());
+    }
+
+    let mut server = ServerSession::new(&limits);
+    let mut client = {
+        let goal = if first & 8 == 0 { Goal::Play } else { Goal::Publish };
+        let url = url::parse("rtmp://host/app/name").expect("a good URL");
+        ClientSession::new(goal, url, "fuzz".to_owned(), &limits)
+    };
+    if first & 16 == 0 {
+        server.input(&HANDSHAKE).expect("a plain handshake");
+        client.input(&HANDSHAKE).expect("a plain handshake");
+    }
+    for piece in pieces(data) {
+        if server.input(&piece).is_err() {
+            break;
+        }
+        while let Some(event) = server.event() {
+            match event {
+                ServerEvent::Publish(_) if first & 32 != 0 => server.reject("NetStream.Publish.BadName", ""),
+                ServerEvent::Publish(_) => server.accept_publish(None),
+                ServerEvent::Play(_) => server.accept_play(),
+                _ => {}
+            }
+        }
+        assert!(server.output().len() <= 2 << 20, "the server answers without bound");
+    }
+    for piece in pieces(data) {
+        if client.input(&piece).is_err() {
+            break;
+        }
+        while client.event().is_some() {}
+        assert!(client.output().len() <= 2 << 20, "the client answers without bound");
+    }
+}
+
+/// One command or data message on a connection that is connected. The first byte picks the message type.
+pub fn amf_command(data: &[u8]) {
+    let Some((first, body)) = data.split_first() else { return };
+    if let Ok(guarded) = amf::guard(body) {
+        assert_eq!(amf::guard(&guarded).as_ref(), Ok(&guarded), "guarded AMF0 passes the guard unchanged");
+        amf::decode(body).expect("guarded AMF0 is read");
+    }
+    let limits = Limits::default();
+    let kind = [20, 17, 18, 15][usize::from(first & 3)];
+    let message = |kind, stream, body: &[u8]| {
+        let mut out = bytes::BytesMut::new();
+        chunk::write(&mut out, 128, 3, kind, stream, 0, body);
+        out
+    };
+    let call = |name: &str, object: amf::Value| {
+        amf::encode(vec![amf::string(name), amf::Value::Number(1.0), object]).expect("a short command")
+    };
+    let body = &body[..body.len().min(chunk::MAX_LENGTH)];
+    let mut server = ServerSession::new(&limits);
+    server.input(&HANDSHAKE).expect("a plain handshake");
+    if first & 4 == 0 {
+        let connect = call("connect", amf::object([("app", amf::string("live"))]));
+        server.input(&message(20, 0, &connect)).expect("a good connect");
+        server.input(&message(20, 0, &call("createStream", amf::Value::Null))).expect("a good createStream");
+    }
+    for stream in [0, 1] {
+        if server.input(&message(kind, stream, body)).is_err() {
+            break;
+        }
+        while let Some(event) = server.event() {
+            match event {
+                ServerEvent::Publish(ask) | ServerEvent::Play(ask) => assert!(ask.name.len() <= 65_535),
+                _ => {}
+            }
+        }
+    }
+    let url = url::parse("rtmp://host/app/name").expect("a good URL");
+    let mut client = ClientSession::new(Goal::Play, url, "fuzz".to_owned(), &limits);
+    client.input(&HANDSHAKE).expect("a plain handshake");
+    let _ = client.input(&message(kind, 1, body));
+    let _ = url::parse(&String::from_utf8_lossy(body));
+}
+
+/// FLV tags, each as type, 32-bit timestamp, 16-bit length, body. The first byte says whether timestamps are exact.
+pub fn flv_tag(data: &[u8]) {
+    let Some((first, mut data)) = data.split_first() else { return };
+    let mut demuxer = flv::Demuxer::new(Epoch(1));
+    demuxer.exact(first & 1 != 0);
+    let mut last: BTreeMap<TrackId, Timestamp> = BTreeMap::new();
+    let mut tracks = BTreeMap::new();
+    while let Some((head, rest)) = data.split_first_chunk::<7>() {
+        let timestamp = u32::from_be_bytes([head[1], head[2], head[3], head[4]]);
+        let length = usize::from(u16::from_be_bytes([head[5], head[6]])).min(rest.len());
+        let (body, after) = rest.split_at(length);
+        data = after;
+        let body = Bytes::copy_from_slice(body);
+        let events = if head[0] & 1 == 0 { demuxer.audio(timestamp, body) } else { demuxer.video(timestamp, body) };
+        for event in events.into_iter().flatten() {
+            match event {
+                flv::Event::Track(track) => {
+                    let _ = track.config.rfc6381();
+                    let _ = flv::sequence_header(&track);
+                    tracks.insert(track.id, track);
+                }
+                flv::Event::Unit(unit) => {
+                    if let Some(track) = tracks.get(&unit.track) {
+                        assert!(flv::unit_header(track, &unit).len() <= flv::MAX_UNIT_HEADER);
+                    }
+                    // Exact timestamps are the publisher's own; the hub drops what does not rise.
+                    let before = last.insert(unit.track, unit.dts);
+                    assert!(first & 1 != 0 || before.is_none_or(|b| b < unit.dts), "DTS does not rise: {before:?} {unit:?}");
+                }
+                flv::Event::Jump { .. } => last.clear(),
+                _ => {}
+            }
+        }
+    }
+}
+
+/// A fragmented MP4, in pieces. The first byte says how it is cut.
+pub fn fmp4_reader(data: &[u8]) {
+    let Some((first, data)) = data.split_first() else { return };
+    let cut = [1, 7, 100, 1000, 10_000, usize::MAX][usize::from(first % 6)];
+    let mut reader = fmp4::Reader::new(Epoch(1));
+    for piece in data.chunks(cut) {
+        let Ok(events) = reader.push(Bytes::copy_from_slice(piece)) else { return };
+        for event in events {
+            if let fmp4::Event::Catalog(catalog) = event {
+                let _ = fmp4::init_segment(&catalog);
+                catalog.tracks.iter().for_each(|t| drop(t.config.rfc6381()));
+            }
+        }
+    }
+}
+
+/// A playlist of either kind.
+pub fn hls_playlist(data: &[u8]) {
+    let text = String::from_utf8_lossy(data);
+    let _ = hls::parse(&text);
+    let _ = hls::parse_media(&text);
+    let _ = hls::parse_multivariant(&text);
+}
+
+/// A peer's plain handshake: version, zero time, zero version, anything; and an echo, which nobody checks.
+const HANDSHAKE: [u8; 1 + 1536 + 1536] = {
+    let mut bytes = [3; 1 + 1536 + 1536];
+    let mut i = 1;
+    while i < 9 {
+        bytes[i] = 0;
+        i += 1;
+    }
+    bytes
+};

@@ -1,0 +1,89 @@
+//! The access unit: the one currency of the stack.
+//!
+//! One coded picture, or one coded audio frame, exactly as the encoder made it. Its payload is allocated once and shared by
+//! reference; its name `(epoch, track, dts)` is the same on every path, server and peer.
+
+use std::fmt;
+
+use bytes::Bytes;
+
+use crate::catalog::Epoch;
+use crate::time::Timestamp;
+
+/// Video or audio.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum TrackKind {
+    /// Pictures.
+    Video,
+    /// Sound.
+    Audio,
+}
+
+/// Which track of a broadcast: its kind, and its number among those of its kind (Enhanced RTMP v2 `trackId`; 0 is the default).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TrackId {
+    /// Video or audio.
+    pub kind: TrackKind,
+    /// 0 for the default track of its kind.
+    pub index: u8,
+}
+
+impl TrackId {
+    /// The default video track.
+    pub const VIDEO: Self = Self { kind: TrackKind::Video, index: 0 };
+    /// The default audio track.
+    pub const AUDIO: Self = Self { kind: TrackKind::Audio, index: 0 };
+
+    /// Whether this is a video track.
+    pub const fn is_video(self) -> bool {
+        matches!(self.kind, TrackKind::Video)
+    }
+}
+
+/// `v0`, `a1`.
+impl fmt::Display for TrackId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{}", if self.is_video() { 'v' } else { 'a' }, self.index)
+    }
+}
+
+/// One access unit. Cloning it copies no media.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AccessUnit {
+    /// The broadcast it belongs to.
+    pub epoch: Epoch,
+    /// Its track in that broadcast.
+    pub track: TrackId,
+    /// When it is decoded. Rises strictly within `(epoch, track)`.
+    pub dts: Timestamp,
+    /// When it is shown: `dts` plus the composition time, which is zero without B-frames.
+    pub pts: Timestamp,
+    /// Whether decoding can start here: an IDR or other clean random access picture; every audio frame.
+    pub random_access: bool,
+    /// The coded bytes: NAL units with 4-byte lengths (H.264, HEVC), a temporal unit of OBUs without delimiters (AV1), or one
+    /// raw frame (VP9, AAC without ADTS, Opus, FLAC, MP3). Parameter sets travel in the [`Catalog`](crate::Catalog), not here.
+    pub payload: Bytes,
+}
+
+/// The name that an access unit keeps on every path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Name {
+    /// The broadcast.
+    pub epoch: Epoch,
+    /// The track in it.
+    pub track: TrackId,
+    /// The decoding time in it.
+    pub dts: Timestamp,
+}
+
+impl AccessUnit {
+    /// Its name.
+    pub const fn name(&self) -> Name {
+        Name { epoch: self.epoch, track: self.track, dts: self.dts }
+    }
+
+    /// `pts - dts` in milliseconds.
+    pub fn composition_time(&self) -> i64 {
+        self.pts - self.dts
+    }
+}

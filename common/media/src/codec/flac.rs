@@ -1,0 +1,67 @@
+//! FLAC: the STREAMINFO metadata block (RFC 9639 §8.2).
+
+use bytes::{BufMut, Bytes, BytesMut};
+
+use super::bits::BitReader;
+use super::{Error, Format};
+
+/// What STREAMINFO says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StreamInfo {
+    /// Samples in the smallest block.
+    pub min_block: u16,
+    /// Samples in the largest block.
+    pub max_block: u16,
+    /// Hz.
+    pub sample_rate: u32,
+    /// 1 to 8.
+    pub channels: u8,
+    /// 4 to 32.
+    pub bits_per_sample: u8,
+}
+
+impl StreamInfo {
+    /// Reads `fLaC` and the block, the block with its header, or its bare 34 bytes.
+    pub fn parse(record: &[u8]) -> Result<Self, Error> {
+        let mut bits = BitReader::new(stream_info(record)?, "STREAMINFO");
+        let (min_block, max_block) = (bits.read(16)? as u16, bits.read(16)? as u16);
+        bits.skip(48)?; // frame sizes
+        let sample_rate = bits.read(20)?;
+        let (channels, bits_per_sample) = (bits.read(3)? as u8 + 1, bits.read(5)? as u8 + 1);
+        if sample_rate == 0 {
+            return Err(Error::Unsupported { what: "FLAC sample rate", value: 0 });
+        }
+        Ok(Self { min_block, max_block, sample_rate, channels, bits_per_sample })
+    }
+}
+
+/// `fLaC` and a last STREAMINFO block, out of any of the forms that [`StreamInfo::parse`] reads: other blocks are dropped.
+pub fn record_from(header: &[u8]) -> Result<Bytes, Error> {
+    let info = stream_info(header)?;
+    let mut out = BytesMut::with_capacity(8 + STREAM_INFO);
+    out.put_slice(MAGIC);
+    out.put_slice(&[LAST_BLOCK, 0, 0, STREAM_INFO as u8]);
+    out.put_slice(info);
+    Ok(out.freeze())
+}
+
+pub(super) fn format(record: &[u8]) -> Result<Format, Error> {
+    let info = StreamInfo::parse(record)?;
+    Ok(Format::Audio { sample_rate: info.sample_rate, channels: u16::from(info.channels) })
+}
+
+fn stream_info(header: &[u8]) -> Result<&[u8], Error> {
+    let block = header.strip_prefix(MAGIC).unwrap_or(header);
+    // A bare STREAMINFO would have to start with a block size under 16, which is forbidden, to look like a block header.
+    let info = match block {
+        [kind, 0, 0, 34, info @ ..] if kind & !LAST_BLOCK == 0 => info,
+        _ if block.len() == header.len() => block,
+        _ => return Err(Error::Missing { what: "STREAMINFO" }),
+    };
+    info.get(..STREAM_INFO).ok_or(Error::Truncated { what: "STREAMINFO" })
+}
+
+const MAGIC: &[u8] = b"fLaC";
+const LAST_BLOCK: u8 = 0x80;
+/// Bytes of the block without its header.
+const STREAM_INFO: usize = 34;

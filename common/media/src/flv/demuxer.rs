@@ -1,0 +1,272 @@
+//! From tag bodies to tracks and access units.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+
+use super::body::{self, Content, Packet};
+use super::{Error, Event};
+use crate::access_unit::{AccessUnit, TrackId, TrackKind};
+use crate::catalog::{Epoch, MAX_TRACKS, Track};
+use crate::codec::{self, Codec, CodecConfig, Format, nal, opus};
+use crate::time::Timestamp;
+use crate::timeline::{Step, Timeline};
+
+/// Reads the tag bodies of one connection.
+///
+/// The payloads of units are slices of the bodies: nothing is copied, and every byte goes on as it came. The one exception
+/// is H.264 and HEVC with NAL unit lengths of 1 or 2 bytes, which are rewritten to 4.
+///
+/// A foreign publisher's timestamps are mended: DTS never goes below zero and rises by at least 1 ms within a track, for
+/// rounding makes equal ones at high rates. Those of one that states an epoch are taken as they are ([`Demuxer::exact`]).
+#[derive(Debug)]
+pub struct Demuxer {
+    epoch: Epoch,
+    exact: bool,
+    timeline: Timeline,
+    tracks: BTreeMap<TrackId, State>,
+}
+
+#[derive(Debug)]
+struct State {
+    track: Track,
+    /// What the publisher's own record was, to notice that it repeats it.
+    told: Bytes,
+    /// Of the lengths in the bodies, if not 4.
+    short_lengths: Option<usize>,
+    last_dts: Option<i64>,
+}
+
+impl Demuxer {
+    /// A demuxer for a connection whose units belong to `epoch`.
+    pub fn new(epoch: Epoch) -> Self {
+        Self { epoch, exact: false, timeline: Timeline::new(), tracks: BTreeMap::new() }
+    }
+
+    /// Units from now on belong to `epoch`. The tracks stay.
+    ///
+    /// With exact timestamps, another epoch is another clock: its first timestamp is taken as it is.
+    pub fn set_epoch(&mut self, epoch: Epoch) {
+        if self.exact && epoch != self.epoch {
+            self.timeline = Timeline::new();
+        }
+        self.epoch = epoch;
+    }
+
+    /// Ends all tracks: the next decoder configuration of each is told anew, even if it is the same. For a sender that
+    /// announces every track of a new broadcast, so that one which the old had and the new has not is gone.
+    pub fn forget_tracks(&mut self) {
+        self.tracks.clear();
+    }
+
+    /// Whether timestamps are exact DTS, because the publisher stated an epoch: they are not mended, and never jump.
+    pub fn exact(&mut self, exact: bool) {
+        self.exact = exact;
+    }
+
+    /// Tells that the connection goes on with a broadcast that was last seen at `dts`, so that a clock that has wrapped
+    /// since its start is unwrapped to the same point. To be called before the first unit.
+    pub fn resume_near(&mut self, dts: Timestamp) {
+        self.timeline = Timeline::near(dts.as_millis());
+    }
+
+    /// The tracks that have begun: what a new epoch's catalog starts with.
+    pub fn tracks(&self) -> impl Iterator<Item = &Track> {
+        self.tracks.values().map(|state| &state.track)
+    }
+
+    /// Reads an audio message's body; `timestamp` is the message's, in RTMP's 32-bit milliseconds.
+    ///
+    /// If a body speaks of several tracks, one that is refused does not take the others with it: there is an error only
+    /// if nothing else came of the body.
+    pub fn audio(&mut self, timestamp: u32, body: Bytes) -> Result<Vec<Event>, Error> {
+        self.read(TrackKind::Audio, timestamp, body)
+    }
+
+    /// Reads a video message's body: as [`audio`](Self::audio).
+    pub fn video(&mut self, timestamp: u32, body: Bytes) -> Result<Vec<Event>, Error> {
+        self.read(TrackKind::Video, timestamp, body)
+    }
+
+    fn read(&mut self, kind: TrackKind, timestamp: u32, body: Bytes) -> Result<Vec<Event>, Error> {
+        let mut events = Vec::new();
+        let mut refused = None;
+        for packet in body::packets(kind, body)? {
+            let read = packet.and_then(|packet| self.packet(timestamp, packet, &mut events));
+            refused = refused.or(read.err());
+        }
+        match refused {
+            Some(error) if events.is_empty() => Err(error),
+            _ => Ok(events),
+        }
+    }
+
+    fn packet(&mut self, timestamp: u32, packet: Packet, events: &mut Vec<Event>) -> Result<(), Error> {
+        let Packet { track, codec, content } = packet;
+        match content {
+            Content::SequenceStart(record) => self.sequence_start(track, codec, record, events),
+            Content::Frame { payload, .. } if payload.is_empty() => Ok(()),
+            Content::Frame { composition, payload } => {
+                self.frame(timestamp, track, codec, composition, payload, events)
+            }
+            Content::SequenceEnd => {
+                if self.tracks.contains_key(&track) {
+                    events.push(Event::EndOfSequence(track));
+                }
+                Ok(())
+            }
+            Content::Channels(channels) => self.channels(track, codec, channels, events),
+        }
+    }
+
+    fn sequence_start(
+        &mut self,
+        id: TrackId,
+        codec: Codec,
+        record: Bytes,
+        events: &mut Vec<Event>,
+    ) -> Result<(), Error> {
+        // MP3 has nothing to say here; Opus may say nothing, and then is mono or stereo (Enhanced RTMP v2, `ExAudioTagBody`).
+        if codec == Codec::Mp3 {
+            return Ok(());
+        }
+        if self.tracks.get(&id).is_some_and(|state| state.track.config.codec == codec && state.told == record) {
+            return Ok(());
+        }
+        // A copy: the record outlives its message, whose memory it would hold.
+        let told = Bytes::copy_from_slice(record.get(..codec::MAX_RECORD + 1).unwrap_or(&record));
+        let record = match codec {
+            Codec::Opus if told.is_empty() => opus::OpusHead::for_channels(2).map(|head| head.build()),
+            _ => Ok(told.clone()),
+        };
+        let config = record.and_then(|record| CodecConfig::from_record(codec, record));
+        let config = config.map_err(|source| Error::Codec { track: id, source })?;
+        let length_size = config.nal_length_size().map_err(|source| Error::Codec { track: id, source })?;
+        let state = self.begin(id, config.with_four_byte_lengths(), events)?;
+        state.told = told;
+        state.short_lengths = length_size.filter(|size| *size != 4);
+        Ok(())
+    }
+
+    fn frame(
+        &mut self,
+        timestamp: u32,
+        id: TrackId,
+        codec: Codec,
+        composition: i32,
+        payload: Bytes,
+        events: &mut Vec<Event>,
+    ) -> Result<(), Error> {
+        let known = self.tracks.get(&id).filter(|state| state.track.config.codec == codec);
+        match known {
+            None if codec == Codec::Mp3 => {
+                let config = CodecConfig::mp3(&payload).map_err(|source| Error::Codec { track: id, source })?;
+                self.begin(id, config, events)?;
+            }
+            None => return Err(Error::NoConfiguration(id)),
+            // What the record does not tell, or MP3 has no record for, the stream does.
+            Some(state) if codec == Codec::Mp3 || lacks_size(&state.track.config) || codec == Codec::Vp9 => {
+                let format =
+                    codec::format_in_band(codec, &payload).filter(|format| *format != state.track.config.format);
+                if let Some(format) = format {
+                    let config = CodecConfig { format, ..state.track.config.clone() };
+                    self.begin(id, config, events)?;
+                }
+            }
+            Some(_) => {}
+        }
+        let payload = match self.tracks.get(&id).and_then(|state| state.short_lengths) {
+            Some(size) => {
+                nal::with_four_byte_lengths(&payload, size).map_err(|source| Error::Codec { track: id, source })?
+            }
+            None => payload,
+        };
+        let dts = self.unwrap(timestamp, id, events);
+        let composition = i64::from(composition);
+        let state = self.tracks.get_mut(&id).expect("the track was found or begun above");
+        let (dts, pts) = if self.exact { (dts, dts + composition) } else { mend(dts, composition, state.last_dts) };
+        state.last_dts = Some(dts);
+        events.push(Event::Unit(AccessUnit {
+            epoch: self.epoch,
+            track: id,
+            dts: Timestamp::from_millis(dts),
+            pts: Timestamp::from_millis(pts),
+            random_access: codec::is_random_access(codec, &payload),
+            payload,
+        }));
+        Ok(())
+    }
+
+    /// The message's point on the timeline. Only units ask: headers come with any timestamp, often zero.
+    fn unwrap(&mut self, timestamp: u32, id: TrackId, events: &mut Vec<Event>) -> i64 {
+        if self.exact {
+            return self.timeline.unwrap_exact(timestamp);
+        }
+        let last_dts = self.tracks.get(&id).and_then(|state| state.last_dts);
+        let (from, to) = match (self.timeline.unwrap(timestamp), last_dts) {
+            (Step::Jump { from, to }, _) => (from, to),
+            // Tracks are interleaved loosely, but within a track a message never comes before its turn.
+            (Step::At(at), Some(last)) if at < last - MAX_REWIND => (last, self.timeline.restart(timestamp)),
+            (Step::At(at), _) => return at,
+        };
+        for state in self.tracks.values_mut() {
+            state.last_dts = None;
+        }
+        events.push(Event::Jump { from, to });
+        to
+    }
+
+    fn channels(&mut self, id: TrackId, codec: Codec, channels: u8, events: &mut Vec<Event>) -> Result<(), Error> {
+        let Some(state) = self.tracks.get(&id).filter(|state| state.track.config.codec == codec) else { return Ok(()) };
+        let Format::Audio { sample_rate, channels: known } = state.track.config.format else { return Ok(()) };
+        let config = &state.track.config;
+        let format = Format::Audio { sample_rate, channels: u16::from(channels) };
+        let config = match codec {
+            _ if channels == 0 || u16::from(channels) == known => return Ok(()),
+            Codec::Opus if state.told.is_empty() => {
+                let head =
+                    opus::OpusHead::for_channels(channels).map_err(|source| Error::Codec { track: id, source })?;
+                CodecConfig { record: head.build(), format, ..config.clone() }
+            }
+            Codec::Aac if known == 0 => CodecConfig { format, ..config.clone() },
+            // The codec describes itself, and is believed before this.
+            _ => return Ok(()),
+        };
+        self.begin(id, config, events)?;
+        Ok(())
+    }
+
+    /// Begins a track, or changes it; tells of it if anything is new.
+    fn begin(&mut self, id: TrackId, config: CodecConfig, events: &mut Vec<Event>) -> Result<&mut State, Error> {
+        if !self.tracks.contains_key(&id) && self.tracks.len() >= MAX_TRACKS {
+            return Err(Error::TooManyTracks(id));
+        }
+        let track = Track { id, config };
+        let is_news = self.tracks.get(&id).is_none_or(|state| state.track != track);
+        if is_news {
+            events.push(Event::Track(track.clone()));
+        }
+        let state = self.tracks.entry(id).or_insert_with(|| State {
+            track: track.clone(),
+            told: Bytes::new(),
+            short_lengths: None,
+            last_dts: None,
+        });
+        state.track = track;
+        Ok(state)
+    }
+}
+
+fn lacks_size(config: &CodecConfig) -> bool {
+    matches!(config.format, Format::Video { width: 0, .. })
+}
+
+/// A DTS that rises strictly and is not before zero, and a PTS that is not before it.
+fn mend(dts: i64, composition: i64, last: Option<i64>) -> (i64, i64) {
+    let mended = dts.max(last.map_or(0, |last| last.saturating_add(1)));
+    (mended, if composition < 0 { dts + composition } else { (dts + composition).max(mended) })
+}
+
+/// How far a track's own timestamps may go back before it means that the clock was set, in milliseconds. Less is an
+/// encoder's rounding, and is mended.
+const MAX_REWIND: i64 = 1000;

@@ -1,0 +1,113 @@
+//! Walking boxes that are held whole, and the few ways to take numbers out of them (ISO/IEC 14496-12 §4.2).
+
+use super::Error;
+
+/// Where an error is: the top-level box and its place in the file.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Place {
+    pub(super) kind: [u8; 4],
+    pub(super) at: u64,
+}
+
+impl Place {
+    pub(super) fn malformed(self, what: &'static str) -> Error {
+        Error::Malformed { what, kind: self.kind.escape_ascii().to_string(), at: self.at }
+    }
+}
+
+/// The boxes in `body`, one after the other. Fewer than eight bytes at the end are padding, as QuickTime writes it.
+pub(super) fn children(mut body: &[u8], place: Place) -> impl Iterator<Item = Result<([u8; 4], &[u8]), Error>> {
+    std::iter::from_fn(move || {
+        if body.len() < 8 {
+            return None;
+        }
+        let Some((kind, content, rest)) = first(body) else {
+            body = &[];
+            return Some(Err(place.malformed("a box that is longer than what holds it")));
+        };
+        body = rest;
+        Some(Ok((kind, content)))
+    })
+}
+
+/// The content of the first child of this kind.
+pub(super) fn child(body: &[u8], wanted: [u8; 4], place: Place) -> Result<Option<&[u8]>, Error> {
+    for found in children(body, place) {
+        let (kind, content) = found?;
+        if kind == wanted {
+            return Ok(Some(content));
+        }
+    }
+    Ok(None)
+}
+
+/// The content of the box that this path leads to.
+pub(super) fn descendant<'a>(body: &'a [u8], path: &[&[u8; 4]], place: Place) -> Result<Option<&'a [u8]>, Error> {
+    let mut body = body;
+    for kind in path {
+        match child(body, **kind, place)? {
+            Some(content) => body = content,
+            None => return Ok(None),
+        }
+    }
+    Ok(Some(body))
+}
+
+/// The first box: its kind, its content, and what follows it.
+fn first(bytes: &[u8]) -> Option<([u8; 4], &[u8], &[u8])> {
+    let header = Header::read(bytes)?;
+    let size = match header.size {
+        Some(size) => usize::try_from(size).ok()?,
+        None => bytes.len(),
+    };
+    let content = bytes.get(header.length..size)?;
+    Some((header.kind, content, &bytes[size..]))
+}
+
+/// The head of a box.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Header {
+    pub(super) kind: [u8; 4],
+    /// How long it is itself: 8 or 16 bytes.
+    pub(super) length: usize,
+    /// Of the whole box; `None` for one that goes on to the end of the file. Not less than `length`, if it comes from `read`.
+    pub(super) size: Option<u64>,
+}
+
+impl Header {
+    /// `None` if there are not enough bytes, or if the size is impossible: [`Header::is_complete`] tells which.
+    pub(super) fn read(bytes: &[u8]) -> Option<Self> {
+        let kind = array(bytes, 4)?;
+        let (length, size) = match u32::from_be_bytes(array(bytes, 0)?) {
+            0 => (8, None),
+            1 => (16, Some(u64::from_be_bytes(array(bytes, 8)?))),
+            size => (8, Some(u64::from(size))),
+        };
+        size.is_none_or(|size| size >= length as u64).then_some(Self { kind, length, size })
+    }
+
+    /// Whether `bytes` hold a whole header.
+    pub(super) fn is_complete(bytes: &[u8]) -> bool {
+        bytes.len() >= 16 || (bytes.len() >= 8 && bytes[..4] != [0, 0, 0, 1])
+    }
+}
+
+/// The `N` bytes at `at`.
+pub(super) fn array<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> {
+    bytes.get(at..at.checked_add(N)?)?.try_into().ok()
+}
+
+/// The big-endian number at `at`.
+pub(super) fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
+    array(bytes, at).map(u16::from_be_bytes)
+}
+
+/// The big-endian number at `at`.
+pub(super) fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
+    array(bytes, at).map(u32::from_be_bytes)
+}
+
+/// The big-endian number at `at`.
+pub(super) fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
+    array(bytes, at).map(u64::from_be_bytes)
+}

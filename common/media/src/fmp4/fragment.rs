@@ -1,0 +1,208 @@
+//! Fragments: one `moof` and the head of one `mdat`; the payloads follow by reference (ISO/IEC 14496-12 §8.8.4 to §8.8.8).
+
+use bytes::Bytes;
+use mp4_atom::{BufMut, Encode, Mfhd, Prft, ReferenceTime, Tfdt, Tfhd};
+
+use super::init::write_box;
+use super::ticks::Pace;
+use super::{Error, rendition, track_number};
+use crate::access_unit::{AccessUnit, TrackId};
+use crate::catalog::Catalog;
+use crate::time::{Timestamp, WallClock};
+
+/// A fragment whose payloads are shared with whoever else holds the access units.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Fragment {
+    /// `prft` if the clock is known, `moof`, and the header of `mdat`.
+    pub head: Bytes,
+    /// The content of `mdat`.
+    pub payloads: Vec<Bytes>,
+}
+
+impl Fragment {
+    /// Bytes in all.
+    pub fn len(&self) -> usize {
+        self.head.len() + self.payloads.iter().map(Bytes::len).sum::<usize>()
+    }
+
+    /// Whether there is nothing in it.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The bytes in order. Cloning them copies no media.
+    pub fn chunks(&self) -> impl Iterator<Item = Bytes> {
+        std::iter::once(self.head.clone()).chain(self.payloads.iter().cloned())
+    }
+}
+
+/// Makes the fragments of one rendition, one after the other, so that sound joins without a gap from each to the next.
+#[derive(Clone, Debug)]
+pub struct Fragmenter {
+    sequence: u32,
+    tracks: Vec<(TrackId, Pace)>,
+}
+
+impl Fragmenter {
+    /// Starts with the fragment that has this sequence number (`mfhd`).
+    pub fn new(sequence: u32, catalog: &Catalog) -> Self {
+        Self { sequence, tracks: rendition(catalog).map(|track| (track.id, Pace::new(track))).collect() }
+    }
+
+    /// The sequence number of the next fragment.
+    pub fn sequence(&self) -> u32 {
+        self.sequence
+    }
+
+    /// One fragment of those of `units` that belong to the rendition. `next_dts` tells when the unit after the last one of a
+    /// track is decoded, if anybody knows; otherwise the last lasts as long as the one before.
+    ///
+    /// DTS must rise within a track and not be negative ([`Error::Time`]).
+    pub fn fragment(
+        &mut self,
+        catalog: &Catalog,
+        units: &[AccessUnit],
+        next_dts: impl Fn(TrackId) -> Option<Timestamp>,
+    ) -> Result<Fragment, Error> {
+        let of = |id: TrackId| units.iter().filter(move |unit| unit.track == id);
+        let present: usize = self.tracks.iter().map(|(id, _)| of(*id).count()).sum();
+        let bytes =
+            self.tracks.iter().flat_map(|(id, _)| of(*id)).fold(0, |sum: usize, u| sum.saturating_add(u.payload.len()));
+        if present == 0 {
+            return Err(Error::NoUnit);
+        }
+        let mdat = u32::try_from(bytes).ok().and_then(|bytes| bytes.checked_add(8)).ok_or(Error::TooLarge { bytes })?;
+        let mut out = Vec::with_capacity(256 + present * BYTES_PER_SAMPLE);
+        let mut payloads = Vec::with_capacity(present);
+        let mut offsets = Vec::with_capacity(2);
+        let first = units.iter().find(|unit| self.tracks.first().is_some_and(|(id, _)| *id == unit.track));
+        if let Some((first, (captured, (id, pace)))) =
+            first.zip(first.and_then(|u| catalog.captured_at(u.pts)).zip(self.tracks.first()))
+        {
+            reference_time(*id, captured, pace.nearest(first.pts.as_millis())).encode(&mut out)?;
+        }
+        let moof = out.len();
+        let (sequence, tracks) = (self.sequence, &mut self.tracks);
+        write_box(&mut out, b"moof", |out| {
+            Mfhd { sequence_number: sequence }.encode(out)?;
+            let mut data = 0usize;
+            for (id, pace) in tracks.iter_mut().filter(|(id, _)| of(*id).next().is_some()) {
+                offsets.push(write_run(out, *id, pace, of(*id), next_dts(*id), data)?);
+                payloads.extend(of(*id).map(|unit| unit.payload.clone()));
+                data += of(*id).map(|unit| unit.payload.len()).sum::<usize>();
+            }
+            Ok(())
+        })?;
+        // Only now is it known where the data starts, counted from `moof`.
+        let start = out.len() - moof + 8;
+        for (at, data) in offsets {
+            let offset = i32::try_from(start + data).map_err(|_| Error::TooLarge { bytes })?;
+            out.set_slice(at, &offset.to_be_bytes());
+        }
+        out.extend_from_slice(&mdat.to_be_bytes());
+        out.extend_from_slice(b"mdat");
+        self.sequence = self.sequence.wrapping_add(1);
+        Ok(Fragment { head: out.into(), payloads })
+    }
+}
+
+/// A single fragment. Where several follow each other, a [`Fragmenter`] joins their sound better.
+pub fn fragment(
+    sequence: u32,
+    catalog: &Catalog,
+    units: &[AccessUnit],
+    next_dts: impl Fn(TrackId) -> Option<Timestamp>,
+) -> Result<Fragment, Error> {
+    Fragmenter::new(sequence, catalog).fragment(catalog, units, next_dts)
+}
+
+/// `traf` of one track. Returns where in `out` its data offset stands, and what to add to the start of the data for it.
+fn write_run<'a>(
+    out: &mut Vec<u8>,
+    id: TrackId,
+    pace: &mut Pace,
+    units: impl Iterator<Item = &'a AccessUnit> + Clone,
+    next_dts: Option<Timestamp>,
+    data: usize,
+) -> Result<(usize, usize), Error> {
+    let mut offset_at = 0;
+    write_box(out, b"traf", |out| {
+        let first = units.clone().next().expect("a run is only written of units");
+        let start = place(pace, first)?;
+        Tfhd { track_id: track_number(id), default_base_is_moof: true, ..Tfhd::default() }.encode(out)?;
+        Tfdt { base_media_decode_time: start.unsigned_abs() }.encode(out)?;
+        write_box(out, b"trun", |out| {
+            // Pictures say what they depend on, and when they are shown; sound is always as `trex` says.
+            let flags = DATA_OFFSET | DURATION | SIZE | if id.is_video() { FLAGS | COMPOSITION } else { COMPOSITION };
+            out.extend_from_slice(&(VERSION_1 | flags).to_be_bytes());
+            out.extend_from_slice(&(units.clone().count() as u32).to_be_bytes());
+            offset_at = out.len();
+            out.extend_from_slice(&[0, 0, 0, 0]);
+            let mut units = units.clone().peekable();
+            let mut tick = start;
+            while let Some(unit) = units.next() {
+                let composition = i32::try_from(pace.nearest(unit.pts.as_millis()).saturating_sub(tick));
+                // A PTS that equals the DTS stays equal, wherever the pace put that.
+                let composition = if unit.pts == unit.dts { Ok(0) } else { composition };
+                let end = match units.peek() {
+                    Some(next) if next.dts <= unit.dts => return Err(misplaced(next)),
+                    Some(next) => Some(place(pace, next)?),
+                    None => next_dts.filter(|next| *next > unit.dts).map(|next| pace.place(next.as_millis())),
+                };
+                let duration = end.map_or(pace.duration(), |end| u32::try_from(end - tick).unwrap_or(u32::MAX));
+                out.extend_from_slice(&duration.to_be_bytes());
+                out.extend_from_slice(&(unit.payload.len() as u32).to_be_bytes());
+                if id.is_video() {
+                    let flags = if unit.random_access { INDEPENDENT } else { DEPENDENT };
+                    out.extend_from_slice(&flags.to_be_bytes());
+                }
+                out.extend_from_slice(&composition.map_err(|_| misplaced(unit))?.to_be_bytes());
+                tick = end.unwrap_or(tick);
+            }
+            Ok(())
+        })
+    })?;
+    Ok((offset_at, data))
+}
+
+fn place(pace: &mut Pace, unit: &AccessUnit) -> Result<i64, Error> {
+    if unit.dts < Timestamp::ZERO || unit.dts.as_millis() > LATEST {
+        return Err(misplaced(unit));
+    }
+    // The pace may lead a first frame half a millisecond before zero, which `tfdt` can not say.
+    Ok(pace.place(unit.dts.as_millis()).max(0))
+}
+
+fn misplaced(unit: &AccessUnit) -> Error {
+    Error::Time { track: unit.track, dts: unit.dts, pts: unit.pts }
+}
+
+/// The lens's time of the first unit of the reference track (ISO/IEC 14496-12 §8.16.5).
+fn reference_time(id: TrackId, captured: WallClock, tick: i64) -> Prft {
+    let micros = i128::from(captured.as_micros()) + NTP_EPOCH_SECONDS * 1_000_000;
+    Prft {
+        reference_track_id: track_number(id),
+        // Seconds in the upper half, their fraction in the lower, which wraps in 2036 as NTP's does.
+        ntp_timestamp: ((micros << 32) / 1_000_000) as u64,
+        media_time: tick.max(0).unsigned_abs(),
+        utc_time_semantics: ReferenceTime::Input,
+    }
+}
+
+/// `sample_depends_on` = 2: on no other.
+pub(super) const INDEPENDENT: u32 = 0x0200_0000;
+/// `sample_depends_on` = 1, and `sample_is_non_sync_sample`.
+pub(super) const DEPENDENT: u32 = 0x0101_0000;
+
+const VERSION_1: u32 = 1 << 24;
+const DATA_OFFSET: u32 = 0x1;
+const DURATION: u32 = 0x100;
+const SIZE: u32 = 0x200;
+const FLAGS: u32 = 0x400;
+const COMPOSITION: u32 = 0x800;
+/// Of a run: duration, size, flags, composition offset.
+const BYTES_PER_SAMPLE: usize = 16;
+/// From NTP's epoch, 1900, to Unix's.
+const NTP_EPOCH_SECONDS: i128 = 2_208_988_800;
+/// A thousand years in milliseconds: no tick of it overflows.
+const LATEST: i64 = 1000 * 366 * 86_400_000;

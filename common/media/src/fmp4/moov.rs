@@ -1,0 +1,102 @@
+//! Reads `moov`: which tracks there are, and what their fragments leave unsaid (ISO/IEC 14496-12 §8.2, §8.8.3).
+
+use mp4_atom::{Atom, Trex};
+
+use super::boxes::{Place, array, child, children, descendant, u32_at, u64_at};
+use super::{Error, sample_entry};
+use crate::catalog::MAX_TRACKS;
+use crate::codec::CodecConfig;
+
+/// A track that Nearcast can carry.
+#[derive(Clone, Debug)]
+pub(super) struct FileTrack {
+    /// `track_ID`.
+    pub(super) number: u32,
+    /// Ticks per second, not zero.
+    pub(super) timescale: u32,
+    /// What the edit list adds to every time, in ticks: less than zero if it cuts off the start.
+    pub(super) shift: i64,
+    pub(super) config: CodecConfig,
+    pub(super) defaults: Defaults,
+}
+
+/// What a run does not say of a sample.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Defaults {
+    pub(super) duration: u32,
+    pub(super) size: u32,
+    pub(super) flags: u32,
+}
+
+/// The tracks of a `moov`, in its order, at most [`MAX_TRACKS`]; those of other kinds are left out.
+pub(super) fn read(moov: &[u8], place: Place) -> Result<Vec<FileTrack>, Error> {
+    let movie_timescale = descendant(moov, &[b"mvhd"], place)?.and_then(header_timescale).unwrap_or(1000);
+    let mut tracks = Vec::new();
+    for found in children(moov, place) {
+        let (kind, trak) = found?;
+        if &kind == b"trak" && tracks.len() < MAX_TRACKS {
+            tracks.extend(read_track(trak, movie_timescale, place)?);
+        }
+    }
+    if let Some(mvex) = child(moov, *b"mvex", place)? {
+        for found in children(mvex, place) {
+            let (kind, mut body) = found?;
+            if &kind != b"trex" {
+                continue;
+            }
+            let trex = Trex::decode_body(&mut body)?;
+            if let Some(track) = tracks.iter_mut().find(|track| track.number == trex.track_id) {
+                track.defaults = Defaults {
+                    duration: trex.default_sample_duration,
+                    size: trex.default_sample_size,
+                    flags: trex.default_sample_flags,
+                };
+            }
+        }
+    }
+    Ok(tracks)
+}
+
+fn read_track(trak: &[u8], movie_timescale: u32, place: Place) -> Result<Option<FileTrack>, Error> {
+    let required = |body: Option<u32>, what| body.ok_or_else(|| place.malformed(what));
+    let number =
+        child(trak, *b"tkhd", place)?.and_then(|tkhd| u32_at(tkhd, if tkhd.first() == Some(&1) { 20 } else { 12 }));
+    let number = required(number, "a track without a number")?;
+    let timescale = descendant(trak, &[b"mdia", b"mdhd"], place)?.and_then(header_timescale).filter(|scale| *scale > 0);
+    let timescale = required(timescale, "a track without a timescale")?;
+    let Some(stsd) = descendant(trak, &[b"mdia", b"minf", b"stbl", b"stsd"], place)? else { return Ok(None) };
+    // The first entry: files that change codecs within a track are not made any more.
+    let Some(entry) = children(stsd.get(8..).unwrap_or_default(), place).next() else { return Ok(None) };
+    let (kind, entry) = entry?;
+    let Some(config) = sample_entry::read(kind, entry, timescale, place)? else { return Ok(None) };
+    let edits = descendant(trak, &[b"edts", b"elst"], place)?;
+    let shift = edits.and_then(|elst| edit_shift(elst, timescale, movie_timescale)).unwrap_or(0);
+    Ok(Some(FileTrack { number, timescale, shift, config, defaults: Defaults::default() }))
+}
+
+/// `timescale` of an `mvhd` or `mdhd`.
+fn header_timescale(header: &[u8]) -> Option<u32> {
+    u32_at(header, if header.first() == Some(&1) { 20 } else { 12 })
+}
+
+/// An edit list that cuts off the start of a track, delays it, or both, moves all of it; other edits are not for live streams.
+fn edit_shift(elst: &[u8], timescale: u32, movie_timescale: u32) -> Option<i64> {
+    let long = elst.first() == Some(&1);
+    let count = u32_at(elst, 4)?.min(MAX_EDITS);
+    let mut delay = 0i128;
+    for n in 0..count as usize {
+        let (duration, start) = if long {
+            (u64_at(elst, 8 + n * 20)?, i64::from_be_bytes(array(elst, 16 + n * 20)?))
+        } else {
+            (u32_at(elst, 8 + n * 12)?.into(), i32::from_be_bytes(array(elst, 12 + n * 12)?).into())
+        };
+        if start >= 0 {
+            return i64::try_from(delay - i128::from(start)).ok();
+        }
+        delay += i128::from(duration) * i128::from(timescale) / i128::from(movie_timescale.max(1));
+    }
+    i64::try_from(delay).ok()
+}
+
+/// A delay and a cut.
+const MAX_EDITS: u32 = 4;

@@ -1,0 +1,352 @@
+//! The incremental reader of fragmented MP4, ours and anybody's.
+//!
+//! Bytes come cut anywhere. A box is held until it is whole, within bounds; what is of no use is passed over without being
+//! held. The units of a fragment come in DTS order whatever their order in the file, and their payloads are slices of the
+//! buffer that `mdat` arrived in.
+
+use bytes::{Buf as _, Bytes, BytesMut};
+use mp4_atom::{Atom, Tfdt, Tfhd, Trun};
+
+use super::boxes::{Header, Place, children, u64_at};
+use super::moov::{self, FileTrack};
+use super::ticks::to_millis;
+use super::{EPOCH_BOX, Error, NO_CLOCK, numbered_track};
+use crate::access_unit::{AccessUnit, TrackId, TrackKind};
+use crate::catalog::{Catalog, Epoch, Track};
+use crate::codec::Format;
+use crate::time::{Timestamp, WallClock};
+
+/// What a file says, in order.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Event {
+    /// What the units that follow belong to. Comes before the first unit, and again after an init segment that says
+    /// otherwise.
+    Catalog(Catalog),
+    /// The next unit.
+    Unit(AccessUnit),
+}
+
+/// Reads fragmented MP4 as it arrives: an init segment, then fragments, with more init segments in between if need be.
+///
+/// After an error it must not be used any more.
+#[derive(Debug)]
+pub struct Reader {
+    fallback: Epoch,
+    buffer: BytesMut,
+    /// How many bytes `buffer` must hold to go on.
+    need: usize,
+    /// How many bytes to pass over.
+    skip: u64,
+    /// How many bytes were taken before `buffer`.
+    at: u64,
+    tracks: Vec<ReadTrack>,
+    /// The init segment's catalog, until the first fragment proves that no epoch box is to come.
+    pending_catalog: Option<Catalog>,
+    catalog: Option<Catalog>,
+    samples: Vec<Sample>,
+}
+
+#[derive(Debug)]
+struct ReadTrack {
+    id: TrackId,
+    file: FileTrack,
+    /// Where the next run starts if nobody says.
+    next_tick: i64,
+    last_dts: Option<i64>,
+}
+
+/// A sample that `moof` announced. `mdat` brings it.
+#[derive(Clone, Copy, Debug)]
+struct Sample {
+    track: usize,
+    dts: i64,
+    pts: i64,
+    random_access: bool,
+    /// In the file.
+    at: u64,
+    size: u32,
+}
+
+impl Reader {
+    /// A reader at the start of a file; `fallback` is the epoch of a file that carries none.
+    pub fn new(fallback: Epoch) -> Self {
+        Self {
+            fallback,
+            buffer: BytesMut::new(),
+            need: 8,
+            skip: 0,
+            at: 0,
+            tracks: Vec::new(),
+            pending_catalog: None,
+            catalog: None,
+            samples: Vec::new(),
+        }
+    }
+
+    /// What follows is the start of a resource of its own, as each segment of HLS is: whatever is left of one that broke off is
+    /// forgotten, the init segment is not.
+    pub fn begin_segment(&mut self) {
+        self.buffer.clear();
+        self.samples.clear();
+        (self.need, self.skip) = (8, 0);
+    }
+
+    /// The resource has ended: an error if that is in the middle of a box.
+    pub fn end_segment(&self) -> Result<(), Error> {
+        // A box that is passed over may reach to the end of the file, wherever that is.
+        let is_cut = !self.buffer.is_empty() || (1..ENDLESS).contains(&self.skip);
+        let kind = self.buffer.get(4..8).and_then(|kind| kind.try_into().ok()).unwrap_or(*b"????");
+        if is_cut { Err(Place { kind, at: self.at }.malformed("the end of the segment")) } else { Ok(()) }
+    }
+
+    /// Takes the next bytes, cut anywhere. Holds at most 64 MiB and what one call brings.
+    pub fn push(&mut self, mut bytes: Bytes) -> Result<Vec<Event>, Error> {
+        let mut events = Vec::new();
+        if !self.buffer.is_empty() {
+            self.buffer.extend_from_slice(&bytes);
+            if self.buffer.len() < self.need {
+                return Ok(events);
+            }
+            bytes = self.buffer.split().freeze();
+        }
+        loop {
+            let passed = usize::try_from(self.skip).unwrap_or(usize::MAX).min(bytes.len());
+            bytes.advance(passed);
+            self.skip -= passed as u64;
+            self.at += passed as u64;
+            let Some(header) = self.next_header(&bytes)? else { break };
+            let size = header.size.unwrap_or(u64::MAX);
+            let place = Place { kind: header.kind, at: self.at };
+            let limit = match &header.kind {
+                b"moov" | b"moof" => MAX_HEAD,
+                b"mdat" => MAX_MDAT,
+                b"uuid" if size <= MAX_UUID => MAX_UUID,
+                _ => {
+                    self.skip = size;
+                    continue;
+                }
+            };
+            if size > limit {
+                return Err(place.malformed("more bytes than a reader holds"));
+            }
+            let size = size as usize;
+            if bytes.len() < size {
+                self.need = size;
+                break;
+            }
+            let whole = bytes.split_to(size);
+            self.take(&header, whole.slice(header.length..), place, &mut events)?;
+            self.at += size as u64;
+        }
+        self.buffer.extend_from_slice(&bytes);
+        Ok(events)
+    }
+
+    /// The header of the box that `bytes` start with, or `None` and what it takes to tell.
+    fn next_header(&mut self, bytes: &[u8]) -> Result<Option<Header>, Error> {
+        if !Header::is_complete(bytes) {
+            self.need = if bytes.len() < 8 { 8 } else { 16 };
+            return Ok(None);
+        }
+        let place = Place { kind: [bytes[4], bytes[5], bytes[6], bytes[7]], at: self.at };
+        Header::read(bytes).map(Some).ok_or_else(|| place.malformed("a size that is less than the header's"))
+    }
+
+    fn take(&mut self, header: &Header, body: Bytes, place: Place, events: &mut Vec<Event>) -> Result<(), Error> {
+        match &header.kind {
+            b"moov" => self.take_moov(&body, place),
+            b"uuid" => {
+                self.take_epoch(&body);
+                Ok(())
+            }
+            b"moof" => self.take_moof(&body, place, events),
+            _ => self.take_mdat(self.at + header.length as u64, &body, place, events),
+        }
+    }
+
+    fn take_moov(&mut self, body: &[u8], place: Place) -> Result<(), Error> {
+        let mut catalog = Catalog::new(self.fallback);
+        self.tracks.clear();
+        self.samples.clear();
+        let mut counts = [0u8; 2];
+        for file in moov::read(body, place)? {
+            let kind = match file.config.format {
+                Format::Video { .. } => TrackKind::Video,
+                Format::Audio { .. } => TrackKind::Audio,
+            };
+            let count = &mut counts[usize::from(kind == TrackKind::Audio)];
+            let id = TrackId { kind, index: *count };
+            *count += 1;
+            catalog.set_track(Track { id, config: file.config.clone() });
+            self.tracks.push(ReadTrack { id, file, next_tick: 0, last_dts: None });
+        }
+        self.pending_catalog = Some(catalog);
+        Ok(())
+    }
+
+    /// Our own files name the broadcast, and their track numbers name the tracks.
+    fn take_epoch(&mut self, body: &[u8]) {
+        let Some(content) = body.strip_prefix(EPOCH_BOX) else { return };
+        let (Some(epoch), Some(clock)) = (u64_at(content, 0), u64_at(content, 8)) else { return };
+        let Some(catalog) = &mut self.pending_catalog else { return };
+        let clock = clock as i64;
+        let mut named = Catalog::new(Epoch(epoch));
+        named.clock = (clock != NO_CLOCK).then(|| WallClock::from_micros(clock));
+        let ids: Option<Vec<_>> = self
+            .tracks
+            .iter()
+            .map(|track| numbered_track(track.file.number).filter(|id| id.kind == track.id.kind))
+            .collect();
+        let Some(ids) = ids else { return };
+        for (track, id) in self.tracks.iter_mut().zip(ids) {
+            track.id = id;
+            named.set_track(Track { id, config: track.file.config.clone() });
+        }
+        if named.tracks.len() == self.tracks.len() {
+            *catalog = named;
+        }
+    }
+
+    fn take_moof(&mut self, body: &[u8], place: Place, events: &mut Vec<Event>) -> Result<(), Error> {
+        if let Some(catalog) = self.pending_catalog.take()
+            && self.catalog.as_ref() != Some(&catalog)
+        {
+            events.push(Event::Catalog(catalog.clone()));
+            self.catalog = Some(catalog);
+        }
+        if self.catalog.is_none() {
+            return Err(place.malformed("a fragment before any init segment"));
+        }
+        self.samples.clear();
+        // Where a run's data is if nobody says: after the run before; the first, at `moof`.
+        let mut data = place.at;
+        for found in children(body, place) {
+            let (kind, traf) = found?;
+            if &kind == b"traf" {
+                data = self.take_traf(traf, place, data)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns where the data of this track ends.
+    fn take_traf(&mut self, traf: &[u8], place: Place, after: u64) -> Result<u64, Error> {
+        let mut head = None;
+        let mut data = after;
+        for found in children(traf, place) {
+            let (kind, mut body) = found?;
+            match &kind {
+                b"tfhd" => head = Some(Tfhd::decode_body(&mut body)?),
+                b"tfdt" => {
+                    let tfdt = Tfdt::decode_body(&mut body)?;
+                    let tick = i64::try_from(tfdt.base_media_decode_time);
+                    let tick = tick
+                        .ok()
+                        .filter(|tick| *tick < LATEST_TICK)
+                        .ok_or_else(|| place.malformed("a time beyond any use"))?;
+                    let number = head.as_ref().map(|head: &Tfhd| head.track_id);
+                    if let Some(track) = self.tracks.iter_mut().find(|track| Some(track.file.number) == number) {
+                        track.next_tick = tick;
+                    }
+                }
+                b"trun" => {
+                    let head = head.as_ref().ok_or_else(|| place.malformed("a run before its track's header"))?;
+                    let run = Trun::decode_body(&mut body)?;
+                    let base = match (head.base_data_offset, head.default_base_is_moof) {
+                        (Some(base), _) => base,
+                        (None, true) => place.at,
+                        (None, false) => after,
+                    };
+                    data = match run.data_offset {
+                        Some(offset) => base
+                            .checked_add_signed(offset.into())
+                            .ok_or_else(|| place.malformed("data before the start"))?,
+                        None => data,
+                    };
+                    data = self.take_run(&run, head, place, data)?;
+                }
+                _ => {}
+            }
+        }
+        Ok(data)
+    }
+
+    fn take_run(&mut self, run: &Trun, head: &Tfhd, place: Place, mut data: u64) -> Result<u64, Error> {
+        if self.samples.len().saturating_add(run.samples.len()) > MAX_SAMPLES {
+            return Err(place.malformed("more samples than a reader holds"));
+        }
+        let Some((index, track)) =
+            self.tracks.iter_mut().enumerate().find(|(_, track)| track.file.number == head.track_id)
+        else {
+            return Ok(data);
+        };
+        let defaults = track.file.defaults;
+        let default_flags = head.default_sample_flags.unwrap_or(defaults.flags);
+        for sample in run.samples.iter() {
+            let size = sample.size.or(head.default_sample_size).unwrap_or(defaults.size);
+            let duration = sample.duration.or(head.default_sample_duration).unwrap_or(defaults.duration);
+            let dts = track.next_tick.saturating_add(track.file.shift);
+            let pts = dts.saturating_add(sample.cts.unwrap_or(0));
+            let (mut dts, mut pts) = (to_millis(dts, track.file.timescale), to_millis(pts, track.file.timescale));
+            // Foreign frames may be shorter than a millisecond, which is the least that tells two units apart.
+            if let Some(last) = track.last_dts
+                && dts <= last
+                && last - dts < NEAR
+            {
+                pts += last + 1 - dts;
+                dts = last + 1;
+            }
+            track.last_dts = Some(dts);
+            let random_access =
+                sample.flags.unwrap_or(default_flags) & NON_SYNC == 0 || track.id.kind == TrackKind::Audio;
+            self.samples.push(Sample { track: index, dts, pts, random_access, at: data, size });
+            data = data.saturating_add(size.into());
+            track.next_tick = track.next_tick.saturating_add(duration.into()).min(LATEST_TICK);
+        }
+        Ok(data)
+    }
+
+    /// Gives out the samples that lie in this `mdat`. Those of a fragment with several wait for the next.
+    fn take_mdat(&mut self, at: u64, body: &Bytes, place: Place, events: &mut Vec<Event>) -> Result<(), Error> {
+        let Some(epoch) = self.catalog.as_ref().map(|catalog| catalog.epoch) else { return Ok(()) };
+        let end = at + body.len() as u64;
+        let waiting = std::mem::take(&mut self.samples);
+        let (mut here, later): (Vec<_>, Vec<_>) = waiting
+            .into_iter()
+            .partition(|sample| sample.at >= at && sample.at.saturating_add(sample.size.into()) <= end);
+        if later.iter().any(|sample| sample.at < end) {
+            return Err(place.malformed("a sample that is not inside it"));
+        }
+        self.samples = later;
+        here.sort_by_key(|sample| sample.dts);
+        events.extend(here.into_iter().map(|sample| {
+            let from = (sample.at - at) as usize;
+            Event::Unit(AccessUnit {
+                epoch,
+                track: self.tracks[sample.track].id,
+                dts: Timestamp::from_millis(sample.dts),
+                pts: Timestamp::from_millis(sample.pts),
+                random_access: sample.random_access,
+                payload: body.slice(from..from + sample.size as usize),
+            })
+        }));
+        Ok(())
+    }
+}
+
+/// To pass over this much is to pass over the rest.
+const ENDLESS: u64 = 1 << 62;
+/// `sample_is_non_sync_sample`.
+const NON_SYNC: u32 = 0x0001_0000;
+/// Of a `moov` or `moof` box: a live stream's take a few kilobytes.
+const MAX_HEAD: u64 = 4 << 20;
+/// Of a `uuid` box that may be ours, which takes 40 bytes; longer ones are somebody else's.
+const MAX_UUID: u64 = 256;
+/// Of an `mdat` box: ten seconds at 50 Mbit/s.
+const MAX_MDAT: u64 = 64 << 20;
+/// Of one fragment: five minutes of the shortest audio frames, or half an hour of pictures.
+const MAX_SAMPLES: usize = 1 << 16;
+/// In milliseconds: a DTS that falls back by less is rounding, by more a jump that is the source's own.
+const NEAR: i64 = 10;
+/// Leaves room to add durations and shifts: at 90 kHz, 1.6 million years.
+const LATEST_TICK: i64 = 1 << 62;

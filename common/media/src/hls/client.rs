@@ -1,0 +1,352 @@
+//! What a client fetches next: a pure scheduler over playlist snapshots (RFC 8216 §6.3).
+//!
+//! The caller loads and fetches; it tells the scheduler what it loaded and when, and asks for the next step. Sockets, retries
+//! of a fetch and blocking reload are the caller's. Whole segments, not parts.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::playlist::{ByteRange, Map, MediaPlaylist, MediaSegment};
+use crate::time::WallClock;
+
+/// A segment to fetch.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Fetch {
+    /// Its media sequence number.
+    pub msn: u64,
+    /// As written in the playlist: see [`resolve`].
+    pub uri: String,
+    /// The whole resource without.
+    pub byte_range: Option<ByteRange>,
+    /// Its init segment; without one the format is not fragmented MP4.
+    pub map: Option<Arc<Map>>,
+    /// Whether `map` is not that of the segment before: the init segment goes to the reader first.
+    pub new_map: bool,
+    /// The number of discontinuities before it: another number is another timeline.
+    pub discontinuity_sequence: u64,
+    /// Whether the decoder can not just go on from the segment before: a discontinuity, or segments that were lost.
+    pub restart: bool,
+    /// As announced.
+    pub duration: Duration,
+    /// As announced, or counted on from a segment before it.
+    pub program_date_time: Option<WallClock>,
+    /// Whether it is encrypted: its bytes are of no use without a key.
+    pub encrypted: bool,
+    /// How many segments just before it can never be had: they expired, or the server has a gap there.
+    pub lost: u64,
+}
+
+/// What to do next.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Step {
+    /// Fetch this; then ask again.
+    Fetch(Box<Fetch>),
+    /// Load the media playlist again, at this time of the caller's clock.
+    Reload(Duration),
+    /// There is nothing more.
+    End,
+}
+
+/// Walks a media playlist as it grows.
+#[derive(Clone, Debug, Default)]
+pub struct Scheduler {
+    hold_back: Option<Duration>,
+    keep_all: bool,
+    /// The next segment's init segment goes to the reader whatever it is.
+    map_is_new: bool,
+    playlist: Option<MediaPlaylist>,
+    reload_at: Duration,
+    /// The segment to give out next; none before the start.
+    next: Option<u64>,
+    given: Option<Given>,
+    /// What it takes to give out the last segment once more: its number, and what was lost and given before it.
+    before: Option<(u64, u64, Option<Given>)>,
+    lost: u64,
+}
+
+/// What the decoder got last.
+#[derive(Clone, Debug)]
+struct Given {
+    map: Option<Arc<Map>>,
+    discontinuity_sequence: u64,
+    /// When the segment ends, if the playlist says.
+    end: Option<WallClock>,
+}
+
+impl Scheduler {
+    /// A scheduler that starts `hold_back` behind the live edge, or, without, as far as the server and RFC 8216 §6.3.3 say:
+    /// three target durations. A playlist that is complete starts at its beginning, one with `EXT-X-START` there.
+    pub fn new(hold_back: Option<Duration>) -> Self {
+        Self { hold_back, ..Self::default() }
+    }
+
+    /// For a client that wants everything: where segments expired, or the numbers started anew, it goes on at the oldest that
+    /// is listed, not at the live edge. What it has already may come again.
+    pub fn keep_all(self, keep_all: bool) -> Self {
+        Self { keep_all, ..self }
+    }
+
+    /// The playlists that follow are another rendition's: its init segment is not the one that was given.
+    pub fn other_rendition(&mut self) {
+        self.map_is_new = true;
+    }
+
+    /// A playlist was loaded; `began` is when its loading began, on the caller's monotonic clock.
+    pub fn loaded(&mut self, began: Duration, mut playlist: MediaPlaylist) {
+        let target = playlist.target_duration.max(SHORTEST_TARGET);
+        self.fill_skipped(&mut playlist);
+        let is_new = match &self.playlist {
+            Some(before) => before.next_msn() != playlist.next_msn() || before.end_list != playlist.end_list,
+            None => true,
+        };
+        // §6.3.4, and of its successor: after a change wait as long as the newest segment lasts, else half a target duration.
+        let newest = playlist.segments.last().map_or(target, |segment| segment.duration.clamp(target / 2, target));
+        self.reload_at = began + if is_new { newest } else { target / 2 };
+        if self.next.is_some_and(|next| playlist.next_msn().saturating_add(RESTART) < next) {
+            // The numbers started again: it is another server, or the same without memory.
+            let index = self.go_on(&playlist);
+            self.next = (!playlist.segments.is_empty()).then(|| playlist.media_sequence + playlist.skipped + index.0);
+            self.given = None;
+            self.before = None;
+        }
+        self.playlist = Some(playlist);
+    }
+
+    /// Loading the playlist failed at `now`: the next attempt is half a target duration later.
+    pub fn load_failed(&mut self, now: Duration) {
+        let target = self.playlist.as_ref().map_or(Duration::ZERO, |playlist| playlist.target_duration);
+        self.reload_at = now + target.max(SHORTEST_TARGET) / 2;
+    }
+
+    /// The segment that was given out last is wanted once more, as it was not had, or not whole. If it is listed no more, it
+    /// is lost.
+    pub fn fetch_again(&mut self) {
+        if let Some((msn, lost, given)) = self.before.take() {
+            (self.next, self.lost, self.given) = (Some(msn), lost, given);
+        }
+    }
+
+    /// The segment that was given out last could not be had: it counts as lost, and the decoder starts anew after it.
+    pub fn fetch_failed(&mut self) {
+        self.before = None;
+        self.lost += 1;
+    }
+
+    /// What to do next. Each segment is given out once.
+    #[expect(clippy::should_implement_trait, reason = "an iterator ends; a live playlist says when to ask again")]
+    pub fn next(&mut self) -> Step {
+        let Some(playlist) = &self.playlist else { return Step::Reload(self.reload_at) };
+        let first = playlist.media_sequence + playlist.skipped;
+        let mut next = match self.next {
+            Some(next) => next,
+            None if playlist.segments.is_empty() => return self.wait(),
+            None => first + start(playlist, self.hold_back) as u64,
+        };
+        if next < first {
+            // What expired while we were away is gone; or a server that restarted counts from further up.
+            let (index, follows) = self.go_on(playlist);
+            let to = first + index;
+            self.lost += if follows { 0 } else { to - next };
+            self.map_is_new = true;
+            next = to;
+        }
+        while let Some(segment) = usize::try_from(next - first).ok().and_then(|index| playlist.segments.get(index)) {
+            next += 1;
+            if segment.gap {
+                self.lost += 1;
+                continue;
+            }
+            let mut fetch = describe(playlist, next - 1, segment, self.given.as_ref(), self.lost);
+            fetch.new_map |= std::mem::take(&mut self.map_is_new);
+            let given = Given {
+                map: fetch.map.clone(),
+                discontinuity_sequence: fetch.discontinuity_sequence,
+                end: fetch.program_date_time.map(|date| later(date, fetch.duration)),
+            };
+            // Should it be given out again, its init segment belongs to it as it does now.
+            let before = self.given.replace(given).filter(|_| !fetch.new_map);
+            self.before = Some((next - 1, self.lost, before));
+            self.next = Some(next);
+            self.lost = 0;
+            return Step::Fetch(Box::new(fetch));
+        }
+        self.next = Some(next);
+        self.wait()
+    }
+
+    /// How much is listed after the segment that comes next: how far the caller could read ahead.
+    pub fn ahead(&self) -> Duration {
+        let Some((playlist, next)) = self.playlist.as_ref().zip(self.next) else { return Duration::ZERO };
+        let index = next.saturating_sub(playlist.media_sequence + playlist.skipped);
+        playlist
+            .segments
+            .iter()
+            .skip(usize::try_from(index).unwrap_or(usize::MAX))
+            .map(|segment| segment.duration)
+            .sum()
+    }
+
+    /// The index of the segment to go on with where what comes next is not listed, and whether it follows on what was given.
+    fn go_on(&self, playlist: &MediaPlaylist) -> (u64, bool) {
+        if self.keep_all || playlist.end_list {
+            return (0, false);
+        }
+        let end = self.given.as_ref().and_then(|given| given.end);
+        let follows = end.and_then(|end| {
+            (0..playlist.segments.len()).find(|index| {
+                let begin = date(&playlist.segments[..=*index]);
+                begin.is_some_and(|begin| {
+                    begin <= later(end, NEAR) && later(begin, playlist.segments[*index].duration) > later(end, NEAR)
+                })
+            })
+        });
+        // All else that is left is old: on to the live edge.
+        (follows.unwrap_or_else(|| start(playlist, self.hold_back)) as u64, follows.is_some())
+    }
+
+    fn wait(&self) -> Step {
+        match &self.playlist {
+            Some(playlist) if playlist.end_list => Step::End,
+            _ => Step::Reload(self.reload_at),
+        }
+    }
+
+    /// A delta update leaves out what the client has (RFC 8216bis §6.2.5.1).
+    fn fill_skipped(&self, playlist: &mut MediaPlaylist) {
+        let Some(before) = self.playlist.as_ref().filter(|_| playlist.skipped > 0) else { return };
+        let from = playlist
+            .media_sequence
+            .checked_sub(before.media_sequence + before.skipped)
+            .and_then(|n| usize::try_from(n).ok());
+        let count = usize::try_from(playlist.skipped).ok();
+        let known = from.zip(count).and_then(|(from, count)| before.segments.get(from..from.checked_add(count)?));
+        if let Some(known) = known {
+            let mut segments = known.to_vec();
+            segments.append(&mut playlist.segments);
+            playlist.segments = segments;
+            playlist.skipped = 0;
+        }
+    }
+}
+
+fn describe(playlist: &MediaPlaylist, msn: u64, segment: &MediaSegment, given: Option<&Given>, lost: u64) -> Fetch {
+    let first = playlist.media_sequence + playlist.skipped;
+    let until = &playlist.segments[..=(msn - first) as usize];
+    let discontinuities = until.iter().filter(|segment| segment.discontinuity).count() as u64;
+    let discontinuity_sequence = playlist.discontinuity_sequence + discontinuities;
+    let is_same = given.is_some_and(|given| given.discontinuity_sequence == discontinuity_sequence);
+    Fetch {
+        msn,
+        uri: segment.uri.clone(),
+        byte_range: segment.byte_range,
+        new_map: !is_same || given.is_none_or(|given| given.map != segment.map),
+        map: segment.map.clone(),
+        discontinuity_sequence,
+        restart: !is_same || lost > 0,
+        duration: segment.duration,
+        program_date_time: date(until),
+        encrypted: segment.encrypted,
+        lost,
+    }
+}
+
+fn later(clock: WallClock, by: Duration) -> WallClock {
+    WallClock::from_micros(clock.as_micros().saturating_add(i64::try_from(by.as_micros()).unwrap_or(i64::MAX)))
+}
+
+/// When the last of these segments begins: as it says, or counted on within its discontinuity (§4.3.2.6).
+fn date(segments: &[MediaSegment]) -> Option<WallClock> {
+    let mut after = Duration::ZERO;
+    for (n, segment) in segments.iter().rev().enumerate() {
+        if n > 0 {
+            after += segment.duration;
+        }
+        if let Some(date) = segment.program_date_time {
+            return Some(WallClock::from_micros(date.as_micros().saturating_add(after.as_micros() as i64)));
+        }
+        if segment.discontinuity {
+            return None;
+        }
+    }
+    None
+}
+
+/// The index of the segment to start with, of a playlist that has one.
+fn start(playlist: &MediaPlaylist, hold_back: Option<Duration>) -> usize {
+    let total = playlist.duration();
+    let at = match (hold_back, playlist.start) {
+        (None, Some(start)) if start.offset_millis >= 0 => {
+            Duration::from_millis(start.offset_millis.unsigned_abs()).min(total)
+        }
+        (None, Some(start)) => total.saturating_sub(Duration::from_millis(start.offset_millis.unsigned_abs())),
+        (_, _) if playlist.end_list => Duration::ZERO,
+        (Some(hold_back), _) => total.saturating_sub(hold_back),
+        (None, None) => {
+            let told = playlist.server_control.hold_back;
+            total.saturating_sub(told.unwrap_or(playlist.target_duration * 3))
+        }
+    };
+    let mut end = Duration::ZERO;
+    let found = playlist.segments.iter().position(|segment| {
+        end += segment.duration;
+        end > at
+    });
+    found.unwrap_or(playlist.segments.len().saturating_sub(1))
+}
+
+/// The absolute URI of `reference` in a playlist at `base` (RFC 3986 §5.2). `base` is absolute and hierarchical; its query and
+/// fragment do not pass on.
+pub fn resolve(base: &str, reference: &str) -> String {
+    let reference = reference.trim();
+    let has_scheme = reference.split_once(':').is_some_and(|(scheme, _)| {
+        scheme.starts_with(|c: char| c.is_ascii_alphabetic())
+            && scheme.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '.'))
+    });
+    if has_scheme {
+        return reference.to_owned();
+    }
+    let (scheme, rest) = base.split_once("://").unwrap_or(("http", base));
+    if let Some(authority) = reference.strip_prefix("//") {
+        return format!("{scheme}://{authority}");
+    }
+    let rest = rest.split(['?', '#']).next().unwrap_or_default();
+    let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+    if reference.is_empty() {
+        return format!("{scheme}://{authority}{path}");
+    }
+    let (said, suffix) = reference.split_at(reference.find(['?', '#']).unwrap_or(reference.len()));
+    let merged = match said {
+        "" => path.to_owned(),
+        _ if said.starts_with('/') => said.to_owned(),
+        _ => format!("{}/{said}", path.rsplit_once('/').map_or("", |(folder, _)| folder)),
+    };
+    format!("{scheme}://{authority}{}{suffix}", without_dots(&merged))
+}
+
+/// RFC 3986 §5.2.4.
+fn without_dots(path: &str) -> String {
+    let mut kept: Vec<&str> = Vec::new();
+    let mut parts = path.split('/').skip(usize::from(path.starts_with('/'))).peekable();
+    while let Some(part) = parts.next() {
+        let is_last = parts.peek().is_none();
+        match part {
+            "." | ".." => {
+                if part == ".." {
+                    kept.pop();
+                }
+                if is_last {
+                    kept.push("");
+                }
+            }
+            _ => kept.push(part),
+        }
+    }
+    format!("/{}", kept.join("/"))
+}
+
+/// A playlist that claims less, or nothing, is not loaded more often than twice in this time.
+const SHORTEST_TARGET: Duration = Duration::from_millis(500);
+/// How far media sequence numbers fall back before that is a restart, not a cache that is behind.
+const RESTART: u64 = 3;
+/// Dates and durations are rounded: what begins this much earlier than the segment before ended follows on it.
+const NEAR: Duration = Duration::from_millis(100);

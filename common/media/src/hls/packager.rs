@@ -1,0 +1,382 @@
+//! Cuts a live window's entries into parts and segments.
+//!
+//! # How segments are cut
+//!
+//! A segment ends at the IDR nearest to the segment target. A GOP much longer than that is one segment: `EXT-X-TARGETDURATION`
+//! is chosen when the first segment is complete, by the longest GOP seen, at most [`MAX_TARGET`], and never changes after
+//! that (RFC 8216 §6.2.1). Where a later GOP is longer than it, or no IDR comes at all (intra-refresh), a segment is cut before
+//! it would exceed the target, between any two pictures. It can not be decoded by itself, so from then on the playlist does not
+//! claim `EXT-X-INDEPENDENT-SEGMENTS` any more: a promise that is not kept is worse than one that is withdrawn.
+//!
+//! # When there is a discontinuity
+//!
+//! Where another epoch begins; where a track joins, leaves or is configured anew; and where the timeline has a hole longer than
+//! the target duration. Never else: a publisher that returns and goes on with its epoch leaves no trace. The media sequence
+//! number goes on through all of this.
+//!
+//! A track that joins while the first segment of its epoch is still open (most encoders send their headers one after the other)
+//! joins that segment; nobody has seen it yet. A later one waits for the next IDR with what it brings until then, so that the
+//! segment that it joins can be decoded.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::broadcast::{Current, MAX_STEP, Open, adds_only, init, same_tracks};
+use super::shelf::Shelf;
+use super::snapshot::{Part, Playlist};
+use crate::access_unit::AccessUnit;
+use crate::catalog::Catalog;
+use crate::fmp4::rendition;
+use crate::live_window::Entry;
+use crate::time::{Timestamp, WallClock};
+
+/// How a stream is cut and how much of it is kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// Segments end at the IDR nearest to this.
+    pub segment_target: Duration,
+    /// Parts are at most this long, unless one picture is.
+    pub part_target: Duration,
+    /// How much a playlist lists; never less than three target durations (RFC 8216 §6.2.2). As much again is still served.
+    pub window: Duration,
+    /// Sum of all that is held, listed or not. At least one segment is held.
+    pub bytes: usize,
+    /// The first media sequence number: higher than any before a restart of the server, so that players and caches do not take
+    /// new segments for old ones.
+    pub first_sequence: u64,
+}
+
+impl Default for Settings {
+    /// Two-second segments, a third of a second a part, twenty seconds listed, 256 MiB.
+    fn default() -> Self {
+        Self {
+            segment_target: Duration::from_secs(2),
+            part_target: Duration::from_millis(333),
+            window: Duration::from_secs(20),
+            bytes: 256 << 20,
+            first_sequence: 0,
+        }
+    }
+}
+
+/// What a packager could not do, counted from its start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Units that fMP4 can not carry: no usable configuration record, or a DTS that does not rise.
+    pub refused: u64,
+    /// Pictures before the first IDR of their epoch.
+    pub undecodable: u64,
+    /// Segments that had to be cut where there was no IDR.
+    pub dependent_segments: u64,
+}
+
+/// Cuts one stream, whatever epochs come and go.
+#[derive(Debug)]
+pub struct Packager {
+    settings: Settings,
+    shelf: Shelf,
+    playlist: Arc<Playlist>,
+    current: Option<Current>,
+    counters: Counters,
+    sequence: u32,
+    ended: bool,
+}
+
+impl Packager {
+    /// A packager that has seen nothing.
+    pub fn new(settings: Settings) -> Self {
+        let playlist = Playlist { part_target: settings.part_target, independent: true, ..Playlist::default() };
+        let shelf = Shelf::new(&settings);
+        let counters = Counters::default();
+        Self { settings, shelf, playlist: Arc::new(playlist), current: None, counters, sequence: 1, ended: false }
+    }
+
+    /// Takes the next entry; `arrived` dates it where the publisher tells no clock. Returns whether the snapshot changed.
+    pub fn push(&mut self, entry: &Entry, arrived: WallClock) -> bool {
+        let before = Arc::as_ptr(&self.playlist);
+        if std::mem::take(&mut self.ended) {
+            self.shelf.unlist_all();
+            self.publish();
+        }
+        self.take_catalog(&entry.catalog, &entry.unit, arrived);
+        self.take_unit(&entry.unit);
+        before != Arc::as_ptr(&self.playlist)
+    }
+
+    /// The stream is over: what is open is closed, and the playlist says so. A publisher that comes all the same
+    /// begins another list, whose numbers go on.
+    pub fn end(&mut self) {
+        self.close_all();
+        self.ended = true;
+        self.publish();
+    }
+
+    /// The newest snapshot.
+    pub fn playlist(&self) -> Arc<Playlist> {
+        Arc::clone(&self.playlist)
+    }
+
+    /// The init segment with this id, while anything that needs it is held.
+    pub fn init(&self, id: u64) -> Option<Bytes> {
+        self.playlist.init(id)
+    }
+
+    /// The bytes of the segment with this media sequence number, while it is held.
+    pub fn segment(&self, msn: u64) -> Option<Vec<Bytes>> {
+        self.playlist.segment(msn)
+    }
+
+    /// What could not be done.
+    pub fn counters(&self) -> Counters {
+        self.counters
+    }
+
+    /// Starts a broadcast, or notes what changes within one.
+    fn take_catalog(&mut self, said: &Arc<Catalog>, unit: &AccessUnit, arrived: WallClock) {
+        let Some(current) = self.current.as_mut().filter(|current| current.said.epoch == said.epoch) else {
+            self.close_all();
+            self.current =
+                init(said).map(|init| Current::new(said, init, unit, arrived, self.sequence, self.shelf.has_any()));
+            return;
+        };
+        if Arc::ptr_eq(&current.said, said) {
+            return;
+        }
+        current.said = Arc::clone(said);
+        let Some(init) = init(said) else { return };
+        if !current.waiting.is_empty() {
+            // Another change before the last one came into force: what waits for that must not come under this one.
+            self.switch_and_cut(unit);
+        }
+        let Some(current) = &mut self.current else { return };
+        if init.id == current.init.id {
+            current.next_init = None;
+        } else if current.is_settling && adds_only(&current.init.catalog, &init.catalog) {
+            current.switch(init);
+        } else {
+            current.next_init = Some(init);
+        }
+    }
+
+    fn take_unit(&mut self, unit: &AccessUnit) {
+        let Some(current) = &mut self.current else {
+            self.counters.refused += 1;
+            return;
+        };
+        if current.waits_for_next_init(unit) {
+            let bytes: usize = current.waiting.iter().map(|unit| unit.payload.len()).sum();
+            let is_late = current.waiting.first().is_some_and(|first| unit.dts - first.dts > self.shelf.limit());
+            if current.can_switch_at(unit) || is_late || bytes > self.settings.bytes / WAITING_SHARE {
+                self.switch_and_cut(unit);
+            } else {
+                current.waiting.push(unit.clone());
+                return;
+            }
+        } else if current.next_init.is_some() && current.can_switch_at(unit) {
+            self.switch_and_cut(unit);
+        }
+        self.place(unit);
+    }
+
+    /// Closes the open segment before `unit` and starts the next with the new init segment.
+    fn switch_and_cut(&mut self, unit: &AccessUnit) {
+        let Some(current) = &mut self.current else { return };
+        current.note_lead(unit);
+        let at = current.time_of(unit);
+        let end = current.edge.map_or(at, |edge| edge.max(at));
+        self.close_segment(end, Some(unit));
+        let Some(current) = &mut self.current else { return };
+        let Some(next) = current.next_init.take() else { return };
+        // A clock that became known, or was corrected, moves no timestamp.
+        current.breaks |= !same_tracks(&current.init.catalog, &next.catalog);
+        current.switch(next);
+        for waiting in std::mem::take(&mut current.waiting) {
+            if current.admits(&waiting) {
+                // It is earlier than the picture that opens the segment, which starts there nevertheless.
+                let breaks = &mut current.breaks;
+                current.open.get_or_insert_with(|| Open::new(at, std::mem::take(breaks))).add(&waiting);
+            } else {
+                self.counters.refused += 1;
+            }
+        }
+        self.publish();
+    }
+
+    /// Cuts before the unit where that is due, then adds it.
+    fn place(&mut self, unit: &AccessUnit) {
+        let limit = self.shelf.limit();
+        let Some(current) = &mut self.current else { return };
+        if current.init.catalog.track(unit.track).is_none() {
+            // Of another rendition, or of a track that fMP4 can not carry.
+            self.counters.refused += u64::from(rendition(&current.said).any(|track| track.id == unit.track));
+            return;
+        }
+        current.is_joined |= unit.track.is_video() && unit.random_access;
+        if unit.track.is_video() && !current.is_joined {
+            self.counters.undecodable += 1;
+            return;
+        }
+        if !current.admits(unit) {
+            self.counters.refused += 1;
+            return;
+        }
+        current.note_lead(unit);
+        let at = current.time_of(unit);
+        let is_primary = current.is_primary(unit.track);
+        let hole = current.edge.map_or(0, |edge| at - edge);
+        let step = current.primary_edge.map_or(0, |edge| (at - edge).clamp(0, MAX_STEP));
+        if is_primary && unit.random_access {
+            current.note_gop(at);
+        }
+        let start = if hole > limit {
+            // What is missing belongs to no segment; the one before lasts as long as its pictures do.
+            current.breaks = true;
+            let end = current.end().map_or(at, |end| end.min(at));
+            self.close_segment(end, None);
+            at
+        } else if is_primary {
+            self.cut_before_primary(unit, at, step);
+            at
+        } else {
+            self.cut_before_other(unit, at)
+        };
+        let Some(current) = &mut self.current else { return };
+        if is_primary {
+            if hole <= limit {
+                current.step = current.step.max(step);
+            }
+            current.primary_edge = current.primary_edge.max(Some(at));
+        }
+        current.edge = current.edge.max(Some(at));
+        let breaks = &mut current.breaks;
+        current.open.get_or_insert_with(|| Open::new(start, std::mem::take(breaks))).add(unit);
+    }
+
+    /// Ends the segment or the part where this unit of the track that is cut by begins, if that is due. `step` is how long the
+    /// unit before it lasted, and this one will.
+    fn cut_before_primary(&mut self, unit: &AccessUnit, at: Timestamp, step: i64) {
+        let limit = self.shelf.limit();
+        let Some(current) = &self.current else { return };
+        let Some(open) = &current.open else { return };
+        let elapsed = at - open.start;
+        let is_near = unit.random_access && current.is_near(elapsed, self.settings.segment_target, limit);
+        let is_over = elapsed + current.step.max(step) > limit || open.bytes > self.settings.bytes / SEGMENT_SHARE;
+        let is_part_over =
+            at - open.part_start + step > self.part_limit() || (unit.random_access && current.has_pictures());
+        if is_near || (is_over && open.has_something()) {
+            self.close_segment(at, Some(unit));
+        } else if is_part_over && open.has_picture_or_sound(current.has_pictures()) {
+            self.close_part(at, Some(unit));
+            self.publish();
+        }
+    }
+
+    /// Sound cuts only where pictures stopped, not where it runs ahead of them. Returns where a segment begins that begins with
+    /// this unit: where the one before had to end.
+    fn cut_before_other(&mut self, unit: &AccessUnit, at: Timestamp) -> Timestamp {
+        let (limit, part_limit) = (self.shelf.limit(), self.part_limit());
+        let Some(open) = self.current.as_ref().and_then(|current| current.open.as_ref()) else { return at };
+        let after = |start: Timestamp, millis: i64| start + Duration::from_millis(millis.unsigned_abs());
+        let (segment_end, part_end) = (after(open.start, limit), after(open.part_start, part_limit));
+        if at - segment_end > PICTURES_STOPPED {
+            self.close_segment(segment_end, Some(unit));
+            segment_end
+        } else if open.bytes > self.settings.bytes / SEGMENT_SHARE {
+            self.close_segment(at, Some(unit));
+            at
+        } else {
+            if at - part_end > PICTURES_STOPPED {
+                self.close_part(part_end, Some(unit));
+                self.publish();
+            }
+            at
+        }
+    }
+
+    fn part_limit(&self) -> i64 {
+        self.settings.part_target.as_millis() as i64 + PART_SLACK
+    }
+
+    /// Makes a part of the units since the last one. `next` is the unit that follows.
+    fn close_part(&mut self, end: Timestamp, next: Option<&AccessUnit>) {
+        let Some(current) = &mut self.current else { return };
+        let Some(open) = &mut current.open else { return };
+        if open.units.is_empty() {
+            return;
+        }
+        let units = std::mem::take(&mut open.units);
+        let next_dts = |id| next.filter(|unit| unit.track == id).map(|unit| unit.dts);
+        match current.fragmenter.fragment(&current.init.catalog, &units, next_dts) {
+            Ok(fragment) => {
+                let independent = match units.iter().find(|unit| unit.track.is_video()) {
+                    Some(first) => first.random_access,
+                    None => current.init.catalog.video().is_none(),
+                };
+                open.parts.push(Part { duration: end.since(open.part_start), independent, fragment });
+                open.part_start = end.max(open.part_start);
+            }
+            Err(_) => self.counters.refused += units.len() as u64,
+        }
+        self.sequence = current.fragmenter.sequence();
+    }
+
+    fn close_segment(&mut self, end: Timestamp, next: Option<&AccessUnit>) {
+        let limit = self.shelf.limit();
+        let Some(current) = &mut self.current else { return };
+        let Some(open) = &mut current.open else { return };
+        // A unit that comes later than the limit allows leaves a short hole rather than a segment that is too long.
+        let end = end.min(open.start + Duration::from_millis(limit.unsigned_abs()));
+        self.close_part(end, next);
+        let Some(current) = &mut self.current else { return };
+        let Some(open) = current.open.take() else { return };
+        if open.parts.is_empty() {
+            current.breaks |= open.discontinuity;
+            return;
+        }
+        let segment = current.segment(open, end);
+        if !segment.independent {
+            self.counters.dependent_segments += 1;
+        }
+        current.is_settling = false;
+        let longest_gop = current.gops.iter().copied().max().unwrap_or(0);
+        let init = Arc::clone(&current.init);
+        self.shelf.put(segment, init, Duration::from_millis(longest_gop.unsigned_abs()));
+        self.publish();
+    }
+
+    /// Closes what is open, as if nothing followed.
+    fn close_all(&mut self) {
+        let Some(current) = &mut self.current else { return };
+        if current.next_init.is_some()
+            && let Some(last) = current.waiting.last().cloned()
+        {
+            self.switch_and_cut(&last);
+        }
+        if let Some(end) = self.current.as_ref().and_then(Current::end) {
+            self.close_segment(end, None);
+        }
+    }
+
+    fn publish(&mut self) {
+        let open = self.current.as_ref().filter(|current| !current.is_settling).and_then(|current| {
+            let open = current.open.as_ref().filter(|open| !open.parts.is_empty())?;
+            let segment = current.segment(open.clone_of_parts(), open.part_start);
+            Some((self.shelf.numbered(segment), Arc::clone(&current.init)))
+        });
+        self.playlist = Arc::new(self.shelf.snapshot(open, self.settings.part_target, self.ended));
+    }
+}
+
+/// `EXT-X-TARGETDURATION` at most, in seconds: encoders' longest default GOP is 250 pictures, at 25 a second. Players start
+/// three of these behind the live edge.
+pub(super) const MAX_TARGET: u64 = 10;
+/// In milliseconds: what rounding adds to a part of whole pictures.
+const PART_SLACK: i64 = 1;
+/// In milliseconds: how far sound may be ahead of the pictures that it was sent with. Encoders interleave more closely.
+const PICTURES_STOPPED: i64 = 1000;
+/// One segment may take this part of the bytes that may be held, so that some are always listed.
+const SEGMENT_SHARE: usize = 8;
+/// What waits for the next IDR may take this part of them.
+const WAITING_SHARE: usize = 64;

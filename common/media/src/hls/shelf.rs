@@ -1,0 +1,158 @@
+//! The complete segments: numbered, listed for a while, then served for a while longer, within bounds (RFC 8216 §6.2.2).
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::packager::{MAX_TARGET, Settings};
+use super::snapshot::{Init, Playlist, Segment};
+
+/// What a stream keeps, in order of time: `unlisted`, then `listed`.
+#[derive(Debug)]
+pub(super) struct Shelf {
+    segment_target: Duration,
+    window: Duration,
+    bytes: usize,
+    next_msn: u64,
+    discontinuities: u64,
+    /// In seconds, once it is known.
+    target: Option<u64>,
+    independent: bool,
+    listed: VecDeque<Arc<Segment>>,
+    unlisted: VecDeque<Unlisted>,
+    inits: Vec<Arc<Init>>,
+    /// Media time so far, holes not counted.
+    elapsed: Duration,
+    longest_listing: Duration,
+}
+
+#[derive(Debug)]
+struct Unlisted {
+    segment: Arc<Segment>,
+    /// When `elapsed` is this, nobody needs it any more.
+    until: Duration,
+}
+
+impl Shelf {
+    pub(super) fn new(settings: &Settings) -> Self {
+        Self {
+            segment_target: settings.segment_target,
+            window: settings.window,
+            bytes: settings.bytes,
+            next_msn: settings.first_sequence,
+            discontinuities: 0,
+            target: None,
+            independent: true,
+            listed: VecDeque::new(),
+            unlisted: VecDeque::new(),
+            inits: Vec::new(),
+            elapsed: Duration::ZERO,
+            longest_listing: Duration::ZERO,
+        }
+    }
+
+    /// Whether there ever was a segment.
+    pub(super) fn has_any(&self) -> bool {
+        !self.listed.is_empty() || !self.unlisted.is_empty()
+    }
+
+    /// Lists nothing any more: what follows is another occasion, and whoever joins it is not to see the last one.
+    pub(super) fn unlist_all(&mut self) {
+        while !self.listed.is_empty() {
+            self.unlist();
+        }
+    }
+
+    /// How long a segment may be, in milliseconds: rounded to seconds it must not exceed the target duration.
+    pub(super) fn limit(&self) -> i64 {
+        self.target.unwrap_or(MAX_TARGET) as i64 * 1000 + 499
+    }
+
+    /// The segment as it will be listed next.
+    pub(super) fn numbered(&self, segment: Segment) -> Segment {
+        let discontinuity_sequence = self.discontinuities + u64::from(segment.discontinuity);
+        Segment { msn: self.next_msn, discontinuity_sequence, ..segment }
+    }
+
+    /// Lists a segment. `longest_gop` tells how long others will be.
+    pub(super) fn put(&mut self, segment: Segment, init: Arc<Init>, longest_gop: Duration) {
+        let segment = self.numbered(segment);
+        self.next_msn += 1;
+        self.discontinuities = segment.discontinuity_sequence;
+        self.independent &= segment.independent;
+        self.elapsed += segment.duration;
+        self.target.get_or_insert_with(|| {
+            let rounded = |duration: Duration| ((duration.as_millis() + 500) / 1000) as u64;
+            let longest = self.segment_target.max(segment.duration).max(longest_gop);
+            rounded(longest).clamp(1, MAX_TARGET).max(rounded(segment.duration))
+        });
+        if self.inits.iter().all(|held| held.id != init.id) {
+            self.inits.push(init);
+        }
+        self.listed.push_back(Arc::new(segment));
+        self.slide();
+    }
+
+    /// A snapshot with `open` after the last segment.
+    pub(super) fn snapshot(&self, open: Option<(Segment, Arc<Init>)>, part_target: Duration, ended: bool) -> Playlist {
+        let mut inits = self.inits.clone();
+        if let Some((_, init)) = &open
+            && inits.iter().all(|held| held.id != init.id)
+        {
+            inits.push(Arc::clone(init));
+        }
+        let first = self.listed.front();
+        Playlist {
+            target_duration: self.target.unwrap_or(0),
+            part_target,
+            discontinuity_sequence: first.map_or(0, |s| s.discontinuity_sequence - u64::from(s.discontinuity)),
+            independent: self.independent,
+            segments: self.listed.iter().cloned().collect(),
+            unlisted: self.unlisted.iter().map(|gone| Arc::clone(&gone.segment)).collect(),
+            open: open.map(|(segment, _)| Arc::new(segment)),
+            inits,
+            ended,
+        }
+    }
+
+    fn slide(&mut self) {
+        let least = Duration::from_secs(self.target.unwrap_or(MAX_TARGET) * 3);
+        let mut listing: Duration = self.listed.iter().map(|segment| segment.duration).sum();
+        while let Some(oldest) = self.listed.front() {
+            let without = listing.saturating_sub(oldest.duration);
+            if listing <= self.window || without < least {
+                break;
+            }
+            self.unlist();
+            listing = without;
+        }
+        self.longest_listing = self.longest_listing.max(listing);
+        let elapsed = self.elapsed;
+        while self.unlisted.front().is_some_and(|gone| gone.until <= elapsed) {
+            self.unlisted.pop_front();
+        }
+        // The bound on memory is over all others.
+        while self.held() > self.bytes && self.listed.len() + self.unlisted.len() > 1 {
+            if self.unlisted.is_empty() {
+                self.unlist();
+            }
+            self.unlisted.pop_front();
+        }
+        let Self { inits, listed, unlisted, .. } = self;
+        inits.retain(|init| {
+            listed.iter().chain(unlisted.iter().map(|gone| &gone.segment)).any(|segment| segment.init == init.id)
+        });
+    }
+
+    /// A segment that leaves the playlist is available for its own duration and that of the longest playlist that had it.
+    fn unlist(&mut self) {
+        if let Some(segment) = self.listed.pop_front() {
+            let until = self.elapsed + segment.duration + self.longest_listing;
+            self.unlisted.push_back(Unlisted { segment, until });
+        }
+    }
+
+    fn held(&self) -> usize {
+        self.listed.iter().chain(self.unlisted.iter().map(|gone| &gone.segment)).map(|segment| segment.bytes).sum()
+    }
+}

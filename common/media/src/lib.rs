@@ -1,0 +1,28 @@
+//! What an access unit is, and every container it travels in.
+//!
+//! Pure: bytes and values in, bytes and values out. No sockets, clocks, threads, async runtime or FFmpeg: time is always a
+//! parameter. `deploy/test` proves the absence with `cargo tree`.
+//!
+//! A reader who follows the media meets, in order: [`access_unit`] (the currency), [`catalog`] (what a broadcast consists
+//! of), [`codec`], [`flv`] (how RTMP carries it), [`timeline`] (32-bit clocks unwrapped), [`live_window`] (what a server
+//! holds), [`fmp4`] and [`hls`] (how HTTP carries it), then [`splice`], [`select`] and [`latency`] (what a viewer does).
+#![forbid(unsafe_code)]
+
+pub mod access_unit;
+pub mod catalog;
+pub mod codec;
+pub mod flv;
+pub mod fmp4;
+pub mod hls;
+pub mod latency;
+pub mod live_window;
+pub mod marker;
+pub mod select;
+pub mod splice;
+pub mod time;
+pub mod timeline;
+
+pub use access_unit::{AccessUnit, TrackId, TrackKind};
+pub use catalog::{Catalog, Epoch, Track};
+pub use live_window::{Cursor, LiveWindow};
+pub use time::{Timestamp, WallClock};

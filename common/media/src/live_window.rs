@@ -1,0 +1,416 @@
+//! The live window: the last groups of pictures of one stream, bounded in time and in bytes, and the cursors that read it.
+//!
+//! The window knows access units and positions, never subscribers or protocols. A subscriber is a [`Cursor`]: a position, and
+//! no queue of its own. One that the window has overtaken goes on at the newest random access point, and is told how many
+//! units it missed. Positions count access units from the start of the stream and never repeat, whatever epochs come and go.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::access_unit::AccessUnit;
+use crate::catalog::Catalog;
+
+/// An access unit in the window, and the catalog in force from it on. Cloning copies no media.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    /// How many units the stream had before it.
+    pub position: u64,
+    /// Whether a subscriber can start here with everything that follows.
+    pub starts_gop: bool,
+    /// Shared with its neighbours: compare with `Arc::ptr_eq` to see a change.
+    pub catalog: Arc<Catalog>,
+    /// The unit.
+    pub unit: AccessUnit,
+    /// Milliseconds on the window's own clock, which only rises; spans epochs.
+    at: i64,
+    /// What it adds to what the window holds: its payload, and its catalog if that is a new one.
+    weight: usize,
+}
+
+/// How much a window may hold. At least the newest unit is always held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bounds {
+    /// From the oldest unit to the newest.
+    pub duration: Duration,
+    /// Sum of payloads, and of the catalogs they need.
+    pub bytes: usize,
+}
+
+/// The last groups of pictures of one stream.
+#[derive(Debug)]
+pub struct LiveWindow {
+    bounds: Bounds,
+    entries: VecDeque<Entry>,
+    /// Positions of the entries that start a GOP, oldest first.
+    gops: VecDeque<u64>,
+    next_position: u64,
+    bytes: usize,
+    weight: usize,
+    /// What to add to a DTS of the newest epoch to get the window's own clock.
+    offset: i64,
+}
+
+impl LiveWindow {
+    /// An empty window.
+    pub fn new(bounds: Bounds) -> Self {
+        Self {
+            bounds,
+            entries: VecDeque::new(),
+            gops: VecDeque::new(),
+            next_position: 0,
+            bytes: 0,
+            weight: 0,
+            offset: 0,
+        }
+    }
+
+    /// Appends a unit and evicts what no longer fits, oldest GOP first.
+    ///
+    /// The caller has made sure that `unit.epoch == catalog.epoch` and that DTS rises within the track.
+    pub fn push(&mut self, catalog: Arc<Catalog>, unit: AccessUnit) -> &Entry {
+        let newest = self.entries.back().map(|last| (last.unit.epoch, last.at));
+        if newest.is_none_or(|(epoch, _)| epoch != unit.epoch) {
+            self.offset = newest.map_or(0, |(_, at)| at).saturating_sub(unit.dts.as_millis());
+        }
+        // By the epoch's own clock: to go by the unit before would count the distance between two tracks again and again.
+        let at = newest.map_or(0, |(_, at)| at).max(self.offset.saturating_add(unit.dts.as_millis()));
+        let starts_gop = self.starts_gop(&catalog, &unit, at);
+        let is_new_catalog = self.entries.back().is_none_or(|last| !Arc::ptr_eq(&last.catalog, &catalog));
+        let weight = unit.payload.len() + if is_new_catalog { catalog.bytes() } else { 0 };
+        self.bytes += unit.payload.len();
+        self.weight += weight;
+        if starts_gop {
+            self.gops.push_back(self.next_position);
+        }
+        self.entries.push_back(Entry { position: self.next_position, starts_gop, catalog, unit, at, weight });
+        self.next_position += 1;
+        self.evict();
+        self.entries.back().expect("an entry was just pushed, and eviction keeps the newest")
+    }
+
+    /// Position of the oldest unit held; equals [`next_position`](Self::next_position) when empty.
+    pub fn first_position(&self) -> u64 {
+        self.next_position - self.entries.len() as u64
+    }
+
+    /// Position that the next unit will have.
+    pub fn next_position(&self) -> u64 {
+        self.next_position
+    }
+
+    /// Where a new subscriber starts: the newest GOP's start. `None` while there is none to start from.
+    pub fn join_position(&self) -> Option<u64> {
+        self.gops.back().copied()
+    }
+
+    /// The start of the GOP that `position` is in: where to start so as to be able to decode it. `None` if that is gone.
+    pub fn gop_start(&self, position: u64) -> Option<u64> {
+        self.gops.iter().rev().copied().find(|start| *start <= position)
+    }
+
+    /// The held units from `position` on, oldest first. A position that is gone starts at the oldest held.
+    pub fn from(&self, position: u64) -> impl Iterator<Item = &Entry> {
+        let skip = position.saturating_sub(self.first_position());
+        self.entries.range(usize::try_from(skip).unwrap_or(usize::MAX).min(self.entries.len())..)
+    }
+
+    /// The newest unit.
+    pub fn newest(&self) -> Option<&Entry> {
+        self.entries.back()
+    }
+
+    /// Sum of the payloads held.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Media time from the oldest unit held to the newest.
+    pub fn duration(&self) -> Duration {
+        match (self.entries.front(), self.entries.back()) {
+            (Some(first), Some(last)) => Duration::from_millis((last.at - first.at).max(0) as u64),
+            _ => Duration::ZERO,
+        }
+    }
+
+    /// A picture that can be joined at starts a GOP; without video, so does the first sound of every [`AUDIO_GOP`].
+    fn starts_gop(&self, catalog: &Catalog, unit: &AccessUnit, at: i64) -> bool {
+        match catalog.video() {
+            Some(video) => unit.random_access && unit.track == video.id,
+            None => {
+                let newest_start = self.gops.back().and_then(|start| self.from(*start).next());
+                newest_start
+                    .is_none_or(|start| start.unit.epoch != unit.epoch || at - start.at >= AUDIO_GOP.as_millis() as i64)
+            }
+        }
+    }
+
+    fn evict(&mut self) {
+        while self.entries.len() > 1 && self.is_over() {
+            // A whole GOP goes, so that the window starts where a subscriber can. One that alone is over the bounds is cut.
+            let end = match self.gops.get(1) {
+                Some(second) => *second,
+                None => self.first_position() + 1,
+            };
+            while self.first_position() < end {
+                let gone = self.entries.pop_front().expect("`end` is a held position");
+                self.bytes -= gone.unit.payload.len();
+                self.weight -= gone.weight;
+            }
+            while self.gops.front().is_some_and(|start| *start < end) {
+                self.gops.pop_front();
+            }
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        self.weight > self.bounds.bytes || self.duration() > self.bounds.duration
+    }
+}
+
+/// A subscriber's place in a [`LiveWindow`].
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Cursor {
+    next: Option<u64>,
+}
+
+/// What a cursor found.
+#[derive(Debug, Default)]
+pub struct Read {
+    /// The units that are new to this subscriber, oldest first.
+    pub entries: Vec<Entry>,
+    /// How many units it will never get, because the window had moved on.
+    pub skipped: u64,
+}
+
+impl Cursor {
+    /// A cursor that starts at the newest GOP, or at the first one to come.
+    pub fn at_live_edge() -> Self {
+        Self { next: None }
+    }
+
+    /// A cursor that starts at `position`.
+    pub fn at(position: u64) -> Self {
+        Self { next: Some(position) }
+    }
+
+    /// The position it reads next, once it has started.
+    pub fn position(&self) -> Option<u64> {
+        self.next
+    }
+
+    /// Takes what is new, at most `max_bytes` of payload (and at least one unit, if there is one).
+    pub fn read(&mut self, window: &LiveWindow, max_bytes: usize) -> Read {
+        let skipped = self.catch_up(window);
+        let Some(start) = self.next.or(window.join_position()) else { return Read { entries: Vec::new(), skipped } };
+        let mut bytes = 0usize;
+        let entries: Vec<_> = window
+            .from(start)
+            .take_while(|entry| {
+                let is_first = bytes == 0;
+                bytes = bytes.saturating_add(entry.unit.payload.len().max(1));
+                is_first || bytes <= max_bytes
+            })
+            .cloned()
+            .collect();
+        self.next = Some(start + entries.len() as u64);
+        Read { entries, skipped }
+    }
+
+    /// Goes on at the newest GOP, if that is ahead; returns how many units that skips.
+    pub fn jump_to_live_edge(&mut self, window: &LiveWindow) -> u64 {
+        match (self.next, window.join_position()) {
+            (Some(next), Some(join)) if next < join => {
+                self.next = Some(join);
+                join - next
+            }
+            _ => 0,
+        }
+    }
+
+    /// If the window has moved on, goes on at the newest GOP, or at the next one to come; returns how many units that skips.
+    fn catch_up(&mut self, window: &LiveWindow) -> u64 {
+        let Some(next) = self.next.filter(|next| *next < window.first_position()) else { return 0 };
+        self.next = window.join_position();
+        self.next.unwrap_or(window.next_position()) - next
+    }
+}
+
+/// How often a stream without pictures can be joined: the sound between two points is what a late joiner hears first.
+pub const AUDIO_GOP: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::access_unit::TrackId;
+    use crate::catalog::{Epoch, Track};
+    use crate::codec::{Codec, CodecConfig, Format};
+    use crate::time::Timestamp;
+
+    fn catalog(epoch: u64, video: bool) -> Arc<Catalog> {
+        let mut catalog = Catalog::new(Epoch(epoch));
+        if video {
+            let format = Format::Video { width: 1, height: 1 };
+            catalog.set_track(Track {
+                id: TrackId::VIDEO,
+                config: CodecConfig { codec: Codec::H264, record: Bytes::new(), format },
+            });
+        }
+        Arc::new(catalog)
+    }
+
+    fn unit(epoch: u64, track: TrackId, dts: i64, random_access: bool, size: usize) -> AccessUnit {
+        let dts = Timestamp::from_millis(dts);
+        AccessUnit { epoch: Epoch(epoch), track, dts, pts: dts, random_access, payload: Bytes::from(vec![0; size]) }
+    }
+
+    fn window(millis: u64, bytes: usize) -> LiveWindow {
+        LiveWindow::new(Bounds { duration: Duration::from_millis(millis), bytes })
+    }
+
+    /// Ten pictures a GOP, 40 ms apart, 10 bytes each.
+    fn fill(window: &mut LiveWindow, pictures: std::ops::Range<i64>) {
+        let catalog = catalog(1, true);
+        for n in pictures {
+            window.push(catalog.clone(), unit(1, TrackId::VIDEO, n * 40, n % 10 == 0, 10));
+        }
+    }
+
+    #[test]
+    fn joins_at_the_newest_gop() {
+        let mut w = window(10_000, 10_000);
+        assert!(Cursor::at_live_edge().read(&w, usize::MAX).entries.is_empty());
+        fill(&mut w, 0..25);
+        let read = Cursor::at_live_edge().read(&w, usize::MAX);
+        assert_eq!(read.entries.iter().map(|e| e.position).collect::<Vec<_>>(), (20..25).collect::<Vec<_>>());
+        assert!(read.entries[0].starts_gop);
+        assert_eq!(w.gop_start(15), Some(10));
+    }
+
+    #[test]
+    fn waits_for_the_first_gop() {
+        let mut w = window(10_000, 10_000);
+        fill(&mut w, 3..8);
+        let mut cursor = Cursor::at_live_edge();
+        assert!(cursor.read(&w, usize::MAX).entries.is_empty());
+        fill(&mut w, 8..12);
+        assert_eq!(cursor.read(&w, usize::MAX).entries.len(), 2);
+    }
+
+    #[test]
+    fn evicts_whole_gops() {
+        let mut w = window(600, 10_000);
+        fill(&mut w, 0..25);
+        assert_eq!(w.first_position(), 10);
+        let mut w = window(10_000, 150);
+        fill(&mut w, 0..25);
+        assert_eq!((w.first_position(), w.bytes()), (10, 150));
+    }
+
+    #[test]
+    fn an_endless_gop_is_cut_and_can_not_be_joined() {
+        let mut w = window(10_000, 50);
+        let c = catalog(1, true);
+        for n in 0..20 {
+            w.push(c.clone(), unit(1, TrackId::VIDEO, n * 40, n == 0, 10));
+        }
+        assert_eq!((w.bytes(), w.join_position()), (50, None));
+    }
+
+    #[test]
+    fn an_overtaken_cursor_jumps_and_counts() {
+        let mut w = window(600, 10_000);
+        fill(&mut w, 0..3);
+        let mut cursor = Cursor::at_live_edge();
+        assert_eq!(cursor.read(&w, usize::MAX).entries.len(), 3);
+        fill(&mut w, 3..45);
+        let read = cursor.read(&w, usize::MAX);
+        assert_eq!((read.skipped, read.entries[0].position, read.entries.len()), (37, 40, 5));
+    }
+
+    #[test]
+    fn an_overtaken_cursor_waits_for_a_gop_where_none_is_held() {
+        let mut w = window(10_000, 50);
+        let c = catalog(1, true);
+        let mut cursor = Cursor::at_live_edge();
+        for n in 0..20 {
+            w.push(c.clone(), unit(1, TrackId::VIDEO, n * 40, n == 0, 10));
+            if n == 0 {
+                cursor.read(&w, usize::MAX);
+            }
+        }
+        let read = cursor.read(&w, usize::MAX);
+        assert_eq!((read.skipped, read.entries.len(), cursor.position()), (19, 0, None));
+        w.push(c, unit(1, TrackId::VIDEO, 800, true, 10));
+        assert_eq!(cursor.read(&w, usize::MAX).entries[0].position, 20);
+    }
+
+    #[test]
+    fn a_catalog_for_every_unit_counts() {
+        let mut w = window(10_000, 100_000);
+        for n in 0..100 {
+            let mut heavy = Catalog::clone(&catalog(1, true));
+            heavy.tracks[0].config.record = Bytes::from(vec![0; 10_000]);
+            w.push(Arc::new(heavy), unit(1, TrackId::VIDEO, n * 40, true, 10));
+        }
+        assert_eq!(w.first_position(), 91);
+    }
+
+    #[test]
+    fn reads_in_bites() {
+        let mut w = window(10_000, 10_000);
+        fill(&mut w, 0..10);
+        let mut cursor = Cursor::at_live_edge();
+        assert_eq!(cursor.read(&w, 35).entries.len(), 3);
+        assert_eq!(cursor.read(&w, 1).entries.len(), 1);
+        assert_eq!(cursor.jump_to_live_edge(&w), 0);
+        fill(&mut w, 10..12);
+        assert_eq!(cursor.jump_to_live_edge(&w), 6);
+    }
+
+    #[test]
+    fn sound_alone_can_be_joined_every_second() {
+        let mut w = window(10_000, 10_000);
+        let c = catalog(1, false);
+        for n in 0..100 {
+            w.push(c.clone(), unit(1, TrackId::AUDIO, n * 23, true, 1));
+        }
+        assert_eq!(w.join_position(), Some(88));
+    }
+
+    #[test]
+    fn interleaved_tracks_do_not_hurry_its_clock() {
+        let mut w = window(60_000, 1 << 20);
+        let c = catalog(1, true);
+        for n in 0..100 {
+            w.push(c.clone(), unit(1, TrackId::VIDEO, n * 40, n % 25 == 0, 1));
+            w.push(c.clone(), unit(1, TrackId::AUDIO, n * 40 - 30, true, 1));
+        }
+        assert_eq!(w.duration(), Duration::from_millis(99 * 40));
+        // Another broadcast goes on where this one ended.
+        let c = catalog(2, true);
+        w.push(c.clone(), unit(2, TrackId::VIDEO, 500_000, true, 1));
+        w.push(c, unit(2, TrackId::VIDEO, 500_040, false, 1));
+        assert_eq!(w.duration(), Duration::from_millis(100 * 40));
+    }
+
+    proptest! {
+        #[test]
+        fn never_exceeds_its_bounds(units in prop::collection::vec((0u64..3, any::<bool>(), any::<bool>(), 0i64..500, 0usize..200), 1..200)) {
+            let mut w = window(1000, 1000);
+            let mut dts = 0;
+            for (n, (epoch, video, random_access, step, size)) in units.into_iter().enumerate() {
+                dts += step;
+                let track = if video { TrackId::VIDEO } else { TrackId::AUDIO };
+                w.push(catalog(epoch, true), unit(epoch, track, dts, random_access, size));
+                prop_assert!(w.entries.len() == 1 || (w.bytes() <= 1000 && w.duration() <= Duration::from_millis(1000)));
+                prop_assert_eq!(w.bytes(), w.entries.iter().map(|e| e.unit.payload.len()).sum::<usize>());
+                prop_assert_eq!(w.next_position(), n as u64 + 1);
+                prop_assert!(w.gops.iter().all(|g| w.from(*g).next().is_some_and(|e| e.position == *g && e.starts_gop)));
+            }
+        }
+    }
+}

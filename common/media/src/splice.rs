@@ -1,0 +1,331 @@
+//! The splice: several paths in, one sequence of access units out, each unit once.
+//!
+//! Paths carry the same units under the same names, so merging needs no timing and no guesswork. Each path is contiguous in
+//! itself: what follows a unit on a path is what follows it in the broadcast. So a unit is next if its predecessor on its own
+//! path has been put out; it is a repeat if it is not newer than the last one put out; otherwise units are missing before it,
+//! and it waits for another path to bring them. The caller decides how long ([`Splicer::resume`]); with one path open there is
+//! nobody to wait for, and the splice goes on at once, at the next random access point.
+//!
+//! What comes out rises strictly in DTS within a track, holds no unit twice, and starts (and goes on after a loss) at a random
+//! access point of the video track. Pure: which paths run, and when one is silent, is [`select`](crate::select)'s business.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use crate::access_unit::{AccessUnit, TrackId};
+use crate::catalog::{Catalog, Epoch};
+use crate::time::{Timestamp, WallClock};
+
+/// A path that units come by; the caller numbers them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PathId(pub u32);
+
+/// A unit of the merged sequence.
+#[derive(Clone, Debug)]
+pub struct Spliced {
+    /// What it is decoded with.
+    pub catalog: Arc<Catalog>,
+    /// The unit.
+    pub unit: AccessUnit,
+    /// The path that brought it first.
+    pub path: PathId,
+    /// Units of its track that are missing before it, estimated from the usual interval; at least 1 after a known loss.
+    pub lost: u32,
+}
+
+/// What the splice has done so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Units put out.
+    pub units: u64,
+    /// Units that came again, and were dropped.
+    pub repeated: u64,
+    /// Units that never came, estimated where they left a hole.
+    pub lost: u64,
+    /// Units dropped because decoding could not start at them.
+    pub undecodable: u64,
+    /// Units dropped because the queue of waiting ones was full.
+    pub overflowed: u64,
+    /// Times that the path which brings video changed.
+    pub switches: u64,
+}
+
+/// Merges paths. See the module's text.
+#[derive(Debug, Default)]
+pub struct Splicer {
+    epoch: Option<Epoch>,
+    /// Wall-clock time of PTS 0 in this epoch: tells which of two epochs is the later one.
+    clock: Option<WallClock>,
+    /// Epochs that are over, oldest first, and how far they had come: a late path may still send them, and a publisher that
+    /// was displaced may come back with its own.
+    retired: VecDeque<(Epoch, BTreeMap<TrackId, TrackState>)>,
+    tracks: BTreeMap<TrackId, TrackState>,
+    paths: BTreeMap<PathId, Path>,
+    /// The path that brought the last unit of video (or of sound, where there is no video).
+    leader: Option<PathId>,
+    /// Whether decoding has started in this epoch.
+    started: bool,
+    counters: Counters,
+}
+
+#[derive(Debug)]
+struct TrackState {
+    last: Timestamp,
+    /// Milliseconds between units, smoothed; zero until two have come.
+    interval: f64,
+    /// After a loss, nothing goes out before the next random access point.
+    broken: bool,
+}
+
+#[derive(Debug, Default)]
+struct Path {
+    epoch: Option<Epoch>,
+    /// The last unit that this path brought of each track, if it has been put out.
+    previous: BTreeMap<TrackId, Timestamp>,
+    /// Whether the last unit of whatever track that this path brought has been put out.
+    linked: bool,
+    /// Units that wait for another path to fill the hole before them, oldest first.
+    waiting: VecDeque<(Arc<Catalog>, AccessUnit)>,
+    bytes: usize,
+}
+
+impl Splicer {
+    /// A splice that has seen nothing.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Opens a path, or begins it anew: what it brings next need not follow on what it brought before.
+    pub fn open(&mut self, path: PathId) {
+        self.paths.insert(path, Path::default());
+    }
+
+    /// Closes a path. What it had waiting is dropped; if one path is left, that one goes on into `out`.
+    pub fn close(&mut self, path: PathId, out: &mut Vec<Spliced>) {
+        if self.paths.remove(&path).is_some() && self.paths.len() == 1 {
+            self.resume(out);
+        }
+    }
+
+    /// Takes the next unit of a path (which opens it) and puts what is due into `out`.
+    pub fn push(&mut self, path: PathId, catalog: &Arc<Catalog>, unit: AccessUnit, out: &mut Vec<Spliced>) {
+        let is_alone = self.paths.keys().all(|id| *id == path);
+        let entry = self.paths.entry(path).or_default();
+        if self.epoch != Some(unit.epoch) {
+            // Who has been in step, or has no rival, knows what is on air now. Of another path, only the clock or the fact that
+            // its epoch is over can tell.
+            let is_authority = is_alone || entry.epoch == self.epoch;
+            let is_over = self.retired.iter().any(|(epoch, _)| *epoch == unit.epoch);
+            let is_older = matches!((catalog.clock, self.clock), (Some(new), Some(now)) if new < now);
+            if !is_authority && (is_over || is_older) {
+                self.counters.repeated += 1;
+                return;
+            }
+            self.enter(unit.epoch, catalog);
+        }
+        let entry = self.paths.entry(path).or_default();
+        if entry.epoch != Some(unit.epoch) {
+            *entry = Path { epoch: Some(unit.epoch), ..Path::default() };
+        }
+        self.enqueue(path, catalog.clone(), unit);
+        if self.paths.len() == 1 {
+            self.resume(out);
+        } else {
+            self.drain(out);
+        }
+    }
+
+    /// Whether units are missing that an open path might still bring; the newest DTS that waits.
+    pub fn waiting(&self) -> Option<Timestamp> {
+        self.paths.values().filter_map(|p| p.waiting.back()).map(|(_, unit)| unit.dts).max()
+    }
+
+    /// Gives up on what is missing: goes on with the earliest unit that waits and can be decoded.
+    pub fn resume(&mut self, out: &mut Vec<Spliced>) {
+        loop {
+            self.drain(out);
+            let earliest = self.paths.iter().filter(|(_, p)| p.epoch == self.epoch).filter_map(|(id, path)| {
+                let unit = &path.waiting.front()?.1;
+                Some((unit.dts, *id, unit.track))
+            });
+            let Some((_, path, track)) = earliest.min() else { return };
+            match self.tracks.get_mut(&track) {
+                Some(state) => state.broken = true,
+                None => self.paths.entry(path).or_default().linked = true,
+            }
+            if !self.take_front(path, out) {
+                return;
+            }
+        }
+    }
+
+    /// What has happened so far.
+    pub fn counters(&self) -> Counters {
+        self.counters
+    }
+
+    /// The epoch that goes out now.
+    pub fn epoch(&self) -> Option<Epoch> {
+        self.epoch
+    }
+
+    /// The last unit put out of each track: what to ask a server to go on after.
+    pub fn position(&self) -> Vec<(TrackId, Timestamp)> {
+        self.tracks.iter().map(|(id, track)| (*id, track.last)).collect()
+    }
+
+    /// The path that brings the pictures now.
+    pub fn leader(&self) -> Option<PathId> {
+        self.leader
+    }
+
+    /// Leaves the current epoch for another; one that was on air before goes on after what it had put out.
+    fn enter(&mut self, epoch: Epoch, catalog: &Catalog) {
+        let again =
+            self.retired.iter().position(|(retired, _)| *retired == epoch).and_then(|at| self.retired.remove(at));
+        let tracks = std::mem::replace(&mut self.tracks, again.map(|(_, tracks)| tracks).unwrap_or_default());
+        self.retired.extend(self.epoch.replace(epoch).map(|over| (over, tracks)));
+        if self.retired.len() > RETIRED_EPOCHS {
+            self.retired.pop_front();
+        }
+        self.clock = catalog.clock;
+        self.started = !self.tracks.is_empty();
+        for path in self.paths.values_mut() {
+            (path.waiting, path.bytes) = (VecDeque::new(), 0);
+        }
+    }
+
+    /// Queues a unit behind what waits on its path.
+    fn enqueue(&mut self, id: PathId, catalog: Arc<Catalog>, unit: AccessUnit) {
+        let path = self.paths.get_mut(&id).expect("the caller has looked the path up");
+        path.bytes += unit.payload.len();
+        path.waiting.push_back((catalog, unit));
+        while path.bytes > MAX_WAITING_BYTES && path.waiting.len() > 1 {
+            if let Some((_, dropped)) = path.waiting.pop_front() {
+                path.bytes -= dropped.payload.len();
+                path.previous.remove(&dropped.track);
+                self.counters.overflowed += 1;
+            }
+        }
+    }
+
+    /// Lets go whatever waits no longer, on any path.
+    fn drain(&mut self, out: &mut Vec<Spliced>) {
+        let ids: Vec<PathId> = self.paths.keys().copied().collect();
+        while ids.iter().any(|id| self.take_front(*id, out)) {}
+    }
+
+    /// Deals with the first unit that waits on a path; `false` if there is none or it must go on waiting.
+    fn take_front(&mut self, id: PathId, out: &mut Vec<Spliced>) -> bool {
+        let Some(path) = self.paths.get_mut(&id) else { return false };
+        let Some((catalog, unit)) = path.waiting.front() else { return false };
+        if path.epoch != self.epoch {
+            return false;
+        }
+        let verdict = verdict(&self.tracks, path, self.started, catalog, unit);
+        if matches!(verdict, Verdict::Wait) {
+            return false;
+        }
+        let (catalog, unit) = path.waiting.pop_front().expect("there is a front");
+        path.bytes -= unit.payload.len();
+        path.linked = matches!(verdict, Verdict::Next | Verdict::Repeat);
+        match path.linked {
+            true => path.previous.insert(unit.track, unit.dts),
+            false => path.previous.remove(&unit.track),
+        };
+        match verdict {
+            Verdict::Next => self.emit(id, catalog, unit, out),
+            Verdict::Repeat => self.counters.repeated += 1,
+            Verdict::Undecodable | Verdict::Wait => self.counters.undecodable += 1,
+        }
+        true
+    }
+
+    fn emit(&mut self, id: PathId, catalog: Arc<Catalog>, unit: AccessUnit, out: &mut Vec<Spliced>) {
+        let mut lost = 0;
+        match self.tracks.get_mut(&unit.track) {
+            Some(track) => {
+                let step = (unit.dts - track.last) as f64;
+                let missing = if track.interval > 0.0 { (step / track.interval).round() as i64 - 1 } else { 0 };
+                // A server that skips goes on at a random access point; elsewhere a long step is an encoder that paused.
+                let is_hole = step > track.interval * HOLE && track.interval > 0.0 && unit.random_access;
+                if track.broken || is_hole {
+                    lost = u32::try_from(missing).unwrap_or(0).max(u32::from(track.broken));
+                } else {
+                    let weight = if track.interval == 0.0 { 1.0 } else { 1.0 / 8.0 };
+                    track.interval += (step - track.interval) * weight;
+                }
+                track.last = unit.dts;
+                track.broken = false;
+            }
+            None => {
+                self.tracks.insert(unit.track, TrackState { last: unit.dts, interval: 0.0, broken: false });
+            }
+        }
+        self.started = true;
+        if (unit.track.is_video() || catalog.video().is_none()) && self.leader != Some(id) {
+            self.counters.switches += u64::from(self.leader.is_some());
+            self.leader = Some(id);
+        }
+        self.counters.units += 1;
+        self.counters.lost += u64::from(lost);
+        out.push(Spliced { catalog, unit, path: id, lost });
+    }
+}
+
+enum Verdict {
+    /// It follows on what was put out.
+    Next,
+    /// It was put out before.
+    Repeat,
+    /// Decoding has not started, or was broken off, and cannot start here.
+    Undecodable,
+    /// Units are missing before it.
+    Wait,
+}
+
+fn verdict(
+    tracks: &BTreeMap<TrackId, TrackState>,
+    path: &Path,
+    started: bool,
+    catalog: &Catalog,
+    unit: &AccessUnit,
+) -> Verdict {
+    let is_key = unit.random_access && (unit.track.is_video() || catalog.video().is_none());
+    let Some(track) = tracks.get(&unit.track) else {
+        // The first of its track: it starts the broadcast, or joins one that has started.
+        return match (started, unit.random_access) {
+            (false, _) if is_key => Verdict::Next,
+            (true, true) if path.linked => Verdict::Next,
+            (true, true) => Verdict::Wait,
+            _ => Verdict::Undecodable,
+        };
+    };
+    if unit.dts <= track.last {
+        return Verdict::Repeat;
+    }
+    let follows = match path.previous.get(&unit.track) {
+        Some(previous) => *previous == track.last,
+        // The first of its track on this path follows on the unit of another track before it, if no hole shows. HLS carries
+        // the tracks of a part one after the other, so the order alone is not proof.
+        None => path.linked && ((unit.dts - track.last) as f64) < track.interval * NEIGHBOUR,
+    };
+    match (follows, track.broken) {
+        (true, false) => Verdict::Next,
+        (_, true) if unit.random_access => Verdict::Next,
+        (_, true) => Verdict::Undecodable,
+        (false, false) => Verdict::Wait,
+    }
+}
+
+/// How many past epochs are told from new ones: a path is seldom more than one behind.
+const RETIRED_EPOCHS: usize = 8;
+/// Bounds what a path may have waiting: 8 s of a 16 Mbit/s stream.
+const MAX_WAITING_BYTES: usize = 16 << 20;
+/// A step of this many usual intervals is a hole even on one path: a server that jumped to the newest IDR says nothing.
+const HOLE: f64 = 3.5;
+/// A step of fewer usual intervals than this leaves no room for a unit in between.
+const NEIGHBOUR: f64 = 1.5;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,284 @@
+//! The splice over paths that lag, break, skip and come back: rising DTS, nothing twice, every start at an IDR.
+
+use bytes::Bytes;
+use proptest::prelude::*;
+
+use super::*;
+use crate::catalog::Track;
+use crate::codec::{Codec, CodecConfig, Format};
+
+const A: PathId = PathId(1);
+const B: PathId = PathId(2);
+
+fn catalog(epoch: u64, clock: Option<i64>, video: bool) -> Arc<Catalog> {
+    let mut catalog = Catalog { clock: clock.map(WallClock::from_micros), ..Catalog::new(Epoch(epoch)) };
+    let (id, codec, format) = match video {
+        true => (TrackId::VIDEO, Codec::H264, Format::Video { width: 1, height: 1 }),
+        false => (TrackId::AUDIO, Codec::Aac, Format::Audio { sample_rate: 48_000, channels: 2 }),
+    };
+    catalog.set_track(Track { id, config: CodecConfig { codec, record: Bytes::new(), format } });
+    Arc::new(catalog)
+}
+
+/// Unit `n` of a broadcast: a picture every 40 ms, an IDR every tenth, a sound between any two.
+fn unit(epoch: u64, n: i64) -> AccessUnit {
+    let (track, dts) = if n % 2 == 0 { (TrackId::VIDEO, n / 2 * 40) } else { (TrackId::AUDIO, n / 2 * 40 + 20) };
+    let dts = Timestamp::from_millis(dts);
+    AccessUnit {
+        epoch: Epoch(epoch),
+        track,
+        dts,
+        pts: dts,
+        random_access: n % 2 == 1 || n % 20 == 0,
+        payload: Bytes::new(),
+    }
+}
+
+fn number(spliced: &Spliced) -> i64 {
+    spliced.unit.dts.as_millis() / 20
+}
+
+struct Run {
+    splicer: Splicer,
+    out: Vec<Spliced>,
+}
+
+impl Run {
+    fn new() -> Self {
+        Self { splicer: Splicer::new(), out: Vec::new() }
+    }
+
+    fn push(&mut self, path: PathId, numbers: impl IntoIterator<Item = i64>) -> &mut Self {
+        let catalog = catalog(1, None, true);
+        for n in numbers {
+            self.splicer.push(path, &catalog, unit(1, n), &mut self.out);
+        }
+        self
+    }
+
+    fn close(&mut self, path: PathId) -> &mut Self {
+        self.splicer.close(path, &mut self.out);
+        self
+    }
+
+    fn numbers(&self) -> Vec<i64> {
+        self.out.iter().map(number).collect()
+    }
+}
+
+#[test]
+fn one_path_starts_at_an_idr() {
+    let mut run = Run::new();
+    run.push(A, 13..30);
+    assert_eq!(run.numbers(), (20..30).collect::<Vec<_>>());
+    assert_eq!(run.splicer.counters(), Counters { units: 10, undecodable: 7, ..Counters::default() });
+}
+
+#[test]
+fn both_flow_and_the_first_copy_wins() {
+    let mut run = Run::new();
+    run.push(A, 0..5).push(B, 0..8).push(A, 5..9).push(B, 8..12);
+    assert_eq!(run.numbers(), (0..12).collect::<Vec<_>>());
+    let counters = run.splicer.counters();
+    assert_eq!((counters.lost, counters.repeated, counters.switches), (0, 9, 3));
+}
+
+#[test]
+fn a_path_that_is_ahead_waits_for_the_one_that_fills_the_hole() {
+    let mut run = Run::new();
+    run.push(A, 0..10).push(B, 20..25);
+    assert_eq!(run.numbers().len(), 10);
+    assert_eq!(run.splicer.waiting(), Some(Timestamp::from_millis(480)));
+    run.push(A, 10..21);
+    assert_eq!(run.numbers(), (0..25).collect::<Vec<_>>());
+    assert_eq!(run.splicer.counters().lost, 0);
+}
+
+#[test]
+fn when_a_path_dies_the_other_goes_on_from_the_very_next_unit() {
+    let mut run = Run::new();
+    run.push(A, 0..15).push(B, 0..12).close(A).push(B, 12..30);
+    assert_eq!(run.numbers(), (0..30).collect::<Vec<_>>());
+}
+
+#[test]
+fn what_nobody_can_bring_is_counted_and_skipped_to_an_idr() {
+    let mut run = Run::new();
+    run.push(A, 0..10).push(B, 33..50);
+    assert_eq!(run.numbers(), (0..10).collect::<Vec<_>>());
+    run.close(A);
+    let expected: Vec<_> = (0..10).chain((33..40).filter(|n| n % 2 == 1)).chain(40..50).collect();
+    assert_eq!(run.numbers(), expected);
+    // Pictures 10, 12, … 38 and sounds 11, 13, … 31.
+    assert_eq!(run.splicer.counters().lost, 15 + 11);
+}
+
+#[test]
+fn a_reconnected_path_overlaps_or_skips() {
+    let mut run = Run::new();
+    run.push(A, 0..30);
+    run.splicer.open(A);
+    run.push(A, 20..35);
+    assert_eq!(run.numbers(), (0..35).collect::<Vec<_>>());
+    assert_eq!(run.splicer.counters().lost, 0);
+    run.splicer.open(A);
+    run.push(A, 60..62);
+    assert_eq!(run.numbers(), (0..35).chain(60..62).collect::<Vec<_>>());
+    assert_eq!(run.out[35].lost, 12);
+}
+
+#[test]
+fn a_server_that_skips_on_one_path_is_noticed() {
+    let mut run = Run::new();
+    run.push(A, 0..30).push(A, 60..64);
+    assert_eq!(run.splicer.counters().lost, 30);
+}
+
+#[test]
+fn an_encoder_that_pauses_has_lost_nothing() {
+    let mut run = Run::new();
+    run.push(A, (0..30).step_by(2)).push(A, (50..60).step_by(2));
+    assert_eq!(run.splicer.counters(), Counters { units: 20, ..Counters::default() });
+}
+
+#[test]
+fn a_new_epoch_retires_the_old_one() {
+    let mut run = Run::new();
+    run.push(A, 0..10).push(B, 0..5);
+    let new = catalog(2, None, true);
+    run.splicer.push(A, &new, unit(2, 0), &mut run.out);
+    run.push(B, 5..20);
+    run.splicer.push(A, &new, unit(2, 1), &mut run.out);
+    assert_eq!(run.numbers(), (0..10).chain(0..2).collect::<Vec<_>>());
+    assert_eq!(run.splicer.epoch(), Some(Epoch(2)));
+}
+
+#[test]
+fn a_stale_path_does_not_bring_back_yesterday() {
+    let mut run = Run::new();
+    let (today, yesterday) = (catalog(2, Some(200), true), catalog(1, Some(100), true));
+    run.splicer.push(A, &today, unit(2, 0), &mut run.out);
+    run.splicer.push(B, &yesterday, unit(1, 0), &mut run.out);
+    run.splicer.push(A, &today, unit(2, 1), &mut run.out);
+    run.splicer.push(B, &yesterday, unit(1, 1), &mut run.out);
+    assert_eq!(run.out.iter().map(|s| s.unit.epoch.0).collect::<Vec<_>>(), [2, 2]);
+}
+
+#[test]
+fn a_publisher_that_was_displaced_comes_back() {
+    let mut run = Run::new();
+    let (ours, theirs) = (catalog(1, Some(100), true), catalog(2, Some(200), true));
+    for n in 0..10 {
+        run.splicer.push(A, &ours, unit(1, n), &mut run.out);
+    }
+    for n in 0..4 {
+        run.splicer.push(A, &theirs, unit(2, n), &mut run.out);
+    }
+    // Its first epoch goes on, with an overlap.
+    for n in 0..15 {
+        run.splicer.push(A, &ours, unit(1, n), &mut run.out);
+    }
+    assert_eq!(run.numbers(), (0..10).chain(0..4).chain(10..15).collect::<Vec<_>>());
+    assert_eq!(run.splicer.counters().lost, 0);
+}
+
+#[test]
+fn a_publisher_with_an_earlier_clock_takes_over() {
+    let mut run = Run::new();
+    let (ours, theirs) = (catalog(1, Some(200), true), catalog(2, Some(100), true));
+    run.splicer.push(A, &ours, unit(1, 0), &mut run.out);
+    run.splicer.push(A, &theirs, unit(2, 0), &mut run.out);
+    assert_eq!(run.splicer.epoch(), Some(Epoch(2)));
+    assert_eq!(run.out.len(), 2);
+}
+
+#[test]
+fn sound_alone_starts_anywhere() {
+    let mut run = Run::new();
+    let catalog = catalog(1, None, false);
+    for n in [7, 9, 11] {
+        run.splicer.push(A, &catalog, unit(1, n), &mut run.out);
+    }
+    assert_eq!(run.numbers(), [7, 9, 11]);
+}
+
+#[test]
+fn what_waits_is_bounded() {
+    let mut run = Run::new();
+    run.push(A, 0..10);
+    let catalog = catalog(1, None, true);
+    for n in 20..60 {
+        let payload = Bytes::from(vec![0; 1 << 20]);
+        run.splicer.push(B, &catalog, AccessUnit { payload, ..unit(1, n) }, &mut run.out);
+    }
+    assert_eq!(run.splicer.counters().overflowed, 24);
+}
+
+#[derive(Clone, Debug)]
+enum Op {
+    /// Path, how many units.
+    Advance(u32, i64),
+    /// Path, how far back from its position it begins again.
+    Reopen(u32, i64),
+    Close(u32),
+}
+
+fn ops() -> impl Strategy<Value = Vec<Op>> {
+    let op = prop_oneof![
+        8 => (1u32..4, 1i64..30).prop_map(|(p, n)| Op::Advance(p, n)),
+        1 => (1u32..4, -40i64..60).prop_map(|(p, n)| Op::Reopen(p, n)),
+        1 => (1u32..4).prop_map(Op::Close),
+    ];
+    prop::collection::vec(op, 1..80)
+}
+
+fn play(ops: &[Op]) -> (Run, BTreeMap<u32, i64>) {
+    let mut run = Run::new();
+    let mut at: BTreeMap<u32, i64> = BTreeMap::new();
+    for op in ops {
+        match *op {
+            Op::Advance(path, count) => {
+                let from = *at.entry(path).or_insert(0);
+                run.push(PathId(path), from..from + count);
+                at.insert(path, from + count);
+            }
+            Op::Reopen(path, back) => {
+                run.splicer.open(PathId(path));
+                let from = at.entry(path).or_insert(0);
+                *from = (*from - back).max(0);
+            }
+            Op::Close(path) => {
+                run.close(PathId(path));
+            }
+        }
+    }
+    (run, at)
+}
+
+proptest! {
+    #[test]
+    fn rises_without_repeats_and_starts_at_an_idr(ops in ops()) {
+        let (run, _) = play(&ops);
+        let mut last: BTreeMap<TrackId, Timestamp> = BTreeMap::new();
+        for spliced in &run.out {
+            let before = last.insert(spliced.unit.track, spliced.unit.dts);
+            prop_assert!(before < Some(spliced.unit.dts));
+            let follows = before.is_some_and(|dts| spliced.unit.dts - dts == 40);
+            prop_assert!(follows || spliced.unit.random_access, "a picture without its predecessor: {:?}", spliced.unit);
+        }
+    }
+
+    #[test]
+    fn nothing_is_lost_while_one_path_lives(ops in ops()) {
+        // Path 1 never restarts; whatever the others do, everything it brought comes out.
+        let ops: Vec<_> = ops.into_iter().filter(|op| !matches!(op, Op::Reopen(1, _) | Op::Close(1))).collect();
+        let mut all = vec![Op::Advance(1, 1)];
+        all.extend(ops);
+        let (run, at) = play(&all);
+        let numbers = run.numbers();
+        for n in 0..at[&1] {
+            prop_assert!(numbers.contains(&n), "unit {} is missing", n);
+        }
+        prop_assert_eq!(run.splicer.counters().lost, 0);
+    }
+}

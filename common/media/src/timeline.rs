@@ -1,0 +1,217 @@
+//! 32-bit RTMP clocks, unwrapped once to 64 bits.
+//!
+//! One [`Timeline`] serves the audio and the video of a connection, so that both cross 2^32 together however they are
+//! interleaved. Not a jitter buffer: it reorders nothing. RTMP 1.0 §3 (timestamps: 32 bits, milliseconds, wrap-around).
+
+/// Where a timestamp lies on the unwrapped timeline.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// At this many milliseconds.
+    At(i64),
+    /// The clock was set: the timeline went up to `from`, and starts again at `to`. Both in milliseconds.
+    Jump {
+        /// The latest point before the jump.
+        from: i64,
+        /// Where the timestamp lies after it.
+        to: i64,
+    },
+}
+
+/// The unwrapped clock of one connection.
+///
+/// A timestamp means the point nearest to the latest one that has its low 32 bits. A step back over [`MAX_BACKWARD`], or
+/// ahead over [`MAX_FORWARD`], is a jump: the timeline starts anew at the timestamp itself. FFmpeg's timestamps wrap at 31
+/// bits, which is no jump either.
+#[derive(Clone, Debug, Default)]
+pub struct Timeline {
+    latest: Option<i64>,
+    /// Whether `latest` was seen on this connection, not told by [`Timeline::near`].
+    has_started: bool,
+}
+
+impl Timeline {
+    /// A clock that has seen nothing: the first timestamp is taken as it is.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// A clock of which it is known that it is somewhere near `at`, in milliseconds: the first timestamp, however far
+    /// from there, is unwrapped and is no jump. For connections that go on with a broadcast that may have wrapped already.
+    pub fn near(at: i64) -> Self {
+        Self { latest: Some(at), has_started: false }
+    }
+
+    /// The latest point, in milliseconds.
+    pub fn latest(&self) -> Option<i64> {
+        self.latest
+    }
+
+    /// Unwraps `rtmp`, an RTMP timestamp in milliseconds.
+    pub fn unwrap(&mut self, rtmp: u32) -> Step {
+        let at = self.nearest(rtmp);
+        match self.latest {
+            Some(latest) if self.has_started && !is_step(latest, at) => match nearest_of_31_bits(latest, rtmp) {
+                Some(at) if is_step(latest, at) => self.arrive(at),
+                _ => {
+                    let to = i64::from(rtmp);
+                    self.latest = Some(to);
+                    Step::Jump { from: latest, to }
+                }
+            },
+            _ => self.arrive(at),
+        }
+    }
+
+    /// Unwraps `rtmp` for a publisher whose timestamps are known to be exact: never a jump.
+    pub fn unwrap_exact(&mut self, rtmp: u32) -> i64 {
+        let at = self.nearest(rtmp);
+        self.latest = Some(at);
+        self.has_started = true;
+        at
+    }
+
+    /// Starts anew at `rtmp`, as after a jump.
+    pub fn restart(&mut self, rtmp: u32) -> i64 {
+        *self = Self::default();
+        self.unwrap_exact(rtmp)
+    }
+
+    fn arrive(&mut self, at: i64) -> Step {
+        let latest = self.latest.filter(|_| self.has_started);
+        self.latest = Some(latest.map_or(at, |latest| latest.max(at)));
+        self.has_started = true;
+        Step::At(at)
+    }
+
+    fn nearest(&self, rtmp: u32) -> i64 {
+        match self.latest {
+            Some(latest) => latest.saturating_add(i64::from(rtmp.wrapping_sub(latest as u32) as i32)),
+            None => i64::from(rtmp),
+        }
+    }
+}
+
+fn is_step(latest: i64, at: i64) -> bool {
+    (-MAX_BACKWARD..=MAX_FORWARD).contains(&at.saturating_sub(latest))
+}
+
+/// The point nearest to `latest` that has the low 31 bits of `rtmp`, if it has no others.
+fn nearest_of_31_bits(latest: i64, rtmp: u32) -> Option<i64> {
+    // Shifted up, the difference has its sign where 32-bit arithmetic has it.
+    let step = (rtmp << 1).wrapping_sub((latest as u32) << 1) as i32 >> 1;
+    (rtmp >> 31 == 0).then(|| latest.saturating_add(step.into()))
+}
+
+/// How far audio and video may be interleaved out of order, in milliseconds: going back further means that the clock was set.
+pub const MAX_BACKWARD: i64 = 10_000;
+/// How long a publisher may be silent on a clock that ran on, in milliseconds: encoders pause when a machine sleeps.
+pub const MAX_FORWARD: i64 = 60_000;
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn check(timeline: &mut Timeline, steps: &[(u32, Step)]) {
+        for (rtmp, expected) in steps {
+            assert_eq!(timeline.unwrap(*rtmp), *expected, "{rtmp}");
+        }
+    }
+
+    #[test]
+    fn wraps_once_for_audio_and_video() {
+        let wrap = 1i64 << 32;
+        check(
+            &mut Timeline::new(),
+            &[
+                (u32::MAX - 2000, Step::At(wrap - 2001)),
+                (5, Step::At(wrap + 5)),
+                (u32::MAX - 20, Step::At(wrap - 21)),
+                (40, Step::At(wrap + 40)),
+                (u32::MAX - 1, Step::At(wrap - 2)),
+                (4000, Step::At(wrap + 4000)),
+            ],
+        );
+    }
+
+    #[test]
+    fn ffmpeg_wraps_at_31_bits() {
+        let half = 1i64 << 31;
+        check(
+            &mut Timeline::new(),
+            &[
+                (0x7fff_fff0, Step::At(half - 16)),
+                (5, Step::At(half + 5)),
+                (0x7fff_fff8, Step::At(half - 8)),
+                (45, Step::At(half + 45)),
+                (60_000, Step::At(half + 60_000)),
+                (0, Step::Jump { from: half + 60_000, to: 0 }),
+            ],
+        );
+    }
+
+    #[test]
+    fn small_steps_either_way_are_no_jump() {
+        check(
+            &mut Timeline::new(),
+            &[
+                (20_000, Step::At(20_000)),
+                (10_000, Step::At(10_000)),
+                (80_000, Step::At(80_000)),
+                (70_000, Step::At(70_000)),
+            ],
+        );
+    }
+
+    #[test]
+    fn a_clock_that_was_set_is_a_jump() {
+        check(
+            &mut Timeline::new(),
+            &[
+                (20_000, Step::At(20_000)),
+                (9_999, Step::Jump { from: 20_000, to: 9_999 }),
+                (10_020, Step::At(10_020)),
+                (70_021, Step::Jump { from: 10_020, to: 70_021 }),
+                // Far behind by 32-bit arithmetic, and yet not before the start of the new timeline.
+                (0xf000_0000, Step::Jump { from: 70_021, to: 0xf000_0000 }),
+                (0, Step::Jump { from: 0xf000_0000, to: 0 }),
+            ],
+        );
+    }
+
+    #[test]
+    fn goes_on_where_a_broadcast_was() {
+        let day_50 = 50 * 86_400_000i64;
+        check(&mut Timeline::near(day_50), &[(day_50 as u32 - 100_000, Step::At(day_50 - 100_000))]);
+        check(
+            &mut Timeline::near(day_50),
+            &[
+                (day_50 as u32 + 3_600_000, Step::At(day_50 + 3_600_000)),
+                (0, Step::Jump { from: day_50 + 3_600_000, to: 0 }),
+            ],
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn recovers_any_timeline_of_small_steps(start in 0i64..1 << 40, steps in prop::collection::vec(-200i64..2000, 1..200)) {
+            let mut timeline = Timeline::near(start);
+            let mut at = start;
+            for step in steps {
+                at = (at + step).max(0);
+                prop_assert_eq!(timeline.unwrap(at as u32), Step::At(at));
+            }
+        }
+
+        #[test]
+        fn any_timestamps_are_answered(stamps in prop::collection::vec(any::<u32>(), 1..50), near in any::<i64>()) {
+            let (mut fresh, mut told) = (Timeline::new(), Timeline::near(near));
+            for stamp in stamps {
+                fresh.unwrap(stamp);
+                told.unwrap(stamp);
+                told.unwrap_exact(stamp);
+            }
+        }
+    }
+}

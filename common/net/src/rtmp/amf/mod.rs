@@ -1,0 +1,124 @@
+//! AMF0 (Adobe's *Action Message Format AMF 0*) from and to the wire: rml_amf0 behind a guard.
+//!
+//! rml_amf0 recurses as deep as its input says, allocates what a length field says, takes a string that ends early for a whole one, and
+//! refuses dates and long strings. So [`guard`] first walks the message without recursion, bounds it, and rewrites what
+//! rml_amf0 does not know into what it does.
+
+mod guard;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashMap;
+
+use bytes::Bytes;
+use media::catalog::{Metadata, Value as Scalar};
+
+pub use guard::guard;
+pub use rml_amf0::Amf0Value as Value;
+
+/// What is wrong with an AMF0 message.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// Ends inside a value.
+    #[error("AMF0 ends inside a value, at byte {at}")]
+    Truncated {
+        /// Offset in the message.
+        at: usize,
+    },
+    /// A type marker that does not exist, or that makes no sense here (an object end outside of objects, AMF3).
+    #[error("AMF0 has marker {marker:#04x} at byte {at}")]
+    Marker {
+        /// The marker.
+        marker: u8,
+        /// Offset in the message.
+        at: usize,
+    },
+    /// Deeper than [`MAX_DEPTH`].
+    #[error("AMF0 is nested deeper than {MAX_DEPTH}, at byte {at}")]
+    Depth {
+        /// Offset in the message.
+        at: usize,
+    },
+    /// More than [`MAX_VALUES`].
+    #[error("AMF0 has more than {MAX_VALUES} values, at byte {at}")]
+    Values {
+        /// Offset in the message.
+        at: usize,
+    },
+    /// A property without a name.
+    #[error("AMF0 has a property without a name, at byte {at}")]
+    Name {
+        /// Offset in the message.
+        at: usize,
+    },
+    /// A string longer than 65,535 bytes cannot be sent.
+    #[error("a string is too long for AMF0")]
+    Unencodable,
+    /// The shape is not that of the command.
+    #[error("{0}")]
+    Shape(&'static str),
+}
+
+/// Reads a message's values. ECMA arrays and typed objects become objects, dates numbers, references null.
+pub fn decode(bytes: &[u8]) -> Result<Vec<Value>, Error> {
+    let guarded = guard(bytes)?;
+    rml_amf0::deserialize(&mut guarded.as_slice()).map_err(|_| Error::Shape("AMF0 is malformed"))
+}
+
+/// Writes values.
+pub fn encode(values: Vec<Value>) -> Result<Bytes, Error> {
+    rml_amf0::serialize(&values).map(Bytes::from).map_err(|_| Error::Unencodable)
+}
+
+/// An object of these properties.
+pub fn object<const N: usize>(properties: [(&str, Value); N]) -> Value {
+    Value::Object(properties.into_iter().map(|(key, value)| (key.to_owned(), value)).collect())
+}
+
+/// A string value.
+pub fn string(text: impl Into<String>) -> Value {
+    Value::Utf8String(text.into())
+}
+
+/// `onMetaData` and its ECMA array, the form that every player reads.
+pub fn encode_metadata(metadata: &Metadata) -> Result<Bytes, Error> {
+    let properties: HashMap<_, _> = metadata
+        .iter()
+        .map(|(key, value)| {
+            let value = match value {
+                Scalar::Number(n) => Value::Number(*n),
+                Scalar::Boolean(b) => Value::Boolean(*b),
+                Scalar::String(s) => Value::Utf8String(s.clone()),
+            };
+            (key.clone(), value)
+        })
+        .filter(|(key, _)| !key.is_empty())
+        .collect();
+    let count = u32::try_from(properties.len()).map_err(|_| Error::Unencodable)?;
+    let name = rml_amf0::serialize(&vec![string("onMetaData")]).map_err(|_| Error::Unencodable)?;
+    let object = rml_amf0::serialize(&vec![Value::Object(properties)]).map_err(|_| Error::Unencodable)?;
+    // rml_amf0 writes objects only. An ECMA array is the same with another marker and a count (AMF0 §2.10).
+    Ok([&name, &[guard::ECMA_ARRAY][..], &count.to_be_bytes(), &object[1..]].concat().into())
+}
+
+/// The scalars of an object; objects, arrays and nulls in it are dropped.
+pub fn scalars(value: Value) -> Metadata {
+    let Value::Object(properties) = value else { return Metadata::new() };
+    let scalar = |(key, value)| {
+        let value = match value {
+            Value::Number(n) => Scalar::Number(n),
+            Value::Boolean(b) => Scalar::Boolean(b),
+            Value::Utf8String(s) => Scalar::String(s),
+            _ => return None,
+        };
+        Some((key, value))
+    };
+    properties.into_iter().filter_map(scalar).collect()
+}
+
+/// Nesting that is read: real messages have three levels.
+pub const MAX_DEPTH: usize = 16;
+/// Values in one message, keys' values included: real metadata has fewer than fifty.
+pub const MAX_VALUES: usize = 1024;

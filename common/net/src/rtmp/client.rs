@@ -1,0 +1,431 @@
+//! The client's end: publish to, or play from, any RTMP server.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::time::Duration;
+
+use bytes::Bytes;
+use media::access_unit::{AccessUnit, TrackKind};
+use media::catalog::Track;
+use media::flv;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout_at};
+
+use super::connection::{Connection, Deadline};
+use super::framing::{self, DATA_CHUNK_STREAM, Framed};
+use super::session::{ClientEvent, ClientSession, Goal};
+use super::{Error, Limits, Message, Metadata, Resume, Url, amf, chunk, url};
+
+/// How a client connects.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct ClientOptions {
+    /// The bounds of the connection; `handshake` covers name resolution and TCP too.
+    pub limits: Limits,
+    /// `flashVer` of `connect`.
+    pub agent: String,
+}
+
+impl Default for ClientOptions {
+    fn default() -> Self {
+        Self { limits: Limits::default(), agent: AGENT.to_owned() }
+    }
+}
+
+/// Connects and publishes.
+///
+/// # Errors
+/// Those of the network; [`Error::Refused`] if the server says no; [`Error::Timeout`] after `limits.handshake`.
+pub async fn publish(url: &Url, options: ClientOptions) -> Result<Publisher, Error> {
+    let (io, deadline) = connect(url, &options).await?;
+    publish_by(io, url, options, deadline).await
+}
+
+/// Connects and plays.
+///
+/// # Errors
+/// As [`publish`].
+pub async fn play(url: &Url, options: ClientOptions) -> Result<Player, Error> {
+    let (io, deadline) = connect(url, &options).await?;
+    play_by(io, url, options, deadline).await
+}
+
+/// [`publish`] over a connection that exists.
+///
+/// # Errors
+/// As [`publish`].
+pub async fn publish_over<S>(io: S, url: &Url, options: ClientOptions) -> Result<Publisher<S>, Error>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let deadline = Deadline::after("answer to publish", options.limits.handshake);
+    publish_by(io, url, options, deadline).await
+}
+
+/// [`play`] over a connection that exists.
+///
+/// # Errors
+/// As [`publish`].
+pub async fn play_over<S>(io: S, url: &Url, options: ClientOptions) -> Result<Player<S>, Error>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let deadline = Deadline::after("answer to play", options.limits.handshake);
+    play_by(io, url, options, deadline).await
+}
+
+async fn publish_by<S>(io: S, url: &Url, options: ClientOptions, deadline: Deadline) -> Result<Publisher<S>, Error>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let (connection, resume) = start(io, Goal::Publish, url, options, deadline).await?;
+    Ok(Publisher { pulse: Pulse::new(), connection, resume, acknowledged: None, marks: VecDeque::new() })
+}
+
+async fn play_by<S>(io: S, url: &Url, options: ClientOptions, deadline: Deadline) -> Result<Player<S>, Error>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let (connection, _) = start(io, Goal::Play, url, options, deadline).await?;
+    Ok(Player { pulse: Pulse::new(), connection })
+}
+
+async fn connect(url: &Url, options: &ClientOptions) -> Result<(TcpStream, Deadline), Error> {
+    if url.tls {
+        return Err(url::Error::Tls.into());
+    }
+    let deadline = Deadline::after("connection", options.limits.handshake);
+    let connecting = TcpStream::connect((url.host.as_str(), url.port));
+    let io = timeout_at(deadline.at(), connecting).await.map_err(|_| deadline.passed())?;
+    let io = io.map_err(|source| Error::Io { during: "connecting", source })?;
+    // An access unit must not wait for the acknowledgement of the one before.
+    io.set_nodelay(true).map_err(|source| Error::Io { during: "connecting", source })?;
+    Ok((io, deadline))
+}
+
+async fn start<S>(
+    io: S,
+    goal: Goal,
+    url: &Url,
+    options: ClientOptions,
+    deadline: Deadline,
+) -> Result<(Connection<S, ClientSession>, Option<Resume>), Error>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let session = ClientSession::new(goal, url.clone(), options.agent, &options.limits);
+    let mut connection = Connection::new(io, session, &options.limits);
+    loop {
+        while let Some(event) = connection.session.event() {
+            if let ClientEvent::Started { resume } = event {
+                return Ok((connection, resume));
+            }
+        }
+        connection.flush(deadline).await?;
+        if !connection.fill(deadline).await? {
+            return Err(Error::Closed { waiting_for: "the server to agree" });
+        }
+    }
+}
+
+/// A connection that publishes to a server.
+pub struct Publisher<S = TcpStream> {
+    connection: Connection<S, ClientSession>,
+    resume: Option<Resume>,
+    acknowledged: Option<u32>,
+    /// How many bytes the socket had taken when; at most [`MAX_MARKS`].
+    marks: VecDeque<(u64, Instant)>,
+    pulse: Pulse,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Publisher<S> {
+    /// What the server still holds of this stream's last broadcast.
+    pub fn resume(&self) -> Option<&Resume> {
+        self.resume.as_ref()
+    }
+
+    /// Whether the server is a Nearcast `cdn`.
+    pub fn server_is_nearcast(&self) -> bool {
+        self.connection.session.server_is_nearcast()
+    }
+
+    /// Sends one message; returns when the socket has taken it. If cancelled, the rest goes with the next call.
+    ///
+    /// # Errors
+    /// Those of writing, [`Error::Refused`] if the server ends the stream, [`Error::Unsendable`].
+    pub async fn send(&mut self, message: Message) -> Result<(), Error> {
+        match message {
+            Message::Audio { timestamp, body } => self.send_body(TrackKind::Audio, timestamp, &[], &body).await,
+            Message::Video { timestamp, body } => self.send_body(TrackKind::Video, timestamp, &[], &body).await,
+            Message::Metadata(metadata) => {
+                let framed = self.metadata(&metadata)?;
+                self.send_framed(&framed).await
+            }
+            Message::EndOfStream => {
+                self.connection.session.finish();
+                self.flush().await
+            }
+        }
+    }
+
+    /// Sends a track's sequence header, if its codec has one.
+    ///
+    /// # Errors
+    /// As [`Publisher::send`].
+    pub async fn send_track(&mut self, timestamp: u32, track: &Track) -> Result<(), Error> {
+        let header = flv::sequence_header(track);
+        if header.is_empty() {
+            return Ok(());
+        }
+        self.send_body(track.id.kind, timestamp, &[], &header).await
+    }
+
+    /// Sends one access unit without copying its payload.
+    ///
+    /// # Errors
+    /// As [`Publisher::send`].
+    pub async fn send_unit(&mut self, track: &Track, unit: &AccessUnit) -> Result<(), Error> {
+        let head = flv::unit_header(track, unit);
+        self.send_body(track.id.kind, unit.dts.as_rtmp(), &head, &unit.payload).await
+    }
+
+    /// Returns when nothing is left to write.
+    ///
+    /// # Errors
+    /// Those of writing.
+    pub async fn flush(&mut self) -> Result<(), Error> {
+        self.connection.flush(self.connection.write_deadline()).await?;
+        self.listen()
+    }
+
+    /// Watches the connection while there is nothing to send; returns only with what ended it. Cancel safe: run it beside the wait
+    /// for the next access unit, so that a server's no, or its end, is heard at once and round trips are measured.
+    pub async fn idle(&mut self) -> Error {
+        loop {
+            let step = self.idle_step().await;
+            if let Err(error) = step.and_then(|()| self.listen()) {
+                return error;
+            }
+        }
+    }
+
+    /// Bytes that the server has not yet acknowledged, those that wait here included; `None` until it first acknowledges.
+    pub fn unacknowledged_bytes(&self) -> Option<u64> {
+        let sent = self.connection.sent();
+        self.acknowledged.map(|a| sent - arrived(sent, a) + self.connection.unsent() as u64)
+    }
+
+    /// The last measured time from writing a byte to hearing that it arrived, queues on the way included.
+    pub fn round_trip(&self) -> Option<Duration> {
+        self.pulse.round_trip
+    }
+
+    /// Ends the stream politely.
+    ///
+    /// # Errors
+    /// Those of writing.
+    pub async fn close(mut self) -> Result<(), Error> {
+        self.connection.session.finish();
+        self.connection.close().await
+    }
+
+    async fn idle_step(&mut self) -> Result<(), Error> {
+        self.pulse.beat(&mut self.connection)?;
+        self.connection.flush(self.connection.write_deadline()).await?;
+        match timeout_at(self.pulse.next(), self.connection.fill(Deadline::after("byte", FOREVER))).await {
+            Ok(Ok(true)) | Err(_) => Ok(()),
+            Ok(Ok(false)) => Err(Error::Closed { waiting_for: "the end of the stream" }),
+            Ok(Err(error)) => Err(error),
+        }
+    }
+
+    async fn send_body(&mut self, kind: TrackKind, timestamp: u32, head: &[u8], body: &Bytes) -> Result<(), Error> {
+        let session = &self.connection.session;
+        let framed =
+            framing::media_on_stream(kind, session.message_stream(), timestamp, head, body, session.chunk_size())?;
+        self.send_framed(&framed).await
+    }
+
+    async fn send_framed(&mut self, framed: &Framed) -> Result<(), Error> {
+        self.pulse.beat(&mut self.connection)?;
+        self.connection.queue(Some(framed));
+        self.connection.flush(self.connection.write_deadline()).await?;
+        if self.marks.len() < MAX_MARKS {
+            self.marks.push_back((self.connection.sent(), Instant::now()));
+        }
+        self.listen()
+    }
+
+    fn metadata(&self, metadata: &Metadata) -> Result<Framed, Error> {
+        let unsendable = |_| Error::Unsendable { what: "this metadata" };
+        let mut body = amf::encode(vec![amf::string("@setDataFrame")]).map_err(unsendable)?.to_vec();
+        body.extend(amf::encode_metadata(&metadata.to_values()).map_err(unsendable)?);
+        let session = &self.connection.session;
+        let (stream, chunk_size) = (session.message_stream(), session.chunk_size());
+        Ok(framing::whole(DATA_CHUNK_STREAM, chunk::kind::DATA, stream, &body, chunk_size))
+    }
+
+    fn listen(&mut self) -> Result<(), Error> {
+        if self.connection.has_ended() {
+            return Err(Error::Closed { waiting_for: "the end of the stream" });
+        }
+        while let Some(event) = self.connection.session.event() {
+            match event {
+                ClientEvent::Acknowledged(bytes) => {
+                    let sent = self.connection.sent();
+                    let arrived = arrived(sent, bytes);
+                    while self.marks.front().is_some_and(|(upto, _)| *upto < arrived) {
+                        self.marks.pop_front();
+                    }
+                    // The byte that made the server acknowledge went out with the first write that reaches it.
+                    if let (Some((_, at)), false) = (self.marks.front(), self.server_is_nearcast()) {
+                        self.pulse.round_trip = Some(at.elapsed());
+                    }
+                    self.acknowledged = Some(bytes);
+                }
+                ClientEvent::Pong(stamp) => self.pulse.pong(stamp),
+                ClientEvent::Started { .. } | ClientEvent::Message(_) => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+/// How many of `sent` bytes arrived by an acknowledgement modulo 2^32. A server that counts otherwise (without the handshake, or
+/// further than we are) is taken for one that has it all.
+fn arrived(sent: u64, acknowledged: u32) -> u64 {
+    let missing = (sent as u32).wrapping_sub(acknowledged);
+    if missing > u32::MAX / 2 { sent } else { sent.saturating_sub(missing.into()) }
+}
+
+/// A connection that plays from a server.
+pub struct Player<S = TcpStream> {
+    connection: Connection<S, ClientSession>,
+    pulse: Pulse,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Player<S> {
+    /// The next message; `None` once the server has closed the connection. Cancel safe.
+    ///
+    /// # Errors
+    /// Whatever the server does wrong, [`Error::Refused`] if it ends the play, and [`Error::Timeout`] after `limits.idle` of silence
+    /// (a Nearcast server that has nothing to play still answers pings, so its silence means that it is gone).
+    pub async fn next(&mut self) -> Result<Option<Message>, Error> {
+        loop {
+            while let Some(event) = self.connection.session.event() {
+                match event {
+                    ClientEvent::Message(message) => return Ok(Some(message)),
+                    ClientEvent::Pong(stamp) => self.pulse.pong(stamp),
+                    ClientEvent::Acknowledged(_) | ClientEvent::Started { .. } => {}
+                }
+            }
+            self.pulse.beat(&mut self.connection)?;
+            self.connection.flush(self.connection.write_deadline()).await?;
+            let fill = self.connection.fill(self.connection.idle_deadline());
+            match timeout_at(self.pulse.next(), fill).await {
+                Ok(Ok(true)) | Err(_) => {}
+                Ok(Ok(false)) => return Ok(None),
+                Ok(Err(error)) => return Err(error),
+            }
+        }
+    }
+
+    /// Whether the server is a Nearcast `cdn`.
+    pub fn server_is_nearcast(&self) -> bool {
+        self.connection.session.server_is_nearcast()
+    }
+
+    /// The last measured round trip; `None` where the server does not answer pings.
+    pub fn round_trip(&self) -> Option<Duration> {
+        self.pulse.round_trip
+    }
+
+    /// Ends the play politely.
+    ///
+    /// # Errors
+    /// Those of writing.
+    pub async fn close(mut self) -> Result<(), Error> {
+        self.connection.session.finish();
+        self.connection.close().await
+    }
+}
+
+/// Pings a Nearcast server: measures the round trip and notices a server that is gone. Others are left alone, as many do not answer.
+struct Pulse {
+    began: Instant,
+    next: Instant,
+    /// The number of the ping that is under way, and when it left.
+    pending: Option<(u32, Instant)>,
+    overdue: bool,
+    round_trip: Option<Duration>,
+}
+
+impl Pulse {
+    fn new() -> Self {
+        let now = Instant::now();
+        Self { began: now, next: now, pending: None, overdue: false, round_trip: None }
+    }
+
+    fn next(&self) -> Instant {
+        self.next
+    }
+
+    /// Pings if it is time.
+    fn beat<S: AsyncRead + AsyncWrite + Unpin>(
+        &mut self,
+        connection: &mut Connection<S, ClientSession>,
+    ) -> Result<(), Error> {
+        let now = Instant::now();
+        if now < self.next {
+            return Ok(());
+        }
+        self.next = now + PING_EVERY;
+        if !connection.session.server_is_nearcast() {
+            return Ok(());
+        }
+        match self.pending {
+            // Overdue twice: a caller that slept finds the answer unread, and reads it before the second time.
+            Some((_, since)) if now - since > connection.limits.idle => {
+                if std::mem::replace(&mut self.overdue, true) {
+                    return Err(Error::Timeout { waiting_for: "answer to a ping", after: connection.limits.idle });
+                }
+                Ok(())
+            }
+            Some(_) => Ok(()),
+            None => {
+                let stamp = (now - self.began).as_millis() as u32;
+                self.pending = Some((stamp, now));
+                connection.session.ping(stamp);
+                Ok(())
+            }
+        }
+    }
+
+    fn pong(&mut self, stamp: u32) {
+        if let Some((_, since)) = self.pending.take_if(|(pending, _)| *pending == stamp) {
+            self.round_trip = Some(since.elapsed());
+            self.overdue = false;
+        }
+    }
+}
+
+impl<S> fmt::Debug for Publisher<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Publisher").field("resume", &self.resume).finish_non_exhaustive()
+    }
+}
+
+impl<S> fmt::Debug for Player<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Player").finish_non_exhaustive()
+    }
+}
+
+const AGENT: &str = concat!("FMLE/3.0 (compatible; Nearcast/", env!("CARGO_PKG_VERSION"), ")");
+/// Often enough for a status line.
+const PING_EVERY: Duration = Duration::from_secs(1);
+/// Writes whose acknowledgement is awaited: ten seconds of a busy stream.
+const MAX_MARKS: usize = 1024;
+/// A wait that another one ends.
+const FOREVER: Duration = Duration::from_secs(3600);

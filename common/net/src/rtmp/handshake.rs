@@ -1,0 +1,95 @@
+//! The handshake (RTMP 1.0 §5.2): rml_rtmp's, behind a check of the first byte.
+//!
+//! Plain and digest handshakes are both answered. The peer's echo is not verified: encoders in wide use get it wrong, and it proves
+//! nothing. One step never holds more than its packet and what was read along with it.
+
+use rml_rtmp::handshake::{HandshakeProcessResult, PeerType};
+
+use super::Error;
+
+/// One end of a handshake under way.
+pub struct Handshake {
+    inner: rml_rtmp::handshake::Handshake,
+    first_byte_seen: bool,
+}
+
+impl Handshake {
+    /// The server's end.
+    pub fn server() -> Self {
+        Self { inner: rml_rtmp::handshake::Handshake::new(PeerType::Server), first_byte_seen: false }
+    }
+
+    /// The client's end, and C0 + C1.
+    pub fn client() -> (Self, Vec<u8>) {
+        let mut inner = rml_rtmp::handshake::Handshake::new(PeerType::Client);
+        let opening = inner.generate_outbound_p0_and_p1().expect("a fresh handshake has its first packets");
+        (Self { inner, first_byte_seen: false }, opening)
+    }
+
+    /// Takes what the peer sent. Returns what to send, and once the handshake is over, what was read beyond it.
+    ///
+    /// # Errors
+    /// [`Error::NotRtmp`] and [`Error::Version`] by the first byte alone.
+    pub fn input(&mut self, bytes: &[u8]) -> Result<(Vec<u8>, Option<Vec<u8>>), Error> {
+        if let (false, Some(first)) = (self.first_byte_seen, bytes.first()) {
+            check_version(*first)?;
+            self.first_byte_seen = true;
+        }
+        match self.inner.process_bytes(bytes) {
+            Ok(HandshakeProcessResult::InProgress { response_bytes }) => Ok((response_bytes, None)),
+            Ok(HandshakeProcessResult::Completed { response_bytes, remaining_bytes }) => {
+                Ok((response_bytes, Some(remaining_bytes)))
+            }
+            Err(_) => Err(Error::Protocol { what: "the handshake is malformed" }),
+        }
+    }
+}
+
+fn check_version(first: u8) -> Result<(), Error> {
+    match first {
+        3 => Ok(()),
+        b'G' | b'P' | b'H' | b'O' | b'D' | b'C' | b'T' => Err(Error::NotRtmp { protocol: "HTTP" }),
+        0x16 | 0x80 => Err(Error::NotRtmp { protocol: "TLS" }),
+        // RTMPE (6, 8, 9) and reserved versions.
+        0..=31 => Err(Error::Version { version: first }),
+        _ => Err(Error::NotRtmp { protocol: "something else" }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn first_byte() {
+        let fails = |bytes: &[u8]| Handshake::server().input(bytes).unwrap_err().to_string();
+        for (bytes, expected) in [
+            (&b"GET / HTTP/1.1\r\n"[..], "this is not RTMP: the peer speaks HTTP"),
+            (b"\x16\x03\x01", "this is not RTMP: the peer speaks TLS"),
+            (b"\xff", "this is not RTMP: the peer speaks something else"),
+            (b"\x06", "the peer wants RTMP version 6, only 3 is spoken here"),
+            (b"\x00", "the peer wants RTMP version 0, only 3 is spoken here"),
+        ] {
+            assert_eq!(fails(bytes), expected);
+        }
+    }
+
+    #[test]
+    fn plain_peer_is_echoed_and_its_wrong_echo_forgiven() {
+        let mut server = Handshake::server();
+        let mut c0c1 = vec![3];
+        c0c1.extend((0..1536).map(|i| if i < 8 { 0 } else { (i % 251) as u8 }));
+        let mut reply = Vec::new();
+        // Byte by byte: a handshake has no idea of packets.
+        for byte in &c0c1 {
+            let (more, done) = server.input(&[*byte]).unwrap();
+            reply.extend(more);
+            assert!(done.is_none());
+        }
+        assert_eq!(reply.len(), 1 + 1536 + 1536);
+        assert_eq!(reply[1537..], c0c1[1..], "S2 echoes C1");
+        let mut c2 = vec![0; 1536];
+        c2.extend(b"beyond");
+        assert_eq!(server.input(&c2).unwrap(), (vec![], Some(b"beyond".to_vec())));
+    }
+}

@@ -1,0 +1,193 @@
+//! What a publisher says, apart from protocol: media, metadata, and Nearcast's own keys in both.
+//!
+//! `onMetaData` carries `nearcastEpoch` (16 hex digits), `nearcastClock` (µs since the Unix epoch of PTS 0) and `nearcastDts`
+//! (about where the timeline is, in ms); `onStatus` answers a publisher with `nearcastEpoch` and `nearcastHave`, which say where to
+//! resume.
+
+use std::fmt;
+
+use bytes::Bytes;
+use media::access_unit::{TrackId, TrackKind};
+use media::catalog::{Epoch, Value};
+use media::time::{Timestamp, WallClock};
+
+/// One message of a publisher to its subscribers.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Message {
+    /// Message type 8: an FLV audio tag body (RTMP 1.0 §7.1.4).
+    Audio {
+        /// DTS in milliseconds, modulo 2^32.
+        timestamp: u32,
+        /// The tag body.
+        body: Bytes,
+    },
+    /// Message type 9: an FLV video tag body (RTMP 1.0 §7.1.5).
+    Video {
+        /// DTS in milliseconds, modulo 2^32.
+        timestamp: u32,
+        /// The tag body.
+        body: Bytes,
+    },
+    /// `onMetaData`.
+    Metadata(Metadata),
+    /// The publisher ended its stream (`FCUnpublish`, `deleteStream`, `closeStream`), or the server did (`StreamEOF`,
+    /// `NetStream.Play.UnpublishNotify`). More may follow on the same connection.
+    EndOfStream,
+}
+
+/// `onMetaData`, with Nearcast's keys apart.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Metadata {
+    /// Scalars, unknown keys included. Nearcast's own keys are not among them.
+    pub values: media::catalog::Metadata,
+    /// `nearcastEpoch`: the publisher's timestamps are the exact DTS of this broadcast.
+    pub epoch: Option<Epoch>,
+    /// `nearcastClock`: wall-clock time of PTS 0.
+    pub clock: Option<WallClock>,
+    /// `nearcastDts`: the DTS of a unit near this message. RTMP's 32-bit timestamps that follow are unwrapped near it, so that a
+    /// receiver who was not there from the start counts the same wraps: they come every 49.7 days.
+    pub dts: Option<Timestamp>,
+}
+
+impl Metadata {
+    /// Takes Nearcast's keys out of `values`. Malformed ones are dropped: a foreign publisher may relay what it does not understand.
+    ///
+    /// An epoch counts only beside a clock or a DTS that is a number. FFmpeg copies metadata from its input to its output, numbers
+    /// as strings, while it counts timestamps from zero: that epoch is not the broadcast's any more.
+    pub fn from_values(mut values: media::catalog::Metadata) -> Self {
+        let mut number = |key| match values.remove(key) {
+            Some(Value::Number(number)) if number.is_finite() && number.abs() < 9.0e18 => Some(number as i64),
+            _ => None,
+        };
+        // A double holds microseconds exactly until the year 2255.
+        let clock = number(CLOCK_KEY).map(WallClock::from_micros);
+        let dts = number(DTS_KEY).filter(|dts| dts.unsigned_abs() <= MAX_DTS).map(Timestamp::from_millis);
+        let is_first_hand = clock.is_some() || dts.is_some();
+        let epoch = match values.remove(EPOCH_KEY) {
+            Some(Value::String(text)) if is_first_hand => text.parse().ok(),
+            _ => None,
+        };
+        Self { values, epoch, clock, dts }
+    }
+
+    /// All keys, Nearcast's own included.
+    pub fn to_values(&self) -> media::catalog::Metadata {
+        let mut values = self.values.clone();
+        if let Some(epoch) = self.epoch {
+            values.insert(EPOCH_KEY.into(), Value::String(epoch.to_string()));
+        }
+        if let Some(clock) = self.clock {
+            values.insert(CLOCK_KEY.into(), Value::Number(clock.as_micros() as f64));
+        }
+        if let Some(dts) = self.dts {
+            values.insert(DTS_KEY.into(), Value::Number(dts.as_millis() as f64));
+        }
+        values
+    }
+}
+
+/// Where a publisher that comes back goes on: what the server holds of a broadcast.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Resume {
+    /// The broadcast that the stream last had.
+    pub epoch: Epoch,
+    /// The last DTS that the server holds of each track; at most [`media::catalog::MAX_TRACKS`].
+    pub have: Vec<(TrackId, Timestamp)>,
+}
+
+impl Resume {
+    /// Reads `nearcastEpoch` and `nearcastHave`. Tracks that do not parse are left out: they are sent again, and dropped as duplicates.
+    pub fn parse(epoch: &str, have: &str) -> Option<Self> {
+        let have = have.split(',').take(media::catalog::MAX_TRACKS).filter_map(|entry| {
+            let (track, dts) = entry.trim().split_once('=')?;
+            Some((parse_track(track)?, Timestamp::from_millis(dts.parse().ok()?)))
+        });
+        Some(Self { epoch: epoch.parse().ok()?, have: have.collect() })
+    }
+
+    /// `nearcastHave`: `v0=12345,a0=12360`.
+    pub fn have_text(&self) -> String {
+        let entries: Vec<String> = self.have.iter().map(|(t, dts)| format!("{t}={}", dts.as_millis())).collect();
+        entries.join(",")
+    }
+}
+
+impl fmt::Display for Resume {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} after {}", self.epoch, self.have_text())
+    }
+}
+
+/// Reads what `TrackId`'s `Display` writes: `v0`, `a1`.
+pub fn parse_track(text: &str) -> Option<TrackId> {
+    let kind = match text.as_bytes().first()? {
+        b'v' => TrackKind::Video,
+        b'a' => TrackKind::Audio,
+        _ => return None,
+    };
+    Some(TrackId { kind, index: text.get(1..)?.parse().ok()? })
+}
+
+/// Carries the epoch in `onMetaData`, in `onStatus` and in a play name's query.
+pub(crate) const EPOCH_KEY: &str = "nearcastEpoch";
+/// Carries the wall-clock time of PTS 0 in `onMetaData`.
+pub(crate) const CLOCK_KEY: &str = "nearcastClock";
+/// Carries a DTS in `onMetaData`, in milliseconds.
+pub(crate) const DTS_KEY: &str = "nearcastDts";
+/// Bounds a stated DTS, in milliseconds: what a double holds exactly, 285,000 years.
+const MAX_DTS: u64 = 1 << 53;
+/// Carries [`Resume::have_text`] in `onStatus`.
+pub(crate) const HAVE_KEY: &str = "nearcastHave";
+/// Present and true in the `connect` answer of a Nearcast server.
+pub(crate) const SERVER_KEY: &str = "nearcast";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn resume_both_ways() {
+        let resume = Resume {
+            epoch: Epoch(0xabc),
+            have: vec![(TrackId::VIDEO, Timestamp::from_millis(12345)), (TrackId::AUDIO, Timestamp::from_millis(-21))],
+        };
+        assert_eq!(resume.have_text(), "v0=12345,a0=-21");
+        assert_eq!(Resume::parse("0000000000000abc", &resume.have_text()), Some(resume));
+        assert_eq!(Resume::parse("zzz", "v0=1"), None);
+        let partial = Resume::parse("0000000000000abc", "v0=1,x,=,v=3,a0=x,v256=1,é0=4,a1=9").unwrap();
+        assert_eq!(partial.have_text(), "v0=1,a1=9");
+    }
+
+    #[test]
+    fn metadata_keys_both_ways() {
+        let metadata = Metadata {
+            values: [("encoder".to_owned(), Value::String("x".into()))].into(),
+            epoch: Some(Epoch(7)),
+            clock: Some(WallClock::from_micros(1_795_352_493_250_123)),
+            dts: Some(Timestamp::from_millis((1 << 32) + 5)),
+        };
+        assert_eq!(Metadata::from_values(metadata.to_values()), metadata);
+        let clockless = Metadata { clock: None, ..metadata };
+        assert_eq!(Metadata::from_values(clockless.to_values()), clockless);
+        let odd = [(EPOCH_KEY.to_owned(), Value::Number(1.0)), (CLOCK_KEY.to_owned(), Value::Number(f64::NAN))].into();
+        assert_eq!(Metadata::from_values(odd), Metadata::default());
+        let far = [(DTS_KEY.to_owned(), Value::Number(1.0e17))].into();
+        assert_eq!(Metadata::from_values(far), Metadata::default());
+    }
+
+    #[test]
+    fn an_epoch_at_second_hand_is_no_epoch() {
+        let metadata = Metadata {
+            epoch: Some(Epoch(7)),
+            clock: Some(WallClock::from_micros(1_795_352_493_250_123)),
+            dts: Some(Timestamp::ZERO),
+            ..Metadata::default()
+        };
+        // As `ffmpeg -i rtmp://… -c copy -f flv rtmp://…` passes it on.
+        let relayed = metadata.to_values().into_iter().map(|(key, value)| match value {
+            Value::Number(number) => (key, Value::String(format!("{number:.0}"))),
+            other => (key, other),
+        });
+        assert_eq!(Metadata::from_values(relayed.collect()), Metadata::default());
+    }
+}

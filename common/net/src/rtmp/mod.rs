@@ -1,0 +1,30 @@
+//! RTMP both ways: the sessions are pure, `server` and `client` drive sockets.
+//!
+//! Adobe's *Real Time Messaging Protocol 1.0* with *Enhanced RTMP v2*'s `connect` capabilities. What is in an audio or video message
+//! is `media::flv`'s concern; this module carries the bodies as they are.
+//!
+//! In the order that bytes meet it: [`handshake`], [`chunk`], [`session`] (control messages and commands over [`amf`]), then
+//! [`server`] and [`client`]. [`framing`] is the way back out, serialised once for any number of players.
+//!
+//! rml_rtmp is beneath, behind a front of our own, because it trusts its peer: its AMF0 reader recurses without bound, its chunk
+//! reader has one buffer for all chunk streams and no limit on lengths, its server session answers a handful of commands and panics on
+//! some. From it come the handshake and, behind our AMF0 guard, the AMF0 values and message encodings.
+
+pub mod amf;
+pub mod chunk;
+pub mod client;
+pub mod framing;
+pub mod handshake;
+pub mod server;
+pub mod session;
+pub mod url;
+
+mod connection;
+mod error;
+mod limits;
+mod message;
+
+pub use error::{Blame, Error};
+pub use limits::Limits;
+pub use message::{Message, Metadata, Resume, parse_track};
+pub use url::Url;

@@ -1,0 +1,280 @@
+//! The server's end of a connection: from accept to publish or play.
+
+use std::collections::VecDeque;
+use std::fmt;
+
+use bytes::Bytes;
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use super::connection::{Connection, Deadline};
+use super::framing::{self, Framed, PLAY_CHUNK_SIZE};
+pub use super::session::PlayerEvent;
+use super::session::{Ask, ServerEvent, ServerSession};
+use super::{Error, Limits, Message, Resume, url};
+
+/// What a client wants.
+#[derive(Debug)]
+pub enum Request<S> {
+    /// To publish.
+    Publish(PublishRequest<S>),
+    /// To play.
+    Play(PlayRequest<S>),
+}
+
+/// A client that asks to publish. Dropping it closes the connection without an answer.
+pub struct PublishRequest<S> {
+    /// The application, slashes included.
+    pub app: String,
+    /// The stream key: what came before `?`.
+    pub name: String,
+    /// The pairs after `?`, of the app and then of the name.
+    pub query: Vec<(String, String)>,
+    /// `tcUrl` of `connect`.
+    pub tc_url: Option<String>,
+    /// `flashVer` of `connect`.
+    pub agent: Option<String>,
+    connection: Connection<S, ServerSession>,
+}
+
+/// A client that asks to play. Dropping it closes the connection without an answer.
+pub struct PlayRequest<S> {
+    /// The application, slashes included.
+    pub app: String,
+    /// The stream's name: what came before `?`.
+    pub name: String,
+    /// The pairs after `?`, of the app and then of the name.
+    pub query: Vec<(String, String)>,
+    /// `tcUrl` of `connect`.
+    pub tc_url: Option<String>,
+    /// `flashVer` of `connect`.
+    pub agent: Option<String>,
+    connection: Connection<S, ServerSession>,
+}
+
+/// Handshake, `connect`, `createStream`, up to `publish` or `play`, all within `limits.handshake`.
+///
+/// # Errors
+/// Whatever the peer does wrong, and [`Error::Timeout`].
+pub async fn accept<S: AsyncRead + AsyncWrite + Unpin>(io: S, limits: &Limits) -> Result<Request<S>, Error> {
+    let deadline = Deadline::after("publish or play", limits.handshake);
+    let mut connection = Connection::new(io, ServerSession::new(limits), limits);
+    loop {
+        match connection.session.event() {
+            Some(ServerEvent::Publish(ask)) => {
+                let Ask { app, name, query, tc_url, agent } = ask;
+                return Ok(Request::Publish(PublishRequest { app, name, query, tc_url, agent, connection }));
+            }
+            Some(ServerEvent::Play(ask)) => {
+                let Ask { app, name, query, tc_url, agent } = ask;
+                return Ok(Request::Play(PlayRequest { app, name, query, tc_url, agent, connection }));
+            }
+            Some(ServerEvent::Message(_) | ServerEvent::Player(_)) => continue,
+            None => {}
+        }
+        connection.flush(deadline).await?;
+        if !connection.fill(deadline).await? {
+            return Err(Error::Closed { waiting_for: "publish or play" });
+        }
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> PublishRequest<S> {
+    /// Lets it publish, and tells it where to resume.
+    ///
+    /// # Errors
+    /// Those of writing.
+    pub async fn accept(mut self, resume: Option<Resume>) -> Result<Publisher<S>, Error> {
+        self.connection.session.accept_publish(resume.as_ref());
+        self.connection.flush(self.connection.write_deadline()).await?;
+        Ok(Publisher { connection: self.connection })
+    }
+
+    /// Says no, with a code such as `NetStream.Publish.BadName`, and closes.
+    ///
+    /// # Errors
+    /// Those of writing.
+    pub async fn reject(mut self, code: &str, description: &str) -> Result<(), Error> {
+        self.connection.session.reject(code, description);
+        self.connection.close().await
+    }
+}
+
+/// A connection that publishes.
+pub struct Publisher<S> {
+    connection: Connection<S, ServerSession>,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Publisher<S> {
+    /// The next message; `None` once the peer has closed the connection. Cancel safe. Protocol traffic is answered within.
+    ///
+    /// # Errors
+    /// Whatever the peer does wrong, and [`Error::Timeout`] after `limits.idle` of silence.
+    pub async fn next(&mut self) -> Result<Option<Message>, Error> {
+        let connection = &mut self.connection;
+        loop {
+            match connection.session.event() {
+                Some(ServerEvent::Message(message)) => return Ok(Some(message)),
+                Some(ServerEvent::Publish(_) | ServerEvent::Play(_)) => {
+                    return Err(Error::Protocol { what: "the publisher wants another stream on the same connection" });
+                }
+                Some(ServerEvent::Player(_)) => continue,
+                None => {}
+            }
+            connection.flush(connection.write_deadline()).await?;
+            if !connection.fill(connection.idle_deadline()).await? {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// Tells the publisher why it must go, and closes.
+    ///
+    /// # Errors
+    /// Those of writing.
+    pub async fn close(mut self, code: &str, description: &str) -> Result<(), Error> {
+        self.connection.session.reject(code, description);
+        self.connection.close().await
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> PlayRequest<S> {
+    /// Lets it play: `StreamBegin`, `NetStream.Play.Reset`, `NetStream.Play.Start`; media may follow in chunks of
+    /// [`PLAY_CHUNK_SIZE`].
+    ///
+    /// # Errors
+    /// Those of writing.
+    pub async fn accept(mut self) -> Result<Player<S>, Error> {
+        self.connection.session.accept_play();
+        self.connection.flush(self.connection.write_deadline()).await?;
+        Ok(Player { connection: self.connection })
+    }
+
+    /// Says no, with a code such as `NetStream.Play.StreamNotFound`, and closes.
+    ///
+    /// # Errors
+    /// Those of writing.
+    pub async fn reject(mut self, code: &str, description: &str) -> Result<(), Error> {
+        self.connection.session.reject(code, description);
+        self.connection.close().await
+    }
+}
+
+/// A connection that plays.
+pub struct Player<S> {
+    connection: Connection<S, ServerSession>,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Player<S> {
+    /// Sends one message.
+    ///
+    /// # Errors
+    /// Those of writing, whatever the peer does wrong meanwhile, and [`Error::Unsendable`].
+    pub async fn send(&mut self, message: &Message) -> Result<(), Error> {
+        self.send_framed(&framing::message(message, PLAY_CHUNK_SIZE)?).await
+    }
+
+    /// Sends what was framed for many.
+    ///
+    /// # Errors
+    /// Those of writing, and whatever the peer does wrong meanwhile.
+    pub async fn send_framed(&mut self, framed: &Framed) -> Result<(), Error> {
+        self.connection.queue(Some(framed));
+        self.connection.flush(self.connection.write_deadline()).await
+    }
+
+    /// What the client has said so far.
+    pub fn event(&mut self) -> Option<PlayerEvent> {
+        player_event(&mut self.connection.session)
+    }
+
+    /// Tells the client why it must go, and closes.
+    ///
+    /// # Errors
+    /// Those of writing.
+    pub async fn close(mut self, code: &str, description: &str) -> Result<(), Error> {
+        self.connection.session.reject(code, description);
+        self.connection.close().await
+    }
+
+    /// The socket, with nothing left unsent unless a send was cancelled, and what understands the client's bytes: for a fan-out
+    /// that writes by itself.
+    pub fn into_parts(self) -> (S, PlayState) {
+        let (io, mut session) = self.connection.into_parts();
+        let early = std::iter::from_fn(|| player_event(&mut session)).collect();
+        (io, PlayState { session, early })
+    }
+}
+
+fn player_event(session: &mut ServerSession) -> Option<PlayerEvent> {
+    loop {
+        if let ServerEvent::Player(event) = session.event()? {
+            return Some(event);
+        }
+    }
+}
+
+/// Understands what a player sends while somebody else writes the media.
+#[derive(Debug)]
+pub struct PlayState {
+    session: ServerSession,
+    /// Said before the socket was handed over.
+    early: VecDeque<PlayerEvent>,
+}
+
+impl PlayState {
+    /// Takes what the client sent; `&[]` gives what it said before the hand-over. Afterwards [`PlayState::replies`] may hold bytes
+    /// to write between two messages.
+    ///
+    /// # Errors
+    /// Whatever the peer does wrong: close the connection.
+    pub fn input(&mut self, bytes: &[u8]) -> Result<Vec<PlayerEvent>, Error> {
+        if !bytes.is_empty() {
+            self.session.input(bytes)?;
+        }
+        let mut events: Vec<_> = self.early.drain(..).collect();
+        events.extend(std::iter::from_fn(|| player_event(&mut self.session)));
+        Ok(events)
+    }
+
+    /// Takes the bytes to write to the client between two messages; empty if there are none.
+    pub fn replies(&mut self) -> Bytes {
+        self.session.output()
+    }
+
+    /// The bytes that end the play towards the client, with a code such as `NetStream.Play.Failed`.
+    pub fn goodbye(&mut self, code: &str, description: &str) -> Bytes {
+        self.session.reject(code, description);
+        self.session.output()
+    }
+}
+
+impl<S> fmt::Debug for PublishRequest<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PublishRequest")
+            .field("app", &url::shown_app(&self.app))
+            .field("agent", &self.agent)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<S> fmt::Debug for PlayRequest<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Those who mean to publish and play instead put their key in the same places.
+        f.debug_struct("PlayRequest")
+            .field("app", &url::shown_app(&self.app))
+            .field("agent", &self.agent)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<S> fmt::Debug for Publisher<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Publisher").finish_non_exhaustive()
+    }
+}
+
+impl<S> fmt::Debug for Player<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Player").finish_non_exhaustive()
+    }
+}

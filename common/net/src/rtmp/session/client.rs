@@ -1,0 +1,373 @@
+//! The client's engine: from the first packet to publishing or playing, against any server.
+//!
+//! `connect` is the first message and is cut to the default chunk size: ffmpeg's server mode reads nothing else.
+
+use std::collections::VecDeque;
+use std::fmt;
+
+use bytes::Bytes;
+
+use super::aggregate;
+use super::command::{self, command, number, property, text};
+use super::server::metadata;
+use super::wire::{Arrived, Inbound, Wire};
+use crate::rtmp::amf::{self, Value};
+use crate::rtmp::chunk::{RawMessage, kind};
+use crate::rtmp::message::{EPOCH_KEY, HAVE_KEY, SERVER_KEY};
+use crate::rtmp::{Error, Limits, Message, Resume, Url};
+
+/// What a client is there for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Goal {
+    /// To publish under the URL's name.
+    Publish,
+    /// To play the URL's name.
+    Play,
+}
+
+/// What a server says.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum ClientEvent {
+    /// Publishing or playing may begin. At most once.
+    Started {
+        /// What a Nearcast server still holds of the stream's last broadcast.
+        resume: Option<Resume>,
+    },
+    /// Played.
+    Message(Message),
+    /// It has received this many bytes, modulo 2^32.
+    Acknowledged(u32),
+    /// Answers [`ClientSession::ping`] with the same number.
+    Pong(u32),
+}
+
+/// The engine. After an error it must not be used again.
+pub struct ClientSession {
+    wire: Wire,
+    events: VecDeque<ClientEvent>,
+    goal: Goal,
+    url: Url,
+    agent: String,
+    phase: Phase,
+    nearcast: bool,
+    stream: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Handshaking,
+    Connecting,
+    CreatingStream,
+    Asking,
+    Started,
+}
+
+impl ClientSession {
+    /// A connection about to begin; its first packet is in [`ClientSession::output`]. `agent` is stated as `flashVer`.
+    pub fn new(goal: Goal, url: Url, agent: String, limits: &Limits) -> Self {
+        let wire = Wire::client(limits);
+        let phase = Phase::Handshaking;
+        Self { wire, events: VecDeque::new(), goal, url, agent, phase, nearcast: false, stream: 0 }
+    }
+
+    /// Takes what the server sent. Events and output may follow.
+    ///
+    /// # Errors
+    /// Whatever ends the connection; [`Error::Refused`] if the server said no, with the URL's name redacted from its words.
+    pub fn input(&mut self, bytes: &[u8]) -> Result<(), Error> {
+        let after;
+        let mut input = match self.wire.arrive(bytes)? {
+            Arrived::Nothing => return self.wire.settle(),
+            Arrived::Chunks => bytes,
+            Arrived::Handshaken(rest) => {
+                self.connect();
+                after = rest;
+                after.as_slice()
+            }
+        };
+        while let Some(inbound) = self.wire.read(&mut input)? {
+            match inbound {
+                Inbound::Message(message) => self.message(message)?,
+                Inbound::Acknowledged(bytes) => self.events.push_back(ClientEvent::Acknowledged(bytes)),
+                Inbound::PeerBandwidth => {
+                    let (out, chunk_size) = self.wire.out();
+                    command::control(out, chunk_size, kind::WINDOW, OUR_WINDOW);
+                }
+                Inbound::UserControl(command::PING_RESPONSE, stamp, _) => {
+                    self.events.push_back(ClientEvent::Pong(stamp));
+                }
+                Inbound::UserControl(command::STREAM_EOF, ..) => self.end_of_stream(),
+                Inbound::UserControl(..) => {}
+            }
+        }
+        self.wire.settle()
+    }
+
+    /// The next event.
+    pub fn event(&mut self) -> Option<ClientEvent> {
+        self.events.pop_front()
+    }
+
+    /// Events that wait.
+    pub fn pending(&self) -> usize {
+        self.events.len()
+    }
+
+    /// Takes what is to be sent to the server; empty if there is nothing.
+    pub fn output(&mut self) -> Bytes {
+        self.wire.take_output()
+    }
+
+    /// Whether the server has said that it is a Nearcast `cdn`.
+    pub fn server_is_nearcast(&self) -> bool {
+        self.nearcast
+    }
+
+    /// The message stream that the server gave us.
+    pub fn message_stream(&self) -> u32 {
+        self.stream
+    }
+
+    /// The chunk size that the server expects of us.
+    pub fn chunk_size(&self) -> u32 {
+        self.wire.chunk_size()
+    }
+
+    /// Asks the server to answer with the same number. Nearcast's does; few others do.
+    pub fn ping(&mut self, stamp: u32) {
+        let (out, chunk_size) = self.wire.out();
+        command::user_control(out, chunk_size, command::PING_REQUEST, &[stamp]);
+    }
+
+    /// Says that publishing or playing is over.
+    pub fn finish(&mut self) {
+        if self.phase != Phase::Started {
+            return;
+        }
+        let (name, stream) = (self.url.name.clone(), self.stream);
+        let (out, chunk_size) = self.wire.out();
+        if self.goal == Goal::Publish {
+            command(out, chunk_size, 0, "FCUnpublish", 6.0, [Value::Null, amf::string(name)]);
+        }
+        command(out, chunk_size, 0, "deleteStream", 7.0, [Value::Null, Value::Number(stream.into())]);
+    }
+
+    /// RTMP 1.0 §7.2.1.1; the codec lists are Enhanced RTMP's.
+    fn connect(&mut self) {
+        let list = ["avc1", "hvc1", "av01", "vp09", "mp4a", "Opus", "fLaC", ".mp3"].map(amf::string);
+        let mut properties = vec![
+            ("app", amf::string(self.url.app.as_str())),
+            ("flashVer", amf::string(self.agent.as_str())),
+            ("tcUrl", amf::string(self.url.tc_url())),
+            ("fourCcList", Value::StrictArray(list.into())),
+            // Multitrack, ModEx, nanosecond offsets within it.
+            ("capsEx", Value::Number(14.0)),
+        ];
+        match self.goal {
+            Goal::Publish => properties.push(("type", amf::string("nonprivate"))),
+            Goal::Play => properties.extend([
+                ("fpad", Value::Boolean(false)),
+                ("capabilities", Value::Number(15.0)),
+                // All of them (RTMP 1.0 §7.2.1.1).
+                ("audioCodecs", Value::Number(4071.0)),
+                ("videoCodecs", Value::Number(252.0)),
+                ("videoFunction", Value::Number(1.0)),
+            ]),
+        }
+        let properties = properties.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
+        let (out, chunk_size) = self.wire.out();
+        command(out, chunk_size, 0, "connect", CONNECT, [Value::Object(properties)]);
+        self.phase = Phase::Connecting;
+    }
+
+    fn create_stream(&mut self) {
+        self.phase = Phase::CreatingStream;
+        if self.goal == Goal::Publish {
+            self.wire.set_chunk_size(PUBLISH_CHUNK_SIZE);
+        }
+        let name = self.url.name.clone();
+        let (out, chunk_size) = self.wire.out();
+        command::control(out, chunk_size, kind::WINDOW, OUR_WINDOW);
+        if self.goal == Goal::Publish {
+            command(out, chunk_size, 0, "releaseStream", 2.0, [Value::Null, amf::string(name.as_str())]);
+            command(out, chunk_size, 0, "FCPublish", 3.0, [Value::Null, amf::string(name)]);
+        }
+        command(out, chunk_size, 0, "createStream", CREATE_STREAM, [Value::Null]);
+    }
+
+    fn ask(&mut self) {
+        self.phase = Phase::Asking;
+        let (name, stream) = (self.url.name.clone(), self.stream);
+        let (out, chunk_size) = self.wire.out();
+        match self.goal {
+            Goal::Publish => {
+                command(out, chunk_size, stream, "publish", ASK, [Value::Null, amf::string(name), amf::string("live")]);
+            }
+            Goal::Play => {
+                // Live if there is such a stream (RTMP 1.0 §7.2.2.1).
+                let start = Value::Number(-2.0);
+                command(out, chunk_size, stream, "play", ASK, [Value::Null, amf::string(name), start]);
+                command::user_control(out, chunk_size, command::SET_BUFFER_LENGTH, &[stream, BUFFER_LENGTH]);
+            }
+        }
+    }
+
+    fn message(&mut self, message: RawMessage) -> Result<(), Error> {
+        match message.kind {
+            kind::AUDIO | kind::VIDEO | kind::DATA | kind::DATA_AMF3 => self.played(message),
+            kind::AGGREGATE => aggregate::split(&message)?.into_iter().try_for_each(|m| self.played(m)),
+            kind::COMMAND => self.command(&message.body),
+            kind::COMMAND_AMF3 => match message.body.split_first() {
+                Some((0, body)) => self.command(body),
+                _ => Err(Error::Protocol { what: "an AMF3 command is not AMF0 within" }),
+            },
+            _ => Ok(()),
+        }
+    }
+
+    fn played(&mut self, message: RawMessage) -> Result<(), Error> {
+        let RawMessage { kind, timestamp, body, .. } = message;
+        if self.goal != Goal::Play || body.is_empty() {
+            return Ok(());
+        }
+        let message = match kind {
+            kind::AUDIO => Message::Audio { timestamp, body },
+            kind::VIDEO => Message::Video { timestamp, body },
+            _ => match metadata(kind, &body)? {
+                Some(metadata) => Message::Metadata(metadata),
+                None => return Ok(()),
+            },
+        };
+        // Some servers send media without ever saying NetStream.Play.Start.
+        self.start(None);
+        self.events.push_back(ClientEvent::Message(message));
+        Ok(())
+    }
+
+    fn command(&mut self, body: &[u8]) -> Result<(), Error> {
+        let values = amf::decode(body).map_err(Error::amf("a command"))?;
+        let Some(name) = text(values.first()) else {
+            return Err(Error::Amf {
+                command: "a command",
+                source: amf::Error::Shape("it does not begin with a name"),
+            });
+        };
+        let transaction = number(values.get(1)).unwrap_or(0.0);
+        // Some answers come without a command object; the information is then in its place.
+        let info = values.get(3).or(values.get(2)).unwrap_or(&Value::Null);
+        match name {
+            "_result" if transaction == CONNECT && self.phase == Phase::Connecting => {
+                self.nearcast = values.iter().any(says_nearcast);
+                self.create_stream();
+                Ok(())
+            }
+            "_result" if transaction == CREATE_STREAM && self.phase == Phase::CreatingStream => {
+                let stream = number(Some(info)).filter(|n| (1.0..=f64::from(u32::MAX)).contains(n));
+                let Some(stream) = stream else {
+                    let source = amf::Error::Shape("it has no stream number");
+                    return Err(Error::Amf { command: "the answer to createStream", source });
+                };
+                self.stream = stream as u32;
+                self.ask();
+                Ok(())
+            }
+            "_error" if transaction == CONNECT || transaction == CREATE_STREAM || transaction == ASK => {
+                Err(self.refused(info))
+            }
+            "onStatus" => self.status(info),
+            "close" => Err(Error::Closed { waiting_for: "what we asked for: it said close" }),
+            // onBWDone, onFCPublish, answers to releaseStream and FCPublish.
+            _ => Ok(()),
+        }
+    }
+
+    fn status(&mut self, info: &Value) -> Result<(), Error> {
+        let code = text(property(info, "code")).unwrap_or_default();
+        if text(property(info, "level")) == Some("error") {
+            // An answer to releaseStream or seek says nothing about the stream itself.
+            return if code.starts_with("NetStream.Seek") { Ok(()) } else { Err(self.refused(info)) };
+        }
+        match code {
+            "NetStream.Publish.Start" => {
+                self.nearcast |= says_nearcast(info);
+                let have = text(property(info, HAVE_KEY)).unwrap_or_default();
+                let resume = text(property(info, EPOCH_KEY)).and_then(|epoch| Resume::parse(epoch, have));
+                self.start(resume);
+            }
+            "NetStream.Play.Start" => self.start(None),
+            "NetStream.Play.UnpublishNotify" | "NetStream.Play.Stop" | "NetStream.Play.Complete" => {
+                self.end_of_stream();
+            }
+            // Some servers forget the level.
+            "NetStream.Publish.BadName"
+            | "NetStream.Play.StreamNotFound"
+            | "NetStream.Play.Failed"
+            | "NetStream.Publish.Denied"
+            | "NetConnection.Connect.Rejected" => return Err(self.refused(info)),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn start(&mut self, resume: Option<Resume>) {
+        if self.phase == Phase::Asking {
+            self.phase = Phase::Started;
+            self.events.push_back(ClientEvent::Started { resume });
+        }
+    }
+
+    /// Servers tell it in one way or in two; it is told on once.
+    fn end_of_stream(&mut self) {
+        let end = ClientEvent::Message(Message::EndOfStream);
+        if self.phase == Phase::Started && self.goal == Goal::Play && self.events.back() != Some(&end) {
+            self.events.push_back(end);
+        }
+    }
+
+    /// The server's words, without the key that they may repeat.
+    fn refused(&self, info: &Value) -> Error {
+        let (key, query) = self.url.name.split_once('?').unwrap_or((&self.url.name, ""));
+        let clean = |field| {
+            let mut words = text(property(info, field)).unwrap_or("no reason given").to_owned();
+            if self.goal == Goal::Publish {
+                for secret in [self.url.name.as_str(), key, query] {
+                    if !secret.is_empty() {
+                        words = words.replace(secret, "***");
+                    }
+                }
+            }
+            // What a peer sends ends up in logs and terminals.
+            words.chars().filter(|c| !c.is_control()).take(MAX_WORDS).collect()
+        };
+        Error::Refused { code: clean("code"), description: clean("description") }
+    }
+}
+
+fn says_nearcast(info: &Value) -> bool {
+    matches!(property(info, SERVER_KEY), Some(Value::Boolean(true)))
+}
+
+/// Shows no name.
+impl fmt::Debug for ClientSession {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClientSession")
+            .field("goal", &self.goal)
+            .field("url", &self.url)
+            .field("phase", &self.phase)
+            .finish_non_exhaustive()
+    }
+}
+
+// Transaction numbers; 2 and 3 are releaseStream and FCPublish, whose answers do not matter.
+const CONNECT: f64 = 1.0;
+const CREATE_STREAM: f64 = 4.0;
+const ASK: f64 = 5.0;
+/// The server acknowledges this often: about four times a second at 2 Mbit/s.
+const OUR_WINDOW: u32 = 64 << 10;
+/// What we publish in: one chunk for most access units, and within what every server takes.
+const PUBLISH_CHUNK_SIZE: u32 = 60_000;
+/// Milliseconds that we tell servers we buffer: some hold back less for less.
+const BUFFER_LENGTH: u32 = 300;
+/// Bounds a server's words, in characters.
+const MAX_WORDS: usize = 300;

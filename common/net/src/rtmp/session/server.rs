@@ -1,0 +1,465 @@
+//! The server's engine: answers a client up to `publish` or `play`, then tells what it says.
+
+use std::collections::VecDeque;
+use std::fmt;
+
+use bytes::Bytes;
+
+use super::aggregate;
+use super::command::{self, Status, command, number, property, text};
+use super::wire::{Arrived, Inbound, Wire};
+use crate::rtmp::amf::{self, Value};
+use crate::rtmp::chunk::{RawMessage, kind};
+use crate::rtmp::framing::{PLAY_CHUNK_SIZE, PLAY_STREAM};
+use crate::rtmp::message::{EPOCH_KEY, HAVE_KEY, SERVER_KEY};
+use crate::rtmp::{Error, Limits, Message, Metadata, Resume, url};
+
+/// What a client asked for.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Ask {
+    /// The application, slashes included.
+    pub app: String,
+    /// Stream key or play name, without its query.
+    pub name: String,
+    /// The pairs of the app's query, then those of the name's.
+    pub query: Vec<(String, String)>,
+    /// `tcUrl` of `connect`.
+    pub tc_url: Option<String>,
+    /// `flashVer` of `connect`.
+    pub agent: Option<String>,
+}
+
+/// Shows neither name nor query, and of the app the first segment only: a key may be in any of them.
+impl fmt::Debug for Ask {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Ask")
+            .field("app", &url::shown_app(&self.app))
+            .field("agent", &self.agent)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What a client says.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum ServerEvent {
+    /// Wants to publish: answer with [`ServerSession::accept_publish`] or [`ServerSession::reject`].
+    Publish(Ask),
+    /// Wants to play: answer with [`ServerSession::accept_play`] or [`ServerSession::reject`].
+    Play(Ask),
+    /// Published.
+    Message(Message),
+    /// From a player.
+    Player(PlayerEvent),
+}
+
+/// What a player says after `play`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum PlayerEvent {
+    /// `pause`: true to pause, false to go on. Already answered.
+    Pause(bool),
+    /// It has received this many bytes, modulo 2^32.
+    Acknowledged(u32),
+    /// It buffers this many milliseconds.
+    BufferLength(u32),
+    /// It ends the play: `closeStream`, `deleteStream`.
+    Close,
+}
+
+/// The engine. After an error it must not be used again.
+pub struct ServerSession {
+    wire: Wire,
+    events: VecDeque<ServerEvent>,
+    connected: Option<Connect>,
+    /// Message streams that exist, by number.
+    streams: Vec<u32>,
+    limits: Limits,
+    role: Role,
+}
+
+struct Connect {
+    app: String,
+    query: Vec<(String, String)>,
+    tc_url: Option<String>,
+    agent: Option<String>,
+}
+
+/// What the connection is for, and on which message stream.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Role {
+    None,
+    AskedToPublish(u32),
+    AskedToPlay(u32),
+    Publishes(u32),
+    Plays(u32),
+}
+
+impl ServerSession {
+    /// A connection that was just accepted.
+    pub fn new(limits: &Limits) -> Self {
+        Self {
+            wire: Wire::server(limits),
+            events: VecDeque::new(),
+            connected: None,
+            streams: Vec::new(),
+            limits: *limits,
+            role: Role::None,
+        }
+    }
+
+    /// Takes what the client sent. Events and output may follow.
+    ///
+    /// # Errors
+    /// Whatever ends the connection; the peer is to blame.
+    pub fn input(&mut self, bytes: &[u8]) -> Result<(), Error> {
+        let after;
+        let mut input = match self.wire.arrive(bytes)? {
+            Arrived::Nothing => return self.wire.settle(),
+            Arrived::Chunks => bytes,
+            Arrived::Handshaken(rest) => {
+                after = rest;
+                after.as_slice()
+            }
+        };
+        while let Some(inbound) = self.wire.read(&mut input)? {
+            match inbound {
+                Inbound::Message(message) => self.message(message)?,
+                Inbound::Acknowledged(bytes) => self.player_event(PlayerEvent::Acknowledged(bytes)),
+                Inbound::UserControl(command::SET_BUFFER_LENGTH, _, millis) => {
+                    self.player_event(PlayerEvent::BufferLength(millis));
+                }
+                // A client does not limit a server's bandwidth; we have no use for other events.
+                Inbound::PeerBandwidth | Inbound::UserControl(..) => {}
+            }
+        }
+        self.wire.settle()
+    }
+
+    /// The next event.
+    pub fn event(&mut self) -> Option<ServerEvent> {
+        self.events.pop_front()
+    }
+
+    /// Events that wait.
+    pub fn pending(&self) -> usize {
+        self.events.len()
+    }
+
+    /// Takes what is to be sent to the client; empty if there is nothing.
+    pub fn output(&mut self) -> Bytes {
+        self.wire.take_output()
+    }
+
+    /// Answers [`ServerEvent::Publish`] with yes.
+    pub fn accept_publish(&mut self, resume: Option<&Resume>) {
+        let Role::AskedToPublish(stream) = self.role else { return };
+        self.role = Role::Publishes(stream);
+        self.wire.allow_media(&self.limits);
+        let (out, chunk_size) = self.wire.out();
+        command::user_control(out, chunk_size, command::STREAM_BEGIN, &[stream]);
+        let mut status = Status::new("status", "NetStream.Publish.Start", "The stream is yours.")
+            .with(SERVER_KEY, Value::Boolean(true));
+        if let Some(resume) = resume {
+            status = status.with(EPOCH_KEY, amf::string(resume.epoch.to_string()));
+            status = status.with(HAVE_KEY, amf::string(resume.have_text()));
+        }
+        status.write(out, chunk_size, stream);
+    }
+
+    /// Answers [`ServerEvent::Play`] with yes. Media follows on [`PLAY_STREAM`] in chunks of [`PLAY_CHUNK_SIZE`].
+    pub fn accept_play(&mut self) {
+        let Role::AskedToPlay(stream) = self.role else { return };
+        self.role = Role::Plays(stream);
+        let (out, chunk_size) = self.wire.out();
+        command::user_control(out, chunk_size, command::STREAM_BEGIN, &[stream]);
+        Status::new("status", "NetStream.Play.Reset", "Playing and resetting.").write(out, chunk_size, stream);
+        Status::new("status", "NetStream.Play.Start", "Playing.").write(out, chunk_size, stream);
+    }
+
+    /// Says no to what was asked, or ends what goes on: an `onStatus` of level `error`. Close the connection once it is sent.
+    pub fn reject(&mut self, code: &str, description: &str) {
+        let stream = match self.role {
+            Role::None => 0,
+            Role::AskedToPublish(stream)
+            | Role::AskedToPlay(stream)
+            | Role::Publishes(stream)
+            | Role::Plays(stream) => stream,
+        };
+        self.role = Role::None;
+        let (out, chunk_size) = self.wire.out();
+        Status::new("error", code, description).write(out, chunk_size, stream);
+    }
+
+    fn player_event(&mut self, event: PlayerEvent) {
+        if matches!(self.role, Role::Plays(_) | Role::AskedToPlay(_)) {
+            self.events.push_back(ServerEvent::Player(event));
+        }
+    }
+
+    fn publishing(&self) -> bool {
+        matches!(self.role, Role::Publishes(_) | Role::AskedToPublish(_))
+    }
+
+    fn message(&mut self, message: RawMessage) -> Result<(), Error> {
+        match message.kind {
+            kind::AUDIO | kind::VIDEO | kind::DATA | kind::DATA_AMF3 => self.published(message),
+            kind::AGGREGATE => aggregate::split(&message)?.into_iter().try_for_each(|m| self.published(m)),
+            kind::COMMAND => self.command(message.stream, &message.body),
+            // AMF3 commands are AMF0 behind a format byte in every encoder that sends them.
+            kind::COMMAND_AMF3 => match message.body.split_first() {
+                Some((0, body)) => self.command(message.stream, body),
+                _ => Err(Error::Protocol { what: "an AMF3 command is not AMF0 within" }),
+            },
+            // Shared objects and what nobody knows.
+            _ => Ok(()),
+        }
+    }
+
+    fn published(&mut self, message: RawMessage) -> Result<(), Error> {
+        let RawMessage { kind, timestamp, body, .. } = message;
+        // Empty messages are keep-alives of some encoders.
+        if !self.publishing() || body.is_empty() {
+            return Ok(());
+        }
+        let message = match kind {
+            kind::AUDIO => Message::Audio { timestamp, body },
+            kind::VIDEO => Message::Video { timestamp, body },
+            _ => match metadata(kind, &body)? {
+                Some(metadata) => Message::Metadata(metadata),
+                None => return Ok(()),
+            },
+        };
+        self.events.push_back(ServerEvent::Message(message));
+        Ok(())
+    }
+
+    fn command(&mut self, stream: u32, body: &[u8]) -> Result<(), Error> {
+        let values = amf::decode(body).map_err(Error::amf("a command"))?;
+        let mut values = values.into_iter();
+        let Some(Value::Utf8String(name)) = values.next() else {
+            return Err(Error::Amf {
+                command: "a command",
+                source: amf::Error::Shape("it does not begin with a name"),
+            });
+        };
+        let (transaction, object) = match values.next() {
+            Some(Value::Number(transaction)) => (transaction, values.next().unwrap_or(Value::Null)),
+            // `|RtmpSampleAccess` and the like come without.
+            _ => (0.0, Value::Null),
+        };
+        let arguments: Vec<Value> = values.collect();
+        let argument = arguments.first();
+        if name == "connect" {
+            return self.connect(transaction, &object);
+        }
+        if self.connected.is_none() {
+            return Err(Error::Protocol { what: "a command came before connect" });
+        }
+        match name.as_str() {
+            "createStream" => self.create_stream(transaction)?,
+            "publish" => self.ask(stream, text(argument), Role::AskedToPublish(stream))?,
+            "play" => self.ask(stream, text(argument), Role::AskedToPlay(stream))?,
+            "deleteStream" => {
+                let stream = number(argument).map_or(stream, |n| n as u32);
+                self.streams.retain(|s| *s != stream);
+                self.end(stream);
+            }
+            "closeStream" => self.end(stream),
+            "FCUnpublish" => {
+                self.fc_status("onFCUnpublish", "NetStream.Unpublish.Success", text(argument));
+                self.result(transaction, Value::Undefined);
+                if let Role::Publishes(stream) | Role::AskedToPublish(stream) = self.role {
+                    self.end(stream);
+                }
+            }
+            "FCPublish" => {
+                self.result(transaction, Value::Undefined);
+                self.fc_status("onFCPublish", "NetStream.Publish.Start", text(argument));
+            }
+            "FCSubscribe" => {
+                self.result(transaction, Value::Undefined);
+                self.fc_status("onFCSubscribe", "NetStream.Play.Start", text(argument));
+            }
+            "releaseStream" | "_checkbw" | "checkBandwidth" | "FCUnsubscribe" => {
+                self.result(transaction, Value::Undefined);
+            }
+            // A live stream has no length.
+            "getStreamLength" => self.result(transaction, Value::Number(0.0)),
+            "pause" | "pauseRaw" => {
+                let pause = matches!(argument, Some(Value::Boolean(true)));
+                let code = if pause { "NetStream.Pause.Notify" } else { "NetStream.Unpause.Notify" };
+                let (out, chunk_size) = self.wire.out();
+                Status::new("status", code, "").write(out, chunk_size, stream);
+                self.player_event(PlayerEvent::Pause(pause));
+            }
+            "seek" => {
+                let (out, chunk_size) = self.wire.out();
+                Status::new("error", "NetStream.Seek.Failed", "The stream is live.").write(out, chunk_size, stream);
+            }
+            // Hints, and answers to what we did not ask.
+            "receiveAudio" | "receiveVideo" | "_result" | "_error" | "onStatus" => {}
+            _ if transaction != 0.0 => {
+                let failed =
+                    Status::new("error", "NetConnection.Call.Failed", "There is no such command.").into_value();
+                let (out, chunk_size) = self.wire.out();
+                command(out, chunk_size, stream, "_error", transaction, [Value::Null, failed]);
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// RTMP 1.0 §7.2.1.1, Enhanced RTMP v2 "Enhancing NetConnection connect Command".
+    fn connect(&mut self, transaction: f64, object: &Value) -> Result<(), Error> {
+        if self.connected.is_some() {
+            return Err(Error::Protocol { what: "the client connects twice" });
+        }
+        let Value::Object(_) = object else {
+            return Err(Error::Amf { command: "connect", source: amf::Error::Shape("it has no command object") });
+        };
+        let string = |key| text(property(object, key)).map(str::to_owned);
+        let (app, query) = url::split_query(text(property(object, "app")).unwrap_or_default());
+        let enhanced = property(object, "fourCcList").is_some() || property(object, "videoFourCcInfoMap").is_some();
+        let object_encoding = number(property(object, "objectEncoding")).unwrap_or(0.0);
+        self.connected = Some(Connect {
+            app: app.trim_matches('/').to_owned(),
+            query,
+            tc_url: string("tcUrl"),
+            // It goes into logs and pages.
+            agent: string("flashVer").map(|words| words.chars().filter(|c| !c.is_control()).take(MAX_AGENT).collect()),
+        });
+
+        let (out, chunk_size) = self.wire.out();
+        command::control(out, chunk_size, kind::WINDOW, OUR_WINDOW);
+        command::peer_bandwidth(out, chunk_size, OUR_WINDOW);
+        self.wire.set_chunk_size(PLAY_CHUNK_SIZE);
+        let properties = amf::object([
+            ("fmsVer", amf::string("FMS/3,5,7,7009")),
+            ("capabilities", Value::Number(31.0)),
+            ("mode", Value::Number(1.0)),
+        ]);
+        let mut status = Status::new("status", "NetConnection.Connect.Success", "Connection succeeded.")
+            .with("objectEncoding", Value::Number(object_encoding))
+            .with(SERVER_KEY, Value::Boolean(true));
+        if enhanced {
+            let can = |codecs: &[&str]| {
+                let map = codecs.iter().map(|c| ((*c).to_owned(), Value::Number(CAN_FORWARD)));
+                Value::Object(map.collect())
+            };
+            let list = VIDEO_CODECS.iter().chain(AUDIO_CODECS).map(|c| amf::string(*c)).collect();
+            status = status
+                .with("fourCcList", Value::StrictArray(list))
+                .with("videoFourCcInfoMap", can(VIDEO_CODECS))
+                .with("audioFourCcInfoMap", can(AUDIO_CODECS))
+                .with("capsEx", Value::Number(CAPS_EX));
+        }
+        let (out, chunk_size) = self.wire.out();
+        command(out, chunk_size, 0, "_result", transaction, [properties, status.into_value()]);
+        Ok(())
+    }
+
+    fn create_stream(&mut self, transaction: f64) -> Result<(), Error> {
+        // The lowest that is free, so that a client that deletes before it creates again gets the one that we play on.
+        let Some(id) = (1..=self.limits.max_message_streams).find(|id| !self.streams.contains(id)) else {
+            return Err(Error::Limit { what: "message streams", limit: self.limits.max_message_streams.into() });
+        };
+        self.streams.push(id);
+        self.result(transaction, Value::Number(id.into()));
+        Ok(())
+    }
+
+    fn ask(&mut self, stream: u32, name: Option<&str>, role: Role) -> Result<(), Error> {
+        let Some(connect) = &self.connected else { unreachable!("commands before connect are refused") };
+        let publish = matches!(role, Role::AskedToPublish(_));
+        let Some(name) = name else {
+            let command = if publish { "publish" } else { "play" };
+            return Err(Error::Amf { command, source: amf::Error::Shape("it has no name") });
+        };
+        if self.role != Role::None {
+            return Err(Error::Protocol { what: "the client publishes or plays twice on one connection" });
+        }
+        if !self.streams.contains(&stream) {
+            return Err(Error::Protocol {
+                what: "the client publishes or plays on a message stream that it did not create",
+            });
+        }
+        if !publish && stream != PLAY_STREAM {
+            let (out, chunk_size) = self.wire.out();
+            Status::new("error", "NetStream.Play.Failed", "Play on the first message stream.")
+                .write(out, chunk_size, stream);
+            return Ok(());
+        }
+        let (name, more) = url::split_query(name);
+        let mut query = connect.query.clone();
+        query.extend(more);
+        let ask = Ask {
+            app: connect.app.clone(),
+            name: name.trim_matches('/').to_owned(),
+            query,
+            tc_url: connect.tc_url.clone(),
+            agent: connect.agent.clone(),
+        };
+        self.role = role;
+        self.events.push_back(if publish { ServerEvent::Publish(ask) } else { ServerEvent::Play(ask) });
+        Ok(())
+    }
+
+    /// The role on `stream` is over; the connection may take another.
+    fn end(&mut self, stream: u32) {
+        let event = match self.role {
+            Role::Publishes(s) | Role::AskedToPublish(s) if s == stream => ServerEvent::Message(Message::EndOfStream),
+            Role::Plays(s) | Role::AskedToPlay(s) if s == stream => ServerEvent::Player(PlayerEvent::Close),
+            _ => return,
+        };
+        self.role = Role::None;
+        self.events.push_back(event);
+    }
+
+    fn result(&mut self, transaction: f64, value: Value) {
+        let (out, chunk_size) = self.wire.out();
+        command(out, chunk_size, 0, "_result", transaction, [Value::Null, value]);
+    }
+
+    /// Flash Media Live Encoder's commands get a status of their own.
+    fn fc_status(&mut self, name: &str, code: &str, stream_name: Option<&str>) {
+        let (out, chunk_size) = self.wire.out();
+        let status = Status::new("status", code, stream_name.unwrap_or_default()).into_value();
+        command(out, chunk_size, 0, name, 0.0, [Value::Null, status]);
+    }
+}
+
+/// Shows neither names nor queries.
+impl fmt::Debug for ServerSession {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ServerSession").field("events", &self.events.len()).finish_non_exhaustive()
+    }
+}
+
+/// `onMetaData` out of a data message, with or without `@setDataFrame` before it, with or without its own name. Other data
+/// messages (`onTextData`, `onCuePoint`) have no place in the stack.
+pub(super) fn metadata(message_kind: u8, body: &[u8]) -> Result<Option<Metadata>, Error> {
+    let body = match (message_kind, body.split_first()) {
+        (kind::DATA_AMF3, Some((0, body))) => body,
+        _ => body,
+    };
+    // Text and cue points may be in any shape; only what claims to be metadata must be well-formed.
+    if !body.starts_with(b"\x02\0\x0d@setDataFrame") && !body.starts_with(b"\x02\0\x0aonMetaData") {
+        return Ok(None);
+    }
+    let values = amf::decode(body).map_err(Error::amf("onMetaData"))?;
+    Ok(values.into_iter().skip(1).find(|v| matches!(v, Value::Object(_))).map(amf::scalars).map(Metadata::from_values))
+}
+
+/// Bounds what a client calls itself, in characters.
+const MAX_AGENT: usize = 128;
+/// How much we let a peer send before it hears of it.
+const OUR_WINDOW: u32 = 2_500_000;
+/// Enhanced RTMP v2: `FourCcInfoMask.CanForward`.
+const CAN_FORWARD: f64 = 4.0;
+/// Enhanced RTMP v2 `capsEx`: multitrack (2), ModEx (4), nanosecond offsets within it (8). Not reconnect requests (1).
+const CAPS_EX: f64 = 14.0;
+/// What Nearcast carries of video, by FourCC.
+const VIDEO_CODECS: &[&str] = &["avc1", "hvc1", "av01", "vp09"];
+/// What Nearcast carries of audio, by FourCC.
+const AUDIO_CODECS: &[&str] = &["mp4a", "Opus", "fLaC", ".mp3"];

@@ -1,0 +1,162 @@
+//! What both ends share: handshake, chunk stream, acknowledgements, pings.
+
+use bytes::{Bytes, BytesMut};
+
+use super::command;
+use crate::rtmp::chunk::{self, RawMessage, Reader, control_number, kind};
+use crate::rtmp::handshake::Handshake;
+use crate::rtmp::{Error, Limits};
+
+/// One end of a connection, below commands.
+pub(super) struct Wire {
+    handshake: Option<Handshake>,
+    reader: Reader,
+    out: BytesMut,
+    /// Of what we send.
+    chunk_size: u32,
+    /// Bytes received, the handshake included, as librtmp and SRS count.
+    received: u64,
+    /// [`Wire::received`] when we last acknowledged.
+    acknowledged: u64,
+    /// How many bytes the peer wants acknowledged at a time.
+    window: u64,
+}
+
+/// What is left for a session once the wire has done its part.
+pub(super) enum Inbound {
+    /// Media, data, a command, or something unknown.
+    Message(RawMessage),
+    /// The peer has received this many bytes, modulo 2^32.
+    Acknowledged(u32),
+    /// The peer wants its bandwidth window acknowledged with ours.
+    PeerBandwidth,
+    /// A user control message that is not a ping request, with its first two numbers.
+    UserControl(u16, u32, u32),
+}
+
+impl Wire {
+    pub(super) fn server(limits: &Limits) -> Self {
+        Self::new(Reader::commands_only(limits), Handshake::server(), BytesMut::new())
+    }
+
+    pub(super) fn client(limits: &Limits) -> Self {
+        let (handshake, opening) = Handshake::client();
+        Self::new(Reader::new(limits), handshake, BytesMut::from(opening.as_slice()))
+    }
+
+    fn new(reader: Reader, handshake: Handshake, out: BytesMut) -> Self {
+        Self {
+            handshake: Some(handshake),
+            reader,
+            out,
+            chunk_size: chunk::DEFAULT_CHUNK_SIZE,
+            received: 0,
+            acknowledged: 0,
+            window: DEFAULT_WINDOW,
+        }
+    }
+
+    /// Counts `bytes`, and passes them through the handshake while that lasts. Returns what comes after it.
+    pub(super) fn arrive(&mut self, bytes: &[u8]) -> Result<Arrived, Error> {
+        self.received += bytes.len() as u64;
+        let Some(handshake) = &mut self.handshake else { return Ok(Arrived::Chunks) };
+        let (reply, over) = handshake.input(bytes)?;
+        self.out.extend_from_slice(&reply);
+        Ok(match over {
+            None => Arrived::Nothing,
+            Some(rest) => {
+                self.handshake = None;
+                Arrived::Handshaken(rest)
+            }
+        })
+    }
+
+    /// The next thing for the session out of `input`.
+    pub(super) fn read(&mut self, input: &mut &[u8]) -> Result<Option<Inbound>, Error> {
+        while let Some(message) = self.reader.read(input)? {
+            match message.kind {
+                kind::ACKNOWLEDGEMENT => return Ok(Some(Inbound::Acknowledged(control_number(&message)?))),
+                kind::WINDOW => {
+                    // Zero would mean an acknowledgement for nothing.
+                    let window = control_number(&message)?;
+                    self.window = if window == 0 { DEFAULT_WINDOW } else { window.into() };
+                }
+                kind::PEER_BANDWIDTH => {
+                    control_number(&message)?;
+                    return Ok(Some(Inbound::PeerBandwidth));
+                }
+                kind::USER_CONTROL => {
+                    let number = |at| message.body.get(at..).and_then(|b| b.first_chunk()).copied();
+                    let Some(event) = message.body.first_chunk().map(|b| u16::from_be_bytes(*b)) else { continue };
+                    let (a, b) = (number(2).map(u32::from_be_bytes), number(6).map(u32::from_be_bytes));
+                    match (event, a) {
+                        (command::PING_REQUEST, Some(stamp)) => {
+                            command::user_control(&mut self.out, self.chunk_size, command::PING_RESPONSE, &[stamp]);
+                        }
+                        (_, Some(a)) => return Ok(Some(Inbound::UserControl(event, a, b.unwrap_or(0)))),
+                        // Some servers send events of their own without numbers.
+                        (_, None) => {}
+                    }
+                }
+                _ => return Ok(Some(Inbound::Message(message))),
+            }
+        }
+        Ok(None)
+    }
+
+    /// Acknowledges what arrived if the window is full: once per call, however small the window. Call it after reading.
+    ///
+    /// # Errors
+    /// [`Error::Limit`] if the peer makes us answer more than [`MAX_PENDING`] without reading any of it.
+    pub(super) fn settle(&mut self) -> Result<(), Error> {
+        if self.handshake.is_none() && self.received - self.acknowledged >= self.window {
+            self.acknowledged = self.received;
+            command::control(&mut self.out, self.chunk_size, kind::ACKNOWLEDGEMENT, self.received as u32);
+        }
+        if self.out.len() > MAX_PENDING {
+            return Err(Error::Limit { what: "bytes of unread answers", limit: MAX_PENDING as u64 });
+        }
+        Ok(())
+    }
+
+    /// Where to append what is to be sent, and the chunk size to cut it with.
+    pub(super) fn out(&mut self) -> (&mut BytesMut, u32) {
+        (&mut self.out, self.chunk_size)
+    }
+
+    /// Announces and adopts another chunk size for what we send.
+    pub(super) fn set_chunk_size(&mut self, size: u32) {
+        command::control(&mut self.out, self.chunk_size, kind::SET_CHUNK_SIZE, size);
+        self.chunk_size = size;
+    }
+
+    /// Lets the peer of a server send messages longer than commands: it may publish.
+    pub(super) fn allow_media(&mut self, limits: &Limits) {
+        self.reader.allow_media(limits);
+    }
+
+    /// The chunk size of what we send.
+    pub(super) fn chunk_size(&self) -> u32 {
+        self.chunk_size
+    }
+
+    /// Takes what is to be sent.
+    pub(super) fn take_output(&mut self) -> Bytes {
+        self.out.split().freeze()
+    }
+}
+
+/// Where arriving bytes belong.
+pub(super) enum Arrived {
+    /// The handshake took them.
+    Nothing,
+    /// The handshake ended; these are the bytes after it.
+    Handshaken(Vec<u8>),
+    /// The chunk stream.
+    Chunks,
+}
+
+/// Acknowledge this often where the peer does not say.
+const DEFAULT_WINDOW: u64 = 2_500_000;
+/// Bounds the answers that wait for a peer that does not read: 64 kB of tiny commands make less.
+const MAX_PENDING: usize = 1 << 20;

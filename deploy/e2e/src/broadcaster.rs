@@ -1,0 +1,48 @@
+//! The broadcaster under test.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::Result;
+
+use crate::lab::Lab;
+use crate::process::Process;
+use crate::programs::program;
+use crate::units::{Unit, read_units};
+
+/// A running `broadcaster` that logs every access unit that leaves it.
+#[derive(Debug)]
+pub struct Broadcaster {
+    /// The process.
+    pub process: Process,
+    unit_log: PathBuf,
+}
+
+impl Broadcaster {
+    /// Starts one that publishes to `url` with `options`.
+    pub fn start(lab: &Lab, url: &str, options: &[&str]) -> Result<Self> {
+        Self::start_with(lab, url, options, |_| {})
+    }
+
+    /// The same, with a word in how it is started: its environment, say.
+    pub fn start_with(lab: &Lab, url: &str, options: &[&str], adjust: impl FnOnce(&mut Command)) -> Result<Self> {
+        let unit_log = tempfile::Builder::new()
+            .prefix("left.")
+            .suffix(".units")
+            .tempfile_in(lab.directory())?
+            .into_temp_path()
+            .keep()?;
+        let mut command = Command::new(program("broadcaster")?);
+        command.args(["--log", "json", "--unit-log"]).arg(&unit_log).args(options).arg(url);
+        adjust(&mut command);
+        Ok(Self { process: lab.spawn("broadcaster", &mut command)?, unit_log })
+    }
+
+    /// A small test picture, which leaves the machine time for the rest.
+    pub const SMALL: [&str; 8] = ["--source", "test", "--audio", "tone", "--size", "640x360", "--fps", "30"];
+
+    /// Every access unit that left. The log is whole once the broadcaster has ended.
+    pub fn units(&self) -> Result<Vec<Unit>> {
+        read_units(&self.unit_log)
+    }
+}

@@ -1,0 +1,127 @@
+//! The server under test, on ports that it picks by itself.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+
+use crate::http::{self, Response};
+use crate::lab::Lab;
+use crate::process::Process;
+use crate::programs::program;
+use crate::wait::until;
+
+/// A running `cdn` with its data in the lab.
+#[derive(Debug)]
+pub struct Cdn {
+    /// The process.
+    pub process: Process,
+    /// Where RTMP is heard.
+    pub rtmp: SocketAddr,
+    /// Where HTTP is heard.
+    pub http: SocketAddr,
+    data: PathBuf,
+    options: Vec<String>,
+}
+
+impl Cdn {
+    /// Starts one with a stream named `live` and `options` besides.
+    pub fn start(lab: &Lab, options: &[&str]) -> Result<Self> {
+        let data = lab.path("cdn-data");
+        let options: Vec<String> = options.iter().map(|&option| option.to_owned()).collect();
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        let (process, rtmp, http) = launch(lab, &data, any, any, &options)?;
+        Ok(Self { process, rtmp, http, data, options })
+    }
+
+    /// Starts it again on the same ports with the same data, after its process ended or was killed.
+    pub fn restart(&mut self, lab: &Lab) -> Result<()> {
+        self.process.kill();
+        let (process, ..) = launch(lab, &self.data, self.rtmp, self.http, &self.options)?;
+        self.process = process;
+        Ok(())
+    }
+
+    /// Makes a publish key for `name` while no server has to run.
+    pub fn key(lab: &Lab, name: &str) -> Result<String> {
+        let made =
+            Command::new(program("cdn")?).args(["key", "new", name, "--data"]).arg(lab.path("cdn-data")).output()?;
+        let said = String::from_utf8_lossy(&made.stdout).into_owned();
+        ensure!(made.status.success(), "cdn key new: {said}{}", String::from_utf8_lossy(&made.stderr));
+        let key = said.lines().last().and_then(|line| line.split_whitespace().last()).context("no key was printed")?;
+        Ok(key.to_owned())
+    }
+
+    /// `rtmp://…/live/KEY`.
+    pub fn publish_url(&self, key: &str) -> String {
+        format!("rtmp://{}/live/{key}", self.rtmp)
+    }
+
+    /// `rtmp://…/live/NAME`.
+    pub fn rtmp_url(&self, name: &str) -> String {
+        format!("rtmp://{}/live/{name}", self.rtmp)
+    }
+
+    /// `http://…/NAME/index.m3u8`.
+    pub fn hls_url(&self, name: &str) -> String {
+        format!("http://{}/{name}/index.m3u8", self.http)
+    }
+
+    /// `http://…/NAME`.
+    pub fn page_url(&self, name: &str) -> String {
+        format!("http://{}/{name}", self.http)
+    }
+
+    /// Asks it for `path`.
+    pub fn get(&self, path: &str) -> Result<Response> {
+        http::get(self.http, path)
+    }
+
+    /// What the API says of a stream.
+    pub fn stream(&self, name: &str) -> Result<Value> {
+        let response = self.get(&format!("/api/v1/streams/{name}"))?;
+        ensure!(response.status == 200, "{}: {}", response.status, response.text());
+        Ok(serde_json::from_slice(&response.body)?)
+    }
+
+    /// Waits until `name` is on air.
+    pub fn wait_live(&self, name: &str) -> Result<()> {
+        until(Duration::from_secs(20), &format!("stream {name} to be live"), || {
+            let live = self.stream(name).is_ok_and(|stream| stream["state"] == "live");
+            Ok(live.then_some(()))
+        })
+    }
+
+    /// Waits until the media playlist of `name` has a segment, and gives it.
+    pub fn wait_segment(&self, name: &str) -> Result<String> {
+        until(Duration::from_secs(30), &format!("a segment of {name}"), || {
+            let answer = self.get(&format!("/{name}/media.m3u8"))?;
+            let text = answer.text();
+            Ok((answer.status == 200 && text.contains("#EXTINF")).then_some(text))
+        })
+    }
+}
+
+fn launch(
+    lab: &Lab,
+    data: &std::path::Path,
+    rtmp: SocketAddr,
+    http: SocketAddr,
+    options: &[String],
+) -> Result<(Process, SocketAddr, SocketAddr)> {
+    let mut command = Command::new(program("cdn")?);
+    command.args(["--rtmp", &rtmp.to_string(), "--http", &http.to_string(), "--log", "json", "--data"]).arg(data);
+    // A port of its own for figures would be one more to collide on.
+    command.args(options).env("NEARCAST_METRICS_LISTEN", "");
+    let mut process = lab.spawn("cdn", &mut command)?;
+    let line = process.line(Duration::from_secs(10), "where it listens", |line| line.contains(r#""listening""#))?;
+    let said: Value = serde_json::from_str(&line)?;
+    let address = |name: &str| -> Result<SocketAddr> {
+        Ok(said[name].as_str().with_context(|| format!("no {name} in {line}"))?.parse()?)
+    };
+    let (rtmp, http) = (address("rtmp")?, address("http")?);
+    Ok((process, rtmp, http))
+}

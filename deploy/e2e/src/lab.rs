@@ -1,0 +1,99 @@
+//! One test's use of the machine: alone on it, with a directory of its own for data and logs.
+
+use std::cell::RefCell;
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result};
+
+use crate::process::Process;
+
+/// A directory of data and logs, and the machine to oneself for as long as this lives.
+#[derive(Debug)]
+pub struct Lab {
+    directory: tempfile::TempDir,
+    names: RefCell<Vec<String>>,
+    _alone: File,
+}
+
+impl Lab {
+    /// Waits for its turn: two of these tests at once would measure each other.
+    pub fn new() -> Result<Self> {
+        let turn = std::env::temp_dir().join(format!("nearcast-e2e.{}.lock", crate::process::user()));
+        let alone = File::options().create(true).append(true).open(&turn).context(turn.display().to_string())?;
+        alone.lock()?;
+        let directory = tempfile::Builder::new().prefix("nearcast-e2e.").tempdir()?;
+        Ok(Self { directory, names: RefCell::default(), _alone: alone })
+    }
+
+    /// Where this test's files are; gone with it.
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// A path in that directory.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    /// Starts a program of somebody else's.
+    pub fn run<S: AsRef<OsStr>>(
+        &self,
+        name: &str,
+        program: &str,
+        arguments: impl IntoIterator<Item = S>,
+    ) -> Result<Process> {
+        self.spawn(name, Command::new(program).args(arguments))
+    }
+
+    /// Starts `command`, logging under `name`, to which a number is added if it was used before.
+    pub fn spawn(&self, name: &str, command: &mut Command) -> Result<Process> {
+        let mut names = self.names.borrow_mut();
+        let before = names.iter().filter(|used| *used == name).count();
+        names.push(name.to_owned());
+        let name = if before == 0 { name.to_owned() } else { format!("{name}-{}", before + 1) };
+        Process::spawn(self.directory(), &name, command)
+    }
+
+    /// `true` where the test is to leave what it made: `NEARCAST_KEEP` is set.
+    fn keep() -> bool {
+        std::env::var_os("NEARCAST_KEEP").is_some()
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        // The test runner throws this away unless the test fails.
+        report(self.directory());
+        if Self::keep() {
+            self.directory.disable_cleanup(true);
+            eprintln!("kept {}", self.directory().display());
+        }
+    }
+}
+
+/// The end of every log, for whoever reads why a test failed.
+fn report(directory: &Path) {
+    let Ok(entries) = fs::read_dir(directory) else { return };
+    let mut logs: Vec<_> = entries.flatten().map(|entry| entry.path()).collect();
+    logs.retain(|path| path.extension().is_some_and(|e| e == "out" || e == "err" || e == "log"));
+    logs.sort();
+    for path in logs {
+        let text = fs::read(&path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
+        if text.is_empty() {
+            continue;
+        }
+        eprintln!("--- end of {}", path.file_name().unwrap_or_default().to_string_lossy());
+        let lines: Vec<&str> = text.lines().collect();
+        for line in &lines[lines.len().saturating_sub(REPORTED_LINES)..] {
+            eprintln!("{}", line.chars().take(REPORTED_COLUMNS).collect::<String>());
+        }
+    }
+}
+
+/// Enough to see the last events of each program without burying the assertion.
+const REPORTED_LINES: usize = 20;
+/// A player's progress line has no end.
+const REPORTED_COLUMNS: usize = 400;

@@ -1,0 +1,36 @@
+//! The harness of the end-to-end tests: it runs the real `cdn`, `broadcaster` and `viewer`, and other people's programs beside
+//! them, on loopback, and reads what they show and log.
+//!
+//! Not a library for anything else. A test takes a [`Lab`], starts programs through it, waits for what they say or do within a
+//! deadline, and drops it: whatever it started is gone then, and the ends of all logs are on standard
+//! error, which the test runner shows if the test failed.
+
+mod broadcaster;
+mod browser;
+mod cdn;
+mod http;
+mod lab;
+mod nginx;
+mod pictures;
+mod players;
+mod process;
+mod programs;
+mod screen;
+mod units;
+mod viewer;
+mod wait;
+
+pub use broadcaster::Broadcaster;
+pub use browser::{Browser, from_base64};
+pub use cdn::Cdn;
+pub use http::{Response, get};
+pub use lab::Lab;
+pub use nginx::Nginx;
+pub use pictures::{Marked, Source, mark_run, marks};
+pub use players::Player;
+pub use process::Process;
+pub use programs::program;
+pub use screen::Screen;
+pub use units::{Unit, compare, read_units};
+pub use viewer::{Summary, Viewer};
+pub use wait::until;

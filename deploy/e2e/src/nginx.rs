@@ -1,0 +1,60 @@
+//! nginx with its RTMP module: another server for the broadcaster.
+
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+
+use crate::lab::Lab;
+use crate::process::Process;
+use crate::wait::until;
+
+/// A running nginx that takes and gives any stream of the application `live`.
+#[derive(Debug)]
+pub struct Nginx {
+    /// The process.
+    pub process: Process,
+    /// Where RTMP is heard.
+    pub rtmp: SocketAddr,
+}
+
+impl Nginx {
+    /// Starts one.
+    pub fn start(lab: &Lab) -> Result<Self> {
+        let rtmp = free_address()?;
+        let directory = lab.directory().display();
+        let configuration = format!(
+            "load_module {};\ndaemon off;\nmaster_process off;\npid {directory}/nginx.pid;\nerror_log /dev/stderr info;\n\
+             events {{}}\nrtmp {{ access_log /dev/stdout; server {{ listen {rtmp}; chunk_size 4096; application live {{ live on; }} }} }}\n",
+            module().unwrap_or("modules/ngx_rtmp_module.so")
+        );
+        let file = lab.path("nginx.conf");
+        std::fs::write(&file, configuration)?;
+        // Debian keeps it where only root's path looks.
+        let program = if std::path::Path::new("/usr/sbin/nginx").exists() { "/usr/sbin/nginx" } else { "nginx" };
+        let mut process =
+            lab.spawn("nginx", Command::new(program).arg("-p").arg(lab.directory()).arg("-c").arg(&file))?;
+        until(Duration::from_secs(10), "nginx to listen", || {
+            ensure!(process.running()?, "nginx ended");
+            Ok(TcpStream::connect(rtmp).ok().map(drop))
+        })?;
+        Ok(Self { process, rtmp })
+    }
+
+    /// `rtmp://…/live/NAME`.
+    pub fn url(&self, name: &str) -> String {
+        format!("rtmp://{}/live/{name}", self.rtmp)
+    }
+}
+
+fn module() -> Option<&'static str> {
+    ["/usr/lib/nginx/modules/ngx_rtmp_module.so", "/usr/lib64/nginx/modules/ngx_rtmp_module.so"]
+        .into_iter()
+        .find(|path| std::path::Path::new(path).exists())
+}
+
+/// nginx can not say which port it was given, so one is found for it.
+fn free_address() -> Result<SocketAddr> {
+    Ok(TcpListener::bind(("127.0.0.1", 0))?.local_addr()?)
+}

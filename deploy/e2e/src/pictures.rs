@@ -1,0 +1,145 @@
+//! Pictures that carry a number: made into files by ffmpeg, and read back from whatever a player decodes.
+
+use std::io::{Read, Write};
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use media::marker;
+
+use crate::lab::Lab;
+
+/// What a test file is made of.
+#[derive(Clone, Debug)]
+pub struct Source {
+    /// Samples, even.
+    pub width: usize,
+    /// Lines, even.
+    pub height: usize,
+    /// Pictures a second.
+    pub rate: u32,
+    /// Pictures in all.
+    pub count: u32,
+    /// ffmpeg's options for the encoders: `-c:v libx264 -bf 2`.
+    pub encoders: &'static [&'static str],
+    /// Whether a tone goes with it.
+    pub sound: bool,
+}
+
+impl Default for Source {
+    fn default() -> Self {
+        let encoders =
+            &["-c:v", "libx264", "-preset", "veryfast", "-bf", "0", "-g", "50", "-c:a", "aac", "-b:a", "96k"];
+        Self { width: 640, height: 360, rate: 25, count: 500, encoders, sound: true }
+    }
+}
+
+/// A file whose picture `n` is marked `n`.
+#[derive(Clone, Debug)]
+pub struct Marked {
+    /// Where it is.
+    pub path: PathBuf,
+    /// What it holds.
+    pub source: Source,
+}
+
+impl Marked {
+    /// Encodes raw pictures with ffmpeg into a file named `name`, whose extension says the container.
+    pub fn encode(lab: &Lab, name: &str, source: Source) -> Result<Self> {
+        let path = lab.path(name);
+        let size = format!("{}x{}", source.width, source.height);
+        let mut command = Command::new("ffmpeg");
+        command.args(["-nostdin", "-loglevel", "error", "-y", "-f", "rawvideo", "-pix_fmt", "yuv420p", "-s", &size]);
+        command.args(["-r", &source.rate.to_string(), "-i", "-"]);
+        if source.sound {
+            command.args(["-f", "lavfi", "-i", "sine=440:sample_rate=48000", "-shortest"]);
+        }
+        command.args(source.encoders).arg(&path);
+        let mut encoder = command.stdin(Stdio::piped()).spawn().context("ffmpeg")?;
+        let mut input = encoder.stdin.take().expect("piped");
+        let mut picture = vec![128; source.width * source.height * 3 / 2];
+        for number in 0..source.count {
+            paint(&mut picture[..source.width * source.height], source.width, number);
+            let drawn =
+                marker::draw(&mut picture, source.width, source.width, source.height, number, u64::from(number));
+            ensure!(drawn, "{size} has no room for the mark");
+            match input.write_all(&picture) {
+                // It has what it wants, or says below why not: a file of sound alone takes no pictures.
+                Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => break,
+                written => written?,
+            }
+        }
+        drop(input);
+        ensure!(encoder.wait()?.success(), "ffmpeg could not make {name}");
+        Ok(Self { path, source })
+    }
+}
+
+/// Diagonal stripes that move: every picture differs from the one before, everywhere.
+fn paint(luma: &mut [u8], width: usize, number: u32) {
+    for (y, line) in luma.chunks_exact_mut(width).enumerate() {
+        for (x, sample) in line.iter_mut().enumerate() {
+            *sample = 40 + ((x + 2 * y + 3 * number as usize) % 160) as u8;
+        }
+    }
+}
+
+/// Decodes `input` (ffmpeg's words: options, `-i`, a file or URL) until `count` pictures have come or it ends, and reads the
+/// counter of each; `None` where it can not be read. ffmpeg neither drops nor repeats any here.
+pub fn marks(input: &[&str], width: usize, height: usize, count: u32, within: Duration) -> Result<Vec<Option<u32>>> {
+    let mut ffmpeg = Command::new("timeout")
+        .args([&format!("{}", within.as_secs()), "ffmpeg", "-nostdin", "-loglevel", "error"])
+        .args(input)
+        .args(["-map", "0:v:0", "-frames:v", &count.to_string(), "-fps_mode", "passthrough"])
+        .args(["-s", &format!("{width}x{height}"), "-pix_fmt", "yuv420p", "-f", "rawvideo", "-"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("ffmpeg")?;
+    let mut output = ffmpeg.stdout.take().expect("piped");
+    let mut picture = vec![0; width * height * 3 / 2];
+    let mut marks = Vec::new();
+    while marks.len() < count as usize && output.read_exact(&mut picture).is_ok() {
+        marks.push(marker::read(&picture, width, width, height).map(|mark| mark.counter));
+    }
+    drop(output);
+    ffmpeg.wait()?;
+    Ok(marks)
+}
+
+/// Demands that every picture could be read and that each number is its predecessor's plus one. Gives the first and the last.
+pub fn mark_run(marks: &[Option<u32>]) -> Result<(u32, u32)> {
+    let numbers: Vec<u32> = marks
+        .iter()
+        .copied()
+        .enumerate()
+        .map(|(n, mark)| mark.with_context(|| format!("picture {n} has no mark")))
+        .collect::<Result<_>>()?;
+    for pair in numbers.windows(2) {
+        ensure!(pair[1] == pair[0].wrapping_add(1), "picture {} is followed by {}", pair[0], pair[1]);
+    }
+    Ok((*numbers.first().context("no picture")?, *numbers.last().expect("not empty")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_ffmpeg_encodes_is_read_back() {
+        let lab = Lab::new().unwrap();
+        let source = Source { count: 30, ..Source::default() };
+        let file = Marked::encode(&lab, "marked.mp4", source).unwrap();
+        let marks = marks(&["-i", file.path.to_str().unwrap()], 640, 360, 100, Duration::from_secs(30)).unwrap();
+        assert_eq!(mark_run(&marks).unwrap(), (0, 29));
+    }
+
+    #[test]
+    fn a_run_is_told_from_a_gap() {
+        assert_eq!(mark_run(&[Some(7), Some(8), Some(9)]).unwrap(), (7, 9));
+        for bad in [&[Some(1), Some(3)][..], &[Some(1), Some(1)], &[Some(1), None], &[]] {
+            assert!(mark_run(bad).is_err(), "{bad:?}");
+        }
+    }
+}

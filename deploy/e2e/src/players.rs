@@ -1,0 +1,158 @@
+//! Other people's players, each made to write the pictures that it decodes into a file, so that their numbers can be read.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use media::marker;
+
+use crate::lab::Lab;
+use crate::wait::until;
+
+/// Who plays.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Player {
+    /// `ffmpeg`, into raw video.
+    Ffmpeg,
+    /// `mpv`, in its encoding mode.
+    Mpv,
+    /// `cvlc`, into its YUV4MPEG2 video output.
+    Vlc,
+    /// `gst-launch-1.0` with `uridecodebin`.
+    GStreamer,
+}
+
+impl Player {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Ffmpeg, Self::Mpv, Self::Vlc, Self::GStreamer];
+
+    /// Plays `url`, which must be of the given picture size, until `count` pictures are decoded, and gives the counter of each.
+    pub fn marks(
+        self,
+        lab: &Lab,
+        url: &str,
+        (width, height): (usize, usize),
+        count: usize,
+        within: Duration,
+    ) -> Result<Vec<Option<u32>>> {
+        // VLC refuses to run as root, and whoever it runs as must be able to write.
+        let directory = tempfile::Builder::new().prefix("player.").tempdir_in(lab.directory())?;
+        open_to_all(directory.path())?;
+        open_to_all(lab.directory())?;
+        let file = directory.path().join("pictures.yuv");
+        let name = format!("{self:?}").to_lowercase();
+        let mut player = lab.spawn(&name, &mut self.command(url, &file, directory.path()))?;
+        let enough = (count * (width * height * 3 / 2 + FRAME.len()) + Y4M_HEADER) as u64;
+        until(within, &format!("{name} to decode {count} pictures of {url}"), || {
+            let running = player.running()?;
+            let written = std::fs::metadata(&file).map_or(0, |meta| meta.len());
+            ensure!(running || written > 0, "{name} ended without a picture of {url}");
+            Ok((written >= enough || !running).then_some(()))
+        })?;
+        player.kill();
+        let mut marks = read_marks(&file, width, height)?;
+        ensure!(marks.len() >= count, "{name} decoded {} pictures of {url} and ended", marks.len());
+        marks.truncate(count);
+        Ok(marks)
+    }
+
+    fn command(self, url: &str, file: &Path, home: &Path) -> Command {
+        let mut command = Command::new(match self {
+            Self::Ffmpeg => "ffmpeg",
+            Self::Mpv => "mpv",
+            Self::Vlc => "setpriv",
+            Self::GStreamer => "gst-launch-1.0",
+        });
+        let path = file.display().to_string();
+        match self {
+            Self::Ffmpeg => command
+                .args([
+                    "-nostdin",
+                    "-loglevel",
+                    "warning",
+                    "-y",
+                    "-i",
+                    url,
+                    "-map",
+                    "0:v:0",
+                    "-fps_mode",
+                    "passthrough",
+                ])
+                .args(["-pix_fmt", "yuv420p", "-f", "rawvideo", &path]),
+            Self::Mpv => command
+                .args(["--no-config", "--no-audio", "--of=rawvideo", "--ovc=rawvideo", "--vf=format=yuv420p"])
+                .args([&format!("--o={path}"), url]),
+            Self::Vlc => {
+                if crate::process::user() == 0 {
+                    command.args(["--reuid=nobody", "--regid=nogroup", "--clear-groups"]);
+                }
+                command.args([
+                    "cvlc",
+                    "--no-audio",
+                    "--vout=yuv",
+                    "--yuv-yuv4mpeg2",
+                    "--yuv-chroma=I420",
+                    "--no-drop-late-frames",
+                    "--no-skip-frames",
+                ]);
+                command.args([&format!("--yuv-file={path}"), "--play-and-exit", url])
+            }
+            Self::GStreamer => command
+                .args([
+                    "-q",
+                    "uridecodebin",
+                    &format!("uri={url}"),
+                    "name=d",
+                    "d.",
+                    "!",
+                    "queue",
+                    "!",
+                    "videoconvert",
+                    "!",
+                ])
+                .args([
+                    "video/x-raw,format=I420",
+                    "!",
+                    "filesink",
+                    &format!("location={path}"),
+                    "buffer-mode=unbuffered",
+                    "d.",
+                    "!",
+                    "queue",
+                    "!",
+                    "audioconvert",
+                    "!",
+                    "fakesink",
+                ]),
+        };
+        command.env("HOME", home).env_remove("DISPLAY");
+        command
+    }
+}
+
+/// Raw pictures, or YUV4MPEG2: a header line, then a line `FRAME` before each picture.
+fn read_marks(path: &PathBuf, width: usize, height: usize) -> Result<Vec<Option<u32>>> {
+    let bytes = std::fs::read(path)?;
+    let size = width * height * 3 / 2;
+    let read = |picture: &[u8]| marker::read(picture, width, width, height).map(|mark| mark.counter);
+    if !bytes.starts_with(b"YUV4MPEG2") {
+        return Ok(bytes.chunks_exact(size).map(read).collect());
+    }
+    let line = bytes.iter().position(|byte| *byte == b'\n').context("no end of the header")?;
+    let header = std::str::from_utf8(&bytes[..line])?;
+    if !header.contains(&format!("W{width} H{height}")) {
+        bail!("pictures of another size: {header}");
+    }
+    let frames = bytes[line + 1..].chunks_exact(FRAME.len() + size);
+    frames.map(|frame| frame.strip_prefix(FRAME).map(read).context("no FRAME line")).collect()
+}
+
+fn open_to_all(directory: &Path) -> Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    Ok(std::fs::set_permissions(directory, std::fs::Permissions::from_mode(0o777))?)
+}
+
+const FRAME: &[u8] = b"FRAME\n";
+/// No header of VLC's is longer.
+const Y4M_HEADER: usize = 100;

@@ -1,0 +1,156 @@
+//! A child process with its output in files, ended by its number when the test is done with it.
+
+use std::fs::File;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+
+use crate::wait::until;
+
+/// A running program. Dropping it kills it.
+#[derive(Debug)]
+pub struct Process {
+    name: String,
+    child: Child,
+    out: PathBuf,
+    err: PathBuf,
+}
+
+impl Process {
+    /// Starts `command` with its output in `DIRECTORY/NAME.out` and `.err`, and nothing on its standard input.
+    pub(crate) fn spawn(directory: &Path, name: &str, command: &mut Command) -> Result<Self> {
+        let out = directory.join(format!("{name}.out"));
+        let err = directory.join(format!("{name}.err"));
+        command.stdin(Stdio::null()).stdout(File::create(&out)?).stderr(File::create(&err)?);
+        // A test runner that is killed takes its children along: no stray server keeps a port or a core.
+        // SAFETY: prctl is async-signal-safe and touches nothing of this process.
+        unsafe {
+            command.pre_exec(|| {
+                libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+                Ok(())
+            });
+        }
+        // A group of its own, so that what it starts in turn (a browser, nginx's workers) can be ended with it.
+        command.process_group(0);
+        let child = command.spawn().with_context(|| format!("cannot start {name}: {command:?}"))?;
+        Ok(Self { name: name.to_owned(), child, out, err })
+    }
+
+    /// What it was named in the test.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Its process number.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// All of its standard output so far.
+    pub fn out(&self) -> String {
+        read(&self.out)
+    }
+
+    /// All of its standard error so far.
+    pub fn err(&self) -> String {
+        read(&self.err)
+    }
+
+    /// Both, for messages that may be on either.
+    pub fn log(&self) -> String {
+        self.out() + &self.err()
+    }
+
+    /// Where its standard output goes.
+    pub fn out_path(&self) -> &Path {
+        &self.out
+    }
+
+    /// Whether it still runs.
+    pub fn running(&mut self) -> Result<bool> {
+        Ok(self.child.try_wait()?.is_none())
+    }
+
+    /// Waits until a line on either output satisfies `wanted`, and gives that line. Fails if the program ends first.
+    pub fn line(&mut self, within: Duration, what: &str, wanted: impl Fn(&str) -> bool) -> Result<String> {
+        let name = self.name.clone();
+        until(within, &format!("{name} to say {what}"), || {
+            // Asked before the logs are read: what it said last is then in them.
+            let running = self.running()?;
+            let line = self.log().lines().find(|line| wanted(line)).map(str::to_owned);
+            match line {
+                None if !running => bail!("{name} ended without saying {what}"),
+                line => Ok(line),
+            }
+        })
+    }
+
+    /// Waits for its end.
+    pub fn exit(&mut self, within: Duration) -> Result<ExitStatus> {
+        let name = self.name.clone();
+        until(within, &format!("the end of {name}"), || Ok(self.child.try_wait()?))
+    }
+
+    /// Waits for its end, which must be a clean one.
+    pub fn success(&mut self, within: Duration) -> Result<()> {
+        let status = self.exit(within)?;
+        if !status.success() {
+            bail!("{} ended with {status} (signal {:?})", self.name, status.signal());
+        }
+        Ok(())
+    }
+
+    /// Asks it to end, as Ctrl-C does.
+    pub fn interrupt(&self) {
+        self.signal(libc::SIGINT);
+    }
+
+    /// Asks it to end, as a service manager does.
+    pub fn terminate(&self) {
+        self.signal(libc::SIGTERM);
+    }
+
+    /// Stops or continues it, or whatever else `signal` means.
+    pub fn signal(&self, signal: libc::c_int) {
+        let pid = libc::pid_t::try_from(self.pid()).expect("a process number fits");
+        // SAFETY: the child is ours and not yet waited for, so its number cannot be another's.
+        unsafe { libc::kill(pid, signal) };
+    }
+
+    /// Ends it and what it started without a word: SIGKILL.
+    pub fn kill(&mut self) {
+        let group = -libc::pid_t::try_from(self.pid()).expect("a process number fits");
+        if matches!(self.child.try_wait(), Ok(None)) {
+            // SAFETY: the group is that of our child, which has not been waited for, so its number is still its own.
+            unsafe { libc::kill(group, libc::SIGKILL) };
+        }
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    /// Memory that it holds, in KiB (`VmRSS` of proc(5)).
+    pub fn memory_kib(&self) -> Result<u64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid()))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
+        Ok(line.trim().trim_end_matches(" kB").parse()?)
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+fn read(path: &Path) -> String {
+    std::fs::read(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
+}
+
+/// The number of the user that this runs as; 0 is root, whom some programs refuse.
+pub(crate) fn user() -> libc::uid_t {
+    // SAFETY: it reads a number and cannot fail.
+    unsafe { libc::geteuid() }
+}

@@ -1,0 +1,112 @@
+//! The viewer under test, headless.
+
+use std::collections::HashSet;
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+
+use crate::lab::Lab;
+use crate::process::Process;
+use crate::programs::program;
+use crate::units::{Unit, read_units};
+use crate::wait::until;
+
+/// A running `viewer --headless` that logs every access unit it takes.
+#[derive(Debug)]
+pub struct Viewer {
+    /// The process.
+    pub process: Process,
+    unit_log: PathBuf,
+}
+
+/// What a viewer says when it ends.
+#[derive(Clone, Debug)]
+pub struct Summary(pub Value);
+
+impl Viewer {
+    /// Starts one that plays `url` with `options`.
+    pub fn start(lab: &Lab, url: &str, options: &[&str]) -> Result<Self> {
+        let unit_log = tempfile::Builder::new()
+            .prefix("came.")
+            .suffix(".units")
+            .tempfile_in(lab.directory())?
+            .into_temp_path()
+            .keep()?;
+        let mut command = Command::new(program("viewer")?);
+        command.args(["--headless", "--stats", "json", "--unit-log"]).arg(&unit_log).args(options).arg(url);
+        Ok(Self { process: lab.spawn("viewer", &mut command)?, unit_log })
+    }
+
+    /// Every access unit that came. The log is whole once the viewer has ended.
+    pub fn units(&self) -> Result<Vec<Unit>> {
+        read_units(&self.unit_log)
+    }
+
+    /// Demands that the splice let nothing through twice, once the viewer has ended. (What came again and was dropped there is no
+    /// fault: a server that resumes sends from an IDR.)
+    pub fn nothing_twice(&self) -> Result<()> {
+        let mut seen = HashSet::new();
+        let twice = self.units()?.into_iter().find(|unit| !seen.insert(unit.clone()));
+        ensure!(twice.is_none(), "passed on twice: {twice:?}");
+        Ok(())
+    }
+
+    /// Waits until `count` pictures have been shown in all.
+    pub fn wait_pictures(&mut self, count: usize, within: Duration) -> Result<()> {
+        until(within, &format!("{count} pictures at the viewer"), || {
+            ensure!(self.process.running()?, "the viewer ended");
+            Ok((self.pictures()? >= count).then_some(()))
+        })
+    }
+
+    /// How many pictures have been shown: it says so once a second.
+    pub fn pictures(&self) -> Result<usize> {
+        let out = self.process.out();
+        let complete = &out[..out.rfind('\n').unwrap_or(0)];
+        let Some(line) = complete.lines().rev().find(|line| line.contains(r#""pictures""#)) else { return Ok(0) };
+        let said: Value = serde_json::from_str(line)?;
+        Ok(said["pictures"].as_u64().and_then(|count| count.try_into().ok()).unwrap_or(0))
+    }
+
+    /// Waits until the server has told it that the stream is over: everything that was sent has come then.
+    pub fn wait_end(&mut self, within: Duration) -> Result<()> {
+        self.process.line(within, "that the stream ended", |line| line.contains("The stream has ended")).map(drop)
+    }
+
+    /// Asks it to end, and gives its summary.
+    pub fn finish(&mut self) -> Result<Summary> {
+        self.process.interrupt();
+        self.summary(Duration::from_secs(10))
+    }
+
+    /// Waits for its end, which must be a clean one, and gives its summary.
+    pub fn summary(&mut self, within: Duration) -> Result<Summary> {
+        self.process.success(within)?;
+        let out = self.process.out();
+        let line =
+            out.lines().rev().find(|line| line.contains(r#""pictures""#)).context("the viewer gave no summary")?;
+        Ok(Summary(serde_json::from_str(line)?))
+    }
+}
+
+impl Summary {
+    /// Pictures shown.
+    pub fn pictures(&self) -> u64 {
+        self.0["pictures"].as_u64().unwrap_or(0)
+    }
+
+    /// Demands at least `least` pictures, each marked one more than the one before: nothing lost, nothing twice.
+    pub fn unbroken(&self, least: u64) -> Result<()> {
+        let said = &self.0;
+        ensure!(self.pictures() >= least, "fewer than {least} pictures: {said}");
+        let mark = &said["marker"];
+        let (first, last) =
+            (mark["first"].as_u64().context("no mark was read")?, mark["last"].as_u64().context("no mark was read")?);
+        ensure!(mark["gaps"] == 0 && mark["repeats"] == 0, "the counter is broken: {said}");
+        ensure!(last - first + 1 == self.pictures(), "{first} to {last} is not the number of pictures: {said}");
+        Ok(())
+    }
+}

@@ -1,0 +1,130 @@
+//! hls.js in headless Chromium plays the page: time advances, nothing fatal happens, and the numbered pictures on the screen move on.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use e2e::{Broadcaster, Browser, Cdn, Lab, from_base64, until};
+use media::marker;
+
+#[test]
+fn the_page_plays_for_thirty_seconds() -> Result<()> {
+    let lab = Lab::new()?;
+    let key = Cdn::key(&lab, "live")?;
+    let cdn = Cdn::start(&lab, &[])?;
+    let _broadcaster = Broadcaster::start(&lab, &cdn.publish_url(&key), &Broadcaster::SMALL)?;
+    cdn.wait_live("live")?;
+    let browser = Browser::start(&lab)?;
+    browser.before_each_page(WATCH_HLS_JS)?;
+    browser.open(&cdn.page_url("live"))?;
+
+    let time = || -> Result<f64> {
+        Ok(browser.run("return document.querySelector('video').currentTime")?.as_f64().unwrap_or(0.0))
+    };
+    until(Duration::from_secs(30), "the page to play", || {
+        let begun = browser.run(
+            "const v = document.querySelector('video'); return v.readyState >= 3 && !v.paused && v.currentTime > 0",
+        )?;
+        Ok((begun == true).then_some(()))
+    })?;
+    let (begun_at, begun) = (time()?, Instant::now());
+    let (mut last, mut moved, mut counters) = (begun_at, Instant::now(), Vec::new());
+    while begun.elapsed() < WATCHED {
+        let now = time()?;
+        if now > last {
+            (last, moved) = (now, Instant::now());
+        }
+        ensure!(moved.elapsed() < STALL, "the page stood still at {now:.2} s for {STALL:?}");
+        counters.extend(counter_on_screen(&browser)?);
+        std::thread::sleep(Duration::from_millis(250));
+    }
+    let (played, watched) = (time()? - begun_at, begun.elapsed().as_secs_f64());
+    let screenshot = screenshot_path(&lab);
+    browser.screenshot(&screenshot)?;
+    eprintln!("played {played:.1} s in {watched:.1} s; screenshot in {}", screenshot.display());
+    ensure!(played > 0.9 * watched, "played only {played:.1} s in {watched:.1} s");
+
+    let errors = browser.run("return window.hlsErrors || []")?;
+    let fatal: Vec<_> = errors.as_array().context("a list")?.iter().filter(|error| error["fatal"] == true).collect();
+    ensure!(fatal.is_empty(), "hls.js: {fatal:?}");
+    let severe: Vec<_> = browser.console()?.into_iter().filter(|entry| entry["level"] == "SEVERE").collect();
+    ensure!(severe.is_empty(), "on the console: {severe:?}");
+    ensure!(browser.run("return !!window.sawHlsJs")? == true, "the page did not play by hls.js");
+    ensure!(counters.len() >= 20, "the mark was readable on the screen only {} times", counters.len());
+    ensure!(counters.is_sorted(), "the pictures went back: {counters:?}");
+    let pictures = counters.last().context("not empty")? - counters[0];
+    ensure!(f64::from(pictures) > 0.8 * 30.0 * played, "the pictures moved on by {pictures} in {played:.1} s");
+    Ok(())
+}
+
+#[test]
+fn the_page_says_when_a_stream_is_offline_or_unknown_and_starts_by_itself() -> Result<()> {
+    let lab = Lab::new()?;
+    let key = Cdn::key(&lab, "live")?;
+    let cdn = Cdn::start(&lab, &[])?;
+    let browser = Browser::start(&lab)?;
+    let state = || -> Result<String> {
+        Ok(browser.run("return document.getElementById('state').dataset.state")?.as_str().unwrap_or("").to_owned())
+    };
+    for (name, expected) in [("nowhere", "unknown"), ("live", "offline")] {
+        browser.open(&cdn.page_url(name))?;
+        until(Duration::from_secs(20), &format!("the page of {name} to say {expected}"), || {
+            Ok((state()? == expected).then_some(()))
+        })?;
+    }
+    let _broadcaster = Broadcaster::start(&lab, &cdn.publish_url(&key), &Broadcaster::SMALL)?;
+    until(Duration::from_secs(60), "the page to start by itself", || {
+        Ok((browser.run("return document.querySelector('video').currentTime > 1")? == true).then_some(()))
+    })
+}
+
+/// Reads the mark from the picture that the page shows at this moment.
+fn counter_on_screen(browser: &Browser) -> Result<Option<u32>> {
+    let luma = browser.run(READ_PICTURE)?;
+    let Some(text) = luma.as_str() else { return Ok(None) };
+    Ok(marker::read(&from_base64(text)?, WIDTH, WIDTH, HEIGHT).map(|mark| mark.counter))
+}
+
+/// Where whoever wants to look at the page finds it: `NEARCAST_SCREENSHOTS`, else with the logs.
+fn screenshot_path(lab: &Lab) -> PathBuf {
+    match std::env::var_os("NEARCAST_SCREENSHOTS") {
+        Some(directory) => PathBuf::from(directory).join("page.png"),
+        None => lab.path("page.png"),
+    }
+}
+
+const WIDTH: usize = 640;
+const HEIGHT: usize = 360;
+/// How long the page is watched.
+const WATCHED: Duration = Duration::from_secs(30);
+/// A page that stands still for longer has stalled, even on a loaded machine.
+const STALL: Duration = Duration::from_secs(4);
+
+/// Keeps every error that hls.js reports, fatal or not, whatever the page does about it.
+const WATCH_HLS_JS: &str = "
+    let real;
+    Object.defineProperty(window, 'Hls', {
+        configurable: true,
+        get: () => real,
+        set: (hls) => {
+            real = hls;
+            const trigger = hls.prototype.trigger;
+            hls.prototype.trigger = function (name, data) {
+                window.sawHlsJs = true;
+                if (name === 'hlsError') (window.hlsErrors ??= []).push({ fatal: data.fatal, type: data.type, details: data.details });
+                return trigger.apply(this, arguments);
+            };
+        },
+    });";
+
+/// The top of the current picture as luma, in base64.
+const READ_PICTURE: &str = "
+    const video = document.querySelector('video');
+    if (!video.videoWidth) return null;
+    const canvas = (window.canvas ??= new OffscreenCanvas(640, 360));
+    const context = canvas.getContext('2d', { willReadFrequently: true });
+    context.drawImage(video, 0, 0, 640, 360);
+    const { data } = context.getImageData(0, 0, 640, 360);
+    let luma = '';
+    for (let n = 0; n < data.length; n += 4) luma += String.fromCharCode((data[n] + 2 * data[n + 1] + data[n + 2]) >> 2);
+    return btoa(luma);";

@@ -1,0 +1,184 @@
+//! Other people's encoders publish to the cdn, and the broadcaster publishes to other people's server.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use e2e::{Broadcaster, Cdn, Lab, Marked, Nginx, Player, Process, Source, Viewer, mark_run};
+use serde_json::Value;
+
+#[test]
+fn ffmpeg_publishes() -> Result<()> {
+    let lab = Lab::new()?;
+    let key = Cdn::key(&lab, "live")?;
+    let cdn = Cdn::start(&lab, &[])?;
+    let file = Marked::encode(&lab, "marked.mp4", Source { count: 300, ..Source::default() })?;
+    let mut viewer = Viewer::start(&lab, &cdn.rtmp_url("live"), &[])?;
+    let mut ffmpeg = publish_copy(&lab, &file.path, &cdn.publish_url(&key))?;
+    viewer.wait_pictures(300, Duration::from_secs(40))?;
+    ffmpeg.success(SOON)?;
+    viewer.finish()?.unbroken(270)
+}
+
+#[test]
+fn gstreamer_publishes() -> Result<()> {
+    let lab = Lab::new()?;
+    let key = Cdn::key(&lab, "live")?;
+    let cdn = Cdn::start(&lab, &[])?;
+    let mut viewer = Viewer::start(&lab, &cdn.rtmp_url("live"), &[])?;
+    let location = format!("location={}", cdn.publish_url(&key));
+    let pipeline = "-q flvmux streamable=true name=m ! rtmp2sink LOCATION \
+        videotestsrc is-live=true num-buffers=300 ! video/x-raw,width=320,height=240,framerate=25/1 ! x264enc tune=zerolatency key-int-max=50 ! \
+        video/x-h264,profile=main ! h264parse ! queue ! m. \
+        audiotestsrc is-live=true num-buffers=560 ! audio/x-raw,rate=48000,channels=2 ! avenc_aac ! aacparse ! queue ! m.";
+    let arguments = pipeline.split_whitespace().map(|word| if word == "LOCATION" { location.as_str() } else { word });
+    let _gstreamer = lab.run("gstreamer", "gst-launch-1.0", arguments)?;
+    viewer.wait_pictures(200, Duration::from_secs(40))?;
+    let summary = viewer.finish()?;
+    ensure!(summary.0["audio_frames"].as_u64() > Some(100), "no sound came: {}", summary.0);
+    ensure!(summary.pictures() > 150 && summary.0["lost"] == 0, "{}", summary.0);
+    Ok(())
+}
+
+#[test]
+fn ffmpeg_copies_in_and_out_and_every_pts_and_dts_stays() -> Result<()> {
+    let lab = Lab::new()?;
+    let key = Cdn::key(&lab, "live")?;
+    let cdn = Cdn::start(&lab, &[])?;
+    let encoders = &[
+        "-c:v",
+        "libx264",
+        "-preset",
+        "veryfast",
+        "-bf",
+        "3",
+        "-b_strategy",
+        "0",
+        "-g",
+        "50",
+        "-c:a",
+        "aac",
+        "-ar",
+        "48000",
+    ];
+    // Through FLV first: its whole milliseconds are what RTMP can carry.
+    let file = Marked::encode(&lab, "in.flv", Source { count: 250, encoders, ..Source::default() })?;
+    let recorded = lab.path("out.flv");
+    let arguments = ["-nostdin", "-loglevel", "warning", "-y", "-i", &cdn.rtmp_url("live"), "-c", "copy"];
+    let mut recorder = lab.spawn("recorder", Command::new("ffmpeg").args(arguments).arg(&recorded))?;
+    let mut publisher = publish_copy(&lab, &file.path, &cdn.publish_url(&key))?;
+    publisher.success(Duration::from_secs(40))?;
+    // The stream ends when the grace period after the publisher's goodbye does, and the recorder with it.
+    recorder.success(Duration::from_secs(40))?;
+    let (sent, came) = (packets(&file.path)?, packets(&recorded)?);
+    for (kind, sent) in &sent {
+        let came = came.get(kind).with_context(|| format!("no {kind} came"))?;
+        ensure!(sent.len() == came.len(), "{} {kind} packets were sent, {} came", sent.len(), came.len());
+        for (sent, came) in sent.iter().zip(came) {
+            ensure!(sent == came, "{kind}: {sent:?} was sent, {came:?} came");
+        }
+    }
+    let video = &sent["video"];
+    ensure!(video.len() == 250 && video.iter().any(|packet| packet.pts != packet.dts), "the file has no B-frames");
+    Ok(())
+}
+
+#[test]
+fn nginx_rtmp_accepts_the_broadcaster() -> Result<()> {
+    let lab = Lab::new()?;
+    let nginx = Nginx::start(&lab)?;
+    let mut broadcaster = Broadcaster::start(&lab, &nginx.url("live"), &Broadcaster::SMALL)?;
+    let log = |process: &mut Process| process.line(SOON, "that it publishes", |line| line.contains("publish"));
+    let mut nginx = nginx;
+    log(&mut nginx.process)?;
+    let marks = Player::Ffmpeg.marks(&lab, &nginx.url("live"), (640, 360), 100, Duration::from_secs(30))?;
+    mark_run(&marks)?;
+    broadcaster.process.interrupt();
+    broadcaster.process.success(Duration::from_secs(5))
+}
+
+#[test]
+fn a_wrong_key_is_refused_and_says_so() -> Result<()> {
+    let lab = Lab::new()?;
+    Cdn::key(&lab, "live")?;
+    let cdn = Cdn::start(&lab, &[])?;
+    for wrong in ["live", "not-the-key"] {
+        let mut broadcaster = Broadcaster::start(&lab, &cdn.publish_url(wrong), &Broadcaster::SMALL)?;
+        let status = broadcaster.process.exit(SOON)?;
+        ensure!(!status.success(), "the broadcaster ended well with the key {wrong}");
+        let log = broadcaster.process.log();
+        ensure!(log.contains("key"), "no word of the key: {log}");
+        let mut ffmpeg = lab.run(
+            "ffmpeg",
+            "ffmpeg",
+            [
+                "-nostdin",
+                "-loglevel",
+                "error",
+                "-re",
+                "-f",
+                "lavfi",
+                "-i",
+                "testsrc2",
+                "-t",
+                "10",
+                "-c:v",
+                "libx264",
+                "-f",
+                "flv",
+                &cdn.publish_url(wrong),
+            ],
+        )?;
+        ensure!(!ffmpeg.exit(Duration::from_secs(30))?.success(), "ffmpeg could publish with the key {wrong}");
+    }
+    let state = cdn.stream("live")?["state"].clone();
+    ensure!(state != "live", "the stream is {state}");
+    Ok(())
+}
+
+fn publish_copy(lab: &Lab, file: &Path, url: &str) -> Result<Process> {
+    let arguments =
+        ["-nostdin", "-loglevel", "warning", "-re", "-i", &file.display().to_string(), "-c", "copy", "-f", "flv", url];
+    lab.run("publisher", "ffmpeg", arguments)
+}
+
+/// One packet as ffprobe sees it: times in milliseconds from the file's first DTS, and a hash of its bytes.
+#[derive(Debug, PartialEq, Eq)]
+struct Packet {
+    pts: i64,
+    dts: i64,
+    hash: String,
+}
+
+fn packets(file: &Path) -> Result<BTreeMap<String, Vec<Packet>>> {
+    let said = Command::new("ffprobe")
+        .args(["-loglevel", "error", "-show_packets", "-show_data_hash", "SHA256", "-of", "json"])
+        .arg(file)
+        .output()?;
+    let said: Value = serde_json::from_slice(&said.stdout)?;
+    let packets = said["packets"].as_array().context("no packets")?;
+    let millis = |packet: &Value, name: &str| -> Result<i64> {
+        let seconds: f64 = packet[name].as_str().with_context(|| format!("no {name} in {packet}"))?.parse()?;
+        Ok((seconds * 1000.0).round() as i64)
+    };
+    let start = packets
+        .iter()
+        .map(|packet| millis(packet, "dts_time"))
+        .collect::<Result<Vec<_>>>()?
+        .into_iter()
+        .min()
+        .unwrap_or(0);
+    let mut tracks: BTreeMap<String, Vec<Packet>> = BTreeMap::new();
+    for packet in packets {
+        let kind = packet["codec_type"].as_str().context("no kind")?.to_owned();
+        let (pts, dts) = (millis(packet, "pts_time")? - start, millis(packet, "dts_time")? - start);
+        let hash = packet["data_hash"].as_str().context("no hash")?.to_owned();
+        tracks.entry(kind).or_default().push(Packet { pts, dts, hash });
+    }
+    Ok(tracks)
+}
+
+/// For what is bound to follow within a second or two on a quiet machine.
+const SOON: Duration = Duration::from_secs(20);

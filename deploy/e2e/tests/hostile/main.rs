@@ -1,0 +1,399 @@
+//! Bad input to the real server: it answers clearly or hangs up in time, its memory stays flat, and another stream is untouched the
+//! whole time.
+
+mod rtmp;
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use e2e::{Broadcaster, Cdn, Lab, Viewer, until};
+
+use rtmp::{Peer, amf, command};
+
+/// The server under attack, with a stream on air that a viewer watches from before the attack until after it.
+struct Siege {
+    cdn: Cdn,
+    /// For attacks that publish.
+    other_key: String,
+    broadcaster: Broadcaster,
+    viewer: Viewer,
+    memory_kib: u64,
+    _lab: Lab,
+}
+
+impl Siege {
+    fn begin() -> Result<Self> {
+        let lab = Lab::new()?;
+        let (key, other_key) = (Cdn::key(&lab, "live")?, Cdn::key(&lab, "other")?);
+        let config = lab.path("cdn.toml");
+        // Short, so that the test need not wait for what users are given longer for.
+        std::fs::write(&config, format!("[rtmp]\nhandshake = \"{}s\"\n", HANDSHAKE.as_secs()))?;
+        let cdn = Cdn::start(&lab, &["--config", config.to_str().context("a path")?])?;
+        let mut viewer = Viewer::start(&lab, &cdn.rtmp_url("live"), &[])?;
+        let broadcaster = Broadcaster::start(&lab, &cdn.publish_url(&key), &Broadcaster::SMALL)?;
+        viewer.wait_pictures(60, Duration::from_secs(30))?;
+        let memory_kib = cdn.process.memory_kib()?;
+        Ok(Self { cdn, other_key, broadcaster, viewer, memory_kib, _lab: lab })
+    }
+
+    fn connect(&self) -> Result<TcpStream> {
+        let stream = TcpStream::connect(self.cdn.rtmp)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_write_timeout(Some(PATIENCE))?;
+        Ok(stream)
+    }
+
+    /// A peer whose handshake is done.
+    fn peer(&self) -> Result<Peer> {
+        Peer::handshake(self.connect()?)
+    }
+
+    /// A peer that publishes as the other stream.
+    fn publisher(&self) -> Result<Peer> {
+        let mut peer = self.peer()?;
+        peer.publish(&self.other_key)?;
+        Ok(peer)
+    }
+
+    /// The attack is over: nothing of it is left, and nobody else noticed.
+    fn end(mut self) -> Result<()> {
+        ensure!(self.cdn.process.running()?, "the server ended");
+        ensure!(self.broadcaster.process.running()?, "the broadcaster ended");
+        ensure!(!self.cdn.process.log().contains("panicked"), "something in the server panicked");
+        let seen = self.viewer.pictures()?;
+        self.viewer.wait_pictures(seen + 30, Duration::from_secs(20))?;
+        self.viewer.finish()?.unbroken(60)?;
+        let cdn = &self.cdn;
+        let grown = || -> Result<u64> { Ok(cdn.process.memory_kib()?.saturating_sub(self.memory_kib)) };
+        until(Duration::from_secs(20), &format!("memory to be back within {} MiB", GROWTH_KIB >> 10), || {
+            Ok((grown()? < GROWTH_KIB).then_some(()))
+        })
+        .with_context(|| format!("grown by {:?} KiB from {}", grown(), self.memory_kib))
+    }
+}
+
+#[test]
+fn noise_and_other_protocols() -> Result<()> {
+    let siege = Siege::begin()?;
+    let mut noise = Noise(7);
+    for round in 0..40 {
+        let mut stream = siege.connect()?;
+        let bytes: Vec<u8> = match round % 4 {
+            0 => noise.take(64 << 10).collect(),
+            1 => [3].into_iter().chain(noise.take(64 << 10)).collect(),
+            2 => b"GET /live HTTP/1.1\r\nHost: x\r\n\r\n".repeat(200),
+            _ => vec![round as u8; 64 << 10],
+        };
+        // It may hang up while we are still talking.
+        let _ = stream.write_all(&bytes);
+        let _ = stream.shutdown(Shutdown::Write);
+        hangs_up(&mut stream)?;
+    }
+    // The handshake done right, and then noise in place of chunks.
+    for _ in 0..40 {
+        let mut peer = siege.peer()?;
+        let _ = peer.send(&noise.take(256 << 10).collect::<Vec<u8>>());
+        let _ = peer.stream.shutdown(Shutdown::Write);
+        hangs_up(&mut peer.stream)?;
+    }
+    siege.end()
+}
+
+#[test]
+fn handshakes_cut_short_and_sockets_that_say_nothing() -> Result<()> {
+    let siege = Siege::begin()?;
+    let mut silent = Vec::new();
+    for length in [0, 1, 2, 9, 1536, 1537, 1538, 3072] {
+        let bytes: Vec<u8> = [3].into_iter().chain(std::iter::repeat(0)).take(length).collect();
+        // One says goodbye in the middle, one goes silent, one is reset.
+        let mut closing = siege.connect()?;
+        closing.write_all(&bytes)?;
+        closing.shutdown(Shutdown::Write)?;
+        hangs_up(&mut closing)?;
+        drop({
+            let mut reset = siege.connect()?;
+            reset.write_all(&bytes)?;
+            reset
+        });
+        let mut quiet = siege.connect()?;
+        quiet.write_all(&bytes)?;
+        silent.push(quiet);
+    }
+    // More of them than any client opens, all at once.
+    for _ in 0..150 {
+        silent.push(siege.connect()?);
+    }
+    // One byte a while does not prolong it.
+    let mut trickle = siege.connect()?;
+    let begun = Instant::now();
+    let mut gone = false;
+    while begun.elapsed() < HANDSHAKE + MARGIN && !gone {
+        gone = trickle.write_all(&[3]).is_err() || closed_now(&mut trickle)?;
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    ensure!(gone, "a byte every 100 ms kept the handshake open beyond its deadline");
+    for stream in &mut silent {
+        hangs_up(stream)?;
+    }
+    siege.end()
+}
+
+#[test]
+fn lengths_and_chunk_sizes_that_no_message_has() -> Result<()> {
+    let siege = Siege::begin()?;
+    // A message of 16 MiB minus one, of every type, and as many of its bytes as the server cares to read.
+    for kind in [1, 3, 8, 9, 15, 17, 18, 20, 22, 99] {
+        let mut peer = siege.peer()?;
+        let mut flood = || -> Result<()> {
+            peer.send(&rtmp::header(3, 0, 0xff_ffff, kind, 0))?;
+            for _ in 0..(4 << 20) / 128 {
+                peer.send(&[0; 128])?;
+                peer.send(&[0xc3])?;
+            }
+            Ok(())
+        };
+        let _ = flood();
+        let _ = peer.stream.shutdown(Shutdown::Write);
+        hangs_up(&mut peer.stream).with_context(|| format!("message type {kind}"))?;
+    }
+    // Set Chunk Size: 0, 1, the largest, and with its reserved bit set.
+    for size in [0u32, 1, 0x7fff_ffff, 0x8000_0000, 0xffff_ffff] {
+        for _ in 0..10 {
+            let mut peer = siege.peer()?;
+            let _ = peer.message(2, 1, 0, &size.to_be_bytes());
+            let _ = peer.message(3, 20, 0, &command("connect", 1.0, &[]));
+            let _ = peer.send(&rtmp::header(3, 0, 0xff_ffff, 20, 0));
+            let _ = peer.send(&vec![0; 256 << 10]);
+            let _ = peer.stream.shutdown(Shutdown::Write);
+            hangs_up(&mut peer.stream).with_context(|| format!("chunk size {size:#x}"))?;
+        }
+    }
+    // Many chunk streams, each with a message that never ends.
+    for _ in 0..5 {
+        let mut peer = siege.peer()?;
+        for id in 64..2000u32 {
+            let mut chunk = rtmp::header(id, 0, 0xf_ffff, 9, 1);
+            chunk.extend([0; 128]);
+            if peer.send(&chunk).is_err() {
+                break;
+            }
+        }
+        let _ = peer.stream.shutdown(Shutdown::Write);
+        hangs_up(&mut peer.stream)?;
+    }
+    siege.end()
+}
+
+#[test]
+fn commands_of_the_wrong_shape_and_depth() -> Result<()> {
+    let siege = Siege::begin()?;
+    let nested_objects: Vec<u8> = [3, 0, 1, b'a'].repeat(5_000);
+    let nested_arrays: Vec<u8> = [10, 0, 0, 0, 1].repeat(4_000);
+    let nested_ecma: Vec<u8> = [8, 0, 0, 0, 1, 0, 1, b'a'].repeat(2_500);
+    let shapes: Vec<(u8, Vec<u8>)> = vec![
+        (20, nested_objects.clone()),
+        (20, command("connect", 1.0, &nested_objects)),
+        (20, command("connect", 1.0, &nested_arrays)),
+        (20, command("connect", 1.0, &nested_ecma)),
+        (18, nested_objects),
+        // A type 17 message begins with a format byte, and then has something.
+        (17, vec![0]),
+        (17, vec![]),
+        (17, vec![3]),
+        (18, amf::string("@setDataFrame")),
+        (18, vec![]),
+        (20, vec![]),
+        (20, amf::string("connect")),
+        (20, amf::number(1.0)),
+        (20, vec![2, 0xff, 0xff, b'x']),
+        (20, vec![12, 0xff, 0xff, 0xff, 0xff]),
+        (20, vec![10, 0xff, 0xff, 0xff, 0xff]),
+        (20, vec![8, 0xff, 0xff, 0xff, 0xff, 0, 1, b'a']),
+        (20, command("connect", f64::NAN, &amf::string("not an object"))),
+        (20, command("publish", 0.0, &[5])),
+        (20, command("play", f64::INFINITY, &[])),
+        (20, command("nonsense", 9.0, &[5])),
+        (4, vec![]),
+        (4, vec![0, 6]),
+        (5, vec![0]),
+        (6, vec![0; 4]),
+        (2, vec![]),
+        (3, vec![0xff; 3]),
+        (22, vec![0xff; 10]),
+        (22, vec![9, 0xff, 0xff, 0xff, 0, 0, 0, 0, 0, 0, 0]),
+    ];
+    for (kind, body) in &shapes {
+        // As the first message, and after a good `connect`.
+        for connected in [false, true] {
+            let mut peer = siege.peer()?;
+            if connected {
+                peer.connect()?;
+            }
+            let _ = peer.message(3, *kind, 0, body);
+            let _ = peer.stream.shutdown(Shutdown::Write);
+            hangs_up(&mut peer.stream)
+                .with_context(|| format!("type {kind}, {} bytes, connected: {connected}", body.len()))?;
+        }
+    }
+    // `createStream` for ever.
+    let mut peer = siege.peer()?;
+    peer.connect()?;
+    let begun = Instant::now();
+    let create = command("createStream", 2.0, &[5]);
+    while peer.message(3, 20, 0, &create).is_ok() && begun.elapsed() < HANDSHAKE + MARGIN {}
+    ensure!(begun.elapsed() < HANDSHAKE + MARGIN, "createStream was answered for ever");
+    siege.end()
+}
+
+#[test]
+fn a_publisher_of_rubbish() -> Result<()> {
+    let siege = Siege::begin()?;
+    let mut noise = Noise(11);
+    for round in 0..60u32 {
+        let mut peer = siege.publisher().with_context(|| format!("round {round}"))?;
+        let _ = (|| -> Result<()> {
+            for n in 0..200 {
+                let length = noise.next().unwrap_or(0) as usize * 8;
+                let mut body: Vec<u8> = noise.take(length).collect();
+                // Half of them begin as real tags do, so that more than the first byte is read.
+                if let Some(first) = body.first_mut().filter(|_| n % 2 == 0) {
+                    *first = [0x17, 0x27, 0xaf, 0x90, 0x91, 0x95, 0x96, 0x1c][n / 2 % 8];
+                }
+                peer.message(4, [8, 9, 18, 22][n % 4], 1, &body)?;
+            }
+            Ok(())
+        })();
+        let _ = peer.stream.shutdown(Shutdown::Write);
+        hangs_up(&mut peer.stream)?;
+    }
+    // A legal thing that breaks careless readers: an audio message between two chunks of a video message.
+    let mut peer = siege.publisher()?;
+    let mut bytes = rtmp::header(6, 0, 200, 9, 1);
+    bytes.extend([0x27; 128]);
+    bytes.extend(rtmp::header(4, 0, 4, 8, 1));
+    bytes.extend([0xaf, 1, 0x21, 0x10]);
+    bytes.push(0xc6);
+    bytes.extend([0; 72]);
+    peer.send(&bytes)?;
+    siege.end()
+}
+
+#[test]
+fn readers_of_what_is_not_there() -> Result<()> {
+    let siege = Siege::begin()?;
+    for path in [
+        "/nowhere/index.m3u8",
+        "/nowhere/media.m3u8",
+        "/nowhere/init-0.mp4",
+        "/live/seg-999999.m4s",
+        "/live/seg-x.m4s",
+        "/live/init-77.mp4",
+    ] {
+        let answer = siege.cdn.get(path)?;
+        ensure!(answer.status == 404, "{path}: {}", answer.status);
+        ensure!(answer.body.len() < 4096, "{path}: an answer of {} bytes", answer.body.len());
+    }
+    let long = format!("/{}/index.m3u8", "a".repeat(30_000));
+    for path in [
+        "/../../etc/passwd",
+        "/%2e%2e/%2e%2e/etc/passwd",
+        "/live/../../keys.toml",
+        "/assets/../../Cargo.toml",
+        "/\u{7f}",
+        "/live/seg--1.m4s",
+        &long,
+    ] {
+        let status = siege.cdn.get(path).map(|answer| answer.status);
+        ensure!(!matches!(status, Ok(200 | 500..)), "{path:.40}: {status:?}");
+    }
+    // Requests that never end, and headers without end.
+    let mut slow: Vec<TcpStream> = Vec::new();
+    for _ in 0..50 {
+        let mut stream = TcpStream::connect(siege.cdn.http)?;
+        stream.write_all(b"GET /live HTTP/1.1\r\nHost: x\r\nX-A: ")?;
+        slow.push(stream);
+    }
+    let mut endless = TcpStream::connect(siege.cdn.http)?;
+    endless.set_write_timeout(Some(PATIENCE))?;
+    endless.write_all(b"GET / HTTP/1.1\r\n")?;
+    let mut sent = 0;
+    while sent < 16 << 20 && endless.write_all(&b"X-Header: value value value\r\n".repeat(100)).is_ok() {
+        sent += 2_900;
+    }
+    ensure!(sent < 16 << 20, "16 MiB of headers were read");
+
+    // By RTMP: refused by name, at once.
+    let mut peer = siege.peer()?;
+    peer.play("nowhere")?;
+    let said = peer.wait_for(b"NetStream.Play.")?;
+    ensure!(
+        contains(&said, b"NetStream.Play.StreamNotFound"),
+        "not refused by name: {}",
+        String::from_utf8_lossy(&said)
+    );
+    siege.end()
+}
+
+/// Reads until the other end hangs up, which it must within its deadline.
+fn hangs_up(stream: &mut TcpStream) -> Result<()> {
+    let deadline = Instant::now() + HANDSHAKE + MARGIN;
+    let mut buffer = [0; 16 << 10];
+    stream.set_read_timeout(Some(HANDSHAKE + MARGIN))?;
+    while Instant::now() < deadline {
+        match stream.read(&mut buffer) {
+            Ok(0) => return Ok(()),
+            Ok(_) => {}
+            Err(e) if matches!(e.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut) => break,
+            // Reset: hung up, with our bytes unread.
+            Err(_) => return Ok(()),
+        }
+    }
+    bail!("the server kept the connection for more than {:?}", HANDSHAKE + MARGIN)
+}
+
+fn closed_now(stream: &mut TcpStream) -> Result<bool> {
+    stream.set_read_timeout(Some(Duration::from_millis(1)))?;
+    let mut buffer = [0; 4096];
+    Ok(match stream.read(&mut buffer) {
+        Ok(n) => n == 0,
+        Err(e) => !matches!(e.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut),
+    })
+}
+
+fn contains(bytes: &[u8], wanted: &[u8]) -> bool {
+    bytes.windows(wanted.len()).any(|window| window == wanted)
+}
+
+/// The same noise every time: xorshift.
+struct Noise(u64);
+
+impl Iterator for &mut Noise {
+    type Item = u8;
+    fn next(&mut self) -> Option<u8> {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        Some((self.0 >> 32) as u8)
+    }
+}
+
+impl Noise {
+    fn next(&mut self) -> Option<u8> {
+        Iterator::next(&mut &mut *self)
+    }
+
+    fn take(&mut self, count: usize) -> impl Iterator<Item = u8> {
+        Iterator::take(self, count)
+    }
+}
+
+/// What the server is told a handshake may take.
+const HANDSHAKE: Duration = Duration::from_secs(3);
+/// What a loaded machine may add to any deadline.
+const MARGIN: Duration = Duration::from_secs(7);
+const PATIENCE: Duration = Duration::from_secs(10);
+/// The stream on air fills its own window meanwhile: 30 s of less than 1 Mbit/s, as units and as segments. The attacks send some
+/// hundreds of MiB.
+const GROWTH_KIB: u64 = 32 << 10;

@@ -1,0 +1,229 @@
+//! Servers and publishers that die and come back, and publishers that fight for one key.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use e2e::{Broadcaster, Cdn, Lab, Player, Viewer, compare, mark_run, until};
+
+#[test]
+fn the_server_is_killed_and_restarted_and_no_access_unit_is_lost() -> Result<()> {
+    let lab = Lab::new()?;
+    let key = Cdn::key(&lab, "live")?;
+    let mut cdn = Cdn::start(&lab, &[])?;
+    let mut viewer = Viewer::start(&lab, &cdn.rtmp_url("live"), &[])?;
+    let mut broadcaster = Broadcaster::start(&lab, &cdn.publish_url(&key), &Broadcaster::SMALL)?;
+    viewer.wait_pictures(90, START)?;
+    cdn.process.kill();
+    std::thread::sleep(OUTAGE);
+    let before = viewer.pictures()?;
+    cdn.restart(&lab)?;
+    // The outage's own pictures, and some after it.
+    viewer.wait_pictures(before + 30 * OUTAGE.as_secs() as usize + 90, START)?;
+    ensure!(broadcaster.process.running()?, "the broadcaster ended");
+    viewer.finish()?.unbroken(90)?;
+    broadcaster.process.interrupt();
+    broadcaster.process.success(Duration::from_secs(5))?;
+    let counts = compare(&broadcaster.units()?, &viewer.units()?)?;
+    ensure!(counts.len() == 2, "both tracks came: {counts:?}");
+    Ok(())
+}
+
+#[test]
+fn an_hls_viewer_survives_the_restart_of_its_server() -> Result<()> {
+    let lab = Lab::new()?;
+    let key = Cdn::key(&lab, "live")?;
+    let mut cdn = Cdn::start(&lab, &[])?;
+    let mut broadcaster = Broadcaster::start(&lab, &cdn.publish_url(&key), &Broadcaster::SMALL)?;
+    cdn.wait_segment("live")?;
+    let mut viewer = Viewer::start(&lab, &cdn.hls_url("live"), &[])?;
+    viewer.wait_pictures(60, START)?;
+    cdn.process.kill();
+    let before = viewer.pictures()?;
+    cdn.restart(&lab)?;
+    viewer.wait_pictures(before + 240, START)?;
+    viewer.finish()?.unbroken(240)?;
+    broadcaster.process.interrupt();
+    broadcaster.process.success(Duration::from_secs(5))?;
+    let counts = compare(&broadcaster.units()?, &viewer.units()?)?;
+    ensure!(counts.len() == 2, "both tracks came: {counts:?}");
+    Ok(())
+}
+
+#[test]
+fn a_publisher_dies_and_returns_and_its_readers_stay() -> Result<()> {
+    let lab = Lab::new()?;
+    let key = Cdn::key(&lab, "live")?;
+    let cdn = Cdn::start(&lab, &[])?;
+    let mut first = Broadcaster::start(&lab, &cdn.publish_url(&key), &Broadcaster::SMALL)?;
+    cdn.wait_segment("live")?;
+    let mut readers =
+        [Viewer::start(&lab, &cdn.rtmp_url("live"), &[])?, Viewer::start(&lab, &cdn.hls_url("live"), &[])?];
+    for reader in &mut readers {
+        reader.wait_pictures(60, START)?;
+    }
+    let before = Playlist::of(&cdn)?;
+    first.process.kill();
+    until(START, "the stream to be away", || Ok((cdn.stream("live")?["state"] == "away").then_some(())))?;
+    let while_away = Playlist::of(&cdn)?;
+    ensure!(
+        while_away.sequence >= before.sequence && !while_away.ended,
+        "the playlist ended with the publisher: {}",
+        while_away.text
+    );
+
+    let seen: Vec<usize> = readers.iter().map(Viewer::pictures).collect::<Result<_>>()?;
+    let _second = Broadcaster::start(&lab, &cdn.publish_url(&key), &Broadcaster::SMALL)?;
+    for (reader, seen) in readers.iter_mut().zip(seen) {
+        reader.wait_pictures(seen + 150, START)?;
+        ensure!(reader.process.running()?, "a reader ended with the publisher");
+    }
+    let after = Playlist::of(&cdn)?;
+    ensure!(after.last() > while_away.last(), "no new segment after the return");
+    ensure!(
+        after.sequence >= while_away.sequence,
+        "media sequence numbers went back: {} to {}",
+        while_away.sequence,
+        after.sequence
+    );
+    let marked = after.text.contains("#EXT-X-DISCONTINUITY\n")
+        || after.discontinuity_sequence > while_away.discontinuity_sequence;
+    ensure!(marked, "another broadcast follows without a discontinuity: {}", after.text);
+    for reader in &mut readers {
+        reader.finish()?;
+        reader.nothing_twice()?;
+    }
+    Ok(())
+}
+
+#[test]
+fn the_same_key_takes_its_stream_over_at_once() -> Result<()> {
+    let lab = Lab::new()?;
+    let key = Cdn::key(&lab, "live")?;
+    let cdn = Cdn::start(&lab, &[])?;
+    let mut first = lab.run(
+        "first",
+        "ffmpeg",
+        [
+            "-nostdin",
+            "-loglevel",
+            "error",
+            "-re",
+            "-f",
+            "lavfi",
+            "-i",
+            "testsrc2=size=640x360:rate=30",
+            "-c:v",
+            "libx264",
+            "-preset",
+            "ultrafast",
+            "-g",
+            "60",
+            "-pix_fmt",
+            "yuv420p",
+            "-f",
+            "flv",
+            &cdn.publish_url(&key),
+        ],
+    )?;
+    cdn.wait_live("live")?;
+    let segment = cdn.wait_segment("live")?;
+    let mut viewer = Viewer::start(&lab, &cdn.rtmp_url("live"), &[])?;
+    viewer.wait_pictures(30, START)?;
+    let before = Playlist::parse(&segment)?;
+    let epoch = cdn.stream("live")?["epoch"].clone();
+
+    let mut second = Broadcaster::start(&lab, &cdn.publish_url(&key), &Broadcaster::SMALL)?;
+    until(START, "the second publisher to have the stream", || {
+        Ok((cdn.stream("live")?["epoch"] != epoch).then_some(()))
+    })?;
+    let status = first.exit(START)?;
+    ensure!(!status.success(), "the first publisher was not told");
+    let seen = viewer.pictures()?;
+    viewer.wait_pictures(seen + 90, START)?;
+    // What comes now is the second one's: numbered, and unbroken.
+    mark_run(&Player::Ffmpeg.marks(&lab, &cdn.rtmp_url("live"), (640, 360), 30, START)?)?;
+    ensure!(second.process.running()?, "the second publisher ended");
+    let after = until(START, "a segment of the second publisher", || {
+        let playlist = Playlist::of(&cdn)?;
+        Ok((playlist.last() > before.last() && playlist.text.contains("#EXT-X-DISCONTINUITY\n")).then_some(playlist))
+    })?;
+    ensure!(
+        after.sequence >= before.sequence,
+        "media sequence numbers went back: {} to {}",
+        before.sequence,
+        after.sequence
+    );
+    viewer.finish()?;
+    viewer.nothing_twice()?;
+    Ok(())
+}
+
+#[test]
+fn two_broadcasters_with_one_key_do_not_take_turns_for_ever() -> Result<()> {
+    let lab = Lab::new()?;
+    let key = Cdn::key(&lab, "live")?;
+    let cdn = Cdn::start(&lab, &[])?;
+    let mut first = Broadcaster::start(&lab, &cdn.publish_url(&key), &Broadcaster::SMALL)?;
+    cdn.wait_live("live")?;
+    let epoch = cdn.stream("live")?["epoch"].clone();
+    let mut second = Broadcaster::start(&lab, &cdn.publish_url(&key), &Broadcaster::SMALL)?;
+    until(START, "the second broadcaster to have the stream", || {
+        Ok((cdn.stream("live")?["epoch"] != epoch).then_some(()))
+    })?;
+    let status = first.process.exit(START).context("the loser goes on fighting")?;
+    ensure!(!status.success(), "the loser ended as if all were well");
+    ensure!(second.process.running()?, "the winner ended");
+    mark_run(&Player::Ffmpeg.marks(&lab, &cdn.rtmp_url("live"), (640, 360), 60, START)?)?;
+    Ok(())
+}
+
+#[test]
+fn the_server_drains_when_it_is_told_to_stop() -> Result<()> {
+    let lab = Lab::new()?;
+    let key = Cdn::key(&lab, "live")?;
+    let mut cdn = Cdn::start(&lab, &[])?;
+    let _broadcaster = Broadcaster::start(&lab, &cdn.publish_url(&key), &Broadcaster::SMALL)?;
+    let mut viewer = Viewer::start(&lab, &cdn.rtmp_url("live"), &[])?;
+    viewer.wait_pictures(30, START)?;
+    cdn.process.terminate();
+    cdn.process.success(Duration::from_secs(15))?;
+    viewer.finish()?.unbroken(20)
+}
+
+/// What is read off a media playlist.
+struct Playlist {
+    text: String,
+    sequence: u64,
+    discontinuity_sequence: u64,
+    segments: u64,
+    ended: bool,
+}
+
+impl Playlist {
+    fn of(cdn: &Cdn) -> Result<Self> {
+        let answer = cdn.get("/live/media.m3u8")?;
+        ensure!(answer.status == 200, "{}: {}", answer.status, answer.text());
+        Self::parse(&answer.text())
+    }
+
+    fn parse(text: &str) -> Result<Self> {
+        let number = |tag: &str| text.lines().find_map(|line| line.strip_prefix(tag)).map(str::parse).transpose();
+        Ok(Self {
+            sequence: number("#EXT-X-MEDIA-SEQUENCE:")?.context("no media sequence")?,
+            discontinuity_sequence: number("#EXT-X-DISCONTINUITY-SEQUENCE:")?.unwrap_or(0),
+            segments: text.lines().filter(|line| line.starts_with("#EXTINF")).count() as u64,
+            ended: text.contains("#EXT-X-ENDLIST"),
+            text: text.to_owned(),
+        })
+    }
+
+    /// The number after its last segment's.
+    fn last(&self) -> u64 {
+        self.sequence + self.segments
+    }
+}
+
+/// How long the server is away: what the broadcaster promises to bridge.
+const OUTAGE: Duration = Duration::from_secs(5);
+/// For what takes a second or two on a quiet machine.
+const START: Duration = Duration::from_secs(30);

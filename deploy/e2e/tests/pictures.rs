@@ -1,0 +1,114 @@
+//! Every picture of every kind of source arrives once: the counter burnt into it, read from what the viewer decoded, rises by one.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use e2e::{Broadcaster, Cdn, Lab, Marked, Player, Screen, Source, Viewer, mark_run};
+
+#[test]
+fn the_test_picture_by_rtmp_and_by_hls() -> Result<()> {
+    let lab = Lab::new()?;
+    let key = Cdn::key(&lab, "live")?;
+    let cdn = Cdn::start(&lab, &[])?;
+    // There before the publisher: it waits, and misses nothing.
+    let mut early = Viewer::start(&lab, &cdn.rtmp_url("live"), &[])?;
+    let mut broadcaster = Broadcaster::start(&lab, &cdn.publish_url(&key), &Broadcaster::SMALL)?;
+    early.wait_pictures(30, START)?;
+    let mut late = Viewer::start(&lab, &cdn.rtmp_url("live"), &[])?;
+    cdn.wait_segment("live")?;
+    let mut hls = Viewer::start(&lab, &cdn.hls_url("live"), &[])?;
+    let mut page = Viewer::start(&lab, &cdn.page_url("live"), &[])?;
+    for viewer in [&mut early, &mut late, &mut hls, &mut page] {
+        viewer.wait_pictures(300, START + Duration::from_secs(15))?;
+    }
+    let first = early.finish()?;
+    first.unbroken(280)?;
+    ensure!(first.0["marker"]["first"] == 0, "the viewer that waited missed the first pictures: {}", first.0);
+    for viewer in [&mut late, &mut hls, &mut page] {
+        viewer.finish()?.unbroken(200)?;
+    }
+    let sound = first.0["audio_frames"].as_u64().context("no count of sound")?;
+    ensure!(sound > 300, "only {sound} frames of sound were heard");
+    broadcaster.process.interrupt();
+    broadcaster.process.success(Duration::from_secs(5))
+}
+
+#[test]
+fn a_real_encoded_file_from_its_first_picture_to_its_last() -> Result<()> {
+    let lab = Lab::new()?;
+    let key = Cdn::key(&lab, "live")?;
+    let file = Marked::encode(&lab, "marked.mp4", Source { count: 250, ..Source::default() })?;
+    let cdn = Cdn::start(&lab, &[])?;
+    let mut viewer = Viewer::start(&lab, &cdn.rtmp_url("live"), &[])?;
+    let source = format!("file:{}", file.path.display());
+    let mut broadcaster = Broadcaster::start(&lab, &cdn.publish_url(&key), &["--source", &source])?;
+    broadcaster.process.success(Duration::from_secs(40))?;
+    viewer.wait_pictures(250, START)?;
+    let summary = viewer.finish()?;
+    summary.unbroken(250)?;
+    ensure!(
+        summary.0["marker"]["first"] == 0 && summary.0["marker"]["last"] == 249,
+        "not the whole file: {}",
+        summary.0
+    );
+    Ok(())
+}
+
+#[test]
+fn a_file_that_needs_encoding_again() -> Result<()> {
+    let lab = Lab::new()?;
+    let key = Cdn::key(&lab, "live")?;
+    // No live protocol here carries either of these.
+    let encoders = &["-c:v", "mpeg2video", "-q:v", "3", "-c:a", "mp2"];
+    let file = Marked::encode(&lab, "marked.mkv", Source { count: 150, encoders, ..Source::default() })?;
+    let cdn = Cdn::start(&lab, &[])?;
+    let mut viewer = Viewer::start(&lab, &cdn.rtmp_url("live"), &[])?;
+    let source = format!("file:{}", file.path.display());
+    let mut broadcaster = Broadcaster::start(&lab, &cdn.publish_url(&key), &["--source", &source])?;
+    broadcaster.process.success(Duration::from_secs(40))?;
+    viewer.wait_pictures(150, START)?;
+    viewer.finish()?.unbroken(150)
+}
+
+#[test]
+fn a_real_screen_with_something_moving_on_it() -> Result<()> {
+    let lab = Lab::new()?;
+    let key = Cdn::key(&lab, "live")?;
+    let cdn = Cdn::start(&lab, &[])?;
+    let mut screen = Screen::start(&lab, 640, 360)?;
+    let _motion = screen.show_motion(&lab)?;
+    let mut viewer = Viewer::start(&lab, &cdn.rtmp_url("live"), &[])?;
+    let source = format!("screen:{}", screen.display);
+    let options = ["--source", &source, "--audio", "none", "--fps", "20", "--burn-in"];
+    let _broadcaster = Broadcaster::start(&lab, &cdn.publish_url(&key), &options)?;
+    viewer.wait_pictures(200, START + Duration::from_secs(15))?;
+    // Somebody else's decoder says whether what was captured is the screen, which moves, and not a frozen or black one.
+    let marks = Player::Ffmpeg.marks(&lab, &cdn.rtmp_url("live"), (640, 360), 40, START)?;
+    mark_run(&marks)?;
+    let change = mean_change(&cdn.rtmp_url("live"))?;
+    ensure!(change > 1.0, "the captured screen does not move: {change:.3} of 255 a picture");
+    screen.check()?;
+    viewer.finish()?.unbroken(180)
+}
+
+/// How much two pictures in a row differ below the mark, by ffmpeg's own measure.
+fn mean_change(url: &str) -> Result<f64> {
+    let said = std::process::Command::new("timeout")
+        .args(["30", "ffmpeg", "-nostdin", "-hide_banner", "-i", url, "-frames:v", "20", "-vf"])
+        .args([
+            "crop=640:280:0:80,tblend=all_mode=difference,signalstats,metadata=print:key=lavfi.signalstats.YAVG:file=-",
+            "-an",
+            "-f",
+            "null",
+            "-",
+        ])
+        .output()?;
+    let text = String::from_utf8_lossy(&said.stdout).into_owned();
+    let values: Vec<f64> = text.lines().filter_map(|line| line.split_once("YAVG=")?.1.parse().ok()).collect();
+    ensure!(!values.is_empty(), "no measure in: {text}");
+    let sum: f64 = values.iter().sum();
+    Some(sum / values.len() as f64).context("not empty")
+}
+
+/// From a program's start to its first pictures, on a loaded machine.
+const START: Duration = Duration::from_secs(30);

@@ -1,0 +1,69 @@
+//! Other people's players, as Debian ships them, play RTMP and HLS; every picture that they decode is the next one.
+
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use e2e::{Broadcaster, Cdn, Lab, Player, mark_run};
+use serde_json::Value;
+
+/// A stream on air, for as long as this lives.
+struct OnAir {
+    cdn: Cdn,
+    _broadcaster: Broadcaster,
+    lab: Lab,
+}
+
+impl OnAir {
+    fn start() -> Result<Self> {
+        let lab = Lab::new()?;
+        let key = Cdn::key(&lab, "live")?;
+        let cdn = Cdn::start(&lab, &[])?;
+        let broadcaster = Broadcaster::start(&lab, &cdn.publish_url(&key), &Broadcaster::SMALL)?;
+        cdn.wait_live("live")?;
+        cdn.wait_segment("live")?;
+        Ok(Self { cdn, _broadcaster: broadcaster, lab })
+    }
+}
+
+#[test]
+fn ffmpeg_mpv_vlc_and_gstreamer_decode_every_picture() -> Result<()> {
+    let on_air = OnAir::start()?;
+    let mut faults = Vec::new();
+    for player in Player::ALL {
+        for url in [on_air.cdn.rtmp_url("live"), on_air.cdn.hls_url("live")] {
+            let checked = player
+                .marks(&on_air.lab, &url, (640, 360), PICTURES, Duration::from_secs(60))
+                .and_then(|marks| mark_run(&marks).map(|(first, last)| format!("{first} to {last}")));
+            eprintln!("{player:?} {url}: {checked:?}");
+            faults.extend(checked.err().map(|fault| format!("{player:?} {url}: {fault:#}")));
+        }
+    }
+    ensure!(faults.is_empty(), "{}", faults.join("\n"));
+    Ok(())
+}
+
+#[test]
+fn ffprobe_names_both_tracks_by_both_protocols() -> Result<()> {
+    let on_air = OnAir::start()?;
+    for url in [on_air.cdn.rtmp_url("live"), on_air.cdn.hls_url("live")] {
+        let said = Command::new("timeout")
+            .args(["30", "ffprobe", "-loglevel", "error", "-show_streams", "-show_format", "-of", "json", &url])
+            .output()?;
+        let said: Value = serde_json::from_slice(&said.stdout).with_context(|| url.clone())?;
+        let streams = said["streams"].as_array().context("no streams")?;
+        let of = |kind: &str| {
+            streams
+                .iter()
+                .find(|stream| stream["codec_type"] == kind)
+                .with_context(|| format!("{url}: no {kind} in {said}"))
+        };
+        let (video, audio) = (of("video")?, of("audio")?);
+        ensure!(video["codec_name"] == "h264" && video["width"] == 640 && video["height"] == 360, "{url}: {video}");
+        ensure!(audio["codec_name"] == "aac", "{url}: {audio}");
+    }
+    Ok(())
+}
+
+/// Two GOPs and a half.
+const PICTURES: usize = 150;

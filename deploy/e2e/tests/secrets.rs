@@ -1,0 +1,65 @@
+//! Publish keys never reach a log, a page or an answer, however much is logged; and they are not on disk.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use e2e::{Broadcaster, Cdn, Lab, Viewer};
+
+#[test]
+fn no_key_is_seen_anywhere() -> Result<()> {
+    let lab = Lab::new()?;
+    let key = Cdn::key(&lab, "live")?;
+    let config = lab.path("cdn.toml");
+    std::fs::write(&config, "[log]\nlevel = \"trace\"\n")?;
+    let mut cdn = Cdn::start(&lab, &["--config", &config.display().to_string()])?;
+    let mut viewer = Viewer::start(&lab, &cdn.rtmp_url("live"), &[])?;
+    let loud = |command: &mut std::process::Command| {
+        command.env("RUST_LOG", "trace");
+    };
+    let options = [&Broadcaster::SMALL[..], &["--stats", "json"]].concat();
+    let mut broadcaster = Broadcaster::start_with(&lab, &cdn.publish_url(&key), &options, loud)?;
+    viewer.wait_pictures(60, Duration::from_secs(40))?;
+    let mut seen = vec![
+        ("the page", cdn.get("/live")?.text()),
+        ("the list", cdn.get("/")?.text()),
+        ("the API", cdn.stream("live")?.to_string()),
+    ];
+    // A wrong key may be a right one with a slip: it is as secret.
+    let wrong = format!("{key}x");
+    let mut refused = Broadcaster::start_with(&lab, &cdn.publish_url(&wrong), &options, loud)?;
+    refused.process.exit(Duration::from_secs(20))?;
+    // A server that goes away makes both ends talk about where they were.
+    cdn.restart(&lab)?;
+    let before = viewer.pictures()?;
+    viewer.wait_pictures(before + 30, Duration::from_secs(30))?;
+    viewer.finish()?;
+    broadcaster.process.interrupt();
+    broadcaster.process.exit(Duration::from_secs(10))?;
+    cdn.process.terminate();
+    cdn.process.exit(Duration::from_secs(15))?;
+    seen.extend([
+        ("the broadcaster's log", broadcaster.process.log()),
+        ("the refused one's log", refused.process.log()),
+    ]);
+    for (place, text) in &seen {
+        ensure!(!text.contains(&key), "the publish key is in {place}");
+    }
+    search(lab.directory(), &key)
+}
+
+/// Every file that the test left: logs, keys, configuration.
+fn search(directory: &Path, key: &str) -> Result<()> {
+    for entry in std::fs::read_dir(directory)? {
+        let path = entry?.path();
+        if path.is_dir() {
+            search(&path, key)?;
+            continue;
+        }
+        let text = std::fs::read(&path)?;
+        let line =
+            String::from_utf8_lossy(&text).lines().find(|line| line.contains(key)).map(|line| line.replace(key, "KEY"));
+        ensure!(line.is_none(), "the publish key is in {}: {}", path.display(), line.unwrap_or_default());
+    }
+    Ok(())
+}

@@ -1,0 +1,175 @@
+//! Puts the rooms together, runs them, and takes them down in the order in which the media flows, so that nothing is lost.
+
+use std::sync::Arc;
+use std::sync::mpsc::sync_channel;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use parking_lot::Mutex;
+use tokio::sync::mpsc;
+use tracing::{error, info};
+
+use crate::config::{self, Config, StatsFormat};
+use crate::decode;
+use crate::intake::{self, Outputs};
+use crate::playback::{Settings, sound::SoundQueue};
+use crate::player::Player;
+use crate::present::{headless, window};
+use crate::record::Recorder;
+use crate::source::{self, Position};
+use crate::status::Output;
+use crate::unit_log::UnitLog;
+
+/// Plays until the stream ends, the user has enough, or the time is up. Whether anything was played.
+pub fn run(config: &Config) -> Result<bool> {
+    let targets = config.targets()?;
+    crate::ffmpeg::init()?;
+    let settings =
+        Settings { latency: config.latency.map(Duration::from_millis), skip: config.may_skip(), burst: Duration::ZERO };
+    let player = Arc::new(Player::new(settings));
+    let unit_log = config
+        .unit_log
+        .as_ref()
+        .map(|path| UnitLog::create(path).with_context(|| format!("cannot write the unit log {}", path.display())));
+    let recorders = targets.into_iter().map(Recorder::start).collect::<Result<Vec<_>, _>>()?;
+    let outputs = Outputs {
+        recorders,
+        unit_log: unit_log.transpose()?,
+        patience: if config.may_skip() { PATIENCE } else { PATIENCE_OF_A_RECORDER },
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    runtime.spawn(signals(player.clone()));
+    let position = Position::default();
+    let (events, inbox) = mpsc::channel(EVENTS);
+    let source =
+        runtime.spawn(source::run(config.url.clone(), config.via, !config.may_skip(), position.clone(), events));
+
+    let intake = {
+        let (player, handle) = (player.clone(), runtime.handle().clone());
+        spawn("intake", move || {
+            let failure = intake::run(&player, inbox, &position, outputs, &handle);
+            if failure.is_some() {
+                player.stop();
+            }
+            failure
+        })?
+    };
+    let (pictures, ready) = sync_channel(READY);
+    let video = {
+        let player = player.clone();
+        spawn("video", move || decode::video(&player, &pictures))?
+    };
+    let has_sound = !config.is_headless() && !config.no_sound;
+    let sound = has_sound.then(|| Arc::new(Mutex::new(SoundQueue::new(decode::RATE))));
+    let audio = {
+        let (player, sound) = (player.clone(), sound.clone());
+        spawn("audio", move || decode::audio(&player, sound.as_ref()))?
+    };
+    let output = Output::new(config.stats == Some(StatsFormat::Json), config.takes_stdout());
+    let status = {
+        let player = player.clone();
+        spawn("status", move || output.run(&player))?
+    };
+
+    let is_over = || is_time_up(config.seconds, &player);
+    let shown = if config.is_headless() {
+        headless::run(&player, &ready, is_over);
+        // Without pictures there may still be sound to wait for.
+        while !player.is_stopping() && !is_over() && !audio.is_finished() {
+            thread::sleep(TICK);
+        }
+        Ok(())
+    } else {
+        let settings = window::Settings {
+            title: format!("{} - Nearcast", config.url),
+            fullscreen: config.fullscreen,
+            volume: config.volume,
+            muted: config.mute,
+            statistics: config.overlay,
+        };
+        window::run(&player, &ready, sound.as_ref(), &settings, is_over)
+    };
+    player.stop();
+    source.abort();
+    drop(ready);
+    let failure = intake.join().ok().flatten();
+    let joined = [video.join(), audio.join(), status.join()];
+    if joined.iter().any(|result| result.is_err()) {
+        error!("a thread broke down");
+    }
+    runtime.shutdown_timeout(GRACE);
+    let playback = player.playback.lock().status();
+    let stats = player.stats.lock();
+    output.summary(&stats.summary(playback));
+    shown?;
+    if let Some(error) = failure {
+        return Err(error.into());
+    }
+    if stats.output_errors > 0 {
+        bail!("what was played was not all kept or passed on: the log says why");
+    }
+    Ok(stats.has_played())
+}
+
+/// Whether the command line is to blame.
+pub fn is_usage(error: &anyhow::Error) -> bool {
+    error.is::<config::Error>() || matches!(error.downcast_ref(), Some(source::Error::Url { .. }))
+}
+
+/// The time runs from the first picture; without one, from the start.
+fn is_time_up(seconds: Option<Duration>, player: &Player) -> bool {
+    let Some(seconds) = seconds else { return false };
+    let from = player.stats.lock().first().unwrap_or_default();
+    player.clock.now() >= from + seconds
+}
+
+/// The first Ctrl-C ends everything in order, the second at once.
+async fn signals(player: Arc<Player>) {
+    for first in [true, false] {
+        wait_for_signal().await;
+        if !first {
+            std::process::exit(INTERRUPTED);
+        }
+        info!("stopping");
+        player.stop();
+    }
+}
+
+#[cfg(unix)]
+async fn wait_for_signal() {
+    use tokio::signal::unix::{SignalKind, signal};
+    match signal(SignalKind::terminate()) {
+        Ok(mut terminate) => {
+            tokio::select! {
+                _ = tokio::signal::ctrl_c() => {}
+                _ = terminate.recv() => {}
+            }
+        }
+        Err(_) => drop(tokio::signal::ctrl_c().await),
+    }
+}
+
+#[cfg(not(unix))]
+async fn wait_for_signal() {
+    let _ = tokio::signal::ctrl_c().await;
+}
+
+fn spawn<T: Send + 'static>(name: &str, run: impl FnOnce() -> T + Send + 'static) -> Result<thread::JoinHandle<T>> {
+    thread::Builder::new().name(name.to_owned()).spawn(run).with_context(|| format!("cannot start the {name} thread"))
+}
+
+/// Bounds what waits between the source and the splice.
+const EVENTS: usize = 32;
+/// Decoded pictures between the decoder and the screen: 4K pictures have 12 MB each.
+const READY: usize = 4;
+/// How long a picture is worth waiting for another path to bring what is missing before it.
+const PATIENCE: Duration = Duration::from_millis(400);
+/// Where nothing may be left out, another path gets the time that HLS needs.
+const PATIENCE_OF_A_RECORDER: Duration = Duration::from_secs(8);
+/// How often the end of sound is looked for.
+const TICK: Duration = Duration::from_millis(20);
+/// Connections that do not close by themselves are dropped.
+const GRACE: Duration = Duration::from_millis(200);
+/// What shells give a process that Ctrl-C ended.
+const INTERRUPTED: i32 = 130;

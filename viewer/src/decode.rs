@@ -1,0 +1,195 @@
+//! The decoders' threads: units in when their time is near, pictures and sound out.
+//!
+//! A unit that cannot be decoded is counted, and decoding goes on with the next; FFmpeg conceals what is missing. A new
+//! configuration or another timeline gets a new decoder, after the old one has put out what it held.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::mpsc::SyncSender;
+use std::time::Duration;
+
+use media::codec::{CodecConfig, Format};
+use media::latency::{Stage, Stamps};
+use media::{Epoch, Timestamp, TrackKind};
+use parking_lot::Mutex;
+use tracing::{error, warn};
+
+use crate::ffmpeg::{AudioDecoder, Picture, VideoDecoder};
+use crate::playback::Work;
+use crate::playback::sound::{Sound, SoundQueue};
+use crate::player::Player;
+
+/// A picture that waits to be shown.
+pub struct Ready {
+    /// The timeline that its `pts` is on.
+    pub timeline: u32,
+    /// The broadcast that it is from.
+    pub epoch: Epoch,
+    /// When it passed each stage so far.
+    pub stamps: Stamps,
+    /// The picture.
+    pub picture: Picture,
+}
+
+/// Decodes pictures until there are no more units or nobody takes pictures any more.
+pub fn video(player: &Player, out: &SyncSender<Ready>) {
+    let mut decoding: Option<Decoding> = None;
+    let mut pictures = Vec::new();
+    while let Some(work) = player.take(TrackKind::Video) {
+        let Some(track) = work.catalog.track(work.unit.track) else { continue };
+        let begun = player.clock.now();
+        let fits = decoding.as_ref().is_some_and(|d| d.timeline == work.timeline && d.config == track.config);
+        if !fits {
+            if let Some(old) = &mut decoding {
+                let _ = old.decoder.as_mut().map(|decoder| decoder.drain(&mut pictures));
+                if send(player, old, &mut pictures, out).is_err() {
+                    return;
+                }
+            }
+            decoding = Some(Decoding::open(&work, &track.config));
+        }
+        let Some(current) = &mut decoding else { continue };
+        current.expect(player, &work, begun);
+        let Some(decoder) = &mut current.decoder else { continue };
+        if work.after_gap {
+            decoder.flush();
+        }
+        if let Err(error) = decoder.decode(&work.unit, &mut pictures) {
+            note_error(player, &error);
+        }
+        note_delay(player, &work, &pictures, begun);
+        if send(player, current, &mut pictures, out).is_err() {
+            return;
+        }
+    }
+    if let Some(last) = &mut decoding {
+        let _ = last.decoder.as_mut().map(|decoder| decoder.drain(&mut pictures));
+        let _ = send(player, last, &mut pictures, out);
+    }
+}
+
+/// Decodes sound until there are no more units; into `queue`, if anybody listens.
+pub fn audio(player: &Player, queue: Option<&Arc<Mutex<SoundQueue>>>) {
+    let mut open: Option<(u32, CodecConfig, Option<AudioDecoder>)> = None;
+    let mut sounds = Vec::new();
+    while let Some(work) = player.take(TrackKind::Audio) {
+        let Some(track) = work.catalog.track(work.unit.track) else { continue };
+        if open.as_ref().is_none_or(|(timeline, config, _)| *timeline != work.timeline || *config != track.config) {
+            let decoder = AudioDecoder::new(&track.config, RATE).inspect_err(|error| error!(%error, "no sound"));
+            open = Some((work.timeline, track.config.clone(), decoder.ok()));
+        }
+        let Some((_, _, Some(decoder))) = &mut open else { continue };
+        if work.after_gap {
+            decoder.flush();
+        }
+        match decoder.decode(&work.unit, &mut sounds) {
+            Ok(()) => {
+                let mut stats = player.stats.lock();
+                stats.audio_frames += 1;
+                if work.catalog.video().is_none() {
+                    stats.heard(player.clock.now());
+                }
+            }
+            Err(error) => note_error(player, &error),
+        }
+        if let Some(queue) = queue {
+            let mut queue = queue.lock();
+            for (pts, samples) in sounds.drain(..) {
+                queue.push(Sound { timeline: work.timeline, pts, samples });
+            }
+        }
+        sounds.clear();
+    }
+}
+
+/// `H.264 1280x720`, `AAC 48000 Hz 2 ch`.
+pub fn describe(config: &CodecConfig) -> String {
+    match config.format {
+        Format::Video { width: 0, .. } => config.codec.name().to_owned(),
+        Format::Video { width, height } => format!("{} {width}x{height}", config.codec.name()),
+        Format::Audio { sample_rate, channels } => format!("{} {sample_rate} Hz {channels} ch", config.codec.name()),
+    }
+}
+
+/// A decoder and what is in it.
+struct Decoding {
+    timeline: u32,
+    epoch: Epoch,
+    config: CodecConfig,
+    /// None if it could not be opened: then its units are passed over.
+    decoder: Option<VideoDecoder>,
+    /// Of units that have not come out as pictures yet.
+    pending: VecDeque<Pending>,
+}
+
+struct Pending {
+    pts: Timestamp,
+    stamps: Stamps,
+}
+
+impl Decoding {
+    fn open(work: &Work, config: &CodecConfig) -> Self {
+        let decoder = VideoDecoder::new(config).inspect_err(|error| error!(%error, "no picture")).ok();
+        let pending = VecDeque::new();
+        Self { timeline: work.timeline, epoch: work.unit.epoch, config: config.clone(), decoder, pending }
+    }
+
+    /// Notes when a unit went in, to be found again when its picture comes out.
+    fn expect(&mut self, player: &Player, work: &Work, begun: Duration) {
+        let mut stamps = Stamps::default();
+        if let Some(captured) = work.catalog.captured_at(work.unit.pts) {
+            stamps.stamp(Stage::Captured, captured);
+        }
+        stamps.stamp(Stage::Received, player.wall_at(work.arrived));
+        stamps.stamp(Stage::Spliced, player.wall_at(begun));
+        if self.pending.len() == MAX_PENDING {
+            self.pending.pop_front();
+        }
+        self.pending.push_back(Pending { pts: work.unit.pts, stamps });
+    }
+}
+
+/// Nobody takes pictures any more.
+struct Gone;
+
+fn send(
+    player: &Player,
+    from: &mut Decoding,
+    pictures: &mut Vec<Picture>,
+    out: &SyncSender<Ready>,
+) -> Result<(), Gone> {
+    for picture in pictures.drain(..) {
+        let now = player.clock.now();
+        let at = from.pending.iter().position(|pending| pending.pts == picture.pts);
+        let pending = at.and_then(|at| from.pending.remove(at));
+        let mut stamps = pending.map_or(Stamps::default(), |pending| pending.stamps);
+        stamps.stamp(Stage::Decoded, player.wall_at(now));
+        out.send(Ready { timeline: from.timeline, epoch: from.epoch, stamps, picture }).map_err(|_| Gone)?;
+    }
+    Ok(())
+}
+
+/// How long after it could have been is a picture ready? The buffer must cover it. A reordered picture can be ready when the
+/// unit arrives whose DTS is its PTS; a decoder that waits for a later one holds it back by the difference.
+fn note_delay(player: &Player, work: &Work, pictures: &[Picture], begun: Duration) {
+    let took = player.clock.now().saturating_sub(begun);
+    for picture in pictures {
+        player.playback.lock().decoded((took + work.unit.dts.since(picture.pts)).min(MAX_DECODING));
+    }
+}
+
+fn note_error(player: &Player, error: &crate::ffmpeg::Error) {
+    let mut stats = player.stats.lock();
+    stats.decode_errors += 1;
+    // A broken stream breaks many times a second: every power of two is enough to see it.
+    if stats.decode_errors.is_power_of_two() {
+        warn!(%error, errors = stats.decode_errors, "cannot decode a unit");
+    }
+}
+
+/// All sound is resampled to this many frames a second: what nearly every card has.
+pub const RATE: u32 = 48_000;
+/// Pictures that a decoder may hold for reordering: 16 is the most that H.264 and HEVC allow.
+const MAX_PENDING: usize = 64;
+/// Bounds what a decoder that is slow, or that holds back too much, adds to the latency.
+const MAX_DECODING: Duration = Duration::from_millis(200);

@@ -1,0 +1,157 @@
+//! MPEG transport streams, as HLS servers of the older kind send them: one segment in, access units out.
+//!
+//! ISO/IEC 13818-1. FFmpeg parses the container; what comes out is in the forms that [`AccessUnit`](media::AccessUnit) demands.
+
+use std::io::Cursor;
+
+use bytes::Bytes;
+use ffmpeg::codec::{Id, packet::Packet};
+use ffmpeg::format::context::StreamIo;
+use ffmpeg_next as ffmpeg;
+use media::codec::{Codec, CodecConfig, aac, h264, hevc};
+use media::{Timestamp, Track, TrackId, TrackKind};
+
+use super::Error;
+
+/// A unit of a transport stream, with its clock unwrapped.
+#[derive(Clone, Debug)]
+pub struct Unit {
+    /// Which track.
+    pub track: TrackId,
+    /// When it is decoded.
+    pub dts: Timestamp,
+    /// When it is shown.
+    pub pts: Timestamp,
+    /// Whether decoding can start here.
+    pub random_access: bool,
+    /// Length-prefixed or raw, as the catalog's codec has it.
+    pub payload: Bytes,
+}
+
+/// Reads segment after segment of one rendition, and keeps their 33-bit clock going.
+#[derive(Debug, Default)]
+pub struct TsReader {
+    /// The last DTS, in ticks of 90 kHz, unwrapped.
+    last: Option<i64>,
+}
+
+impl TsReader {
+    /// Reads a whole segment: the tracks that it describes, and its units in the order in which they lie in it.
+    pub fn segment(&mut self, segment: Bytes) -> Result<(Vec<Track>, Vec<Unit>), Error> {
+        let io = StreamIo::from_read_seek(Cursor::new(segment)).map_err(Error::call("open the segment"))?;
+        let mut input =
+            ffmpeg::format::input_from_stream(io, Some("segment.ts"), None).map_err(Error::call("read the segment"))?;
+        let mut tracks: Vec<Option<(TrackId, Codec)>> = Vec::new();
+        let mut described = Vec::new();
+        for stream in input.streams() {
+            let parameters = stream.parameters();
+            let codec = match parameters.id() {
+                Id::H264 => Some((TrackKind::Video, Codec::H264)),
+                Id::HEVC => Some((TrackKind::Video, Codec::Hevc)),
+                Id::AAC => Some((TrackKind::Audio, Codec::Aac)),
+                Id::MP3 => Some((TrackKind::Audio, Codec::Mp3)),
+                _ => None,
+            };
+            let track = codec.map(|(kind, codec)| {
+                let index = tracks.iter().flatten().filter(|(id, _): &&(TrackId, Codec)| id.kind == kind).count();
+                (TrackId { kind, index: u8::try_from(index).unwrap_or(u8::MAX) }, codec)
+            });
+            if let Some((id, codec)) = track {
+                // SAFETY: the parameters are alive; extradata is null or as long as stated.
+                let extradata = unsafe {
+                    let raw = &*parameters.as_ptr();
+                    let size = usize::try_from(raw.extradata_size).unwrap_or(0);
+                    if raw.extradata.is_null() { &[] } else { std::slice::from_raw_parts(raw.extradata, size) }
+                };
+                described.extend(config(codec, extradata).map(|config| Track { id, config }));
+            }
+            tracks.push(track);
+        }
+        let mut units = Vec::new();
+        loop {
+            let mut packet = Packet::empty();
+            match packet.read(&mut input) {
+                Ok(()) => {}
+                Err(ffmpeg::Error::Eof) => break,
+                Err(source) => return Err(Error::Call { doing: "read the segment", source }),
+            }
+            let Some(Some((track, codec))) = tracks.get(packet.stream()) else { continue };
+            let (Some(data), Some(pts)) = (packet.data(), packet.pts().or(packet.dts())) else { continue };
+            let dts = packet.dts().unwrap_or(pts);
+            let composition = (pts - dts) / TICKS;
+            let dts = Timestamp::from_millis(self.unwrap(dts).div_euclid(TICKS));
+            let (payload, adts) = match codec {
+                Codec::H264 => (h264::annexb_to_length_prefixed(data), None),
+                Codec::Hevc => (hevc::annexb_to_length_prefixed(data), None),
+                Codec::Aac => match aac::strip_adts(Bytes::copy_from_slice(data)) {
+                    Ok((config, payload)) => (payload, config),
+                    Err(_) => continue,
+                },
+                _ => (Bytes::copy_from_slice(data), None),
+            };
+            // In a transport stream, sound is described by its frames alone.
+            if !described.iter().any(|t| t.id == *track) {
+                let config = match (codec, adts) {
+                    (Codec::Aac, Some(adts)) => {
+                        adts.build().and_then(|record| CodecConfig::from_record(Codec::Aac, record)).ok()
+                    }
+                    (Codec::Mp3, _) => CodecConfig::mp3(&payload).ok(),
+                    _ => None,
+                };
+                described.extend(config.map(|config| Track { id: *track, config }));
+            }
+            let random_access = match codec {
+                Codec::H264 => h264::is_idr(&payload),
+                Codec::Hevc => hevc::is_irap(&payload),
+                _ => true,
+            };
+            let pts = Timestamp::from_millis(dts.as_millis() + composition);
+            units.push(Unit { track: *track, dts, pts, random_access, payload });
+        }
+        Ok((described, units))
+    }
+
+    /// The playlist says that the clock begins anew.
+    pub fn restart(&mut self) {
+        self.last = None;
+    }
+
+    fn unwrap(&mut self, ticks: i64) -> i64 {
+        let unwrapped = match self.last {
+            // The nearest to the last one of all that are equal modulo 2^33.
+            Some(last) => last + (ticks - last + WRAP / 2).rem_euclid(WRAP) - WRAP / 2,
+            None => ticks,
+        };
+        self.last = Some(unwrapped);
+        unwrapped
+    }
+}
+
+fn config(codec: Codec, extradata: &[u8]) -> Option<CodecConfig> {
+    let record = match codec {
+        Codec::H264 => h264::avcc_from_annexb_extradata(extradata).ok()?,
+        Codec::Hevc => hevc::hvcc_from_annexb_extradata(extradata).ok()?,
+        _ => return None,
+    };
+    CodecConfig::from_record(codec, record).ok()
+}
+
+/// Ticks of the 90 kHz clock in a millisecond.
+const TICKS: i64 = 90;
+/// The clock has 33 bits (ISO/IEC 13818-1 §2.4.3.7).
+const WRAP: i64 = 1 << 33;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_clock_goes_on_over_its_end() {
+        let mut reader = TsReader::default();
+        assert_eq!(reader.unwrap(WRAP - 100), WRAP - 100);
+        assert_eq!(reader.unwrap(50), WRAP + 50);
+        assert_eq!(reader.unwrap(WRAP - 50), WRAP - 50);
+        reader.restart();
+        assert_eq!(reader.unwrap(7), 7);
+    }
+}

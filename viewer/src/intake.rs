@@ -1,0 +1,225 @@
+//! From the source's events to everybody who wants units: splice, then log, recording, pipe, and playback.
+//!
+//! One thread, so that all of them see one order. It blocks where it must (a full disk queue, a full buffer that may leave
+//! nothing out), and the bounded channels before it pass that on to the sockets.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use media::Catalog;
+use media::splice::{PathId, Spliced, Splicer};
+use tokio::runtime::Handle;
+use tokio::sync::mpsc;
+use tracing::{debug, error, info, warn};
+
+use crate::decode;
+use crate::player::Player;
+use crate::record::Recorder;
+use crate::source::{self, Event, Position, State};
+use crate::unit_log::UnitLog;
+
+/// Who gets units besides playback.
+#[derive(Debug, Default)]
+pub struct Outputs {
+    /// Recordings and pipes.
+    pub recorders: Vec<Recorder>,
+    /// One line a unit.
+    pub unit_log: Option<UnitLog>,
+    /// How long the splice waits for another path to bring what is missing.
+    pub patience: Duration,
+}
+
+/// Takes events until the source ends or the viewer stops; returns what made the source fail, if it did.
+pub fn run(
+    player: &Player,
+    events: mpsc::Receiver<Event>,
+    position: &Position,
+    outputs: Outputs,
+    runtime: &Handle,
+) -> Option<source::Error> {
+    let mut intake = Intake {
+        player,
+        position,
+        outputs,
+        splicer: Splicer::new(),
+        sources: BTreeMap::new(),
+        waiting_since: None,
+        catalog: None,
+        spliced: Vec::new(),
+    };
+    let failure = intake.run(events, runtime);
+    intake.finish();
+    failure
+}
+
+struct Intake<'a> {
+    player: &'a Player,
+    position: &'a Position,
+    outputs: Outputs,
+    splicer: Splicer,
+    /// What the paths are called, and how much they bring at once.
+    sources: BTreeMap<PathId, (String, Duration)>,
+    /// Since when units wait for others that are missing.
+    waiting_since: Option<Duration>,
+    /// What is in force.
+    catalog: Option<Arc<Catalog>>,
+    spliced: Vec<Spliced>,
+}
+
+impl Intake<'_> {
+    fn run(&mut self, mut events: mpsc::Receiver<Event>, runtime: &Handle) -> Option<source::Error> {
+        while !self.player.is_stopping() {
+            match runtime.block_on(async { tokio::time::timeout(TICK, events.recv()).await }) {
+                Ok(Some(Event::Failed(error))) => return Some(error),
+                Ok(Some(Event::Ended) | None) => return None,
+                Ok(Some(event)) => self.event(event),
+                Err(_) => {}
+            }
+            self.give_up_waiting();
+            self.distribute();
+        }
+        None
+    }
+
+    fn event(&mut self, event: Event) {
+        match event {
+            Event::Opened { path, source, burst, complete } => {
+                info!(source, "connected");
+                self.splicer.open(path);
+                let is_known = self.sources.insert(path, (source.clone(), burst)).is_some();
+                if is_known && self.splicer.counters().units > 0 {
+                    self.player.stats.lock().reconnects += 1;
+                }
+                if self.splicer.leader().is_none_or(|leader| leader == path) {
+                    let mut playback = self.player.playback.lock();
+                    playback.set_complete(complete);
+                    playback.rejoin(self.player.clock.now(), burst);
+                    drop(playback);
+                    self.player.stats.lock().source = source;
+                }
+            }
+            Event::Gap(path) => self.splicer.open(path),
+            Event::Closed(path) => self.splicer.close(path, &mut self.spliced),
+            Event::Unit { path, catalog, unit } => self.splicer.push(path, &catalog, unit, &mut self.spliced),
+            Event::State(state) => self.state(&state),
+            Event::Ended | Event::Failed(_) => {}
+        }
+    }
+
+    fn state(&mut self, state: &State) {
+        let text = match state {
+            State::Connecting => "connecting".to_owned(),
+            State::Waiting => "waiting for the broadcast".to_owned(),
+            State::Live => "live".to_owned(),
+            State::Reconnecting { reason } => format!("reconnecting: {reason}"),
+        };
+        info!(state = text);
+        self.player.stats.lock().state = text;
+    }
+
+    /// What is missing may come by another path, but not for ever.
+    fn give_up_waiting(&mut self) {
+        let now = self.player.clock.now();
+        match (self.splicer.waiting(), self.waiting_since) {
+            (None, _) => self.waiting_since = None,
+            (Some(_), None) => self.waiting_since = Some(now),
+            (Some(_), Some(since)) if now >= since + self.outputs.patience => {
+                debug!("goes on without the missing units");
+                self.splicer.resume(&mut self.spliced);
+                self.waiting_since = None;
+            }
+            _ => {}
+        }
+    }
+
+    fn distribute(&mut self) {
+        if self.spliced.is_empty() {
+            return;
+        }
+        let leader = self.splicer.leader();
+        for Spliced { catalog, unit, lost, .. } in std::mem::take(&mut self.spliced) {
+            if lost > 0 {
+                warn!(track = %unit.track, lost, "units are missing");
+            }
+            if self.catalog.as_ref().is_none_or(|known| !Arc::ptr_eq(known, &catalog)) {
+                self.enter(&catalog);
+            }
+            if let Some(Err(error)) = self.outputs.unit_log.as_mut().map(|log| log.write(&unit)) {
+                error!(%error, "the unit log ends here");
+                self.outputs.unit_log = None;
+                self.player.stats.lock().output_errors += 1;
+            }
+            let recorders = std::mem::take(&mut self.outputs.recorders);
+            for recorder in recorders {
+                match recorder.push(&catalog, &unit, || self.player.is_stopping()) {
+                    true => self.outputs.recorders.push(recorder),
+                    false => self.ended(recorder),
+                }
+            }
+            if !self.player.wait_for_room() {
+                return;
+            }
+            self.player.playback.lock().push(self.player.clock.now(), &catalog, unit);
+            self.player.notify();
+        }
+        if let Some(epoch) = self.splicer.epoch() {
+            self.position.set(epoch, self.splicer.position());
+        }
+        let mut stats = self.player.stats.lock();
+        stats.splice = self.splicer.counters();
+        let leading = leader.and_then(|leader| self.sources.get(&leader));
+        if let Some((source, burst)) = leading.filter(|(source, _)| stats.source != *source) {
+            stats.source.clone_from(source);
+            drop(stats);
+            // Another path leads: it has another rhythm.
+            self.player.playback.lock().rejoin(self.player.clock.now(), *burst);
+        }
+    }
+
+    fn enter(&mut self, catalog: &Arc<Catalog>) {
+        if self.catalog.as_ref().is_none_or(|known| known.tracks != catalog.tracks || known.epoch != catalog.epoch) {
+            let mut tracks: Vec<_> = catalog.tracks.iter().collect();
+            tracks.sort_by_key(|track| track.id);
+            let codecs: Vec<String> = tracks.iter().map(|track| decode::describe(&track.config)).collect();
+            info!(epoch = %catalog.epoch, codecs = codecs.join(", "), tracks = tracks.len(), "broadcast");
+            self.player.stats.lock().codecs = codecs;
+        }
+        self.catalog = Some(catalog.clone());
+    }
+
+    /// A writer stopped before it was told to.
+    fn ended(&mut self, recorder: Recorder) {
+        // A closed pipe is an end, a full disk is not.
+        let is_pipe = recorder.is_pipe();
+        match recorder.finish() {
+            Ok(()) => info!("the other end of the pipe has closed"),
+            Err(error) => {
+                error!(%error, "the {} ends here", if is_pipe { "pipe" } else { "recording" });
+                self.player.stats.lock().output_errors += 1;
+            }
+        }
+        if is_pipe {
+            self.player.stop();
+        }
+    }
+
+    /// Puts everything on disk.
+    fn finish(mut self) {
+        for recorder in std::mem::take(&mut self.outputs.recorders) {
+            if let Err(error) = recorder.finish() {
+                error!(%error, "what was to be kept or passed on is not complete");
+                self.player.stats.lock().output_errors += 1;
+            }
+        }
+        if let Some(Err(error)) = self.outputs.unit_log.as_mut().map(UnitLog::flush) {
+            error!(%error, "the unit log is not complete");
+            self.player.stats.lock().output_errors += 1;
+        }
+        self.player.playback.lock().end();
+        self.player.notify();
+    }
+}
+
+/// How often waiting units and the wish to stop are looked at while nothing comes.
+const TICK: Duration = Duration::from_millis(20);

@@ -1,0 +1,19 @@
+//! Nearcast's player, as a library, so that its parts can be tested.
+//!
+//! In the order in which the media meets them: [`source`] brings units, [`intake`] splices and distributes them, [`record`]
+//! and [`unit_log`] keep them, [`playback`] times them, [`decode`] makes pictures and sound, [`present`] shows them.
+
+pub mod app;
+pub mod clock;
+pub mod config;
+pub mod decode;
+pub mod ffmpeg;
+pub mod intake;
+pub mod playback;
+pub mod player;
+pub mod present;
+pub mod record;
+pub mod source;
+pub mod stats;
+pub mod status;
+pub mod unit_log;

@@ -1,0 +1,305 @@
+//! When each unit is decoded and each picture shown: an adaptive buffer, bounded catch-up, and what is left out to get back to
+//! the live edge.
+//!
+//! Pure: every call takes `now` from the caller's monotonic clock, and nothing waits. Threads, decoders and screens are others'
+//! business. Each epoch is played on a timeline of its own, so that one broadcast can end while the next is already buffered.
+
+mod jitter;
+mod playout;
+mod queue;
+pub mod sound;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use media::{AccessUnit, Catalog, Epoch, Timestamp, TrackKind};
+
+use self::playout::{Adjustment, Playout};
+pub use self::playout::{MAX_SPEED_CHANGE, Settings};
+use self::queue::UnitQueue;
+
+/// A unit for a decoder.
+#[derive(Clone, Debug)]
+pub struct Work {
+    /// The timeline that its pictures belong to.
+    pub timeline: u32,
+    /// What it is decoded with.
+    pub catalog: Arc<Catalog>,
+    /// The unit.
+    pub unit: AccessUnit,
+    /// When it arrived, on the local monotonic clock.
+    pub arrived: Duration,
+    /// Units before it were left out: the decoder must forget what it holds.
+    pub after_gap: bool,
+}
+
+/// What a decoder does next.
+#[derive(Debug)]
+pub enum Next {
+    /// Decode this.
+    Decode(Box<Work>),
+    /// Nothing yet; ask again at the latest then, if a time is given, or when something arrives.
+    Wait(Option<Duration>),
+    /// Nothing will come any more.
+    End,
+}
+
+/// Playback as numbers, for people and for programs.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Status {
+    /// Media time that waits to be decoded.
+    pub buffered: Duration,
+    /// Bytes that wait to be decoded.
+    pub buffered_bytes: usize,
+    /// How far behind an undelayed unit playback aims to be.
+    pub target: Duration,
+    /// Spread of the arrival times.
+    pub jitter: Duration,
+    /// Media seconds per second.
+    pub speed: f64,
+    /// How often playback ran dry.
+    pub stalls: u64,
+    /// Video units left out to get back to the live edge.
+    pub skipped: u64,
+}
+
+/// Buffer and timing of everything that is played. See the module's text.
+#[derive(Debug)]
+pub struct Playback {
+    settings: Settings,
+    /// The newest last.
+    timelines: VecDeque<Timeline>,
+    next_timeline: u32,
+    video: UnitQueue,
+    audio: UnitQueue,
+    /// Stalls of timelines that are over.
+    past_stalls: u64,
+    skipped: u64,
+    paused: bool,
+    ended: bool,
+    /// Whether the broadcast is over, and played from its start: no edge to keep up with.
+    complete: bool,
+}
+
+#[derive(Debug)]
+struct Timeline {
+    id: u32,
+    epoch: Epoch,
+    playout: Playout,
+}
+
+impl Playback {
+    /// Nothing to play yet.
+    pub fn new(settings: Settings) -> Self {
+        Self {
+            settings,
+            timelines: VecDeque::new(),
+            next_timeline: 0,
+            video: UnitQueue::default(),
+            audio: UnitQueue::default(),
+            past_stalls: 0,
+            skipped: 0,
+            paused: false,
+            ended: false,
+            complete: false,
+        }
+    }
+
+    /// Whether [`push`](Self::push) must wait: only where nothing may be left out.
+    pub fn is_full(&self) -> bool {
+        !self.may_skip() && self.is_over(MAX_SPAN, MAX_BYTES)
+    }
+
+    /// A unit arrived. Tracks that are not played are ignored. Asks not [`is_full`](Self::is_full): that is the caller's courtesy.
+    pub fn push(&mut self, now: Duration, catalog: &Arc<Catalog>, unit: AccessUnit) {
+        let played = match unit.track.kind {
+            TrackKind::Video => catalog.video(),
+            TrackKind::Audio => catalog.audio(),
+        };
+        if played.is_none_or(|track| track.id != unit.track) {
+            return;
+        }
+        if self.timelines.back().is_none_or(|timeline| timeline.epoch != unit.epoch) {
+            self.begin(now, unit.epoch);
+        }
+        let timeline = self.timelines.back_mut().expect("a timeline was just begun");
+        timeline.playout.arrive(now, unit.dts);
+        let work = Work { timeline: timeline.id, catalog: catalog.clone(), unit, arrived: now, after_gap: false };
+        match work.unit.track.kind {
+            TrackKind::Video => self.video.push(work),
+            TrackKind::Audio => self.audio.push(work),
+        }
+        self.adjust(now);
+        if self.may_skip() {
+            while self.is_over(MAX_SPAN_SKIPPING, MAX_BYTES) {
+                self.skipped += self.video.drop_oldest_group();
+                let horizon = self.video.front().map(|work| (work.timeline, work.unit.pts));
+                match horizon {
+                    Some((timeline, pts)) => self.audio.drop_before(timeline, pts),
+                    None => self.audio.drop_oldest_group(),
+                };
+            }
+        }
+    }
+
+    /// Adjusts speed and position; to be called every now and then even while nothing arrives.
+    pub fn adjust(&mut self, now: Duration) {
+        let Some(timeline) = self.timelines.back_mut() else { return };
+        match timeline.playout.adjust(now) {
+            Adjustment::None | Adjustment::Settle => self.relieve(now),
+            Adjustment::Skip => self.leave_out_before_position(now),
+        }
+    }
+
+    /// A decoder that does not keep up gets less to do: it goes on at a random access point. What has only just come, as in a
+    /// burst, says nothing about it.
+    fn relieve(&mut self, now: Duration) {
+        let Some(timeline) = self.timelines.back().filter(|_| self.may_skip()) else { return };
+        let Some(front) = self.video.front().filter(|work| work.timeline == timeline.id) else { return };
+        let is_late = timeline.playout.due(front.unit.dts).is_some_and(|due| due + MAX_LAG < now);
+        let is_burst = timeline.playout.is_left_behind(now, front.unit.pts) || front.arrived + MAX_LAG >= now;
+        if let Some(position) = timeline.playout.position(now).filter(|_| is_late && !is_burst) {
+            let position = Timestamp::from_millis(position.div_euclid(1000));
+            self.skipped += self.video.drop_to_next_random_access(timeline.id, position);
+        }
+    }
+
+    /// Goes to the live edge now, because the user says so.
+    pub fn jump_to_live_edge(&mut self, now: Duration) {
+        if let Some(timeline) = self.timelines.back_mut() {
+            timeline.playout.jump(now);
+            self.leave_out_before_position(now);
+        }
+    }
+
+    /// What the decoder of this kind does next.
+    pub fn next(&mut self, kind: TrackKind, now: Duration) -> Next {
+        let queue = match kind {
+            TrackKind::Video => &mut self.video,
+            TrackKind::Audio => &mut self.audio,
+        };
+        let Some(front) = queue.front() else { return if self.ended { Next::End } else { Next::Wait(None) } };
+        let due = self.timelines.iter().find(|t| t.id == front.timeline).map(|t| t.playout.due(front.unit.dts));
+        match due {
+            // Paused: its time is not known.
+            Some(None) => Next::Wait(None),
+            Some(Some(due)) if due > now + DECODE_AHEAD => Next::Wait(Some(due - DECODE_AHEAD)),
+            // Due soon, or of a timeline so old that it is no longer kept.
+            _ => queue.pop().map_or(Next::Wait(None), |work| Next::Decode(Box::new(work))),
+        }
+    }
+
+    /// When `pts` of a timeline is to be shown; `None` while paused, or if the timeline is no longer kept.
+    pub fn due(&self, timeline: u32, pts: Timestamp) -> Option<Duration> {
+        self.timelines.iter().find(|t| t.id == timeline)?.playout.due(pts)
+    }
+
+    /// Whether playback has jumped over `pts`, or is still on its way from where it joined to the live edge: what is shown
+    /// late then, or not at all, says nothing about how well it plays.
+    pub fn is_left_behind(&self, now: Duration, timeline: u32, pts: Timestamp) -> bool {
+        self.timelines.iter().find(|t| t.id == timeline).is_some_and(|t| t.playout.is_left_behind(now, pts))
+    }
+
+    /// A picture was ready this long after it could have been.
+    pub fn decoded(&mut self, took: Duration) {
+        if let Some(timeline) = self.timelines.back_mut() {
+            timeline.playout.decoded(took);
+        }
+    }
+
+    /// The source connected anew, and brings this much at once.
+    pub fn rejoin(&mut self, now: Duration, burst: Duration) {
+        self.settings.burst = burst;
+        self.ended = false;
+        if let Some(timeline) = self.timelines.back_mut() {
+            timeline.playout.set_burst(burst);
+            timeline.playout.rejoin(now);
+        }
+    }
+
+    /// Whether what comes is a broadcast that is over: then nothing is left out, and nothing is hurried.
+    pub fn set_complete(&mut self, complete: bool) {
+        self.complete = complete;
+        for timeline in &mut self.timelines {
+            timeline.playout.set_complete(complete);
+        }
+    }
+
+    /// Nothing more will arrive.
+    pub fn end(&mut self) {
+        self.ended = true;
+    }
+
+    /// Holds the picture, or goes on.
+    pub fn pause(&mut self, now: Duration, paused: bool) {
+        self.paused = paused;
+        for timeline in &mut self.timelines {
+            timeline.playout.pause(now, paused);
+        }
+    }
+
+    /// Whether the picture is held.
+    pub fn is_paused(&self) -> bool {
+        self.paused
+    }
+
+    /// The numbers of the newest timeline.
+    pub fn status(&self) -> Status {
+        let playout = self.timelines.back().map(|t| &t.playout);
+        Status {
+            buffered: self.video.span().max(self.audio.span()),
+            buffered_bytes: self.video.bytes() + self.audio.bytes(),
+            target: playout.map_or(Duration::ZERO, Playout::target),
+            jitter: playout.map_or(Duration::ZERO, Playout::jitter),
+            speed: playout.map_or(1.0, Playout::speed),
+            stalls: self.past_stalls + self.timelines.iter().map(|t| t.playout.stalls()).sum::<u64>(),
+            skipped: self.skipped,
+        }
+    }
+
+    fn begin(&mut self, now: Duration, epoch: Epoch) {
+        let mut playout = Playout::new(self.settings);
+        playout.pause(now, self.paused);
+        playout.set_complete(self.complete);
+        self.timelines.push_back(Timeline { id: self.next_timeline, epoch, playout });
+        self.next_timeline += 1;
+        while self.timelines.len() > MAX_TIMELINES {
+            self.past_stalls += self.timelines.pop_front().map_or(0, |t| t.playout.stalls());
+        }
+    }
+
+    /// Drops what need not be decoded to show the position: all before the last random access point that is due.
+    fn leave_out_before_position(&mut self, now: Duration) {
+        let Some(timeline) = self.timelines.back() else { return };
+        let Some(position) = timeline.playout.position(now) else { return };
+        let position = Timestamp::from_millis(position.div_euclid(1000));
+        let id = timeline.id;
+        self.skipped += self.video.drop_to_random_access(id, position);
+        self.audio.drop_before(id, position);
+    }
+
+    fn may_skip(&self) -> bool {
+        self.settings.skip && !self.complete
+    }
+
+    fn is_over(&self, span: Duration, bytes: usize) -> bool {
+        self.video.span().max(self.audio.span()) > span || self.video.bytes() + self.audio.bytes() > bytes
+    }
+}
+
+/// How early a unit is decoded: enough for B-frames and a slow picture; more would only hold decoded pictures.
+const DECODE_AHEAD: Duration = Duration::from_millis(250);
+/// A picture that waits for the decoder this long after its time is not worth decoding any more.
+const MAX_LAG: Duration = Duration::from_millis(500);
+/// Bounds what waits where nothing may be left out: beyond it, the source is read no further.
+const MAX_SPAN: Duration = Duration::from_secs(120);
+/// Bounds what waits where pictures may be left out, as while paused: beyond it, the oldest go.
+const MAX_SPAN_SKIPPING: Duration = Duration::from_secs(60);
+/// Bounds what waits in bytes: 60 s at 17 Mbit/s.
+const MAX_BYTES: usize = 128 << 20;
+/// One that ends, one that plays, and two that come and go within the buffer.
+const MAX_TIMELINES: usize = 4;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,154 @@
+//! What the sound card plays next: decoded sound, kept in step with the pictures.
+//!
+//! The pictures' clock is the master: cards and dummy devices run at their own pace. Small drift is corrected by resampling a
+//! little faster or slower, large drift by silence or by leaving sound out. Pure: what is due when is asked through a closure.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use media::Timestamp;
+
+/// Decoded sound: interleaved stereo, -1.0 to 1.0, at the card's rate.
+#[derive(Clone, Debug)]
+pub struct Sound {
+    /// Which timeline `pts` is on.
+    pub timeline: u32,
+    /// Of the first sample.
+    pub pts: Timestamp,
+    /// Left, right, left, right.
+    pub samples: Vec<f32>,
+}
+
+/// Sound that waits for its moment.
+#[derive(Debug)]
+pub struct SoundQueue {
+    rate: u32,
+    queue: VecDeque<Sound>,
+    /// Frames of the front that are played, with the fraction between two.
+    played: f64,
+    /// Whether the last samples out were sound, not silence.
+    in_step: bool,
+    corrections: u64,
+}
+
+impl SoundQueue {
+    /// Nothing to play, at `rate` frames a second.
+    pub fn new(rate: u32) -> Self {
+        Self { rate, queue: VecDeque::new(), played: 0.0, in_step: false, corrections: 0 }
+    }
+
+    /// Queues sound behind what is there.
+    pub fn push(&mut self, sound: Sound) {
+        if self.queue.len() == MAX_SOUNDS {
+            self.pop();
+        }
+        self.queue.push_back(sound);
+    }
+
+    /// Forgets all sound.
+    pub fn clear(&mut self) {
+        self.queue.clear();
+        (self.played, self.in_step) = (0.0, false);
+    }
+
+    /// How often silence was put in or sound left out to be in step again.
+    pub fn corrections(&self) -> u64 {
+        self.corrections
+    }
+
+    /// Fills `out` (interleaved stereo), the first frame of which is heard at `now`. `due` tells when a moment of a timeline
+    /// is to be heard, `None` if that timeline is over or paused; `speed` is the playout's.
+    pub fn fill(
+        &mut self,
+        out: &mut [f32],
+        now: Duration,
+        speed: f64,
+        due: impl Fn(u32, Timestamp) -> Option<Duration>,
+    ) {
+        let frames = out.len() / CHANNELS;
+        let mut at = 0;
+        while at < frames {
+            let heard = now.as_secs_f64() + at as f64 / f64::from(self.rate);
+            let Some(front) = self.queue.front() else { break };
+            let Some(start) = due(front.timeline, front.pts) else {
+                self.pop();
+                continue;
+            };
+            // Positive: this sound should have been heard already.
+            let late = heard - (start.as_secs_f64() + self.played / f64::from(self.rate));
+            if late > if self.in_step { OUT_OF_STEP } else { IN_STEP } {
+                self.corrections += u64::from(std::mem::take(&mut self.in_step));
+                self.leave_out(late);
+                continue;
+            }
+            if late < -if self.in_step { OUT_OF_STEP } else { IN_STEP } {
+                self.corrections += u64::from(std::mem::take(&mut self.in_step));
+                let silent = (((-late) * f64::from(self.rate)) as usize).clamp(1, frames - at);
+                out[at * CHANNELS..(at + silent) * CHANNELS].fill(0.0);
+                at += silent;
+                continue;
+            }
+            self.in_step = true;
+            let step = speed * (1.0 + (late / CORRECT_WITHIN).clamp(-MAX_CORRECTION, MAX_CORRECTION));
+            at += self.play(&mut out[at * CHANNELS..], step);
+        }
+        if at < frames {
+            self.in_step = false;
+            out[at * CHANNELS..].fill(0.0);
+        }
+    }
+
+    /// Plays from the front, `step` of its frames for each one put out; returns how many were put out (at least one if any
+    /// was left).
+    fn play(&mut self, out: &mut [f32], step: f64) -> usize {
+        let next = self.queue.get(1).and_then(|sound| sound.samples.get(..CHANNELS)).map(|s| [s[0], s[1]]);
+        let Some(front) = self.queue.front() else { return 0 };
+        let frames = front.samples.len() / CHANNELS;
+        let frame = |n: usize| front.samples.get(n * CHANNELS..).and_then(|s| Some([*s.first()?, *s.get(1)?]));
+        let mut put = 0;
+        for pair in out.chunks_exact_mut(CHANNELS) {
+            let n = self.played as usize;
+            let Some(a) = frame(n).filter(|_| n < frames) else { break };
+            let b = frame(n + 1).or(next).unwrap_or(a);
+            let part = self.played.fract() as f32;
+            pair.copy_from_slice(&[a[0] + (b[0] - a[0]) * part, a[1] + (b[1] - a[1]) * part]);
+            self.played += step;
+            put += 1;
+        }
+        if self.played >= frames as f64 {
+            let over = self.played - frames as f64;
+            self.pop();
+            self.played = over;
+        }
+        put
+    }
+
+    fn leave_out(&mut self, seconds: f64) {
+        let Some(front) = self.queue.front() else { return };
+        let left = (front.samples.len() / CHANNELS) as f64 - self.played;
+        let out = seconds * f64::from(self.rate);
+        if out >= left {
+            self.pop();
+        } else {
+            self.played += out.max(1.0);
+        }
+    }
+
+    fn pop(&mut self) {
+        self.queue.pop_front();
+        self.played = 0.0;
+    }
+}
+
+/// Everything is heard in stereo.
+pub const CHANNELS: usize = 2;
+/// Where sound starts, it starts this exactly (seconds).
+const IN_STEP: f64 = 0.002;
+/// Sound and lips may be this far apart (seconds) before a jump is better than a drift; ITU-R BT.1359 puts detection at 45 ms early.
+const OUT_OF_STEP: f64 = 0.045;
+/// Seconds in which a drift would be made up for, were it not for [`MAX_CORRECTION`].
+const CORRECT_WITHIN: f64 = 2.0;
+/// A sixth of a semitone: not heard.
+const MAX_CORRECTION: f64 = 0.01;
+/// Bounds what waits: over ten seconds of AAC frames.
+const MAX_SOUNDS: usize = 512;

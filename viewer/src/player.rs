@@ -1,0 +1,93 @@
+//! What the viewer's threads share: the playback under its lock, the clock, the counters, and the wish to stop.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use media::{TrackKind, WallClock};
+use parking_lot::{Condvar, Mutex};
+
+use crate::clock::{self, Clock};
+use crate::playback::{Next, Playback, Settings, Work};
+use crate::stats::Stats;
+
+/// The hub of one viewing.
+#[derive(Debug)]
+pub struct Player {
+    /// Time since the viewer started.
+    pub clock: Clock,
+    /// Buffer and timing.
+    pub playback: Mutex<Playback>,
+    /// Counters.
+    pub stats: Mutex<Stats>,
+    /// Told whenever the playback changed.
+    changed: Condvar,
+    stopping: AtomicBool,
+}
+
+impl Player {
+    /// Nothing has come yet.
+    pub fn new(settings: Settings) -> Self {
+        Self {
+            clock: Clock::start(),
+            playback: Mutex::new(Playback::new(settings)),
+            stats: Mutex::new(Stats::default()),
+            changed: Condvar::new(),
+            stopping: AtomicBool::new(false),
+        }
+    }
+
+    /// Wakes whoever waits for the playback to change.
+    pub fn notify(&self) {
+        self.changed.notify_all();
+    }
+
+    /// Ends all threads.
+    pub fn stop(&self) {
+        self.stopping.store(true, Ordering::Release);
+        self.changed.notify_all();
+    }
+
+    /// Whether all threads shall end.
+    pub fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Acquire)
+    }
+
+    /// The next unit for a decoder, when its time has come; `None` when there will be no more.
+    pub fn take(&self, kind: TrackKind) -> Option<Work> {
+        let mut playback = self.playback.lock();
+        while !self.is_stopping() {
+            let now = self.clock.now();
+            match playback.next(kind, now) {
+                Next::Decode(work) => {
+                    // Whoever waits for room may go on.
+                    self.changed.notify_all();
+                    return Some(*work);
+                }
+                Next::Wait(until) => {
+                    let wait = until.map_or(LONGEST_WAIT, |until| until.saturating_sub(now).min(LONGEST_WAIT));
+                    self.changed.wait_for(&mut playback, wait);
+                }
+                Next::End => return None,
+            }
+        }
+        None
+    }
+
+    /// Waits until the playback has room for another unit; `false` if the viewer stops first.
+    pub fn wait_for_room(&self) -> bool {
+        let mut playback = self.playback.lock();
+        while playback.is_full() && !self.is_stopping() {
+            self.changed.wait_for(&mut playback, LONGEST_WAIT);
+        }
+        !self.is_stopping()
+    }
+
+    /// The time of day at `at` of the viewer's clock.
+    pub fn wall_at(&self, at: Duration) -> WallClock {
+        let ago = i64::try_from(self.clock.now().saturating_sub(at).as_micros()).unwrap_or(0);
+        WallClock::from_micros(clock::wall().as_micros().saturating_sub(ago))
+    }
+}
+
+/// Speed changes move due times while a thread waits for one: it looks again this often.
+const LONGEST_WAIT: Duration = Duration::from_millis(100);

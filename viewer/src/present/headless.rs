@@ -1,0 +1,35 @@
+//! No window: every decoded picture counts as presented when it is due, so that none goes unseen by the counter.
+
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::Duration;
+
+use crate::decode::Ready;
+use crate::player::Player;
+
+/// Presents pictures until there are no more, the viewer stops, or `is_over` says so.
+pub fn run(player: &Player, pictures: &Receiver<Ready>, is_over: impl Fn() -> bool) {
+    while !player.is_stopping() && !is_over() {
+        player.playback.lock().adjust(player.clock.now());
+        match pictures.recv_timeout(TICK) {
+            Ok(mut ready) => {
+                wait_until_due(player, &ready, &is_over);
+                super::presented(player, &mut ready);
+            }
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => return,
+        }
+    }
+}
+
+fn wait_until_due(player: &Player, ready: &Ready, is_over: impl Fn() -> bool) {
+    while !player.is_stopping() && !is_over() {
+        let now = player.clock.now();
+        let due = player.playback.lock().due(ready.timeline, ready.picture.pts);
+        let Some(wait) = due.map(|due| due.saturating_sub(now)).filter(|wait| !wait.is_zero()) else { return };
+        // In short steps: the due time moves with the speed.
+        std::thread::sleep(wait.min(TICK));
+    }
+}
+
+/// How often the wish to stop is looked at.
+const TICK: Duration = Duration::from_millis(20);

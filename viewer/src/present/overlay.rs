@@ -1,0 +1,144 @@
+//! Text over the picture: statistics, keys, messages. Pixels only; who shows them is the window's business.
+
+use font8x8::UnicodeFonts;
+
+use crate::playback::Status;
+use crate::stats::Line;
+
+/// White text on a translucent ground: 32-bit pixels, bytes in the order R, G, B, A.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Panel {
+    /// Pixels.
+    pub width: usize,
+    /// Pixels.
+    pub height: usize,
+    /// `width * height * 4` bytes.
+    pub pixels: Vec<u8>,
+}
+
+impl Panel {
+    /// Draws lines of text, each pixel of the font `scale` pixels wide. Characters that the font lacks become `?`.
+    pub(super) fn text(lines: &[String], scale: usize) -> Self {
+        let scale = scale.clamp(1, MAX_SCALE);
+        let columns = lines.iter().map(|line| line.chars().count()).max().unwrap_or(0).min(MAX_COLUMNS);
+        let rows = lines.len().min(MAX_ROWS);
+        let (cell, leading) = (GLYPH * scale, LEADING * scale);
+        let (width, height) =
+            (columns * cell + 2 * cell, rows * (cell + leading) + 2 * cell - leading.min(rows * leading));
+        let mut panel = Self { width, height, pixels: GROUND.repeat(width * height) };
+        for (row, line) in lines.iter().take(rows).enumerate() {
+            for (column, character) in line.chars().take(columns).enumerate() {
+                panel.glyph(character, cell + column * cell, cell + row * (cell + leading), scale);
+            }
+        }
+        panel
+    }
+
+    fn glyph(&mut self, character: char, x: usize, y: usize, scale: usize) {
+        let glyph = font8x8::BASIC_FONTS.get(character).or_else(|| font8x8::LATIN_FONTS.get(character));
+        let glyph = glyph.or_else(|| font8x8::BASIC_FONTS.get('?')).unwrap_or_default();
+        for (dy, bits) in glyph.iter().enumerate() {
+            for dx in (0..GLYPH).filter(|dx| bits >> dx & 1 == 1) {
+                for line in 0..scale {
+                    let start = ((y + dy * scale + line) * self.width + x + dx * scale) * 4;
+                    if let Some(run) = self.pixels.get_mut(start..start + scale * 4) {
+                        run.copy_from_slice(&INK.repeat(scale));
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The keys.
+pub(super) fn help() -> Vec<String> {
+    KEYS.iter().map(|(key, what)| format!("{key:<12} {what}")).collect()
+}
+
+/// The statistics.
+pub(super) fn statistics(line: &Line, codecs: &[String], status: &Status, sound: &str) -> Vec<String> {
+    let ms = |value: Option<f64>| value.map_or("-".to_owned(), |ms| format!("{ms:.0}"));
+    let latency = &line.latency_ms;
+    let mut lines = vec![
+        format!("source   {}", line.source),
+        format!("state    {}", line.state),
+        format!("codec    {}", codecs.join(", ")),
+        format!("pictures {} at {:.1} fps, speed {:.2}", line.pictures, line.fps, line.speed),
+        format!("latency  {} ms", ms(latency.total)),
+        format!(
+            "         network {} + buffer {} + decode {} + wait {}",
+            ms(latency.network),
+            ms(latency.buffer),
+            ms(latency.decode),
+            ms(latency.wait)
+        ),
+        format!(
+            "buffer   {} ms, {} kB, target {} ms, jitter {} ms",
+            line.buffer_ms,
+            status.buffered_bytes / 1000,
+            line.target_ms,
+            line.jitter_ms
+        ),
+        format!("drops    {} late or skipped, {} stalls", line.drops, status.stalls),
+    ];
+    lines.push(format!("sound    {sound}"));
+    lines
+}
+
+const KEYS: [(&str, &str); 10] = [
+    ("? or H", "show or hide these keys"),
+    ("I", "statistics"),
+    ("F, F11", "full screen"),
+    ("double click", "full screen"),
+    ("Space", "pause, go on"),
+    ("L", "jump to the live edge"),
+    ("Up, Down", "volume"),
+    ("M", "mute"),
+    ("1, 2", "original size, double size"),
+    ("Q, Esc", "quit"),
+];
+/// Pixels of a glyph, both ways.
+const GLYPH: usize = 8;
+/// Pixels between two lines of text.
+const LEADING: usize = 3;
+/// Bounds what a long message can make us draw.
+const MAX_COLUMNS: usize = 120;
+/// The same, downwards.
+const MAX_ROWS: usize = 40;
+/// Larger glyphs are no easier to read.
+const MAX_SCALE: usize = 8;
+const INK: [u8; 4] = [255, 255, 255, 255];
+/// Dark enough to read on snow, and still translucent.
+const GROUND: [u8; 4] = [0, 0, 0, 176];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn letters_are_drawn() {
+        let panel = Panel::text(&["I".to_owned()], 1);
+        assert_eq!((panel.width, panel.height), (24, 24));
+        let rows: Vec<String> = panel
+            .pixels
+            .chunks(24 * 4)
+            .skip(8)
+            .take(8)
+            .map(|row| row.chunks(4).skip(8).take(8).map(|p| if p == INK { '#' } else { '.' }).collect())
+            .collect();
+        assert_eq!(
+            rows,
+            ["..####..", "...##...", "...##...", "...##...", "...##...", "...##...", "..####..", "........"]
+                .map(|r: &str| r.replace("..####..", ".####...").replace("...##...", "..##...."))
+        );
+    }
+
+    #[test]
+    fn whatever_the_text_the_panel_is_bounded() {
+        for lines in [vec![], vec![String::new()], vec!["x".repeat(10_000); 1000], vec!["é漢\u{0}".to_owned()]] {
+            let panel = Panel::text(&lines, 99);
+            assert_eq!(panel.pixels.len(), panel.width * panel.height * 4);
+            assert!(panel.width <= (MAX_COLUMNS + 2) * GLYPH * MAX_SCALE);
+        }
+    }
+}

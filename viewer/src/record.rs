@@ -1,0 +1,397 @@
+//! What is kept or passed on as it came: a recording, or another player's standard input.
+//!
+//! A thread of its own writes, so that a slow disk or a slow player delays neither the network nor the picture until a bounded
+//! queue is full. Broadcasts that follow each other go on in the same file, with the time between them; a change of codec
+//! or picture size cannot, and goes on in the next file: `talk.mp4`, `talk-2.mp4`.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use media::{AccessUnit, Catalog, Track, TrackId};
+use tracing::{info, warn};
+
+use crate::ffmpeg::{self, Container, Muxer};
+
+/// Where units go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// A file; the ending says which container.
+    File(PathBuf, Container),
+    /// The standard input of a shell command.
+    Command(String),
+    /// This process's standard output.
+    Stdout,
+}
+
+/// Why nothing is written any more.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The file cannot be made.
+    #[error("cannot write {path}: {source}")]
+    Create {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The command cannot be run.
+    #[error("cannot run '{command}': {source}")]
+    Spawn {
+        /// Which.
+        command: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// The command went wrong, as it says itself.
+    #[error("'{command}' failed: {status}")]
+    Failed {
+        /// Which.
+        command: String,
+        /// With what.
+        status: ExitStatus,
+    },
+    /// The muxer failed.
+    #[error(transparent)]
+    Ffmpeg(#[from] ffmpeg::Error),
+    /// The writing thread panicked: our bug.
+    #[error("the writer broke down")]
+    Broken,
+}
+
+/// The sending end of a writer.
+#[derive(Debug)]
+pub struct Recorder {
+    units: SyncSender<(Arc<Catalog>, AccessUnit)>,
+    result: Receiver<Result<(), Error>>,
+    is_pipe: bool,
+}
+
+impl Recorder {
+    /// Starts a writer. A file that cannot be made is known now, not when the first unit comes.
+    pub fn start(target: Target) -> Result<Self, Error> {
+        let is_pipe = !matches!(target, Target::File(..));
+        let first = match &target {
+            Target::File(path, _) => Some(FirstFile::open(path)?),
+            _ => None,
+        };
+        let (units, inbox) = sync_channel(QUEUE);
+        let (done, result) = sync_channel(1);
+        let writer = Writer { target, first, files: 0, open: None, held: VecDeque::new(), started: false };
+        let run = move || {
+            // Who does not wait for the result does not want it.
+            let _ = done.send(writer.run(&inbox));
+        };
+        thread::Builder::new().name("record".into()).spawn(run).map_err(|_| Error::Broken)?;
+        Ok(Self { units, result, is_pipe })
+    }
+
+    /// Whether another program is at the other end, whose end is this viewer's.
+    pub fn is_pipe(&self) -> bool {
+        self.is_pipe
+    }
+
+    /// Hands on a unit; waits while the queue is full, but not after `give_up` says so: then the unit is dropped. `false` if the
+    /// writer has ended: see [`finish`](Self::finish).
+    pub fn push(&self, catalog: &Arc<Catalog>, unit: &AccessUnit, give_up: impl Fn() -> bool) -> bool {
+        let mut item = (catalog.clone(), unit.clone());
+        loop {
+            match self.units.try_send(item) {
+                Ok(()) => return true,
+                Err(TrySendError::Disconnected(_)) => return false,
+                Err(TrySendError::Full(back)) => item = back,
+            }
+            if give_up() {
+                return true;
+            }
+            thread::sleep(TICK);
+        }
+    }
+
+    /// Writes what is queued, finishes the file, and says how it went. A program that does not read is not waited for: its
+    /// input ends when this process does.
+    pub fn finish(self) -> Result<(), Error> {
+        drop(self.units);
+        if !self.is_pipe {
+            return self.result.recv().unwrap_or(Err(Error::Broken));
+        }
+        match self.result.recv_timeout(GRACE) {
+            Ok(result) => result,
+            Err(RecvTimeoutError::Timeout) => {
+                info!("the other program does not read; it gets no more");
+                Ok(())
+            }
+            Err(RecvTimeoutError::Disconnected) => Err(Error::Broken),
+        }
+    }
+}
+
+/// The file that a recording begins with, opened before there is anything to write.
+struct FirstFile {
+    file: File,
+    path: PathBuf,
+    /// Whether it was made just now: then it goes again if nothing comes.
+    is_new: bool,
+}
+
+impl FirstFile {
+    fn open(path: &Path) -> Result<Self, Error> {
+        let is_new = !path.exists();
+        let file = OpenOptions::new().write(true).create(true).truncate(false).open(path);
+        let file = file.map_err(|source| Error::Create { path: path.to_owned(), source })?;
+        Ok(Self { file, path: path.to_owned(), is_new })
+    }
+}
+
+struct Writer {
+    target: Target,
+    first: Option<FirstFile>,
+    files: u32,
+    open: Option<Open>,
+    /// Units that wait until it is known which tracks there are.
+    held: VecDeque<(Arc<Catalog>, AccessUnit)>,
+    started: bool,
+}
+
+struct Open {
+    muxer: Muxer,
+    tracks: Vec<Track>,
+    catalog: Arc<Catalog>,
+    /// Added to every time, so that the file starts at zero and goes on over a change of epoch.
+    offset: i64,
+    /// The last DTS of each track that was written, in the file's time.
+    last: BTreeMap<TrackId, i64>,
+    left_out: u64,
+    child: Option<Child>,
+    /// Whether the other end of the pipe has closed.
+    closed: Arc<AtomicBool>,
+}
+
+impl Writer {
+    fn run(mut self, inbox: &Receiver<(Arc<Catalog>, AccessUnit)>) -> Result<(), Error> {
+        let result = self.write_all(inbox);
+        let closed = self.close(result);
+        if let Some(unused) = self.first.take().filter(|unused| unused.is_new)
+            && let Err(error) = std::fs::remove_file(&unused.path)
+        {
+            warn!(%error, path = %unused.path.display(), "nothing came, and the empty file stays");
+        }
+        closed
+    }
+
+    fn write_all(&mut self, inbox: &Receiver<(Arc<Catalog>, AccessUnit)>) -> Result<(), Error> {
+        while let Ok((catalog, unit)) = inbox.recv() {
+            if !self.started && !self.may_start(&catalog, &unit) {
+                self.held.push_back((catalog, unit));
+                continue;
+            }
+            self.started = true;
+            self.held.push_back((catalog, unit));
+            self.write_held()?;
+        }
+        // Too short to know its tracks: what there is, is all.
+        self.write_held()
+    }
+
+    /// Each unit with what was known of its broadcast in the end.
+    fn write_held(&mut self) -> Result<(), Error> {
+        while let Some((catalog, unit)) = self.held.pop_front() {
+            let newer = self.held.iter().rev().find(|(newer, _)| newer.epoch == catalog.epoch);
+            let catalog = newer.map_or(catalog, |(newer, _)| newer.clone());
+            self.write(&catalog, &unit)?;
+        }
+        Ok(())
+    }
+
+    /// A track that is announced a moment after the first shall be in the file from the start.
+    fn may_start(&self, catalog: &Catalog, unit: &AccessUnit) -> bool {
+        let has_both = catalog.video().is_some() && catalog.audio().is_some();
+        let waited =
+            self.held.front().is_some_and(|(_, first)| unit.dts - first.dts > HOLD || unit.epoch != first.epoch);
+        has_both || waited || self.held.len() >= QUEUE
+    }
+
+    fn write(&mut self, catalog: &Arc<Catalog>, unit: &AccessUnit) -> Result<(), Error> {
+        if self.open.as_ref().is_none_or(|open| !Arc::ptr_eq(&open.catalog, catalog)) {
+            self.enter(catalog, unit)?;
+        }
+        let Some(open) = &mut self.open else { return Ok(()) };
+        let dts = unit.dts.as_millis().saturating_add(open.offset);
+        if open.last.get(&unit.track).is_some_and(|last| dts <= *last) {
+            // Where one broadcast follows another, one track may begin before the other has ended. No container takes that.
+            open.left_out += 1;
+            if open.left_out.is_power_of_two() {
+                warn!(track = %unit.track, left_out = open.left_out, "left a unit out: its time is written already");
+            }
+            return Ok(());
+        }
+        open.muxer.write(unit, open.offset)?;
+        open.last.insert(unit.track, dts);
+        Ok(())
+    }
+
+    /// A catalog that was not in force before: go on, or begin a file.
+    fn enter(&mut self, catalog: &Arc<Catalog>, unit: &AccessUnit) -> Result<(), Error> {
+        match &mut self.open {
+            Some(open) if is_same(&open.tracks, &catalog.tracks) => {
+                if open.catalog.epoch != catalog.epoch {
+                    open.offset = next_offset(open, catalog, unit);
+                    info!(epoch = %catalog.epoch, "the recording goes on with the next broadcast");
+                }
+                open.catalog = catalog.clone();
+                Ok(())
+            }
+            _ => {
+                self.close(Ok(()))?;
+                self.open = Some(self.begin(catalog, unit)?);
+                Ok(())
+            }
+        }
+    }
+
+    fn begin(&mut self, catalog: &Arc<Catalog>, unit: &AccessUnit) -> Result<Open, Error> {
+        self.files += 1;
+        let mut tracks = catalog.tracks.clone();
+        // Players open the first track: pictures before sound.
+        tracks.sort_by_key(|track| track.id);
+        let mut child = None;
+        let closed = Arc::new(AtomicBool::new(false));
+        let muxer = match &self.target {
+            Target::File(path, container) => {
+                let path = numbered(path, self.files);
+                let failed = |source| Error::Create { path: path.clone(), source };
+                let file = match self.first.take() {
+                    Some(first) => first.file.set_len(0).map(|()| first.file),
+                    None => File::create(&path),
+                };
+                let file = file.map_err(failed)?;
+                info!(path = %path.display(), "recording");
+                Muxer::to_file(file, *container, &tracks)?
+            }
+            Target::Command(command) => {
+                let spawned = Command::new("sh").arg("-c").arg(command).stdin(Stdio::piped()).spawn();
+                let mut process = spawned.map_err(|source| Error::Spawn { command: command.clone(), source })?;
+                let stdin = process.stdin.take().expect("standard input was asked for");
+                child = Some(process);
+                Muxer::to_pipe(Watched { inner: stdin, closed: closed.clone() }, Container::Matroska, &tracks)?
+            }
+            Target::Stdout => {
+                let stdout = Watched { inner: Unbuffered(io::stdout()), closed: closed.clone() };
+                Muxer::to_pipe(stdout, Container::Matroska, &tracks)?
+            }
+        };
+        let offset = -unit.dts.as_millis();
+        let (catalog, last) = (catalog.clone(), BTreeMap::new());
+        Ok(Open { muxer, tracks, catalog, offset, last, left_out: 0, child, closed })
+    }
+
+    /// Finishes what is open, to which `result` is how writing went so far.
+    fn close(&mut self, result: Result<(), Error>) -> Result<(), Error> {
+        let Some(open) = self.open.take() else { return result };
+        let finished = open.muxer.finish().map_err(Error::from);
+        let result = result.and(finished);
+        // That another program reads no more is its own affair, unless it says that it failed.
+        let result = if open.closed.load(Ordering::Relaxed) { Ok(()) } else { result };
+        let (Some(mut child), Target::Command(command)) = (open.child, &self.target) else { return result };
+        match wait(&mut child, CHILD) {
+            Some(status) if !status.success() => Err(Error::Failed { command: command.clone(), status }),
+            Some(_) => result,
+            None => {
+                // Its input has ended; how long it takes to show the rest is its own affair, but it is not left a zombie.
+                thread::spawn(move || child.wait().inspect_err(|error| warn!(%error, "cannot wait for the player")));
+                result
+            }
+        }
+    }
+}
+
+fn wait(child: &mut Child, patience: Duration) -> Option<ExitStatus> {
+    let until = Instant::now() + patience;
+    loop {
+        match child.try_wait() {
+            Ok(Some(status)) => return Some(status),
+            Ok(None) if Instant::now() < until => thread::sleep(TICK),
+            _ => return None,
+        }
+    }
+}
+
+/// Whether the file can go on: the same tracks, in whatever order.
+fn is_same(written: &[Track], tracks: &[Track]) -> bool {
+    written.len() == tracks.len() && tracks.iter().all(|track| written.contains(track))
+}
+
+/// Where the next broadcast goes in the file: as long after the last as it was, if the clocks tell; else right behind it.
+fn next_offset(open: &Open, catalog: &Catalog, unit: &AccessUnit) -> i64 {
+    let end = open.last.values().max().map_or(0, |last| last + 1);
+    let behind = end - unit.dts.as_millis();
+    let clocks = open.catalog.clock.zip(catalog.clock);
+    let by_clock = clocks.map(|(old, new)| open.offset + new.micros_since(old) / 1000);
+    by_clock.filter(|offset| (behind..behind + LONGEST_GAP).contains(offset)).unwrap_or(behind)
+}
+
+/// `talk.mp4`, `talk-2.mp4`.
+fn numbered(path: &Path, number: u32) -> PathBuf {
+    if number <= 1 {
+        return path.to_owned();
+    }
+    let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+    let extension = path.extension().unwrap_or_default().to_string_lossy();
+    path.with_file_name(format!("{stem}-{number}.{extension}"))
+}
+
+/// Standard output buffers by lines; media has none.
+struct Unbuffered(io::Stdout);
+
+impl Write for Unbuffered {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.0.write(bytes)?;
+        self.0.flush()?;
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
+}
+
+/// Notes when the other end has closed, which FFmpeg's error does not tell.
+struct Watched<W> {
+    inner: W,
+    closed: Arc<AtomicBool>,
+}
+
+impl<W: Write> Write for Watched<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let is_closed = |error: &io::Error| error.kind() == io::ErrorKind::BrokenPipe;
+        self.inner.write(bytes).inspect_err(|error| self.closed.store(is_closed(error), Ordering::Relaxed))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.inner.flush()
+    }
+}
+
+/// How long a pipe may take to take what is queued, once the viewer ends.
+const GRACE: Duration = Duration::from_millis(500);
+/// How long a command that has no more to read is waited for, to learn how it ended.
+const CHILD: Duration = Duration::from_millis(250);
+/// How often a full queue and a child are looked at.
+const TICK: Duration = Duration::from_millis(5);
+/// Bounds what waits for the disk or the player: about half a minute.
+const QUEUE: usize = 4096;
+/// Milliseconds of units that are held until it is known which tracks there are.
+const HOLD: i64 = 1000;
+/// A longer pause between two broadcasts (milliseconds) is cut out: nobody wants to watch an hour of nothing.
+const LONGEST_GAP: i64 = 3_600_000;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,204 @@
+//! Where units come from: the paths of a stream, which of them are open, and what they bring.
+//!
+//! A path is one way to one server. Each runs as a task of its own and says what happens in [`Report`]s; the supervisor opens
+//! and closes paths as [`media::select`] decides, and hands everything on through one bounded channel, so that a reader who
+//! does not keep up holds back the sockets. Nothing is merged here: that is the splice's work, one room on.
+
+mod hls;
+mod resolve;
+mod rtmp;
+mod supervisor;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use media::splice::PathId;
+use media::{AccessUnit, Catalog, Epoch, Timestamp, TrackId};
+use parking_lot::Mutex;
+use tokio::sync::mpsc;
+
+pub use self::resolve::{Plan, Protocol, Via, resolve};
+pub use self::supervisor::run;
+
+/// What the supervisor tells.
+#[derive(Debug)]
+pub enum Event {
+    /// A path was opened, or opened anew, and will bring units.
+    Opened {
+        /// Which.
+        path: PathId,
+        /// What to call it: the protocol and the address.
+        source: String,
+        /// How much media it brings at once.
+        burst: Duration,
+        /// Whether it is all there already, from the first unit to the last: nothing is live about it.
+        complete: bool,
+    },
+    /// What the path brings next does not follow on what it brought: something between is lost.
+    Gap(PathId),
+    /// A path was closed.
+    Closed(PathId),
+    /// A unit came.
+    Unit {
+        /// By which path.
+        path: PathId,
+        /// What it belongs to.
+        catalog: Arc<Catalog>,
+        /// The unit.
+        unit: AccessUnit,
+    },
+    /// Something that people want to know.
+    State(State),
+    /// The stream has ended for good; nothing follows.
+    Ended,
+    /// No path will ever work; nothing follows.
+    Failed(Error),
+}
+
+/// How it goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum State {
+    /// Connecting to a server.
+    Connecting,
+    /// Connected, but nobody is broadcasting.
+    Waiting,
+    /// Units are coming.
+    Live,
+    /// A path broke; another attempt follows.
+    Reconnecting {
+        /// What broke it.
+        reason: String,
+    },
+}
+
+/// Why a path brings nothing (any more).
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// RTMP failed.
+    #[error("{address}: {source}")]
+    Rtmp {
+        /// Where to.
+        address: String,
+        /// How.
+        source: net::rtmp::Error,
+    },
+    /// An HTTP request failed.
+    #[error("{url}: {reason}")]
+    Http {
+        /// What was requested.
+        url: String,
+        /// What went wrong, in words.
+        reason: String,
+        /// Whether it may work later.
+        retry: bool,
+    },
+    /// The server knows no stream of this name.
+    #[error(
+        "{address} knows no stream named '{name}'. Check the spelling; the server lists what it has on its first page. \
+         To make this stream, run `cdn key new {name}` on the server"
+    )]
+    UnknownStream {
+        /// Which server.
+        address: String,
+        /// Which stream.
+        name: String,
+    },
+    /// The stream exists, but is not on the air.
+    #[error("{address} is not on the air")]
+    NotLive {
+        /// Which.
+        address: String,
+    },
+    /// The server sends what this viewer does not understand.
+    #[error("{url}: {reason}")]
+    Unsupported {
+        /// Where.
+        url: String,
+        /// What.
+        reason: String,
+    },
+    /// The URL makes no sense.
+    #[error("{url}: {reason}")]
+    Url {
+        /// As given.
+        url: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+}
+
+impl Error {
+    /// Whether trying again may help.
+    pub fn retry(&self) -> bool {
+        match self {
+            Self::Rtmp { source, .. } => source.retry(),
+            Self::Http { retry, .. } => *retry,
+            Self::NotLive { .. } => true,
+            Self::UnknownStream { .. } | Self::Unsupported { .. } | Self::Url { .. } => false,
+        }
+    }
+}
+
+/// The last units that were put out: where a path that is opened anew may go on.
+#[derive(Clone, Debug, Default)]
+pub struct Position(Arc<Mutex<Option<Resume>>>);
+
+/// An epoch, and the last DTS of each track.
+pub type Resume = (Epoch, Vec<(TrackId, Timestamp)>);
+
+impl Position {
+    /// Notes it.
+    pub fn set(&self, epoch: Epoch, last: Vec<(TrackId, Timestamp)>) {
+        *self.0.lock() = Some((epoch, last));
+    }
+
+    fn load(&self) -> Option<Resume> {
+        self.0.lock().clone()
+    }
+}
+
+/// What a path's task tells its supervisor.
+#[derive(Debug)]
+enum Report {
+    /// Connected: units will come after this.
+    Opened {
+        burst: Duration,
+        /// Whether the broadcast is over, and all of it there.
+        complete: bool,
+    },
+    /// The server has nothing to send for now: the stream has ended, as far as it knows.
+    Waiting,
+    /// The server answers, but has had nothing new for too long.
+    Silent,
+    /// What comes next does not follow on what came.
+    Gap,
+    Unit(Arc<Catalog>, AccessUnit),
+    /// The task is over. `Ok` means that the stream itself is.
+    Over(Result<(), Error>),
+}
+
+/// A path's end of the channel to its supervisor.
+#[derive(Clone, Debug)]
+struct Reporter {
+    path: PathId,
+    /// Tells this opening of the path from earlier ones, whose last reports may still be on their way.
+    opening: u64,
+    reports: mpsc::Sender<(PathId, u64, Report)>,
+}
+
+/// The supervisor is gone: there is nobody to work for.
+#[derive(Debug)]
+struct Gone;
+
+impl Reporter {
+    /// Waits while the channel is full: that is what holds back the socket.
+    async fn send(&self, report: Report) -> Result<(), Gone> {
+        self.reports.send((self.path, self.opening, report)).await.map_err(|_| Gone)
+    }
+}
+
+/// A number for a broadcast that has none.
+fn random_epoch() -> Epoch {
+    Epoch(rand::random())
+}

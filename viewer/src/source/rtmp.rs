@@ -1,0 +1,225 @@
+//! A path by RTMP: messages in, access units out.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use media::{Catalog, Epoch, Timestamp, flv};
+use net::rtmp::{self, Message, Url, client};
+use tracing::{debug, warn};
+
+use super::{Error, Gone, Position, Report, Reporter, Resume, random_epoch};
+
+/// Plays `url` until it breaks. A server that is ours goes on after `position`.
+pub(super) async fn run(url: Url, position: Position, reporter: &Reporter) -> Result<(), Error> {
+    let address = url.revealed();
+    let failed = |source| failed(&url, source);
+    let resume = position.load();
+    let mut intake = Intake::new(random_epoch(), resume.as_ref());
+    let asked = Url { name: with_resume(&url.name, resume), ..url.clone() };
+    let mut player = client::play(&asked, client::ClientOptions::default()).await.map_err(failed)?;
+    debug!(address, "connected");
+    if reporter.send(Report::Opened { burst: Duration::ZERO, complete: false }).await.is_err() {
+        return Ok(());
+    }
+    let mut has_media = false;
+    loop {
+        let message = match player.next().await {
+            Ok(Some(message)) => message,
+            Ok(None) => return Err(failed(rtmp::Error::Closed { waiting_for: "the next message" })),
+            // A server that has no publisher may be silent for as long as it likes: ask again rather than call it broken.
+            Err(rtmp::Error::Timeout { .. }) if !has_media => return Err(Error::NotLive { address }),
+            Err(source) => return Err(failed(source)),
+        };
+        has_media |= matches!(message, Message::Audio { .. } | Message::Video { .. });
+        if take(&mut intake, message, reporter).await.is_err() {
+            return Ok(());
+        }
+    }
+}
+
+async fn take(intake: &mut Intake, message: Message, reporter: &Reporter) -> Result<(), Gone> {
+    if matches!(message, Message::EndOfStream) {
+        intake.end();
+        return reporter.send(Report::Waiting).await;
+    }
+    for (catalog, unit) in intake.take(message) {
+        reporter.send(Report::Unit(catalog, unit)).await?;
+    }
+    Ok(())
+}
+
+fn failed(url: &Url, source: rtmp::Error) -> Error {
+    let name = rtmp::url::split_query(&url.name).0;
+    match source {
+        rtmp::Error::Refused { code, .. } if code == "NetStream.Play.StreamNotFound" => {
+            Error::UnknownStream { address: url.tc_url(), name }
+        }
+        source => Error::Rtmp { address: url.revealed(), source },
+    }
+}
+
+/// The play name that asks a server of ours to go on after what is there already; others ignore the query.
+fn with_resume(name: &str, resume: Option<Resume>) -> String {
+    let Some((epoch, last)) = resume.filter(|(_, last)| !last.is_empty()) else { return name.to_owned() };
+    let after: Vec<String> = last.iter().map(|(track, dts)| format!("{track}:{}", dts.as_millis())).collect();
+    let separator = if name.contains('?') { '&' } else { '?' };
+    format!("{name}{separator}nearcastEpoch={epoch}&nearcastAfter={}", after.join(","))
+}
+
+/// Turns messages into units, and keeps the catalog that they belong to.
+struct Intake {
+    demuxer: flv::Demuxer,
+    catalog: Arc<Catalog>,
+    refused: u64,
+    /// Whether the server names the broadcasts.
+    named: bool,
+    /// A broadcast that was seen before this connection, and where it was.
+    seen: Option<(Epoch, Timestamp)>,
+}
+
+impl Intake {
+    /// `fallback` names the broadcast if nobody else does; `resume` is what was put out before.
+    fn new(fallback: Epoch, resume: Option<&Resume>) -> Self {
+        Self {
+            seen: resume.and_then(|(epoch, last)| Some((*epoch, last.iter().map(|(_, dts)| *dts).max()?))),
+            demuxer: flv::Demuxer::new(fallback),
+            catalog: Arc::new(Catalog::new(fallback)),
+            refused: 0,
+            named: false,
+        }
+    }
+
+    fn take(&mut self, message: Message) -> Vec<(Arc<Catalog>, media::AccessUnit)> {
+        let events = match message {
+            Message::Audio { timestamp, body } => self.demuxer.audio(timestamp, body),
+            Message::Video { timestamp, body } => self.demuxer.video(timestamp, body),
+            Message::Metadata(metadata) => {
+                self.metadata(metadata);
+                return Vec::new();
+            }
+            Message::EndOfStream => return Vec::new(),
+        };
+        match events {
+            Ok(events) => self.apply(events),
+            Err(error) => {
+                // Tag bodies stand alone: one that is not understood is left out.
+                self.refused += 1;
+                if self.refused.is_power_of_two() {
+                    warn!(%error, refused = self.refused, "left a message out");
+                }
+                Vec::new()
+            }
+        }
+    }
+
+    fn apply(&mut self, events: Vec<flv::Event>) -> Vec<(Arc<Catalog>, media::AccessUnit)> {
+        let mut units = Vec::new();
+        for event in events {
+            match event {
+                flv::Event::Track(track) => {
+                    if self.catalog.track(track.id) != Some(&track) {
+                        Arc::make_mut(&mut self.catalog).set_track(track);
+                    }
+                }
+                flv::Event::Unit(mut unit) => {
+                    unit.epoch = self.catalog.epoch;
+                    units.push((self.catalog.clone(), unit));
+                }
+                flv::Event::Jump { from, to } => {
+                    debug!(from, to, "the publisher's clock jumped");
+                    self.begin(random_epoch());
+                }
+                flv::Event::EndOfSequence(track) => debug!(%track, "end of sequence"),
+            }
+        }
+        units
+    }
+
+    fn metadata(&mut self, metadata: rtmp::Metadata) {
+        if let Some(epoch) = metadata.epoch {
+            self.demuxer.exact(true);
+            self.named = true;
+            if epoch != self.catalog.epoch {
+                self.begin(epoch);
+                // RTMP's timestamps begin anew every 49.7 days, and a broadcast may be older than this connection.
+                let seen = self.seen.filter(|(seen, _)| *seen == epoch).map(|(_, dts)| dts);
+                if let Some(near) = metadata.dts.or(seen) {
+                    self.demuxer.resume_near(near);
+                }
+            }
+        }
+        let catalog = Arc::make_mut(&mut self.catalog);
+        catalog.clock = metadata.clock;
+        catalog.metadata = metadata.values;
+    }
+
+    /// The publisher is gone. Who comes next may have other tracks and another clock, and only servers of ours say so.
+    fn end(&mut self) {
+        if !self.named {
+            *self = Self::new(random_epoch(), None);
+        }
+    }
+
+    /// The tracks stay: a publisher that changes them says so.
+    fn begin(&mut self, epoch: Epoch) {
+        self.demuxer.set_epoch(epoch);
+        let catalog = Arc::make_mut(&mut self.catalog);
+        (catalog.epoch, catalog.clock) = (epoch, None);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use media::TrackId;
+
+    use super::*;
+
+    #[test]
+    fn asks_to_go_on() {
+        let resume =
+            || (Epoch(0xab), vec![(TrackId::VIDEO, Timestamp::from_millis(120)), (TrackId::AUDIO, Timestamp::ZERO)]);
+        for (name, resume, wanted) in [
+            ("live", None, "live"),
+            ("live", Some((Epoch(1), vec![])), "live"),
+            ("live", Some(resume()), "live?nearcastEpoch=00000000000000ab&nearcastAfter=v0:120,a0:0"),
+            ("live?a=b", Some(resume()), "live?a=b&nearcastEpoch=00000000000000ab&nearcastAfter=v0:120,a0:0"),
+        ] {
+            assert_eq!(with_resume(name, resume), wanted);
+        }
+    }
+
+    #[test]
+    fn a_stated_epoch_names_what_follows() {
+        let mut intake = Intake::new(Epoch(1), None);
+        let metadata = rtmp::Metadata {
+            epoch: Some(Epoch(2)),
+            clock: Some(media::WallClock::from_micros(5)),
+            ..Default::default()
+        };
+        assert!(intake.take(Message::Metadata(metadata)).is_empty());
+        assert_eq!((intake.catalog.epoch, intake.catalog.clock.map(|c| c.as_micros())), (Epoch(2), Some(5)));
+    }
+
+    #[test]
+    fn an_old_broadcast_is_timed_as_others_time_it() {
+        let far = |millis| Timestamp::from_millis((2i64 << 32) + millis);
+        let last = || vec![(TrackId::AUDIO, far(-90)), (TrackId::VIDEO, far(-40))];
+        for (resume, stated, expected) in [
+            (None, None, 5),
+            (None, Some(far(-20)), far(5).as_millis()),
+            (Some((Epoch(2), last())), None, far(5).as_millis()),
+            // Another broadcast: what is known of this one says nothing about it.
+            (Some((Epoch(3), last())), None, 5),
+            (Some((Epoch(2), vec![])), None, 5),
+        ] {
+            let mut intake = Intake::new(Epoch(1), resume.as_ref());
+            let metadata = rtmp::Metadata { epoch: Some(Epoch(2)), dts: stated, ..Default::default() };
+            intake.take(Message::Metadata(metadata));
+            intake.take(Message::Audio { timestamp: 0, body: Bytes::from_static(&[0xaf, 0, 0x12, 0x10]) });
+            let units = intake.take(Message::Audio { timestamp: 5, body: Bytes::from_static(&[0xaf, 1, 0x21, 0x10]) });
+            let dts: Vec<i64> = units.iter().map(|(_, unit)| unit.dts.as_millis()).collect();
+            assert_eq!(dts, [expected], "{resume:?} {stated:?}");
+        }
+    }
+}

@@ -1,0 +1,96 @@
+//! What the user reads while it runs: one line on a terminal, or one JSON line a second for programs.
+
+use std::io::{self, IsTerminal, Write};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::player::Player;
+use crate::stats::{Line, Summary};
+
+/// Where the numbers go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Output {
+    /// A JSON line a second, and the summary as JSON.
+    pub json: bool,
+    /// Whether standard output is taken by media: then JSON goes to standard error.
+    pub stdout_taken: bool,
+    /// Whether a line is kept up to date on standard error.
+    pub status_line: bool,
+}
+
+impl Output {
+    /// A status line only where somebody can see it.
+    pub fn new(json: bool, stdout_taken: bool) -> Self {
+        Self { json, stdout_taken, status_line: !json && io::stderr().is_terminal() }
+    }
+
+    /// Writes until the viewer stops.
+    pub fn run(self, player: &Arc<Player>) {
+        let mut next_json = EVERY_SECOND;
+        while !player.is_stopping() {
+            std::thread::sleep(TICK);
+            let now = player.clock.now();
+            let playback = player.playback.lock().status();
+            if self.json && now >= next_json {
+                next_json += EVERY_SECOND;
+                let line = player.stats.lock().line(now, playback);
+                self.json(&line);
+            }
+            if self.status_line {
+                let line = player.stats.lock().line(now, playback);
+                // Cursor to the start, text, and the rest of the old line erased (ECMA-48 EL).
+                let _ = write!(io::stderr(), "\r{}\x1b[K", to_text(&line));
+            }
+        }
+        if self.status_line {
+            let _ = writeln!(io::stderr());
+        }
+    }
+
+    /// Writes the summary.
+    pub fn summary(self, summary: &Summary) {
+        if self.json {
+            self.json(summary);
+        } else if summary.startup_ms.is_some() {
+            let _ = write!(io::stderr(), "{}", summary.to_text());
+        }
+    }
+
+    fn json(self, value: &impl serde::Serialize) {
+        let text = serde_json::to_string(value).expect("plain structures serialise");
+        // A reader that has gone away is no reason to stop.
+        let _ = if self.stdout_taken { writeln!(io::stderr(), "{text}") } else { writeln!(io::stdout(), "{text}") };
+    }
+}
+
+fn to_text(line: &Line) -> String {
+    let latency = line.latency_ms.total.map_or("unknown".to_owned(), |ms| format!("{ms:.0} ms"));
+    let text = format!(
+        "{} | {} | {:.1} fps | latency {latency} | buffer {} ms | drops {}",
+        line.source, line.state, line.fps, line.buffer_ms, line.drops
+    );
+    text.chars().take(MAX_LINE).collect()
+}
+
+/// How often the status line changes: often enough to look alive.
+const TICK: Duration = Duration::from_millis(200);
+const EVERY_SECOND: Duration = Duration::from_secs(1);
+/// A longer line would wrap and scroll.
+const MAX_LINE: usize = 118;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::playback::Status;
+    use crate::stats::Stats;
+
+    #[test]
+    fn the_line_says_what_matters() {
+        let mut stats = Stats::default();
+        (stats.source, stats.state) = ("RTMP rtmp://h/live/x".to_owned(), "live".to_owned());
+        let text = to_text(&stats.line(Duration::from_secs(1), Status::default()));
+        assert_eq!(text, "RTMP rtmp://h/live/x | live | 0.0 fps | latency unknown | buffer 0 ms | drops 0");
+        stats.source = "x".repeat(500);
+        assert_eq!(to_text(&stats.line(Duration::from_secs(1), Status::default())).chars().count(), MAX_LINE);
+    }
+}

@@ -1,0 +1,226 @@
+//! Real encoded media through the decoders and the recorders: every picture comes out, and what is kept is what came.
+#![allow(clippy::unwrap_used)] // All of this crate is tests, its helping functions too.
+
+use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
+
+use media::{AccessUnit, Catalog, Epoch, TrackKind, fmp4};
+use viewer::ffmpeg::{AudioDecoder, Container, VideoDecoder};
+use viewer::record::{Recorder, Target};
+
+/// Two seconds that FFmpeg encodes: 50 pictures of 320 x 180 and a tone.
+fn encode(directory: &Path, name: &str, options: &str) -> (Arc<Catalog>, Vec<AccessUnit>) {
+    let file = directory.join(format!("{name}.mp4"));
+    let mut arguments: Vec<&str> =
+        "-v error -nostdin -f lavfi -i testsrc2=s=320x180:r=25:d=2 -f lavfi -i sine=r=48000:d=2".split(' ').collect();
+    arguments.extend(options.split(' '));
+    arguments.extend("-g 25 -movflags frag_keyframe+empty_moov+default_base_moof -f mp4 -y".split(' '));
+    let status = Command::new("ffmpeg").args(arguments).arg(&file).env("SVT_LOG", "1").status().unwrap();
+    assert!(status.success());
+    read(&file)
+}
+
+fn read(file: &Path) -> (Arc<Catalog>, Vec<AccessUnit>) {
+    let mut reader = fmp4::Reader::new(Epoch(1));
+    let (mut catalog, mut units) = (None, Vec::new());
+    for event in reader.push(std::fs::read(file).unwrap().into()).unwrap() {
+        match event {
+            fmp4::Event::Catalog(new) => catalog = Some(Arc::new(new)),
+            fmp4::Event::Unit(unit) => units.push(unit),
+        }
+    }
+    (catalog.unwrap(), units)
+}
+
+const CODECS: [(&str, &str); 5] = [
+    ("h264-aac", "-c:v libx264 -preset ultrafast -bf 2 -c:a aac -ac 2"),
+    ("h264-10bit", "-c:v libx264 -preset ultrafast -pix_fmt yuv422p10le -c:a aac"),
+    ("hevc-flac", "-c:v libx265 -preset ultrafast -x265-params log-level=error -tag:v hvc1 -c:a flac -strict -2"),
+    ("av1-opus", "-c:v libsvtav1 -preset 12 -c:a libopus -ac 2"),
+    ("vp9-aac", "-c:v libvpx-vp9 -deadline realtime -cpu-used 8 -c:a aac"),
+];
+
+#[test]
+fn every_picture_is_decoded() {
+    viewer::ffmpeg::init().unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    for (name, options) in CODECS {
+        let (catalog, units) = encode(directory.path(), name, options);
+        let mut video = VideoDecoder::new(&catalog.video().unwrap().config).unwrap();
+        let mut audio = AudioDecoder::new(&catalog.audio().unwrap().config, 48_000).unwrap();
+        let (mut pictures, mut sounds) = (Vec::new(), Vec::new());
+        for unit in &units {
+            match unit.track.kind {
+                TrackKind::Video => video.decode(unit, &mut pictures).unwrap(),
+                TrackKind::Audio => audio.decode(unit, &mut sounds).unwrap(),
+            }
+        }
+        video.drain(&mut pictures).unwrap();
+        let times: Vec<_> = pictures.iter().map(|picture| picture.pts).collect();
+        let mut wanted: Vec<_> = units.iter().filter(|u| u.track.is_video()).map(|u| u.pts).collect();
+        wanted.sort();
+        assert_eq!(times, wanted, "{name}: each once, in the order in which they are shown");
+        assert_eq!(times.len(), 50, "{name}");
+        let picture = &pictures[25];
+        assert_eq!((picture.width(), picture.height()), (320, 180), "{name}");
+        // testsrc2 is coloured: chroma is far from grey.
+        let (u, _) = picture.plane(1);
+        assert!(u.iter().max().unwrap() - u.iter().min().unwrap() > 80, "{name}");
+        let samples: usize = sounds.iter().map(|(_, samples)| samples.len() / 2).sum();
+        assert!((90_000..100_000).contains(&samples), "{name}: {samples}");
+        let loudest = sounds.iter().flat_map(|(_, samples)| samples).fold(0.0f32, |most, s| most.max(s.abs()));
+        assert!((0.05..1.0).contains(&loudest), "{name}: {loudest}");
+    }
+}
+
+#[test]
+fn damage_is_survived() {
+    viewer::ffmpeg::init().unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let (catalog, units) = encode(directory.path(), "damaged", CODECS[0].1);
+    let mut video = VideoDecoder::new(&catalog.video().unwrap().config).unwrap();
+    let (mut pictures, mut errors) = (Vec::new(), 0);
+    for (n, unit) in units.iter().filter(|u| u.track.is_video()).enumerate() {
+        let mut unit = unit.clone();
+        if (5..10).contains(&n) {
+            unit.payload = unit.payload.iter().map(|byte| byte ^ 0x5a).collect::<Vec<_>>().into();
+        }
+        errors += u32::from(video.decode(&unit, &mut pictures).is_err());
+    }
+    assert!(errors > 0);
+    assert!(pictures.len() >= 40, "{}", pictures.len());
+}
+
+#[test]
+fn recordings_hold_what_came() {
+    viewer::ffmpeg::init().unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let (catalog, units) = encode(directory.path(), "source", CODECS[0].1);
+    for extension in ["mp4", "mkv", "flv", "ts"] {
+        let file = directory.path().join(format!("kept.{extension}"));
+        let target = Target::File(file.clone(), Container::from_extension(extension).unwrap());
+        let recorder = Recorder::start(target).unwrap();
+        for unit in &units {
+            assert!(recorder.push(&catalog, unit, || false));
+        }
+        // The next broadcast, with the same tracks, goes on in the same file.
+        let mut again = Catalog::clone(&catalog);
+        again.epoch = Epoch(2);
+        let again = Arc::new(again);
+        for unit in &units {
+            assert!(recorder.push(&again, &AccessUnit { epoch: Epoch(2), ..unit.clone() }, || false));
+        }
+        recorder.finish().unwrap();
+        let count = "-v error -select_streams v -count_frames -show_entries stream=nb_read_frames -of csv=p=0";
+        let output = Command::new("ffprobe").args(count.split(' ')).arg(&file).output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert_eq!(text.split_whitespace().next().map(|n| n.trim_end_matches(',')), Some("100"), "{extension}");
+        if extension == "mp4" {
+            let (_, kept) = read(&file);
+            let payloads = |units: &[AccessUnit]| {
+                units.iter().filter(|u| u.track.is_video()).map(|u| u.payload.clone()).collect::<Vec<_>>()
+            };
+            let sent = payloads(&units);
+            assert_eq!(payloads(&kept), [sent.clone(), sent].concat());
+        }
+    }
+}
+
+#[test]
+fn a_new_picture_size_goes_on_in_the_next_file() {
+    viewer::ffmpeg::init().unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let (first, units) = encode(directory.path(), "small", CODECS[0].1);
+    let (second, larger) = encode(directory.path(), "large", &format!("{} -s 640x360", CODECS[0].1));
+    let file = directory.path().join("talk.mkv");
+    let recorder = Recorder::start(Target::File(file.clone(), Container::Matroska)).unwrap();
+    for (catalog, units) in [(first, units), (second, larger)] {
+        for unit in &units {
+            assert!(recorder.push(&catalog, unit, || false));
+        }
+    }
+    recorder.finish().unwrap();
+    for (name, wanted) in [("talk.mkv", "320,180"), ("talk-2.mkv", "640,360")] {
+        let size = "-v error -select_streams v -show_entries stream=width,height -of csv=p=0";
+        let output = Command::new("ffprobe").args(size.split(' ')).arg(directory.path().join(name)).output().unwrap();
+        assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), wanted, "{name}");
+    }
+}
+
+#[test]
+fn a_recording_that_cannot_be_made_says_why() {
+    viewer::ffmpeg::init().unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let (catalog, units) = encode(directory.path(), "vp9", CODECS[4].1);
+    let target = Target::File(directory.path().join("x.flv"), Container::Flv);
+    let recorder = Recorder::start(target).unwrap();
+    for unit in &units {
+        recorder.push(&catalog, unit, || false);
+    }
+    let error = recorder.finish().unwrap_err().to_string();
+    assert!(error.contains("flv") && error.contains("VP9"), "{error}");
+}
+
+#[test]
+fn a_recording_goes_on_where_tracks_begin_at_different_times() {
+    viewer::ffmpeg::init().unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let (catalog, units) = encode(directory.path(), "uneven", CODECS[0].1);
+    let mut again = Catalog::clone(&catalog);
+    again.epoch = Epoch(2);
+    let again = Arc::new(again);
+    // The next broadcast's pictures come first, and its sound is half a second older.
+    let mut next: Vec<_> = units.iter().map(|unit| AccessUnit { epoch: Epoch(2), ..unit.clone() }).collect();
+    for unit in next.iter_mut().filter(|unit| unit.track.is_video()) {
+        let later = std::time::Duration::from_millis(500);
+        (unit.dts, unit.pts) = (unit.dts + later, unit.pts + later);
+    }
+    for extension in ["mp4", "mkv", "flv", "ts"] {
+        let file = directory.path().join(format!("uneven.{extension}"));
+        let target = Target::File(file.clone(), Container::from_extension(extension).unwrap());
+        let recorder = Recorder::start(target).unwrap();
+        for unit in &units {
+            assert!(recorder.push(&catalog, unit, || false));
+        }
+        let (first, rest): (Vec<_>, Vec<_>) = next.iter().partition(|unit| unit.random_access && unit.track.is_video());
+        for unit in first.into_iter().take(1).chain(rest) {
+            assert!(recorder.push(&again, unit, || false), "{extension}");
+        }
+        recorder.finish().unwrap();
+    }
+}
+
+#[test]
+fn a_file_that_cannot_be_made_is_known_at_once() {
+    let directory = tempfile::tempdir().unwrap();
+    let missing = directory.path().join("no/such/place.mkv");
+    let error = Recorder::start(Target::File(missing, Container::Matroska)).unwrap_err().to_string();
+    assert!(error.contains("place.mkv"), "{error}");
+    let unused = directory.path().join("unused.mkv");
+    Recorder::start(Target::File(unused.clone(), Container::Matroska)).unwrap().finish().unwrap();
+    assert!(!unused.exists(), "nothing came");
+}
+
+#[test]
+fn how_a_pipe_ends() {
+    viewer::ffmpeg::init().unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let (catalog, units) = encode(directory.path(), "piped", CODECS[0].1);
+    for (command, failed) in [("cat > /dev/null", false), ("exit 3", true), ("head -c 1000 > /dev/null", false)] {
+        let recorder = Recorder::start(Target::Command(command.to_owned())).unwrap();
+        for unit in &units {
+            recorder.push(&catalog, unit, || false);
+        }
+        let result = recorder.finish();
+        assert_eq!(result.is_err(), failed, "{command}: {result:?}");
+    }
+    // One that does not read: neither a full queue nor the end waits for it.
+    let begun = std::time::Instant::now();
+    let recorder = Recorder::start(Target::Command("exec sleep 3".to_owned())).unwrap();
+    for unit in (0..100).flat_map(|_| &units) {
+        assert!(recorder.push(&catalog, unit, || true));
+    }
+    recorder.finish().unwrap();
+    assert!(begun.elapsed() < std::time::Duration::from_secs(3));
+}

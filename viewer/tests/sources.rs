@@ -1,0 +1,384 @@
+//! Sources against servers on loopback: a path that breaks goes on where it was, one that fails gives way to the next, and what
+//! will never work is said to be so.
+#![allow(clippy::unwrap_used)] // All of this crate is tests, its helping functions too.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use media::codec::{Codec, CodecConfig};
+use media::splice::Splicer;
+use media::{AccessUnit, Catalog, Epoch, Timestamp, Track, TrackId, WallClock, flv, fmp4};
+use net::rtmp::server::{self, PlayRequest, Player, Request};
+use net::rtmp::{Limits, Message, Metadata};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
+use viewer::source::{self, Error, Event, Position, State, Via};
+
+const EPOCH: Epoch = Epoch(0x1234);
+/// Longer than any of these tests should take, shorter than the patience of who runs them.
+const DEADLINE: Duration = Duration::from_secs(20);
+
+/// A broadcast of sound alone: AAC LC, 48 kHz, stereo. What is in the frames does not matter here.
+fn track() -> Track {
+    let record = Bytes::from_static(&[0x11, 0x90]);
+    Track { id: TrackId::AUDIO, config: CodecConfig::from_record(Codec::Aac, record).unwrap() }
+}
+
+fn catalog() -> Arc<Catalog> {
+    let mut catalog = Catalog::new(EPOCH);
+    catalog.clock = Some(WallClock::from_micros(1_700_000_000_000_000));
+    catalog.set_track(track());
+    Arc::new(catalog)
+}
+
+fn unit(n: i64) -> AccessUnit {
+    let dts = Timestamp::from_millis(n * 20);
+    let payload = Bytes::from(format!("frame {n}"));
+    AccessUnit { epoch: EPOCH, track: TrackId::AUDIO, dts, pts: dts, random_access: true, payload }
+}
+
+/// What a viewer makes of a source's events.
+struct Watcher {
+    events: mpsc::Receiver<Event>,
+    splicer: Splicer,
+    position: Position,
+    units: Vec<AccessUnit>,
+    catalog: Option<Arc<Catalog>>,
+    opened: Vec<String>,
+    states: Vec<State>,
+    failure: Option<Error>,
+    ended: bool,
+}
+
+impl Watcher {
+    fn start(url: &str, via: Via) -> Self {
+        Self::keeping(url, via, false)
+    }
+
+    fn keeping(url: &str, via: Via, keep_all: bool) -> Self {
+        let (sender, events) = mpsc::channel(8);
+        let position = Position::default();
+        tokio::spawn(source::run(url.to_owned(), via, keep_all, position.clone(), sender));
+        Self {
+            events,
+            splicer: Splicer::new(),
+            position,
+            units: Vec::new(),
+            catalog: None,
+            opened: Vec::new(),
+            states: Vec::new(),
+            failure: None,
+            ended: false,
+        }
+    }
+
+    /// Watches until `is_enough`, or until nothing more can come.
+    async fn watch(&mut self, is_enough: impl Fn(&Self) -> bool) {
+        let watch = async {
+            while !is_enough(self) {
+                let Some(event) = self.events.recv().await else { return };
+                let mut out = Vec::new();
+                match event {
+                    Event::Opened { path, source, .. } => {
+                        self.splicer.open(path);
+                        self.opened.push(source);
+                    }
+                    Event::Gap(path) => self.splicer.open(path),
+                    Event::Closed(path) => self.splicer.close(path, &mut out),
+                    Event::Unit { path, catalog, unit } => {
+                        self.splicer.push(path, &catalog, unit, &mut out);
+                        self.catalog = Some(catalog);
+                    }
+                    Event::State(state) => self.states.push(state),
+                    Event::Ended => self.ended = true,
+                    Event::Failed(error) => self.failure = Some(error),
+                }
+                self.units.extend(out.into_iter().map(|spliced| spliced.unit));
+                if let Some(epoch) = self.splicer.epoch() {
+                    self.position.set(epoch, self.splicer.position());
+                }
+            }
+        };
+        tokio::time::timeout(DEADLINE, watch).await.expect("it takes too long");
+    }
+}
+
+async fn bind() -> (TcpListener, String) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    (listener, address)
+}
+
+async fn play_request(listener: &TcpListener) -> PlayRequest<TcpStream> {
+    let (socket, _) = listener.accept().await.unwrap();
+    match server::accept(socket, &Limits::default()).await.unwrap() {
+        Request::Play(request) => request,
+        Request::Publish(_) => panic!("a viewer does not publish"),
+    }
+}
+
+async fn begin(request: PlayRequest<TcpStream>) -> Player<TcpStream> {
+    let mut player = request.accept().await.unwrap();
+    let metadata = Metadata { epoch: Some(EPOCH), clock: catalog().clock, ..Metadata::default() };
+    player.send(&Message::Metadata(metadata)).await.unwrap();
+    player.send(&Message::Audio { timestamp: 0, body: flv::sequence_header(&track()) }).await.unwrap();
+    player
+}
+
+async fn send(player: &mut Player<TcpStream>, units: std::ops::Range<i64>) {
+    for unit in units.map(unit) {
+        let body = [flv::unit_header(&track(), &unit), unit.payload.clone()].concat();
+        player.send(&Message::Audio { timestamp: unit.dts.as_rtmp(), body: body.into() }).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn rtmp_goes_on_where_it_broke() {
+    let (listener, address) = bind().await;
+    let server = tokio::spawn(async move {
+        let request = play_request(&listener).await;
+        assert_eq!((request.app.as_str(), request.name.as_str(), request.query.len()), ("live", "show", 0));
+        let mut player = begin(request).await;
+        send(&mut player, 0..50).await;
+        drop(player);
+        let request = play_request(&listener).await;
+        let query: BTreeMap<_, _> = request.query.iter().cloned().collect();
+        assert_eq!(query["nearcastEpoch"], EPOCH.to_string());
+        let (track, dts) = query["nearcastAfter"].split_once(':').unwrap();
+        let after: i64 = dts.parse().unwrap();
+        assert_eq!(track, "a0");
+        // From the start of a GOP: some come again.
+        let mut player = begin(request).await;
+        send(&mut player, (after / 20 - 10).max(0)..80).await;
+        player
+    });
+    let mut watcher = Watcher::start(&format!("rtmp://{address}/live/show"), Via::Auto);
+    watcher.watch(|w| w.units.len() >= 80).await;
+    assert_eq!(watcher.units, (0..80).map(unit).collect::<Vec<_>>());
+    assert_eq!(watcher.opened.len(), 2);
+    assert_eq!(watcher.catalog.unwrap().clock, catalog().clock);
+    assert!(watcher.states.iter().any(|s| matches!(s, State::Reconnecting { .. })));
+    drop(server.await.unwrap());
+}
+
+#[tokio::test]
+async fn a_stream_that_does_not_exist_is_no_reason_to_wait() {
+    let (listener, address) = bind().await;
+    tokio::spawn(async move {
+        let request = play_request(&listener).await;
+        let _ = request.reject("NetStream.Play.StreamNotFound", "no such stream").await;
+    });
+    let mut watcher = Watcher::start(&format!("rtmp://{address}/live/shwo"), Via::Auto);
+    watcher.watch(|w| w.failure.is_some()).await;
+    let error = watcher.failure.unwrap();
+    assert!(matches!(&error, Error::UnknownStream { name, .. } if name == "shwo"), "{error}");
+    assert!(error.to_string().contains("cdn key new shwo"));
+}
+
+#[tokio::test]
+async fn a_stream_that_has_not_begun_is_waited_for() {
+    let (listener, address) = bind().await;
+    let (published, publishing) = tokio::sync::oneshot::channel();
+    let server = tokio::spawn(async move {
+        let mut player = play_request(&listener).await.accept().await.unwrap();
+        // The server is silent until somebody publishes.
+        publishing.await.unwrap();
+        player.send(&Message::Audio { timestamp: 0, body: flv::sequence_header(&track()) }).await.unwrap();
+        send(&mut player, 0..5).await;
+        player
+    });
+    let mut watcher = Watcher::start(&format!("rtmp://{address}/live/show"), Via::Auto);
+    watcher.watch(|w| w.states.contains(&State::Waiting)).await;
+    published.send(()).unwrap();
+    watcher.watch(|w| w.units.len() == 5).await;
+    assert_eq!(watcher.states, [State::Connecting, State::Waiting, State::Live]);
+    // Nobody named the broadcast: the viewer did.
+    assert!(watcher.units.iter().all(|u| u.epoch == watcher.units[0].epoch));
+    drop(server.await.unwrap());
+}
+
+/// An HTTP server that has these pages: path to type and body. What it has not is 404.
+async fn serve(listener: TcpListener, pages: BTreeMap<String, (&'static str, Bytes)>) {
+    serve_with(listener, move |path, _| pages.get(path).cloned()).await;
+}
+
+/// An HTTP server that answers a path, asked for the nth time (from 0), with a type and a body, or with 404. The type
+/// `redirect` makes the body a place to go to.
+async fn serve_with(
+    listener: TcpListener,
+    answer: impl Fn(&str, usize) -> Option<(&'static str, Bytes)> + Send + Sync + 'static,
+) {
+    let answer = Arc::new(answer);
+    let asked = Arc::new(std::sync::Mutex::new(BTreeMap::<String, usize>::new()));
+    loop {
+        let (socket, _) = listener.accept().await.unwrap();
+        let (answer, asked) = (answer.clone(), asked.clone());
+        tokio::spawn(async move {
+            let mut socket = BufReader::new(socket);
+            let mut request = String::new();
+            while socket.read_line(&mut request).await.unwrap_or(0) > 2 {}
+            let path = request.split(' ').nth(1).unwrap_or("").to_owned();
+            let times = {
+                let mut asked = asked.lock().unwrap();
+                let times = asked.entry(path.clone()).or_default();
+                *times += 1;
+                *times - 1
+            };
+            let (status, kind, body) = match answer(&path, times) {
+                Some(("redirect", to)) => {
+                    let to = String::from_utf8_lossy(&to).into_owned();
+                    let head = format!(
+                        "HTTP/1.1 302 Found\r\nlocation: {to}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+                    );
+                    let _ = socket.write_all(head.as_bytes()).await;
+                    return;
+                }
+                Some((kind, body)) => ("200 OK", kind, body),
+                None => ("404 Not Found", "application/json", Bytes::from_static(b"{}")),
+            };
+            let length = body.len();
+            let head = format!(
+                "HTTP/1.1 {status}\r\ncontent-type: {kind}\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n"
+            );
+            let _ = socket.write_all(head.as_bytes()).await;
+            let _ = socket.write_all(&body).await;
+        });
+    }
+}
+
+/// Four segments of a second each, and their playlist, which ends.
+fn hls_pages() -> BTreeMap<String, (&'static str, Bytes)> {
+    const PLAYLIST: &str = "application/vnd.apple.mpegurl";
+    let catalog = catalog();
+    let mut pages = BTreeMap::new();
+    let mut playlist =
+        "#EXTM3U\n#EXT-X-VERSION:7\n#EXT-X-TARGETDURATION:1\n#EXT-X-MEDIA-SEQUENCE:7\n#EXT-X-MAP:URI=\"init.mp4\"\n"
+            .to_owned();
+    for segment in 0..4 {
+        let units: Vec<_> = (segment * 50..segment * 50 + 50).map(unit).collect();
+        let next = unit(segment * 50 + 50).dts;
+        let fragment = fmp4::fragment(segment as u32 + 1, &catalog, &units, |_| Some(next)).unwrap();
+        let body: Vec<u8> = fragment.chunks().flat_map(|chunk| chunk.to_vec()).collect();
+        pages.insert(format!("/show/{segment}.m4s"), ("video/mp4", body.into()));
+        playlist += &format!("#EXTINF:1.0,\n{segment}.m4s\n");
+    }
+    playlist += "#EXT-X-ENDLIST\n";
+    pages.insert("/show/init.mp4".to_owned(), ("video/mp4", fmp4::init_segment(&catalog).unwrap()));
+    pages.insert("/show/media.m3u8".to_owned(), (PLAYLIST, playlist.into()));
+    let list = "#EXTM3U\n#EXT-X-STREAM-INF:BANDWIDTH=1000,CODECS=\"mp4a.40.2\"\nmedia.m3u8\n\
+                #EXT-X-STREAM-INF:BANDWIDTH=9000,CODECS=\"xyz1.1\"\nnot-understood.m3u8\n";
+    pages.insert("/show/index.m3u8".to_owned(), (PLAYLIST, Bytes::from_static(list.as_bytes())));
+    pages
+}
+
+#[tokio::test]
+async fn hls_brings_the_same_units() {
+    let (listener, address) = bind().await;
+    tokio::spawn(serve(listener, hls_pages()));
+    let mut watcher = Watcher::start(&format!("http://{address}/show/index.m3u8"), Via::Auto);
+    watcher.watch(|w| w.ended).await;
+    // A playlist that ends is played from its start.
+    assert_eq!(watcher.units, (0..200).map(unit).collect::<Vec<_>>());
+    assert_eq!(watcher.catalog.as_deref(), Some(&*catalog()));
+}
+
+#[tokio::test]
+async fn a_segment_is_asked_for_again_and_then_given_up() {
+    // How the second segment is answered the nth time; which units come.
+    type Answer = fn(usize, Bytes) -> Option<Bytes>;
+    let cases: [(&str, Answer, std::ops::Range<i64>); 3] = [
+        ("is late", |times, body| (times >= 2).then_some(body), 0..0),
+        ("is cut", |times, body| Some(if times == 0 { body.slice(..body.len() - 100) } else { body }), 0..0),
+        ("never comes", |_, _| None, 50..100),
+    ];
+    for (name, answer, missing) in cases {
+        let (listener, address) = bind().await;
+        let pages = hls_pages();
+        tokio::spawn(serve_with(listener, move |path, times| {
+            let (kind, body) = pages.get(path)?.clone();
+            let body = if path == "/show/1.m4s" { answer(times, body)? } else { body };
+            Some((kind, body))
+        }));
+        let mut watcher = Watcher::keeping(&format!("http://{address}/show/media.m3u8"), Via::Auto, true);
+        watcher.watch(|w| w.ended).await;
+        let wanted: Vec<_> = (0..200).filter(|n| !missing.contains(n)).map(unit).collect();
+        assert_eq!(watcher.units, wanted, "{name}");
+        assert_eq!(watcher.opened.len(), 1, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn a_server_of_playlists_without_segments_is_given_up() {
+    let (listener, address) = bind().await;
+    let pages = hls_pages();
+    tokio::spawn(serve_with(listener, move |path, times| {
+        let (kind, body) = pages.get(path)?.clone();
+        (path.ends_with("8") || path.ends_with("init.mp4") && times > 100).then_some((kind, body))
+    }));
+    let mut watcher = Watcher::start(&format!("http://{address}/show/media.m3u8"), Via::Auto);
+    watcher.watch(|w| w.opened.len() > 1).await;
+    assert!(watcher.units.is_empty());
+}
+
+#[tokio::test]
+async fn uris_are_relative_to_where_the_playlist_was() {
+    let (listener, address) = bind().await;
+    let mut pages = hls_pages();
+    for (from, to) in [("/x/y.m3u8", "/show/index.m3u8"), ("/old.m3u8", "/show/media.m3u8")] {
+        pages.insert(from.to_owned(), ("redirect", Bytes::from_static(to.as_bytes())));
+    }
+    tokio::spawn(serve(listener, pages));
+    for path in ["x/y.m3u8", "old.m3u8"] {
+        let mut watcher = Watcher::start(&format!("http://{address}/{path}"), Via::Auto);
+        watcher.watch(|w| w.ended || w.failure.is_some()).await;
+        assert_eq!(watcher.units.len(), 200, "{path}: {:?}", watcher.failure);
+    }
+}
+
+#[tokio::test]
+async fn a_page_says_what_there_is_and_the_next_way_is_tried() {
+    let (closed, nobody) = bind().await;
+    drop(closed);
+    let (listener, address) = bind().await;
+    let mut pages = hls_pages();
+    let answer = format!(
+        r#"{{"name":"show","state":"live","urls":{{"page":"x","rtmp":"rtmp://{nobody}/live/show","hls":"http://{address}/show/index.m3u8"}}}}"#
+    );
+    pages.insert("/api/v1/streams/show".to_owned(), ("application/json", answer.into()));
+    // What is live has no end.
+    let (_, playlist) = pages.get_mut("/show/media.m3u8").unwrap();
+    *playlist = String::from_utf8_lossy(playlist).replace("#EXT-X-ENDLIST\n", "").into();
+    tokio::spawn(serve(listener, pages));
+    let mut watcher = Watcher::start(&format!("http://{address}/show"), Via::Auto);
+    watcher.watch(|w| w.units.last() == Some(&unit(199))).await;
+    assert_eq!(watcher.opened, [format!("HLS http://{address}/show/index.m3u8")]);
+
+    let mut watcher = Watcher::start(&format!("http://{address}/shwo"), Via::Auto);
+    watcher.watch(|w| w.failure.is_some()).await;
+    assert!(matches!(watcher.failure, Some(Error::UnknownStream { .. })), "{:?}", watcher.failure);
+}
+
+#[tokio::test]
+async fn what_is_not_hls_is_refused_with_a_reason() {
+    let (listener, address) = bind().await;
+    let page = |text: &'static str| ("text/plain", Bytes::from_static(text.as_bytes()));
+    let pages = BTreeMap::from([
+        ("/a.m3u8".to_owned(), page("<html>hello")),
+        ("/b.m3u8".to_owned(), page("#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nx.aac\n#EXT-X-ENDLIST\n")),
+        (
+            "/c.m3u8".to_owned(),
+            page("#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXT-X-KEY:METHOD=AES-128,URI=\"k\"\n#EXTINF:1,\nx.aac\n"),
+        ),
+        ("/x.aac".to_owned(), page("neither of the two")),
+    ]);
+    tokio::spawn(serve(listener, pages));
+    for (name, wanted) in [("a", "#EXTM3U"), ("b", "neither fMP4"), ("c", "encrypted")] {
+        let mut watcher = Watcher::start(&format!("http://{address}/{name}.m3u8"), Via::Auto);
+        watcher.watch(|w| w.failure.is_some()).await;
+        let error = watcher.failure.unwrap().to_string();
+        assert!(error.contains(wanted), "{error}");
+    }
+}
