@@ -117,11 +117,14 @@ pub fn is_usage(error: &anyhow::Error) -> bool {
     error.is::<config::Error>() || matches!(error.downcast_ref(), Some(source::Error::Url { .. }))
 }
 
-/// The time runs from the first picture; without one, from the start.
 fn is_time_up(seconds: Option<Duration>, player: &Player) -> bool {
-    let Some(seconds) = seconds else { return false };
-    let from = player.stats.lock().first().unwrap_or_default();
-    player.clock.now() >= from + seconds
+    seconds.is_some_and(|seconds| player.clock.now() >= end(seconds, player.stats.lock().first()))
+}
+
+/// The time runs from the first picture. Until there is one, the start has a bound of its own: a short time to watch is no reason
+/// to give up on HLS, which takes some seconds to begin.
+fn end(seconds: Duration, first: Option<Duration>) -> Duration {
+    first.map_or(seconds.max(START), |first| first + seconds)
 }
 
 /// The first Ctrl-C ends everything in order, the second at once.
@@ -159,6 +162,8 @@ fn spawn<T: Send + 'static>(name: &str, run: impl FnOnce() -> T + Send + 'static
     thread::Builder::new().name(name.to_owned()).spawn(run).with_context(|| format!("cannot start the {name} thread"))
 }
 
+/// The least time for the first picture to come, where the time is limited.
+const START: Duration = Duration::from_secs(30);
 /// Bounds what waits between the source and the splice.
 const EVENTS: usize = 32;
 /// Decoded pictures between the decoder and the screen: 4K pictures have 12 MB each.
@@ -173,3 +178,18 @@ const TICK: Duration = Duration::from_millis(20);
 const GRACE: Duration = Duration::from_millis(200);
 /// What shells give a process that Ctrl-C ended.
 const INTERRUPTED: i32 = 130;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_time_runs_from_the_first_picture_and_the_start_has_its_own() {
+        for (seconds, first, wanted) in
+            [(3, None, 30), (45, None, 45), (3, Some(0), 3), (3, Some(12), 15), (45, Some(40), 85)]
+        {
+            let (seconds, first) = (Duration::from_secs(seconds), first.map(Duration::from_secs));
+            assert_eq!(end(seconds, first), Duration::from_secs(wanted), "{seconds:?} {first:?}");
+        }
+    }
+}

@@ -29,7 +29,7 @@ pub struct Config {
     #[arg(long, value_name = "COMMAND")]
     pub pipe: Option<String>,
 
-    /// Stop this long after the first picture; fail if none has come by then
+    /// Stop this long after the first picture; fail if none has come within as long, or 30 s if that is longer
     #[arg(long, value_name = "N", value_parser = seconds)]
     pub seconds: Option<Duration>,
 
