@@ -149,7 +149,8 @@ Examples:
   viewer https://host/live/index.m3u8 --pipe 'mpv -'   another player's window
   viewer rtmp://host/live/live --headless --seconds 10 --stats json
 
-In the window, press ? for the keys. A stream that is not on the air yet is waited for.
+In the window, press ? for the keys. A stream that is not on the air yet is waited for;
+one that the server does not know is not.
 Exit codes: 0 pictures (or sound) were played; 1 none were, or a recording, a pipe or a unit
 log failed; 64 the command line makes no sense.";
 

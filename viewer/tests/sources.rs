@@ -200,13 +200,32 @@ async fn a_stream_that_has_not_begun_is_waited_for() {
     drop(server.await.unwrap());
 }
 
+#[tokio::test]
+async fn a_server_that_tires_of_waiting_is_asked_again() {
+    let (listener, address) = bind().await;
+    let server = tokio::spawn(async move {
+        // As our server does after an hour without a publisher.
+        let (socket, play) = play_request(&listener).await.accept().await.unwrap().into_parts();
+        let (mut socket, mut play) = (socket, play);
+        socket.write_all(&play.goodbye("NetStream.Play.Failed", "The stream is not on air.")).await.unwrap();
+        drop(socket);
+        let mut player = begin(play_request(&listener).await).await;
+        send(&mut player, 0..5).await;
+        player
+    });
+    let mut watcher = Watcher::start(&format!("rtmp://{address}/live/show"), Via::Auto);
+    watcher.watch(|w| w.units.len() == 5 || w.failure.is_some()).await;
+    assert!(watcher.failure.is_none(), "{:?}", watcher.failure);
+    drop(server.await.unwrap());
+}
+
 /// An HTTP server that has these pages: path to type and body. What it has not is 404.
 async fn serve(listener: TcpListener, pages: BTreeMap<String, (&'static str, Bytes)>) {
     serve_with(listener, move |path, _| pages.get(path).cloned()).await;
 }
 
 /// An HTTP server that answers a path, asked for the nth time (from 0), with a type and a body, or with 404. The type
-/// `redirect` makes the body a place to go to.
+/// `redirect` makes the body a place to go to, and `later` is a 404 that says when to ask again.
 async fn serve_with(
     listener: TcpListener,
     answer: impl Fn(&str, usize) -> Option<(&'static str, Bytes)> + Send + Sync + 'static,
@@ -236,6 +255,7 @@ async fn serve_with(
                     let _ = socket.write_all(head.as_bytes()).await;
                     return;
                 }
+                Some(("later", body)) => ("404 Not Found\r\nretry-after: 2", "text/plain", body),
                 Some((kind, body)) => ("200 OK", kind, body),
                 None => ("404 Not Found", "application/json", Bytes::from_static(b"{}")),
             };
@@ -283,6 +303,41 @@ async fn hls_brings_the_same_units() {
     // A playlist that ends is played from its start.
     assert_eq!(watcher.units, (0..200).map(unit).collect::<Vec<_>>());
     assert_eq!(watcher.catalog.as_deref(), Some(&*catalog()));
+}
+
+#[tokio::test]
+async fn a_playlist_of_a_stream_that_is_not_on_air_is_asked_for_at_an_even_pace() {
+    let (listener, address) = bind().await;
+    let pages = hls_pages();
+    let asked = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let times = asked.clone();
+    tokio::spawn(serve_with(listener, move |path, nth| {
+        if path == "/show/index.m3u8" {
+            times.lock().unwrap().push(std::time::Instant::now());
+            if nth < 5 {
+                return Some(("later", Bytes::new()));
+            }
+        }
+        pages.get(path).cloned()
+    }));
+    let mut watcher = Watcher::start(&format!("http://{address}/show/index.m3u8"), Via::Auto);
+    watcher.watch(|w| w.ended).await;
+    assert_eq!(watcher.units.len(), 200);
+    assert_eq!(watcher.states, [State::Connecting, State::Waiting, State::Live]);
+    let asked = asked.lock().unwrap();
+    let longest = asked.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap();
+    // A second, and what a loaded machine adds.
+    assert!(asked.len() == 6 && longest < Duration::from_millis(1900), "{longest:?}");
+}
+
+#[tokio::test]
+async fn a_playlist_that_nobody_promises_is_not_waited_for() {
+    let (listener, address) = bind().await;
+    tokio::spawn(serve(listener, hls_pages()));
+    let mut watcher = Watcher::start(&format!("http://{address}/shwo/index.m3u8"), Via::Auto);
+    watcher.watch(|w| w.failure.is_some()).await;
+    let error = watcher.failure.unwrap().to_string();
+    assert!(error.contains("/shwo/index.m3u8") && error.contains("404"), "{error}");
 }
 
 #[tokio::test]

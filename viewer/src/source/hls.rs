@@ -177,7 +177,13 @@ impl Growth {
 
 /// The media playlist to play: `url` itself, or the best variant that it lists.
 async fn choose(url: &str, http: &reqwest::Client) -> Result<String, Error> {
-    let (text, base) = text(url, http).await?;
+    let response = request(url, None, http).await?;
+    // What is not on the air yet is promised by a server that names a time to ask again (RFC 9110 §10.2.3).
+    if response.status() == StatusCode::NOT_FOUND && !response.headers().contains_key(header::RETRY_AFTER) {
+        let reason = "404 Not Found, and no word of when it might be there. Check the spelling".to_owned();
+        return Err(Error::Http { url: url.to_owned(), reason, retry: false });
+    }
+    let (text, base) = text(checked(response, url)?, url).await?;
     match hls::parse(&text).map_err(|error| unsupported(&base, error))? {
         // Asked for where it was, not where it happened to be: a redirect may lead elsewhere the next time.
         ParsedPlaylist::Media(_) => Ok(url.to_owned()),
@@ -233,14 +239,13 @@ fn is_playable(variant: &Variant) -> bool {
 
 /// The playlist, and what its URIs are relative to: where it was after redirects (RFC 3986 §5.1.3).
 async fn media_playlist(url: &str, http: &reqwest::Client) -> Result<(hls::MediaPlaylist, String), Error> {
-    let (text, base) = text(url, http).await?;
+    let (text, base) = text(get(url, None, http).await?, url).await?;
     let playlist = hls::parse_media(&text).map_err(|error| unsupported(&base, error))?;
     Ok((playlist, base))
 }
 
 /// A playlist's text, and where it was after redirects.
-async fn text(url: &str, http: &reqwest::Client) -> Result<(String, String), Error> {
-    let mut response = get(url, None, http).await?;
+async fn text(mut response: reqwest::Response, url: &str) -> Result<(String, String), Error> {
     let base = response.url().to_string();
     let mut body = BytesMut::new();
     while let Some(bytes) = chunk(&mut response, url).await? {
@@ -254,20 +259,32 @@ async fn text(url: &str, http: &reqwest::Client) -> Result<(String, String), Err
 }
 
 async fn get(url: &str, range: Option<ByteRange>, http: &reqwest::Client) -> Result<reqwest::Response, Error> {
+    checked(request(url, range, http).await?, url)
+}
+
+/// The answer, whatever it is.
+async fn request(url: &str, range: Option<ByteRange>, http: &reqwest::Client) -> Result<reqwest::Response, Error> {
     let mut request = http.get(url);
     if let Some(ByteRange { length, offset }) = range.filter(|range| range.length > 0) {
         request = request.header(header::RANGE, format!("bytes={offset}-{}", offset.saturating_add(length - 1)));
     }
     let failed = |reason: String, retry| Error::Http { url: url.to_owned(), reason, retry };
     let answer = timeout(READ, request.send()).await.map_err(|_| failed("no answer in time".to_owned(), true))?;
-    let response = answer.map_err(|error| failed(plain(&error), !error.is_builder()))?;
+    answer.map_err(|error| failed(plain(&error), !error.is_builder()))
+}
+
+/// The answer, if it is what was asked for.
+fn checked(response: reqwest::Response, url: &str) -> Result<reqwest::Response, Error> {
     match response.status() {
         status if status.is_success() => Ok(response),
         // A playlist that is not there may be there once somebody broadcasts.
         StatusCode::NOT_FOUND | StatusCode::GONE | StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_EARLY => {
             Err(Error::NotLive { address: url.to_owned() })
         }
-        status => Err(failed(status.to_string(), status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS)),
+        status => {
+            let retry = status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS;
+            Err(Error::Http { url: url.to_owned(), reason: status.to_string(), retry })
+        }
     }
 }
 

@@ -182,6 +182,12 @@ impl Supervisor {
     }
 
     async fn failed(&mut self, id: PathId, error: Error) -> Result<(), Over> {
+        // Nothing is broken, and there is no other way: it is asked again at an even pace, so that the start is not missed.
+        if matches!(error, Error::NotLive { .. }) && self.paths.len() == 1 {
+            debug!(%error);
+            self.state(State::Waiting).await?;
+            return self.open_after(id, jittered(NOT_LIVE)).await;
+        }
         self.selector.failed(id, self.now());
         let Some(path) = self.paths.get_mut(&id) else { return Ok(()) };
         // A server that restarts may not know its streams for a moment; one that never knew this one does not.
@@ -213,6 +219,12 @@ impl Supervisor {
     }
 
     async fn open(&mut self, id: PathId) -> Result<(), Over> {
+        // Many viewers that lost one server shall not come back in the same instant.
+        let is_again = self.paths.get(&id).is_some_and(|path| path.opening > 0);
+        self.open_after(id, if is_again { jittered(RETRY_JITTER) } else { Duration::ZERO }).await
+    }
+
+    async fn open_after(&mut self, id: PathId, pause: Duration) -> Result<(), Over> {
         let wishes = hls::Wishes { replay: self.paths.len() == 1, keep_all: self.keep_all };
         let Some(path) = self.paths.get_mut(&id) else { return Ok(()) };
         if path.hopeless.is_some() {
@@ -220,8 +232,6 @@ impl Supervisor {
             return Ok(());
         }
         path.opening += 1;
-        // Many viewers that lost one server shall not come back in the same instant.
-        let pause = if path.opening > 1 { jittered(RETRY_JITTER) } else { Duration::ZERO };
         let reporter = Reporter { path: id, opening: path.opening, reports: self.reports.clone() };
         let (protocol, position, http, state) =
             (path.protocol.clone(), self.position.clone(), self.http.clone(), path.hls.clone());
@@ -272,6 +282,8 @@ fn jittered(wait: Duration) -> Duration {
 const RETRY_MIN: Duration = Duration::from_millis(500);
 /// The longest wait: a viewer should not miss the start of a stream by more.
 const RETRY_MAX: Duration = Duration::from_secs(8);
+/// The longest wait between two questions whether a stream is on the air.
+const NOT_LIVE: Duration = Duration::from_secs(1);
 /// Spread of the attempts of many viewers.
 const RETRY_JITTER: Duration = Duration::from_millis(300);
 /// How often the selection is asked even though it named no time.

@@ -388,7 +388,8 @@ impl Shard {
             self.remove(key, &Gone::Stuck);
         }
         for key in tired {
-            self.subscribers[key].leave("NetStream.Play.StreamNotFound", "The stream is not on air.", now);
+            // Not `StreamNotFound`: the stream is known, and it makes sense to come again.
+            self.subscribers[key].leave("NetStream.Play.Failed", "The stream is not on air.", now);
             self.enqueue(key);
         }
     }
