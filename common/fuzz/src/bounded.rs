@@ -27,7 +27,8 @@ fn main() -> ExitCode {
             _ => names.push(argument),
         }
     }
-    let chosen: Vec<_> = TARGETS.iter().filter(|(name, _)| names.is_empty() || names.iter().any(|n| n == name)).collect();
+    let chosen: Vec<_> =
+        TARGETS.iter().filter(|(name, _)| names.is_empty() || names.iter().any(|n| n == name)).collect();
     if chosen.is_empty() || (seconds.is_none() && file.is_none()) {
         eprintln!("usage: bounded SECONDS [TARGET…] [--seed N] | bounded --file PATH TARGET");
         return ExitCode::from(64);
@@ -76,7 +77,8 @@ fn run(name: &str, target: Target, input: &[u8]) -> bool {
     }
     let digest = input.iter().fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ u64::from(*b)).wrapping_mul(0x100_0000_01b3));
     let path = root().join("artifacts").join(name).join(format!("finding-{digest:016x}"));
-    let written = path.parent().is_some_and(|folder| fs::create_dir_all(folder).is_ok()) && fs::write(&path, input).is_ok();
+    let written =
+        path.parent().is_some_and(|folder| fs::create_dir_all(folder).is_ok()) && fs::write(&path, input).is_ok();
     let place = if written { path.display().to_string() } else { "nowhere (it could not be written)".to_owned() };
     println!("{name}: {} after {:?}; the input is at {place}", if healthy { "slow" } else { "panic" }, began.elapsed());
     false

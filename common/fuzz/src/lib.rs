@@ -146,7 +146,10 @@ pub fn flv_tag(data: &[u8]) {
                     }
                     // Exact timestamps are the publisher's own; the hub drops what does not rise.
                     let before = last.insert(unit.track, unit.dts);
-                    assert!(first & 1 != 0 || before.is_none_or(|b| b < unit.dts), "DTS does not rise: {before:?} {unit:?}");
+                    assert!(
+                        first & 1 != 0 || before.is_none_or(|b| b < unit.dts),
+                        "DTS does not rise: {before:?} {unit:?}"
+                    );
                 }
                 flv::Event::Jump { .. } => last.clear(),
                 _ => {}
