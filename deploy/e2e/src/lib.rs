@@ -30,7 +30,7 @@ pub use pictures::{Marked, Source, mark_run, marks};
 pub use players::Player;
 pub use process::Process;
 pub use programs::program;
-pub use screen::Screen;
+pub use screen::{Screen, Shot};
 pub use units::{Unit, compare, read_units};
 pub use viewer::{Summary, Viewer};
 pub use wait::until;

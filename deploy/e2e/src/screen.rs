@@ -1,12 +1,14 @@
-//! A real X11 screen without a monitor.
+//! A real X11 screen without a monitor, looked at by ffmpeg, and a keyboard for it.
 
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
+use media::marker;
 
 use crate::lab::Lab;
 use crate::process::Process;
+use crate::wait::until;
 
 /// An X server of our own.
 #[derive(Debug)]
@@ -14,6 +16,18 @@ pub struct Screen {
     /// `:99`, for DISPLAY.
     pub display: String,
     server: Process,
+    size: (usize, usize),
+}
+
+/// What is in one window at one moment.
+#[derive(Clone, Debug)]
+pub struct Shot {
+    /// A byte a pixel, lines from the top.
+    pub luma: Vec<u8>,
+    /// Pixels.
+    pub width: usize,
+    /// Lines.
+    pub height: usize,
 }
 
 impl Screen {
@@ -26,7 +40,7 @@ impl Screen {
         let mut server = lab.spawn("xvfb", &mut command)?;
         let number =
             server.line(Duration::from_secs(20), "its display number", |line| line.trim().parse::<u32>().is_ok())?;
-        Ok(Self { display: format!(":{}", number.trim()), server })
+        Ok(Self { display: format!(":{}", number.trim()), server, size: (width as usize, height as usize) })
     }
 
     /// Shows a moving test picture all over it.
@@ -46,8 +60,80 @@ impl Screen {
         lab.spawn("motion", &mut command)
     }
 
+    /// Manages its windows, without decoration: nobody else makes one cover the screen.
+    pub fn manage(&self, lab: &Lab) -> Result<Process> {
+        let mut command = Command::new("evilwm");
+        // The one font that needs no package.
+        command.args(["-bw", "0", "-fn", "fixed"]).env("DISPLAY", &self.display);
+        lab.spawn("evilwm", &mut command)
+    }
+
+    /// Waits for a window whose title contains `title`, gives it the keyboard, and gives its number.
+    pub fn window(&self, title: &str) -> Result<String> {
+        until(PATIENCE, &format!("a window named {title}"), || {
+            let found = self.xdotool(&["search", "--onlyvisible", "--name", title]).unwrap_or_default();
+            let Some(window) = found.lines().next() else { return Ok(None) };
+            // It may be about to change its size, and then not be there for a moment.
+            Ok(self.xdotool(&["windowfocus", window]).is_ok().then(|| window.to_owned()))
+        })
+    }
+
+    /// Presses and releases a key, by its X name, in the window that has the keyboard.
+    pub fn press(&self, key: &str) -> Result<()> {
+        self.xdotool(&["key", key]).map(drop)
+    }
+
+    /// What is in a window now. The whole screen is kept as `NAME.png` beside the logs.
+    pub fn shot(&self, lab: &Lab, window: &str, name: &str) -> Result<Shot> {
+        let geometry = self.xdotool(&["getwindowgeometry", "--shell", window])?;
+        let number = |key: &str| -> Result<usize> {
+            let line = geometry.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
+            line.and_then(|value| value.parse().ok()).with_context(|| format!("no {key} in {geometry}"))
+        };
+        let (x, y, width, height) = (number("X")?, number("Y")?, number("WIDTH")?, number("HEIGHT")?);
+        let (across, down) = self.size;
+        ensure!(x + width <= across && y + height <= down, "the window is not all on the screen: {geometry}");
+        let grabbed = Command::new("ffmpeg")
+            .args(["-nostdin", "-loglevel", "error", "-y", "-f", "x11grab", "-draw_mouse", "0"])
+            .args(["-video_size", &format!("{across}x{down}"), "-i", &self.display])
+            .args(["-frames:v", "1", "-f", "rawvideo", "-pix_fmt", "gray", "-", "-frames:v", "1", "-update", "1"])
+            .arg(lab.path(&format!("{name}.png")))
+            .output()?;
+        let said = String::from_utf8_lossy(&grabbed.stderr);
+        ensure!(grabbed.stdout.len() == across * down, "the screen was not grabbed: {said}");
+        let lines = grabbed.stdout.chunks_exact(across).skip(y).take(height);
+        Ok(Shot { luma: lines.flat_map(|line| &line[x..x + width]).copied().collect(), width, height })
+    }
+
+    fn xdotool(&self, arguments: &[&str]) -> Result<String> {
+        let done = Command::new("xdotool").args(arguments).env("DISPLAY", &self.display).output().context("xdotool")?;
+        ensure!(done.status.success(), "xdotool {arguments:?}: {}", String::from_utf8_lossy(&done.stderr));
+        Ok(String::from_utf8_lossy(&done.stdout).into_owned())
+    }
+
     /// Whether the server still runs.
     pub fn check(&mut self) -> Result<()> {
         self.server.running()?.then_some(()).context("the X server ended")
     }
 }
+
+impl Shot {
+    /// The number of the picture that is shown.
+    pub fn mark(&self) -> Option<u32> {
+        marker::read(&self.luma, self.width, self.width, self.height).map(|mark| mark.counter)
+    }
+
+    /// The share of pixels that are almost black or white between the given shares of the width and of the height.
+    pub fn extremes(&self, across: std::ops::Range<f64>, down: std::ops::Range<f64>) -> f64 {
+        let share = |range: std::ops::Range<f64>, of: usize| {
+            (range.start * of as f64) as usize..(range.end * of as f64) as usize
+        };
+        let (columns, lines) = (share(across, self.width), share(down, self.height));
+        let region = || lines.clone().flat_map(|y| &self.luma[y * self.width..][columns.clone()]);
+        let count = region().filter(|luma| !(24..=231).contains(*luma)).count();
+        count as f64 / region().count().max(1) as f64
+    }
+}
+
+/// On a loaded machine.
+const PATIENCE: Duration = Duration::from_secs(30);

@@ -1,4 +1,4 @@
-//! The viewer under test, headless.
+//! The viewer under test, headless or in a window.
 
 use std::collections::HashSet;
 use std::path::PathBuf;
@@ -11,10 +11,11 @@ use serde_json::Value;
 use crate::lab::Lab;
 use crate::process::Process;
 use crate::programs::program;
+use crate::screen::Screen;
 use crate::units::{Unit, read_units};
 use crate::wait::until;
 
-/// A running `viewer --headless` that logs every access unit it takes.
+/// A running `viewer` that logs every access unit it takes.
 #[derive(Debug)]
 pub struct Viewer {
     /// The process.
@@ -27,8 +28,21 @@ pub struct Viewer {
 pub struct Summary(pub Value);
 
 impl Viewer {
-    /// Starts one that plays `url` with `options`.
+    /// Starts one without a window that plays `url` with `options`.
     pub fn start(lab: &Lab, url: &str, options: &[&str]) -> Result<Self> {
+        Self::start_with(lab, url, options, |command| {
+            command.arg("--headless");
+        })
+    }
+
+    /// Starts one in a window on `screen`. Its sound goes nowhere.
+    pub fn start_on(lab: &Lab, screen: &Screen, url: &str, options: &[&str]) -> Result<Self> {
+        Self::start_with(lab, url, options, |command| {
+            command.env("DISPLAY", &screen.display).env("SDL_VIDEODRIVER", "x11").env("SDL_AUDIODRIVER", "dummy");
+        })
+    }
+
+    fn start_with(lab: &Lab, url: &str, options: &[&str], adjust: impl FnOnce(&mut Command)) -> Result<Self> {
         let unit_log = tempfile::Builder::new()
             .prefix("came.")
             .suffix(".units")
@@ -36,7 +50,8 @@ impl Viewer {
             .into_temp_path()
             .keep()?;
         let mut command = Command::new(program("viewer")?);
-        command.args(["--headless", "--stats", "json", "--unit-log"]).arg(&unit_log).args(options).arg(url);
+        command.args(["--stats", "json", "--unit-log"]).arg(&unit_log).args(options).arg(url);
+        adjust(&mut command);
         Ok(Self { process: lab.spawn("viewer", &mut command)?, unit_log })
     }
 

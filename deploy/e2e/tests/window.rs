@@ -1,0 +1,68 @@
+//! The viewer's window on a real X11 screen: what is in it is what was broadcast, and the keys do what they say.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use e2e::{Broadcaster, Cdn, Lab, Screen, Shot, Viewer, until};
+
+#[test]
+fn pictures_are_shown_and_keys_are_heard() -> Result<()> {
+    let lab = Lab::new()?;
+    let key = Cdn::key(&lab, "live")?;
+    let cdn = Cdn::start(&lab, &[])?;
+    let screen = Screen::start(&lab, 1024, 768)?;
+    let _manager = screen.manage(&lab)?;
+    let _broadcaster = Broadcaster::start(&lab, &cdn.publish_url(&key), &Broadcaster::SMALL)?;
+    let mut viewer = Viewer::start_on(&lab, &screen, &cdn.rtmp_url("live"), &["--overlay"])?;
+    viewer.wait_pictures(30, START)?;
+    let window = screen.window("Nearcast")?;
+    let shot = |name: &str, what: &str, wanted: &dyn Fn(&Shot) -> bool| {
+        until(START, what, || Ok(Some(screen.shot(&lab, &window, name)?).filter(wanted)))
+    };
+
+    // The statistics lie over the mark, which is there as soon as they are gone.
+    let covered = shot("overlay", "a window as large as the picture", &|s| (s.width, s.height) == (640, 360))?;
+    ensure!(covered.mark().is_none(), "the statistics cover nothing");
+    screen.press("i")?;
+    let first = shot("picture", "the mark on the screen", &|s| s.mark().is_some())?;
+    let later = shot("later", "another picture on the screen", &|s| s.mark().is_some_and(|m| Some(m) > first.mark()))?;
+    ensure!((later.width, later.height) == (640, 360), "the window changed its size");
+
+    // The help is light text on a dark panel in the middle.
+    screen.press("question")?;
+    let middle = |s: &Shot| s.extremes(0.4..0.6, 0.4..0.6);
+    shot("help", "the help", &|s| (middle(s) - middle(&first)).abs() > 0.2)?;
+    screen.press("question")?;
+    shot("no-help", "the help to go", &|s| (middle(s) - middle(&first)).abs() < 0.1)?;
+
+    screen.press("f")?;
+    shot("full", "full screen", &|s| (s.width, s.height) == (1024, 768))?;
+    screen.press("f")?;
+    shot("window", "the window again", &|s| s.width == 640 && s.mark().is_some())?;
+
+    screen.press("q")?;
+    let summary = viewer.summary(Duration::from_secs(10))?;
+    ensure!(summary.0["marker"]["repeats"] == 0, "shown twice: {}", summary.0);
+    ensure!(summary.0["audio_frames"].as_u64() > Some(50), "no sound was played: {}", summary.0);
+    Ok(())
+}
+
+#[test]
+fn it_ends_by_itself() -> Result<()> {
+    let lab = Lab::new()?;
+    let key = Cdn::key(&lab, "live")?;
+    let cdn = Cdn::start(&lab, &[])?;
+    let screen = Screen::start(&lab, 1024, 768)?;
+    let _broadcaster = Broadcaster::start(&lab, &cdn.publish_url(&key), &Broadcaster::SMALL)?;
+    let options = ["--wait", "--overlay", "--seconds", "5"];
+    let mut viewer = Viewer::start_on(&lab, &screen, &cdn.page_url("live"), &options)?;
+    let summary = viewer.summary(START + Duration::from_secs(15))?;
+    // A window on a loaded machine leaves late pictures out, and says so.
+    let left_out = ["dropped", "skipped"].iter().filter_map(|name| summary.0[*name].as_u64()).sum::<u64>();
+    let gaps = summary.0["marker"]["gaps"].as_u64();
+    ensure!(summary.pictures() > 50 && gaps <= Some(left_out), "not what was sent: {}", summary.0);
+    Ok(())
+}
+
+/// From a program's start to its first pictures, or from a key to what it does, on a loaded machine.
+const START: Duration = Duration::from_secs(30);
