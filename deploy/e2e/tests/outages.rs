@@ -1,6 +1,6 @@
 //! Servers and publishers that die and come back, and publishers that fight for one key.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use e2e::{Broadcaster, Cdn, Lab, Player, Viewer, compare, mark_run, until};
@@ -25,6 +25,34 @@ fn the_server_is_killed_and_restarted_and_no_access_unit_is_lost() -> Result<()>
     broadcaster.process.success(Duration::from_secs(5))?;
     let counts = compare(&broadcaster.units()?, &viewer.units()?)?;
     ensure!(counts.len() == 2, "both tracks came: {counts:?}");
+    Ok(())
+}
+
+#[test]
+fn ctrl_c_ends_the_broadcaster_at_once_whatever_its_server_does() -> Result<()> {
+    let lab = Lab::new()?;
+    let key = Cdn::key(&lab, "live")?;
+    let mut cdn = Cdn::start(&lab, &[])?;
+    type Outage = fn(&mut Cdn);
+    let cases: [(&str, Outage); 3] = [
+        ("takes what it gets", |_| ()),
+        ("is silent", |cdn| cdn.process.signal(libc::SIGSTOP)),
+        ("is away", |cdn| cdn.process.kill()),
+    ];
+    for (name, outage) in cases {
+        let mut broadcaster = Broadcaster::start(&lab, &cdn.publish_url(&key), &Broadcaster::SMALL)?;
+        cdn.wait_live("live")?;
+        outage(&mut cdn);
+        if name != "takes what it gets" {
+            std::thread::sleep(OUTAGE);
+        }
+        let asked = Instant::now();
+        broadcaster.process.interrupt();
+        broadcaster.process.exit(START)?;
+        let took = asked.elapsed();
+        ensure!(took < AT_ONCE, "where the server {name}, it took {took:?} to end");
+        cdn.restart(&lab)?;
+    }
     Ok(())
 }
 
@@ -225,5 +253,7 @@ impl Playlist {
 
 /// How long the server is away: what the broadcaster promises to bridge.
 const OUTAGE: Duration = Duration::from_secs(5);
+/// People take what lasts longer for a program that hangs. A second is what it is to take; the rest is for a loaded machine.
+const AT_ONCE: Duration = Duration::from_secs(2);
 /// For what takes a second or two on a quiet machine.
 const START: Duration = Duration::from_secs(30);
