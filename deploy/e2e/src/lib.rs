@@ -31,6 +31,6 @@ pub use players::Player;
 pub use process::Process;
 pub use programs::program;
 pub use screen::{Screen, Shot};
-pub use units::{Unit, compare, read_units};
+pub use units::{Unit, compare, compare_to_the_end, read_units};
 pub use viewer::{Summary, Viewer};
 pub use wait::until;

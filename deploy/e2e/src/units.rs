@@ -70,6 +70,18 @@ pub fn compare(left: &[Unit], came: &[Unit]) -> Result<BTreeMap<String, usize>> 
     Ok(counts)
 }
 
+/// Demands what [`compare`] does, and that the run goes on to the last unit that left, on each track: whatever is missing came
+/// before the run.
+pub fn compare_to_the_end(left: &[Unit], came: &[Unit]) -> Result<BTreeMap<String, usize>> {
+    let counts = compare(left, came)?;
+    for track in counts.keys() {
+        let last = |units: &[Unit]| units.iter().filter(|unit| unit.track == *track).map(|unit| unit.dts).max();
+        let (left, came) = (last(left), last(came));
+        ensure!(left == came, "{track}: the last that left is {left:?} ms, the last that came {came:?} ms");
+    }
+    Ok(counts)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -89,6 +101,14 @@ mod tests {
         let mut resent = left.clone();
         resent.insert(3, left[2].clone());
         assert_eq!(compare(&resent, &left).unwrap()["v0"], 5);
+    }
+
+    #[test]
+    fn a_run_is_told_from_one_that_ends_too_soon() {
+        let left: Vec<Unit> = (0..5).flat_map(|dts| [unit("v0", dts), unit("a0", dts)]).collect();
+        assert_eq!(compare_to_the_end(&left, &left[4..]).unwrap()["a0"], 3);
+        assert!(compare_to_the_end(&left, &left[..9]).is_err());
+        assert!(compare_to_the_end(&left, &left[..8]).is_err());
     }
 
     #[test]
