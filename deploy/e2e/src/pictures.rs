@@ -19,6 +19,8 @@ pub struct Source {
     pub height: usize,
     /// Pictures a second.
     pub rate: u32,
+    /// The number of the first picture.
+    pub first: u32,
     /// Pictures in all.
     pub count: u32,
     /// ffmpeg's options for the encoders: `-c:v libx264 -bf 2`.
@@ -31,11 +33,11 @@ impl Default for Source {
     fn default() -> Self {
         let encoders =
             &["-c:v", "libx264", "-preset", "veryfast", "-bf", "0", "-g", "50", "-c:a", "aac", "-b:a", "96k"];
-        Self { width: 640, height: 360, rate: 25, count: 500, encoders, sound: true }
+        Self { width: 640, height: 360, rate: 25, first: 0, count: 500, encoders, sound: true }
     }
 }
 
-/// A file whose picture `n` is marked `n`.
+/// A file whose picture `n` is marked `n`, counted from the source's first.
 #[derive(Clone, Debug)]
 pub struct Marked {
     /// Where it is.
@@ -59,7 +61,7 @@ impl Marked {
         let mut encoder = command.stdin(Stdio::piped()).spawn().context("ffmpeg")?;
         let mut input = encoder.stdin.take().expect("piped");
         let mut picture = vec![128; source.width * source.height * 3 / 2];
-        for number in 0..source.count {
+        for number in source.first..source.first + source.count {
             paint(&mut picture[..source.width * source.height], source.width, number);
             let drawn =
                 marker::draw(&mut picture, source.width, source.width, source.height, number, u64::from(number));
