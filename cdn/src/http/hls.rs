@@ -134,6 +134,9 @@ fn offline(name: &str) -> Response<Body> {
 }
 
 pub(super) fn unknown(name: &str) -> Response<Body> {
+    // As long as a name may be, and no longer: it is a stranger's.
+    let asked: String = name.chars().take(64).collect();
+    tracing::debug!(name = ?asked, "no such stream was asked for by HTTP");
     let text =
         format!("There is no stream {name:?} here. The streams of this server are listed at / and at /api/v1/streams.");
     reply::words(StatusCode::NOT_FOUND, text)

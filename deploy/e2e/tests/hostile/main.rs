@@ -1,5 +1,5 @@
-//! Bad input to the real server: it answers clearly or hangs up in time, its memory stays flat, and another stream is untouched the
-//! whole time.
+//! Bad input to the real server: it answers clearly or hangs up in time and logs why, its memory stays flat, and another stream is
+//! untouched the whole time.
 
 mod rtmp;
 
@@ -30,7 +30,9 @@ impl Siege {
         let config = lab.path("cdn.toml");
         // Short, so that the test need not wait for what users are given longer for.
         std::fs::write(&config, format!("[rtmp]\nhandshake = \"{}s\"\n", HANDSHAKE.as_secs()))?;
-        let cdn = Cdn::start(&lab, &["--config", config.to_str().context("a path")?])?;
+        // Players that ask for what is not there are no news to who runs a server: they are logged at a lower level.
+        let options = ["--config", config.to_str().context("a path")?, "--log-level", "info,cdn=debug"];
+        let cdn = Cdn::start(&lab, &options)?;
         let mut viewer = Viewer::start(&lab, &cdn.rtmp_url("live"), &[])?;
         let broadcaster = Broadcaster::start(&lab, &cdn.publish_url(&key), &Broadcaster::SMALL)?;
         viewer.wait_pictures(60, Duration::from_secs(30))?;
@@ -55,6 +57,17 @@ impl Siege {
         let mut peer = self.peer()?;
         peer.publish(&self.other_key)?;
         Ok(peer)
+    }
+
+    /// Demands a line of the log for each of these reasons.
+    fn logged(&self, reasons: &[&str]) -> Result<()> {
+        for reason in reasons {
+            until(PATIENCE, &format!("a line of the log that says {reason:?}"), || {
+                let log = self.cdn.process.log();
+                Ok(log.lines().any(|line| line.starts_with('{') && line.contains(reason)).then_some(()))
+            })?;
+        }
+        Ok(())
     }
 
     /// The attack is over: nothing of it is left, and nobody else noticed.
@@ -98,6 +111,12 @@ fn noise_and_other_protocols() -> Result<()> {
         let _ = peer.stream.shutdown(Shutdown::Write);
         hangs_up(&mut peer.stream)?;
     }
+    siege.logged(&[
+        "this is not RTMP: the peer speaks HTTP",
+        "this is not RTMP: the peer speaks something else",
+        "the peer wants RTMP version",
+        "which has nothing to refer to",
+    ])?;
     siege.end()
 }
 
@@ -137,6 +156,10 @@ fn handshakes_cut_short_and_sockets_that_say_nothing() -> Result<()> {
     for stream in &mut silent {
         hangs_up(stream)?;
     }
+    siege.logged(&[
+        "no publish or play within 3s",
+        "the peer closed the connection while we waited for publish or play",
+    ])?;
     siege.end()
 }
 
@@ -183,6 +206,12 @@ fn lengths_and_chunk_sizes_that_no_message_has() -> Result<()> {
         let _ = peer.stream.shutdown(Shutdown::Write);
         hangs_up(&mut peer.stream)?;
     }
+    siege.logged(&[
+        "announces 16777215 bytes; the limit is",
+        "the peer sets a chunk size of 0;",
+        "the peer sets a chunk size of 2147483648;",
+        "connect: it has no command object",
+    ])?;
     siege.end()
 }
 
@@ -244,6 +273,17 @@ fn commands_of_the_wrong_shape_and_depth() -> Result<()> {
     let create = command("createStream", 2.0, &[5]);
     while peer.message(3, 20, 0, &create).is_ok() && begun.elapsed() < HANDSHAKE + MARGIN {}
     ensure!(begun.elapsed() < HANDSHAKE + MARGIN, "createStream was answered for ever");
+    siege.logged(&[
+        "is nested deeper than",
+        "a command: AMF0 ends inside a value, at byte",
+        "it does not begin with a name",
+        "an AMF3 command is not AMF0 within",
+        "a control message of type",
+        "play: it has no name",
+        "publish: it has no name",
+        "an aggregate message ends inside a tag",
+        "the limit of 8 message streams",
+    ])?;
     siege.end()
 }
 
@@ -277,6 +317,11 @@ fn a_publisher_of_rubbish() -> Result<()> {
     bytes.push(0xc6);
     bytes.extend([0; 72]);
     peer.send(&bytes)?;
+    siege.logged(&[
+        "an aggregate message ends inside a tag",
+        "is not supported",
+        "has no decoder configuration yet",
+    ])?;
     siege.end()
 }
 
@@ -333,6 +378,7 @@ fn readers_of_what_is_not_there() -> Result<()> {
         "not refused by name: {}",
         String::from_utf8_lossy(&said)
     );
+    siege.logged(&["player refused: no such stream", "no such stream was asked for by HTTP"])?;
     siege.end()
 }
 
