@@ -60,7 +60,7 @@ pub fn chunk_reader(data: &[u8]) {
         while let Some(event) = server.event() {
             match event {
                 ServerEvent::Publish(_) if first & 32 != 0 => server.reject("NetStream.Publish.BadName", ""),
-                ServerEvent::Publish(_) => server.accept_publish(None),
+                ServerEvent::Publish(_) => server.accept_publish(None, None),
                 ServerEvent::Play(_) => server.accept_play(),
                 _ => {}
             }
