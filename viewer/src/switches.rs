@@ -121,7 +121,7 @@ fn as_millis<S: serde::Serializer>(gap: &Option<Duration>, serializer: S) -> Res
 }
 
 /// How much media after a switch may show what it cost: as much as is buffered, and more.
-const AROUND: Duration = Duration::from_millis(1000);
+const AROUND: Duration = Duration::from_millis(500);
 /// Bounds what is remembered one by one.
 const KEPT: usize = 256;
 
@@ -143,8 +143,8 @@ mod tests {
         show(&mut switches, 513, 363);
         assert_eq!(switches.last().and_then(|switch| switch.gap), Some(Duration::from_millis(50)));
         // Much later it is somebody else's fault.
-        show(&mut switches, 1300, 1150);
-        show(&mut switches, 9000, 1400);
+        show(&mut switches, 1300, 850);
+        show(&mut switches, 9000, 1100);
         let summary = switches.summary();
         assert_eq!((summary.count, summary.worst_gap_ms), (1, 50.0));
         let json = serde_json::to_value(&summary).unwrap();

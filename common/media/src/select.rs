@@ -140,6 +140,8 @@ enum State {
     Opening {
         since: Duration,
         idle: bool,
+        /// Connected: it is the stream that has not begun.
+        answered: bool,
     },
     Idle,
     Flowing(Flow),
@@ -152,6 +154,8 @@ struct Flow {
     newest: Timestamp,
     /// The longest step between two arrivals, slowly forgotten: bursts are part of how a path delivers.
     step: Duration,
+    /// The longest step from one unit's time to the next one's, as slowly forgotten: what the broadcast itself is like.
+    interval: Duration,
     /// Whether it is silent, and others were called for it.
     is_missed: bool,
 }
@@ -205,7 +209,8 @@ impl Selector {
             // A path that was let go a moment ago may still deliver.
             State::Closed | State::Idle => return,
             State::Opening { .. } => {
-                State::Flowing(Flow { since: now, last: now, newest: dts, step: Duration::ZERO, is_missed: false })
+                let (step, interval) = (Duration::ZERO, Duration::ZERO);
+                State::Flowing(Flow { since: now, last: now, newest: dts, step, interval, is_missed: false })
             }
             State::Flowing(flow) => {
                 let gone = now.saturating_sub(flow.last);
@@ -215,11 +220,20 @@ impl Selector {
                     }
                     (path.alarms, path.alarmed) = (path.alarms.saturating_add(1), now);
                 }
-                let faded = flow.step.mul_f64(0.5f64.powf(gone.as_secs_f64() / STEP_HALF_LIFE));
-                let step = gone.max(faded).min(LONGEST_STEP);
-                State::Flowing(Flow { last: now, newest: flow.newest.max(dts), step, is_missed: false, ..flow })
+                let fade = 0.5f64.powf(gone.as_secs_f64() / STEP_HALF_LIFE);
+                let step = gone.max(flow.step.mul_f64(fade)).min(LONGEST_STEP);
+                let interval = dts.since(flow.newest).max(flow.interval.mul_f64(fade)).min(LONGEST_STEP);
+                let newest = flow.newest.max(dts);
+                State::Flowing(Flow { last: now, newest, step, interval, is_missed: false, ..flow })
             }
         };
+    }
+
+    /// `path` is connected. Where nothing flows at all, it may wait for the stream to begin.
+    pub fn answered(&mut self, path: PathId) {
+        if let Some(Path { state: State::Opening { answered, .. }, .. }) = self.path(path) {
+            *answered = true;
+        }
     }
 
     /// `path` is connected and idle, as asked.
@@ -256,10 +270,13 @@ impl Selector {
         let settings = self.settings;
         let mut actions = Vec::new();
         let is_alone = self.ladder.len() == 1;
+        let flows = self.ladder.iter().any(|path| matches!(path.state, State::Flowing(_)));
         for path in &mut self.ladder {
             match path.state {
-                // With nothing else to try, patience costs nothing: the stream may not have begun.
-                State::Opening { since, .. } if now >= since + settings.start && !is_alone => {
+                // With nothing else to try, or nothing that flows either, patience costs nothing: the stream may not have begun.
+                State::Opening { since, answered, .. }
+                    if now >= since + settings.start && !is_alone && (flows || !answered) =>
+                {
                     path.fail(&settings, now);
                     actions.push(Action::Close(path.id));
                 }
@@ -297,7 +314,12 @@ impl Selector {
 
     fn silent_at(&self, path: &Path) -> Option<Duration> {
         let State::Flowing(flow) = path.state else { return None };
-        let patience = flow.step.mul_f64(self.settings.silence_steps).max(path.kind.silence_floor());
+        let mut patience = flow.step.mul_f64(self.settings.silence_steps);
+        if path.kind.can_idle() {
+            // One bad moment must not make the next take long to be noticed; a path that is so by nature raises alarms that stretch this.
+            patience = patience.min(flow.interval * MOST_INTERVALS);
+        }
+        let patience = patience.max(path.kind.silence_floor());
         Some(flow.last + patience.mul_f64(1.0 + f64::from(path.alarms.min(MAX_ALARMS)) / 2.0))
     }
 
@@ -359,7 +381,7 @@ impl Selector {
             }
             // What is idle is the nearest; it need not wait for what is still connecting.
             let is_called =
-                self.ladder.iter().any(|p| matches!(p.state, State::Opening { idle: false, since } if p.kind.can_idle() && now < since + self.settings.head_start));
+                self.ladder.iter().any(|p| matches!(p.state, State::Opening { idle: false, since, .. } if p.kind.can_idle() && now < since + self.settings.head_start));
             if let Some(idle) = self.ladder.iter_mut().find(|p| matches!(p.state, State::Idle)).filter(|_| !is_called) {
                 actions.push(idle.start(now));
                 return;
@@ -403,7 +425,7 @@ impl Selector {
         });
         if let Some(path) = next {
             let idle = mode == Mode::Warm;
-            path.state = State::Opening { since: now, idle };
+            path.state = State::Opening { since: now, idle, answered: false };
             actions.push(if idle { Action::OpenIdle(path.id) } else { Action::Open(path.id) });
         }
     }
@@ -413,7 +435,7 @@ impl Path {
     /// Has it flow: opened if it is closed, told to if it is idle.
     fn start(&mut self, now: Duration) -> Action {
         let was_idle = matches!(self.state, State::Idle);
-        self.state = State::Opening { since: now, idle: false };
+        self.state = State::Opening { since: now, idle: false, answered: false };
         if was_idle { Action::Start(self.id) } else { Action::Open(self.id) }
     }
 
@@ -427,6 +449,8 @@ impl Path {
 
 /// Seconds in which half of a long step is forgotten: over the two seconds from one IDR's burst to the next, a third.
 const STEP_HALF_LIFE: f64 = 4.0;
+/// Where a unit comes every so often, silence of three times that is one.
+const MOST_INTERVALS: u32 = 3;
 /// Bounds what one outage makes a path's silence mean afterwards; segments of HLS have the floor of their kind.
 const LONGEST_STEP: Duration = Duration::from_secs(1);
 /// False alarms stretch a path's patience by half of it each, up to this many.

@@ -29,13 +29,12 @@ pub struct Summary(pub Value);
 impl Viewer {
     /// Starts one that plays `url` with `options`.
     pub fn start(lab: &Lab, url: &str, options: &[&str]) -> Result<Self> {
-        let unit_log = tempfile::Builder::new()
-            .prefix("came.")
-            .suffix(".units")
-            .tempfile_in(lab.directory())?
-            .into_temp_path()
-            .keep()?;
-        let mut command = Command::new(program("viewer")?);
+        Self::start_by(lab, Command::new(program("viewer")?), url, options)
+    }
+
+    /// The same by a command that was prepared: in a network of its own, say.
+    pub fn start_by(lab: &Lab, mut command: Command, url: &str, options: &[&str]) -> Result<Self> {
+        let unit_log = lab.file("came.", ".units")?;
         command.args(["--headless", "--stats", "json", "--unit-log"]).arg(&unit_log).args(options).arg(url);
         Ok(Self { process: lab.spawn("viewer", &mut command)?, unit_log })
     }

@@ -55,7 +55,11 @@ pub(super) async fn run(host: Host, places: watch::Sender<Places>, mut again: mp
                 }
                 found = next(&mut browsing) => {
                     match found {
-                        Some(found) => publish(&places, places.borrow().clone(), &found),
+                        Some(found) => {
+                            // Let go before it is written to.
+                            let known = places.borrow().clone();
+                            publish(&places, known, &found);
+                        }
                         None => browsing = None,
                     }
                 }

@@ -10,7 +10,7 @@ use net::trust::{Code, Pin};
 use reqwest::header;
 
 use super::Error;
-use super::host::{self, Host};
+use super::host::{self, Host, Watch};
 
 /// Which protocols may be used.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -76,13 +76,15 @@ impl Protocol {
 pub struct Plan {
     /// Those that are known.
     pub paths: Vec<Protocol>,
-    /// Who knows where the broadcaster is, if that may be used.
+    /// The server to ask for more: a restarted one has another certificate, and it knows where the broadcaster is.
     pub(super) host: Option<Host>,
+    /// Whether the broadcaster itself may be a path.
+    pub(super) seeks_peer: bool,
 }
 
 impl Plan {
     pub(super) fn of(path: Protocol) -> Self {
-        Self { paths: vec![path], host: None }
+        Self { paths: vec![path], host: None, seeks_peer: false }
     }
 }
 
@@ -127,20 +129,22 @@ async fn ask(page: &reqwest::Url, via: Via, http: &reqwest::Client) -> Result<Pl
         return Err(failed("this is not a Nearcast server. Give an rtmp:// URL or one that ends in .m3u8", false));
     };
     let mut paths = Vec::new();
-    if let Some(relay) = watch.relay.filter(|_| via.allows(Via::Relay))
-        && let Ok(pin) = relay.pin.parse()
-    {
-        let address = format!("{}:{}", relay.host, relay.port);
-        paths.push(Protocol::Relay { address, name: host.name().to_owned(), pin });
-    }
+    paths.extend(relay(&watch, host.name()).filter(|_| via.allows(Via::Relay)));
     let rtmp = watch.urls.rtmp.and_then(|url| net::rtmp::url::parse(&url).ok()).filter(|_| via.allows(Via::Rtmp));
     paths.extend(rtmp.map(Protocol::Rtmp));
     paths.extend(watch.urls.hls.filter(|_| via.allows(Via::Hls)).map(Protocol::Hls));
-    let host = via.allows(Via::Peer).then_some(host);
-    if paths.is_empty() && host.is_none() {
+    let seeks_peer = via.allows(Via::Peer);
+    if paths.is_empty() && !seeks_peer {
         return Err(failed("the server offers nothing that may be used here", false));
     }
-    Ok(Plan { paths, host })
+    Ok(Plan { paths, host: Some(host), seeks_peer })
+}
+
+/// The relay protocol from the server, as it says of itself.
+pub(super) fn relay(watch: &Watch, name: &str) -> Option<Protocol> {
+    let relay = watch.relay.as_ref()?;
+    let address = format!("{}:{}", relay.host, relay.port);
+    Some(Protocol::Relay { address, name: name.to_owned(), pin: relay.pin.parse().ok()? })
 }
 
 /// `nearcast://HOST:PORT`, or several with commas between, with the code after `#` or apart.
@@ -158,7 +162,7 @@ fn paired(rest: &str, code: Option<&str>) -> Result<Plan, String> {
     // Whose code it is, nobody knows: those that do not know it refuse.
     let code = Arc::new(code);
     let paths = addresses.into_iter().map(|address| Protocol::Paired { address, code: code.clone() }).collect();
-    Ok(Plan { paths, host: None })
+    Ok(Plan { paths, host: None, seeks_peer: false })
 }
 
 fn is_playlist(path: &str) -> bool {

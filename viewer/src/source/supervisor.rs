@@ -94,6 +94,7 @@ struct Supervisor {
     /// Has the server asked again where that is.
     ask_again: mpsc::Sender<()>,
     discovery: Option<JoinHandle<()>>,
+    host: Option<Host>,
     /// The broadcast that came last.
     epoch: Option<Epoch>,
     wishes: Wishes,
@@ -118,7 +119,7 @@ impl Supervisor {
             Settings { mode: wishes.mode, retry_min: RETRY_MIN, retry_max: RETRY_MAX, ..Settings::default() };
         let mut ways: Vec<Way> = plan.paths.into_iter().map(Way::Fixed).collect();
         let mut discovery = None;
-        if let Some(host) = plan.host.filter(|_| endpoint.is_some()) {
+        if let Some(host) = plan.host.clone().filter(|_| endpoint.is_some() && plan.seeks_peer) {
             discovery = Some(tokio::spawn(discovery::run(host.clone(), places_found, asked)));
             ways.push(Way::Peer { host, by_hand: wishes.peers.clone() });
         }
@@ -147,6 +148,7 @@ impl Supervisor {
             places,
             ask_again,
             discovery,
+            host: plan.host,
             epoch: None,
             wishes,
             position,
@@ -238,6 +240,7 @@ impl Supervisor {
         };
         match report {
             Report::Opened { burst, complete } => {
+                self.selector.answered(id);
                 let source = path.way.describe();
                 let is_first = !path.worked;
                 self.send(Event::Opened { path: id, source, burst, complete }).await?;
@@ -265,8 +268,8 @@ impl Supervisor {
             Report::Unit(catalog, unit, after) => {
                 path.worked = true;
                 self.selector.arrived(id, now, unit.dts);
-                if self.epoch.replace(unit.epoch).is_some_and(|last| last != unit.epoch) {
-                    // Another broadcast: its broadcaster has another certificate, and may be elsewhere.
+                if self.epoch.replace(unit.epoch) != Some(unit.epoch) {
+                    // A broadcast that the server may not have known when it was asked: its broadcaster has a certificate of its own.
                     let _ = self.ask_again.try_send(());
                 }
                 self.state(State::Live).await?;
@@ -346,12 +349,14 @@ impl Supervisor {
         let (way, position, http, state) =
             (path.way.clone(), self.position.clone(), self.http.clone(), path.hls.clone());
         let (endpoint, flow) = (self.endpoint.clone(), path.flow.subscribe());
+        // A server that was restarted since has another certificate.
+        let server = self.host.clone().filter(|_| path.opening > 1);
         path.task = Some(tokio::spawn(async move {
             sleep(pause).await;
             let result = match way {
                 Way::Fixed(Protocol::Rtmp(url)) => rtmp::run(url, position, &reporter).await,
                 Way::Fixed(Protocol::Hls(url)) => hls::run(&url, &http, &state, wishes, &reporter).await,
-                Way::Fixed(protocol) => match (endpoint, target(protocol)) {
+                Way::Fixed(protocol) => match (endpoint, target(anew(protocol, server).await)) {
                     (Some(endpoint), Some(target)) => relay::run(target, &endpoint, &position, flow, &reporter).await,
                     _ => Err(no_udp()),
                 },
@@ -428,6 +433,13 @@ fn target(protocol: Protocol) -> Option<Target> {
         }
         Protocol::Rtmp(_) | Protocol::Hls(_) => None,
     }
+}
+
+/// The relay as its server describes it now; the old description where the server does not answer.
+async fn anew(protocol: Protocol, server: Option<Host>) -> Protocol {
+    let (Protocol::Relay { .. }, Some(host)) = (&protocol, server) else { return protocol };
+    let watch = host.watch().await.ok().flatten();
+    watch.and_then(|watch| super::resolve::relay(&watch, host.name())).unwrap_or(protocol)
 }
 
 /// Where the broadcaster may be, and a new ticket to be let in with.

@@ -168,6 +168,19 @@ fn a_lone_path_may_wait_for_the_stream_to_begin() {
 }
 
 #[test]
+fn paths_that_are_connected_wait_together_for_the_stream_to_begin() {
+    let mut selector = both();
+    selector.poll(ms(0));
+    selector.answered(RTMP);
+    selector.poll(ms(400));
+    selector.failed(HLS, ms(410));
+    let opened: Vec<Action> = (410..60_000).step_by(50).flat_map(|at| selector.poll(ms(at))).collect();
+    assert!(!opened.contains(&Action::Close(RTMP)) && !opened.contains(&Action::Open(RTMP)), "{opened:?}");
+    let actions = only(flow(&mut selector, &[(RTMP, 0)], 60_000, 70_000));
+    assert!(!actions.contains(&Action::Open(HLS)) && !actions.contains(&Action::Close(RTMP)), "{actions:?}");
+}
+
+#[test]
 fn a_path_that_never_starts_gives_way() {
     let mut selector = both();
     selector.poll(ms(0));

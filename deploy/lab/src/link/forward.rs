@@ -168,7 +168,10 @@ impl Works {
         while let Some((due, frame)) = self.pipes[index].leave(now) {
             self.histogram.record(now.saturating_sub(due));
             match self.sockets[1 - index].send(&frame) {
-                Ok(()) => count(&self.counters[index].sent, 1),
+                Ok(()) => {
+                    count(&self.counters[index].sent, 1);
+                    count(&self.counters[index].sent_bytes, frame.len() as u64);
+                }
                 Err(error) if error.kind() == io::ErrorKind::NetworkDown => count(&self.counters[index].unheard, 1),
                 Err(_) => count(&self.counters[index].emulator_drops, 1),
             }

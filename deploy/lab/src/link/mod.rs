@@ -63,6 +63,8 @@ pub struct Counts {
     pub received: u64,
     /// Put out at the far end.
     pub sent: u64,
+    /// Their lengths together.
+    pub sent_bytes: u64,
     /// Lost by the shape's random or burst loss.
     pub lost: u64,
     /// Dropped at the full queue.
@@ -209,6 +211,7 @@ impl Link {
             Counts {
                 received: read(&counters.received),
                 sent: read(&counters.sent),
+                sent_bytes: read(&counters.sent_bytes),
                 lost: read(&counters.lost),
                 queue_full: read(&counters.queue_full),
                 duplicated: read(&counters.duplicated),

@@ -21,6 +21,7 @@ use super::shape::{Jitter, NORMAL_CUT, Shape};
 pub(crate) struct Counters {
     pub(crate) received: AtomicU64,
     pub(crate) sent: AtomicU64,
+    pub(crate) sent_bytes: AtomicU64,
     pub(crate) lost: AtomicU64,
     pub(crate) queue_full: AtomicU64,
     pub(crate) duplicated: AtomicU64,

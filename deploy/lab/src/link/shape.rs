@@ -75,20 +75,23 @@ impl BurstLoss {
 
 impl Default for Shape {
     fn default() -> Shape {
-        Shape {
-            rate: None,
-            delay: Duration::ZERO,
-            jitter: Jitter::None,
-            reorder: false,
-            loss: 0.0,
-            burst: None,
-            duplicate: 0.0,
-            queue: DEFAULT_QUEUE,
-        }
+        Shape::PERFECT
     }
 }
 
 impl Shape {
+    /// Passes everything at once: the default.
+    pub const PERFECT: Shape = Shape {
+        rate: None,
+        delay: Duration::ZERO,
+        jitter: Jitter::None,
+        reorder: false,
+        loss: 0.0,
+        burst: None,
+        duplicate: 0.0,
+        queue: DEFAULT_QUEUE,
+    };
+
     /// Time on the wire of a frame of `length` bytes; zero without a rate.
     pub fn serialisation(&self, length: usize) -> Duration {
         Duration::from_nanos(self.serialisation_ns(length))
