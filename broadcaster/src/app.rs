@@ -19,6 +19,7 @@ use crate::clock::BroadcastClock;
 use crate::config::{LogFormat, Settings};
 use crate::encode::Choice;
 use crate::encode::video::VideoEncoding;
+use crate::peer::{self, Peer};
 use crate::publish::unit_log::UnitLog;
 use crate::publish::{self, Publishing};
 use crate::stats::Stats;
@@ -84,8 +85,17 @@ pub async fn run(settings: Settings, log: LogFormat) -> anyhow::Result<()> {
     let (connected, mut is_connected) = watch::channel(false);
     let (hurry, is_hurried) = watch::channel(false);
     let url = settings.url.clone();
-    let publishing =
-        Publishing { url, broadcast: broadcast.clone(), stats: stats.clone(), unit_log, connected, hurry: is_hurried };
+    let peer = start_peer(&settings, &broadcast, &stats, connected.clone(), log)?;
+    let serving = peer.clone().map(|peer| tokio::spawn(peer.serve()));
+    let publishing = Publishing {
+        url,
+        broadcast: broadcast.clone(),
+        stats: stats.clone(),
+        peer: peer.clone(),
+        unit_log,
+        connected,
+        hurry: is_hurried,
+    };
     let mut publishing = tokio::spawn(publishing.run());
     let reporting = tokio::spawn(status::run(Meter::new(stats.clone(), broadcast.clone()), log, settings.stats));
     let meter = Meter::new(stats.clone(), broadcast);
@@ -139,6 +149,12 @@ pub async fn run(settings: Settings, log: LogFormat) -> anyhow::Result<()> {
             }
         }
     };
+    if let Some(peer) = peer {
+        peer.close().await;
+    }
+    if let Some(serving) = serving {
+        serving.abort();
+    }
     reporting.abort();
     status::finish(&meter, log, settings.stats);
     if let Some(failure) = failure {
@@ -149,6 +165,29 @@ pub async fn run(settings: Settings, log: LogFormat) -> anyhow::Result<()> {
         return Err(Error::NothingSent.into());
     }
     Ok(())
+}
+
+/// Serves viewers on this network, unless that is not wanted, and says how they come without a server.
+fn start_peer(
+    settings: &Settings,
+    broadcast: &Arc<Broadcast>,
+    stats: &Arc<Stats>,
+    watched: watch::Sender<bool>,
+    log: LogFormat,
+) -> anyhow::Result<Option<Arc<Peer>>> {
+    let Some(wanted) = settings.peer else { return Ok(None) };
+    let peer = match Peer::start(wanted, broadcast.clone(), stats.clone(), watched) {
+        Ok(peer) => peer,
+        Err(error @ peer::Error::Bind { .. }) if wanted.listen.is_some() => return Err(error.into()),
+        Err(error) => {
+            tracing::warn!(%error, "viewers on this network will get the stream from the server");
+            return Ok(None);
+        }
+    };
+    let addresses = peer.offer().addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    tracing::info!(addresses, "viewers on this network are served directly");
+    status::show_code(&peer, log);
+    Ok(Some(peer))
 }
 
 /// Gives publishing a moment to end by itself.

@@ -10,6 +10,7 @@ use media::live_window::Bounds;
 
 use crate::capture::source::{Audio, Source};
 use crate::encode::{AudioCodec, AudioSettings, Choice, VideoSettings};
+use crate::peer;
 
 /// Captures a camera, a screen or a file and publishes it live over RTMP.
 ///
@@ -116,6 +117,26 @@ pub struct Publish {
     #[arg(long, default_value = "128MiB", help_heading = "Outages")]
     pub window_bytes: ByteSize,
 
+    /// Serve no viewers on this network: they get the stream from the server like everybody.
+    #[arg(long, help_heading = "This network")]
+    pub no_peer: bool,
+
+    /// Where viewers on this network connect, UDP [default: any free port, on all interfaces].
+    #[arg(long, value_name = "ADDR", help_heading = "This network")]
+    pub peer_listen: Option<std::net::SocketAddr>,
+
+    /// Viewers on this network to serve at once; more get the stream from the server.
+    #[arg(long, value_name = "N", default_value_t = 16, help_heading = "This network")]
+    pub peer_max: usize,
+
+    /// Bits per second to all of them together [default: no limit].
+    #[arg(long, value_name = "RATE", value_parser = bitrate, help_heading = "This network")]
+    pub peer_upload: Option<u64>,
+
+    /// Do not announce the broadcast by mDNS; viewers are told where it is by the server alone.
+    #[arg(long, help_heading = "This network")]
+    pub no_mdns: bool,
+
     /// How to log to standard error: text with a status line, or JSON lines [default: text on a terminal, else json].
     #[arg(long, value_enum, help_heading = "Reporting")]
     pub log: Option<LogFormat>,
@@ -166,6 +187,8 @@ pub struct Settings {
     pub sound: AudioSettings,
     /// What an outage may last.
     pub window: Bounds,
+    /// How to serve viewers on this network, if at all.
+    pub peer: Option<peer::Settings>,
     /// Where to log access units.
     pub unit_log: Option<PathBuf>,
     /// Whether to print statistics.
@@ -239,6 +262,12 @@ impl Publish {
                 duration: self.window,
                 bytes: usize::try_from(self.window_bytes.as_u64()).unwrap_or(usize::MAX),
             },
+            peer: (!self.no_peer && self.peer_max > 0).then_some(peer::Settings {
+                listen: self.peer_listen,
+                max_viewers: self.peer_max,
+                max_upload: self.peer_upload,
+                announce: !self.no_mdns,
+            }),
             unit_log: self.unit_log,
             stats: self.stats,
             source: self.source,

@@ -35,6 +35,14 @@ pub struct Stats {
     pub queued: Counter,
     /// Gauge: bytes that the server has not acknowledged.
     pub unacknowledged: Counter,
+    /// Gauge: position after the last unit that the server's connection took; 0 while there is none.
+    pub pushed: Counter,
+    /// Gauge: viewers on this network.
+    pub peers: Counter,
+    /// Bytes that went to them.
+    pub peer_bytes: Counter,
+    /// Those who were not let in, or for whom there was no room.
+    pub peers_refused: Counter,
     /// Gauge: round trip in microseconds; 0 while unknown.
     pub round_trip: Counter,
     state: AtomicU8,
@@ -100,6 +108,11 @@ impl Counter {
     /// Adds `n`.
     pub fn add(&self, n: u64) {
         self.0.fetch_add(n, Ordering::Relaxed);
+    }
+
+    /// Takes one off a gauge.
+    pub fn decrement(&self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 
     /// Sets a gauge.

@@ -6,10 +6,13 @@ use std::time::{Duration, Instant};
 
 use media::catalog::Value;
 use parking_lot::Mutex;
+use qrcode::QrCode;
+use qrcode::render::unicode::Dense1x2;
 use serde::Serialize;
 
 use crate::broadcast::Broadcast;
 use crate::config::{LogFormat, StatsFormat};
+use crate::peer::Peer;
 use crate::stats::{State, Stats};
 
 /// One look at the counters.
@@ -57,6 +60,12 @@ pub struct Report {
     pub outages: u64,
     /// Device failures.
     pub device_errors: u64,
+    /// Viewers on this network.
+    pub peers: u64,
+    /// Bytes that went to them.
+    pub peer_bytes: u64,
+    /// Those who were not let in.
+    pub peers_refused: u64,
 }
 
 /// Makes reports.
@@ -117,6 +126,9 @@ impl Meter {
             round_trip_ms: Some(s.round_trip.value()).filter(|rtt| *rtt > 0).map(|rtt| tenths(rtt as f64 / 1000.0)),
             outages: s.outages.value(),
             device_errors: s.device_errors.value(),
+            peers: s.peers.value(),
+            peer_bytes: s.peer_bytes.value(),
+            peers_refused: s.peers_refused.value(),
         }
     }
 }
@@ -136,6 +148,9 @@ impl Report {
         line += &format!("  queue {}  late {}  lost {}", self.queued, self.late, self.lost);
         if let Some(rtt) = self.round_trip_ms {
             line += &format!("  rtt {rtt:.1} ms");
+        }
+        if self.peers > 0 {
+            line += &format!("  on this network {}", self.peers);
         }
         line.truncate(width);
         line
@@ -208,6 +223,21 @@ pub fn finish(meter: &Meter, log: LogFormat, stats: Option<StatsFormat>) {
             "ended"
         ),
     }
+}
+
+/// Shows people how to watch on this network where no server can be reached. Only on a terminal: a log is read by others too.
+pub fn show_code(peer: &Peer, log: LogFormat) {
+    if log != LogFormat::Text || !io::stderr().is_terminal() {
+        return;
+    }
+    let Some(address) = peer.offer().addresses.first() else { return };
+    let code = peer.code();
+    let mut text = format!("Without a server, on this network:  viewer nearcast://{address} --code {code}\n");
+    if let Ok(picture) = QrCode::new(format!("nearcast://{address}#{code}")) {
+        text += &picture.render::<Dense1x2>().quiet_zone(true).build();
+        text.push('\n');
+    }
+    let _ = LineWriter.write_all(text.as_bytes());
 }
 
 /// Standard error for log lines, which keeps the status line below them.

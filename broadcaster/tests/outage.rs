@@ -92,6 +92,7 @@ async fn start() -> Run {
         url,
         broadcast: broadcast.clone(),
         stats: stats.clone(),
+        peer: None,
         unit_log: Some(UnitLog::create(log.path()).unwrap()),
         connected: watch::channel(false).0,
         hurry: is_hurried,

@@ -16,8 +16,10 @@ use tokio_util::sync::CancellationToken;
 use crate::auth::{Keyring, Secret, StreamName};
 use crate::config::{Config, LogFormat};
 use crate::door::{self, Door};
+use crate::egress::relay::{self, Relay};
 use crate::egress::rtmp::Fanout;
 use crate::hub::{self, Hub};
+use crate::invitations::Invitations;
 use crate::{egress, http};
 
 /// Runs a server until it is told to stop.
@@ -27,6 +29,10 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let keys = Arc::new(Keyring::open(config.keys_file())?);
     let rtmp = bind(config.rtmp.listen, "rtmp.listen").await?;
     let pages = bind(config.http.listen, "http.listen").await?;
+    let relay = match config.relay.listen {
+        Some(address) => Some(bind_relay(address, &config)?),
+        None => None,
+    };
     let metrics = match config.metrics.listen {
         // Figures are no reason not to run: a second server on the same machine has none until it is given another port.
         Some(address) => {
@@ -52,22 +58,27 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     }
     // Before anybody knows that it runs, and may want it not to.
     let mut signals = Signals::new()?;
-    let addresses = Addresses { rtmp: rtmp.local_addr()?, http: pages.local_addr()? };
+    let relay_address = relay.as_ref().map(Relay::local_addr).transpose()?;
+    let addresses = Addresses { rtmp: rtmp.local_addr()?, http: pages.local_addr()?, relay: relay_address };
+    let invitations =
+        Invitations::new(relay_address.map(|address| address.port()).zip(relay.as_ref().map(Relay::pin)))?;
 
     let stop = CancellationToken::new();
-    let door = Door::new(hub.clone(), keys.clone(), fanout.clone(), &config);
+    let door = Door::new(hub.clone(), keys.clone(), fanout.clone(), invitations.clone(), &config);
     let mut settings = http_settings(&config, addresses.rtmp.port());
     settings.figures = http::Figures::new({
         // Whoever reads figures must not keep the door open.
         let door = Arc::downgrade(&door);
         move || door.upgrade().map(|door| door.figures()).unwrap_or_default()
     });
+    settings.invitations = Some(invitations);
     let server = http::Server::new(hub.clone(), settings);
     let mut rtmp_task = tokio::spawn(door.serve(rtmp, stop.clone()));
     let mut http_task = tokio::spawn({
         let (server, stop) = (server.clone(), stop.clone());
         async move { server.serve(pages, stop).await }
     });
+    let relay_task = relay.map(|relay| tokio::spawn(relay.serve(hub.clone(), stop.clone())));
     if let Some(listener) = metrics {
         let stop = stop.clone();
         tokio::spawn(async move { server.serve_metrics(listener, stop).await });
@@ -104,6 +115,9 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         if !http_task.is_finished() {
             let _ = (&mut http_task).await;
         }
+        if let Some(relay) = relay_task {
+            let _ = relay.await;
+        }
     };
     tokio::select! {
         done = tokio::time::timeout_at(deadline.into(), drained) => match done {
@@ -130,6 +144,12 @@ fn http_settings(config: &Config, rtmp_port: u16) -> http::Settings {
     settings.rtmp_app = config.rtmp.app.clone();
     settings.rtmp_host = Some(config.public_host.clone()).filter(|host| !host.is_empty());
     settings
+}
+
+fn bind_relay(address: SocketAddr, config: &Config) -> anyhow::Result<Relay> {
+    let (max_connections, max_per_address) = (config.relay.max_connections, config.relay.max_per_address);
+    Relay::bind(address, relay::Settings { max_connections, max_per_address })
+        .with_context(|| format!("cannot listen on {address}/udp (relay.listen; empty, or --relay off, for no relay)"))
 }
 
 async fn bind(address: SocketAddr, key: &str) -> anyhow::Result<TcpListener> {
@@ -175,6 +195,7 @@ fn raise_file_limit(connections: usize) {
 struct Addresses {
     rtmp: SocketAddr,
     http: SocketAddr,
+    relay: Option<SocketAddr>,
 }
 
 /// Tells people, or programs, where the server is; and the first key, which is seen here only.
@@ -191,7 +212,9 @@ fn announce(
             writeln!(out, "{event}")?;
         }
         let (rtmp, http) = (addresses.rtmp.to_string(), addresses.http.to_string());
-        writeln!(out, "{}", serde_json::json!({"event": "listening", "rtmp": rtmp, "http": http}))?;
+        let relay = addresses.relay.map(|address| address.to_string());
+        let event = serde_json::json!({"event": "listening", "rtmp": rtmp, "http": http, "relay": relay});
+        writeln!(out, "{event}")?;
         return Ok(out.flush()?);
     }
     let host = |bound: &SocketAddr| match config.public_host.as_str() {

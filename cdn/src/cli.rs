@@ -10,7 +10,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::auth::{Keyring, StreamName};
 use crate::config::{self, Config, FanoutEngine, Layers, LogFormat};
 
-/// Takes live streams in by RTMP and gives them out by RTMP and HLS.
+/// Takes live streams in by RTMP and gives them out by RTMP, HLS and the relay protocol.
 #[derive(Debug, Parser)]
 #[command(name = "cdn", version, args_conflicts_with_subcommands = true)]
 pub struct Cli {
@@ -89,9 +89,12 @@ pub struct Flags {
     /// Where HTTP is heard.
     #[arg(long, value_name = "ADDR")]
     pub http: Option<SocketAddr>,
+    /// Where the relay protocol (QUIC, UDP) is heard, or `off`.
+    #[arg(long, value_name = "ADDR")]
+    pub relay: Option<OptionalAddress>,
     /// Where /metrics is heard, or `off`.
     #[arg(long, value_name = "ADDR")]
-    pub metrics: Option<MetricsAddress>,
+    pub metrics: Option<OptionalAddress>,
     /// What people call this server in URLs.
     #[arg(long, value_name = "HOST")]
     pub public_host: Option<String>,
@@ -108,9 +111,9 @@ pub struct Flags {
 
 /// An address, or nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct MetricsAddress(Option<SocketAddr>);
+pub struct OptionalAddress(Option<SocketAddr>);
 
-impl std::str::FromStr for MetricsAddress {
+impl std::str::FromStr for OptionalAddress {
     type Err = std::net::AddrParseError;
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         if text == "off" { Ok(Self(None)) } else { text.parse().map(|address| Self(Some(address))) }
@@ -135,10 +138,11 @@ impl Place {
 impl Flags {
     /// The settings, checked.
     pub fn load(self) -> Result<Config, config::Error> {
-        let Self { place, rtmp, http, metrics, public_host, fanout, log, log_level } = self;
+        let Self { place, rtmp, http, relay, metrics, public_host, fanout, log, log_level } = self;
         place.load(|config| {
             set(&mut config.rtmp.listen, rtmp);
             set(&mut config.http.listen, http);
+            set(&mut config.relay.listen, relay.map(|r| r.0));
             set(&mut config.metrics.listen, metrics.map(|m| m.0));
             set(&mut config.public_host, public_host);
             set(&mut config.fanout.engine, fanout);

@@ -24,6 +24,7 @@ use crate::egress::rtmp::{Fanout, Player};
 use crate::http::Figure;
 use crate::hub::{Dismissal, Hub, PublisherInfo, State};
 use crate::ingest;
+use crate::invitations::Invitations;
 
 /// The RTMP door of a server.
 #[derive(Debug)]
@@ -31,6 +32,7 @@ pub struct Door {
     hub: Arc<Hub>,
     keys: Arc<Keyring>,
     fanout: Arc<Fanout>,
+    invitations: Arc<Invitations>,
     admission: Arc<Admission>,
     limits: Limits,
     ingest: ingest::Settings,
@@ -41,7 +43,13 @@ pub struct Door {
 
 impl Door {
     /// A door to `hub`.
-    pub fn new(hub: Arc<Hub>, keys: Arc<Keyring>, fanout: Arc<Fanout>, config: &Config) -> Arc<Self> {
+    pub fn new(
+        hub: Arc<Hub>,
+        keys: Arc<Keyring>,
+        fanout: Arc<Fanout>,
+        invitations: Arc<Invitations>,
+        config: &Config,
+    ) -> Arc<Self> {
         let rtmp = &config.rtmp;
         let max_message = rtmp.max_message.as_u64() as usize;
         let limits = Limits {
@@ -60,6 +68,7 @@ impl Door {
             hub,
             keys,
             fanout,
+            invitations,
             admission,
             limits,
             ingest,
@@ -174,9 +183,11 @@ impl Door {
                 }
                 return;
             }
-            match request.accept(ingest::resume(&publishing)).await {
+            let tickets = self.invitations.tickets(stream.name());
+            match request.accept_with(ingest::resume(&publishing), Some(&tickets)).await {
                 Ok(publisher) => {
-                    let ended = ingest::run(publisher, publishing, self.ingest).await;
+                    let place = ingest::Place { from: peer.ip(), invitations: &self.invitations };
+                    let ended = ingest::run(publisher, publishing, self.ingest, place).await;
                     tracing::info!(?ended, "publisher left");
                 }
                 Err(error) => tracing::info!(%error, "the publisher was gone before it began"),

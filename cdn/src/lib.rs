@@ -1,7 +1,7 @@
 //! The server: takes live streams in, holds the last seconds of each, and gives them to everybody who asks.
 //!
 //! In the order that an access unit meets the rooms: [`door`] (RTMP connections), [`ingest`] (publishers), [`hub`] (what is
-//! held), [`egress`] (RTMP and HLS out), [`http`] (pages, interface, HLS routes). [`auth`] says who may publish, [`admission`]
+//! held), [`egress`] (RTMP, HLS and the relay protocol out), [`http`] (pages, interface, HLS routes). [`auth`] says who may publish, [`invitations`] what viewers are told, [`admission`]
 //! how many may come, [`config`] what everything is bounded by, and [`app`] puts it together.
 #![deny(unsafe_code)]
 
@@ -17,3 +17,4 @@ pub mod egress;
 pub mod http;
 pub mod hub;
 pub mod ingest;
+pub mod invitations;

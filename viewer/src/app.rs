@@ -24,6 +24,10 @@ use crate::unit_log::UnitLog;
 /// Plays until the stream ends, the user has enough, or the time is up. Whether anything was played.
 pub fn run(config: &Config) -> Result<bool> {
     let targets = config.targets()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let (url, wishes) = (config.url.clone(), config.wishes());
+    let url = if config.lan { runtime.block_on(on_this_network(config))? } else { Some(url) };
+    let Some(url) = url else { return Ok(true) };
     crate::ffmpeg::init()?;
     let settings =
         Settings { latency: config.latency.map(Duration::from_millis), skip: config.may_skip(), burst: Duration::ZERO };
@@ -38,12 +42,10 @@ pub fn run(config: &Config) -> Result<bool> {
         unit_log: unit_log.transpose()?,
         patience: if config.may_skip() { PATIENCE } else { PATIENCE_OF_A_RECORDER },
     };
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.spawn(signals(player.clone()));
     let position = Position::default();
     let (events, inbox) = mpsc::channel(EVENTS);
-    let source =
-        runtime.spawn(source::run(config.url.clone(), config.via, !config.may_skip(), position.clone(), events));
+    let source = runtime.spawn(source::run(url.clone(), wishes, position.clone(), events));
 
     let intake = {
         let (player, handle) = (player.clone(), runtime.handle().clone());
@@ -82,7 +84,7 @@ pub fn run(config: &Config) -> Result<bool> {
         Ok(())
     } else {
         let settings = window::Settings {
-            title: format!("{} - Nearcast", config.url),
+            title: format!("{} - Nearcast", shown(&url)),
             fullscreen: config.fullscreen,
             volume: config.volume,
             muted: config.mute,
@@ -110,6 +112,23 @@ pub fn run(config: &Config) -> Result<bool> {
         bail!("what was played was not all kept or passed on: the log says why");
     }
     Ok(stats.has_played())
+}
+
+/// Says who broadcasts here; with a code, where to play from.
+async fn on_this_network(config: &Config) -> Result<Option<String>> {
+    let found = source::survey().await.context("no mDNS on this machine")?;
+    if config.code.is_none() || found.is_empty() {
+        eprint!("{}", source::survey_text(&found));
+        return Ok(None);
+    }
+    // Whose code it is, each shows by itself: all are tried at once, and those that do not know it are refused.
+    let addresses: Vec<String> = found.into_values().flatten().map(|address| address.to_string()).collect();
+    Ok(Some(format!("nearcast://{}", addresses.join(","))))
+}
+
+/// What of a URL may stand in a window's title: a code must not.
+fn shown(url: &str) -> &str {
+    url.split('#').next().unwrap_or_default()
 }
 
 /// Whether the command line is to blame.

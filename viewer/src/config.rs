@@ -4,17 +4,19 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
+use media::select::Mode;
 
 use crate::ffmpeg::Container;
 use crate::record::Target;
-use crate::source::Via;
+use crate::source::{Via, Wishes};
 
 /// Plays a live stream in a window, with as little delay as the network allows.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "viewer", version, after_help = EXAMPLES)]
 pub struct Config {
-    /// What to play: a stream's page (http://HOST:8080/NAME, the server says how), rtmp://HOST/live/NAME, or an HLS playlist
-    /// (http(s)://….m3u8)
+    /// What to play: a stream's page (http://HOST:8080/NAME, the server says how), rtmp://HOST/live/NAME, an HLS playlist
+    /// (http(s)://….m3u8), or nearcast://HOST:PORT of a broadcaster that shows a code
+    #[arg(required_unless_present = "lan", default_value = "")]
     pub url: String,
 
     /// Use no window and no sound card: decode, count, report
@@ -41,7 +43,23 @@ pub struct Config {
     #[arg(long, alias = "no-skip")]
     pub wait: bool,
 
-    /// Which protocol to use
+    /// Without a server: list the broadcasters on this network, or with --code play the one that shows that code
+    #[arg(long, conflicts_with = "url")]
+    pub lan: bool,
+
+    /// The code that the broadcaster's screen shows, for nearcast:// and --lan
+    #[arg(long, value_name = "CODE")]
+    pub code: Option<String>,
+
+    /// Where the broadcaster is on this network, if it is not found by itself; may be given again
+    #[arg(long, value_name = "HOST:PORT")]
+    pub peer: Vec<String>,
+
+    /// What stands ready for when the path in use fails: warm (connected and idle), hot (two flow, the first copy wins), cold (nothing)
+    #[arg(long, value_enum, default_value_t, value_name = "MODE")]
+    pub standby: Standby,
+
+    /// Which way to use
     #[arg(long, value_enum, default_value_t, value_name = "PROTOCOL")]
     pub via: Via,
 
@@ -76,6 +94,18 @@ pub struct Config {
     /// Write a line for each access unit: track, DTS, PTS, SHA-256 of its payload
     #[arg(long, value_name = "FILE")]
     pub unit_log: Option<PathBuf>,
+}
+
+/// What stands ready for when the path in use fails.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Standby {
+    /// The next path, connected and idle.
+    #[default]
+    Warm,
+    /// The next path flows beside the first.
+    Hot,
+    /// Nothing.
+    Cold,
 }
 
 /// How numbers are written.
@@ -119,6 +149,16 @@ impl Config {
         Ok(targets)
     }
 
+    /// What is wanted of the paths.
+    pub fn wishes(&self) -> Wishes {
+        let mode = match self.standby {
+            Standby::Warm => Mode::Warm,
+            Standby::Hot => Mode::Hot,
+            Standby::Cold => Mode::Cold,
+        };
+        Wishes { via: self.via, mode, peers: self.peer.clone(), code: self.code.clone(), keep_all: !self.may_skip() }
+    }
+
     /// Whether there is no window.
     pub fn is_headless(&self) -> bool {
         self.headless || self.pipe.is_some()
@@ -148,6 +188,8 @@ Examples:
   viewer http://host:8080/live --record talk.mp4       watch and keep
   viewer https://host/live/index.m3u8 --pipe 'mpv -'   another player's window
   viewer rtmp://host/live/live --headless --seconds 10 --stats json
+  viewer --lan                                         who broadcasts on this network
+  viewer nearcast://192.168.1.5:40000 --code CODE      straight from a broadcaster, without any server
 
 In the window, press ? for the keys. A stream that is not on the air yet is waited for;
 one that the server does not know is not.

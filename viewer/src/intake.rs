@@ -3,12 +3,12 @@
 //! One thread, so that all of them see one order. It blocks where it must (a full disk queue, a full buffer that may leave
 //! nothing out), and the bounded channels before it pass that on to the sockets.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use media::Catalog;
 use media::splice::{PathId, Spliced, Splicer};
+use media::{AccessUnit, Catalog};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tracing::{debug, error, info, warn};
@@ -17,6 +17,7 @@ use crate::decode;
 use crate::player::Player;
 use crate::record::Recorder;
 use crate::source::{self, Event, Position, State};
+use crate::switches::{Switch, Why};
 use crate::unit_log::UnitLog;
 
 /// Who gets units besides playback.
@@ -43,7 +44,11 @@ pub fn run(
         position,
         outputs,
         splicer: Splicer::new(),
+        led: None,
+        contender: None,
+        gone: BTreeSet::new(),
         sources: BTreeMap::new(),
+        why: BTreeMap::new(),
         waiting_since: None,
         catalog: None,
         spliced: Vec::new(),
@@ -60,6 +65,14 @@ struct Intake<'a> {
     splicer: Splicer,
     /// What the paths are called, and how much they bring at once.
     sources: BTreeMap<PathId, (String, Duration)>,
+    /// The path that pictures come by.
+    led: Option<PathId>,
+    /// Another that brought the last pictures first, and how many.
+    contender: Option<(PathId, u32)>,
+    /// Paths that bring nothing now, because nobody wants them to.
+    gone: BTreeSet<PathId>,
+    /// Why a path is to be left, or was.
+    why: BTreeMap<PathId, Why>,
     /// Since when units wait for others that are missing.
     waiting_since: Option<Duration>,
     /// What is in force.
@@ -87,11 +100,14 @@ impl Intake<'_> {
             Event::Opened { path, source, burst, complete } => {
                 info!(source, "connected");
                 self.splicer.open(path);
+                self.why.remove(&path);
                 let is_known = self.sources.insert(path, (source.clone(), burst)).is_some();
                 if is_known && self.splicer.counters().units > 0 {
                     self.player.stats.lock().reconnects += 1;
                 }
-                if self.splicer.leader().is_none_or(|leader| leader == path) {
+                // A path that goes on where it was brings no new rhythm.
+                let goes_on = is_known && burst.is_zero() && self.splicer.counters().units > 0 && !complete;
+                if self.splicer.leader().is_none_or(|leader| leader == path && !goes_on) {
                     let mut playback = self.player.playback.lock();
                     playback.set_complete(complete);
                     playback.rejoin(self.player.clock.now(), burst);
@@ -100,8 +116,24 @@ impl Intake<'_> {
                 }
             }
             Event::Gap(path) => self.splicer.open(path),
-            Event::Closed(path) => self.splicer.close(path, &mut self.spliced),
-            Event::Unit { path, catalog, unit } => self.splicer.push(path, &catalog, unit, &mut self.spliced),
+            Event::Idle(path) => {
+                self.gone.insert(path);
+                self.splicer.open(path);
+            }
+            Event::Silent(path) => {
+                self.why.insert(path, Why::Silent);
+            }
+            Event::Closed { path, failed } => {
+                self.gone.insert(path);
+                if failed {
+                    self.why.entry(path).or_insert(Why::Failed);
+                }
+                self.splicer.close(path, &mut self.spliced);
+            }
+            Event::Unit { path, catalog, unit, after } => {
+                self.gone.remove(&path);
+                self.splicer.push(path, &catalog, unit, after, &mut self.spliced);
+            }
             Event::State(state) => self.state(&state),
             Event::Ended | Event::Failed(_) => {}
         }
@@ -138,7 +170,8 @@ impl Intake<'_> {
             return;
         }
         let leader = self.splicer.leader();
-        for Spliced { catalog, unit, lost, .. } in std::mem::take(&mut self.spliced) {
+        for Spliced { catalog, unit, lost, path } in std::mem::take(&mut self.spliced) {
+            self.note_switch(path, &catalog, &unit, lost);
             if lost > 0 {
                 warn!(track = %unit.track, lost, "units are missing");
             }
@@ -170,11 +203,44 @@ impl Intake<'_> {
         stats.splice = self.splicer.counters();
         let leading = leader.and_then(|leader| self.sources.get(&leader));
         if let Some((source, burst)) = leading.filter(|(source, _)| stats.source != *source) {
+            let before = self.sources.values().find(|(name, _)| *name == stats.source).map(|(_, burst)| *burst);
             stats.source.clone_from(source);
             drop(stats);
-            // Another path leads: it has another rhythm.
-            self.player.playback.lock().rejoin(self.player.clock.now(), *burst);
+            // Another path leads. If it brings media in other pieces, it has another rhythm; else the difference is for the buffer
+            // and a little speed to absorb.
+            if before != Some(*burst) {
+                self.player.playback.lock().rejoin(self.player.clock.now(), *burst);
+            }
         }
+    }
+
+    /// The pictures (or the sound, where there are none) come by another path from here on.
+    fn note_switch(&mut self, path: PathId, catalog: &Catalog, unit: &AccessUnit, lost: u32) {
+        if !unit.track.is_video() && catalog.video().is_some() {
+            return;
+        }
+        let Some(from) = self.led else {
+            self.led = Some(path);
+            return;
+        };
+        if from == path {
+            self.contender = None;
+            return;
+        }
+        // Where two paths flow, the first copy of each picture wins, and that is no change; one is when the other keeps winning, or
+        // when there is nobody to win against.
+        let won = self.contender.filter(|(contender, _)| *contender == path).map_or(1, |(_, won)| won + 1);
+        self.contender = Some((path, won));
+        if won < WON && !self.why.contains_key(&from) && !self.gone.contains(&from) {
+            return;
+        }
+        (self.led, self.contender) = (Some(path), None);
+        let name =
+            |path| self.sources.get(&path).map_or(String::new(), |(source, _): &(String, Duration)| source.clone());
+        let why = self.why.remove(&from).unwrap_or(Why::Better);
+        let (from, to) = (name(from), name(path));
+        info!(from, to, why = why.word(), lost, dts = unit.dts.as_millis(), "switched");
+        self.player.stats.lock().switches.add(Switch { from, to, why, lost, pts: unit.pts, gap: None });
     }
 
     fn enter(&mut self, catalog: &Arc<Catalog>) {
@@ -221,5 +287,7 @@ impl Intake<'_> {
     }
 }
 
+/// So many pictures in a row by the other path are a change of path: a quarter of a second.
+const WON: u32 = 8;
 /// How often waiting units and the wish to stop are looked at while nothing comes.
 const TICK: Duration = Duration::from_millis(20);

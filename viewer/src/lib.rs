@@ -16,4 +16,5 @@ pub mod record;
 pub mod source;
 pub mod stats;
 pub mod status;
+pub mod switches;
 pub mod unit_log;

@@ -9,6 +9,7 @@ use media::{Epoch, WallClock};
 use serde::Serialize;
 
 use crate::playback::Status;
+use crate::switches::{self, Switches};
 
 /// Everything that is counted. Written by several threads under one lock, never while anything waits.
 #[derive(Debug, Default)]
@@ -29,6 +30,8 @@ pub struct Stats {
     pub dropped: u64,
     /// Splice counters.
     pub splice: Counters,
+    /// Changes of path.
+    pub switches: Switches,
     /// What the unit log, the recording or the pipe could not be given.
     pub output_errors: u64,
     /// Viewer's clock when the first picture (or sound, where there are no pictures) was presented.
@@ -106,6 +109,8 @@ pub struct Line {
     pub speed: f64,
     /// Pictures not shown: too late, or left out.
     pub drops: u64,
+    /// Changes of path so far.
+    pub switches: u64,
 }
 
 /// The whole run.
@@ -145,6 +150,8 @@ pub struct Summary {
     pub decode_errors: u64,
     /// Times that the unit log, the recording or the pipe failed.
     pub output_errors: u64,
+    /// Changes of path.
+    pub switches: switches::Summary,
 }
 
 /// The burnt-in counter.
@@ -251,6 +258,7 @@ impl Stats {
             jitter_ms: millis(playback.jitter),
             speed: (playback.speed * 1000.0).round() / 1000.0,
             drops: self.dropped + playback.skipped,
+            switches: self.switches.count(),
         }
     }
 
@@ -280,6 +288,7 @@ impl Stats {
             reconnects: self.reconnects,
             decode_errors: self.decode_errors,
             output_errors: self.output_errors,
+            switches: self.switches.summary(),
         }
     }
 

@@ -15,7 +15,7 @@ use net::rtmp::{Limits, Message, Metadata};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
-use viewer::source::{self, Error, Event, Position, State, Via};
+use viewer::source::{self, Error, Event, Position, State, Via, Wishes};
 
 const EPOCH: Epoch = Epoch(0x1234);
 /// Longer than any of these tests should take, shorter than the patience of who runs them.
@@ -61,7 +61,8 @@ impl Watcher {
     fn keeping(url: &str, via: Via, keep_all: bool) -> Self {
         let (sender, events) = mpsc::channel(8);
         let position = Position::default();
-        tokio::spawn(source::run(url.to_owned(), via, keep_all, position.clone(), sender));
+        let wishes = Wishes { via, keep_all, ..Wishes::default() };
+        tokio::spawn(source::run(url.to_owned(), wishes, position.clone(), sender));
         Self {
             events,
             splicer: Splicer::new(),
@@ -86,10 +87,11 @@ impl Watcher {
                         self.splicer.open(path);
                         self.opened.push(source);
                     }
-                    Event::Gap(path) => self.splicer.open(path),
-                    Event::Closed(path) => self.splicer.close(path, &mut out),
-                    Event::Unit { path, catalog, unit } => {
-                        self.splicer.push(path, &catalog, unit, &mut out);
+                    Event::Gap(path) | Event::Idle(path) => self.splicer.open(path),
+                    Event::Closed { path, .. } => self.splicer.close(path, &mut out),
+                    Event::Silent(_) => {}
+                    Event::Unit { path, catalog, unit, after } => {
+                        self.splicer.push(path, &catalog, unit, after, &mut out);
                         self.catalog = Some(catalog);
                     }
                     Event::State(state) => self.states.push(state),
@@ -400,9 +402,9 @@ async fn a_page_says_what_there_is_and_the_next_way_is_tried() {
     let (listener, address) = bind().await;
     let mut pages = hls_pages();
     let answer = format!(
-        r#"{{"name":"show","state":"live","urls":{{"page":"x","rtmp":"rtmp://{nobody}/live/show","hls":"http://{address}/show/index.m3u8"}}}}"#
+        r#"{{"name":"show","urls":{{"page":"x","rtmp":"rtmp://{nobody}/live/show","hls":"http://{address}/show/index.m3u8"}}}}"#
     );
-    pages.insert("/api/v1/streams/show".to_owned(), ("application/json", answer.into()));
+    pages.insert("/api/v1/streams/show/watch".to_owned(), ("application/json", answer.into()));
     // What is live has no end.
     let (_, playlist) = pages.get_mut("/show/media.m3u8").unwrap();
     *playlist = String::from_utf8_lossy(playlist).replace("#EXT-X-ENDLIST\n", "").into();

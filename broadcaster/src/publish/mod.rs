@@ -13,6 +13,7 @@ use tokio::sync::watch;
 
 use crate::backoff::Backoff;
 use crate::broadcast::Broadcast;
+use crate::peer::Peer;
 use crate::stats::{State, Stats};
 
 pub mod resume;
@@ -29,6 +30,8 @@ pub struct Publishing {
     pub broadcast: Arc<Broadcast>,
     /// The counters.
     pub stats: Arc<Stats>,
+    /// What serves viewers on this network.
+    pub peer: Option<Arc<Peer>>,
     /// Where to log what leaves.
     pub unit_log: Option<UnitLog>,
     /// Becomes true with the first connection.
@@ -108,6 +111,7 @@ impl Publishing {
             }
             let wait = backoff.next(rand::random());
             self.stats.outages.increment();
+            self.stats.pushed.set(0);
             self.stats.set_state(State::Waiting);
             tracing::warn!(server = %self.url, %error, retry_in_ms = wait.as_millis() as u64, "no connection to the server");
             tokio::select! {
@@ -128,6 +132,10 @@ impl Publishing {
             // What was made before the first connection was made for nobody.
             Some(from) if *next > 0 => self.stats.lost.add(from - *next),
             _ => {}
+        }
+        if let Some((peer, tickets)) = self.peer.as_ref().zip(publisher.tickets()) {
+            peer.admit_by(tickets);
+            publisher.offer_peer(peer.offer());
         }
         self.connected.send_replace(true);
         self.stats.set_state(State::Live);
@@ -184,6 +192,7 @@ impl Publishing {
                 let Some(track) = entry.catalog.track(entry.unit.track) else { continue };
                 publisher.send_unit(track, &entry.unit).await?;
                 self.stats.sent.increment();
+                self.stats.pushed.set(entry.position + 1);
                 *next = (*next).max(entry.position + 1);
                 if let Some(log) = &mut self.unit_log
                     && let Err(error) = log.add(entry)

@@ -43,6 +43,8 @@ pub struct Config {
     pub http: Http,
     /// HLS out.
     pub hls: Hls,
+    /// The relay protocol out.
+    pub relay: Relay,
     /// Figures for monitoring.
     pub metrics: Metrics,
 }
@@ -174,6 +176,19 @@ pub struct Hls {
     pub window_bytes: ByteSize,
 }
 
+/// The relay protocol out.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Relay {
+    /// Where QUIC is heard (UDP); empty for nowhere.
+    #[serde(with = "units::optional_address")]
+    pub listen: Option<SocketAddr>,
+    /// Connections in all.
+    pub max_connections: usize,
+    /// Connections from one address; loopback is exempt.
+    pub max_per_address: usize,
+}
+
 /// Figures for monitoring.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
@@ -224,6 +239,11 @@ impl Default for Config {
                 window: hls.window,
                 window_bytes: ByteSize::b(hls.bytes as u64),
             },
+            relay: Relay {
+                listen: Some(SocketAddr::from(([0, 0, 0, 0], 4443))),
+                max_connections: 2048,
+                max_per_address: 256,
+            },
             metrics: Metrics { listen: Some(SocketAddr::from(([127, 0, 0, 1], 9998))) },
         }
     }
@@ -248,6 +268,8 @@ impl Config {
             ("rtmp.max_per_address", self.rtmp.max_per_address),
             ("http.max_connections", self.http.max_connections),
             ("http.max_per_address", self.http.max_per_address),
+            ("relay.max_connections", self.relay.max_connections),
+            ("relay.max_per_address", self.relay.max_per_address),
         ] {
             if count == 0 {
                 return refuse(key, "must be at least 1");

@@ -102,7 +102,7 @@ struct CountersJson {
 }
 
 #[derive(Serialize)]
-struct UrlsJson {
+pub(super) struct UrlsJson {
     page: String,
     hls: String,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -116,8 +116,8 @@ struct TimeJson {
 }
 
 #[derive(Serialize)]
-struct ErrorJson<'a> {
-    error: &'a str,
+pub(super) struct ErrorJson<'a> {
+    pub(super) error: &'a str,
 }
 
 /// `/api/v1/streams`
@@ -147,11 +147,12 @@ pub(super) async fn time(headers: HeaderMap) -> Response<Body> {
 
 /// The rest of `/api`.
 pub(super) async fn unknown(headers: HeaderMap) -> Response<Body> {
-    let error = "there is nothing here; see /api/v1/streams, /api/v1/streams/NAME and /api/v1/time";
+    let error =
+        "there is nothing here; see /api/v1/streams, /api/v1/streams/NAME, /api/v1/streams/NAME/watch and /api/v1/time";
     json(StatusCode::NOT_FOUND, &ErrorJson { error }, &headers)
 }
 
-fn json(status: StatusCode, value: &impl Serialize, headers: &HeaderMap) -> Response<Body> {
+pub(super) fn json(status: StatusCode, value: &impl Serialize, headers: &HeaderMap) -> Response<Body> {
     let text = serde_json::to_vec(value).expect("plain structures with string keys serialise");
     let mut response = reply::document(&Document::new(text), JSON, headers);
     if response.status() == StatusCode::OK {
@@ -238,7 +239,7 @@ fn describe_hls(packaged: &Packaged) -> Option<HlsJson> {
 }
 
 /// How this server was addressed: what it answers with must work from where the question came.
-struct Place {
+pub(super) struct Place {
     scheme: &'static str,
     /// With the port, if one was given.
     authority: String,
@@ -247,7 +248,7 @@ struct Place {
 }
 
 impl Place {
-    fn of(headers: &HeaderMap, shared: &Shared) -> Self {
+    pub(super) fn of(headers: &HeaderMap, shared: &Shared) -> Self {
         let forwarded = headers.get("x-forwarded-proto").and_then(|v| v.to_str().ok());
         let scheme = if forwarded.is_some_and(|f| f.eq_ignore_ascii_case("https")) { "https" } else { "http" };
         let host = headers.get(HOST).and_then(|v| v.to_str().ok()).filter(|host| is_authority(host));
@@ -259,7 +260,7 @@ impl Place {
         }
     }
 
-    fn urls(&self, name: &str) -> UrlsJson {
+    pub(super) fn urls(&self, name: &str) -> UrlsJson {
         let base = format!("{}://{}/{name}", self.scheme, self.authority);
         let rtmp = self.rtmp.as_ref().map(|(port, app)| match port {
             1935 => format!("rtmp://{}/{app}/{name}", self.host()),
@@ -268,8 +269,8 @@ impl Place {
         UrlsJson { hls: format!("{base}/{MULTIVARIANT_PLAYLIST}"), page: base, rtmp }
     }
 
-    /// As told, or the authority without its port; the colons of `[::1]` are not one.
-    fn host(&self) -> &str {
+    /// The host to reach other ports at: as told, or the authority without its port; the colons of `[::1]` are not one.
+    pub(super) fn host(&self) -> &str {
         if let Some(host) = &self.rtmp_host {
             return host;
         }

@@ -15,6 +15,7 @@ mod range;
 mod reply;
 #[cfg(test)]
 mod tests;
+mod watch;
 mod write_deadline;
 
 use std::hash::RandomState;
@@ -38,6 +39,7 @@ pub use metrics::{Figure, Figures};
 
 use crate::egress::hls::Hls;
 use crate::hub::Hub;
+use crate::invitations::Invitations;
 
 /// What the HTTP side is told.
 #[derive(Clone, Debug)]
@@ -59,6 +61,8 @@ pub struct Settings {
     pub drain: Duration,
     /// What `/metrics` says besides its own.
     pub figures: Figures,
+    /// What viewers are told; none, and they are told of no relay and no broadcaster.
+    pub invitations: Option<Arc<Invitations>>,
 }
 
 impl Default for Settings {
@@ -72,6 +76,7 @@ impl Default for Settings {
             first_segment: Duration::from_secs(8),
             drain: Duration::from_millis(500),
             figures: Figures::default(),
+            invitations: None,
         }
     }
 }
@@ -161,6 +166,7 @@ impl Server {
             .route("/api/v1/time", get(api::time))
             .route("/api/v1/streams", get(api::streams))
             .route("/api/v1/streams/{name}", get(api::stream))
+            .route("/api/v1/streams/{name}/watch", get(watch::watch))
             .route("/api/{*path}", get(api::unknown))
             .route("/{name}", get(pages::player))
             .route("/{name}/{file}", get(hls::file))

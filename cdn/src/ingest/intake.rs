@@ -128,6 +128,8 @@ impl Intake {
             Message::Audio { timestamp, body } => self.demuxer.audio(timestamp, body)?,
             Message::Video { timestamp, body } => self.demuxer.video(timestamp, body)?,
             Message::EndOfStream => return Ok(self.release()),
+            // Dealt with before it comes here.
+            Message::Peer(_) => return Ok(Vec::new()),
         };
         let mut ready = Vec::new();
         for event in events {

@@ -4,6 +4,9 @@ mod intake;
 #[cfg(test)]
 mod tests;
 
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use net::rtmp::server::Publisher;
@@ -11,6 +14,7 @@ use net::rtmp::{self, Message, Resume};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::hub::{Dismissal, Publishing, Pushed};
+use crate::invitations::Invitations;
 use intake::Intake;
 
 /// What a publisher is held to.
@@ -20,6 +24,15 @@ pub struct Settings {
     pub hold_back: Duration,
     /// Payload that may wait, in bytes.
     pub hold_back_bytes: usize,
+}
+
+/// Where a publisher is, and whom its offer to viewers on its own network goes to.
+#[derive(Clone, Copy, Debug)]
+pub struct Place<'a> {
+    /// The address that it is seen at.
+    pub from: IpAddr,
+    /// Who tells admitted viewers.
+    pub invitations: &'a Arc<Invitations>,
 }
 
 /// How a publisher went.
@@ -44,7 +57,7 @@ pub fn resume(publishing: &Publishing) -> Option<Resume> {
 }
 
 /// Carries everything that `publisher` sends into the hub, until it is gone or must go.
-pub async fn run<S>(mut publisher: Publisher<S>, publishing: Publishing, settings: Settings) -> Ended
+pub async fn run<S>(mut publisher: Publisher<S>, publishing: Publishing, settings: Settings, place: Place<'_>) -> Ended
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -52,6 +65,8 @@ where
     let mut intake = Intake::new(limits, intake::last_epoch(publishing.had()));
     let mut refused = Refused::default();
     let mut epoch = None;
+    // Gone with the publisher.
+    let mut offer = None;
     loop {
         let deadline = intake.deadline().map(tokio::time::Instant::from_std);
         let units = tokio::select! {
@@ -64,6 +79,12 @@ where
                     publishing.goodbye();
                     see_off(publisher).await;
                     return Ended::Goodbye;
+                }
+                Ok(Some(Message::Peer(peer))) => {
+                    tracing::info!(pin = %peer.pin, addresses = peer.addresses.len(), "serves viewers on its own network");
+                    let session = SESSIONS.fetch_add(1, Ordering::Relaxed);
+                    drop(offer.replace(place.invitations.offer(publishing.stream().name(), session, peer, place.from)));
+                    continue;
                 }
                 Ok(Some(message)) => match intake.message(message, Instant::now()) {
                     Ok(units) => {
@@ -155,6 +176,8 @@ impl Refused {
     }
 }
 
+/// Numbers offers, so that one of an earlier session does not end a later one.
+static SESSIONS: AtomicU64 = AtomicU64::new(0);
 /// How long a publisher that said goodbye may take to close.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 /// Repeats are reported once in this time.

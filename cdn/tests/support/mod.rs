@@ -11,6 +11,7 @@ use cdn::config::{Config, FanoutEngine, Layers};
 use cdn::door::Door;
 use cdn::egress::rtmp::Fanout;
 use cdn::hub::{self, Hub, LiveStream};
+use cdn::invitations::Invitations;
 use media::codec::{Codec, CodecConfig};
 use media::flv::{Demuxer, Event};
 use media::live_window::Bounds;
@@ -54,7 +55,10 @@ impl Server {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let stop = CancellationToken::new();
-        tokio::spawn(Door::new(hub.clone(), keys.clone(), fanout.clone(), &config).serve(listener, stop.clone()));
+        tokio::spawn(
+            Door::new(hub.clone(), keys.clone(), fanout.clone(), Invitations::new(None).unwrap(), &config)
+                .serve(listener, stop.clone()),
+        );
         Self { hub, fanout, keys, address, stop, _data: data }
     }
 
@@ -106,7 +110,7 @@ impl Viewer {
                 }
                 Message::Audio { timestamp, body } => self.demuxer.audio(timestamp, body).unwrap(),
                 Message::Video { timestamp, body } => self.demuxer.video(timestamp, body).unwrap(),
-                Message::EndOfStream => return None,
+                Message::EndOfStream | Message::Peer(_) => return None,
             };
             let mut unit = None;
             for event in events {

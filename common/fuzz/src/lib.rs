@@ -5,13 +5,14 @@
 
 use std::collections::BTreeMap;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use media::Epoch;
 use media::access_unit::TrackId;
 use media::flv;
 use media::fmp4;
 use media::hls;
 use media::time::Timestamp;
+use net::relay::wire;
 use net::rtmp::session::{ClientSession, Goal, ServerEvent, ServerSession};
 use net::rtmp::{Limits, amf, chunk, url};
 
@@ -25,6 +26,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("flv_tag", flv_tag),
     ("fmp4_reader", fmp4_reader),
     ("hls_playlist", hls_playlist),
+    ("relay_group", relay_group),
 ];
 
 /// What a client, or a server, sends on an RTMP connection. The first byte says how it is cut, and whether the handshake is done.
@@ -60,7 +62,7 @@ pub fn chunk_reader(data: &[u8]) {
         while let Some(event) = server.event() {
             match event {
                 ServerEvent::Publish(_) if first & 32 != 0 => server.reject("NetStream.Publish.BadName", ""),
-                ServerEvent::Publish(_) => server.accept_publish(None),
+                ServerEvent::Publish(_) => server.accept_publish(None, None),
                 ServerEvent::Play(_) => server.accept_play(),
                 _ => {}
             }
@@ -192,3 +194,35 @@ const HANDSHAKE: [u8; 1 + 1536 + 1536] = {
     }
     bytes
 };
+
+/// A group's stream, or a control stream, of the relay protocol. The first byte says which, and how it is cut.
+pub fn relay_group(data: &[u8]) {
+    let Some((first, data)) = data.split_first() else { return };
+    if first & 1 == 1 {
+        let mut buffer = BytesMut::from(data);
+        while let Ok(Some(message)) = wire::take_message(&mut buffer) {
+            let (ask, reply) = (wire::ask(message.clone()), wire::reply(message));
+            // What is read is written, and read again as the same.
+            let mut again = BytesMut::new();
+            if let Ok(ask) = ask {
+                ask.encode(&mut again);
+                let message = wire::take_message(&mut again).expect("our own message").expect("all of it");
+                assert_eq!(wire::ask(message), Ok(ask));
+            }
+            if let Ok(reply) = reply {
+                reply.encode(&mut again);
+                let message = wire::take_message(&mut again).expect("our own message").expect("all of it");
+                assert_eq!(wire::reply(message), Ok(reply));
+            }
+        }
+        return;
+    }
+    let mut reader = wire::GroupReader::default();
+    for piece in data.chunks([1, 7, 1200, usize::MAX][usize::from(first >> 1 & 3)]) {
+        reader.push(piece);
+        while let Ok(Some(arrived)) = reader.unit() {
+            assert_eq!(arrived.unit.epoch, arrived.catalog.epoch);
+            assert!(arrived.after.is_none_or(|after| after <= arrived.unit.dts));
+        }
+    }
+}

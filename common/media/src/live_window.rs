@@ -8,8 +8,9 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::access_unit::AccessUnit;
+use crate::access_unit::{AccessUnit, TrackId};
 use crate::catalog::Catalog;
+use crate::time::Timestamp;
 
 /// An access unit in the window, and the catalog in force from it on. Cloning copies no media.
 #[derive(Clone, Debug)]
@@ -22,6 +23,8 @@ pub struct Entry {
     pub catalog: Arc<Catalog>,
     /// The unit.
     pub unit: AccessUnit,
+    /// DTS of the unit that it follows: the one before it of its track, in the same epoch. `None` for the first.
+    pub after: Option<Timestamp>,
     /// Milliseconds on the window's own clock, which only rises; spans epochs.
     at: i64,
     /// What it adds to what the window holds: its payload, and its catalog if that is a new one.
@@ -49,6 +52,8 @@ pub struct LiveWindow {
     weight: usize,
     /// What to add to a DTS of the newest epoch to get the window's own clock.
     offset: i64,
+    /// The newest DTS of each track of the newest epoch.
+    last: Vec<(TrackId, Timestamp)>,
 }
 
 impl LiveWindow {
@@ -62,6 +67,7 @@ impl LiveWindow {
             bytes: 0,
             weight: 0,
             offset: 0,
+            last: Vec::new(),
         }
     }
 
@@ -72,6 +78,7 @@ impl LiveWindow {
         let newest = self.entries.back().map(|last| (last.unit.epoch, last.at));
         if newest.is_none_or(|(epoch, _)| epoch != unit.epoch) {
             self.offset = newest.map_or(0, |(_, at)| at).saturating_sub(unit.dts.as_millis());
+            self.last.clear();
         }
         // By the epoch's own clock: to go by the unit before would count the distance between two tracks again and again.
         let at = newest.map_or(0, |(_, at)| at).max(self.offset.saturating_add(unit.dts.as_millis()));
@@ -83,7 +90,14 @@ impl LiveWindow {
         if starts_gop {
             self.gops.push_back(self.next_position);
         }
-        self.entries.push_back(Entry { position: self.next_position, starts_gop, catalog, unit, at, weight });
+        let after = match self.last.iter_mut().find(|(track, _)| *track == unit.track) {
+            Some((_, last)) => Some(std::mem::replace(last, unit.dts)),
+            None => {
+                self.last.push((unit.track, unit.dts));
+                None
+            }
+        };
+        self.entries.push_back(Entry { position: self.next_position, starts_gop, catalog, unit, after, at, weight });
         self.next_position += 1;
         self.evict();
         self.entries.back().expect("an entry was just pushed, and eviction keeps the newest")
@@ -288,6 +302,18 @@ mod tests {
         assert_eq!(read.entries.iter().map(|e| e.position).collect::<Vec<_>>(), (20..25).collect::<Vec<_>>());
         assert!(read.entries[0].starts_gop);
         assert_eq!(w.gop_start(15), Some(10));
+    }
+
+    #[test]
+    fn each_unit_says_which_one_it_follows() {
+        let mut w = window(10_000, 10_000);
+        let c = catalog(1, true);
+        for (track, dts) in [(TrackId::VIDEO, 0), (TrackId::AUDIO, 5), (TrackId::VIDEO, 40), (TrackId::AUDIO, 26)] {
+            w.push(c.clone(), unit(1, track, dts, true, 1));
+        }
+        w.push(catalog(2, true), unit(2, TrackId::VIDEO, 80, true, 1));
+        let after: Vec<_> = w.from(0).map(|e| e.after.map(Timestamp::as_millis)).collect();
+        assert_eq!(after, [None, None, Some(0), Some(5), None]);
     }
 
     #[test]

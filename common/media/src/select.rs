@@ -1,12 +1,16 @@
 //! The selection: which paths a viewer runs, as pure policy.
 //!
-//! Paths stand on a ladder, best first. The viewer starts on the best that may be tried; when the path in use falls silent or
-//! fails, the next is opened beside it, and the first to bring units is kept; while on a lower rung, better ones are tried again
-//! from time to time, beside the path in use, so that a climb costs nothing if it fails. Each failure doubles the time before
-//! a path is tried again, and success must last before it is forgotten: that is what damps flapping.
+//! Paths stand on a ladder, best first. The viewer starts on whatever answers first, the best with a head start; while on a lower
+//! rung, better ones are tried from time to time beside the path in use, so that a climb costs nothing if it fails. What stands
+//! ready for the moment when the path in use falls silent is the [`Mode`]'s choice. Silence is told by the path's own arrivals: a path
+//! that is usually even is missed within two pictures, one that comes in bursts is given the time of its bursts.
+//!
+//! A path that falls silent is not given up at once: the fallback flows beside it, and if it comes back the alarm was a false one,
+//! which makes the next come later. Each failure doubles the time before a path is tried again, and success must last before it is
+//! forgotten. That is what damps flapping.
 //!
 //! Time is a [`Duration`] since any fixed point, on a clock that only rises. The splice makes the merge seamless; this decides
-//! only what is open.
+//! only what is open and what flows.
 
 use std::time::Duration;
 
@@ -16,10 +20,44 @@ use crate::time::Timestamp;
 /// What kind of path it is; the order is the ladder, best first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum PathKind {
+    /// The relay protocol from the broadcaster, on the same network.
+    Peer,
+    /// The relay protocol from a server.
+    Relay,
     /// RTMP from a server.
     Rtmp,
     /// HLS from a server.
     Hls,
+}
+
+impl PathKind {
+    /// Whether a path of this kind can be open, let in and silent, one round trip from flowing.
+    pub const fn can_idle(self) -> bool {
+        matches!(self, Self::Peer | Self::Relay)
+    }
+
+    /// The shortest silence that is one, however even the path was: scheduling alone takes some.
+    const fn silence_floor(self) -> Duration {
+        match self {
+            Self::Peer => Duration::from_millis(40),
+            Self::Relay => Duration::from_millis(60),
+            Self::Rtmp => Duration::from_millis(300),
+            // Three segments.
+            Self::Hls => Duration::from_secs(6),
+        }
+    }
+}
+
+/// What stands ready behind the path in use.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Mode {
+    /// The fallback is open and let in, but idle: one round trip from flowing.
+    #[default]
+    Warm,
+    /// Two paths flow and the first copy wins (the way of SMPTE ST 2022-7): perfect, at the price of bits.
+    Hot,
+    /// Nothing.
+    Cold,
 }
 
 /// What the caller is to do.
@@ -27,6 +65,12 @@ pub enum PathKind {
 pub enum Action {
     /// Connect this path and push its units into the splice.
     Open(PathId),
+    /// Connect this path, but have it send nothing.
+    OpenIdle(PathId),
+    /// Have an idle path send from the first unit that is lacking.
+    Start(PathId),
+    /// Have a path send nothing any more, and stay connected.
+    Stop(PathId),
     /// Disconnect this path.
     Close(PathId),
 }
@@ -34,29 +78,35 @@ pub enum Action {
 /// The policy's constants, changeable for tests and experiments.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
+    /// What stands ready.
+    pub mode: Mode,
+    /// A path that has not answered for so long is no reason not to try the next beside it.
+    pub head_start: Duration,
     /// A path that has not brought a unit this long after it was opened has failed, if there is another to try.
     pub start: Duration,
-    /// Silence is this many usual intervals between units, and at least `silence_floor`.
-    pub silence_intervals: f64,
-    /// Arrival in bursts (an HLS segment, a slow link) is not silence.
-    pub silence_floor: Duration,
+    /// Silence is this many times the longest usual step between arrivals, and at least the kind's floor.
+    pub silence_steps: f64,
+    /// A path that has been silent this much longer, while another flows, has failed.
+    pub dead: Duration,
     /// First wait before a path that failed is tried again; doubles with each failure in a row.
     pub retry_min: Duration,
     /// The longest such wait.
     pub retry_max: Duration,
-    /// How long a better path must flow before the worse one is closed, and any path before its failures are forgotten.
+    /// How long a better path must flow before the worse one is let go, and any path before its failures are forgotten.
     pub prove: Duration,
 }
 
 impl Default for Settings {
     fn default() -> Self {
         Self {
+            mode: Mode::default(),
+            head_start: Duration::from_millis(400),
             start: Duration::from_secs(5),
-            silence_intervals: 3.0,
-            silence_floor: Duration::from_millis(500),
+            silence_steps: 1.5,
+            dead: Duration::from_secs(1),
             retry_min: Duration::from_secs(1),
             retry_max: Duration::from_secs(30),
-            prove: Duration::from_secs(2),
+            prove: Duration::from_secs(1),
         }
     }
 }
@@ -78,147 +128,317 @@ struct Path {
     failures: u32,
     /// Not to be opened before this.
     not_before: Duration,
+    /// False alarms, and when the last one was.
+    alarms: u32,
+    alarmed: Duration,
 }
 
 #[derive(Clone, Copy, Debug)]
 enum State {
     Closed,
-    Opening { since: Duration },
-    Flowing { since: Duration, last: Duration, newest: Timestamp, interval: Duration },
+    /// Connecting, or asked to flow: nothing has come yet.
+    Opening {
+        since: Duration,
+        idle: bool,
+        /// Connected: it is the stream that has not begun.
+        answered: bool,
+    },
+    Idle,
+    Flowing(Flow),
 }
 
-impl Path {
-    fn is_open(&self) -> bool {
-        !matches!(self.state, State::Closed)
-    }
-
-    fn flows_since(&self) -> Option<Duration> {
-        match self.state {
-            State::Flowing { since, .. } => Some(since),
-            _ => None,
-        }
-    }
-
-    fn newest(&self) -> Option<Timestamp> {
-        match self.state {
-            State::Flowing { newest, .. } => Some(newest),
-            _ => None,
-        }
-    }
+#[derive(Clone, Copy, Debug)]
+struct Flow {
+    since: Duration,
+    last: Duration,
+    newest: Timestamp,
+    /// The longest step between two arrivals, slowly forgotten: bursts are part of how a path delivers.
+    step: Duration,
+    /// The longest step from one unit's time to the next one's, as slowly forgotten: what the broadcast itself is like.
+    interval: Duration,
+    /// Whether it is silent, and others were called for it.
+    is_missed: bool,
 }
 
 impl Selector {
     /// A selection among `paths`, none of them open.
     pub fn new(settings: Settings, paths: impl IntoIterator<Item = (PathId, PathKind)>) -> Self {
-        let closed = |(id, kind)| Path { id, kind, state: State::Closed, failures: 0, not_before: Duration::ZERO };
-        let mut ladder: Vec<_> = paths.into_iter().map(closed).collect();
-        ladder.sort_by_key(|p| p.kind);
-        Self { settings, ladder }
+        let mut selector = Self { settings, ladder: Vec::new() };
+        for (id, kind) in paths {
+            selector.add(id, kind);
+        }
+        selector
+    }
+
+    /// There is another path. The caller gives no number twice.
+    pub fn add(&mut self, id: PathId, kind: PathKind) {
+        let path = Path {
+            id,
+            kind,
+            state: State::Closed,
+            failures: 0,
+            not_before: Duration::ZERO,
+            alarms: 0,
+            alarmed: Duration::ZERO,
+        };
+        let at = self.ladder.partition_point(|other| other.kind <= kind);
+        self.ladder.insert(at, path);
+    }
+
+    /// There is a path no more; the caller has closed it.
+    pub fn remove(&mut self, id: PathId) {
+        self.ladder.retain(|path| path.id != id);
+    }
+
+    /// Whether there is such a path.
+    pub fn has(&self, id: PathId) -> bool {
+        self.ladder.iter().any(|path| path.id == id)
+    }
+
+    /// A path may be tried again at once: there is news of it.
+    pub fn forgive(&mut self, id: PathId) {
+        if let Some(path) = self.path(id) {
+            path.not_before = Duration::ZERO;
+        }
     }
 
     /// A unit came by `path`.
     pub fn arrived(&mut self, path: PathId, now: Duration, dts: Timestamp) {
-        let Some(path) = self.ladder.iter_mut().find(|p| p.id == path) else { return };
+        let Some(path) = self.path(path) else { return };
         path.state = match path.state {
-            // A path that was closed a moment ago may still deliver.
-            State::Closed => return,
-            State::Opening { .. } => State::Flowing { since: now, last: now, newest: dts, interval: Duration::ZERO },
-            State::Flowing { since, last, newest, interval } => {
-                let step = now.saturating_sub(last);
-                // The longest usual step, slowly forgotten: bursts are part of how a path delivers.
-                let interval = step.max(interval.mul_f64(0.95));
-                State::Flowing { since, last: now, newest: newest.max(dts), interval }
+            // A path that was let go a moment ago may still deliver.
+            State::Closed | State::Idle => return,
+            State::Opening { .. } => {
+                let (step, interval) = (Duration::ZERO, Duration::ZERO);
+                State::Flowing(Flow { since: now, last: now, newest: dts, step, interval, is_missed: false })
+            }
+            State::Flowing(flow) => {
+                let gone = now.saturating_sub(flow.last);
+                if flow.is_missed {
+                    if path.alarmed + ALARMS_FORGOTTEN < now {
+                        path.alarms = 0;
+                    }
+                    (path.alarms, path.alarmed) = (path.alarms.saturating_add(1), now);
+                }
+                let fade = 0.5f64.powf(gone.as_secs_f64() / STEP_HALF_LIFE);
+                let step = gone.max(flow.step.mul_f64(fade)).min(LONGEST_STEP);
+                let interval = dts.since(flow.newest).max(flow.interval.mul_f64(fade)).min(LONGEST_STEP);
+                let newest = flow.newest.max(dts);
+                State::Flowing(Flow { last: now, newest, step, interval, is_missed: false, ..flow })
             }
         };
+    }
+
+    /// `path` is connected. Where nothing flows at all, it may wait for the stream to begin.
+    pub fn answered(&mut self, path: PathId) {
+        if let Some(Path { state: State::Opening { answered, .. }, .. }) = self.path(path) {
+            *answered = true;
+        }
+    }
+
+    /// `path` is connected and idle, as asked.
+    pub fn ready(&mut self, path: PathId) {
+        if let Some(path) = self.path(path)
+            && matches!(path.state, State::Opening { idle: true, .. })
+        {
+            path.state = State::Idle;
+        }
     }
 
     /// `path` failed: it could not be opened, or it ended.
     pub fn failed(&mut self, path: PathId, now: Duration) {
         let settings = self.settings;
-        if let Some(path) = self.ladder.iter_mut().find(|p| p.id == path) {
+        if let Some(path) = self.path(path) {
             path.fail(&settings, now);
         }
     }
 
-    /// What is to be done now. Call it after each [`failed`](Self::failed), when a path brings its first unit, and at
-    /// [`deadline`](Self::deadline).
+    /// Units are missing on `path` that another might bring: what is idle is asked for them.
+    pub fn lacks(&mut self, path: PathId, now: Duration) -> Vec<Action> {
+        let idle = self.ladder.iter_mut().find(|p| p.id != path && matches!(p.state, State::Idle));
+        idle.map(|idle| idle.start(now)).into_iter().collect()
+    }
+
+    /// Whether `path` is silent, as its arrivals go.
+    pub fn is_silent(&self, path: PathId, now: Duration) -> bool {
+        self.ladder.iter().any(|p| p.id == path && self.silent_at(p).is_some_and(|at| now >= at))
+    }
+
+    /// What is to be done now. Call it after each [`failed`](Self::failed) and [`ready`](Self::ready), when a path brings units, and
+    /// at [`deadline`](Self::deadline).
     pub fn poll(&mut self, now: Duration) -> Vec<Action> {
         let settings = self.settings;
         let mut actions = Vec::new();
         let is_alone = self.ladder.len() == 1;
+        let flows = self.ladder.iter().any(|path| matches!(path.state, State::Flowing(_)));
         for path in &mut self.ladder {
             match path.state {
-                // With nothing else to try, patience costs nothing: the stream may not have begun.
-                State::Opening { since } if now >= since + settings.start && !is_alone => {
+                // With nothing else to try, or nothing that flows either, patience costs nothing: the stream may not have begun.
+                State::Opening { since, answered, .. }
+                    if now >= since + settings.start && !is_alone && (flows || !answered) =>
+                {
                     path.fail(&settings, now);
                     actions.push(Action::Close(path.id));
                 }
-                State::Flowing { since, .. } if now >= since + settings.prove => path.failures = 0,
+                State::Flowing(flow) if now >= flow.since + settings.prove => path.failures = 0,
                 _ => {}
             }
         }
-        self.close_what_is_surpassed(now, &mut actions);
-        if let Some(path) = self.wanted(now) {
-            self.ladder[path].state = State::Opening { since: now };
-            actions.push(Action::Open(self.ladder[path].id));
-        }
+        self.let_go_what_is_surpassed(now, &mut actions);
+        self.call_what_is_wanted(now, &mut actions);
+        self.keep_one_ready(now, &mut actions);
         actions
     }
 
     /// When [`poll`](Self::poll) next has something to do, if nothing happens before.
     pub fn deadline(&self, now: Duration) -> Option<Duration> {
-        let best_flowing = self.ladder.iter().position(|p| p.flows_since().is_some());
-        let opening = self.ladder.iter().any(|p| matches!(p.state, State::Opening { .. }));
-        let times = self.ladder.iter().enumerate().filter_map(|(n, path)| match path.state {
-            State::Opening { since } => (self.ladder.len() > 1).then_some(since + self.settings.start),
-            State::Flowing { since, .. } if now < since + self.settings.prove => Some(since + self.settings.prove),
-            State::Flowing { .. } => (self.ladder.len() > 1).then(|| self.silent_at(path)).flatten(),
-            State::Closed if opening => None,
-            State::Closed => (best_flowing.is_none_or(|best| n < best)).then_some(path.not_before),
+        let is_alone = self.ladder.len() == 1;
+        let times = self.ladder.iter().flat_map(|path| match path.state {
+            State::Opening { since, .. } if !is_alone => {
+                [Some(since + self.settings.head_start), Some(since + self.settings.start)]
+            }
+            State::Flowing(flow) => {
+                let silent_at = self.silent_at(path).filter(|_| !is_alone);
+                let next = silent_at.map(|at| if now < at { at } else { at + self.settings.dead });
+                [Some(flow.since + self.settings.prove), next]
+            }
+            State::Closed => [Some(path.not_before), None],
+            State::Opening { .. } | State::Idle => [None, None],
         });
-        times.filter(|at| *at > now).min()
+        times.flatten().filter(|at| *at > now).min()
     }
 
-    /// The rung to open now: one at a time.
-    fn wanted(&self, now: Duration) -> Option<usize> {
-        if self.ladder.iter().any(|p| matches!(p.state, State::Opening { .. })) {
-            return None;
-        }
-        let audible = |p: &Path| self.silent_at(p).is_some_and(|at| now < at);
-        let limit = self.ladder.iter().position(audible).unwrap_or(self.ladder.len());
-        self.ladder[..limit].iter().position(|p| !p.is_open() && p.not_before <= now)
+    fn path(&mut self, id: PathId) -> Option<&mut Path> {
+        self.ladder.iter_mut().find(|path| path.id == id)
     }
 
     fn silent_at(&self, path: &Path) -> Option<Duration> {
-        let State::Flowing { last, interval, .. } = path.state else { return None };
-        Some(last + interval.mul_f64(self.settings.silence_intervals).max(self.settings.silence_floor))
+        let State::Flowing(flow) = path.state else { return None };
+        let mut patience = flow.step.mul_f64(self.settings.silence_steps);
+        if path.kind.can_idle() {
+            // One bad moment must not make the next take long to be noticed; a path that is so by nature raises alarms that stretch this.
+            patience = patience.min(flow.interval * MOST_INTERVALS);
+        }
+        let patience = patience.max(path.kind.silence_floor());
+        Some(flow.last + patience.mul_f64(1.0 + f64::from(path.alarms.min(MAX_ALARMS)) / 2.0))
     }
 
-    /// Closes a path when another makes it superfluous: a better one that has proved itself and is as new, or any that is newer
-    /// while it is silent.
-    fn close_what_is_surpassed(&mut self, now: Duration, actions: &mut Vec<Action>) {
+    fn is_audible(&self, path: &Path, now: Duration) -> bool {
+        self.silent_at(path).is_some_and(|at| now < at)
+    }
+
+    /// How many paths flow where all is well.
+    fn wanted(&self) -> usize {
+        if self.settings.mode == Mode::Hot { 2 } else { 1 }
+    }
+
+    /// Lets a path go when others make it superfluous: as many better ones as are wanted, proved and as new; or any that is newer,
+    /// while it is as good as dead.
+    fn let_go_what_is_surpassed(&mut self, now: Duration, actions: &mut Vec<Action>) {
         let settings = self.settings;
-        let silent: Vec<bool> = self.ladder.iter().map(|p| self.silent_at(p).is_some_and(|at| now >= at)).collect();
-        for n in 0..self.ladder.len() {
-            let Some(newest) = self.ladder[n].newest() else { continue };
-            let is_silent = silent[n];
-            let surpassed = self.ladder.iter().enumerate().any(|(other, path)| {
-                let Some(since) = path.flows_since().filter(|_| other != n && !silent[other]) else { return false };
-                let is_proved = other < n && now >= since + settings.prove && path.newest() >= Some(newest);
-                is_proved || (is_silent && path.newest() > Some(newest))
-            });
-            if surpassed {
-                match is_silent {
-                    true => self.ladder[n].fail(&settings, now),
-                    false => self.ladder[n].state = State::Closed,
-                }
+        for n in (0..self.ladder.len()).rev() {
+            let State::Flowing(flow) = self.ladder[n].state else { continue };
+            let others = || self.ladder.iter().enumerate().filter(|(other, _)| *other != n);
+            let flows = |path: &Path| match path.state {
+                State::Flowing(flow) if self.is_audible(path, now) => Some(flow),
+                _ => None,
+            };
+            let is_dead = self.silent_at(&self.ladder[n]).is_some_and(|at| now >= at + settings.dead);
+            if is_dead && others().any(|(_, path)| flows(path).is_some_and(|other| other.newest > flow.newest)) {
+                self.ladder[n].fail(&settings, now);
                 actions.push(Action::Close(self.ladder[n].id));
+                continue;
             }
+            let better = others().filter(|(other, path)| {
+                let proved = flows(path).filter(|other| now >= other.since + settings.prove);
+                *other < n && proved.is_some_and(|other| other.newest >= flow.newest)
+            });
+            if better.count() < self.wanted() {
+                continue;
+            }
+            let has_idle = self.ladder.iter().any(|path| matches!(path.state, State::Idle));
+            let path = &mut self.ladder[n];
+            if settings.mode == Mode::Warm && path.kind.can_idle() && !has_idle {
+                path.state = State::Idle;
+                actions.push(Action::Stop(path.id));
+            } else {
+                path.state = State::Closed;
+                actions.push(Action::Close(path.id));
+            }
+        }
+    }
+
+    /// Calls for the next path when none, or too few, can be heard, and for those above the best that can.
+    fn call_what_is_wanted(&mut self, now: Duration, actions: &mut Vec<Action>) {
+        let audible = |selector: &Self, n: usize| selector.is_audible(&selector.ladder[n], now);
+        let count = (0..self.ladder.len()).filter(|n| audible(self, *n)).count();
+        let best = (0..self.ladder.len()).find(|n| audible(self, *n)).unwrap_or(self.ladder.len());
+        if count == 0 {
+            for path in &mut self.ladder {
+                if let State::Flowing(flow) = &mut path.state {
+                    flow.is_missed = true;
+                }
+            }
+            // What is idle is the nearest; it need not wait for what is still connecting.
+            let is_called =
+                self.ladder.iter().any(|p| matches!(p.state, State::Opening { idle: false, since, .. } if p.kind.can_idle() && now < since + self.settings.head_start));
+            if let Some(idle) = self.ladder.iter_mut().find(|p| matches!(p.state, State::Idle)).filter(|_| !is_called) {
+                actions.push(idle.start(now));
+                return;
+            }
+        }
+        let head_start = self.settings.head_start;
+        let is_new = |path: &Path| matches!(path.state, State::Opening { since, .. } if now < since + head_start);
+        if self.ladder.iter().any(is_new) {
+            return;
+        }
+        // An idle path above the best flows again; else the best closed one that may be tried is opened.
+        let next = self.ladder[..best].iter_mut().find(|path| match path.state {
+            State::Idle => true,
+            State::Closed => path.not_before <= now,
+            State::Opening { .. } | State::Flowing(_) => false,
+        });
+        if let Some(path) = next {
+            actions.push(path.start(now));
+        }
+    }
+
+    /// With a path in use that has proved itself, makes the one below it ready.
+    fn keep_one_ready(&mut self, now: Duration, actions: &mut Vec<Action>) {
+        let mode = self.settings.mode;
+        let is_proved = |path: &Path| match path.state {
+            State::Flowing(flow) => now >= flow.since + self.settings.prove && self.is_audible(path, now),
+            _ => false,
+        };
+        let Some(best) = self.ladder.iter().position(is_proved) else { return };
+        let is_there = |path: &Path| match path.state {
+            State::Closed => false,
+            State::Idle | State::Opening { .. } => true,
+            State::Flowing(_) => mode == Mode::Hot,
+        };
+        if mode == Mode::Cold || self.ladder[best + 1..].iter().any(is_there) {
+            return;
+        }
+        let next = self.ladder[best + 1..].iter_mut().find(|path| {
+            let fits = mode == Mode::Hot || path.kind.can_idle();
+            fits && matches!(path.state, State::Closed) && path.not_before <= now
+        });
+        if let Some(path) = next {
+            let idle = mode == Mode::Warm;
+            path.state = State::Opening { since: now, idle, answered: false };
+            actions.push(if idle { Action::OpenIdle(path.id) } else { Action::Open(path.id) });
         }
     }
 }
 
 impl Path {
+    /// Has it flow: opened if it is closed, told to if it is idle.
+    fn start(&mut self, now: Duration) -> Action {
+        let was_idle = matches!(self.state, State::Idle);
+        self.state = State::Opening { since: now, idle: false, answered: false };
+        if was_idle { Action::Start(self.id) } else { Action::Open(self.id) }
+    }
+
     fn fail(&mut self, settings: &Settings, now: Duration) {
         let wait = settings.retry_min.saturating_mul(1 << self.failures.min(16)).min(settings.retry_max);
         self.failures = self.failures.saturating_add(1);
@@ -227,96 +447,16 @@ impl Path {
     }
 }
 
+/// Seconds in which half of a long step is forgotten: over the two seconds from one IDR's burst to the next, a third.
+const STEP_HALF_LIFE: f64 = 4.0;
+/// Where a unit comes every so often, silence of three times that is one.
+const MOST_INTERVALS: u32 = 3;
+/// Bounds what one outage makes a path's silence mean afterwards; segments of HLS have the floor of their kind.
+const LONGEST_STEP: Duration = Duration::from_secs(1);
+/// False alarms stretch a path's patience by half of it each, up to this many.
+const MAX_ALARMS: u32 = 6;
+/// A path without a false alarm for so long is an even one again.
+const ALARMS_FORGOTTEN: Duration = Duration::from_secs(30);
+
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const RTMP: PathId = PathId(1);
-    const HLS: PathId = PathId(2);
-
-    fn ms(millis: u64) -> Duration {
-        Duration::from_millis(millis)
-    }
-
-    fn both() -> Selector {
-        Selector::new(Settings::default(), [(HLS, PathKind::Hls), (RTMP, PathKind::Rtmp)])
-    }
-
-    /// A unit every 40 ms from `from` to `to`, `behind` ms behind the live edge.
-    fn flow(selector: &mut Selector, path: PathId, from: u64, to: u64, behind: i64) -> Vec<Action> {
-        let mut actions = Vec::new();
-        for at in (from..to).step_by(40) {
-            selector.arrived(path, ms(at), Timestamp::from_millis(at as i64 - behind));
-            actions.extend(selector.poll(ms(at)));
-        }
-        actions
-    }
-
-    #[test]
-    fn starts_on_the_best() {
-        let mut selector = both();
-        assert_eq!(selector.poll(ms(0)), [Action::Open(RTMP)]);
-        assert_eq!(selector.poll(ms(1)), []);
-        assert_eq!(flow(&mut selector, RTMP, 100, 20_000, 0), []);
-    }
-
-    #[test]
-    fn falls_to_the_next_and_climbs_back_when_better_is_proved() {
-        let mut selector = both();
-        selector.poll(ms(0));
-        selector.failed(RTMP, ms(10));
-        assert_eq!(selector.poll(ms(10)), [Action::Open(HLS)]);
-        assert_eq!(flow(&mut selector, HLS, 20, 1000, 0), []);
-        assert_eq!(selector.deadline(ms(1000)), Some(ms(1010)));
-        assert_eq!(flow(&mut selector, HLS, 1020, 1100, 0), [Action::Open(RTMP)]);
-        let mut actions = Vec::new();
-        for at in (1100..4000).step_by(40) {
-            actions.extend(flow(&mut selector, HLS, at, at + 1, 0));
-            actions.extend(flow(&mut selector, RTMP, at, at + 1, 0));
-        }
-        assert_eq!(actions, [Action::Close(HLS)]);
-    }
-
-    #[test]
-    fn silence_opens_another_and_the_first_that_is_newer_stays() {
-        let mut selector = both();
-        selector.poll(ms(0));
-        flow(&mut selector, RTMP, 0, 4000, 0);
-        assert_eq!(selector.deadline(ms(4000)), Some(ms(4460)));
-        assert_eq!(selector.poll(ms(4460)), [Action::Open(HLS)]);
-        selector.arrived(HLS, ms(4600), Timestamp::from_millis(3000));
-        assert_eq!(selector.poll(ms(4600)), [], "an old unit proves nothing");
-        selector.arrived(HLS, ms(4700), Timestamp::from_millis(4500));
-        assert_eq!(selector.poll(ms(4700)), [Action::Close(RTMP)]);
-    }
-
-    #[test]
-    fn failures_in_a_row_are_spaced_out() {
-        let mut selector = Selector::new(Settings::default(), [(RTMP, PathKind::Rtmp)]);
-        let mut now = ms(0);
-        let mut waits = Vec::new();
-        for _ in 0..7 {
-            assert_eq!(selector.poll(now), [Action::Open(RTMP)]);
-            selector.failed(RTMP, now);
-            let next = selector.deadline(now).unwrap();
-            waits.push((next - now).as_secs());
-            now = next;
-        }
-        assert_eq!(waits, [1, 2, 4, 8, 16, 30, 30]);
-    }
-
-    #[test]
-    fn a_lone_path_may_wait_for_the_stream_to_begin() {
-        let mut selector = Selector::new(Settings::default(), [(HLS, PathKind::Hls)]);
-        selector.poll(ms(0));
-        assert_eq!((selector.deadline(ms(1)), selector.poll(ms(60_000))), (None, vec![]));
-    }
-
-    #[test]
-    fn a_path_that_never_starts_gives_way() {
-        let mut selector = both();
-        selector.poll(ms(0));
-        assert_eq!(selector.deadline(ms(0)), Some(ms(5000)));
-        assert_eq!(selector.poll(ms(5000)), [Action::Close(RTMP), Action::Open(HLS)]);
-    }
-}
+mod tests;

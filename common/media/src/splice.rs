@@ -3,7 +3,8 @@
 //! Paths carry the same units under the same names, so merging needs no timing and no guesswork. Each path is contiguous in
 //! itself: what follows a unit on a path is what follows it in the broadcast. So a unit is next if its predecessor on its own
 //! path has been put out; it is a repeat if it is not newer than the last one put out; otherwise units are missing before it,
-//! and it waits for another path to bring them. The caller decides how long ([`Splicer::resume`]); with one path open there is
+//! and it waits for another path to bring them. A path that says of each unit which one it follows (the relay does) is believed, and
+//! need not be in order over its tracks. The caller decides how long ([`Splicer::resume`]); with one path open there is
 //! nobody to wait for, and the splice goes on at once, at the next random access point.
 //!
 //! What comes out rises strictly in DTS within a track, holds no unit twice, and starts (and goes on after a loss) at a random
@@ -85,8 +86,16 @@ struct Path {
     /// Whether the last unit of whatever track that this path brought has been put out.
     linked: bool,
     /// Units that wait for another path to fill the hole before them, oldest first.
-    waiting: VecDeque<(Arc<Catalog>, AccessUnit)>,
+    waiting: VecDeque<Waiting>,
     bytes: usize,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    catalog: Arc<Catalog>,
+    unit: AccessUnit,
+    /// The unit that it follows, as its path says.
+    after: Option<Timestamp>,
 }
 
 impl Splicer {
@@ -107,8 +116,16 @@ impl Splicer {
         }
     }
 
-    /// Takes the next unit of a path (which opens it) and puts what is due into `out`.
-    pub fn push(&mut self, path: PathId, catalog: &Arc<Catalog>, unit: AccessUnit, out: &mut Vec<Spliced>) {
+    /// Takes the next unit of a path (which opens it) and puts what is due into `out`. `after` is the DTS of the unit of its track that
+    /// it follows, if the path says so; `None` leaves it to the order in which the path brings its units.
+    pub fn push(
+        &mut self,
+        path: PathId,
+        catalog: &Arc<Catalog>,
+        unit: AccessUnit,
+        after: Option<Timestamp>,
+        out: &mut Vec<Spliced>,
+    ) {
         let is_alone = self.paths.keys().all(|id| *id == path);
         let entry = self.paths.entry(path).or_default();
         if self.epoch != Some(unit.epoch) {
@@ -127,7 +144,7 @@ impl Splicer {
         if entry.epoch != Some(unit.epoch) {
             *entry = Path { epoch: Some(unit.epoch), ..Path::default() };
         }
-        self.enqueue(path, catalog.clone(), unit);
+        self.enqueue(path, Waiting { catalog: catalog.clone(), unit, after });
         if self.paths.len() == 1 {
             self.resume(out);
         } else {
@@ -137,7 +154,7 @@ impl Splicer {
 
     /// Whether units are missing that an open path might still bring; the newest DTS that waits.
     pub fn waiting(&self) -> Option<Timestamp> {
-        self.paths.values().filter_map(|p| p.waiting.back()).map(|(_, unit)| unit.dts).max()
+        self.paths.values().filter_map(|p| p.waiting.back()).map(|waiting| waiting.unit.dts).max()
     }
 
     /// Gives up on what is missing: goes on with the earliest unit that waits and can be decoded.
@@ -145,7 +162,7 @@ impl Splicer {
         loop {
             self.drain(out);
             let earliest = self.paths.iter().filter(|(_, p)| p.epoch == self.epoch).filter_map(|(id, path)| {
-                let unit = &path.waiting.front()?.1;
+                let unit = &path.waiting.front()?.unit;
                 Some((unit.dts, *id, unit.track))
             });
             let Some((_, path, track)) = earliest.min() else { return };
@@ -196,12 +213,12 @@ impl Splicer {
     }
 
     /// Queues a unit behind what waits on its path.
-    fn enqueue(&mut self, id: PathId, catalog: Arc<Catalog>, unit: AccessUnit) {
+    fn enqueue(&mut self, id: PathId, waiting: Waiting) {
         let path = self.paths.get_mut(&id).expect("the caller has looked the path up");
-        path.bytes += unit.payload.len();
-        path.waiting.push_back((catalog, unit));
+        path.bytes += waiting.unit.payload.len();
+        path.waiting.push_back(waiting);
         while path.bytes > MAX_WAITING_BYTES && path.waiting.len() > 1 {
-            if let Some((_, dropped)) = path.waiting.pop_front() {
+            if let Some(Waiting { unit: dropped, .. }) = path.waiting.pop_front() {
                 path.bytes -= dropped.payload.len();
                 path.previous.remove(&dropped.track);
                 self.counters.overflowed += 1;
@@ -218,15 +235,15 @@ impl Splicer {
     /// Deals with the first unit that waits on a path; `false` if there is none or it must go on waiting.
     fn take_front(&mut self, id: PathId, out: &mut Vec<Spliced>) -> bool {
         let Some(path) = self.paths.get_mut(&id) else { return false };
-        let Some((catalog, unit)) = path.waiting.front() else { return false };
+        let Some(front) = path.waiting.front() else { return false };
         if path.epoch != self.epoch {
             return false;
         }
-        let verdict = verdict(&self.tracks, path, self.started, catalog, unit);
+        let verdict = verdict(&self.tracks, path, self.started, front);
         if matches!(verdict, Verdict::Wait) {
             return false;
         }
-        let (catalog, unit) = path.waiting.pop_front().expect("there is a front");
+        let Waiting { catalog, unit, .. } = path.waiting.pop_front().expect("there is a front");
         path.bytes -= unit.payload.len();
         path.linked = matches!(verdict, Verdict::Next | Verdict::Repeat);
         match path.linked {
@@ -284,19 +301,15 @@ enum Verdict {
     Wait,
 }
 
-fn verdict(
-    tracks: &BTreeMap<TrackId, TrackState>,
-    path: &Path,
-    started: bool,
-    catalog: &Catalog,
-    unit: &AccessUnit,
-) -> Verdict {
+fn verdict(tracks: &BTreeMap<TrackId, TrackState>, path: &Path, started: bool, waiting: &Waiting) -> Verdict {
+    let Waiting { catalog, unit, after } = waiting;
     let is_key = unit.random_access && (unit.track.is_video() || catalog.video().is_none());
     let Some(track) = tracks.get(&unit.track) else {
         // The first of its track: it starts the broadcast, or joins one that has started.
         return match (started, unit.random_access) {
             (false, _) if is_key => Verdict::Next,
-            (true, true) if path.linked => Verdict::Next,
+            // Of a path that says what follows what, only one that follows a unit that never came could be missed: before the start.
+            (true, true) if path.linked || after.is_some() => Verdict::Next,
             (true, true) => Verdict::Wait,
             _ => Verdict::Undecodable,
         };
@@ -304,7 +317,7 @@ fn verdict(
     if unit.dts <= track.last {
         return Verdict::Repeat;
     }
-    let follows = match path.previous.get(&unit.track) {
+    let follows = match after.as_ref().or(path.previous.get(&unit.track)) {
         Some(previous) => *previous == track.last,
         // The first of its track on this path follows on the unit of another track before it, if no hole shows. HLS carries
         // the tracks of a part one after the other, so the order alone is not proof.

@@ -1,4 +1,7 @@
 //! The protocol drivers that Nearcast's applications share: sockets and their engines, over the pure `media` crate.
 #![forbid(unsafe_code)]
 
+pub mod lan;
+pub mod relay;
 pub mod rtmp;
+pub mod trust;

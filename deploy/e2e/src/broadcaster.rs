@@ -26,16 +26,21 @@ impl Broadcaster {
 
     /// The same, with a word in how it is started: its environment, say.
     pub fn start_with(lab: &Lab, url: &str, options: &[&str], adjust: impl FnOnce(&mut Command)) -> Result<Self> {
-        let unit_log = tempfile::Builder::new()
-            .prefix("left.")
-            .suffix(".units")
-            .tempfile_in(lab.directory())?
-            .into_temp_path()
-            .keep()?;
         let mut command = Command::new(program("broadcaster")?);
-        command.args(["--log", "json", "--unit-log"]).arg(&unit_log).args(options).arg(url);
         adjust(&mut command);
+        Self::start_by(lab, command, url, options)
+    }
+
+    /// The same by a command that was prepared: in a network of its own, say.
+    pub fn start_by(lab: &Lab, mut command: Command, url: &str, options: &[&str]) -> Result<Self> {
+        let unit_log = lab.file("left.", ".units")?;
+        command.args(["--log", "json", "--unit-log"]).arg(&unit_log).args(options).arg(url);
         Ok(Self { process: lab.spawn("broadcaster", &mut command)?, unit_log })
+    }
+
+    /// One that `command` starts on a terminal of its own, as `script` does. It logs no units.
+    pub fn on_a_terminal(lab: &Lab, mut command: Command) -> Result<Self> {
+        Ok(Self { process: lab.spawn("broadcaster", &mut command)?, unit_log: lab.file("none.", ".units")? })
     }
 
     /// A small test picture, which leaves the machine time for the rest.

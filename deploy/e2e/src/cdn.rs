@@ -115,7 +115,7 @@ fn launch(
     let mut command = Command::new(program("cdn")?);
     command.args(["--rtmp", &rtmp.to_string(), "--http", &http.to_string(), "--log", "json", "--data"]).arg(data);
     // A port of its own for figures would be one more to collide on.
-    command.args(options).env("NEARCAST_METRICS_LISTEN", "");
+    command.args(options).env("NEARCAST_METRICS_LISTEN", "").env("NEARCAST_RELAY_LISTEN", "127.0.0.1:0");
     let mut process = lab.spawn("cdn", &mut command)?;
     let line = process.line(Duration::from_secs(10), "where it listens", |line| line.contains(r#""listening""#))?;
     let said: Value = serde_json::from_str(&line)?;

@@ -38,6 +38,12 @@ impl Lab {
         self.directory.path().join(name)
     }
 
+    /// An empty file with a name of its own.
+    pub(crate) fn file(&self, prefix: &str, suffix: &str) -> Result<PathBuf> {
+        let file = tempfile::Builder::new().prefix(prefix).suffix(suffix).tempfile_in(self.directory())?;
+        Ok(file.into_temp_path().keep()?)
+    }
+
     /// Starts a program of somebody else's.
     pub fn run<S: AsRef<OsStr>>(
         &self,

@@ -30,28 +30,25 @@ pub struct Summary(pub Value);
 impl Viewer {
     /// Starts one without a window that plays `url` with `options`.
     pub fn start(lab: &Lab, url: &str, options: &[&str]) -> Result<Self> {
-        Self::start_with(lab, url, options, |command| {
-            command.arg("--headless");
-        })
+        Self::start_by(lab, Command::new(program("viewer")?), url, options)
+    }
+
+    /// The same by a command that was prepared: in a network of its own, say.
+    pub fn start_by(lab: &Lab, mut command: Command, url: &str, options: &[&str]) -> Result<Self> {
+        command.arg("--headless");
+        Self::spawn(lab, command, url, options)
     }
 
     /// Starts one in a window on `screen`. Its sound goes nowhere.
     pub fn start_on(lab: &Lab, screen: &Screen, url: &str, options: &[&str]) -> Result<Self> {
-        Self::start_with(lab, url, options, |command| {
-            command.env("DISPLAY", &screen.display).env("SDL_VIDEODRIVER", "x11").env("SDL_AUDIODRIVER", "dummy");
-        })
+        let mut command = Command::new(program("viewer")?);
+        command.env("DISPLAY", &screen.display).env("SDL_VIDEODRIVER", "x11").env("SDL_AUDIODRIVER", "dummy");
+        Self::spawn(lab, command, url, options)
     }
 
-    fn start_with(lab: &Lab, url: &str, options: &[&str], adjust: impl FnOnce(&mut Command)) -> Result<Self> {
-        let unit_log = tempfile::Builder::new()
-            .prefix("came.")
-            .suffix(".units")
-            .tempfile_in(lab.directory())?
-            .into_temp_path()
-            .keep()?;
-        let mut command = Command::new(program("viewer")?);
+    fn spawn(lab: &Lab, mut command: Command, url: &str, options: &[&str]) -> Result<Self> {
+        let unit_log = lab.file("came.", ".units")?;
         command.args(["--stats", "json", "--unit-log"]).arg(&unit_log).args(options).arg(url);
-        adjust(&mut command);
         Ok(Self { process: lab.spawn("viewer", &mut command)?, unit_log })
     }
 

@@ -19,5 +19,7 @@ fn presented(player: &Player, ready: &mut Ready) {
     let (luma, stride) = picture.plane(0);
     let mark = marker::read(luma, stride, picture.width() as usize, picture.height() as usize);
     let is_late = player.playback.lock().is_left_behind(now, ready.timeline, picture.pts);
-    player.stats.lock().presented(now, ready.epoch, &ready.stamps, mark, !is_late);
+    let mut stats = player.stats.lock();
+    stats.switches.presented(now, picture.pts);
+    stats.presented(now, ready.epoch, &ready.stamps, mark, !is_late);
 }

@@ -4,6 +4,7 @@ use font8x8::UnicodeFonts;
 
 use crate::playback::Status;
 use crate::stats::Line;
+use crate::switches::Switch;
 
 /// White text on a translucent ground: 32-bit pixels, bytes in the order R, G, B, A.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,7 +57,13 @@ pub(super) fn help() -> Vec<String> {
 }
 
 /// The statistics.
-pub(super) fn statistics(line: &Line, codecs: &[String], status: &Status, sound: &str) -> Vec<String> {
+pub(super) fn statistics(
+    line: &Line,
+    codecs: &[String],
+    status: &Status,
+    last: Option<&Switch>,
+    sound: &str,
+) -> Vec<String> {
     let ms = |value: Option<f64>| value.map_or("-".to_owned(), |ms| format!("{ms:.0}"));
     let latency = &line.latency_ms;
     let mut lines = vec![
@@ -81,6 +88,11 @@ pub(super) fn statistics(line: &Line, codecs: &[String], status: &Status, sound:
         ),
         format!("drops    {} late or skipped, {} stalls", line.drops, status.stalls),
     ];
+    if let Some(Switch { from, to, why, lost, gap, .. }) = last {
+        let cost = gap.map_or("?".to_owned(), |gap| gap.as_millis().to_string());
+        lines.push(format!("switches {}, the last: {from} to {to}", line.switches));
+        lines.push(format!("         because {}, {cost} ms of standstill, {lost} pictures lost", why.word()));
+    }
     lines.push(format!("sound    {sound}"));
     lines
 }

@@ -225,13 +225,13 @@ impl View<'_> {
             let playback = self.player.playback.lock();
             (playback.status(), playback.is_paused())
         };
-        let (line, codecs) = {
+        let (line, codecs, switch) = {
             let mut stats = self.player.stats.lock();
-            (stats.line(now, status), stats.codecs.clone())
+            (stats.line(now, status), stats.codecs.clone(), stats.switches.last().cloned())
         };
         if self.statistics {
             panels.push((
-                Panel::text(&overlay::statistics(&line, &codecs, &status, &self.sound()), scale),
+                Panel::text(&overlay::statistics(&line, &codecs, &status, switch.as_ref(), &self.sound()), scale),
                 Corner::TopLeft,
             ));
         }

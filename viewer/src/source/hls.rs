@@ -330,7 +330,7 @@ async fn segment(
             continue;
         }
         for (catalog, unit) in reader.fmp4(bytes).map_err(|error| unsupported(&url, error))? {
-            if reporter.send(Report::Unit(catalog, unit)).await.is_err() {
+            if reporter.send(Report::Unit(catalog, unit, None)).await.is_err() {
                 return Ok(Err(Gone));
             }
         }
@@ -341,7 +341,7 @@ async fn segment(
     } else {
         let units = reader.whole(whole.freeze()).await.map_err(|reason| unsupported(&url, reason))?;
         for (catalog, unit) in units {
-            if reporter.send(Report::Unit(catalog, unit)).await.is_err() {
+            if reporter.send(Report::Unit(catalog, unit, None)).await.is_err() {
                 return Ok(Err(Gone));
             }
         }

@@ -4,10 +4,14 @@
 //! and closes paths as [`media::select`] decides, and hands everything on through one bounded channel, so that a reader who
 //! does not keep up holds back the sockets. Nothing is merged here: that is the splice's work, one room on.
 
+mod discovery;
 mod hls;
+mod host;
+mod relay;
 mod resolve;
 mod rtmp;
 mod supervisor;
+mod survey;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,7 +22,8 @@ use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
 pub use self::resolve::{Plan, Protocol, Via, resolve};
-pub use self::supervisor::run;
+pub use self::supervisor::{Wishes, run};
+pub use self::survey::{survey, survey_text};
 
 /// What the supervisor tells.
 #[derive(Debug)]
@@ -36,8 +41,17 @@ pub enum Event {
     },
     /// What the path brings next does not follow on what it brought: something between is lost.
     Gap(PathId),
+    /// A path has fallen silent: others are asked to stand in.
+    Silent(PathId),
+    /// A path was told to bring nothing; it stays connected.
+    Idle(PathId),
     /// A path was closed.
-    Closed(PathId),
+    Closed {
+        /// Which.
+        path: PathId,
+        /// Because it failed; else it was not wanted any more.
+        failed: bool,
+    },
     /// A unit came.
     Unit {
         /// By which path.
@@ -46,6 +60,8 @@ pub enum Event {
         catalog: Arc<Catalog>,
         /// The unit.
         unit: AccessUnit,
+        /// The unit that it follows, if the path says so.
+        after: Option<Timestamp>,
     },
     /// Something that people want to know.
     State(State),
@@ -82,6 +98,28 @@ pub enum Error {
         address: String,
         /// How.
         source: net::rtmp::Error,
+    },
+    /// The relay protocol failed.
+    #[error("{address}: {source}")]
+    Relay {
+        /// Where to.
+        address: String,
+        /// How.
+        source: net::relay::Error,
+    },
+    /// No address of the broadcaster answers.
+    #[error("{address} does not answer: {reason}")]
+    Unreachable {
+        /// All that were tried.
+        address: String,
+        /// Of the last one, in words.
+        reason: String,
+    },
+    /// The other end does not know the code.
+    #[error("{address} did not prove that it knows the code: a wrong code, or someone in between")]
+    Impostor {
+        /// Where.
+        address: String,
     },
     /// An HTTP request failed.
     #[error("{url}: {reason}")]
@@ -133,9 +171,11 @@ impl Error {
     pub fn retry(&self) -> bool {
         match self {
             Self::Rtmp { source, .. } => source.retry(),
+            Self::Relay { source, .. } => source.retry(),
+            Self::Unreachable { .. } => true,
             Self::Http { retry, .. } => *retry,
             Self::NotLive { .. } => true,
-            Self::UnknownStream { .. } | Self::Unsupported { .. } | Self::Url { .. } => false,
+            Self::Impostor { .. } | Self::UnknownStream { .. } | Self::Unsupported { .. } | Self::Url { .. } => false,
         }
     }
 }
@@ -171,9 +211,12 @@ enum Report {
     Waiting,
     /// The server answers, but has had nothing new for too long.
     Silent,
+    /// Connected, and idle as wished.
+    Ready,
     /// What comes next does not follow on what came.
     Gap,
-    Unit(Arc<Catalog>, AccessUnit),
+    /// With the unit that it follows, if the path says so.
+    Unit(Arc<Catalog>, AccessUnit, Option<Timestamp>),
     /// The task is over. `Ok` means that the stream itself is.
     Over(Result<(), Error>),
 }

@@ -1,31 +1,58 @@
 //! From what the user typed to the paths that lead there.
 //!
-//! `rtmp://…` and `….m3u8` are one path each. Any other `http(s)://host/NAME` is a stream's page: the server is asked what it
+//! `rtmp://…`, `….m3u8` and `nearcast://…` are one path each. Any other `http(s)://host/NAME` is a stream's page: the server is asked what it
 //! offers. What answers with a playlist instead is taken for one.
 
-use std::time::Duration;
+use std::sync::Arc;
 
 use net::rtmp::Url;
-use reqwest::{StatusCode, header};
-use serde::Deserialize;
+use net::trust::{Code, Pin};
+use reqwest::header;
 
 use super::Error;
+use super::host::{self, Host, Watch};
 
 /// Which protocols may be used.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum Via {
-    /// The best that the server offers, and the next if that fails.
+    /// The best that there is, and the next if that fails.
     #[default]
     Auto,
+    /// The broadcaster on this network alone.
+    Peer,
+    /// The relay protocol from the server alone.
+    Relay,
     /// RTMP alone.
     Rtmp,
     /// HLS alone.
     Hls,
 }
 
+impl Via {
+    fn allows(self, protocol: Self) -> bool {
+        self == Self::Auto || self == protocol
+    }
+}
+
 /// A way to the stream.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub enum Protocol {
+    /// The relay protocol from a server.
+    Relay {
+        /// Host and port.
+        address: String,
+        /// The stream's name there.
+        name: String,
+        /// Of the server's certificate.
+        pin: Pin,
+    },
+    /// The relay protocol from a broadcaster whose code is known.
+    Paired {
+        /// Host and port.
+        address: String,
+        /// What its screen shows.
+        code: Arc<Code>,
+    },
     /// RTMP from this URL.
     Rtmp(Url),
     /// HLS from this playlist.
@@ -36,6 +63,8 @@ impl Protocol {
     /// `RTMP rtmp://host/live/x`.
     pub fn describe(&self) -> String {
         match self {
+            Self::Relay { address, name, .. } => format!("relay {address}/{name}"),
+            Self::Paired { address, .. } => format!("LAN {address}"),
             Self::Rtmp(url) => format!("RTMP {}", url.revealed()),
             Self::Hls(url) => format!("HLS {url}"),
         }
@@ -43,90 +72,97 @@ impl Protocol {
 }
 
 /// The ways to a stream, best first.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Plan {
-    /// At least one.
+    /// Those that are known.
     pub paths: Vec<Protocol>,
+    /// The server to ask for more: a restarted one has another certificate, and it knows where the broadcaster is.
+    pub(super) host: Option<Host>,
+    /// Whether the broadcaster itself may be a path.
+    pub(super) seeks_peer: bool,
 }
 
-/// The part of `/api/v1/streams/NAME` that is of use here.
-#[derive(Debug, Deserialize)]
-struct StreamInfo {
-    urls: Urls,
-}
-
-#[derive(Debug, Deserialize)]
-struct Urls {
-    hls: Option<String>,
-    rtmp: Option<String>,
+impl Plan {
+    pub(super) fn of(path: Protocol) -> Self {
+        Self { paths: vec![path], host: None, seeks_peer: false }
+    }
 }
 
 /// Finds the ways to what `url` names.
-pub async fn resolve(url: &str, via: Via, http: &reqwest::Client) -> Result<Plan, Error> {
+pub async fn resolve(url: &str, via: Via, code: Option<&str>, http: &reqwest::Client) -> Result<Plan, Error> {
     let wrong = |reason: &str| Error::Url { url: url.to_owned(), reason: reason.to_owned() };
     let scheme = url.split_once("://").map(|(scheme, _)| scheme.to_ascii_lowercase());
     match scheme.as_deref() {
-        Some("rtmp" | "rtmps") if via == Via::Hls => Err(wrong("--via hls needs an http:// URL")),
+        Some("nearcast") => paired(&url["nearcast://".len()..], code).map_err(|reason| wrong(&reason)),
+        Some("rtmp" | "rtmps") if !via.allows(Via::Rtmp) => {
+            Err(wrong("an rtmp:// URL is played by RTMP; other ways need a stream's page, http://…"))
+        }
         Some("rtmp" | "rtmps") => {
             let parsed = net::rtmp::url::parse(url).map_err(|error| wrong(&error.to_string()))?;
-            Ok(Plan { paths: vec![Protocol::Rtmp(parsed)] })
+            Ok(Plan::of(Protocol::Rtmp(parsed)))
         }
         Some("http" | "https") => {
             let parsed = reqwest::Url::parse(url).map_err(|error| wrong(&error.to_string()))?;
             if is_playlist(parsed.path()) {
                 return match via {
-                    Via::Rtmp => Err(wrong("--via rtmp needs an rtmp:// URL, or a stream's page")),
-                    _ => Ok(Plan { paths: vec![Protocol::Hls(url.to_owned())] }),
+                    Via::Auto | Via::Hls => Ok(Plan::of(Protocol::Hls(url.to_owned()))),
+                    _ => Err(wrong("a playlist is played by HLS; --via rtmp, relay and peer need a stream's page")),
                 };
             }
             ask(&parsed, via, http).await
         }
-        _ => Err(wrong("the URL must start with rtmp://, http:// or https://")),
+        _ => Err(wrong("the URL must start with http://, https://, rtmp:// or nearcast://")),
     }
 }
 
 async fn ask(page: &reqwest::Url, via: Via, http: &reqwest::Client) -> Result<Plan, Error> {
-    let name = page.path().trim_matches('/');
-    let address = format!("{}://{}", page.scheme(), page.authority());
-    if name.is_empty() || name.contains('/') {
-        let reason = format!("name a stream: {address}/NAME, or a playlist that ends in .m3u8");
-        return Err(Error::Url { url: page.to_string(), reason });
-    }
-    let api = page.join(&format!("/api/v1/streams/{name}")).unwrap_or_else(|_| page.clone());
-    let failed = |reason: String, retry| Error::Http { url: api.to_string(), reason, retry };
-    let response = http.get(api.clone()).timeout(ASK).send().await.map_err(|error| failed(plain(&error), true))?;
-    let status = response.status();
-    let is_json = header_starts(&response, "application/json");
-    if status == StatusCode::NOT_FOUND && is_json {
-        return Err(Error::UnknownStream { address, name: name.to_owned() });
-    }
-    if !status.is_success() || !is_json {
-        let is_hls = http.get(page.clone()).timeout(ASK).send().await.is_ok_and(|r| {
+    let host = Host::new(page, http)?;
+    let failed = |reason: &str, retry| Error::Http { url: page.to_string(), reason: reason.to_owned(), retry };
+    let Some(watch) = host.watch().await? else {
+        let is_hls = http.get(page.clone()).timeout(host::ASK).send().await.is_ok_and(|r| {
             let playlist = ["application/vnd.apple.mpegurl", "application/x-mpegurl", "audio/mpegurl"];
             r.status().is_success() && playlist.iter().any(|kind| header_starts(&r, kind))
         });
         if is_hls {
-            return Ok(Plan { paths: vec![Protocol::Hls(page.to_string())] });
+            return Ok(Plan::of(Protocol::Hls(page.to_string())));
         }
-        let reason = format!("{status}; this is not a Nearcast server. Give an rtmp:// URL or one that ends in .m3u8");
-        return Err(failed(reason, status.is_server_error()));
+        return Err(failed("this is not a Nearcast server. Give an rtmp:// URL or one that ends in .m3u8", false));
+    };
+    let mut paths = Vec::new();
+    paths.extend(relay(&watch, host.name()).filter(|_| via.allows(Via::Relay)));
+    let rtmp = watch.urls.rtmp.and_then(|url| net::rtmp::url::parse(&url).ok()).filter(|_| via.allows(Via::Rtmp));
+    paths.extend(rtmp.map(Protocol::Rtmp));
+    paths.extend(watch.urls.hls.filter(|_| via.allows(Via::Hls)).map(Protocol::Hls));
+    let seeks_peer = via.allows(Via::Peer);
+    if paths.is_empty() && !seeks_peer {
+        return Err(failed("the server offers nothing that may be used here", false));
     }
-    let mut response = response;
-    let mut body = Vec::new();
-    while let Some(bytes) = response.chunk().await.map_err(|error| failed(plain(&error), true))? {
-        body.extend_from_slice(&bytes);
-        if body.len() > MAX_ANSWER {
-            return Err(failed(format!("the answer is longer than {MAX_ANSWER} bytes"), false));
-        }
+    Ok(Plan { paths, host: Some(host), seeks_peer })
+}
+
+/// The relay protocol from the server, as it says of itself.
+pub(super) fn relay(watch: &Watch, name: &str) -> Option<Protocol> {
+    let relay = watch.relay.as_ref()?;
+    let address = format!("{}:{}", relay.host, relay.port);
+    Some(Protocol::Relay { address, name: name.to_owned(), pin: relay.pin.parse().ok()? })
+}
+
+/// `nearcast://HOST:PORT`, or several with commas between, with the code after `#` or apart.
+fn paired(rest: &str, code: Option<&str>) -> Result<Plan, String> {
+    let (address, fragment) = rest.split_once('#').unwrap_or((rest, ""));
+    let code = Some(fragment).filter(|code| !code.is_empty()).or(code);
+    let code = code.ok_or("give the code that the broadcaster shows: --code CODE, or #CODE after the address")?;
+    let code: Code = code.parse().map_err(|error: net::trust::Error| error.to_string())?;
+    let address = address.trim_end_matches('/');
+    let addresses: Vec<String> = address.split(',').map(str::to_owned).collect();
+    let has_port = |address: &String| address.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
+    if !addresses.iter().all(has_port) {
+        return Err("give the port too: nearcast://HOST:PORT".to_owned());
     }
-    let info: StreamInfo = serde_json::from_slice(&body).map_err(|error| failed(error.to_string(), false))?;
-    let rtmp = info.urls.rtmp.and_then(|url| net::rtmp::url::parse(&url).ok()).filter(|_| via != Via::Hls);
-    let hls = info.urls.hls.filter(|_| via != Via::Rtmp);
-    let paths: Vec<_> = rtmp.map(Protocol::Rtmp).into_iter().chain(hls.map(Protocol::Hls)).collect();
-    if paths.is_empty() {
-        return Err(failed("the server offers nothing that may be used here".to_owned(), false));
-    }
-    Ok(Plan { paths })
+    // Whose code it is, nobody knows: those that do not know it refuse.
+    let code = Arc::new(code);
+    let paths = addresses.into_iter().map(|address| Protocol::Paired { address, code: code.clone() }).collect();
+    Ok(Plan { paths, host: None, seeks_peer: false })
 }
 
 fn is_playlist(path: &str) -> bool {
@@ -148,11 +184,6 @@ pub(super) fn plain(error: &reqwest::Error) -> String {
     if error.is_timeout() { "no answer in time".to_owned() } else { inner.to_string() }
 }
 
-/// How long a server may take to say what it offers.
-const ASK: Duration = Duration::from_secs(10);
-/// A stream with sixteen tracks is described in 4 kB.
-const MAX_ANSWER: usize = 1 << 20;
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -164,15 +195,21 @@ mod tests {
             ("rtmp://h/live/x", Via::Auto, Ok("RTMP rtmp://h/live/x")),
             ("RTMP://h:1936/live/x", Via::Rtmp, Ok("RTMP rtmp://h:1936/live/x")),
             ("https://h/a/b.M3U8?x=y", Via::Auto, Ok("HLS https://h/a/b.M3U8?x=y")),
-            ("rtmp://h/live/x", Via::Hls, Err("--via hls")),
+            ("rtmp://h/live/x", Via::Hls, Err("stream's page")),
+            ("rtmp://h/live/x", Via::Peer, Err("stream's page")),
+            ("nearcast://192.0.2.1:4444#0123-4567-89AB-CDEF", Via::Auto, Ok("LAN 192.0.2.1:4444")),
+            ("nearcast://192.0.2.1:4444", Via::Auto, Err("code")),
+            ("nearcast://192.0.2.1#0123-4567-89AB-CDEF", Via::Auto, Err("port")),
+            ("nearcast://192.0.2.1:1#U", Via::Auto, Err("code")),
             ("http://h/a.m3u8", Via::Rtmp, Err("--via rtmp")),
+            ("http://h/a.m3u8", Via::Relay, Err("relay")),
             ("rtmp://h/x", Via::Auto, Err("rtmp://HOST/APP/NAME")),
             ("h/x", Via::Auto, Err("must start with")),
             ("ftp://h/x", Via::Auto, Err("must start with")),
             ("http://h/", Via::Auto, Err("name a stream")),
             ("http://h/a/b", Via::Auto, Err("name a stream")),
         ] {
-            match (resolve(url, via, &http).await, wanted) {
+            match (resolve(url, via, None, &http).await, wanted) {
                 (Ok(plan), Ok(wanted)) => assert_eq!(plan.paths[0].describe(), wanted, "{url}"),
                 (Err(error), Err(wanted)) => {
                     assert!(error.to_string().contains(wanted) && !error.retry(), "{url}: {error}")

@@ -43,7 +43,7 @@ async fn take(intake: &mut Intake, message: Message, reporter: &Reporter) -> Res
         return reporter.send(Report::Waiting).await;
     }
     for (catalog, unit) in intake.take(message) {
-        reporter.send(Report::Unit(catalog, unit)).await?;
+        reporter.send(Report::Unit(catalog, unit, None)).await?;
     }
     Ok(())
 }
@@ -97,7 +97,7 @@ impl Intake {
                 self.metadata(metadata);
                 return Vec::new();
             }
-            Message::EndOfStream => return Vec::new(),
+            Message::EndOfStream | Message::Peer(_) => return Vec::new(),
         };
         match events {
             Ok(events) => self.apply(events),

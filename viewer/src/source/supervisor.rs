@@ -3,29 +3,48 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use media::select::{Action, PathKind, Selector, Settings};
+use media::Epoch;
+use media::select::{Action, Mode, PathKind, Selector, Settings};
 use media::splice::PathId;
-use tokio::sync::mpsc;
+use quinn::Endpoint;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{debug, info, warn};
 
+use super::discovery::{self, Places};
 use super::hls::{self, HlsPath};
-use super::resolve::{Protocol, Via, resolve};
+use super::host::Host;
+use super::relay::{self, Target, Trust};
+use super::resolve::{Plan, Protocol, Via, resolve};
 use super::{Error, Event, Position, Report, Reporter, State, rtmp};
 
-/// Brings the stream at `url` into `events` until it ends, or until nobody listens any more. With `keep_all`, an outage is
-/// made up for from the oldest that a server still has, not from the live edge.
-pub async fn run(url: String, via: Via, keep_all: bool, position: Position, events: mpsc::Sender<Event>) {
+/// What the user wants of the paths.
+#[derive(Clone, Debug, Default)]
+pub struct Wishes {
+    /// Which may be used.
+    pub via: Via,
+    /// What stands ready behind the path in use.
+    pub mode: Mode,
+    /// Where the broadcaster is, by hand.
+    pub peers: Vec<String>,
+    /// What the broadcaster's screen shows.
+    pub code: Option<String>,
+    /// An outage is made up for from the oldest that a server still has, not from the live edge.
+    pub keep_all: bool,
+}
+
+/// Brings the stream at `url` into `events` until it ends, or until nobody listens any more.
+pub async fn run(url: String, wishes: Wishes, position: Position, events: mpsc::Sender<Event>) {
     let http = match hls::client() {
         Ok(http) => http,
         Err(error) => return drop(events.send(Event::Failed(error)).await),
     };
     let mut wait = RETRY_MIN;
-    let paths = loop {
+    let plan = loop {
         let _ = events.send(Event::State(State::Connecting)).await;
-        let error = match resolve(&url, via, &http).await {
-            Ok(plan) => break plan.paths,
+        let error = match resolve(&url, wishes.via, wishes.code.as_deref(), &http).await {
+            Ok(plan) => break plan,
             Err(error) => error,
         };
         if !error.retry() {
@@ -38,11 +57,22 @@ pub async fn run(url: String, via: Via, keep_all: bool, position: Position, even
         sleep(jittered(wait)).await;
         wait = (wait * 2).min(RETRY_MAX);
     };
-    Supervisor::new(paths, http, keep_all, position, events).run().await;
+    Supervisor::new(plan, http, wishes, position, events).run().await;
+}
+
+/// What a path is made of.
+#[derive(Clone, Debug)]
+enum Way {
+    /// Where nothing changes.
+    Fixed(Protocol),
+    /// The broadcaster on this network: wherever it is found, and with a new ticket each time.
+    Peer { host: Host, by_hand: Vec<String> },
 }
 
 struct Path {
-    protocol: Protocol,
+    way: Way,
+    /// Of a path that can be idle: whether it is to flow.
+    flow: watch::Sender<bool>,
     /// What an HLS path keeps from one opening to the next.
     hls: HlsPath,
     opening: u64,
@@ -57,7 +87,17 @@ struct Supervisor {
     paths: BTreeMap<PathId, Path>,
     selector: Selector,
     http: reqwest::Client,
-    keep_all: bool,
+    /// For all paths of the relay protocol.
+    endpoint: Option<Endpoint>,
+    /// Where the broadcaster is.
+    places: watch::Receiver<Places>,
+    /// Has the server asked again where that is.
+    ask_again: mpsc::Sender<()>,
+    discovery: Option<JoinHandle<()>>,
+    host: Option<Host>,
+    /// The broadcast that came last.
+    epoch: Option<Epoch>,
+    wishes: Wishes,
     position: Position,
     events: mpsc::Sender<Event>,
     reports: mpsc::Sender<(PathId, u64, Report)>,
@@ -70,34 +110,47 @@ struct Supervisor {
 struct Over;
 
 impl Supervisor {
-    fn new(
-        protocols: Vec<Protocol>,
-        http: reqwest::Client,
-        keep_all: bool,
-        position: Position,
-        events: mpsc::Sender<Event>,
-    ) -> Self {
+    fn new(plan: Plan, http: reqwest::Client, wishes: Wishes, position: Position, events: mpsc::Sender<Event>) -> Self {
         let (reports, inbox) = mpsc::channel(REPORTS);
-        let path = |protocol| Path {
-            protocol,
+        let (places_found, places) = watch::channel(Places::new());
+        let (ask_again, asked) = mpsc::channel(1);
+        let endpoint = relay::endpoint().inspect_err(|error| warn!(%error, "no UDP: only RTMP and HLS")).ok();
+        let settings =
+            Settings { mode: wishes.mode, retry_min: RETRY_MIN, retry_max: RETRY_MAX, ..Settings::default() };
+        let mut ways: Vec<Way> = plan.paths.into_iter().map(Way::Fixed).collect();
+        let mut discovery = None;
+        if let Some(host) = plan.host.clone().filter(|_| endpoint.is_some() && plan.seeks_peer) {
+            discovery = Some(tokio::spawn(discovery::run(host.clone(), places_found, asked)));
+            ways.push(Way::Peer { host, by_hand: wishes.peers.clone() });
+        }
+        let path = |way| Path {
+            way,
+            flow: watch::Sender::new(true),
             hls: HlsPath::default(),
             opening: 0,
             task: None,
             worked: false,
             hopeless: None,
         };
-        let paths: BTreeMap<_, _> = (0..).map(PathId).zip(protocols.into_iter().map(path)).collect();
-        let kinds = paths.iter().map(|(id, path)| match path.protocol {
-            Protocol::Rtmp(_) => (*id, PathKind::Rtmp),
-            Protocol::Hls(_) => (*id, PathKind::Hls),
-        });
-        let settings = Settings { retry_min: RETRY_MIN, retry_max: RETRY_MAX, ..Settings::default() };
+        let paths: BTreeMap<_, _> = (0..).map(PathId).zip(ways.into_iter().map(path)).collect();
+        // The broadcaster joins the ladder once it is known where it may be.
+        let is_known = |path: &&Path| match &path.way {
+            Way::Fixed(_) => true,
+            Way::Peer { by_hand, .. } => !by_hand.is_empty() || wishes.via == Via::Peer,
+        };
+        let kinds = paths.iter().filter(|(_, path)| is_known(path)).map(|(id, path)| (*id, path.way.kind()));
         let selector = Selector::new(settings, kinds);
         Self {
             paths,
             selector,
             http,
-            keep_all,
+            endpoint,
+            places,
+            ask_again,
+            discovery,
+            host: plan.host,
+            epoch: None,
+            wishes,
             position,
             events,
             reports,
@@ -109,6 +162,9 @@ impl Supervisor {
 
     async fn run(mut self) {
         while self.step().await.is_ok() {}
+        if let Some(discovery) = self.discovery.take() {
+            discovery.abort();
+        }
         for path in self.paths.values_mut() {
             if let Some(task) = path.task.take() {
                 task.abort();
@@ -117,21 +173,64 @@ impl Supervisor {
     }
 
     async fn step(&mut self) -> Result<(), Over> {
-        for action in self.selector.poll(self.now()) {
-            match action {
-                Action::Open(path) => self.open(path).await?,
-                Action::Close(path) => self.close(path).await?,
+        let now = self.now();
+        let flowing: Vec<PathId> =
+            self.paths.keys().copied().filter(|path| self.selector.is_silent(*path, now)).collect();
+        let actions = self.selector.poll(now);
+        if actions.iter().any(|action| matches!(action, Action::Open(_) | Action::Start(_))) {
+            for path in flowing {
+                self.send(Event::Silent(path)).await?;
             }
         }
+        self.act(actions).await?;
         let deadline = self.selector.deadline(self.now()).map_or(Instant::now() + IDLE_POLL, |at| self.started + at);
         tokio::select! {
             report = self.inbox.recv() => match report {
                 Some((path, opening, report)) => self.report(path, opening, report).await,
                 None => Err(Over),
             },
+            Ok(()) = self.places.changed(), if self.discovery.is_some() => {
+                self.found();
+                Ok(())
+            }
             () = sleep_until(deadline) => Ok(()),
             () = self.events.closed() => Err(Over),
         }
+    }
+
+    async fn act(&mut self, actions: Vec<Action>) -> Result<(), Over> {
+        for action in actions {
+            debug!(?action, "path");
+            match action {
+                Action::Open(path) => self.open(path, true).await?,
+                Action::OpenIdle(path) => self.open(path, false).await?,
+                Action::Start(path) => self.flow(path, true).await?,
+                Action::Stop(path) => self.flow(path, false).await?,
+                Action::Close(path) => self.close(path).await?,
+            }
+        }
+        Ok(())
+    }
+
+    /// The broadcaster may be somewhere: its path joins the ladder, or is tried again at once.
+    fn found(&mut self) {
+        let places = self.places.borrow_and_update().clone();
+        let peer = self.paths.iter().find(|(_, path)| matches!(path.way, Way::Peer { .. })).map(|(id, _)| *id);
+        let Some(peer) = peer.filter(|_| !places.is_empty()) else { return };
+        debug!(?places, "the broadcaster may be on this network");
+        if self.selector.has(peer) {
+            self.selector.forgive(peer);
+        } else {
+            self.selector.add(peer, PathKind::Peer);
+        }
+    }
+
+    async fn flow(&mut self, id: PathId, flows: bool) -> Result<(), Over> {
+        if let Some(path) = self.paths.get(&id) {
+            path.flow.send_replace(flows);
+        }
+        // What it brings next need not follow on what it brought.
+        self.send(if flows { Event::Gap(id) } else { Event::Idle(id) }).await
     }
 
     async fn report(&mut self, id: PathId, opening: u64, report: Report) -> Result<(), Over> {
@@ -141,7 +240,8 @@ impl Supervisor {
         };
         match report {
             Report::Opened { burst, complete } => {
-                let source = path.protocol.describe();
+                self.selector.answered(id);
+                let source = path.way.describe();
                 let is_first = !path.worked;
                 self.send(Event::Opened { path: id, source, burst, complete }).await?;
                 if is_first && !self.paths.values().any(|p| p.worked) {
@@ -156,16 +256,32 @@ impl Supervisor {
                 info!("the server has had nothing new for a while");
                 self.state(State::Waiting).await?;
             }
-            Report::Gap => self.send(Event::Gap(id)).await?,
-            Report::Unit(catalog, unit) => {
+            Report::Ready => self.selector.ready(id),
+            Report::Gap => {
+                let actions = self.selector.lacks(id, now);
+                self.act(actions).await?;
+                // Units that say what they follow need no word of it.
+                if !path_says_what_follows(self.paths.get(&id)) {
+                    self.send(Event::Gap(id)).await?;
+                }
+            }
+            Report::Unit(catalog, unit, after) => {
                 path.worked = true;
                 self.selector.arrived(id, now, unit.dts);
+                if self.epoch.replace(unit.epoch) != Some(unit.epoch) {
+                    // A broadcast that the server may not have known when it was asked: its broadcaster has a certificate of its own.
+                    let _ = self.ask_again.try_send(());
+                }
                 self.state(State::Live).await?;
-                self.send(Event::Unit { path: id, catalog, unit }).await?;
+                self.send(Event::Unit { path: id, catalog, unit, after }).await?;
             }
             Report::Over(result) => {
                 path.task = None;
-                self.send(Event::Closed(id)).await?;
+                let is_peer = matches!(path.way, Way::Peer { .. });
+                self.send(Event::Closed { path: id, failed: true }).await?;
+                if is_peer {
+                    let _ = self.ask_again.try_send(());
+                }
                 match result {
                     Ok(()) if self.paths.len() == 1 => {
                         info!("The stream has ended");
@@ -186,7 +302,7 @@ impl Supervisor {
         if matches!(error, Error::NotLive { .. }) && self.paths.len() == 1 {
             debug!(%error);
             self.state(State::Waiting).await?;
-            return self.open_after(id, jittered(NOT_LIVE)).await;
+            return self.open_after(id, true, jittered(NOT_LIVE)).await;
         }
         self.selector.failed(id, self.now());
         let Some(path) = self.paths.get_mut(&id) else { return Ok(()) };
@@ -198,6 +314,10 @@ impl Supervisor {
                 self.state(State::Waiting).await?;
             }
             error if is_hopeless => warn!(%error, "this path is of no use"),
+            // Other paths play on: it is no outage that one more can not be had.
+            error if self.paths.values().any(|path| path.task.is_some() && path.worked) => {
+                info!(%error, "a path broke; others go on");
+            }
             error => {
                 warn!(%error, "a path broke; trying again");
                 self.state(State::Reconnecting { reason: error.to_string() }).await?;
@@ -218,14 +338,16 @@ impl Supervisor {
         Ok(())
     }
 
-    async fn open(&mut self, id: PathId) -> Result<(), Over> {
-        // Many viewers that lost one server shall not come back in the same instant.
-        let is_again = self.paths.get(&id).is_some_and(|path| path.opening > 0);
-        self.open_after(id, if is_again { jittered(RETRY_JITTER) } else { Duration::ZERO }).await
+    async fn open(&mut self, id: PathId, flows: bool) -> Result<(), Over> {
+        // Many viewers that lost one server shall not come back in the same instant; a neighbour has few.
+        let is_again =
+            self.paths.get(&id).is_some_and(|path| path.opening > 0 && !matches!(path.way, Way::Peer { .. }));
+        self.open_after(id, flows, if is_again { jittered(RETRY_JITTER) } else { Duration::ZERO }).await
     }
 
-    async fn open_after(&mut self, id: PathId, pause: Duration) -> Result<(), Over> {
-        let wishes = hls::Wishes { replay: self.paths.len() == 1, keep_all: self.keep_all };
+    async fn open_after(&mut self, id: PathId, flows: bool, pause: Duration) -> Result<(), Over> {
+        let wishes = hls::Wishes { replay: self.paths.len() == 1, keep_all: self.wishes.keep_all };
+        let places = self.places.borrow().clone();
         let Some(path) = self.paths.get_mut(&id) else { return Ok(()) };
         if path.hopeless.is_some() {
             self.selector.failed(id, self.started.elapsed());
@@ -233,13 +355,28 @@ impl Supervisor {
         }
         path.opening += 1;
         let reporter = Reporter { path: id, opening: path.opening, reports: self.reports.clone() };
-        let (protocol, position, http, state) =
-            (path.protocol.clone(), self.position.clone(), self.http.clone(), path.hls.clone());
+        path.flow.send_replace(flows);
+        let (way, position, http, state) =
+            (path.way.clone(), self.position.clone(), self.http.clone(), path.hls.clone());
+        let (endpoint, flow) = (self.endpoint.clone(), path.flow.subscribe());
+        // A server that was restarted since has another certificate.
+        let server = self.host.clone().filter(|_| path.opening > 1);
         path.task = Some(tokio::spawn(async move {
             sleep(pause).await;
-            let result = match protocol {
-                Protocol::Rtmp(url) => rtmp::run(url, position, &reporter).await,
-                Protocol::Hls(url) => hls::run(&url, &http, &state, wishes, &reporter).await,
+            let result = match way {
+                Way::Fixed(Protocol::Rtmp(url)) => rtmp::run(url, position, &reporter).await,
+                Way::Fixed(Protocol::Hls(url)) => hls::run(&url, &http, &state, wishes, &reporter).await,
+                Way::Fixed(protocol) => match (endpoint, target(anew(protocol, server).await)) {
+                    (Some(endpoint), Some(target)) => relay::run(target, &endpoint, &position, flow, &reporter).await,
+                    _ => Err(no_udp()),
+                },
+                Way::Peer { host, by_hand } => match endpoint {
+                    Some(endpoint) => match invited(&host, by_hand, places).await {
+                        Ok(target) => relay::run(target, &endpoint, &position, flow, &reporter).await,
+                        Err(error) => Err(error),
+                    },
+                    None => Err(no_udp()),
+                },
             };
             let _ = reporter.send(Report::Over(result)).await;
         }));
@@ -250,7 +387,8 @@ impl Supervisor {
         if let Some(task) = self.paths.get_mut(&id).and_then(|path| path.task.take()) {
             task.abort();
         }
-        self.send(Event::Closed(id)).await
+        let failed = self.selector.is_silent(id, self.now());
+        self.send(Event::Closed { path: id, failed }).await
     }
 
     async fn state(&mut self, state: State) -> Result<(), Over> {
@@ -266,12 +404,73 @@ impl Supervisor {
     }
 
     fn describe(&self, id: PathId) -> String {
-        self.paths.get(&id).map_or(String::new(), |path| path.protocol.describe())
+        self.paths.get(&id).map_or(String::new(), |path| path.way.describe())
     }
 
     fn now(&self) -> Duration {
         self.started.elapsed()
     }
+}
+
+impl Way {
+    fn kind(&self) -> PathKind {
+        match self {
+            Self::Peer { .. } | Self::Fixed(Protocol::Paired { .. }) => PathKind::Peer,
+            Self::Fixed(Protocol::Relay { .. }) => PathKind::Relay,
+            Self::Fixed(Protocol::Rtmp(_)) => PathKind::Rtmp,
+            Self::Fixed(Protocol::Hls(_)) => PathKind::Hls,
+        }
+    }
+
+    fn describe(&self) -> String {
+        match self {
+            Self::Fixed(protocol) => protocol.describe(),
+            Self::Peer { .. } => "LAN peer".to_owned(),
+        }
+    }
+}
+
+/// What a path by the relay protocol needs, where nothing is to be asked first.
+fn target(protocol: Protocol) -> Option<Target> {
+    match protocol {
+        Protocol::Relay { address, name, pin } => {
+            let trust = Trust::Pinned { pin, ticket: None };
+            Some(Target { address: address.clone(), addresses: vec![address], name, trust })
+        }
+        Protocol::Paired { address, code } => {
+            let addresses = vec![address.clone()];
+            Some(Target { address, addresses, name: String::new(), trust: Trust::Code(code) })
+        }
+        Protocol::Rtmp(_) | Protocol::Hls(_) => None,
+    }
+}
+
+/// The relay as its server describes it now; the old description where the server does not answer.
+async fn anew(protocol: Protocol, server: Option<Host>) -> Protocol {
+    let (Protocol::Relay { .. }, Some(host)) = (&protocol, server) else { return protocol };
+    let watch = host.watch().await.ok().flatten();
+    watch.and_then(|watch| super::resolve::relay(&watch, host.name())).unwrap_or(protocol)
+}
+
+/// Where the broadcaster may be, and a new ticket to be let in with.
+async fn invited(host: &Host, by_hand: Vec<String>, places: Places) -> Result<Target, Error> {
+    let not_live = || Error::NotLive { address: format!("the broadcaster of {}", host.name()) };
+    let peer = host.watch().await?.and_then(|watch| watch.peer).ok_or_else(not_live)?;
+    let pin = peer.pin().ok_or_else(not_live)?;
+    let mut addresses = by_hand;
+    addresses.extend(places.into_iter().chain(peer.addresses).map(|place| place.to_string()));
+    let mut seen = std::collections::BTreeSet::new();
+    addresses.retain(|address| seen.insert(address.clone()));
+    let trust = Trust::Pinned { pin, ticket: Some(peer.ticket) };
+    Ok(Target { address: "the broadcaster on this network".to_owned(), addresses, name: host.name().to_owned(), trust })
+}
+
+fn no_udp() -> Error {
+    Error::Unreachable { address: "the relay".to_owned(), reason: "this machine gives no UDP socket".to_owned() }
+}
+
+fn path_says_what_follows(path: Option<&Path>) -> bool {
+    path.is_some_and(|path| path.way.kind().can_idle())
 }
 
 fn jittered(wait: Duration) -> Duration {

@@ -51,7 +51,7 @@ impl Run {
     fn push(&mut self, path: PathId, numbers: impl IntoIterator<Item = i64>) -> &mut Self {
         let catalog = catalog(1, None, true);
         for n in numbers {
-            self.splicer.push(path, &catalog, unit(1, n), &mut self.out);
+            self.splicer.push(path, &catalog, unit(1, n), None, &mut self.out);
         }
         self
     }
@@ -141,14 +141,37 @@ fn an_encoder_that_pauses_has_lost_nothing() {
     assert_eq!(run.splicer.counters(), Counters { units: 20, ..Counters::default() });
 }
 
+/// A path that names predecessors: video and sound may overtake each other, and what follows is exact from the first unit on.
+#[test]
+fn a_path_that_says_what_follows_what_is_believed() {
+    let mut run = Run::new();
+    let all = catalog(1, None, true);
+    let linked = |run: &mut Run, numbers: &[i64]| {
+        for n in numbers {
+            let after = (*n >= 2).then(|| unit(1, n - 2).dts);
+            run.splicer.push(B, &all, unit(1, *n), after, &mut run.out);
+        }
+    };
+    run.push(A, 0..11);
+    // From the very next unit on, the sound ahead of the pictures; no overlap shows the link.
+    linked(&mut run, &[11, 13, 15, 12, 14]);
+    assert_eq!(run.numbers(), (0..11).chain([11, 13, 15, 12, 14]).collect::<Vec<_>>());
+    // A hole is known at once, though it leaves the room of one picture only.
+    linked(&mut run, &[18, 20]);
+    assert_eq!(run.splicer.waiting(), Some(Timestamp::from_millis(400)));
+    run.push(A, 11..19);
+    assert_eq!(run.numbers().len(), 20);
+    assert_eq!(run.splicer.counters().lost, 0);
+}
+
 #[test]
 fn a_new_epoch_retires_the_old_one() {
     let mut run = Run::new();
     run.push(A, 0..10).push(B, 0..5);
     let new = catalog(2, None, true);
-    run.splicer.push(A, &new, unit(2, 0), &mut run.out);
+    run.splicer.push(A, &new, unit(2, 0), None, &mut run.out);
     run.push(B, 5..20);
-    run.splicer.push(A, &new, unit(2, 1), &mut run.out);
+    run.splicer.push(A, &new, unit(2, 1), None, &mut run.out);
     assert_eq!(run.numbers(), (0..10).chain(0..2).collect::<Vec<_>>());
     assert_eq!(run.splicer.epoch(), Some(Epoch(2)));
 }
@@ -157,10 +180,10 @@ fn a_new_epoch_retires_the_old_one() {
 fn a_stale_path_does_not_bring_back_yesterday() {
     let mut run = Run::new();
     let (today, yesterday) = (catalog(2, Some(200), true), catalog(1, Some(100), true));
-    run.splicer.push(A, &today, unit(2, 0), &mut run.out);
-    run.splicer.push(B, &yesterday, unit(1, 0), &mut run.out);
-    run.splicer.push(A, &today, unit(2, 1), &mut run.out);
-    run.splicer.push(B, &yesterday, unit(1, 1), &mut run.out);
+    run.splicer.push(A, &today, unit(2, 0), None, &mut run.out);
+    run.splicer.push(B, &yesterday, unit(1, 0), None, &mut run.out);
+    run.splicer.push(A, &today, unit(2, 1), None, &mut run.out);
+    run.splicer.push(B, &yesterday, unit(1, 1), None, &mut run.out);
     assert_eq!(run.out.iter().map(|s| s.unit.epoch.0).collect::<Vec<_>>(), [2, 2]);
 }
 
@@ -169,14 +192,14 @@ fn a_publisher_that_was_displaced_comes_back() {
     let mut run = Run::new();
     let (ours, theirs) = (catalog(1, Some(100), true), catalog(2, Some(200), true));
     for n in 0..10 {
-        run.splicer.push(A, &ours, unit(1, n), &mut run.out);
+        run.splicer.push(A, &ours, unit(1, n), None, &mut run.out);
     }
     for n in 0..4 {
-        run.splicer.push(A, &theirs, unit(2, n), &mut run.out);
+        run.splicer.push(A, &theirs, unit(2, n), None, &mut run.out);
     }
     // Its first epoch goes on, with an overlap.
     for n in 0..15 {
-        run.splicer.push(A, &ours, unit(1, n), &mut run.out);
+        run.splicer.push(A, &ours, unit(1, n), None, &mut run.out);
     }
     assert_eq!(run.numbers(), (0..10).chain(0..4).chain(10..15).collect::<Vec<_>>());
     assert_eq!(run.splicer.counters().lost, 0);
@@ -186,8 +209,8 @@ fn a_publisher_that_was_displaced_comes_back() {
 fn a_publisher_with_an_earlier_clock_takes_over() {
     let mut run = Run::new();
     let (ours, theirs) = (catalog(1, Some(200), true), catalog(2, Some(100), true));
-    run.splicer.push(A, &ours, unit(1, 0), &mut run.out);
-    run.splicer.push(A, &theirs, unit(2, 0), &mut run.out);
+    run.splicer.push(A, &ours, unit(1, 0), None, &mut run.out);
+    run.splicer.push(A, &theirs, unit(2, 0), None, &mut run.out);
     assert_eq!(run.splicer.epoch(), Some(Epoch(2)));
     assert_eq!(run.out.len(), 2);
 }
@@ -197,7 +220,7 @@ fn sound_alone_starts_anywhere() {
     let mut run = Run::new();
     let catalog = catalog(1, None, false);
     for n in [7, 9, 11] {
-        run.splicer.push(A, &catalog, unit(1, n), &mut run.out);
+        run.splicer.push(A, &catalog, unit(1, n), None, &mut run.out);
     }
     assert_eq!(run.numbers(), [7, 9, 11]);
 }
@@ -209,7 +232,7 @@ fn what_waits_is_bounded() {
     let catalog = catalog(1, None, true);
     for n in 20..60 {
         let payload = Bytes::from(vec![0; 1 << 20]);
-        run.splicer.push(B, &catalog, AccessUnit { payload, ..unit(1, n) }, &mut run.out);
+        run.splicer.push(B, &catalog, AccessUnit { payload, ..unit(1, n) }, None, &mut run.out);
     }
     assert_eq!(run.splicer.counters().overflowed, 24);
 }

@@ -15,7 +15,7 @@ use tokio::time::{Instant, timeout_at};
 use super::connection::{Connection, Deadline};
 use super::framing::{self, DATA_CHUNK_STREAM, Framed};
 use super::session::{ClientEvent, ClientSession, Goal};
-use super::{Error, Limits, Message, Metadata, Resume, Url, amf, chunk, url};
+use super::{Error, Limits, Message, Metadata, PeerOffer, Resume, Tickets, Url, amf, chunk, url};
 
 /// How a client connects.
 #[derive(Clone, Debug)]
@@ -79,15 +79,15 @@ async fn publish_by<S>(io: S, url: &Url, options: ClientOptions, deadline: Deadl
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let (connection, resume) = start(io, Goal::Publish, url, options, deadline).await?;
-    Ok(Publisher { pulse: Pulse::new(), connection, resume, acknowledged: None, marks: VecDeque::new() })
+    let (connection, resume, tickets) = start(io, Goal::Publish, url, options, deadline).await?;
+    Ok(Publisher { pulse: Pulse::new(), connection, resume, tickets, acknowledged: None, marks: VecDeque::new() })
 }
 
 async fn play_by<S>(io: S, url: &Url, options: ClientOptions, deadline: Deadline) -> Result<Player<S>, Error>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let (connection, _) = start(io, Goal::Play, url, options, deadline).await?;
+    let (connection, ..) = start(io, Goal::Play, url, options, deadline).await?;
     Ok(Player { pulse: Pulse::new(), connection })
 }
 
@@ -101,6 +101,11 @@ async fn connect(url: &Url, options: &ClientOptions) -> Result<(TcpStream, Deadl
     let io = io.map_err(|source| Error::Io { during: "connecting", source })?;
     // An access unit must not wait for the acknowledgement of the one before.
     io.set_nodelay(true).map_err(|source| Error::Io { during: "connecting", source })?;
+    // What the link does not take yet stays with us, where it can still be counted, and given up for something newer.
+    #[cfg(target_os = "linux")]
+    socket2::SockRef::from(&io)
+        .set_tcp_notsent_lowat(UNSENT)
+        .map_err(|source| Error::Io { during: "connecting", source })?;
     Ok((io, deadline))
 }
 
@@ -110,7 +115,7 @@ async fn start<S>(
     url: &Url,
     options: ClientOptions,
     deadline: Deadline,
-) -> Result<(Connection<S, ClientSession>, Option<Resume>), Error>
+) -> Result<(Connection<S, ClientSession>, Option<Resume>, Option<Tickets>), Error>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -118,8 +123,8 @@ where
     let mut connection = Connection::new(io, session, &options.limits);
     loop {
         while let Some(event) = connection.session.event() {
-            if let ClientEvent::Started { resume } = event {
-                return Ok((connection, resume));
+            if let ClientEvent::Started { resume, tickets } = event {
+                return Ok((connection, resume, tickets));
             }
         }
         connection.flush(deadline).await?;
@@ -133,6 +138,7 @@ where
 pub struct Publisher<S = TcpStream> {
     connection: Connection<S, ClientSession>,
     resume: Option<Resume>,
+    tickets: Option<Tickets>,
     acknowledged: Option<u32>,
     /// How many bytes the socket had taken when; at most [`MAX_MARKS`].
     marks: VecDeque<(u64, Instant)>,
@@ -143,6 +149,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Publisher<S> {
     /// What the server still holds of this stream's last broadcast.
     pub fn resume(&self) -> Option<&Resume> {
         self.resume.as_ref()
+    }
+
+    /// How the server lets viewers in, if it tells.
+    pub fn tickets(&self) -> Option<&Tickets> {
+        self.tickets.as_ref()
+    }
+
+    /// Tells the server where viewers on this network find us; goes out with the next send.
+    pub fn offer_peer(&mut self, offer: &PeerOffer) {
+        self.connection.session.offer_peer(offer);
     }
 
     /// Whether the server is a Nearcast `cdn`.
@@ -161,6 +177,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Publisher<S> {
             Message::Metadata(metadata) => {
                 let framed = self.metadata(&metadata)?;
                 self.send_framed(&framed).await
+            }
+            Message::Peer(offer) => {
+                self.offer_peer(&offer);
+                self.flush().await
             }
             Message::EndOfStream => {
                 self.connection.session.finish();
@@ -423,6 +443,9 @@ impl<S> fmt::Debug for Player<S> {
 }
 
 const AGENT: &str = concat!("FMLE/3.0 (compatible; Nearcast/", env!("CARGO_PKG_VERSION"), ")");
+/// Bytes that may wait in the kernel, not yet sent: an IDR and what follows it within a round trip.
+#[cfg(target_os = "linux")]
+const UNSENT: u32 = 64 << 10;
 /// Often enough for a status line.
 const PING_EVERY: Duration = Duration::from_secs(1);
 /// Writes whose acknowledgement is awaited: ten seconds of a busy stream.

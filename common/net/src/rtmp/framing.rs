@@ -72,6 +72,8 @@ pub fn message(message: &Message, chunk_size: u32) -> Result<Framed, Error> {
         Message::Audio { timestamp, body } => media_message(TrackKind::Audio, *timestamp, &[], body, chunk_size),
         Message::Video { timestamp, body } => media_message(TrackKind::Video, *timestamp, &[], body, chunk_size),
         Message::Metadata(metadata) => metadata_message(metadata, chunk_size),
+        // For the server alone.
+        Message::Peer(_) => Err(Error::Unsendable { what: "an offer to viewers on another's network" }),
         Message::EndOfStream => {
             let mut out = BytesMut::new();
             command::user_control(&mut out, chunk_size, command::STREAM_EOF, &[PLAY_STREAM]);

@@ -5,11 +5,14 @@
 //! resume.
 
 use std::fmt;
+use std::net::SocketAddr;
 
 use bytes::Bytes;
 use media::access_unit::{TrackId, TrackKind};
 use media::catalog::{Epoch, Value};
 use media::time::{Timestamp, WallClock};
+
+use crate::trust::{Pin, PublicKey};
 
 /// One message of a publisher to its subscribers.
 #[derive(Clone, Debug, PartialEq)]
@@ -30,6 +33,8 @@ pub enum Message {
     },
     /// `onMetaData`.
     Metadata(Metadata),
+    /// `nearcastPeer`: where viewers on the publisher's own network find it. For the server alone, which tells admitted viewers.
+    Peer(PeerOffer),
     /// The publisher ended its stream (`FCUnpublish`, `deleteStream`, `closeStream`), or the server did (`StreamEOF`,
     /// `NetStream.Play.UnpublishNotify`). More may follow on the same connection.
     EndOfStream,
@@ -86,6 +91,54 @@ impl Metadata {
     }
 }
 
+/// What a broadcaster tells its server about the relay that it runs for viewers on its own network.
+#[derive(Clone, PartialEq, Eq)]
+pub struct PeerOffer {
+    /// Of the certificate that it shows.
+    pub pin: Pin,
+    /// What the names are derived from under which it announces itself.
+    pub secret: [u8; 16],
+    /// Where it listens; at most [`MAX_PEER_ADDRESSES`].
+    pub addresses: Vec<SocketAddr>,
+}
+
+/// Whoever has the secret can recognise the broadcaster on its network: it is not shown.
+impl fmt::Debug for PeerOffer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PeerOffer").field("pin", &self.pin).field("addresses", &self.addresses).finish_non_exhaustive()
+    }
+}
+
+impl PeerOffer {
+    /// The properties of `nearcastPeer`, all of them strings.
+    pub(crate) fn to_properties(&self) -> [(&'static str, String); 3] {
+        let secret = self.secret.iter().map(|byte| format!("{byte:02x}")).collect();
+        let addresses: Vec<String> = self.addresses.iter().map(SocketAddr::to_string).collect();
+        [("pin", self.pin.to_string()), ("secret", secret), ("addresses", addresses.join(","))]
+    }
+
+    /// Reads them; addresses that are none are left out.
+    pub(crate) fn from_properties<'a>(property: impl Fn(&str) -> Option<&'a str>) -> Option<Self> {
+        let secret = property("secret").filter(|text| text.len() == 32 && text.is_ascii())?;
+        let mut bytes = [0; 16];
+        for (n, byte) in bytes.iter_mut().enumerate() {
+            *byte = u8::from_str_radix(&secret[2 * n..2 * n + 2], 16).ok()?;
+        }
+        let addresses = property("addresses").unwrap_or_default().split(',');
+        let addresses = addresses.filter_map(|address| address.parse().ok()).take(MAX_PEER_ADDRESSES).collect();
+        Some(Self { pin: property("pin")?.parse().ok()?, secret: bytes, addresses })
+    }
+}
+
+/// What a broadcaster must know to tell the viewers that its server admitted from others.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tickets {
+    /// The name that the stream is played under.
+    pub stream: String,
+    /// What the server signs tickets with.
+    pub key: PublicKey,
+}
+
 /// Where a publisher that comes back goes on: what the server holds of a broadcast.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Resume {
@@ -134,6 +187,14 @@ pub(crate) const EPOCH_KEY: &str = "nearcastEpoch";
 pub(crate) const CLOCK_KEY: &str = "nearcastClock";
 /// Carries a DTS in `onMetaData`, in milliseconds.
 pub(crate) const DTS_KEY: &str = "nearcastDts";
+/// Tells a server where viewers on the publisher's network find it.
+pub(crate) const PEER_COMMAND: &str = "nearcastPeer";
+/// Carries the name that a stream is played under in `onStatus`.
+pub(crate) const STREAM_KEY: &str = "nearcastStream";
+/// Carries the key that tickets are signed with in `onStatus`.
+pub(crate) const TICKETS_KEY: &str = "nearcastTickets";
+/// A machine's interfaces, IPv4 and IPv6; more are not worth a viewer's tries.
+pub const MAX_PEER_ADDRESSES: usize = 16;
 /// Bounds a stated DTS, in milliseconds: what a double holds exactly, 285,000 years.
 const MAX_DTS: u64 = 1 << 53;
 /// Carries [`Resume::have_text`] in `onStatus`.
@@ -156,6 +217,22 @@ mod tests {
         assert_eq!(Resume::parse("zzz", "v0=1"), None);
         let partial = Resume::parse("0000000000000abc", "v0=1,x,=,v=3,a0=x,v256=1,é0=4,a1=9").unwrap();
         assert_eq!(partial.have_text(), "v0=1,a1=9");
+    }
+
+    #[test]
+    fn peer_offer_both_ways() {
+        let addresses = vec!["192.0.2.1:4444".parse().unwrap(), "[2001:db8::1]:4444".parse().unwrap()];
+        let offer = PeerOffer { pin: Pin::of(b"certificate"), secret: *b"0123456789abcdef", addresses };
+        let properties = offer.to_properties();
+        let property = |key: &str| properties.iter().find(|(name, _)| *name == key).map(|(_, text)| text.as_str());
+        assert_eq!(PeerOffer::from_properties(property), Some(offer.clone()));
+        assert!(!format!("{offer:?}").contains("3031"), "the secret is shown");
+        for (key, bad) in [("pin", "x"), ("secret", "zz"), ("secret", "é123456789abcdef0123456789abcde")] {
+            let property = |name: &str| if name == key { Some(bad) } else { property(name) };
+            assert_eq!(PeerOffer::from_properties(property), None, "{key}");
+        }
+        let odd = |name: &str| if name == "addresses" { Some("x,192.0.2.1:1,,") } else { property(name) };
+        assert_eq!(PeerOffer::from_properties(odd).map(|offer| offer.addresses.len()), Some(1));
     }
 
     #[test]

@@ -26,5 +26,5 @@ mod message;
 
 pub use error::{Blame, Error};
 pub use limits::Limits;
-pub use message::{Message, Metadata, Resume, parse_track};
+pub use message::{MAX_PEER_ADDRESSES, Message, Metadata, PeerOffer, Resume, Tickets, parse_track};
 pub use url::Url;

@@ -10,7 +10,7 @@ use super::connection::{Connection, Deadline};
 use super::framing::{self, Framed, PLAY_CHUNK_SIZE};
 pub use super::session::PlayerEvent;
 use super::session::{Ask, ServerEvent, ServerSession};
-use super::{Error, Limits, Message, Resume, url};
+use super::{Error, Limits, Message, Resume, Tickets, url};
 
 /// What a client wants.
 #[derive(Debug)]
@@ -83,8 +83,20 @@ impl<S: AsyncRead + AsyncWrite + Unpin> PublishRequest<S> {
     ///
     /// # Errors
     /// Those of writing.
-    pub async fn accept(mut self, resume: Option<Resume>) -> Result<Publisher<S>, Error> {
-        self.connection.session.accept_publish(resume.as_ref());
+    pub async fn accept(self, resume: Option<Resume>) -> Result<Publisher<S>, Error> {
+        self.accept_with(resume, None).await
+    }
+
+    /// The same, and tells it how its viewers are let in.
+    ///
+    /// # Errors
+    /// Those of writing.
+    pub async fn accept_with(
+        mut self,
+        resume: Option<Resume>,
+        tickets: Option<&Tickets>,
+    ) -> Result<Publisher<S>, Error> {
+        self.connection.session.accept_publish(resume.as_ref(), tickets);
         self.connection.flush(self.connection.write_deadline()).await?;
         Ok(Publisher { connection: self.connection })
     }

@@ -13,8 +13,8 @@ use super::server::metadata;
 use super::wire::{Arrived, Inbound, Wire};
 use crate::rtmp::amf::{self, Value};
 use crate::rtmp::chunk::{RawMessage, kind};
-use crate::rtmp::message::{EPOCH_KEY, HAVE_KEY, SERVER_KEY};
-use crate::rtmp::{Error, Limits, Message, Resume, Url};
+use crate::rtmp::message::{EPOCH_KEY, HAVE_KEY, PEER_COMMAND, SERVER_KEY, STREAM_KEY, TICKETS_KEY};
+use crate::rtmp::{Error, Limits, Message, PeerOffer, Resume, Tickets, Url};
 
 /// What a client is there for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,6 +33,8 @@ pub enum ClientEvent {
     Started {
         /// What a Nearcast server still holds of the stream's last broadcast.
         resume: Option<Resume>,
+        /// How it lets viewers in, if it tells.
+        tickets: Option<Tickets>,
     },
     /// Played.
     Message(Message),
@@ -140,6 +142,13 @@ impl ClientSession {
         command::user_control(out, chunk_size, command::PING_REQUEST, &[stamp]);
     }
 
+    /// Tells the server where viewers on this network find the publisher. Nearcast's passes it on; others do not know the command.
+    pub fn offer_peer(&mut self, offer: &PeerOffer) {
+        let properties = offer.to_properties().map(|(key, text)| (key.to_owned(), amf::string(text)));
+        let (out, chunk_size) = self.wire.out();
+        command(out, chunk_size, 0, PEER_COMMAND, 0.0, [Value::Null, Value::Object(properties.into())]);
+    }
+
     /// Says that publishing or playing is over.
     pub fn finish(&mut self) {
         if self.phase != Phase::Started {
@@ -240,7 +249,7 @@ impl ClientSession {
             },
         };
         // Some servers send media without ever saying NetStream.Play.Start.
-        self.start(None);
+        self.start(None, None);
         self.events.push_back(ClientEvent::Message(message));
         Ok(())
     }
@@ -293,9 +302,12 @@ impl ClientSession {
                 self.nearcast |= says_nearcast(info);
                 let have = text(property(info, HAVE_KEY)).unwrap_or_default();
                 let resume = text(property(info, EPOCH_KEY)).and_then(|epoch| Resume::parse(epoch, have));
-                self.start(resume);
+                let tickets = text(property(info, STREAM_KEY)).zip(text(property(info, TICKETS_KEY)));
+                let tickets = tickets
+                    .and_then(|(stream, key)| Some(Tickets { stream: stream.to_owned(), key: key.parse().ok()? }));
+                self.start(resume, tickets);
             }
-            "NetStream.Play.Start" => self.start(None),
+            "NetStream.Play.Start" => self.start(None, None),
             "NetStream.Play.UnpublishNotify" | "NetStream.Play.Stop" | "NetStream.Play.Complete" => {
                 self.end_of_stream();
             }
@@ -310,10 +322,10 @@ impl ClientSession {
         Ok(())
     }
 
-    fn start(&mut self, resume: Option<Resume>) {
+    fn start(&mut self, resume: Option<Resume>, tickets: Option<Tickets>) {
         if self.phase == Phase::Asking {
             self.phase = Phase::Started;
-            self.events.push_back(ClientEvent::Started { resume });
+            self.events.push_back(ClientEvent::Started { resume, tickets });
         }
     }
 

@@ -11,8 +11,8 @@ use super::wire::{Arrived, Inbound, Wire};
 use crate::rtmp::amf::{self, Value};
 use crate::rtmp::chunk::{RawMessage, kind};
 use crate::rtmp::framing::{PLAY_CHUNK_SIZE, PLAY_STREAM};
-use crate::rtmp::message::{EPOCH_KEY, HAVE_KEY, SERVER_KEY};
-use crate::rtmp::{Error, Limits, Message, Metadata, Resume, url};
+use crate::rtmp::message::{EPOCH_KEY, HAVE_KEY, PEER_COMMAND, SERVER_KEY, STREAM_KEY, TICKETS_KEY};
+use crate::rtmp::{Error, Limits, Message, Metadata, PeerOffer, Resume, Tickets, url};
 
 /// What a client asked for.
 #[derive(Clone, PartialEq, Eq)]
@@ -152,7 +152,7 @@ impl ServerSession {
     }
 
     /// Answers [`ServerEvent::Publish`] with yes.
-    pub fn accept_publish(&mut self, resume: Option<&Resume>) {
+    pub fn accept_publish(&mut self, resume: Option<&Resume>, tickets: Option<&Tickets>) {
         let Role::AskedToPublish(stream) = self.role else { return };
         self.role = Role::Publishes(stream);
         self.wire.allow_media(&self.limits);
@@ -163,6 +163,10 @@ impl ServerSession {
         if let Some(resume) = resume {
             status = status.with(EPOCH_KEY, amf::string(resume.epoch.to_string()));
             status = status.with(HAVE_KEY, amf::string(resume.have_text()));
+        }
+        if let Some(tickets) = tickets {
+            status = status.with(STREAM_KEY, amf::string(tickets.stream.as_str()));
+            status = status.with(TICKETS_KEY, amf::string(tickets.key.to_string()));
         }
         status.write(out, chunk_size, stream);
     }
@@ -296,6 +300,10 @@ impl ServerSession {
             "seek" => {
                 let (out, chunk_size) = self.wire.out();
                 Status::new("error", "NetStream.Seek.Failed", "The stream is live.").write(out, chunk_size, stream);
+            }
+            PEER_COMMAND if matches!(self.role, Role::Publishes(_)) => {
+                let offer = PeerOffer::from_properties(|key| argument.and_then(|object| text(property(object, key))));
+                self.events.extend(offer.map(|offer| ServerEvent::Message(Message::Peer(offer))));
             }
             // Hints, and answers to what we did not ask.
             "receiveAudio" | "receiveVideo" | "_result" | "_error" | "onStatus" => {}

@@ -10,7 +10,8 @@ use super::*;
 use crate::rtmp::amf::{self, Value};
 use crate::rtmp::chunk::{self, RawMessage, Reader, kind};
 use crate::rtmp::framing::{self, PLAY_CHUNK_SIZE};
-use crate::rtmp::{Error, Limits, Message, Metadata, Resume, url};
+use crate::rtmp::{Error, Limits, Message, Metadata, PeerOffer, Resume, Tickets, url};
+use crate::trust::Pin;
 
 /// A client by hand: handshaken, and nothing else.
 struct Hand {
@@ -72,7 +73,7 @@ impl Hand {
         hand.call(0, "createStream", 2.0, vec![]).unwrap();
         hand.call(1, "publish", 3.0, vec![amf::string("key"), amf::string("live")]).unwrap();
         assert!(matches!(hand.server.event(), Some(ServerEvent::Publish(_))));
-        hand.server.accept_publish(None);
+        hand.server.accept_publish(None, None);
         assert_eq!(code(&hand.answers()[0]), "NetStream.Publish.Start");
         hand
     }
@@ -123,10 +124,17 @@ fn publish_and_resume() {
     let misplaced = Ask { app: "live/sekrit".into(), name: String::new(), ..ask };
     assert!(!format!("{misplaced:?}").contains("sekrit"));
     let resume = Resume { epoch: Epoch(9), have: vec![(TrackId::VIDEO, Timestamp::from_millis(77))] };
-    server.accept_publish(Some(&resume));
+    let tickets = Tickets { stream: "show".into(), key: "07".repeat(32).parse().unwrap() };
+    server.accept_publish(Some(&resume), Some(&tickets));
     settle(&mut client, &mut server).unwrap();
-    assert_eq!(client.event(), Some(ClientEvent::Started { resume: Some(resume) }));
+    assert_eq!(client.event(), Some(ClientEvent::Started { resume: Some(resume), tickets: Some(tickets) }));
     assert!(client.server_is_nearcast() && client.message_stream() == 1);
+
+    let address = "192.0.2.1:4444".parse().unwrap();
+    let offer = PeerOffer { pin: Pin::of(b"x"), secret: [7; 16], addresses: vec![address] };
+    client.offer_peer(&offer);
+    settle(&mut client, &mut server).unwrap();
+    assert_eq!(server.event(), Some(ServerEvent::Message(Message::Peer(offer))));
 
     client.ping(1234);
     client.finish();
@@ -144,7 +152,7 @@ fn play_and_end() {
     assert_eq!((ask.name.as_str(), ask.query), ("show", vec![("nearcastEpoch".into(), "0".into())]));
     server.accept_play();
     settle(&mut client, &mut server).unwrap();
-    assert_eq!(client.event(), Some(ClientEvent::Started { resume: None }));
+    assert_eq!(client.event(), Some(ClientEvent::Started { resume: None, tickets: None }));
     let metadata = Metadata {
         values: [("custom".to_owned(), Scalar::Boolean(true))].into(),
         epoch: Some(Epoch(3)),

@@ -1,0 +1,359 @@
+//! The peer: serves viewers on the broadcaster's own network straight from the window that publishing reads.
+//!
+//! Who may watch is the CDN's to say: a viewer shows a ticket that the CDN signed, which is verified here without asking it. Where no CDN
+//! can be reached, whoever knows the code on this screen may. What is announced on the network is a name that only those who were
+//! told the secret can recognise. No viewer is told of another.
+
+mod upload;
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use media::live_window::Read;
+use media::{Cursor, LiveWindow};
+use net::lan::{Announcer, AnnouncerOptions, own_addresses};
+use net::relay::{self, Proof, RefusalCode, Request, Side};
+use net::rtmp::{PeerOffer, Tickets};
+use net::trust::{self, Code, Gate, Identity, pairing, tls};
+use parking_lot::Mutex;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use crate::broadcast::{Broadcast, Progress};
+use crate::stats::Stats;
+use upload::Upload;
+
+/// How viewers on this network are served.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Settings {
+    /// Where QUIC is heard; `None` for any port on all interfaces.
+    pub listen: Option<SocketAddr>,
+    /// Viewers at once.
+    pub max_viewers: usize,
+    /// Bits per second to all of them together.
+    pub max_upload: Option<u64>,
+    /// Whether to announce it by mDNS.
+    pub announce: bool,
+}
+
+/// Why there is no peer.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The port is taken, or the address is not ours.
+    #[error("cannot serve viewers on this network at {address}: {source}")]
+    Bind {
+        /// Where.
+        address: SocketAddr,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// The system gives no random numbers.
+    #[error(transparent)]
+    Trust(#[from] trust::Error),
+}
+
+/// Serves viewers on this network.
+#[derive(Debug)]
+pub struct Peer {
+    endpoint: quinn::Endpoint,
+    offer: PeerOffer,
+    code: Code,
+    settings: Settings,
+    broadcast: Arc<Broadcast>,
+    stats: Arc<Stats>,
+    upload: Upload,
+    door: Mutex<Door>,
+    /// Becomes true with the first viewer.
+    watched: watch::Sender<bool>,
+}
+
+/// Who may come in.
+#[derive(Debug, Default)]
+struct Door {
+    /// For tickets; there is none before a CDN has said what it signs them with.
+    gate: Option<(Tickets, Gate)>,
+    attempts: pairing::Attempts,
+    /// Connections by address, those that are still shaking hands included.
+    from: HashMap<IpAddr, usize>,
+}
+
+impl Peer {
+    /// Listens. To be called within the runtime. `watched` becomes true with the first viewer.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn start(
+        settings: Settings,
+        broadcast: Arc<Broadcast>,
+        stats: Arc<Stats>,
+        watched: watch::Sender<bool>,
+    ) -> Result<Arc<Self>, Error> {
+        let identity = Identity::generate()?;
+        let config = || {
+            let mut config = tls::server_config(&identity, relay::wire::ALPN);
+            config.transport_config(Arc::new(relay::transport(Side::Server)));
+            config.max_incoming(MAX_INCOMING);
+            config
+        };
+        // Both families where the system has both.
+        let any: [SocketAddr; 2] = [([0u16; 8], 0).into(), ([0u8; 4], 0).into()];
+        let endpoint = match settings.listen {
+            Some(address) => bind(config(), address)?,
+            None => bind(config(), any[0]).or_else(|_| bind(config(), any[1]))?,
+        };
+        let port = endpoint.local_addr().map_err(|source| Error::Bind { address: any[0], source })?.port();
+        let addresses = match settings.listen {
+            Some(address) if !address.ip().is_unspecified() => vec![SocketAddr::new(address.ip(), port)],
+            _ => own_addresses(port),
+        };
+        let offer = PeerOffer { pin: identity.pin(), secret: rand::random(), addresses };
+        let upload = Upload::new(settings.max_upload);
+        let door = Mutex::default();
+        Ok(Arc::new(Self {
+            endpoint,
+            offer,
+            code: Code::generate(),
+            settings,
+            broadcast,
+            stats,
+            upload,
+            door,
+            watched,
+        }))
+    }
+
+    /// What a CDN passes on to viewers that it admits.
+    pub fn offer(&self) -> &PeerOffer {
+        &self.offer
+    }
+
+    /// What a viewer without a CDN types, and where it connects.
+    pub fn code(&self) -> &Code {
+        &self.code
+    }
+
+    /// A CDN says how it lets viewers in.
+    pub fn admit_by(&self, tickets: &Tickets) {
+        let mut door = self.door.lock();
+        match &mut door.gate {
+            // The memory of used tickets stays: after an outage they are as used as before.
+            Some((known, gate)) if known.stream == tickets.stream => {
+                gate.set_key(tickets.key);
+                known.key = tickets.key;
+            }
+            gate => *gate = Some((tickets.clone(), Gate::new(tickets.key, &tickets.stream, self.broadcast.epoch().0))),
+        }
+    }
+
+    /// Lets viewers in until it is dropped, and announces itself.
+    pub async fn serve(self: Arc<Self>) {
+        let _announcer = self.settings.announce.then(|| self.announce()).flatten();
+        let mut viewers = JoinSet::new();
+        loop {
+            let incoming = tokio::select! {
+                incoming = self.endpoint.accept() => incoming,
+                Some(_) = viewers.join_next() => continue,
+            };
+            let Some(incoming) = incoming else { return };
+            let address = incoming.remote_address().ip();
+            let Some(place) = self.clone().enter(address) else {
+                self.stats.peers_refused.increment();
+                incoming.refuse();
+                continue;
+            };
+            viewers.spawn(self.clone().viewer(incoming, place));
+        }
+    }
+
+    /// Says goodbye to those who watch.
+    pub async fn close(&self) {
+        self.endpoint.close(quinn::VarInt::from_u32(0), b"the broadcast is over");
+        let _ = tokio::time::timeout(GOODBYE, self.endpoint.wait_idle()).await;
+    }
+
+    fn announce(&self) -> Option<Announcer> {
+        let port = self.offer.addresses.first()?.port();
+        let mut options = AnnouncerOptions::default();
+        options.loopback = self.offer.addresses.iter().all(|address| address.ip().is_loopback());
+        match Announcer::start(&self.offer.secret, port, options) {
+            Ok(announcer) => Some(announcer),
+            Err(error) => {
+                tracing::warn!(%error, "viewers on this network cannot find this broadcaster by mDNS");
+                None
+            }
+        }
+    }
+
+    fn enter(self: Arc<Self>, address: IpAddr) -> Option<Place> {
+        let mut door = self.door.lock();
+        let total: usize = door.from.values().sum();
+        let own = door.from.entry(address).or_default();
+        if *own >= MAX_PER_ADDRESS || total >= self.settings.max_viewers + HANDSHAKES {
+            return None;
+        }
+        *own += 1;
+        drop(door);
+        Some(Place { peer: self, address })
+    }
+
+    async fn viewer(self: Arc<Self>, incoming: quinn::Incoming, _place: Place) {
+        let asked = async {
+            let connection = incoming.await?;
+            Ok::<_, relay::Error>((connection.clone(), relay::accept(connection).await?))
+        };
+        let (connection, request) = match tokio::time::timeout(HANDSHAKE, asked).await {
+            Ok(Ok(asked)) => asked,
+            Ok(Err(error)) => return tracing::debug!(%error, "no viewer after all"),
+            Err(_) => return tracing::debug!("a viewer that said nothing"),
+        };
+        let proof = match self.admit(&request, &connection) {
+            Ok(proof) => proof,
+            Err((code, reason)) => {
+                self.stats.peers_refused.increment();
+                tracing::warn!(%reason, "refused a viewer on this network");
+                return request.refuse(code, &reason).await;
+            }
+        };
+        if self.stats.peers.value() >= self.settings.max_viewers as u64 || !self.has_room() {
+            self.stats.peers_refused.increment();
+            return request.refuse(RefusalCode::Busy, "This broadcaster serves as many viewers as it may.").await;
+        }
+        self.stats.peers.increment();
+        self.watched.send_replace(true);
+        tracing::info!("a viewer on this network");
+        let feed = Feed { peer: self.clone(), least_round_trip: Mutex::new(Duration::MAX) };
+        let ended = request.serve(Arc::new(feed), proof, std::future::pending()).await;
+        self.stats.peers.decrement();
+        tracing::info!(?ended, "a viewer on this network left");
+    }
+
+    /// Whether a viewer may watch; what proves to it that we know the code, if it came by that.
+    fn admit(
+        &self,
+        request: &Request,
+        connection: &quinn::Connection,
+    ) -> Result<Option<[u8; 32]>, (RefusalCode, String)> {
+        let denied = |reason: String| (RefusalCode::Denied, reason);
+        let mut door = self.door.lock();
+        match &request.proof {
+            Proof::Ticket(ticket) => {
+                let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+                let Some((_, gate)) = &mut door.gate else {
+                    return Err(denied("this broadcaster has no CDN whose tickets it takes".to_owned()));
+                };
+                gate.admit(ticket, now).map(|()| None).map_err(|refusal| denied(refusal.to_string()))
+            }
+            Proof::Code(proof) => {
+                let exporter = pairing::exporter(connection).map_err(|error| denied(error.to_string()))?;
+                let verified = door.attempts.verify_viewer(&self.code, &exporter, proof, Instant::now());
+                verified.map_err(|error| denied(error.to_string()))?;
+                Ok(Some(pairing::broadcaster_proof(&self.code, &exporter)))
+            }
+            Proof::None => Err(denied("a ticket or the code is needed".to_owned())),
+        }
+    }
+
+    /// Whether the upload limit bears another viewer, as the stream is now.
+    fn has_room(&self) -> bool {
+        let Some(limit) = self.settings.max_upload else { return true };
+        let (bytes, duration) = self.broadcast.with_window(|window| (window.bytes() as u64, window.duration()));
+        let millis = (duration.as_millis() as u64).max(1);
+        let bitrate = if millis < 500 { 0 } else { bytes * 8000 / millis };
+        bitrate.saturating_mul(self.stats.peers.value() + 1) <= limit
+    }
+}
+
+fn bind(config: quinn::ServerConfig, address: SocketAddr) -> Result<quinn::Endpoint, Error> {
+    quinn::Endpoint::server(config, address).map_err(|source| Error::Bind { address, source })
+}
+
+/// A connection's place, until it is dropped.
+struct Place {
+    peer: Arc<Peer>,
+    address: IpAddr,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut door = self.peer.door.lock();
+        if let Some(count) = door.from.get_mut(&self.address) {
+            *count -= 1;
+            if *count == 0 {
+                door.from.remove(&self.address);
+            }
+        }
+    }
+}
+
+/// The broadcast, as one viewer's subscription sees it.
+struct Feed {
+    peer: Arc<Peer>,
+    least_round_trip: Mutex<Duration>,
+}
+
+impl relay::Source for Feed {
+    type News = Progress;
+
+    fn read(&self, cursor: &mut Cursor, max_bytes: usize) -> Read {
+        self.peer.broadcast.with_window(|window| cursor.read(window, max_bytes))
+    }
+
+    fn with_window<T>(&self, look: impl FnOnce(&LiveWindow) -> T) -> T {
+        self.peer.broadcast.with_window(look)
+    }
+
+    fn changed(&self) -> watch::Receiver<Progress> {
+        self.peer.broadcast.changed()
+    }
+
+    fn has_ended(&self) -> bool {
+        self.peer.broadcast.changed().borrow().ended
+    }
+
+    async fn permit(&self, bytes: usize, round_trip: Duration) {
+        let least = {
+            let mut least = self.least_round_trip.lock();
+            *least = round_trip.min(*least);
+            *least
+        };
+        // Where this viewer's packets queue while the CDN's wait, they share a link, and the CDN's go first.
+        let yields = Instant::now();
+        while round_trip > least + QUEUEING && self.is_push_behind() && yields.elapsed() < LONGEST_YIELD {
+            tokio::time::sleep(YIELD).await;
+        }
+        self.peer.upload.take(bytes).await;
+    }
+
+    fn sent(&self, bytes: usize) {
+        self.peer.stats.peer_bytes.add(bytes as u64);
+    }
+}
+
+impl Feed {
+    fn is_push_behind(&self) -> bool {
+        let made = self.peer.broadcast.with_window(|window| window.next_position());
+        let pushed = self.peer.stats.pushed.value();
+        pushed > 0 && made.saturating_sub(pushed) > BEHIND
+    }
+}
+
+/// From the first packet to the request.
+const HANDSHAKE: Duration = Duration::from_secs(8);
+/// How long viewers may take to hear that it is over.
+const GOODBYE: Duration = Duration::from_millis(200);
+/// Handshakes that wait to be looked at.
+const MAX_INCOMING: usize = 64;
+/// Connections beyond those of viewers: who knocks must be heard before it is known whether it may come in.
+const HANDSHAKES: usize = 16;
+/// One machine's viewers; a flood from one address leaves room for others.
+const MAX_PER_ADDRESS: usize = 8;
+/// Units that wait for the CDN before it counts as behind: two pictures with their sound.
+const BEHIND: u64 = 6;
+/// A round trip that is so much over the least one means a queue on the way.
+const QUEUEING: Duration = Duration::from_millis(20);
+/// How often a yielding viewer looks again, and for how long it yields at most, for one unit.
+const YIELD: Duration = Duration::from_millis(5);
+const LONGEST_YIELD: Duration = Duration::from_millis(250);

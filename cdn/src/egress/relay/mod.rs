@@ -1,0 +1,149 @@
+//! The relay protocol out: viewers, and later other servers, subscribe to live windows over QUIC.
+//!
+//! Streams are as public here as they are by RTMP and HLS, so no proof is asked for. The certificate is of this run; viewers learn its
+//! pin from the API.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use media::live_window::Read;
+use media::{Cursor, LiveWindow};
+use net::relay::{self, RefusalCode, Side};
+use net::trust::{Identity, Pin, tls};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::Instrument;
+
+use crate::admission::{Admission, Seat};
+use crate::hub::{Hub, LiveStream};
+
+/// What the relay is held to.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// Connections in all.
+    pub max_connections: usize,
+    /// Connections from one address; loopback is exempt.
+    pub max_per_address: usize,
+}
+
+/// The relay of one server, bound and not yet serving.
+#[derive(Debug)]
+pub struct Relay {
+    endpoint: quinn::Endpoint,
+    pin: Pin,
+    admission: Arc<Admission>,
+}
+
+impl Relay {
+    /// Binds `address`. To be called within the runtime.
+    ///
+    /// # Errors
+    /// Those of binding, and where the system gives no random numbers.
+    pub fn bind(address: SocketAddr, settings: Settings) -> anyhow::Result<Self> {
+        let identity = Identity::generate()?;
+        let mut config = tls::server_config(&identity, relay::wire::ALPN);
+        config.transport_config(Arc::new(relay::transport(Side::Server)));
+        // Handshakes under way are bounded too: what comes on top is not answered, and comes again.
+        config.max_incoming(MAX_INCOMING);
+        let endpoint = quinn::Endpoint::server(config, address)?;
+        let admission = Admission::new(settings.max_connections, settings.max_per_address);
+        Ok(Self { endpoint, pin: identity.pin(), admission })
+    }
+
+    /// Where it is heard.
+    ///
+    /// # Errors
+    /// Those of the socket.
+    pub fn local_addr(&self) -> std::io::Result<SocketAddr> {
+        self.endpoint.local_addr()
+    }
+
+    /// Of its certificate.
+    pub fn pin(&self) -> Pin {
+        self.pin
+    }
+
+    /// Lets subscribers in until `stop` is cancelled; then tells them, and returns when they have heard.
+    pub async fn serve(self, hub: Arc<Hub>, stop: CancellationToken) {
+        let subscribers = TaskTracker::new();
+        loop {
+            let incoming = tokio::select! {
+                () = stop.cancelled() => break,
+                incoming = self.endpoint.accept() => incoming,
+            };
+            let Some(incoming) = incoming else { break };
+            let peer = incoming.remote_address();
+            // An address that is not its own costs its owner nothing: a full server answers only to those who prove theirs.
+            if !incoming.remote_address_validated() && self.endpoint.open_connections() > CROWDED {
+                let _ = incoming.retry();
+                continue;
+            }
+            let seat = match self.admission.enter(peer.ip()) {
+                Ok(seat) => seat,
+                Err(why) => {
+                    tracing::debug!(%peer, %why, "refused");
+                    incoming.refuse();
+                    continue;
+                }
+            };
+            let span = tracing::info_span!("relay", %peer);
+            subscribers.spawn(subscriber(incoming, seat, hub.clone(), stop.clone()).instrument(span));
+        }
+        subscribers.close();
+        subscribers.wait().await;
+        self.endpoint.close(quinn::VarInt::from_u32(0), b"the server is going");
+        self.endpoint.wait_idle().await;
+    }
+}
+
+async fn subscriber(incoming: quinn::Incoming, seat: Seat, hub: Arc<Hub>, stop: CancellationToken) {
+    let asked = async {
+        let connection = incoming.await?;
+        relay::accept(connection).await
+    };
+    let request = match tokio::time::timeout(HANDSHAKE, asked).await {
+        Ok(Ok(request)) => request,
+        Ok(Err(error)) => return tracing::debug!(%error, "no request"),
+        Err(_) => return tracing::debug!("no request in time"),
+    };
+    let Some(stream) = hub.stream(&request.name) else {
+        return request.refuse(RefusalCode::UnknownStream, "There is no such stream.").await;
+    };
+    let _viewer = stream.subscriber("relay");
+    tracing::debug!(stream = stream.name(), "subscriber");
+    let ended = request.serve(Arc::new(Window(stream)), None, stop.cancelled_owned()).await;
+    tracing::debug!(?ended, "subscriber left");
+    drop(seat);
+}
+
+/// A stream of the hub, as the relay protocol sees it.
+struct Window(Arc<LiveStream>);
+
+impl relay::Source for Window {
+    type News = u64;
+
+    fn read(&self, cursor: &mut Cursor, max_bytes: usize) -> Read {
+        self.0.read(cursor, max_bytes)
+    }
+
+    fn with_window<T>(&self, look: impl FnOnce(&LiveWindow) -> T) -> T {
+        self.0.with_window(look)
+    }
+
+    fn changed(&self) -> watch::Receiver<u64> {
+        self.0.changed()
+    }
+
+    fn sent(&self, bytes: usize) {
+        self.0.count_sent(bytes as u64);
+    }
+}
+
+/// From the first packet to the request.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+/// Handshakes that wait to be looked at.
+const MAX_INCOMING: usize = 1024;
+/// From so many connections on, newcomers prove their address first (RFC 9000 §8.1.2): a round trip against forged floods.
+const CROWDED: usize = 512;

@@ -1,0 +1,179 @@
+//! What an admitted viewer is told: how to reach the stream here, who its broadcaster is, and a ticket that lets it in there.
+//!
+//! A broadcaster offers itself over its authenticated publish session; the offer lives as long as that session. The secret and the ticket
+//! go to admitted viewers only; addresses only to those who come from the broadcaster's own network, as far as this server can
+//! see: behind the same public address.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use media::Epoch;
+use net::rtmp::{PeerOffer, Tickets};
+use net::trust::{self, Pin, Signer};
+use parking_lot::RwLock;
+
+/// Who may be told what.
+#[derive(Debug)]
+pub struct Invitations {
+    signer: Signer,
+    /// The relay of this server: its port and its certificate.
+    relay: Option<(u16, Pin)>,
+    offers: RwLock<BTreeMap<String, Offered>>,
+}
+
+#[derive(Debug)]
+struct Offered {
+    session: u64,
+    offer: PeerOffer,
+    /// Where this server sees its publisher.
+    from: IpAddr,
+}
+
+/// What one viewer is told of one stream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Invitation {
+    /// The relay of this server.
+    pub relay: Option<(u16, Pin)>,
+    /// The broadcaster's.
+    pub peer: Option<PeerInvitation>,
+}
+
+/// How a broadcaster is found and lets a viewer in.
+#[derive(Clone, PartialEq, Eq)]
+pub struct PeerInvitation {
+    /// Of its certificate.
+    pub pin: Pin,
+    /// What its names on the network are derived from.
+    pub secret: [u8; 16],
+    /// Where it listens, if the viewer seems to be where it is.
+    pub addresses: Vec<SocketAddr>,
+    /// Opens one connection to it, for [`trust::ticket::LIFETIME`] seconds.
+    pub ticket: String,
+    /// When the ticket is over, in seconds of Unix time.
+    pub expires: u64,
+}
+
+/// Shows neither secret nor ticket.
+impl std::fmt::Debug for PeerInvitation {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PeerInvitation").field("pin", &self.pin).finish_non_exhaustive()
+    }
+}
+
+impl Invitations {
+    /// Nobody has offered anything. Tickets are signed with a key of this run: a broadcaster is told it with each session.
+    ///
+    /// # Errors
+    /// Where the system gives no random numbers.
+    pub fn new(relay: Option<(u16, Pin)>) -> Result<Arc<Self>, trust::Error> {
+        Ok(Arc::new(Self { signer: Signer::generate()?, relay, offers: RwLock::default() }))
+    }
+
+    /// What the publisher of the stream called `name` must know to let viewers in.
+    pub fn tickets(&self, name: &str) -> Tickets {
+        Tickets { stream: name.to_owned(), key: self.signer.public_key() }
+    }
+
+    /// The publisher of `name`, in its `session`, offers itself; it is seen at `from`. What an earlier session offered is over.
+    pub fn offer(self: &Arc<Self>, name: &str, session: u64, offer: PeerOffer, from: IpAddr) -> OfferGuard {
+        self.offers.write().insert(name.to_owned(), Offered { session, offer, from: from.to_canonical() });
+        OfferGuard { invitations: self.clone(), name: name.to_owned(), session }
+    }
+
+    /// What a viewer seen at `from` is told of the stream called `name`, whose broadcast is `epoch`. `None` for `from` where that is not
+    /// known, as behind a proxy.
+    pub fn invite(&self, name: &str, epoch: Option<Epoch>, from: Option<IpAddr>) -> Invitation {
+        let offers = self.offers.read();
+        let peer = offers.get(name).zip(epoch).and_then(|(offered, epoch)| {
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+            let ticket = self.signer.issue(name, epoch.0, now).ok()?;
+            let is_near = from.is_some_and(|from| site(from) == site(offered.from));
+            Some(PeerInvitation {
+                pin: offered.offer.pin,
+                secret: offered.offer.secret,
+                addresses: if is_near { offered.offer.addresses.clone() } else { Vec::new() },
+                ticket,
+                expires: now + trust::ticket::LIFETIME,
+            })
+        });
+        Invitation { relay: self.relay, peer }
+    }
+}
+
+/// An offer, until this is dropped.
+#[derive(Debug)]
+pub struct OfferGuard {
+    invitations: Arc<Invitations>,
+    name: String,
+    session: u64,
+}
+
+impl Drop for OfferGuard {
+    fn drop(&mut self) {
+        let mut offers = self.invitations.offers.write();
+        if offers.get(&self.name).is_some_and(|offered| offered.session == self.session) {
+            offers.remove(&self.name);
+        }
+    }
+}
+
+/// What one network shows of itself: an IPv4 address, or an IPv6 /64.
+fn site(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(v6) if !v6.is_loopback() => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() >> 64 << 64)),
+        other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn offer(address: &str) -> PeerOffer {
+        PeerOffer { pin: Pin::of(b"x"), secret: [1; 16], addresses: vec![address.parse().unwrap()] }
+    }
+
+    fn addresses(invitations: &Invitations, from: Option<&str>) -> Option<usize> {
+        let from = from.map(|from| from.parse().unwrap());
+        invitations.invite("live", Some(Epoch(1)), from).peer.map(|peer| peer.addresses.len())
+    }
+
+    #[test]
+    fn addresses_go_to_the_neighbours_only() {
+        let invitations = Invitations::new(None).unwrap();
+        assert_eq!(addresses(&invitations, Some("203.0.113.7")), None);
+        let _guard = invitations.offer("live", 1, offer("192.168.1.5:4444"), "::ffff:203.0.113.7".parse().unwrap());
+        assert_eq!(addresses(&invitations, Some("203.0.113.7")), Some(1));
+        assert_eq!(addresses(&invitations, Some("203.0.113.8")), Some(0));
+        assert_eq!(addresses(&invitations, None), Some(0));
+        assert_eq!(invitations.invite("live", None, None).peer, None, "nothing is on air");
+        assert_eq!(invitations.invite("other", Some(Epoch(1)), None).peer, None);
+        let _guard = invitations.offer("live", 2, offer("[fe80::5]:4444"), "2001:db8::1".parse().unwrap());
+        assert_eq!(addresses(&invitations, Some("2001:db8::2")), Some(1), "the same /64");
+        assert_eq!(addresses(&invitations, Some("2001:db8:0:1::2")), Some(0));
+    }
+
+    #[test]
+    fn an_offer_goes_with_its_session_and_not_with_an_earlier_one() {
+        let invitations = Invitations::new(None).unwrap();
+        let from = "192.0.2.1".parse().unwrap();
+        let first = invitations.offer("live", 1, offer("192.0.2.1:1"), from);
+        let second = invitations.offer("live", 2, offer("192.0.2.1:2"), from);
+        drop(first);
+        assert_eq!(addresses(&invitations, None), Some(0));
+        drop(second);
+        assert_eq!(addresses(&invitations, None), None);
+    }
+
+    #[test]
+    fn secrets_are_not_shown() {
+        let invitations = Invitations::new(None).unwrap();
+        let _guard = invitations.offer("live", 1, offer("192.0.2.1:1"), "192.0.2.1".parse().unwrap());
+        let invitation = invitations.invite("live", Some(Epoch(1)), None);
+        let ticket = invitation.peer.as_ref().unwrap().ticket.clone();
+        let shown = format!("{invitation:?} {invitations:?}");
+        assert!(!shown.contains(&ticket) && !shown.contains("1, 1, 1"), "{shown}");
+    }
+}

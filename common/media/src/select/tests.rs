@@ -1,0 +1,189 @@
+//! Which paths run, over a virtual clock: starts, climbs, falls, false alarms.
+
+use super::*;
+
+const PEER: PathId = PathId(0);
+const RTMP: PathId = PathId(1);
+const HLS: PathId = PathId(2);
+const RELAY: PathId = PathId(3);
+
+fn ms(millis: u64) -> Duration {
+    Duration::from_millis(millis)
+}
+
+fn selector(mode: Mode, paths: &[(PathId, PathKind)]) -> Selector {
+    Selector::new(Settings { mode, ..Settings::default() }, paths.iter().copied())
+}
+
+fn both() -> Selector {
+    selector(Mode::Warm, &[(HLS, PathKind::Hls), (RTMP, PathKind::Rtmp)])
+}
+
+fn lan(mode: Mode) -> Selector {
+    selector(mode, &[(RELAY, PathKind::Relay), (PEER, PathKind::Peer), (RTMP, PathKind::Rtmp)])
+}
+
+/// A unit every 20 ms from `from` to `to` by each path that is `behind` so many ms; what there was to do, and when.
+fn flow(selector: &mut Selector, paths: &[(PathId, i64)], from: u64, to: u64) -> Vec<(u64, Action)> {
+    let mut actions = Vec::new();
+    for at in (from..to).step_by(20) {
+        for (path, behind) in paths {
+            selector.arrived(*path, ms(at), Timestamp::from_millis(at as i64 - behind));
+        }
+        actions.extend(selector.poll(ms(at)).into_iter().map(|action| (at, action)));
+    }
+    actions
+}
+
+fn only(actions: Vec<(u64, Action)>) -> Vec<Action> {
+    actions.into_iter().map(|(_, action)| action).collect()
+}
+
+#[test]
+fn starts_on_the_best_and_gives_the_next_its_chance() {
+    let mut selector = both();
+    assert_eq!(selector.poll(ms(0)), [Action::Open(RTMP)]);
+    assert_eq!(selector.poll(ms(1)), []);
+    assert_eq!(selector.deadline(ms(1)), Some(ms(400)));
+    assert_eq!(selector.poll(ms(400)), [Action::Open(HLS)]);
+    // Whatever answers first plays; the better one, once it is there and proved, takes over.
+    assert_eq!(flow(&mut selector, &[(HLS, 0)], 420, 1000), []);
+    assert_eq!(only(flow(&mut selector, &[(HLS, 0), (RTMP, 0)], 1000, 2100)), [Action::Close(HLS)]);
+}
+
+#[test]
+fn falls_to_the_next_and_climbs_back_when_better_is_proved() {
+    let mut selector = both();
+    selector.poll(ms(0));
+    selector.failed(RTMP, ms(10));
+    assert_eq!(selector.poll(ms(10)), [Action::Open(HLS)]);
+    assert_eq!(flow(&mut selector, &[(HLS, 0)], 20, 1000), []);
+    assert_eq!(flow(&mut selector, &[(HLS, 0)], 1020, 1100), [(1020, Action::Open(RTMP))]);
+    assert_eq!(only(flow(&mut selector, &[(HLS, 0), (RTMP, 0)], 1100, 4000)), [Action::Close(HLS)]);
+}
+
+#[test]
+fn a_peer_that_is_found_is_climbed_to_and_the_relay_stays_ready() {
+    let mut selector = selector(Mode::Warm, &[(RELAY, PathKind::Relay), (RTMP, PathKind::Rtmp)]);
+    assert_eq!(selector.poll(ms(0)), [Action::Open(RELAY)]);
+    assert_eq!(flow(&mut selector, &[(RELAY, 60)], 20, 2000), []);
+    selector.add(PEER, PathKind::Peer);
+    assert_eq!(only(flow(&mut selector, &[(RELAY, 60)], 2000, 2100)), [Action::Open(PEER)]);
+    let actions = flow(&mut selector, &[(RELAY, 60), (PEER, 0)], 2100, 4000);
+    assert_eq!(actions, [(3100, Action::Stop(RELAY))]);
+    assert_eq!(flow(&mut selector, &[(PEER, 0)], 4000, 9000), [], "nothing more to do");
+}
+
+#[test]
+fn silence_is_missed_within_three_pictures_and_the_idle_path_flows() {
+    let mut selector = lan(Mode::Warm);
+    assert_eq!(selector.poll(ms(0)), [Action::Open(PEER)]);
+    let actions = flow(&mut selector, &[(PEER, 0)], 20, 5000);
+    assert_eq!(actions, [(1020, Action::OpenIdle(RELAY))]);
+    selector.ready(RELAY);
+    assert_eq!(flow(&mut selector, &[(PEER, 0)], 5000, 6000), []);
+    let last = 5980;
+    let at = selector.deadline(ms(last)).unwrap();
+    assert!(at <= ms(last + 100), "{at:?}: more than three pictures of 33 ms");
+    assert_eq!(selector.poll(at), [Action::Start(RELAY)]);
+    assert_eq!(selector.poll(at), [], "once");
+    // The peer stays open for a second, in case the alarm is false; then it has failed.
+    let actions = flow(&mut selector, &[(RELAY, 60)], 6100, 9000);
+    assert_eq!(actions[0].1, Action::Close(PEER));
+    assert!((7000..7100).contains(&actions[0].0), "{actions:?}");
+    assert_eq!(actions[1].1, Action::Open(PEER), "tried again: {actions:?}");
+}
+
+#[test]
+fn a_peer_that_fails_is_followed_by_the_idle_path_at_once() {
+    let mut selector = lan(Mode::Warm);
+    selector.poll(ms(0));
+    flow(&mut selector, &[(PEER, 0)], 20, 2000);
+    selector.ready(RELAY);
+    selector.failed(PEER, ms(2001));
+    assert_eq!(selector.poll(ms(2001)), [Action::Start(RELAY)]);
+    // And where nothing is idle, the next is opened.
+    let mut selector = lan(Mode::Cold);
+    selector.poll(ms(0));
+    assert_eq!(flow(&mut selector, &[(PEER, 0)], 20, 2000), []);
+    selector.failed(PEER, ms(2001));
+    assert_eq!(selector.poll(ms(2001)), [Action::Open(RELAY)]);
+}
+
+#[test]
+fn a_false_alarm_costs_a_moment_and_makes_the_next_come_later() {
+    let mut selector = lan(Mode::Warm);
+    selector.poll(ms(0));
+    flow(&mut selector, &[(PEER, 0)], 20, 2000);
+    selector.ready(RELAY);
+    let first = selector.deadline(ms(1990)).unwrap() - ms(1980);
+    assert_eq!(selector.poll(ms(1980) + first), [Action::Start(RELAY)]);
+    let actions = flow(&mut selector, &[(RELAY, 60), (PEER, 0)], 2100, 6000);
+    assert_eq!(only(actions), [Action::Stop(RELAY)]);
+    assert!(selector.silent_at(&selector.ladder[0]).unwrap() - ms(5980) > first);
+}
+
+#[test]
+fn hot_keeps_two_flowing() {
+    let mut selector = lan(Mode::Hot);
+    selector.poll(ms(0));
+    assert_eq!(flow(&mut selector, &[(PEER, 0)], 20, 1100), [(1020, Action::Open(RELAY))]);
+    assert_eq!(flow(&mut selector, &[(PEER, 0), (RELAY, 60)], 1100, 9000), []);
+    selector.failed(PEER, ms(9000));
+    let actions = flow(&mut selector, &[(RELAY, 60)], 9000, 9900);
+    assert_eq!(actions, [(9000, Action::Open(RTMP))], "the relay is never interrupted");
+}
+
+#[test]
+fn units_that_are_missing_are_asked_of_the_idle_path() {
+    let mut selector = lan(Mode::Warm);
+    selector.poll(ms(0));
+    flow(&mut selector, &[(PEER, 0)], 20, 2000);
+    assert_eq!(selector.lacks(PEER, ms(2000)), []);
+    selector.ready(RELAY);
+    assert_eq!(selector.lacks(PEER, ms(2000)), [Action::Start(RELAY)]);
+    assert_eq!(selector.lacks(PEER, ms(2000)), []);
+}
+
+#[test]
+fn failures_in_a_row_are_spaced_out() {
+    let mut selector = selector(Mode::Warm, &[(RTMP, PathKind::Rtmp)]);
+    let mut now = ms(0);
+    let mut waits = Vec::new();
+    for _ in 0..7 {
+        assert_eq!(selector.poll(now), [Action::Open(RTMP)]);
+        selector.failed(RTMP, now);
+        let next = selector.deadline(now).unwrap();
+        waits.push((next - now).as_secs());
+        now = next;
+    }
+    assert_eq!(waits, [1, 2, 4, 8, 16, 30, 30]);
+}
+
+#[test]
+fn a_lone_path_may_wait_for_the_stream_to_begin() {
+    let mut selector = selector(Mode::Warm, &[(HLS, PathKind::Hls)]);
+    selector.poll(ms(0));
+    assert_eq!((selector.deadline(ms(1)), selector.poll(ms(60_000))), (None, vec![]));
+}
+
+#[test]
+fn paths_that_are_connected_wait_together_for_the_stream_to_begin() {
+    let mut selector = both();
+    selector.poll(ms(0));
+    selector.answered(RTMP);
+    selector.poll(ms(400));
+    selector.failed(HLS, ms(410));
+    let opened: Vec<Action> = (410..60_000).step_by(50).flat_map(|at| selector.poll(ms(at))).collect();
+    assert!(!opened.contains(&Action::Close(RTMP)) && !opened.contains(&Action::Open(RTMP)), "{opened:?}");
+    let actions = only(flow(&mut selector, &[(RTMP, 0)], 60_000, 70_000));
+    assert!(!actions.contains(&Action::Open(HLS)) && !actions.contains(&Action::Close(RTMP)), "{actions:?}");
+}
+
+#[test]
+fn a_path_that_never_starts_gives_way() {
+    let mut selector = both();
+    selector.poll(ms(0));
+    selector.poll(ms(400));
+    assert_eq!(selector.poll(ms(5000)), [Action::Close(RTMP)]);
+}

@@ -1,0 +1,194 @@
+//! The broadcaster's end: says that a broadcast is here, under another name every ten minutes, and says goodbye.
+//!
+//! Announcing and goodbyes as RFC 6762 §8.3 and §10.1, without the probing of §8.1: an 80-bit name that nobody else can compute,
+//! and a random host name, need not be asked for first. It does not answer viewers, it only tells them where the relay is.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread;
+use std::time::Duration;
+
+use mdns_sd::{DaemonEvent, Receiver, ServiceDaemon, ServiceInfo};
+use ring::rand::{SecureRandom, SystemRandom};
+use tokio::sync::oneshot;
+use tracing::{debug, warn};
+
+use super::daemon::Daemon;
+use super::name::{self, SECRET_LEN, Wanted, slot_at};
+use super::{AnnouncerOptions, Clock, Error, SERVICE, VERSION, sighting};
+
+/// A broadcast that is announced until this is dropped or [stopped](Self::stop).
+#[derive(Debug)]
+pub struct Announcer {
+    /// Dropped to tell the thread to end.
+    on: Option<mpsc::Sender<()>>,
+    /// Disconnects once the first goodbye is sent.
+    goodbye: mpsc::Receiver<()>,
+    /// Resolves once all is done.
+    done: Option<oneshot::Receiver<()>>,
+    announced: Arc<AtomicBool>,
+}
+
+impl Announcer {
+    /// Announces the broadcast of `secret`, whose relay listens for QUIC on UDP `port`, on every address of the chosen interfaces.
+    ///
+    /// # Errors
+    /// [`Error::Port`] for port 0; [`Error::Mdns`], [`Error::Thread`] or [`Error::Random`] if the system gives no means. Not if
+    /// there is no network: it is announced as soon as there is one.
+    pub fn start(secret: &[u8; SECRET_LEN], port: u16, options: AnnouncerOptions) -> Result<Self, Error> {
+        if port == 0 {
+            return Err(Error::Port);
+        }
+        let daemon = Daemon::start(&options.interfaces, options.loopback)?;
+        let events = daemon.tell("listening", ServiceDaemon::monitor)?;
+        let broadcast = Wanted::new(secret);
+        let slot = slot_at(options.clock.unix_seconds());
+        let fullname = register(&daemon, &broadcast, slot, port)?;
+
+        let (on, off) = mpsc::channel();
+        let (said, goodbye) = mpsc::channel();
+        let (finished, done) = oneshot::channel();
+        let announced = Arc::new(AtomicBool::new(false));
+        let keeper = Keeper {
+            daemon,
+            events,
+            broadcast,
+            port,
+            clock: options.clock,
+            slot,
+            fullname,
+            announced: Arc::clone(&announced),
+        };
+        thread::Builder::new()
+            .name("lan-announcer".to_owned())
+            .spawn(move || keeper.run(&off, said, finished))
+            .map_err(Error::Thread)?;
+        Ok(Self { on: Some(on), goodbye, done: Some(done), announced })
+    }
+
+    /// Whether an announcement has left this machine by at least one interface. True within about a second where there is a
+    /// network; for diagnosis, as nothing tells whether anybody hears it.
+    #[must_use]
+    pub fn announced(&self) -> bool {
+        self.announced.load(Ordering::Relaxed)
+    }
+
+    /// Says goodbye, twice in case one is lost, and waits for that: about 150 ms, and a second at most.
+    pub async fn stop(mut self) {
+        self.on = None;
+        if let Some(done) = self.done.take()
+            && tokio::time::timeout(STOP, done).await.is_err()
+        {
+            debug!("the LAN announcer is late to stop");
+        }
+    }
+}
+
+impl Drop for Announcer {
+    /// Says goodbye and waits until that is sent, a few milliseconds and 250 at most; the second goodbye follows by itself, if the
+    /// process lives that long.
+    fn drop(&mut self) {
+        self.on = None;
+        if self.goodbye.recv_timeout(GOODBYE) == Err(RecvTimeoutError::Timeout) {
+            debug!("the goodbye to the LAN is late");
+        }
+    }
+}
+
+/// The thread that keeps the name that of the present slot.
+struct Keeper {
+    daemon: Daemon,
+    events: Receiver<DaemonEvent>,
+    broadcast: Wanted,
+    port: u16,
+    clock: Clock,
+    slot: u64,
+    fullname: String,
+    announced: Arc<AtomicBool>,
+}
+
+impl Keeper {
+    fn run(mut self, off: &mpsc::Receiver<()>, said: mpsc::Sender<()>, finished: oneshot::Sender<()>) {
+        // Nothing is ever sent: the wait ends early only by the announcer's end.
+        while off.recv_timeout(TICK) == Err(RecvTimeoutError::Timeout) {
+            self.hear();
+            self.follow_clock();
+        }
+        self.say_goodbye(&self.fullname);
+        drop(said);
+        thread::sleep(SECOND_GOODBYE);
+        drop(self);
+        drop(finished);
+    }
+
+    /// Registers the next name and then withdraws the old one, so that at no moment there is none.
+    fn follow_clock(&mut self) {
+        let slot = slot_at(self.clock.unix_seconds());
+        if slot == self.slot {
+            return;
+        }
+        match register(&self.daemon, &self.broadcast, slot, self.port) {
+            Ok(fullname) => {
+                self.slot = slot;
+                let old = std::mem::replace(&mut self.fullname, fullname);
+                self.say_goodbye(&old);
+            }
+            // The old name still matches for a slot's time, so there is time to try again.
+            Err(error) => warn!(%error, "the LAN announcement keeps its old name"),
+        }
+    }
+
+    fn say_goodbye(&self, fullname: &str) {
+        match self.daemon.tell("saying goodbye", |inner| inner.unregister(fullname)) {
+            // The answer comes after the packets.
+            Ok(answer) => {
+                if answer.recv_timeout(GOODBYE).is_err() {
+                    debug!(fullname, "no word whether the goodbye was sent");
+                }
+            }
+            Err(error) => debug!(%error, fullname, "no goodbye"),
+        }
+    }
+
+    fn hear(&self) {
+        for event in self.events.try_iter() {
+            match event {
+                // A new address is announced without an event of its own.
+                DaemonEvent::Announce(..) | DaemonEvent::IpAdd(_) => self.announced.store(true, Ordering::Relaxed),
+                DaemonEvent::Error(error) => warn!(%error, "mDNS"),
+                other => debug!(event = ?other, "mDNS"),
+            }
+        }
+    }
+}
+
+/// Registers the name of a slot and gives it in full. Each name gets a host name of its own: mdns-sd's goodbye takes the host's
+/// addresses along, which would tear those of the next name out of viewers' caches; and a host name that stayed would link the
+/// names.
+fn register(daemon: &Daemon, broadcast: &Wanted, slot: u64, port: u16) -> Result<String, Error> {
+    let instance = broadcast.name(slot);
+    let mut random = [0; name::NAME_BYTES];
+    SystemRandom::new().fill(&mut random).map_err(|_| Error::Random)?;
+    let host = format!("{}.local.", name::base32(random));
+    let version = VERSION.to_string();
+    let mut info = ServiceInfo::new(SERVICE, &instance, &host, (), port, &[("v", version.as_str())][..])
+        .map_err(|source| Error::Mdns { during: "describing the broadcast", source })?
+        .enable_addr_auto();
+    info.set_requires_probe(false);
+    daemon.tell("announcing", |inner| inner.register(info.clone()))?;
+    Ok(sighting::fullname(&instance))
+}
+
+/// How often the clock is read. Not a timer until the next slot: one that a suspended laptop stops, and a corrected clock
+/// outdates.
+const TICK: Duration = Duration::from_secs(1);
+
+/// For the goodbye to be sent: mDNS's thread does it between two packets.
+const GOODBYE: Duration = Duration::from_millis(250);
+
+/// mdns-sd repeats a goodbye 120 ms after the first; its thread must not end before.
+const SECOND_GOODBYE: Duration = Duration::from_millis(150);
+
+/// For all of it.
+const STOP: Duration = Duration::from_secs(1);

@@ -1,0 +1,201 @@
+//! Whose instance it is: names that only holders of a broadcast's secret can compute, another for each slot of time.
+//!
+//! An instance name is the first label of a service instance name (RFC 6763 §4.1.1), of at most 63 bytes; ours has 16. Nothing
+//! here touches a network or a clock: the caller says what time it is.
+
+use ring::hmac;
+
+/// The instance name of a broadcast in a slot: 16 characters of lower-case base32 (RFC 4648 §6, `a`–`z` and `2`–`7`).
+///
+/// They are the first 10 bytes of HMAC-SHA256 under `secret` of `"nearcast-mdns-v1"` and the slot's 8 big-endian bytes.
+#[must_use]
+pub fn instance_name(secret: &[u8; SECRET_LEN], slot: u64) -> String {
+    Wanted::new(secret).name(slot)
+}
+
+/// The slot that a moment is in; `unix_seconds` counts from 1970-01-01 UTC.
+#[must_use]
+pub fn slot_at(unix_seconds: u64) -> u64 {
+    unix_seconds / SLOT_SECONDS
+}
+
+/// A broadcast that somebody looks for, or announces: its secret, made ready to compute names.
+#[derive(Clone)]
+pub struct Wanted {
+    key: hmac::Key,
+}
+
+impl Wanted {
+    /// The broadcast of `secret`.
+    #[must_use]
+    pub fn new(secret: &[u8; SECRET_LEN]) -> Self {
+        Self { key: hmac::Key::new(hmac::HMAC_SHA256, secret) }
+    }
+
+    /// Its name in `slot`, as [`instance_name`].
+    #[must_use]
+    pub fn name(&self, slot: u64) -> String {
+        let mut message = [0; LABEL.len() + size_of::<u64>()];
+        let (label, number) = message.split_at_mut(LABEL.len());
+        label.copy_from_slice(LABEL);
+        number.copy_from_slice(&slot.to_be_bytes());
+        let tag = hmac::sign(&self.key, &message);
+        base32(tag.as_ref().iter().take(NAME_BYTES).copied())
+    }
+
+    /// Whether `instance` is a name of this broadcast's at `unix_seconds`: of the slot then, the one before or the one after.
+    ///
+    /// The neighbours count because two clocks differ, and because a record outlives its slot in caches. `instance` is the first
+    /// label alone. A match proves nothing about who announced it: everyone on the LAN has heard the name too.
+    #[must_use]
+    pub fn matches(&self, instance: &str, unix_seconds: u64) -> bool {
+        let slot = slot_at(unix_seconds);
+        let last = slot.saturating_add(SLOTS_AROUND);
+        (slot.saturating_sub(SLOTS_AROUND)..=last).any(|slot| self.name(slot) == instance)
+    }
+}
+
+impl std::fmt::Debug for Wanted {
+    /// Without the secret, which must not get into logs.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Wanted").finish_non_exhaustive()
+    }
+}
+
+/// Whether `label` could be an [`instance_name`]: the right length and alphabet, in lower case.
+#[must_use]
+pub fn is_instance_name(label: &str) -> bool {
+    label.len() == NAME_LEN && label.bytes().all(|byte| ALPHABET.contains(&byte))
+}
+
+/// Lower-case base32 without padding. A last group of fewer than five bits is filled with zeros (RFC 4648 §6).
+pub(super) fn base32(bytes: impl IntoIterator<Item = u8>) -> String {
+    let mut text = String::with_capacity(NAME_LEN);
+    let (mut held, mut bits) = (0_u32, 0_u32);
+    for byte in bytes {
+        held = (held << 8) | u32::from(byte);
+        bits += 8;
+        while bits >= 5 {
+            bits -= 5;
+            text.push(digit(held >> bits));
+        }
+        // At most four bits are left over, so the next byte has room.
+        held &= (1 << bits) - 1;
+    }
+    if bits > 0 {
+        text.push(digit(held << (5 - bits)));
+    }
+    text
+}
+
+fn digit(value: u32) -> char {
+    char::from(ALPHABET[(value & 31) as usize])
+}
+
+/// Bytes of a broadcast's secret: 128 bits, which nobody guesses.
+pub const SECRET_LEN: usize = 16;
+
+/// Seconds of a slot. Short enough that a name tells little about a broadcaster's day, long against a record's life of two
+/// minutes.
+pub const SLOT_SECONDS: u64 = 600;
+
+/// Slots before and after the present one that count: a clock may be wrong by up to ten minutes.
+const SLOTS_AROUND: u64 = 1;
+
+/// Keeps this use of the secret apart from any other.
+const LABEL: &[u8; 16] = b"nearcast-mdns-v1";
+
+/// Bytes of the HMAC in a name: 80 bits, so two broadcasts on one LAN do not meet, and a multiple of five.
+pub(super) const NAME_BYTES: usize = 10;
+
+/// Characters of a name.
+const NAME_LEN: usize = NAME_BYTES * 8 / 5;
+
+const ALPHABET: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECRET: [u8; 16] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15];
+
+    #[test]
+    fn base32_is_rfc_4648_s() {
+        let table =
+            [("", ""), ("f", "my"), ("fo", "mzxq"), ("foo", "mzxw6"), ("foob", "mzxw6yq"), ("foobar", "mzxw6ytboi")];
+        for (plain, coded) in table {
+            assert_eq!(base32(plain.bytes()), coded);
+        }
+        assert_eq!(base32([0xff; 10]), "7777777777777777");
+    }
+
+    #[test]
+    fn names_are_those_of_another_implementation() {
+        // From Python's hmac and base64 modules.
+        let table = NAMES_ELSEWHERE;
+        for (secret, slot, name) in table {
+            assert_eq!(instance_name(&secret, slot), name, "slot {slot}");
+            assert!(is_instance_name(name));
+        }
+    }
+
+    #[test]
+    fn slots_are_ten_minutes() {
+        for (seconds, slot) in
+            [(0, 0), (599, 0), (600, 1), (1_199, 1), (1_700_000_000, 2_833_333), (u64::MAX, u64::MAX / 600)]
+        {
+            assert_eq!(slot_at(seconds), slot);
+        }
+    }
+
+    #[test]
+    fn a_name_matches_in_its_slot_and_the_two_around() {
+        let wanted = Wanted::new(&SECRET);
+        let now = 1_700_000_000;
+        for (slots_ahead, expected) in [(-2_i64, false), (-1, true), (0, true), (1, true), (2, false)] {
+            let name = instance_name(&SECRET, slot_at(now).checked_add_signed(slots_ahead).unwrap());
+            assert_eq!(wanted.matches(&name, now), expected, "{slots_ahead} slots ahead");
+        }
+        let other = instance_name(&[7; 16], slot_at(now));
+        assert!(!wanted.matches(&other, now));
+        for nonsense in ["", "a", "AAAAAAAAAAAAAAAA"] {
+            assert!(!wanted.matches(nonsense, now));
+        }
+    }
+
+    #[test]
+    fn the_ends_of_time_do_not_overflow() {
+        let wanted = Wanted::new(&SECRET);
+        assert!(wanted.matches(&instance_name(&SECRET, 0), 0));
+        assert!(wanted.matches(&instance_name(&SECRET, u64::MAX / 600), u64::MAX));
+    }
+
+    #[test]
+    fn names_have_a_strict_form() {
+        let good = "abcdefghijklmn27";
+        assert!(is_instance_name(good));
+        for bad in [
+            "",
+            "abcdefghijklmn2",
+            "abcdefghijklmn277",
+            "Abcdefghijklmn27",
+            "abcdefghijklmn21",
+            "abcdefghijklm.27",
+            "abcdefghijklmé7",
+        ] {
+            assert!(!is_instance_name(bad), "{bad}");
+        }
+    }
+
+    #[test]
+    fn debug_keeps_the_secret() {
+        assert_eq!(format!("{:?}", Wanted::new(&SECRET)), "Wanted { .. }");
+    }
+
+    const NAMES_ELSEWHERE: [([u8; 16], u64, &str); 4] = [
+        (SECRET, 0, "3obwwtoibci6byvu"),
+        (SECRET, 2833333, "aaglui6lza356sms"),
+        ([0xff; 16], 1, "s2lqvbnsaiumn5he"),
+        (SECRET, u64::MAX, "ohu33cjbqnm4tzpk"),
+    ];
+}

@@ -1,0 +1,254 @@
+//! The task behind a browser: takes what mdns-sd tells, keeps it in the ledger, and hands the differences on.
+//!
+//! mdns-sd's cache has no bound, and a subscription whose thousand places are full is closed. So the task counts the cache, and
+//! starts mDNS anew where somebody fills it; who is really there is found again within a moment. And it asks again for who was
+//! lost, which mdns-sd does not for an instance that it knows by name (RFC 6762 §5.2, §10).
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use mdns_sd::{Receiver, ServiceDaemon, ServiceEvent};
+use tokio::sync::{Notify, mpsc};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, timeout};
+use tracing::{debug, warn};
+
+use super::browser::Event;
+use super::daemon::Daemon;
+use super::ledger::Ledger;
+use super::sighting;
+use super::{BrowserOptions, Error, SERVICE};
+
+/// What the browser and its task both use.
+#[derive(Debug)]
+pub(super) struct Shared {
+    daemon: Mutex<Arc<Daemon>>,
+    heard: AtomicBool,
+    /// Wakes the task to ask again.
+    pub(super) again: Notify,
+}
+
+impl Shared {
+    pub(super) fn new(subscription: &Subscription) -> Self {
+        let daemon = Mutex::new(Arc::clone(&subscription.daemon));
+        Self { daemon, heard: AtomicBool::new(false), again: Notify::new() }
+    }
+
+    /// The present mDNS thread, which may be another one later.
+    pub(super) fn daemon(&self) -> Arc<Daemon> {
+        Arc::clone(&self.daemon.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// See [`Browser::has_heard`](super::Browser::has_heard).
+    pub(super) async fn has_heard(&self) -> Result<bool, Error> {
+        if !self.heard.load(Ordering::Relaxed) && cached(&self.daemon()).await? > 0 {
+            self.heard.store(true, Ordering::Relaxed);
+        }
+        Ok(self.heard.load(Ordering::Relaxed))
+    }
+
+    fn listen(&self, event: &ServiceEvent) {
+        if matches!(event, ServiceEvent::ServiceFound(..) | ServiceEvent::ServiceResolved(_)) {
+            self.heard.store(true, Ordering::Relaxed);
+        }
+    }
+}
+
+/// Records that mdns-sd holds from others. It counts no packets that come in, only what they left in its cache.
+async fn cached(daemon: &Daemon) -> Result<i64, Error> {
+    let answer = daemon.tell("counting", ServiceDaemon::get_metrics)?;
+    let Ok(Ok(metrics)) = timeout(ANSWER, answer.recv_async()).await else { return Err(Error::Silent) };
+    Ok(CACHED.iter().filter_map(|counter| metrics.get(*counter)).sum())
+}
+
+/// An mDNS thread with what it was asked.
+pub(super) struct Subscription {
+    daemon: Arc<Daemon>,
+    found: Receiver<ServiceEvent>,
+    /// What takes the place of `found` once mdns-sd closes that.
+    next: Option<Receiver<ServiceEvent>>,
+    survey: Option<Receiver<ServiceEvent>>,
+}
+
+impl Subscription {
+    pub(super) fn start(options: &BrowserOptions) -> Result<Self, Error> {
+        let daemon = Arc::new(Daemon::start(&options.interfaces, options.loopback)?);
+        let found = daemon.tell("browsing", |inner| inner.browse(SERVICE))?;
+        let survey =
+            if options.survey { Some(daemon.tell("surveying", |inner| inner.browse(ANY_SERVICE))?) } else { None };
+        Ok(Self { daemon, found, next: None, survey })
+    }
+
+    /// Browses anew while the present subscription goes on: mdns-sd moves to the new one, which closes the old one after its last
+    /// event, asks for what its cache knows by name only, and starts the series of its questions again.
+    fn again(&mut self) {
+        if self.next.is_none() {
+            let next = self.daemon.tell("browsing again", |inner| inner.browse(SERVICE));
+            self.next = next.inspect_err(|error| debug!(%error, "the LAN is not asked again")).ok();
+        }
+    }
+
+    /// The next event, and whether it is the survey's. `None` if events were missed.
+    async fn event(&mut self) -> Option<(ServiceEvent, bool)> {
+        loop {
+            let survey = async {
+                match &self.survey {
+                    Some(survey) => survey.recv_async().await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                event = self.found.recv_async() => match (event, self.next.take()) {
+                    (Ok(event), next) => {
+                        self.next = next;
+                        return Some((event, false));
+                    }
+                    (Err(_), Some(next)) => self.found = next,
+                    (Err(_), None) => return None,
+                },
+                event = survey => match event {
+                    Ok(event) => return Some((event, true)),
+                    Err(_) => self.survey = None,
+                },
+            }
+        }
+    }
+}
+
+/// Runs until the viewer drops the other end of `out`, or mDNS cannot be started anew.
+pub(super) async fn run(
+    shared: Arc<Shared>,
+    options: BrowserOptions,
+    mut subscription: Subscription,
+    out: mpsc::Sender<Event>,
+) {
+    let mut ledger = Ledger::default();
+    // When to ask again for who was lost, and how long after the time before.
+    let mut ask: Option<(Instant, Duration)> = None;
+    let mut doubts_end = None;
+    let mut count = interval(COUNT);
+    count.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        let anew = tokio::select! {
+            () = out.closed() => return,
+            permit = out.reserve(), if ledger.has_news() => {
+                let Ok(permit) = permit else { return };
+                if let Some(event) = ledger.next() {
+                    permit.send(event);
+                }
+                false
+            }
+            event = subscription.event() => match event {
+                Some((event, survey)) => {
+                    shared.listen(&event);
+                    if !survey && take(&mut ledger, &options, event) {
+                        ask = Some((Instant::now() + ASK_FIRST, ASK_FIRST));
+                    }
+                    false
+                }
+                None => true,
+            },
+            _ = count.tick() => !matches!(cached(&subscription.daemon).await, Ok(records) if records <= MAX_RECORDS),
+            () = until(doubts_end) => {
+                doubts_end = None;
+                ledger.drop_doubted();
+                false
+            }
+            () = until(ask.map(|(at, _)| at)) => {
+                ask = ask.and_then(|(at, after)| {
+                    let after = after * ASK_FACTOR;
+                    (after <= ASK_LAST).then_some((at + after, after))
+                });
+                subscription.again();
+                false
+            }
+            () = shared.again.notified() => {
+                subscription.again();
+                false
+            }
+        };
+        if anew {
+            warn!("mDNS starts anew: it holds too much, does not answer, or told more than was taken");
+            sleep(BEFORE_ANEW).await;
+            match Subscription::start(&options) {
+                Ok(started) => subscription = started,
+                Err(error) => {
+                    warn!(%error, "no more LAN discovery");
+                    return;
+                }
+            }
+            *shared.daemon.lock().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&subscription.daemon);
+            ledger.doubt_all();
+            doubts_end = Some(Instant::now() + DOUBT);
+        }
+    }
+}
+
+/// Puts an event into the ledger. True if an instance was lost.
+fn take(ledger: &mut Ledger, options: &BrowserOptions, event: ServiceEvent) -> bool {
+    match event {
+        ServiceEvent::ServiceResolved(resolved) => match sighting::read(&resolved, options.loopback) {
+            Ok(sighting) if !wants(options, &sighting.instance) => {
+                debug!(instance = sighting.instance, "an instance of another broadcast is ignored");
+            }
+            Ok(sighting) => {
+                let instance = sighting.instance.clone();
+                if !ledger.saw(sighting) {
+                    debug!(instance, "too many instances on the LAN, this one is ignored");
+                }
+            }
+            Err(why) => debug!(fullname = ?resolved.fullname, %why, "a malformed instance is ignored"),
+        },
+        ServiceEvent::ServiceRemoved(_, fullname) => {
+            if let Some(instance) = sighting::instance_of(&fullname) {
+                return ledger.lost(instance);
+            }
+        }
+        _ => {}
+    }
+    false
+}
+
+fn wants(options: &BrowserOptions, instance: &str) -> bool {
+    let now = options.clock.unix_seconds();
+    options.wanted.is_empty() || options.wanted.iter().any(|wanted| wanted.matches(instance, now))
+}
+
+/// Pends until a time, and forever if there is none.
+async fn until(time: Option<Instant>) {
+    match time {
+        Some(time) => sleep_until(time).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// The name that asks for all service types (RFC 6763 §9).
+const ANY_SERVICE: &str = "_services._dns-sd._udp.local.";
+
+/// mdns-sd's counters of what it holds from others.
+const CACHED: [&str; 6] = ["cached-ptr", "cached-srv", "cached-txt", "cached-addr", "cached-nsec", "cached-subtype"];
+
+/// Records in mdns-sd's cache above which it starts anew: some megabytes. The largest LANs have some hundred services of all
+/// kinds.
+const MAX_RECORDS: i64 = 4096;
+
+/// Between two counts of them. A gigabit of forged records in that time is the machine's problem before it is ours.
+const COUNT: Duration = Duration::from_secs(10);
+
+/// mDNS's thread answers between two packets.
+const ANSWER: Duration = Duration::from_secs(1);
+
+/// Before mDNS starts anew, so that a flood does not become our busy loop.
+const BEFORE_ANEW: Duration = Duration::from_secs(1);
+
+/// How long what was known before may take to be seen again: three of mdns-sd's questions.
+const DOUBT: Duration = Duration::from_secs(5);
+
+/// From a loss to the first question for who was lost: longer than a laptop's change of access points.
+const ASK_FIRST: Duration = Duration::from_secs(5);
+
+/// By how much each wait is longer than the one before it (RFC 6762 §5.2 wants two at least).
+const ASK_FACTOR: u32 = 3;
+
+/// The longest of these waits, so there are three. Whoever comes back later announces itself.
+const ASK_LAST: Duration = Duration::from_secs(45);

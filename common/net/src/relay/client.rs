@@ -1,0 +1,249 @@
+//! The subscribing end. `SPEC.md` §2, §4.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use bytes::BytesMut;
+use media::TrackId;
+use quinn::{Connection, RecvStream, SendStream, VarInt};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use super::Error;
+use super::reassembly::{Item, Out, Reassembly};
+use super::wire::{self, Arrived, Ask, GroupHeader, GroupReader, Proof, Reply, Start};
+
+/// What a subscription brings.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// The next unit of its track.
+    Unit(Arrived),
+    /// Units of this track were given up on the way: what comes next does not follow.
+    Gap(TrackId),
+    /// The broadcast is over; nothing follows.
+    Ended,
+}
+
+/// A subscription that was let in. It flows from [`start`](Self::start) on. Dropping it leaves.
+#[derive(Debug)]
+pub struct Subscription {
+    connection: Connection,
+    send: SendStream,
+    generation: Arc<AtomicU32>,
+    arrivals: mpsc::Receiver<Arrival>,
+    reassembly: Reassembly,
+    /// That the server knows the code: to be checked before anything is believed.
+    proof: Option<[u8; 32]>,
+    has_ended: bool,
+    _tasks: JoinSet<()>,
+}
+
+/// From the tasks that read streams.
+#[derive(Debug)]
+enum Arrival {
+    Group(GroupHeader, Item),
+    Ended,
+    Failed(Error),
+}
+
+/// Asks for the stream called `name` over a connection whose other end is known to be the right one, unless `proof` is of the code:
+/// then the caller checks [`Subscription::proof`].
+///
+/// # Errors
+/// [`Error::Refused`], [`Error::Timeout`] after [`ANSWER`], and those of the connection.
+pub async fn subscribe(connection: Connection, name: &str, proof: Proof) -> Result<Subscription, Error> {
+    let answered = async {
+        let (mut send, mut recv) = connection.open_bi().await?;
+        write(&mut send, &Ask::Subscribe { name: name.to_owned(), proof }).await?;
+        let mut buffer = BytesMut::new();
+        match next_reply(&mut recv, &mut buffer).await? {
+            Some(Reply::Accepted { proof }) => Ok((send, recv, buffer, proof)),
+            Some(Reply::Refused { code, reason }) => Err(Error::Refused { code, reason }),
+            Some(_) => Err(Error::Protocol(wire::Error::Unknown { what: "first reply", value: 0 })),
+            None => Err(Error::Closed { waiting_for: "the answer to subscribe" }),
+        }
+    };
+    let timed_out = Err(Error::Timeout { waiting_for: "answer to subscribe", after: ANSWER });
+    let (send, recv, buffer, proof) = timeout(ANSWER, answered).await.unwrap_or(timed_out)?;
+    let generation = Arc::new(AtomicU32::new(0));
+    let (arrived, arrivals) = mpsc::channel(ARRIVALS);
+    let mut tasks = JoinSet::new();
+    tasks.spawn(read_control(recv, buffer, arrived.clone()));
+    tasks.spawn(read_groups(connection.clone(), generation.clone(), arrived));
+    let reassembly = Reassembly::default();
+    Ok(Subscription { connection, send, generation, arrivals, reassembly, proof, has_ended: false, _tasks: tasks })
+}
+
+impl Subscription {
+    /// Has it flow, from `at` on; what was under way is given up.
+    ///
+    /// # Errors
+    /// Those of writing.
+    pub async fn start(&mut self, at: Start) -> Result<(), Error> {
+        let generation = self.generation.load(Ordering::Relaxed).wrapping_add(1);
+        self.generation.store(generation, Ordering::Relaxed);
+        self.reassembly.start(generation);
+        write(&mut self.send, &Ask::Start { generation, at }).await
+    }
+
+    /// Has it send nothing until the next start.
+    ///
+    /// # Errors
+    /// Those of writing.
+    pub async fn stop(&mut self) -> Result<(), Error> {
+        let generation = self.generation.load(Ordering::Relaxed).wrapping_add(1);
+        self.generation.store(generation, Ordering::Relaxed);
+        self.reassembly.start(generation);
+        write(&mut self.send, &Ask::Stop).await
+    }
+
+    /// The next event. Cancel safe.
+    ///
+    /// # Errors
+    /// Whatever ends the subscription.
+    pub async fn next(&mut self) -> Result<Event, Error> {
+        loop {
+            match self.reassembly.pop() {
+                Some(Out::Unit(unit)) => return Ok(Event::Unit(unit)),
+                Some(Out::Gap(track)) => return Ok(Event::Gap(track)),
+                None => {}
+            }
+            match self.arrivals.recv().await {
+                Some(Arrival::Group(group, item)) => self.reassembly.push(group, item),
+                Some(Arrival::Ended) => self.has_ended = true,
+                Some(Arrival::Failed(_)) | None if self.has_ended => return Ok(Event::Ended),
+                Some(Arrival::Failed(error)) => return Err(error),
+                None => return Err(Error::Closed { waiting_for: "the next unit" }),
+            }
+        }
+    }
+
+    /// What the server answered to a proof of the code.
+    pub fn proof(&self) -> Option<[u8; 32]> {
+        self.proof
+    }
+
+    /// The connection's round trip, as QUIC measures it.
+    pub fn round_trip(&self) -> Duration {
+        self.connection.rtt()
+    }
+
+    /// Bytes that came, all of them: what this path costs the link.
+    pub fn received_bytes(&self) -> u64 {
+        self.connection.stats().udp_rx.bytes
+    }
+}
+
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        self.connection.close(VarInt::from_u32(0), b"bye");
+    }
+}
+
+/// What both ends of this TLS session, and nobody else, know (RFC 5705).
+pub fn exporter(connection: &Connection, label: &[u8]) -> Option<[u8; 32]> {
+    let mut out = [0; 32];
+    connection.export_keying_material(&mut out, label, &[]).ok().map(|()| out)
+}
+
+async fn read_control(mut recv: RecvStream, mut buffer: BytesMut, arrived: mpsc::Sender<Arrival>) {
+    loop {
+        let arrival = match next_reply(&mut recv, &mut buffer).await {
+            Ok(Some(Reply::Dropped { generation, track, sequence })) => {
+                Arrival::Group(GroupHeader { generation, track, sequence }, Item::Broken)
+            }
+            Ok(Some(Reply::Ended)) => Arrival::Ended,
+            Ok(Some(_)) => continue,
+            // The streams tell the rest.
+            Ok(None) => return,
+            Err(error) => Arrival::Failed(error),
+        };
+        let is_failure = matches!(arrival, Arrival::Failed(_));
+        if arrived.send(arrival).await.is_err() || is_failure {
+            return;
+        }
+    }
+}
+
+async fn read_groups(connection: Connection, generation: Arc<AtomicU32>, arrived: mpsc::Sender<Arrival>) {
+    let mut readers = JoinSet::new();
+    loop {
+        tokio::select! {
+            stream = connection.accept_uni() => match stream {
+                Ok(stream) => drop(readers.spawn(read_group(stream, generation.clone(), arrived.clone()))),
+                Err(error) => {
+                    // What has come is read before the end is told.
+                    while readers.join_next().await.is_some() {}
+                    let _ = arrived.send(Arrival::Failed(error.into())).await;
+                    return;
+                }
+            },
+            Some(_) = readers.join_next() => {}
+        }
+    }
+}
+
+/// Reads one group to its end. A group of an earlier start is not read.
+async fn read_group(mut stream: RecvStream, generation: Arc<AtomicU32>, arrived: mpsc::Sender<Arrival>) {
+    let mut reader = GroupReader::default();
+    let result = group(&mut stream, &mut reader, &generation, &arrived).await;
+    let header = reader.header().ok().flatten();
+    let last = match (result, header) {
+        (Ok(true), Some(header)) => Arrival::Group(header, Item::Whole),
+        // Reset, or the connection is lost. One whose header never came is told of on the control stream.
+        (Ok(false) | Err(Error::Read(_)), Some(header)) => Arrival::Group(header, Item::Broken),
+        (Ok(_) | Err(Error::Read(_)), None) => return,
+        (Err(error), _) => Arrival::Failed(error),
+    };
+    let _ = arrived.send(last).await;
+}
+
+/// Whether it ended where a group may end.
+async fn group(
+    stream: &mut RecvStream,
+    reader: &mut GroupReader,
+    generation: &AtomicU32,
+    arrived: &mpsc::Sender<Arrival>,
+) -> Result<bool, Error> {
+    while let Some(chunk) = stream.read_chunk(READ, true).await? {
+        reader.push(&chunk.bytes);
+        let Some(header) = reader.header()? else { continue };
+        if header.generation != generation.load(Ordering::Relaxed) {
+            let _ = stream.stop(VarInt::from_u32(0));
+            return Ok(false);
+        }
+        while let Some(unit) = reader.unit()? {
+            if arrived.send(Arrival::Group(header, Item::Unit(unit))).await.is_err() {
+                return Ok(false);
+            }
+        }
+    }
+    Ok(reader.is_between_frames())
+}
+
+async fn next_reply(recv: &mut RecvStream, buffer: &mut BytesMut) -> Result<Option<Reply>, Error> {
+    loop {
+        if let Some(message) = wire::take_message(buffer)? {
+            return Ok(Some(wire::reply(message)?));
+        }
+        match recv.read_chunk(READ, true).await? {
+            Some(chunk) => buffer.extend_from_slice(&chunk.bytes),
+            None => return Ok(None),
+        }
+    }
+}
+
+async fn write(send: &mut SendStream, ask: &Ask) -> Result<(), Error> {
+    let mut bytes = BytesMut::new();
+    ask.encode(&mut bytes);
+    Ok(send.write_all(&bytes).await?)
+}
+
+/// From the connection to the answer.
+pub const ANSWER: Duration = Duration::from_secs(5);
+/// What is taken of a stream at once.
+const READ: usize = 64 << 10;
+/// Units that wait for the reader; more wait in QUIC's windows.
+const ARRIVALS: usize = 64;

@@ -1,0 +1,192 @@
+//! Groups back in order: each on a stream of its own, they come beside and before one another. Pure.
+//!
+//! Within a track, a group's units go out before those of the next group; tracks do not wait for each other. A group that was given up
+//! ends where it is: what comes after it says by itself that it does not follow.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use media::TrackId;
+
+use super::wire::{Arrived, GroupHeader};
+
+/// What came of a group.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Item {
+    /// A unit.
+    Unit(Arrived),
+    /// All of it has come.
+    Whole,
+    /// The rest of it, or all of it, will not come.
+    Broken,
+}
+
+/// What goes out.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Out {
+    /// The next unit of its track.
+    Unit(Arrived),
+    /// Units of this track are missing before the next.
+    Gap(TrackId),
+}
+
+/// The groups of one start. See the module's text.
+#[derive(Debug, Default)]
+pub struct Reassembly {
+    generation: u32,
+    tracks: BTreeMap<TrackId, Groups>,
+    out: VecDeque<Out>,
+    /// Payload that waits for an earlier group.
+    bytes: usize,
+}
+
+#[derive(Debug, Default)]
+struct Groups {
+    /// The group that goes out.
+    current: u64,
+    waiting: BTreeMap<u64, VecDeque<Item>>,
+}
+
+impl Reassembly {
+    /// Forgets everything: groups of `generation` count from now on.
+    pub fn start(&mut self, generation: u32) {
+        *self = Self { generation, ..Self::default() };
+    }
+
+    /// Takes what came of a group. What is of another start, or of a group that is over, is dropped.
+    pub fn push(&mut self, group: GroupHeader, item: Item) {
+        let is_known = self.tracks.contains_key(&group.track) || self.tracks.len() < media::catalog::MAX_TRACKS;
+        if group.generation != self.generation || !is_known {
+            return;
+        }
+        let groups = self.tracks.entry(group.track).or_default();
+        if group.sequence < groups.current {
+            return;
+        }
+        if let Item::Unit(unit) = &item {
+            self.bytes += unit.unit.payload.len();
+        }
+        groups.waiting.entry(group.sequence).or_default().push_back(item);
+        self.release(group.track);
+        while self.bytes > MAX_WAITING_BYTES {
+            // The first group that something waits for is not worth waiting for any longer.
+            let behind = self.tracks.iter().find(|(_, groups)| !groups.waiting.is_empty()).map(|(track, _)| *track);
+            let Some(track) = behind else { break };
+            let groups = self.tracks.get_mut(&track).expect("it was just found");
+            groups.waiting.entry(groups.current).or_default().push_back(Item::Broken);
+            self.release(track);
+        }
+    }
+
+    /// The next that is due.
+    pub fn pop(&mut self) -> Option<Out> {
+        self.out.pop_front()
+    }
+
+    fn release(&mut self, track: TrackId) {
+        let Some(groups) = self.tracks.get_mut(&track) else { return };
+        while let Some(waiting) = groups.waiting.get_mut(&groups.current) {
+            let mut is_over = false;
+            while let Some(item) = waiting.pop_front() {
+                match item {
+                    Item::Unit(unit) => {
+                        self.bytes -= unit.unit.payload.len();
+                        self.out.push_back(Out::Unit(unit));
+                    }
+                    Item::Whole => is_over = true,
+                    Item::Broken => {
+                        is_over = true;
+                        self.out.push_back(Out::Gap(track));
+                    }
+                }
+                if is_over {
+                    break;
+                }
+            }
+            if !is_over {
+                return;
+            }
+            if let Some(rest) = groups.waiting.remove(&groups.current) {
+                let left =
+                    rest.iter().map(|item| if let Item::Unit(unit) = item { unit.unit.payload.len() } else { 0 });
+                self.bytes -= left.sum::<usize>();
+            }
+            groups.current += 1;
+        }
+    }
+}
+
+/// Bounds what waits for an earlier group: two seconds at 32 Mbit/s.
+const MAX_WAITING_BYTES: usize = 8 << 20;
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use bytes::Bytes;
+    use media::{AccessUnit, Catalog, Epoch, Timestamp};
+
+    use super::*;
+
+    fn unit(track: TrackId, dts: i64, size: usize) -> Item {
+        let dts = Timestamp::from_millis(dts);
+        let payload = Bytes::from(vec![0; size]);
+        let unit = AccessUnit { epoch: Epoch(1), track, dts, pts: dts, random_access: true, payload };
+        Item::Unit(Arrived { catalog: Arc::new(Catalog::new(Epoch(1))), unit, after: None })
+    }
+
+    fn group(generation: u32, track: TrackId, sequence: u64) -> GroupHeader {
+        GroupHeader { generation, track, sequence }
+    }
+
+    fn drain(reassembly: &mut Reassembly) -> Vec<String> {
+        std::iter::from_fn(|| reassembly.pop())
+            .map(|out| match out {
+                Out::Unit(unit) => format!("{}@{}", unit.unit.track, unit.unit.dts.as_millis()),
+                Out::Gap(track) => format!("gap {track}"),
+            })
+            .collect()
+    }
+
+    const V: TrackId = TrackId::VIDEO;
+    const A: TrackId = TrackId::AUDIO;
+
+    #[test]
+    fn a_group_waits_for_the_one_before_and_tracks_do_not_wait() {
+        let mut r = Reassembly::default();
+        r.start(1);
+        r.push(group(1, V, 1), unit(V, 50, 1));
+        r.push(group(1, A, 0), unit(A, 5, 1));
+        r.push(group(1, V, 0), unit(V, 0, 1));
+        assert_eq!(drain(&mut r), ["a0@5", "v0@0"]);
+        r.push(group(1, V, 1), Item::Whole);
+        r.push(group(1, V, 0), unit(V, 10, 1));
+        r.push(group(1, V, 0), Item::Whole);
+        r.push(group(1, V, 2), unit(V, 60, 1));
+        assert_eq!(drain(&mut r), ["v0@10", "v0@50", "v0@60"]);
+    }
+
+    #[test]
+    fn what_was_given_up_is_a_gap_and_comes_no_more() {
+        let mut r = Reassembly::default();
+        r.start(1);
+        r.push(group(1, V, 1), unit(V, 50, 1));
+        r.push(group(1, V, 0), Item::Broken);
+        r.push(group(1, V, 0), unit(V, 10, 1));
+        assert_eq!(drain(&mut r), ["gap v0", "v0@50"]);
+        r.start(2);
+        r.push(group(1, V, 2), unit(V, 70, 1));
+        r.push(group(2, V, 0), unit(V, 80, 1));
+        assert_eq!(drain(&mut r), ["v0@80"]);
+    }
+
+    #[test]
+    fn what_waits_is_bounded() {
+        let mut r = Reassembly::default();
+        r.start(1);
+        for n in 0..20 {
+            r.push(group(1, V, 1), unit(V, n, 1 << 20));
+        }
+        assert!(r.bytes <= MAX_WAITING_BYTES);
+        assert_eq!(drain(&mut r)[..2], ["gap v0", "v0@0"]);
+    }
+}

@@ -1,0 +1,262 @@
+//! The serving end: a subscription from its first message to its last. `SPEC.md` §2, §4.
+//!
+//! A request is returned to the caller, who knows streams and proofs, and accepts or refuses it. From then on the subscriber is two
+//! cursors on the live window, one for sound and one for pictures ([`lane`](super::lane)): no queue of its own but what QUIC holds,
+//! which is bounded.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use media::live_window::Read;
+use media::{Cursor, LiveWindow, TrackKind};
+use quinn::{Connection, RecvStream, SendStream, VarInt};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use super::Error;
+use super::lane::{Dropped, Lane};
+use super::wire::{self, Ask, Proof, RefusalCode, Reply, Start};
+
+/// A live stream that can be subscribed to.
+pub trait Source: Send + Sync + 'static {
+    /// What [`changed`](Self::changed) carries; it is the change alone that counts.
+    type News: Send + Sync + 'static;
+
+    /// Takes what is new to a cursor, at most so many bytes of payload.
+    fn read(&self, cursor: &mut Cursor, max_bytes: usize) -> Read;
+
+    /// A look at the window, which must neither wait nor do I/O.
+    fn with_window<T>(&self, look: impl FnOnce(&LiveWindow) -> T) -> T;
+
+    /// Says when there is something to read, or the end.
+    fn changed(&self) -> watch::Receiver<Self::News>;
+
+    /// Whether no unit will follow those in the window.
+    fn has_ended(&self) -> bool {
+        false
+    }
+
+    /// Waits until so many bytes may be sent: a limit on the rate, or a link that others need more.
+    /// `round_trip` is the subscriber's, as QUIC measures it.
+    fn permit(&self, _bytes: usize, _round_trip: Duration) -> impl Future<Output = ()> + Send {
+        std::future::ready(())
+    }
+
+    /// So many bytes were handed to QUIC.
+    fn sent(&self, _bytes: usize) {}
+}
+
+/// Somebody who asks to subscribe. Dropping it closes the connection.
+#[derive(Debug)]
+pub struct Request {
+    /// The stream's name; may be empty.
+    pub name: String,
+    /// What it offers as proof.
+    pub proof: Proof,
+    connection: Connection,
+    send: SendStream,
+    control: Control,
+}
+
+/// How a subscription went.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Ended {
+    /// The subscriber left.
+    Left,
+    /// The broadcast is over and all was sent.
+    Complete,
+    /// The caller stopped it.
+    Stopped,
+    /// It failed.
+    Failed(Error),
+}
+
+/// Reads what a new connection asks for, within [`ASK`].
+///
+/// # Errors
+/// Whatever the peer does wrong; the connection is closed then.
+pub async fn accept(connection: Connection) -> Result<Request, Error> {
+    let asked = async {
+        let (send, recv) = connection.accept_bi().await?;
+        let mut control = Control { recv, buffer: BytesMut::new() };
+        match control.next().await? {
+            Some(Ask::Subscribe { name, proof }) => Ok((send, control, name, proof)),
+            Some(_) => Err(Error::Closed { waiting_for: "subscribe: it began with something else" }),
+            None => Err(Error::Closed { waiting_for: "subscribe" }),
+        }
+    };
+    let (send, control, name, proof) = timeout(ASK, asked)
+        .await
+        .unwrap_or(Err(Error::Timeout { waiting_for: "subscribe", after: ASK }))
+        .inspect_err(|error| connection.close(VarInt::from_u32(BAD_REQUEST), error.to_string().as_bytes()))?;
+    Ok(Request { name, proof, connection, send, control })
+}
+
+impl Request {
+    /// Where it comes from.
+    pub fn peer(&self) -> SocketAddr {
+        self.connection.remote_address()
+    }
+
+    /// What both ends of this TLS session, and nobody else, know (RFC 5705): binds a proof to it.
+    pub fn exporter(&self, label: &[u8]) -> Option<[u8; 32]> {
+        let mut out = [0; 32];
+        self.connection.export_keying_material(&mut out, label, &[]).ok().map(|()| out)
+    }
+
+    /// Says no, and closes once that is heard.
+    pub async fn refuse(mut self, code: RefusalCode, reason: &str) {
+        let mut reason = reason.to_owned();
+        reason.truncate(reason.floor_char_boundary(wire::MAX_REASON as usize));
+        let said = async {
+            write(&mut self.send, &Reply::Refused { code, reason }).await?;
+            let _ = self.send.finish();
+            self.send.stopped().await.ok();
+            Ok::<_, Error>(())
+        };
+        let _ = timeout(LAST_WORDS, said).await;
+        self.connection.close(VarInt::from_u32(REFUSED), b"refused");
+    }
+
+    /// Lets it in and serves it `source` until it leaves, the broadcast has ended, or `stop` completes. `proof` answers a proof of the
+    /// code.
+    pub async fn serve<S: Source>(
+        self,
+        source: Arc<S>,
+        proof: Option<[u8; 32]>,
+        stop: impl Future<Output = ()>,
+    ) -> Ended {
+        let Self { connection, mut send, mut control, .. } = self;
+        let served = serve(&connection, &mut send, &mut control, source, proof);
+        let ended = tokio::select! {
+            ended = served => ended.unwrap_or_else(Ended::Failed),
+            () = stop => Ended::Stopped,
+        };
+        if matches!(ended, Ended::Complete) {
+            let _ = send.finish();
+            // The subscriber closes once it has read everything.
+            let _ = timeout(LAST_WORDS, connection.closed()).await;
+        }
+        connection.close(VarInt::from_u32(0), b"bye");
+        ended
+    }
+}
+
+async fn serve<S: Source>(
+    connection: &Connection,
+    send: &mut SendStream,
+    control: &mut Control,
+    source: Arc<S>,
+    proof: Option<[u8; 32]>,
+) -> Result<Ended, Error> {
+    write(send, &Reply::Accepted { proof }).await?;
+    let mut lanes: JoinSet<Result<(), Error>> = JoinSet::new();
+    let (dropped, mut drops) = mpsc::channel::<Dropped>(MAX_DROPS);
+    // Both lanes end when the broadcast has.
+    let mut running = 0;
+    loop {
+        tokio::select! {
+            asked = control.next() => match asked {
+                Ok(None) => return Ok(Ended::Left),
+                Err(Error::Connection(_) | Error::Read(_)) => return Ok(Ended::Left),
+                Err(error) => return Err(error),
+                Ok(Some(Ask::Subscribe { .. })) => return Err(Error::Closed { waiting_for: "a start: it subscribed twice" }),
+                Ok(Some(Ask::Stop)) => {
+                    lanes.shutdown().await;
+                    running = 0;
+                }
+                Ok(Some(Ask::Start { generation, at })) => {
+                    lanes.shutdown().await;
+                    let cursor = source.with_window(|window| position(window, &at)).map_or(Cursor::at_live_edge(), Cursor::at);
+                    let have = match at {
+                        Start::LiveEdge => None,
+                        Start::After { epoch, have } => Some((epoch, have)),
+                    };
+                    for kind in [TrackKind::Audio, TrackKind::Video] {
+                        let lane = Lane { connection: connection.clone(), generation, kind, have: have.clone(), dropped: dropped.clone() };
+                        lanes.spawn(lane.run(source.clone(), cursor));
+                    }
+                    running = 2;
+                }
+            },
+            Some(Dropped { generation, track, sequence }) = drops.recv() => {
+                write(send, &Reply::Dropped { generation, track, sequence }).await?;
+            }
+            Some(ended) = lanes.join_next(), if running > 0 => match ended {
+                Ok(Ok(())) => {
+                    running -= 1;
+                    if running == 0 {
+                        write(send, &Reply::Ended).await?;
+                        return Ok(Ended::Complete);
+                    }
+                }
+                Ok(Err(error)) => return Err(error),
+                // Shut down with the others.
+                Err(_) => running -= 1,
+            },
+        }
+    }
+}
+
+/// The window's position to send from; `None` for the newest IDR, or the next one to come.
+fn position(window: &LiveWindow, at: &Start) -> Option<u64> {
+    let Start::After { epoch, have } = at else { return None };
+    let had = |track| have.iter().find(|(known, _)| *known == track).map(|(_, dts)| *dts);
+    let is_lacking = |entry: &&media::live_window::Entry| {
+        entry.unit.epoch == *epoch && had(entry.unit.track).is_none_or(|dts| entry.unit.dts > dts)
+    };
+    match window.from(0).find(is_lacking) {
+        // What is between is gone: an IDR is the next that can be decoded.
+        Some(first) if had(first.unit.track).is_some_and(|dts| first.after != Some(dts)) => None,
+        Some(first) => Some(first.position),
+        // It has all that is here, or all that there was is gone with a restart: what comes next is next. Another broadcast is
+        // joined where it can be.
+        None if window.newest().is_none_or(|newest| newest.unit.epoch == *epoch) => Some(window.next_position()),
+        None => None,
+    }
+}
+
+/// The reading half of a control stream.
+#[derive(Debug)]
+struct Control {
+    recv: RecvStream,
+    buffer: BytesMut,
+}
+
+impl Control {
+    /// The next message; `None` at the end. Cancel safe.
+    async fn next(&mut self) -> Result<Option<Ask>, Error> {
+        loop {
+            if let Some(message) = wire::take_message(&mut self.buffer)? {
+                return Ok(Some(wire::ask(message)?));
+            }
+            match self.recv.read_chunk(READ, true).await? {
+                Some(chunk) => self.buffer.extend_from_slice(&chunk.bytes),
+                None => return Ok(None),
+            }
+        }
+    }
+}
+
+async fn write(send: &mut SendStream, reply: &Reply) -> Result<(), Error> {
+    let mut bytes = BytesMut::new();
+    reply.encode(&mut bytes);
+    Ok(send.write_all(&bytes).await?)
+}
+
+/// From the handshake to the request.
+pub const ASK: Duration = Duration::from_secs(5);
+/// How long a refusal, or the end, may take to be heard.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+/// What is taken of a control stream at once.
+const READ: usize = 4 << 10;
+/// Groups given up that wait to be told: more only after the subscriber has heard of these.
+const MAX_DROPS: usize = 16;
+// Application error codes of the connection (RFC 9000 §20.2): SPEC.md §6.
+const REFUSED: u32 = 1;
+const BAD_REQUEST: u32 = 2;

@@ -1,0 +1,386 @@
+//! Both ends over loopback: joins, idle and started again, exact resumption, groups given up, refusals, and hostile bytes; and the vectors
+//! of SPEC.md.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use media::codec::{Codec, CodecConfig, Format};
+use media::live_window::{Bounds, Read};
+use media::{AccessUnit, Catalog, Cursor, Epoch, LiveWindow, Timestamp, Track, TrackId, WallClock};
+use parking_lot::Mutex;
+use proptest::prelude::*;
+use quinn::Endpoint;
+use tokio::sync::watch;
+
+use super::server::Ended;
+use super::wire::{self, Arrived, Ask, GroupHeader, GroupReader, Proof, RefusalCode, Reply, Start};
+use super::{Event, Side, Source, Subscription, accept, subscribe, transport};
+use crate::trust::{Identity, tls};
+
+/// A live window that a test writes.
+struct Live {
+    window: Mutex<LiveWindow>,
+    changed: watch::Sender<bool>,
+    catalog: Arc<Catalog>,
+}
+
+impl Live {
+    fn new() -> Arc<Self> {
+        let bounds = Bounds { duration: Duration::from_secs(10), bytes: 64 << 20 };
+        Arc::new(Self {
+            window: LiveWindow::new(bounds).into(),
+            changed: watch::Sender::new(false),
+            catalog: catalog(7),
+        })
+    }
+
+    /// Pictures `range` of 33 ms with an IDR every tenth, and a sound with each.
+    fn push(&self, range: std::ops::Range<i64>, size: usize) {
+        for n in range {
+            let mut window = self.window.lock();
+            window.push(self.catalog.clone(), unit(TrackId::VIDEO, n * 33, n % 10 == 0, size));
+            window.push(self.catalog.clone(), unit(TrackId::AUDIO, n * 33 + 5, true, 10));
+            drop(window);
+            self.changed.send_modify(|_| {});
+        }
+    }
+
+    fn end(&self) {
+        self.changed.send_replace(true);
+    }
+}
+
+impl Source for Live {
+    type News = bool;
+
+    fn read(&self, cursor: &mut Cursor, max_bytes: usize) -> Read {
+        cursor.read(&self.window.lock(), max_bytes)
+    }
+
+    fn with_window<T>(&self, look: impl FnOnce(&LiveWindow) -> T) -> T {
+        look(&self.window.lock())
+    }
+
+    fn changed(&self) -> watch::Receiver<bool> {
+        self.changed.subscribe()
+    }
+
+    fn has_ended(&self) -> bool {
+        *self.changed.borrow()
+    }
+}
+
+fn catalog(epoch: u64) -> Arc<Catalog> {
+    let mut catalog = Catalog::new(Epoch(epoch));
+    catalog.clock = Some(WallClock::from_micros(1_795_352_493_250_123));
+    let (record, format) = (Bytes::from_static(&[1, 2, 3]), Format::Video { width: 640, height: 360 });
+    catalog.set_track(Track { id: TrackId::VIDEO, config: CodecConfig { codec: Codec::H264, record, format } });
+    let (record, format) = (Bytes::from_static(&[0x12, 0x10]), Format::Audio { sample_rate: 44_100, channels: 2 });
+    catalog.set_track(Track { id: TrackId::AUDIO, config: CodecConfig { codec: Codec::Aac, record, format } });
+    catalog.metadata.insert("framerate".into(), media::catalog::Value::Number(30.0));
+    catalog.metadata.insert("stereo".into(), media::catalog::Value::Boolean(true));
+    catalog.metadata.insert("encoder".into(), media::catalog::Value::String("x".into()));
+    Arc::new(catalog)
+}
+
+fn unit(track: TrackId, dts: i64, random_access: bool, size: usize) -> AccessUnit {
+    let payload = Bytes::from(vec![dts as u8; size]);
+    let dts = Timestamp::from_millis(dts);
+    AccessUnit { epoch: Epoch(7), track, dts, pts: dts + Duration::from_millis(40), random_access, payload }
+}
+
+/// Serves `live` to whoever comes, by a name of one's own.
+fn serve(live: &Arc<Live>) -> (SocketAddr, crate::trust::Pin, tokio::sync::mpsc::Receiver<Ended>) {
+    let identity = Identity::generate().unwrap();
+    let mut config = tls::server_config(&identity, wire::ALPN);
+    config.transport_config(Arc::new(transport(Side::Server)));
+    let endpoint = Endpoint::server(config, (Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+    let address = endpoint.local_addr().unwrap();
+    let (ended, ends) = tokio::sync::mpsc::channel(8);
+    let live = live.clone();
+    tokio::spawn(async move {
+        while let Some(incoming) = endpoint.accept().await {
+            let (live, ended) = (live.clone(), ended.clone());
+            tokio::spawn(async move {
+                let Ok(connection) = incoming.await else { return };
+                let Ok(request) = accept(connection).await else { return };
+                if request.name != "live" {
+                    return request.refuse(RefusalCode::UnknownStream, "There is no such stream.\u{7}").await;
+                }
+                let end = request.serve(live, None, std::future::pending()).await;
+                let _ = ended.send(end).await;
+            });
+        }
+    });
+    (address, identity.pin(), ends)
+}
+
+async fn connect(address: SocketAddr, pin: crate::trust::Pin) -> (Endpoint, quinn::Connection) {
+    let endpoint = Endpoint::client((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+    let mut config = tls::client_config(pin, wire::ALPN);
+    config.transport_config(Arc::new(transport(Side::Client)));
+    let connection = endpoint.connect_with(config, address, tls::SERVER_NAME).unwrap().await.unwrap();
+    (endpoint, connection)
+}
+
+async fn next(subscription: &mut Subscription) -> Event {
+    tokio::time::timeout(Duration::from_secs(5), subscription.next()).await.expect("an event in time").unwrap()
+}
+
+/// Units until `video` pictures have come: their DTS by track, each following on the one before.
+async fn take(subscription: &mut Subscription, video: usize) -> (Vec<i64>, Vec<i64>) {
+    let (mut pictures, mut sounds) = (Vec::new(), Vec::new());
+    while pictures.len() < video {
+        let Event::Unit(Arrived { unit, after, catalog: got }) = next(subscription).await else { panic!("no unit") };
+        assert_eq!((unit.epoch, unit.composition_time()), (Epoch(7), 40));
+        assert!(unit.payload.iter().all(|byte| *byte == unit.dts.as_millis() as u8));
+        assert_eq!(*got, *catalog(7));
+        let of_track = if unit.track.is_video() { &mut pictures } else { &mut sounds };
+        if let Some(last) = of_track.last() {
+            assert_eq!(after, Some(Timestamp::from_millis(*last)), "a unit says which one it follows");
+        }
+        of_track.push(unit.dts.as_millis());
+    }
+    (pictures, sounds)
+}
+
+#[tokio::test]
+async fn a_join_gets_the_last_idr_at_once_and_then_what_comes() {
+    let live = Live::new();
+    live.push(0..25, 1000);
+    let (address, pin, _) = serve(&live);
+    let (_endpoint, connection) = connect(address, pin).await;
+    let mut subscription = subscribe(connection, "live", Proof::None).await.unwrap();
+    subscription.start(Start::LiveEdge).await.unwrap();
+    let (pictures, _) = take(&mut subscription, 5).await;
+    assert_eq!(pictures, (20..25).map(|n| n * 33).collect::<Vec<_>>());
+    live.push(25..45, 1000);
+    let (pictures, _) = take(&mut subscription, 20).await;
+    assert_eq!(pictures, (25..45).map(|n| n * 33).collect::<Vec<_>>(), "over two ends of groups");
+    live.end();
+    while !matches!(next(&mut subscription).await, Event::Ended) {}
+}
+
+#[tokio::test]
+async fn an_idle_subscription_flows_from_the_very_next_unit() {
+    let live = Live::new();
+    live.push(0..13, 1000);
+    let (address, pin, _) = serve(&live);
+    let (_endpoint, connection) = connect(address, pin).await;
+    let mut subscription = subscribe(connection, "live", Proof::None).await.unwrap();
+    // Idle: nothing comes of itself.
+    let nothing = tokio::time::timeout(Duration::from_millis(100), subscription.next()).await;
+    assert!(nothing.is_err(), "{nothing:?}");
+    live.push(13..18, 1000);
+    let have = |video, audio| {
+        let (video, audio) = (Timestamp::from_millis(video), Timestamp::from_millis(audio));
+        Start::After { epoch: Epoch(7), have: vec![(TrackId::VIDEO, video), (TrackId::AUDIO, audio)] }
+    };
+    subscription.start(have(14 * 33, 13 * 33 + 5)).await.unwrap();
+    let Event::Unit(first) = next(&mut subscription).await else { panic!("no unit") };
+    assert_eq!((first.unit.dts.as_millis(), first.after.map(Timestamp::as_millis)), (14 * 33 + 5, Some(13 * 33 + 5)));
+    let (pictures, _) = take(&mut subscription, 3).await;
+    assert_eq!(pictures, [15 * 33, 16 * 33, 17 * 33], "in the middle of a group, and nothing twice");
+    // Stopped and started again, ahead of the server: it waits for what comes.
+    subscription.stop().await.unwrap();
+    live.push(18..19, 1000);
+    subscription.start(have(20 * 33, 20 * 33 + 5)).await.unwrap();
+    live.push(19..23, 1000);
+    let (pictures, _) = take(&mut subscription, 2).await;
+    assert_eq!(pictures, [21 * 33, 22 * 33]);
+    // What it had is long gone: the newest IDR.
+    live.push(23..500, 1000);
+    subscription.start(have(0, 5)).await.unwrap();
+    let (pictures, _) = take(&mut subscription, 1).await;
+    assert_eq!(pictures, [490 * 33]);
+    // Another broadcast than the server's.
+    subscription.start(Start::After { epoch: Epoch(8), have: vec![] }).await.unwrap();
+    assert_eq!(take(&mut subscription, 1).await.0, [490 * 33]);
+}
+
+#[tokio::test]
+async fn a_subscriber_that_does_not_read_is_put_at_the_newest_idr() {
+    let live = Live::new();
+    live.push(0..1, 300_000);
+    let (address, pin, _) = serve(&live);
+    let (_endpoint, connection) = connect(address, pin).await;
+    let mut subscription = subscribe(connection, "live", Proof::None).await.unwrap();
+    subscription.start(Start::LiveEdge).await.unwrap();
+    take(&mut subscription, 1).await;
+    // More than QUIC's windows hold, for longer than a unit may wait.
+    for n in 1..15 {
+        live.push(n * 10..n * 10 + 10, 300_000);
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    let mut gaps = 0;
+    loop {
+        match next(&mut subscription).await {
+            Event::Gap(track) => {
+                assert_eq!(track, TrackId::VIDEO, "sound is never given up for pictures");
+                gaps += 1;
+            }
+            Event::Unit(unit) if unit.unit.track.is_video() && gaps > 0 => {
+                assert!(unit.unit.random_access, "a picture without its predecessors");
+                break;
+            }
+            Event::Unit(_) => {}
+            Event::Ended => panic!("it ended"),
+        }
+    }
+    assert_eq!(gaps, 1);
+}
+
+#[tokio::test]
+async fn who_is_refused_hears_why() {
+    let live = Live::new();
+    let (address, pin, _) = serve(&live);
+    let (_endpoint, connection) = connect(address, pin).await;
+    let refused = subscribe(connection, "other", Proof::Ticket("t".into())).await.unwrap_err();
+    assert_eq!(refused.to_string(), "refused: There is no such stream. (UnknownStream)");
+    assert!(!refused.retry());
+}
+
+#[tokio::test]
+async fn hostile_subscribers_harm_nobody() {
+    let live = Live::new();
+    live.push(0..5, 1000);
+    let (address, pin, mut ends) = serve(&live);
+    let (_endpoint, connection) = connect(address, pin).await;
+    let mut friend = subscribe(connection, "live", Proof::None).await.unwrap();
+    friend.start(Start::LiveEdge).await.unwrap();
+    let mut subscribed = BytesMut::new();
+    Ask::Subscribe { name: "live".into(), proof: Proof::None }.encode(&mut subscribed);
+    for bytes in [
+        &b"\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff"[..],
+        b"\x01\x03abc",
+        b"\x02\x02\x00\x07",
+        b"\x3f\x00",
+    ] {
+        for prefix in [&b""[..], &subscribed] {
+            let (_endpoint, connection) = connect(address, pin).await;
+            let (mut send, mut recv) = connection.open_bi().await.unwrap();
+            send.write_all(&[prefix, bytes].concat()).await.unwrap();
+            let _ = recv.read_to_end(1 << 16).await;
+            if prefix.is_empty() {
+                connection.closed().await;
+            }
+        }
+    }
+    // Who opens the control stream and says nothing is let go by the deadline, which no test waits for; the friend goes on meanwhile.
+    assert_eq!(take(&mut friend, 5).await.0.len(), 5);
+    let end = tokio::time::timeout(Duration::from_secs(5), ends.recv()).await.unwrap().unwrap();
+    assert!(matches!(end, Ended::Failed(_) | Ended::Left), "{end:?}");
+}
+
+#[test]
+fn messages_both_ways() {
+    let have = vec![(TrackId::VIDEO, Timestamp::from_millis(-5)), (TrackId::AUDIO, Timestamp::from_millis(1 << 40))];
+    let asks = [
+        Ask::Subscribe { name: "live".into(), proof: Proof::None },
+        Ask::Subscribe { name: String::new(), proof: Proof::Ticket("abc".into()) },
+        Ask::Subscribe { name: "é".into(), proof: Proof::Code([9; 32]) },
+        Ask::Start { generation: 7, at: Start::LiveEdge },
+        Ask::Start { generation: u32::MAX, at: Start::After { epoch: Epoch(u64::MAX), have } },
+        Ask::Stop,
+    ];
+    for ask in asks {
+        let mut bytes = BytesMut::new();
+        ask.encode(&mut bytes);
+        for cut in 0..bytes.len() {
+            assert_eq!(wire::take_message(&mut BytesMut::from(&bytes[..cut])), Ok(None), "{ask:?}");
+        }
+        let message = wire::take_message(&mut bytes).unwrap().unwrap();
+        assert_eq!((wire::ask(message), bytes.len()), (Ok(ask), 0));
+    }
+    let replies = [
+        Reply::Accepted { proof: None },
+        Reply::Accepted { proof: Some([3; 32]) },
+        Reply::Refused { code: RefusalCode::Other(99), reason: "why".into() },
+        Reply::Dropped { generation: 1, track: TrackId::AUDIO, sequence: 1 << 20 },
+        Reply::Ended,
+    ];
+    for reply in replies {
+        let mut bytes = BytesMut::new();
+        reply.encode(&mut bytes);
+        let message = wire::take_message(&mut bytes).unwrap().unwrap();
+        assert_eq!(wire::reply(message), Ok(reply));
+    }
+    assert_eq!(format!("{:?}", Proof::Ticket("sekrit".into())), "Ticket(***)");
+}
+
+/// A group with its header, a catalog and two units, as bytes.
+fn group() -> BytesMut {
+    let mut bytes = BytesMut::new();
+    GroupHeader { generation: 1, track: TrackId::VIDEO, sequence: 2 }.encode(&mut bytes);
+    wire::put_catalog(&mut bytes, &catalog(7));
+    for (dts, after) in [(330, Some(297)), (363, Some(330))] {
+        let unit = unit(TrackId::VIDEO, dts, dts == 330, 5);
+        wire::put_unit_head(&mut bytes, &unit, after.map(Timestamp::from_millis));
+        bytes.extend_from_slice(&unit.payload);
+    }
+    bytes
+}
+
+/// SPEC.md §7 shows these bytes: an implementation of one's own can be tried against them.
+#[test]
+fn the_vectors_of_the_specification() {
+    let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let encoded = |ask: Ask| {
+        let mut bytes = BytesMut::new();
+        ask.encode(&mut bytes);
+        hex(&bytes)
+    };
+    let have = vec![(TrackId::VIDEO, Timestamp::from_millis(330)), (TrackId::AUDIO, Timestamp::from_millis(321))];
+    let vectors = [
+        encoded(Ask::Subscribe { name: "live".into(), proof: Proof::None }),
+        encoded(Ask::Start { generation: 1, at: Start::After { epoch: Epoch(7), have } }),
+        hex(&group()),
+    ];
+    let text = include_str!("SPEC.md").replace([' ', '\n'], "");
+    for vector in vectors {
+        assert!(text.contains(&vector), "SPEC.md lacks {vector}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn a_group_is_read_whatever_its_pieces(cuts in prop::collection::vec(1usize..40, 1..60)) {
+        let bytes = group();
+        let (mut reader, mut units, mut rest) = (GroupReader::default(), Vec::new(), &bytes[..]);
+        let mut cuts = cuts.into_iter().cycle();
+        while !rest.is_empty() {
+            let (piece, more) = rest.split_at(cuts.next().unwrap_or(1).min(rest.len()));
+            reader.push(piece);
+            rest = more;
+            while let Some(unit) = reader.unit().unwrap() {
+                units.push(unit);
+            }
+        }
+        prop_assert!(reader.is_between_frames());
+        let read: Vec<_> = units.iter().map(|u| (u.unit.dts.as_millis(), u.after.map(Timestamp::as_millis))).collect();
+        prop_assert_eq!(read, [(330, Some(297)), (363, Some(330))]);
+        prop_assert_eq!(&*units[0].catalog, &*catalog(7));
+        prop_assert!(units[0].unit.random_access && !units[1].unit.random_access);
+    }
+
+    #[test]
+    fn no_bytes_make_a_reader_panic(bytes in prop::collection::vec(any::<u8>(), 0..400), flips in prop::collection::vec((any::<usize>(), any::<u8>()), 0..8)) {
+        let mut reader = GroupReader::default();
+        reader.push(&bytes);
+        while let Ok(Some(_)) = reader.unit() {}
+        let mut damaged = group();
+        for (at, with) in flips {
+            let at = at % damaged.len();
+            damaged[at] ^= with;
+        }
+        let mut reader = GroupReader::default();
+        reader.push(&damaged);
+        while let Ok(Some(_)) = reader.unit() {}
+        let mut buffer = BytesMut::from(&bytes[..]);
+        while let Ok(Some(message)) = wire::take_message(&mut buffer) {
+            let _ = (wire::ask(message.clone()), wire::reply(message));
+        }
+    }
+}

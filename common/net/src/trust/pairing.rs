@@ -1,0 +1,171 @@
+//! Pairing by a code on the broadcaster's screen, for when no CDN can be reached.
+//!
+//! Both ends prove over a TLS session without a pin ([`tls::client_config_unpinned`](super::tls::client_config_unpinned)) that they
+//! know the code: first the viewer, whose proof goes through [`Attempts`], then the broadcaster. The proofs hold for that one
+//! session: somebody in the middle has two sessions, one with each end, and a proof for one is worthless in the other.
+//!
+//! This is not a PAKE: whoever talks to a viewer as if it were the broadcaster gets a proof to try codes against at leisure. That is
+//! why the code has 80 bits, and why it must not become shorter. The code lasts for one broadcast and is not a password.
+//!
+//! The code is in Crockford's base32. The proof is HMAC-SHA256 (RFC 2104) with the code as key, over a label and the session's
+//! exporter (RFC 8446 §7.5, as RFC 9266 binds channels).
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::str::FromStr;
+use std::time::{Duration, Instant};
+
+use ring::hmac;
+
+use super::Error;
+
+/// What the broadcaster's screen shows: 80 random bits as `XXXX-XXXX-XXXX-XXXX`.
+///
+/// `Display` shows it, for that screen; `Debug` does not. Read from text, it forgives what people do: case, spaces and dashes do not
+/// matter, O is 0, I and L are 1.
+#[derive(Clone)]
+pub struct Code([u8; BYTES]);
+
+impl Code {
+    /// A new one.
+    pub fn generate() -> Self {
+        Self(rand::random())
+    }
+
+    fn key(&self) -> hmac::Key {
+        hmac::Key::new(hmac::HMAC_SHA256, &self.0)
+    }
+}
+
+impl fmt::Display for Code {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let bits = self.0.iter().fold(0u128, |bits, byte| (bits << 8) | u128::from(*byte));
+        for place in 0..DIGITS {
+            if place > 0 && place % GROUP == 0 {
+                f.write_str("-")?;
+            }
+            let digit = (bits >> (5 * (DIGITS - 1 - place))) & 31;
+            write!(f, "{}", char::from(ALPHABET[digit as usize]))?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Code {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Code(redacted)")
+    }
+}
+
+impl FromStr for Code {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        if text.len() > MAX_TEXT {
+            return Err(Error::Code);
+        }
+        let mut bits = 0u128;
+        let mut digits = 0;
+        for character in text.chars().filter(|c| !c.is_whitespace() && *c != '-') {
+            bits = (bits << 5) | digit(character).ok_or(Error::Code)?;
+            digits += 1;
+        }
+        if digits != DIGITS {
+            return Err(Error::Code);
+        }
+        Ok(Self(std::array::from_fn(|place| (bits >> (8 * (BYTES - 1 - place))) as u8)))
+    }
+}
+
+fn digit(character: char) -> Option<u128> {
+    let character = match character.to_ascii_uppercase() {
+        'O' => '0',
+        'I' | 'L' => '1',
+        other => other,
+    };
+    ALPHABET.iter().position(|digit| char::from(*digit) == character).map(|place| place as u128)
+}
+
+/// What only the two ends of this TLS session have in common; the proofs are bound to it.
+///
+/// # Errors
+/// [`Error::Exporter`] before the handshake's end.
+pub fn exporter(connection: &quinn::Connection) -> Result<[u8; 32], Error> {
+    let mut exporter = [0; 32];
+    connection.export_keying_material(&mut exporter, EXPORTER_LABEL, b"").map_err(|_| Error::Exporter)?;
+    Ok(exporter)
+}
+
+/// What a viewer shows to a broadcaster; that one checks it with [`Attempts::verify_viewer`].
+pub fn viewer_proof(code: &Code, exporter: &[u8; 32]) -> [u8; 32] {
+    proof(code, VIEWER, exporter)
+}
+
+/// What a broadcaster shows to a viewer that has proven itself.
+pub fn broadcaster_proof(code: &Code, exporter: &[u8; 32]) -> [u8; 32] {
+    proof(code, BROADCASTER, exporter)
+}
+
+/// Checks, as a viewer, what the broadcaster shows.
+///
+/// # Errors
+/// [`Error::WrongProof`]: the connection must be dropped.
+pub fn verify_broadcaster(code: &Code, exporter: &[u8; 32], proof: &[u8]) -> Result<(), Error> {
+    verify(code, BROADCASTER, exporter, proof)
+}
+
+fn proof(code: &Code, label: &[u8], exporter: &[u8; 32]) -> [u8; 32] {
+    let tag = hmac::sign(&code.key(), &[label, exporter].concat());
+    tag.as_ref().try_into().expect("HMAC-SHA256 has 32 bytes")
+}
+
+fn verify(code: &Code, label: &[u8], exporter: &[u8; 32], proof: &[u8]) -> Result<(), Error> {
+    hmac::verify(&code.key(), &[label, exporter].concat(), proof).map_err(|_| Error::WrongProof)
+}
+
+/// The broadcaster's check of viewers, which wears guessers out: [`MAX_WRONG`] wrong proofs in [`WINDOW`] from all of them together.
+///
+/// A guesser can thereby keep honest viewers from pairing, for as long as it goes on. It cannot be told from them by its address, and
+/// being kept out is the lesser evil.
+#[derive(Debug, Default)]
+pub struct Attempts {
+    /// When the last proofs were wrong; at most [`MAX_WRONG`].
+    wrong: VecDeque<Instant>,
+}
+
+impl Attempts {
+    /// Checks what a viewer shows. One call both counts and checks, so that guesses made at once are counted too.
+    ///
+    /// # Errors
+    /// [`Error::WrongProof`]; [`Error::TooManyAttempts`] if there were too many of them, without a look at this one.
+    pub fn verify_viewer(&mut self, code: &Code, exporter: &[u8; 32], proof: &[u8], now: Instant) -> Result<(), Error> {
+        self.wrong.retain(|at| now.saturating_duration_since(*at) < WINDOW);
+        if self.wrong.len() >= MAX_WRONG {
+            return Err(Error::TooManyAttempts);
+        }
+        verify(code, VIEWER, exporter, proof).inspect_err(|_| self.wrong.push_back(now))
+    }
+}
+
+/// For [`exporter`]. RFC 5705 §4 leaves names that begin so to private use.
+pub const EXPORTER_LABEL: &[u8] = b"EXPERIMENTAL nearcast pairing v1";
+/// A person who mistypes gets this many tries; a guesser of 80 bits gets nowhere with them.
+pub const MAX_WRONG: usize = 10;
+/// Over how long wrong proofs are counted: a pause that a person can wait for.
+pub const WINDOW: Duration = Duration::from_secs(60);
+/// One label for each end, so that neither's proof can be sent back to it as the other's.
+const VIEWER: &[u8] = b"nearcast-pairing-v1 viewer";
+const BROADCASTER: &[u8] = b"nearcast-pairing-v1 broadcaster";
+/// 80 bits: out of reach for whoever has a proof and tries codes on machines of his own.
+const BYTES: usize = 10;
+/// Of five bits each.
+const DIGITS: usize = BYTES * 8 / 5;
+/// What a person carries from one screen to the other at a time.
+const GROUP: usize = 4;
+/// Sixteen digits with whatever spaces and dashes people put between them.
+const MAX_TEXT: usize = 128;
+/// Crockford's: without I, L, O, which look like digits, and U.
+const ALPHABET: &[u8; 32] = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ";
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,278 @@
+//! Tickets: a CDN lets a viewer in, and a broadcaster checks that offline.
+//!
+//! A [`Signer`] issues them, a [`Gate`] admits each once, for one stream and one broadcast of it, within [`LIFETIME`]. A ticket says
+//! that the CDN let somebody in just now. It does not say whom: it is a bearer's and is shown only to a broadcaster that has proven
+//! itself ([`tls::client_config`](super::tls::client_config)). It is not a session either: what follows is the connection's.
+//!
+//! The text is base64url without padding (RFC 4648 §5) of `body || signature`. The body is a version byte 1, the stream's length in
+//! one byte and the stream, then epoch, expiry (unsigned, 64 bits, big-endian) and a nonce of 16 bytes. The signature is Ed25519
+//! (RFC 8032 §5.1) over `"nearcast-ticket-v1" || body`.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::str::FromStr;
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use ring::rand::SystemRandom;
+use ring::signature::{ED25519, Ed25519KeyPair, KeyPair, UnparsedPublicKey};
+
+use super::{Error, hex};
+
+/// Why a ticket does not admit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Refusal {
+    /// Not the text of a ticket, or one of another version.
+    #[error("this is not a ticket")]
+    Malformed,
+    /// Altered, or signed with another key.
+    #[error("the ticket is not signed by this stream's CDN")]
+    BadSignature,
+    /// For another stream.
+    #[error("the ticket is for another stream")]
+    WrongStream,
+    /// For another broadcast of this stream.
+    #[error("the ticket is for another broadcast of this stream")]
+    WrongEpoch,
+    /// Its time is over.
+    #[error("the ticket has expired")]
+    Expired,
+    /// It would be valid for longer than any CDN issues them: the clocks disagree.
+    #[error("the ticket is from the future: the CDN's clock and the broadcaster's disagree")]
+    TooFarAhead,
+    /// It has already admitted.
+    #[error("the ticket has been used already")]
+    Replayed,
+    /// The memory of used tickets is full.
+    #[error("too many viewers came at once: try again in a minute")]
+    Busy,
+}
+
+/// What is signed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Ticket {
+    stream: String,
+    epoch: u64,
+    expires: u64,
+    nonce: [u8; 16],
+}
+
+impl Ticket {
+    fn body(&self) -> Vec<u8> {
+        let length = u8::try_from(self.stream.len()).expect("a stream's name has at most MAX_STREAM bytes");
+        let mut body = vec![VERSION, length];
+        body.extend_from_slice(self.stream.as_bytes());
+        body.extend_from_slice(&self.epoch.to_be_bytes());
+        body.extend_from_slice(&self.expires.to_be_bytes());
+        body.extend_from_slice(&self.nonce);
+        body
+    }
+
+    fn parse(body: &[u8]) -> Option<Self> {
+        let ([VERSION, length], rest) = body.split_first_chunk()? else { return None };
+        let (stream, rest) = rest.split_at_checked(usize::from(*length))?;
+        let (epoch, rest) = rest.split_first_chunk()?;
+        let (expires, rest) = rest.split_first_chunk()?;
+        let nonce = rest.try_into().ok()?;
+        let stream = str::from_utf8(stream).ok().filter(|stream| is_stream(stream))?.to_owned();
+        Some(Self { stream, epoch: u64::from_be_bytes(*epoch), expires: u64::from_be_bytes(*expires), nonce })
+    }
+}
+
+fn is_stream(name: &str) -> bool {
+    (1..=MAX_STREAM).contains(&name.len())
+}
+
+fn signed(body: &[u8]) -> Vec<u8> {
+    [DOMAIN, body].concat()
+}
+
+/// What a CDN signs tickets with.
+pub struct Signer(Ed25519KeyPair);
+
+impl Signer {
+    /// Makes a new key. It lives as long as the CDN's process; [`Gate::set_key`] takes the next one.
+    ///
+    /// # Errors
+    /// [`Error::Random`] if the system gives no randomness.
+    pub fn generate() -> Result<Self, Error> {
+        let document = Ed25519KeyPair::generate_pkcs8(&SystemRandom::new()).map_err(|_| Error::Random)?;
+        Ok(Self(Ed25519KeyPair::from_pkcs8(document.as_ref()).expect("ring reads the key that it wrote")))
+    }
+
+    /// What verifies its tickets.
+    pub fn public_key(&self) -> PublicKey {
+        PublicKey(self.0.public_key().as_ref().try_into().expect("an Ed25519 public key has 32 bytes"))
+    }
+
+    /// A new ticket that is valid from now until [`LIFETIME`] later.
+    ///
+    /// # Errors
+    /// [`Error::StreamName`] if the stream's name is empty or longer than [`MAX_STREAM`].
+    pub fn issue(&self, stream: &str, epoch: u64, now_unix: u64) -> Result<String, Error> {
+        if !is_stream(stream) {
+            return Err(Error::StreamName);
+        }
+        let expires = now_unix.saturating_add(LIFETIME);
+        Ok(self.sign(&Ticket { stream: stream.to_owned(), epoch, expires, nonce: rand::random() }.body()))
+    }
+
+    fn sign(&self, body: &[u8]) -> String {
+        let signature = self.0.sign(&signed(body));
+        URL_SAFE_NO_PAD.encode([body, signature.as_ref()].concat())
+    }
+}
+
+impl fmt::Debug for Signer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Signer").field("public_key", &self.public_key()).finish_non_exhaustive()
+    }
+}
+
+/// What a CDN's tickets are verified with.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct PublicKey([u8; 32]);
+
+impl PublicKey {
+    /// As RFC 8032 encodes it.
+    pub fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
+impl From<[u8; 32]> for PublicKey {
+    /// Bytes that are no point of the curve verify nothing.
+    fn from(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+}
+
+impl fmt::Display for PublicKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        hex::write(&self.0, f)
+    }
+}
+
+impl fmt::Debug for PublicKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "PublicKey({self})")
+    }
+}
+
+impl FromStr for PublicKey {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        hex::parse(text).map(Self)
+    }
+}
+
+/// Admits the bearers of tickets to one broadcast.
+pub struct Gate {
+    key: PublicKey,
+    stream: String,
+    epoch: u64,
+    /// Expiry and nonce of the tickets that admitted, the oldest first; at most [`MEMORY`].
+    used: BTreeSet<(u64, [u8; 16])>,
+    /// The latest expiry that `used` has dropped. Nothing as old is admitted, even if the clock is set back to when it was valid.
+    forgotten: u64,
+}
+
+impl Gate {
+    /// A gate that has admitted nobody, and so remembers no ticket: two gates must not share stream, epoch and key, or each admits what
+    /// the other has. A stream's name that no ticket can have admits nobody ever.
+    pub fn new(public_key: PublicKey, stream: impl Into<String>, epoch: u64) -> Self {
+        Self { key: public_key, stream: stream.into(), epoch, used: BTreeSet::new(), forgotten: 0 }
+    }
+
+    /// Takes the key of a CDN that restarted; tickets of the old one are refused from now on.
+    pub fn set_key(&mut self, public_key: PublicKey) {
+        self.key = public_key;
+    }
+
+    /// Admits the bearer of `text`, once.
+    ///
+    /// The two clocks may differ by [`SKEW`]: a ticket is taken until that long after its expiry, and remembered as long.
+    ///
+    /// # Errors
+    /// Each [`Refusal`]; none uses the ticket up.
+    pub fn admit(&mut self, text: &str, now_unix: u64) -> Result<(), Refusal> {
+        let ticket = self.authentic(text)?;
+        if ticket.stream != self.stream {
+            return Err(Refusal::WrongStream);
+        }
+        if ticket.epoch != self.epoch {
+            return Err(Refusal::WrongEpoch);
+        }
+        if is_over(ticket.expires, now_unix) || ticket.expires <= self.forgotten {
+            return Err(Refusal::Expired);
+        }
+        if ticket.expires > now_unix.saturating_add(LIFETIME + SKEW) {
+            return Err(Refusal::TooFarAhead);
+        }
+        let used = (ticket.expires, ticket.nonce);
+        if self.used.contains(&used) {
+            return Err(Refusal::Replayed);
+        }
+        self.make_room(now_unix)?;
+        self.used.insert(used);
+        Ok(())
+    }
+
+    /// What the CDN signed, whatever that is. Cheap checks come before the signature; nothing is compared with a ticket before it.
+    fn authentic(&self, text: &str) -> Result<Ticket, Refusal> {
+        if text.len() > MAX_TEXT {
+            return Err(Refusal::Malformed);
+        }
+        let bytes = URL_SAFE_NO_PAD.decode(text).map_err(|_| Refusal::Malformed)?;
+        let (body, signature) = bytes.split_last_chunk::<SIGNATURE>().ok_or(Refusal::Malformed)?;
+        let ticket = Ticket::parse(body).ok_or(Refusal::Malformed)?;
+        let key = UnparsedPublicKey::new(&ED25519, self.key.as_bytes());
+        key.verify(&signed(body), signature).map_err(|_| Refusal::BadSignature)?;
+        Ok(ticket)
+    }
+
+    fn make_room(&mut self, now: u64) -> Result<(), Refusal> {
+        if self.used.len() < MEMORY {
+            return Ok(());
+        }
+        let oldest = self.used.first().filter(|(expires, _)| is_over(*expires, now));
+        self.forgotten = oldest.ok_or(Refusal::Busy)?.0;
+        self.used.pop_first();
+        Ok(())
+    }
+}
+
+fn is_over(expires: u64, now: u64) -> bool {
+    now > expires.saturating_add(SKEW)
+}
+
+impl fmt::Debug for Gate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut gate = f.debug_struct("Gate");
+        gate.field("key", &self.key).field("stream", &self.stream).field("epoch", &self.epoch);
+        gate.field("used", &self.used.len()).finish_non_exhaustive()
+    }
+}
+
+/// How long a ticket is valid, in seconds: enough to find and reach the broadcaster, too short to be worth passing on.
+pub const LIFETIME: u64 = 60;
+/// By how much the CDN's clock and the broadcaster's may differ, in seconds: those that a network sets agree better, and those that
+/// somebody set by hand and watch drift do not differ by much more.
+pub const SKEW: u64 = 30;
+/// The longest name of a stream, in bytes: one that fits a line of the screen.
+pub const MAX_STREAM: usize = 64;
+/// How many used tickets are remembered: more viewers than any broadcaster serves by itself, thirty times over, in about 200 KB.
+const MEMORY: usize = 4096;
+/// The longest text: base64 of version, length, name, two numbers, nonce and signature.
+const MAX_TEXT: usize = (1 + 1 + MAX_STREAM + 8 + 8 + 16 + SIGNATURE).div_ceil(3) * 4;
+/// Ed25519's.
+const SIGNATURE: usize = 64;
+/// The only layout so far.
+const VERSION: u8 = 1;
+/// Keeps a signature over a ticket from being one over anything else that the same key may ever sign.
+const DOMAIN: &[u8] = b"nearcast-ticket-v1";
+
+#[cfg(test)]
+mod tests;

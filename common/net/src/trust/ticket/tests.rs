@@ -1,0 +1,238 @@
+//! Every refusal, altered tickets, the memory's bound and what clocks do to it.
+
+use proptest::prelude::*;
+
+use super::*;
+
+const NOW: u64 = 1_800_000_000;
+
+fn gate(signer: &Signer) -> Gate {
+    Gate::new(signer.public_key(), "garden", 7)
+}
+
+fn ticket() -> Ticket {
+    Ticket { stream: "garden".to_owned(), epoch: 7, expires: NOW + LIFETIME, nonce: [9; 16] }
+}
+
+fn numbered(expires: u64, number: usize) -> Ticket {
+    Ticket { expires, nonce: (number as u128).to_be_bytes(), ..ticket() }
+}
+
+#[test]
+fn an_issued_ticket_admits_once() {
+    let signer = Signer::generate().unwrap();
+    let mut gate = gate(&signer);
+    let [one, other] = [(); 2].map(|()| signer.issue("garden", 7, NOW).unwrap());
+    assert_ne!(one, other);
+    assert_eq!(gate.admit(&one, NOW), Ok(()));
+    assert_eq!(gate.admit(&one, NOW), Err(Refusal::Replayed));
+    assert_eq!(gate.admit(&other, NOW + LIFETIME), Ok(()));
+    assert_eq!(gate.admit(&one, NOW + LIFETIME + SKEW), Err(Refusal::Replayed));
+    assert_eq!(gate.admit(&one, NOW + LIFETIME + SKEW + 1), Err(Refusal::Expired));
+}
+
+#[test]
+fn every_refusal() {
+    let signer = Signer::generate().unwrap();
+    let sign = |ticket: Ticket| signer.sign(&ticket.body());
+    let good = sign(ticket());
+    let body = ticket().body();
+    let other_version = [&[2], &body[1..]].concat();
+    let nameless = [&[VERSION, 0], &body[8..]].concat();
+    let not_text = [&[VERSION, 2, 0xff, 0xff], &body[8..]].concat();
+    let too_long = [&[VERSION, 65], [b'x'; 65].as_slice(), &body[8..]].concat();
+    let cases: [(&str, String, Refusal); 27] = [
+        ("empty", String::new(), Refusal::Malformed),
+        ("words", "let me in".to_owned(), Refusal::Malformed),
+        ("no signature", URL_SAFE_NO_PAD.encode(&body), Refusal::Malformed),
+        ("a signature of nothing", signer.sign(b""), Refusal::Malformed),
+        ("a version alone", signer.sign(&[VERSION]), Refusal::Malformed),
+        ("padded", format!("{good}="), Refusal::Malformed),
+        ("a space before", format!(" {good}"), Refusal::Malformed),
+        ("a line end after", format!("{good}\n"), Refusal::Malformed),
+        ("base64 of the other alphabet", format!("+/{}", &good[2..]), Refusal::Malformed),
+        ("cut", good[..good.len() - 4].to_owned(), Refusal::Malformed),
+        ("huge", "A".repeat(1 << 20), Refusal::Malformed),
+        ("one past the bound", "A".repeat(MAX_TEXT + 1), Refusal::Malformed),
+        ("another version", signer.sign(&other_version), Refusal::Malformed),
+        ("a byte too many", signer.sign(&[&body[..], &[0]].concat()), Refusal::Malformed),
+        ("a byte too few", signer.sign(&body[..body.len() - 1]), Refusal::Malformed),
+        ("a stream without name", signer.sign(&nameless), Refusal::Malformed),
+        ("a stream that is not UTF-8", signer.sign(&not_text), Refusal::Malformed),
+        ("a stream's name too long", signer.sign(&too_long), Refusal::Malformed),
+        ("of another CDN", Signer::generate().unwrap().issue("garden", 7, NOW).unwrap(), Refusal::BadSignature),
+        ("unsigned", URL_SAFE_NO_PAD.encode([&body[..], &[0; 64]].concat()), Refusal::BadSignature),
+        (
+            "signed for no domain",
+            URL_SAFE_NO_PAD.encode([&body[..], signer.0.sign(&body).as_ref()].concat()),
+            Refusal::BadSignature,
+        ),
+        ("another stream", sign(Ticket { stream: "Garden".to_owned(), ..ticket() }), Refusal::WrongStream),
+        ("an older broadcast", sign(Ticket { epoch: 6, ..ticket() }), Refusal::WrongEpoch),
+        ("over", sign(Ticket { expires: NOW - SKEW - 1, ..ticket() }), Refusal::Expired),
+        ("of 1970", sign(Ticket { expires: 0, ..ticket() }), Refusal::Expired),
+        ("ahead", sign(Ticket { expires: NOW + LIFETIME + SKEW + 1, ..ticket() }), Refusal::TooFarAhead),
+        ("forever", sign(Ticket { expires: u64::MAX, ..ticket() }), Refusal::TooFarAhead),
+    ];
+    let mut gate = gate(&signer);
+    for (what, text, refusal) in cases {
+        assert_eq!(gate.admit(&text, NOW), Err(refusal), "{what}");
+    }
+    assert!(gate.used.is_empty(), "a refused ticket is remembered");
+    assert_eq!(gate.admit(&good, NOW), Ok(()));
+}
+
+#[test]
+fn the_bounds_of_time_are_inclusive() {
+    let signer = Signer::generate().unwrap();
+    let mut gate = gate(&signer);
+    for (number, expires) in [NOW - SKEW, NOW, NOW + LIFETIME, NOW + LIFETIME + SKEW].into_iter().enumerate() {
+        assert_eq!(gate.admit(&signer.sign(&numbered(expires, number).body()), NOW), Ok(()), "{expires}");
+    }
+    // A broken clock must not panic.
+    let issued = signer.issue("garden", 7, u64::MAX).unwrap();
+    assert_eq!(gate.admit(&issued, u64::MAX), Ok(()));
+    assert_eq!(gate.admit(&issued, 0), Err(Refusal::TooFarAhead));
+}
+
+#[test]
+fn a_refusal_does_not_use_the_ticket_up() {
+    let signer = Signer::generate().unwrap();
+    let text = signer.issue("garden", 7, NOW).unwrap();
+    let mut gate = gate(&signer);
+    assert_eq!(gate.admit(&text, NOW - SKEW - 1), Err(Refusal::TooFarAhead));
+    assert_eq!(gate.admit(&text, NOW - SKEW), Ok(()));
+}
+
+#[test]
+fn a_new_key_replaces_the_old() {
+    let (old, new) = (Signer::generate().unwrap(), Signer::generate().unwrap());
+    let mut gate = gate(&old);
+    let used = old.issue("garden", 7, NOW).unwrap();
+    assert_eq!(gate.admit(&used, NOW), Ok(()));
+    gate.set_key(new.public_key());
+    assert_eq!(gate.admit(&old.issue("garden", 7, NOW).unwrap(), NOW), Err(Refusal::BadSignature));
+    assert_eq!(gate.admit(&new.issue("garden", 7, NOW).unwrap(), NOW), Ok(()));
+    gate.set_key(old.public_key());
+    assert_eq!(gate.admit(&used, NOW), Err(Refusal::Replayed));
+}
+
+#[test]
+fn the_memory_is_bounded() {
+    let signer = Signer::generate().unwrap();
+    let mut gate = gate(&signer);
+    let text = |expires, number| signer.sign(&numbered(expires, number).body());
+    for number in 0..MEMORY {
+        gate.used.insert((NOW + LIFETIME + number as u64 % 2, numbered(0, number).nonce));
+    }
+    assert_eq!(gate.admit(&text(NOW + LIFETIME, MEMORY), NOW), Err(Refusal::Busy));
+    assert_eq!(gate.admit(&text(NOW + LIFETIME, 0), NOW), Err(Refusal::Replayed));
+    // One second after the oldest can be replayed no more, each newcomer takes the place of one of them.
+    let later = NOW + LIFETIME + SKEW + 1;
+    for number in 0..MEMORY / 2 {
+        assert_eq!(gate.admit(&text(later + LIFETIME, MEMORY + number), later), Ok(()));
+        assert_eq!(gate.used.len(), MEMORY);
+    }
+    assert_eq!(gate.admit(&text(later + LIFETIME, 2 * MEMORY), later), Err(Refusal::Busy));
+    // Those that expire a second later are all still known.
+    assert_eq!(gate.admit(&text(NOW + LIFETIME + 1, 1), later), Err(Refusal::Replayed));
+}
+
+#[test]
+fn a_clock_that_is_set_back_lets_nothing_in_twice() {
+    let signer = Signer::generate().unwrap();
+    let mut gate = gate(&signer);
+    let text = |expires, number| signer.sign(&numbered(expires, number).body());
+    let first = text(NOW + 10, 0);
+    assert_eq!(gate.admit(&first, NOW), Ok(()));
+    for number in 1..MEMORY {
+        gate.used.insert((NOW + 20, numbered(0, number).nonce));
+    }
+    // An hour too far, the clock makes room for one; then it is right again.
+    let wrong = NOW + 3600;
+    assert_eq!(gate.admit(&text(wrong, MEMORY), wrong), Ok(()));
+    assert_eq!(gate.admit(&first, NOW), Err(Refusal::Expired));
+    assert_eq!(gate.admit(&text(NOW + 20, 1), NOW), Err(Refusal::Replayed));
+}
+
+#[test]
+fn names_of_streams() {
+    let signer = Signer::generate().unwrap();
+    let longest = "é".repeat(MAX_STREAM / 2);
+    for (name, can) in [("g", true), (longest.as_str(), true), ("", false), (&format!("{longest}x"), false)] {
+        let issued = signer.issue(name, 0, NOW);
+        assert_eq!(issued.is_ok(), can, "{name}");
+        let Ok(text) = issued else { continue };
+        assert!(text.len() <= MAX_TEXT);
+        assert_eq!(Gate::new(signer.public_key(), name, 0).admit(&text, NOW), Ok(()));
+    }
+    assert_eq!(signer.issue(&longest, 0, NOW).unwrap().len(), MAX_TEXT);
+}
+
+#[test]
+fn keys_as_text() {
+    let key = Signer::generate().unwrap().public_key();
+    assert_eq!(key.to_string().parse::<PublicKey>().unwrap(), key);
+    assert_eq!(PublicKey::from(*key.as_bytes()), key);
+    assert!(key.to_string()[1..].parse::<PublicKey>().is_err());
+}
+
+#[test]
+fn the_layout_is_fixed() {
+    // What another implementation must write, byte for byte.
+    let body = b"\x01\x06garden\0\0\0\0\0\0\0\x07\0\0\0\0\x6b\x49\xd2\x3c\t\t\t\t\t\t\t\t\t\t\t\t\t\t\t\t";
+    assert_eq!(ticket().body(), body);
+    assert_eq!(Ticket::parse(body), Some(ticket()));
+}
+
+#[test]
+fn debug_shows_no_secret() {
+    let signer = Signer::generate().unwrap();
+    let key = signer.public_key();
+    assert_eq!(format!("{signer:?}"), format!("Signer {{ public_key: PublicKey({key}), .. }}"));
+    let mut gate = gate(&signer);
+    gate.admit(&signer.issue("garden", 7, NOW).unwrap(), NOW).unwrap();
+    let expected = format!("Gate {{ key: PublicKey({key}), stream: \"garden\", epoch: 7, used: 1, .. }}");
+    assert_eq!(format!("{gate:?}"), expected);
+}
+
+proptest! {
+    #[test]
+    fn an_altered_byte_is_refused(place: prop::sample::Index, with in 1u8..) {
+        let signer = Signer::generate().unwrap();
+        let mut bytes = URL_SAFE_NO_PAD.decode(signer.issue("garden", 7, NOW).unwrap()).unwrap();
+        let place = place.index(bytes.len());
+        bytes[place] ^= with;
+        let refusal = gate(&signer).admit(&URL_SAFE_NO_PAD.encode(bytes), NOW).unwrap_err();
+        prop_assert!(matches!(refusal, Refusal::Malformed | Refusal::BadSignature), "{}: {}", place, refusal);
+    }
+
+    #[test]
+    fn an_altered_character_is_refused(place: prop::sample::Index, with in "[A-Za-z0-9_-]") {
+        let signer = Signer::generate().unwrap();
+        let mut text = signer.issue("garden", 7, NOW).unwrap();
+        let place = place.index(text.len());
+        prop_assume!(text[place..=place] != with);
+        text.replace_range(place..=place, &with);
+        let refusal = gate(&signer).admit(&text, NOW).unwrap_err();
+        prop_assert!(matches!(refusal, Refusal::Malformed | Refusal::BadSignature), "{}: {}", place, refusal);
+    }
+
+    #[test]
+    fn hostile_text_is_refused(text in "\\PC{0,300}") {
+        prop_assert_eq!(gate(&Signer::generate().unwrap()).admit(&text, NOW), Err(Refusal::Malformed));
+    }
+
+    #[test]
+    fn bodies_are_read_as_written(stream in "\\PC{1,16}", epoch: u64, expires: u64, nonce: [u8; 16]) {
+        let ticket = Ticket { stream, epoch, expires, nonce };
+        prop_assert_eq!(Ticket::parse(&ticket.body()), Some(ticket));
+    }
+
+    #[test]
+    fn what_is_read_has_one_layout(body: Vec<u8>) {
+        if let Some(ticket) = Ticket::parse(&body) {
+            prop_assert_eq!(ticket.body(), body);
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! Handshakes over the loopback: who is let in, who is refused and what the error says.
+
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
+
+use super::super::loopback::{ALPN, connect, pair, serve};
+use super::*;
+
+/// A server that shows one identity's certificate and signs with another's key. It offers all that rustls can: sessions to resume and
+/// to send early data in.
+fn thief(victim: &Identity, own: &Identity) -> quinn::ServerConfig {
+    let key = provider().key_provider.load_private_key(own.key()).unwrap();
+    let certified = CertifiedKey::new(vec![victim.certificate()], key);
+    let mut config = rustls::ServerConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&TLS13])
+        .unwrap()
+        .with_no_client_auth()
+        .with_cert_resolver(Arc::new(SingleCertAndKey::from(certified)));
+    config.alpn_protocols = vec![ALPN.to_vec()];
+    config.max_early_data_size = u32::MAX;
+    quinn::ServerConfig::with_crypto(Arc::new(QuicServerConfig::try_from(config).unwrap()))
+}
+
+#[tokio::test]
+async fn the_right_pin_is_let_in() {
+    let identity = Identity::generate().unwrap();
+    let address = serve(server_config(&identity, ALPN));
+    let (_endpoint, connection) = connect(address, client_config(identity.pin(), ALPN)).await.unwrap();
+
+    let presented = connection.peer_identity().unwrap().downcast::<Vec<CertificateDer<'static>>>().unwrap();
+    assert_eq!(presented.iter().map(|der| Pin::of(der)).collect::<Vec<_>>(), [identity.pin()]);
+    let handshake = connection.handshake_data().unwrap().downcast::<quinn::crypto::rustls::HandshakeData>().unwrap();
+    assert_eq!(handshake.protocol.as_deref(), Some(ALPN));
+}
+
+#[tokio::test]
+async fn another_certificate_is_refused_and_named() {
+    let (identity, impostor) = (Identity::generate().unwrap(), Identity::generate().unwrap());
+    let address = serve(server_config(&impostor, ALPN));
+    let error = connect(address, client_config(identity.pin(), ALPN)).await.unwrap_err();
+    assert!(is_wrong_pin(&error), "{error:?}");
+    let text = error.to_string();
+    let sentence = format!("the server's certificate has pin {}, not the expected {}", impostor.pin(), identity.pin());
+    assert!(text.contains(&sentence), "{text}");
+}
+
+#[tokio::test]
+async fn every_bit_of_the_pin_counts() {
+    let identity = Identity::generate().unwrap();
+    let address = serve(server_config(&identity, ALPN));
+    for (byte, bit) in [(0, 0x80), (0, 1), (15, 1), (31, 0x80), (31, 1)] {
+        let mut pin = *identity.pin().as_bytes();
+        pin[byte] ^= bit;
+        let error = connect(address, client_config(pin.into(), ALPN)).await.unwrap_err();
+        assert!(is_wrong_pin(&error), "{error:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_stolen_certificate_without_its_key_is_refused() {
+    let (victim, own) = (Identity::generate().unwrap(), Identity::generate().unwrap());
+    let address = serve(thief(&victim, &own));
+    for config in [client_config(victim.pin(), ALPN), client_config_unpinned(ALPN)] {
+        let error = connect(address, config).await.unwrap_err();
+        assert!(!is_wrong_pin(&error), "the pin was right: {error:?}");
+        assert!(error.to_string().contains("BadSignature"), "{error}");
+    }
+    // The thief's server itself works: with its own certificate it is let in.
+    let address = serve(thief(&own, &own));
+    connect(address, client_config(own.pin(), ALPN)).await.unwrap();
+}
+
+#[tokio::test]
+async fn another_protocol_is_refused() {
+    let identity = Identity::generate().unwrap();
+    let address = serve(server_config(&identity, ALPN));
+    let error = connect(address, client_config(identity.pin(), b"h3")).await.unwrap_err();
+    assert!(!is_wrong_pin(&error), "{error:?}");
+    assert!(matches!(error, quinn::ConnectionError::ConnectionClosed(_)), "{error:?}");
+}
+
+/// A client that resumes and sends early whenever it can.
+fn eager(pin: Pin) -> quinn::ClientConfig {
+    let algorithms = provider().signature_verification_algorithms;
+    let mut config = rustls::ClientConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&TLS13])
+        .unwrap()
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(Verifier { pin: Some(pin), algorithms }))
+        .with_no_client_auth();
+    config.alpn_protocols = vec![ALPN.to_vec()];
+    config.enable_early_data = true;
+    quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(config).unwrap()))
+}
+
+#[tokio::test]
+async fn nothing_is_sent_early() {
+    let identity = Identity::generate().unwrap();
+    let pin = identity.pin();
+    let (ours, theirs) = (|| server_config(&identity, ALPN), || thief(&identity, &identity));
+    for (server, client, early) in [
+        (theirs(), eager(pin), true),
+        (ours(), eager(pin), false),
+        (theirs(), client_config(pin, ALPN), false),
+        (ours(), client_config(pin, ALPN), false),
+    ] {
+        let address = serve(server);
+        let (endpoint, first) = connect(address, client.clone()).await.unwrap();
+        // Sessions are offered after the handshake.
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        first.close(0u32.into(), b"");
+        let second = endpoint.connect_with(client, address, SERVER_NAME).unwrap();
+        assert_eq!(second.into_0rtt().is_ok(), early);
+    }
+}
+
+#[tokio::test]
+async fn unpinned_lets_in_anybody() {
+    // Why the caller must pair: two strangers look the same.
+    for _ in 0..2 {
+        let [(_, client), (_, server)] = pair(&Identity::generate().unwrap()).await;
+        assert!(client.close_reason().is_none() && server.close_reason().is_none());
+    }
+}
+
+#[test]
+fn a_peers_alert_is_not_taken_for_ours() {
+    let code = quinn::TransportErrorCode::crypto(AlertDescription::CertificateUnknown.into());
+    let close = quinn::ConnectionClose { error_code: code, frame_type: None, reason: Default::default() };
+    assert!(!is_wrong_pin(&quinn::ConnectionError::ConnectionClosed(close)));
+    assert!(!is_wrong_pin(&quinn::ConnectionError::TimedOut));
+}

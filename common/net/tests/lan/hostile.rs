@@ -1,0 +1,266 @@
+//! What others on the LAN can do to a viewer, by accident or on purpose: the right broadcaster is found all the same.
+//!
+//! Packets are made by hand (RFC 1035 §4, RFC 6762 §18). That a forged address is not believed is the transport's test, not one of
+//! these.
+
+use std::collections::BTreeSet;
+use std::net::UdpSocket;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use mdns_sd::{ServiceDaemon, ServiceInfo};
+use net::lan::{Announcer, AnnouncerOptions, Event, Wanted};
+
+use super::room::{Family, Room};
+use super::{A, B, PORT, announce, browse, clock, found, lost, name, next, quiet};
+
+/// Sends each packet by multicast from a machine, in steps that a socket's buffer takes.
+fn send(room: &Room, machine: u32, packets: Vec<Vec<u8>>) {
+    room.on(machine, move || {
+        let socket = UdpSocket::bind((Room::v4(machine).as_str(), 0)).unwrap();
+        for packet in packets {
+            socket.send_to(&packet, "224.0.0.251:5353").unwrap();
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    });
+}
+
+/// A name's labels, which must not be longer than 63 bytes each.
+fn labels(name: &str) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for label in name.split('.').filter(|label| !label.is_empty()) {
+        bytes.push(u8::try_from(label.len()).unwrap());
+        bytes.extend_from_slice(label.as_bytes());
+    }
+    bytes.push(0);
+    bytes
+}
+
+fn record(name: &str, kind: u16, ttl: u32, data: &[u8]) -> Vec<u8> {
+    let mut bytes = labels(name);
+    bytes.extend_from_slice(&kind.to_be_bytes());
+    bytes.extend_from_slice(&1_u16.to_be_bytes());
+    bytes.extend_from_slice(&ttl.to_be_bytes());
+    bytes.extend_from_slice(&u16::try_from(data.len()).unwrap().to_be_bytes());
+    bytes.extend_from_slice(data);
+    bytes
+}
+
+fn response(answers: &[Vec<u8>]) -> Vec<u8> {
+    let mut packet = vec![0, 0, 0x84, 0, 0, 0];
+    packet.extend_from_slice(&u16::try_from(answers.len()).unwrap().to_be_bytes());
+    packet.extend_from_slice(&[0; 4]);
+    packet.extend(answers.iter().flatten());
+    packet
+}
+
+fn pointer(instance: &str, ttl: u32) -> Vec<u8> {
+    record("_nearcast._udp.local", 12, ttl, &labels(&format!("{instance}._nearcast._udp.local")))
+}
+
+/// All that announces an instance, at an address of nobody's.
+fn announcement(instance: &str) -> Vec<u8> {
+    let full = format!("{instance}._nearcast._udp.local");
+    let mut server = vec![0, 0, 0, 0, 0, 9];
+    server.extend(labels("nobody.local"));
+    response(&[
+        pointer(instance, 4500),
+        record(&full, 33, 120, &server),
+        record(&full, 16, 4500, b"\x03v=1"),
+        record("nobody.local", 1, 120, &[10, 77, 0, 99]),
+    ])
+}
+
+/// Two thousand instances that nobody has.
+fn flood() -> Vec<Vec<u8>> {
+    let letters =
+        |number: usize| format!("{number:04}").bytes().map(|digit| char::from(digit - b'0' + b'a')).collect::<String>();
+    (0..2000).map(|number| announcement(&format!("aaaaaaaaaaaa{}", letters(number)))).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stranger_learns_no_more_than_that_somebody_broadcasts() {
+    let Some(room) = Room::new(2, Family::V4) else { return };
+    let (_, clock) = clock();
+    let stranger = room.on(2, || {
+        let socket = UdpSocket::bind("0.0.0.0:5353").unwrap();
+        let own = Room::v4(2).parse().unwrap();
+        socket.join_multicast_v4(&"224.0.0.251".parse().unwrap(), &own).unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+        socket
+    });
+    announce(&room, 1, A, &clock).stop().await;
+    let mut packet = [0; 2000];
+    let length = stranger.recv(&mut packet).unwrap();
+    let text = packet[..length].escape_ascii().to_string();
+    println!("an announcement, {length} bytes: {text}");
+    for said in ["_nearcast", "_udp", "local", r"\x03v=1", &name(&A, 0)] {
+        assert!(text.contains(said), "{said}");
+    }
+    let machine = std::fs::read_to_string("/etc/hostname").unwrap_or_default();
+    let kept = [machine.trim().to_owned(), A[..4].escape_ascii().to_string(), std::env::consts::OS.to_owned()];
+    for kept in kept.iter().filter(|kept| !kept.is_empty()) {
+        assert!(!text.contains(kept), "{kept}");
+    }
+    // A name of 16 characters, a host name of as many, four records' frames: there is room for nothing else.
+    assert!(length < 160, "{length}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_malformed_is_ignored() {
+    let Some(room) = Room::new(3, Family::V4) else { return };
+    let (_, clock) = clock();
+    let mut browser = browse(&room, 2, |_| {});
+    let garbage = (0..200_usize).map(|size| (0..size).map(|at| (at * 31 + size * 7) as u8).collect()).collect();
+    send(&room, 3, garbage);
+    let whole = announcement("aaaaaaaaaaaaaaaa");
+    send(&room, 3, (0..whole.len()).map(|size| whole[..size].to_vec()).collect());
+    let daemon = room.on(3, || {
+        let daemon = ServiceDaemon::new().unwrap();
+        let table =
+            [("Living room", 1, "v", "1"), ("bbbbbbbbbbbbbbbb", 0, "v", "1"), ("cccccccccccccccc", 1, "v", "one")];
+        for (instance, port, key, value) in table {
+            let service = "_nearcast._udp.local.";
+            let info = ServiceInfo::new(service, instance, "x.local.", (), port, &[(key, value)][..]).unwrap();
+            daemon.register(info.enable_addr_auto()).unwrap();
+        }
+        daemon
+    });
+    quiet(&mut browser, 3000).await;
+    assert!(browser.has_heard().await.unwrap());
+    let _announcer = announce(&room, 1, A, &clock);
+    found(&mut browser, &name(&A, 0), 1).await;
+    daemon.shutdown().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flood_crowds_nobody_out_who_is_wanted() {
+    let Some(room) = Room::new(3, Family::V4) else { return };
+    let (_, clock) = clock();
+    let mut everyone = browse(&room, 2, |_| {});
+    let mut wanting = browse(&room, 2, |options| options.wanted = vec![Wanted::new(&A)]);
+    let begun = Instant::now();
+    send(&room, 3, flood());
+    println!("a flood of 2000 instances took {:?}", begun.elapsed());
+    let begun = Instant::now();
+    let _announcer = announce(&room, 1, A, &clock);
+    found(&mut wanting, &name(&A, 0), 1).await;
+    println!("after a flood: found after {:?}", begun.elapsed());
+    let mut told = BTreeSet::new();
+    while let Ok(event) = tokio::time::timeout(Duration::from_secs(1), everyone.next()).await {
+        let Some(Event::Found { instance, .. }) = event else { panic!("{event:?}") };
+        told.insert(instance);
+    }
+    assert_eq!(told.len(), 64);
+}
+
+#[test]
+fn events_that_were_missed_are_made_up_for() {
+    let Some(room) = Room::new(3, Family::V4) else { return };
+    let room = Arc::new(room);
+    let shared = Arc::clone(&room);
+    room.on(2, move || runtime().block_on(standing_still_in_a_flood(&shared)));
+}
+
+/// A runtime of the calling thread alone, for a viewer that mDNS is started anew for: that happens on the runtime's machine.
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
+}
+
+async fn standing_still_in_a_flood(room: &Room) {
+    let (_, clock) = clock();
+    let mut browser = browse(room, 2, |options| options.wanted = vec![Wanted::new(&A), Wanted::new(&B)]);
+    let _a = announce(room, 1, A, &clock);
+    let b = announce(room, 1, B, &clock);
+    let mut both = BTreeSet::new();
+    for _ in 0..2 {
+        let Event::Found { instance, .. } = next(&mut browser).await else { panic!() };
+        both.insert(instance);
+    }
+    assert_eq!(both, BTreeSet::from([name(&A, 0), name(&B, 0)]));
+
+    // The runtime's thread waits for the flood's end; meanwhile a broadcaster leaves.
+    send(room, 3, flood());
+    drop(b);
+    std::thread::sleep(Duration::from_millis(1500));
+    let begun = Instant::now();
+    lost(&mut browser, &name(&B, 0)).await;
+    println!("after missed events: who left meanwhile is lost after {:?}", begun.elapsed());
+    quiet(&mut browser, 1000).await;
+    let b = announce(room, 1, B, &clock);
+    found(&mut browser, &name(&B, 0), 1).await;
+    browser.verify(&name(&B, 0)).unwrap();
+    b.stop().await;
+    lost(&mut browser, &name(&B, 0)).await;
+}
+
+#[test]
+fn a_cache_that_others_fill_is_emptied_unnoticed() {
+    let Some(room) = Room::new(3, Family::V4) else { return };
+    let room = Arc::new(room);
+    let shared = Arc::clone(&room);
+    room.on(2, move || runtime().block_on(outliving_a_flood(&shared)));
+}
+
+async fn outliving_a_flood(room: &Room) {
+    let (_, clock) = clock();
+    let mut browser = browse(room, 2, |options| options.wanted = vec![Wanted::new(&A), Wanted::new(&B)]);
+    let _a = announce(room, 1, A, &clock);
+    found(&mut browser, &name(&A, 0), 1).await;
+    for part in flood().chunks(100) {
+        // In parts, so that no events are missed.
+        send(room, 3, part.to_vec());
+        quiet(&mut browser, 20).await;
+    }
+    // Until the cache is counted and, after that, what was doubted would be lost.
+    quiet(&mut browser, 18_000).await;
+    let _b = announce(room, 1, B, &clock);
+    found(&mut browser, &name(&B, 0), 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_forged_goodbye_is_mended() {
+    let Some(room) = Room::new(3, Family::V4) else { return };
+    let (_, clock) = clock();
+    let mut browser = browse(&room, 2, |_| {});
+    let _announcer = announce(&room, 1, A, &clock);
+    found(&mut browser, &name(&A, 0), 1).await;
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    send(&room, 3, vec![response(&[pointer(&name(&A, 0), 0)])]);
+    lost(&mut browser, &name(&A, 0)).await;
+    let begun = Instant::now();
+    found(&mut browser, &name(&A, 0), 1).await;
+    println!("forged goodbye: found again after {:?}", begun.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broadcaster_that_crashed_and_came_back_is_followed() {
+    let Some(room) = Room::new(2, Family::V4) else { return };
+    let (_, clock) = clock();
+    let mut browser = browse(&room, 2, |_| {});
+    let announcer = announce(&room, 1, A, &clock);
+    found(&mut browser, &name(&A, 0), 1).await;
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    // Its goodbye goes nowhere, as if it had been killed.
+    room.plug(1, "down");
+    drop(announcer);
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    room.plug(1, "up");
+    let begun = Instant::now();
+    let _again = room.on(1, move || {
+        let mut options = AnnouncerOptions::default();
+        options.clock = clock;
+        Announcer::start(&A, PORT + 1, options).unwrap()
+    });
+    loop {
+        match next(&mut browser).await {
+            Event::Changed { addresses, .. } if addresses[0].port() == PORT + 1 => break,
+            Event::Changed { .. } => {}
+            other => panic!("{other:?}"),
+        }
+    }
+    println!("crashed and back on another port: followed after {:?}", begun.elapsed());
+    // The old records' end is not the end of the new ones.
+    quiet(&mut browser, 3000).await;
+    assert!(browser.verify(&name(&B, 0)).is_ok());
+}

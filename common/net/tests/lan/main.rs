@@ -1,0 +1,85 @@
+//! Broadcasters and viewers on a LAN of network namespaces, not on the machine's own: what the tests share (RFC 6762, RFC 6763).
+//!
+//! They take about a minute, since caches and goodbyes are measured in seconds. The times to discovery are printed:
+//! `cargo test --test lan -- --nocapture`.
+
+#![expect(clippy::unwrap_used, reason = "the helpers of tests are tests too")]
+#![expect(clippy::print_stdout, reason = "they say what they skip")]
+
+mod finding;
+mod hostile;
+mod room;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use net::lan::{Announcer, AnnouncerOptions, Browser, BrowserOptions, Clock, Event, instance_name, slot_at};
+use room::Room;
+
+const A: [u8; 16] = [0xa; 16];
+const B: [u8; 16] = [0xb; 16];
+const PORT: u16 = 4433;
+const NOW: u64 = 1_800_000_000;
+
+/// A clock that stands still until told otherwise.
+fn clock() -> (Arc<AtomicU64>, Clock) {
+    let seconds = Arc::new(AtomicU64::new(NOW));
+    let read = Arc::clone(&seconds);
+    (seconds, Clock::from_fn(move || read.load(Ordering::Relaxed)))
+}
+
+fn name(secret: &[u8; 16], slots_ahead: u64) -> String {
+    instance_name(secret, slot_at(NOW) + slots_ahead)
+}
+
+fn announce(room: &Room, machine: u32, secret: [u8; 16], clock: &Clock) -> Announcer {
+    let clock = clock.clone();
+    room.on(machine, move || {
+        let mut options = AnnouncerOptions::default();
+        options.clock = clock;
+        Announcer::start(&secret, PORT, options).unwrap()
+    })
+}
+
+fn browse(room: &Room, machine: u32, set: impl FnOnce(&mut BrowserOptions) + Send + 'static) -> Browser {
+    room.on(machine, move || {
+        let mut options = BrowserOptions::default();
+        options.clock = clock().1;
+        set(&mut options);
+        Browser::start(options).unwrap()
+    })
+}
+
+async fn next(browser: &mut Browser) -> Event {
+    tokio::time::timeout(Duration::from_secs(15), browser.next())
+        .await
+        .expect("an event in time")
+        .expect("mDNS goes on")
+}
+
+/// Waits until `instance` has `expected` addresses, whatever it had before.
+async fn found(browser: &mut Browser, instance: &str, expected: usize) -> Vec<SocketAddr> {
+    loop {
+        match next(browser).await {
+            Event::Found { instance: is, addresses, version } | Event::Changed { instance: is, addresses, version } => {
+                assert_eq!((is.as_str(), version), (instance, 1));
+                if addresses.len() == expected {
+                    return addresses;
+                }
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+async fn lost(browser: &mut Browser, instance: &str) {
+    assert_eq!(next(browser).await, Event::Lost { instance: instance.to_owned() });
+}
+
+async fn quiet(browser: &mut Browser, milliseconds: u64) {
+    if let Ok(event) = tokio::time::timeout(Duration::from_millis(milliseconds), browser.next()).await {
+        panic!("{event:?}");
+    }
+}

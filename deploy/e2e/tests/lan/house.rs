@@ -1,0 +1,198 @@
+//! A house with a broadcaster and two viewers on one switch, and a CDN beyond a router and a slower link.
+//!
+//! ```text
+//!  broadcaster 10.77.0.10 ==== direct ====+
+//!  viewer1     10.77.0.21 ----------------+ lan ---- 10.77.0.1 router 10.88.0.1 ==== wan ==== 10.88.0.2 cdn
+//!  viewer2     10.77.0.22 ----------------+                      |
+//!  broadcaster 10.99.0.10 ---------------------------- 10.99.0.1 +
+//! ```
+//!
+//! The broadcaster has a second way out, so that its direct link can fail while the stream goes on.
+
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use e2e::{Broadcaster, Cdn, Lab, Process, Unit, Viewer, program};
+use lab::link::Link;
+use lab::link::shape::Shape;
+use lab::network::{Network, Switch};
+use lab::{Host, Lateness};
+use serde_json::Value;
+
+/// Everything is taken down in the order of the fields: programs before the network that they are in.
+pub(crate) struct House {
+    cdn_process: Option<Process>,
+    pub(crate) lab: Lab,
+    key: String,
+    pub(crate) broadcaster: Host,
+    pub(crate) viewers: [Host; 2],
+    cdn: Host,
+    /// Between the broadcaster and the switch.
+    pub(crate) direct: Arc<Link>,
+    /// Between the router and the switch: what viewers get from the CDN, and nothing else.
+    door: Arc<Link>,
+    _wan: Arc<Link>,
+    _router: Host,
+    _switch: Switch,
+    network: Network,
+}
+
+impl House {
+    pub(crate) fn build() -> Result<Self> {
+        let lab = Lab::new()?;
+        let mut network = Network::new(SEED)?;
+        let switch = network.switch("lan")?;
+        let router = network.host("router")?;
+        let broadcaster = network.host("broadcaster")?;
+        let viewers = [network.host("viewer1")?, network.host("viewer2")?];
+        let cdn = network.host("cdn")?;
+        let direct = network.link("direct", broadcaster.at(BROADCASTER), switch.port(), [LAN; 2])?;
+        for (viewer, address) in viewers.iter().zip(VIEWERS) {
+            network.cable(viewer.at(address), switch.port())?;
+        }
+        let door = network.link("door", router.at(ROUTER), switch.port(), [Shape::PERFECT; 2])?;
+        for viewer in &viewers {
+            viewer.default_route(ROUTER)?;
+        }
+        network.cable(broadcaster.at(UPLINK), router.at(ROUTER_UPLINK))?;
+        broadcaster.default_route(ROUTER_UPLINK)?;
+        let wan = network.link("wan", router.at(ROUTER_WAN), cdn.at(CDN), [WAN; 2])?;
+        cdn.default_route(ROUTER_WAN)?;
+        router.forward_packets()?;
+        let key = Cdn::key(&lab, "live")?;
+        let mut house = Self {
+            cdn_process: None,
+            lab,
+            key,
+            broadcaster,
+            viewers,
+            cdn,
+            direct,
+            door,
+            _wan: wan,
+            _router: router,
+            _switch: switch,
+            network,
+        };
+        house.start_cdn()?;
+        Ok(house)
+    }
+
+    /// Starts the CDN, again on the same ports.
+    pub(crate) fn start_cdn(&mut self) -> Result<()> {
+        let mut command = self.cdn.command(program("cdn")?);
+        command.args([
+            "--rtmp",
+            "0.0.0.0:1935",
+            "--http",
+            "0.0.0.0:8080",
+            "--relay",
+            "0.0.0.0:4443",
+            "--metrics",
+            "off",
+        ]);
+        command.args(["--log", "json", "--public-host", &CDN.to_string(), "--data"]).arg(self.lab.path("cdn-data"));
+        let mut process = self.lab.spawn("cdn", &mut command)?;
+        process.line(Duration::from_secs(10), "where it listens", |line| line.contains(r#""listening""#))?;
+        self.cdn_process = Some(process);
+        Ok(())
+    }
+
+    pub(crate) fn kill_cdn(&mut self) -> Result<()> {
+        self.cdn_process.take().context("there is no cdn to kill")?.kill();
+        Ok(())
+    }
+
+    pub(crate) fn stop_cdn(&mut self) {
+        self.cdn_process = None;
+    }
+
+    /// A small test picture, served on this network at its own address alone.
+    pub(crate) fn broadcast(&self, options: &[&str]) -> Result<Broadcaster> {
+        let command = self.broadcaster.command(program("broadcaster")?);
+        let url = format!("rtmp://{CDN}/live/{}", self.key);
+        let listen = format!("{BROADCASTER}:{PEER_PORT}");
+        let mut all = vec!["--bitrate", "500k", "--peer-listen", &listen];
+        all.extend(Broadcaster::SMALL);
+        all.extend(options);
+        Broadcaster::start_by(&self.lab, command, &url, &all)
+    }
+
+    /// The same on a terminal of its own, where it shows its code; with its address.
+    pub(crate) fn broadcast_with_code(&self) -> Result<(Broadcaster, String, String)> {
+        let mut command = self.broadcaster.command("script");
+        // `script` gives it a terminal; what it shows there is on standard output.
+        let listen = format!("{BROADCASTER}:{PEER_PORT}");
+        let line = format!(
+            "{} --log text --peer-listen {listen} {} rtmp://{CDN}/live/{}",
+            program("broadcaster")?.display(),
+            Broadcaster::SMALL.join(" "),
+            self.key
+        );
+        command.args(["-q", "-f", "-c", &line, "/dev/null"]);
+        let mut broadcaster = Broadcaster::on_a_terminal(&self.lab, command)?;
+        let shown = broadcaster.process.line(Duration::from_secs(20), "its code", |line| line.contains("--code "))?;
+        let code = shown.split("--code ").nth(1).context("no code")?.trim().to_owned();
+        Ok((broadcaster, listen, code))
+    }
+
+    /// A viewer of the stream's page, in one of the two hosts.
+    pub(crate) fn watch(&self, host: usize, options: &[&str]) -> Result<Viewer> {
+        self.watch_url(host, &format!("http://{CDN}:8080/live"), options)
+    }
+
+    pub(crate) fn watch_url(&self, host: usize, url: &str, options: &[&str]) -> Result<Viewer> {
+        let mut command = self.viewers[host].command(program("viewer")?);
+        command.env("RUST_LOG", "info,viewer::source=debug");
+        Viewer::start_by(&self.lab, command, url, &[&["--log", "json"], options].concat())
+    }
+
+    /// A viewer that looks for whoever shows `code`.
+    pub(crate) fn watch_lan(&self, host: usize, code: &str) -> Result<Viewer> {
+        let command = self.viewers[host].command(program("viewer")?);
+        Viewer::start_by(&self.lab, command, "--lan", &["--log", "json", "--code", code])
+    }
+
+    /// Asks the CDN, from one of the viewers' hosts.
+    pub(crate) fn ask(&self, host: usize, path: &str) -> Result<Value> {
+        let response = self.viewers[host].run(|| e2e::get((CDN, 8080).into(), path))??;
+        ensure!(response.status == 200, "{}: {}", response.status, response.text());
+        Ok(serde_json::from_slice(&response.body)?)
+    }
+
+    /// Bytes that have come from the CDN to the viewers.
+    pub(crate) fn cdn_link_bytes(&self) -> u64 {
+        self.door.stats().a_to_b.sent_bytes
+    }
+
+    /// What went over the CDN's link, as a share of one copy of the stream.
+    pub(crate) fn share_of_cdn_link(&self, left: &[Unit]) -> Result<f64> {
+        ensure!(!left.is_empty(), "nothing left");
+        Ok(self.cdn_link_bytes() as f64 / self.payload_bytes(left.len()) as f64)
+    }
+
+    /// About what so many units weigh at 500 kbit/s of pictures and 128 kbit/s of sound: 30 pictures and 47 sounds a second.
+    pub(crate) fn payload_bytes(&self, units: usize) -> u64 {
+        units as u64 * (500_000 + 128_000) / 8 / 77
+    }
+
+    pub(crate) fn lateness(&self) -> Lateness {
+        self.network.lateness()
+    }
+}
+
+/// Both directions of the broadcaster's own link: the paper's 8 ms.
+pub(crate) const LAN: Shape = Shape { delay: Duration::from_millis(8), ..Shape::PERFECT };
+/// Both directions of the link to the CDN: the paper's 30 ms.
+const WAN: Shape = Shape { delay: Duration::from_millis(30), rate: Some(20_000_000), ..Shape::PERFECT };
+pub(crate) const BROADCASTER: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 10);
+const VIEWERS: [Ipv4Addr; 2] = [Ipv4Addr::new(10, 77, 0, 21), Ipv4Addr::new(10, 77, 0, 22)];
+const ROUTER: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
+const UPLINK: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 10);
+const ROUTER_UPLINK: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 1);
+const ROUTER_WAN: Ipv4Addr = Ipv4Addr::new(10, 88, 0, 1);
+const CDN: Ipv4Addr = Ipv4Addr::new(10, 88, 0, 2);
+pub(crate) const PEER_PORT: u16 = 4444;
+const SEED: u64 = 20_201_105;

@@ -1,0 +1,228 @@
+//! The path on one's own network, on real network stacks: namespaces joined by emulated links. A viewer starts on the CDN, finds the
+//! broadcaster, moves, and moves back and forth as the direct link fails in every way that links fail in, with no access unit lost and none
+//! twice.
+//!
+//! Needs root, as network namespaces do. Figures are printed, not judged: what is judged is that nothing is lost, repeated or out of
+//! order.
+#![allow(clippy::print_stdout, reason = "a test that measures says what it measured")]
+
+mod house;
+mod strangers;
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use e2e::{Viewer, compare, until};
+use lab::link::shape::Shape;
+use serde_json::Value;
+
+use house::{House, LAN};
+
+/// The ways in which the direct link fails. The stream itself goes on, by the broadcaster's other link to the CDN.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Cause {
+    /// The cable is pulled.
+    Cut,
+    /// Packets vanish without a word.
+    BlackHole,
+    /// The same for longer than a silent path is kept: it has to be found and opened anew.
+    LongBlackHole,
+    /// Three in ten are lost.
+    Loss,
+    /// Everything takes 150 ms longer at once.
+    DelayStep,
+    /// The CDN dies and comes back with another certificate: what stood ready, or flowed beside, has to be had anew.
+    KilledCdn,
+}
+
+const CAUSES: [Cause; 6] =
+    [Cause::Cut, Cause::BlackHole, Cause::Loss, Cause::LongBlackHole, Cause::DelayStep, Cause::KilledCdn];
+
+#[test]
+fn paths_change_hundreds_of_times_and_nothing_is_lost() -> Result<()> {
+    // An event takes three seconds, and makes each of two viewers change its path there and back.
+    let events: usize = std::env::var("NEARCAST_LAN_EVENTS").ok().and_then(|n| n.parse().ok()).unwrap_or(EVENTS);
+    let mut house = House::build()?;
+    let mut broadcaster = house.broadcast(&[])?;
+    let mut viewers = [
+        ("warm", house.watch(0, &["--standby", "warm", "--latency", "60"])?),
+        ("hot", house.watch(1, &["--standby", "hot", "--latency", "60"])?),
+    ];
+    for (_, viewer) in &mut viewers {
+        wait_source(viewer, "LAN peer")?;
+    }
+    let mut seen = [0; 2];
+    let mut caused: [Vec<Cause>; 2] = Default::default();
+    for n in 0..events {
+        let cause = CAUSES[n % CAUSES.len()];
+        house.fail(cause, &mut viewers)?;
+        for (at, (_, viewer)) in viewers.iter_mut().enumerate() {
+            wait_source(viewer, "LAN peer").with_context(|| format!("after {cause:?}, event {n}"))?;
+            let count = switches(viewer).len();
+            caused[at].extend(std::iter::repeat_n(cause, count - seen[at]));
+            seen[at] = count;
+        }
+    }
+    // A moment of quiet, so that the last change has been shown.
+    for (_, viewer) in &mut viewers {
+        let shown = viewer.pictures()?;
+        viewer.wait_pictures(shown + 60, Duration::from_secs(20))?;
+    }
+    let summaries = [viewers[0].1.finish()?, viewers[1].1.finish()?];
+    broadcaster.process.interrupt();
+    broadcaster.process.success(Duration::from_secs(5))?;
+    let left = broadcaster.units()?;
+    let mut total = 0;
+    for ((mode, viewer), (summary, caused)) in viewers.iter().zip(summaries.iter().zip(&caused)) {
+        let counts = compare(&left, &viewer.units()?).with_context(|| format!("{mode}: hashes and order"))?;
+        viewer.nothing_twice()?;
+        summary.unbroken(100)?;
+        let said = &summary.0["switches"];
+        println!("{mode}: {counts:?} units, {} pictures, latency {}", summary.pictures(), summary.0["latency_ms"]);
+        report(mode, said, caused);
+        ensure!(said["lost"] == 0 && summary.0["lost"] == 0, "{mode}: units were lost: {}", summary.0);
+        total += said["count"].as_u64().unwrap_or(0);
+    }
+    println!("{total} changes of path, none of them lost or repeated a unit");
+    ensure!(total as usize >= events, "{total} changes of path for {events} events");
+    let share = house.share_of_cdn_link(&left)?;
+    println!("{}", house.lateness());
+    println!("bytes from the CDN, failures included: {share:.2} of one copy of the stream");
+    Ok(())
+}
+
+#[test]
+fn a_viewer_finds_the_broadcaster_and_leaves_the_cdn_s_link_alone() -> Result<()> {
+    let house = House::build()?;
+    let mut broadcaster = house.broadcast(&[])?;
+    let mut viewer = house.watch(0, &[])?;
+    let begun = Instant::now();
+    wait_source(&mut viewer, "LAN peer")?;
+    println!("from the viewer's start to the first picture from the broadcaster: about {:?}", begun.elapsed());
+    // Until the relay has proved superfluous, both flow.
+    let shown = viewer.pictures()?;
+    viewer.wait_pictures(shown + 90, Duration::from_secs(20))?;
+    let before = house.cdn_link_bytes();
+    let left = broadcaster.units()?.len();
+    let shown = viewer.pictures()?;
+    viewer.wait_pictures(shown + 300, Duration::from_secs(30))?;
+    let bytes = house.cdn_link_bytes() - before;
+    let units = broadcaster.units()?;
+    let media: u64 = house.payload_bytes(units.len() - left);
+    println!("{bytes} bytes from the CDN while {media} bytes of media came from the broadcaster");
+    ensure!(bytes * 50 < media, "an idle fallback costs {bytes} bytes for {media} of media: 2% is the bound");
+    viewer.finish()?.unbroken(300)?;
+    broadcaster.process.interrupt();
+    broadcaster.process.success(Duration::from_secs(5))?;
+    compare(&broadcaster.units()?, &viewer.units()?)?;
+    Ok(())
+}
+
+#[test]
+fn without_any_server_the_code_opens_the_broadcast() -> Result<()> {
+    let mut house = House::build()?;
+    house.stop_cdn();
+    let (mut broadcaster, address, code) = house.broadcast_with_code()?;
+    let mut viewer = house.watch_url(0, &format!("nearcast://{address}#{code}"), &[])?;
+    viewer.wait_pictures(60, START)?;
+    viewer.finish()?.unbroken(60)?;
+    // Found by mDNS, among all who broadcast here.
+    let mut viewer = house.watch_lan(1, &code)?;
+    viewer.wait_pictures(60, START)?;
+    viewer.finish()?.unbroken(60)?;
+    // Another code opens nothing.
+    let mut stranger =
+        house.watch_url(0, &format!("nearcast://{address}"), &["--code", "0123-4567-89AB-CDEF", "--seconds", "3"])?;
+    stranger
+        .process
+        .line(START, "that it is refused", |line| line.contains("did not prove that it knows the pairing code"))?;
+    ensure!(stranger.pictures()? == 0, "a wrong code showed pictures");
+    broadcaster.process.interrupt();
+    broadcaster.process.exit(Duration::from_secs(5))?;
+    Ok(())
+}
+
+impl House {
+    /// Has the direct link fail, waits until the viewers have noticed where they must, and mends it.
+    fn fail(&mut self, cause: Cause, viewers: &mut [(&str, Viewer); 2]) -> Result<()> {
+        match cause {
+            Cause::Cut => self.direct.cut()?,
+            Cause::BlackHole | Cause::LongBlackHole => self.direct.blackhole()?,
+            Cause::KilledCdn => self.kill_cdn()?,
+            Cause::Loss => self.direct.set_both(Shape { loss: 0.3, ..LAN })?,
+            Cause::DelayStep => self.direct.set_both(Shape { delay: LAN.delay + Duration::from_millis(150), ..LAN })?,
+        }
+        match cause {
+            // They may stay, if enough comes through.
+            Cause::Loss | Cause::DelayStep => std::thread::sleep(Duration::from_millis(1200)),
+            Cause::KilledCdn => std::thread::sleep(Duration::from_millis(500)),
+            _ => {
+                for (mode, viewer) in viewers.iter_mut() {
+                    wait_source(viewer, "relay").with_context(|| format!("{mode} after {cause:?}"))?;
+                }
+            }
+        }
+        match cause {
+            Cause::LongBlackHole => std::thread::sleep(Duration::from_millis(2500)),
+            Cause::KilledCdn => {
+                self.start_cdn()?;
+                // The publisher's and the viewers' own pace of coming back.
+                std::thread::sleep(Duration::from_millis(2500));
+                return Ok(());
+            }
+            _ => {}
+        }
+        self.direct.heal()?;
+        self.direct.set_both(LAN)
+    }
+}
+
+/// The changes of path that a viewer has logged.
+fn switches(viewer: &Viewer) -> Vec<Value> {
+    let log = viewer.process.err();
+    let switched = log.lines().filter(|line| line.contains(r#""switched""#));
+    switched.filter_map(|line| serde_json::from_str::<Value>(line).ok()).map(|line| line["fields"].clone()).collect()
+}
+
+/// Waits until the pictures come by a path whose name begins with `source`.
+fn wait_source(viewer: &mut Viewer, source: &str) -> Result<()> {
+    until(START, &format!("pictures by {source}"), || {
+        ensure!(viewer.process.running()?, "the viewer ended: {}", viewer.process.err());
+        let last = switches(viewer).last().and_then(|switch| switch["to"].as_str().map(str::to_owned));
+        let now = last.or_else(|| {
+            let log = viewer.process.err();
+            let opened = log.lines().find(|line| line.contains(r#""message":"connected""#))?;
+            serde_json::from_str::<Value>(opened).ok()?["fields"]["source"].as_str().map(str::to_owned)
+        });
+        Ok(now.is_some_and(|now| now.starts_with(source)).then_some(()))
+    })
+}
+
+/// What changes of path cost, by cause and direction: how much longer a picture stood than it should have.
+fn report(mode: &str, said: &Value, caused: &[Cause]) {
+    let recent = said["recent"].as_array().cloned().unwrap_or_default();
+    // The first one is the move to the broadcaster at the start; of very many, the oldest are forgotten.
+    let known = caused.len().min(recent.len());
+    let pairs: Vec<_> = recent[recent.len() - known..].iter().zip(&caused[caused.len() - known..]).collect();
+    for cause in CAUSES {
+        for (to, words) in [("relay", "to the CDN"), ("LAN peer", "to the peer")] {
+            let mut gaps: Vec<f64> = pairs
+                .iter()
+                .filter(|(switch, by)| **by == cause && switch["to"].as_str().is_some_and(|name| name.starts_with(to)))
+                .filter_map(|(switch, _)| switch["gap_ms"].as_f64())
+                .collect();
+            gaps.sort_by(f64::total_cmp);
+            if let (Some(median), Some(worst)) = (gaps.get(gaps.len() / 2), gaps.last()) {
+                println!(
+                    "{mode:>5}  {cause:<14?} {words:<12} {:>3} times, standstill {median:>6.1} ms median, {worst:>6.1} ms worst",
+                    gaps.len()
+                );
+            }
+        }
+    }
+}
+
+/// Some two hundred changes of path.
+const EVENTS: usize = 60;
+/// On a busy machine.
+const START: Duration = Duration::from_secs(30);

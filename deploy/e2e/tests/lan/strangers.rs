@@ -1,0 +1,227 @@
+//! Who must stay outside, on the network of a real broadcast: an impostor, a copied, an altered and a foreign ticket, a guesser, a flood.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use lab::Host;
+use net::lan::{Announcer, AnnouncerOptions};
+use net::relay::{self, Event, Proof, RefusalCode, Side, Start};
+use net::trust::{Identity, Pin, tls};
+use serde_json::Value;
+
+use crate::house::{BROADCASTER, House, PEER_PORT};
+use crate::{START, wait_source};
+
+/// What a viewer is told of the broadcaster.
+struct Invited {
+    pin: Pin,
+    secret: [u8; 16],
+    ticket: String,
+}
+
+impl Invited {
+    fn of(house: &House, host: usize) -> Result<Self> {
+        let said = house.ask(host, "/api/v1/streams/live/watch")?;
+        let text =
+            |name: &str| said["peer"][name].as_str().map(str::to_owned).with_context(|| format!("no {name}: {said}"));
+        let secret = text("secret")?;
+        let byte = |n: usize| u8::from_str_radix(&secret[2 * n..2 * n + 2], 16);
+        let mut bytes = [0; 16];
+        for (n, slot) in bytes.iter_mut().enumerate() {
+            *slot = byte(n)?;
+        }
+        ensure!(said["peer"]["addresses"] == Value::Array(Vec::new()), "addresses for a viewer elsewhere: {said}");
+        Ok(Self { pin: text("pin")?.parse()?, secret: bytes, ticket: text("ticket")? })
+    }
+}
+
+#[test]
+fn strangers_stay_outside_and_harm_nobody() -> Result<()> {
+    let house = House::build()?;
+    let _broadcaster = house.broadcast(&["--peer-max", "4"])?;
+    let mut friend = house.watch(0, &[])?;
+    wait_source(&mut friend, "LAN peer")?;
+    let stranger = &house.viewers[1];
+
+    // A ticket opens once.
+    let invited = Invited::of(&house, 1)?;
+    let first = subscribe(stranger, invited.pin, Proof::Ticket(invited.ticket.clone()))?;
+    ensure!(first == Ok(()), "a good ticket was refused: {first:?}");
+    let again = subscribe(stranger, invited.pin, Proof::Ticket(invited.ticket.clone()))?;
+    ensure!(refused(&again, "used"), "the same ticket opened twice: {again:?}");
+
+    // None, one that was altered anywhere, one of another server.
+    let fresh = Invited::of(&house, 1)?;
+    for at in [4, fresh.ticket.len() / 2, fresh.ticket.len() - 3] {
+        let mut forged = fresh.ticket.clone().into_bytes();
+        forged[at] = if forged[at] == b'A' { b'B' } else { b'A' };
+        let forged = subscribe(stranger, invited.pin, Proof::Ticket(String::from_utf8(forged)?))?;
+        ensure!(matches!(forged, Err((RefusalCode::Denied, _))), "altered at {at}, it opened: {forged:?}");
+    }
+    for proof in [Proof::None, Proof::Ticket("sesame".into()), Proof::Code([7; 32])] {
+        let got = subscribe(stranger, invited.pin, proof)?;
+        ensure!(matches!(got, Err((RefusalCode::Denied, _))), "{got:?}");
+    }
+    let signer = net::trust::Signer::generate()?;
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_secs();
+    let foreign = signer.issue("live", 1, now)?;
+    let foreign = subscribe(stranger, invited.pin, Proof::Ticket(foreign))?;
+    ensure!(refused(&foreign, "sign"), "another server's ticket opened: {foreign:?}");
+    // The one that was looked at is still good for its owner.
+    let owner = subscribe(stranger, invited.pin, Proof::Ticket(fresh.ticket))?;
+    ensure!(owner == Ok(()), "{owner:?}");
+
+    // A flood of connections, most of them refused before they cost anything.
+    let refusals = flood(stranger, invited.pin, 300)?;
+    println!("of 300 connections at once, {refusals} were refused or not answered");
+
+    // Once it is over, there is room again for whoever may come.
+    let mut late = Invited::of(&house, 1)?;
+    e2e::until(START, "a viewer to be let in after the flood", || {
+        match subscribe(stranger, late.pin, Proof::Ticket(late.ticket.clone())) {
+            Ok(Ok(())) => Ok(Some(())),
+            _ => {
+                late = Invited::of(&house, 1)?;
+                Ok(None)
+            }
+        }
+    })?;
+
+    // Through all of it, the friend saw every picture, and stayed where it was.
+    let shown = friend.pictures()?;
+    friend.wait_pictures(shown + 60, START)?;
+    let summary = friend.finish()?;
+    summary.unbroken(100)?;
+    ensure!(summary.0["source"] == "LAN peer" && summary.0["switches"]["count"] == 1, "{}", summary.0);
+    Ok(())
+}
+
+#[test]
+fn an_impostor_is_not_believed() -> Result<()> {
+    let house = House::build()?;
+    // Nothing tells the viewer where the real one is but mDNS, and there the impostor is louder.
+    let _broadcaster = house.broadcast(&["--no-mdns"])?;
+    let mut first = house.watch(0, &[])?;
+    wait_source(&mut first, "relay")?;
+    let invited = Invited::of(&house, 1)?;
+    let tried = Arc::new(AtomicUsize::new(0));
+    let impostor = Impostor::start(&house.viewers[1], &invited.secret, tried.clone())?;
+    e2e::until(START, "the viewer to try the impostor", || Ok((tried.load(Ordering::Relaxed) > 0).then_some(())))?;
+    let shown = first.pictures()?;
+    first.wait_pictures(shown + 60, START)?;
+    let log = first.process.err();
+    ensure!(log.contains("certificate"), "the log does not say what was wrong: {log}");
+    let summary = first.finish()?;
+    summary.unbroken(60)?;
+    ensure!(summary.0["source"].as_str().is_some_and(|source| source.starts_with("relay")), "{}", summary.0);
+    drop(impostor);
+    Ok(())
+}
+
+/// Whether it was denied with a word of the reason.
+fn refused(result: &Result<(), (RefusalCode, String)>, word: &str) -> bool {
+    matches!(result, Err((RefusalCode::Denied, reason)) if reason.contains(word))
+}
+
+/// Subscribes to the broadcaster from `host` and waits for a unit.
+fn subscribe(host: &Host, pin: Pin, proof: Proof) -> Result<Result<(), (RefusalCode, String)>> {
+    host.run(move || {
+        runtime()?.block_on(async {
+            let (_endpoint, connection) = connect(pin).await?;
+            let mut subscription = match relay::subscribe(connection, "live", proof).await {
+                Ok(subscription) => subscription,
+                Err(relay::Error::Refused { code, reason }) => return Ok(Err((code, reason))),
+                Err(error) => return Err(error.into()),
+            };
+            subscription.start(Start::LiveEdge).await?;
+            let event = tokio::time::timeout(START, subscription.next()).await??;
+            ensure!(matches!(event, Event::Unit(_)), "no unit: {event:?}");
+            Ok(Ok(()))
+        })
+    })?
+}
+
+/// Opens `count` connections at once without subscribing; how many came to nothing.
+fn flood(host: &Host, pin: Pin, count: usize) -> Result<usize> {
+    host.run(move || {
+        runtime()?.block_on(async {
+            let mut attempts = tokio::task::JoinSet::new();
+            for _ in 0..count {
+                attempts.spawn(async move { tokio::time::timeout(Duration::from_secs(3), connect(pin)).await });
+            }
+            let mut open = Vec::new();
+            while let Some(attempt) = attempts.join_next().await {
+                if let Ok(Ok(Ok(connection))) = attempt {
+                    open.push(connection);
+                }
+            }
+            Ok(count - open.len())
+        })
+    })?
+}
+
+async fn connect(pin: Pin) -> Result<(quinn::Endpoint, quinn::Connection)> {
+    let endpoint = quinn::Endpoint::client(([0u8; 4], 0).into())?;
+    let mut config = tls::client_config(pin, relay::wire::ALPN);
+    config.transport_config(Arc::new(relay::transport(Side::Client)));
+    let address = SocketAddr::from((BROADCASTER, PEER_PORT));
+    let connection = endpoint.connect_with(config, address, tls::SERVER_NAME)?.await?;
+    Ok((endpoint, connection))
+}
+
+/// Announces a broadcast whose secret it has got hold of, and answers with a certificate of its own.
+struct Impostor {
+    stop: Option<tokio::sync::oneshot::Sender<()>>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Impostor {
+    fn start(host: &Host, secret: &[u8; 16], tried: Arc<AtomicUsize>) -> Result<Self> {
+        let (stop, stopped) = tokio::sync::oneshot::channel();
+        let secret = *secret;
+        // Sockets belong to the network of the thread that makes them, wherever they are used afterwards.
+        let (socket, announcer) = host.run(move || {
+            let socket = std::net::UdpSocket::bind("0.0.0.0:0")?;
+            let port = socket.local_addr()?.port();
+            anyhow::Ok((socket, Announcer::start(&secret, port, AnnouncerOptions::default())?))
+        })??;
+        let thread = std::thread::spawn(move || {
+            let runtime = runtime().expect("a test's runtime");
+            runtime.block_on(async {
+                let identity = Identity::generate().expect("an identity");
+                let config = tls::server_config(&identity, relay::wire::ALPN);
+                let runtime = Arc::new(quinn::TokioRuntime);
+                let endpoint =
+                    quinn::Endpoint::new(Default::default(), Some(config), socket, runtime).expect("an endpoint");
+                let accepting = async {
+                    while let Some(incoming) = endpoint.accept().await {
+                        tried.fetch_add(1, Ordering::Relaxed);
+                        tokio::spawn(async move { drop(incoming.await) });
+                    }
+                };
+                tokio::select! {
+                    () = accepting => {}
+                    _ = stopped => {}
+                }
+                announcer.stop().await;
+            });
+        });
+        Ok(Self { stop: Some(stop), thread: Some(thread) })
+    }
+}
+
+impl Drop for Impostor {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime> {
+    Ok(tokio::runtime::Builder::new_current_thread().enable_all().build()?)
+}

@@ -1,0 +1,69 @@
+//! Network lab of Nearcast: hosts in network namespaces on one Linux machine, joined by switches and
+//! emulated links, so that a program under test runs unchanged against a network that is known.
+//!
+//! It is not a simulator: real kernels' TCP and UDP run in real time over real interfaces, and a run is only
+//! worth what the machine's scheduling allows, which [`Network::ensure_valid`] judges from measured
+//! lateness. It is not a sandbox either: only the network is separate, files and processes are shared.
+//!
+//! # Map
+//!
+//! | module | holds |
+//! | --- | --- |
+//! | [`network`] | [`Network`], [`Switch`], [`End`]: what is made, and how it is wired |
+//! | [`host`] | [`Host`]: programs, closures and sockets inside one namespace |
+//! | [`topology`] | [`Home`]: a home LAN with a broadcaster, two viewers, and a CDN behind a router |
+//! | [`link`] | [`Link`]: the emulated link's handle; [`Shape`]: what it does to frames |
+//! | [`lateness`] | [`Lateness`]: how late the emulator was, and whether the run is void |
+//! | [`namespace`] | the namespaces' names, life and clean-up |
+//! | `interface` | ioctls on one interface: up, down, offloads |
+//! | `link::pipe` | the model of one direction: queue, serialisation, loss, delay; no input or output |
+//! | `link::forward` | the thread that runs two pipes between two packet sockets |
+//! | `link::socket` | the AF_PACKET socket and its receive timestamps |
+//!
+//! # How a frame travels an emulated link
+//!
+//! ```text
+//!  host namespace        namespace "wire"              switch namespace
+//!  eth0 ==veth== w0a -> socket -> pipe -> socket -> w0b ==veth== p0 -- br0
+//! ```
+//!
+//! A cable without emulation ([`Network::cable`]) is one veth pair and goes past the wire namespace.
+//!
+//! # Needs
+//!
+//! Root (CAP_SYS_ADMIN, CAP_NET_ADMIN, CAP_NET_RAW; CAP_SYS_NICE for real-time priority), the program `ip` of
+//! iproute2, and a kernel with network namespaces, veth, bridges and packet sockets. No queueing discipline
+//! such as netem is needed.
+//!
+//! # Example
+//!
+//! ```no_run
+//! use std::time::Duration;
+//! use lab::{Direction, Home, HomePlan, Shape};
+//!
+//! # fn main() -> anyhow::Result<()> {
+//! let wan = Shape { rate: Some(4_000_000), delay: Duration::from_millis(30), ..Shape::default() };
+//! let home = Home::build(&HomePlan { seed: 7, lan: None, wan })?;
+//! let mut server = home.cdn.command("sleep").arg("60").spawn()?;
+//! home.wan.set(Direction::BToA, Shape { loss: 0.05, ..wan })?;
+//! home.network.ensure_valid()?;
+//! server.kill()?;
+//! server.wait()?;
+//! # Ok(())
+//! # }
+//! ```
+
+pub mod host;
+mod interface;
+pub mod lateness;
+pub mod link;
+pub mod namespace;
+pub mod network;
+pub mod topology;
+
+pub use host::Host;
+pub use lateness::Lateness;
+pub use link::shape::{BurstLoss, Jitter, Shape};
+pub use link::{Counts, Direction, Link, Priority, Stats};
+pub use network::{End, Network, Switch};
+pub use topology::{Home, HomePlan};

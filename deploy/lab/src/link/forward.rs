@@ -1,0 +1,272 @@
+//! The thread of one emulated link: it reads both packet sockets, runs both pipes, and sends each frame when it
+//! is due.
+//!
+//! It holds no policy: what a frame suffers is in [`super::pipe`], and what a caller may ask for is in
+//! [`super::Link`]. One thread for both directions keeps a link's work in one place on machines with few
+//! cores; links do not wait for each other.
+
+use std::hint;
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::ptr;
+use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver, Sender, SyncSender};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow};
+
+use super::pipe::{Pipe, count};
+use super::shape::Shape;
+use super::socket::{PacketSocket, monotonic};
+use super::{Counters, Priority};
+use crate::lateness::Histogram;
+
+/// What the thread is asked to do; carried out before the next frame.
+#[derive(Debug)]
+pub(crate) enum Order {
+    /// Change the shape of a pipe, by its index.
+    Set(usize, Shape),
+    /// Open or shut both pipes.
+    Open(bool),
+    /// End.
+    Stop,
+}
+
+/// The running thread; ends when dropped.
+#[derive(Debug)]
+pub(crate) struct Forwarder {
+    orders: Sender<(Order, SyncSender<()>)>,
+    wake: Arc<OwnedFd>,
+    thread: Option<JoinHandle<()>>,
+    priority: Priority,
+}
+
+/// What the thread owns: frames that arrive at socket `i` enter pipe `i` and leave by socket `1 - i`.
+pub(crate) struct Works {
+    pub(crate) sockets: Arc<[PacketSocket; 2]>,
+    pub(crate) pipes: [Pipe; 2],
+    pub(crate) counters: [Arc<Counters>; 2],
+    pub(crate) histogram: Arc<Histogram>,
+}
+
+impl Forwarder {
+    /// Starts the thread, and returns once it has its priority. Fails when no thread can be started.
+    pub(crate) fn start(name: &str, works: Works) -> Result<Forwarder> {
+        // SAFETY: eventfd takes integers only.
+        let fd = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) };
+        if fd < 0 {
+            return Err(io::Error::last_os_error()).context("make an eventfd");
+        }
+        // SAFETY: `fd` was just returned by eventfd and nothing else owns it.
+        let wake = Arc::new(unsafe { OwnedFd::from_raw_fd(fd) });
+        let (orders, received) = mpsc::channel();
+        let (report, priority) = mpsc::sync_channel(1);
+        let waker = Arc::clone(&wake);
+        let thread = std::thread::Builder::new()
+            .name(format!("link {name}"))
+            .spawn(move || {
+                // The receiver waits below, so the report cannot fail.
+                let _ = report.send(raise_priority());
+                works.run(&waker, &received);
+            })
+            .context("start the link's thread")?;
+        let priority = priority.recv().context("the link's thread ended at once")?;
+        Ok(Forwarder { orders, wake, thread: Some(thread), priority })
+    }
+
+    /// How the thread is scheduled.
+    pub(crate) fn priority(&self) -> Priority {
+        self.priority
+    }
+
+    /// Whether the thread has not ended: only a mistake in it makes it end before it is dropped.
+    pub(crate) fn is_running(&self) -> bool {
+        self.thread.as_ref().is_some_and(|thread| !thread.is_finished())
+    }
+
+    /// Has the thread carry out `order`, and returns when it has. Fails when the thread has ended or does not
+    /// answer within [`ORDER_TIMEOUT`].
+    pub(crate) fn ask(&self, order: Order) -> Result<()> {
+        let (done, answer) = mpsc::sync_channel(1);
+        self.orders.send((order, done)).map_err(|_| anyhow!("the link's thread has ended"))?;
+        let one = 1u64.to_ne_bytes();
+        // SAFETY: the pointer and length are those of a live array. The write fails only when the counter is
+        // full, and then the thread is being woken already.
+        unsafe { libc::write(self.wake.as_raw_fd(), one.as_ptr().cast(), one.len()) };
+        answer.recv_timeout(ORDER_TIMEOUT).context("the link's thread does not answer")
+    }
+}
+
+impl Drop for Forwarder {
+    fn drop(&mut self) {
+        if let Some(thread) = self.thread.take() {
+            // A thread that has ended already is as good as stopped; its panic was printed when it happened.
+            let _ = self.ask(Order::Stop);
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Works {
+    fn run(mut self, wake: &OwnedFd, orders: &Receiver<(Order, SyncSender<()>)>) {
+        let mut buffer = vec![0; MAX_FRAME];
+        let mut spin = Spin { earned: 0, since: monotonic() };
+        loop {
+            let polled = |fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
+            let [near, far] = self.sockets.each_ref().map(|socket| polled(socket.raw_fd()));
+            let next = self.pipes.iter().filter_map(Pipe::next_event).min();
+            let early = spin.allowance();
+            let timeout = next.map(|next| next.saturating_sub(monotonic() + early));
+            match wait(&mut [near, far, polled(wake.as_raw_fd())], timeout.map(Duration::from_nanos)) {
+                Err(_) => return,
+                Ok(true) => {}
+                Ok(false) if early > 0 => spin.until(next.unwrap_or(0)),
+                Ok(false) => {}
+            }
+            drain(wake);
+            while let Ok((order, done)) = orders.try_recv() {
+                match order {
+                    Order::Set(index, shape) => self.pipes[index].set(shape),
+                    Order::Open(open) => self.pipes.iter_mut().for_each(|pipe| pipe.set_open(open)),
+                    Order::Stop => {
+                        let _ = done.send(());
+                        return;
+                    }
+                }
+                // An asker that gave up waiting needs no answer.
+                let _ = done.send(());
+            }
+            for index in 0..2 {
+                self.take_in(index, &mut buffer);
+            }
+            for index in 0..2 {
+                self.send_due(index);
+            }
+        }
+    }
+
+    fn take_in(&mut self, index: usize, buffer: &mut [u8]) {
+        for _ in 0..BATCH {
+            match self.sockets[index].receive(buffer) {
+                Ok(Some(received)) if received.length <= buffer.len() => {
+                    self.pipes[index].enter(received.at, buffer[..received.length].into());
+                }
+                Ok(Some(_)) => {
+                    count(&self.counters[index].received, 1);
+                    count(&self.counters[index].emulator_drops, 1);
+                }
+                // An error is one of the interface, reported once (it was cut): the next frame decides.
+                Ok(None) | Err(_) => break,
+            }
+        }
+    }
+
+    fn send_due(&mut self, index: usize) {
+        let mut now = monotonic();
+        self.pipes[index].advance(now);
+        while let Some((due, frame)) = self.pipes[index].leave(now) {
+            self.histogram.record(now.saturating_sub(due));
+            match self.sockets[1 - index].send(&frame) {
+                Ok(()) => {
+                    count(&self.counters[index].sent, 1);
+                    count(&self.counters[index].sent_bytes, frame.len() as u64);
+                }
+                Err(error) if error.kind() == io::ErrorKind::NetworkDown => count(&self.counters[index].unheard, 1),
+                Err(_) => count(&self.counters[index].emulator_drops, 1),
+            }
+            now = monotonic();
+        }
+    }
+}
+
+/// Busy waiting for the last part of a wait. A sleeping core takes some 100 µs to wake in a virtual machine,
+/// which every frame on an idle machine would be late by; the share is limited because a real-time thread that
+/// spins takes the core from the programs under test.
+struct Spin {
+    /// Nanoseconds that may be spun, at most [`SPIN_SAVINGS`].
+    earned: u64,
+    since: u64,
+}
+
+impl Spin {
+    /// How much before its time the coming wait may end.
+    fn allowance(&mut self) -> u64 {
+        let now = monotonic();
+        self.earned = (self.earned + (now - self.since) / SPIN_SHARE).min(SPIN_SAVINGS);
+        self.since = now;
+        if self.earned >= SPIN { SPIN } else { 0 }
+    }
+
+    fn until(&mut self, time: u64) {
+        let start = monotonic();
+        let mut now = start;
+        while now < time {
+            hint::spin_loop();
+            now = monotonic();
+        }
+        self.earned = self.earned.saturating_sub(now - start);
+    }
+}
+
+/// Waits for a descriptor (true) or the time (false). Fails when polling is impossible, which only a mistake
+/// here can cause.
+fn wait(polled: &mut [libc::pollfd; 3], timeout: Option<Duration>) -> io::Result<bool> {
+    let timeout = timeout.map(|t| libc::timespec { tv_sec: t.as_secs() as _, tv_nsec: t.subsec_nanos() as _ });
+    let time = timeout.as_ref().map_or(ptr::null(), ptr::from_ref);
+    // SAFETY: the array's pointer and length are true, and `time` is null or points to the timespec above.
+    let ready = unsafe { libc::ppoll(polled.as_mut_ptr(), polled.len() as _, time, ptr::null()) };
+    match ready {
+        0.. => Ok(ready > 0),
+        _ => match io::Error::last_os_error() {
+            // As if a descriptor were ready: the loop finds out what there is to do.
+            error if error.kind() == io::ErrorKind::Interrupted => Ok(true),
+            error => Err(error),
+        },
+    }
+}
+
+fn drain(wake: &OwnedFd) {
+    let mut count = [0u8; 8];
+    // SAFETY: the pointer and length are those of a live array; nothing to read is no matter.
+    unsafe { libc::read(wake.as_raw_fd(), count.as_mut_ptr().cast(), count.len()) };
+}
+
+/// Raises the calling thread as far as the machine allows.
+fn raise_priority() -> Priority {
+    // SAFETY: prctl with this option takes an integer and acts on the calling thread.
+    unsafe { libc::prctl(libc::PR_SET_TIMERSLACK, 1) };
+    let parameters = libc::sched_param { sched_priority: REAL_TIME_PRIORITY };
+    // SAFETY: pid 0 is the calling thread, and `parameters` outlives the call.
+    if unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &raw const parameters) } == 0 {
+        return Priority::RealTime;
+    }
+    // SAFETY: setpriority takes integers only, and 0 is the calling thread.
+    if unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, NICE) } == 0 { Priority::Nice } else { Priority::Normal }
+}
+
+/// Frames taken from one socket before what is due is sent: bounds how long a flood holds back the frames of
+/// the other direction, at up to 5 µs a frame, to a tenth of a millisecond.
+const BATCH: usize = 16;
+
+/// How long before its time a wait ends to spin for the rest, nanoseconds: what a sleeping core takes to wake.
+const SPIN: u64 = 100_000;
+
+/// One part in so many of the time may be spun: 5% of one core for each link.
+const SPIN_SHARE: u64 = 20;
+
+/// Most spinning that can be saved up, nanoseconds: enough for the answers to a handful of frames.
+const SPIN_SAVINGS: u64 = 1_000_000;
+
+/// Greatest frame, bytes: an Ethernet frame with a VLAN tag is 1,518. A longer one means an offload is on, and
+/// is dropped and counted.
+const MAX_FRAME: usize = 2048;
+
+/// How long an order may take. The thread answers within microseconds; this is for a machine that hangs.
+const ORDER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Priority under SCHED_FIFO, 1 to 99: above ordinary programs, below the kernel's own threads at 50.
+const REAL_TIME_PRIORITY: i32 = 40;
+
+/// Niceness where real time is not allowed: the highest priority there is.
+const NICE: i32 = -20;

@@ -1,0 +1,236 @@
+//! The network: it makes hosts, switches, cables and links, and takes everything down when dropped.
+//!
+//! It is not a description of any one network; a ready-made one is in [`crate::topology`]. Nothing touches the
+//! machine's own network: veth pairs are made directly in the namespaces, and no address or route is set
+//! outside them.
+
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use anyhow::{Context, Result, ensure};
+
+use crate::host::Host;
+use crate::interface::Interface;
+use crate::lateness::{Histogram, Lateness};
+use crate::link::Link;
+use crate::link::shape::Shape;
+use crate::namespace::{self, Namespace, ip};
+
+/// One network of hosts and switches. Dropping it stops its links, ends the processes still running in its
+/// namespaces, and removes them.
+#[derive(Debug)]
+pub struct Network {
+    serial: usize,
+    seed: u64,
+    /// Where the emulator's ends of the links are.
+    wire: Namespace,
+    namespaces: Vec<Arc<Namespace>>,
+    links: Vec<Arc<Link>>,
+}
+
+/// A switch: a Linux bridge in a namespace of its own. It floods multicast to every port (no snooping), as an
+/// unmanaged home switch does, and runs no spanning tree, so make no loops.
+#[derive(Debug)]
+pub struct Switch {
+    name: String,
+    namespace: Arc<Namespace>,
+    ports: AtomicUsize,
+}
+
+/// What an end of a cable or link is plugged into: [`Host::at`] or [`Switch::port`].
+#[derive(Clone, Copy, Debug)]
+pub enum End<'a> {
+    /// A new interface of the host, with this address.
+    Host(&'a Host, Ipv4Addr),
+    /// A new port of the switch.
+    Switch(&'a Switch),
+}
+
+impl Switch {
+    /// The name it was made under.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The namespace's name, for `ip netns exec`.
+    pub fn namespace_name(&self) -> &str {
+        self.namespace.name()
+    }
+
+    /// The switch as the end of a cable or link: a new port.
+    pub fn port(&self) -> End<'_> {
+        End::Switch(self)
+    }
+}
+
+impl Network {
+    /// An empty network. Whatever is random in it follows from `seed`, together with the order in which links
+    /// are made; frames meet the same fates again as far as they come in the same order again.
+    ///
+    /// First removes what dead processes left ([`namespace::sweep`]). Fails without root or without `ip`.
+    pub fn new(seed: u64) -> Result<Network> {
+        static SERIAL: AtomicUsize = AtomicUsize::new(0);
+        namespace::sweep()?;
+        let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
+        let wire = Namespace::create(serial, "wire")?;
+        Ok(Network { serial, seed, wire, namespaces: Vec::new(), links: Vec::new() })
+    }
+
+    /// A host with loopback only. `name`: 1 to [`namespace::MAX_ROLE`] of `a-z 0-9 -`, once in a network, and
+    /// not `wire`.
+    pub fn host(&mut self, name: &str) -> Result<Host> {
+        Ok(Host::new(name, self.namespace(name)?))
+    }
+
+    /// A switch without ports; its name as for [`Network::host`].
+    pub fn switch(&mut self, name: &str) -> Result<Switch> {
+        let namespace = self.namespace(name)?;
+        let options = "type bridge stp_state 0 forward_delay 0 mcast_snooping 0";
+        let mut arguments = vec!["-n", namespace.name(), "link", "add", BRIDGE];
+        arguments.extend(options.split(' '));
+        ip(&arguments)?;
+        namespace.run(|| Interface::open(BRIDGE)?.up())??;
+        Ok(Switch { name: name.to_owned(), namespace, ports: AtomicUsize::new(0) })
+    }
+
+    /// Joins two ends directly, as fast as the machine goes and without emulation. Returns once both ends have
+    /// carrier.
+    ///
+    /// Fails when an address is outside 10.0.0.0/8, or an interface cannot be made.
+    pub fn cable(&self, a: End<'_>, b: End<'_>) -> Result<()> {
+        let (a_name, b_name) = (a.next_interface()?, b.next_interface()?);
+        veth((a.namespace(), &a_name), (b.namespace(), &b_name))?;
+        for (end, name) in [(a, &a_name), (b, &b_name)] {
+            end.configure(name)?;
+        }
+        for (end, name) in [(a, &a_name), (b, &b_name)] {
+            end.interface(name)?.await_running(true)?;
+        }
+        Ok(())
+    }
+
+    /// Joins two ends by an emulated link; `shapes` are those from `a` to `b` and from `b` to `a`. Returns
+    /// once it forwards and both ends have carrier.
+    ///
+    /// Fails when a shape is out of range, and as [`Network::cable`] does.
+    pub fn link(&mut self, name: &str, a: End<'_>, b: End<'_>, shapes: [Shape; 2]) -> Result<Arc<Link>> {
+        for shape in &shapes {
+            shape.validate().with_context(|| format!("link {name}"))?;
+        }
+        let number = self.links.len();
+        let near = [format!("w{number}a"), format!("w{number}b")];
+        let mut far = Vec::new();
+        for (end, near) in [a, b].into_iter().zip(&near) {
+            let name = end.next_interface()?;
+            veth((end.namespace(), &name), (&self.wire, near))?;
+            self.wire.run(|| {
+                let interface = Interface::open(near)?;
+                interface.offloads_off()?;
+                interface.up()
+            })??;
+            end.configure(&name)?;
+            far.push(end.interface(&name)?);
+        }
+        let far: [Interface; 2] = far.try_into().expect("one interface was pushed for each of two ends");
+        far.iter().try_for_each(|end| end.await_running(true))?;
+        let seeds = [0, 1].map(|way| self.seed.wrapping_add((2 * number as u64 + way).wrapping_mul(SEED_STRIDE)));
+        let link = Arc::new(Link::start(name, &self.wire, near.each_ref().map(String::as_str), far, shapes, seeds)?);
+        self.links.push(Arc::clone(&link));
+        Ok(link)
+    }
+
+    /// The emulated links, in the order they were made.
+    pub fn links(&self) -> &[Arc<Link>] {
+        &self.links
+    }
+
+    /// How late frames were sent so far, all links together; zero frames when there is no link.
+    pub fn lateness(&self) -> Lateness {
+        let mut all = Histogram::new().snapshot();
+        self.links.iter().for_each(|link| all.merge(&link.lateness()));
+        all
+    }
+
+    /// Fails, saying why, when what was measured so far in this network is void: a link's thread has failed, its
+    /// lateness passes [`crate::lateness::VOID_P99`], or frames were dropped against the shape.
+    pub fn ensure_valid(&self) -> Result<()> {
+        for link in &self.links {
+            ensure!(link.is_running(), "run is void: link {} has stopped", link.name());
+            let (lateness, drops) = (link.lateness(), link.stats().improper_drops());
+            ensure!(!lateness.is_void(), "run is void: link {}: {lateness}", link.name());
+            ensure!(drops == 0, "run is void: link {}: {drops} frames dropped against the shape", link.name());
+        }
+        Ok(())
+    }
+
+    fn namespace(&mut self, role: &str) -> Result<Arc<Namespace>> {
+        let namespace = Arc::new(Namespace::create(self.serial, role)?);
+        self.namespaces.push(Arc::clone(&namespace));
+        Ok(namespace)
+    }
+}
+
+impl Drop for Network {
+    fn drop(&mut self) {
+        self.links.iter().for_each(|link| link.stop());
+        // Hosts and links may outlive the network in the caller's hands: the names go now all the same.
+        self.namespaces.iter().for_each(|namespace| namespace.remove());
+        self.wire.remove();
+    }
+}
+
+impl End<'_> {
+    fn namespace(&self) -> &Namespace {
+        match self {
+            End::Host(host, _) => host.namespace(),
+            End::Switch(switch) => &switch.namespace,
+        }
+    }
+
+    fn next_interface(&self) -> Result<String> {
+        match self {
+            End::Host(host, address) => {
+                ensure!(address.octets()[0] == 10, "address {address} of {} is not in 10.0.0.0/8", host.name());
+                Ok(host.next_interface(*address))
+            }
+            End::Switch(switch) => Ok(format!("p{}", switch.ports.fetch_add(1, Ordering::Relaxed))),
+        }
+    }
+
+    fn interface(&self, name: &str) -> Result<Interface> {
+        self.namespace().run(|| Interface::open(name))?
+    }
+
+    /// Makes the new interface `name` ready: offloads off, address or bridge, up.
+    fn configure(&self, name: &str) -> Result<()> {
+        let namespace = self.namespace().name();
+        let interface = self.interface(name)?;
+        interface.offloads_off()?;
+        match self {
+            End::Host(_, address) => {
+                let address = format!("{address}/{PREFIX_LENGTH}");
+                ip(&["-n", namespace, "address", "add", &address, "broadcast", "+", "dev", name])?;
+            }
+            End::Switch(_) => ip(&["-n", namespace, "link", "set", name, "master", BRIDGE])?,
+        }
+        interface.up()
+    }
+}
+
+/// Makes a veth pair with each end in its namespace.
+fn veth(a: (&Namespace, &str), b: (&Namespace, &str)) -> Result<()> {
+    let first = ["link", "add", a.1, "netns", a.0.name(), "type", "veth"];
+    let second = ["peer", "name", b.1, "netns", b.0.name()];
+    ip(&[&first[..], &second].concat())
+}
+
+/// Prefix length of every address: a home network's, and no test needs more hosts.
+pub const PREFIX_LENGTH: u8 = 24;
+
+/// The bridge's name in a switch's namespace.
+const BRIDGE: &str = "br0";
+
+/// Between the seeds of two directions: odd and large (2^64 over the golden ratio), so that no two directions
+/// share a seed and neighbouring run seeds do not meet.
+const SEED_STRIDE: u64 = 0x9e37_79b9_7f4a_7c15;

@@ -1,0 +1,83 @@
+//! Measuring between two hosts of the lab: sockets, an echo, and round-trip times.
+//!
+//! It is shared by the tests in this folder and checks nothing itself.
+
+use std::net::{SocketAddr, UdpSocket};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use lab::Host;
+
+/// Shorthand: every time in the tests is in milliseconds.
+pub fn ms(milliseconds: u64) -> Duration {
+    Duration::from_millis(milliseconds)
+}
+
+/// A UDP socket of the host on its own address; reads wait at most `PATIENCE`.
+pub fn socket(host: &Host, port: u16) -> UdpSocket {
+    let address = host.address().unwrap();
+    let socket = host.run(|| UdpSocket::bind((address, port)).unwrap()).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    socket
+}
+
+/// Sends every datagram back until dropped.
+pub struct Echo {
+    pub address: SocketAddr,
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Echo {
+    pub fn start(host: &Host) -> Echo {
+        let socket = socket(host, 0);
+        socket.set_read_timeout(Some(ms(50))).unwrap();
+        let (address, stop) = (socket.local_addr().unwrap(), Arc::new(AtomicBool::new(false)));
+        let stopped = Arc::clone(&stop);
+        let thread = thread::spawn(move || {
+            let mut buffer = [0; 2048];
+            while !stopped.load(Ordering::Relaxed) {
+                if let Ok((length, from)) = socket.recv_from(&mut buffer) {
+                    let _ = socket.send_to(&buffer[..length], from);
+                }
+            }
+        });
+        Echo { address, stop, thread: Some(thread) }
+    }
+}
+
+impl Drop for Echo {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.take().unwrap().join().unwrap();
+    }
+}
+
+/// One exchange with the echo; `None` when no answer comes within the socket's read timeout.
+pub fn ping(socket: &UdpSocket, echo: SocketAddr, number: u32) -> Option<Duration> {
+    let start = Instant::now();
+    // A host without carrier may refuse to send, which is as good as no answer.
+    socket.send_to(&number.to_be_bytes(), echo).ok()?;
+    let mut answer = [0; 4];
+    loop {
+        socket.recv(&mut answer).ok()?;
+        if answer == number.to_be_bytes() {
+            return Some(start.elapsed());
+        }
+    }
+}
+
+/// The middle round-trip time of `count` exchanges, after one that also resolves the addresses.
+pub fn median_rtt(from: &Host, to: &Host, count: u32) -> Duration {
+    let echo = Echo::start(to);
+    let socket = socket(from, 0);
+    ping(&socket, echo.address, 0).expect("the first exchange");
+    let mut times: Vec<_> = (1..=count).map(|i| ping(&socket, echo.address, i).expect("an answer")).collect();
+    times.sort();
+    times[times.len() / 2]
+}
+
+/// Longest wait for something that must come: far above any delay here, even on a busy machine.
+pub const PATIENCE: Duration = Duration::from_secs(5);

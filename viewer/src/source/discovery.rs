@@ -1,0 +1,122 @@
+//! Finding the broadcaster on the network: what the server says of it, and who answers there to the name that only those can tell who
+//! were told its secret. Where it may be is a hint; who it is, its certificate shows.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use net::lan::{Browser, BrowserOptions, Event, Wanted};
+use tokio::sync::{mpsc, watch};
+use tokio::time::sleep;
+use tracing::{debug, info};
+
+use super::host::Host;
+
+/// Where the broadcaster may be reached, as far as is known; empty while it is not.
+pub(super) type Places = Vec<SocketAddr>;
+
+/// Looks for the broadcaster of the stream at `host` until nobody wants to know where it is. `again` has the server asked again: another
+/// broadcast is on air, or the broadcaster is not where it was.
+pub(super) async fn run(host: Host, places: watch::Sender<Places>, mut again: mpsc::Receiver<()>) {
+    let mut secret = None;
+    let mut browsing: Option<Browsing> = None;
+    loop {
+        match host.watch().await {
+            Ok(watch) => {
+                let peer = watch.and_then(|watch| watch.peer);
+                let told = peer.as_ref().and_then(|peer| peer.secret());
+                if told != secret {
+                    secret = told;
+                    browsing = secret.and_then(|secret| Browsing::start(&secret));
+                }
+                let hints = peer.map(|peer| peer.addresses).unwrap_or_default();
+                let found = browsing.as_ref().map(|browsing| browsing.found.clone()).unwrap_or_default();
+                publish(&places, hints, &found);
+            }
+            Err(error) => debug!(%error, "cannot ask the server about the broadcaster"),
+        }
+        // Until there is news, or it is time to ask again.
+        let pause = sleep(ASK_EVERY);
+        tokio::pin!(pause);
+        loop {
+            tokio::select! {
+                () = places.closed() => return,
+                () = &mut pause => break,
+                asked = again.recv() => {
+                    if asked.is_none() {
+                        return;
+                    }
+                    // Several wishes are one.
+                    while again.try_recv().is_ok() {}
+                    if let Some(browsing) = &browsing {
+                        browsing.browser.refresh();
+                    }
+                    sleep(SETTLE).await;
+                    break;
+                }
+                found = next(&mut browsing) => {
+                    match found {
+                        Some(found) => {
+                            // Let go before it is written to.
+                            let known = places.borrow().clone();
+                            publish(&places, known, &found);
+                        }
+                        None => browsing = None,
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// A browser for one secret, and what it has found.
+struct Browsing {
+    browser: Browser,
+    found: Places,
+}
+
+impl Browsing {
+    fn start(secret: &[u8; 16]) -> Option<Self> {
+        let mut options = BrowserOptions::default();
+        options.wanted = vec![Wanted::new(secret)];
+        match Browser::start(options) {
+            Ok(browser) => Some(Self { browser, found: Places::new() }),
+            Err(error) => {
+                info!(%error, "no discovery on this network; the server's hints have to do");
+                None
+            }
+        }
+    }
+}
+
+async fn next(browsing: &mut Option<Browsing>) -> Option<Places> {
+    let Some(browsing) = browsing else { return std::future::pending().await };
+    match browsing.browser.next().await? {
+        Event::Found { addresses, .. } | Event::Changed { addresses, .. } => browsing.found = addresses,
+        // A name that rotates is found before it is lost; whether anybody is there, the connection tells.
+        _ => {}
+    }
+    Some(browsing.found.clone())
+}
+
+fn publish(places: &watch::Sender<Places>, hints: Places, found: &Places) {
+    // What answers on this network comes first.
+    let mut all = found.clone();
+    all.extend(hints);
+    let mut seen = std::collections::BTreeSet::new();
+    all.retain(|place| seen.insert(*place));
+    all.truncate(MAX_PLACES);
+    places.send_if_modified(|known| {
+        let is_new = *known != all;
+        if is_new {
+            known.clone_from(&all);
+        }
+        is_new
+    });
+}
+
+/// A broadcaster may come to this network, or begin anew, at any time.
+const ASK_EVERY: Duration = Duration::from_secs(15);
+/// A broadcaster that comes back is heard of by the server a moment later.
+const SETTLE: Duration = Duration::from_millis(300);
+/// Interfaces of one machine, of both families.
+const MAX_PLACES: usize = 16;

@@ -1,0 +1,127 @@
+//! The server's word on a stream: `/api/v1/streams/NAME/watch`, asked at the start, before each connection to the broadcaster (a ticket is
+//! good for one), and when another broadcast is on air.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use net::trust::Pin;
+use reqwest::{StatusCode, Url, header};
+use serde::Deserialize;
+
+use super::Error;
+use super::resolve::plain;
+
+/// Where to ask about one stream.
+#[derive(Clone, Debug)]
+pub(super) struct Host {
+    http: reqwest::Client,
+    page: Url,
+    name: String,
+}
+
+/// What the server says.
+#[derive(Clone, Debug, Deserialize)]
+pub(super) struct Watch {
+    pub(super) urls: Urls,
+    pub(super) relay: Option<Relay>,
+    pub(super) peer: Option<Peer>,
+}
+
+/// Addresses of what every player understands.
+#[derive(Clone, Debug, Deserialize)]
+pub(super) struct Urls {
+    pub(super) hls: Option<String>,
+    pub(super) rtmp: Option<String>,
+}
+
+/// The relay protocol from the server.
+#[derive(Clone, Debug, Deserialize)]
+pub(super) struct Relay {
+    pub(super) host: String,
+    pub(super) port: u16,
+    pub(super) pin: String,
+}
+
+/// The relay protocol from the broadcaster.
+#[derive(Clone, Deserialize)]
+pub(super) struct Peer {
+    pub(super) pin: String,
+    pub(super) secret: String,
+    #[serde(default)]
+    pub(super) addresses: Vec<SocketAddr>,
+    pub(super) ticket: String,
+}
+
+/// Shows neither secret nor ticket.
+impl std::fmt::Debug for Peer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Peer").field("pin", &self.pin).field("addresses", &self.addresses).finish_non_exhaustive()
+    }
+}
+
+impl Peer {
+    pub(super) fn pin(&self) -> Option<Pin> {
+        self.pin.parse().ok()
+    }
+
+    /// What the broadcaster's names on the network are derived from.
+    pub(super) fn secret(&self) -> Option<[u8; 16]> {
+        let text = Some(self.secret.as_str()).filter(|text| text.len() == 32 && text.is_ascii())?;
+        let mut secret = [0; 16];
+        for (n, byte) in secret.iter_mut().enumerate() {
+            *byte = u8::from_str_radix(&text[2 * n..2 * n + 2], 16).ok()?;
+        }
+        Some(secret)
+    }
+}
+
+impl Host {
+    /// The server of the stream whose page is `page`.
+    pub(super) fn new(page: &Url, http: &reqwest::Client) -> Result<Self, Error> {
+        let name = page.path().trim_matches('/').to_owned();
+        if name.is_empty() || name.contains('/') {
+            let reason = format!("name a stream: {}/NAME, or a playlist that ends in .m3u8", address(page));
+            return Err(Error::Url { url: page.to_string(), reason });
+        }
+        Ok(Self { http: http.clone(), page: page.clone(), name })
+    }
+
+    /// The stream's name.
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Asks. `None` if whoever answers is no server of ours.
+    pub(super) async fn watch(&self) -> Result<Option<Watch>, Error> {
+        let api = self.page.join(&format!("/api/v1/streams/{}/watch", self.name)).unwrap_or_else(|_| self.page.clone());
+        let failed = |reason: String, retry| Error::Http { url: api.to_string(), reason, retry };
+        let request = self.http.get(api.clone()).timeout(ASK);
+        let mut response = request.send().await.map_err(|error| failed(plain(&error), true))?;
+        let status = response.status();
+        let kind = response.headers().get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or("");
+        let is_json = kind.to_ascii_lowercase().starts_with("application/json");
+        if status == StatusCode::NOT_FOUND && is_json {
+            return Err(Error::UnknownStream { address: address(&self.page), name: self.name.clone() });
+        }
+        if !status.is_success() || !is_json {
+            return if status.is_server_error() { Err(failed(status.to_string(), true)) } else { Ok(None) };
+        }
+        let mut body = Vec::new();
+        while let Some(bytes) = response.chunk().await.map_err(|error| failed(plain(&error), true))? {
+            body.extend_from_slice(&bytes);
+            if body.len() > MAX_ANSWER {
+                return Err(failed(format!("the answer is longer than {MAX_ANSWER} bytes"), false));
+            }
+        }
+        serde_json::from_slice(&body).map(Some).map_err(|error| failed(error.to_string(), false))
+    }
+}
+
+fn address(page: &Url) -> String {
+    format!("{}://{}", page.scheme(), page.authority())
+}
+
+/// How long a server may take to say what it offers.
+pub(super) const ASK: Duration = Duration::from_secs(10);
+/// The answer has under 2 kB.
+const MAX_ANSWER: usize = 64 << 10;

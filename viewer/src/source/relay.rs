@@ -1,0 +1,170 @@
+//! A path by the relay protocol, from a server or from the broadcaster itself: groups in, access units out.
+//!
+//! It may be idle: connected and let in, with nothing flowing. Once told to flow, it goes on after what the splice has put out.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use net::relay::{self, Event, Proof, Side, Start};
+use net::trust::{Code, Pin, pairing, tls};
+use quinn::Endpoint;
+use tokio::net::lookup_host;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+use tracing::debug;
+
+use super::{Error, Position, Report, Reporter};
+
+/// Where to, as whom, and what to ask for.
+#[derive(Debug)]
+pub(super) struct Target {
+    /// What to call it in words.
+    pub(super) address: String,
+    /// `host:port`, or what discovery found; the first that answers is taken.
+    pub(super) addresses: Vec<String>,
+    /// The stream's name; may be empty.
+    pub(super) name: String,
+    /// How each end knows the other.
+    pub(super) trust: Trust,
+}
+
+/// How each end knows the other.
+pub(super) enum Trust {
+    /// By its certificate; it takes everybody, or a ticket.
+    Pinned { pin: Pin, ticket: Option<String> },
+    /// By the code that is on its screen.
+    Code(Arc<Code>),
+}
+
+/// Shows no secret.
+impl std::fmt::Debug for Trust {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Pinned { .. } => "Pinned",
+            Self::Code(_) => "Code",
+        })
+    }
+}
+
+/// Subscribes, and flows while `flow` says so, until it breaks or the broadcast is over (`Ok`).
+pub(super) async fn run(
+    target: Target,
+    endpoint: &Endpoint,
+    position: &Position,
+    mut flow: watch::Receiver<bool>,
+    reporter: &Reporter,
+) -> Result<(), Error> {
+    let failed = |source| Error::Relay { address: target.address.clone(), source };
+    let connection = connect(&target, endpoint).await?;
+    let proof = match &target.trust {
+        Trust::Pinned { ticket: None, .. } => Proof::None,
+        Trust::Pinned { ticket: Some(ticket), .. } => Proof::Ticket(ticket.clone()),
+        Trust::Code(code) => Proof::Code(pairing::viewer_proof(code, &exporter(&target, &connection)?)),
+    };
+    let mut subscription = relay::subscribe(connection.clone(), &target.name, proof).await.map_err(failed)?;
+    if let Trust::Code(code) = &target.trust {
+        let answer = subscription.proof().unwrap_or_default();
+        if pairing::verify_broadcaster(code, &exporter(&target, &connection)?, &answer).is_err() {
+            return Err(Error::Impostor { address: target.address });
+        }
+    }
+    debug!(address = target.address, remote = %connection.remote_address(), "subscribed");
+    if reporter.send(Report::Opened { burst: Duration::ZERO, complete: false }).await.is_err() {
+        return Ok(());
+    }
+    if !*flow.borrow() && reporter.send(Report::Ready).await.is_err() {
+        return Ok(());
+    }
+    let mut flows = false;
+    loop {
+        let wanted = *flow.borrow_and_update();
+        if wanted != flows {
+            flows = wanted;
+            if flows {
+                let at = position.load().filter(|(_, have)| !have.is_empty());
+                let at = at.map_or(Start::LiveEdge, |(epoch, have)| Start::After { epoch, have });
+                subscription.start(at).await.map_err(failed)?;
+            } else {
+                subscription.stop().await.map_err(failed)?;
+            }
+        }
+        let event = tokio::select! {
+            changed = flow.changed() => {
+                if changed.is_err() {
+                    return Ok(());
+                }
+                continue;
+            }
+            event = subscription.next() => event.map_err(failed)?,
+        };
+        let report = match event {
+            Event::Unit(arrived) => Report::Unit(arrived.catalog, arrived.unit, arrived.after),
+            Event::Gap(track) => {
+                debug!(%track, "units were given up on the way");
+                Report::Gap
+            }
+            Event::Ended => return Ok(()),
+        };
+        if reporter.send(report).await.is_err() {
+            return Ok(());
+        }
+    }
+}
+
+/// A socket for all paths of this protocol: both families where the system has both.
+pub(super) fn endpoint() -> std::io::Result<Endpoint> {
+    Endpoint::client(([0u16; 8], 0).into()).or_else(|_| Endpoint::client(([0u8; 4], 0).into()))
+}
+
+/// All addresses at once, and the first that answers: of several interfaces and families, nobody knows which is one's own network.
+async fn connect(target: &Target, endpoint: &Endpoint) -> Result<quinn::Connection, Error> {
+    let mut config = match &target.trust {
+        Trust::Pinned { pin, .. } => tls::client_config(*pin, relay::wire::ALPN),
+        Trust::Code(_) => tls::client_config_unpinned(relay::wire::ALPN),
+    };
+    config.transport_config(Arc::new(relay::transport(Side::Client)));
+    let mut attempts = JoinSet::new();
+    let mut reason = "it has no address".to_owned();
+    for name in &target.addresses {
+        let found: Vec<SocketAddr> = match lookup_host(name.as_str()).await {
+            Ok(found) => found.take(MAX_ADDRESSES).collect(),
+            Err(error) => {
+                reason = format!("{name}: {error}");
+                continue;
+            }
+        };
+        for address in found {
+            match endpoint.connect_with(config.clone(), address, tls::SERVER_NAME) {
+                Ok(connecting) => drop(attempts.spawn(async move {
+                    let connected = timeout(CONNECT, connecting).await;
+                    match connected {
+                        Ok(Ok(connection)) => Ok(connection),
+                        Ok(Err(error)) => Err(format!("{address}: {error}")),
+                        Err(_) => Err(format!("{address}: no answer within {CONNECT:?}")),
+                    }
+                })),
+                Err(error) => reason = format!("{address}: {error}"),
+            }
+        }
+    }
+    while let Some(attempt) = attempts.join_next().await {
+        match attempt {
+            // The others are dropped with the set.
+            Ok(Ok(connection)) => return Ok(connection),
+            Ok(Err(why)) => reason = why,
+            Err(_) => {}
+        }
+    }
+    Err(Error::Unreachable { address: target.address.clone(), reason })
+}
+
+fn exporter(target: &Target, connection: &quinn::Connection) -> Result<[u8; 32], Error> {
+    pairing::exporter(connection).map_err(|_| Error::Impostor { address: target.address.clone() })
+}
+
+/// A neighbour answers within a millisecond, a server within a second.
+const CONNECT: Duration = Duration::from_secs(4);
+/// Of one name.
+const MAX_ADDRESSES: usize = 8;

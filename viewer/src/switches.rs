@@ -1,0 +1,153 @@
+//! Every change of path: from, to, why, and what it cost, in units and in time that the picture stood still.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use media::Timestamp;
+use serde::Serialize;
+
+/// Why a path was left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Why {
+    /// The other is better.
+    Better,
+    /// It brought nothing for longer than it usually does.
+    Silent,
+    /// It broke.
+    Failed,
+}
+
+impl Why {
+    /// One word.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Better => "better",
+            Self::Silent => "silent",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+/// One change of path.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Switch {
+    /// The path that brought the last picture before it.
+    pub from: String,
+    /// The path that brought the first one after it.
+    pub to: String,
+    /// Why.
+    pub why: Why,
+    /// Units of video that are missing between the two.
+    pub lost: u32,
+    /// Of the first picture after it.
+    #[serde(skip)]
+    pub pts: Timestamp,
+    /// How much longer a picture stood than it should have, at the worst within [`AROUND`]; none while no picture after it was shown.
+    #[serde(rename = "gap_ms", serialize_with = "as_millis")]
+    pub gap: Option<Duration>,
+}
+
+/// All of them.
+#[derive(Debug, Default)]
+pub struct Switches {
+    count: u64,
+    lost: u64,
+    worst: Duration,
+    /// The last ones, newest last; at most [`KEPT`].
+    recent: VecDeque<Switch>,
+    /// When the last picture was shown, and which.
+    last: Option<(Duration, Timestamp)>,
+}
+
+impl Switches {
+    /// There was one.
+    pub fn add(&mut self, switch: Switch) {
+        self.count += 1;
+        self.lost += u64::from(switch.lost);
+        self.recent.push_back(switch);
+        if self.recent.len() > KEPT {
+            self.recent.pop_front();
+        }
+    }
+
+    /// A picture was shown at `now`.
+    pub fn presented(&mut self, now: Duration, pts: Timestamp) {
+        let Some((before, shown)) = self.last.replace((now, pts)) else { return };
+        let over = now.saturating_sub(before).saturating_sub(pts.since(shown));
+        // The picture before a switch may stand until the one after it comes.
+        let around = AROUND.as_millis() as i64;
+        for switch in self.recent.iter_mut().rev().take_while(|switch| (0..around).contains(&(pts - switch.pts))) {
+            switch.gap = switch.gap.max(Some(over));
+            self.worst = self.worst.max(over);
+        }
+    }
+
+    /// How many there were.
+    pub fn count(&self) -> u64 {
+        self.count
+    }
+
+    /// As a whole.
+    pub fn summary(&self) -> Summary {
+        let worst_gap_ms = (self.worst.as_secs_f64() * 10_000.0).round() / 10.0;
+        Summary { count: self.count, lost: self.lost, worst_gap_ms, recent: self.recent.iter().cloned().collect() }
+    }
+
+    /// The last one.
+    pub fn last(&self) -> Option<&Switch> {
+        self.recent.back()
+    }
+}
+
+/// All changes of path.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Summary {
+    /// How many.
+    pub count: u64,
+    /// Units of video that are missing because of them.
+    pub lost: u64,
+    /// How much longer a picture stood than it should have.
+    pub worst_gap_ms: f64,
+    /// The last ones, oldest first.
+    pub recent: Vec<Switch>,
+}
+
+fn as_millis<S: serde::Serializer>(gap: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
+    match gap {
+        Some(gap) => serializer.serialize_f64((gap.as_secs_f64() * 10_000.0).round() / 10.0),
+        None => serializer.serialize_none(),
+    }
+}
+
+/// How much media after a switch may show what it cost: as much as is buffered, and more.
+const AROUND: Duration = Duration::from_millis(500);
+/// Bounds what is remembered one by one.
+const KEPT: usize = 256;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_switch_cost() {
+        let mut switches = Switches::default();
+        let at = |pts: i64| Timestamp::from_millis(pts);
+        let show = |switches: &mut Switches, now, pts| switches.presented(Duration::from_millis(now), at(pts));
+        for n in 0..10 {
+            show(&mut switches, 100 + n * 33, n as i64 * 33);
+        }
+        let pts = at(330);
+        switches.add(Switch { from: "a".into(), to: "b".into(), why: Why::Silent, lost: 0, pts, gap: None });
+        show(&mut switches, 480, 330);
+        show(&mut switches, 513, 363);
+        assert_eq!(switches.last().and_then(|switch| switch.gap), Some(Duration::from_millis(50)));
+        // Much later it is somebody else's fault.
+        show(&mut switches, 1300, 850);
+        show(&mut switches, 9000, 1100);
+        let summary = switches.summary();
+        assert_eq!((summary.count, summary.worst_gap_ms), (1, 50.0));
+        let json = serde_json::to_value(&summary).unwrap();
+        assert_eq!((&json["recent"][0]["gap_ms"], &json["recent"][0]["why"]), (&50.0.into(), &"silent".into()));
+    }
+}
