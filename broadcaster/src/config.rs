@@ -9,6 +9,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use media::live_window::Bounds;
 
 use crate::capture::source::{Audio, Source};
+use crate::doctor;
 use crate::encode::{AudioCodec, AudioSettings, Choice, VideoSettings};
 use crate::peer;
 
@@ -36,6 +37,8 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Say what works here and what to fix: this network, the encoder, and with a URL the server.
+    Doctor(doctor::Ask),
 }
 
 /// How to publish.
@@ -285,7 +288,7 @@ fn with_key(url: &str, key: Option<&str>) -> String {
     }
 }
 
-fn size(text: &str) -> Result<(u32, u32), String> {
+pub(crate) fn size(text: &str) -> Result<(u32, u32), String> {
     let parsed = text.split_once(['x', 'X']).and_then(|(w, h)| Some((w.parse().ok()?, h.parse().ok()?)));
     let even = |n: u32| (16..=MAX_SIDE).contains(&n) && n.is_multiple_of(2);
     parsed
@@ -293,7 +296,7 @@ fn size(text: &str) -> Result<(u32, u32), String> {
         .ok_or_else(|| format!("WIDTHxHEIGHT, such as 1280x720; even numbers from 16 to {MAX_SIDE}"))
 }
 
-fn fps(text: &str) -> Result<f64, String> {
+pub(crate) fn fps(text: &str) -> Result<f64, String> {
     let parsed = match text.split_once('/') {
         Some((num, den)) => num.parse::<f64>().ok().zip(den.parse::<f64>().ok()).map(|(num, den)| num / den),
         None => text.parse::<f64>().ok(),
@@ -313,7 +316,7 @@ fn bitrate(text: &str) -> Result<u64, String> {
     if (8e3..=1e9).contains(&bits) { Ok(bits as u64) } else { Err("bits per second, such as 2500k or 6M".into()) }
 }
 
-fn duration(text: &str) -> Result<Duration, String> {
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     let parsed = match text.parse::<f64>() {
         Ok(seconds) => Duration::try_from_secs_f64(seconds).ok(),
         Err(_) => humantime::parse_duration(text).ok(),
@@ -327,6 +330,8 @@ const EXAMPLES: &str = "\
 Examples:
   broadcaster devices
       What this machine can capture.
+  broadcaster doctor http://cdn.example:8080/NAME
+      What works between this machine, its network and that server, and what to fix.
   NEARCAST_KEY=… broadcaster rtmp://cdn.example/live
       The webcam and the microphone.
   broadcaster --source screen --audio none --size 1280x720 --fps 15 rtmp://cdn.example/live/KEY

@@ -4,7 +4,7 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use broadcaster::config::{Cli, Command};
-use broadcaster::{app, log, publish};
+use broadcaster::{app, doctor, log, publish};
 use clap::Parser;
 
 fn main() -> ExitCode {
@@ -21,6 +21,7 @@ fn main() -> ExitCode {
         Some(Command::Devices { json }) => {
             app::list_devices(json).and_then(|list| Ok(std::io::stdout().write_all(list.as_bytes())?))
         }
+        Some(Command::Doctor(ask)) => return examine(&ask),
         None => match cli.publish.settings() {
             Ok(settings) => run(app::run(settings, format)),
             Err(error) => {
@@ -38,7 +39,20 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(future: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+/// Prints what works; whether all does is the exit code.
+fn examine(ask: &doctor::Ask) -> ExitCode {
+    let report = match run(doctor::examine(ask)) {
+        Ok(report) => report,
+        Err(error) => {
+            let _ = writeln!(std::io::stderr(), "error: {error:#}");
+            return ExitCode::from(USAGE);
+        }
+    };
+    let _ = std::io::stdout().write_all(report.render(ask.json).as_bytes());
+    if report.has_failed() { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}
+
+fn run<T>(future: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let result = runtime.block_on(future);
     // A name that is still being looked up does not keep the process.

@@ -3,17 +3,22 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Parser, ValueEnum};
+use clap::{Parser, Subcommand, ValueEnum};
 use media::select::Mode;
 
+use crate::doctor;
 use crate::ffmpeg::Container;
 use crate::record::Target;
 use crate::source::{Via, Wishes};
 
 /// Plays a live stream in a window, with as little delay as the network allows.
 #[derive(Clone, Debug, Parser)]
-#[command(name = "viewer", version, after_help = EXAMPLES)]
+#[command(name = "viewer", version, args_conflicts_with_subcommands = true, subcommand_negates_reqs = true, after_help = EXAMPLES)]
 pub struct Config {
+    /// What to do other than to play
+    #[command(subcommand)]
+    pub command: Option<Command>,
+
     /// What to play: a stream's page (http://HOST:8080/NAME, the server says how), rtmp://HOST/live/NAME, an HLS playlist
     /// (http(s)://….m3u8), or nearcast://HOST:PORT of a broadcaster that shows a code
     #[arg(required_unless_present = "lan", default_value = "")]
@@ -94,6 +99,13 @@ pub struct Config {
     /// Write a line for each access unit: track, DTS, PTS, SHA-256 of its payload
     #[arg(long, value_name = "FILE")]
     pub unit_log: Option<PathBuf>,
+}
+
+/// What to do other than to play.
+#[derive(Clone, Debug, Subcommand)]
+pub enum Command {
+    /// Say what works here and what to fix: this network, and with a URL the server and the broadcaster behind it
+    Doctor(doctor::Ask),
 }
 
 /// What stands ready for when the path in use fails.
@@ -189,6 +201,7 @@ Examples:
   viewer https://host/live/index.m3u8 --pipe 'mpv -'   another player's window
   viewer rtmp://host/live/live --headless --seconds 10 --stats json
   viewer --lan                                         who broadcasts on this network
+  viewer doctor http://localhost:8080/live             what works, and what to fix
   viewer nearcast://192.168.1.5:40000 --code CODE      straight from a broadcaster, without any server
 
 In the window, press ? for the keys. A stream that is not on the air yet is waited for;
@@ -209,6 +222,22 @@ mod tests {
     #[test]
     fn the_flags_are_consistent() {
         Config::command().debug_assert();
+    }
+
+    #[test]
+    fn the_doctor_is_asked_apart() {
+        assert!(parse("viewer http://h/x").command.is_none());
+        for (line, url, json) in [
+            ("viewer doctor", None, false),
+            ("viewer doctor --json", None, true),
+            ("viewer doctor http://h/x", Some("http://h/x"), false),
+        ] {
+            let Some(Command::Doctor(ask)) = parse(line).command else { panic!("{line}") };
+            assert_eq!((ask.url.as_deref(), ask.json), (url, json), "{line}");
+        }
+        for line in ["viewer", "viewer doctor --headless", "viewer --lan http://h/x"] {
+            assert!(Config::try_parse_from(line.split_whitespace()).is_err(), "{line}");
+        }
     }
 
     #[test]

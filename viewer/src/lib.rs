@@ -1,12 +1,14 @@
 //! Nearcast's player, as a library, so that its parts can be tested.
 //!
 //! In the order in which the media meets them: [`source`] brings units, [`intake`] splices and distributes them, [`record`]
-//! and [`unit_log`] keep them, [`playback`] times them, [`decode`] makes pictures and sound, [`present`] shows them.
+//! and [`unit_log`] keep them, [`playback`] times them, [`decode`] makes pictures and sound, [`present`] shows them. [`doctor`] says what keeps
+//! them from it.
 
 pub mod app;
 pub mod clock;
 pub mod config;
 pub mod decode;
+pub mod doctor;
 pub mod ffmpeg;
 pub mod intake;
 pub mod playback;

@@ -1,13 +1,13 @@
 //! `viewer`: plays a live stream in a window, a recording, or another player.
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
 use clap::Parser;
 use clap::error::ErrorKind;
 use tracing::error;
 use tracing_subscriber::EnvFilter;
-use viewer::config::{Config, LogFormat};
+use viewer::config::{Command, Config, LogFormat};
 
 fn main() -> ExitCode {
     let config = match Config::try_parse() {
@@ -28,6 +28,9 @@ fn main() -> ExitCode {
         None if !is_terminal => log.json().init(),
         _ => log.with_target(false).init(),
     }
+    if let Some(Command::Doctor(ask)) = &config.command {
+        return doctor(ask);
+    }
     match viewer::app::run(&config) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => {
@@ -37,6 +40,20 @@ fn main() -> ExitCode {
         Err(error) => {
             error!("{error:#}");
             ExitCode::from(if viewer::app::is_usage(&error) { USAGE } else { 1 })
+        }
+    }
+}
+
+/// Prints what works; whether all does is the exit code.
+fn doctor(ask: &viewer::doctor::Ask) -> ExitCode {
+    match viewer::doctor::examine(ask) {
+        Ok(report) => {
+            let _ = std::io::stdout().write_all(report.render(ask.json).as_bytes());
+            if report.has_failed() { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+        }
+        Err(error) => {
+            error!("{error:#}");
+            ExitCode::from(USAGE)
         }
     }
 }

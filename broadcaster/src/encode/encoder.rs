@@ -101,6 +101,11 @@ impl Encoder {
         &self.name
     }
 
+    /// Whether a device encodes, not this machine's processor.
+    pub fn is_hardware(&self) -> bool {
+        candidates::is_hardware(&self.name)
+    }
+
     /// The pixel format that it takes.
     pub fn format(&self) -> Pixel {
         self.format

@@ -1,6 +1,8 @@
 //! The protocol drivers that Nearcast's applications share: sockets and their engines, over the pure `media` crate.
 #![forbid(unsafe_code)]
 
+#[cfg(feature = "doctor")]
+pub mod doctor;
 pub mod lan;
 pub mod relay;
 pub mod rtmp;

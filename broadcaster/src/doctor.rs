@@ -1,0 +1,159 @@
+//! `broadcaster doctor`: what of this machine, its network and the server works for a broadcaster, and what to fix. Publishes nothing, so
+//! that a broadcast that is on air goes on; for the same reason no stream key is tried.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use net::doctor::{self, Check, Place, Report, Role};
+use tokio::task::spawn_blocking;
+use tokio::time::timeout;
+
+use crate::encode::encoder::{Encoder, Error, Shape};
+use crate::encode::{Choice, USUAL_GOP, VideoSettings};
+use crate::log::Quiet;
+use crate::{capture, config};
+
+/// What to look at.
+#[derive(Clone, Debug, Args)]
+pub struct Ask {
+    /// The server: a stream's page (http://HOST:8080/NAME tells most), or rtmp://HOST[:PORT]/APP.
+    pub url: Option<String>,
+
+    /// As when publishing: auto, copy, or an FFmpeg encoder's name.
+    #[arg(short, long, default_value = "auto")]
+    pub encoder: Choice,
+
+    /// As when publishing: picture size to try the encoder with [default: 1280x720].
+    #[arg(long, value_name = "WxH", value_parser = config::size)]
+    pub size: Option<(u32, u32)>,
+
+    /// As when publishing: pictures per second to try the encoder with [default: 30].
+    #[arg(long, value_parser = config::fps)]
+    pub fps: Option<f64>,
+
+    /// As when publishing: time from one IDR to the next [default: 2s].
+    #[arg(long, value_parser = config::duration)]
+    pub gop: Option<Duration>,
+
+    /// As when publishing: where viewers on this network connect, UDP [default: any free port].
+    #[arg(long, value_name = "ADDR")]
+    pub peer_listen: Option<SocketAddr>,
+
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Looks. Six seconds at most.
+///
+/// # Errors
+/// If the URL is none: without showing it, as it may hold a key.
+pub async fn examine(ask: &Ask) -> anyhow::Result<Report> {
+    let place = ask.url.as_deref().map(|url| Place::parse(url, Role::Publisher)).transpose()?;
+    let (encoder, checks) =
+        tokio::join!(encoder(ask), doctor::examine(place.as_ref(), Role::Publisher, ask.peer_listen));
+    let mut all = vec![encoder];
+    if ask.encoder != Choice::Copy {
+        all.push(gop(ask.gop.unwrap_or(USUAL_GOP)));
+    }
+    all.extend(checks);
+    Ok(Report::new(all))
+}
+
+/// Opens the encoder that a broadcast would get.
+async fn encoder(ask: &Ask) -> Check {
+    if ask.encoder == Choice::Copy {
+        return Check::ok("encoder", "none: a file's pictures pass through as they are");
+    }
+    let settings = VideoSettings {
+        encoder: ask.encoder.clone(),
+        size: ask.size,
+        fps: ask.fps,
+        bitrate: None,
+        gop: ask.gop,
+        bframes: 0,
+        intra_refresh: false,
+        preset: None,
+    };
+    let (width, height) = ask.size.unwrap_or(USUAL_SIZE);
+    let shape = Shape { width, height, fps: ask.fps.unwrap_or(USUAL_FPS) };
+    // FFmpeg does not let itself be interrupted; a driver that hangs is left behind.
+    let opening = spawn_blocking(move || {
+        let _quiet = Quiet::begin();
+        capture::start()?;
+        let started = Instant::now();
+        let encoder = Encoder::open(&settings, shape)?;
+        Ok::<_, Error>((encoder.name().to_owned(), encoder.is_hardware(), started.elapsed()))
+    });
+    let at = format!("{width}x{height} at {} per second", shape.fps);
+    match timeout(OPEN, opening).await {
+        Ok(Ok(Ok((name, is_hardware, took)))) => {
+            let by = if is_hardware { "hardware" } else { "software" };
+            let millis = took.as_millis();
+            Check::ok("encoder", format!("{name} ({by}) opens for {at}; found in {millis} ms"))
+                .with("found_in_ms", millis as f64)
+        }
+        Ok(Ok(Err(error))) => Check::fail("encoder", format!("{at}: {error}"), encoder_fix(&ask.encoder)),
+        Ok(Err(_)) => Check::fail("encoder", format!("{at}: FFmpeg panicked"), NAME_ONE),
+        Err(_) => Check::fail("encoder", format!("{at}: none opens within {OPEN:?}: a driver hangs"), NAME_ONE),
+    }
+}
+
+fn encoder_fix(choice: &Choice) -> &'static str {
+    match choice {
+        Choice::Named(_) => "leave --encoder out, or name one that `ffmpeg -encoders` lists and that takes this size",
+        _ => {
+            "install an FFmpeg with libx264 (Debian, Ubuntu: sudo apt install libavcodec-extra), or name another encoder with --encoder"
+        }
+    }
+}
+
+fn gop(gop: Duration) -> Check {
+    let seconds = gop.as_secs_f64();
+    let found = format!("an IDR every {seconds} s: a viewer joins at one, and starts up to {seconds} s behind");
+    let check = if gop > USUAL_GOP {
+        Check::warn("GOP", found, "--gop 2s, or 1s: viewers join and recover sooner, for a few percent more bits")
+    } else {
+        Check::ok("GOP", found)
+    };
+    check.with("gop_ms", seconds * 1e3)
+}
+
+const NAME_ONE: &str = "name one that works, and the others are not tried: --encoder libx264";
+/// What most webcams give.
+const USUAL_SIZE: (u32, u32) = (1280, 720);
+const USUAL_FPS: f64 = 30.0;
+/// Eight encoders to try, most of which say at once that their hardware is not there.
+const OPEN: Duration = Duration::from_secs(5);
+
+#[cfg(test)]
+mod tests {
+    use net::doctor::Status;
+
+    use super::*;
+
+    #[test]
+    fn a_gop_bounds_the_join() {
+        for (millis, wanted) in [(500, Status::Ok), (2000, Status::Ok), (2001, Status::Warn), (10_000, Status::Warn)] {
+            assert_eq!(gop(Duration::from_millis(millis)).status(), wanted, "{millis}");
+        }
+    }
+
+    #[tokio::test]
+    async fn encoders_are_opened() {
+        let ask = |encoder: &str| Ask {
+            url: None,
+            encoder: encoder.parse().unwrap(),
+            size: None,
+            fps: None,
+            gop: None,
+            peer_listen: None,
+            json: false,
+        };
+        for (name, wanted) in [("auto", Status::Ok), ("copy", Status::Ok), ("no_such_encoder", Status::Fail)] {
+            let check = encoder(&ask(name)).await;
+            assert_eq!(check.status(), wanted, "{check:?}");
+        }
+    }
+}

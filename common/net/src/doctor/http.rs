@@ -1,0 +1,59 @@
+//! Small answers of a server, by HTTP.
+
+use std::io;
+
+use reqwest::{Client, Url, header};
+use serde_json::Value;
+
+use super::reach::{Trouble, WAIT};
+
+/// What a server answered.
+#[derive(Clone, Debug)]
+pub(super) struct Answer {
+    pub(super) status: u16,
+    pub(super) body: Vec<u8>,
+    is_json: bool,
+}
+
+impl Answer {
+    /// What a Nearcast server says of itself is JSON, refusals included.
+    pub(super) fn json(&self) -> Option<Value> {
+        serde_json::from_slice(&self.body).ok().filter(|_| self.is_json)
+    }
+}
+
+/// One for all questions, so that they share a connection.
+pub(super) fn client() -> Result<Client, Trouble> {
+    Client::builder().timeout(WAIT).build().map_err(|error| trouble(&error))
+}
+
+/// Asks once.
+pub(super) async fn get(client: &Client, url: Url) -> Result<Answer, Trouble> {
+    let mut response = client.get(url).send().await.map_err(|error| trouble(&error))?;
+    let status = response.status().as_u16();
+    let kind = response.headers().get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+    let is_json = kind.to_ascii_lowercase().starts_with("application/json");
+    let mut body = Vec::new();
+    while let Some(bytes) = response.chunk().await.map_err(|error| trouble(&error))? {
+        body.extend_from_slice(&bytes);
+        if body.len() > MAX_ANSWER {
+            return Err(Trouble::Other(format!("the answer is longer than {MAX_ANSWER} bytes")));
+        }
+    }
+    Ok(Answer { status, body, is_json })
+}
+
+/// The innermost reason: the outer ones repeat the URL.
+fn trouble(error: &reqwest::Error) -> Trouble {
+    if error.is_timeout() {
+        return Trouble::Silent;
+    }
+    let mut inner: &dyn std::error::Error = error;
+    while let Some(source) = inner.source() {
+        inner = source;
+    }
+    inner.downcast_ref::<io::Error>().map_or_else(|| Trouble::Other(inner.to_string()), Trouble::of)
+}
+
+/// A stream's description has some 2 kB, and a server has hundreds of them at most.
+const MAX_ANSWER: usize = 1 << 20;

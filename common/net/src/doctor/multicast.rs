@@ -1,0 +1,192 @@
+//! Multicast DNS: whether what this machine announces is heard, and whether anybody else is.
+
+use std::collections::BTreeMap;
+use std::net::{SocketAddr, UdpSocket};
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use tokio::time::{Instant, timeout_at};
+
+use super::Check;
+use super::machine::Networks;
+use crate::lan::{self, Announcer, AnnouncerOptions, Browser, BrowserOptions, Event, Wanted};
+
+/// The broadcasters that were heard: their addresses by their name of the moment.
+pub type Neighbours = BTreeMap<String, Vec<SocketAddr>>;
+
+/// When this machine announces something, under a name that says nothing and for two seconds at most.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Announce {
+    /// In any case: a broadcaster must be heard.
+    Always,
+    /// If nobody answers: a viewer who hears nobody wants to know whether it hears at all.
+    IfSilent,
+}
+
+/// Listens, announces, and listens for that. Who is there goes to `neighbours` as soon as it is known.
+pub async fn check(announce: Announce, neighbours: oneshot::Sender<Neighbours>) -> Vec<Check> {
+    let options = BrowserOptions { survey: true, ..BrowserOptions::default() };
+    let mut browser = match Browser::start(options) {
+        Ok(browser) => browser,
+        Err(error) => return vec![no_mdns(&error)],
+    };
+    let mut found = Neighbours::new();
+    collect(&mut browser, LISTEN, &mut found, |_| false).await;
+    let heard = match browser.has_heard().await {
+        Ok(heard) => heard,
+        Err(error) => return vec![no_mdns(&error)],
+    };
+    // Nobody waits where no server was named.
+    let _ = neighbours.send(found.clone());
+    let heard_itself = match announce {
+        Announce::IfSilent if heard => None,
+        _ => match announce_and_hear(&mut browser).await {
+            Ok(heard_itself) => Some(heard_itself),
+            Err(error) => return vec![no_mdns(&error)],
+        },
+    };
+    let mut checks: Vec<Check> = heard_itself.map(|(announced, echo)| out(announced, echo)).into_iter().collect();
+    let hears_itself = heard_itself.is_some_and(|(_, echo)| echo.is_some());
+    checks.push(into(heard, &found, hears_itself, &Networks::own()));
+    checks
+}
+
+fn out(announced: bool, echo: Option<Duration>) -> Check {
+    match (announced, echo) {
+        (_, Some(after)) => {
+            Check::ok("mDNS out", format!("announced, and heard by this machine after {} ms", after.as_millis()))
+                .with("heard_after_ms", after.as_millis() as f64)
+        }
+        (true, None) => Check::warn(
+            "mDNS out",
+            "announced, but not even this machine hears it",
+            "let UDP 5353 to and from 224.0.0.251 and ff02::fb through this machine's firewall: sudo ufw allow 5353/udp. Until then \
+             the server alone tells viewers where the broadcaster is",
+        ),
+        (false, None) => Check::warn(
+            "mDNS out",
+            "no interface took an announcement",
+            "use a network whose interface is up and does multicast (`ip -d link` shows MULTICAST; VPNs and containers often do not)",
+        ),
+    }
+}
+
+fn into(heard: bool, found: &Neighbours, hears_itself: bool, own: &Networks) -> Check {
+    let is_own = |addresses: &[SocketAddr]| addresses.iter().any(|address| own.are_at(address.ip()));
+    let others: Vec<String> = found
+        .values()
+        .filter(|addresses| !is_own(addresses))
+        .filter_map(|addresses| addresses.first())
+        .map(ToString::to_string)
+        .collect();
+    let shown = others[..others.len().min(MAX_LISTED)].join(", ");
+    let found = match (others.len(), found.len()) {
+        (0, 0) => "somebody answers, if not this machine itself; no broadcaster".to_owned(),
+        (0, _) => "this machine's own broadcaster is heard, and no other".to_owned(),
+        (1, _) => format!("a broadcaster is heard at {shown}"),
+        (count, _) => format!("{count} broadcasters are heard: {shown}"),
+    };
+    let count = others.len() as f64;
+    match (heard, hears_itself) {
+        (true, _) => Check::ok("mDNS in", found).with("broadcasters", count),
+        (false, true) => Check::warn(
+            "mDNS in",
+            "nobody else answers on this network: nobody is there, or it drops multicast",
+            "if others are there: turn off client isolation (guest mode) and IGMP snooping without a querier in the access point or switch; \
+             or name the broadcaster by hand: viewer --peer HOST:PORT",
+        ),
+        (false, false) => Check::warn(
+            "mDNS in",
+            "nothing is heard, not even by this machine of itself",
+            "let UDP 5353 in by this machine's firewall: sudo ufw allow 5353/udp; or name the broadcaster by hand: viewer --peer HOST:PORT",
+        ),
+    }
+}
+
+fn no_mdns(error: &lan::Error) -> Check {
+    let fix = "let this program open UDP 5353 beside other responders; until then the server alone tells where the broadcaster is";
+    Check::warn("mDNS", format!("cannot start: {error}"), fix)
+}
+
+/// Whether it was announced, and after which time this machine heard it.
+async fn announce_and_hear(browser: &mut Browser) -> Result<(bool, Option<Duration>), lan::Error> {
+    let secret: [u8; lan::name::SECRET_LEN] = rand::random();
+    let wanted = Wanted::new(&secret);
+    // A port of ours: whoever tries it meets nobody else.
+    let held = UdpSocket::bind(("0.0.0.0", 0)).and_then(|socket| Ok((socket.local_addr()?.port(), socket)));
+    let port = held.as_ref().map_or(FALLBACK_PORT, |(port, _)| *port);
+    let started = Instant::now();
+    let options = AnnouncerOptions::default();
+    let now = options.clock.unix_seconds();
+    let announcer = Announcer::start(&secret, port, options)?;
+    let is_ours = |instance: &str| wanted.matches(instance, now);
+    let echo = collect(browser, LISTEN, &mut Neighbours::new(), is_ours).await;
+    // The announcer looks at what its thread did once a second.
+    while !announcer.announced() && echo.is_none() && started.elapsed() < LISTEN {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let announced = announcer.announced() || echo.is_some();
+    announcer.stop().await;
+    Ok((announced, echo.map(|at| at - started)))
+}
+
+/// Notes who is found, for a time or until one that is looked for is there; then, since when.
+async fn collect(
+    browser: &mut Browser,
+    time: Duration,
+    found: &mut Neighbours,
+    is_looked_for: impl Fn(&str) -> bool,
+) -> Option<Instant> {
+    let until = Instant::now() + time;
+    while let Ok(Some(event)) = timeout_at(until, browser.next()).await {
+        match event {
+            Event::Found { instance, .. } | Event::Changed { instance, .. } if is_looked_for(&instance) => {
+                return Some(Instant::now());
+            }
+            Event::Found { instance, addresses, .. } | Event::Changed { instance, addresses, .. } => {
+                found.insert(instance, addresses);
+            }
+            Event::Lost { instance } => drop(found.remove(&instance)),
+        }
+    }
+    None
+}
+
+/// A responder answers within 120 ms (RFC 6762 §6), and once more if that was lost; an announcement goes out twice, a second apart
+/// (§8.3).
+const LISTEN: Duration = Duration::from_millis(1500);
+/// Bounds a line.
+const MAX_LISTED: usize = 3;
+/// Discard's (RFC 863): nobody is there who would mind.
+const FALLBACK_PORT: u16 = 9;
+
+#[cfg(test)]
+mod tests {
+    use super::super::Status;
+    use super::*;
+
+    #[test]
+    fn what_is_made_of_it() {
+        let echo = Some(Duration::from_millis(3));
+        for (announced, echo, wanted) in [
+            (true, echo, Status::Ok),
+            (false, echo, Status::Ok),
+            (true, None, Status::Warn),
+            (false, None, Status::Warn),
+        ] {
+            assert_eq!(out(announced, echo).status(), wanted);
+        }
+        let own = Networks::default();
+        let found = |address: &str| Neighbours::from([("x".to_owned(), vec![address.parse().unwrap()])]);
+        for (heard, found, hears_itself, words, wanted) in [
+            (true, found("192.0.2.7:4444"), false, "a broadcaster is heard at 192.0.2.7:4444", Status::Ok),
+            (true, found("127.0.0.1:4444"), true, "this machine's own", Status::Ok),
+            (true, Neighbours::new(), false, "no broadcaster", Status::Ok),
+            (false, Neighbours::new(), true, "nobody else answers", Status::Warn),
+            (false, Neighbours::new(), false, "nothing is heard", Status::Warn),
+        ] {
+            let check = into(heard, &found, hears_itself, &own);
+            assert!(check.status() == wanted && format!("{check:?}").contains(words), "{check:?}");
+        }
+    }
+}

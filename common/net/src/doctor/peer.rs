@@ -1,0 +1,134 @@
+//! The broadcaster behind a stream, straight over the network: where the server says that it is, and where multicast says.
+
+use std::net::SocketAddr;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde_json::Value;
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+
+use super::machine::Networks;
+use super::multicast::Neighbours;
+use super::reach::{self, Trouble, WAIT, as_millis, millis};
+use super::{Check, Role};
+use crate::lan::{Wanted, name::SECRET_LEN};
+use crate::rtmp::MAX_PEER_ADDRESSES;
+use crate::trust::Pin;
+
+/// Whether it answers. `told` is what the server says of it; its ticket is left alone.
+pub(super) async fn check(told: Option<&Value>, neighbours: oneshot::Receiver<Neighbours>, role: Role) -> Check {
+    let Some((pin, secret, mut addresses)) = told.and_then(read) else {
+        let fix = match role {
+            Role::Publisher => "nothing, if OBS or ffmpeg publishes; else broadcast without --no-peer",
+            Role::Subscriber => "nothing, if OBS or ffmpeg publishes; else have the broadcaster run without --no-peer",
+        };
+        return Check::warn("direct", "the publisher serves no viewers on its own network", fix);
+    };
+    let neighbours = timeout(WAIT, neighbours).await.ok().and_then(Result::ok).unwrap_or_default();
+    let (wanted, now) = (Wanted::new(&secret), unix_seconds());
+    let heard: Vec<SocketAddr> =
+        neighbours.into_iter().filter(|(name, _)| wanted.matches(name, now)).flat_map(|(_, all)| all).collect();
+    for address in &heard {
+        if !addresses.contains(address) && addresses.len() < 2 * MAX_PEER_ADDRESSES {
+            addresses.push(*address);
+        }
+    }
+    if addresses.is_empty() {
+        return Check::warn(
+            "direct",
+            "the broadcaster is on another network, as far as the server sees, and mDNS does not find it here",
+            "nothing, if it really is elsewhere: the server serves you; else name it by hand: viewer --peer HOST:PORT",
+        );
+    }
+    let networks = Networks::own();
+    match reach::quic(&addresses, Some(pin)).await {
+        Ok((address, round_trip)) => {
+            let place = networks.place(address.ip());
+            let by = if heard.contains(&address) { "; mDNS finds it too" } else { "" };
+            let found = format!("{address} answers in {}, on {place}{by}", millis(round_trip));
+            Check::ok("direct", found).with("round_trip_ms", as_millis(round_trip))
+        }
+        Err(trouble) => {
+            let shown: Vec<String> = addresses.iter().take(MAX_SHOWN).map(ToString::to_string).collect();
+            let near = addresses.iter().find(|address| networks.have(address.ip()));
+            let place = near.map_or("no network of this machine".to_owned(), |near| networks.place(near.ip()));
+            let found = format!("{} (on {place})", trouble.found(&shown.join(", ")));
+            Check::warn("direct", found, fix(&trouble, near, addresses[0].port()))
+        }
+    }
+}
+
+/// Whoever answers at an address, without knowing who it should be.
+pub(super) async fn anybody(addresses: &[SocketAddr]) -> Check {
+    let shown: Vec<String> = addresses.iter().take(MAX_SHOWN).map(ToString::to_string).collect();
+    match reach::quic(addresses, None).await {
+        Ok((address, round_trip)) => {
+            let place = Networks::own().place(address.ip());
+            let found = format!("{address} answers in {}, on {place}; who it is, the code shows", millis(round_trip));
+            Check::ok("direct", found).with("round_trip_ms", as_millis(round_trip))
+        }
+        Err(trouble) => {
+            let port = addresses.first().map_or(0, SocketAddr::port);
+            let fix = format!(
+                "take address and port from the broadcaster's screen; open UDP {port} in the firewall of its machine: sudo ufw allow {port}/udp; \
+                 turn off client isolation in the access point"
+            );
+            Check::fail("direct", trouble.found(&shown.join(", ")), fix)
+        }
+    }
+}
+
+fn fix(trouble: &Trouble, near: Option<&SocketAddr>, port: u16) -> String {
+    match (trouble, near) {
+        (Trouble::WrongPin, _) => {
+            "ask again in a moment: the broadcaster was just restarted, or somebody else has its port".to_owned()
+        }
+        (_, Some(_)) => format!(
+            "open UDP {port} in the firewall of the broadcaster's machine: sudo ufw allow {port}/udp (broadcaster --peer-listen 0.0.0.0:{port} keeps \
+             the port), and turn off client isolation in the access point; until then the server serves you"
+        ),
+        (_, None) => "join the broadcaster's network, or route to it; until then the server serves you".to_owned(),
+    }
+}
+
+fn read(told: &Value) -> Option<(Pin, [u8; SECRET_LEN], Vec<SocketAddr>)> {
+    let pin = told.get("pin")?.as_str()?.parse().ok()?;
+    let digits = told.get("secret")?.as_str().filter(|text| text.len() == 2 * SECRET_LEN && text.is_ascii())?;
+    let mut secret = [0; SECRET_LEN];
+    for (n, byte) in secret.iter_mut().enumerate() {
+        *byte = u8::from_str_radix(&digits[2 * n..2 * n + 2], 16).ok()?;
+    }
+    let addresses = told.get("addresses").and_then(Value::as_array).into_iter().flatten();
+    let addresses = addresses.filter_map(|address| address.as_str()?.parse().ok()).take(MAX_PEER_ADDRESSES);
+    Some((pin, secret, addresses.collect()))
+}
+
+fn unix_seconds() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+/// Bounds a line.
+const MAX_SHOWN: usize = 3;
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_a_server_says_of_it() {
+        let pin = "ab".repeat(32);
+        let good = json!({ "pin": pin, "secret": "00".repeat(16), "addresses": ["192.0.2.7:4444", "nonsense"], "ticket": "x" });
+        let (_, secret, addresses) = read(&good).unwrap();
+        assert_eq!((secret, addresses), ([0; 16], vec!["192.0.2.7:4444".parse().unwrap()]));
+        for bad in [
+            json!(null),
+            json!({}),
+            json!({ "pin": pin, "secret": "0" }),
+            json!({ "pin": "x", "secret": "00".repeat(16) }),
+        ] {
+            assert!(read(&bad).is_none(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,200 @@
+//! Whether somebody answers: by TCP, by RTMP's handshake, by QUIC's. With deadlines, and with words for what went wrong.
+
+use std::io::{Error, ErrorKind};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use quinn::{ConnectionError, Endpoint, VarInt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout};
+
+use crate::relay::{self, Side};
+use crate::rtmp::handshake::Handshake;
+use crate::trust::{Pin, tls};
+
+/// Why nobody answers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Trouble {
+    /// The machine is there, and nothing listens.
+    Refused,
+    /// Not a packet came back.
+    Silent,
+    /// There is no way there.
+    NoRoute,
+    /// Somebody else answers than was expected.
+    WrongPin,
+    /// Anything else, in words.
+    Other(String),
+}
+
+impl Trouble {
+    pub(super) fn of(error: &Error) -> Self {
+        match error.kind() {
+            ErrorKind::ConnectionRefused => Self::Refused,
+            ErrorKind::TimedOut => Self::Silent,
+            ErrorKind::NetworkUnreachable | ErrorKind::HostUnreachable => Self::NoRoute,
+            _ => Self::Other(error.to_string()),
+        }
+    }
+
+    /// Of what was tried at `place`, such as `TCP 1935 of host`.
+    pub(super) fn found(&self, place: &str) -> String {
+        match self {
+            Self::Refused => format!("nothing listens on {place}"),
+            Self::Silent => format!("no answer from {place} within {:.1} s", WAIT.as_secs_f64()),
+            Self::NoRoute => format!("no way from this machine to {place}"),
+            Self::WrongPin => format!("{place} answers with another certificate than the server names"),
+            Self::Other(words) => format!("{place}: {words}"),
+        }
+    }
+
+    /// What to do about a port of a server. `start` says how to have it listen.
+    pub(super) fn fix(&self, protocol: &str, port: u16, start: &str) -> String {
+        let lower = protocol.to_ascii_lowercase();
+        match self {
+            Self::Refused => format!("{start}, or correct the port"),
+            Self::Silent => format!(
+                "{start}; open {protocol} {port} in the server's firewall: sudo ufw allow {port}/{lower}, in its cloud's security group, and \
+                 outwards in this network's"
+            ),
+            Self::NoRoute => "connect this machine to a network that leads there (`ip route` shows which do), and see that the host is up".to_owned(),
+            Self::WrongPin => {
+                format!("ask again: the server was just restarted, or something between answers on {protocol} {port}")
+            }
+            Self::Other(_) => format!("{start}; see that host and port are right"),
+        }
+    }
+}
+
+/// Makes RTMP's handshake (RTMP 1.0 §5.2) and goes. The round trip of the TCP connection.
+pub(super) async fn rtmp(host: &str, port: u16) -> Result<Duration, Trouble> {
+    let shaking_hands = async {
+        let started = Instant::now();
+        let mut io = TcpStream::connect((host, port)).await.map_err(|error| Trouble::of(&error))?;
+        let round_trip = started.elapsed();
+        let (mut handshake, opening) = Handshake::client();
+        io.write_all(&opening).await.map_err(|error| Trouble::of(&error))?;
+        let mut buffer = vec![0; 4096];
+        loop {
+            let length = io.read(&mut buffer).await.map_err(|error| Trouble::of(&error))?;
+            if length == 0 {
+                return Err(Trouble::Other("it hangs up during the RTMP handshake".to_owned()));
+            }
+            let (reply, done) =
+                handshake.input(&buffer[..length]).map_err(|error| Trouble::Other(error.to_string()))?;
+            // The server's reader sees a whole handshake before the end.
+            let _ = io.write_all(&reply).await;
+            if done.is_some() {
+                return Ok(round_trip);
+            }
+        }
+    };
+    timeout(WAIT, shaking_hands).await.unwrap_or(Err(Trouble::Silent))
+}
+
+/// Makes the QUIC handshake of the relay protocol with whichever of `addresses` is first, and goes. That one, and the round trip.
+pub(super) async fn quic(addresses: &[SocketAddr], pin: Option<Pin>) -> Result<(SocketAddr, Duration), Trouble> {
+    let any: [SocketAddr; 2] = [([0u16; 8], 0).into(), ([0u8; 4], 0).into()];
+    let endpoint =
+        Endpoint::client(any[0]).or_else(|_| Endpoint::client(any[1])).map_err(|error| Trouble::of(&error))?;
+    let mut config = match pin {
+        Some(pin) => tls::client_config(pin, relay::wire::ALPN),
+        None => tls::client_config_unpinned(relay::wire::ALPN),
+    };
+    config.transport_config(Arc::new(relay::transport(Side::Client)));
+    let mut trouble = Trouble::Other("it has no address".to_owned());
+    let mut attempts = JoinSet::new();
+    for address in addresses {
+        match endpoint.connect_with(config.clone(), *address, tls::SERVER_NAME) {
+            Ok(connecting) => {
+                drop(attempts.spawn(async move { (connecting.remote_address(), timeout(WAIT, connecting).await) }))
+            }
+            Err(error) => trouble = Trouble::Other(error.to_string()),
+        }
+    }
+    while let Some(attempt) = attempts.join_next().await {
+        match attempt {
+            Ok((_, Ok(Ok(connection)))) => {
+                let answer = (canonical(connection.remote_address()), connection.rtt());
+                connection.close(VarInt::from_u32(0), b"just looking");
+                attempts.abort_all();
+                let _ = timeout(GOODBYE, endpoint.wait_idle()).await;
+                return Ok(answer);
+            }
+            Ok((_, Ok(Err(error)))) if tls::is_wrong_pin(&error) => trouble = Trouble::WrongPin,
+            Ok((_, Ok(Err(ConnectionError::TimedOut)) | Err(_))) if trouble != Trouble::WrongPin => {
+                trouble = Trouble::Silent
+            }
+            Ok((_, Ok(Err(error)))) => trouble = Trouble::Other(error.to_string()),
+            _ => {}
+        }
+    }
+    Err(trouble)
+}
+
+/// An IPv4 address as people know it, where the socket is of both families.
+fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
+/// `0.4 ms`, `12 ms`.
+pub(super) fn millis(time: Duration) -> String {
+    let millis = time.as_secs_f64() * 1e3;
+    if millis < 9.95 { format!("{millis:.1} ms") } else { format!("{millis:.0} ms") }
+}
+
+/// For programs.
+pub(super) fn as_millis(time: Duration) -> f64 {
+    (time.as_secs_f64() * 1e6).round() / 1e3
+}
+
+/// For an answer from anywhere: two round trips around the globe and a packet lost. Three such waits follow one another at most.
+pub(super) const WAIT: Duration = Duration::from_millis(1500);
+/// For the goodbye to leave.
+const GOODBYE: Duration = Duration::from_millis(100);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::trust::Identity;
+
+    #[tokio::test]
+    async fn only_the_right_certificate_will_do() {
+        let identity = Identity::generate().unwrap();
+        let config = tls::server_config(&identity, relay::wire::ALPN);
+        let server = Endpoint::server(config, "127.0.0.1:0".parse().unwrap()).unwrap();
+        let address = server.local_addr().unwrap();
+        let serving = tokio::spawn(async move {
+            while let Some(incoming) = server.accept().await {
+                let _ = incoming.await;
+            }
+        });
+        for (pin, wanted) in
+            [(Some(identity.pin()), None), (None, None), (Some(Pin::of(b"another")), Some(Trouble::WrongPin))]
+        {
+            let answer = quic(&[address], pin).await;
+            assert_eq!(answer.clone().err(), wanted, "{answer:?}");
+            assert!(answer.is_err() || answer.unwrap().0 == address);
+        }
+        assert!(matches!(quic(&[], None).await, Err(Trouble::Other(_))));
+        serving.abort();
+    }
+
+    #[tokio::test]
+    async fn who_does_not_speak_rtmp_is_told_from_who_is_not_there() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let web = tokio::spawn(async move {
+            let (mut io, _) = listener.accept().await.unwrap();
+            io.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await.unwrap();
+        });
+        let trouble = rtmp("127.0.0.1", port).await.unwrap_err();
+        assert!(trouble.found("x").contains("speaks HTTP"), "{trouble:?}");
+        // Its listener is gone with it.
+        web.await.unwrap();
+        assert_eq!(rtmp("127.0.0.1", port).await, Err(Trouble::Refused));
+    }
+}

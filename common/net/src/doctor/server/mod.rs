@@ -1,0 +1,188 @@
+//! A server, seen from here: which of its protocols answer, what it says of a stream, and by how much the clocks differ.
+//!
+//! Nothing is published and nothing is played: a broadcast that is on air does not notice.
+
+mod place;
+mod told;
+
+use std::time::Duration;
+
+use reqwest::{Client, Url};
+use serde_json::Value;
+use tokio::net::lookup_host;
+use tokio::sync::oneshot;
+use tokio::time::{Instant, timeout};
+
+pub use place::{Error, Place};
+use place::{Server, shown};
+
+use super::multicast::Neighbours;
+use super::reach::{self, Trouble, as_millis, millis};
+use super::{Check, Status, clock, http, peer};
+use crate::rtmp;
+use crate::trust::Pin;
+
+/// Who asks: what is grave for one is a detour for the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// It needs RTMP.
+    Publisher,
+    /// Any way will do.
+    Subscriber,
+}
+
+/// Looks at what is at `place`; who is heard on this network comes by `neighbours`.
+pub async fn check(place: &Place, role: Role, neighbours: oneshot::Receiver<Neighbours>) -> Vec<Check> {
+    match place {
+        Place::Server(server) => look(server, role, neighbours).await,
+        Place::Broadcaster(names) => {
+            let lookups = async {
+                let mut found = Vec::new();
+                for name in names {
+                    found.extend(lookup_host(name.as_str()).await.into_iter().flatten().take(MAX_ADDRESSES));
+                }
+                found
+            };
+            vec![peer::anybody(&timeout(NAME, lookups).await.unwrap_or_default()).await]
+        }
+    }
+}
+
+async fn look(server: &Server, role: Role, neighbours: oneshot::Receiver<Neighbours>) -> Vec<Check> {
+    let client = match (known(&server.host).await, http::client()) {
+        (Err(check), _) => return vec![check],
+        (_, Err(trouble)) => {
+            return vec![Check::fail("HTTP", trouble.found("HTTP"), "see that this system has certificates")];
+        }
+        (Ok(()), Ok(client)) => client,
+    };
+    let by_url = async {
+        match &server.rtmp {
+            Some((host, port)) => Some(rtmp(host, *port, "").await),
+            None => None,
+        }
+    };
+    let (clock, told, by_url) =
+        tokio::join!(clock::check(&client, &server.origin, role), told::ask(&client, server, role), by_url);
+    let watch = told.watch.as_ref();
+    let url = |name: &str| watch?.get("urls")?.get(name)?.as_str();
+    let relay = async { Some(relay(watch?).await) };
+    let rtmp = async {
+        let parsed = told.rtmp.as_deref().map(rtmp::url::parse);
+        match (by_url, parsed) {
+            (Some(check), _) => Some(check),
+            (None, Some(Ok(url))) => Some(rtmp(&url.host, url.port, "").await),
+            // A server whose HTTP is elsewhere than was said may well be there.
+            (None, None) if !told.is_nearcast && server.hls.is_none() => {
+                Some(rtmp(&server.host, RTMP_PORT, " (the usual port)").await)
+            }
+            _ => None,
+        }
+    };
+    let hls = async {
+        let told = url("hls").filter(|_| told.is_live).and_then(|url| Url::parse(url).ok());
+        Some(hls(&client, server.hls.clone().or(told)?).await)
+    };
+    let direct = async {
+        let watch = watch.filter(|_| told.is_live)?;
+        Some(peer::check(watch.get("peer").filter(|peer| !peer.is_null()), neighbours, role).await)
+    };
+    let (relay, rtmp, hls, direct) = tokio::join!(relay, rtmp, hls, direct);
+    let mut checks = told.checks;
+    checks.extend(weigh([rtmp, relay, hls, direct].into_iter().flatten().collect(), role));
+    checks.extend(clock.ok().flatten());
+    checks
+}
+
+/// A way that does not work is a failure where there is no other.
+fn weigh(ways: Vec<Check>, role: Role) -> Vec<Check> {
+    let is_needed = |check: &Check| match role {
+        Role::Publisher => check.name() == "RTMP",
+        Role::Subscriber => !ways.iter().any(|way| way.status() == Status::Ok),
+    };
+    let grave = |check: &Check| if is_needed(check) { Status::Fail } else { Status::Ok };
+    ways.iter().map(|check| check.clone().at_least(grave(check))).collect()
+}
+
+async fn known(host: &str) -> Result<(), Check> {
+    let fix = format!("check the spelling; see that this machine can ask for names: getent hosts {host}");
+    match timeout(NAME, lookup_host((host, 0))).await {
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err(_)) => Err(Check::fail("server", format!("nobody knows a host called {host}"), fix)),
+        Err(_) => Err(Check::fail("server", format!("no name server says within {NAME:?} where {host} is"), fix)),
+    }
+}
+
+async fn rtmp(host: &str, port: u16, remark: &str) -> Check {
+    let place = format!("TCP {port} of {host}{remark}");
+    match reach::rtmp(host, port).await {
+        Ok(round_trip) => Check::ok("RTMP", format!("{place} shakes hands, round trip {}", millis(round_trip)))
+            .with("round_trip_ms", as_millis(round_trip)),
+        Err(trouble @ Trouble::Other(_)) => {
+            let fix = "give the port that the cdn hears RTMP on: 1935, unless cdn --rtmp says otherwise";
+            Check::warn("RTMP", trouble.found(&place), fix)
+        }
+        Err(trouble) => {
+            let start = format!("start the cdn there (cdn --rtmp 0.0.0.0:{port})");
+            Check::warn("RTMP", trouble.found(&place), trouble.fix("TCP", port, &start))
+        }
+    }
+}
+
+async fn relay(watch: &Value) -> Check {
+    let told = watch.get("relay").and_then(|relay| {
+        let pin: Pin = relay.get("pin")?.as_str()?.parse().ok()?;
+        Some((relay.get("host")?.as_str()?, u16::try_from(relay.get("port")?.as_u64()?).ok()?, pin))
+    });
+    let Some((host, port, pin)) = told else {
+        let fix = "run the cdn with --relay 0.0.0.0:4443, and let UDP 4443 in; until then RTMP and HLS have to do";
+        return Check::warn("relay", "the server offers none", fix);
+    };
+    let place = format!("UDP {port} of {host}");
+    let addresses = timeout(NAME, lookup_host(format!("{host}:{port}"))).await.ok().and_then(Result::ok);
+    let addresses: Vec<_> = addresses.into_iter().flatten().take(MAX_ADDRESSES).collect();
+    match reach::quic(&addresses, Some(pin)).await {
+        Ok((_, round_trip)) => Check::ok(
+            "relay",
+            format!("{place} shakes hands with the right certificate, round trip {}", millis(round_trip)),
+        )
+        .with("round_trip_ms", as_millis(round_trip)),
+        Err(trouble) => {
+            let start = format!("run the cdn with --relay 0.0.0.0:{port}");
+            Check::warn("relay", trouble.found(&place), trouble.fix("UDP", port, &start))
+        }
+    }
+}
+
+async fn hls(client: &Client, playlist: Url) -> Check {
+    let at = shown(&playlist);
+    let started = Instant::now();
+    match http::get(client, playlist.clone()).await {
+        Ok(answer) if answer.status == 200 && answer.body.starts_with(b"#EXTM3U") => {
+            Check::ok("HLS", format!("{at} gives a playlist in {}", millis(started.elapsed())))
+                .with("answer_ms", as_millis(started.elapsed()))
+        }
+        Ok(answer) => {
+            let found = format!("{at} gives no playlist ({})", answer.status);
+            Check::warn(
+                "HLS",
+                found,
+                "ask again in some seconds: a broadcast needs a segment first; else check the address",
+            )
+        }
+        Err(trouble) => {
+            let port = playlist.port_or_known_default().unwrap_or(0);
+            Check::warn("HLS", trouble.found(&at), trouble.fix("TCP", port, "start the server there"))
+        }
+    }
+}
+
+/// RTMP's (RTMP 1.0 §5).
+const RTMP_PORT: u16 = 1935;
+/// Of one name.
+const MAX_ADDRESSES: usize = 8;
+/// For a name: a cache answers at once, a name server within a round trip or two.
+const NAME: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests;

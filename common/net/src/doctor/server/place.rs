@@ -1,0 +1,141 @@
+//! From what the user typed to what can be checked. Pure. Errors never show the URL: it may hold a key.
+
+use reqwest::Url;
+
+use super::Role;
+use crate::rtmp;
+
+/// What a URL leads to.
+#[derive(Clone, PartialEq, Eq)]
+pub enum Place {
+    /// A server, and a stream of it.
+    Server(Box<Server>),
+    /// A broadcaster: host and port, or several.
+    Broadcaster(Vec<String>),
+}
+
+/// A server, as far as a URL tells.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Server {
+    pub(super) host: String,
+    /// Where its HTTP is.
+    pub(super) origin: Url,
+    /// Whether that is a guess.
+    pub(super) is_guess: bool,
+    /// The stream's name; never a key.
+    pub(super) name: Option<String>,
+    /// Where its RTMP is, if that is what the URL says.
+    pub(super) rtmp: Option<(String, u16)>,
+    /// The playlist that the URL names.
+    pub(super) hls: Option<Url>,
+}
+
+/// Why a URL cannot be checked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// Of another scheme.
+    #[error("the URL must start with http://, https:// or rtmp:// (or, for a viewer, nearcast://)")]
+    Scheme,
+    /// It is malformed, or has no host.
+    #[error("the URL is none: http://HOST:8080/NAME or rtmp://HOST/APP")]
+    Malformed,
+    /// RTMP's rules.
+    #[error(transparent)]
+    Rtmp(#[from] rtmp::url::Error),
+    /// A server without a stream.
+    #[error("name a stream: http://HOST:8080/NAME")]
+    Name,
+    /// A broadcaster without a port.
+    #[error("give the port too: nearcast://HOST:PORT")]
+    Port,
+}
+
+impl Place {
+    /// Takes `url` apart.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn parse(url: &str, role: Role) -> Result<Self, Error> {
+        let (scheme, rest) = url.trim().split_once("://").ok_or(Error::Scheme)?;
+        match scheme.to_ascii_lowercase().as_str() {
+            "rtmp" | "rtmps" => rtmp_server(url.trim(), role).map(|server| Self::Server(Box::new(server))),
+            "http" | "https" => http_server(url.trim(), role).map(|server| Self::Server(Box::new(server))),
+            "nearcast" if role == Role::Subscriber => {
+                // What follows # is the code.
+                let names = rest.split('#').next().unwrap_or_default().trim_end_matches('/');
+                let names: Vec<String> = names.split(',').map(str::to_owned).collect();
+                let has_port =
+                    |name: &String| name.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
+                if names.iter().all(has_port) { Ok(Self::Broadcaster(names)) } else { Err(Error::Port) }
+            }
+            _ => Err(Error::Scheme),
+        }
+    }
+}
+
+/// Shows nothing: a name that is a key in the wrong place looks like any other.
+impl std::fmt::Debug for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Server(_) => "Server",
+            Self::Broadcaster(_) => "Broadcaster",
+        })
+    }
+}
+
+fn rtmp_server(url: &str, role: Role) -> Result<Server, Error> {
+    let parsed = match rtmp::url::parse(url) {
+        // A publisher's key may come by another way; nobody checks it here, as that would end the broadcast that is on air.
+        Err(rtmp::url::Error::Name) if role == Role::Publisher => {
+            rtmp::url::parse(&format!("{}/app/key", url.trim_end_matches('/')))?
+        }
+        parsed => parsed?,
+    };
+    if parsed.tls {
+        return Err(rtmp::url::Error::Tls.into());
+    }
+    let host = if parsed.host.contains(':') { format!("[{}]", parsed.host) } else { parsed.host.clone() };
+    let origin = Url::parse(&format!("http://{host}:{HTTP_PORT}/")).map_err(|_| Error::Malformed)?;
+    let name = parsed.name.split('?').next().unwrap_or_default().to_owned();
+    Ok(Server {
+        rtmp: Some((parsed.host.clone(), parsed.port)),
+        host: parsed.host,
+        origin,
+        is_guess: true,
+        // What a publisher's URL ends in is its key.
+        name: Some(name).filter(|_| role == Role::Subscriber),
+        hls: None,
+    })
+}
+
+fn http_server(url: &str, role: Role) -> Result<Server, Error> {
+    let parsed = Url::parse(url).map_err(|_| Error::Malformed)?;
+    let host = parsed.host_str().ok_or(Error::Malformed)?.trim_matches(['[', ']']).to_owned();
+    let mut origin = parsed.clone();
+    origin.set_path("/");
+    origin.set_query(None);
+    origin.set_fragment(None);
+    let path = parsed.path().trim_matches('/').to_owned();
+    let lower = path.to_ascii_lowercase();
+    let is_playlist = lower.ends_with(".m3u8") || lower.ends_with(".m3u");
+    let name = match path.split('/').collect::<Vec<_>>()[..] {
+        [""] if role == Role::Publisher => None,
+        [""] => return Err(Error::Name),
+        // Our own playlists are under their stream's page.
+        [name, _] if is_playlist => Some(name.to_owned()),
+        _ if is_playlist => None,
+        [name] => Some(name.to_owned()),
+        _ => return Err(Error::Name),
+    };
+    Ok(Server { host, origin, is_guess: false, name, rtmp: None, hls: is_playlist.then_some(parsed) })
+}
+
+/// Scheme, host and port: whatever else a URL may hold is not for screens.
+pub(super) fn shown(url: &Url) -> String {
+    let host = url.host_str().unwrap_or_default();
+    url.port().map_or_else(|| format!("{}://{host}", url.scheme()), |port| format!("{}://{host}:{port}", url.scheme()))
+}
+
+/// Our server's, unless it is told another.
+const HTTP_PORT: u16 = 8080;

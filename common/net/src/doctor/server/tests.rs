@@ -1,0 +1,83 @@
+//! What is made of URLs and of answers.
+
+use serde_json::json;
+
+use super::told::stream;
+use super::*;
+
+#[test]
+fn what_was_typed() {
+    let describe = |url: &str, role| match Place::parse(url, role) {
+        Ok(Place::Server(s)) => {
+            let rtmp = s.rtmp.map(|(host, port)| format!("{host}:{port}"));
+            format!(
+                "{} {:?} {:?} {:?} {}",
+                shown(&s.origin),
+                s.name,
+                rtmp,
+                s.hls.map(|url| url.to_string()),
+                s.is_guess
+            )
+        }
+        Ok(Place::Broadcaster(names)) => names.join(" "),
+        Err(error) => format!("{error:?}"),
+    };
+    for (url, role, wanted) in [
+        ("http://h:8080/x", Role::Subscriber, r#"http://h:8080 Some("x") None None false"#),
+        ("https://u:p@h/x?token=t#f", Role::Subscriber, r#"https://h Some("x") None None false"#),
+        ("http://h:8080/", Role::Subscriber, "Name"),
+        ("http://h:8080/", Role::Publisher, "http://h:8080 None None None false"),
+        ("http://h/a/b", Role::Publisher, "Name"),
+        ("http://h/x/index.m3u8", Role::Subscriber, r#"http://h Some("x") None Some("http://h/x/index.m3u8") false"#),
+        ("http://h/a/b/c.m3u8", Role::Subscriber, r#"http://h None None Some("http://h/a/b/c.m3u8") false"#),
+        ("rtmp://h/live/x", Role::Subscriber, r#"http://h:8080 Some("x") Some("h:1935") None true"#),
+        ("rtmp://h/live/key", Role::Publisher, r#"http://h:8080 None Some("h:1935") None true"#),
+        ("rtmp://h:1/live", Role::Publisher, r#"http://h:8080 None Some("h:1") None true"#),
+        ("rtmp://[::1]/live", Role::Publisher, r#"http://[::1]:8080 None Some("::1:1935") None true"#),
+        ("rtmp://h/live", Role::Subscriber, "Rtmp(Name)"),
+        ("rtmps://h/live/x", Role::Subscriber, "Rtmp(Tls)"),
+        ("nearcast://h:1,g:2#CODE", Role::Subscriber, "h:1 g:2"),
+        ("nearcast://h#CODE", Role::Subscriber, "Port"),
+        ("nearcast://h:1", Role::Publisher, "Scheme"),
+        ("h/x", Role::Subscriber, "Scheme"),
+    ] {
+        assert_eq!(describe(url, role), wanted, "{url}");
+    }
+}
+
+#[test]
+fn what_the_server_says_of_a_stream() {
+    let live =
+        json!({ "state": "live", "tracks": [{ "codec": "H.264", "width": 1280, "height": 720 }, { "codec": "AAC" }] });
+    assert_eq!(stream(&live, Role::Subscriber), (Check::ok("stream", "live: H.264 1280x720, AAC"), true));
+    for state in ["away", "ended", "offline"] {
+        let (check, is_live) = stream(&json!({ "state": state }), Role::Publisher);
+        assert_eq!((check.status(), is_live), (Status::Warn, false), "{state}");
+    }
+    assert!(!stream(&json!(null), Role::Subscriber).1);
+}
+
+#[test]
+fn one_way_is_enough_for_a_viewer() {
+    let (ok, warn) = (|name| Check::ok(name, ""), |name| Check::warn(name, "", ""));
+    for (ways, role, wanted) in [
+        (vec![warn("RTMP"), ok("relay")], Role::Subscriber, [Status::Warn, Status::Ok]),
+        (vec![warn("RTMP"), warn("relay")], Role::Subscriber, [Status::Fail, Status::Fail]),
+        (vec![warn("RTMP"), ok("relay")], Role::Publisher, [Status::Fail, Status::Ok]),
+        (vec![ok("RTMP"), warn("relay")], Role::Publisher, [Status::Ok, Status::Warn]),
+    ] {
+        let statuses: Vec<Status> = weigh(ways, role).iter().map(Check::status).collect();
+        assert_eq!(statuses, wanted);
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_is_not_there() {
+    // Bound and dropped: nobody listens.
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let (_, neighbours) = oneshot::channel();
+    let place = Place::parse(&format!("http://127.0.0.1:{port}/sekrit"), Role::Subscriber).unwrap();
+    let checks = check(&place, Role::Subscriber, neighbours).await;
+    assert_eq!((checks[0].name(), checks[0].status()), ("HTTP", Status::Fail));
+    assert!(!format!("{checks:?} {place:?}").contains("sekrit"));
+}

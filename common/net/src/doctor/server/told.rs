@@ -1,0 +1,108 @@
+//! What a server says by HTTP: whether it is one of ours, and how the stream is.
+
+use reqwest::Client;
+use serde_json::Value;
+use tokio::time::Instant;
+
+use super::Role;
+use super::place::{Server, shown};
+use crate::doctor::reach::{as_millis, millis};
+use crate::doctor::{Check, http};
+
+/// What it says.
+#[derive(Debug, Default)]
+pub(super) struct Told {
+    /// Whether it answers as one of ours does.
+    pub(super) is_nearcast: bool,
+    /// `/api/v1/streams/NAME/watch`, if the stream is known there. It holds a ticket: not for screens.
+    pub(super) watch: Option<Value>,
+    /// Where RTMP is, if it says so.
+    pub(super) rtmp: Option<String>,
+    /// Whether somebody broadcasts.
+    pub(super) is_live: bool,
+    pub(super) checks: Vec<Check>,
+}
+
+/// Asks which streams there are, and how to watch the one that is named.
+pub(super) async fn ask(client: &Client, server: &Server, role: Role) -> Told {
+    let started = Instant::now();
+    let all = async {
+        let url = server.origin.join("/api/v1/streams").ok()?;
+        let answer = http::get(client, url).await;
+        Some((answer, started.elapsed()))
+    };
+    let watch = async {
+        let url = server.origin.join(&format!("/api/v1/streams/{}/watch", server.name.as_ref()?)).ok()?;
+        http::get(client, url).await.ok()
+    };
+    let (Some((all, took)), watch) = tokio::join!(all, watch) else { return Told::default() };
+    let at = shown(&server.origin);
+    let streams = match all.map(|answer| (answer.status, answer.json())) {
+        Ok((200, Some(streams))) => streams,
+        // What serves a playlist need not serve anything else.
+        _ if server.hls.is_some() => return Told::default(),
+        _ if server.is_guess => return Told { checks: vec![guessed_wrong(&at, role)], ..Told::default() },
+        Ok((status, _)) => {
+            let found = format!("{at} answers ({status}), but is no Nearcast server");
+            let check = Check::fail("HTTP", found, "give a Nearcast stream's page: http://HOST:8080/NAME");
+            return Told { checks: vec![check], ..Told::default() };
+        }
+        Err(trouble) => {
+            let port = server.origin.port_or_known_default().unwrap_or(0);
+            let fix = trouble.fix("TCP", port, &format!("start the cdn there (cdn --http 0.0.0.0:{port})"));
+            return Told { checks: vec![Check::fail("HTTP", trouble.found(&at), fix)], ..Told::default() };
+        }
+    };
+    let http = Check::ok("HTTP", format!("{at} answers in {}", millis(took))).with("answer_ms", as_millis(took));
+    let streams = streams.get("streams").and_then(Value::as_array).cloned().unwrap_or_default();
+    let rtmp = streams.iter().find_map(|stream| stream.get("urls")?.get("rtmp")?.as_str().map(str::to_owned));
+    let mut told = Told { is_nearcast: true, rtmp, checks: vec![http], ..Told::default() };
+    if server.name.is_none() {
+        return told;
+    }
+    told.watch = watch.filter(|answer| answer.status == 200).and_then(|answer| answer.json());
+    let name = told.watch.as_ref().and_then(|watch| watch.get("name"));
+    match streams.iter().find(|stream| name.is_some() && stream.get("name") == name) {
+        Some(description) => {
+            let (check, is_live) = stream(description, role);
+            told.checks.push(check);
+            told.is_live = is_live;
+        }
+        None => {
+            let fix = "check the spelling (the server's first page lists its streams), or make it on the server: cdn key new NAME";
+            told.checks.push(Check::fail("stream", format!("{at} has no stream of this name"), fix));
+        }
+    }
+    told
+}
+
+/// How the stream is, and whether somebody broadcasts.
+pub(super) fn stream(description: &Value, role: Role) -> (Check, bool) {
+    let tracks = description.get("tracks").and_then(Value::as_array).into_iter().flatten();
+    let track = |track: &Value| {
+        let codec = track.get("codec")?.as_str()?;
+        let size = track.get("width").and_then(Value::as_u64).zip(track.get("height").and_then(Value::as_u64));
+        Some(size.map_or_else(|| codec.to_owned(), |(width, height)| format!("{codec} {width}x{height}")))
+    };
+    let tracks: Vec<String> = tracks.filter_map(track).take(MAX_TRACKS).collect();
+    let start = match role {
+        Role::Publisher => "start the broadcast, and look again: more can be checked then",
+        Role::Subscriber => "have the broadcast start; the viewer waits for it. More can be checked then",
+    };
+    let back = "see that the broadcaster runs and reaches the server: broadcaster doctor URL";
+    match description.get("state").and_then(Value::as_str) {
+        Some("live") => (Check::ok("stream", format!("live: {}", tracks.join(", "))), true),
+        Some("away") => (Check::warn("stream", "the publisher is away, and may be back within seconds", back), false),
+        _ => (Check::warn("stream", "nobody broadcasts it at present", start), false),
+    }
+}
+
+fn guessed_wrong(at: &str, role: Role) -> Check {
+    let program = if role == Role::Publisher { "broadcaster" } else { "viewer" };
+    let found = format!("no Nearcast server at {at}, a guess: an rtmp:// URL does not tell where HTTP is");
+    let fix = format!("to have more checked, give the stream's page: {program} doctor http://HOST:PORT/NAME");
+    Check::warn("HTTP", found, fix)
+}
+
+/// Bounds a line.
+const MAX_TRACKS: usize = 6;
