@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use tracing::{error, info};
 
-use crate::config::{self, Config, StatsFormat};
+use crate::config::{self, Config, Standby, StatsFormat};
 use crate::decode;
 use crate::intake::{self, Outputs};
 use crate::playback::{Settings, sound::SoundQueue};
@@ -40,6 +40,7 @@ pub fn run(config: &Config) -> Result<bool> {
     let outputs = Outputs {
         recorders,
         unit_log: unit_log.transpose()?,
+        hot: config.standby == Standby::Hot,
         patience: if config.may_skip() { PATIENCE } else { PATIENCE_OF_A_RECORDER },
     };
     runtime.spawn(signals(player.clone()));

@@ -27,6 +27,8 @@ pub struct Outputs {
     pub recorders: Vec<Recorder>,
     /// One line a unit.
     pub unit_log: Option<UnitLog>,
+    /// Whether two paths flow for good: the slower one counts too, then.
+    pub hot: bool,
     /// How long the splice waits for another path to bring what is missing.
     pub patience: Duration,
 }
@@ -132,7 +134,14 @@ impl Intake<'_> {
             }
             Event::Unit { path, catalog, unit, after } => {
                 self.gone.remove(&path);
+                let (epoch, dts) = (unit.epoch, unit.dts);
+                let before = self.splicer.counters().repeated;
                 self.splicer.push(path, &catalog, unit, after, &mut self.spliced);
+                let is_copy = self.splicer.counters().repeated > before;
+                let is_even = self.sources.get(&path).is_some_and(|(_, burst)| burst.is_zero());
+                if self.outputs.hot && is_copy && is_even {
+                    self.player.playback.lock().copy(self.player.clock.now(), epoch, dts);
+                }
             }
             Event::State(state) => self.state(&state),
             Event::Ended | Event::Failed(_) => {}

@@ -143,6 +143,14 @@ impl Playback {
         }
     }
 
+    /// A unit came again, by another path that flows too. Playback then keeps as far behind as that path is, so that it can go on
+    /// without a standstill when the faster one fails.
+    pub fn copy(&mut self, now: Duration, epoch: Epoch, dts: Timestamp) {
+        if let Some(timeline) = self.timelines.back_mut().filter(|timeline| timeline.epoch == epoch) {
+            timeline.playout.copy(now, dts);
+        }
+    }
+
     /// Adjusts speed and position; to be called every now and then even while nothing arrives.
     pub fn adjust(&mut self, now: Duration) {
         let Some(timeline) = self.timelines.back_mut() else { return };

@@ -126,6 +126,16 @@ impl Playout {
         }
     }
 
+    /// A unit that arrived before came again by a slower path.
+    pub(super) fn copy(&mut self, now: Duration, dts: Timestamp) {
+        let transit = micros(now).saturating_sub(dts.as_millis().saturating_mul(1000));
+        let skew = self.jitter.least().map_or(0, |least| transit.saturating_sub(least));
+        // What is resent after an outage is old, not slow.
+        if skew < MAX_SKEW && !self.is_settling(now) {
+            self.jitter.record(now, transit);
+        }
+    }
+
     /// A picture was ready this long after it could have been: the decoder's work, and what it held back.
     pub(super) fn decoded(&mut self, took: Duration) {
         let took = micros(took) as f64;
@@ -314,5 +324,7 @@ const STALL: i64 = 40_000;
 const MARGIN: i64 = 20_000;
 /// No jitter is worth buffering more than this beyond what the source brings at once.
 const MAX_TARGET: i64 = 3_000_000;
+/// Paths that differ by more are not worth waiting for.
+const MAX_SKEW: i64 = 500_000;
 /// A slow picture is remembered for about a hundred pictures.
 const DECODING_DECAY: f64 = 0.01;

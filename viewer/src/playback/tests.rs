@@ -341,3 +341,29 @@ mod sound {
         assert!(out.iter().all(|s| *s == 0.0), "a timeline that is over is not heard");
     }
 }
+
+/// The slower of two paths is 66 ms behind. Playback waits for it, at no more than 5%, so that nothing stands still when it is all there is.
+#[test]
+fn where_two_paths_flow_playback_keeps_to_the_slower_one() {
+    let mut viewer = Viewer::new(live(None));
+    let catalog = catalog(1);
+    for now in 0..20_000 {
+        if now % PICTURE == 0 && now < 15_000 {
+            viewer.playback.push(ms(now), &catalog, unit(1, now / PICTURE, 25));
+        }
+        if now >= 66 && (now - 66) % PICTURE == 0 {
+            let late = unit(1, (now - 66) / PICTURE, 25);
+            match now < 15_000 {
+                true => viewer.playback.copy(ms(now), late.epoch, late.dts),
+                // From here on the copies are the only ones; the first of them came before.
+                false if late.dts.as_millis() >= 15_000 => viewer.playback.push(ms(now), &catalog, late),
+                false => {}
+            }
+        }
+        viewer.tick(now);
+    }
+    let steps = viewer.shown.windows(2).filter(|pair| pair[0].1 > 10_000).map(|pair| pair[1].1 - pair[0].1);
+    let longest = steps.max().unwrap();
+    assert!(longest <= PICTURE + 3, "a picture stood for {longest} ms");
+    assert!(viewer.last_delay() >= 66 && viewer.last_delay() < 66 + 60, "{}", viewer.last_delay());
+}
