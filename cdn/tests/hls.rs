@@ -20,7 +20,19 @@ impl Cdn {
     fn start() -> Self {
         let data = tempfile::tempdir().unwrap();
         let mut child = Command::new(env!("CARGO_BIN_EXE_cdn"))
-            .args(["--rtmp", "127.0.0.1:0", "--http", "127.0.0.1:0", "--metrics", "off", "--log", "json", "--data"])
+            .args([
+                "--rtmp",
+                "127.0.0.1:0",
+                "--http",
+                "127.0.0.1:0",
+                "--relay",
+                "127.0.0.1:0",
+                "--metrics",
+                "off",
+                "--log",
+                "json",
+                "--data",
+            ])
             .arg(data.path())
             .env("NEARCAST_HUB_GRACE_AFTER_GOODBYE", "1s")
             .stdout(Stdio::piped())

@@ -10,7 +10,7 @@ use std::time::Duration;
 fn a_full_pipe_of_logs_holds_nobody_up() {
     let data = tempfile::tempdir().unwrap();
     let mut command = Command::new(env!("CARGO_BIN_EXE_cdn"));
-    command.args(["--rtmp", "127.0.0.1:0", "--http", "127.0.0.1:0", "--metrics", "off"]);
+    command.args(["--rtmp", "127.0.0.1:0", "--http", "127.0.0.1:0", "--relay", "127.0.0.1:0", "--metrics", "off"]);
     command.args(["--log", "json", "--log-level", "trace", "--data"]).arg(data.path());
     let mut server = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let lines = BufReader::new(server.stdout.take().unwrap()).lines();

@@ -62,6 +62,8 @@ async fn spawn(data: &Path, flags: &[&str]) -> (Child, Lines<BufReader<ChildStdo
             "127.0.0.1:0",
             "--http",
             "127.0.0.1:0",
+            "--relay",
+            "127.0.0.1:0",
             "--metrics",
             "off",
             "--log",
@@ -255,7 +257,17 @@ async fn bad_configuration_is_refused_before_anything_binds() {
 async fn without_anything_it_makes_a_stream_and_says_how_to_use_it() {
     let data = tempfile::tempdir().unwrap();
     let mut child = Command::new(env!("CARGO_BIN_EXE_cdn"))
-        .args(["--rtmp", "127.0.0.1:0", "--http", "127.0.0.1:0", "--metrics", "off", "--data"])
+        .args([
+            "--rtmp",
+            "127.0.0.1:0",
+            "--http",
+            "127.0.0.1:0",
+            "--relay",
+            "127.0.0.1:0",
+            "--metrics",
+            "off",
+            "--data",
+        ])
         .arg(data.path())
         .stdout(Stdio::piped())
         .stderr(Stdio::null())

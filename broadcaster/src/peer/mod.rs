@@ -320,11 +320,8 @@ impl relay::Source for Feed {
             *least
         };
         // Where this viewer's packets queue while the CDN's wait, they share a link, and the CDN's go first.
-        let yields = Instant::now();
-        while round_trip > least + QUEUEING && self.is_push_behind() && yields.elapsed() < LONGEST_YIELD {
-            tokio::time::sleep(YIELD).await;
-        }
-        self.peer.upload.take(bytes).await;
+        let suffers = round_trip > least + QUEUEING && self.is_push_behind();
+        self.peer.upload.take(bytes, suffers).await;
     }
 
     fn sent(&self, bytes: usize) {
@@ -354,6 +351,3 @@ const MAX_PER_ADDRESS: usize = 8;
 const BEHIND: u64 = 6;
 /// A round trip that is so much over the least one means a queue on the way.
 const QUEUEING: Duration = Duration::from_millis(20);
-/// How often a yielding viewer looks again, and for how long it yields at most, for one unit.
-const YIELD: Duration = Duration::from_millis(5);
-const LONGEST_YIELD: Duration = Duration::from_millis(250);

@@ -27,7 +27,18 @@ impl Server {
         let key = Command::new(binary).args(["key", "new", "live", "--data"]).arg(data.path()).output()?;
         let key = String::from_utf8(key.stdout)?.trim().to_owned();
         let mut command = Command::new(binary);
-        command.args(["--rtmp", "127.0.0.1:0", "--http", "127.0.0.1:0", "--metrics", "off", "--log", "json"]);
+        command.args([
+            "--rtmp",
+            "127.0.0.1:0",
+            "--http",
+            "127.0.0.1:0",
+            "--relay",
+            "127.0.0.1:0",
+            "--metrics",
+            "off",
+            "--log",
+            "json",
+        ]);
         command.args(["--log-level", "warn", "--fanout", engine, "--data"]).arg(data.path());
         Self::start(command, key, data)
     }

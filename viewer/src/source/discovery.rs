@@ -117,6 +117,6 @@ fn publish(places: &watch::Sender<Places>, hints: Places, found: &Places) {
 /// A broadcaster may come to this network, or begin anew, at any time.
 const ASK_EVERY: Duration = Duration::from_secs(15);
 /// A broadcaster that comes back is heard of by the server a moment later.
-const SETTLE: Duration = Duration::from_millis(300);
+const SETTLE: Duration = Duration::from_millis(50);
 /// Interfaces of one machine, of both families.
 const MAX_PLACES: usize = 16;

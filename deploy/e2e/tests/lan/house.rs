@@ -31,6 +31,8 @@ pub(crate) struct House {
     cdn: Host,
     /// Between the broadcaster and the switch.
     pub(crate) direct: Arc<Link>,
+    /// Between the second viewer and the switch.
+    pub(crate) second: Arc<Link>,
     /// Between the router and the switch: what viewers get from the CDN, and nothing else.
     door: Arc<Link>,
     _wan: Arc<Link>,
@@ -49,9 +51,8 @@ impl House {
         let viewers = [network.host("viewer1")?, network.host("viewer2")?];
         let cdn = network.host("cdn")?;
         let direct = network.link("direct", broadcaster.at(BROADCASTER), switch.port(), [LAN; 2])?;
-        for (viewer, address) in viewers.iter().zip(VIEWERS) {
-            network.cable(viewer.at(address), switch.port())?;
-        }
+        network.cable(viewers[0].at(VIEWERS[0]), switch.port())?;
+        let second = network.link("second", viewers[1].at(VIEWERS[1]), switch.port(), [Shape::PERFECT; 2])?;
         let door = network.link("door", router.at(ROUTER), switch.port(), [Shape::PERFECT; 2])?;
         for viewer in &viewers {
             viewer.default_route(ROUTER)?;
@@ -70,6 +71,7 @@ impl House {
             viewers,
             cdn,
             direct,
+            second,
             door,
             _wan: wan,
             _router: router,
@@ -78,6 +80,11 @@ impl House {
         };
         house.start_cdn()?;
         Ok(house)
+    }
+
+    /// Has everything that the broadcaster sends go by its direct link.
+    pub(crate) fn one_way_out(&self) -> Result<()> {
+        self.broadcaster.default_route(ROUTER)
     }
 
     /// Starts the CDN, again on the same ports.

@@ -7,6 +7,7 @@
 #![allow(clippy::print_stdout, reason = "a test that measures says what it measured")]
 
 mod house;
+mod load;
 mod strangers;
 
 use std::time::{Duration, Instant};
