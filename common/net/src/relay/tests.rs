@@ -3,6 +3,7 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -12,6 +13,7 @@ use media::{AccessUnit, Catalog, Cursor, Epoch, LiveWindow, Timestamp, Track, Tr
 use parking_lot::Mutex;
 use proptest::prelude::*;
 use quinn::Endpoint;
+use tokio::net::UdpSocket;
 use tokio::sync::watch;
 
 use super::server::Ended;
@@ -230,6 +232,80 @@ async fn a_subscriber_that_does_not_read_is_put_at_the_newest_idr() {
         }
     }
     assert_eq!(gaps, 1);
+}
+
+/// Stands between a subscriber and `server`, and flips one bit of every fifth datagram each way. Counts what it altered, by way.
+async fn altering_proxy(server: SocketAddr) -> (SocketAddr, Arc<[AtomicUsize; 2]>) {
+    let outside = Arc::new(UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap());
+    let inside = Arc::new(UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap());
+    inside.connect(server).await.unwrap();
+    let (address, altered) = (outside.local_addr().unwrap(), Arc::new([const { AtomicUsize::new(0) }; 2]));
+    let subscriber = watch::Sender::new(None);
+    for is_answer in [false, true] {
+        let (from, to) = if is_answer { (inside.clone(), outside.clone()) } else { (outside.clone(), inside.clone()) };
+        let (subscriber, altered) = (subscriber.clone(), altered.clone());
+        tokio::spawn(async move {
+            let mut datagram = vec![0; 1 << 16];
+            for n in 1.. {
+                let (length, peer) = from.recv_from(&mut datagram).await.unwrap();
+                if n % 5 == 0 {
+                    // Anywhere: header, ciphertext, tag.
+                    let bit = n * 7919 % (length * 8);
+                    datagram[bit / 8] ^= 1 << (bit % 8);
+                    altered[usize::from(is_answer)].fetch_add(1, Ordering::Relaxed);
+                }
+                if is_answer {
+                    let subscriber = subscriber.borrow().expect("it asked before it is answered");
+                    to.send_to(&datagram[..length], subscriber).await.unwrap();
+                } else {
+                    subscriber.send_replace(Some(peer));
+                    // Refused once the server is gone.
+                    let _ = to.send(&datagram[..length]).await;
+                }
+            }
+        });
+    }
+    (address, altered)
+}
+
+/// What was altered does not pass for a packet (RFC 9001 §5.3): it is lost, and sent again.
+#[tokio::test]
+async fn altered_packets_change_nothing() {
+    let live = Live::new();
+    live.push(0..25, 1000);
+    let (address, pin, _) = serve(&live);
+    let (address, altered) = altering_proxy(address).await;
+    let watched = async {
+        let (_endpoint, connection) = connect(address, pin).await;
+        let mut subscription = subscribe(connection, "live", Proof::None).await.unwrap();
+        subscription.start(Start::LiveEdge).await.unwrap();
+        let feed = async {
+            // One at a time, so that there are datagrams to alter.
+            for n in 25..140 {
+                live.push(n..n + 1, 1000);
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            live.end();
+        };
+        let ((), (pictures, mut sounds)) = tokio::join!(feed, take(&mut subscription, 120));
+        // Sounds that came after the last picture.
+        loop {
+            match next(&mut subscription).await {
+                Event::Unit(sound) => {
+                    assert!(sound.unit.payload.iter().all(|byte| *byte == sound.unit.dts.as_millis() as u8));
+                    assert_eq!(sound.after.map(Timestamp::as_millis), sounds.last().copied());
+                    sounds.push(sound.unit.dts.as_millis());
+                }
+                Event::Gap(track) => panic!("a gap in {track:?}"),
+                Event::Ended => break,
+            }
+        }
+        assert_eq!(pictures, (20..140).map(|n| n * 33).collect::<Vec<_>>());
+        assert_eq!(sounds, (20..140).map(|n| n * 33 + 5).collect::<Vec<_>>());
+    };
+    tokio::time::timeout(Duration::from_secs(30), watched).await.expect("all of it in time");
+    let altered = [0, 1].map(|way: usize| altered[way].load(Ordering::Relaxed));
+    assert!(altered.iter().all(|count| *count >= 10), "hardly anything was altered: {altered:?}");
 }
 
 #[tokio::test]
