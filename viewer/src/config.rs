@@ -21,7 +21,7 @@ pub struct Config {
 
     /// What to play: a stream's page (http://HOST:8080/NAME, the server says how), rtmp://HOST/live/NAME, an HLS playlist
     /// (http(s)://….m3u8), or nearcast://HOST:PORT of a broadcaster that shows a code
-    #[arg(required_unless_present = "lan", default_value = "")]
+    #[arg(required_unless_present = "lan", default_value = "", hide_default_value = true)]
     pub url: String,
 
     /// Use no window and no sound card: decode, count, report

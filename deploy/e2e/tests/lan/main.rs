@@ -10,11 +10,12 @@ mod house;
 mod load;
 mod strangers;
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use e2e::{Viewer, compare, until};
 use lab::link::shape::Shape;
+use media::WallClock;
 use serde_json::Value;
 
 use house::{House, LAN};
@@ -97,9 +98,16 @@ fn a_viewer_finds_the_broadcaster_and_leaves_the_cdn_s_link_alone() -> Result<()
     let house = House::build()?;
     let mut broadcaster = house.broadcast(&[])?;
     let mut viewer = house.watch(0, &[])?;
-    let begun = Instant::now();
     wait_source(&mut viewer, "LAN peer")?;
-    println!("from the viewer's start to the first picture from the broadcaster: about {:?}", begun.elapsed());
+    let at = |what: &str, source: &str| said_at(&viewer, what, source).with_context(|| format!("no {what}"));
+    let first = at("connected", "relay")?;
+    let found = at("the broadcaster may be on this network", "")?;
+    let joined = at("connected", "LAN peer")?;
+    println!(
+        "found {} ms after the CDN was joined, and joined {} ms after it was found",
+        found.micros_since(first) / 1000,
+        joined.micros_since(found) / 1000
+    );
     // Until the relay has proved superfluous, both flow.
     let shown = viewer.pictures()?;
     viewer.wait_pictures(shown + 90, Duration::from_secs(20))?;
@@ -183,6 +191,16 @@ fn switches(viewer: &Viewer) -> Vec<Value> {
     let log = viewer.process.err();
     let switched = log.lines().filter(|line| line.contains(r#""switched""#));
     switched.filter_map(|line| serde_json::from_str::<Value>(line).ok()).map(|line| line["fields"].clone()).collect()
+}
+
+/// When a viewer first logged `message`, with a source that begins with `source`.
+fn said_at(viewer: &Viewer, message: &str, source: &str) -> Option<WallClock> {
+    let log = viewer.process.err();
+    log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok()).find_map(|line| {
+        let is_it = line["fields"]["message"] == message
+            && line["fields"]["source"].as_str().unwrap_or_default().starts_with(source);
+        is_it.then(|| WallClock::from_rfc3339(line["timestamp"].as_str()?)).flatten()
+    })
 }
 
 /// Waits until the pictures come by a path whose name begins with `source`.
