@@ -89,7 +89,7 @@ impl Invitations {
         let peer = offers.get(name).zip(epoch).and_then(|(offered, epoch)| {
             let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
             let ticket = self.signer.issue(name, epoch.0, now).ok()?;
-            let is_near = from.is_some_and(|from| site(from) == site(offered.from));
+            let is_near = from.is_some_and(|from| is_near(from, offered.from));
             Some(PeerInvitation {
                 pin: offered.offer.pin,
                 secret: offered.offer.secret,
@@ -117,6 +117,16 @@ impl Drop for OfferGuard {
             offers.remove(&self.name);
         }
     }
+}
+
+/// Whether two addresses seem to be of one network: behind one public address, or, where this server is inside that network and sees
+/// everybody's own, private ones (RFC 1918) of one /24.
+fn is_near(a: IpAddr, b: IpAddr) -> bool {
+    let own = |address: IpAddr| match address.to_canonical() {
+        IpAddr::V4(v4) if v4.is_private() => Some(v4.to_bits() >> 8),
+        _ => None,
+    };
+    site(a) == site(b) || own(a).is_some_and(|network| own(b) == Some(network))
 }
 
 /// What one network shows of itself: an IPv4 address, or an IPv6 /64.
@@ -148,6 +158,14 @@ mod tests {
         assert_eq!(addresses(&invitations, Some("203.0.113.7")), Some(1));
         assert_eq!(addresses(&invitations, Some("203.0.113.8")), Some(0));
         assert_eq!(addresses(&invitations, None), Some(0));
+        for (a, b, near) in [
+            ("192.168.1.5", "192.168.1.77", true),
+            ("192.168.1.5", "192.168.2.77", false),
+            ("203.0.113.5", "203.0.113.77", false),
+            ("192.168.1.5", "203.0.113.5", false),
+        ] {
+            assert_eq!(is_near(a.parse().unwrap(), b.parse().unwrap()), near, "{a} {b}");
+        }
         assert_eq!(invitations.invite("live", None, None).peer, None, "nothing is on air");
         assert_eq!(invitations.invite("other", Some(Epoch(1)), None).peer, None);
         let _guard = invitations.offer("live", 2, offer("[fe80::5]:4444"), "2001:db8::1".parse().unwrap());
