@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use media::splice::{PathId, Spliced, Splicer};
-use media::{AccessUnit, Catalog};
+use media::{AccessUnit, Catalog, Timestamp};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tracing::{debug, error, info, warn};
@@ -47,6 +47,7 @@ pub fn run(
         outputs,
         splicer: Splicer::new(),
         led: None,
+        arrived: None,
         contender: None,
         gone: BTreeSet::new(),
         sources: BTreeMap::new(),
@@ -69,6 +70,8 @@ struct Intake<'a> {
     sources: BTreeMap<PathId, (String, Duration)>,
     /// The path that pictures come by.
     led: Option<PathId>,
+    /// When the last picture came, and which.
+    arrived: Option<(Duration, Timestamp)>,
     /// Another that brought the last pictures first, and how many.
     contender: Option<(PathId, u32)>,
     /// Paths that bring nothing now, because nobody wants them to.
@@ -228,6 +231,11 @@ impl Intake<'_> {
         if !unit.track.is_video() && catalog.video().is_some() {
             return;
         }
+        let now = self.player.clock.now();
+        let late = self
+            .arrived
+            .replace((now, unit.dts))
+            .map(|(before, dts)| now.saturating_sub(before).saturating_sub(unit.dts.since(dts)));
         let Some(from) = self.led else {
             self.led = Some(path);
             return;
@@ -249,7 +257,7 @@ impl Intake<'_> {
         let why = self.why.remove(&from).unwrap_or(Why::Better);
         let (from, to) = (name(from), name(path));
         info!(from, to, why = why.word(), lost, dts = unit.dts.as_millis(), "switched");
-        self.player.stats.lock().switches.add(Switch { from, to, why, lost, pts: unit.pts, gap: None });
+        self.player.stats.lock().switches.add(Switch { from, to, why, lost, late, pts: unit.pts, gap: None });
     }
 
     fn enter(&mut self, catalog: &Arc<Catalog>) {

@@ -40,6 +40,9 @@ pub struct Switch {
     pub why: Why,
     /// Units of video that are missing between the two.
     pub lost: u32,
+    /// How much later that first one came than its time says, after the last one before it: what the buffer has to hide.
+    #[serde(rename = "late_ms", serialize_with = "as_millis")]
+    pub late: Option<Duration>,
     /// Of the first picture after it.
     #[serde(skip)]
     pub pts: Timestamp,
@@ -138,7 +141,15 @@ mod tests {
             show(&mut switches, 100 + n * 33, n as i64 * 33);
         }
         let pts = at(330);
-        switches.add(Switch { from: "a".into(), to: "b".into(), why: Why::Silent, lost: 0, pts, gap: None });
+        switches.add(Switch {
+            from: "a".into(),
+            to: "b".into(),
+            why: Why::Silent,
+            lost: 0,
+            late: None,
+            pts,
+            gap: None,
+        });
         show(&mut switches, 480, 330);
         show(&mut switches, 513, 363);
         assert_eq!(switches.last().and_then(|switch| switch.gap), Some(Duration::from_millis(50)));

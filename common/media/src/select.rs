@@ -5,8 +5,8 @@
 //! ready for the moment when the path in use falls silent is the [`Mode`]'s choice. Silence is told by the path's own arrivals: a path
 //! that is usually even is missed within two pictures, one that comes in bursts is given the time of its bursts.
 //!
-//! A path that falls silent is not given up at once: the fallback flows beside it, and if it comes back the alarm was a false one,
-//! which makes the next come later. Each failure doubles the time before a path is tried again, and success must last before it is
+//! A path that falls silent is not given up at once: the fallback flows beside it, and if it comes back before the fallback was of any
+//! use the alarm was a false one, which makes the next come later. Each failure doubles the time before a path is tried again, and success must last before it is
 //! forgotten. That is what damps flapping.
 //!
 //! Time is a [`Duration`] since any fixed point, on a clock that only rises. The splice makes the merge seamless; this decides
@@ -204,6 +204,8 @@ impl Selector {
 
     /// A unit came by `path`.
     pub fn arrived(&mut self, path: PathId, now: Duration, dts: Timestamp) {
+        // Who was missed for good reason was made up for by another.
+        let made_up = self.newest_but(path);
         let Some(path) = self.path(path) else { return };
         path.state = match path.state {
             // A path that was let go a moment ago may still deliver.
@@ -214,7 +216,7 @@ impl Selector {
             }
             State::Flowing(flow) => {
                 let gone = now.saturating_sub(flow.last);
-                if flow.is_missed {
+                if flow.is_missed && made_up <= Some(flow.newest) {
                     if path.alarmed + ALARMS_FORGOTTEN < now {
                         path.alarms = 0;
                     }
@@ -310,6 +312,15 @@ impl Selector {
 
     fn path(&mut self, id: PathId) -> Option<&mut Path> {
         self.ladder.iter_mut().find(|path| path.id == id)
+    }
+
+    /// The newest unit that any other path has brought.
+    fn newest_but(&self, id: PathId) -> Option<Timestamp> {
+        let newest = |path: &Path| match path.state {
+            State::Flowing(flow) => Some(flow.newest),
+            _ => None,
+        };
+        self.ladder.iter().filter(|path| path.id != id).filter_map(newest).max()
     }
 
     fn silent_at(&self, path: &Path) -> Option<Duration> {

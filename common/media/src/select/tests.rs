@@ -118,9 +118,23 @@ fn a_false_alarm_costs_a_moment_and_makes_the_next_come_later() {
     selector.ready(RELAY);
     let first = selector.deadline(ms(1990)).unwrap() - ms(1980);
     assert_eq!(selector.poll(ms(1980) + first), [Action::Start(RELAY)]);
-    let actions = flow(&mut selector, &[(RELAY, 60), (PEER, 0)], 2100, 6000);
+    flow(&mut selector, &[(PEER, 0)], 2040, 2120);
+    let actions = flow(&mut selector, &[(RELAY, 60), (PEER, 0)], 2120, 6000);
     assert_eq!(only(actions), [Action::Stop(RELAY)]);
     assert!(selector.silent_at(&selector.ladder[0]).unwrap() - ms(5980) > first);
+}
+
+#[test]
+fn a_true_alarm_makes_nobody_more_patient() {
+    let mut selector = lan(Mode::Warm);
+    selector.poll(ms(0));
+    flow(&mut selector, &[(PEER, 0)], 20, 2000);
+    selector.ready(RELAY);
+    let first = selector.deadline(ms(1990)).unwrap() - ms(1980);
+    assert_eq!(selector.poll(ms(1980) + first), [Action::Start(RELAY)]);
+    flow(&mut selector, &[(RELAY, 60)], 2120, 2500);
+    flow(&mut selector, &[(RELAY, 60), (PEER, 0)], 2500, 20_000);
+    assert!(selector.silent_at(&selector.ladder[0]).unwrap() - ms(19_980) <= first);
 }
 
 #[test]

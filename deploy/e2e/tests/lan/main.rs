@@ -217,7 +217,8 @@ fn wait_source(viewer: &mut Viewer, source: &str) -> Result<()> {
     })
 }
 
-/// What changes of path cost, by cause and direction: how much longer a picture stood than it should have.
+/// What changes of path cost, by cause and direction: how late the first picture by the new path came, so how long one would stand at 60 ms of
+/// buffer; and how much longer one did stand than it should have.
 fn report(mode: &str, said: &Value, caused: &[Cause]) {
     let recent = said["recent"].as_array().cloned().unwrap_or_default();
     // The first one is the move to the broadcaster at the start; of very many, the oldest are forgotten.
@@ -225,16 +226,23 @@ fn report(mode: &str, said: &Value, caused: &[Cause]) {
     let pairs: Vec<_> = recent[recent.len() - known..].iter().zip(&caused[caused.len() - known..]).collect();
     for cause in CAUSES {
         for (to, words) in [("relay", "to the CDN"), ("LAN peer", "to the peer")] {
-            let mut gaps: Vec<f64> = pairs
-                .iter()
-                .filter(|(switch, by)| **by == cause && switch["to"].as_str().is_some_and(|name| name.starts_with(to)))
-                .filter_map(|(switch, _)| switch["gap_ms"].as_f64())
-                .collect();
-            gaps.sort_by(f64::total_cmp);
-            if let (Some(median), Some(worst)) = (gaps.get(gaps.len() / 2), gaps.last()) {
+            let of = |field: &str| {
+                let mut values: Vec<f64> = pairs
+                    .iter()
+                    .filter(|(switch, by)| {
+                        **by == cause && switch["to"].as_str().is_some_and(|name| name.starts_with(to))
+                    })
+                    .filter_map(|(switch, _)| switch[field].as_f64())
+                    .collect();
+                values.sort_by(f64::total_cmp);
+                Some((values.len(), *values.get(values.len() / 2)?, *values.last()?))
+            };
+            if let (Some((count, median, worst)), Some((.., stood))) = (of("late_ms"), of("gap_ms")) {
                 println!(
-                    "{mode:>5}  {cause:<14?} {words:<12} {:>3} times, standstill {median:>6.1} ms median, {worst:>6.1} ms worst",
-                    gaps.len()
+                    "{mode:>5}  {cause:<14} {words:<12} {count:>3} times, late by {median:>5.1} ms median, {worst:>5.1} ms worst; \
+                     at 60 ms of buffer a picture stands {:>5.1} ms too long at worst; it stood {stood:>5.1} ms",
+                    (worst - 60.0).max(0.0),
+                    cause = format!("{cause:?}")
                 );
             }
         }
