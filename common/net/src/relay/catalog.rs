@@ -5,9 +5,10 @@ use media::catalog::{MAX_TRACKS, Metadata, Value};
 use media::codec::{Codec, CodecConfig, Format, MAX_RECORD};
 use media::{Catalog, Epoch, Track, WallClock};
 
-use super::wire::{
-    Error, array, bounded, byte, bytes, put_bytes, put_signed, put_varint, signed, text, track, track_byte, varint,
+use super::coding::{
+    array, bounded, byte, bytes, put_bytes, put_signed, put_varint, signed, text, track, track_byte, varint,
 };
+use super::wire::Error;
 
 /// Appends a catalog.
 pub(super) fn encode(out: &mut BytesMut, catalog: &Catalog) {

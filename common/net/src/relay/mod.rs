@@ -14,6 +14,7 @@ pub mod server;
 pub mod wire;
 
 mod catalog;
+mod coding;
 mod lane;
 mod transport;
 
