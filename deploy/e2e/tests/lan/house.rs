@@ -82,11 +82,6 @@ impl House {
         Ok(house)
     }
 
-    /// Has everything that the broadcaster sends go by its direct link.
-    pub(crate) fn one_way_out(&self) -> Result<()> {
-        self.broadcaster.default_route(ROUTER)
-    }
-
     /// Starts the CDN, again on the same ports.
     pub(crate) fn start_cdn(&mut self) -> Result<()> {
         let mut command = self.cdn.command(program("cdn")?);
