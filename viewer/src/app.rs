@@ -27,7 +27,8 @@ pub fn run(config: &Config) -> Result<bool> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let (url, wishes) = (config.url.clone(), config.wishes());
     let url = if config.lan { runtime.block_on(on_this_network(config))? } else { Some(url) };
-    let Some(url) = url else { return Ok(true) };
+    // A list is all that was asked for; with a code, something was to be played.
+    let Some(url) = url else { return Ok(config.code.is_none()) };
     crate::ffmpeg::init()?;
     let settings =
         Settings { latency: config.latency.map(Duration::from_millis), skip: config.may_skip(), burst: Duration::ZERO };
