@@ -209,7 +209,8 @@ impl Intake<'_> {
             self.player.notify();
         }
         if let Some(epoch) = self.splicer.epoch() {
-            self.position.set(epoch, self.splicer.position());
+            let buffer = self.player.playback.lock().target();
+            self.position.set(epoch, self.splicer.position(), buffer);
         }
         let mut stats = self.player.stats.lock();
         stats.splice = self.splicer.counters();

@@ -6,7 +6,8 @@
 //! that is usually even is missed within two pictures, one that comes in bursts is given the time of its bursts.
 //!
 //! A path that falls silent is not given up at once: the fallback flows beside it, and if it comes back before the fallback was of any
-//! use the alarm was a false one, which makes the next come later. Each failure doubles the time before a path is tried again, and success must last before it is
+//! use the alarm was a false one. False alarms make the next come later, as far as the viewer's buffer hides it; where it does not, they keep
+//! the fallback flowing for longer. Each failure doubles the time before a path is tried again, and success must last before it is
 //! forgotten. That is what damps flapping.
 //!
 //! Time is a [`Duration`] since any fixed point, on a clock that only rises. The splice makes the merge seamless; this decides
@@ -117,6 +118,8 @@ pub struct Selector {
     settings: Settings,
     /// Best first.
     ladder: Vec<Path>,
+    /// Silence that nobody sees.
+    hidden: Duration,
 }
 
 #[derive(Debug)]
@@ -163,7 +166,7 @@ struct Flow {
 impl Selector {
     /// A selection among `paths`, none of them open.
     pub fn new(settings: Settings, paths: impl IntoIterator<Item = (PathId, PathKind)>) -> Self {
-        let mut selector = Self { settings, ladder: Vec::new() };
+        let mut selector = Self { settings, ladder: Vec::new(), hidden: Duration::ZERO };
         for (id, kind) in paths {
             selector.add(id, kind);
         }
@@ -261,6 +264,17 @@ impl Selector {
         idle.map(|idle| idle.start(now)).into_iter().collect()
     }
 
+    /// The viewer's buffer hides silence of so long: false alarms may make a path's patience that long, and no longer.
+    pub fn set_hidden(&mut self, hidden: Duration) {
+        self.hidden = hidden;
+    }
+
+    /// How long `path` may bring nothing before it is silent, as its arrivals go; `None` while it does not flow.
+    pub fn patience(&self, path: PathId) -> Option<Duration> {
+        let path = self.ladder.iter().find(|p| p.id == path)?;
+        Some(self.silent_at(path)?.saturating_sub(path.flow()?.last))
+    }
+
     /// Whether `path` is silent, as its arrivals go.
     pub fn is_silent(&self, path: PathId, now: Duration) -> bool {
         self.ladder.iter().any(|p| p.id == path && self.silent_at(p).is_some_and(|at| now >= at))
@@ -316,22 +330,26 @@ impl Selector {
 
     /// The newest unit that any other path has brought.
     fn newest_but(&self, id: PathId) -> Option<Timestamp> {
-        let newest = |path: &Path| match path.state {
-            State::Flowing(flow) => Some(flow.newest),
-            _ => None,
-        };
-        self.ladder.iter().filter(|path| path.id != id).filter_map(newest).max()
+        self.ladder.iter().filter(|path| path.id != id).filter_map(|path| Some(path.flow()?.newest)).max()
     }
 
     fn silent_at(&self, path: &Path) -> Option<Duration> {
-        let State::Flowing(flow) = path.state else { return None };
-        let mut patience = flow.step.mul_f64(self.settings.silence_steps);
+        let flow = path.flow()?;
+        let floor = path.kind.silence_floor();
+        let mut patience = flow.step.mul_f64(self.settings.silence_steps).max(floor);
+        patience = patience.mul_f64(1.0 + f64::from(path.alarms.min(MAX_ALARMS)) / 2.0);
         if path.kind.can_idle() {
-            // One bad moment must not make the next take long to be noticed; a path that is so by nature raises alarms that stretch this.
-            patience = patience.min(flow.interval * MOST_INTERVALS);
+            // What stands ready is asked for next to nothing: better too often than too late to be hidden.
+            patience = patience.min((flow.interval * MOST_INTERVALS).max(self.hidden)).max(floor);
         }
-        let patience = patience.max(path.kind.silence_floor());
-        Some(flow.last + patience.mul_f64(1.0 + f64::from(path.alarms.min(MAX_ALARMS)) / 2.0))
+        Some(flow.last + patience)
+    }
+
+    /// Whether `path` has raised false alarms, the last of them so lately that another must be expected: the fallback goes on beside it.
+    fn is_doubtful(&self, path: &Path, now: Duration) -> bool {
+        // The first one says nothing yet.
+        let steady = self.settings.prove * path.alarms.saturating_sub(1).min(MAX_ALARMS);
+        now < path.alarmed + steady
     }
 
     fn is_audible(&self, path: &Path, now: Duration) -> bool {
@@ -348,12 +366,9 @@ impl Selector {
     fn let_go_what_is_surpassed(&mut self, now: Duration, actions: &mut Vec<Action>) {
         let settings = self.settings;
         for n in (0..self.ladder.len()).rev() {
-            let State::Flowing(flow) = self.ladder[n].state else { continue };
+            let Some(flow) = self.ladder[n].flow() else { continue };
             let others = || self.ladder.iter().enumerate().filter(|(other, _)| *other != n);
-            let flows = |path: &Path| match path.state {
-                State::Flowing(flow) if self.is_audible(path, now) => Some(flow),
-                _ => None,
-            };
+            let flows = |path: &Path| path.flow().filter(|_| self.is_audible(path, now));
             let is_dead = self.silent_at(&self.ladder[n]).is_some_and(|at| now >= at + settings.dead);
             if is_dead && others().any(|(_, path)| flows(path).is_some_and(|other| other.newest > flow.newest)) {
                 self.ladder[n].fail(&settings, now);
@@ -362,7 +377,7 @@ impl Selector {
             }
             let better = others().filter(|(other, path)| {
                 let proved = flows(path).filter(|other| now >= other.since + settings.prove);
-                *other < n && proved.is_some_and(|other| other.newest >= flow.newest)
+                *other < n && !self.is_doubtful(path, now) && proved.is_some_and(|other| other.newest >= flow.newest)
             });
             if better.count() < self.wanted() {
                 continue;
@@ -417,9 +432,8 @@ impl Selector {
     /// With a path in use that has proved itself, makes the one below it ready.
     fn keep_one_ready(&mut self, now: Duration, actions: &mut Vec<Action>) {
         let mode = self.settings.mode;
-        let is_proved = |path: &Path| match path.state {
-            State::Flowing(flow) => now >= flow.since + self.settings.prove && self.is_audible(path, now),
-            _ => false,
+        let is_proved = |path: &Path| {
+            path.flow().is_some_and(|flow| now >= flow.since + self.settings.prove) && self.is_audible(path, now)
         };
         let Some(best) = self.ladder.iter().position(is_proved) else { return };
         let is_there = |path: &Path| match path.state {
@@ -443,6 +457,13 @@ impl Selector {
 }
 
 impl Path {
+    fn flow(&self) -> Option<Flow> {
+        match self.state {
+            State::Flowing(flow) => Some(flow),
+            _ => None,
+        }
+    }
+
     /// Has it flow: opened if it is closed, told to if it is idle.
     fn start(&mut self, now: Duration) -> Action {
         let was_idle = matches!(self.state, State::Idle);

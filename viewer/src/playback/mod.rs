@@ -252,13 +252,18 @@ impl Playback {
         self.paused
     }
 
+    /// How far behind an undelayed unit playback aims to be: lateness of so much is hidden.
+    pub fn target(&self) -> Duration {
+        self.timelines.back().map_or(Duration::ZERO, |timeline| timeline.playout.target())
+    }
+
     /// The numbers of the newest timeline.
     pub fn status(&self) -> Status {
         let playout = self.timelines.back().map(|t| &t.playout);
         Status {
             buffered: self.video.span().max(self.audio.span()),
             buffered_bytes: self.video.bytes() + self.audio.bytes(),
-            target: playout.map_or(Duration::ZERO, Playout::target),
+            target: self.target(),
             jitter: playout.map_or(Duration::ZERO, Playout::jitter),
             speed: playout.map_or(1.0, Playout::speed),
             stalls: self.past_stalls + self.timelines.iter().map(|t| t.playout.stalls()).sum::<u64>(),

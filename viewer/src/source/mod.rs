@@ -180,21 +180,25 @@ impl Error {
     }
 }
 
-/// The last units that were put out: where a path that is opened anew may go on.
+/// What playback tells the paths: the last units that were put out, where a path that is opened anew may go on; and how much is buffered.
 #[derive(Clone, Debug, Default)]
-pub struct Position(Arc<Mutex<Option<Resume>>>);
+pub struct Position(Arc<Mutex<(Option<Resume>, Duration)>>);
 
 /// An epoch, and the last DTS of each track.
 pub type Resume = (Epoch, Vec<(TrackId, Timestamp)>);
 
 impl Position {
-    /// Notes it.
-    pub fn set(&self, epoch: Epoch, last: Vec<(TrackId, Timestamp)>) {
-        *self.0.lock() = Some((epoch, last));
+    /// Notes them. A silence as long as `buffer` is one that nobody sees.
+    pub fn set(&self, epoch: Epoch, last: Vec<(TrackId, Timestamp)>, buffer: Duration) {
+        *self.0.lock() = (Some((epoch, last)), buffer);
     }
 
     fn load(&self) -> Option<Resume> {
-        self.0.lock().clone()
+        self.0.lock().0.clone()
+    }
+
+    fn buffer(&self) -> Duration {
+        self.0.lock().1
     }
 }
 

@@ -176,9 +176,11 @@ impl Supervisor {
         let now = self.now();
         let flowing: Vec<PathId> =
             self.paths.keys().copied().filter(|path| self.selector.is_silent(*path, now)).collect();
+        self.selector.set_hidden(self.position.buffer());
         let actions = self.selector.poll(now);
         if actions.iter().any(|action| matches!(action, Action::Open(_) | Action::Start(_))) {
             for path in flowing {
+                debug!(path = self.describe(path), patience = ?self.selector.patience(path), "silent");
                 self.send(Event::Silent(path)).await?;
             }
         }

@@ -116,12 +116,66 @@ fn a_false_alarm_costs_a_moment_and_makes_the_next_come_later() {
     selector.poll(ms(0));
     flow(&mut selector, &[(PEER, 0)], 20, 2000);
     selector.ready(RELAY);
-    let first = selector.deadline(ms(1990)).unwrap() - ms(1980);
+    selector.set_hidden(ms(500));
+    let first = selector.patience(PEER).unwrap();
     assert_eq!(selector.poll(ms(1980) + first), [Action::Start(RELAY)]);
     flow(&mut selector, &[(PEER, 0)], 2040, 2120);
     let actions = flow(&mut selector, &[(RELAY, 60), (PEER, 0)], 2120, 6000);
-    assert_eq!(only(actions), [Action::Stop(RELAY)]);
-    assert!(selector.silent_at(&selector.ladder[0]).unwrap() - ms(5980) > first);
+    assert_eq!(actions, [(2120, Action::Stop(RELAY))], "at once: one alarm says little");
+    assert!(selector.patience(PEER).unwrap() > first);
+}
+
+/// A unit every 20 ms, but nothing for 120 ms of every second, and then all that was held up.
+fn halting(selector: &mut Selector, at: u64) {
+    match at % 1000 {
+        0..120 => {}
+        120 => (0..=120).step_by(20).for_each(|n| {
+            selector.arrived(PEER, ms(at), Timestamp::from_millis((at - 120 + n) as i64));
+        }),
+        _ => selector.arrived(PEER, ms(at), Timestamp::from_millis(at as i64)),
+    }
+}
+
+#[test]
+fn a_path_that_keeps_raising_false_alarms_is_not_trusted_alone() {
+    let mut selector = lan(Mode::Warm);
+    selector.poll(ms(0));
+    flow(&mut selector, &[(PEER, 0)], 20, 2000);
+    selector.ready(RELAY);
+    selector.set_hidden(ms(60));
+    let mut calls = 0;
+    let mut relay = false;
+    for at in (2000..22_000).step_by(20) {
+        halting(&mut selector, at);
+        if relay {
+            selector.arrived(RELAY, ms(at), Timestamp::from_millis(at as i64 - 200));
+        }
+        for action in selector.poll(ms(at)) {
+            match action {
+                Action::Start(RELAY) => (relay, calls) = (true, calls + 1),
+                Action::Stop(RELAY) => {
+                    relay = false;
+                    selector.ready(RELAY);
+                }
+                other => panic!("{other:?} at {at}"),
+            }
+        }
+        assert!(selector.patience(PEER).unwrap() <= ms(60), "three intervals of 20 ms, whatever happened before");
+    }
+    assert!((1..=8).contains(&calls), "{calls} calls of the relay for 20 pauses: it is to stay for a while");
+    // A buffer that hides them makes all of it needless.
+    selector.set_hidden(ms(400));
+    let late = (22_000..60_000).step_by(20).filter(|at| {
+        if at % 1000 > 120 {
+            selector.arrived(PEER, ms(*at), Timestamp::from_millis(*at as i64));
+        }
+        let actions = selector.poll(ms(*at));
+        if actions.contains(&Action::Stop(RELAY)) {
+            selector.ready(RELAY);
+        }
+        *at > 30_000 && actions.contains(&Action::Start(RELAY))
+    });
+    assert_eq!(late.count(), 0);
 }
 
 #[test]
