@@ -72,8 +72,8 @@ struct Intake<'a> {
     led: Option<PathId>,
     /// When the last picture came, and which.
     arrived: Option<(Duration, Timestamp)>,
-    /// Another that brought the last pictures first, and how many.
-    contender: Option<(PathId, u32)>,
+    /// Another that brought the last pictures first.
+    contender: Option<Contender>,
     /// Paths that bring nothing now, because nobody wants them to.
     gone: BTreeSet<PathId>,
     /// Why a path is to be left, or was.
@@ -83,6 +83,20 @@ struct Intake<'a> {
     /// What is in force.
     catalog: Option<Arc<Catalog>>,
     spliced: Vec<Spliced>,
+}
+
+/// A path that may be the next to lead.
+#[derive(Clone, Copy)]
+struct Contender {
+    path: PathId,
+    /// Pictures that it brought first, in a row.
+    won: u32,
+    /// How late the first of them came.
+    late: Option<Duration>,
+    /// When that is to be shown.
+    pts: Timestamp,
+    /// Pictures that are missing before any of them.
+    lost: u32,
 }
 
 impl Intake<'_> {
@@ -247,18 +261,22 @@ impl Intake<'_> {
         }
         // Where two paths flow, the first copy of each picture wins, and that is no change; one is when the other keeps winning, or
         // when there is nobody to win against.
-        let won = self.contender.filter(|(contender, _)| *contender == path).map_or(1, |(_, won)| won + 1);
-        self.contender = Some((path, won));
-        if won < WON && !self.why.contains_key(&from) && !self.gone.contains(&from) {
+        let mut contender = self.contender.filter(|contender| contender.path == path);
+        let contender = contender.get_or_insert(Contender { path, won: 0, late, pts: unit.pts, lost: 0 });
+        contender.won += 1;
+        contender.lost += lost;
+        self.contender = Some(*contender);
+        if contender.won < WON && !self.why.contains_key(&from) && !self.gone.contains(&from) {
             return;
         }
+        let Contender { late, pts, lost, .. } = *contender;
         (self.led, self.contender) = (Some(path), None);
         let name =
             |path| self.sources.get(&path).map_or(String::new(), |(source, _): &(String, Duration)| source.clone());
         let why = self.why.remove(&from).unwrap_or(Why::Better);
         let (from, to) = (name(from), name(path));
         info!(from, to, why = why.word(), lost, dts = unit.dts.as_millis(), "switched");
-        self.player.stats.lock().switches.add(Switch { from, to, why, lost, late, pts: unit.pts, gap: None });
+        self.player.stats.lock().switches.add(Switch { from, to, why, lost, late, pts, gap: None });
     }
 
     fn enter(&mut self, catalog: &Arc<Catalog>) {

@@ -157,7 +157,7 @@ struct Flow {
     newest: Timestamp,
     /// The longest step between two arrivals, slowly forgotten: bursts are part of how a path delivers.
     step: Duration,
-    /// The longest step from one unit's time to the next one's, as slowly forgotten: what the broadcast itself is like.
+    /// The longest step from a unit's time to that of the one that it follows, as slowly forgotten: what the broadcast itself is like.
     interval: Duration,
     /// Whether it is silent, and others were called for it.
     is_missed: bool,
@@ -205,8 +205,8 @@ impl Selector {
         }
     }
 
-    /// A unit came by `path`.
-    pub fn arrived(&mut self, path: PathId, now: Duration, dts: Timestamp) {
+    /// A unit came by `path`; with the time of the unit that it follows, if the path says so.
+    pub fn arrived(&mut self, path: PathId, now: Duration, dts: Timestamp, after: Option<Timestamp>) {
         // Who was missed for good reason was made up for by another.
         let made_up = self.newest_but(path);
         let Some(path) = self.path(path) else { return };
@@ -227,7 +227,8 @@ impl Selector {
                 }
                 let fade = 0.5f64.powf(gone.as_secs_f64() / STEP_HALF_LIFE);
                 let step = gone.max(flow.step.mul_f64(fade)).min(LONGEST_STEP);
-                let interval = dts.since(flow.newest).max(flow.interval.mul_f64(fade)).min(LONGEST_STEP);
+                let interval = after.map_or(Duration::ZERO, |after| dts.since(after));
+                let interval = interval.max(flow.interval.mul_f64(fade)).min(LONGEST_STEP);
                 let newest = flow.newest.max(dts);
                 State::Flowing(Flow { last: now, newest, step, interval, is_missed: false, ..flow })
             }
@@ -273,6 +274,12 @@ impl Selector {
     pub fn patience(&self, path: PathId) -> Option<Duration> {
         let path = self.ladder.iter().find(|p| p.id == path)?;
         Some(self.silent_at(path)?.saturating_sub(path.flow()?.last))
+    }
+
+    /// How many paths bring units, or were asked to.
+    pub fn flowing(&self) -> usize {
+        let flows = |path: &&Path| matches!(path.state, State::Flowing(_) | State::Opening { idle: false, .. });
+        self.ladder.iter().filter(flows).count()
     }
 
     /// Whether `path` is silent, as its arrivals go.
@@ -479,8 +486,9 @@ impl Path {
     }
 }
 
-/// Seconds in which half of a long step is forgotten: over the two seconds from one IDR's burst to the next, a third.
-const STEP_HALF_LIFE: f64 = 4.0;
+/// Seconds in which half of a long step is forgotten: a bad moment must not make the next failure take long to be noticed. Where long steps
+/// return less often than this, as with each IDR, false alarms are what teaches patience.
+const STEP_HALF_LIFE: f64 = 1.5;
 /// Where a unit comes every so often, silence of three times that is one.
 const MOST_INTERVALS: u32 = 3;
 /// Bounds what one outage makes a path's silence mean afterwards; segments of HLS have the floor of their kind.

@@ -86,6 +86,8 @@ struct Path {
 struct Supervisor {
     paths: BTreeMap<PathId, Path>,
     selector: Selector,
+    /// How many of them flow.
+    flowing: usize,
     http: reqwest::Client,
     /// For all paths of the relay protocol.
     endpoint: Option<Endpoint>,
@@ -147,6 +149,7 @@ impl Supervisor {
             endpoint,
             places,
             ask_again,
+            flowing: 0,
             discovery,
             host: plan.host,
             epoch: None,
@@ -185,6 +188,10 @@ impl Supervisor {
             }
         }
         self.act(actions).await?;
+        let count = self.selector.flowing();
+        if std::mem::replace(&mut self.flowing, count) != count {
+            debug!(count, "paths flow");
+        }
         let deadline = self.selector.deadline(self.now()).map_or(Instant::now() + IDLE_POLL, |at| self.started + at);
         tokio::select! {
             report = self.inbox.recv() => match report {
@@ -269,7 +276,7 @@ impl Supervisor {
             }
             Report::Unit(catalog, unit, after) => {
                 path.worked = true;
-                self.selector.arrived(id, now, unit.dts);
+                self.selector.arrived(id, now, unit.dts, after);
                 if self.epoch.replace(unit.epoch) != Some(unit.epoch) {
                     // A broadcast that the server may not have known when it was asked: its broadcaster has a certificate of its own.
                     let _ = self.ask_again.try_send(());

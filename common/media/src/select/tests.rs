@@ -23,12 +23,18 @@ fn lan(mode: Mode) -> Selector {
     selector(mode, &[(RELAY, PathKind::Relay), (PEER, PathKind::Peer), (RTMP, PathKind::Rtmp)])
 }
 
+/// One that follows on the one 20 ms before.
+fn arrived(selector: &mut Selector, path: PathId, at: u64, dts: i64) {
+    let [dts, after] = [dts, dts - 20].map(Timestamp::from_millis);
+    selector.arrived(path, ms(at), dts, Some(after));
+}
+
 /// A unit every 20 ms from `from` to `to` by each path that is `behind` so many ms; what there was to do, and when.
 fn flow(selector: &mut Selector, paths: &[(PathId, i64)], from: u64, to: u64) -> Vec<(u64, Action)> {
     let mut actions = Vec::new();
     for at in (from..to).step_by(20) {
         for (path, behind) in paths {
-            selector.arrived(*path, ms(at), Timestamp::from_millis(at as i64 - behind));
+            arrived(selector, *path, at, at as i64 - behind);
         }
         actions.extend(selector.poll(ms(at)).into_iter().map(|action| (at, action)));
     }
@@ -130,9 +136,9 @@ fn halting(selector: &mut Selector, at: u64) {
     match at % 1000 {
         0..120 => {}
         120 => (0..=120).step_by(20).for_each(|n| {
-            selector.arrived(PEER, ms(at), Timestamp::from_millis((at - 120 + n) as i64));
+            arrived(selector, PEER, at, (at - 120 + n) as i64);
         }),
-        _ => selector.arrived(PEER, ms(at), Timestamp::from_millis(at as i64)),
+        _ => arrived(selector, PEER, at, at as i64),
     }
 }
 
@@ -148,7 +154,7 @@ fn a_path_that_keeps_raising_false_alarms_is_not_trusted_alone() {
     for at in (2000..22_000).step_by(20) {
         halting(&mut selector, at);
         if relay {
-            selector.arrived(RELAY, ms(at), Timestamp::from_millis(at as i64 - 200));
+            arrived(&mut selector, RELAY, at, at as i64 - 200);
         }
         for action in selector.poll(ms(at)) {
             match action {
@@ -167,7 +173,7 @@ fn a_path_that_keeps_raising_false_alarms_is_not_trusted_alone() {
     selector.set_hidden(ms(400));
     let late = (22_000..60_000).step_by(20).filter(|at| {
         if at % 1000 > 120 {
-            selector.arrived(PEER, ms(*at), Timestamp::from_millis(*at as i64));
+            arrived(&mut selector, PEER, *at, *at as i64);
         }
         let actions = selector.poll(ms(*at));
         if actions.contains(&Action::Stop(RELAY)) {

@@ -57,6 +57,7 @@ fn paths_change_hundreds_of_times_and_nothing_is_lost() -> Result<()> {
     let mut caused: [Vec<Cause>; 2] = Default::default();
     for n in 0..events {
         let cause = CAUSES[n % CAUSES.len()];
+        wait_idle(&mut viewers[0].1)?;
         house.fail(cause, &mut viewers)?;
         for (at, (_, viewer)) in viewers.iter_mut().enumerate() {
             wait_source(viewer, "LAN peer").with_context(|| format!("after {cause:?}, event {n}"))?;
@@ -214,6 +215,17 @@ fn wait_source(viewer: &mut Viewer, source: &str) -> Result<()> {
             serde_json::from_str::<Value>(opened).ok()?["fields"]["source"].as_str().map(str::to_owned)
         });
         Ok(now.is_some_and(|now| now.starts_with(source)).then_some(()))
+    })
+}
+
+/// Waits until nothing flows but the path in use: after an unquiet time the fallback goes on beside it for a while.
+fn wait_idle(viewer: &mut Viewer) -> Result<()> {
+    until(START, "an idle fallback", || {
+        ensure!(viewer.process.running()?, "the viewer ended: {}", viewer.process.err());
+        let log = viewer.process.err();
+        let said = log.lines().rev().find(|line| line.contains(r#""paths flow""#));
+        let said = said.and_then(|line| serde_json::from_str::<Value>(line).ok());
+        Ok(said.is_some_and(|said| said["fields"]["count"] == 1).then_some(()))
     })
 }
 
