@@ -13,8 +13,14 @@
 //! Time is a [`Duration`] since any fixed point, on a clock that only rises. The splice makes the merge seamless; this decides
 //! only what is open and what flows.
 
+mod rhythm;
+mod settings;
+
 use std::time::Duration;
 
+use self::rhythm::{Flow, Rhythm};
+pub use self::settings::{Mode, Settings};
+use crate::access_unit::TrackKind;
 use crate::splice::PathId;
 use crate::time::Timestamp;
 
@@ -49,18 +55,6 @@ impl PathKind {
     }
 }
 
-/// What stands ready behind the path in use.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Mode {
-    /// The fallback is open and let in, but idle: one round trip from flowing.
-    #[default]
-    Warm,
-    /// Two paths flow and the first copy wins (the way of SMPTE ST 2022-7): perfect, at the price of bits.
-    Hot,
-    /// Nothing.
-    Cold,
-}
-
 /// What the caller is to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
@@ -74,42 +68,6 @@ pub enum Action {
     Stop(PathId),
     /// Disconnect this path.
     Close(PathId),
-}
-
-/// The policy's constants, changeable for tests and experiments.
-#[derive(Clone, Copy, Debug)]
-pub struct Settings {
-    /// What stands ready.
-    pub mode: Mode,
-    /// A path that has not answered for so long is no reason not to try the next beside it.
-    pub head_start: Duration,
-    /// A path that has not brought a unit this long after it was opened has failed, if there is another to try.
-    pub start: Duration,
-    /// Silence is this many times the longest usual step between arrivals, and at least the kind's floor.
-    pub silence_steps: f64,
-    /// A path that has been silent this much longer, while another flows, has failed.
-    pub dead: Duration,
-    /// First wait before a path that failed is tried again; doubles with each failure in a row.
-    pub retry_min: Duration,
-    /// The longest such wait.
-    pub retry_max: Duration,
-    /// How long a better path must flow before the worse one is let go, and any path before its failures are forgotten.
-    pub prove: Duration,
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Self {
-            mode: Mode::default(),
-            head_start: Duration::from_millis(400),
-            start: Duration::from_secs(5),
-            silence_steps: 1.5,
-            dead: Duration::from_secs(1),
-            retry_min: Duration::from_secs(1),
-            retry_max: Duration::from_secs(30),
-            prove: Duration::from_secs(1),
-        }
-    }
 }
 
 /// Chooses among paths. See the module's text.
@@ -148,19 +106,6 @@ enum State {
     },
     Idle,
     Flowing(Flow),
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Flow {
-    since: Duration,
-    last: Duration,
-    newest: Timestamp,
-    /// The longest step between two arrivals, slowly forgotten: bursts are part of how a path delivers.
-    step: Duration,
-    /// The longest step from a unit's time to that of the one that it follows, as slowly forgotten: what the broadcast itself is like.
-    interval: Duration,
-    /// Whether it is silent, and others were called for it.
-    is_missed: bool,
 }
 
 impl Selector {
@@ -206,33 +151,26 @@ impl Selector {
     }
 
     /// A unit came by `path`; with the time of the unit that it follows, if the path says so.
-    pub fn arrived(&mut self, path: PathId, now: Duration, dts: Timestamp, after: Option<Timestamp>) {
+    pub fn arrived(&mut self, path: PathId, now: Duration, kind: TrackKind, dts: Timestamp, after: Option<Timestamp>) {
         // Who was missed for good reason was made up for by another.
-        let made_up = self.newest_but(path);
+        let is_made_up = |flow: &Flow| flow.of(kind).is_some_and(|rhythm| self.is_newer_elsewhere(path, kind, rhythm));
+        let is_made_up = self.ladder.iter().any(|p| p.id == path && p.flow().as_ref().is_some_and(is_made_up));
         let Some(path) = self.path(path) else { return };
-        path.state = match path.state {
+        match &mut path.state {
             // A path that was let go a moment ago may still deliver.
-            State::Closed | State::Idle => return,
-            State::Opening { .. } => {
-                let (step, interval) = (Duration::ZERO, Duration::ZERO);
-                State::Flowing(Flow { since: now, last: now, newest: dts, step, interval, is_missed: false })
-            }
+            State::Closed | State::Idle => {}
+            State::Opening { .. } => path.state = State::Flowing(Flow::begin(now, kind, dts)),
             State::Flowing(flow) => {
-                let gone = now.saturating_sub(flow.last);
-                if flow.is_missed && made_up <= Some(flow.newest) {
+                let is_missed = flow.of(kind).is_some_and(|rhythm| rhythm.is_missed);
+                flow.arrived(now, kind, dts, after);
+                if is_missed && !is_made_up {
                     if path.alarmed + ALARMS_FORGOTTEN < now {
                         path.alarms = 0;
                     }
                     (path.alarms, path.alarmed) = (path.alarms.saturating_add(1), now);
                 }
-                let fade = 0.5f64.powf(gone.as_secs_f64() / STEP_HALF_LIFE);
-                let step = gone.max(flow.step.mul_f64(fade)).min(LONGEST_STEP);
-                let interval = after.map_or(Duration::ZERO, |after| dts.since(after));
-                let interval = interval.max(flow.interval.mul_f64(fade)).min(LONGEST_STEP);
-                let newest = flow.newest.max(dts);
-                State::Flowing(Flow { last: now, newest, step, interval, is_missed: false, ..flow })
             }
-        };
+        }
     }
 
     /// `path` is connected. Where nothing flows at all, it may wait for the stream to begin.
@@ -273,7 +211,8 @@ impl Selector {
     /// How long `path` may bring nothing before it is silent, as its arrivals go; `None` while it does not flow.
     pub fn patience(&self, path: PathId) -> Option<Duration> {
         let path = self.ladder.iter().find(|p| p.id == path)?;
-        Some(self.silent_at(path)?.saturating_sub(path.flow()?.last))
+        let flow = path.flow()?;
+        flow.rhythms().map(|(_, rhythm)| self.patience_for(path, &flow, rhythm)).min()
     }
 
     /// How many paths bring units, or were asked to.
@@ -307,6 +246,7 @@ impl Selector {
                 _ => {}
             }
         }
+        self.excuse_what_the_broadcast_has_not(now);
         self.let_go_what_is_surpassed(now, &mut actions);
         self.call_what_is_wanted(now, &mut actions);
         self.keep_one_ready(now, &mut actions);
@@ -335,21 +275,49 @@ impl Selector {
         self.ladder.iter_mut().find(|path| path.id == id)
     }
 
-    /// The newest unit that any other path has brought.
-    fn newest_but(&self, id: PathId) -> Option<Timestamp> {
-        self.ladder.iter().filter(|path| path.id != id).filter_map(|path| Some(path.flow()?.newest)).max()
+    /// Whether any other path has brought a newer unit of this kind.
+    fn is_newer_elsewhere(&self, id: PathId, kind: TrackKind, rhythm: &Rhythm) -> bool {
+        self.ladder.iter().any(|other| other.id != id && other.flow().is_some_and(|flow| flow.is_newer(kind, rhythm)))
     }
 
-    fn silent_at(&self, path: &Path) -> Option<Duration> {
-        let flow = path.flow()?;
+    fn patience_for(&self, path: &Path, flow: &Flow, rhythm: &Rhythm) -> Duration {
         let floor = path.kind.silence_floor();
-        let mut patience = flow.step.mul_f64(self.settings.silence_steps).max(floor);
+        let mut patience = rhythm.step.mul_f64(self.settings.silence_steps).max(floor);
         patience = patience.mul_f64(1.0 + f64::from(path.alarms.min(MAX_ALARMS)) / 2.0);
         if path.kind.can_idle() {
             // What stands ready is asked for next to nothing: better too often than too late to be hidden.
-            patience = patience.min((flow.interval * MOST_INTERVALS).max(self.hidden)).max(floor);
+            patience = patience.min((flow.interval() * MOST_INTERVALS).max(self.hidden)).max(floor);
         }
-        Some(flow.last + patience)
+        patience
+    }
+
+    /// When its pictures or its sound will have been away for too long.
+    fn silent_at(&self, path: &Path) -> Option<Duration> {
+        let flow = path.flow()?;
+        let awaited = flow.rhythms().filter(|(_, rhythm)| !rhythm.is_excused);
+        awaited.map(|(_, rhythm)| rhythm.last + self.patience_for(path, &flow, rhythm)).min()
+    }
+
+    /// Pictures that no path has, while sound goes on, or the other way round, are not the path's fault.
+    fn excuse_what_the_broadcast_has_not(&mut self, now: Duration) {
+        for n in 0..self.ladder.len() {
+            let path = &self.ladder[n];
+            let Some(mut flow) = path.flow() else { continue };
+            let silent_for =
+                |rhythm: &Rhythm| now.saturating_sub(rhythm.last).checked_sub(self.patience_for(path, &flow, rhythm));
+            let is_heard = flow.rhythms().any(|(_, rhythm)| silent_for(rhythm).is_none());
+            let is_absent = |kind, rhythm: &Rhythm| {
+                silent_for(rhythm).is_some_and(|silence| silence >= self.settings.dead)
+                    && !self.is_newer_elsewhere(path.id, kind, rhythm)
+            };
+            let absent = flow.rhythms().find(|(kind, rhythm)| is_absent(*kind, rhythm)).map(|(kind, _)| kind);
+            if let Some(absent) = absent.filter(|_| is_heard) {
+                for (_, rhythm) in flow.rhythms_mut().filter(|(kind, _)| *kind == absent) {
+                    (rhythm.is_excused, rhythm.is_missed) = (true, false);
+                }
+                self.ladder[n].state = State::Flowing(flow);
+            }
+        }
     }
 
     /// Whether `path` has raised false alarms, the last of them so lately that another must be expected: the fallback goes on beside it.
@@ -376,15 +344,19 @@ impl Selector {
             let Some(flow) = self.ladder[n].flow() else { continue };
             let others = || self.ladder.iter().enumerate().filter(|(other, _)| *other != n);
             let flows = |path: &Path| path.flow().filter(|_| self.is_audible(path, now));
-            let is_dead = self.silent_at(&self.ladder[n]).is_some_and(|at| now >= at + settings.dead);
-            if is_dead && others().any(|(_, path)| flows(path).is_some_and(|other| other.newest > flow.newest)) {
+            let path = &self.ladder[n];
+            let is_dead = flow.rhythms().any(|(kind, rhythm)| {
+                now >= rhythm.last + self.patience_for(path, &flow, rhythm) + settings.dead
+                    && others().any(|(_, path)| flows(path).is_some_and(|other| other.is_newer(kind, rhythm)))
+            });
+            if is_dead {
                 self.ladder[n].fail(&settings, now);
                 actions.push(Action::Close(self.ladder[n].id));
                 continue;
             }
             let better = others().filter(|(other, path)| {
                 let proved = flows(path).filter(|other| now >= other.since + settings.prove);
-                *other < n && !self.is_doubtful(path, now) && proved.is_some_and(|other| other.newest >= flow.newest)
+                *other < n && !self.is_doubtful(path, now) && proved.is_some_and(|other| other.covers(&flow))
             });
             if better.count() < self.wanted() {
                 continue;
@@ -407,11 +379,7 @@ impl Selector {
         let count = (0..self.ladder.len()).filter(|n| audible(self, *n)).count();
         let best = (0..self.ladder.len()).find(|n| audible(self, *n)).unwrap_or(self.ladder.len());
         if count == 0 {
-            for path in &mut self.ladder {
-                if let State::Flowing(flow) = &mut path.state {
-                    flow.is_missed = true;
-                }
-            }
+            self.miss_what_is_silent(now);
             // What is idle is the nearest; it need not wait for what is still connecting.
             let is_called =
                 self.ladder.iter().any(|p| matches!(p.state, State::Opening { idle: false, since, .. } if p.kind.can_idle() && now < since + self.settings.head_start));
@@ -433,6 +401,20 @@ impl Selector {
         });
         if let Some(path) = next {
             actions.push(path.start(now));
+        }
+    }
+
+    fn miss_what_is_silent(&mut self, now: Duration) {
+        for n in 0..self.ladder.len() {
+            let Some(mut flow) = self.ladder[n].flow() else { continue };
+            let silent = flow.rhythms().filter(|(_, rhythm)| {
+                now >= rhythm.last + self.patience_for(&self.ladder[n], &flow, rhythm) && !rhythm.is_excused
+            });
+            let silent: Vec<TrackKind> = silent.map(|(kind, _)| kind).collect();
+            for (_, rhythm) in flow.rhythms_mut().filter(|(kind, _)| silent.contains(kind)) {
+                rhythm.is_missed = true;
+            }
+            self.ladder[n].state = State::Flowing(flow);
         }
     }
 
@@ -486,13 +468,8 @@ impl Path {
     }
 }
 
-/// Seconds in which half of a long step is forgotten: a bad moment must not make the next failure take long to be noticed. Where long steps
-/// return less often than this, as with each IDR, false alarms are what teaches patience.
-const STEP_HALF_LIFE: f64 = 1.5;
 /// Where a unit comes every so often, silence of three times that is one.
 const MOST_INTERVALS: u32 = 3;
-/// Bounds what one outage makes a path's silence mean afterwards; segments of HLS have the floor of their kind.
-const LONGEST_STEP: Duration = Duration::from_secs(1);
 /// False alarms stretch a path's patience by half of it each, up to this many.
 const MAX_ALARMS: u32 = 6;
 /// A path without a false alarm for so long is an even one again.

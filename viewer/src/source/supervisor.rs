@@ -276,7 +276,7 @@ impl Supervisor {
             }
             Report::Unit(catalog, unit, after) => {
                 path.worked = true;
-                self.selector.arrived(id, now, unit.dts, after);
+                self.selector.arrived(id, now, unit.track.kind, unit.dts, after);
                 if self.epoch.replace(unit.epoch) != Some(unit.epoch) {
                     // A broadcast that the server may not have known when it was asked: its broadcaster has a certificate of its own.
                     let _ = self.ask_again.try_send(());

@@ -26,7 +26,7 @@ fn lan(mode: Mode) -> Selector {
 /// One that follows on the one 20 ms before.
 fn arrived(selector: &mut Selector, path: PathId, at: u64, dts: i64) {
     let [dts, after] = [dts, dts - 20].map(Timestamp::from_millis);
-    selector.arrived(path, ms(at), dts, Some(after));
+    selector.arrived(path, ms(at), TrackKind::Video, dts, Some(after));
 }
 
 /// A unit every 20 ms from `from` to `to` by each path that is `behind` so many ms; what there was to do, and when.
@@ -140,6 +140,46 @@ fn halting(selector: &mut Selector, at: u64) {
         }),
         _ => arrived(selector, PEER, at, at as i64),
     }
+}
+
+/// Lost packets hold up large units first: sound comes, and pictures do not.
+#[test]
+fn pictures_are_missed_though_sound_goes_on() {
+    let mut selector = lan(Mode::Warm);
+    selector.poll(ms(0));
+    let sound = |selector: &mut Selector, at: u64| {
+        let [dts, after] = [at as i64, at as i64 - 20].map(Timestamp::from_millis);
+        selector.arrived(PEER, ms(at), TrackKind::Audio, dts, Some(after));
+    };
+    for at in (20..2000).step_by(20) {
+        sound(&mut selector, at);
+        flow(&mut selector, &[(PEER, 0)], at, at + 20);
+    }
+    selector.ready(RELAY);
+    let mut actions = Vec::new();
+    for at in (2000..2200).step_by(20) {
+        sound(&mut selector, at);
+        actions.extend(selector.poll(ms(at)).into_iter().map(|action| (at, action)));
+    }
+    assert_eq!(actions, [(2020, Action::Start(RELAY))]);
+    // No other path has pictures either: it is the broadcast that has none, and the relay may rest.
+    actions.clear();
+    for at in (2200..8000).step_by(20) {
+        sound(&mut selector, at);
+        let [dts, after] = [at as i64 - 60, at as i64 - 80].map(Timestamp::from_millis);
+        if !actions.iter().any(|(_, action)| *action == Action::Stop(RELAY)) {
+            selector.arrived(RELAY, ms(at), TrackKind::Audio, dts, Some(after));
+        }
+        actions.extend(selector.poll(ms(at)).into_iter().map(|action| (at, action)));
+    }
+    assert_eq!(only(actions), [Action::Stop(RELAY)]);
+    // Pictures are back, and are missed again when they go.
+    for at in (8000..8200).step_by(20) {
+        sound(&mut selector, at);
+        assert_eq!(flow(&mut selector, &[(PEER, 0)], at, at + 20), []);
+    }
+    selector.ready(RELAY);
+    assert!(selector.is_silent(PEER, ms(8300)));
 }
 
 #[test]
