@@ -215,10 +215,11 @@ impl Selector {
         flow.rhythms().map(|(_, rhythm)| self.patience_for(path, &flow, rhythm)).min()
     }
 
-    /// How many paths bring units, or were asked to.
-    pub fn flowing(&self) -> usize {
+    /// How many paths bring units or were asked to, and how many stand ready.
+    pub fn running(&self) -> (usize, usize) {
         let flows = |path: &&Path| matches!(path.state, State::Flowing(_) | State::Opening { idle: false, .. });
-        self.ladder.iter().filter(flows).count()
+        let is_idle = |path: &&Path| matches!(path.state, State::Idle);
+        (self.ladder.iter().filter(flows).count(), self.ladder.iter().filter(is_idle).count())
     }
 
     /// Whether `path` is silent, as its arrivals go.

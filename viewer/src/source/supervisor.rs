@@ -86,8 +86,8 @@ struct Path {
 struct Supervisor {
     paths: BTreeMap<PathId, Path>,
     selector: Selector,
-    /// How many of them flow.
-    flowing: usize,
+    /// How many of them flow, and how many are idle.
+    running: (usize, usize),
     http: reqwest::Client,
     /// For all paths of the relay protocol.
     endpoint: Option<Endpoint>,
@@ -149,7 +149,7 @@ impl Supervisor {
             endpoint,
             places,
             ask_again,
-            flowing: 0,
+            running: (0, 0),
             discovery,
             host: plan.host,
             epoch: None,
@@ -188,9 +188,9 @@ impl Supervisor {
             }
         }
         self.act(actions).await?;
-        let count = self.selector.flowing();
-        if std::mem::replace(&mut self.flowing, count) != count {
-            debug!(count, "paths flow");
+        let running = self.selector.running();
+        if std::mem::replace(&mut self.running, running) != running {
+            debug!(flowing = running.0, idle = running.1, "paths");
         }
         let deadline = self.selector.deadline(self.now()).map_or(Instant::now() + IDLE_POLL, |at| self.started + at);
         tokio::select! {

@@ -218,14 +218,14 @@ fn wait_source(viewer: &mut Viewer, source: &str) -> Result<()> {
     })
 }
 
-/// Waits until nothing flows but the path in use: after an unquiet time the fallback goes on beside it for a while.
+/// Waits until nothing flows but the path in use, and the fallback stands ready: after an unquiet time it goes on beside it for a while.
 fn wait_idle(viewer: &mut Viewer) -> Result<()> {
     until(START, "an idle fallback", || {
         ensure!(viewer.process.running()?, "the viewer ended: {}", viewer.process.err());
         let log = viewer.process.err();
-        let said = log.lines().rev().find(|line| line.contains(r#""paths flow""#));
-        let said = said.and_then(|line| serde_json::from_str::<Value>(line).ok());
-        Ok(said.is_some_and(|said| said["fields"]["count"] == 1).then_some(()))
+        let said = log.lines().rev().find(|line| line.contains(r#""message":"paths""#));
+        let said = said.and_then(|line| serde_json::from_str::<Value>(line).ok()).map(|line| line["fields"].clone());
+        Ok(said.is_some_and(|said| said["flowing"] == 1 && said["idle"] == 1).then_some(()))
     })
 }
 
@@ -237,12 +237,12 @@ fn report(mode: &str, said: &Value, caused: &[Cause]) {
     let known = caused.len().min(recent.len());
     let pairs: Vec<_> = recent[recent.len() - known..].iter().zip(&caused[caused.len() - known..]).collect();
     for cause in CAUSES {
-        for (to, words) in [("relay", "to the CDN"), ("LAN peer", "to the peer")] {
+        for (is_peer, words) in [(false, "to the CDN"), (true, "to the peer")] {
             let of = |field: &str| {
                 let mut values: Vec<f64> = pairs
                     .iter()
                     .filter(|(switch, by)| {
-                        **by == cause && switch["to"].as_str().is_some_and(|name| name.starts_with(to))
+                        **by == cause && switch["to"].as_str().is_some_and(|name| name.starts_with("LAN") == is_peer)
                     })
                     .filter_map(|(switch, _)| switch[field].as_f64())
                     .collect();
