@@ -3,8 +3,11 @@
 //! The order matters: everything is checked before anything binds, everything is bound before anything is announced, and the ways
 //! in close before the ways out.
 
+use std::fs::OpenOptions;
 use std::io::Write;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -146,9 +149,30 @@ fn http_settings(config: &Config, rtmp_port: u16) -> http::Settings {
     settings
 }
 
+/// A secret of this installation, made at the first start; readable by its owner only.
+fn secret_of(data: &Path) -> anyhow::Result<[u8; 32]> {
+    let path = data.join("relay.secret");
+    let wrong = || format!("{}: not 32 bytes that this server made; delete the file to have a new one", path.display());
+    match std::fs::read(&path) {
+        Ok(secret) => <[u8; 32]>::try_from(secret).map_err(|_| anyhow::anyhow!(wrong())),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            let secret: [u8; 32] = rand::random();
+            std::fs::create_dir_all(data).with_context(|| data.display().to_string())?;
+            let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
+            file.write_all(&secret).with_context(|| path.display().to_string())?;
+            Ok(secret)
+        }
+        Err(error) => Err(error).with_context(|| path.display().to_string()),
+    }
+}
+
 fn bind_relay(address: SocketAddr, config: &Config) -> anyhow::Result<Relay> {
     let (max_connections, max_per_address) = (config.relay.max_connections, config.relay.max_per_address);
-    Relay::bind(address, relay::Settings { max_connections, max_per_address })
+    let secret = secret_of(&config.data).unwrap_or_else(|error| {
+        tracing::warn!(%error, "viewers will take some seconds to notice when this server is restarted");
+        rand::random()
+    });
+    Relay::bind(address, relay::Settings { max_connections, max_per_address, secret })
         .with_context(|| format!("cannot listen on {address}/udp (relay.listen; empty, or --relay off, for no relay)"))
 }
 

@@ -20,12 +20,14 @@ use crate::admission::{Admission, Seat};
 use crate::hub::{Hub, LiveStream};
 
 /// What the relay is held to.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub struct Settings {
     /// Connections in all.
     pub max_connections: usize,
     /// Connections from one address; loopback is exempt.
     pub max_per_address: usize,
+    /// What stays the same from one run to the next: see [`relay::endpoint_config`].
+    pub secret: [u8; 32],
 }
 
 /// The relay of one server, bound and not yet serving.
@@ -47,7 +49,9 @@ impl Relay {
         config.transport_config(Arc::new(relay::transport(Side::Server)));
         // Handshakes under way are bounded too: what comes on top is not answered, and comes again.
         config.max_incoming(MAX_INCOMING);
-        let endpoint = quinn::Endpoint::server(config, address)?;
+        let socket = std::net::UdpSocket::bind(address)?;
+        let runtime = Arc::new(quinn::TokioRuntime);
+        let endpoint = quinn::Endpoint::new(relay::endpoint_config(&settings.secret), Some(config), socket, runtime)?;
         let admission = Admission::new(settings.max_connections, settings.max_per_address);
         Ok(Self { endpoint, pin: identity.pin(), admission })
     }

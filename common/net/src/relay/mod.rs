@@ -23,7 +23,7 @@ mod tests;
 
 pub use client::{Event, Subscription, subscribe};
 pub use server::{Request, Source, accept};
-pub use transport::{Side, transport};
+pub use transport::{Side, endpoint_config, transport};
 pub use wire::{Proof, RefusalCode, Start};
 
 /// Why a subscription ends, or does not begin.

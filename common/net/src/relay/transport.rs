@@ -1,8 +1,9 @@
 //! QUIC's settings for live media (RFC 9000, RFC 9002).
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use quinn::{IdleTimeout, TransportConfig, VarInt};
+use quinn::{ConnectionId, ConnectionIdGenerator, EndpointConfig, IdleTimeout, TransportConfig, VarInt};
 
 /// Which end of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,7 +36,7 @@ pub fn transport(side: Side) -> TransportConfig {
             // A join is a GOP at once: half a second of a usual stream in the first round trip.
             let mut cubic = quinn::congestion::CubicConfig::default();
             cubic.initial_window(INITIAL_WINDOW);
-            config.congestion_controller_factory(std::sync::Arc::new(cubic));
+            config.congestion_controller_factory(Arc::new(cubic));
         }
         Side::Client => {
             config.max_concurrent_uni_streams(VarInt::from_u32(MAX_GROUPS));
@@ -48,9 +49,39 @@ pub fn transport(side: Side) -> TransportConfig {
     config
 }
 
+/// A server's end point. With the same `secret` after a restart it answers packets of connections that it knows no more with a stateless
+/// reset (RFC 9000 §10.3), so that a subscriber learns with its next packet that its fallback is none; who knows the secret can
+/// end connections, and nothing else.
+pub fn endpoint_config(secret: &[u8; 32]) -> EndpointConfig {
+    let mut config = EndpointConfig::new(Arc::new(ring::hmac::Key::new(ring::hmac::HMAC_SHA256, secret)));
+    config.cid_generator(|| Box::new(AnyId));
+    config
+}
+
+/// Random connection IDs, any of which may be an earlier run's: quinn's own tell those of other runs apart, and such packets are dropped
+/// without an answer.
+struct AnyId;
+
+impl ConnectionIdGenerator for AnyId {
+    fn generate_cid(&mut self) -> ConnectionId {
+        ConnectionId::new(&rand::random::<[u8; ID_LENGTH]>())
+    }
+
+    fn cid_len(&self) -> usize {
+        ID_LENGTH
+    }
+
+    fn cid_lifetime(&self) -> Option<Duration> {
+        None
+    }
+}
+
+/// As quinn's own: nobody guesses one of 2^64.
+const ID_LENGTH: usize = 8;
 /// A peer that says nothing for so long is gone; silence of its media is noticed long before.
-const IDLE: Duration = Duration::from_secs(6);
-const KEEP_ALIVE: Duration = Duration::from_secs(2);
+const IDLE: Duration = Duration::from_secs(4);
+/// How soon a server that was restarted is found out; some 60 bytes each time.
+const KEEP_ALIVE: Duration = Duration::from_secs(1);
 /// Of a server on the same continent; a LAN is measured with the first answer.
 const INITIAL_RTT: Duration = Duration::from_millis(50);
 /// Bounds what one slow subscriber holds back of a stream: a second at 16 Mbit/s.
