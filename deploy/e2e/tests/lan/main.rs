@@ -10,10 +10,11 @@ mod house;
 mod load;
 mod strangers;
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use e2e::{Viewer, compare, until};
+use e2e::{Unit, Viewer, compare, until};
 use lab::link::shape::Shape;
 use media::WallClock;
 use serde_json::Value;
@@ -91,6 +92,50 @@ fn paths_change_hundreds_of_times_and_nothing_is_lost() -> Result<()> {
     let share = house.share_of_cdn_link(&left)?;
     println!("{}", house.lateness());
     println!("bytes from the CDN, failures included: {share:.2} of one copy of the stream");
+    Ok(())
+}
+
+/// Another process is another broadcast, with another certificate and another name on the network: the viewer goes on by the CDN, and moves
+/// again.
+#[test]
+fn a_broadcaster_that_is_killed_and_returns_is_found_again() -> Result<()> {
+    let house = House::build()?;
+    let mut first = house.broadcast(&[])?;
+    let mut viewer = house.watch(0, &[])?;
+    wait_source(&mut viewer, "LAN peer")?;
+    let shown = viewer.pictures()?;
+    viewer.wait_pictures(shown + 60, Duration::from_secs(20))?;
+    first.process.kill();
+    let before = switches(&viewer).len();
+    let mut second = house.broadcast(&[])?;
+    until(START, "the second broadcaster's own pictures", || {
+        ensure!(viewer.process.running()?, "the viewer ended: {}", viewer.process.err());
+        let to = |switch: &Value, name: &str| switch["to"].as_str().is_some_and(|to| to.starts_with(name));
+        let after = switches(&viewer).split_off(before);
+        Ok(after.iter().skip_while(|switch| to(switch, "LAN")).any(|switch| to(switch, "LAN")).then_some(()))
+    })?;
+    let shown = viewer.pictures()?;
+    viewer.wait_pictures(shown + 60, Duration::from_secs(20))?;
+    viewer.finish()?;
+    second.process.interrupt();
+    second.process.success(Duration::from_secs(5))?;
+    // Each broadcast begins anew at zero.
+    let mut newest = BTreeMap::new();
+    let mut runs = [Vec::new(), Vec::new()];
+    for unit in viewer.units()? {
+        let (run, dts) = newest.entry(unit.track.clone()).or_insert((0, unit.dts));
+        *run += usize::from(unit.dts < *dts);
+        *dts = unit.dts;
+        runs.get_mut(*run).context("units went back in time more than once")?.push(unit);
+    }
+    // What a killed process had not written yet cannot be compared.
+    let left = first.units()?;
+    let written = |unit: &Unit| left.iter().any(|other| other.track == unit.track && other.dts >= unit.dts);
+    runs[0].retain(written);
+    let counts = [compare(&left, &runs[0])?, compare(&second.units()?, &runs[1])?];
+    println!("units of the two broadcasts: {counts:?}");
+    let begin = |units: &[Unit]| units.iter().find(|unit| unit.track == "v0").map(|unit| unit.dts);
+    ensure!(begin(&runs[1]) == begin(&second.units()?), "the second broadcast was not shown from its first picture on");
     Ok(())
 }
 
