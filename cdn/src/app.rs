@@ -141,6 +141,7 @@ fn http_settings(config: &Config, rtmp_port: u16) -> http::Settings {
     settings.hls = egress::hls::Settings::default();
     settings.hls.segment = config.hls.segment;
     settings.hls.part = config.hls.part;
+    settings.hls.low_latency = config.hls.low_latency;
     settings.hls.window = config.hls.window;
     settings.hls.bytes = config.hls.window_bytes.as_u64() as usize;
     settings.rtmp_port = Some(rtmp_port);

@@ -169,6 +169,8 @@ pub struct Hls {
     /// The length of parts.
     #[serde(with = "units::duration")]
     pub part: Duration,
+    /// Whether players may take parts as they are made.
+    pub low_latency: bool,
     /// Media time in the playlist.
     #[serde(with = "units::duration")]
     pub window: Duration,
@@ -236,6 +238,7 @@ impl Default for Config {
             hls: Hls {
                 segment: hls.segment,
                 part: hls.part,
+                low_latency: hls.low_latency,
                 window: hls.window,
                 window_bytes: ByteSize::b(hls.bytes as u64),
             },
@@ -312,6 +315,9 @@ impl Config {
         if self.fanout.shards > MAX_SHARDS {
             return refuse("fanout.shards", "must be at most 256");
         }
+        if self.hls.part < SHORTEST_PART {
+            return refuse("hls.part", "must be at least 100ms: a player asks twice for each");
+        }
         if self.hls.part > self.hls.segment {
             return refuse("hls.part", "must not be longer than hls.segment");
         }
@@ -322,6 +328,8 @@ impl Config {
     }
 }
 
+/// Twenty requests a second from each player.
+const SHORTEST_PART: Duration = Duration::from_millis(100);
 /// Keeps instants far from the end of the clock.
 const LONGEST_WAIT: Duration = Duration::from_secs(365 * 24 * 3600);
 /// More threads than any machine that this runs on has cores.

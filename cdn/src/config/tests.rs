@@ -71,6 +71,7 @@ fn files_that_are_refused() {
         ("[rtmp]\napp = 'a/b'", "rtmp.app must be"),
         ("[hub]\nwindow_bytes = '1 MiB'", "hub.window_bytes must be"),
         ("[hls]\npart = '3s'", "hls.part must not"),
+        ("[hls]\npart = '20ms'", "hls.part must be"),
         ("[hls]\nwindow = '5s'", "hls.window must be"),
         ("[fanout]\nengine = 'kqueue'", "unknown variant"),
         ("[metrics]\nlisten = 'here'", "invalid socket address"),

@@ -87,6 +87,9 @@ struct HlsJson {
     segments: usize,
     seconds: f64,
     target_duration_seconds: u64,
+    /// `PART-TARGET`; without, there are no parts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    part_target_seconds: Option<f64>,
 }
 
 #[derive(Serialize)]
@@ -235,6 +238,7 @@ fn describe_hls(packaged: &Packaged) -> Option<HlsJson> {
         segments: playlist.segments.len(),
         seconds: playlist.segments.iter().map(|s| s.duration.as_secs_f64()).sum(),
         target_duration_seconds: playlist.target_duration,
+        part_target_seconds: playlist.low_latency.then(|| playlist.part_target.as_secs_f64()),
     })
 }
 

@@ -1,4 +1,7 @@
-//! Playlists, init segments and segments (RFC 8216), out of memory.
+//! Playlists, init segments, segments and parts (RFC 8216, RFC 8216bis), out of memory.
+//!
+//! A request may wait: for the playlist that has a certain part (`_HLS_msn`, `_HLS_part`) and for the part that the playlist hints at.
+//! Waiting takes a connection, of which there are only so many from one address, and lasts three target durations at most.
 
 use std::hash::{BuildHasher, Hash, Hasher};
 use std::sync::Arc;
@@ -6,7 +9,7 @@ use std::time::Instant;
 
 use axum::Extension;
 use axum::body::Body;
-use axum::extract::{Path, State};
+use axum::extract::{Path, RawQuery, State};
 use axum::http::header::{
     ACCEPT_RANGES, CACHE_CONTROL, CONTENT_RANGE, CONTENT_TYPE, ETAG, HeaderMap, IF_RANGE, RANGE, USER_AGENT,
 };
@@ -19,19 +22,20 @@ use super::range::{self, Wanted};
 use super::reply::{self, Form};
 use super::{Peer, Shared};
 use crate::document::Document;
-use crate::egress::hls::{MEDIA_PLAYLIST, MULTIVARIANT_PLAYLIST, Packaged, Snapshot};
+use crate::egress::hls::{Awaited, MEDIA_PLAYLIST, MULTIVARIANT_PLAYLIST, Packaged, Snapshot, Waited};
 use crate::hub::State as StreamState;
 
 /// `/NAME/FILE`.
 pub(super) async fn file(
     State(shared): State<Arc<Shared>>,
     Path((name, file)): Path<(String, String)>,
+    RawQuery(query): RawQuery,
     peer: Option<Extension<Peer>>,
     headers: HeaderMap,
 ) -> Response<Body> {
-    let playlist: Option<fn(&Snapshot) -> Option<&Document>> = match file.as_str() {
-        MULTIVARIANT_PLAYLIST => Some(|snapshot| snapshot.multivariant.as_ref()),
-        MEDIA_PLAYLIST => Some(|snapshot| snapshot.media.as_ref()),
+    let playlist: Option<Text> = match file.as_str() {
+        MULTIVARIANT_PLAYLIST => Some(Snapshot::multivariant),
+        MEDIA_PLAYLIST => Some(Snapshot::media),
         _ => None,
     };
     let resource = Resource::from_name(&file);
@@ -46,16 +50,53 @@ pub(super) async fn file(
         packaged.seen(mark(&shared, peer.map(|Extension(peer)| peer), &headers), Instant::now());
     }
     match (playlist, resource) {
-        (Some(text), _) => serve_playlist(&shared, &packaged, text, &headers).await,
-        (None, Some(resource)) => serve_media(&packaged, resource, &headers),
+        (Some(text), _) => {
+            let has_directives = file == MEDIA_PLAYLIST && shared.settings.hls.low_latency;
+            match Directives::parse(query.as_deref().filter(|_| has_directives).unwrap_or_default()) {
+                Ok(directives) => serve_playlist(&shared, &packaged, text, directives, &headers).await,
+                Err(what) => reply::words(StatusCode::BAD_REQUEST, what),
+            }
+        }
+        (None, Some(resource)) => serve_media(&packaged, resource, &headers).await,
         (None, None) => unknown(&name),
+    }
+}
+
+/// Which of a snapshot's texts is served.
+type Text = fn(&Snapshot) -> Option<&Document>;
+
+/// What a client asks of a media playlist by its query (RFC 8216bis §6.2.5).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Directives {
+    wanted: Option<Awaited>,
+    skip: bool,
+}
+
+impl Directives {
+    /// Parameters of other names are other people's; of these, what is no decimal number is refused, and why.
+    fn parse(query: &str) -> Result<Self, &'static str> {
+        let value = |name: &str| query.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='));
+        let number = |name| match value(name) {
+            None => Ok(None),
+            Some(text) if !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) => {
+                text.parse().map(Some).map_err(|_| "A number of this size names no segment and no part.")
+            }
+            Some(_) => Err("_HLS_msn and _HLS_part are decimal numbers."),
+        };
+        let wanted = match (number("_HLS_msn")?, number("_HLS_part")?) {
+            (Some(msn), part) => Some(Awaited { msn, part }),
+            (None, None) => None,
+            (None, Some(_)) => return Err("_HLS_part says nothing without _HLS_msn."),
+        };
+        Ok(Self { wanted, skip: matches!(value("_HLS_skip"), Some("YES" | "v2")) })
     }
 }
 
 async fn serve_playlist(
     shared: &Shared,
     packaged: &Packaged,
-    text: fn(&Snapshot) -> Option<&Document>,
+    text: Text,
+    directives: Directives,
     headers: &HeaderMap,
 ) -> Response<Body> {
     let stream = packaged.stream();
@@ -64,38 +105,58 @@ async fn serve_playlist(
     {
         return offline(stream.name());
     }
-    let snapshot = packaged.playable(shared.settings.first_segment).await;
-    match snapshot.as_deref().and_then(text) {
-        Some(document) => {
-            let mut response = reply::document(document, PLAYLIST, headers);
-            if response.status() == StatusCode::OK {
-                let body = http_body::Body::size_hint(response.body()).exact().unwrap_or(0);
-                stream.count_sent(body);
+    let Some(mut snapshot) = packaged.playable(shared.settings.first_segment).await else {
+        return not_yet(packaged, "has no complete segment yet");
+    };
+    if let Some(wanted) = directives.wanted {
+        snapshot = match packaged.reloaded(snapshot, wanted).await {
+            Waited::Come(snapshot) => snapshot,
+            Waited::TooFar => {
+                let text = "This is further off than the playlist says that anything is. Read it without _HLS_msn.";
+                return reply::words(StatusCode::BAD_REQUEST, text);
             }
-            response.headers_mut().remove(ACCEPT_RANGES);
-            response
+            Waited::NotCome => return not_yet(packaged, "has had nothing new for a while"),
+        };
+    }
+    let text = if directives.skip { Snapshot::delta } else { text };
+    let Some(document) = text(&snapshot) else { return not_yet(packaged, "has no complete segment yet") };
+    let form = if directives.wanted.is_some() { WAITED_FOR } else { PLAYLIST };
+    let mut response = reply::document(document, form, headers);
+    if response.status() == StatusCode::OK {
+        let body = http_body::Body::size_hint(response.body()).exact().unwrap_or(0);
+        stream.count_sent(body);
+    }
+    response.headers_mut().remove(ACCEPT_RANGES);
+    response
+}
+
+/// What to say where there is nothing to give out for now.
+fn not_yet(packaged: &Packaged, why: &str) -> Response<Body> {
+    let stream = packaged.stream();
+    match stream.state() {
+        StreamState::Idle | StreamState::Ended { .. } => offline(stream.name()),
+        StreamState::Live { .. } | StreamState::Away { .. } => {
+            let text = format!("The stream {:?} is on air, but {why}. Ask again in a moment.", stream.name());
+            reply::words_for_now(StatusCode::SERVICE_UNAVAILABLE, text)
         }
-        None => match stream.state() {
-            StreamState::Idle | StreamState::Ended { .. } => offline(stream.name()),
-            StreamState::Live { .. } | StreamState::Away { .. } => {
-                let text = format!(
-                    "The stream {:?} is on air, but has no complete segment yet. Ask again in a moment.",
-                    stream.name()
-                );
-                reply::words_for_now(StatusCode::SERVICE_UNAVAILABLE, text)
-            }
-        },
     }
 }
 
-fn serve_media(packaged: &Packaged, resource: Resource, headers: &HeaderMap) -> Response<Body> {
-    let snapshot = packaged.now();
+async fn serve_media(packaged: &Packaged, resource: Resource, headers: &HeaderMap) -> Response<Body> {
+    let snapshot = match resource {
+        Resource::Part(msn, index) => match packaged.part(msn, index).await {
+            Waited::Come(snapshot) => snapshot,
+            Waited::TooFar | Waited::NotCome => return not_yet(packaged, "this part of it has not come"),
+        },
+        Resource::Init(_) | Resource::Segment(_) => packaged.now(),
+    };
     let (found, tag) = match resource {
         Resource::Init(id) => (snapshot.playlist.init(id).map(|bytes| vec![bytes]), format!("init-{id}")),
         Resource::Segment(msn) => (snapshot.playlist.segment(msn), format!("seg-{msn}")),
+        Resource::Part(msn, index) => (snapshot.playlist.part(msn, index), format!("part-{msn}-{index}")),
     };
     let Some(pieces) = found else {
-        return reply::words(StatusCode::NOT_FOUND, "This segment is not held: it is too old, or not complete yet.");
+        return reply::words(StatusCode::NOT_FOUND, "This is not held: it is too old, or not complete yet.");
     };
     let length = pieces.iter().map(|piece| piece.len() as u64).sum::<u64>();
     media(packaged, pieces, length, &format!("\"{tag}-{length}\""), headers)
@@ -152,6 +213,10 @@ fn mark(shared: &Shared, peer: Option<Peer>, headers: &HeaderMap) -> u64 {
 
 /// A cache in front may give the same playlist to everybody for a second, half of what a player waits between two.
 const PLAYLIST: Form = Form { content_type: "application/vnd.apple.mpegurl", cache_control: "public, max-age=1" };
+
+/// A playlist that was waited for: its address names a part that it has, so that it is as true later, and of no use once segments are gone
+/// (RFC 8216bis §6.2.5.2 leaves it to the server; this is the six target durations that caches are advised to keep it).
+const WAITED_FOR: Form = Form { cache_control: "public, max-age=12", ..PLAYLIST };
 
 /// How long an ended stream's last playlist is served, so that players hear that it ended. After that a newcomer hears that it is
 /// offline, in place of old pictures.

@@ -20,8 +20,16 @@ struct WatchJson {
     /// Of the newest broadcast: 16 hexadecimal digits.
     epoch: Option<String>,
     urls: UrlsJson,
+    hls: HlsJson,
     relay: Option<RelayJson>,
     peer: Option<PeerJson>,
+}
+
+/// How the playlist can be played.
+#[derive(Serialize)]
+struct HlsJson {
+    /// By parts, as they are made.
+    low_latency: bool,
 }
 
 /// The relay protocol from this server.
@@ -64,6 +72,7 @@ pub(super) async fn watch(
     let place = Place::of(&headers, &shared);
     let answer = WatchJson {
         urls: place.urls(&name),
+        hls: HlsJson { low_latency: shared.settings.hls.low_latency },
         relay: relay.map(|(port, pin)| RelayJson { host: place.host().to_owned(), port, pin: pin.to_string() }),
         peer: peer.map(|PeerInvitation { pin, secret, addresses, ticket, expires }| PeerJson {
             pin: pin.to_string(),

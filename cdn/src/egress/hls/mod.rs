@@ -2,7 +2,7 @@
 //!
 //! A packager is one more subscriber: a cursor. It starts when its stream is first published and outlives every publisher, so
 //! media sequence numbers go on. What it holds is published as an immutable snapshot; readers share it and nobody waits for
-//! anybody. RFC 8216; the cutting and the texts are `media::hls`.
+//! anybody, unless it asks to: for a part that is about to be (RFC 8216bis). RFC 8216; the cutting and the texts are `media::hls`.
 
 mod packaging;
 mod viewers;
@@ -14,7 +14,7 @@ use std::time::Duration;
 use parking_lot::RwLock;
 use tokio_util::sync::CancellationToken;
 
-pub use packaging::{MEDIA_PLAYLIST, MULTIVARIANT_PLAYLIST, Packaged, Snapshot};
+pub use packaging::{Awaited, MEDIA_PLAYLIST, MULTIVARIANT_PLAYLIST, Packaged, Snapshot, Waited};
 pub use viewers::Viewers;
 
 use crate::hub::{Hub, LiveStream};
@@ -27,6 +27,8 @@ pub struct Settings {
     pub segment: Duration,
     /// Parts are about this long.
     pub part: Duration,
+    /// Whether playlists list parts, and requests may wait for them (LL-HLS).
+    pub low_latency: bool,
     /// How much a playlist lists.
     pub window: Duration,
     /// Most bytes held for one stream, listed or not. The payloads are shared with the live window.
@@ -39,6 +41,7 @@ impl Default for Settings {
         Self {
             segment: packager.segment_target,
             part: packager.part_target,
+            low_latency: packager.low_latency,
             window: packager.window,
             bytes: packager.bytes,
         }

@@ -1,6 +1,6 @@
 //! One stream's packager: the task that feeds it, and the snapshot that everybody reads.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use media::hls::{self, Packager, Playlist};
@@ -21,15 +21,71 @@ pub const MULTIVARIANT_PLAYLIST: &str = "index.m3u8";
 /// The last component of the media playlist's address.
 pub const MEDIA_PLAYLIST: &str = "media.m3u8";
 
-/// What is served of a stream at one moment. Everything in it is shared and immutable.
-#[derive(Clone, Debug, Default)]
+/// What is served of a stream at one moment. Everything in it is shared, and what is asked for does not change.
+///
+/// A text is made when it is asked for first, once for all who ask: a part that nobody waits for costs no playlist.
+#[derive(Debug, Default)]
 pub struct Snapshot {
-    /// Segments and init segments.
+    /// Segments, parts and init segments.
     pub playlist: Arc<Playlist>,
+    media: Text,
+    delta: Text,
+    multivariant: Text,
+}
+
+/// Shared with the snapshots of which it is as true.
+type Text = Arc<OnceLock<Option<Document>>>;
+
+impl Snapshot {
     /// The media playlist, once there is a segment to list.
-    pub media: Option<Document>,
+    pub fn media(&self) -> Option<&Document> {
+        self.media.get_or_init(|| hls::media_playlist(&self.playlist).map(Document::new)).as_ref()
+    }
+
+    /// The media playlist without what a client has that saw it a moment ago.
+    pub fn delta(&self) -> Option<&Document> {
+        self.delta.get_or_init(|| hls::delta_update(&self.playlist).map(Document::new)).as_ref()
+    }
+
     /// The multivariant playlist, once there is a segment to list.
-    pub multivariant: Option<Document>,
+    pub fn multivariant(&self) -> Option<&Document> {
+        let make = || hls::multivariant(&self.playlist, MEDIA_PLAYLIST).map(Document::new);
+        self.multivariant.get_or_init(make).as_ref()
+    }
+
+    /// The one that comes after this.
+    fn followed_by(&self, playlist: Arc<Playlist>) -> Self {
+        let lists = |p: &Playlist| (p.segments.first().map(|s| s.msn), p.segments.last().map(|s| s.msn), p.ended);
+        if lists(&self.playlist) != lists(&playlist) {
+            return Self { playlist, ..Self::default() };
+        }
+        let multivariant = self.multivariant.clone();
+        match playlist.low_latency {
+            true => Self { playlist, multivariant, ..Self::default() },
+            // Without parts, the texts are about complete segments alone.
+            false => Self { playlist, multivariant, media: self.media.clone(), delta: self.delta.clone() },
+        }
+    }
+}
+
+/// What a request waits for, by `_HLS_msn` and `_HLS_part`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Awaited {
+    /// The media sequence number of a segment.
+    pub msn: u64,
+    /// The index of a part of it; without one, the whole segment.
+    pub part: Option<u64>,
+}
+
+/// How waiting ended.
+#[derive(Clone, Debug)]
+pub enum Waited {
+    /// It is there.
+    Come(Arc<Snapshot>),
+    /// It is further off than anybody would ask who knows the playlist.
+    TooFar,
+    /// It has not come in time, or will not.
+    NotCome,
 }
 
 /// A stream's packaged form.
@@ -60,10 +116,44 @@ impl Packaged {
     ///
     /// A stream that ended and is back has, for the length of its first segment, only the playlist that says that it is over.
     pub async fn playable(&self, patience: Duration) -> Option<Arc<Snapshot>> {
-        let mut snapshots = self.snapshot.subscribe();
         let is_on_air = !matches!(self.stream.state(), State::Idle | State::Ended { .. });
         let patience = if is_on_air { patience } else { Duration::ZERO };
-        let ready = snapshots.wait_for(|s| s.media.is_some() && !(s.playlist.ended && is_on_air));
+        self.wait(patience, |s| !s.playlist.segments.is_empty() && !(s.playlist.ended && is_on_air)).await
+    }
+
+    /// Waits until the playlist has come to what is wanted, from `snapshot` on. A playlist that is over never will, and is what there is
+    /// to say (RFC 8216bis §6.2.5.2).
+    ///
+    /// All who wait for the same part are woken once, by the snapshot that has it, and share its text.
+    pub async fn reloaded(&self, snapshot: Arc<Snapshot>, wanted: Awaited) -> Waited {
+        let Awaited { msn, part } = wanted;
+        let has_come = |s: &Snapshot| s.playlist.ended || s.playlist.has_come_to(msn, part);
+        if has_come(&snapshot) {
+            return Waited::Come(snapshot);
+        }
+        if snapshot.playlist.is_far_from(msn, part) {
+            return Waited::TooFar;
+        }
+        let patience = snapshot.playlist.longest_wait();
+        drop(snapshot);
+        self.wait(patience, has_come).await.map_or(Waited::NotCome, Waited::Come)
+    }
+
+    /// The part, which is waited for if it is the next: the one that the playlist hints at.
+    pub async fn part(&self, msn: u64, index: u64) -> Waited {
+        let now = self.now();
+        if now.playlist.preload_hint() != Some((msn, index)) || now.playlist.segments.is_empty() {
+            return Waited::Come(now);
+        }
+        let patience = now.playlist.longest_wait();
+        drop(now);
+        let is_past = |s: &Snapshot| s.playlist.preload_hint() != Some((msn, index));
+        self.wait(patience, is_past).await.map_or(Waited::NotCome, Waited::Come)
+    }
+
+    async fn wait(&self, patience: Duration, until: impl Fn(&Snapshot) -> bool) -> Option<Arc<Snapshot>> {
+        let mut snapshots = self.snapshot.subscribe();
+        let ready = snapshots.wait_for(|snapshot| until(snapshot));
         let found = tokio::select! {
             biased;
             found = ready => found.ok().map(|snapshot| snapshot.clone()),
@@ -91,6 +181,7 @@ pub(super) async fn run(packaged: Arc<Packaged>, settings: Settings) {
     let mut packager = Packager::new(hls::Settings {
         segment_target: settings.segment,
         part_target: settings.part,
+        low_latency: settings.low_latency,
         window: settings.window,
         bytes: settings.bytes,
         first_sequence: first_sequence(now()),
@@ -137,23 +228,13 @@ pub(super) async fn run(packaged: Arc<Packaged>, settings: Settings) {
     }
 }
 
-/// Puts the snapshot where everybody sees it. The texts are made once for all who ask, and only if they differ.
+/// Puts the snapshot where everybody sees it, and wakes those who wait for it.
 fn publish(packaged: &Packaged, playlist: Arc<Playlist>) {
     let old = packaged.now();
-    let lists = |p: &Playlist| (p.segments.first().map(|s| s.msn), p.segments.last().map(|s| s.msn), p.ended);
-    let next = if lists(&old.playlist) == lists(&playlist) {
-        Snapshot { playlist, media: old.media.clone(), multivariant: old.multivariant.clone() }
-    } else {
-        if let Some(newest) = playlist.segments.last() {
-            debug!(stream = packaged.stream.name(), msn = newest.msn, duration = ?newest.duration, "segment");
-        }
-        Snapshot {
-            media: hls::media_playlist(&playlist).map(Document::new),
-            multivariant: hls::multivariant(&playlist, MEDIA_PLAYLIST).map(Document::new),
-            playlist,
-        }
-    };
-    packaged.snapshot.send_replace(Arc::new(next));
+    if let Some(newest) = playlist.segments.last().filter(|newest| old.playlist.segments.last() != Some(*newest)) {
+        debug!(stream = packaged.stream.name(), msn = newest.msn, duration = ?newest.duration, "segment");
+    }
+    packaged.snapshot.send_replace(Arc::new(old.followed_by(playlist)));
 }
 
 /// Segments are longer than a second on average, so the Unix time in seconds is above every number that an earlier run of this

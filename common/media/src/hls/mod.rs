@@ -1,6 +1,6 @@
 //! HTTP Live Streaming: the packager and the playlists of a server, the parser and the scheduler of a client.
 //!
-//! The packager's unit is the part: one fragment of about a third of a second. Segments are whole numbers of parts. Playlists
+//! The packager's unit is the part: one fragment of about a fifth of a second. Segments are whole numbers of parts. Playlists
 //! are plain values: a snapshot goes in and text comes out, and the other way round.
 //!
 //! RFC 8216 (version 7), and RFC 8216bis for what concerns parts.
@@ -8,6 +8,8 @@
 mod attributes;
 mod broadcast;
 pub mod client;
+mod listing;
+mod live_edge;
 mod packager;
 mod parse;
 mod playlist;
@@ -16,13 +18,14 @@ mod snapshot;
 #[cfg(test)]
 mod tests;
 
+pub use listing::{delta_update, media_playlist};
 pub use packager::{Counters, Packager, Settings};
 pub use parse::{MAX_TEXT, parse, parse_media, parse_multivariant};
 pub use playlist::{
     AudioRendition, ByteRange, Map, MediaPart, MediaPlaylist, MediaSegment, Multivariant, ParsedPlaylist, PlaylistType,
     PreloadHint, RenditionReport, ServerControl, Start, TrailingParts, Variant,
 };
-pub use snapshot::{Bandwidth, Init, Part, Playlist, Resource, Segment, media_playlist, multivariant};
+pub use snapshot::{Bandwidth, Init, Part, Playlist, Resource, Segment, multivariant};
 
 /// Why a playlist could not be read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -37,8 +37,11 @@ use crate::time::{Timestamp, WallClock};
 pub struct Settings {
     /// Segments end at the IDR nearest to this.
     pub segment_target: Duration,
-    /// Parts are at most this long, unless one picture is.
+    /// Parts end at the picture nearest to this. What a playlist promises (`PART-TARGET`) is a little more: see
+    /// [`Playlist::part_target`].
     pub part_target: Duration,
+    /// Whether playlists list parts, and say that they can be waited for.
+    pub low_latency: bool,
     /// How much a playlist lists; never less than three target durations (RFC 8216 §6.2.2). As much again is still served.
     pub window: Duration,
     /// Sum of all that is held, listed or not. At least one segment is held.
@@ -49,11 +52,15 @@ pub struct Settings {
 }
 
 impl Default for Settings {
-    /// Two-second segments, a third of a second a part, twenty seconds listed, 256 MiB.
+    /// Two-second segments, a fifth of a second a part, twenty seconds listed, 256 MiB.
+    ///
+    /// A fifth of a second is a whole number of pictures at 5, 10, 15, 20, 25, 30, 50 and 60 a second, and divides GOPs of one and two
+    /// seconds. A third would save two requests in five, and cost a player 0.4 s: it stays three parts behind.
     fn default() -> Self {
         Self {
             segment_target: Duration::from_secs(2),
-            part_target: Duration::from_millis(333),
+            part_target: Duration::from_millis(200),
+            low_latency: true,
             window: Duration::from_secs(20),
             bytes: 256 << 20,
             first_sequence: 0,
@@ -87,7 +94,7 @@ pub struct Packager {
 impl Packager {
     /// A packager that has seen nothing.
     pub fn new(settings: Settings) -> Self {
-        let playlist = Playlist { part_target: settings.part_target, independent: true, ..Playlist::default() };
+        let playlist = Playlist { independent: true, low_latency: settings.low_latency, ..Playlist::default() };
         let shelf = Shelf::new(&settings);
         let counters = Counters::default();
         Self { settings, shelf, playlist: Arc::new(playlist), current: None, counters, sequence: 1, ended: false }
@@ -263,8 +270,7 @@ impl Packager {
         let elapsed = at - open.start;
         let is_near = unit.random_access && current.is_near(elapsed, self.settings.segment_target, limit);
         let is_over = elapsed + current.step.max(step) > limit || open.bytes > self.settings.bytes / SEGMENT_SHARE;
-        let is_part_over =
-            at - open.part_start + step > self.part_limit() || (unit.random_access && current.has_pictures());
+        let is_part_over = self.is_part_over(at - open.part_start, step, unit.random_access && current.has_pictures());
         if is_near || (is_over && open.has_something()) {
             self.close_segment(at, Some(unit));
         } else if is_part_over && open.has_picture_or_sound(current.has_pictures()) {
@@ -295,8 +301,18 @@ impl Packager {
         }
     }
 
+    /// Whether a part of this length ends before a unit that will last `step`: where it is nearest to what is aimed at, where it would
+    /// else be longer than was promised, and before an IDR if it is long enough to end at all (RFC 8216bis §4.4.4.9). An IDR that comes
+    /// sooner than that is within the part.
+    fn is_part_over(&self, length: i64, step: i64, is_idr: bool) -> bool {
+        let aim = self.settings.part_target.as_millis() as i64;
+        let limit = self.part_limit();
+        length * 2 + step >= aim * 2 || length + step > limit || (is_idr && length * 100 >= limit * LEAST_PART)
+    }
+
+    /// In milliseconds.
     fn part_limit(&self) -> i64 {
-        self.settings.part_target.as_millis() as i64 + PART_SLACK
+        self.shelf.part_target().unwrap_or_else(|| promised(self.settings.part_target)).as_millis() as i64
     }
 
     /// Makes a part of the units since the last one. `next` is the unit that follows.
@@ -310,10 +326,8 @@ impl Packager {
         let next_dts = |id| next.filter(|unit| unit.track == id).map(|unit| unit.dts);
         match current.fragmenter.fragment(&current.init.catalog, &units, next_dts) {
             Ok(fragment) => {
-                let independent = match units.iter().find(|unit| unit.track.is_video()) {
-                    Some(first) => first.random_access,
-                    None => current.init.catalog.video().is_none(),
-                };
+                let has_pictures = current.init.catalog.video().is_some();
+                let independent = !has_pictures || units.iter().any(|unit| unit.track.is_video() && unit.random_access);
                 open.parts.push(Part { duration: end.since(open.part_start), independent, fragment });
                 open.part_start = end.max(open.part_start);
             }
@@ -365,15 +379,23 @@ impl Packager {
             let segment = current.segment(open.clone_of_parts(), open.part_start);
             Some((self.shelf.numbered(segment), Arc::clone(&current.init)))
         });
-        self.playlist = Arc::new(self.shelf.snapshot(open, self.settings.part_target, self.ended));
+        self.playlist = Arc::new(self.shelf.snapshot(open, self.settings.low_latency, self.ended));
     }
+}
+
+/// The `PART-TARGET` for parts that are about this long: whole milliseconds.
+pub(super) fn promised(part: Duration) -> Duration {
+    Duration::from_millis((part.as_millis() as u64).saturating_mul(PROMISED.into()) / 100)
 }
 
 /// `EXT-X-TARGETDURATION` at most, in seconds: encoders' longest default GOP is 250 pictures, at 25 a second. Players start
 /// three of these behind the live edge.
 pub(super) const MAX_TARGET: u64 = 10;
-/// In milliseconds: what rounding adds to a part of whole pictures.
-const PART_SLACK: i64 = 1;
+/// In percent of `PART-TARGET`: no part may be shorter, but the last of a segment and those with an IDR (RFC 8216bis §4.4.4.9).
+const LEAST_PART: i64 = 85;
+/// `PART-TARGET` in percent of what is aimed at: parts that are a little longer and a little shorter are then equally far from what
+/// is allowed, since encoders with a camera's clock put no two pictures the same time apart.
+const PROMISED: u32 = 108;
 /// In milliseconds: how far sound may be ahead of the pictures that it was sent with. Encoders interleave more closely.
 const PICTURES_STOPPED: i64 = 1000;
 /// One segment may take this part of the bytes that may be held, so that some are always listed.

@@ -4,19 +4,22 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::packager::{MAX_TARGET, Settings};
+use super::packager::{MAX_TARGET, Settings, promised};
 use super::snapshot::{Init, Playlist, Segment};
 
 /// What a stream keeps, in order of time: `unlisted`, then `listed`.
 #[derive(Debug)]
 pub(super) struct Shelf {
     segment_target: Duration,
+    part_aim: Duration,
     window: Duration,
     bytes: usize,
     next_msn: u64,
     discontinuities: u64,
     /// In seconds, once it is known.
     target: Option<u64>,
+    /// What parts are promised not to exceed, once it is known.
+    part_target: Option<Duration>,
     independent: bool,
     listed: VecDeque<Arc<Segment>>,
     unlisted: VecDeque<Unlisted>,
@@ -37,11 +40,13 @@ impl Shelf {
     pub(super) fn new(settings: &Settings) -> Self {
         Self {
             segment_target: settings.segment_target,
+            part_aim: settings.part_target,
             window: settings.window,
             bytes: settings.bytes,
             next_msn: settings.first_sequence,
             discontinuities: 0,
             target: None,
+            part_target: None,
             independent: true,
             listed: VecDeque::new(),
             unlisted: VecDeque::new(),
@@ -68,6 +73,11 @@ impl Shelf {
         self.target.unwrap_or(MAX_TARGET) as i64 * 1000 + 499
     }
 
+    /// What parts are promised not to exceed, once it is known.
+    pub(super) fn part_target(&self) -> Option<Duration> {
+        self.part_target
+    }
+
     /// The segment as it will be listed next.
     pub(super) fn numbered(&self, segment: Segment) -> Segment {
         let discontinuity_sequence = self.discontinuities + u64::from(segment.discontinuity);
@@ -86,6 +96,11 @@ impl Shelf {
             let longest = self.segment_target.max(segment.duration).max(longest_gop);
             rounded(longest).clamp(1, MAX_TARGET).max(rounded(segment.duration))
         });
+        // Parts are whole pictures: what the first ones came to tells what all will, at 12 pictures a second as at 60.
+        self.part_target.get_or_insert_with(|| {
+            let longest = segment.parts.iter().map(|part| part.duration).max().unwrap_or_default();
+            promised(if longest * 4 < self.part_aim * 3 { self.part_aim } else { longest })
+        });
         if self.inits.iter().all(|held| held.id != init.id) {
             self.inits.push(init);
         }
@@ -94,7 +109,7 @@ impl Shelf {
     }
 
     /// A snapshot with `open` after the last segment.
-    pub(super) fn snapshot(&self, open: Option<(Segment, Arc<Init>)>, part_target: Duration, ended: bool) -> Playlist {
+    pub(super) fn snapshot(&self, open: Option<(Segment, Arc<Init>)>, low_latency: bool, ended: bool) -> Playlist {
         let mut inits = self.inits.clone();
         if let Some((_, init)) = &open
             && inits.iter().all(|held| held.id != init.id)
@@ -104,7 +119,9 @@ impl Shelf {
         let first = self.listed.front();
         Playlist {
             target_duration: self.target.unwrap_or(0),
-            part_target,
+            part_target: self.part_target.unwrap_or_default(),
+            low_latency,
+            next_msn: self.next_msn,
             discontinuity_sequence: first.map_or(0, |s| s.discontinuity_sequence - u64::from(s.discontinuity)),
             independent: self.independent,
             segments: self.listed.iter().cloned().collect(),

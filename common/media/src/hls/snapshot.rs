@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use m3u8_rs::{MasterPlaylist, Resolution, VariantStream};
 
-use super::playlist::{Map, MediaPlaylist, MediaSegment};
+use super::listing::version;
 use crate::catalog::Catalog;
 use crate::codec::Format;
 use crate::fmp4::{Fragment, rendition};
@@ -67,8 +67,12 @@ pub struct Init {
 pub struct Playlist {
     /// `EXT-X-TARGETDURATION` in seconds; 0 until the first segment is complete, and never changes after that.
     pub target_duration: u64,
-    /// No part is longer.
+    /// `PART-TARGET`: no part is longer, unless one picture is. Zero until the first segment is complete, and never changes after that.
     pub part_target: Duration,
+    /// Whether parts are listed, and may be waited for.
+    pub low_latency: bool,
+    /// The media sequence number of the segment that comes after the last complete one.
+    pub next_msn: u64,
     /// `EXT-X-DISCONTINUITY-SEQUENCE`.
     pub discontinuity_sequence: u64,
     /// Whether every segment so far could be decoded by itself.
@@ -104,6 +108,12 @@ impl Playlist {
     pub fn segment(&self, msn: u64) -> Option<Vec<Bytes>> {
         let segment = self.segments.iter().chain(&self.unlisted).find(|s| s.msn == msn)?;
         Some(segment.parts.iter().flat_map(|part| part.fragment.chunks()).collect())
+    }
+
+    /// The bytes of part `index` of a segment, complete or not. Cloning them copies no media.
+    pub fn part(&self, msn: u64, index: u64) -> Option<Vec<Bytes>> {
+        let segment = self.segments.iter().chain(&self.unlisted).chain(&self.open).find(|s| s.msn == msn)?;
+        Some(segment.parts.get(usize::try_from(index).ok()?)?.fragment.chunks().collect())
     }
 
     /// What the newest listed segment consists of.
@@ -145,6 +155,8 @@ pub enum Resource {
     Init(u64),
     /// `seg-MSN.m4s`
     Segment(u64),
+    /// `part-MSN-INDEX.m4s`
+    Part(u64, u64),
 }
 
 impl Resource {
@@ -152,8 +164,12 @@ impl Resource {
     pub fn from_name(name: &str) -> Option<Self> {
         let init = || u64::from_str_radix(name.strip_prefix("init-")?.strip_suffix(".mp4")?, 16).ok().map(Self::Init);
         let segment = || name.strip_prefix("seg-")?.strip_suffix(".m4s")?.parse().ok().map(Self::Segment);
+        let part = || {
+            let (msn, index) = name.strip_prefix("part-")?.strip_suffix(".m4s")?.split_once('-')?;
+            Some(Self::Part(msn.parse().ok()?, index.parse().ok()?))
+        };
         // One resource has one name: no signs, no leading zeros, no capitals.
-        init().or_else(segment).filter(|resource| resource.to_string() == name)
+        init().or_else(segment).or_else(part).filter(|resource| resource.to_string() == name)
     }
 }
 
@@ -162,40 +178,9 @@ impl fmt::Display for Resource {
         match self {
             Self::Init(id) => write!(f, "init-{id:016x}.mp4"),
             Self::Segment(msn) => write!(f, "seg-{msn}.m4s"),
+            Self::Part(msn, index) => write!(f, "part-{msn}-{index}.m4s"),
         }
     }
-}
-
-/// The media playlist of a snapshot; `None` until there is a segment to list.
-pub fn media_playlist(playlist: &Playlist) -> Option<String> {
-    listing(playlist).map(|listing| listing.to_string())
-}
-
-/// The same as a value.
-pub(super) fn listing(playlist: &Playlist) -> Option<MediaPlaylist> {
-    let first = playlist.segments.first()?;
-    let map = |id| Arc::new(Map { uri: Resource::Init(id).to_string(), byte_range: None });
-    Some(MediaPlaylist {
-        version: VERSION,
-        target_duration: Duration::from_secs(playlist.target_duration),
-        media_sequence: first.msn,
-        discontinuity_sequence: playlist.discontinuity_sequence,
-        independent_segments: playlist.independent,
-        segments: playlist
-            .segments
-            .iter()
-            .map(|segment| MediaSegment {
-                uri: Resource::Segment(segment.msn).to_string(),
-                duration: segment.duration,
-                discontinuity: segment.discontinuity,
-                map: Some(map(segment.init)),
-                program_date_time: Some(segment.program_date_time),
-                ..MediaSegment::default()
-            })
-            .collect(),
-        end_list: playlist.ended,
-        ..MediaPlaylist::default()
-    })
 }
 
 /// The multivariant playlist of a snapshot, whose media playlist is at `uri`; `None` until there is a segment to list.
@@ -210,7 +195,7 @@ pub fn multivariant(playlist: &Playlist, uri: &str) -> Option<String> {
         _ => None,
     });
     let master = MasterPlaylist {
-        version: Some(VERSION as usize),
+        version: Some(version(playlist) as usize),
         independent_segments: playlist.independent,
         variants: vec![VariantStream {
             uri: uri.to_owned(),
@@ -227,6 +212,3 @@ pub fn multivariant(playlist: &Playlist, uri: &str) -> Option<String> {
     master.write_to(&mut text).expect("writing to memory does not fail");
     Some(String::from_utf8(text).expect("a playlist is made of strings"))
 }
-
-/// RFC 8216 §7: what its authors recommend for fragmented MP4, whose `EXT-X-MAP` needs 6.
-const VERSION: u64 = 7;

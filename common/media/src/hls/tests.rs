@@ -7,7 +7,7 @@ use bytes::Bytes;
 use proptest::prelude::*;
 
 use super::client::{Scheduler, Step, resolve};
-use super::snapshot::listing;
+use super::listing::listing;
 use super::*;
 use crate::access_unit::{AccessUnit, TrackId};
 use crate::catalog::{Catalog, Epoch, Track};
@@ -15,6 +15,8 @@ use crate::codec::{Codec, CodecConfig, Format};
 use crate::fmp4::{Event, Reader};
 use crate::live_window::{Bounds, LiveWindow};
 use crate::time::{Timestamp, WallClock};
+
+mod low_latency;
 
 const AVCC: &[u8] = &[
     1, 0x64, 0, 0x0a, 0xff, 0xe1, 0, 0x17, 0x67, 0x64, 0, 0x0a, 0xac, 0xd9, 0x44, 0x26, 0x84, 0, 0, 3, 0, 4, 0, 0, 3,
@@ -85,6 +87,12 @@ impl Stream {
         media_playlist(&self.packager.playlist()).unwrap_or_default()
     }
 
+    /// Without what is said of parts.
+    fn classic(&self) -> String {
+        let playlist = Playlist { low_latency: false, ..Playlist::clone(&self.packager.playlist()) };
+        media_playlist(&playlist).unwrap_or_default()
+    }
+
     fn durations(&self) -> Vec<u128> {
         self.packager.playlist().segments.iter().map(|segment| segment.duration.as_millis()).collect()
     }
@@ -127,11 +135,11 @@ fn a_plain_stream() {
     let mut stream =
         Stream::new(Settings { first_sequence: 7, ..Settings::default() }, catalog(1, &[video(), sound()]));
     stream.both(0, 1960, 1000);
-    assert_eq!(stream.text(), "");
+    assert_eq!(stream.classic(), "");
     stream.both(1960, 5000, 1000);
     let init = init_name(&stream, 0);
     assert_eq!(
-        stream.text(),
+        stream.classic(),
         format!(
             "\
 #EXTM3U
@@ -150,19 +158,19 @@ seg-8.m4s
         )
     );
     let open = stream.packager.playlist().open.clone().unwrap();
-    assert_eq!((open.msn, open.parts.len()), (9, 3));
+    assert_eq!((open.msn, open.parts.len()), (9, 4));
     stream.packager.end();
-    assert!(stream.text().ends_with("#EXTINF:1.000,\nseg-9.m4s\n#EXT-X-ENDLIST\n"), "{}", stream.text());
+    assert!(stream.classic().ends_with("#EXTINF:1.000,\nseg-9.m4s\n#EXT-X-ENDLIST\n"), "{}", stream.classic());
     stream.assert_all_received();
 
     let text = multivariant(&stream.packager.playlist(), "media.m3u8").unwrap();
     let parsed = parse_multivariant(&text).unwrap();
     let bandwidth = stream.packager.playlist().bandwidth().unwrap();
-    assert_eq!(bandwidth, Bandwidth { peak: 38_016, average: 38_016 });
+    assert_eq!(bandwidth, Bandwidth { peak: 39_520, average: 39_520 });
     assert_eq!(
         text,
         format!(
-            "#EXTM3U\n#EXT-X-VERSION:7\n#EXT-X-INDEPENDENT-SEGMENTS\n#EXT-X-STREAM-INF:BANDWIDTH={},AVERAGE-BANDWIDTH={},\
+            "#EXTM3U\n#EXT-X-VERSION:9\n#EXT-X-INDEPENDENT-SEGMENTS\n#EXT-X-STREAM-INF:BANDWIDTH={},AVERAGE-BANDWIDTH={},\
              CODECS=\"avc1.64000A,mp4a.40.2\",RESOLUTION=64x64,FRAME-RATE=25\nmedia.m3u8\n",
             bandwidth.peak, bandwidth.average
         )
@@ -205,21 +213,6 @@ fn cuts_at_idrs_near_the_target() {
 }
 
 #[test]
-fn parts_are_near_their_target() {
-    for (step, expected) in [(40, 320), (33, 330), (17, 323)] {
-        let mut stream = Stream::new(Settings::default(), catalog(1, &[video()]));
-        (0..300).for_each(|n| stream.push(TrackId::VIDEO, n * step, 0, n % (2000 / step) == 0, 10));
-        for segment in &stream.packager.playlist().segments {
-            let (last, parts) = segment.parts.split_last().unwrap();
-            assert!(parts.iter().all(|part| part.duration.as_millis() == expected), "{step}: {parts:?}");
-            assert!(last.duration.as_millis() <= expected);
-            assert_eq!(segment.parts.iter().map(|part| part.duration).sum::<Duration>(), segment.duration);
-            assert!(segment.parts[0].independent);
-        }
-    }
-}
-
-#[test]
 fn sound_alone() {
     let mut stream = Stream::new(Settings::default(), catalog(1, &[sound()]));
     (0..400).for_each(|n| stream.push(TrackId::AUDIO, n * 1024 / 48, 0, true, 10));
@@ -253,7 +246,7 @@ fn another_epoch_is_a_discontinuity() {
     let (one, two) = (init_name(&stream, 0), init_name(&stream, 2));
     assert_ne!(one, two);
     assert_eq!(
-        stream.text(),
+        stream.classic(),
         format!(
             "\
 #EXTM3U
@@ -409,7 +402,7 @@ fn b_frames_start_where_the_idr_is_shown() {
         );
     }
     stream.packager.end();
-    assert!(stream.text().contains("TIME:2026-11-22T13:01:33.330Z\n#EXTINF:2.000,"), "{}", stream.text());
+    assert!(stream.classic().contains("TIME:2026-11-22T13:01:33.330Z\n#EXTINF:2.000,"), "{}", stream.text());
     stream.assert_all_received();
 }
 
@@ -459,7 +452,7 @@ fn a_publisher_that_comes_after_the_end() {
 
 #[test]
 fn resources_have_one_name() {
-    for resource in [Resource::Init(0xabc), Resource::Segment(17)] {
+    for resource in [Resource::Init(0xabc), Resource::Segment(17), Resource::Part(17, 0)] {
         assert_eq!(Resource::from_name(&resource.to_string()), Some(resource));
     }
     for bad in [
@@ -471,6 +464,10 @@ fn resources_have_one_name() {
         "init-0000000000000ABC.mp4",
         "seg-1.mp4",
         "seg-99999999999999999999.m4s",
+        "part-1.m4s",
+        "part-1-.m4s",
+        "part-1-01.m4s",
+        "part-1-2-3.m4s",
     ] {
         assert_eq!(Resource::from_name(bad), None, "{bad}");
     }
@@ -564,42 +561,50 @@ fn playlist_strategy() -> impl Strategy<Value = MediaPlaylist> {
     let hint = prop::option::of((0u64..99, prop::option::of(0u64..99), any::<bool>()));
     (
         numbers,
-        prop::collection::vec(segment, 1..8),
+        prop::collection::vec(segment.clone(), 1..8),
+        prop::option::of(segment),
         control,
         any::<[bool; 2]>(),
         prop::option::of((-90_000i64..90_000, any::<bool>())),
         hint,
     )
-        .prop_map(|((version, target, msn, discontinuity, skipped), mut segments, control, flags, start, hint)| {
-            // A map is in force until there is another.
-            let mut map = None;
-            for segment in &mut segments {
-                map = segment.map.take().or(map);
-                segment.map.clone_from(&map);
-            }
-            let mut trailing = TrailingParts::default();
-            trailing.head.map = map;
-            trailing.head.encrypted = segments.last().is_some_and(|segment| segment.encrypted);
-            trailing.preload_hint =
-                hint.map(|(start, length, is_map)| PreloadHint { is_map, uri: "h".into(), start, length });
-            let (can_block_reload, can_skip_until, hold_back, part_hold_back) = control;
-            MediaPlaylist {
-                version,
-                target_duration: Duration::from_secs(target),
-                media_sequence: msn,
-                discontinuity_sequence: discontinuity,
-                independent_segments: flags[0],
-                playlist_type: flags[1].then_some(PlaylistType::Event),
-                start: start.map(|(offset_millis, precise)| Start { offset_millis, precise }),
-                server_control: ServerControl { can_block_reload, can_skip_until, hold_back, part_hold_back },
-                part_target: flags[0].then_some(Duration::from_millis(333)),
-                skipped,
-                segments,
-                trailing,
-                rendition_reports: vec![RenditionReport { uri: "r".into(), last_msn: Some(msn), last_part: None }],
-                end_list: flags[1],
-            }
-        })
+        .prop_map(
+            |((version, target, msn, discontinuity, skipped), mut segments, open, control, flags, start, hint)| {
+                // A map is in force until there is another.
+                let mut map = None;
+                for segment in &mut segments {
+                    map = segment.map.take().or(map);
+                    segment.map.clone_from(&map);
+                }
+                let mut trailing = TrailingParts::default();
+                trailing.head.encrypted = segments.last().is_some_and(|segment| segment.encrypted);
+                if let Some(open) = open {
+                    // What there is of a segment before its EXTINF and its URI.
+                    let (uri, duration, byte_range) = (String::new(), Duration::ZERO, None);
+                    trailing.head = MediaSegment { uri, duration, byte_range, ..open };
+                }
+                trailing.head.map = trailing.head.map.or(map);
+                trailing.preload_hint =
+                    hint.map(|(start, length, is_map)| PreloadHint { is_map, uri: "h".into(), start, length });
+                let (can_block_reload, can_skip_until, hold_back, part_hold_back) = control;
+                MediaPlaylist {
+                    version,
+                    target_duration: Duration::from_secs(target),
+                    media_sequence: msn,
+                    discontinuity_sequence: discontinuity,
+                    independent_segments: flags[0],
+                    playlist_type: flags[1].then_some(PlaylistType::Event),
+                    start: start.map(|(offset_millis, precise)| Start { offset_millis, precise }),
+                    server_control: ServerControl { can_block_reload, can_skip_until, hold_back, part_hold_back },
+                    part_target: flags[0].then_some(Duration::from_millis(333)),
+                    skipped,
+                    segments,
+                    trailing,
+                    rendition_reports: vec![RenditionReport { uri: "r".into(), last_msn: Some(msn), last_part: None }],
+                    end_list: flags[1],
+                }
+            },
+        )
 }
 
 proptest! {

@@ -1,0 +1,200 @@
+//! Parts: how long they are, how they are listed, what is left out of a delta update, and what a request waits for.
+
+use super::*;
+use crate::hls::delta_update;
+
+#[test]
+fn a_playlist_with_parts() {
+    let settings = Settings { first_sequence: 7, window: Duration::from_secs(20), ..Settings::default() };
+    let mut stream = Stream::new(settings, catalog(1, &[video(), sound()]));
+    stream.both(0, 8520, 2000);
+    let init = init_name(&stream, 0);
+    let parts = |msn: u64, count: u64| {
+        let part = |n| {
+            let independent = if n == 0 { ",INDEPENDENT=YES" } else { "" };
+            format!("#EXT-X-PART:DURATION=0.200,URI=\"part-{msn}-{n}.m4s\"{independent}\n")
+        };
+        (0..count).map(part).collect::<String>()
+    };
+    let [one, two, three, open] = [parts(8, 10), parts(9, 10), parts(10, 10), parts(11, 2)];
+    assert_eq!(
+        stream.text(),
+        format!(
+            "\
+#EXTM3U
+#EXT-X-VERSION:9
+#EXT-X-TARGETDURATION:2
+#EXT-X-SERVER-CONTROL:CAN-BLOCK-RELOAD=YES,CAN-SKIP-UNTIL=12.000,PART-HOLD-BACK=0.648
+#EXT-X-PART-INF:PART-TARGET=0.216
+#EXT-X-MEDIA-SEQUENCE:7
+#EXT-X-INDEPENDENT-SEGMENTS
+#EXT-X-MAP:URI=\"{init}\"
+#EXT-X-PROGRAM-DATE-TIME:2026-11-22T13:01:33.250Z
+#EXTINF:2.000,
+seg-7.m4s
+#EXT-X-PROGRAM-DATE-TIME:2026-11-22T13:01:35.250Z
+{one}#EXTINF:2.000,
+seg-8.m4s
+#EXT-X-PROGRAM-DATE-TIME:2026-11-22T13:01:37.250Z
+{two}#EXTINF:2.000,
+seg-9.m4s
+#EXT-X-PROGRAM-DATE-TIME:2026-11-22T13:01:39.250Z
+{three}#EXTINF:2.000,
+seg-10.m4s
+#EXT-X-PROGRAM-DATE-TIME:2026-11-22T13:01:41.250Z
+{open}#EXT-X-PRELOAD-HINT:TYPE=PART,URI=\"part-11-2.m4s\"
+"
+        )
+    );
+    stream.packager.end();
+    let text = stream.text();
+    assert!(text.ends_with("seg-11.m4s\n#EXT-X-ENDLIST\n") && !text.contains("HINT"), "{text}");
+    assert_eq!(delta_update(&stream.packager.playlist()), Some(text), "what is over is given out whole");
+}
+
+#[test]
+fn a_delta_update_leaves_out_what_is_old() {
+    let mut stream = Stream::new(Settings::default(), catalog(1, &[video()]));
+    stream.pictures(0, 10_300, 1000);
+    let whole = stream.text();
+    assert_eq!(delta_update(&stream.packager.playlist()), Some(whole), "nothing is old yet");
+    stream.pictures(10_320, 20_100, 1000);
+    let playlist = stream.packager.playlist();
+    let text = delta_update(&playlist).unwrap();
+    let init = init_name(&stream, 0);
+    let head = format!(
+        "#EXT-X-MEDIA-SEQUENCE:0\n#EXT-X-INDEPENDENT-SEGMENTS\n#EXT-X-SKIP:SKIPPED-SEGMENTS=4\n#EXT-X-MAP:URI=\"{init}\"\n\
+         #EXT-X-PROGRAM-DATE-TIME:2026-11-22T13:01:41.250Z\n#EXTINF:2.000,\nseg-4.m4s\n"
+    );
+    assert!(text.contains(&head), "{text}");
+    let (delta, whole) = (parse_media(&text).unwrap(), listing(&playlist).unwrap());
+    assert_eq!((delta.skipped, delta.next_msn()), (4, whole.next_msn()));
+    assert_eq!(delta.segments, whole.segments[4..]);
+    assert_eq!(delta.trailing, whole.trailing);
+}
+
+#[test]
+fn without_parts_there_is_no_word_of_them() {
+    let mut stream = Stream::new(Settings { low_latency: false, ..Settings::default() }, catalog(1, &[video()]));
+    stream.pictures(0, 20_300, 1000);
+    let text = stream.text();
+    assert!(!["PART", "HINT", "CONTROL"].iter().any(|word| text.contains(word)), "{text}");
+    assert_eq!(stream.packager.playlist().preload_hint(), None);
+}
+
+/// Milliseconds between pictures in turn, and what their parts come to: never longer than is promised, and at least 85% of it unless
+/// there is an IDR in them or they are the last of their segment (RFC 8216bis §4.4.4.9).
+#[test]
+fn parts_are_as_long_as_they_must_be() {
+    for (steps, gop, common) in [
+        (&[40i64][..], 50, 200),
+        (&[33, 33, 34], 60, 200),
+        (&[17, 16, 17], 120, 200),
+        (&[42, 42, 41], 48, 208),
+        (&[83, 83, 84], 24, 167),
+        (&[200], 10, 200),
+        (&[500], 4, 500),
+        // A camera's clock.
+        (&[25, 41, 33, 29, 37], 60, 198),
+        // IDRs that come where no part ends.
+        (&[40], 28, 200),
+        (&[40], 3, 200),
+    ] {
+        let mut stream = Stream::new(Settings::default(), catalog(1, &[video()]));
+        let mut dts = 0;
+        for n in 0..600 {
+            stream.push(TrackId::VIDEO, dts, 0, n % gop == 0, 10);
+            dts += steps[n % steps.len()];
+        }
+        let playlist = stream.packager.playlist();
+        let target = playlist.part_target;
+        let mut all = Vec::new();
+        for segment in &playlist.segments {
+            let (last, parts) = segment.parts.split_last().unwrap();
+            assert_eq!(segment.parts.iter().map(|part| part.duration).sum::<Duration>(), segment.duration);
+            assert!(segment.parts[0].independent);
+            assert!(parts.iter().chain([last]).all(|part| part.duration <= target), "{steps:?}: {segment:?}");
+            let is_long = |part: &Part| part.independent || part.duration * 100 >= target * 85;
+            assert!(parts.iter().all(is_long), "{steps:?}, of {target:?}: {parts:?}");
+            all.extend(parts.iter().map(|part| part.duration.as_millis()));
+        }
+        all.sort_unstable();
+        assert!(all[all.len() / 2].abs_diff(common) <= 4, "{steps:?}: {all:?}");
+        stream.packager.end();
+    }
+}
+
+#[test]
+fn a_part_says_whether_there_is_an_idr_in_it() {
+    let mut stream = Stream::new(Settings::default(), catalog(1, &[video()]));
+    // Every 1.12 s: within the sixth part of a segment that began with one.
+    stream.pictures(0, 11_000, 1120);
+    for segment in &stream.packager.playlist().segments {
+        let independent: Vec<_> = segment.parts.iter().map(|part| part.independent).collect();
+        assert_eq!(independent.iter().filter(|is| **is).count(), 2, "{independent:?}");
+    }
+}
+
+/// Segments 0 and 1 of ten parts each, and three parts of 2.
+fn three_parts_in() -> Arc<Playlist> {
+    let mut stream = Stream::new(Settings::default(), catalog(1, &[video()]));
+    stream.pictures(0, 4640, 2000);
+    stream.packager.playlist()
+}
+
+#[test]
+fn what_is_there_and_what_is_next() {
+    let playlist = three_parts_in();
+    assert_eq!(playlist.preload_hint(), Some((2, 3)));
+    assert!(playlist.part(2, 2).is_some() && playlist.part(2, 3).is_none() && playlist.part(0, 9).is_some());
+    let whole: Vec<_> = (0..10).flat_map(|n| playlist.part(1, n).unwrap()).collect();
+    assert_eq!(Some(whole), playlist.segment(1), "a segment is its parts");
+    for (msn, part, has, is_far) in [
+        (0, None, true, false),
+        (1, Some(9), true, false),
+        // Beyond the last of a complete segment: the first of the next.
+        (1, Some(10), true, false),
+        (1, Some(u64::MAX), true, false),
+        (2, Some(2), true, false),
+        (2, Some(3), false, false),
+        (2, None, false, false),
+        (3, None, false, false),
+        (3, Some(0), false, false),
+        (2, Some(3 + 14), false, false),
+        (2, Some(3 + 15), false, true),
+        (3, Some(u64::MAX), false, true),
+        (4, None, false, true),
+        (u64::MAX, Some(u64::MAX), false, true),
+    ] {
+        let found = (playlist.has_come_to(msn, part), playlist.is_far_from(msn, part));
+        assert_eq!(found, (has, is_far), "{msn} {part:?}");
+    }
+    assert_eq!(playlist.longest_wait(), Duration::from_secs(6));
+    let empty = Playlist::default();
+    assert!(!empty.has_come_to(0, None) && empty.is_far_from(0, None));
+}
+
+#[test]
+fn a_hint_is_kept() {
+    let mut stream = Stream::new(Settings::default(), catalog(1, &[video(), sound()]));
+    let mut hints: Vec<(u64, u64)> = Vec::new();
+    for dts in (0..30_000).step_by(20) {
+        // Another broadcast in between, and a hole.
+        if dts == 13_320 {
+            stream.catalog = catalog(2, &[video(), sound()]);
+        }
+        let dts = if dts < 23_000 { dts } else { dts + 9000 };
+        if dts % 40 == 0 {
+            stream.push(TrackId::VIDEO, dts, 0, dts % 1000 == 0, 100);
+        }
+        stream.push(TrackId::AUDIO, dts, 0, true, 10);
+        let playlist = stream.packager.playlist();
+        if !playlist.segments.is_empty() {
+            hints.extend(playlist.preload_hint().filter(|hint| hints.last() != Some(hint)));
+        }
+    }
+    let playlist = stream.packager.playlist();
+    let kept: Vec<_> = hints.iter().rev().skip(1).filter(|(msn, _)| *msn >= playlist.segments[0].msn).collect();
+    assert!(kept.len() > 50, "{hints:?}");
+    assert!(kept.iter().all(|(msn, index)| playlist.part(*msn, *index).is_some()), "{hints:?}");
+}
