@@ -20,6 +20,8 @@ use tower::ServiceExt as _;
 use super::{Limits, Server, Settings};
 use crate::hub::{self, Hub, PublisherInfo, Publishing};
 
+mod low_latency;
+
 const PEER: &str = "203.0.113.77:50123";
 
 struct Fixture {
