@@ -1,7 +1,9 @@
 //! What a client fetches next: a pure scheduler over playlist snapshots (RFC 8216 §6.3).
 //!
 //! The caller loads and fetches; it tells the scheduler what it loaded and when, and asks for the next step. Sockets, retries
-//! of a fetch and blocking reload are the caller's. Whole segments, not parts.
+//! of a fetch and blocking reload are the caller's. Here are whole segments; [`parts`] is for parts.
+
+pub mod parts;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -94,7 +96,9 @@ impl Scheduler {
     /// A playlist was loaded; `began` is when its loading began, on the caller's monotonic clock.
     pub fn loaded(&mut self, began: Duration, mut playlist: MediaPlaylist) {
         let target = playlist.target_duration.max(SHORTEST_TARGET);
-        self.fill_skipped(&mut playlist);
+        if let Some(before) = &self.playlist {
+            fill_skipped(before, &mut playlist);
+        }
         let is_new = match &self.playlist {
             Some(before) => before.next_msn() != playlist.next_msn() || before.end_list != playlist.end_list,
             None => true,
@@ -194,7 +198,7 @@ impl Scheduler {
         let end = self.given.as_ref().and_then(|given| given.end);
         let follows = end.and_then(|end| {
             (0..playlist.segments.len()).find(|index| {
-                let begin = date(&playlist.segments[..=*index]);
+                let begin = date(playlist.segments[..=*index].iter());
                 begin.is_some_and(|begin| {
                     begin <= later(end, NEAR) && later(begin, playlist.segments[*index].duration) > later(end, NEAR)
                 })
@@ -210,29 +214,41 @@ impl Scheduler {
             _ => Step::Reload(self.reload_at),
         }
     }
+}
 
-    /// A delta update leaves out what the client has (RFC 8216bis §6.2.5.1).
-    fn fill_skipped(&self, playlist: &mut MediaPlaylist) {
-        let Some(before) = self.playlist.as_ref().filter(|_| playlist.skipped > 0) else { return };
-        let from = playlist
-            .media_sequence
-            .checked_sub(before.media_sequence + before.skipped)
-            .and_then(|n| usize::try_from(n).ok());
-        let count = usize::try_from(playlist.skipped).ok();
-        let known = from.zip(count).and_then(|(from, count)| before.segments.get(from..from.checked_add(count)?));
-        if let Some(known) = known {
-            let mut segments = known.to_vec();
-            segments.append(&mut playlist.segments);
-            playlist.segments = segments;
-            playlist.skipped = 0;
-        }
+/// A delta update leaves out what the client has (RFC 8216bis §6.2.5.1): that is in `before`.
+fn fill_skipped(before: &MediaPlaylist, playlist: &mut MediaPlaylist) {
+    if playlist.skipped == 0 {
+        return;
     }
+    let from = playlist
+        .media_sequence
+        .checked_sub(before.media_sequence + before.skipped)
+        .and_then(|n| usize::try_from(n).ok());
+    let count = usize::try_from(playlist.skipped).ok();
+    let known = from.zip(count).and_then(|(from, count)| before.segments.get(from..from.checked_add(count)?));
+    let Some(known) = known else { return };
+    let mut segments = known.to_vec();
+    segments.append(&mut playlist.segments);
+    // What holds on need not be said again.
+    let mut map = None;
+    for segment in segments.iter_mut().chain([&mut playlist.trailing.head]) {
+        map = segment.map.take().or(map);
+        segment.map.clone_from(&map);
+    }
+    (playlist.segments, playlist.skipped) = (segments, 0);
+}
+
+/// The segments from the first listed to the one with this number, which may be the one in the making.
+fn until(playlist: &MediaPlaylist, msn: u64) -> impl DoubleEndedIterator<Item = &MediaSegment> + Clone {
+    let count = msn.saturating_sub(playlist.media_sequence + playlist.skipped).saturating_add(1);
+    let count = usize::try_from(count).unwrap_or(usize::MAX);
+    let head = (count > playlist.segments.len()).then_some(&playlist.trailing.head);
+    playlist.segments.iter().take(count).chain(head)
 }
 
 fn describe(playlist: &MediaPlaylist, msn: u64, segment: &MediaSegment, given: Option<&Given>, lost: u64) -> Fetch {
-    let first = playlist.media_sequence + playlist.skipped;
-    let until = &playlist.segments[..=(msn - first) as usize];
-    let discontinuities = until.iter().filter(|segment| segment.discontinuity).count() as u64;
+    let discontinuities = until(playlist, msn).filter(|segment| segment.discontinuity).count() as u64;
     let discontinuity_sequence = playlist.discontinuity_sequence + discontinuities;
     let is_same = given.is_some_and(|given| given.discontinuity_sequence == discontinuity_sequence);
     Fetch {
@@ -244,7 +260,7 @@ fn describe(playlist: &MediaPlaylist, msn: u64, segment: &MediaSegment, given: O
         discontinuity_sequence,
         restart: !is_same || lost > 0,
         duration: segment.duration,
-        program_date_time: date(until),
+        program_date_time: date(until(playlist, msn)),
         encrypted: segment.encrypted,
         lost,
     }
@@ -255,14 +271,14 @@ fn later(clock: WallClock, by: Duration) -> WallClock {
 }
 
 /// When the last of these segments begins: as it says, or counted on within its discontinuity (§4.3.2.6).
-fn date(segments: &[MediaSegment]) -> Option<WallClock> {
+fn date<'a>(segments: impl DoubleEndedIterator<Item = &'a MediaSegment>) -> Option<WallClock> {
     let mut after = Duration::ZERO;
-    for (n, segment) in segments.iter().rev().enumerate() {
+    for (n, segment) in segments.rev().enumerate() {
         if n > 0 {
             after += segment.duration;
         }
         if let Some(date) = segment.program_date_time {
-            return Some(WallClock::from_micros(date.as_micros().saturating_add(after.as_micros() as i64)));
+            return Some(later(date, after));
         }
         if segment.discontinuity {
             return None;

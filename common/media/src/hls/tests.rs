@@ -17,6 +17,7 @@ use crate::live_window::{Bounds, LiveWindow};
 use crate::time::{Timestamp, WallClock};
 
 mod low_latency;
+mod part_client;
 
 const AVCC: &[u8] = &[
     1, 0x64, 0, 0x0a, 0xff, 0xe1, 0, 0x17, 0x67, 0x64, 0, 0x0a, 0xac, 0xd9, 0x44, 0x26, 0x84, 0, 0, 3, 0, 4, 0, 0, 3,

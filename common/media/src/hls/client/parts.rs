@@ -1,0 +1,262 @@
+//! What a client of low-latency HLS fetches next: parts at the live edge, whole segments on the way there (RFC 8216bis §6.3.7).
+//!
+//! As pure as [`Scheduler`](super::Scheduler): the caller keeps a reload waiting at the server ([`PartScheduler::reload`]) and asks ahead
+//! for the part that is hinted at ([`PartScheduler::hint`]). What the playlist does not list yet is given out by [`PartScheduler::next`]
+//! no sooner than it is listed, because only then it is known what it belongs to.
+
+use std::time::Duration;
+
+use super::{Fetch, Given, MediaPlaylist, NEAR, RESTART, describe, fill_skipped, later};
+use crate::time::WallClock;
+
+/// A playlist to ask for: the one that has what comes next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reload {
+    /// `_HLS_msn`.
+    pub msn: u64,
+    /// `_HLS_part`.
+    pub part: u64,
+    /// `_HLS_skip`: whether what is listed already may be left out.
+    pub skip: bool,
+}
+
+/// Where to begin, and to go on where what comes next is not to be had.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Entry {
+    /// As far behind the live edge as the server says (`PART-HOLD-BACK`).
+    #[default]
+    LiveEdge,
+    /// Where this moment's unit can be decoded from: other paths have come so far.
+    At(WallClock),
+    /// Three target durations behind the live edge: other paths have come to a moment that the playlist can not name.
+    Behind,
+}
+
+/// Walks a playlist with parts as it grows.
+#[derive(Clone, Debug, Default)]
+pub struct PartScheduler {
+    entry: Entry,
+    keep_all: bool,
+    playlist: Option<MediaPlaylist>,
+    next: Option<Place>,
+    given: Option<Given>,
+    /// What it takes to give out the last one once more.
+    before: Option<(Place, u64, Option<Given>)>,
+    lost: u64,
+}
+
+/// A segment, and a part of it; the segment as a whole begins with its first part.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Place {
+    msn: u64,
+    part: usize,
+}
+
+/// Whether a playlist can be played by parts: it lists them, and the server lets requests wait.
+pub fn has_parts(playlist: &MediaPlaylist) -> bool {
+    playlist.part_target.is_some_and(|target| !target.is_zero())
+        && playlist.server_control.can_block_reload
+        && !playlist.end_list
+        && playlist.segments.iter().all(|segment| segment.map.is_some())
+}
+
+impl PartScheduler {
+    /// One that has seen nothing. With `keep_all`, it goes on at the oldest that is listed where more has expired.
+    pub fn new(keep_all: bool) -> Self {
+        Self { keep_all, ..Self::default() }
+    }
+
+    /// The next playlist is begun at `entry`, whatever came before.
+    pub fn enter(&mut self, entry: Entry) {
+        let keep_all = self.keep_all;
+        *self = Self { entry, keep_all, ..Self::default() };
+    }
+
+    /// A playlist was loaded.
+    pub fn loaded(&mut self, mut playlist: MediaPlaylist) {
+        if let Some(before) = &self.playlist {
+            fill_skipped(before, &mut playlist);
+        }
+        let has_restarted = self.next.is_some_and(|next| playlist.next_msn().saturating_add(RESTART) < next.msn);
+        // A cache that is behind says nothing new.
+        let is_older = self.playlist.as_ref().is_some_and(|before| edge(&playlist) < edge(before));
+        if is_older && !has_restarted {
+            return;
+        }
+        if has_restarted && self.go_on(&playlist).is_none() {
+            self.enter(Entry::LiveEdge);
+        }
+        self.playlist = Some(playlist);
+    }
+
+    /// What to ask for so that the answer comes with the next part; `None` before the first playlist, and after the last.
+    pub fn reload(&self) -> Option<Reload> {
+        let playlist = self.playlist.as_ref().filter(|playlist| !playlist.end_list)?;
+        let skip = playlist.server_control.can_skip_until.is_some() && playlist.skipped == 0;
+        Some(Reload { msn: playlist.next_msn(), part: playlist.trailing.head.parts.len() as u64, skip })
+    }
+
+    /// The URI of the part that comes after all that is listed, if that is what comes next.
+    pub fn hint(&self) -> Option<&str> {
+        let (playlist, next) = (self.playlist.as_ref()?, self.next?);
+        let hint = playlist.trailing.preload_hint.as_ref()?;
+        let is_whole = !hint.is_map && hint.start == 0 && hint.length.is_none();
+        (is_whole && rolled_over(playlist, next) == edge(playlist)).then_some(hint.uri.as_str())
+    }
+
+    /// Whether there is nothing more.
+    pub fn is_over(&self) -> bool {
+        self.playlist.as_ref().is_some_and(|playlist| {
+            playlist.end_list && self.next.is_none_or(|next| rolled_over(playlist, next) >= edge(playlist))
+        })
+    }
+
+    /// What was given out last is wanted once more, as it was not had, or not whole.
+    pub fn fetch_again(&mut self) {
+        if let Some((place, lost, given)) = self.before.take() {
+            (self.next, self.lost, self.given) = (Some(place), lost, given);
+        }
+    }
+
+    /// What was given out last could not be had: it counts as lost.
+    pub fn fetch_failed(&mut self) {
+        self.before = None;
+        self.lost += 1;
+    }
+
+    /// What to fetch next, once it is listed. Each is given out once.
+    #[expect(clippy::should_implement_trait, reason = "what is not listed yet is no end")]
+    pub fn next(&mut self) -> Option<Fetch> {
+        let playlist = self.playlist.take()?;
+        let fetch = self.next_of(&playlist);
+        self.playlist = Some(playlist);
+        fetch
+    }
+
+    fn next_of(&mut self, playlist: &MediaPlaylist) -> Option<Fetch> {
+        let first = playlist.media_sequence + playlist.skipped;
+        if self.next.is_none_or(|next| next.msn < first) {
+            match self.next {
+                None => self.next = Some(begin(playlist, self.entry)?.0),
+                Some(_) => self.go_on(playlist)?,
+            }
+        }
+        loop {
+            let place = rolled_over(playlist, self.next?);
+            let (segment, is_complete) = match usize::try_from(place.msn - first).ok()? {
+                index if index < playlist.segments.len() => (&playlist.segments[index], true),
+                index if index == playlist.segments.len() => (&playlist.trailing.head, false),
+                _ => return None,
+            };
+            let part = segment.parts.get(place.part);
+            // One request for all of it where all of it is wanted, or where its parts are not listed any more.
+            let is_whole = is_complete && (place.part == 0 || part.is_none());
+            let part = part.filter(|_| !is_whole);
+            if part.is_none() && !is_whole {
+                return None;
+            }
+            let after = match is_whole {
+                true => Place { msn: place.msn + 1, part: 0 },
+                false => Place { msn: place.msn, part: place.part + 1 },
+            };
+            if part.map_or(segment.gap, |part| part.gap) {
+                (self.next, self.lost) = (Some(after), self.lost + 1);
+                continue;
+            }
+            let mut fetch = describe(playlist, place.msn, segment, self.given.as_ref(), self.lost);
+            if let Some(part) = part {
+                let into: Duration = segment.parts[..place.part].iter().map(|part| part.duration).sum();
+                (fetch.uri, fetch.byte_range, fetch.duration) = (part.uri.clone(), part.byte_range, part.duration);
+                fetch.program_date_time = fetch.program_date_time.map(|date| later(date, into));
+            }
+            let given = Given {
+                map: fetch.map.clone(),
+                discontinuity_sequence: fetch.discontinuity_sequence,
+                end: fetch.program_date_time.map(|date| later(date, fetch.duration)),
+            };
+            let before = self.given.replace(given).filter(|_| !fetch.new_map);
+            self.before = Some((place, self.lost, before));
+            (self.next, self.lost) = (Some(after), 0);
+            return Some(fetch);
+        }
+    }
+
+    /// Goes on where what comes next is not listed any more, or has another number.
+    fn go_on(&mut self, playlist: &MediaPlaylist) -> Option<()> {
+        let end = self.given.as_ref().and_then(|given| given.end);
+        let (to, follows) = match self.keep_all {
+            true => (entries(playlist).first()?.0, false),
+            false => begin(playlist, end.map_or(Entry::LiveEdge, Entry::At))?,
+        };
+        // How many parts there were in what expired, nobody knows any more.
+        self.lost += u64::from(!follows);
+        (self.next, self.given, self.before) = (Some(to), None, None);
+        Some(())
+    }
+}
+
+/// The place after everything that is listed.
+fn edge(playlist: &MediaPlaylist) -> Place {
+    Place { msn: playlist.next_msn(), part: playlist.trailing.head.parts.len() }
+}
+
+/// After the last part of a complete segment comes the first of the next.
+fn rolled_over(playlist: &MediaPlaylist, place: Place) -> Place {
+    let first = playlist.media_sequence + playlist.skipped;
+    let index = place.msn.checked_sub(first).and_then(|index| usize::try_from(index).ok());
+    let segment = index.and_then(|index| playlist.segments.get(index));
+    match segment {
+        Some(segment) if !segment.parts.is_empty() && place.part >= segment.parts.len() => {
+            Place { msn: place.msn + 1, part: 0 }
+        }
+        _ => place,
+    }
+}
+
+/// Where decoding can begin: each with its time from the start of the list, and its date.
+fn entries(playlist: &MediaPlaylist) -> Vec<(Place, Duration, Option<WallClock>)> {
+    let first = playlist.media_sequence + playlist.skipped;
+    let (mut at, mut begins, mut found) = (Duration::ZERO, None, Vec::new());
+    for (msn, segment) in (first..).zip(playlist.segments.iter().chain([&playlist.trailing.head])) {
+        begins = segment.program_date_time.or(begins.filter(|_| !segment.discontinuity));
+        let date = |into| begins.map(|date| later(date, into));
+        if segment.parts.is_empty() && msn < playlist.next_msn() {
+            found.push((Place { msn, part: 0 }, at, begins));
+        }
+        let mut into = Duration::ZERO;
+        for (part, listed) in segment.parts.iter().enumerate() {
+            if listed.independent && !listed.gap {
+                found.push((Place { msn, part }, at + into, date(into)));
+            }
+            into += listed.duration;
+        }
+        begins = date(segment.duration);
+        at += segment.duration;
+    }
+    found
+}
+
+/// Where to begin, and whether that is where it was to be, or as near as can be had.
+fn begin(playlist: &MediaPlaylist, entry: Entry) -> Option<(Place, bool)> {
+    let entries = entries(playlist);
+    let parts: Duration = playlist.trailing.head.parts.iter().map(|part| part.duration).sum();
+    let end = playlist.duration() + parts;
+    let behind = |by: Duration| {
+        let at = end.saturating_sub(by);
+        let found = entries.iter().rev().find(|(_, begins, _)| *begins <= at).or(entries.first());
+        found.map(|(place, ..)| (*place, false))
+    };
+    let live_edge = || {
+        let told = playlist.server_control.part_hold_back;
+        behind(told.unwrap_or(playlist.part_target.unwrap_or_default() * 3))
+    };
+    match entry {
+        Entry::LiveEdge => live_edge(),
+        Entry::Behind => behind(playlist.target_duration * 3),
+        Entry::At(date) => {
+            let is_before = |begins: Option<WallClock>| begins.is_some_and(|begins| begins <= later(date, NEAR));
+            let found = entries.iter().rev().find(|(_, _, begins)| is_before(*begins));
+            found.map(|(place, ..)| (*place, true)).or_else(live_edge)
+        }
+    }
+}
