@@ -223,8 +223,14 @@ impl Intake<'_> {
             self.player.notify();
         }
         if let Some(epoch) = self.splicer.epoch() {
-            let buffer = self.player.playback.lock().target();
-            self.position.set(epoch, self.splicer.position(), buffer);
+            let last = self.splicer.position();
+            let newest = last.iter().map(|(_, dts)| *dts).max();
+            // A track that has ended holds nobody back.
+            let earliest =
+                last.iter().map(|(_, dts)| *dts).filter(|dts| newest.is_some_and(|newest| newest - *dts < APART)).min();
+            let date = self.catalog.as_ref().zip(earliest).and_then(|(catalog, dts)| catalog.captured_at(dts));
+            self.position.set(epoch, last, date);
+            self.position.set_buffer(self.player.playback.lock().target());
         }
         let mut stats = self.player.stats.lock();
         stats.splice = self.splicer.counters();
@@ -325,5 +331,7 @@ impl Intake<'_> {
 
 /// So many pictures in a row by the other path are a change of path: a quarter of a second.
 const WON: u32 = 8;
+/// In milliseconds: sound and pictures are not further apart.
+const APART: i64 = 2000;
 /// How often waiting units and the wish to stop are looked at while nothing comes.
 const TICK: Duration = Duration::from_millis(20);

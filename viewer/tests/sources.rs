@@ -100,7 +100,7 @@ impl Watcher {
                 }
                 self.units.extend(out.into_iter().map(|spliced| spliced.unit));
                 if let Some(epoch) = self.splicer.epoch() {
-                    self.position.set(epoch, self.splicer.position(), Duration::ZERO);
+                    self.position.set(epoch, self.splicer.position(), None);
                 }
             }
         };

@@ -33,7 +33,9 @@ pub enum PathKind {
     Relay,
     /// RTMP from a server.
     Rtmp,
-    /// HLS from a server.
+    /// HLS from a server by parts, as they are made.
+    LowLatencyHls,
+    /// HLS from a server by whole segments.
     Hls,
 }
 
@@ -49,6 +51,8 @@ impl PathKind {
             Self::Peer => Duration::from_millis(40),
             Self::Relay => Duration::from_millis(60),
             Self::Rtmp => Duration::from_millis(300),
+            // Three parts of a fifth of a second, and a round trip.
+            Self::LowLatencyHls => Duration::from_millis(700),
             // Three segments.
             Self::Hls => Duration::from_secs(6),
         }

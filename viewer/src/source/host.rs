@@ -23,6 +23,8 @@ pub(super) struct Host {
 #[derive(Clone, Debug, Deserialize)]
 pub(super) struct Watch {
     pub(super) urls: Urls,
+    /// What a server of the first version does not say.
+    pub(super) hls: Option<Hls>,
     pub(super) relay: Option<Relay>,
     pub(super) peer: Option<Peer>,
 }
@@ -32,6 +34,12 @@ pub(super) struct Watch {
 pub(super) struct Urls {
     pub(super) hls: Option<String>,
     pub(super) rtmp: Option<String>,
+}
+
+/// How the playlist can be played.
+#[derive(Clone, Debug, Deserialize)]
+pub(super) struct Hls {
+    pub(super) low_latency: bool,
 }
 
 /// The relay protocol from the server.

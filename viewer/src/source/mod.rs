@@ -17,10 +17,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use media::splice::PathId;
-use media::{AccessUnit, Catalog, Epoch, Timestamp, TrackId};
+use media::{AccessUnit, Catalog, Epoch, Timestamp, TrackId, WallClock};
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
+pub use self::hls::Parts;
 pub use self::resolve::{Plan, Protocol, Via, resolve};
 pub use self::supervisor::{Wishes, run};
 pub use self::survey::{survey, survey_text};
@@ -182,23 +183,40 @@ impl Error {
 
 /// What playback tells the paths: the last units that were put out, where a path that is opened anew may go on; and how much is buffered.
 #[derive(Clone, Debug, Default)]
-pub struct Position(Arc<Mutex<(Option<Resume>, Duration)>>);
+pub struct Position(Arc<Mutex<Noted>>);
+
+#[derive(Debug, Default)]
+struct Noted {
+    last: Option<Resume>,
+    date: Option<WallClock>,
+    buffer: Duration,
+}
 
 /// An epoch, and the last DTS of each track.
 pub type Resume = (Epoch, Vec<(TrackId, Timestamp)>);
 
 impl Position {
-    /// Notes them. A silence as long as `buffer` is one that nobody sees.
-    pub fn set(&self, epoch: Epoch, last: Vec<(TrackId, Timestamp)>, buffer: Duration) {
-        *self.0.lock() = (Some((epoch, last)), buffer);
+    /// Notes the last units, and when the earliest of them was captured, if the broadcaster's clock is known.
+    pub fn set(&self, epoch: Epoch, last: Vec<(TrackId, Timestamp)>, date: Option<WallClock>) {
+        let mut noted = self.0.lock();
+        (noted.last, noted.date) = (Some((epoch, last)), date);
+    }
+
+    /// A silence of so long is one that nobody sees.
+    pub fn set_buffer(&self, buffer: Duration) {
+        self.0.lock().buffer = buffer;
     }
 
     fn load(&self) -> Option<Resume> {
-        self.0.lock().0.clone()
+        self.0.lock().last.clone()
+    }
+
+    fn date(&self) -> Option<WallClock> {
+        self.0.lock().date
     }
 
     fn buffer(&self) -> Duration {
-        self.0.lock().1
+        self.0.lock().buffer
     }
 }
 
@@ -210,6 +228,8 @@ enum Report {
         burst: Duration,
         /// Whether the broadcast is over, and all of it there.
         complete: bool,
+        /// Of HLS: by parts, as they are made.
+        by_parts: bool,
     },
     /// The server has nothing to send for now: the stream has ended, as far as it knows.
     Waiting,

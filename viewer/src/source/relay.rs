@@ -71,7 +71,7 @@ pub(super) async fn run(
         }
     }
     debug!(address = target.address, remote = %connection.remote_address(), "subscribed");
-    if reporter.send(Report::Opened { burst: Duration::ZERO, complete: false }).await.is_err() {
+    if reporter.send(Report::Opened { burst: Duration::ZERO, complete: false, by_parts: false }).await.is_err() {
         return Ok(());
     }
     if !*flow.borrow() && reporter.send(Report::Ready).await.is_err() {

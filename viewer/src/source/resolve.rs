@@ -10,6 +10,7 @@ use net::trust::{Code, Pin};
 use reqwest::header;
 
 use super::Error;
+use super::hls::Parts;
 use super::host::{self, Host, Watch};
 
 /// Which protocols may be used.
@@ -24,7 +25,10 @@ pub enum Via {
     Relay,
     /// RTMP alone.
     Rtmp,
-    /// HLS alone.
+    /// HLS by parts, as they are made, alone.
+    #[value(name = "ll-hls")]
+    LowLatencyHls,
+    /// HLS by whole segments alone.
     Hls,
 }
 
@@ -55,8 +59,13 @@ pub enum Protocol {
     },
     /// RTMP from this URL.
     Rtmp(Url),
-    /// HLS from this playlist.
-    Hls(String),
+    /// HLS from a playlist.
+    Hls {
+        /// Where.
+        url: String,
+        /// By what.
+        parts: Parts,
+    },
 }
 
 impl Protocol {
@@ -66,7 +75,8 @@ impl Protocol {
             Self::Relay { address, name, .. } => format!("relay {address}/{name}"),
             Self::Paired { address, .. } => format!("LAN {address}"),
             Self::Rtmp(url) => format!("RTMP {}", url.revealed()),
-            Self::Hls(url) => format!("HLS {url}"),
+            Self::Hls { url, parts: Parts::Only } => format!("LL-HLS {url}"),
+            Self::Hls { url, .. } => format!("HLS {url}"),
         }
     }
 }
@@ -104,10 +114,17 @@ pub async fn resolve(url: &str, via: Via, code: Option<&str>, http: &reqwest::Cl
         Some("http" | "https") => {
             let parsed = reqwest::Url::parse(url).map_err(|error| wrong(&error.to_string()))?;
             if is_playlist(parsed.path()) {
-                return match via {
-                    Via::Auto | Via::Hls => Ok(Plan::of(Protocol::Hls(url.to_owned()))),
-                    _ => Err(wrong("a playlist is played by HLS; --via rtmp, relay and peer need a stream's page")),
+                let parts = match via {
+                    Via::Auto => Parts::Where,
+                    Via::LowLatencyHls => Parts::Only,
+                    Via::Hls => Parts::Never,
+                    _ => {
+                        return Err(wrong(
+                            "a playlist is played by HLS; --via rtmp, relay and peer need a stream's page",
+                        ));
+                    }
                 };
+                return Ok(Plan::of(Protocol::Hls { url: url.to_owned(), parts }));
             }
             ask(&parsed, via, http).await
         }
@@ -124,7 +141,7 @@ async fn ask(page: &reqwest::Url, via: Via, http: &reqwest::Client) -> Result<Pl
             r.status().is_success() && playlist.iter().any(|kind| header_starts(&r, kind))
         });
         if is_hls {
-            return Ok(Plan::of(Protocol::Hls(page.to_string())));
+            return Ok(Plan::of(Protocol::Hls { url: page.to_string(), parts: Parts::Where }));
         }
         return Err(failed("this is not a Nearcast server. Give an rtmp:// URL or one that ends in .m3u8", false));
     };
@@ -132,7 +149,15 @@ async fn ask(page: &reqwest::Url, via: Via, http: &reqwest::Client) -> Result<Pl
     paths.extend(relay(&watch, host.name()).filter(|_| via.allows(Via::Relay)));
     let rtmp = watch.urls.rtmp.and_then(|url| net::rtmp::url::parse(&url).ok()).filter(|_| via.allows(Via::Rtmp));
     paths.extend(rtmp.map(Protocol::Rtmp));
-    paths.extend(watch.urls.hls.filter(|_| via.allows(Via::Hls)).map(Protocol::Hls));
+    if let Some(url) = watch.urls.hls {
+        let has_parts = watch.hls.is_some_and(|hls| hls.low_latency);
+        if has_parts && via.allows(Via::LowLatencyHls) {
+            paths.push(Protocol::Hls { url: url.clone(), parts: Parts::Only });
+        }
+        if via.allows(Via::Hls) {
+            paths.push(Protocol::Hls { url, parts: Parts::Never });
+        }
+    }
     let seeks_peer = via.allows(Via::Peer);
     if paths.is_empty() && !seeks_peer {
         return Err(failed("the server offers nothing that may be used here", false));
@@ -195,6 +220,8 @@ mod tests {
             ("rtmp://h/live/x", Via::Auto, Ok("RTMP rtmp://h/live/x")),
             ("RTMP://h:1936/live/x", Via::Rtmp, Ok("RTMP rtmp://h:1936/live/x")),
             ("https://h/a/b.M3U8?x=y", Via::Auto, Ok("HLS https://h/a/b.M3U8?x=y")),
+            ("https://h/a.m3u8", Via::LowLatencyHls, Ok("LL-HLS https://h/a.m3u8")),
+            ("https://h/a.m3u8", Via::Hls, Ok("HLS https://h/a.m3u8")),
             ("rtmp://h/live/x", Via::Hls, Err("stream's page")),
             ("rtmp://h/live/x", Via::Peer, Err("stream's page")),
             ("nearcast://192.0.2.1:4444#0123-4567-89AB-CDEF", Via::Auto, Ok("LAN 192.0.2.1:4444")),

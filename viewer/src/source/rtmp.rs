@@ -18,7 +18,7 @@ pub(super) async fn run(url: Url, position: Position, reporter: &Reporter) -> Re
     let asked = Url { name: with_resume(&url.name, resume), ..url.clone() };
     let mut player = client::play(&asked, client::ClientOptions::default()).await.map_err(failed)?;
     debug!(address, "connected");
-    if reporter.send(Report::Opened { burst: Duration::ZERO, complete: false }).await.is_err() {
+    if reporter.send(Report::Opened { burst: Duration::ZERO, complete: false, by_parts: false }).await.is_err() {
         return Ok(());
     }
     let mut has_media = false;

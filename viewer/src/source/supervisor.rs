@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{debug, info, warn};
 
 use super::discovery::{self, Places};
-use super::hls::{self, HlsPath};
+use super::hls::{self, HlsPath, Parts};
 use super::host::Host;
 use super::relay::{self, Target, Trust};
 use super::resolve::{Plan, Protocol, Via, resolve};
@@ -248,9 +248,9 @@ impl Supervisor {
             return Ok(());
         };
         match report {
-            Report::Opened { burst, complete } => {
+            Report::Opened { burst, complete, by_parts } => {
                 self.selector.answered(id);
-                let source = path.way.describe();
+                let source = path.way.describe_as(by_parts);
                 let is_first = !path.worked;
                 self.send(Event::Opened { path: id, source, burst, complete }).await?;
                 if is_first && !self.paths.values().any(|p| p.worked) {
@@ -355,7 +355,7 @@ impl Supervisor {
     }
 
     async fn open_after(&mut self, id: PathId, flows: bool, pause: Duration) -> Result<(), Over> {
-        let wishes = hls::Wishes { replay: self.paths.len() == 1, keep_all: self.wishes.keep_all };
+        let (alone, keep_all) = (self.paths.len() == 1, self.wishes.keep_all);
         let places = self.places.borrow().clone();
         let Some(path) = self.paths.get_mut(&id) else { return Ok(()) };
         if path.hopeless.is_some() {
@@ -374,7 +374,10 @@ impl Supervisor {
             sleep(pause).await;
             let result = match way {
                 Way::Fixed(Protocol::Rtmp(url)) => rtmp::run(url, position, &reporter).await,
-                Way::Fixed(Protocol::Hls(url)) => hls::run(&url, &http, &state, wishes, &reporter).await,
+                Way::Fixed(Protocol::Hls { url, parts }) => {
+                    let wishes = hls::Wishes { alone, keep_all, parts };
+                    hls::run(&url, &http, &state, wishes, &position, &reporter).await
+                }
                 Way::Fixed(protocol) => match (endpoint, target(anew(protocol, server).await)) {
                     (Some(endpoint), Some(target)) => relay::run(target, &endpoint, &position, flow, &reporter).await,
                     _ => Err(no_udp()),
@@ -427,7 +430,18 @@ impl Way {
             Self::Peer { .. } | Self::Fixed(Protocol::Paired { .. }) => PathKind::Peer,
             Self::Fixed(Protocol::Relay { .. }) => PathKind::Relay,
             Self::Fixed(Protocol::Rtmp(_)) => PathKind::Rtmp,
-            Self::Fixed(Protocol::Hls(_)) => PathKind::Hls,
+            Self::Fixed(Protocol::Hls { parts: Parts::Only, .. }) => PathKind::LowLatencyHls,
+            Self::Fixed(Protocol::Hls { .. }) => PathKind::Hls,
+        }
+    }
+
+    /// What it is, now that it is open.
+    fn describe_as(&self, by_parts: bool) -> String {
+        match self {
+            Self::Fixed(Protocol::Hls { url, parts: Parts::Where }) if by_parts => {
+                Protocol::Hls { url: url.clone(), parts: Parts::Only }.describe()
+            }
+            _ => self.describe(),
         }
     }
 
@@ -450,7 +464,7 @@ fn target(protocol: Protocol) -> Option<Target> {
             let addresses = vec![address.clone()];
             Some(Target { address, addresses, name: String::new(), trust: Trust::Code(code) })
         }
-        Protocol::Rtmp(_) | Protocol::Hls(_) => None,
+        Protocol::Rtmp(_) | Protocol::Hls { .. } => None,
     }
 }
 

@@ -118,7 +118,7 @@ impl Packaged {
     pub async fn playable(&self, patience: Duration) -> Option<Arc<Snapshot>> {
         let is_on_air = !matches!(self.stream.state(), State::Idle | State::Ended { .. });
         let patience = if is_on_air { patience } else { Duration::ZERO };
-        self.wait(patience, |s| !s.playlist.segments.is_empty() && !(s.playlist.ended && is_on_air)).await
+        self.wait(patience, |s| !(s.playlist.segments.is_empty() || s.playlist.ended && is_on_air)).await
     }
 
     /// Waits until the playlist has come to what is wanted, from `snapshot` on. A playlist that is over never will, and is what there is

@@ -137,7 +137,12 @@ impl PartScheduler {
         let first = playlist.media_sequence + playlist.skipped;
         if self.next.is_none_or(|next| next.msn < first) {
             match self.next {
-                None => self.next = Some(begin(playlist, self.entry)?.0),
+                None => {
+                    let (to, is_there) = begin(playlist, self.entry)?;
+                    let oldest = entries(playlist).first().map(|(place, ..)| *place);
+                    let has_missed = self.keep_all && !is_there && matches!(self.entry, Entry::At(_));
+                    self.next = oldest.filter(|_| has_missed).or(Some(to));
+                }
                 Some(_) => self.go_on(playlist)?,
             }
         }

@@ -1,0 +1,133 @@
+//! A path by HLS: playlists, segments and parts in, access units out.
+//!
+//! What is next, and when the playlist is loaded again, is decided by [`media::hls::client`]; here are the requests, each with a deadline
+//! and a size limit. RFC 8216 §6.3; for parts RFC 8216bis §6.3.
+
+mod choose;
+mod parts;
+mod reader;
+mod requests;
+mod segments;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use media::hls::client::Scheduler;
+use media::hls::client::parts::{PartScheduler, has_parts};
+use tokio::sync::Mutex;
+use tokio::time::Instant;
+use tracing::warn;
+
+use self::choose::choose;
+use self::reader::SegmentReader;
+pub(super) use self::requests::client;
+use self::requests::{media_playlist, unsupported};
+use super::{Error, Position, Report, Reporter};
+
+/// What is kept while the path is closed, so that it goes on where it was.
+#[derive(Clone, Debug, Default)]
+pub(super) struct HlsPath(Arc<Mutex<Option<Place>>>);
+
+#[derive(Debug)]
+struct Place {
+    playlist: String,
+    scheduler: Scheduler,
+    parts: PartScheduler,
+    reader: SegmentReader,
+    started: Instant,
+    /// Whether a segment was asked for and has not come whole yet.
+    in_hand: bool,
+    /// How often playing by parts broke, in a row.
+    broke: u32,
+}
+
+/// Whether a playlist is played by parts, as they are made, or by whole segments.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Parts {
+    /// By segments.
+    Never,
+    /// By parts where that can be, and by segments where not.
+    Where,
+    /// By parts, or not at all.
+    Only,
+}
+
+/// How a playlist is to be played.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Wishes {
+    /// Whether there is no other path: a playlist that has ended already is played from its start then; else it is a stream that is not on
+    /// the air.
+    pub alone: bool,
+    /// After an outage, go on at the oldest segment, not at the live edge.
+    pub keep_all: bool,
+    /// By what.
+    pub parts: Parts,
+}
+
+/// Plays the playlist at `url` until it ends (`Ok`) or breaks.
+pub(super) async fn run(
+    url: &str,
+    http: &reqwest::Client,
+    path: &HlsPath,
+    wishes: Wishes,
+    position: &Position,
+    reporter: &Reporter,
+) -> Result<(), Error> {
+    let mut kept = path.0.lock().await;
+    // Chosen anew each time: what was there before may not be what broke it.
+    let playlist = choose(url, http).await?;
+    let place = kept.get_or_insert_with(|| Place {
+        playlist: playlist.clone(),
+        scheduler: Scheduler::new(None).keep_all(wishes.keep_all),
+        parts: PartScheduler::new(wishes.keep_all),
+        reader: SegmentReader::default(),
+        started: Instant::now(),
+        in_hand: false,
+        broke: 0,
+    });
+    if place.playlist != playlist {
+        place.playlist = playlist;
+        place.scheduler.other_rendition();
+    }
+    let (first, base) = media_playlist(&place.playlist, http).await?;
+    let complete = first.end_list;
+    if complete && !wishes.alone {
+        *kept = None;
+        return Err(Error::NotLive { address: url.to_owned() });
+    }
+    let by_parts = match wishes.parts {
+        Parts::Never => false,
+        Parts::Where => has_parts(&first) && place.broke < PATIENCE,
+        Parts::Only if has_parts(&first) => true,
+        Parts::Only => return Err(unsupported(url, "the playlist lists no parts that can be waited for")),
+    };
+    let burst = first.part_target.filter(|_| by_parts).unwrap_or(first.target_duration);
+    if reporter.send(Report::Opened { burst, complete, by_parts }).await.is_err() {
+        return Ok(());
+    }
+    let result = if by_parts {
+        place.broke += 1;
+        // Others may have gone on since this path was open, and where they are tells where to go on best.
+        let entry = parts::entry(position).filter(|_| !wishes.alone);
+        let result = parts::run(place, first, base, http, entry, reporter).await;
+        if place.broke >= PATIENCE && wishes.parts == Parts::Where {
+            warn!(url, "playing by parts broke again and again: by segments from here on");
+        }
+        result
+    } else {
+        segments::run(place, first, base, http, reporter).await
+    };
+    if result.is_ok() {
+        // Should it begin anew, it does so with another playlist.
+        *kept = None;
+    }
+    result
+}
+
+/// Attempts at a playlist or a segment before it is given up, segments lost in a row before the path is, and times that playing by
+/// parts breaks before it is not tried any more.
+const PATIENCE: u32 = 3;
+/// Pause before a segment is asked for again, longer each time: one that is listed a moment too early is there then.
+const RETRY: Duration = Duration::from_millis(300);
+/// Ten seconds at 100 Mbit/s.
+const MAX_SEGMENT: usize = 128 << 20;

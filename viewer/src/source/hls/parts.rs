@@ -1,0 +1,318 @@
+//! Playing by parts: a reload that waits at the server, the next part asked for before it exists, and what has come read meanwhile
+//! (RFC 8216bis §6.2.5.2, §6.3).
+//!
+//! At the live edge each part takes two requests, which go out while the one before it is on its way: for the playlist that lists it, and
+//! for itself, by the hint. What was hinted at is read once it is listed: only then it is known what it belongs to.
+
+use std::future::{Future, pending};
+use std::pin::Pin;
+use std::time::Duration;
+
+use bytes::Bytes;
+use media::hls::MediaPlaylist;
+use media::hls::client::parts::{Entry, PartScheduler, Reload};
+use media::hls::client::{Fetch, resolve};
+use reqwest::Response;
+use tokio::time::sleep;
+use tracing::{debug, warn};
+
+use super::super::{Error, Position, Report, Reporter};
+use super::reader::SegmentReader;
+use super::requests::{chunk, get, init, media_playlist, unsupported};
+use super::segments::Growth;
+use super::{MAX_SEGMENT, PATIENCE, Place, RETRY};
+
+/// Plays on from `first`, whose URIs are relative to `base`, until the playlist ends (`Ok`) or the path breaks. `entry` tells where, if
+/// not where it was.
+pub(super) async fn run(
+    place: &mut Place,
+    first: MediaPlaylist,
+    base: String,
+    http: &reqwest::Client,
+    entry: Option<Entry>,
+    reporter: &Reporter,
+) -> Result<(), Error> {
+    let was_in_hand = std::mem::take(&mut place.in_hand);
+    match entry {
+        Some(entry) => place.parts.enter(entry),
+        None if was_in_hand => place.parts.fetch_again(),
+        None => {}
+    }
+    let mut growth = Growth::new(place.started.elapsed(), &first);
+    place.parts.loaded(first);
+    let mut line = Line { http: http.clone(), playlist: place.playlist.clone(), base, ..Line::default() };
+    let (mut failed_loads, mut failed_fetches, mut lost, mut has_played) = (0, 0, 0, false);
+    loop {
+        if line.current.is_none() {
+            match place.parts.next() {
+                Some(fetch) => {
+                    if fetch.lost > 0 && reporter.send(Report::Gap).await.is_err() {
+                        return Ok(());
+                    }
+                    place.in_hand = true;
+                    line.begin(fetch)?;
+                }
+                None if place.parts.is_over() => return Ok(()),
+                None => {}
+            }
+        }
+        line.ask_ahead(&place.parts);
+        let error = match line.came().await {
+            Came::Playlist(Ok((playlist, base))) => {
+                let before = place.parts.reload();
+                if growth.has_stopped(place.started.elapsed(), &playlist)
+                    && reporter.send(Report::Silent).await.is_err()
+                {
+                    return Ok(());
+                }
+                place.parts.loaded(playlist);
+                line.base = base;
+                failed_loads = 0;
+                let is_new = before != place.parts.reload();
+                if is_new && has_played && line.has_waited {
+                    place.broke = 0;
+                }
+                // One that answers at once with what was there is not asked at once again.
+                line.load(place.parts.reload(), if is_new { Duration::ZERO } else { RETRY });
+                continue;
+            }
+            Came::Playlist(Err(error)) => {
+                failed_loads += 1;
+                if failed_loads > PATIENCE || !error.retry() {
+                    return Err(error);
+                }
+                debug!(%error, failed_loads, "the playlist did not load");
+                // Asked for as it is: where nothing is new for long, a server says no more than that.
+                line.load(None, RETRY * failed_loads);
+                continue;
+            }
+            Came::Ahead => {
+                line.ahead.iter_mut().for_each(|ahead| ahead.asking = None);
+                continue;
+            }
+            Came::Answer(Ok(answer)) => match line.read(answer, &mut place.reader).await {
+                Ok(()) => continue,
+                Err(error) => error,
+            },
+            Came::Bytes(Ok(Some(bytes)), url) => {
+                let units = place.reader.fmp4(bytes).map_err(|error| unsupported(&url, error))?;
+                for (catalog, unit) in units {
+                    if reporter.send(Report::Unit(catalog, unit, None)).await.is_err() {
+                        return Ok(());
+                    }
+                }
+                continue;
+            }
+            Came::Bytes(Ok(None), url) => match place.reader.end() {
+                Ok(()) => {
+                    line.current = None;
+                    place.in_hand = false;
+                    (failed_fetches, lost, has_played) = (0, 0, true);
+                    continue;
+                }
+                Err(error) => Error::Http { url, reason: error.to_string(), retry: true },
+            },
+            Came::Answer(Err(error)) | Came::Bytes(Err(error), _) => error,
+        };
+        line.current = None;
+        place.reader.broken();
+        failed_fetches += 1;
+        if error.retry() && failed_fetches < PATIENCE {
+            debug!(%error, failed_fetches, "a part did not come");
+            place.parts.fetch_again();
+            sleep(RETRY * failed_fetches).await;
+            continue;
+        }
+        // A server that is away may still have it when it is back: it stays in hand.
+        if error.retry() && media_playlist(&place.playlist, http).await.is_err() {
+            return Err(error);
+        }
+        warn!(%error, "a part is lost");
+        place.in_hand = false;
+        place.parts.fetch_failed();
+        (failed_fetches, lost) = (0, lost + 1);
+        if !error.retry() || lost >= PATIENCE {
+            return Err(error);
+        }
+    }
+}
+
+/// Where to go on after what other paths have brought; `None` if nothing was.
+pub(super) fn entry(position: &Position) -> Option<Entry> {
+    let date = position.date();
+    position.load().map(|_| date.map_or(Entry::Behind, Entry::At))
+}
+
+type Loading = Pin<Box<dyn Future<Output = Result<(MediaPlaylist, String), Error>> + Send>>;
+type Asking = Pin<Box<dyn Future<Output = Result<Response, Error>> + Send>>;
+
+/// The requests on their way. Dropping it ends them.
+#[derive(Default)]
+struct Line {
+    http: reqwest::Client,
+    playlist: String,
+    base: String,
+    loading: Option<Loading>,
+    /// Whether the playlist that is loading is one to wait for.
+    has_waited: bool,
+    current: Option<Current>,
+    ahead: Option<Ahead>,
+}
+
+/// What is fetched and read.
+struct Current {
+    fetch: Fetch,
+    url: String,
+    length: usize,
+    state: State,
+}
+
+enum State {
+    Asking(Asking),
+    Reading(Response),
+    /// Between the two.
+    Answered,
+}
+
+/// What is asked for before it is listed. An error is kept until it is known whether the part is wanted.
+struct Ahead {
+    url: String,
+    /// Until it is answered.
+    asking: Option<Asking>,
+    answer: Option<Result<Response, Error>>,
+}
+
+#[expect(clippy::large_enum_variant, reason = "one is made for each load, and taken apart at once")]
+enum Came {
+    Playlist(Result<(MediaPlaylist, String), Error>),
+    Answer(Result<Response, Error>),
+    /// To what was asked ahead.
+    Ahead,
+    /// Of the current one, which is at this URL; none at its end.
+    Bytes(Result<Option<Bytes>, Error>, String),
+}
+
+impl Line {
+    /// Asks for this, unless that was done ahead.
+    fn begin(&mut self, fetch: Fetch) -> Result<(), Error> {
+        let url = resolve(&self.base, &fetch.uri);
+        if fetch.encrypted || fetch.map.is_none() {
+            return Err(unsupported(&url, "the parts are encrypted, or no fragmented MP4"));
+        }
+        let ahead = self.ahead.take_if(|ahead| ahead.url == url && fetch.byte_range.is_none());
+        let asking: Asking = match ahead {
+            Some(Ahead { asking: Some(asking), .. }) => asking,
+            Some(Ahead { answer: Some(answer @ Ok(_)), .. }) => Box::pin(async { answer }),
+            _ => self.ask(url.clone(), fetch.byte_range),
+        };
+        self.current = Some(Current { fetch, url, length: 0, state: State::Asking(asking) });
+        Ok(())
+    }
+
+    fn ask(&self, url: String, range: Option<media::hls::ByteRange>) -> Asking {
+        let http = self.http.clone();
+        Box::pin(async move { get(&url, range, &http).await })
+    }
+
+    /// Has a reload wait at the server, and the part that is hinted at.
+    fn ask_ahead(&mut self, parts: &PartScheduler) {
+        if self.loading.is_none() {
+            self.load(parts.reload(), Duration::ZERO);
+        }
+        let Some(url) = parts.hint().map(|uri| resolve(&self.base, uri)) else { return };
+        if self.ahead.as_ref().is_none_or(|ahead| ahead.url != url) {
+            self.ahead = Some(Ahead { asking: Some(self.ask(url.clone(), None)), answer: None, url });
+        }
+    }
+
+    /// Loads the playlist after a pause: the one that is to be waited for, or as it is.
+    fn load(&mut self, reload: Option<Reload>, pause: Duration) {
+        let (http, url) = (self.http.clone(), with_directives(&self.playlist, reload));
+        self.has_waited = reload.is_some();
+        self.loading = Some(Box::pin(async move {
+            sleep(pause).await;
+            media_playlist(&url, &http).await
+        }));
+    }
+
+    /// Begins to read what was asked for.
+    async fn read(&mut self, answer: Response, reader: &mut SegmentReader) -> Result<(), Error> {
+        let Some(current) = &mut self.current else { return Ok(()) };
+        let fetch = &current.fetch;
+        reader.enter(fetch.discontinuity_sequence);
+        if let Some(map) = fetch.map.as_ref().filter(|_| fetch.new_map || reader.wants_init()) {
+            let bytes = init(&self.base, map, &self.http).await?;
+            reader.init(bytes).map_err(|error| unsupported(&resolve(&self.base, &map.uri), error))?;
+        }
+        reader.begin(fetch.program_date_time);
+        current.state = State::Reading(answer);
+        Ok(())
+    }
+
+    /// Waits until anything has come.
+    async fn came(&mut self) -> Came {
+        let Self { loading, current, ahead, .. } = self;
+        let read = async {
+            let Some(current) = current else { return pending().await };
+            match &mut current.state {
+                State::Asking(asking) => {
+                    let answer = asking.await;
+                    current.state = State::Answered;
+                    Came::Answer(answer)
+                }
+                State::Reading(answer) => {
+                    let bytes = chunk(answer, &current.url).await;
+                    current.length += bytes.as_ref().map_or(0, |bytes| bytes.as_ref().map_or(0, Bytes::len));
+                    let is_too_long = current.length > MAX_SEGMENT;
+                    let too_long = || unsupported(&current.url, format!("it is longer than {MAX_SEGMENT} bytes"));
+                    Came::Bytes(if is_too_long { Err(too_long()) } else { bytes }, current.url.clone())
+                }
+                State::Answered => pending().await,
+            }
+        };
+        let load = async {
+            let Some(playlist) = loading else { return pending().await };
+            let playlist = playlist.await;
+            *loading = None;
+            Came::Playlist(playlist)
+        };
+        let look_ahead = async {
+            let Some(Ahead { asking: Some(asking), answer, .. }) = ahead else { return pending().await };
+            *answer = Some(asking.await);
+            Came::Ahead
+        };
+        tokio::select! {
+            came = read => came,
+            came = load => came,
+            came = look_ahead => came,
+        }
+    }
+}
+
+/// The playlist's address, asking for one to be waited for (RFC 8216bis §6.2.5).
+fn with_directives(url: &str, reload: Option<Reload>) -> String {
+    let Some(Reload { msn, part, skip }) = reload else { return url.to_owned() };
+    let (url, fragment) = url.split_once('#').map_or((url, None), |(url, fragment)| (url, Some(fragment)));
+    let separator = if url.contains('?') { '&' } else { '?' };
+    let skip = if skip { "&_HLS_skip=YES" } else { "" };
+    let fragment = fragment.map_or(String::new(), |fragment| format!("#{fragment}"));
+    format!("{url}{separator}_HLS_msn={msn}&_HLS_part={part}{skip}{fragment}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn directives_go_into_the_query() {
+        let reload = |skip| Some(Reload { msn: 7, part: 2, skip });
+        for (url, reload, wanted) in [
+            ("http://h/a.m3u8", None, "http://h/a.m3u8"),
+            ("http://h/a.m3u8", reload(false), "http://h/a.m3u8?_HLS_msn=7&_HLS_part=2"),
+            ("http://h/a.m3u8?t=x", reload(true), "http://h/a.m3u8?t=x&_HLS_msn=7&_HLS_part=2&_HLS_skip=YES"),
+            ("http://h/a.m3u8#f", reload(false), "http://h/a.m3u8?_HLS_msn=7&_HLS_part=2#f"),
+        ] {
+            assert_eq!(with_directives(url, reload), wanted);
+        }
+    }
+}

@@ -1,0 +1,127 @@
+//! From the bytes of segments and parts to access units, whatever their container.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use media::{AccessUnit, Catalog, Epoch, WallClock, fmp4};
+
+use super::super::random_epoch;
+use crate::ffmpeg::TsReader;
+
+pub(super) type Units = Vec<(Arc<Catalog>, AccessUnit)>;
+
+/// Reads the segments of one rendition, whatever their container, and keeps track of what they belong to.
+#[derive(Debug, Default)]
+pub(super) struct SegmentReader {
+    timeline: Option<u64>,
+    /// Names the broadcast of a server that states no epoch: one for each timeline.
+    fallback: Option<Epoch>,
+    fmp4: Option<fmp4::Reader>,
+    ts: TsReader,
+    /// What the units belong to.
+    catalog: Option<Arc<Catalog>>,
+    /// What the playlist says of the next segment's first unit.
+    date: Option<WallClock>,
+}
+
+impl SegmentReader {
+    /// The next segment is of this timeline: another number is another clock, and for servers that state none, another epoch.
+    pub(super) fn enter(&mut self, timeline: u64) {
+        if self.timeline.replace(timeline) != Some(timeline) {
+            self.fallback = Some(random_epoch());
+            (self.fmp4, self.catalog) = (None, None);
+            self.ts.restart();
+        }
+    }
+
+    pub(super) fn wants_init(&self) -> bool {
+        self.fmp4.is_none()
+    }
+
+    /// A segment starts here, at this time of day: what an earlier one left half read is of no use.
+    pub(super) fn begin(&mut self, date: Option<WallClock>) {
+        self.date = date;
+        self.fmp4.as_mut().map(fmp4::Reader::begin_segment).unwrap_or_default();
+    }
+
+    /// The segment has ended, whole or not.
+    pub(super) fn end(&self) -> Result<(), fmp4::Error> {
+        self.fmp4.as_ref().map_or(Ok(()), fmp4::Reader::end_segment)
+    }
+
+    /// What was read last broke off: the reader has lost its place.
+    pub(super) fn broken(&mut self) {
+        self.fmp4 = None;
+    }
+
+    pub(super) fn init(&mut self, init: Bytes) -> Result<(), fmp4::Error> {
+        let mut reader = fmp4::Reader::new(self.fallback.unwrap_or_else(random_epoch));
+        for event in reader.push(init)? {
+            if let fmp4::Event::Catalog(catalog) = event {
+                self.catalog = Some(Arc::new(catalog));
+            }
+        }
+        self.fmp4 = Some(reader);
+        Ok(())
+    }
+
+    pub(super) fn fmp4(&mut self, bytes: Bytes) -> Result<Units, fmp4::Error> {
+        let Some(reader) = &mut self.fmp4 else { return Ok(Units::new()) };
+        let mut units = Units::new();
+        for event in reader.push(bytes)? {
+            match event {
+                fmp4::Event::Catalog(mut catalog) => {
+                    // A clock that was taken from the playlist stays.
+                    let known = self.catalog.as_ref().filter(|known| known.epoch == catalog.epoch);
+                    catalog.clock = catalog.clock.or(known.and_then(|known| known.clock));
+                    self.catalog = Some(Arc::new(catalog));
+                }
+                fmp4::Event::Unit(unit) => units.extend(self.dated(unit)),
+            }
+        }
+        Ok(units)
+    }
+
+    /// A segment without init segment: MPEG-TS, or something that is refused.
+    pub(super) async fn whole(&mut self, segment: Bytes) -> Result<Units, String> {
+        if segment.first() != Some(&TS_SYNC) {
+            return Err("the segment is neither fMP4 with an init segment nor MPEG-TS".to_owned());
+        }
+        let mut ts = std::mem::take(&mut self.ts);
+        let read =
+            tokio::task::spawn_blocking(move || (ts.segment(segment), ts)).await.map_err(|error| error.to_string())?;
+        self.ts = read.1;
+        let (tracks, found) = read.0.map_err(|error| error.to_string())?;
+        let epoch = *self.fallback.get_or_insert_with(random_epoch);
+        let catalog = self.catalog.get_or_insert_with(|| Arc::new(Catalog::new(epoch)));
+        for track in tracks {
+            if catalog.track(track.id) != Some(&track) {
+                Arc::make_mut(catalog).set_track(track);
+            }
+        }
+        let unit = |u: crate::ffmpeg::TsUnit| AccessUnit {
+            epoch,
+            track: u.track,
+            dts: u.dts,
+            pts: u.pts,
+            random_access: u.random_access,
+            payload: u.payload,
+        };
+        Ok(found.into_iter().map(unit).filter_map(|unit| self.dated(unit)).collect())
+    }
+
+    /// The unit with its catalog; one that does not know the time learns it from the playlist.
+    fn dated(&mut self, unit: AccessUnit) -> Option<(Arc<Catalog>, AccessUnit)> {
+        let catalog = self.catalog.as_mut()?;
+        if let Some(date) = self.date.take()
+            && catalog.clock.is_none()
+        {
+            let zero = date.as_micros().saturating_sub(unit.pts.as_millis().saturating_mul(1000));
+            Arc::make_mut(catalog).clock = Some(WallClock::from_micros(zero));
+        }
+        Some((catalog.clone(), unit))
+    }
+}
+
+/// What every packet of a transport stream starts with.
+const TS_SYNC: u8 = 0x47;

@@ -1,0 +1,182 @@
+//! Playing by whole segments: what comes is read as its bytes come, MPEG-TS when it is whole.
+
+use std::time::Duration;
+
+use bytes::BytesMut;
+use media::hls;
+use media::hls::client::{Fetch, Step, resolve};
+use tokio::time::{sleep, sleep_until};
+use tracing::{debug, warn};
+
+use super::super::{Error, Gone, Report, Reporter};
+use super::reader::SegmentReader;
+use super::requests::{chunk, get, init, media_playlist, unsupported};
+use super::{MAX_SEGMENT, PATIENCE, Place, RETRY};
+
+/// Plays on from `first`, whose URIs are relative to `base`, until the playlist ends (`Ok`) or the path breaks.
+pub(super) async fn run(
+    place: &mut Place,
+    first: hls::MediaPlaylist,
+    mut base: String,
+    http: &reqwest::Client,
+    reporter: &Reporter,
+) -> Result<(), Error> {
+    if std::mem::take(&mut place.in_hand) {
+        place.scheduler.fetch_again();
+    }
+    let began = place.started.elapsed();
+    let mut growth = Growth::new(began, &first);
+    place.scheduler.loaded(began, first);
+    let (mut failed_loads, mut failed_fetches, mut lost) = (0, 0, 0);
+    loop {
+        match place.scheduler.next() {
+            Step::End => return Ok(()),
+            Step::Reload(at) => {
+                sleep_until(place.started + at).await;
+                let began = place.started.elapsed();
+                match media_playlist(&place.playlist, http).await {
+                    Ok((playlist, now_at)) => {
+                        (failed_loads, base) = (0, now_at);
+                        if growth.has_stopped(began, &playlist) && reporter.send(Report::Silent).await.is_err() {
+                            return Ok(());
+                        }
+                        place.scheduler.loaded(began, playlist);
+                    }
+                    Err(error) => {
+                        failed_loads += 1;
+                        if failed_loads > PATIENCE || !error.retry() {
+                            return Err(error);
+                        }
+                        debug!(%error, failed_loads, "the playlist did not load");
+                        place.scheduler.load_failed(place.started.elapsed());
+                    }
+                }
+            }
+            Step::Fetch(fetch) => {
+                place.in_hand = true;
+                if fetch.lost > 0 && reporter.send(Report::Gap).await.is_err() {
+                    return Ok(());
+                }
+                let error = match segment(&base, http, &mut place.reader, &fetch, reporter).await {
+                    Ok(Ok(())) => {
+                        place.in_hand = false;
+                        (failed_fetches, lost) = (0, 0);
+                        continue;
+                    }
+                    Ok(Err(Gone)) => return Ok(()),
+                    Err(error) => error,
+                };
+                place.reader.broken();
+                failed_fetches += 1;
+                if error.retry() && failed_fetches < PATIENCE {
+                    debug!(%error, msn = fetch.msn, failed_fetches, "a segment did not come");
+                    place.scheduler.fetch_again();
+                    sleep(RETRY * failed_fetches).await;
+                    continue;
+                }
+                // A server that is away may still have the segment when it is back: it stays in hand.
+                if error.retry() && media_playlist(&place.playlist, http).await.is_err() {
+                    return Err(error);
+                }
+                warn!(%error, msn = fetch.msn, "a segment is lost");
+                place.in_hand = false;
+                place.scheduler.fetch_failed();
+                (failed_fetches, lost) = (0, lost + 1);
+                if !error.retry() || lost >= PATIENCE {
+                    return Err(error);
+                }
+            }
+        }
+    }
+}
+
+/// Whether a live playlist grows as it should.
+pub(super) struct Growth {
+    last: u64,
+    since: Duration,
+    is_told: bool,
+}
+
+impl Growth {
+    pub(super) fn new(now: Duration, playlist: &hls::MediaPlaylist) -> Self {
+        Self { last: playlist.next_msn(), since: now, is_told: false }
+    }
+
+    /// Whether it has just been too long since there was a new segment.
+    pub(super) fn has_stopped(&mut self, now: Duration, playlist: &hls::MediaPlaylist) -> bool {
+        if playlist.next_msn() != self.last {
+            *self = Self::new(now, playlist);
+        }
+        let is_late = now.saturating_sub(self.since) > playlist.target_duration * OVERDUE;
+        is_late && !std::mem::replace(&mut self.is_told, is_late)
+    }
+}
+
+/// Fetches a segment, and its init segment if that is new, and reports what they hold.
+async fn segment(
+    base: &str,
+    http: &reqwest::Client,
+    reader: &mut SegmentReader,
+    fetch: &Fetch,
+    reporter: &Reporter,
+) -> Result<Result<(), Gone>, Error> {
+    let url = resolve(base, &fetch.uri);
+    if fetch.encrypted {
+        return Err(unsupported(&url, "the stream is encrypted, and this viewer decrypts nothing"));
+    }
+    reader.enter(fetch.discontinuity_sequence);
+    if let Some(map) = fetch.map.as_ref().filter(|_| fetch.new_map || reader.wants_init()) {
+        let bytes = init(base, map, http).await?;
+        reader.init(bytes).map_err(|error| unsupported(&resolve(base, &map.uri), error))?;
+    }
+    reader.begin(fetch.program_date_time);
+    let mut response = get(&url, fetch.byte_range, http).await?;
+    let (mut length, mut whole) = (0, BytesMut::new());
+    while let Some(bytes) = chunk(&mut response, &url).await? {
+        length += bytes.len();
+        if length > MAX_SEGMENT {
+            return Err(unsupported(&url, format!("the segment is longer than {MAX_SEGMENT} bytes")));
+        }
+        if fetch.map.is_none() {
+            whole.extend_from_slice(&bytes);
+            continue;
+        }
+        for (catalog, unit) in reader.fmp4(bytes).map_err(|error| unsupported(&url, error))? {
+            if reporter.send(Report::Unit(catalog, unit, None)).await.is_err() {
+                return Ok(Err(Gone));
+            }
+        }
+    }
+    if fetch.map.is_some() {
+        let cut = |reason| Error::Http { url: url.clone(), reason, retry: true };
+        reader.end().map_err(|error| cut(error.to_string()))?;
+    } else {
+        let units = reader.whole(whole.freeze()).await.map_err(|reason| unsupported(&url, reason))?;
+        for (catalog, unit) in units {
+            if reporter.send(Report::Unit(catalog, unit, None)).await.is_err() {
+                return Ok(Err(Gone));
+            }
+        }
+    }
+    Ok(Ok(()))
+}
+
+/// Target durations without a new segment before the broadcast seems to be away.
+const OVERDUE: u32 = 3;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_playlist_that_does_not_grow() {
+        let mut playlist = hls::MediaPlaylist { target_duration: Duration::from_secs(2), ..Default::default() };
+        let mut growth = Growth::new(Duration::ZERO, &playlist);
+        let mut told = Vec::new();
+        for second in 0..30 {
+            playlist.media_sequence += u64::from(second == 10);
+            told.extend(growth.has_stopped(Duration::from_secs(second), &playlist).then_some(second));
+        }
+        assert_eq!(told, [7, 17], "once for each time");
+    }
+}
