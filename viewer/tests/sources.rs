@@ -367,6 +367,77 @@ async fn a_segment_is_asked_for_again_and_then_given_up() {
     }
 }
 
+/// The first two segments of [`hls_pages`] as they are, and what follows in parts of a fifth of a second, of which a playlist lists so many
+/// as its query asks for, at least one.
+fn low_latency_page(pages: &BTreeMap<String, (&'static str, Bytes)>, path: &str) -> Option<(&'static str, Bytes)> {
+    let (name, query) = path.split_once('?').unwrap_or((path, ""));
+    let part = |n: i64| {
+        let units: Vec<_> = (100 + n * 10..110 + n * 10).map(unit).collect();
+        let fragment = fmp4::fragment(10 + n as u32, &catalog(), &units, |_| Some(unit(110 + n * 10).dts)).unwrap();
+        Bytes::from(fragment.chunks().flat_map(|chunk| chunk.to_vec()).collect::<Vec<_>>())
+    };
+    if let Some(n) = name.strip_prefix("/show/part-").and_then(|n| n.parse().ok()) {
+        return Some(("video/mp4", part(n)));
+    }
+    if name != "/show/media.m3u8" {
+        return pages.get(name).cloned();
+    }
+    let value = |key: &str| query.split('&').find_map(|pair| pair.strip_prefix(key)?.parse::<i64>().ok());
+    assert!(value("_HLS_msn=").is_none_or(|msn| msn == 9), "{query}");
+    let count = value("_HLS_part=").unwrap_or(0) + 1;
+    let mut text = "#EXTM3U\n#EXT-X-VERSION:9\n#EXT-X-TARGETDURATION:1\n\
+        #EXT-X-SERVER-CONTROL:CAN-BLOCK-RELOAD=YES,CAN-SKIP-UNTIL=6.0,PART-HOLD-BACK=0.6\n#EXT-X-PART-INF:PART-TARGET=0.2\n\
+        #EXT-X-MEDIA-SEQUENCE:7\n#EXT-X-MAP:URI=\"init.mp4\"\n#EXTINF:1.0,\n0.m4s\n#EXTINF:1.0,\n1.m4s\n"
+        .to_owned();
+    for n in 0..count.min(5) {
+        text += &format!("#EXT-X-PART:DURATION=0.2,URI=\"part-{n}\",INDEPENDENT=YES\n");
+    }
+    text += &if count > 5 {
+        "#EXTINF:1.0,\nx\n#EXT-X-ENDLIST\n".into()
+    } else {
+        format!("#EXT-X-PRELOAD-HINT:TYPE=PART,URI=\"part-{count}\"\n")
+    };
+    Some(("application/vnd.apple.mpegurl", text.into()))
+}
+
+#[tokio::test]
+async fn parts_bring_the_same_units_as_they_are_made() {
+    for (via, by) in [(Via::Auto, "LL-HLS"), (Via::LowLatencyHls, "LL-HLS")] {
+        let (listener, address) = bind().await;
+        let pages = hls_pages();
+        tokio::spawn(serve_with(listener, move |path, _| low_latency_page(&pages, path)));
+        let url = format!("http://{address}/show/media.m3u8");
+        let mut watcher = Watcher::start(&url, via);
+        watcher.watch(|w| w.ended).await;
+        // From the beginning of a segment more than three parts behind the live edge to the last part.
+        assert_eq!(watcher.units, (50..150).map(unit).collect::<Vec<_>>());
+        assert_eq!(watcher.opened, [format!("{by} {url}")]);
+    }
+}
+
+#[tokio::test]
+async fn where_parts_can_not_be_had_segments_are_played() {
+    let (listener, address) = bind().await;
+    let pages = hls_pages();
+    tokio::spawn(serve_with(listener, move |path, _| {
+        low_latency_page(&pages, path).filter(|_| !path.starts_with("/show/part-"))
+    }));
+    let url = format!("http://{address}/show/media.m3u8");
+    let mut watcher = Watcher::start(&url, Via::Auto);
+    watcher.watch(|w| w.opened.last() == Some(&format!("HLS {url}"))).await;
+    assert_eq!(watcher.opened[0], format!("LL-HLS {url}"));
+}
+
+#[tokio::test]
+async fn a_server_without_parts_has_no_rung_for_them() {
+    let (listener, address) = bind().await;
+    tokio::spawn(serve(listener, hls_pages()));
+    let mut watcher = Watcher::start(&format!("http://{address}/show/media.m3u8"), Via::LowLatencyHls);
+    watcher.watch(|w| w.failure.is_some()).await;
+    let error = watcher.failure.unwrap().to_string();
+    assert!(error.contains("no parts that can be waited for"), "{error}");
+}
+
 #[tokio::test]
 async fn a_server_of_playlists_without_segments_is_given_up() {
     let (listener, address) = bind().await;

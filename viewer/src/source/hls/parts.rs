@@ -41,7 +41,7 @@ pub(super) async fn run(
     let mut growth = Growth::new(place.started.elapsed(), &first);
     place.parts.loaded(first);
     let mut line = Line { http: http.clone(), playlist: place.playlist.clone(), base, ..Line::default() };
-    let (mut failed_loads, mut failed_fetches, mut lost, mut has_played) = (0, 0, 0, false);
+    let (mut failed_loads, mut failed_fetches, mut has_played) = (0, 0, false);
     loop {
         if line.current.is_none() {
             match place.parts.next() {
@@ -107,7 +107,7 @@ pub(super) async fn run(
                 Ok(()) => {
                     line.current = None;
                     place.in_hand = false;
-                    (failed_fetches, lost, has_played) = (0, 0, true);
+                    (failed_fetches, has_played) = (0, true);
                     continue;
                 }
                 Err(error) => Error::Http { url, reason: error.to_string(), retry: true },
@@ -124,16 +124,13 @@ pub(super) async fn run(
             continue;
         }
         // A server that is away may still have it when it is back: it stays in hand.
-        if error.retry() && media_playlist(&place.playlist, http).await.is_err() {
-            return Err(error);
+        if !error.retry() || media_playlist(&place.playlist, http).await.is_ok() {
+            warn!(%error, "a part is lost");
+            place.in_hand = false;
+            place.parts.fetch_failed();
         }
-        warn!(%error, "a part is lost");
-        place.in_hand = false;
-        place.parts.fetch_failed();
-        (failed_fetches, lost) = (0, lost + 1);
-        if !error.retry() || lost >= PATIENCE {
-            return Err(error);
-        }
+        // Without it pictures can not be decoded up to the next IDR: perhaps they can by another path, or by whole segments.
+        return Err(error);
     }
 }
 
