@@ -8,6 +8,7 @@
 mod broadcaster;
 mod browser;
 mod cdn;
+mod gate;
 mod http;
 mod lab;
 mod nginx;
@@ -23,6 +24,7 @@ mod wait;
 pub use broadcaster::Broadcaster;
 pub use browser::{Browser, from_base64};
 pub use cdn::Cdn;
+pub use gate::{Gate, Passage};
 pub use http::{Response, get};
 pub use lab::Lab;
 pub use nginx::Nginx;

@@ -1,4 +1,5 @@
-//! hls.js in headless Chromium plays the page: time advances, nothing fatal happens, and the numbered pictures on the screen move on.
+//! hls.js in headless Chromium plays the page: by parts, time advances, nothing fatal happens, and the numbered pictures on the screen
+//! move on.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -50,6 +51,11 @@ fn the_page_plays_for_thirty_seconds() -> Result<()> {
     let severe: Vec<_> = browser.console()?.into_iter().filter(|entry| entry["level"] == "SEVERE").collect();
     ensure!(severe.is_empty(), "on the console: {severe:?}");
     ensure!(browser.run("return !!window.sawHlsJs")? == true, "the page did not play by hls.js");
+    let (parts, mode) = (browser.run("return window.hlsParts || 0")?, browser.run(READ_MODE)?);
+    eprintln!("{parts} parts; the page says: {mode}; hls.js: {}", browser.run(READ_LATENCY)?);
+    // A part lasts a fifth of a second. After a stall, hls.js takes a segment whole.
+    ensure!(parts.as_f64().unwrap_or(0.0) > 2.5 * played, "hls.js took {parts} parts in {played:.1} s");
+    ensure!(mode.as_str().is_some_and(|mode| mode.starts_with("Low-latency HLS")), "the page says {mode}");
     ensure!(counters.len() >= 20, "the mark was readable on the screen only {} times", counters.len());
     ensure!(counters.is_sorted(), "the pictures went back: {counters:?}");
     let pictures = counters.last().context("not empty")? - counters[0];
@@ -111,11 +117,21 @@ const WATCH_HLS_JS: &str = "
             const trigger = hls.prototype.trigger;
             hls.prototype.trigger = function (name, data) {
                 window.sawHlsJs = true;
+                window.watchedHls = this;
+                if (name === 'hlsFragLoaded' && data.part) window.hlsParts = (window.hlsParts ?? 0) + 1;
                 if (name === 'hlsError') (window.hlsErrors ??= []).push({ fatal: data.fatal, type: data.type, details: data.details });
                 return trigger.apply(this, arguments);
             };
         },
     });";
+
+/// What the page says of how it plays.
+const READ_MODE: &str = "return document.getElementById('stat-mode').textContent";
+
+/// What hls.js aims at, how far it thinks it is behind the live edge, and what the page measured between capture and screen, in seconds.
+const READ_LATENCY: &str = "
+    const { latency, targetLatency } = window.watchedHls;
+    return { latency, targetLatency, measured: document.getElementById('stat-latency').textContent };";
 
 /// The top of the current picture as luma, in base64.
 const READ_PICTURE: &str = "

@@ -1,0 +1,89 @@
+//! A gate before a server: connections pass through it, and break, stall or are refused when the test says so.
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+
+use anyhow::Result;
+
+/// Stands between clients and one server.
+#[derive(Debug)]
+pub struct Gate {
+    /// Where clients come.
+    pub address: SocketAddr,
+    state: Arc<(Mutex<State>, Condvar)>,
+}
+
+/// What it does with what comes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Passage {
+    /// All passes.
+    Open,
+    /// Connections are kept, and nothing passes.
+    Held,
+    /// Connections are broken, and new ones too.
+    Shut,
+}
+
+#[derive(Debug)]
+struct State {
+    passage: Passage,
+    connections: Vec<TcpStream>,
+}
+
+impl Gate {
+    /// An open one before `server`.
+    pub fn before(server: SocketAddr) -> Result<Self> {
+        let listener = TcpListener::bind("127.0.0.1:0")?;
+        let address = listener.local_addr()?;
+        let state = State { passage: Passage::Open, connections: Vec::new() };
+        let gate = Self { address, state: Arc::new((Mutex::new(state), Condvar::new())) };
+        let state = gate.state.clone();
+        std::thread::spawn(move || {
+            for client in listener.incoming().flatten() {
+                let _ = pass(&state, client, server);
+            }
+        });
+        Ok(gate)
+    }
+
+    /// Lets all through, nothing, or breaks it.
+    pub fn set(&self, passage: Passage) {
+        let mut state = self.state.0.lock().unwrap_or_else(PoisonError::into_inner);
+        state.passage = passage;
+        if passage == Passage::Shut {
+            for connection in state.connections.drain(..) {
+                let _ = connection.shutdown(Shutdown::Both);
+            }
+        }
+        self.state.1.notify_all();
+    }
+}
+
+fn pass(state: &Arc<(Mutex<State>, Condvar)>, client: TcpStream, server: SocketAddr) -> Result<()> {
+    let server = TcpStream::connect(server)?;
+    {
+        let mut state = state.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if state.passage == Passage::Shut {
+            return Ok(());
+        }
+        state.connections.extend([client.try_clone()?, server.try_clone()?]);
+    }
+    for (from, to) in [(client.try_clone()?, server.try_clone()?), (server, client)] {
+        let state = state.clone();
+        std::thread::spawn(move || copy(&state, from, to));
+    }
+    Ok(())
+}
+
+fn copy(state: &(Mutex<State>, Condvar), mut from: TcpStream, mut to: TcpStream) {
+    let mut buffer = [0; 16 << 10];
+    while let Ok(read @ 1..) = from.read(&mut buffer) {
+        let held = state.0.lock().unwrap_or_else(PoisonError::into_inner);
+        drop(state.1.wait_while(held, |state| state.passage == Passage::Held));
+        if to.write_all(&buffer[..read]).is_err() {
+            break;
+        }
+    }
+    let _ = (from.shutdown(Shutdown::Both), to.shutdown(Shutdown::Both));
+}

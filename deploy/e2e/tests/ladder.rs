@@ -1,0 +1,111 @@
+//! Changes of path between RTMP and low-latency HLS: a viewer goes down the ladder when a path breaks or falls silent, climbs again, and loses
+//! and repeats nothing.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use e2e::{Broadcaster, Cdn, Gate, Lab, Passage, Viewer, compare, until};
+use serde_json::{Value, json};
+
+#[test]
+fn rtmp_gives_way_to_parts_and_comes_back_and_nothing_is_lost() -> Result<()> {
+    let lab = Lab::new()?;
+    let key = Cdn::key(&lab, "live")?;
+    let cdn = Cdn::start(&lab, &[])?;
+    let mut broadcaster = Broadcaster::start(&lab, &cdn.publish_url(&key), &Broadcaster::SMALL)?;
+    cdn.wait_segment("live")?;
+    let gate = Gate::before(cdn.rtmp)?;
+    let urls = json!({ "page": "", "rtmp": format!("rtmp://{}/live/live", gate.address), "hls": cdn.hls_url("live") });
+    let page = page(&json!({ "name": "live", "urls": urls, "hls": { "low_latency": true } }))?;
+    let mut viewer = Viewer::start(&lab, &format!("http://{page}/live"), &[])?;
+    viewer.wait_pictures(60, START)?;
+    wait_led_by(&mut viewer, "RTMP")?;
+    for passage in [Passage::Shut, Passage::Held, Passage::Shut, Passage::Held] {
+        gate.set(passage);
+        wait_led_by(&mut viewer, "LL-HLS").with_context(|| format!("{passage:?}"))?;
+        let shown = viewer.pictures()?;
+        viewer.wait_pictures(shown + 60, START)?;
+        gate.set(Passage::Open);
+        wait_led_by(&mut viewer, "RTMP")?;
+    }
+    let shown = viewer.pictures()?;
+    viewer.wait_pictures(shown + 60, START)?;
+    let summary = viewer.finish()?;
+    eprintln!("{}", summary.0["switches"]);
+    summary.unbroken(300)?;
+    ensure!(summary.0["lost"] == 0, "units were lost: {}", summary.0);
+    viewer.nothing_twice()?;
+    broadcaster.process.interrupt();
+    broadcaster.process.success(Duration::from_secs(5))?;
+    let counts = compare(&broadcaster.units()?, &viewer.units()?)?;
+    ensure!(counts.len() == 2, "both tracks came: {counts:?}");
+    Ok(())
+}
+
+#[test]
+fn hls_is_played_by_the_form_that_was_asked_for() -> Result<()> {
+    let lab = Lab::new()?;
+    let key = Cdn::key(&lab, "live")?;
+    let cdn = Cdn::start(&lab, &[])?;
+    let mut broadcaster = Broadcaster::start(&lab, &cdn.publish_url(&key), &Broadcaster::SMALL)?;
+    cdn.wait_segment("live")?;
+    let urls = json!({ "page": "", "rtmp": Value::Null, "hls": cdn.hls_url("live") });
+    let page = page(&json!({ "name": "live", "urls": urls, "hls": { "low_latency": true } }))?;
+    for (via, source) in [("auto", "LL-HLS"), ("ll-hls", "LL-HLS"), ("hls", "HLS")] {
+        let mut viewer = Viewer::start(&lab, &format!("http://{page}/live"), &["--via", via])?;
+        viewer.wait_pictures(90, START)?;
+        let summary = viewer.finish()?;
+        summary.unbroken(90)?;
+        let said = summary.0["source"].as_str().context("no source")?;
+        ensure!(said.starts_with(source), "by {via}, the pictures came by {said}");
+        compare(&broadcaster.units()?, &viewer.units()?)?;
+    }
+    broadcaster.process.interrupt();
+    broadcaster.process.success(Duration::from_secs(5))
+}
+
+/// Waits until the pictures come by a path whose name begins with this.
+fn wait_led_by(viewer: &mut Viewer, source: &str) -> Result<()> {
+    until(START, &format!("pictures by {source}"), || {
+        ensure!(viewer.process.running()?, "the viewer ended: {}", viewer.process.err());
+        let log = viewer.process.err();
+        let events = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        let led = events.fold(None, |led: Option<String>, event| {
+            let fields = &event["fields"];
+            match fields["message"].as_str() {
+                // The first to connect leads until another is said to.
+                Some("connected") if led.is_none() => fields["source"].as_str().map(str::to_owned),
+                Some("switched") => fields["to"].as_str().map(str::to_owned),
+                _ => led,
+            }
+        });
+        Ok(led.is_some_and(|led| led.starts_with(source)).then_some(()))
+    })
+}
+
+/// A server that answers everything with `answer`: what a page says of a stream, with addresses of this test's choice.
+fn page(answer: &Value) -> Result<SocketAddr> {
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    let address = listener.local_addr()?;
+    let body = answer.to_string();
+    std::thread::spawn(move || {
+        for mut client in listener.incoming().flatten() {
+            let mut asked = Vec::new();
+            let mut buffer = [0; 1024];
+            while !asked.ends_with(b"\r\n\r\n") {
+                match client.read(&mut buffer) {
+                    Ok(read @ 1..) => asked.extend_from_slice(&buffer[..read]),
+                    _ => break,
+                }
+            }
+            let head = format!("content-type: application/json\r\ncontent-length: {}\r\nconnection: close", body.len());
+            let _ = write!(client, "HTTP/1.1 200 OK\r\n{head}\r\n\r\n{body}");
+        }
+    });
+    Ok(address)
+}
+
+/// For what takes some seconds on a quiet machine.
+const START: Duration = Duration::from_secs(40);
