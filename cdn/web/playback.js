@@ -9,6 +9,16 @@ const SETTINGS = {
   liveDurationInfinity: true,
   backBufferLength: 30,
   maxBufferLength: 30,
+  playlistLoadPolicy: {
+    default: {
+      // A playlist that is waited for comes with the next part, or after three target durations of nothing new: at most 30 s.
+      maxTimeToFirstByteMs: 35_000,
+      maxLoadTimeMs: 40_000,
+      // While the publisher is away, the server says each time to ask again: that is no failure, and the picture stays.
+      timeoutRetry: { maxNumRetry: 10, retryDelayMs: 0, maxRetryDelayMs: 0 },
+      errorRetry: { maxNumRetry: 10, retryDelayMs: 500, maxRetryDelayMs: 2_000 },
+    },
+  },
 };
 /** Target durations behind the live edge from which playback skips in place of catching up. */
 const SKIP_BEHIND = 10;
@@ -62,7 +72,7 @@ export class Playback extends EventTarget {
     if (!this.#hls) return this.#video.src && !globalThis.Hls?.isSupported() ? { name: "HLS", detail: "by the browser itself" } : { name: "–", detail: "" };
     const details = this.#hls.latestLevelDetails;
     const version = `hls.js ${globalThis.Hls.version}`;
-    if (details?.partTarget && this.#hls.lowLatencyMode) return { name: "Low-latency HLS", detail: `${details.partTarget} s parts, ${version}` };
+    if (details?.partTarget && this.#hls.lowLatencyMode) return { name: "LL-HLS", detail: `${details.partTarget} s parts, ${version}` };
     return { name: "HLS", detail: details ? `${details.targetduration} s segments, ${version}` : version };
   }
 

@@ -55,7 +55,7 @@ fn the_page_plays_for_thirty_seconds() -> Result<()> {
     eprintln!("{parts} parts; the page says: {mode}; hls.js: {}", browser.run(READ_LATENCY)?);
     // A part lasts a fifth of a second. After a stall, hls.js takes a segment whole.
     ensure!(parts.as_f64().unwrap_or(0.0) > 2.5 * played, "hls.js took {parts} parts in {played:.1} s");
-    ensure!(mode.as_str().is_some_and(|mode| mode.starts_with("Low-latency HLS")), "the page says {mode}");
+    ensure!(mode.as_str().is_some_and(|mode| mode.starts_with("LL-HLS")), "the page says {mode}");
     ensure!(counters.len() >= 20, "the mark was readable on the screen only {} times", counters.len());
     ensure!(counters.is_sorted(), "the pictures went back: {counters:?}");
     let pictures = counters.last().context("not empty")? - counters[0];
@@ -84,6 +84,42 @@ fn the_page_says_when_a_stream_is_offline_or_unknown_and_starts_by_itself() -> R
     })
 }
 
+#[test]
+fn the_page_goes_on_when_the_publisher_returns() -> Result<()> {
+    let lab = Lab::new()?;
+    let key = Cdn::key(&lab, "live")?;
+    let cdn = Cdn::start(&lab, &[])?;
+    let mut first = Broadcaster::start(&lab, &cdn.publish_url(&key), &Broadcaster::SMALL)?;
+    cdn.wait_live("live")?;
+    let browser = Browser::start(&lab)?;
+    browser.before_each_page(WATCH_HLS_JS)?;
+    browser.open(&cdn.page_url("live"))?;
+    let shown = |browser: &Browser| until(START, "pictures", || counter_on_screen(browser));
+    until(START, "the page to play", || {
+        Ok((browser.run("return document.querySelector('video').currentTime > 3")? == true).then_some(()))
+    })?;
+    let before = shown(&browser)?;
+    first.process.kill();
+    until(START, "the page to say that the publisher is away", || {
+        Ok((browser.run("return document.getElementById('state').dataset.state")? == "away").then_some(()))
+    })?;
+    // Long enough for a reload that waits in vain.
+    until(START, "hls.js to ask again", || {
+        let waited = "return (window.hlsErrors || []).some((error) => error.details.startsWith('levelLoad'))";
+        Ok((browser.run(waited)? == true).then_some(()))
+    })?;
+    let _second = Broadcaster::start(&lab, &cdn.publish_url(&key), &Broadcaster::SMALL)?;
+    // It counts from 0 again.
+    until(START, "pictures of the second broadcast", || {
+        Ok(counter_on_screen(&browser)?.filter(|counter| *counter < before && *counter > 60).map(drop))
+    })?;
+    let errors = browser.run("return window.hlsErrors || []")?;
+    eprintln!("{errors}");
+    let fatal = errors.as_array().is_some_and(|errors| errors.iter().any(|error| error["fatal"] == true));
+    ensure!(!fatal, "hls.js: {errors}");
+    Ok(())
+}
+
 /// Reads the mark from the picture that the page shows at this moment.
 fn counter_on_screen(browser: &Browser) -> Result<Option<u32>> {
     let luma = browser.run(READ_PICTURE)?;
@@ -101,6 +137,8 @@ fn screenshot_path(lab: &Lab) -> PathBuf {
 
 const WIDTH: usize = 640;
 const HEIGHT: usize = 360;
+/// For what takes some seconds on a quiet machine.
+const START: Duration = Duration::from_secs(40);
 /// How long the page is watched.
 const WATCHED: Duration = Duration::from_secs(30);
 /// A page that stands still for longer has stalled, even on a loaded machine.
