@@ -4,6 +4,7 @@
 //! can be reached, whoever knows the code on this screen may. What is announced on the network is a name that only those who were
 //! told the secret can recognise. No viewer is told of another.
 
+mod share;
 mod upload;
 
 use std::collections::HashMap;
@@ -12,9 +13,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use media::live_window::Read;
-use media::{Cursor, LiveWindow};
+use media::{Cursor, LiveWindow, TrackKind};
 use net::lan::{Announcer, AnnouncerOptions, own_addresses};
-use net::relay::{self, Proof, RefusalCode, Request, Side};
+use net::relay::{self, Allowed, Proof, RefusalCode, Request, Side};
 use net::rtmp::{PeerOffer, Tickets};
 use net::trust::{self, Code, Gate, Identity, pairing, tls};
 use parking_lot::Mutex;
@@ -148,6 +149,17 @@ impl Peer {
         }
     }
 
+    /// So many bytes were pushed to the CDN: where viewers share its link, they have what is left.
+    pub fn pushed(&self, bytes: usize) {
+        self.upload.pushed(bytes);
+    }
+
+    /// How long what is pushed to the CDN waits in queues on its way; `None` while there is no connection. To be told often: a push that
+    /// tells nothing counts as one that waits.
+    pub fn push_waits(&self, wait: Option<Duration>) {
+        self.upload.push_waits(wait);
+    }
+
     /// Lets viewers in until it is dropped, and announces itself.
     pub async fn serve(self: Arc<Self>) {
         let _announcer = self.settings.announce.then(|| self.announce()).flatten();
@@ -224,7 +236,7 @@ impl Peer {
         self.stats.peers.increment();
         self.watched.send_replace(true);
         tracing::info!("a viewer on this network");
-        let feed = Feed { peer: self.clone(), least_round_trip: Mutex::new(Duration::MAX) };
+        let feed = Feed { id: self.upload.join(), peer: self.clone() };
         let ended = request.serve(Arc::new(feed), proof, std::future::pending()).await;
         self.stats.peers.decrement();
         tracing::info!(?ended, "a viewer on this network left");
@@ -291,7 +303,14 @@ impl Drop for Place {
 /// The broadcast, as one viewer's subscription sees it.
 struct Feed {
     peer: Arc<Peer>,
-    least_round_trip: Mutex<Duration>,
+    /// By which its share is known.
+    id: u64,
+}
+
+impl Drop for Feed {
+    fn drop(&mut self) {
+        self.peer.upload.leave(self.id);
+    }
 }
 
 impl relay::Source for Feed {
@@ -313,27 +332,12 @@ impl relay::Source for Feed {
         self.peer.broadcast.changed().borrow().ended
     }
 
-    async fn permit(&self, bytes: usize, round_trip: Duration) {
-        let least = {
-            let mut least = self.least_round_trip.lock();
-            *least = round_trip.min(*least);
-            *least
-        };
-        // Where this viewer's packets queue while the CDN's wait, they share a link, and the CDN's go first.
-        let suffers = round_trip > least + QUEUEING && self.is_push_behind();
-        self.peer.upload.take(bytes, suffers).await;
+    fn allow(&self, kind: TrackKind, wanted: usize, queueing: Duration) -> Allowed {
+        self.peer.upload.ask(self.id, wanted, kind == TrackKind::Audio, queueing)
     }
 
     fn sent(&self, bytes: usize) {
         self.peer.stats.peer_bytes.add(bytes as u64);
-    }
-}
-
-impl Feed {
-    fn is_push_behind(&self) -> bool {
-        let made = self.peer.broadcast.with_window(|window| window.next_position());
-        let pushed = self.peer.stats.pushed.value();
-        pushed > 0 && made.saturating_sub(pushed) > BEHIND
     }
 }
 
@@ -347,7 +351,3 @@ const MAX_INCOMING: usize = 64;
 const HANDSHAKES: usize = 16;
 /// One machine's viewers; a flood from one address leaves room for others.
 const MAX_PER_ADDRESS: usize = 8;
-/// Units that wait for the CDN before it counts as behind: two pictures with their sound.
-const BEHIND: u64 = 6;
-/// A round trip that is so much over the least one means a queue on the way.
-const QUEUEING: Duration = Duration::from_millis(20);

@@ -140,7 +140,11 @@ impl Publishing {
         self.connected.send_replace(true);
         self.stats.set_state(State::Live);
         let mut cursor = from.map_or(Cursor::at_live_edge(), Cursor::at);
-        match self.send(&mut publisher, &mut cursor, next).await {
+        let sent = self.send(&mut publisher, &mut cursor, next).await;
+        if let Some(peer) = &self.peer {
+            peer.push_waits(None);
+        }
+        match sent {
             Ok(None) => match publisher.close().await {
                 Ok(()) => Ending::Complete,
                 Err(error) => {
@@ -181,6 +185,7 @@ impl Publishing {
                 tokio::select! {
                     _ = changed.changed() => {}
                     error = publisher.idle() => return Err(error),
+                    () = tokio::time::sleep(MEASURE) => {}
                 }
                 continue;
             }
@@ -192,6 +197,9 @@ impl Publishing {
                 let Some(track) = entry.catalog.track(entry.unit.track) else { continue };
                 publisher.send_unit(track, &entry.unit).await?;
                 self.stats.sent.increment();
+                if let Some(peer) = &self.peer {
+                    peer.pushed(entry.unit.payload.len());
+                }
                 self.stats.pushed.set(entry.position + 1);
                 *next = (*next).max(entry.position + 1);
                 if let Some(log) = &mut self.unit_log
@@ -211,7 +219,13 @@ impl Publishing {
 
     fn measure(&self, publisher: &Publisher, cursor: &Cursor) {
         let next = self.broadcast.with_window(|window| window.next_position());
-        self.stats.queued.set(next.saturating_sub(cursor.position().unwrap_or(next)));
+        let queued = next.saturating_sub(cursor.position().unwrap_or(next));
+        self.stats.queued.set(queued);
+        if let Some(peer) = &self.peer {
+            // A server that answers no pings tells of its troubles only by what it does not take.
+            let behind = if queued > BEHIND { LATE } else { Duration::ZERO };
+            peer.push_waits(Some(publisher.queueing().unwrap_or_default().max(behind)));
+        }
         self.stats.unacknowledged.set(publisher.unacknowledged_bytes().unwrap_or(0));
         self.stats.round_trip.set(publisher.round_trip().map_or(0, |rtt| rtt.as_micros() as u64));
     }
@@ -239,6 +253,15 @@ async fn announce(
 fn is_takeover(error: &rtmp::Error) -> bool {
     matches!(error, rtmp::Error::Refused { code, .. } if code == "NetStream.Publish.BadName")
 }
+
+/// How often the push is measured while there is nothing to send.
+const MEASURE: Duration = Duration::from_millis(100);
+
+/// Units that wait to be sent before the push counts as late: two pictures with their sound.
+const BEHIND: u64 = 6;
+
+/// How late it is then, at least.
+const LATE: Duration = Duration::from_millis(200);
 
 /// A server that was restarted listens again within some hundred milliseconds.
 const FIRST_WAIT: Duration = Duration::from_millis(250);

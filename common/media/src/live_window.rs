@@ -134,6 +134,13 @@ impl LiveWindow {
         self.entries.back()
     }
 
+    /// How much media time the newest unit is ahead of the one at `position`, or of the oldest held if that is gone.
+    pub fn lag(&self, position: u64) -> Duration {
+        let (entry, newest) = (self.from(position).next(), self.entries.back());
+        let millis = entry.zip(newest).map_or(0, |(entry, newest)| newest.at - entry.at);
+        Duration::from_millis(millis.max(0) as u64)
+    }
+
     /// Sum of the payloads held.
     pub fn bytes(&self) -> usize {
         self.bytes
@@ -302,6 +309,7 @@ mod tests {
         assert_eq!(read.entries.iter().map(|e| e.position).collect::<Vec<_>>(), (20..25).collect::<Vec<_>>());
         assert!(read.entries[0].starts_gop);
         assert_eq!(w.gop_start(15), Some(10));
+        assert_eq!([10, 24, 25].map(|position| w.lag(position).as_millis()), [560, 0, 0]);
     }
 
     #[test]

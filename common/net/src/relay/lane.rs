@@ -1,8 +1,10 @@
 //! One half of a subscription, sound or pictures: a cursor on the live window, and the streams that its groups go out on.
 //!
-//! Sound has a lane of its own, so that a picture that waits for room never holds it back; QUIC sends it first. A group of pictures
-//! that is overtaken by the next while it cannot be sent is given up: its stream is reset, the subscriber is told, and the
-//! cursor goes on at the newest IDR.
+//! A lane is given its share first and chooses then what to send of what there is by now ([`choice`](super::choice)), so that a small
+//! share is spent on what is newest: sound, an IDR, and as many of the pictures after it as the share bears. QUIC is handed no more than
+//! its congestion window takes, so that what was chosen goes at once and little has to be taken back. Sound has a lane of its own and room
+//! of its own, so that a picture that waits for room never holds it back; QUIC sends it first. Only what cannot be handed over at all is
+//! given up: its stream is reset, the subscriber is told, and the cursor goes on at the newest IDR.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,10 +14,11 @@ use media::live_window::Entry;
 use media::{Catalog, Cursor, Epoch, Timestamp, TrackId, TrackKind};
 use quinn::{Connection, SendStream, VarInt};
 use tokio::sync::mpsc;
-use tokio::time::{Instant, MissedTickBehavior, interval_at};
+use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep};
 
 use super::Error;
-use super::server::Source;
+use super::choice::{Choice, Verdict};
+use super::server::{Allowed, Source};
 use super::wire::{self, GroupHeader};
 
 /// What sends one kind of track.
@@ -26,6 +29,9 @@ pub(super) struct Lane {
     /// What the subscriber has of a broadcast: that is not sent.
     pub(super) have: Option<(Epoch, Vec<(TrackId, Timestamp)>)>,
     pub(super) dropped: mpsc::Sender<Dropped>,
+    /// Bytes that may go and have not yet gone.
+    pub(super) share: usize,
+    pub(super) choice: Choice,
 }
 
 /// A group that will not come whole.
@@ -50,7 +56,7 @@ struct Overtaken;
 
 impl Lane {
     /// Sends until the broadcast has ended, or the connection.
-    pub(super) async fn run<S: Source>(self, source: Arc<S>, mut cursor: Cursor) -> Result<(), Error> {
+    pub(super) async fn run<S: Source>(mut self, source: Arc<S>, mut cursor: Cursor) -> Result<(), Error> {
         let mut groups: Vec<Group> = Vec::new();
         let mut changed = source.changed();
         loop {
@@ -58,9 +64,10 @@ impl Lane {
             let has_ended = source.has_ended();
             let read = source.read(&mut cursor, BITE);
             if read.skipped > 0 {
-                self.give_up(&mut groups).await;
+                groups.iter_mut().for_each(Group::finish);
             }
             if read.entries.is_empty() {
+                self.choice.caught_up();
                 if has_ended {
                     groups.iter_mut().for_each(Group::finish);
                     return Ok(());
@@ -74,20 +81,74 @@ impl Lane {
                 if entry.starts_gop {
                     groups.iter_mut().for_each(Group::finish);
                 }
-                if entry.unit.track.kind != self.kind || self.has(entry) {
+                if entry.unit.track.kind != self.kind || self.has(entry) || self.choice.skips(entry.starts_gop) {
                     continue;
                 }
-                source.permit(entry.unit.payload.len(), self.connection.rtt()).await;
+                let wanted = entry.unit.payload.len() + HEAD;
+                if self.share < wanted {
+                    self.wait_for_share(&*source, wanted - self.share).await;
+                }
+                match self.choose(&*source, entry) {
+                    Verdict::Send => {}
+                    Verdict::Skip => {
+                        groups.iter_mut().for_each(Group::finish);
+                        continue;
+                    }
+                    Verdict::Jump => {
+                        groups.iter_mut().for_each(Group::finish);
+                        self.jump(&*source, &mut cursor);
+                        break;
+                    }
+                }
                 match self.send(&*source, &mut groups, entry).await? {
                     Ok(bytes) => source.sent(bytes),
                     Err(Overtaken) => {
                         self.give_up(&mut groups).await;
-                        source.with_window(|window| cursor.jump_to_live_edge(window));
+                        self.jump(&*source, &mut cursor);
                         break;
                     }
                 }
             }
         }
+    }
+
+    /// Waits until something may go.
+    async fn wait_for_share<S: Source>(&mut self, source: &S, wanted: usize) {
+        loop {
+            let path = self.connection.stats().path;
+            // What QUIC has not yet sent could not be taken back for something newer. Sound has some room that pictures never use.
+            let room = if self.kind == TrackKind::Audio { ROOM + SOUND_ROOM } else { ROOM };
+            self.connection.set_send_window(path.cwnd + room);
+            match source.allow(self.kind, wanted, path.rtt.saturating_sub(path.min_rtt)) {
+                Allowed::Bytes(bytes) => {
+                    self.share += bytes.max(1);
+                    return;
+                }
+                Allowed::After(wait) => {
+                    sleep(wait).await;
+                    self.choice.waited(wait);
+                }
+            }
+        }
+    }
+
+    fn choose<S: Source>(&mut self, source: &S, entry: &Entry) -> Verdict {
+        if !self.choice.may_be_late() {
+            return Verdict::Send;
+        }
+        let (lag, newest) = source.with_window(|window| (window.lag(entry.position), window.join_position()));
+        self.choice.choose(entry.starts_gop, lag, newest.is_some_and(|newest| newest > entry.position))
+    }
+
+    /// Pictures go on at the newest IDR, sound with the next that comes.
+    fn jump<S: Source>(&self, source: &S, cursor: &mut Cursor) {
+        source.with_window(|window| {
+            if self.kind == TrackKind::Video || window.newest().is_some_and(|newest| newest.catalog.video().is_none()) {
+                cursor.jump_to_live_edge(window);
+            } else {
+                *cursor = Cursor::at(window.next_position());
+            }
+        });
     }
 
     fn has(&self, entry: &Entry) -> bool {
@@ -97,7 +158,7 @@ impl Lane {
     }
 
     async fn send<S: Source>(
-        &self,
+        &mut self,
         source: &S,
         groups: &mut Vec<Group>,
         entry: &Entry,
@@ -127,15 +188,44 @@ impl Lane {
         }
         wire::put_unit_head(&mut head, &entry.unit, entry.after);
         let bytes = head.len() + entry.unit.payload.len();
-        let stream = group.stream.as_mut().expect("it was just opened");
-        let mut chunks = [head.freeze(), entry.unit.payload.clone()];
+        let mut stream = group.stream.take().expect("it was just opened");
+        let mut left = [head.freeze(), entry.unit.payload.clone()];
+        let mut is_sent = false;
+        while !is_sent {
+            if self.share == 0 {
+                self.wait_for_share(source, left.iter().map(Bytes::len).sum()).await;
+            }
+            let piece = left.each_mut().map(|chunk| {
+                let piece = chunk.split_to(chunk.len().min(self.share));
+                self.share -= piece.len();
+                piece
+            });
+            is_sent = left.iter().all(Bytes::is_empty);
+            let handed_over = self.hand_over(source, &mut stream, piece, entry.position).await?;
+            if handed_over.is_err() {
+                groups[at].stream = Some(stream);
+                return Ok(Err(Overtaken));
+            }
+        }
+        groups[at].stream = Some(stream);
+        Ok(Ok(bytes))
+    }
+
+    async fn hand_over<S: Source>(
+        &mut self,
+        source: &S,
+        stream: &mut SendStream,
+        mut piece: [Bytes; 2],
+        position: u64,
+    ) -> Result<Result<(), Overtaken>, Error> {
         // Counted in looks, not by the clock: while this process itself is held up, nobody is late. Pictures go first, which makes
         // room for sound.
         let patience = if self.kind == TrackKind::Audio { 2 * LOOKS } else { LOOKS };
         let mut looks = 0;
-        let mut look = interval_at(Instant::now() + LOOK, LOOK);
+        let begun = Instant::now();
+        let mut look = interval_at(begun + LOOK, LOOK);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut left = &mut chunks[..];
+        let mut left = &mut piece[..];
         while !left.is_empty() {
             tokio::select! {
                 written = stream.write_chunks(left) => {
@@ -144,17 +234,19 @@ impl Lane {
                     if left.first().is_some_and(Bytes::is_empty) {
                         left = &mut left[1..];
                     }
+                    looks = 0;
                 }
                 _ = look.tick() => {
                     looks += 1;
                     let newest = source.with_window(|window| window.join_position());
-                    if looks > patience && newest.is_some_and(|newest| newest > entry.position) {
+                    if looks > patience && newest.is_some_and(|newest| newest > position) {
                         return Ok(Err(Overtaken));
                     }
                 }
             }
         }
-        Ok(Ok(bytes))
+        self.choice.waited(begun.elapsed());
+        Ok(Ok(()))
     }
 
     /// Gives up all groups under way, and says so.
@@ -190,11 +282,17 @@ impl Drop for Group {
 
 /// Payload that is taken from the window at once.
 const BITE: usize = 256 << 10;
+/// What a unit weighs beside its payload, mostly.
+const HEAD: usize = 32;
+/// Bytes that QUIC has beyond those that it may have under way, so that it is never idle: some packets.
+const ROOM: u64 = 16 << 10;
+/// Beyond that, for sound: a second of a good one.
+const SOUND_ROOM: u64 = 32 << 10;
 /// Above every picture's priority.
 const SOUND: i32 = 1 << 24;
 /// How often a unit that waits for room looks whether it is overtaken.
 const LOOK: Duration = Duration::from_millis(50);
-/// A picture that could not be handed over within so many looks, a second, while there is a newer IDR, is given up; a sound after
+/// A picture of which nothing could be handed over in so many looks, a second, while there is a newer IDR, is given up; a sound after
 /// twice as many.
 const LOOKS: u32 = 20;
 /// The stream's error code: SPEC.md §6.

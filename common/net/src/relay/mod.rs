@@ -14,6 +14,7 @@ pub mod server;
 pub mod wire;
 
 mod catalog;
+mod choice;
 mod coding;
 mod lane;
 mod transport;
@@ -22,7 +23,7 @@ mod transport;
 mod tests;
 
 pub use client::{Event, Subscription, subscribe};
-pub use server::{Request, Source, accept};
+pub use server::{Allowed, Request, Source, accept};
 pub use transport::{Side, endpoint_config, transport};
 pub use wire::{Proof, RefusalCode, Start};
 

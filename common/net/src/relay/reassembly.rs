@@ -1,11 +1,11 @@
 //! Groups back in order: each on a stream of its own, they come beside and before one another. Pure.
 //!
 //! Within a track, a group's units go out before those of the next group; tracks do not wait for each other. A group that was given up
-//! ends where it is: what comes after it says by itself that it does not follow.
+//! ends where it is, and so does one whose rest was left out: what comes after it says by itself that it does not follow.
 
 use std::collections::{BTreeMap, VecDeque};
 
-use media::TrackId;
+use media::{Epoch, Timestamp, TrackId};
 
 use super::wire::{Arrived, GroupHeader};
 
@@ -43,6 +43,8 @@ pub struct Reassembly {
 struct Groups {
     /// The group that goes out.
     current: u64,
+    /// The last unit that went out, unless a gap was told since.
+    last: Option<(Epoch, Timestamp)>,
     waiting: BTreeMap<u64, VecDeque<Item>>,
 }
 
@@ -90,11 +92,17 @@ impl Reassembly {
                 match item {
                     Item::Unit(unit) => {
                         self.bytes -= unit.unit.payload.len();
+                        // The server left units out to keep up.
+                        let is_gap = |(epoch, last)| epoch == unit.unit.epoch && unit.after.is_some_and(|a| a > last);
+                        if groups.last.replace((unit.unit.epoch, unit.unit.dts)).is_some_and(is_gap) {
+                            self.out.push_back(Out::Gap(track));
+                        }
                         self.out.push_back(Out::Unit(unit));
                     }
                     Item::Whole => is_over = true,
                     Item::Broken => {
                         is_over = true;
+                        groups.last = None;
                         self.out.push_back(Out::Gap(track));
                     }
                 }
@@ -123,7 +131,7 @@ mod tests {
     use std::sync::Arc;
 
     use bytes::Bytes;
-    use media::{AccessUnit, Catalog, Epoch, Timestamp};
+    use media::{AccessUnit, Catalog};
 
     use super::*;
 
@@ -177,6 +185,21 @@ mod tests {
         r.push(group(1, V, 2), unit(V, 70, 1));
         r.push(group(2, V, 0), unit(V, 80, 1));
         assert_eq!(drain(&mut r), ["v0@80"]);
+    }
+
+    #[test]
+    fn what_was_left_out_is_a_gap() {
+        let mut r = Reassembly::default();
+        r.start(1);
+        for (sequence, dts, after) in [(0, 10, None), (0, 20, Some(10)), (1, 50, Some(40)), (1, 60, Some(50))] {
+            let Item::Unit(mut unit) = unit(V, dts, 1) else { unreachable!() };
+            unit.after = after.map(Timestamp::from_millis);
+            if sequence == 1 {
+                r.push(group(1, V, 0), Item::Whole);
+            }
+            r.push(group(1, V, sequence), Item::Unit(unit));
+        }
+        assert_eq!(drain(&mut r), ["v0@10", "v0@20", "gap v0", "v0@50", "v0@60"]);
     }
 
     #[test]

@@ -18,6 +18,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::Error;
+use super::choice::Choice;
 use super::lane::{Dropped, Lane};
 use super::wire::{self, Ask, Proof, RefusalCode, Reply, Start};
 
@@ -40,14 +41,23 @@ pub trait Source: Send + Sync + 'static {
         false
     }
 
-    /// Waits until so many bytes may be sent: a limit on the rate, or a link that others need more.
-    /// `round_trip` is the subscriber's, as QUIC measures it.
-    fn permit(&self, _bytes: usize, _round_trip: Duration) -> impl Future<Output = ()> + Send {
-        std::future::ready(())
+    /// How much of `wanted` bytes of a unit may go to this subscriber now: a limit on the rate, or a link that others need more. Packets to
+    /// it wait for `queueing` on their way, as QUIC measures it. What was allowed counts as used.
+    fn allow(&self, _kind: TrackKind, wanted: usize, _queueing: Duration) -> Allowed {
+        Allowed::Bytes(wanted)
     }
 
     /// So many bytes were handed to QUIC.
     fn sent(&self, _bytes: usize) {}
+}
+
+/// What a subscriber may be sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Allowed {
+    /// So many bytes, at least one.
+    Bytes(usize),
+    /// Nothing now: to be asked again after this time.
+    After(Duration),
 }
 
 /// Somebody who asks to subscribe. Dropping it closes the connection.
@@ -178,7 +188,8 @@ async fn serve<S: Source>(
                         Start::After { epoch, have } => Some((epoch, have)),
                     };
                     for kind in [TrackKind::Audio, TrackKind::Video] {
-                        let lane = Lane { connection: connection.clone(), generation, kind, have: have.clone(), dropped: dropped.clone() };
+                        let (connection, have, dropped) = (connection.clone(), have.clone(), dropped.clone());
+                        let lane = Lane { connection, generation, kind, have, dropped, share: 0, choice: Choice::new(kind) };
                         lanes.spawn(lane.run(source.clone(), cursor));
                     }
                     running = 2;

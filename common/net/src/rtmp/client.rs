@@ -80,7 +80,14 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let (connection, resume, tickets) = start(io, Goal::Publish, url, options, deadline).await?;
-    Ok(Publisher { pulse: Pulse::new(), connection, resume, tickets, acknowledged: None, marks: VecDeque::new() })
+    Ok(Publisher {
+        pulse: Pulse::new(WATCH_EVERY),
+        connection,
+        resume,
+        tickets,
+        acknowledged: None,
+        marks: VecDeque::new(),
+    })
 }
 
 async fn play_by<S>(io: S, url: &Url, options: ClientOptions, deadline: Deadline) -> Result<Player<S>, Error>
@@ -88,7 +95,7 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let (connection, ..) = start(io, Goal::Play, url, options, deadline).await?;
-    Ok(Player { pulse: Pulse::new(), connection })
+    Ok(Player { pulse: Pulse::new(PING_EVERY), connection })
 }
 
 async fn connect(url: &Url, options: &ClientOptions) -> Result<(TcpStream, Deadline), Error> {
@@ -241,6 +248,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Publisher<S> {
         self.pulse.round_trip
     }
 
+    /// How much longer than the quickest round trip of this connection the last two took, the one under way included: what is written
+    /// now waits about as long in queues. `None` before the first is known, and for a server that answers no pings.
+    pub fn queueing(&self) -> Option<Duration> {
+        self.pulse.queueing(Instant::now())
+    }
+
     /// Ends the stream politely.
     ///
     /// # Errors
@@ -378,13 +391,29 @@ struct Pulse {
     /// The number of the ping that is under way, and when it left.
     pending: Option<(u32, Instant)>,
     overdue: bool,
+    every: Duration,
     round_trip: Option<Duration>,
+    /// The one before that.
+    before: Duration,
+    /// The quickest.
+    least: Duration,
 }
 
 impl Pulse {
-    fn new() -> Self {
+    fn new(every: Duration) -> Self {
         let now = Instant::now();
-        Self { began: now, next: now, pending: None, overdue: false, round_trip: None }
+        let (before, least) = (Duration::ZERO, Duration::MAX);
+        Self { began: now, next: now, pending: None, overdue: false, every, round_trip: None, before, least }
+    }
+
+    /// Of two measures the lesser: a moment's burst makes one of them long, a queue that stays makes both.
+    fn queueing(&self, now: Instant) -> Option<Duration> {
+        if self.least == Duration::MAX {
+            return None;
+        }
+        let pending = self.pending.map_or(Duration::ZERO, |(_, since)| now - since);
+        let last = self.round_trip?.min(self.before).max(pending);
+        Some(last.saturating_sub(self.least))
     }
 
     fn next(&self) -> Instant {
@@ -400,7 +429,7 @@ impl Pulse {
         if now < self.next {
             return Ok(());
         }
-        self.next = now + PING_EVERY;
+        self.next = now + self.every;
         if !connection.session.server_is_nearcast() {
             return Ok(());
         }
@@ -424,7 +453,9 @@ impl Pulse {
 
     fn pong(&mut self, stamp: u32) {
         if let Some((_, since)) = self.pending.take_if(|(pending, _)| *pending == stamp) {
-            self.round_trip = Some(since.elapsed());
+            let round_trip = since.elapsed();
+            self.before = self.round_trip.replace(round_trip).unwrap_or_default();
+            self.least = self.least.min(round_trip);
             self.overdue = false;
         }
     }
@@ -448,6 +479,8 @@ const AGENT: &str = concat!("FMLE/3.0 (compatible; Nearcast/", env!("CARGO_PKG_V
 const UNSENT: u32 = 64 << 10;
 /// Often enough for a status line.
 const PING_EVERY: Duration = Duration::from_secs(1);
+/// Often enough to see at once that a publisher's link is full: 3 kbit/s.
+const WATCH_EVERY: Duration = Duration::from_millis(200);
 /// Writes whose acknowledgement is awaited: ten seconds of a busy stream.
 const MAX_MARKS: usize = 1024;
 /// A wait that another one ends.

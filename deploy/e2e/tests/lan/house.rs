@@ -82,6 +82,11 @@ impl House {
         Ok(house)
     }
 
+    /// Has everything that the broadcaster sends go by its direct link.
+    pub(crate) fn one_way_out(&self) -> Result<()> {
+        self.broadcaster.default_route(ROUTER)
+    }
+
     /// Starts the CDN, again on the same ports.
     pub(crate) fn start_cdn(&mut self) -> Result<()> {
         let mut command = self.cdn.command(program("cdn")?);
@@ -113,10 +118,15 @@ impl House {
 
     /// A small test picture, served on this network at its own address alone.
     pub(crate) fn broadcast(&self, options: &[&str]) -> Result<Broadcaster> {
+        self.broadcast_at("500k", options)
+    }
+
+    /// The same with pictures of another rate.
+    pub(crate) fn broadcast_at(&self, bitrate: &str, options: &[&str]) -> Result<Broadcaster> {
         let command = self.broadcaster.command(program("broadcaster")?);
         let url = format!("rtmp://{CDN}/live/{}", self.key);
         let listen = format!("{BROADCASTER}:{PEER_PORT}");
-        let mut all = vec!["--bitrate", "500k", "--peer-listen", &listen];
+        let mut all = vec!["--bitrate", bitrate, "--peer-listen", &listen];
         all.extend(Broadcaster::SMALL);
         all.extend(options);
         Broadcaster::start_by(&self.lab, command, &url, &all)

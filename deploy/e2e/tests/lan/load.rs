@@ -1,14 +1,15 @@
-//! Several viewers on one network: a slow one delays nobody.
+//! Several viewers on one network: a slow one delays nobody, and where the way out is narrow the CDN's copy goes first and all share what is
+//! left.
 
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use e2e::Process;
+use e2e::{Process, Viewer};
 use lab::Direction;
 use lab::link::shape::Shape;
 use serde_json::Value;
 
-use crate::house::House;
+use crate::house::{House, LAN};
 use crate::{START, wait_source};
 
 #[test]
@@ -41,6 +42,88 @@ fn a_slow_viewer_delays_neither_another_nor_the_cdn() -> Result<()> {
     broadcaster.process.success(Duration::from_secs(5))?;
     Ok(())
 }
+
+/// Two copies and a bit: one for the CDN, and not enough for two viewers besides.
+#[test]
+fn on_a_narrow_way_out_the_cdn_s_copy_goes_first_and_viewers_share_the_rest() -> Result<()> {
+    share(1_700_000, "500k", 2)
+}
+
+/// The paper's uplink and stream: the CDN's copy and three more are as much as it takes, and a little over with what QUIC adds.
+#[test]
+fn three_viewers_fill_the_paper_s_uplink() -> Result<()> {
+    share(4_000_000, "872k", 3)
+}
+
+fn share(link: u64, bitrate: &str, viewers: usize) -> Result<()> {
+    let house = House::build()?;
+    house.one_way_out()?;
+    house.direct.set(Direction::AToB, Shape { rate: Some(link), queue: 64 << 10, ..LAN })?;
+    let mut broadcaster = house.broadcast_at(bitrate, &["--stats", "json"])?;
+    let mut far = house.watch(0, &["--via", "rtmp"])?;
+    far.wait_pictures(60, START)?;
+    let mut near = (0..viewers).map(|n| house.watch(n % 2, &["--via", "peer"])).collect::<Result<Vec<_>>>()?;
+    for viewer in &mut near {
+        viewer.wait_pictures(30, START)?;
+    }
+    // What they share is found while they watch.
+    let shown = far.pictures()?;
+    far.wait_pictures(shown + SETTLE, START)?;
+    let since = near.iter().map(last_picture).collect::<Result<Vec<_>>>()?;
+    let (before, sent_before) = (stats(&broadcaster.process)?, house.direct.stats().a_to_b.sent_bytes);
+    far.wait_pictures(shown + SETTLE + WATCH, START)?;
+    let (after, sent_after) = (stats(&broadcaster.process)?, house.direct.stats().a_to_b.sent_bytes);
+    // From the lens to the viewer's door: what its buffer adds is its own, and older.
+    let network = stats(&far.process)?["latency_ms"]["network"].as_f64().context("no latency")?;
+    far.finish()?.unbroken((SETTLE + WATCH) as u64)?;
+    let figure = |name: &str| Some(after[name].as_f64()? - before[name].as_f64()?);
+    let seconds = figure("seconds").context("no time")?;
+    let rate = figure("peer_bytes").context("no bytes")? * 8.0 / seconds;
+    let used = (sent_after - sent_before) as f64 * 8.0 / seconds / link as f64;
+    println!(
+        "{viewers} viewers, {link} bit/s: {rate:.0} bit/s to them, the link {:.0}% full; by the CDN {network} ms",
+        100.0 * used
+    );
+    ensure!(after["lost"] == 0 && after["outages"] == 0, "the CDN's copy suffered: {after}");
+    ensure!(network < 1000.0, "the CDN's copy waits behind the others: {network} ms");
+    for (viewer, since) in near.iter_mut().zip(since) {
+        ensure!(viewer.process.running()?, "a viewer ended: {}", viewer.process.err());
+        let shown = viewer.finish()?.0["pictures"].clone();
+        let came = pictures(viewer)?;
+        let until = *came.last().context("no pictures")?;
+        let came: Vec<_> = came.into_iter().filter(|dts| *dts >= since).collect();
+        let hole = came.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or(i64::MAX);
+        println!(
+            "on the network: {} pictures in {} ms, {hole} ms without one at most; {shown} shown",
+            came.len(),
+            until - since
+        );
+        ensure!(until - since > WATCH as i64 * 1000 / 30 / 2, "pictures came no more");
+        ensure!(hole <= 4 * GOP, "{hole} ms without a picture");
+    }
+    // Half of what the push leaves: it takes 755 kbit/s of the narrow link and 1.1 Mbit/s of the paper's.
+    let left = link as f64 - if viewers == 2 { 755_000.0 } else { 1_100_000.0 };
+    ensure!(rate > left / 2.0, "viewers have {rate:.0} bit/s of {left:.0} that are left");
+    broadcaster.process.interrupt();
+    broadcaster.process.success(Duration::from_secs(5))?;
+    Ok(())
+}
+
+/// DTS of the pictures that came.
+fn pictures(viewer: &Viewer) -> Result<Vec<i64>> {
+    Ok(viewer.units()?.into_iter().filter(|unit| unit.track == "v0").map(|unit| unit.dts).collect())
+}
+
+fn last_picture(viewer: &Viewer) -> Result<i64> {
+    pictures(viewer)?.last().copied().context("no pictures")
+}
+
+/// Pictures that are shown while the share is found: ten seconds.
+const SETTLE: usize = 300;
+/// Pictures that are shown while it is watched: twenty seconds.
+const WATCH: usize = 600;
+/// From one IDR to the next, in milliseconds.
+const GOP: i64 = 2000;
 
 /// The last line of statistics.
 fn stats(process: &Process) -> Result<Value> {

@@ -1,0 +1,297 @@
+//! What the push to the CDN leaves to viewers where both share a link, and how it is divided among them: pure.
+//!
+//! Nobody tells how wide a shared link is, but a queue before it is seen: pings of the push take longer than they did, and so do the round
+//! trips of those viewers whose packets wait in the same queue. Only where both are seen is there anything to share. From then on there
+//! is an estimate of what the link takes. Of that the push has what it wants, at once and whenever it wants it; what is left in that moment is
+//! the viewers', in equal parts. So an IDR of the push meets no queue that viewers have made, and the estimate need only follow the link: it
+//! falls while the push waits for longer than [`TARGET`] and rises while it waits for less, the further from it the faster, and against
+//! the direction in which the wait changes, so that it settles instead of swinging.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use net::relay::Allowed;
+
+/// See the module's text.
+#[derive(Debug)]
+pub(super) struct Share {
+    /// Bytes per second that the link takes; `None` while nothing needs to be divided.
+    link: Option<f64>,
+    /// Where the estimate fell from, or a little less: it comes back to there quickly, and goes on slowly.
+    goal: f64,
+    /// Since when it falls, and from where.
+    fall: Option<(Instant, f64)>,
+    /// When the push last waited at all.
+    stirred: Instant,
+    viewers: BTreeMap<u64, Viewer>,
+    /// What is not yet divided; negative while the push has taken more than there was.
+    undivided: f64,
+    divided: Instant,
+    push: Push,
+    updated: Instant,
+    /// When a viewer last had to wait for its part.
+    short: Instant,
+}
+
+#[derive(Debug)]
+struct Push {
+    /// How long its packets wait on the way, and when that was told; `None` while nothing is pushed.
+    wait: Option<(Duration, Instant)>,
+    /// The wait that the estimate was last changed by, in seconds.
+    last_wait: f64,
+    /// Bytes that went since the last update.
+    sent: f64,
+    /// Bytes per second, over [`MEAN`].
+    rate: f64,
+}
+
+#[derive(Debug)]
+struct Viewer {
+    /// Bytes that may go now; negative while what went is still being paid for.
+    tokens: f64,
+    /// When its packets last waited in a queue.
+    queued: Option<Instant>,
+    /// Whether it is one of those that share the link with the push.
+    shares: bool,
+    /// Bytes that went since the last update.
+    sent: f64,
+    was_short: bool,
+}
+
+impl Share {
+    pub(super) fn new(now: Instant) -> Self {
+        let push = Push { wait: None, last_wait: 0.0, sent: 0.0, rate: 0.0 };
+        Self {
+            link: None,
+            goal: 0.0,
+            fall: None,
+            stirred: now,
+            viewers: BTreeMap::new(),
+            undivided: 0.0,
+            divided: now,
+            push,
+            updated: now,
+            short: now,
+        }
+    }
+
+    pub(super) fn join(&mut self, id: u64) {
+        let shares = self.link.is_some();
+        self.viewers.insert(id, Viewer { tokens: 0.0, queued: None, shares, sent: 0.0, was_short: false });
+    }
+
+    pub(super) fn leave(&mut self, id: u64) {
+        self.viewers.remove(&id);
+    }
+
+    /// So many bytes were handed to the push's connection.
+    pub(super) fn pushed(&mut self, bytes: usize) {
+        self.push.sent += bytes as f64;
+        self.undivided -= bytes as f64;
+    }
+
+    /// How long what is pushed waits in queues on its way; `None` while nothing is pushed. To be told at least as often as units are
+    /// pushed: silence counts as waiting.
+    pub(super) fn push_waits(&mut self, wait: Option<Duration>, now: Instant) {
+        self.push.wait = wait.map(|wait| (wait, now));
+        self.update(now);
+    }
+
+    /// Asks for a viewer whose packets wait for `queueing` on their way. A unit that may not be cut (`whole`) goes a little in advance.
+    pub(super) fn ask(&mut self, id: u64, wanted: usize, whole: bool, queueing: Duration, now: Instant) -> Allowed {
+        if let Some(viewer) = self.viewers.get_mut(&id)
+            && queueing > QUEUE
+        {
+            viewer.queued = Some(now);
+        }
+        self.update(now);
+        self.divide(now);
+        let sharing = self.sharing();
+        let Some(viewer) = self.viewers.get_mut(&id) else { return Allowed::Bytes(wanted) };
+        let Some(link) = self.link.filter(|_| viewer.shares) else {
+            viewer.sent += wanted as f64;
+            return Allowed::Bytes(wanted);
+        };
+        let part = (link - self.push.rate).max(LEAST) / sharing;
+        let needed = if whole { -part * ADVANCE.as_secs_f64() } else { PIECE.min(wanted as f64) };
+        if viewer.tokens < needed {
+            viewer.was_short = true;
+            let wait = Duration::from_secs_f64((needed - viewer.tokens) / part);
+            return Allowed::After(wait.clamp(SHORTEST, LONGEST));
+        }
+        let granted = if whole { wanted } else { wanted.min(viewer.tokens as usize) };
+        viewer.tokens -= granted as f64;
+        viewer.sent += granted as f64;
+        Allowed::Bytes(granted)
+    }
+
+    fn sharing(&self) -> f64 {
+        self.viewers.values().filter(|viewer| viewer.shares).count().max(1) as f64
+    }
+
+    /// Gives each viewer its part of what the link has taken since the last time, or of what the push has taken beyond that.
+    fn divide(&mut self, now: Instant) {
+        let seconds = now.saturating_duration_since(self.divided).as_secs_f64();
+        self.divided = now;
+        let Some(link) = self.link else {
+            self.undivided = 0.0;
+            return;
+        };
+        let most = (link * BURST.as_secs_f64() / self.sharing()).max(3.0 * PIECE);
+        self.undivided = (self.undivided + link * seconds).max(-link * DEBT.as_secs_f64());
+        if self.undivided <= 0.0 {
+            return;
+        }
+        // What one does not want is another's.
+        for _ in 0..2 {
+            let takers = self.viewers.values().filter(|viewer| viewer.shares && viewer.tokens < most).count();
+            let part = self.undivided / takers.max(1) as f64;
+            for viewer in self.viewers.values_mut().filter(|viewer| viewer.shares && viewer.tokens < most) {
+                let taken = part.min(most - viewer.tokens);
+                viewer.tokens += taken;
+                self.undivided -= taken;
+            }
+        }
+        self.undivided = 0.0;
+    }
+
+    fn update(&mut self, now: Instant) {
+        let seconds = now.saturating_duration_since(self.updated).as_secs_f64();
+        if seconds < EVERY.as_secs_f64() {
+            return;
+        }
+        self.updated = now;
+        let is_queued = |viewer: &Viewer| viewer.queued.is_some_and(|at| now.saturating_duration_since(at) < REMEMBER);
+        let is_shared = self.viewers.values().any(is_queued);
+        let pushed = std::mem::take(&mut self.push.sent) / seconds;
+        self.push.rate += (pushed - self.push.rate) * (seconds / MEAN.as_secs_f64()).min(1.0);
+        let went = self.viewers.values().filter(|v| v.shares || is_queued(v)).map(|v| v.sent).sum::<f64>() / seconds;
+        if self.viewers.values().any(|viewer| viewer.shares && viewer.was_short) {
+            self.short = now;
+        }
+        let wait = self.push.wait.map_or(0.0, |(wait, told)| {
+            let silent = now.saturating_duration_since(told).saturating_sub(TOLD);
+            wait.max(silent).as_secs_f64()
+        });
+        let change = wait - std::mem::replace(&mut self.push.last_wait, wait);
+        let off = 1.0 - wait / TARGET.as_secs_f64();
+        let suffers = off < 0.0 && is_shared;
+        match &mut self.link {
+            None if suffers => {
+                // What came and made no queue went on.
+                let took = (went + pushed) / (1.0 + (change / seconds).max(0.0));
+                self.link = Some((took * FIRST).max(self.push.rate + LEAST));
+                (self.goal, self.fall) = (took * NEARLY, Some((now, took * FIRST)));
+                (self.divided, self.undivided, self.short) = (now, 0.0, now);
+            }
+            None => {}
+            // Viewers' packets wait nowhere: it is not for them that the push waits.
+            Some(_) if off < 0.0 && !is_shared => {}
+            Some(link) => {
+                if wait > CALM.as_secs_f64() {
+                    self.stirred = now;
+                }
+                // The longer nothing waits, the less is what it fell from a measure.
+                let calm = now.saturating_duration_since(self.stirred).saturating_sub(LULL).as_secs_f64();
+                let returns = *link < self.goal;
+                let rise = if returns { RETURN } else { (RISE * (1.0 + calm)).min(RETURN) };
+                let pull = if off > 0.0 { rise * off } else { FALL * off.max(-2.0) };
+                let lead = if off > 0.0 { 0.0 } else { (-LEAD * change / seconds).clamp(-0.3, 0.0) };
+                let factor = (pull * seconds + lead).exp();
+                if factor < 1.0 {
+                    // What was sent before shows for a while: no more than half is taken before it can have gone.
+                    let (since, from) = self.fall.unwrap_or((now, *link));
+                    if self.fall.is_none() {
+                        self.goal = *link * NEARLY;
+                    }
+                    let is_shown = now.saturating_duration_since(since) > SHOWN;
+                    let (since, from) = if is_shown { (now, *link) } else { (since, from) };
+                    self.fall = Some((since, from));
+                    *link = (*link * factor).max(from / 2.0).min(*link);
+                } else {
+                    self.fall = None;
+                    // What nobody wanted proves nothing.
+                    let wanted = if returns { WANTED } else { 2 * EVERY };
+                    if now.saturating_duration_since(self.short) < wanted {
+                        *link *= factor;
+                    }
+                }
+                *link = link.max(self.push.rate + LEAST);
+            }
+        }
+        tracing::trace!(
+            wait_ms = (wait * 1e3) as u64,
+            is_shared,
+            link = self.link.map(|rate| rate as u64),
+            goal = self.goal as u64,
+            push = self.push.rate as u64,
+            went = went as u64,
+            "share"
+        );
+        if self.link.is_some() {
+            for viewer in self.viewers.values_mut() {
+                if wait > QUEUE.as_secs_f64() && is_queued(viewer) && !viewer.shares {
+                    (viewer.shares, viewer.tokens) = (true, 0.0);
+                }
+            }
+            if now.saturating_duration_since(self.short) > FREE {
+                self.link = None;
+                self.viewers.values_mut().for_each(|viewer| viewer.shares = false);
+            }
+        }
+        self.viewers.values_mut().for_each(|viewer| (viewer.sent, viewer.was_short) = (0.0, false));
+    }
+}
+
+/// The wait that the push is held to: less than an IDR's time on a slow link would be noise, much more would be felt.
+const TARGET: Duration = Duration::from_millis(60);
+/// A viewer's packets that take so much longer than they could have a queue before them.
+const QUEUE: Duration = Duration::from_millis(20);
+/// For how long a queue that was seen counts.
+const REMEMBER: Duration = Duration::from_millis(1000);
+/// How often the estimate is changed: about as often as the push's wait is measured.
+const EVERY: Duration = Duration::from_millis(100);
+/// What the push takes is even over two GOPs.
+const MEAN: Duration = Duration::from_millis(4000);
+/// A push that tells nothing for longer is stuck: several units' time.
+const TOLD: Duration = Duration::from_millis(150);
+/// Of what went when the push first waits.
+const FIRST: f64 = 0.7;
+/// Per second, without any wait, up to where the estimate fell from.
+const RETURN: f64 = 0.5;
+/// Of where it fell from: it was too much.
+const NEARLY: f64 = 0.95;
+/// Per second, without any wait, beyond; and so much more for each second that there was none.
+const RISE: f64 = 0.05;
+/// Per second, at twice the target; at three times or more, twice that.
+const FALL: f64 = 0.5;
+/// How long it takes until what was sent has gone and that is known.
+const SHOWN: Duration = Duration::from_millis(1000);
+/// Longer than from one IDR to the next: then there is no wait at all.
+const LULL: Duration = Duration::from_millis(3000);
+/// A wait that is none.
+const CALM: Duration = Duration::from_millis(20);
+/// Of the change that the wait tells.
+const LEAD: f64 = 0.2;
+/// Bytes per second to all together, however the push fares: 80 kbit/s.
+const LEAST: f64 = 10_000.0;
+/// How long after somebody had to wait more is wanted: whoever has skipped the rest of a group wants nothing until the next.
+const WANTED: Duration = Duration::from_millis(2500);
+/// For so long nobody may have waited for its part before there is nothing to divide any more.
+const FREE: Duration = Duration::from_secs(10);
+/// What may go at once after a pause: short, for it goes in front of the push.
+const BURST: Duration = Duration::from_millis(100);
+/// The most that viewers pay for what the push took: a push that makes up for an outage does not silence them for as long.
+const DEBT: Duration = Duration::from_millis(1000);
+/// Bytes that are worth a datagram.
+const PIECE: f64 = 1200.0;
+/// For how long in advance sound may be sent.
+const ADVANCE: Duration = Duration::from_millis(500);
+/// Bounds one wait: the estimate may have risen since.
+const LONGEST: Duration = Duration::from_millis(200);
+/// A timer's grain.
+const SHORTEST: Duration = Duration::from_millis(1);
+
+#[cfg(test)]
+#[path = "share_tests.rs"]
+mod tests;
