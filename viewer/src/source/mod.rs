@@ -12,6 +12,7 @@ mod resolve;
 mod rtmp;
 mod supervisor;
 mod survey;
+mod way;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -13,11 +13,12 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{debug, info, warn};
 
 use super::discovery::{self, Places};
-use super::hls::{self, HlsPath, Parts};
+use super::hls::{self, HlsPath};
 use super::host::Host;
-use super::relay::{self, Target, Trust};
-use super::resolve::{Plan, Protocol, Via, resolve};
-use super::{Error, Event, Position, Report, Reporter, State, rtmp};
+use super::relay;
+use super::resolve::{Plan, Via, resolve};
+use super::way::{Way, With};
+use super::{Error, Event, Position, Report, Reporter, State};
 
 /// What the user wants of the paths.
 #[derive(Clone, Debug, Default)]
@@ -58,15 +59,6 @@ pub async fn run(url: String, wishes: Wishes, position: Position, events: mpsc::
         wait = (wait * 2).min(RETRY_MAX);
     };
     Supervisor::new(plan, http, wishes, position, events).run().await;
-}
-
-/// What a path is made of.
-#[derive(Clone, Debug)]
-enum Way {
-    /// Where nothing changes.
-    Fixed(Protocol),
-    /// The broadcaster on this network: wherever it is found, and with a new ticket each time.
-    Peer { host: Host, by_hand: Vec<String> },
 }
 
 struct Path {
@@ -365,31 +357,22 @@ impl Supervisor {
         path.opening += 1;
         let reporter = Reporter { path: id, opening: path.opening, reports: self.reports.clone() };
         path.flow.send_replace(flows);
-        let (way, position, http, state) =
-            (path.way.clone(), self.position.clone(), self.http.clone(), path.hls.clone());
-        let (endpoint, flow) = (self.endpoint.clone(), path.flow.subscribe());
-        // A server that was restarted since has another certificate.
-        let server = self.host.clone().filter(|_| path.opening > 1);
+        let way = path.way.clone();
+        let with = With {
+            position: self.position.clone(),
+            http: self.http.clone(),
+            hls: path.hls.clone(),
+            alone,
+            keep_all,
+            endpoint: self.endpoint.clone(),
+            flow: path.flow.subscribe(),
+            // A server that was restarted since has another certificate.
+            server: self.host.clone().filter(|_| path.opening > 1),
+            places,
+        };
         path.task = Some(tokio::spawn(async move {
             sleep(pause).await;
-            let result = match way {
-                Way::Fixed(Protocol::Rtmp(url)) => rtmp::run(url, position, &reporter).await,
-                Way::Fixed(Protocol::Hls { url, parts }) => {
-                    let wishes = hls::Wishes { alone, keep_all, parts };
-                    hls::run(&url, &http, &state, wishes, &position, &reporter).await
-                }
-                Way::Fixed(protocol) => match (endpoint, target(anew(protocol, server).await)) {
-                    (Some(endpoint), Some(target)) => relay::run(target, &endpoint, &position, flow, &reporter).await,
-                    _ => Err(no_udp()),
-                },
-                Way::Peer { host, by_hand } => match endpoint {
-                    Some(endpoint) => match invited(&host, by_hand, places).await {
-                        Ok(target) => relay::run(target, &endpoint, &position, flow, &reporter).await,
-                        Err(error) => Err(error),
-                    },
-                    None => Err(no_udp()),
-                },
-            };
+            let result = way.run(with, &reporter).await;
             let _ = reporter.send(Report::Over(result)).await;
         }));
         Ok(())
@@ -422,74 +405,6 @@ impl Supervisor {
     fn now(&self) -> Duration {
         self.started.elapsed()
     }
-}
-
-impl Way {
-    fn kind(&self) -> PathKind {
-        match self {
-            Self::Peer { .. } | Self::Fixed(Protocol::Paired { .. }) => PathKind::Peer,
-            Self::Fixed(Protocol::Relay { .. }) => PathKind::Relay,
-            Self::Fixed(Protocol::Rtmp(_)) => PathKind::Rtmp,
-            Self::Fixed(Protocol::Hls { parts: Parts::Only, .. }) => PathKind::LowLatencyHls,
-            Self::Fixed(Protocol::Hls { .. }) => PathKind::Hls,
-        }
-    }
-
-    /// What it is, now that it is open.
-    fn describe_as(&self, by_parts: bool) -> String {
-        match self {
-            Self::Fixed(Protocol::Hls { url, parts: Parts::Where }) if by_parts => {
-                Protocol::Hls { url: url.clone(), parts: Parts::Only }.describe()
-            }
-            _ => self.describe(),
-        }
-    }
-
-    fn describe(&self) -> String {
-        match self {
-            Self::Fixed(protocol) => protocol.describe(),
-            Self::Peer { .. } => "LAN peer".to_owned(),
-        }
-    }
-}
-
-/// What a path by the relay protocol needs, where nothing is to be asked first.
-fn target(protocol: Protocol) -> Option<Target> {
-    match protocol {
-        Protocol::Relay { address, name, pin } => {
-            let trust = Trust::Pinned { pin, ticket: None };
-            Some(Target { address: address.clone(), addresses: vec![address], name, trust })
-        }
-        Protocol::Paired { address, code } => {
-            let addresses = vec![address.clone()];
-            Some(Target { address, addresses, name: String::new(), trust: Trust::Code(code) })
-        }
-        Protocol::Rtmp(_) | Protocol::Hls { .. } => None,
-    }
-}
-
-/// The relay as its server describes it now; the old description where the server does not answer.
-async fn anew(protocol: Protocol, server: Option<Host>) -> Protocol {
-    let (Protocol::Relay { .. }, Some(host)) = (&protocol, server) else { return protocol };
-    let watch = host.watch().await.ok().flatten();
-    watch.and_then(|watch| super::resolve::relay(&watch, host.name())).unwrap_or(protocol)
-}
-
-/// Where the broadcaster may be, and a new ticket to be let in with.
-async fn invited(host: &Host, by_hand: Vec<String>, places: Places) -> Result<Target, Error> {
-    let not_live = || Error::NotLive { address: format!("the broadcaster of {}", host.name()) };
-    let peer = host.watch().await?.and_then(|watch| watch.peer).ok_or_else(not_live)?;
-    let pin = peer.pin().ok_or_else(not_live)?;
-    let mut addresses = by_hand;
-    addresses.extend(places.into_iter().chain(peer.addresses).map(|place| place.to_string()));
-    let mut seen = std::collections::BTreeSet::new();
-    addresses.retain(|address| seen.insert(address.clone()));
-    let trust = Trust::Pinned { pin, ticket: Some(peer.ticket) };
-    Ok(Target { address: "the broadcaster on this network".to_owned(), addresses, name: host.name().to_owned(), trust })
-}
-
-fn no_udp() -> Error {
-    Error::Unreachable { address: "the relay".to_owned(), reason: "this machine gives no UDP socket".to_owned() }
 }
 
 fn path_says_what_follows(path: Option<&Path>) -> bool {

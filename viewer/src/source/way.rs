@@ -1,0 +1,128 @@
+//! The ways by which a stream comes, and how each is opened: a relay by its server's latest word, the broadcaster with a new ticket each time.
+
+use media::select::PathKind;
+use quinn::Endpoint;
+use tokio::sync::watch;
+
+use super::discovery::Places;
+use super::hls::{self, HlsPath, Parts};
+use super::host::Host;
+use super::relay::{self, Target, Trust};
+use super::resolve::Protocol;
+use super::{Error, Position, Reporter, rtmp};
+
+/// What a path is made of.
+#[derive(Clone, Debug)]
+pub(super) enum Way {
+    /// Where nothing changes.
+    Fixed(Protocol),
+    /// The broadcaster on this network: wherever it is found, and with a new ticket each time.
+    Peer { host: Host, by_hand: Vec<String> },
+}
+
+/// What opening takes, whichever way it is.
+pub(super) struct With {
+    pub(super) position: Position,
+    pub(super) http: reqwest::Client,
+    /// What an HLS path keeps from one opening to the next.
+    pub(super) hls: HlsPath,
+    /// Whether there is no other way.
+    pub(super) alone: bool,
+    pub(super) keep_all: bool,
+    /// For the relay protocol.
+    pub(super) endpoint: Option<Endpoint>,
+    /// Whether a path that can be idle is to flow.
+    pub(super) flow: watch::Receiver<bool>,
+    /// Who is to be asked again before a relay is opened.
+    pub(super) server: Option<Host>,
+    /// Where the broadcaster may be.
+    pub(super) places: Places,
+}
+
+impl Way {
+    /// Where it stands on the ladder.
+    pub(super) fn kind(&self) -> PathKind {
+        match self {
+            Self::Peer { .. } | Self::Fixed(Protocol::Paired { .. }) => PathKind::Peer,
+            Self::Fixed(Protocol::Relay { .. }) => PathKind::Relay,
+            Self::Fixed(Protocol::Rtmp(_)) => PathKind::Rtmp,
+            Self::Fixed(Protocol::Hls { parts: Parts::Only, .. }) => PathKind::LowLatencyHls,
+            Self::Fixed(Protocol::Hls { .. }) => PathKind::Hls,
+        }
+    }
+
+    /// What it is, now that it is open.
+    pub(super) fn describe_as(&self, by_parts: bool) -> String {
+        match self {
+            Self::Fixed(Protocol::Hls { url, parts: Parts::Where }) if by_parts => {
+                Protocol::Hls { url: url.clone(), parts: Parts::Only }.describe()
+            }
+            _ => self.describe(),
+        }
+    }
+
+    /// What to call it.
+    pub(super) fn describe(&self) -> String {
+        match self {
+            Self::Fixed(protocol) => protocol.describe(),
+            Self::Peer { .. } => "LAN peer".to_owned(),
+        }
+    }
+
+    /// Opens it and reports what it brings, until it is over.
+    pub(super) async fn run(self, with: With, reporter: &Reporter) -> Result<(), Error> {
+        let target = match self {
+            Self::Fixed(Protocol::Rtmp(url)) => return rtmp::run(url, with.position, reporter).await,
+            Self::Fixed(Protocol::Hls { url, parts }) => {
+                let wishes = hls::Wishes { alone: with.alone, keep_all: with.keep_all, parts };
+                return hls::run(&url, &with.http, &with.hls, wishes, &with.position, reporter).await;
+            }
+            Self::Fixed(protocol) => target(anew(protocol, with.server).await),
+            Self::Peer { host, by_hand } if with.endpoint.is_some() => {
+                Some(invited(&host, by_hand, with.places).await?)
+            }
+            Self::Peer { .. } => None,
+        };
+        let (Some(endpoint), Some(target)) = (with.endpoint, target) else { return Err(no_udp()) };
+        relay::run(target, &endpoint, &with.position, with.flow, reporter).await
+    }
+}
+
+/// What a path by the relay protocol needs, where nothing is to be asked first.
+fn target(protocol: Protocol) -> Option<Target> {
+    match protocol {
+        Protocol::Relay { address, name, pin } => {
+            let trust = Trust::Pinned { pin, ticket: None };
+            Some(Target { address: address.clone(), addresses: vec![address], name, trust })
+        }
+        Protocol::Paired { address, code } => {
+            let addresses = vec![address.clone()];
+            Some(Target { address, addresses, name: String::new(), trust: Trust::Code(code) })
+        }
+        Protocol::Rtmp(_) | Protocol::Hls { .. } => None,
+    }
+}
+
+/// The relay as its server describes it now; the old description where the server does not answer.
+async fn anew(protocol: Protocol, server: Option<Host>) -> Protocol {
+    let (Protocol::Relay { .. }, Some(host)) = (&protocol, server) else { return protocol };
+    let watch = host.watch().await.ok().flatten();
+    watch.and_then(|watch| super::resolve::relay(&watch, host.name())).unwrap_or(protocol)
+}
+
+/// Where the broadcaster may be, and a new ticket to be let in with.
+async fn invited(host: &Host, by_hand: Vec<String>, places: Places) -> Result<Target, Error> {
+    let not_live = || Error::NotLive { address: format!("the broadcaster of {}", host.name()) };
+    let peer = host.watch().await?.and_then(|watch| watch.peer).ok_or_else(not_live)?;
+    let pin = peer.pin().ok_or_else(not_live)?;
+    let mut addresses = by_hand;
+    addresses.extend(places.into_iter().chain(peer.addresses).map(|place| place.to_string()));
+    let mut seen = std::collections::BTreeSet::new();
+    addresses.retain(|address| seen.insert(address.clone()));
+    let trust = Trust::Pinned { pin, ticket: Some(peer.ticket) };
+    Ok(Target { address: "the broadcaster on this network".to_owned(), addresses, name: host.name().to_owned(), trust })
+}
+
+fn no_udp() -> Error {
+    Error::Unreachable { address: "the relay".to_owned(), reason: "this machine gives no UDP socket".to_owned() }
+}
