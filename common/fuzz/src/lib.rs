@@ -11,6 +11,7 @@ use media::access_unit::TrackId;
 use media::flv;
 use media::fmp4;
 use media::hls;
+use media::hls::client::parts::PartScheduler;
 use media::time::Timestamp;
 use net::relay::wire;
 use net::rtmp::session::{ClientSession, Goal, ServerEvent, ServerSession};
@@ -180,8 +181,17 @@ pub fn fmp4_reader(data: &[u8]) {
 pub fn hls_playlist(data: &[u8]) {
     let text = String::from_utf8_lossy(data);
     let _ = hls::parse(&text);
-    let _ = hls::parse_media(&text);
     let _ = hls::parse_multivariant(&text);
+    if let Ok(playlist) = hls::parse_media(&text) {
+        let mut scheduler = PartScheduler::new(false);
+        scheduler.loaded(playlist.clone());
+        // Each listed segment and part is given out once at most.
+        let listed = |segment: &hls::MediaSegment| 1 + segment.parts.len();
+        let most: usize = playlist.segments.iter().chain([&playlist.trailing.head]).map(listed).sum();
+        let given = (0..=most).take_while(|_| scheduler.next().is_some()).count();
+        assert!(given <= most, "{given} of {most}");
+        let _ = (scheduler.reload(), scheduler.hint(), scheduler.is_over());
+    }
 }
 
 /// A peer's plain handshake: version, zero time, zero version, anything; and an echo, which nobody checks.
