@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use media::{Epoch, TrackId};
+use net::trace::Trace;
 use tokio::sync::{mpsc, watch};
 
 use crate::broadcast::Broadcast;
@@ -68,11 +69,15 @@ pub async fn run(settings: Settings, log: LogFormat) -> anyhow::Result<()> {
     let unit_log =
         settings.unit_log.as_deref().map(UnitLog::create).transpose().context("can not create the unit log")?;
 
+    let trace =
+        settings.trace.as_deref().map(Trace::create).transpose().context("can not create the trace")?.map(Arc::new);
+
     let stats = Arc::new(Stats::default());
     let clock = BroadcastClock::start();
     let expected = expected_tracks(&plan, &sound);
     let epoch = Epoch(rand::random());
-    let broadcast = Arc::new(Broadcast::new(epoch, clock.zero(), &expected, settings.window, stats.clone()));
+    let broadcast = Broadcast::new(epoch, clock.zero(), &expected, settings.window, stats.clone());
+    let broadcast = Arc::new(broadcast.traced(trace.clone()));
     tracing::info!(%epoch, server = %settings.url, source = %settings.source, "broadcasting");
     let studio = Studio {
         settings: settings.clone(),
@@ -93,6 +98,7 @@ pub async fn run(settings: Settings, log: LogFormat) -> anyhow::Result<()> {
         stats: stats.clone(),
         peer: peer.clone(),
         unit_log,
+        trace,
         connected,
         hurry: is_hurried,
     };

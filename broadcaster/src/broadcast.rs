@@ -12,6 +12,7 @@ use media::catalog::{Metadata, Value};
 use media::codec::{CodecConfig, Format};
 use media::live_window::{Bounds, LiveWindow};
 use media::{AccessUnit, Catalog, Epoch, Track, TrackId, WallClock};
+use net::trace::Trace;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
@@ -24,6 +25,7 @@ pub struct Broadcast {
     inner: Mutex<Inner>,
     changed: watch::Sender<Progress>,
     stats: Arc<Stats>,
+    trace: Option<Arc<Trace>>,
 }
 
 /// How far the broadcast is.
@@ -60,7 +62,12 @@ impl Broadcast {
             early: Vec::new(),
             quantisers: BTreeMap::new(),
         };
-        Self { inner: Mutex::new(inner), changed: watch::channel(Progress::default()).0, stats }
+        Self { inner: Mutex::new(inner), changed: watch::channel(Progress::default()).0, stats, trace: None }
+    }
+
+    /// The same, with a line in `trace` for each unit when it is captured and when it is encoded.
+    pub fn traced(self, trace: Option<Arc<Trace>>) -> Self {
+        Self { trace, ..self }
     }
 
     /// Which broadcast this is.
@@ -108,6 +115,12 @@ impl Broadcast {
         self.stats.bytes.add(payload.len() as u64);
         self.stats.pictures.add(u64::from(track.is_video()));
         let unit = AccessUnit { epoch: inner.catalog.epoch, track, dts, pts, random_access, payload };
+        if let Some(trace) = &self.trace {
+            if let Some(captured) = inner.catalog.captured_at(unit.pts) {
+                trace.note("captured", &unit, "", captured);
+            }
+            trace.now("encoded", &unit, "");
+        }
         inner.early.push(unit);
         self.release(&mut inner, false);
     }

@@ -151,6 +151,10 @@ pub struct Publish {
     /// Write a line for each access unit that leaves: track, DTS, PTS, SHA-256 of its payload.
     #[arg(long, value_name = "FILE", help_heading = "Reporting")]
     pub unit_log: Option<PathBuf>,
+
+    /// Write a line for each access unit when it is captured, encoded and pushed: stage, track, DTS, bytes, time of day.
+    #[arg(long, value_name = "FILE", help_heading = "Reporting")]
+    pub trace: Option<PathBuf>,
 }
 
 /// `--log`.
@@ -194,6 +198,8 @@ pub struct Settings {
     pub peer: Option<peer::Settings>,
     /// Where to log access units.
     pub unit_log: Option<PathBuf>,
+    /// Where to note when they pass each stage.
+    pub trace: Option<PathBuf>,
     /// Whether to print statistics.
     pub stats: Option<StatsFormat>,
 }
@@ -272,6 +278,7 @@ impl Publish {
                 announce: !self.no_mdns,
             }),
             unit_log: self.unit_log,
+            trace: self.trace,
             stats: self.stats,
             source: self.source,
             audio: self.audio,

@@ -94,6 +94,7 @@ async fn start() -> Run {
         stats: stats.clone(),
         peer: None,
         unit_log: Some(UnitLog::create(log.path()).unwrap()),
+        trace: None,
         connected: watch::channel(false).0,
         hurry: is_hurried,
     };

@@ -6,6 +6,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use net::trace::Trace;
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use tracing::{error, info};
@@ -32,7 +33,11 @@ pub fn run(config: &Config) -> Result<bool> {
     crate::ffmpeg::init()?;
     let settings =
         Settings { latency: config.latency.map(Duration::from_millis), skip: config.may_skip(), burst: Duration::ZERO };
-    let player = Arc::new(Player::new(settings));
+    let trace = config
+        .trace
+        .as_deref()
+        .map(|path| Trace::create(path).with_context(|| format!("cannot write the trace {}", path.display())));
+    let player = Arc::new(Player::new(settings, trace.transpose()?));
     let unit_log = config
         .unit_log
         .as_ref()

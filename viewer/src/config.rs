@@ -99,6 +99,11 @@ pub struct Config {
     /// Write a line for each access unit: track, DTS, PTS, SHA-256 of its payload
     #[arg(long, value_name = "FILE")]
     pub unit_log: Option<PathBuf>,
+
+    /// Write a line for each access unit when it is received (on each path), spliced, decoded and presented: stage, track, DTS,
+    /// bytes, path, time of day
+    #[arg(long, value_name = "FILE")]
+    pub trace: Option<PathBuf>,
 }
 
 /// What to do other than to play.

@@ -11,6 +11,7 @@ use std::time::Duration;
 use media::codec::{CodecConfig, Format};
 use media::latency::{Stage, Stamps};
 use media::{Epoch, Timestamp, TrackKind};
+use net::trace::Noted;
 use parking_lot::Mutex;
 use tracing::{error, warn};
 
@@ -27,6 +28,8 @@ pub struct Ready {
     pub epoch: Epoch,
     /// When it passed each stage so far.
     pub stamps: Stamps,
+    /// The unit that it was coded in, for the trace.
+    pub unit: Option<Noted>,
     /// The picture.
     pub picture: Picture,
 }
@@ -124,6 +127,7 @@ struct Decoding {
 
 struct Pending {
     pts: Timestamp,
+    unit: Noted,
     stamps: Stamps,
 }
 
@@ -145,7 +149,7 @@ impl Decoding {
         if self.pending.len() == MAX_PENDING {
             self.pending.pop_front();
         }
-        self.pending.push_back(Pending { pts: work.unit.pts, stamps });
+        self.pending.push_back(Pending { pts: work.unit.pts, unit: Noted::from(&work.unit), stamps });
     }
 }
 
@@ -162,9 +166,10 @@ fn send(
         let now = player.clock.now();
         let at = from.pending.iter().position(|pending| pending.pts == picture.pts);
         let pending = at.and_then(|at| from.pending.remove(at));
-        let mut stamps = pending.map_or(Stamps::default(), |pending| pending.stamps);
+        let (unit, mut stamps) =
+            pending.map_or((None, Stamps::default()), |pending| (Some(pending.unit), pending.stamps));
         stamps.stamp(Stage::Decoded, player.wall_at(now));
-        out.send(Ready { timeline: from.timeline, epoch: from.epoch, stamps, picture }).map_err(|_| Gone)?;
+        out.send(Ready { timeline: from.timeline, epoch: from.epoch, stamps, unit, picture }).map_err(|_| Gone)?;
     }
     Ok(())
 }

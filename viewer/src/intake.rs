@@ -151,6 +151,9 @@ impl Intake<'_> {
             }
             Event::Unit { path, catalog, unit, after } => {
                 self.gone.remove(&path);
+                if let Some(trace) = &self.player.trace {
+                    trace.now("received", &unit, self.name(path));
+                }
                 let (epoch, dts) = (unit.epoch, unit.dts);
                 let before = self.splicer.counters().repeated;
                 self.splicer.push(path, &catalog, unit, after, &mut self.spliced);
@@ -197,6 +200,9 @@ impl Intake<'_> {
         }
         let leader = self.splicer.leader();
         for Spliced { catalog, unit, lost, path } in std::mem::take(&mut self.spliced) {
+            if let Some(trace) = &self.player.trace {
+                trace.now("spliced", &unit, self.name(path));
+            }
             self.note_switch(path, &catalog, &unit, lost);
             if lost > 0 {
                 warn!(track = %unit.track, lost, "units are missing");
@@ -277,12 +283,15 @@ impl Intake<'_> {
         }
         let Contender { late, pts, lost, .. } = *contender;
         (self.led, self.contender) = (Some(path), None);
-        let name =
-            |path| self.sources.get(&path).map_or(String::new(), |(source, _): &(String, Duration)| source.clone());
         let why = self.why.remove(&from).unwrap_or(Why::Better);
-        let (from, to) = (name(from), name(path));
+        let (from, to) = (self.name(from).to_owned(), self.name(path).to_owned());
         info!(from, to, why = why.word(), lost, dts = unit.dts.as_millis(), "switched");
         self.player.stats.lock().switches.add(Switch { from, to, why, lost, late, pts, gap: None });
+    }
+
+    /// What a path is called.
+    fn name(&self, path: PathId) -> &str {
+        self.sources.get(&path).map_or("", |(source, _)| source)
     }
 
     fn enter(&mut self, catalog: &Arc<Catalog>) {

@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use media::{TrackKind, WallClock};
+use net::trace::Trace;
 use parking_lot::{Condvar, Mutex};
 
 use crate::clock::{self, Clock};
@@ -19,6 +20,8 @@ pub struct Player {
     pub playback: Mutex<Playback>,
     /// Counters.
     pub stats: Mutex<Stats>,
+    /// Where to note when units pass each stage.
+    pub trace: Option<Trace>,
     /// Told whenever the playback changed.
     changed: Condvar,
     stopping: AtomicBool,
@@ -26,11 +29,12 @@ pub struct Player {
 
 impl Player {
     /// Nothing has come yet.
-    pub fn new(settings: Settings) -> Self {
+    pub fn new(settings: Settings, trace: Option<Trace>) -> Self {
         Self {
             clock: Clock::start(),
             playback: Mutex::new(Playback::new(settings)),
             stats: Mutex::new(Stats::default()),
+            trace,
             changed: Condvar::new(),
             stopping: AtomicBool::new(false),
         }

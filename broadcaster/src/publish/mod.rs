@@ -9,6 +9,7 @@ use media::{Catalog, Cursor, Timestamp};
 use net::rtmp::client::{self, ClientOptions, Publisher};
 use net::rtmp::url::Url;
 use net::rtmp::{self, Message};
+use net::trace::Trace;
 use tokio::sync::watch;
 
 use crate::backoff::Backoff;
@@ -34,6 +35,8 @@ pub struct Publishing {
     pub peer: Option<Arc<Peer>>,
     /// Where to log what leaves.
     pub unit_log: Option<UnitLog>,
+    /// Where to note when what left.
+    pub trace: Option<Arc<Trace>>,
     /// Becomes true with the first connection.
     pub connected: watch::Sender<bool>,
     /// Becomes true when there is no time left to reach a server that is away.
@@ -196,6 +199,9 @@ impl Publishing {
                 }
                 let Some(track) = entry.catalog.track(entry.unit.track) else { continue };
                 publisher.send_unit(track, &entry.unit).await?;
+                if let Some(trace) = &self.trace {
+                    trace.now("pushed", &entry.unit, "");
+                }
                 self.stats.sent.increment();
                 if let Some(peer) = &self.peer {
                     peer.pushed(entry.unit.payload.len());

@@ -6,4 +6,5 @@ pub mod doctor;
 pub mod lan;
 pub mod relay;
 pub mod rtmp;
+pub mod trace;
 pub mod trust;

@@ -15,6 +15,11 @@ use crate::player::Player;
 fn presented(player: &Player, ready: &mut Ready) {
     let now = player.clock.now();
     ready.stamps.stamp(Stage::Presented, player.wall_at(now));
+    if let Some((trace, unit)) = player.trace.as_ref().zip(ready.unit) {
+        for stage in [Stage::Decoded, Stage::Presented] {
+            ready.stamps.at(stage).into_iter().for_each(|at| trace.note(stage.name(), unit, "", at));
+        }
+    }
     let picture = &ready.picture;
     let (luma, stride) = picture.plane(0);
     let mark = marker::read(luma, stride, picture.width() as usize, picture.height() as usize);

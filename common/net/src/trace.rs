@@ -1,0 +1,88 @@
+//! The trace: one line for each access unit and stage that it passes, with the time of day, for whoever asks where the time goes.
+//!
+//! It is not the latency that people are shown, which `media::latency` keeps as a distribution. Off, it costs the look at an
+//! `Option`; on, a write of some sixty bytes a line. Lines are comma-separated under a header:
+//!
+//! `stage,track,dts_ms,random_access,bytes,path,at_us`
+//!
+//! `at_us` is the host's wall clock in microseconds since the Unix epoch, UTC; `path` is what the program calls the way that the
+//! unit came or went, if there are several.
+
+use std::fs::File;
+use std::io::{self, LineWriter, Write};
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use media::{AccessUnit, Timestamp, TrackId, WallClock};
+
+/// An open trace; every line is in the file when [`Trace::note`] returns. A file that can no longer be written ends it silently:
+/// what is measured must not fail for being measured.
+#[derive(Debug)]
+pub struct Trace(Mutex<LineWriter<File>>);
+
+/// The unit that a line is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Noted {
+    /// Its track.
+    pub track: TrackId,
+    /// Its name within the track.
+    pub dts: Timestamp,
+    /// Whether decoding can begin with it.
+    pub random_access: bool,
+    /// Of its payload.
+    pub bytes: usize,
+}
+
+impl From<&AccessUnit> for Noted {
+    fn from(unit: &AccessUnit) -> Self {
+        Self { track: unit.track, dts: unit.dts, random_access: unit.random_access, bytes: unit.payload.len() }
+    }
+}
+
+impl Trace {
+    /// Creates or empties the file, and writes the header.
+    pub fn create(path: &Path) -> io::Result<Self> {
+        let mut out = LineWriter::new(File::create(path)?);
+        writeln!(out, "{HEADER}")?;
+        Ok(Self(Mutex::new(out)))
+    }
+
+    /// Notes that a unit passes `stage` now.
+    pub fn now(&self, stage: &str, unit: impl Into<Noted>, path: &str) {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let at = WallClock::from_micros(i64::try_from(since.as_micros()).unwrap_or(i64::MAX));
+        self.note(stage, unit, path, at);
+    }
+
+    /// Notes that a unit passed `stage` at `at`.
+    pub fn note(&self, stage: &str, unit: impl Into<Noted>, path: &str, at: WallClock) {
+        let unit = unit.into();
+        let line = line(stage, unit, path, at);
+        // No line is left half-written by a panic: they are written whole.
+        let _ = self.0.lock().unwrap_or_else(PoisonError::into_inner).write_all(line.as_bytes());
+    }
+}
+
+fn line(stage: &str, unit: Noted, path: &str, at: WallClock) -> String {
+    let Noted { track, dts, random_access, bytes } = unit;
+    // A path is named by the program, never by the network; still, it must not make columns.
+    let path = path.replace([',', '\n'], " ");
+    format!("{stage},{track},{},{},{bytes},{path},{}\n", dts.as_millis(), u8::from(random_access), at.as_micros())
+}
+
+const HEADER: &str = "stage,track,dts_ms,random_access,bytes,path,at_us";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_has_a_field_for_each_column() {
+        let dts = Timestamp::from_millis(-40);
+        let unit = Noted { track: TrackId::VIDEO, dts, random_access: true, bytes: 30_000 };
+        let line = line("received", unit, "LAN peer, again", WallClock::from_micros(17));
+        assert_eq!(line, "received,v0,-40,1,30000,LAN peer  again,17\n");
+        assert_eq!(line.split(',').count(), HEADER.split(',').count());
+    }
+}
