@@ -6,9 +6,9 @@ use std::process::Command;
 use anyhow::Result;
 
 use crate::lab::Lab;
-use crate::process::Process;
 use crate::programs::program;
 use crate::units::{Unit, read_units};
+use ::lab::Process;
 
 /// A running `broadcaster` that logs every access unit that leaves it.
 #[derive(Debug)]

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 
 use crate::lab::Lab;
-use crate::process::Process;
+use ::lab::Process;
 
 /// A browser with one window.
 #[derive(Debug)]

@@ -10,9 +10,9 @@ use serde_json::Value;
 
 use crate::http::{self, Response};
 use crate::lab::Lab;
-use crate::process::Process;
 use crate::programs::program;
-use crate::wait::until;
+use ::lab::Process;
+use ::lab::until;
 
 /// A running `cdn` with its data in the lab.
 #[derive(Debug)]

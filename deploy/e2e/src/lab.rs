@@ -8,7 +8,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
-use crate::process::Process;
+use ::lab::Process;
 
 /// A directory of data and logs, and the machine to oneself for as long as this lives.
 #[derive(Debug)]
@@ -21,7 +21,7 @@ pub struct Lab {
 impl Lab {
     /// Waits for its turn: two of these tests at once would measure each other.
     pub fn new() -> Result<Self> {
-        let turn = std::env::temp_dir().join(format!("nearcast-e2e.{}.lock", crate::process::user()));
+        let turn = std::env::temp_dir().join(format!("nearcast-e2e.{}.lock", user()));
         let alone = File::options().create(true).append(true).open(&turn).context(turn.display().to_string())?;
         alone.lock()?;
         let directory = tempfile::Builder::new().prefix("nearcast-e2e.").tempdir()?;
@@ -78,6 +78,12 @@ impl Drop for Lab {
             eprintln!("kept {}", self.directory().display());
         }
     }
+}
+
+/// The number of the user that this runs as; 0 is root, whom some programs refuse.
+pub(crate) fn user() -> libc::uid_t {
+    // SAFETY: it reads a number and cannot fail.
+    unsafe { libc::geteuid() }
 }
 
 /// The end of every log, for whoever reads why a test failed.

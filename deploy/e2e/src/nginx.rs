@@ -7,8 +7,8 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 
 use crate::lab::Lab;
-use crate::process::Process;
-use crate::wait::until;
+use ::lab::Process;
+use ::lab::until;
 
 /// A running nginx that takes and gives any stream of the application `live`.
 #[derive(Debug)]

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail, ensure};
 use media::marker;
 
 use crate::lab::Lab;
-use crate::wait::until;
+use ::lab::until;
 
 /// Who plays.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,7 +84,7 @@ impl Player {
                 .args(["--no-config", "--no-audio", "--of=rawvideo", "--ovc=rawvideo", "--vf=format=yuv420p"])
                 .args([&format!("--o={path}"), url]),
             Self::Vlc => {
-                if crate::process::user() == 0 {
+                if crate::lab::user() == 0 {
                     command.args(["--reuid=nobody", "--regid=nogroup", "--clear-groups"]);
                 }
                 command.args([

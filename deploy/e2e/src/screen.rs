@@ -7,8 +7,8 @@ use anyhow::{Context, Result, ensure};
 use media::marker;
 
 use crate::lab::Lab;
-use crate::process::Process;
-use crate::wait::until;
+use ::lab::Process;
+use ::lab::until;
 
 /// An X server of our own.
 #[derive(Debug)]

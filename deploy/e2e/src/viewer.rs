@@ -9,11 +9,11 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use crate::lab::Lab;
-use crate::process::Process;
 use crate::programs::program;
 use crate::screen::Screen;
 use crate::units::{Unit, read_units};
-use crate::wait::until;
+use ::lab::Process;
+use ::lab::until;
 
 /// A running `viewer` that logs every access unit it takes.
 #[derive(Debug)]

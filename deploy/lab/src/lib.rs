@@ -13,6 +13,9 @@
 //! | [`host`] | [`Host`]: programs, closures and sockets inside one namespace |
 //! | [`topology`] | [`Home`]: a home LAN with a broadcaster, two viewers, and a CDN behind a router |
 //! | [`link`] | [`Link`]: the emulated link's handle; [`Shape`]: what it does to frames |
+//! | [`plan`] | [`Plan`]: a topology as TOML, checked and made; commands to it while it runs |
+//! | [`floor`] | how soon the last bit of a unit can arrive, by arithmetic |
+//! | [`process`] | [`Process`]: a program with its output in files |
 //! | [`lateness`] | [`Lateness`]: how late the emulator was, and whether the run is void |
 //! | [`namespace`] | the namespaces' names, life and clean-up |
 //! | `interface` | ioctls on one interface: up, down, offloads |
@@ -53,17 +56,24 @@
 //! # }
 //! ```
 
+pub mod floor;
 pub mod host;
 mod interface;
 pub mod lateness;
 pub mod link;
 pub mod namespace;
 pub mod network;
+pub mod plan;
+pub mod process;
 pub mod topology;
+mod wait;
 
 pub use host::Host;
 pub use lateness::Lateness;
 pub use link::shape::{BurstLoss, Jitter, Shape};
 pub use link::{Counts, Direction, Link, Priority, Stats};
 pub use network::{End, Network, Switch};
+pub use plan::Plan;
+pub use process::Process;
 pub use topology::{Home, HomePlan};
+pub use wait::until;

@@ -38,10 +38,7 @@ impl Namespace {
     ///
     /// Fails without root, without `ip`, or when `role` is not 1 to [`MAX_ROLE`] of `a-z 0-9 -`.
     pub(crate) fn create(serial: usize, role: &str) -> Result<Namespace> {
-        let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
-        if role.is_empty() || role.len() > MAX_ROLE || !role.bytes().all(plain) {
-            bail!("namespace role {role:?} is not 1 to {MAX_ROLE} of a-z, 0-9 and '-'");
-        }
+        check_role(role)?;
         let name = format!("{PREFIX}{}-{serial}-{role}", std::process::id());
         ip(&["netns", "add", &name])?;
         // From here on Drop removes the name when a later step fails.
@@ -120,6 +117,15 @@ pub(crate) fn enter(handle: &File) -> io::Result<()> {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
     }
+}
+
+/// Fails unless `role` can be part of a namespace's name: 1 to [`MAX_ROLE`] of `a-z 0-9 -`.
+pub(crate) fn check_role(role: &str) -> Result<()> {
+    let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+    if role.is_empty() || role.len() > MAX_ROLE || !role.bytes().all(plain) {
+        bail!("{role:?} is not 1 to {MAX_ROLE} of a-z, 0-9 and '-'");
+    }
+    Ok(())
 }
 
 /// Runs the program `ip` with `arguments` and waits. Fails with what it printed.

@@ -29,8 +29,8 @@ pub struct Network {
     links: Vec<Arc<Link>>,
 }
 
-/// A switch: a Linux bridge in a namespace of its own. It floods multicast to every port (no snooping), as an
-/// unmanaged home switch does, and runs no spanning tree, so make no loops.
+/// A switch: a Linux bridge in a namespace of its own. It floods multicast to every port, as an unmanaged home
+/// switch does, unless it was made to snoop; and it runs no spanning tree, so make no loops.
 #[derive(Debug)]
 pub struct Switch {
     name: String,
@@ -56,6 +56,15 @@ impl Switch {
     /// The namespace's name, for `ip netns exec`.
     pub fn namespace_name(&self) -> &str {
         self.namespace.name()
+    }
+
+    /// Keeps the switch from passing frames between this port (by the order of plugging in, from 0) and others so
+    /// isolated, as a switch that keeps clients apart; or ends that. A port that is not isolated reaches all.
+    ///
+    /// Fails when there is no such port.
+    pub fn isolate(&self, port: usize, isolated: bool) -> Result<()> {
+        let (port, state) = (format!("p{port}"), if isolated { "on" } else { "off" });
+        ip(&["-n", self.namespace.name(), "link", "set", "dev", &port, "type", "bridge_slave", "isolated", state])
     }
 
     /// The switch as the end of a cable or link: a new port.
@@ -85,8 +94,16 @@ impl Network {
 
     /// A switch without ports; its name as for [`Network::host`].
     pub fn switch(&mut self, name: &str) -> Result<Switch> {
+        self.bridge(name, "type bridge stp_state 0 forward_delay 0 mcast_snooping 0")
+    }
+
+    /// A switch that passes multicast only to ports whose hosts asked for it by IGMP, and asks them itself.
+    pub fn snooping_switch(&mut self, name: &str) -> Result<Switch> {
+        self.bridge(name, "type bridge stp_state 0 forward_delay 0 mcast_snooping 1 mcast_querier 1")
+    }
+
+    fn bridge(&mut self, name: &str, options: &str) -> Result<Switch> {
         let namespace = self.namespace(name)?;
-        let options = "type bridge stp_state 0 forward_delay 0 mcast_snooping 0";
         let mut arguments = vec!["-n", namespace.name(), "link", "add", BRIDGE];
         arguments.extend(options.split(' '));
         ip(&arguments)?;

@@ -1,4 +1,4 @@
-//! A child process with its output in files, ended by its number when the test is done with it.
+//! A child process with its output in files, ended by its number when the run or test is done with it.
 
 use std::fs::File;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
@@ -20,8 +20,9 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts `command` with its output in `DIRECTORY/NAME.out` and `.err`, and nothing on its standard input.
-    pub(crate) fn spawn(directory: &Path, name: &str, command: &mut Command) -> Result<Self> {
+    /// Starts `command` with its output in `DIRECTORY/NAME.out` and `.err`, and nothing on its standard input. Fails when the files
+    /// cannot be made or the program cannot be started.
+    pub fn spawn(directory: &Path, name: &str, command: &mut Command) -> Result<Self> {
         let out = directory.join(format!("{name}.out"));
         let err = directory.join(format!("{name}.err"));
         command.stdin(Stdio::null()).stdout(File::create(&out)?).stderr(File::create(&err)?);
@@ -39,7 +40,7 @@ impl Process {
         Ok(Self { name: name.to_owned(), child, out, err })
     }
 
-    /// What it was named in the test.
+    /// What it was named.
     pub fn name(&self) -> &str {
         &self.name
     }
@@ -147,10 +148,4 @@ impl Drop for Process {
 
 fn read(path: &Path) -> String {
     std::fs::read(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
-}
-
-/// The number of the user that this runs as; 0 is root, whom some programs refuse.
-pub(crate) fn user() -> libc::uid_t {
-    // SAFETY: it reads a number and cannot fail.
-    unsafe { libc::geteuid() }
 }

@@ -1,0 +1,129 @@
+//! Making the network that a [`Plan`] describes.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+
+use super::{Plan, Plug, shape};
+use crate::host::Host;
+use crate::link::{Direction, Link};
+use crate::network::{End, Network, Switch};
+
+/// A network made by plan; dropping it takes it down.
+#[derive(Debug)]
+pub struct Built {
+    /// Everything below belongs to it.
+    pub network: Network,
+    /// By name.
+    pub hosts: BTreeMap<String, Host>,
+    /// By name.
+    pub switches: BTreeMap<String, Switch>,
+    /// By name.
+    pub links: BTreeMap<String, Arc<Link>>,
+    /// The ports that a link has at switches: the switch, and the port's number there.
+    pub(crate) ports: BTreeMap<String, Vec<(String, usize)>>,
+}
+
+impl Plan {
+    /// Makes the network; returns once every link has carrier. Fails without root, and when an interface cannot be made; what was
+    /// made by then is gone.
+    pub fn build(&self) -> Result<Built> {
+        let mut network = Network::new(self.seed)?;
+        let mut hosts = BTreeMap::new();
+        for host in &self.hosts {
+            hosts.insert(host.name.clone(), network.host(&host.name)?);
+        }
+        let mut switches = BTreeMap::new();
+        for switch in &self.switches {
+            let made =
+                if switch.snooping { network.snooping_switch(&switch.name) } else { network.switch(&switch.name) };
+            switches.insert(switch.name.clone(), made?);
+        }
+        let mut used: BTreeMap<String, usize> = BTreeMap::new();
+        let mut ports: BTreeMap<String, Vec<(String, usize)>> = BTreeMap::new();
+        let mut links = BTreeMap::new();
+        for link in &self.links {
+            let plugs = [self.plug(&link.a)?, self.plug(&link.b)?];
+            let [a, b] = plugs.each_ref().map(|plug| end(plug, &hosts, &switches));
+            let made = network.link(&link.name, a?, b?, link.shapes()?)?;
+            links.insert(link.name.clone(), made);
+            for plug in &plugs {
+                if let Plug::Switch(name) = plug {
+                    let next = used.entry(name.clone()).or_default();
+                    ports.entry(link.name.clone()).or_default().push((name.clone(), *next));
+                    *next += 1;
+                }
+            }
+        }
+        for cable in &self.cables {
+            let (a, b) = (self.plug(&cable.a)?, self.plug(&cable.b)?);
+            network.cable(end(&a, &hosts, &switches)?, end(&b, &hosts, &switches)?)?;
+        }
+        for plan in &self.hosts {
+            let host = &hosts[&plan.name];
+            if let Some(gateway) = plan.gateway {
+                host.default_route(gateway).with_context(|| format!("host {}: gateway", plan.name))?;
+            }
+            if plan.router {
+                host.forward_packets()?;
+            }
+        }
+        Ok(Built { network, hosts, switches, links, ports })
+    }
+}
+
+impl Built {
+    /// The host of that name. Fails with the names that there are.
+    pub fn host(&self, name: &str) -> Result<&Host> {
+        self.hosts.get(name).with_context(|| format!("there is no host {name:?}; there are: {}", names(&self.hosts)))
+    }
+
+    /// The link of that name. Fails with the names that there are.
+    pub fn link(&self, name: &str) -> Result<&Arc<Link>> {
+        self.links.get(name).with_context(|| format!("there is no link {name:?}; there are: {}", names(&self.links)))
+    }
+
+    /// Keeps the switches from passing frames between this link and other links so kept apart; those that are not reach all.
+    ///
+    /// Fails when the link ends at no switch.
+    pub fn isolate(&self, link: &str, isolated: bool) -> Result<()> {
+        self.link(link)?;
+        let ports = self.ports.get(link).with_context(|| format!("link {link} ends at no switch"))?;
+        for (switch, port) in ports {
+            self.switches[switch].isolate(*port, isolated)?;
+        }
+        Ok(())
+    }
+
+    /// What there is and what it does, for people.
+    pub fn describe(&self) -> String {
+        let mut text = String::new();
+        for (name, host) in &self.hosts {
+            let address = host.address().map_or("-".to_owned(), |address| address.to_string());
+            let _ = writeln!(text, "host    {name:<14} {address:<14} ip netns exec {} COMMAND", host.namespace_name());
+        }
+        for (name, switch) in &self.switches {
+            let _ = writeln!(text, "switch  {name:<14} {:<14} {}", "", switch.namespace_name());
+        }
+        for (name, link) in &self.links {
+            let [there, back] = Direction::BOTH.map(|direction| shape::describe(&link.shape(direction)));
+            let back = if there == back { "the same".to_owned() } else { back };
+            let _ = writeln!(text, "link    {name:<14} a to b: {there}\n{:23}b to a: {back}", "");
+        }
+        text
+    }
+}
+
+pub(crate) fn names<T>(map: &BTreeMap<String, T>) -> String {
+    map.keys().map(String::as_str).collect::<Vec<_>>().join(", ")
+}
+
+fn end<'a>(plug: &Plug, hosts: &'a BTreeMap<String, Host>, switches: &'a BTreeMap<String, Switch>) -> Result<End<'a>> {
+    let end = match plug {
+        Plug::Host(name, address) => hosts.get(name).map(|host| host.at(*address)),
+        Plug::Switch(name) => switches.get(name).map(Switch::port),
+    };
+    end.with_context(|| format!("{} was not made", plug.name()))
+}

@@ -1,0 +1,88 @@
+//! Commands to a running network, a line each: what `lab up` reads from its standard input and `lab set` sends to it.
+
+use std::fmt::Write;
+
+use anyhow::{Context, Result, bail, ensure};
+
+use super::build::Built;
+use super::shape;
+use crate::link::{Counts, Direction};
+
+impl Built {
+    /// Carries out one line and gives what there is to say. Fails, with nothing changed, when the line makes no sense.
+    pub fn command(&self, line: &str) -> Result<String> {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        match words[..] {
+            [] => Ok(String::new()),
+            ["help"] => Ok(HELP.to_owned()),
+            ["show"] => Ok(self.describe()),
+            ["stats"] => Ok(self.statistics()),
+            ["cut", link] => self.link(link)?.cut().map(|()| format!("{link}: cut\n")),
+            ["blackhole", link] => self.link(link)?.blackhole().map(|()| format!("{link}: swallows everything\n")),
+            ["heal", link] => self.link(link)?.heal().map(|()| format!("{link}: whole\n")),
+            ["isolate", link] => self.isolate(link, true).map(|()| format!("{link}: kept apart\n")),
+            ["join", link] => self.isolate(link, false).map(|()| format!("{link}: reaches all\n")),
+            ["set", link, ref settings @ ..] => self.set(link, settings),
+            [other, ..] => bail!("what is {other:?}, or what is missing after it? `help` lists the commands"),
+        }
+    }
+
+    /// `LINK[:a-to-b|:b-to-a] KEY=VALUE…`: all of it, or nothing.
+    fn set(&self, link: &str, settings: &[&str]) -> Result<String> {
+        let (name, directions) = match link.split_once(':') {
+            None => (link, &Direction::BOTH[..]),
+            Some((name, "a-to-b")) => (name, &[Direction::AToB][..]),
+            Some((name, "b-to-a")) => (name, &[Direction::BToA][..]),
+            Some((_, other)) => bail!("{other:?} is no direction: a-to-b or b-to-a"),
+        };
+        ensure!(!settings.is_empty(), "set {link}: what? As in: set {link} delay=30ms loss=1%");
+        let link = self.link(name)?;
+        let mut wanted = Vec::new();
+        for direction in directions {
+            let mut shape = link.shape(*direction);
+            for setting in settings {
+                let (key, value) = setting.split_once('=').with_context(|| format!("{setting:?} is not KEY=VALUE"))?;
+                // A command has no quotes: `jitter=normal:5ms`.
+                shape::apply(&mut shape, key, &value.replace(':', " "))?;
+            }
+            shape.validate()?;
+            wanted.push((*direction, shape));
+        }
+        let mut said = String::new();
+        for (direction, shape) in wanted {
+            link.set(direction, shape)?;
+            let way = if direction == Direction::AToB { "a-to-b" } else { "b-to-a" };
+            let _ = writeln!(said, "{name}:{way} {}", shape::describe(&shape));
+        }
+        Ok(said)
+    }
+
+    fn statistics(&self) -> String {
+        let mut text = String::new();
+        for (name, link) in &self.links {
+            let stats = link.stats();
+            for (way, counts) in [("a-to-b", stats.a_to_b), ("b-to-a", stats.b_to_a)] {
+                let Counts { sent, sent_bytes, lost, queue_full, duplicated, unheard, .. } = counts;
+                let _ = writeln!(
+                    text,
+                    "{name}:{way} {sent} frames, {sent_bytes} bytes; {lost} lost, {queue_full} dropped at the full queue, \
+                     {duplicated} duplicated, {unheard} while cut"
+                );
+            }
+        }
+        let _ = writeln!(text, "emulator: {}", self.network.lateness());
+        if let Err(void) = self.network.ensure_valid() {
+            let _ = writeln!(text, "{void:#}");
+        }
+        text
+    }
+}
+
+/// What can be said to a running network.
+pub const HELP: &str = "\
+set LINK[:a-to-b|:b-to-a] KEY=VALUE ...   change a link: rate=4M delay=30ms jitter=5ms (or jitter=normal:5ms) reorder=true
+                                          loss=1% burst=TO-BAD/TO-GOOD/LOSS-GOOD/LOSS-BAD duplicate=1% queue=128KiB
+cut LINK | blackhole LINK | heal LINK     pull the cable, lose packets without a word, mend both
+isolate LINK | join LINK                  have the switch pass nothing between isolated links; undo it
+show | stats | help | quit
+";
