@@ -56,6 +56,9 @@
 //! # }
 //! ```
 
+pub mod app;
+pub mod experiment;
+mod figure;
 pub mod floor;
 pub mod host;
 mod interface;
@@ -65,6 +68,7 @@ pub mod namespace;
 pub mod network;
 pub mod plan;
 pub mod process;
+mod teardown;
 pub mod topology;
 mod wait;
 

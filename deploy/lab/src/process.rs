@@ -27,10 +27,14 @@ impl Process {
         let err = directory.join(format!("{name}.err"));
         command.stdin(Stdio::null()).stdout(File::create(&out)?).stderr(File::create(&err)?);
         // A test runner that is killed takes its children along: no stray server keeps a port or a core.
-        // SAFETY: prctl is async-signal-safe and touches nothing of this process.
+        // SAFETY: prctl, sigemptyset and pthread_sigmask are async-signal-safe and touch nothing of this process but a local set.
         unsafe {
             command.pre_exec(|| {
                 libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+                // Signals that this process has a thread of its own wait for are the child's to take.
+                let mut none = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
+                libc::sigemptyset(none.as_mut_ptr());
+                libc::pthread_sigmask(libc::SIG_SETMASK, none.as_ptr(), std::ptr::null_mut());
                 Ok(())
             });
         }

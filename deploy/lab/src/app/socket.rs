@@ -1,0 +1,109 @@
+//! The way from `lab set` to a `lab up` that runs: a Unix socket of its process number, one command and its answer a connection.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+
+/// A socket that is heard; gone with this.
+#[derive(Debug)]
+pub(super) struct Control {
+    pub(super) listener: UnixListener,
+    path: PathBuf,
+}
+
+impl Control {
+    /// Hears commands for this process.
+    pub(super) fn listen() -> Result<Self> {
+        let directory = directory();
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&directory)?;
+        // In a directory for all, somebody else may have been first.
+        // SAFETY: it reads a number and cannot fail.
+        let user = unsafe { libc::geteuid() };
+        let owner = std::fs::metadata(&directory)?.uid();
+        ensure!(owner == user, "{} belongs to another user", directory.display());
+        let path = directory.join(format!("{}.sock", std::process::id()));
+        let _ = std::fs::remove_file(&path);
+        let listener = UnixListener::bind(&path).with_context(|| format!("listen on {}", path.display()))?;
+        Ok(Self { listener, path })
+    }
+}
+
+impl Drop for Control {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+/// Reads the command of one connection; the answer goes the other way by [`answer`].
+pub(super) fn command(stream: &UnixStream) -> Result<String> {
+    stream.set_read_timeout(Some(PATIENCE))?;
+    let mut line = String::new();
+    BufReader::new(stream.take(MAX_LINE)).read_line(&mut line)?;
+    Ok(line.trim().to_owned())
+}
+
+/// Says how it went: `ok` or `error` on the first line.
+pub(super) fn answer(mut stream: UnixStream, outcome: &Result<String>) -> std::io::Result<()> {
+    stream.set_write_timeout(Some(PATIENCE))?;
+    match outcome {
+        Ok(said) => write!(stream, "ok\n{said}"),
+        Err(error) => write!(stream, "error\n{error:#}"),
+    }
+}
+
+/// Sends `line` to the network of `pid`, or to the only one that is up, and gives its answer.
+pub(super) fn send(pid: Option<u32>, line: &str) -> Result<String> {
+    let mut up = Vec::new();
+    for entry in std::fs::read_dir(directory()).into_iter().flatten().flatten() {
+        let path = entry.path();
+        let owner = path.file_stem().and_then(|name| name.to_str()).and_then(|name| name.parse::<u32>().ok());
+        match (owner, UnixStream::connect(&path)) {
+            (Some(owner), Ok(stream)) if pid.is_none_or(|pid| pid == owner) => up.push((owner, stream)),
+            (_, Ok(_)) => {}
+            // Its process was killed.
+            (_, Err(_)) => drop(std::fs::remove_file(&path)),
+        }
+    }
+    let (_, mut stream) = match up.len() {
+        0 => bail!("no such network is up; `lab up TOPOLOGY` makes one"),
+        1 => up.remove(0),
+        _ => {
+            let pids: Vec<String> = up.iter().map(|(pid, _)| pid.to_string()).collect();
+            bail!("several networks are up: say which with --pid, one of {}", pids.join(", "))
+        }
+    };
+    stream.set_read_timeout(Some(PATIENCE))?;
+    writeln!(stream, "{line}")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).context("no answer")?;
+    match answer.split_once('\n') {
+        Some(("ok", said)) => Ok(said.to_owned()),
+        Some(("error", why)) => bail!("{why}"),
+        _ => bail!("an answer that makes no sense: {answer:?}"),
+    }
+}
+
+/// Where sockets are: root's in /run, others' in a directory of their own.
+pub(super) fn directory() -> PathBuf {
+    if let Some(directory) = std::env::var_os(DIRECTORY) {
+        return directory.into();
+    }
+    // SAFETY: it reads a number and cannot fail.
+    match unsafe { libc::geteuid() } {
+        0 => PathBuf::from("/run/nearcast-lab"),
+        user => std::env::temp_dir().join(format!("nearcast-lab.{user}")),
+    }
+}
+
+/// Tells a `lab` in a user namespace, which is root there, where its user's sockets are.
+pub(super) const DIRECTORY: &str = "NEARCAST_LAB_SOCKETS";
+
+/// A command is carried out in milliseconds; cutting a cable on a busy machine in seconds.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Bytes of the longest command.
+const MAX_LINE: u64 = 4096;

@@ -1,0 +1,85 @@
+//! `lab up`: a network that stays until it is asked to go.
+
+use std::io::BufRead;
+use std::os::unix::net::UnixStream;
+use std::sync::mpsc::{SyncSender, sync_channel};
+
+use anyhow::Result;
+
+use super::{say, socket};
+use crate::plan::Plan;
+use crate::plan::control::HELP;
+use crate::teardown;
+
+enum Event {
+    Line(String),
+    Asked(UnixStream),
+    End,
+}
+
+/// Makes the network, carries out commands, and takes it down at `quit`, Ctrl-C or SIGTERM.
+pub(super) fn run(plan: &Plan) -> Result<()> {
+    let (events, received) = sync_channel(EVENTS);
+    let on_signal = events.clone();
+    // Before any thread is made, so that none of them takes the signal instead.
+    teardown::on_signal(move || drop(on_signal.send(Event::End)))?;
+    let built = plan.build()?;
+    let control = socket::Control::listen()?;
+    let seed = plan.seed;
+    say(&format!(
+        "{}\n{HELP}\nup as process {}, seed {seed}; Ctrl-C takes it down\n",
+        built.describe(),
+        std::process::id()
+    ))?;
+    for link in built.links.values().filter(|link| link.priority() != crate::Priority::RealTime) {
+        eprintln!(
+            "lab: link {} has no real-time priority ({:?}): it will be late when the machine is busy",
+            link.name(),
+            link.priority()
+        );
+    }
+    listen(&control, events.clone())?;
+    read_lines(events);
+    for event in received {
+        match event {
+            Event::End => break,
+            Event::Line(line) if line.trim() == "quit" => break,
+            Event::Line(line) => match built.command(&line) {
+                Ok(said) => say(&said)?,
+                Err(error) => eprintln!("lab: {error:#}"),
+            },
+            Event::Asked(stream) => {
+                let outcome = socket::command(&stream).and_then(|line| built.command(&line));
+                // Who asked and left needs no answer.
+                let _ = socket::answer(stream, &outcome);
+            }
+        }
+    }
+    Ok(())
+}
+
+fn read_lines(events: SyncSender<Event>) {
+    std::thread::spawn(move || {
+        // The end of the input is not the end of the network: it may never have had one.
+        for line in std::io::stdin().lock().lines().map_while(Result::ok) {
+            if events.send(Event::Line(line)).is_err() {
+                return;
+            }
+        }
+    });
+}
+
+fn listen(control: &socket::Control, events: SyncSender<Event>) -> Result<()> {
+    let listener = control.listener.try_clone()?;
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            if events.send(Event::Asked(stream)).is_err() {
+                return;
+            }
+        }
+    });
+    Ok(())
+}
+
+/// Commands that wait.
+const EVENTS: usize = 16;

@@ -1,0 +1,122 @@
+//! Experiments: Nearcast's real programs in made networks, measured, and what came of it as JSON, CSV and a figure.
+//!
+//! An experiment is a function from a [`Stage`] to an [`Outcome`]; what all have in common is here: where results go, what is
+//! noted of the machine, and whether the run counts.
+
+mod outcome;
+mod paper;
+mod pictures;
+mod probe;
+mod rows;
+mod stage;
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use outcome::Outcome;
+use stage::Stage;
+
+/// An experiment.
+#[derive(Debug)]
+pub struct Experiment {
+    /// What it is called.
+    pub name: &'static str,
+    /// What it shows.
+    pub about: &'static str,
+    run: fn(&Stage) -> Result<Outcome>,
+}
+
+/// All of them, in the order in which they are run.
+pub const ALL: &[Experiment] = &[
+    Experiment {
+        name: "paper-fig2",
+        about: "links of 4 Mbit/s: delay per picture through the CDN and straight from the broadcaster, beside pings",
+        run: paper::figure_2,
+    },
+    Experiment { name: "paper-fig3", about: "the same with links of 100 and 10 Mbit/s", run: paper::figure_3 },
+];
+
+/// How to run one.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Shorter.
+    pub quick: bool,
+    /// Of everything random.
+    pub seed: u64,
+    /// Where results go.
+    pub out: PathBuf,
+    /// Where the programs are; `None` is beside this one.
+    pub programs: Option<PathBuf>,
+    /// Whether logs and traces are kept.
+    pub keep: bool,
+}
+
+/// The run was made and written down, but the emulator did not keep time.
+#[derive(Debug)]
+pub struct Void(String);
+
+impl fmt::Display for Void {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Void {}
+
+/// The experiment of that name, or all for `all`. Fails with the names that there are.
+pub fn named(name: &str) -> Result<Vec<&'static Experiment>> {
+    let found: Vec<_> = ALL.iter().filter(|experiment| name == "all" || experiment.name == name).collect();
+    if found.is_empty() {
+        let names: Vec<&str> = ALL.iter().map(|experiment| experiment.name).collect();
+        bail!("there is no experiment {name:?}; there are: {}, and all", names.join(", "));
+    }
+    Ok(found)
+}
+
+/// Runs them one after the other and writes what came of each. Fails at the first that cannot be run; with [`Void`] at the end if
+/// one of them does not count.
+pub fn run_all(wanted: &[&Experiment], options: &Options, say: &mut dyn FnMut(&str)) -> Result<()> {
+    std::fs::create_dir_all(&options.out).with_context(|| format!("make {}", options.out.display()))?;
+    let (mut void, mut faults) = (Vec::new(), Vec::new());
+    for experiment in wanted {
+        say(&format!("{}: {}\n", experiment.name, experiment.about));
+        let stage = Stage::set(experiment.name, options)?;
+        let outcome = (experiment.run)(&stage).with_context(|| format!("experiment {}", experiment.name))?;
+        say(&outcome.to_text());
+        for path in outcome.write(experiment.name, options)? {
+            say(&format!("  wrote {}\n", path.display()));
+        }
+        faults.extend(outcome.faults.iter().map(|fault| format!("{}: {fault}", experiment.name)));
+        if let Some(why) = &outcome.void {
+            void.push(format!("{}: {why}", experiment.name));
+        }
+    }
+    ensure!(faults.is_empty(), "what must never be was seen: {}", faults.join("; "));
+    if void.is_empty() { Ok(()) } else { Err(Void(void.join("; ")).into()) }
+}
+
+/// The command that makes a result again, wherever its results went and its programs were.
+fn command(name: &str, options: &Options) -> String {
+    let quick = if options.quick { " --quick" } else { "" };
+    format!("lab run {name}{quick} --seed {}", options.seed)
+}
+
+/// A file among an experiment's results.
+fn result_file(out: &Path, name: &str, extension: &str) -> PathBuf {
+    out.join(format!("{name}.{extension}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_told() {
+        assert_eq!(named("all").unwrap().len(), ALL.len());
+        assert_eq!(named("paper-fig2").unwrap()[0].name, "paper-fig2");
+        let error = named("paper").unwrap_err().to_string();
+        assert!(error.contains("paper-fig2, paper-fig3"), "{error}");
+    }
+}

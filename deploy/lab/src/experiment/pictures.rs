@@ -1,0 +1,149 @@
+//! Pictures' journeys: the broadcaster's trace and a viewer's, joined by name, with each picture's floor.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::outcome::round;
+use super::rows::Row;
+use crate::floor::Floors;
+
+/// One picture that arrived.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Picture {
+    /// Milliseconds.
+    pub(super) dts: i64,
+    pub(super) bytes: usize,
+    pub(super) random_access: bool,
+    /// The path that brought its first copy.
+    pub(super) path: String,
+    /// When it left the encoder: microseconds since the Unix epoch.
+    pub(super) encoded: i64,
+    /// When its first copy was whole at the viewer.
+    pub(super) received: i64,
+    /// What its path would take at best, behind the pictures before it.
+    pub(super) floor_ms: f64,
+}
+
+impl Picture {
+    pub(super) fn delay_ms(&self) -> f64 {
+        (self.received - self.encoded) as f64 / 1e3
+    }
+
+    /// As [`COLUMNS`] say, the time counted from `begun`.
+    pub(super) fn row(&self, begun: i64) -> Vec<String> {
+        let seconds = (self.encoded - begun) as f64 / 1e6;
+        vec![
+            format!("{seconds:.3}"),
+            self.dts.to_string(),
+            self.bytes.to_string(),
+            u8::from(self.random_access).to_string(),
+            self.path.clone(),
+            round(self.delay_ms()).to_string(),
+            round(self.floor_ms).to_string(),
+        ]
+    }
+}
+
+/// What [`Picture::row`] gives.
+pub(super) const COLUMNS: &[&str] = &["seconds", "dts_ms", "bytes", "idr", "path", "delay_ms", "floor_ms"];
+
+/// Every picture that arrived live, in the order of encoding: those encoded before the first arrival came with joining.
+pub(super) fn join(sent: &[Row], came: &[Row], floors: &Floors) -> Vec<Picture> {
+    let video = |row: &&Row, stage: &str| row.stage == stage && row.track.starts_with('v');
+    let mut first: BTreeMap<i64, &Row> = BTreeMap::new();
+    for row in came.iter().filter(|row| video(row, "received")) {
+        let earliest = first.entry(row.dts).or_insert(row);
+        if row.at < earliest.at {
+            *earliest = row;
+        }
+    }
+    let Some(begun) = first.values().map(|row| row.at).min() else { return Vec::new() };
+    let mut floors = floors.clone();
+    let mut pictures = Vec::new();
+    let start = sent.first().map_or(0, |row| row.at);
+    for row in sent.iter().filter(|row| video(row, "encoded")) {
+        // Every picture takes its place on every path, whichever it came by.
+        let at = Duration::from_micros(u64::try_from(row.at - start).unwrap_or(0));
+        let (cdn, peer) = (floors.cdn_units.send(at, row.bytes), floors.peer.send(at, row.bytes));
+        let Some(arrived) = first.get(&row.dts).filter(|_| row.at >= begun) else { continue };
+        let floor = if arrived.path.contains("peer") { peer } else { cdn };
+        pictures.push(Picture {
+            dts: row.dts,
+            bytes: row.bytes,
+            random_access: row.random_access,
+            path: arrived.path.clone(),
+            encoded: row.at,
+            received: arrived.at,
+            floor_ms: floor.as_secs_f64() * 1e3,
+        });
+    }
+    pictures
+}
+
+/// What a viewer's summary says that must not be: units lost or shown twice, whatever the paths did.
+pub(super) fn faults(summary: &Value) -> Vec<String> {
+    let mut faults = Vec::new();
+    let mut demand = |what: &str, value: &Value| {
+        if value.as_u64() != Some(0) {
+            faults.push(format!("{what}: {value}"));
+        }
+    };
+    demand("units lost", &summary["lost"]);
+    demand("units lost at changes of path", &summary["switches"]["lost"]);
+    demand("pictures missing by their own count", &summary["marker"]["gaps"]);
+    demand("pictures repeated or out of order by their own count", &summary["marker"]["repeats"]);
+    faults
+}
+
+/// The stream of the analysis: 1 Mbit/s at 30 pictures a second, an IDR every two seconds, no sound.
+pub(super) const STREAM: [&str; 12] =
+    ["--source", "test", "--audio", "none", "--size", "640x360", "--fps", "30", "--bitrate", "1M", "--gop", "2s"];
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::floor::{FRAMING, Hop};
+
+    fn row(stage: &str, dts: i64, path: &str, at: i64) -> Row {
+        Row {
+            stage: stage.into(),
+            track: "v0".into(),
+            dts,
+            random_access: dts == 0,
+            bytes: 1000,
+            path: path.into(),
+            at,
+        }
+    }
+
+    #[test]
+    fn the_first_copy_counts_and_what_came_with_joining_does_not() {
+        let hop = Hop { rate: None, delay: Duration::from_millis(5) };
+        let floors = Floors::new(FRAMING, &[hop], &[hop], &[hop]);
+        let sent = [row("encoded", 0, "", 0), row("encoded", 33, "", 33_000), row("encoded", 66, "", 66_000)];
+        let came = [
+            row("received", 0, "relay", 20_000),
+            row("received", 33, "relay", 60_000),
+            row("received", 33, "LAN peer", 40_000),
+            row("presented", 33, "", 90_000),
+            row("received", 66, "relay", 80_000),
+        ];
+        let pictures = join(&sent, &came, &floors);
+        let told: Vec<_> = pictures.iter().map(|p| (p.dts, p.path.as_str(), p.delay_ms(), p.floor_ms)).collect();
+        assert_eq!(told, [(33, "LAN peer", 7.0, 5.0), (66, "relay", 14.0, 10.0)]);
+        assert!(join(&sent, &[], &floors).is_empty());
+    }
+
+    #[test]
+    fn a_loss_a_gap_or_silence_is_a_fault() {
+        let good = json!({ "lost": 0, "switches": { "lost": 0 }, "marker": { "gaps": 0, "repeats": 0 } });
+        assert_eq!(faults(&good), Vec::<String>::new());
+        let bad = json!({ "lost": 2, "switches": { "lost": 0 }, "marker": { "gaps": 1, "repeats": 0 } });
+        assert_eq!(faults(&bad).len(), 2);
+        assert_eq!(faults(&json!({ "marker": null })).len(), 4);
+    }
+}

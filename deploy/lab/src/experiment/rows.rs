@@ -1,0 +1,73 @@
+//! Reading what programs trace (`--trace`): a row for each access unit and stage.
+
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+
+/// One line of a trace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Row {
+    /// `encoded`, `received` …
+    pub(super) stage: String,
+    /// `v0`, `a0`.
+    pub(super) track: String,
+    /// Milliseconds.
+    pub(super) dts: i64,
+    pub(super) random_access: bool,
+    pub(super) bytes: usize,
+    /// What the program calls the path; empty if there is only one.
+    pub(super) path: String,
+    /// Microseconds since the Unix epoch.
+    pub(super) at: i64,
+}
+
+/// All whole lines of a trace that is perhaps still being written.
+pub(super) fn read(path: &Path) -> Result<Vec<Row>> {
+    let text = std::fs::read_to_string(path).with_context(|| format!("read the trace {}", path.display()))?;
+    parse(&text).with_context(|| format!("trace {}", path.display()))
+}
+
+fn parse(text: &str) -> Result<Vec<Row>> {
+    let whole = &text[..text.rfind('\n').map_or(0, |end| end + 1)];
+    let mut lines = whole.lines();
+    let header = lines.next().unwrap_or_default();
+    ensure!(header == HEADER, "its columns are {header:?}, and {HEADER:?} are wanted: another version's programs?");
+    lines.map(|line| row(line).with_context(|| format!("line {line:?}"))).collect()
+}
+
+fn row(line: &str) -> Result<Row> {
+    let fields: Vec<&str> = line.split(',').collect();
+    let [stage, track, dts, random_access, bytes, path, at] = fields[..] else {
+        anyhow::bail!("{} fields", fields.len())
+    };
+    Ok(Row {
+        stage: stage.to_owned(),
+        track: track.to_owned(),
+        dts: dts.parse()?,
+        random_access: random_access == "1",
+        bytes: bytes.parse()?,
+        path: path.to_owned(),
+        at: at.parse()?,
+    })
+}
+
+const HEADER: &str = "stage,track,dts_ms,random_access,bytes,path,at_us";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whole_lines_are_read_and_others_told() {
+        let text = format!("{HEADER}\nreceived,v0,-40,1,30000,LAN peer,17\nreceived,v0,0");
+        let rows = parse(&text).unwrap();
+        assert_eq!(rows.len(), 1);
+        assert_eq!(
+            (rows[0].dts, rows[0].random_access, rows[0].path.as_str(), rows[0].at),
+            (-40, true, "LAN peer", 17)
+        );
+        assert!(parse("a,b\n").is_err());
+        assert!(parse(&format!("{HEADER}\nreceived,v0\n")).is_err());
+        assert!(parse("").is_err());
+    }
+}

@@ -1,0 +1,192 @@
+//! What an experiment stands on: the programs, started in hosts, with their logs and traces in one directory.
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+
+use super::{Options, result_file, rows};
+use crate::host::Host;
+use crate::plan::Plan;
+use crate::process::Process;
+use crate::wait::until;
+
+/// A directory and the programs.
+#[derive(Debug)]
+pub(super) struct Stage {
+    pub(super) quick: bool,
+    pub(super) seed: u64,
+    programs: PathBuf,
+    work: PathBuf,
+    /// Gone with it, unless kept.
+    _directory: Option<tempfile::TempDir>,
+}
+
+/// A program that traces.
+#[derive(Debug)]
+pub(super) struct Traced {
+    pub(super) process: Process,
+    trace: PathBuf,
+}
+
+impl Stage {
+    /// Finds the programs, and makes the directory.
+    pub(super) fn set(name: &str, options: &Options) -> Result<Stage> {
+        let programs = match &options.programs {
+            Some(directory) => directory.clone(),
+            None => std::env::current_exe()?.parent().context("this program is in no directory")?.to_owned(),
+        };
+        for program in ["broadcaster", "cdn", "viewer"] {
+            let path = programs.join(program);
+            ensure!(
+                path.exists(),
+                "there is no {}: build it (cargo build --release -p broadcaster -p cdn -p viewer), or say where it is with --bin",
+                path.display()
+            );
+        }
+        let (work, directory) = if options.keep {
+            let work = result_file(&options.out, name, "work");
+            std::fs::create_dir_all(&work)?;
+            (work, None)
+        } else {
+            let directory = tempfile::Builder::new().prefix("nearcast-lab.").tempdir()?;
+            (directory.path().to_owned(), Some(directory))
+        };
+        Ok(Stage { quick: options.quick, seed: options.seed, programs, work, _directory: directory })
+    }
+
+    /// A shipped topology with this run's seed.
+    pub(super) fn plan(&self, text: &str) -> Result<Plan> {
+        let mut plan: Plan = text.parse()?;
+        plan.seed = self.seed;
+        Ok(plan)
+    }
+
+    /// `seconds`, or `quick` of them in a short run.
+    pub(super) fn seconds(&self, seconds: u64, quick: u64) -> Duration {
+        Duration::from_secs(if self.quick { quick } else { seconds })
+    }
+
+    /// A path in the directory.
+    pub(super) fn path(&self, name: &str) -> PathBuf {
+        self.work.join(name)
+    }
+
+    /// One of the programs, to be run in a host.
+    pub(super) fn command(&self, host: &Host, program: &str) -> Command {
+        let mut command = host.command(self.programs.join(program));
+        command.env_remove("RUST_LOG");
+        command
+    }
+
+    /// Starts what was prepared; its output is in files of that name.
+    pub(super) fn start(&self, name: &str, command: &mut Command) -> Result<Process> {
+        Process::spawn(&self.work, name, command)
+    }
+
+    /// A stream key for `live`.
+    pub(super) fn key(&self) -> Result<String> {
+        let made = Command::new(self.programs.join("cdn"))
+            .args(["key", "new", "live", "--data"])
+            .arg(self.path("cdn-data"))
+            .output()
+            .context("cdn key new")?;
+        let said = String::from_utf8_lossy(&made.stdout).into_owned();
+        ensure!(made.status.success(), "cdn key new: {said}{}", String::from_utf8_lossy(&made.stderr));
+        let key = said.lines().last().and_then(|line| line.split_whitespace().last());
+        Ok(key.context("cdn key new printed no key")?.to_owned())
+    }
+
+    /// Starts a `cdn` at the host's address, on the usual ports, and waits until it listens.
+    pub(super) fn cdn(&self, host: &Host) -> Result<Process> {
+        let address = host.address().context("the CDN's host has no address")?;
+        let mut command = self.command(host, "cdn");
+        command.args([
+            "--rtmp",
+            "0.0.0.0:1935",
+            "--http",
+            "0.0.0.0:8080",
+            "--relay",
+            "0.0.0.0:4443",
+            "--metrics",
+            "off",
+        ]);
+        command.args(["--log", "json", "--public-host", &address.to_string(), "--data"]).arg(self.path("cdn-data"));
+        let mut process = self.start("cdn", &mut command)?;
+        process.line(START, "where it listens", |line| line.contains(r#""listening""#))?;
+        Ok(process)
+    }
+
+    /// Starts a `broadcaster` that pushes to `url`.
+    pub(super) fn broadcaster(&self, host: &Host, url: &str, options: &[&str]) -> Result<Traced> {
+        let command = self.command(host, "broadcaster");
+        self.traced("broadcaster", command, &[&["--log", "json", "--stats", "json"], options, &[url]].concat())
+    }
+
+    /// Starts a `viewer` without a window, its output in files of that name.
+    pub(super) fn viewer(&self, name: &str, host: &Host, url: &str, options: &[&str]) -> Result<Traced> {
+        let command = self.command(host, "viewer");
+        self.traced(name, command, &[&["--headless", "--log", "json", "--stats", "json"], options, &[url]].concat())
+    }
+
+    fn traced(&self, name: &str, mut command: Command, arguments: &[&str]) -> Result<Traced> {
+        let trace = self.path(&format!("{name}.trace"));
+        command.arg("--trace").arg(&trace).args(arguments);
+        Ok(Traced { process: self.start(name, &mut command)?, trace })
+    }
+}
+
+impl Traced {
+    /// What it has traced so far; nothing while it has not begun.
+    pub(super) fn rows(&self) -> Result<Vec<rows::Row>> {
+        if self.trace.exists() && std::fs::metadata(&self.trace)?.len() > 0 {
+            rows::read(&self.trace)
+        } else {
+            Ok(Vec::new())
+        }
+    }
+
+    /// Waits until it has traced `count` pictures at `stage` by a path whose name begins with `path`, from `since` on (microseconds).
+    pub(super) fn wait_pictures(
+        &mut self,
+        stage: &str,
+        path: &str,
+        count: usize,
+        since: i64,
+        within: Duration,
+    ) -> Result<()> {
+        let what = format!("{count} pictures {stage} {path}");
+        until(within, &what, || {
+            ensure!(self.process.running()?, "{} ended: {}", self.process.name(), last_lines(&self.process.err()));
+            let is_one = |row: &rows::Row| {
+                row.stage == stage && row.track.starts_with('v') && row.path.starts_with(path) && row.at >= since
+            };
+            Ok((self.rows()?.iter().filter(|row| is_one(row)).count() >= count).then_some(()))
+        })
+    }
+
+    /// Asks it to end, and gives the last object that it printed: its summary.
+    pub(super) fn finish(&mut self) -> Result<Value> {
+        self.process.interrupt();
+        self.process.exit(END)?;
+        let out = self.process.out();
+        let last = out.lines().rev().find(|line| line.starts_with('{'));
+        let last = last.with_context(|| {
+            format!("{} printed no summary: {}", self.process.name(), last_lines(&self.process.err()))
+        })?;
+        Ok(serde_json::from_str(last)?)
+    }
+}
+
+/// The end of a log, for an error's text.
+fn last_lines(log: &str) -> String {
+    let lines: Vec<&str> = log.lines().collect();
+    lines[lines.len().saturating_sub(5)..].join(" | ")
+}
+
+/// On a busy machine.
+const START: Duration = Duration::from_secs(20);
+/// How long a program may take to end when asked.
+const END: Duration = Duration::from_secs(10);

@@ -1,0 +1,30 @@
+//! What happens on Ctrl-C and SIGTERM: something of the caller's, in a thread that only waits for them.
+
+use std::mem::MaybeUninit;
+use std::ptr;
+
+use anyhow::{Result, ensure};
+
+/// Has a thread wait for SIGINT, SIGTERM and SIGHUP, and run `then` on the first. To be called before other threads are made: they
+/// inherit that these signals wait, as children do unless [`crate::Process`] starts them.
+pub(crate) fn on_signal(then: impl FnOnce() + Send + 'static) -> Result<()> {
+    let mut signals = MaybeUninit::<libc::sigset_t>::uninit();
+    // SAFETY: sigemptyset initialises the set that its pointer refers to, and sigaddset adds to it.
+    let signals = unsafe {
+        libc::sigemptyset(signals.as_mut_ptr());
+        for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP] {
+            libc::sigaddset(signals.as_mut_ptr(), signal);
+        }
+        signals.assume_init()
+    };
+    // SAFETY: the set is initialised and outlives the call.
+    let blocked = unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &raw const signals, ptr::null_mut()) };
+    ensure!(blocked == 0, "cannot hold back signals: error {blocked}");
+    std::thread::Builder::new().name("signals".into()).spawn(move || {
+        let mut signal = 0;
+        // SAFETY: both pointers are to live values.
+        while unsafe { libc::sigwait(&raw const signals, &raw mut signal) } != 0 {}
+        then();
+    })?;
+    Ok(())
+}
