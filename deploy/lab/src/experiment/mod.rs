@@ -3,6 +3,7 @@
 //! An experiment is a function from a [`Stage`] to an [`Outcome`]; what all have in common is here: where results go, what is
 //! noted of the machine, and whether the run counts.
 
+mod handover;
 mod outcome;
 mod paper;
 mod pictures;
@@ -36,6 +37,11 @@ pub const ALL: &[Experiment] = &[
         run: paper::figure_2,
     },
     Experiment { name: "paper-fig3", about: "the same with links of 100 and 10 Mbit/s", run: paper::figure_3 },
+    Experiment {
+        name: "handover",
+        about: "the direct link fails in every way, and the CDN too: what each change of path costs two viewers",
+        run: handover::run,
+    },
 ];
 
 /// How to run one.

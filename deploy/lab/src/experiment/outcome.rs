@@ -62,7 +62,7 @@ impl Outcome {
             "findings": self.findings,
         });
         let mut figure = self.figure.clone();
-        figure.caption = format!("{}    {}", command(name, options), caption(&self.lateness));
+        figure.caption = format!("{}   ·   {}", command(name, options), caption(&self.lateness));
         figure.void = self.void.clone();
         let svg = figure::svg(&figure)?;
         let mut written = Vec::new();

@@ -209,7 +209,7 @@ impl Run {
             title: "Each picture: from the encoder to the viewer".into(),
             x: Axis::new("seconds", 0.0, end),
             y: Axis::new("delay in ms", 0.0, (highest * 1.12 / 50.0).ceil() * 50.0),
-            margin: 290,
+            margin: 330,
             marks,
         };
         Figure {
@@ -246,6 +246,7 @@ impl Run {
             level(&self.floors.cdn_units, small, "CDN", BLUE),
             level(&self.floors.cdn_units, idr, "CDN, IDR", BLUE),
             level(&self.floors.peer, small, "peer", VERMILION),
+            level(&self.floors.peer_second, small, "peer, CDN copy first", GREY),
             level(&self.floors.peer, idr, "peer, IDR", VERMILION),
         ]
     }
@@ -286,17 +287,17 @@ impl Run {
         let worst = ["relay", PEER].iter().filter_map(|path| quantile(&self.over(path), 0.99)).fold(GOAL.1, f64::max);
         Panel {
             width: 0.85,
-            title: "How far over each picture's floor".into(),
+            title: "How far over its floor each picture is".into(),
             x: Axis::new("ms over the floor", 0.0, (worst * 1.25 / 5.0).ceil() * 5.0),
             y: Axis::new("% of pictures", 0.0, 100.0),
-            margin: 40,
+            margin: 90,
             marks: vec![
                 Mark::Event { x: GOAL.0, label: String::new() },
                 Mark::Event { x: GOAL.1, label: String::new() },
-                Mark::Level { y: 50.0, colour: INK, label: String::new() },
-                Mark::Level { y: 99.0, colour: INK, label: String::new() },
+                Mark::Level { y: 50.0, colour: INK, label: "half".into() },
+                Mark::Level { y: 99.0, colour: INK, label: "99%".into() },
                 curve("CDN", "relay", BLUE, false),
-                curve("peer", PEER, VERMILION, true),
+                curve("peer      upright: the goals, 3 ms at half, 10 ms at 99%", PEER, VERMILION, true),
             ],
         }
     }

@@ -167,6 +167,29 @@ impl Traced {
         })
     }
 
+    /// The changes of path that a viewer has logged.
+    pub(super) fn switches(&self) -> Vec<Value> {
+        let log = self.process.err();
+        let switched = log.lines().filter(|line| line.contains(r#""switched""#));
+        switched
+            .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+            .map(|line| line["fields"].clone())
+            .collect()
+    }
+
+    /// Waits until a viewer's pictures come by a path whose name begins with `source`.
+    pub(super) fn wait_source(&mut self, source: &str, within: Duration) -> Result<()> {
+        until(within, &format!("pictures by {source}"), || {
+            ensure!(self.process.running()?, "{} ended: {}", self.process.name(), last_lines(&self.process.err()));
+            let to = self.switches().last().and_then(|switch| switch["to"].as_str().map(str::to_owned));
+            let by = || {
+                let rows = self.rows().ok()?;
+                rows.into_iter().rev().find(|row| row.stage == "spliced").map(|row| row.path)
+            };
+            Ok(to.or_else(by).is_some_and(|now| now.starts_with(source)).then_some(()))
+        })
+    }
+
     /// Asks it to end, and gives the last object that it printed: its summary.
     pub(super) fn finish(&mut self) -> Result<Value> {
         self.process.interrupt();

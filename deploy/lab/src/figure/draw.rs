@@ -101,8 +101,8 @@ fn draw_panel(root: &Area, area: &Area, panel: &Panel) -> Result<()> {
         .margin_right(panel.margin.max(30))
         .margin_left(14)
         .margin_bottom(14)
-        .x_label_area_size(if panel.x.label.is_empty() { 48 } else { 86 })
-        .y_label_area_size(118);
+        .x_label_area_size(if panel.x.label.is_empty() { 48 } else { 74 })
+        .y_label_area_size(104);
     if panel.y.log {
         on_axes(root, area, panel, builder.build_cartesian_2d(x, y.log_scale()).map_err(failed)?)
     } else {
@@ -138,7 +138,9 @@ where
             }
             Mark::Event { x, label } => {
                 let (left, top) = pixel(&chart, *x, panel.y.to);
-                write(root, label, (left + 8, top + 36), 22, INK, HPos::Left)?;
+                for (n, line) in label.split('\n').enumerate() {
+                    write(root, line, (left + 8, top + 34 + n as i32 * 28), 22, INK, HPos::Left)?;
+                }
             }
             Mark::Level { y, colour, label } => levels.push((pixel(&chart, panel.x.to, *y), *colour, label)),
             Mark::Bars { colour, bars, .. } => {
@@ -235,7 +237,7 @@ where
 /// The title, and below it what each colour means.
 fn legend(root: &Area, area: &Area, panel: &Panel) -> Result<()> {
     let (left, top) = area.get_base_pixel();
-    let mut x = left + 132;
+    let mut x = left + 118;
     write(root, &panel.title, (x, top + 14), 27, INK, HPos::Left)?;
     let y = top + 60;
     for mark in &panel.marks {

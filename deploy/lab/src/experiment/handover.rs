@@ -1,0 +1,355 @@
+//! `handover`: the changes of path that failures of the direct link make, as a timeline and as a table.
+//!
+//! Two viewers in the house watch at once: one whose fallback stands ready and idle (warm), one to whom two paths flow (hot). The
+//! direct link fails in every way that links fail in, and is mended; the CDN dies and comes back. The stream itself goes on, by the
+//! broadcaster's other way out.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+
+use super::outcome::{Outcome, quantile, round, sorted};
+use super::pictures::{self, Picture};
+use super::probe::now;
+use super::stage::{Stage, Traced};
+use crate::figure::{Axis, BLUE, Colour, Figure, GREY, Mark, Panel, Row, VERMILION};
+use crate::floor::{FRAMING, Floors};
+use crate::link::shape::Shape;
+use crate::plan::build::Built;
+use crate::process::Process;
+use crate::wait::until;
+
+/// A way to fail, in the order of a round.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Cause {
+    Cut,
+    BlackHole,
+    LongBlackHole,
+    Loss,
+    DelayStep,
+    KilledCdn,
+}
+
+impl Cause {
+    const ALL: [Cause; 6] =
+        [Cause::Cut, Cause::BlackHole, Cause::LongBlackHole, Cause::Loss, Cause::DelayStep, Cause::KilledCdn];
+
+    const fn words(self) -> &'static str {
+        match self {
+            Cause::Cut => "cable pulled",
+            Cause::BlackHole => "black hole",
+            Cause::LongBlackHole => "long black hole",
+            Cause::Loss => "30% loss",
+            Cause::DelayStep => "+150 ms",
+            Cause::KilledCdn => "CDN killed",
+        }
+    }
+}
+
+/// One failure, in microseconds since the Unix epoch.
+struct Event {
+    cause: Cause,
+    failed: i64,
+    mended: i64,
+}
+
+/// A viewer and what it went through.
+struct Watched {
+    mode: &'static str,
+    pictures: Vec<Picture>,
+    summary: Value,
+    /// The cause of each change of path but the first, which is the move to the broadcaster at the start.
+    causes: Vec<Cause>,
+}
+
+pub(super) fn run(stage: &Stage) -> Result<Outcome> {
+    let plan = stage.plan(include_str!("../../topologies/house.toml"))?;
+    let hops = |from, to| plan.hops(from, to);
+    let floors =
+        Floors::new(FRAMING, &hops("broadcaster", "cdn")?, &hops("cdn", "viewer")?, &hops("broadcaster", "viewer")?);
+    let built = plan.build()?;
+    let cdn = built.host("cdn")?;
+    let address = cdn.address().context("the CDN has no address")?;
+    let key = stage.key()?;
+    let mut server = Some(stage.cdn(cdn)?);
+    let mut options = pictures::STREAM.to_vec();
+    options.extend(["--peer-listen", "10.77.0.10:4444"]);
+    let mut broadcaster =
+        stage.broadcaster(built.host("broadcaster")?, &format!("rtmp://{address}/live/{key}"), &options)?;
+    let page = format!("http://{address}:8080/live");
+    let warm = stage.viewer("warm", built.host("viewer")?, &page, &["--standby", "warm", "--latency", "60"])?;
+    let hot = stage.viewer("hot", built.host("viewer2")?, &page, &["--standby", "hot"])?;
+    let mut viewers = [warm, hot];
+    for viewer in &mut viewers {
+        viewer.wait_source(PEER, START)?;
+    }
+    std::thread::sleep(Duration::from_secs(2));
+    let before = built.network.lateness();
+    let begun = now();
+    let (mut events, mut seen) = (Vec::new(), viewers.each_ref().map(|viewer| viewer.switches().len()));
+    let mut causes: [Vec<Cause>; 2] = Default::default();
+    for round in 0..if stage.quick { 1 } else { ROUNDS } {
+        for cause in Cause::ALL {
+            let event = fail(stage, &built, cause, &mut viewers, &mut server)
+                .with_context(|| format!("{}, round {round}", cause.words()))?;
+            events.push(event);
+            for (n, viewer) in viewers.iter_mut().enumerate() {
+                viewer.wait_source(PEER, START).with_context(|| format!("after {}, round {round}", cause.words()))?;
+                let count = viewer.switches().len();
+                causes[n].extend(std::iter::repeat_n(cause, count - seen[n]));
+                seen[n] = count;
+            }
+            std::thread::sleep(BETWEEN);
+        }
+    }
+    let ended = now();
+    let lateness = built.network.lateness().since(&before);
+    let void = built.network.ensure_valid().err().map(|error| format!("{error:#}"));
+    let mut watched = Vec::new();
+    let mut faults = Vec::new();
+    for (mode, (mut viewer, causes)) in ["warm", "hot"].into_iter().zip(viewers.into_iter().zip(causes)) {
+        let summary = viewer.finish()?;
+        faults.extend(pictures::faults(&summary).into_iter().map(|fault| format!("{mode}: {fault}")));
+        let pictures = pictures::join(&broadcaster.rows()?, &viewer.rows()?, &floors);
+        let pictures = pictures.into_iter().filter(|p| (begun..ended).contains(&p.encoded)).collect();
+        watched.push(Watched { mode, pictures, summary, causes });
+    }
+    broadcaster.finish()?;
+    let table: Vec<Change> = watched.iter().flat_map(Watched::changes).collect();
+    Ok(Outcome {
+        findings: json!({
+            "changes": table.len(),
+            "table": summarise(&table),
+            "viewers": watched.iter().map(|w| json!({ "mode": w.mode, "summary": w.summary })).collect::<Vec<_>>(),
+        }),
+        lines: lines(&table),
+        columns: &["mode", "cause", "to", "why", "late_ms", "stood_ms", "lost"],
+        rows: table.iter().map(Change::row).collect(),
+        figure: figure(&watched, &events, &table, begun),
+        faults,
+        lateness,
+        void,
+    })
+}
+
+/// Has the direct link, or the CDN, fail; waits until the viewers have noticed where they must; mends it.
+fn fail(
+    stage: &Stage,
+    built: &Built,
+    cause: Cause,
+    viewers: &mut [Traced; 2],
+    server: &mut Option<Process>,
+) -> Result<Event> {
+    let direct = built.link("direct")?;
+    let whole = direct.shape(crate::Direction::AToB);
+    let failed = now();
+    match cause {
+        Cause::Cut => direct.cut()?,
+        Cause::BlackHole | Cause::LongBlackHole => direct.blackhole()?,
+        Cause::Loss => direct.set_both(Shape { loss: 0.3, ..whole })?,
+        Cause::DelayStep => direct.set_both(Shape { delay: whole.delay + Duration::from_millis(150), ..whole })?,
+        Cause::KilledCdn => server.take().context("there is no cdn to kill")?.kill(),
+    }
+    match cause {
+        // They may stay, if enough comes through.
+        Cause::Loss | Cause::DelayStep => std::thread::sleep(Duration::from_millis(1200)),
+        Cause::KilledCdn => std::thread::sleep(Duration::from_millis(500)),
+        Cause::Cut | Cause::BlackHole | Cause::LongBlackHole => {
+            viewers.iter_mut().try_for_each(|viewer| viewer.wait_source(CDN, START))?;
+        }
+    }
+    match cause {
+        // Longer than a silent path is kept: it has to be found and opened anew.
+        Cause::LongBlackHole => std::thread::sleep(Duration::from_millis(2500)),
+        Cause::KilledCdn => *server = Some(stage.cdn(built.host("cdn")?)?),
+        _ => {}
+    }
+    direct.heal()?;
+    direct.set_both(whole)?;
+    let mended = now();
+    if cause == Cause::KilledCdn {
+        // The publisher's and the viewers' own pace of coming back.
+        std::thread::sleep(Duration::from_millis(2500));
+    }
+    Ok(Event { cause, failed, mended })
+}
+
+/// One change of path.
+struct Change {
+    mode: &'static str,
+    cause: Cause,
+    to_peer: bool,
+    why: String,
+    /// How much later the first picture by the new path came than its time says.
+    late: Option<f64>,
+    /// How much longer a picture stood than it should have.
+    stood: Option<f64>,
+    lost: u64,
+}
+
+impl Change {
+    fn row(&self) -> Vec<String> {
+        let number = |value: Option<f64>| value.map_or(String::new(), |value| round(value).to_string());
+        let to = if self.to_peer { "peer" } else { "cdn" };
+        vec![
+            self.mode.to_owned(),
+            self.cause.words().to_owned(),
+            to.to_owned(),
+            self.why.clone(),
+            number(self.late),
+            number(self.stood),
+            self.lost.to_string(),
+        ]
+    }
+}
+
+impl Watched {
+    fn changes(&self) -> Vec<Change> {
+        let recent = self.summary["switches"]["recent"].as_array().cloned().unwrap_or_default();
+        // Of very many, the oldest are forgotten.
+        let known = self.causes.len().min(recent.len());
+        let pairs = recent[recent.len() - known..].iter().zip(&self.causes[self.causes.len() - known..]);
+        let change = |(said, cause): (&Value, &Cause)| Change {
+            mode: self.mode,
+            cause: *cause,
+            to_peer: said["to"].as_str().is_some_and(|to| to.starts_with(PEER)),
+            why: said["why"].as_str().unwrap_or_default().to_owned(),
+            late: said["late_ms"].as_f64(),
+            stood: said["gap_ms"].as_f64(),
+            lost: said["lost"].as_u64().unwrap_or(0),
+        };
+        pairs.map(change).collect()
+    }
+}
+
+/// What each kind of change cost: mode, cause, whether to the peer, how many, and their latenesses in order.
+fn groups(table: &[Change]) -> Vec<(&'static str, Cause, bool, usize, Vec<f64>, Vec<f64>)> {
+    let mut groups = Vec::new();
+    for mode in ["warm", "hot"] {
+        for cause in Cause::ALL {
+            for to_peer in [false, true] {
+                let of = |c: &&Change| (c.mode, c.cause, c.to_peer) == (mode, cause, to_peer);
+                let count = table.iter().filter(of).count();
+                let late = sorted(table.iter().filter(of).filter_map(|change| change.late));
+                let stood = sorted(table.iter().filter(of).filter_map(|change| change.stood));
+                if count > 0 {
+                    groups.push((mode, cause, to_peer, count, late, stood));
+                }
+            }
+        }
+    }
+    groups
+}
+
+fn summarise(table: &[Change]) -> Value {
+    let group = |(mode, cause, to_peer, count, late, stood): (&str, Cause, bool, usize, Vec<f64>, Vec<f64>)| {
+        json!({
+            "mode": mode, "cause": cause.words(), "to": if to_peer { "peer" } else { "cdn" }, "changes": count,
+            "late_ms": { "median": quantile(&late, 0.5), "worst": late.last() },
+            "stood_ms": { "median": quantile(&stood, 0.5), "worst": stood.last() },
+        })
+    };
+    groups(table).into_iter().map(group).collect()
+}
+
+fn lines(table: &[Change]) -> Vec<String> {
+    let mut lines = vec![format!(
+        "{} changes of path; late: the first picture by the new path, against its time; stood: a picture, too long",
+        table.len()
+    )];
+    for (mode, cause, to_peer, count, late, stood) in groups(table) {
+        let ms = |values: &[f64]| {
+            let of = |value: Option<f64>| value.map_or("-".to_owned(), |value| format!("{value:.0}"));
+            format!("{:>4} / {:>4}", of(quantile(values, 0.5)), of(values.last().copied()))
+        };
+        let to = if to_peer { "to the peer" } else { "to the CDN" };
+        let (cause, late, stood) = (cause.words(), ms(&late), ms(&stood));
+        lines.push(format!(
+            "{mode:<5} {cause:<16} {to:<12} {count:>3} times; median / worst: late {late} ms, stood {stood} ms"
+        ));
+    }
+    lines
+}
+
+fn figure(watched: &[Watched], events: &[Event], table: &[Change], begun: i64) -> Figure {
+    let mut rows: Vec<Row> =
+        watched.iter().map(|w| Row { height: 440, panels: vec![timeline(w, events, begun)] }).collect();
+    let worst = table.iter().filter_map(|change| change.late).fold(100.0, f64::max);
+    let strips = ["warm", "hot"].map(|mode| strip(mode, table, (worst * 1.1 / 50.0).ceil() * 50.0));
+    rows.push(Row { height: 480, panels: strips.into() });
+    Figure {
+        title: "Changes of path: what the network does, and what the viewer sees".into(),
+        subtitle: vec![
+            "A house with the broadcaster and two viewers 8 ms apart, and a CDN 30 ms beyond. Each shaded stretch is a failure, until mended.".into(),
+            "Warm: the other path is connected and idle. Hot: both flow, and the first copy of each picture counts. No picture is lost.".into(),
+        ],
+        rows,
+        ..Figure::default()
+    }
+}
+
+/// The first round, as one viewer had it.
+fn timeline(watched: &Watched, events: &[Event], begun: i64) -> Panel {
+    let seconds = |at: i64| (at - begun) as f64 / 1e6;
+    let first = &events[..events.len().min(Cause::ALL.len())];
+    let end = first.last().map_or(1.0, |event| seconds(event.mended) + 3.5);
+    let mut marks: Vec<Mark> = Vec::new();
+    for (n, event) in first.iter().enumerate() {
+        let (from, to) = (seconds(event.failed), seconds(event.mended));
+        marks.push(Mark::Band { from, to, colour: GREY, label: String::new() });
+        let label = format!("{}{}", if n % 2 == 0 { "" } else { "\n" }, event.cause.words());
+        marks.push(Mark::Event { x: from, label });
+    }
+    let points = |by_peer: bool| {
+        let of = watched.pictures.iter().filter(|p| p.path.starts_with(PEER) == by_peer);
+        of.map(|p| (seconds(p.encoded), p.delay_ms().min(CEILING))).filter(|(x, _)| *x <= end).collect::<Vec<_>>()
+    };
+    let dots = |name: &str, colour: Colour, points| Mark::Dots { name: name.into(), colour, points, radius: 3 };
+    marks.push(dots("first copy through the CDN", BLUE, points(false)));
+    marks.push(dots("first copy from the broadcaster", VERMILION, points(true)));
+    Panel {
+        width: 1.0,
+        title: format!("Delay of each picture, {}", watched.mode),
+        x: Axis::new("seconds", 0.0, end),
+        y: Axis::new("delay in ms", 0.0, CEILING),
+        margin: 40,
+        marks,
+    }
+}
+
+/// Every change of one viewer, by cause.
+fn strip(mode: &str, table: &[Change], highest: f64) -> Panel {
+    let names: Vec<String> = Cause::ALL.iter().map(|cause| cause.words().to_owned()).collect();
+    let points = |to_peer: bool| {
+        let of =
+            table.iter().filter(|c| c.mode == mode && c.to_peer == to_peer).filter_map(|c| Some((c.cause, c.late?)));
+        // Beside each other, so that none hides another.
+        let place = |(n, (cause, late)): (usize, (Cause, f64))| {
+            let at = Cause::ALL.iter().position(|other| *other == cause).unwrap_or(0) as f64;
+            let side = if to_peer { 0.18 } else { -0.18 };
+            (at + side + (n % 5) as f64 * 0.04 - 0.08, late.max(0.0))
+        };
+        of.enumerate().map(place).collect::<Vec<_>>()
+    };
+    let dots = |name: &str, colour: Colour, points| Mark::Dots { name: name.into(), colour, points, radius: 6 };
+    Panel {
+        width: 1.0,
+        title: format!("How late the first picture by the new path came, {mode}"),
+        x: Axis::named("", &names),
+        y: Axis::new("ms", 0.0, highest),
+        margin: 30,
+        marks: vec![dots("to the CDN", BLUE, points(false)), dots("to the broadcaster", VERMILION, points(true))],
+    }
+}
+
+const PEER: &str = "LAN peer";
+const CDN: &str = "relay";
+/// Each cause comes so often.
+const ROUNDS: usize = 6;
+/// From one failure's end to the next.
+const BETWEEN: Duration = Duration::from_millis(1500);
+/// To find the broadcaster, or to notice, on a busy machine.
+const START: Duration = Duration::from_secs(40);
+/// Of the timeline's axis: what takes longer is drawn at its edge.
+const CEILING: f64 = 300.0;
