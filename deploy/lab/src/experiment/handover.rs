@@ -87,6 +87,7 @@ pub(super) fn run(stage: &Stage) -> Result<Outcome> {
     std::thread::sleep(Duration::from_secs(2));
     let before = built.network.lateness();
     let begun = now();
+    std::thread::sleep(Duration::from_secs(1));
     let (mut events, mut seen) = (Vec::new(), viewers.each_ref().map(|viewer| viewer.switches().len()));
     let mut causes: [Vec<Cause>; 2] = Default::default();
     for round in 0..if stage.quick { 1 } else { ROUNDS } {
@@ -312,7 +313,8 @@ fn timeline(watched: &Watched, events: &[Event], begun: i64) -> Panel {
         width: 1.0,
         title: format!("Delay of each picture, {}", watched.mode),
         x: Axis::new("seconds", 0.0, end),
-        y: Axis::new("delay in ms", 0.0, CEILING),
+        // Room above for what happens.
+        y: Axis::new("delay in ms", 0.0, CEILING * 1.35),
         margin: 40,
         marks,
     }

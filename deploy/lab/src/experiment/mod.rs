@@ -3,6 +3,7 @@
 //! An experiment is a function from a [`Stage`] to an [`Outcome`]; what all have in common is here: where results go, what is
 //! noted of the machine, and whether the run counts.
 
+mod fanout;
 mod handover;
 mod outcome;
 mod paper;
@@ -41,6 +42,11 @@ pub const ALL: &[Experiment] = &[
         name: "handover",
         about: "the direct link fails in every way, and the CDN too: what each change of path costs two viewers",
         run: handover::run,
+    },
+    Experiment {
+        name: "fanout-lan",
+        about: "one to eight viewers on the broadcaster's network: delay of each, and what the links carry",
+        run: fanout::run,
     },
 ];
 

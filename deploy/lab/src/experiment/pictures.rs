@@ -24,6 +24,8 @@ pub(super) struct Picture {
     pub(super) received: i64,
     /// What its path would take at best, behind the pictures before it.
     pub(super) floor_ms: f64,
+    /// Whether no change of path is near.
+    pub(super) settled: bool,
 }
 
 impl Picture {
@@ -42,12 +44,13 @@ impl Picture {
             self.path.clone(),
             round(self.delay_ms()).to_string(),
             round(self.floor_ms).to_string(),
+            u8::from(self.settled).to_string(),
         ]
     }
 }
 
 /// What [`Picture::row`] gives.
-pub(super) const COLUMNS: &[&str] = &["seconds", "dts_ms", "bytes", "idr", "path", "delay_ms", "floor_ms"];
+pub(super) const COLUMNS: &[&str] = &["seconds", "dts_ms", "bytes", "idr", "path", "delay_ms", "floor_ms", "settled"];
 
 /// Every picture that arrived live, in the order of encoding: those encoded before the first arrival came with joining.
 pub(super) fn join(sent: &[Row], came: &[Row], floors: &Floors) -> Vec<Picture> {
@@ -77,7 +80,13 @@ pub(super) fn join(sent: &[Row], came: &[Row], floors: &Floors) -> Vec<Picture> 
             encoded: row.at,
             received: arrived.at,
             floor_ms: floor.as_secs_f64() * 1e3,
+            settled: true,
         });
+    }
+    let changes: Vec<i64> =
+        pictures.windows(2).filter(|two| two[0].path != two[1].path).map(|two| two[1].encoded).collect();
+    for picture in &mut pictures {
+        picture.settled = !changes.iter().any(|change| (change - BEFORE..change + AFTER).contains(&picture.encoded));
     }
     pictures
 }
@@ -96,6 +105,11 @@ pub(super) fn faults(summary: &Value) -> Vec<String> {
     demand("pictures repeated or out of order by their own count", &summary["marker"]["repeats"]);
     faults
 }
+
+/// A path that fails brings late pictures before it is left: microseconds.
+const BEFORE: i64 = 500_000;
+/// A path that is new brings what it is behind with: microseconds.
+const AFTER: i64 = 2_000_000;
 
 /// The stream of the analysis: 1 Mbit/s at 30 pictures a second, an IDR every two seconds, no sound.
 pub(super) const STREAM: [&str; 12] =
@@ -135,7 +149,10 @@ mod tests {
         let pictures = join(&sent, &came, &floors);
         let told: Vec<_> = pictures.iter().map(|p| (p.dts, p.path.as_str(), p.delay_ms(), p.floor_ms)).collect();
         assert_eq!(told, [(33, "LAN peer", 7.0, 5.0), (66, "relay", 14.0, 10.0)]);
+        assert!(pictures.iter().all(|p| !p.settled), "the path changes");
         assert!(join(&sent, &[], &floors).is_empty());
+        let relayed: Vec<Row> = came.iter().filter(|row| row.path != "LAN peer").cloned().collect();
+        assert!(join(&sent, &relayed, &floors).iter().all(|p| p.settled));
     }
 
     #[test]

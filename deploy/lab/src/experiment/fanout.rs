@@ -1,0 +1,268 @@
+//! `fanout-lan`: one viewer after another joins on the broadcaster's own network, whose uplink carries 4 Mbit/s: what each of them
+//! sees, and what each link carries.
+//!
+//! Every copy is a unicast one. Three of them beside the one for the CDN are more than the uplink takes.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use serde_json::{Value, json};
+
+use super::outcome::{Outcome, quantile, round, sorted};
+use super::pictures::{self, Picture};
+use super::probe::now;
+use super::stage::{Stage, Traced};
+use crate::figure::{Axis, BLUE, Figure, GREEN, GREY, Mark, ORANGE, Panel, Row, VERMILION};
+use crate::floor::{FRAMING, Floors, MEAN_UNIT};
+use crate::link::Link;
+use crate::plan::{HostPlan, LinkPlan, Plan};
+
+/// With so many viewers.
+struct Step {
+    viewers: usize,
+    /// Microseconds since the Unix epoch.
+    from: i64,
+    to: i64,
+    /// Bits a second on the broadcaster's uplink, and from the CDN to the switch.
+    uplink: f64,
+    from_cdn: f64,
+    seen: Vec<Seen>,
+}
+
+/// By one viewer, in one step.
+struct Seen {
+    /// Milliseconds, in order.
+    delays: Vec<f64>,
+    /// The share of pictures that came straight from the broadcaster.
+    by_peer: f64,
+    /// Pictures that were encoded in this step and never came.
+    missing: usize,
+}
+
+pub(super) fn run(stage: &Stage) -> Result<Outcome> {
+    let most = if stage.quick { 3 } else { MOST };
+    let plan = with_viewers(stage.plan(include_str!("../../topologies/paper-a.toml"))?, most)?;
+    let hops = |from, to| plan.hops(from, to);
+    let floors =
+        Floors::new(FRAMING, &hops("broadcaster", "cdn")?, &hops("cdn", "viewer")?, &hops("broadcaster", "viewer")?);
+    let built = plan.build()?;
+    let cdn = built.host("cdn")?;
+    let address = cdn.address().context("the CDN has no address")?;
+    let key = stage.key()?;
+    let _server = stage.cdn(cdn)?;
+    let mut broadcaster =
+        stage.broadcaster(built.host("broadcaster")?, &format!("rtmp://{address}/live/{key}"), &pictures::STREAM)?;
+    let (uplink, from_cdn) = (built.link("broadcaster")?, built.link("cdn")?);
+    let before = built.network.lateness();
+    let (mut viewers, mut steps) = (Vec::<Traced>::new(), Vec::new());
+    for n in 1..=most {
+        let name = viewer_name(n);
+        let viewer = stage.viewer(&name, built.host(&name)?, &format!("http://{address}:8080/live"), &[])?;
+        viewers.push(viewer);
+        viewers[n - 1].wait_pictures("received", "", 30, 0, START).with_context(|| format!("viewer {n}"))?;
+        // Long enough to find the broadcaster and to move, or to be sent away.
+        std::thread::sleep(stage.seconds(6, 3));
+        let (from, carried) = (now(), carried(uplink, from_cdn));
+        std::thread::sleep(stage.seconds(8, 3));
+        let (to, now_carried) = (now(), self::carried(uplink, from_cdn));
+        let rate = |at: usize| (now_carried[at] - carried[at]) as f64 * 8e6 / (to - from) as f64;
+        steps.push(Step { viewers: n, from, to, uplink: rate(0), from_cdn: rate(1), seen: Vec::new() });
+    }
+    let lateness = built.network.lateness().since(&before);
+    let void = built.network.ensure_valid().err().map(|error| format!("{error:#}"));
+    // What is still on its way counts, too.
+    std::thread::sleep(Duration::from_secs(1));
+    let mut summaries = Vec::new();
+    for viewer in &mut viewers {
+        summaries.push(viewer.finish()?);
+    }
+    broadcaster.finish()?;
+    let sent = broadcaster.rows()?;
+    for viewer in &viewers {
+        let pictures = pictures::join(&sent, &viewer.rows()?, &floors);
+        let begun = pictures.first().map_or(i64::MAX, |picture| picture.encoded);
+        for step in steps.iter_mut().filter(|step| step.from >= begun) {
+            let within = |at: i64| (step.from..step.to).contains(&at);
+            let made = sent.iter().filter(|row| row.stage == "encoded" && within(row.at)).count();
+            let came: Vec<&Picture> = pictures.iter().filter(|picture| within(picture.encoded)).collect();
+            let by_peer = came.iter().filter(|picture| picture.path.starts_with(PEER)).count();
+            step.seen.push(Seen {
+                delays: sorted(came.iter().map(|picture| picture.delay_ms())),
+                by_peer: by_peer as f64 / came.len().max(1) as f64,
+                missing: made.saturating_sub(came.len()),
+            });
+        }
+    }
+    Ok(Outcome {
+        findings: json!({ "steps": steps.iter().map(Step::findings).collect::<Vec<_>>(), "viewers": summaries }),
+        lines: steps.iter().map(Step::line).collect(),
+        columns: &[
+            "viewers",
+            "viewer",
+            "delay_p50_ms",
+            "delay_p99_ms",
+            "by_peer",
+            "missing",
+            "uplink_bit_s",
+            "from_cdn_bit_s",
+        ],
+        rows: steps.iter().flat_map(Step::rows).collect(),
+        figure: figure(&steps, &floors),
+        // On a link that cannot carry what it is given, units are left out: that is a finding, and no fault.
+        faults: Vec::new(),
+        lateness,
+        void,
+    })
+}
+
+/// Bytes that the broadcaster has sent, and that have come from the CDN.
+fn carried(uplink: &Arc<Link>, from_cdn: &Arc<Link>) -> [u64; 2] {
+    [uplink.stats().a_to_b.sent_bytes, from_cdn.stats().b_to_a.sent_bytes]
+}
+
+/// The paper's network with more viewers, each on a link as the first one's.
+fn with_viewers(mut plan: Plan, count: usize) -> Result<Plan> {
+    let first = plan.link("viewer")?.clone();
+    for n in 2..=count {
+        let name = viewer_name(n);
+        let address = format!("10.77.0.{}", 20 + n).parse().context("address")?;
+        plan.hosts.push(HostPlan { name: name.clone(), address: Some(address), gateway: None, router: false });
+        plan.links.push(LinkPlan { name: name.clone(), a: name, ..first.clone() });
+    }
+    Ok(plan)
+}
+
+fn viewer_name(n: usize) -> String {
+    if n == 1 { "viewer".to_owned() } else { format!("viewer{n}") }
+}
+
+impl Step {
+    fn findings(&self) -> Value {
+        let seen = |seen: &Seen| {
+            json!({
+                "delay_ms": { "p50": quantile(&seen.delays, 0.5).map(round), "p99": quantile(&seen.delays, 0.99).map(round) },
+                "by_peer": round(seen.by_peer), "missing": seen.missing,
+            })
+        };
+        json!({
+            "viewers": self.viewers, "uplink_bit_s": self.uplink.round(), "from_cdn_bit_s": self.from_cdn.round(),
+            "seen": self.seen.iter().map(seen).collect::<Vec<_>>(),
+        })
+    }
+
+    fn line(&self) -> String {
+        let of = |q| sorted(self.seen.iter().filter_map(|seen| quantile(&seen.delays, q)));
+        let span = |values: Vec<f64>| match (values.first(), values.last()) {
+            (Some(least), Some(most)) => format!("{least:.0} to {most:.0}"),
+            _ => "-".to_owned(),
+        };
+        let by_peer = self.seen.iter().filter(|seen| seen.by_peer > 0.5).count();
+        let missing: usize = self.seen.iter().map(|seen| seen.missing).sum();
+        format!(
+            "{} viewers: median {} ms, p99 {} ms; {by_peer} by the peer; uplink {:.2} Mbit/s, from the CDN {:.2}; {missing} missing",
+            self.viewers,
+            span(of(0.5)),
+            span(of(0.99)),
+            self.uplink / 1e6,
+            self.from_cdn / 1e6
+        )
+    }
+
+    fn rows(&self) -> Vec<Vec<String>> {
+        let number = |value: Option<f64>| value.map_or(String::new(), |value| round(value).to_string());
+        let row = |(n, seen): (usize, &Seen)| {
+            vec![
+                self.viewers.to_string(),
+                (n + 1).to_string(),
+                number(quantile(&seen.delays, 0.5)),
+                number(quantile(&seen.delays, 0.99)),
+                round(seen.by_peer).to_string(),
+                seen.missing.to_string(),
+                self.uplink.round().to_string(),
+                self.from_cdn.round().to_string(),
+            ]
+        };
+        self.seen.iter().enumerate().map(row).collect()
+    }
+}
+
+fn figure(steps: &[Step], floors: &Floors) -> Figure {
+    let most = steps.len() as f64;
+    let points = |q: f64, by_peer: bool| {
+        let of = |step: &Step| {
+            let count = step.seen.len() as f64;
+            let place = |n: usize| step.viewers as f64 + (n as f64 - (count - 1.0) / 2.0) * 0.07;
+            let seen = step.seen.iter().enumerate().filter(|(_, seen)| (seen.by_peer > 0.5) == by_peer);
+            seen.filter_map(|(n, seen)| Some((place(n), quantile(&seen.delays, q)?.max(1.0)))).collect::<Vec<_>>()
+        };
+        steps.iter().flat_map(of).collect::<Vec<_>>()
+    };
+    let highest = [true, false].iter().flat_map(|by| points(0.99, *by)).map(|(_, y)| y).fold(1000.0, f64::max);
+    let dots = |name: &str, colour, points, radius| Mark::Dots { name: name.into(), colour, points, radius };
+    let ms = |path: &crate::floor::Path| path.alone(MEAN_UNIT).as_secs_f64() * 1e3;
+    let level = |y: f64, what: &str, colour| Mark::Level { y, colour, label: format!("{y:.0} ms: {what}") };
+    let delays = Panel {
+        width: 1.0,
+        title: "Delay of pictures at each viewer, from the encoder".into(),
+        x: Axis::new("viewers at once", 0.5, most + 0.5),
+        y: Axis::new("ms, each step is ten times", 10.0, 10f64.powf(highest.log10().ceil())).log(),
+        margin: 270,
+        marks: vec![
+            level(ms(&floors.peer), "floor, peer", VERMILION),
+            level(ms(&floors.cdn_units), "floor, CDN", BLUE),
+            dots("median, from the broadcaster", VERMILION, points(0.5, true), 7),
+            dots("its p99", ORANGE, points(0.99, true), 5),
+            dots("median, through the CDN", BLUE, points(0.5, false), 7),
+            dots("its p99", GREEN, points(0.99, false), 5),
+        ],
+    };
+    let line = |name: &str, colour, dashed, of: &dyn Fn(&Step) -> f64| {
+        let points = steps.iter().map(|step| (step.viewers as f64, of(step) / 1e6)).collect();
+        Mark::Line { name: name.into(), colour, points, width: 4, dashed }
+    };
+    let copy = FRAMING.wire_bytes(MEAN_UNIT) as f64 * 8.0 * 30.0;
+    let load = Panel {
+        width: 1.0,
+        title: "What the links carry".into(),
+        x: Axis::new("viewers at once", 0.5, most + 0.5),
+        y: Axis::new("Mbit/s", 0.0, (copy * (most + 1.0) / 1e6).max(4.0).ceil() + 0.5),
+        margin: 270,
+        marks: vec![
+            Mark::Level { y: 4.0, colour: GREY, label: "4 Mbit/s: the links".into() },
+            line("the broadcaster's uplink", VERMILION, false, &|step| step.uplink),
+            line("the CDN to the viewers", BLUE, false, &|step| step.from_cdn),
+            line("a copy for each viewer, and one for the CDN", GREY, true, &|step| copy * (step.viewers as f64 + 1.0)),
+        ],
+    };
+    Figure {
+        title: "One to eight viewers on the broadcaster's network, over an uplink of 4 Mbit/s".into(),
+        subtitle: vec![
+            "Each viewer gets a copy of its own (unicast); the CDN gets one, too. 1 Mbit/s, 30 pictures a second."
+                .into(),
+        ],
+        rows: vec![Row { height: 600, panels: vec![delays] }, Row { height: 480, panels: vec![load] }],
+        ..Figure::default()
+    }
+}
+
+const PEER: &str = "LAN peer";
+/// Viewers at the end.
+const MOST: usize = 8;
+/// To join, on a link that others fill.
+const START: Duration = Duration::from_secs(60);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_viewer_has_a_host_and_a_link_as_the_first_one_s() {
+        let plan: Plan = include_str!("../../topologies/paper-a.toml").parse().unwrap();
+        let plan = with_viewers(plan, 8).unwrap();
+        let first = plan.hops("broadcaster", "viewer").unwrap();
+        for n in 2..=8 {
+            assert_eq!(plan.hops("broadcaster", &viewer_name(n)).unwrap(), first);
+        }
+    }
+}
