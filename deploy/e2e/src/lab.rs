@@ -6,7 +6,7 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
 use ::lab::Process;
 
@@ -21,9 +21,7 @@ pub struct Lab {
 impl Lab {
     /// Waits for its turn: two of these tests at once would measure each other.
     pub fn new() -> Result<Self> {
-        let turn = std::env::temp_dir().join(format!("nearcast-e2e.{}.lock", user()));
-        let alone = File::options().create(true).append(true).open(&turn).context(turn.display().to_string())?;
-        alone.lock()?;
+        let alone = ::lab::turn()?;
         let directory = tempfile::Builder::new().prefix("nearcast-e2e.").tempdir()?;
         Ok(Self { directory, names: RefCell::default(), _alone: alone })
     }

@@ -70,6 +70,7 @@ pub mod plan;
 pub mod process;
 mod teardown;
 pub mod topology;
+mod turn;
 mod wait;
 
 pub use host::Host;
@@ -80,4 +81,5 @@ pub use network::{End, Network, Switch};
 pub use plan::Plan;
 pub use process::Process;
 pub use topology::{Home, HomePlan};
+pub use turn::turn;
 pub use wait::until;

@@ -74,6 +74,9 @@ pub struct Run {
     /// Where broadcaster, cdn and viewer are [default: beside this program]
     #[arg(long, value_name = "DIR", env = "NEARCAST_BIN")]
     pub bin: Option<PathBuf>,
+    /// For `rivals`: another server to measure, a command that listens on 0.0.0.0:1935 and lets live/live be published and played
+    #[arg(long = "rival", value_name = "NAME=COMMAND", value_parser = rival)]
+    pub rivals: Vec<(String, String)>,
     /// Keep the programs' logs and traces in DIR/NAME.work
     #[arg(long)]
     pub keep: bool,
@@ -105,6 +108,15 @@ pub struct Floor {
     /// For programs
     #[arg(long)]
     pub json: bool,
+}
+
+fn rival(text: &str) -> Result<(String, String), String> {
+    let (name, command) = text.split_once('=').ok_or("write NAME=COMMAND")?;
+    let plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '.';
+    if name.is_empty() || !name.chars().all(plain) || command.trim().is_empty() {
+        return Err("write NAME=COMMAND; the name is of letters, digits, - and .".to_owned());
+    }
+    Ok((name.to_owned(), command.to_owned()))
 }
 
 fn payload(text: &str) -> Result<usize, String> {

@@ -35,7 +35,14 @@ pub fn run(cli: Cli) -> Result<()> {
         Command::Run(run) => {
             let wanted = experiment::named(&run.name).map_err(Usage)?;
             privilege::obtain()?;
-            let options = Options { quick: run.quick, seed: run.seed, out: run.out, programs: run.bin, keep: run.keep };
+            let options = Options {
+                quick: run.quick,
+                seed: run.seed,
+                out: run.out,
+                programs: run.bin,
+                keep: run.keep,
+                rivals: run.rivals,
+            };
             teardown::on_signal(|| {
                 crate::namespace::abandon();
                 std::process::exit(INTERRUPTED);

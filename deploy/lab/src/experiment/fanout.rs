@@ -122,7 +122,7 @@ fn carried(uplink: &Arc<Link>, from_cdn: &Arc<Link>) -> [u64; 2] {
 }
 
 /// The paper's network with more viewers, each on a link as the first one's.
-fn with_viewers(mut plan: Plan, count: usize) -> Result<Plan> {
+pub(super) fn with_viewers(mut plan: Plan, count: usize) -> Result<Plan> {
     let first = plan.link("viewer")?.clone();
     for n in 2..=count {
         let name = viewer_name(n);
@@ -133,7 +133,7 @@ fn with_viewers(mut plan: Plan, count: usize) -> Result<Plan> {
     Ok(plan)
 }
 
-fn viewer_name(n: usize) -> String {
+pub(super) fn viewer_name(n: usize) -> String {
     if n == 1 { "viewer".to_owned() } else { format!("viewer{n}") }
 }
 
@@ -241,8 +241,35 @@ fn figure(steps: &[Step], floors: &Floors) -> Figure {
             "Each viewer gets a copy of its own (unicast); the CDN gets one, too. 1 Mbit/s, 30 pictures a second."
                 .into(),
         ],
-        rows: vec![Row { height: 600, panels: vec![delays] }, Row { height: 480, panels: vec![load] }],
+        rows: vec![
+            Row { height: 600, panels: vec![delays] },
+            Row { height: 440, panels: vec![load] },
+            Row { height: 360, panels: vec![missing(steps)] },
+        ],
         ..Figure::default()
+    }
+}
+
+/// The share of pictures that no copy came of.
+fn missing(steps: &[Step]) -> Panel {
+    let share = |step: &Step| {
+        let missing: usize = step.seen.iter().map(|seen| seen.missing).sum();
+        let all: usize = missing + step.seen.iter().map(|seen| seen.delays.len()).sum::<usize>();
+        let percent = missing as f64 * 100.0 / all.max(1) as f64;
+        (step.viewers as f64, percent, format!("{percent:.0}"))
+    };
+    Panel {
+        width: 1.0,
+        title: "Pictures that did not come, by then".into(),
+        x: Axis::new("viewers at once", 0.5, steps.len() as f64 + 0.5),
+        y: Axis::new("%", 0.0, 115.0),
+        margin: 270,
+        marks: vec![Mark::Bars {
+            name: String::new(),
+            colour: GREY,
+            width: 0.5,
+            bars: steps.iter().map(share).collect(),
+        }],
     }
 }
 

@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
 use super::outcome::{Outcome, quantile, round, sorted};
@@ -18,7 +18,6 @@ use crate::floor::{FRAMING, Floors};
 use crate::link::shape::Shape;
 use crate::plan::build::Built;
 use crate::process::Process;
-use crate::wait::until;
 
 /// A way to fail, in the order of a round.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -224,8 +223,18 @@ impl Watched {
     }
 }
 
-/// What each kind of change cost: mode, cause, whether to the peer, how many, and their latenesses in order.
-fn groups(table: &[Change]) -> Vec<(&'static str, Cause, bool, usize, Vec<f64>, Vec<f64>)> {
+/// What one kind of change cost, each time: milliseconds, in order.
+struct Group {
+    mode: &'static str,
+    cause: Cause,
+    to_peer: bool,
+    count: usize,
+    late: Vec<f64>,
+    stood: Vec<f64>,
+}
+
+/// Every kind of change that there was.
+fn groups(table: &[Change]) -> Vec<Group> {
     let mut groups = Vec::new();
     for mode in ["warm", "hot"] {
         for cause in Cause::ALL {
@@ -235,7 +244,7 @@ fn groups(table: &[Change]) -> Vec<(&'static str, Cause, bool, usize, Vec<f64>, 
                 let late = sorted(table.iter().filter(of).filter_map(|change| change.late));
                 let stood = sorted(table.iter().filter(of).filter_map(|change| change.stood));
                 if count > 0 {
-                    groups.push((mode, cause, to_peer, count, late, stood));
+                    groups.push(Group { mode, cause, to_peer, count, late, stood });
                 }
             }
         }
@@ -244,11 +253,12 @@ fn groups(table: &[Change]) -> Vec<(&'static str, Cause, bool, usize, Vec<f64>, 
 }
 
 fn summarise(table: &[Change]) -> Value {
-    let group = |(mode, cause, to_peer, count, late, stood): (&str, Cause, bool, usize, Vec<f64>, Vec<f64>)| {
+    let group = |group: Group| {
+        let to = if group.to_peer { "peer" } else { "cdn" };
         json!({
-            "mode": mode, "cause": cause.words(), "to": if to_peer { "peer" } else { "cdn" }, "changes": count,
-            "late_ms": { "median": quantile(&late, 0.5), "worst": late.last() },
-            "stood_ms": { "median": quantile(&stood, 0.5), "worst": stood.last() },
+            "mode": group.mode, "cause": group.cause.words(), "to": to, "changes": group.count,
+            "late_ms": { "median": quantile(&group.late, 0.5), "worst": group.late.last() },
+            "stood_ms": { "median": quantile(&group.stood, 0.5), "worst": group.stood.last() },
         })
     };
     groups(table).into_iter().map(group).collect()
@@ -259,7 +269,7 @@ fn lines(table: &[Change]) -> Vec<String> {
         "{} changes of path; late: the first picture by the new path, against its time; stood: a picture, too long",
         table.len()
     )];
-    for (mode, cause, to_peer, count, late, stood) in groups(table) {
+    for Group { mode, cause, to_peer, count, late, stood } in groups(table) {
         let ms = |values: &[f64]| {
             let of = |value: Option<f64>| value.map_or("-".to_owned(), |value| format!("{value:.0}"));
             format!("{:>4} / {:>4}", of(quantile(values, 0.5)), of(values.last().copied()))

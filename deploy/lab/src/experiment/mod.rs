@@ -3,12 +3,14 @@
 //! An experiment is a function from a [`Stage`] to an [`Outcome`]; what all have in common is here: where results go, what is
 //! noted of the machine, and whether the run counts.
 
+mod bad_network;
 mod fanout;
 mod handover;
 mod outcome;
 mod paper;
 mod pictures;
 mod probe;
+mod rivals;
 mod rows;
 mod stage;
 
@@ -48,6 +50,16 @@ pub const ALL: &[Experiment] = &[
         about: "one to eight viewers on the broadcaster's network: delay of each, and what the links carry",
         run: fanout::run,
     },
+    Experiment {
+        name: "bad-network",
+        about: "loss, bursts, jitter and a narrowed uplink: start-up, delay and stalls on each path by itself",
+        run: bad_network::run,
+    },
+    Experiment {
+        name: "rivals",
+        about: "the same stream through Nearcast's server, nginx-rtmp and others: RTMP delay and what a viewer costs",
+        run: rivals::run,
+    },
 ];
 
 /// How to run one.
@@ -63,6 +75,8 @@ pub struct Options {
     pub programs: Option<PathBuf>,
     /// Whether logs and traces are kept.
     pub keep: bool,
+    /// Other servers, by name and command, for `rivals`.
+    pub rivals: Vec<(String, String)>,
 }
 
 /// The run was made and written down, but the emulator did not keep time.
@@ -92,6 +106,7 @@ pub fn named(name: &str) -> Result<Vec<&'static Experiment>> {
 pub fn run_all(wanted: &[&Experiment], options: &Options, say: &mut dyn FnMut(&str)) -> Result<()> {
     std::fs::create_dir_all(&options.out).with_context(|| format!("make {}", options.out.display()))?;
     let (mut void, mut faults) = (Vec::new(), Vec::new());
+    let _alone = crate::turn::turn()?;
     for experiment in wanted {
         say(&format!("{}: {}\n", experiment.name, experiment.about));
         let stage = Stage::set(experiment.name, options)?;

@@ -101,7 +101,13 @@ pub(super) fn faults(summary: &Value) -> Vec<String> {
     };
     demand("units lost", &summary["lost"]);
     demand("units lost at changes of path", &summary["switches"]["lost"]);
-    demand("pictures missing by their own count", &summary["marker"]["gaps"]);
+    // What playback leaves out to get back to the live edge was not lost on the way.
+    let left_out = summary["skipped"].as_u64().unwrap_or(0) + summary["dropped"].as_u64().unwrap_or(0);
+    let gaps = summary["marker"]["gaps"].as_u64();
+    demand(
+        "pictures missing by their own count",
+        &gaps.map_or(Value::Null, |gaps| gaps.saturating_sub(left_out).into()),
+    );
     demand("pictures repeated or out of order by their own count", &summary["marker"]["repeats"]);
     faults
 }
@@ -162,5 +168,8 @@ mod tests {
         let bad = json!({ "lost": 2, "switches": { "lost": 0 }, "marker": { "gaps": 1, "repeats": 0 } });
         assert_eq!(faults(&bad).len(), 2);
         assert_eq!(faults(&json!({ "marker": null })).len(), 4);
+        let hurried =
+            json!({ "lost": 0, "skipped": 3, "switches": { "lost": 0 }, "marker": { "gaps": 3, "repeats": 0 } });
+        assert_eq!(faults(&hurried), Vec::<String>::new());
     }
 }

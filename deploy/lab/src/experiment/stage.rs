@@ -18,6 +18,8 @@ use crate::wait::until;
 pub(super) struct Stage {
     pub(super) quick: bool,
     pub(super) seed: u64,
+    /// Other servers, by name and command.
+    pub(super) rivals: Vec<(String, String)>,
     programs: PathBuf,
     work: PathBuf,
     /// Gone with it, unless kept.
@@ -54,7 +56,14 @@ impl Stage {
             let directory = tempfile::Builder::new().prefix("nearcast-lab.").tempdir()?;
             (directory.path().to_owned(), Some(directory))
         };
-        Ok(Stage { quick: options.quick, seed: options.seed, programs, work, _directory: directory })
+        Ok(Stage {
+            quick: options.quick,
+            seed: options.seed,
+            rivals: options.rivals.clone(),
+            programs,
+            work,
+            _directory: directory,
+        })
     }
 
     /// A shipped topology with this run's seed.

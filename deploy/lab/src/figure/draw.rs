@@ -264,7 +264,7 @@ fn legend(root: &Area, area: &Area, panel: &Panel) -> Result<()> {
             _ => root.draw(&Circle::new((x + 14, y + 12), 7, fill(*colour, 1.0))).map_err(failed)?,
         }
         write(root, name, (x + 36, y), 23, (60, 60, 60), HPos::Left)?;
-        x += 36 + (name.chars().count() as f64 * 10.4) as i32 + 30;
+        x += 36 + (name.chars().count() as f64 * 9.9) as i32 + 30;
     }
     Ok(())
 }

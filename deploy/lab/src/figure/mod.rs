@@ -93,10 +93,8 @@ pub(crate) const BLUE: Colour = (0, 114, 178);
 pub(crate) const VERMILION: Colour = (213, 94, 0);
 pub(crate) const GREEN: Colour = (0, 158, 115);
 pub(crate) const ORANGE: Colour = (230, 159, 0);
-pub(crate) const PURPLE: Colour = (204, 121, 167);
-pub(crate) const SKY: Colour = (86, 180, 233);
 pub(crate) const INK: Colour = (38, 38, 38);
 pub(crate) const GREY: Colour = (130, 130, 130);
 
 /// For as many series as there are colours.
-pub(crate) const PALETTE: [Colour; 6] = [BLUE, VERMILION, GREEN, ORANGE, PURPLE, SKY];
+pub(crate) const PALETTE: [Colour; 4] = [BLUE, VERMILION, GREEN, ORANGE];

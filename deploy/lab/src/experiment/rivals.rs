@@ -1,0 +1,241 @@
+//! `rivals`: the same stream through Nearcast's server and others', one after the other in one run: RTMP delay, and what a viewer costs.
+//!
+//! Beside nginx with its RTMP module, any server can be measured that listens on 0.0.0.0:1935 and lets `live/live` be published and
+//! played: `lab run rivals --rival NAME=COMMAND`.
+
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+
+use super::outcome::{Outcome, quantile, round, sorted};
+use super::pictures;
+use super::probe::now;
+use super::stage::Stage;
+use crate::figure::{Axis, Figure, Mark, PALETTE, Panel, Row};
+use crate::floor::{FRAMING, Floors};
+use crate::host::Host;
+use crate::process::Process;
+use crate::wait::until;
+
+/// One server before one crowd.
+struct Step {
+    server: String,
+    crowd: usize,
+    /// From the encoder to the viewer, milliseconds, in order.
+    delays: Vec<f64>,
+    /// Milliseconds of the server's processor time for a viewer's second; the measured viewer is one of them.
+    cost: f64,
+}
+
+pub(super) fn run(stage: &Stage) -> Result<Outcome> {
+    let crowds: &[usize] = if stage.quick { &[0, 4] } else { &CROWDS };
+    let mut servers = vec![("Nearcast".to_owned(), None), ("nginx-rtmp".to_owned(), None)];
+    servers.extend(stage.rivals.iter().map(|(name, command)| (name.clone(), Some(command.as_str()))));
+    let mut steps = Vec::new();
+    let mut faults = Vec::new();
+    let mut lateness = None;
+    for (name, command) in &servers {
+        let plan = stage.plan(include_str!("../../topologies/rack.toml"))?;
+        let floors = Floors::new(FRAMING, &[], &[], &[]);
+        let built = plan.build()?;
+        let (source, host, crowd) = (built.host("broadcaster")?, built.host("server")?, built.host("crowd")?);
+        let address = host.address().context("the server's host has no address")?;
+        let (server, key) = match (name.as_str(), command) {
+            ("Nearcast", None) => {
+                let key = stage.key()?;
+                (stage.cdn(host)?, key)
+            }
+            ("nginx-rtmp", None) => (nginx(stage, host)?, "live".to_owned()),
+            (_, command) => (other(stage, host, name, command.unwrap_or_default())?, "live".to_owned()),
+        };
+        let options = [&pictures::STREAM[..], &["--no-peer"]].concat();
+        let mut broadcaster = stage.broadcaster(source, &format!("rtmp://{address}/live/{key}"), &options)?;
+        broadcaster.wait_pictures("pushed", "", 30, 0, START)?;
+        let url = format!("rtmp://{address}/live/live");
+        let mut viewer = stage.viewer(&format!("viewer.{name}"), crowd, &url, &[])?;
+        viewer.wait_pictures("received", "", 60, 0, START)?;
+        let mut players: Vec<Process> = Vec::new();
+        let mut spans = Vec::new();
+        for size in crowds {
+            while players.len() < *size {
+                let mut player = crowd.command("ffmpeg");
+                player.args(["-nostdin", "-loglevel", "error", "-i", &url, "-c", "copy", "-f", "null", "-"]);
+                players.push(stage.start(&format!("player.{name}.{}", players.len()), &mut player)?);
+            }
+            // They join, and find their pace.
+            std::thread::sleep(stage.seconds(5, 2));
+            let (from, before) = (now(), processor_time(&server)?);
+            std::thread::sleep(stage.seconds(10, 3));
+            let (to, after) = (now(), processor_time(&server)?);
+            for player in &mut players {
+                ensure!(player.running()?, "a player of {name} ended: {}", player.err());
+            }
+            let cost = (after - before).as_secs_f64() * 1e9 / ((to - from) as f64 * (*size as f64 + 1.0));
+            spans.push((*size, from, to, cost));
+        }
+        drop(players);
+        let summary = viewer.finish()?;
+        if name == "Nearcast" {
+            faults.extend(pictures::faults(&summary));
+        }
+        broadcaster.finish()?;
+        let pictures = pictures::join(&broadcaster.rows()?, &viewer.rows()?, &floors);
+        for (crowd, from, to, cost) in spans {
+            let within = pictures.iter().filter(|picture| (from..to).contains(&picture.encoded));
+            let delays = sorted(within.map(|picture| picture.delay_ms()));
+            steps.push(Step { server: name.clone(), crowd, delays, cost });
+        }
+        lateness = Some(built.network.lateness());
+    }
+    Ok(Outcome {
+        findings: json!({ "steps": steps.iter().map(Step::findings).collect::<Vec<_>>() }),
+        lines: steps.iter().map(Step::line).collect(),
+        columns: &["server", "viewers", "delay_p50_ms", "delay_p99_ms", "cpu_ms_per_viewer_second"],
+        rows: steps.iter().map(Step::row).collect(),
+        figure: figure(&steps, crowds),
+        faults,
+        lateness: lateness.context("no server was measured")?,
+        // No link is emulated here, so there is no emulator to be late.
+        void: None,
+    })
+}
+
+fn nginx(stage: &Stage, host: &Host) -> Result<Process> {
+    let module = ["/usr/lib/nginx/modules/ngx_rtmp_module.so", "/usr/lib64/nginx/modules/ngx_rtmp_module.so"]
+        .into_iter()
+        .find(|path| Path::new(path).exists())
+        .context("nginx's RTMP module is not installed (Debian: nginx-light, libnginx-mod-rtmp)")?;
+    let directory = stage.path("");
+    let text = format!(
+        "load_module {module};\ndaemon off;\nmaster_process off;\npid {directory}/nginx.pid;\nerror_log /dev/stderr warn;\n\
+         events {{}}\nrtmp {{ access_log off; server {{ listen 1935; chunk_size 4096; application live {{ live on; }} }} }}\n",
+        directory = directory.display()
+    );
+    let file = stage.path("nginx.conf");
+    std::fs::write(&file, text)?;
+    // Debian keeps it where only root's path looks.
+    let program = if Path::new("/usr/sbin/nginx").exists() { "/usr/sbin/nginx" } else { "nginx" };
+    let mut command = host.command(program);
+    command.arg("-p").arg(&directory).arg("-c").arg(&file);
+    listening(stage, host, "nginx", command)
+}
+
+fn other(stage: &Stage, host: &Host, name: &str, line: &str) -> Result<Process> {
+    let mut command = host.command("sh");
+    // Replaced by the server, so that its processor time is counted.
+    command.args(["-c", &format!("exec {line}")]);
+    listening(stage, host, name, command)
+}
+
+/// Starts a server and waits until it takes connections.
+fn listening(stage: &Stage, host: &Host, name: &str, mut command: Command) -> Result<Process> {
+    let address = host.address().context("the server's host has no address")?;
+    let mut process = stage.start(name, &mut command)?;
+    until(START, &format!("{name} to listen"), || {
+        ensure!(process.running()?, "{name} ended: {}", process.log());
+        Ok(host.run(|| std::net::TcpStream::connect((address, 1935)))?.ok().map(drop))
+    })?;
+    Ok(process)
+}
+
+/// What the process has used so far, its threads together (proc(5): utime and stime, in hundredths of a second on every Linux).
+fn processor_time(process: &Process) -> Result<Duration> {
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", process.pid()))?;
+    // The second field is a name that may hold anything; the third begins after its parenthesis.
+    let fields: Vec<&str> = stat.rsplit_once(')').context("/proc/PID/stat")?.1.split_whitespace().collect();
+    let ticks = |n: usize| fields.get(n).and_then(|field| field.parse::<u64>().ok()).context("/proc/PID/stat");
+    Ok(Duration::from_millis((ticks(11)? + ticks(12)?) * 10))
+}
+
+impl Step {
+    fn delay(&self, q: f64) -> Option<f64> {
+        quantile(&self.delays, q)
+    }
+
+    fn findings(&self) -> Value {
+        json!({
+            "server": self.server, "viewers": self.crowd + 1, "cpu_ms_per_viewer_second": round(self.cost),
+            "delay_ms": { "p50": self.delay(0.5).map(round), "p99": self.delay(0.99).map(round) },
+        })
+    }
+
+    fn line(&self) -> String {
+        let ms = |q| self.delay(q).map_or("-".to_owned(), |value| format!("{value:.1}"));
+        format!(
+            "{:<12} {:>3} viewers: delay {} ms median, {} ms p99; {:.2} ms of processor a viewer's second",
+            self.server,
+            self.crowd + 1,
+            ms(0.5),
+            ms(0.99),
+            self.cost
+        )
+    }
+
+    fn row(&self) -> Vec<String> {
+        let number = |value: Option<f64>| value.map_or(String::new(), |value| round(value).to_string());
+        vec![
+            self.server.clone(),
+            (self.crowd + 1).to_string(),
+            number(self.delay(0.5)),
+            number(self.delay(0.99)),
+            round(self.cost).to_string(),
+        ]
+    }
+}
+
+fn figure(steps: &[Step], crowds: &[usize]) -> Figure {
+    let mut servers: Vec<&str> = steps.iter().map(|step| step.server.as_str()).collect();
+    servers.dedup();
+    let names: Vec<String> = crowds.iter().map(|crowd| format!("{} viewers", crowd + 1)).collect();
+    let width = 0.7 / servers.len() as f64;
+    let place = |step: &Step| {
+        let server = servers.iter().position(|name| *name == step.server).unwrap_or(0) as f64;
+        let crowd = crowds.iter().position(|crowd| *crowd == step.crowd).unwrap_or(0) as f64;
+        crowd + (server - (servers.len() as f64 - 1.0) / 2.0) * width
+    };
+    let (mut delays, mut costs) = (Vec::new(), Vec::new());
+    for (n, server) in servers.iter().enumerate() {
+        let colour = PALETTE[n % PALETTE.len()];
+        let of = || steps.iter().filter(|step| step.server == *server);
+        for step in of() {
+            if let Some((median, worst)) = step.delay(0.5).zip(step.delay(0.99)) {
+                let points = vec![(place(step), median), (place(step), worst)];
+                delays.push(Mark::Line { name: String::new(), colour, points, width: 4, dashed: false });
+            }
+        }
+        let medians = of().filter_map(|step| Some((place(step), step.delay(0.5)?))).collect();
+        delays.push(Mark::Dots { name: (*server).to_owned(), colour, points: medians, radius: 9 });
+        let bars = of().map(|step| (place(step), step.cost, format!("{:.2}", step.cost))).collect();
+        costs.push(Mark::Bars { name: (*server).to_owned(), colour, width: width * 0.9, bars });
+    }
+    let worst = steps.iter().filter_map(|step| step.delay(0.99)).fold(1.0, f64::max);
+    let dearest = steps.iter().map(|step| step.cost).fold(0.5, f64::max);
+    let panel = |title: &str, y: Axis, marks| Panel {
+        width: 1.0,
+        title: title.to_owned(),
+        x: Axis::named("", &names),
+        y,
+        margin: 40,
+        marks,
+    };
+    Figure {
+        title: "The same stream through other servers, by RTMP".into(),
+        subtitle: vec![
+            "1 Mbit/s, 30 pictures a second, published and played by Nearcast's programs; the crowd plays by ffmpeg. No emulated links:".into(),
+            "what is seen is the server. Publisher, crowd and server share this machine's cores.".into(),
+        ],
+        rows: vec![
+            Row { height: 500, panels: vec![panel("Delay from encoder to viewer: the dot is the median, the line goes to p99", Axis::new("ms", 0.0, worst * 1.15), delays)] },
+            Row { height: 460, panels: vec![panel("Processor time of the server for one viewer's second", Axis::new("ms", 0.0, dearest * 1.2), costs)] },
+        ],
+        ..Figure::default()
+    }
+}
+
+/// Viewers beside the measured one.
+const CROWDS: [usize; 4] = [0, 10, 20, 40];
+/// On a busy machine.
+const START: Duration = Duration::from_secs(30);
