@@ -194,6 +194,8 @@ fn figure(seen: &[Seen]) -> Figure {
                 });
             }
         }
+        let nothing = of().filter(|one| one.delays.is_empty()).map(|one| (place(one), 10.0, "none came".to_owned()));
+        delays.push(Mark::Bars { name: String::new(), colour: *colour, width: 0.0, bars: nothing.collect() });
         let medians = of().filter_map(|one| Some((place(one), one.delay(0.5)?.max(10.0)))).collect();
         delays.push(Mark::Dots { name: (*name).to_owned(), colour: *colour, points: medians, radius: 8 });
         let start = |one: &Seen| one.startup.map(|ms| (place(one), ms, format!("{ms:.0}")));

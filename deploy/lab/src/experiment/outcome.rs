@@ -33,7 +33,9 @@ impl Outcome {
     /// For people.
     pub(super) fn to_text(&self) -> String {
         let mut text: String = self.lines.iter().map(|line| format!("  {line}\n")).collect();
-        text += &format!("  emulator: {}\n", self.lateness);
+        if self.lateness.count() > 0 {
+            text += &format!("  emulator: {}\n", self.lateness);
+        }
         if let Some(why) = &self.void {
             text += &format!("  VOID: {why}\n");
         }
@@ -62,7 +64,9 @@ impl Outcome {
             "findings": self.findings,
         });
         let mut figure = self.figure.clone();
-        figure.caption = format!("{}   ·   {}", command(name, options), caption(&self.lateness));
+        let timeliness =
+            if self.lateness.count() > 0 { caption(&self.lateness) } else { "no link emulated".to_owned() };
+        figure.caption = format!("{}   ·   {}", command(name, options), timeliness);
         figure.void = self.void.clone();
         let svg = figure::svg(&figure)?;
         let mut written = Vec::new();

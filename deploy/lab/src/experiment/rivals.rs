@@ -189,7 +189,10 @@ impl Step {
 fn figure(steps: &[Step], crowds: &[usize]) -> Figure {
     let mut servers: Vec<&str> = steps.iter().map(|step| step.server.as_str()).collect();
     servers.dedup();
-    let names: Vec<String> = crowds.iter().map(|crowd| format!("{} viewers", crowd + 1)).collect();
+    let names: Vec<String> = crowds
+        .iter()
+        .map(|crowd| if *crowd == 0 { "1 viewer".to_owned() } else { format!("{} viewers", crowd + 1) })
+        .collect();
     let width = 0.7 / servers.len() as f64;
     let place = |step: &Step| {
         let server = servers.iter().position(|name| *name == step.server).unwrap_or(0) as f64;
