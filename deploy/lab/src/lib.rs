@@ -71,6 +71,7 @@ pub mod process;
 mod teardown;
 pub mod topology;
 mod turn;
+mod user;
 mod wait;
 
 pub use host::Host;

@@ -7,8 +7,7 @@ use anyhow::{Context, Result};
 /// Waits until nobody else of this user has the machine, and has it until the file is dropped. End-to-end tests and experiments wait
 /// for each other so.
 pub fn turn() -> Result<File> {
-    // SAFETY: it reads a number and cannot fail.
-    let user = unsafe { libc::geteuid() };
+    let user = crate::user::outside();
     let path = std::env::temp_dir().join(format!("nearcast-e2e.{user}.lock"));
     let turn = File::options().create(true).append(true).open(&path).context(path.display().to_string())?;
     turn.lock()?;

@@ -30,7 +30,6 @@ pub(super) fn obtain() -> Result<()> {
         .args(["--", "sh", "-c", "mount -t tmpfs tmpfs /run && exec \"$0\" \"$@\""])
         .arg(std::env::current_exe()?)
         .args(arguments)
-        .env(super::socket::DIRECTORY, super::socket::directory())
         .exec();
     bail!("cannot start in a user namespace: {error}")
 }

@@ -88,19 +88,12 @@ pub(super) fn send(pid: Option<u32>, line: &str) -> Result<String> {
 }
 
 /// Where sockets are: root's in /run, others' in a directory of their own.
-pub(super) fn directory() -> PathBuf {
-    if let Some(directory) = std::env::var_os(DIRECTORY) {
-        return directory.into();
-    }
-    // SAFETY: it reads a number and cannot fail.
-    match unsafe { libc::geteuid() } {
+fn directory() -> PathBuf {
+    match crate::user::outside() {
         0 => PathBuf::from("/run/nearcast-lab"),
         user => std::env::temp_dir().join(format!("nearcast-lab.{user}")),
     }
 }
-
-/// Tells a `lab` in a user namespace, which is root there, where its user's sockets are.
-pub(super) const DIRECTORY: &str = "NEARCAST_LAB_SOCKETS";
 
 /// A command is carried out in milliseconds; cutting a cable on a busy machine in seconds.
 const PATIENCE: Duration = Duration::from_secs(10);

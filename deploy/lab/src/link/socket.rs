@@ -56,8 +56,15 @@ impl PacketSocket {
             mr_address: [0; 8],
         };
         set_option(&fd, libc::SOL_PACKET, libc::PACKET_IGNORE_OUTGOING, &1i32).context("ignore outgoing frames")?;
-        set_option(&fd, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, &SOCKET_BUFFER).context("receive buffer")?;
-        set_option(&fd, libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, &SOCKET_BUFFER).context("send buffer")?;
+        for (what, force, ask) in [
+            ("receive buffer", libc::SO_RCVBUFFORCE, libc::SO_RCVBUF),
+            ("send buffer", libc::SO_SNDBUFFORCE, libc::SO_SNDBUF),
+        ] {
+            // The root of a user namespace may only ask, and gets what the machine allows to everybody; frames dropped for it are counted.
+            set_option(&fd, libc::SOL_SOCKET, force, &SOCKET_BUFFER)
+                .or_else(|_| set_option(&fd, libc::SOL_SOCKET, ask, &SOCKET_BUFFER))
+                .context(what)?;
+        }
         set_option(&fd, libc::SOL_SOCKET, libc::SO_TIMESTAMPNS, &1i32).context("receive timestamps")?;
         set_option(&fd, libc::SOL_PACKET, libc::PACKET_ADD_MEMBERSHIP, &promiscuous).context("promiscuous mode")?;
         // SAFETY: sockaddr_ll is a C structure of integers and arrays, for which all zeros is valid.

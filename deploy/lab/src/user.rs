@@ -1,0 +1,36 @@
+//! Who this is to the machine: the number of the user outside of any user namespace.
+
+/// The user's number as everybody else sees it, whatever this process thinks it is (user_namespaces(7), "User and group ID mappings").
+pub(crate) fn outside() -> u32 {
+    // SAFETY: it reads a number and cannot fail.
+    let here = unsafe { libc::geteuid() };
+    let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    mapped(here, &map)
+}
+
+fn mapped(here: u32, map: &str) -> u32 {
+    let ranges = map.lines().filter_map(|line| {
+        let mut numbers = line.split_whitespace().map(str::parse::<u32>);
+        Some((numbers.next()?.ok()?, numbers.next()?.ok()?, numbers.next()?.ok()?))
+    });
+    let own = ranges.into_iter().find(|(first, _, count)| here.checked_sub(*first).is_some_and(|n| n < *count));
+    own.map_or(here, |(first, outside, _)| outside.wrapping_add(here - first))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn root_of_a_namespace_is_its_user() {
+        for (here, map, outside) in [
+            (0, "         0          0 4294967295\n", 0),
+            (1000, "         0          0 4294967295\n", 1000),
+            (0, "         0      65534          1\n", 65534),
+            (3, "0 1000 1\n1 100000 65536\n", 100_002),
+            (7, "", 7),
+        ] {
+            assert_eq!(mapped(here, map), outside, "{here} by {map:?}");
+        }
+    }
+}
