@@ -10,6 +10,9 @@ pub fn turn() -> Result<File> {
     let user = crate::user::outside();
     let path = std::env::temp_dir().join(format!("nearcast-e2e.{user}.lock"));
     let turn = File::options().create(true).append(true).open(&path).context(path.display().to_string())?;
-    turn.lock()?;
+    if turn.try_lock().is_err() {
+        eprintln!("lab: waiting for another experiment or test to end");
+        turn.lock()?;
+    }
     Ok(turn)
 }
