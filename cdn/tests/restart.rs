@@ -1,6 +1,8 @@
 //! A server that is killed and comes back on the same port: whoever still holds a connection of the relay protocol learns of it by a
 //! stateless reset (RFC 9000 §10.3), well before the connection would time out.
 
+#![allow(clippy::unwrap_used, reason = "a test")]
+
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::Path;
