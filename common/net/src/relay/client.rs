@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 use media::TrackId;
 use quinn::{Connection, RecvStream, SendStream, VarInt};
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
@@ -37,13 +37,16 @@ pub struct Subscription {
     /// That the server knows the code: to be checked before anything is believed.
     proof: Option<[u8; 32]>,
     has_ended: bool,
+    /// What all groups together may still hold of payload.
+    pub(super) room: Arc<Semaphore>,
     _tasks: JoinSet<()>,
 }
 
 /// From the tasks that read streams.
 #[derive(Debug)]
 enum Arrival {
-    Group(GroupHeader, Item),
+    /// With the room that it takes.
+    Group(GroupHeader, Item, Option<OwnedSemaphorePermit>),
     Ended,
     Failed(Error),
 }
@@ -71,9 +74,21 @@ pub async fn subscribe(connection: Connection, name: &str, proof: Proof) -> Resu
     let (arrived, arrivals) = mpsc::channel(ARRIVALS);
     let mut tasks = JoinSet::new();
     tasks.spawn(read_control(recv, buffer, arrived.clone()));
-    tasks.spawn(read_groups(connection.clone(), generation.clone(), arrived));
+    let room = Arc::new(Semaphore::new(MAX_HELD));
+    tasks
+        .spawn(read_groups(connection.clone(), Shared { generation: generation.clone(), arrived, room: room.clone() }));
     let reassembly = Reassembly::default();
-    Ok(Subscription { connection, send, generation, arrivals, reassembly, proof, has_ended: false, _tasks: tasks })
+    Ok(Subscription {
+        connection,
+        send,
+        generation,
+        arrivals,
+        reassembly,
+        proof,
+        has_ended: false,
+        room,
+        _tasks: tasks,
+    })
 }
 
 impl Subscription {
@@ -111,7 +126,11 @@ impl Subscription {
                 None => {}
             }
             match self.arrivals.recv().await {
-                Some(Arrival::Group(group, item)) => self.reassembly.push(group, item),
+                Some(Arrival::Group(group, item, room)) => {
+                    self.reassembly.push(group, item);
+                    // What reassembly holds it bounds by itself.
+                    drop(room);
+                }
                 Some(Arrival::Ended) => self.has_ended = true,
                 Some(Arrival::Failed(_)) | None if self.has_ended => return Ok(Event::Ended),
                 Some(Arrival::Failed(error)) => return Err(error),
@@ -152,7 +171,7 @@ async fn read_control(mut recv: RecvStream, mut buffer: BytesMut, arrived: mpsc:
     loop {
         let arrival = match next_reply(&mut recv, &mut buffer).await {
             Ok(Some(Reply::Dropped { generation, track, sequence })) => {
-                Arrival::Group(GroupHeader { generation, track, sequence }, Item::Broken)
+                Arrival::Group(GroupHeader { generation, track, sequence }, Item::Broken, None)
             }
             Ok(Some(Reply::Ended)) => Arrival::Ended,
             Ok(Some(_)) => continue,
@@ -167,16 +186,24 @@ async fn read_control(mut recv: RecvStream, mut buffer: BytesMut, arrived: mpsc:
     }
 }
 
-async fn read_groups(connection: Connection, generation: Arc<AtomicU32>, arrived: mpsc::Sender<Arrival>) {
+/// What the readers of all groups share.
+#[derive(Clone, Debug)]
+struct Shared {
+    generation: Arc<AtomicU32>,
+    arrived: mpsc::Sender<Arrival>,
+    room: Arc<Semaphore>,
+}
+
+async fn read_groups(connection: Connection, shared: Shared) {
     let mut readers = JoinSet::new();
     loop {
         tokio::select! {
             stream = connection.accept_uni() => match stream {
-                Ok(stream) => drop(readers.spawn(read_group(stream, generation.clone(), arrived.clone()))),
+                Ok(stream) => drop(readers.spawn(read_group(stream, shared.clone()))),
                 Err(error) => {
                     // What has come is read before the end is told.
                     while readers.join_next().await.is_some() {}
-                    let _ = arrived.send(Arrival::Failed(error.into())).await;
+                    let _ = shared.arrived.send(Arrival::Failed(error.into())).await;
                     return;
                 }
             },
@@ -186,36 +213,40 @@ async fn read_groups(connection: Connection, generation: Arc<AtomicU32>, arrived
 }
 
 /// Reads one group to its end. A group of an earlier start is not read.
-async fn read_group(mut stream: RecvStream, generation: Arc<AtomicU32>, arrived: mpsc::Sender<Arrival>) {
+async fn read_group(mut stream: RecvStream, shared: Shared) {
     let mut reader = GroupReader::default();
-    let result = group(&mut stream, &mut reader, &generation, &arrived).await;
+    let result = group(&mut stream, &mut reader, &shared).await;
     let header = reader.header().ok().flatten();
     let last = match (result, header) {
-        (Ok(true), Some(header)) => Arrival::Group(header, Item::Whole),
+        (Ok(true), Some(header)) => Arrival::Group(header, Item::Whole, None),
         // Reset, or the connection is lost. One whose header never came is told of on the control stream.
-        (Ok(false) | Err(Error::Read(_)), Some(header)) => Arrival::Group(header, Item::Broken),
+        (Ok(false) | Err(Error::Read(_)), Some(header)) => Arrival::Group(header, Item::Broken, None),
         (Ok(_) | Err(Error::Read(_)), None) => return,
         (Err(error), _) => Arrival::Failed(error),
     };
-    let _ = arrived.send(last).await;
+    let _ = shared.arrived.send(last).await;
 }
 
 /// Whether it ended where a group may end.
-async fn group(
-    stream: &mut RecvStream,
-    reader: &mut GroupReader,
-    generation: &AtomicU32,
-    arrived: &mpsc::Sender<Arrival>,
-) -> Result<bool, Error> {
+async fn group(stream: &mut RecvStream, reader: &mut GroupReader, shared: &Shared) -> Result<bool, Error> {
+    let mut held: Option<OwnedSemaphorePermit> = None;
     while let Some(chunk) = stream.read_chunk(READ, true).await? {
+        let bytes = u32::try_from(chunk.bytes.len()).unwrap_or(u32::MAX);
+        let Ok(room) = shared.room.clone().acquire_many_owned(bytes).await else { return Ok(false) };
+        match &mut held {
+            Some(held) => held.merge(room),
+            None => held = Some(room),
+        }
         reader.push(&chunk.bytes);
         let Some(header) = reader.header()? else { continue };
-        if header.generation != generation.load(Ordering::Relaxed) {
+        if header.generation != shared.generation.load(Ordering::Relaxed) {
             let _ = stream.stop(VarInt::from_u32(0));
             return Ok(false);
         }
         while let Some(unit) = reader.unit()? {
-            if arrived.send(Arrival::Group(header, Item::Unit(unit))).await.is_err() {
+            // All that is no longer the reader's goes with the unit.
+            let room = held.as_mut().and_then(|held| held.split(held.num_permits().saturating_sub(reader.held())));
+            if shared.arrived.send(Arrival::Group(header, Item::Unit(unit), room)).await.is_err() {
                 return Ok(false);
             }
         }
@@ -245,5 +276,8 @@ async fn write(send: &mut SendStream, ask: &Ask) -> Result<(), Error> {
 pub const ANSWER: Duration = Duration::from_secs(5);
 /// What is taken of a stream at once.
 const READ: usize = 64 << 10;
+/// Bytes of all groups together that are held for a unit that is not whole yet, or wait for the reader: twice the largest unit. Whoever
+/// sends halves of more than that is not read any further, and soon found silent.
+pub(super) const MAX_HELD: usize = 32 << 20;
 /// Units that wait for the reader; more wait in QUIC's windows.
 const ARRIVALS: usize = 64;

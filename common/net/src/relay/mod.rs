@@ -20,6 +20,8 @@ mod lane;
 mod transport;
 
 #[cfg(test)]
+mod hostile_tests;
+#[cfg(test)]
 mod tests;
 
 pub use client::{Event, Subscription, subscribe};
@@ -58,6 +60,16 @@ pub enum Error {
         waiting_for: &'static str,
         /// How long we waited.
         after: std::time::Duration,
+    },
+    /// The other end asks for more than it may.
+    #[error("more than {most} {what} requests within {within:?}")]
+    TooOften {
+        /// For what.
+        what: &'static str,
+        /// How often it may.
+        most: u32,
+        /// Within how long.
+        within: std::time::Duration,
     },
     /// Writing to a stream failed.
     #[error("cannot write: {0}")]

@@ -15,7 +15,7 @@ use media::{Cursor, LiveWindow, TrackKind};
 use quinn::{Connection, RecvStream, SendStream, VarInt};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::Error;
 use super::choice::Choice;
@@ -152,7 +152,12 @@ impl Request {
             // The subscriber closes once it has read everything.
             let _ = timeout(LAST_WORDS, connection.closed()).await;
         }
-        connection.close(VarInt::from_u32(0), b"bye");
+        match &ended {
+            Ended::Failed(error @ (Error::Protocol(_) | Error::TooOften { .. })) => {
+                connection.close(VarInt::from_u32(BAD_REQUEST), error.to_string().as_bytes());
+            }
+            _ => connection.close(VarInt::from_u32(0), b"bye"),
+        }
         ended
     }
 }
@@ -169,6 +174,7 @@ async fn serve<S: Source>(
     let (dropped, mut drops) = mpsc::channel::<Dropped>(MAX_DROPS);
     // Both lanes end when the broadcast has.
     let mut running = 0;
+    let mut starts = Starts::default();
     loop {
         tokio::select! {
             asked = control.next() => match asked {
@@ -181,6 +187,7 @@ async fn serve<S: Source>(
                     running = 0;
                 }
                 Ok(Some(Ask::Start { generation, at })) => {
+                    starts.count(Instant::now())?;
                     lanes.shutdown().await;
                     let cursor = source.with_window(|window| position(window, &at)).map_or(Cursor::at_live_edge(), Cursor::at);
                     let have = match at {
@@ -211,6 +218,26 @@ async fn serve<S: Source>(
                 Err(_) => running -= 1,
             },
         }
+    }
+}
+
+/// How often a subscriber has started. Each start is two tasks and a join from the newest IDR on, which costs more than to ask for it.
+#[derive(Debug, Default)]
+struct Starts {
+    since: Option<Instant>,
+    count: u32,
+}
+
+impl Starts {
+    fn count(&mut self, now: Instant) -> Result<(), Error> {
+        if self.since.is_none_or(|since| now.saturating_duration_since(since) > STARTS_WITHIN) {
+            (self.since, self.count) = (Some(now), 0);
+        }
+        self.count += 1;
+        if self.count > MAX_STARTS {
+            return Err(Error::TooOften { what: "start", most: MAX_STARTS, within: STARTS_WITHIN });
+        }
+        Ok(())
     }
 }
 
@@ -262,6 +289,10 @@ async fn write(send: &mut SendStream, reply: &Reply) -> Result<(), Error> {
 
 /// From the handshake to the request.
 pub const ASK: Duration = Duration::from_secs(5);
+/// Starts within [`STARTS_WITHIN`]: a viewer whose path comes and goes starts some times a second at most.
+pub(super) const MAX_STARTS: u32 = 64;
+/// What [`MAX_STARTS`] are counted in.
+const STARTS_WITHIN: Duration = Duration::from_secs(10);
 /// How long a refusal, or the end, may take to be heard.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 /// What is taken of a control stream at once.
@@ -270,4 +301,4 @@ const READ: usize = 4 << 10;
 const MAX_DROPS: usize = 16;
 // Application error codes of the connection (RFC 9000 §20.2): SPEC.md §6.
 const REFUSED: u32 = 1;
-const BAD_REQUEST: u32 = 2;
+pub(super) const BAD_REQUEST: u32 = 2;

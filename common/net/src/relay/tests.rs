@@ -22,7 +22,7 @@ use super::{Event, Side, Source, Subscription, accept, subscribe, transport};
 use crate::trust::{Identity, tls};
 
 /// A live window that a test writes.
-struct Live {
+pub(super) struct Live {
     window: Mutex<LiveWindow>,
     changed: watch::Sender<bool>,
     catalog: Arc<Catalog>,
@@ -33,7 +33,7 @@ struct Live {
 }
 
 impl Live {
-    fn new() -> Arc<Self> {
+    pub(super) fn new() -> Arc<Self> {
         let bounds = Bounds { duration: Duration::from_secs(10), bytes: 64 << 20 };
         Arc::new(Self {
             window: LiveWindow::new(bounds).into(),
@@ -51,7 +51,7 @@ impl Live {
     }
 
     /// Pictures `range` of 33 ms with an IDR every tenth, and a sound with each.
-    fn push(&self, range: std::ops::Range<i64>, size: usize) {
+    pub(super) fn push(&self, range: std::ops::Range<i64>, size: usize) {
         for n in range {
             let mut window = self.window.lock();
             window.push(self.catalog.clone(), unit(TrackId::VIDEO, n * 33, n % 10 == 0, size));
@@ -111,14 +111,14 @@ fn catalog(epoch: u64) -> Arc<Catalog> {
     Arc::new(catalog)
 }
 
-fn unit(track: TrackId, dts: i64, random_access: bool, size: usize) -> AccessUnit {
+pub(super) fn unit(track: TrackId, dts: i64, random_access: bool, size: usize) -> AccessUnit {
     let payload = Bytes::from(vec![dts as u8; size]);
     let dts = Timestamp::from_millis(dts);
     AccessUnit { epoch: Epoch(7), track, dts, pts: dts + Duration::from_millis(40), random_access, payload }
 }
 
 /// Serves `live` to whoever comes, by a name of one's own.
-fn serve(live: &Arc<Live>) -> (SocketAddr, crate::trust::Pin, tokio::sync::mpsc::Receiver<Ended>) {
+pub(super) fn serve(live: &Arc<Live>) -> (SocketAddr, crate::trust::Pin, tokio::sync::mpsc::Receiver<Ended>) {
     let identity = Identity::generate().unwrap();
     let mut config = tls::server_config(&identity, wire::ALPN);
     config.transport_config(Arc::new(transport(Side::Server)));
@@ -143,7 +143,7 @@ fn serve(live: &Arc<Live>) -> (SocketAddr, crate::trust::Pin, tokio::sync::mpsc:
     (address, identity.pin(), ends)
 }
 
-async fn connect(address: SocketAddr, pin: crate::trust::Pin) -> (Endpoint, quinn::Connection) {
+pub(super) async fn connect(address: SocketAddr, pin: crate::trust::Pin) -> (Endpoint, quinn::Connection) {
     let endpoint = Endpoint::client((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
     let mut config = tls::client_config(pin, wire::ALPN);
     config.transport_config(Arc::new(transport(Side::Client)));

@@ -446,9 +446,9 @@ impl GroupReader {
             let Some((dts, composition, step, len)) = head else { return Ok(None) };
             limit("access unit", len, MAX_UNIT)?;
             if (peek.len() as u64) < len {
-                // One allocation for the rest of it, however it comes.
+                // One allocation for the rest of it, however it comes, unless it is so large that only what comes of it is believed.
                 let missing = len as usize - peek.len();
-                self.buffer.reserve(missing);
+                self.buffer.reserve(missing.min(BELIEVED));
                 return Ok(None);
             }
             let Some(catalog) = self.catalog.clone() else { return Err(Error::NoCatalog) };
@@ -467,6 +467,11 @@ impl GroupReader {
             };
             return Ok(Some(Arrived { catalog, unit, after }));
         }
+    }
+
+    /// Bytes that are held of a frame that is not whole.
+    pub fn held(&self) -> usize {
+        self.buffer.len()
     }
 
     /// Whether the stream may end here: not inside a frame.
@@ -494,6 +499,8 @@ pub const MAX_REASON: u64 = 512;
 pub const MAX_CATALOG: u64 = 256 << 10;
 /// An access unit: what RTMP can carry at most.
 pub const MAX_UNIT: u64 = (1 << 24) - 1;
+/// What is allocated for a unit at once because its head says so.
+const BELIEVED: usize = 1 << 20;
 // A unit frame's first byte.
 const UNIT: u8 = 1;
 const RANDOM_ACCESS: u8 = 2;
