@@ -171,6 +171,12 @@ impl Peer {
             };
             let Some(incoming) = incoming else { return };
             let address = incoming.remote_address().ip();
+            // An address that is not its own takes no place from others: once some shake hands, whoever comes proves its own first
+            // (RFC 9000 §8.1.2).
+            if self.must_prove_address(incoming.remote_address_validated()) {
+                let _ = incoming.retry();
+                continue;
+            }
             let Some(place) = self.clone().enter(address) else {
                 self.stats.peers_refused.increment();
                 incoming.refuse();
@@ -197,6 +203,11 @@ impl Peer {
                 None
             }
         }
+    }
+
+    fn must_prove_address(&self, is_proven: bool) -> bool {
+        let total: usize = self.door.lock().from.values().sum();
+        !is_proven && total.saturating_sub(self.stats.peers.value() as usize) >= CROWDED
     }
 
     fn enter(self: Arc<Self>, address: IpAddr) -> Option<Place> {
@@ -349,5 +360,10 @@ const GOODBYE: Duration = Duration::from_millis(200);
 const MAX_INCOMING: usize = 64;
 /// Connections beyond those of viewers: who knocks must be heard before it is known whether it may come in.
 const HANDSHAKES: usize = 16;
+/// Handshakes under way from which on an address has to be proven: more than a family's viewers that all come at once.
+const CROWDED: usize = 6;
 /// One machine's viewers; a flood from one address leaves room for others.
 const MAX_PER_ADDRESS: usize = 8;
+
+#[cfg(test)]
+mod tests;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use net::lan::{Browser, BrowserOptions, Event, Wanted};
 use tokio::sync::{mpsc, watch};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use tracing::{debug, info};
 
 use super::host::Host;
@@ -19,6 +19,7 @@ pub(super) type Places = Vec<SocketAddr>;
 pub(super) async fn run(host: Host, places: watch::Sender<Places>, mut again: mpsc::Receiver<()>) {
     let mut secret = None;
     let mut browsing: Option<Browsing> = None;
+    let mut pace = Pace::default();
     loop {
         match host.watch().await {
             Ok(watch) => {
@@ -50,7 +51,7 @@ pub(super) async fn run(host: Host, places: watch::Sender<Places>, mut again: mp
                     if let Some(browsing) = &browsing {
                         browsing.browser.refresh();
                     }
-                    sleep(SETTLE).await;
+                    sleep(pace.wait(Instant::now())).await;
                     break;
                 }
                 found = next(&mut browsing) => {
@@ -65,6 +66,24 @@ pub(super) async fn run(host: Host, places: watch::Sender<Places>, mut again: mp
                 }
             }
         }
+    }
+}
+
+/// How long a wish to ask again waits. A broadcast that begins anew is asked for at once; two paths that bring different ones in turn, or a
+/// broadcaster that takes nobody, wish for it again and again, and are answered ever more seldom.
+#[derive(Debug, Default)]
+struct Pace {
+    last: Option<(Instant, Duration)>,
+}
+
+impl Pace {
+    fn wait(&mut self, now: Instant) -> Duration {
+        let wait = match self.last {
+            Some((at, wait)) if now.saturating_duration_since(at) < CALM => (wait * 2).min(ASK_EVERY / 2),
+            _ => SETTLE,
+        };
+        self.last = Some((now + wait, wait));
+        wait
     }
 }
 
@@ -118,5 +137,25 @@ fn publish(places: &watch::Sender<Places>, hints: Places, found: &Places) {
 const ASK_EVERY: Duration = Duration::from_secs(15);
 /// A broadcaster that comes back is heard of by the server a moment later.
 const SETTLE: Duration = Duration::from_millis(50);
+/// After so long without a wish to ask again, the next is answered at once.
+const CALM: Duration = Duration::from_secs(10);
 /// Interfaces of one machine, of both families.
 const MAX_PLACES: usize = 16;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_wishes_again_and_again_waits_ever_longer() {
+        let start = Instant::now();
+        let (mut pace, mut now, mut asked) = (Pace::default(), start, 0);
+        while now - start < Duration::from_secs(60) {
+            now += pace.wait(now);
+            asked += 1;
+        }
+        assert!(asked <= 20, "asked {asked} times in a minute");
+        now += CALM + SETTLE;
+        assert_eq!(pace.wait(now), SETTLE, "and is answered at once when that is over");
+    }
+}

@@ -38,7 +38,7 @@ pub struct Subscription {
     proof: Option<[u8; 32]>,
     has_ended: bool,
     /// What all groups together may still hold of payload.
-    pub(super) room: Arc<Semaphore>,
+    room: Arc<Semaphore>,
     _tasks: JoinSet<()>,
 }
 
@@ -147,6 +147,11 @@ impl Subscription {
     /// The connection's round trip, as QUIC measures it.
     pub fn round_trip(&self) -> Duration {
         self.connection.rtt()
+    }
+
+    /// Bytes that are held for units that are not whole yet or that nobody has asked for: at most [`MAX_HELD`].
+    pub fn held_bytes(&self) -> usize {
+        MAX_HELD - self.room.available_permits()
     }
 
     /// Bytes that came, all of them: what this path costs the link.
@@ -278,6 +283,6 @@ pub const ANSWER: Duration = Duration::from_secs(5);
 const READ: usize = 64 << 10;
 /// Bytes of all groups together that are held for a unit that is not whole yet, or wait for the reader: twice the largest unit. Whoever
 /// sends halves of more than that is not read any further, and soon found silent.
-pub(super) const MAX_HELD: usize = 32 << 20;
+pub const MAX_HELD: usize = 32 << 20;
 /// Units that wait for the reader; more wait in QUIC's windows.
 const ARRIVALS: usize = 64;

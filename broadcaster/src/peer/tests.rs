@@ -1,0 +1,74 @@
+//! Who may shake hands.
+
+use std::net::Ipv4Addr;
+
+use media::live_window::Bounds;
+use media::{Epoch, TrackId, WallClock};
+use tokio::net::UdpSocket;
+
+use super::*;
+
+fn peer() -> Arc<Peer> {
+    let stats = Arc::new(Stats::default());
+    let bounds = Bounds { duration: Duration::from_secs(10), bytes: 1 << 20 };
+    let broadcast = Broadcast::new(Epoch(1), WallClock::from_micros(0), &[TrackId::VIDEO], bounds, stats.clone());
+    let listen = Some((Ipv4Addr::LOCALHOST, 0).into());
+    let settings = Settings { listen, max_viewers: 10, max_upload: None, announce: false };
+    Peer::start(settings, Arc::new(broadcast), stats, watch::Sender::new(false)).unwrap()
+}
+
+async fn connect(peer: &Peer, address: SocketAddr) -> (quinn::Endpoint, quinn::Connection) {
+    let endpoint = quinn::Endpoint::client((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+    let mut config = tls::client_config(peer.offer().pin, relay::wire::ALPN);
+    config.transport_config(Arc::new(relay::transport(Side::Client)));
+    let connection = endpoint.connect_with(config, address, tls::SERVER_NAME).unwrap().await.unwrap();
+    (endpoint, connection)
+}
+
+/// Stands before `server` for one client; says how many Retry packets (RFC 9000 §17.2.5) it has passed on.
+async fn count_retries(server: SocketAddr) -> (SocketAddr, watch::Receiver<usize>) {
+    let (outside, inside) = (
+        UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap(),
+        UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap(),
+    );
+    inside.connect(server).await.unwrap();
+    let (address, (retries, seen)) = (outside.local_addr().unwrap(), watch::channel(0));
+    tokio::spawn(async move {
+        let (mut from_client, mut from_server, mut client) = (vec![0; 1 << 16], vec![0; 1 << 16], None);
+        loop {
+            tokio::select! {
+                Ok((length, peer)) = outside.recv_from(&mut from_client) => {
+                    client = Some(peer);
+                    inside.send(&from_client[..length]).await.unwrap();
+                }
+                Ok(length) = inside.recv(&mut from_server) => {
+                    retries.send_modify(|count| *count += usize::from(from_server[0] & 0xf0 == 0xf0));
+                    outside.send_to(&from_server[..length], client.expect("it is answered")).await.unwrap();
+                }
+            }
+        }
+    });
+    (address, seen)
+}
+
+#[tokio::test]
+async fn in_a_crowd_addresses_are_proven_first() {
+    let peer = peer();
+    let server = peer.endpoint.local_addr().unwrap();
+    tokio::spawn(peer.clone().serve());
+    let (address, retries) = count_retries(server).await;
+    let first = connect(&peer, address).await;
+    assert_eq!(*retries.borrow(), 0, "nobody else is there");
+    // They say nothing once they are connected.
+    let mut silent = vec![first];
+    while silent.len() < CROWDED {
+        silent.push(connect(&peer, server).await);
+    }
+    let (address, retries) = count_retries(server).await;
+    let (_endpoint, connection) = connect(&peer, address).await;
+    assert_eq!(
+        (*retries.borrow(), connection.close_reason()),
+        (1, None),
+        "it is let in once it has proven its address"
+    );
+}
