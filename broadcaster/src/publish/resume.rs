@@ -1,6 +1,6 @@
 //! Where to go on after a connection was made: pure.
 
-use media::{Epoch, LiveWindow, TrackId};
+use media::{Epoch, LiveWindow};
 use net::rtmp::Resume;
 
 /// What is known of the server.
@@ -19,8 +19,7 @@ pub struct Server<'a> {
 pub fn position(window: &LiveWindow, epoch: Epoch, server: Server<'_>) -> Option<u64> {
     match server.resume.filter(|resume| resume.epoch == epoch) {
         Some(resume) => {
-            let lacks = |track: TrackId, dts| resume.have.iter().all(|(had, last)| *had != track || dts > *last);
-            let first = window.from(0).find(|entry| lacks(entry.unit.track, entry.unit.dts));
+            let first = window.first_lacked(epoch, &resume.have);
             Some(first.map_or(window.next_position(), |entry| entry.position))
         }
         // What comes before the first IDR of all is its sound; what comes before the first that is held belongs to a lost GOP.
@@ -38,7 +37,7 @@ mod tests {
     use bytes::Bytes;
     use media::codec::{Codec, CodecConfig, Format};
     use media::live_window::Bounds;
-    use media::{AccessUnit, Catalog, Timestamp, Track};
+    use media::{AccessUnit, Catalog, Timestamp, Track, TrackId};
 
     use super::*;
 

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::access_unit::{AccessUnit, TrackId};
-use crate::catalog::Catalog;
+use crate::catalog::{Catalog, Epoch};
 use crate::time::Timestamp;
 
 /// An access unit in the window, and the catalog in force from it on. Cloning copies no media.
@@ -127,6 +127,12 @@ impl LiveWindow {
     pub fn from(&self, position: u64) -> impl Iterator<Item = &Entry> {
         let skip = position.saturating_sub(self.first_position());
         self.entries.range(usize::try_from(skip).unwrap_or(usize::MAX).min(self.entries.len())..)
+    }
+
+    /// The oldest unit held of `epoch` that somebody lacks who has each track up to the DTS in `have`, and nothing of the others.
+    pub fn first_lacked(&self, epoch: Epoch, have: &[(TrackId, Timestamp)]) -> Option<&Entry> {
+        let lacks = |unit: &AccessUnit| have.iter().all(|(track, last)| *track != unit.track || unit.dts > *last);
+        self.entries.iter().find(|entry| entry.unit.epoch == epoch && lacks(&entry.unit))
     }
 
     /// The newest unit.
@@ -267,7 +273,7 @@ mod tests {
 
     use super::*;
     use crate::access_unit::TrackId;
-    use crate::catalog::{Epoch, Track};
+    use crate::catalog::Track;
     use crate::codec::{Codec, CodecConfig, Format};
     use crate::time::Timestamp;
 
@@ -322,6 +328,25 @@ mod tests {
         w.push(catalog(2, true), unit(2, TrackId::VIDEO, 80, true, 1));
         let after: Vec<_> = w.from(0).map(|e| e.after.map(Timestamp::as_millis)).collect();
         assert_eq!(after, [None, None, Some(0), Some(5), None]);
+    }
+
+    #[test]
+    fn finds_what_somebody_lacks() {
+        let mut w = window(10_000, 10_000);
+        let c = catalog(1, true);
+        for (track, dts) in [(TrackId::VIDEO, 0), (TrackId::AUDIO, 5), (TrackId::VIDEO, 40), (TrackId::AUDIO, 26)] {
+            w.push(c.clone(), unit(1, track, dts, true, 1));
+        }
+        let check = |epoch, have: &[(TrackId, i64)], expected: Option<u64>| {
+            let have: Vec<_> = have.iter().map(|(track, dts)| (*track, Timestamp::from_millis(*dts))).collect();
+            assert_eq!(w.first_lacked(Epoch(epoch), &have).map(|entry| entry.position), expected, "{epoch} {have:?}");
+        };
+        check(1, &[], Some(0));
+        check(1, &[(TrackId::VIDEO, 0)], Some(1));
+        check(1, &[(TrackId::VIDEO, 0), (TrackId::AUDIO, 5)], Some(2));
+        check(1, &[(TrackId::VIDEO, 40), (TrackId::AUDIO, 5)], Some(3));
+        check(1, &[(TrackId::VIDEO, 99), (TrackId::AUDIO, 26)], None);
+        check(2, &[], None);
     }
 
     #[test]

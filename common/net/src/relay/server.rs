@@ -245,10 +245,7 @@ impl Starts {
 fn position(window: &LiveWindow, at: &Start) -> Option<u64> {
     let Start::After { epoch, have } = at else { return None };
     let had = |track| have.iter().find(|(known, _)| *known == track).map(|(_, dts)| *dts);
-    let is_lacking = |entry: &&media::live_window::Entry| {
-        entry.unit.epoch == *epoch && had(entry.unit.track).is_none_or(|dts| entry.unit.dts > dts)
-    };
-    match window.from(0).find(is_lacking) {
+    match window.first_lacked(*epoch, have) {
         // What is between is gone: an IDR is the next that can be decoded.
         Some(first) if had(first.unit.track).is_some_and(|dts| first.after != Some(dts)) => None,
         Some(first) => Some(first.position),
