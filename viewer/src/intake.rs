@@ -49,6 +49,7 @@ pub fn run(
         led: None,
         arrived: None,
         contender: None,
+        repeated: 0,
         gone: BTreeSet::new(),
         sources: BTreeMap::new(),
         why: BTreeMap::new(),
@@ -74,6 +75,8 @@ struct Intake<'a> {
     arrived: Option<(Duration, Timestamp)>,
     /// Another that brought the last pictures first.
     contender: Option<Contender>,
+    /// Units that had come twice when the path last changed.
+    repeated: u64,
     /// Paths that bring nothing now, because nobody wants them to.
     gone: BTreeSet<PathId>,
     /// Why a path is to be left, or was.
@@ -285,8 +288,10 @@ impl Intake<'_> {
         (self.led, self.contender) = (Some(path), None);
         let why = self.why.remove(&from).unwrap_or(Why::Better);
         let (from, to) = (self.name(from).to_owned(), self.name(path).to_owned());
-        info!(from, to, why = why.word(), lost, dts = unit.dts.as_millis(), "switched");
-        self.player.stats.lock().switches.add(Switch { from, to, why, lost, late, pts, gap: None });
+        let all = self.splicer.counters().repeated;
+        let repeated = all - std::mem::replace(&mut self.repeated, all);
+        info!(from, to, why = why.word(), lost, repeated, dts = unit.dts.as_millis(), "switched");
+        self.player.stats.lock().switches.add(Switch { from, to, why, lost, repeated, late, pts, gap: None });
     }
 
     /// What a path is called.

@@ -40,6 +40,8 @@ pub struct Switch {
     pub why: Why,
     /// Units of video that are missing between the two.
     pub lost: u32,
+    /// Units of any kind that came again by another path since the change before it, and were dropped: none is shown twice.
+    pub repeated: u64,
     /// How much later that first one came than its time says, after the last one before it: what the buffer has to hide.
     #[serde(rename = "late_ms", serialize_with = "as_millis")]
     pub late: Option<Duration>,
@@ -146,6 +148,7 @@ mod tests {
             to: "b".into(),
             why: Why::Silent,
             lost: 0,
+            repeated: 3,
             late: None,
             pts,
             gap: None,
@@ -160,5 +163,6 @@ mod tests {
         assert_eq!((summary.count, summary.worst_gap_ms), (1, 50.0));
         let json = serde_json::to_value(&summary).unwrap();
         assert_eq!((&json["recent"][0]["gap_ms"], &json["recent"][0]["why"]), (&50.0.into(), &"silent".into()));
+        assert_eq!((&json["recent"][0]["lost"], &json["recent"][0]["repeated"]), (&0.into(), &3.into()));
     }
 }

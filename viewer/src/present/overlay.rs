@@ -88,10 +88,11 @@ pub(super) fn statistics(
         ),
         format!("drops    {} late or skipped, {} stalls", line.drops, status.stalls),
     ];
-    if let Some(Switch { from, to, why, lost, gap, .. }) = last {
+    if let Some(Switch { from, to, why, lost, repeated, gap, .. }) = last {
         let cost = gap.map_or("?".to_owned(), |gap| gap.as_millis().to_string());
         lines.push(format!("switches {}, the last: {from} to {to}", line.switches));
         lines.push(format!("         because {}, {cost} ms of standstill, {lost} pictures lost", why.word()));
+        lines.push(format!("         {repeated} units came twice, none is shown twice"));
     }
     lines.push(format!("sound    {sound}"));
     lines
