@@ -43,6 +43,8 @@ struct Push {
     sent: f64,
     /// Bytes per second, over [`MEAN`].
     rate: f64,
+    /// Seconds that this is the mean of.
+    time: f64,
 }
 
 #[derive(Debug)]
@@ -60,7 +62,7 @@ struct Viewer {
 
 impl Share {
     pub(super) fn new(now: Instant) -> Self {
-        let push = Push { wait: None, last_wait: 0.0, sent: 0.0, rate: 0.0 };
+        let push = Push { wait: None, last_wait: 0.0, sent: 0.0, rate: 0.0, time: 0.0 };
         Self {
             link: None,
             goal: 0.0,
@@ -93,6 +95,9 @@ impl Share {
     /// How long what is pushed waits in queues on its way; `None` while nothing is pushed. To be told at least as often as units are
     /// pushed: silence counts as waiting.
     pub(super) fn push_waits(&mut self, wait: Option<Duration>, now: Instant) {
+        if wait.is_some() && self.push.wait.is_none() {
+            (self.push.rate, self.push.time, self.push.sent) = (0.0, 0.0, 0.0);
+        }
         self.push.wait = wait.map(|wait| (wait, now));
         self.update(now);
     }
@@ -164,7 +169,9 @@ impl Share {
         let is_queued = |viewer: &Viewer| viewer.queued.is_some_and(|at| now.saturating_duration_since(at) < REMEMBER);
         let is_shared = self.viewers.values().any(is_queued);
         let pushed = std::mem::take(&mut self.push.sent) / seconds;
-        self.push.rate += (pushed - self.push.rate) * (seconds / MEAN.as_secs_f64()).min(1.0);
+        // A push that has only begun has its mean so far.
+        self.push.time = (self.push.time + seconds).min(MEAN.as_secs_f64());
+        self.push.rate += (pushed - self.push.rate) * (seconds / self.push.time).min(1.0);
         let went = self.viewers.values().filter(|v| v.shares || is_queued(v)).map(|v| v.sent).sum::<f64>() / seconds;
         if self.viewers.values().any(|viewer| viewer.shares && viewer.was_short) {
             self.short = now;
@@ -180,6 +187,8 @@ impl Share {
             None if suffers => {
                 // What came and made no queue went on.
                 let took = (went + pushed) / (1.0 + (change / seconds).max(0.0));
+                // Measured in so short a time that a burst tells little: what it took of the push alone was not all.
+                let took = took.max(self.push.rate * LIKELY);
                 self.link = Some((took * FIRST).max(self.push.rate + LEAST));
                 (self.goal, self.fall) = (took * NEARLY, Some((now, took * FIRST)));
                 (self.divided, self.undivided, self.short) = (now, 0.0, now);
@@ -202,7 +211,8 @@ impl Share {
                     // What was sent before shows for a while: no more than half is taken before it can have gone.
                     let (since, from) = self.fall.unwrap_or((now, *link));
                     if self.fall.is_none() {
-                        self.goal = *link * NEARLY;
+                        // One that falls again on its way back has lost sight of it only in part.
+                        self.goal = (*link * NEARLY).max(self.goal * AGAIN);
                     }
                     let is_shown = now.saturating_duration_since(since) > SHOWN;
                     let (since, from) = if is_shown { (now, *link) } else { (since, from) };
@@ -226,6 +236,7 @@ impl Share {
             goal = self.goal as u64,
             push = self.push.rate as u64,
             went = went as u64,
+            viewers = ?self.viewers.values().map(|v| (v.shares, v.tokens as i64, v.sent as u64)).collect::<Vec<_>>(),
             "share"
         );
         if self.link.is_some() {
@@ -259,6 +270,10 @@ const TOLD: Duration = Duration::from_millis(150);
 const FIRST: f64 = 0.7;
 /// Per second, without any wait, up to where the estimate fell from.
 const RETURN: f64 = 0.5;
+/// The least that a link is taken for at first, in pushes.
+const LIKELY: f64 = 1.5;
+/// Of where it was to come back to.
+const AGAIN: f64 = 0.8;
 /// Of where it fell from: it was too much.
 const NEARLY: f64 = 0.95;
 /// Per second, without any wait, beyond; and so much more for each second that there was none.
