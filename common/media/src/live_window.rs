@@ -5,8 +5,10 @@
 //! units it missed. Positions count access units from the start of the stream and never repeat, whatever epochs come and go.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
+
+use bytes::Bytes;
 
 use crate::access_unit::{AccessUnit, TrackId};
 use crate::catalog::{Catalog, Epoch};
@@ -29,6 +31,16 @@ pub struct Entry {
     at: i64,
     /// What it adds to what the window holds: its payload, and its catalog if that is a new one.
     weight: usize,
+    /// See [`head`](Self::head).
+    head: Arc<OnceLock<Bytes>>,
+}
+
+impl Entry {
+    /// What goes before the payload on the wire, the same for every subscriber: made by the first who needs it, and shared with the others. There
+    /// is one, so it is for the one protocol that frames units singly; RTMP and HLS frame many at once, and share that.
+    pub fn head(&self, make: impl FnOnce() -> Bytes) -> Bytes {
+        self.head.get_or_init(make).clone()
+    }
 }
 
 /// How much a window may hold. At least the newest unit is always held.
@@ -97,7 +109,17 @@ impl LiveWindow {
                 None
             }
         };
-        self.entries.push_back(Entry { position: self.next_position, starts_gop, catalog, unit, after, at, weight });
+        let head = Arc::default();
+        self.entries.push_back(Entry {
+            position: self.next_position,
+            starts_gop,
+            catalog,
+            unit,
+            after,
+            at,
+            weight,
+            head,
+        });
         self.next_position += 1;
         self.evict();
         self.entries.back().expect("an entry was just pushed, and eviction keeps the newest")
@@ -328,6 +350,22 @@ mod tests {
         w.push(catalog(2, true), unit(2, TrackId::VIDEO, 80, true, 1));
         let after: Vec<_> = w.from(0).map(|e| e.after.map(Timestamp::as_millis)).collect();
         assert_eq!(after, [None, None, Some(0), Some(5), None]);
+    }
+
+    #[test]
+    fn a_head_is_made_once_for_all() {
+        let mut w = window(10_000, 10_000);
+        w.push(catalog(1, true), unit(1, TrackId::VIDEO, 0, true, 1));
+        let mut made = 0;
+        let mut read = || {
+            let entries = Cursor::at(0).read(&w, 100).entries;
+            entries[0].head(|| {
+                made += 1;
+                Bytes::from(vec![1, 2, 3])
+            })
+        };
+        let (one, other) = (read(), read());
+        assert_eq!((one.as_ptr(), one.len(), made), (other.as_ptr(), 3, 1));
     }
 
     #[test]

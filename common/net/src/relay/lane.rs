@@ -171,7 +171,8 @@ impl Lane {
             }
         };
         let group = &mut groups[at];
-        let mut head = BytesMut::new();
+        // What this subscriber's stream needs beside the unit.
+        let mut opening = BytesMut::new();
         if group.stream.is_none() {
             let stream = self.connection.open_uni().await?;
             // The newest pictures first, and all sound before them.
@@ -180,16 +181,19 @@ impl Lane {
             group.stream = Some(stream);
             group.catalog = None;
             let (generation, track, sequence) = (self.generation, group.track, group.sequence);
-            GroupHeader { generation, track, sequence }.encode(&mut head);
+            GroupHeader { generation, track, sequence }.encode(&mut opening);
         }
         if group.catalog.as_ref().is_none_or(|known| !Arc::ptr_eq(known, &entry.catalog)) {
-            wire::put_catalog(&mut head, &entry.catalog);
+            wire::put_catalog(&mut opening, &entry.catalog);
             group.catalog = Some(entry.catalog.clone());
         }
-        wire::put_unit_head(&mut head, &entry.unit, entry.after);
-        let bytes = head.len() + entry.unit.payload.len();
-        let mut stream = group.stream.take().expect("it was just opened");
-        let mut left = [head.freeze(), entry.unit.payload.clone()];
+        let head = entry.head(|| {
+            let mut head = BytesMut::new();
+            wire::put_unit_head(&mut head, &entry.unit, entry.after);
+            head.freeze()
+        });
+        let mut left = [opening.freeze(), head, entry.unit.payload.clone()];
+        let bytes = left.iter().map(Bytes::len).sum();
         let mut is_sent = false;
         while !is_sent {
             if self.share == 0 {
@@ -201,13 +205,12 @@ impl Lane {
                 piece
             });
             is_sent = left.iter().all(Bytes::is_empty);
-            let handed_over = self.hand_over(source, &mut stream, piece, entry.position).await?;
-            if handed_over.is_err() {
-                groups[at].stream = Some(stream);
+            // It stays its group's, which resets it if this is stopped in the middle of a unit.
+            let stream = groups[at].stream.as_mut().expect("it was just opened");
+            if self.hand_over(source, stream, piece, entry.position).await?.is_err() {
                 return Ok(Err(Overtaken));
             }
         }
-        groups[at].stream = Some(stream);
         Ok(Ok(bytes))
     }
 
@@ -215,7 +218,7 @@ impl Lane {
         &mut self,
         source: &S,
         stream: &mut SendStream,
-        mut piece: [Bytes; 2],
+        mut piece: [Bytes; 3],
         position: u64,
     ) -> Result<Result<(), Overtaken>, Error> {
         // Counted in looks, not by the clock: while this process itself is held up, nobody is late. Pictures go first, which makes
@@ -226,14 +229,16 @@ impl Lane {
         let mut look = interval_at(begun + LOOK, LOOK);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut left = &mut piece[..];
-        while !left.is_empty() {
+        loop {
+            let empty = left.iter().take_while(|chunk| chunk.is_empty()).count();
+            left = &mut left[empty..];
+            if left.is_empty() {
+                break;
+            }
             tokio::select! {
                 written = stream.write_chunks(left) => {
                     let written = written?;
                     left = &mut left[written.chunks..];
-                    if left.first().is_some_and(Bytes::is_empty) {
-                        left = &mut left[1..];
-                    }
                     looks = 0;
                 }
                 _ = look.tick() => {
