@@ -1,16 +1,15 @@
-//! What the relay protocol's bytes mean: control messages, group headers, frames. Pure. `SPEC.md` §3 to §5.
+//! What the relay protocol's bytes mean: control messages here, and what follows on a track's own stream in `group`. Pure. `SPEC.md` §3 to §5.
 //!
 //! Integers are QUIC's variable-length ones (RFC 9000 §16); signed ones are zigzag-coded into them first.
 
-use std::sync::Arc;
+mod group;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use media::{AccessUnit, Catalog, Epoch, Timestamp, TrackId};
+use media::{Epoch, Timestamp, TrackId};
 
-use super::catalog;
+pub use self::group::{Arrived, GroupHeader, GroupReader, MAX_CATALOG, MAX_UNIT, put_catalog, put_unit_head};
 use super::coding::{
-    array, bounded, byte, limit, peek_varint, put_bytes, put_signed, put_varint, text, timestamp, track, track_byte,
-    unzigzag, varint,
+    array, bounded, byte, peek_varint, put_bytes, put_signed, put_varint, text, timestamp, track, track_byte, varint,
 };
 
 /// What is wrong with the bytes of a peer.
@@ -175,28 +174,6 @@ impl RefusalCode {
     }
 }
 
-/// What begins each group's stream.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct GroupHeader {
-    /// Of which start.
-    pub generation: u32,
-    /// Of which track.
-    pub track: TrackId,
-    /// Its number in the track, from 0 at each start.
-    pub sequence: u64,
-}
-
-/// A unit as it comes out of a group.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Arrived {
-    /// What it is decoded with.
-    pub catalog: Arc<Catalog>,
-    /// The unit.
-    pub unit: AccessUnit,
-    /// The unit of its track that it follows; `None` for the first of its epoch.
-    pub after: Option<Timestamp>,
-}
-
 impl Ask {
     /// Appends it.
     pub fn encode(&self, out: &mut BytesMut) {
@@ -349,137 +326,6 @@ pub fn reply(message: (u64, Bytes)) -> Result<Reply, Error> {
     Reply::decode(message.0, message.1)
 }
 
-impl GroupHeader {
-    /// Appends it.
-    pub fn encode(self, out: &mut BytesMut) {
-        put_varint(out, u64::from(self.generation));
-        out.put_u8(track_byte(self.track));
-        put_varint(out, self.sequence);
-    }
-}
-
-/// Appends a catalog frame.
-pub fn put_catalog(out: &mut BytesMut, catalog: &Catalog) {
-    let mut body = BytesMut::new();
-    catalog::encode(&mut body, catalog);
-    out.put_u8(0);
-    put_bytes(out, &body);
-}
-
-/// Appends the head of a unit frame; the payload follows it.
-pub fn put_unit_head(out: &mut BytesMut, unit: &AccessUnit, after: Option<Timestamp>) {
-    let after = after.and_then(|after| u64::try_from(unit.dts - after).ok());
-    out.put_u8(UNIT | if unit.random_access { RANDOM_ACCESS } else { 0 } | if after.is_some() { FOLLOWS } else { 0 });
-    put_signed(out, unit.dts.as_millis());
-    put_signed(out, unit.composition_time());
-    if let Some(step) = after {
-        put_varint(out, step);
-    }
-    put_varint(out, unit.payload.len() as u64);
-}
-
-/// Reads a group's stream as its bytes come.
-#[derive(Debug, Default)]
-pub struct GroupReader {
-    buffer: BytesMut,
-    header: Option<GroupHeader>,
-    catalog: Option<Arc<Catalog>>,
-}
-
-impl GroupReader {
-    /// Takes bytes.
-    pub fn push(&mut self, bytes: &[u8]) {
-        self.buffer.extend_from_slice(bytes);
-    }
-
-    /// The header, once it is there.
-    pub fn header(&mut self) -> Result<Option<GroupHeader>, Error> {
-        if self.header.is_none() {
-            let mut peek = &self.buffer[..];
-            let header = (|| {
-                let generation = peek_varint(&mut peek)?;
-                let track_byte = *peek.first()?;
-                peek = &peek[1..];
-                Some((generation, track_byte, peek_varint(&mut peek)?))
-            })();
-            let Some((generation, track_byte, sequence)) = header else { return Ok(None) };
-            let generation = u32::try_from(generation).map_err(|_| Error::Limit {
-                what: "generation",
-                value: generation,
-                limit: u32::MAX.into(),
-            })?;
-            let used = self.buffer.len() - peek.len();
-            self.buffer.advance(used);
-            self.header = Some(GroupHeader { generation, track: track(track_byte), sequence });
-        }
-        Ok(self.header)
-    }
-
-    /// The next unit, once it is whole.
-    pub fn unit(&mut self) -> Result<Option<Arrived>, Error> {
-        let Some(header) = self.header()? else { return Ok(None) };
-        loop {
-            let mut peek = &self.buffer[..];
-            let Some(&kind) = peek.first() else { return Ok(None) };
-            peek = &peek[1..];
-            if kind == 0 {
-                let Some(len) = peek_varint(&mut peek) else { return Ok(None) };
-                limit("catalog", len, MAX_CATALOG)?;
-                if (peek.len() as u64) < len {
-                    return Ok(None);
-                }
-                let head = self.buffer.len() - peek.len();
-                self.buffer.advance(head);
-                let mut body = self.buffer.split_to(len as usize).freeze();
-                self.catalog = Some(Arc::new(catalog::decode(&mut body)?));
-                continue;
-            }
-            if kind & UNIT == 0 || kind > (UNIT | RANDOM_ACCESS | FOLLOWS) {
-                return Err(Error::Unknown { what: "frame", value: kind.into() });
-            }
-            let head = (|| {
-                let dts = unzigzag(peek_varint(&mut peek)?);
-                let composition = unzigzag(peek_varint(&mut peek)?);
-                let step = if kind & FOLLOWS != 0 { Some(peek_varint(&mut peek)?) } else { None };
-                Some((dts, composition, step, peek_varint(&mut peek)?))
-            })();
-            let Some((dts, composition, step, len)) = head else { return Ok(None) };
-            limit("access unit", len, MAX_UNIT)?;
-            if (peek.len() as u64) < len {
-                // One allocation for the rest of it, however it comes, unless it is so large that only what comes of it is believed.
-                let missing = len as usize - peek.len();
-                self.buffer.reserve(missing.min(BELIEVED));
-                return Ok(None);
-            }
-            let Some(catalog) = self.catalog.clone() else { return Err(Error::NoCatalog) };
-            let used = self.buffer.len() - peek.len();
-            self.buffer.advance(used);
-            let payload = self.buffer.split_to(len as usize).freeze();
-            let after =
-                step.map(|step| Timestamp::from_millis(dts.saturating_sub(i64::try_from(step).unwrap_or(i64::MAX))));
-            let unit = AccessUnit {
-                epoch: catalog.epoch,
-                track: header.track,
-                dts: Timestamp::from_millis(dts),
-                pts: Timestamp::from_millis(dts.saturating_add(composition)),
-                random_access: kind & RANDOM_ACCESS != 0,
-                payload,
-            };
-            return Ok(Some(Arrived { catalog, unit, after }));
-        }
-    }
-
-    /// Bytes that are held of a frame that is not whole.
-    pub fn held(&self) -> usize {
-        self.buffer.len()
-    }
-
-    /// Whether the stream may end here: not inside a frame.
-    pub fn is_between_frames(&self) -> bool {
-        self.header.is_some() && self.buffer.is_empty()
-    }
-}
-
 fn put_message(out: &mut BytesMut, kind: u64, body: &[u8]) {
     put_varint(out, kind);
     put_bytes(out, body);
@@ -495,13 +341,3 @@ pub const MAX_NAME: u64 = 64;
 pub const MAX_TICKET: u64 = 1 << 10;
 /// A reason, in bytes.
 pub const MAX_REASON: u64 = 512;
-/// A catalog: decoder configurations and metadata as ingest bounds them, for all tracks.
-pub const MAX_CATALOG: u64 = 256 << 10;
-/// An access unit: what RTMP can carry at most.
-pub const MAX_UNIT: u64 = (1 << 24) - 1;
-/// What is allocated for a unit at once because its head says so.
-const BELIEVED: usize = 1 << 20;
-// A unit frame's first byte.
-const UNIT: u8 = 1;
-const RANDOM_ACCESS: u8 = 2;
-const FOLLOWS: u8 = 4;
