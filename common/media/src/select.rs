@@ -291,7 +291,7 @@ impl Selector {
         patience = patience.mul_f64(1.0 + f64::from(path.alarms.min(MAX_ALARMS)) / 2.0);
         if path.kind.can_idle() {
             // What stands ready is asked for next to nothing: better too often than too late to be hidden.
-            patience = patience.min((flow.interval() * MOST_INTERVALS).max(self.hidden)).max(floor);
+            patience = patience.min((flow.interval().mul_f64(MOST_INTERVALS)).max(self.hidden)).max(floor);
         }
         patience
     }
@@ -473,8 +473,8 @@ impl Path {
     }
 }
 
-/// Where a unit comes every so often, silence of three times that is one.
-const MOST_INTERVALS: u32 = 3;
+/// Where a unit comes every so often, silence of so many times that is one: noticed within three, the look of it included.
+const MOST_INTERVALS: f64 = 2.5;
 /// False alarms stretch a path's patience by half of it each, up to this many.
 const MAX_ALARMS: u32 = 6;
 /// A path without a false alarm for so long is an even one again.
