@@ -100,7 +100,9 @@ fn a_publisher_dies_and_returns_and_its_readers_stay() -> Result<()> {
     );
 
     let seen: Vec<usize> = readers.iter().map(Viewer::pictures).collect::<Result<_>>()?;
-    let _second = Broadcaster::start(&lab, &cdn.publish_url(&key), &Broadcaster::SMALL)?;
+    // Its sound is coded differently: the same tone at the same time would look like a unit that came twice.
+    let options = [&Broadcaster::SMALL[..], &["--audio-bitrate", "96k"]].concat();
+    let _second = Broadcaster::start(&lab, &cdn.publish_url(&key), &options)?;
     for (reader, seen) in readers.iter_mut().zip(seen) {
         reader.wait_pictures(seen + 150, START)?;
         ensure!(reader.process.running()?, "a reader ended with the publisher");
