@@ -177,6 +177,15 @@ impl Selector {
         }
     }
 
+    /// Another broadcast has begun, whose times have nothing to do with those before: what any path brings of it is newer.
+    pub fn begin_anew(&mut self) {
+        for path in &mut self.ladder {
+            if let State::Flowing(flow) = &mut path.state {
+                flow.rhythms_mut().for_each(|(_, rhythm)| rhythm.newest = Timestamp::from_millis(i64::MIN));
+            }
+        }
+    }
+
     /// `path` is connected. Where nothing flows at all, it may wait for the stream to begin.
     pub fn answered(&mut self, path: PathId) {
         if let Some(Path { state: State::Opening { answered, .. }, .. }) = self.path(path) {

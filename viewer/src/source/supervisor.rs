@@ -268,8 +268,12 @@ impl Supervisor {
             }
             Report::Unit(catalog, unit, after) => {
                 path.worked = true;
+                let is_another = self.epoch.replace(unit.epoch) != Some(unit.epoch);
+                if is_another {
+                    self.selector.begin_anew();
+                }
                 self.selector.arrived(id, now, unit.track.kind, unit.dts, after);
-                if self.epoch.replace(unit.epoch) != Some(unit.epoch) {
+                if is_another {
                     // A broadcast that the server may not have known when it was asked: its broadcaster has a certificate of its own.
                     let _ = self.ask_again.try_send(());
                 }

@@ -142,6 +142,21 @@ fn halting(selector: &mut Selector, at: u64) {
     }
 }
 
+/// The relay has brought hours of an earlier broadcast, the broadcaster nothing of it.
+#[test]
+fn another_broadcast_is_not_older_because_its_times_are() {
+    let mut selector = lan(Mode::Warm);
+    selector.poll(ms(0));
+    selector.failed(PEER, ms(10));
+    selector.poll(ms(10));
+    for at in (20..1200).step_by(20) {
+        arrived(&mut selector, RELAY, at, 10_000_000 + at as i64);
+    }
+    selector.begin_anew();
+    let actions = flow(&mut selector, &[(RELAY, 60), (PEER, 0)], 1200, 4000);
+    assert!(actions.iter().any(|(_, action)| *action == Action::Stop(RELAY)), "{actions:?}");
+}
+
 /// Lost packets hold up large units first: sound comes, and pictures do not.
 #[test]
 fn pictures_are_missed_though_sound_goes_on() {
