@@ -159,8 +159,8 @@ fn secret_of(data: &Path) -> anyhow::Result<[u8; 32]> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             let secret: [u8; 32] = rand::random();
             std::fs::create_dir_all(data).with_context(|| data.display().to_string())?;
-            let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
-            file.write_all(&secret).with_context(|| path.display().to_string())?;
+            let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
+            file.and_then(|mut file| file.write_all(&secret)).with_context(|| path.display().to_string())?;
             Ok(secret)
         }
         Err(error) => Err(error).with_context(|| path.display().to_string()),
@@ -170,7 +170,10 @@ fn secret_of(data: &Path) -> anyhow::Result<[u8; 32]> {
 fn bind_relay(address: SocketAddr, config: &Config) -> anyhow::Result<Relay> {
     let (max_connections, max_per_address) = (config.relay.max_connections, config.relay.max_per_address);
     let secret = secret_of(&config.data).unwrap_or_else(|error| {
-        tracing::warn!(%error, "viewers will take some seconds to notice when this server is restarted");
+        tracing::warn!(
+            error = format!("{error:#}"),
+            "viewers will take some seconds to notice when this server is restarted"
+        );
         rand::random()
     });
     Relay::bind(address, relay::Settings { max_connections, max_per_address, secret })
