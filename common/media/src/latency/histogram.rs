@@ -1,75 +1,21 @@
-//! Latency: where the time between lens and eye goes, and how it is distributed.
-//!
-//! Every stage stamps a unit with the wall clock of its own host; differences between hosts are only as good as their clock
-//! offset, which the caller has taken out. Pure: instants are parameters.
+//! How a latency is distributed, with the pictures that never came counted in.
 
 use std::time::Duration;
 
-use crate::time::WallClock;
-
-/// A point in the life of an access unit, in the order in which it passes them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Stage {
-    /// The picture left the lens, or the sound the microphone: wall-clock time of its PTS.
-    Captured,
-    /// It came out of the viewer's source: the network is behind it.
-    Received,
-    /// It came out of the splice.
-    Spliced,
-    /// Its picture came out of the decoder.
-    Decoded,
-    /// Its picture was shown.
-    Presented,
-}
-
-impl Stage {
-    /// All of them, in order.
-    pub const ALL: [Self; 5] = [Self::Captured, Self::Received, Self::Spliced, Self::Decoded, Self::Presented];
-
-    /// The name in statistics.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Captured => "captured",
-            Self::Received => "received",
-            Self::Spliced => "spliced",
-            Self::Decoded => "decoded",
-            Self::Presented => "presented",
-        }
-    }
-}
-
-/// When one access unit passed each stage.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Stamps([Option<WallClock>; 5]);
-
-impl Stamps {
-    /// Notes that `stage` was passed at `at`.
-    pub fn stamp(&mut self, stage: Stage, at: WallClock) {
-        self.0[stage as usize] = Some(at);
-    }
-
-    /// When `stage` was passed.
-    pub fn at(&self, stage: Stage) -> Option<WallClock> {
-        self.0[stage as usize]
-    }
-
-    /// Signed microseconds from one stage to another; `None` unless both are known.
-    pub fn micros(&self, from: Stage, to: Stage) -> Option<i64> {
-        Some(self.at(to)?.micros_since(self.at(from)?))
-    }
-}
-
 /// The distribution of a latency: a histogram of fixed size with a relative error under 0.8%.
+///
+/// What was never shown is infinitely late: left out, a path that loses half of its pictures would look like a quick one.
 #[derive(Clone, Debug)]
 pub struct Histogram {
     counts: Vec<u64>,
     count: u64,
+    never: u64,
     max: Duration,
 }
 
 impl Default for Histogram {
     fn default() -> Self {
-        Self { counts: vec![0; BUCKETS], count: 0, max: Duration::ZERO }
+        Self { counts: vec![0; BUCKETS], count: 0, never: 0, max: Duration::ZERO }
     }
 }
 
@@ -82,19 +28,31 @@ impl Histogram {
         self.max = self.max.max(latency);
     }
 
-    /// How many samples there are.
+    /// Adds `samples` that never came.
+    pub fn record_never(&mut self, samples: u64) {
+        self.never = self.never.saturating_add(samples);
+    }
+
+    /// How many samples came.
     pub fn count(&self) -> u64 {
         self.count
     }
 
-    /// The longest.
+    /// How many never came.
+    pub fn never(&self) -> u64 {
+        self.never
+    }
+
+    /// The longest of those that came.
     pub fn max(&self) -> Duration {
         self.max
     }
 
-    /// The latency that a share of `quantile` (0 to 1) of the samples does not exceed; `None` without samples.
+    /// The latency that a share of `quantile` (0 to 1) of the samples does not exceed. `None` without samples, and where it is infinite
+    /// because too many never came.
     pub fn quantile(&self, quantile: f64) -> Option<Duration> {
-        let wanted = ((self.count as f64 * quantile.clamp(0.0, 1.0)).ceil() as u64).max(1);
+        let all = self.count.saturating_add(self.never);
+        let wanted = ((all as f64 * quantile.clamp(0.0, 1.0)).ceil() as u64).max(1);
         let mut seen = 0;
         let at = self.counts.iter().position(|n| {
             seen += n;
@@ -143,12 +101,12 @@ mod tests {
     }
 
     #[test]
-    fn stamps_give_differences() {
-        let mut stamps = Stamps::default();
-        stamps.stamp(Stage::Captured, WallClock::from_micros(1_000));
-        assert_eq!(stamps.micros(Stage::Captured, Stage::Presented), None);
-        stamps.stamp(Stage::Presented, WallClock::from_micros(41_000));
-        assert_eq!(stamps.micros(Stage::Captured, Stage::Presented), Some(40_000));
+    fn what_never_came_is_later_than_all_that_did() {
+        let mut histogram = Histogram::default();
+        (0..98).for_each(|_| histogram.record(Duration::from_millis(10)));
+        histogram.record_never(2);
+        assert!(histogram.quantile(0.98).is_some());
+        assert_eq!((histogram.quantile(0.99), histogram.count(), histogram.never()), (None, 98, 2));
     }
 
     proptest! {

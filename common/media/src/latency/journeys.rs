@@ -1,0 +1,156 @@
+//! The stamps of the last units of a broadcast: what one host has noted itself and been told by others.
+
+use std::collections::VecDeque;
+
+use super::{Stage, Stamps};
+use crate::access_unit::TrackId;
+use crate::catalog::Epoch;
+use crate::time::{Timestamp, WallClock};
+
+/// One unit's stamps. Each is by the clock of the host that the stage is on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Journey {
+    /// Of the unit.
+    pub track: TrackId,
+    /// Its name in the track.
+    pub dts: Timestamp,
+    /// What is known.
+    pub stamps: Stamps,
+}
+
+/// The last 1024 units of one track and one epoch: that of the last unit that was stamped. Pictures say where the time goes, so that
+/// is what callers stamp, or sound where there are none.
+#[derive(Clone, Debug, Default)]
+pub struct Journeys {
+    of: Option<(Epoch, TrackId)>,
+    /// DTS rises.
+    rows: VecDeque<(Timestamp, Stamps)>,
+}
+
+impl Journeys {
+    /// Notes that a unit passes `stage` at `at`. The earliest stamp of a stage counts. One of another epoch or track begins anew; one that is
+    /// older than all that are held is nothing.
+    pub fn stamp(&mut self, epoch: Epoch, track: TrackId, dts: Timestamp, stage: Stage, at: WallClock) {
+        if self.of != Some((epoch, track)) {
+            self.of = Some((epoch, track));
+            self.rows.clear();
+        }
+        let place = self.rows.partition_point(|(held, _)| *held < dts);
+        if self.rows.get(place).is_none_or(|(held, _)| *held != dts) {
+            if place == 0 && self.rows.len() >= UNITS {
+                return;
+            }
+            self.rows.insert(place, (dts, Stamps::default()));
+        }
+        if let Some((_, stamps)) = self.rows.get_mut(place) {
+            stamps.stamp(stage, stamps.at(stage).map_or(at, |earlier| earlier.min(at)));
+        }
+        if self.rows.len() > UNITS {
+            self.rows.pop_front();
+        }
+    }
+
+    /// Notes that all held units from `from` on and before `until` pass `stage` at `at`: they were cut into one piece.
+    pub fn stamp_range(&mut self, epoch: Epoch, range: std::ops::Range<Timestamp>, stage: Stage, at: WallClock) {
+        if self.of.is_none_or(|(held, _)| held != epoch) {
+            return;
+        }
+        let first = self.rows.partition_point(|(dts, _)| *dts < range.start);
+        let rows = self.rows.iter_mut().skip(first).take_while(|(dts, _)| *dts < range.end);
+        rows.for_each(|(_, stamps)| stamps.stamp(stage, stamps.at(stage).map_or(at, |earlier| earlier.min(at))));
+    }
+
+    /// What is held of, if anything.
+    pub fn of(&self) -> Option<(Epoch, TrackId)> {
+        self.of
+    }
+
+    /// The stamps of one unit.
+    pub fn unit(&self, epoch: Epoch, track: TrackId, dts: Timestamp) -> Option<Stamps> {
+        if self.of != Some((epoch, track)) {
+            return None;
+        }
+        let place = self.rows.binary_search_by_key(&dts, |(held, _)| *held).ok()?;
+        self.rows.get(place).map(|(_, stamps)| *stamps)
+    }
+
+    /// The last `count` units up to and with `until`, or up to the newest; in order.
+    pub fn last(&self, count: usize, until: Option<Timestamp>) -> impl Iterator<Item = Journey> {
+        let end = until.map_or(self.rows.len(), |until| self.rows.partition_point(|(dts, _)| *dts <= until));
+        let track = self.of.map_or(TrackId::VIDEO, |(_, track)| track);
+        self.rows.range(end.saturating_sub(count)..end).map(move |(dts, stamps)| Journey {
+            track,
+            dts: *dts,
+            stamps: *stamps,
+        })
+    }
+}
+
+/// A segment of 6 s three segments behind, at 60 pictures a second. 200 kB.
+const UNITS: usize = 1024;
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const EPOCH: Epoch = Epoch(7);
+
+    fn stamp(journeys: &mut Journeys, dts: i64, stage: Stage, at: i64) {
+        journeys.stamp(EPOCH, TrackId::VIDEO, Timestamp::from_millis(dts), stage, WallClock::from_micros(at));
+    }
+
+    fn at(journeys: &Journeys, dts: i64, stage: Stage) -> Option<i64> {
+        let stamps = journeys.unit(EPOCH, TrackId::VIDEO, Timestamp::from_millis(dts))?;
+        stamps.at(stage).map(WallClock::as_micros)
+    }
+
+    #[test]
+    fn stages_meet_in_one_row_and_the_earliest_counts() {
+        let mut journeys = Journeys::default();
+        stamp(&mut journeys, 40, Stage::Ingested, 5);
+        stamp(&mut journeys, 0, Stage::Encoded, 1);
+        stamp(&mut journeys, 40, Stage::Relayed, 9);
+        stamp(&mut journeys, 40, Stage::Relayed, 7);
+        stamp(&mut journeys, 40, Stage::Relayed, 8);
+        assert_eq!((at(&journeys, 40, Stage::Ingested), at(&journeys, 40, Stage::Relayed)), (Some(5), Some(7)));
+        let rows: Vec<i64> = journeys.last(9, None).map(|journey| journey.dts.as_millis()).collect();
+        assert_eq!(rows, [0, 40]);
+        assert_eq!(journeys.last(9, Some(Timestamp::from_millis(39))).count(), 1);
+        assert_eq!(journeys.last(1, None).next().unwrap().dts, Timestamp::from_millis(40));
+    }
+
+    #[test]
+    fn a_piece_is_stamped_whole() {
+        let mut journeys = Journeys::default();
+        (0..5).for_each(|n| stamp(&mut journeys, n * 40, Stage::Ingested, n));
+        let range = Timestamp::from_millis(40)..Timestamp::from_millis(120);
+        journeys.stamp_range(EPOCH, range.clone(), Stage::InPart, WallClock::from_micros(99));
+        journeys.stamp_range(Epoch(8), range, Stage::InSegment, WallClock::from_micros(99));
+        let stamped: Vec<_> = (0..5).map(|n| at(&journeys, n * 40, Stage::InPart)).collect();
+        assert_eq!(stamped, [None, Some(99), Some(99), None, None]);
+        assert!((0..5).all(|n| at(&journeys, n * 40, Stage::InSegment).is_none()));
+    }
+
+    #[test]
+    fn another_epoch_begins_anew() {
+        let mut journeys = Journeys::default();
+        stamp(&mut journeys, 0, Stage::Ingested, 1);
+        journeys.stamp(Epoch(8), TrackId::VIDEO, Timestamp::ZERO, Stage::Ingested, WallClock::from_micros(2));
+        assert_eq!(journeys.of(), Some((Epoch(8), TrackId::VIDEO)));
+        assert_eq!(at(&journeys, 0, Stage::Ingested), None);
+    }
+
+    proptest! {
+        #[test]
+        fn bounded_and_in_order(units in prop::collection::vec((0..4000i64, 0..12usize), 0..3000)) {
+            let mut journeys = Journeys::default();
+            for (dts, stage) in units {
+                stamp(&mut journeys, dts, Stage::ALL[stage], dts);
+            }
+            let rows: Vec<_> = journeys.last(usize::MAX, None).map(|journey| journey.dts).collect();
+            prop_assert!(rows.len() <= UNITS && rows.windows(2).all(|two| two[0] < two[1]));
+        }
+    }
+}

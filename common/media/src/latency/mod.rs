@@ -1,0 +1,307 @@
+//! Latency: where the time between lens and eye goes, and how it is distributed.
+//!
+//! Every stage stamps a unit with the wall clock of its own host ([`Stamps`]); hosts keep the stamps of the last units
+//! ([`Journeys`]) and tell them on; how far two hosts' clocks are apart, and how surely, says [`ClockOffset`]. With all stamps on one
+//! clock, [`Stamps::parts`] says where the time went, and the parts add up to the whole. Pure: instants are parameters.
+
+mod histogram;
+mod journeys;
+mod offset;
+mod report;
+
+pub use self::histogram::Histogram;
+pub use self::journeys::{Journey, Journeys};
+pub use self::offset::{ClockOffset, Exchange, OffsetEstimator};
+pub use self::report::{MAX_UNITS, Report};
+
+use crate::time::WallClock;
+
+/// A point in the life of an access unit, in the order in which it passes them. Not every unit passes each: see [`Stamps::parts`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Stage {
+    /// The picture left the lens, or the sound the microphone: wall-clock time of its PTS.
+    Captured,
+    /// The broadcaster's encoder gave it.
+    Encoded,
+    /// The broadcaster handed it to the connection that it pushes over.
+    Sent,
+    /// A server has read the whole of it.
+    Ingested,
+    /// A server (the broadcaster itself, for a viewer on its network) first handed it to a connection, by RTMP or the relay protocol.
+    Relayed,
+    /// The playlist lists a part that it is in (RFC 8216bis §4.4.4.9).
+    InPart,
+    /// The playlist lists a whole segment that it is in.
+    InSegment,
+    /// The viewer asked for what it is in.
+    Asked,
+    /// It came out of the viewer's source: the network is behind it.
+    Received,
+    /// It left the viewer's buffer for the decoder.
+    Spliced,
+    /// Its picture came out of the decoder.
+    Decoded,
+    /// Its picture was shown.
+    Presented,
+}
+
+impl Stage {
+    /// All of them, in order.
+    pub const ALL: [Self; STAGES] = [
+        Self::Captured,
+        Self::Encoded,
+        Self::Sent,
+        Self::Ingested,
+        Self::Relayed,
+        Self::InPart,
+        Self::InSegment,
+        Self::Asked,
+        Self::Received,
+        Self::Spliced,
+        Self::Decoded,
+        Self::Presented,
+    ];
+
+    /// The name in statistics and on the wire.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Captured => "captured",
+            Self::Encoded => "encoded",
+            Self::Sent => "sent",
+            Self::Ingested => "ingested",
+            Self::Relayed => "relayed",
+            Self::InPart => "in_part",
+            Self::InSegment => "in_segment",
+            Self::Asked => "asked",
+            Self::Received => "received",
+            Self::Spliced => "spliced",
+            Self::Decoded => "decoded",
+            Self::Presented => "presented",
+        }
+    }
+
+    /// The stage of that [`name`](Self::name).
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|stage| stage.name() == name)
+    }
+
+    /// What the time that ends with this stage is spent on.
+    pub const fn part(self) -> Part {
+        match self {
+            Self::Captured | Self::Encoded => Part::Encoding,
+            Self::Sent => Part::Queue,
+            Self::Ingested => Part::Upload,
+            Self::Relayed => Part::Server,
+            Self::InPart | Self::InSegment => Part::Chunking,
+            Self::Asked => Part::Polling,
+            Self::Received => Part::LastMile,
+            Self::Spliced => Part::Buffering,
+            Self::Decoded => Part::Decoding,
+            Self::Presented => Part::Waiting,
+        }
+    }
+}
+
+/// What time is spent on, in the order in which it is. Upload, chunking, polling, last mile and buffering are those of Wang et al.,
+/// "Anatomy of a Personalized Livestreaming System" (IMC 2016).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Part {
+    /// From the lens through the encoder.
+    Encoding,
+    /// In the broadcaster, before the connection takes it.
+    Queue,
+    /// On the way to the server.
+    Upload,
+    /// In the server that passes it on as it comes.
+    Server,
+    /// In the server, until what it is cut into is whole and listed.
+    Chunking,
+    /// Until the viewer asks for what is listed.
+    Polling,
+    /// On the way to the viewer; and whatever before it no stage has told of.
+    LastMile,
+    /// In the viewer's buffer.
+    Buffering,
+    /// In the decoder.
+    Decoding,
+    /// Until it is shown.
+    Waiting,
+}
+
+impl Part {
+    /// All of them, in order.
+    pub const ALL: [Self; 10] = [
+        Self::Encoding,
+        Self::Queue,
+        Self::Upload,
+        Self::Server,
+        Self::Chunking,
+        Self::Polling,
+        Self::LastMile,
+        Self::Buffering,
+        Self::Decoding,
+        Self::Waiting,
+    ];
+
+    /// The name in statistics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Encoding => "encoding",
+            Self::Queue => "queue",
+            Self::Upload => "upload",
+            Self::Server => "server",
+            Self::Chunking => "chunking",
+            Self::Polling => "polling",
+            Self::LastMile => "last_mile",
+            Self::Buffering => "buffering",
+            Self::Decoding => "decoding",
+            Self::Waiting => "waiting",
+        }
+    }
+}
+
+/// By which of its ways a unit came, for [`Stamps::parts`]: a server stamps it for all of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Delivery {
+    /// Straight from the broadcaster.
+    Direct,
+    /// Through a server, unit by unit: RTMP, the relay protocol.
+    Units,
+    /// Through a server, in parts of segments.
+    Parts,
+    /// Through a server, in segments.
+    Segments,
+}
+
+impl Delivery {
+    const fn passes(self, stage: Stage) -> bool {
+        match stage {
+            Stage::Sent | Stage::Ingested => !matches!(self, Self::Direct),
+            Stage::Relayed => matches!(self, Self::Direct | Self::Units),
+            Stage::InPart => matches!(self, Self::Parts),
+            Stage::InSegment => matches!(self, Self::Segments),
+            Stage::Asked => matches!(self, Self::Parts | Self::Segments),
+            _ => true,
+        }
+    }
+}
+
+/// When one access unit passed each stage.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stamps([Option<WallClock>; STAGES]);
+
+impl Stamps {
+    /// Notes that `stage` was passed at `at`.
+    pub fn stamp(&mut self, stage: Stage, at: WallClock) {
+        self.0[stage as usize] = Some(at);
+    }
+
+    /// When `stage` was passed.
+    pub fn at(&self, stage: Stage) -> Option<WallClock> {
+        self.0[stage as usize]
+    }
+
+    /// Signed microseconds from one stage to another; `None` unless both are known.
+    pub fn micros(&self, from: Stage, to: Stage) -> Option<i64> {
+        Some(self.at(to)?.micros_since(self.at(from)?))
+    }
+
+    /// Where the time went, from the first known stage on that a unit passes on its way `by`, in signed microseconds: they add up to
+    /// the time from the first known stage to the last. A stage that is not known is counted with the one after it. Whoever asks for what
+    /// is not there yet waits for the server, and not the server for it: then there is no polling.
+    pub fn parts(&self, by: Delivery) -> impl Iterator<Item = (Part, i64)> {
+        let mut before: Option<WallClock> = None;
+        let stamps = *self;
+        Stage::ALL.into_iter().filter(move |stage| by.passes(*stage)).filter_map(move |stage| {
+            let mut at = stamps.at(stage)?;
+            if stage == Stage::Asked {
+                at = at.max(before.unwrap_or(at));
+            }
+            let part = before.map(|before| (stage.part(), at.micros_since(before)));
+            before = Some(at);
+            part
+        })
+    }
+}
+
+const STAGES: usize = 12;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stamps(stages: &[(Stage, i64)]) -> Stamps {
+        let mut stamps = Stamps::default();
+        stages.iter().for_each(|(stage, millis)| stamps.stamp(*stage, WallClock::from_micros(millis * 1000)));
+        stamps
+    }
+
+    #[track_caller]
+    fn check(stamps: &Stamps, by: Delivery, expected: &[(Part, i64)]) {
+        let found: Vec<_> = stamps.parts(by).map(|(part, micros)| (part, micros / 1000)).collect();
+        assert_eq!(found, expected, "{by:?}");
+    }
+
+    #[test]
+    fn stamps_give_differences() {
+        let stamps = stamps(&[(Stage::Captured, 1)]);
+        assert_eq!(stamps.micros(Stage::Captured, Stage::Presented), None);
+        let mut stamps = stamps;
+        stamps.stamp(Stage::Presented, WallClock::from_micros(41_000));
+        assert_eq!(stamps.micros(Stage::Captured, Stage::Presented), Some(40_000));
+    }
+
+    #[test]
+    fn parts_are_those_of_the_way_and_add_up() {
+        use Stage::*;
+        let all = stamps(&[
+            (Captured, 0),
+            (Encoded, 8),
+            (Sent, 9),
+            (Ingested, 40),
+            (Relayed, 41),
+            (InPart, 230),
+            (InSegment, 2040),
+            (Asked, 2100),
+            (Received, 2130),
+            (Spliced, 2200),
+            (Decoded, 2203),
+            (Presented, 2216),
+        ]);
+        let (head, tail) = (
+            [(Part::Encoding, 8), (Part::Queue, 1), (Part::Upload, 31)],
+            [(Part::Buffering, 70), (Part::Decoding, 3), (Part::Waiting, 13)],
+        );
+        let with = |middle: &[(Part, i64)]| [&head[..], middle, &tail[..]].concat();
+        check(&all, Delivery::Units, &with(&[(Part::Server, 1), (Part::LastMile, 2089)]));
+        check(&all, Delivery::Parts, &with(&[(Part::Chunking, 190), (Part::Polling, 1870), (Part::LastMile, 30)]));
+        check(&all, Delivery::Segments, &with(&[(Part::Chunking, 2000), (Part::Polling, 60), (Part::LastMile, 30)]));
+        let direct = [&[(Part::Encoding, 8), (Part::Server, 33), (Part::LastMile, 2089)], &tail[..]].concat();
+        check(&all, Delivery::Direct, &direct);
+        for by in [Delivery::Direct, Delivery::Units, Delivery::Parts, Delivery::Segments] {
+            let sum: i64 = all.parts(by).map(|(_, micros)| micros).sum();
+            assert_eq!(Some(sum), all.micros(Captured, Presented), "{by:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_asked_for_in_advance_was_not_polled_for() {
+        use Stage::*;
+        let early = stamps(&[(Captured, 0), (InPart, 200), (Asked, 50), (Received, 210)]);
+        check(&early, Delivery::Parts, &[(Part::Chunking, 200), (Part::Polling, 0), (Part::LastMile, 10)]);
+    }
+
+    #[test]
+    fn what_nobody_told_of_is_the_last_mile_s() {
+        let plain = stamps(&[(Stage::Captured, 0), (Stage::Received, 90), (Stage::Presented, 120)]);
+        check(&plain, Delivery::Units, &[(Part::LastMile, 90), (Part::Waiting, 30)]);
+        check(&Stamps::default(), Delivery::Units, &[]);
+    }
+
+    #[test]
+    fn names_are_read_back() {
+        assert!(Stage::ALL.into_iter().all(|stage| Stage::named(stage.name()) == Some(stage)));
+        assert_eq!(Stage::named("Captured"), None);
+        assert!(Stage::ALL.windows(2).all(|two| two[0] < two[1] && two[0].part() <= two[1].part()));
+    }
+}

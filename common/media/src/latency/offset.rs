@@ -1,0 +1,216 @@
+//! How far another host's clock is from ours, and how surely.
+//!
+//! Each question and answer bounds it from both sides, whatever the network did: the question was not read before it was sent, nor the answer read
+//! before it was given (RFC 5905 §8 has the four times). The true offset lies in all of these intervals at once, so that what is told is where
+//! they meet (Marzullo's algorithm for a single, truthful source), and half of its width is the uncertainty. Queues in one direction
+//! only, which mislead a mean of round trips, do no harm: the quickest question and the quickest answer need not be of one exchange.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use crate::time::WallClock;
+
+/// A question and its answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Exchange {
+    /// By our clock.
+    pub sent: WallClock,
+    /// By theirs.
+    pub received: WallClock,
+    /// By theirs; not before `received`.
+    pub answered: WallClock,
+    /// By ours; not before `sent`.
+    pub returned: WallClock,
+}
+
+/// What their clock shows when ours shows zero, in microseconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ClockOffset {
+    /// Theirs less ours.
+    pub micros: i64,
+    /// The truth is at most so much more or less.
+    pub uncertainty: u64,
+}
+
+impl ClockOffset {
+    /// What their clock shows when ours shows `ours`.
+    pub fn theirs(self, ours: WallClock) -> WallClock {
+        WallClock::from_micros(ours.as_micros().saturating_add(self.micros))
+    }
+
+    /// What our clock shows when theirs shows `theirs`.
+    pub fn ours(self, theirs: WallClock) -> WallClock {
+        WallClock::from_micros(theirs.as_micros().saturating_sub(self.micros))
+    }
+
+    /// From us to a third, where `next` is from them to the third.
+    pub fn then(self, next: Self) -> Self {
+        Self {
+            micros: self.micros.saturating_add(next.micros),
+            uncertainty: self.uncertainty.saturating_add(next.uncertainty),
+        }
+    }
+
+    /// From them to us.
+    pub fn reversed(self) -> Self {
+        Self { micros: self.micros.saturating_neg(), ..self }
+    }
+}
+
+/// Makes an offset of exchanges. The last 32 are kept.
+#[derive(Clone, Debug, Default)]
+pub struct OffsetEstimator {
+    bounds: VecDeque<Bounds>,
+}
+
+/// The least and the most that the offset was, by one exchange.
+#[derive(Clone, Copy, Debug)]
+struct Bounds {
+    /// On the local monotonic clock.
+    at: Duration,
+    least: i64,
+    most: i64,
+}
+
+impl OffsetEstimator {
+    /// Takes an exchange that ended at `now`, a local clock that only rises. One that contradicts itself is nothing; one that contradicts
+    /// those before it means that a clock was set, and they are forgotten.
+    pub fn record(&mut self, now: Duration, exchange: Exchange) {
+        let least = exchange.answered.micros_since(exchange.returned);
+        let most = exchange.received.micros_since(exchange.sent);
+        if least > most || exchange.answered < exchange.received || exchange.returned < exchange.sent {
+            return;
+        }
+        let new = Bounds { at: now, least, most };
+        if self.meet(now, Some(new)).is_none() {
+            self.bounds.clear();
+        }
+        if self.bounds.len() >= EXCHANGES {
+            self.bounds.pop_front();
+        }
+        self.bounds.push_back(new);
+    }
+
+    /// The offset as it is known at `now`; `None` before the first exchange. The uncertainty grows with what the two crystals may have drifted
+    /// since.
+    pub fn offset(&self, now: Duration) -> Option<ClockOffset> {
+        if self.bounds.is_empty() {
+            return None;
+        }
+        let (least, most) = self.meet(now, None)?;
+        let width = most.saturating_sub(least);
+        Some(ClockOffset { micros: least.saturating_add(width / 2), uncertainty: (width.unsigned_abs()).div_ceil(2) })
+    }
+
+    /// Where all intervals meet, each widened by the drift since; `None` where they do not.
+    fn meet(&self, now: Duration, new: Option<Bounds>) -> Option<(i64, i64)> {
+        let (least, most) =
+            self.bounds.iter().copied().chain(new).fold((i64::MIN, i64::MAX), |(least, most), bounds| {
+                let drift = i64::try_from(now.saturating_sub(bounds.at).as_micros()).unwrap_or(i64::MAX) / DRIFT;
+                (least.max(bounds.least.saturating_sub(drift)), most.min(bounds.most.saturating_add(drift)))
+            });
+        (least <= most).then_some((least, most))
+    }
+}
+
+/// How many exchanges are kept.
+const EXCHANGES: usize = 32;
+/// Two crystals drift apart by at most a ten thousandth: ± 50 millionths each.
+const DRIFT: i64 = 10_000;
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// An exchange that was sent at `at` with clocks `offset` apart, and took so long each way. Microseconds.
+    fn exchange(at: i64, offset: i64, there: i64, thinking: i64, back: i64) -> Exchange {
+        let theirs = at + offset + there;
+        Exchange {
+            sent: WallClock::from_micros(at),
+            received: WallClock::from_micros(theirs),
+            answered: WallClock::from_micros(theirs + thinking),
+            returned: WallClock::from_micros(at + there + thinking + back),
+        }
+    }
+
+    #[test]
+    fn an_even_way_gives_the_truth_and_half_the_round_trip() {
+        let mut estimator = OffsetEstimator::default();
+        assert_eq!(estimator.offset(Duration::ZERO), None);
+        estimator.record(Duration::ZERO, exchange(1_000_000, 250_000, 38_000, 500, 38_000));
+        assert_eq!(estimator.offset(Duration::ZERO), Some(ClockOffset { micros: 250_000, uncertainty: 38_000 }));
+        // Nothing new for ten seconds: two crystals may have gone a millisecond apart.
+        let later = estimator.offset(Duration::from_secs(10)).unwrap();
+        assert_eq!(later, ClockOffset { micros: 250_000, uncertainty: 39_000 });
+    }
+
+    #[test]
+    fn queues_in_one_direction_at_a_time_do_not_mislead() {
+        let mut estimator = OffsetEstimator::default();
+        for (there, back) in [(90_000, 8_000), (8_000, 300_000), (200_000, 30_000)] {
+            estimator.record(Duration::ZERO, exchange(0, -7_000, there, 0, back));
+        }
+        assert_eq!(estimator.offset(Duration::ZERO), Some(ClockOffset { micros: -7_000, uncertainty: 8_000 }));
+    }
+
+    #[test]
+    fn a_clock_that_is_set_is_believed_again() {
+        let mut estimator = OffsetEstimator::default();
+        estimator.record(Duration::ZERO, exchange(0, 0, 5_000, 0, 5_000));
+        estimator.record(Duration::ZERO, exchange(0, 3_600_000_000, 5_000, 0, 5_000));
+        assert_eq!(estimator.offset(Duration::ZERO).unwrap().micros, 3_600_000_000);
+    }
+
+    #[test]
+    fn offsets_add_up_and_turn_round() {
+        let (first, second) =
+            (ClockOffset { micros: 250, uncertainty: 3 }, ClockOffset { micros: -1000, uncertainty: 4 });
+        assert_eq!(first.then(second), ClockOffset { micros: -750, uncertainty: 7 });
+        let clock = WallClock::from_micros(10);
+        assert_eq!(first.ours(first.theirs(clock)), clock);
+        assert_eq!(first.reversed().theirs(first.theirs(clock)), clock);
+    }
+
+    proptest! {
+        /// Whatever the network does, and with crystals that drift as far as they may.
+        #[test]
+        fn the_truth_is_within_the_uncertainty(
+            offset in -10_000_000_000i64..10_000_000_000,
+            ways in prop::collection::vec((0..2_000_000i64, 0..50_000i64, 0..2_000_000i64, 0..60_000_000i64), 1..80),
+            drift in -100i64..=100,
+        ) {
+            let mut estimator = OffsetEstimator::default();
+            let mut at = 0i64;
+            for (there, thinking, back, pause) in ways {
+                at += pause;
+                let drifted = |at: i64| offset + at * drift / 1_000_000;
+                let sent = at;
+                let (read, given) = (sent + there, sent + there + thinking);
+                at = given + back;
+                estimator.record(Duration::from_micros(at as u64), Exchange {
+                    sent: WallClock::from_micros(sent),
+                    received: WallClock::from_micros(read + drifted(read)),
+                    answered: WallClock::from_micros(given + drifted(given)),
+                    returned: WallClock::from_micros(at),
+                });
+                let found = estimator.offset(Duration::from_micros(at as u64)).unwrap();
+                let wrong = (found.micros - drifted(at)).unsigned_abs();
+                // What drifts within one exchange is rounded.
+                prop_assert!(wrong <= found.uncertainty + 2 + 4_000_000 / 10_000, "{wrong} {found:?}");
+            }
+        }
+
+        #[test]
+        fn no_clock_is_too_wild(times: [i64; 4], now: u64) {
+            let [sent, received, answered, returned] = times.map(WallClock::from_micros);
+            let mut estimator = OffsetEstimator::default();
+            let now = Duration::from_micros(now);
+            estimator.record(now, Exchange { sent, received, answered, returned });
+            if let Some(found) = estimator.offset(now) {
+                found.then(found).reversed().theirs(sent);
+            }
+        }
+    }
+}
