@@ -3,6 +3,7 @@
 use std::io::Write;
 
 use bytes::Bytes;
+use data_encoding::HEXLOWER;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use sha2::{Digest, Sha256};
@@ -22,7 +23,7 @@ impl Document {
     /// Names and compresses `plain`.
     pub fn new(plain: impl Into<Bytes>) -> Self {
         let plain = plain.into();
-        let tag = Sha256::digest(&plain).iter().take(TAG_BYTES).map(|byte| format!("{byte:02x}")).collect();
+        let tag = HEXLOWER.encode(&Sha256::digest(&plain)[..TAG_BYTES]);
         Self { gzip: compress(&plain), plain, tag }
     }
 }

@@ -6,6 +6,7 @@ use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::path::Path;
 
+use data_encoding::HEXLOWER;
 use media::AccessUnit;
 use sha2::{Digest, Sha256};
 
@@ -31,9 +32,8 @@ impl UnitLog {
 }
 
 fn line(unit: &AccessUnit) -> String {
-    let hash = Sha256::digest(&unit.payload);
-    let hex: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("{} {} {} {hex}", unit.track, unit.dts.as_millis(), unit.pts.as_millis())
+    let hash = HEXLOWER.encode(&Sha256::digest(&unit.payload));
+    format!("{} {} {} {hash}", unit.track, unit.dts.as_millis(), unit.pts.as_millis())
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::Path;
 
+use data_encoding::HEXLOWER;
 use media::live_window::Entry;
 use sha2::{Digest, Sha256};
 
@@ -27,11 +28,8 @@ impl UnitLog {
         }
         self.next = entry.position + 1;
         let unit = &entry.unit;
-        write!(self.out, "{} {} {} ", unit.track, unit.dts.as_millis(), unit.pts.as_millis())?;
-        for byte in Sha256::digest(&unit.payload) {
-            write!(self.out, "{byte:02x}")?;
-        }
-        writeln!(self.out)
+        let hash = HEXLOWER.encode(&Sha256::digest(&unit.payload));
+        writeln!(self.out, "{} {} {} {hash}", unit.track, unit.dts.as_millis(), unit.pts.as_millis())
     }
 
     /// Makes what was logged visible to others.

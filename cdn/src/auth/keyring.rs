@@ -6,6 +6,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use data_encoding::{HEXLOWER, HEXLOWER_PERMISSIVE};
 use parking_lot::{Mutex, RwLock};
 use serde::{Deserialize, Serialize};
 
@@ -244,21 +245,15 @@ fn stamp(path: &Path) -> Result<Option<Stamp>, Error> {
 fn render(keys: &BTreeMap<StreamName, Hash>) -> String {
     let row = |(name, hash): (&StreamName, &Hash)| Row {
         name: name.to_string(),
-        salt: hex(&hash.salt),
-        sha256: hex(&hash.digest),
+        salt: HEXLOWER.encode(&hash.salt),
+        sha256: HEXLOWER.encode(&hash.digest),
     };
     let document = Document { key: keys.iter().map(row).collect() };
     format!("{HEADER}{}", toml::to_string(&document).expect("rows of strings are TOML"))
 }
 
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
-}
-
 fn unhex<const N: usize>(text: &str) -> Option<[u8; N]> {
-    let digits: Vec<u8> = text.chars().map(|c| c.to_digit(16).map(|d| d as u8)).collect::<Option<_>>()?;
-    let bytes: Vec<u8> = digits.chunks_exact(2).map(|pair| pair[0] << 4 | pair[1]).collect();
-    if digits.len() == N * 2 { bytes.try_into().ok() } else { None }
+    HEXLOWER_PERMISSIVE.decode(text.as_bytes()).ok()?.try_into().ok()
 }
 
 const HEADER: &str =

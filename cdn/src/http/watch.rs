@@ -8,6 +8,7 @@ use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::http::header::{FORWARDED, HeaderMap};
 use axum::http::{Response, StatusCode};
+use data_encoding::HEXLOWER;
 use serde::Serialize;
 
 use super::api::{ErrorJson, Place, UrlsJson, json};
@@ -76,7 +77,7 @@ pub(super) async fn watch(
         relay: relay.map(|(port, pin)| RelayJson { host: place.host().to_owned(), port, pin: pin.to_string() }),
         peer: peer.map(|PeerInvitation { pin, secret, addresses, ticket, expires }| PeerJson {
             pin: pin.to_string(),
-            secret: secret.iter().map(|byte| format!("{byte:02x}")).collect(),
+            secret: HEXLOWER.encode(&secret),
             addresses,
             ticket,
             expires,

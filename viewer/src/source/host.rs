@@ -4,6 +4,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use data_encoding::HEXLOWER;
 use net::trust::Pin;
 use reqwest::{StatusCode, Url, header};
 use serde::Deserialize;
@@ -74,12 +75,7 @@ impl Peer {
 
     /// What the broadcaster's names on the network are derived from.
     pub(super) fn secret(&self) -> Option<[u8; 16]> {
-        let text = Some(self.secret.as_str()).filter(|text| text.len() == 32 && text.is_ascii())?;
-        let mut secret = [0; 16];
-        for (n, byte) in secret.iter_mut().enumerate() {
-            *byte = u8::from_str_radix(&text[2 * n..2 * n + 2], 16).ok()?;
-        }
-        Some(secret)
+        HEXLOWER.decode(self.secret.as_bytes()).ok()?.try_into().ok()
     }
 }
 

@@ -1,7 +1,9 @@
-//! How far this machine's clock is from a server's, as NTP reckons (RFC 5905 §8) with the server's two times in one.
+//! How far this machine's clock is from a server's, which tells one time: it was read and answered at once.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use media::WallClock;
+use media::latency::{ClockOffset, Exchange, OffsetEstimator};
 use reqwest::{Client, Url};
 use serde_json::Value;
 use tokio::time::Instant;
@@ -11,47 +13,35 @@ use super::server::Role;
 use super::{Check, http};
 use crate::trust::ticket;
 
-/// What a question to the server told. Microseconds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Offset {
-    /// Ours less the server's.
-    ahead: i64,
-    /// Half of the round trip: the answer was made at any moment of it.
-    uncertainty: i64,
-}
-
-/// Asks a few times; the quickest answer says most. `None` if whoever answers tells no time.
+/// Asks a few times. `None` if whoever answers tells no time.
 pub(super) async fn check(client: &Client, origin: &Url, role: Role) -> Result<Option<Check>, Trouble> {
     let Ok(url) = origin.join("/api/v1/time") else { return Ok(None) };
-    let mut best: Option<Offset> = None;
+    let mut estimator = OffsetEstimator::default();
     let started = Instant::now();
-    for _ in 0..QUESTIONS {
-        if best.is_some() && started.elapsed() > ENOUGH {
+    for asked in 0..QUESTIONS {
+        if asked > 0 && started.elapsed() > ENOUGH {
             break;
         }
-        let (sent, clock) = (Instant::now(), now());
+        let (question, sent) = (Instant::now(), now());
         let answer = http::get(client, url.clone()).await?;
-        let round_trip = sent.elapsed();
+        // By the clock that nobody sets meanwhile.
+        let round_trip = i64::try_from(question.elapsed().as_micros()).unwrap_or(i64::MAX);
+        let returned = WallClock::from_micros(sent.as_micros().saturating_add(round_trip));
         let Some(theirs) = answer.json().and_then(|json| json.get("now_us").and_then(Value::as_i64)) else {
             return Ok(None);
         };
-        let offset = offset(clock, round_trip, theirs);
-        if best.is_none_or(|best| offset.uncertainty < best.uncertainty) {
-            best = Some(offset);
-        }
+        let theirs = WallClock::from_micros(theirs);
+        estimator.record(started.elapsed(), Exchange { sent, received: theirs, answered: theirs, returned });
     }
-    Ok(best.map(|offset| judge(offset, role)))
+    Ok(estimator.offset(started.elapsed()).map(|server| judge(server, role)))
 }
 
-fn offset(sent: i64, round_trip: Duration, theirs: i64) -> Offset {
-    let half = i64::try_from(round_trip.as_micros() / 2).unwrap_or(i64::MAX);
-    Offset { ahead: sent.saturating_add(half).saturating_sub(theirs), uncertainty: half }
-}
-
-fn judge(offset: Offset, role: Role) -> Check {
-    let by = Duration::from_micros(offset.ahead.unsigned_abs());
-    let uncertainty = Duration::from_micros(offset.uncertainty.unsigned_abs());
-    let way = if offset.ahead < 0 { "behind" } else { "ahead of" };
+/// `server` is from our clock to the server's.
+fn judge(server: ClockOffset, role: Role) -> Check {
+    let by = Duration::from_micros(server.micros.unsigned_abs());
+    let uncertainty = Duration::from_micros(server.uncertainty);
+    let is_behind = server.micros > 0;
+    let way = if is_behind { "behind" } else { "ahead of" };
     let found = format!("{} {way} the server's, ± {}", millis(by), millis(uncertainty));
     let surely = by.saturating_sub(uncertainty);
     let fix = "set this machine's clock by the network: sudo timedatectl set-ntp true; and see that the server's is";
@@ -62,13 +52,13 @@ fn judge(offset: Offset, role: Role) -> Check {
     } else {
         Check::ok("clock", found)
     };
-    let signed = if offset.ahead < 0 { -as_millis(by) } else { as_millis(by) };
+    let signed = if is_behind { -as_millis(by) } else { as_millis(by) };
     check.with("ahead_ms", signed).with("uncertainty_ms", as_millis(uncertainty))
 }
 
-fn now() -> i64 {
+fn now() -> WallClock {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
+    WallClock::from_micros(i64::try_from(since.as_micros()).unwrap_or(i64::MAX))
 }
 
 /// The first pays for the connection, of the others one may be unlucky.
@@ -86,18 +76,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn half_the_round_trip_is_doubt() {
-        for (sent, round_trip_ms, theirs, ahead, uncertainty) in [
-            (1_000_000, 10, 1_005_000, 0, 5_000),
-            (1_000_000, 0, 900_000, 100_000, 0),
-            (1_000_000, 20, 1_110_000, -100_000, 10_000),
-        ] {
-            let wanted = Offset { ahead, uncertainty };
-            assert_eq!(offset(sent, Duration::from_millis(round_trip_ms), theirs), wanted);
-        }
-    }
-
-    #[test]
     fn what_an_offset_means() {
         for (ahead_ms, uncertainty_ms, role, wanted, words) in [
             (12, 1, Role::Subscriber, Status::Ok, "12 ms ahead of the server's, ± 1.0 ms"),
@@ -108,7 +86,7 @@ mod tests {
             (-31_000, 5, Role::Publisher, Status::Fail, "tickets"),
             (29_000, 5, Role::Publisher, Status::Warn, "latencies"),
         ] {
-            let check = judge(Offset { ahead: ahead_ms * 1000, uncertainty: uncertainty_ms * 1000 }, role);
+            let check = judge(ClockOffset { micros: -ahead_ms * 1000, uncertainty: uncertainty_ms * 1000 }, role);
             assert_eq!(check.status(), wanted, "{check:?}");
             assert!(format!("{check:?}").contains(words), "{check:?}");
         }

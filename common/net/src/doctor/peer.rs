@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use data_encoding::HEXLOWER;
 use serde_json::Value;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
@@ -93,11 +94,7 @@ fn fix(trouble: &Trouble, near: Option<&SocketAddr>, port: u16) -> String {
 
 fn read(told: &Value) -> Option<(Pin, [u8; SECRET_LEN], Vec<SocketAddr>)> {
     let pin = told.get("pin")?.as_str()?.parse().ok()?;
-    let digits = told.get("secret")?.as_str().filter(|text| text.len() == 2 * SECRET_LEN && text.is_ascii())?;
-    let mut secret = [0; SECRET_LEN];
-    for (n, byte) in secret.iter_mut().enumerate() {
-        *byte = u8::from_str_radix(&digits[2 * n..2 * n + 2], 16).ok()?;
-    }
+    let secret = HEXLOWER.decode(told.get("secret")?.as_str()?.as_bytes()).ok()?.try_into().ok()?;
     let addresses = told.get("addresses").and_then(Value::as_array).into_iter().flatten();
     let addresses = addresses.filter_map(|address| address.as_str()?.parse().ok()).take(MAX_PEER_ADDRESSES);
     Some((pin, secret, addresses.collect()))

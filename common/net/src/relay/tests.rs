@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use data_encoding::HEXLOWER;
 use media::codec::{Codec, CodecConfig, Format};
 use media::live_window::{Bounds, Read};
 use media::{AccessUnit, Catalog, Cursor, Epoch, LiveWindow, Timestamp, Track, TrackId, WallClock};
@@ -434,17 +435,16 @@ fn group() -> BytesMut {
 /// SPEC.md §7 shows these bytes: an implementation of one's own can be tried against them.
 #[test]
 fn the_vectors_of_the_specification() {
-    let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
     let encoded = |ask: Ask| {
         let mut bytes = BytesMut::new();
         ask.encode(&mut bytes);
-        hex(&bytes)
+        HEXLOWER.encode(&bytes)
     };
     let have = vec![(TrackId::VIDEO, Timestamp::from_millis(330)), (TrackId::AUDIO, Timestamp::from_millis(321))];
     let vectors = [
         encoded(Ask::Subscribe { name: "live".into(), proof: Proof::None }),
         encoded(Ask::Start { generation: 1, at: Start::After { epoch: Epoch(7), have } }),
-        hex(&group()),
+        HEXLOWER.encode(&group()),
     ];
     let text = include_str!("SPEC.md").replace([' ', '\n'], "");
     for vector in vectors {

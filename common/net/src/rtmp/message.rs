@@ -8,6 +8,7 @@ use std::fmt;
 use std::net::SocketAddr;
 
 use bytes::Bytes;
+use data_encoding::HEXLOWER;
 use media::access_unit::{TrackId, TrackKind};
 use media::catalog::{Epoch, Value};
 use media::time::{Timestamp, WallClock};
@@ -112,21 +113,17 @@ impl fmt::Debug for PeerOffer {
 impl PeerOffer {
     /// The properties of `nearcastPeer`, all of them strings.
     pub(crate) fn to_properties(&self) -> [(&'static str, String); 3] {
-        let secret = self.secret.iter().map(|byte| format!("{byte:02x}")).collect();
+        let secret = HEXLOWER.encode(&self.secret);
         let addresses: Vec<String> = self.addresses.iter().map(SocketAddr::to_string).collect();
         [("pin", self.pin.to_string()), ("secret", secret), ("addresses", addresses.join(","))]
     }
 
     /// Reads them; addresses that are none are left out.
     pub(crate) fn from_properties<'a>(property: impl Fn(&str) -> Option<&'a str>) -> Option<Self> {
-        let secret = property("secret").filter(|text| text.len() == 32 && text.is_ascii())?;
-        let mut bytes = [0; 16];
-        for (n, byte) in bytes.iter_mut().enumerate() {
-            *byte = u8::from_str_radix(&secret[2 * n..2 * n + 2], 16).ok()?;
-        }
+        let secret = HEXLOWER.decode(property("secret")?.as_bytes()).ok()?.try_into().ok()?;
         let addresses = property("addresses").unwrap_or_default().split(',');
         let addresses = addresses.filter_map(|address| address.parse().ok()).take(MAX_PEER_ADDRESSES).collect();
-        Some(Self { pin: property("pin")?.parse().ok()?, secret: bytes, addresses })
+        Some(Self { pin: property("pin")?.parse().ok()?, secret, addresses })
     }
 }
 

@@ -9,11 +9,12 @@
 use std::fmt;
 use std::str::FromStr;
 
+use data_encoding::HEXLOWER;
 use ring::digest;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 use super::tls::SERVER_NAME;
-use super::{Error, hex};
+use super::{Error, thirty_two};
 
 /// A certificate and its key.
 pub struct Identity {
@@ -81,7 +82,7 @@ impl From<[u8; 32]> for Pin {
 
 impl fmt::Display for Pin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        hex::write(&self.0, f)
+        f.write_str(&HEXLOWER.encode(&self.0))
     }
 }
 
@@ -95,7 +96,7 @@ impl FromStr for Pin {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self, Error> {
-        hex::parse(text).map(Self)
+        thirty_two(text).map(Self)
     }
 }
 
@@ -111,7 +112,11 @@ mod tests {
         assert_eq!(text.parse::<Pin>().unwrap(), pin);
         assert_eq!(format!("{pin:?}"), format!("Pin({text})"));
         assert_eq!(Pin::from(*pin.as_bytes()), pin);
-        assert!(text.to_uppercase().parse::<Pin>().is_err());
+        let (upper, long, spaced) = (text.to_uppercase(), format!("{text}00"), format!(" {}", &text[1..]));
+        let foreign = format!("{}é", &text[2..]);
+        for wrong in ["", "00", &text[1..], &text[2..], &upper, &long, &spaced, &foreign] {
+            assert!(matches!(wrong.parse::<Pin>(), Err(Error::Hex)), "{wrong}");
+        }
     }
 
     #[test]

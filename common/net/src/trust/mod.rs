@@ -32,13 +32,14 @@ pub mod pairing;
 pub mod ticket;
 pub mod tls;
 
-mod hex;
 #[cfg(test)]
 mod loopback;
 
 pub use identity::{Identity, Pin};
 pub use pairing::Code;
 pub use ticket::{Gate, PublicKey, Signer};
+
+use data_encoding::HEXLOWER;
 
 /// Why something could not be made or read. What a broadcaster answers to a ticket is [`ticket::Refusal`].
 #[derive(Debug, thiserror::Error)]
@@ -68,4 +69,9 @@ pub enum Error {
     /// [`pairing::MAX_WRONG`] proofs were wrong within [`pairing::WINDOW`].
     #[error("too many wrong pairing codes: wait a minute")]
     TooManyAttempts,
+}
+
+/// Reads 64 lower-case hexadecimal digits: one text for each value.
+fn thirty_two(text: &str) -> Result<[u8; 32], Error> {
+    HEXLOWER.decode(text.as_bytes()).ok().and_then(|bytes| bytes.try_into().ok()).ok_or(Error::Hex)
 }

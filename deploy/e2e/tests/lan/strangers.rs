@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use data_encoding::HEXLOWER;
 use lab::Host;
 use net::lan::{Announcer, AnnouncerOptions};
 use net::relay::{self, Event, Proof, RefusalCode, Side, Start};
@@ -27,14 +28,10 @@ impl Invited {
         let said = house.ask(host, "/api/v1/streams/live/watch")?;
         let text =
             |name: &str| said["peer"][name].as_str().map(str::to_owned).with_context(|| format!("no {name}: {said}"));
-        let secret = text("secret")?;
-        let byte = |n: usize| u8::from_str_radix(&secret[2 * n..2 * n + 2], 16);
-        let mut bytes = [0; 16];
-        for (n, slot) in bytes.iter_mut().enumerate() {
-            *slot = byte(n)?;
-        }
+        let secret = HEXLOWER.decode(text("secret")?.as_bytes())?;
+        let secret = secret.try_into().ok().context("the secret is not 16 bytes")?;
         ensure!(said["peer"]["addresses"] == Value::Array(Vec::new()), "addresses for a viewer elsewhere: {said}");
-        Ok(Self { pin: text("pin")?.parse()?, secret: bytes, ticket: text("ticket")? })
+        Ok(Self { pin: text("pin")?.parse()?, secret, ticket: text("ticket")? })
     }
 }
 
