@@ -3,10 +3,8 @@
 //! The order matters: everything is checked before anything binds, everything is bound before anything is announced, and the ways
 //! in close before the ways out.
 
-use std::fs::OpenOptions;
 use std::io::Write;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -23,6 +21,7 @@ use crate::egress::relay::{self, Relay};
 use crate::egress::rtmp::Fanout;
 use crate::hub::{self, Hub};
 use crate::invitations::Invitations;
+use crate::replace::replace;
 use crate::{egress, http};
 
 /// Runs a server until it is told to stop.
@@ -159,8 +158,7 @@ fn secret_of(data: &Path) -> anyhow::Result<[u8; 32]> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             let secret: [u8; 32] = rand::random();
             std::fs::create_dir_all(data).with_context(|| data.display().to_string())?;
-            let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
-            file.and_then(|mut file| file.write_all(&secret)).with_context(|| path.display().to_string())?;
+            replace(&path, &secret).with_context(|| path.display().to_string())?;
             Ok(secret)
         }
         Err(error) => Err(error).with_context(|| path.display().to_string()),

@@ -18,3 +18,4 @@ pub mod http;
 pub mod hub;
 pub mod ingest;
 pub mod invitations;
+mod replace;

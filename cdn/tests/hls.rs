@@ -1,6 +1,9 @@
 //! HLS over loopback: ffmpeg publishes, ffmpeg's own HLS reader decodes every picture and sound, and nothing is out of place.
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
+#[path = "support/program.rs"]
+mod program;
+
 use std::io::{BufRead as _, BufReader};
 use std::process::{Child, ChildStdout, Command, Stdio};
 
@@ -19,21 +22,8 @@ struct Cdn {
 impl Cdn {
     fn start() -> Self {
         let data = tempfile::tempdir().unwrap();
-        let mut child = Command::new(env!("CARGO_BIN_EXE_cdn"))
-            .args([
-                "--rtmp",
-                "127.0.0.1:0",
-                "--http",
-                "127.0.0.1:0",
-                "--relay",
-                "127.0.0.1:0",
-                "--metrics",
-                "off",
-                "--log",
-                "json",
-                "--data",
-            ])
-            .arg(data.path())
+        let mut child = program::cdn(data.path())
+            .args(["--log", "json"])
             .env("NEARCAST_HUB_GRACE_AFTER_GOODBYE", "1s")
             .stdout(Stdio::piped())
             .spawn()

@@ -1,17 +1,19 @@
 //! Nobody reads the logs: the server goes on.
 #![allow(clippy::unwrap_used)]
 
+#[path = "support/program.rs"]
+mod program;
+
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::time::Duration;
 
 #[test]
 fn a_full_pipe_of_logs_holds_nobody_up() {
     let data = tempfile::tempdir().unwrap();
-    let mut command = Command::new(env!("CARGO_BIN_EXE_cdn"));
-    command.args(["--rtmp", "127.0.0.1:0", "--http", "127.0.0.1:0", "--relay", "127.0.0.1:0", "--metrics", "off"]);
-    command.args(["--log", "json", "--log-level", "trace", "--data"]).arg(data.path());
+    let mut command = program::cdn(data.path());
+    command.args(["--log", "json", "--log-level", "trace"]);
     let mut server = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let lines = BufReader::new(server.stdout.take().unwrap()).lines();
     let listening = lines.map(Result::unwrap).find(|line| line.contains("\"listening\"")).unwrap();

@@ -3,10 +3,13 @@
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
+#[path = "support/program.rs"]
+mod program;
+
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,9 +28,8 @@ impl Drop for Server {
 
 /// Starts one; it says where its pages and its relay are.
 fn start(data: &Path, relay: SocketAddr) -> Server {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_cdn"));
-    command.args(["--rtmp", "127.0.0.1:0", "--http", "127.0.0.1:0", "--metrics", "off", "--log", "json", "--relay"]);
-    let mut child = command.arg(relay.to_string()).arg("--data").arg(data).stdout(Stdio::piped()).spawn().unwrap();
+    let mut command = program::cdn_at(&relay.to_string(), data);
+    let mut child = command.args(["--log", "json"]).stdout(Stdio::piped()).spawn().unwrap();
     let lines = BufReader::new(child.stdout.take().unwrap()).lines();
     let listening = lines.map(Result::unwrap).find(|line| line.contains("\"listening\"")).unwrap();
     let listening: serde_json::Value = serde_json::from_str(&listening).unwrap();

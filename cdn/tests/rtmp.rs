@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+#[path = "support/program.rs"]
+mod program;
 mod support;
 
 use std::path::Path;
@@ -56,23 +58,8 @@ async fn interrupt(child: &Child, signal: &str) {
 }
 
 async fn spawn(data: &Path, flags: &[&str]) -> (Child, Lines<BufReader<ChildStdout>>, String) {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_cdn"))
-        .args([
-            "--rtmp",
-            "127.0.0.1:0",
-            "--http",
-            "127.0.0.1:0",
-            "--relay",
-            "127.0.0.1:0",
-            "--metrics",
-            "off",
-            "--log",
-            "json",
-            "--log-level",
-            "trace",
-        ])
-        .arg("--data")
-        .arg(data)
+    let mut child = Command::from(program::cdn(data))
+        .args(["--log", "json", "--log-level", "trace"])
         .args(flags)
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -89,7 +76,7 @@ async fn spawn(data: &Path, flags: &[&str]) -> (Child, Lines<BufReader<ChildStdo
 
 async fn cdn_key(data: &Path, name: &str) -> String {
     let output =
-        Command::new(env!("CARGO_BIN_EXE_cdn")).args(["key", "new", name, "--data"]).arg(data).output().await.unwrap();
+        Command::from(program::binary()).args(["key", "new", name, "--data"]).arg(data).output().await.unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap().trim().to_owned()
 }
@@ -241,7 +228,7 @@ async fn keys_are_let_in_in_all_their_places_and_never_logged() {
 #[tokio::test]
 async fn bad_configuration_is_refused_before_anything_binds() {
     let check = async |arguments: &[&str], says: &str| {
-        let output = Command::new(env!("CARGO_BIN_EXE_cdn")).args(arguments).output().await.unwrap();
+        let output = Command::from(program::binary()).args(arguments).output().await.unwrap();
         let error = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(64), "{arguments:?}: {error}");
         assert!(error.contains(says), "{arguments:?}: {error}");
@@ -256,19 +243,7 @@ async fn bad_configuration_is_refused_before_anything_binds() {
 #[tokio::test]
 async fn without_anything_it_makes_a_stream_and_says_how_to_use_it() {
     let data = tempfile::tempdir().unwrap();
-    let mut child = Command::new(env!("CARGO_BIN_EXE_cdn"))
-        .args([
-            "--rtmp",
-            "127.0.0.1:0",
-            "--http",
-            "127.0.0.1:0",
-            "--relay",
-            "127.0.0.1:0",
-            "--metrics",
-            "off",
-            "--data",
-        ])
-        .arg(data.path())
+    let mut child = Command::from(program::cdn(data.path()))
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
         .kill_on_drop(true)

@@ -14,6 +14,8 @@ mod hub_cost;
 mod load;
 mod players;
 mod process;
+#[path = "../../tests/support/program.rs"]
+mod program;
 
 use std::net::SocketAddr;
 use std::time::Duration;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use rustix::thread::{CpuSet, sched_setaffinity};
 
-use crate::Address;
+use crate::{Address, program};
 
 /// A running server. Dropping it kills it.
 pub(crate) struct Server {
@@ -23,23 +23,10 @@ impl Server {
     /// `cdn`, writing with this engine.
     pub(crate) fn cdn(engine: &str) -> anyhow::Result<Self> {
         let data = tempfile::tempdir()?;
-        let binary = env!("CARGO_BIN_EXE_cdn");
-        let key = Command::new(binary).args(["key", "new", "live", "--data"]).arg(data.path()).output()?;
+        let key = program::binary().args(["key", "new", "live", "--data"]).arg(data.path()).output()?;
         let key = String::from_utf8(key.stdout)?.trim().to_owned();
-        let mut command = Command::new(binary);
-        command.args([
-            "--rtmp",
-            "127.0.0.1:0",
-            "--http",
-            "127.0.0.1:0",
-            "--relay",
-            "127.0.0.1:0",
-            "--metrics",
-            "off",
-            "--log",
-            "json",
-        ]);
-        command.args(["--log-level", "warn", "--fanout", engine, "--data"]).arg(data.path());
+        let mut command = program::cdn(data.path());
+        command.args(["--log", "json", "--log-level", "warn", "--fanout", engine]);
         Self::start(command, key, data)
     }
 

@@ -1,9 +1,9 @@
 //! The file of publish keys: hashes only, readable by its owner only, read again when it changes.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use data_encoding::{HEXLOWER, HEXLOWER_PERMISSIVE};
@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::name::{InvalidName, StreamName};
 use super::secret::{Hash, Secret};
+use crate::replace::replace;
 
 /// The publish keys of a server, one a stream.
 #[derive(Debug)]
@@ -184,12 +185,7 @@ impl Keyring {
         lock.lock().map_err(io(directory))?;
         let mut loaded = load(&self.path)?;
         edit(&mut loaded.keys)?;
-        let new = self.path.with_extension("toml.new");
-        let mut file =
-            OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new).map_err(io(&new))?;
-        file.write_all(render(&loaded.keys).as_bytes()).and_then(|()| file.sync_all()).map_err(io(&new))?;
-        fs::rename(&new, &self.path).map_err(io(&self.path))?;
-        lock.sync_all().map_err(io(directory))?;
+        replace(&self.path, render(&loaded.keys).as_bytes()).map_err(io(&self.path))?;
         loaded.stamp = stamp(&self.path)?;
         *self.loaded.write() = loaded;
         Ok(())

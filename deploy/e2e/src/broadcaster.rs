@@ -2,12 +2,14 @@
 
 use std::path::PathBuf;
 use std::process::Command;
+use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
 use crate::lab::Lab;
 use crate::programs::program;
-use crate::units::{Unit, read_units};
+use crate::units::{Unit, compare, read_units};
+use crate::viewer::Viewer;
 use ::lab::Process;
 
 /// A running `broadcaster` that logs every access unit that leaves it.
@@ -50,4 +52,20 @@ impl Broadcaster {
     pub fn units(&self) -> Result<Vec<Unit>> {
         read_units(&self.unit_log)
     }
+
+    /// Ends it as Ctrl-C does; it must say goodbye and succeed.
+    pub fn stop(&mut self) -> Result<()> {
+        self.process.interrupt();
+        self.process.success(GOODBYE)
+    }
+
+    /// Stops it, and demands that pictures and sound have come to `viewer` as they left, from the first that came on.
+    pub fn stop_and_compare(&mut self, viewer: &Viewer) -> Result<()> {
+        self.stop()?;
+        let counts = compare(&self.units()?, &viewer.units()?)?;
+        ensure!(counts.len() == 2, "both tracks came: {counts:?}");
+        Ok(())
+    }
 }
+
+const GOODBYE: Duration = Duration::from_secs(5);

@@ -95,8 +95,7 @@ fn nginx_rtmp_accepts_the_broadcaster() -> Result<()> {
     log(&mut nginx.process)?;
     let marks = Player::Ffmpeg.marks(&lab, &nginx.url("live"), (640, 360), 100, Duration::from_secs(30))?;
     mark_run(&marks)?;
-    broadcaster.process.interrupt();
-    broadcaster.process.success(Duration::from_secs(5))
+    broadcaster.stop()
 }
 
 #[test]

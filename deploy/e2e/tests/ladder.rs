@@ -37,11 +37,7 @@ fn rtmp_gives_way_to_parts_and_comes_back_and_nothing_is_lost() -> Result<()> {
     summary.unbroken(300)?;
     ensure!(summary.0["lost"] == 0, "units were lost: {}", summary.0);
     viewer.nothing_twice()?;
-    broadcaster.process.interrupt();
-    broadcaster.process.success(Duration::from_secs(5))?;
-    let counts = compare(&broadcaster.units()?, &viewer.units()?)?;
-    ensure!(counts.len() == 2, "both tracks came: {counts:?}");
-    Ok(())
+    broadcaster.stop_and_compare(&viewer)
 }
 
 #[test]
@@ -62,8 +58,7 @@ fn hls_is_played_by_the_form_that_was_asked_for() -> Result<()> {
         ensure!(said.starts_with(source), "by {via}, the pictures came by {said}");
         compare(&broadcaster.units()?, &viewer.units()?)?;
     }
-    broadcaster.process.interrupt();
-    broadcaster.process.success(Duration::from_secs(5))
+    broadcaster.stop()
 }
 
 /// Waits until the pictures come by a path whose name begins with this.

@@ -73,8 +73,7 @@ fn paths_change_hundreds_of_times_and_nothing_is_lost() -> Result<()> {
         viewer.wait_pictures(shown + 60, Duration::from_secs(20))?;
     }
     let summaries = [viewers[0].1.finish()?, viewers[1].1.finish()?];
-    broadcaster.process.interrupt();
-    broadcaster.process.success(Duration::from_secs(5))?;
+    broadcaster.stop()?;
     let left = broadcaster.units()?;
     let mut total = 0;
     for ((mode, viewer), (summary, caused)) in viewers.iter().zip(summaries.iter().zip(&caused)) {
@@ -117,8 +116,7 @@ fn a_broadcaster_that_is_killed_and_returns_is_found_again() -> Result<()> {
     let shown = viewer.pictures()?;
     viewer.wait_pictures(shown + 60, Duration::from_secs(20))?;
     viewer.finish()?;
-    second.process.interrupt();
-    second.process.success(Duration::from_secs(5))?;
+    second.stop()?;
     // Each broadcast begins anew at zero.
     let mut newest = BTreeMap::new();
     let mut runs = [Vec::new(), Vec::new()];
@@ -167,8 +165,7 @@ fn a_viewer_finds_the_broadcaster_and_leaves_the_cdn_s_link_alone() -> Result<()
     println!("{bytes} bytes from the CDN while {media} bytes of media came from the broadcaster");
     ensure!(bytes * 50 < media, "an idle fallback costs {bytes} bytes for {media} of media: 2% is the bound");
     viewer.finish()?.unbroken(300)?;
-    broadcaster.process.interrupt();
-    broadcaster.process.success(Duration::from_secs(5))?;
+    broadcaster.stop()?;
     compare(&broadcaster.units()?, &viewer.units()?)?;
     Ok(())
 }
