@@ -5,14 +5,13 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use e2e::{Broadcaster, Cdn, Lab, Marked, Source, Unit, Viewer, compare, compare_to_the_end};
+use e2e::{Broadcaster, Cdn, Lab, Marked, Source, Unit, Viewer, compare_to_the_end};
 
-/// One kind of stream: what goes in, and which protocols carry it.
+/// One kind of stream: what goes in.
 struct Case {
     name: &'static str,
     file: &'static str,
     encoders: &'static [&'static str],
-    hls: bool,
 }
 
 const CASES: &[Case] = &[
@@ -33,7 +32,6 @@ const CASES: &[Case] = &[
             "-c:a",
             "aac",
         ],
-        hls: true,
     },
     Case {
         name: "HEVC with B-frames and AAC",
@@ -50,97 +48,131 @@ const CASES: &[Case] = &[
             "-c:a",
             "aac",
         ],
-        hls: true,
     },
     Case {
         name: "AV1 and Opus",
         file: "av1.mp4",
         encoders: &["-c:v", "libsvtav1", "-preset", "12", "-g", "50", "-c:a", "libopus"],
-        hls: true,
     },
     Case {
         name: "VP9 and FLAC",
         file: "vp9.mkv",
         encoders: &["-c:v", "libvpx-vp9", "-deadline", "realtime", "-cpu-used", "8", "-g", "50", "-c:a", "flac"],
-        hls: true,
     },
     Case {
         name: "H.264 alone",
         file: "video.mp4",
         encoders: &["-c:v", "libx264", "-preset", "ultrafast", "-g", "50", "-an"],
-        hls: true,
     },
-    Case { name: "AAC alone", file: "audio.mp4", encoders: &["-vn", "-c:a", "aac", "-t", "12"], hls: true },
+    Case { name: "AAC alone", file: "audio.mp4", encoders: &["-vn", "-c:a", "aac", "-t", "12"] },
 ];
+
+/// One stream of several at once, on its way by both protocols.
+struct Passage {
+    broadcaster: Broadcaster,
+    rtmp: Viewer,
+    hls: Option<Viewer>,
+}
+
+impl Passage {
+    /// A broadcaster with `options`, and a viewer by RTMP that was there before it.
+    fn start(lab: &Lab, cdn: &Cdn, name: &str, key: &str, options: &[&str]) -> Result<Self> {
+        let rtmp = Viewer::start(lab, &cdn.rtmp_url(name), &[])?;
+        Ok(Self { rtmp, broadcaster: Broadcaster::start(lab, &cdn.publish_url(key), options)?, hls: None })
+    }
+
+    fn watch_by_hls(&mut self, lab: &Lab, cdn: &Cdn, name: &str) -> Result<()> {
+        cdn.wait_segment(name)?;
+        self.hls = Some(Viewer::start(lab, &cdn.hls_url(name), &[])?);
+        Ok(())
+    }
+
+    /// Waits for the end; gives what left and how much of each track came by RTMP.
+    fn finish(&mut self) -> Result<(Vec<Unit>, BTreeMap<String, usize>)> {
+        self.broadcaster.process.success(Duration::from_secs(40))?;
+        let left = self.broadcaster.units()?;
+        self.rtmp.wait_end(SOON)?;
+        self.rtmp.finish()?;
+        let by_rtmp = compare_to_the_end(&left, &self.rtmp.units()?).context("by RTMP")?;
+        Ok((left, by_rtmp))
+    }
+}
 
 #[test]
 fn a_live_encoder_without_and_with_b_frames() -> Result<()> {
-    for bframes in ["0", "2"] {
-        let lab = Lab::new()?;
-        let key = Cdn::key(&lab, "live")?;
-        let cdn = Cdn::start(&lab, &[])?;
-        let mut options = Broadcaster::SMALL.to_vec();
-        options.extend(["--bframes", bframes, "--seconds", "14"]);
-        let mut rtmp = Viewer::start(&lab, &cdn.rtmp_url("live"), &[])?;
-        let mut broadcaster = Broadcaster::start(&lab, &cdn.publish_url(&key), &options)?;
-        cdn.wait_segment("live")?;
-        let mut hls = Viewer::start(&lab, &cdn.hls_url("live"), &[])?;
-        broadcaster.process.success(Duration::from_secs(40))?;
-        let left = broadcaster.units()?;
+    let lab = Lab::new()?;
+    let names = ["0", "2"];
+    let keys = names.iter().map(|name| Cdn::key(&lab, name)).collect::<Result<Vec<_>>>()?;
+    let cdn = Cdn::start(&lab, &[])?;
+    let mut passages = Vec::new();
+    for (bframes, key) in names.iter().zip(&keys) {
+        let options = [&Broadcaster::SMALL[..], &["--bframes", bframes, "--seconds", "14"]].concat();
+        passages.push(Passage::start(&lab, &cdn, bframes, key, &options)?);
+    }
+    for (name, passage) in names.iter().zip(&mut passages) {
+        passage.watch_by_hls(&lab, &cdn, name)?;
+    }
+    for (bframes, passage) in names.iter().zip(&mut passages) {
+        let (left, counts) = passage.finish()?;
         let reordered = left.iter().filter(|unit| unit.track == "v0" && unit.pts != unit.dts).count();
         ensure!(
-            (reordered > 0) == (bframes != "0"),
+            (reordered > 0) == (*bframes != "0"),
             "{reordered} access units are shown later than decoded with {bframes} B-frames"
         );
-        rtmp.wait_end(SOON)?;
-        rtmp.finish()?;
-        let counts = compare_to_the_end(&left, &rtmp.units()?).context("by RTMP")?;
         ensure!(counts["v0"] > 350 && counts["a0"] > 500, "too few by RTMP: {counts:?}");
-        whole_by_hls(&mut hls, &left)?;
+        whole_by_hls(passage.hls.as_mut().context("a viewer by HLS")?, &left)?;
     }
     Ok(())
 }
 
 #[test]
 fn files_of_every_codec_pass_untouched() -> Result<()> {
-    let mut faults = Vec::new();
+    let lab = Lab::new()?;
+    let mut sources = Vec::new();
     for case in CASES {
-        let checked = file_passes(case);
-        eprintln!("{}: {}", case.name, checked.as_deref().unwrap_or("FAILED"));
-        faults.extend(checked.err().map(|fault| format!("{}: {fault:#}", case.name)));
+        let sound = !case.encoders.contains(&"-an");
+        let source =
+            Source { width: 320, height: 180, count: 300, encoders: case.encoders, sound, ..Source::default() };
+        let file = Marked::encode(&lab, case.file, source)?;
+        sources.push((Cdn::key(&lab, case.stream())?, format!("file:{}", file.path.display())));
+    }
+    let cdn = Cdn::start(&lab, &[])?;
+    let mut passages = Vec::new();
+    for (case, (key, path)) in CASES.iter().zip(&sources) {
+        passages.push(Passage::start(&lab, &cdn, case.stream(), key, &["--source", path, "--encoder", "copy"])?);
+    }
+    let mut faults = Vec::new();
+    for (case, passage) in CASES.iter().zip(&mut passages) {
+        faults.extend(passage.watch_by_hls(&lab, &cdn, case.stream()).err().map(|fault| case.fault(&fault)));
+    }
+    for (case, mut passage) in CASES.iter().zip(passages) {
+        match case.passes(&mut passage) {
+            Ok(counts) => eprintln!("{}: {counts}", case.name),
+            Err(fault) => faults.push(case.fault(&fault)),
+        }
     }
     ensure!(faults.is_empty(), "{}", faults.join("\n"));
     Ok(())
 }
 
-fn file_passes(case: &Case) -> Result<String> {
-    let lab = Lab::new()?;
-    let key = Cdn::key(&lab, "live")?;
-    let sound = !case.encoders.contains(&"-an");
-    let source = Source { width: 320, height: 180, count: 300, encoders: case.encoders, sound, ..Source::default() };
-    let file = Marked::encode(&lab, case.file, source)?;
-    let cdn = Cdn::start(&lab, &[])?;
-    let mut rtmp = Viewer::start(&lab, &cdn.rtmp_url("live"), &[])?;
-    let path = format!("file:{}", file.path.display());
-    let mut broadcaster = Broadcaster::start(&lab, &cdn.publish_url(&key), &["--source", &path, "--encoder", "copy"])?;
-    let mut hls = None;
-    if case.hls {
-        cdn.wait_segment("live")?;
-        hls = Some(Viewer::start(&lab, &cdn.hls_url("live"), &[])?);
+impl Case {
+    /// The name of its stream.
+    fn stream(&self) -> &str {
+        self.file.split_once('.').map_or(self.file, |(stem, _)| stem)
     }
-    broadcaster.process.success(Duration::from_secs(40))?;
-    let left = broadcaster.units()?;
-    rtmp.wait_end(SOON)?;
-    rtmp.finish()?;
-    let by_rtmp = compare(&left, &rtmp.units()?).context("by RTMP")?;
-    let total: usize = by_rtmp.values().sum();
-    ensure!(total == left.len(), "{total} of {} access units came by RTMP", left.len());
-    let mut by_hls = Default::default();
-    if let Some(hls) = &mut hls {
-        by_hls = whole_by_hls(hls, &left)?;
+
+    fn fault(&self, fault: &anyhow::Error) -> String {
+        format!("{}: {fault:#}", self.name)
+    }
+
+    fn passes(&self, passage: &mut Passage) -> Result<String> {
+        let (left, by_rtmp) = passage.finish()?;
+        let total: usize = by_rtmp.values().sum();
+        ensure!(total == left.len(), "{total} of {} access units came by RTMP", left.len());
+        let by_hls = whole_by_hls(passage.hls.as_mut().context("it could not be watched by HLS")?, &left)?;
         ensure!(by_hls.keys().eq(by_rtmp.keys()), "HLS carries {by_hls:?}");
+        Ok(format!("{by_rtmp:?} by RTMP, {by_hls:?} by HLS"))
     }
-    Ok(format!("{by_rtmp:?} by RTMP, {by_hls:?} by HLS"))
 }
 
 /// Demands that a viewer of HLS, which ends by itself at the playlist's end, got everything from the first segment that it joined on.
