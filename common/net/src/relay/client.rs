@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
-use media::TrackId;
+use media::latency::Report;
+use media::{Timestamp, TrackId};
 use quinn::{Connection, RecvStream, SendStream, VarInt};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::JoinSet;
@@ -24,6 +25,15 @@ pub enum Event {
     Gap(TrackId),
     /// The broadcast is over; nothing follows.
     Ended,
+    /// The answer to [`ask_stamps`](Subscription::ask_stamps).
+    Stamps {
+        /// What it says.
+        report: Report,
+        /// When it was asked for.
+        asked: Instant,
+        /// When it came.
+        came: Instant,
+    },
 }
 
 /// A subscription that was let in. It flows from [`start`](Self::start) on. Dropping it leaves.
@@ -37,6 +47,8 @@ pub struct Subscription {
     /// That the server knows the code: to be checked before anything is believed.
     proof: Option<[u8; 32]>,
     has_ended: bool,
+    /// When stamps were asked for that have not come yet.
+    asked: Option<Instant>,
     /// What all groups together may still hold of payload.
     room: Arc<Semaphore>,
     _tasks: JoinSet<()>,
@@ -48,6 +60,7 @@ enum Arrival {
     /// With the room that it takes.
     Group(GroupHeader, Item, Option<OwnedSemaphorePermit>),
     Ended,
+    Stamps(Report, Instant),
     Failed(Error),
 }
 
@@ -86,6 +99,7 @@ pub async fn subscribe(connection: Connection, name: &str, proof: Proof) -> Resu
         reassembly,
         proof,
         has_ended: false,
+        asked: None,
         room,
         _tasks: tasks,
     })
@@ -114,6 +128,16 @@ impl Subscription {
         write(&mut self.send, &Ask::Stop).await
     }
 
+    /// Asks how units came to the server, up to the one at `at` or to the newest, and what its clock shows. A server that notes no stamps does not
+    /// answer; one that is asked oftener than 64 times in 10 s ends the connection.
+    ///
+    /// # Errors
+    /// Those of writing.
+    pub async fn ask_stamps(&mut self, at: Option<Timestamp>) -> Result<(), Error> {
+        self.asked = Some(Instant::now());
+        write(&mut self.send, &Ask::Stamps { at }).await
+    }
+
     /// The next event. Cancel safe.
     ///
     /// # Errors
@@ -130,6 +154,11 @@ impl Subscription {
                     self.reassembly.push(group, item);
                     // What reassembly holds it bounds by itself.
                     drop(room);
+                }
+                Some(Arrival::Stamps(report, came)) => {
+                    // One that nobody asked for tells nothing of the clocks.
+                    let Some(asked) = self.asked.take() else { continue };
+                    return Ok(Event::Stamps { report, asked, came });
                 }
                 Some(Arrival::Ended) => self.has_ended = true,
                 Some(Arrival::Failed(_)) | None if self.has_ended => return Ok(Event::Ended),
@@ -179,6 +208,7 @@ async fn read_control(mut recv: RecvStream, mut buffer: BytesMut, arrived: mpsc:
                 Arrival::Group(GroupHeader { generation, track, sequence }, Item::Broken, None)
             }
             Ok(Some(Reply::Ended)) => Arrival::Ended,
+            Ok(Some(Reply::Stamps(report))) => Arrival::Stamps(report, Instant::now()),
             Ok(Some(_)) => continue,
             // The streams tell the rest.
             Ok(None) => return,

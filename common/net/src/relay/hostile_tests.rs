@@ -34,7 +34,7 @@ async fn a_subscriber_that_starts_again_and_again_is_closed() {
     let (address, pin, mut ends) = serve(&live);
     let (_endpoint, connection) = connect(address, pin).await;
     let mut subscription = subscribe(connection.clone(), "live", Proof::None).await.unwrap();
-    for _ in 0..server::MAX_STARTS {
+    for _ in 0..server::MAX_ASKS {
         subscription.start(Start::LiveEdge).await.unwrap();
     }
     assert!(connection.close_reason().is_none(), "so many are within reason");

@@ -188,6 +188,7 @@ impl Lane {
             group.catalog = Some(entry.catalog.clone());
         }
         let head = entry.head(|| {
+            source.relayed(&entry.unit);
             let mut head = BytesMut::new();
             wire::put_unit_head(&mut head, &entry.unit, entry.after);
             head.freeze()

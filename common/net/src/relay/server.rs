@@ -10,8 +10,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
+use media::latency::Report;
 use media::live_window::Read;
-use media::{Cursor, LiveWindow, TrackKind};
+use media::{AccessUnit, Cursor, LiveWindow, Timestamp, TrackKind};
 use quinn::{Connection, RecvStream, SendStream, VarInt};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -49,6 +50,14 @@ pub trait Source: Send + Sync + 'static {
 
     /// So many bytes were handed to QUIC.
     fn sent(&self, _bytes: usize) {}
+
+    /// A unit is handed to QUIC for the first time, of all its subscribers.
+    fn relayed(&self, _unit: &AccessUnit) {}
+
+    /// How the units up to the one at `at`, or to the newest, came here, and what the clock shows; `None` where nobody notes that.
+    fn stamps(&self, _at: Option<Timestamp>) -> Option<Report> {
+        None
+    }
 }
 
 /// What a subscriber may be sent.
@@ -174,7 +183,7 @@ async fn serve<S: Source>(
     let (dropped, mut drops) = mpsc::channel::<Dropped>(MAX_DROPS);
     // Both lanes end when the broadcast has.
     let mut running = 0;
-    let mut starts = Starts::default();
+    let (mut starts, mut questions) = (Budget::default(), Budget::default());
     loop {
         tokio::select! {
             asked = control.next() => match asked {
@@ -186,8 +195,14 @@ async fn serve<S: Source>(
                     lanes.shutdown().await;
                     running = 0;
                 }
+                Ok(Some(Ask::Stamps { at })) => {
+                    questions.spend("stamps", Instant::now())?;
+                    if let Some(report) = source.stamps(at) {
+                        write(send, &Reply::Stamps(report)).await?;
+                    }
+                }
                 Ok(Some(Ask::Start { generation, at })) => {
-                    starts.count(Instant::now())?;
+                    starts.spend("start", Instant::now())?;
                     lanes.shutdown().await;
                     let cursor = source.with_window(|window| position(window, &at)).map_or(Cursor::at_live_edge(), Cursor::at);
                     let have = match at {
@@ -221,21 +236,21 @@ async fn serve<S: Source>(
     }
 }
 
-/// How often a subscriber has started. Each start is two tasks and a join from the newest IDR on, which costs more than to ask for it.
+/// How often a subscriber has asked for something that costs more than to ask for it: a start is two tasks and a join from the newest IDR on.
 #[derive(Debug, Default)]
-struct Starts {
+struct Budget {
     since: Option<Instant>,
     count: u32,
 }
 
-impl Starts {
-    fn count(&mut self, now: Instant) -> Result<(), Error> {
-        if self.since.is_none_or(|since| now.saturating_duration_since(since) > STARTS_WITHIN) {
+impl Budget {
+    fn spend(&mut self, what: &'static str, now: Instant) -> Result<(), Error> {
+        if self.since.is_none_or(|since| now.saturating_duration_since(since) > ASKS_WITHIN) {
             (self.since, self.count) = (Some(now), 0);
         }
         self.count += 1;
-        if self.count > MAX_STARTS {
-            return Err(Error::TooOften { what: "start", most: MAX_STARTS, within: STARTS_WITHIN });
+        if self.count > MAX_ASKS {
+            return Err(Error::TooOften { what, most: MAX_ASKS, within: ASKS_WITHIN });
         }
         Ok(())
     }
@@ -286,10 +301,10 @@ async fn write(send: &mut SendStream, reply: &Reply) -> Result<(), Error> {
 
 /// From the handshake to the request.
 pub const ASK: Duration = Duration::from_secs(5);
-/// Starts within [`STARTS_WITHIN`]: a viewer whose path comes and goes starts some times a second at most.
-pub(super) const MAX_STARTS: u32 = 64;
-/// What [`MAX_STARTS`] are counted in.
-const STARTS_WITHIN: Duration = Duration::from_secs(10);
+/// Starts, and questions for stamps, within [`ASKS_WITHIN`]: a viewer whose path comes and goes starts some times a second at most.
+pub(super) const MAX_ASKS: u32 = 64;
+/// What [`MAX_ASKS`] are counted in.
+const ASKS_WITHIN: Duration = Duration::from_secs(10);
 /// How long a refusal, or the end, may take to be heard.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 /// What is taken of a control stream at once.

@@ -9,6 +9,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use data_encoding::HEXLOWER;
 use media::codec::{Codec, CodecConfig, Format};
+use media::latency::{Journey, Report, Stamps};
 use media::live_window::{Bounds, Read};
 use media::{AccessUnit, Catalog, Cursor, Epoch, LiveWindow, Timestamp, Track, TrackId, WallClock};
 use parking_lot::Mutex;
@@ -17,9 +18,9 @@ use quinn::Endpoint;
 use tokio::net::UdpSocket;
 use tokio::sync::{Notify, watch};
 
-use super::server::Ended;
+use super::server::{Ended, MAX_ASKS};
 use super::wire::{self, Arrived, Ask, GroupHeader, GroupReader, Proof, RefusalCode, Reply, Start};
-use super::{Event, Side, Source, Subscription, accept, subscribe, transport};
+use super::{Error, Event, Side, Source, Subscription, accept, subscribe, transport};
 use crate::trust::{Identity, tls};
 
 /// A live window that a test writes.
@@ -31,6 +32,7 @@ pub(super) struct Live {
     left_at: Mutex<Vec<u64>>,
     jumps: AtomicUsize,
     has_read: Notify,
+    relayed: AtomicUsize,
 }
 
 impl Live {
@@ -43,6 +45,7 @@ impl Live {
             left_at: Mutex::default(),
             jumps: AtomicUsize::new(0),
             has_read: Notify::new(),
+            relayed: AtomicUsize::new(0),
         })
     }
 
@@ -60,6 +63,11 @@ impl Live {
             drop(window);
             self.changed.send_modify(|_| {});
         }
+    }
+
+    /// How often a unit was said to be handed over.
+    fn relayed(&self) -> usize {
+        self.relayed.load(Ordering::Relaxed)
     }
 
     fn end(&self) {
@@ -96,6 +104,16 @@ impl Source for Live {
 
     fn has_ended(&self) -> bool {
         *self.changed.borrow()
+    }
+
+    fn relayed(&self, _unit: &AccessUnit) {
+        self.relayed.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn stamps(&self, at: Option<Timestamp>) -> Option<Report> {
+        let clock = WallClock::from_micros(1);
+        let units = vec![Journey { track: TrackId::VIDEO, dts: at.unwrap_or_default(), stamps: Stamps::default() }];
+        Some(Report { received: clock, answered: clock, epoch: Epoch(7), broadcaster: None, units })
     }
 }
 
@@ -191,6 +209,36 @@ async fn a_join_gets_the_last_idr_at_once_and_then_what_comes() {
 }
 
 #[tokio::test]
+async fn stamps_are_told_when_they_are_asked_for() {
+    let live = Live::new();
+    live.push(0..25, 1000);
+    let (address, pin, mut ends) = serve(&live);
+    let (_endpoint, connection) = connect(address, pin).await;
+    let mut subscription = subscribe(connection, "live", Proof::None).await.unwrap();
+    let at = Timestamp::from_millis(33);
+    subscription.ask_stamps(Some(at)).await.unwrap();
+    let Event::Stamps { report, asked, came } = next(&mut subscription).await else { panic!("no stamps") };
+    assert_eq!((report.units[0].dts, report.epoch), (at, Epoch(7)));
+    assert!(asked <= came);
+    // Units are handed over once, however many take them.
+    subscription.start(Start::LiveEdge).await.unwrap();
+    take(&mut subscription, 5).await;
+    let (_other, connection) = connect(address, pin).await;
+    let mut second = subscribe(connection, "live", Proof::None).await.unwrap();
+    second.start(Start::LiveEdge).await.unwrap();
+    take(&mut second, 5).await;
+    assert!((5..=10).contains(&live.relayed()), "{} of 5 pictures and 5 sounds", live.relayed());
+    // Whoever asks on and on is shown out.
+    for _ in 0..MAX_ASKS {
+        if subscription.ask_stamps(None).await.is_err() {
+            break;
+        }
+    }
+    let end = tokio::time::timeout(Duration::from_secs(5), ends.recv()).await.expect("it ends").unwrap();
+    assert!(matches!(end, Ended::Failed(Error::TooOften { what: "stamps", .. })), "{end:?}");
+}
+
+#[tokio::test]
 async fn an_idle_subscription_flows_from_the_very_next_unit() {
     let live = Live::new();
     live.push(0..13, 1000);
@@ -259,6 +307,7 @@ async fn a_subscriber_that_does_not_read_is_put_at_the_newest_idr() {
                 last = Some(unit.dts.as_millis());
             }
             Event::Unit(Arrived { unit, .. }) => sounds.push(unit.dts.as_millis()),
+            Event::Stamps { .. } => panic!("nobody asked"),
             Event::Ended => break,
         }
     }
@@ -329,7 +378,7 @@ async fn altered_packets_change_nothing() {
                     assert_eq!(sound.after.map(Timestamp::as_millis), sounds.last().copied());
                     sounds.push(sound.unit.dts.as_millis());
                 }
-                Event::Gap(track) => panic!("a gap in {track:?}"),
+                other @ (Event::Gap(_) | Event::Stamps { .. }) => panic!("{other:?}"),
                 Event::Ended => break,
             }
         }

@@ -3,8 +3,10 @@
 //! Integers are QUIC's variable-length ones (RFC 9000 §16); signed ones are zigzag-coded into them first.
 
 mod group;
+mod stamps;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
+use media::latency::Report;
 use media::{Epoch, Timestamp, TrackId};
 
 pub use self::group::{Arrived, GroupHeader, GroupReader, MAX_CATALOG, MAX_UNIT, put_catalog, put_unit_head};
@@ -101,6 +103,11 @@ pub enum Ask {
     },
     /// Send nothing until the next start.
     Stop,
+    /// Say how units came here, up to the one at `at` or to the newest, and what the clock shows.
+    Stamps {
+        /// DTS of the last unit to tell of.
+        at: Option<Timestamp>,
+    },
 }
 
 /// From a server, on the control stream.
@@ -129,6 +136,8 @@ pub enum Reply {
     },
     /// The broadcast is over, and all of it was sent.
     Ended,
+    /// The answer to a question for stamps.
+    Stamps(Report),
 }
 
 /// Why a subscriber is not let in.
@@ -211,6 +220,10 @@ impl Ask {
                 0x02
             }
             Self::Stop => 0x03,
+            Self::Stamps { at } => {
+                stamps::put_question(&mut body, *at);
+                0x04
+            }
         };
         put_message(out, kind, &body);
     }
@@ -246,6 +259,7 @@ impl Ask {
                 Ok(Self::Start { generation, at })
             }
             0x03 => Ok(Self::Stop),
+            0x04 => Ok(Self::Stamps { at: stamps::question(body)? }),
             other => Err(Error::Unknown { what: "request", value: other }),
         }
     }
@@ -273,6 +287,10 @@ impl Reply {
                 0x13
             }
             Self::Ended => 0x14,
+            Self::Stamps(report) => {
+                stamps::put_report(&mut body, report);
+                0x15
+            }
         };
         put_message(out, kind, &body);
     }
@@ -295,6 +313,7 @@ impl Reply {
                 Ok(Self::Dropped { generation, track: track(byte(body, "a track")?), sequence: varint(body)? })
             }
             0x14 => Ok(Self::Ended),
+            0x15 => Ok(Self::Stamps(stamps::report(body)?)),
             other => Err(Error::Unknown { what: "reply", value: other }),
         }
     }
