@@ -12,8 +12,8 @@ use std::fs::File;
 use std::io::{self, LineWriter, Write};
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
 
+use crate::clock;
 use media::{AccessUnit, Timestamp, TrackId, WallClock};
 
 /// An open trace; every line is in the file when [`Trace::note`] returns. A file that can no longer be written ends it silently:
@@ -50,9 +50,7 @@ impl Trace {
 
     /// Notes that a unit passes `stage` now.
     pub fn now(&self, stage: &str, unit: impl Into<Noted>, path: &str) {
-        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let at = WallClock::from_micros(i64::try_from(since.as_micros()).unwrap_or(i64::MAX));
-        self.note(stage, unit, path, at);
+        self.note(stage, unit, path, clock::system());
     }
 
     /// Notes that a unit passed `stage` at `at`.

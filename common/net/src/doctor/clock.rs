@@ -1,6 +1,6 @@
 //! How far this machine's clock is from a server's, which tells one time: it was read and answered at once.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use media::WallClock;
 use media::latency::{ClockOffset, Exchange, OffsetEstimator};
@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use super::reach::{Trouble, as_millis, millis};
 use super::server::Role;
 use super::{Check, http};
+use crate::clock;
 use crate::trust::ticket;
 
 /// Asks a few times. `None` if whoever answers tells no time.
@@ -22,7 +23,7 @@ pub(super) async fn check(client: &Client, origin: &Url, role: Role) -> Result<O
         if asked > 0 && started.elapsed() > ENOUGH {
             break;
         }
-        let (question, sent) = (Instant::now(), now());
+        let (question, sent) = (Instant::now(), clock::now());
         let answer = http::get(client, url.clone()).await?;
         // By the clock that nobody sets meanwhile.
         let round_trip = i64::try_from(question.elapsed().as_micros()).unwrap_or(i64::MAX);
@@ -54,11 +55,6 @@ fn judge(server: ClockOffset, role: Role) -> Check {
     };
     let signed = if is_behind { -as_millis(by) } else { as_millis(by) };
     check.with("ahead_ms", signed).with("uncertainty_ms", as_millis(uncertainty))
-}
-
-fn now() -> WallClock {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    WallClock::from_micros(i64::try_from(since.as_micros()).unwrap_or(i64::MAX))
 }
 
 /// The first pays for the connection, of the others one may be unlucky.

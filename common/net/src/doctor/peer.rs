@@ -1,7 +1,6 @@
 //! The broadcaster behind a stream, straight over the network: where the server says that it is, and where multicast says.
 
 use std::net::SocketAddr;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use data_encoding::HEXLOWER;
 use serde_json::Value;
@@ -12,6 +11,7 @@ use super::machine::Networks;
 use super::multicast::Neighbours;
 use super::reach::{self, Trouble, WAIT, as_millis, millis};
 use super::{Check, Role};
+use crate::clock;
 use crate::lan::{Wanted, name::SECRET_LEN};
 use crate::rtmp::MAX_PEER_ADDRESSES;
 use crate::trust::Pin;
@@ -26,7 +26,7 @@ pub(super) async fn check(told: Option<&Value>, neighbours: oneshot::Receiver<Ne
         return Check::warn("direct", "the publisher serves no viewers on its own network", fix);
     };
     let neighbours = timeout(WAIT, neighbours).await.ok().and_then(Result::ok).unwrap_or_default();
-    let (wanted, now) = (Wanted::new(&secret), unix_seconds());
+    let (wanted, now) = (Wanted::new(&secret), clock::unix_seconds());
     let heard: Vec<SocketAddr> =
         neighbours.into_iter().filter(|(name, _)| wanted.matches(name, now)).flat_map(|(_, all)| all).collect();
     for address in &heard {
@@ -98,10 +98,6 @@ fn read(told: &Value) -> Option<(Pin, [u8; SECRET_LEN], Vec<SocketAddr>)> {
     let addresses = told.get("addresses").and_then(Value::as_array).into_iter().flatten();
     let addresses = addresses.filter_map(|address| address.as_str()?.parse().ok()).take(MAX_PEER_ADDRESSES);
     Some((pin, secret, addresses.collect()))
-}
-
-fn unix_seconds() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 /// Bounds a line.

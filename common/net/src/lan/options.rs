@@ -2,7 +2,6 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::Wanted;
 
@@ -72,7 +71,7 @@ impl Clock {
 impl Default for Clock {
     fn default() -> Self {
         // A system clock before 1970 is wrong in any case, so what it counts as does not matter.
-        Self::from_fn(|| SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()))
+        Self::from_fn(crate::clock::unix_seconds)
     }
 }
 

@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use media::access_unit::{AccessUnit, TrackKind};
-use media::catalog::Track;
+use media::catalog::{Epoch, Track};
 use media::flv;
+use media::latency::{ClockOffset, Exchange, Journey, OffsetEstimator};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
@@ -15,7 +16,8 @@ use tokio::time::{Instant, timeout_at};
 use super::connection::{Connection, Deadline};
 use super::framing::{self, DATA_CHUNK_STREAM, Framed};
 use super::session::{ClientEvent, ClientSession, Goal};
-use super::{Error, Limits, Message, Metadata, PeerOffer, Resume, Tickets, Url, amf, chunk, url};
+use super::{Error, Limits, Message, Metadata, PeerOffer, Resume, Tickets, Told, Url, amf, chunk, url};
+use crate::clock;
 
 /// How a client connects.
 #[derive(Clone, Debug)]
@@ -87,6 +89,8 @@ where
         tickets,
         acknowledged: None,
         marks: VecDeque::new(),
+        began: Instant::now(),
+        clock: OffsetEstimator::default(),
     })
 }
 
@@ -150,6 +154,8 @@ pub struct Publisher<S = TcpStream> {
     /// How many bytes the socket had taken when; at most [`MAX_MARKS`].
     marks: VecDeque<(u64, Instant)>,
     pulse: Pulse,
+    began: Instant,
+    clock: OffsetEstimator,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Publisher<S> {
@@ -166,6 +172,20 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Publisher<S> {
     /// Tells the server where viewers on this network find us; goes out with the next send.
     pub fn offer_peer(&mut self, offer: &PeerOffer) {
         self.connection.session.offer_peer(offer);
+    }
+
+    /// Tells the server when units passed our stages, and asks for its clock; goes out with the next send. Nothing, where the server is not
+    /// Nearcast's.
+    pub fn tell_stamps(&mut self, epoch: Epoch, units: Vec<Journey>) {
+        if self.server_is_nearcast() {
+            let told = Told { sent: clock::now(), server: self.server_clock(), epoch, units };
+            self.connection.session.tell_stamps(&told);
+        }
+    }
+
+    /// From our clock to the server's, as far as exchanges have told.
+    pub fn server_clock(&self) -> Option<ClockOffset> {
+        self.clock.offset(self.began.elapsed())
     }
 
     /// Whether the server is a Nearcast `cdn`.
@@ -187,6 +207,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Publisher<S> {
             }
             Message::Peer(offer) => {
                 self.offer_peer(&offer);
+                self.flush().await
+            }
+            Message::Stamps(told) => {
+                self.tell_stamps(told.epoch, told.units);
                 self.flush().await
             }
             Message::EndOfStream => {
@@ -318,6 +342,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Publisher<S> {
                     self.acknowledged = Some(bytes);
                 }
                 ClientEvent::Pong(stamp) => self.pulse.pong(stamp),
+                ClientEvent::Clock(exchange) => {
+                    let exchange = Exchange { returned: clock::now(), ..exchange };
+                    self.clock.record(self.began.elapsed(), exchange);
+                }
                 ClientEvent::Started { .. } | ClientEvent::Message(_) => {}
             }
         }
@@ -350,7 +378,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Player<S> {
                 match event {
                     ClientEvent::Message(message) => return Ok(Some(message)),
                     ClientEvent::Pong(stamp) => self.pulse.pong(stamp),
-                    ClientEvent::Acknowledged(_) | ClientEvent::Started { .. } => {}
+                    ClientEvent::Acknowledged(_) | ClientEvent::Started { .. } | ClientEvent::Clock(_) => {}
                 }
             }
             self.pulse.beat(&mut self.connection)?;

@@ -13,6 +13,7 @@ use media::access_unit::{TrackId, TrackKind};
 use media::catalog::{Epoch, Value};
 use media::time::{Timestamp, WallClock};
 
+use super::told::Told;
 use crate::trust::{Pin, PublicKey};
 
 /// One message of a publisher to its subscribers.
@@ -36,6 +37,8 @@ pub enum Message {
     Metadata(Metadata),
     /// `nearcastPeer`: where viewers on the publisher's own network find it. For the server alone, which tells admitted viewers.
     Peer(PeerOffer),
+    /// `nearcastStamps`: when units passed the publisher's stages. For the server alone, which has answered it.
+    Stamps(Told),
     /// The publisher ended its stream (`FCUnpublish`, `deleteStream`, `closeStream`), or the server did (`StreamEOF`,
     /// `NetStream.Play.UnpublishNotify`). More may follow on the same connection.
     EndOfStream,
@@ -186,6 +189,10 @@ pub(crate) const CLOCK_KEY: &str = "nearcastClock";
 pub(crate) const DTS_KEY: &str = "nearcastDts";
 /// Tells a server where viewers on the publisher's network find it.
 pub(crate) const PEER_COMMAND: &str = "nearcastPeer";
+/// Tells a server when units passed the publisher's stages.
+pub(crate) const STAMPS_COMMAND: &str = "nearcastStamps";
+/// Answers that with the server's clock.
+pub(crate) const CLOCK_COMMAND: &str = "nearcastClock";
 /// Carries the name that a stream is played under in `onStatus`.
 pub(crate) const STREAM_KEY: &str = "nearcastStream";
 /// Carries the key that tickets are signed with in `onStatus`.

@@ -23,8 +23,10 @@ mod connection;
 mod error;
 mod limits;
 mod message;
+mod told;
 
 pub use error::{Blame, Error};
 pub use limits::Limits;
 pub use message::{MAX_PEER_ADDRESSES, Message, Metadata, PeerOffer, Resume, Tickets, parse_track};
+pub use told::{MAX_TOLD, Told};
 pub use url::Url;

@@ -11,6 +11,7 @@ use super::framing::{self, Framed, PLAY_CHUNK_SIZE};
 pub use super::session::PlayerEvent;
 use super::session::{Ask, ServerEvent, ServerSession};
 use super::{Error, Limits, Message, Resume, Tickets, url};
+use crate::clock;
 
 /// What a client wants.
 #[derive(Debug)]
@@ -125,7 +126,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Publisher<S> {
         let connection = &mut self.connection;
         loop {
             match connection.session.event() {
-                Some(ServerEvent::Message(message)) => return Ok(Some(message)),
+                Some(ServerEvent::Message(message)) => {
+                    if let Message::Stamps(told) = &message {
+                        connection.session.answer_stamps(told.sent, clock::now());
+                    }
+                    return Ok(Some(message));
+                }
                 Some(ServerEvent::Publish(_) | ServerEvent::Play(_)) => {
                     return Err(Error::Protocol { what: "the publisher wants another stream on the same connection" });
                 }

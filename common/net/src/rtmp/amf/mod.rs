@@ -77,6 +77,11 @@ pub fn object<const N: usize>(properties: [(&str, Value); N]) -> Value {
     Value::Object(properties.into_iter().map(|(key, value)| (key.to_owned(), value)).collect())
 }
 
+/// An object of strings.
+pub fn texts(properties: impl IntoIterator<Item = (&'static str, String)>) -> Value {
+    Value::Object(properties.into_iter().map(|(key, text)| (key.to_owned(), string(text))).collect())
+}
+
 /// A string value.
 pub fn string(text: impl Into<String>) -> Value {
     Value::Utf8String(text.into())

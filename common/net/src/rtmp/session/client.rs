@@ -6,6 +6,8 @@ use std::collections::VecDeque;
 use std::fmt;
 
 use bytes::Bytes;
+use media::WallClock;
+use media::latency::Exchange;
 
 use super::aggregate;
 use super::command::{self, command, number, property, text};
@@ -13,7 +15,10 @@ use super::server::metadata;
 use super::wire::{Arrived, Inbound, Wire};
 use crate::rtmp::amf::{self, Value};
 use crate::rtmp::chunk::{RawMessage, kind};
-use crate::rtmp::message::{EPOCH_KEY, HAVE_KEY, PEER_COMMAND, SERVER_KEY, STREAM_KEY, TICKETS_KEY};
+use crate::rtmp::message::{
+    CLOCK_COMMAND, EPOCH_KEY, HAVE_KEY, PEER_COMMAND, SERVER_KEY, STAMPS_COMMAND, STREAM_KEY, TICKETS_KEY,
+};
+use crate::rtmp::told::{self, Told};
 use crate::rtmp::{Error, Limits, Message, PeerOffer, Resume, Tickets, Url};
 
 /// What a client is there for.
@@ -42,6 +47,8 @@ pub enum ClientEvent {
     Acknowledged(u32),
     /// Answers [`ClientSession::ping`] with the same number.
     Pong(u32),
+    /// Answers [`ClientSession::tell_stamps`]; it came when the caller gives it.
+    Clock(Exchange),
 }
 
 /// The engine. After an error it must not be used again.
@@ -144,9 +151,14 @@ impl ClientSession {
 
     /// Tells the server where viewers on this network find the publisher. Nearcast's passes it on; others do not know the command.
     pub fn offer_peer(&mut self, offer: &PeerOffer) {
-        let properties = offer.to_properties().map(|(key, text)| (key.to_owned(), amf::string(text)));
         let (out, chunk_size) = self.wire.out();
-        command(out, chunk_size, 0, PEER_COMMAND, 0.0, [Value::Null, Value::Object(properties.into())]);
+        command(out, chunk_size, 0, PEER_COMMAND, 0.0, [Value::Null, amf::texts(offer.to_properties())]);
+    }
+
+    /// Tells the server when units passed our stages, and asks for its clock. For Nearcast's alone.
+    pub fn tell_stamps(&mut self, told: &Told) {
+        let (out, chunk_size) = self.wire.out();
+        command(out, chunk_size, 0, STAMPS_COMMAND, 0.0, [Value::Null, amf::texts(told.to_properties())]);
     }
 
     /// Says that publishing or playing is over.
@@ -285,6 +297,12 @@ impl ClientSession {
                 Err(self.refused(info))
             }
             "onStatus" => self.status(info),
+            // When it came is the caller's to say: there is no clock here.
+            CLOCK_COMMAND => {
+                let exchange = told::exchange(|key| text(property(info, key)), WallClock::from_micros(i64::MAX));
+                self.events.extend(exchange.map(ClientEvent::Clock));
+                Ok(())
+            }
             "close" => Err(Error::Closed { waiting_for: "what we asked for: it said close" }),
             // onBWDone, onFCPublish, answers to releaseStream and FCPublish.
             _ => Ok(()),

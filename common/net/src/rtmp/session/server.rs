@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::fmt;
 
 use bytes::Bytes;
+use media::WallClock;
 
 use super::aggregate;
 use super::command::{self, Status, command, number, property, text};
@@ -11,7 +12,10 @@ use super::wire::{Arrived, Inbound, Wire};
 use crate::rtmp::amf::{self, Value};
 use crate::rtmp::chunk::{RawMessage, kind};
 use crate::rtmp::framing::{PLAY_CHUNK_SIZE, PLAY_STREAM};
-use crate::rtmp::message::{EPOCH_KEY, HAVE_KEY, PEER_COMMAND, SERVER_KEY, STREAM_KEY, TICKETS_KEY};
+use crate::rtmp::message::{
+    CLOCK_COMMAND, EPOCH_KEY, HAVE_KEY, PEER_COMMAND, SERVER_KEY, STAMPS_COMMAND, STREAM_KEY, TICKETS_KEY,
+};
+use crate::rtmp::told::{self, Told};
 use crate::rtmp::{Error, Limits, Message, Metadata, PeerOffer, Resume, Tickets, url};
 
 /// What a client asked for.
@@ -195,6 +199,12 @@ impl ServerSession {
         Status::new("error", code, description).write(out, chunk_size, stream);
     }
 
+    /// Answers [`Message::Stamps`] that was sent at `sent` by the publisher's clock with ours.
+    pub fn answer_stamps(&mut self, sent: WallClock, now: WallClock) {
+        let (out, chunk_size) = self.wire.out();
+        command(out, chunk_size, 0, CLOCK_COMMAND, 0.0, [Value::Null, amf::texts(told::answer(sent, now))]);
+    }
+
     fn player_event(&mut self, event: PlayerEvent) {
         if matches!(self.role, Role::Plays(_) | Role::AskedToPlay(_)) {
             self.events.push_back(ServerEvent::Player(event));
@@ -304,6 +314,10 @@ impl ServerSession {
             PEER_COMMAND if matches!(self.role, Role::Publishes(_)) => {
                 let offer = PeerOffer::from_properties(|key| argument.and_then(|object| text(property(object, key))));
                 self.events.extend(offer.map(|offer| ServerEvent::Message(Message::Peer(offer))));
+            }
+            STAMPS_COMMAND if matches!(self.role, Role::Publishes(_)) => {
+                let told = Told::from_properties(|key| argument.and_then(|object| text(property(object, key))));
+                self.events.extend(told.map(|told| ServerEvent::Message(Message::Stamps(told))));
             }
             // Hints, and answers to what we did not ask.
             "receiveAudio" | "receiveVideo" | "_result" | "_error" | "onStatus" => {}

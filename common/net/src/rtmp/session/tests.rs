@@ -10,7 +10,7 @@ use super::*;
 use crate::rtmp::amf::{self, Value};
 use crate::rtmp::chunk::{self, RawMessage, Reader, kind};
 use crate::rtmp::framing::{self, PLAY_CHUNK_SIZE};
-use crate::rtmp::{Error, Limits, Message, Metadata, PeerOffer, Resume, Tickets, url};
+use crate::rtmp::{Error, Limits, Message, Metadata, PeerOffer, Resume, Tickets, Told, url};
 use crate::trust::Pin;
 
 /// A client by hand: handshaken, and nothing else.
@@ -135,6 +135,16 @@ fn publish_and_resume() {
     client.offer_peer(&offer);
     settle(&mut client, &mut server).unwrap();
     assert_eq!(server.event(), Some(ServerEvent::Message(Message::Peer(offer))));
+
+    let (sent, read) = (WallClock::from_micros(1_000), WallClock::from_micros(2_000));
+    let told = Told { sent, server: None, epoch: Epoch(9), units: Vec::new() };
+    client.tell_stamps(&told);
+    settle(&mut client, &mut server).unwrap();
+    assert_eq!(server.event(), Some(ServerEvent::Message(Message::Stamps(told))));
+    server.answer_stamps(sent, read);
+    settle(&mut client, &mut server).unwrap();
+    let Some(ClientEvent::Clock(exchange)) = client.event() else { panic!("no clock") };
+    assert_eq!((exchange.sent, exchange.received, exchange.answered), (sent, read, read));
 
     client.ping(1234);
     client.finish();
