@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use net::trace::Trace;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -47,14 +48,16 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let fanout_failed = fanout.failed();
     let first_key = make_first_key(&keys)?;
 
-    let hub = Hub::new(hub::Settings {
+    let trace = config.trace.as_deref().map(|path| Trace::create(path).with_context(|| path.display().to_string()));
+    let hub = hub::Settings {
         window: media::live_window::Bounds {
             duration: config.hub.window,
             bytes: config.hub.window_bytes.as_u64() as usize,
         },
         grace: config.hub.grace,
         grace_after_goodbye: config.hub.grace_after_goodbye,
-    });
+    };
+    let hub = Hub::traced(hub, trace.transpose()?.map(Arc::new));
     for name in keys.names() {
         hub.open(name.as_str());
     }

@@ -107,6 +107,13 @@ pub struct Flags {
     /// How much is logged: error, warn, info, debug, trace.
     #[arg(long, value_name = "LEVEL")]
     pub log_level: Option<String>,
+    /// Write a line for each access unit when it is ingested, first relayed, and listed in a part and a segment: stage, track, DTS, bytes,
+    /// protocol, time of day.
+    #[arg(long, value_name = "FILE", help_heading = "Diagnostics")]
+    pub trace: Option<PathBuf>,
+    /// Take the time to be so many milliseconds later than the system says, to see how a wrong clock is borne.
+    #[arg(long, value_name = "MS", allow_negative_numbers = true, default_value_t = 0, help_heading = "Diagnostics")]
+    pub clock_offset: i64,
 }
 
 /// An address, or nothing.
@@ -138,7 +145,7 @@ impl Place {
 impl Flags {
     /// The settings, checked.
     pub fn load(self) -> Result<Config, config::Error> {
-        let Self { place, rtmp, http, relay, metrics, public_host, fanout, log, log_level } = self;
+        let Self { place, rtmp, http, relay, metrics, public_host, fanout, log, log_level, trace, .. } = self;
         place.load(|config| {
             set(&mut config.rtmp.listen, rtmp);
             set(&mut config.http.listen, http);
@@ -148,6 +155,7 @@ impl Flags {
             set(&mut config.fanout.engine, fanout);
             set(&mut config.log.format, log);
             set(&mut config.log.level, log_level);
+            config.trace = trace;
         })
     }
 }

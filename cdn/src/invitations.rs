@@ -7,7 +7,6 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use media::Epoch;
 use net::rtmp::{PeerOffer, Tickets};
@@ -87,7 +86,7 @@ impl Invitations {
     pub fn invite(&self, name: &str, epoch: Option<Epoch>, from: Option<IpAddr>) -> Invitation {
         let offers = self.offers.read();
         let peer = offers.get(name).zip(epoch).and_then(|(offered, epoch)| {
-            let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+            let now = net::clock::unix_seconds();
             let ticket = self.signer.issue(name, epoch.0, now).ok()?;
             let is_near = from.is_some_and(|from| is_near(from, offered.from));
             Some(PeerInvitation {

@@ -47,6 +47,9 @@ pub struct Config {
     pub relay: Relay,
     /// Figures for monitoring.
     pub metrics: Metrics,
+    /// Where to note when units passed which stage: for one run, so it is a flag alone.
+    #[serde(skip)]
+    pub trace: Option<PathBuf>,
 }
 
 /// Logs.
@@ -248,6 +251,7 @@ impl Default for Config {
                 max_per_address: 256,
             },
             metrics: Metrics { listen: Some(SocketAddr::from(([127, 0, 0, 1], 9998))) },
+            trace: None,
         }
     }
 }

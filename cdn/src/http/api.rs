@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
 use axum::body::Body;
 use axum::extract::{Path, State};
@@ -12,6 +12,7 @@ use media::catalog::Value;
 use media::codec::Format;
 use media::time::WallClock;
 use media::{Catalog, Track};
+use net::clock;
 use serde::Serialize;
 
 use super::Shared;
@@ -144,14 +145,13 @@ pub(super) async fn stream(
 
 /// `/api/v1/time`: this server's clock, so that a page can tell how far behind capture it is, whatever its own clock says.
 pub(super) async fn time(headers: HeaderMap) -> Response<Body> {
-    let now = now();
+    let now = clock::now();
     json(StatusCode::OK, &TimeJson { now_us: now.as_micros(), now: now.to_rfc3339() }, &headers)
 }
 
 /// The rest of `/api`.
 pub(super) async fn unknown(headers: HeaderMap) -> Response<Body> {
-    let error =
-        "there is nothing here; see /api/v1/streams, /api/v1/streams/NAME, /api/v1/streams/NAME/watch and /api/v1/time";
+    let error = "there is nothing here; see /api/v1/streams, /api/v1/streams/NAME, /api/v1/streams/NAME/watch, /api/v1/streams/NAME/stamps and /api/v1/time";
     json(StatusCode::NOT_FOUND, &ErrorJson { error }, &headers)
 }
 
@@ -291,14 +291,9 @@ fn is_authority(host: &str) -> bool {
     !host.is_empty() && host.len() <= MAX_HOST && host.bytes().all(is_fine)
 }
 
-fn now() -> WallClock {
-    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    WallClock::from_micros(i64::try_from(since_epoch.as_micros()).unwrap_or(i64::MAX))
-}
-
 fn wall_clock(instant: Instant) -> WallClock {
     let ago = i64::try_from(instant.elapsed().as_micros()).unwrap_or(i64::MAX);
-    WallClock::from_micros(now().as_micros().saturating_sub(ago))
+    WallClock::from_micros(clock::now().as_micros().saturating_sub(ago))
 }
 
 const JSON: Form = Form { content_type: "application/json", cache_control: reply::NEVER };

@@ -97,6 +97,7 @@ fn render(shared: &Shared) -> String {
             text.sample("nearcast_stream_viewers", &[("stream", &info.name), ("protocol", protocol)], count);
         }
     }
+    delays(shared, &mut text);
     text.family("nearcast_hls_media_sequence", "gauge", "Number of the newest segment listed.");
     for info in &infos {
         let newest = shared.hls.stream(&info.name).and_then(|p| p.now().playlist.segments.last().map(|s| s.msn));
@@ -116,6 +117,38 @@ fn render(shared: &Shared) -> String {
         text.single(figure.name, figure.kind, figure.help, figure.value);
     }
     text.0
+}
+
+/// Where the time goes from lens to the server's door, of the units that are held.
+fn delays(shared: &Shared, text: &mut Text) {
+    let all: Vec<_> = shared.hub.streams().iter().map(|s| (s.name().to_owned(), s.stamped().parts())).collect();
+    let name = "nearcast_stream_delay_seconds";
+    text.family(
+        name,
+        "gauge",
+        "What a picture's time was spent on, of late, by part and delivery; by this server's clock.",
+    );
+    for (stream, (parts, _)) in &all {
+        for ((delivery, part), quantiles) in parts {
+            for (quantile, seconds) in quantiles {
+                let labels =
+                    [("stream", stream.as_str()), ("delivery", delivery), ("part", part), ("quantile", quantile)];
+                text.sample(name, &labels, seconds);
+            }
+        }
+    }
+    let (offset, doubt) = ("nearcast_stream_clock_offset_seconds", "nearcast_stream_clock_uncertainty_seconds");
+    type Told = fn(media::latency::ClockOffset) -> f64;
+    let clocks: [(&str, &str, Told); 2] = [
+        (offset, "The broadcaster's clock less this server's.", |clock| clock.micros as f64 / 1e6),
+        (doubt, "How wrong that may be.", |clock| clock.uncertainty as f64 / 1e6),
+    ];
+    for (name, help, told) in clocks {
+        text.family(name, "gauge", help);
+        for (stream, (_, clock)) in &all {
+            clock.iter().for_each(|clock| text.sample(name, &[("stream", stream)], told(*clock)));
+        }
+    }
 }
 
 #[derive(Default)]

@@ -13,6 +13,7 @@ mod pages;
 mod payload;
 mod range;
 mod reply;
+mod stamps;
 #[cfg(test)]
 mod tests;
 mod watch;
@@ -167,6 +168,7 @@ impl Server {
             .route("/api/v1/streams", get(api::streams))
             .route("/api/v1/streams/{name}", get(api::stream))
             .route("/api/v1/streams/{name}/watch", get(watch::watch))
+            .route("/api/v1/streams/{name}/stamps", get(stamps::stamps))
             .route("/api/{*path}", get(api::unknown))
             .route("/{name}", get(pages::player))
             .route("/{name}/{file}", get(hls::file))

@@ -8,12 +8,14 @@ use std::time::{Duration, Instant};
 
 use media::live_window::{Cursor, LiveWindow, Read};
 use media::{AccessUnit, Catalog, TrackId};
+use net::trace::Trace;
 use parking_lot::RwLock;
 use tokio::sync::watch;
 
 use super::Settings;
 use super::arrivals::Arrivals;
 use super::publishing::{Dismissal, PublisherInfo, Publishing, Pushed};
+use super::stamped::Stamped;
 use super::subscribers::{SubscriberGuard, Subscribers};
 use super::units_had::UnitsHad;
 use super::wakers::{Interest, WakerGuard, Wakers};
@@ -52,6 +54,7 @@ pub struct LiveStream {
     wakers: Arc<Wakers>,
     subscribers: Arc<Subscribers>,
     counters: AtomicCounters,
+    stamped: Stamped,
 }
 
 #[derive(Debug)]
@@ -143,7 +146,7 @@ pub struct Info {
 }
 
 impl LiveStream {
-    pub(super) fn new(name: &str, settings: Settings) -> Arc<Self> {
+    pub(super) fn new(name: &str, settings: Settings, trace: Option<Arc<Trace>>) -> Arc<Self> {
         let shared = Shared {
             window: LiveWindow::new(settings.window),
             arrivals: Arrivals::default(),
@@ -162,6 +165,7 @@ impl LiveStream {
             wakers: Arc::default(),
             subscribers: Arc::default(),
             counters: AtomicCounters::default(),
+            stamped: Stamped::new(trace),
         })
     }
 
@@ -226,6 +230,11 @@ impl LiveStream {
     /// Whether it is on air.
     pub fn state(&self) -> State {
         self.shared.read().state
+    }
+
+    /// When its units passed which stage.
+    pub fn stamped(&self) -> &Stamped {
+        &self.stamped
     }
 
     /// Counts a viewer by protocol until the guard is dropped.
@@ -307,6 +316,8 @@ impl LiveStream {
             if is_new {
                 shared.catalog = Some(catalog.clone());
             }
+            // Before anybody can read it.
+            self.stamped.ingested(catalog, &unit);
             let Shared { window, arrivals, .. } = &mut *shared;
             let position = window.push(catalog.clone(), unit).position;
             arrivals.note(position, epoch, dts, Instant::now());

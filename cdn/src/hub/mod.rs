@@ -6,6 +6,7 @@
 mod arrivals;
 mod live_stream;
 mod publishing;
+mod stamped;
 mod subscribers;
 mod units_had;
 mod wakers;
@@ -19,11 +20,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use media::live_window::Bounds;
+use net::trace::Trace;
 use parking_lot::RwLock;
 use tokio::sync::watch;
 
 pub use live_stream::{Counters, Info, LiveStream, State, WindowInfo};
 pub use publishing::{Dismissal, PublisherInfo, Publishing, Pushed};
+pub use stamped::{Parts, Stamped};
 pub use subscribers::SubscriberGuard;
 pub use units_had::UnitsHad;
 pub use wakers::{Interest, WakerGuard};
@@ -43,6 +46,7 @@ pub struct Settings {
 #[derive(Debug)]
 pub struct Hub {
     settings: Settings,
+    trace: Option<Arc<Trace>>,
     streams: RwLock<BTreeMap<String, Arc<LiveStream>>>,
     /// Says that the set of streams is another.
     set_changed: watch::Sender<()>,
@@ -53,8 +57,14 @@ pub struct Hub {
 impl Hub {
     /// A hub without streams.
     pub fn new(settings: Settings) -> Arc<Self> {
+        Self::traced(settings, None)
+    }
+
+    /// The same, with a line in `trace` for each unit and stage that it passes here.
+    pub fn traced(settings: Settings, trace: Option<Arc<Trace>>) -> Arc<Self> {
         Arc::new(Self {
             settings,
+            trace,
             streams: RwLock::default(),
             set_changed: watch::Sender::default(),
             is_draining: AtomicBool::new(false),
@@ -73,7 +83,10 @@ impl Hub {
             return stream;
         }
         let mut streams = self.streams.write();
-        let stream = streams.entry(name.to_owned()).or_insert_with(|| LiveStream::new(name, self.settings)).clone();
+        let stream = streams
+            .entry(name.to_owned())
+            .or_insert_with(|| LiveStream::new(name, self.settings, self.trace.clone()))
+            .clone();
         // Under the lock: whoever drains later sees this stream in the set.
         if self.is_draining.load(Ordering::SeqCst) {
             stream.shut(Dismissal::Draining, Instant::now());

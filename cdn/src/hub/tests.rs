@@ -182,7 +182,7 @@ async fn nobody_publishes_to_what_is_gone_or_going() {
         assert!(!matches!(stream.state(), State::Live { .. }), "{:?}", stream.state());
         assert_eq!(stream.info().counters.publishers, 0);
     }
-    let stream = super::LiveStream::new("fresh", *hub.settings());
+    let stream = super::LiveStream::new("fresh", *hub.settings(), None);
     assert_eq!(publish(&stream).is_dismissed(), None);
 }
 

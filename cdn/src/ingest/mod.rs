@@ -86,6 +86,10 @@ where
                     drop(offer.replace(place.invitations.offer(publishing.stream().name(), session, peer, place.from)));
                     continue;
                 }
+                Ok(Some(Message::Stamps(told))) => {
+                    publishing.stream().stamped().told(&told);
+                    continue;
+                }
                 Ok(Some(message)) => match intake.message(message, Instant::now()) {
                     Ok(units) => {
                         refused.in_a_row = 0;

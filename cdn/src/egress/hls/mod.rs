@@ -4,6 +4,7 @@
 //! media sequence numbers go on. What it holds is published as an immutable snapshot; readers share it and nobody waits for
 //! anybody, unless it asks to: for a part that is about to be (RFC 8216bis). RFC 8216; the cutting and the texts are `media::hls`.
 
+mod listing;
 mod packaging;
 mod viewers;
 

@@ -1,16 +1,18 @@
 //! One stream's packager: the task that feeds it, and the snapshot that everybody reads.
 
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use media::hls::{self, Packager, Playlist};
 use media::live_window::{Cursor, LiveWindow};
 use media::time::WallClock;
+use net::clock;
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
+use super::listing::Listing;
 use super::{Settings, Viewers};
 use crate::document::Document;
 use crate::hub::{LiveStream, State};
@@ -184,7 +186,7 @@ pub(super) async fn run(packaged: Arc<Packaged>, settings: Settings) {
         low_latency: settings.low_latency,
         window: settings.window,
         bytes: settings.bytes,
-        first_sequence: first_sequence(now()),
+        first_sequence: first_sequence(clock::now()),
     });
     // From the oldest unit held: the first viewers get all that there is to choose from, and a burst is not skipped.
     let mut cursor = Cursor::at(stream.with_window(LiveWindow::first_position));
@@ -192,6 +194,7 @@ pub(super) async fn run(packaged: Arc<Packaged>, settings: Settings) {
     let mut ticks = interval(VIEWERS_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut has_ended = true;
+    let mut listing = Listing::default();
     loop {
         changed.borrow_and_update();
         // The state is read before the units: what was pushed before the end is packaged before the end.
@@ -207,7 +210,8 @@ pub(super) async fn run(packaged: Arc<Packaged>, settings: Settings) {
             }
             has_ended = false;
             for entry in &read.entries {
-                is_new |= packager.push(entry, now());
+                is_new |= packager.push(entry, clock::now());
+                listing.take(&stream, &packager.playlist(), &entry.unit);
             }
             tokio::task::yield_now().await;
         }
@@ -241,11 +245,6 @@ fn publish(packaged: &Packaged, playlist: Arc<Playlist>) {
 /// server gave away: caches never mistake one run's segment for another's, and players see the sequence go on.
 fn first_sequence(now: WallClock) -> u64 {
     u64::try_from(now.as_micros() / 1_000_000).unwrap_or(0)
-}
-
-fn now() -> WallClock {
-    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    WallClock::from_micros(i64::try_from(since_epoch.as_micros()).unwrap_or(i64::MAX))
 }
 
 /// The name that this egress counts its viewers under.

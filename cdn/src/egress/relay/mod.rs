@@ -7,8 +7,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use media::latency::Report;
 use media::live_window::Read;
-use media::{Cursor, LiveWindow};
+use media::{AccessUnit, Cursor, LiveWindow, Timestamp};
 use net::relay::{self, RefusalCode, Side};
 use net::trust::{Identity, Pin, tls};
 use tokio::sync::watch;
@@ -142,6 +143,14 @@ impl relay::Source for Window {
 
     fn sent(&self, bytes: usize) {
         self.0.count_sent(bytes as u64);
+    }
+
+    fn relayed(&self, unit: &AccessUnit) {
+        self.0.stamped().relayed(unit, "relay");
+    }
+
+    fn stamps(&self, at: Option<Timestamp>) -> Option<Report> {
+        self.0.stamped().report(at)
     }
 }
 

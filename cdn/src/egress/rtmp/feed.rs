@@ -81,6 +81,7 @@ impl Feed {
             self.picture_interval =
                 before.filter(|(epoch, _)| *epoch == unit.epoch).map(|(_, dts)| unit.dts.since(dts));
         }
+        read.entries.iter().for_each(|entry| self.stream.stamped().relayed(&entry.unit, "rtmp"));
         let catalog_before = self.catalog.clone();
         let batch = Arc::new(batch::encode(&read.entries, &mut self.catalog));
         let catalog_after = last.catalog.clone();

@@ -37,8 +37,10 @@ pub enum Stage {
     Asked,
     /// It came out of the viewer's source: the network is behind it.
     Received,
-    /// It left the viewer's buffer for the decoder.
+    /// It came out of the splice: of several copies the first, in its place.
     Spliced,
+    /// It left the viewer's buffer for the decoder.
+    Buffered,
     /// Its picture came out of the decoder.
     Decoded,
     /// Its picture was shown.
@@ -58,6 +60,7 @@ impl Stage {
         Self::Asked,
         Self::Received,
         Self::Spliced,
+        Self::Buffered,
         Self::Decoded,
         Self::Presented,
     ];
@@ -75,6 +78,7 @@ impl Stage {
             Self::Asked => "asked",
             Self::Received => "received",
             Self::Spliced => "spliced",
+            Self::Buffered => "buffered",
             Self::Decoded => "decoded",
             Self::Presented => "presented",
         }
@@ -95,7 +99,7 @@ impl Stage {
             Self::InPart | Self::InSegment => Part::Chunking,
             Self::Asked => Part::Polling,
             Self::Received => Part::LastMile,
-            Self::Spliced => Part::Buffering,
+            Self::Spliced | Self::Buffered => Part::Buffering,
             Self::Decoded => Part::Decoding,
             Self::Presented => Part::Waiting,
         }
@@ -224,7 +228,7 @@ impl Stamps {
     }
 }
 
-const STAGES: usize = 12;
+const STAGES: usize = 13;
 
 #[cfg(test)]
 mod tests {
@@ -264,7 +268,7 @@ mod tests {
             (InSegment, 2040),
             (Asked, 2100),
             (Received, 2130),
-            (Spliced, 2200),
+            (Buffered, 2200),
             (Decoded, 2203),
             (Presented, 2216),
         ]);

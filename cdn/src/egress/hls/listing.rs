@@ -1,0 +1,47 @@
+//! Which units the playlist has come to list: what is stamped when a part or a segment is whole.
+
+use std::sync::Arc;
+
+use media::AccessUnit;
+use media::hls::Playlist;
+use media::latency::Stage;
+
+use crate::hub::LiveStream;
+
+/// Units that are in no listed part, or in no listed segment, yet.
+#[derive(Debug, Default)]
+pub(super) struct Listing {
+    /// The playlist that was looked at last.
+    playlist: Arc<Playlist>,
+    unlisted: Vec<AccessUnit>,
+    /// In parts alone.
+    in_parts: Vec<AccessUnit>,
+}
+
+impl Listing {
+    /// The packager was given `unit`, and has made `playlist`: a part or segment that is new in it ended before that unit.
+    pub(super) fn take(&mut self, stream: &LiveStream, playlist: &Arc<Playlist>, unit: &AccessUnit) {
+        if !Arc::ptr_eq(&self.playlist, playlist) {
+            let newest = |p: &Playlist| p.segments.last().map(|segment| segment.msn);
+            let parts = |p: &Playlist| p.open.as_ref().map(|open| (open.msn, open.parts.len()));
+            if parts(playlist).is_some_and(|(_, count)| count > 0) && parts(playlist) != parts(&self.playlist)
+                || newest(playlist) != newest(&self.playlist)
+            {
+                stream.stamped().listed(&self.unlisted, Stage::InPart);
+                self.in_parts.append(&mut self.unlisted);
+            }
+            if newest(playlist) != newest(&self.playlist) {
+                stream.stamped().listed(&self.in_parts, Stage::InSegment);
+                self.in_parts.clear();
+            }
+            self.playlist = playlist.clone();
+        }
+        if self.unlisted.len() + self.in_parts.len() < MAX_UNLISTED {
+            // Its name alone: the payload is the window's.
+            self.unlisted.push(AccessUnit { payload: bytes::Bytes::new(), ..unit.clone() });
+        }
+    }
+}
+
+/// A segment of ten seconds, of pictures and sound as they come oftest.
+const MAX_UNLISTED: usize = 4096;

@@ -1,0 +1,50 @@
+//! `/api/v1/streams/NAME/stamps` and what `/metrics` says of it.
+
+use axum::extract::State;
+
+use super::*;
+
+#[tokio::test]
+async fn stamps_of_units_are_told_with_the_clock() {
+    let fixture = Fixture::new();
+    fixture.hub.open("live");
+    let path = "/api/v1/streams/live/stamps";
+    assert_eq!(fixture.fetch(path, &[]).await.status, StatusCode::NOT_FOUND, "nothing has come");
+    assert_eq!(fixture.fetch("/api/v1/streams/nobody/stamps", &[]).await.status, StatusCode::NOT_FOUND);
+    let publishing = fixture.publish();
+    push(&publishing, 7, 0..10);
+    let packaged = fixture.server.shared.hls.stream("live").unwrap();
+    packaged.playable(Duration::from_secs(5)).await.unwrap();
+    for bad in ["?at=x", "?at=", "?at=99999999999999999999"] {
+        assert_eq!(fixture.fetch(&format!("{path}{bad}"), &[]).await.status, StatusCode::BAD_REQUEST, "{bad}");
+    }
+    let before = net::clock::now().as_micros();
+    let reply = fixture.fetch(&format!("{path}?at=1000"), &[]).await;
+    assert_eq!((reply.status, reply.header("cache-control")), (StatusCode::OK, "no-store"));
+    let said = reply.json();
+    let clock = said["received_us"].as_i64().unwrap();
+    assert!((before..=net::clock::now().as_micros()).contains(&clock));
+    assert_eq!((said["epoch"].as_str(), &said["broadcaster"]), (Some("0000000000000007"), &serde_json::Value::Null));
+    let units = said["units"].as_array().unwrap();
+    let dts: Vec<_> = units.iter().map(|unit| unit["dts"].as_i64().unwrap()).collect();
+    assert_eq!(dts, (18..26).map(|n| n * 40).collect::<Vec<_>>());
+    for unit in units {
+        assert_eq!(unit["track"], "v0");
+        let dts = unit["dts"].as_i64().unwrap();
+        assert_eq!(unit["captured_us"].as_i64(), Some(1_795_352_493_250_000 + dts * 1000));
+        let (ingested, in_part) = (unit["ingested_us"].as_i64().unwrap(), unit["in_part_us"].as_i64().unwrap());
+        let in_segment = unit["in_segment_us"].as_i64().unwrap();
+        assert!(ingested <= in_part && in_part <= in_segment, "{unit}");
+        assert!(unit.get("encoded_us").is_none() && unit.get("presented_us").is_none());
+    }
+    let metrics = super::super::metrics::metrics(State(fixture.server.shared.clone())).await;
+    let text = metrics.into_body().collect().await.unwrap().to_bytes();
+    let text = std::str::from_utf8(&text).unwrap();
+    for line in [
+        "nearcast_stream_delay_seconds{stream=\"live\",delivery=\"all\",part=\"upload\",quantile=\"0.5\"} ",
+        "nearcast_stream_delay_seconds{stream=\"live\",delivery=\"parts\",part=\"chunking\",quantile=\"0.99\"} ",
+        "# TYPE nearcast_stream_clock_uncertainty_seconds gauge",
+    ] {
+        assert!(text.contains(line), "{line} is not in\n{text}");
+    }
+}

@@ -1,0 +1,214 @@
+//! When a stream's units passed which stage: what this server notes, and what the broadcaster tells. For `/metrics`, for viewers who ask, and for
+//! the trace.
+//!
+//! Only one track is noted, the pictures' if there are any: a lookup in a table for each picture and stage, whatever the number of viewers.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use media::latency::{ClockOffset, Delivery, Journeys, MAX_UNITS, Part, Report, Stage};
+use media::{AccessUnit, Catalog, Epoch, Timestamp, TrackId};
+use net::clock;
+use net::rtmp::Told;
+use net::trace::Trace;
+use parking_lot::Mutex;
+
+/// The stamps of one stream.
+#[derive(Debug, Default)]
+pub struct Stamped {
+    noted: Mutex<Noted>,
+    trace: Option<Arc<Trace>>,
+}
+
+#[derive(Debug, Default)]
+struct Noted {
+    journeys: Journeys,
+    /// From this server's clock to the broadcaster's.
+    broadcaster: Option<(Epoch, ClockOffset)>,
+}
+
+/// How long units took of late, by delivery and part: medians and what one in a hundred exceeds, in seconds.
+pub type Parts = BTreeMap<(&'static str, &'static str), [(&'static str, f64); 2]>;
+
+impl Stamped {
+    pub(super) fn new(trace: Option<Arc<Trace>>) -> Self {
+        Self { noted: Mutex::default(), trace }
+    }
+
+    /// A unit was read whole.
+    pub(super) fn ingested(&self, catalog: &Catalog, unit: &AccessUnit) {
+        if let Some(trace) = &self.trace {
+            trace.now(Stage::Ingested.name(), unit, "");
+        }
+        if noted(catalog) == Some(unit.track) {
+            let now = clock::now();
+            let captured = catalog.captured_at(unit.pts).unwrap_or(now);
+            let journeys = &mut self.noted.lock().journeys;
+            journeys.stamp(unit.epoch, unit.track, unit.dts, Stage::Captured, captured);
+            journeys.stamp(unit.epoch, unit.track, unit.dts, Stage::Ingested, now);
+        }
+    }
+
+    /// A unit is handed to the first connection, or to the first batch for many; `by` names the protocol.
+    pub fn relayed(&self, unit: &AccessUnit, by: &str) {
+        if let Some(trace) = &self.trace {
+            trace.now(Stage::Relayed.name(), unit, by);
+        }
+        let mut noted = self.noted.lock();
+        if noted.journeys.of() == Some((unit.epoch, unit.track)) {
+            noted.journeys.stamp(unit.epoch, unit.track, unit.dts, Stage::Relayed, clock::now());
+        }
+    }
+
+    /// These units are listed, in a part or in a segment.
+    pub fn listed(&self, units: &[AccessUnit], stage: Stage) {
+        let now = clock::now();
+        let mut noted = self.noted.lock();
+        for unit in units {
+            if let Some(trace) = &self.trace {
+                trace.now(stage.name(), unit, "");
+            }
+            if noted.journeys.of() == Some((unit.epoch, unit.track)) {
+                noted.journeys.stamp(unit.epoch, unit.track, unit.dts, stage, now);
+            }
+        }
+    }
+
+    /// Takes what the broadcaster tells. What it says of units that this server has not had is nothing.
+    pub fn told(&self, told: &Told) {
+        let mut noted = self.noted.lock();
+        if noted.journeys.of().is_none_or(|(epoch, _)| epoch != told.epoch) {
+            return;
+        }
+        noted.broadcaster = told.server.map(|server| (told.epoch, server.reversed()));
+        for unit in &told.units {
+            let known = noted.journeys.unit(told.epoch, unit.track, unit.dts).is_some();
+            for stage in [Stage::Encoded, Stage::Sent].into_iter().filter(|_| known) {
+                if let Some(at) = unit.stamps.at(stage) {
+                    noted.journeys.stamp(told.epoch, unit.track, unit.dts, stage, at);
+                }
+            }
+        }
+    }
+
+    /// How the last units up to the one at `at`, or to the newest, came here; `None` before there are any.
+    pub fn report(&self, at: Option<Timestamp>) -> Option<Report> {
+        let now = clock::now();
+        let noted = self.noted.lock();
+        let (epoch, _) = noted.journeys.of()?;
+        let broadcaster = noted.broadcaster.filter(|(of, _)| *of == epoch).map(|(_, offset)| offset);
+        let units = noted.journeys.last(MAX_UNITS, at).collect();
+        Some(Report { received: now, answered: now, epoch, broadcaster, units })
+    }
+
+    /// Where the time of the held units went, up to when this server handed them out, by its clock; and how surely it knows the broadcaster's.
+    pub fn parts(&self) -> (Parts, Option<ClockOffset>) {
+        let Some(report) = self.report(None) else { return (Parts::new(), None) };
+        let units: Vec<_> = self.noted.lock().journeys.last(usize::MAX, None).collect();
+        let report = Report { units, ..report };
+        let mut all: BTreeMap<(&str, &str), Vec<i64>> = BTreeMap::new();
+        for unit in report.by_our_clock(ClockOffset::default()) {
+            for (delivery, name, last) in DELIVERIES {
+                for (part, micros) in unit.stamps.parts(delivery) {
+                    let of_all = part <= Part::Upload && delivery == Delivery::Units;
+                    if of_all || part == last {
+                        all.entry((if of_all { "all" } else { name }, part.name())).or_default().push(micros);
+                    }
+                }
+            }
+        }
+        let quantiles = |mut micros: Vec<i64>| {
+            micros.sort_unstable();
+            let at = |share: f64| micros[((micros.len() - 1) as f64 * share).round() as usize] as f64 / 1e6;
+            [("0.5", at(0.5)), ("0.99", at(0.99))]
+        };
+        (all.into_iter().map(|(key, micros)| (key, quantiles(micros))).collect(), report.broadcaster)
+    }
+}
+
+/// Which track of a stream is noted.
+fn noted(catalog: &Catalog) -> Option<TrackId> {
+    let ids = || catalog.tracks.iter().map(|track| track.id);
+    ids().filter(|id| id.is_video()).min().or_else(|| ids().min())
+}
+
+/// How a server delivers, what that is called, and the part that is its own.
+const DELIVERIES: [(Delivery, &str, Part); 3] = [
+    (Delivery::Units, "units", Part::Server),
+    (Delivery::Parts, "parts", Part::Chunking),
+    (Delivery::Segments, "segments", Part::Chunking),
+];
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use media::codec::{Codec, CodecConfig, Format};
+    use media::latency::{Journey, Stamps};
+    use media::{Track, WallClock};
+
+    use super::*;
+
+    fn catalog(clock: WallClock) -> Catalog {
+        let mut catalog = Catalog::new(Epoch(7));
+        catalog.clock = Some(clock);
+        let (record, format) = (Bytes::new(), Format::Video { width: 16, height: 16 });
+        catalog.set_track(Track { id: TrackId::VIDEO, config: CodecConfig { codec: Codec::H264, record, format } });
+        let (record, format) = (Bytes::new(), Format::Audio { sample_rate: 48_000, channels: 2 });
+        catalog.set_track(Track { id: TrackId::AUDIO, config: CodecConfig { codec: Codec::Aac, record, format } });
+        catalog
+    }
+
+    fn unit(track: TrackId, dts: i64) -> AccessUnit {
+        let dts = Timestamp::from_millis(dts);
+        AccessUnit { epoch: Epoch(7), track, dts, pts: dts, random_access: true, payload: Bytes::new() }
+    }
+
+    #[test]
+    fn what_the_broadcaster_tells_and_what_is_noted_here_meet_in_a_report() {
+        let began = clock::now();
+        // The broadcaster's clock is a minute ahead of this one.
+        let ahead = 60_000_000;
+        let of_theirs = |micros: i64| WallClock::from_micros(began.as_micros() + ahead + micros);
+        let (stamped, catalog) = (Stamped::default(), catalog(of_theirs(0)));
+        assert_eq!(stamped.report(None), None);
+        for dts in [0, 40] {
+            stamped.ingested(&catalog, &unit(TrackId::VIDEO, dts));
+            stamped.ingested(&catalog, &unit(TrackId::AUDIO, dts));
+            stamped.relayed(&unit(TrackId::VIDEO, dts), "rtmp");
+        }
+        stamped.listed(&[unit(TrackId::VIDEO, 0), unit(TrackId::AUDIO, 0)], Stage::InPart);
+        let mut stamps = Stamps::default();
+        stamps.stamp(Stage::Encoded, of_theirs(10));
+        stamps.stamp(Stage::Sent, of_theirs(20));
+        let journey = |dts| Journey { track: TrackId::VIDEO, dts: Timestamp::from_millis(dts), stamps };
+        let server = Some(ClockOffset { micros: -ahead, uncertainty: 7 });
+        let told = Told { sent: of_theirs(30), server, epoch: Epoch(7), units: vec![journey(0), journey(99_999)] };
+        stamped.told(&told);
+        stamped.told(&Told { epoch: Epoch(8), server: None, ..told });
+        let report = stamped.report(Some(Timestamp::from_millis(39))).unwrap();
+        assert_eq!(report.broadcaster, Some(ClockOffset { micros: ahead, uncertainty: 7 }));
+        let told: Vec<_> = report.units.iter().map(|unit| (unit.track, unit.dts.as_millis())).collect();
+        assert_eq!(told, [(TrackId::VIDEO, 0)], "pictures alone, and none that never came");
+        let ours = report.by_our_clock(ClockOffset::default()).next().unwrap().stamps;
+        assert_eq!(ours.micros(Stage::Captured, Stage::Sent), Some(20));
+        assert_eq!(ours.micros(Stage::Encoded, Stage::Sent), Some(10));
+        let stages: Vec<_> = Stage::ALL.into_iter().filter(|stage| ours.at(*stage).is_some()).collect();
+        use Stage::*;
+        assert_eq!(stages, [Captured, Encoded, Sent, Ingested, Relayed, InPart]);
+        let (parts, broadcaster) = stamped.parts();
+        assert_eq!(broadcaster, report.broadcaster);
+        let names: Vec<_> = parts.keys().copied().collect();
+        let all =
+            [("all", "encoding"), ("all", "queue"), ("all", "upload"), ("parts", "chunking"), ("units", "server")];
+        assert_eq!(names, all);
+    }
+
+    #[test]
+    fn sound_is_noted_where_there_are_no_pictures() {
+        let mut catalog = catalog(clock::now());
+        catalog.tracks.retain(|track| !track.id.is_video());
+        let stamped = Stamped::default();
+        stamped.ingested(&catalog, &unit(TrackId::AUDIO, 0));
+        assert_eq!(stamped.report(None).unwrap().units[0].track, TrackId::AUDIO);
+    }
+}
