@@ -10,8 +10,10 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use media::catalog::{Metadata, Value};
 use media::codec::{CodecConfig, Format};
+use media::latency::{Journey, Journeys, Stage};
 use media::live_window::{Bounds, LiveWindow};
-use media::{AccessUnit, Catalog, Epoch, Track, TrackId, WallClock};
+use media::{AccessUnit, Catalog, Epoch, Timestamp, Track, TrackId, WallClock};
+use net::clock;
 use net::trace::Trace;
 use parking_lot::Mutex;
 use tokio::sync::watch;
@@ -26,6 +28,9 @@ pub struct Broadcast {
     changed: watch::Sender<Progress>,
     stats: Arc<Stats>,
     trace: Option<Arc<Trace>>,
+    journeys: Mutex<Journeys>,
+    /// One moment by the clock that the broadcast's times are by, and by the monotonic one: who sets the clock meanwhile moves no stamp.
+    began: (WallClock, Instant),
 }
 
 /// How far the broadcast is.
@@ -62,7 +67,9 @@ impl Broadcast {
             early: Vec::new(),
             quantisers: BTreeMap::new(),
         };
-        Self { inner: Mutex::new(inner), changed: watch::channel(Progress::default()).0, stats, trace: None }
+        let changed = watch::channel(Progress::default()).0;
+        let began = (clock::now(), Instant::now());
+        Self { inner: Mutex::new(inner), changed, stats, trace: None, journeys: Mutex::default(), began }
     }
 
     /// The same, with a line in `trace` for each unit when it is captured and when it is encoded.
@@ -121,8 +128,33 @@ impl Broadcast {
             }
             trace.now("encoded", &unit, "");
         }
+        if let Some(captured) = inner.catalog.captured_at(unit.pts).filter(|_| inner.catalog.stamped() == Some(track)) {
+            let mut journeys = self.journeys.lock();
+            journeys.stamp(unit.epoch, track, dts, Stage::Captured, captured);
+            journeys.stamp(unit.epoch, track, dts, Stage::Encoded, self.now());
+        }
         inner.early.push(unit);
         self.release(&mut inner, false);
+    }
+
+    /// The time, by the clock that the broadcast's times are by.
+    pub fn now(&self) -> WallClock {
+        let (clock, at) = self.began;
+        let since = i64::try_from(at.elapsed().as_micros()).unwrap_or(i64::MAX);
+        WallClock::from_micros(clock.as_micros().saturating_add(since))
+    }
+
+    /// Notes that a unit passes `stage` now.
+    pub fn stamp(&self, unit: &AccessUnit, stage: Stage) {
+        let mut journeys = self.journeys.lock();
+        if journeys.of() == Some((unit.epoch, unit.track)) {
+            journeys.stamp(unit.epoch, unit.track, unit.dts, stage, self.now());
+        }
+    }
+
+    /// The stamps of the last `count` units up to the one at `at`, or to the newest.
+    pub fn journeys(&self, count: usize, at: Option<Timestamp>) -> Vec<Journey> {
+        self.journeys.lock().last(count, at).collect()
     }
 
     /// Says that no unit will follow.

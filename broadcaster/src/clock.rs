@@ -2,9 +2,10 @@
 //!
 //! It is started once. A wall clock that is set while the broadcast runs moves no timestamp.
 
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use media::WallClock;
+use net::clock;
 
 /// When PTS 0 was, on both clocks.
 #[derive(Clone, Copy, Debug)]
@@ -16,7 +17,10 @@ pub struct BroadcastClock {
 impl BroadcastClock {
     /// A clock that reads [`LEAD`] now.
     pub fn start() -> Self {
-        Self { started: Instant::now(), wall: WallClock::from_micros(wall_micros() - LEAD.as_micros() as i64) }
+        Self {
+            started: Instant::now(),
+            wall: WallClock::from_micros(clock::now().as_micros() - LEAD.as_micros() as i64),
+        }
     }
 
     /// Wall-clock time of PTS 0.
@@ -48,13 +52,8 @@ impl BroadcastClock {
     /// V4L2 stamps with `CLOCK_MONOTONIC`; x11grab, ALSA and PulseAudio with the time of day; both in microseconds.
     pub fn at_stamp(&self, stamp: Option<i64>) -> i64 {
         let now = self.now();
-        nearest_age(stamp, [monotonic_micros(), wall_micros()]).map_or(now, |age| now - age)
+        nearest_age(stamp, [monotonic_micros(), clock::system().as_micros()]).map_or(now, |age| now - age)
     }
-}
-
-/// The time of day, microseconds since the Unix epoch.
-pub fn wall_micros() -> i64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros() as i64)
 }
 
 /// How old `stamp` is on the first of the clocks that it can be on.

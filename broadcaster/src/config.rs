@@ -155,6 +155,10 @@ pub struct Publish {
     /// Write a line for each access unit when it is captured, encoded and pushed: stage, track, DTS, bytes, time of day.
     #[arg(long, value_name = "FILE", help_heading = "Reporting")]
     pub trace: Option<PathBuf>,
+
+    /// Take the time to be so many milliseconds later than the system says, to see how a wrong clock is borne.
+    #[arg(long, value_name = "MS", allow_negative_numbers = true, default_value_t = 0, help_heading = "Reporting")]
+    pub clock_offset: i64,
 }
 
 /// `--log`.
@@ -200,6 +204,8 @@ pub struct Settings {
     pub unit_log: Option<PathBuf>,
     /// Where to note when they pass each stage.
     pub trace: Option<PathBuf>,
+    /// Milliseconds that the clock is to be wrong by.
+    pub clock_offset: i64,
     /// Whether to print statistics.
     pub stats: Option<StatsFormat>,
 }
@@ -279,6 +285,7 @@ impl Publish {
             }),
             unit_log: self.unit_log,
             trace: self.trace,
+            clock_offset: self.clock_offset,
             stats: self.stats,
             source: self.source,
             audio: self.audio,

@@ -10,10 +10,11 @@ mod upload;
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
+use media::latency::{MAX_UNITS, Report, Stage};
 use media::live_window::Read;
-use media::{Cursor, LiveWindow, TrackKind};
+use media::{AccessUnit, Cursor, LiveWindow, Timestamp, TrackKind};
 use net::lan::{Announcer, AnnouncerOptions, own_addresses};
 use net::relay::{self, Allowed, Proof, RefusalCode, Request, Side};
 use net::rtmp::{PeerOffer, Tickets};
@@ -263,7 +264,7 @@ impl Peer {
         let mut door = self.door.lock();
         match &request.proof {
             Proof::Ticket(ticket) => {
-                let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+                let now = net::clock::unix_seconds();
                 let Some((_, gate)) = &mut door.gate else {
                     return Err(denied("this broadcaster has no CDN whose tickets it takes".to_owned()));
                 };
@@ -349,6 +350,17 @@ impl relay::Source for Feed {
 
     fn sent(&self, bytes: usize) {
         self.peer.stats.peer_bytes.add(bytes as u64);
+    }
+
+    fn relayed(&self, unit: &AccessUnit) {
+        self.peer.broadcast.stamp(unit, Stage::Relayed);
+    }
+
+    fn stamps(&self, at: Option<Timestamp>) -> Option<Report> {
+        let broadcast = &self.peer.broadcast;
+        let (now, units) = (broadcast.now(), broadcast.journeys(MAX_UNITS, at));
+        // One clock for all.
+        Some(Report { received: now, answered: now, epoch: broadcast.epoch(), broadcaster: None, units })
     }
 }
 

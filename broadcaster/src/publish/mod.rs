@@ -5,6 +5,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use media::latency::Stage;
 use media::{Catalog, Cursor, Timestamp};
 use net::rtmp::client::{self, ClientOptions, Publisher};
 use net::rtmp::url::Url;
@@ -20,6 +21,9 @@ use crate::stats::{State, Stats};
 pub mod resume;
 pub mod unit_log;
 
+mod telling;
+
+use telling::Telling;
 use unit_log::UnitLog;
 
 /// What is published, and where to.
@@ -169,6 +173,7 @@ impl Publishing {
     ) -> Result<Option<std::io::Error>, rtmp::Error> {
         let mut changed = self.broadcast.changed();
         let mut catalog: Option<Arc<Catalog>> = None;
+        let mut telling = Telling::default();
         loop {
             let progress = *changed.borrow_and_update();
             let read = self.broadcast.with_window(|window| cursor.read(window, BITE));
@@ -179,6 +184,7 @@ impl Publishing {
                     "the server takes less than is made: units were skipped up to the newest IDR"
                 );
             }
+            telling.tell(&self.broadcast, publisher);
             if read.entries.is_empty() {
                 if progress.ended {
                     return Ok(None);
@@ -199,6 +205,7 @@ impl Publishing {
                 }
                 let Some(track) = entry.catalog.track(entry.unit.track) else { continue };
                 publisher.send_unit(track, &entry.unit).await?;
+                self.broadcast.stamp(&entry.unit, Stage::Sent);
                 if let Some(trace) = &self.trace {
                     trace.now("pushed", &entry.unit, "");
                 }

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use media::latency::{ClockOffset, Delivery, Journeys, MAX_UNITS, Part, Report, Stage};
-use media::{AccessUnit, Catalog, Epoch, Timestamp, TrackId};
+use media::{AccessUnit, Catalog, Epoch, Timestamp};
 use net::clock;
 use net::rtmp::Told;
 use net::trace::Trace;
@@ -40,7 +40,7 @@ impl Stamped {
         if let Some(trace) = &self.trace {
             trace.now(Stage::Ingested.name(), unit, "");
         }
-        if noted(catalog) == Some(unit.track) {
+        if catalog.stamped() == Some(unit.track) {
             let now = clock::now();
             let captured = catalog.captured_at(unit.pts).unwrap_or(now);
             let journeys = &mut self.noted.lock().journeys;
@@ -126,12 +126,6 @@ impl Stamped {
     }
 }
 
-/// Which track of a stream is noted.
-fn noted(catalog: &Catalog) -> Option<TrackId> {
-    let ids = || catalog.tracks.iter().map(|track| track.id);
-    ids().filter(|id| id.is_video()).min().or_else(|| ids().min())
-}
-
 /// How a server delivers, what that is called, and the part that is its own.
 const DELIVERIES: [(Delivery, &str, Part); 3] = [
     (Delivery::Units, "units", Part::Server),
@@ -144,7 +138,7 @@ mod tests {
     use bytes::Bytes;
     use media::codec::{Codec, CodecConfig, Format};
     use media::latency::{Journey, Stamps};
-    use media::{Track, WallClock};
+    use media::{Track, TrackId, WallClock};
 
     use super::*;
 

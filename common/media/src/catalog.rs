@@ -89,6 +89,11 @@ impl Catalog {
         self.tracks.iter().find(|t| t.id.kind == TrackKind::Audio)
     }
 
+    /// The track whose units say where the time goes: the first of pictures, or of sound where there are none.
+    pub fn stamped(&self) -> Option<TrackId> {
+        self.video().or_else(|| self.audio()).map(|track| track.id)
+    }
+
     /// When `pts` was captured.
     pub fn captured_at(&self, pts: Timestamp) -> Option<WallClock> {
         self.clock.map(|zero| zero.at(pts))

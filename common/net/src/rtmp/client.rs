@@ -5,6 +5,7 @@ use std::fmt;
 use std::time::Duration;
 
 use bytes::Bytes;
+use media::WallClock;
 use media::access_unit::{AccessUnit, TrackKind};
 use media::catalog::{Epoch, Track};
 use media::flv;
@@ -17,7 +18,6 @@ use super::connection::{Connection, Deadline};
 use super::framing::{self, DATA_CHUNK_STREAM, Framed};
 use super::session::{ClientEvent, ClientSession, Goal};
 use super::{Error, Limits, Message, Metadata, PeerOffer, Resume, Tickets, Told, Url, amf, chunk, url};
-use crate::clock;
 
 /// How a client connects.
 #[derive(Clone, Debug)]
@@ -90,6 +90,7 @@ where
         acknowledged: None,
         marks: VecDeque::new(),
         began: Instant::now(),
+        asked: None,
         clock: OffsetEstimator::default(),
     })
 }
@@ -155,6 +156,8 @@ pub struct Publisher<S = TcpStream> {
     marks: VecDeque<(u64, Instant)>,
     pulse: Pulse,
     began: Instant,
+    /// The question for the server's clock that is under way: by our clock, and by the monotonic one.
+    asked: Option<(WallClock, Instant)>,
     clock: OffsetEstimator,
 }
 
@@ -174,11 +177,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Publisher<S> {
         self.connection.session.offer_peer(offer);
     }
 
-    /// Tells the server when units passed our stages, and asks for its clock; goes out with the next send. Nothing, where the server is not
-    /// Nearcast's.
-    pub fn tell_stamps(&mut self, epoch: Epoch, units: Vec<Journey>) {
+    /// Tells the server when units passed our stages by a clock that shows `now`, and asks for its own; goes out with the next send. Nothing,
+    /// where the server is not Nearcast's.
+    pub fn tell_stamps(&mut self, now: WallClock, epoch: Epoch, units: Vec<Journey>) {
         if self.server_is_nearcast() {
-            let told = Told { sent: clock::now(), server: self.server_clock(), epoch, units };
+            self.asked = Some((now, Instant::now()));
+            let told = Told { sent: now, server: self.server_clock(), epoch, units };
             self.connection.session.tell_stamps(&told);
         }
     }
@@ -210,7 +214,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Publisher<S> {
                 self.flush().await
             }
             Message::Stamps(told) => {
-                self.tell_stamps(told.epoch, told.units);
+                self.tell_stamps(told.sent, told.epoch, told.units);
                 self.flush().await
             }
             Message::EndOfStream => {
@@ -343,8 +347,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Publisher<S> {
                 }
                 ClientEvent::Pong(stamp) => self.pulse.pong(stamp),
                 ClientEvent::Clock(exchange) => {
-                    let exchange = Exchange { returned: clock::now(), ..exchange };
-                    self.clock.record(self.began.elapsed(), exchange);
+                    let asked = self.asked.take_if(|(sent, _)| *sent == exchange.sent);
+                    if let Some(micros) = asked.and_then(|(_, at)| i64::try_from(at.elapsed().as_micros()).ok()) {
+                        // By the clock that nobody sets meanwhile.
+                        let returned = WallClock::from_micros(exchange.sent.as_micros().saturating_add(micros));
+                        self.clock.record(self.began.elapsed(), Exchange { returned, ..exchange });
+                    }
                 }
                 ClientEvent::Started { .. } | ClientEvent::Message(_) => {}
             }

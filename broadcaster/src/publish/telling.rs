@@ -1,0 +1,44 @@
+//! Telling the server when units were captured, encoded and sent, and learning its clock by the way.
+
+use std::time::{Duration, Instant};
+
+use media::Timestamp;
+use media::latency::Stage;
+use net::rtmp::MAX_TOLD;
+use net::rtmp::client::Publisher;
+
+use crate::broadcast::Broadcast;
+
+/// Over one connection.
+#[derive(Debug, Default)]
+pub(super) struct Telling {
+    last: Option<Instant>,
+    /// How often it was told.
+    count: u32,
+    /// The last unit that was told of.
+    upto: Option<Timestamp>,
+}
+
+impl Telling {
+    /// Tells what is new, if it is time. It goes out with what is sent next.
+    pub(super) fn tell(&mut self, broadcast: &Broadcast, publisher: &mut Publisher) {
+        // The first answers, of an idle connection, say most of the clock.
+        let wait = if self.count < FIRST { SOON } else { EVERY };
+        let now = Instant::now();
+        if self.last.is_some_and(|last| now < last + wait) {
+            return;
+        }
+        (self.last, self.count) = (Some(now), self.count + 1);
+        let mut units = broadcast.journeys(MAX_TOLD, None);
+        units.retain(|unit| self.upto.is_none_or(|upto| unit.dts > upto) && unit.stamps.at(Stage::Sent).is_some());
+        self.upto = units.last().map(|unit| unit.dts).or(self.upto);
+        publisher.tell_stamps(broadcast.now(), broadcast.epoch(), units);
+    }
+}
+
+/// Questions that come quickly.
+const FIRST: u32 = 4;
+/// Between those.
+const SOON: Duration = Duration::from_millis(250);
+/// Between the others: 6 kbit/s at 30 pictures a second.
+const EVERY: Duration = Duration::from_secs(1);
