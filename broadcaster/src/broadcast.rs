@@ -10,9 +10,9 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use media::catalog::{Metadata, Value};
 use media::codec::{CodecConfig, Format};
-use media::latency::{Journey, Journeys, Stage};
+use media::latency::{Journeys, Stage};
 use media::live_window::{Bounds, LiveWindow};
-use media::{AccessUnit, Catalog, Epoch, Timestamp, Track, TrackId, WallClock};
+use media::{AccessUnit, Catalog, Epoch, Track, TrackId, WallClock};
 use net::clock;
 use net::trace::Trace;
 use parking_lot::Mutex;
@@ -152,9 +152,9 @@ impl Broadcast {
         }
     }
 
-    /// The stamps of the last `count` units up to the one at `at`, or to the newest.
-    pub fn journeys(&self, count: usize, at: Option<Timestamp>) -> Vec<Journey> {
-        self.journeys.lock().last(count, at).collect()
+    /// The stamps of the last units.
+    pub fn journeys(&self) -> parking_lot::MutexGuard<'_, Journeys> {
+        self.journeys.lock()
     }
 
     /// Says that no unit will follow.

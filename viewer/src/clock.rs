@@ -1,8 +1,6 @@
-//! The two clocks that the viewer reads: one that only rises, and the wall's.
+//! The clock that only rises.
 
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
-
-use media::WallClock;
+use std::time::{Duration, Instant};
 
 /// Monotonic time since the viewer started. Copies share the origin.
 #[derive(Clone, Copy, Debug)]
@@ -18,10 +16,4 @@ impl Clock {
     pub fn now(self) -> Duration {
         self.0.elapsed()
     }
-}
-
-/// The time of day, as far as this host knows it.
-pub fn wall() -> WallClock {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    WallClock::from_micros(i64::try_from(since.as_micros()).unwrap_or(i64::MAX))
 }

@@ -100,10 +100,14 @@ pub struct Config {
     #[arg(long, value_name = "FILE")]
     pub unit_log: Option<PathBuf>,
 
-    /// Write a line for each access unit when it is received (on each path), spliced, decoded and presented: stage, track, DTS,
+    /// Write a line for each access unit when it is asked for and received (on each path), spliced, buffered, decoded and presented: stage, track, DTS,
     /// bytes, path, time of day
     #[arg(long, value_name = "FILE")]
     pub trace: Option<PathBuf>,
+
+    /// Take the time to be so many milliseconds later than the system says, to see how a wrong clock is borne
+    #[arg(long, value_name = "MS", allow_negative_numbers = true, default_value_t = 0)]
+    pub clock_offset: i64,
 }
 
 /// What to do other than to play.

@@ -145,7 +145,7 @@ impl Decoding {
             stamps.stamp(Stage::Captured, captured);
         }
         stamps.stamp(Stage::Received, player.wall_at(work.arrived));
-        stamps.stamp(Stage::Spliced, player.wall_at(begun));
+        stamps.stamp(Stage::Buffered, player.wall_at(begun));
         if self.pending.len() == MAX_PENDING {
             self.pending.pop_front();
         }

@@ -7,8 +7,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use media::latency::{Delivery, Stage};
 use media::splice::{PathId, Spliced, Splicer};
-use media::{AccessUnit, Catalog, Timestamp};
+use media::{AccessUnit, Catalog, Timestamp, WallClock};
+use net::clock;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tracing::{debug, error, info, warn};
@@ -52,6 +54,8 @@ pub fn run(
         repeated: 0,
         gone: BTreeSet::new(),
         sources: BTreeMap::new(),
+        deliveries: BTreeMap::new(),
+        asked: BTreeMap::new(),
         why: BTreeMap::new(),
         waiting_since: None,
         catalog: None,
@@ -69,6 +73,10 @@ struct Intake<'a> {
     splicer: Splicer,
     /// What the paths are called, and how much they bring at once.
     sources: BTreeMap<PathId, (String, Duration)>,
+    /// How they bring units.
+    deliveries: BTreeMap<PathId, Delivery>,
+    /// When what they bring was asked for.
+    asked: BTreeMap<PathId, WallClock>,
     /// The path that pictures come by.
     led: Option<PathId>,
     /// When the last picture came, and which.
@@ -119,8 +127,9 @@ impl Intake<'_> {
 
     fn event(&mut self, event: Event) {
         match event {
-            Event::Opened { path, source, burst, complete } => {
+            Event::Opened { path, source, burst, complete, delivery } => {
                 info!(source, "connected");
+                self.deliveries.insert(path, delivery);
                 self.splicer.open(path);
                 self.why.remove(&path);
                 let is_known = self.sources.insert(path, (source.clone(), burst)).is_some();
@@ -152,8 +161,18 @@ impl Intake<'_> {
                 }
                 self.splicer.close(path, &mut self.spliced);
             }
+            Event::Asked { path, at } => {
+                self.asked.insert(path, at);
+            }
+            Event::Stamps { path, report, exchange } => {
+                let mut stats = self.player.stats.lock();
+                stats.journal.reported(self.player.clock.now(), path, &report, exchange);
+            }
             Event::Unit { path, catalog, unit, after } => {
                 self.gone.remove(&path);
+                if catalog.stamped() == Some(unit.track) {
+                    self.stamp(path, &unit);
+                }
                 if let Some(trace) = &self.player.trace {
                     trace.now("received", &unit, self.name(path));
                 }
@@ -168,6 +187,19 @@ impl Intake<'_> {
             }
             Event::State(state) => self.state(&state),
             Event::Ended | Event::Failed(_) => {}
+        }
+    }
+
+    /// Notes when the unit was asked for, and that it is here.
+    fn stamp(&self, path: PathId, unit: &AccessUnit) {
+        let asked = self.asked.get(&path).map(|at| (Stage::Asked, *at));
+        if let Some((trace, (stage, at))) = self.player.trace.as_ref().zip(asked) {
+            trace.note(stage.name(), unit, self.name(path), at);
+        }
+        // The first copy of several counts, and where two flow it is the leader's nearly always.
+        let journal = &mut self.player.stats.lock().journal;
+        for (stage, at) in asked.into_iter().chain([(Stage::Received, clock::now())]) {
+            journal.stamp(unit.epoch, unit.track, unit.dts, stage, at);
         }
     }
 
@@ -207,6 +239,9 @@ impl Intake<'_> {
                 trace.now("spliced", &unit, self.name(path));
             }
             self.note_switch(path, &catalog, &unit, lost);
+            if let Some((led, delivery)) = self.led.and_then(|led| Some((led, *self.deliveries.get(&led)?))) {
+                self.player.stats.lock().journal.lead(led, delivery);
+            }
             if lost > 0 {
                 warn!(track = %unit.track, lost, "units are missing");
             }
@@ -240,6 +275,7 @@ impl Intake<'_> {
             let date = self.catalog.as_ref().zip(earliest).and_then(|(catalog, dts)| catalog.captured_at(dts));
             self.position.set(epoch, last, date);
             self.position.set_buffer(self.player.playback.lock().target());
+            self.position.set_shown(self.player.stats.lock().journal.shown());
         }
         let mut stats = self.player.stats.lock();
         stats.splice = self.splicer.counters();

@@ -5,6 +5,7 @@
 //! them from it.
 
 pub mod app;
+mod breakdown;
 pub mod clock;
 pub mod config;
 pub mod decode;

@@ -7,7 +7,7 @@ use media::{TrackKind, WallClock};
 use net::trace::Trace;
 use parking_lot::{Condvar, Mutex};
 
-use crate::clock::{self, Clock};
+use crate::clock::Clock;
 use crate::playback::{Next, Playback, Settings, Work};
 use crate::stats::Stats;
 
@@ -89,7 +89,7 @@ impl Player {
     /// The time of day at `at` of the viewer's clock.
     pub fn wall_at(&self, at: Duration) -> WallClock {
         let ago = i64::try_from(self.clock.now().saturating_sub(at).as_micros()).unwrap_or(0);
-        WallClock::from_micros(clock::wall().as_micros().saturating_sub(ago))
+        WallClock::from_micros(net::clock::now().as_micros().saturating_sub(ago))
     }
 }
 

@@ -2,12 +2,14 @@
 
 use std::time::Duration;
 
-use media::latency::{Histogram, Stage, Stamps};
+use media::latency::{ClockOffset, Histogram, Stage, Stamps};
 use media::marker::Mark;
 use media::splice::Counters;
-use media::{Epoch, WallClock};
+use media::{Epoch, Timestamp, TrackId, WallClock};
 use serde::Serialize;
 
+pub use crate::breakdown::Breakdown;
+use crate::breakdown::Journal;
 use crate::playback::Status;
 use crate::switches::{self, Switches};
 
@@ -39,9 +41,15 @@ pub struct Stats {
     pictures: u64,
     marker: Option<Marker>,
     latency: Histogram,
+    /// Pictures that had not been shown when the first one was in time: those before it are not missed.
+    left_out_before: Option<u64>,
+    /// How far the picture's own clock and its stamp are apart, in either direction.
+    pixels: Histogram,
     /// Pictures that were presented before they were captured, by the two clocks.
     from_the_future: u64,
-    /// The last second's pictures, and their latency in milliseconds.
+    /// Where the time goes.
+    pub(crate) journal: Journal,
+    /// The last second's pictures.
     recent: Recent,
 }
 
@@ -59,27 +67,23 @@ struct Recent {
     since: Duration,
     pictures: u64,
     fps: f64,
-    /// Milliseconds, smoothed: the whole, and where it goes.
-    latency: Option<f64>,
-    network: Option<f64>,
-    buffer: Option<f64>,
-    decoding: Option<f64>,
-    waiting: Option<f64>,
 }
 
-/// Where the latency goes, in milliseconds.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
-pub struct Breakdown {
-    /// From capture to presentation.
-    pub total: Option<f64>,
-    /// From capture to arrival here: encoding, servers, network.
-    pub network: Option<f64>,
-    /// From arrival to the decoder.
-    pub buffer: Option<f64>,
-    /// In the decoder.
-    pub decode: Option<f64>,
-    /// From the decoder to the screen.
-    pub wait: Option<f64>,
+/// A picture that is presented.
+#[derive(Clone, Copy, Debug)]
+pub struct Shown<'a> {
+    /// The broadcast that it is from.
+    pub epoch: Epoch,
+    /// The unit that it was coded in.
+    pub unit: Option<(TrackId, Timestamp)>,
+    /// When it passed each stage.
+    pub stamps: &'a Stamps,
+    /// What it says itself, if anything.
+    pub mark: Option<Mark>,
+    /// `false` for one that playback has jumped over, as over what a server holds for those who join: its age is not the latency.
+    pub in_time: bool,
+    /// Pictures that playback has left out so far.
+    pub left_out: u64,
 }
 
 /// A line a second.
@@ -167,19 +171,29 @@ pub struct MarkerSummary {
     pub repeats: u64,
 }
 
-/// The distribution, in milliseconds.
+/// The distribution, in milliseconds. Pictures that were lost, left out or too late to be shown are infinitely late.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct LatencySummary {
-    /// The median.
-    pub p50: f64,
-    /// What one in a hundred exceeds.
-    pub p99: f64,
+    /// The median; absent where half of the pictures or more were never shown.
+    pub p50: Option<f64>,
+    /// What one in a hundred exceeds; absent where as many were never shown.
+    pub p99: Option<f64>,
+    /// Pictures that were never shown.
+    pub never: u64,
+    /// How far the broadcaster's clock is ahead of this one, and how wrong that may be; absent where nobody told.
+    pub clock_offset: Option<f64>,
+    /// See `clock_offset`.
+    pub clock_uncertainty: Option<f64>,
+    /// How far the clock that is drawn into pictures and the one that their stamps are by differ: the median. Absent without drawn clocks.
+    pub pixels_p50: Option<f64>,
+    /// The largest such difference.
+    pub pixels_worst: Option<f64>,
 }
 
 impl Stats {
-    /// A picture was presented at `now`; `mark` is what it says, if anything. `in_time` is false for one that playback has
-    /// jumped over, as over what a server holds for those who join: its age is not the latency.
-    pub fn presented(&mut self, now: Duration, epoch: Epoch, stamps: &Stamps, mark: Option<Mark>, in_time: bool) {
+    /// A picture was presented at `now`.
+    pub fn presented(&mut self, now: Duration, shown: &Shown<'_>) {
+        let Shown { epoch, unit, stamps, mark, in_time, left_out } = *shown;
         self.pictures += 1;
         self.first.get_or_insert(now);
         if let Some(mark) = mark {
@@ -189,10 +203,18 @@ impl Stats {
         if !in_time {
             return;
         }
-        let total = stamps.micros(Stage::Captured, Stage::Presented).or_else(|| {
+        self.left_out_before.get_or_insert(left_out + self.dropped + self.splice.lost_pictures);
+        let captured = |mark: Mark| {
+            let micros = i64::try_from(mark.clock_ms).ok()?.checked_mul(1000)?;
+            (micros > 0).then(|| WallClock::from_micros(micros))
+        };
+        let drawn = mark.and_then(captured);
+        if let Some((drawn, stamped)) = drawn.zip(stamps.at(Stage::Captured)) {
+            self.pixels.record(Duration::from_micros(drawn.micros_since(stamped).unsigned_abs()));
+        }
+        let total = self.journal.presented(epoch, unit, stamps).or_else(|| {
             // Servers that do not carry the clock leave the one in the picture.
-            let captured = WallClock::from_micros(i64::try_from(mark?.clock_ms).ok()?.checked_mul(1000)?);
-            Some(stamps.at(Stage::Presented)?.micros_since(captured))
+            Some(stamps.at(Stage::Presented)?.micros_since(drawn?))
                 .filter(|micros| (0..MAX_MARK_LATENCY).contains(micros))
         });
         match total.map(u64::try_from) {
@@ -201,13 +223,6 @@ impl Stats {
             Some(Err(_)) => self.from_the_future += 1,
             None => {}
         }
-        let total = total.filter(|total| *total >= 0);
-        let recent = &mut self.recent;
-        smooth(&mut recent.latency, total);
-        smooth(&mut recent.network, stamps.micros(Stage::Captured, Stage::Received).filter(|micros| *micros >= 0));
-        smooth(&mut recent.buffer, stamps.micros(Stage::Received, Stage::Spliced));
-        smooth(&mut recent.decoding, stamps.micros(Stage::Spliced, Stage::Decoded));
-        smooth(&mut recent.waiting, stamps.micros(Stage::Decoded, Stage::Presented));
     }
 
     /// Sound was decoded at `now`, in a stream that has no pictures.
@@ -227,14 +242,7 @@ impl Stats {
 
     /// Where the latency goes, smoothed over about a second.
     pub fn breakdown(&self) -> Breakdown {
-        let round = |ms: Option<f64>| ms.map(|ms| (ms * 10.0).round() / 10.0);
-        Breakdown {
-            total: round(self.recent.latency),
-            network: round(self.recent.network),
-            buffer: round(self.recent.buffer),
-            decode: round(self.recent.decoding),
-            wait: round(self.recent.waiting),
-        }
+        self.journal.breakdown()
     }
 
     /// The state at `now`. Measures pictures per second since it was last called a second ago or more.
@@ -262,9 +270,32 @@ impl Stats {
         }
     }
 
+    /// The distribution so far; `None` where nothing is known of it.
+    fn latency(&self, left_out: u64) -> Option<LatencySummary> {
+        let never = self
+            .left_out_before
+            .map_or(0, |before| (left_out + self.dropped + self.splice.lost_pictures).saturating_sub(before));
+        if self.latency.count() == 0 {
+            return None;
+        }
+        let mut latency = self.latency.clone();
+        latency.record_never(never);
+        let round = |ms: f64| (ms * 10.0).round() / 10.0;
+        let ms = |histogram: &Histogram, quantile| histogram.quantile(quantile).map(|d| round(d.as_secs_f64() * 1e3));
+        let clock = self.journal.broadcaster();
+        Some(LatencySummary {
+            p50: ms(&latency, 0.5),
+            p99: ms(&latency, 0.99),
+            never,
+            clock_offset: clock.map(|ClockOffset { micros, .. }| round(micros as f64 / 1e3)),
+            clock_uncertainty: clock.map(|ClockOffset { uncertainty, .. }| round(uncertainty as f64 / 1e3)),
+            pixels_p50: ms(&self.pixels, 0.5),
+            pixels_worst: ms(&self.pixels, 1.0),
+        })
+    }
+
     /// The whole run so far.
     pub fn summary(&self, playback: Status) -> Summary {
-        let ms = |quantile| self.latency.quantile(quantile).map(|d| (d.as_secs_f64() * 10_000.0).round() / 10.0);
         Summary {
             event: "summary",
             source: self.source.clone(),
@@ -278,7 +309,7 @@ impl Stats {
                 repeats: m.repeats,
             }),
             startup_ms: self.first.map(millis),
-            latency_ms: ms(0.5).zip(ms(0.99)).map(|(p50, p99)| LatencySummary { p50, p99 }),
+            latency_ms: self.latency(playback.skipped),
             clocks_differ: self.from_the_future > 0,
             lost: self.splice.lost,
             repeated: self.splice.repeated,
@@ -312,8 +343,11 @@ impl Stats {
 impl Summary {
     /// A few lines for people.
     pub fn to_text(&self) -> String {
-        let latency =
-            self.latency_ms.map_or("unknown".to_owned(), |l| format!("{} ms median, {} ms p99", l.p50, l.p99));
+        let ms = |ms: Option<f64>| ms.map_or("never".to_owned(), |ms| format!("{ms} ms"));
+        let latency = self.latency_ms.map_or("unknown".to_owned(), |l| {
+            let doubt = l.clock_uncertainty.map_or(String::new(), |doubt| format!(", ± {doubt} ms by the clocks"));
+            format!("{} median, {} p99, {} pictures never shown{doubt}", ms(l.p50), ms(l.p99), l.never)
+        });
         let clocks = if self.clocks_differ { " (this clock and the broadcaster's differ)" } else { "" };
         let marker = self.marker.map_or(String::new(), |m| {
             format!("counter   {} to {}, {} missing, {} repeated\n", m.first, m.last, m.gaps, m.repeats)
@@ -337,18 +371,10 @@ impl Summary {
     }
 }
 
-fn smooth(value: &mut Option<f64>, micros: Option<i64>) {
-    let Some(micros) = micros else { return };
-    let ms = micros as f64 / 1000.0;
-    *value = Some(value.map_or(ms, |old| old + (ms - old) * SMOOTHING));
-}
-
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// About a second of pictures.
-const SMOOTHING: f64 = 1.0 / 30.0;
 /// Shorter spans would make the rate flicker.
 const FPS_SPAN: Duration = Duration::from_millis(900);
 /// A picture's own clock that is off by more is a file's from another day.
@@ -358,16 +384,15 @@ const MAX_MARK_LATENCY: i64 = 3_600_000_000;
 mod tests {
     use super::*;
 
+    fn shown(stamps: &Stamps) -> Shown<'_> {
+        Shown { epoch: Epoch(1), unit: None, stamps, mark: None, in_time: true, left_out: 0 }
+    }
+
     fn marks(counters: &[u32]) -> MarkerSummary {
         let mut stats = Stats::default();
         for counter in counters {
-            stats.presented(
-                Duration::ZERO,
-                Epoch(1),
-                &Stamps::default(),
-                Some(Mark { counter: *counter, clock_ms: 0 }),
-                true,
-            );
+            let mark = Some(Mark { counter: *counter, clock_ms: 0 });
+            stats.presented(Duration::ZERO, &Shown { mark, ..shown(&Stamps::default()) });
         }
         stats.summary(Status::default()).marker.unwrap()
     }
@@ -390,26 +415,39 @@ mod tests {
     fn latency_from_stamps() {
         let mut stats = Stats::default();
         let mut stamps = Stamps::default();
-        let stages = [Stage::Captured, Stage::Received, Stage::Spliced, Stage::Decoded, Stage::Presented];
+        let stages = [Stage::Captured, Stage::Received, Stage::Buffered, Stage::Decoded, Stage::Presented];
         for (n, stage) in stages.into_iter().enumerate() {
             stamps.stamp(stage, WallClock::from_micros(n as i64 * 10_000));
         }
-        stats.presented(Duration::from_millis(300), Epoch(1), &stamps, None, false);
-        stats.presented(Duration::from_millis(321), Epoch(1), &stamps, None, true);
+        stats.presented(Duration::from_millis(300), &Shown { in_time: false, ..shown(&stamps) });
+        let mark = Some(Mark { counter: 1, clock_ms: 3 });
+        stats.presented(Duration::from_millis(321), &Shown { mark, left_out: 5, ..shown(&stamps) });
         let part = Some(10.0);
-        assert_eq!(
-            stats.breakdown(),
-            Breakdown { total: Some(40.0), network: part, buffer: part, decode: part, wait: part }
-        );
-        let summary = stats.summary(Status::default());
+        let whole = Breakdown {
+            total: Some(40.0),
+            last_mile: part,
+            buffering: Some(20.0),
+            decoding: part,
+            ..Breakdown::default()
+        };
+        assert_eq!(stats.breakdown(), whole);
+        let summary = stats.summary(Status { skipped: 5, ..Status::default() });
+        assert_eq!(summary.latency_ms.unwrap().pixels_worst, Some(3.0), "drawn 3 ms after the stamp");
         assert_eq!((summary.pictures, summary.startup_ms), (2, Some(300)));
-        assert!(summary.latency_ms.is_some_and(|l| (38.0..42.0).contains(&l.p50)));
+        assert!(
+            summary.latency_ms.is_some_and(|l| l.never == 0 && l.p50.is_some_and(|p50| (38.0..42.0).contains(&p50)))
+        );
         assert!(summary.to_text().contains("the first after 300 ms") && !summary.clocks_differ);
+        // One picture was shown and one was not: half of them are infinitely late.
+        let halved = stats.summary(Status { skipped: 6, ..Status::default() });
+        let latency = halved.latency_ms.unwrap();
+        assert_eq!((latency.never, latency.p50.is_some(), latency.p99), (1, true, None));
+        assert!(halved.to_text().contains("never p99, 1 pictures never shown"), "{}", halved.to_text());
         let mut early = Stats::default();
         let mut stamps = Stamps::default();
         stamps.stamp(Stage::Captured, WallClock::from_micros(40_000));
         stamps.stamp(Stage::Presented, WallClock::from_micros(0));
-        early.presented(Duration::ZERO, Epoch(1), &stamps, None, true);
+        early.presented(Duration::ZERO, &shown(&stamps));
         let summary = early.summary(Status::default());
         assert_eq!((summary.latency_ms, early.breakdown().total, summary.clocks_differ), (None, None, true));
         assert!(summary.to_text().contains("clock"));

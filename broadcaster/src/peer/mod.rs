@@ -358,7 +358,7 @@ impl relay::Source for Feed {
 
     fn stamps(&self, at: Option<Timestamp>) -> Option<Report> {
         let broadcast = &self.peer.broadcast;
-        let (now, units) = (broadcast.now(), broadcast.journeys(MAX_UNITS, at));
+        let (now, units) = (broadcast.now(), broadcast.journeys().spread(MAX_UNITS, at).collect());
         // One clock for all.
         Some(Report { received: now, answered: now, epoch: broadcast.epoch(), broadcaster: None, units })
     }

@@ -97,7 +97,7 @@ impl Stamped {
         let noted = self.noted.lock();
         let (epoch, _) = noted.journeys.of()?;
         let broadcaster = noted.broadcaster.filter(|(of, _)| *of == epoch).map(|(_, offset)| offset);
-        let units = noted.journeys.last(MAX_UNITS, at).collect();
+        let units = noted.journeys.spread(MAX_UNITS, at).collect();
         Some(Report { received: now, answered: now, epoch, broadcaster, units })
     }
 

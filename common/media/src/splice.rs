@@ -43,6 +43,8 @@ pub struct Counters {
     pub repeated: u64,
     /// Units that never came, estimated where they left a hole.
     pub lost: u64,
+    /// Pictures among those.
+    pub lost_pictures: u64,
     /// Units dropped because decoding could not start at them.
     pub undecodable: u64,
     /// Units dropped because the queue of waiting ones was full.
@@ -286,6 +288,7 @@ impl Splicer {
         }
         self.counters.units += 1;
         self.counters.lost += u64::from(lost);
+        self.counters.lost_pictures += if unit.track.is_video() { u64::from(lost) } else { 0 };
         out.push(Spliced { catalog, unit, path: id, lost });
     }
 }

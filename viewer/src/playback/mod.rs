@@ -257,6 +257,11 @@ impl Playback {
         self.timelines.back().map_or(Duration::ZERO, |timeline| timeline.playout.target())
     }
 
+    /// Pictures that were left out to get back to the live edge.
+    pub fn skipped(&self) -> u64 {
+        self.skipped
+    }
+
     /// The numbers of the newest timeline.
     pub fn status(&self) -> Status {
         let playout = self.timelines.back().map(|t| &t.playout);

@@ -10,21 +10,25 @@ use media::marker;
 
 use crate::decode::Ready;
 use crate::player::Player;
+use crate::stats::Shown;
 
 /// Counts a picture as presented now.
 fn presented(player: &Player, ready: &mut Ready) {
     let now = player.clock.now();
     ready.stamps.stamp(Stage::Presented, player.wall_at(now));
     if let Some((trace, unit)) = player.trace.as_ref().zip(ready.unit) {
-        for stage in [Stage::Decoded, Stage::Presented] {
+        for stage in [Stage::Buffered, Stage::Decoded, Stage::Presented] {
             ready.stamps.at(stage).into_iter().for_each(|at| trace.note(stage.name(), unit, "", at));
         }
     }
     let picture = &ready.picture;
     let (luma, stride) = picture.plane(0);
     let mark = marker::read(luma, stride, picture.width() as usize, picture.height() as usize);
-    let is_late = player.playback.lock().is_left_behind(now, ready.timeline, picture.pts);
+    let playback = player.playback.lock();
+    let (in_time, left_out) = (!playback.is_left_behind(now, ready.timeline, picture.pts), playback.skipped());
+    drop(playback);
     let mut stats = player.stats.lock();
     stats.switches.presented(now, picture.pts);
-    stats.presented(now, ready.epoch, &ready.stamps, mark, !is_late);
+    let unit = ready.unit.map(|unit| (unit.track, unit.dts));
+    stats.presented(now, &Shown { epoch: ready.epoch, unit, stamps: &ready.stamps, mark, in_time, left_out });
 }

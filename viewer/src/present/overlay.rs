@@ -1,9 +1,10 @@
 //! Text over the picture: statistics, keys, messages. Pixels only; who shows them is the window's business.
 
 use font8x8::UnicodeFonts;
+use media::latency::Part;
 
 use crate::playback::Status;
-use crate::stats::Line;
+use crate::stats::{Breakdown, Line};
 use crate::switches::Switch;
 
 /// White text on a translucent ground: 32-bit pixels, bytes in the order R, G, B, A.
@@ -64,21 +65,11 @@ pub(super) fn statistics(
     last: Option<&Switch>,
     sound: &str,
 ) -> Vec<String> {
-    let ms = |value: Option<f64>| value.map_or("-".to_owned(), |ms| format!("{ms:.0}"));
-    let latency = &line.latency_ms;
     let mut lines = vec![
         format!("source   {}", line.source),
         format!("state    {}", line.state),
         format!("codec    {}", codecs.join(", ")),
         format!("pictures {} at {:.1} fps, speed {:.2}", line.pictures, line.fps, line.speed),
-        format!("latency  {} ms", ms(latency.total)),
-        format!(
-            "         network {} + buffer {} + decode {} + wait {}",
-            ms(latency.network),
-            ms(latency.buffer),
-            ms(latency.decode),
-            ms(latency.wait)
-        ),
         format!(
             "buffer   {} ms, {} kB, target {} ms, jitter {} ms",
             line.buffer_ms,
@@ -88,6 +79,7 @@ pub(super) fn statistics(
         ),
         format!("drops    {} late or skipped, {} stalls", line.drops, status.stalls),
     ];
+    lines.splice(4..4, latency(&line.latency_ms));
     if let Some(Switch { from, to, why, lost, repeated, gap, .. }) = last {
         let cost = gap.map_or("?".to_owned(), |gap| gap.as_millis().to_string());
         lines.push(format!("switches {}, the last: {from} to {to}", line.switches));
@@ -95,6 +87,20 @@ pub(super) fn statistics(
         lines.push(format!("         {repeated} units came twice, none is shown twice"));
     }
     lines.push(format!("sound    {sound}"));
+    lines
+}
+
+/// The whole, and where it goes: on the way here, and here.
+fn latency(latency: &Breakdown) -> Vec<String> {
+    let total = latency.total.map_or("-".to_owned(), |ms| format!("{ms:.0}"));
+    let doubt = latency.uncertainty.map_or(String::new(), |ms| format!(" (+- {ms:.0} by the clocks)"));
+    let mut lines = vec![format!("latency  {total} ms{doubt}")];
+    let words = |part: Part, ms: f64| format!("{} {ms:.0}", part.name().replace('_', " "));
+    let (there, here): (Vec<_>, Vec<_>) = latency.parts().partition(|(part, _)| *part <= Part::LastMile);
+    for parts in [there, here] {
+        let words: Vec<String> = parts.into_iter().map(|(part, ms)| words(part, ms)).collect();
+        lines.extend((!words.is_empty()).then(|| format!("         {}", words.join(" + "))));
+    }
     lines
 }
 

@@ -5,12 +5,16 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use data_encoding::HEXLOWER;
+use media::Timestamp;
+use media::latency::Report;
 use net::trust::Pin;
 use reqwest::{StatusCode, Url, header};
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 
 use super::Error;
 use super::resolve::plain;
+use super::stamped::Stamped;
 
 /// Where to ask about one stream.
 #[derive(Clone, Debug)]
@@ -95,9 +99,20 @@ impl Host {
         &self.name
     }
 
-    /// Asks. `None` if whoever answers is no server of ours.
+    /// Asks what there is. `None` if whoever answers is no server of ours.
     pub(super) async fn watch(&self) -> Result<Option<Watch>, Error> {
-        let api = self.page.join(&format!("/api/v1/streams/{}/watch", self.name)).unwrap_or_else(|_| self.page.clone());
+        self.ask("watch").await
+    }
+
+    /// Asks how units came there, up to the one at `at` or to the newest. `None` if whoever answers does not tell.
+    pub(super) async fn stamps(&self, at: Option<Timestamp>) -> Result<Option<Report>, Error> {
+        let question = at.map_or("stamps".to_owned(), |at| format!("stamps?at={}", at.as_millis()));
+        Ok(self.ask::<Stamped>(&question).await?.and_then(|told| told.report()))
+    }
+
+    async fn ask<T: DeserializeOwned>(&self, what: &str) -> Result<Option<T>, Error> {
+        let path = format!("/api/v1/streams/{}/{what}", self.name);
+        let api = self.page.join(&path).unwrap_or_else(|_| self.page.clone());
         let failed = |reason: String, retry| Error::Http { url: api.to_string(), reason, retry };
         let request = self.http.get(api.clone()).timeout(ASK);
         let mut response = request.send().await.map_err(|error| failed(plain(&error), true))?;

@@ -10,6 +10,8 @@ mod host;
 mod relay;
 mod resolve;
 mod rtmp;
+mod stamped;
+mod stamps;
 mod supervisor;
 mod survey;
 mod way;
@@ -17,6 +19,7 @@ mod way;
 use std::sync::Arc;
 use std::time::Duration;
 
+use media::latency::{self, Delivery, Exchange};
 use media::splice::PathId;
 use media::{AccessUnit, Catalog, Epoch, Timestamp, TrackId, WallClock};
 use parking_lot::Mutex;
@@ -40,6 +43,24 @@ pub enum Event {
         burst: Duration,
         /// Whether it is all there already, from the first unit to the last: nothing is live about it.
         complete: bool,
+        /// How it brings units.
+        delivery: Delivery,
+    },
+    /// What the path brings next was asked for then.
+    Asked {
+        /// Which.
+        path: PathId,
+        /// When.
+        at: WallClock,
+    },
+    /// Whoever serves the path told how units came there.
+    Stamps {
+        /// Which.
+        path: PathId,
+        /// What.
+        report: Box<latency::Report>,
+        /// When the question went, and the answer came.
+        exchange: Exchange,
     },
     /// What the path brings next does not follow on what it brought: something between is lost.
     Gap(PathId),
@@ -191,6 +212,7 @@ struct Noted {
     last: Option<Resume>,
     date: Option<WallClock>,
     buffer: Duration,
+    shown: Option<Timestamp>,
 }
 
 /// An epoch, and the last DTS of each track.
@@ -206,6 +228,15 @@ impl Position {
     /// A silence of so long is one that nobody sees.
     pub fn set_buffer(&self, buffer: Duration) {
         self.0.lock().buffer = buffer;
+    }
+
+    /// The last picture that was presented.
+    pub fn set_shown(&self, dts: Option<Timestamp>) {
+        self.0.lock().shown = dts;
+    }
+
+    fn shown(&self) -> Option<Timestamp> {
+        self.0.lock().shown
     }
 
     fn load(&self) -> Option<Resume> {
@@ -240,6 +271,10 @@ enum Report {
     Ready,
     /// What comes next does not follow on what came.
     Gap,
+    /// What comes next was asked for then.
+    Asked(WallClock),
+    /// How units came to whoever serves this path.
+    Stamps(Box<latency::Report>, Exchange),
     /// With the unit that it follows, if the path says so.
     Unit(Arc<Catalog>, AccessUnit, Option<Timestamp>),
     /// The task is over. `Ok` means that the stream itself is.

@@ -12,9 +12,10 @@ use quinn::Endpoint;
 use tokio::net::lookup_host;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{sleep_until, timeout};
 use tracing::debug;
 
+use super::stamps::{self, Pace};
 use super::{Error, Position, Report, Reporter};
 
 /// Where to, as whom, and what to ask for.
@@ -78,6 +79,7 @@ pub(super) async fn run(
         return Ok(());
     }
     let mut flows = false;
+    let mut pace = Pace::start();
     loop {
         let wanted = *flow.borrow_and_update();
         if wanted != flows {
@@ -98,12 +100,21 @@ pub(super) async fn run(
                 continue;
             }
             event = subscription.next() => event.map_err(failed)?,
+            () = sleep_until(pace.next), if flows => {
+                pace.asked();
+                subscription.ask_stamps(stamps::subject(position)).await.map_err(failed)?;
+                continue;
+            }
         };
         let report = match event {
             Event::Unit(arrived) => Report::Unit(arrived.catalog, arrived.unit, arrived.after),
             Event::Gap(track) => {
                 debug!(%track, "units were given up on the way");
                 Report::Gap
+            }
+            Event::Stamps { report, asked, came } => {
+                let exchange = stamps::exchange(&report, asked, came);
+                Report::Stamps(Box::new(report), exchange)
             }
             Event::Ended => return Ok(()),
         };

@@ -244,7 +244,8 @@ impl Supervisor {
                 self.selector.answered(id);
                 let source = path.way.describe_as(by_parts);
                 let is_first = !path.worked;
-                self.send(Event::Opened { path: id, source, burst, complete }).await?;
+                let delivery = path.way.delivery(by_parts);
+                self.send(Event::Opened { path: id, source, burst, complete, delivery }).await?;
                 if is_first && !self.paths.values().any(|p| p.worked) {
                     self.state(State::Waiting).await?;
                 }
@@ -258,6 +259,8 @@ impl Supervisor {
                 self.state(State::Waiting).await?;
             }
             Report::Ready => self.selector.ready(id),
+            Report::Asked(at) => self.send(Event::Asked { path: id, at }).await?,
+            Report::Stamps(report, exchange) => self.send(Event::Stamps { path: id, report, exchange }).await?,
             Report::Gap => {
                 let actions = self.selector.lacks(id, now);
                 self.act(actions).await?;
@@ -370,8 +373,9 @@ impl Supervisor {
             keep_all,
             endpoint: self.endpoint.clone(),
             flow: path.flow.subscribe(),
+            server: self.host.clone(),
             // A server that was restarted since has another certificate.
-            server: self.host.clone().filter(|_| path.opening > 1),
+            is_again: path.opening > 1,
             places,
         };
         path.task = Some(tokio::spawn(async move {

@@ -1,5 +1,6 @@
 //! The ways by which a stream comes, and how each is opened: a relay by its server's latest word, the broadcaster with a new ticket each time.
 
+use media::latency::Delivery;
 use media::select::PathKind;
 use quinn::Endpoint;
 use tokio::sync::watch;
@@ -9,7 +10,7 @@ use super::hls::{self, HlsPath, Parts};
 use super::host::Host;
 use super::relay::{self, Target, Trust};
 use super::resolve::Protocol;
-use super::{Error, Position, Reporter, rtmp};
+use super::{Error, Position, Reporter, rtmp, stamps};
 
 /// What a path is made of.
 #[derive(Clone, Debug)]
@@ -33,8 +34,10 @@ pub(super) struct With {
     pub(super) endpoint: Option<Endpoint>,
     /// Whether a path that can be idle is to flow.
     pub(super) flow: watch::Receiver<bool>,
-    /// Who is to be asked again before a relay is opened.
+    /// Who knows more about the stream.
     pub(super) server: Option<Host>,
+    /// Whether it is to be asked again before a relay is opened.
+    pub(super) is_again: bool,
     /// Where the broadcaster may be.
     pub(super) places: Places,
 }
@@ -48,6 +51,17 @@ impl Way {
             Self::Fixed(Protocol::Rtmp(_)) => PathKind::Rtmp,
             Self::Fixed(Protocol::Hls { parts: Parts::Only, .. }) => PathKind::LowLatencyHls,
             Self::Fixed(Protocol::Hls { .. }) => PathKind::Hls,
+        }
+    }
+
+    /// How it brings units, now that it is open.
+    pub(super) fn delivery(&self, by_parts: bool) -> Delivery {
+        match self.kind() {
+            PathKind::Peer => Delivery::Direct,
+            PathKind::Relay | PathKind::Rtmp => Delivery::Units,
+            PathKind::LowLatencyHls => Delivery::Parts,
+            PathKind::Hls if by_parts => Delivery::Parts,
+            PathKind::Hls => Delivery::Segments,
         }
     }
 
@@ -72,12 +86,16 @@ impl Way {
     /// Opens it and reports what it brings, until it is over.
     pub(super) async fn run(self, with: With, reporter: &Reporter) -> Result<(), Error> {
         let target = match self {
-            Self::Fixed(Protocol::Rtmp(url)) => return rtmp::run(url, with.position, reporter).await,
+            Self::Fixed(Protocol::Rtmp(url)) => {
+                let asking = asking(with.server, with.position.clone(), reporter);
+                return beside(rtmp::run(url, with.position, reporter), asking).await;
+            }
             Self::Fixed(Protocol::Hls { url, parts }) => {
                 let wishes = hls::Wishes { alone: with.alone, keep_all: with.keep_all, parts };
-                return hls::run(&url, &with.http, &with.hls, wishes, &with.position, reporter).await;
+                let asking = asking(with.server, with.position.clone(), reporter);
+                return beside(hls::run(&url, &with.http, &with.hls, wishes, &with.position, reporter), asking).await;
             }
-            Self::Fixed(protocol) => target(anew(protocol, with.server).await),
+            Self::Fixed(protocol) => target(anew(protocol, with.server.filter(|_| with.is_again)).await),
             Self::Peer { host, by_hand } if with.endpoint.is_some() => {
                 Some(invited(&host, by_hand, with.places).await?)
             }
@@ -85,6 +103,25 @@ impl Way {
         };
         let (Some(endpoint), Some(target)) = (with.endpoint, target) else { return Err(no_udp()) };
         relay::run(target, &endpoint, &with.position, with.flow, reporter).await
+    }
+}
+
+/// Has the server tell of units on their way, for as long as the path is open.
+async fn asking(server: Option<Host>, position: Position, reporter: &Reporter) {
+    if let Some(host) = server {
+        stamps::keep_asking(host, &position, reporter).await;
+    }
+}
+
+/// Runs the path to its end, and the other for no longer.
+async fn beside(path: impl Future<Output = Result<(), Error>>, other: impl Future<Output = ()>) -> Result<(), Error> {
+    let forever = async {
+        other.await;
+        std::future::pending::<()>().await;
+    };
+    tokio::select! {
+        result = path => result,
+        () = forever => Ok(()),
     }
 }
 

@@ -74,6 +74,15 @@ impl Journeys {
         self.rows.get(place).map(|(_, stamps)| *stamps)
     }
 
+    /// At most `count` units, spread over the last [`SPREAD`] up to and with `until`, or up to the newest; in order. Those of one segment or part
+    /// that are next to each other have waited alike, and say nothing of the others.
+    pub fn spread(&self, count: usize, until: Option<Timestamp>) -> impl Iterator<Item = Journey> {
+        let step = SPREAD.div_ceil(count.max(1));
+        let units: Vec<Journey> = self.last(SPREAD, until).collect();
+        let first = units.len().saturating_sub(1) % step;
+        units.into_iter().skip(first).step_by(step)
+    }
+
     /// The last `count` units up to and with `until`, or up to the newest; in order.
     pub fn last(&self, count: usize, until: Option<Timestamp>) -> impl Iterator<Item = Journey> {
         let end = until.map_or(self.rows.len(), |until| self.rows.partition_point(|(dts, _)| *dts <= until));
@@ -86,6 +95,8 @@ impl Journeys {
     }
 }
 
+/// About a segment of pictures.
+const SPREAD: usize = 64;
 /// A segment of 6 s three segments behind, at 60 pictures a second. 200 kB.
 const UNITS: usize = 1024;
 
@@ -131,6 +142,18 @@ mod tests {
         let stamped: Vec<_> = (0..5).map(|n| at(&journeys, n * 40, Stage::InPart)).collect();
         assert_eq!(stamped, [None, Some(99), Some(99), None, None]);
         assert!((0..5).all(|n| at(&journeys, n * 40, Stage::InSegment).is_none()));
+    }
+
+    #[test]
+    fn units_are_spread_up_to_the_one_that_is_asked_for() {
+        let mut journeys = Journeys::default();
+        assert_eq!(journeys.spread(8, None).count(), 0);
+        (0..200).for_each(|n| stamp(&mut journeys, n * 10, Stage::Ingested, n));
+        let dts = |count, until: Option<i64>| -> Vec<i64> {
+            journeys.spread(count, until.map(Timestamp::from_millis)).map(|unit| unit.dts.as_millis()).collect()
+        };
+        assert_eq!(dts(8, Some(999)), [430, 510, 590, 670, 750, 830, 910, 990]);
+        assert_eq!((dts(8, None).last(), dts(1, None), dts(8, Some(30))), (Some(&1990), vec![1990], vec![30]));
     }
 
     #[test]

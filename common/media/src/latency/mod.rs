@@ -99,9 +99,9 @@ impl Stage {
             Self::InPart | Self::InSegment => Part::Chunking,
             Self::Asked => Part::Polling,
             Self::Received => Part::LastMile,
-            Self::Spliced | Self::Buffered => Part::Buffering,
+            // Whether it waits as a unit or as a picture, it is the buffer that it waits in.
+            Self::Spliced | Self::Buffered | Self::Presented => Part::Buffering,
             Self::Decoded => Part::Decoding,
-            Self::Presented => Part::Waiting,
         }
     }
 }
@@ -124,17 +124,15 @@ pub enum Part {
     Polling,
     /// On the way to the viewer; and whatever before it no stage has told of.
     LastMile,
-    /// In the viewer's buffer.
+    /// In the viewer's buffer: before the decoder, and after it until it is shown.
     Buffering,
     /// In the decoder.
     Decoding,
-    /// Until it is shown.
-    Waiting,
 }
 
 impl Part {
     /// All of them, in order.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 9] = [
         Self::Encoding,
         Self::Queue,
         Self::Upload,
@@ -144,7 +142,6 @@ impl Part {
         Self::LastMile,
         Self::Buffering,
         Self::Decoding,
-        Self::Waiting,
     ];
 
     /// The name in statistics.
@@ -159,7 +156,6 @@ impl Part {
             Self::LastMile => "last_mile",
             Self::Buffering => "buffering",
             Self::Decoding => "decoding",
-            Self::Waiting => "waiting",
         }
     }
 }
@@ -212,7 +208,7 @@ impl Stamps {
 
     /// Where the time went, from the first known stage on that a unit passes on its way `by`, in signed microseconds: they add up to
     /// the time from the first known stage to the last. A stage that is not known is counted with the one after it. Whoever asks for what
-    /// is not there yet waits for the server, and not the server for it: then there is no polling.
+    /// is not there yet waits for the server, and not the server for it: then there is no polling. A part may come more than once.
     pub fn parts(&self, by: Delivery) -> impl Iterator<Item = (Part, i64)> {
         let mut before: Option<WallClock> = None;
         let stamps = *self;
@@ -274,7 +270,7 @@ mod tests {
         ]);
         let (head, tail) = (
             [(Part::Encoding, 8), (Part::Queue, 1), (Part::Upload, 31)],
-            [(Part::Buffering, 70), (Part::Decoding, 3), (Part::Waiting, 13)],
+            [(Part::Buffering, 70), (Part::Decoding, 3), (Part::Buffering, 13)],
         );
         let with = |middle: &[(Part, i64)]| [&head[..], middle, &tail[..]].concat();
         check(&all, Delivery::Units, &with(&[(Part::Server, 1), (Part::LastMile, 2089)]));
@@ -298,7 +294,7 @@ mod tests {
     #[test]
     fn what_nobody_told_of_is_the_last_mile_s() {
         let plain = stamps(&[(Stage::Captured, 0), (Stage::Received, 90), (Stage::Presented, 120)]);
-        check(&plain, Delivery::Units, &[(Part::LastMile, 90), (Part::Waiting, 30)]);
+        check(&plain, Delivery::Units, &[(Part::LastMile, 90), (Part::Buffering, 30)]);
         check(&Stamps::default(), Delivery::Units, &[]);
     }
 
@@ -306,6 +302,6 @@ mod tests {
     fn names_are_read_back() {
         assert!(Stage::ALL.into_iter().all(|stage| Stage::named(stage.name()) == Some(stage)));
         assert_eq!(Stage::named("Captured"), None);
-        assert!(Stage::ALL.windows(2).all(|two| two[0] < two[1] && two[0].part() <= two[1].part()));
+        assert!(Stage::ALL.windows(2).all(|two| two[0] < two[1]));
     }
 }

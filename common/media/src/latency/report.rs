@@ -41,7 +41,7 @@ impl Report {
     }
 }
 
-/// How many units a report tells of: a quarter of a second of pictures is enough for a mean.
+/// How many units a report tells of: enough for a mean.
 pub const MAX_UNITS: usize = 8;
 
 #[cfg(test)]

@@ -74,7 +74,9 @@ fn share(link: u64, bitrate: &str, viewers: usize) -> Result<()> {
     far.wait_pictures(shown + SETTLE + WATCH, START)?;
     let (after, sent_after) = (stats(&broadcaster.process)?, house.direct.stats().a_to_b.sent_bytes);
     // From the lens to the viewer's door: what its buffer adds is its own, and older.
-    let network = stats(&far.process)?["latency_ms"]["network"].as_f64().context("no latency")?;
+    let latency = &stats(&far.process)?["latency_ms"];
+    let part = |name: &str| latency[name].as_f64().with_context(|| format!("no {name} in {latency}"));
+    let network = part("total")? - part("buffering")? - part("decoding")?;
     far.finish()?.unbroken((SETTLE + WATCH) as u64)?;
     let figure = |name: &str| Some(after[name].as_f64()? - before[name].as_f64()?);
     let seconds = figure("seconds").context("no time")?;

@@ -9,9 +9,11 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use bytes::Bytes;
+use media::WallClock;
 use media::hls::MediaPlaylist;
 use media::hls::client::parts::{Entry, PartScheduler, Reload};
 use media::hls::client::{Fetch, resolve};
+use net::clock;
 use reqwest::Response;
 use tokio::time::sleep;
 use tracing::{debug, warn};
@@ -91,7 +93,13 @@ pub(super) async fn run(
                 continue;
             }
             Came::Answer(Ok(answer)) => match line.read(answer, &mut place.reader).await {
-                Ok(()) => continue,
+                Ok(()) => {
+                    let asked = line.current.as_ref().map(|current| current.asked);
+                    match asked {
+                        Some(at) if reporter.send(Report::Asked(at)).await.is_err() => return Ok(()),
+                        _ => continue,
+                    }
+                }
                 Err(error) => error,
             },
             Came::Bytes(Ok(Some(bytes)), url) => {
@@ -161,6 +169,7 @@ struct Current {
     fetch: Fetch,
     url: String,
     length: usize,
+    asked: WallClock,
     state: State,
 }
 
@@ -174,6 +183,7 @@ enum State {
 /// What is asked for before it is listed. An error is kept until it is known whether the part is wanted.
 struct Ahead {
     url: String,
+    asked: WallClock,
     /// Until it is answered.
     asking: Option<Asking>,
     answer: Option<Result<Response, Error>>,
@@ -197,12 +207,12 @@ impl Line {
             return Err(unsupported(&url, "the parts are encrypted, or no fragmented MP4"));
         }
         let ahead = self.ahead.take_if(|ahead| ahead.url == url && fetch.byte_range.is_none());
-        let asking: Asking = match ahead {
-            Some(Ahead { asking: Some(asking), .. }) => asking,
-            Some(Ahead { answer: Some(answer @ Ok(_)), .. }) => Box::pin(async { answer }),
-            _ => self.ask(url.clone(), fetch.byte_range),
+        let (asked, asking): (_, Asking) = match ahead {
+            Some(Ahead { asked, asking: Some(asking), .. }) => (asked, asking),
+            Some(Ahead { asked, answer: Some(answer @ Ok(_)), .. }) => (asked, Box::pin(async { answer })),
+            _ => (clock::now(), self.ask(url.clone(), fetch.byte_range)),
         };
-        self.current = Some(Current { fetch, url, length: 0, state: State::Asking(asking) });
+        self.current = Some(Current { fetch, url, length: 0, asked, state: State::Asking(asking) });
         Ok(())
     }
 
@@ -218,7 +228,8 @@ impl Line {
         }
         let Some(url) = parts.hint().map(|uri| resolve(&self.base, uri)) else { return };
         if self.ahead.as_ref().is_none_or(|ahead| ahead.url != url) {
-            self.ahead = Some(Ahead { asking: Some(self.ask(url.clone(), None)), answer: None, url });
+            let asking = Some(self.ask(url.clone(), None));
+            self.ahead = Some(Ahead { asked: clock::now(), asking, answer: None, url });
         }
     }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 use media::hls;
 use media::hls::client::{Fetch, Step, resolve};
+use net::clock;
 use tokio::time::{sleep, sleep_until};
 use tracing::{debug, warn};
 
@@ -130,7 +131,11 @@ async fn segment(
         reader.init(bytes).map_err(|error| unsupported(&resolve(base, &map.uri), error))?;
     }
     reader.begin(fetch.program_date_time);
+    let asked = clock::now();
     let mut response = get(&url, fetch.byte_range, http).await?;
+    if reporter.send(Report::Asked(asked)).await.is_err() {
+        return Ok(Err(Gone));
+    }
     let (mut length, mut whole) = (0, BytesMut::new());
     while let Some(bytes) = chunk(&mut response, &url).await? {
         length += bytes.len();

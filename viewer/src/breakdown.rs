@@ -1,0 +1,296 @@
+//! Where the latency goes: this viewer's own stamps of each picture, and what servers tell of the way before it.
+//!
+//! What happens here is measured on every picture. What happened before is told by a server now and then, of a few units that are spread over a
+//! segment; what is left of the whole is the buffer's, so that the parts always add up.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use media::latency::{
+    ClockOffset, Delivery, Exchange, Journey, Journeys, OffsetEstimator, Part, Report, Stage, Stamps,
+};
+use media::splice::PathId;
+use media::{Epoch, Timestamp, TrackId, WallClock};
+use serde::Serialize;
+
+/// Where the latency goes, in milliseconds. The parts add up to the total.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct Breakdown {
+    /// From capture to presentation.
+    pub total: Option<f64>,
+    /// How wrong the total may be because two clocks are compared, either way; absent while nobody knows.
+    pub uncertainty: Option<f64>,
+    /// From the lens through the encoder.
+    pub encoding: Option<f64>,
+    /// In the broadcaster, before its connection took it.
+    pub queue: Option<f64>,
+    /// From the broadcaster to the server.
+    pub upload: Option<f64>,
+    /// In the server (the broadcaster, on its own network) until it was first passed on.
+    pub server: Option<f64>,
+    /// In the server until it was listed, in a part or a segment.
+    pub chunking: Option<f64>,
+    /// Until it was asked for.
+    pub polling: Option<f64>,
+    /// The rest, up to arrival here: the network, and what nobody has told of.
+    pub last_mile: Option<f64>,
+    /// From arrival to the decoder, and from there to the screen.
+    pub buffering: Option<f64>,
+    /// In the decoder.
+    pub decoding: Option<f64>,
+}
+
+impl Breakdown {
+    /// The parts that are known, in the order in which they come.
+    pub fn parts(&self) -> impl Iterator<Item = (Part, f64)> {
+        let parts = [
+            (Part::Encoding, self.encoding),
+            (Part::Queue, self.queue),
+            (Part::Upload, self.upload),
+            (Part::Server, self.server),
+            (Part::Chunking, self.chunking),
+            (Part::Polling, self.polling),
+            (Part::LastMile, self.last_mile),
+            (Part::Buffering, self.buffering),
+            (Part::Decoding, self.decoding),
+        ];
+        parts.into_iter().filter_map(|(part, ms)| Some((part, ms?)))
+    }
+}
+
+/// What is known of where the time goes.
+#[derive(Debug, Default)]
+pub(crate) struct Journal {
+    /// This viewer's own stamps of the last pictures.
+    journeys: Journeys,
+    /// The clocks of those who answer on each path.
+    clocks: BTreeMap<PathId, OffsetEstimator>,
+    /// From our clock to the broadcaster's.
+    broadcaster: Option<ClockOffset>,
+    /// The path that reports are taken from, and how it delivers.
+    path: Option<(PathId, Delivery)>,
+    /// What was told of the time before arrival, in microseconds.
+    told: BTreeMap<Part, f64>,
+    /// Microseconds, smoothed.
+    total: Option<f64>,
+    arrival: Option<f64>,
+    buffering: Option<f64>,
+    decoding: Option<f64>,
+    shown: Option<Timestamp>,
+}
+
+impl Journal {
+    /// Pictures come by this path now.
+    pub(crate) fn lead(&mut self, path: PathId, delivery: Delivery) {
+        if self.path != Some((path, delivery)) {
+            self.path = Some((path, delivery));
+            self.told.clear();
+        }
+    }
+
+    /// A unit passes a stage that is before playback.
+    pub(crate) fn stamp(&mut self, epoch: Epoch, track: TrackId, dts: Timestamp, stage: Stage, at: WallClock) {
+        self.journeys.stamp(epoch, track, dts, stage, at);
+    }
+
+    /// A picture was presented. Gives how long after its capture, in microseconds: by one clock, if there is a way to know.
+    pub(crate) fn presented(
+        &mut self,
+        epoch: Epoch,
+        unit: Option<(TrackId, Timestamp)>,
+        stamps: &Stamps,
+    ) -> Option<i64> {
+        let stamps = self.by_our_clock(stamps);
+        if let Some((track, dts)) = unit {
+            for stage in [Stage::Captured, Stage::Buffered, Stage::Decoded, Stage::Presented] {
+                stamps.at(stage).into_iter().for_each(|at| self.journeys.stamp(epoch, track, dts, stage, at));
+            }
+            self.shown = Some(dts);
+        }
+        let total = stamps.micros(Stage::Captured, Stage::Presented);
+        let known = total.filter(|total| *total >= 0);
+        smooth(&mut self.total, known);
+        smooth(&mut self.arrival, known.and(stamps.micros(Stage::Captured, Stage::Received)));
+        let before = stamps.micros(Stage::Received, Stage::Buffered);
+        let waited = before.zip(stamps.micros(Stage::Decoded, Stage::Presented));
+        smooth(&mut self.buffering, waited.map(|(before, after)| before + after));
+        smooth(&mut self.decoding, stamps.micros(Stage::Buffered, Stage::Decoded));
+        total
+    }
+
+    /// The last picture that was presented, by its DTS.
+    pub(crate) fn shown(&self) -> Option<Timestamp> {
+        self.shown
+    }
+
+    /// How far the broadcaster's clock is from ours, if anybody told.
+    pub(crate) fn broadcaster(&self) -> Option<ClockOffset> {
+        self.broadcaster
+    }
+
+    /// Somebody told how units came to the server; `now` is on the clock that only rises.
+    pub(crate) fn reported(&mut self, now: Duration, path: PathId, report: &Report, exchange: Exchange) {
+        let clock = self.clocks.entry(path).or_default();
+        clock.record(now, exchange);
+        let Some(server) = clock.offset(now) else { return };
+        let Some((_, delivery)) = self.path.filter(|(leads, _)| *leads == path) else { return };
+        self.broadcaster = Some(report.broadcaster(server));
+        let ways: Vec<Stamps> =
+            report.by_our_clock(server).filter_map(|unit| self.whole(report.epoch, &unit)).collect();
+        if ways.is_empty() {
+            return;
+        }
+        self.told.clear();
+        for stamps in &ways {
+            for (part, micros) in stamps.parts(delivery).filter(|(part, _)| *part <= Part::LastMile) {
+                *self.told.entry(part).or_default() += micros as f64 / ways.len() as f64;
+            }
+        }
+    }
+
+    /// What was told of a unit, with our own stamps of it.
+    fn whole(&self, epoch: Epoch, told: &Journey) -> Option<Stamps> {
+        let ours = self.journeys.unit(epoch, told.track, told.dts)?;
+        let mut stamps = told.stamps;
+        for stage in [Stage::Asked, Stage::Received] {
+            ours.at(stage).into_iter().for_each(|at| stamps.stamp(stage, at));
+        }
+        stamps.at(Stage::Received).is_some().then_some(stamps)
+    }
+
+    fn by_our_clock(&self, stamps: &Stamps) -> Stamps {
+        let mut ours = *stamps;
+        if let Some((clock, captured)) = self.broadcaster.zip(stamps.at(Stage::Captured)) {
+            ours.stamp(Stage::Captured, clock.ours(captured));
+        }
+        ours
+    }
+
+    /// Where the latency goes, smoothed over about a second.
+    pub(crate) fn breakdown(&self) -> Breakdown {
+        let ms = |micros: f64| (micros / 100.0).round() / 10.0;
+        let round = |ms: f64| (ms * 10.0).round() / 10.0;
+        let told = |part| self.told.get(&part).copied().map(ms);
+        let (total, decoding) = (self.total.map(ms), self.decoding.map(ms));
+        let measured = (self.arrival.map(ms), self.buffering.map(ms));
+        // The sum of what is rounded: so do the parts add up.
+        let before: f64 = self.told.values().copied().map(ms).sum();
+        let (last_mile, buffering) = match total.zip(decoding) {
+            Some((total, decoding)) if !self.told.is_empty() => {
+                (told(Part::LastMile), Some(round(total - decoding - before)))
+            }
+            Some((total, decoding)) => (measured.0, measured.0.map(|arrival| round(total - decoding - arrival))),
+            None => measured,
+        };
+        Breakdown {
+            total,
+            uncertainty: self.broadcaster.map(|clock| ms(clock.uncertainty as f64)),
+            encoding: told(Part::Encoding),
+            queue: told(Part::Queue),
+            upload: told(Part::Upload),
+            server: told(Part::Server),
+            chunking: told(Part::Chunking),
+            polling: told(Part::Polling),
+            last_mile,
+            buffering,
+            decoding,
+        }
+    }
+}
+
+fn smooth(value: &mut Option<f64>, micros: Option<i64>) {
+    let Some(micros) = micros.map(|micros| micros as f64) else { return };
+    *value = Some(value.map_or(micros, |old| old + (micros - old) * SMOOTHING));
+}
+
+/// About a second of pictures.
+const SMOOTHING: f64 = 1.0 / 30.0;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const EPOCH: Epoch = Epoch(7);
+
+    fn at(micros: i64) -> WallClock {
+        WallClock::from_micros(1_000_000_000 + micros)
+    }
+
+    fn stamps(stages: &[(Stage, i64)]) -> Stamps {
+        let mut stamps = Stamps::default();
+        stages.iter().for_each(|(stage, micros)| stamps.stamp(*stage, at(*micros)));
+        stamps
+    }
+
+    /// One picture whose broadcaster's clock is a second ahead of ours, and the server's half of one.
+    fn seen(journal: &mut Journal, tells: bool) -> Option<i64> {
+        let (path, dts) = (PathId(3), Timestamp::from_millis(40));
+        journal.lead(path, Delivery::Units);
+        journal.stamp(EPOCH, TrackId::VIDEO, dts, Stage::Received, at(90_000));
+        if tells {
+            let theirs = |micros: i64| at(micros + 500_000);
+            let stages = [(Stage::Captured, 1_000_000), (Stage::Encoded, 1_008_000), (Stage::Sent, 1_009_000)];
+            let mut told = stamps(&stages);
+            told.stamp(Stage::Ingested, theirs(40_000));
+            told.stamp(Stage::Relayed, theirs(41_000));
+            let report = Report {
+                received: theirs(200_000),
+                answered: theirs(200_000),
+                epoch: EPOCH,
+                broadcaster: Some(ClockOffset { micros: 500_000, uncertainty: 300 }),
+                units: vec![Journey { track: TrackId::VIDEO, dts, stamps: told }],
+            };
+            let exchange = Exchange {
+                sent: at(199_000),
+                received: report.received,
+                answered: report.answered,
+                returned: at(201_000),
+            };
+            journal.reported(Duration::from_secs(1), path, &report, exchange);
+        }
+        let shown = stamps(&[
+            (Stage::Captured, 1_000_000),
+            (Stage::Received, 90_000),
+            (Stage::Buffered, 150_000),
+            (Stage::Decoded, 152_000),
+            (Stage::Presented, 160_000),
+        ]);
+        journal.presented(EPOCH, Some((TrackId::VIDEO, dts)), &shown)
+    }
+
+    #[test]
+    fn what_is_told_is_split_and_adds_up_by_one_clock() {
+        let mut journal = Journal::default();
+        assert_eq!(seen(&mut journal, true), Some(160_000));
+        let found = journal.breakdown();
+        assert_eq!(
+            found,
+            Breakdown {
+                total: Some(160.0),
+                uncertainty: Some(1.3),
+                encoding: Some(8.0),
+                queue: Some(1.0),
+                upload: Some(31.0),
+                server: Some(1.0),
+                chunking: None,
+                polling: None,
+                last_mile: Some(49.0),
+                buffering: Some(68.0),
+                decoding: Some(2.0),
+            }
+        );
+        assert_eq!(found.parts().map(|(_, ms)| ms).sum::<f64>(), 160.0);
+        // Another path: what was told of the last one is not true of it.
+        journal.lead(PathId(4), Delivery::Direct);
+        let found = journal.breakdown();
+        assert_eq!((found.upload, found.last_mile, found.total), (None, Some(90.0), Some(160.0)));
+    }
+
+    #[test]
+    fn a_clock_that_nobody_compares_gives_no_negative_latency() {
+        let mut journal = Journal::default();
+        assert_eq!(seen(&mut journal, false), Some(-840_000));
+        let found = journal.breakdown();
+        assert_eq!((found.total, found.last_mile, found.buffering), (None, None, Some(68.0)));
+    }
+}

@@ -1,0 +1,79 @@
+//! Asking servers how units came to them, and what their clocks show: on a relay's own connection, or by HTTP beside the other protocols.
+
+use std::time::{Duration, Instant};
+
+use media::Timestamp;
+use media::latency::{Exchange, Report};
+use net::clock;
+use tokio::time::sleep;
+use tracing::debug;
+
+use super::host::Host;
+use super::{Position, Reporter};
+
+/// When the next question is due.
+#[derive(Debug)]
+pub(super) struct Pace {
+    asked: u32,
+    pub(super) next: tokio::time::Instant,
+}
+
+impl Pace {
+    /// The first ones come quickly, for the clocks' sake.
+    pub(super) fn start() -> Self {
+        Self { asked: 0, next: tokio::time::Instant::now() + QUICK }
+    }
+
+    /// One was asked.
+    pub(super) fn asked(&mut self) {
+        self.asked += 1;
+        self.next = tokio::time::Instant::now() + if self.asked < FIRST { QUICK } else { EVERY };
+    }
+}
+
+/// An exchange that went out and came back at these moments.
+pub(super) fn exchange(report: &Report, asked: Instant, came: Instant) -> Exchange {
+    let now = clock::now().as_micros();
+    let ago = |at: Instant| i64::try_from(at.elapsed().as_micros()).unwrap_or(i64::MAX);
+    let by_wall = |at| media::WallClock::from_micros(now.saturating_sub(ago(at)));
+    Exchange { sent: by_wall(asked), received: report.received, answered: report.answered, returned: by_wall(came) }
+}
+
+/// Which unit to ask about: one that has been shown, and that the broadcaster has told the server of, which it does each second.
+pub(super) fn subject(position: &Position) -> Option<Timestamp> {
+    let told = |newest: Timestamp| Timestamp::from_millis(newest.as_millis() - TOLD_WITHIN);
+    let newest = position.load().and_then(|(_, have)| have.into_iter().map(|(_, dts)| dts).max());
+    Some(position.shown()?.min(told(newest?)))
+}
+
+/// Asks by HTTP for as long as it is let. A server that does not know the question is asked no more.
+pub(super) async fn keep_asking(host: Host, position: &Position, reporter: &Reporter) {
+    let mut pace = Pace::start();
+    loop {
+        tokio::time::sleep_until(pace.next).await;
+        pace.asked();
+        let asked = Instant::now();
+        match host.stamps(subject(position)).await {
+            Ok(Some(report)) => {
+                let exchange = exchange(&report, asked, Instant::now());
+                if reporter.send(super::Report::Stamps(Box::new(report), exchange)).await.is_err() {
+                    return;
+                }
+            }
+            Ok(None) => return,
+            Err(error) => {
+                debug!(%error, "no stamps");
+                sleep(EVERY).await;
+            }
+        }
+    }
+}
+
+/// Questions that come quickly.
+const FIRST: u32 = 4;
+/// Between those.
+const QUICK: Duration = Duration::from_millis(500);
+/// Between the others: under 0.1 kB/s.
+const EVERY: Duration = Duration::from_secs(5);
+/// In milliseconds: a second, and the way there.
+const TOLD_WITHIN: i64 = 1_500;
