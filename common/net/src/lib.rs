@@ -7,5 +7,6 @@ pub mod doctor;
 pub mod lan;
 pub mod relay;
 pub mod rtmp;
+pub mod tcp;
 pub mod trace;
 pub mod trust;

@@ -370,12 +370,13 @@ impl Shard {
         }
     }
 
-    /// Removes those who take nothing, and those who waited too long for a stream.
+    /// Removes those who take nothing, and those who waited too long for a stream; looks after the connections of the others.
     fn sweep(&mut self, now: Instant) {
         self.swept = now;
         let mut stuck = Vec::new();
         let mut tired = Vec::new();
         for (key, subscriber) in &mut self.subscribers {
+            subscriber.keep_steady(now);
             let has_waited = subscriber.wait(self.feeds[subscriber.feed].0.is_live, now);
             if subscriber.is_blocked() && now >= subscriber.progress + self.settings.write {
                 stuck.push(key);

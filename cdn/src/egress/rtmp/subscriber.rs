@@ -13,6 +13,8 @@ use net::rtmp::framing::{self, PLAY_CHUNK_SIZE};
 use net::rtmp::server::PlayState;
 use net::rtmp::session::PlayerEvent;
 use net::rtmp::{self, Message};
+use net::tcp::Steady;
+use socket2::SockRef;
 
 use super::batch::{self, Batch};
 use super::feed::Feed;
@@ -47,6 +49,7 @@ pub(super) struct Subscriber {
     may_have_replies: bool,
     /// No media any more; it goes when everything is written.
     is_leaving: bool,
+    steady: Steady,
     _counted: SubscriberGuard,
     /// Its place among the connections of the server.
     _seat: Box<dyn Any + Send>,
@@ -87,6 +90,7 @@ pub(super) struct Arrival {
 
 impl Subscriber {
     pub(super) fn new(arrival: Arrival, feed: usize, member: usize, now: Instant) -> Self {
+        let steady = Steady::new(SockRef::from(&arrival.socket), now);
         Self {
             socket: arrival.socket,
             feed,
@@ -104,6 +108,7 @@ impl Subscriber {
             is_paused: false,
             may_have_replies: true,
             is_leaving: false,
+            steady,
             _counted: arrival.stream.subscriber("rtmp"),
             _seat: arrival.seat,
         }
@@ -174,6 +179,13 @@ impl Subscriber {
         let since = if is_live { None } else { Some(self.waiting_since.unwrap_or(now)) };
         self.waiting_since = since;
         since.map(|since| now.saturating_duration_since(since))
+    }
+
+    /// Looks after its connection.
+    pub(super) fn keep_steady(&mut self, now: Instant) {
+        if !self.is_slow && !self.is_blocked() && self.steady.is_due(now) {
+            self.steady.renew(SockRef::from(&self.socket), now);
+        }
     }
 
     /// What to write now: a batch, and how much of it the socket has taken before.

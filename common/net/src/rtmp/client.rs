@@ -10,6 +10,7 @@ use media::access_unit::{AccessUnit, TrackKind};
 use media::catalog::{Epoch, Track};
 use media::flv;
 use media::latency::{ClockOffset, Exchange, Journey, OffsetEstimator};
+use socket2::{SockRef, Socket};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
@@ -18,6 +19,7 @@ use super::connection::{Connection, Deadline};
 use super::framing::{self, DATA_CHUNK_STREAM, Framed};
 use super::session::{ClientEvent, ClientSession, Goal};
 use super::{Error, Limits, Message, Metadata, PeerOffer, Resume, Tickets, Told, Url, amf, chunk, url};
+use crate::tcp::Steady;
 
 /// How a client connects.
 #[derive(Clone, Debug)]
@@ -41,7 +43,10 @@ impl Default for ClientOptions {
 /// Those of the network; [`Error::Refused`] if the server says no; [`Error::Timeout`] after `limits.handshake`.
 pub async fn publish(url: &Url, options: ClientOptions) -> Result<Publisher, Error> {
     let (io, deadline) = connect(url, &options).await?;
-    publish_by(io, url, options, deadline).await
+    let socket = SockRef::from(&io).try_clone().map_err(|source| Error::Io { during: "connecting", source })?;
+    let mut publisher = publish_by(io, url, options, deadline).await?;
+    publisher.tcp = Some((Steady::new(SockRef::from(&socket), std::time::Instant::now()), socket));
+    Ok(publisher)
 }
 
 /// Connects and plays.
@@ -92,6 +97,7 @@ where
         began: Instant::now(),
         asked: None,
         clock: OffsetEstimator::default(),
+        tcp: None,
     })
 }
 
@@ -115,9 +121,7 @@ async fn connect(url: &Url, options: &ClientOptions) -> Result<(TcpStream, Deadl
     io.set_nodelay(true).map_err(|source| Error::Io { during: "connecting", source })?;
     // What the link does not take yet stays with us, where it can still be counted, and given up for something newer.
     #[cfg(target_os = "linux")]
-    socket2::SockRef::from(&io)
-        .set_tcp_notsent_lowat(UNSENT)
-        .map_err(|source| Error::Io { during: "connecting", source })?;
+    SockRef::from(&io).set_tcp_notsent_lowat(UNSENT).map_err(|source| Error::Io { during: "connecting", source })?;
     Ok((io, deadline))
 }
 
@@ -159,6 +163,8 @@ pub struct Publisher<S = TcpStream> {
     /// The question for the server's clock that is under way: by our clock, and by the monotonic one.
     asked: Option<(WallClock, Instant)>,
     clock: OffsetEstimator,
+    /// The connection's socket, where it is one.
+    tcp: Option<(Steady, Socket)>,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Publisher<S> {
@@ -312,10 +318,22 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Publisher<S> {
         self.pulse.beat(&mut self.connection)?;
         self.connection.queue(Some(framed));
         self.connection.flush(self.connection.write_deadline()).await?;
+        self.keep_steady();
         if self.marks.len() < MAX_MARKS {
             self.marks.push_back((self.connection.sent(), Instant::now()));
         }
         self.listen()
+    }
+
+    fn keep_steady(&mut self) {
+        let is_full = self.queueing().is_some_and(|queueing| queueing > FULL);
+        let now = std::time::Instant::now();
+        if let Some((steady, socket)) = &mut self.tcp
+            && !is_full
+            && steady.is_due(now)
+        {
+            steady.renew(SockRef::from(&*socket), now);
+        }
     }
 
     fn metadata(&self, metadata: &Metadata) -> Result<Framed, Error> {
@@ -517,6 +535,8 @@ const UNSENT: u32 = 64 << 10;
 const PING_EVERY: Duration = Duration::from_secs(1);
 /// Often enough to see at once that a publisher's link is full: 3 kbit/s.
 const WATCH_EVERY: Duration = Duration::from_millis(200);
+/// A queue that is none of one picture's making: the link is full.
+const FULL: Duration = Duration::from_millis(150);
 /// Writes whose acknowledgement is awaited: ten seconds of a busy stream.
 const MAX_MARKS: usize = 1024;
 /// A wait that another one ends.
