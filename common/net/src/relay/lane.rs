@@ -175,9 +175,7 @@ impl Lane {
         let mut opening = BytesMut::new();
         if group.stream.is_none() {
             let stream = self.connection.open_uni().await?;
-            // The newest pictures first, and all sound before them.
-            let first = if self.kind == TrackKind::Audio { SOUND } else { 0 };
-            let _ = stream.set_priority(first + i32::try_from(group.sequence).unwrap_or(SOUND - 1));
+            let _ = stream.set_priority(priority(self.kind, group.sequence));
             group.stream = Some(stream);
             group.catalog = None;
             let (generation, track, sequence) = (self.generation, group.track, group.sequence);
@@ -277,6 +275,12 @@ impl Group {
     }
 }
 
+/// All sound before pictures. What is left of a group before its successor: that is little by then, and a subscriber waits for it.
+fn priority(kind: TrackKind, sequence: u64) -> i32 {
+    let first = if kind == TrackKind::Audio { SOUND } else { 0 };
+    first - i32::try_from(sequence).unwrap_or(SOUND).min(SOUND - 1)
+}
+
 /// A lane that is shut down leaves no half of a unit behind that looks like a whole group: dropping a stream would finish it.
 impl Drop for Group {
     fn drop(&mut self) {
@@ -294,7 +298,7 @@ const HEAD: usize = 32;
 const ROOM: u64 = 16 << 10;
 /// Beyond that, for sound: a second of a good one.
 const SOUND_ROOM: u64 = 32 << 10;
-/// Above every picture's priority.
+/// Above every picture's priority, for as many groups as a year has.
 const SOUND: i32 = 1 << 24;
 /// How often a unit that waits for room looks whether it is overtaken.
 const LOOK: Duration = Duration::from_millis(50);
@@ -303,3 +307,18 @@ const LOOK: Duration = Duration::from_millis(50);
 const LOOKS: u32 = 20;
 /// The stream's error code: SPEC.md §6.
 const OVERTAKEN: u32 = 1;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sound_goes_first_and_then_the_older_group() {
+        use TrackKind::{Audio, Video};
+        assert!(priority(Audio, u64::MAX) > priority(Video, 0));
+        for kind in [Audio, Video] {
+            assert!(priority(kind, 0) > priority(kind, 1));
+            assert!(priority(kind, 40_000) > priority(kind, 40_001));
+        }
+    }
+}

@@ -1,8 +1,8 @@
 //! The relay protocol: live windows published and subscribed over QUIC. `SPEC.md` beside this file is its specification.
 //!
-//! The model is Media over QUIC's: a track's groups of pictures are groups, one unidirectional stream each, so that the newest can
-//! overtake an old one and a late one can be given up; sound goes before pictures. A subscription may be idle: open, let in and one
-//! round trip from flowing. Units keep their names `(epoch, track, dts)`, and each says which one it follows.
+//! The model is Media over QUIC's: a track's groups of pictures are groups, one unidirectional stream each, so that a
+//! late one can be given up; sound goes before pictures. A subscription may be idle: open, let in and one round trip from flowing. Units keep
+//! their names `(epoch, track, dts)`, and each says which one it follows.
 //!
 //! One protocol serves a viewer from the broadcaster on its network and from a server. In the order that bytes meet it: [`wire`] (pure:
 //! what they mean), [`server`] (a live window out), [`reassembly`] (pure: groups back in order), [`client`]. Who may subscribe is the
@@ -16,6 +16,7 @@ pub mod wire;
 mod catalog;
 mod choice;
 mod coding;
+mod congestion;
 mod lane;
 mod transport;
 

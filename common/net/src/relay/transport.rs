@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use quinn::{ConnectionId, ConnectionIdGenerator, EndpointConfig, IdleTimeout, TransportConfig, VarInt};
 
+use super::congestion;
+
 /// Which end of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Side {
@@ -33,10 +35,7 @@ pub fn transport(side: Side) -> TransportConfig {
             config
                 .receive_window(VarInt::from_u32(CONTROL_WINDOW))
                 .stream_receive_window(VarInt::from_u32(CONTROL_WINDOW));
-            // A join is a GOP at once: half a second of a usual stream in the first round trip.
-            let mut cubic = quinn::congestion::CubicConfig::default();
-            cubic.initial_window(INITIAL_WINDOW);
-            config.congestion_controller_factory(Arc::new(cubic));
+            config.congestion_controller_factory(Arc::new(congestion::Factory));
         }
         Side::Client => {
             config.max_concurrent_uni_streams(VarInt::from_u32(MAX_GROUPS));
@@ -86,8 +85,6 @@ const KEEP_ALIVE: Duration = Duration::from_secs(1);
 const INITIAL_RTT: Duration = Duration::from_millis(50);
 /// Bounds what one slow subscriber holds back of a stream: a second at 16 Mbit/s.
 const SEND_WINDOW: u64 = 2 << 20;
-/// In bytes.
-const INITIAL_WINDOW: u64 = 64 << 10;
 /// A subscriber sends control messages only.
 const CONTROL_WINDOW: u32 = 16 << 10;
 /// Bounds what a viewer that does not keep up can be sent: four seconds at 16 Mbit/s.

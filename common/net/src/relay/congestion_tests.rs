@@ -1,0 +1,253 @@
+//! A sender and a link in virtual time: what comes of [`Live`] on each kind of link.
+
+use std::collections::VecDeque;
+
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+
+use super::*;
+
+/// One link, and what is sent over it.
+#[derive(Clone, Copy)]
+struct Link {
+    /// Bytes per second.
+    rate: f64,
+    round_trip: Duration,
+    /// Bytes that may wait before it.
+    queue: f64,
+    /// Of the packets.
+    loss: f64,
+    /// How long packets wait for others' besides.
+    others: Duration,
+    /// How much longer a packet may take, in order: evenly spread.
+    jitter: Duration,
+    /// What the application makes: bytes per second.
+    made: f64,
+}
+
+const USUAL: Link = Link {
+    rate: 1.25e6,
+    round_trip: Duration::from_millis(80),
+    queue: 128e3,
+    loss: 0.0,
+    others: Duration::ZERO,
+    jitter: Duration::ZERO,
+    made: 150e3,
+};
+
+struct Sender {
+    live: Live,
+    now: Instant,
+    link: Link,
+    random: StdRng,
+    /// Not yet sent.
+    backlog: f64,
+    /// Whether that is so for want of window.
+    is_limited: bool,
+    free: Instant,
+    /// When the last acknowledgement comes.
+    last: Instant,
+    next: u64,
+    /// Number, when it was sent, and when its acknowledgement comes, if it does.
+    flying: VecDeque<(u64, Instant, Option<Instant>)>,
+}
+
+/// What came of some seconds.
+#[derive(Debug)]
+struct Seen {
+    /// Bytes per second that arrived.
+    rate: f64,
+    /// The mean wait before the link, in milliseconds, of our own packets' making.
+    queue_ms: f64,
+    least_window: u64,
+    backlog: f64,
+}
+
+impl Sender {
+    fn new(link: Link) -> Self {
+        let now = Instant::now();
+        let random = StdRng::seed_from_u64(7);
+        Self {
+            live: Live::new(now, MTU),
+            now,
+            link,
+            random,
+            backlog: 0.0,
+            is_limited: false,
+            free: now,
+            last: now,
+            next: 0,
+            flying: VecDeque::new(),
+        }
+    }
+
+    fn run(&mut self, seconds: u64) -> Seen {
+        let (mut arrived, mut waits, mut least_window) = (0u64, 0.0, u64::MAX);
+        for _ in 0..seconds * 1000 {
+            self.now += MILLI;
+            self.backlog += self.link.made / 1e3;
+            arrived += self.acknowledge();
+            self.is_limited = false;
+            while self.backlog >= f64::from(MTU) && !self.is_limited {
+                self.is_limited = self.in_flight() + u64::from(MTU) >= self.live.window();
+                if !self.is_limited {
+                    self.send();
+                }
+            }
+            waits += self.wait().as_secs_f64();
+            least_window = least_window.min(self.live.window());
+        }
+        Seen {
+            rate: arrived as f64 / seconds as f64,
+            queue_ms: waits / seconds as f64,
+            least_window,
+            backlog: self.backlog,
+        }
+    }
+
+    fn in_flight(&self) -> u64 {
+        self.flying.len() as u64 * u64::from(MTU)
+    }
+
+    fn wait(&self) -> Duration {
+        self.free.saturating_duration_since(self.now)
+    }
+
+    fn send(&mut self) {
+        self.backlog -= f64::from(MTU);
+        let is_lost = self.wait().as_secs_f64() * self.link.rate > self.link.queue
+            || self.random.random::<f64>() < self.link.loss;
+        if self.wait().as_secs_f64() * self.link.rate <= self.link.queue {
+            let takes = Duration::from_secs_f64(f64::from(MTU) / self.link.rate);
+            self.free = self.free.max(self.now) + takes;
+        }
+        let jitter = self.link.jitter.mul_f64(self.random.random());
+        let back = (self.free + self.link.round_trip + self.link.others + jitter).max(self.last);
+        self.last = back;
+        self.flying.push_back((self.next, self.now, (!is_lost).then_some(back)));
+        self.next += 1;
+        self.live.sent(self.now);
+    }
+
+    /// Takes the acknowledgements that are due, and then what is lost: whatever three later ones have overtaken.
+    fn acknowledge(&mut self) -> u64 {
+        let is_due = |back: &Option<Instant>| back.is_some_and(|back| back <= self.now);
+        let due: Vec<_> = self.flying.iter().filter(|(_, _, back)| is_due(back)).copied().collect();
+        let Some((largest, ..)) = due.last().copied() else { return 0 };
+        self.flying.retain(|(number, ..)| !due.iter().any(|(other, ..)| other == number));
+        for (_, sent, _) in &due {
+            self.live.acknowledged(self.now, *sent, MTU.into(), self.is_limited);
+        }
+        self.live.acknowledged_all(self.now, self.in_flight());
+        let before = self.flying.len();
+        self.flying.retain(|(number, ..)| number + 3 > largest);
+        let lost = (before - self.flying.len()) as u64 * u64::from(MTU);
+        if lost > 0 {
+            self.live.lost(self.now, lost, false);
+            // They go again.
+            self.backlog += lost as f64;
+        }
+        due.len() as u64 * u64::from(MTU)
+    }
+}
+
+const MTU: u16 = 1200;
+const MILLI: Duration = Duration::from_millis(1);
+
+#[test]
+fn losses_by_chance_take_nothing_from_a_stream() {
+    for loss in [0.0, 0.01, 0.05, 0.1, 0.15] {
+        let mut sender = Sender::new(Link { loss, ..USUAL });
+        let seen = sender.run(60);
+        assert!(seen.rate > 0.98 * USUAL.made, "{loss}: {seen:?}");
+        assert!(seen.backlog < 20e3, "{loss}: {seen:?}");
+    }
+}
+
+#[test]
+fn a_quiet_stream_keeps_its_window() {
+    let mut sender = Sender::new(Link { made: 5e3, ..USUAL });
+    assert_eq!(sender.run(60).least_window, INITIAL);
+}
+
+#[test]
+fn an_uneven_way_is_no_full_one() {
+    for loss in [0.0, 0.05] {
+        let mut sender = Sender::new(Link { jitter: Duration::from_millis(100), loss, ..USUAL });
+        let seen = sender.run(120);
+        assert!(seen.rate > 0.98 * USUAL.made, "{seen:?}");
+        assert!(seen.least_window > 40_000, "{loss}: {seen:?}");
+    }
+}
+
+#[test]
+fn a_full_link_is_filled_with_little_of_a_queue() {
+    // The third has 80 ms of queue by the fewest packets that go at all.
+    for (rate, round_trip, most) in
+        [(60e3, 80, 130.0), (150e3, 80, 130.0), (60e3, 3, 180.0), (1.25e6, 30, 130.0), (5e6, 150, 130.0)]
+    {
+        let link = Link { rate, round_trip: Duration::from_millis(round_trip), made: 2.0 * rate, queue: 1e6, ..USUAL };
+        let mut sender = Sender::new(link);
+        sender.run(5);
+        for minute in 0..3 {
+            let seen = sender.run(60);
+            assert!(seen.rate > 0.85 * rate, "{rate} {round_trip} {minute}: {seen:?}");
+            assert!(seen.queue_ms < most, "{rate} {round_trip} {minute}: {seen:?}");
+        }
+    }
+}
+
+#[test]
+fn a_link_that_was_narrow_is_found_wide_again() {
+    let mut sender = Sender::new(Link { made: 400e3, ..USUAL });
+    sender.run(5);
+    sender.link.rate = 40e3;
+    sender.run(6);
+    let narrow = sender.run(5);
+    assert!(narrow.queue_ms < 200.0 && narrow.rate > 30e3, "{narrow:?}");
+    sender.link.rate = USUAL.rate;
+    sender.run(4);
+    sender.backlog = 0.0;
+    let wide = sender.run(5);
+    assert!(wide.rate > 0.98 * 400e3, "{wide:?}");
+}
+
+#[test]
+fn another_s_queue_is_borne() {
+    let mut sender = Sender::new(USUAL);
+    sender.run(5);
+    sender.link.others = Duration::from_millis(300);
+    sender.run(6);
+    let seen = sender.run(20);
+    assert!(seen.rate > 0.98 * USUAL.made, "{seen:?}");
+    assert!(seen.backlog < 20e3, "{seen:?}");
+}
+
+#[test]
+fn a_queue_that_overflows_soon_is_not_flooded() {
+    // A third of a second's worth was asked for, a hundredth fits: all signs of a full link are losses.
+    let mut sender = Sender::new(Link { queue: 4e3, rate: 150e3, made: 600e3, ..USUAL });
+    sender.run(5);
+    let before = sender.next;
+    let seen = sender.run(30);
+    let sent = (sender.next - before) as f64 * f64::from(MTU) / 30.0;
+    assert!(seen.rate > 0.75 * 150e3, "{seen:?}");
+    assert!(sent < 1.4 * 150e3, "{sent}: {seen:?}");
+}
+
+#[test]
+fn after_silence_it_begins_small() {
+    let now = Instant::now();
+    let mut live = Live::new(now, MTU);
+    live.lost(now, 5000, true);
+    assert_eq!(live.window(), RESTART * u64::from(MTU));
+    live.lost(now, 0, false);
+    assert!(live.window() < RESTART * u64::from(MTU), "a mark");
+    for _ in 0..100 {
+        live.lost(now, 0, true);
+        live.shrink_to(0.0);
+    }
+    assert_eq!(live.window(), LEAST * u64::from(MTU));
+    live.on_mtu_update(1452);
+    assert_eq!(live.window(), LEAST * 1452);
+}
