@@ -4,6 +4,7 @@
 //! can be reached, whoever knows the code on this screen may. What is announced on the network is a name that only those who were
 //! told the secret can recognise. No viewer is told of another.
 
+mod lead;
 mod share;
 mod upload;
 
@@ -25,6 +26,7 @@ use tokio::task::JoinSet;
 
 use crate::broadcast::{Broadcast, Progress};
 use crate::stats::Stats;
+use lead::Lead;
 use upload::Upload;
 
 /// How viewers on this network are served.
@@ -67,6 +69,7 @@ pub struct Peer {
     broadcast: Arc<Broadcast>,
     stats: Arc<Stats>,
     upload: Upload,
+    lead: Lead,
     door: Mutex<Door>,
     /// Becomes true with the first viewer.
     watched: watch::Sender<bool>,
@@ -122,6 +125,7 @@ impl Peer {
             broadcast,
             stats,
             upload,
+            lead: Lead::new(),
             door,
             watched,
         }))
@@ -153,6 +157,11 @@ impl Peer {
     /// So many bytes were pushed to the CDN: where viewers share its link, they have what is left.
     pub fn pushed(&self, bytes: usize) {
         self.upload.pushed(bytes);
+    }
+
+    /// To be waited for before the picture at `position` is pushed: a viewer's copy of it leaves first, if there is one that keeps up.
+    pub async fn lead(&self, position: u64) {
+        self.lead.wait(position).await;
     }
 
     /// How long what is pushed to the CDN waits in queues on its way; `None` while there is no connection. To be told often: a push that
@@ -348,7 +357,10 @@ impl relay::Source for Feed {
         self.peer.upload.ask(self.id, wanted, kind == TrackKind::Audio, queueing)
     }
 
-    fn sent(&self, bytes: usize) {
+    fn sent(&self, kind: TrackKind, position: u64, bytes: usize) {
+        if kind == TrackKind::Video {
+            self.peer.lead.took(position);
+        }
         self.peer.stats.peer_bytes.add(bytes as u64);
     }
 

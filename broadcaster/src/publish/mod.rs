@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use media::latency::Stage;
-use media::{Catalog, Cursor, Timestamp};
+use media::{Catalog, Cursor, Timestamp, TrackKind};
 use net::rtmp::client::{self, ClientOptions, Publisher};
 use net::rtmp::url::Url;
 use net::rtmp::{self, Message};
@@ -204,6 +204,9 @@ impl Publishing {
                     catalog = Some(entry.catalog.clone());
                 }
                 let Some(track) = entry.catalog.track(entry.unit.track) else { continue };
+                if let Some(peer) = self.peer.as_ref().filter(|_| entry.unit.track.kind == TrackKind::Video) {
+                    peer.lead(entry.position).await;
+                }
                 publisher.send_unit(track, &entry.unit).await?;
                 self.broadcast.stamp(&entry.unit, Stage::Sent);
                 if let Some(trace) = &self.trace {

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use media::latency::Report;
 use media::live_window::Read;
-use media::{AccessUnit, Cursor, LiveWindow, Timestamp};
+use media::{AccessUnit, Cursor, LiveWindow, Timestamp, TrackKind};
 use net::relay::{self, RefusalCode, Side};
 use net::trust::{Identity, Pin, tls};
 use tokio::sync::watch;
@@ -141,7 +141,7 @@ impl relay::Source for Window {
         self.0.changed()
     }
 
-    fn sent(&self, bytes: usize) {
+    fn sent(&self, _kind: TrackKind, _position: u64, bytes: usize) {
         self.0.count_sent(bytes as u64);
     }
 

@@ -101,7 +101,7 @@ impl Lane {
                     }
                 }
                 match self.send(&*source, &mut groups, entry).await? {
-                    Ok(bytes) => source.sent(bytes),
+                    Ok(bytes) => source.sent(self.kind, entry.position, bytes),
                     Err(Overtaken) => {
                         self.give_up(&mut groups).await;
                         self.jump(&*source, &mut cursor);

@@ -48,9 +48,6 @@ pub trait Source: Send + Sync + 'static {
         Allowed::Bytes(wanted)
     }
 
-    /// So many bytes were handed to QUIC.
-    fn sent(&self, _bytes: usize) {}
-
     /// A unit is handed to QUIC for the first time, of all its subscribers.
     fn relayed(&self, _unit: &AccessUnit) {}
 
@@ -58,6 +55,9 @@ pub trait Source: Send + Sync + 'static {
     fn stamps(&self, _at: Option<Timestamp>) -> Option<Report> {
         None
     }
+
+    /// The unit at `position` of the window was handed to QUIC, `bytes` with what goes before it.
+    fn sent(&self, _kind: TrackKind, _position: u64, _bytes: usize) {}
 }
 
 /// What a subscriber may be sent.
