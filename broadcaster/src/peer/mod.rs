@@ -159,9 +159,12 @@ impl Peer {
         self.upload.pushed(bytes);
     }
 
-    /// To be waited for before the picture at `position` is pushed: a viewer's copy of it leaves first, if there is one that keeps up.
+    /// To be waited for before the picture at `position` is pushed: the copy of a viewer that keeps up leaves first. Of several none does: the
+    /// push would wait for all of them.
     pub async fn lead(&self, position: u64) {
-        self.lead.wait(position).await;
+        if self.stats.peers.value() == 1 {
+            self.lead.wait(position).await;
+        }
     }
 
     /// How long what is pushed to the CDN waits in queues on its way; `None` while there is no connection. To be told often: a push that
