@@ -1,0 +1,87 @@
+//! Where the latency goes, as the programs say it themselves: each with a wrong clock of its own, by each path.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use e2e::{Broadcaster, Cdn, Lab, Viewer, until};
+use serde_json::Value;
+
+/// A path, and the parts that a server must have told of.
+const PATHS: [(&str, &[&str]); 5] = [
+    ("peer", &["encoding", "server"]),
+    ("relay", &["encoding", "queue", "upload", "server"]),
+    ("rtmp", &["encoding", "queue", "upload", "server"]),
+    ("ll-hls", &["encoding", "queue", "upload", "chunking", "polling"]),
+    ("hls", &["encoding", "queue", "upload", "chunking", "polling"]),
+];
+
+#[test]
+fn clocks_that_differ_are_found_out_and_the_parts_add_up() -> Result<()> {
+    let lab = Lab::new()?;
+    let key = Cdn::key(&lab, "live")?;
+    let ahead = |micros: i64| (micros / 1000).to_string();
+    let cdn = Cdn::start(&lab, &["--clock-offset", &ahead(SERVER)])?;
+    let offset = ahead(BROADCASTER);
+    let options = [&Broadcaster::SMALL[..], &["--clock-offset", &offset]].concat();
+    let mut broadcaster = Broadcaster::start(&lab, &cdn.publish_url(&key), &options)?;
+    cdn.wait_segment("live")?;
+    let mut viewers = Vec::new();
+    for (via, told) in PATHS {
+        let options = ["--via", via, "--clock-offset", &ahead(VIEWER)];
+        viewers.push((via, told, Viewer::start(&lab, &cdn.page_url("live"), &options)?));
+    }
+    for (via, told, viewer) in &mut viewers {
+        let all_told = |latency: &Value| told.iter().all(|part| latency[part].is_number());
+        let latency = until(START, &format!("what is told by {via}"), || {
+            ensure!(viewer.process.running()?, "the viewer ended");
+            Ok(latency(viewer)?.filter(all_told))
+        })?;
+        let parts: f64 = PARTS.iter().filter_map(|part| latency[part].as_f64()).sum();
+        let total = latency["total"].as_f64().with_context(|| format!("{via}: no total: {latency}"))?;
+        ensure!((parts - total).abs() < ROUNDING, "{via}: {parts} ms in parts: {latency}");
+    }
+
+    let said = cdn.get("/api/v1/streams/live/stamps")?;
+    let said: Value = serde_json::from_slice(&said.body)?;
+    let clock = |name: &str| said["broadcaster"][name].as_i64().with_context(|| format!("no {name}: {said}"));
+    let (offset, doubt) = (clock("offset_us")?, clock("uncertainty_us")?);
+    ensure!(
+        (offset - (BROADCASTER - SERVER)).abs() <= doubt,
+        "the server is wrong about the clocks: {offset} ± {doubt}"
+    );
+    ensure!(doubt < 100_000, "the server knows nothing of the clocks: ± {doubt}");
+
+    for (via, _, viewer) in &mut viewers {
+        let summary = viewer.finish()?;
+        let latency = &summary.0["latency_ms"];
+        println!("{via}: {latency}");
+        let ms = |name: &str| latency[name].as_f64().with_context(|| format!("{via}: no {name}: {}", summary.0));
+        let (offset, doubt) = (ms("clock_offset")?, ms("clock_uncertainty")?);
+        let truth = (BROADCASTER - VIEWER) as f64 / 1e3;
+        ensure!((offset - truth).abs() <= doubt + ROUNDING, "{via} is wrong about the clocks: {offset} ± {doubt}");
+        // Pixels are the truth: the clock that is drawn into each picture is the one that its stamps are by.
+        ensure!(ms("pixels_worst")? <= INTERVAL, "{via}: the pixels tell another time: {latency}");
+        ensure!(ms("p50")? > 0.0, "{via}: shown before it was captured: {latency}");
+    }
+    broadcaster.stop()
+}
+
+/// What the last line says of the latency.
+fn latency(viewer: &Viewer) -> Result<Option<Value>> {
+    let out = viewer.process.out();
+    let whole = &out[..out.rfind('\n').unwrap_or(0)];
+    let Some(line) = whole.lines().rev().find(|line| line.contains(r#""latency_ms""#)) else { return Ok(None) };
+    Ok(Some(serde_json::from_str::<Value>(line)?["latency_ms"].take()))
+}
+
+const PARTS: [&str; 9] =
+    ["encoding", "queue", "upload", "server", "chunking", "polling", "last_mile", "buffering", "decoding"];
+/// How far each clock is ahead, in microseconds.
+const BROADCASTER: i64 = 250_000;
+const SERVER: i64 = -120_000;
+const VIEWER: i64 = 40_000;
+/// Of tenths of a millisecond, for as many of them as there are.
+const ROUNDING: f64 = 0.25;
+/// One picture, in milliseconds.
+const INTERVAL: f64 = 1000.0 / 30.0;
+const START: Duration = Duration::from_secs(40);
