@@ -129,6 +129,11 @@ export class Playback extends EventTarget {
     this.#hls = hls;
     hls.on(Hls.Events.MANIFEST_PARSED, () => this.#play());
     hls.on(Hls.Events.FRAG_BUFFERED, () => { this.#retry = RETRY_FIRST; this.#mediaErrors = 0; this.#emit("progress"); });
+    // A part, or a segment that was fetched whole: performance.now() of both ends, and the capture times of what is in it.
+    hls.on(Hls.Events.FRAG_LOADED, (_, { frag, part }) => {
+      const { loading } = (part ?? frag).stats, from = frag.programDateTime + 1000 * (part ? part.start - frag.start : 0);
+      if (frag.type === "main" && Number.isFinite(from)) this.#emit("load", { from, to: from + 1000 * (part ?? frag).duration, asked: loading.start, came: loading.end });
+    });
     hls.on(Hls.Events.ERROR, (_, data) => {
       if (!data.fatal || hls !== this.#hls) return;
       if (data.type === Hls.ErrorTypes.MEDIA_ERROR && data.details !== Hls.ErrorDetails.MANIFEST_INCOMPATIBLE_CODECS_ERROR && this.#mediaErrors++ < 2) hls.recoverMediaError();

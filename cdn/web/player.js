@@ -2,6 +2,7 @@
 
 import { ServerClock } from "/assets/clock.js";
 import { bitrate, bound, count, seconds, track } from "/assets/format.js";
+import { Journey, PARTS } from "/assets/journey.js";
 import { Playback } from "/assets/playback.js";
 
 /** Milliseconds between questions to the server: while someone looks, and while nobody does. */
@@ -22,6 +23,7 @@ const $ = (id) => document.getElementById(id);
 const player = $("player"), video = $("video");
 const playback = new Playback(video, `/${encodeURIComponent(name)}/index.m3u8`);
 const clock = new ServerClock();
+const journey = new Journey(name, clock);
 
 let stream = null; // what the server said last
 let reachable = true;
@@ -60,6 +62,10 @@ function begin(was) {
 }
 
 playback.addEventListener("progress", () => { failure = null; blocked = false; });
+playback.addEventListener("load", ({ detail: { from, to, asked, came } }) => {
+  const now = clock.read(), here = performance.now();
+  if (now) journey.load({ from, to, asked: now.now - (here - asked), came: now.now - (here - came) });
+});
 playback.addEventListener("failure", ({ detail }) => { failure = detail; showState(); });
 playback.addEventListener("blocked", () => { blocked = true; showState(); });
 playback.addEventListener("unsupported", ({ detail }) => { unsupported = detail; showState(); });
@@ -182,20 +188,38 @@ function showLatency() {
   const date = playback.date, now = clock.read();
   const known = date !== null && now !== null && hasPicture && state() === "live";
   $("latency-chip").hidden = !known;
-  if (!known) { stat("latency", "–", ""); return; }
-  const value = (now.now - date) / 1000;
+  if (!known) { stat("latency", "–", ""); showParts([]); return; }
+  if (stream.clock) journey.ask(date - Date.parse(stream.clock), playback.mode.name === "LL-HLS");
+  // The date is by the broadcaster's clock, the time by the server's.
+  const apart = journey.offset ?? { ms: 0, error: 0 };
+  const value = (now.now + apart.ms - date) / 1000;
   const since = stream.clock ? "behind capture" : "since arrival here; no capture time is stated";
   if (value < CLOCK_DISAGREES - now.error / 1000) {
     $("latency-chip").hidden = true;
     stat("latency", "–", "the publisher's clock is ahead of the server's: set by NTP?");
     return;
   }
-  stat("latency", seconds(value), `± ${bound(now.error / 1000)}, ${since}`);
+  stat("latency", seconds(value), `± ${bound((now.error + apart.error) / 1000)}, ${since}`);
+  showParts(journey.parts(value * 1000));
   $("latency-chip").textContent = `${value.toFixed(1)} s behind ${stream.clock ? "capture" : "arrival"}`;
   curve.push(value);
   if (curve.length > CURVE) curve.shift();
   const top = Math.max(...curve) * 1.15;
   $("latency-line").setAttribute("points", curve.map((v, n) => `${(100 * (CURVE - curve.length + n)) / (CURVE - 1)},${100 - (90 * Math.max(v, 0)) / top}`).join(" "));
+}
+
+/** Where the latency goes, as one bar. */
+function showParts(parts) {
+  $("parts").hidden = parts.length === 0;
+  const total = parts.reduce((sum, [, ms]) => sum + ms, 0);
+  const words = ([part, ms]) => `${part} ${ms < 10 ? ms.toFixed(1) : Math.round(ms)} ms`;
+  const make = (tag, part, more) => Object.assign(document.createElement(tag), { className: `part-${PARTS.indexOf(part)}`, ...more });
+  $("parts-bar").replaceChildren(...parts.map((part) => {
+    const piece = make("i", part[0], { title: words(part) });
+    piece.style.flexGrow = part[1] / total;
+    return piece;
+  }));
+  $("parts-words").replaceChildren(...parts.map((part) => make("span", part[0], { textContent: words(part) })));
 }
 
 // ---- controls ----
