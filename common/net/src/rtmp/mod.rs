@@ -24,6 +24,7 @@ mod error;
 mod limits;
 mod message;
 mod told;
+mod pulse;
 
 pub use error::{Blame, Error};
 pub use limits::Limits;
