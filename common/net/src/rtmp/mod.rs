@@ -23,8 +23,8 @@ mod connection;
 mod error;
 mod limits;
 mod message;
-mod told;
 mod pulse;
+mod told;
 
 pub use error::{Blame, Error};
 pub use limits::Limits;
