@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 use std::time::Duration;
 
-use media::codec::{CodecConfig, Format};
+use media::codec::{CodecConfig, Format, stamp};
 use media::latency::{Stage, Stamps};
 use media::{Epoch, Timestamp, TrackKind};
 use net::trace::Noted;
@@ -141,7 +141,9 @@ impl Decoding {
     /// Notes when a unit went in, to be found again when its picture comes out.
     fn expect(&mut self, player: &Player, work: &Work, begun: Duration) {
         let mut stamps = Stamps::default();
-        if let Some(captured) = work.catalog.captured_at(work.unit.pts) {
+        // A server that does not carry the clock leaves the one in the picture.
+        let stamped = || stamp::read(self.config.codec, &work.unit.payload).map(|stamp| stamp.captured);
+        if let Some(captured) = work.catalog.captured_at(work.unit.pts).or_else(stamped) {
             stamps.stamp(Stage::Captured, captured);
         }
         stamps.stamp(Stage::Received, player.wall_at(work.arrived));

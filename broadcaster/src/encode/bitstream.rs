@@ -60,6 +60,11 @@ pub enum Error {
 }
 
 impl Bitstream {
+    /// Of what.
+    pub fn codec(&self) -> Codec {
+        self.codec
+    }
+
     /// The framing of packets whose codec context has `extradata`, which may be empty. `format` is FFmpeg's word for what the
     /// extradata of VP9 and MP3 does not tell.
     pub fn new(codec: Codec, extradata: &[u8], format: Format) -> Result<Self, Error> {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use ffmpeg_next::format::Pixel;
 use ffmpeg_next::{Dictionary, Packet, Rational, codec, color, frame, picture};
-use media::codec::{CodecConfig, Format};
+use media::codec::{Codec, CodecConfig, Format};
 
 use super::bitstream::{self, Bitstream};
 use super::vaapi::Upload;
@@ -96,7 +96,12 @@ impl Encoder {
         Err(Error::None)
     }
 
-    /// FFmpeg's name for it.
+    /// What it makes.
+    pub fn codec(&self) -> Codec {
+        self.bitstream.codec()
+    }
+
+    /// FFmpeg's name of it.
     pub fn name(&self) -> &str {
         &self.name
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use ffmpeg_next::format::Pixel;
 use ffmpeg_next::{color, frame};
-use media::codec::{Codec, Format, h264};
+use media::codec::{Codec, Format, h264, stamp};
 use media::live_window::Bounds;
 use media::{AccessUnit, Epoch, TrackId, WallClock};
 
@@ -181,6 +181,24 @@ fn intra_refresh_has_one_idr_in_a_broadcast_too() {
             .map(|unit| unit.pts.as_millis())
             .collect();
         assert_eq!(idrs, [1000], "burn-in {burn_in}");
+    }
+}
+
+#[test]
+fn each_picture_of_the_test_source_bears_when_it_was_captured() {
+    let (clock, broadcast) = (BroadcastClock::start(), broadcast(&[TrackId::VIDEO]));
+    let settings = VideoSettings { bframes: 2, ..settings("libx264") };
+    let mut encoding = VideoEncoding::new(settings, true, clock, broadcast.clone(), Arc::default());
+    for n in 0..30i64 {
+        let picture = Picture { frame: picture(n as usize), captured: 1_000_000 + n * 40_000, fps: Some(25.0) };
+        encoding.encode(picture).unwrap();
+    }
+    let units = units(&broadcast);
+    assert!(units.len() > 20 && units.iter().any(|unit| unit.pts != unit.dts));
+    for unit in units {
+        let stamp = stamp::read(Codec::H264, &unit.payload).expect("a stamp");
+        assert_eq!(stamp.captured, clock.zero().at(unit.pts));
+        assert_eq!(i64::from(stamp.counter), (unit.pts.as_millis() - 1000) / 40, "the counter is the picture's");
     }
 }
 

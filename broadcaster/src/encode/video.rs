@@ -1,5 +1,6 @@
 //! The video thread: pictures in any size and format go in, access units go to the broadcast.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use ffmpeg_next::format::Pixel;
@@ -7,6 +8,7 @@ use ffmpeg_next::{Rational, color, frame};
 use media::TrackId;
 use media::catalog::{Metadata, Value};
 use media::codec::Format;
+use media::codec::stamp::{self, PictureStamp};
 
 use super::VideoSettings;
 use super::burn_in;
@@ -34,6 +36,8 @@ struct Open {
     shape: Shape,
     cadence: Cadence,
     counter: u32,
+    /// Of pictures that are in the encoder: PTS and what is drawn into them.
+    marked: VecDeque<(i64, u32)>,
     last_pts: i64,
 }
 
@@ -78,6 +82,11 @@ impl VideoEncoding {
         if self.burn_in {
             let captured = self.clock.zero().at(media::Timestamp::from_millis(pts));
             burn_in::draw(&mut scaled, open.counter, captured);
+            // Pictures that the encoder drops never come out.
+            if open.marked.len() == MAX_MARKED {
+                open.marked.pop_front();
+            }
+            open.marked.push_back((pts, open.counter));
             open.counter = open.counter.wrapping_add(1);
         }
         // Where the picture is refreshed column by column, the first IDR is the only one.
@@ -88,10 +97,16 @@ impl VideoEncoding {
         Ok(())
     }
 
-    fn deliver(&self, units: Vec<Coded>) {
-        for unit in units {
+    fn deliver(&mut self, units: Vec<Coded>) {
+        for mut unit in units {
+            let Some(open) = &mut self.open else { continue };
+            let marked = open.marked.iter().position(|(pts, _)| *pts == unit.pts);
+            if let Some((_, counter)) = marked.and_then(|at| open.marked.remove(at)) {
+                let captured = self.clock.zero().at(media::Timestamp::from_millis(unit.pts));
+                let stamp = PictureStamp { counter, captured, encoded: self.broadcast.now() };
+                unit.payload = stamp::insert(open.encoder.codec(), &unit.payload, stamp).unwrap_or(unit.payload);
+            }
             if let Some(config) = unit.config {
-                let Some(open) = &self.open else { continue };
                 let Format::Video { width, height } = config.format else { continue };
                 let about = about(open, &self.settings);
                 tracing::info!(
@@ -126,7 +141,7 @@ fn open(settings: &VideoSettings, picture: &Picture) -> Result<Open, Error> {
     let encoder = Encoder::open(settings, shape)?;
     tracing::debug!(encoder = encoder.name(), width, height, fps, "encoder open");
     let cadence = Cadence::new(settings.gop().as_millis() as i64, (1000.0 / fps) as i64);
-    Ok(Open { encoder, shape, cadence, counter: 0, last_pts: NONE_YET })
+    Ok(Open { encoder, shape, cadence, counter: 0, marked: VecDeque::new(), last_pts: NONE_YET })
 }
 
 /// The size of a picture with square pixels, rounded down to even numbers.
@@ -214,6 +229,9 @@ fn fit(width: f64, height: u32, to: Shape) -> (u32, u32) {
         (even(f64::from(to.height) * from).min(to.width), to.height)
     }
 }
+
+/// More than any encoder holds.
+const MAX_MARKED: usize = 256;
 
 /// Before the first PTS, which is zero or more.
 const NONE_YET: i64 = -1;

@@ -66,6 +66,7 @@ pub mod hevc;
 pub mod mp3;
 pub mod nal;
 pub mod opus;
+pub mod stamp;
 pub mod vp9;
 
 /// Why a configuration record, or a header within a stream, can not be read.

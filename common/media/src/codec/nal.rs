@@ -95,18 +95,39 @@ pub(super) fn rbsp(unit: &[u8]) -> Vec<u8> {
 
 /// Whether an SEI NAL unit holds a message of this type (ITU-T H.264 §7.3.2.3). `header` is the size of the NAL unit header.
 pub(super) fn has_sei_message(unit: &[u8], header: usize, wanted: u32) -> bool {
+    sei_message(unit, header, wanted, |_| true).is_some()
+}
+
+/// The first message of this type in an SEI NAL unit that `is_it`; one that ends too soon as far as it goes.
+pub(super) fn sei_message(unit: &[u8], header: usize, wanted: u32, is_it: impl Fn(&[u8]) -> bool) -> Option<Vec<u8>> {
     let data = rbsp(unit);
     let mut rest = data.get(header..).unwrap_or_default();
     // The last byte is `rbsp_trailing_bits`.
     while rest.len() > 2 {
-        let Some((kind, after)) = sei_number(rest) else { return false };
-        if kind == wanted {
-            return true;
+        let (kind, after) = sei_number(rest)?;
+        let sized = sei_number(after);
+        let (message, after) = sized
+            .map_or((after, &[][..]), |(size, after)| after.split_at_checked(size as usize).unwrap_or((after, &[])));
+        if kind == wanted && is_it(message) {
+            return Some(message.to_vec());
         }
-        let Some((size, after)) = sei_number(after) else { return false };
-        rest = after.get(size as usize..).unwrap_or_default();
+        rest = after;
     }
-    false
+    None
+}
+
+/// Appends bytes of a raw byte sequence payload, with emulation prevention (ITU-T H.264 §7.4.1.1). What was appended before does not end in a
+/// zero.
+pub(super) fn put_emulation_prevented(out: &mut Vec<u8>, bytes: &[u8]) {
+    let mut zeros = 0;
+    for byte in bytes {
+        if zeros >= 2 && *byte <= 3 {
+            out.push(3);
+            zeros = 0;
+        }
+        zeros = if *byte == 0 { zeros + 1 } else { 0 };
+        out.push(*byte);
+    }
 }
 
 /// `SEI payloadType` of a recovery point, the same in H.264 (§D.1.8) and HEVC (§D.2.8).
@@ -118,7 +139,7 @@ fn sei_number(data: &[u8]) -> Option<(u32, &[u8])> {
     Some((value, &data[full + 1..]))
 }
 
-fn put_length_prefixed(out: &mut BytesMut, unit: &[u8]) {
+pub(super) fn put_length_prefixed(out: &mut BytesMut, unit: &[u8]) {
     let length = u32::try_from(unit.len()).expect("a NAL unit is part of one message, which is under 4 GiB");
     out.put_u32(length);
     out.put_slice(unit);
