@@ -15,6 +15,7 @@
 //! | [`link`] | [`Link`]: the emulated link's handle; [`Shape`]: what it does to frames |
 //! | [`plan`] | [`Plan`]: a topology as TOML, checked and made; commands to it while it runs |
 //! | [`floor`] | how soon the last bit of a unit can arrive, by arithmetic |
+//! | [`load`] | a crowd of viewers by one protocol, and what each of them got |
 //! | [`process`] | [`Process`]: a program with its output in files |
 //! | [`lateness`] | [`Lateness`]: how late the emulator was, and whether the run is void |
 //! | [`namespace`] | the namespaces' names, life and clean-up |
@@ -64,6 +65,7 @@ pub mod host;
 mod interface;
 pub mod lateness;
 pub mod link;
+pub mod load;
 pub mod namespace;
 pub mod network;
 pub mod plan;

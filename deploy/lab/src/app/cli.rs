@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::floor::{FRAMING, IDR_UNIT, MEAN_UNIT};
+use crate::load::Protocol;
 
 /// Networks on one machine: hosts in network namespaces, joined by switches and emulated links; experiments with Nearcast's real
 /// programs in them, and their figures.
@@ -32,6 +33,8 @@ pub enum Command {
     Run(Run),
     /// List experiments and topologies
     List,
+    /// Watch a stream as many viewers at once, by one protocol, and say what they got: a load generator for any server
+    Load(Load),
     /// How soon the last bit of a picture can arrive in a topology, by arithmetic
     Floor(Floor),
 }
@@ -82,6 +85,32 @@ pub struct Run {
     pub keep: bool,
 }
 
+/// `lab load`.
+#[derive(Debug, Args)]
+#[command(after_help = LOAD)]
+pub struct Load {
+    /// rtmp://HOST/APP/NAME for RTMP, http://HOST/….m3u8 for HLS, http://HOST:8080/NAME (a Nearcast stream's page) for HLS and relay
+    pub url: String,
+    /// How they watch
+    #[arg(long, value_enum)]
+    pub protocol: Protocol,
+    /// How many watch
+    #[arg(long, default_value_t = 100, value_parser = viewers)]
+    pub viewers: usize,
+    /// How many seconds are measured, once all have come
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    pub seconds: u64,
+    /// Over how many seconds they come, evenly
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u64).range(0..=3600))]
+    pub ramp: u64,
+    /// The server's process on this machine: measure its processor time and memory, too
+    #[arg(long)]
+    pub pid: Option<u32>,
+    /// For programs
+    #[arg(long)]
+    pub json: bool,
+}
+
 /// `lab floor`.
 #[derive(Debug, Args)]
 pub struct Floor {
@@ -119,10 +148,30 @@ fn rival(text: &str) -> Result<(String, String), String> {
     Ok((name.to_owned(), command.to_owned()))
 }
 
+fn viewers(text: &str) -> Result<usize, String> {
+    let number = text.parse::<usize>().map_err(|error| error.to_string())?;
+    (1..=MAX_VIEWERS).contains(&number).then_some(number).ok_or_else(|| format!("1 to {MAX_VIEWERS} viewers"))
+}
+
+/// What one thread may serve, on the fastest machine.
+const MAX_VIEWERS: usize = 20_000;
+
 fn payload(text: &str) -> Result<usize, String> {
     let bytes = text.parse::<usize>().map_err(|error| error.to_string())?;
     (1..=65_535).contains(&bytes).then_some(bytes).ok_or_else(|| "a packet carries 1 to 65535 bytes".to_owned())
 }
+
+const LOAD: &str = "\
+Each viewer is a client of its own, over sockets of its own, that takes everything and decodes nothing: RTMP players; HLS clients that
+reload the playlist and fetch every segment; low-latency clients whose reloads wait at the server, that take delta updates and ask for each
+part before it exists; relay subscribers. What is measured: units received, how far behind the lens pictures come (by the stream's clock, so the
+broadcaster's clock must be this machine's), and what is missing, repeated or behind by comparing the viewers with each other.
+
+All comes from one thread and one address. Raise the server's limits for one address (Nearcast: http.max_per_address, a low-latency viewer
+takes three connections; loopback is exempt for RTMP and relay), and give server and generator a core each:
+  taskset -c 1 lab load --protocol ll-hls --viewers 500 --pid $(pidof cdn) http://127.0.0.1:8080/live
+
+Exit codes: 0 every viewer got everything, 1 one did not, 64 the command line makes no sense.";
 
 const EXAMPLES: &str = "\
 Examples:
@@ -131,6 +180,7 @@ Examples:
   lab set uplink rate=2M loss=1%           change a link of it, from another terminal
   lab tell cut uplink                      pull a cable of it; `lab tell heal uplink` plugs it in
   lab run paper-fig2 --out results         delay per picture through the CDN and straight from the broadcaster
+  lab load --protocol hls --viewers 300 http://127.0.0.1:8080/live    what does that cost the server?
   lab run all --quick                      does everything work here?
   lab floor paper-a --unit 4167            what no sender can beat
 

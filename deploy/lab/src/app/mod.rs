@@ -8,10 +8,12 @@ mod up;
 
 use std::io::Write;
 use std::path::Path;
+use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use crate::experiment::{self, Options};
+use crate::load;
 use crate::plan::Plan;
 use crate::teardown;
 use cli::{Cli, Command};
@@ -50,6 +52,20 @@ pub fn run(cli: Cli) -> Result<()> {
             experiment::run_all(&wanted, &options, &mut |text| drop(say(text)))
         }
         Command::List => say(&list()),
+        Command::Load(asked) => {
+            let summary = load::run(&load::Options {
+                url: asked.url,
+                protocol: asked.protocol,
+                viewers: asked.viewers,
+                ramp: Duration::from_secs(asked.ramp),
+                seconds: Duration::from_secs(asked.seconds),
+                pid: asked.pid,
+            })?;
+            say(&if asked.json { format!("{}\n", summary.to_json()) } else { summary.to_text() })?;
+            let faults = summary.faults();
+            ensure!(faults.is_empty(), "not every viewer got everything: {}", faults.join(", "));
+            Ok(())
+        }
         Command::Floor(floor) => {
             let plan = topology(&floor.topology)?;
             say(&floors::table(&plan, &floor).map_err(Usage)?)
@@ -101,9 +117,10 @@ fn say(text: &str) -> Result<()> {
 }
 
 /// Those that come with the program.
-pub const TOPOLOGIES: [(&str, &str); 3] = [
+pub const TOPOLOGIES: [(&str, &str); 4] = [
     ("paper-a", include_str!("../../topologies/paper-a.toml")),
     ("paper-b", include_str!("../../topologies/paper-b.toml")),
+    ("periscope", include_str!("../../topologies/periscope.toml")),
     ("house", include_str!("../../topologies/house.toml")),
 ];
 

@@ -4,10 +4,13 @@
 //! noted of the machine, and whether the run counts.
 
 mod bad_network;
+mod crowd;
 mod fanout;
 mod handover;
+mod journeys;
 mod outcome;
 mod paper;
+mod periscope;
 mod pictures;
 mod probe;
 mod rivals;
@@ -59,6 +62,11 @@ pub const ALL: &[Experiment] = &[
         name: "rivals",
         about: "the same stream through Nearcast's server, nginx-rtmp and others: RTMP delay and what a viewer costs",
         run: rivals::run,
+    },
+    Experiment {
+        name: "periscope",
+        about: "where the time goes by RTMP, relay, LL-HLS and HLS, beside IMC 2016's; the server's load of 100 to 500 viewers",
+        run: periscope::run,
     },
 ];
 

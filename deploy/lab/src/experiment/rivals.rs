@@ -67,9 +67,9 @@ pub(super) fn run(stage: &Stage) -> Result<Outcome> {
             }
             // They join, and find their pace.
             std::thread::sleep(stage.seconds(5, 2));
-            let (from, before) = (now(), processor_time(&server)?);
+            let (from, before) = (now(), server.processor_time()?);
             std::thread::sleep(stage.seconds(10, 3));
-            let (to, after) = (now(), processor_time(&server)?);
+            let (to, after) = (now(), server.processor_time()?);
             for player in &mut players {
                 ensure!(player.running()?, "a player of {name} ended: {}", player.err());
             }
@@ -139,15 +139,6 @@ fn listening(stage: &Stage, host: &Host, name: &str, mut command: Command) -> Re
         Ok(host.run(|| std::net::TcpStream::connect((address, 1935)))?.ok().map(drop))
     })?;
     Ok(process)
-}
-
-/// What the process has used so far, its threads together (proc(5): utime and stime, in hundredths of a second on every Linux).
-fn processor_time(process: &Process) -> Result<Duration> {
-    let stat = std::fs::read_to_string(format!("/proc/{}/stat", process.pid()))?;
-    // The second field is a name that may hold anything; the third begins after its parenthesis.
-    let fields: Vec<&str> = stat.rsplit_once(')').context("/proc/PID/stat")?.1.split_whitespace().collect();
-    let ticks = |n: usize| fields.get(n).and_then(|field| field.parse::<u64>().ok()).context("/proc/PID/stat");
-    Ok(Duration::from_millis((ticks(11)? + ticks(12)?) * 10))
 }
 
 impl Step {

@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::{Options, result_file, rows};
 use crate::host::Host;
 use crate::plan::Plan;
-use crate::process::Process;
+use crate::process::{Process, pin};
 use crate::wait::until;
 
 /// A directory and the programs.
@@ -110,6 +110,19 @@ impl Stage {
 
     /// Starts a `cdn` at the host's address, on the usual ports, and waits until it listens.
     pub(super) fn cdn(&self, host: &Host) -> Result<Process> {
+        self.serve(&mut self.cdn_command(host)?)
+    }
+
+    /// The same, tracing.
+    pub(super) fn traced_cdn(&self, host: &Host) -> Result<Traced> {
+        let trace = self.path("cdn.trace");
+        let mut command = self.cdn_command(host)?;
+        command.arg("--trace").arg(&trace);
+        Ok(Traced { process: self.serve(&mut command)?, trace })
+    }
+
+    /// What [`Stage::cdn`] starts.
+    pub(super) fn cdn_command(&self, host: &Host) -> Result<Command> {
         let address = host.address().context("the CDN's host has no address")?;
         let mut command = self.command(host, "cdn");
         command.args([
@@ -123,15 +136,32 @@ impl Stage {
             "off",
         ]);
         command.args(["--log", "json", "--public-host", &address.to_string(), "--data"]).arg(self.path("cdn-data"));
-        let mut process = self.start("cdn", &mut command)?;
+        Ok(command)
+    }
+
+    /// Starts a `cdn` that was prepared, and waits until it listens.
+    pub(super) fn serve(&self, command: &mut Command) -> Result<Process> {
+        let mut process = self.start("cdn", command)?;
         process.line(START, "where it listens", |line| line.contains(r#""listening""#))?;
         Ok(process)
     }
 
+    /// Starts a `broadcaster` that pushes to `url` on that core, if one is given.
+    pub(super) fn pinned_broadcaster(
+        &self,
+        host: &Host,
+        url: &str,
+        options: &[&str],
+        core: Option<usize>,
+    ) -> Result<Traced> {
+        let mut command = self.command(host, "broadcaster");
+        core.into_iter().for_each(|core| pin(&mut command, core));
+        self.traced("broadcaster", command, &[&["--log", "json", "--stats", "json"], options, &[url]].concat())
+    }
+
     /// Starts a `broadcaster` that pushes to `url`.
     pub(super) fn broadcaster(&self, host: &Host, url: &str, options: &[&str]) -> Result<Traced> {
-        let command = self.command(host, "broadcaster");
-        self.traced("broadcaster", command, &[&["--log", "json", "--stats", "json"], options, &[url]].concat())
+        self.pinned_broadcaster(host, url, options, None)
     }
 
     /// Starts a `viewer` without a window, its output in files of that name.

@@ -149,6 +149,16 @@ where
                     write(root, label, (left, top - 30), 21, *colour, HPos::Center)?;
                 }
             }
+            Mark::Pieces { pieces, .. } => {
+                for (x, from, to, label) in pieces {
+                    let ((left, bottom), (_, top)) = (pixel(&chart, *x, *from), pixel(&chart, *x, *to));
+                    if from == to {
+                        write(root, label, (left, top - 30), 23, INK, HPos::Center)?;
+                    } else if bottom - top >= LINE as i32 - 8 {
+                        write(root, label, (left, (top + bottom) / 2 - 12), 21, (255, 255, 255), HPos::Center)?;
+                    }
+                }
+            }
             _ => {}
         }
     }
@@ -229,6 +239,14 @@ where
             };
             chart.draw_series(bars.iter().map(bar)).map_err(failed)?;
         }
+        Mark::Pieces { colour, width, pieces, .. } => {
+            let end = |y: f64| y.clamp(panel.y.from, panel.y.to);
+            let tall = pieces.iter().filter(|(_, from, to, _)| to > from);
+            let piece = |(x, from, to, _): &(f64, f64, f64, String)| {
+                Rectangle::new([(x - width / 2.0, end(*from)), (x + width / 2.0, end(*to))], fill(*colour, 1.0))
+            };
+            chart.draw_series(tall.map(piece)).map_err(failed)?;
+        }
         Mark::Band { .. } => {}
     }
     Ok(())
@@ -242,9 +260,10 @@ fn legend(root: &Area, area: &Area, panel: &Panel) -> Result<()> {
     let y = top + 60;
     for mark in &panel.marks {
         let (name, colour) = match mark {
-            Mark::Dots { name, colour, .. } | Mark::Line { name, colour, .. } | Mark::Bars { name, colour, .. } => {
-                (name, colour)
-            }
+            Mark::Dots { name, colour, .. }
+            | Mark::Line { name, colour, .. }
+            | Mark::Bars { name, colour, .. }
+            | Mark::Pieces { name, colour, .. } => (name, colour),
             _ => continue,
         };
         if name.is_empty() {
@@ -258,7 +277,7 @@ fn legend(root: &Area, area: &Area, panel: &Panel) -> Result<()> {
                     root.draw(&PathElement::new(piece, rgb(*colour).stroke_width(4))).map_err(failed)?;
                 }
             }
-            Mark::Bars { .. } => {
+            Mark::Bars { .. } | Mark::Pieces { .. } => {
                 root.draw(&Rectangle::new([(x, y + 3), (x + 26, y + 21)], fill(*colour, 0.85))).map_err(failed)?;
             }
             _ => root.draw(&Circle::new((x + 14, y + 12), 7, fill(*colour, 1.0))).map_err(failed)?,
@@ -332,6 +351,16 @@ mod tests {
                 Mark::Level { y: 50.0, colour: INK, label: "floor".into() },
                 Mark::Event { x: 5.0, label: "now".into() },
                 Mark::Bars { name: "bars".into(), colour: GREY, width: 0.5, bars: vec![(9.0, 30.0, "30".into())] },
+                Mark::Pieces {
+                    name: "pieces".into(),
+                    colour: GREY,
+                    width: 0.5,
+                    pieces: vec![
+                        (7.0, 1.0, 60.0, "within".into()),
+                        (7.0, 60.0, 60.5, "too thin".into()),
+                        (7.0, 61.0, 61.0, "in all".into()),
+                    ],
+                },
             ],
         }
     }
@@ -359,9 +388,13 @@ mod tests {
             "floor",
             "now",
             "dots",
+            "pieces",
+            "within",
+            "in all",
         ] {
             assert!(svg.contains(wanted), "{wanted}");
         }
+        assert!(!svg.contains("too thin"));
         assert!(svg.matches("<circle").count() > 200);
         let png = png(&svg).unwrap();
         let decoded = Pixmap::decode_png(&png).unwrap();

@@ -84,6 +84,9 @@ pub(crate) enum Mark {
     Band { from: f64, to: f64, colour: Colour, label: String },
     /// Upright bars: position, height, and what to write above.
     Bars { name: String, colour: Colour, width: f64, bars: Vec<(f64, f64, String)> },
+    /// Pieces of bars that stand on each other: position, lower and upper end, and what to write in it, if there is room. What has no height
+    /// is not drawn, and what is written is above it.
+    Pieces { name: String, colour: Colour, width: f64, pieces: Vec<(f64, f64, f64, String)> },
 }
 
 /// Red, green, blue.
@@ -93,6 +96,7 @@ pub(crate) const BLUE: Colour = (0, 114, 178);
 pub(crate) const VERMILION: Colour = (213, 94, 0);
 pub(crate) const GREEN: Colour = (0, 158, 115);
 pub(crate) const ORANGE: Colour = (230, 159, 0);
+pub(crate) const PURPLE: Colour = (204, 121, 167);
 pub(crate) const INK: Colour = (38, 38, 38);
 pub(crate) const GREY: Colour = (130, 130, 130);
 

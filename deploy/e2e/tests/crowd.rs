@@ -1,0 +1,65 @@
+//! The lab's load generator against the real server: a crowd by each protocol gets everything, and whoever does not is told of.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use e2e::{Broadcaster, Cdn, Lab, until};
+use lab::load::{self, Options, Protocol};
+
+#[test]
+fn every_viewer_of_a_crowd_gets_everything_by_each_protocol() -> Result<()> {
+    let lab = Lab::new()?;
+    let key = Cdn::key(&lab, "live")?;
+    let cdn = Cdn::start(&lab, &[])?;
+    let mut broadcaster = Broadcaster::start(&lab, &cdn.publish_url(&key), &Broadcaster::SMALL)?;
+    cdn.wait_segment("live")?;
+    for protocol in [Protocol::Rtmp, Protocol::Relay, Protocol::LowLatencyHls, Protocol::Hls] {
+        let mut options = options(&cdn, protocol);
+        options.pid = Some(cdn.process.pid());
+        let summary = load::run(&options)?;
+        ensure!(summary.faults().is_empty(), "by {protocol:?}: {}", summary.to_text());
+        let said = summary.to_json();
+        // Pictures and sound, of each viewer: the least that a crowd gets that is not behind.
+        ensure!(said["units"].as_u64() > said["pictures"].as_u64(), "no sound: {said}");
+        ensure!(said["lateness_ms"]["p50"].as_f64().is_some_and(|late| late > 0.0), "no clock: {said}");
+        ensure!(said["server"]["memory_kib"].as_u64() > Some(0), "no word of the server: {said}");
+        println!("{}", summary.to_text());
+    }
+    broadcaster.stop()
+}
+
+#[test]
+fn a_crowd_whose_server_dies_says_so() -> Result<()> {
+    let lab = Lab::new()?;
+    let key = Cdn::key(&lab, "live")?;
+    let mut cdn = Cdn::start(&lab, &[])?;
+    let _broadcaster = Broadcaster::start(&lab, &cdn.publish_url(&key), &Broadcaster::SMALL)?;
+    cdn.wait_segment("live")?;
+    let crowd = options(&cdn, Protocol::Rtmp);
+    let viewers = crowd.viewers;
+    let load = std::thread::spawn(move || load::run(&crowd));
+    let watched = || Ok((cdn.stream("live")?["viewers"]["total"] == viewers).then_some(()));
+    until(Duration::from_secs(20), "all viewers", watched)?;
+    cdn.process.kill();
+    let summary = load.join().ok().context("the generator broke down")??;
+    let told = format!("{viewers} viewers that ended");
+    ensure!(summary.faults().contains(&told), "{:?}", summary.faults());
+    Ok(())
+}
+
+#[test]
+fn what_cannot_be_watched_is_told_at_once() -> Result<()> {
+    let lab = Lab::new()?;
+    let cdn = Cdn::start(&lab, &[])?;
+    for protocol in [Protocol::Relay, Protocol::LowLatencyHls, Protocol::Hls] {
+        let asked = Options { url: cdn.page_url("nobody"), ..options(&cdn, protocol) };
+        ensure!(load::run(&asked).is_err(), "{protocol:?}");
+    }
+    Ok(())
+}
+
+fn options(cdn: &Cdn, protocol: Protocol) -> Options {
+    let url = if protocol == Protocol::Rtmp { cdn.rtmp_url("live") } else { cdn.page_url("live") };
+    let (ramp, seconds) = (Duration::from_secs(1), Duration::from_secs(4));
+    Options { url, protocol, viewers: 8, ramp, seconds, pid: None }
+}

@@ -1,0 +1,191 @@
+//! The way of each picture from lens to eye: the traces of broadcaster, server and viewer joined by name, and its time divided into the six parts
+//! of Wang et al., "Anatomy of a Personalized Livestreaming System" (IMC 2016).
+
+use std::collections::BTreeMap;
+
+use media::WallClock;
+use media::latency::{Delivery, Part, Stage, Stamps};
+
+use super::rows::Row;
+use crate::load::Protocol;
+
+/// What the paper divides the time into, in the order in which it passes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Six {
+    /// From the lens to the server: the encoder and the broadcaster's queue are in it, as they are in the paper's.
+    Upload,
+    /// Until what it is cut into is whole; of units that pass one by one, until the server passes it on.
+    Chunking,
+    /// To the server that the viewer asks.
+    OriginToEdge,
+    /// Until the viewer asks.
+    Polling,
+    /// To the viewer.
+    LastMile,
+    /// In the viewer, until it is shown: its decoder is in it.
+    Buffering,
+}
+
+impl Six {
+    pub(super) const ALL: [Six; 6] =
+        [Six::Upload, Six::Chunking, Six::OriginToEdge, Six::Polling, Six::LastMile, Six::Buffering];
+
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Six::Upload => "upload",
+            Six::Chunking => "chunking",
+            Six::OriginToEdge => "origin to edge",
+            Six::Polling => "polling",
+            Six::LastMile => "last mile",
+            Six::Buffering => "buffering",
+        }
+    }
+
+    const fn of(part: Part) -> Six {
+        match part {
+            Part::Encoding | Part::Queue | Part::Upload => Six::Upload,
+            Part::Server | Part::Chunking => Six::Chunking,
+            Part::Polling => Six::Polling,
+            Part::LastMile => Six::LastMile,
+            Part::Buffering | Part::Decoding => Six::Buffering,
+        }
+    }
+}
+
+/// One picture that was shown.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Journey {
+    pub(super) captured: i64,
+    pub(super) presented: i64,
+    /// Microseconds, in the order of [`Part::ALL`].
+    parts: [i64; Part::ALL.len()],
+}
+
+impl Journey {
+    /// From the lens to the eye, milliseconds.
+    pub(super) fn total(&self) -> f64 {
+        (self.presented - self.captured) as f64 / 1e3
+    }
+
+    /// Milliseconds.
+    pub(super) fn part(&self, part: Part) -> f64 {
+        self.parts[part as usize] as f64 / 1e3
+    }
+
+    /// Milliseconds.
+    pub(super) fn six(&self, six: Six) -> f64 {
+        // Nothing is zero, not the negative zero of an empty sum.
+        Part::ALL.into_iter().filter(|part| Six::of(*part) == six).fold(0.0, |sum, part| sum + self.part(part))
+    }
+}
+
+/// Every picture that the viewer has shown and all have traced, in the order of DTS; and how many pictures were shown that someone has not traced.
+pub(super) fn join(protocol: Protocol, broadcaster: &[Row], server: &[Row], viewer: &[Row]) -> (Vec<Journey>, usize) {
+    let delivery = delivery(protocol);
+    let mut pictures: BTreeMap<i64, Stamps> = BTreeMap::new();
+    for row in broadcaster.iter().chain(server).chain(viewer).filter(|row| row.track.starts_with('v')) {
+        // Handing it to the connection is as near as it comes to sending where that is not traced.
+        let Some(stage) = Stage::named(&row.stage).or((row.stage == "pushed").then_some(Stage::Sent)) else { continue };
+        // The server passes it on to others, too, by other ways.
+        if stage == Stage::Relayed && row.path != protocol.name() {
+            continue;
+        }
+        let stamps = pictures.entry(row.dts).or_default();
+        let at = WallClock::from_micros(row.at);
+        // The first copy counts.
+        if stamps.at(stage).is_none_or(|before| at < before) {
+            stamps.stamp(stage, at);
+        }
+    }
+    let shown = pictures.values().filter(|stamps| stamps.at(Stage::Presented).is_some());
+    let (mut journeys, mut untold) = (Vec::new(), 0);
+    for stamps in shown {
+        let is_whole = needed(delivery).iter().all(|stage| stamps.at(*stage).is_some());
+        let ends = stamps.at(Stage::Captured).zip(stamps.at(Stage::Presented)).filter(|_| is_whole);
+        let Some((captured, presented)) = ends else {
+            untold += 1;
+            continue;
+        };
+        let mut parts = [0; Part::ALL.len()];
+        stamps.parts(delivery).for_each(|(part, micros)| parts[part as usize] += micros);
+        journeys.push(Journey { captured: captured.as_micros(), presented: presented.as_micros(), parts });
+    }
+    (journeys, untold)
+}
+
+fn delivery(protocol: Protocol) -> Delivery {
+    match protocol {
+        Protocol::Rtmp | Protocol::Relay => Delivery::Units,
+        Protocol::LowLatencyHls => Delivery::Parts,
+        Protocol::Hls => Delivery::Segments,
+    }
+}
+
+/// Without one of these, its time would be counted with the next part's.
+fn needed(delivery: Delivery) -> &'static [Stage] {
+    match delivery {
+        Delivery::Parts => {
+            &[Stage::Captured, Stage::Ingested, Stage::InPart, Stage::Asked, Stage::Received, Stage::Buffered]
+        }
+        Delivery::Segments => {
+            &[Stage::Captured, Stage::Ingested, Stage::InSegment, Stage::Asked, Stage::Received, Stage::Buffered]
+        }
+        _ => &[Stage::Captured, Stage::Ingested, Stage::Relayed, Stage::Received, Stage::Buffered],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(stage: &str, dts: i64, path: &str, millis: i64) -> Row {
+        let (stage, path) = (stage.to_owned(), path.to_owned());
+        Row { stage, track: "v0".into(), dts, random_access: false, bytes: 1, path, at: millis * 1000 }
+    }
+
+    fn sum(journey: &Journey) -> f64 {
+        Six::ALL.into_iter().map(|six| journey.six(six)).sum()
+    }
+
+    #[test]
+    fn six_parts_add_up_to_the_whole() {
+        let broadcaster = [row("captured", 0, "", 0), row("encoded", 0, "", 8), row("pushed", 0, "", 9)];
+        let server = [
+            row("ingested", 0, "", 40),
+            row("relayed", 0, "relay", 41),
+            row("relayed", 0, "rtmp", 42),
+            row("in_part", 0, "", 230),
+            row("in_segment", 0, "", 2040),
+        ];
+        let viewer = [
+            row("asked", 0, "", 2100),
+            row("received", 0, "", 2130),
+            row("received", 0, "", 2140),
+            row("spliced", 0, "", 2131),
+            row("buffered", 0, "", 2200),
+            row("decoded", 0, "", 2203),
+            row("presented", 0, "", 2216),
+        ];
+        let of = |protocol| {
+            let (journeys, untold) = join(protocol, &broadcaster, &server, &viewer);
+            assert_eq!((journeys.len(), untold), (1, 0), "{protocol:?}");
+            assert_eq!(sum(&journeys[0]), journeys[0].total(), "{protocol:?}");
+            Six::ALL.map(|six| journeys[0].six(six))
+        };
+        assert_eq!(of(Protocol::Rtmp), [40.0, 2.0, 0.0, 0.0, 2088.0, 86.0]);
+        assert_eq!(of(Protocol::Relay), [40.0, 1.0, 0.0, 0.0, 2089.0, 86.0]);
+        assert_eq!(of(Protocol::LowLatencyHls), [40.0, 190.0, 0.0, 1870.0, 30.0, 86.0]);
+        assert_eq!(of(Protocol::Hls), [40.0, 2000.0, 0.0, 60.0, 30.0, 86.0]);
+    }
+
+    #[test]
+    fn what_someone_has_not_traced_is_told() {
+        let broadcaster = [row("captured", 0, "", 0), row("captured", 40, "", 40)];
+        let server = [row("ingested", 0, "", 30), row("relayed", 0, "rtmp", 30), row("ingested", 40, "", 70)];
+        let viewer = |dts| [row("received", dts, "", 99), row("buffered", dts, "", 99), row("presented", dts, "", 120)];
+        let viewer = [viewer(0), viewer(40)].concat();
+        let (journeys, untold) = join(Protocol::Rtmp, &broadcaster, &server, &viewer);
+        assert_eq!((journeys.len(), untold), (1, 1));
+        assert_eq!((journeys[0].six(Six::Upload), journeys[0].part(Part::Upload)), (30.0, 30.0));
+    }
+}

@@ -1,0 +1,326 @@
+//! `periscope`: where the time between lens and eye goes, by RTMP, the relay protocol, LL-HLS and HLS, in the parts and beside the figures of Wang et
+//! al., "Anatomy of a Personalized Livestreaming System" (IMC 2016); and what 100 to 500 viewers by each cost the server.
+//!
+//! All hosts share one clock, so that the parts are exact: `--trace` of the three programs, joined by the pictures' names. Buffers are those that users
+//! get. There is one server, so that nothing goes from an origin to an edge.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use media::latency::Part;
+use serde_json::{Value, json};
+
+use super::crowd::{self, Step};
+use super::journeys::{self, Journey, Six};
+use super::outcome::{Outcome, quantile, round, sorted};
+use super::pictures;
+use super::probe::now;
+use super::stage::Stage;
+use crate::figure::{Axis, BLUE, Colour, Figure, GREEN, GREY, Mark, ORANGE, PALETTE, PURPLE, Panel, Row, VERMILION};
+use crate::load::Protocol;
+
+/// In the order of their delay.
+const PROTOCOLS: [Protocol; 4] = [Protocol::Relay, Protocol::Rtmp, Protocol::LowLatencyHls, Protocol::Hls];
+
+/// One viewer, while it was measured.
+struct Seen {
+    protocol: Protocol,
+    journeys: Vec<Journey>,
+    /// Pictures shown that someone has not traced.
+    untold: usize,
+    summary: Value,
+}
+
+pub(super) fn run(stage: &Stage) -> Result<Outcome> {
+    let built = stage.plan(include_str!("../../topologies/periscope.toml"))?.build()?;
+    let host = built.host("cdn")?;
+    let address = host.address().context("the CDN has no address")?;
+    let key = stage.key()?;
+    let server = stage.traced_cdn(host)?;
+    let options = [&pictures::STREAM[..], &["--no-peer"]].concat();
+    let publish = format!("rtmp://{address}/live/{key}");
+    let mut broadcaster = stage.broadcaster(built.host("broadcaster")?, &publish, &options)?;
+    broadcaster.wait_pictures("pushed", "", 30, 0, START)?;
+    let mut viewers = Vec::new();
+    for protocol in PROTOCOLS {
+        let via = protocol.name();
+        viewers.push(stage.viewer(via, built.host(via)?, &format!("http://{address}:8080/live"), &["--via", via])?);
+    }
+    for viewer in &mut viewers {
+        viewer.wait_pictures("presented", "", 30, 0, START)?;
+    }
+    // Buffers find what they need.
+    std::thread::sleep(stage.seconds(8, 3));
+    let before = built.network.lateness();
+    let from = now();
+    std::thread::sleep(stage.seconds(30, 6));
+    let to = now();
+    let lateness = built.network.lateness().since(&before);
+    let void = built.network.ensure_valid().err().map(|error| format!("{error:#}"));
+    let mut summaries = Vec::new();
+    for viewer in &mut viewers {
+        summaries.push(viewer.finish()?);
+    }
+    broadcaster.finish()?;
+    let (sent, passed) = (broadcaster.rows()?, server.rows()?);
+    let mut seen = Vec::new();
+    for ((protocol, viewer), summary) in PROTOCOLS.into_iter().zip(&viewers).zip(summaries) {
+        let shown = viewer.rows()?.into_iter();
+        // What was shown outside of the time is as if it had not been.
+        let rows: Vec<_> = shown.filter(|row| row.stage != "presented" || (from..to).contains(&row.at)).collect();
+        let (journeys, untold) = journeys::join(protocol, &sent, &passed, &rows);
+        seen.push(Seen { protocol, journeys, untold, summary });
+    }
+    drop((viewers, broadcaster, server, built));
+
+    let steps = crowd::run(stage, &key, &PROTOCOLS)?;
+    let faults = seen.iter().flat_map(Seen::faults).chain(steps.iter().flat_map(|step| step.faults.clone()));
+    let imc: Vec<Value> = IMC.iter().map(|(name, parts)| json!({ "protocol": name, "seconds": parts })).collect();
+    Ok(Outcome {
+        findings: json!({
+            "viewers": seen.iter().map(Seen::findings).collect::<Vec<_>>(),
+            "origin_to_edge": "one server: none",
+            "imc_2016": imc,
+            "load": steps.iter().map(Step::findings).collect::<Vec<_>>(),
+            "load_pinned": crowd::is_pinned(),
+        }),
+        lines: seen.iter().map(Seen::line).chain(steps.iter().map(Step::line)).collect(),
+        columns: &["protocol", "viewers", "what", "value"],
+        rows: seen.iter().flat_map(Seen::rows).chain(steps.iter().flat_map(Step::rows)).collect(),
+        faults: faults.collect(),
+        figure: figure(&seen, &steps),
+        lateness,
+        void,
+    })
+}
+
+impl Seen {
+    /// Milliseconds.
+    fn mean(&self, of: impl Fn(&Journey) -> f64) -> f64 {
+        self.journeys.iter().map(of).sum::<f64>() / self.journeys.len().max(1) as f64
+    }
+
+    fn totals(&self) -> Vec<f64> {
+        sorted(self.journeys.iter().map(Journey::total))
+    }
+
+    fn faults(&self) -> Vec<String> {
+        let mut faults = pictures::faults(&self.summary);
+        if self.journeys.is_empty() || self.untold > self.journeys.len() / UNTOLD {
+            faults.push(format!("{} pictures traced whole, {} not", self.journeys.len(), self.untold));
+        }
+        let sum = |journey: &Journey| Six::ALL.into_iter().map(|six| journey.six(six)).sum::<f64>();
+        let wrong = self.journeys.iter().filter(|journey| (sum(journey) - journey.total()).abs() > 1e-3).count();
+        if wrong > 0 {
+            faults.push(format!("the parts of {wrong} pictures do not add up"));
+        }
+        for part in Part::ALL {
+            let mean = self.mean(|journey| journey.part(part));
+            if mean < BACKWARDS {
+                faults.push(format!("{} takes {mean:.1} ms", part.name()));
+            }
+        }
+        faults.into_iter().map(|fault| format!("{}: {fault}", self.protocol.name())).collect()
+    }
+
+    fn findings(&self) -> Value {
+        let parts = |parts: Vec<(&'static str, Vec<f64>)>| -> serde_json::Map<String, Value> {
+            let of = |(name, values): (&'static str, Vec<f64>)| {
+                let mean = values.iter().sum::<f64>() / values.len().max(1) as f64;
+                let value = json!({
+                    "mean": round(mean), "p50": quantile(&values, 0.5).map(round), "p99": quantile(&values, 0.99).map(round),
+                });
+                (name.to_owned(), value)
+            };
+            parts.into_iter().map(of).collect()
+        };
+        let values = |of: &dyn Fn(&Journey) -> f64| sorted(self.journeys.iter().map(of));
+        json!({
+            "protocol": self.protocol.name(), "pictures": self.journeys.len(), "untold": self.untold,
+            "total_ms": parts(vec![("total", self.totals())])["total"],
+            "six_ms": parts(Six::ALL.map(|six| (six.name(), values(&|journey| journey.six(six)))).to_vec()),
+            "parts_ms": parts(Part::ALL.map(|part| (part.name(), values(&|journey| journey.part(part)))).to_vec()),
+            "viewer": self.summary,
+        })
+    }
+
+    fn line(&self) -> String {
+        let six: Vec<String> = Six::ALL
+            .iter()
+            .map(|six| format!("{} {:.1}", six.name(), self.mean(|journey| journey.six(*six))))
+            .collect();
+        format!(
+            "{:<7} {:>7.1} ms from lens to eye (p99 {:.1}): {}; {} pictures, {} not traced whole",
+            self.protocol.name(),
+            self.mean(Journey::total),
+            quantile(&self.totals(), 0.99).unwrap_or(f64::NAN),
+            six.join(", "),
+            self.journeys.len(),
+            self.untold
+        )
+    }
+
+    fn rows(&self) -> Vec<Vec<String>> {
+        let row = |what: String, value: f64| {
+            vec![self.protocol.name().to_owned(), "1".to_owned(), what, round(value).to_string()]
+        };
+        let key = |six: &Six| format!("{}_mean_ms", six.name().replace(' ', "_"));
+        let mut rows: Vec<_> =
+            Six::ALL.iter().map(|six| row(key(six), self.mean(|journey| journey.six(*six)))).collect();
+        rows.push(row("total_mean_ms".into(), self.mean(Journey::total)));
+        for (what, q) in [("total_p50_ms", 0.5), ("total_p99_ms", 0.99)] {
+            rows.extend(quantile(&self.totals(), q).map(|value| row(what.into(), value)));
+        }
+        rows
+    }
+}
+
+fn figure(seen: &[Seen], steps: &[Step]) -> Figure {
+    let ours = |seen: &Seen| {
+        let parts = Six::ALL.map(|six| seen.mean(|journey| journey.six(six)));
+        (TITLES[place(seen.protocol)].to_owned(), parts)
+    };
+    let ours: Vec<(String, [f64; 6])> = seen.iter().map(ours).collect();
+    let imc = IMC.iter().map(|(name, parts)| (format!("{name}, IMC 2016"), parts.map(|part| part * 1e3)));
+    let all: Vec<(String, [f64; 6])> = ours.iter().cloned().chain(imc).collect();
+    let quick: Vec<(String, [f64; 6])> =
+        ours.into_iter().filter(|(_, parts)| parts.iter().sum::<f64>() < 2e3).collect();
+    let whole = stacked("From lens to eye, mean", "s", 1e-3, &all, 1.55);
+    let near = stacked("The quick ones, in milliseconds", "ms", 1.0, &quick, 1.0);
+    let how = if crowd::is_pinned() { "server and crowd on a core each" } else { "server and crowd on one core" };
+    Figure {
+        title: "Where the time goes, and what viewers cost the server".into(),
+        subtitle: vec![
+            "Uplink 10 Mbit/s and 20 ms, viewers 20 ms from the server, buffers as users get them. Origin to edge: one server: none."
+                .into(),
+            "Upload holds the encoder, buffering the decoder. IMC 2016: Periscope; of its RTMP what is no buffering is not told apart.".into(),
+            format!("Below: 1 Mbit/s, 30 pictures a second, every viewer gets everything; {how}."),
+        ],
+        rows: vec![
+            Row { height: 760, panels: vec![whole, near] },
+            Row { height: 560, panels: vec![cost(steps), lateness(steps)] },
+        ],
+        ..Figure::default()
+    }
+}
+
+fn stacked(title: &str, unit: &str, scale: f64, bars: &[(String, [f64; 6])], width: f64) -> Panel {
+    let total = |parts: &[f64; 6]| parts.iter().sum::<f64>() * scale;
+    let highest = bars.iter().map(|(_, parts)| total(parts)).fold(0.1, f64::max);
+    let write = |value: f64| if unit == "s" { format!("{value:.2}") } else { format!("{value:.0}") };
+    let pieces = |n: usize| {
+        let piece = |(x, (_, parts)): (usize, &(String, [f64; 6]))| {
+            let from = parts[..n].iter().sum::<f64>() * scale;
+            (x as f64, from, from + parts[n] * scale, write(parts[n] * scale))
+        };
+        bars.iter().enumerate().map(piece).filter(|(_, from, to, _)| to > from).collect()
+    };
+    let mut marks: Vec<Mark> = Six::ALL
+        .iter()
+        .zip(COLOURS)
+        .enumerate()
+        .map(|(n, (six, colour))| Mark::Pieces { name: six.name().into(), colour, width: 0.62, pieces: pieces(n) })
+        .collect();
+    let whole = |(x, (_, parts)): (usize, &(String, [f64; 6]))| {
+        (x as f64, total(parts), total(parts), format!("{} {unit}", write(total(parts))))
+    };
+    let wholes = bars.iter().enumerate().map(whole).collect();
+    marks.push(Mark::Pieces { name: String::new(), colour: GREY, width: 0.62, pieces: wholes });
+    let names: Vec<String> = bars.iter().map(|(name, _)| name.clone()).collect();
+    if unit != "s" {
+        // The legend beside it holds here, too.
+        marks.iter_mut().for_each(|mark| {
+            if let Mark::Pieces { name, .. } = mark {
+                name.clear();
+            }
+        });
+    }
+    Panel {
+        width,
+        title: title.into(),
+        x: Axis::named("", &names),
+        y: Axis::new(unit, 0.0, highest * 1.12),
+        margin: 30,
+        marks,
+    }
+}
+
+/// One line for each protocol.
+fn lines(steps: &[Step], of: impl Fn(&Step) -> Option<f64>) -> Vec<Mark> {
+    let mut marks = Vec::new();
+    for (protocol, colour) in PROTOCOLS.into_iter().zip(PALETTE) {
+        let own = steps.iter().filter(|step| step.protocol == protocol);
+        let points: Vec<(f64, f64)> =
+            own.filter_map(|step| Some((step.viewers as f64, of(step)?))).filter(|(_, y)| y.is_finite()).collect();
+        let name = TITLES[place(protocol)].to_owned();
+        marks.push(Mark::Line { name, colour, points: points.clone(), width: 4, dashed: false });
+        marks.push(Mark::Dots { name: String::new(), colour, points, radius: 6 });
+    }
+    marks
+}
+
+fn cost(steps: &[Step]) -> Panel {
+    let highest = steps.iter().map(|step| step.core * 100.0).fold(1.0, f64::max);
+    Panel {
+        width: 1.0,
+        title: "Processor time of the server".into(),
+        x: Axis::new("viewers", 0.0, most(steps) * 1.04),
+        y: Axis::new("% of a core", 0.0, highest * 1.12),
+        margin: 30,
+        marks: lines(steps, |step| Some(step.core * 100.0)),
+    }
+}
+
+fn lateness(steps: &[Step]) -> Panel {
+    let values = || steps.iter().filter_map(|step| step.lateness("p99"));
+    let (least, highest) = (values().fold(1e5, f64::min), values().fold(100.0, f64::max));
+    let decade = |value: f64, up: bool| 10f64.powf(if up { value.log10().ceil() } else { value.log10().floor() });
+    Panel {
+        width: 1.0,
+        title: "From lens to viewer, p99: without buffering".into(),
+        x: Axis::new("viewers", 0.0, most(steps) * 1.04),
+        y: Axis::new("ms, each step is ten times", decade(least.min(highest), false), decade(highest, true)).log(),
+        margin: 30,
+        marks: lines(steps, |step| step.lateness("p99")),
+    }
+}
+
+fn most(steps: &[Step]) -> f64 {
+    steps.iter().map(|step| step.viewers).max().unwrap_or(1) as f64
+}
+
+fn place(protocol: Protocol) -> usize {
+    PROTOCOLS.iter().position(|other| *other == protocol).unwrap_or(0)
+}
+
+/// Of [`PROTOCOLS`], for people.
+const TITLES: [&str; 4] = ["relay", "RTMP", "LL-HLS", "HLS"];
+/// Of the six parts.
+const COLOURS: [Colour; 6] = [BLUE, VERMILION, GREY, ORANGE, PURPLE, GREEN];
+/// Seconds, in the order of [`Six::ALL`]. Of RTMP the paper's text tells the whole and the buffering: the rest stands under upload.
+const IMC: [(&str, [f64; 6]); 2] =
+    [("RTMP", [0.25, 0.0, 0.0, 0.0, 0.0, 1.15]), ("HLS", [0.24, 3.0, 0.3, 1.2, 0.05, 6.9])];
+/// Of so many pictures, one may lack a stage.
+const UNTOLD: usize = 20;
+/// Milliseconds. Two threads that stamp one moment may do so in either order; time does not run backwards on average.
+const BACKWARDS: f64 = -1.0;
+/// To show the first pictures, three segments behind the live edge, on a busy machine.
+const START: Duration = Duration::from_secs(60);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_paper_s_parts_add_up() {
+        let totals = IMC.map(|(_, parts)| parts.iter().sum::<f64>());
+        assert!((totals[0] - 1.4).abs() < 0.01 && (totals[1] - 11.7).abs() < 0.05, "{totals:?}");
+    }
+
+    #[test]
+    fn a_viewer_that_traced_nothing_is_a_fault() {
+        let summary = json!({ "lost": 0, "switches": { "lost": 0 }, "marker": { "gaps": 0, "repeats": 0 } });
+        let seen = Seen { protocol: Protocol::Hls, journeys: Vec::new(), untold: 7, summary };
+        assert_eq!(seen.faults(), ["hls: 0 pictures traced whole, 7 not"]);
+    }
+}

@@ -1,0 +1,238 @@
+//! Viewers by HLS: by whole segments (RFC 8216 §6.3), or by parts as players of low latency do: a reload that waits at the server, delta
+//! updates, and the next part asked for before it exists (RFC 8216bis §6.3).
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use media::hls::client::parts::{PartScheduler, Reload, has_parts};
+use media::hls::client::{Fetch, Scheduler, Step, resolve};
+use media::hls::{self, MediaPlaylist, ParsedPlaylist};
+use media::{Epoch, WallClock, fmp4};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, sleep_until};
+
+use super::Viewer;
+use super::http::{Answer, Http, locate};
+
+/// Where a stream's media playlist is.
+#[derive(Clone, Debug)]
+pub(super) struct Playlist {
+    server: std::net::SocketAddr,
+    authority: String,
+    path: String,
+    /// How long its segments are at most.
+    pub(super) target: Duration,
+}
+
+/// Finds the media playlist behind `url`: that itself, or the variant of the highest rate. Fails if it is none that can be played, or
+/// lists no parts where these are wanted.
+pub(super) async fn find(url: &str, by_parts: bool) -> Result<Playlist> {
+    let (server, authority, path) = locate(url).await?;
+    let http = Http::new(server, &authority);
+    let (path, playlist) = match hls::parse(text(&http, &path).await?.as_str())? {
+        ParsedPlaylist::Media(playlist) => (path, playlist),
+        ParsedPlaylist::Multivariant(list) => {
+            let best = list.variants.iter().max_by_key(|variant| variant.bandwidth).context("it lists no variant")?;
+            let path = path_of(&path, &best.uri)?;
+            let playlist = load(&http, &path).await?;
+            (path, playlist)
+        }
+    };
+    ensure!(!playlist.end_list, "{url} is no live stream");
+    ensure!(!by_parts || has_parts(&playlist), "{url} lists no parts that can be waited for");
+    Ok(Playlist { server, authority, path, target: playlist.target_duration })
+}
+
+/// Plays by whole segments until something breaks.
+pub(super) async fn segments(viewer: &Viewer, playlist: &Playlist) -> Result<()> {
+    let http = Http::new(playlist.server, &playlist.authority);
+    let started = Instant::now();
+    let (mut scheduler, mut reader) = (Scheduler::new(None), Reader::default());
+    loop {
+        match scheduler.next() {
+            Step::End => bail!("the stream has ended"),
+            Step::Reload(at) => {
+                sleep_until(started + at).await;
+                let began = started.elapsed();
+                scheduler.loaded(began, load(&http, &playlist.path).await?);
+                viewer.request();
+            }
+            Step::Fetch(fetch) => {
+                ensure!(fetch.lost == 0, "segments were gone before they were asked for");
+                let answer = http.get(&path_of(&playlist.path, &fetch.uri)?).await?;
+                reader.read(viewer, &http, &playlist.path, &fetch, answer).await?;
+            }
+        }
+    }
+}
+
+/// Plays by parts until something breaks.
+pub(super) async fn parts(viewer: &Viewer, playlist: &Playlist) -> Result<()> {
+    let http = Http::new(playlist.server, &playlist.authority);
+    let (mut scheduler, mut reader) = (PartScheduler::new(false), Reader::default());
+    scheduler.loaded(load(&http, &playlist.path).await?);
+    viewer.request();
+    // Each of them goes on while parts are read; dropping them ends them.
+    let (mut loading, mut ahead) = (JoinSet::new(), JoinSet::new());
+    let mut ahead_of = None;
+    let mut pause = Duration::ZERO;
+    loop {
+        while let Some(fetch) = scheduler.next() {
+            ensure!(fetch.lost == 0, "parts were gone before they were asked for");
+            let path = path_of(&playlist.path, &fetch.uri)?;
+            let was_asked = ahead_of.take_if(|ahead: &mut String| *ahead == path && fetch.byte_range.is_none());
+            let answer = match was_asked {
+                Some(_) => ahead.join_next().await.context("nothing was asked ahead")??,
+                None => http.get(&path).await,
+            };
+            reader.read(viewer, &http, &playlist.path, &fetch, answer?).await?;
+            if loading.is_empty() {
+                reload(&mut loading, &http, playlist, scheduler.reload(), pause);
+            }
+        }
+        ensure!(!scheduler.is_over(), "the stream has ended");
+        if loading.is_empty() {
+            reload(&mut loading, &http, playlist, scheduler.reload(), pause);
+        }
+        if let Some(hint) = scheduler.hint() {
+            let path = path_of(&playlist.path, hint)?;
+            if ahead_of.as_ref() != Some(&path) {
+                // What was hinted at and did not come to be is not wanted.
+                ahead = JoinSet::new();
+                let (http, path_asked) = (http.clone(), path.clone());
+                ahead.spawn_local(async move { http.get(&path_asked).await });
+                ahead_of = Some(path);
+            }
+        }
+        let loaded = loading.join_next().await.context("no playlist is loading")??;
+        let before = scheduler.reload();
+        scheduler.loaded(loaded?);
+        viewer.request();
+        // One that answers at once with what was there is not asked at once again.
+        pause = if before == scheduler.reload() { AGAIN } else { Duration::ZERO };
+    }
+}
+
+fn reload(
+    loading: &mut JoinSet<Result<MediaPlaylist>>,
+    http: &Http,
+    playlist: &Playlist,
+    wanted: Option<Reload>,
+    pause: Duration,
+) {
+    let (http, path) = (http.clone(), with_directives(&playlist.path, wanted));
+    loading.spawn_local(async move {
+        sleep(pause).await;
+        load(&http, &path).await
+    });
+}
+
+/// The playlist's path, asking for one to be waited for (RFC 8216bis §6.2.5).
+fn with_directives(path: &str, wanted: Option<Reload>) -> String {
+    let Some(Reload { msn, part, skip }) = wanted else { return path.to_owned() };
+    let separator = if path.contains('?') { '&' } else { '?' };
+    let skip = if skip { "&_HLS_skip=YES" } else { "" };
+    format!("{path}{separator}_HLS_msn={msn}&_HLS_part={part}{skip}")
+}
+
+async fn load(http: &Http, path: &str) -> Result<MediaPlaylist> {
+    hls::parse_media(&text(http, path).await?).with_context(|| path.to_owned())
+}
+
+async fn text(http: &Http, path: &str) -> Result<String> {
+    String::from_utf8(http.whole(path).await?.into()).with_context(|| format!("{path} is no text"))
+}
+
+/// The path of what a playlist at `base` names `uri`. Fails where that is at another server.
+fn path_of(base: &str, uri: &str) -> Result<String> {
+    let resolved = resolve(&format!("{HERE}{base}"), uri);
+    let path = resolved.strip_prefix(HERE).with_context(|| format!("{uri} is at another server"))?;
+    Ok(path.to_owned())
+}
+
+/// Reads the units of segments and parts.
+#[derive(Default)]
+struct Reader {
+    fmp4: Option<fmp4::Reader>,
+    /// Wall-clock time of PTS 0.
+    clock: Option<WallClock>,
+}
+
+impl Reader {
+    async fn read(
+        &mut self,
+        viewer: &Viewer,
+        http: &Http,
+        base: &str,
+        fetch: &Fetch,
+        mut answer: Answer,
+    ) -> Result<()> {
+        let map = fetch.map.as_ref().context("its segments are no fragmented MP4")?;
+        ensure!(!fetch.encrypted && fetch.byte_range.is_none(), "it is encrypted, or in byte ranges");
+        if fetch.new_map || self.fmp4.is_none() {
+            let mut reader = fmp4::Reader::new(Epoch(0));
+            self.clock = None;
+            for event in reader.push(http.whole(&path_of(base, &map.uri)?).await?)? {
+                self.catalog(&event);
+            }
+            self.fmp4 = Some(reader);
+        }
+        let mut date = fetch.program_date_time;
+        let mut reader = self.fmp4.take().context("no init segment")?;
+        reader.begin_segment();
+        while let Some(bytes) = answer.bytes().await? {
+            for event in reader.push(bytes)? {
+                self.catalog(&event);
+                let fmp4::Event::Unit(unit) = event else { continue };
+                if let Some(date) = date.take().filter(|_| self.clock.is_none()) {
+                    let zero = date.as_micros().saturating_sub(unit.pts.as_millis().saturating_mul(1000));
+                    self.clock = Some(WallClock::from_micros(zero));
+                }
+                viewer.unit(&unit, self.clock);
+            }
+        }
+        reader.end_segment()?;
+        viewer.request();
+        self.fmp4 = Some(reader);
+        Ok(())
+    }
+
+    fn catalog(&mut self, event: &fmp4::Event) {
+        if let fmp4::Event::Catalog(catalog) = event {
+            self.clock = catalog.clock.or(self.clock);
+        }
+    }
+}
+
+/// Stands for the server in resolving.
+const HERE: &str = "http://here";
+/// Before a playlist that said nothing new is asked for again.
+const AGAIN: Duration = Duration::from_millis(300);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_are_those_of_one_server() {
+        for (base, uri, wanted) in [
+            ("/live/index.m3u8", "v.m3u8", Some("/live/v.m3u8")),
+            ("/live/v.m3u8?a=b", "/x/7.m4s", Some("/x/7.m4s")),
+            ("/live/v.m3u8", "http://elsewhere/7.m4s", None),
+        ] {
+            assert_eq!(path_of(base, uri).ok().as_deref(), wanted);
+        }
+    }
+
+    #[test]
+    fn directives_go_into_the_query() {
+        let wanted = Some(Reload { msn: 7, part: 2, skip: true });
+        for (path, wanted, text) in [
+            ("/a.m3u8", None, "/a.m3u8"),
+            ("/a.m3u8", wanted, "/a.m3u8?_HLS_msn=7&_HLS_part=2&_HLS_skip=YES"),
+            ("/a.m3u8?t=x", wanted, "/a.m3u8?t=x&_HLS_msn=7&_HLS_part=2&_HLS_skip=YES"),
+        ] {
+            assert_eq!(with_directives(path, wanted), text);
+        }
+    }
+}

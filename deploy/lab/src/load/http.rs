@@ -1,0 +1,133 @@
+//! A player's HTTP: a few connections to one server, each used again once its answer is read (RFC 9112 §9.3). Plain HTTP, no redirects.
+
+use std::cell::RefCell;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use bytes::{Bytes, BytesMut};
+use http_body_util::{BodyExt, Empty};
+use hyper::body::Incoming;
+use hyper::client::conn::http1::{SendRequest, handshake};
+use hyper::header::{ACCEPT_ENCODING, CONTENT_ENCODING, HOST};
+use hyper::{Request, StatusCode};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+type Sender = SendRequest<Empty<Bytes>>;
+
+/// One player's connections.
+#[derive(Clone, Debug)]
+pub(super) struct Http {
+    server: SocketAddr,
+    authority: Rc<str>,
+    idle: Rc<RefCell<Vec<Sender>>>,
+}
+
+/// An answer whose body is still to come.
+#[derive(Debug)]
+pub(super) struct Answer {
+    body: Incoming,
+    is_packed: bool,
+    sender: Option<Sender>,
+    idle: Rc<RefCell<Vec<Sender>>>,
+}
+
+impl Http {
+    pub(super) fn new(server: SocketAddr, authority: &str) -> Self {
+        Self { server, authority: authority.into(), idle: Rc::default() }
+    }
+
+    /// Asks for a path. Fails unless the answer is a good one, and comes within [`READ`].
+    pub(super) async fn get(&self, path: &str) -> Result<Answer> {
+        timeout(READ, self.answer(path)).await.with_context(|| format!("{path}: no answer within {READ:?}"))?
+    }
+
+    async fn answer(&self, path: &str) -> Result<Answer> {
+        let mut sender = self.connection().await?;
+        let request = Request::get(path)
+            .header(HOST, &*self.authority)
+            .header(ACCEPT_ENCODING, "gzip")
+            .body(Empty::new())
+            .with_context(|| format!("{path} is no path"))?;
+        let response = sender.send_request(request).await.with_context(|| format!("GET {path}"))?;
+        ensure!(response.status() == StatusCode::OK, "GET {path}: {}", response.status());
+        let is_packed = response.headers().get(CONTENT_ENCODING).is_some_and(|coding| coding == "gzip");
+        Ok(Answer { body: response.into_body(), is_packed, sender: Some(sender), idle: self.idle.clone() })
+    }
+
+    /// The whole body, unpacked.
+    pub(super) async fn whole(&self, path: &str) -> Result<Bytes> {
+        let mut answer = self.get(path).await?;
+        let mut whole = BytesMut::new();
+        while let Some(bytes) = answer.bytes().await.with_context(|| path.to_owned())? {
+            whole.extend_from_slice(&bytes);
+            ensure!(whole.len() <= MAX_WHOLE, "{path} is longer than {MAX_WHOLE} bytes");
+        }
+        if !answer.is_packed {
+            return Ok(whole.freeze());
+        }
+        let mut plain = Vec::new();
+        let mut decoder = std::io::Read::take(flate2::read::GzDecoder::new(&whole[..]), MAX_WHOLE as u64);
+        std::io::Read::read_to_end(&mut decoder, &mut plain).with_context(|| format!("{path}: gzip"))?;
+        Ok(plain.into())
+    }
+
+    async fn connection(&self) -> Result<Sender> {
+        loop {
+            let Some(mut sender) = self.idle.borrow_mut().pop() else { break };
+            // One that the server has closed meanwhile is of no use.
+            if sender.ready().await.is_ok() {
+                return Ok(sender);
+            }
+        }
+        let connected = timeout(CONNECT, TcpStream::connect(self.server)).await;
+        let socket = connected.with_context(|| format!("{}: no answer within {CONNECT:?}", self.server))??;
+        socket.set_nodelay(true)?;
+        let (sender, connection) = handshake(TokioIo::new(socket)).await?;
+        // Why it ended, whoever asks by it is told.
+        tokio::task::spawn_local(async move { drop(connection.await) });
+        Ok(sender)
+    }
+}
+
+impl Answer {
+    /// The next bytes of the body, as they are sent; none at its end, after which the connection is free for others.
+    pub(super) async fn bytes(&mut self) -> Result<Option<Bytes>> {
+        loop {
+            let frame = timeout(READ, self.body.frame()).await.context("the answer stopped in its middle")?;
+            match frame {
+                Some(frame) => {
+                    if let Ok(bytes) = frame?.into_data() {
+                        return Ok(Some(bytes));
+                    }
+                }
+                None => {
+                    self.idle.borrow_mut().extend(self.sender.take());
+                    return Ok(None);
+                }
+            }
+        }
+    }
+}
+
+/// Where an address is that begins with `http://`, and its path.
+pub(super) async fn locate(url: &str) -> Result<(SocketAddr, String, String)> {
+    let Some(rest) = url.strip_prefix("http://") else {
+        bail!("{url}: an address that begins with http:// is wanted");
+    };
+    let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+    let has_port = authority.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
+    let place = if has_port { authority.to_owned() } else { format!("{authority}:80") };
+    let found = tokio::net::lookup_host(&place).await.with_context(|| format!("look up {place}"))?.next();
+    Ok((found.with_context(|| format!("{place} has no address"))?, authority.to_owned(), path.to_owned()))
+}
+
+/// Of TCP.
+const CONNECT: Duration = Duration::from_secs(5);
+/// The longest silence: a reload waits at the server for three target durations at most.
+const READ: Duration = Duration::from_secs(10);
+/// Bytes of a playlist, an init segment or an answer of the API.
+const MAX_WHOLE: usize = 4 << 20;

@@ -1,0 +1,223 @@
+//! What each viewer of a crowd has received, and whether that was everything. Pure: instants are parameters.
+//!
+//! Nobody tells the crowd what the stream holds; it is what any of its viewers has got. Whoever lacks a unit that another has, between
+//! the first and the last of its own, has missed it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use media::{Epoch, Timestamp, TrackId, TrackKind, WallClock};
+
+/// The receipts of a crowd, by the viewer's number.
+#[derive(Debug)]
+pub(super) struct Tally {
+    viewers: Vec<Receipts>,
+    /// Every unit that anyone has got.
+    seen: BTreeMap<TrackId, BTreeSet<Timestamp>>,
+    epoch: Option<Epoch>,
+    /// Whether what comes is counted.
+    counts: bool,
+    /// How late pictures came, in microseconds; those of a stream with a clock.
+    lateness: Vec<i64>,
+    bytes: u64,
+    other_epochs: u64,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Receipts {
+    tracks: BTreeMap<TrackId, Received>,
+    /// Parts, segments and playlists.
+    requests: u64,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Received {
+    /// The last unit before counting began.
+    from: Timestamp,
+    last: Timestamp,
+    count: u64,
+    repeated: u64,
+}
+
+/// What came of it, of the time in which it was counted.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Count {
+    pub(super) pictures: u64,
+    pub(super) units: u64,
+    pub(super) bytes: u64,
+    pub(super) requests: u64,
+    /// Units that others got and a viewer did not, of all viewers.
+    pub(super) missing: u64,
+    /// Units that a viewer got again, or out of order.
+    pub(super) repeated: u64,
+    /// Units of another broadcast than the first.
+    pub(super) other_epochs: u64,
+    /// Viewers that went on by less than they should have.
+    pub(super) behind: usize,
+    /// DTS of pictures after which, and up to which, all viewers together were counted, in milliseconds; and how many different pictures they got.
+    pub(super) span: Option<(i64, i64, usize)>,
+    /// Microseconds, in order.
+    pub(super) lateness: Vec<i64>,
+}
+
+impl Tally {
+    pub(super) fn new(viewers: usize) -> Self {
+        Self {
+            viewers: vec![Receipts::default(); viewers],
+            seen: BTreeMap::new(),
+            epoch: None,
+            counts: false,
+            lateness: Vec::new(),
+            bytes: 0,
+            other_epochs: 0,
+        }
+    }
+
+    /// A viewer has got a unit, whose picture was taken at `captured`, if that is known.
+    pub(super) fn unit(
+        &mut self,
+        viewer: usize,
+        unit: &media::AccessUnit,
+        captured: Option<WallClock>,
+        now: WallClock,
+    ) {
+        if *self.epoch.get_or_insert(unit.epoch) != unit.epoch {
+            self.other_epochs += 1;
+        }
+        self.seen.entry(unit.track).or_default().insert(unit.dts);
+        let tracks = &mut self.viewers[viewer].tracks;
+        let new = Received { from: unit.dts, last: unit.dts, count: 0, repeated: 0 };
+        let Some(received) = tracks.get_mut(&unit.track) else {
+            tracks.insert(unit.track, new);
+            return;
+        };
+        if unit.dts <= received.last {
+            received.repeated += 1;
+            return;
+        }
+        received.last = unit.dts;
+        received.count += 1;
+        if self.counts {
+            self.bytes += unit.payload.len() as u64;
+            if let Some(captured) = captured.filter(|_| unit.track.kind == TrackKind::Video) {
+                self.lateness.push(now.micros_since(captured));
+            }
+        }
+    }
+
+    /// A viewer has got an answer to a request.
+    pub(super) fn request(&mut self, viewer: usize) {
+        self.viewers[viewer].requests += 1;
+    }
+
+    /// How many viewers have got anything.
+    pub(super) fn joined(&self) -> usize {
+        self.viewers.iter().filter(|viewer| !viewer.tracks.is_empty()).count()
+    }
+
+    /// Counts from here on.
+    pub(super) fn begin(&mut self) {
+        for viewer in &mut self.viewers {
+            viewer.requests = 0;
+            for received in viewer.tracks.values_mut() {
+                *received = Received { from: received.last, count: 0, repeated: 0, ..*received };
+            }
+        }
+        (self.counts, self.bytes, self.other_epochs) = (true, 0, 0);
+        self.lateness.clear();
+    }
+
+    /// What came since [`begin`](Self::begin), `window` ago. A viewer that has gone on by less than that, but for `slack`, is behind.
+    pub(super) fn end(&mut self, window: Duration, slack: Duration) -> Count {
+        self.counts = false;
+        let mut count = Count { bytes: self.bytes, other_epochs: self.other_epochs, ..Count::default() };
+        let most = i64::try_from(window.saturating_sub(slack).as_millis()).unwrap_or(i64::MAX);
+        for viewer in &self.viewers {
+            count.requests += viewer.requests;
+            let gained = viewer.tracks.values().map(|track| track.last.as_millis() - track.from.as_millis()).max();
+            count.behind += usize::from(gained.unwrap_or(0) < most);
+            for (id, track) in &viewer.tracks {
+                let there = self.seen.get(id).map_or(0, |seen| seen.range(after(track.from)..=track.last).count());
+                count.missing += (there as u64).saturating_sub(track.count);
+                count.repeated += track.repeated;
+                count.units += track.count;
+                if id.kind == TrackKind::Video {
+                    count.pictures += track.count;
+                    let (from, to) = (track.from.as_millis(), track.last.as_millis());
+                    let span = count.span.map_or((from, to, 0), |(first, last, _)| (first.min(from), last.max(to), 0));
+                    count.span = Some(span);
+                }
+            }
+        }
+        let pictures = self.seen.get(&TrackId::VIDEO);
+        if let Some(((from, to, distinct), seen)) = count.span.as_mut().zip(pictures) {
+            let (from, to) = (Timestamp::from_millis(*from), Timestamp::from_millis(*to));
+            *distinct = seen.range(after(from)..=to).count();
+        }
+        count.lateness = std::mem::take(&mut self.lateness);
+        count.lateness.sort_unstable();
+        count
+    }
+}
+
+fn after(dts: Timestamp) -> Timestamp {
+    Timestamp::from_millis(dts.as_millis().saturating_add(1))
+}
+
+#[cfg(test)]
+mod tests {
+    use media::AccessUnit;
+
+    use super::*;
+
+    fn give(tally: &mut Tally, viewer: usize, millis: std::ops::Range<i64>) {
+        for dts in millis.step_by(40) {
+            let dts = Timestamp::from_millis(dts);
+            let unit = AccessUnit {
+                epoch: Epoch(1),
+                track: TrackId::VIDEO,
+                dts,
+                pts: dts,
+                random_access: false,
+                payload: vec![0; 10].into(),
+            };
+            let captured = WallClock::from_micros(0).at(dts);
+            let now = WallClock::from_micros(captured.as_micros() + 70_000);
+            tally.unit(viewer, &unit, Some(captured), now);
+        }
+    }
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn what_another_has_got_is_missing() {
+        let mut tally = Tally::new(3);
+        for viewer in 0..2 {
+            give(&mut tally, viewer, 0..400);
+        }
+        assert_eq!(tally.joined(), 2);
+        tally.begin();
+        give(&mut tally, 0, 400..2000);
+        give(&mut tally, 1, 400..800);
+        give(&mut tally, 1, 1000..2000);
+        give(&mut tally, 1, 1960..2000);
+        let count = tally.end(SECOND * 2, SECOND);
+        assert_eq!((count.pictures, count.missing, count.repeated), (40 + 35, 5, 1));
+        assert_eq!(count.behind, 1, "the third never joined");
+        assert_eq!(count.span, Some((360, 1960, 40)));
+        assert_eq!((count.lateness.len(), count.lateness[0]), (75, 70_000));
+        assert_eq!(count.bytes, 750);
+    }
+
+    #[test]
+    fn whoever_stands_still_is_behind() {
+        let mut tally = Tally::new(2);
+        give(&mut tally, 0, 0..400);
+        give(&mut tally, 1, 0..400);
+        tally.begin();
+        give(&mut tally, 0, 400..5000);
+        give(&mut tally, 1, 400..1000);
+        let count = tally.end(SECOND * 5, SECOND);
+        assert_eq!((count.behind, count.missing), (1, 0));
+    }
+}
