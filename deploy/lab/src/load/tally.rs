@@ -4,6 +4,7 @@
 //! the first and the last of its own, has missed it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 use std::time::Duration;
 
 use media::{Epoch, Timestamp, TrackId, TrackKind, WallClock};
@@ -137,7 +138,7 @@ impl Tally {
             let gained = viewer.tracks.values().map(|track| track.last.as_millis() - track.from.as_millis()).max();
             count.behind += usize::from(gained.unwrap_or(0) < most);
             for (id, track) in &viewer.tracks {
-                let there = self.seen.get(id).map_or(0, |seen| seen.range(after(track.from)..=track.last).count());
+                let there = self.seen.get(id).map_or(0, |seen| seen.range(since(track.from, track.last)).count());
                 count.missing += (there as u64).saturating_sub(track.count);
                 count.repeated += track.repeated;
                 count.units += track.count;
@@ -152,7 +153,7 @@ impl Tally {
         let pictures = self.seen.get(&TrackId::VIDEO);
         if let Some(((from, to, distinct), seen)) = count.span.as_mut().zip(pictures) {
             let (from, to) = (Timestamp::from_millis(*from), Timestamp::from_millis(*to));
-            *distinct = seen.range(after(from)..=to).count();
+            *distinct = seen.range(since(from, to)).count();
         }
         count.lateness = std::mem::take(&mut self.lateness);
         count.lateness.sort_unstable();
@@ -160,8 +161,9 @@ impl Tally {
     }
 }
 
-fn after(dts: Timestamp) -> Timestamp {
-    Timestamp::from_millis(dts.as_millis().saturating_add(1))
+/// What comes after `from`, up to `to`.
+fn since(from: Timestamp, to: Timestamp) -> (Bound<Timestamp>, Bound<Timestamp>) {
+    (Bound::Excluded(from), Bound::Included(to))
 }
 
 #[cfg(test)]
@@ -219,5 +221,9 @@ mod tests {
         give(&mut tally, 1, 400..1000);
         let count = tally.end(SECOND * 5, SECOND);
         assert_eq!((count.behind, count.missing), (1, 0));
+        // Nothing came any more, to anyone.
+        tally.begin();
+        let count = tally.end(SECOND * 5, SECOND);
+        assert_eq!((count.behind, count.pictures, count.missing), (2, 0, 0));
     }
 }
