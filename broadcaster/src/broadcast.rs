@@ -18,6 +18,7 @@ use net::trace::Trace;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
+use crate::follow::Uplink;
 use crate::quantise::Quantiser;
 use crate::stats::Stats;
 
@@ -29,6 +30,7 @@ pub struct Broadcast {
     stats: Arc<Stats>,
     trace: Option<Arc<Trace>>,
     journeys: Mutex<Journeys>,
+    uplink: Uplink,
     /// One moment by the clock that the broadcast's times are by, and by the monotonic one: who sets the clock meanwhile moves no stamp.
     began: (WallClock, Instant),
 }
@@ -69,12 +71,25 @@ impl Broadcast {
         };
         let changed = watch::channel(Progress::default()).0;
         let began = (clock::now(), Instant::now());
-        Self { inner: Mutex::new(inner), changed, stats, trace: None, journeys: Mutex::default(), began }
+        Self {
+            inner: Mutex::new(inner),
+            changed,
+            stats,
+            trace: None,
+            journeys: Mutex::default(),
+            uplink: Uplink::default(),
+            began,
+        }
     }
 
     /// The same, with a line in `trace` for each unit when it is captured and when it is encoded.
     pub fn traced(self, trace: Option<Arc<Trace>>) -> Self {
         Self { trace, ..self }
+    }
+
+    /// What the encoder is to make of the link that this is pushed over.
+    pub fn uplink(&self) -> &Uplink {
+        &self.uplink
     }
 
     /// Which broadcast this is.

@@ -84,9 +84,13 @@ pub struct Publish {
     #[arg(long, value_parser = fps, help_heading = "Video")]
     pub fps: Option<f64>,
 
-    /// Bits per second: 2500k, 6M [default: 0.1 bits a pixel].
+    /// Bits per second: 2500k, 6M; less while the uplink takes less, with libx264 [default: 0.1 bits a pixel].
     #[arg(short, long, value_parser = bitrate, help_heading = "Video")]
     pub bitrate: Option<u64>,
+
+    /// Keep to the bitrate whatever the uplink takes: viewers fall behind, and units are lost when the window is full.
+    #[arg(long, help_heading = "Video")]
+    pub fixed_bitrate: bool,
 
     /// Time from one IDR to the next: 2s, 500ms. A viewer joins at an IDR, so this bounds its start-up time [default: 2s].
     #[arg(long, value_parser = duration, help_heading = "Video")]
@@ -260,6 +264,7 @@ impl Publish {
             bframes: self.bframes,
             intra_refresh: self.intra_refresh,
             preset: self.preset,
+            fixed_bitrate: self.fixed_bitrate,
         };
         if video.encoder == Choice::Copy && video.wants_reencode() {
             return Err(Error::Options(

@@ -75,6 +75,7 @@ async fn encoder(ask: &Ask) -> Check {
         bframes: 0,
         intra_refresh: false,
         preset: None,
+        fixed_bitrate: true,
     };
     let (width, height) = ask.size.unwrap_or(USUAL_SIZE);
     let shape = Shape { width, height, fps: ask.fps.unwrap_or(USUAL_FPS) };

@@ -2,7 +2,8 @@
 //!
 //! The rooms in the order that an access unit meets them: [`capture`] (cameras, screens, files, the test picture), [`encode`]
 //! (own threads; the newest picture wins), [`broadcast`] (timestamps quantised once, the window that outages are bridged
-//! from), [`publish`] (RTMP push that resumes), [`peer`] (viewers on the same network). [`app`] assembles them, [`status`] tells what they do,
+//! from), [`publish`] (RTMP push that resumes), [`follow`] (the encoder's rate by what the push's
+//! link takes), [`peer`] (viewers on the same network). [`app`] assembles them, [`status`] tells what they do,
 //! [`doctor`] what keeps them from it.
 //!
 //! FFmpeg is known to [`capture`] and [`encode`] alone.
@@ -15,6 +16,7 @@ pub mod clock;
 pub mod config;
 pub mod doctor;
 pub mod encode;
+pub mod follow;
 pub mod log;
 pub mod peer;
 pub mod publish;

@@ -45,6 +45,8 @@ pub struct Stats {
     pub peers_refused: Counter,
     /// Gauge: round trip in microseconds; 0 while unknown.
     pub round_trip: Counter,
+    /// Gauge: bits per second that the encoder is held to; 0 while that is what it was opened for.
+    pub bitrate_target: Counter,
     state: AtomicU8,
 }
 

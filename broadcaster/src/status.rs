@@ -32,6 +32,9 @@ pub struct Report {
     pub fps: f64,
     /// Payload bits per second, likewise.
     pub bitrate: u64,
+    /// Bits per second that the encoder is held to, because the uplink takes no more; absent while it is not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bitrate_target: Option<u64>,
     /// Pictures that the source delivered.
     pub captured: u64,
     /// Pictures that were encoded.
@@ -112,6 +115,7 @@ impl Meter {
             encoder,
             fps: tenths((s.pictures.value() - pictures) as f64 / seconds),
             bitrate: ((s.bytes.value() - bytes) as f64 * 8.0 / seconds) as u64,
+            bitrate_target: Some(s.bitrate_target.value()).filter(|target| *target > 0),
             captured: s.captured.value(),
             encoded: s.encoded.value(),
             late: s.late.value(),
@@ -138,14 +142,13 @@ impl Report {
     pub fn line(&self, width: usize) -> String {
         let clock = Duration::from_secs(self.seconds as u64);
         let (minutes, seconds) = (clock.as_secs() / 60, clock.as_secs() % 60);
-        let bitrate = if self.bitrate >= 1_000_000 {
-            format!("{:.1} Mbit/s", self.bitrate as f64 / 1e6)
-        } else {
-            format!("{} kbit/s", self.bitrate / 1000)
-        };
+        let bitrate = rate(self.bitrate);
         let mut line =
             format!("{:<10} {minutes:02}:{seconds:02}  {:>5.1} fps  {bitrate:>11}", self.state.word(), self.fps);
         line += &format!("  queue {}  late {}  lost {}", self.queued, self.late, self.lost);
+        if let Some(target) = self.bitrate_target {
+            line += &format!("  held to {}", rate(target));
+        }
         if let Some(rtt) = self.round_trip_ms {
             line += &format!("  rtt {rtt:.1} ms");
         }
@@ -179,6 +182,7 @@ pub async fn run(mut meter: Meter, log: LogFormat, stats: Option<StatsFormat>) -
                 state = report.state.word(),
                 fps = report.fps,
                 bitrate = report.bitrate,
+                bitrate_target = report.bitrate_target,
                 queued = report.queued,
                 late = report.late,
                 lost = report.lost,
@@ -298,6 +302,10 @@ fn columns() -> usize {
     79
 }
 
+fn rate(bits: u64) -> String {
+    if bits >= 1_000_000 { format!("{:.1} Mbit/s", bits as f64 / 1e6) } else { format!("{} kbit/s", bits / 1000) }
+}
+
 fn tenths(n: f64) -> f64 {
     (n * 10.0).round() / 10.0
 }
@@ -326,7 +334,10 @@ mod tests {
         let mut report = Meter::new(stats, broadcast).sum_up();
         (report.seconds, report.fps, report.bitrate) = (61.0, 29.97, 2_345_678);
         assert_eq!(report.line(200), "live       01:01   30.0 fps   2.3 Mbit/s  queue 0  late 0  lost 0  rtt 12.3 ms");
+        report.bitrate_target = Some(640_000);
+        assert!(report.line(200).contains("lost 0  held to 640 kbit/s  rtt"), "{}", report.line(200));
         assert_eq!(report.line(10), "live      ");
+        assert_eq!(serde_json::to_value(&report).unwrap()["bitrate_target"], 640_000);
         let json = serde_json::to_value(&report).unwrap();
         assert_eq!(
             (&json["state"], &json["pictures"], &json["epoch"]),

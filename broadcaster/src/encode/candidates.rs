@@ -21,6 +21,11 @@ pub(super) fn bounds_rate(name: &str) -> bool {
     name != "libsvtav1"
 }
 
+/// Whether FFmpeg tells an encoder that is open of another rate. The others keep the rate that they were opened with.
+pub(super) fn changes_rate(name: &str) -> bool {
+    matches!(name, "libx264" | "libx264rgb")
+}
+
 /// Private options for low delay: no look-ahead, no queue in the encoder, IDRs where they are asked for.
 pub(super) fn options(name: &str, settings: &VideoSettings) -> Vec<(&'static str, String)> {
     let mut options: Vec<(&'static str, String)> = Vec::new();
@@ -108,6 +113,7 @@ mod tests {
             bframes: 0,
             intra_refresh,
             preset: preset.map(str::to_owned),
+            fixed_bitrate: false,
         }
     }
 

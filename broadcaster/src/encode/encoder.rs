@@ -78,6 +78,7 @@ pub struct Encoder {
     bitstream: Bitstream,
     declared: bool,
     packet: Packet,
+    opened_for: u64,
 }
 
 impl Encoder {
@@ -109,6 +110,29 @@ impl Encoder {
     /// Whether a device encodes, not this machine's processor.
     pub fn is_hardware(&self) -> bool {
         candidates::is_hardware(&self.name)
+    }
+
+    /// Holds it to `bitrate` bits per second from the next picture on. Returns whether it can be held to another rate than it was opened for.
+    pub fn set_bitrate(&mut self, bitrate: u64) -> bool {
+        if !candidates::changes_rate(&self.name) {
+            return false;
+        }
+        let rate = i64::try_from(bitrate).unwrap_or(i64::MAX);
+        let buffered = if bitrate < self.opened_for { TIGHT_BUFFER } else { RATE_BUFFER };
+        // SAFETY: the context is open and nobody else's. FFmpeg's wrapper of x264 reads these three before each picture and tells x264
+        // of changes; x264 takes them where it was opened with a bounded rate, as all here are.
+        unsafe {
+            let context = self.inner.as_mut_ptr();
+            (*context).bit_rate = rate;
+            (*context).rc_max_rate = rate;
+            (*context).rc_buffer_size = buffer_bits(bitrate, buffered).try_into().unwrap_or(i32::MAX);
+        }
+        true
+    }
+
+    /// Bits per second that it was opened for.
+    pub fn opened_for(&self) -> u64 {
+        self.opened_for
     }
 
     /// The pixel format that it takes.
@@ -201,8 +225,8 @@ impl Encoder {
         encoder.set_flags(codec::Flags::GLOBAL_HEADER | codec::Flags::CLOSED_GOP);
         encoder.set_max_b_frames(settings.bframes as usize);
         encoder.set_gop(gop_pictures(name, settings, shape.fps));
-        let bitrate = settings.bitrate_for(shape.width, shape.height, shape.fps) as usize;
-        encoder.set_bit_rate(bitrate);
+        let bitrate = settings.bitrate_for(shape.width, shape.height, shape.fps);
+        encoder.set_bit_rate(bitrate as usize);
         let upload = match name.ends_with("_vaapi") {
             true => Some(Upload::attach(&mut encoder, shape.width, shape.height).map_err(failed)?),
             false => None,
@@ -210,7 +234,7 @@ impl Encoder {
         let mut options = Dictionary::new();
         if candidates::bounds_rate(name) {
             options.set("maxrate", &bitrate.to_string());
-            options.set("bufsize", &((bitrate as f64 * RATE_BUFFER.as_secs_f64()) as u64).to_string());
+            options.set("bufsize", &buffer_bits(bitrate, RATE_BUFFER).to_string());
         }
         for (key, value) in candidates::options(name, settings) {
             options.set(key, &value);
@@ -218,8 +242,13 @@ impl Encoder {
         let inner = encoder.open_with(options).map_err(failed)?;
         let format_of = Format::Video { width: shape.width, height: shape.height };
         let bitstream = Bitstream::new(codec, extradata(&inner), format_of)?;
-        Ok(Self { name: name.into(), inner, format, upload, bitstream, declared: false, packet: Packet::empty() })
+        let (declared, packet, opened_for) = (false, Packet::empty(), bitrate);
+        Ok(Self { name: name.into(), inner, format, upload, bitstream, declared, packet, opened_for })
     }
+}
+
+fn buffer_bits(bitrate: u64, buffered: Duration) -> u64 {
+    (bitrate as f64 * buffered.as_secs_f64()) as u64
 }
 
 /// How many pictures from one IDR to the next, where the encoder counts; where it is told, a bound far above.
@@ -262,6 +291,9 @@ pub(super) fn extradata(context: &codec::Context) -> &[u8] {
 
 /// How long the rate may be above the bitrate: a larger buffer is a better picture, and a longer wait behind each IDR.
 const RATE_BUFFER: Duration = Duration::from_millis(750);
+
+/// The same where the uplink takes no more than this rate: there, each IDR is waited for.
+const TIGHT_BUFFER: Duration = Duration::from_millis(400);
 
 /// Pictures that hardware is tried with: more than any encoder that was asked for low delay keeps inside.
 const TRIAL_PICTURES: i64 = 4;

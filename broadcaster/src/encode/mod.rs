@@ -68,6 +68,8 @@ pub struct VideoSettings {
     pub intra_refresh: bool,
     /// The encoder's word for its speed.
     pub preset: Option<String>,
+    /// Whether the rate stays as it is when the uplink takes less.
+    pub fixed_bitrate: bool,
 }
 
 impl VideoSettings {

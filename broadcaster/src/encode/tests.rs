@@ -27,6 +27,7 @@ fn settings(encoder: &str) -> VideoSettings {
         bframes: 0,
         intra_refresh: false,
         preset: None,
+        fixed_bitrate: false,
     }
 }
 
@@ -249,4 +250,62 @@ fn nal_types(mut payload: &[u8]) -> Vec<u8> {
         payload = rest;
     }
     kinds
+}
+
+/// Noise that moves, which no encoder can make small without a bound.
+fn noise(n: u64, shape: Shape) -> frame::Video {
+    let mut picture = frame::Video::new(Pixel::YUV420P, shape.width, shape.height);
+    let mut state = n.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    for plane in 0..3 {
+        for (at, sample) in picture.data_mut(plane).iter_mut().enumerate() {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            *sample = (64 + (at as u64 + n * 3) % 96 + state % 32) as u8;
+        }
+    }
+    picture
+}
+
+#[test]
+fn x264_is_held_to_another_rate_while_it_runs() {
+    ffmpeg_next::init().unwrap();
+    let shape = Shape { width: 320, height: 240, fps: 25.0 };
+    let settings = VideoSettings { bitrate: Some(1_000_000), gop: Some(Duration::from_secs(2)), ..settings("libx264") };
+    let mut encoder = Encoder::open(&settings, shape).unwrap();
+    let mut seconds = [0u64; 24];
+    for n in 0..600u64 {
+        match n {
+            200 => assert!(encoder.set_bitrate(400_000)),
+            400 => assert!(encoder.set_bitrate(1_000_000)),
+            _ => {}
+        }
+        let units = encoder.encode(&mut noise(n, shape), n as i64 * 40, n % 50 == 0).unwrap();
+        seconds[n as usize / 25] += units.iter().map(|unit| unit.payload.len() as u64 * 8).sum::<u64>();
+    }
+    let mean = |from: usize, to: usize| seconds[from..to].iter().sum::<u64>() / (to - from) as u64;
+    assert!((850_000..1_150_000).contains(&mean(2, 8)), "{seconds:?}");
+    assert!((200_000..500_000).contains(&mean(8, 10)), "within one GOP, at the old rate at first: {seconds:?}");
+    assert!((280_000..440_000).contains(&mean(10, 16)), "{seconds:?}");
+    assert!((850_000..1_300_000).contains(&mean(18, 24)), "{seconds:?}");
+}
+
+#[test]
+fn others_keep_their_rate() {
+    ffmpeg_next::init().unwrap();
+    let mut encoder = Encoder::open(&settings("libx265"), SHAPE).unwrap();
+    assert!(!encoder.set_bitrate(100_000));
+}
+
+#[test]
+fn a_fixed_bitrate_does_not_follow() {
+    for fixed_bitrate in [false, true] {
+        let broadcast = broadcast(&[TrackId::VIDEO]);
+        let settings = VideoSettings { fixed_bitrate, ..settings("libx264") };
+        let mut encoding =
+            VideoEncoding::new(settings, false, BroadcastClock::start(), broadcast.clone(), Arc::default());
+        encoding.encode(Picture { frame: picture(0), captured: 1_000_000, fps: Some(25.0) }).unwrap();
+        let target = broadcast.uplink().target(std::time::Instant::now());
+        assert_eq!(target, (!fixed_bitrate).then_some(300_000));
+    }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Instant;
 
 use ffmpeg_next::format::Pixel;
 use ffmpeg_next::{Rational, color, frame};
@@ -39,6 +40,8 @@ struct Open {
     /// Of pictures that are in the encoder: PTS and what is drawn into them.
     marked: VecDeque<(i64, u32)>,
     last_pts: i64,
+    /// Bits per second that it is held to.
+    rate: u64,
 }
 
 impl VideoEncoding {
@@ -69,7 +72,17 @@ impl VideoEncoding {
     pub fn encode(&mut self, picture: Picture) -> Result<(), Error> {
         let open = match &mut self.open {
             Some(open) => open,
-            None => self.open.insert(open(&self.settings, &picture)?),
+            None => {
+                let mut open = open(&self.settings, &picture)?;
+                if self.settings.fixed_bitrate {
+                    tracing::debug!("the bitrate is fixed");
+                } else if open.encoder.set_bitrate(open.rate) {
+                    self.broadcast.uplink().follow(open.rate, Instant::now());
+                } else {
+                    tracing::info!(encoder = open.encoder.name(), "this encoder's bitrate does not follow the uplink");
+                }
+                self.open.insert(open)
+            }
         };
         let scaler = match &mut self.scaler {
             Some(scaler) if scaler.fits(&picture.frame) => scaler,
@@ -88,6 +101,13 @@ impl VideoEncoding {
             }
             open.marked.push_back((pts, open.counter));
             open.counter = open.counter.wrapping_add(1);
+        }
+        if let Some(target) = self.broadcast.uplink().target(Instant::now())
+            && open.is_change(target)
+        {
+            open.encoder.set_bitrate(target);
+            open.rate = target;
+            self.stats.bitrate_target.set(if target < open.encoder.opened_for() { target } else { 0 });
         }
         // Where the picture is refreshed column by column, the first IDR is the only one.
         let idr = open.cadence.is_due(pts) && (is_first || !self.settings.intra_refresh);
@@ -123,6 +143,14 @@ impl VideoEncoding {
     }
 }
 
+impl Open {
+    /// Whether `target` is worth telling the encoder: each time it does its sums anew.
+    fn is_change(&self, target: u64) -> bool {
+        let worth = if target == self.encoder.opened_for() { 1 } else { self.rate / WORTH };
+        target.abs_diff(self.rate) >= worth.max(1)
+    }
+}
+
 /// What `onMetaData` says of the track beside its configuration.
 fn about(open: &Open, settings: &VideoSettings) -> Metadata {
     let Shape { width, height, fps } = open.shape;
@@ -141,7 +169,8 @@ fn open(settings: &VideoSettings, picture: &Picture) -> Result<Open, Error> {
     let encoder = Encoder::open(settings, shape)?;
     tracing::debug!(encoder = encoder.name(), width, height, fps, "encoder open");
     let cadence = Cadence::new(settings.gop().as_millis() as i64, (1000.0 / fps) as i64);
-    Ok(Open { encoder, shape, cadence, counter: 0, marked: VecDeque::new(), last_pts: NONE_YET })
+    let rate = encoder.opened_for();
+    Ok(Open { encoder, shape, cadence, counter: 0, marked: VecDeque::new(), last_pts: NONE_YET, rate })
 }
 
 /// The size of a picture with square pixels, rounded down to even numbers.
@@ -235,6 +264,9 @@ const MAX_MARKED: usize = 256;
 
 /// Before the first PTS, which is zero or more.
 const NONE_YET: i64 = -1;
+
+/// The part of the rate that a change must be.
+const WORTH: u64 = 50;
 
 /// For a source that does not tell its rate.
 const USUAL_FPS: f64 = 30.0;

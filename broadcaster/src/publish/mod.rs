@@ -15,6 +15,7 @@ use tokio::sync::watch;
 
 use crate::backoff::Backoff;
 use crate::broadcast::Broadcast;
+use crate::follow::Wait;
 use crate::peer::Peer;
 use crate::stats::{State, Stats};
 
@@ -151,6 +152,7 @@ impl Publishing {
         if let Some(peer) = &self.peer {
             peer.push_waits(None);
         }
+        self.broadcast.uplink().waits(None, Instant::now());
         match sent {
             Ok(None) => match publisher.close().await {
                 Ok(()) => Ending::Complete,
@@ -216,6 +218,8 @@ impl Publishing {
                 if let Some(peer) = &self.peer {
                     peer.pushed(entry.unit.payload.len());
                 }
+                self.broadcast.uplink().pushed(entry.unit.payload.len(), entry.unit.track.is_video());
+                self.tell_uplink(publisher, entry.position + 1);
                 self.stats.pushed.set(entry.position + 1);
                 *next = (*next).max(entry.position + 1);
                 if let Some(log) = &mut self.unit_log
@@ -233,6 +237,13 @@ impl Publishing {
         }
     }
 
+    /// Tells the encoder how what is pushed waits, which is sent up to `position`.
+    fn tell_uplink(&self, publisher: &Publisher, position: u64) {
+        let behind = self.broadcast.with_window(|window| window.lag(position));
+        let wait = Wait { queueing: publisher.queueing().unwrap_or_default(), behind };
+        self.broadcast.uplink().waits(Some(wait), Instant::now());
+    }
+
     fn measure(&self, publisher: &Publisher, cursor: &Cursor) {
         let next = self.broadcast.with_window(|window| window.next_position());
         let queued = next.saturating_sub(cursor.position().unwrap_or(next));
@@ -242,6 +253,7 @@ impl Publishing {
             let behind = if queued > BEHIND { LATE } else { Duration::ZERO };
             peer.push_waits(Some(publisher.queueing().unwrap_or_default().max(behind)));
         }
+        self.tell_uplink(publisher, cursor.position().unwrap_or(next));
         self.stats.unacknowledged.set(publisher.unacknowledged_bytes().unwrap_or(0));
         self.stats.round_trip.set(publisher.round_trip().map_or(0, |rtt| rtt.as_micros() as u64));
     }
