@@ -176,13 +176,13 @@ impl Intake<'_> {
                 if let Some(trace) = &self.player.trace {
                     trace.now("received", &unit, self.name(path));
                 }
-                let (epoch, dts) = (unit.epoch, unit.dts);
+                let (epoch, track, dts) = (unit.epoch, unit.track, unit.dts);
                 let before = self.splicer.counters().repeated;
                 self.splicer.push(path, &catalog, unit, after, &mut self.spliced);
                 let is_copy = self.splicer.counters().repeated > before;
                 let is_even = self.sources.get(&path).is_some_and(|(_, burst)| burst.is_zero());
                 if self.outputs.hot && is_copy && is_even {
-                    self.player.playback.lock().copy(self.player.clock.now(), epoch, dts);
+                    self.player.playback.lock().copy(self.player.clock.now(), epoch, track.kind, dts);
                 }
             }
             Event::State(state) => self.state(&state),

@@ -1,84 +1,228 @@
-//! How unevenly units arrive: the spread of their transit times over a sliding window.
+//! How unevenly units arrive: the spread of their transit times, for pictures and for sound.
 //!
 //! A unit's *transit* is its arrival on the local monotonic clock minus its DTS. Its absolute value means nothing (the clocks
-//! have different origins); the least of the window is a unit that nothing delayed, and how far the others lie above it is
-//! the jitter that a buffer must absorb. The window slides, so that the drift between two crystals never accumulates.
+//! have different origins); the least of the last while is a unit that nothing delayed, and how far the others lie above it is
+//! the jitter that a buffer must absorb. What the last two seconds ask for is had at once; what they no longer ask for is forgotten slowly, as a
+//! network that was bad a moment ago is often bad again. The window slides, so that the drift between two crystals never accumulates.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
-/// Transit times of the last while.
+use media::TrackKind;
+
+/// Pictures and sound, which are coded and sent at different times: each has its own least transit.
 #[derive(Debug)]
-pub(super) struct Jitter {
-    window: Duration,
-    /// Arrival, and transit in microseconds.
-    samples: VecDeque<(Duration, i64)>,
+pub(super) struct Transits {
+    video: Jitter,
+    audio: Jitter,
 }
 
-impl Jitter {
-    /// Nothing measured yet; forgets what is older than `window`.
-    pub(super) fn new(window: Duration) -> Self {
-        Self { window, samples: VecDeque::new() }
+impl Transits {
+    /// Nothing measured yet, of a source that brings so much media at once.
+    pub(super) fn new(burst: Duration) -> Self {
+        Self { video: Jitter::new(burst), audio: Jitter::new(burst) }
+    }
+
+    /// The source is another, and brings so much at once.
+    pub(super) fn set_burst(&mut self, burst: Duration) {
+        self.video.set_burst(burst);
+        self.audio.set_burst(burst);
     }
 
     /// A unit arrived at `now` with this transit in microseconds.
-    pub(super) fn record(&mut self, now: Duration, transit: i64) {
-        while self.samples.len() >= MAX_SAMPLES || self.samples.front().is_some_and(|(at, _)| *at + self.window < now) {
-            self.samples.pop_front();
-        }
-        self.samples.push_back((now, transit));
+    pub(super) fn record(&mut self, now: Duration, kind: TrackKind, transit: i64) {
+        // A track that has ended is forgotten too.
+        self.video.forget(now);
+        self.audio.forget(now);
+        self.of_mut(kind).record(now, transit);
     }
 
-    /// The least transit of the window, in microseconds.
+    /// The least transit of one kind, in microseconds.
+    pub(super) fn least_of(&self, kind: TrackKind) -> Option<i64> {
+        match kind {
+            TrackKind::Video => self.video.least(),
+            TrackKind::Audio => self.audio.least(),
+        }
+    }
+
+    /// The transit of a unit that nothing delayed, of the kind that takes longer: behind it, both kinds have the whole buffer.
     pub(super) fn least(&self) -> Option<i64> {
-        self.samples.iter().map(|(_, transit)| *transit).min()
+        self.video.least().max(self.audio.least())
     }
 
-    /// How far the slow ones lie above the least: the [`PERCENTILE`]th percentile, in microseconds.
+    /// What a buffer must absorb, in microseconds: the more of both.
     pub(super) fn spread(&self) -> i64 {
-        let mut transits: Vec<i64> = self.samples.iter().map(|(_, transit)| *transit).collect();
-        if transits.is_empty() {
-            return 0;
-        }
-        let at = (transits.len() - 1) * PERCENTILE / 100;
-        let least = transits.iter().copied().min().unwrap_or(0);
-        let (_, slow, _) = transits.select_nth_unstable(at);
-        slow.saturating_sub(least)
+        self.video.spread().max(self.audio.spread())
+    }
+
+    /// Forgets what there was of one kind: what follows is part of a burst.
+    pub(super) fn clear_of(&mut self, kind: TrackKind) {
+        self.of_mut(kind).clear();
     }
 
     /// Forgets everything: what follows comes by another way.
     pub(super) fn clear(&mut self) {
-        self.samples.clear();
+        self.video.clear();
+        self.audio.clear();
+    }
+
+    fn of_mut(&mut self, kind: TrackKind) -> &mut Jitter {
+        match kind {
+            TrackKind::Video => &mut self.video,
+            TrackKind::Audio => &mut self.audio,
+        }
     }
 }
 
-/// One in a hundred may come late: to buffer for the very slowest would make everything wait for one hiccup.
-const PERCENTILE: usize = 99;
-/// Bounds the window whatever a stream's rate is: 10 s of 60 pictures and 100 sounds a second, and room.
+/// Transit times of the last while, of one kind.
+#[derive(Debug)]
+struct Jitter {
+    /// For the least.
+    window: Duration,
+    /// For the spread.
+    recent: Duration,
+    /// Arrival, and transit in microseconds.
+    samples: VecDeque<(Duration, i64)>,
+    /// The spread as it is remembered, in microseconds, and since when.
+    remembered: f64,
+    at: Duration,
+}
+
+impl Jitter {
+    fn new(burst: Duration) -> Self {
+        let mut jitter =
+            Self { window: WINDOW, recent: RECENT, samples: VecDeque::new(), remembered: 0.0, at: Duration::ZERO };
+        jitter.set_burst(burst);
+        jitter
+    }
+
+    fn set_burst(&mut self, burst: Duration) {
+        let bursts = burst * BURSTS_IN_WINDOW;
+        (self.window, self.recent) = (WINDOW.max(bursts), RECENT.max(bursts));
+    }
+
+    fn record(&mut self, now: Duration, transit: i64) {
+        if self.samples.len() >= MAX_SAMPLES {
+            self.samples.pop_front();
+        }
+        self.samples.push_back((now, transit));
+        let passed = now.saturating_sub(self.at).as_secs_f64();
+        let faded = self.remembered * 0.5f64.powf(passed / HALF_LIFE.as_secs_f64());
+        (self.remembered, self.at) = (faded.max(self.asked_for(now) as f64), now);
+    }
+
+    fn forget(&mut self, now: Duration) {
+        while self.samples.front().is_some_and(|(at, _)| *at + self.window < now) {
+            self.samples.pop_front();
+        }
+    }
+
+    fn least(&self) -> Option<i64> {
+        self.samples.iter().map(|(_, transit)| *transit).min()
+    }
+
+    fn spread(&self) -> i64 {
+        self.remembered as i64
+    }
+
+    /// How far the slow ones of the last [`RECENT`] lie above the least: the [`PER_MILLE`]th of a thousand, in microseconds.
+    fn asked_for(&self, now: Duration) -> i64 {
+        let first = self.samples.partition_point(|(at, _)| *at + self.recent < now);
+        let mut transits: Vec<i64> = self.samples.range(first..).map(|(_, transit)| *transit).collect();
+        if transits.is_empty() {
+            return 0;
+        }
+        let at = (transits.len() - 1) * PER_MILLE / 1000;
+        let (_, slow, _) = transits.select_nth_unstable(at);
+        slow.saturating_sub(self.least().unwrap_or(*slow))
+    }
+
+    fn clear(&mut self) {
+        self.samples.clear();
+        self.remembered = 0.0;
+    }
+}
+
+/// For the least transit: long enough to see a network's habits, short enough to follow two crystals.
+const WINDOW: Duration = Duration::from_secs(10);
+/// What counts as now.
+const RECENT: Duration = Duration::from_secs(2);
+/// A segment's end and the next one's start must both be in the window, several times.
+const BURSTS_IN_WINDOW: u32 = 4;
+/// In two seconds of pictures the slowest one may come late: to buffer for it would make everything wait for one hiccup.
+const PER_MILLE: usize = 995;
+/// The buffer of a bad moment is halved in so long: slower than the speed, which may change by 5%, gives it back.
+const HALF_LIFE: Duration = Duration::from_secs(5);
+/// Bounds the window whatever a stream's rate is: 10 s of 120 pictures or 100 sounds a second, and room.
 const MAX_SAMPLES: usize = 4096;
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    fn ms(millis: u64) -> Duration {
+        Duration::from_millis(millis)
+    }
 
     #[test]
     fn spread_over_the_least() {
-        let mut jitter = Jitter::new(Duration::from_secs(10));
+        let mut jitter = Jitter::new(Duration::ZERO);
         assert_eq!((jitter.least(), jitter.spread()), (None, 0));
         for n in 0..200 {
-            jitter.record(Duration::from_millis(n * 20), 500 + if n % 10 == 0 { 30_000 } else { 0 });
+            jitter.record(ms(n * 20), 500 + if n % 10 == 0 { 30_000 } else { 0 });
         }
         assert_eq!((jitter.least(), jitter.spread()), (Some(500), 30_000));
     }
 
     #[test]
-    fn one_hiccup_is_not_jitter_and_is_forgotten() {
-        let mut jitter = Jitter::new(Duration::from_secs(1));
-        for n in 0..200u64 {
-            jitter.record(Duration::from_millis(n * 5), if n == 100 { 900_000 } else { 0 });
+    fn one_hiccup_is_not_jitter_and_two_are_at_once() {
+        let mut jitter = Jitter::new(Duration::ZERO);
+        let late = |n| if [10, 120, 130].contains(&n) { 90_000 } else { 0 };
+        for n in 0..130u64 {
+            jitter.record(ms(n * 20), late(n));
         }
         assert_eq!(jitter.spread(), 0);
-        jitter.record(Duration::from_secs(5), 70);
-        assert_eq!((jitter.least(), jitter.samples.len()), (Some(70), 1));
+        jitter.record(ms(2600), late(130));
+        assert_eq!(jitter.spread(), 90_000);
+        // It fades, and does not fall.
+        for n in 131..381u64 {
+            jitter.record(ms(n * 20), 0);
+        }
+        let faded = jitter.spread();
+        assert!((45_000..75_000).contains(&faded), "{faded} after 5 s, of which two asked for it");
+    }
+
+    #[test]
+    fn pictures_that_take_longer_have_the_whole_buffer_too() {
+        let mut transits = Transits::new(Duration::ZERO);
+        for n in 0..100 {
+            transits.record(ms(n * 20), TrackKind::Audio, 1_000);
+            transits.record(ms(n * 20), TrackKind::Video, 21_000);
+        }
+        assert_eq!((transits.least(), transits.spread()), (Some(21_000), 0));
+        // Sound alone, from here on: what pictures took is forgotten.
+        (100..700).for_each(|n| transits.record(ms(n * 20), TrackKind::Audio, 1_000));
+        assert_eq!((transits.least(), transits.least_of(TrackKind::Video)), (Some(1_000), None));
+    }
+
+    proptest! {
+        #[test]
+        fn it_is_never_less_than_now_asks_for_and_never_rises_by_itself(
+            transits in prop::collection::vec((1..60u64, 0..200_000i64), 1..300),
+        ) {
+            let mut jitter = Jitter::new(Duration::ZERO);
+            let mut now = Duration::ZERO;
+            for (pause, transit) in transits {
+                let before = jitter.spread();
+                now += ms(pause);
+                jitter.forget(now);
+                jitter.record(now, transit);
+                let asked = jitter.asked_for(now);
+                prop_assert!(jitter.spread() >= asked.min(jitter.spread()) && jitter.spread() >= asked);
+                prop_assert!(jitter.spread() <= before.max(asked));
+            }
+        }
     }
 }

@@ -124,7 +124,7 @@ impl Playback {
             self.begin(now, unit.epoch);
         }
         let timeline = self.timelines.back_mut().expect("a timeline was just begun");
-        timeline.playout.arrive(now, unit.dts);
+        timeline.playout.arrive(now, unit.track.kind, unit.dts);
         let work = Work { timeline: timeline.id, catalog: catalog.clone(), unit, arrived: now, after_gap: false };
         match work.unit.track.kind {
             TrackKind::Video => self.video.push(work),
@@ -145,9 +145,9 @@ impl Playback {
 
     /// A unit came again, by another path that flows too. Playback then keeps as far behind as that path is, so that it can go on
     /// without a standstill when the faster one fails.
-    pub fn copy(&mut self, now: Duration, epoch: Epoch, dts: Timestamp) {
+    pub fn copy(&mut self, now: Duration, epoch: Epoch, kind: TrackKind, dts: Timestamp) {
         if let Some(timeline) = self.timelines.back_mut().filter(|timeline| timeline.epoch == epoch) {
-            timeline.playout.copy(now, dts);
+            timeline.playout.copy(now, kind, dts);
         }
     }
 

@@ -7,9 +7,9 @@
 
 use std::time::Duration;
 
-use media::Timestamp;
+use media::{Timestamp, TrackKind};
 
-use super::jitter::Jitter;
+use super::jitter::Transits;
 
 /// What the user and the source ask for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,7 +37,7 @@ pub(super) enum Adjustment {
 #[derive(Debug)]
 pub(super) struct Playout {
     settings: Settings,
-    jitter: Jitter,
+    jitter: Transits,
     anchor: Option<Anchor>,
     /// The highest DTS that has arrived, in microseconds.
     newest: i64,
@@ -69,10 +69,9 @@ struct Anchor {
 impl Playout {
     /// Nothing has arrived.
     pub(super) fn new(settings: Settings) -> Self {
-        let window = JITTER_WINDOW.max(settings.burst * BURSTS_IN_WINDOW);
         let mut playout = Self {
             settings,
-            jitter: Jitter::new(window),
+            jitter: Transits::new(settings.burst),
             anchor: None,
             newest: i64::MIN,
             jumped_to: i64::MIN,
@@ -91,29 +90,29 @@ impl Playout {
     }
 
     /// A unit arrived. The first one is due at once; one that is late pushes the position back.
-    pub(super) fn arrive(&mut self, now: Duration, dts: Timestamp) {
+    pub(super) fn arrive(&mut self, now: Duration, kind: TrackKind, dts: Timestamp) {
         let (at, media) = (micros(now), dts.as_millis().saturating_mul(1000));
         let transit = at.saturating_sub(media);
         self.newest = self.newest.max(media);
         let Some(anchor) = self.anchor else {
             self.anchor = Some(Anchor { at, media, speed: 1.0 });
             self.settle(now);
-            self.jitter.record(now, transit);
+            self.jitter.record(now, kind, transit);
             return;
         };
         if self.is_settling(now) {
             // Only the least counts yet: the burst of a join lies above it by as much as the server holds.
-            let least = self.jitter.least();
+            let least = self.jitter.least_of(kind);
             if least.is_some_and(|least| transit.saturating_add(BURST) < least) {
                 // It comes faster than it was made: the burst goes on, and on a busy host it may take its time.
                 self.settled_at = self.settled_at.max(Some((now + SETTLE).min(self.settled_by)));
             }
             if least.is_none_or(|least| transit < least) {
-                self.jitter.clear();
-                self.jitter.record(now, transit);
+                self.jitter.clear_of(kind);
+                self.jitter.record(now, kind, transit);
             }
         } else {
-            self.jitter.record(now, transit);
+            self.jitter.record(now, kind, transit);
         }
         let late = at.saturating_sub(anchor.due(media));
         if late > LATE && !self.paused {
@@ -127,12 +126,12 @@ impl Playout {
     }
 
     /// A unit that arrived before came again by a slower path.
-    pub(super) fn copy(&mut self, now: Duration, dts: Timestamp) {
+    pub(super) fn copy(&mut self, now: Duration, kind: TrackKind, dts: Timestamp) {
         let transit = micros(now).saturating_sub(dts.as_millis().saturating_mul(1000));
-        let skew = self.jitter.least().map_or(0, |least| transit.saturating_sub(least));
+        let skew = self.jitter.least_of(kind).map_or(0, |least| transit.saturating_sub(least));
         // What is resent after an outage is old, not slow.
         if skew < MAX_SKEW && !self.is_settling(now) {
-            self.jitter.record(now, transit);
+            self.jitter.record(now, kind, transit);
         }
     }
 
@@ -203,6 +202,7 @@ impl Playout {
     /// The source changed: this is how much it brings at once.
     pub(super) fn set_burst(&mut self, burst: Duration) {
         self.settings.burst = burst;
+        self.jitter.set_burst(burst);
     }
 
     /// Holds the position, or lets it go on from where it was.
@@ -296,10 +296,6 @@ fn micros(duration: Duration) -> i64 {
 pub const MAX_SPEED_CHANGE: f64 = 0.05;
 /// How often the speed is set anew: often against [`CORRECT_WITHIN`], seldom against a picture.
 const ADJUST_EVERY: Duration = Duration::from_millis(100);
-/// Long enough to see a network's habits, short enough to forget a bad moment.
-const JITTER_WINDOW: Duration = Duration::from_secs(10);
-/// A segment's end and the next one's start must both be in the window, several times.
-const BURSTS_IN_WINDOW: u32 = 4;
 /// How long the burst of a join takes to come in: a GOP of 2 s at 8 Mbit/s over a 40 Mbit/s line.
 const SETTLE: Duration = Duration::from_millis(500);
 /// A burst that takes longer than this is a slow line's, where what is late is left out.

@@ -354,7 +354,7 @@ fn where_two_paths_flow_playback_keeps_to_the_slower_one() {
         if now >= 66 && (now - 66) % PICTURE == 0 {
             let late = unit(1, (now - 66) / PICTURE, 25);
             match now < 15_000 {
-                true => viewer.playback.copy(ms(now), late.epoch, late.dts),
+                true => viewer.playback.copy(ms(now), late.epoch, late.track.kind, late.dts),
                 // From here on the copies are the only ones; the first of them came before.
                 false if late.dts.as_millis() >= 15_000 => viewer.playback.push(ms(now), &catalog, late),
                 false => {}
