@@ -198,7 +198,8 @@ impl Follow {
         self.lull = if is_again { (self.lull * 2).min(LONGEST_LULL) } else { LULL };
         self.last_fall = Some((now, self.target));
         self.fallen = Some(Fall { link: took, since: now, wait });
-        self.give(took, drained(wait));
+        // A wait is known late: by now it is longer.
+        self.give(took, drained(wait + UNKNOWN.as_secs_f64()));
     }
 
     fn drain(&mut self, fall: Fall, wait: f64, now: Instant) {
@@ -251,7 +252,7 @@ const TOLD: Duration = Duration::from_millis(150);
 /// A wait that is borne: an IDR on a link that is not much faster than the stream makes it.
 const TOLERATED: Duration = Duration::from_millis(150);
 /// Looks in a row at which it waits for longer, before anything is done.
-const PATIENCE: u32 = 3;
+const PATIENCE: u32 = 2;
 /// What waits has gone when the wait is less.
 const CALM: Duration = Duration::from_millis(60);
 /// Of what the link was seen to take.
@@ -263,6 +264,8 @@ const LITTLE: f64 = 0.3;
 const MUCH: f64 = 0.7;
 /// Within which what waits is to be gone.
 const DRAIN: Duration = Duration::from_millis(1500);
+/// How much longer than is known the wait is when it is first found.
+const UNKNOWN: Duration = Duration::from_millis(500);
 /// How long it takes until a change shows in the wait, beside the wait itself.
 const SHOWN: Duration = Duration::from_millis(600);
 /// Per second, without a wait.

@@ -113,7 +113,10 @@ proptest! {
         let pictures = rate - 128_000.0;
         let mean = run.mean(30_000, 90_000);
         prop_assert!((0.6..=1.03).contains(&(mean / pictures)), "{mean} of {pictures}");
-        prop_assert!(run.targets(30_000, 90_000).all(|target| target as f64 >= pictures * 0.25), "no collapse");
+        let mut targets: Vec<_> = run.targets(30_000, 90_000).collect();
+        targets.sort_unstable();
+        let tenth = targets[targets.len() / 10] as f64;
+        prop_assert!(tenth >= pictures * 0.4, "p10 {tenth} of {pictures}");
         let mut waits: Vec<_> = run.waits(30_000, 90_000).collect();
         waits.sort_unstable();
         prop_assert!(waits[waits.len() * 9 / 10] <= 300, "p90 {} ms", waits[waits.len() * 9 / 10]);
