@@ -13,6 +13,7 @@ mod paper;
 mod periscope;
 mod pictures;
 mod probe;
+mod refresh;
 mod rivals;
 mod rows;
 mod stage;
@@ -52,6 +53,11 @@ pub const ALL: &[Experiment] = &[
         name: "fanout-lan",
         about: "one to eight viewers on the broadcaster's network: delay of each, and what the links carry",
         run: fanout::run,
+    },
+    Experiment {
+        name: "intra-refresh",
+        about: "links of 4 Mbit/s: IDRs every two seconds against pictures that are refreshed column by column",
+        run: refresh::run,
     },
     Experiment {
         name: "bad-network",
