@@ -148,9 +148,11 @@ impl Journal {
         }
     }
 
-    /// What was told of a unit, with our own stamps of it.
+    /// What was told of a unit that was shown in time, with our own stamps of it. What a server held for those who join has waited there for
+    /// nobody, and says nothing of the pictures that the whole is measured on.
     fn whole(&self, epoch: Epoch, told: &Journey) -> Option<Stamps> {
         let ours = self.journeys.unit(epoch, told.track, told.dts)?;
+        ours.at(Stage::Presented)?;
         let mut stamps = told.stamps;
         for stage in [Stage::Asked, Stage::Received] {
             ours.at(stage).into_iter().for_each(|at| stamps.stamp(stage, at));
@@ -227,18 +229,34 @@ mod tests {
         let (path, dts) = (PathId(3), Timestamp::from_millis(40));
         journal.lead(path, Delivery::Units);
         journal.stamp(EPOCH, TrackId::VIDEO, dts, Stage::Received, at(90_000));
+        let shown = stamps(&[
+            (Stage::Captured, 1_000_000),
+            (Stage::Received, 90_000),
+            (Stage::Buffered, 150_000),
+            (Stage::Decoded, 152_000),
+            (Stage::Presented, 160_000),
+        ]);
+        let total = journal.presented(EPOCH, Some((TrackId::VIDEO, dts)), &shown);
+        // One that the server held for those who join, and that was never shown in time: it arrived, and that is all.
+        let held = Timestamp::ZERO;
+        journal.stamp(EPOCH, TrackId::VIDEO, held, Stage::Received, at(90_000));
         if tells {
             let theirs = |micros: i64| at(micros + 500_000);
             let stages = [(Stage::Captured, 1_000_000), (Stage::Encoded, 1_008_000), (Stage::Sent, 1_009_000)];
             let mut told = stamps(&stages);
             told.stamp(Stage::Ingested, theirs(40_000));
             told.stamp(Stage::Relayed, theirs(41_000));
+            let mut waited = stamps(&[(Stage::Captured, 0), (Stage::Encoded, 8_000)]);
+            waited.stamp(Stage::Relayed, theirs(89_000));
             let report = Report {
                 received: theirs(200_000),
                 answered: theirs(200_000),
                 epoch: EPOCH,
                 broadcaster: Some(ClockOffset { micros: 500_000, uncertainty: 300 }),
-                units: vec![Journey { track: TrackId::VIDEO, dts, stamps: told }],
+                units: vec![
+                    Journey { track: TrackId::VIDEO, dts: held, stamps: waited },
+                    Journey { track: TrackId::VIDEO, dts, stamps: told },
+                ],
             };
             let exchange = Exchange {
                 sent: at(199_000),
@@ -247,15 +265,9 @@ mod tests {
                 returned: at(201_000),
             };
             journal.reported(Duration::from_secs(1), path, &report, exchange);
+            return journal.presented(EPOCH, Some((TrackId::VIDEO, dts)), &shown);
         }
-        let shown = stamps(&[
-            (Stage::Captured, 1_000_000),
-            (Stage::Received, 90_000),
-            (Stage::Buffered, 150_000),
-            (Stage::Decoded, 152_000),
-            (Stage::Presented, 160_000),
-        ]);
-        journal.presented(EPOCH, Some((TrackId::VIDEO, dts)), &shown)
+        total
     }
 
     #[test]

@@ -12,6 +12,7 @@ pub mod decode;
 pub mod doctor;
 pub mod ffmpeg;
 pub mod intake;
+mod lateness;
 pub mod playback;
 pub mod player;
 pub mod present;

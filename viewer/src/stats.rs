@@ -10,6 +10,7 @@ use serde::Serialize;
 
 pub use crate::breakdown::Breakdown;
 use crate::breakdown::Journal;
+use crate::lateness::Lateness;
 use crate::playback::Status;
 use crate::switches::{self, Switches};
 
@@ -40,13 +41,11 @@ pub struct Stats {
     first: Option<Duration>,
     pictures: u64,
     marker: Option<Marker>,
-    latency: Histogram,
+    latency: Lateness,
     /// Pictures that had not been shown when the first one was in time: those before it are not missed.
     left_out_before: Option<u64>,
     /// How far the picture's own clock and its stamp are apart, in either direction.
     pixels: Histogram,
-    /// Pictures that were presented before they were captured, by the two clocks.
-    from_the_future: u64,
     /// Where the time goes.
     pub(crate) journal: Journal,
     /// The last second's pictures.
@@ -82,7 +81,7 @@ pub struct Shown<'a> {
     pub mark: Option<Mark>,
     /// `false` for one that playback has jumped over, as over what a server holds for those who join: its age is not the latency.
     pub in_time: bool,
-    /// Pictures that playback has left out so far.
+    /// Pictures that playback has left out so far, but for those that the user is the cause of.
     pub left_out: u64,
 }
 
@@ -136,7 +135,7 @@ pub struct Summary {
     pub startup_ms: Option<u64>,
     /// From capture to presentation.
     pub latency_ms: Option<LatencySummary>,
-    /// Whether this host's clock and the broadcaster's differ: pictures were shown before they were captured.
+    /// Whether this host's clock and the broadcaster's differ and nobody told how far: pictures were shown before they were captured.
     pub clocks_differ: bool,
     /// Units that never came.
     pub lost: u64,
@@ -188,6 +187,9 @@ pub struct LatencySummary {
     pub pixels_p50: Option<f64>,
     /// The largest such difference.
     pub pixels_worst: Option<f64>,
+    /// Where the time went at the end, under the names of the line a second.
+    #[serde(flatten)]
+    pub parts: Breakdown,
 }
 
 impl Stats {
@@ -217,11 +219,8 @@ impl Stats {
             Some(stamps.at(Stage::Presented)?.micros_since(drawn?))
                 .filter(|micros| (0..MAX_MARK_LATENCY).contains(micros))
         });
-        match total.map(u64::try_from) {
-            Some(Ok(total)) => self.latency.record(Duration::from_micros(total)),
-            // The capture clock is ahead of ours: nothing is known about the latency, then.
-            Some(Err(_)) => self.from_the_future += 1,
-            None => {}
+        if let Some(total) = total {
+            self.latency.record(total, self.journal.broadcaster());
         }
     }
 
@@ -275,10 +274,10 @@ impl Stats {
         let never = self
             .left_out_before
             .map_or(0, |before| (left_out + self.dropped + self.splice.lost_pictures).saturating_sub(before));
-        if self.latency.count() == 0 {
+        let mut latency = self.latency.histogram();
+        if latency.count() == 0 {
             return None;
         }
-        let mut latency = self.latency.clone();
         latency.record_never(never);
         let round = |ms: f64| (ms * 10.0).round() / 10.0;
         let ms = |histogram: &Histogram, quantile| histogram.quantile(quantile).map(|d| round(d.as_secs_f64() * 1e3));
@@ -291,6 +290,7 @@ impl Stats {
             clock_uncertainty: clock.map(|ClockOffset { uncertainty, .. }| round(uncertainty as f64 / 1e3)),
             pixels_p50: ms(&self.pixels, 0.5),
             pixels_worst: ms(&self.pixels, 1.0),
+            parts: self.breakdown(),
         })
     }
 
@@ -309,8 +309,8 @@ impl Stats {
                 repeats: m.repeats,
             }),
             startup_ms: self.first.map(millis),
-            latency_ms: self.latency(playback.skipped),
-            clocks_differ: self.from_the_future > 0,
+            latency_ms: self.latency(playback.missed),
+            clocks_differ: self.journal.broadcaster().is_none() && self.latency.too_early() > 0,
             lost: self.splice.lost,
             repeated: self.splice.repeated,
             stalls: playback.stalls,
@@ -346,7 +346,10 @@ impl Summary {
         let ms = |ms: Option<f64>| ms.map_or("never".to_owned(), |ms| format!("{ms} ms"));
         let latency = self.latency_ms.map_or("unknown".to_owned(), |l| {
             let doubt = l.clock_uncertainty.map_or(String::new(), |doubt| format!(", ± {doubt} ms by the clocks"));
-            format!("{} median, {} p99, {} pictures never shown{doubt}", ms(l.p50), ms(l.p99), l.never)
+            let parts: Vec<_> =
+                l.parts.parts().map(|(part, ms)| format!("{} {ms}", part.name().replace('_', " "))).collect();
+            let parts = if parts.is_empty() { String::new() } else { format!("\n          {}", parts.join(" + ")) };
+            format!("{} median, {} p99, {} pictures never shown{doubt}{parts}", ms(l.p50), ms(l.p99), l.never)
         });
         let clocks = if self.clocks_differ { " (this clock and the broadcaster's differ)" } else { "" };
         let marker = self.marker.map_or(String::new(), |m| {
@@ -431,7 +434,7 @@ mod tests {
             ..Breakdown::default()
         };
         assert_eq!(stats.breakdown(), whole);
-        let summary = stats.summary(Status { skipped: 5, ..Status::default() });
+        let summary = stats.summary(Status { missed: 5, ..Status::default() });
         assert_eq!(summary.latency_ms.unwrap().pixels_worst, Some(3.0), "drawn 3 ms after the stamp");
         assert_eq!((summary.pictures, summary.startup_ms), (2, Some(300)));
         assert!(
@@ -439,7 +442,7 @@ mod tests {
         );
         assert!(summary.to_text().contains("the first after 300 ms") && !summary.clocks_differ);
         // One picture was shown and one was not: half of them are infinitely late.
-        let halved = stats.summary(Status { skipped: 6, ..Status::default() });
+        let halved = stats.summary(Status { missed: 6, ..Status::default() });
         let latency = halved.latency_ms.unwrap();
         assert_eq!((latency.never, latency.p50.is_some(), latency.p99), (1, true, None));
         assert!(halved.to_text().contains("never p99, 1 pictures never shown"), "{}", halved.to_text());

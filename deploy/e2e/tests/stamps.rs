@@ -39,6 +39,8 @@ fn clocks_that_differ_are_found_out_and_the_parts_add_up() -> Result<()> {
         let parts: f64 = PARTS.iter().filter_map(|part| latency[part].as_f64()).sum();
         let total = latency["total"].as_f64().with_context(|| format!("{via}: no total: {latency}"))?;
         ensure!((parts - total).abs() < ROUNDING, "{via}: {parts} ms in parts: {latency}");
+        // The rest of the whole is the buffer's: less than nothing, if what was told is of units that were not shown, or not in time.
+        ensure!(latency["buffering"].as_f64() >= Some(0.0), "{via}: no time left for the buffer: {latency}");
     }
 
     let said = cdn.get("/api/v1/streams/live/stamps")?;
@@ -51,7 +53,7 @@ fn clocks_that_differ_are_found_out_and_the_parts_add_up() -> Result<()> {
     );
     ensure!(doubt < 100_000, "the server knows nothing of the clocks: ± {doubt}");
 
-    for (via, _, viewer) in &mut viewers {
+    for (via, told, viewer) in &mut viewers {
         let summary = viewer.finish()?;
         let latency = &summary.0["latency_ms"];
         println!("{via}: {latency}");
@@ -61,6 +63,8 @@ fn clocks_that_differ_are_found_out_and_the_parts_add_up() -> Result<()> {
         ensure!((offset - truth).abs() <= doubt + ROUNDING, "{via} is wrong about the clocks: {offset} ± {doubt}");
         // Pixels are the truth: the clock that is drawn into each picture is the one that its stamps are by.
         ensure!(ms("pixels_worst")? <= INTERVAL, "{via}: the pixels tell another time: {latency}");
+        ensure!(told.iter().all(|part| latency[part].is_number()), "{via}: the summary lacks parts: {latency}");
+        ensure!(!summary.0["clocks_differ"].as_bool().unwrap_or(true), "{via}: it is known how far: {}", summary.0);
         ensure!(ms("p50")? > 0.0, "{via}: shown before it was captured: {latency}");
     }
     broadcaster.stop()

@@ -62,6 +62,8 @@ pub struct Status {
     pub stalls: u64,
     /// Video units left out to get back to the live edge.
     pub skipped: u64,
+    /// Those of them that were not left out because the user paused or jumped.
+    pub missed: u64,
 }
 
 /// Buffer and timing of everything that is played. See the module's text.
@@ -76,7 +78,10 @@ pub struct Playback {
     /// Stalls of timelines that are over.
     past_stalls: u64,
     skipped: u64,
+    /// Those of them that the user is the cause of.
+    excused: u64,
     paused: bool,
+    resumed: Option<Duration>,
     ended: bool,
     /// Whether the broadcast is over, and played from its start: no edge to keep up with.
     complete: bool,
@@ -100,7 +105,9 @@ impl Playback {
             audio: UnitQueue::default(),
             past_stalls: 0,
             skipped: 0,
+            excused: 0,
             paused: false,
+            resumed: None,
             ended: false,
             complete: false,
         }
@@ -133,7 +140,8 @@ impl Playback {
         self.adjust(now);
         if self.may_skip() {
             while self.is_over(MAX_SPAN_SKIPPING, MAX_BYTES) {
-                self.skipped += self.video.drop_oldest_group();
+                let oldest = self.video.drop_oldest_group();
+                self.left_out(oldest, self.paused);
                 let horizon = self.video.front().map(|work| (work.timeline, work.unit.pts));
                 match horizon {
                     Some((timeline, pts)) => self.audio.drop_before(timeline, pts),
@@ -156,7 +164,10 @@ impl Playback {
         let Some(timeline) = self.timelines.back_mut() else { return };
         match timeline.playout.adjust(now) {
             Adjustment::None | Adjustment::Settle => self.relieve(now),
-            Adjustment::Skip => self.leave_out_before_position(now),
+            Adjustment::Skip => {
+                let by_user = self.resumed.is_some_and(|at| now < at + RESUME);
+                self.leave_out_before_position(now, by_user);
+            }
         }
     }
 
@@ -169,7 +180,8 @@ impl Playback {
         let is_burst = timeline.playout.is_left_behind(now, front.unit.pts) || front.arrived + MAX_LAG >= now;
         if let Some(position) = timeline.playout.position(now).filter(|_| is_late && !is_burst) {
             let position = Timestamp::from_millis(position.div_euclid(1000));
-            self.skipped += self.video.drop_to_next_random_access(timeline.id, position);
+            let lag = self.video.drop_to_next_random_access(timeline.id, position);
+            self.left_out(lag, false);
         }
     }
 
@@ -177,7 +189,7 @@ impl Playback {
     pub fn jump_to_live_edge(&mut self, now: Duration) {
         if let Some(timeline) = self.timelines.back_mut() {
             timeline.playout.jump(now);
-            self.leave_out_before_position(now);
+            self.leave_out_before_position(now, true);
         }
     }
 
@@ -241,6 +253,9 @@ impl Playback {
 
     /// Holds the picture, or goes on.
     pub fn pause(&mut self, now: Duration, paused: bool) {
+        if self.paused && !paused {
+            self.resumed = Some(now);
+        }
         self.paused = paused;
         for timeline in &mut self.timelines {
             timeline.playout.pause(now, paused);
@@ -257,9 +272,9 @@ impl Playback {
         self.timelines.back().map_or(Duration::ZERO, |timeline| timeline.playout.target())
     }
 
-    /// Pictures that were left out to get back to the live edge.
-    pub fn skipped(&self) -> u64 {
-        self.skipped
+    /// Pictures that were left out to get back to the live edge, and not because the user paused or jumped.
+    pub fn missed(&self) -> u64 {
+        self.skipped - self.excused
     }
 
     /// The numbers of the newest timeline.
@@ -273,6 +288,7 @@ impl Playback {
             speed: playout.map_or(1.0, Playout::speed),
             stalls: self.past_stalls + self.timelines.iter().map(|t| t.playout.stalls()).sum::<u64>(),
             skipped: self.skipped,
+            missed: self.missed(),
         }
     }
 
@@ -288,13 +304,19 @@ impl Playback {
     }
 
     /// Drops what need not be decoded to show the position: all before the last random access point that is due.
-    fn leave_out_before_position(&mut self, now: Duration) {
+    fn leave_out_before_position(&mut self, now: Duration, by_user: bool) {
         let Some(timeline) = self.timelines.back() else { return };
         let Some(position) = timeline.playout.position(now) else { return };
         let position = Timestamp::from_millis(position.div_euclid(1000));
         let id = timeline.id;
-        self.skipped += self.video.drop_to_random_access(id, position);
+        let old = self.video.drop_to_random_access(id, position);
+        self.left_out(old, by_user);
         self.audio.drop_before(id, position);
+    }
+
+    fn left_out(&mut self, units: u64, by_user: bool) {
+        self.skipped += units;
+        self.excused += if by_user { units } else { 0 };
     }
 
     fn may_skip(&self) -> bool {
@@ -310,6 +332,8 @@ impl Playback {
 const DECODE_AHEAD: Duration = Duration::from_millis(250);
 /// A picture that waits for the decoder this long after its time is not worth decoding any more.
 const MAX_LAG: Duration = Duration::from_millis(500);
+/// A jump to the live edge so soon after a pause is because of it: the position is looked at several times within.
+const RESUME: Duration = Duration::from_secs(1);
 /// Bounds what waits where nothing may be left out: beyond it, the source is read no further.
 const MAX_SPAN: Duration = Duration::from_secs(120);
 /// Bounds what waits where pictures may be left out, as while paused: beyond it, the oldest go.

@@ -162,9 +162,31 @@ fn an_outage_stalls_then_skips_to_a_random_access_point() {
     let status = viewer.playback.status();
     assert_eq!(status.stalls, 1);
     assert!(status.skipped > 20, "{}", status.skipped);
+    assert_eq!(status.missed, status.skipped, "the user has no part in it");
     let back = viewer.shown.windows(2).find(|w| w[1].0 > w[0].0 + 1).map(|w| w[1].0);
     assert_eq!(back.map(|n| n % 25), Some(0), "goes on at a random access point");
     assert_eq!(viewer.gaps, 1, "and the decoder is told");
+}
+
+#[test]
+fn what_a_user_pauses_or_jumps_over_is_not_missed() {
+    let live_pictures = |range| pictures(range, 25, |n| n * PICTURE);
+    let mut viewer = Viewer::new(live(None));
+    viewer.run(0, 4_000, &live_pictures(0..100));
+    viewer.playback.pause(ms(4_000), true);
+    viewer.run(4_000, 10_000, &live_pictures(100..250));
+    viewer.playback.pause(ms(10_000), false);
+    viewer.run(10_000, 20_000, &live_pictures(250..500));
+    let status = viewer.playback.status();
+    assert!(status.skipped > 100, "{}", status.skipped);
+    assert_eq!(status.missed, 0);
+    // Short of what is jumped over: the user does it.
+    viewer.playback.pause(ms(20_000), true);
+    viewer.run(20_000, 20_900, &live_pictures(500..523));
+    viewer.playback.pause(ms(20_900), false);
+    viewer.playback.jump_to_live_edge(ms(20_900));
+    viewer.run(20_900, 25_000, &live_pictures(523..625));
+    assert_eq!(viewer.playback.status().missed, 0);
 }
 
 #[test]

@@ -25,7 +25,7 @@ fn presented(player: &Player, ready: &mut Ready) {
     let (luma, stride) = picture.plane(0);
     let mark = marker::read(luma, stride, picture.width() as usize, picture.height() as usize);
     let playback = player.playback.lock();
-    let (in_time, left_out) = (!playback.is_left_behind(now, ready.timeline, picture.pts), playback.skipped());
+    let (in_time, left_out) = (!playback.is_left_behind(now, ready.timeline, picture.pts), playback.missed());
     drop(playback);
     let mut stats = player.stats.lock();
     stats.switches.presented(now, picture.pts);
