@@ -167,8 +167,8 @@ reload the playlist and fetch every segment; low-latency clients whose reloads w
 part before it exists; relay subscribers. What is measured: units received, how far behind the lens pictures come (by the stream's clock, so the
 broadcaster's clock must be this machine's), and what is missing, repeated or behind by comparing the viewers with each other.
 
-All comes from one thread and one address. Raise the server's limits for one address (Nearcast: http.max_per_address, a low-latency viewer
-takes three connections; loopback is exempt for RTMP and relay), and give server and generator a core each:
+All comes from one thread and one address. Raise the server's limits for one address (Nearcast: rtmp., relay. and http.max_per_address; a
+low-latency viewer takes three connections; loopback is exempt for RTMP and relay), and give server and generator a core each:
   taskset -c 1 lab load --protocol ll-hls --viewers 500 --pid $(pidof cdn) http://127.0.0.1:8080/live
 
 Exit codes: 0 every viewer got everything, 1 one did not, 64 the command line makes no sense.";

@@ -53,7 +53,7 @@ fn of_protocol(stage: &Stage, key: &str, protocol: Protocol, steps: &mut Vec<Ste
     };
     let mut command = stage.cdn_command(host)?;
     // All come from one address.
-    command.env("NEARCAST_HTTP_MAX_PER_ADDRESS", "8192");
+    command.env("NEARCAST_HTTP_MAX_PER_ADDRESS", "8192").env("NEARCAST_RELAY_MAX_PER_ADDRESS", "2048");
     server_core.into_iter().for_each(|core| pin(&mut command, core));
     let server = stage.serve(&mut command)?;
     let options = [&pictures::STREAM[..], &["--no-peer"]].concat();

@@ -168,8 +168,9 @@ async fn crowd(options: &Options) -> Result<Summary> {
     let memory = options.pid.map(memory_kib).transpose()?;
     let server = after.0.zip(before.0).zip(memory).map(|((after, before), memory)| (after - before, memory));
     let generator = (after.1 - before.1).as_secs_f64() / took.as_secs_f64();
-    // A player is told that it ends, not by a socket that breaks.
     viewers.shutdown().await;
+    // What says goodbye over QUIC is sent by tasks of its own: else the server would keep their places until it misses them.
+    sleep(LEAVE).await;
     Ok(Summary { options: options.clone(), joined, took, count, errors, generator, server })
 }
 
@@ -311,6 +312,8 @@ fn raise_file_limit() -> Result<()> {
 const JOIN: Duration = Duration::from_secs(20);
 /// Connections open their windows.
 const SETTLE: Duration = Duration::from_secs(2);
+/// For goodbyes to leave.
+const LEAVE: Duration = Duration::from_millis(300);
 /// How often it is looked whether all have come.
 const TICK: Duration = Duration::from_millis(20);
 /// By how much a viewer may have gone on less than the time that was measured; by segments, a segment more: the last may come just
