@@ -93,7 +93,8 @@ pub(super) fn statistics(
 /// The whole, and where it goes: on the way here, and here.
 fn latency(latency: &Breakdown) -> Vec<String> {
     let total = latency.total.map_or("-".to_owned(), |ms| format!("{ms:.0}"));
-    let doubt = latency.uncertainty.map_or(String::new(), |ms| format!(" (+- {ms:.0} by the clocks)"));
+    // A bound that is rounded down is a lie.
+    let doubt = latency.uncertainty.map_or(String::new(), |ms| format!(" (+- {:.0} by the clocks)", ms.ceil()));
     let mut lines = vec![format!("latency  {total} ms{doubt}")];
     let words = |part: Part, ms: f64| format!("{} {ms:.0}", part.name().replace('_', " "));
     let (there, here): (Vec<_>, Vec<_>) = latency.parts().partition(|(part, _)| *part <= Part::LastMile);
