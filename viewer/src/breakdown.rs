@@ -1,7 +1,8 @@
 //! Where the latency goes: this viewer's own stamps of each picture, and what servers tell of the way before it.
 //!
-//! What happens here is measured on every picture. What happened before is told by a server now and then, of a few units that are spread over a
-//! segment; what is left of the whole is the buffer's, so that the parts always add up.
+//! What happens here is measured on every picture. What happened before is told by a server now and then, of a few pictures that are spread over a
+//! segment; from then on all parts and the whole are those of these pictures, until the next are told of: so do they add up, and each is what it
+//! was.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -69,7 +70,7 @@ pub(crate) struct Journal {
     broadcaster: Option<ClockOffset>,
     /// The path that reports are taken from, and how it delivers.
     path: Option<(PathId, Delivery)>,
-    /// What was told of the time before arrival, in microseconds.
+    /// What the time of the pictures that were told of last was spent on: means, in microseconds.
     told: BTreeMap<Part, f64>,
     /// Microseconds, smoothed.
     total: Option<f64>,
@@ -142,7 +143,7 @@ impl Journal {
         }
         self.told.clear();
         for stamps in &ways {
-            for (part, micros) in stamps.parts(delivery).filter(|(part, _)| *part <= Part::LastMile) {
+            for (part, micros) in stamps.parts(delivery) {
                 *self.told.entry(part).or_default() += micros as f64 / ways.len() as f64;
             }
         }
@@ -154,7 +155,7 @@ impl Journal {
         let ours = self.journeys.unit(epoch, told.track, told.dts)?;
         ours.at(Stage::Presented)?;
         let mut stamps = told.stamps;
-        for stage in [Stage::Asked, Stage::Received] {
+        for stage in [Stage::Asked, Stage::Received, Stage::Buffered, Stage::Decoded, Stage::Presented] {
             ours.at(stage).into_iter().for_each(|at| stamps.stamp(stage, at));
         }
         stamps.at(Stage::Received).is_some().then_some(stamps)
@@ -172,30 +173,29 @@ impl Journal {
     pub(crate) fn breakdown(&self) -> Breakdown {
         let ms = |micros: f64| (micros / 100.0).round() / 10.0;
         let round = |ms: f64| (ms * 10.0).round() / 10.0;
+        let uncertainty = self.broadcaster.map(|clock| ms(clock.uncertainty as f64));
+        if self.told.is_empty() {
+            let (last_mile, decoding) = (self.arrival.map(ms), self.decoding.map(ms));
+            let total = self.total.map(ms);
+            let rest = total.zip(last_mile).zip(decoding).map(|((total, before), after)| round(total - before - after));
+            let buffering = rest.or(self.buffering.map(ms));
+            return Breakdown { total, uncertainty, last_mile, buffering, decoding, ..Breakdown::default() };
+        }
         let told = |part| self.told.get(&part).copied().map(ms);
-        let (total, decoding) = (self.total.map(ms), self.decoding.map(ms));
-        let measured = (self.arrival.map(ms), self.buffering.map(ms));
-        // The sum of what is rounded: so do the parts add up.
-        let before: f64 = self.told.values().copied().map(ms).sum();
-        let (last_mile, buffering) = match total.zip(decoding) {
-            Some((total, decoding)) if !self.told.is_empty() => {
-                (told(Part::LastMile), Some(round(total - decoding - before)))
-            }
-            Some((total, decoding)) => (measured.0, measured.0.map(|arrival| round(total - decoding - arrival))),
-            None => measured,
-        };
+        // The sum of what is rounded.
+        let total = round(self.told.values().copied().map(ms).sum());
         Breakdown {
-            total,
-            uncertainty: self.broadcaster.map(|clock| ms(clock.uncertainty as f64)),
+            total: Some(total),
+            uncertainty,
             encoding: told(Part::Encoding),
             queue: told(Part::Queue),
             upload: told(Part::Upload),
             server: told(Part::Server),
             chunking: told(Part::Chunking),
             polling: told(Part::Polling),
-            last_mile,
-            buffering,
-            decoding,
+            last_mile: told(Part::LastMile),
+            buffering: told(Part::Buffering),
+            decoding: told(Part::Decoding),
         }
     }
 }
