@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 
 use media::live_window::{Cursor, LiveWindow, Read};
 use media::{AccessUnit, Catalog, TrackId};
-use net::trace::Trace;
+use net::clock;
+use net::trace::{Noted, Trace};
 use parking_lot::RwLock;
 use tokio::sync::watch;
 
@@ -303,6 +304,7 @@ impl LiveStream {
         debug_assert_eq!(catalog.epoch, unit.epoch, "a unit is of its catalog's epoch");
         let (track, size) = (unit.track, unit.payload.len() as u64);
         let (epoch, dts) = (unit.epoch, unit.dts);
+        let (traced, read_at) = (Noted::from(&unit), clock::system());
         let (position, is_picture) = {
             let mut shared = self.shared.write();
             if shared.writer.as_ref().is_none_or(|w| w.id != writer) {
@@ -324,6 +326,7 @@ impl LiveStream {
             arrivals.forget(window.first_position());
             (position, is_new || is_picture(track))
         };
+        self.stamped.trace_ingested(traced, read_at);
         self.counters.units.fetch_add(1, Ordering::Relaxed);
         self.counters.bytes.fetch_add(size, Ordering::Relaxed);
         self.changed.send_replace(position + 1);

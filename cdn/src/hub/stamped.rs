@@ -6,11 +6,11 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use media::latency::{ClockOffset, Delivery, Journeys, MAX_UNITS, Part, Report, Stage};
-use media::{AccessUnit, Catalog, Epoch, Timestamp};
+use media::latency::{ClockOffset, Delivery, Journey, Journeys, MAX_UNITS, Part, Report, Stage};
+use media::{AccessUnit, Catalog, Epoch, Timestamp, WallClock};
 use net::clock;
 use net::rtmp::Told;
-use net::trace::Trace;
+use net::trace::{self, Trace};
 use parking_lot::Mutex;
 
 /// The stamps of one stream.
@@ -35,17 +35,21 @@ impl Stamped {
         Self { noted: Mutex::default(), trace }
     }
 
-    /// A unit was read whole.
+    /// A unit was read whole. In memory alone, for this is noted under the lock of the window.
     pub(super) fn ingested(&self, catalog: &Catalog, unit: &AccessUnit) {
-        if let Some(trace) = &self.trace {
-            trace.now(Stage::Ingested.name(), unit, "");
-        }
         if catalog.stamped() == Some(unit.track) {
             let now = clock::now();
             let captured = catalog.captured_at(unit.pts).unwrap_or(now);
             let journeys = &mut self.noted.lock().journeys;
             journeys.stamp(unit.epoch, unit.track, unit.dts, Stage::Captured, captured);
             journeys.stamp(unit.epoch, unit.track, unit.dts, Stage::Ingested, now);
+        }
+    }
+
+    /// The trace's line of a unit that was read whole at `at`, by the system's clock. It is a write to a file: under no lock.
+    pub(super) fn trace_ingested(&self, unit: trace::Noted, at: WallClock) {
+        if let Some(trace) = &self.trace {
+            trace.note(Stage::Ingested.name(), unit, "", at);
         }
     }
 
@@ -63,11 +67,12 @@ impl Stamped {
     /// These units are listed, in a part or in a segment.
     pub fn listed(&self, units: &[AccessUnit], stage: Stage) {
         let now = clock::now();
+        // Before the lock: nobody waits for the trace's file who only wants to note or to ask.
+        if let Some(trace) = &self.trace {
+            units.iter().for_each(|unit| trace.now(stage.name(), unit, ""));
+        }
         let mut noted = self.noted.lock();
         for unit in units {
-            if let Some(trace) = &self.trace {
-                trace.now(stage.name(), unit, "");
-            }
             if noted.journeys.of() == Some((unit.epoch, unit.track)) {
                 noted.journeys.stamp(unit.epoch, unit.track, unit.dts, stage, now);
             }
@@ -93,19 +98,23 @@ impl Stamped {
 
     /// How the last units up to the one at `at`, or to the newest, came here; `None` before there are any.
     pub fn report(&self, at: Option<Timestamp>) -> Option<Report> {
+        self.told_of(|journeys| journeys.spread(MAX_UNITS, at).collect())
+    }
+
+    /// Those units with what is known of their broadcaster's clock: of one moment, so that both are of one broadcast.
+    fn told_of(&self, units: impl FnOnce(&Journeys) -> Vec<Journey>) -> Option<Report> {
         let now = clock::now();
         let noted = self.noted.lock();
         let (epoch, _) = noted.journeys.of()?;
         let broadcaster = noted.broadcaster.filter(|(of, _)| *of == epoch).map(|(_, offset)| offset);
-        let units = noted.journeys.spread(MAX_UNITS, at).collect();
-        Some(Report { received: now, answered: now, epoch, broadcaster, units })
+        Some(Report { received: now, answered: now, epoch, broadcaster, units: units(&noted.journeys) })
     }
 
     /// Where the time of the held units went, up to when this server handed them out, by its clock; and how surely it knows the broadcaster's.
     pub fn parts(&self) -> (Parts, Option<ClockOffset>) {
-        let Some(report) = self.report(None) else { return (Parts::new(), None) };
-        let units: Vec<_> = self.noted.lock().journeys.last(usize::MAX, None).collect();
-        let report = Report { units, ..report };
+        let Some(report) = self.told_of(|journeys| journeys.last(usize::MAX, None).collect()) else {
+            return (Parts::new(), None);
+        };
         let mut all: BTreeMap<(&str, &str), Vec<i64>> = BTreeMap::new();
         for unit in report.by_our_clock(ClockOffset::default()) {
             for (delivery, name, last) in DELIVERIES {
@@ -137,8 +146,8 @@ const DELIVERIES: [(Delivery, &str, Part); 3] = [
 mod tests {
     use bytes::Bytes;
     use media::codec::{Codec, CodecConfig, Format};
-    use media::latency::{Journey, Stamps};
-    use media::{Track, TrackId, WallClock};
+    use media::latency::Stamps;
+    use media::{Track, TrackId};
 
     use super::*;
 
