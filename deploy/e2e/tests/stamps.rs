@@ -52,6 +52,7 @@ fn clocks_that_differ_are_found_out_and_the_parts_add_up() -> Result<()> {
         "the server is wrong about the clocks: {offset} ± {doubt}"
     );
     ensure!(doubt < 100_000, "the server knows nothing of the clocks: ± {doubt}");
+    in_order(&cdn, offset, doubt)?;
 
     for (via, told, viewer) in &mut viewers {
         let summary = viewer.finish()?;
@@ -70,6 +71,34 @@ fn clocks_that_differ_are_found_out_and_the_parts_add_up() -> Result<()> {
     broadcaster.stop()
 }
 
+/// Whether the server tells every stage, and each after what causes it, once the clocks are made one.
+fn in_order(cdn: &Cdn, offset: i64, doubt: i64) -> Result<()> {
+    let ask = |at: &str| -> Result<Value> {
+        Ok(serde_json::from_slice(&cdn.get(&format!("/api/v1/streams/live/stamps{at}"))?.body)?)
+    };
+    let newest = |said: &Value| said["units"].as_array()?.last()?["dts"].as_i64();
+    let newest = newest(&ask("")?).context("no units")?;
+    until(START, "every stage of one unit", || {
+        let said = ask(&format!("?at={newest}"))?;
+        let units = said["units"].as_array().with_context(|| format!("no units: {said}"))?;
+        let mut seen = [0; CAUSES.len()];
+        for unit in units {
+            // By the server's clock. Without that, what the broadcaster does comes a third of a second after what it causes.
+            let at = |stage: &str| {
+                let of_theirs = ["captured", "encoded", "sent"].contains(&stage);
+                Some(unit[format!("{stage}_us")].as_i64()? - if of_theirs { offset } else { 0 })
+            };
+            for ((cause, effect, slack), seen) in CAUSES.iter().zip(&mut seen) {
+                let Some((before, after)) = at(cause).zip(at(effect)) else { continue };
+                let slack = slack.unwrap_or(doubt);
+                ensure!(before <= after + slack, "{effect} comes before {cause}, by more than {slack} us: {unit}");
+                *seen += 1;
+            }
+        }
+        Ok(seen.iter().all(|seen| *seen > 0).then_some(()))
+    })
+}
+
 /// What the last line says of the latency.
 fn latency(viewer: &Viewer) -> Result<Option<Value>> {
     let out = viewer.process.out();
@@ -78,6 +107,18 @@ fn latency(viewer: &Viewer) -> Result<Option<Value>> {
     Ok(Some(serde_json::from_str::<Value>(line)?["latency_ms"].take()))
 }
 
+/// Stages of which the first causes the second, and by how many microseconds the order may be wrong: where the clocks differ, what the server
+/// says. That the write to the socket has ended is known, on one machine, only after the server may have read it.
+const CAUSES: [(&str, &str, Option<i64>); 6] = [
+    ("captured", "encoded", Some(MILLISECOND)),
+    ("encoded", "sent", Some(0)),
+    ("encoded", "ingested", None),
+    ("ingested", "relayed", Some(0)),
+    ("ingested", "in_part", Some(0)),
+    ("in_part", "in_segment", Some(0)),
+];
+/// PTS are whole.
+const MILLISECOND: i64 = 1000;
 const PARTS: [&str; 9] =
     ["encoding", "queue", "upload", "server", "chunking", "polling", "last_mile", "buffering", "decoding"];
 /// How far each clock is ahead, in microseconds.
