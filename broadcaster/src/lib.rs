@@ -24,3 +24,4 @@ pub mod quantise;
 pub mod stats;
 pub mod status;
 pub mod stop;
+mod taken;

@@ -2,15 +2,17 @@
 //!
 //! Nobody tells how wide a shared link is, but a queue before it is seen: pings of the push take longer than they did, and so do the round
 //! trips of those viewers whose packets wait in the same queue. Only where both are seen is there anything to share. From then on there
-//! is an estimate of what the link takes. Of that the push has what it wants, at once and whenever it wants it; what is left in that moment is
+//! is an estimate of what the link takes, and it stays while viewers come and go, as the link does. Of that the push has what it wants, at once and whenever it wants it; what is left in that moment is
 //! the viewers', in equal parts. So an IDR of the push meets no queue that viewers have made, and the estimate need only follow the link: it
 //! falls while the push waits for longer than [`TARGET`] and rises while it waits for less, the further from it the faster, and against
 //! the direction in which the wait changes, so that it settles instead of swinging.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use net::relay::Allowed;
+
+use crate::taken::Taken;
 
 /// See the module's text.
 #[derive(Debug)]
@@ -24,6 +26,8 @@ pub(super) struct Share {
     /// When the push last waited at all.
     stirred: Instant,
     viewers: BTreeMap<u64, Viewer>,
+    /// What the link takes of all that goes, while there is a queue before it.
+    taken: Taken,
     /// What is not yet divided; negative while the push has taken more than there was.
     undivided: f64,
     divided: Instant,
@@ -57,6 +61,8 @@ struct Viewer {
     shares: bool,
     /// Bytes that went since the last update.
     sent: f64,
+    /// Bytes that went of late, update by update, while its packets were not seen to wait in the push's queue.
+    before: VecDeque<f64>,
     was_short: bool,
 }
 
@@ -69,6 +75,7 @@ impl Share {
             fall: None,
             stirred: now,
             viewers: BTreeMap::new(),
+            taken: Taken::default(),
             undivided: 0.0,
             divided: now,
             push,
@@ -79,7 +86,10 @@ impl Share {
 
     pub(super) fn join(&mut self, id: u64) {
         let shares = self.link.is_some();
-        self.viewers.insert(id, Viewer { tokens: 0.0, queued: None, shares, sent: 0.0, was_short: false });
+        self.viewers.insert(
+            id,
+            Viewer { tokens: 0.0, queued: None, shares, sent: 0.0, before: VecDeque::new(), was_short: false },
+        );
     }
 
     pub(super) fn leave(&mut self, id: u64) {
@@ -182,13 +192,23 @@ impl Share {
         });
         let change = wait - std::mem::replace(&mut self.push.last_wait, wait);
         let off = 1.0 - wait / TARGET.as_secs_f64();
+        // What went to somebody whose packets are now seen to wait there went there all the while.
+        let mut unseen = 0.0;
+        for viewer in self.viewers.values_mut() {
+            if viewer.shares || is_queued(viewer) {
+                unseen += viewer.before.drain(..).sum::<f64>();
+            } else {
+                viewer.before.push_front(viewer.sent);
+                viewer.before.truncate(UNSEEN);
+            }
+        }
+        self.taken.note((went + pushed) * seconds + unseen, Duration::from_secs_f64(wait), now);
         let suffers = off < 0.0 && is_shared;
         match &mut self.link {
             None if suffers => {
                 // What came and made no queue went on.
-                let took = (went + pushed) / (1.0 + (change / seconds).max(0.0));
-                // Measured in so short a time that a burst tells little: what it took of the push alone was not all.
-                let took = took.max(self.push.rate * LIKELY);
+                let took = self.taken.rate().unwrap_or((went + pushed) / (1.0 + (change / seconds).max(0.0)));
+                let took = took.max(self.push.rate);
                 self.link = Some((took * FIRST).max(self.push.rate + LEAST));
                 (self.goal, self.fall) = (took * NEARLY, Some((now, took * FIRST)));
                 (self.divided, self.undivided, self.short) = (now, 0.0, now);
@@ -203,7 +223,7 @@ impl Share {
                 // The longer nothing waits, the less is what it fell from a measure.
                 let calm = now.saturating_duration_since(self.stirred).saturating_sub(LULL).as_secs_f64();
                 let returns = *link < self.goal;
-                let rise = if returns { RETURN } else { (RISE * (1.0 + calm)).min(RETURN) };
+                let rise = if returns { RETURN } else { (RISE * (1.0 + PROBE * calm)).min(RETURN) };
                 let pull = if off > 0.0 { rise * off } else { FALL * off.max(-2.0) };
                 let lead = if off > 0.0 { 0.0 } else { (-LEAD * change / seconds).clamp(-0.3, 0.0) };
                 let factor = (pull * seconds + lead).exp();
@@ -267,11 +287,9 @@ const MEAN: Duration = Duration::from_millis(4000);
 /// A push that tells nothing for longer is stuck: several units' time.
 const TOLD: Duration = Duration::from_millis(150);
 /// Of what went when the push first waits.
-const FIRST: f64 = 0.7;
+const FIRST: f64 = 0.8;
 /// Per second, without any wait, up to where the estimate fell from.
 const RETURN: f64 = 0.5;
-/// The least that a link is taken for at first, in pushes.
-const LIKELY: f64 = 1.5;
 /// Of where it was to come back to.
 const AGAIN: f64 = 0.8;
 /// Of where it fell from: it was too much.
@@ -284,6 +302,8 @@ const FALL: f64 = 0.5;
 const SHOWN: Duration = Duration::from_millis(1000);
 /// Longer than from one IDR to the next: then there is no wait at all.
 const LULL: Duration = Duration::from_millis(3000);
+/// Per second of calm, in rises.
+const PROBE: f64 = 8.0;
 /// A wait that is none.
 const CALM: Duration = Duration::from_millis(20);
 /// Of the change that the wait tells.
@@ -298,6 +318,8 @@ const FREE: Duration = Duration::from_secs(10);
 const BURST: Duration = Duration::from_millis(100);
 /// The most that viewers pay for what the push took: a push that makes up for an outage does not silence them for as long.
 const DEBT: Duration = Duration::from_millis(1000);
+/// Updates that are remembered of a viewer whose packets wait nowhere: half a second, as [`Taken`] does.
+const UNSEEN: usize = 4;
 /// Bytes that are worth a datagram.
 const PIECE: f64 = 1200.0;
 /// For how long in advance sound may be sent.

@@ -18,6 +18,8 @@ struct Packet {
     is_ping: bool,
     /// Whether it ends an IDR.
     ends_idr: bool,
+    /// Whether it ends a picture.
+    ends_picture: bool,
 }
 
 /// 500 kbit/s of pictures and 128 kbit/s of sound, times `scale`.
@@ -54,6 +56,9 @@ struct Lane {
     queueing: f64,
     idrs: usize,
     got: usize,
+    /// When pictures were whole.
+    shown: Vec<Millis>,
+    has_left: bool,
 }
 
 /// What the push and the viewers had, from `settled` on.
@@ -66,6 +71,8 @@ struct Outcome {
     made: usize,
     made_idrs: usize,
     is_free: bool,
+    /// When each viewer had its pictures.
+    shown: Vec<Vec<Millis>>,
 }
 
 struct Setting {
@@ -75,6 +82,8 @@ struct Setting {
     viewers: usize,
     /// When the n-th joins.
     joins: fn(usize) -> Millis,
+    /// When it leaves.
+    leaves: fn(usize) -> Millis,
     /// Whether the viewers' packets take the link.
     is_shared: bool,
     scale: f64,
@@ -108,18 +117,37 @@ fn run(setting: &Setting) -> Outcome {
             while rest > 0 {
                 let bytes = rest.min(1448);
                 rest -= bytes;
-                unsent.push_back(Packet { viewer: None, bytes: bytes + 66, at: now, is_ping: false, ends_idr: false });
+                unsent.push_back(Packet {
+                    viewer: None,
+                    bytes: bytes + 66,
+                    at: now,
+                    is_ping: false,
+                    ends_idr: false,
+                    ends_picture: false,
+                });
             }
-            for (n, lane) in lanes.iter_mut().enumerate().filter(|(n, _)| (setting.joins)(*n) <= now) {
-                if now - (setting.joins)(n) < 40 {
+            let watches = |n: &usize| ((setting.joins)(*n)..(setting.leaves)(*n)).contains(&now);
+            for (n, lane) in lanes.iter_mut().enumerate().filter(|(n, _)| watches(n)) {
+                if now - (setting.joins)(n) < 40 && lane.pictures.is_empty() && lane.shown.is_empty() {
                     share.join(n as u64);
+                    // It begins at the last IDR.
+                    let before = &all[..next - 1];
+                    let idr = before.iter().rposition(|unit| unit.is_idr).unwrap_or(before.len());
+                    lane.pictures.extend(before[idr..].iter().filter(|unit| !unit.is_sound));
                 }
                 if unit.is_sound { &mut lane.sounds } else { &mut lane.pictures }.push_back(*unit);
             }
         }
         if now % 200 == 0 && ping.is_none() {
             ping = Some(now);
-            unsent.push_back(Packet { viewer: None, bytes: 84, at: now, is_ping: true, ends_idr: false });
+            unsent.push_back(Packet {
+                viewer: None,
+                bytes: 84,
+                at: now,
+                is_ping: true,
+                ends_idr: false,
+                ends_picture: false,
+            });
         }
         let mut enqueue = |packet: Packet, queued: &mut usize| {
             let fits = *queued + packet.bytes <= setting.queue;
@@ -141,6 +169,13 @@ fn run(setting: &Setting) -> Outcome {
             unsent.pop_front();
         }
         for (n, lane) in lanes.iter_mut().enumerate() {
+            if now >= (setting.leaves)(n) {
+                if !std::mem::replace(&mut lane.has_left, true) {
+                    share.leave(n as u64);
+                    (lane.again, lane.sounds, lane.pictures) = Default::default();
+                }
+                continue;
+            }
             let queueing = Duration::from_secs_f64(lane.queueing / 1000.0);
             while lane.ready <= now {
                 while lane.sounds.front().is_some_and(|unit| now - unit.at > 1000) {
@@ -167,13 +202,13 @@ fn run(setting: &Setting) -> Outcome {
                 match share.ask(n as u64, wanted, of_sound && lane.again == 0, queueing, at(now)) {
                     Allowed::After(wait) => lane.ready = now + (wait.as_millis() as u64).max(1),
                     Allowed::Bytes(bytes) => {
-                        let mut ends_idr = false;
+                        let (mut ends_idr, mut ends_picture) = (false, false);
                         if lane.again > 0 {
                             lane.again -= bytes;
                         } else if let Some(unit) = units.front_mut() {
                             unit.bytes -= bytes;
                             if unit.bytes == 0 {
-                                ends_idr = unit.is_idr;
+                                (ends_idr, ends_picture) = (unit.is_idr, !unit.is_sound);
                                 units.pop_front();
                             }
                         }
@@ -181,9 +216,15 @@ fn run(setting: &Setting) -> Outcome {
                         while rest > 0 {
                             let piece = rest.min(1200);
                             rest -= piece;
-                            let ends_idr = ends_idr && rest == 0;
-                            let packet =
-                                Packet { viewer: Some(n), bytes: piece + 58, at: now, is_ping: false, ends_idr };
+                            let (ends_idr, ends_picture) = (ends_idr && rest == 0, ends_picture && rest == 0);
+                            let packet = Packet {
+                                viewer: Some(n),
+                                bytes: piece + 58,
+                                at: now,
+                                is_ping: false,
+                                ends_idr,
+                                ends_picture,
+                            };
                             if !setting.is_shared {
                                 (lane.got, lane.idrs) =
                                     (lane.got + piece, lane.idrs + usize::from(ends_idr && is_settled));
@@ -215,6 +256,9 @@ fn run(setting: &Setting) -> Outcome {
                     if is_settled {
                         lane.got += packet.bytes - 58;
                         lane.idrs += usize::from(packet.ends_idr);
+                    }
+                    if packet.ends_picture {
+                        lane.shown.push(now);
                     }
                 }
             }
@@ -255,6 +299,7 @@ fn run(setting: &Setting) -> Outcome {
         made,
         made_idrs,
         is_free: share.link.is_none(),
+        shown: lanes.into_iter().map(|lane| lane.shown).collect(),
     }
 }
 
@@ -264,6 +309,7 @@ const NARROW: Setting = Setting {
     queue: 64 << 10,
     viewers: 2,
     joins: |n| 5000 + n as u64 * 3000,
+    leaves: |_| Millis::MAX,
     is_shared: true,
     scale: 1.0,
     until: 60_000,
@@ -326,6 +372,37 @@ fn where_there_is_room_nobody_waits() {
     let outcome = run(&Setting { link: |_| 20_000_000.0 / 8.0, ..NARROW });
     assert!(outcome.is_free);
     assert_eq!(outcome.idrs, [outcome.made_idrs; 2]);
+}
+
+/// Longest time without a picture from `from` to `until`, the time before the first included.
+fn hole(shown: &[Millis], from: Millis, until: Millis) -> Millis {
+    let within = shown.iter().copied().filter(|at| (from..until).contains(at));
+    let all: Vec<Millis> = std::iter::once(from).chain(within).chain([until]).collect();
+    all.windows(2).map(|two| two[1] - two[0]).max().unwrap_or(Millis::MAX)
+}
+
+/// Viewers come and go, two and three at a time: the link is the same, whoever watches.
+#[track_caller]
+fn check_coming_and_going(setting: &Setting, first: Millis, longest: Millis) {
+    let setting = Setting {
+        joins: |n| 5300 + n as u64 * 7000,
+        leaves: |n| 5300 + n as u64 * 7000 + 16_000,
+        settled: 5000,
+        ..*setting
+    };
+    let outcome = run(&setting);
+    for (n, shown) in outcome.shown.iter().enumerate() {
+        let (from, until) = ((setting.joins)(n), (setting.leaves)(n).min(setting.until));
+        let (came, hole) = (shown.first().map_or(Millis::MAX, |at| at - from), hole(shown, from, until));
+        println!("viewer {n}: the first after {came} ms, {hole} ms without at most, {} pictures", shown.len());
+        assert!(came <= first && hole <= longest, "viewer {n}: the first after {came} ms, {hole} ms without");
+    }
+}
+
+#[test]
+fn who_comes_or_goes_is_no_reason_to_begin_anew() {
+    check_coming_and_going(&Setting { viewers: 4, ..NARROW }, 1500, 2000);
+    check_coming_and_going(&Setting { link: |_| 4_000_000.0 / 8.0, viewers: 6, scale: 1.6, ..NARROW }, 600, 1500);
 }
 
 /// The push waits, but not for viewers: their packets wait nowhere.
