@@ -41,7 +41,7 @@ pub(super) fn exchange(report: &Report, asked: Instant, came: Instant) -> Exchan
 
 /// Which unit to ask about: one that has been shown, and that the broadcaster has told the server of, which it does each second.
 pub(super) fn subject(position: &Position) -> Option<Timestamp> {
-    let told = |newest: Timestamp| Timestamp::from_millis(newest.as_millis() - TOLD_WITHIN);
+    let told = |newest: Timestamp| Timestamp::from_millis(newest.as_millis().saturating_sub(TOLD_WITHIN));
     let newest = position.load().and_then(|(_, have)| have.into_iter().map(|(_, dts)| dts).max());
     Some(position.shown()?.min(told(newest?)))
 }
@@ -77,3 +77,22 @@ const QUICK: Duration = Duration::from_millis(500);
 const EVERY: Duration = Duration::from_secs(5);
 /// In milliseconds: a second, and the way there.
 const TOLD_WITHIN: i64 = 1_500;
+
+#[cfg(test)]
+mod tests {
+    use media::{Epoch, TrackId};
+
+    use super::*;
+
+    #[test]
+    fn asked_about_is_what_was_shown_and_told_of() {
+        let position = Position::default();
+        assert_eq!(subject(&position), None);
+        // A server may say any DTS.
+        for (newest, shown, asked) in [(9000, 8900, 7500), (9000, 4000, 4000), (i64::MIN, i64::MIN, i64::MIN)] {
+            position.set(Epoch(1), vec![(TrackId::VIDEO, Timestamp::from_millis(newest))], None);
+            position.set_shown(Some(Timestamp::from_millis(shown)));
+            assert_eq!(subject(&position), Some(Timestamp::from_millis(asked)));
+        }
+    }
+}
