@@ -154,6 +154,11 @@ impl Intake<'_> {
             Event::Silent(path) => {
                 self.why.insert(path, Why::Silent);
             }
+            Event::Crowded(path) => {
+                if !self.gone.contains(&path) {
+                    self.why.insert(path, Why::Crowded);
+                }
+            }
             Event::Closed { path, failed } => {
                 self.gone.insert(path);
                 if failed {

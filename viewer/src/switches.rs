@@ -14,6 +14,8 @@ pub enum Why {
     Better,
     /// It brought nothing for longer than it usually does.
     Silent,
+    /// Whoever serves it had no room.
+    Crowded,
     /// It broke.
     Failed,
 }
@@ -24,6 +26,7 @@ impl Why {
         match self {
             Self::Better => "better",
             Self::Silent => "silent",
+            Self::Crowded => "crowded",
             Self::Failed => "failed",
         }
     }

@@ -89,7 +89,7 @@ impl Watcher {
                     }
                     Event::Gap(path) | Event::Idle(path) => self.splicer.open(path),
                     Event::Closed { path, .. } => self.splicer.close(path, &mut out),
-                    Event::Silent(_) | Event::Asked { .. } | Event::Stamps { .. } => {}
+                    Event::Silent(_) | Event::Crowded(_) | Event::Asked { .. } | Event::Stamps { .. } => {}
                     Event::Unit { path, catalog, unit, after } => {
                         self.splicer.push(path, &catalog, unit, after, &mut out);
                         self.catalog = Some(catalog);

@@ -5,6 +5,7 @@
 //! told the secret can recognise. No viewer is told of another.
 
 mod lead;
+mod places;
 mod share;
 mod upload;
 
@@ -260,7 +261,8 @@ impl Peer {
         self.stats.peers.increment();
         self.watched.send_replace(true);
         tracing::info!("a viewer on this network");
-        let feed = Feed { id: self.upload.join(), peer: self.clone() };
+        let (id, room) = self.upload.join();
+        let feed = Feed { id, room, peer: self.clone() };
         let ended = request.serve(Arc::new(feed), proof, std::future::pending()).await;
         self.stats.peers.decrement();
         tracing::info!(?ended, "a viewer on this network left");
@@ -329,6 +331,8 @@ struct Feed {
     peer: Arc<Peer>,
     /// By which its share is known.
     id: u64,
+    /// Whether it has a place.
+    room: watch::Receiver<bool>,
 }
 
 impl Drop for Feed {
@@ -358,6 +362,18 @@ impl relay::Source for Feed {
 
     fn allow(&self, kind: TrackKind, wanted: usize, queueing: Duration) -> Allowed {
         self.peer.upload.ask(self.id, wanted, kind == TrackKind::Audio, queueing)
+    }
+
+    fn room(&self) -> Option<watch::Receiver<bool>> {
+        Some(self.room.clone())
+    }
+
+    fn flows(&self, flows: bool) {
+        self.peer.upload.flows(self.id, flows);
+    }
+
+    fn left_out(&self, _kind: TrackKind) {
+        self.peer.upload.left_out(self.id);
     }
 
     fn sent(&self, kind: TrackKind, position: u64, bytes: usize) {

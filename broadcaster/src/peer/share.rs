@@ -3,7 +3,7 @@
 //! Nobody tells how wide a shared link is, but a queue before it is seen: pings of the push take longer than they did, and so do the round
 //! trips of those viewers whose packets wait in the same queue. Only where both are seen is there anything to share. From then on there
 //! is an estimate of what the link takes, and it stays while viewers come and go, as the link does. Of that the push has what it wants, at once and whenever it wants it; what is left in that moment is
-//! the viewers', in equal parts. So an IDR of the push meets no queue that viewers have made, and the estimate need only follow the link: it
+//! the viewers', in the order that they have their places in ([`places`](super::places)), or in equal parts. So an IDR of the push meets no queue that viewers have made, and the estimate need only follow the link: it
 //! falls while the push waits for longer than [`TARGET`] and rises while it waits for less, the further from it the faster, and against
 //! the direction in which the wait changes, so that it settles instead of swinging.
 
@@ -35,6 +35,8 @@ pub(super) struct Share {
     updated: Instant,
     /// When a viewer last had to wait for its part.
     short: Instant,
+    /// Whether others would watch if there were room: then what the link takes is not forgotten.
+    is_wanted: bool,
 }
 
 #[derive(Debug)]
@@ -57,6 +59,8 @@ struct Viewer {
     tokens: f64,
     /// When its packets last waited in a queue.
     queued: Option<Instant>,
+    /// The longest that they have waited for since the last update, and that fading.
+    longest: f64,
     /// Whether it is one of those that share the link with the push.
     shares: bool,
     /// Bytes that went since the last update.
@@ -64,6 +68,8 @@ struct Viewer {
     /// Bytes that went of late, update by update, while its packets were not seen to wait in the push's queue.
     before: VecDeque<f64>,
     was_short: bool,
+    /// Who has a lower one has its part first; without, all have equal ones.
+    rank: Option<u64>,
 }
 
 impl Share {
@@ -81,14 +87,44 @@ impl Share {
             push,
             updated: now,
             short: now,
+            is_wanted: false,
         }
+    }
+
+    /// In which order viewers have their parts, and whether others wait for one.
+    pub(super) fn rank(&mut self, ranks: impl Iterator<Item = (u64, Option<u64>)>, is_wanted: bool) {
+        self.is_wanted = is_wanted;
+        for (id, rank) in ranks {
+            if let Some(viewer) = self.viewers.get_mut(&id) {
+                viewer.rank = rank;
+            }
+        }
+    }
+
+    /// Whether what a viewer gets is its part of a link that it shares with the push.
+    pub(super) fn shares(&self, id: u64) -> bool {
+        self.viewers.get(&id).is_some_and(|viewer| viewer.shares)
+    }
+
+    /// For how many viewers there is room beside the push, if the link is known.
+    pub(super) fn fits(&self) -> Option<usize> {
+        self.link.filter(|_| self.push.rate > LEAST).map(|link| ((link / self.push.rate - 1.0) / OVERHEAD) as usize)
     }
 
     pub(super) fn join(&mut self, id: u64) {
         let shares = self.link.is_some();
         self.viewers.insert(
             id,
-            Viewer { tokens: 0.0, queued: None, shares, sent: 0.0, before: VecDeque::new(), was_short: false },
+            Viewer {
+                tokens: 0.0,
+                queued: None,
+                longest: 0.0,
+                shares,
+                sent: 0.0,
+                before: VecDeque::new(),
+                was_short: false,
+                rank: None,
+            },
         );
     }
 
@@ -114,10 +150,11 @@ impl Share {
 
     /// Asks for a viewer whose packets wait for `queueing` on their way. A unit that may not be cut (`whole`) goes a little in advance.
     pub(super) fn ask(&mut self, id: u64, wanted: usize, whole: bool, queueing: Duration, now: Instant) -> Allowed {
-        if let Some(viewer) = self.viewers.get_mut(&id)
-            && queueing > QUEUE
-        {
-            viewer.queued = Some(now);
+        if let Some(viewer) = self.viewers.get_mut(&id) {
+            viewer.longest = viewer.longest.max(queueing.as_secs_f64());
+            if queueing > QUEUE {
+                viewer.queued = Some(now);
+            }
         }
         self.update(now);
         self.divide(now);
@@ -157,6 +194,14 @@ impl Share {
         if self.undivided <= 0.0 {
             return;
         }
+        let mut ranked: Vec<_> =
+            self.viewers.values_mut().filter(|viewer| viewer.shares && viewer.rank.is_some()).collect();
+        ranked.sort_by_key(|viewer| viewer.rank);
+        for viewer in ranked {
+            let taken = self.undivided.min(most - viewer.tokens).max(0.0);
+            viewer.tokens += taken;
+            self.undivided -= taken;
+        }
         // What one does not want is another's.
         for _ in 0..2 {
             let takers = self.viewers.values().filter(|viewer| viewer.shares && viewer.tokens < most).count();
@@ -190,6 +235,9 @@ impl Share {
             let silent = now.saturating_duration_since(told).saturating_sub(TOLD);
             wait.max(silent).as_secs_f64()
         });
+        // What waits elsewhere on its way, or on the way of its acknowledgements, is not for viewers to make up for.
+        let longest = self.viewers.values().map(|viewer| viewer.longest).fold(0.0, f64::max);
+        let wait = if self.viewers.is_empty() { wait } else { wait.min(longest + QUEUE.as_secs_f64()) };
         let change = wait - std::mem::replace(&mut self.push.last_wait, wait);
         let off = 1.0 - wait / TARGET.as_secs_f64();
         // What went to somebody whose packets are now seen to wait there went there all the while.
@@ -265,12 +313,16 @@ impl Share {
                     (viewer.shares, viewer.tokens) = (true, 0.0);
                 }
             }
-            if now.saturating_duration_since(self.short) > FREE {
+            if now.saturating_duration_since(self.short) > FREE && !self.is_wanted {
                 self.link = None;
                 self.viewers.values_mut().for_each(|viewer| viewer.shares = false);
             }
         }
-        self.viewers.values_mut().for_each(|viewer| (viewer.sent, viewer.was_short) = (0.0, false));
+        let fade = 0.5f64.powf(seconds / HALF_LIFE.as_secs_f64());
+        for viewer in self.viewers.values_mut() {
+            (viewer.sent, viewer.was_short) = (0.0, false);
+            viewer.longest *= fade;
+        }
     }
 }
 
@@ -280,6 +332,8 @@ const TARGET: Duration = Duration::from_millis(60);
 const QUEUE: Duration = Duration::from_millis(20);
 /// For how long a queue that was seen counts.
 const REMEMBER: Duration = Duration::from_millis(1000);
+/// Of the longest wait of a viewer's packets: it is told late, and only when something is sent.
+const HALF_LIFE: Duration = Duration::from_millis(300);
 /// How often the estimate is changed: about as often as the push's wait is measured.
 const EVERY: Duration = Duration::from_millis(100);
 /// What the push takes is even over two GOPs.
@@ -304,6 +358,8 @@ const SHOWN: Duration = Duration::from_millis(1000);
 const LULL: Duration = Duration::from_millis(3000);
 /// Per second of calm, in rises.
 const PROBE: f64 = 8.0;
+/// A copy of the stream for a viewer, in copies for the push: what QUIC adds, and that units are not even.
+const OVERHEAD: f64 = 1.1;
 /// A wait that is none.
 const CALM: Duration = Duration::from_millis(20);
 /// Of the change that the wait tells.

@@ -86,6 +86,10 @@ struct Setting {
     leaves: fn(usize) -> Millis,
     /// Whether the viewers' packets take the link.
     is_shared: bool,
+    /// Whether who came first has its part first.
+    is_ranked: bool,
+    /// What the push waits for elsewhere.
+    elsewhere: fn(Millis) -> Millis,
     scale: f64,
     until: Millis,
     settled: Millis,
@@ -130,6 +134,7 @@ fn run(setting: &Setting) -> Outcome {
             for (n, lane) in lanes.iter_mut().enumerate().filter(|(n, _)| watches(n)) {
                 if now - (setting.joins)(n) < 40 && lane.pictures.is_empty() && lane.shown.is_empty() {
                     share.join(n as u64);
+                    share.rank(std::iter::once((n as u64, setting.is_ranked.then_some(n as u64))), false);
                     // It begins at the last IDR.
                     let before = &all[..next - 1];
                     let idr = before.iter().rposition(|unit| unit.is_idr).unwrap_or(before.len());
@@ -285,7 +290,7 @@ fn run(setting: &Setting) -> Outcome {
         }
         if now % 13 == 0 && least != Millis::MAX {
             let pending = ping.map_or(0, |since| (now - since).saturating_sub(least));
-            let wait = pending.max(last_waits[0].min(last_waits[1]));
+            let wait = pending.max(last_waits[0].min(last_waits[1])) + (setting.elsewhere)(now);
             share.push_waits(Some(Duration::from_millis(wait)), at(now));
         }
     }
@@ -311,6 +316,8 @@ const NARROW: Setting = Setting {
     joins: |n| 5000 + n as u64 * 3000,
     leaves: |_| Millis::MAX,
     is_shared: true,
+    is_ranked: false,
+    elsewhere: |_| 0,
     scale: 1.0,
     until: 60_000,
     settled: 20_000,
@@ -411,4 +418,22 @@ fn a_push_with_troubles_of_its_own_costs_viewers_nothing() {
     let outcome = run(&Setting { link: |_| 600_000.0 / 8.0, is_shared: false, ..NARROW });
     assert!(outcome.is_free);
     assert_eq!(outcome.idrs, [outcome.made_idrs; 2]);
+}
+
+/// The way of the acknowledgements is full, with what the server sends to others.
+#[test]
+fn what_waits_elsewhere_is_not_made_up_for_here() {
+    let elsewhere = |now| if now > 20_000 { 400 } else { 0 };
+    let outcome = run(&Setting { link: |_| 4_000_000.0 / 8.0, scale: 1.6, elsewhere, ..NARROW });
+    println!("{:?} of {}: {:?} of {}", outcome.idrs, outcome.made_idrs, outcome.got, outcome.made);
+    assert!(outcome.got.iter().all(|got| *got as f64 > outcome.made as f64 * 0.98), "viewers had to make up for it");
+}
+
+#[test]
+fn who_came_first_has_all_and_the_last_what_is_left() {
+    let setting = Setting { link: |_| 3_200_000.0 / 8.0, scale: 1.6, viewers: 3, is_ranked: true, ..NARROW };
+    let outcome = run(&setting);
+    println!("{:?} of {}", outcome.got, outcome.made);
+    let part = |n: usize| outcome.got[n] as f64 / outcome.made as f64;
+    assert!(part(0) > 0.99 && part(0) > part(1) && part(1) > part(2), "{:?} of {}", outcome.got, outcome.made);
 }

@@ -1,11 +1,13 @@
 //! How much goes to all viewers on this network together: at most what the user allows, and at most what the push to the CDN leaves where
-//! both share a link ([`share`](super::share)).
+//! both share a link ([`share`](super::share)); and for whom there is none ([`places`](super::places)).
 
 use std::time::{Duration, Instant};
 
 use net::relay::Allowed;
 use parking_lot::Mutex;
+use tokio::sync::watch;
 
+use super::places::Places;
 use super::share::Share;
 
 /// The limits on all viewers together.
@@ -16,6 +18,7 @@ pub(super) struct Upload(Mutex<Limits>);
 struct Limits {
     user: Option<Bucket>,
     share: Share,
+    places: Places,
     /// The number of the next viewer.
     next: u64,
 }
@@ -35,21 +38,51 @@ impl Upload {
     pub(super) fn new(limit: Option<u64>) -> Self {
         let now = Instant::now();
         let user = limit.map(|bits| Bucket::new(bits as f64 / 8.0, now));
-        Self(Mutex::new(Limits { user, share: Share::new(now), next: 0 }))
+        Self(Mutex::new(Limits { user, share: Share::new(now), places: Places::new(), next: 0 }))
     }
 
-    /// A viewer comes; gives its number.
-    pub(super) fn join(&self) -> u64 {
+    /// A viewer comes: its number, and whether there is room for it.
+    pub(super) fn join(&self) -> (u64, watch::Receiver<bool>) {
         let mut limits = self.0.lock();
         let id = limits.next;
         limits.next += 1;
-        limits.share.join(id);
-        id
+        (id, limits.places.join(id))
     }
 
     /// A viewer leaves.
     pub(super) fn leave(&self, id: u64) {
-        self.0.lock().share.leave(id);
+        self.place(|limits| {
+            limits.share.leave(id);
+            limits.places.leave(id, Instant::now());
+        });
+    }
+
+    /// A viewer is sent the stream from now on, or no longer.
+    pub(super) fn flows(&self, id: u64, flows: bool) {
+        self.place(|limits| {
+            if flows {
+                limits.share.join(id)
+            } else {
+                limits.share.leave(id)
+            }
+            limits.places.flows(id, flows, Instant::now());
+        });
+    }
+
+    /// A viewer could not be sent everything.
+    pub(super) fn left_out(&self, id: u64) {
+        self.place(|limits| {
+            // What its own link does not take is no reason to go.
+            if limits.share.shares(id) || limits.user.is_some() {
+                limits.places.left_out(limits.share.fits(), Instant::now());
+            }
+        });
+    }
+
+    fn place(&self, change: impl FnOnce(&mut Limits)) {
+        let limits = &mut *self.0.lock();
+        change(limits);
+        limits.share.rank(limits.places.ranks(), limits.places.are_wanted());
     }
 
     /// So many bytes were pushed.
@@ -59,7 +92,11 @@ impl Upload {
 
     /// How long what is pushed waits on its way; `None` while nothing is pushed.
     pub(super) fn push_waits(&self, wait: Option<Duration>) {
-        self.0.lock().share.push_waits(wait, Instant::now());
+        let now = Instant::now();
+        self.place(|limits| {
+            limits.share.push_waits(wait, now);
+            limits.places.look(wait.is_some(), limits.share.fits(), now);
+        });
     }
 
     /// Asks for a viewer. `whole` says that a unit may not be cut.
@@ -136,7 +173,8 @@ mod tests {
     #[test]
     fn without_limit_or_trouble_nothing_waits() {
         let upload = Upload::new(None);
-        let id = upload.join();
+        let (id, _) = upload.join();
+        upload.flows(id, true);
         for _ in 0..10_000 {
             assert_eq!(upload.ask(id, 100_000, false, Duration::from_millis(50)), Allowed::Bytes(100_000));
         }

@@ -10,6 +10,8 @@
 //! the fallback flowing for longer. Each failure doubles the time before a path is tried again, and success must last before it is
 //! forgotten. That is what damps flapping.
 //!
+//! A path whose server says that it has no room is left as soon as another flows, stays open, and is taken again when there is room. Without another it is kept.
+//!
 //! Time is a [`Duration`] since any fixed point, on a clock that only rises. The splice makes the merge seamless; this decides
 //! only what is open and what flows.
 
@@ -96,6 +98,10 @@ struct Path {
     /// False alarms, and when the last one was.
     alarms: u32,
     alarmed: Duration,
+    /// Its server has no room for us.
+    is_crowded: bool,
+    /// It once had none: what it leaves out counts.
+    was_crowded: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -132,6 +138,8 @@ impl Selector {
             not_before: Duration::ZERO,
             alarms: 0,
             alarmed: Duration::ZERO,
+            is_crowded: false,
+            was_crowded: false,
         };
         let at = self.ladder.partition_point(|other| other.kind <= kind);
         self.ladder.insert(at, path);
@@ -210,9 +218,17 @@ impl Selector {
         }
     }
 
+    /// The server at the other end of `path` has room for us, or has none.
+    pub fn room(&mut self, path: PathId, has_room: bool) {
+        if let Some(path) = self.path(path) {
+            path.is_crowded = !has_room && !matches!(path.state, State::Closed);
+            path.was_crowded |= path.is_crowded;
+        }
+    }
+
     /// Units are missing on `path` that another might bring: what is idle is asked for them.
     pub fn lacks(&mut self, path: PathId, now: Duration) -> Vec<Action> {
-        let idle = self.ladder.iter_mut().find(|p| p.id != path && matches!(p.state, State::Idle));
+        let idle = self.ladder.iter_mut().find(|p| p.id != path && p.is_ready());
         idle.map(|idle| idle.start(now)).into_iter().collect()
     }
 
@@ -277,7 +293,7 @@ impl Selector {
             State::Flowing(flow) => {
                 let silent_at = self.silent_at(path).filter(|_| !is_alone);
                 let next = silent_at.map(|at| if now < at { at } else { at + self.settings.dead });
-                [Some(flow.since + self.settings.prove), next]
+                [Some(path.proving_since(&flow) + self.settings.prove), next]
             }
             State::Closed => [Some(path.not_before), None],
             State::Opening { .. } | State::Idle => [None, None],
@@ -368,14 +384,22 @@ impl Selector {
                 actions.push(Action::Close(self.ladder[n].id));
                 continue;
             }
+            let proved = |path: &Path| {
+                flows(path).filter(|flow| now >= path.proving_since(flow) + settings.prove && !path.is_crowded)
+            };
+            if path.is_crowded && others().any(|(_, path)| proved(path).is_some()) {
+                let path = &mut self.ladder[n];
+                path.state = State::Idle;
+                actions.push(Action::Stop(path.id));
+                continue;
+            }
             let better = others().filter(|(other, path)| {
-                let proved = flows(path).filter(|other| now >= other.since + settings.prove);
-                *other < n && !self.is_doubtful(path, now) && proved.is_some_and(|other| other.covers(&flow))
+                *other < n && !self.is_doubtful(path, now) && proved(path).is_some_and(|other| other.covers(&flow))
             });
             if better.count() < self.wanted() {
                 continue;
             }
-            let has_idle = self.ladder.iter().any(|path| matches!(path.state, State::Idle));
+            let has_idle = self.ladder.iter().any(Path::is_ready);
             let path = &mut self.ladder[n];
             if settings.mode == Mode::Warm && path.kind.can_idle() && !has_idle {
                 path.state = State::Idle;
@@ -389,7 +413,9 @@ impl Selector {
 
     /// Calls for the next path when none, or too few, can be heard, and for those above the best that can.
     fn call_what_is_wanted(&mut self, now: Duration, actions: &mut Vec<Action>) {
-        let audible = |selector: &Self, n: usize| selector.is_audible(&selector.ladder[n], now);
+        let audible =
+            |selector: &Self, n: usize| selector.is_audible(&selector.ladder[n], now) && !selector.ladder[n].is_crowded;
+        let is_anything_heard = self.ladder.iter().any(|path| self.is_audible(path, now));
         let count = (0..self.ladder.len()).filter(|n| audible(self, *n)).count();
         let best = (0..self.ladder.len()).find(|n| audible(self, *n)).unwrap_or(self.ladder.len());
         if count == 0 {
@@ -397,7 +423,10 @@ impl Selector {
             // What is idle is the nearest; it need not wait for what is still connecting.
             let is_called =
                 self.ladder.iter().any(|p| matches!(p.state, State::Opening { idle: false, since, .. } if p.kind.can_idle() && now < since + self.settings.head_start));
-            if let Some(idle) = self.ladder.iter_mut().find(|p| matches!(p.state, State::Idle)).filter(|_| !is_called) {
+            // A part is better than nothing, and all is better than a part.
+            let idle =
+                self.ladder.iter_mut().filter(|p| p.is_ready() || !is_anything_heard && matches!(p.state, State::Idle));
+            if let Some(idle) = idle.min_by_key(|path| path.is_crowded).filter(|_| !is_called) {
                 actions.push(idle.start(now));
                 return;
             }
@@ -409,7 +438,7 @@ impl Selector {
         }
         // An idle path above the best flows again; else the best closed one that may be tried is opened.
         let next = self.ladder[..best].iter_mut().find(|path| match path.state {
-            State::Idle => true,
+            State::Idle => !path.is_crowded,
             State::Closed => path.not_before <= now,
             State::Opening { .. } | State::Flowing(_) => false,
         });
@@ -467,9 +496,20 @@ impl Path {
         }
     }
 
+    /// Since when it brings what a path is to bring before others are let go for it.
+    fn proving_since(&self, flow: &Flow) -> Duration {
+        if self.was_crowded { flow.whole_since } else { flow.since }
+    }
+
+    /// Whether it is idle and its server has room.
+    fn is_ready(&self) -> bool {
+        matches!(self.state, State::Idle) && !self.is_crowded
+    }
+
     /// Has it flow: opened if it is closed, told to if it is idle.
     fn start(&mut self, now: Duration) -> Action {
         let was_idle = matches!(self.state, State::Idle);
+        self.is_crowded &= was_idle;
         self.state = State::Opening { since: now, idle: false, answered: false };
         if was_idle { Action::Start(self.id) } else { Action::Open(self.id) }
     }
@@ -479,6 +519,7 @@ impl Path {
         self.failures = self.failures.saturating_add(1);
         self.not_before = now + wait;
         self.state = State::Closed;
+        self.is_crowded = false;
     }
 }
 

@@ -66,6 +66,8 @@ pub enum Event {
     Gap(PathId),
     /// A path has fallen silent: others are asked to stand in.
     Silent(PathId),
+    /// Whoever serves a path has no room for this viewer: others are asked to stand in.
+    Crowded(PathId),
     /// A path was told to bring nothing; it stays connected.
     Idle(PathId),
     /// A path was closed.
@@ -269,6 +271,8 @@ enum Report {
     Silent,
     /// Connected, and idle as wished.
     Ready,
+    /// Whether whoever serves this path has room for this viewer.
+    Room(bool),
     /// What comes next does not follow on what came.
     Gap,
     /// What comes next was asked for then.

@@ -116,6 +116,10 @@ pub(super) async fn run(
                 let exchange = stamps::exchange(&report, asked, came);
                 Report::Stamps(Box::new(report), exchange)
             }
+            Event::Room(has_room) => {
+                debug!(address = target.address, has_room, "told of room");
+                Report::Room(has_room)
+            }
             Event::Ended => return Ok(()),
         };
         if reporter.send(report).await.is_err() {

@@ -259,6 +259,12 @@ impl Supervisor {
                 self.state(State::Waiting).await?;
             }
             Report::Ready => self.selector.ready(id),
+            Report::Room(has_room) => {
+                self.selector.room(id, has_room);
+                if !has_room {
+                    self.send(Event::Crowded(id)).await?;
+                }
+            }
             Report::Asked(at) => self.send(Event::Asked { path: id, at }).await?,
             Report::Stamps(report, exchange) => self.send(Event::Stamps { path: id, report, exchange }).await?,
             Report::Gap => {

@@ -12,6 +12,8 @@ use crate::time::Timestamp;
 pub(super) struct Flow {
     /// When its first unit came.
     pub(super) since: Duration,
+    /// Since when no units were left out.
+    pub(super) whole_since: Duration,
     pictures: Option<Rhythm>,
     sounds: Option<Rhythm>,
 }
@@ -34,7 +36,7 @@ pub(super) struct Rhythm {
 impl Flow {
     /// Its first unit has come.
     pub(super) fn begin(now: Duration, kind: TrackKind, dts: Timestamp) -> Self {
-        let mut flow = Self { since: now, pictures: None, sounds: None };
+        let mut flow = Self { since: now, whole_since: now, pictures: None, sounds: None };
         flow.arrived(now, kind, dts, None);
         flow
     }
@@ -53,6 +55,9 @@ impl Flow {
             is_missed: false,
             is_excused: false,
         });
+        if after.is_some_and(|after| after > rhythm.newest) {
+            self.whole_since = now;
+        }
         let gone = now.saturating_sub(rhythm.last);
         let fade = 0.5f64.powf(gone.as_secs_f64() / HALF_LIFE);
         let interval = after.map_or(Duration::ZERO, |after| dts.since(after));

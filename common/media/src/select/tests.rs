@@ -316,3 +316,63 @@ fn a_path_that_never_starts_gives_way() {
     selector.poll(ms(400));
     assert_eq!(selector.poll(ms(5000)), [Action::Close(RTMP)]);
 }
+
+/// On the peer, with the relay idle; then the peer has no room.
+fn crowded() -> Selector {
+    let mut selector = lan(Mode::Warm);
+    selector.poll(ms(0));
+    flow(&mut selector, &[(PEER, 0)], 20, 2000);
+    selector.ready(RELAY);
+    selector.room(PEER, false);
+    assert_eq!(selector.poll(ms(2000)), [Action::Start(RELAY)], "it flows until the other does");
+    let actions = flow(&mut selector, &[(PEER, 0), (RELAY, 60)], 2020, 4000);
+    assert_eq!(only(actions), [Action::Stop(PEER)]);
+    selector
+}
+
+#[test]
+fn a_path_without_room_is_left_once_another_flows_and_taken_again_when_there_is_room() {
+    let mut selector = crowded();
+    assert_eq!(flow(&mut selector, &[(RELAY, 60)], 4000, 30_000), [], "it is not asked for room");
+    selector.room(PEER, true);
+    assert_eq!(selector.poll(ms(30_000)), [Action::Start(PEER)]);
+    let actions = flow(&mut selector, &[(PEER, 0), (RELAY, 60)], 30_020, 40_000);
+    assert_eq!(only(actions), [Action::Stop(RELAY)]);
+}
+
+#[test]
+fn one_that_leaves_units_out_does_not_surpass_another() {
+    let mut selector = crowded();
+    selector.room(PEER, true);
+    assert_eq!(selector.poll(ms(4000)), [Action::Start(PEER)]);
+    // Ten units of it are missing twice a second.
+    for at in (4020..9000).step_by(20) {
+        arrived(&mut selector, RELAY, at, at as i64 - 60);
+        if at % 500 >= 200 {
+            arrived(&mut selector, PEER, at, at as i64);
+        }
+        let actions = selector.poll(ms(at));
+        assert!(!actions.contains(&Action::Stop(RELAY)), "{actions:?} at {at}");
+    }
+}
+
+#[test]
+fn a_part_is_better_than_nothing() {
+    let mut selector = crowded();
+    selector.failed(RELAY, ms(4000));
+    let mut actions = selector.poll(ms(4000));
+    assert!(actions.contains(&Action::Start(PEER)), "{actions:?}");
+    // Others are tried beside it.
+    actions = only(flow(&mut selector, &[(PEER, 0)], 4020, 5000));
+    assert!(actions.contains(&Action::Open(RTMP)), "{actions:?}");
+    assert!(!actions.contains(&Action::Stop(PEER)), "{actions:?}");
+}
+
+#[test]
+fn the_only_path_is_kept_without_room() {
+    let mut selector = selector(Mode::Warm, &[(PEER, PathKind::Peer)]);
+    selector.poll(ms(0));
+    flow(&mut selector, &[(PEER, 0)], 20, 2000);
+    selector.room(PEER, false);
+    assert_eq!(flow(&mut selector, &[(PEER, 0)], 2000, 9000), []);
+}

@@ -23,6 +23,8 @@ pub enum Event {
     Unit(Arrived),
     /// Units of this track were given up on the way: what comes next does not follow.
     Gap(TrackId),
+    /// Whether the server has room for this subscription; without, it had better be stopped until there is.
+    Room(bool),
     /// The broadcast is over; nothing follows.
     Ended,
     /// The answer to [`ask_stamps`](Subscription::ask_stamps).
@@ -60,6 +62,7 @@ enum Arrival {
     /// With the room that it takes.
     Group(GroupHeader, Item, Option<OwnedSemaphorePermit>),
     Ended,
+    Room(bool),
     Stamps(Report, Instant),
     Failed(Error),
 }
@@ -160,6 +163,7 @@ impl Subscription {
                     let Some(asked) = self.asked.take() else { continue };
                     return Ok(Event::Stamps { report, asked, came });
                 }
+                Some(Arrival::Room(has_room)) => return Ok(Event::Room(has_room)),
                 Some(Arrival::Ended) => self.has_ended = true,
                 Some(Arrival::Failed(_)) | None if self.has_ended => return Ok(Event::Ended),
                 Some(Arrival::Failed(error)) => return Err(error),
@@ -208,6 +212,7 @@ async fn read_control(mut recv: RecvStream, mut buffer: BytesMut, arrived: mpsc:
                 Arrival::Group(GroupHeader { generation, track, sequence }, Item::Broken, None)
             }
             Ok(Some(Reply::Ended)) => Arrival::Ended,
+            Ok(Some(Reply::Room(has_room))) => Arrival::Room(has_room),
             Ok(Some(Reply::Stamps(report))) => Arrival::Stamps(report, Instant::now()),
             Ok(Some(_)) => continue,
             // The streams tell the rest.

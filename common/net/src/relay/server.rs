@@ -48,6 +48,17 @@ pub trait Source: Send + Sync + 'static {
         Allowed::Bytes(wanted)
     }
 
+    /// Whether there is room for this subscriber, as it changes; `None` where there always is.
+    fn room(&self) -> Option<watch::Receiver<bool>> {
+        None
+    }
+
+    /// It is sent the stream from now on, or no longer.
+    fn flows(&self, _flows: bool) {}
+
+    /// A unit was left out, or several: they could not be sent in time.
+    fn left_out(&self, _kind: TrackKind) {}
+
     /// A unit is handed to QUIC for the first time, of all its subscribers.
     fn relayed(&self, _unit: &AccessUnit) {}
 
@@ -183,6 +194,12 @@ async fn serve<S: Source>(
     let (dropped, mut drops) = mpsc::channel::<Dropped>(MAX_DROPS);
     // Both lanes end when the broadcast has.
     let mut running = 0;
+    let mut room = source.room();
+    if let Some(room) = &mut room {
+        // Room is what a subscriber takes for granted.
+        room.mark_changed();
+    }
+    let mut has_room = true;
     let (mut starts, mut questions) = (Budget::default(), Budget::default());
     loop {
         tokio::select! {
@@ -194,6 +211,7 @@ async fn serve<S: Source>(
                 Ok(Some(Ask::Stop)) => {
                     lanes.shutdown().await;
                     running = 0;
+                    source.flows(false);
                 }
                 Ok(Some(Ask::Stamps { at })) => {
                     questions.spend("stamps", Instant::now())?;
@@ -215,8 +233,14 @@ async fn serve<S: Source>(
                         lanes.spawn(lane.run(source.clone(), cursor));
                     }
                     running = 2;
+                    source.flows(true);
                 }
             },
+            now = changed(&mut room) => {
+                if std::mem::replace(&mut has_room, now) != now {
+                    write(send, &Reply::Room(now)).await?;
+                }
+            }
             Some(Dropped { generation, track, sequence }) = drops.recv() => {
                 write(send, &Reply::Dropped { generation, track, sequence }).await?;
             }
@@ -234,6 +258,16 @@ async fn serve<S: Source>(
             },
         }
     }
+}
+
+/// What there is to say of room when it changes; never, where it does not.
+async fn changed(room: &mut Option<watch::Receiver<bool>>) -> bool {
+    if let Some(room) = room
+        && room.changed().await.is_ok()
+    {
+        return *room.borrow_and_update();
+    }
+    std::future::pending().await
 }
 
 /// How often a subscriber has asked for something that costs more than to ask for it: a start is two tasks and a join from the newest IDR on.

@@ -33,6 +33,7 @@ pub(super) struct Live {
     jumps: AtomicUsize,
     has_read: Notify,
     relayed: AtomicUsize,
+    room: watch::Sender<bool>,
 }
 
 impl Live {
@@ -46,6 +47,7 @@ impl Live {
             jumps: AtomicUsize::new(0),
             has_read: Notify::new(),
             relayed: AtomicUsize::new(0),
+            room: watch::Sender::new(true),
         })
     }
 
@@ -104,6 +106,10 @@ impl Source for Live {
 
     fn has_ended(&self) -> bool {
         *self.changed.borrow()
+    }
+
+    fn room(&self) -> Option<watch::Receiver<bool>> {
+        Some(self.room.subscribe())
     }
 
     fn relayed(&self, _unit: &AccessUnit) {
@@ -209,6 +215,22 @@ async fn a_join_gets_the_last_idr_at_once_and_then_what_comes() {
 }
 
 #[tokio::test]
+async fn a_subscriber_hears_whether_there_is_room() {
+    let live = Live::new();
+    live.push(0..5, 1000);
+    live.room.send_replace(false);
+    let (address, pin, _) = serve(&live);
+    let (_endpoint, connection) = connect(address, pin).await;
+    let mut subscription = subscribe(connection, "live", Proof::None).await.unwrap();
+    assert!(matches!(next(&mut subscription).await, Event::Room(false)), "before it flows");
+    // It may flow all the same.
+    subscription.start(Start::LiveEdge).await.unwrap();
+    take(&mut subscription, 5).await;
+    live.room.send_replace(true);
+    assert!(matches!(next(&mut subscription).await, Event::Room(true)));
+}
+
+#[tokio::test]
 async fn stamps_are_told_when_they_are_asked_for() {
     let live = Live::new();
     live.push(0..25, 1000);
@@ -307,7 +329,7 @@ async fn a_subscriber_that_does_not_read_is_put_at_the_newest_idr() {
                 last = Some(unit.dts.as_millis());
             }
             Event::Unit(Arrived { unit, .. }) => sounds.push(unit.dts.as_millis()),
-            Event::Stamps { .. } => panic!("nobody asked"),
+            Event::Stamps { .. } | Event::Room(_) => panic!("nobody asked, and there is room"),
             Event::Ended => break,
         }
     }
@@ -378,7 +400,7 @@ async fn altered_packets_change_nothing() {
                     assert_eq!(sound.after.map(Timestamp::as_millis), sounds.last().copied());
                     sounds.push(sound.unit.dts.as_millis());
                 }
-                other @ (Event::Gap(_) | Event::Stamps { .. }) => panic!("{other:?}"),
+                other @ (Event::Gap(_) | Event::Stamps { .. } | Event::Room(_)) => panic!("{other:?}"),
                 Event::Ended => break,
             }
         }

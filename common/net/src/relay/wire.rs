@@ -138,6 +138,8 @@ pub enum Reply {
     Ended,
     /// The answer to a question for stamps.
     Stamps(Report),
+    /// Whether the server has what it takes to send this subscriber everything.
+    Room(bool),
 }
 
 /// Why a subscriber is not let in.
@@ -291,6 +293,10 @@ impl Reply {
                 stamps::put_report(&mut body, report);
                 0x15
             }
+            Self::Room(has_room) => {
+                body.put_u8(u8::from(*has_room));
+                0x16
+            }
         };
         put_message(out, kind, &body);
     }
@@ -314,6 +320,10 @@ impl Reply {
             }
             0x14 => Ok(Self::Ended),
             0x15 => Ok(Self::Stamps(stamps::report(body)?)),
+            0x16 => match byte(body, "a word of room")? {
+                room @ 0..=1 => Ok(Self::Room(room == 1)),
+                other => Err(Error::Unknown { what: "word of room", value: other.into() }),
+            },
             other => Err(Error::Unknown { what: "reply", value: other }),
         }
     }
