@@ -168,6 +168,11 @@ impl Peer {
         }
     }
 
+    /// Whether a viewer's copies go first over a link that is narrow for them.
+    pub fn is_beside(&self) -> bool {
+        self.stats.peers.value() == 1 && self.upload.is_narrow()
+    }
+
     /// How long what is pushed to the CDN waits in queues on its way; `None` while there is no connection. To be told often: a push that
     /// tells nothing counts as one that waits.
     pub fn push_waits(&self, wait: Option<Duration>) {

@@ -101,6 +101,11 @@ impl Share {
         }
     }
 
+    /// The longest that packets of any viewer have waited for of late.
+    pub(super) fn longest(&self) -> Duration {
+        Duration::from_secs_f64(self.viewers.values().map(|viewer| viewer.longest).fold(0.0, f64::max))
+    }
+
     /// Whether what a viewer gets is its part of a link that it shares with the push.
     pub(super) fn shares(&self, id: u64) -> bool {
         self.viewers.get(&id).is_some_and(|viewer| viewer.shares)
@@ -236,7 +241,7 @@ impl Share {
             wait.max(silent).as_secs_f64()
         });
         // What waits elsewhere on its way, or on the way of its acknowledgements, is not for viewers to make up for.
-        let longest = self.viewers.values().map(|viewer| viewer.longest).fold(0.0, f64::max);
+        let longest = self.longest().as_secs_f64();
         let wait = if self.viewers.is_empty() { wait } else { wait.min(longest + QUEUE.as_secs_f64()) };
         let change = wait - std::mem::replace(&mut self.push.last_wait, wait);
         let off = 1.0 - wait / TARGET.as_secs_f64();

@@ -99,6 +99,11 @@ impl Upload {
         });
     }
 
+    /// Whether what goes to viewers waits before their link, be it only for itself.
+    pub(super) fn is_narrow(&self) -> bool {
+        self.0.lock().share.longest() > NARROW
+    }
+
     /// Asks for a viewer. `whole` says that a unit may not be cut.
     pub(super) fn ask(&self, id: u64, wanted: usize, whole: bool, queueing: Duration) -> Allowed {
         let now = Instant::now();
@@ -136,6 +141,8 @@ impl Bucket {
     }
 }
 
+/// What a picture's own packets wait for each other on a link of some megabits; on a quick one it is a fraction of this.
+const NARROW: Duration = Duration::from_millis(4);
 /// An IDR may go at once.
 const BURST: Duration = Duration::from_millis(500);
 /// Bytes that are worth a datagram.

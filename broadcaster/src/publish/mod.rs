@@ -22,8 +22,10 @@ use crate::stats::{State, Stats};
 pub mod resume;
 pub mod unit_log;
 
+mod spread;
 mod telling;
 
+use spread::Spread;
 use telling::Telling;
 use unit_log::UnitLog;
 
@@ -175,7 +177,7 @@ impl Publishing {
     ) -> Result<Option<std::io::Error>, rtmp::Error> {
         let mut changed = self.broadcast.changed();
         let mut catalog: Option<Arc<Catalog>> = None;
-        let mut telling = Telling::default();
+        let (mut telling, mut spread) = (Telling::default(), Spread::default());
         loop {
             let progress = *changed.borrow_and_update();
             let read = self.broadcast.with_window(|window| cursor.read(window, BITE));
@@ -208,6 +210,7 @@ impl Publishing {
                 let Some(track) = entry.catalog.track(entry.unit.track) else { continue };
                 if let Some(peer) = self.peer.as_ref().filter(|_| entry.unit.track.kind == TrackKind::Video) {
                     peer.lead(entry.position).await;
+                    spread.before(entry, peer.is_beside(), publisher);
                 }
                 publisher.send_unit(track, &entry.unit).await?;
                 self.broadcast.stamp(&entry.unit, Stage::Sent);

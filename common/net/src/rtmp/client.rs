@@ -272,6 +272,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Publisher<S> {
         }
     }
 
+    /// The connection's socket, where it is one: for what only its owner can know of how it should send.
+    #[cfg(unix)]
+    pub fn socket(&self) -> Option<std::os::fd::BorrowedFd<'_>> {
+        self.tcp.as_ref().map(|(_, socket)| std::os::fd::AsFd::as_fd(socket))
+    }
+
     /// Bytes that the server has not yet acknowledged, those that wait here included; `None` until it first acknowledges.
     pub fn unacknowledged_bytes(&self) -> Option<u64> {
         let sent = self.connection.sent();

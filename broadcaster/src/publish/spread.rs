@@ -1,0 +1,81 @@
+//! An IDR that is pushed where a viewer next door has its copy of it over the same narrow link.
+//!
+//! Two copies of an IDR take such a link for longer than there is from one picture to the next, and the viewer's copy of that would wait behind the
+//! push's IDR. So the kernel is asked to spread this one over the time of a picture and a half (`SO_MAX_PACING_RATE`, socket(7)), in which
+//! the link sends the viewer's copy first anyway. Elsewhere than on Linux nothing is spread.
+
+use std::time::Duration;
+
+use media::live_window::Entry;
+use net::rtmp::client::Publisher;
+
+/// Of one connection.
+#[derive(Debug, Default)]
+pub(super) struct Spread {
+    is_spread: bool,
+}
+
+impl Spread {
+    /// To be told of each picture before it is pushed; `is_narrow`: a viewer's packets wait before the link.
+    pub(super) fn before(&mut self, entry: &Entry, is_narrow: bool, publisher: &Publisher) {
+        let rate = entry.after.filter(|_| is_narrow && entry.unit.random_access).map(|after| {
+            let interval =
+                Duration::from_millis(entry.unit.dts.as_millis().saturating_sub(after.as_millis()).max(1) as u64);
+            rate(entry.unit.payload.len(), interval)
+        });
+        if rate.is_some() || self.is_spread {
+            self.is_spread = rate.is_some();
+            set(publisher, rate);
+        }
+    }
+}
+
+/// Bytes per second.
+fn rate(bytes: usize, interval: Duration) -> u32 {
+    let time = interval.mul_f64(PICTURES).min(LONGEST);
+    ((bytes as f64 / time.as_secs_f64()) as u32).max(LEAST)
+}
+
+#[cfg(target_os = "linux")]
+fn set(publisher: &Publisher, rate: Option<u32>) {
+    use std::os::fd::AsRawFd;
+
+    let Some(socket) = publisher.socket() else { return };
+    let rate = rate.unwrap_or(u32::MAX);
+    // SAFETY: the socket is open as long as it is borrowed, and the option is a u32 that is there for the whole call.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_MAX_PACING_RATE,
+            std::ptr::from_ref(&rate).cast(),
+            size_of::<u32>() as libc::socklen_t,
+        )
+    };
+    if result != 0 {
+        tracing::debug!(error = %std::io::Error::last_os_error(), "the push cannot be paced");
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn set(_: &Publisher, _: Option<u32>) {}
+
+/// Pictures that an IDR is spread over.
+const PICTURES: f64 = 1.5;
+/// However far apart they are.
+const LONGEST: Duration = Duration::from_millis(60);
+/// Bytes per second: what no link would be slower for.
+const LEAST: u32 = 10_000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_idr_is_spread_over_a_picture_and_a_half() {
+        assert_eq!(rate(10_000, Duration::from_millis(33)), 202_020);
+        assert_eq!(rate(10_000, Duration::from_millis(16)), 416_666);
+        assert_eq!(rate(6_000, Duration::from_secs(1)), 100_000, "a tenth of a picture's time, where there are few");
+        assert_eq!(rate(10, Duration::from_millis(33)), LEAST);
+    }
+}
