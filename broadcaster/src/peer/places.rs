@@ -49,6 +49,9 @@ impl Viewer {
     fn ask_to_go(&mut self, now: Instant) {
         self.room.send_replace(false);
         self.asked = Some(now);
+        tracing::info!(
+            "this uplink has no room for one of the viewers on this network: it is asked to take the CDN's stream"
+        );
     }
 }
 
@@ -148,6 +151,7 @@ impl Places {
         if let Some((id, viewer)) = away.min_by_key(|(_, viewer)| viewer.rank) {
             viewer.room.send_replace(true);
             viewer.rank = rank;
+            tracing::info!("a viewer on this network is asked back from the CDN");
             (self.back, self.freed) = (Some((*id, now)), None);
         }
     }

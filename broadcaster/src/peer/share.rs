@@ -68,6 +68,8 @@ struct Viewer {
     /// Bytes that went of late, update by update, while its packets were not seen to wait in the push's queue.
     before: VecDeque<f64>,
     was_short: bool,
+    /// When it last was.
+    short: Option<Instant>,
     /// Who has a lower one has its part first; without, all have equal ones.
     rank: Option<u64>,
 }
@@ -106,9 +108,17 @@ impl Share {
         Duration::from_secs_f64(self.viewers.values().map(|viewer| viewer.longest).fold(0.0, f64::max))
     }
 
-    /// Whether what a viewer gets is its part of a link that it shares with the push.
-    pub(super) fn shares(&self, id: u64) -> bool {
-        self.viewers.get(&id).is_some_and(|viewer| viewer.shares)
+    /// A viewer has to wait for another limit than this.
+    pub(super) fn kept_waiting(&mut self, id: u64, now: Instant) {
+        if let Some(viewer) = self.viewers.get_mut(&id) {
+            viewer.short = Some(now);
+        }
+    }
+
+    /// Whether a viewer had to wait for its part of late: then that is why it lacks something, and not its own link.
+    pub(super) fn is_short(&self, id: u64, now: Instant) -> bool {
+        let short = self.viewers.get(&id).and_then(|viewer| viewer.short);
+        short.is_some_and(|at| now.saturating_duration_since(at) < REMEMBER)
     }
 
     /// For how many viewers there is room beside the push, if the link is known.
@@ -128,6 +138,7 @@ impl Share {
                 sent: 0.0,
                 before: VecDeque::new(),
                 was_short: false,
+                short: None,
                 rank: None,
             },
         );
@@ -172,7 +183,7 @@ impl Share {
         let part = (link - self.push.rate).max(LEAST) / sharing;
         let needed = if whole { -part * ADVANCE.as_secs_f64() } else { PIECE.min(wanted as f64) };
         if viewer.tokens < needed {
-            viewer.was_short = true;
+            (viewer.was_short, viewer.short) = (true, Some(now));
             let wait = Duration::from_secs_f64((needed - viewer.tokens) / part);
             return Allowed::After(wait.clamp(SHORTEST, LONGEST));
         }

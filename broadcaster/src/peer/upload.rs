@@ -72,9 +72,10 @@ impl Upload {
     /// A viewer could not be sent everything.
     pub(super) fn left_out(&self, id: u64) {
         self.place(|limits| {
-            // What its own link does not take is no reason to go.
-            if limits.share.shares(id) || limits.user.is_some() {
-                limits.places.left_out(limits.share.fits(), Instant::now());
+            let now = Instant::now();
+            // What a viewer's own link does not take is no reason for another to go.
+            if limits.share.is_short(id, now) {
+                limits.places.left_out(limits.share.fits(), now);
             }
         });
     }
@@ -111,7 +112,10 @@ impl Upload {
         let Some(user) = &mut limits.user else { return limits.share.ask(id, wanted, whole, queueing, now) };
         let most = match user.look(wanted, whole, now) {
             Allowed::Bytes(most) => most,
-            wait @ Allowed::After(_) => return wait,
+            wait @ Allowed::After(_) => {
+                limits.share.kept_waiting(id, now);
+                return wait;
+            }
         };
         let allowed = limits.share.ask(id, most, whole, queueing, now);
         if let Allowed::Bytes(bytes) = allowed {
@@ -175,6 +179,20 @@ mod tests {
         assert_eq!(take(300, true, 12), Allowed::After(Duration::from_millis(100)));
         // A long pause saves up no more than a burst.
         assert_eq!(take(60_000, false, 60_000), Allowed::Bytes(50_000));
+    }
+
+    #[test]
+    fn whoever_lacks_what_its_own_link_does_not_take_sends_nobody_away() {
+        let upload = Upload::new(Some(800_000));
+        let viewers = [upload.join(), upload.join()];
+        viewers.iter().for_each(|(id, _)| upload.flows(*id, true));
+        upload.push_waits(Some(Duration::ZERO));
+        upload.left_out(0);
+        assert!(viewers.iter().all(|(_, room)| *room.borrow()));
+        // Now it is the limit.
+        while matches!(upload.ask(0, 100_000, false, Duration::ZERO), Allowed::Bytes(_)) {}
+        upload.left_out(0);
+        assert_eq!(viewers.map(|(_, room)| *room.borrow()), [true, false]);
     }
 
     #[test]
