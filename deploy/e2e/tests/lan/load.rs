@@ -55,6 +55,39 @@ fn three_viewers_fill_the_paper_s_uplink() -> Result<()> {
     share(4_000_000, "872k", 3)
 }
 
+/// Two copies and a bit again, but both viewers may take the CDN's: one stays, one goes, and neither lacks anything.
+#[test]
+fn who_has_no_room_takes_the_cdn_s_stream() -> Result<()> {
+    let house = House::build()?;
+    house.one_way_out()?;
+    house.direct.set(Direction::AToB, Shape { rate: Some(1_700_000), queue: 64 << 10, ..LAN })?;
+    let mut broadcaster = house.broadcast_at("500k", &["--stats", "json"])?;
+    let mut first = house.watch(0, &[])?;
+    wait_source(&mut first, "LAN peer")?;
+    let mut second = house.watch(1, &[])?;
+    second.wait_pictures(SETTLE, START)?;
+    let since = last_picture(&second)?;
+    let shown = second.pictures()?;
+    second.wait_pictures(shown + WATCH / 2, START)?;
+    let asked = "asked to take the CDN's stream";
+    ensure!(broadcaster.process.err().contains(asked), "nobody was asked to go: {}", broadcaster.process.err());
+    let mut by_peer = 0;
+    for mut viewer in [first, second] {
+        let source = stats(&viewer.process)?["source"].clone();
+        by_peer += usize::from(source == "LAN peer");
+        viewer.finish()?;
+        let came: Vec<_> = pictures(&viewer)?.into_iter().filter(|dts| *dts >= since).collect();
+        let hole = came.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or(i64::MAX);
+        println!("by {source}: {} pictures, {hole} ms without one at most", came.len());
+        ensure!(hole <= 34, "pictures are missing: {hole} ms by {source}");
+    }
+    // Both, if the other was just asked back to see whether there is room.
+    ensure!(by_peer >= 1, "nobody is served by the broadcaster");
+    broadcaster.process.interrupt();
+    broadcaster.process.success(Duration::from_secs(5))?;
+    Ok(())
+}
+
 fn share(link: u64, bitrate: &str, viewers: usize) -> Result<()> {
     let house = House::build()?;
     house.one_way_out()?;
