@@ -15,11 +15,13 @@
 //! Time is a [`Duration`] since any fixed point, on a clock that only rises. The splice makes the merge seamless; this decides
 //! only what is open and what flows.
 
+mod path;
 mod rhythm;
 mod settings;
 
 use std::time::Duration;
 
+use self::path::{Path, State};
 use self::rhythm::{Flow, Rhythm};
 pub use self::settings::{Mode, Settings};
 use crate::access_unit::TrackKind;
@@ -86,38 +88,6 @@ pub struct Selector {
     hidden: Duration,
 }
 
-#[derive(Debug)]
-struct Path {
-    id: PathId,
-    kind: PathKind,
-    state: State,
-    /// Failures in a row.
-    failures: u32,
-    /// Not to be opened before this.
-    not_before: Duration,
-    /// False alarms, and when the last one was.
-    alarms: u32,
-    alarmed: Duration,
-    /// Its server has no room for us.
-    is_crowded: bool,
-    /// It once had none: what it leaves out counts.
-    was_crowded: bool,
-}
-
-#[derive(Clone, Copy, Debug)]
-enum State {
-    Closed,
-    /// Connecting, or asked to flow: nothing has come yet.
-    Opening {
-        since: Duration,
-        idle: bool,
-        /// Connected: it is the stream that has not begun.
-        answered: bool,
-    },
-    Idle,
-    Flowing(Flow),
-}
-
 impl Selector {
     /// A selection among `paths`, none of them open.
     pub fn new(settings: Settings, paths: impl IntoIterator<Item = (PathId, PathKind)>) -> Self {
@@ -130,19 +100,8 @@ impl Selector {
 
     /// There is another path. The caller gives no number twice.
     pub fn add(&mut self, id: PathId, kind: PathKind) {
-        let path = Path {
-            id,
-            kind,
-            state: State::Closed,
-            failures: 0,
-            not_before: Duration::ZERO,
-            alarms: 0,
-            alarmed: Duration::ZERO,
-            is_crowded: false,
-            was_crowded: false,
-        };
         let at = self.ladder.partition_point(|other| other.kind <= kind);
-        self.ladder.insert(at, path);
+        self.ladder.insert(at, Path::new(id, kind));
     }
 
     /// There is a path no more; the caller has closed it.
@@ -485,41 +444,6 @@ impl Selector {
             path.state = State::Opening { since: now, idle, answered: false };
             actions.push(if idle { Action::OpenIdle(path.id) } else { Action::Open(path.id) });
         }
-    }
-}
-
-impl Path {
-    fn flow(&self) -> Option<Flow> {
-        match self.state {
-            State::Flowing(flow) => Some(flow),
-            _ => None,
-        }
-    }
-
-    /// Since when it brings what a path is to bring before others are let go for it.
-    fn proving_since(&self, flow: &Flow) -> Duration {
-        if self.was_crowded { flow.whole_since } else { flow.since }
-    }
-
-    /// Whether it is idle and its server has room.
-    fn is_ready(&self) -> bool {
-        matches!(self.state, State::Idle) && !self.is_crowded
-    }
-
-    /// Has it flow: opened if it is closed, told to if it is idle.
-    fn start(&mut self, now: Duration) -> Action {
-        let was_idle = matches!(self.state, State::Idle);
-        self.is_crowded &= was_idle;
-        self.state = State::Opening { since: now, idle: false, answered: false };
-        if was_idle { Action::Start(self.id) } else { Action::Open(self.id) }
-    }
-
-    fn fail(&mut self, settings: &Settings, now: Duration) {
-        let wait = settings.retry_min.saturating_mul(1 << self.failures.min(16)).min(settings.retry_max);
-        self.failures = self.failures.saturating_add(1);
-        self.not_before = now + wait;
-        self.state = State::Closed;
-        self.is_crowded = false;
     }
 }
 
