@@ -155,7 +155,7 @@ impl Intake<'_> {
                 self.why.insert(path, Why::Silent);
             }
             Event::Crowded(path) => {
-                if !self.gone.contains(&path) {
+                if self.led == Some(path) {
                     self.why.insert(path, Why::Crowded);
                 }
             }

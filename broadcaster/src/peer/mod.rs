@@ -163,14 +163,14 @@ impl Peer {
     /// To be waited for before the picture at `position` is pushed: the copy of a viewer that keeps up leaves first. Of several none does: the
     /// push would wait for all of them.
     pub async fn lead(&self, position: u64) {
-        if self.stats.peers.value() == 1 {
+        if self.upload.flowing() == 1 {
             self.lead.wait(position).await;
         }
     }
 
     /// Whether a viewer's copies go first over a link that is narrow for them.
     pub fn is_beside(&self) -> bool {
-        self.stats.peers.value() == 1 && self.upload.is_narrow()
+        self.upload.flowing() == 1 && self.upload.is_narrow()
     }
 
     /// How long what is pushed to the CDN waits in queues on its way; `None` while there is no connection. To be told often: a push that
@@ -377,7 +377,7 @@ impl relay::Source for Feed {
         self.peer.upload.flows(self.id, flows);
     }
 
-    fn left_out(&self, _kind: TrackKind) {
+    fn left_out(&self) {
         self.peer.upload.left_out(self.id);
     }
 

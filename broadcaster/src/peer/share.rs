@@ -103,6 +103,10 @@ impl Share {
         }
     }
 
+    pub(super) fn viewers(&self) -> usize {
+        self.viewers.len()
+    }
+
     /// The longest that packets of any viewer have waited for of late.
     pub(super) fn longest(&self) -> Duration {
         Duration::from_secs_f64(self.viewers.values().map(|viewer| viewer.longest).fold(0.0, f64::max))

@@ -100,6 +100,11 @@ impl Upload {
         });
     }
 
+    /// Viewers that are sent the stream: those that wait for a place are connected, too.
+    pub(super) fn flowing(&self) -> usize {
+        self.0.lock().share.viewers()
+    }
+
     /// Whether what goes to viewers waits before their link, be it only for itself.
     pub(super) fn is_narrow(&self) -> bool {
         self.0.lock().share.longest() > NARROW

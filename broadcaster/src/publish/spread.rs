@@ -75,7 +75,7 @@ mod tests {
     fn an_idr_is_spread_over_a_picture_and_a_half() {
         assert_eq!(rate(10_000, Duration::from_millis(33)), 202_020);
         assert_eq!(rate(10_000, Duration::from_millis(16)), 416_666);
-        assert_eq!(rate(6_000, Duration::from_secs(1)), 100_000, "a tenth of a picture's time, where there are few");
+        assert_eq!(rate(6_000, Duration::from_secs(1)), 100_000, "no longer, however far apart pictures are");
         assert_eq!(rate(10, Duration::from_millis(33)), LEAST);
     }
 }

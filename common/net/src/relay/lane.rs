@@ -91,12 +91,12 @@ impl Lane {
                 match self.choose(&*source, entry) {
                     Verdict::Send => {}
                     Verdict::Skip => {
-                        source.left_out(self.kind);
+                        source.left_out();
                         groups.iter_mut().for_each(Group::finish);
                         continue;
                     }
                     Verdict::Jump => {
-                        source.left_out(self.kind);
+                        source.left_out();
                         groups.iter_mut().for_each(Group::finish);
                         self.jump(&*source, &mut cursor);
                         break;
@@ -105,7 +105,7 @@ impl Lane {
                 match self.send(&*source, &mut groups, entry).await? {
                     Ok(bytes) => source.sent(self.kind, entry.position, bytes),
                     Err(Overtaken) => {
-                        source.left_out(self.kind);
+                        source.left_out();
                         self.give_up(&mut groups).await;
                         self.jump(&*source, &mut cursor);
                         break;

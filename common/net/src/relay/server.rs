@@ -57,7 +57,7 @@ pub trait Source: Send + Sync + 'static {
     fn flows(&self, _flows: bool) {}
 
     /// A unit was left out, or several: they could not be sent in time.
-    fn left_out(&self, _kind: TrackKind) {}
+    fn left_out(&self) {}
 
     /// A unit is handed to QUIC for the first time, of all its subscribers.
     fn relayed(&self, _unit: &AccessUnit) {}
