@@ -9,6 +9,7 @@ mod broadcaster;
 mod browser;
 mod cdn;
 mod gate;
+pub mod guest;
 mod http;
 mod lab;
 mod nginx;

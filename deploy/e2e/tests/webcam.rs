@@ -1,16 +1,11 @@
 //! Real drivers: Debian's stock kernel with its virtual camera (vivid), sound card (snd-aloop) and graphics card (virtio-gpu)
 //! under qemu's software emulation, the broadcaster inside it, the cdn and the viewer outside.
 //!
-//! `deploy/test --webcam` makes the image first (deploy/webcam/image) and says where it is in `NEARCAST_WEBCAM`.
+//! `deploy/test --only webcam` makes the image first.
 
-use std::io::{Read, Write};
-use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::time::{Duration, Instant};
-
-use anyhow::{Context, Result, bail, ensure};
-use e2e::{Cdn, Lab, Process, Viewer, until};
+use anyhow::{Result, ensure};
+use e2e::guest::{BRIEF, EMULATED, Guest, HOST};
+use e2e::{Cdn, Lab, Viewer, until};
 
 #[test]
 fn a_camera_is_found_broadcast_unplugged_and_plugged_in_again() -> Result<()> {
@@ -91,89 +86,5 @@ fn a_screen_is_read_from_the_graphics_card() -> Result<()> {
     seen.inspect_err(|_| eprintln!("--- in the guest\n{log}"))
 }
 
-/// The emulated machine, and the shell on its second serial port.
-struct Guest {
-    shell: UnixStream,
-    commands: u32,
-    _qemu: Process,
-}
-
-impl Guest {
-    fn boot(lab: &Lab) -> Result<Self> {
-        let image: PathBuf =
-            std::env::var_os("NEARCAST_WEBCAM").context("no NEARCAST_WEBCAM: run deploy/test --webcam")?.into();
-        let (console, socket) = (lab.path("console.log"), lab.path("shell"));
-        let mut command = Command::new("qemu-system-x86_64");
-        // Software emulation works in any sandbox, and shows the same everywhere.
-        command.args([
-            "-accel",
-            "tcg,thread=multi",
-            "-m",
-            "1280",
-            "-smp",
-            "2",
-            "-nodefaults",
-            "-no-reboot",
-            "-display",
-            "none",
-        ]);
-        command.args([
-            "-append",
-            "console=ttyS0 quiet panic=-1",
-            "-nic",
-            "user,model=virtio-net-pci",
-            "-device",
-            "virtio-gpu-pci",
-        ]);
-        command.arg("-kernel").arg(image.join("vmlinuz")).arg("-initrd").arg(image.join("initramfs"));
-        command.arg("-serial").arg(format!("file:{}", console.display()));
-        command.arg("-serial").arg(format!("unix:{},server=on,wait=off", socket.display()));
-        let mut qemu = lab.spawn("qemu", &mut command)?;
-        until(EMULATED, "the emulated machine to boot", || {
-            ensure!(qemu.running()?, "qemu ended");
-            Ok(read(&console).contains("init: ready").then_some(()))
-        })
-        .with_context(|| read(&console))?;
-        let shell = UnixStream::connect(&socket)?;
-        Ok(Self { shell, commands: 0, _qemu: qemu })
-    }
-
-    /// Runs one line of shell and gives what it printed.
-    fn run(&mut self, line: &str, within: Duration) -> Result<String> {
-        self.commands += 1;
-        let end = format!("[end of command {}]", self.commands);
-        writeln!(self.shell, "{line}\necho '[end of'' command {}]'", self.commands)?;
-        let deadline = Instant::now() + within;
-        let (mut said, mut buffer) = (Vec::new(), [0; 4096]);
-        loop {
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                bail!("`{line}` took longer than {within:?} in the guest: {}", String::from_utf8_lossy(&said));
-            }
-            self.shell.set_read_timeout(Some(left))?;
-            match self.shell.read(&mut buffer) {
-                Ok(0) => bail!("the guest is gone"),
-                Ok(n) => said.extend_from_slice(&buffer[..n]),
-                Err(e) if matches!(e.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut) => continue,
-                Err(e) => return Err(e.into()),
-            }
-            let text = String::from_utf8_lossy(&said);
-            if let Some(at) = text.find(&end) {
-                return Ok(text[..at].to_owned());
-            }
-        }
-    }
-}
-
-fn read(path: &Path) -> String {
-    std::fs::read(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
-}
-
-/// The host's loopback as qemu's user network shows it to the guest.
-const HOST: &str = "10.0.2.2";
 /// One camera with one capture node, which shows itself as a webcam (and not as a television tuner).
 const PLUG_IN: &str = "modprobe vivid n_devs=1 node_types=0x1 num_inputs=1 input_types=0x0";
-/// For what takes a second on a quiet machine: an emulated processor is some thirty times slower than its host.
-const BRIEF: Duration = Duration::from_secs(60);
-/// For what takes ten.
-const EMULATED: Duration = Duration::from_secs(90);

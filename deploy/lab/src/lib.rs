@@ -20,6 +20,8 @@
 //! | [`lateness`] | [`Lateness`]: how late the emulator was, and whether the run is void |
 //! | [`namespace`] | the namespaces' names, life and clean-up |
 //! | `interface` | ioctls on one interface: up, down, offloads |
+//! | `link::own` | the lab's own emulator of a link |
+//! | `link::netem`, `link::watch` | the kernel's, and how late that is |
 //! | `link::pipe` | the model of one direction: queue, serialisation, loss, delay; no input or output |
 //! | `link::forward` | the thread that runs two pipes between two packet sockets |
 //! | `link::socket` | the AF_PACKET socket and its receive timestamps |
@@ -37,7 +39,7 @@
 //!
 //! Root (CAP_SYS_ADMIN, CAP_NET_ADMIN, CAP_NET_RAW; CAP_SYS_NICE for real-time priority), the program `ip` of
 //! iproute2, and a kernel with network namespaces, veth, bridges and packet sockets. No queueing discipline
-//! such as netem is needed.
+//! such as netem is needed; [`Emulator`] has it used where there is one.
 //!
 //! # Example
 //!
@@ -79,7 +81,7 @@ mod wait;
 pub use host::Host;
 pub use lateness::Lateness;
 pub use link::shape::{BurstLoss, Jitter, Shape};
-pub use link::{Counts, Direction, Link, Priority, Stats};
+pub use link::{Counts, Direction, Emulator, Link, Priority, Stats};
 pub use network::{End, Network, Switch};
 pub use plan::Plan;
 pub use process::Process;

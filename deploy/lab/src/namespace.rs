@@ -130,12 +130,22 @@ pub(crate) fn check_role(role: &str) -> Result<()> {
 
 /// Runs the program `ip` with `arguments` and waits. Fails with what it printed.
 pub(crate) fn ip(arguments: &[&str]) -> Result<()> {
-    let output = Command::new("ip").args(arguments).output().context("run `ip` (package iproute2)")?;
+    tool("ip", arguments).map(drop)
+}
+
+/// Runs the program `tc` with `arguments`, waits, and gives what it printed. Fails with what it complained of.
+pub(crate) fn tc(arguments: &[&str]) -> Result<String> {
+    tool("tc", arguments)
+}
+
+fn tool(program: &str, arguments: &[&str]) -> Result<String> {
+    let output = Command::new(program).args(arguments).output();
+    let output = output.with_context(|| format!("run `{program}` (package iproute2)"))?;
     if !output.status.success() {
         let said = String::from_utf8_lossy(&output.stderr);
-        bail!("ip {}: {}: {}", arguments.join(" "), output.status, said.trim());
+        bail!("{program} {}: {}: {}", arguments.join(" "), output.status, said.trim());
     }
-    Ok(())
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 /// Removes the lab namespaces of processes that no longer live, with the processes still running inside

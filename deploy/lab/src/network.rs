@@ -8,13 +8,14 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 
 use crate::host::Host;
 use crate::interface::Interface;
 use crate::lateness::{Histogram, Lateness};
-use crate::link::Link;
 use crate::link::shape::Shape;
+use crate::link::watch::Watch;
+use crate::link::{Emulator, Link, netem};
 use crate::namespace::{self, Namespace, ip};
 
 /// One network of hosts and switches. Dropping it stops its links, ends the processes still running in its
@@ -27,6 +28,9 @@ pub struct Network {
     wire: Namespace,
     namespaces: Vec<Arc<Namespace>>,
     links: Vec<Arc<Link>>,
+    emulator: Emulator,
+    /// Whether the kernel has netem, once it was tried; how late it is, if it has.
+    netem: Option<Result<Watch, String>>,
 }
 
 /// A switch: a Linux bridge in a namespace of its own. It floods multicast to every port, as an unmanaged home
@@ -83,7 +87,20 @@ impl Network {
         namespace::sweep()?;
         let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
         let wire = Namespace::create(serial, "wire")?;
-        Ok(Network { serial, seed, wire, namespaces: Vec::new(), links: Vec::new() })
+        Ok(Network {
+            serial,
+            seed,
+            wire,
+            namespaces: Vec::new(),
+            links: Vec::new(),
+            emulator: Emulator::default(),
+            netem: None,
+        })
+    }
+
+    /// Has `emulator` make the links that are made from now on; without this, [`Emulator::Own`] does.
+    pub fn emulate_by(&mut self, emulator: Emulator) {
+        self.emulator = emulator;
     }
 
     /// A host with loopback only. `name`: 1 to [`namespace::MAX_ROLE`] of `a-z 0-9 -`, once in a network, and
@@ -130,11 +147,12 @@ impl Network {
     /// Joins two ends by an emulated link; `shapes` are those from `a` to `b` and from `b` to `a`. Returns
     /// once it forwards and both ends have carrier.
     ///
-    /// Fails when a shape is out of range, and as [`Network::cable`] does.
+    /// Fails when a shape is out of range, when it shall be netem and the kernel has none or cannot do it, and as [`Network::cable`] does.
     pub fn link(&mut self, name: &str, a: End<'_>, b: End<'_>, shapes: [Shape; 2]) -> Result<Arc<Link>> {
         for shape in &shapes {
             shape.validate().with_context(|| format!("link {name}"))?;
         }
+        let by_netem = self.is_by_netem(&shapes).with_context(|| format!("link {name}"))?;
         let number = self.links.len();
         let near = [format!("w{number}a"), format!("w{number}b")];
         let mut far = Vec::new();
@@ -152,9 +170,31 @@ impl Network {
         let far: [Interface; 2] = far.try_into().expect("one interface was pushed for each of two ends");
         far.iter().try_for_each(|end| end.await_running(true))?;
         let seeds = [0, 1].map(|way| self.seed.wrapping_add((2 * number as u64 + way).wrapping_mul(SEED_STRIDE)));
-        let link = Arc::new(Link::start(name, &self.wire, near.each_ref().map(String::as_str), far, shapes, seeds)?);
+        let seeds = (!by_netem).then_some(seeds);
+        let link = Link::start(name, &self.wire, near.each_ref().map(String::as_str), far, shapes, seeds);
+        let link = Arc::new(link.with_context(|| format!("link {name}"))?);
         self.links.push(Arc::clone(&link));
         Ok(link)
+    }
+
+    /// Whether netem is to make a link of these shapes.
+    fn is_by_netem(&mut self, shapes: &[Shape; 2]) -> Result<bool> {
+        let possible = || shapes.iter().try_for_each(|shape| netem::arguments(shape).map(drop));
+        match self.emulator {
+            Emulator::Own => Ok(false),
+            Emulator::Auto => Ok(possible().is_ok() && self.netem().is_ok()),
+            Emulator::Netem => {
+                possible()?;
+                self.netem().as_ref().map(|_| true).map_err(|why| {
+                    anyhow!("{why}: netem is not to be had here (modprobe sch_netem?); --links own needs none")
+                })
+            }
+        }
+    }
+
+    /// Tries once whether the kernel has netem.
+    fn netem(&mut self) -> &Result<Watch, String> {
+        self.netem.get_or_insert_with(|| Watch::start(&self.wire).map_err(|why| format!("{why:#}")))
     }
 
     /// The emulated links, in the order they were made.
@@ -162,11 +202,15 @@ impl Network {
         &self.links
     }
 
-    /// How late frames were sent so far, all links together; zero frames when there is no link.
+    /// How late frames were sent so far, all links together, and of netem those that it is watched by; zero frames when there is no link.
     pub fn lateness(&self) -> Lateness {
         let mut all = Histogram::new().snapshot();
-        self.links.iter().for_each(|link| all.merge(&link.lateness()));
+        self.links.iter().filter_map(|link| link.lateness()).chain(self.netem_lateness()).for_each(|of| all.merge(&of));
         all
+    }
+
+    fn netem_lateness(&self) -> Option<Lateness> {
+        self.netem.as_ref()?.as_ref().ok().map(Watch::lateness)
     }
 
     /// Fails, saying why, when what was measured so far in this network is void: a link's thread has failed, its
@@ -174,9 +218,14 @@ impl Network {
     pub fn ensure_valid(&self) -> Result<()> {
         for link in &self.links {
             ensure!(link.is_running(), "run is void: link {} has stopped", link.name());
-            let (lateness, drops) = (link.lateness(), link.stats().improper_drops());
-            ensure!(!lateness.is_void(), "run is void: link {}: {lateness}", link.name());
+            let drops = link.stats().improper_drops();
+            if let Some(lateness) = link.lateness() {
+                ensure!(!lateness.is_void(), "run is void: link {}: {lateness}", link.name());
+            }
             ensure!(drops == 0, "run is void: link {}: {drops} frames dropped against the shape", link.name());
+        }
+        if let Some(lateness) = self.netem_lateness() {
+            ensure!(!lateness.is_void(), "run is void: netem: {lateness}");
         }
         Ok(())
     }
@@ -191,6 +240,7 @@ impl Network {
 impl Drop for Network {
     fn drop(&mut self) {
         self.links.iter().for_each(|link| link.stop());
+        self.netem = None;
         // Hosts and links may outlive the network in the caller's hands: the names go now all the same.
         self.namespaces.iter().for_each(|namespace| namespace.remove());
         self.wire.remove();
@@ -237,7 +287,8 @@ impl End<'_> {
 
 /// Makes a veth pair with each end in its namespace.
 fn veth(a: (&Namespace, &str), b: (&Namespace, &str)) -> Result<()> {
-    let first = ["link", "add", a.1, "netns", a.0.name(), "type", "veth"];
+    // From inside: kernels before 6.13 look for the name where they are asked from, and many a machine has an eth0.
+    let first = ["-n", a.0.name(), "link", "add", a.1, "type", "veth"];
     let second = ["peer", "name", b.1, "netns", b.0.name()];
     ip(&[&first[..], &second].concat())
 }

@@ -62,7 +62,7 @@ fn round_trips_take_the_configured_delays() {
     let wan = Shape { delay: ms(30), rate: Some(4_000_000), ..Shape::default() };
     let (local, remote) = valid(|| {
         let home = Home::build(&HomePlan { seed: 1, lan: Some(lan), wan }).unwrap();
-        assert_eq!(home.wan.priority(), Priority::RealTime);
+        assert_eq!(home.wan.priority(), Some(Priority::RealTime));
         let local = median_rtt(&home.broadcaster, &home.viewer1, 40);
         let remote = median_rtt(&home.viewer2, &home.cdn, 25);
         (home.network, (local, remote))

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::floor::{FRAMING, IDR_UNIT, MEAN_UNIT};
+use crate::link::Emulator;
 use crate::load::Protocol;
 
 /// Networks on one machine: hosts in network namespaces, joined by switches and emulated links; experiments with Nearcast's real
@@ -47,6 +48,9 @@ pub struct Up {
     /// Seed of everything random [default: the topology's]
     #[arg(long)]
     pub seed: Option<u64>,
+    /// Who delays and loses frames
+    #[arg(long, value_enum, default_value = "auto", value_name = "WHO")]
+    pub links: Emulator,
 }
 
 /// `lab set`, `lab tell`.
@@ -80,6 +84,9 @@ pub struct Run {
     /// For `rivals`: another server to measure, a command that listens on 0.0.0.0:1935 and lets live/live be published and played
     #[arg(long = "rival", value_name = "NAME=COMMAND", value_parser = rival)]
     pub rivals: Vec<(String, String)>,
+    /// Who delays and loses frames: with netem, what is random follows no seed
+    #[arg(long, value_enum, default_value = "own", value_name = "WHO")]
+    pub links: Emulator,
     /// Keep the programs' logs and traces in DIR/NAME.work
     #[arg(long)]
     pub keep: bool,

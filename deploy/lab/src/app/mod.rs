@@ -29,6 +29,7 @@ pub fn run(cli: Cli) -> Result<()> {
         Command::Up(up) => {
             let mut plan = topology(&up.topology)?;
             plan.seed = up.seed.unwrap_or(plan.seed);
+            plan.emulator = up.links;
             privilege::obtain()?;
             up::run(&plan)
         }
@@ -40,6 +41,7 @@ pub fn run(cli: Cli) -> Result<()> {
             let options = Options {
                 quick: run.quick,
                 seed: run.seed,
+                links: run.links,
                 out: run.out,
                 programs: run.bin,
                 keep: run.keep,

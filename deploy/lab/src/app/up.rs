@@ -7,6 +7,7 @@ use std::sync::mpsc::{SyncSender, sync_channel};
 use anyhow::Result;
 
 use super::{say, socket};
+use crate::link::{Emulator, Priority};
 use crate::plan::Plan;
 use crate::plan::control::HELP;
 use crate::teardown;
@@ -31,11 +32,17 @@ pub(super) fn run(plan: &Plan) -> Result<()> {
         built.describe(),
         std::process::id()
     ))?;
-    for link in built.links.values().filter(|link| link.priority() != crate::Priority::RealTime) {
+    for link in built.links.values() {
+        if let Some(priority) = link.priority().filter(|priority| *priority != Priority::RealTime) {
+            let name = link.name();
+            eprintln!(
+                "lab: link {name} has no real-time priority ({priority:?}): it will be late when the machine is busy"
+            );
+        }
+    }
+    if built.links.values().any(|link| link.emulator() == Emulator::Netem) {
         eprintln!(
-            "lab: link {} has no real-time priority ({:?}): it will be late when the machine is busy",
-            link.name(),
-            link.priority()
+            "lab: by netem: what is random follows no seed, queues are counted in frames; --links own knows both"
         );
     }
     listen(&control, events.clone())?;

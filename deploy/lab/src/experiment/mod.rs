@@ -23,6 +23,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 
+use crate::link::Emulator;
 use outcome::Outcome;
 use stage::Stage;
 
@@ -83,6 +84,8 @@ pub struct Options {
     pub quick: bool,
     /// Of everything random.
     pub seed: u64,
+    /// Who emulates the links.
+    pub links: Emulator,
     /// Where results go.
     pub out: PathBuf,
     /// Where the programs are; `None` is beside this one.
@@ -141,7 +144,12 @@ pub fn run_all(wanted: &[&Experiment], options: &Options, say: &mut dyn FnMut(&s
 /// The command that makes a result again, wherever its results went and its programs were.
 fn command(name: &str, options: &Options) -> String {
     let quick = if options.quick { " --quick" } else { "" };
-    format!("lab run {name}{quick} --seed {}", options.seed)
+    let links = match options.links {
+        Emulator::Own => "",
+        Emulator::Netem => " --links netem",
+        Emulator::Auto => " --links auto",
+    };
+    format!("lab run {name}{quick}{links} --seed {}", options.seed)
 }
 
 /// A file among an experiment's results.

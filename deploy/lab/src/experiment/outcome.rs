@@ -56,6 +56,7 @@ impl Outcome {
             "command": command(name, options),
             "version": env!("CARGO_PKG_VERSION"),
             "seed": options.seed,
+            "links": format!("{:?}", options.links).to_lowercase(),
             "quick": options.quick,
             "void": self.void,
             "machine": machine(),

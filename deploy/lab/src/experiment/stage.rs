@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use super::{Options, result_file, rows};
 use crate::host::Host;
+use crate::link::Emulator;
 use crate::plan::Plan;
 use crate::process::{Process, pin};
 use crate::wait::until;
@@ -18,6 +19,7 @@ use crate::wait::until;
 pub(super) struct Stage {
     pub(super) quick: bool,
     pub(super) seed: u64,
+    links: Emulator,
     /// Other servers, by name and command.
     pub(super) rivals: Vec<(String, String)>,
     programs: PathBuf,
@@ -59,6 +61,7 @@ impl Stage {
         Ok(Stage {
             quick: options.quick,
             seed: options.seed,
+            links: options.links,
             rivals: options.rivals.clone(),
             programs,
             work,
@@ -70,6 +73,7 @@ impl Stage {
     pub(super) fn plan(&self, text: &str) -> Result<Plan> {
         let mut plan: Plan = text.parse()?;
         plan.seed = self.seed;
+        plan.emulator = self.links;
         Ok(plan)
     }
 

@@ -16,10 +16,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
 
-use super::pipe::{Pipe, count};
+use super::Priority;
+use super::pipe::{Counters, Pipe, count};
 use super::shape::Shape;
 use super::socket::{PacketSocket, monotonic};
-use super::{Counters, Priority};
 use crate::lateness::Histogram;
 
 /// What the thread is asked to do; carried out before the next frame.
@@ -233,7 +233,7 @@ fn drain(wake: &OwnedFd) {
 }
 
 /// Raises the calling thread as far as the machine allows.
-fn raise_priority() -> Priority {
+pub(super) fn raise_priority() -> Priority {
     // SAFETY: prctl with this option takes an integer and acts on the calling thread.
     unsafe { libc::prctl(libc::PR_SET_TIMERSLACK, 1) };
     let parameters = libc::sched_param { sched_priority: REAL_TIME_PRIORITY };

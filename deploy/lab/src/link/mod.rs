@@ -1,26 +1,39 @@
 //! The emulated link's handle: changing its shape, cutting and healing it, and reading its counters, all while
 //! it runs.
 //!
-//! It is not the cable's making, which is in [`crate::network`], nor the emulation, which is in `pipe` (the
-//! model) and `forward` (the thread). Every method may be called from any thread.
+//! It is not the cable's making, which is in [`crate::network`], nor the emulation, which is in `own` (packet sockets and a thread) or
+//! in `netem` (the kernel's). Every method may be called from any thread.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
 use crate::interface::Interface;
-use crate::lateness::{Histogram, Lateness};
+use crate::lateness::Lateness;
 use crate::namespace::Namespace;
-use forward::{Forwarder, Order, Works};
-use pipe::{Counters, Pipe};
+use netem::Netem;
+use own::Own;
 use shape::Shape;
-use socket::PacketSocket;
 
 mod forward;
+pub(crate) mod netem;
+mod own;
 mod pipe;
 pub mod shape;
 mod socket;
+pub(crate) mod watch;
+
+/// Who delays and loses the frames of a link.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Emulator {
+    /// Nearcast's: everything that a [`Shape`] says, random by the seed, and how late each frame was
+    #[default]
+    Own,
+    /// The kernel's: it keeps time by itself; it counts queues in frames, loses frames before they take up the link, and draws by no seed
+    Netem,
+    /// netem where the kernel has it, for links that it can be told of; else the own
+    Auto,
+}
 
 /// A way along a link, from the end named first when it was made (A) to the other (B), or back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -56,7 +69,8 @@ pub enum Priority {
 
 /// What happened in one direction since the link was made, in frames.
 ///
-/// `received + duplicated` is the sum of all others but `kernel_drops`, and of the frames still on their way.
+/// `received + duplicated` is the sum of all others but `kernel_drops`, and of the frames still on their way. netem tells no more than
+/// `sent`, `sent_bytes`, `lost` and `unheard`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
     /// Taken in at the near end.
@@ -65,7 +79,7 @@ pub struct Counts {
     pub sent: u64,
     /// Their lengths together.
     pub sent_bytes: u64,
-    /// Lost by the shape's random or burst loss.
+    /// Lost by the shape's random or burst loss; by netem, dropped at the full queue, too.
     pub lost: u64,
     /// Dropped at the full queue.
     pub queue_full: u64,
@@ -104,48 +118,34 @@ pub struct Link {
     near: [Interface; 2],
     /// The ends at the host or switch, which then lose carrier.
     far: [Interface; 2],
-    sockets: Arc<[PacketSocket; 2]>,
-    counters: [Arc<Counters>; 2],
-    histogram: Arc<Histogram>,
-    state: Mutex<State>,
-    priority: Priority,
+    shapes: Mutex<[Shape; 2]>,
+    engine: Engine,
 }
 
+/// What is between the two ends in the wire namespace.
 #[derive(Debug)]
-struct State {
-    shapes: [Shape; 2],
-    /// `None` once the network is gone.
-    forwarder: Option<Forwarder>,
+enum Engine {
+    Own(Own),
+    Netem(Box<Netem>),
 }
 
 impl Link {
     /// Starts forwarding between the interfaces `ends` of the namespace `wire`, whose veth peers are `far`. All
-    /// four must be up.
+    /// four must be up. Without `seeds` it is netem that forwards.
     pub(crate) fn start(
         name: &str,
         wire: &Namespace,
         ends: [&str; 2],
         far: [Interface; 2],
         shapes: [Shape; 2],
-        seeds: [u64; 2],
+        seeds: Option<[u64; 2]>,
     ) -> Result<Link> {
-        let open = |end| Ok((Interface::open(end)?, PacketSocket::open(end)?));
-        let [a, b] = wire.run(|| ends.map(open))?.map(|end: Result<_>| end.with_context(|| format!("link {name}")));
-        let ((near_a, socket_a), (near_b, socket_b)) = (a?, b?);
-        let sockets = Arc::new([socket_a, socket_b]);
-        let counters = [(); 2].map(|()| Arc::new(Counters::default()));
-        let pipes = [0, 1].map(|i| Pipe::new(shapes[i], seeds[i], Arc::clone(&counters[i])));
-        let histogram = Arc::new(Histogram::new());
-        let works = Works {
-            sockets: Arc::clone(&sockets),
-            pipes,
-            counters: counters.clone(),
-            histogram: Arc::clone(&histogram),
+        let [near_a, near_b] = wire.run(|| ends.map(Interface::open))?;
+        let engine = match seeds {
+            Some(seeds) => Engine::Own(Own::start(name, wire, ends, shapes, seeds)?),
+            None => Engine::Netem(Box::new(Netem::start(wire, ends, shapes)?)),
         };
-        let forwarder = Forwarder::start(name, works)?;
-        let priority = forwarder.priority();
-        let state = Mutex::new(State { shapes, forwarder: Some(forwarder) });
-        Ok(Link { name: name.to_owned(), near: [near_a, near_b], far, sockets, counters, histogram, state, priority })
+        Ok(Link { name: name.to_owned(), near: [near_a?, near_b?], far, shapes: Mutex::new(shapes), engine })
     }
 
     /// The name it was made under.
@@ -153,15 +153,26 @@ impl Link {
         &self.name
     }
 
+    /// Who emulates it: never [`Emulator::Auto`].
+    pub fn emulator(&self) -> Emulator {
+        match self.engine {
+            Engine::Own(_) => Emulator::Own,
+            Engine::Netem(_) => Emulator::Netem,
+        }
+    }
+
     /// Changes what one direction does, from the next frame on: rate and queue for frames that have not begun
     /// serialisation, all else for frames that have not entered the delay line. Returns once in force.
     ///
-    /// Fails when a field is out of its range, or the network is gone.
+    /// Fails when a field is out of its range, when netem emulates the link and cannot do it, or when the network is gone.
     pub fn set(&self, direction: Direction, shape: Shape) -> Result<()> {
         shape.validate()?;
-        let mut state = self.state();
-        state.ask(Order::Set(direction.index(), shape))?;
-        state.shapes[direction.index()] = shape;
+        let mut shapes = self.shapes();
+        match &self.engine {
+            Engine::Own(own) => own.set(direction.index(), shape),
+            Engine::Netem(netem) => netem.set(direction.index(), shape),
+        }?;
+        shapes[direction.index()] = shape;
         Ok(())
     }
 
@@ -172,7 +183,7 @@ impl Link {
 
     /// The shape in force.
     pub fn shape(&self, direction: Direction) -> Shape {
-        self.state().shapes[direction.index()]
+        self.shapes()[direction.index()]
     }
 
     /// Pulls the cable: both ends lose carrier, as programs at the ends may notice, and frames on their way are
@@ -180,8 +191,8 @@ impl Link {
     ///
     /// Fails when an interface cannot be set down or the network is gone.
     pub fn cut(&self) -> Result<()> {
-        let state = self.state();
-        state.ask(Order::Open(false))?;
+        let _one_at_a_time = self.shapes();
+        self.open(false)?;
         self.near.iter().try_for_each(Interface::down)?;
         self.far.iter().try_for_each(|end| end.await_running(false))
     }
@@ -189,7 +200,8 @@ impl Link {
     /// Drops every frame from now on, and those on their way, while both ends keep carrier: nothing but
     /// silence tells. Returns once in force. Fails when the network is gone.
     pub fn blackhole(&self) -> Result<()> {
-        self.state().ask(Order::Open(false))
+        let _one_at_a_time = self.shapes();
+        self.open(false)
     }
 
     /// Ends a cut or a black hole, or both; nothing happens on a sound link. Returns once both ends have
@@ -197,60 +209,62 @@ impl Link {
     ///
     /// Fails when an interface does not come up or the network is gone.
     pub fn heal(&self) -> Result<()> {
-        let state = self.state();
+        let _one_at_a_time = self.shapes();
         self.near.iter().try_for_each(Interface::up)?;
         self.near.iter().chain(&self.far).try_for_each(|end| end.await_running(true))?;
-        state.ask(Order::Open(true))
+        self.open(true)
+    }
+
+    fn open(&self, open: bool) -> Result<()> {
+        match &self.engine {
+            Engine::Own(own) => own.open(open),
+            Engine::Netem(netem) => netem.open(open),
+        }
     }
 
     /// What happened so far.
     pub fn stats(&self) -> Stats {
-        let [a_to_b, b_to_a] = [0, 1].map(|i| {
-            let counters = &self.counters[i];
-            let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-            Counts {
-                received: read(&counters.received),
-                sent: read(&counters.sent),
-                sent_bytes: read(&counters.sent_bytes),
-                lost: read(&counters.lost),
-                queue_full: read(&counters.queue_full),
-                duplicated: read(&counters.duplicated),
-                unheard: read(&counters.unheard),
-                emulator_drops: read(&counters.emulator_drops),
-                kernel_drops: self.sockets[i].kernel_drops(),
-            }
-        });
+        let [a_to_b, b_to_a] = match &self.engine {
+            Engine::Own(own) => own.counts(),
+            Engine::Netem(netem) => netem.counts(),
+        };
         Stats { a_to_b, b_to_a }
     }
 
-    /// How late frames were sent so far, both directions together.
-    pub fn lateness(&self) -> Lateness {
-        self.histogram.snapshot()
+    /// How late frames were sent so far, both directions together; netem does not tell.
+    pub fn lateness(&self) -> Option<Lateness> {
+        match &self.engine {
+            Engine::Own(own) => Some(own.lateness()),
+            Engine::Netem(_) => None,
+        }
     }
 
-    /// How the emulator's thread is scheduled.
-    pub fn priority(&self) -> Priority {
-        self.priority
+    /// How the emulator's thread is scheduled; netem has none.
+    pub fn priority(&self) -> Option<Priority> {
+        match &self.engine {
+            Engine::Own(own) => Some(own.priority()),
+            Engine::Netem(_) => None,
+        }
     }
 
     /// Whether frames are being handled at all: false once the network is gone or the thread has failed.
     pub fn is_running(&self) -> bool {
-        self.state().forwarder.as_ref().is_some_and(Forwarder::is_running)
+        match &self.engine {
+            Engine::Own(own) => own.is_running(),
+            Engine::Netem(netem) => netem.is_running(),
+        }
     }
 
-    /// Ends the thread; from then on nothing passes.
+    /// Ends it; from then on nothing passes.
     pub(crate) fn stop(&self) {
-        self.state().forwarder = None;
+        match &self.engine {
+            Engine::Own(own) => own.stop(),
+            Engine::Netem(netem) => netem.stop(),
+        }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
-        // No invariant of the state spans two of its fields, so a panic elsewhere leaves it good.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl State {
-    fn ask(&self, order: Order) -> Result<()> {
-        self.forwarder.as_ref().context("the link's network is gone")?.ask(order)
+    fn shapes(&self) -> MutexGuard<'_, [Shape; 2]> {
+        // No invariant spans the two shapes, so a panic elsewhere leaves them good.
+        self.shapes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

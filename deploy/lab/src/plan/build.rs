@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 
 use super::{Plan, Plug, shape};
 use crate::host::Host;
-use crate::link::{Direction, Link};
+use crate::link::{Direction, Emulator, Link};
 use crate::network::{End, Network, Switch};
 
 /// A network made by plan; dropping it takes it down.
@@ -31,6 +31,7 @@ impl Plan {
     /// made by then is gone.
     pub fn build(&self) -> Result<Built> {
         let mut network = Network::new(self.seed)?;
+        network.emulate_by(self.emulator);
         let mut hosts = BTreeMap::new();
         for host in &self.hosts {
             hosts.insert(host.name.clone(), network.host(&host.name)?);
@@ -110,7 +111,8 @@ impl Built {
         for (name, link) in &self.links {
             let [there, back] = Direction::BOTH.map(|direction| shape::describe(&link.shape(direction)));
             let back = if there == back { "the same".to_owned() } else { back };
-            let _ = writeln!(text, "link    {name:<14} a to b: {there}\n{:23}b to a: {back}", "");
+            let by = if link.emulator() == Emulator::Netem { "netem" } else { "" };
+            let _ = writeln!(text, "link    {name:<14} a to b: {there}\n        {by:<14} b to a: {back}");
         }
         text
     }

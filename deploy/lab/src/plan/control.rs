@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 use super::build::Built;
 use super::shape;
-use crate::link::{Counts, Direction};
+use crate::link::{Counts, Direction, Emulator};
 
 impl Built {
     /// Carries out one line and gives what there is to say. Fails, with nothing changed, when the line makes no sense.
@@ -63,11 +63,14 @@ impl Built {
             let stats = link.stats();
             for (way, counts) in [("a-to-b", stats.a_to_b), ("b-to-a", stats.b_to_a)] {
                 let Counts { sent, sent_bytes, lost, queue_full, duplicated, unheard, .. } = counts;
-                let _ = writeln!(
-                    text,
-                    "{name}:{way} {sent} frames, {sent_bytes} bytes; {lost} lost, {queue_full} dropped at the full queue, \
-                     {duplicated} duplicated, {unheard} while cut"
-                );
+                let _ = write!(text, "{name}:{way} {sent} frames, {sent_bytes} bytes; ");
+                let _ = match link.emulator() {
+                    Emulator::Netem => writeln!(text, "{lost} lost or dropped at the full queue, {unheard} while cut"),
+                    _ => writeln!(
+                        text,
+                        "{lost} lost, {queue_full} dropped at the full queue, {duplicated} duplicated, {unheard} while cut"
+                    ),
+                };
             }
         }
         let _ = writeln!(text, "emulator: {}", self.network.lateness());

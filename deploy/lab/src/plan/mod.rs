@@ -41,8 +41,8 @@ use anyhow::{Context, Result, bail, ensure};
 use serde::Deserialize;
 
 use crate::floor::Hop;
-use crate::link::Direction;
 use crate::link::shape::Shape;
+use crate::link::{Direction, Emulator};
 
 /// A topology.
 #[derive(Clone, Debug, Deserialize)]
@@ -54,6 +54,9 @@ pub struct Plan {
     /// Seed of everything random.
     #[serde(default)]
     pub seed: u64,
+    /// Who emulates the links; not in the file, for it is not of the topology.
+    #[serde(skip)]
+    pub emulator: Emulator,
     /// Hosts.
     #[serde(default, rename = "host")]
     pub hosts: Vec<HostPlan>,

@@ -1,0 +1,102 @@
+//! A machine with another kernel: Debian's stock kernel under qemu's software emulation, with the drivers and the queueing disciplines
+//! that the host may lack, and our programs.
+//!
+//! `deploy/test` makes the image (deploy/guest/image) and says where it is in `NEARCAST_GUEST`.
+
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::{Lab, Process, until};
+
+/// The emulated machine, and the shell on its second serial port.
+#[derive(Debug)]
+pub struct Guest {
+    shell: UnixStream,
+    commands: u32,
+    _qemu: Process,
+}
+
+impl Guest {
+    /// Boots it and waits for its shell. Fails without an image, and when it does not come up.
+    pub fn boot(lab: &Lab) -> Result<Self> {
+        let image: PathBuf = std::env::var_os("NEARCAST_GUEST")
+            .context("no NEARCAST_GUEST: run deploy/test --only webcam --only netem")?
+            .into();
+        let (console, socket) = (lab.path("console.log"), lab.path("shell"));
+        let mut command = Command::new("qemu-system-x86_64");
+        // Software emulation works in any sandbox, and shows the same everywhere.
+        command.args([
+            "-accel",
+            "tcg,thread=multi",
+            "-m",
+            "1280",
+            "-smp",
+            "2",
+            "-nodefaults",
+            "-no-reboot",
+            "-display",
+            "none",
+        ]);
+        command.args([
+            "-append",
+            "console=ttyS0 quiet panic=-1",
+            "-nic",
+            "user,model=virtio-net-pci",
+            "-device",
+            "virtio-gpu-pci",
+        ]);
+        command.arg("-kernel").arg(image.join("vmlinuz")).arg("-initrd").arg(image.join("initramfs"));
+        command.arg("-serial").arg(format!("file:{}", console.display()));
+        command.arg("-serial").arg(format!("unix:{},server=on,wait=off", socket.display()));
+        let mut qemu = lab.spawn("qemu", &mut command)?;
+        until(EMULATED, "the emulated machine to boot", || {
+            ensure!(qemu.running()?, "qemu ended");
+            Ok(read(&console).contains("init: ready").then_some(()))
+        })
+        .with_context(|| read(&console))?;
+        let shell = UnixStream::connect(&socket)?;
+        Ok(Self { shell, commands: 0, _qemu: qemu })
+    }
+
+    /// Runs one line of shell and gives what it printed.
+    pub fn run(&mut self, line: &str, within: Duration) -> Result<String> {
+        self.commands += 1;
+        let end = format!("[end of command {}]", self.commands);
+        writeln!(self.shell, "{line}\necho '[end of'' command {}]'", self.commands)?;
+        let deadline = Instant::now() + within;
+        let (mut said, mut buffer) = (Vec::new(), [0; 4096]);
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                bail!("`{line}` took longer than {within:?} in the guest: {}", String::from_utf8_lossy(&said));
+            }
+            self.shell.set_read_timeout(Some(left))?;
+            match self.shell.read(&mut buffer) {
+                Ok(0) => bail!("the guest is gone"),
+                Ok(n) => said.extend_from_slice(&buffer[..n]),
+                Err(e) if matches!(e.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut) => continue,
+                Err(e) => return Err(e.into()),
+            }
+            let text = String::from_utf8_lossy(&said);
+            if let Some(at) = text.find(&end) {
+                return Ok(text[..at].to_owned());
+            }
+        }
+    }
+}
+
+fn read(path: &Path) -> String {
+    std::fs::read(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
+}
+
+/// The host's loopback as qemu's user network shows it to the guest.
+pub const HOST: &str = "10.0.2.2";
+/// For what takes a second on a quiet machine: an emulated processor is some thirty times slower than its host.
+pub const BRIEF: Duration = Duration::from_secs(60);
+/// For what takes ten.
+pub const EMULATED: Duration = Duration::from_secs(90);

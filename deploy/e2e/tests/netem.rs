@@ -1,0 +1,45 @@
+//! The lab on a kernel that has netem: an emulated machine, as the host's may have none.
+//!
+//! `deploy/test --only netem` makes the image first, with the program `lab` and its tests of netem in it.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use e2e::Lab;
+use e2e::guest::{BRIEF, EMULATED, Guest};
+
+#[test]
+fn the_lab_s_links_are_netem_s_where_the_kernel_has_it() -> Result<()> {
+    let lab = Lab::new()?;
+    let mut guest = Guest::boot(&lab)?;
+    // Networks need a place for their names; the machine has neither netem nor bridges yet.
+    guest.run("mkdir -p /run/netns && mount -t tmpfs none /run/netns", BRIEF)?;
+    guest.run("modprobe veth && modprobe bridge && cat /proc/sys/kernel/osrelease", BRIEF)?;
+
+    let up = |options: &str| {
+        format!("(sleep {A_WHILE}; echo stats; echo quit) | timeout -s INT 60 lab up paper-a {options} 2>&1")
+    };
+    let without = guest.run(&up("--links netem"), EMULATED)?;
+    ensure!(without.contains("modprobe sch_netem") && without.contains("--links own"), "no cure is named:\n{without}");
+    let own = guest.run(&up(""), EMULATED)?;
+    ensure!(own.contains("up as process") && !own.contains("netem"), "without netem, links are the lab's own:\n{own}");
+
+    guest.run("modprobe sch_netem", BRIEF)?;
+    let netem = guest.run(&up(""), EMULATED)?;
+    ensure!(netem.contains("by netem") && netem.contains("delay=30ms"), "with it, they are netem's:\n{netem}");
+    ensure!(netem.contains("lost or dropped at the full queue"), "its counts are not told:\n{netem}");
+    println!("{netem}");
+
+    let tests = guest.run("links-by-netem --test-threads=1 --color never 2>&1", LINKS)?;
+    println!("{tests}");
+    ensure!(tests.contains("test result: ok. 7 passed"), "in the guest:\n{tests}");
+    let left = guest.run("ls /run/netns; /bin/ip link show", BRIEF)?;
+    ensure!(!left.contains("nc"), "something was left behind:\n{left}");
+    Ok(())
+}
+
+/// Seconds in which a network is made there.
+const A_WHILE: u32 = 8;
+
+/// All tests of links, on an emulated processor.
+const LINKS: Duration = Duration::from_secs(240);

@@ -1,0 +1,264 @@
+//! The kernel's emulator of one link, netem (tc-netem(8)): in the wire namespace a bridge joins the link's two ends, and each end holds
+//! up what leaves by it.
+//!
+//! Nothing of it runs in this process, so nothing here can be late; how late the kernel's timers are, [`super::watch`] tells. What is not
+//! as with [`super::own`]: the queue is counted in frames, frames are lost before they take up the link, what is random follows no
+//! seed, and behind a rate nothing overtakes.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use serde::Deserialize;
+
+use super::Counts;
+use super::pipe::FLIGHT_LIMIT;
+use super::shape::{BurstLoss, Jitter, MAX_RATE, Shape};
+use crate::namespace::{Namespace, ip, tc};
+
+/// A link that netem emulates.
+#[derive(Debug)]
+pub(super) struct Netem {
+    /// The wire namespace's name.
+    wire: String,
+    /// `None` once the network is gone.
+    ways: Mutex<Option<[Way; 2]>>,
+}
+
+/// One direction: what leaves by one end.
+#[derive(Debug)]
+struct Way {
+    end: String,
+    shape: Shape,
+    open: bool,
+    /// Whether the queueing discipline in place has a table of normal jitter, which only a new one is without.
+    has_table: bool,
+    /// What disciplines counted that are no longer in place.
+    past: Counts,
+}
+
+impl Netem {
+    /// Joins the interfaces `ends` of the namespace `wire`, which must be up. Fails when netem cannot do what a shape says.
+    pub(super) fn start(wire: &Namespace, ends: [&str; 2], shapes: [Shape; 2]) -> Result<Netem> {
+        let hub = format!("hub{}", ends[0]);
+        // A bridge that forgets every address at once sends each frame out at the other port.
+        let flags = "type bridge stp_state 0 forward_delay 0 mcast_snooping 0 ageing_time 0";
+        let add: Vec<&str> = ["-n", wire.name(), "link", "add", &hub].into_iter().chain(flags.split(' ')).collect();
+        ip(&add)?;
+        ip(&["-n", wire.name(), "link", "set", "dev", &hub, "up"])?;
+        let ways = [0, 1].map(|index| Way {
+            end: ends[1 - index].to_owned(),
+            shape: shapes[index],
+            open: true,
+            has_table: false,
+            past: Counts::default(),
+        });
+        for way in &ways {
+            place(wire.name(), &way.end, &arguments(&way.shape)?)?;
+        }
+        for end in ends {
+            ip(&["-n", wire.name(), "link", "set", "dev", end, "master", &hub])?;
+        }
+        let mut ways = ways;
+        ways.iter_mut().for_each(|way| way.has_table = has_table(&way.shape));
+        Ok(Netem { wire: wire.name().to_owned(), ways: Mutex::new(Some(ways)) })
+    }
+
+    /// The shape of one direction, by its index, from the next frame on; frames on their way are lost when normal jitter ends. Fails
+    /// when netem cannot do it, or the network is gone.
+    pub(super) fn set(&self, index: usize, shape: Shape) -> Result<()> {
+        let wanted = arguments(&shape)?;
+        let mut ways = self.ways();
+        let way = &mut ways.as_mut().context(GONE)?[index];
+        if way.open {
+            if way.has_table && !has_table(&shape) {
+                way.swallow(&self.wire)?;
+            }
+            place(&self.wire, &way.end, &wanted)?;
+            way.has_table = has_table(&shape);
+        }
+        way.shape = shape;
+        Ok(())
+    }
+
+    /// Lets frames pass, or swallows them and those on their way. Fails when the network is gone.
+    pub(super) fn open(&self, open: bool) -> Result<()> {
+        for way in self.ways().as_mut().context(GONE)? {
+            if way.open && !open {
+                way.swallow(&self.wire)?;
+            } else if open && !way.open {
+                way.past = way.counts(&self.wire);
+                place(&self.wire, &way.end, &arguments(&way.shape)?)?;
+                way.has_table = has_table(&way.shape);
+            }
+            way.open = open;
+        }
+        Ok(())
+    }
+
+    /// What happened so far, by direction; once the network is gone, nothing.
+    pub(super) fn counts(&self) -> [Counts; 2] {
+        let ways = self.ways();
+        ways.as_ref().map_or_else(Default::default, |ways| ways.each_ref().map(|way| way.counts(&self.wire)))
+    }
+
+    /// Whether the network is still there.
+    pub(super) fn is_running(&self) -> bool {
+        self.ways().is_some()
+    }
+
+    /// The wire namespace is about to go, and all with it.
+    pub(super) fn stop(&self) {
+        *self.ways() = None;
+    }
+
+    fn ways(&self) -> MutexGuard<'_, Option<[Way; 2]>> {
+        // A panic elsewhere leaves a way that was changed or not, and the kernel holds the truth.
+        self.ways.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Way {
+    /// Puts a discipline in place that drops everything, and with it goes what the last one held.
+    fn swallow(&mut self, wire: &str) -> Result<()> {
+        self.past = self.counts(wire);
+        place(wire, &self.end, &["blackhole".to_owned()])?;
+        self.has_table = false;
+        Ok(())
+    }
+
+    /// The past, and what the discipline in place has counted. One that cannot be read has counted nothing.
+    fn counts(&self, wire: &str) -> Counts {
+        let said = tc(&["-n", wire, "-s", "-j", "qdisc", "show", "dev", &self.end]).unwrap_or_default();
+        let now: Vec<Discipline> = serde_json::from_str(&said).unwrap_or_default();
+        let mut counts = self.past;
+        for Discipline { kind, bytes, packets, drops } in now {
+            counts.sent += packets;
+            counts.sent_bytes += bytes;
+            match kind.as_str() {
+                "netem" => counts.lost += drops,
+                _ => counts.unheard += drops,
+            }
+        }
+        counts
+    }
+}
+
+/// What `tc -s -j qdisc show` says of one.
+#[derive(Deserialize)]
+struct Discipline {
+    kind: String,
+    #[serde(default)]
+    bytes: u64,
+    #[serde(default)]
+    packets: u64,
+    #[serde(default)]
+    drops: u64,
+}
+
+/// Puts a discipline at the root of an interface. One of the same kind is changed and keeps its frames; another is replaced, and its
+/// frames are lost.
+fn place(wire: &str, end: &str, discipline: &[String]) -> Result<()> {
+    let mut words = vec!["-n", wire, "qdisc", "replace", "dev", end, "root"];
+    words.extend(discipline.iter().map(String::as_str));
+    tc(&words).map(drop)
+}
+
+/// The words after `root` that make netem do what `shape` says. Fails when nothing does.
+pub(crate) fn arguments(shape: &Shape) -> Result<Vec<String>> {
+    let percent = |chance: f64| format!("{}%", chance * 100.0);
+    let (jitter, normal) = match shape.jitter {
+        Jitter::None => (None, false),
+        Jitter::Uniform(width) => (Some(width), false),
+        Jitter::Normal(deviation) => (Some(deviation), true),
+    };
+    ensure!(
+        shape.rate.is_none() || !shape.reorder || jitter.is_none(),
+        "netem lets nothing overtake behind a rate: leave out rate or reorder, or have the lab's own links (--links own)"
+    );
+    let mut words = vec!["netem".to_owned(), "limit".to_owned(), limit(shape).to_string()];
+    words.extend(["delay".to_owned(), microseconds(shape.delay)]);
+    words.extend(jitter.map(microseconds));
+    if normal {
+        words.extend(["distribution", "normal"].map(str::to_owned));
+    }
+    // It keeps frames in order only if there is a rate.
+    let rate = shape.rate.unwrap_or(if shape.reorder { 0 } else { MAX_RATE });
+    words.extend(["rate".to_owned(), format!("{rate}bit")]);
+    match shape.burst {
+        // It has one model of loss at a time; independent loss on top of bursts makes both states lossier.
+        Some(BurstLoss { to_bad, to_good, loss_good, loss_bad }) => {
+            let also = |chance: f64| 1.0 - (1.0 - chance) * (1.0 - shape.loss);
+            words.extend(["loss", "gemodel"].map(str::to_owned));
+            words.extend([to_bad, to_good, also(loss_bad), also(loss_good)].map(percent));
+        }
+        None if shape.loss > 0.0 => words.extend(["loss".to_owned(), "random".to_owned(), percent(shape.loss)]),
+        None => {}
+    }
+    if shape.duplicate > 0.0 {
+        words.extend(["duplicate".to_owned(), percent(shape.duplicate)]);
+    }
+    Ok(words)
+}
+
+/// A time in the words of `tc`, which does not know nanoseconds in every version.
+pub(super) fn microseconds(time: Duration) -> String {
+    format!("{}us", time.as_nanos() as f64 / 1e3)
+}
+
+/// Most frames that netem may hold: it counts those that wait for the link and those on their way together.
+fn limit(shape: &Shape) -> u128 {
+    let Some(rate) = shape.rate else { return FLIGHT_LIMIT as u128 / FULL_FRAME };
+    let spread = match shape.jitter {
+        Jitter::None => Duration::ZERO,
+        Jitter::Uniform(width) | Jitter::Normal(width) => width,
+    };
+    let flying = u128::from(rate) * (shape.delay + spread).as_nanos() / 8_000_000_000;
+    1 + (shape.queue as u128 + flying) / FULL_FRAME
+}
+
+fn has_table(shape: &Shape) -> bool {
+    matches!(shape.jitter, Jitter::Normal(_))
+}
+
+/// Bytes of a full Ethernet frame, of which queues are taken to be.
+const FULL_FRAME: u128 = 1_514;
+
+const GONE: &str = "the link's network is gone";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(shape: Shape) -> String {
+        arguments(&shape).unwrap().join(" ")
+    }
+
+    #[test]
+    fn a_shape_in_tc_s_words() {
+        let ms = Duration::from_millis;
+        assert_eq!(words(Shape::PERFECT), "netem limit 44325 delay 0us rate 10000000000bit");
+        let narrow = Shape { rate: Some(4_000_000), delay: ms(30), loss: 0.01, ..Shape::PERFECT };
+        // 128 KiB that wait and 15,000 bytes on their way.
+        assert_eq!(words(narrow), "netem limit 97 delay 30000us rate 4000000bit loss random 1%");
+        let loose = Shape { jitter: Jitter::Uniform(ms(5)), reorder: true, duplicate: 0.5, ..Shape::PERFECT };
+        assert_eq!(words(loose), "netem limit 44325 delay 0us 5000us rate 0bit duplicate 50%");
+        let normal = Shape { jitter: Jitter::Normal(ms(5)), ..Shape::PERFECT };
+        assert!(words(normal).contains("delay 0us 5000us distribution normal rate 10000000000bit"));
+    }
+
+    #[test]
+    fn loss_beside_bursts_is_in_both_states() {
+        let burst = Some(BurstLoss { to_bad: 0.25, to_good: 0.5, loss_good: 0.0, loss_bad: 0.5 });
+        let shape = Shape { burst, loss: 0.5, ..Shape::PERFECT };
+        assert!(words(shape).ends_with("loss gemodel 25% 50% 75% 50%"), "{}", words(shape));
+    }
+
+    #[test]
+    fn what_netem_cannot_do_is_refused() {
+        let jitter = Jitter::Uniform(Duration::from_millis(1));
+        let shape = Shape { rate: Some(1_000_000), jitter, reorder: true, ..Shape::PERFECT };
+        assert!(arguments(&shape).unwrap_err().to_string().contains("--links own"));
+        arguments(&Shape { reorder: false, ..shape }).unwrap();
+    }
+}

@@ -1,0 +1,112 @@
+//! The lab's own emulator of one link: a packet socket at each end, and a thread between them that runs the model.
+//!
+//! It is the only one that follows a seed and knows how late each frame was. The model is in [`super::pipe`], the thread in
+//! [`super::forward`].
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use anyhow::{Context, Result};
+
+use super::forward::{Forwarder, Order, Works};
+use super::pipe::{Counters, Pipe};
+use super::shape::Shape;
+use super::socket::PacketSocket;
+use super::{Counts, Priority};
+use crate::lateness::{Histogram, Lateness};
+use crate::namespace::Namespace;
+
+/// A running emulator.
+#[derive(Debug)]
+pub(super) struct Own {
+    sockets: Arc<[PacketSocket; 2]>,
+    counters: [Arc<Counters>; 2],
+    histogram: Arc<Histogram>,
+    priority: Priority,
+    /// `None` once the network is gone.
+    forwarder: Mutex<Option<Forwarder>>,
+}
+
+impl Own {
+    /// Starts forwarding between the interfaces `ends` of the namespace `wire`, which must be up.
+    pub(super) fn start(
+        name: &str,
+        wire: &Namespace,
+        ends: [&str; 2],
+        shapes: [Shape; 2],
+        seeds: [u64; 2],
+    ) -> Result<Own> {
+        let [a, b] = wire.run(|| ends.map(PacketSocket::open))?;
+        let sockets = Arc::new([a?, b?]);
+        let counters = [(); 2].map(|()| Arc::new(Counters::default()));
+        let pipes = [0, 1].map(|i| Pipe::new(shapes[i], seeds[i], Arc::clone(&counters[i])));
+        let histogram = Arc::new(Histogram::new());
+        let works = Works {
+            sockets: Arc::clone(&sockets),
+            pipes,
+            counters: counters.clone(),
+            histogram: Arc::clone(&histogram),
+        };
+        let forwarder = Forwarder::start(name, works)?;
+        let priority = forwarder.priority();
+        Ok(Own { sockets, counters, histogram, priority, forwarder: Mutex::new(Some(forwarder)) })
+    }
+
+    /// The shape of one direction, by its index, from the next frame on. Fails when the network is gone.
+    pub(super) fn set(&self, index: usize, shape: Shape) -> Result<()> {
+        self.ask(Order::Set(index, shape))
+    }
+
+    /// Lets frames pass, or swallows them and those on their way. Fails when the network is gone.
+    pub(super) fn open(&self, open: bool) -> Result<()> {
+        self.ask(Order::Open(open))
+    }
+
+    /// What happened so far, by direction.
+    pub(super) fn counts(&self) -> [Counts; 2] {
+        [0, 1].map(|i| {
+            let counters = &self.counters[i];
+            let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+            Counts {
+                received: read(&counters.received),
+                sent: read(&counters.sent),
+                sent_bytes: read(&counters.sent_bytes),
+                lost: read(&counters.lost),
+                queue_full: read(&counters.queue_full),
+                duplicated: read(&counters.duplicated),
+                unheard: read(&counters.unheard),
+                emulator_drops: read(&counters.emulator_drops),
+                kernel_drops: self.sockets[i].kernel_drops(),
+            }
+        })
+    }
+
+    /// How late frames were sent so far, both directions together.
+    pub(super) fn lateness(&self) -> Lateness {
+        self.histogram.snapshot()
+    }
+
+    /// How the thread is scheduled.
+    pub(super) fn priority(&self) -> Priority {
+        self.priority
+    }
+
+    /// Whether the thread runs.
+    pub(super) fn is_running(&self) -> bool {
+        self.forwarder().as_ref().is_some_and(Forwarder::is_running)
+    }
+
+    /// Ends the thread.
+    pub(super) fn stop(&self) {
+        *self.forwarder() = None;
+    }
+
+    fn ask(&self, order: Order) -> Result<()> {
+        self.forwarder().as_ref().context("the link's network is gone")?.ask(order)
+    }
+
+    fn forwarder(&self) -> MutexGuard<'_, Option<Forwarder>> {
+        // A panic elsewhere leaves a whole forwarder or none.
+        self.forwarder.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,134 @@
+//! How late the kernel's timers are, where netem emulates: a thread sends a small frame every few milliseconds over a pair of interfaces
+//! of its own that netem delays by a known time, and looks when it comes.
+//!
+//! netem tells nothing of the kind. What holds up these frames (a core that does not wake, interrupts that wait) holds up all the others;
+//! what holds up a single link is not seen.
+
+use std::ptr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+use super::forward::raise_priority;
+use super::netem::microseconds;
+use super::socket::{PacketSocket, monotonic};
+use crate::interface::Interface;
+use crate::lateness::{Histogram, Lateness};
+use crate::namespace::{Namespace, ip, tc};
+
+/// The running thread; ends when dropped.
+#[derive(Debug)]
+pub(crate) struct Watch {
+    histogram: Arc<Histogram>,
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Watch {
+    /// Starts it in the namespace `wire`, once in each. Fails, with nothing left behind, where the kernel has no netem or there is no `tc`.
+    pub(crate) fn start(wire: &Namespace) -> Result<Watch> {
+        let [near, far] = ENDS;
+        ip(&["-n", wire.name(), "link", "add", near, "type", "veth", "peer", "name", far])?;
+        Watch::between(wire).inspect_err(|_| {
+            // It goes with the namespace at the latest.
+            let _ = ip(&["-n", wire.name(), "link", "delete", near]);
+        })
+    }
+
+    fn between(wire: &Namespace) -> Result<Watch> {
+        let delay = microseconds(DELAY);
+        tc(&["-n", wire.name(), "qdisc", "replace", "dev", ENDS[0], "root", "netem", "delay", &delay])?;
+        let [near, far] = wire.run(|| -> Result<_> {
+            ENDS.iter().try_for_each(|end| Interface::open(end)?.up())?;
+            Interface::open(ENDS[1])?.await_running(true)?;
+            Ok([PacketSocket::open(ENDS[0])?, PacketSocket::open(ENDS[1])?])
+        })??;
+        let (histogram, stop) = (Arc::new(Histogram::new()), Arc::new(AtomicBool::new(false)));
+        let (counted, stopped) = (Arc::clone(&histogram), Arc::clone(&stop));
+        let thread = std::thread::Builder::new().name("watch netem".to_owned()).spawn(move || {
+            raise_priority();
+            let mut next = monotonic();
+            while !stopped.load(Ordering::Relaxed) {
+                let _ = near.send(&frame(monotonic()));
+                next += EVERY;
+                take_until(next, &far, &counted);
+            }
+        });
+        Ok(Watch { histogram, stop, thread: Some(thread.context("start a thread")?) })
+    }
+
+    /// How late its frames were so far.
+    pub(crate) fn lateness(&self) -> Lateness {
+        self.histogram.snapshot()
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            // Its panic was printed when it happened.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Counts what arrives until `time`.
+fn take_until(time: u64, far: &PacketSocket, histogram: &Histogram) {
+    loop {
+        let mut buffer = [0; 64];
+        while let Ok(Some(received)) = far.receive(&mut buffer) {
+            if let Some(sent) = sent_at(&buffer) {
+                histogram.record(received.at.saturating_sub(sent + DELAY.as_nanos() as u64));
+            }
+        }
+        let left = time.saturating_sub(monotonic());
+        if left == 0 {
+            return;
+        }
+        let mut polled = libc::pollfd { fd: far.raw_fd(), events: libc::POLLIN, revents: 0 };
+        let timeout = libc::timespec { tv_sec: 0, tv_nsec: left.min(EVERY) as _ };
+        // SAFETY: both pointers are those of live values. An interrupted wait is a short one.
+        unsafe { libc::ppoll(&raw mut polled, 1, &raw const timeout, ptr::null()) };
+    }
+}
+
+/// An Ethernet frame to everybody that bears a time.
+fn frame(time: u64) -> [u8; 60] {
+    let mut frame = [0; 60];
+    frame[..6].fill(0xff);
+    frame[12..14].copy_from_slice(&ETHERTYPE);
+    frame[14..22].copy_from_slice(&time.to_be_bytes());
+    frame
+}
+
+fn sent_at(frame: &[u8]) -> Option<u64> {
+    (frame.get(12..14)? == ETHERTYPE).then(|| frame.get(14..22)?.try_into().ok().map(u64::from_be_bytes))?
+}
+
+/// Its interfaces in the wire namespace.
+const ENDS: [&str; 2] = ["watch0", "watch1"];
+
+/// How long netem holds up each of its frames: as long as a short link.
+const DELAY: Duration = Duration::from_millis(10);
+
+/// How often one is sent, nanoseconds: two hundred a second are enough for a percentile within seconds, and cost next to nothing.
+const EVERY: u64 = 5_000_000;
+
+/// For local experiments (IEEE 802, table 2 of §9.2.4).
+const ETHERTYPE: [u8; 2] = [0x88, 0xb5];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_frame_bears_its_time_and_others_do_not() {
+        assert_eq!(sent_at(&frame(0x0102_0304_0506_0708)), Some(0x0102_0304_0506_0708));
+        assert_eq!(sent_at(&[0; 60]), None);
+        assert_eq!(sent_at(&frame(1)[..20]), None);
+    }
+}

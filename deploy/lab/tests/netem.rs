@@ -1,0 +1,216 @@
+//! Tests of links that the kernel's netem emulates: it does what shapes say, and what it cannot do is refused.
+//!
+//! They need root, `ip`, `tc` and a kernel with netem: `sudo -E cargo test -p lab --test netem`. Where the kernel has none,
+//! `deploy/test --only netem` runs them on an emulated machine, so that times are bounded as loosely as that needs.
+
+#![allow(unreachable_pub, clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::net::Ipv4Addr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use lab::{BurstLoss, Direction, Emulator, Host, Jitter, Link, Network, Shape};
+use probe::{Echo, PATIENCE, median_rtt, ms, ping, socket};
+
+#[allow(dead_code, reason = "shared by the tests in this folder")]
+mod probe;
+
+/// One test at a time: two at once would measure each other.
+fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+struct Pair {
+    network: Network,
+    a: Host,
+    b: Host,
+    link: Arc<Link>,
+    _alone: MutexGuard<'static, ()>,
+}
+
+/// Two hosts on one link, with the addresses resolved.
+fn pair(shape: Shape) -> Pair {
+    let _alone = alone();
+    let mut network = Network::new(1).unwrap();
+    network.emulate_by(Emulator::Netem);
+    let (a, b) = (network.host("a").unwrap(), network.host("b").unwrap());
+    let ends = (a.at(Ipv4Addr::new(10, 1, 1, 1)), b.at(Ipv4Addr::new(10, 1, 1, 2)));
+    let link = network.link("pair", ends.0, ends.1, [shape; 2]).unwrap();
+    assert_eq!(link.emulator(), Emulator::Netem);
+    median_rtt(&a, &b, 1);
+    Pair { network, a, b, link, _alone }
+}
+
+impl Pair {
+    /// Sends so many numbered datagrams of `bytes` from a to b at once, and gives the numbers in the order in which they come.
+    fn burst(&self, count: u32, bytes: usize) -> Vec<u32> {
+        let (sender, receiver) = (socket(&self.a, 0), socket(&self.b, 0));
+        let to = receiver.local_addr().unwrap();
+        for number in 0..count {
+            let mut datagram = vec![0; bytes];
+            datagram[..4].copy_from_slice(&number.to_be_bytes());
+            sender.send_to(&datagram, to).unwrap();
+        }
+        receiver.set_read_timeout(Some(QUIET)).unwrap();
+        let mut buffer = [0; 2048];
+        std::iter::from_fn(|| {
+            receiver.recv(&mut buffer).ok()?;
+            Some(u32::from_be_bytes(buffer[..4].try_into().unwrap()))
+        })
+        .collect()
+    }
+
+    /// The same in many small bursts, that no socket's buffer is full.
+    fn bursts(&self, rounds: usize) -> Vec<Vec<u32>> {
+        (0..rounds).map(|_| self.burst(100, 4)).collect()
+    }
+
+    fn set(&self, shape: Shape) {
+        self.link.set(Direction::AToB, shape).unwrap();
+    }
+}
+
+fn assert_about(what: &str, measured: Duration, least: Duration) {
+    eprintln!("{what}: {measured:?}, at least {least:?}");
+    assert!(measured >= least && measured < least + SLOW_MACHINE, "{what}: {measured:?}, at least {least:?}");
+}
+
+#[test]
+fn frames_take_their_delay_and_their_length_over_the_rate() {
+    let pair = pair(Shape { delay: ms(30), rate: Some(1_000_000), ..Shape::default() });
+    // 46 bytes there and back.
+    assert_about("two times 30 ms", median_rtt(&pair.a, &pair.b, 20), ms(60) + Duration::from_micros(2 * 368));
+    let start = std::time::Instant::now();
+    assert_eq!(pair.burst(20, 1472).len(), 20);
+    // Twenty of 1514 bytes in a row; the end is found by silence.
+    assert_about("20 full frames", start.elapsed() - QUIET, ms(30) + Duration::from_micros(20 * 12_112));
+    pair.link.set_both(Shape { delay: ms(5), ..Shape::default() }).unwrap();
+    assert_about("two times 5 ms, no rate", median_rtt(&pair.a, &pair.b, 20), ms(10));
+    assert!(pair.network.lateness().count() > 100, "{}", pair.network.lateness());
+}
+
+#[test]
+fn a_full_queue_drops_what_comes() {
+    let pair = pair(Shape { rate: Some(1_000_000), queue: 16 << 10, ..Shape::default() });
+    let arrived = pair.burst(50, 1472);
+    // Eleven full frames are 16 KiB, and one or two leave while the burst comes in.
+    assert!((11..=16).contains(&arrived.len()), "{arrived:?}");
+    assert_eq!(pair.link.stats().a_to_b.lost, 50 - arrived.len() as u64, "{:?}", pair.link.stats());
+}
+
+#[test]
+fn loss_duplicates_and_bursts_come_out_at_their_chances() {
+    let pair = pair(Shape::default());
+    pair.set(Shape { loss: 0.3, ..Shape::default() });
+    let arrived: usize = pair.bursts(20).iter().map(Vec::len).sum();
+    // Four standard deviations are 82.
+    assert!(arrived.abs_diff(1400) < 90, "{arrived} of 2000 at 30% loss");
+    pair.set(Shape { duplicate: 0.3, ..Shape::default() });
+    let arrived: usize = pair.bursts(20).iter().map(Vec::len).sum();
+    assert!(arrived.abs_diff(2600) < 90, "{arrived} of 2000, three of ten of them twice");
+    let burst = BurstLoss { to_bad: 0.05, to_good: 0.2, loss_good: 0.0, loss_bad: 1.0 };
+    pair.set(Shape { burst: Some(burst), ..Shape::default() });
+    let runs = pair.bursts(30);
+    let (mut lost, mut gaps) = (0, 0);
+    for numbers in &runs {
+        for pair in numbers.windows(2) {
+            let gap = pair[1] - pair[0] - 1;
+            lost += gap;
+            gaps += u32::from(gap > 0);
+        }
+    }
+    // A fifth of some 3000, in runs of five.
+    assert!((350..850).contains(&lost), "{lost} lost in {gaps} gaps");
+    assert!((3.5..6.5).contains(&(f64::from(lost) / f64::from(gaps))), "{lost} lost in {gaps} gaps");
+}
+
+#[test]
+fn jitter_keeps_order_unless_it_is_told_not_to() {
+    let pair = pair(Shape::default());
+    for jitter in [Jitter::Uniform(ms(20)), Jitter::Normal(ms(10))] {
+        let shape = Shape { delay: ms(30), jitter, ..Shape::default() };
+        pair.set(shape);
+        let kept = pair.burst(100, 4);
+        assert!(kept.len() == 100 && kept.is_sorted(), "{jitter:?}: {kept:?}");
+        pair.set(Shape { reorder: true, ..shape });
+        let mixed = pair.burst(100, 4);
+        assert!(mixed.len() == 100 && !mixed.is_sorted(), "{jitter:?}: {mixed:?}");
+    }
+    // No jitter is left over, from a table neither.
+    pair.set(Shape { delay: ms(30), reorder: true, ..Shape::default() });
+    let plain = pair.burst(100, 4);
+    assert!(plain.len() == 100 && plain.is_sorted(), "{plain:?}");
+}
+
+#[test]
+fn a_change_loses_nothing_and_a_black_hole_everything() {
+    let pair = pair(Shape { delay: ms(200), ..Shape::default() });
+    let echo = Echo::start(&pair.b);
+    let (sender, receiver) = (socket(&pair.a, 0), socket(&pair.b, 0));
+    let to = receiver.local_addr().unwrap();
+    sender.send_to(&[1], to).unwrap();
+    pair.set(Shape { delay: ms(200), loss: 0.01, ..Shape::default() });
+    assert_eq!(receiver.recv(&mut [0; 8]).unwrap(), 1, "it was on its way when the link was changed");
+
+    sender.send_to(&[2], to).unwrap();
+    pair.link.blackhole().unwrap();
+    receiver.set_read_timeout(Some(ms(500))).unwrap();
+    assert!(receiver.recv(&mut [0; 8]).is_err(), "it was on its way when the hole opened");
+    sender.send_to(&[3], to).unwrap();
+    assert!(receiver.recv(&mut [0; 8]).is_err(), "the hole is open");
+    // Held back until the hole is closed.
+    pair.set(Shape { delay: ms(1), ..Shape::default() });
+    let before = pair.link.stats().a_to_b;
+    assert!(before.unheard >= 1 && before.sent >= 1, "{before:?}");
+    pair.link.heal().unwrap();
+    let ask = socket(&pair.a, 0);
+    assert!(ping(&ask, echo.address, 7).unwrap() < ms(200 + 150), "the new delay is in force");
+    assert!(pair.link.stats().a_to_b.sent > before.sent);
+}
+
+#[test]
+fn a_cut_takes_the_carrier_and_healing_brings_it_back() {
+    let pair = pair(Shape { delay: ms(2), ..Shape::default() });
+    let echo = Echo::start(&pair.b);
+    let ask = socket(&pair.a, 0);
+    let state = || {
+        let said = pair.a.command("ip").args(["link", "show", "eth0"]).output().unwrap();
+        String::from_utf8(said.stdout).unwrap()
+    };
+    for round in 0..2 {
+        pair.link.cut().unwrap();
+        assert!(state().contains("NO-CARRIER"), "{}", state());
+        ask.set_read_timeout(Some(ms(300))).unwrap();
+        assert_eq!(ping(&ask, echo.address, round), None);
+        pair.link.heal().unwrap();
+        assert!(!state().contains("NO-CARRIER"), "{}", state());
+        ask.set_read_timeout(Some(PATIENCE)).unwrap();
+        assert!(ping(&ask, echo.address, 10 + round).is_some());
+    }
+}
+
+#[test]
+fn what_netem_cannot_do_is_refused_or_left_to_the_lab() {
+    let _alone = alone();
+    let shape = Shape { rate: Some(1_000_000), jitter: Jitter::Uniform(ms(5)), reorder: true, ..Shape::default() };
+    let mut network = Network::new(1).unwrap();
+    let (a, b) = (network.host("a").unwrap(), network.host("b").unwrap());
+    let (one, two) = (Ipv4Addr::new(10, 1, 1, 1), Ipv4Addr::new(10, 1, 2, 1));
+    network.emulate_by(Emulator::Netem);
+    let refused = network.link("odd", a.at(one), b.at(two), [shape; 2]).unwrap_err();
+    assert!(format!("{refused:#}").contains("--links own"), "{refused:#}");
+    network.emulate_by(Emulator::Auto);
+    let odd = network.link("odd", a.at(one), b.at(two), [shape; 2]).unwrap();
+    let plain = network.link("plain", a.at(one), b.at(two), [Shape::default(); 2]).unwrap();
+    assert_eq!((odd.emulator(), plain.emulator()), (Emulator::Own, Emulator::Netem));
+    let refused = plain.set(Direction::AToB, shape).unwrap_err();
+    assert!(format!("{refused:#}").contains("--links own"), "{refused:#}");
+    assert_eq!(plain.shape(Direction::AToB), Shape::default(), "a refused change is none");
+}
+
+/// How much longer than on a quiet machine things may take on one that is emulated in software.
+const SLOW_MACHINE: Duration = Duration::from_millis(80);
+
+/// Silence after which a burst is over.
+const QUIET: Duration = Duration::from_millis(600);
