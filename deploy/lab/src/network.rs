@@ -186,7 +186,9 @@ impl Network {
             Emulator::Netem => {
                 possible()?;
                 self.netem().as_ref().map(|_| true).map_err(|why| {
-                    anyhow!("{why}: netem is not to be had here (modprobe sch_netem?); --links own needs none")
+                    anyhow!(
+                        "no netem here: load it (modprobe sch_netem), or have the lab's own links (--links own). {why}"
+                    )
                 })
             }
         }

@@ -26,12 +26,12 @@ pub(crate) mod watch;
 /// Who delays and loses the frames of a link.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum Emulator {
-    /// Nearcast's: everything that a [`Shape`] says, random by the seed, and how late each frame was
+    /// The lab's: does all that a topology can say, draws by the seed, and notes how late each frame was
     #[default]
     Own,
-    /// The kernel's: it keeps time by itself; it counts queues in frames, loses frames before they take up the link, and draws by no seed
+    /// The kernel's: counts queues in frames, loses frames before they take up the link, and draws by no seed
     Netem,
-    /// netem where the kernel has it, for links that it can be told of; else the own
+    /// netem where the kernel has it, for each link that it can be told of; else own
     Auto,
 }
 
