@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::fanout::{viewer_name, with_viewers};
 use super::outcome::{Outcome, quantile, round, sorted};
-use super::pictures;
+use super::pictures::{self, Picture};
 use super::probe::now;
 use super::stage::Stage;
 use crate::figure::{Axis, BLUE, Colour, Figure, GREEN, Mark, Panel, Row, VERMILION};
@@ -26,8 +26,13 @@ const CONDITIONS: [(&str, &str); 7] = [
     ("10% loss", "loss=10%"),
     ("bursts", "burst=1%/20%/0%/60%"),
     ("50 ms jitter", "delay=50ms jitter=50ms"),
-    ("uplink 0.7M", ""),
+    (NARROWED, ""),
 ];
+
+const NARROWED: &str = "uplink 0.7M";
+
+/// A picture that comes so much later than was usual is no longer late, milliseconds: it is within a viewer's buffer.
+const RECOVERED: f64 = 50.0;
 
 /// Each path, by its name for people and for `viewer --via`.
 const PATHS: [(&str, &str, Colour); 3] =
@@ -44,6 +49,11 @@ struct Seen {
     summary: Value,
     /// Pictures of the time that never came.
     missing: usize,
+    /// The longest time for which no further picture could be shown, milliseconds.
+    standstill: Option<f64>,
+    /// From the uplink's being whole again until every picture is within [`RECOVERED`] of what was usual before, milliseconds; none if
+    /// the uplink was whole all the time, or not within the time.
+    recovery: Option<f64>,
 }
 
 pub(super) fn run(stage: &Stage) -> Result<Outcome> {
@@ -74,10 +84,12 @@ pub(super) fn run(stage: &Stage) -> Result<Outcome> {
         }
         std::thread::sleep(stage.seconds(5, 3));
         let from = now();
-        if *words == "uplink 0.7M" {
+        let mut healed = None;
+        if *words == NARROWED {
             uplink.set_both(Shape { rate: Some(700_000), ..whole })?;
             std::thread::sleep(stage.seconds(4, 2));
             uplink.set_both(whole)?;
+            healed = Some(now());
         }
         std::thread::sleep(stage.seconds(8, 3));
         let to = now();
@@ -86,7 +98,7 @@ pub(super) fn run(stage: &Stage) -> Result<Outcome> {
         for (path, mut viewer) in viewers.into_iter().enumerate() {
             // One that saw nothing ends by failing; that is a finding.
             let summary = viewer.finish().unwrap_or(Value::Null);
-            ended.push((condition, path, from, to, viewer, summary));
+            ended.push((condition, path, Times { from, healed, to }, viewer, summary));
         }
         for n in 1..=PATHS.len() {
             built.link(&viewer_name(n))?.set_both(whole)?;
@@ -96,19 +108,36 @@ pub(super) fn run(stage: &Stage) -> Result<Outcome> {
     let void = built.network.ensure_valid().err().map(|error| format!("{error:#}"));
     broadcaster.finish()?;
     let sent = broadcaster.rows()?;
-    for (condition, path, from, to, viewer, summary) in ended {
-        let within = |at: i64| (from..to).contains(&at);
-        let made = sent.iter().filter(|row| row.stage == "encoded" && within(row.at)).count();
+    for (condition, path, times, viewer, summary) in ended {
         let pictures = pictures::join(&sent, &viewer.rows()?, &floors);
-        let delays = sorted(pictures.iter().filter(|p| within(p.encoded)).map(|p| p.delay_ms()));
-        let missing = made.saturating_sub(delays.len());
-        let startup = summary["startup_ms"].as_f64();
-        seen.push(Seen { condition, path, startup, delays, summary, missing });
+        let made: Vec<i64> = sent.iter().filter(|row| row.stage == "encoded").map(|row| row.at).collect();
+        let delays = sorted(pictures.iter().filter(|p| times.has(p.encoded)).map(Picture::delay_ms));
+        seen.push(Seen {
+            condition,
+            path,
+            startup: summary["startup_ms"].as_f64(),
+            missing: made.iter().filter(|at| times.has(**at)).count().saturating_sub(delays.len()),
+            standstill: times.standstill(&pictures),
+            recovery: times.recovery(&made, &pictures),
+            delays,
+            summary,
+        });
     }
     Ok(Outcome {
         findings: seen.iter().map(Seen::findings).collect(),
         lines: seen.iter().map(Seen::line).collect(),
-        columns: &["condition", "path", "startup_ms", "delay_p50_ms", "delay_p99_ms", "stalls", "skipped", "missing"],
+        columns: &[
+            "condition",
+            "path",
+            "startup_ms",
+            "delay_p50_ms",
+            "delay_p99_ms",
+            "stalls",
+            "skipped",
+            "missing",
+            "standstill_ms",
+            "recovery_ms",
+        ],
         rows: seen.iter().map(Seen::row).collect(),
         figure: figure(&seen),
         // On one path alone, what it loses is lost: a finding.
@@ -127,6 +156,45 @@ fn altered(mut shape: Shape, settings: &str) -> Result<Shape> {
     Ok(shape)
 }
 
+/// When a condition was measured, microseconds since the Unix epoch.
+#[derive(Clone, Copy)]
+struct Times {
+    from: i64,
+    /// When the uplink was whole again, if it was narrowed.
+    healed: Option<i64>,
+    to: i64,
+}
+
+impl Times {
+    fn has(self, at: i64) -> bool {
+        (self.from..self.to).contains(&at)
+    }
+
+    /// A picture can be shown when all before it have come, and is late by what was the last of them.
+    fn standstill(self, pictures: &[Picture]) -> Option<f64> {
+        let mut latest = None;
+        let mut longest: Option<i64> = None;
+        for picture in pictures.iter().filter(|picture| self.has(picture.encoded)) {
+            let shown = latest.map_or(picture.received, |latest: i64| latest.max(picture.received));
+            longest = longest.max(latest.map(|latest| shown - latest));
+            latest = Some(shown);
+        }
+        longest.map(|longest| longest as f64 / 1e3)
+    }
+
+    /// `made` are the times at which pictures were encoded. One that never came is late.
+    fn recovery(self, made: &[i64], pictures: &[Picture]) -> Option<f64> {
+        let healed = self.healed?;
+        let usual = sorted(pictures.iter().filter(|p| p.encoded < self.from).map(Picture::delay_ms));
+        let bearable = quantile(&usual, 0.5)? + RECOVERED;
+        let in_time = |at: i64| pictures.iter().any(|p| p.encoded == at && p.delay_ms() <= bearable);
+        let last_late = made.iter().rev().find(|at| self.has(**at) && !in_time(**at));
+        let from = last_late.copied().unwrap_or(self.from);
+        let first = pictures.iter().find(|p| p.encoded > from && self.has(p.encoded))?;
+        Some(((first.received - healed) as f64 / 1e3).max(0.0))
+    }
+}
+
 impl Seen {
     fn delay(&self, q: f64) -> Option<f64> {
         quantile(&self.delays, q)
@@ -140,22 +208,29 @@ impl Seen {
         json!({
             "condition": CONDITIONS[self.condition].0, "path": PATHS[self.path].0, "startup_ms": self.startup,
             "delay_ms": { "p50": self.delay(0.5).map(round), "p99": self.delay(0.99).map(round) },
-            "missing": self.missing, "summary": self.summary,
+            "missing": self.missing, "standstill_ms": self.standstill.map(round), "recovery_ms": self.recovery.map(round),
+            "summary": self.summary,
         })
     }
 
     fn line(&self) -> String {
         let ms = |value: Option<f64>| value.map_or("-".to_owned(), |value| format!("{value:.0}"));
+        let recovery = match self.recovery {
+            Some(recovery) => format!(", as before {recovery:.0} ms after the uplink was"),
+            None if CONDITIONS[self.condition].0 == NARROWED => ", not as before by the end".to_owned(),
+            None => String::new(),
+        };
         format!(
-            "{:<14} {:<12} start {:>5} ms, delay {:>5} median {:>6} p99 ms, {} stalls, {} skipped, {} missing",
+            "{:<14} {:<12} start {:>5} ms, delay {:>5} median {:>6} p99 ms, {} stalls, {:.0} ms at a time, {} skipped, {} missing{recovery}",
             CONDITIONS[self.condition].0,
             PATHS[self.path].0,
             ms(self.startup),
             ms(self.delay(0.5)),
             ms(self.delay(0.99)),
             self.count("stalls"),
+            self.standstill.unwrap_or(0.0),
             self.count("skipped"),
-            self.missing
+            self.missing,
         )
     }
 
@@ -170,6 +245,8 @@ impl Seen {
             self.count("stalls").to_string(),
             self.count("skipped").to_string(),
             self.missing.to_string(),
+            number(self.standstill),
+            number(self.recovery),
         ]
     }
 }
@@ -179,7 +256,7 @@ fn figure(seen: &[Seen]) -> Figure {
     let place = |seen: &Seen| seen.condition as f64 + (seen.path as f64 - 1.0) * 0.26;
     let mut delays = Vec::new();
     let mut starts = Vec::new();
-    let mut stalls = Vec::new();
+    let mut standstills = Vec::new();
     for (path, (name, _, colour)) in PATHS.iter().enumerate() {
         let of = || seen.iter().filter(move |seen| seen.path == path);
         for one in of() {
@@ -201,17 +278,21 @@ fn figure(seen: &[Seen]) -> Figure {
         let start = |one: &Seen| one.startup.map(|ms| (place(one), ms, format!("{ms:.0}")));
         let bars = of().filter_map(start).collect();
         starts.push(Mark::Bars { name: (*name).to_owned(), colour: *colour, width: 0.22, bars });
-        let stall = |one: &Seen| (place(one), one.count("stalls") as f64, one.count("stalls").to_string());
-        stalls.push(Mark::Bars {
-            name: (*name).to_owned(),
-            colour: *colour,
-            width: 0.22,
-            bars: of().map(stall).collect(),
-        });
+        let still = |one: &Seen| one.standstill.map(|ms| (place(one), ms, format!("{ms:.0}")));
+        let bars = of().filter_map(still).collect();
+        standstills.push(Mark::Bars { name: (*name).to_owned(), colour: *colour, width: 0.22, bars });
     }
     let worst = seen.iter().filter_map(|one| one.delay(0.99)).fold(1000.0, f64::max);
     let slowest = seen.iter().filter_map(|one| one.startup).fold(100.0, f64::max);
-    let most = seen.iter().map(|one| one.count("stalls")).max().unwrap_or(0).max(3) as f64;
+    let longest = seen.iter().filter_map(|one| one.standstill).fold(100.0, f64::max);
+    let recoveries: Vec<String> = seen
+        .iter()
+        .filter(|one| CONDITIONS[one.condition].0 == NARROWED)
+        .map(|one| {
+            let time = one.recovery.map_or("no time that was watched".to_owned(), |ms| format!("{ms:.0} ms"));
+            format!("{time} ({})", PATHS[one.path].0)
+        })
+        .collect();
     let panel = |title: &str, y: Axis, marks| Panel {
         width: 1.0,
         title: title.to_owned(),
@@ -225,13 +306,64 @@ fn figure(seen: &[Seen]) -> Figure {
         title: "Bad networks: each path by itself".into(),
         subtitle: vec![
             "LAN links of 10 Mbit/s and 8 ms, a CDN link of 100 Mbit/s and 30 ms. What is wrong is so on the viewers' own links, both ways;".into(),
-            "bursts lose 3% in runs of five. In the last, the broadcaster's uplink falls under the stream's 1 Mbit/s for four seconds.".into(),
+            "bursts lose 3% in runs of five. In the last, the broadcaster's uplink falls under the stream's 1 Mbit/s for four seconds;".into(),
+            format!("after it delays were as before within {}.", recoveries.join(", ")),
         ],
         rows: vec![
             Row { height: 520, panels: vec![panel("Delay from encoder to viewer: the dot is the median, the line goes to p99", decades, delays)] },
             Row { height: 430, panels: vec![panel("Start-up: milliseconds to the first picture", Axis::new("ms", 0.0, slowest * 1.2), starts)] },
-            Row { height: 400, panels: vec![panel("Times that the picture stood still", Axis::new("stalls", 0.0, most * 1.25), stalls)] },
+            Row { height: 400, panels: vec![panel("Longest time without a further picture, before any buffer", Axis::new("ms", 0.0, longest * 1.25), standstills)] },
         ],
         ..Figure::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Pictures every 100 ms from 0, with these delays in milliseconds; `None` never came.
+    fn pictures(delays: &[Option<i64>]) -> (Vec<i64>, Vec<Picture>) {
+        let made: Vec<i64> = (0..delays.len() as i64).map(|n| n * 100_000).collect();
+        let came = made.iter().zip(delays).filter_map(|(encoded, delay)| {
+            Some(Picture {
+                dts: encoded / 1000,
+                bytes: 1,
+                random_access: false,
+                path: String::new(),
+                encoded: *encoded,
+                received: encoded + (*delay)? * 1000,
+                floor_ms: 0.0,
+                settled: true,
+            })
+        });
+        let came = came.collect();
+        (made, came)
+    }
+
+    #[test]
+    fn a_standstill_ends_with_the_first_further_picture() {
+        let times = Times { from: 0, healed: None, to: 1_000_000 };
+        let (_, even) = pictures(&[Some(20); 5]);
+        assert_eq!(times.standstill(&even), Some(100.0));
+        // The third is late by 450 ms, and those behind it wait for it.
+        let (made, late) = pictures(&[Some(20), Some(20), Some(450), Some(20), Some(20), Some(20)]);
+        assert_eq!(times.standstill(&late), Some(530.0));
+        assert_eq!(times.recovery(&made, &late), None, "the uplink was whole");
+        assert_eq!(times.standstill(&[]), None);
+    }
+
+    #[test]
+    fn recovery_is_counted_from_the_heal_to_the_first_of_those_that_stay_in_time() {
+        let times = Times { from: 300_000, healed: Some(500_000), to: 1_000_000 };
+        let usual = [Some(20), Some(22), Some(24)];
+        let then = [Some(400), Some(500), None, Some(60), Some(30), Some(30), Some(30)];
+        let (made, came) = pictures(&[&usual[..], &then].concat());
+        // The picture of 600 ms is in time, and so are those after it.
+        assert_eq!(times.recovery(&made, &came), Some(160.0));
+        let (made, came) = pictures(&[&usual[..], &[Some(400); 7]].concat());
+        assert_eq!(times.recovery(&made, &came), None);
+        let (made, came) = pictures(&[Some(20); 10]);
+        assert_eq!(times.recovery(&made, &came), Some(0.0), "it was never late");
     }
 }
