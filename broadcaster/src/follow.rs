@@ -89,6 +89,8 @@ struct Fall {
     /// When that was last found too much, and the wait then, in seconds.
     since: Instant,
     wait: f64,
+    /// The wait at the last look.
+    last: f64,
 }
 
 impl Follow {
@@ -197,7 +199,7 @@ impl Follow {
         });
         self.lull = if is_again { (self.lull * 2).min(LONGEST_LULL) } else { LULL };
         self.last_fall = Some((now, self.target));
-        self.fallen = Some(Fall { link: took, since: now, wait });
+        self.fallen = Some(Fall { link: took, since: now, wait, last: wait });
         // A wait is known late: by now it is longer.
         self.give(took, drained(wait + UNKNOWN.as_secs_f64()));
     }
@@ -220,8 +222,11 @@ impl Follow {
             }
             (fall.since, fall.wait) = (now, wait);
         }
+        // As long as it grows, it is known late.
+        let unknown = if wait > fall.last { UNKNOWN.as_secs_f64() } else { 0.0 };
+        fall.last = wait;
         self.fallen = Some(fall);
-        self.give(fall.link, drained(wait));
+        self.give(fall.link, drained(wait + unknown));
     }
 
     fn rise(&mut self, seconds: f64, now: Instant) {

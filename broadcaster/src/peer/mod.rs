@@ -173,10 +173,10 @@ impl Peer {
         self.upload.flowing() == 1 && self.upload.is_narrow()
     }
 
-    /// How long what is pushed to the CDN waits in queues on its way; `None` while there is no connection. To be told often: a push that
-    /// tells nothing counts as one that waits.
-    pub fn push_waits(&self, wait: Option<Duration>) {
-        self.upload.push_waits(wait);
+    /// How long what is pushed to the CDN waits in queues on its way, which takes `way` there and back without them; `None` while there is
+    /// no connection. To be told often: a push that tells nothing counts as one that waits.
+    pub fn push_waits(&self, wait: Option<Duration>, way: Duration) {
+        self.upload.push_waits(wait, way);
     }
 
     /// Lets viewers in until it is dropped, and announces itself.

@@ -43,6 +43,8 @@ pub(super) struct Share {
 struct Push {
     /// How long its packets wait on the way, and when that was told; `None` while nothing is pushed.
     wait: Option<(Duration, Instant)>,
+    /// The quickest that it was there and back.
+    way: Duration,
     /// The wait that the estimate was last changed by, in seconds.
     last_wait: f64,
     /// Bytes that went since the last update.
@@ -76,7 +78,7 @@ struct Viewer {
 
 impl Share {
     pub(super) fn new(now: Instant) -> Self {
-        let push = Push { wait: None, last_wait: 0.0, sent: 0.0, rate: 0.0, time: 0.0 };
+        let push = Push { wait: None, way: Duration::ZERO, last_wait: 0.0, sent: 0.0, rate: 0.0, time: 0.0 };
         Self {
             link: None,
             goal: 0.0,
@@ -158,13 +160,14 @@ impl Share {
         self.undivided -= bytes as f64;
     }
 
-    /// How long what is pushed waits in queues on its way; `None` while nothing is pushed. To be told at least as often as units are
-    /// pushed: silence counts as waiting.
-    pub(super) fn push_waits(&mut self, wait: Option<Duration>, now: Instant) {
+    /// How long what is pushed waits in queues on its way, which takes `way` there and back without them; `None` while nothing is pushed. To be
+    /// told at least as often as units are pushed: silence counts as waiting.
+    pub(super) fn push_waits(&mut self, wait: Option<Duration>, way: Duration, now: Instant) {
         if wait.is_some() && self.push.wait.is_none() {
             (self.push.rate, self.push.time, self.push.sent) = (0.0, 0.0, 0.0);
         }
         self.push.wait = wait.map(|wait| (wait, now));
+        self.push.way = way;
         self.update(now);
     }
 
@@ -261,21 +264,21 @@ impl Share {
         let change = wait - std::mem::replace(&mut self.push.last_wait, wait);
         let off = 1.0 - wait / TARGET.as_secs_f64();
         // What went to somebody whose packets are now seen to wait there went there all the while.
-        let mut unseen = 0.0;
         for viewer in self.viewers.values_mut() {
             if viewer.shares || is_queued(viewer) {
-                unseen += viewer.before.drain(..).sum::<f64>();
+                self.taken.note_before(viewer.before.drain(..));
             } else {
                 viewer.before.push_front(viewer.sent);
                 viewer.before.truncate(UNSEEN);
             }
         }
-        self.taken.note((went + pushed) * seconds + unseen, Duration::from_secs_f64(wait), now);
+        self.taken.note((went + pushed) * seconds, Duration::from_secs_f64(wait), self.push.way, now);
+        let full = self.taken.full();
         let suffers = off < 0.0 && is_shared;
         match &mut self.link {
             None if suffers => {
                 // What came and made no queue went on.
-                let took = self.taken.rate().unwrap_or((went + pushed) / (1.0 + (change / seconds).max(0.0)));
+                let took = full.or(self.taken.rate()).unwrap_or((went + pushed) / (1.0 + (change / seconds).max(0.0)));
                 let took = took.max(self.push.rate);
                 self.link = Some((took * FIRST).max(self.push.rate + LEAST));
                 (self.goal, self.fall) = (took * NEARLY, Some((now, took * FIRST)));
@@ -314,6 +317,11 @@ impl Share {
                         *link *= factor;
                     }
                 }
+                // What arrives through a full link is measured and no guess: where that is much less, it need not be come down to by steps.
+                if let Some(full) = full.filter(|full| suffers && *full < *link * MUCH_LESS) {
+                    *link = full * FIRST;
+                    (self.goal, self.fall) = (full * NEARLY, Some((now, *link)));
+                }
                 *link = link.max(self.push.rate + LEAST);
             }
         }
@@ -322,6 +330,7 @@ impl Share {
             is_shared,
             link = self.link.map(|rate| rate as u64),
             goal = self.goal as u64,
+            full = full.map(|rate| rate as u64),
             push = self.push.rate as u64,
             went = went as u64,
             viewers = ?self.viewers.values().map(|v| (v.shares, v.tokens as i64, v.sent as u64)).collect::<Vec<_>>(),
@@ -362,6 +371,8 @@ const MEAN: Duration = Duration::from_millis(4000);
 const TOLD: Duration = Duration::from_millis(150);
 /// Of what went when the push first waits.
 const FIRST: f64 = 0.8;
+/// What arrives through a full link, of the estimate: it was another link.
+const MUCH_LESS: f64 = 0.5;
 /// Per second, without any wait, up to where the estimate fell from.
 const RETURN: f64 = 0.5;
 /// Of where it was to come back to.

@@ -291,7 +291,7 @@ fn run(setting: &Setting) -> Outcome {
         if now % 13 == 0 && least != Millis::MAX {
             let pending = ping.map_or(0, |since| (now - since).saturating_sub(least));
             let wait = pending.max(last_waits[0].min(last_waits[1])) + (setting.elsewhere)(now);
-            share.push_waits(Some(Duration::from_millis(wait)), at(now));
+            share.push_waits(Some(Duration::from_millis(wait)), Duration::from_millis(least), at(now));
         }
     }
     let left = capacity - pushed as f64;

@@ -91,11 +91,11 @@ impl Upload {
         self.0.lock().share.pushed(bytes);
     }
 
-    /// How long what is pushed waits on its way; `None` while nothing is pushed.
-    pub(super) fn push_waits(&self, wait: Option<Duration>) {
+    /// How long what is pushed waits on its way, and how long that takes without; `None` while nothing is pushed.
+    pub(super) fn push_waits(&self, wait: Option<Duration>, way: Duration) {
         let now = Instant::now();
         self.place(|limits| {
-            limits.share.push_waits(wait, now);
+            limits.share.push_waits(wait, way, now);
             limits.places.look(wait.is_some(), limits.share.fits(), now);
         });
     }
@@ -191,7 +191,7 @@ mod tests {
         let upload = Upload::new(Some(800_000));
         let viewers = [upload.join(), upload.join()];
         viewers.iter().for_each(|(id, _)| upload.flows(*id, true));
-        upload.push_waits(Some(Duration::ZERO));
+        upload.push_waits(Some(Duration::ZERO), Duration::ZERO);
         upload.left_out(0);
         assert!(viewers.iter().all(|(_, room)| *room.borrow()));
         // Now it is the limit.

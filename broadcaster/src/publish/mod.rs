@@ -152,7 +152,7 @@ impl Publishing {
         let mut cursor = from.map_or(Cursor::at_live_edge(), Cursor::at);
         let sent = self.send(&mut publisher, &mut cursor, next).await;
         if let Some(peer) = &self.peer {
-            peer.push_waits(None);
+            peer.push_waits(None, Duration::ZERO);
         }
         self.broadcast.uplink().waits(None, Instant::now());
         match sent {
@@ -254,7 +254,8 @@ impl Publishing {
         if let Some(peer) = &self.peer {
             // A server that answers no pings tells of its troubles only by what it does not take.
             let behind = if queued > BEHIND { LATE } else { Duration::ZERO };
-            peer.push_waits(Some(publisher.queueing().unwrap_or_default().max(behind)));
+            let wait = publisher.queueing().unwrap_or_default().max(behind);
+            peer.push_waits(Some(wait), publisher.quickest().unwrap_or_default());
         }
         self.tell_uplink(publisher, cursor.position().unwrap_or(next));
         self.stats.unacknowledged.set(publisher.unacknowledged_bytes().unwrap_or(0));

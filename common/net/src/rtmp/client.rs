@@ -295,6 +295,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Publisher<S> {
         self.pulse.queueing(Instant::now())
     }
 
+    /// The quickest round trip of this connection: what there is without queues. `None` where [`Publisher::queueing`] is.
+    pub fn quickest(&self) -> Option<Duration> {
+        self.pulse.quickest()
+    }
+
     /// Ends the stream politely.
     ///
     /// # Errors
@@ -464,7 +469,7 @@ const UNSENT: u32 = 64 << 10;
 /// Often enough for a status line.
 const PING_EVERY: Duration = Duration::from_secs(1);
 /// Often enough to see at once that a publisher's link is full: 3 kbit/s.
-const WATCH_EVERY: Duration = Duration::from_millis(200);
+const WATCH_EVERY: Duration = Duration::from_millis(100);
 /// A queue that is none of one picture's making: the link is full.
 const FULL: Duration = Duration::from_millis(150);
 /// Writes whose acknowledgement is awaited: ten seconds of a busy stream.
