@@ -59,6 +59,9 @@ struct Marker {
     last: u32,
     gaps: u64,
     repeats: u64,
+    /// Pictures that were shown and whose number could not be read; and those of them since the last that could.
+    unread: u64,
+    unread_since: u64,
 }
 
 #[derive(Debug, Default)]
@@ -164,10 +167,12 @@ pub struct MarkerSummary {
     pub first: u32,
     /// The last.
     pub last: u32,
-    /// Numbers that were not seen between the first and the last.
+    /// Numbers between the first and the last of which no picture was shown.
     pub gaps: u64,
     /// Pictures whose number did not rise.
     pub repeats: u64,
+    /// Pictures whose number the encoder left unreadable: at a hundred kilobits a second it does.
+    pub unread: u64,
 }
 
 /// The distribution, in milliseconds. Pictures that were lost, left out or too late to be shown are infinitely late.
@@ -200,6 +205,8 @@ impl Stats {
         self.first.get_or_insert(now);
         if let Some(mark) = mark {
             self.mark(epoch, mark.counter);
+        } else if let Some(marker) = &mut self.marker {
+            marker.unread_since += 1;
         }
         self.recent.pictures += 1;
         if !in_time {
@@ -307,6 +314,7 @@ impl Stats {
                 last: m.last,
                 gaps: m.gaps,
                 repeats: m.repeats,
+                unread: m.unread,
             }),
             startup_ms: self.first.map(millis),
             latency_ms: self.latency(playback.missed),
@@ -325,14 +333,18 @@ impl Stats {
 
     fn mark(&mut self, epoch: Epoch, counter: u32) {
         let Some(marker) = &mut self.marker else {
-            self.marker = Some(Marker { epoch, first: counter, last: counter, gaps: 0, repeats: 0 });
+            let (gaps, repeats, unread, unread_since) = (0, 0, 0, 0);
+            self.marker = Some(Marker { epoch, first: counter, last: counter, gaps, repeats, unread, unread_since });
             return;
         };
+        let unread = std::mem::take(&mut marker.unread_since);
+        marker.unread += unread;
         if marker.epoch == epoch {
             // The counter wraps: the difference is what counts.
             match counter.wrapping_sub(marker.last) as i32 {
                 1 => {}
-                ahead @ 2.. => marker.gaps += u64::from(ahead.unsigned_abs()) - 1,
+                // Those that were shown and not read are not missing.
+                ahead @ 2.. => marker.gaps += (u64::from(ahead.unsigned_abs()) - 1).saturating_sub(unread),
                 _ => marker.repeats += 1,
             }
         }
@@ -353,7 +365,8 @@ impl Summary {
         });
         let clocks = if self.clocks_differ { " (this clock and the broadcaster's differ)" } else { "" };
         let marker = self.marker.map_or(String::new(), |m| {
-            format!("counter   {} to {}, {} missing, {} repeated\n", m.first, m.last, m.gaps, m.repeats)
+            let unread = if m.unread > 0 { format!(", {} unreadable", m.unread) } else { String::new() };
+            format!("counter   {} to {}, {} missing, {} repeated{unread}\n", m.first, m.last, m.gaps, m.repeats)
         });
         let startup = self.startup_ms.map_or("never".to_owned(), |ms| format!("after {ms} ms"));
         format!(
@@ -391,10 +404,10 @@ mod tests {
         Shown { epoch: Epoch(1), unit: None, stamps, mark: None, in_time: true, left_out: 0 }
     }
 
-    fn marks(counters: &[u32]) -> MarkerSummary {
+    fn marks(counters: &[Option<u32>]) -> MarkerSummary {
         let mut stats = Stats::default();
         for counter in counters {
-            let mark = Some(Mark { counter: *counter, clock_ms: 0 });
+            let mark = counter.map(|counter| Mark { counter, clock_ms: 0 });
             stats.presented(Duration::ZERO, &Shown { mark, ..shown(&Stamps::default()) });
         }
         stats.summary(Status::default()).marker.unwrap()
@@ -402,15 +415,19 @@ mod tests {
 
     #[test]
     fn the_counter_tells_what_is_missing() {
-        for (counters, gaps, repeats) in [
-            (&[5, 6, 7][..], 0, 0),
-            (&[5, 8], 2, 0),
-            (&[5, 5, 6], 0, 1),
-            (&[5, 6, 4, 5], 0, 1),
-            (&[u32::MAX, 0, 1], 0, 0),
+        for (counters, gaps, repeats, unread) in [
+            (&[Some(5), Some(6), Some(7)][..], 0, 0, 0),
+            (&[Some(5), Some(8)], 2, 0, 0),
+            (&[Some(5), Some(5), Some(6)], 0, 1, 0),
+            (&[Some(5), Some(6), Some(4), Some(5)], 0, 1, 0),
+            (&[Some(u32::MAX), Some(0), Some(1)], 0, 0, 0),
+            // Shown, though not read; one more is missing beside it; more than there are numbers.
+            (&[Some(5), None, Some(7)], 0, 0, 1),
+            (&[None, Some(5), None, Some(8)], 1, 0, 1),
+            (&[Some(5), None, None, Some(7), Some(9)], 1, 0, 2),
         ] {
             let marker = marks(counters);
-            assert_eq!((marker.gaps, marker.repeats), (gaps, repeats), "{counters:?}");
+            assert_eq!((marker.gaps, marker.repeats, marker.unread), (gaps, repeats, unread), "{counters:?}");
         }
     }
 
