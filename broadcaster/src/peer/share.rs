@@ -1,11 +1,13 @@
 //! What the push to the CDN leaves to viewers where both share a link, and how it is divided among them: pure.
 //!
-//! Nobody tells how wide a shared link is, but a queue before it is seen: pings of the push take longer than they did, and so do the round
-//! trips of those viewers whose packets wait in the same queue. Only where both are seen is there anything to share. From then on there
-//! is an estimate of what the link takes, and it stays while viewers come and go, as the link does. Of that the push has what it wants, at once and whenever it wants it; what is left in that moment is
-//! the viewers', in the order that they have their places in ([`places`](super::places)), or in equal parts. So an IDR of the push meets no queue that viewers have made, and the estimate need only follow the link: it
-//! falls while the push waits for longer than [`TARGET`] and rises while it waits for less, the further from it the faster, and against
-//! the direction in which the wait changes, so that it settles instead of swinging.
+//! Nobody tells how wide a shared link is, but a queue before it is seen: pings of the push take longer than they did, and so do the
+//! round trips of those viewers whose packets wait in the same queue. Only where both are seen is there anything to share. From then on
+//! there is an estimate of what the link takes, and it stays while viewers come and go, as the link does. Of that the push has what it
+//! wants, at once and whenever it wants it; what is left in that moment is the viewers', in the order that they have their places in
+//! ([`places`](super::places)), or in equal parts. So an IDR of the push meets no queue that viewers have made, and the estimate need
+//! only follow the link: it falls while the push waits for longer than [`TARGET`] and rises while it waits for less, the further from it
+//! the faster, and against the direction in which the wait changes, so that it settles instead of swinging. Where what arrives through
+//! the full link ([`taken`](crate::taken)) is less than half of the estimate, it is another link, and the estimate begins anew from that.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};

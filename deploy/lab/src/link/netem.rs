@@ -50,7 +50,7 @@ impl Netem {
             end: ends[1 - index].to_owned(),
             shape: shapes[index],
             open: true,
-            has_table: false,
+            has_table: has_table(&shapes[index]),
             past: Counts::default(),
         });
         for way in &ways {
@@ -59,8 +59,6 @@ impl Netem {
         for end in ends {
             ip(&["-n", wire.name(), "link", "set", "dev", end, "master", &hub])?;
         }
-        let mut ways = ways;
-        ways.iter_mut().for_each(|way| way.has_table = has_table(&way.shape));
         Ok(Netem { wire: wire.name().to_owned(), ways: Mutex::new(Some(ways)) })
     }
 
