@@ -32,7 +32,7 @@ fn the_lab_s_links_are_netem_s_where_the_kernel_has_it() -> Result<()> {
 
     let tests = guest.run("links-by-netem --test-threads=1 --color never 2>&1", LINKS)?;
     println!("{tests}");
-    ensure!(tests.contains("test result: ok. 7 passed"), "in the guest:\n{tests}");
+    ensure!(tests.contains("test result: ok. 8 passed"), "in the guest:\n{tests}");
     let left = guest.run("ls /run/netns; /bin/ip link show", BRIEF)?;
     ensure!(!left.contains("nc"), "something was left behind:\n{left}");
     Ok(())

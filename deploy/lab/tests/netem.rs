@@ -191,6 +191,22 @@ fn a_cut_takes_the_carrier_and_healing_brings_it_back() {
 }
 
 #[test]
+fn a_link_that_outlives_its_network_passes_nothing() {
+    let Pair { network, a, b, link, _alone } = pair(Shape::default());
+    let (sender, receiver) = (socket(&a, 0), socket(&b, 0));
+    let to = receiver.local_addr().unwrap();
+    sender.send_to(&[1], to).unwrap();
+    assert_eq!(receiver.recv(&mut [0; 8]).unwrap(), 1);
+    drop(network);
+    assert!(!link.is_running());
+    link.set(Direction::AToB, Shape::default()).unwrap_err();
+    // Without a way there it may not be sent at all.
+    let _ = sender.send_to(&[2], to);
+    receiver.set_read_timeout(Some(QUIET)).unwrap();
+    assert!(receiver.recv(&mut [0; 8]).is_err(), "it still passes frames");
+}
+
+#[test]
 fn what_netem_cannot_do_is_refused_or_left_to_the_lab() {
     let _alone = alone();
     let shape = Shape { rate: Some(1_000_000), jitter: Jitter::Uniform(ms(5)), reorder: true, ..Shape::default() };

@@ -105,9 +105,12 @@ impl Netem {
         self.ways().is_some()
     }
 
-    /// The wire namespace is about to go, and all with it.
+    /// Swallows all from now on: who holds the link may keep the wire namespace alive after its name is gone.
     pub(super) fn stop(&self) {
-        *self.ways() = None;
+        for way in self.ways().take().into_iter().flatten() {
+            // Where that fails the interface is gone already.
+            let _ = place(&self.wire, &way.end, &[BLACKHOLE.to_owned()]);
+        }
     }
 
     fn ways(&self) -> MutexGuard<'_, Option<[Way; 2]>> {
@@ -120,7 +123,7 @@ impl Way {
     /// Puts a discipline in place that drops everything, and with it goes what the last one held.
     fn swallow(&mut self, wire: &str) -> Result<()> {
         self.past = self.counts(wire);
-        place(wire, &self.end, &["blackhole".to_owned()])?;
+        place(wire, &self.end, &[BLACKHOLE.to_owned()])?;
         self.has_table = false;
         Ok(())
     }
@@ -221,6 +224,9 @@ fn has_table(shape: &Shape) -> bool {
 
 /// Bytes of a full Ethernet frame, of which queues are taken to be.
 const FULL_FRAME: u128 = 1_514;
+
+/// The discipline that drops everything.
+const BLACKHOLE: &str = "blackhole";
 
 const GONE: &str = "the link's network is gone";
 
