@@ -3,6 +3,10 @@
 //! Told by [`publish`](crate::publish) what it pushed and how long that waits, asked by the encoder for each picture. A push that waits
 //! is given what the link was seen to take, and less until what waits has gone; without a wait the rate rises slowly to the ceiling,
 //! and after each rise that made it wait again, it is left alone for longer.
+//!
+//! Where viewers on this network take a part of the same link, it is theirs to make way ([`peer`](crate::peer)): they can have the CDN's
+//! copy, which costs this link nothing more, while all who watch by the CDN would see a worse picture. So as long as the whole link has room
+//! for what is pushed, the rate stays; but they are not waited for forever.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -46,6 +50,8 @@ pub struct Wait {
     pub queueing: Duration,
     /// Before that: from the oldest unit that was not handed over to the newest.
     pub behind: Duration,
+    /// Bits per second that the link takes in all, where others take a part of it and make way; `None` where nobody does.
+    pub shared: Option<u64>,
 }
 
 /// The rate of one encoder. Rates are in bits per second.
@@ -68,6 +74,8 @@ struct Follow {
     stirred: Instant,
     /// For how long it must not have waited before the rate rises.
     lull: Duration,
+    /// When others were last waited for in vain.
+    in_vain: Option<Instant>,
     /// When it last fell, and from where.
     last_fall: Option<(Instant, f64)>,
 }
@@ -109,6 +117,7 @@ impl Follow {
             fallen: None,
             stirred: now,
             lull: LULL,
+            in_vain: None,
             last_fall: None,
         }
     }
@@ -126,6 +135,7 @@ impl Follow {
             // Another connection: what the last one took says nothing of it.
             self.looks.clear();
             (self.handed, self.aside, self.waited, self.fallen, self.looked) = (0.0, 0.0, 0, None, now);
+            self.in_vain = None;
         }
         self.wait = wait.map(|wait| (wait, now));
         self.look(now);
@@ -148,15 +158,21 @@ impl Follow {
             self.looks.pop_front();
         }
         // What waits here comes before what waits on the way: both are late.
+        let shared = wait.shared.map_or(0.0, |link| link as f64);
         let wait = queueing + wait.behind.as_secs_f64();
         self.waited = if wait > TOLERATED.as_secs_f64() { self.waited + 1 } else { 0 };
         if wait > TOLERATED.as_secs_f64() {
             self.stirred = now;
         }
+        if shared > 0.0 && self.waited >= MAKE_WAY {
+            self.in_vain = Some(now);
+        }
+        let is_trusted = self.in_vain.is_none_or(|at| now.saturating_duration_since(at) > FORGET);
+        let shared = if is_trusted { shared } else { 0.0 };
         match self.fallen {
-            None if self.waited >= PATIENCE => self.fall(wait, now),
+            None if self.waited >= PATIENCE => self.fall(wait, shared, now),
             None => self.rise(passed.as_secs_f64(), now),
-            Some(fall) => self.drain(fall, wait, now),
+            Some(fall) => self.drain(fall, wait, shared, now),
         }
         let seen = self.seen();
         tracing::trace!(
@@ -187,10 +203,11 @@ impl Follow {
         self.target = (link * part - aside).clamp(self.floor, self.ceiling);
     }
 
-    fn fall(&mut self, wait: f64, now: Instant) {
+    fn fall(&mut self, wait: f64, shared: f64, now: Instant) {
         let Some((took, aside)) = self.seen() else { return };
+        let took = took.max(shared);
         if took * NEARLY >= self.target + aside {
-            // What waits is more than is made, as after an outage: the link takes it soon.
+            // What waits is more than is made, as after an outage: the link takes it soon, or once others have made way.
             return;
         }
         // One that rose to where it had fallen from before has found the same end again.
@@ -204,14 +221,14 @@ impl Follow {
         self.give(took, drained(wait + UNKNOWN.as_secs_f64()));
     }
 
-    fn drain(&mut self, fall: Fall, wait: f64, now: Instant) {
+    fn drain(&mut self, fall: Fall, wait: f64, shared: f64, now: Instant) {
         let mut fall = fall;
         let took = self.seen().map_or(fall.link, |seen| seen.0);
         if wait < CALM.as_secs_f64() {
             self.fallen = None;
             self.stirred = now;
             // As long as something waited, what went on was all that the link takes.
-            return self.give(took.clamp(fall.link, fall.link * MORE), NEARLY);
+            return self.give(took.clamp(fall.link, fall.link * MORE).max(shared), NEARLY);
         }
         let passed = now.saturating_duration_since(fall.since);
         if passed > SHOWN + Duration::from_secs_f64(fall.wait) {
@@ -226,7 +243,7 @@ impl Follow {
         let unknown = if wait > fall.last { UNKNOWN.as_secs_f64() } else { 0.0 };
         fall.last = wait;
         self.fallen = Some(fall);
-        self.give(fall.link, drained(wait + unknown));
+        self.give(fall.link.max(shared), drained(wait + unknown));
     }
 
     fn rise(&mut self, seconds: f64, now: Instant) {
@@ -258,6 +275,8 @@ const TOLD: Duration = Duration::from_millis(150);
 const TOLERATED: Duration = Duration::from_millis(150);
 /// Looks in a row at which it waits for longer, before anything is done.
 const PATIENCE: u32 = 2;
+/// Looks in a row within which others have made way, if they do.
+const MAKE_WAY: u32 = 20;
 /// What waits has gone when the wait is less.
 const CALM: Duration = Duration::from_millis(60);
 /// Of what the link was seen to take.
@@ -281,7 +300,7 @@ const HURRY: Duration = Duration::from_secs(10);
 const LULL: Duration = Duration::from_millis(2200);
 /// So long at most, however often a rise made it wait.
 const LONGEST_LULL: Duration = Duration::from_secs(16);
-/// A fall longer ago says nothing of the next.
+/// A fall longer ago says nothing of the next, nor does who did not make way.
 const FORGET: Duration = Duration::from_secs(60);
 /// A fall from so much more than the last was another's fault.
 const BEYOND: f64 = 1.3;

@@ -32,6 +32,11 @@ impl Run {
 /// 25 pictures a second with an IDR each two seconds, and 128 kbit/s of sound, over a link of `rate` bits per second at each moment. The
 /// connection holds `held` bits; pings are asked for 250 ms apart, and of two answers the lesser counts.
 fn run(ceiling: u64, held: f64, until: Millis, rate: impl Fn(Millis) -> f64) -> Run {
+    run_beside(ceiling, held, until, rate, None)
+}
+
+/// The same beside others, who leave the push `rate` of what the link is said to take.
+fn run_beside(ceiling: u64, held: f64, until: Millis, rate: impl Fn(Millis) -> f64, shared: Option<u64>) -> Run {
     let start = Instant::now();
     let at = |t: Millis| start + Duration::from_millis(t);
     let mut follow = Follow::new(ceiling, start);
@@ -81,8 +86,8 @@ fn run(ceiling: u64, held: f64, until: Millis, rate: impl Fn(Millis) -> f64) -> 
         let waits = |queue: &VecDeque<(f64, Millis, bool)>| queue.front().map_or(0, |piece| t - piece.1);
         if is_told {
             let queueing = pings[0].min(pings[1]).max(pending.map_or(0, |since| t - since));
-            let wait =
-                Wait { queueing: Duration::from_millis(queueing), behind: Duration::from_millis(waits(&window)) };
+            let behind = Duration::from_millis(waits(&window));
+            let wait = Wait { queueing: Duration::from_millis(queueing), behind, shared };
             follow.waits(Some(wait), at(t));
         }
         if t % 100 == 0 {
@@ -147,6 +152,28 @@ fn a_fast_link_is_left_alone() {
 fn what_an_outage_left_is_no_reason_to_fall() {
     let run = run(1_000_000, 100_000.0, 20_000, |t| if (5000..7000).contains(&t) { 1.0 } else { 20_000_000.0 });
     assert!(run.targets(16_000, 20_000).all(|target| target >= 150_000));
+}
+
+#[test]
+fn who_shares_the_link_makes_way() {
+    let comes = |t| if (5000..6200).contains(&t) { 400_000.0 } else { 2_000_000.0 };
+    let alone = run(1_000_000, 100_000.0, 20_000, comes);
+    assert!(alone.targets(5000, 7000).any(|target| target < 500_000));
+    let beside = run_beside(1_000_000, 100_000.0, 20_000, comes, Some(2_000_000));
+    assert!(beside.targets(0, 20_000).all(|target| target == 1_000_000));
+    // One that is too narrow for the push alone is not waited for.
+    let narrow = run_beside(1_000_000, 100_000.0, 20_000, comes, Some(900_000));
+    assert!(narrow.targets(5000, 7000).any(|target| target < 500_000));
+}
+
+#[test]
+fn who_does_not_make_way_is_waited_for_in_vain_for_two_seconds() {
+    let stay = |t| if t < 5000 { 2_000_000.0 } else { 600_000.0 };
+    let run = run_beside(1_000_000, 100_000.0, 30_000, stay, Some(2_000_000));
+    assert!(run.targets(0, 6500).all(|target| target == 1_000_000));
+    assert!(run.targets(8000, 30_000).all(|target| target < 700_000), "it rises until something waits again");
+    assert!(run.mean(8000, 30_000) < 472_000.0);
+    assert!(run.waits(15_000, 30_000).all(|wait| wait < 1000), "{:?}", run.waits(15_000, 30_000).max());
 }
 
 #[test]

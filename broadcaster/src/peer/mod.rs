@@ -173,6 +173,12 @@ impl Peer {
         self.upload.flowing() == 1 && self.upload.is_narrow()
     }
 
+    /// Bits per second that the link to the CDN takes in all, where viewers take a part of it and make way for what is pushed; `None` where
+    /// they do not.
+    pub fn link(&self) -> Option<u64> {
+        self.upload.takes()
+    }
+
     /// How long what is pushed to the CDN waits in queues on its way, which takes `way` there and back without them; `None` while there is
     /// no connection. To be told often: a push that tells nothing counts as one that waits.
     pub fn push_waits(&self, wait: Option<Duration>, way: Duration) {

@@ -78,6 +78,13 @@ struct Viewer {
     rank: Option<u64>,
 }
 
+impl Viewer {
+    /// Whether its packets were seen to wait of late.
+    fn is_queued(&self, now: Instant) -> bool {
+        self.queued.is_some_and(|at| now.saturating_duration_since(at) < REMEMBER)
+    }
+}
+
 impl Share {
     pub(super) fn new(now: Instant) -> Self {
         let push = Push { wait: None, way: Duration::ZERO, last_wait: 0.0, sent: 0.0, rate: 0.0, time: 0.0 };
@@ -132,6 +139,11 @@ impl Share {
     /// For how many viewers there is room beside the push, if the link is known.
     pub(super) fn fits(&self) -> Option<usize> {
         self.link.filter(|_| self.push.rate > LEAST).map(|link| ((link / self.push.rate - 1.0) / OVERHEAD) as usize)
+    }
+
+    /// Bytes per second that the link takes in all, where viewers' packets are seen to wait beside the push's.
+    pub(super) fn takes(&self, now: Instant) -> Option<f64> {
+        self.link.filter(|_| self.viewers.values().any(|viewer| viewer.is_queued(now)))
     }
 
     pub(super) fn join(&mut self, id: u64) {
@@ -246,7 +258,7 @@ impl Share {
             return;
         }
         self.updated = now;
-        let is_queued = |viewer: &Viewer| viewer.queued.is_some_and(|at| now.saturating_duration_since(at) < REMEMBER);
+        let is_queued = |viewer: &Viewer| viewer.is_queued(now);
         let is_shared = self.viewers.values().any(is_queued);
         let pushed = std::mem::take(&mut self.push.sent) / seconds;
         // A push that has only begun has its mean so far.

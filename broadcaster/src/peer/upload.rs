@@ -100,6 +100,11 @@ impl Upload {
         });
     }
 
+    /// Bits per second that the push's link takes in all, where viewers take a part of it.
+    pub(super) fn takes(&self) -> Option<u64> {
+        self.0.lock().share.takes(Instant::now()).map(|bytes| (bytes * 8.0) as u64)
+    }
+
     /// Viewers that are sent the stream: those that wait for a place are connected, too.
     pub(super) fn flowing(&self) -> usize {
         self.0.lock().share.viewers()

@@ -243,7 +243,8 @@ impl Publishing {
     /// Tells the encoder how what is pushed waits, which is sent up to `position`.
     fn tell_uplink(&self, publisher: &Publisher, position: u64) {
         let behind = self.broadcast.with_window(|window| window.lag(position));
-        let wait = Wait { queueing: publisher.queueing().unwrap_or_default(), behind };
+        let shared = self.peer.as_ref().and_then(|peer| peer.link());
+        let wait = Wait { queueing: publisher.queueing().unwrap_or_default(), behind, shared };
         self.broadcast.uplink().waits(Some(wait), Instant::now());
     }
 
