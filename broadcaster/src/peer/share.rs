@@ -7,7 +7,8 @@
 //! ([`places`](super::places)), or in equal parts. So an IDR of the push meets no queue that viewers have made, and the estimate need
 //! only follow the link: it falls while the push waits for longer than [`TARGET`] and rises while it waits for less, the further from it
 //! the faster, and against the direction in which the wait changes, so that it settles instead of swinging. Where what arrives through
-//! the full link ([`taken`](crate::taken)) is less than half of the estimate, it is another link, and the estimate begins anew from that.
+//! the full link ([`taken`](crate::taken)) is less than half of the estimate, it is another link, and where it is more, the estimate was too
+//! low: it begins anew from that.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
@@ -141,9 +142,11 @@ impl Share {
         self.link.filter(|_| self.push.rate > LEAST).map(|link| ((link / self.push.rate - 1.0) / OVERHEAD) as usize)
     }
 
-    /// Bytes per second that the link takes in all, where viewers' packets are seen to wait beside the push's.
+    /// Bytes per second that the link takes in all, where viewers' packets are seen to wait beside the push's, and about as long: otherwise it
+    /// waits somewhere else.
     pub(super) fn takes(&self, now: Instant) -> Option<f64> {
-        self.link.filter(|_| self.viewers.values().any(|viewer| viewer.is_queued(now)))
+        let is_here = self.push.wait.is_some_and(|(wait, _)| self.longest() >= wait / 2);
+        self.link.filter(|_| is_here && self.viewers.values().any(|viewer| viewer.is_queued(now)))
     }
 
     pub(super) fn join(&mut self, id: u64) {
@@ -331,10 +334,14 @@ impl Share {
                         *link *= factor;
                     }
                 }
-                // What arrives through a full link is measured and no guess: where that is much less, it need not be come down to by steps.
+                // What arrives through a full link is measured and no guess: where that is much less, it need not be come down to by steps, and
+                // where it is more, the link has proved to take that.
                 if let Some(full) = full.filter(|full| suffers && *full < *link * MUCH_LESS) {
                     *link = full * FIRST;
                     (self.goal, self.fall) = (full * NEARLY, Some((now, *link)));
+                } else if let Some(full) = full.filter(|full| is_shared && full * FIRST > *link) {
+                    *link = full * FIRST;
+                    (self.goal, self.fall) = (self.goal.max(full * NEARLY), None);
                 }
                 *link = link.max(self.push.rate + LEAST);
             }

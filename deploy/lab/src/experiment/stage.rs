@@ -52,6 +52,10 @@ impl Stage {
         }
         let (work, directory) = if options.keep {
             let work = result_file(&options.out, name, "work");
+            // An earlier run's traces would be taken for this one's.
+            if work.exists() {
+                std::fs::remove_dir_all(&work).with_context(|| format!("empty {}", work.display()))?;
+            }
             std::fs::create_dir_all(&work)?;
             (work, None)
         } else {
@@ -256,3 +260,32 @@ fn last_lines(log: &str) -> String {
 const START: Duration = Duration::from_secs(20);
 /// How long a program may take to end when asked.
 const END: Duration = Duration::from_secs(10);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_an_earlier_run_kept_is_not_this_one_s() -> Result<()> {
+        let out = tempfile::tempdir()?;
+        for program in ["broadcaster", "cdn", "viewer"] {
+            std::fs::write(out.path().join(program), "")?;
+        }
+        let options = Options {
+            quick: true,
+            seed: 1,
+            links: crate::link::Emulator::Own,
+            out: out.path().to_owned(),
+            programs: Some(out.path().to_owned()),
+            keep: true,
+            rivals: Vec::new(),
+        };
+        let first = Stage::set("one", &options)?;
+        std::fs::write(first.path("viewer.trace"), "old")?;
+        drop(first);
+        assert!(out.path().join("one.work/viewer.trace").exists());
+        let second = Stage::set("one", &options)?;
+        assert!(!second.path("viewer.trace").exists());
+        Ok(())
+    }
+}
