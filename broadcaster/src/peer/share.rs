@@ -31,6 +31,8 @@ pub(super) struct Share {
     viewers: BTreeMap<u64, Viewer>,
     /// What the link takes of all that goes, while there is a queue before it.
     taken: Taken,
+    /// That, by the last update.
+    full: Option<f64>,
     /// What is not yet divided; negative while the push has taken more than there was.
     undivided: f64,
     divided: Instant,
@@ -96,6 +98,7 @@ impl Share {
             stirred: now,
             viewers: BTreeMap::new(),
             taken: Taken::default(),
+            full: None,
             undivided: 0.0,
             divided: now,
             push,
@@ -146,7 +149,9 @@ impl Share {
     /// waits somewhere else.
     pub(super) fn takes(&self, now: Instant) -> Option<f64> {
         let is_here = self.push.wait.is_some_and(|(wait, _)| self.longest() >= wait / 2);
-        self.link.filter(|_| is_here && self.viewers.values().any(|viewer| viewer.is_queued(now)))
+        let link = self.link.filter(|_| is_here && self.viewers.values().any(|viewer| viewer.is_queued(now)))?;
+        // The estimate leaves the push what it has of late, even where the link does not.
+        Some(link.min(self.full.unwrap_or(f64::INFINITY)))
     }
 
     pub(super) fn join(&mut self, id: u64) {
@@ -291,6 +296,7 @@ impl Share {
         }
         self.taken.note((went + pushed) * seconds, Duration::from_secs_f64(wait), self.push.way, now);
         let full = self.taken.full();
+        self.full = full;
         let suffers = off < 0.0 && is_shared;
         match &mut self.link {
             None if suffers => {
