@@ -239,8 +239,8 @@ impl Follow {
             }
             (fall.since, fall.wait) = (now, wait);
         }
-        // As long as it grows, it is known late.
-        let unknown = if wait > fall.last { UNKNOWN.as_secs_f64() } else { 0.0 };
+        // As long as it does not fall, it is known late.
+        let unknown = if wait > fall.last * FALLS { UNKNOWN.as_secs_f64() } else { 0.0 };
         fall.last = wait;
         self.fallen = Some(fall);
         self.give(fall.link.max(shared), drained(wait + unknown));
@@ -290,6 +290,8 @@ const MUCH: f64 = 0.7;
 const DRAIN: Duration = Duration::from_millis(1500);
 /// How much longer than is known the wait is when it is first found.
 const UNKNOWN: Duration = Duration::from_millis(500);
+/// Of the last wait: what is more does not fall, for two pings may tell the same.
+const FALLS: f64 = 0.95;
 /// How long it takes until a change shows in the wait, beside the wait itself.
 const SHOWN: Duration = Duration::from_millis(600);
 /// Per second, without a wait.

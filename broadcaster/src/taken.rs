@@ -85,8 +85,8 @@ impl Taken {
 const OVER: Duration = Duration::from_millis(500);
 /// Less tells nothing.
 const LEAST: Duration = Duration::from_millis(90);
-/// A wait that is a queue's.
-const QUEUED: Duration = Duration::from_millis(10);
+/// A wait that is a queue's: less is pictures' that meet.
+const QUEUED: Duration = Duration::from_millis(20);
 /// What has arrived is measured over so long at least and at most: two pictures are an accident.
 const FULL_LEAST: Duration = Duration::from_millis(190);
 const FULL_OVER: Duration = Duration::from_millis(600);

@@ -22,6 +22,8 @@ use crate::taken::Taken;
 pub(super) struct Share {
     /// Bytes per second that the link takes; `None` while nothing needs to be divided.
     link: Option<f64>,
+    /// Since when there is an estimate.
+    known: Option<Instant>,
     /// Where the estimate fell from, or a little less: it comes back to there quickly, and goes on slowly.
     goal: f64,
     /// Since when it falls, and from where.
@@ -93,6 +95,7 @@ impl Share {
         let push = Push { wait: None, way: Duration::ZERO, last_wait: 0.0, sent: 0.0, rate: 0.0, time: 0.0 };
         Self {
             link: None,
+            known: None,
             goal: 0.0,
             fall: None,
             stirred: now,
@@ -145,11 +148,20 @@ impl Share {
         self.link.filter(|_| self.push.rate > LEAST).map(|link| ((link / self.push.rate - 1.0) / OVERHEAD) as usize)
     }
 
+    /// Whether what the link takes is rather guessed than measured yet: no reason for anybody to go.
+    pub(super) fn is_guess(&self, now: Instant) -> bool {
+        self.link.is_some() && !self.is_older(CATCHES_UP, now)
+    }
+
+    fn is_older(&self, than: Duration, now: Instant) -> bool {
+        self.known.is_some_and(|at| now.saturating_duration_since(at) > than)
+    }
+
     /// Bytes per second that the link takes in all, where viewers' packets are seen to wait beside the push's, and about as long: otherwise it
-    /// waits somewhere else.
+    /// waits somewhere else. `None`, too, while that is a first guess.
     pub(super) fn takes(&self, now: Instant) -> Option<f64> {
         let is_here = self.push.wait.is_some_and(|(wait, _)| self.longest() >= wait / 2);
-        let link = self.link.filter(|_| is_here && self.viewers.values().any(|viewer| viewer.is_queued(now)))?;
+        let link = self.link.filter(|_| is_here && self.is_older(SETTLES, now) && self.viewers.values().any(|viewer| viewer.is_queued(now)))?;
         // The estimate leaves the push what it has of late, even where the link does not.
         Some(link.min(self.full.unwrap_or(f64::INFINITY)))
     }
@@ -303,7 +315,7 @@ impl Share {
                 // What came and made no queue went on.
                 let took = full.or(self.taken.rate()).unwrap_or((went + pushed) / (1.0 + (change / seconds).max(0.0)));
                 let took = took.max(self.push.rate);
-                self.link = Some((took * FIRST).max(self.push.rate + LEAST));
+                (self.link, self.known) = (Some((took * FIRST).max(self.push.rate + LEAST)), Some(now));
                 (self.goal, self.fall) = (took * NEARLY, Some((now, took * FIRST)));
                 (self.divided, self.undivided, self.short) = (now, 0.0, now);
             }
@@ -396,6 +408,10 @@ const EVERY: Duration = Duration::from_millis(100);
 const MEAN: Duration = Duration::from_millis(4000);
 /// A push that tells nothing for longer is stuck: several units' time.
 const TOLD: Duration = Duration::from_millis(150);
+/// After so long the first guess has been corrected by what was measured.
+const SETTLES: Duration = Duration::from_millis(500);
+/// And after so long whoever was late by its fault has caught up: a GOP.
+const CATCHES_UP: Duration = Duration::from_millis(2000);
 /// Of what went when the push first waits.
 const FIRST: f64 = 0.8;
 /// What arrives through a full link, of the estimate: it was another link.

@@ -437,3 +437,26 @@ fn who_came_first_has_all_and_the_last_what_is_left() {
     let part = |n: usize| outcome.got[n] as f64 / outcome.made as f64;
     assert!(part(0) > 0.99 && part(0) > part(1) && part(1) > part(2), "{:?} of {}", outcome.got, outcome.made);
 }
+
+#[test]
+fn a_first_guess_is_told_to_nobody() {
+    let start = Instant::now();
+    let at = |millis| start + Duration::from_millis(millis);
+    let mut share = Share::new(start);
+    share.join(0);
+    let mut go = |from: Millis, to: Millis| {
+        for millis in (from..to).step_by(20) {
+            share.pushed(2000);
+            share.ask(0, 2000, true, Duration::from_millis(100), at(millis));
+            share.push_waits(Some(Duration::from_millis(100)), Duration::from_millis(50), at(millis));
+        }
+        (share.is_guess(at(to)), share.takes(at(to)).is_some())
+    };
+    assert_eq!(go(0, 100), (false, false));
+    assert_eq!(go(100, 400), (true, false));
+    assert_eq!(go(400, 1000), (true, true));
+    assert_eq!(go(1000, 3000), (false, true));
+    // Viewers' packets wait for less than half as long: it is somewhere else that the push waits.
+    share.push_waits(Some(Duration::from_millis(500)), Duration::from_millis(50), at(3010));
+    assert_eq!(share.takes(at(3010)), None);
+}

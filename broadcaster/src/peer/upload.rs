@@ -74,7 +74,7 @@ impl Upload {
         self.place(|limits| {
             let now = Instant::now();
             // What a viewer's own link does not take is no reason for another to go.
-            if limits.share.is_short(id, now) {
+            if limits.share.is_short(id, now) && !limits.share.is_guess(now) {
                 limits.places.left_out(limits.share.fits(), now);
             }
         });
