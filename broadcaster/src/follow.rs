@@ -6,7 +6,7 @@
 //!
 //! Where viewers on this network take a part of the same link, it is theirs to make way ([`peer`](crate::peer)): they can have the CDN's
 //! copy, which costs this link nothing more, while all who watch by the CDN would see a worse picture. So as long as the whole link has room
-//! for what is pushed, the rate stays; but they are not waited for forever.
+//! for what is pushed, the rate stays; but they are not waited for long, and where it fell for want of that, it returns at once.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -168,7 +168,7 @@ impl Follow {
             self.in_vain = Some(now);
         }
         let is_trusted = self.in_vain.is_none_or(|at| now.saturating_duration_since(at) > FORGET);
-        let shared = if is_trusted { shared } else { 0.0 };
+        let shared = if is_trusted && wait < TOO_LONG.as_secs_f64() { shared } else { 0.0 };
         match self.fallen {
             None if self.waited >= PATIENCE => self.fall(wait, shared, now),
             None => self.rise(passed.as_secs_f64(), now),
@@ -275,6 +275,8 @@ const TOLD: Duration = Duration::from_millis(150);
 const TOLERATED: Duration = Duration::from_millis(150);
 /// Looks in a row at which it waits for longer, before anything is done.
 const PATIENCE: u32 = 2;
+/// A wait that is too long for others to be given the time to make way: it may as well be another link.
+const TOO_LONG: Duration = Duration::from_millis(300);
 /// Looks in a row within which others have made way, if they do.
 const MAKE_WAY: u32 = 20;
 /// What waits has gone when the wait is less.

@@ -156,24 +156,33 @@ fn what_an_outage_left_is_no_reason_to_fall() {
 
 #[test]
 fn who_shares_the_link_makes_way() {
-    let comes = |t| if (5000..6200).contains(&t) { 400_000.0 } else { 2_000_000.0 };
+    let comes = |t| if (5000..6200).contains(&t) { 900_000.0 } else { 2_000_000.0 };
     let alone = run(1_000_000, 100_000.0, 20_000, comes);
-    assert!(alone.targets(5000, 7000).any(|target| target < 500_000));
+    assert!(alone.targets(5000, 7000).any(|target| target < 1_000_000));
     let beside = run_beside(1_000_000, 100_000.0, 20_000, comes, Some(2_000_000));
     assert!(beside.targets(0, 20_000).all(|target| target == 1_000_000));
     // One that is too narrow for the push alone is not waited for.
     let narrow = run_beside(1_000_000, 100_000.0, 20_000, comes, Some(900_000));
-    assert!(narrow.targets(5000, 7000).any(|target| target < 500_000));
+    assert!(narrow.targets(5000, 7000).any(|target| target < 1_000_000));
+}
+
+#[test]
+fn who_makes_way_too_late_lets_it_return_at_once() {
+    let late = |t| if (5000..6500).contains(&t) { 500_000.0 } else { 2_000_000.0 };
+    let alone = run(1_000_000, 100_000.0, 20_000, late);
+    assert!(alone.targets(7500, 10_000).all(|target| target < 900_000));
+    let beside = run_beside(1_000_000, 100_000.0, 20_000, late, Some(2_000_000));
+    assert!(beside.targets(5000, 6500).any(|target| target < 500_000));
+    assert!(beside.targets(7500, 20_000).all(|target| target == 1_000_000));
 }
 
 #[test]
 fn who_does_not_make_way_is_waited_for_in_vain_for_two_seconds() {
-    let stay = |t| if t < 5000 { 2_000_000.0 } else { 600_000.0 };
+    let stay = |t| if t < 5000 { 2_000_000.0 } else { 1_050_000.0 };
     let run = run_beside(1_000_000, 100_000.0, 30_000, stay, Some(2_000_000));
-    assert!(run.targets(0, 6500).all(|target| target == 1_000_000));
-    assert!(run.targets(8000, 30_000).all(|target| target < 700_000), "it rises until something waits again");
-    assert!(run.mean(8000, 30_000) < 472_000.0);
-    assert!(run.waits(15_000, 30_000).all(|wait| wait < 1000), "{:?}", run.waits(15_000, 30_000).max());
+    assert!(run.targets(0, 7000).all(|target| target == 1_000_000));
+    assert!(run.mean(10_000, 30_000) < 922_000.0);
+    assert!(run.waits(12_000, 30_000).all(|wait| wait < 400), "{:?}", run.waits(12_000, 30_000).max());
 }
 
 #[test]

@@ -161,7 +161,9 @@ impl Share {
     /// waits somewhere else. `None`, too, while that is a first guess.
     pub(super) fn takes(&self, now: Instant) -> Option<f64> {
         let is_here = self.push.wait.is_some_and(|(wait, _)| self.longest() >= wait / 2);
-        let link = self.link.filter(|_| is_here && self.is_older(SETTLES, now) && self.viewers.values().any(|viewer| viewer.is_queued(now)))?;
+        let link = self.link.filter(|_| {
+            is_here && self.is_older(SETTLES, now) && self.viewers.values().any(|viewer| viewer.is_queued(now))
+        })?;
         // The estimate leaves the push what it has of late, even where the link does not.
         Some(link.min(self.full.unwrap_or(f64::INFINITY)))
     }
