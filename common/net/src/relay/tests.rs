@@ -384,10 +384,10 @@ async fn altered_packets_change_nothing() {
         let mut subscription = subscribe(connection, "live", Proof::None).await.unwrap();
         subscription.start(Start::LiveEdge).await.unwrap();
         let feed = async {
-            // One at a time, so that there are datagrams to alter.
+            // One at a time, so that there are datagrams to alter; and no faster than they are shown, or what is sent again would be late.
             for n in 25..140 {
                 live.push(n..n + 1, 1000);
-                tokio::time::sleep(Duration::from_millis(5)).await;
+                tokio::time::sleep(Duration::from_millis(33)).await;
             }
             live.end();
         };
