@@ -7,6 +7,8 @@
 //! Where viewers on this network take a part of the same link, it is theirs to make way ([`peer`](crate::peer)): they can have the CDN's
 //! copy, which costs this link nothing more, while all who watch by the CDN would see a worse picture. So as long as the whole link has room
 //! for what is pushed, the rate stays; but they are not waited for long, and where it fell for want of that, it returns at once.
+//!
+//! A link that takes nothing at all is broken, and not narrow: a rate that has just fallen for it returns, for those who watch by another way.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -136,6 +138,7 @@ impl Follow {
             self.looks.clear();
             (self.handed, self.aside, self.waited, self.fallen, self.looked) = (0.0, 0.0, 0, None, now);
             self.in_vain = None;
+            self.broken(now);
         }
         self.wait = wait.map(|wait| (wait, now));
         self.look(now);
@@ -246,6 +249,14 @@ impl Follow {
         self.give(fall.link.max(shared), drained(wait + unknown));
     }
 
+    /// The link takes nothing: what fell of late fell for that.
+    fn broken(&mut self, now: Instant) {
+        if let Some((at, from)) = self.last_fall.take_if(|(at, _)| now.saturating_duration_since(*at) < BREAKS) {
+            tracing::debug!(after = ?now.saturating_duration_since(at), "nothing is taken: no narrow link");
+            self.target = self.target.max(from);
+        }
+    }
+
     fn rise(&mut self, seconds: f64, now: Instant) {
         let calm = now.saturating_duration_since(self.stirred);
         if self.target < self.ceiling && calm > self.lull {
@@ -304,6 +315,8 @@ const HURRY: Duration = Duration::from_secs(10);
 const LULL: Duration = Duration::from_millis(2200);
 /// So long at most, however often a rise made it wait.
 const LONGEST_LULL: Duration = Duration::from_secs(16);
+/// A fall so short before a link breaks was the beginning of that.
+const BREAKS: Duration = Duration::from_secs(20);
 /// A fall longer ago says nothing of the next, nor does who did not make way.
 const FORGET: Duration = Duration::from_secs(60);
 /// A fall from so much more than the last was another's fault.

@@ -186,6 +186,29 @@ fn who_does_not_make_way_is_waited_for_in_vain_for_two_seconds() {
 }
 
 #[test]
+fn a_link_that_breaks_is_not_a_narrow_one() {
+    let start = Instant::now();
+    let mut follow = Follow::new(1_000_000, start);
+    let mut stuck = |from: Millis, to: Millis| {
+        for t in (from..to).step_by(20) {
+            follow.pushed(if t < 2000 { 2500 } else { 0 }, true);
+            let wait = Duration::from_millis(t.saturating_sub(2000));
+            follow.waits(Some(Wait { queueing: wait, ..Wait::default() }), start + Duration::from_millis(t));
+        }
+        let target = follow.target(start + Duration::from_millis(to));
+        follow.waits(None, start + Duration::from_millis(to));
+        (target, follow.target(start + Duration::from_millis(to)))
+    };
+    assert_eq!(stuck(0, 7000), (150_000, 1_000_000));
+    // A link that was narrow for long is narrow when it comes back.
+    let mut narrow = Follow::new(1_000_000, start);
+    narrow.last_fall = Some((start, 1_000_000.0));
+    narrow.target = 400_000.0;
+    narrow.waits(None, start + Duration::from_secs(30));
+    assert_eq!(narrow.target(start + Duration::from_secs(30)), 400_000);
+}
+
+#[test]
 fn without_an_encoder_nothing_follows() {
     let uplink = Uplink::default();
     let now = Instant::now();
