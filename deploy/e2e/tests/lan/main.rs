@@ -253,6 +253,7 @@ fn wait_source(viewer: &mut Viewer, source: &str) -> Result<()> {
     wait_any_source(viewer, &[source])
 }
 
+/// The same for any of `sources`.
 fn wait_any_source(viewer: &mut Viewer, sources: &[&str]) -> Result<()> {
     until(START, &format!("pictures by {}", sources.join(" or ")), || {
         ensure!(viewer.process.running()?, "the viewer ended: {}", viewer.process.err());
