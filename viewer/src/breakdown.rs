@@ -10,7 +10,7 @@ use std::time::Duration;
 use media::latency::{
     ClockOffset, Delivery, Exchange, Journey, Journeys, OffsetEstimator, Part, Report, Stage, Stamps,
 };
-use media::splice::PathId;
+use media::path_merge::PathId;
 use media::{Epoch, Timestamp, TrackId, WallClock};
 use serde::Serialize;
 

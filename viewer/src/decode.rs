@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 use std::time::Duration;
 
-use media::codec::{CodecConfig, Format, stamp};
+use media::codec::{CodecConfig, Format, capture_time_sei};
 use media::latency::{Stage, Stamps};
 use media::{Epoch, Timestamp, TrackKind};
 use net::trace::Noted;
@@ -142,7 +142,7 @@ impl Decoding {
     fn expect(&mut self, player: &Player, work: &Work, begun: Duration) {
         let mut stamps = Stamps::default();
         // A server that does not carry the clock leaves the one in the picture.
-        let stamped = || stamp::read(self.config.codec, &work.unit.payload).map(|stamp| stamp.captured);
+        let stamped = || capture_time_sei::read(self.config.codec, &work.unit.payload).map(|stamp| stamp.captured);
         if let Some(captured) = work.catalog.captured_at(work.unit.pts).or_else(stamped) {
             stamps.stamp(Stage::Captured, captured);
         }

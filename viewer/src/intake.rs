@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use media::latency::{Delivery, Stage};
-use media::splice::{PathId, Spliced, Splicer};
+use media::path_merge::{PathId, Spliced, Splicer};
 use media::{AccessUnit, Catalog, Timestamp, WallClock};
 use net::clock;
 use tokio::runtime::Handle;

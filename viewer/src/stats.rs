@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
+use media::frame_counter::Mark;
 use media::latency::{ClockOffset, Histogram, Stage, Stamps};
-use media::marker::Mark;
-use media::splice::Counters;
+use media::path_merge::Counters;
 use media::{Epoch, Timestamp, TrackId, WallClock};
 use serde::Serialize;
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use media::codec::{Codec, CodecConfig};
-use media::splice::Splicer;
+use media::path_merge::Splicer;
 use media::{AccessUnit, Catalog, Epoch, Timestamp, Track, TrackId, WallClock, flv, fmp4};
 use net::rtmp::server::{self, PlayRequest, Player, Request};
 use net::rtmp::{Limits, Message, Metadata};

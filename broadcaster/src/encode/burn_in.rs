@@ -4,7 +4,7 @@
 
 use ffmpeg_next::format::Pixel;
 use ffmpeg_next::frame;
-use media::{WallClock, marker};
+use media::{WallClock, frame_counter};
 
 /// Draws the mark with `counter`, and the clock, into the luma plane. A picture that is not 8-bit planar is left alone.
 pub(super) fn draw(picture: &mut frame::Video, counter: u32, captured: WallClock) {
@@ -14,7 +14,7 @@ pub(super) fn draw(picture: &mut frame::Video, counter: u32, captured: WallClock
     let (stride, width, height) = (picture.stride(0), picture.width() as usize, picture.height() as usize);
     let luma = picture.data_mut(0);
     let millis = u64::try_from(captured.as_micros().div_euclid(1000)).unwrap_or(0);
-    marker::draw(luma, stride, width, height, counter, millis);
+    frame_counter::draw(luma, stride, width, height, counter, millis);
     let rfc3339 = captured.to_rfc3339();
     // Without the date: `13:01:33.250`.
     text(luma, stride, width, height, rfc3339.get(11..23).unwrap_or_default());
@@ -91,8 +91,8 @@ mod tests {
         for (width, height) in [(160, 120), (1280, 720)] {
             let mut picture = frame::Video::new(Pixel::YUV420P, width, height);
             draw(&mut picture, 7, WallClock::from_micros(1_795_352_493_250_999));
-            let mark = marker::read(picture.data(0), picture.stride(0), width as usize, height as usize);
-            assert_eq!(mark, Some(marker::Mark { counter: 7, clock_ms: 1_795_352_493_250 }));
+            let mark = frame_counter::read(picture.data(0), picture.stride(0), width as usize, height as usize);
+            assert_eq!(mark, Some(frame_counter::Mark { counter: 7, clock_ms: 1_795_352_493_250 }));
         }
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use ffmpeg_next::format::Pixel;
 use ffmpeg_next::{color, frame};
-use media::codec::{Codec, Format, h264, stamp};
+use media::codec::{Codec, Format, capture_time_sei, h264};
 use media::live_window::Bounds;
 use media::{AccessUnit, Epoch, TrackId, WallClock};
 
@@ -197,7 +197,7 @@ fn each_picture_of_the_test_source_bears_when_it_was_captured() {
     let units = units(&broadcast);
     assert!(units.len() > 20 && units.iter().any(|unit| unit.pts != unit.dts));
     for unit in units {
-        let stamp = stamp::read(Codec::H264, &unit.payload).expect("a stamp");
+        let stamp = capture_time_sei::read(Codec::H264, &unit.payload).expect("a stamp");
         assert_eq!(stamp.captured, clock.zero().at(unit.pts));
         assert_eq!(i64::from(stamp.counter), (unit.pts.as_millis() - 1000) / 40, "the counter is the picture's");
     }

@@ -9,7 +9,7 @@ use ffmpeg_next::{Rational, color, frame};
 use media::TrackId;
 use media::catalog::{Metadata, Value};
 use media::codec::Format;
-use media::codec::stamp::{self, PictureStamp};
+use media::codec::capture_time_sei::{self, PictureStamp};
 
 use super::VideoSettings;
 use super::burn_in;
@@ -124,7 +124,8 @@ impl VideoEncoding {
             if let Some((_, counter)) = marked.and_then(|at| open.marked.remove(at)) {
                 let captured = self.clock.zero().at(media::Timestamp::from_millis(unit.pts));
                 let stamp = PictureStamp { counter, captured, encoded: self.broadcast.now() };
-                unit.payload = stamp::insert(open.encoder.codec(), &unit.payload, stamp).unwrap_or(unit.payload);
+                unit.payload =
+                    capture_time_sei::insert(open.encoder.codec(), &unit.payload, stamp).unwrap_or(unit.payload);
             }
             if let Some(config) = unit.config {
                 let Format::Video { width, height } = config.format else { continue };

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use media::access_unit::TrackKind;
 use media::catalog::Value;
 use media::flv::{self, Demuxer, Event};
-use media::timeline::Timeline;
+use media::timestamp_unwrap::Timeline;
 use media::{AccessUnit, Catalog, Epoch, Timestamp, TrackId, WallClock};
 use net::rtmp::{Message, Metadata};
 

@@ -4,8 +4,8 @@
 //! parameter. `deploy/test` proves the absence with `cargo tree`.
 //!
 //! A reader who follows the media meets, in order: [`access_unit`] (the currency), [`catalog`] (what a broadcast consists
-//! of), [`codec`], [`flv`] (how RTMP carries it), [`timeline`] (32-bit clocks unwrapped), [`live_window`] (what a server
-//! holds), [`fmp4`] and [`hls`] (how HTTP carries it), then [`splice`], [`select`] and [`latency`] (what a viewer does).
+//! of), [`codec`], [`flv`] (how RTMP carries it), [`timestamp_unwrap`] (32-bit clocks unwrapped), [`live_window`] (what a server
+//! holds), [`fmp4`] and [`hls`] (how HTTP carries it), then [`path_merge`], [`select`] and [`latency`] (what a viewer does).
 #![forbid(unsafe_code)]
 
 pub mod access_unit;
@@ -13,14 +13,14 @@ pub mod catalog;
 pub mod codec;
 pub mod flv;
 pub mod fmp4;
+pub mod frame_counter;
 pub mod hls;
 pub mod latency;
 pub mod live_window;
-pub mod marker;
+pub mod path_merge;
 pub mod select;
-pub mod splice;
 pub mod time;
-pub mod timeline;
+pub mod timestamp_unwrap;
 
 pub use access_unit::{AccessUnit, TrackId, TrackKind};
 pub use catalog::{Catalog, Epoch, Track};

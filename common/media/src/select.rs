@@ -15,17 +15,17 @@
 //! Time is a [`Duration`] since any fixed point, on a clock that only rises. The splice makes the merge seamless; this decides
 //! only what is open and what flows.
 
+mod arrival_stats;
+mod config;
 mod path;
-mod rhythm;
-mod settings;
 
 use std::time::Duration;
 
+use self::arrival_stats::{Flow, Rhythm};
+pub use self::config::{Mode, Settings};
 use self::path::{Path, State};
-use self::rhythm::{Flow, Rhythm};
-pub use self::settings::{Mode, Settings};
 use crate::access_unit::TrackKind;
-use crate::splice::PathId;
+use crate::path_merge::PathId;
 use crate::time::Timestamp;
 
 /// What kind of path it is; the order is the ladder, best first.

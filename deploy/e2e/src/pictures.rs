@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use media::marker;
+use media::frame_counter;
 
 use crate::lab::Lab;
 
@@ -64,7 +64,7 @@ impl Marked {
         for number in source.first..source.first + source.count {
             paint(&mut picture[..source.width * source.height], source.width, number);
             let drawn =
-                marker::draw(&mut picture, source.width, source.width, source.height, number, u64::from(number));
+                frame_counter::draw(&mut picture, source.width, source.width, source.height, number, u64::from(number));
             ensure!(drawn, "{size} has no room for the mark");
             match input.write_all(&picture) {
                 // It has what it wants, or says below why not: a file of sound alone takes no pictures.
@@ -103,7 +103,7 @@ pub fn marks(input: &[&str], width: usize, height: usize, count: u32, within: Du
     let mut picture = vec![0; width * height * 3 / 2];
     let mut marks = Vec::new();
     while marks.len() < count as usize && output.read_exact(&mut picture).is_ok() {
-        marks.push(marker::read(&picture, width, width, height).map(|mark| mark.counter));
+        marks.push(frame_counter::read(&picture, width, width, height).map(|mark| mark.counter));
     }
     drop(output);
     ffmpeg.wait()?;

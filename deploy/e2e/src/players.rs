@@ -5,7 +5,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use media::marker;
+use media::frame_counter;
 
 use crate::lab::Lab;
 use ::lab::until;
@@ -135,7 +135,7 @@ impl Player {
 fn read_marks(path: &PathBuf, width: usize, height: usize) -> Result<Vec<Option<u32>>> {
     let bytes = std::fs::read(path)?;
     let size = width * height * 3 / 2;
-    let read = |picture: &[u8]| marker::read(picture, width, width, height).map(|mark| mark.counter);
+    let read = |picture: &[u8]| frame_counter::read(picture, width, width, height).map(|mark| mark.counter);
     if !bytes.starts_with(b"YUV4MPEG2") {
         return Ok(bytes.chunks_exact(size).map(read).collect());
     }

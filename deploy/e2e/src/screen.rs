@@ -4,7 +4,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use media::marker;
+use media::frame_counter;
 
 use crate::lab::Lab;
 use ::lab::Process;
@@ -120,7 +120,7 @@ impl Screen {
 impl Shot {
     /// The number of the picture that is shown.
     pub fn mark(&self) -> Option<u32> {
-        marker::read(&self.luma, self.width, self.width, self.height).map(|mark| mark.counter)
+        frame_counter::read(&self.luma, self.width, self.width, self.height).map(|mark| mark.counter)
     }
 
     /// The share of pixels that are almost black or white between the given shares of the width and of the height.

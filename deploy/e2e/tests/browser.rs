@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use e2e::{Broadcaster, Browser, Cdn, Lab, from_base64, until};
-use media::marker;
+use media::frame_counter;
 
 #[test]
 fn the_page_plays_for_thirty_seconds() -> Result<()> {
@@ -124,7 +124,7 @@ fn the_page_goes_on_when_the_publisher_returns() -> Result<()> {
 fn counter_on_screen(browser: &Browser) -> Result<Option<u32>> {
     let luma = browser.run(READ_PICTURE)?;
     let Some(text) = luma.as_str() else { return Ok(None) };
-    Ok(marker::read(&from_base64(text)?, WIDTH, WIDTH, HEIGHT).map(|mark| mark.counter))
+    Ok(frame_counter::read(&from_base64(text)?, WIDTH, WIDTH, HEIGHT).map(|mark| mark.counter))
 }
 
 /// Where whoever wants to look at the page finds it: `NEARCAST_SCREENSHOTS`, else with the logs.

@@ -5,8 +5,8 @@ mod overlay;
 mod sound;
 pub mod window;
 
+use media::frame_counter;
 use media::latency::Stage;
-use media::marker;
 
 use crate::decode::Ready;
 use crate::player::Player;
@@ -23,7 +23,7 @@ fn presented(player: &Player, ready: &mut Ready) {
     }
     let picture = &ready.picture;
     let (luma, stride) = picture.plane(0);
-    let mark = marker::read(luma, stride, picture.width() as usize, picture.height() as usize);
+    let mark = frame_counter::read(luma, stride, picture.width() as usize, picture.height() as usize);
     let playback = player.playback.lock();
     let (in_time, left_out) = (!playback.is_left_behind(now, ready.timeline, picture.pts), playback.missed());
     drop(playback);

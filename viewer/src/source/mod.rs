@@ -20,7 +20,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use media::latency::{self, Delivery, Exchange};
-use media::splice::PathId;
+use media::path_merge::PathId;
 use media::{AccessUnit, Catalog, Epoch, Timestamp, TrackId, WallClock};
 use parking_lot::Mutex;
 use tokio::sync::mpsc;

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use media::Epoch;
+use media::path_merge::PathId;
 use media::select::{Action, Mode, PathKind, Selector, Settings};
-use media::splice::PathId;
 use quinn::Endpoint;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;

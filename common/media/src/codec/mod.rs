@@ -60,13 +60,13 @@ pub struct CodecConfig {
 pub mod aac;
 pub mod av1;
 mod bits;
+pub mod capture_time_sei;
 pub mod flac;
 pub mod h264;
 pub mod hevc;
 pub mod mp3;
 pub mod nal;
 pub mod opus;
-pub mod stamp;
 pub mod vp9;
 
 /// Why a configuration record, or a header within a stream, can not be read.

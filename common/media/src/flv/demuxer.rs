@@ -10,7 +10,7 @@ use crate::access_unit::{AccessUnit, TrackId, TrackKind};
 use crate::catalog::{Epoch, MAX_TRACKS, Track};
 use crate::codec::{self, Codec, CodecConfig, Format, nal, opus};
 use crate::time::Timestamp;
-use crate::timeline::{Step, Timeline};
+use crate::timestamp_unwrap::{Step, Timeline};
 
 /// Reads the tag bodies of one connection.
 ///

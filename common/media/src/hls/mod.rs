@@ -6,25 +6,25 @@
 //! RFC 8216 (version 7), and RFC 8216bis for what concerns parts.
 
 mod attributes;
-mod broadcast;
+mod blocking_reload;
 pub mod client;
-mod listing;
-mod live_edge;
-mod packager;
 mod parse;
 mod playlist;
-mod shelf;
+mod render;
+mod segment_store;
+mod segmenter;
 mod snapshot;
 #[cfg(test)]
 mod tests;
+mod timeline;
 
-pub use listing::{delta_update, media_playlist};
-pub use packager::{Counters, Packager, Settings};
 pub use parse::{MAX_TEXT, parse, parse_media, parse_multivariant};
 pub use playlist::{
     AudioRendition, ByteRange, Map, MediaPart, MediaPlaylist, MediaSegment, Multivariant, ParsedPlaylist, PlaylistType,
     PreloadHint, RenditionReport, ServerControl, Start, TrailingParts, Variant,
 };
+pub use render::{delta_update, media_playlist};
+pub use segmenter::{Counters, Packager, Settings};
 pub use snapshot::{Bandwidth, Init, Part, Playlist, Resource, Segment, multivariant};
 
 /// Why a playlist could not be read.

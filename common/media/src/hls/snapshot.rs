@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use m3u8_rs::{MasterPlaylist, Resolution, VariantStream};
 
-use super::listing::version;
+use super::render::version;
 use crate::catalog::Catalog;
 use crate::codec::Format;
 use crate::fmp4::{Fragment, rendition};

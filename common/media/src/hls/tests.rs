@@ -7,7 +7,7 @@ use bytes::Bytes;
 use proptest::prelude::*;
 
 use super::client::{Scheduler, Step, resolve};
-use super::listing::listing;
+use super::render::listing;
 use super::*;
 use crate::access_unit::{AccessUnit, TrackId};
 use crate::catalog::{Catalog, Epoch, Track};

@@ -5,14 +5,14 @@
 //! clock, [`Stamps::parts`] says where the time went, and the parts add up to the whole. Pure: instants are parameters.
 
 mod histogram;
-mod journeys;
 mod offset;
-mod report;
+mod timing_report;
+mod unit_timing;
 
 pub use self::histogram::Histogram;
-pub use self::journeys::{Journey, Journeys};
 pub use self::offset::{ClockOffset, Exchange, OffsetEstimator};
-pub use self::report::{MAX_UNITS, Report};
+pub use self::timing_report::{MAX_UNITS, Report};
+pub use self::unit_timing::{Journey, Journeys};
 
 use crate::time::WallClock;
 

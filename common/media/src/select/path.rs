@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use super::rhythm::Flow;
-use super::settings::Settings;
+use super::arrival_stats::Flow;
+use super::config::Settings;
 use super::{Action, PathKind};
-use crate::splice::PathId;
+use crate::path_merge::PathId;
 
 #[derive(Debug)]
 pub(super) struct Path {

@@ -23,9 +23,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::broadcast::{Current, MAX_STEP, Open, adds_only, init, same_tracks};
-use super::shelf::Shelf;
+use super::segment_store::Shelf;
 use super::snapshot::{Part, Playlist};
+use super::timeline::{Current, MAX_STEP, Open, adds_only, init, same_tracks};
 use crate::access_unit::AccessUnit;
 use crate::catalog::Catalog;
 use crate::fmp4::rendition;

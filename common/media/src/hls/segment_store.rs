@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::packager::{MAX_TARGET, Settings, promised};
+use super::segmenter::{MAX_TARGET, Settings, promised};
 use super::snapshot::{Init, Playlist, Segment};
 
 /// What a stream keeps, in order of time: `unlisted`, then `listed`.

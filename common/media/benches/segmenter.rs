@@ -1,5 +1,5 @@
 //! What packaging costs: bytes a second through [`hls::Packager`], as a ratio to copying the same bytes in the same run, and
-//! allocations per access unit. `cargo bench -p nearcast-media --bench packager`.
+//! allocations per access unit. `cargo bench -p nearcast-media --bench segmenter`.
 #![allow(clippy::print_stdout, reason = "a benchmark prints its result")]
 
 use std::alloc::{GlobalAlloc, Layout, System};
