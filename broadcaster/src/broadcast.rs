@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use media::catalog::{Metadata, Value};
 use media::codec::{CodecConfig, Format};
-use media::latency::{Journeys, Stage};
+use media::latency::{Stage, TimingLog};
 use media::live_window::{Bounds, LiveWindow};
 use media::{AccessUnit, Catalog, Epoch, Track, TrackId, WallClock};
 use net::clock;
@@ -29,7 +29,7 @@ pub struct Broadcast {
     changed: watch::Sender<Progress>,
     stats: Arc<Stats>,
     trace: Option<Arc<Trace>>,
-    journeys: Mutex<Journeys>,
+    journeys: Mutex<TimingLog>,
     uplink: Uplink,
     /// One moment by the clock that the broadcast's times are by, and by the monotonic one: who sets the clock meanwhile moves no stamp.
     began: (WallClock, Instant),
@@ -168,7 +168,7 @@ impl Broadcast {
     }
 
     /// The stamps of the last units.
-    pub fn journeys(&self) -> parking_lot::MutexGuard<'_, Journeys> {
+    pub fn journeys(&self) -> parking_lot::MutexGuard<'_, TimingLog> {
         self.journeys.lock()
     }
 

@@ -34,7 +34,7 @@ async fn a_join_starts_at_the_newest_idr_at_once() {
         assert_eq!(viewer.times(7).await.last(), Some(&(A, 967)));
         publishing.push(&c, picture(1, 1000, false, 200_000));
         let unit = viewer.next().await.unwrap();
-        assert_eq!((unit.name(), unit.payload.len()), (picture(1, 1000, false, 200_000).name(), 200_000));
+        assert_eq!((unit.id(), unit.payload.len()), (picture(1, 1000, false, 200_000).id(), 200_000));
     }
 }
 

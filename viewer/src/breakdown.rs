@@ -8,7 +8,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use media::latency::{
-    ClockOffset, Delivery, Exchange, Journey, Journeys, OffsetEstimator, Part, Report, Stage, Stamps,
+    ClockOffset, Delivery, Exchange, LatencyComponent, OffsetEstimator, Stage, StageTimes, TimingLog, TimingReport,
+    UnitTiming,
 };
 use media::path_merge::PathId;
 use media::{Epoch, Timestamp, TrackId, WallClock};
@@ -43,17 +44,17 @@ pub struct Breakdown {
 
 impl Breakdown {
     /// The parts that are known, in the order in which they come.
-    pub fn parts(&self) -> impl Iterator<Item = (Part, f64)> {
+    pub fn parts(&self) -> impl Iterator<Item = (LatencyComponent, f64)> {
         let parts = [
-            (Part::Encoding, self.encoding),
-            (Part::Queue, self.queue),
-            (Part::Upload, self.upload),
-            (Part::Server, self.server),
-            (Part::Chunking, self.chunking),
-            (Part::Polling, self.polling),
-            (Part::LastMile, self.last_mile),
-            (Part::Buffering, self.buffering),
-            (Part::Decoding, self.decoding),
+            (LatencyComponent::Encoding, self.encoding),
+            (LatencyComponent::Queue, self.queue),
+            (LatencyComponent::Upload, self.upload),
+            (LatencyComponent::Server, self.server),
+            (LatencyComponent::Chunking, self.chunking),
+            (LatencyComponent::Polling, self.polling),
+            (LatencyComponent::LastMile, self.last_mile),
+            (LatencyComponent::Buffering, self.buffering),
+            (LatencyComponent::Decoding, self.decoding),
         ];
         parts.into_iter().filter_map(|(part, ms)| Some((part, ms?)))
     }
@@ -63,7 +64,7 @@ impl Breakdown {
 #[derive(Debug, Default)]
 pub(crate) struct Journal {
     /// This viewer's own stamps of the last pictures.
-    journeys: Journeys,
+    journeys: TimingLog,
     /// The clocks of those who answer on each path.
     clocks: BTreeMap<PathId, OffsetEstimator>,
     /// From our clock to the broadcaster's.
@@ -71,7 +72,7 @@ pub(crate) struct Journal {
     /// The path that reports are taken from, and how it delivers.
     path: Option<(PathId, Delivery)>,
     /// What the time of the pictures that were told of last was spent on: means, in microseconds.
-    told: BTreeMap<Part, f64>,
+    told: BTreeMap<LatencyComponent, f64>,
     /// Microseconds, smoothed.
     total: Option<f64>,
     arrival: Option<f64>,
@@ -99,7 +100,7 @@ impl Journal {
         &mut self,
         epoch: Epoch,
         unit: Option<(TrackId, Timestamp)>,
-        stamps: &Stamps,
+        stamps: &StageTimes,
     ) -> Option<i64> {
         let stamps = self.by_our_clock(stamps);
         if let Some((track, dts)) = unit {
@@ -130,13 +131,13 @@ impl Journal {
     }
 
     /// Somebody told how units came to the server; `now` is on the clock that only rises.
-    pub(crate) fn reported(&mut self, now: Duration, path: PathId, report: &Report, exchange: Exchange) {
+    pub(crate) fn reported(&mut self, now: Duration, path: PathId, report: &TimingReport, exchange: Exchange) {
         let clock = self.clocks.entry(path).or_default();
         clock.record(now, exchange);
         let Some(server) = clock.offset(now) else { return };
         let Some((_, delivery)) = self.path.filter(|(leads, _)| *leads == path) else { return };
         self.broadcaster = Some(report.broadcaster(server));
-        let ways: Vec<Stamps> =
+        let ways: Vec<StageTimes> =
             report.by_our_clock(server).filter_map(|unit| self.whole(report.epoch, &unit)).collect();
         if ways.is_empty() {
             return;
@@ -151,7 +152,7 @@ impl Journal {
 
     /// What was told of a unit that was shown in time, with our own stamps of it. What a server held for those who join has waited there for
     /// nobody, and says nothing of the pictures that the whole is measured on.
-    fn whole(&self, epoch: Epoch, told: &Journey) -> Option<Stamps> {
+    fn whole(&self, epoch: Epoch, told: &UnitTiming) -> Option<StageTimes> {
         let ours = self.journeys.unit(epoch, told.track, told.dts)?;
         ours.at(Stage::Presented)?;
         let mut stamps = told.stamps;
@@ -161,7 +162,7 @@ impl Journal {
         stamps.at(Stage::Received).is_some().then_some(stamps)
     }
 
-    fn by_our_clock(&self, stamps: &Stamps) -> Stamps {
+    fn by_our_clock(&self, stamps: &StageTimes) -> StageTimes {
         let mut ours = *stamps;
         if let Some((clock, captured)) = self.broadcaster.zip(stamps.at(Stage::Captured)) {
             ours.stamp(Stage::Captured, clock.ours(captured));
@@ -187,15 +188,15 @@ impl Journal {
         Breakdown {
             total: Some(total),
             uncertainty,
-            encoding: told(Part::Encoding),
-            queue: told(Part::Queue),
-            upload: told(Part::Upload),
-            server: told(Part::Server),
-            chunking: told(Part::Chunking),
-            polling: told(Part::Polling),
-            last_mile: told(Part::LastMile),
-            buffering: told(Part::Buffering),
-            decoding: told(Part::Decoding),
+            encoding: told(LatencyComponent::Encoding),
+            queue: told(LatencyComponent::Queue),
+            upload: told(LatencyComponent::Upload),
+            server: told(LatencyComponent::Server),
+            chunking: told(LatencyComponent::Chunking),
+            polling: told(LatencyComponent::Polling),
+            last_mile: told(LatencyComponent::LastMile),
+            buffering: told(LatencyComponent::Buffering),
+            decoding: told(LatencyComponent::Decoding),
         }
     }
 }
@@ -218,8 +219,8 @@ mod tests {
         WallClock::from_micros(1_000_000_000 + micros)
     }
 
-    fn stamps(stages: &[(Stage, i64)]) -> Stamps {
-        let mut stamps = Stamps::default();
+    fn stamps(stages: &[(Stage, i64)]) -> StageTimes {
+        let mut stamps = StageTimes::default();
         stages.iter().for_each(|(stage, micros)| stamps.stamp(*stage, at(*micros)));
         stamps
     }
@@ -248,14 +249,14 @@ mod tests {
             told.stamp(Stage::Relayed, theirs(41_000));
             let mut waited = stamps(&[(Stage::Captured, 0), (Stage::Encoded, 8_000)]);
             waited.stamp(Stage::Relayed, theirs(89_000));
-            let report = Report {
+            let report = TimingReport {
                 received: theirs(200_000),
                 answered: theirs(200_000),
                 epoch: EPOCH,
                 broadcaster: Some(ClockOffset { micros: 500_000, uncertainty: 300 }),
                 units: vec![
-                    Journey { track: TrackId::VIDEO, dts: held, stamps: waited },
-                    Journey { track: TrackId::VIDEO, dts, stamps: told },
+                    UnitTiming { track: TrackId::VIDEO, dts: held, stamps: waited },
+                    UnitTiming { track: TrackId::VIDEO, dts, stamps: told },
                 ],
             };
             let exchange = Exchange {

@@ -9,7 +9,7 @@ use std::sync::mpsc::SyncSender;
 use std::time::Duration;
 
 use media::codec::{CodecConfig, Format, capture_time_sei};
-use media::latency::{Stage, Stamps};
+use media::latency::{Stage, StageTimes};
 use media::{Epoch, Timestamp, TrackKind};
 use net::trace::Noted;
 use parking_lot::Mutex;
@@ -27,7 +27,7 @@ pub struct Ready {
     /// The broadcast that it is from.
     pub epoch: Epoch,
     /// When it passed each stage so far.
-    pub stamps: Stamps,
+    pub stamps: StageTimes,
     /// The unit that it was coded in, for the trace.
     pub unit: Option<Noted>,
     /// The picture.
@@ -128,7 +128,7 @@ struct Decoding {
 struct Pending {
     pts: Timestamp,
     unit: Noted,
-    stamps: Stamps,
+    stamps: StageTimes,
 }
 
 impl Decoding {
@@ -140,7 +140,7 @@ impl Decoding {
 
     /// Notes when a unit went in, to be found again when its picture comes out.
     fn expect(&mut self, player: &Player, work: &Work, begun: Duration) {
-        let mut stamps = Stamps::default();
+        let mut stamps = StageTimes::default();
         // A server that does not carry the clock leaves the one in the picture.
         let stamped = || capture_time_sei::read(self.config.codec, &work.unit.payload).map(|stamp| stamp.captured);
         if let Some(captured) = work.catalog.captured_at(work.unit.pts).or_else(stamped) {
@@ -169,7 +169,7 @@ fn send(
         let at = from.pending.iter().position(|pending| pending.pts == picture.pts);
         let pending = at.and_then(|at| from.pending.remove(at));
         let (unit, mut stamps) =
-            pending.map_or((None, Stamps::default()), |pending| (Some(pending.unit), pending.stamps));
+            pending.map_or((None, StageTimes::default()), |pending| (Some(pending.unit), pending.stamps));
         stamps.stamp(Stage::Decoded, player.wall_at(now));
         out.send(Ready { timeline: from.timeline, epoch: from.epoch, stamps, unit, picture }).map_err(|_| Gone)?;
     }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use media::latency::{Delivery, Stage};
-use media::path_merge::{PathId, Spliced, Splicer};
+use media::path_merge::{MergedUnit, PathId, PathMerger};
 use media::{AccessUnit, Catalog, Timestamp, WallClock};
 use net::clock;
 use tokio::runtime::Handle;
@@ -47,7 +47,7 @@ pub fn run(
         player,
         position,
         outputs,
-        splicer: Splicer::new(),
+        splicer: PathMerger::new(),
         led: None,
         arrived: None,
         contender: None,
@@ -70,7 +70,7 @@ struct Intake<'a> {
     player: &'a Player,
     position: &'a Position,
     outputs: Outputs,
-    splicer: Splicer,
+    splicer: PathMerger,
     /// What the paths are called, and how much they bring at once.
     sources: BTreeMap<PathId, (String, Duration)>,
     /// How they bring units.
@@ -93,7 +93,7 @@ struct Intake<'a> {
     waiting_since: Option<Duration>,
     /// What is in force.
     catalog: Option<Arc<Catalog>>,
-    spliced: Vec<Spliced>,
+    spliced: Vec<MergedUnit>,
 }
 
 /// A path that may be the next to lead.
@@ -239,7 +239,7 @@ impl Intake<'_> {
             return;
         }
         let leader = self.splicer.leader();
-        for Spliced { catalog, unit, lost, path } in std::mem::take(&mut self.spliced) {
+        for MergedUnit { catalog, unit, lost, path } in std::mem::take(&mut self.spliced) {
             if let Some(trace) = &self.player.trace {
                 trace.now("spliced", &unit, self.name(path));
             }

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use media::frame_counter::Mark;
-use media::latency::{ClockOffset, Histogram, Stage, Stamps};
-use media::path_merge::Counters;
+use media::frame_counter::FrameCounter;
+use media::latency::{ClockOffset, Histogram, Stage, StageTimes};
+use media::path_merge::MergeCounters;
 use media::{Epoch, Timestamp, TrackId, WallClock};
 use serde::Serialize;
 
@@ -32,7 +32,7 @@ pub struct Stats {
     /// Pictures that were decoded too late to be shown.
     pub dropped: u64,
     /// Splice counters.
-    pub splice: Counters,
+    pub splice: MergeCounters,
     /// Changes of path.
     pub switches: Switches,
     /// What the unit log, the recording or the pipe could not be given.
@@ -79,9 +79,9 @@ pub struct Shown<'a> {
     /// The unit that it was coded in.
     pub unit: Option<(TrackId, Timestamp)>,
     /// When it passed each stage.
-    pub stamps: &'a Stamps,
+    pub stamps: &'a StageTimes,
     /// What it says itself, if anything.
-    pub mark: Option<Mark>,
+    pub mark: Option<FrameCounter>,
     /// `false` for one that playback has jumped over, as over what a server holds for those who join: its age is not the latency.
     pub in_time: bool,
     /// Pictures that playback has left out so far, but for those that the user is the cause of.
@@ -213,7 +213,7 @@ impl Stats {
             return;
         }
         self.left_out_before.get_or_insert(left_out + self.dropped + self.splice.lost_pictures);
-        let captured = |mark: Mark| {
+        let captured = |mark: FrameCounter| {
             let micros = i64::try_from(mark.clock_ms).ok()?.checked_mul(1000)?;
             (micros > 0).then(|| WallClock::from_micros(micros))
         };
@@ -400,15 +400,15 @@ const MAX_MARK_LATENCY: i64 = 3_600_000_000;
 mod tests {
     use super::*;
 
-    fn shown(stamps: &Stamps) -> Shown<'_> {
+    fn shown(stamps: &StageTimes) -> Shown<'_> {
         Shown { epoch: Epoch(1), unit: None, stamps, mark: None, in_time: true, left_out: 0 }
     }
 
     fn marks(counters: &[Option<u32>]) -> MarkerSummary {
         let mut stats = Stats::default();
         for counter in counters {
-            let mark = counter.map(|counter| Mark { counter, clock_ms: 0 });
-            stats.presented(Duration::ZERO, &Shown { mark, ..shown(&Stamps::default()) });
+            let mark = counter.map(|counter| FrameCounter { counter, clock_ms: 0 });
+            stats.presented(Duration::ZERO, &Shown { mark, ..shown(&StageTimes::default()) });
         }
         stats.summary(Status::default()).marker.unwrap()
     }
@@ -434,13 +434,13 @@ mod tests {
     #[test]
     fn latency_from_stamps() {
         let mut stats = Stats::default();
-        let mut stamps = Stamps::default();
+        let mut stamps = StageTimes::default();
         let stages = [Stage::Captured, Stage::Received, Stage::Buffered, Stage::Decoded, Stage::Presented];
         for (n, stage) in stages.into_iter().enumerate() {
             stamps.stamp(stage, WallClock::from_micros(n as i64 * 10_000));
         }
         stats.presented(Duration::from_millis(300), &Shown { in_time: false, ..shown(&stamps) });
-        let mark = Some(Mark { counter: 1, clock_ms: 3 });
+        let mark = Some(FrameCounter { counter: 1, clock_ms: 3 });
         stats.presented(Duration::from_millis(321), &Shown { mark, left_out: 5, ..shown(&stamps) });
         let part = Some(10.0);
         let whole = Breakdown {
@@ -464,7 +464,7 @@ mod tests {
         assert_eq!((latency.never, latency.p50.is_some(), latency.p99), (1, true, None));
         assert!(halved.to_text().contains("never p99, 1 pictures never shown"), "{}", halved.to_text());
         let mut early = Stats::default();
-        let mut stamps = Stamps::default();
+        let mut stamps = StageTimes::default();
         stamps.stamp(Stage::Captured, WallClock::from_micros(40_000));
         stamps.stamp(Stage::Presented, WallClock::from_micros(0));
         early.presented(Duration::ZERO, &shown(&stamps));

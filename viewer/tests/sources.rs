@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use media::codec::{Codec, CodecConfig};
-use media::path_merge::Splicer;
+use media::path_merge::PathMerger;
 use media::{AccessUnit, Catalog, Epoch, Timestamp, Track, TrackId, WallClock, flv, fmp4};
 use net::rtmp::server::{self, PlayRequest, Player, Request};
 use net::rtmp::{Limits, Message, Metadata};
@@ -43,7 +43,7 @@ fn unit(n: i64) -> AccessUnit {
 /// What a viewer makes of a source's events.
 struct Watcher {
     events: mpsc::Receiver<Event>,
-    splicer: Splicer,
+    splicer: PathMerger,
     position: Position,
     units: Vec<AccessUnit>,
     catalog: Option<Arc<Catalog>>,
@@ -65,7 +65,7 @@ impl Watcher {
         tokio::spawn(source::run(url.to_owned(), wishes, position.clone(), sender));
         Self {
             events,
-            splicer: Splicer::new(),
+            splicer: PathMerger::new(),
             position,
             units: Vec::new(),
             catalog: None,

@@ -92,7 +92,7 @@ mod tests {
             let mut picture = frame::Video::new(Pixel::YUV420P, width, height);
             draw(&mut picture, 7, WallClock::from_micros(1_795_352_493_250_999));
             let mark = frame_counter::read(picture.data(0), picture.stride(0), width as usize, height as usize);
-            assert_eq!(mark, Some(frame_counter::Mark { counter: 7, clock_ms: 1_795_352_493_250 }));
+            assert_eq!(mark, Some(frame_counter::FrameCounter { counter: 7, clock_ms: 1_795_352_493_250 }));
         }
     }
 }

@@ -9,7 +9,7 @@ use ffmpeg_next::{Rational, color, frame};
 use media::TrackId;
 use media::catalog::{Metadata, Value};
 use media::codec::Format;
-use media::codec::capture_time_sei::{self, PictureStamp};
+use media::codec::capture_time_sei::{self, CaptureTime};
 
 use super::VideoSettings;
 use super::burn_in;
@@ -123,7 +123,7 @@ impl VideoEncoding {
             let marked = open.marked.iter().position(|(pts, _)| *pts == unit.pts);
             if let Some((_, counter)) = marked.and_then(|at| open.marked.remove(at)) {
                 let captured = self.clock.zero().at(media::Timestamp::from_millis(unit.pts));
-                let stamp = PictureStamp { counter, captured, encoded: self.broadcast.now() };
+                let stamp = CaptureTime { counter, captured, encoded: self.broadcast.now() };
                 unit.payload =
                     capture_time_sei::insert(open.encoder.codec(), &unit.payload, stamp).unwrap_or(unit.payload);
             }

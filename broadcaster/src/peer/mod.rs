@@ -14,8 +14,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use media::latency::{MAX_UNITS, Report, Stage};
-use media::live_window::Read;
+use media::latency::{MAX_UNITS, Stage, TimingReport};
+use media::live_window::ReadBatch;
 use media::{AccessUnit, Cursor, LiveWindow, Timestamp, TrackKind};
 use net::lan::{Announcer, AnnouncerOptions, own_addresses};
 use net::relay::{self, Allowed, Proof, RefusalCode, Request, Side};
@@ -355,7 +355,7 @@ impl Drop for Feed {
 impl relay::Source for Feed {
     type News = Progress;
 
-    fn read(&self, cursor: &mut Cursor, max_bytes: usize) -> Read {
+    fn read(&self, cursor: &mut Cursor, max_bytes: usize) -> ReadBatch {
         self.peer.broadcast.with_window(|window| cursor.read(window, max_bytes))
     }
 
@@ -398,11 +398,11 @@ impl relay::Source for Feed {
         self.peer.broadcast.stamp(unit, Stage::Relayed);
     }
 
-    fn stamps(&self, at: Option<Timestamp>) -> Option<Report> {
+    fn stamps(&self, at: Option<Timestamp>) -> Option<TimingReport> {
         let broadcast = &self.peer.broadcast;
         let (now, units) = (broadcast.now(), broadcast.journeys().spread(MAX_UNITS, at).collect());
         // One clock for all.
-        Some(Report { received: now, answered: now, epoch: broadcast.epoch(), broadcaster: None, units })
+        Some(TimingReport { received: now, answered: now, epoch: broadcast.epoch(), broadcaster: None, units })
     }
 }
 

@@ -9,7 +9,7 @@ use axum::extract::{Path, Query, State};
 use axum::http::header::HeaderMap;
 use axum::http::{Response, StatusCode};
 use media::Timestamp;
-use media::latency::{Report, Stage};
+use media::latency::{Stage, TimingReport};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -74,8 +74,8 @@ pub(super) async fn stamps(
 }
 
 impl StampsJson {
-    fn of(report: &Report) -> Self {
-        let unit = |unit: &media::latency::Journey| {
+    fn of(report: &TimingReport) -> Self {
+        let unit = |unit: &media::latency::UnitTiming| {
             let known = Stage::ALL.into_iter().filter_map(|stage| Some((stage, unit.stamps.at(stage)?)));
             let stages = known.map(|(stage, at)| (format!("{}_us", stage.name()), at.as_micros().into())).collect();
             UnitJson { track: unit.track.to_string(), dts: unit.dts.as_millis(), stages }

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
-use media::live_window::{Cursor, LiveWindow, Read};
+use media::live_window::{Cursor, LiveWindow, ReadBatch};
 use media::{AccessUnit, Catalog, TrackId};
 use net::clock;
 use net::trace::{Noted, Trace};
@@ -177,7 +177,7 @@ impl LiveStream {
 
     /// Takes what is new to `cursor`, at most `max_bytes` of payload and at least one unit if there is one. Counts what the
     /// window had to skip.
-    pub fn read(&self, cursor: &mut Cursor, max_bytes: usize) -> Read {
+    pub fn read(&self, cursor: &mut Cursor, max_bytes: usize) -> ReadBatch {
         let read = cursor.read(&self.shared.read().window, max_bytes);
         if read.skipped > 0 {
             self.count_jump(read.skipped);

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use media::latency::{ClockOffset, Delivery, Journey, Journeys, MAX_UNITS, Part, Report, Stage};
+use media::latency::{ClockOffset, Delivery, LatencyComponent, MAX_UNITS, Stage, TimingLog, TimingReport, UnitTiming};
 use media::{AccessUnit, Catalog, Epoch, Timestamp, WallClock};
 use net::clock;
 use net::rtmp::Told;
@@ -22,7 +22,7 @@ pub struct Stamped {
 
 #[derive(Debug, Default)]
 struct Noted {
-    journeys: Journeys,
+    journeys: TimingLog,
     /// From this server's clock to the broadcaster's.
     broadcaster: Option<(Epoch, ClockOffset)>,
 }
@@ -97,17 +97,17 @@ impl Stamped {
     }
 
     /// How the last units up to the one at `at`, or to the newest, came here; `None` before there are any.
-    pub fn report(&self, at: Option<Timestamp>) -> Option<Report> {
+    pub fn report(&self, at: Option<Timestamp>) -> Option<TimingReport> {
         self.told_of(|journeys| journeys.spread(MAX_UNITS, at).collect())
     }
 
     /// Those units with what is known of their broadcaster's clock: of one moment, so that both are of one broadcast.
-    fn told_of(&self, units: impl FnOnce(&Journeys) -> Vec<Journey>) -> Option<Report> {
+    fn told_of(&self, units: impl FnOnce(&TimingLog) -> Vec<UnitTiming>) -> Option<TimingReport> {
         let now = clock::now();
         let noted = self.noted.lock();
         let (epoch, _) = noted.journeys.of()?;
         let broadcaster = noted.broadcaster.filter(|(of, _)| *of == epoch).map(|(_, offset)| offset);
-        Some(Report { received: now, answered: now, epoch, broadcaster, units: units(&noted.journeys) })
+        Some(TimingReport { received: now, answered: now, epoch, broadcaster, units: units(&noted.journeys) })
     }
 
     /// Where the time of the held units went, up to when this server handed them out, by its clock; and how surely it knows the broadcaster's.
@@ -119,7 +119,7 @@ impl Stamped {
         for unit in report.by_our_clock(ClockOffset::default()) {
             for (delivery, name, last) in DELIVERIES {
                 for (part, micros) in unit.stamps.parts(delivery) {
-                    let of_all = part <= Part::Upload && delivery == Delivery::Units;
+                    let of_all = part <= LatencyComponent::Upload && delivery == Delivery::Units;
                     if of_all || part == last {
                         all.entry((if of_all { "all" } else { name }, part.name())).or_default().push(micros);
                     }
@@ -136,17 +136,17 @@ impl Stamped {
 }
 
 /// How a server delivers, what that is called, and the part that is its own.
-const DELIVERIES: [(Delivery, &str, Part); 3] = [
-    (Delivery::Units, "units", Part::Server),
-    (Delivery::Parts, "parts", Part::Chunking),
-    (Delivery::Segments, "segments", Part::Chunking),
+const DELIVERIES: [(Delivery, &str, LatencyComponent); 3] = [
+    (Delivery::Units, "units", LatencyComponent::Server),
+    (Delivery::Parts, "parts", LatencyComponent::Chunking),
+    (Delivery::Segments, "segments", LatencyComponent::Chunking),
 ];
 
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
     use media::codec::{Codec, CodecConfig, Format};
-    use media::latency::Stamps;
+    use media::latency::StageTimes;
     use media::{Track, TrackId};
 
     use super::*;
@@ -180,10 +180,10 @@ mod tests {
             stamped.relayed(&unit(TrackId::VIDEO, dts), "rtmp");
         }
         stamped.listed(&[unit(TrackId::VIDEO, 0), unit(TrackId::AUDIO, 0)], Stage::InPart);
-        let mut stamps = Stamps::default();
+        let mut stamps = StageTimes::default();
         stamps.stamp(Stage::Encoded, of_theirs(10));
         stamps.stamp(Stage::Sent, of_theirs(20));
-        let journey = |dts| Journey { track: TrackId::VIDEO, dts: Timestamp::from_millis(dts), stamps };
+        let journey = |dts| UnitTiming { track: TrackId::VIDEO, dts: Timestamp::from_millis(dts), stamps };
         let server = Some(ClockOffset { micros: -ahead, uncertainty: 7 });
         let told = Told { sent: of_theirs(30), server, epoch: Epoch(7), units: vec![journey(0), journey(99_999)] };
         stamped.told(&told);

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use media::access_unit::TrackKind;
 use media::catalog::Value;
 use media::flv::{self, Demuxer, Event};
-use media::timestamp_unwrap::Timeline;
+use media::timestamp_unwrap::TimestampUnwrapper;
 use media::{AccessUnit, Catalog, Epoch, Timestamp, TrackId, WallClock};
 use net::rtmp::{Message, Metadata};
 
@@ -252,7 +252,7 @@ impl Intake {
         }
         // Units that wait are of the publisher that now says who it is: they are named and timed as it would have.
         let shift = self.shift.take().unwrap_or(0);
-        let mut timeline = near.map_or_else(Timeline::new, |near| Timeline::near(near.as_millis()));
+        let mut timeline = near.map_or_else(TimestampUnwrapper::new, |near| TimestampUnwrapper::near(near.as_millis()));
         for unit in self.held.iter_mut().flat_map(|held| &mut held.units) {
             let composition = unit.pts.as_millis() - unit.dts.as_millis();
             let dts = timeline.unwrap_exact(Timestamp::from_millis(unit.dts.as_millis() - shift).as_rtmp());

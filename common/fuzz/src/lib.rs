@@ -11,7 +11,7 @@ use media::access_unit::TrackId;
 use media::flv;
 use media::fmp4;
 use media::hls;
-use media::hls::client::parts::PartScheduler;
+use media::hls::client::parts::PartClient;
 use media::time::Timestamp;
 use net::relay::wire;
 use net::rtmp::session::{ClientSession, Goal, ServerEvent, ServerSession};
@@ -183,7 +183,7 @@ pub fn hls_playlist(data: &[u8]) {
     let _ = hls::parse(&text);
     let _ = hls::parse_multivariant(&text);
     if let Ok(playlist) = hls::parse_media(&text) {
-        let mut scheduler = PartScheduler::new(false);
+        let mut scheduler = PartClient::new(false);
         scheduler.loaded(playlist.clone());
         // Each listed segment and part is given out once at most.
         let listed = |segment: &hls::MediaSegment| 1 + segment.parts.len();

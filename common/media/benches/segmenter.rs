@@ -1,4 +1,4 @@
-//! What packaging costs: bytes a second through [`hls::Packager`], as a ratio to copying the same bytes in the same run, and
+//! What segmenting costs: bytes a second through [`hls::Segmenter`], as a ratio to copying the same bytes in the same run, and
 //! allocations per access unit. `cargo bench -p nearcast-media --bench segmenter`.
 #![allow(clippy::print_stdout, reason = "a benchmark prints its result")]
 
@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use media::codec::{Codec, CodecConfig, Format};
-use media::hls::{Packager, Settings};
+use media::hls::{Segmenter, SegmenterConfig};
 use media::live_window::{Bounds, Entry, LiveWindow};
 use media::{AccessUnit, Catalog, Epoch, Timestamp, Track, TrackId, WallClock};
 
@@ -49,18 +49,18 @@ fn main() {
         }
     });
     let allocations = AtomicU64::new(0);
-    let packaging = fastest(|| {
+    let segmenting = fastest(|| {
         let before = ALLOCATIONS.load(Ordering::Relaxed);
-        let mut packager = Packager::new(Settings::default());
+        let mut segmenter = Segmenter::new(SegmenterConfig::default());
         for entry in &entries {
-            packager.push(entry, WallClock::from_micros(0));
+            segmenter.push(entry, WallClock::from_micros(0));
         }
-        black_box(packager.playlist());
+        black_box(segmenter.playlist());
         allocations.store(ALLOCATIONS.load(Ordering::Relaxed) - before, Ordering::Relaxed);
     });
 
     let rate = |took: Duration| bytes as f64 / took.as_secs_f64() / 1e9;
-    let per_unit = packaging.as_nanos() as f64 / entries.len() as f64;
+    let per_unit = segmenting.as_nanos() as f64 / entries.len() as f64;
     let allocations = allocations.into_inner() as f64 / entries.len() as f64;
     println!(
         "{} access units, {:.1} MB: {MINUTES} min of {RATE} pictures a second at 6 Mbit/s, and sound",
@@ -68,9 +68,9 @@ fn main() {
         bytes as f64 / 1e6
     );
     println!("copying    {:6.1} GB/s", rate(copying));
-    println!("packaging  {:6.1} GB/s, {per_unit:.0} ns and {allocations:.2} allocations a unit", rate(packaging));
-    println!("ratio      {:6.2} of a copy", packaging.as_secs_f64() / copying.as_secs_f64());
-    let share = packaging.as_secs_f64() / (MINUTES * 60) as f64;
+    println!("segmenting  {:6.1} GB/s, {per_unit:.0} ns and {allocations:.2} allocations a unit", rate(segmenting));
+    println!("ratio      {:6.2} of a copy", segmenting.as_secs_f64() / copying.as_secs_f64());
+    let share = segmenting.as_secs_f64() / (MINUTES * 60) as f64;
     println!("one stream takes {:.4}% of a core", share * 100.0);
 }
 

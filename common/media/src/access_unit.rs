@@ -67,7 +67,7 @@ pub struct AccessUnit {
 
 /// The name that an access unit keeps on every path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Name {
+pub struct UnitId {
     /// The broadcast.
     pub epoch: Epoch,
     /// The track in it.
@@ -78,8 +78,8 @@ pub struct Name {
 
 impl AccessUnit {
     /// Its name.
-    pub const fn name(&self) -> Name {
-        Name { epoch: self.epoch, track: self.track, dts: self.dts }
+    pub const fn id(&self) -> UnitId {
+        UnitId { epoch: self.epoch, track: self.track, dts: self.dts }
     }
 
     /// `pts - dts` in milliseconds.

@@ -16,7 +16,7 @@
 
 /// What a mark says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Mark {
+pub struct FrameCounter {
     /// Rises by one a picture; wraps.
     pub counter: u32,
     /// When the picture was captured: milliseconds since the Unix epoch, UTC; the low 48 bits.
@@ -40,7 +40,7 @@ pub fn draw(luma: &mut [u8], stride: usize, width: usize, height: usize, counter
     let Some(cells) = divisor(width).map(|per_width| Cells { size, per_width }).filter(|c| c.fits(luma.len())) else {
         return false;
     };
-    let bits = encode(Mark { counter, clock_ms });
+    let bits = encode(FrameCounter { counter, clock_ms });
     for (n, (x, y)) in cells.positions().enumerate() {
         let shade = if bits >> (127 - n) & 1 == 1 { WHITE } else { BLACK };
         for line in y.clone() {
@@ -51,7 +51,7 @@ pub fn draw(luma: &mut [u8], stride: usize, width: usize, height: usize, counter
 }
 
 /// Reads the mark from `luma`; `None` if there is none, or if it is damaged.
-pub fn read(luma: &[u8], stride: usize, width: usize, height: usize) -> Option<Mark> {
+pub fn read(luma: &[u8], stride: usize, width: usize, height: usize) -> Option<FrameCounter> {
     let size = Size { stride, width, height };
     // A picture that was scaled across the threshold carries the other cell size.
     [SMALL_DIVISOR, LARGE_DIVISOR].into_iter().find_map(|per_width| {
@@ -90,7 +90,7 @@ impl Cells {
         })
     }
 
-    fn read(&self, luma: &[u8]) -> Option<Mark> {
+    fn read(&self, luma: &[u8]) -> Option<FrameCounter> {
         let means: Vec<u32> = self.positions().map(|(x, y)| self.mean(luma, x, y)).collect();
         // The sync pattern says what black and white look like after coding.
         let sync = |wanted| (0..16usize).filter(move |n| SYNC >> (15 - n) & 1 == wanted).map(|n| means[n]);
@@ -123,14 +123,14 @@ fn divisor(width: usize) -> Option<usize> {
     (width >= MIN_WIDTH).then_some(if width <= SMALL { SMALL_DIVISOR } else { LARGE_DIVISOR })
 }
 
-fn encode(mark: Mark) -> u128 {
+fn encode(mark: FrameCounter) -> u128 {
     let clock = mark.clock_ms & CLOCK_MASK;
     let crc = crc16(mark.counter, clock);
     u128::from(SYNC) << 112 | u128::from(mark.counter) << 80 | u128::from(clock) << 32 | u128::from(crc)
 }
 
-fn decode(bits: u128) -> Option<Mark> {
-    let mark = Mark { counter: (bits >> 80) as u32, clock_ms: (bits >> 32) as u64 & CLOCK_MASK };
+fn decode(bits: u128) -> Option<FrameCounter> {
+    let mark = FrameCounter { counter: (bits >> 80) as u32, clock_ms: (bits >> 32) as u64 & CLOCK_MASK };
     (bits == encode(mark)).then_some(mark)
 }
 
@@ -177,7 +177,7 @@ mod tests {
         {
             let mut luma = picture(width, height);
             assert!(draw(&mut luma, width, width, height, 0x1234_5678, 1_795_352_493_250), "{width}x{height}");
-            let mark = Mark { counter: 0x1234_5678, clock_ms: 1_795_352_493_250 };
+            let mark = FrameCounter { counter: 0x1234_5678, clock_ms: 1_795_352_493_250 };
             assert_eq!(read(&luma, width, width, height), Some(mark), "{width}x{height}");
         }
     }
@@ -191,7 +191,7 @@ mod tests {
             .flat_map(|y| (0..width / 2).map(move |x| (x, y)))
             .map(|(x, y)| luma[y * 2 * width + x * 2])
             .collect();
-        assert_eq!(read(&half, 640, 640, 360), Some(Mark { counter: 7, clock_ms: 9 }));
+        assert_eq!(read(&half, 640, 640, 360), Some(FrameCounter { counter: 7, clock_ms: 9 }));
     }
 
     #[test]
@@ -214,7 +214,7 @@ mod tests {
             for (sample, noise) in luma.iter_mut().zip(noise.iter().cycle()) {
                 *sample = (i16::from(*sample) + noise).clamp(0, 255) as u8;
             }
-            prop_assert_eq!(read(&luma, width, width, height), Some(Mark { counter, clock_ms: clock }));
+            prop_assert_eq!(read(&luma, width, width, height), Some(FrameCounter { counter, clock_ms: clock }));
             let (x, y) = (cell % 32 * 10, cell / 32 * 10);
             for line in y..y + 10 {
                 for sample in &mut luma[line * width + x..line * width + x + 10] {

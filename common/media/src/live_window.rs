@@ -225,7 +225,7 @@ pub struct Cursor {
 
 /// What a cursor found.
 #[derive(Debug, Default)]
-pub struct Read {
+pub struct ReadBatch {
     /// The units that are new to this subscriber, oldest first.
     pub entries: Vec<Entry>,
     /// How many units it will never get, because the window had moved on.
@@ -249,9 +249,11 @@ impl Cursor {
     }
 
     /// Takes what is new, at most `max_bytes` of payload (and at least one unit, if there is one).
-    pub fn read(&mut self, window: &LiveWindow, max_bytes: usize) -> Read {
+    pub fn read(&mut self, window: &LiveWindow, max_bytes: usize) -> ReadBatch {
         let skipped = self.catch_up(window);
-        let Some(start) = self.next.or(window.join_position()) else { return Read { entries: Vec::new(), skipped } };
+        let Some(start) = self.next.or(window.join_position()) else {
+            return ReadBatch { entries: Vec::new(), skipped };
+        };
         let mut bytes = 0usize;
         let entries: Vec<_> = window
             .from(start)
@@ -263,7 +265,7 @@ impl Cursor {
             .cloned()
             .collect();
         self.next = Some(start + entries.len() as u64);
-        Read { entries, skipped }
+        ReadBatch { entries, skipped }
     }
 
     /// Goes on at the newest GOP, if that is ahead; returns how many units that skips.

@@ -4,7 +4,7 @@
 //! itself: what follows a unit on a path is what follows it in the broadcast. So a unit is next if its predecessor on its own
 //! path has been put out; it is a repeat if it is not newer than the last one put out; otherwise units are missing before it,
 //! and it waits for another path to bring them. A path that says of each unit which one it follows (the relay does) is believed, and
-//! need not be in order over its tracks. The caller decides how long ([`Splicer::resume`]); with one path open there is
+//! need not be in order over its tracks. The caller decides how long ([`PathMerger::resume`]); with one path open there is
 //! nobody to wait for, and the splice goes on at once, at the next random access point.
 //!
 //! What comes out rises strictly in DTS within a track, holds no unit twice, and starts (and goes on after a loss) at a random
@@ -23,7 +23,7 @@ pub struct PathId(pub u32);
 
 /// A unit of the merged sequence.
 #[derive(Clone, Debug)]
-pub struct Spliced {
+pub struct MergedUnit {
     /// What it is decoded with.
     pub catalog: Arc<Catalog>,
     /// The unit.
@@ -36,7 +36,7 @@ pub struct Spliced {
 
 /// What the splice has done so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counters {
+pub struct MergeCounters {
     /// Units put out.
     pub units: u64,
     /// Units that came again, and were dropped.
@@ -55,7 +55,7 @@ pub struct Counters {
 
 /// Merges paths. See the module's text.
 #[derive(Debug, Default)]
-pub struct Splicer {
+pub struct PathMerger {
     epoch: Option<Epoch>,
     /// Wall-clock time of PTS 0 in this epoch: tells which of two epochs is the later one.
     clock: Option<WallClock>,
@@ -68,7 +68,7 @@ pub struct Splicer {
     leader: Option<PathId>,
     /// Whether decoding has started in this epoch.
     started: bool,
-    counters: Counters,
+    counters: MergeCounters,
 }
 
 #[derive(Debug)]
@@ -100,7 +100,7 @@ struct Waiting {
     after: Option<Timestamp>,
 }
 
-impl Splicer {
+impl PathMerger {
     /// A splice that has seen nothing.
     pub fn new() -> Self {
         Self::default()
@@ -112,7 +112,7 @@ impl Splicer {
     }
 
     /// Closes a path. What it had waiting is dropped; if one path is left, that one goes on into `out`.
-    pub fn close(&mut self, path: PathId, out: &mut Vec<Spliced>) {
+    pub fn close(&mut self, path: PathId, out: &mut Vec<MergedUnit>) {
         if self.paths.remove(&path).is_some() && self.paths.len() == 1 {
             self.resume(out);
         }
@@ -126,7 +126,7 @@ impl Splicer {
         catalog: &Arc<Catalog>,
         unit: AccessUnit,
         after: Option<Timestamp>,
-        out: &mut Vec<Spliced>,
+        out: &mut Vec<MergedUnit>,
     ) {
         let is_alone = self.paths.keys().all(|id| *id == path);
         let entry = self.paths.entry(path).or_default();
@@ -160,7 +160,7 @@ impl Splicer {
     }
 
     /// Gives up on what is missing: goes on with the earliest unit that waits and can be decoded.
-    pub fn resume(&mut self, out: &mut Vec<Spliced>) {
+    pub fn resume(&mut self, out: &mut Vec<MergedUnit>) {
         loop {
             self.drain(out);
             let earliest = self.paths.iter().filter(|(_, p)| p.epoch == self.epoch).filter_map(|(id, path)| {
@@ -179,7 +179,7 @@ impl Splicer {
     }
 
     /// What has happened so far.
-    pub fn counters(&self) -> Counters {
+    pub fn counters(&self) -> MergeCounters {
         self.counters
     }
 
@@ -229,38 +229,38 @@ impl Splicer {
     }
 
     /// Lets go whatever waits no longer, on any path.
-    fn drain(&mut self, out: &mut Vec<Spliced>) {
+    fn drain(&mut self, out: &mut Vec<MergedUnit>) {
         let ids: Vec<PathId> = self.paths.keys().copied().collect();
         while ids.iter().any(|id| self.take_front(*id, out)) {}
     }
 
     /// Deals with the first unit that waits on a path; `false` if there is none or it must go on waiting.
-    fn take_front(&mut self, id: PathId, out: &mut Vec<Spliced>) -> bool {
+    fn take_front(&mut self, id: PathId, out: &mut Vec<MergedUnit>) -> bool {
         let Some(path) = self.paths.get_mut(&id) else { return false };
         let Some(front) = path.waiting.front() else { return false };
         if path.epoch != self.epoch {
             return false;
         }
-        let verdict = verdict(&self.tracks, path, self.started, front);
-        if matches!(verdict, Verdict::Wait) {
+        let placement = placement(&self.tracks, path, self.started, front);
+        if matches!(placement, Placement::Wait) {
             return false;
         }
         let Waiting { catalog, unit, .. } = path.waiting.pop_front().expect("there is a front");
         path.bytes -= unit.payload.len();
-        path.linked = matches!(verdict, Verdict::Next | Verdict::Repeat);
+        path.linked = matches!(placement, Placement::Next | Placement::Repeat);
         match path.linked {
             true => path.previous.insert(unit.track, unit.dts),
             false => path.previous.remove(&unit.track),
         };
-        match verdict {
-            Verdict::Next => self.emit(id, catalog, unit, out),
-            Verdict::Repeat => self.counters.repeated += 1,
-            Verdict::Undecodable | Verdict::Wait => self.counters.undecodable += 1,
+        match placement {
+            Placement::Next => self.emit(id, catalog, unit, out),
+            Placement::Repeat => self.counters.repeated += 1,
+            Placement::Undecodable | Placement::Wait => self.counters.undecodable += 1,
         }
         true
     }
 
-    fn emit(&mut self, id: PathId, catalog: Arc<Catalog>, unit: AccessUnit, out: &mut Vec<Spliced>) {
+    fn emit(&mut self, id: PathId, catalog: Arc<Catalog>, unit: AccessUnit, out: &mut Vec<MergedUnit>) {
         let mut lost = 0;
         match self.tracks.get_mut(&unit.track) {
             Some(track) => {
@@ -289,11 +289,11 @@ impl Splicer {
         self.counters.units += 1;
         self.counters.lost += u64::from(lost);
         self.counters.lost_pictures += if unit.track.is_video() { u64::from(lost) } else { 0 };
-        out.push(Spliced { catalog, unit, path: id, lost });
+        out.push(MergedUnit { catalog, unit, path: id, lost });
     }
 }
 
-enum Verdict {
+enum Placement {
     /// It follows on what was put out.
     Next,
     /// It was put out before.
@@ -304,21 +304,21 @@ enum Verdict {
     Wait,
 }
 
-fn verdict(tracks: &BTreeMap<TrackId, TrackState>, path: &Path, started: bool, waiting: &Waiting) -> Verdict {
+fn placement(tracks: &BTreeMap<TrackId, TrackState>, path: &Path, started: bool, waiting: &Waiting) -> Placement {
     let Waiting { catalog, unit, after } = waiting;
     let is_key = unit.random_access && (unit.track.is_video() || catalog.video().is_none());
     let Some(track) = tracks.get(&unit.track) else {
         // The first of its track: it starts the broadcast, or joins one that has started.
         return match (started, unit.random_access) {
-            (false, _) if is_key => Verdict::Next,
+            (false, _) if is_key => Placement::Next,
             // Of a path that says what follows what, only one that follows a unit that never came could be missed: before the start.
-            (true, true) if path.linked || after.is_some() => Verdict::Next,
-            (true, true) => Verdict::Wait,
-            _ => Verdict::Undecodable,
+            (true, true) if path.linked || after.is_some() => Placement::Next,
+            (true, true) => Placement::Wait,
+            _ => Placement::Undecodable,
         };
     };
     if unit.dts <= track.last {
-        return Verdict::Repeat;
+        return Placement::Repeat;
     }
     let follows = match after.as_ref().or(path.previous.get(&unit.track)) {
         Some(previous) => *previous == track.last,
@@ -327,10 +327,10 @@ fn verdict(tracks: &BTreeMap<TrackId, TrackState>, path: &Path, started: bool, w
         None => path.linked && ((unit.dts - track.last) as f64) < track.interval * NEIGHBOUR,
     };
     match (follows, track.broken) {
-        (true, false) => Verdict::Next,
-        (_, true) if unit.random_access => Verdict::Next,
-        (_, true) => Verdict::Undecodable,
-        (false, false) => Verdict::Wait,
+        (true, false) => Placement::Next,
+        (_, true) if unit.random_access => Placement::Next,
+        (_, true) => Placement::Undecodable,
+        (false, false) => Placement::Wait,
     }
 }
 

@@ -21,8 +21,8 @@ mod path;
 
 use std::time::Duration;
 
-use self::arrival_stats::{Flow, Rhythm};
-pub use self::config::{Mode, Settings};
+use self::arrival_stats::{ActivePath, ArrivalStats};
+pub use self::config::{Mode, SelectorConfig};
 use self::path::{Path, State};
 use crate::access_unit::TrackKind;
 use crate::path_merge::PathId;
@@ -81,7 +81,7 @@ pub enum Action {
 /// Chooses among paths. See the module's text.
 #[derive(Debug)]
 pub struct Selector {
-    settings: Settings,
+    settings: SelectorConfig,
     /// Best first.
     ladder: Vec<Path>,
     /// Silence that nobody sees.
@@ -90,7 +90,7 @@ pub struct Selector {
 
 impl Selector {
     /// A selection among `paths`, none of them open.
-    pub fn new(settings: Settings, paths: impl IntoIterator<Item = (PathId, PathKind)>) -> Self {
+    pub fn new(settings: SelectorConfig, paths: impl IntoIterator<Item = (PathId, PathKind)>) -> Self {
         let mut selector = Self { settings, ladder: Vec::new(), hidden: Duration::ZERO };
         for (id, kind) in paths {
             selector.add(id, kind);
@@ -124,13 +124,14 @@ impl Selector {
     /// A unit came by `path`; with the time of the unit that it follows, if the path says so.
     pub fn arrived(&mut self, path: PathId, now: Duration, kind: TrackKind, dts: Timestamp, after: Option<Timestamp>) {
         // Who was missed for good reason was made up for by another.
-        let is_made_up = |flow: &Flow| flow.of(kind).is_some_and(|rhythm| self.is_newer_elsewhere(path, kind, rhythm));
+        let is_made_up =
+            |flow: &ActivePath| flow.of(kind).is_some_and(|rhythm| self.is_newer_elsewhere(path, kind, rhythm));
         let is_made_up = self.ladder.iter().any(|p| p.id == path && p.flow().as_ref().is_some_and(is_made_up));
         let Some(path) = self.path(path) else { return };
         match &mut path.state {
             // A path that was let go a moment ago may still deliver.
             State::Closed | State::Idle => {}
-            State::Opening { .. } => path.state = State::Flowing(Flow::begin(now, kind, dts)),
+            State::Opening { .. } => path.state = State::Flowing(ActivePath::begin(now, kind, dts)),
             State::Flowing(flow) => {
                 let is_missed = flow.of(kind).is_some_and(|rhythm| rhythm.is_missed);
                 flow.arrived(now, kind, dts, after);
@@ -265,11 +266,11 @@ impl Selector {
     }
 
     /// Whether any other path has brought a newer unit of this kind.
-    fn is_newer_elsewhere(&self, id: PathId, kind: TrackKind, rhythm: &Rhythm) -> bool {
+    fn is_newer_elsewhere(&self, id: PathId, kind: TrackKind, rhythm: &ArrivalStats) -> bool {
         self.ladder.iter().any(|other| other.id != id && other.flow().is_some_and(|flow| flow.is_newer(kind, rhythm)))
     }
 
-    fn patience_for(&self, path: &Path, flow: &Flow, rhythm: &Rhythm) -> Duration {
+    fn patience_for(&self, path: &Path, flow: &ActivePath, rhythm: &ArrivalStats) -> Duration {
         let floor = path.kind.silence_floor();
         let mut patience = rhythm.step.mul_f64(self.settings.silence_steps).max(floor);
         patience = patience.mul_f64(1.0 + f64::from(path.alarms.min(MAX_ALARMS)) / 2.0);
@@ -292,10 +293,11 @@ impl Selector {
         for n in 0..self.ladder.len() {
             let path = &self.ladder[n];
             let Some(mut flow) = path.flow() else { continue };
-            let silent_for =
-                |rhythm: &Rhythm| now.saturating_sub(rhythm.last).checked_sub(self.patience_for(path, &flow, rhythm));
+            let silent_for = |rhythm: &ArrivalStats| {
+                now.saturating_sub(rhythm.last).checked_sub(self.patience_for(path, &flow, rhythm))
+            };
             let is_heard = flow.rhythms().any(|(_, rhythm)| silent_for(rhythm).is_none());
-            let is_absent = |kind, rhythm: &Rhythm| {
+            let is_absent = |kind, rhythm: &ArrivalStats| {
                 silent_for(rhythm).is_some_and(|silence| silence >= self.settings.dead)
                     && !self.is_newer_elsewhere(path.id, kind, rhythm)
             };

@@ -1,11 +1,11 @@
 //! 32-bit RTMP clocks, unwrapped once to 64 bits.
 //!
-//! One [`Timeline`] serves the audio and the video of a connection, so that both cross 2^32 together however they are
+//! One [`TimestampUnwrapper`] serves the audio and the video of a connection, so that both cross 2^32 together however they are
 //! interleaved. Not a jitter buffer: it reorders nothing. RTMP 1.0 §3 (timestamps: 32 bits, milliseconds, wrap-around).
 
 /// Where a timestamp lies on the unwrapped timeline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Step {
+pub enum Unwrapped {
     /// At this many milliseconds.
     At(i64),
     /// The clock was set: the timeline went up to `from`, and starts again at `to`. Both in milliseconds.
@@ -23,13 +23,13 @@ pub enum Step {
 /// ahead over [`MAX_FORWARD`], is a jump: the timeline starts anew at the timestamp itself. FFmpeg's timestamps wrap at 31
 /// bits, which is no jump either.
 #[derive(Clone, Debug, Default)]
-pub struct Timeline {
+pub struct TimestampUnwrapper {
     latest: Option<i64>,
-    /// Whether `latest` was seen on this connection, not told by [`Timeline::near`].
+    /// Whether `latest` was seen on this connection, not told by [`TimestampUnwrapper::near`].
     has_started: bool,
 }
 
-impl Timeline {
+impl TimestampUnwrapper {
     /// A clock that has seen nothing: the first timestamp is taken as it is.
     pub fn new() -> Self {
         Self::default()
@@ -47,7 +47,7 @@ impl Timeline {
     }
 
     /// Unwraps `rtmp`, an RTMP timestamp in milliseconds.
-    pub fn unwrap(&mut self, rtmp: u32) -> Step {
+    pub fn unwrap(&mut self, rtmp: u32) -> Unwrapped {
         let at = self.nearest(rtmp);
         match self.latest {
             Some(latest) if self.has_started && !is_step(latest, at) => match nearest_of_31_bits(latest, rtmp) {
@@ -55,7 +55,7 @@ impl Timeline {
                 _ => {
                     let to = i64::from(rtmp);
                     self.latest = Some(to);
-                    Step::Jump { from: latest, to }
+                    Unwrapped::Jump { from: latest, to }
                 }
             },
             _ => self.arrive(at),
@@ -76,11 +76,11 @@ impl Timeline {
         self.unwrap_exact(rtmp)
     }
 
-    fn arrive(&mut self, at: i64) -> Step {
+    fn arrive(&mut self, at: i64) -> Unwrapped {
         let latest = self.latest.filter(|_| self.has_started);
         self.latest = Some(latest.map_or(at, |latest| latest.max(at)));
         self.has_started = true;
-        Step::At(at)
+        Unwrapped::At(at)
     }
 
     fn nearest(&self, rtmp: u32) -> i64 {
@@ -113,7 +113,7 @@ mod tests {
 
     use super::*;
 
-    fn check(timeline: &mut Timeline, steps: &[(u32, Step)]) {
+    fn check(timeline: &mut TimestampUnwrapper, steps: &[(u32, Unwrapped)]) {
         for (rtmp, expected) in steps {
             assert_eq!(timeline.unwrap(*rtmp), *expected, "{rtmp}");
         }
@@ -123,14 +123,14 @@ mod tests {
     fn wraps_once_for_audio_and_video() {
         let wrap = 1i64 << 32;
         check(
-            &mut Timeline::new(),
+            &mut TimestampUnwrapper::new(),
             &[
-                (u32::MAX - 2000, Step::At(wrap - 2001)),
-                (5, Step::At(wrap + 5)),
-                (u32::MAX - 20, Step::At(wrap - 21)),
-                (40, Step::At(wrap + 40)),
-                (u32::MAX - 1, Step::At(wrap - 2)),
-                (4000, Step::At(wrap + 4000)),
+                (u32::MAX - 2000, Unwrapped::At(wrap - 2001)),
+                (5, Unwrapped::At(wrap + 5)),
+                (u32::MAX - 20, Unwrapped::At(wrap - 21)),
+                (40, Unwrapped::At(wrap + 40)),
+                (u32::MAX - 1, Unwrapped::At(wrap - 2)),
+                (4000, Unwrapped::At(wrap + 4000)),
             ],
         );
     }
@@ -139,14 +139,14 @@ mod tests {
     fn ffmpeg_wraps_at_31_bits() {
         let half = 1i64 << 31;
         check(
-            &mut Timeline::new(),
+            &mut TimestampUnwrapper::new(),
             &[
-                (0x7fff_fff0, Step::At(half - 16)),
-                (5, Step::At(half + 5)),
-                (0x7fff_fff8, Step::At(half - 8)),
-                (45, Step::At(half + 45)),
-                (60_000, Step::At(half + 60_000)),
-                (0, Step::Jump { from: half + 60_000, to: 0 }),
+                (0x7fff_fff0, Unwrapped::At(half - 16)),
+                (5, Unwrapped::At(half + 5)),
+                (0x7fff_fff8, Unwrapped::At(half - 8)),
+                (45, Unwrapped::At(half + 45)),
+                (60_000, Unwrapped::At(half + 60_000)),
+                (0, Unwrapped::Jump { from: half + 60_000, to: 0 }),
             ],
         );
     }
@@ -154,12 +154,12 @@ mod tests {
     #[test]
     fn small_steps_either_way_are_no_jump() {
         check(
-            &mut Timeline::new(),
+            &mut TimestampUnwrapper::new(),
             &[
-                (20_000, Step::At(20_000)),
-                (10_000, Step::At(10_000)),
-                (80_000, Step::At(80_000)),
-                (70_000, Step::At(70_000)),
+                (20_000, Unwrapped::At(20_000)),
+                (10_000, Unwrapped::At(10_000)),
+                (80_000, Unwrapped::At(80_000)),
+                (70_000, Unwrapped::At(70_000)),
             ],
         );
     }
@@ -167,15 +167,15 @@ mod tests {
     #[test]
     fn a_clock_that_was_set_is_a_jump() {
         check(
-            &mut Timeline::new(),
+            &mut TimestampUnwrapper::new(),
             &[
-                (20_000, Step::At(20_000)),
-                (9_999, Step::Jump { from: 20_000, to: 9_999 }),
-                (10_020, Step::At(10_020)),
-                (70_021, Step::Jump { from: 10_020, to: 70_021 }),
+                (20_000, Unwrapped::At(20_000)),
+                (9_999, Unwrapped::Jump { from: 20_000, to: 9_999 }),
+                (10_020, Unwrapped::At(10_020)),
+                (70_021, Unwrapped::Jump { from: 10_020, to: 70_021 }),
                 // Far behind by 32-bit arithmetic, and yet not before the start of the new timeline.
-                (0xf000_0000, Step::Jump { from: 70_021, to: 0xf000_0000 }),
-                (0, Step::Jump { from: 0xf000_0000, to: 0 }),
+                (0xf000_0000, Unwrapped::Jump { from: 70_021, to: 0xf000_0000 }),
+                (0, Unwrapped::Jump { from: 0xf000_0000, to: 0 }),
             ],
         );
     }
@@ -183,12 +183,12 @@ mod tests {
     #[test]
     fn goes_on_where_a_broadcast_was() {
         let day_50 = 50 * 86_400_000i64;
-        check(&mut Timeline::near(day_50), &[(day_50 as u32 - 100_000, Step::At(day_50 - 100_000))]);
+        check(&mut TimestampUnwrapper::near(day_50), &[(day_50 as u32 - 100_000, Unwrapped::At(day_50 - 100_000))]);
         check(
-            &mut Timeline::near(day_50),
+            &mut TimestampUnwrapper::near(day_50),
             &[
-                (day_50 as u32 + 3_600_000, Step::At(day_50 + 3_600_000)),
-                (0, Step::Jump { from: day_50 + 3_600_000, to: 0 }),
+                (day_50 as u32 + 3_600_000, Unwrapped::At(day_50 + 3_600_000)),
+                (0, Unwrapped::Jump { from: day_50 + 3_600_000, to: 0 }),
             ],
         );
     }
@@ -196,17 +196,17 @@ mod tests {
     proptest! {
         #[test]
         fn recovers_any_timeline_of_small_steps(start in 0i64..1 << 40, steps in prop::collection::vec(-200i64..2000, 1..200)) {
-            let mut timeline = Timeline::near(start);
+            let mut timeline = TimestampUnwrapper::near(start);
             let mut at = start;
             for step in steps {
                 at = (at + step).max(0);
-                prop_assert_eq!(timeline.unwrap(at as u32), Step::At(at));
+                prop_assert_eq!(timeline.unwrap(at as u32), Unwrapped::At(at));
             }
         }
 
         #[test]
         fn any_timestamps_are_answered(stamps in prop::collection::vec(any::<u32>(), 1..50), near in any::<i64>()) {
-            let (mut fresh, mut told) = (Timeline::new(), Timeline::near(near));
+            let (mut fresh, mut told) = (TimestampUnwrapper::new(), TimestampUnwrapper::near(near));
             for stamp in stamps {
                 fresh.unwrap(stamp);
                 told.unwrap(stamp);

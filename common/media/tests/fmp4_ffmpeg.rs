@@ -1,4 +1,4 @@
-//! Real encodes and foreign readers: ffmpeg's fragmented MP4 goes through our reader, packager and writer, and comes out the
+//! Real encodes and foreign readers: ffmpeg's fragmented MP4 goes through our reader, segmenter and writer, and comes out the
 //! same to ffprobe and to ffmpeg's decoders. Needs `ffmpeg` and `ffprobe`; touches no network.
 #![allow(clippy::unwrap_used, reason = "a failure here is a failed test")]
 
@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use media::fmp4::{self, Event, Reader};
-use media::hls::{self, Packager, Resource, Settings};
+use media::hls::{self, Resource, Segmenter, SegmenterConfig};
 use media::live_window::{Bounds, LiveWindow};
 use media::{AccessUnit, Catalog, Epoch, Timestamp, TrackId, WallClock};
 
@@ -76,7 +76,7 @@ impl Case {
         Self { folder, encoded }
     }
 
-    /// ffmpeg's file, our reader, our packager, our files: everything agrees.
+    /// ffmpeg's file, our reader, our segmenter, our files: everything agrees.
     fn check(&self, muxing: &str) {
         let foreign = self.folder.join("foreign.mp4");
         let mut mux = ffmpeg();
@@ -108,14 +108,14 @@ impl Case {
 
     fn check_package(&self, catalog: &Arc<Catalog>, units: &[AccessUnit]) {
         let mut window = LiveWindow::new(Bounds { duration: Duration::from_secs(600), bytes: usize::MAX });
-        let mut packager = Packager::new(Settings::default());
+        let mut segmenter = Segmenter::new(SegmenterConfig::default());
         for unit in units {
             let entry = window.push(Arc::clone(catalog), unit.clone()).clone();
-            packager.push(&entry, WallClock::from_micros(0));
+            segmenter.push(&entry, WallClock::from_micros(0));
         }
-        packager.end();
-        assert_eq!(packager.counters(), hls::Counters::default());
-        let playlist = packager.playlist();
+        segmenter.end();
+        assert_eq!(segmenter.counters(), hls::SegmenterCounters::default());
+        let playlist = segmenter.playlist();
         assert!(playlist.segments.len() >= 2, "{}", playlist.segments.len());
 
         // Our own reader gets back what went in.

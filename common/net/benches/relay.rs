@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use bytes::{Buf, BytesMut};
 use media::codec::{Codec, CodecConfig, Format};
-use media::live_window::{Bounds, Read};
+use media::live_window::{Bounds, ReadBatch};
 use media::{AccessUnit, Catalog, Cursor, Epoch, LiveWindow, Timestamp, Track, TrackId};
 use net::relay::wire::ALPN;
 use net::relay::{Event, Proof, Side, Source, Start, accept, subscribe, transport};
@@ -263,7 +263,7 @@ impl Live {
 impl Source for Live {
     type News = bool;
 
-    fn read(&self, cursor: &mut Cursor, max_bytes: usize) -> Read {
+    fn read(&self, cursor: &mut Cursor, max_bytes: usize) -> ReadBatch {
         cursor.read(&self.window.lock(), max_bytes)
     }
 

@@ -1,7 +1,7 @@
 //! Text over the picture: statistics, keys, messages. Pixels only; who shows them is the window's business.
 
 use font8x8::UnicodeFonts;
-use media::latency::Part;
+use media::latency::LatencyComponent;
 
 use crate::playback::Status;
 use crate::stats::{Breakdown, Line};
@@ -96,8 +96,8 @@ fn latency(latency: &Breakdown) -> Vec<String> {
     // A bound that is rounded down is a lie.
     let doubt = latency.uncertainty.map_or(String::new(), |ms| format!(" (+- {:.0} by the clocks)", ms.ceil()));
     let mut lines = vec![format!("latency  {total} ms{doubt}")];
-    let words = |part: Part, ms: f64| format!("{} {ms:.0}", part.name().replace('_', " "));
-    let (there, here): (Vec<_>, Vec<_>) = latency.parts().partition(|(part, _)| *part <= Part::LastMile);
+    let words = |part: LatencyComponent, ms: f64| format!("{} {ms:.0}", part.name().replace('_', " "));
+    let (there, here): (Vec<_>, Vec<_>) = latency.parts().partition(|(part, _)| *part <= LatencyComponent::LastMile);
     for parts in [there, here] {
         let words: Vec<String> = parts.into_iter().map(|(part, ms)| words(part, ms)).collect();
         lines.extend((!words.is_empty()).then(|| format!("         {}", words.join(" + "))));

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use data_encoding::HEXLOWER;
 use media::Timestamp;
-use media::latency::Report;
+use media::latency::TimingReport;
 use net::trust::Pin;
 use reqwest::{StatusCode, Url, header};
 use serde::Deserialize;
@@ -105,7 +105,7 @@ impl Host {
     }
 
     /// Asks how units came there, up to the one at `at` or to the newest. `None` if whoever answers does not tell.
-    pub(super) async fn stamps(&self, at: Option<Timestamp>) -> Result<Option<Report>, Error> {
+    pub(super) async fn stamps(&self, at: Option<Timestamp>) -> Result<Option<TimingReport>, Error> {
         let question = at.map_or("stamps".to_owned(), |at| format!("stamps?at={}", at.as_millis()));
         Ok(self.ask::<Stamped>(&question).await?.and_then(|told| told.report()))
     }

@@ -58,7 +58,7 @@ pub enum Event {
         /// Which.
         path: PathId,
         /// What.
-        report: Box<latency::Report>,
+        report: Box<latency::TimingReport>,
         /// When the question went, and the answer came.
         exchange: Exchange,
     },
@@ -278,7 +278,7 @@ enum Report {
     /// What comes next was asked for then.
     Asked(WallClock),
     /// How units came to whoever serves this path.
-    Stamps(Box<latency::Report>, Exchange),
+    Stamps(Box<latency::TimingReport>, Exchange),
     /// With the unit that it follows, if the path says so.
     Unit(Arc<Catalog>, AccessUnit, Option<Timestamp>),
     /// The task is over. `Ok` means that the stream itself is.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use media::latency::{ClockOffset, Journey, MAX_UNITS, Report, Stage, Stamps};
+use media::latency::{ClockOffset, MAX_UNITS, Stage, StageTimes, TimingReport, UnitTiming};
 use media::{Timestamp, WallClock};
 use net::rtmp::parse_track;
 use serde::Deserialize;
@@ -34,19 +34,19 @@ struct Unit {
 
 impl Stamped {
     /// Stages and tracks that this viewer does not know are left out.
-    pub(super) fn report(self) -> Option<Report> {
+    pub(super) fn report(self) -> Option<TimingReport> {
         let unit = |unit: Unit| {
-            let mut stamps = Stamps::default();
+            let mut stamps = StageTimes::default();
             for (name, at) in &unit.stages {
                 let stage = name.strip_suffix("_us").and_then(Stage::named);
                 if let Some((stage, at)) = stage.zip(at.as_i64()) {
                     stamps.stamp(stage, WallClock::from_micros(at));
                 }
             }
-            Some(Journey { track: parse_track(&unit.track)?, dts: Timestamp::from_millis(unit.dts), stamps })
+            Some(UnitTiming { track: parse_track(&unit.track)?, dts: Timestamp::from_millis(unit.dts), stamps })
         };
         let clock = |clock: Clock| ClockOffset { micros: clock.offset_us, uncertainty: clock.uncertainty_us };
-        Some(Report {
+        Some(TimingReport {
             received: WallClock::from_micros(self.received_us),
             answered: WallClock::from_micros(self.answered_us),
             epoch: self.epoch.parse().ok()?,

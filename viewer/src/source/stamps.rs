@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use media::Timestamp;
-use media::latency::{Exchange, Report};
+use media::latency::{Exchange, TimingReport};
 use net::clock;
 use tokio::time::sleep;
 use tracing::debug;
@@ -32,7 +32,7 @@ impl Pace {
 }
 
 /// An exchange that went out and came back at these moments.
-pub(super) fn exchange(report: &Report, asked: Instant, came: Instant) -> Exchange {
+pub(super) fn exchange(report: &TimingReport, asked: Instant, came: Instant) -> Exchange {
     let now = clock::now().as_micros();
     let ago = |at: Instant| i64::try_from(at.elapsed().as_micros()).unwrap_or(i64::MAX);
     let by_wall = |at| media::WallClock::from_micros(now.saturating_sub(ago(at)));

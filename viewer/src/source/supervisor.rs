@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use media::Epoch;
 use media::path_merge::PathId;
-use media::select::{Action, Mode, PathKind, Selector, Settings};
+use media::select::{Action, Mode, PathKind, Selector, SelectorConfig};
 use quinn::Endpoint;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
@@ -109,8 +109,12 @@ impl Supervisor {
         let (places_found, places) = watch::channel(Places::new());
         let (ask_again, asked) = mpsc::channel(1);
         let endpoint = relay::endpoint().inspect_err(|error| warn!(%error, "no UDP: only RTMP and HLS")).ok();
-        let settings =
-            Settings { mode: wishes.mode, retry_min: RETRY_MIN, retry_max: RETRY_MAX, ..Settings::default() };
+        let settings = SelectorConfig {
+            mode: wishes.mode,
+            retry_min: RETRY_MIN,
+            retry_max: RETRY_MAX,
+            ..SelectorConfig::default()
+        };
         let mut ways: Vec<Way> = plan.paths.into_iter().map(Way::Fixed).collect();
         let mut discovery = None;
         if let Some(host) = plan.host.clone().filter(|_| endpoint.is_some() && plan.seeks_peer) {

@@ -38,7 +38,7 @@ pub struct Settings {
 
 impl Default for Settings {
     fn default() -> Self {
-        let packager = media::hls::Settings::default();
+        let packager = media::hls::SegmenterConfig::default();
         Self {
             segment: packager.segment_target,
             part: packager.part_target,

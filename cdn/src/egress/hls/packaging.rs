@@ -1,9 +1,9 @@
-//! One stream's packager: the task that feeds it, and the snapshot that everybody reads.
+//! One stream's segmenter: the task that feeds it, and the snapshot that everybody reads.
 
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use media::hls::{self, Packager, Playlist};
+use media::hls::{self, Playlist, Segmenter};
 use media::live_window::{Cursor, LiveWindow};
 use media::time::WallClock;
 use net::clock;
@@ -180,7 +180,7 @@ impl Packaged {
 /// Packages until the stream is taken away or the server goes.
 pub(super) async fn run(packaged: Arc<Packaged>, settings: Settings) {
     let stream = packaged.stream.clone();
-    let mut packager = Packager::new(hls::Settings {
+    let mut segmenter = Segmenter::new(hls::SegmenterConfig {
         segment_target: settings.segment,
         part_target: settings.part,
         low_latency: settings.low_latency,
@@ -210,19 +210,19 @@ pub(super) async fn run(packaged: Arc<Packaged>, settings: Settings) {
             }
             has_ended = false;
             for entry in &read.entries {
-                is_new |= packager.push(entry, clock::now());
-                listing.take(&stream, &packager.playlist(), &entry.unit);
+                is_new |= segmenter.push(entry, clock::now());
+                listing.take(&stream, &segmenter.playlist(), &entry.unit);
             }
             tokio::task::yield_now().await;
         }
         // A server that goes is not a stream that ends: players are to ask again, here or elsewhere.
         if matches!(state, State::Ended { .. }) && !has_ended && !packaged.stop.is_cancelled() {
-            packager.end();
+            segmenter.end();
             (has_ended, is_new) = (true, true);
             info!(stream = stream.name(), "HLS ended");
         }
         if is_new {
-            publish(&packaged, packager.playlist());
+            publish(&packaged, segmenter.playlist());
         }
         tokio::select! {
             () = packaged.stop.cancelled() => return,

@@ -7,8 +7,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use media::latency::Report;
-use media::live_window::Read;
+use media::latency::TimingReport;
+use media::live_window::ReadBatch;
 use media::{AccessUnit, Cursor, LiveWindow, Timestamp, TrackKind};
 use net::relay::{self, RefusalCode, Side};
 use net::trust::{Identity, Pin, tls};
@@ -129,7 +129,7 @@ struct Window(Arc<LiveStream>);
 impl relay::Source for Window {
     type News = u64;
 
-    fn read(&self, cursor: &mut Cursor, max_bytes: usize) -> Read {
+    fn read(&self, cursor: &mut Cursor, max_bytes: usize) -> ReadBatch {
         self.0.read(cursor, max_bytes)
     }
 
@@ -149,7 +149,7 @@ impl relay::Source for Window {
         self.0.stamped().relayed(unit, "relay");
     }
 
-    fn stamps(&self, at: Option<Timestamp>) -> Option<Report> {
+    fn stamps(&self, at: Option<Timestamp>) -> Option<TimingReport> {
         self.0.stamped().report(at)
     }
 }

@@ -20,7 +20,7 @@ use crate::time::WallClock;
 
 /// What a picture says of itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PictureStamp {
+pub struct CaptureTime {
     /// Rises by one a picture; wraps.
     pub counter: u32,
     /// When it was captured, by the broadcaster's clock.
@@ -30,7 +30,7 @@ pub struct PictureStamp {
 }
 
 /// The unit with the stamp before its first slice; `None` for a codec that has no place for it, or a unit without slices.
-pub fn insert(codec: Codec, payload: &[u8], stamp: PictureStamp) -> Option<Bytes> {
+pub fn insert(codec: Codec, payload: &[u8], stamp: CaptureTime) -> Option<Bytes> {
     let kind = Kind::of(codec)?;
     let mut at = 0;
     let slice = nal::length_prefixed(payload, 4).find(|unit| {
@@ -51,7 +51,7 @@ pub fn insert(codec: Codec, payload: &[u8], stamp: PictureStamp) -> Option<Bytes
 }
 
 /// The stamp of a unit, if it bears one.
-pub fn read(codec: Codec, payload: &[u8]) -> Option<PictureStamp> {
+pub fn read(codec: Codec, payload: &[u8]) -> Option<CaptureTime> {
     let kind = Kind::of(codec)?;
     let units = nal::length_prefixed(payload, 4).take_while(|unit| !kind.is_slice(unit));
     units.filter(|unit| kind.is_sei(unit)).find_map(|unit| {
@@ -62,7 +62,7 @@ pub fn read(codec: Codec, payload: &[u8]) -> Option<PictureStamp> {
         let (captured, body) = body.split_first_chunk()?;
         let (after, _) = body.split_first_chunk()?;
         let captured = i64::from_be_bytes(*captured);
-        (*version == VERSION).then(|| PictureStamp {
+        (*version == VERSION).then(|| CaptureTime {
             counter: u32::from_be_bytes(*counter),
             captured: WallClock::from_micros(captured),
             encoded: WallClock::from_micros(captured.saturating_add(u32::from_be_bytes(*after).into())),
@@ -112,7 +112,7 @@ impl Kind {
         self.number(unit) == if matches!(self, Self::H264) { 6 } else { 39 }
     }
 
-    fn message(self, stamp: PictureStamp) -> Vec<u8> {
+    fn message(self, stamp: CaptureTime) -> Vec<u8> {
         let after = stamp.encoded.micros_since(stamp.captured).clamp(0, u32::MAX.into());
         let mut body = Vec::with_capacity(BODY as usize);
         body.extend_from_slice(&UUID);
@@ -151,19 +151,18 @@ mod tests {
         out.to_vec()
     }
 
-    fn any_stamp() -> impl Strategy<Value = PictureStamp> {
+    fn any_stamp() -> impl Strategy<Value = CaptureTime> {
         (any::<u32>(), -4_000_000_000_000_000i64..4_000_000_000_000_000, any::<u32>()).prop_map(
             |(counter, at, after)| {
                 let (captured, encoded) = (WallClock::from_micros(at), WallClock::from_micros(at + i64::from(after)));
-                PictureStamp { counter, captured, encoded }
+                CaptureTime { counter, captured, encoded }
             },
         )
     }
 
     #[test]
     fn it_stands_before_the_first_slice() {
-        let stamp =
-            PictureStamp { counter: 0, captured: WallClock::from_micros(0), encoded: WallClock::from_micros(3) };
+        let stamp = CaptureTime { counter: 0, captured: WallClock::from_micros(0), encoded: WallClock::from_micros(3) };
         for (codec, before, slice) in [
             (Codec::H264, [&[9u8, 0x10][..], &[6, 6, 1, 0x84, 0x80]], &[0x65u8, 0x88][..]),
             (Codec::Hevc, [&[70, 1, 0x10], &[78, 1, 6, 1, 0x84, 0x80]], &[38, 1, 0x88]),

@@ -10,7 +10,7 @@ use crate::access_unit::{AccessUnit, TrackId, TrackKind};
 use crate::catalog::{Epoch, MAX_TRACKS, Track};
 use crate::codec::{self, Codec, CodecConfig, Format, nal, opus};
 use crate::time::Timestamp;
-use crate::timestamp_unwrap::{Step, Timeline};
+use crate::timestamp_unwrap::{TimestampUnwrapper, Unwrapped};
 
 /// Reads the tag bodies of one connection.
 ///
@@ -23,7 +23,7 @@ use crate::timestamp_unwrap::{Step, Timeline};
 pub struct Demuxer {
     epoch: Epoch,
     exact: bool,
-    timeline: Timeline,
+    timeline: TimestampUnwrapper,
     tracks: BTreeMap<TrackId, State>,
 }
 
@@ -40,7 +40,7 @@ struct State {
 impl Demuxer {
     /// A demuxer for a connection whose units belong to `epoch`.
     pub fn new(epoch: Epoch) -> Self {
-        Self { epoch, exact: false, timeline: Timeline::new(), tracks: BTreeMap::new() }
+        Self { epoch, exact: false, timeline: TimestampUnwrapper::new(), tracks: BTreeMap::new() }
     }
 
     /// Units from now on belong to `epoch`. The tracks stay.
@@ -48,7 +48,7 @@ impl Demuxer {
     /// With exact timestamps, another epoch is another clock: its first timestamp is taken as it is.
     pub fn set_epoch(&mut self, epoch: Epoch) {
         if self.exact && epoch != self.epoch {
-            self.timeline = Timeline::new();
+            self.timeline = TimestampUnwrapper::new();
         }
         self.epoch = epoch;
     }
@@ -67,7 +67,7 @@ impl Demuxer {
     /// Tells that the connection goes on with a broadcast that was last seen at `dts`, so that a clock that has wrapped
     /// since its start is unwrapped to the same point. To be called before the first unit.
     pub fn resume_near(&mut self, dts: Timestamp) {
-        self.timeline = Timeline::near(dts.as_millis());
+        self.timeline = TimestampUnwrapper::near(dts.as_millis());
     }
 
     /// The tracks that have begun: what a new epoch's catalog starts with.
@@ -204,10 +204,10 @@ impl Demuxer {
         }
         let last_dts = self.tracks.get(&id).and_then(|state| state.last_dts);
         let (from, to) = match (self.timeline.unwrap(timestamp), last_dts) {
-            (Step::Jump { from, to }, _) => (from, to),
+            (Unwrapped::Jump { from, to }, _) => (from, to),
             // Tracks are interleaved loosely, but within a track a message never comes before its turn.
-            (Step::At(at), Some(last)) if at < last - MAX_REWIND => (last, self.timeline.restart(timestamp)),
-            (Step::At(at), _) => return at,
+            (Unwrapped::At(at), Some(last)) if at < last - MAX_REWIND => (last, self.timeline.restart(timestamp)),
+            (Unwrapped::At(at), _) => return at,
         };
         for state in self.tracks.values_mut() {
             state.last_dts = None;

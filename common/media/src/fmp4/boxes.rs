@@ -4,26 +4,29 @@ use super::Error;
 
 /// Where an error is: the top-level box and its place in the file.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Place {
+pub(super) struct BoxLocation {
     pub(super) kind: [u8; 4],
     pub(super) at: u64,
 }
 
-impl Place {
+impl BoxLocation {
     pub(super) fn malformed(self, what: &'static str) -> Error {
         Error::Malformed { what, kind: self.kind.escape_ascii().to_string(), at: self.at }
     }
 }
 
 /// The boxes in `body`, one after the other. Fewer than eight bytes at the end are padding, as QuickTime writes it.
-pub(super) fn children(mut body: &[u8], place: Place) -> impl Iterator<Item = Result<([u8; 4], &[u8]), Error>> {
+pub(super) fn children(
+    mut body: &[u8],
+    location: BoxLocation,
+) -> impl Iterator<Item = Result<([u8; 4], &[u8]), Error>> {
     std::iter::from_fn(move || {
         if body.len() < 8 {
             return None;
         }
         let Some((kind, content, rest)) = first(body) else {
             body = &[];
-            return Some(Err(place.malformed("a box that is longer than what holds it")));
+            return Some(Err(location.malformed("a box that is longer than what holds it")));
         };
         body = rest;
         Some(Ok((kind, content)))
@@ -31,8 +34,8 @@ pub(super) fn children(mut body: &[u8], place: Place) -> impl Iterator<Item = Re
 }
 
 /// The content of the first child of this kind.
-pub(super) fn child(body: &[u8], wanted: [u8; 4], place: Place) -> Result<Option<&[u8]>, Error> {
-    for found in children(body, place) {
+pub(super) fn child(body: &[u8], wanted: [u8; 4], location: BoxLocation) -> Result<Option<&[u8]>, Error> {
+    for found in children(body, location) {
         let (kind, content) = found?;
         if kind == wanted {
             return Ok(Some(content));
@@ -42,10 +45,14 @@ pub(super) fn child(body: &[u8], wanted: [u8; 4], place: Place) -> Result<Option
 }
 
 /// The content of the box that this path leads to.
-pub(super) fn descendant<'a>(body: &'a [u8], path: &[&[u8; 4]], place: Place) -> Result<Option<&'a [u8]>, Error> {
+pub(super) fn descendant<'a>(
+    body: &'a [u8],
+    path: &[&[u8; 4]],
+    location: BoxLocation,
+) -> Result<Option<&'a [u8]>, Error> {
     let mut body = body;
     for kind in path {
-        match child(body, **kind, place)? {
+        match child(body, **kind, location)? {
             Some(content) => body = content,
             None => return Ok(None),
         }

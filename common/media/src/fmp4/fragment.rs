@@ -4,7 +4,7 @@ use bytes::Bytes;
 use mp4_atom::{BufMut, Encode, Mfhd, Prft, ReferenceTime, Tfdt, Tfhd};
 
 use super::init::write_box;
-use super::ticks::Pace;
+use super::ticks::TrackClock;
 use super::{Error, rendition, track_number};
 use crate::access_unit::{AccessUnit, TrackId};
 use crate::catalog::Catalog;
@@ -40,13 +40,13 @@ impl Fragment {
 #[derive(Clone, Debug)]
 pub struct Fragmenter {
     sequence: u32,
-    tracks: Vec<(TrackId, Pace)>,
+    tracks: Vec<(TrackId, TrackClock)>,
 }
 
 impl Fragmenter {
     /// Starts with the fragment that has this sequence number (`mfhd`).
     pub fn new(sequence: u32, catalog: &Catalog) -> Self {
-        Self { sequence, tracks: rendition(catalog).map(|track| (track.id, Pace::new(track))).collect() }
+        Self { sequence, tracks: rendition(catalog).map(|track| (track.id, TrackClock::new(track))).collect() }
     }
 
     /// The sequence number of the next fragment.
@@ -76,18 +76,18 @@ impl Fragmenter {
         let mut payloads = Vec::with_capacity(present);
         let mut offsets = Vec::with_capacity(2);
         let first = units.iter().find(|unit| self.tracks.first().is_some_and(|(id, _)| *id == unit.track));
-        if let Some((first, (captured, (id, pace)))) =
+        if let Some((first, (captured, (id, clock)))) =
             first.zip(first.and_then(|u| catalog.captured_at(u.pts)).zip(self.tracks.first()))
         {
-            reference_time(*id, captured, pace.nearest(first.pts.as_millis())).encode(&mut out)?;
+            reference_time(*id, captured, clock.nearest(first.pts.as_millis())).encode(&mut out)?;
         }
         let moof = out.len();
         let (sequence, tracks) = (self.sequence, &mut self.tracks);
         write_box(&mut out, b"moof", |out| {
             Mfhd { sequence_number: sequence }.encode(out)?;
             let mut data = 0usize;
-            for (id, pace) in tracks.iter_mut().filter(|(id, _)| of(*id).next().is_some()) {
-                offsets.push(write_run(out, *id, pace, of(*id), next_dts(*id), data)?);
+            for (id, clock) in tracks.iter_mut().filter(|(id, _)| of(*id).next().is_some()) {
+                offsets.push(write_run(out, *id, clock, of(*id), next_dts(*id), data)?);
                 payloads.extend(of(*id).map(|unit| unit.payload.clone()));
                 data += of(*id).map(|unit| unit.payload.len()).sum::<usize>();
             }
@@ -120,7 +120,7 @@ pub fn fragment(
 fn write_run<'a>(
     out: &mut Vec<u8>,
     id: TrackId,
-    pace: &mut Pace,
+    clock: &mut TrackClock,
     units: impl Iterator<Item = &'a AccessUnit> + Clone,
     next_dts: Option<Timestamp>,
     data: usize,
@@ -128,7 +128,7 @@ fn write_run<'a>(
     let mut offset_at = 0;
     write_box(out, b"traf", |out| {
         let first = units.clone().next().expect("a run is only written of units");
-        let start = place(pace, first)?;
+        let start = place(clock, first)?;
         Tfhd { track_id: track_number(id), default_base_is_moof: true, ..Tfhd::default() }.encode(out)?;
         Tfdt { base_media_decode_time: start.unsigned_abs() }.encode(out)?;
         write_box(out, b"trun", |out| {
@@ -141,15 +141,15 @@ fn write_run<'a>(
             let mut units = units.clone().peekable();
             let mut tick = start;
             while let Some(unit) = units.next() {
-                let composition = i32::try_from(pace.nearest(unit.pts.as_millis()).saturating_sub(tick));
+                let composition = i32::try_from(clock.nearest(unit.pts.as_millis()).saturating_sub(tick));
                 // A PTS that equals the DTS stays equal, wherever the pace put that.
                 let composition = if unit.pts == unit.dts { Ok(0) } else { composition };
                 let end = match units.peek() {
                     Some(next) if next.dts <= unit.dts => return Err(misplaced(next)),
-                    Some(next) => Some(place(pace, next)?),
-                    None => next_dts.filter(|next| *next > unit.dts).map(|next| pace.place(next.as_millis())),
+                    Some(next) => Some(place(clock, next)?),
+                    None => next_dts.filter(|next| *next > unit.dts).map(|next| clock.place(next.as_millis())),
                 };
-                let duration = end.map_or(pace.duration(), |end| u32::try_from(end - tick).unwrap_or(u32::MAX));
+                let duration = end.map_or(clock.duration(), |end| u32::try_from(end - tick).unwrap_or(u32::MAX));
                 out.extend_from_slice(&duration.to_be_bytes());
                 out.extend_from_slice(&(unit.payload.len() as u32).to_be_bytes());
                 if id.is_video() {
@@ -165,12 +165,12 @@ fn write_run<'a>(
     Ok((offset_at, data))
 }
 
-fn place(pace: &mut Pace, unit: &AccessUnit) -> Result<i64, Error> {
+fn place(clock: &mut TrackClock, unit: &AccessUnit) -> Result<i64, Error> {
     if unit.dts < Timestamp::ZERO || unit.dts.as_millis() > LATEST {
         return Err(misplaced(unit));
     }
     // The pace may lead a first frame half a millisecond before zero, which `tfdt` can not say.
-    Ok(pace.place(unit.dts.as_millis()).max(0))
+    Ok(clock.place(unit.dts.as_millis()).max(0))
 }
 
 fn misplaced(unit: &AccessUnit) -> Error {

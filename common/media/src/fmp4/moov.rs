@@ -2,7 +2,7 @@
 
 use mp4_atom::{Atom, Trex};
 
-use super::boxes::{Place, array, child, children, descendant, u32_at, u64_at};
+use super::boxes::{BoxLocation, array, child, children, descendant, u32_at, u64_at};
 use super::{Error, sample_entry};
 use crate::catalog::MAX_TRACKS;
 use crate::codec::CodecConfig;
@@ -29,17 +29,17 @@ pub(super) struct Defaults {
 }
 
 /// The tracks of a `moov`, in its order, at most [`MAX_TRACKS`]; those of other kinds are left out.
-pub(super) fn read(moov: &[u8], place: Place) -> Result<Vec<FileTrack>, Error> {
-    let movie_timescale = descendant(moov, &[b"mvhd"], place)?.and_then(header_timescale).unwrap_or(1000);
+pub(super) fn read(moov: &[u8], location: BoxLocation) -> Result<Vec<FileTrack>, Error> {
+    let movie_timescale = descendant(moov, &[b"mvhd"], location)?.and_then(header_timescale).unwrap_or(1000);
     let mut tracks = Vec::new();
-    for found in children(moov, place) {
+    for found in children(moov, location) {
         let (kind, trak) = found?;
         if &kind == b"trak" && tracks.len() < MAX_TRACKS {
-            tracks.extend(read_track(trak, movie_timescale, place)?);
+            tracks.extend(read_track(trak, movie_timescale, location)?);
         }
     }
-    if let Some(mvex) = child(moov, *b"mvex", place)? {
-        for found in children(mvex, place) {
+    if let Some(mvex) = child(moov, *b"mvex", location)? {
+        for found in children(mvex, location) {
             let (kind, mut body) = found?;
             if &kind != b"trex" {
                 continue;
@@ -57,19 +57,20 @@ pub(super) fn read(moov: &[u8], place: Place) -> Result<Vec<FileTrack>, Error> {
     Ok(tracks)
 }
 
-fn read_track(trak: &[u8], movie_timescale: u32, place: Place) -> Result<Option<FileTrack>, Error> {
-    let required = |body: Option<u32>, what| body.ok_or_else(|| place.malformed(what));
+fn read_track(trak: &[u8], movie_timescale: u32, location: BoxLocation) -> Result<Option<FileTrack>, Error> {
+    let required = |body: Option<u32>, what| body.ok_or_else(|| location.malformed(what));
     let number =
-        child(trak, *b"tkhd", place)?.and_then(|tkhd| u32_at(tkhd, if tkhd.first() == Some(&1) { 20 } else { 12 }));
+        child(trak, *b"tkhd", location)?.and_then(|tkhd| u32_at(tkhd, if tkhd.first() == Some(&1) { 20 } else { 12 }));
     let number = required(number, "a track without a number")?;
-    let timescale = descendant(trak, &[b"mdia", b"mdhd"], place)?.and_then(header_timescale).filter(|scale| *scale > 0);
+    let timescale =
+        descendant(trak, &[b"mdia", b"mdhd"], location)?.and_then(header_timescale).filter(|scale| *scale > 0);
     let timescale = required(timescale, "a track without a timescale")?;
-    let Some(stsd) = descendant(trak, &[b"mdia", b"minf", b"stbl", b"stsd"], place)? else { return Ok(None) };
+    let Some(stsd) = descendant(trak, &[b"mdia", b"minf", b"stbl", b"stsd"], location)? else { return Ok(None) };
     // The first entry: files that change codecs within a track are not made any more.
-    let Some(entry) = children(stsd.get(8..).unwrap_or_default(), place).next() else { return Ok(None) };
+    let Some(entry) = children(stsd.get(8..).unwrap_or_default(), location).next() else { return Ok(None) };
     let (kind, entry) = entry?;
-    let Some(config) = sample_entry::read(kind, entry, timescale, place)? else { return Ok(None) };
-    let edits = descendant(trak, &[b"edts", b"elst"], place)?;
+    let Some(config) = sample_entry::read(kind, entry, timescale, location)? else { return Ok(None) };
+    let edits = descendant(trak, &[b"edts", b"elst"], location)?;
     let shift = edits.and_then(|elst| edit_shift(elst, timescale, movie_timescale)).unwrap_or(0);
     Ok(Some(FileTrack { number, timescale, shift, config, defaults: Defaults::default() }))
 }

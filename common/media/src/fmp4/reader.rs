@@ -7,7 +7,7 @@
 use bytes::{Buf as _, Bytes, BytesMut};
 use mp4_atom::{Atom, Tfdt, Tfhd, Trun};
 
-use super::boxes::{Header, Place, children, u64_at};
+use super::boxes::{BoxLocation, Header, children, u64_at};
 use super::moov::{self, FileTrack};
 use super::ticks::to_millis;
 use super::{EPOCH_BOX, Error, NO_CLOCK, numbered_track};
@@ -96,7 +96,7 @@ impl Reader {
         // A box that is passed over may reach to the end of the file, wherever that is.
         let is_cut = !self.buffer.is_empty() || (1..ENDLESS).contains(&self.skip);
         let kind = self.buffer.get(4..8).and_then(|kind| kind.try_into().ok()).unwrap_or(*b"????");
-        if is_cut { Err(Place { kind, at: self.at }.malformed("the end of the segment")) } else { Ok(()) }
+        if is_cut { Err(BoxLocation { kind, at: self.at }.malformed("the end of the segment")) } else { Ok(()) }
     }
 
     /// Takes the next bytes, cut anywhere. Holds at most 64 MiB and what one call brings.
@@ -116,7 +116,7 @@ impl Reader {
             self.at += passed as u64;
             let Some(header) = self.next_header(&bytes)? else { break };
             let size = header.size.unwrap_or(u64::MAX);
-            let place = Place { kind: header.kind, at: self.at };
+            let location = BoxLocation { kind: header.kind, at: self.at };
             let limit = match &header.kind {
                 b"moov" | b"moof" => MAX_HEAD,
                 b"mdat" => MAX_MDAT,
@@ -127,7 +127,7 @@ impl Reader {
                 }
             };
             if size > limit {
-                return Err(place.malformed("more bytes than a reader holds"));
+                return Err(location.malformed("more bytes than a reader holds"));
             }
             let size = size as usize;
             if bytes.len() < size {
@@ -135,7 +135,7 @@ impl Reader {
                 break;
             }
             let whole = bytes.split_to(size);
-            self.take(&header, whole.slice(header.length..), place, &mut events)?;
+            self.take(&header, whole.slice(header.length..), location, &mut events)?;
             self.at += size as u64;
         }
         self.buffer.extend_from_slice(&bytes);
@@ -148,28 +148,34 @@ impl Reader {
             self.need = if bytes.len() < 8 { 8 } else { 16 };
             return Ok(None);
         }
-        let place = Place { kind: [bytes[4], bytes[5], bytes[6], bytes[7]], at: self.at };
-        Header::read(bytes).map(Some).ok_or_else(|| place.malformed("a size that is less than the header's"))
+        let location = BoxLocation { kind: [bytes[4], bytes[5], bytes[6], bytes[7]], at: self.at };
+        Header::read(bytes).map(Some).ok_or_else(|| location.malformed("a size that is less than the header's"))
     }
 
-    fn take(&mut self, header: &Header, body: Bytes, place: Place, events: &mut Vec<Event>) -> Result<(), Error> {
+    fn take(
+        &mut self,
+        header: &Header,
+        body: Bytes,
+        location: BoxLocation,
+        events: &mut Vec<Event>,
+    ) -> Result<(), Error> {
         match &header.kind {
-            b"moov" => self.take_moov(&body, place),
+            b"moov" => self.take_moov(&body, location),
             b"uuid" => {
                 self.take_epoch(&body);
                 Ok(())
             }
-            b"moof" => self.take_moof(&body, place, events),
-            _ => self.take_mdat(self.at + header.length as u64, &body, place, events),
+            b"moof" => self.take_moof(&body, location, events),
+            _ => self.take_mdat(self.at + header.length as u64, &body, location, events),
         }
     }
 
-    fn take_moov(&mut self, body: &[u8], place: Place) -> Result<(), Error> {
+    fn take_moov(&mut self, body: &[u8], location: BoxLocation) -> Result<(), Error> {
         let mut catalog = Catalog::new(self.fallback);
         self.tracks.clear();
         self.samples.clear();
         let mut counts = [0u8; 2];
-        for file in moov::read(body, place)? {
+        for file in moov::read(body, location)? {
             let kind = match file.config.format {
                 Format::Video { .. } => TrackKind::Video,
                 Format::Audio { .. } => TrackKind::Audio,
@@ -207,7 +213,7 @@ impl Reader {
         }
     }
 
-    fn take_moof(&mut self, body: &[u8], place: Place, events: &mut Vec<Event>) -> Result<(), Error> {
+    fn take_moof(&mut self, body: &[u8], location: BoxLocation, events: &mut Vec<Event>) -> Result<(), Error> {
         if let Some(catalog) = self.pending_catalog.take()
             && self.catalog.as_ref() != Some(&catalog)
         {
@@ -215,25 +221,25 @@ impl Reader {
             self.catalog = Some(catalog);
         }
         if self.catalog.is_none() {
-            return Err(place.malformed("a fragment before any init segment"));
+            return Err(location.malformed("a fragment before any init segment"));
         }
         self.samples.clear();
         // Where a run's data is if nobody says: after the run before; the first, at `moof`.
-        let mut data = place.at;
-        for found in children(body, place) {
+        let mut data = location.at;
+        for found in children(body, location) {
             let (kind, traf) = found?;
             if &kind == b"traf" {
-                data = self.take_traf(traf, place, data)?;
+                data = self.take_traf(traf, location, data)?;
             }
         }
         Ok(())
     }
 
     /// Returns where the data of this track ends.
-    fn take_traf(&mut self, traf: &[u8], place: Place, after: u64) -> Result<u64, Error> {
+    fn take_traf(&mut self, traf: &[u8], location: BoxLocation, after: u64) -> Result<u64, Error> {
         let mut head = None;
         let mut data = after;
-        for found in children(traf, place) {
+        for found in children(traf, location) {
             let (kind, mut body) = found?;
             match &kind {
                 b"tfhd" => head = Some(Tfhd::decode_body(&mut body)?),
@@ -243,27 +249,27 @@ impl Reader {
                     let tick = tick
                         .ok()
                         .filter(|tick| *tick < LATEST_TICK)
-                        .ok_or_else(|| place.malformed("a time beyond any use"))?;
+                        .ok_or_else(|| location.malformed("a time beyond any use"))?;
                     let number = head.as_ref().map(|head: &Tfhd| head.track_id);
                     if let Some(track) = self.tracks.iter_mut().find(|track| Some(track.file.number) == number) {
                         track.next_tick = tick;
                     }
                 }
                 b"trun" => {
-                    let head = head.as_ref().ok_or_else(|| place.malformed("a run before its track's header"))?;
+                    let head = head.as_ref().ok_or_else(|| location.malformed("a run before its track's header"))?;
                     let run = Trun::decode_body(&mut body)?;
                     let base = match (head.base_data_offset, head.default_base_is_moof) {
                         (Some(base), _) => base,
-                        (None, true) => place.at,
+                        (None, true) => location.at,
                         (None, false) => after,
                     };
                     data = match run.data_offset {
                         Some(offset) => base
                             .checked_add_signed(offset.into())
-                            .ok_or_else(|| place.malformed("data before the start"))?,
+                            .ok_or_else(|| location.malformed("data before the start"))?,
                         None => data,
                     };
-                    data = self.take_run(&run, head, place, data)?;
+                    data = self.take_run(&run, head, location, data)?;
                 }
                 _ => {}
             }
@@ -271,9 +277,9 @@ impl Reader {
         Ok(data)
     }
 
-    fn take_run(&mut self, run: &Trun, head: &Tfhd, place: Place, mut data: u64) -> Result<u64, Error> {
+    fn take_run(&mut self, run: &Trun, head: &Tfhd, location: BoxLocation, mut data: u64) -> Result<u64, Error> {
         if self.samples.len().saturating_add(run.samples.len()) > MAX_SAMPLES {
-            return Err(place.malformed("more samples than a reader holds"));
+            return Err(location.malformed("more samples than a reader holds"));
         }
         let Some((index, track)) =
             self.tracks.iter_mut().enumerate().find(|(_, track)| track.file.number == head.track_id)
@@ -307,7 +313,13 @@ impl Reader {
     }
 
     /// Gives out the samples that lie in this `mdat`. Those of a fragment with several wait for the next.
-    fn take_mdat(&mut self, at: u64, body: &Bytes, place: Place, events: &mut Vec<Event>) -> Result<(), Error> {
+    fn take_mdat(
+        &mut self,
+        at: u64,
+        body: &Bytes,
+        location: BoxLocation,
+        events: &mut Vec<Event>,
+    ) -> Result<(), Error> {
         let Some(epoch) = self.catalog.as_ref().map(|catalog| catalog.epoch) else { return Ok(()) };
         let end = at + body.len() as u64;
         let waiting = std::mem::take(&mut self.samples);
@@ -315,7 +327,7 @@ impl Reader {
             .into_iter()
             .partition(|sample| sample.at >= at && sample.at.saturating_add(sample.size.into()) <= end);
         if later.iter().any(|sample| sample.at < end) {
-            return Err(place.malformed("a sample that is not inside it"));
+            return Err(location.malformed("a sample that is not inside it"));
         }
         self.samples = later;
         here.sort_by_key(|sample| sample.dts);

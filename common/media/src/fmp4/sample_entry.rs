@@ -7,7 +7,7 @@
 use bytes::Bytes;
 
 use super::Error;
-use super::boxes::{Place, array, child, u16_at, u32_at};
+use super::boxes::{BoxLocation, array, child, u16_at, u32_at};
 use super::init::write_box;
 use crate::catalog::{Catalog, Track, Value};
 use crate::codec::{Codec, CodecConfig, Format};
@@ -53,8 +53,13 @@ pub(super) fn write(out: &mut Vec<u8>, catalog: &Catalog, track: &Track) -> Resu
 
 /// Reads a sample entry; `None` for one of a kind that Nearcast does not carry. `timescale` stands in for a sampling rate over
 /// 65535 Hz, which the entry can not say.
-pub(super) fn read(kind: [u8; 4], entry: &[u8], timescale: u32, place: Place) -> Result<Option<CodecConfig>, Error> {
-    let truncated = || place.malformed("a sample entry that is cut short");
+pub(super) fn read(
+    kind: [u8; 4],
+    entry: &[u8],
+    timescale: u32,
+    location: BoxLocation,
+) -> Result<Option<CodecConfig>, Error> {
+    let truncated = || location.malformed("a sample entry that is cut short");
     let is_visual = matches!(&kind, b"avc1" | b"avc3" | b"hvc1" | b"hev1" | b"av01" | b"vp09");
     let is_sound = matches!(&kind, b"mp4a" | b"Opus" | b"fLaC" | b".mp3");
     if !is_visual && !is_sound {
@@ -77,7 +82,7 @@ pub(super) fn read(kind: [u8; 4], entry: &[u8], timescale: u32, place: Place) ->
         Format::Audio { sample_rate: if rate == 0 { timescale } else { rate }, channels }
     };
     let record = |wanted: &[u8; 4]| {
-        child(inner, *wanted, place)?.ok_or_else(|| place.malformed("a sample entry without its record"))
+        child(inner, *wanted, location)?.ok_or_else(|| location.malformed("a sample entry without its record"))
     };
     let (codec, record) = match &kind {
         b"avc1" | b"avc3" => (Codec::H264, Bytes::copy_from_slice(record(b"avcC")?)),

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use mp4_atom::{Decode, Moof, Moov};
 use proptest::prelude::*;
 
-use super::boxes::{Place, children};
+use super::boxes::{BoxLocation, children};
 use super::*;
 use crate::access_unit::AccessUnit;
 use crate::catalog::{Epoch, Value};
@@ -67,7 +67,7 @@ fn read_all(bytes: &[u8], cut: usize) -> Result<Vec<Event>, Error> {
 /// The boxes as an indented tree, with the size of each.
 fn dump(bytes: &[u8]) -> String {
     fn level(bytes: &[u8], depth: usize, out: &mut String) {
-        for found in children(bytes, Place { kind: *b"test", at: 0 }) {
+        for found in children(bytes, BoxLocation { kind: *b"test", at: 0 }) {
             let (kind, body) = found.unwrap();
             writeln!(out, "{:depth$}{} {}", "", kind.escape_ascii(), body.len() + 8).unwrap();
             match &kind {

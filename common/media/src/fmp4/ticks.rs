@@ -1,7 +1,7 @@
 //! Whole milliseconds in the timescale of a track, and back without loss.
 //!
 //! Pictures count 1/90000 s, which whole milliseconds divide. Sound counts samples, because players splice it by samples: its
-//! milliseconds are rounded ones, and each stands for all the sample positions that round to it. Within these a [`Pace`]
+//! milliseconds are rounded ones, and each stands for all the sample positions that round to it. Within these a [`TrackClock`]
 //! keeps frames exactly one frame length apart, so that rounding does not reach the ear; the reader rounds the same way.
 
 use crate::catalog::Track;
@@ -41,7 +41,7 @@ fn clamp(ticks: i128) -> i64 {
 
 /// Gives the access units of one track their ticks, in order.
 #[derive(Clone, Debug)]
-pub(super) struct Pace {
+pub(super) struct TrackClock {
     timescale: u32,
     /// The frame lengths that the codec knows, in ticks; empty for pictures.
     frames: &'static [u32],
@@ -51,7 +51,7 @@ pub(super) struct Pace {
     duration: Option<u32>,
 }
 
-impl Pace {
+impl TrackClock {
     pub(super) fn new(track: &Track) -> Self {
         let frames: &[u32] = match track.config.codec {
             Codec::Aac => &[1024, 2048, 960, 1920],
@@ -131,9 +131,9 @@ mod tests {
             (Codec::Mp3, 44_100, 1152),
         ] {
             for (offset, rounding) in [(0i64, 0i64), (0, 500), (7, 0), (33, 999)] {
-                let mut pace = Pace::new(&sound(codec, rate));
+                let mut clock = TrackClock::new(&sound(codec, rate));
                 let millis = |n: i64| offset + (n * frame * 1000 + rounding * i64::from(rate) / 1000) / i64::from(rate);
-                let ticks: Vec<_> = (0..3000).map(|n| pace.place(millis(n))).collect();
+                let ticks: Vec<_> = (0..3000).map(|n| clock.place(millis(n))).collect();
                 assert!(ticks.iter().enumerate().all(|(n, t)| to_millis(*t, rate) == millis(n as i64)));
                 let slips: Vec<_> = ticks
                     .windows(2)
@@ -163,13 +163,13 @@ mod tests {
 
         #[test]
         fn any_steps_survive(steps in prop::collection::vec(1i64..200, 1..200), rate in prop::sample::select(vec![8000u32, 22_050, 44_100, 48_000, 96_000])) {
-            let mut pace = Pace::new(&sound(Codec::Aac, rate));
+            let mut clock = TrackClock::new(&sound(Codec::Aac, rate));
             let mut millis = 0;
             for step in steps {
                 millis += step;
-                let tick = pace.place(millis);
+                let tick = clock.place(millis);
                 prop_assert_eq!(to_millis(tick, rate), millis);
-                prop_assert_eq!(pace.place(millis), tick);
+                prop_assert_eq!(clock.place(millis), tick);
             }
         }
     }

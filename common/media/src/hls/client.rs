@@ -40,7 +40,7 @@ pub struct Fetch {
 
 /// What to do next.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Step {
+pub enum PlaylistAction {
     /// Fetch this; then ask again.
     Fetch(Box<Fetch>),
     /// Load the media playlist again, at this time of the caller's clock.
@@ -51,7 +51,7 @@ pub enum Step {
 
 /// Walks a media playlist as it grows.
 #[derive(Clone, Debug, Default)]
-pub struct Scheduler {
+pub struct PlaylistClient {
     hold_back: Option<Duration>,
     keep_all: bool,
     /// The next segment's init segment goes to the reader whatever it is.
@@ -75,7 +75,7 @@ struct Given {
     end: Option<WallClock>,
 }
 
-impl Scheduler {
+impl PlaylistClient {
     /// A scheduler that starts `hold_back` behind the live edge, or, without, as far as the server and RFC 8216 §6.3.3 say:
     /// three target durations. A playlist that is complete starts at its beginning, one with `EXT-X-START` there.
     pub fn new(hold_back: Option<Duration>) -> Self {
@@ -138,8 +138,8 @@ impl Scheduler {
 
     /// What to do next. Each segment is given out once.
     #[expect(clippy::should_implement_trait, reason = "an iterator ends; a live playlist says when to ask again")]
-    pub fn next(&mut self) -> Step {
-        let Some(playlist) = &self.playlist else { return Step::Reload(self.reload_at) };
+    pub fn next(&mut self) -> PlaylistAction {
+        let Some(playlist) = &self.playlist else { return PlaylistAction::Reload(self.reload_at) };
         let first = playlist.media_sequence + playlist.skipped;
         let mut next = match self.next {
             Some(next) => next,
@@ -172,7 +172,7 @@ impl Scheduler {
             self.before = Some((next - 1, self.lost, before));
             self.next = Some(next);
             self.lost = 0;
-            return Step::Fetch(Box::new(fetch));
+            return PlaylistAction::Fetch(Box::new(fetch));
         }
         self.next = Some(next);
         self.wait()
@@ -208,10 +208,10 @@ impl Scheduler {
         (follows.unwrap_or_else(|| start(playlist, self.hold_back)) as u64, follows.is_some())
     }
 
-    fn wait(&self) -> Step {
+    fn wait(&self) -> PlaylistAction {
         match &self.playlist {
-            Some(playlist) if playlist.end_list => Step::End,
-            _ => Step::Reload(self.reload_at),
+            Some(playlist) if playlist.end_list => PlaylistAction::End,
+            _ => PlaylistAction::Reload(self.reload_at),
         }
     }
 }

@@ -1,6 +1,6 @@
-//! HTTP Live Streaming: the packager and the playlists of a server, the parser and the scheduler of a client.
+//! HTTP Live Streaming: the segmenter and the playlists of a server, the parser and the scheduler of a client.
 //!
-//! The packager's unit is the part: one fragment of about a fifth of a second. Segments are whole numbers of parts. Playlists
+//! The segmenter's unit is the part: one fragment of about a fifth of a second. Segments are whole numbers of parts. Playlists
 //! are plain values: a snapshot goes in and text comes out, and the other way round.
 //!
 //! RFC 8216 (version 7), and RFC 8216bis for what concerns parts.
@@ -24,7 +24,7 @@ pub use playlist::{
     PreloadHint, RenditionReport, ServerControl, Start, TrailingParts, Variant,
 };
 pub use render::{delta_update, media_playlist};
-pub use segmenter::{Counters, Packager, Settings};
+pub use segmenter::{Segmenter, SegmenterConfig, SegmenterCounters};
 pub use snapshot::{Bandwidth, Init, Part, Playlist, Resource, Segment, multivariant};
 
 /// Why a playlist could not be read.

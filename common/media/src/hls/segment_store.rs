@@ -4,12 +4,12 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::segmenter::{MAX_TARGET, Settings, promised};
+use super::segmenter::{MAX_TARGET, SegmenterConfig, promised};
 use super::snapshot::{Init, Playlist, Segment};
 
 /// What a stream keeps, in order of time: `unlisted`, then `listed`.
 #[derive(Debug)]
-pub(super) struct Shelf {
+pub(super) struct SegmentStore {
     segment_target: Duration,
     part_aim: Duration,
     window: Duration,
@@ -36,8 +36,8 @@ struct Unlisted {
     until: Duration,
 }
 
-impl Shelf {
-    pub(super) fn new(settings: &Settings) -> Self {
+impl SegmentStore {
+    pub(super) fn new(settings: &SegmenterConfig) -> Self {
         Self {
             segment_target: settings.segment_target,
             part_aim: settings.part_target,

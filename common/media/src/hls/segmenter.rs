@@ -23,9 +23,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::segment_store::Shelf;
+use super::segment_store::SegmentStore;
 use super::snapshot::{Part, Playlist};
-use super::timeline::{Current, MAX_STEP, Open, adds_only, init, same_tracks};
+use super::timeline::{MAX_STEP, OpenSegment, Timeline, adds_only, init, same_tracks};
 use crate::access_unit::AccessUnit;
 use crate::catalog::Catalog;
 use crate::fmp4::rendition;
@@ -34,7 +34,7 @@ use crate::time::{Timestamp, WallClock};
 
 /// How a stream is cut and how much of it is kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Settings {
+pub struct SegmenterConfig {
     /// Segments end at the IDR nearest to this.
     pub segment_target: Duration,
     /// Parts end at the picture nearest to this. What a playlist promises (`PART-TARGET`) is a little more: see
@@ -51,7 +51,7 @@ pub struct Settings {
     pub first_sequence: u64,
 }
 
-impl Default for Settings {
+impl Default for SegmenterConfig {
     /// Two-second segments, a fifth of a second a part, twenty seconds listed, 256 MiB.
     ///
     /// A fifth of a second is a whole number of pictures at 5, 10, 15, 20, 25, 30, 50 and 60 a second, and divides GOPs of one and two
@@ -68,9 +68,9 @@ impl Default for Settings {
     }
 }
 
-/// What a packager could not do, counted from its start.
+/// What a segmenter could not do, counted from its start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counters {
+pub struct SegmenterCounters {
     /// Units that fMP4 can not carry: no usable configuration record, or a DTS that does not rise.
     pub refused: u64,
     /// Pictures before the first IDR of their epoch.
@@ -81,30 +81,30 @@ pub struct Counters {
 
 /// Cuts one stream, whatever epochs come and go.
 #[derive(Debug)]
-pub struct Packager {
-    settings: Settings,
-    shelf: Shelf,
+pub struct Segmenter {
+    settings: SegmenterConfig,
+    store: SegmentStore,
     playlist: Arc<Playlist>,
-    current: Option<Current>,
-    counters: Counters,
+    current: Option<Timeline>,
+    counters: SegmenterCounters,
     sequence: u32,
     ended: bool,
 }
 
-impl Packager {
-    /// A packager that has seen nothing.
-    pub fn new(settings: Settings) -> Self {
+impl Segmenter {
+    /// A segmenter that has seen nothing.
+    pub fn new(settings: SegmenterConfig) -> Self {
         let playlist = Playlist { independent: true, low_latency: settings.low_latency, ..Playlist::default() };
-        let shelf = Shelf::new(&settings);
-        let counters = Counters::default();
-        Self { settings, shelf, playlist: Arc::new(playlist), current: None, counters, sequence: 1, ended: false }
+        let store = SegmentStore::new(&settings);
+        let counters = SegmenterCounters::default();
+        Self { settings, store, playlist: Arc::new(playlist), current: None, counters, sequence: 1, ended: false }
     }
 
     /// Takes the next entry; `arrived` dates it where the publisher tells no clock. Returns whether the snapshot changed.
     pub fn push(&mut self, entry: &Entry, arrived: WallClock) -> bool {
         let before = Arc::as_ptr(&self.playlist);
         if std::mem::take(&mut self.ended) {
-            self.shelf.unlist_all();
+            self.store.unlist_all();
             self.publish();
         }
         self.take_catalog(&entry.catalog, &entry.unit, arrived);
@@ -136,7 +136,7 @@ impl Packager {
     }
 
     /// What could not be done.
-    pub fn counters(&self) -> Counters {
+    pub fn counters(&self) -> SegmenterCounters {
         self.counters
     }
 
@@ -145,7 +145,7 @@ impl Packager {
         let Some(current) = self.current.as_mut().filter(|current| current.said.epoch == said.epoch) else {
             self.close_all();
             self.current =
-                init(said).map(|init| Current::new(said, init, unit, arrived, self.sequence, self.shelf.has_any()));
+                init(said).map(|init| Timeline::new(said, init, unit, arrived, self.sequence, self.store.has_any()));
             return;
         };
         if Arc::ptr_eq(&current.said, said) {
@@ -174,7 +174,7 @@ impl Packager {
         };
         if current.waits_for_next_init(unit) {
             let bytes: usize = current.waiting.iter().map(|unit| unit.payload.len()).sum();
-            let is_late = current.waiting.first().is_some_and(|first| unit.dts - first.dts > self.shelf.limit());
+            let is_late = current.waiting.first().is_some_and(|first| unit.dts - first.dts > self.store.limit());
             if current.can_switch_at(unit) || is_late || bytes > self.settings.bytes / WAITING_SHARE {
                 self.switch_and_cut(unit);
             } else {
@@ -203,7 +203,7 @@ impl Packager {
             if current.admits(&waiting) {
                 // It is earlier than the picture that opens the segment, which starts there nevertheless.
                 let breaks = &mut current.breaks;
-                current.open.get_or_insert_with(|| Open::new(at, std::mem::take(breaks))).add(&waiting);
+                current.open.get_or_insert_with(|| OpenSegment::new(at, std::mem::take(breaks))).add(&waiting);
             } else {
                 self.counters.refused += 1;
             }
@@ -213,7 +213,7 @@ impl Packager {
 
     /// Cuts before the unit where that is due, then adds it.
     fn place(&mut self, unit: &AccessUnit) {
-        let limit = self.shelf.limit();
+        let limit = self.store.limit();
         let Some(current) = &mut self.current else { return };
         if current.init.catalog.track(unit.track).is_none() {
             // Of another rendition, or of a track that fMP4 can not carry.
@@ -258,13 +258,13 @@ impl Packager {
         }
         current.edge = current.edge.max(Some(at));
         let breaks = &mut current.breaks;
-        current.open.get_or_insert_with(|| Open::new(start, std::mem::take(breaks))).add(unit);
+        current.open.get_or_insert_with(|| OpenSegment::new(start, std::mem::take(breaks))).add(unit);
     }
 
     /// Ends the segment or the part where this unit of the track that is cut by begins, if that is due. `step` is how long the
     /// unit before it lasted, and this one will.
     fn cut_before_primary(&mut self, unit: &AccessUnit, at: Timestamp, step: i64) {
-        let limit = self.shelf.limit();
+        let limit = self.store.limit();
         let Some(current) = &self.current else { return };
         let Some(open) = &current.open else { return };
         let elapsed = at - open.start;
@@ -282,7 +282,7 @@ impl Packager {
     /// Sound cuts only where pictures stopped, not where it runs ahead of them. Returns where a segment begins that begins with
     /// this unit: where the one before had to end.
     fn cut_before_other(&mut self, unit: &AccessUnit, at: Timestamp) -> Timestamp {
-        let (limit, part_limit) = (self.shelf.limit(), self.part_limit());
+        let (limit, part_limit) = (self.store.limit(), self.part_limit());
         let Some(open) = self.current.as_ref().and_then(|current| current.open.as_ref()) else { return at };
         let after = |start: Timestamp, millis: i64| start + Duration::from_millis(millis.unsigned_abs());
         let (segment_end, part_end) = (after(open.start, limit), after(open.part_start, part_limit));
@@ -312,7 +312,7 @@ impl Packager {
 
     /// In milliseconds.
     fn part_limit(&self) -> i64 {
-        self.shelf.part_target().unwrap_or_else(|| promised(self.settings.part_target)).as_millis() as i64
+        self.store.part_target().unwrap_or_else(|| promised(self.settings.part_target)).as_millis() as i64
     }
 
     /// Makes a part of the units since the last one. `next` is the unit that follows.
@@ -337,7 +337,7 @@ impl Packager {
     }
 
     fn close_segment(&mut self, end: Timestamp, next: Option<&AccessUnit>) {
-        let limit = self.shelf.limit();
+        let limit = self.store.limit();
         let Some(current) = &mut self.current else { return };
         let Some(open) = &mut current.open else { return };
         // A unit that comes later than the limit allows leaves a short hole rather than a segment that is too long.
@@ -356,7 +356,7 @@ impl Packager {
         current.is_settling = false;
         let longest_gop = current.gops.iter().copied().max().unwrap_or(0);
         let init = Arc::clone(&current.init);
-        self.shelf.put(segment, init, Duration::from_millis(longest_gop.unsigned_abs()));
+        self.store.put(segment, init, Duration::from_millis(longest_gop.unsigned_abs()));
         self.publish();
     }
 
@@ -368,7 +368,7 @@ impl Packager {
         {
             self.switch_and_cut(&last);
         }
-        if let Some(end) = self.current.as_ref().and_then(Current::end) {
+        if let Some(end) = self.current.as_ref().and_then(Timeline::end) {
             self.close_segment(end, None);
         }
     }
@@ -377,9 +377,9 @@ impl Packager {
         let open = self.current.as_ref().filter(|current| !current.is_settling).and_then(|current| {
             let open = current.open.as_ref().filter(|open| !open.parts.is_empty())?;
             let segment = current.segment(open.clone_of_parts(), open.part_start);
-            Some((self.shelf.numbered(segment), Arc::clone(&current.init)))
+            Some((self.store.numbered(segment), Arc::clone(&current.init)))
         });
-        self.playlist = Arc::new(self.shelf.snapshot(open, self.settings.low_latency, self.ended));
+        self.playlist = Arc::new(self.store.snapshot(open, self.settings.low_latency, self.ended));
     }
 }
 

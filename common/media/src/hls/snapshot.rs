@@ -1,4 +1,4 @@
-//! An immutable snapshot of what a packager holds, and the playlists that it makes.
+//! An immutable snapshot of what a segmenter holds, and the playlists that it makes.
 //!
 //! A server keeps the newest one and answers requests from it: everything in it is shared, nothing changes.
 
@@ -62,7 +62,7 @@ pub struct Init {
     pub bytes: Bytes,
 }
 
-/// What a packager holds, at one moment. Everything in it is shared.
+/// What a segmenter holds, at one moment. Everything in it is shared.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Playlist {
     /// `EXT-X-TARGETDURATION` in seconds; 0 until the first segment is complete, and never changes after that.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use proptest::prelude::*;
 
-use super::client::{Scheduler, Step, resolve};
+use super::client::{PlaylistAction, PlaylistClient, resolve};
 use super::render::listing;
 use super::*;
 use crate::access_unit::{AccessUnit, TrackId};
@@ -46,19 +46,19 @@ fn catalog(epoch: u64, tracks: &[Track]) -> Arc<Catalog> {
     Arc::new(catalog)
 }
 
-/// A publisher, the hub's window and the packager behind it.
+/// A publisher, the hub's window and the segmenter behind it.
 struct Stream {
     window: LiveWindow,
-    packager: Packager,
+    segmenter: Segmenter,
     catalog: Arc<Catalog>,
     sent: Vec<AccessUnit>,
     changes: usize,
 }
 
 impl Stream {
-    fn new(settings: Settings, catalog: Arc<Catalog>) -> Self {
+    fn new(settings: SegmenterConfig, catalog: Arc<Catalog>) -> Self {
         let window = LiveWindow::new(Bounds { duration: Duration::from_secs(60), bytes: usize::MAX });
-        Self { window, packager: Packager::new(settings), catalog, sent: Vec::new(), changes: 0 }
+        Self { window, segmenter: Segmenter::new(settings), catalog, sent: Vec::new(), changes: 0 }
     }
 
     fn push(&mut self, track: TrackId, dts: i64, composition: i64, random_access: bool, size: usize) {
@@ -67,7 +67,7 @@ impl Stream {
         let unit = AccessUnit { epoch: self.catalog.epoch, track, dts, pts, random_access, payload };
         self.sent.push(unit.clone());
         let entry = self.window.push(Arc::clone(&self.catalog), unit).clone();
-        self.changes += usize::from(self.packager.push(&entry, WallClock::from_micros(0)));
+        self.changes += usize::from(self.segmenter.push(&entry, WallClock::from_micros(0)));
     }
 
     /// Pictures at 25 a second between these two times, an IDR at every multiple of `gop`.
@@ -85,22 +85,22 @@ impl Stream {
     }
 
     fn text(&self) -> String {
-        media_playlist(&self.packager.playlist()).unwrap_or_default()
+        media_playlist(&self.segmenter.playlist()).unwrap_or_default()
     }
 
     /// Without what is said of parts.
     fn classic(&self) -> String {
-        let playlist = Playlist { low_latency: false, ..Playlist::clone(&self.packager.playlist()) };
+        let playlist = Playlist { low_latency: false, ..Playlist::clone(&self.segmenter.playlist()) };
         media_playlist(&playlist).unwrap_or_default()
     }
 
     fn durations(&self) -> Vec<u128> {
-        self.packager.playlist().segments.iter().map(|segment| segment.duration.as_millis()).collect()
+        self.segmenter.playlist().segments.iter().map(|segment| segment.duration.as_millis()).collect()
     }
 
     /// What a client gets that fetches everything listed, in order.
     fn received(&self) -> Vec<AccessUnit> {
-        let playlist = self.packager.playlist();
+        let playlist = self.segmenter.playlist();
         let mut units = Vec::new();
         let mut reader = Reader::new(Epoch(0));
         let mut init = None;
@@ -128,13 +128,15 @@ impl Stream {
 }
 
 fn init_name(stream: &Stream, segment: usize) -> String {
-    Resource::Init(stream.packager.playlist().segments[segment].init).to_string()
+    Resource::Init(stream.segmenter.playlist().segments[segment].init).to_string()
 }
 
 #[test]
 fn a_plain_stream() {
-    let mut stream =
-        Stream::new(Settings { first_sequence: 7, ..Settings::default() }, catalog(1, &[video(), sound()]));
+    let mut stream = Stream::new(
+        SegmenterConfig { first_sequence: 7, ..SegmenterConfig::default() },
+        catalog(1, &[video(), sound()]),
+    );
     stream.both(0, 1960, 1000);
     assert_eq!(stream.classic(), "");
     stream.both(1960, 5000, 1000);
@@ -158,15 +160,15 @@ seg-8.m4s
 "
         )
     );
-    let open = stream.packager.playlist().open.clone().unwrap();
+    let open = stream.segmenter.playlist().open.clone().unwrap();
     assert_eq!((open.msn, open.parts.len()), (9, 4));
-    stream.packager.end();
+    stream.segmenter.end();
     assert!(stream.classic().ends_with("#EXTINF:1.000,\nseg-9.m4s\n#EXT-X-ENDLIST\n"), "{}", stream.classic());
     stream.assert_all_received();
 
-    let text = multivariant(&stream.packager.playlist(), "media.m3u8").unwrap();
+    let text = multivariant(&stream.segmenter.playlist(), "media.m3u8").unwrap();
     let parsed = parse_multivariant(&text).unwrap();
-    let bandwidth = stream.packager.playlist().bandwidth().unwrap();
+    let bandwidth = stream.segmenter.playlist().bandwidth().unwrap();
     assert_eq!(bandwidth, Bandwidth { peak: 39_520, average: 39_520 });
     assert_eq!(
         text,
@@ -197,15 +199,15 @@ fn cuts_at_idrs_near_the_target() {
         // Never an IDR: the first segment is as long as any may be.
         (&[25_000], &[10_480, 10_480, 4040], 10),
     ] {
-        let settings = Settings { window: Duration::from_secs(100), ..Settings::default() };
+        let settings = SegmenterConfig { window: Duration::from_secs(100), ..SegmenterConfig::default() };
         let mut stream = Stream::new(settings, catalog(1, &[video()]));
         let mut dts = 0;
         for gop in gops {
             (0..*gop).step_by(40).for_each(|within| stream.push(TrackId::VIDEO, dts + within, 0, within == 0, 10));
             dts += gop;
         }
-        stream.packager.end();
-        let playlist = stream.packager.playlist();
+        stream.segmenter.end();
+        let playlist = stream.segmenter.playlist();
         assert_eq!((stream.durations(), playlist.target_duration), (expected.to_vec(), target), "{gops:?}");
         assert_eq!(playlist.independent, playlist.segments.iter().all(|segment| segment.independent));
         assert!(playlist.segments.iter().all(|s| (s.duration.as_millis() + 500) / 1000 <= u128::from(target)));
@@ -215,32 +217,34 @@ fn cuts_at_idrs_near_the_target() {
 
 #[test]
 fn sound_alone() {
-    let mut stream = Stream::new(Settings::default(), catalog(1, &[sound()]));
+    let mut stream = Stream::new(SegmenterConfig::default(), catalog(1, &[sound()]));
     (0..400).for_each(|n| stream.push(TrackId::AUDIO, n * 1024 / 48, 0, true, 10));
-    stream.packager.end();
+    stream.segmenter.end();
     let durations = stream.durations();
     assert!(durations[..durations.len() - 1].iter().all(|d| (1990..=2010).contains(d)), "{durations:?}");
-    assert!(stream.packager.playlist().segments.iter().all(|segment| segment.independent));
-    assert_eq!(stream.packager.playlist().frame_rate(), None);
+    assert!(stream.segmenter.playlist().segments.iter().all(|segment| segment.independent));
+    assert_eq!(stream.segmenter.playlist().frame_rate(), None);
     stream.assert_all_received();
 }
 
 #[test]
 fn a_return_with_the_same_epoch_leaves_no_trace() {
-    let mut stream = Stream::new(Settings::default(), catalog(1, &[video()]));
+    let mut stream = Stream::new(SegmenterConfig::default(), catalog(1, &[video()]));
     stream.pictures(0, 3000, 1000);
     // Another session: the same broadcast, in a catalog of its own.
     stream.catalog = catalog(1, &[video()]);
     stream.pictures(3000, 8200, 1000);
     assert!(!stream.text().contains("DISCONTINUITY"));
     assert_eq!(stream.durations(), [2000; 4]);
-    assert_eq!(stream.packager.playlist().inits.len(), 1);
+    assert_eq!(stream.segmenter.playlist().inits.len(), 1);
 }
 
 #[test]
 fn another_epoch_is_a_discontinuity() {
-    let mut stream =
-        Stream::new(Settings { window: Duration::from_secs(6), ..Settings::default() }, catalog(1, &[video()]));
+    let mut stream = Stream::new(
+        SegmenterConfig { window: Duration::from_secs(6), ..SegmenterConfig::default() },
+        catalog(1, &[video()]),
+    );
     stream.pictures(0, 2600, 1000);
     stream.catalog = catalog(2, &[video()]);
     stream.pictures(0, 4100, 1000);
@@ -284,23 +288,23 @@ seg-3.m4s
 #[test]
 fn a_track_that_joins() {
     // While the first segment is open: no trace.
-    let mut stream = Stream::new(Settings::default(), catalog(1, &[video()]));
+    let mut stream = Stream::new(SegmenterConfig::default(), catalog(1, &[video()]));
     stream.pictures(0, 600, 1000);
-    assert!(stream.packager.playlist().open.is_none());
+    assert!(stream.segmenter.playlist().open.is_none());
     stream.catalog = catalog(1, &[video(), sound()]);
     stream.both(600, 4200, 1000);
     assert!(!stream.text().contains("DISCONTINUITY"));
     assert_eq!(stream.durations(), [2000, 2000]);
-    stream.packager.end();
+    stream.segmenter.end();
     stream.assert_all_received();
 
     // Later: with the next IDR, and nothing is lost until then.
-    let mut stream = Stream::new(Settings::default(), catalog(1, &[video()]));
+    let mut stream = Stream::new(SegmenterConfig::default(), catalog(1, &[video()]));
     stream.pictures(0, 2600, 2000);
     stream.catalog = catalog(1, &[video(), sound()]);
     stream.both(2600, 8200, 2000);
-    stream.packager.end();
-    let playlist = stream.packager.playlist();
+    stream.segmenter.end();
+    let playlist = stream.segmenter.playlist();
     let marks: Vec<_> = playlist.segments.iter().map(|s| (s.discontinuity, s.independent)).collect();
     assert_eq!(marks, [(false, true), (false, true), (true, true), (false, true), (false, true)]);
     stream.assert_all_received();
@@ -311,16 +315,16 @@ fn a_track_that_changes() {
     let mut bigger = video();
     bigger.config.format = Format::Video { width: 128, height: 64 };
     bigger.config.record = [AVCC, &[0]].concat().into();
-    let mut stream = Stream::new(Settings::default(), catalog(1, &[video(), sound()]));
+    let mut stream = Stream::new(SegmenterConfig::default(), catalog(1, &[video(), sound()]));
     stream.both(0, 3000, 1000);
     stream.catalog = catalog(1, &[bigger, sound()]);
     stream.both(3000, 6200, 1000);
     assert_eq!(stream.durations(), [2000, 1000, 2000]);
     assert_eq!(
-        stream.packager.playlist().segments.iter().map(|s| s.discontinuity).collect::<Vec<_>>(),
+        stream.segmenter.playlist().segments.iter().map(|s| s.discontinuity).collect::<Vec<_>>(),
         [false, false, true]
     );
-    stream.packager.end();
+    stream.segmenter.end();
     stream.assert_all_received();
 }
 
@@ -328,7 +332,7 @@ fn a_track_that_changes() {
 fn a_clock_that_becomes_known_is_no_discontinuity() {
     let mut unknown = Catalog::clone(&catalog(1, &[video()]));
     unknown.clock = None;
-    let mut stream = Stream::new(Settings::default(), Arc::new(unknown));
+    let mut stream = Stream::new(SegmenterConfig::default(), Arc::new(unknown));
     stream.pictures(0, 2600, 1000);
     assert!(stream.text().contains("1970-01-01T00:00:00.000Z"));
     stream.catalog = catalog(1, &[video()]);
@@ -340,14 +344,14 @@ fn a_clock_that_becomes_known_is_no_discontinuity() {
 
 #[test]
 fn a_hole_in_the_timeline() {
-    let mut stream = Stream::new(Settings::default(), catalog(1, &[video()]));
+    let mut stream = Stream::new(SegmenterConfig::default(), catalog(1, &[video()]));
     stream.pictures(0, 3000, 1000);
     stream.pictures(5000, 8000, 1000);
     assert!(!stream.text().contains("DISCONTINUITY"), "{}", stream.text());
     stream.pictures(18_000, 21_000, 1000);
     assert_eq!(stream.text().matches("#EXT-X-DISCONTINUITY\n").count(), 1, "{}", stream.text());
     assert!(stream.durations().iter().all(|d| *d < 2500), "{:?}", stream.durations());
-    stream.packager.end();
+    stream.segmenter.end();
     stream.assert_all_received();
 }
 
@@ -355,22 +359,24 @@ fn a_hole_in_the_timeline() {
 fn what_can_not_be_carried_is_counted() {
     let mut broken = sound();
     broken.config.record = Bytes::new();
-    let mut stream = Stream::new(Settings::default(), catalog(1, &[video(), broken]));
+    let mut stream = Stream::new(SegmenterConfig::default(), catalog(1, &[video(), broken]));
     stream.push(TrackId::VIDEO, 0, 0, false, 10);
     stream.both(40, 3000, 1000);
     stream.push(TrackId::VIDEO, 2000, 0, false, 10);
-    let expected = Counters { refused: 148 + 1, undecodable: 1 + 24, dependent_segments: 0 };
-    assert_eq!(stream.packager.counters(), expected);
-    let nothing = Stream::new(Settings::default(), catalog(1, &[]));
-    assert_eq!((nothing.text(), multivariant(&nothing.packager.playlist(), "x")), (String::new(), None));
+    let expected = SegmenterCounters { refused: 148 + 1, undecodable: 1 + 24, dependent_segments: 0 };
+    assert_eq!(stream.segmenter.counters(), expected);
+    let nothing = Stream::new(SegmenterConfig::default(), catalog(1, &[]));
+    assert_eq!((nothing.text(), multivariant(&nothing.segmenter.playlist(), "x")), (String::new(), None));
 }
 
 #[test]
 fn the_window_slides_and_segments_linger() {
-    let mut stream =
-        Stream::new(Settings { window: Duration::from_secs(8), ..Settings::default() }, catalog(1, &[video()]));
+    let mut stream = Stream::new(
+        SegmenterConfig { window: Duration::from_secs(8), ..SegmenterConfig::default() },
+        catalog(1, &[video()]),
+    );
     stream.pictures(0, 60_100, 1000);
-    let playlist = stream.packager.playlist();
+    let playlist = stream.segmenter.playlist();
     let msns = |segments: &[Arc<Segment>]| segments.iter().map(|s| s.msn).collect::<Vec<_>>();
     assert_eq!(msns(&playlist.segments), [26, 27, 28, 29]);
     // A segment, and the longest playlist that had it.
@@ -378,21 +384,23 @@ fn the_window_slides_and_segments_linger() {
     assert!(playlist.segment(21).is_some() && playlist.segment(20).is_none());
 
     // However small the window is to be: three target durations.
-    let mut stream = Stream::new(Settings { window: Duration::ZERO, ..Settings::default() }, catalog(1, &[video()]));
+    let mut stream =
+        Stream::new(SegmenterConfig { window: Duration::ZERO, ..SegmenterConfig::default() }, catalog(1, &[video()]));
     stream.pictures(0, 60_100, 1000);
-    assert_eq!(stream.packager.playlist().segments.len(), 3);
+    assert_eq!(stream.segmenter.playlist().segments.len(), 3);
 
     // Bytes are over all that.
-    let mut stream = Stream::new(Settings { bytes: 20_000, ..Settings::default() }, catalog(1, &[video()]));
+    let mut stream =
+        Stream::new(SegmenterConfig { bytes: 20_000, ..SegmenterConfig::default() }, catalog(1, &[video()]));
     stream.pictures(0, 60_100, 1000);
-    let playlist = stream.packager.playlist();
+    let playlist = stream.segmenter.playlist();
     assert!(playlist.segments.iter().chain(&playlist.unlisted).map(|s| s.bytes).sum::<usize>() <= 20_000);
     assert!(!playlist.segments.is_empty());
 }
 
 #[test]
 fn b_frames_start_where_the_idr_is_shown() {
-    let mut stream = Stream::new(Settings::default(), catalog(1, &[video()]));
+    let mut stream = Stream::new(SegmenterConfig::default(), catalog(1, &[video()]));
     for n in 0..160 {
         stream.push(
             TrackId::VIDEO,
@@ -402,36 +410,36 @@ fn b_frames_start_where_the_idr_is_shown() {
             10,
         );
     }
-    stream.packager.end();
+    stream.segmenter.end();
     assert!(stream.classic().contains("TIME:2026-11-22T13:01:33.330Z\n#EXTINF:2.000,"), "{}", stream.text());
     stream.assert_all_received();
 }
 
 #[test]
 fn sound_ahead_of_its_pictures_cuts_nothing() {
-    let mut stream = Stream::new(Settings::default(), catalog(1, &[video(), sound()]));
+    let mut stream = Stream::new(SegmenterConfig::default(), catalog(1, &[video(), sound()]));
     for dts in (0..10_000).step_by(20) {
         if dts % 40 == 0 {
             stream.push(TrackId::VIDEO, dts, 0, dts % 2000 == 0, 100);
         }
         stream.push(TrackId::AUDIO, dts + 900, 0, true, 10);
     }
-    stream.packager.end();
+    stream.segmenter.end();
     assert_eq!(stream.durations()[..4], [2000; 4]);
-    assert!(stream.packager.playlist().independent);
+    assert!(stream.segmenter.playlist().independent);
     stream.assert_all_received();
 }
 
 #[test]
 fn sound_goes_on_where_pictures_stop() {
     let mut stream = Stream::new(
-        Settings { window: Duration::from_secs(60), ..Settings::default() },
+        SegmenterConfig { window: Duration::from_secs(60), ..SegmenterConfig::default() },
         catalog(1, &[video(), sound()]),
     );
     stream.both(0, 4000, 2000);
     (4000..20_000).step_by(20).for_each(|dts| stream.push(TrackId::AUDIO, dts, 0, true, 10));
     stream.both(20_000, 24_000, 2000);
-    stream.packager.end();
+    stream.segmenter.end();
     let durations = stream.durations();
     assert!(durations.len() >= 10 && durations.iter().all(|d| *d < 2500), "{durations:?}");
     assert!(!stream.text().contains("DISCONTINUITY"));
@@ -441,9 +449,9 @@ fn sound_goes_on_where_pictures_stop() {
 
 #[test]
 fn a_publisher_that_comes_after_the_end() {
-    let mut stream = Stream::new(Settings::default(), catalog(1, &[video()]));
+    let mut stream = Stream::new(SegmenterConfig::default(), catalog(1, &[video()]));
     stream.pictures(0, 3000, 1000);
-    stream.packager.end();
+    stream.segmenter.end();
     assert!(stream.text().contains("ENDLIST"));
     stream.catalog = catalog(2, &[video()]);
     stream.pictures(0, 3000, 1000);
@@ -643,7 +651,7 @@ proptest! {
         let _ = parse(&text);
         let _ = parse_multivariant(&text);
         if let Ok(playlist) = parse_media(&text) {
-            let mut scheduler = Scheduler::new(None);
+            let mut scheduler = PlaylistClient::new(None);
             scheduler.loaded(Duration::ZERO, playlist);
             (0..20).for_each(|_| { scheduler.next(); });
         }
@@ -652,7 +660,7 @@ proptest! {
     /// Whatever a publisher does: playlists are legal, nothing exceeds the target, and what is received was sent.
     #[test]
     fn any_stream_makes_legal_playlists(steps in prop::collection::vec((0u8..40, 1i64..120, any::<bool>(), 0usize..300), 1..400)) {
-        let settings = Settings { window: Duration::from_secs(1_000_000), ..Settings::default() };
+        let settings = SegmenterConfig { window: Duration::from_secs(1_000_000), ..SegmenterConfig::default() };
         let mut stream = Stream::new(settings, catalog(1, &[video(), sound()]));
         let (mut dts, mut epoch) = ([0i64; 2], 1);
         let mut target = 0;
@@ -676,12 +684,12 @@ proptest! {
                     dts[1] += step;
                 }
             }
-            let playlist = stream.packager.playlist();
+            let playlist = stream.segmenter.playlist();
             prop_assert!(target == 0 || target == playlist.target_duration, "the target duration never changes");
             target = playlist.target_duration;
         }
-        stream.packager.end();
-        let playlist = stream.packager.playlist();
+        stream.segmenter.end();
+        let playlist = stream.segmenter.playlist();
         for pair in playlist.segments.windows(2) {
             prop_assert_eq!(pair[1].msn, pair[0].msn + 1);
             prop_assert_eq!(pair[1].discontinuity_sequence, pair[0].discontinuity_sequence + u64::from(pair[1].discontinuity));
@@ -694,7 +702,7 @@ proptest! {
             let parsed = parse_media(&expected.to_string()).unwrap();
             prop_assert_eq!(parsed.segments, expected.segments);
         }
-        let counters = stream.packager.counters();
+        let counters = stream.segmenter.counters();
         let received = stream.received();
         prop_assert_eq!(received.len() as u64 + counters.refused + counters.undecodable, stream.sent.len() as u64);
         prop_assert!(received.iter().all(|unit| stream.sent.contains(unit)));
@@ -716,9 +724,9 @@ fn listed(first: u64, durations: &[u64]) -> MediaPlaylist {
     }
 }
 
-fn fetched(scheduler: &mut Scheduler) -> Vec<client::Fetch> {
+fn fetched(scheduler: &mut PlaylistClient) -> Vec<client::Fetch> {
     std::iter::from_fn(|| match scheduler.next() {
-        Step::Fetch(fetch) => Some(*fetch),
+        PlaylistAction::Fetch(fetch) => Some(*fetch),
         _ => None,
     })
     .collect()
@@ -731,8 +739,8 @@ fn msns(fetches: &[client::Fetch]) -> Vec<u64> {
 #[test]
 fn a_client_follows_a_live_playlist() {
     let at = Duration::from_millis;
-    let mut scheduler = Scheduler::new(None);
-    assert_eq!(scheduler.next(), Step::Reload(at(0)));
+    let mut scheduler = PlaylistClient::new(None);
+    assert_eq!(scheduler.next(), PlaylistAction::Reload(at(0)));
     scheduler.loaded(at(100), listed(10, &[2; 8]));
     let first = fetched(&mut scheduler);
     assert_eq!(msns(&first), [15, 16, 17]);
@@ -740,12 +748,12 @@ fn a_client_follows_a_live_playlist() {
         first.iter().map(|f| (f.new_map, f.restart)).collect::<Vec<_>>(),
         [(true, true), (false, false), (false, false)]
     );
-    assert_eq!(scheduler.next(), Step::Reload(at(2100)));
+    assert_eq!(scheduler.next(), PlaylistAction::Reload(at(2100)));
     // Unchanged: half a target duration later; changed: a segment's duration.
     scheduler.loaded(at(2100), listed(10, &[2; 8]));
-    assert_eq!(scheduler.next(), Step::Reload(at(3100)));
+    assert_eq!(scheduler.next(), PlaylistAction::Reload(at(3100)));
     scheduler.load_failed(at(3200));
-    assert_eq!(scheduler.next(), Step::Reload(at(4200)));
+    assert_eq!(scheduler.next(), PlaylistAction::Reload(at(4200)));
     scheduler.loaded(at(4200), listed(12, &[2; 8]));
     assert_eq!(msns(&fetched(&mut scheduler)), [18, 19]);
     // We were away: what expired is lost, and the rest is at the live edge again.
@@ -763,7 +771,7 @@ fn a_client_follows_a_live_playlist() {
     last.end_list = true;
     scheduler.loaded(at(97_000), last);
     assert_eq!(msns(&fetched(&mut scheduler)), [5]);
-    assert_eq!(scheduler.next(), Step::End);
+    assert_eq!(scheduler.next(), PlaylistAction::End);
 }
 
 #[test]
@@ -776,7 +784,7 @@ fn a_client_follows_discontinuities_maps_and_gaps() {
     playlist.segments[3].discontinuity = true;
     let other = Arc::new(Map { uri: "j.mp4".into(), byte_range: None });
     playlist.segments[5].map = Some(other);
-    let mut scheduler = Scheduler::new(None);
+    let mut scheduler = PlaylistClient::new(None);
     scheduler.loaded(Duration::ZERO, playlist);
     assert_eq!(scheduler.ahead(), Duration::ZERO);
     let fetches = fetched(&mut scheduler);
@@ -794,7 +802,7 @@ fn a_client_follows_discontinuities_maps_and_gaps() {
     );
     assert_eq!(fetches[1].program_date_time.unwrap().micros_since(CLOCK), 4_000_000);
     assert_eq!(fetches[2].program_date_time, None);
-    assert_eq!(scheduler.next(), Step::End);
+    assert_eq!(scheduler.next(), PlaylistAction::End);
 }
 
 #[test]
@@ -802,7 +810,7 @@ fn a_client_starts_where_it_should() {
     let with = |change: &dyn Fn(&mut MediaPlaylist), hold_back: Option<u64>| {
         let mut playlist = listed(0, &[2; 10]);
         change(&mut playlist);
-        let mut scheduler = Scheduler::new(hold_back.map(Duration::from_secs));
+        let mut scheduler = PlaylistClient::new(hold_back.map(Duration::from_secs));
         scheduler.loaded(Duration::ZERO, playlist);
         msns(&fetched(&mut scheduler))[0]
     };
@@ -836,7 +844,7 @@ fn a_client_goes_on_after_an_outage() {
         // Too long ago.
         (false, dated(0, 10, 100), 7, 0),
     ] {
-        let mut scheduler = Scheduler::new(Some(Duration::from_secs(6))).keep_all(keep_all);
+        let mut scheduler = PlaylistClient::new(Some(Duration::from_secs(6))).keep_all(keep_all);
         scheduler.loaded(Duration::ZERO, dated(10, 8, 0));
         assert_eq!(msns(&fetched(&mut scheduler)), [15, 16, 17]);
         scheduler.loaded(Duration::ZERO, playlist.clone());
@@ -852,9 +860,9 @@ fn a_client_goes_on_after_an_outage() {
 
 #[test]
 fn a_client_fetches_again() {
-    let mut scheduler = Scheduler::new(Some(Duration::from_secs(4)));
-    let fetch = |scheduler: &mut Scheduler| match scheduler.next() {
-        Step::Fetch(fetch) => *fetch,
+    let mut scheduler = PlaylistClient::new(Some(Duration::from_secs(4)));
+    let fetch = |scheduler: &mut PlaylistClient| match scheduler.next() {
+        PlaylistAction::Fetch(fetch) => *fetch,
         step => panic!("{step:?}"),
     };
     scheduler.loaded(Duration::ZERO, listed(0, &[2; 4]));
@@ -866,7 +874,7 @@ fn a_client_fetches_again() {
     assert_eq!(fetch(&mut scheduler), second);
     scheduler.fetch_failed();
     scheduler.fetch_again();
-    assert!(matches!(scheduler.next(), Step::Reload(_)), "what failed is not given out again");
+    assert!(matches!(scheduler.next(), PlaylistAction::Reload(_)), "what failed is not given out again");
     scheduler.loaded(Duration::ZERO, listed(0, &[2; 6]));
     let third = fetch(&mut scheduler);
     assert_eq!((third.msn, third.lost, third.restart), (4, 1, true));
@@ -876,7 +884,7 @@ fn a_client_fetches_again() {
 
 #[test]
 fn a_client_takes_delta_updates() {
-    let mut scheduler = Scheduler::new(Some(Duration::ZERO));
+    let mut scheduler = PlaylistClient::new(Some(Duration::ZERO));
     scheduler.loaded(Duration::ZERO, listed(10, &[2; 8]));
     assert_eq!(msns(&fetched(&mut scheduler)), [17]);
     let mut delta = listed(11, &[2; 2]);

@@ -1,4 +1,4 @@
-//! The broadcast that a packager has in hand: where it is on its timeline, and the segment in the making.
+//! The broadcast that a segmenter has in hand: where it is on its timeline, and the segment in the making.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use crate::time::{Timestamp, WallClock};
 
 /// The broadcast in hand.
 #[derive(Debug)]
-pub(super) struct Current {
+pub(super) struct Timeline {
     /// What the entries said last, to see a change by comparing pointers.
     pub(super) said: Arc<Catalog>,
     /// What `init` is made of: the tracks of the rendition that fMP4 can carry.
@@ -35,7 +35,7 @@ pub(super) struct Current {
     /// The lengths of the newest GOPs in milliseconds.
     pub(super) gops: VecDeque<i64>,
     pub(super) last_dts: [Option<Timestamp>; 2],
-    pub(super) open: Option<Open>,
+    pub(super) open: Option<OpenSegment>,
     /// Whether the open segment is the first of this init segment, which nobody has seen.
     pub(super) is_settling: bool,
     /// Whether the next segment does not go on where the one before ended.
@@ -46,7 +46,7 @@ pub(super) struct Current {
 
 /// The segment in the making.
 #[derive(Debug)]
-pub(super) struct Open {
+pub(super) struct OpenSegment {
     pub(super) start: Timestamp,
     pub(super) discontinuity: bool,
     /// Whether the first picture is an IDR, once there is a picture.
@@ -58,7 +58,7 @@ pub(super) struct Open {
     pub(super) units: Vec<AccessUnit>,
 }
 
-impl Current {
+impl Timeline {
     pub(super) fn new(
         said: &Arc<Catalog>,
         init: Arc<Init>,
@@ -173,7 +173,7 @@ impl Current {
         }
     }
 
-    pub(super) fn segment(&self, open: Open, end: Timestamp) -> Segment {
+    pub(super) fn segment(&self, open: OpenSegment, end: Timestamp) -> Segment {
         let clock = self.init.catalog.clock.unwrap_or(self.anchor);
         Segment {
             msn: 0,
@@ -190,7 +190,7 @@ impl Current {
     }
 }
 
-impl Open {
+impl OpenSegment {
     pub(super) fn new(start: Timestamp, discontinuity: bool) -> Self {
         Self {
             start,

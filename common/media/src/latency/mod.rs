@@ -1,8 +1,8 @@
 //! Latency: where the time between lens and eye goes, and how it is distributed.
 //!
-//! Every stage stamps a unit with the wall clock of its own host ([`Stamps`]); hosts keep the stamps of the last units
-//! ([`Journeys`]) and tell them on; how far two hosts' clocks are apart, and how surely, says [`ClockOffset`]. With all stamps on one
-//! clock, [`Stamps::parts`] says where the time went, and the parts add up to the whole. Pure: instants are parameters.
+//! Every stage stamps a unit with the wall clock of its own host ([`StageTimes`]); hosts keep the stamps of the last units
+//! ([`TimingLog`]) and tell them on; how far two hosts' clocks are apart, and how surely, says [`ClockOffset`]. With all stamps on one
+//! clock, [`StageTimes::parts`] says where the time went, and the parts add up to the whole. Pure: instants are parameters.
 
 mod histogram;
 mod offset;
@@ -11,12 +11,12 @@ mod unit_timing;
 
 pub use self::histogram::Histogram;
 pub use self::offset::{ClockOffset, Exchange, OffsetEstimator};
-pub use self::timing_report::{MAX_UNITS, Report};
-pub use self::unit_timing::{Journey, Journeys};
+pub use self::timing_report::{MAX_UNITS, TimingReport};
+pub use self::unit_timing::{TimingLog, UnitTiming};
 
 use crate::time::WallClock;
 
-/// A point in the life of an access unit, in the order in which it passes them. Not every unit passes each: see [`Stamps::parts`].
+/// A point in the life of an access unit, in the order in which it passes them. Not every unit passes each: see [`StageTimes::parts`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Stage {
     /// The picture left the lens, or the sound the microphone: wall-clock time of its PTS.
@@ -90,18 +90,18 @@ impl Stage {
     }
 
     /// What the time that ends with this stage is spent on.
-    pub const fn part(self) -> Part {
+    pub const fn part(self) -> LatencyComponent {
         match self {
-            Self::Captured | Self::Encoded => Part::Encoding,
-            Self::Sent => Part::Queue,
-            Self::Ingested => Part::Upload,
-            Self::Relayed => Part::Server,
-            Self::InPart | Self::InSegment => Part::Chunking,
-            Self::Asked => Part::Polling,
-            Self::Received => Part::LastMile,
+            Self::Captured | Self::Encoded => LatencyComponent::Encoding,
+            Self::Sent => LatencyComponent::Queue,
+            Self::Ingested => LatencyComponent::Upload,
+            Self::Relayed => LatencyComponent::Server,
+            Self::InPart | Self::InSegment => LatencyComponent::Chunking,
+            Self::Asked => LatencyComponent::Polling,
+            Self::Received => LatencyComponent::LastMile,
             // Whether it waits as a unit or as a picture, it is the buffer that it waits in.
-            Self::Spliced | Self::Buffered | Self::Presented => Part::Buffering,
-            Self::Decoded => Part::Decoding,
+            Self::Spliced | Self::Buffered | Self::Presented => LatencyComponent::Buffering,
+            Self::Decoded => LatencyComponent::Decoding,
         }
     }
 }
@@ -109,7 +109,7 @@ impl Stage {
 /// What time is spent on, in the order in which it is. Upload, chunking, polling, last mile and buffering are those of Wang et al.,
 /// "Anatomy of a Personalized Livestreaming System" (IMC 2016).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Part {
+pub enum LatencyComponent {
     /// From the lens through the encoder.
     Encoding,
     /// In the broadcaster, before the connection takes it.
@@ -130,7 +130,7 @@ pub enum Part {
     Decoding,
 }
 
-impl Part {
+impl LatencyComponent {
     /// All of them, in order.
     pub const ALL: [Self; 9] = [
         Self::Encoding,
@@ -160,7 +160,7 @@ impl Part {
     }
 }
 
-/// By which of its ways a unit came, for [`Stamps::parts`]: a server stamps it for all of them.
+/// By which of its ways a unit came, for [`StageTimes::parts`]: a server stamps it for all of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Delivery {
     /// Straight from the broadcaster.
@@ -188,9 +188,9 @@ impl Delivery {
 
 /// When one access unit passed each stage.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Stamps([Option<WallClock>; STAGES]);
+pub struct StageTimes([Option<WallClock>; STAGES]);
 
-impl Stamps {
+impl StageTimes {
     /// Notes that `stage` was passed at `at`.
     pub fn stamp(&mut self, stage: Stage, at: WallClock) {
         self.0[stage as usize] = Some(at);
@@ -209,7 +209,7 @@ impl Stamps {
     /// Where the time went, from the first known stage on that a unit passes on its way `by`, in signed microseconds: they add up to
     /// the time from the first known stage to the last. A stage that is not known is counted with the one after it. Whoever asks for what
     /// is not there yet waits for the server, and not the server for it: then there is no polling. A part may come more than once.
-    pub fn parts(&self, by: Delivery) -> impl Iterator<Item = (Part, i64)> {
+    pub fn parts(&self, by: Delivery) -> impl Iterator<Item = (LatencyComponent, i64)> {
         let mut before: Option<WallClock> = None;
         let stamps = *self;
         Stage::ALL.into_iter().filter(move |stage| by.passes(*stage)).filter_map(move |stage| {
@@ -230,14 +230,14 @@ const STAGES: usize = 13;
 mod tests {
     use super::*;
 
-    fn stamps(stages: &[(Stage, i64)]) -> Stamps {
-        let mut stamps = Stamps::default();
+    fn stamps(stages: &[(Stage, i64)]) -> StageTimes {
+        let mut stamps = StageTimes::default();
         stages.iter().for_each(|(stage, millis)| stamps.stamp(*stage, WallClock::from_micros(millis * 1000)));
         stamps
     }
 
     #[track_caller]
-    fn check(stamps: &Stamps, by: Delivery, expected: &[(Part, i64)]) {
+    fn check(stamps: &StageTimes, by: Delivery, expected: &[(LatencyComponent, i64)]) {
         let found: Vec<_> = stamps.parts(by).map(|(part, micros)| (part, micros / 1000)).collect();
         assert_eq!(found, expected, "{by:?}");
     }
@@ -269,14 +269,34 @@ mod tests {
             (Presented, 2216),
         ]);
         let (head, tail) = (
-            [(Part::Encoding, 8), (Part::Queue, 1), (Part::Upload, 31)],
-            [(Part::Buffering, 70), (Part::Decoding, 3), (Part::Buffering, 13)],
+            [(LatencyComponent::Encoding, 8), (LatencyComponent::Queue, 1), (LatencyComponent::Upload, 31)],
+            [(LatencyComponent::Buffering, 70), (LatencyComponent::Decoding, 3), (LatencyComponent::Buffering, 13)],
         );
-        let with = |middle: &[(Part, i64)]| [&head[..], middle, &tail[..]].concat();
-        check(&all, Delivery::Units, &with(&[(Part::Server, 1), (Part::LastMile, 2089)]));
-        check(&all, Delivery::Parts, &with(&[(Part::Chunking, 190), (Part::Polling, 1870), (Part::LastMile, 30)]));
-        check(&all, Delivery::Segments, &with(&[(Part::Chunking, 2000), (Part::Polling, 60), (Part::LastMile, 30)]));
-        let direct = [&[(Part::Encoding, 8), (Part::Server, 33), (Part::LastMile, 2089)], &tail[..]].concat();
+        let with = |middle: &[(LatencyComponent, i64)]| [&head[..], middle, &tail[..]].concat();
+        check(&all, Delivery::Units, &with(&[(LatencyComponent::Server, 1), (LatencyComponent::LastMile, 2089)]));
+        check(
+            &all,
+            Delivery::Parts,
+            &with(&[
+                (LatencyComponent::Chunking, 190),
+                (LatencyComponent::Polling, 1870),
+                (LatencyComponent::LastMile, 30),
+            ]),
+        );
+        check(
+            &all,
+            Delivery::Segments,
+            &with(&[
+                (LatencyComponent::Chunking, 2000),
+                (LatencyComponent::Polling, 60),
+                (LatencyComponent::LastMile, 30),
+            ]),
+        );
+        let direct = [
+            &[(LatencyComponent::Encoding, 8), (LatencyComponent::Server, 33), (LatencyComponent::LastMile, 2089)],
+            &tail[..],
+        ]
+        .concat();
         check(&all, Delivery::Direct, &direct);
         for by in [Delivery::Direct, Delivery::Units, Delivery::Parts, Delivery::Segments] {
             let sum: i64 = all.parts(by).map(|(_, micros)| micros).sum();
@@ -288,14 +308,18 @@ mod tests {
     fn what_is_asked_for_in_advance_was_not_polled_for() {
         use Stage::*;
         let early = stamps(&[(Captured, 0), (InPart, 200), (Asked, 50), (Received, 210)]);
-        check(&early, Delivery::Parts, &[(Part::Chunking, 200), (Part::Polling, 0), (Part::LastMile, 10)]);
+        check(
+            &early,
+            Delivery::Parts,
+            &[(LatencyComponent::Chunking, 200), (LatencyComponent::Polling, 0), (LatencyComponent::LastMile, 10)],
+        );
     }
 
     #[test]
     fn what_nobody_told_of_is_the_last_mile_s() {
         let plain = stamps(&[(Stage::Captured, 0), (Stage::Received, 90), (Stage::Presented, 120)]);
-        check(&plain, Delivery::Units, &[(Part::LastMile, 90), (Part::Buffering, 30)]);
-        check(&Stamps::default(), Delivery::Units, &[]);
+        check(&plain, Delivery::Units, &[(LatencyComponent::LastMile, 90), (LatencyComponent::Buffering, 30)]);
+        check(&StageTimes::default(), Delivery::Units, &[]);
     }
 
     #[test]

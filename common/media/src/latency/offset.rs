@@ -60,12 +60,12 @@ impl ClockOffset {
 /// Makes an offset of exchanges. The last 32 are kept.
 #[derive(Clone, Debug, Default)]
 pub struct OffsetEstimator {
-    bounds: VecDeque<Bounds>,
+    bounds: VecDeque<OffsetBounds>,
 }
 
 /// The least and the most that the offset was, by one exchange.
 #[derive(Clone, Copy, Debug)]
-struct Bounds {
+struct OffsetBounds {
     /// On the local monotonic clock.
     at: Duration,
     least: i64,
@@ -81,7 +81,7 @@ impl OffsetEstimator {
         if least > most || exchange.answered < exchange.received || exchange.returned < exchange.sent {
             return;
         }
-        let new = Bounds { at: now, least, most };
+        let new = OffsetBounds { at: now, least, most };
         if self.meet(now, Some(new)).is_none() {
             self.bounds.clear();
         }
@@ -103,7 +103,7 @@ impl OffsetEstimator {
     }
 
     /// Where all intervals meet, each widened by the drift since; `None` where they do not.
-    fn meet(&self, now: Duration, new: Option<Bounds>) -> Option<(i64, i64)> {
+    fn meet(&self, now: Duration, new: Option<OffsetBounds>) -> Option<(i64, i64)> {
         let (least, most) =
             self.bounds.iter().copied().chain(new).fold((i64::MIN, i64::MAX), |(least, most), bounds| {
                 let drift = i64::try_from(now.saturating_sub(bounds.at).as_micros()).unwrap_or(i64::MAX) / DRIFT;

@@ -1,12 +1,12 @@
 //! What a server tells a viewer of the way that units have come to it.
 
-use super::{ClockOffset, Journey, Stage, Stamps};
+use super::{ClockOffset, Stage, StageTimes, UnitTiming};
 use crate::catalog::Epoch;
 use crate::time::WallClock;
 
 /// A server's answer, which is an exchange of clocks too: see [`Exchange`](super::Exchange).
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Report {
+pub struct TimingReport {
     /// When the question was read, by the server's clock.
     pub received: WallClock,
     /// When the answer was given, by the server's clock.
@@ -16,27 +16,27 @@ pub struct Report {
     /// From the server's clock to the broadcaster's; `None` where nobody knows, and all is stamped by the server's.
     pub broadcaster: Option<ClockOffset>,
     /// Units that have passed, in order of DTS; at most [`MAX_UNITS`].
-    pub units: Vec<Journey>,
+    pub units: Vec<UnitTiming>,
 }
 
-impl Report {
+impl TimingReport {
     /// From our clock to the broadcaster's, where `server` is from ours to the server's.
     pub fn broadcaster(&self, server: ClockOffset) -> ClockOffset {
         self.broadcaster.map_or(server, |broadcaster| server.then(broadcaster))
     }
 
     /// The units with all their stamps by our clock, where `server` is from ours to the server's.
-    pub fn by_our_clock(&self, server: ClockOffset) -> impl Iterator<Item = Journey> {
+    pub fn by_our_clock(&self, server: ClockOffset) -> impl Iterator<Item = UnitTiming> {
         let broadcaster = self.broadcaster(server);
         self.units.iter().map(move |unit| {
-            let mut stamps = Stamps::default();
+            let mut stamps = StageTimes::default();
             for stage in Stage::ALL {
                 let clock = if stage <= Stage::Sent { broadcaster } else { server };
                 if let Some(at) = unit.stamps.at(stage) {
                     stamps.stamp(stage, clock.ours(at));
                 }
             }
-            Journey { stamps, ..*unit }
+            UnitTiming { stamps, ..*unit }
         })
     }
 }
@@ -52,23 +52,23 @@ mod tests {
 
     #[test]
     fn each_stamp_is_by_the_clock_of_its_host() {
-        let mut stamps = Stamps::default();
+        let mut stamps = StageTimes::default();
         // One instant, by two clocks: the server's is a second before ours, the broadcaster's two before the server's.
         stamps.stamp(Stage::Sent, WallClock::from_micros(3_000_000));
         stamps.stamp(Stage::Ingested, WallClock::from_micros(1_000_000));
-        let report = Report {
+        let report = TimingReport {
             received: WallClock::from_micros(0),
             answered: WallClock::from_micros(0),
             epoch: Epoch(1),
             broadcaster: Some(ClockOffset { micros: 2_000_000, uncertainty: 20 }),
-            units: vec![Journey { track: TrackId::VIDEO, dts: Timestamp::ZERO, stamps }],
+            units: vec![UnitTiming { track: TrackId::VIDEO, dts: Timestamp::ZERO, stamps }],
         };
         let server = ClockOffset { micros: 1_000_000, uncertainty: 1 };
         assert_eq!(report.broadcaster(server), ClockOffset { micros: 3_000_000, uncertainty: 21 });
-        let ours: Vec<Journey> = report.by_our_clock(server).collect();
+        let ours: Vec<UnitTiming> = report.by_our_clock(server).collect();
         assert_eq!(ours[0].stamps.at(Stage::Sent), Some(WallClock::from_micros(0)));
         assert_eq!(ours[0].stamps.micros(Stage::Sent, Stage::Ingested), Some(0));
-        let plain = Report { broadcaster: None, ..report };
+        let plain = TimingReport { broadcaster: None, ..report };
         assert_eq!(plain.broadcaster(server), server);
     }
 }

@@ -2,32 +2,32 @@
 
 use std::collections::VecDeque;
 
-use super::{Stage, Stamps};
+use super::{Stage, StageTimes};
 use crate::access_unit::TrackId;
 use crate::catalog::Epoch;
 use crate::time::{Timestamp, WallClock};
 
 /// One unit's stamps. Each is by the clock of the host that the stage is on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Journey {
+pub struct UnitTiming {
     /// Of the unit.
     pub track: TrackId,
     /// Its name in the track.
     pub dts: Timestamp,
     /// What is known.
-    pub stamps: Stamps,
+    pub stamps: StageTimes,
 }
 
 /// The last 1024 units of one track and one epoch: that of the last unit that was stamped. Pictures say where the time goes, so that
 /// is what callers stamp, or sound where there are none.
 #[derive(Clone, Debug, Default)]
-pub struct Journeys {
+pub struct TimingLog {
     of: Option<(Epoch, TrackId)>,
     /// DTS rises.
-    rows: VecDeque<(Timestamp, Stamps)>,
+    rows: VecDeque<(Timestamp, StageTimes)>,
 }
 
-impl Journeys {
+impl TimingLog {
     /// Notes that a unit passes `stage` at `at`. The earliest stamp of a stage counts. One of another epoch or track begins anew; one that is
     /// older than all that are held is nothing.
     pub fn stamp(&mut self, epoch: Epoch, track: TrackId, dts: Timestamp, stage: Stage, at: WallClock) {
@@ -40,7 +40,7 @@ impl Journeys {
             if place == 0 && self.rows.len() >= UNITS {
                 return;
             }
-            self.rows.insert(place, (dts, Stamps::default()));
+            self.rows.insert(place, (dts, StageTimes::default()));
         }
         if let Some((_, stamps)) = self.rows.get_mut(place) {
             stamps.stamp(stage, stamps.at(stage).map_or(at, |earlier| earlier.min(at)));
@@ -66,7 +66,7 @@ impl Journeys {
     }
 
     /// The stamps of one unit.
-    pub fn unit(&self, epoch: Epoch, track: TrackId, dts: Timestamp) -> Option<Stamps> {
+    pub fn unit(&self, epoch: Epoch, track: TrackId, dts: Timestamp) -> Option<StageTimes> {
         if self.of != Some((epoch, track)) {
             return None;
         }
@@ -76,18 +76,18 @@ impl Journeys {
 
     /// At most `count` units, spread over the last [`SPREAD`] up to and with `until`, or up to the newest; in order. Those of one segment or part
     /// that are next to each other have waited alike, and say nothing of the others.
-    pub fn spread(&self, count: usize, until: Option<Timestamp>) -> impl Iterator<Item = Journey> {
+    pub fn spread(&self, count: usize, until: Option<Timestamp>) -> impl Iterator<Item = UnitTiming> {
         let step = SPREAD.div_ceil(count.max(1));
-        let units: Vec<Journey> = self.last(SPREAD, until).collect();
+        let units: Vec<UnitTiming> = self.last(SPREAD, until).collect();
         let first = units.len().saturating_sub(1) % step;
         units.into_iter().skip(first).step_by(step)
     }
 
     /// The last `count` units up to and with `until`, or up to the newest; in order.
-    pub fn last(&self, count: usize, until: Option<Timestamp>) -> impl Iterator<Item = Journey> {
+    pub fn last(&self, count: usize, until: Option<Timestamp>) -> impl Iterator<Item = UnitTiming> {
         let end = until.map_or(self.rows.len(), |until| self.rows.partition_point(|(dts, _)| *dts <= until));
         let track = self.of.map_or(TrackId::VIDEO, |(_, track)| track);
-        self.rows.range(end.saturating_sub(count)..end).map(move |(dts, stamps)| Journey {
+        self.rows.range(end.saturating_sub(count)..end).map(move |(dts, stamps)| UnitTiming {
             track,
             dts: *dts,
             stamps: *stamps,
@@ -108,18 +108,18 @@ mod tests {
 
     const EPOCH: Epoch = Epoch(7);
 
-    fn stamp(journeys: &mut Journeys, dts: i64, stage: Stage, at: i64) {
+    fn stamp(journeys: &mut TimingLog, dts: i64, stage: Stage, at: i64) {
         journeys.stamp(EPOCH, TrackId::VIDEO, Timestamp::from_millis(dts), stage, WallClock::from_micros(at));
     }
 
-    fn at(journeys: &Journeys, dts: i64, stage: Stage) -> Option<i64> {
+    fn at(journeys: &TimingLog, dts: i64, stage: Stage) -> Option<i64> {
         let stamps = journeys.unit(EPOCH, TrackId::VIDEO, Timestamp::from_millis(dts))?;
         stamps.at(stage).map(WallClock::as_micros)
     }
 
     #[test]
     fn stages_meet_in_one_row_and_the_earliest_counts() {
-        let mut journeys = Journeys::default();
+        let mut journeys = TimingLog::default();
         stamp(&mut journeys, 40, Stage::Ingested, 5);
         stamp(&mut journeys, 0, Stage::Encoded, 1);
         stamp(&mut journeys, 40, Stage::Relayed, 9);
@@ -134,7 +134,7 @@ mod tests {
 
     #[test]
     fn a_piece_is_stamped_whole() {
-        let mut journeys = Journeys::default();
+        let mut journeys = TimingLog::default();
         (0..5).for_each(|n| stamp(&mut journeys, n * 40, Stage::Ingested, n));
         let range = Timestamp::from_millis(40)..Timestamp::from_millis(120);
         journeys.stamp_range(EPOCH, range.clone(), Stage::InPart, WallClock::from_micros(99));
@@ -146,7 +146,7 @@ mod tests {
 
     #[test]
     fn units_are_spread_up_to_the_one_that_is_asked_for() {
-        let mut journeys = Journeys::default();
+        let mut journeys = TimingLog::default();
         assert_eq!(journeys.spread(8, None).count(), 0);
         (0..200).for_each(|n| stamp(&mut journeys, n * 10, Stage::Ingested, n));
         let dts = |count, until: Option<i64>| -> Vec<i64> {
@@ -158,7 +158,7 @@ mod tests {
 
     #[test]
     fn another_epoch_begins_anew() {
-        let mut journeys = Journeys::default();
+        let mut journeys = TimingLog::default();
         stamp(&mut journeys, 0, Stage::Ingested, 1);
         journeys.stamp(Epoch(8), TrackId::VIDEO, Timestamp::ZERO, Stage::Ingested, WallClock::from_micros(2));
         assert_eq!(journeys.of(), Some((Epoch(8), TrackId::VIDEO)));
@@ -168,7 +168,7 @@ mod tests {
     proptest! {
         #[test]
         fn bounded_and_in_order(units in prop::collection::vec((0..4000i64, 0..12usize), 0..3000)) {
-            let mut journeys = Journeys::default();
+            let mut journeys = TimingLog::default();
             for (dts, stage) in units {
                 stamp(&mut journeys, dts, Stage::ALL[stage], dts);
             }

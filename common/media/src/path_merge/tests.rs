@@ -34,18 +34,18 @@ fn unit(epoch: u64, n: i64) -> AccessUnit {
     }
 }
 
-fn number(spliced: &Spliced) -> i64 {
+fn number(spliced: &MergedUnit) -> i64 {
     spliced.unit.dts.as_millis() / 20
 }
 
 struct Run {
-    splicer: Splicer,
-    out: Vec<Spliced>,
+    splicer: PathMerger,
+    out: Vec<MergedUnit>,
 }
 
 impl Run {
     fn new() -> Self {
-        Self { splicer: Splicer::new(), out: Vec::new() }
+        Self { splicer: PathMerger::new(), out: Vec::new() }
     }
 
     fn push(&mut self, path: PathId, numbers: impl IntoIterator<Item = i64>) -> &mut Self {
@@ -71,7 +71,7 @@ fn one_path_starts_at_an_idr() {
     let mut run = Run::new();
     run.push(A, 13..30);
     assert_eq!(run.numbers(), (20..30).collect::<Vec<_>>());
-    assert_eq!(run.splicer.counters(), Counters { units: 10, undecodable: 7, ..Counters::default() });
+    assert_eq!(run.splicer.counters(), MergeCounters { units: 10, undecodable: 7, ..MergeCounters::default() });
 }
 
 #[test]
@@ -138,7 +138,7 @@ fn a_server_that_skips_on_one_path_is_noticed() {
 fn an_encoder_that_pauses_has_lost_nothing() {
     let mut run = Run::new();
     run.push(A, (0..30).step_by(2)).push(A, (50..60).step_by(2));
-    assert_eq!(run.splicer.counters(), Counters { units: 20, ..Counters::default() });
+    assert_eq!(run.splicer.counters(), MergeCounters { units: 20, ..MergeCounters::default() });
 }
 
 /// A path that names predecessors: video and sound may overtake each other, and what follows is exact from the first unit on.

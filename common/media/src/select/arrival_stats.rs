@@ -9,18 +9,18 @@ use crate::time::Timestamp;
 
 /// A path that brings units.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Flow {
+pub(super) struct ActivePath {
     /// When its first unit came.
     pub(super) since: Duration,
     /// Since when no units were left out.
     pub(super) whole_since: Duration,
-    pictures: Option<Rhythm>,
-    sounds: Option<Rhythm>,
+    pictures: Option<ArrivalStats>,
+    sounds: Option<ArrivalStats>,
 }
 
 /// The arrivals of one kind of track.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Rhythm {
+pub(super) struct ArrivalStats {
     pub(super) last: Duration,
     pub(super) newest: Timestamp,
     /// The longest step between two arrivals, slowly forgotten: bursts are part of how a path delivers.
@@ -33,7 +33,7 @@ pub(super) struct Rhythm {
     pub(super) is_excused: bool,
 }
 
-impl Flow {
+impl ActivePath {
     /// Its first unit has come.
     pub(super) fn begin(now: Duration, kind: TrackKind, dts: Timestamp) -> Self {
         let mut flow = Self { since: now, whole_since: now, pictures: None, sounds: None };
@@ -47,7 +47,7 @@ impl Flow {
             TrackKind::Video => &mut self.pictures,
             TrackKind::Audio => &mut self.sounds,
         };
-        let rhythm = rhythm.get_or_insert(Rhythm {
+        let rhythm = rhythm.get_or_insert(ArrivalStats {
             last: now,
             newest: dts,
             step: Duration::ZERO,
@@ -61,7 +61,7 @@ impl Flow {
         let gone = now.saturating_sub(rhythm.last);
         let fade = 0.5f64.powf(gone.as_secs_f64() / HALF_LIFE);
         let interval = after.map_or(Duration::ZERO, |after| dts.since(after));
-        *rhythm = Rhythm {
+        *rhythm = ArrivalStats {
             last: now,
             newest: rhythm.newest.max(dts),
             step: gone.max(rhythm.step.mul_f64(fade)).min(LONGEST),
@@ -72,7 +72,7 @@ impl Flow {
     }
 
     /// One kind of its units.
-    pub(super) fn of(&self, kind: TrackKind) -> Option<&Rhythm> {
+    pub(super) fn of(&self, kind: TrackKind) -> Option<&ArrivalStats> {
         match kind {
             TrackKind::Video => self.pictures.as_ref(),
             TrackKind::Audio => self.sounds.as_ref(),
@@ -80,12 +80,12 @@ impl Flow {
     }
 
     /// All kinds that have come.
-    pub(super) fn rhythms(&self) -> impl Iterator<Item = (TrackKind, &Rhythm)> {
+    pub(super) fn rhythms(&self) -> impl Iterator<Item = (TrackKind, &ArrivalStats)> {
         [TrackKind::Video, TrackKind::Audio].into_iter().filter_map(|kind| Some((kind, self.of(kind)?)))
     }
 
     /// The same, to be changed.
-    pub(super) fn rhythms_mut(&mut self) -> impl Iterator<Item = (TrackKind, &mut Rhythm)> {
+    pub(super) fn rhythms_mut(&mut self) -> impl Iterator<Item = (TrackKind, &mut ArrivalStats)> {
         let pictures = self.pictures.as_mut().map(|rhythm| (TrackKind::Video, rhythm));
         pictures.into_iter().chain(self.sounds.as_mut().map(|rhythm| (TrackKind::Audio, rhythm)))
     }
@@ -96,7 +96,7 @@ impl Flow {
     }
 
     /// Whether it has brought a newer unit of this kind than `other`.
-    pub(super) fn is_newer(&self, kind: TrackKind, other: &Rhythm) -> bool {
+    pub(super) fn is_newer(&self, kind: TrackKind, other: &ArrivalStats) -> bool {
         self.of(kind).is_some_and(|own| own.newest > other.newest)
     }
 

@@ -16,7 +16,7 @@ pub enum Mode {
 
 /// The policy's constants, changeable for tests and experiments.
 #[derive(Clone, Copy, Debug)]
-pub struct Settings {
+pub struct SelectorConfig {
     /// What stands ready.
     pub mode: Mode,
     /// A path that has not answered for so long is no reason not to try the next beside it.
@@ -35,7 +35,7 @@ pub struct Settings {
     pub prove: Duration,
 }
 
-impl Default for Settings {
+impl Default for SelectorConfig {
     fn default() -> Self {
         Self {
             mode: Mode::default(),

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use super::arrival_stats::Flow;
-use super::config::Settings;
+use super::arrival_stats::ActivePath;
+use super::config::SelectorConfig;
 use super::{Action, PathKind};
 use crate::path_merge::PathId;
 
@@ -36,7 +36,7 @@ pub(super) enum State {
         answered: bool,
     },
     Idle,
-    Flowing(Flow),
+    Flowing(ActivePath),
 }
 
 impl Path {
@@ -54,7 +54,7 @@ impl Path {
         }
     }
 
-    pub(super) fn flow(&self) -> Option<Flow> {
+    pub(super) fn flow(&self) -> Option<ActivePath> {
         match self.state {
             State::Flowing(flow) => Some(flow),
             _ => None,
@@ -62,7 +62,7 @@ impl Path {
     }
 
     /// Since when it brings what a path is to bring before others are let go for it.
-    pub(super) fn proving_since(&self, flow: &Flow) -> Duration {
+    pub(super) fn proving_since(&self, flow: &ActivePath) -> Duration {
         if self.was_crowded { flow.whole_since } else { flow.since }
     }
 
@@ -79,7 +79,7 @@ impl Path {
         if was_idle { Action::Start(self.id) } else { Action::Open(self.id) }
     }
 
-    pub(super) fn fail(&mut self, settings: &Settings, now: Duration) {
+    pub(super) fn fail(&mut self, settings: &SelectorConfig, now: Duration) {
         let wait = settings.retry_min.saturating_mul(1 << self.failures.min(16)).min(settings.retry_max);
         self.failures = self.failures.saturating_add(1);
         self.not_before = now + wait;

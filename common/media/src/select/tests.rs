@@ -12,7 +12,7 @@ fn ms(millis: u64) -> Duration {
 }
 
 fn selector(mode: Mode, paths: &[(PathId, PathKind)]) -> Selector {
-    Selector::new(Settings { mode, ..Settings::default() }, paths.iter().copied())
+    Selector::new(SelectorConfig { mode, ..SelectorConfig::default() }, paths.iter().copied())
 }
 
 fn both() -> Selector {

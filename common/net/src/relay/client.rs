@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
-use media::latency::Report;
+use media::latency::TimingReport;
 use media::{Timestamp, TrackId};
 use quinn::{Connection, RecvStream, SendStream, VarInt};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
@@ -30,7 +30,7 @@ pub enum Event {
     /// The answer to [`ask_stamps`](Subscription::ask_stamps).
     Stamps {
         /// What it says.
-        report: Report,
+        report: TimingReport,
         /// When it was asked for.
         asked: Instant,
         /// When it came.
@@ -63,7 +63,7 @@ enum Arrival {
     Group(GroupHeader, Item, Option<OwnedSemaphorePermit>),
     Ended,
     Room(bool),
-    Stamps(Report, Instant),
+    Stamps(TimingReport, Instant),
     Failed(Error),
 }
 

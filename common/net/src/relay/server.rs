@@ -10,8 +10,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use media::latency::Report;
-use media::live_window::Read;
+use media::latency::TimingReport;
+use media::live_window::ReadBatch;
 use media::{AccessUnit, Cursor, LiveWindow, Timestamp, TrackKind};
 use quinn::{Connection, RecvStream, SendStream, VarInt};
 use tokio::sync::{mpsc, watch};
@@ -29,7 +29,7 @@ pub trait Source: Send + Sync + 'static {
     type News: Send + Sync + 'static;
 
     /// Takes what is new to a cursor, at most so many bytes of payload.
-    fn read(&self, cursor: &mut Cursor, max_bytes: usize) -> Read;
+    fn read(&self, cursor: &mut Cursor, max_bytes: usize) -> ReadBatch;
 
     /// A look at the window, which must neither wait nor do I/O.
     fn with_window<T>(&self, look: impl FnOnce(&LiveWindow) -> T) -> T;
@@ -63,7 +63,7 @@ pub trait Source: Send + Sync + 'static {
     fn relayed(&self, _unit: &AccessUnit) {}
 
     /// How the units up to the one at `at`, or to the newest, came here, and what the clock shows; `None` where nobody notes that.
-    fn stamps(&self, _at: Option<Timestamp>) -> Option<Report> {
+    fn stamps(&self, _at: Option<Timestamp>) -> Option<TimingReport> {
         None
     }
 

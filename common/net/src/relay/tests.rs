@@ -9,8 +9,8 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use data_encoding::HEXLOWER;
 use media::codec::{Codec, CodecConfig, Format};
-use media::latency::{Journey, Report, Stamps};
-use media::live_window::{Bounds, Read};
+use media::latency::{StageTimes, TimingReport, UnitTiming};
+use media::live_window::{Bounds, ReadBatch};
 use media::{AccessUnit, Catalog, Cursor, Epoch, LiveWindow, Timestamp, Track, TrackId, WallClock};
 use parking_lot::Mutex;
 use proptest::prelude::*;
@@ -80,7 +80,7 @@ impl Live {
 impl Source for Live {
     type News = bool;
 
-    fn read(&self, cursor: &mut Cursor, max_bytes: usize) -> Read {
+    fn read(&self, cursor: &mut Cursor, max_bytes: usize) -> ReadBatch {
         let mut left_at = self.left_at.lock();
         let from = cursor.position();
         let read = cursor.read(&self.window.lock(), max_bytes);
@@ -116,10 +116,11 @@ impl Source for Live {
         self.relayed.fetch_add(1, Ordering::Relaxed);
     }
 
-    fn stamps(&self, at: Option<Timestamp>) -> Option<Report> {
+    fn stamps(&self, at: Option<Timestamp>) -> Option<TimingReport> {
         let clock = WallClock::from_micros(1);
-        let units = vec![Journey { track: TrackId::VIDEO, dts: at.unwrap_or_default(), stamps: Stamps::default() }];
-        Some(Report { received: clock, answered: clock, epoch: Epoch(7), broadcaster: None, units })
+        let units =
+            vec![UnitTiming { track: TrackId::VIDEO, dts: at.unwrap_or_default(), stamps: StageTimes::default() }];
+        Some(TimingReport { received: clock, answered: clock, epoch: Epoch(7), broadcaster: None, units })
     }
 }
 

@@ -6,7 +6,7 @@ mod group;
 mod stamps;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use media::latency::Report;
+use media::latency::TimingReport;
 use media::{Epoch, Timestamp, TrackId};
 
 pub use self::group::{Arrived, GroupHeader, GroupReader, MAX_CATALOG, MAX_UNIT, put_catalog, put_unit_head};
@@ -137,7 +137,7 @@ pub enum Reply {
     /// The broadcast is over, and all of it was sent.
     Ended,
     /// The answer to a question for stamps.
-    Stamps(Report),
+    Stamps(TimingReport),
     /// Whether the server has what it takes to send this subscriber everything.
     Room(bool),
 }

@@ -9,7 +9,7 @@ use media::WallClock;
 use media::access_unit::{AccessUnit, TrackKind};
 use media::catalog::{Epoch, Track};
 use media::flv;
-use media::latency::{ClockOffset, Exchange, Journey, OffsetEstimator};
+use media::latency::{ClockOffset, Exchange, OffsetEstimator, UnitTiming};
 use socket2::{SockRef, Socket};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
@@ -186,7 +186,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Publisher<S> {
 
     /// Tells the server when units passed our stages by a clock that shows `now`, and asks for its own; goes out with the next send. Nothing,
     /// where the server is not Nearcast's.
-    pub fn tell_stamps(&mut self, now: WallClock, epoch: Epoch, units: Vec<Journey>) {
+    pub fn tell_stamps(&mut self, now: WallClock, epoch: Epoch, units: Vec<UnitTiming>) {
         if self.server_is_nearcast() {
             self.asked = Some((now, Instant::now()));
             let told = Told { sent: now, server: self.server_clock(), epoch, units };

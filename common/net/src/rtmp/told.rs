@@ -3,7 +3,7 @@
 //! The server answers with `nearcastClock`, and so the message is an exchange of clocks too: `clock` is when the broadcaster sent it, which
 //! comes back with when the server read it. All are microseconds of Unix time, as text, for a double is not exact enough for sums.
 
-use media::latency::{ClockOffset, Exchange, Journey, Stage, Stamps};
+use media::latency::{ClockOffset, Exchange, Stage, StageTimes, UnitTiming};
 use media::{Epoch, Timestamp, WallClock};
 
 use super::message::parse_track;
@@ -18,7 +18,7 @@ pub struct Told {
     /// Of the units.
     pub epoch: Epoch,
     /// Units of one track; at most [`MAX_TOLD`].
-    pub units: Vec<Journey>,
+    pub units: Vec<UnitTiming>,
 }
 
 impl Told {
@@ -32,7 +32,7 @@ impl Told {
             properties.push(("track", first.track.to_string()));
         }
         // `DTS,captured,encoded,sent`, the last three before the message, in microseconds.
-        let ago = |unit: &Journey, stage| unit.stamps.at(stage).map(|at| self.sent.micros_since(at).to_string());
+        let ago = |unit: &UnitTiming, stage| unit.stamps.at(stage).map(|at| self.sent.micros_since(at).to_string());
         let units = self.units.iter().take(MAX_TOLD).map(|unit| {
             let stages = TOLD.map(|stage| ago(unit, stage).unwrap_or_default()).join(",");
             format!("{},{stages}", unit.dts.as_millis())
@@ -52,13 +52,13 @@ impl Told {
         let units = property("units").unwrap_or_default().split(' ').take(MAX_TOLD).filter_map(|unit| {
             let mut fields = unit.split(',');
             let dts = Timestamp::from_millis(fields.next()?.parse().ok()?);
-            let mut stamps = Stamps::default();
+            let mut stamps = StageTimes::default();
             for (stage, ago) in TOLD.into_iter().zip(fields) {
                 if let Ok(ago) = ago.parse::<i64>() {
                     stamps.stamp(stage, WallClock::from_micros(sent.as_micros().saturating_sub(ago)));
                 }
             }
-            Some(Journey { track: track?, dts, stamps })
+            Some(UnitTiming { track: track?, dts, stamps })
         });
         Some(Self { sent, server, epoch: property("epoch")?.parse().ok()?, units: units.collect() })
     }
@@ -110,11 +110,11 @@ mod tests {
             units in prop::collection::vec((-5_000..1_000_000_000i64, prop::collection::vec(prop::option::of(0..5_000_000i64), 3)), 0..MAX_TOLD),
         ) {
             let units = units.into_iter().map(|(dts, stages)| {
-                let mut stamps = Stamps::default();
+                let mut stamps = StageTimes::default();
                 for (stage, ago) in TOLD.into_iter().zip(stages) {
                     ago.iter().for_each(|ago| stamps.stamp(stage, WallClock::from_micros(sent - ago)));
                 }
-                Journey { track: TrackId::VIDEO, dts: Timestamp::from_millis(dts), stamps }
+                UnitTiming { track: TrackId::VIDEO, dts: Timestamp::from_millis(dts), stamps }
             });
             let server = server.map(|(micros, uncertainty)| ClockOffset { micros, uncertainty });
             let told = Told { sent: WallClock::from_micros(sent), server, epoch: Epoch(epoch), units: units.collect() };

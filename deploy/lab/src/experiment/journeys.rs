@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use media::WallClock;
-use media::latency::{Delivery, Part, Stage, Stamps};
+use media::latency::{Delivery, LatencyComponent, Stage, StageTimes};
 
 use super::rows::Row;
 use crate::load::Protocol;
@@ -41,13 +41,13 @@ impl Six {
         }
     }
 
-    const fn of(part: Part) -> Six {
+    const fn of(part: LatencyComponent) -> Six {
         match part {
-            Part::Encoding | Part::Queue | Part::Upload => Six::Upload,
-            Part::Server | Part::Chunking => Six::Chunking,
-            Part::Polling => Six::Polling,
-            Part::LastMile => Six::LastMile,
-            Part::Buffering | Part::Decoding => Six::Buffering,
+            LatencyComponent::Encoding | LatencyComponent::Queue | LatencyComponent::Upload => Six::Upload,
+            LatencyComponent::Server | LatencyComponent::Chunking => Six::Chunking,
+            LatencyComponent::Polling => Six::Polling,
+            LatencyComponent::LastMile => Six::LastMile,
+            LatencyComponent::Buffering | LatencyComponent::Decoding => Six::Buffering,
         }
     }
 }
@@ -57,8 +57,8 @@ impl Six {
 pub(super) struct Journey {
     pub(super) captured: i64,
     pub(super) presented: i64,
-    /// Microseconds, in the order of [`Part::ALL`].
-    parts: [i64; Part::ALL.len()],
+    /// Microseconds, in the order of [`LatencyComponent::ALL`].
+    parts: [i64; LatencyComponent::ALL.len()],
 }
 
 impl Journey {
@@ -68,21 +68,24 @@ impl Journey {
     }
 
     /// Milliseconds.
-    pub(super) fn part(&self, part: Part) -> f64 {
+    pub(super) fn part(&self, part: LatencyComponent) -> f64 {
         self.parts[part as usize] as f64 / 1e3
     }
 
     /// Milliseconds.
     pub(super) fn six(&self, six: Six) -> f64 {
         // Nothing is zero, not the negative zero of an empty sum.
-        Part::ALL.into_iter().filter(|part| Six::of(*part) == six).fold(0.0, |sum, part| sum + self.part(part))
+        LatencyComponent::ALL
+            .into_iter()
+            .filter(|part| Six::of(*part) == six)
+            .fold(0.0, |sum, part| sum + self.part(part))
     }
 }
 
 /// Every picture that the viewer has shown and all have traced, in the order of DTS; and how many pictures were shown that someone has not traced.
 pub(super) fn join(protocol: Protocol, broadcaster: &[Row], server: &[Row], viewer: &[Row]) -> (Vec<Journey>, usize) {
     let delivery = delivery(protocol);
-    let mut pictures: BTreeMap<i64, Stamps> = BTreeMap::new();
+    let mut pictures: BTreeMap<i64, StageTimes> = BTreeMap::new();
     for row in broadcaster.iter().chain(server).chain(viewer).filter(|row| row.track.starts_with('v')) {
         // Handing it to the connection is as near as it comes to sending where that is not traced.
         let Some(stage) = Stage::named(&row.stage).or((row.stage == "pushed").then_some(Stage::Sent)) else { continue };
@@ -106,7 +109,7 @@ pub(super) fn join(protocol: Protocol, broadcaster: &[Row], server: &[Row], view
             untold += 1;
             continue;
         };
-        let mut parts = [0; Part::ALL.len()];
+        let mut parts = [0; LatencyComponent::ALL.len()];
         stamps.parts(delivery).for_each(|(part, micros)| parts[part as usize] += micros);
         journeys.push(Journey { captured: captured.as_micros(), presented: presented.as_micros(), parts });
     }
@@ -186,6 +189,6 @@ mod tests {
         let viewer = [viewer(0), viewer(40)].concat();
         let (journeys, untold) = join(Protocol::Rtmp, &broadcaster, &server, &viewer);
         assert_eq!((journeys.len(), untold), (1, 1));
-        assert_eq!((journeys[0].six(Six::Upload), journeys[0].part(Part::Upload)), (30.0, 30.0));
+        assert_eq!((journeys[0].six(Six::Upload), journeys[0].part(LatencyComponent::Upload)), (30.0, 30.0));
     }
 }

@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use media::latency::Part;
+use media::latency::LatencyComponent;
 use serde_json::{Value, json};
 
 use super::crowd::{self, Step};
@@ -114,7 +114,7 @@ impl Seen {
         if wrong > 0 {
             faults.push(format!("the parts of {wrong} pictures do not add up"));
         }
-        for part in Part::ALL {
+        for part in LatencyComponent::ALL {
             let mean = self.mean(|journey| journey.part(part));
             if mean < BACKWARDS {
                 faults.push(format!("{} takes {mean:.1} ms", part.name()));
@@ -139,7 +139,7 @@ impl Seen {
             "protocol": self.protocol.name(), "pictures": self.journeys.len(), "untold": self.untold,
             "total_ms": parts(vec![("total", self.totals())])["total"],
             "six_ms": parts(Six::ALL.map(|six| (six.name(), values(&|journey| journey.six(six)))).to_vec()),
-            "parts_ms": parts(Part::ALL.map(|part| (part.name(), values(&|journey| journey.part(part)))).to_vec()),
+            "parts_ms": parts(LatencyComponent::ALL.map(|part| (part.name(), values(&|journey| journey.part(part)))).to_vec()),
             "viewer": self.summary,
         })
     }

@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use media::hls::client::parts::{PartScheduler, Reload, has_parts};
-use media::hls::client::{Fetch, Scheduler, Step, resolve};
+use media::hls::client::parts::{PartClient, Reload, has_parts};
+use media::hls::client::{Fetch, PlaylistAction, PlaylistClient, resolve};
 use media::hls::{self, MediaPlaylist, ParsedPlaylist};
 use media::{Epoch, WallClock, fmp4};
 use tokio::task::JoinSet;
@@ -47,17 +47,17 @@ pub(super) async fn find(url: &str, by_parts: bool) -> Result<Playlist> {
 pub(super) async fn segments(viewer: &Viewer, playlist: &Playlist) -> Result<()> {
     let http = Http::new(playlist.server, &playlist.authority);
     let started = Instant::now();
-    let (mut scheduler, mut reader) = (Scheduler::new(None), Reader::default());
+    let (mut scheduler, mut reader) = (PlaylistClient::new(None), Reader::default());
     loop {
         match scheduler.next() {
-            Step::End => bail!("the stream has ended"),
-            Step::Reload(at) => {
+            PlaylistAction::End => bail!("the stream has ended"),
+            PlaylistAction::Reload(at) => {
                 sleep_until(started + at).await;
                 let began = started.elapsed();
                 scheduler.loaded(began, load(&http, &playlist.path).await?);
                 viewer.request();
             }
-            Step::Fetch(fetch) => {
+            PlaylistAction::Fetch(fetch) => {
                 ensure!(fetch.lost == 0, "segments were gone before they were asked for");
                 let answer = http.get(&path_of(&playlist.path, &fetch.uri)?).await?;
                 reader.read(viewer, &http, &playlist.path, &fetch, answer).await?;
@@ -69,7 +69,7 @@ pub(super) async fn segments(viewer: &Viewer, playlist: &Playlist) -> Result<()>
 /// Plays by parts until something breaks.
 pub(super) async fn parts(viewer: &Viewer, playlist: &Playlist) -> Result<()> {
     let http = Http::new(playlist.server, &playlist.authority);
-    let (mut scheduler, mut reader) = (PartScheduler::new(false), Reader::default());
+    let (mut scheduler, mut reader) = (PartClient::new(false), Reader::default());
     scheduler.loaded(load(&http, &playlist.path).await?);
     viewer.request();
     // Each of them goes on while parts are read; dropping them ends them.

@@ -12,8 +12,8 @@ mod segments;
 use std::sync::Arc;
 use std::time::Duration;
 
-use media::hls::client::Scheduler;
-use media::hls::client::parts::{PartScheduler, has_parts};
+use media::hls::client::PlaylistClient;
+use media::hls::client::parts::{PartClient, has_parts};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 use tracing::warn;
@@ -31,8 +31,8 @@ pub(super) struct HlsPath(Arc<Mutex<Option<Place>>>);
 #[derive(Debug)]
 struct Place {
     playlist: String,
-    scheduler: Scheduler,
-    parts: PartScheduler,
+    scheduler: PlaylistClient,
+    parts: PartClient,
     reader: SegmentReader,
     started: Instant,
     /// Whether a segment was asked for and has not come whole yet.
@@ -78,8 +78,8 @@ pub(super) async fn run(
     let playlist = choose(url, http).await?;
     let place = kept.get_or_insert_with(|| Place {
         playlist: playlist.clone(),
-        scheduler: Scheduler::new(None).keep_all(wishes.keep_all),
-        parts: PartScheduler::new(wishes.keep_all),
+        scheduler: PlaylistClient::new(None).keep_all(wishes.keep_all),
+        parts: PartClient::new(wishes.keep_all),
         reader: SegmentReader::default(),
         started: Instant::now(),
         in_hand: false,

@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use media::WallClock;
 use media::hls::MediaPlaylist;
-use media::hls::client::parts::{Entry, PartScheduler, Reload};
+use media::hls::client::parts::{PartClient, Reload, StartPosition};
 use media::hls::client::{Fetch, resolve};
 use net::clock;
 use reqwest::Response;
@@ -31,7 +31,7 @@ pub(super) async fn run(
     first: MediaPlaylist,
     base: String,
     http: &reqwest::Client,
-    entry: Option<Entry>,
+    entry: Option<StartPosition>,
     reporter: &Reporter,
 ) -> Result<(), Error> {
     let was_in_hand = std::mem::take(&mut place.in_hand);
@@ -143,9 +143,9 @@ pub(super) async fn run(
 }
 
 /// Where to go on after what other paths have brought; `None` if nothing was.
-pub(super) fn entry(position: &Position) -> Option<Entry> {
+pub(super) fn entry(position: &Position) -> Option<StartPosition> {
     let date = position.date();
-    position.load().map(|_| date.map_or(Entry::Behind, Entry::At))
+    position.load().map(|_| date.map_or(StartPosition::Behind, StartPosition::At))
 }
 
 type Loading = Pin<Box<dyn Future<Output = Result<(MediaPlaylist, String), Error>> + Send>>;
@@ -222,7 +222,7 @@ impl Line {
     }
 
     /// Has a reload wait at the server, and the part that is hinted at.
-    fn ask_ahead(&mut self, parts: &PartScheduler) {
+    fn ask_ahead(&mut self, parts: &PartClient) {
         if self.loading.is_none() {
             self.load(parts.reload(), Duration::ZERO);
         }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use media::hls;
-use media::hls::client::{Fetch, Step, resolve};
+use media::hls::client::{Fetch, PlaylistAction, resolve};
 use net::clock;
 use tokio::time::{sleep, sleep_until};
 use tracing::{debug, warn};
@@ -31,8 +31,8 @@ pub(super) async fn run(
     let (mut failed_loads, mut failed_fetches, mut lost) = (0, 0, 0);
     loop {
         match place.scheduler.next() {
-            Step::End => return Ok(()),
-            Step::Reload(at) => {
+            PlaylistAction::End => return Ok(()),
+            PlaylistAction::Reload(at) => {
                 sleep_until(place.started + at).await;
                 let began = place.started.elapsed();
                 match media_playlist(&place.playlist, http).await {
@@ -53,7 +53,7 @@ pub(super) async fn run(
                     }
                 }
             }
-            Step::Fetch(fetch) => {
+            PlaylistAction::Fetch(fetch) => {
                 place.in_hand = true;
                 if fetch.lost > 0 && reporter.send(Report::Gap).await.is_err() {
                     return Ok(());

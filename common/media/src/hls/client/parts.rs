@@ -1,7 +1,7 @@
 //! What a client of low-latency HLS fetches next: parts at the live edge, whole segments on the way there (RFC 8216bis §6.3.7).
 //!
-//! As pure as [`Scheduler`](super::Scheduler): the caller keeps a reload waiting at the server ([`PartScheduler::reload`]) and asks ahead
-//! for the part that is hinted at ([`PartScheduler::hint`]). What the playlist does not list yet is given out by [`PartScheduler::next`]
+//! As pure as [`PlaylistClient`](super::PlaylistClient): the caller keeps a reload waiting at the server ([`PartClient::reload`]) and asks ahead
+//! for the part that is hinted at ([`PartClient::hint`]). What the playlist does not list yet is given out by [`PartClient::next`]
 //! no sooner than it is listed, because only then it is known what it belongs to.
 
 use std::time::Duration;
@@ -22,7 +22,7 @@ pub struct Reload {
 
 /// Where to begin, and to go on where what comes next is not to be had.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Entry {
+pub enum StartPosition {
     /// As far behind the live edge as the server says (`PART-HOLD-BACK`).
     #[default]
     LiveEdge,
@@ -34,20 +34,20 @@ pub enum Entry {
 
 /// Walks a playlist with parts as it grows.
 #[derive(Clone, Debug, Default)]
-pub struct PartScheduler {
-    entry: Entry,
+pub struct PartClient {
+    entry: StartPosition,
     keep_all: bool,
     playlist: Option<MediaPlaylist>,
-    next: Option<Place>,
+    next: Option<PartPosition>,
     given: Option<Given>,
     /// What it takes to give out the last one once more.
-    before: Option<(Place, u64, Option<Given>)>,
+    before: Option<(PartPosition, u64, Option<Given>)>,
     lost: u64,
 }
 
 /// A segment, and a part of it; the segment as a whole begins with its first part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Place {
+struct PartPosition {
     msn: u64,
     part: usize,
 }
@@ -60,14 +60,14 @@ pub fn has_parts(playlist: &MediaPlaylist) -> bool {
         && playlist.segments.iter().all(|segment| segment.map.is_some())
 }
 
-impl PartScheduler {
+impl PartClient {
     /// One that has seen nothing. With `keep_all`, it goes on at the oldest that is listed where more has expired.
     pub fn new(keep_all: bool) -> Self {
         Self { keep_all, ..Self::default() }
     }
 
     /// The next playlist is begun at `entry`, whatever came before.
-    pub fn enter(&mut self, entry: Entry) {
+    pub fn enter(&mut self, entry: StartPosition) {
         let keep_all = self.keep_all;
         *self = Self { entry, keep_all, ..Self::default() };
     }
@@ -84,7 +84,7 @@ impl PartScheduler {
             return;
         }
         if has_restarted && self.go_on(&playlist).is_none() {
-            self.enter(Entry::LiveEdge);
+            self.enter(StartPosition::LiveEdge);
         }
         self.playlist = Some(playlist);
     }
@@ -113,8 +113,8 @@ impl PartScheduler {
 
     /// What was given out last is wanted once more, as it was not had, or not whole.
     pub fn fetch_again(&mut self) {
-        if let Some((place, lost, given)) = self.before.take() {
-            (self.next, self.lost, self.given) = (Some(place), lost, given);
+        if let Some((position, lost, given)) = self.before.take() {
+            (self.next, self.lost, self.given) = (Some(position), lost, given);
         }
     }
 
@@ -139,38 +139,38 @@ impl PartScheduler {
             match self.next {
                 None => {
                     let (to, is_there) = begin(playlist, self.entry)?;
-                    let oldest = entries(playlist).first().map(|(place, ..)| *place);
-                    let has_missed = self.keep_all && !is_there && matches!(self.entry, Entry::At(_));
+                    let oldest = entries(playlist).first().map(|(position, ..)| *position);
+                    let has_missed = self.keep_all && !is_there && matches!(self.entry, StartPosition::At(_));
                     self.next = oldest.filter(|_| has_missed).or(Some(to));
                 }
                 Some(_) => self.go_on(playlist)?,
             }
         }
         loop {
-            let place = rolled_over(playlist, self.next?);
-            let (segment, is_complete) = match usize::try_from(place.msn - first).ok()? {
+            let position = rolled_over(playlist, self.next?);
+            let (segment, is_complete) = match usize::try_from(position.msn - first).ok()? {
                 index if index < playlist.segments.len() => (&playlist.segments[index], true),
                 index if index == playlist.segments.len() => (&playlist.trailing.head, false),
                 _ => return None,
             };
-            let part = segment.parts.get(place.part);
+            let part = segment.parts.get(position.part);
             // One request for all of it where all of it is wanted, or where its parts are not listed any more.
-            let is_whole = is_complete && (place.part == 0 || part.is_none());
+            let is_whole = is_complete && (position.part == 0 || part.is_none());
             let part = part.filter(|_| !is_whole);
             if part.is_none() && !is_whole {
                 return None;
             }
             let after = match is_whole {
-                true => Place { msn: place.msn + 1, part: 0 },
-                false => Place { msn: place.msn, part: place.part + 1 },
+                true => PartPosition { msn: position.msn + 1, part: 0 },
+                false => PartPosition { msn: position.msn, part: position.part + 1 },
             };
             if part.map_or(segment.gap, |part| part.gap) {
                 (self.next, self.lost) = (Some(after), self.lost + 1);
                 continue;
             }
-            let mut fetch = describe(playlist, place.msn, segment, self.given.as_ref(), self.lost);
+            let mut fetch = describe(playlist, position.msn, segment, self.given.as_ref(), self.lost);
             if let Some(part) = part {
-                let into: Duration = segment.parts[..place.part].iter().map(|part| part.duration).sum();
+                let into: Duration = segment.parts[..position.part].iter().map(|part| part.duration).sum();
                 (fetch.uri, fetch.byte_range, fetch.duration) = (part.uri.clone(), part.byte_range, part.duration);
                 fetch.program_date_time = fetch.program_date_time.map(|date| later(date, into));
             }
@@ -180,7 +180,7 @@ impl PartScheduler {
                 end: fetch.program_date_time.map(|date| later(date, fetch.duration)),
             };
             let before = self.given.replace(given).filter(|_| !fetch.new_map);
-            self.before = Some((place, self.lost, before));
+            self.before = Some((position, self.lost, before));
             (self.next, self.lost) = (Some(after), 0);
             return Some(fetch);
         }
@@ -191,7 +191,7 @@ impl PartScheduler {
         let end = self.given.as_ref().and_then(|given| given.end);
         let (to, follows) = match self.keep_all {
             true => (entries(playlist).first()?.0, false),
-            false => begin(playlist, end.map_or(Entry::LiveEdge, Entry::At))?,
+            false => begin(playlist, end.map_or(StartPosition::LiveEdge, StartPosition::At))?,
         };
         // How many parts there were in what expired, nobody knows any more.
         self.lost += u64::from(!follows);
@@ -201,37 +201,37 @@ impl PartScheduler {
 }
 
 /// The place after everything that is listed.
-fn edge(playlist: &MediaPlaylist) -> Place {
-    Place { msn: playlist.next_msn(), part: playlist.trailing.head.parts.len() }
+fn edge(playlist: &MediaPlaylist) -> PartPosition {
+    PartPosition { msn: playlist.next_msn(), part: playlist.trailing.head.parts.len() }
 }
 
 /// After the last part of a complete segment comes the first of the next.
-fn rolled_over(playlist: &MediaPlaylist, place: Place) -> Place {
+fn rolled_over(playlist: &MediaPlaylist, position: PartPosition) -> PartPosition {
     let first = playlist.media_sequence + playlist.skipped;
-    let index = place.msn.checked_sub(first).and_then(|index| usize::try_from(index).ok());
+    let index = position.msn.checked_sub(first).and_then(|index| usize::try_from(index).ok());
     let segment = index.and_then(|index| playlist.segments.get(index));
     match segment {
-        Some(segment) if !segment.parts.is_empty() && place.part >= segment.parts.len() => {
-            Place { msn: place.msn + 1, part: 0 }
+        Some(segment) if !segment.parts.is_empty() && position.part >= segment.parts.len() => {
+            PartPosition { msn: position.msn + 1, part: 0 }
         }
-        _ => place,
+        _ => position,
     }
 }
 
 /// Where decoding can begin: each with its time from the start of the list, and its date.
-fn entries(playlist: &MediaPlaylist) -> Vec<(Place, Duration, Option<WallClock>)> {
+fn entries(playlist: &MediaPlaylist) -> Vec<(PartPosition, Duration, Option<WallClock>)> {
     let first = playlist.media_sequence + playlist.skipped;
     let (mut at, mut begins, mut found) = (Duration::ZERO, None, Vec::new());
     for (msn, segment) in (first..).zip(playlist.segments.iter().chain([&playlist.trailing.head])) {
         begins = segment.program_date_time.or(begins.filter(|_| !segment.discontinuity));
         let date = |into| begins.map(|date| later(date, into));
         if segment.parts.is_empty() && msn < playlist.next_msn() {
-            found.push((Place { msn, part: 0 }, at, begins));
+            found.push((PartPosition { msn, part: 0 }, at, begins));
         }
         let mut into = Duration::ZERO;
         for (part, listed) in segment.parts.iter().enumerate() {
             if listed.independent && !listed.gap {
-                found.push((Place { msn, part }, at + into, date(into)));
+                found.push((PartPosition { msn, part }, at + into, date(into)));
             }
             into += listed.duration;
         }
@@ -242,26 +242,26 @@ fn entries(playlist: &MediaPlaylist) -> Vec<(Place, Duration, Option<WallClock>)
 }
 
 /// Where to begin, and whether that is where it was to be, or as near as can be had.
-fn begin(playlist: &MediaPlaylist, entry: Entry) -> Option<(Place, bool)> {
+fn begin(playlist: &MediaPlaylist, entry: StartPosition) -> Option<(PartPosition, bool)> {
     let entries = entries(playlist);
     let parts: Duration = playlist.trailing.head.parts.iter().map(|part| part.duration).sum();
     let end = playlist.duration() + parts;
     let behind = |by: Duration| {
         let at = end.saturating_sub(by);
         let found = entries.iter().rev().find(|(_, begins, _)| *begins <= at).or(entries.first());
-        found.map(|(place, ..)| (*place, false))
+        found.map(|(position, ..)| (*position, false))
     };
     let live_edge = || {
         let told = playlist.server_control.part_hold_back;
         behind(told.unwrap_or(playlist.part_target.unwrap_or_default() * 3))
     };
     match entry {
-        Entry::LiveEdge => live_edge(),
-        Entry::Behind => behind(playlist.target_duration * 3),
-        Entry::At(date) => {
+        StartPosition::LiveEdge => live_edge(),
+        StartPosition::Behind => behind(playlist.target_duration * 3),
+        StartPosition::At(date) => {
             let is_before = |begins: Option<WallClock>| begins.is_some_and(|begins| begins <= later(date, NEAR));
             let found = entries.iter().rev().find(|(_, _, begins)| is_before(*begins));
-            found.map(|(place, ..)| (*place, true)).or_else(live_edge)
+            found.map(|(position, ..)| (*position, true)).or_else(live_edge)
         }
     }
 }

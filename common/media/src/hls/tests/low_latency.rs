@@ -5,7 +5,7 @@ use crate::hls::delta_update;
 
 #[test]
 fn a_playlist_with_parts() {
-    let settings = Settings { first_sequence: 7, window: Duration::from_secs(20), ..Settings::default() };
+    let settings = SegmenterConfig { first_sequence: 7, window: Duration::from_secs(20), ..SegmenterConfig::default() };
     let mut stream = Stream::new(settings, catalog(1, &[video(), sound()]));
     stream.both(0, 8520, 2000);
     let init = init_name(&stream, 0);
@@ -46,20 +46,20 @@ seg-10.m4s
 "
         )
     );
-    stream.packager.end();
+    stream.segmenter.end();
     let text = stream.text();
     assert!(text.ends_with("seg-11.m4s\n#EXT-X-ENDLIST\n") && !text.contains("HINT"), "{text}");
-    assert_eq!(delta_update(&stream.packager.playlist()), Some(text), "what is over is given out whole");
+    assert_eq!(delta_update(&stream.segmenter.playlist()), Some(text), "what is over is given out whole");
 }
 
 #[test]
 fn a_delta_update_leaves_out_what_is_old() {
-    let mut stream = Stream::new(Settings::default(), catalog(1, &[video()]));
+    let mut stream = Stream::new(SegmenterConfig::default(), catalog(1, &[video()]));
     stream.pictures(0, 10_300, 1000);
     let whole = stream.text();
-    assert_eq!(delta_update(&stream.packager.playlist()), Some(whole), "nothing is old yet");
+    assert_eq!(delta_update(&stream.segmenter.playlist()), Some(whole), "nothing is old yet");
     stream.pictures(10_320, 20_100, 1000);
-    let playlist = stream.packager.playlist();
+    let playlist = stream.segmenter.playlist();
     let text = delta_update(&playlist).unwrap();
     let init = init_name(&stream, 0);
     let head = format!(
@@ -75,11 +75,12 @@ fn a_delta_update_leaves_out_what_is_old() {
 
 #[test]
 fn without_parts_there_is_no_word_of_them() {
-    let mut stream = Stream::new(Settings { low_latency: false, ..Settings::default() }, catalog(1, &[video()]));
+    let mut stream =
+        Stream::new(SegmenterConfig { low_latency: false, ..SegmenterConfig::default() }, catalog(1, &[video()]));
     stream.pictures(0, 20_300, 1000);
     let text = stream.text();
     assert!(!["PART", "HINT", "CONTROL"].iter().any(|word| text.contains(word)), "{text}");
-    assert_eq!(stream.packager.playlist().preload_hint(), None);
+    assert_eq!(stream.segmenter.playlist().preload_hint(), None);
 }
 
 /// Milliseconds between pictures in turn, and what their parts come to: never longer than is promised, and at least 85% of it unless
@@ -100,13 +101,13 @@ fn parts_are_as_long_as_they_must_be() {
         (&[40], 28, 200),
         (&[40], 3, 200),
     ] {
-        let mut stream = Stream::new(Settings::default(), catalog(1, &[video()]));
+        let mut stream = Stream::new(SegmenterConfig::default(), catalog(1, &[video()]));
         let mut dts = 0;
         for n in 0..600 {
             stream.push(TrackId::VIDEO, dts, 0, n % gop == 0, 10);
             dts += steps[n % steps.len()];
         }
-        let playlist = stream.packager.playlist();
+        let playlist = stream.segmenter.playlist();
         let target = playlist.part_target;
         let mut all = Vec::new();
         for segment in &playlist.segments {
@@ -120,16 +121,16 @@ fn parts_are_as_long_as_they_must_be() {
         }
         all.sort_unstable();
         assert!(all[all.len() / 2].abs_diff(common) <= 4, "{steps:?}: {all:?}");
-        stream.packager.end();
+        stream.segmenter.end();
     }
 }
 
 #[test]
 fn a_part_says_whether_there_is_an_idr_in_it() {
-    let mut stream = Stream::new(Settings::default(), catalog(1, &[video()]));
+    let mut stream = Stream::new(SegmenterConfig::default(), catalog(1, &[video()]));
     // Every 1.12 s: within the sixth part of a segment that began with one.
     stream.pictures(0, 11_000, 1120);
-    for segment in &stream.packager.playlist().segments {
+    for segment in &stream.segmenter.playlist().segments {
         let independent: Vec<_> = segment.parts.iter().map(|part| part.independent).collect();
         assert_eq!(independent.iter().filter(|is| **is).count(), 2, "{independent:?}");
     }
@@ -137,9 +138,9 @@ fn a_part_says_whether_there_is_an_idr_in_it() {
 
 /// Segments 0 and 1 of ten parts each, and three parts of 2.
 fn three_parts_in() -> Arc<Playlist> {
-    let mut stream = Stream::new(Settings::default(), catalog(1, &[video()]));
+    let mut stream = Stream::new(SegmenterConfig::default(), catalog(1, &[video()]));
     stream.pictures(0, 4640, 2000);
-    stream.packager.playlist()
+    stream.segmenter.playlist()
 }
 
 #[test]
@@ -176,7 +177,7 @@ fn what_is_there_and_what_is_next() {
 
 #[test]
 fn a_hint_is_kept() {
-    let mut stream = Stream::new(Settings::default(), catalog(1, &[video(), sound()]));
+    let mut stream = Stream::new(SegmenterConfig::default(), catalog(1, &[video(), sound()]));
     let mut hints: Vec<(u64, u64)> = Vec::new();
     for dts in (0..30_000).step_by(20) {
         // Another broadcast in between, and a hole.
@@ -188,12 +189,12 @@ fn a_hint_is_kept() {
             stream.push(TrackId::VIDEO, dts, 0, dts % 1000 == 0, 100);
         }
         stream.push(TrackId::AUDIO, dts, 0, true, 10);
-        let playlist = stream.packager.playlist();
+        let playlist = stream.segmenter.playlist();
         if !playlist.segments.is_empty() {
             hints.extend(playlist.preload_hint().filter(|hint| hints.last() != Some(hint)));
         }
     }
-    let playlist = stream.packager.playlist();
+    let playlist = stream.segmenter.playlist();
     let kept: Vec<_> = hints.iter().rev().skip(1).filter(|(msn, _)| *msn >= playlist.segments[0].msn).collect();
     assert!(kept.len() > 50, "{hints:?}");
     assert!(kept.iter().all(|(msn, index)| playlist.part(*msn, *index).is_some()), "{hints:?}");

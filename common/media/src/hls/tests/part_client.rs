@@ -1,13 +1,13 @@
-//! A client of parts: against the packager, text by text, and against playlists that others might write.
+//! A client of parts: against the segmenter, text by text, and against playlists that others might write.
 
 use super::*;
-use crate::hls::client::parts::{Entry, PartScheduler, has_parts};
+use crate::hls::client::parts::{PartClient, StartPosition, has_parts};
 use crate::hls::delta_update;
 
 /// Follows a stream as it is made: each reload is answered when its part is there, by a delta update where that is asked for.
 #[derive(Default)]
 struct Follower {
-    scheduler: PartScheduler,
+    scheduler: PartClient,
     reader: Option<Reader>,
     received: Vec<AccessUnit>,
     /// How many requests were for parts, and how many of them were hinted at before.
@@ -19,7 +19,7 @@ struct Follower {
 
 impl Follower {
     fn see(&mut self, stream: &Stream) {
-        let playlist = stream.packager.playlist();
+        let playlist = stream.segmenter.playlist();
         let Some(whole) = media_playlist(&playlist) else { return };
         let text = match self.scheduler.reload() {
             Some(reload) if !playlist.ended && !playlist.has_come_to(reload.msn, Some(reload.part)) => return,
@@ -59,7 +59,7 @@ impl Follower {
 
 #[test]
 fn a_client_takes_all_parts_as_they_are_made() {
-    let mut stream = Stream::new(Settings::default(), catalog(1, &[video(), sound()]));
+    let mut stream = Stream::new(SegmenterConfig::default(), catalog(1, &[video(), sound()]));
     let mut follower = Follower::default();
     let mut dts = [0i64; 2];
     for n in 0..2000 {
@@ -76,7 +76,7 @@ fn a_client_takes_all_parts_as_they_are_made() {
         dts[1] += 20;
         follower.see(&stream);
     }
-    stream.packager.end();
+    stream.segmenter.end();
     follower.see(&stream);
     assert!(follower.scheduler.is_over() && follower.lost == 0);
     // It began a second in, at the part that has the IDR nearest to the edge when there first was a playlist.
@@ -113,17 +113,17 @@ fn playlist() -> MediaPlaylist {
     playlist
 }
 
-fn uris(scheduler: &mut PartScheduler) -> Vec<String> {
+fn uris(scheduler: &mut PartClient) -> Vec<String> {
     std::iter::from_fn(|| scheduler.next()).map(|fetch| fetch.uri).collect()
 }
 
 #[test]
 fn a_client_of_parts_begins_where_it_should() {
-    let after = |millis: i64| Entry::At(WallClock::from_micros(CLOCK.as_micros() + millis * 1000));
+    let after = |millis: i64| StartPosition::At(WallClock::from_micros(CLOCK.as_micros() + millis * 1000));
     for (entry, first, count) in [
         // 0.6 s behind the edge at 9.4 s, or more: 8.8 is in the middle of what can not be decoded.
-        (Entry::LiveEdge, "14.0", 7),
-        (Entry::Behind, "11.m4s", 10),
+        (StartPosition::LiveEdge, "14.0", 7),
+        (StartPosition::Behind, "11.m4s", 10),
         (after(9_350), "14.5", 2),
         (after(8_999), "14.5", 2),
         (after(8_800), "14.0", 7),
@@ -134,7 +134,7 @@ fn a_client_of_parts_begins_where_it_should() {
         (after(60_000), "14.5", 2),
         (after(-60_000), "14.0", 7),
     ] {
-        let mut scheduler = PartScheduler::new(false);
+        let mut scheduler = PartClient::new(false);
         scheduler.enter(entry);
         scheduler.loaded(playlist());
         let uris = uris(&mut scheduler);
@@ -166,7 +166,7 @@ fn a_client_of_parts_goes_on_after_an_outage() {
         (false, moved(90, 4000), Some("12.5"), 0),
         (false, moved(-10, 4000), Some("12.5"), 0),
     ] {
-        let mut scheduler = PartScheduler::new(keep_all);
+        let mut scheduler = PartClient::new(keep_all);
         scheduler.loaded(self::playlist());
         assert_eq!(uris(&mut scheduler).len(), 7);
         scheduler.loaded(playlist.clone());
@@ -178,7 +178,7 @@ fn a_client_of_parts_goes_on_after_an_outage() {
 
 #[test]
 fn a_client_of_parts_asks_again_and_gives_up() {
-    let mut scheduler = PartScheduler::new(false);
+    let mut scheduler = PartClient::new(false);
     assert_eq!((scheduler.next(), scheduler.reload(), scheduler.hint()), (None, None, None));
     scheduler.loaded(playlist());
     assert_eq!(scheduler.hint(), None, "what is listed comes first");
@@ -204,7 +204,7 @@ fn a_client_of_parts_asks_again_and_gives_up() {
 fn parts_that_are_not_there_are_passed_over() {
     let mut gone = playlist();
     gone.trailing.head.parts[1].gap = true;
-    let mut scheduler = PartScheduler::new(false);
+    let mut scheduler = PartClient::new(false);
     scheduler.loaded(gone);
     let fetches: Vec<_> = std::iter::from_fn(|| scheduler.next()).map(|fetch| (fetch.uri, fetch.lost)).collect();
     assert_eq!(fetches[..2], [("14.0".to_owned(), 0), ("14.2".to_owned(), 1)]);
@@ -214,7 +214,7 @@ proptest! {
     /// Whatever a server says, a client of parts gives out a bounded number of things to fetch, and none twice in a row.
     #[test]
     fn any_playlists_are_followed(playlists in prop::collection::vec(playlist_strategy(), 1..6)) {
-        let mut scheduler = PartScheduler::new(false);
+        let mut scheduler = PartClient::new(false);
         for playlist in playlists {
             let most = playlist.segments.len() + 3 * (playlist.segments.len() + 1);
             scheduler.loaded(playlist);

@@ -1,7 +1,7 @@
 //! `STAMPS` in both directions: how a server tells a viewer of the way that units have come to it. Pure. `SPEC.md` §4, §4.1.
 
 use bytes::{BufMut, Bytes, BytesMut};
-use media::latency::{ClockOffset, Journey, MAX_UNITS, Report, Stage, Stamps};
+use media::latency::{ClockOffset, MAX_UNITS, Stage, StageTimes, TimingReport, UnitTiming};
 use media::{Epoch, Timestamp, WallClock};
 
 use super::Error;
@@ -18,7 +18,7 @@ pub(super) fn question(body: &mut Bytes) -> Result<Option<Timestamp>, Error> {
     (byte(body, "a question for stamps")? != 0).then(|| timestamp(body)).transpose()
 }
 
-pub(super) fn put_report(out: &mut BytesMut, report: &Report) {
+pub(super) fn put_report(out: &mut BytesMut, report: &TimingReport) {
     out.put_i64(report.received.as_micros());
     put_signed(out, report.answered.micros_since(report.received));
     out.put_u64(report.epoch.0);
@@ -40,7 +40,7 @@ pub(super) fn put_report(out: &mut BytesMut, report: &Report) {
     }
 }
 
-pub(super) fn report(body: &mut Bytes) -> Result<Report, Error> {
+pub(super) fn report(body: &mut Bytes) -> Result<TimingReport, Error> {
     let received = WallClock::from_micros(i64::from_be_bytes(array(body, "a server's clock")?));
     let after = |micros: i64| WallClock::from_micros(received.as_micros().saturating_add(micros));
     let answered = after(signed(body)?);
@@ -54,13 +54,13 @@ pub(super) fn report(body: &mut Bytes) -> Result<Report, Error> {
     for _ in 0..count {
         let (track, dts) = (track(byte(body, "a track")?), timestamp(body)?);
         let mask = varint(body)?;
-        let mut stamps = Stamps::default();
+        let mut stamps = StageTimes::default();
         for stage in told().filter(|stage| mask & 1 << *stage as u64 != 0) {
             stamps.stamp(stage, after(signed(body)?));
         }
-        units.push(Journey { track, dts, stamps });
+        units.push(UnitTiming { track, dts, stamps });
     }
-    Ok(Report { received, answered, epoch, broadcaster, units })
+    Ok(TimingReport { received, answered, epoch, broadcaster, units })
 }
 
 /// What a server can know of. The number of a stage is its bit in the mask.
@@ -82,14 +82,14 @@ mod tests {
             epoch: u64,
             offset in prop::option::of((-4_000_000_000_000i64..4_000_000_000_000, 0..1_000_000u64)),
             units in prop::collection::vec((-1_000_000..1_000_000_000i64, prop::collection::vec((0..7usize, -60_000_000..60_000_000i64), 0..7)), 0..=MAX_UNITS),
-        ) -> Report {
+        ) -> TimingReport {
             let at = |micros| WallClock::from_micros(received + micros);
             let units = units.into_iter().map(|(dts, stages)| {
-                let mut stamps = Stamps::default();
+                let mut stamps = StageTimes::default();
                 stages.into_iter().for_each(|(stage, micros)| stamps.stamp(Stage::ALL[stage], at(micros)));
-                Journey { track: TrackId::VIDEO, dts: Timestamp::from_millis(dts), stamps }
+                UnitTiming { track: TrackId::VIDEO, dts: Timestamp::from_millis(dts), stamps }
             });
-            Report {
+            TimingReport {
                 received: at(0),
                 answered: at(took),
                 epoch: Epoch(epoch),
