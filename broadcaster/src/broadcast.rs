@@ -29,7 +29,7 @@ pub struct Broadcast {
     changed: watch::Sender<Progress>,
     stats: Arc<Stats>,
     trace: Option<Arc<Trace>>,
-    journeys: Mutex<TimingLog>,
+    timing_log: Mutex<TimingLog>,
     uplink: Uplink,
     /// One moment by the clock that the broadcast's times are by, and by the monotonic one: who sets the clock meanwhile moves no stamp.
     began: (WallClock, Instant),
@@ -76,7 +76,7 @@ impl Broadcast {
             changed,
             stats,
             trace: None,
-            journeys: Mutex::default(),
+            timing_log: Mutex::default(),
             uplink: Uplink::default(),
             began,
         }
@@ -143,10 +143,12 @@ impl Broadcast {
             }
             trace.now("encoded", &unit, "");
         }
-        if let Some(captured) = inner.catalog.captured_at(unit.pts).filter(|_| inner.catalog.stamped() == Some(track)) {
-            let mut journeys = self.journeys.lock();
-            journeys.stamp(unit.epoch, track, dts, Stage::Captured, captured);
-            journeys.stamp(unit.epoch, track, dts, Stage::Encoded, self.now());
+        if let Some(captured) =
+            inner.catalog.captured_at(unit.pts).filter(|_| inner.catalog.timing_track() == Some(track))
+        {
+            let mut timing_log = self.timing_log.lock();
+            timing_log.stamp(unit.epoch, track, dts, Stage::Captured, captured);
+            timing_log.stamp(unit.epoch, track, dts, Stage::Encoded, self.now());
         }
         inner.early.push(unit);
         self.release(&mut inner, false);
@@ -161,15 +163,15 @@ impl Broadcast {
 
     /// Notes that a unit passes `stage` now.
     pub fn stamp(&self, unit: &AccessUnit, stage: Stage) {
-        let mut journeys = self.journeys.lock();
-        if journeys.of() == Some((unit.epoch, unit.track)) {
-            journeys.stamp(unit.epoch, unit.track, unit.dts, stage, self.now());
+        let mut timing_log = self.timing_log.lock();
+        if timing_log.of() == Some((unit.epoch, unit.track)) {
+            timing_log.stamp(unit.epoch, unit.track, unit.dts, stage, self.now());
         }
     }
 
     /// The stamps of the last units.
-    pub fn journeys(&self) -> parking_lot::MutexGuard<'_, TimingLog> {
-        self.journeys.lock()
+    pub fn timing_log(&self) -> parking_lot::MutexGuard<'_, TimingLog> {
+        self.timing_log.lock()
     }
 
     /// Says that no unit will follow.

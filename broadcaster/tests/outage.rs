@@ -57,7 +57,7 @@ async fn receive(publisher: &mut Publisher<TcpStream>, demuxer: &mut flv::Demuxe
         match publisher.next().await.unwrap().expect("more must come") {
             Message::Metadata(metadata) => {
                 assert_eq!((metadata.epoch, metadata.clock), (Some(EPOCH), Some(WallClock::from_micros(5))));
-                demuxer.exact(true);
+                demuxer.set_exact(true);
             }
             Message::Video { timestamp, body } => {
                 let units = demuxer.video(timestamp, body).unwrap();

@@ -64,7 +64,7 @@ impl Breakdown {
 #[derive(Debug, Default)]
 pub(crate) struct Journal {
     /// This viewer's own stamps of the last pictures.
-    journeys: TimingLog,
+    timing_log: TimingLog,
     /// The clocks of those who answer on each path.
     clocks: BTreeMap<PathId, OffsetEstimator>,
     /// From our clock to the broadcaster's.
@@ -92,7 +92,7 @@ impl Journal {
 
     /// A unit passes a stage that is before playback.
     pub(crate) fn stamp(&mut self, epoch: Epoch, track: TrackId, dts: Timestamp, stage: Stage, at: WallClock) {
-        self.journeys.stamp(epoch, track, dts, stage, at);
+        self.timing_log.stamp(epoch, track, dts, stage, at);
     }
 
     /// A picture was presented. Gives how long after its capture, in microseconds: by one clock, if there is a way to know.
@@ -102,10 +102,10 @@ impl Journal {
         unit: Option<(TrackId, Timestamp)>,
         stamps: &StageTimes,
     ) -> Option<i64> {
-        let stamps = self.by_our_clock(stamps);
+        let stamps = self.rebase(stamps);
         if let Some((track, dts)) = unit {
             for stage in [Stage::Captured, Stage::Buffered, Stage::Decoded, Stage::Presented] {
-                stamps.at(stage).into_iter().for_each(|at| self.journeys.stamp(epoch, track, dts, stage, at));
+                stamps.at(stage).into_iter().for_each(|at| self.timing_log.stamp(epoch, track, dts, stage, at));
             }
             self.shown = Some(dts);
         }
@@ -137,14 +137,13 @@ impl Journal {
         let Some(server) = clock.offset(now) else { return };
         let Some((_, delivery)) = self.path.filter(|(leads, _)| *leads == path) else { return };
         self.broadcaster = Some(report.broadcaster(server));
-        let ways: Vec<StageTimes> =
-            report.by_our_clock(server).filter_map(|unit| self.whole(report.epoch, &unit)).collect();
+        let ways: Vec<StageTimes> = report.rebase(server).filter_map(|unit| self.whole(report.epoch, &unit)).collect();
         if ways.is_empty() {
             return;
         }
         self.told.clear();
         for stamps in &ways {
-            for (part, micros) in stamps.parts(delivery) {
+            for (part, micros) in stamps.components(delivery) {
                 *self.told.entry(part).or_default() += micros as f64 / ways.len() as f64;
             }
         }
@@ -153,19 +152,19 @@ impl Journal {
     /// What was told of a unit that was shown in time, with our own stamps of it. What a server held for those who join has waited there for
     /// nobody, and says nothing of the pictures that the whole is measured on.
     fn whole(&self, epoch: Epoch, told: &UnitTiming) -> Option<StageTimes> {
-        let ours = self.journeys.unit(epoch, told.track, told.dts)?;
+        let ours = self.timing_log.unit(epoch, told.track, told.dts)?;
         ours.at(Stage::Presented)?;
         let mut stamps = told.stamps;
-        for stage in [Stage::Asked, Stage::Received, Stage::Buffered, Stage::Decoded, Stage::Presented] {
+        for stage in [Stage::Requested, Stage::Received, Stage::Buffered, Stage::Decoded, Stage::Presented] {
             ours.at(stage).into_iter().for_each(|at| stamps.stamp(stage, at));
         }
         stamps.at(Stage::Received).is_some().then_some(stamps)
     }
 
-    fn by_our_clock(&self, stamps: &StageTimes) -> StageTimes {
+    fn rebase(&self, stamps: &StageTimes) -> StageTimes {
         let mut ours = *stamps;
         if let Some((clock, captured)) = self.broadcaster.zip(stamps.at(Stage::Captured)) {
-            ours.stamp(Stage::Captured, clock.ours(captured));
+            ours.stamp(Stage::Captured, clock.to_local(captured));
         }
         ours
     }

@@ -47,7 +47,7 @@ pub fn run(
         player,
         position,
         outputs,
-        splicer: PathMerger::new(),
+        merger: PathMerger::new(),
         led: None,
         arrived: None,
         contender: None,
@@ -59,7 +59,7 @@ pub fn run(
         why: BTreeMap::new(),
         waiting_since: None,
         catalog: None,
-        spliced: Vec::new(),
+        merged: Vec::new(),
     };
     let failure = intake.run(events, runtime);
     intake.finish();
@@ -70,7 +70,7 @@ struct Intake<'a> {
     player: &'a Player,
     position: &'a Position,
     outputs: Outputs,
-    splicer: PathMerger,
+    merger: PathMerger,
     /// What the paths are called, and how much they bring at once.
     sources: BTreeMap<PathId, (String, Duration)>,
     /// How they bring units.
@@ -93,7 +93,7 @@ struct Intake<'a> {
     waiting_since: Option<Duration>,
     /// What is in force.
     catalog: Option<Arc<Catalog>>,
-    spliced: Vec<MergedUnit>,
+    merged: Vec<MergedUnit>,
 }
 
 /// A path that may be the next to lead.
@@ -130,15 +130,15 @@ impl Intake<'_> {
             Event::Opened { path, source, burst, complete, delivery } => {
                 info!(source, "connected");
                 self.deliveries.insert(path, delivery);
-                self.splicer.open(path);
+                self.merger.open(path);
                 self.why.remove(&path);
                 let is_known = self.sources.insert(path, (source.clone(), burst)).is_some();
-                if is_known && self.splicer.counters().units > 0 {
+                if is_known && self.merger.counters().units > 0 {
                     self.player.stats.lock().reconnects += 1;
                 }
                 // A path that goes on where it was brings no new rhythm.
-                let goes_on = is_known && burst.is_zero() && self.splicer.counters().units > 0 && !complete;
-                if self.splicer.leader().is_none_or(|leader| leader == path && !goes_on) {
+                let goes_on = is_known && burst.is_zero() && self.merger.counters().units > 0 && !complete;
+                if self.merger.active_path().is_none_or(|leader| leader == path && !goes_on) {
                     let mut playback = self.player.playback.lock();
                     playback.set_complete(complete);
                     playback.rejoin(self.player.clock.now(), burst);
@@ -146,10 +146,10 @@ impl Intake<'_> {
                     self.player.stats.lock().source = source;
                 }
             }
-            Event::Gap(path) => self.splicer.open(path),
+            Event::Gap(path) => self.merger.open(path),
             Event::Idle(path) => {
                 self.gone.insert(path);
-                self.splicer.open(path);
+                self.merger.open(path);
             }
             Event::Silent(path) => {
                 self.why.insert(path, Why::Silent);
@@ -164,7 +164,7 @@ impl Intake<'_> {
                 if failed {
                     self.why.entry(path).or_insert(Why::Failed);
                 }
-                self.splicer.close(path, &mut self.spliced);
+                self.merger.close(path, &mut self.merged);
             }
             Event::Asked { path, at } => {
                 self.asked.insert(path, at);
@@ -175,16 +175,16 @@ impl Intake<'_> {
             }
             Event::Unit { path, catalog, unit, after } => {
                 self.gone.remove(&path);
-                if catalog.stamped() == Some(unit.track) {
+                if catalog.timing_track() == Some(unit.track) {
                     self.stamp(path, &unit);
                 }
                 if let Some(trace) = &self.player.trace {
                     trace.now("received", &unit, self.name(path));
                 }
                 let (epoch, track, dts) = (unit.epoch, unit.track, unit.dts);
-                let before = self.splicer.counters().repeated;
-                self.splicer.push(path, &catalog, unit, after, &mut self.spliced);
-                let is_copy = self.splicer.counters().repeated > before;
+                let before = self.merger.counters().duplicates;
+                self.merger.push(path, &catalog, unit, after, &mut self.merged);
+                let is_copy = self.merger.counters().duplicates > before;
                 let is_even = self.sources.get(&path).is_some_and(|(_, burst)| burst.is_zero());
                 if self.outputs.hot && is_copy && is_even {
                     self.player.playback.lock().copy(self.player.clock.now(), epoch, track.kind, dts);
@@ -197,7 +197,7 @@ impl Intake<'_> {
 
     /// Notes when the unit was asked for, and that it is here.
     fn stamp(&self, path: PathId, unit: &AccessUnit) {
-        let asked = self.asked.get(&path).map(|at| (Stage::Asked, *at));
+        let asked = self.asked.get(&path).map(|at| (Stage::Requested, *at));
         if let Some((trace, (stage, at))) = self.player.trace.as_ref().zip(asked) {
             trace.note(stage.name(), unit, self.name(path), at);
         }
@@ -222,12 +222,12 @@ impl Intake<'_> {
     /// What is missing may come by another path, but not for ever.
     fn give_up_waiting(&mut self) {
         let now = self.player.clock.now();
-        match (self.splicer.waiting(), self.waiting_since) {
+        match (self.merger.waiting(), self.waiting_since) {
             (None, _) => self.waiting_since = None,
             (Some(_), None) => self.waiting_since = Some(now),
             (Some(_), Some(since)) if now >= since + self.outputs.patience => {
                 debug!("goes on without the missing units");
-                self.splicer.resume(&mut self.spliced);
+                self.merger.skip_gap(&mut self.merged);
                 self.waiting_since = None;
             }
             _ => {}
@@ -235,13 +235,13 @@ impl Intake<'_> {
     }
 
     fn distribute(&mut self) {
-        if self.spliced.is_empty() {
+        if self.merged.is_empty() {
             return;
         }
-        let leader = self.splicer.leader();
-        for MergedUnit { catalog, unit, lost, path } in std::mem::take(&mut self.spliced) {
+        let leader = self.merger.active_path();
+        for MergedUnit { catalog, unit, lost, path } in std::mem::take(&mut self.merged) {
             if let Some(trace) = &self.player.trace {
-                trace.now("spliced", &unit, self.name(path));
+                trace.now("merged", &unit, self.name(path));
             }
             self.note_switch(path, &catalog, &unit, lost);
             if let Some((led, delivery)) = self.led.and_then(|led| Some((led, *self.deliveries.get(&led)?))) {
@@ -271,8 +271,8 @@ impl Intake<'_> {
             self.player.playback.lock().push(self.player.clock.now(), &catalog, unit);
             self.player.notify();
         }
-        if let Some(epoch) = self.splicer.epoch() {
-            let last = self.splicer.position();
+        if let Some(epoch) = self.merger.epoch() {
+            let last = self.merger.position();
             let newest = last.iter().map(|(_, dts)| *dts).max();
             // A track that has ended holds nobody back.
             let earliest =
@@ -283,7 +283,7 @@ impl Intake<'_> {
             self.position.set_shown(self.player.stats.lock().journal.shown());
         }
         let mut stats = self.player.stats.lock();
-        stats.splice = self.splicer.counters();
+        stats.merge = self.merger.counters();
         let leading = leader.and_then(|leader| self.sources.get(&leader));
         if let Some((source, burst)) = leading.filter(|(source, _)| stats.source != *source) {
             let before = self.sources.values().find(|(name, _)| *name == stats.source).map(|(_, burst)| *burst);
@@ -329,7 +329,7 @@ impl Intake<'_> {
         (self.led, self.contender) = (Some(path), None);
         let why = self.why.remove(&from).unwrap_or(Why::Better);
         let (from, to) = (self.name(from).to_owned(), self.name(path).to_owned());
-        let all = self.splicer.counters().repeated;
+        let all = self.merger.counters().duplicates;
         let repeated = all - std::mem::replace(&mut self.repeated, all);
         info!(from, to, why = why.word(), lost, repeated, dts = unit.dts.as_millis(), "switched");
         self.player.stats.lock().switches.add(Switch { from, to, why, lost, repeated, late, pts, gap: None });

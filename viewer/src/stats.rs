@@ -32,7 +32,7 @@ pub struct Stats {
     /// Pictures that were decoded too late to be shown.
     pub dropped: u64,
     /// Splice counters.
-    pub splice: MergeCounters,
+    pub merge: MergeCounters,
     /// Changes of path.
     pub switches: Switches,
     /// What the unit log, the recording or the pipe could not be given.
@@ -212,7 +212,7 @@ impl Stats {
         if !in_time {
             return;
         }
-        self.left_out_before.get_or_insert(left_out + self.dropped + self.splice.lost_pictures);
+        self.left_out_before.get_or_insert(left_out + self.dropped + self.merge.lost_pictures);
         let captured = |mark: FrameCounter| {
             let micros = i64::try_from(mark.clock_ms).ok()?.checked_mul(1000)?;
             (micros > 0).then(|| WallClock::from_micros(micros))
@@ -280,12 +280,12 @@ impl Stats {
     fn latency(&self, left_out: u64) -> Option<LatencySummary> {
         let never = self
             .left_out_before
-            .map_or(0, |before| (left_out + self.dropped + self.splice.lost_pictures).saturating_sub(before));
+            .map_or(0, |before| (left_out + self.dropped + self.merge.lost_pictures).saturating_sub(before));
         let mut latency = self.latency.histogram();
         if latency.count() == 0 {
             return None;
         }
-        latency.record_never(never);
+        latency.record_unpresented(never);
         let round = |ms: f64| (ms * 10.0).round() / 10.0;
         let ms = |histogram: &Histogram, quantile| histogram.quantile(quantile).map(|d| round(d.as_secs_f64() * 1e3));
         let clock = self.journal.broadcaster();
@@ -319,8 +319,8 @@ impl Stats {
             startup_ms: self.first.map(millis),
             latency_ms: self.latency(playback.missed),
             clocks_differ: self.journal.broadcaster().is_none() && self.latency.too_early() > 0,
-            lost: self.splice.lost,
-            repeated: self.splice.repeated,
+            lost: self.merge.lost,
+            repeated: self.merge.duplicates,
             stalls: playback.stalls,
             skipped: playback.skipped,
             dropped: self.dropped,

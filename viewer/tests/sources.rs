@@ -43,7 +43,7 @@ fn unit(n: i64) -> AccessUnit {
 /// What a viewer makes of a source's events.
 struct Watcher {
     events: mpsc::Receiver<Event>,
-    splicer: PathMerger,
+    merger: PathMerger,
     position: Position,
     units: Vec<AccessUnit>,
     catalog: Option<Arc<Catalog>>,
@@ -65,7 +65,7 @@ impl Watcher {
         tokio::spawn(source::run(url.to_owned(), wishes, position.clone(), sender));
         Self {
             events,
-            splicer: PathMerger::new(),
+            merger: PathMerger::new(),
             position,
             units: Vec::new(),
             catalog: None,
@@ -84,23 +84,23 @@ impl Watcher {
                 let mut out = Vec::new();
                 match event {
                     Event::Opened { path, source, .. } => {
-                        self.splicer.open(path);
+                        self.merger.open(path);
                         self.opened.push(source);
                     }
-                    Event::Gap(path) | Event::Idle(path) => self.splicer.open(path),
-                    Event::Closed { path, .. } => self.splicer.close(path, &mut out),
+                    Event::Gap(path) | Event::Idle(path) => self.merger.open(path),
+                    Event::Closed { path, .. } => self.merger.close(path, &mut out),
                     Event::Silent(_) | Event::Crowded(_) | Event::Asked { .. } | Event::Stamps { .. } => {}
                     Event::Unit { path, catalog, unit, after } => {
-                        self.splicer.push(path, &catalog, unit, after, &mut out);
+                        self.merger.push(path, &catalog, unit, after, &mut out);
                         self.catalog = Some(catalog);
                     }
                     Event::State(state) => self.states.push(state),
                     Event::Ended => self.ended = true,
                     Event::Failed(error) => self.failure = Some(error),
                 }
-                self.units.extend(out.into_iter().map(|spliced| spliced.unit));
-                if let Some(epoch) = self.splicer.epoch() {
-                    self.position.set(epoch, self.splicer.position(), None);
+                self.units.extend(out.into_iter().map(|merged| merged.unit));
+                if let Some(epoch) = self.merger.epoch() {
+                    self.position.set(epoch, self.merger.position(), None);
                 }
             }
         };

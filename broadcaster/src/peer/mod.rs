@@ -400,7 +400,7 @@ impl relay::Source for Feed {
 
     fn stamps(&self, at: Option<Timestamp>) -> Option<TimingReport> {
         let broadcast = &self.peer.broadcast;
-        let (now, units) = (broadcast.now(), broadcast.journeys().spread(MAX_UNITS, at).collect());
+        let (now, units) = (broadcast.now(), broadcast.timing_log().sample(MAX_UNITS, at).collect());
         // One clock for all.
         Some(TimingReport { received: now, answered: now, epoch: broadcast.epoch(), broadcaster: None, units })
     }

@@ -19,7 +19,7 @@ pub struct Server<'a> {
 pub fn position(window: &LiveWindow, epoch: Epoch, server: Server<'_>) -> Option<u64> {
     match server.resume.filter(|resume| resume.epoch == epoch) {
         Some(resume) => {
-            let first = window.first_lacked(epoch, &resume.have);
+            let first = window.first_missing(epoch, &resume.have);
             Some(first.map_or(window.next_position(), |entry| entry.position))
         }
         // What comes before the first IDR of all is its sound; what comes before the first that is held belongs to a lost GOP.

@@ -18,7 +18,7 @@ pub(super) struct Spread {
 impl Spread {
     /// To be told of each picture before it is pushed; `is_narrow`: a viewer's packets wait before the link.
     pub(super) fn before(&mut self, entry: &Entry, is_narrow: bool, publisher: &Publisher) {
-        let rate = entry.after.filter(|_| is_narrow && entry.unit.random_access).map(|after| {
+        let rate = entry.predecessor_dts.filter(|_| is_narrow && entry.unit.random_access).map(|after| {
             let interval =
                 Duration::from_millis(entry.unit.dts.as_millis().saturating_sub(after.as_millis()).max(1) as u64);
             rate(entry.unit.payload.len(), interval)

@@ -29,7 +29,7 @@ impl Telling {
             return;
         }
         (self.last, self.count) = (Some(now), self.count + 1);
-        let mut units: Vec<_> = broadcast.journeys().last(MAX_TOLD, None).collect();
+        let mut units: Vec<_> = broadcast.timing_log().last(MAX_TOLD, None).collect();
         units.retain(|unit| self.upto.is_none_or(|upto| unit.dts > upto) && unit.stamps.at(Stage::Sent).is_some());
         self.upto = units.last().map(|unit| unit.dts).or(self.upto);
         publisher.tell_stamps(broadcast.now(), broadcast.epoch(), units);

@@ -22,7 +22,7 @@ pub struct Stamped {
 
 #[derive(Debug, Default)]
 struct Noted {
-    journeys: TimingLog,
+    timing_log: TimingLog,
     /// From this server's clock to the broadcaster's.
     broadcaster: Option<(Epoch, ClockOffset)>,
 }
@@ -37,12 +37,12 @@ impl Stamped {
 
     /// A unit was read whole. In memory alone, for this is noted under the lock of the window.
     pub(super) fn ingested(&self, catalog: &Catalog, unit: &AccessUnit) {
-        if catalog.stamped() == Some(unit.track) {
+        if catalog.timing_track() == Some(unit.track) {
             let now = clock::now();
             let captured = catalog.captured_at(unit.pts).unwrap_or(now);
-            let journeys = &mut self.noted.lock().journeys;
-            journeys.stamp(unit.epoch, unit.track, unit.dts, Stage::Captured, captured);
-            journeys.stamp(unit.epoch, unit.track, unit.dts, Stage::Ingested, now);
+            let timing_log = &mut self.noted.lock().timing_log;
+            timing_log.stamp(unit.epoch, unit.track, unit.dts, Stage::Captured, captured);
+            timing_log.stamp(unit.epoch, unit.track, unit.dts, Stage::Ingested, now);
         }
     }
 
@@ -59,8 +59,8 @@ impl Stamped {
             trace.now(Stage::Relayed.name(), unit, by);
         }
         let mut noted = self.noted.lock();
-        if noted.journeys.of() == Some((unit.epoch, unit.track)) {
-            noted.journeys.stamp(unit.epoch, unit.track, unit.dts, Stage::Relayed, clock::now());
+        if noted.timing_log.of() == Some((unit.epoch, unit.track)) {
+            noted.timing_log.stamp(unit.epoch, unit.track, unit.dts, Stage::Relayed, clock::now());
         }
     }
 
@@ -73,8 +73,8 @@ impl Stamped {
         }
         let mut noted = self.noted.lock();
         for unit in units {
-            if noted.journeys.of() == Some((unit.epoch, unit.track)) {
-                noted.journeys.stamp(unit.epoch, unit.track, unit.dts, stage, now);
+            if noted.timing_log.of() == Some((unit.epoch, unit.track)) {
+                noted.timing_log.stamp(unit.epoch, unit.track, unit.dts, stage, now);
             }
         }
     }
@@ -82,15 +82,15 @@ impl Stamped {
     /// Takes what the broadcaster tells. What it says of units that this server has not had is nothing.
     pub fn told(&self, told: &Told) {
         let mut noted = self.noted.lock();
-        if noted.journeys.of().is_none_or(|(epoch, _)| epoch != told.epoch) {
+        if noted.timing_log.of().is_none_or(|(epoch, _)| epoch != told.epoch) {
             return;
         }
-        noted.broadcaster = told.server.map(|server| (told.epoch, server.reversed()));
+        noted.broadcaster = told.server.map(|server| (told.epoch, server.inverse()));
         for unit in &told.units {
-            let known = noted.journeys.unit(told.epoch, unit.track, unit.dts).is_some();
+            let known = noted.timing_log.unit(told.epoch, unit.track, unit.dts).is_some();
             for stage in [Stage::Encoded, Stage::Sent].into_iter().filter(|_| known) {
                 if let Some(at) = unit.stamps.at(stage) {
-                    noted.journeys.stamp(told.epoch, unit.track, unit.dts, stage, at);
+                    noted.timing_log.stamp(told.epoch, unit.track, unit.dts, stage, at);
                 }
             }
         }
@@ -98,27 +98,27 @@ impl Stamped {
 
     /// How the last units up to the one at `at`, or to the newest, came here; `None` before there are any.
     pub fn report(&self, at: Option<Timestamp>) -> Option<TimingReport> {
-        self.told_of(|journeys| journeys.spread(MAX_UNITS, at).collect())
+        self.told_of(|timing_log| timing_log.sample(MAX_UNITS, at).collect())
     }
 
     /// Those units with what is known of their broadcaster's clock: of one moment, so that both are of one broadcast.
     fn told_of(&self, units: impl FnOnce(&TimingLog) -> Vec<UnitTiming>) -> Option<TimingReport> {
         let now = clock::now();
         let noted = self.noted.lock();
-        let (epoch, _) = noted.journeys.of()?;
+        let (epoch, _) = noted.timing_log.of()?;
         let broadcaster = noted.broadcaster.filter(|(of, _)| *of == epoch).map(|(_, offset)| offset);
-        Some(TimingReport { received: now, answered: now, epoch, broadcaster, units: units(&noted.journeys) })
+        Some(TimingReport { received: now, answered: now, epoch, broadcaster, units: units(&noted.timing_log) })
     }
 
     /// Where the time of the held units went, up to when this server handed them out, by its clock; and how surely it knows the broadcaster's.
     pub fn parts(&self) -> (Parts, Option<ClockOffset>) {
-        let Some(report) = self.told_of(|journeys| journeys.last(usize::MAX, None).collect()) else {
+        let Some(report) = self.told_of(|timing_log| timing_log.last(usize::MAX, None).collect()) else {
             return (Parts::new(), None);
         };
         let mut all: BTreeMap<(&str, &str), Vec<i64>> = BTreeMap::new();
-        for unit in report.by_our_clock(ClockOffset::default()) {
+        for unit in report.rebase(ClockOffset::default()) {
             for (delivery, name, last) in DELIVERIES {
-                for (part, micros) in unit.stamps.parts(delivery) {
+                for (part, micros) in unit.stamps.components(delivery) {
                     let of_all = part <= LatencyComponent::Upload && delivery == Delivery::Units;
                     if of_all || part == last {
                         all.entry((if of_all { "all" } else { name }, part.name())).or_default().push(micros);
@@ -192,7 +192,7 @@ mod tests {
         assert_eq!(report.broadcaster, Some(ClockOffset { micros: ahead, uncertainty: 7 }));
         let told: Vec<_> = report.units.iter().map(|unit| (unit.track, unit.dts.as_millis())).collect();
         assert_eq!(told, [(TrackId::VIDEO, 0)], "pictures alone, and none that never came");
-        let ours = report.by_our_clock(ClockOffset::default()).next().unwrap().stamps;
+        let ours = report.rebase(ClockOffset::default()).next().unwrap().stamps;
         assert_eq!(ours.micros(Stage::Captured, Stage::Sent), Some(20));
         assert_eq!(ours.micros(Stage::Encoded, Stage::Sent), Some(10));
         let stages: Vec<_> = Stage::ALL.into_iter().filter(|stage| ours.at(*stage).is_some()).collect();

@@ -244,7 +244,7 @@ impl Intake {
     /// The publisher says whose units these are, and that its timestamps are exact; `dts` is near the next one.
     fn begin_stated_epoch(&mut self, epoch: Epoch, dts: Option<Timestamp>) {
         self.demuxer.set_epoch(epoch);
-        self.demuxer.exact(true);
+        self.demuxer.set_exact(true);
         let last = self.last_epoch.filter(|(last, _)| *last == epoch).map(|(_, dts)| dts);
         let near = dts.or(last);
         if let Some(near) = near {
@@ -269,7 +269,7 @@ impl Intake {
     fn begin_own_epoch(&mut self) {
         let epoch = Epoch(rand::random());
         self.demuxer.set_epoch(epoch);
-        self.demuxer.exact(false);
+        self.demuxer.set_exact(false);
         self.catalog.clock = None;
         if let Some(about) = &mut self.pending {
             about.clock = None;

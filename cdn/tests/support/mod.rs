@@ -102,7 +102,7 @@ impl Viewer {
                 Message::Metadata(metadata) => {
                     let epoch = metadata.epoch.expect("our server states epochs");
                     self.demuxer.set_epoch(epoch);
-                    self.demuxer.exact(true);
+                    self.demuxer.set_exact(true);
                     self.catalog.epoch = epoch;
                     self.catalog.clock = metadata.clock;
                     self.catalog.metadata = metadata.values;

@@ -126,7 +126,7 @@ pub fn amf_command(data: &[u8]) {
 pub fn flv_tag(data: &[u8]) {
     let Some((first, mut data)) = data.split_first() else { return };
     let mut demuxer = flv::Demuxer::new(Epoch(1));
-    demuxer.exact(first & 1 != 0);
+    demuxer.set_exact(first & 1 != 0);
     let mut last: BTreeMap<TrackId, Timestamp> = BTreeMap::new();
     let mut tracks = BTreeMap::new();
     while let Some((head, rest)) = data.split_first_chunk::<7>() {
@@ -183,14 +183,14 @@ pub fn hls_playlist(data: &[u8]) {
     let _ = hls::parse(&text);
     let _ = hls::parse_multivariant(&text);
     if let Ok(playlist) = hls::parse_media(&text) {
-        let mut scheduler = PartClient::new(false);
-        scheduler.loaded(playlist.clone());
+        let mut playlist_client = PartClient::new(false);
+        playlist_client.on_playlist(playlist.clone());
         // Each listed segment and part is given out once at most.
         let listed = |segment: &hls::MediaSegment| 1 + segment.parts.len();
         let most: usize = playlist.segments.iter().chain([&playlist.trailing.head]).map(listed).sum();
-        let given = (0..=most).take_while(|_| scheduler.next().is_some()).count();
+        let given = (0..=most).take_while(|_| playlist_client.next().is_some()).count();
         assert!(given <= most, "{given} of {most}");
-        let _ = (scheduler.reload(), scheduler.hint(), scheduler.is_over());
+        let _ = (playlist_client.reload(), playlist_client.hint(), playlist_client.has_ended());
     }
 }
 

@@ -90,7 +90,7 @@ impl Catalog {
     }
 
     /// The track whose units say where the time goes: the first of pictures, or of sound where there are none.
-    pub fn stamped(&self) -> Option<TrackId> {
+    pub fn timing_track(&self) -> Option<TrackId> {
         self.video().or_else(|| self.audio()).map(|track| track.id)
     }
 

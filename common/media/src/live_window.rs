@@ -26,7 +26,7 @@ pub struct Entry {
     /// The unit.
     pub unit: AccessUnit,
     /// DTS of the unit that it follows: the one before it of its track, in the same epoch. `None` for the first.
-    pub after: Option<Timestamp>,
+    pub predecessor_dts: Option<Timestamp>,
     /// Milliseconds on the window's own clock, which only rises; spans epochs.
     at: i64,
     /// What it adds to what the window holds: its payload, and its catalog if that is a new one.
@@ -102,7 +102,7 @@ impl LiveWindow {
         if starts_gop {
             self.gops.push_back(self.next_position);
         }
-        let after = match self.last.iter_mut().find(|(track, _)| *track == unit.track) {
+        let predecessor_dts = match self.last.iter_mut().find(|(track, _)| *track == unit.track) {
             Some((_, last)) => Some(std::mem::replace(last, unit.dts)),
             None => {
                 self.last.push((unit.track, unit.dts));
@@ -115,7 +115,7 @@ impl LiveWindow {
             starts_gop,
             catalog,
             unit,
-            after,
+            predecessor_dts,
             at,
             weight,
             head,
@@ -152,7 +152,7 @@ impl LiveWindow {
     }
 
     /// The oldest unit held of `epoch` that somebody lacks who has each track up to the DTS in `have`, and nothing of the others.
-    pub fn first_lacked(&self, epoch: Epoch, have: &[(TrackId, Timestamp)]) -> Option<&Entry> {
+    pub fn first_missing(&self, epoch: Epoch, have: &[(TrackId, Timestamp)]) -> Option<&Entry> {
         let lacks = |unit: &AccessUnit| have.iter().all(|(track, last)| *track != unit.track || unit.dts > *last);
         self.entries.iter().find(|entry| entry.unit.epoch == epoch && lacks(&entry.unit))
     }
@@ -350,8 +350,8 @@ mod tests {
             w.push(c.clone(), unit(1, track, dts, true, 1));
         }
         w.push(catalog(2, true), unit(2, TrackId::VIDEO, 80, true, 1));
-        let after: Vec<_> = w.from(0).map(|e| e.after.map(Timestamp::as_millis)).collect();
-        assert_eq!(after, [None, None, Some(0), Some(5), None]);
+        let predecessor_dts: Vec<_> = w.from(0).map(|e| e.predecessor_dts.map(Timestamp::as_millis)).collect();
+        assert_eq!(predecessor_dts, [None, None, Some(0), Some(5), None]);
     }
 
     #[test]
@@ -379,7 +379,7 @@ mod tests {
         }
         let check = |epoch, have: &[(TrackId, i64)], expected: Option<u64>| {
             let have: Vec<_> = have.iter().map(|(track, dts)| (*track, Timestamp::from_millis(*dts))).collect();
-            assert_eq!(w.first_lacked(Epoch(epoch), &have).map(|entry| entry.position), expected, "{epoch} {have:?}");
+            assert_eq!(w.first_missing(Epoch(epoch), &have).map(|entry| entry.position), expected, "{epoch} {have:?}");
         };
         check(1, &[], Some(0));
         check(1, &[(TrackId::VIDEO, 0)], Some(1));

@@ -4,7 +4,7 @@
 //! itself: what follows a unit on a path is what follows it in the broadcast. So a unit is next if its predecessor on its own
 //! path has been put out; it is a repeat if it is not newer than the last one put out; otherwise units are missing before it,
 //! and it waits for another path to bring them. A path that says of each unit which one it follows (the relay does) is believed, and
-//! need not be in order over its tracks. The caller decides how long ([`PathMerger::resume`]); with one path open there is
+//! need not be in order over its tracks. The caller decides how long ([`PathMerger::skip_gap`]); with one path open there is
 //! nobody to wait for, and the splice goes on at once, at the next random access point.
 //!
 //! What comes out rises strictly in DTS within a track, holds no unit twice, and starts (and goes on after a loss) at a random
@@ -40,7 +40,7 @@ pub struct MergeCounters {
     /// Units put out.
     pub units: u64,
     /// Units that came again, and were dropped.
-    pub repeated: u64,
+    pub duplicates: u64,
     /// Units that never came, estimated where they left a hole.
     pub lost: u64,
     /// Pictures among those.
@@ -61,23 +61,23 @@ pub struct PathMerger {
     clock: Option<WallClock>,
     /// Epochs that are over, oldest first, and how far they had come: a late path may still send them, and a publisher that
     /// was displaced may come back with its own.
-    retired: VecDeque<(Epoch, BTreeMap<TrackId, TrackState>)>,
-    tracks: BTreeMap<TrackId, TrackState>,
+    retired: VecDeque<(Epoch, BTreeMap<TrackId, TrackProgress>)>,
+    tracks: BTreeMap<TrackId, TrackProgress>,
     paths: BTreeMap<PathId, Path>,
     /// The path that brought the last unit of video (or of sound, where there is no video).
-    leader: Option<PathId>,
+    active_path: Option<PathId>,
     /// Whether decoding has started in this epoch.
     started: bool,
     counters: MergeCounters,
 }
 
 #[derive(Debug)]
-struct TrackState {
+struct TrackProgress {
     last: Timestamp,
     /// Milliseconds between units, smoothed; zero until two have come.
     interval: f64,
     /// After a loss, nothing goes out before the next random access point.
-    broken: bool,
+    needs_random_access: bool,
 }
 
 #[derive(Debug, Default)]
@@ -86,18 +86,18 @@ struct Path {
     /// The last unit that this path brought of each track, if it has been put out.
     previous: BTreeMap<TrackId, Timestamp>,
     /// Whether the last unit of whatever track that this path brought has been put out.
-    linked: bool,
+    contiguous: bool,
     /// Units that wait for another path to fill the hole before them, oldest first.
-    waiting: VecDeque<Waiting>,
+    waiting: VecDeque<QueuedUnit>,
     bytes: usize,
 }
 
 #[derive(Debug)]
-struct Waiting {
+struct QueuedUnit {
     catalog: Arc<Catalog>,
     unit: AccessUnit,
     /// The unit that it follows, as its path says.
-    after: Option<Timestamp>,
+    predecessor: Option<Timestamp>,
 }
 
 impl PathMerger {
@@ -114,18 +114,18 @@ impl PathMerger {
     /// Closes a path. What it had waiting is dropped; if one path is left, that one goes on into `out`.
     pub fn close(&mut self, path: PathId, out: &mut Vec<MergedUnit>) {
         if self.paths.remove(&path).is_some() && self.paths.len() == 1 {
-            self.resume(out);
+            self.skip_gap(out);
         }
     }
 
-    /// Takes the next unit of a path (which opens it) and puts what is due into `out`. `after` is the DTS of the unit of its track that
+    /// Takes the next unit of a path (which opens it) and puts what is due into `out`. `predecessor` is the DTS of the unit of its track that
     /// it follows, if the path says so; `None` leaves it to the order in which the path brings its units.
     pub fn push(
         &mut self,
         path: PathId,
         catalog: &Arc<Catalog>,
         unit: AccessUnit,
-        after: Option<Timestamp>,
+        predecessor: Option<Timestamp>,
         out: &mut Vec<MergedUnit>,
     ) {
         let is_alone = self.paths.keys().all(|id| *id == path);
@@ -137,18 +137,18 @@ impl PathMerger {
             let is_over = self.retired.iter().any(|(epoch, _)| *epoch == unit.epoch);
             let is_older = matches!((catalog.clock, self.clock), (Some(new), Some(now)) if new < now);
             if !is_authority && (is_over || is_older) {
-                self.counters.repeated += 1;
+                self.counters.duplicates += 1;
                 return;
             }
-            self.enter(unit.epoch, catalog);
+            self.switch_epoch(unit.epoch, catalog);
         }
         let entry = self.paths.entry(path).or_default();
         if entry.epoch != Some(unit.epoch) {
             *entry = Path { epoch: Some(unit.epoch), ..Path::default() };
         }
-        self.enqueue(path, Waiting { catalog: catalog.clone(), unit, after });
+        self.enqueue(path, QueuedUnit { catalog: catalog.clone(), unit, predecessor });
         if self.paths.len() == 1 {
-            self.resume(out);
+            self.skip_gap(out);
         } else {
             self.drain(out);
         }
@@ -160,7 +160,7 @@ impl PathMerger {
     }
 
     /// Gives up on what is missing: goes on with the earliest unit that waits and can be decoded.
-    pub fn resume(&mut self, out: &mut Vec<MergedUnit>) {
+    pub fn skip_gap(&mut self, out: &mut Vec<MergedUnit>) {
         loop {
             self.drain(out);
             let earliest = self.paths.iter().filter(|(_, p)| p.epoch == self.epoch).filter_map(|(id, path)| {
@@ -169,10 +169,10 @@ impl PathMerger {
             });
             let Some((_, path, track)) = earliest.min() else { return };
             match self.tracks.get_mut(&track) {
-                Some(state) => state.broken = true,
-                None => self.paths.entry(path).or_default().linked = true,
+                Some(state) => state.needs_random_access = true,
+                None => self.paths.entry(path).or_default().contiguous = true,
             }
-            if !self.take_front(path, out) {
+            if !self.process_front(path, out) {
                 return;
             }
         }
@@ -194,12 +194,12 @@ impl PathMerger {
     }
 
     /// The path that brings the pictures now.
-    pub fn leader(&self) -> Option<PathId> {
-        self.leader
+    pub fn active_path(&self) -> Option<PathId> {
+        self.active_path
     }
 
     /// Leaves the current epoch for another; one that was on air before goes on after what it had put out.
-    fn enter(&mut self, epoch: Epoch, catalog: &Catalog) {
+    fn switch_epoch(&mut self, epoch: Epoch, catalog: &Catalog) {
         let again =
             self.retired.iter().position(|(retired, _)| *retired == epoch).and_then(|at| self.retired.remove(at));
         let tracks = std::mem::replace(&mut self.tracks, again.map(|(_, tracks)| tracks).unwrap_or_default());
@@ -215,12 +215,12 @@ impl PathMerger {
     }
 
     /// Queues a unit behind what waits on its path.
-    fn enqueue(&mut self, id: PathId, waiting: Waiting) {
+    fn enqueue(&mut self, id: PathId, waiting: QueuedUnit) {
         let path = self.paths.get_mut(&id).expect("the caller has looked the path up");
         path.bytes += waiting.unit.payload.len();
         path.waiting.push_back(waiting);
         while path.bytes > MAX_WAITING_BYTES && path.waiting.len() > 1 {
-            if let Some(Waiting { unit: dropped, .. }) = path.waiting.pop_front() {
+            if let Some(QueuedUnit { unit: dropped, .. }) = path.waiting.pop_front() {
                 path.bytes -= dropped.payload.len();
                 path.previous.remove(&dropped.track);
                 self.counters.overflowed += 1;
@@ -231,11 +231,11 @@ impl PathMerger {
     /// Lets go whatever waits no longer, on any path.
     fn drain(&mut self, out: &mut Vec<MergedUnit>) {
         let ids: Vec<PathId> = self.paths.keys().copied().collect();
-        while ids.iter().any(|id| self.take_front(*id, out)) {}
+        while ids.iter().any(|id| self.process_front(*id, out)) {}
     }
 
     /// Deals with the first unit that waits on a path; `false` if there is none or it must go on waiting.
-    fn take_front(&mut self, id: PathId, out: &mut Vec<MergedUnit>) -> bool {
+    fn process_front(&mut self, id: PathId, out: &mut Vec<MergedUnit>) -> bool {
         let Some(path) = self.paths.get_mut(&id) else { return false };
         let Some(front) = path.waiting.front() else { return false };
         if path.epoch != self.epoch {
@@ -245,16 +245,16 @@ impl PathMerger {
         if matches!(placement, Placement::Wait) {
             return false;
         }
-        let Waiting { catalog, unit, .. } = path.waiting.pop_front().expect("there is a front");
+        let QueuedUnit { catalog, unit, .. } = path.waiting.pop_front().expect("there is a front");
         path.bytes -= unit.payload.len();
-        path.linked = matches!(placement, Placement::Next | Placement::Repeat);
-        match path.linked {
+        path.contiguous = matches!(placement, Placement::Next | Placement::Duplicate);
+        match path.contiguous {
             true => path.previous.insert(unit.track, unit.dts),
             false => path.previous.remove(&unit.track),
         };
         match placement {
             Placement::Next => self.emit(id, catalog, unit, out),
-            Placement::Repeat => self.counters.repeated += 1,
+            Placement::Duplicate => self.counters.duplicates += 1,
             Placement::Undecodable | Placement::Wait => self.counters.undecodable += 1,
         }
         true
@@ -267,24 +267,25 @@ impl PathMerger {
                 let step = (unit.dts - track.last) as f64;
                 let missing = if track.interval > 0.0 { (step / track.interval).round() as i64 - 1 } else { 0 };
                 // A server that skips goes on at a random access point; elsewhere a long step is an encoder that paused.
-                let is_hole = step > track.interval * HOLE && track.interval > 0.0 && unit.random_access;
-                if track.broken || is_hole {
-                    lost = u32::try_from(missing).unwrap_or(0).max(u32::from(track.broken));
+                let is_gap = step > track.interval * GAP_INTERVALS && track.interval > 0.0 && unit.random_access;
+                if track.needs_random_access || is_gap {
+                    lost = u32::try_from(missing).unwrap_or(0).max(u32::from(track.needs_random_access));
                 } else {
                     let weight = if track.interval == 0.0 { 1.0 } else { 1.0 / 8.0 };
                     track.interval += (step - track.interval) * weight;
                 }
                 track.last = unit.dts;
-                track.broken = false;
+                track.needs_random_access = false;
             }
             None => {
-                self.tracks.insert(unit.track, TrackState { last: unit.dts, interval: 0.0, broken: false });
+                self.tracks
+                    .insert(unit.track, TrackProgress { last: unit.dts, interval: 0.0, needs_random_access: false });
             }
         }
         self.started = true;
-        if (unit.track.is_video() || catalog.video().is_none()) && self.leader != Some(id) {
-            self.counters.switches += u64::from(self.leader.is_some());
-            self.leader = Some(id);
+        if (unit.track.is_video() || catalog.video().is_none()) && self.active_path != Some(id) {
+            self.counters.switches += u64::from(self.active_path.is_some());
+            self.active_path = Some(id);
         }
         self.counters.units += 1;
         self.counters.lost += u64::from(lost);
@@ -297,36 +298,36 @@ enum Placement {
     /// It follows on what was put out.
     Next,
     /// It was put out before.
-    Repeat,
+    Duplicate,
     /// Decoding has not started, or was broken off, and cannot start here.
     Undecodable,
     /// Units are missing before it.
     Wait,
 }
 
-fn placement(tracks: &BTreeMap<TrackId, TrackState>, path: &Path, started: bool, waiting: &Waiting) -> Placement {
-    let Waiting { catalog, unit, after } = waiting;
+fn placement(tracks: &BTreeMap<TrackId, TrackProgress>, path: &Path, started: bool, waiting: &QueuedUnit) -> Placement {
+    let QueuedUnit { catalog, unit, predecessor } = waiting;
     let is_key = unit.random_access && (unit.track.is_video() || catalog.video().is_none());
     let Some(track) = tracks.get(&unit.track) else {
         // The first of its track: it starts the broadcast, or joins one that has started.
         return match (started, unit.random_access) {
             (false, _) if is_key => Placement::Next,
             // Of a path that says what follows what, only one that follows a unit that never came could be missed: before the start.
-            (true, true) if path.linked || after.is_some() => Placement::Next,
+            (true, true) if path.contiguous || predecessor.is_some() => Placement::Next,
             (true, true) => Placement::Wait,
             _ => Placement::Undecodable,
         };
     };
     if unit.dts <= track.last {
-        return Placement::Repeat;
+        return Placement::Duplicate;
     }
-    let follows = match after.as_ref().or(path.previous.get(&unit.track)) {
+    let follows = match predecessor.as_ref().or(path.previous.get(&unit.track)) {
         Some(previous) => *previous == track.last,
         // The first of its track on this path follows on the unit of another track before it, if no hole shows. HLS carries
         // the tracks of a part one after the other, so the order alone is not proof.
-        None => path.linked && ((unit.dts - track.last) as f64) < track.interval * NEIGHBOUR,
+        None => path.contiguous && ((unit.dts - track.last) as f64) < track.interval * ADJACENT_INTERVALS,
     };
-    match (follows, track.broken) {
+    match (follows, track.needs_random_access) {
         (true, false) => Placement::Next,
         (_, true) if unit.random_access => Placement::Next,
         (_, true) => Placement::Undecodable,
@@ -339,9 +340,9 @@ const RETIRED_EPOCHS: usize = 8;
 /// Bounds what a path may have waiting: 8 s of a 16 Mbit/s stream.
 const MAX_WAITING_BYTES: usize = 16 << 20;
 /// A step of this many usual intervals is a hole even on one path: a server that jumped to the newest IDR says nothing.
-const HOLE: f64 = 3.5;
+const GAP_INTERVALS: f64 = 3.5;
 /// A step of fewer usual intervals than this leaves no room for a unit in between.
-const NEIGHBOUR: f64 = 1.5;
+const ADJACENT_INTERVALS: f64 = 1.5;
 
 #[cfg(test)]
 mod tests;

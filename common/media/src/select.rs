@@ -50,7 +50,7 @@ impl PathKind {
     }
 
     /// The shortest silence that is one, however even the path was: scheduling alone takes some.
-    const fn silence_floor(self) -> Duration {
+    const fn min_stall_timeout(self) -> Duration {
         match self {
             Self::Peer => Duration::from_millis(40),
             Self::Relay => Duration::from_millis(60),
@@ -81,17 +81,17 @@ pub enum Action {
 /// Chooses among paths. See the module's text.
 #[derive(Debug)]
 pub struct Selector {
-    settings: SelectorConfig,
+    config: SelectorConfig,
     /// Best first.
-    ladder: Vec<Path>,
+    paths: Vec<Path>,
     /// Silence that nobody sees.
-    hidden: Duration,
+    buffered: Duration,
 }
 
 impl Selector {
     /// A selection among `paths`, none of them open.
-    pub fn new(settings: SelectorConfig, paths: impl IntoIterator<Item = (PathId, PathKind)>) -> Self {
-        let mut selector = Self { settings, ladder: Vec::new(), hidden: Duration::ZERO };
+    pub fn new(config: SelectorConfig, paths: impl IntoIterator<Item = (PathId, PathKind)>) -> Self {
+        let mut selector = Self { config, paths: Vec::new(), buffered: Duration::ZERO };
         for (id, kind) in paths {
             selector.add(id, kind);
         }
@@ -100,69 +100,76 @@ impl Selector {
 
     /// There is another path. The caller gives no number twice.
     pub fn add(&mut self, id: PathId, kind: PathKind) {
-        let at = self.ladder.partition_point(|other| other.kind <= kind);
-        self.ladder.insert(at, Path::new(id, kind));
+        let at = self.paths.partition_point(|other| other.kind <= kind);
+        self.paths.insert(at, Path::new(id, kind));
     }
 
     /// There is a path no more; the caller has closed it.
     pub fn remove(&mut self, id: PathId) {
-        self.ladder.retain(|path| path.id != id);
+        self.paths.retain(|path| path.id != id);
     }
 
     /// Whether there is such a path.
-    pub fn has(&self, id: PathId) -> bool {
-        self.ladder.iter().any(|path| path.id == id)
+    pub fn contains(&self, id: PathId) -> bool {
+        self.paths.iter().any(|path| path.id == id)
     }
 
     /// A path may be tried again at once: there is news of it.
-    pub fn forgive(&mut self, id: PathId) {
+    pub fn reset_backoff(&mut self, id: PathId) {
         if let Some(path) = self.path(id) {
-            path.not_before = Duration::ZERO;
+            path.retry_at = Duration::ZERO;
         }
     }
 
     /// A unit came by `path`; with the time of the unit that it follows, if the path says so.
-    pub fn arrived(&mut self, path: PathId, now: Duration, kind: TrackKind, dts: Timestamp, after: Option<Timestamp>) {
+    pub fn on_unit(
+        &mut self,
+        path: PathId,
+        now: Duration,
+        kind: TrackKind,
+        dts: Timestamp,
+        predecessor: Option<Timestamp>,
+    ) {
         // Who was missed for good reason was made up for by another.
-        let is_made_up =
-            |flow: &ActivePath| flow.of(kind).is_some_and(|rhythm| self.is_newer_elsewhere(path, kind, rhythm));
-        let is_made_up = self.ladder.iter().any(|p| p.id == path && p.flow().as_ref().is_some_and(is_made_up));
+        let is_covered =
+            |active: &ActivePath| active.track(kind).is_some_and(|stats| self.is_newer_elsewhere(path, kind, stats));
+        let is_covered = self.paths.iter().any(|p| p.id == path && p.active().as_ref().is_some_and(is_covered));
         let Some(path) = self.path(path) else { return };
         match &mut path.state {
             // A path that was let go a moment ago may still deliver.
             State::Closed | State::Idle => {}
-            State::Opening { .. } => path.state = State::Flowing(ActivePath::begin(now, kind, dts)),
-            State::Flowing(flow) => {
-                let is_missed = flow.of(kind).is_some_and(|rhythm| rhythm.is_missed);
-                flow.arrived(now, kind, dts, after);
-                if is_missed && !is_made_up {
-                    if path.alarmed + ALARMS_FORGOTTEN < now {
-                        path.alarms = 0;
+            State::Opening { .. } => path.state = State::Active(ActivePath::begin(now, kind, dts)),
+            State::Active(active) => {
+                let stalled = active.track(kind).is_some_and(|stats| stats.stalled);
+                active.arrived(now, kind, dts, predecessor);
+                if stalled && !is_covered {
+                    if path.last_false_alarm + FALSE_ALARM_MEMORY < now {
+                        path.false_alarms = 0;
                     }
-                    (path.alarms, path.alarmed) = (path.alarms.saturating_add(1), now);
+                    (path.false_alarms, path.last_false_alarm) = (path.false_alarms.saturating_add(1), now);
                 }
             }
         }
     }
 
     /// Another broadcast has begun, whose times have nothing to do with those before: what any path brings of it is newer.
-    pub fn begin_anew(&mut self) {
-        for path in &mut self.ladder {
-            if let State::Flowing(flow) = &mut path.state {
-                flow.rhythms_mut().for_each(|(_, rhythm)| rhythm.newest = Timestamp::from_millis(i64::MIN));
+    pub fn on_new_epoch(&mut self) {
+        for path in &mut self.paths {
+            if let State::Active(active) = &mut path.state {
+                active.tracks_mut().for_each(|(_, stats)| stats.newest = Timestamp::from_millis(i64::MIN));
             }
         }
     }
 
     /// `path` is connected. Where nothing flows at all, it may wait for the stream to begin.
-    pub fn answered(&mut self, path: PathId) {
-        if let Some(Path { state: State::Opening { answered, .. }, .. }) = self.path(path) {
-            *answered = true;
+    pub fn on_connected(&mut self, path: PathId) {
+        if let Some(Path { state: State::Opening { connected, .. }, .. }) = self.path(path) {
+            *connected = true;
         }
     }
 
     /// `path` is connected and idle, as asked.
-    pub fn ready(&mut self, path: PathId) {
+    pub fn on_idle(&mut self, path: PathId) {
         if let Some(path) = self.path(path)
             && matches!(path.state, State::Opening { idle: true, .. })
         {
@@ -171,198 +178,203 @@ impl Selector {
     }
 
     /// `path` failed: it could not be opened, or it ended.
-    pub fn failed(&mut self, path: PathId, now: Duration) {
-        let settings = self.settings;
+    pub fn on_failed(&mut self, path: PathId, now: Duration) {
+        let config = self.config;
         if let Some(path) = self.path(path) {
-            path.fail(&settings, now);
+            path.back_off(&config, now);
         }
     }
 
     /// The server at the other end of `path` has room for us, or has none.
-    pub fn room(&mut self, path: PathId, has_room: bool) {
+    pub fn on_capacity(&mut self, path: PathId, available: bool) {
         if let Some(path) = self.path(path) {
-            path.is_crowded = !has_room && !matches!(path.state, State::Closed);
-            path.was_crowded |= path.is_crowded;
+            path.no_capacity = !available && !matches!(path.state, State::Closed);
+            path.had_no_capacity |= path.no_capacity;
         }
     }
 
     /// Units are missing on `path` that another might bring: what is idle is asked for them.
-    pub fn lacks(&mut self, path: PathId, now: Duration) -> Vec<Action> {
-        let idle = self.ladder.iter_mut().find(|p| p.id != path && p.is_ready());
+    pub fn on_gap(&mut self, path: PathId, now: Duration) -> Vec<Action> {
+        let idle = self.paths.iter_mut().find(|p| p.id != path && p.is_standby());
         idle.map(|idle| idle.start(now)).into_iter().collect()
     }
 
     /// The viewer's buffer hides silence of so long: false alarms may make a path's patience that long, and no longer.
-    pub fn set_hidden(&mut self, hidden: Duration) {
-        self.hidden = hidden;
+    pub fn set_buffered(&mut self, buffered: Duration) {
+        self.buffered = buffered;
     }
 
     /// How long `path` may bring nothing before it is silent, as its arrivals go; `None` while it does not flow.
-    pub fn patience(&self, path: PathId) -> Option<Duration> {
-        let path = self.ladder.iter().find(|p| p.id == path)?;
-        let flow = path.flow()?;
-        flow.rhythms().map(|(_, rhythm)| self.patience_for(path, &flow, rhythm)).min()
+    pub fn stall_timeout(&self, path: PathId) -> Option<Duration> {
+        let path = self.paths.iter().find(|p| p.id == path)?;
+        let active = path.active()?;
+        active.tracks().map(|(_, stats)| self.stall_timeout_for(path, &active, stats)).min()
     }
 
     /// How many paths bring units or were asked to, and how many stand ready.
     pub fn running(&self) -> (usize, usize) {
-        let flows = |path: &&Path| matches!(path.state, State::Flowing(_) | State::Opening { idle: false, .. });
+        let flows = |path: &&Path| matches!(path.state, State::Active(_) | State::Opening { idle: false, .. });
         let is_idle = |path: &&Path| matches!(path.state, State::Idle);
-        (self.ladder.iter().filter(flows).count(), self.ladder.iter().filter(is_idle).count())
+        (self.paths.iter().filter(flows).count(), self.paths.iter().filter(is_idle).count())
     }
 
     /// Whether `path` is silent, as its arrivals go.
-    pub fn is_silent(&self, path: PathId, now: Duration) -> bool {
-        self.ladder.iter().any(|p| p.id == path && self.silent_at(p).is_some_and(|at| now >= at))
+    pub fn is_stalled(&self, path: PathId, now: Duration) -> bool {
+        self.paths.iter().any(|p| p.id == path && self.stall_deadline(p).is_some_and(|at| now >= at))
     }
 
-    /// What is to be done now. Call it after each [`failed`](Self::failed) and [`ready`](Self::ready), when a path brings units, and
+    /// What is to be done now. Call it after each [`on_failed`](Self::on_failed) and [`on_idle`](Self::on_idle), when a path brings units, and
     /// at [`deadline`](Self::deadline).
     pub fn poll(&mut self, now: Duration) -> Vec<Action> {
-        let settings = self.settings;
+        let config = self.config;
         let mut actions = Vec::new();
-        let is_alone = self.ladder.len() == 1;
-        let flows = self.ladder.iter().any(|path| matches!(path.state, State::Flowing(_)));
-        for path in &mut self.ladder {
+        let is_alone = self.paths.len() == 1;
+        let flows = self.paths.iter().any(|path| matches!(path.state, State::Active(_)));
+        for path in &mut self.paths {
             match path.state {
                 // With nothing else to try, or nothing that flows either, patience costs nothing: the stream may not have begun.
-                State::Opening { since, answered, .. }
-                    if now >= since + settings.start && !is_alone && (flows || !answered) =>
+                State::Opening { since, connected, .. }
+                    if now >= since + config.open_timeout && !is_alone && (flows || !connected) =>
                 {
-                    path.fail(&settings, now);
+                    path.back_off(&config, now);
                     actions.push(Action::Close(path.id));
                 }
-                State::Flowing(flow) if now >= flow.since + settings.prove => path.failures = 0,
+                State::Active(active) if now >= active.since + config.probation => path.failures = 0,
                 _ => {}
             }
         }
-        self.excuse_what_the_broadcast_has_not(now);
-        self.let_go_what_is_surpassed(now, &mut actions);
-        self.call_what_is_wanted(now, &mut actions);
-        self.keep_one_ready(now, &mut actions);
+        self.mark_absent_tracks(now);
+        self.close_superseded(now, &mut actions);
+        self.open_fallback(now, &mut actions);
+        self.ensure_standby(now, &mut actions);
         actions
     }
 
     /// When [`poll`](Self::poll) next has something to do, if nothing happens before.
     pub fn deadline(&self, now: Duration) -> Option<Duration> {
-        let is_alone = self.ladder.len() == 1;
-        let times = self.ladder.iter().flat_map(|path| match path.state {
+        let is_alone = self.paths.len() == 1;
+        let times = self.paths.iter().flat_map(|path| match path.state {
             State::Opening { since, .. } if !is_alone => {
-                [Some(since + self.settings.head_start), Some(since + self.settings.start)]
+                [Some(since + self.config.head_start), Some(since + self.config.open_timeout)]
             }
-            State::Flowing(flow) => {
-                let silent_at = self.silent_at(path).filter(|_| !is_alone);
-                let next = silent_at.map(|at| if now < at { at } else { at + self.settings.dead });
-                [Some(path.proving_since(&flow) + self.settings.prove), next]
+            State::Active(active) => {
+                let stall_deadline = self.stall_deadline(path).filter(|_| !is_alone);
+                let next = stall_deadline.map(|at| if now < at { at } else { at + self.config.dead_after });
+                [Some(path.probation_start(&active) + self.config.probation), next]
             }
-            State::Closed => [Some(path.not_before), None],
+            State::Closed => [Some(path.retry_at), None],
             State::Opening { .. } | State::Idle => [None, None],
         });
         times.flatten().filter(|at| *at > now).min()
     }
 
     fn path(&mut self, id: PathId) -> Option<&mut Path> {
-        self.ladder.iter_mut().find(|path| path.id == id)
+        self.paths.iter_mut().find(|path| path.id == id)
     }
 
     /// Whether any other path has brought a newer unit of this kind.
-    fn is_newer_elsewhere(&self, id: PathId, kind: TrackKind, rhythm: &ArrivalStats) -> bool {
-        self.ladder.iter().any(|other| other.id != id && other.flow().is_some_and(|flow| flow.is_newer(kind, rhythm)))
+    fn is_newer_elsewhere(&self, id: PathId, kind: TrackKind, stats: &ArrivalStats) -> bool {
+        self.paths
+            .iter()
+            .any(|other| other.id != id && other.active().is_some_and(|active| active.is_newer(kind, stats)))
     }
 
-    fn patience_for(&self, path: &Path, flow: &ActivePath, rhythm: &ArrivalStats) -> Duration {
-        let floor = path.kind.silence_floor();
-        let mut patience = rhythm.step.mul_f64(self.settings.silence_steps).max(floor);
-        patience = patience.mul_f64(1.0 + f64::from(path.alarms.min(MAX_ALARMS)) / 2.0);
+    fn stall_timeout_for(&self, path: &Path, active: &ActivePath, stats: &ArrivalStats) -> Duration {
+        let floor = path.kind.min_stall_timeout();
+        let mut stall_timeout = stats.max_gap.mul_f64(self.config.stall_factor).max(floor);
+        stall_timeout = stall_timeout.mul_f64(1.0 + f64::from(path.false_alarms.min(MAX_FALSE_ALARMS)) / 2.0);
         if path.kind.can_idle() {
             // What stands ready is asked for next to nothing: better too often than too late to be hidden.
-            patience = patience.min((flow.interval().mul_f64(MOST_INTERVALS)).max(self.hidden)).max(floor);
+            stall_timeout =
+                stall_timeout.min((active.frame_interval().mul_f64(STALL_INTERVALS)).max(self.buffered)).max(floor);
         }
-        patience
+        stall_timeout
     }
 
     /// When its pictures or its sound will have been away for too long.
-    fn silent_at(&self, path: &Path) -> Option<Duration> {
-        let flow = path.flow()?;
-        let awaited = flow.rhythms().filter(|(_, rhythm)| !rhythm.is_excused);
-        awaited.map(|(_, rhythm)| rhythm.last + self.patience_for(path, &flow, rhythm)).min()
+    fn stall_deadline(&self, path: &Path) -> Option<Duration> {
+        let active = path.active()?;
+        let awaited = active.tracks().filter(|(_, stats)| !stats.track_absent);
+        awaited.map(|(_, stats)| stats.last + self.stall_timeout_for(path, &active, stats)).min()
     }
 
     /// Pictures that no path has, while sound goes on, or the other way round, are not the path's fault.
-    fn excuse_what_the_broadcast_has_not(&mut self, now: Duration) {
-        for n in 0..self.ladder.len() {
-            let path = &self.ladder[n];
-            let Some(mut flow) = path.flow() else { continue };
-            let silent_for = |rhythm: &ArrivalStats| {
-                now.saturating_sub(rhythm.last).checked_sub(self.patience_for(path, &flow, rhythm))
+    fn mark_absent_tracks(&mut self, now: Duration) {
+        for n in 0..self.paths.len() {
+            let path = &self.paths[n];
+            let Some(mut active) = path.active() else { continue };
+            let silent_for = |stats: &ArrivalStats| {
+                now.saturating_sub(stats.last).checked_sub(self.stall_timeout_for(path, &active, stats))
             };
-            let is_heard = flow.rhythms().any(|(_, rhythm)| silent_for(rhythm).is_none());
-            let is_absent = |kind, rhythm: &ArrivalStats| {
-                silent_for(rhythm).is_some_and(|silence| silence >= self.settings.dead)
-                    && !self.is_newer_elsewhere(path.id, kind, rhythm)
+            let other_track_live = active.tracks().any(|(_, stats)| silent_for(stats).is_none());
+            let is_absent = |kind, stats: &ArrivalStats| {
+                silent_for(stats).is_some_and(|silence| silence >= self.config.dead_after)
+                    && !self.is_newer_elsewhere(path.id, kind, stats)
             };
-            let absent = flow.rhythms().find(|(kind, rhythm)| is_absent(*kind, rhythm)).map(|(kind, _)| kind);
-            if let Some(absent) = absent.filter(|_| is_heard) {
-                for (_, rhythm) in flow.rhythms_mut().filter(|(kind, _)| *kind == absent) {
-                    (rhythm.is_excused, rhythm.is_missed) = (true, false);
+            let absent = active.tracks().find(|(kind, stats)| is_absent(*kind, stats)).map(|(kind, _)| kind);
+            if let Some(absent) = absent.filter(|_| other_track_live) {
+                for (_, stats) in active.tracks_mut().filter(|(kind, _)| *kind == absent) {
+                    (stats.track_absent, stats.stalled) = (true, false);
                 }
-                self.ladder[n].state = State::Flowing(flow);
+                self.paths[n].state = State::Active(active);
             }
         }
     }
 
     /// Whether `path` has raised false alarms, the last of them so lately that another must be expected: the fallback goes on beside it.
-    fn is_doubtful(&self, path: &Path, now: Duration) -> bool {
+    fn is_unreliable(&self, path: &Path, now: Duration) -> bool {
         // The first one says nothing yet.
-        let steady = self.settings.prove * path.alarms.saturating_sub(1).min(MAX_ALARMS);
-        now < path.alarmed + steady
+        let steady = self.config.probation * path.false_alarms.saturating_sub(1).min(MAX_FALSE_ALARMS);
+        now < path.last_false_alarm + steady
     }
 
-    fn is_audible(&self, path: &Path, now: Duration) -> bool {
-        self.silent_at(path).is_some_and(|at| now < at)
+    fn is_live(&self, path: &Path, now: Duration) -> bool {
+        self.stall_deadline(path).is_some_and(|at| now < at)
     }
 
     /// How many paths flow where all is well.
-    fn wanted(&self) -> usize {
-        if self.settings.mode == Mode::Hot { 2 } else { 1 }
+    fn wanted_paths(&self) -> usize {
+        if self.config.mode == Mode::Hot { 2 } else { 1 }
     }
 
     /// Lets a path go when others make it superfluous: as many better ones as are wanted, proved and as new; or any that is newer,
     /// while it is as good as dead.
-    fn let_go_what_is_surpassed(&mut self, now: Duration, actions: &mut Vec<Action>) {
-        let settings = self.settings;
-        for n in (0..self.ladder.len()).rev() {
-            let Some(flow) = self.ladder[n].flow() else { continue };
-            let others = || self.ladder.iter().enumerate().filter(|(other, _)| *other != n);
-            let flows = |path: &Path| path.flow().filter(|_| self.is_audible(path, now));
-            let path = &self.ladder[n];
-            let is_dead = flow.rhythms().any(|(kind, rhythm)| {
-                now >= rhythm.last + self.patience_for(path, &flow, rhythm) + settings.dead
-                    && others().any(|(_, path)| flows(path).is_some_and(|other| other.is_newer(kind, rhythm)))
+    fn close_superseded(&mut self, now: Duration, actions: &mut Vec<Action>) {
+        let config = self.config;
+        for n in (0..self.paths.len()).rev() {
+            let Some(active) = self.paths[n].active() else { continue };
+            let others = || self.paths.iter().enumerate().filter(|(other, _)| *other != n);
+            let flows = |path: &Path| path.active().filter(|_| self.is_live(path, now));
+            let path = &self.paths[n];
+            let is_dead = active.tracks().any(|(kind, stats)| {
+                now >= stats.last + self.stall_timeout_for(path, &active, stats) + config.dead_after
+                    && others().any(|(_, path)| flows(path).is_some_and(|other| other.is_newer(kind, stats)))
             });
             if is_dead {
-                self.ladder[n].fail(&settings, now);
-                actions.push(Action::Close(self.ladder[n].id));
+                self.paths[n].back_off(&config, now);
+                actions.push(Action::Close(self.paths[n].id));
                 continue;
             }
-            let proved = |path: &Path| {
-                flows(path).filter(|flow| now >= path.proving_since(flow) + settings.prove && !path.is_crowded)
+            let past_probation = |path: &Path| {
+                flows(path).filter(|active| now >= path.probation_start(active) + config.probation && !path.no_capacity)
             };
-            if path.is_crowded && others().any(|(_, path)| proved(path).is_some()) {
-                let path = &mut self.ladder[n];
+            if path.no_capacity && others().any(|(_, path)| past_probation(path).is_some()) {
+                let path = &mut self.paths[n];
                 path.state = State::Idle;
                 actions.push(Action::Stop(path.id));
                 continue;
             }
             let better = others().filter(|(other, path)| {
-                *other < n && !self.is_doubtful(path, now) && proved(path).is_some_and(|other| other.covers(&flow))
+                *other < n
+                    && !self.is_unreliable(path, now)
+                    && past_probation(path).is_some_and(|other| other.covers(&active))
             });
-            if better.count() < self.wanted() {
+            if better.count() < self.wanted_paths() {
                 continue;
             }
-            let has_idle = self.ladder.iter().any(Path::is_ready);
-            let path = &mut self.ladder[n];
-            if settings.mode == Mode::Warm && path.kind.can_idle() && !has_idle {
+            let has_idle = self.paths.iter().any(Path::is_standby);
+            let path = &mut self.paths[n];
+            if config.mode == Mode::Warm && path.kind.can_idle() && !has_idle {
                 path.state = State::Idle;
                 actions.push(Action::Stop(path.id));
             } else {
@@ -373,88 +385,87 @@ impl Selector {
     }
 
     /// Calls for the next path when none, or too few, can be heard, and for those above the best that can.
-    fn call_what_is_wanted(&mut self, now: Duration, actions: &mut Vec<Action>) {
-        let audible =
-            |selector: &Self, n: usize| selector.is_audible(&selector.ladder[n], now) && !selector.ladder[n].is_crowded;
-        let is_anything_heard = self.ladder.iter().any(|path| self.is_audible(path, now));
-        let count = (0..self.ladder.len()).filter(|n| audible(self, *n)).count();
-        let best = (0..self.ladder.len()).find(|n| audible(self, *n)).unwrap_or(self.ladder.len());
+    fn open_fallback(&mut self, now: Duration, actions: &mut Vec<Action>) {
+        let live =
+            |selector: &Self, n: usize| selector.is_live(&selector.paths[n], now) && !selector.paths[n].no_capacity;
+        let any_live = self.paths.iter().any(|path| self.is_live(path, now));
+        let count = (0..self.paths.len()).filter(|n| live(self, *n)).count();
+        let best = (0..self.paths.len()).find(|n| live(self, *n)).unwrap_or(self.paths.len());
         if count == 0 {
-            self.miss_what_is_silent(now);
+            self.mark_stalled(now);
             // What is idle is the nearest; it need not wait for what is still connecting.
-            let is_called =
-                self.ladder.iter().any(|p| matches!(p.state, State::Opening { idle: false, since, .. } if p.kind.can_idle() && now < since + self.settings.head_start));
+            let fallback_opening =
+                self.paths.iter().any(|p| matches!(p.state, State::Opening { idle: false, since, .. } if p.kind.can_idle() && now < since + self.config.head_start));
             // A part is better than nothing, and all is better than a part.
-            let idle =
-                self.ladder.iter_mut().filter(|p| p.is_ready() || !is_anything_heard && matches!(p.state, State::Idle));
-            if let Some(idle) = idle.min_by_key(|path| path.is_crowded).filter(|_| !is_called) {
+            let idle = self.paths.iter_mut().filter(|p| p.is_standby() || !any_live && matches!(p.state, State::Idle));
+            if let Some(idle) = idle.min_by_key(|path| path.no_capacity).filter(|_| !fallback_opening) {
                 actions.push(idle.start(now));
                 return;
             }
         }
-        let head_start = self.settings.head_start;
+        let head_start = self.config.head_start;
         let is_new = |path: &Path| matches!(path.state, State::Opening { since, .. } if now < since + head_start);
-        if self.ladder.iter().any(is_new) {
+        if self.paths.iter().any(is_new) {
             return;
         }
         // An idle path above the best flows again; else the best closed one that may be tried is opened.
-        let next = self.ladder[..best].iter_mut().find(|path| match path.state {
-            State::Idle => !path.is_crowded,
-            State::Closed => path.not_before <= now,
-            State::Opening { .. } | State::Flowing(_) => false,
+        let next = self.paths[..best].iter_mut().find(|path| match path.state {
+            State::Idle => !path.no_capacity,
+            State::Closed => path.retry_at <= now,
+            State::Opening { .. } | State::Active(_) => false,
         });
         if let Some(path) = next {
             actions.push(path.start(now));
         }
     }
 
-    fn miss_what_is_silent(&mut self, now: Duration) {
-        for n in 0..self.ladder.len() {
-            let Some(mut flow) = self.ladder[n].flow() else { continue };
-            let silent = flow.rhythms().filter(|(_, rhythm)| {
-                now >= rhythm.last + self.patience_for(&self.ladder[n], &flow, rhythm) && !rhythm.is_excused
+    fn mark_stalled(&mut self, now: Duration) {
+        for n in 0..self.paths.len() {
+            let Some(mut active) = self.paths[n].active() else { continue };
+            let silent = active.tracks().filter(|(_, stats)| {
+                now >= stats.last + self.stall_timeout_for(&self.paths[n], &active, stats) && !stats.track_absent
             });
             let silent: Vec<TrackKind> = silent.map(|(kind, _)| kind).collect();
-            for (_, rhythm) in flow.rhythms_mut().filter(|(kind, _)| silent.contains(kind)) {
-                rhythm.is_missed = true;
+            for (_, stats) in active.tracks_mut().filter(|(kind, _)| silent.contains(kind)) {
+                stats.stalled = true;
             }
-            self.ladder[n].state = State::Flowing(flow);
+            self.paths[n].state = State::Active(active);
         }
     }
 
     /// With a path in use that has proved itself, makes the one below it ready.
-    fn keep_one_ready(&mut self, now: Duration, actions: &mut Vec<Action>) {
-        let mode = self.settings.mode;
-        let is_proved = |path: &Path| {
-            path.flow().is_some_and(|flow| now >= flow.since + self.settings.prove) && self.is_audible(path, now)
+    fn ensure_standby(&mut self, now: Duration, actions: &mut Vec<Action>) {
+        let mode = self.config.mode;
+        let past_probation = |path: &Path| {
+            path.active().is_some_and(|active| now >= active.since + self.config.probation) && self.is_live(path, now)
         };
-        let Some(best) = self.ladder.iter().position(is_proved) else { return };
+        let Some(best) = self.paths.iter().position(past_probation) else { return };
         let is_there = |path: &Path| match path.state {
             State::Closed => false,
             State::Idle | State::Opening { .. } => true,
-            State::Flowing(_) => mode == Mode::Hot,
+            State::Active(_) => mode == Mode::Hot,
         };
-        if mode == Mode::Cold || self.ladder[best + 1..].iter().any(is_there) {
+        if mode == Mode::Cold || self.paths[best + 1..].iter().any(is_there) {
             return;
         }
-        let next = self.ladder[best + 1..].iter_mut().find(|path| {
+        let next = self.paths[best + 1..].iter_mut().find(|path| {
             let fits = mode == Mode::Hot || path.kind.can_idle();
-            fits && matches!(path.state, State::Closed) && path.not_before <= now
+            fits && matches!(path.state, State::Closed) && path.retry_at <= now
         });
         if let Some(path) = next {
             let idle = mode == Mode::Warm;
-            path.state = State::Opening { since: now, idle, answered: false };
+            path.state = State::Opening { since: now, idle, connected: false };
             actions.push(if idle { Action::OpenIdle(path.id) } else { Action::Open(path.id) });
         }
     }
 }
 
 /// Where a unit comes every so often, silence of so many times that is one: noticed within three, the look of it included.
-const MOST_INTERVALS: f64 = 2.5;
+const STALL_INTERVALS: f64 = 2.5;
 /// False alarms stretch a path's patience by half of it each, up to this many.
-const MAX_ALARMS: u32 = 6;
+const MAX_FALSE_ALARMS: u32 = 6;
 /// A path without a false alarm for so long is an even one again.
-const ALARMS_FORGOTTEN: Duration = Duration::from_secs(30);
+const FALSE_ALARM_MEMORY: Duration = Duration::from_secs(30);
 
 #[cfg(test)]
 mod tests;

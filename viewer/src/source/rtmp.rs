@@ -137,7 +137,7 @@ impl Intake {
 
     fn metadata(&mut self, metadata: rtmp::Metadata) {
         if let Some(epoch) = metadata.epoch {
-            self.demuxer.exact(true);
+            self.demuxer.set_exact(true);
             self.named = true;
             if epoch != self.catalog.epoch {
                 self.begin(epoch);

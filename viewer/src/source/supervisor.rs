@@ -174,12 +174,12 @@ impl Supervisor {
     async fn step(&mut self) -> Result<(), Over> {
         let now = self.now();
         let flowing: Vec<PathId> =
-            self.paths.keys().copied().filter(|path| self.selector.is_silent(*path, now)).collect();
-        self.selector.set_hidden(self.position.buffer());
+            self.paths.keys().copied().filter(|path| self.selector.is_stalled(*path, now)).collect();
+        self.selector.set_buffered(self.position.buffer());
         let actions = self.selector.poll(now);
         if actions.iter().any(|action| matches!(action, Action::Open(_) | Action::Start(_))) {
             for path in flowing {
-                debug!(path = self.describe(path), patience = ?self.selector.patience(path), "silent");
+                debug!(path = self.describe(path), patience = ?self.selector.stall_timeout(path), "silent");
                 self.send(Event::Silent(path)).await?;
             }
         }
@@ -223,8 +223,8 @@ impl Supervisor {
         let peer = self.paths.iter().find(|(_, path)| matches!(path.way, Way::Peer { .. })).map(|(id, _)| *id);
         let Some(peer) = peer.filter(|_| !places.is_empty()) else { return };
         debug!(?places, "the broadcaster may be on this network");
-        if self.selector.has(peer) {
-            self.selector.forgive(peer);
+        if self.selector.contains(peer) {
+            self.selector.reset_backoff(peer);
         } else {
             self.selector.add(peer, PathKind::Peer);
         }
@@ -245,7 +245,7 @@ impl Supervisor {
         };
         match report {
             Report::Opened { burst, complete, by_parts } => {
-                self.selector.answered(id);
+                self.selector.on_connected(id);
                 let source = path.way.describe_as(by_parts);
                 let is_first = !path.worked;
                 let delivery = path.way.delivery(by_parts);
@@ -262,9 +262,9 @@ impl Supervisor {
                 info!("the server has had nothing new for a while");
                 self.state(State::Waiting).await?;
             }
-            Report::Ready => self.selector.ready(id),
+            Report::Ready => self.selector.on_idle(id),
             Report::Room(has_room) => {
-                self.selector.room(id, has_room);
+                self.selector.on_capacity(id, has_room);
                 if !has_room {
                     self.send(Event::Crowded(id)).await?;
                 }
@@ -272,7 +272,7 @@ impl Supervisor {
             Report::Asked(at) => self.send(Event::Asked { path: id, at }).await?,
             Report::Stamps(report, exchange) => self.send(Event::Stamps { path: id, report, exchange }).await?,
             Report::Gap => {
-                let actions = self.selector.lacks(id, now);
+                let actions = self.selector.on_gap(id, now);
                 self.act(actions).await?;
                 // Units that say what they follow need no word of it.
                 if !path_says_what_follows(self.paths.get(&id)) {
@@ -283,9 +283,9 @@ impl Supervisor {
                 path.worked = true;
                 let is_another = self.epoch.replace(unit.epoch) != Some(unit.epoch);
                 if is_another {
-                    self.selector.begin_anew();
+                    self.selector.on_new_epoch();
                 }
-                self.selector.arrived(id, now, unit.track.kind, unit.dts, after);
+                self.selector.on_unit(id, now, unit.track.kind, unit.dts, after);
                 if is_another {
                     // A broadcast that the server may not have known when it was asked: its broadcaster has a certificate of its own.
                     let _ = self.ask_again.try_send(());
@@ -322,7 +322,7 @@ impl Supervisor {
             self.state(State::Waiting).await?;
             return self.open_after(id, true, jittered(NOT_LIVE)).await;
         }
-        self.selector.failed(id, self.now());
+        self.selector.on_failed(id, self.now());
         let Some(path) = self.paths.get_mut(&id) else { return Ok(()) };
         // A server that restarts may not know its streams for a moment; one that never knew this one does not.
         let is_hopeless = !error.retry() && !path.worked;
@@ -368,7 +368,7 @@ impl Supervisor {
         let places = self.places.borrow().clone();
         let Some(path) = self.paths.get_mut(&id) else { return Ok(()) };
         if path.hopeless.is_some() {
-            self.selector.failed(id, self.started.elapsed());
+            self.selector.on_failed(id, self.started.elapsed());
             return Ok(());
         }
         path.opening += 1;
@@ -400,7 +400,7 @@ impl Supervisor {
         if let Some(task) = self.paths.get_mut(&id).and_then(|path| path.task.take()) {
             task.abort();
         }
-        let failed = self.selector.is_silent(id, self.now());
+        let failed = self.selector.is_stalled(id, self.now());
         self.send(Event::Closed { path: id, failed }).await
     }
 

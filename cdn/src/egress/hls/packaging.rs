@@ -129,14 +129,14 @@ impl Packaged {
     /// All who wait for the same part are woken once, by the snapshot that has it, and share its text.
     pub async fn reloaded(&self, snapshot: Arc<Snapshot>, wanted: Awaited) -> Waited {
         let Awaited { msn, part } = wanted;
-        let has_come = |s: &Snapshot| s.playlist.ended || s.playlist.has_come_to(msn, part);
+        let has_come = |s: &Snapshot| s.playlist.ended || s.playlist.contains(msn, part);
         if has_come(&snapshot) {
             return Waited::Come(snapshot);
         }
-        if snapshot.playlist.is_far_from(msn, part) {
+        if snapshot.playlist.is_too_far_ahead(msn, part) {
             return Waited::TooFar;
         }
-        let patience = snapshot.playlist.longest_wait();
+        let patience = snapshot.playlist.blocking_timeout();
         drop(snapshot);
         self.wait(patience, has_come).await.map_or(Waited::NotCome, Waited::Come)
     }
@@ -147,7 +147,7 @@ impl Packaged {
         if now.playlist.preload_hint() != Some((msn, index)) || now.playlist.segments.is_empty() {
             return Waited::Come(now);
         }
-        let patience = now.playlist.longest_wait();
+        let patience = now.playlist.blocking_timeout();
         drop(now);
         let is_past = |s: &Snapshot| s.playlist.preload_hint() != Some((msn, index));
         self.wait(patience, is_past).await.map_or(Waited::NotCome, Waited::Come)

@@ -18,7 +18,7 @@ use crate::timestamp_unwrap::{TimestampUnwrapper, Unwrapped};
 /// is H.264 and HEVC with NAL unit lengths of 1 or 2 bytes, which are rewritten to 4.
 ///
 /// A foreign publisher's timestamps are mended: DTS never goes below zero and rises by at least 1 ms within a track, for
-/// rounding makes equal ones at high rates. Those of one that states an epoch are taken as they are ([`Demuxer::exact`]).
+/// rounding makes equal ones at high rates. Those of one that states an epoch are taken as they are ([`Demuxer::set_exact`]).
 #[derive(Debug)]
 pub struct Demuxer {
     epoch: Epoch,
@@ -31,7 +31,7 @@ pub struct Demuxer {
 struct State {
     track: Track,
     /// What the publisher's own record was, to notice that it repeats it.
-    told: Bytes,
+    sent_record: Bytes,
     /// Of the lengths in the bodies, if not 4.
     short_lengths: Option<usize>,
     last_dts: Option<i64>,
@@ -60,7 +60,7 @@ impl Demuxer {
     }
 
     /// Whether timestamps are exact DTS, because the publisher stated an epoch: they are not mended, and never jump.
-    pub fn exact(&mut self, exact: bool) {
+    pub fn set_exact(&mut self, exact: bool) {
         self.exact = exact;
     }
 
@@ -130,20 +130,20 @@ impl Demuxer {
         if codec == Codec::Mp3 {
             return Ok(());
         }
-        if self.tracks.get(&id).is_some_and(|state| state.track.config.codec == codec && state.told == record) {
+        if self.tracks.get(&id).is_some_and(|state| state.track.config.codec == codec && state.sent_record == record) {
             return Ok(());
         }
         // A copy: the record outlives its message, whose memory it would hold.
-        let told = Bytes::copy_from_slice(record.get(..codec::MAX_RECORD + 1).unwrap_or(&record));
+        let sent_record = Bytes::copy_from_slice(record.get(..codec::MAX_RECORD + 1).unwrap_or(&record));
         let record = match codec {
-            Codec::Opus if told.is_empty() => opus::OpusHead::for_channels(2).map(|head| head.build()),
-            _ => Ok(told.clone()),
+            Codec::Opus if sent_record.is_empty() => opus::OpusHead::for_channels(2).map(|head| head.build()),
+            _ => Ok(sent_record.clone()),
         };
         let config = record.and_then(|record| CodecConfig::from_record(codec, record));
         let config = config.map_err(|source| Error::Codec { track: id, source })?;
         let length_size = config.nal_length_size().map_err(|source| Error::Codec { track: id, source })?;
         let state = self.begin(id, config.with_four_byte_lengths(), events)?;
-        state.told = told;
+        state.sent_record = sent_record;
         state.short_lengths = length_size.filter(|size| *size != 4);
         Ok(())
     }
@@ -184,7 +184,8 @@ impl Demuxer {
         let dts = self.unwrap(timestamp, id, events);
         let composition = i64::from(composition);
         let state = self.tracks.get_mut(&id).expect("the track was found or begun above");
-        let (dts, pts) = if self.exact { (dts, dts + composition) } else { mend(dts, composition, state.last_dts) };
+        let (dts, pts) =
+            if self.exact { (dts, dts + composition) } else { monotonic(dts, composition, state.last_dts) };
         state.last_dts = Some(dts);
         events.push(Event::Unit(AccessUnit {
             epoch: self.epoch,
@@ -223,7 +224,7 @@ impl Demuxer {
         let format = Format::Audio { sample_rate, channels: u16::from(channels) };
         let config = match codec {
             _ if channels == 0 || u16::from(channels) == known => return Ok(()),
-            Codec::Opus if state.told.is_empty() => {
+            Codec::Opus if state.sent_record.is_empty() => {
                 let head =
                     opus::OpusHead::for_channels(channels).map_err(|source| Error::Codec { track: id, source })?;
                 CodecConfig { record: head.build(), format, ..config.clone() }
@@ -242,13 +243,13 @@ impl Demuxer {
             return Err(Error::TooManyTracks(id));
         }
         let track = Track { id, config };
-        let is_news = self.tracks.get(&id).is_none_or(|state| state.track != track);
-        if is_news {
+        let has_changed = self.tracks.get(&id).is_none_or(|state| state.track != track);
+        if has_changed {
             events.push(Event::Track(track.clone()));
         }
         let state = self.tracks.entry(id).or_insert_with(|| State {
             track: track.clone(),
-            told: Bytes::new(),
+            sent_record: Bytes::new(),
             short_lengths: None,
             last_dts: None,
         });
@@ -262,7 +263,7 @@ fn lacks_size(config: &CodecConfig) -> bool {
 }
 
 /// A DTS that rises strictly and is not before zero, and a PTS that is not before it.
-fn mend(dts: i64, composition: i64, last: Option<i64>) -> (i64, i64) {
+fn monotonic(dts: i64, composition: i64, last: Option<i64>) -> (i64, i64) {
     let mended = dts.max(last.map_or(0, |last| last.saturating_add(1)));
     (mended, if composition < 0 { dts + composition } else { (dts + composition).max(mended) })
 }

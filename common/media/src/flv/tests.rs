@@ -333,7 +333,7 @@ fn tracks_are_bounded() {
 /// The DTS and PTS that timestamps and composition times become, and the jumps.
 fn clock(exact: bool, near: Option<i64>, messages: &[(TrackKind, u32, i32)]) -> Vec<(char, i64, i64)> {
     let mut demuxer = Demuxer::new(Epoch(7));
-    demuxer.exact(exact);
+    demuxer.set_exact(exact);
     if let Some(near) = near {
         demuxer.resume_near(Timestamp::from_millis(near));
     }
@@ -442,7 +442,7 @@ fn exact_clocks_are_believed() {
 #[test]
 fn another_exact_epoch_has_a_clock_of_its_own() {
     let mut demuxer = Demuxer::new(Epoch(7));
-    demuxer.exact(true);
+    demuxer.set_exact(true);
     demuxer.resume_near(Timestamp::from_millis(5 << 32));
     demuxer.audio(0, body(&[b"\xaf\0\x12\x10"])).unwrap();
     for (epoch, dts) in [(7, (5 << 32) + 9), (7, (5 << 32) + 9), (8, 9)] {
@@ -485,7 +485,7 @@ proptest! {
         let id = TrackId { kind, index };
         let track = Track { id, config: config(codec) };
         let mut demuxer = Demuxer::new(Epoch(7));
-        demuxer.exact(true);
+        demuxer.set_exact(true);
         demuxer.resume_near(Timestamp::from_millis(start));
         let mut read = |timestamp, body| match kind {
             TrackKind::Video => demuxer.video(timestamp, body).unwrap(),
@@ -532,7 +532,7 @@ proptest! {
         let openings: [&[u8]; 8] =
             [b"", b"\x17\x01\0\0\0", b"\x90avc1", b"\x96\x13avc1", b"\x96\x21", b"\x95\x11mp4a", b"\x97\x02", b"\x94Opus"];
         let mut demuxer = Demuxer::new(Epoch(7));
-        demuxer.exact(exact);
+        demuxer.set_exact(exact);
         demuxer.video(0, body(&[b"\x17\0\0\0\0", &AVCC])).unwrap();
         demuxer.audio(0, body(&[b"\xaf\0\x12\x10"])).unwrap();
         let mut last = std::collections::BTreeMap::new();

@@ -39,7 +39,7 @@ pub(super) fn write(out: &mut Vec<u8>, catalog: &Catalog, track: &Track) -> Resu
     write_box(out, entry, |out| {
         match config.format {
             Format::Video { width, height } => {
-                let (width, height) = if width == 0 { said_size(catalog) } else { (width, height) };
+                let (width, height) = if width == 0 { size_in_metadata(catalog) } else { (width, height) };
                 visual_head(out, width, height);
             }
             Format::Audio { sample_rate, channels } => audio_head(out, sample_rate, channels),
@@ -137,7 +137,7 @@ fn audio_head(out: &mut Vec<u8>, sample_rate: u32, channels: u16) {
 }
 
 /// What the publisher says of the size of its pictures.
-fn said_size(catalog: &Catalog) -> (u32, u32) {
+fn size_in_metadata(catalog: &Catalog) -> (u32, u32) {
     let side = |key: &str| match catalog.metadata.get(key) {
         Some(Value::Number(side)) if (1.0..=65535.0).contains(side) => *side as u32,
         _ => 0,

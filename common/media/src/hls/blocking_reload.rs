@@ -14,7 +14,7 @@ impl Playlist {
 
     /// Whether the playlist contains the segment `msn`, or with an index that part of it, or anything later. An index beyond the
     /// last of a complete segment is the first of the next.
-    pub fn has_come_to(&self, msn: u64, part: Option<u64>) -> bool {
+    pub fn contains(&self, msn: u64, part: Option<u64>) -> bool {
         let Some(last) = self.segments.last() else { return false };
         let Some(part) = part else { return msn <= last.msn };
         if msn < last.msn || (msn == last.msn && part < last.parts.len() as u64) {
@@ -28,7 +28,7 @@ impl Playlist {
     }
 
     /// Whether nobody who has read the playlist would ask for this yet: it is refused, not waited for.
-    pub fn is_far_from(&self, msn: u64, part: Option<u64>) -> bool {
+    pub fn is_too_far_ahead(&self, msn: u64, part: Option<u64>) -> bool {
         let Some(last) = self.segments.last() else { return true };
         let open = self.open.as_ref().map_or(0, |open| open.parts.len() as u64);
         let ahead = msn.saturating_sub(last.msn);
@@ -42,7 +42,7 @@ impl Playlist {
     }
 
     /// How long a request may be kept waiting before it is told to ask again: three target durations (§6.2.5.2).
-    pub fn longest_wait(&self) -> Duration {
+    pub fn blocking_timeout(&self) -> Duration {
         Duration::from_secs(self.target_duration) * WAIT
     }
 }

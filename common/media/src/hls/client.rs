@@ -1,6 +1,6 @@
-//! What a client fetches next: a pure scheduler over playlist snapshots (RFC 8216 §6.3).
+//! What a client fetches next: a pure client over playlist snapshots (RFC 8216 §6.3).
 //!
-//! The caller loads and fetches; it tells the scheduler what it loaded and when, and asks for the next step. Sockets, retries
+//! The caller loads and fetches; it tells the client what it loaded and when, and asks for the next step. Sockets, retries
 //! of a fetch and blocking reload are the caller's. Here are whole segments; [`parts`] is for parts.
 
 pub mod parts;
@@ -76,7 +76,7 @@ struct Given {
 }
 
 impl PlaylistClient {
-    /// A scheduler that starts `hold_back` behind the live edge, or, without, as far as the server and RFC 8216 §6.3.3 say:
+    /// A client that starts `hold_back` behind the live edge, or, without, as far as the server and RFC 8216 §6.3.3 say:
     /// three target durations. A playlist that is complete starts at its beginning, one with `EXT-X-START` there.
     pub fn new(hold_back: Option<Duration>) -> Self {
         Self { hold_back, ..Self::default() }
@@ -89,13 +89,13 @@ impl PlaylistClient {
     }
 
     /// The playlists that follow are another rendition's: its init segment is not the one that was given.
-    pub fn other_rendition(&mut self) {
+    pub fn on_rendition_change(&mut self) {
         self.map_is_new = true;
     }
 
     /// A playlist was loaded; `began` is when its loading began, on the caller's monotonic clock.
-    pub fn loaded(&mut self, began: Duration, mut playlist: MediaPlaylist) {
-        let target = playlist.target_duration.max(SHORTEST_TARGET);
+    pub fn on_playlist(&mut self, began: Duration, mut playlist: MediaPlaylist) {
+        let target = playlist.target_duration.max(MIN_TARGET);
         if let Some(before) = &self.playlist {
             fill_skipped(before, &mut playlist);
         }
@@ -106,9 +106,9 @@ impl PlaylistClient {
         // §6.3.4, and of its successor: after a change wait as long as the newest segment lasts, else half a target duration.
         let newest = playlist.segments.last().map_or(target, |segment| segment.duration.clamp(target / 2, target));
         self.reload_at = began + if is_new { newest } else { target / 2 };
-        if self.next.is_some_and(|next| playlist.next_msn().saturating_add(RESTART) < next) {
+        if self.next.is_some_and(|next| playlist.next_msn().saturating_add(RESTART_DISTANCE) < next) {
             // The numbers started again: it is another server, or the same without memory.
-            let index = self.go_on(&playlist);
+            let index = self.relocate(&playlist);
             self.next = (!playlist.segments.is_empty()).then(|| playlist.media_sequence + playlist.skipped + index.0);
             self.given = None;
             self.before = None;
@@ -117,21 +117,21 @@ impl PlaylistClient {
     }
 
     /// Loading the playlist failed at `now`: the next attempt is half a target duration later.
-    pub fn load_failed(&mut self, now: Duration) {
+    pub fn on_load_failed(&mut self, now: Duration) {
         let target = self.playlist.as_ref().map_or(Duration::ZERO, |playlist| playlist.target_duration);
-        self.reload_at = now + target.max(SHORTEST_TARGET) / 2;
+        self.reload_at = now + target.max(MIN_TARGET) / 2;
     }
 
     /// The segment that was given out last is wanted once more, as it was not had, or not whole. If it is listed no more, it
     /// is lost.
-    pub fn fetch_again(&mut self) {
+    pub fn retry_fetch(&mut self) {
         if let Some((msn, lost, given)) = self.before.take() {
             (self.next, self.lost, self.given) = (Some(msn), lost, given);
         }
     }
 
     /// The segment that was given out last could not be had: it counts as lost, and the decoder starts anew after it.
-    pub fn fetch_failed(&mut self) {
+    pub fn on_fetch_failed(&mut self) {
         self.before = None;
         self.lost += 1;
     }
@@ -148,7 +148,7 @@ impl PlaylistClient {
         };
         if next < first {
             // What expired while we were away is gone; or a server that restarted counts from further up.
-            let (index, follows) = self.go_on(playlist);
+            let (index, follows) = self.relocate(playlist);
             let to = first + index;
             self.lost += if follows { 0 } else { to - next };
             self.map_is_new = true;
@@ -191,7 +191,7 @@ impl PlaylistClient {
     }
 
     /// The index of the segment to go on with where what comes next is not listed, and whether it follows on what was given.
-    fn go_on(&self, playlist: &MediaPlaylist) -> (u64, bool) {
+    fn relocate(&self, playlist: &MediaPlaylist) -> (u64, bool) {
         if self.keep_all || playlist.end_list {
             return (0, false);
         }
@@ -200,7 +200,8 @@ impl PlaylistClient {
             (0..playlist.segments.len()).find(|index| {
                 let begin = date(playlist.segments[..=*index].iter());
                 begin.is_some_and(|begin| {
-                    begin <= later(end, NEAR) && later(begin, playlist.segments[*index].duration) > later(end, NEAR)
+                    begin <= later(end, DATE_TOLERANCE)
+                        && later(begin, playlist.segments[*index].duration) > later(end, DATE_TOLERANCE)
                 })
             })
         });
@@ -361,8 +362,8 @@ fn without_dots(path: &str) -> String {
 }
 
 /// A playlist that claims less, or nothing, is not loaded more often than twice in this time.
-const SHORTEST_TARGET: Duration = Duration::from_millis(500);
+const MIN_TARGET: Duration = Duration::from_millis(500);
 /// How far media sequence numbers fall back before that is a restart, not a cache that is behind.
-const RESTART: u64 = 3;
+const RESTART_DISTANCE: u64 = 3;
 /// Dates and durations are rounded: what begins this much earlier than the segment before ended follows on it.
-const NEAR: Duration = Duration::from_millis(100);
+const DATE_TOLERANCE: Duration = Duration::from_millis(100);

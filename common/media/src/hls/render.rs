@@ -10,17 +10,17 @@ use super::snapshot::{Playlist, Resource, Segment};
 
 /// The media playlist of a snapshot; `None` until there is a segment to list.
 pub fn media_playlist(playlist: &Playlist) -> Option<String> {
-    listing(playlist).map(|listing| listing.to_string())
+    to_media_playlist(playlist).map(|listing| listing.to_string())
 }
 
 /// The same without the segments that a client has which saw the playlist a moment ago (`_HLS_skip=YES`). The whole where nothing may
 /// be left out.
 pub fn delta_update(playlist: &Playlist) -> Option<String> {
-    listing(playlist).map(|listing| skipped(listing).to_string())
+    to_media_playlist(playlist).map(|listing| skipped(listing).to_string())
 }
 
 /// The media playlist as a value.
-pub(super) fn listing(playlist: &Playlist) -> Option<MediaPlaylist> {
+pub(super) fn to_media_playlist(playlist: &Playlist) -> Option<MediaPlaylist> {
     let first = playlist.segments.first()?;
     let target_duration = Duration::from_secs(playlist.target_duration);
     let mut listing = MediaPlaylist {
@@ -29,7 +29,7 @@ pub(super) fn listing(playlist: &Playlist) -> Option<MediaPlaylist> {
         media_sequence: first.msn,
         discontinuity_sequence: playlist.discontinuity_sequence,
         independent_segments: playlist.independent,
-        segments: playlist.segments.iter().map(|segment| described(segment)).collect(),
+        segments: playlist.segments.iter().map(|segment| media_segment(segment)).collect(),
         end_list: playlist.ended,
         ..MediaPlaylist::default()
     };
@@ -61,7 +61,7 @@ pub(super) fn version(playlist: &Playlist) -> u64 {
     if playlist.low_latency { 9 } else { 7 }
 }
 
-fn described(segment: &Segment) -> MediaSegment {
+fn media_segment(segment: &Segment) -> MediaSegment {
     MediaSegment {
         uri: Resource::Segment(segment.msn).to_string(),
         duration: segment.duration,
@@ -86,7 +86,7 @@ fn parts(segment: &Segment) -> Vec<MediaPart> {
 fn trailing(playlist: &Playlist, map: Option<Arc<Map>>) -> TrailingParts {
     let head = match &playlist.open {
         Some(open) => {
-            MediaSegment { uri: String::new(), duration: Duration::ZERO, parts: parts(open), ..described(open) }
+            MediaSegment { uri: String::new(), duration: Duration::ZERO, parts: parts(open), ..media_segment(open) }
         }
         None => MediaSegment { map, ..MediaSegment::default() },
     };

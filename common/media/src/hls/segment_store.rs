@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::segmenter::{MAX_TARGET, SegmenterConfig, promised};
+use super::segmenter::{MAX_TARGET, SegmenterConfig, part_target_for};
 use super::snapshot::{Init, Playlist, Segment};
 
 /// What a stream keeps, in order of time: `unlisted`, then `listed`.
@@ -57,7 +57,7 @@ impl SegmentStore {
     }
 
     /// Whether there ever was a segment.
-    pub(super) fn has_any(&self) -> bool {
+    pub(super) fn has_segments(&self) -> bool {
         !self.listed.is_empty() || !self.unlisted.is_empty()
     }
 
@@ -85,7 +85,7 @@ impl SegmentStore {
     }
 
     /// Lists a segment. `longest_gop` tells how long others will be.
-    pub(super) fn put(&mut self, segment: Segment, init: Arc<Init>, longest_gop: Duration) {
+    pub(super) fn push(&mut self, segment: Segment, init: Arc<Init>, longest_gop: Duration) {
         let segment = self.numbered(segment);
         self.next_msn += 1;
         self.discontinuities = segment.discontinuity_sequence;
@@ -99,7 +99,7 @@ impl SegmentStore {
         // Parts are whole pictures: what the first ones came to tells what all will, at 12 pictures a second as at 60.
         self.part_target.get_or_insert_with(|| {
             let longest = segment.parts.iter().map(|part| part.duration).max().unwrap_or_default();
-            promised(if longest * 4 < self.part_aim * 3 { self.part_aim } else { longest })
+            part_target_for(if longest * 4 < self.part_aim * 3 { self.part_aim } else { longest })
         });
         if self.inits.iter().all(|held| held.id != init.id) {
             self.inits.push(init);

@@ -107,8 +107,8 @@ impl Segmenter {
             self.store.unlist_all();
             self.publish();
         }
-        self.take_catalog(&entry.catalog, &entry.unit, arrived);
-        self.take_unit(&entry.unit);
+        self.apply_catalog(&entry.catalog, &entry.unit, arrived);
+        self.accept(&entry.unit);
         before != Arc::as_ptr(&self.playlist)
     }
 
@@ -141,18 +141,18 @@ impl Segmenter {
     }
 
     /// Starts a broadcast, or notes what changes within one.
-    fn take_catalog(&mut self, said: &Arc<Catalog>, unit: &AccessUnit, arrived: WallClock) {
-        let Some(current) = self.current.as_mut().filter(|current| current.said.epoch == said.epoch) else {
+    fn apply_catalog(&mut self, catalog: &Arc<Catalog>, unit: &AccessUnit, arrived: WallClock) {
+        let Some(current) = self.current.as_mut().filter(|current| current.catalog.epoch == catalog.epoch) else {
             self.close_all();
-            self.current =
-                init(said).map(|init| Timeline::new(said, init, unit, arrived, self.sequence, self.store.has_any()));
+            self.current = init(catalog)
+                .map(|init| Timeline::new(catalog, init, unit, arrived, self.sequence, self.store.has_segments()));
             return;
         };
-        if Arc::ptr_eq(&current.said, said) {
+        if Arc::ptr_eq(&current.catalog, catalog) {
             return;
         }
-        current.said = Arc::clone(said);
-        let Some(init) = init(said) else { return };
+        current.catalog = Arc::clone(catalog);
+        let Some(init) = init(catalog) else { return };
         if !current.waiting.is_empty() {
             // Another change before the last one came into force: what waits for that must not come under this one.
             self.switch_and_cut(unit);
@@ -160,14 +160,14 @@ impl Segmenter {
         let Some(current) = &mut self.current else { return };
         if init.id == current.init.id {
             current.next_init = None;
-        } else if current.is_settling && adds_only(&current.init.catalog, &init.catalog) {
+        } else if current.init_is_provisional && adds_only(&current.init.catalog, &init.catalog) {
             current.switch(init);
         } else {
             current.next_init = Some(init);
         }
     }
 
-    fn take_unit(&mut self, unit: &AccessUnit) {
+    fn accept(&mut self, unit: &AccessUnit) {
         let Some(current) = &mut self.current else {
             self.counters.refused += 1;
             return;
@@ -184,26 +184,29 @@ impl Segmenter {
         } else if current.next_init.is_some() && current.can_switch_at(unit) {
             self.switch_and_cut(unit);
         }
-        self.place(unit);
+        self.append(unit);
     }
 
     /// Closes the open segment before `unit` and starts the next with the new init segment.
     fn switch_and_cut(&mut self, unit: &AccessUnit) {
         let Some(current) = &mut self.current else { return };
-        current.note_lead(unit);
+        current.update_lead(unit);
         let at = current.time_of(unit);
         let end = current.edge.map_or(at, |edge| edge.max(at));
         self.close_segment(end, Some(unit));
         let Some(current) = &mut self.current else { return };
         let Some(next) = current.next_init.take() else { return };
         // A clock that became known, or was corrected, moves no timestamp.
-        current.breaks |= !same_tracks(&current.init.catalog, &next.catalog);
+        current.discontinuity_pending |= !same_tracks(&current.init.catalog, &next.catalog);
         current.switch(next);
         for waiting in std::mem::take(&mut current.waiting) {
             if current.admits(&waiting) {
                 // It is earlier than the picture that opens the segment, which starts there nevertheless.
-                let breaks = &mut current.breaks;
-                current.open.get_or_insert_with(|| OpenSegment::new(at, std::mem::take(breaks))).add(&waiting);
+                let discontinuity_pending = &mut current.discontinuity_pending;
+                current
+                    .open
+                    .get_or_insert_with(|| OpenSegment::new(at, std::mem::take(discontinuity_pending)))
+                    .add(&waiting);
             } else {
                 self.counters.refused += 1;
             }
@@ -212,16 +215,16 @@ impl Segmenter {
     }
 
     /// Cuts before the unit where that is due, then adds it.
-    fn place(&mut self, unit: &AccessUnit) {
+    fn append(&mut self, unit: &AccessUnit) {
         let limit = self.store.limit();
         let Some(current) = &mut self.current else { return };
         if current.init.catalog.track(unit.track).is_none() {
             // Of another rendition, or of a track that fMP4 can not carry.
-            self.counters.refused += u64::from(rendition(&current.said).any(|track| track.id == unit.track));
+            self.counters.refused += u64::from(rendition(&current.catalog).any(|track| track.id == unit.track));
             return;
         }
-        current.is_joined |= unit.track.is_video() && unit.random_access;
-        if unit.track.is_video() && !current.is_joined {
+        current.has_idr |= unit.track.is_video() && unit.random_access;
+        if unit.track.is_video() && !current.has_idr {
             self.counters.undecodable += 1;
             return;
         }
@@ -229,17 +232,17 @@ impl Segmenter {
             self.counters.refused += 1;
             return;
         }
-        current.note_lead(unit);
+        current.update_lead(unit);
         let at = current.time_of(unit);
         let is_primary = current.is_primary(unit.track);
         let hole = current.edge.map_or(0, |edge| at - edge);
         let step = current.primary_edge.map_or(0, |edge| (at - edge).clamp(0, MAX_STEP));
         if is_primary && unit.random_access {
-            current.note_gop(at);
+            current.record_gop(at);
         }
         let start = if hole > limit {
             // What is missing belongs to no segment; the one before lasts as long as its pictures do.
-            current.breaks = true;
+            current.discontinuity_pending = true;
             let end = current.end().map_or(at, |end| end.min(at));
             self.close_segment(end, None);
             at
@@ -257,8 +260,8 @@ impl Segmenter {
             current.primary_edge = current.primary_edge.max(Some(at));
         }
         current.edge = current.edge.max(Some(at));
-        let breaks = &mut current.breaks;
-        current.open.get_or_insert_with(|| OpenSegment::new(start, std::mem::take(breaks))).add(unit);
+        let discontinuity_pending = &mut current.discontinuity_pending;
+        current.open.get_or_insert_with(|| OpenSegment::new(start, std::mem::take(discontinuity_pending))).add(unit);
     }
 
     /// Ends the segment or the part where this unit of the track that is cut by begins, if that is due. `step` is how long the
@@ -268,10 +271,10 @@ impl Segmenter {
         let Some(current) = &self.current else { return };
         let Some(open) = &current.open else { return };
         let elapsed = at - open.start;
-        let is_near = unit.random_access && current.is_near(elapsed, self.settings.segment_target, limit);
+        let ends_at_idr = unit.random_access && current.ends_at_idr(elapsed, self.settings.segment_target, limit);
         let is_over = elapsed + current.step.max(step) > limit || open.bytes > self.settings.bytes / SEGMENT_SHARE;
         let is_part_over = self.is_part_over(at - open.part_start, step, unit.random_access && current.has_pictures());
-        if is_near || (is_over && open.has_something()) {
+        if ends_at_idr || (is_over && open.is_not_empty()) {
             self.close_segment(at, Some(unit));
         } else if is_part_over && open.has_picture_or_sound(current.has_pictures()) {
             self.close_part(at, Some(unit));
@@ -286,14 +289,14 @@ impl Segmenter {
         let Some(open) = self.current.as_ref().and_then(|current| current.open.as_ref()) else { return at };
         let after = |start: Timestamp, millis: i64| start + Duration::from_millis(millis.unsigned_abs());
         let (segment_end, part_end) = (after(open.start, limit), after(open.part_start, part_limit));
-        if at - segment_end > PICTURES_STOPPED {
+        if at - segment_end > MAX_AUDIO_LEAD {
             self.close_segment(segment_end, Some(unit));
             segment_end
         } else if open.bytes > self.settings.bytes / SEGMENT_SHARE {
             self.close_segment(at, Some(unit));
             at
         } else {
-            if at - part_end > PICTURES_STOPPED {
+            if at - part_end > MAX_AUDIO_LEAD {
                 self.close_part(part_end, Some(unit));
                 self.publish();
             }
@@ -307,12 +310,12 @@ impl Segmenter {
     fn is_part_over(&self, length: i64, step: i64, is_idr: bool) -> bool {
         let aim = self.settings.part_target.as_millis() as i64;
         let limit = self.part_limit();
-        length * 2 + step >= aim * 2 || length + step > limit || (is_idr && length * 100 >= limit * LEAST_PART)
+        length * 2 + step >= aim * 2 || length + step > limit || (is_idr && length * 100 >= limit * MIN_PART_PERCENT)
     }
 
     /// In milliseconds.
     fn part_limit(&self) -> i64 {
-        self.store.part_target().unwrap_or_else(|| promised(self.settings.part_target)).as_millis() as i64
+        self.store.part_target().unwrap_or_else(|| part_target_for(self.settings.part_target)).as_millis() as i64
     }
 
     /// Makes a part of the units since the last one. `next` is the unit that follows.
@@ -346,17 +349,17 @@ impl Segmenter {
         let Some(current) = &mut self.current else { return };
         let Some(open) = current.open.take() else { return };
         if open.parts.is_empty() {
-            current.breaks |= open.discontinuity;
+            current.discontinuity_pending |= open.discontinuity;
             return;
         }
         let segment = current.segment(open, end);
         if !segment.independent {
             self.counters.dependent_segments += 1;
         }
-        current.is_settling = false;
+        current.init_is_provisional = false;
         let longest_gop = current.gops.iter().copied().max().unwrap_or(0);
         let init = Arc::clone(&current.init);
-        self.store.put(segment, init, Duration::from_millis(longest_gop.unsigned_abs()));
+        self.store.push(segment, init, Duration::from_millis(longest_gop.unsigned_abs()));
         self.publish();
     }
 
@@ -374,9 +377,9 @@ impl Segmenter {
     }
 
     fn publish(&mut self) {
-        let open = self.current.as_ref().filter(|current| !current.is_settling).and_then(|current| {
+        let open = self.current.as_ref().filter(|current| !current.init_is_provisional).and_then(|current| {
             let open = current.open.as_ref().filter(|open| !open.parts.is_empty())?;
-            let segment = current.segment(open.clone_of_parts(), open.part_start);
+            let segment = current.segment(open.completed_parts(), open.part_start);
             Some((self.store.numbered(segment), Arc::clone(&current.init)))
         });
         self.playlist = Arc::new(self.store.snapshot(open, self.settings.low_latency, self.ended));
@@ -384,20 +387,20 @@ impl Segmenter {
 }
 
 /// The `PART-TARGET` for parts that are about this long: whole milliseconds.
-pub(super) fn promised(part: Duration) -> Duration {
-    Duration::from_millis((part.as_millis() as u64).saturating_mul(PROMISED.into()) / 100)
+pub(super) fn part_target_for(part: Duration) -> Duration {
+    Duration::from_millis((part.as_millis() as u64).saturating_mul(PART_TARGET_PERCENT.into()) / 100)
 }
 
 /// `EXT-X-TARGETDURATION` at most, in seconds: encoders' longest default GOP is 250 pictures, at 25 a second. Players start
 /// three of these behind the live edge.
 pub(super) const MAX_TARGET: u64 = 10;
 /// In percent of `PART-TARGET`: no part may be shorter, but the last of a segment and those with an IDR (RFC 8216bis §4.4.4.9).
-const LEAST_PART: i64 = 85;
+const MIN_PART_PERCENT: i64 = 85;
 /// `PART-TARGET` in percent of what is aimed at: parts that are a little longer and a little shorter are then equally far from what
 /// is allowed, since encoders with a camera's clock put no two pictures the same time apart.
-const PROMISED: u32 = 108;
+const PART_TARGET_PERCENT: u32 = 108;
 /// In milliseconds: how far sound may be ahead of the pictures that it was sent with. Encoders interleave more closely.
-const PICTURES_STOPPED: i64 = 1000;
+const MAX_AUDIO_LEAD: i64 = 1000;
 /// One segment may take this part of the bytes that may be held, so that some are always listed.
 const SEGMENT_SHARE: usize = 8;
 /// What waits for the next IDR may take this part of them.

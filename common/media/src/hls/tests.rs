@@ -7,7 +7,7 @@ use bytes::Bytes;
 use proptest::prelude::*;
 
 use super::client::{PlaylistAction, PlaylistClient, resolve};
-use super::render::listing;
+use super::render::to_media_playlist;
 use super::*;
 use crate::access_unit::{AccessUnit, TrackId};
 use crate::catalog::{Catalog, Epoch, Track};
@@ -651,9 +651,9 @@ proptest! {
         let _ = parse(&text);
         let _ = parse_multivariant(&text);
         if let Ok(playlist) = parse_media(&text) {
-            let mut scheduler = PlaylistClient::new(None);
-            scheduler.loaded(Duration::ZERO, playlist);
-            (0..20).for_each(|_| { scheduler.next(); });
+            let mut client = PlaylistClient::new(None);
+            client.on_playlist(Duration::ZERO, playlist);
+            (0..20).for_each(|_| { client.next(); });
         }
     }
 
@@ -698,7 +698,7 @@ proptest! {
         for segment in &playlist.segments {
             prop_assert!((segment.duration.as_millis() + 500) / 1000 <= u128::from(playlist.target_duration), "{:?}", segment.duration);
         }
-        if let Some(expected) = listing(&playlist) {
+        if let Some(expected) = to_media_playlist(&playlist) {
             let parsed = parse_media(&expected.to_string()).unwrap();
             prop_assert_eq!(parsed.segments, expected.segments);
         }
@@ -724,8 +724,8 @@ fn listed(first: u64, durations: &[u64]) -> MediaPlaylist {
     }
 }
 
-fn fetched(scheduler: &mut PlaylistClient) -> Vec<client::Fetch> {
-    std::iter::from_fn(|| match scheduler.next() {
+fn fetched(client: &mut PlaylistClient) -> Vec<client::Fetch> {
+    std::iter::from_fn(|| match client.next() {
         PlaylistAction::Fetch(fetch) => Some(*fetch),
         _ => None,
     })
@@ -739,39 +739,39 @@ fn msns(fetches: &[client::Fetch]) -> Vec<u64> {
 #[test]
 fn a_client_follows_a_live_playlist() {
     let at = Duration::from_millis;
-    let mut scheduler = PlaylistClient::new(None);
-    assert_eq!(scheduler.next(), PlaylistAction::Reload(at(0)));
-    scheduler.loaded(at(100), listed(10, &[2; 8]));
-    let first = fetched(&mut scheduler);
+    let mut client = PlaylistClient::new(None);
+    assert_eq!(client.next(), PlaylistAction::Reload(at(0)));
+    client.on_playlist(at(100), listed(10, &[2; 8]));
+    let first = fetched(&mut client);
     assert_eq!(msns(&first), [15, 16, 17]);
     assert_eq!(
         first.iter().map(|f| (f.new_map, f.restart)).collect::<Vec<_>>(),
         [(true, true), (false, false), (false, false)]
     );
-    assert_eq!(scheduler.next(), PlaylistAction::Reload(at(2100)));
+    assert_eq!(client.next(), PlaylistAction::Reload(at(2100)));
     // Unchanged: half a target duration later; changed: a segment's duration.
-    scheduler.loaded(at(2100), listed(10, &[2; 8]));
-    assert_eq!(scheduler.next(), PlaylistAction::Reload(at(3100)));
-    scheduler.load_failed(at(3200));
-    assert_eq!(scheduler.next(), PlaylistAction::Reload(at(4200)));
-    scheduler.loaded(at(4200), listed(12, &[2; 8]));
-    assert_eq!(msns(&fetched(&mut scheduler)), [18, 19]);
+    client.on_playlist(at(2100), listed(10, &[2; 8]));
+    assert_eq!(client.next(), PlaylistAction::Reload(at(3100)));
+    client.on_load_failed(at(3200));
+    assert_eq!(client.next(), PlaylistAction::Reload(at(4200)));
+    client.on_playlist(at(4200), listed(12, &[2; 8]));
+    assert_eq!(msns(&fetched(&mut client)), [18, 19]);
     // We were away: what expired is lost, and the rest is at the live edge again.
-    scheduler.loaded(at(90_000), listed(60, &[2; 8]));
-    let after = fetched(&mut scheduler);
+    client.on_playlist(at(90_000), listed(60, &[2; 8]));
+    let after = fetched(&mut client);
     assert_eq!((msns(&after), after[0].lost, after[0].restart), (vec![65, 66, 67], 45, true));
     // The server forgot everything.
-    scheduler.loaded(at(95_000), listed(0, &[2; 5]));
-    let after = fetched(&mut scheduler);
+    client.on_playlist(at(95_000), listed(0, &[2; 5]));
+    let after = fetched(&mut client);
     assert_eq!((msns(&after), after[0].restart, after[0].new_map), (vec![2, 3, 4], true, true));
     // A cache that is behind is no restart.
-    scheduler.loaded(at(96_000), listed(0, &[2; 4]));
-    assert!(fetched(&mut scheduler).is_empty());
+    client.on_playlist(at(96_000), listed(0, &[2; 4]));
+    assert!(fetched(&mut client).is_empty());
     let mut last = listed(2, &[2; 4]);
     last.end_list = true;
-    scheduler.loaded(at(97_000), last);
-    assert_eq!(msns(&fetched(&mut scheduler)), [5]);
-    assert_eq!(scheduler.next(), PlaylistAction::End);
+    client.on_playlist(at(97_000), last);
+    assert_eq!(msns(&fetched(&mut client)), [5]);
+    assert_eq!(client.next(), PlaylistAction::End);
 }
 
 #[test]
@@ -784,10 +784,10 @@ fn a_client_follows_discontinuities_maps_and_gaps() {
     playlist.segments[3].discontinuity = true;
     let other = Arc::new(Map { uri: "j.mp4".into(), byte_range: None });
     playlist.segments[5].map = Some(other);
-    let mut scheduler = PlaylistClient::new(None);
-    scheduler.loaded(Duration::ZERO, playlist);
-    assert_eq!(scheduler.ahead(), Duration::ZERO);
-    let fetches = fetched(&mut scheduler);
+    let mut client = PlaylistClient::new(None);
+    client.on_playlist(Duration::ZERO, playlist);
+    assert_eq!(client.ahead(), Duration::ZERO);
+    let fetches = fetched(&mut client);
     let seen: Vec<_> =
         fetches.iter().map(|f| (f.msn, f.lost, f.restart, f.new_map, f.discontinuity_sequence)).collect();
     assert_eq!(
@@ -802,7 +802,7 @@ fn a_client_follows_discontinuities_maps_and_gaps() {
     );
     assert_eq!(fetches[1].program_date_time.unwrap().micros_since(CLOCK), 4_000_000);
     assert_eq!(fetches[2].program_date_time, None);
-    assert_eq!(scheduler.next(), PlaylistAction::End);
+    assert_eq!(client.next(), PlaylistAction::End);
 }
 
 #[test]
@@ -810,9 +810,9 @@ fn a_client_starts_where_it_should() {
     let with = |change: &dyn Fn(&mut MediaPlaylist), hold_back: Option<u64>| {
         let mut playlist = listed(0, &[2; 10]);
         change(&mut playlist);
-        let mut scheduler = PlaylistClient::new(hold_back.map(Duration::from_secs));
-        scheduler.loaded(Duration::ZERO, playlist);
-        msns(&fetched(&mut scheduler))[0]
+        let mut client = PlaylistClient::new(hold_back.map(Duration::from_secs));
+        client.on_playlist(Duration::ZERO, playlist);
+        msns(&fetched(&mut client))[0]
     };
     assert_eq!(with(&|_| {}, None), 7);
     assert_eq!(with(&|_| {}, Some(3)), 8);
@@ -844,11 +844,11 @@ fn a_client_goes_on_after_an_outage() {
         // Too long ago.
         (false, dated(0, 10, 100), 7, 0),
     ] {
-        let mut scheduler = PlaylistClient::new(Some(Duration::from_secs(6))).keep_all(keep_all);
-        scheduler.loaded(Duration::ZERO, dated(10, 8, 0));
-        assert_eq!(msns(&fetched(&mut scheduler)), [15, 16, 17]);
-        scheduler.loaded(Duration::ZERO, playlist.clone());
-        let first = fetched(&mut scheduler).swap_remove(0);
+        let mut client = PlaylistClient::new(Some(Duration::from_secs(6))).keep_all(keep_all);
+        client.on_playlist(Duration::ZERO, dated(10, 8, 0));
+        assert_eq!(msns(&fetched(&mut client)), [15, 16, 17]);
+        client.on_playlist(Duration::ZERO, playlist.clone());
+        let first = fetched(&mut client).swap_remove(0);
         assert_eq!(
             (first.msn, first.lost, first.new_map),
             (from, lost, true),
@@ -860,38 +860,38 @@ fn a_client_goes_on_after_an_outage() {
 
 #[test]
 fn a_client_fetches_again() {
-    let mut scheduler = PlaylistClient::new(Some(Duration::from_secs(4)));
-    let fetch = |scheduler: &mut PlaylistClient| match scheduler.next() {
+    let mut client = PlaylistClient::new(Some(Duration::from_secs(4)));
+    let fetch = |client: &mut PlaylistClient| match client.next() {
         PlaylistAction::Fetch(fetch) => *fetch,
         step => panic!("{step:?}"),
     };
-    scheduler.loaded(Duration::ZERO, listed(0, &[2; 4]));
-    let first = fetch(&mut scheduler);
-    scheduler.fetch_again();
-    assert_eq!(fetch(&mut scheduler), first);
-    let second = fetch(&mut scheduler);
-    scheduler.fetch_again();
-    assert_eq!(fetch(&mut scheduler), second);
-    scheduler.fetch_failed();
-    scheduler.fetch_again();
-    assert!(matches!(scheduler.next(), PlaylistAction::Reload(_)), "what failed is not given out again");
-    scheduler.loaded(Duration::ZERO, listed(0, &[2; 6]));
-    let third = fetch(&mut scheduler);
+    client.on_playlist(Duration::ZERO, listed(0, &[2; 4]));
+    let first = fetch(&mut client);
+    client.retry_fetch();
+    assert_eq!(fetch(&mut client), first);
+    let second = fetch(&mut client);
+    client.retry_fetch();
+    assert_eq!(fetch(&mut client), second);
+    client.on_fetch_failed();
+    client.retry_fetch();
+    assert!(matches!(client.next(), PlaylistAction::Reload(_)), "what failed is not given out again");
+    client.on_playlist(Duration::ZERO, listed(0, &[2; 6]));
+    let third = fetch(&mut client);
     assert_eq!((third.msn, third.lost, third.restart), (4, 1, true));
-    scheduler.other_rendition();
-    assert!(!third.new_map && fetch(&mut scheduler).new_map);
+    client.on_rendition_change();
+    assert!(!third.new_map && fetch(&mut client).new_map);
 }
 
 #[test]
 fn a_client_takes_delta_updates() {
-    let mut scheduler = PlaylistClient::new(Some(Duration::ZERO));
-    scheduler.loaded(Duration::ZERO, listed(10, &[2; 8]));
-    assert_eq!(msns(&fetched(&mut scheduler)), [17]);
+    let mut client = PlaylistClient::new(Some(Duration::ZERO));
+    client.on_playlist(Duration::ZERO, listed(10, &[2; 8]));
+    assert_eq!(msns(&fetched(&mut client)), [17]);
     let mut delta = listed(11, &[2; 2]);
     delta.skipped = 6;
     delta.segments.iter_mut().zip(17..).for_each(|(segment, msn)| segment.uri = format!("{msn}.m4s"));
-    scheduler.loaded(Duration::ZERO, delta);
-    let fetches = fetched(&mut scheduler);
+    client.on_playlist(Duration::ZERO, delta);
+    let fetches = fetched(&mut client);
     assert_eq!((msns(&fetches), fetches[0].uri.as_str()), (vec![18], "18.m4s"));
 }
 

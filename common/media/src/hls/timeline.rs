@@ -14,18 +14,18 @@ use crate::time::{Timestamp, WallClock};
 #[derive(Debug)]
 pub(super) struct Timeline {
     /// What the entries said last, to see a change by comparing pointers.
-    pub(super) said: Arc<Catalog>,
+    pub(super) catalog: Arc<Catalog>,
     /// What `init` is made of: the tracks of the rendition that fMP4 can carry.
     pub(super) init: Arc<Init>,
     /// What is to be in force from the next segment on.
     pub(super) next_init: Option<Arc<Init>>,
     pub(super) fragmenter: Fragmenter,
     /// Wall-clock time of PTS 0 by arrival.
-    pub(super) anchor: WallClock,
+    pub(super) arrival_clock: WallClock,
     /// Whether an IDR was seen; always so without pictures.
-    pub(super) is_joined: bool,
+    pub(super) has_idr: bool,
     /// PTS less DTS of the newest IDR: puts DTS on the presentation's timeline.
-    pub(super) lead: i64,
+    pub(super) composition_lead: i64,
     /// The latest point on that timeline, and the latest of the track that is cut by.
     pub(super) edge: Option<Timestamp>,
     pub(super) primary_edge: Option<Timestamp>,
@@ -37,9 +37,9 @@ pub(super) struct Timeline {
     pub(super) last_dts: [Option<Timestamp>; 2],
     pub(super) open: Option<OpenSegment>,
     /// Whether the open segment is the first of this init segment, which nobody has seen.
-    pub(super) is_settling: bool,
+    pub(super) init_is_provisional: bool,
     /// Whether the next segment does not go on where the one before ended.
-    pub(super) breaks: bool,
+    pub(super) discontinuity_pending: bool,
     /// Units of tracks that join with the next segment.
     pub(super) waiting: Vec<AccessUnit>,
 }
@@ -60,24 +60,24 @@ pub(super) struct OpenSegment {
 
 impl Timeline {
     pub(super) fn new(
-        said: &Arc<Catalog>,
+        catalog: &Arc<Catalog>,
         init: Arc<Init>,
         unit: &AccessUnit,
         arrived: WallClock,
         sequence: u32,
-        breaks: bool,
+        discontinuity_pending: bool,
     ) -> Self {
         let fragmenter = Fragmenter::new(sequence, &init.catalog);
         Self {
-            said: Arc::clone(said),
-            is_joined: init.catalog.video().is_none(),
+            catalog: Arc::clone(catalog),
+            has_idr: init.catalog.video().is_none(),
             init,
             next_init: None,
             fragmenter,
-            anchor: WallClock::from_micros(
+            arrival_clock: WallClock::from_micros(
                 arrived.as_micros().saturating_sub(unit.pts.as_millis().saturating_mul(1000)),
             ),
-            lead: 0,
+            composition_lead: 0,
             edge: None,
             primary_edge: None,
             step: 0,
@@ -85,8 +85,8 @@ impl Timeline {
             gops: VecDeque::new(),
             last_dts: [None; 2],
             open: None,
-            is_settling: true,
-            breaks,
+            init_is_provisional: true,
+            discontinuity_pending,
             waiting: Vec::new(),
         }
     }
@@ -94,7 +94,7 @@ impl Timeline {
     pub(super) fn switch(&mut self, init: Arc<Init>) {
         self.fragmenter = Fragmenter::new(self.fragmenter.sequence(), &init.catalog);
         if init.catalog.video().map(|track| track.id) != self.init.catalog.video().map(|track| track.id) {
-            self.is_joined = init.catalog.video().is_none();
+            self.has_idr = init.catalog.video().is_none();
         }
         self.init = init;
     }
@@ -124,16 +124,16 @@ impl Timeline {
         primary.max(self.edge)
     }
 
-    pub(super) fn note_lead(&mut self, unit: &AccessUnit) {
+    pub(super) fn update_lead(&mut self, unit: &AccessUnit) {
         if unit.track.is_video() && unit.random_access {
-            self.lead = unit.composition_time().clamp(0, MAX_LEAD);
+            self.composition_lead = unit.composition_time().clamp(0, MAX_COMPOSITION_LEAD);
         }
     }
 
-    pub(super) fn note_gop(&mut self, at: Timestamp) {
+    pub(super) fn record_gop(&mut self, at: Timestamp) {
         if let Some(before) = self.newest_idr {
             self.gops.push_back(at - before);
-            if self.gops.len() > GOPS {
+            if self.gops.len() > GOP_HISTORY {
                 self.gops.pop_front();
             }
         }
@@ -142,12 +142,12 @@ impl Timeline {
 
     /// Where a unit is on the presentation's timeline, in an order that only rises: its DTS, moved by the lead of its GOP's IDR.
     pub(super) fn time_of(&self, unit: &AccessUnit) -> Timestamp {
-        let lead = if unit.track.is_video() { self.lead } else { 0 };
-        unit.dts + Duration::from_millis(lead.unsigned_abs())
+        let composition_lead = if unit.track.is_video() { self.composition_lead } else { 0 };
+        unit.dts + Duration::from_millis(composition_lead.unsigned_abs())
     }
 
     /// Whether to end the segment at this IDR: nearer to the target than the next one will be, or the last in time.
-    pub(super) fn is_near(&self, elapsed: i64, target: Duration, limit: i64) -> bool {
+    pub(super) fn ends_at_idr(&self, elapsed: i64, target: Duration, limit: i64) -> bool {
         let target = target.as_millis() as i64;
         let (Some(newest), Some(longest)) = (self.gops.back(), self.gops.iter().max()) else {
             return elapsed >= target;
@@ -169,12 +169,12 @@ impl Timeline {
             next.is_some() && next.map(|track| &track.config) != self.init.catalog.video().map(|track| &track.config);
         match unit.track.kind {
             TrackKind::Video => unit.random_access || pictures_change,
-            TrackKind::Audio => next.is_none() || !self.is_joined,
+            TrackKind::Audio => next.is_none() || !self.has_idr,
         }
     }
 
     pub(super) fn segment(&self, open: OpenSegment, end: Timestamp) -> Segment {
-        let clock = self.init.catalog.clock.unwrap_or(self.anchor);
+        let clock = self.init.catalog.clock.unwrap_or(self.arrival_clock);
         Segment {
             msn: 0,
             discontinuity: open.discontinuity,
@@ -213,7 +213,7 @@ impl OpenSegment {
         self.units.push(unit.clone());
     }
 
-    pub(super) fn has_something(&self) -> bool {
+    pub(super) fn is_not_empty(&self) -> bool {
         !self.parts.is_empty() || !self.units.is_empty()
     }
 
@@ -223,22 +223,22 @@ impl OpenSegment {
     }
 
     /// The finished parts as a segment of their own.
-    pub(super) fn clone_of_parts(&self) -> Self {
+    pub(super) fn completed_parts(&self) -> Self {
         Self { parts: self.parts.clone(), units: Vec::new(), ..*self }
     }
 }
 
 /// The init segment of what fMP4 can carry of a catalog's rendition; `None` if that is nothing.
-pub(super) fn init(said: &Catalog) -> Option<Arc<Init>> {
-    let mut catalog = Catalog { tracks: Vec::new(), ..said.clone() };
-    for track in rendition(said) {
-        let alone = Catalog { tracks: vec![track.clone()], ..said.clone() };
+pub(super) fn init(catalog: &Catalog) -> Option<Arc<Init>> {
+    let mut carried = Catalog { tracks: Vec::new(), ..catalog.clone() };
+    for track in rendition(catalog) {
+        let alone = Catalog { tracks: vec![track.clone()], ..catalog.clone() };
         if fmp4::init_segment(&alone).is_ok() {
-            catalog.tracks.push(track.clone());
+            carried.tracks.push(track.clone());
         }
     }
-    let bytes = fmp4::init_segment(&catalog).ok()?;
-    Some(Arc::new(Init { id: fnv1a(&bytes), catalog: Arc::new(catalog), bytes }))
+    let bytes = fmp4::init_segment(&carried).ok()?;
+    Some(Arc::new(Init { id: fnv1a(&bytes), catalog: Arc::new(carried), bytes }))
 }
 
 /// Whether everything in `old` is in `new`, the clock too.
@@ -256,8 +256,8 @@ fn fnv1a(bytes: &[u8]) -> u64 {
 }
 
 /// How many GOPs tell how long the next will be.
-const GOPS: usize = 8;
+const GOP_HISTORY: usize = 8;
 /// In milliseconds: pictures further apart are no step but a pause.
 pub(super) const MAX_STEP: i64 = 200;
 /// In milliseconds: sixteen B-frames at 5 pictures a second take less.
-const MAX_LEAD: i64 = 4000;
+const MAX_COMPOSITION_LEAD: i64 = 4000;

@@ -9,13 +9,13 @@ use std::time::Duration;
 pub struct Histogram {
     counts: Vec<u64>,
     count: u64,
-    never: u64,
+    unpresented: u64,
     max: Duration,
 }
 
 impl Default for Histogram {
     fn default() -> Self {
-        Self { counts: vec![0; BUCKETS], count: 0, never: 0, max: Duration::ZERO }
+        Self { counts: vec![0; BUCKETS], count: 0, unpresented: 0, max: Duration::ZERO }
     }
 }
 
@@ -29,8 +29,8 @@ impl Histogram {
     }
 
     /// Adds `samples` that never came.
-    pub fn record_never(&mut self, samples: u64) {
-        self.never = self.never.saturating_add(samples);
+    pub fn record_unpresented(&mut self, samples: u64) {
+        self.unpresented = self.unpresented.saturating_add(samples);
     }
 
     /// How many samples came.
@@ -39,8 +39,8 @@ impl Histogram {
     }
 
     /// How many never came.
-    pub fn never(&self) -> u64 {
-        self.never
+    pub fn unpresented(&self) -> u64 {
+        self.unpresented
     }
 
     /// The longest of those that came.
@@ -51,7 +51,7 @@ impl Histogram {
     /// The latency that a share of `quantile` (0 to 1) of the samples does not exceed. `None` without samples, and where it is infinite
     /// because too many never came.
     pub fn quantile(&self, quantile: f64) -> Option<Duration> {
-        let all = self.count.saturating_add(self.never);
+        let all = self.count.saturating_add(self.unpresented);
         let wanted = ((all as f64 * quantile.clamp(0.0, 1.0)).ceil() as u64).max(1);
         let mut seen = 0;
         let at = self.counts.iter().position(|n| {
@@ -104,9 +104,9 @@ mod tests {
     fn what_never_came_is_later_than_all_that_did() {
         let mut histogram = Histogram::default();
         (0..98).for_each(|_| histogram.record(Duration::from_millis(10)));
-        histogram.record_never(2);
+        histogram.record_unpresented(2);
         assert!(histogram.quantile(0.98).is_some());
-        assert_eq!((histogram.quantile(0.99), histogram.count(), histogram.never()), (None, 98, 2));
+        assert_eq!((histogram.quantile(0.99), histogram.count(), histogram.unpresented()), (None, 98, 2));
     }
 
     proptest! {

@@ -2,7 +2,7 @@
 //!
 //! Every stage stamps a unit with the wall clock of its own host ([`StageTimes`]); hosts keep the stamps of the last units
 //! ([`TimingLog`]) and tell them on; how far two hosts' clocks are apart, and how surely, says [`ClockOffset`]. With all stamps on one
-//! clock, [`StageTimes::parts`] says where the time went, and the parts add up to the whole. Pure: instants are parameters.
+//! clock, [`StageTimes::components`] says where the time went, and the parts add up to the whole. Pure: instants are parameters.
 
 mod histogram;
 mod offset;
@@ -16,7 +16,7 @@ pub use self::unit_timing::{TimingLog, UnitTiming};
 
 use crate::time::WallClock;
 
-/// A point in the life of an access unit, in the order in which it passes them. Not every unit passes each: see [`StageTimes::parts`].
+/// A point in the life of an access unit, in the order in which it passes them. Not every unit passes each: see [`StageTimes::components`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Stage {
     /// The picture left the lens, or the sound the microphone: wall-clock time of its PTS.
@@ -34,11 +34,11 @@ pub enum Stage {
     /// The playlist lists a whole segment that it is in.
     InSegment,
     /// The viewer asked for what it is in.
-    Asked,
+    Requested,
     /// It came out of the viewer's source: the network is behind it.
     Received,
     /// It came out of the splice: of several copies the first, in its place.
-    Spliced,
+    Merged,
     /// It left the viewer's buffer for the decoder.
     Buffered,
     /// Its picture came out of the decoder.
@@ -57,9 +57,9 @@ impl Stage {
         Self::Relayed,
         Self::InPart,
         Self::InSegment,
-        Self::Asked,
+        Self::Requested,
         Self::Received,
-        Self::Spliced,
+        Self::Merged,
         Self::Buffered,
         Self::Decoded,
         Self::Presented,
@@ -75,9 +75,9 @@ impl Stage {
             Self::Relayed => "relayed",
             Self::InPart => "in_part",
             Self::InSegment => "in_segment",
-            Self::Asked => "asked",
+            Self::Requested => "requested",
             Self::Received => "received",
-            Self::Spliced => "spliced",
+            Self::Merged => "merged",
             Self::Buffered => "buffered",
             Self::Decoded => "decoded",
             Self::Presented => "presented",
@@ -90,17 +90,17 @@ impl Stage {
     }
 
     /// What the time that ends with this stage is spent on.
-    pub const fn part(self) -> LatencyComponent {
+    pub const fn component(self) -> LatencyComponent {
         match self {
             Self::Captured | Self::Encoded => LatencyComponent::Encoding,
             Self::Sent => LatencyComponent::Queue,
             Self::Ingested => LatencyComponent::Upload,
             Self::Relayed => LatencyComponent::Server,
             Self::InPart | Self::InSegment => LatencyComponent::Chunking,
-            Self::Asked => LatencyComponent::Polling,
+            Self::Requested => LatencyComponent::Polling,
             Self::Received => LatencyComponent::LastMile,
             // Whether it waits as a unit or as a picture, it is the buffer that it waits in.
-            Self::Spliced | Self::Buffered | Self::Presented => LatencyComponent::Buffering,
+            Self::Merged | Self::Buffered | Self::Presented => LatencyComponent::Buffering,
             Self::Decoded => LatencyComponent::Decoding,
         }
     }
@@ -160,7 +160,7 @@ impl LatencyComponent {
     }
 }
 
-/// By which of its ways a unit came, for [`StageTimes::parts`]: a server stamps it for all of them.
+/// By which of its ways a unit came, for [`StageTimes::components`]: a server stamps it for all of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Delivery {
     /// Straight from the broadcaster.
@@ -180,7 +180,7 @@ impl Delivery {
             Stage::Relayed => matches!(self, Self::Direct | Self::Units),
             Stage::InPart => matches!(self, Self::Parts),
             Stage::InSegment => matches!(self, Self::Segments),
-            Stage::Asked => matches!(self, Self::Parts | Self::Segments),
+            Stage::Requested => matches!(self, Self::Parts | Self::Segments),
             _ => true,
         }
     }
@@ -209,15 +209,15 @@ impl StageTimes {
     /// Where the time went, from the first known stage on that a unit passes on its way `by`, in signed microseconds: they add up to
     /// the time from the first known stage to the last. A stage that is not known is counted with the one after it. Whoever asks for what
     /// is not there yet waits for the server, and not the server for it: then there is no polling. A part may come more than once.
-    pub fn parts(&self, by: Delivery) -> impl Iterator<Item = (LatencyComponent, i64)> {
+    pub fn components(&self, delivery: Delivery) -> impl Iterator<Item = (LatencyComponent, i64)> {
         let mut before: Option<WallClock> = None;
         let stamps = *self;
-        Stage::ALL.into_iter().filter(move |stage| by.passes(*stage)).filter_map(move |stage| {
+        Stage::ALL.into_iter().filter(move |stage| delivery.passes(*stage)).filter_map(move |stage| {
             let mut at = stamps.at(stage)?;
-            if stage == Stage::Asked {
+            if stage == Stage::Requested {
                 at = at.max(before.unwrap_or(at));
             }
-            let part = before.map(|before| (stage.part(), at.micros_since(before)));
+            let part = before.map(|before| (stage.component(), at.micros_since(before)));
             before = Some(at);
             part
         })
@@ -238,7 +238,7 @@ mod tests {
 
     #[track_caller]
     fn check(stamps: &StageTimes, by: Delivery, expected: &[(LatencyComponent, i64)]) {
-        let found: Vec<_> = stamps.parts(by).map(|(part, micros)| (part, micros / 1000)).collect();
+        let found: Vec<_> = stamps.components(by).map(|(part, micros)| (part, micros / 1000)).collect();
         assert_eq!(found, expected, "{by:?}");
     }
 
@@ -262,7 +262,7 @@ mod tests {
             (Relayed, 41),
             (InPart, 230),
             (InSegment, 2040),
-            (Asked, 2100),
+            (Requested, 2100),
             (Received, 2130),
             (Buffered, 2200),
             (Decoded, 2203),
@@ -299,7 +299,7 @@ mod tests {
         .concat();
         check(&all, Delivery::Direct, &direct);
         for by in [Delivery::Direct, Delivery::Units, Delivery::Parts, Delivery::Segments] {
-            let sum: i64 = all.parts(by).map(|(_, micros)| micros).sum();
+            let sum: i64 = all.components(by).map(|(_, micros)| micros).sum();
             assert_eq!(Some(sum), all.micros(Captured, Presented), "{by:?}");
         }
     }
@@ -307,7 +307,7 @@ mod tests {
     #[test]
     fn what_is_asked_for_in_advance_was_not_polled_for() {
         use Stage::*;
-        let early = stamps(&[(Captured, 0), (InPart, 200), (Asked, 50), (Received, 210)]);
+        let early = stamps(&[(Captured, 0), (InPart, 200), (Requested, 50), (Received, 210)]);
         check(
             &early,
             Delivery::Parts,

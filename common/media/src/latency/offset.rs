@@ -33,14 +33,14 @@ pub struct ClockOffset {
 }
 
 impl ClockOffset {
-    /// What their clock shows when ours shows `ours`.
-    pub fn theirs(self, ours: WallClock) -> WallClock {
-        WallClock::from_micros(ours.as_micros().saturating_add(self.micros))
+    /// What their clock shows when ours shows `local`.
+    pub fn to_remote(self, local: WallClock) -> WallClock {
+        WallClock::from_micros(local.as_micros().saturating_add(self.micros))
     }
 
-    /// What our clock shows when theirs shows `theirs`.
-    pub fn ours(self, theirs: WallClock) -> WallClock {
-        WallClock::from_micros(theirs.as_micros().saturating_sub(self.micros))
+    /// What our clock shows when theirs shows `remote`.
+    pub fn to_local(self, remote: WallClock) -> WallClock {
+        WallClock::from_micros(remote.as_micros().saturating_sub(self.micros))
     }
 
     /// From us to a third, where `next` is from them to the third.
@@ -52,7 +52,7 @@ impl ClockOffset {
     }
 
     /// From them to us.
-    pub fn reversed(self) -> Self {
+    pub fn inverse(self) -> Self {
         Self { micros: self.micros.saturating_neg(), ..self }
     }
 }
@@ -82,7 +82,7 @@ impl OffsetEstimator {
             return;
         }
         let new = OffsetBounds { at: now, least, most };
-        if self.meet(now, Some(new)).is_none() {
+        if self.intersection(now, Some(new)).is_none() {
             self.bounds.clear();
         }
         if self.bounds.len() >= EXCHANGES {
@@ -97,13 +97,13 @@ impl OffsetEstimator {
         if self.bounds.is_empty() {
             return None;
         }
-        let (least, most) = self.meet(now, None)?;
+        let (least, most) = self.intersection(now, None)?;
         let width = most.saturating_sub(least);
         Some(ClockOffset { micros: least.saturating_add(width / 2), uncertainty: (width.unsigned_abs()).div_ceil(2) })
     }
 
     /// Where all intervals meet, each widened by the drift since; `None` where they do not.
-    fn meet(&self, now: Duration, new: Option<OffsetBounds>) -> Option<(i64, i64)> {
+    fn intersection(&self, now: Duration, new: Option<OffsetBounds>) -> Option<(i64, i64)> {
         let (least, most) =
             self.bounds.iter().copied().chain(new).fold((i64::MIN, i64::MAX), |(least, most), bounds| {
                 let drift = i64::try_from(now.saturating_sub(bounds.at).as_micros()).unwrap_or(i64::MAX) / DRIFT;
@@ -126,11 +126,11 @@ mod tests {
 
     /// An exchange that was sent at `at` with clocks `offset` apart, and took so long each way. Microseconds.
     fn exchange(at: i64, offset: i64, there: i64, thinking: i64, back: i64) -> Exchange {
-        let theirs = at + offset + there;
+        let remote = at + offset + there;
         Exchange {
             sent: WallClock::from_micros(at),
-            received: WallClock::from_micros(theirs),
-            answered: WallClock::from_micros(theirs + thinking),
+            received: WallClock::from_micros(remote),
+            answered: WallClock::from_micros(remote + thinking),
             returned: WallClock::from_micros(at + there + thinking + back),
         }
     }
@@ -169,8 +169,8 @@ mod tests {
             (ClockOffset { micros: 250, uncertainty: 3 }, ClockOffset { micros: -1000, uncertainty: 4 });
         assert_eq!(first.then(second), ClockOffset { micros: -750, uncertainty: 7 });
         let clock = WallClock::from_micros(10);
-        assert_eq!(first.ours(first.theirs(clock)), clock);
-        assert_eq!(first.reversed().theirs(first.theirs(clock)), clock);
+        assert_eq!(first.to_local(first.to_remote(clock)), clock);
+        assert_eq!(first.inverse().to_remote(first.to_remote(clock)), clock);
     }
 
     proptest! {
@@ -209,7 +209,7 @@ mod tests {
             let now = Duration::from_micros(now);
             estimator.record(now, Exchange { sent, received, answered, returned });
             if let Some(found) = estimator.offset(now) {
-                found.then(found).reversed().theirs(sent);
+                found.then(found).inverse().to_remote(sent);
             }
         }
     }

@@ -26,14 +26,14 @@ impl TimingReport {
     }
 
     /// The units with all their stamps by our clock, where `server` is from ours to the server's.
-    pub fn by_our_clock(&self, server: ClockOffset) -> impl Iterator<Item = UnitTiming> {
+    pub fn rebase(&self, server: ClockOffset) -> impl Iterator<Item = UnitTiming> {
         let broadcaster = self.broadcaster(server);
         self.units.iter().map(move |unit| {
             let mut stamps = StageTimes::default();
             for stage in Stage::ALL {
                 let clock = if stage <= Stage::Sent { broadcaster } else { server };
                 if let Some(at) = unit.stamps.at(stage) {
-                    stamps.stamp(stage, clock.ours(at));
+                    stamps.stamp(stage, clock.to_local(at));
                 }
             }
             UnitTiming { stamps, ..*unit }
@@ -65,7 +65,7 @@ mod tests {
         };
         let server = ClockOffset { micros: 1_000_000, uncertainty: 1 };
         assert_eq!(report.broadcaster(server), ClockOffset { micros: 3_000_000, uncertainty: 21 });
-        let ours: Vec<UnitTiming> = report.by_our_clock(server).collect();
+        let ours: Vec<UnitTiming> = report.rebase(server).collect();
         assert_eq!(ours[0].stamps.at(Stage::Sent), Some(WallClock::from_micros(0)));
         assert_eq!(ours[0].stamps.micros(Stage::Sent, Stage::Ingested), Some(0));
         let plain = TimingReport { broadcaster: None, ..report };

@@ -74,11 +74,11 @@ impl TimingLog {
         self.rows.get(place).map(|(_, stamps)| *stamps)
     }
 
-    /// At most `count` units, spread over the last [`SPREAD`] up to and with `until`, or up to the newest; in order. Those of one segment or part
+    /// At most `count` units, spread over the last [`SAMPLED`] up to and with `until`, or up to the newest; in order. Those of one segment or part
     /// that are next to each other have waited alike, and say nothing of the others.
-    pub fn spread(&self, count: usize, until: Option<Timestamp>) -> impl Iterator<Item = UnitTiming> {
-        let step = SPREAD.div_ceil(count.max(1));
-        let units: Vec<UnitTiming> = self.last(SPREAD, until).collect();
+    pub fn sample(&self, count: usize, until: Option<Timestamp>) -> impl Iterator<Item = UnitTiming> {
+        let step = SAMPLED.div_ceil(count.max(1));
+        let units: Vec<UnitTiming> = self.last(SAMPLED, until).collect();
         let first = units.len().saturating_sub(1) % step;
         units.into_iter().skip(first).step_by(step)
     }
@@ -96,7 +96,7 @@ impl TimingLog {
 }
 
 /// About a segment of pictures.
-const SPREAD: usize = 64;
+const SAMPLED: usize = 64;
 /// A segment of 6 s three segments behind, at 60 pictures a second. 200 kB.
 const UNITS: usize = 1024;
 
@@ -108,49 +108,49 @@ mod tests {
 
     const EPOCH: Epoch = Epoch(7);
 
-    fn stamp(journeys: &mut TimingLog, dts: i64, stage: Stage, at: i64) {
-        journeys.stamp(EPOCH, TrackId::VIDEO, Timestamp::from_millis(dts), stage, WallClock::from_micros(at));
+    fn stamp(log: &mut TimingLog, dts: i64, stage: Stage, at: i64) {
+        log.stamp(EPOCH, TrackId::VIDEO, Timestamp::from_millis(dts), stage, WallClock::from_micros(at));
     }
 
-    fn at(journeys: &TimingLog, dts: i64, stage: Stage) -> Option<i64> {
-        let stamps = journeys.unit(EPOCH, TrackId::VIDEO, Timestamp::from_millis(dts))?;
+    fn at(log: &TimingLog, dts: i64, stage: Stage) -> Option<i64> {
+        let stamps = log.unit(EPOCH, TrackId::VIDEO, Timestamp::from_millis(dts))?;
         stamps.at(stage).map(WallClock::as_micros)
     }
 
     #[test]
     fn stages_meet_in_one_row_and_the_earliest_counts() {
-        let mut journeys = TimingLog::default();
-        stamp(&mut journeys, 40, Stage::Ingested, 5);
-        stamp(&mut journeys, 0, Stage::Encoded, 1);
-        stamp(&mut journeys, 40, Stage::Relayed, 9);
-        stamp(&mut journeys, 40, Stage::Relayed, 7);
-        stamp(&mut journeys, 40, Stage::Relayed, 8);
-        assert_eq!((at(&journeys, 40, Stage::Ingested), at(&journeys, 40, Stage::Relayed)), (Some(5), Some(7)));
-        let rows: Vec<i64> = journeys.last(9, None).map(|journey| journey.dts.as_millis()).collect();
+        let mut log = TimingLog::default();
+        stamp(&mut log, 40, Stage::Ingested, 5);
+        stamp(&mut log, 0, Stage::Encoded, 1);
+        stamp(&mut log, 40, Stage::Relayed, 9);
+        stamp(&mut log, 40, Stage::Relayed, 7);
+        stamp(&mut log, 40, Stage::Relayed, 8);
+        assert_eq!((at(&log, 40, Stage::Ingested), at(&log, 40, Stage::Relayed)), (Some(5), Some(7)));
+        let rows: Vec<i64> = log.last(9, None).map(|unit| unit.dts.as_millis()).collect();
         assert_eq!(rows, [0, 40]);
-        assert_eq!(journeys.last(9, Some(Timestamp::from_millis(39))).count(), 1);
-        assert_eq!(journeys.last(1, None).next().unwrap().dts, Timestamp::from_millis(40));
+        assert_eq!(log.last(9, Some(Timestamp::from_millis(39))).count(), 1);
+        assert_eq!(log.last(1, None).next().unwrap().dts, Timestamp::from_millis(40));
     }
 
     #[test]
     fn a_piece_is_stamped_whole() {
-        let mut journeys = TimingLog::default();
-        (0..5).for_each(|n| stamp(&mut journeys, n * 40, Stage::Ingested, n));
+        let mut log = TimingLog::default();
+        (0..5).for_each(|n| stamp(&mut log, n * 40, Stage::Ingested, n));
         let range = Timestamp::from_millis(40)..Timestamp::from_millis(120);
-        journeys.stamp_range(EPOCH, range.clone(), Stage::InPart, WallClock::from_micros(99));
-        journeys.stamp_range(Epoch(8), range, Stage::InSegment, WallClock::from_micros(99));
-        let stamped: Vec<_> = (0..5).map(|n| at(&journeys, n * 40, Stage::InPart)).collect();
+        log.stamp_range(EPOCH, range.clone(), Stage::InPart, WallClock::from_micros(99));
+        log.stamp_range(Epoch(8), range, Stage::InSegment, WallClock::from_micros(99));
+        let stamped: Vec<_> = (0..5).map(|n| at(&log, n * 40, Stage::InPart)).collect();
         assert_eq!(stamped, [None, Some(99), Some(99), None, None]);
-        assert!((0..5).all(|n| at(&journeys, n * 40, Stage::InSegment).is_none()));
+        assert!((0..5).all(|n| at(&log, n * 40, Stage::InSegment).is_none()));
     }
 
     #[test]
     fn units_are_spread_up_to_the_one_that_is_asked_for() {
-        let mut journeys = TimingLog::default();
-        assert_eq!(journeys.spread(8, None).count(), 0);
-        (0..200).for_each(|n| stamp(&mut journeys, n * 10, Stage::Ingested, n));
+        let mut log = TimingLog::default();
+        assert_eq!(log.sample(8, None).count(), 0);
+        (0..200).for_each(|n| stamp(&mut log, n * 10, Stage::Ingested, n));
         let dts = |count, until: Option<i64>| -> Vec<i64> {
-            journeys.spread(count, until.map(Timestamp::from_millis)).map(|unit| unit.dts.as_millis()).collect()
+            log.sample(count, until.map(Timestamp::from_millis)).map(|unit| unit.dts.as_millis()).collect()
         };
         assert_eq!(dts(8, Some(999)), [430, 510, 590, 670, 750, 830, 910, 990]);
         assert_eq!((dts(8, None).last(), dts(1, None), dts(8, Some(30))), (Some(&1990), vec![1990], vec![30]));
@@ -158,21 +158,21 @@ mod tests {
 
     #[test]
     fn another_epoch_begins_anew() {
-        let mut journeys = TimingLog::default();
-        stamp(&mut journeys, 0, Stage::Ingested, 1);
-        journeys.stamp(Epoch(8), TrackId::VIDEO, Timestamp::ZERO, Stage::Ingested, WallClock::from_micros(2));
-        assert_eq!(journeys.of(), Some((Epoch(8), TrackId::VIDEO)));
-        assert_eq!(at(&journeys, 0, Stage::Ingested), None);
+        let mut log = TimingLog::default();
+        stamp(&mut log, 0, Stage::Ingested, 1);
+        log.stamp(Epoch(8), TrackId::VIDEO, Timestamp::ZERO, Stage::Ingested, WallClock::from_micros(2));
+        assert_eq!(log.of(), Some((Epoch(8), TrackId::VIDEO)));
+        assert_eq!(at(&log, 0, Stage::Ingested), None);
     }
 
     proptest! {
         #[test]
         fn bounded_and_in_order(units in prop::collection::vec((0..4000i64, 0..12usize), 0..3000)) {
-            let mut journeys = TimingLog::default();
+            let mut log = TimingLog::default();
             for (dts, stage) in units {
-                stamp(&mut journeys, dts, Stage::ALL[stage], dts);
+                stamp(&mut log, dts, Stage::ALL[stage], dts);
             }
-            let rows: Vec<_> = journeys.last(usize::MAX, None).map(|journey| journey.dts).collect();
+            let rows: Vec<_> = log.last(usize::MAX, None).map(|unit| unit.dts).collect();
             prop_assert!(rows.len() <= UNITS && rows.windows(2).all(|two| two[0] < two[1]));
         }
     }

@@ -34,30 +34,30 @@ fn unit(epoch: u64, n: i64) -> AccessUnit {
     }
 }
 
-fn number(spliced: &MergedUnit) -> i64 {
-    spliced.unit.dts.as_millis() / 20
+fn number(merged: &MergedUnit) -> i64 {
+    merged.unit.dts.as_millis() / 20
 }
 
 struct Run {
-    splicer: PathMerger,
+    merger: PathMerger,
     out: Vec<MergedUnit>,
 }
 
 impl Run {
     fn new() -> Self {
-        Self { splicer: PathMerger::new(), out: Vec::new() }
+        Self { merger: PathMerger::new(), out: Vec::new() }
     }
 
     fn push(&mut self, path: PathId, numbers: impl IntoIterator<Item = i64>) -> &mut Self {
         let catalog = catalog(1, None, true);
         for n in numbers {
-            self.splicer.push(path, &catalog, unit(1, n), None, &mut self.out);
+            self.merger.push(path, &catalog, unit(1, n), None, &mut self.out);
         }
         self
     }
 
     fn close(&mut self, path: PathId) -> &mut Self {
-        self.splicer.close(path, &mut self.out);
+        self.merger.close(path, &mut self.out);
         self
     }
 
@@ -71,7 +71,7 @@ fn one_path_starts_at_an_idr() {
     let mut run = Run::new();
     run.push(A, 13..30);
     assert_eq!(run.numbers(), (20..30).collect::<Vec<_>>());
-    assert_eq!(run.splicer.counters(), MergeCounters { units: 10, undecodable: 7, ..MergeCounters::default() });
+    assert_eq!(run.merger.counters(), MergeCounters { units: 10, undecodable: 7, ..MergeCounters::default() });
 }
 
 #[test]
@@ -79,8 +79,8 @@ fn both_flow_and_the_first_copy_wins() {
     let mut run = Run::new();
     run.push(A, 0..5).push(B, 0..8).push(A, 5..9).push(B, 8..12);
     assert_eq!(run.numbers(), (0..12).collect::<Vec<_>>());
-    let counters = run.splicer.counters();
-    assert_eq!((counters.lost, counters.repeated, counters.switches), (0, 9, 3));
+    let counters = run.merger.counters();
+    assert_eq!((counters.lost, counters.duplicates, counters.switches), (0, 9, 3));
 }
 
 #[test]
@@ -88,10 +88,10 @@ fn a_path_that_is_ahead_waits_for_the_one_that_fills_the_hole() {
     let mut run = Run::new();
     run.push(A, 0..10).push(B, 20..25);
     assert_eq!(run.numbers().len(), 10);
-    assert_eq!(run.splicer.waiting(), Some(Timestamp::from_millis(480)));
+    assert_eq!(run.merger.waiting(), Some(Timestamp::from_millis(480)));
     run.push(A, 10..21);
     assert_eq!(run.numbers(), (0..25).collect::<Vec<_>>());
-    assert_eq!(run.splicer.counters().lost, 0);
+    assert_eq!(run.merger.counters().lost, 0);
 }
 
 #[test]
@@ -110,18 +110,18 @@ fn what_nobody_can_bring_is_counted_and_skipped_to_an_idr() {
     let expected: Vec<_> = (0..10).chain((33..40).filter(|n| n % 2 == 1)).chain(40..50).collect();
     assert_eq!(run.numbers(), expected);
     // Pictures 10, 12, … 38 and sounds 11, 13, … 31.
-    assert_eq!(run.splicer.counters().lost, 15 + 11);
+    assert_eq!(run.merger.counters().lost, 15 + 11);
 }
 
 #[test]
 fn a_reconnected_path_overlaps_or_skips() {
     let mut run = Run::new();
     run.push(A, 0..30);
-    run.splicer.open(A);
+    run.merger.open(A);
     run.push(A, 20..35);
     assert_eq!(run.numbers(), (0..35).collect::<Vec<_>>());
-    assert_eq!(run.splicer.counters().lost, 0);
-    run.splicer.open(A);
+    assert_eq!(run.merger.counters().lost, 0);
+    run.merger.open(A);
     run.push(A, 60..62);
     assert_eq!(run.numbers(), (0..35).chain(60..62).collect::<Vec<_>>());
     assert_eq!(run.out[35].lost, 12);
@@ -131,14 +131,14 @@ fn a_reconnected_path_overlaps_or_skips() {
 fn a_server_that_skips_on_one_path_is_noticed() {
     let mut run = Run::new();
     run.push(A, 0..30).push(A, 60..64);
-    assert_eq!(run.splicer.counters().lost, 30);
+    assert_eq!(run.merger.counters().lost, 30);
 }
 
 #[test]
 fn an_encoder_that_pauses_has_lost_nothing() {
     let mut run = Run::new();
     run.push(A, (0..30).step_by(2)).push(A, (50..60).step_by(2));
-    assert_eq!(run.splicer.counters(), MergeCounters { units: 20, ..MergeCounters::default() });
+    assert_eq!(run.merger.counters(), MergeCounters { units: 20, ..MergeCounters::default() });
 }
 
 /// A path that names predecessors: video and sound may overtake each other, and what follows is exact from the first unit on.
@@ -146,22 +146,22 @@ fn an_encoder_that_pauses_has_lost_nothing() {
 fn a_path_that_says_what_follows_what_is_believed() {
     let mut run = Run::new();
     let all = catalog(1, None, true);
-    let linked = |run: &mut Run, numbers: &[i64]| {
+    let contiguous = |run: &mut Run, numbers: &[i64]| {
         for n in numbers {
-            let after = (*n >= 2).then(|| unit(1, n - 2).dts);
-            run.splicer.push(B, &all, unit(1, *n), after, &mut run.out);
+            let predecessor = (*n >= 2).then(|| unit(1, n - 2).dts);
+            run.merger.push(B, &all, unit(1, *n), predecessor, &mut run.out);
         }
     };
     run.push(A, 0..11);
     // From the very next unit on, the sound ahead of the pictures; no overlap shows the link.
-    linked(&mut run, &[11, 13, 15, 12, 14]);
+    contiguous(&mut run, &[11, 13, 15, 12, 14]);
     assert_eq!(run.numbers(), (0..11).chain([11, 13, 15, 12, 14]).collect::<Vec<_>>());
     // A hole is known at once, though it leaves the room of one picture only.
-    linked(&mut run, &[18, 20]);
-    assert_eq!(run.splicer.waiting(), Some(Timestamp::from_millis(400)));
+    contiguous(&mut run, &[18, 20]);
+    assert_eq!(run.merger.waiting(), Some(Timestamp::from_millis(400)));
     run.push(A, 11..19);
     assert_eq!(run.numbers().len(), 20);
-    assert_eq!(run.splicer.counters().lost, 0);
+    assert_eq!(run.merger.counters().lost, 0);
 }
 
 #[test]
@@ -169,21 +169,21 @@ fn a_new_epoch_retires_the_old_one() {
     let mut run = Run::new();
     run.push(A, 0..10).push(B, 0..5);
     let new = catalog(2, None, true);
-    run.splicer.push(A, &new, unit(2, 0), None, &mut run.out);
+    run.merger.push(A, &new, unit(2, 0), None, &mut run.out);
     run.push(B, 5..20);
-    run.splicer.push(A, &new, unit(2, 1), None, &mut run.out);
+    run.merger.push(A, &new, unit(2, 1), None, &mut run.out);
     assert_eq!(run.numbers(), (0..10).chain(0..2).collect::<Vec<_>>());
-    assert_eq!(run.splicer.epoch(), Some(Epoch(2)));
+    assert_eq!(run.merger.epoch(), Some(Epoch(2)));
 }
 
 #[test]
 fn a_stale_path_does_not_bring_back_yesterday() {
     let mut run = Run::new();
     let (today, yesterday) = (catalog(2, Some(200), true), catalog(1, Some(100), true));
-    run.splicer.push(A, &today, unit(2, 0), None, &mut run.out);
-    run.splicer.push(B, &yesterday, unit(1, 0), None, &mut run.out);
-    run.splicer.push(A, &today, unit(2, 1), None, &mut run.out);
-    run.splicer.push(B, &yesterday, unit(1, 1), None, &mut run.out);
+    run.merger.push(A, &today, unit(2, 0), None, &mut run.out);
+    run.merger.push(B, &yesterday, unit(1, 0), None, &mut run.out);
+    run.merger.push(A, &today, unit(2, 1), None, &mut run.out);
+    run.merger.push(B, &yesterday, unit(1, 1), None, &mut run.out);
     assert_eq!(run.out.iter().map(|s| s.unit.epoch.0).collect::<Vec<_>>(), [2, 2]);
 }
 
@@ -192,26 +192,26 @@ fn a_publisher_that_was_displaced_comes_back() {
     let mut run = Run::new();
     let (ours, theirs) = (catalog(1, Some(100), true), catalog(2, Some(200), true));
     for n in 0..10 {
-        run.splicer.push(A, &ours, unit(1, n), None, &mut run.out);
+        run.merger.push(A, &ours, unit(1, n), None, &mut run.out);
     }
     for n in 0..4 {
-        run.splicer.push(A, &theirs, unit(2, n), None, &mut run.out);
+        run.merger.push(A, &theirs, unit(2, n), None, &mut run.out);
     }
     // Its first epoch goes on, with an overlap.
     for n in 0..15 {
-        run.splicer.push(A, &ours, unit(1, n), None, &mut run.out);
+        run.merger.push(A, &ours, unit(1, n), None, &mut run.out);
     }
     assert_eq!(run.numbers(), (0..10).chain(0..4).chain(10..15).collect::<Vec<_>>());
-    assert_eq!(run.splicer.counters().lost, 0);
+    assert_eq!(run.merger.counters().lost, 0);
 }
 
 #[test]
 fn a_publisher_with_an_earlier_clock_takes_over() {
     let mut run = Run::new();
     let (ours, theirs) = (catalog(1, Some(200), true), catalog(2, Some(100), true));
-    run.splicer.push(A, &ours, unit(1, 0), None, &mut run.out);
-    run.splicer.push(A, &theirs, unit(2, 0), None, &mut run.out);
-    assert_eq!(run.splicer.epoch(), Some(Epoch(2)));
+    run.merger.push(A, &ours, unit(1, 0), None, &mut run.out);
+    run.merger.push(A, &theirs, unit(2, 0), None, &mut run.out);
+    assert_eq!(run.merger.epoch(), Some(Epoch(2)));
     assert_eq!(run.out.len(), 2);
 }
 
@@ -220,7 +220,7 @@ fn sound_alone_starts_anywhere() {
     let mut run = Run::new();
     let catalog = catalog(1, None, false);
     for n in [7, 9, 11] {
-        run.splicer.push(A, &catalog, unit(1, n), None, &mut run.out);
+        run.merger.push(A, &catalog, unit(1, n), None, &mut run.out);
     }
     assert_eq!(run.numbers(), [7, 9, 11]);
 }
@@ -232,9 +232,9 @@ fn what_waits_is_bounded() {
     let catalog = catalog(1, None, true);
     for n in 20..60 {
         let payload = Bytes::from(vec![0; 1 << 20]);
-        run.splicer.push(B, &catalog, AccessUnit { payload, ..unit(1, n) }, None, &mut run.out);
+        run.merger.push(B, &catalog, AccessUnit { payload, ..unit(1, n) }, None, &mut run.out);
     }
-    assert_eq!(run.splicer.counters().overflowed, 24);
+    assert_eq!(run.merger.counters().overflowed, 24);
 }
 
 #[derive(Clone, Debug)]
@@ -266,7 +266,7 @@ fn play(ops: &[Op]) -> (Run, BTreeMap<u32, i64>) {
                 at.insert(path, from + count);
             }
             Op::Reopen(path, back) => {
-                run.splicer.open(PathId(path));
+                run.merger.open(PathId(path));
                 let from = at.entry(path).or_insert(0);
                 *from = (*from - back).max(0);
             }
@@ -283,11 +283,11 @@ proptest! {
     fn rises_without_repeats_and_starts_at_an_idr(ops in ops()) {
         let (run, _) = play(&ops);
         let mut last: BTreeMap<TrackId, Timestamp> = BTreeMap::new();
-        for spliced in &run.out {
-            let before = last.insert(spliced.unit.track, spliced.unit.dts);
-            prop_assert!(before < Some(spliced.unit.dts));
-            let follows = before.is_some_and(|dts| spliced.unit.dts - dts == 40);
-            prop_assert!(follows || spliced.unit.random_access, "a picture without its predecessor: {:?}", spliced.unit);
+        for merged in &run.out {
+            let before = last.insert(merged.unit.track, merged.unit.dts);
+            prop_assert!(before < Some(merged.unit.dts));
+            let follows = before.is_some_and(|dts| merged.unit.dts - dts == 40);
+            prop_assert!(follows || merged.unit.random_access, "a picture without its predecessor: {:?}", merged.unit);
         }
     }
 
@@ -302,6 +302,6 @@ proptest! {
         for n in 0..at[&1] {
             prop_assert!(numbers.contains(&n), "unit {} is missing", n);
         }
-        prop_assert_eq!(run.splicer.counters().lost, 0);
+        prop_assert_eq!(run.merger.counters().lost, 0);
     }
 }

@@ -13,9 +13,9 @@ pub(super) struct ActivePath {
     /// When its first unit came.
     pub(super) since: Duration,
     /// Since when no units were left out.
-    pub(super) whole_since: Duration,
-    pictures: Option<ArrivalStats>,
-    sounds: Option<ArrivalStats>,
+    pub(super) complete_since: Duration,
+    video: Option<ArrivalStats>,
+    audio: Option<ArrivalStats>,
 }
 
 /// The arrivals of one kind of track.
@@ -24,85 +24,85 @@ pub(super) struct ArrivalStats {
     pub(super) last: Duration,
     pub(super) newest: Timestamp,
     /// The longest step between two arrivals, slowly forgotten: bursts are part of how a path delivers.
-    pub(super) step: Duration,
+    pub(super) max_gap: Duration,
     /// The longest step from a unit's time to that of the one that it follows, as slowly forgotten: what the broadcast itself is like.
-    pub(super) interval: Duration,
+    pub(super) frame_interval: Duration,
     /// Whether it is silent, and others were called for it.
-    pub(super) is_missed: bool,
+    pub(super) stalled: bool,
     /// Whether it is the broadcast that has none of this kind any more: no other path had any either.
-    pub(super) is_excused: bool,
+    pub(super) track_absent: bool,
 }
 
 impl ActivePath {
     /// Its first unit has come.
     pub(super) fn begin(now: Duration, kind: TrackKind, dts: Timestamp) -> Self {
-        let mut flow = Self { since: now, whole_since: now, pictures: None, sounds: None };
-        flow.arrived(now, kind, dts, None);
-        flow
+        let mut active = Self { since: now, complete_since: now, video: None, audio: None };
+        active.arrived(now, kind, dts, None);
+        active
     }
 
     /// Another has come.
-    pub(super) fn arrived(&mut self, now: Duration, kind: TrackKind, dts: Timestamp, after: Option<Timestamp>) {
-        let rhythm = match kind {
-            TrackKind::Video => &mut self.pictures,
-            TrackKind::Audio => &mut self.sounds,
+    pub(super) fn arrived(&mut self, now: Duration, kind: TrackKind, dts: Timestamp, predecessor: Option<Timestamp>) {
+        let stats = match kind {
+            TrackKind::Video => &mut self.video,
+            TrackKind::Audio => &mut self.audio,
         };
-        let rhythm = rhythm.get_or_insert(ArrivalStats {
+        let stats = stats.get_or_insert(ArrivalStats {
             last: now,
             newest: dts,
-            step: Duration::ZERO,
-            interval: Duration::ZERO,
-            is_missed: false,
-            is_excused: false,
+            max_gap: Duration::ZERO,
+            frame_interval: Duration::ZERO,
+            stalled: false,
+            track_absent: false,
         });
-        if after.is_some_and(|after| after > rhythm.newest) {
-            self.whole_since = now;
+        if predecessor.is_some_and(|predecessor| predecessor > stats.newest) {
+            self.complete_since = now;
         }
-        let gone = now.saturating_sub(rhythm.last);
+        let gone = now.saturating_sub(stats.last);
         let fade = 0.5f64.powf(gone.as_secs_f64() / HALF_LIFE);
-        let interval = after.map_or(Duration::ZERO, |after| dts.since(after));
-        *rhythm = ArrivalStats {
+        let frame_interval = predecessor.map_or(Duration::ZERO, |predecessor| dts.since(predecessor));
+        *stats = ArrivalStats {
             last: now,
-            newest: rhythm.newest.max(dts),
-            step: gone.max(rhythm.step.mul_f64(fade)).min(LONGEST),
-            interval: interval.max(rhythm.interval.mul_f64(fade)).min(LONGEST),
-            is_missed: false,
-            is_excused: false,
+            newest: stats.newest.max(dts),
+            max_gap: gone.max(stats.max_gap.mul_f64(fade)).min(MAX_GAP),
+            frame_interval: frame_interval.max(stats.frame_interval.mul_f64(fade)).min(MAX_GAP),
+            stalled: false,
+            track_absent: false,
         };
     }
 
     /// One kind of its units.
-    pub(super) fn of(&self, kind: TrackKind) -> Option<&ArrivalStats> {
+    pub(super) fn track(&self, kind: TrackKind) -> Option<&ArrivalStats> {
         match kind {
-            TrackKind::Video => self.pictures.as_ref(),
-            TrackKind::Audio => self.sounds.as_ref(),
+            TrackKind::Video => self.video.as_ref(),
+            TrackKind::Audio => self.audio.as_ref(),
         }
     }
 
     /// All kinds that have come.
-    pub(super) fn rhythms(&self) -> impl Iterator<Item = (TrackKind, &ArrivalStats)> {
-        [TrackKind::Video, TrackKind::Audio].into_iter().filter_map(|kind| Some((kind, self.of(kind)?)))
+    pub(super) fn tracks(&self) -> impl Iterator<Item = (TrackKind, &ArrivalStats)> {
+        [TrackKind::Video, TrackKind::Audio].into_iter().filter_map(|kind| Some((kind, self.track(kind)?)))
     }
 
     /// The same, to be changed.
-    pub(super) fn rhythms_mut(&mut self) -> impl Iterator<Item = (TrackKind, &mut ArrivalStats)> {
-        let pictures = self.pictures.as_mut().map(|rhythm| (TrackKind::Video, rhythm));
-        pictures.into_iter().chain(self.sounds.as_mut().map(|rhythm| (TrackKind::Audio, rhythm)))
+    pub(super) fn tracks_mut(&mut self) -> impl Iterator<Item = (TrackKind, &mut ArrivalStats)> {
+        let video = self.video.as_mut().map(|stats| (TrackKind::Video, stats));
+        video.into_iter().chain(self.audio.as_mut().map(|stats| (TrackKind::Audio, stats)))
     }
 
     /// The longest interval of any kind: what the broadcast's pictures are like, if it has any.
-    pub(super) fn interval(&self) -> Duration {
-        self.rhythms().map(|(_, rhythm)| rhythm.interval).max().unwrap_or_default()
+    pub(super) fn frame_interval(&self) -> Duration {
+        self.tracks().map(|(_, stats)| stats.frame_interval).max().unwrap_or_default()
     }
 
     /// Whether it has brought a newer unit of this kind than `other`.
     pub(super) fn is_newer(&self, kind: TrackKind, other: &ArrivalStats) -> bool {
-        self.of(kind).is_some_and(|own| own.newest > other.newest)
+        self.track(kind).is_some_and(|own| own.newest > other.newest)
     }
 
     /// Whether all that `other` has brought has come here too.
     pub(super) fn covers(&self, other: &Self) -> bool {
-        other.rhythms().all(|(kind, theirs)| self.of(kind).is_some_and(|own| own.newest >= theirs.newest))
+        other.tracks().all(|(kind, theirs)| self.track(kind).is_some_and(|own| own.newest >= theirs.newest))
     }
 }
 
@@ -110,4 +110,4 @@ impl ActivePath {
 /// return less often than this, as with each IDR, false alarms are what teaches patience.
 const HALF_LIFE: f64 = 1.5;
 /// Bounds what one outage makes a path's silence mean afterwards; segments of HLS have the floor of their kind.
-const LONGEST: Duration = Duration::from_secs(1);
+const MAX_GAP: Duration = Duration::from_secs(1);

@@ -22,17 +22,17 @@ pub struct SelectorConfig {
     /// A path that has not answered for so long is no reason not to try the next beside it.
     pub head_start: Duration,
     /// A path that has not brought a unit this long after it was opened has failed, if there is another to try.
-    pub start: Duration,
+    pub open_timeout: Duration,
     /// Silence is this many times the longest usual step between arrivals, and at least the kind's floor.
-    pub silence_steps: f64,
+    pub stall_factor: f64,
     /// A path that has been silent this much longer, while another flows, has failed.
-    pub dead: Duration,
+    pub dead_after: Duration,
     /// First wait before a path that failed is tried again; doubles with each failure in a row.
     pub retry_min: Duration,
     /// The longest such wait.
     pub retry_max: Duration,
     /// How long a better path must flow before the worse one is let go, and any path before its failures are forgotten.
-    pub prove: Duration,
+    pub probation: Duration,
 }
 
 impl Default for SelectorConfig {
@@ -40,12 +40,12 @@ impl Default for SelectorConfig {
         Self {
             mode: Mode::default(),
             head_start: Duration::from_millis(400),
-            start: Duration::from_secs(5),
-            silence_steps: 1.5,
-            dead: Duration::from_secs(1),
+            open_timeout: Duration::from_secs(5),
+            stall_factor: 1.5,
+            dead_after: Duration::from_secs(1),
             retry_min: Duration::from_secs(1),
             retry_max: Duration::from_secs(30),
-            prove: Duration::from_secs(1),
+            probation: Duration::from_secs(1),
         }
     }
 }

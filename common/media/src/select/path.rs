@@ -15,14 +15,14 @@ pub(super) struct Path {
     /// Failures in a row.
     pub(super) failures: u32,
     /// Not to be opened before this.
-    pub(super) not_before: Duration,
+    pub(super) retry_at: Duration,
     /// False alarms, and when the last one was.
-    pub(super) alarms: u32,
-    pub(super) alarmed: Duration,
+    pub(super) false_alarms: u32,
+    pub(super) last_false_alarm: Duration,
     /// Its server has no room for us.
-    pub(super) is_crowded: bool,
+    pub(super) no_capacity: bool,
     /// It once had none: what it leaves out counts.
-    pub(super) was_crowded: bool,
+    pub(super) had_no_capacity: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -33,10 +33,10 @@ pub(super) enum State {
         since: Duration,
         idle: bool,
         /// Connected: it is the stream that has not begun.
-        answered: bool,
+        connected: bool,
     },
     Idle,
-    Flowing(ActivePath),
+    Active(ActivePath),
 }
 
 impl Path {
@@ -46,44 +46,44 @@ impl Path {
             kind,
             state: State::Closed,
             failures: 0,
-            not_before: Duration::ZERO,
-            alarms: 0,
-            alarmed: Duration::ZERO,
-            is_crowded: false,
-            was_crowded: false,
+            retry_at: Duration::ZERO,
+            false_alarms: 0,
+            last_false_alarm: Duration::ZERO,
+            no_capacity: false,
+            had_no_capacity: false,
         }
     }
 
-    pub(super) fn flow(&self) -> Option<ActivePath> {
+    pub(super) fn active(&self) -> Option<ActivePath> {
         match self.state {
-            State::Flowing(flow) => Some(flow),
+            State::Active(active) => Some(active),
             _ => None,
         }
     }
 
     /// Since when it brings what a path is to bring before others are let go for it.
-    pub(super) fn proving_since(&self, flow: &ActivePath) -> Duration {
-        if self.was_crowded { flow.whole_since } else { flow.since }
+    pub(super) fn probation_start(&self, active: &ActivePath) -> Duration {
+        if self.had_no_capacity { active.complete_since } else { active.since }
     }
 
     /// Whether it is idle and its server has room.
-    pub(super) fn is_ready(&self) -> bool {
-        matches!(self.state, State::Idle) && !self.is_crowded
+    pub(super) fn is_standby(&self) -> bool {
+        matches!(self.state, State::Idle) && !self.no_capacity
     }
 
     /// Has it flow: opened if it is closed, told to if it is idle.
     pub(super) fn start(&mut self, now: Duration) -> Action {
         let was_idle = matches!(self.state, State::Idle);
-        self.is_crowded &= was_idle;
-        self.state = State::Opening { since: now, idle: false, answered: false };
+        self.no_capacity &= was_idle;
+        self.state = State::Opening { since: now, idle: false, connected: false };
         if was_idle { Action::Start(self.id) } else { Action::Open(self.id) }
     }
 
-    pub(super) fn fail(&mut self, settings: &SelectorConfig, now: Duration) {
-        let wait = settings.retry_min.saturating_mul(1 << self.failures.min(16)).min(settings.retry_max);
+    pub(super) fn back_off(&mut self, config: &SelectorConfig, now: Duration) {
+        let wait = config.retry_min.saturating_mul(1 << self.failures.min(16)).min(config.retry_max);
         self.failures = self.failures.saturating_add(1);
-        self.not_before = now + wait;
+        self.retry_at = now + wait;
         self.state = State::Closed;
-        self.is_crowded = false;
+        self.no_capacity = false;
     }
 }

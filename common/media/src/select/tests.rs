@@ -26,11 +26,11 @@ fn lan(mode: Mode) -> Selector {
 /// One that follows on the one 20 ms before.
 fn arrived(selector: &mut Selector, path: PathId, at: u64, dts: i64) {
     let [dts, after] = [dts, dts - 20].map(Timestamp::from_millis);
-    selector.arrived(path, ms(at), TrackKind::Video, dts, Some(after));
+    selector.on_unit(path, ms(at), TrackKind::Video, dts, Some(after));
 }
 
 /// A unit every 20 ms from `from` to `to` by each path that is `behind` so many ms; what there was to do, and when.
-fn flow(selector: &mut Selector, paths: &[(PathId, i64)], from: u64, to: u64) -> Vec<(u64, Action)> {
+fn feed(selector: &mut Selector, paths: &[(PathId, i64)], from: u64, to: u64) -> Vec<(u64, Action)> {
     let mut actions = Vec::new();
     for at in (from..to).step_by(20) {
         for (path, behind) in paths {
@@ -53,48 +53,48 @@ fn starts_on_the_best_and_gives_the_next_its_chance() {
     assert_eq!(selector.deadline(ms(1)), Some(ms(400)));
     assert_eq!(selector.poll(ms(400)), [Action::Open(HLS)]);
     // Whatever answers first plays; the better one, once it is there and proved, takes over.
-    assert_eq!(flow(&mut selector, &[(HLS, 0)], 420, 1000), []);
-    assert_eq!(only(flow(&mut selector, &[(HLS, 0), (RTMP, 0)], 1000, 2100)), [Action::Close(HLS)]);
+    assert_eq!(feed(&mut selector, &[(HLS, 0)], 420, 1000), []);
+    assert_eq!(only(feed(&mut selector, &[(HLS, 0), (RTMP, 0)], 1000, 2100)), [Action::Close(HLS)]);
 }
 
 #[test]
 fn falls_to_the_next_and_climbs_back_when_better_is_proved() {
     let mut selector = both();
     selector.poll(ms(0));
-    selector.failed(RTMP, ms(10));
+    selector.on_failed(RTMP, ms(10));
     assert_eq!(selector.poll(ms(10)), [Action::Open(HLS)]);
-    assert_eq!(flow(&mut selector, &[(HLS, 0)], 20, 1000), []);
-    assert_eq!(flow(&mut selector, &[(HLS, 0)], 1020, 1100), [(1020, Action::Open(RTMP))]);
-    assert_eq!(only(flow(&mut selector, &[(HLS, 0), (RTMP, 0)], 1100, 4000)), [Action::Close(HLS)]);
+    assert_eq!(feed(&mut selector, &[(HLS, 0)], 20, 1000), []);
+    assert_eq!(feed(&mut selector, &[(HLS, 0)], 1020, 1100), [(1020, Action::Open(RTMP))]);
+    assert_eq!(only(feed(&mut selector, &[(HLS, 0), (RTMP, 0)], 1100, 4000)), [Action::Close(HLS)]);
 }
 
 #[test]
 fn a_peer_that_is_found_is_climbed_to_and_the_relay_stays_ready() {
     let mut selector = selector(Mode::Warm, &[(RELAY, PathKind::Relay), (RTMP, PathKind::Rtmp)]);
     assert_eq!(selector.poll(ms(0)), [Action::Open(RELAY)]);
-    assert_eq!(flow(&mut selector, &[(RELAY, 60)], 20, 2000), []);
+    assert_eq!(feed(&mut selector, &[(RELAY, 60)], 20, 2000), []);
     selector.add(PEER, PathKind::Peer);
-    assert_eq!(only(flow(&mut selector, &[(RELAY, 60)], 2000, 2100)), [Action::Open(PEER)]);
-    let actions = flow(&mut selector, &[(RELAY, 60), (PEER, 0)], 2100, 4000);
+    assert_eq!(only(feed(&mut selector, &[(RELAY, 60)], 2000, 2100)), [Action::Open(PEER)]);
+    let actions = feed(&mut selector, &[(RELAY, 60), (PEER, 0)], 2100, 4000);
     assert_eq!(actions, [(3100, Action::Stop(RELAY))]);
-    assert_eq!(flow(&mut selector, &[(PEER, 0)], 4000, 9000), [], "nothing more to do");
+    assert_eq!(feed(&mut selector, &[(PEER, 0)], 4000, 9000), [], "nothing more to do");
 }
 
 #[test]
 fn silence_is_missed_within_three_pictures_and_the_idle_path_flows() {
     let mut selector = lan(Mode::Warm);
     assert_eq!(selector.poll(ms(0)), [Action::Open(PEER)]);
-    let actions = flow(&mut selector, &[(PEER, 0)], 20, 5000);
+    let actions = feed(&mut selector, &[(PEER, 0)], 20, 5000);
     assert_eq!(actions, [(1020, Action::OpenIdle(RELAY))]);
-    selector.ready(RELAY);
-    assert_eq!(flow(&mut selector, &[(PEER, 0)], 5000, 6000), []);
+    selector.on_idle(RELAY);
+    assert_eq!(feed(&mut selector, &[(PEER, 0)], 5000, 6000), []);
     let last = 5980;
     let at = selector.deadline(ms(last)).unwrap();
     assert!(at <= ms(last + 100), "{at:?}: more than three pictures of 33 ms");
     assert_eq!(selector.poll(at), [Action::Start(RELAY)]);
     assert_eq!(selector.poll(at), [], "once");
     // The peer stays open for a second, in case the alarm is false; then it has failed.
-    let actions = flow(&mut selector, &[(RELAY, 60)], 6100, 9000);
+    let actions = feed(&mut selector, &[(RELAY, 60)], 6100, 9000);
     assert_eq!(actions[0].1, Action::Close(PEER));
     assert!((7000..7100).contains(&actions[0].0), "{actions:?}");
     assert_eq!(actions[1].1, Action::Open(PEER), "tried again: {actions:?}");
@@ -104,15 +104,15 @@ fn silence_is_missed_within_three_pictures_and_the_idle_path_flows() {
 fn a_peer_that_fails_is_followed_by_the_idle_path_at_once() {
     let mut selector = lan(Mode::Warm);
     selector.poll(ms(0));
-    flow(&mut selector, &[(PEER, 0)], 20, 2000);
-    selector.ready(RELAY);
-    selector.failed(PEER, ms(2001));
+    feed(&mut selector, &[(PEER, 0)], 20, 2000);
+    selector.on_idle(RELAY);
+    selector.on_failed(PEER, ms(2001));
     assert_eq!(selector.poll(ms(2001)), [Action::Start(RELAY)]);
     // And where nothing is idle, the next is opened.
     let mut selector = lan(Mode::Cold);
     selector.poll(ms(0));
-    assert_eq!(flow(&mut selector, &[(PEER, 0)], 20, 2000), []);
-    selector.failed(PEER, ms(2001));
+    assert_eq!(feed(&mut selector, &[(PEER, 0)], 20, 2000), []);
+    selector.on_failed(PEER, ms(2001));
     assert_eq!(selector.poll(ms(2001)), [Action::Open(RELAY)]);
 }
 
@@ -120,15 +120,15 @@ fn a_peer_that_fails_is_followed_by_the_idle_path_at_once() {
 fn a_false_alarm_costs_a_moment_and_makes_the_next_come_later() {
     let mut selector = lan(Mode::Warm);
     selector.poll(ms(0));
-    flow(&mut selector, &[(PEER, 0)], 20, 2000);
-    selector.ready(RELAY);
-    selector.set_hidden(ms(500));
-    let first = selector.patience(PEER).unwrap();
+    feed(&mut selector, &[(PEER, 0)], 20, 2000);
+    selector.on_idle(RELAY);
+    selector.set_buffered(ms(500));
+    let first = selector.stall_timeout(PEER).unwrap();
     assert_eq!(selector.poll(ms(1980) + first), [Action::Start(RELAY)]);
-    flow(&mut selector, &[(PEER, 0)], 2040, 2120);
-    let actions = flow(&mut selector, &[(RELAY, 60), (PEER, 0)], 2120, 6000);
+    feed(&mut selector, &[(PEER, 0)], 2040, 2120);
+    let actions = feed(&mut selector, &[(RELAY, 60), (PEER, 0)], 2120, 6000);
     assert_eq!(actions, [(2120, Action::Stop(RELAY))], "at once: one alarm says little");
-    assert!(selector.patience(PEER).unwrap() > first);
+    assert!(selector.stall_timeout(PEER).unwrap() > first);
 }
 
 /// A unit every 20 ms, but nothing for 120 ms of every second, and then all that was held up.
@@ -147,13 +147,13 @@ fn halting(selector: &mut Selector, at: u64) {
 fn another_broadcast_is_not_older_because_its_times_are() {
     let mut selector = lan(Mode::Warm);
     selector.poll(ms(0));
-    selector.failed(PEER, ms(10));
+    selector.on_failed(PEER, ms(10));
     selector.poll(ms(10));
     for at in (20..1200).step_by(20) {
         arrived(&mut selector, RELAY, at, 10_000_000 + at as i64);
     }
-    selector.begin_anew();
-    let actions = flow(&mut selector, &[(RELAY, 60), (PEER, 0)], 1200, 4000);
+    selector.on_new_epoch();
+    let actions = feed(&mut selector, &[(RELAY, 60), (PEER, 0)], 1200, 4000);
     assert!(actions.iter().any(|(_, action)| *action == Action::Stop(RELAY)), "{actions:?}");
 }
 
@@ -164,13 +164,13 @@ fn pictures_are_missed_though_sound_goes_on() {
     selector.poll(ms(0));
     let sound = |selector: &mut Selector, at: u64| {
         let [dts, after] = [at as i64, at as i64 - 20].map(Timestamp::from_millis);
-        selector.arrived(PEER, ms(at), TrackKind::Audio, dts, Some(after));
+        selector.on_unit(PEER, ms(at), TrackKind::Audio, dts, Some(after));
     };
     for at in (20..2000).step_by(20) {
         sound(&mut selector, at);
-        flow(&mut selector, &[(PEER, 0)], at, at + 20);
+        feed(&mut selector, &[(PEER, 0)], at, at + 20);
     }
-    selector.ready(RELAY);
+    selector.on_idle(RELAY);
     let mut actions = Vec::new();
     for at in (2000..2200).step_by(20) {
         sound(&mut selector, at);
@@ -183,7 +183,7 @@ fn pictures_are_missed_though_sound_goes_on() {
         sound(&mut selector, at);
         let [dts, after] = [at as i64 - 60, at as i64 - 80].map(Timestamp::from_millis);
         if !actions.iter().any(|(_, action)| *action == Action::Stop(RELAY)) {
-            selector.arrived(RELAY, ms(at), TrackKind::Audio, dts, Some(after));
+            selector.on_unit(RELAY, ms(at), TrackKind::Audio, dts, Some(after));
         }
         actions.extend(selector.poll(ms(at)).into_iter().map(|action| (at, action)));
     }
@@ -191,19 +191,19 @@ fn pictures_are_missed_though_sound_goes_on() {
     // Pictures are back, and are missed again when they go.
     for at in (8000..8200).step_by(20) {
         sound(&mut selector, at);
-        assert_eq!(flow(&mut selector, &[(PEER, 0)], at, at + 20), []);
+        assert_eq!(feed(&mut selector, &[(PEER, 0)], at, at + 20), []);
     }
-    selector.ready(RELAY);
-    assert!(selector.is_silent(PEER, ms(8300)));
+    selector.on_idle(RELAY);
+    assert!(selector.is_stalled(PEER, ms(8300)));
 }
 
 #[test]
 fn a_path_that_keeps_raising_false_alarms_is_not_trusted_alone() {
     let mut selector = lan(Mode::Warm);
     selector.poll(ms(0));
-    flow(&mut selector, &[(PEER, 0)], 20, 2000);
-    selector.ready(RELAY);
-    selector.set_hidden(ms(60));
+    feed(&mut selector, &[(PEER, 0)], 20, 2000);
+    selector.on_idle(RELAY);
+    selector.set_buffered(ms(60));
     let mut calls = 0;
     let mut relay = false;
     for at in (2000..22_000).step_by(20) {
@@ -216,23 +216,23 @@ fn a_path_that_keeps_raising_false_alarms_is_not_trusted_alone() {
                 Action::Start(RELAY) => (relay, calls) = (true, calls + 1),
                 Action::Stop(RELAY) => {
                     relay = false;
-                    selector.ready(RELAY);
+                    selector.on_idle(RELAY);
                 }
                 other => panic!("{other:?} at {at}"),
             }
         }
-        assert!(selector.patience(PEER).unwrap() <= ms(60), "three intervals of 20 ms, whatever happened before");
+        assert!(selector.stall_timeout(PEER).unwrap() <= ms(60), "three intervals of 20 ms, whatever happened before");
     }
     assert!((1..=8).contains(&calls), "{calls} calls of the relay for 20 pauses: it is to stay for a while");
     // A buffer that hides them makes all of it needless.
-    selector.set_hidden(ms(400));
+    selector.set_buffered(ms(400));
     let late = (22_000..60_000).step_by(20).filter(|at| {
         if at % 1000 > 120 {
             arrived(&mut selector, PEER, *at, *at as i64);
         }
         let actions = selector.poll(ms(*at));
         if actions.contains(&Action::Stop(RELAY)) {
-            selector.ready(RELAY);
+            selector.on_idle(RELAY);
         }
         *at > 30_000 && actions.contains(&Action::Start(RELAY))
     });
@@ -243,23 +243,23 @@ fn a_path_that_keeps_raising_false_alarms_is_not_trusted_alone() {
 fn a_true_alarm_makes_nobody_more_patient() {
     let mut selector = lan(Mode::Warm);
     selector.poll(ms(0));
-    flow(&mut selector, &[(PEER, 0)], 20, 2000);
-    selector.ready(RELAY);
+    feed(&mut selector, &[(PEER, 0)], 20, 2000);
+    selector.on_idle(RELAY);
     let first = selector.deadline(ms(1990)).unwrap() - ms(1980);
     assert_eq!(selector.poll(ms(1980) + first), [Action::Start(RELAY)]);
-    flow(&mut selector, &[(RELAY, 60)], 2120, 2500);
-    flow(&mut selector, &[(RELAY, 60), (PEER, 0)], 2500, 20_000);
-    assert!(selector.silent_at(&selector.ladder[0]).unwrap() - ms(19_980) <= first);
+    feed(&mut selector, &[(RELAY, 60)], 2120, 2500);
+    feed(&mut selector, &[(RELAY, 60), (PEER, 0)], 2500, 20_000);
+    assert!(selector.stall_deadline(&selector.paths[0]).unwrap() - ms(19_980) <= first);
 }
 
 #[test]
 fn hot_keeps_two_flowing() {
     let mut selector = lan(Mode::Hot);
     selector.poll(ms(0));
-    assert_eq!(flow(&mut selector, &[(PEER, 0)], 20, 1100), [(1020, Action::Open(RELAY))]);
-    assert_eq!(flow(&mut selector, &[(PEER, 0), (RELAY, 60)], 1100, 9000), []);
-    selector.failed(PEER, ms(9000));
-    let actions = flow(&mut selector, &[(RELAY, 60)], 9000, 9900);
+    assert_eq!(feed(&mut selector, &[(PEER, 0)], 20, 1100), [(1020, Action::Open(RELAY))]);
+    assert_eq!(feed(&mut selector, &[(PEER, 0), (RELAY, 60)], 1100, 9000), []);
+    selector.on_failed(PEER, ms(9000));
+    let actions = feed(&mut selector, &[(RELAY, 60)], 9000, 9900);
     assert_eq!(actions, [(9000, Action::Open(RTMP))], "the relay is never interrupted");
 }
 
@@ -267,11 +267,11 @@ fn hot_keeps_two_flowing() {
 fn units_that_are_missing_are_asked_of_the_idle_path() {
     let mut selector = lan(Mode::Warm);
     selector.poll(ms(0));
-    flow(&mut selector, &[(PEER, 0)], 20, 2000);
-    assert_eq!(selector.lacks(PEER, ms(2000)), []);
-    selector.ready(RELAY);
-    assert_eq!(selector.lacks(PEER, ms(2000)), [Action::Start(RELAY)]);
-    assert_eq!(selector.lacks(PEER, ms(2000)), []);
+    feed(&mut selector, &[(PEER, 0)], 20, 2000);
+    assert_eq!(selector.on_gap(PEER, ms(2000)), []);
+    selector.on_idle(RELAY);
+    assert_eq!(selector.on_gap(PEER, ms(2000)), [Action::Start(RELAY)]);
+    assert_eq!(selector.on_gap(PEER, ms(2000)), []);
 }
 
 #[test]
@@ -281,7 +281,7 @@ fn failures_in_a_row_are_spaced_out() {
     let mut waits = Vec::new();
     for _ in 0..7 {
         assert_eq!(selector.poll(now), [Action::Open(RTMP)]);
-        selector.failed(RTMP, now);
+        selector.on_failed(RTMP, now);
         let next = selector.deadline(now).unwrap();
         waits.push((next - now).as_secs());
         now = next;
@@ -300,12 +300,12 @@ fn a_lone_path_may_wait_for_the_stream_to_begin() {
 fn paths_that_are_connected_wait_together_for_the_stream_to_begin() {
     let mut selector = both();
     selector.poll(ms(0));
-    selector.answered(RTMP);
+    selector.on_connected(RTMP);
     selector.poll(ms(400));
-    selector.failed(HLS, ms(410));
+    selector.on_failed(HLS, ms(410));
     let opened: Vec<Action> = (410..60_000).step_by(50).flat_map(|at| selector.poll(ms(at))).collect();
     assert!(!opened.contains(&Action::Close(RTMP)) && !opened.contains(&Action::Open(RTMP)), "{opened:?}");
-    let actions = only(flow(&mut selector, &[(RTMP, 0)], 60_000, 70_000));
+    let actions = only(feed(&mut selector, &[(RTMP, 0)], 60_000, 70_000));
     assert!(!actions.contains(&Action::Open(HLS)) && !actions.contains(&Action::Close(RTMP)), "{actions:?}");
 }
 
@@ -318,32 +318,32 @@ fn a_path_that_never_starts_gives_way() {
 }
 
 /// On the peer, with the relay idle; then the peer has no room.
-fn crowded() -> Selector {
+fn without_capacity() -> Selector {
     let mut selector = lan(Mode::Warm);
     selector.poll(ms(0));
-    flow(&mut selector, &[(PEER, 0)], 20, 2000);
-    selector.ready(RELAY);
-    selector.room(PEER, false);
+    feed(&mut selector, &[(PEER, 0)], 20, 2000);
+    selector.on_idle(RELAY);
+    selector.on_capacity(PEER, false);
     assert_eq!(selector.poll(ms(2000)), [Action::Start(RELAY)], "it flows until the other does");
-    let actions = flow(&mut selector, &[(PEER, 0), (RELAY, 60)], 2020, 4000);
+    let actions = feed(&mut selector, &[(PEER, 0), (RELAY, 60)], 2020, 4000);
     assert_eq!(only(actions), [Action::Stop(PEER)]);
     selector
 }
 
 #[test]
 fn a_path_without_room_is_left_once_another_flows_and_taken_again_when_there_is_room() {
-    let mut selector = crowded();
-    assert_eq!(flow(&mut selector, &[(RELAY, 60)], 4000, 30_000), [], "it is not asked for room");
-    selector.room(PEER, true);
+    let mut selector = without_capacity();
+    assert_eq!(feed(&mut selector, &[(RELAY, 60)], 4000, 30_000), [], "it is not asked for room");
+    selector.on_capacity(PEER, true);
     assert_eq!(selector.poll(ms(30_000)), [Action::Start(PEER)]);
-    let actions = flow(&mut selector, &[(PEER, 0), (RELAY, 60)], 30_020, 40_000);
+    let actions = feed(&mut selector, &[(PEER, 0), (RELAY, 60)], 30_020, 40_000);
     assert_eq!(only(actions), [Action::Stop(RELAY)]);
 }
 
 #[test]
 fn one_that_leaves_units_out_does_not_surpass_another() {
-    let mut selector = crowded();
-    selector.room(PEER, true);
+    let mut selector = without_capacity();
+    selector.on_capacity(PEER, true);
     assert_eq!(selector.poll(ms(4000)), [Action::Start(PEER)]);
     // Ten units of it are missing twice a second.
     for at in (4020..9000).step_by(20) {
@@ -358,12 +358,12 @@ fn one_that_leaves_units_out_does_not_surpass_another() {
 
 #[test]
 fn a_part_is_better_than_nothing() {
-    let mut selector = crowded();
-    selector.failed(RELAY, ms(4000));
+    let mut selector = without_capacity();
+    selector.on_failed(RELAY, ms(4000));
     let mut actions = selector.poll(ms(4000));
     assert!(actions.contains(&Action::Start(PEER)), "{actions:?}");
     // Others are tried beside it.
-    actions = only(flow(&mut selector, &[(PEER, 0)], 4020, 5000));
+    actions = only(feed(&mut selector, &[(PEER, 0)], 4020, 5000));
     assert!(actions.contains(&Action::Open(RTMP)), "{actions:?}");
     assert!(!actions.contains(&Action::Stop(PEER)), "{actions:?}");
 }
@@ -372,7 +372,7 @@ fn a_part_is_better_than_nothing() {
 fn the_only_path_is_kept_without_room() {
     let mut selector = selector(Mode::Warm, &[(PEER, PathKind::Peer)]);
     selector.poll(ms(0));
-    flow(&mut selector, &[(PEER, 0)], 20, 2000);
-    selector.room(PEER, false);
-    assert_eq!(flow(&mut selector, &[(PEER, 0)], 2000, 9000), []);
+    feed(&mut selector, &[(PEER, 0)], 20, 2000);
+    selector.on_capacity(PEER, false);
+    assert_eq!(feed(&mut selector, &[(PEER, 0)], 2000, 9000), []);
 }

@@ -191,7 +191,7 @@ impl Lane {
         let head = entry.head(|| {
             source.relayed(&entry.unit);
             let mut head = BytesMut::new();
-            wire::put_unit_head(&mut head, &entry.unit, entry.after);
+            wire::put_unit_head(&mut head, &entry.unit, entry.predecessor_dts);
             head.freeze()
         });
         let mut left = [opening.freeze(), head, entry.unit.payload.clone()];

@@ -110,7 +110,7 @@ pub(super) fn join(protocol: Protocol, broadcaster: &[Row], server: &[Row], view
             continue;
         };
         let mut parts = [0; LatencyComponent::ALL.len()];
-        stamps.parts(delivery).for_each(|(part, micros)| parts[part as usize] += micros);
+        stamps.components(delivery).for_each(|(part, micros)| parts[part as usize] += micros);
         journeys.push(Journey { captured: captured.as_micros(), presented: presented.as_micros(), parts });
     }
     (journeys, untold)
@@ -128,10 +128,10 @@ fn delivery(protocol: Protocol) -> Delivery {
 fn needed(delivery: Delivery) -> &'static [Stage] {
     match delivery {
         Delivery::Parts => {
-            &[Stage::Captured, Stage::Ingested, Stage::InPart, Stage::Asked, Stage::Received, Stage::Buffered]
+            &[Stage::Captured, Stage::Ingested, Stage::InPart, Stage::Requested, Stage::Received, Stage::Buffered]
         }
         Delivery::Segments => {
-            &[Stage::Captured, Stage::Ingested, Stage::InSegment, Stage::Asked, Stage::Received, Stage::Buffered]
+            &[Stage::Captured, Stage::Ingested, Stage::InSegment, Stage::Requested, Stage::Received, Stage::Buffered]
         }
         _ => &[Stage::Captured, Stage::Ingested, Stage::Relayed, Stage::Received, Stage::Buffered],
     }
@@ -161,10 +161,10 @@ mod tests {
             row("in_segment", 0, "", 2040),
         ];
         let viewer = [
-            row("asked", 0, "", 2100),
+            row("requested", 0, "", 2100),
             row("received", 0, "", 2130),
             row("received", 0, "", 2140),
-            row("spliced", 0, "", 2131),
+            row("merged", 0, "", 2131),
             row("buffered", 0, "", 2200),
             row("decoded", 0, "", 2203),
             row("presented", 0, "", 2216),

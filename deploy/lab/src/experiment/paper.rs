@@ -72,11 +72,11 @@ fn run(stage: &Stage, topology: &str, links: &str, number: u32) -> Result<Outcom
     std::thread::sleep(stage.seconds(15, 4));
     let joined = probe::now();
     apart(false)?;
-    viewer.wait_pictures("spliced", PEER, JOINING, joined, START)?;
+    viewer.wait_pictures("merged", PEER, JOINING, joined, START)?;
     std::thread::sleep(stage.seconds(20, 5));
     let parted = probe::now();
     apart(true)?;
-    viewer.wait_pictures("spliced", "relay", JOINING, parted, START)?;
+    viewer.wait_pictures("merged", "relay", JOINING, parted, START)?;
     std::thread::sleep(stage.seconds(8, 2));
     let ended = probe::now();
     let lateness = built.network.lateness().since(&before);

@@ -231,7 +231,7 @@ impl Traced {
             let to = self.switches().last().and_then(|switch| switch["to"].as_str().map(str::to_owned));
             let by = || {
                 let rows = self.rows().ok()?;
-                rows.into_iter().rev().find(|row| row.stage == "spliced").map(|row| row.path)
+                rows.into_iter().rev().find(|row| row.stage == "merged").map(|row| row.path)
             };
             Ok(to.or_else(by).is_some_and(|now| now.starts_with(source)).then_some(()))
         })

@@ -47,14 +47,14 @@ pub(super) async fn find(url: &str, by_parts: bool) -> Result<Playlist> {
 pub(super) async fn segments(viewer: &Viewer, playlist: &Playlist) -> Result<()> {
     let http = Http::new(playlist.server, &playlist.authority);
     let started = Instant::now();
-    let (mut scheduler, mut reader) = (PlaylistClient::new(None), Reader::default());
+    let (mut playlist_client, mut reader) = (PlaylistClient::new(None), Reader::default());
     loop {
-        match scheduler.next() {
+        match playlist_client.next() {
             PlaylistAction::End => bail!("the stream has ended"),
             PlaylistAction::Reload(at) => {
                 sleep_until(started + at).await;
                 let began = started.elapsed();
-                scheduler.loaded(began, load(&http, &playlist.path).await?);
+                playlist_client.on_playlist(began, load(&http, &playlist.path).await?);
                 viewer.request();
             }
             PlaylistAction::Fetch(fetch) => {
@@ -69,15 +69,15 @@ pub(super) async fn segments(viewer: &Viewer, playlist: &Playlist) -> Result<()>
 /// Plays by parts until something breaks.
 pub(super) async fn parts(viewer: &Viewer, playlist: &Playlist) -> Result<()> {
     let http = Http::new(playlist.server, &playlist.authority);
-    let (mut scheduler, mut reader) = (PartClient::new(false), Reader::default());
-    scheduler.loaded(load(&http, &playlist.path).await?);
+    let (mut playlist_client, mut reader) = (PartClient::new(false), Reader::default());
+    playlist_client.on_playlist(load(&http, &playlist.path).await?);
     viewer.request();
     // Each of them goes on while parts are read; dropping them ends them.
     let (mut loading, mut ahead) = (JoinSet::new(), JoinSet::new());
     let mut ahead_of = None;
     let mut pause = Duration::ZERO;
     loop {
-        while let Some(fetch) = scheduler.next() {
+        while let Some(fetch) = playlist_client.next() {
             ensure!(fetch.lost == 0, "parts were gone before they were asked for");
             let path = path_of(&playlist.path, &fetch.uri)?;
             let was_asked = ahead_of.take_if(|ahead: &mut String| *ahead == path && fetch.byte_range.is_none());
@@ -87,14 +87,14 @@ pub(super) async fn parts(viewer: &Viewer, playlist: &Playlist) -> Result<()> {
             };
             reader.read(viewer, &http, &playlist.path, &fetch, answer?).await?;
             if loading.is_empty() {
-                reload(&mut loading, &http, playlist, scheduler.reload(), pause);
+                reload(&mut loading, &http, playlist, playlist_client.reload(), pause);
             }
         }
-        ensure!(!scheduler.is_over(), "the stream has ended");
+        ensure!(!playlist_client.has_ended(), "the stream has ended");
         if loading.is_empty() {
-            reload(&mut loading, &http, playlist, scheduler.reload(), pause);
+            reload(&mut loading, &http, playlist, playlist_client.reload(), pause);
         }
-        if let Some(hint) = scheduler.hint() {
+        if let Some(hint) = playlist_client.hint() {
             let path = path_of(&playlist.path, hint)?;
             if ahead_of.as_ref() != Some(&path) {
                 // What was hinted at and did not come to be is not wanted.
@@ -105,11 +105,11 @@ pub(super) async fn parts(viewer: &Viewer, playlist: &Playlist) -> Result<()> {
             }
         }
         let loaded = loading.join_next().await.context("no playlist is loading")??;
-        let before = scheduler.reload();
-        scheduler.loaded(loaded?);
+        let before = playlist_client.reload();
+        playlist_client.on_playlist(loaded?);
         viewer.request();
         // One that answers at once with what was there is not asked at once again.
-        pause = if before == scheduler.reload() { AGAIN } else { Duration::ZERO };
+        pause = if before == playlist_client.reload() { AGAIN } else { Duration::ZERO };
     }
 }
 

@@ -25,7 +25,7 @@ pub(super) async fn rtmp(viewer: &Viewer, url: &Url) -> Result<()> {
             Message::Metadata(metadata) => {
                 clock = metadata.clock;
                 if let Some(epoch) = metadata.epoch {
-                    demuxer.exact(true);
+                    demuxer.set_exact(true);
                     demuxer.set_epoch(epoch);
                     metadata.dts.into_iter().for_each(|dts| demuxer.resume_near(dts));
                 }

@@ -31,7 +31,7 @@ pub(super) struct HlsPath(Arc<Mutex<Option<Place>>>);
 #[derive(Debug)]
 struct Place {
     playlist: String,
-    scheduler: PlaylistClient,
+    playlist_client: PlaylistClient,
     parts: PartClient,
     reader: SegmentReader,
     started: Instant,
@@ -78,7 +78,7 @@ pub(super) async fn run(
     let playlist = choose(url, http).await?;
     let place = kept.get_or_insert_with(|| Place {
         playlist: playlist.clone(),
-        scheduler: PlaylistClient::new(None).keep_all(wishes.keep_all),
+        playlist_client: PlaylistClient::new(None).keep_all(wishes.keep_all),
         parts: PartClient::new(wishes.keep_all),
         reader: SegmentReader::default(),
         started: Instant::now(),
@@ -87,7 +87,7 @@ pub(super) async fn run(
     });
     if place.playlist != playlist {
         place.playlist = playlist;
-        place.scheduler.other_rendition();
+        place.playlist_client.on_rendition_change();
     }
     let (first, base) = media_playlist(&place.playlist, http).await?;
     let complete = first.end_list;

@@ -36,12 +36,12 @@ pub(super) async fn run(
 ) -> Result<(), Error> {
     let was_in_hand = std::mem::take(&mut place.in_hand);
     match entry {
-        Some(entry) => place.parts.enter(entry),
-        None if was_in_hand => place.parts.fetch_again(),
+        Some(entry) => place.parts.restart_at(entry),
+        None if was_in_hand => place.parts.retry_fetch(),
         None => {}
     }
     let mut growth = Growth::new(place.started.elapsed(), &first);
-    place.parts.loaded(first);
+    place.parts.on_playlist(first);
     let mut line = Line { http: http.clone(), playlist: place.playlist.clone(), base, ..Line::default() };
     let (mut failed_loads, mut failed_fetches, mut has_played) = (0, 0, false);
     loop {
@@ -54,7 +54,7 @@ pub(super) async fn run(
                     place.in_hand = true;
                     line.begin(fetch)?;
                 }
-                None if place.parts.is_over() => return Ok(()),
+                None if place.parts.has_ended() => return Ok(()),
                 None => {}
             }
         }
@@ -67,7 +67,7 @@ pub(super) async fn run(
                 {
                     return Ok(());
                 }
-                place.parts.loaded(playlist);
+                place.parts.on_playlist(playlist);
                 line.base = base;
                 failed_loads = 0;
                 let is_new = before != place.parts.reload();
@@ -127,7 +127,7 @@ pub(super) async fn run(
         failed_fetches += 1;
         if error.retry() && failed_fetches < PATIENCE {
             debug!(%error, failed_fetches, "a part did not come");
-            place.parts.fetch_again();
+            place.parts.retry_fetch();
             sleep(RETRY * failed_fetches).await;
             continue;
         }
@@ -135,7 +135,7 @@ pub(super) async fn run(
         if !error.retry() || media_playlist(&place.playlist, http).await.is_ok() {
             warn!(%error, "a part is lost");
             place.in_hand = false;
-            place.parts.fetch_failed();
+            place.parts.on_fetch_failed();
         }
         // Without it pictures can not be decoded up to the next IDR: perhaps they can by another path, or by whole segments.
         return Err(error);

@@ -23,14 +23,14 @@ pub(super) async fn run(
     reporter: &Reporter,
 ) -> Result<(), Error> {
     if std::mem::take(&mut place.in_hand) {
-        place.scheduler.fetch_again();
+        place.playlist_client.retry_fetch();
     }
     let began = place.started.elapsed();
     let mut growth = Growth::new(began, &first);
-    place.scheduler.loaded(began, first);
+    place.playlist_client.on_playlist(began, first);
     let (mut failed_loads, mut failed_fetches, mut lost) = (0, 0, 0);
     loop {
-        match place.scheduler.next() {
+        match place.playlist_client.next() {
             PlaylistAction::End => return Ok(()),
             PlaylistAction::Reload(at) => {
                 sleep_until(place.started + at).await;
@@ -41,7 +41,7 @@ pub(super) async fn run(
                         if growth.has_stopped(began, &playlist) && reporter.send(Report::Silent).await.is_err() {
                             return Ok(());
                         }
-                        place.scheduler.loaded(began, playlist);
+                        place.playlist_client.on_playlist(began, playlist);
                     }
                     Err(error) => {
                         failed_loads += 1;
@@ -49,7 +49,7 @@ pub(super) async fn run(
                             return Err(error);
                         }
                         debug!(%error, failed_loads, "the playlist did not load");
-                        place.scheduler.load_failed(place.started.elapsed());
+                        place.playlist_client.on_load_failed(place.started.elapsed());
                     }
                 }
             }
@@ -71,7 +71,7 @@ pub(super) async fn run(
                 failed_fetches += 1;
                 if error.retry() && failed_fetches < PATIENCE {
                     debug!(%error, msn = fetch.msn, failed_fetches, "a segment did not come");
-                    place.scheduler.fetch_again();
+                    place.playlist_client.retry_fetch();
                     sleep(RETRY * failed_fetches).await;
                     continue;
                 }
@@ -81,7 +81,7 @@ pub(super) async fn run(
                 }
                 warn!(%error, msn = fetch.msn, "a segment is lost");
                 place.in_hand = false;
-                place.scheduler.fetch_failed();
+                place.playlist_client.on_fetch_failed();
                 (failed_fetches, lost) = (0, lost + 1);
                 if !error.retry() || lost >= PATIENCE {
                     return Err(error);

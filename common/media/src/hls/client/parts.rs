@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use super::{Fetch, Given, MediaPlaylist, NEAR, RESTART, describe, fill_skipped, later};
+use super::{DATE_TOLERANCE, Fetch, Given, MediaPlaylist, RESTART_DISTANCE, describe, fill_skipped, later};
 use crate::time::WallClock;
 
 /// A playlist to ask for: the one that has what comes next.
@@ -67,24 +67,25 @@ impl PartClient {
     }
 
     /// The next playlist is begun at `entry`, whatever came before.
-    pub fn enter(&mut self, entry: StartPosition) {
+    pub fn restart_at(&mut self, entry: StartPosition) {
         let keep_all = self.keep_all;
         *self = Self { entry, keep_all, ..Self::default() };
     }
 
     /// A playlist was loaded.
-    pub fn loaded(&mut self, mut playlist: MediaPlaylist) {
+    pub fn on_playlist(&mut self, mut playlist: MediaPlaylist) {
         if let Some(before) = &self.playlist {
             fill_skipped(before, &mut playlist);
         }
-        let has_restarted = self.next.is_some_and(|next| playlist.next_msn().saturating_add(RESTART) < next.msn);
+        let has_restarted =
+            self.next.is_some_and(|next| playlist.next_msn().saturating_add(RESTART_DISTANCE) < next.msn);
         // A cache that is behind says nothing new.
         let is_older = self.playlist.as_ref().is_some_and(|before| edge(&playlist) < edge(before));
         if is_older && !has_restarted {
             return;
         }
-        if has_restarted && self.go_on(&playlist).is_none() {
-            self.enter(StartPosition::LiveEdge);
+        if has_restarted && self.relocate(&playlist).is_none() {
+            self.restart_at(StartPosition::LiveEdge);
         }
         self.playlist = Some(playlist);
     }
@@ -105,21 +106,21 @@ impl PartClient {
     }
 
     /// Whether there is nothing more.
-    pub fn is_over(&self) -> bool {
+    pub fn has_ended(&self) -> bool {
         self.playlist.as_ref().is_some_and(|playlist| {
             playlist.end_list && self.next.is_none_or(|next| rolled_over(playlist, next) >= edge(playlist))
         })
     }
 
     /// What was given out last is wanted once more, as it was not had, or not whole.
-    pub fn fetch_again(&mut self) {
+    pub fn retry_fetch(&mut self) {
         if let Some((position, lost, given)) = self.before.take() {
             (self.next, self.lost, self.given) = (Some(position), lost, given);
         }
     }
 
     /// What was given out last could not be had: it counts as lost.
-    pub fn fetch_failed(&mut self) {
+    pub fn on_fetch_failed(&mut self) {
         self.before = None;
         self.lost += 1;
     }
@@ -143,7 +144,7 @@ impl PartClient {
                     let has_missed = self.keep_all && !is_there && matches!(self.entry, StartPosition::At(_));
                     self.next = oldest.filter(|_| has_missed).or(Some(to));
                 }
-                Some(_) => self.go_on(playlist)?,
+                Some(_) => self.relocate(playlist)?,
             }
         }
         loop {
@@ -187,7 +188,7 @@ impl PartClient {
     }
 
     /// Goes on where what comes next is not listed any more, or has another number.
-    fn go_on(&mut self, playlist: &MediaPlaylist) -> Option<()> {
+    fn relocate(&mut self, playlist: &MediaPlaylist) -> Option<()> {
         let end = self.given.as_ref().and_then(|given| given.end);
         let (to, follows) = match self.keep_all {
             true => (entries(playlist).first()?.0, false),
@@ -259,7 +260,8 @@ fn begin(playlist: &MediaPlaylist, entry: StartPosition) -> Option<(PartPosition
         StartPosition::LiveEdge => live_edge(),
         StartPosition::Behind => behind(playlist.target_duration * 3),
         StartPosition::At(date) => {
-            let is_before = |begins: Option<WallClock>| begins.is_some_and(|begins| begins <= later(date, NEAR));
+            let is_before =
+                |begins: Option<WallClock>| begins.is_some_and(|begins| begins <= later(date, DATE_TOLERANCE));
             let found = entries.iter().rev().find(|(_, _, begins)| is_before(*begins));
             found.map(|(position, ..)| (*position, true)).or_else(live_edge)
         }

@@ -67,7 +67,7 @@ fn a_delta_update_leaves_out_what_is_old() {
          #EXT-X-PROGRAM-DATE-TIME:2026-11-22T13:01:41.250Z\n#EXTINF:2.000,\nseg-4.m4s\n"
     );
     assert!(text.contains(&head), "{text}");
-    let (delta, whole) = (parse_media(&text).unwrap(), listing(&playlist).unwrap());
+    let (delta, whole) = (parse_media(&text).unwrap(), to_media_playlist(&playlist).unwrap());
     assert_eq!((delta.skipped, delta.next_msn()), (4, whole.next_msn()));
     assert_eq!(delta.segments, whole.segments[4..]);
     assert_eq!(delta.trailing, whole.trailing);
@@ -167,12 +167,12 @@ fn what_is_there_and_what_is_next() {
         (4, None, false, true),
         (u64::MAX, Some(u64::MAX), false, true),
     ] {
-        let found = (playlist.has_come_to(msn, part), playlist.is_far_from(msn, part));
+        let found = (playlist.contains(msn, part), playlist.is_too_far_ahead(msn, part));
         assert_eq!(found, (has, is_far), "{msn} {part:?}");
     }
-    assert_eq!(playlist.longest_wait(), Duration::from_secs(6));
+    assert_eq!(playlist.blocking_timeout(), Duration::from_secs(6));
     let empty = Playlist::default();
-    assert!(!empty.has_come_to(0, None) && empty.is_far_from(0, None));
+    assert!(!empty.contains(0, None) && empty.is_too_far_ahead(0, None));
 }
 
 #[test]

@@ -7,7 +7,7 @@ use crate::hls::delta_update;
 /// Follows a stream as it is made: each reload is answered when its part is there, by a delta update where that is asked for.
 #[derive(Default)]
 struct Follower {
-    scheduler: PartClient,
+    client: PartClient,
     reader: Option<Reader>,
     received: Vec<AccessUnit>,
     /// How many requests were for parts, and how many of them were hinted at before.
@@ -21,13 +21,13 @@ impl Follower {
     fn see(&mut self, stream: &Stream) {
         let playlist = stream.segmenter.playlist();
         let Some(whole) = media_playlist(&playlist) else { return };
-        let text = match self.scheduler.reload() {
-            Some(reload) if !playlist.ended && !playlist.has_come_to(reload.msn, Some(reload.part)) => return,
+        let text = match self.client.reload() {
+            Some(reload) if !playlist.ended && !playlist.contains(reload.msn, Some(reload.part)) => return,
             Some(reload) if reload.skip => delta_update(&playlist).unwrap(),
             _ => whole,
         };
-        self.scheduler.loaded(parse_media(&text).unwrap());
-        while let Some(fetch) = self.scheduler.next() {
+        self.client.on_playlist(parse_media(&text).unwrap());
+        while let Some(fetch) = self.client.next() {
             self.lost += fetch.lost;
             if fetch.new_map {
                 let Some(Resource::Init(id)) = Resource::from_name(&fetch.map.unwrap().uri) else { panic!() };
@@ -53,7 +53,7 @@ impl Follower {
             }));
             reader.end_segment().unwrap();
         }
-        self.hinted = self.scheduler.hint().map(str::to_owned);
+        self.hinted = self.client.hint().map(str::to_owned);
     }
 }
 
@@ -78,7 +78,7 @@ fn a_client_takes_all_parts_as_they_are_made() {
     }
     stream.segmenter.end();
     follower.see(&stream);
-    assert!(follower.scheduler.is_over() && follower.lost == 0);
+    assert!(follower.client.has_ended() && follower.lost == 0);
     // It began a second in, at the part that has the IDR nearest to the edge when there first was a playlist.
     let from = Timestamp::from_millis(1000);
     for id in [TrackId::VIDEO, TrackId::AUDIO] {
@@ -113,8 +113,8 @@ fn playlist() -> MediaPlaylist {
     playlist
 }
 
-fn uris(scheduler: &mut PartClient) -> Vec<String> {
-    std::iter::from_fn(|| scheduler.next()).map(|fetch| fetch.uri).collect()
+fn uris(client: &mut PartClient) -> Vec<String> {
+    std::iter::from_fn(|| client.next()).map(|fetch| fetch.uri).collect()
 }
 
 #[test]
@@ -134,13 +134,13 @@ fn a_client_of_parts_begins_where_it_should() {
         (after(60_000), "14.5", 2),
         (after(-60_000), "14.0", 7),
     ] {
-        let mut scheduler = PartClient::new(false);
-        scheduler.enter(entry);
-        scheduler.loaded(playlist());
-        let uris = uris(&mut scheduler);
+        let mut client = PartClient::new(false);
+        client.restart_at(entry);
+        client.on_playlist(playlist());
+        let uris = uris(&mut client);
         assert_eq!((uris[0].as_str(), uris.len()), (first, count), "{entry:?}: {uris:?}");
-        assert_eq!(scheduler.hint(), Some("14.7"));
-        let reload = scheduler.reload().unwrap();
+        assert_eq!(client.hint(), Some("14.7"));
+        let reload = client.reload().unwrap();
         assert_eq!((reload.msn, reload.part, reload.skip), (14, 7, false));
     }
 }
@@ -166,11 +166,11 @@ fn a_client_of_parts_goes_on_after_an_outage() {
         (false, moved(90, 4000), Some("12.5"), 0),
         (false, moved(-10, 4000), Some("12.5"), 0),
     ] {
-        let mut scheduler = PartClient::new(keep_all);
-        scheduler.loaded(self::playlist());
-        assert_eq!(uris(&mut scheduler).len(), 7);
-        scheduler.loaded(playlist.clone());
-        let next = scheduler.next();
+        let mut client = PartClient::new(keep_all);
+        client.on_playlist(self::playlist());
+        assert_eq!(uris(&mut client).len(), 7);
+        client.on_playlist(playlist.clone());
+        let next = client.next();
         assert_eq!(next.as_ref().map(|fetch| fetch.uri.as_str()), first, "{}", playlist.media_sequence);
         assert_eq!(next.map_or(0, |fetch| fetch.lost), lost);
     }
@@ -178,35 +178,35 @@ fn a_client_of_parts_goes_on_after_an_outage() {
 
 #[test]
 fn a_client_of_parts_asks_again_and_gives_up() {
-    let mut scheduler = PartClient::new(false);
-    assert_eq!((scheduler.next(), scheduler.reload(), scheduler.hint()), (None, None, None));
-    scheduler.loaded(playlist());
-    assert_eq!(scheduler.hint(), None, "what is listed comes first");
-    let first = scheduler.next().unwrap();
-    scheduler.fetch_again();
-    assert_eq!(scheduler.next().unwrap(), first);
-    scheduler.fetch_failed();
-    scheduler.fetch_again();
-    let second = scheduler.next().unwrap();
+    let mut client = PartClient::new(false);
+    assert_eq!((client.next(), client.reload(), client.hint()), (None, None, None));
+    client.on_playlist(playlist());
+    assert_eq!(client.hint(), None, "what is listed comes first");
+    let first = client.next().unwrap();
+    client.retry_fetch();
+    assert_eq!(client.next().unwrap(), first);
+    client.on_fetch_failed();
+    client.retry_fetch();
+    let second = client.next().unwrap();
     assert_eq!((second.uri.as_str(), second.lost, second.restart), ("14.1", 1, true));
     let mut over = playlist();
     over.segments.push(MediaSegment { uri: "14.m4s".into(), ..std::mem::take(&mut over.trailing.head) });
     over.trailing = TrailingParts::default();
     over.end_list = true;
     assert!(has_parts(&playlist()) && !has_parts(&over) && !has_parts(&listed(0, &[2; 4])));
-    scheduler.loaded(over);
-    assert!(!scheduler.is_over());
-    assert_eq!(uris(&mut scheduler), ["14.2", "14.3", "14.4", "14.5", "14.6"]);
-    assert!(scheduler.is_over() && scheduler.reload().is_none());
+    client.on_playlist(over);
+    assert!(!client.has_ended());
+    assert_eq!(uris(&mut client), ["14.2", "14.3", "14.4", "14.5", "14.6"]);
+    assert!(client.has_ended() && client.reload().is_none());
 }
 
 #[test]
 fn parts_that_are_not_there_are_passed_over() {
     let mut gone = playlist();
     gone.trailing.head.parts[1].gap = true;
-    let mut scheduler = PartClient::new(false);
-    scheduler.loaded(gone);
-    let fetches: Vec<_> = std::iter::from_fn(|| scheduler.next()).map(|fetch| (fetch.uri, fetch.lost)).collect();
+    let mut client = PartClient::new(false);
+    client.on_playlist(gone);
+    let fetches: Vec<_> = std::iter::from_fn(|| client.next()).map(|fetch| (fetch.uri, fetch.lost)).collect();
     assert_eq!(fetches[..2], [("14.0".to_owned(), 0), ("14.2".to_owned(), 1)]);
 }
 
@@ -214,13 +214,13 @@ proptest! {
     /// Whatever a server says, a client of parts gives out a bounded number of things to fetch, and none twice in a row.
     #[test]
     fn any_playlists_are_followed(playlists in prop::collection::vec(playlist_strategy(), 1..6)) {
-        let mut scheduler = PartClient::new(false);
+        let mut client = PartClient::new(false);
         for playlist in playlists {
             let most = playlist.segments.len() + 3 * (playlist.segments.len() + 1);
-            scheduler.loaded(playlist);
-            let given = (0..=2 * most + 100).take_while(|_| scheduler.next().is_some()).count();
+            client.on_playlist(playlist);
+            let given = (0..=2 * most + 100).take_while(|_| client.next().is_some()).count();
             prop_assert!(given <= 2 * most + 99, "{given} of {most}");
-            let _ = (scheduler.reload(), scheduler.hint(), scheduler.is_over());
+            let _ = (client.reload(), client.hint(), client.has_ended());
         }
     }
 }

@@ -65,7 +65,7 @@ pub(super) fn report(body: &mut Bytes) -> Result<TimingReport, Error> {
 
 /// What a server can know of. The number of a stage is its bit in the mask.
 fn told() -> impl Iterator<Item = Stage> + Clone {
-    Stage::ALL.into_iter().filter(|stage| *stage < Stage::Asked)
+    Stage::ALL.into_iter().filter(|stage| *stage < Stage::Requested)
 }
 
 #[cfg(test)]
