@@ -191,7 +191,7 @@ fn spawn<T: Send + 'static>(name: &str, run: impl FnOnce() -> T + Send + 'static
 
 /// The least time for the first picture to come, where the time is limited.
 const START: Duration = Duration::from_secs(30);
-/// Bounds what waits between the source and the splice.
+/// Bounds what waits between the source and the path merger.
 const EVENTS: usize = 32;
 /// Decoded pictures between the decoder and the screen: 4K pictures have 12 MB each.
 const READY: usize = 4;

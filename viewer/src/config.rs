@@ -100,7 +100,7 @@ pub struct Config {
     #[arg(long, value_name = "FILE")]
     pub unit_log: Option<PathBuf>,
 
-    /// Write a line for each access unit when it is asked for and received (on each path), spliced, buffered, decoded and presented: stage, track, DTS,
+    /// Write a line for each access unit when it is requested and received (on each path), merged, buffered, decoded and presented: stage, track, DTS,
     /// bytes, path, time of day
     #[arg(long, value_name = "FILE")]
     pub trace: Option<PathBuf>,

@@ -1,4 +1,4 @@
-//! From the source's events to everybody who wants units: splice, then log, recording, pipe, and playback.
+//! From the source's events to everybody who wants units: merge, then log, recording, pipe, and playback.
 //!
 //! One thread, so that all of them see one order. It blocks where it must (a full disk queue, a full buffer that may leave
 //! nothing out), and the bounded channels before it pass that on to the sockets.
@@ -31,7 +31,7 @@ pub struct Outputs {
     pub unit_log: Option<UnitLog>,
     /// Whether two paths flow for good: the slower one counts too, then.
     pub hot: bool,
-    /// How long the splice waits for another path to bring what is missing.
+    /// How long the path merger waits for another path to bring what is missing.
     pub patience: Duration,
 }
 

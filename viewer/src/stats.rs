@@ -31,7 +31,7 @@ pub struct Stats {
     pub reconnects: u64,
     /// Pictures that were decoded too late to be shown.
     pub dropped: u64,
-    /// Splice counters.
+    /// Counters of the path merger.
     pub merge: MergeCounters,
     /// Changes of path.
     pub switches: Switches,

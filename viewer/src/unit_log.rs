@@ -1,4 +1,4 @@
-//! One line per access unit after the splice: what a test compares with what the broadcaster sent.
+//! One line per access unit after the path merger: what a test compares with what the broadcaster sent.
 //!
 //! `v0 <dts> <pts> <sha256 of the payload>`, times in milliseconds.
 

@@ -1,11 +1,11 @@
-//! The splice: several paths in, one sequence of access units out, each unit once.
+//! The path merger: several paths in, one sequence of access units out, each unit once.
 //!
 //! Paths carry the same units under the same names, so merging needs no timing and no guesswork. Each path is contiguous in
 //! itself: what follows a unit on a path is what follows it in the broadcast. So a unit is next if its predecessor on its own
 //! path has been put out; it is a repeat if it is not newer than the last one put out; otherwise units are missing before it,
 //! and it waits for another path to bring them. A path that says of each unit which one it follows (the relay does) is believed, and
 //! need not be in order over its tracks. The caller decides how long ([`PathMerger::skip_gap`]); with one path open there is
-//! nobody to wait for, and the splice goes on at once, at the next random access point.
+//! nobody to wait for, and the path merger goes on at once, at the next random access point.
 //!
 //! What comes out rises strictly in DTS within a track, holds no unit twice, and starts (and goes on after a loss) at a random
 //! access point of the video track. Pure: which paths run, and when one is silent, is [`select`](crate::select)'s business.
@@ -34,7 +34,7 @@ pub struct MergedUnit {
     pub lost: u32,
 }
 
-/// What the splice has done so far.
+/// What the path merger has done so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct MergeCounters {
     /// Units put out.
@@ -101,7 +101,7 @@ struct QueuedUnit {
 }
 
 impl PathMerger {
-    /// A splice that has seen nothing.
+    /// A merger that has seen nothing.
     pub fn new() -> Self {
         Self::default()
     }

@@ -12,7 +12,7 @@
 //!
 //! A path whose server says that it has no room is left as soon as another flows, stays open, and is taken again when there is room. Without another it is kept.
 //!
-//! Time is a [`Duration`] since any fixed point, on a clock that only rises. The splice makes the merge seamless; this decides
+//! Time is a [`Duration`] since any fixed point, on a clock that only rises. The path merger makes the merge seamless; this decides
 //! only what is open and what flows.
 
 mod arrival_stats;
@@ -66,7 +66,7 @@ impl PathKind {
 /// What the caller is to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// Connect this path and push its units into the splice.
+    /// Connect this path and push its units into the path merger.
     Open(PathId),
     /// Connect this path, but have it send nothing.
     OpenIdle(PathId),

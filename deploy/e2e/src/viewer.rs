@@ -57,7 +57,7 @@ impl Viewer {
         read_units(&self.unit_log)
     }
 
-    /// Demands that the splice let nothing through twice, once the viewer has ended. (What came again and was dropped there is no
+    /// Demands that the path merger let nothing through twice, once the viewer has ended. (What came again and was dropped there is no
     /// fault: a server that resumes sends from an IDR.)
     pub fn nothing_twice(&self) -> Result<()> {
         let mut seen = HashSet::new();

@@ -2,7 +2,7 @@
 //!
 //! A path is one way to one server. Each runs as a task of its own and says what happens in [`Report`]s; the supervisor opens
 //! and closes paths as [`media::select`] decides, and hands everything on through one bounded channel, so that a reader who
-//! does not keep up holds back the sockets. Nothing is merged here: that is the splice's work, one room on.
+//! does not keep up holds back the sockets. Nothing is merged here: that is the merger's work, one room on.
 
 mod discovery;
 mod hls;

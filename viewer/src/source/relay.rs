@@ -1,6 +1,6 @@
 //! A path by the relay protocol, from a server or from the broadcaster itself: groups in, access units out.
 //!
-//! It may be idle: connected and let in, with nothing flowing. Once told to flow, it goes on after what the splice has put out.
+//! It may be idle: connected and let in, with nothing flowing. Once told to flow, it goes on after what the path merger has put out.
 
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -443,5 +443,5 @@ const NOT_LIVE: Duration = Duration::from_secs(1);
 const RETRY_JITTER: Duration = Duration::from_millis(300);
 /// How often the selection is asked even though it named no time.
 const IDLE_POLL: Duration = Duration::from_secs(1);
-/// Bounds what is read ahead of the splice: a quarter of a second of pictures and sound.
+/// Bounds what is read ahead of the path merger: a quarter of a second of pictures and sound.
 const REPORTS: usize = 32;

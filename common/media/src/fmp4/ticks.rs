@@ -1,6 +1,6 @@
 //! Whole milliseconds in the timescale of a track, and back without loss.
 //!
-//! Pictures count 1/90000 s, which whole milliseconds divide. Sound counts samples, because players splice it by samples: its
+//! Pictures count 1/90000 s, which whole milliseconds divide. Sound counts samples, because players join it by samples: its
 //! milliseconds are rounded ones, and each stands for all the sample positions that round to it. Within these a [`TrackClock`]
 //! keeps frames exactly one frame length apart, so that rounding does not reach the ear; the reader rounds the same way.
 

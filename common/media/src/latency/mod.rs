@@ -37,7 +37,7 @@ pub enum Stage {
     Requested,
     /// It came out of the viewer's source: the network is behind it.
     Received,
-    /// It came out of the splice: of several copies the first, in its place.
+    /// It came out of the path merger: of several copies the first, in its place.
     Merged,
     /// It left the viewer's buffer for the decoder.
     Buffered,

@@ -1,4 +1,4 @@
-//! The splice over paths that lag, break, skip and come back: rising DTS, nothing twice, every start at an IDR.
+//! The path merger over paths that lag, break, skip and come back: rising DTS, nothing twice, every start at an IDR.
 
 use bytes::Bytes;
 use proptest::prelude::*;
