@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use media::latency::{MAX_UNITS, Stage, TimingReport};
 use media::live_window::ReadBatch;
 use media::{AccessUnit, Cursor, LiveWindow, Timestamp, TrackKind};
-use net::lan::{Announcer, AnnouncerOptions, own_addresses};
+use net::discovery::{Announcer, AnnouncerOptions, own_addresses};
 use net::relay::{self, Allowed, Proof, RefusalCode, Request, Side};
 use net::rtmp::{PeerOffer, Tickets};
 use net::trust::{self, Code, Gate, Identity, pairing, tls};

@@ -4,7 +4,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use net::lan::{Browser, BrowserOptions, Event, Wanted};
+use net::discovery::{Browser, BrowserOptions, Event, Wanted};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep};
 use tracing::{debug, info};

@@ -7,14 +7,14 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use net::lan::{self, Browser, BrowserOptions, Event};
+use net::discovery::{self, Browser, BrowserOptions, Event};
 use tokio::time::{Instant, timeout_at};
 
 /// Listens for [`LISTEN`], and gives the addresses of each broadcaster by its name of the moment.
 ///
 /// # Errors
 /// Where no mDNS can be had.
-pub async fn survey() -> Result<BTreeMap<String, Vec<SocketAddr>>, lan::Error> {
+pub async fn survey() -> Result<BTreeMap<String, Vec<SocketAddr>>, discovery::Error> {
     let mut browser = Browser::start(BrowserOptions::default())?;
     let until = Instant::now() + LISTEN;
     let mut found = BTreeMap::new();

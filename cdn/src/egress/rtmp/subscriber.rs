@@ -9,11 +9,11 @@ use bytes::Bytes;
 use media::Catalog;
 use media::live_window::Cursor;
 use mio::net::TcpStream;
+use net::bbr::Steady;
 use net::rtmp::framing::{self, PLAY_CHUNK_SIZE};
 use net::rtmp::server::PlayState;
 use net::rtmp::session::PlayerEvent;
 use net::rtmp::{self, Message};
-use net::tcp::Steady;
 use socket2::SockRef;
 
 use super::batch::{self, Batch};

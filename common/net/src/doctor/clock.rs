@@ -8,7 +8,7 @@ use reqwest::{Client, Url};
 use serde_json::Value;
 use tokio::time::Instant;
 
-use super::reach::{Trouble, as_millis, millis};
+use super::probe::{Trouble, as_millis, millis};
 use super::server::Role;
 use super::{Check, http};
 use crate::clock;

@@ -5,7 +5,7 @@ use std::io;
 use reqwest::{Client, Url, header};
 use serde_json::Value;
 
-use super::reach::{Trouble, WAIT};
+use super::probe::{Trouble, WAIT};
 
 /// What a server answered.
 #[derive(Clone, Debug)]

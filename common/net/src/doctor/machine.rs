@@ -9,8 +9,8 @@ use if_addrs::IfAddr;
 use quinn::Endpoint;
 
 use super::Check;
-use super::reach::{self, Trouble, as_millis, millis};
-use crate::lan;
+use super::probe::{self, Trouble, as_millis, millis};
+use crate::discovery;
 use crate::relay::{self, Side};
 use crate::trust::{Identity, tls};
 
@@ -28,7 +28,7 @@ struct Network {
 impl Networks {
     pub(super) fn own() -> Self {
         // The addresses that viewers are told, and nothing else.
-        let shared: Vec<IpAddr> = lan::own_addresses(0).into_iter().map(|address| address.ip()).collect();
+        let shared: Vec<IpAddr> = discovery::own_addresses(0).into_iter().map(|address| address.ip()).collect();
         let interfaces = if_addrs::get_if_addrs().unwrap_or_default().into_iter();
         let networks = interfaces.filter(|interface| shared.contains(&interface.ip())).map(|interface| Network {
             address: interface.ip(),
@@ -130,7 +130,7 @@ pub async fn udp(listen: Option<SocketAddr>) -> Check {
             return cannot(format!("{wanted} cannot be opened: {error}"), fix.to_owned());
         }
     };
-    let mut own = lan::own_addresses(local.port());
+    let mut own = discovery::own_addresses(local.port());
     if !local.ip().is_unspecified() {
         own = vec![local];
     }
@@ -140,7 +140,7 @@ pub async fn udp(listen: Option<SocketAddr>) -> Check {
             let _ = incoming.await;
         }
     });
-    let heard = reach::quic(&own, Some(identity.pin())).await;
+    let heard = probe::quic(&own, Some(identity.pin())).await;
     answering.abort();
     match heard {
         Ok((address, round_trip)) => {

@@ -11,7 +11,7 @@ pub mod server;
 mod clock;
 mod http;
 mod peer;
-mod reach;
+mod probe;
 
 use std::net::SocketAddr;
 

@@ -9,7 +9,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::Check;
 use super::machine::Networks;
-use crate::lan::{self, Announcer, AnnouncerOptions, Browser, BrowserOptions, Event, Wanted};
+use crate::discovery::{self, Announcer, AnnouncerOptions, Browser, BrowserOptions, Event, Wanted};
 
 /// The broadcasters that were heard: their addresses by their name of the moment.
 pub type Neighbours = BTreeMap<String, Vec<SocketAddr>>;
@@ -103,14 +103,14 @@ fn into(heard: bool, found: &Neighbours, hears_itself: bool, own: &Networks) -> 
     }
 }
 
-fn no_mdns(error: &lan::Error) -> Check {
+fn no_mdns(error: &discovery::Error) -> Check {
     let fix = "let this program open UDP 5353 beside other responders; until then the server alone tells where the broadcaster is";
     Check::warn("mDNS", format!("cannot start: {error}"), fix)
 }
 
 /// Whether it was announced, and after which time this machine heard it.
-async fn announce_and_hear(browser: &mut Browser) -> Result<(bool, Option<Duration>), lan::Error> {
-    let secret: [u8; lan::name::SECRET_LEN] = rand::random();
+async fn announce_and_hear(browser: &mut Browser) -> Result<(bool, Option<Duration>), discovery::Error> {
+    let secret: [u8; discovery::name::SECRET_LEN] = rand::random();
     let wanted = Wanted::new(&secret);
     // A port of ours: whoever tries it meets nobody else.
     let held = UdpSocket::bind(("0.0.0.0", 0)).and_then(|socket| Ok((socket.local_addr()?.port(), socket)));

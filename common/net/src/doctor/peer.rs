@@ -9,10 +9,10 @@ use tokio::time::timeout;
 
 use super::machine::Networks;
 use super::multicast::Neighbours;
-use super::reach::{self, Trouble, WAIT, as_millis, millis};
+use super::probe::{self, Trouble, WAIT, as_millis, millis};
 use super::{Check, Role};
 use crate::clock;
-use crate::lan::{Wanted, name::SECRET_LEN};
+use crate::discovery::{Wanted, name::SECRET_LEN};
 use crate::rtmp::MAX_PEER_ADDRESSES;
 use crate::trust::Pin;
 
@@ -42,7 +42,7 @@ pub(super) async fn check(told: Option<&Value>, neighbours: oneshot::Receiver<Ne
         );
     }
     let networks = Networks::own();
-    match reach::quic(&addresses, Some(pin)).await {
+    match probe::quic(&addresses, Some(pin)).await {
         Ok((address, round_trip)) => {
             let place = networks.place(address.ip());
             let by = if heard.contains(&address) { "; mDNS finds it too" } else { "" };
@@ -62,7 +62,7 @@ pub(super) async fn check(told: Option<&Value>, neighbours: oneshot::Receiver<Ne
 /// Whoever answers at an address, without knowing who it should be.
 pub(super) async fn anybody(addresses: &[SocketAddr]) -> Check {
     let shown: Vec<String> = addresses.iter().take(MAX_SHOWN).map(ToString::to_string).collect();
-    match reach::quic(addresses, None).await {
+    match probe::quic(addresses, None).await {
         Ok((address, round_trip)) => {
             let place = Networks::own().place(address.ip());
             let found = format!("{address} answers in {}, on {place}; who it is, the code shows", millis(round_trip));

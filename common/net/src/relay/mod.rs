@@ -14,10 +14,10 @@ pub mod server;
 pub mod wire;
 
 mod catalog;
-mod choice;
 mod coding;
 mod congestion;
-mod lane;
+mod drop_policy;
+mod track_sender;
 mod transport;
 
 #[cfg(test)]

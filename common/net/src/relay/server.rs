@@ -1,7 +1,7 @@
 //! The serving end: a subscription from its first message to its last. `SPEC.md` §2, §4.
 //!
 //! A request is returned to the caller, who knows streams and proofs, and accepts or refuses it. From then on the subscriber is two
-//! cursors on the live window, one for sound and one for pictures ([`lane`](super::lane)): no queue of its own but what QUIC holds,
+//! cursors on the live window, one for sound and one for pictures ([`track_sender`](super::track_sender)): no queue of its own but what QUIC holds,
 //! which is bounded.
 
 use std::future::Future;
@@ -19,8 +19,8 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 
 use super::Error;
-use super::choice::Choice;
-use super::lane::{Dropped, Lane};
+use super::drop_policy::Choice;
+use super::track_sender::{Dropped, Lane};
 use super::wire::{self, Ask, Proof, RefusalCode, Reply, Start};
 
 /// A live stream that can be subscribed to.

@@ -3,7 +3,7 @@
 //! Integers are QUIC's variable-length ones (RFC 9000 §16); signed ones are zigzag-coded into them first.
 
 mod group;
-mod stamps;
+mod timing;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use media::latency::TimingReport;
@@ -223,7 +223,7 @@ impl Ask {
             }
             Self::Stop => 0x03,
             Self::Stamps { at } => {
-                stamps::put_question(&mut body, *at);
+                timing::put_question(&mut body, *at);
                 0x04
             }
         };
@@ -261,7 +261,7 @@ impl Ask {
                 Ok(Self::Start { generation, at })
             }
             0x03 => Ok(Self::Stop),
-            0x04 => Ok(Self::Stamps { at: stamps::question(body)? }),
+            0x04 => Ok(Self::Stamps { at: timing::question(body)? }),
             other => Err(Error::Unknown { what: "request", value: other }),
         }
     }
@@ -290,7 +290,7 @@ impl Reply {
             }
             Self::Ended => 0x14,
             Self::Stamps(report) => {
-                stamps::put_report(&mut body, report);
+                timing::put_report(&mut body, report);
                 0x15
             }
             Self::Room(has_room) => {
@@ -319,7 +319,7 @@ impl Reply {
                 Ok(Self::Dropped { generation, track: track(byte(body, "a track")?), sequence: varint(body)? })
             }
             0x14 => Ok(Self::Ended),
-            0x15 => Ok(Self::Stamps(stamps::report(body)?)),
+            0x15 => Ok(Self::Stamps(timing::report(body)?)),
             0x16 => match byte(body, "a word of room")? {
                 room @ 0..=1 => Ok(Self::Room(room == 1)),
                 other => Err(Error::Unknown { what: "word of room", value: other.into() }),

@@ -17,10 +17,10 @@ use tokio::time::{Instant, timeout_at};
 
 use super::connection::{Connection, Deadline};
 use super::framing::{self, DATA_CHUNK_STREAM, Framed};
-use super::pulse::Pulse;
+use super::rtt_probe::Pulse;
 use super::session::{ClientEvent, ClientSession, Goal};
 use super::{Error, Limits, Message, Metadata, PeerOffer, Resume, Tickets, Told, Url, amf, chunk, url};
-use crate::tcp::Steady;
+use crate::bbr::Steady;
 
 /// How a client connects.
 #[derive(Clone, Debug)]

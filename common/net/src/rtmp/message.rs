@@ -13,7 +13,7 @@ use media::access_unit::{TrackId, TrackKind};
 use media::catalog::{Epoch, Value};
 use media::time::{Timestamp, WallClock};
 
-use super::told::Told;
+use super::publisher_timing::Told;
 use crate::trust::{Pin, PublicKey};
 
 /// One message of a publisher to its subscribers.

@@ -23,11 +23,11 @@ mod connection;
 mod error;
 mod limits;
 mod message;
-mod pulse;
-mod told;
+mod publisher_timing;
+mod rtt_probe;
 
 pub use error::{Blame, Error};
 pub use limits::Limits;
 pub use message::{MAX_PEER_ADDRESSES, Message, Metadata, PeerOffer, Resume, Tickets, parse_track};
-pub use told::{MAX_TOLD, Told};
+pub use publisher_timing::{MAX_TOLD, Told};
 pub use url::Url;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use data_encoding::HEXLOWER;
 use lab::Host;
-use net::lan::{Announcer, AnnouncerOptions};
+use net::discovery::{Announcer, AnnouncerOptions};
 use net::relay::{self, Event, Proof, RefusalCode, Side, Start};
 use net::trust::{Identity, Pin, tls};
 use serde_json::Value;

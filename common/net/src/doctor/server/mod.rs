@@ -2,8 +2,8 @@
 //!
 //! Nothing is published and nothing is played: a broadcast that is on air does not notice.
 
-mod place;
-mod told;
+mod server_info;
+mod target;
 
 use std::time::Duration;
 
@@ -13,11 +13,11 @@ use tokio::net::lookup_host;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout};
 
-pub use place::{Error, Place};
-use place::{Server, shown};
+pub use target::{Error, Place};
+use target::{Server, shown};
 
 use super::multicast::Neighbours;
-use super::reach::{self, Trouble, as_millis, millis};
+use super::probe::{self, Trouble, as_millis, millis};
 use super::{Check, Status, clock, http, peer};
 use crate::rtmp;
 use crate::trust::Pin;
@@ -63,7 +63,7 @@ async fn look(server: &Server, role: Role, neighbours: oneshot::Receiver<Neighbo
         }
     };
     let (clock, told, by_url) =
-        tokio::join!(clock::check(&client, &server.origin, role), told::ask(&client, server, role), by_url);
+        tokio::join!(clock::check(&client, &server.origin, role), server_info::ask(&client, server, role), by_url);
     let watch = told.watch.as_ref();
     let url = |name: &str| watch?.get("urls")?.get(name)?.as_str();
     let relay = async { Some(relay(watch?).await) };
@@ -115,7 +115,7 @@ async fn known(host: &str) -> Result<(), Check> {
 
 async fn rtmp(host: &str, port: u16, remark: &str) -> Check {
     let place = format!("TCP {port} of {host}{remark}");
-    match reach::rtmp(host, port).await {
+    match probe::rtmp(host, port).await {
         Ok(round_trip) => Check::ok("RTMP", format!("{place} shakes hands, round trip {}", millis(round_trip)))
             .with("round_trip_ms", as_millis(round_trip)),
         Err(trouble @ Trouble::Other(_)) => {
@@ -141,7 +141,7 @@ async fn relay(watch: &Value) -> Check {
     let place = format!("UDP {port} of {host}");
     let addresses = timeout(NAME, lookup_host(format!("{host}:{port}"))).await.ok().and_then(Result::ok);
     let addresses: Vec<_> = addresses.into_iter().flatten().take(MAX_ADDRESSES).collect();
-    match reach::quic(&addresses, Some(pin)).await {
+    match probe::quic(&addresses, Some(pin)).await {
         Ok((_, round_trip)) => Check::ok(
             "relay",
             format!("{place} shakes hands with the right certificate, round trip {}", millis(round_trip)),

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::told::stream;
+use super::server_info::stream;
 use super::*;
 
 #[test]

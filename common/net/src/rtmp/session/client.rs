@@ -18,7 +18,7 @@ use crate::rtmp::chunk::{RawMessage, kind};
 use crate::rtmp::message::{
     CLOCK_COMMAND, EPOCH_KEY, HAVE_KEY, PEER_COMMAND, SERVER_KEY, STAMPS_COMMAND, STREAM_KEY, TICKETS_KEY,
 };
-use crate::rtmp::told::{self, Told};
+use crate::rtmp::publisher_timing::{self, Told};
 use crate::rtmp::{Error, Limits, Message, PeerOffer, Resume, Tickets, Url};
 
 /// What a client is there for.
@@ -299,7 +299,8 @@ impl ClientSession {
             "onStatus" => self.status(info),
             // When it came is the caller's to say: there is no clock here.
             CLOCK_COMMAND => {
-                let exchange = told::exchange(|key| text(property(info, key)), WallClock::from_micros(i64::MAX));
+                let exchange =
+                    publisher_timing::exchange(|key| text(property(info, key)), WallClock::from_micros(i64::MAX));
                 self.events.extend(exchange.map(ClientEvent::Clock));
                 Ok(())
             }

@@ -15,7 +15,7 @@ use crate::rtmp::framing::{PLAY_CHUNK_SIZE, PLAY_STREAM};
 use crate::rtmp::message::{
     CLOCK_COMMAND, EPOCH_KEY, HAVE_KEY, PEER_COMMAND, SERVER_KEY, STAMPS_COMMAND, STREAM_KEY, TICKETS_KEY,
 };
-use crate::rtmp::told::{self, Told};
+use crate::rtmp::publisher_timing::{self, Told};
 use crate::rtmp::{Error, Limits, Message, Metadata, PeerOffer, Resume, Tickets, url};
 
 /// What a client asked for.
@@ -202,7 +202,7 @@ impl ServerSession {
     /// Answers [`Message::Stamps`] that was sent at `sent` by the publisher's clock with ours.
     pub fn answer_stamps(&mut self, sent: WallClock, now: WallClock) {
         let (out, chunk_size) = self.wire.out();
-        command(out, chunk_size, 0, CLOCK_COMMAND, 0.0, [Value::Null, amf::texts(told::answer(sent, now))]);
+        command(out, chunk_size, 0, CLOCK_COMMAND, 0.0, [Value::Null, amf::texts(publisher_timing::answer(sent, now))]);
     }
 
     fn player_event(&mut self, event: PlayerEvent) {

@@ -1,6 +1,6 @@
 //! One half of a subscription, sound or pictures: a cursor on the live window, and the streams that its groups go out on.
 //!
-//! A lane is given its share first and chooses then what to send of what there is by now ([`choice`](super::choice)), so that a small
+//! A lane is given its share first and chooses then what to send of what there is by now ([`drop_policy`](super::drop_policy)), so that a small
 //! share is spent on what is newest: sound, an IDR, and as many of the pictures after it as the share bears. QUIC is handed no more than
 //! its congestion window takes, so that what was chosen goes at once and little has to be taken back. Sound has a lane of its own and room
 //! of its own, so that a picture that waits for room never holds it back; QUIC sends it first. Only what cannot be handed over at all is
@@ -17,7 +17,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep};
 
 use super::Error;
-use super::choice::{Choice, Verdict};
+use super::drop_policy::{Choice, Verdict};
 use super::server::{Allowed, Source};
 use super::wire::{self, GroupHeader};
 

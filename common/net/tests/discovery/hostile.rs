@@ -9,9 +9,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mdns_sd::{ServiceDaemon, ServiceInfo};
-use net::lan::{Announcer, AnnouncerOptions, Event, Wanted};
+use net::discovery::{Announcer, AnnouncerOptions, Event, Wanted};
 
-use super::room::{Family, Room};
+use super::testbed::{Family, Room};
 use super::{A, B, PORT, announce, browse, clock, found, lost, name, next, quiet};
 
 /// Sends each packet by multicast from a machine, in steps that a socket's buffer takes.

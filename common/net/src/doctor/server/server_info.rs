@@ -5,8 +5,8 @@ use serde_json::Value;
 use tokio::time::Instant;
 
 use super::Role;
-use super::place::{Server, shown};
-use crate::doctor::reach::{as_millis, millis};
+use super::target::{Server, shown};
+use crate::doctor::probe::{as_millis, millis};
 use crate::doctor::{Check, http};
 
 /// What it says.

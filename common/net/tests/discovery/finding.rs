@@ -4,9 +4,9 @@ use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use net::lan::{Announcer, AnnouncerOptions, Event, Interfaces, Wanted};
+use net::discovery::{Announcer, AnnouncerOptions, Event, Interfaces, Wanted};
 
-use super::room::{Family, Room};
+use super::testbed::{Family, Room};
 use super::{A, B, NOW, PORT, announce, browse, clock, found, lost, name, next, quiet};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -10,8 +10,8 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
-use super::watch::{self, Shared, Subscription};
-use super::{BrowserOptions, Error, name, sighting};
+use super::browse_task::{self, Shared, Subscription};
+use super::{BrowserOptions, Error, name, service_record};
 
 /// What happened on the LAN. `instance` is an [instance name](super::instance_name).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,7 +61,7 @@ impl Browser {
         let subscription = Subscription::start(&options)?;
         let shared = Arc::new(Shared::new(&subscription));
         let (out, events) = mpsc::channel(EVENTS);
-        runtime.spawn(watch::run(Arc::clone(&shared), options, subscription, out));
+        runtime.spawn(browse_task::run(Arc::clone(&shared), options, subscription, out));
         Ok(Self { events, shared })
     }
 
@@ -84,7 +84,7 @@ impl Browser {
         if !name::is_instance_name(instance) {
             return Err(Error::NotAnInstance(instance.to_owned()));
         }
-        let fullname = sighting::fullname(instance);
+        let fullname = service_record::fullname(instance);
         self.shared.daemon().tell("verifying", |inner| inner.verify(fullname.clone(), VERIFY))
     }
 

@@ -15,8 +15,8 @@ use tracing::{debug, warn};
 
 use super::browser::Event;
 use super::daemon::Daemon;
-use super::ledger::Ledger;
-use super::sighting;
+use super::service_cache::Ledger;
+use super::service_record;
 use super::{BrowserOptions, Error, SERVICE};
 
 /// What the browser and its task both use.
@@ -187,7 +187,7 @@ pub(super) async fn run(
 /// Puts an event into the ledger. True if an instance was lost.
 fn take(ledger: &mut Ledger, options: &BrowserOptions, event: ServiceEvent) -> bool {
     match event {
-        ServiceEvent::ServiceResolved(resolved) => match sighting::read(&resolved, options.loopback) {
+        ServiceEvent::ServiceResolved(resolved) => match service_record::read(&resolved, options.loopback) {
             Ok(sighting) if !wants(options, &sighting.instance) => {
                 debug!(instance = sighting.instance, "an instance of another broadcast is ignored");
             }
@@ -200,7 +200,7 @@ fn take(ledger: &mut Ledger, options: &BrowserOptions, event: ServiceEvent) -> b
             Err(why) => debug!(fullname = ?resolved.fullname, %why, "a malformed instance is ignored"),
         },
         ServiceEvent::ServiceRemoved(_, fullname) => {
-            if let Some(instance) = sighting::instance_of(&fullname) {
+            if let Some(instance) = service_record::instance_of(&fullname) {
                 return ledger.lost(instance);
             }
         }

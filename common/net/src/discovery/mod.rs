@@ -21,13 +21,13 @@ pub mod name;
 
 mod addresses;
 mod announcer;
+mod browse_task;
 mod browser;
 mod daemon;
 mod error;
-mod ledger;
 mod options;
-mod sighting;
-mod watch;
+mod service_cache;
+mod service_record;
 
 pub use addresses::own_addresses;
 pub use announcer::Announcer;

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use super::browser::Event;
-use super::sighting::Sighting;
+use super::service_record::Sighting;
 
 /// The instances held, at most [`MAX_INSTANCES`].
 #[derive(Debug, Default)]

@@ -16,7 +16,7 @@ use tracing::{debug, warn};
 
 use super::daemon::Daemon;
 use super::name::{self, SECRET_LEN, Wanted, slot_at};
-use super::{AnnouncerOptions, Clock, Error, SERVICE, VERSION, sighting};
+use super::{AnnouncerOptions, Clock, Error, SERVICE, VERSION, service_record};
 
 /// A broadcast that is announced until this is dropped or [stopped](Self::stop).
 #[derive(Debug)]
@@ -177,7 +177,7 @@ fn register(daemon: &Daemon, broadcast: &Wanted, slot: u64, port: u16) -> Result
         .enable_addr_auto();
     info.set_requires_probe(false);
     daemon.tell("announcing", |inner| inner.register(info.clone()))?;
-    Ok(sighting::fullname(&instance))
+    Ok(service_record::fullname(&instance))
 }
 
 /// How often the clock is read. Not a timer until the next slot: one that a suspended laptop stops, and a corrected clock

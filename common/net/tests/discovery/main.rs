@@ -8,15 +8,15 @@
 
 mod finding;
 mod hostile;
-mod room;
+mod testbed;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use net::lan::{Announcer, AnnouncerOptions, Browser, BrowserOptions, Clock, Event, instance_name, slot_at};
-use room::Room;
+use net::discovery::{Announcer, AnnouncerOptions, Browser, BrowserOptions, Clock, Event, instance_name, slot_at};
+use testbed::Room;
 
 const A: [u8; 16] = [0xa; 16];
 const B: [u8; 16] = [0xb; 16];
