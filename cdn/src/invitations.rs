@@ -9,7 +9,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 use media::Epoch;
-use net::rtmp::{PeerOffer, Tickets};
+use net::rtmp::{PeerAdvertisement, TicketIssuer};
 use net::trust::{self, Pin, Signer};
 use parking_lot::RwLock;
 
@@ -25,7 +25,7 @@ pub struct Invitations {
 #[derive(Debug)]
 struct Offered {
     session: u64,
-    offer: PeerOffer,
+    offer: PeerAdvertisement,
     /// Where this server sees its publisher.
     from: IpAddr,
 }
@@ -71,12 +71,12 @@ impl Invitations {
     }
 
     /// What the publisher of the stream called `name` must know to let viewers in.
-    pub fn tickets(&self, name: &str) -> Tickets {
-        Tickets { stream: name.to_owned(), key: self.signer.public_key() }
+    pub fn tickets(&self, name: &str) -> TicketIssuer {
+        TicketIssuer { stream: name.to_owned(), key: self.signer.public_key() }
     }
 
     /// The publisher of `name`, in its `session`, offers itself; it is seen at `from`. What an earlier session offered is over.
-    pub fn offer(self: &Arc<Self>, name: &str, session: u64, offer: PeerOffer, from: IpAddr) -> OfferGuard {
+    pub fn offer(self: &Arc<Self>, name: &str, session: u64, offer: PeerAdvertisement, from: IpAddr) -> OfferGuard {
         self.offers.write().insert(name.to_owned(), Offered { session, offer, from: from.to_canonical() });
         OfferGuard { invitations: self.clone(), name: name.to_owned(), session }
     }
@@ -140,8 +140,8 @@ fn site(address: IpAddr) -> IpAddr {
 mod tests {
     use super::*;
 
-    fn offer(address: &str) -> PeerOffer {
-        PeerOffer { pin: Pin::of(b"x"), secret: [1; 16], addresses: vec![address.parse().unwrap()] }
+    fn offer(address: &str) -> PeerAdvertisement {
+        PeerAdvertisement { pin: Pin::of(b"x"), secret: [1; 16], addresses: vec![address.parse().unwrap()] }
     }
 
     fn addresses(invitations: &Invitations, from: Option<&str>) -> Option<usize> {

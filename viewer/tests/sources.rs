@@ -209,7 +209,7 @@ async fn a_server_that_tires_of_waiting_is_asked_again() {
         // As our server does after an hour without a publisher.
         let (socket, play) = play_request(&listener).await.accept().await.unwrap().into_parts();
         let (mut socket, mut play) = (socket, play);
-        socket.write_all(&play.goodbye("NetStream.Play.Failed", "The stream is not on air.")).await.unwrap();
+        socket.write_all(&play.close_message("NetStream.Play.Failed", "The stream is not on air.")).await.unwrap();
         drop(socket);
         let mut player = begin(play_request(&listener).await).await;
         send(&mut player, 0..5).await;

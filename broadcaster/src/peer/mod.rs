@@ -19,7 +19,7 @@ use media::live_window::ReadBatch;
 use media::{AccessUnit, Cursor, LiveWindow, Timestamp, TrackKind};
 use net::discovery::{Announcer, AnnouncerOptions, own_addresses};
 use net::relay::{self, Allowed, Proof, RefusalCode, Request, Side};
-use net::rtmp::{PeerOffer, Tickets};
+use net::rtmp::{PeerAdvertisement, TicketIssuer};
 use net::trust::{self, Code, Gate, Identity, pairing, tls};
 use parking_lot::Mutex;
 use tokio::sync::watch;
@@ -64,7 +64,7 @@ pub enum Error {
 #[derive(Debug)]
 pub struct Peer {
     endpoint: quinn::Endpoint,
-    offer: PeerOffer,
+    offer: PeerAdvertisement,
     code: Code,
     settings: Settings,
     broadcast: Arc<Broadcast>,
@@ -80,7 +80,7 @@ pub struct Peer {
 #[derive(Debug, Default)]
 struct Door {
     /// For tickets; there is none before a CDN has said what it signs them with.
-    gate: Option<(Tickets, Gate)>,
+    gate: Option<(TicketIssuer, Gate)>,
     attempts: pairing::Attempts,
     /// Connections by address, those that are still shaking hands included.
     from: HashMap<IpAddr, usize>,
@@ -115,7 +115,7 @@ impl Peer {
             Some(address) if !address.ip().is_unspecified() => vec![SocketAddr::new(address.ip(), port)],
             _ => own_addresses(port),
         };
-        let offer = PeerOffer { pin: identity.pin(), secret: rand::random(), addresses };
+        let offer = PeerAdvertisement { pin: identity.pin(), secret: rand::random(), addresses };
         let upload = Upload::new(settings.max_upload);
         let door = Mutex::default();
         Ok(Arc::new(Self {
@@ -133,7 +133,7 @@ impl Peer {
     }
 
     /// What a CDN passes on to viewers that it admits.
-    pub fn offer(&self) -> &PeerOffer {
+    pub fn offer(&self) -> &PeerAdvertisement {
         &self.offer
     }
 
@@ -143,7 +143,7 @@ impl Peer {
     }
 
     /// A CDN says how it lets viewers in.
-    pub fn admit_by(&self, tickets: &Tickets) {
+    pub fn admit_by(&self, tickets: &TicketIssuer) {
         let mut door = self.door.lock();
         match &mut door.gate {
             // The memory of used tickets stays: after an outage they are as used as before.

@@ -143,9 +143,9 @@ impl Publishing {
             Some(from) if *next > 0 => self.stats.lost.add(from - *next),
             _ => {}
         }
-        if let Some((peer, tickets)) = self.peer.as_ref().zip(publisher.tickets()) {
+        if let Some((peer, tickets)) = self.peer.as_ref().zip(publisher.ticket_issuer()) {
             peer.admit_by(tickets);
-            publisher.offer_peer(peer.offer());
+            publisher.advertise_peer(peer.offer());
         }
         self.connected.send_replace(true);
         self.stats.set_state(State::Live);
@@ -244,7 +244,7 @@ impl Publishing {
     fn tell_uplink(&self, publisher: &Publisher, position: u64) {
         let behind = self.broadcast.with_window(|window| window.lag(position));
         let shared = self.peer.as_ref().and_then(|peer| peer.link());
-        let wait = Wait { queueing: publisher.queueing().unwrap_or_default(), behind, shared };
+        let wait = Wait { queueing: publisher.queue_delay().unwrap_or_default(), behind, shared };
         self.broadcast.uplink().waits(Some(wait), Instant::now());
     }
 
@@ -255,8 +255,8 @@ impl Publishing {
         if let Some(peer) = &self.peer {
             // A server that answers no pings tells of its troubles only by what it does not take.
             let behind = if queued > BEHIND { LATE } else { Duration::ZERO };
-            let wait = publisher.queueing().unwrap_or_default().max(behind);
-            peer.push_waits(Some(wait), publisher.quickest().unwrap_or_default());
+            let wait = publisher.queue_delay().unwrap_or_default().max(behind);
+            peer.push_waits(Some(wait), publisher.min_rtt().unwrap_or_default());
         }
         self.tell_uplink(publisher, cursor.position().unwrap_or(next));
         self.stats.unacknowledged.set(publisher.unacknowledged_bytes().unwrap_or(0));

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use media::Timestamp;
 use media::latency::Stage;
-use net::rtmp::MAX_TOLD;
+use net::rtmp::MAX_TIMED_UNITS;
 use net::rtmp::client::Publisher;
 
 use crate::broadcast::Broadcast;
@@ -29,10 +29,10 @@ impl Telling {
             return;
         }
         (self.last, self.count) = (Some(now), self.count + 1);
-        let mut units: Vec<_> = broadcast.timing_log().last(MAX_TOLD, None).collect();
+        let mut units: Vec<_> = broadcast.timing_log().last(MAX_TIMED_UNITS, None).collect();
         units.retain(|unit| self.upto.is_none_or(|upto| unit.dts > upto) && unit.stamps.at(Stage::Sent).is_some());
         self.upto = units.last().map(|unit| unit.dts).or(self.upto);
-        publisher.tell_stamps(broadcast.now(), broadcast.epoch(), units);
+        publisher.send_timing(broadcast.now(), broadcast.epoch(), units);
     }
 }
 

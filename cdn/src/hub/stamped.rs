@@ -9,7 +9,7 @@ use std::sync::Arc;
 use media::latency::{ClockOffset, Delivery, LatencyComponent, MAX_UNITS, Stage, TimingLog, TimingReport, UnitTiming};
 use media::{AccessUnit, Catalog, Epoch, Timestamp, WallClock};
 use net::clock;
-use net::rtmp::Told;
+use net::rtmp::PublisherTiming;
 use net::trace::{self, Trace};
 use parking_lot::Mutex;
 
@@ -80,7 +80,7 @@ impl Stamped {
     }
 
     /// Takes what the broadcaster tells. What it says of units that this server has not had is nothing.
-    pub fn told(&self, told: &Told) {
+    pub fn told(&self, told: &PublisherTiming) {
         let mut noted = self.noted.lock();
         if noted.timing_log.of().is_none_or(|(epoch, _)| epoch != told.epoch) {
             return;
@@ -185,9 +185,10 @@ mod tests {
         stamps.stamp(Stage::Sent, of_theirs(20));
         let journey = |dts| UnitTiming { track: TrackId::VIDEO, dts: Timestamp::from_millis(dts), stamps };
         let server = Some(ClockOffset { micros: -ahead, uncertainty: 7 });
-        let told = Told { sent: of_theirs(30), server, epoch: Epoch(7), units: vec![journey(0), journey(99_999)] };
+        let told =
+            PublisherTiming { sent: of_theirs(30), server, epoch: Epoch(7), units: vec![journey(0), journey(99_999)] };
         stamped.told(&told);
-        stamped.told(&Told { epoch: Epoch(8), server: None, ..told });
+        stamped.told(&PublisherTiming { epoch: Epoch(8), server: None, ..told });
         let report = stamped.report(Some(Timestamp::from_millis(39))).unwrap();
         assert_eq!(report.broadcaster, Some(ClockOffset { micros: ahead, uncertainty: 7 }));
         let told: Vec<_> = report.units.iter().map(|unit| (unit.track, unit.dts.as_millis())).collect();

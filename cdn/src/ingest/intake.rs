@@ -129,7 +129,7 @@ impl Intake {
             Message::Video { timestamp, body } => self.demuxer.video(timestamp, body)?,
             Message::EndOfStream => return Ok(self.release()),
             // Dealt with before it comes here.
-            Message::Peer(_) | Message::Stamps(_) => return Ok(Vec::new()),
+            Message::Peer(_) | Message::Timing(_) => return Ok(Vec::new()),
         };
         let mut ready = Vec::new();
         for event in events {

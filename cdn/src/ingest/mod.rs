@@ -86,7 +86,7 @@ where
                     drop(offer.replace(place.invitations.offer(publishing.stream().name(), session, peer, place.from)));
                     continue;
                 }
-                Ok(Some(Message::Stamps(told))) => {
+                Ok(Some(Message::Timing(told))) => {
                     publishing.stream().stamped().told(&told);
                     continue;
                 }

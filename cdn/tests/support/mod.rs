@@ -110,7 +110,7 @@ impl Viewer {
                 }
                 Message::Audio { timestamp, body } => self.demuxer.audio(timestamp, body).unwrap(),
                 Message::Video { timestamp, body } => self.demuxer.video(timestamp, body).unwrap(),
-                Message::EndOfStream | Message::Peer(_) | Message::Stamps(_) => return None,
+                Message::EndOfStream | Message::Peer(_) | Message::Timing(_) => return None,
             };
             let mut unit = None;
             for event in events {

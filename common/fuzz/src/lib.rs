@@ -14,7 +14,7 @@ use media::hls;
 use media::hls::client::parts::PartClient;
 use media::time::Timestamp;
 use net::relay::wire;
-use net::rtmp::session::{ClientSession, Goal, ServerEvent, ServerSession};
+use net::rtmp::session::{ClientRole, ClientSession, ServerEvent, ServerSession};
 use net::rtmp::{Limits, amf, chunk, url};
 
 /// A target.
@@ -48,7 +48,7 @@ pub fn chunk_reader(data: &[u8]) {
 
     let mut server = ServerSession::new(&limits);
     let mut client = {
-        let goal = if first & 8 == 0 { Goal::Play } else { Goal::Publish };
+        let goal = if first & 8 == 0 { ClientRole::Play } else { ClientRole::Publish };
         let url = url::parse("rtmp://host/app/name").expect("a good URL");
         ClientSession::new(goal, url, "fuzz".to_owned(), &limits)
     };
@@ -116,7 +116,7 @@ pub fn amf_command(data: &[u8]) {
         }
     }
     let url = url::parse("rtmp://host/app/name").expect("a good URL");
-    let mut client = ClientSession::new(Goal::Play, url, "fuzz".to_owned(), &limits);
+    let mut client = ClientSession::new(ClientRole::Play, url, "fuzz".to_owned(), &limits);
     client.input(&HANDSHAKE).expect("a plain handshake");
     let _ = client.input(&message(kind, 1, body));
     let _ = url::parse(&String::from_utf8_lossy(body));

@@ -14,27 +14,27 @@ use socket2::SockRef;
 
 /// Keeps one connection's BBR from pausing.
 #[derive(Clone, Debug)]
-pub struct Steady {
+pub struct ProbeRttSuppressor {
     /// The connection's congestion control, a BBR; `None` for any other.
     bbr: Option<Vec<u8>>,
-    renewed: Instant,
+    restarted: Instant,
 }
 
-impl Steady {
+impl ProbeRttSuppressor {
     /// For a connection that was just made.
     pub fn new(socket: SockRef<'_>, now: Instant) -> Self {
-        Self { bbr: congestion(&socket).filter(|name| name.starts_with(b"bbr")), renewed: now }
+        Self { bbr: congestion(&socket).filter(|name| name.starts_with(b"bbr")), restarted: now }
     }
 
     /// Whether it is time. To be asked at least once a second.
     pub fn is_due(&self, now: Instant) -> bool {
-        self.bbr.is_some() && now.saturating_duration_since(self.renewed) >= RENEWAL
+        self.bbr.is_some() && now.saturating_duration_since(self.restarted) >= RESTART_INTERVAL
     }
 
     /// Begins anew. To be done only while the connection takes all that is written to it: where the link is full, there is a queue
     /// to be seen through, and the pause is right.
-    pub fn renew(&mut self, socket: SockRef<'_>, now: Instant) {
-        self.renewed = now;
+    pub fn restart(&mut self, socket: SockRef<'_>, now: Instant) {
+        self.restarted = now;
         let Some(name) = &self.bbr else { return };
         // The same name again would change nothing. Reno is in every kernel, and has hardly a packet's time.
         if set_congestion(&socket, b"reno") && !set_congestion(&socket, name) {
@@ -66,7 +66,7 @@ fn set_congestion(_: &SockRef<'_>, _: &[u8]) -> bool {
 }
 
 /// Well before the ten seconds, and before the five of later versions.
-const RENEWAL: Duration = Duration::from_secs(4);
+const RESTART_INTERVAL: Duration = Duration::from_secs(4);
 
 #[cfg(test)]
 mod tests {
@@ -76,7 +76,7 @@ mod tests {
 
     #[test]
     #[cfg(target_os = "linux")]
-    fn renewal_keeps_the_congestion_control() {
+    fn a_restart_keeps_the_congestion_control() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let socket = || SockRef::from(&client);
@@ -84,14 +84,14 @@ mod tests {
         let now = Instant::now();
         for name in allowed.split_whitespace() {
             socket().set_tcp_congestion(name.as_bytes()).unwrap();
-            let mut steady = Steady::new(socket(), now);
-            assert!(!steady.is_due(now + RENEWAL / 2));
+            let mut suppressor = ProbeRttSuppressor::new(socket(), now);
+            assert!(!suppressor.is_due(now + RESTART_INTERVAL / 2));
             let is_bbr = name.starts_with("bbr");
-            assert_eq!(steady.is_due(now + RENEWAL), is_bbr, "{name}");
-            steady.renew(socket(), now + RENEWAL);
+            assert_eq!(suppressor.is_due(now + RESTART_INTERVAL), is_bbr, "{name}");
+            suppressor.restart(socket(), now + RESTART_INTERVAL);
             assert_eq!(congestion(&socket()).unwrap(), name.as_bytes());
-            assert_eq!(steady.is_due(now + RENEWAL * 2), is_bbr, "{name}");
-            assert!(!steady.is_due(now + RENEWAL));
+            assert_eq!(suppressor.is_due(now + RESTART_INTERVAL * 2), is_bbr, "{name}");
+            assert!(!suppressor.is_due(now + RESTART_INTERVAL));
         }
     }
 }

@@ -97,7 +97,7 @@ impl Intake {
                 self.metadata(metadata);
                 return Vec::new();
             }
-            Message::EndOfStream | Message::Peer(_) | Message::Stamps(_) => return Vec::new(),
+            Message::EndOfStream | Message::Peer(_) | Message::Timing(_) => return Vec::new(),
         };
         match events {
             Ok(events) => self.apply(events),

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use media::Catalog;
 use media::live_window::Cursor;
 use mio::net::TcpStream;
-use net::bbr::Steady;
+use net::bbr::ProbeRttSuppressor;
 use net::rtmp::framing::{self, PLAY_CHUNK_SIZE};
 use net::rtmp::server::PlayState;
 use net::rtmp::session::PlayerEvent;
@@ -49,7 +49,7 @@ pub(super) struct Subscriber {
     may_have_replies: bool,
     /// No media any more; it goes when everything is written.
     is_leaving: bool,
-    steady: Steady,
+    steady: ProbeRttSuppressor,
     _counted: SubscriberGuard,
     /// Its place among the connections of the server.
     _seat: Box<dyn Any + Send>,
@@ -90,7 +90,7 @@ pub(super) struct Arrival {
 
 impl Subscriber {
     pub(super) fn new(arrival: Arrival, feed: usize, member: usize, now: Instant) -> Self {
-        let steady = Steady::new(SockRef::from(&arrival.socket), now);
+        let steady = ProbeRttSuppressor::new(SockRef::from(&arrival.socket), now);
         Self {
             socket: arrival.socket,
             feed,
@@ -184,7 +184,7 @@ impl Subscriber {
     /// Looks after its connection.
     pub(super) fn keep_steady(&mut self, now: Instant) {
         if !self.is_slow && !self.is_blocked() && self.steady.is_due(now) {
-            self.steady.renew(SockRef::from(&self.socket), now);
+            self.steady.restart(SockRef::from(&self.socket), now);
         }
     }
 
@@ -271,7 +271,7 @@ impl Subscriber {
         if let Ok(end) = framing::message(&Message::EndOfStream, PLAY_CHUNK_SIZE) {
             bytes.extend_from_slice(&end.to_bytes());
         }
-        bytes.extend_from_slice(&self.play.goodbye(code, description));
+        bytes.extend_from_slice(&self.play.close_message(code, description));
         let goodbye = batch::control(bytes.into());
         match &mut self.in_flight {
             None => self.start(Arc::new(goodbye), now),

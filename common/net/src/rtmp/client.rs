@@ -17,10 +17,12 @@ use tokio::time::{Instant, timeout_at};
 
 use super::connection::{Connection, Deadline};
 use super::framing::{self, DATA_CHUNK_STREAM, Framed};
-use super::rtt_probe::Pulse;
-use super::session::{ClientEvent, ClientSession, Goal};
-use super::{Error, Limits, Message, Metadata, PeerOffer, Resume, Tickets, Told, Url, amf, chunk, url};
-use crate::bbr::Steady;
+use super::rtt_probe::RttProbe;
+use super::session::{ClientEvent, ClientRole, ClientSession};
+use super::{
+    Error, Limits, Message, Metadata, PeerAdvertisement, PublisherTiming, Resume, TicketIssuer, Url, amf, chunk, url,
+};
+use crate::bbr::ProbeRttSuppressor;
 
 /// How a client connects.
 #[derive(Clone, Debug)]
@@ -46,7 +48,7 @@ pub async fn publish(url: &Url, options: ClientOptions) -> Result<Publisher, Err
     let (io, deadline) = connect(url, &options).await?;
     let socket = SockRef::from(&io).try_clone().map_err(|source| Error::Io { during: "connecting", source })?;
     let mut publisher = publish_by(io, url, options, deadline).await?;
-    publisher.tcp = Some((Steady::new(SockRef::from(&socket), std::time::Instant::now()), socket));
+    publisher.tcp = Some((ProbeRttSuppressor::new(SockRef::from(&socket), std::time::Instant::now()), socket));
     Ok(publisher)
 }
 
@@ -87,16 +89,16 @@ async fn publish_by<S>(io: S, url: &Url, options: ClientOptions, deadline: Deadl
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let (connection, resume, tickets) = start(io, Goal::Publish, url, options, deadline).await?;
+    let (connection, resume, ticket_issuer) = start(io, ClientRole::Publish, url, options, deadline).await?;
     Ok(Publisher {
-        pulse: Pulse::new(WATCH_EVERY),
+        rtt_probe: RttProbe::new(PUBLISH_PING_INTERVAL),
         connection,
         resume,
-        tickets,
+        ticket_issuer,
         acknowledged: None,
-        marks: VecDeque::new(),
+        pending_writes: VecDeque::new(),
         began: Instant::now(),
-        asked: None,
+        clock_request: None,
         clock: OffsetEstimator::default(),
         tcp: None,
     })
@@ -106,8 +108,8 @@ async fn play_by<S>(io: S, url: &Url, options: ClientOptions, deadline: Deadline
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let (connection, ..) = start(io, Goal::Play, url, options, deadline).await?;
-    Ok(Player { pulse: Pulse::new(PING_EVERY), connection })
+    let (connection, ..) = start(io, ClientRole::Play, url, options, deadline).await?;
+    Ok(Player { rtt_probe: RttProbe::new(PING_INTERVAL), connection })
 }
 
 async fn connect(url: &Url, options: &ClientOptions) -> Result<(TcpStream, Deadline), Error> {
@@ -122,26 +124,28 @@ async fn connect(url: &Url, options: &ClientOptions) -> Result<(TcpStream, Deadl
     io.set_nodelay(true).map_err(|source| Error::Io { during: "connecting", source })?;
     // What the link does not take yet stays with us, where it can still be counted, and given up for something newer.
     #[cfg(target_os = "linux")]
-    SockRef::from(&io).set_tcp_notsent_lowat(UNSENT).map_err(|source| Error::Io { during: "connecting", source })?;
+    SockRef::from(&io)
+        .set_tcp_notsent_lowat(NOTSENT_LOWAT)
+        .map_err(|source| Error::Io { during: "connecting", source })?;
     Ok((io, deadline))
 }
 
 async fn start<S>(
     io: S,
-    goal: Goal,
+    role: ClientRole,
     url: &Url,
     options: ClientOptions,
     deadline: Deadline,
-) -> Result<(Connection<S, ClientSession>, Option<Resume>, Option<Tickets>), Error>
+) -> Result<(Connection<S, ClientSession>, Option<Resume>, Option<TicketIssuer>), Error>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let session = ClientSession::new(goal, url.clone(), options.agent, &options.limits);
+    let session = ClientSession::new(role, url.clone(), options.agent, &options.limits);
     let mut connection = Connection::new(io, session, &options.limits);
     loop {
         while let Some(event) = connection.session.event() {
-            if let ClientEvent::Started { resume, tickets } = event {
-                return Ok((connection, resume, tickets));
+            if let ClientEvent::Started { resume, ticket_issuer } = event {
+                return Ok((connection, resume, ticket_issuer));
             }
         }
         connection.flush(deadline).await?;
@@ -155,17 +159,17 @@ where
 pub struct Publisher<S = TcpStream> {
     connection: Connection<S, ClientSession>,
     resume: Option<Resume>,
-    tickets: Option<Tickets>,
+    ticket_issuer: Option<TicketIssuer>,
     acknowledged: Option<u32>,
-    /// How many bytes the socket had taken when; at most [`MAX_MARKS`].
-    marks: VecDeque<(u64, Instant)>,
-    pulse: Pulse,
+    /// How many bytes the socket had taken when; at most [`MAX_PENDING_WRITES`].
+    pending_writes: VecDeque<(u64, Instant)>,
+    rtt_probe: RttProbe,
     began: Instant,
     /// The question for the server's clock that is under way: by our clock, and by the monotonic one.
-    asked: Option<(WallClock, Instant)>,
+    clock_request: Option<(WallClock, Instant)>,
     clock: OffsetEstimator,
     /// The connection's socket, where it is one.
-    tcp: Option<(Steady, Socket)>,
+    tcp: Option<(ProbeRttSuppressor, Socket)>,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Publisher<S> {
@@ -175,26 +179,26 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Publisher<S> {
     }
 
     /// How the server lets viewers in, if it tells.
-    pub fn tickets(&self) -> Option<&Tickets> {
-        self.tickets.as_ref()
+    pub fn ticket_issuer(&self) -> Option<&TicketIssuer> {
+        self.ticket_issuer.as_ref()
     }
 
     /// Tells the server where viewers on this network find us; goes out with the next send.
-    pub fn offer_peer(&mut self, offer: &PeerOffer) {
-        self.connection.session.offer_peer(offer);
+    pub fn advertise_peer(&mut self, offer: &PeerAdvertisement) {
+        self.connection.session.advertise_peer(offer);
     }
 
     /// Tells the server when units passed our stages by a clock that shows `now`, and asks for its own; goes out with the next send. Nothing,
     /// where the server is not Nearcast's.
-    pub fn tell_stamps(&mut self, now: WallClock, epoch: Epoch, units: Vec<UnitTiming>) {
+    pub fn send_timing(&mut self, now: WallClock, epoch: Epoch, units: Vec<UnitTiming>) {
         if self.server_is_nearcast() {
-            self.asked = Some((now, Instant::now()));
-            let told = Told { sent: now, server: self.server_clock(), epoch, units };
-            self.connection.session.tell_stamps(&told);
+            self.clock_request = Some((now, Instant::now()));
+            let timing = PublisherTiming { sent: now, server: self.server_clock(), epoch, units };
+            self.connection.session.send_timing(&timing);
         }
     }
 
-    /// From our clock to the server's, as far as exchanges have told.
+    /// From our clock to the server's, as far as exchanges have timing.
     pub fn server_clock(&self) -> Option<ClockOffset> {
         self.clock.offset(self.began.elapsed())
     }
@@ -217,11 +221,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Publisher<S> {
                 self.send_framed(&framed).await
             }
             Message::Peer(offer) => {
-                self.offer_peer(&offer);
+                self.advertise_peer(&offer);
                 self.flush().await
             }
-            Message::Stamps(told) => {
-                self.tell_stamps(told.sent, told.epoch, told.units);
+            Message::Timing(timing) => {
+                self.send_timing(timing.sent, timing.epoch, timing.units);
                 self.flush().await
             }
             Message::EndOfStream => {
@@ -258,7 +262,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Publisher<S> {
     /// Those of writing.
     pub async fn flush(&mut self) -> Result<(), Error> {
         self.connection.flush(self.connection.write_deadline()).await?;
-        self.listen()
+        self.process_events()
     }
 
     /// Watches the connection while there is nothing to send; returns only with what ended it. Cancel safe: run it beside the wait
@@ -266,7 +270,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Publisher<S> {
     pub async fn idle(&mut self) -> Error {
         loop {
             let step = self.idle_step().await;
-            if let Err(error) = step.and_then(|()| self.listen()) {
+            if let Err(error) = step.and_then(|()| self.process_events()) {
                 return error;
             }
         }
@@ -281,23 +285,23 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Publisher<S> {
     /// Bytes that the server has not yet acknowledged, those that wait here included; `None` until it first acknowledges.
     pub fn unacknowledged_bytes(&self) -> Option<u64> {
         let sent = self.connection.sent();
-        self.acknowledged.map(|a| sent - arrived(sent, a) + self.connection.unsent() as u64)
+        self.acknowledged.map(|a| sent - delivered(sent, a) + self.connection.unsent() as u64)
     }
 
-    /// The last measured time from writing a byte to hearing that it arrived, queues on the way included.
+    /// The last measured time from writing a byte to hearing that it delivered, queues on the way included.
     pub fn round_trip(&self) -> Option<Duration> {
-        self.pulse.round_trip
+        self.rtt_probe.round_trip
     }
 
-    /// How much longer than the quickest round trip of this connection the last two took, the one under way included: what is written
+    /// How much longer than the min_rtt round trip of this connection the last two took, the one under way included: what is written
     /// now waits about as long in queues. `None` before the first is known, and for a server that answers no pings.
-    pub fn queueing(&self) -> Option<Duration> {
-        self.pulse.queueing(Instant::now())
+    pub fn queue_delay(&self) -> Option<Duration> {
+        self.rtt_probe.queue_delay(Instant::now())
     }
 
-    /// The quickest round trip of this connection: what there is without queues. `None` where [`Publisher::queueing`] is.
-    pub fn quickest(&self) -> Option<Duration> {
-        self.pulse.quickest()
+    /// The min_rtt round trip of this connection: what there is without queues. `None` where [`Publisher::queue_delay`] is.
+    pub fn min_rtt(&self) -> Option<Duration> {
+        self.rtt_probe.min_rtt()
     }
 
     /// Ends the stream politely.
@@ -310,9 +314,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Publisher<S> {
     }
 
     async fn idle_step(&mut self) -> Result<(), Error> {
-        self.pulse.beat(&mut self.connection)?;
+        self.rtt_probe.poll(&mut self.connection)?;
         self.connection.flush(self.connection.write_deadline()).await?;
-        match timeout_at(self.pulse.next(), self.connection.fill(Deadline::after("byte", FOREVER))).await {
+        match timeout_at(self.rtt_probe.next(), self.connection.fill(Deadline::after("byte", FOREVER))).await {
             Ok(Ok(true)) | Err(_) => Ok(()),
             Ok(Ok(false)) => Err(Error::Closed { waiting_for: "the end of the stream" }),
             Ok(Err(error)) => Err(error),
@@ -327,24 +331,24 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Publisher<S> {
     }
 
     async fn send_framed(&mut self, framed: &Framed) -> Result<(), Error> {
-        self.pulse.beat(&mut self.connection)?;
+        self.rtt_probe.poll(&mut self.connection)?;
         self.connection.queue(Some(framed));
         self.connection.flush(self.connection.write_deadline()).await?;
-        self.keep_steady();
-        if self.marks.len() < MAX_MARKS {
-            self.marks.push_back((self.connection.sent(), Instant::now()));
+        self.suppress_probe_rtt();
+        if self.pending_writes.len() < MAX_PENDING_WRITES {
+            self.pending_writes.push_back((self.connection.sent(), Instant::now()));
         }
-        self.listen()
+        self.process_events()
     }
 
-    fn keep_steady(&mut self) {
-        let is_full = self.queueing().is_some_and(|queueing| queueing > FULL);
+    fn suppress_probe_rtt(&mut self) {
+        let link_is_full = self.queue_delay().is_some_and(|queue_delay| queue_delay > FULL_LINK_DELAY);
         let now = std::time::Instant::now();
-        if let Some((steady, socket)) = &mut self.tcp
-            && !is_full
-            && steady.is_due(now)
+        if let Some((suppressor, socket)) = &mut self.tcp
+            && !link_is_full
+            && suppressor.is_due(now)
         {
-            steady.renew(SockRef::from(&*socket), now);
+            suppressor.restart(SockRef::from(&*socket), now);
         }
     }
 
@@ -357,7 +361,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Publisher<S> {
         Ok(framing::whole(DATA_CHUNK_STREAM, chunk::kind::DATA, stream, &body, chunk_size))
     }
 
-    fn listen(&mut self) -> Result<(), Error> {
+    fn process_events(&mut self) -> Result<(), Error> {
         if self.connection.has_ended() {
             return Err(Error::Closed { waiting_for: "the end of the stream" });
         }
@@ -365,20 +369,21 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Publisher<S> {
             match event {
                 ClientEvent::Acknowledged(bytes) => {
                     let sent = self.connection.sent();
-                    let arrived = arrived(sent, bytes);
-                    while self.marks.front().is_some_and(|(upto, _)| *upto < arrived) {
-                        self.marks.pop_front();
+                    let delivered = delivered(sent, bytes);
+                    while self.pending_writes.front().is_some_and(|(upto, _)| *upto < delivered) {
+                        self.pending_writes.pop_front();
                     }
                     // The byte that made the server acknowledge went out with the first write that reaches it.
-                    if let (Some((_, at)), false) = (self.marks.front(), self.server_is_nearcast()) {
-                        self.pulse.round_trip = Some(at.elapsed());
+                    if let (Some((_, at)), false) = (self.pending_writes.front(), self.server_is_nearcast()) {
+                        self.rtt_probe.round_trip = Some(at.elapsed());
                     }
                     self.acknowledged = Some(bytes);
                 }
-                ClientEvent::Pong(stamp) => self.pulse.pong(stamp),
+                ClientEvent::Pong(stamp) => self.rtt_probe.pong(stamp),
                 ClientEvent::Clock(exchange) => {
-                    let asked = self.asked.take_if(|(sent, _)| *sent == exchange.sent);
-                    if let Some(micros) = asked.and_then(|(_, at)| i64::try_from(at.elapsed().as_micros()).ok()) {
+                    let clock_request = self.clock_request.take_if(|(sent, _)| *sent == exchange.sent);
+                    if let Some(micros) = clock_request.and_then(|(_, at)| i64::try_from(at.elapsed().as_micros()).ok())
+                    {
                         // By the clock that nobody sets meanwhile.
                         let returned = WallClock::from_micros(exchange.sent.as_micros().saturating_add(micros));
                         self.clock.record(self.began.elapsed(), Exchange { returned, ..exchange });
@@ -391,9 +396,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Publisher<S> {
     }
 }
 
-/// How many of `sent` bytes arrived by an acknowledgement modulo 2^32. A server that counts otherwise (without the handshake, or
+/// How many of `sent` bytes delivered by an acknowledgement modulo 2^32. A server that counts otherwise (without the handshake, or
 /// further than we are) is taken for one that has it all.
-fn arrived(sent: u64, acknowledged: u32) -> u64 {
+fn delivered(sent: u64, acknowledged: u32) -> u64 {
     let missing = (sent as u32).wrapping_sub(acknowledged);
     if missing > u32::MAX / 2 { sent } else { sent.saturating_sub(missing.into()) }
 }
@@ -401,7 +406,7 @@ fn arrived(sent: u64, acknowledged: u32) -> u64 {
 /// A connection that plays from a server.
 pub struct Player<S = TcpStream> {
     connection: Connection<S, ClientSession>,
-    pulse: Pulse,
+    rtt_probe: RttProbe,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Player<S> {
@@ -415,14 +420,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Player<S> {
             while let Some(event) = self.connection.session.event() {
                 match event {
                     ClientEvent::Message(message) => return Ok(Some(message)),
-                    ClientEvent::Pong(stamp) => self.pulse.pong(stamp),
+                    ClientEvent::Pong(stamp) => self.rtt_probe.pong(stamp),
                     ClientEvent::Acknowledged(_) | ClientEvent::Started { .. } | ClientEvent::Clock(_) => {}
                 }
             }
-            self.pulse.beat(&mut self.connection)?;
+            self.rtt_probe.poll(&mut self.connection)?;
             self.connection.flush(self.connection.write_deadline()).await?;
             let fill = self.connection.fill(self.connection.idle_deadline());
-            match timeout_at(self.pulse.next(), fill).await {
+            match timeout_at(self.rtt_probe.next(), fill).await {
                 Ok(Ok(true)) | Err(_) => {}
                 Ok(Ok(false)) => return Ok(None),
                 Ok(Err(error)) => return Err(error),
@@ -437,7 +442,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Player<S> {
 
     /// The last measured round trip; `None` where the server does not answer pings.
     pub fn round_trip(&self) -> Option<Duration> {
-        self.pulse.round_trip
+        self.rtt_probe.round_trip
     }
 
     /// Ends the play politely.
@@ -465,14 +470,14 @@ impl<S> fmt::Debug for Player<S> {
 const AGENT: &str = concat!("FMLE/3.0 (compatible; Nearcast/", env!("CARGO_PKG_VERSION"), ")");
 /// Bytes that may wait in the kernel, not yet sent: an IDR and what follows it within a round trip.
 #[cfg(target_os = "linux")]
-const UNSENT: u32 = 64 << 10;
+const NOTSENT_LOWAT: u32 = 64 << 10;
 /// Often enough for a status line.
-const PING_EVERY: Duration = Duration::from_secs(1);
+const PING_INTERVAL: Duration = Duration::from_secs(1);
 /// Often enough to see at once that a publisher's link is full: 3 kbit/s.
-const WATCH_EVERY: Duration = Duration::from_millis(100);
+const PUBLISH_PING_INTERVAL: Duration = Duration::from_millis(100);
 /// A queue that is none of one picture's making: the link is full.
-const FULL: Duration = Duration::from_millis(150);
+const FULL_LINK_DELAY: Duration = Duration::from_millis(150);
 /// Writes whose acknowledgement is awaited: ten seconds of a busy stream.
-const MAX_MARKS: usize = 1024;
+const MAX_PENDING_WRITES: usize = 1024;
 /// A wait that another one ends.
 const FOREVER: Duration = Duration::from_secs(3600);

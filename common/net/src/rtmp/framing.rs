@@ -74,7 +74,7 @@ pub fn message(message: &Message, chunk_size: u32) -> Result<Framed, Error> {
         Message::Metadata(metadata) => metadata_message(metadata, chunk_size),
         // For the server alone.
         Message::Peer(_) => Err(Error::Unsendable { what: "an offer to viewers on another's network" }),
-        Message::Stamps(_) => Err(Error::Unsendable { what: "a publisher's stamps" }),
+        Message::Timing(_) => Err(Error::Unsendable { what: "a publisher's stamps" }),
         Message::EndOfStream => {
             let mut out = BytesMut::new();
             command::user_control(&mut out, chunk_size, command::STREAM_EOF, &[PLAY_STREAM]);

@@ -13,7 +13,7 @@ use media::access_unit::{TrackId, TrackKind};
 use media::catalog::{Epoch, Value};
 use media::time::{Timestamp, WallClock};
 
-use super::publisher_timing::Told;
+use super::publisher_timing::PublisherTiming;
 use crate::trust::{Pin, PublicKey};
 
 /// One message of a publisher to its subscribers.
@@ -36,9 +36,9 @@ pub enum Message {
     /// `onMetaData`.
     Metadata(Metadata),
     /// `nearcastPeer`: where viewers on the publisher's own network find it. For the server alone, which tells admitted viewers.
-    Peer(PeerOffer),
-    /// `nearcastStamps`: when units passed the publisher's stages. For the server alone, which has answered it.
-    Stamps(Told),
+    Peer(PeerAdvertisement),
+    /// `nearcastTiming`: when units passed the publisher's stages. For the server alone, which has answered it.
+    Timing(PublisherTiming),
     /// The publisher ended its stream (`FCUnpublish`, `deleteStream`, `closeStream`), or the server did (`StreamEOF`,
     /// `NetStream.Play.UnpublishNotify`). More may follow on the same connection.
     EndOfStream,
@@ -97,7 +97,7 @@ impl Metadata {
 
 /// What a broadcaster tells its server about the relay that it runs for viewers on its own network.
 #[derive(Clone, PartialEq, Eq)]
-pub struct PeerOffer {
+pub struct PeerAdvertisement {
     /// Of the certificate that it shows.
     pub pin: Pin,
     /// What the names are derived from under which it announces itself.
@@ -107,13 +107,16 @@ pub struct PeerOffer {
 }
 
 /// Whoever has the secret can recognise the broadcaster on its network: it is not shown.
-impl fmt::Debug for PeerOffer {
+impl fmt::Debug for PeerAdvertisement {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("PeerOffer").field("pin", &self.pin).field("addresses", &self.addresses).finish_non_exhaustive()
+        f.debug_struct("PeerAdvertisement")
+            .field("pin", &self.pin)
+            .field("addresses", &self.addresses)
+            .finish_non_exhaustive()
     }
 }
 
-impl PeerOffer {
+impl PeerAdvertisement {
     /// The properties of `nearcastPeer`, all of them strings.
     pub(crate) fn to_properties(&self) -> [(&'static str, String); 3] {
         let secret = HEXLOWER.encode(&self.secret);
@@ -132,7 +135,7 @@ impl PeerOffer {
 
 /// What a broadcaster must know to tell the viewers that its server admitted from others.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Tickets {
+pub struct TicketIssuer {
     /// The name that the stream is played under.
     pub stream: String,
     /// What the server signs tickets with.
@@ -190,7 +193,7 @@ pub(crate) const DTS_KEY: &str = "nearcastDts";
 /// Tells a server where viewers on the publisher's network find it.
 pub(crate) const PEER_COMMAND: &str = "nearcastPeer";
 /// Tells a server when units passed the publisher's stages.
-pub(crate) const STAMPS_COMMAND: &str = "nearcastStamps";
+pub(crate) const TIMING_COMMAND: &str = "nearcastTiming";
 /// Answers that with the server's clock.
 pub(crate) const CLOCK_COMMAND: &str = "nearcastClock";
 /// Carries the name that a stream is played under in `onStatus`.
@@ -226,17 +229,17 @@ mod tests {
     #[test]
     fn peer_offer_both_ways() {
         let addresses = vec!["192.0.2.1:4444".parse().unwrap(), "[2001:db8::1]:4444".parse().unwrap()];
-        let offer = PeerOffer { pin: Pin::of(b"certificate"), secret: *b"0123456789abcdef", addresses };
+        let offer = PeerAdvertisement { pin: Pin::of(b"certificate"), secret: *b"0123456789abcdef", addresses };
         let properties = offer.to_properties();
         let property = |key: &str| properties.iter().find(|(name, _)| *name == key).map(|(_, text)| text.as_str());
-        assert_eq!(PeerOffer::from_properties(property), Some(offer.clone()));
+        assert_eq!(PeerAdvertisement::from_properties(property), Some(offer.clone()));
         assert!(!format!("{offer:?}").contains("3031"), "the secret is shown");
         for (key, bad) in [("pin", "x"), ("secret", "zz"), ("secret", "é123456789abcdef0123456789abcde")] {
             let property = |name: &str| if name == key { Some(bad) } else { property(name) };
-            assert_eq!(PeerOffer::from_properties(property), None, "{key}");
+            assert_eq!(PeerAdvertisement::from_properties(property), None, "{key}");
         }
         let odd = |name: &str| if name == "addresses" { Some("x,192.0.2.1:1,,") } else { property(name) };
-        assert_eq!(PeerOffer::from_properties(odd).map(|offer| offer.addresses.len()), Some(1));
+        assert_eq!(PeerAdvertisement::from_properties(odd).map(|offer| offer.addresses.len()), Some(1));
     }
 
     #[test]

@@ -28,6 +28,6 @@ mod rtt_probe;
 
 pub use error::{Blame, Error};
 pub use limits::Limits;
-pub use message::{MAX_PEER_ADDRESSES, Message, Metadata, PeerOffer, Resume, Tickets, parse_track};
-pub use publisher_timing::{MAX_TOLD, Told};
+pub use message::{MAX_PEER_ADDRESSES, Message, Metadata, PeerAdvertisement, Resume, TicketIssuer, parse_track};
+pub use publisher_timing::{MAX_TIMED_UNITS, PublisherTiming};
 pub use url::Url;

@@ -1,4 +1,4 @@
-//! What a broadcaster tells its server of when units were captured, encoded and sent: `nearcastStamps`, once a second. Pure.
+//! What a broadcaster tells its server of when units were captured, encoded and sent: `nearcastTiming`, once a second. Pure.
 //!
 //! The server answers with `nearcastClock`, and so the message is an exchange of clocks too: `clock` is when the broadcaster sent it, which
 //! comes back with when the server read it. All are microseconds of Unix time, as text, for a double is not exact enough for sums.
@@ -10,19 +10,19 @@ use super::message::parse_track;
 
 /// See the module's text. Stages are by the broadcaster's clock.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Told {
+pub struct PublisherTiming {
     /// When it was sent.
     pub sent: WallClock,
     /// From the broadcaster's clock to the server's, as far as the broadcaster knows.
     pub server: Option<ClockOffset>,
     /// Of the units.
     pub epoch: Epoch,
-    /// Units of one track; at most [`MAX_TOLD`].
+    /// Units of one track; at most [`MAX_TIMED_UNITS`].
     pub units: Vec<UnitTiming>,
 }
 
-impl Told {
-    /// The properties of `nearcastStamps`.
+impl PublisherTiming {
+    /// The properties of `nearcastTiming`.
     pub(crate) fn to_properties(&self) -> Vec<(&'static str, String)> {
         let mut properties = vec![("clock", self.sent.as_micros().to_string()), ("epoch", self.epoch.to_string())];
         if let Some(ClockOffset { micros, uncertainty }) = self.server {
@@ -33,8 +33,8 @@ impl Told {
         }
         // `DTS,captured,encoded,sent`, the last three before the message, in microseconds.
         let ago = |unit: &UnitTiming, stage| unit.stamps.at(stage).map(|at| self.sent.micros_since(at).to_string());
-        let units = self.units.iter().take(MAX_TOLD).map(|unit| {
-            let stages = TOLD.map(|stage| ago(unit, stage).unwrap_or_default()).join(",");
+        let units = self.units.iter().take(MAX_TIMED_UNITS).map(|unit| {
+            let stages = STAGES.map(|stage| ago(unit, stage).unwrap_or_default()).join(",");
             format!("{},{stages}", unit.dts.as_millis())
         });
         properties.push(("units", units.collect::<Vec<_>>().join(" ")));
@@ -49,11 +49,11 @@ impl Told {
             Some(ClockOffset { micros: micros.parse().ok()?, uncertainty: uncertainty.parse().ok()? })
         });
         let track = property("track").and_then(parse_track);
-        let units = property("units").unwrap_or_default().split(' ').take(MAX_TOLD).filter_map(|unit| {
+        let units = property("units").unwrap_or_default().split(' ').take(MAX_TIMED_UNITS).filter_map(|unit| {
             let mut fields = unit.split(',');
             let dts = Timestamp::from_millis(fields.next()?.parse().ok()?);
             let mut stamps = StageTimes::default();
-            for (stage, ago) in TOLD.into_iter().zip(fields) {
+            for (stage, ago) in STAGES.into_iter().zip(fields) {
                 if let Ok(ago) = ago.parse::<i64>() {
                     stamps.stamp(stage, WallClock::from_micros(sent.as_micros().saturating_sub(ago)));
                 }
@@ -75,9 +75,9 @@ pub(crate) fn exchange<'a>(property: impl Fn(&str) -> Option<&'a str>, returned:
     Some(Exchange { sent: at("clock")?, received: at("received")?, answered: at("answered")?, returned })
 }
 
-const TOLD: [Stage; 3] = [Stage::Captured, Stage::Encoded, Stage::Sent];
+const STAGES: [Stage; 3] = [Stage::Captured, Stage::Encoded, Stage::Sent];
 /// A second of pictures at 60 a second, and some; 3 kB of text.
-pub const MAX_TOLD: usize = 64;
+pub const MAX_TIMED_UNITS: usize = 64;
 
 #[cfg(test)]
 mod tests {
@@ -86,12 +86,14 @@ mod tests {
 
     use super::*;
 
-    fn read(properties: &[(&'static str, String)]) -> Option<Told> {
-        Told::from_properties(|key| properties.iter().find(|(name, _)| *name == key).map(|(_, text)| text.as_str()))
+    fn read(properties: &[(&'static str, String)]) -> Option<PublisherTiming> {
+        PublisherTiming::from_properties(|key| {
+            properties.iter().find(|(name, _)| *name == key).map(|(_, text)| text.as_str())
+        })
     }
 
     #[test]
-    fn an_exchange_comes_back() {
+    fn a_clock_exchange_is_read_as_it_was_written() {
         let (sent, read, came) =
             (WallClock::from_micros(5), WallClock::from_micros(1_795_352_493_250_123), WallClock::from_micros(9));
         let answer = answer(sent, read);
@@ -103,32 +105,32 @@ mod tests {
 
     proptest! {
         #[test]
-        fn told_both_ways(
+        fn timing_is_read_as_it_was_written(
             sent in 0..4_000_000_000_000_000i64,
             server in prop::option::of((-1_000_000_000i64..1_000_000_000, 0..1_000_000u64)),
             epoch: u64,
-            units in prop::collection::vec((-5_000..1_000_000_000i64, prop::collection::vec(prop::option::of(0..5_000_000i64), 3)), 0..MAX_TOLD),
+            units in prop::collection::vec((-5_000..1_000_000_000i64, prop::collection::vec(prop::option::of(0..5_000_000i64), 3)), 0..MAX_TIMED_UNITS),
         ) {
             let units = units.into_iter().map(|(dts, stages)| {
                 let mut stamps = StageTimes::default();
-                for (stage, ago) in TOLD.into_iter().zip(stages) {
+                for (stage, ago) in STAGES.into_iter().zip(stages) {
                     ago.iter().for_each(|ago| stamps.stamp(stage, WallClock::from_micros(sent - ago)));
                 }
                 UnitTiming { track: TrackId::VIDEO, dts: Timestamp::from_millis(dts), stamps }
             });
             let server = server.map(|(micros, uncertainty)| ClockOffset { micros, uncertainty });
-            let told = Told { sent: WallClock::from_micros(sent), server, epoch: Epoch(epoch), units: units.collect() };
-            let properties = told.to_properties();
+            let timing = PublisherTiming { sent: WallClock::from_micros(sent), server, epoch: Epoch(epoch), units: units.collect() };
+            let properties = timing.to_properties();
             prop_assert!(properties.iter().map(|(_, text)| text.len()).sum::<usize>() < 4096);
-            prop_assert_eq!(read(&properties), Some(told));
+            prop_assert_eq!(read(&properties), Some(timing));
         }
 
         #[test]
-        fn no_text_is_too_wild(texts in prop::collection::vec("[-0-9, a-z]{0,40}", 6)) {
+        fn malformed_properties_do_not_panic(texts in prop::collection::vec("[-0-9, a-z]{0,40}", 6)) {
             let keys = ["clock", "epoch", "offset", "uncertainty", "track", "units"];
             let _ = read(&keys.into_iter().zip(texts).collect::<Vec<_>>());
             let units = [("clock", "9".to_owned()), ("epoch", Epoch(1).to_string()), ("track", "v0".into()), ("units", "1,2 x 3,,9223372036854775807,-9223372036854775808 4".into())];
-            prop_assert_eq!(read(&units).map(|told| told.units.len()), Some(3));
+            prop_assert_eq!(read(&units).map(|timing| timing.units.len()), Some(3));
         }
     }
 }

@@ -9,8 +9,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use super::connection::{Connection, Deadline};
 use super::framing::{self, Framed, PLAY_CHUNK_SIZE};
 pub use super::session::PlayerEvent;
-use super::session::{Ask, ServerEvent, ServerSession};
-use super::{Error, Limits, Message, Resume, Tickets, url};
+use super::session::{ServerEvent, ServerSession, StreamRequest};
+use super::{Error, Limits, Message, Resume, TicketIssuer, url};
 use crate::clock;
 
 /// What a client wants.
@@ -61,12 +61,12 @@ pub async fn accept<S: AsyncRead + AsyncWrite + Unpin>(io: S, limits: &Limits) -
     let mut connection = Connection::new(io, ServerSession::new(limits), limits);
     loop {
         match connection.session.event() {
-            Some(ServerEvent::Publish(ask)) => {
-                let Ask { app, name, query, tc_url, agent } = ask;
+            Some(ServerEvent::Publish(request)) => {
+                let StreamRequest { app, name, query, tc_url, agent } = request;
                 return Ok(Request::Publish(PublishRequest { app, name, query, tc_url, agent, connection }));
             }
-            Some(ServerEvent::Play(ask)) => {
-                let Ask { app, name, query, tc_url, agent } = ask;
+            Some(ServerEvent::Play(request)) => {
+                let StreamRequest { app, name, query, tc_url, agent } = request;
                 return Ok(Request::Play(PlayRequest { app, name, query, tc_url, agent, connection }));
             }
             Some(ServerEvent::Message(_) | ServerEvent::Player(_)) => continue,
@@ -95,9 +95,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> PublishRequest<S> {
     pub async fn accept_with(
         mut self,
         resume: Option<Resume>,
-        tickets: Option<&Tickets>,
+        ticket_issuer: Option<&TicketIssuer>,
     ) -> Result<Publisher<S>, Error> {
-        self.connection.session.accept_publish(resume.as_ref(), tickets);
+        self.connection.session.accept_publish(resume.as_ref(), ticket_issuer);
         self.connection.flush(self.connection.write_deadline()).await?;
         Ok(Publisher { connection: self.connection })
     }
@@ -127,8 +127,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Publisher<S> {
         loop {
             match connection.session.event() {
                 Some(ServerEvent::Message(message)) => {
-                    if let Message::Stamps(told) = &message {
-                        connection.session.answer_stamps(told.sent, clock::now());
+                    if let Message::Timing(timing) = &message {
+                        connection.session.answer_timing(timing.sent, clock::now());
                     }
                     return Ok(Some(message));
                 }
@@ -260,7 +260,7 @@ impl PlayState {
     }
 
     /// The bytes that end the play towards the client, with a code such as `NetStream.Play.Failed`.
-    pub fn goodbye(&mut self, code: &str, description: &str) -> Bytes {
+    pub fn close_message(&mut self, code: &str, description: &str) -> Bytes {
         self.session.reject(code, description);
         self.session.output()
     }

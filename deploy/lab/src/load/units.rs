@@ -32,7 +32,7 @@ pub(super) async fn rtmp(viewer: &Viewer, url: &Url) -> Result<()> {
                 continue;
             }
             Message::EndOfStream => bail!("the stream has ended"),
-            Message::Peer(_) | Message::Stamps(_) => continue,
+            Message::Peer(_) | Message::Timing(_) => continue,
         };
         for event in events {
             match event {

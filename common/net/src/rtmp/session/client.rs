@@ -12,18 +12,18 @@ use media::latency::Exchange;
 use super::aggregate;
 use super::command::{self, command, number, property, text};
 use super::server::metadata;
-use super::wire::{Arrived, Inbound, Wire};
+use super::wire::{Inbound, Input, Wire};
 use crate::rtmp::amf::{self, Value};
 use crate::rtmp::chunk::{RawMessage, kind};
 use crate::rtmp::message::{
-    CLOCK_COMMAND, EPOCH_KEY, HAVE_KEY, PEER_COMMAND, SERVER_KEY, STAMPS_COMMAND, STREAM_KEY, TICKETS_KEY,
+    CLOCK_COMMAND, EPOCH_KEY, HAVE_KEY, PEER_COMMAND, SERVER_KEY, STREAM_KEY, TICKETS_KEY, TIMING_COMMAND,
 };
-use crate::rtmp::publisher_timing::{self, Told};
-use crate::rtmp::{Error, Limits, Message, PeerOffer, Resume, Tickets, Url};
+use crate::rtmp::publisher_timing::{self, PublisherTiming};
+use crate::rtmp::{Error, Limits, Message, PeerAdvertisement, Resume, TicketIssuer, Url};
 
 /// What a client is there for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Goal {
+pub enum ClientRole {
     /// To publish under the URL's name.
     Publish,
     /// To play the URL's name.
@@ -39,7 +39,7 @@ pub enum ClientEvent {
         /// What a Nearcast server still holds of the stream's last broadcast.
         resume: Option<Resume>,
         /// How it lets viewers in, if it tells.
-        tickets: Option<Tickets>,
+        ticket_issuer: Option<TicketIssuer>,
     },
     /// Played.
     Message(Message),
@@ -47,7 +47,7 @@ pub enum ClientEvent {
     Acknowledged(u32),
     /// Answers [`ClientSession::ping`] with the same number.
     Pong(u32),
-    /// Answers [`ClientSession::tell_stamps`]; it came when the caller gives it.
+    /// Answers [`ClientSession::send_timing`]; it came when the caller gives it.
     Clock(Exchange),
 }
 
@@ -55,7 +55,7 @@ pub enum ClientEvent {
 pub struct ClientSession {
     wire: Wire,
     events: VecDeque<ClientEvent>,
-    goal: Goal,
+    role: ClientRole,
     url: Url,
     agent: String,
     phase: Phase,
@@ -68,16 +68,16 @@ enum Phase {
     Handshaking,
     Connecting,
     CreatingStream,
-    Asking,
+    Requesting,
     Started,
 }
 
 impl ClientSession {
     /// A connection about to begin; its first packet is in [`ClientSession::output`]. `agent` is stated as `flashVer`.
-    pub fn new(goal: Goal, url: Url, agent: String, limits: &Limits) -> Self {
+    pub fn new(role: ClientRole, url: Url, agent: String, limits: &Limits) -> Self {
         let wire = Wire::client(limits);
         let phase = Phase::Handshaking;
-        Self { wire, events: VecDeque::new(), goal, url, agent, phase, nearcast: false, stream: 0 }
+        Self { wire, events: VecDeque::new(), role, url, agent, phase, nearcast: false, stream: 0 }
     }
 
     /// Takes what the server sent. Events and output may follow.
@@ -86,10 +86,10 @@ impl ClientSession {
     /// Whatever ends the connection; [`Error::Refused`] if the server said no, with the URL's name redacted from its words.
     pub fn input(&mut self, bytes: &[u8]) -> Result<(), Error> {
         let after;
-        let mut input = match self.wire.arrive(bytes)? {
-            Arrived::Nothing => return self.wire.settle(),
-            Arrived::Chunks => bytes,
-            Arrived::Handshaken(rest) => {
+        let mut input = match self.wire.receive(bytes)? {
+            Input::Handshake => return self.wire.acknowledge(),
+            Input::Chunks => bytes,
+            Input::HandshakeDone(rest) => {
                 self.connect();
                 after = rest;
                 after.as_slice()
@@ -110,7 +110,7 @@ impl ClientSession {
                 Inbound::UserControl(..) => {}
             }
         }
-        self.wire.settle()
+        self.wire.acknowledge()
     }
 
     /// The next event.
@@ -150,15 +150,15 @@ impl ClientSession {
     }
 
     /// Tells the server where viewers on this network find the publisher. Nearcast's passes it on; others do not know the command.
-    pub fn offer_peer(&mut self, offer: &PeerOffer) {
+    pub fn advertise_peer(&mut self, offer: &PeerAdvertisement) {
         let (out, chunk_size) = self.wire.out();
         command(out, chunk_size, 0, PEER_COMMAND, 0.0, [Value::Null, amf::texts(offer.to_properties())]);
     }
 
     /// Tells the server when units passed our stages, and asks for its clock. For Nearcast's alone.
-    pub fn tell_stamps(&mut self, told: &Told) {
+    pub fn send_timing(&mut self, timing: &PublisherTiming) {
         let (out, chunk_size) = self.wire.out();
-        command(out, chunk_size, 0, STAMPS_COMMAND, 0.0, [Value::Null, amf::texts(told.to_properties())]);
+        command(out, chunk_size, 0, TIMING_COMMAND, 0.0, [Value::Null, amf::texts(timing.to_properties())]);
     }
 
     /// Says that publishing or playing is over.
@@ -168,7 +168,7 @@ impl ClientSession {
         }
         let (name, stream) = (self.url.name.clone(), self.stream);
         let (out, chunk_size) = self.wire.out();
-        if self.goal == Goal::Publish {
+        if self.role == ClientRole::Publish {
             command(out, chunk_size, 0, "FCUnpublish", 6.0, [Value::Null, amf::string(name)]);
         }
         command(out, chunk_size, 0, "deleteStream", 7.0, [Value::Null, Value::Number(stream.into())]);
@@ -185,9 +185,9 @@ impl ClientSession {
             // Multitrack, ModEx, nanosecond offsets within it.
             ("capsEx", Value::Number(14.0)),
         ];
-        match self.goal {
-            Goal::Publish => properties.push(("type", amf::string("nonprivate"))),
-            Goal::Play => properties.extend([
+        match self.role {
+            ClientRole::Publish => properties.push(("type", amf::string("nonprivate"))),
+            ClientRole::Play => properties.extend([
                 ("fpad", Value::Boolean(false)),
                 ("capabilities", Value::Number(15.0)),
                 // All of them (RTMP 1.0 §7.2.1.1).
@@ -204,31 +204,38 @@ impl ClientSession {
 
     fn create_stream(&mut self) {
         self.phase = Phase::CreatingStream;
-        if self.goal == Goal::Publish {
+        if self.role == ClientRole::Publish {
             self.wire.set_chunk_size(PUBLISH_CHUNK_SIZE);
         }
         let name = self.url.name.clone();
         let (out, chunk_size) = self.wire.out();
         command::control(out, chunk_size, kind::WINDOW, OUR_WINDOW);
-        if self.goal == Goal::Publish {
+        if self.role == ClientRole::Publish {
             command(out, chunk_size, 0, "releaseStream", 2.0, [Value::Null, amf::string(name.as_str())]);
             command(out, chunk_size, 0, "FCPublish", 3.0, [Value::Null, amf::string(name)]);
         }
         command(out, chunk_size, 0, "createStream", CREATE_STREAM, [Value::Null]);
     }
 
-    fn ask(&mut self) {
-        self.phase = Phase::Asking;
+    fn request_stream(&mut self) {
+        self.phase = Phase::Requesting;
         let (name, stream) = (self.url.name.clone(), self.stream);
         let (out, chunk_size) = self.wire.out();
-        match self.goal {
-            Goal::Publish => {
-                command(out, chunk_size, stream, "publish", ASK, [Value::Null, amf::string(name), amf::string("live")]);
+        match self.role {
+            ClientRole::Publish => {
+                command(
+                    out,
+                    chunk_size,
+                    stream,
+                    "publish",
+                    PUBLISH_OR_PLAY,
+                    [Value::Null, amf::string(name), amf::string("live")],
+                );
             }
-            Goal::Play => {
+            ClientRole::Play => {
                 // Live if there is such a stream (RTMP 1.0 §7.2.2.1).
                 let start = Value::Number(-2.0);
-                command(out, chunk_size, stream, "play", ASK, [Value::Null, amf::string(name), start]);
+                command(out, chunk_size, stream, "play", PUBLISH_OR_PLAY, [Value::Null, amf::string(name), start]);
                 command::user_control(out, chunk_size, command::SET_BUFFER_LENGTH, &[stream, BUFFER_LENGTH]);
             }
         }
@@ -249,7 +256,7 @@ impl ClientSession {
 
     fn played(&mut self, message: RawMessage) -> Result<(), Error> {
         let RawMessage { kind, timestamp, body, .. } = message;
-        if self.goal != Goal::Play || body.is_empty() {
+        if self.role != ClientRole::Play || body.is_empty() {
             return Ok(());
         }
         let message = match kind {
@@ -290,10 +297,10 @@ impl ClientSession {
                     return Err(Error::Amf { command: "the answer to createStream", source });
                 };
                 self.stream = stream as u32;
-                self.ask();
+                self.request_stream();
                 Ok(())
             }
-            "_error" if transaction == CONNECT || transaction == CREATE_STREAM || transaction == ASK => {
+            "_error" if transaction == CONNECT || transaction == CREATE_STREAM || transaction == PUBLISH_OR_PLAY => {
                 Err(self.refused(info))
             }
             "onStatus" => self.status(info),
@@ -321,10 +328,10 @@ impl ClientSession {
                 self.nearcast |= says_nearcast(info);
                 let have = text(property(info, HAVE_KEY)).unwrap_or_default();
                 let resume = text(property(info, EPOCH_KEY)).and_then(|epoch| Resume::parse(epoch, have));
-                let tickets = text(property(info, STREAM_KEY)).zip(text(property(info, TICKETS_KEY)));
-                let tickets = tickets
-                    .and_then(|(stream, key)| Some(Tickets { stream: stream.to_owned(), key: key.parse().ok()? }));
-                self.start(resume, tickets);
+                let ticket_issuer = text(property(info, STREAM_KEY)).zip(text(property(info, TICKETS_KEY)));
+                let ticket_issuer = ticket_issuer
+                    .and_then(|(stream, key)| Some(TicketIssuer { stream: stream.to_owned(), key: key.parse().ok()? }));
+                self.start(resume, ticket_issuer);
             }
             "NetStream.Play.Start" => self.start(None, None),
             "NetStream.Play.UnpublishNotify" | "NetStream.Play.Stop" | "NetStream.Play.Complete" => {
@@ -341,17 +348,17 @@ impl ClientSession {
         Ok(())
     }
 
-    fn start(&mut self, resume: Option<Resume>, tickets: Option<Tickets>) {
-        if self.phase == Phase::Asking {
+    fn start(&mut self, resume: Option<Resume>, ticket_issuer: Option<TicketIssuer>) {
+        if self.phase == Phase::Requesting {
             self.phase = Phase::Started;
-            self.events.push_back(ClientEvent::Started { resume, tickets });
+            self.events.push_back(ClientEvent::Started { resume, ticket_issuer });
         }
     }
 
     /// Servers tell it in one way or in two; it is told on once.
     fn end_of_stream(&mut self) {
         let end = ClientEvent::Message(Message::EndOfStream);
-        if self.phase == Phase::Started && self.goal == Goal::Play && self.events.back() != Some(&end) {
+        if self.phase == Phase::Started && self.role == ClientRole::Play && self.events.back() != Some(&end) {
             self.events.push_back(end);
         }
     }
@@ -361,7 +368,7 @@ impl ClientSession {
         let (key, query) = self.url.name.split_once('?').unwrap_or((&self.url.name, ""));
         let clean = |field| {
             let mut words = text(property(info, field)).unwrap_or("no reason given").to_owned();
-            if self.goal == Goal::Publish {
+            if self.role == ClientRole::Publish {
                 for secret in [self.url.name.as_str(), key, query] {
                     if !secret.is_empty() {
                         words = words.replace(secret, "***");
@@ -369,7 +376,7 @@ impl ClientSession {
                 }
             }
             // What a peer sends ends up in logs and terminals.
-            words.chars().filter(|c| !c.is_control()).take(MAX_WORDS).collect()
+            words.chars().filter(|c| !c.is_control()).take(MAX_REASON).collect()
         };
         Error::Refused { code: clean("code"), description: clean("description") }
     }
@@ -383,7 +390,7 @@ fn says_nearcast(info: &Value) -> bool {
 impl fmt::Debug for ClientSession {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ClientSession")
-            .field("goal", &self.goal)
+            .field("role", &self.role)
             .field("url", &self.url)
             .field("phase", &self.phase)
             .finish_non_exhaustive()
@@ -393,7 +400,7 @@ impl fmt::Debug for ClientSession {
 // Transaction numbers; 2 and 3 are releaseStream and FCPublish, whose answers do not matter.
 const CONNECT: f64 = 1.0;
 const CREATE_STREAM: f64 = 4.0;
-const ASK: f64 = 5.0;
+const PUBLISH_OR_PLAY: f64 = 5.0;
 /// The server acknowledges this often: about four times a second at 2 Mbit/s.
 const OUR_WINDOW: u32 = 64 << 10;
 /// What we publish in: one chunk for most access units, and within what every server takes.
@@ -401,4 +408,4 @@ const PUBLISH_CHUNK_SIZE: u32 = 60_000;
 /// Milliseconds that we tell servers we buffer: some hold back less for less.
 const BUFFER_LENGTH: u32 = 300;
 /// Bounds a server's words, in characters.
-const MAX_WORDS: usize = 300;
+const MAX_REASON: usize = 300;

@@ -13,5 +13,5 @@ mod wire;
 #[cfg(test)]
 mod tests;
 
-pub use client::{ClientEvent, ClientSession, Goal};
-pub use server::{Ask, PlayerEvent, ServerEvent, ServerSession};
+pub use client::{ClientEvent, ClientRole, ClientSession};
+pub use server::{PlayerEvent, ServerEvent, ServerSession, StreamRequest};

@@ -8,19 +8,19 @@ use media::WallClock;
 
 use super::aggregate;
 use super::command::{self, Status, command, number, property, text};
-use super::wire::{Arrived, Inbound, Wire};
+use super::wire::{Inbound, Input, Wire};
 use crate::rtmp::amf::{self, Value};
 use crate::rtmp::chunk::{RawMessage, kind};
 use crate::rtmp::framing::{PLAY_CHUNK_SIZE, PLAY_STREAM};
 use crate::rtmp::message::{
-    CLOCK_COMMAND, EPOCH_KEY, HAVE_KEY, PEER_COMMAND, SERVER_KEY, STAMPS_COMMAND, STREAM_KEY, TICKETS_KEY,
+    CLOCK_COMMAND, EPOCH_KEY, HAVE_KEY, PEER_COMMAND, SERVER_KEY, STREAM_KEY, TICKETS_KEY, TIMING_COMMAND,
 };
-use crate::rtmp::publisher_timing::{self, Told};
-use crate::rtmp::{Error, Limits, Message, Metadata, PeerOffer, Resume, Tickets, url};
+use crate::rtmp::publisher_timing::{self, PublisherTiming};
+use crate::rtmp::{Error, Limits, Message, Metadata, PeerAdvertisement, Resume, TicketIssuer, url};
 
 /// What a client asked for.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Ask {
+pub struct StreamRequest {
     /// The application, slashes included.
     pub app: String,
     /// Stream key or play name, without its query.
@@ -34,9 +34,9 @@ pub struct Ask {
 }
 
 /// Shows neither name nor query, and of the app the first segment only: a key may be in any of them.
-impl fmt::Debug for Ask {
+impl fmt::Debug for StreamRequest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Ask")
+        f.debug_struct("StreamRequest")
             .field("app", &url::shown_app(&self.app))
             .field("agent", &self.agent)
             .finish_non_exhaustive()
@@ -48,9 +48,9 @@ impl fmt::Debug for Ask {
 #[non_exhaustive]
 pub enum ServerEvent {
     /// Wants to publish: answer with [`ServerSession::accept_publish`] or [`ServerSession::reject`].
-    Publish(Ask),
+    Publish(StreamRequest),
     /// Wants to play: answer with [`ServerSession::accept_play`] or [`ServerSession::reject`].
-    Play(Ask),
+    Play(StreamRequest),
     /// Published.
     Message(Message),
     /// From a player.
@@ -79,7 +79,7 @@ pub struct ServerSession {
     /// Message streams that exist, by number.
     streams: Vec<u32>,
     limits: Limits,
-    role: Role,
+    state: StreamState,
 }
 
 struct Connect {
@@ -91,12 +91,12 @@ struct Connect {
 
 /// What the connection is for, and on which message stream.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Role {
-    None,
-    AskedToPublish(u32),
-    AskedToPlay(u32),
-    Publishes(u32),
-    Plays(u32),
+enum StreamState {
+    Idle,
+    PublishRequested(u32),
+    PlayRequested(u32),
+    Publishing(u32),
+    Playing(u32),
 }
 
 impl ServerSession {
@@ -108,7 +108,7 @@ impl ServerSession {
             connected: None,
             streams: Vec::new(),
             limits: *limits,
-            role: Role::None,
+            state: StreamState::Idle,
         }
     }
 
@@ -118,10 +118,10 @@ impl ServerSession {
     /// Whatever ends the connection; the peer is to blame.
     pub fn input(&mut self, bytes: &[u8]) -> Result<(), Error> {
         let after;
-        let mut input = match self.wire.arrive(bytes)? {
-            Arrived::Nothing => return self.wire.settle(),
-            Arrived::Chunks => bytes,
-            Arrived::Handshaken(rest) => {
+        let mut input = match self.wire.receive(bytes)? {
+            Input::Handshake => return self.wire.acknowledge(),
+            Input::Chunks => bytes,
+            Input::HandshakeDone(rest) => {
                 after = rest;
                 after.as_slice()
             }
@@ -137,7 +137,7 @@ impl ServerSession {
                 Inbound::PeerBandwidth | Inbound::UserControl(..) => {}
             }
         }
-        self.wire.settle()
+        self.wire.acknowledge()
     }
 
     /// The next event.
@@ -156,9 +156,9 @@ impl ServerSession {
     }
 
     /// Answers [`ServerEvent::Publish`] with yes.
-    pub fn accept_publish(&mut self, resume: Option<&Resume>, tickets: Option<&Tickets>) {
-        let Role::AskedToPublish(stream) = self.role else { return };
-        self.role = Role::Publishes(stream);
+    pub fn accept_publish(&mut self, resume: Option<&Resume>, ticket_issuer: Option<&TicketIssuer>) {
+        let StreamState::PublishRequested(stream) = self.state else { return };
+        self.state = StreamState::Publishing(stream);
         self.wire.allow_media(&self.limits);
         let (out, chunk_size) = self.wire.out();
         command::user_control(out, chunk_size, command::STREAM_BEGIN, &[stream]);
@@ -168,17 +168,17 @@ impl ServerSession {
             status = status.with(EPOCH_KEY, amf::string(resume.epoch.to_string()));
             status = status.with(HAVE_KEY, amf::string(resume.have_text()));
         }
-        if let Some(tickets) = tickets {
-            status = status.with(STREAM_KEY, amf::string(tickets.stream.as_str()));
-            status = status.with(TICKETS_KEY, amf::string(tickets.key.to_string()));
+        if let Some(ticket_issuer) = ticket_issuer {
+            status = status.with(STREAM_KEY, amf::string(ticket_issuer.stream.as_str()));
+            status = status.with(TICKETS_KEY, amf::string(ticket_issuer.key.to_string()));
         }
         status.write(out, chunk_size, stream);
     }
 
     /// Answers [`ServerEvent::Play`] with yes. Media follows on [`PLAY_STREAM`] in chunks of [`PLAY_CHUNK_SIZE`].
     pub fn accept_play(&mut self) {
-        let Role::AskedToPlay(stream) = self.role else { return };
-        self.role = Role::Plays(stream);
+        let StreamState::PlayRequested(stream) = self.state else { return };
+        self.state = StreamState::Playing(stream);
         let (out, chunk_size) = self.wire.out();
         command::user_control(out, chunk_size, command::STREAM_BEGIN, &[stream]);
         Status::new("status", "NetStream.Play.Reset", "Playing and resetting.").write(out, chunk_size, stream);
@@ -187,32 +187,32 @@ impl ServerSession {
 
     /// Says no to what was asked, or ends what goes on: an `onStatus` of level `error`. Close the connection once it is sent.
     pub fn reject(&mut self, code: &str, description: &str) {
-        let stream = match self.role {
-            Role::None => 0,
-            Role::AskedToPublish(stream)
-            | Role::AskedToPlay(stream)
-            | Role::Publishes(stream)
-            | Role::Plays(stream) => stream,
+        let stream = match self.state {
+            StreamState::Idle => 0,
+            StreamState::PublishRequested(stream)
+            | StreamState::PlayRequested(stream)
+            | StreamState::Publishing(stream)
+            | StreamState::Playing(stream) => stream,
         };
-        self.role = Role::None;
+        self.state = StreamState::Idle;
         let (out, chunk_size) = self.wire.out();
         Status::new("error", code, description).write(out, chunk_size, stream);
     }
 
-    /// Answers [`Message::Stamps`] that was sent at `sent` by the publisher's clock with ours.
-    pub fn answer_stamps(&mut self, sent: WallClock, now: WallClock) {
+    /// Answers [`Message::Timing`] that was sent at `sent` by the publisher's clock with ours.
+    pub fn answer_timing(&mut self, sent: WallClock, now: WallClock) {
         let (out, chunk_size) = self.wire.out();
         command(out, chunk_size, 0, CLOCK_COMMAND, 0.0, [Value::Null, amf::texts(publisher_timing::answer(sent, now))]);
     }
 
     fn player_event(&mut self, event: PlayerEvent) {
-        if matches!(self.role, Role::Plays(_) | Role::AskedToPlay(_)) {
+        if matches!(self.state, StreamState::Playing(_) | StreamState::PlayRequested(_)) {
             self.events.push_back(ServerEvent::Player(event));
         }
     }
 
-    fn publishing(&self) -> bool {
-        matches!(self.role, Role::Publishes(_) | Role::AskedToPublish(_))
+    fn is_publisher(&self) -> bool {
+        matches!(self.state, StreamState::Publishing(_) | StreamState::PublishRequested(_))
     }
 
     fn message(&mut self, message: RawMessage) -> Result<(), Error> {
@@ -233,7 +233,7 @@ impl ServerSession {
     fn published(&mut self, message: RawMessage) -> Result<(), Error> {
         let RawMessage { kind, timestamp, body, .. } = message;
         // Empty messages are keep-alives of some encoders.
-        if !self.publishing() || body.is_empty() {
+        if !self.is_publisher() || body.is_empty() {
             return Ok(());
         }
         let message = match kind {
@@ -272,8 +272,8 @@ impl ServerSession {
         }
         match name.as_str() {
             "createStream" => self.create_stream(transaction)?,
-            "publish" => self.ask(stream, text(argument), Role::AskedToPublish(stream))?,
-            "play" => self.ask(stream, text(argument), Role::AskedToPlay(stream))?,
+            "publish" => self.request_stream(stream, text(argument), StreamState::PublishRequested(stream))?,
+            "play" => self.request_stream(stream, text(argument), StreamState::PlayRequested(stream))?,
             "deleteStream" => {
                 let stream = number(argument).map_or(stream, |n| n as u32);
                 self.streams.retain(|s| *s != stream);
@@ -283,7 +283,7 @@ impl ServerSession {
             "FCUnpublish" => {
                 self.fc_status("onFCUnpublish", "NetStream.Unpublish.Success", text(argument));
                 self.result(transaction, Value::Undefined);
-                if let Role::Publishes(stream) | Role::AskedToPublish(stream) = self.role {
+                if let StreamState::Publishing(stream) | StreamState::PublishRequested(stream) = self.state {
                     self.end(stream);
                 }
             }
@@ -311,13 +311,15 @@ impl ServerSession {
                 let (out, chunk_size) = self.wire.out();
                 Status::new("error", "NetStream.Seek.Failed", "The stream is live.").write(out, chunk_size, stream);
             }
-            PEER_COMMAND if matches!(self.role, Role::Publishes(_)) => {
-                let offer = PeerOffer::from_properties(|key| argument.and_then(|object| text(property(object, key))));
+            PEER_COMMAND if matches!(self.state, StreamState::Publishing(_)) => {
+                let offer =
+                    PeerAdvertisement::from_properties(|key| argument.and_then(|object| text(property(object, key))));
                 self.events.extend(offer.map(|offer| ServerEvent::Message(Message::Peer(offer))));
             }
-            STAMPS_COMMAND if matches!(self.role, Role::Publishes(_)) => {
-                let told = Told::from_properties(|key| argument.and_then(|object| text(property(object, key))));
-                self.events.extend(told.map(|told| ServerEvent::Message(Message::Stamps(told))));
+            TIMING_COMMAND if matches!(self.state, StreamState::Publishing(_)) => {
+                let timing =
+                    PublisherTiming::from_properties(|key| argument.and_then(|object| text(property(object, key))));
+                self.events.extend(timing.map(|timing| ServerEvent::Message(Message::Timing(timing))));
             }
             // Hints, and answers to what we did not ask.
             "receiveAudio" | "receiveVideo" | "_result" | "_error" | "onStatus" => {}
@@ -391,14 +393,14 @@ impl ServerSession {
         Ok(())
     }
 
-    fn ask(&mut self, stream: u32, name: Option<&str>, role: Role) -> Result<(), Error> {
+    fn request_stream(&mut self, stream: u32, name: Option<&str>, state: StreamState) -> Result<(), Error> {
         let Some(connect) = &self.connected else { unreachable!("commands before connect are refused") };
-        let publish = matches!(role, Role::AskedToPublish(_));
+        let publish = matches!(state, StreamState::PublishRequested(_));
         let Some(name) = name else {
             let command = if publish { "publish" } else { "play" };
             return Err(Error::Amf { command, source: amf::Error::Shape("it has no name") });
         };
-        if self.role != Role::None {
+        if self.state != StreamState::Idle {
             return Err(Error::Protocol { what: "the client publishes or plays twice on one connection" });
         }
         if !self.streams.contains(&stream) {
@@ -415,26 +417,30 @@ impl ServerSession {
         let (name, more) = url::split_query(name);
         let mut query = connect.query.clone();
         query.extend(more);
-        let ask = Ask {
+        let request = StreamRequest {
             app: connect.app.clone(),
             name: name.trim_matches('/').to_owned(),
             query,
             tc_url: connect.tc_url.clone(),
             agent: connect.agent.clone(),
         };
-        self.role = role;
-        self.events.push_back(if publish { ServerEvent::Publish(ask) } else { ServerEvent::Play(ask) });
+        self.state = state;
+        self.events.push_back(if publish { ServerEvent::Publish(request) } else { ServerEvent::Play(request) });
         Ok(())
     }
 
     /// The role on `stream` is over; the connection may take another.
     fn end(&mut self, stream: u32) {
-        let event = match self.role {
-            Role::Publishes(s) | Role::AskedToPublish(s) if s == stream => ServerEvent::Message(Message::EndOfStream),
-            Role::Plays(s) | Role::AskedToPlay(s) if s == stream => ServerEvent::Player(PlayerEvent::Close),
+        let event = match self.state {
+            StreamState::Publishing(s) | StreamState::PublishRequested(s) if s == stream => {
+                ServerEvent::Message(Message::EndOfStream)
+            }
+            StreamState::Playing(s) | StreamState::PlayRequested(s) if s == stream => {
+                ServerEvent::Player(PlayerEvent::Close)
+            }
             _ => return,
         };
-        self.role = Role::None;
+        self.state = StreamState::Idle;
         self.events.push_back(event);
     }
 

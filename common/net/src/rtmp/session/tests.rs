@@ -10,7 +10,7 @@ use super::*;
 use crate::rtmp::amf::{self, Value};
 use crate::rtmp::chunk::{self, RawMessage, Reader, kind};
 use crate::rtmp::framing::{self, PLAY_CHUNK_SIZE};
-use crate::rtmp::{Error, Limits, Message, Metadata, PeerOffer, Resume, Tickets, Told, url};
+use crate::rtmp::{Error, Limits, Message, Metadata, PeerAdvertisement, PublisherTiming, Resume, TicketIssuer, url};
 use crate::trust::Pin;
 
 /// A client by hand: handshaken, and nothing else.
@@ -100,7 +100,7 @@ fn settle(client: &mut ClientSession, server: &mut ServerSession) -> Result<(), 
     }
 }
 
-fn pair(goal: Goal, text: &str) -> (ClientSession, ServerSession) {
+fn pair(goal: ClientRole, text: &str) -> (ClientSession, ServerSession) {
     let limits = Limits::default();
     let client = ClientSession::new(goal, url::parse(text).unwrap(), "test".into(), &limits);
     (client, ServerSession::new(&limits))
@@ -108,10 +108,10 @@ fn pair(goal: Goal, text: &str) -> (ClientSession, ServerSession) {
 
 #[test]
 fn publish_and_resume() {
-    let (mut client, mut server) = pair(Goal::Publish, "rtmp://h/live/x/key?token=a%20b");
+    let (mut client, mut server) = pair(ClientRole::Publish, "rtmp://h/live/x/key?token=a%20b");
     settle(&mut client, &mut server).unwrap();
     let Some(ServerEvent::Publish(ask)) = server.event() else { panic!("no publish") };
-    let expected = Ask {
+    let expected = StreamRequest {
         app: "live/x".into(),
         name: "key".into(),
         query: vec![("token".into(), "a b".into())],
@@ -121,27 +121,27 @@ fn publish_and_resume() {
     assert_eq!(ask, expected);
     assert!(!format!("{ask:?} {server:?} {client:?}").contains("key"), "keys stay out of logs");
     // OBS with the key in the server's URL, and nothing as the key.
-    let misplaced = Ask { app: "live/sekrit".into(), name: String::new(), ..ask };
+    let misplaced = StreamRequest { app: "live/sekrit".into(), name: String::new(), ..ask };
     assert!(!format!("{misplaced:?}").contains("sekrit"));
     let resume = Resume { epoch: Epoch(9), have: vec![(TrackId::VIDEO, Timestamp::from_millis(77))] };
-    let tickets = Tickets { stream: "show".into(), key: "07".repeat(32).parse().unwrap() };
-    server.accept_publish(Some(&resume), Some(&tickets));
+    let ticket_issuer = TicketIssuer { stream: "show".into(), key: "07".repeat(32).parse().unwrap() };
+    server.accept_publish(Some(&resume), Some(&ticket_issuer));
     settle(&mut client, &mut server).unwrap();
-    assert_eq!(client.event(), Some(ClientEvent::Started { resume: Some(resume), tickets: Some(tickets) }));
+    assert_eq!(client.event(), Some(ClientEvent::Started { resume: Some(resume), ticket_issuer: Some(ticket_issuer) }));
     assert!(client.server_is_nearcast() && client.message_stream() == 1);
 
     let address = "192.0.2.1:4444".parse().unwrap();
-    let offer = PeerOffer { pin: Pin::of(b"x"), secret: [7; 16], addresses: vec![address] };
-    client.offer_peer(&offer);
+    let offer = PeerAdvertisement { pin: Pin::of(b"x"), secret: [7; 16], addresses: vec![address] };
+    client.advertise_peer(&offer);
     settle(&mut client, &mut server).unwrap();
     assert_eq!(server.event(), Some(ServerEvent::Message(Message::Peer(offer))));
 
     let (sent, read) = (WallClock::from_micros(1_000), WallClock::from_micros(2_000));
-    let told = Told { sent, server: None, epoch: Epoch(9), units: Vec::new() };
-    client.tell_stamps(&told);
+    let told = PublisherTiming { sent, server: None, epoch: Epoch(9), units: Vec::new() };
+    client.send_timing(&told);
     settle(&mut client, &mut server).unwrap();
-    assert_eq!(server.event(), Some(ServerEvent::Message(Message::Stamps(told))));
-    server.answer_stamps(sent, read);
+    assert_eq!(server.event(), Some(ServerEvent::Message(Message::Timing(told))));
+    server.answer_timing(sent, read);
     settle(&mut client, &mut server).unwrap();
     let Some(ClientEvent::Clock(exchange)) = client.event() else { panic!("no clock") };
     assert_eq!((exchange.sent, exchange.received, exchange.answered), (sent, read, read));
@@ -156,13 +156,13 @@ fn publish_and_resume() {
 
 #[test]
 fn play_and_end() {
-    let (mut client, mut server) = pair(Goal::Play, "rtmp://h/live/show?nearcastEpoch=0");
+    let (mut client, mut server) = pair(ClientRole::Play, "rtmp://h/live/show?nearcastEpoch=0");
     settle(&mut client, &mut server).unwrap();
     let Some(ServerEvent::Play(ask)) = server.event() else { panic!("no play") };
     assert_eq!((ask.name.as_str(), ask.query), ("show", vec![("nearcastEpoch".into(), "0".into())]));
     server.accept_play();
     settle(&mut client, &mut server).unwrap();
-    assert_eq!(client.event(), Some(ClientEvent::Started { resume: None, tickets: None }));
+    assert_eq!(client.event(), Some(ClientEvent::Started { resume: None, ticket_issuer: None }));
     let metadata = Metadata {
         values: [("custom".to_owned(), Scalar::Boolean(true))].into(),
         epoch: Some(Epoch(3)),
@@ -229,7 +229,7 @@ fn what_a_client_calls_itself_is_cut() {
 
 #[test]
 fn refusal_redacts_the_key() {
-    let (mut client, mut server) = pair(Goal::Publish, "rtmp://h/live/sekrit?pass=hush");
+    let (mut client, mut server) = pair(ClientRole::Publish, "rtmp://h/live/sekrit?pass=hush");
     settle(&mut client, &mut server).unwrap();
     server.reject("NetStream.Publish.BadName", "Stream sekrit?pass=hush (sekrit, pass=hush) is\x1b[31m taken");
     let error = settle(&mut client, &mut server).unwrap_err();
@@ -532,7 +532,7 @@ proptest! {
         }
         let mut server = ServerSession::new(&Limits::default());
         let _ = bytes.chunks(cut).try_for_each(|piece| server.input(piece));
-        let (mut client, _) = pair(Goal::Play, "rtmp://h/a/b");
+        let (mut client, _) = pair(ClientRole::Play, "rtmp://h/a/b");
         let opening = vec![3; 1 + 1536 + 1536];
         client.input(&opening).unwrap();
         let _ = bytes.chunks(cut).try_for_each(|piece| client.input(piece));

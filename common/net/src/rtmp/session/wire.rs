@@ -57,16 +57,16 @@ impl Wire {
     }
 
     /// Counts `bytes`, and passes them through the handshake while that lasts. Returns what comes after it.
-    pub(super) fn arrive(&mut self, bytes: &[u8]) -> Result<Arrived, Error> {
+    pub(super) fn receive(&mut self, bytes: &[u8]) -> Result<Input, Error> {
         self.received += bytes.len() as u64;
-        let Some(handshake) = &mut self.handshake else { return Ok(Arrived::Chunks) };
+        let Some(handshake) = &mut self.handshake else { return Ok(Input::Chunks) };
         let (reply, over) = handshake.input(bytes)?;
         self.out.extend_from_slice(&reply);
         Ok(match over {
-            None => Arrived::Nothing,
+            None => Input::Handshake,
             Some(rest) => {
                 self.handshake = None;
-                Arrived::Handshaken(rest)
+                Input::HandshakeDone(rest)
             }
         })
     }
@@ -108,7 +108,7 @@ impl Wire {
     ///
     /// # Errors
     /// [`Error::Limit`] if the peer makes us answer more than [`MAX_PENDING`] without reading any of it.
-    pub(super) fn settle(&mut self) -> Result<(), Error> {
+    pub(super) fn acknowledge(&mut self) -> Result<(), Error> {
         if self.handshake.is_none() && self.received - self.acknowledged >= self.window {
             self.acknowledged = self.received;
             command::control(&mut self.out, self.chunk_size, kind::ACKNOWLEDGEMENT, self.received as u32);
@@ -147,11 +147,11 @@ impl Wire {
 }
 
 /// Where arriving bytes belong.
-pub(super) enum Arrived {
+pub(super) enum Input {
     /// The handshake took them.
-    Nothing,
+    Handshake,
     /// The handshake ended; these are the bytes after it.
-    Handshaken(Vec<u8>),
+    HandshakeDone(Vec<u8>),
     /// The chunk stream.
     Chunks,
 }
