@@ -18,7 +18,7 @@ use media::latency::{MAX_UNITS, Stage, TimingReport};
 use media::live_window::ReadBatch;
 use media::{AccessUnit, Cursor, LiveWindow, Timestamp, TrackKind};
 use net::discovery::{Announcer, AnnouncerOptions, own_addresses};
-use net::relay::{self, Allowed, Proof, RefusalCode, Request, Side};
+use net::relay::{self, Grant, Proof, RefusalCode, Request, Side};
 use net::rtmp::{PeerAdvertisement, TicketIssuer};
 use net::trust::{self, Code, Gate, Identity, pairing, tls};
 use parking_lot::Mutex;
@@ -371,7 +371,7 @@ impl relay::Source for Feed {
         self.peer.broadcast.changed().borrow().ended
     }
 
-    fn allow(&self, kind: TrackKind, wanted: usize, queueing: Duration) -> Allowed {
+    fn allow(&self, kind: TrackKind, wanted: usize, queueing: Duration) -> Grant {
         self.peer.upload.ask(self.id, wanted, kind == TrackKind::Audio, queueing)
     }
 

@@ -13,7 +13,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
-use net::relay::Allowed;
+use net::relay::Grant;
 
 use crate::taken::Taken;
 
@@ -208,7 +208,7 @@ impl Share {
     }
 
     /// Asks for a viewer whose packets wait for `queueing` on their way. A unit that may not be cut (`whole`) goes a little in advance.
-    pub(super) fn ask(&mut self, id: u64, wanted: usize, whole: bool, queueing: Duration, now: Instant) -> Allowed {
+    pub(super) fn ask(&mut self, id: u64, wanted: usize, whole: bool, queueing: Duration, now: Instant) -> Grant {
         if let Some(viewer) = self.viewers.get_mut(&id) {
             viewer.longest = viewer.longest.max(queueing.as_secs_f64());
             if queueing > QUEUE {
@@ -218,22 +218,22 @@ impl Share {
         self.update(now);
         self.divide(now);
         let sharing = self.sharing();
-        let Some(viewer) = self.viewers.get_mut(&id) else { return Allowed::Bytes(wanted) };
+        let Some(viewer) = self.viewers.get_mut(&id) else { return Grant::Bytes(wanted) };
         let Some(link) = self.link.filter(|_| viewer.shares) else {
             viewer.sent += wanted as f64;
-            return Allowed::Bytes(wanted);
+            return Grant::Bytes(wanted);
         };
         let part = (link - self.push.rate).max(LEAST) / sharing;
         let needed = if whole { -part * ADVANCE.as_secs_f64() } else { PIECE.min(wanted as f64) };
         if viewer.tokens < needed {
             (viewer.was_short, viewer.short) = (true, Some(now));
             let wait = Duration::from_secs_f64((needed - viewer.tokens) / part);
-            return Allowed::After(wait.clamp(SHORTEST, LONGEST));
+            return Grant::RetryAfter(wait.clamp(SHORTEST, LONGEST));
         }
         let granted = if whole { wanted } else { wanted.min(viewer.tokens as usize) };
         viewer.tokens -= granted as f64;
         viewer.sent += granted as f64;
-        Allowed::Bytes(granted)
+        Grant::Bytes(granted)
     }
 
     fn sharing(&self) -> f64 {

@@ -205,8 +205,8 @@ fn run(setting: &Setting) -> Outcome {
                     break;
                 }
                 match share.ask(n as u64, wanted, of_sound && lane.again == 0, queueing, at(now)) {
-                    Allowed::After(wait) => lane.ready = now + (wait.as_millis() as u64).max(1),
-                    Allowed::Bytes(bytes) => {
+                    Grant::RetryAfter(wait) => lane.ready = now + (wait.as_millis() as u64).max(1),
+                    Grant::Bytes(bytes) => {
                         let (mut ends_idr, mut ends_picture) = (false, false);
                         if lane.again > 0 {
                             lane.again -= bytes;

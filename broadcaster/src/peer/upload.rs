@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use net::relay::Allowed;
+use net::relay::Grant;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
@@ -116,19 +116,19 @@ impl Upload {
     }
 
     /// Asks for a viewer. `whole` says that a unit may not be cut.
-    pub(super) fn ask(&self, id: u64, wanted: usize, whole: bool, queueing: Duration) -> Allowed {
+    pub(super) fn ask(&self, id: u64, wanted: usize, whole: bool, queueing: Duration) -> Grant {
         let now = Instant::now();
         let limits = &mut *self.0.lock();
         let Some(user) = &mut limits.user else { return limits.share.ask(id, wanted, whole, queueing, now) };
         let most = match user.look(wanted, whole, now) {
-            Allowed::Bytes(most) => most,
-            wait @ Allowed::After(_) => {
+            Grant::Bytes(most) => most,
+            wait @ Grant::RetryAfter(_) => {
                 limits.share.kept_waiting(id, now);
                 return wait;
             }
         };
         let allowed = limits.share.ask(id, most, whole, queueing, now);
-        if let Allowed::Bytes(bytes) = allowed {
+        if let Grant::Bytes(bytes) = allowed {
             user.tokens -= bytes as f64;
         }
         allowed
@@ -141,7 +141,7 @@ impl Bucket {
     }
 
     /// What could be taken.
-    fn look(&mut self, wanted: usize, whole: bool, now: Instant) -> Allowed {
+    fn look(&mut self, wanted: usize, whole: bool, now: Instant) -> Grant {
         let passed = now.saturating_duration_since(self.filled).as_secs_f64();
         self.filled = now;
         let burst = self.rate * BURST.as_secs_f64();
@@ -149,9 +149,9 @@ impl Bucket {
         let needed = if whole { 0.0 } else { PIECE.min(wanted as f64).min(burst) };
         if self.tokens < needed {
             let wait = Duration::from_secs_f64(((needed - self.tokens) / self.rate).min(LONGEST.as_secs_f64()));
-            return Allowed::After(wait.max(SHORTEST));
+            return Grant::RetryAfter(wait.max(SHORTEST));
         }
-        Allowed::Bytes(if whole { wanted } else { wanted.min(self.tokens as usize).max(1) })
+        Grant::Bytes(if whole { wanted } else { wanted.min(self.tokens as usize).max(1) })
     }
 }
 
@@ -176,19 +176,19 @@ mod tests {
         let mut bucket = Bucket::new(100_000.0, start);
         let mut take = |wanted, whole, millis| {
             let allowed = bucket.look(wanted, whole, start + Duration::from_millis(millis));
-            if let Allowed::Bytes(bytes) = allowed {
+            if let Grant::Bytes(bytes) = allowed {
                 bucket.tokens -= bytes as f64;
             }
             allowed
         };
-        assert_eq!(take(60_000, false, 0), Allowed::Bytes(50_000));
-        assert_eq!(take(10_000, false, 0), Allowed::After(Duration::from_millis(12)));
-        assert_eq!(take(10_000, false, 12), Allowed::Bytes(1200));
+        assert_eq!(take(60_000, false, 0), Grant::Bytes(50_000));
+        assert_eq!(take(10_000, false, 0), Grant::RetryAfter(Duration::from_millis(12)));
+        assert_eq!(take(10_000, false, 12), Grant::Bytes(1200));
         // Sound is not cut; what comes after it pays for it.
-        assert_eq!(take(10_000, true, 12), Allowed::Bytes(10_000));
-        assert_eq!(take(300, true, 12), Allowed::After(Duration::from_millis(100)));
+        assert_eq!(take(10_000, true, 12), Grant::Bytes(10_000));
+        assert_eq!(take(300, true, 12), Grant::RetryAfter(Duration::from_millis(100)));
         // A long pause saves up no more than a burst.
-        assert_eq!(take(60_000, false, 60_000), Allowed::Bytes(50_000));
+        assert_eq!(take(60_000, false, 60_000), Grant::Bytes(50_000));
     }
 
     #[test]
@@ -200,7 +200,7 @@ mod tests {
         upload.left_out(0);
         assert!(viewers.iter().all(|(_, room)| *room.borrow()));
         // Now it is the limit.
-        while matches!(upload.ask(0, 100_000, false, Duration::ZERO), Allowed::Bytes(_)) {}
+        while matches!(upload.ask(0, 100_000, false, Duration::ZERO), Grant::Bytes(_)) {}
         upload.left_out(0);
         assert_eq!(viewers.map(|(_, room)| *room.borrow()), [true, false]);
     }
@@ -211,9 +211,9 @@ mod tests {
         let (id, _) = upload.join();
         upload.flows(id, true);
         for _ in 0..10_000 {
-            assert_eq!(upload.ask(id, 100_000, false, Duration::from_millis(50)), Allowed::Bytes(100_000));
+            assert_eq!(upload.ask(id, 100_000, false, Duration::from_millis(50)), Grant::Bytes(100_000));
         }
         upload.leave(id);
-        assert_eq!(upload.ask(id, 1, false, Duration::ZERO), Allowed::Bytes(1), "whoever has left is not waited for");
+        assert_eq!(upload.ask(id, 1, false, Duration::ZERO), Grant::Bytes(1), "whoever has left is not waited for");
     }
 }

@@ -211,18 +211,18 @@ pub fn relay_group(data: &[u8]) {
     if first & 1 == 1 {
         let mut buffer = BytesMut::from(data);
         while let Ok(Some(message)) = wire::take_message(&mut buffer) {
-            let (ask, reply) = (wire::ask(message.clone()), wire::reply(message));
+            let (ask, reply) = (wire::client_message(message.clone()), wire::server_message(message));
             // What is read is written, and read again as the same.
             let mut again = BytesMut::new();
             if let Ok(ask) = ask {
                 ask.encode(&mut again);
                 let message = wire::take_message(&mut again).expect("our own message").expect("all of it");
-                assert_eq!(wire::ask(message), Ok(ask));
+                assert_eq!(wire::client_message(message), Ok(ask));
             }
             if let Ok(reply) = reply {
                 reply.encode(&mut again);
                 let message = wire::take_message(&mut again).expect("our own message").expect("all of it");
-                assert_eq!(wire::reply(message), Ok(reply));
+                assert_eq!(wire::server_message(message), Ok(reply));
             }
         }
         return;
@@ -232,7 +232,7 @@ pub fn relay_group(data: &[u8]) {
         reader.push(piece);
         while let Ok(Some(arrived)) = reader.unit() {
             assert_eq!(arrived.unit.epoch, arrived.catalog.epoch);
-            assert!(arrived.after.is_none_or(|after| after <= arrived.unit.dts));
+            assert!(arrived.predecessor_dts.is_none_or(|after| after <= arrived.unit.dts));
         }
     }
 }

@@ -225,7 +225,7 @@ fn relay(server: &Runtime, viewers: &Runtime, count: usize) -> Result<(Outlet, W
                 match subscription.next().await? {
                     Event::Unit(arrived) => receipts.push(Receipt::of(&arrived.unit.payload)),
                     // What it lost is missing in the count.
-                    Event::Gap(_) | Event::Stamps { .. } | Event::Room(_) => {}
+                    Event::Gap(_) | Event::Timing { .. } | Event::Capacity(_) => {}
                     Event::Ended => return Ok(receipts),
                 }
             }

@@ -102,21 +102,21 @@ pub(super) async fn run(
             event = subscription.next() => event.map_err(failed)?,
             () = sleep_until(pace.next), if flows => {
                 pace.asked();
-                subscription.ask_stamps(stamps::subject(position)).await.map_err(failed)?;
+                subscription.request_timing(stamps::subject(position)).await.map_err(failed)?;
                 continue;
             }
         };
         let report = match event {
-            Event::Unit(arrived) => Report::Unit(arrived.catalog, arrived.unit, arrived.after),
+            Event::Unit(arrived) => Report::Unit(arrived.catalog, arrived.unit, arrived.predecessor_dts),
             Event::Gap(track) => {
                 debug!(%track, "units were given up on the way");
                 Report::Gap
             }
-            Event::Stamps { report, asked, came } => {
-                let exchange = stamps::exchange(&report, asked, came);
+            Event::Timing { report, requested_at, received_at } => {
+                let exchange = stamps::exchange(&report, requested_at, received_at);
                 Report::Stamps(Box::new(report), exchange)
             }
-            Event::Room(has_room) => {
+            Event::Capacity(has_room) => {
                 debug!(address = target.address, has_room, "told of room");
                 Report::Room(has_room)
             }

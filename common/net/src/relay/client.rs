@@ -13,28 +13,28 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::Error;
-use super::reassembly::{Item, Out, Reassembly};
-use super::wire::{self, Arrived, Ask, GroupHeader, GroupReader, Proof, Reply, Start};
+use super::reassembly::{GroupInput, Reassembly, ReorderOutput};
+use super::wire::{self, ClientMessage, GroupHeader, GroupReader, Proof, ReceivedUnit, ServerMessage, Start};
 
 /// What a subscription brings.
 #[derive(Clone, Debug)]
 pub enum Event {
     /// The next unit of its track.
-    Unit(Arrived),
+    Unit(ReceivedUnit),
     /// Units of this track were given up on the way: what comes next does not follow.
     Gap(TrackId),
     /// Whether the server has room for this subscription; without, it had better be stopped until there is.
-    Room(bool),
+    Capacity(bool),
     /// The broadcast is over; nothing follows.
     Ended,
-    /// The answer to [`ask_stamps`](Subscription::ask_stamps).
-    Stamps {
+    /// The answer to [`request_timing`](Subscription::request_timing).
+    Timing {
         /// What it says.
         report: TimingReport,
         /// When it was asked for.
-        asked: Instant,
+        requested_at: Instant,
         /// When it came.
-        came: Instant,
+        received_at: Instant,
     },
 }
 
@@ -50,7 +50,7 @@ pub struct Subscription {
     proof: Option<[u8; 32]>,
     has_ended: bool,
     /// When stamps were asked for that have not come yet.
-    asked: Option<Instant>,
+    timing_requested_at: Option<Instant>,
     /// What all groups together may still hold of payload.
     room: Arc<Semaphore>,
     _tasks: JoinSet<()>,
@@ -60,10 +60,10 @@ pub struct Subscription {
 #[derive(Debug)]
 enum Arrival {
     /// With the room that it takes.
-    Group(GroupHeader, Item, Option<OwnedSemaphorePermit>),
+    Group(GroupHeader, GroupInput, Option<OwnedSemaphorePermit>),
     Ended,
-    Room(bool),
-    Stamps(TimingReport, Instant),
+    Capacity(bool),
+    Timing(TimingReport, Instant),
     Failed(Error),
 }
 
@@ -71,21 +71,21 @@ enum Arrival {
 /// then the caller checks [`Subscription::proof`].
 ///
 /// # Errors
-/// [`Error::Refused`], [`Error::Timeout`] after [`ANSWER`], and those of the connection.
+/// [`Error::Refused`], [`Error::Timeout`] after [`RESPONSE_TIMEOUT`], and those of the connection.
 pub async fn subscribe(connection: Connection, name: &str, proof: Proof) -> Result<Subscription, Error> {
     let answered = async {
         let (mut send, mut recv) = connection.open_bi().await?;
-        write(&mut send, &Ask::Subscribe { name: name.to_owned(), proof }).await?;
+        write(&mut send, &ClientMessage::Subscribe { name: name.to_owned(), proof }).await?;
         let mut buffer = BytesMut::new();
-        match next_reply(&mut recv, &mut buffer).await? {
-            Some(Reply::Accepted { proof }) => Ok((send, recv, buffer, proof)),
-            Some(Reply::Refused { code, reason }) => Err(Error::Refused { code, reason }),
+        match next_message(&mut recv, &mut buffer).await? {
+            Some(ServerMessage::Accepted { proof }) => Ok((send, recv, buffer, proof)),
+            Some(ServerMessage::Refused { code, reason }) => Err(Error::Refused { code, reason }),
             Some(_) => Err(Error::Protocol(wire::Error::Unknown { what: "first reply", value: 0 })),
             None => Err(Error::Closed { waiting_for: "the answer to subscribe" }),
         }
     };
-    let timed_out = Err(Error::Timeout { waiting_for: "answer to subscribe", after: ANSWER });
-    let (send, recv, buffer, proof) = timeout(ANSWER, answered).await.unwrap_or(timed_out)?;
+    let timed_out = Err(Error::Timeout { waiting_for: "answer to subscribe", after: RESPONSE_TIMEOUT });
+    let (send, recv, buffer, proof) = timeout(RESPONSE_TIMEOUT, answered).await.unwrap_or(timed_out)?;
     let generation = Arc::new(AtomicU32::new(0));
     let (arrived, arrivals) = mpsc::channel(ARRIVALS);
     let mut tasks = JoinSet::new();
@@ -102,7 +102,7 @@ pub async fn subscribe(connection: Connection, name: &str, proof: Proof) -> Resu
         reassembly,
         proof,
         has_ended: false,
-        asked: None,
+        timing_requested_at: None,
         room,
         _tasks: tasks,
     })
@@ -117,7 +117,7 @@ impl Subscription {
         let generation = self.generation.load(Ordering::Relaxed).wrapping_add(1);
         self.generation.store(generation, Ordering::Relaxed);
         self.reassembly.start(generation);
-        write(&mut self.send, &Ask::Start { generation, at }).await
+        write(&mut self.send, &ClientMessage::Start { generation, at }).await
     }
 
     /// Has it send nothing until the next start.
@@ -128,7 +128,7 @@ impl Subscription {
         let generation = self.generation.load(Ordering::Relaxed).wrapping_add(1);
         self.generation.store(generation, Ordering::Relaxed);
         self.reassembly.start(generation);
-        write(&mut self.send, &Ask::Stop).await
+        write(&mut self.send, &ClientMessage::Stop).await
     }
 
     /// Asks how units came to the server, up to the one at `at` or to the newest, and what its clock shows. A server that notes no stamps does not
@@ -136,9 +136,9 @@ impl Subscription {
     ///
     /// # Errors
     /// Those of writing.
-    pub async fn ask_stamps(&mut self, at: Option<Timestamp>) -> Result<(), Error> {
-        self.asked = Some(Instant::now());
-        write(&mut self.send, &Ask::Stamps { at }).await
+    pub async fn request_timing(&mut self, at: Option<Timestamp>) -> Result<(), Error> {
+        self.timing_requested_at = Some(Instant::now());
+        write(&mut self.send, &ClientMessage::Timing { at }).await
     }
 
     /// The next event. Cancel safe.
@@ -148,8 +148,8 @@ impl Subscription {
     pub async fn next(&mut self) -> Result<Event, Error> {
         loop {
             match self.reassembly.pop() {
-                Some(Out::Unit(unit)) => return Ok(Event::Unit(unit)),
-                Some(Out::Gap(track)) => return Ok(Event::Gap(track)),
+                Some(ReorderOutput::Unit(unit)) => return Ok(Event::Unit(unit)),
+                Some(ReorderOutput::Gap(track)) => return Ok(Event::Gap(track)),
                 None => {}
             }
             match self.arrivals.recv().await {
@@ -158,12 +158,12 @@ impl Subscription {
                     // What reassembly holds it bounds by itself.
                     drop(room);
                 }
-                Some(Arrival::Stamps(report, came)) => {
+                Some(Arrival::Timing(report, received_at)) => {
                     // One that nobody asked for tells nothing of the clocks.
-                    let Some(asked) = self.asked.take() else { continue };
-                    return Ok(Event::Stamps { report, asked, came });
+                    let Some(requested_at) = self.timing_requested_at.take() else { continue };
+                    return Ok(Event::Timing { report, requested_at, received_at });
                 }
-                Some(Arrival::Room(has_room)) => return Ok(Event::Room(has_room)),
+                Some(Arrival::Capacity(has_room)) => return Ok(Event::Capacity(has_room)),
                 Some(Arrival::Ended) => self.has_ended = true,
                 Some(Arrival::Failed(_)) | None if self.has_ended => return Ok(Event::Ended),
                 Some(Arrival::Failed(error)) => return Err(error),
@@ -207,13 +207,13 @@ pub fn exporter(connection: &Connection, label: &[u8]) -> Option<[u8; 32]> {
 
 async fn read_control(mut recv: RecvStream, mut buffer: BytesMut, arrived: mpsc::Sender<Arrival>) {
     loop {
-        let arrival = match next_reply(&mut recv, &mut buffer).await {
-            Ok(Some(Reply::Dropped { generation, track, sequence })) => {
-                Arrival::Group(GroupHeader { generation, track, sequence }, Item::Broken, None)
+        let arrival = match next_message(&mut recv, &mut buffer).await {
+            Ok(Some(ServerMessage::Dropped { generation, track, sequence })) => {
+                Arrival::Group(GroupHeader { generation, track, sequence }, GroupInput::Reset, None)
             }
-            Ok(Some(Reply::Ended)) => Arrival::Ended,
-            Ok(Some(Reply::Room(has_room))) => Arrival::Room(has_room),
-            Ok(Some(Reply::Stamps(report))) => Arrival::Stamps(report, Instant::now()),
+            Ok(Some(ServerMessage::Ended)) => Arrival::Ended,
+            Ok(Some(ServerMessage::Capacity(has_room))) => Arrival::Capacity(has_room),
+            Ok(Some(ServerMessage::Timing(report))) => Arrival::Timing(report, Instant::now()),
             Ok(Some(_)) => continue,
             // The streams tell the rest.
             Ok(None) => return,
@@ -258,9 +258,9 @@ async fn read_group(mut stream: RecvStream, shared: Shared) {
     let result = group(&mut stream, &mut reader, &shared).await;
     let header = reader.header().ok().flatten();
     let last = match (result, header) {
-        (Ok(true), Some(header)) => Arrival::Group(header, Item::Whole, None),
+        (Ok(true), Some(header)) => Arrival::Group(header, GroupInput::Complete, None),
         // Reset, or the connection is lost. One whose header never came is told of on the control stream.
-        (Ok(false) | Err(Error::Read(_)), Some(header)) => Arrival::Group(header, Item::Broken, None),
+        (Ok(false) | Err(Error::Read(_)), Some(header)) => Arrival::Group(header, GroupInput::Reset, None),
         (Ok(_) | Err(Error::Read(_)), None) => return,
         (Err(error), _) => Arrival::Failed(error),
     };
@@ -286,7 +286,7 @@ async fn group(stream: &mut RecvStream, reader: &mut GroupReader, shared: &Share
         while let Some(unit) = reader.unit()? {
             // All that is no longer the reader's goes with the unit.
             let room = held.as_mut().and_then(|held| held.split(held.num_permits().saturating_sub(reader.held())));
-            if shared.arrived.send(Arrival::Group(header, Item::Unit(unit), room)).await.is_err() {
+            if shared.arrived.send(Arrival::Group(header, GroupInput::Unit(unit), room)).await.is_err() {
                 return Ok(false);
             }
         }
@@ -294,10 +294,10 @@ async fn group(stream: &mut RecvStream, reader: &mut GroupReader, shared: &Share
     Ok(reader.is_between_frames())
 }
 
-async fn next_reply(recv: &mut RecvStream, buffer: &mut BytesMut) -> Result<Option<Reply>, Error> {
+async fn next_message(recv: &mut RecvStream, buffer: &mut BytesMut) -> Result<Option<ServerMessage>, Error> {
     loop {
         if let Some(message) = wire::take_message(buffer)? {
-            return Ok(Some(wire::reply(message)?));
+            return Ok(Some(wire::server_message(message)?));
         }
         match recv.read_chunk(READ, true).await? {
             Some(chunk) => buffer.extend_from_slice(&chunk.bytes),
@@ -306,14 +306,14 @@ async fn next_reply(recv: &mut RecvStream, buffer: &mut BytesMut) -> Result<Opti
     }
 }
 
-async fn write(send: &mut SendStream, ask: &Ask) -> Result<(), Error> {
+async fn write(send: &mut SendStream, ask: &ClientMessage) -> Result<(), Error> {
     let mut bytes = BytesMut::new();
     ask.encode(&mut bytes);
     Ok(send.write_all(&bytes).await?)
 }
 
 /// From the connection to the answer.
-pub const ANSWER: Duration = Duration::from_secs(5);
+pub const RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);
 /// What is taken of a stream at once.
 const READ: usize = 64 << 10;
 /// Bytes of all groups together that are held for a unit that is not whole yet, or wait for the reader: twice the largest unit. Whoever

@@ -4,16 +4,16 @@
 //! as radio loses them, say nothing of a full link, and a window that each of them shrinks soon bears the stream no more. What does say that
 //! a link is full is a queue before it. So, once a round trip:
 //!
-//! - Where all packets have waited for longer than [`TARGET`] beyond the shortest way of the last seconds, twice in a row, the window becomes
+//! - Where all packets have waited for longer than [`TARGET_QUEUE_DELAY`] beyond the shortest way of the last seconds, twice in a row, the window becomes
 //!   what went through in the time of that way and half of such a wait, so that the queue drains. On an uneven path it may be a longer one.
 //! - A queue that stays, however little is sent, is another's: then its wait counts as part of the way, and the window is what it was.
-//! - Losses of more than [`HEAVY`] take a third of the window, but none of what gets through.
+//! - LossMeter of more than [`LOSS_THRESHOLD`] take a third of the window, but none of what gets through.
 //! - Where neither is so and the sender had to wait for the window, it grows: doubling at first, little where there is a queue, and faster
 //!   from round to round. It never shrinks because the sender has little to send.
 //!
 //! Of the same family as BBR and LEDBAT, but with nothing to be probed for by pauses: a stream that is near to live shows what the way is like
 //! without a queue all the while. Only one that fills its link for long lets the queue drain for a moment, when what it knows of the way
-//! gets old. quinn's own BBR bears losses as well, but sends nearly nothing any more where the link takes less than the stream for long.
+//! gets old. quinn's own BBR bears loss as well, but sends nearly nothing any more where the link takes less than the stream for long.
 
 use std::any::Any;
 use std::sync::Arc;
@@ -24,34 +24,34 @@ use quinn_proto::RttEstimator;
 
 /// See the module's text.
 #[derive(Clone, Debug)]
-pub(super) struct Live {
+pub(super) struct LowDelay {
     /// Bytes that may be under way.
     window: u64,
     mtu: u64,
     /// By how much of itself the window grows in a round.
-    step: f64,
-    base: Base,
+    growth: f64,
+    min_rtt_filter: MinRttFilter,
     round: Round,
-    losses: Losses,
+    loss: LossMeter,
     /// By how many seconds round trips of one round differ, in the mean: a queue of ours changes slowly, an uneven path from packet to packet.
-    spread: f64,
+    jitter: f64,
     /// Rounds in a row with too long a queue.
-    queued: u32,
+    queued_rounds: u32,
     /// How often the window was reduced since there was no queue, and what it was before.
-    cuts: u32,
+    reductions: u32,
     before: u64,
     /// What was sent from then on shows what a change has done.
-    settling: Option<Instant>,
-    has_settled: bool,
+    reduced_at: Option<Instant>,
+    reduction_acked: bool,
     /// What is known of the way without a queue is being forgotten.
-    is_stale: bool,
+    min_rtt_expired: bool,
     /// What the window was before it was reduced to see the way without a queue.
-    drained: Option<u64>,
+    window_before_drain: Option<u64>,
     /// Nothing is under way.
     is_idle: bool,
 }
 
-/// From a moment until a packet that was sent after it is acknowledged, and [`FEW`] are, or for [`LONGEST`].
+/// From a moment until a packet that was sent after it is acknowledged, and [`MIN_ROUND_PACKETS`] are, or for [`MAX_ROUND`].
 #[derive(Clone, Debug)]
 struct Round {
     began: Instant,
@@ -66,39 +66,39 @@ struct Round {
     is_limited: bool,
 }
 
-/// The shortest round trip of the last [`MEMORY`], or up to twice that.
+/// The shortest round trip of the last [`MIN_RTT_WINDOW`], or up to twice that.
 #[derive(Clone, Debug)]
-struct Base {
+struct MinRttFilter {
     before: Option<Duration>,
     now: Option<Duration>,
     since: Instant,
 }
 
-/// Bytes, since losses were last looked at.
+/// Bytes, since loss were last looked at.
 #[derive(Clone, Debug)]
-struct Losses {
+struct LossMeter {
     delivered: u64,
     lost: u64,
     since: Instant,
 }
 
-impl Live {
+impl LowDelay {
     pub(super) fn new(now: Instant, mtu: u16) -> Self {
         Self {
-            window: INITIAL,
+            window: INITIAL_WINDOW,
             mtu: mtu.into(),
-            step: 1.0,
-            base: Base { before: None, now: None, since: now },
+            growth: 1.0,
+            min_rtt_filter: MinRttFilter { before: None, now: None, since: now },
             round: Round::new(now),
-            losses: Losses { delivered: 0, lost: 0, since: now },
-            spread: 0.0,
-            queued: 0,
-            cuts: 0,
-            before: INITIAL,
-            settling: None,
-            has_settled: false,
-            is_stale: false,
-            drained: None,
+            loss: LossMeter { delivered: 0, lost: 0, since: now },
+            jitter: 0.0,
+            queued_rounds: 0,
+            reductions: 0,
+            before: INITIAL_WINDOW,
+            reduced_at: None,
+            reduction_acked: false,
+            min_rtt_expired: false,
+            window_before_drain: None,
             is_idle: true,
         }
     }
@@ -108,7 +108,7 @@ impl Live {
             // Pauses of the sender are no measure; what was seen of the way before them is.
             let before = std::mem::replace(&mut self.round, Round::new(now));
             if let Some(least) = before.least {
-                self.is_stale |= self.base.learn(least, now).1;
+                self.min_rtt_expired |= self.min_rtt_filter.update(least, now).1;
             }
         }
     }
@@ -122,8 +122,8 @@ impl Live {
         round.is_limited |= is_limited;
         round.packets += 1;
         round.has_returned |= sent >= round.began;
-        self.has_settled |= self.settling.is_some_and(|change| sent >= change);
-        self.losses.delivered += bytes;
+        self.reduction_acked |= self.reduced_at.is_some_and(|change| sent >= change);
+        self.loss.delivered += bytes;
     }
 
     fn acknowledged_all(&mut self, now: Instant, in_flight: u64) {
@@ -131,24 +131,24 @@ impl Live {
         if self.round.is_over(now) {
             let round = std::mem::replace(&mut self.round, Round::new(now));
             self.end(&round, now);
-            if std::mem::take(&mut self.has_settled) {
-                self.settling = None;
-                self.window = self.drained.take().unwrap_or_default().max(self.window);
+            if std::mem::take(&mut self.reduction_acked) {
+                self.reduced_at = None;
+                self.window = self.window_before_drain.take().unwrap_or_default().max(self.window);
             }
         }
     }
 
     /// `is_dead`: nothing at all came through for some round trips.
     fn lost(&mut self, now: Instant, bytes: u64, is_dead: bool) {
-        self.losses.lost += bytes;
+        self.loss.lost += bytes;
         if is_dead {
-            self.window = self.window.min(RESTART * self.mtu);
-            self.base = Base { before: None, now: None, since: now };
-            (self.step, self.cuts, self.queued, self.drained) = (1.0, 0, 0, None);
-        } else if bytes == 0 && self.settling.is_none() {
+            self.window = self.window.min(RESTART_WINDOW_PACKETS * self.mtu);
+            self.min_rtt_filter = MinRttFilter { before: None, now: None, since: now };
+            (self.growth, self.reductions, self.queued_rounds, self.window_before_drain) = (1.0, 0, 0, None);
+        } else if bytes == 0 && self.reduced_at.is_none() {
             // A router's mark (RFC 3168): a queue, though no packet had to be lost for it.
-            self.shrink_to(self.window as f64 * MARKED);
-            self.settling = Some(now);
+            self.shrink_to(self.window as f64 * ECN_BETA);
+            self.reduced_at = Some(now);
         }
     }
 
@@ -156,65 +156,66 @@ impl Live {
         let Some(least) = round.least else { return };
         let took = now.saturating_duration_since(round.began).max(Duration::from_millis(1));
         let rate = round.acknowledged as f64 / took.as_secs_f64();
-        let (base, forgets) = self.base.learn(least, now);
-        let is_stale = self.is_stale || forgets;
-        self.is_stale = is_stale;
-        self.spread += ((round.most - least).as_secs_f64() - self.spread) / 8.0;
-        let is_lossy = self.losses.are_heavy(self.mtu, now);
-        if self.settling.is_some() {
+        let (min_rtt, forgets) = self.min_rtt_filter.update(least, now);
+        let min_rtt_expired = self.min_rtt_expired || forgets;
+        self.min_rtt_expired = min_rtt_expired;
+        self.jitter += ((round.most - least).as_secs_f64() - self.jitter) / 8.0;
+        let is_lossy = self.loss.is_heavy_loss(self.mtu, now);
+        if self.reduced_at.is_some() {
             return;
         }
-        self.is_stale = false;
-        if is_stale && round.is_limited && least > base + TARGET / 4 {
-            self.drained = Some(self.window);
-            self.shrink_to(rate * base.as_secs_f64());
-            self.settling = Some(now);
+        self.min_rtt_expired = false;
+        if min_rtt_expired && round.is_limited && least > min_rtt + TARGET_QUEUE_DELAY / 4 {
+            self.window_before_drain = Some(self.window);
+            self.shrink_to(rate * min_rtt.as_secs_f64());
+            self.reduced_at = Some(now);
             return;
         }
         // Fewer packets than the least window must not be asked for.
-        let uneven = (self.spread / 2.0).min(TARGET.as_secs_f64());
-        let tolerated = (TARGET.as_secs_f64() + uneven).max(1.5 * (LEAST * self.mtu) as f64 / rate.max(1.0));
-        let passes = rate * (base + TARGET / 2).as_secs_f64();
-        if (least - base).as_secs_f64() > tolerated {
-            self.queued += 1;
-            if self.queued >= SEEN {
-                self.cut(passes, least, now);
+        let uneven = (self.jitter / 2.0).min(TARGET_QUEUE_DELAY.as_secs_f64());
+        let tolerated = (TARGET_QUEUE_DELAY.as_secs_f64() + uneven)
+            .max(1.5 * (MIN_WINDOW_PACKETS * self.mtu) as f64 / rate.max(1.0));
+        let passes = rate * (min_rtt + TARGET_QUEUE_DELAY / 2).as_secs_f64();
+        if (least - min_rtt).as_secs_f64() > tolerated {
+            self.queued_rounds += 1;
+            if self.queued_rounds >= QUEUE_ROUNDS {
+                self.on_queue(passes, least, now);
             }
             return;
         }
-        (self.queued, self.cuts) = (0, 0);
+        (self.queued_rounds, self.reductions) = (0, 0);
         if is_lossy {
-            self.shrink_to(passes.max(self.window as f64 * KEPT));
+            self.shrink_to(passes.max(self.window as f64 * LOSS_BETA));
         } else if round.is_limited {
             // A queue that begins says what the link takes.
-            if least - base > TARGET / 2 {
-                self.step = CAREFUL;
+            if least - min_rtt > TARGET_QUEUE_DELAY / 2 {
+                self.growth = MIN_GROWTH;
             }
-            let most = (rate * least.as_secs_f64() * AHEAD).max(INITIAL as f64);
-            let grown = (self.window as f64 * (1.0 + self.step)).min(most) as u64;
-            self.window = grown.clamp(self.window, MOST.max(self.window));
-            self.step = (self.step * FASTER).min(1.0);
+            let most = (rate * least.as_secs_f64() * MAX_BDP_GAIN).max(INITIAL_WINDOW as f64);
+            let grown = (self.window as f64 * (1.0 + self.growth)).min(most) as u64;
+            self.window = grown.clamp(self.window, MAX_WINDOW.max(self.window));
+            self.growth = (self.growth * GROWTH_ACCELERATION).min(1.0);
         }
     }
 
-    fn cut(&mut self, passes: f64, least: Duration, now: Instant) {
-        if self.cuts == 0 {
+    fn on_queue(&mut self, passes: f64, least: Duration, now: Instant) {
+        if self.reductions == 0 {
             self.before = self.window;
         }
-        self.cuts += 1;
-        self.queued = 0;
-        if self.cuts > CUTS {
-            self.base = Base { before: None, now: Some(least), since: now };
-            (self.window, self.cuts) = (self.before, 0);
+        self.reductions += 1;
+        self.queued_rounds = 0;
+        if self.reductions > MAX_REDUCTIONS {
+            self.min_rtt_filter = MinRttFilter { before: None, now: Some(least), since: now };
+            (self.window, self.reductions) = (self.before, 0);
         } else {
             self.shrink_to(passes);
-            self.settling = Some(now);
+            self.reduced_at = Some(now);
         }
     }
 
     fn shrink_to(&mut self, bytes: f64) {
-        self.window = (bytes as u64).max(LEAST * self.mtu).min(self.window);
-        self.step = CAREFUL;
+        self.window = (bytes as u64).max(MIN_WINDOW_PACKETS * self.mtu).min(self.window);
+        self.growth = MIN_GROWTH;
     }
 }
 
@@ -232,38 +233,38 @@ impl Round {
     }
 
     fn is_over(&self, now: Instant) -> bool {
-        self.has_returned && self.packets >= FEW || now.saturating_duration_since(self.began) > LONGEST
+        self.has_returned && self.packets >= MIN_ROUND_PACKETS || now.saturating_duration_since(self.began) > MAX_ROUND
     }
 }
 
-impl Base {
+impl MinRttFilter {
     /// The shortest, this one included, and whether the older half is being forgotten.
-    fn learn(&mut self, round_trip: Duration, now: Instant) -> (Duration, bool) {
+    fn update(&mut self, round_trip: Duration, now: Instant) -> (Duration, bool) {
         let shorter = |known: Option<Duration>| known.map_or(round_trip, |known| known.min(round_trip));
         self.now = Some(shorter(self.now));
-        let base = shorter(self.before).min(shorter(self.now));
-        let is_stale = now.saturating_duration_since(self.since) > MEMORY;
-        if is_stale {
+        let min_rtt = shorter(self.before).min(shorter(self.now));
+        let min_rtt_expired = now.saturating_duration_since(self.since) > MIN_RTT_WINDOW;
+        if min_rtt_expired {
             (self.before, self.now, self.since) = (self.now, None, now);
         }
-        (base, is_stale)
+        (min_rtt, min_rtt_expired)
     }
 }
 
-impl Losses {
+impl LossMeter {
     /// Begins anew once there are enough packets to tell.
-    fn are_heavy(&mut self, mtu: u64, now: Instant) -> bool {
+    fn is_heavy_loss(&mut self, mtu: u64, now: Instant) -> bool {
         let all = self.delivered + self.lost;
-        if all < MANY * mtu && now.saturating_duration_since(self.since) < LOOK {
+        if all < LOSS_SAMPLE_PACKETS * mtu && now.saturating_duration_since(self.since) < LOSS_SAMPLE_TIME {
             return false;
         }
-        let is_heavy = all >= MANY * mtu && self.lost as f64 > all as f64 * HEAVY;
+        let is_heavy = all >= LOSS_SAMPLE_PACKETS * mtu && self.lost as f64 > all as f64 * LOSS_THRESHOLD;
         *self = Self { delivered: 0, lost: 0, since: now };
         is_heavy
     }
 }
 
-impl Controller for Live {
+impl Controller for LowDelay {
     fn on_sent(&mut self, now: Instant, _bytes: u64, _last_packet_number: u64) {
         self.sent(now);
     }
@@ -282,7 +283,7 @@ impl Controller for Live {
 
     fn on_mtu_update(&mut self, new_mtu: u16) {
         self.mtu = new_mtu.into();
-        self.window = self.window.max(LEAST * self.mtu);
+        self.window = self.window.max(MIN_WINDOW_PACKETS * self.mtu);
     }
 
     fn window(&self) -> u64 {
@@ -294,7 +295,7 @@ impl Controller for Live {
     }
 
     fn initial_window(&self) -> u64 {
-        INITIAL
+        INITIAL_WINDOW
     }
 
     fn into_any(self: Box<Self>) -> Box<dyn Any> {
@@ -302,53 +303,53 @@ impl Controller for Live {
     }
 }
 
-/// Makes one [`Live`] for each connection.
+/// Makes one [`LowDelay`] for each connection.
 #[derive(Debug)]
 pub(super) struct Factory;
 
 impl ControllerFactory for Factory {
     fn build(self: Arc<Self>, now: Instant, current_mtu: u16) -> Box<dyn Controller> {
-        Box::new(Live::new(now, current_mtu))
+        Box::new(LowDelay::new(now, current_mtu))
     }
 }
 
 /// A join is a GOP at once: half a second of a usual stream in the first round trip. Bytes.
-const INITIAL: u64 = 64 << 10;
+const INITIAL_WINDOW: u64 = 64 << 10;
 /// Packets that may always be under way, so that a round trip can be measured and a loss be told from the packets after it.
-const LEAST: u64 = 4;
+const MIN_WINDOW_PACKETS: u64 = 4;
 /// Packets, after nothing came through (RFC 9002 §7.2).
-const RESTART: u64 = 10;
+const RESTART_WINDOW_PACKETS: u64 = 10;
 /// Bounds what one connection may have under way: a tenth of a second at 160 Mbit/s.
-const MOST: u64 = 2 << 20;
+const MAX_WINDOW: u64 = 2 << 20;
 /// The longest wait before a link that is no sign of a full one: an IDR on a slow link, a radio's pause, and more than what viewers of a shared
 /// uplink are held to (`peer::share`), which is to be settled there first.
-const TARGET: Duration = Duration::from_millis(100);
+const TARGET_QUEUE_DELAY: Duration = Duration::from_millis(100);
 /// Before a link that has become slow, a round trip is the time that its whole queue takes.
-const LONGEST: Duration = Duration::from_millis(250);
+const MAX_ROUND: Duration = Duration::from_millis(250);
 /// Packets by which a round trip is told: on an uneven path one says little.
-const FEW: u32 = 4;
+const MIN_ROUND_PACKETS: u32 = 4;
 /// Rounds in a row: one alone may be a moment's burst.
-const SEEN: u32 = 2;
+const QUEUE_ROUNDS: u32 = 2;
 /// Reductions that a queue of ours does not outlive.
-const CUTS: u32 = 3;
-/// Of the packets. Less is borne: to halve the rate would not halve losses that are chance.
-const HEAVY: f64 = 0.2;
-/// Packets of which losses are told: at a tenth of chance, one look in fifty is wrong.
-const MANY: u64 = 48;
+const MAX_REDUCTIONS: u32 = 3;
+/// Of the packets. Less is borne: to halve the rate would not halve loss that are chance.
+const LOSS_THRESHOLD: f64 = 0.2;
+/// Packets of which loss are told: at a tenth of chance, one look in fifty is wrong.
+const LOSS_SAMPLE_PACKETS: u64 = 48;
 /// When fewer packets are not waited for any longer.
-const LOOK: Duration = Duration::from_secs(2);
-/// Of the window, where losses are heavy.
-const KEPT: f64 = 0.7;
+const LOSS_SAMPLE_TIME: Duration = Duration::from_secs(2);
+/// Of the window, where loss are heavy.
+const LOSS_BETA: f64 = 0.7;
 /// Of the window, where a router marks (RFC 8511).
-const MARKED: f64 = 0.85;
+const ECN_BETA: f64 = 0.85;
 /// Growth in a round after the window was reduced.
-const CAREFUL: f64 = 1.0 / 16.0;
+const MIN_GROWTH: f64 = 1.0 / 16.0;
 /// From one round to the next.
-const FASTER: f64 = 1.5;
+const GROWTH_ACCELERATION: f64 = 1.5;
 /// Windows of what went through in a round trip: beyond, none is of use.
-const AHEAD: f64 = 4.0;
+const MAX_BDP_GAIN: f64 = 4.0;
 /// How old the shortest round trip may be; a path changes.
-const MEMORY: Duration = Duration::from_secs(10);
+const MIN_RTT_WINDOW: Duration = Duration::from_secs(10);
 
 #[cfg(test)]
 #[path = "congestion_tests.rs"]

@@ -1,4 +1,4 @@
-//! A sender and a link in virtual time: what comes of [`Live`] on each kind of link.
+//! A sender and a link in virtual time: what comes of [`LowDelay`] on each kind of link.
 
 use std::collections::VecDeque;
 
@@ -36,7 +36,7 @@ const USUAL: Link = Link {
 };
 
 struct Sender {
-    live: Live,
+    controller: LowDelay,
     now: Instant,
     link: Link,
     random: StdRng,
@@ -68,7 +68,7 @@ impl Sender {
         let now = Instant::now();
         let random = StdRng::seed_from_u64(7);
         Self {
-            live: Live::new(now, MTU),
+            controller: LowDelay::new(now, MTU),
             now,
             link,
             random,
@@ -89,13 +89,13 @@ impl Sender {
             arrived += self.acknowledge();
             self.is_limited = false;
             while self.backlog >= f64::from(MTU) && !self.is_limited {
-                self.is_limited = self.in_flight() + u64::from(MTU) >= self.live.window();
+                self.is_limited = self.in_flight() + u64::from(MTU) >= self.controller.window();
                 if !self.is_limited {
                     self.send();
                 }
             }
             waits += self.wait().as_secs_f64();
-            least_window = least_window.min(self.live.window());
+            least_window = least_window.min(self.controller.window());
         }
         Seen {
             rate: arrived as f64 / seconds as f64,
@@ -126,7 +126,7 @@ impl Sender {
         self.last = back;
         self.flying.push_back((self.next, self.now, (!is_lost).then_some(back)));
         self.next += 1;
-        self.live.sent(self.now);
+        self.controller.sent(self.now);
     }
 
     /// Takes the acknowledgements that are due, and then what is lost: whatever three later ones have overtaken.
@@ -136,14 +136,14 @@ impl Sender {
         let Some((largest, ..)) = due.last().copied() else { return 0 };
         self.flying.retain(|(number, ..)| !due.iter().any(|(other, ..)| other == number));
         for (_, sent, _) in &due {
-            self.live.acknowledged(self.now, *sent, MTU.into(), self.is_limited);
+            self.controller.acknowledged(self.now, *sent, MTU.into(), self.is_limited);
         }
-        self.live.acknowledged_all(self.now, self.in_flight());
+        self.controller.acknowledged_all(self.now, self.in_flight());
         let before = self.flying.len();
         self.flying.retain(|(number, ..)| number + 3 > largest);
         let lost = (before - self.flying.len()) as u64 * u64::from(MTU);
         if lost > 0 {
-            self.live.lost(self.now, lost, false);
+            self.controller.lost(self.now, lost, false);
             // They go again.
             self.backlog += lost as f64;
         }
@@ -167,7 +167,7 @@ fn losses_by_chance_take_nothing_from_a_stream() {
 #[test]
 fn a_quiet_stream_keeps_its_window() {
     let mut sender = Sender::new(Link { made: 5e3, ..USUAL });
-    assert_eq!(sender.run(60).least_window, INITIAL);
+    assert_eq!(sender.run(60).least_window, INITIAL_WINDOW);
 }
 
 #[test]
@@ -225,7 +225,7 @@ fn another_s_queue_is_borne() {
 
 #[test]
 fn a_queue_that_overflows_soon_is_not_flooded() {
-    // A third of a second's worth was asked for, a hundredth fits: all signs of a full link are losses.
+    // A third of a second's worth was asked for, a hundredth fits: all signs of a full link are loss.
     let mut sender = Sender::new(Link { queue: 4e3, rate: 150e3, made: 600e3, ..USUAL });
     sender.run(5);
     let before = sender.next;
@@ -238,16 +238,16 @@ fn a_queue_that_overflows_soon_is_not_flooded() {
 #[test]
 fn after_silence_it_begins_small() {
     let now = Instant::now();
-    let mut live = Live::new(now, MTU);
-    live.lost(now, 5000, true);
-    assert_eq!(live.window(), RESTART * u64::from(MTU));
-    live.lost(now, 0, false);
-    assert!(live.window() < RESTART * u64::from(MTU), "a mark");
+    let mut controller = LowDelay::new(now, MTU);
+    controller.lost(now, 5000, true);
+    assert_eq!(controller.window(), RESTART_WINDOW_PACKETS * u64::from(MTU));
+    controller.lost(now, 0, false);
+    assert!(controller.window() < RESTART_WINDOW_PACKETS * u64::from(MTU), "a mark");
     for _ in 0..100 {
-        live.lost(now, 0, true);
-        live.shrink_to(0.0);
+        controller.lost(now, 0, true);
+        controller.shrink_to(0.0);
     }
-    assert_eq!(live.window(), LEAST * u64::from(MTU));
-    live.on_mtu_update(1452);
-    assert_eq!(live.window(), LEAST * 1452);
+    assert_eq!(controller.window(), MIN_WINDOW_PACKETS * u64::from(MTU));
+    controller.on_mtu_update(1452);
+    assert_eq!(controller.window(), MIN_WINDOW_PACKETS * 1452);
 }

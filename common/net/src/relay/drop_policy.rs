@@ -10,17 +10,17 @@ use media::TrackKind;
 
 /// See the module's text.
 #[derive(Debug)]
-pub(super) struct Choice {
+pub(super) struct DropPolicy {
     kind: TrackKind,
     /// How long the lane has had to wait since it last had everything.
     waited: Duration,
     /// Whether the rest of the group is left out.
-    skips: bool,
+    is_skipping: bool,
 }
 
 /// What to do with a unit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub(super) enum Decision {
     /// Send it.
     Send,
     /// Leave it out.
@@ -29,9 +29,9 @@ pub(super) enum Verdict {
     Jump,
 }
 
-impl Choice {
+impl DropPolicy {
     pub(super) fn new(kind: TrackKind) -> Self {
-        Self { kind, waited: Duration::ZERO, skips: false }
+        Self { kind, waited: Duration::ZERO, is_skipping: false }
     }
 
     /// There was nothing left to send.
@@ -45,37 +45,37 @@ impl Choice {
     }
 
     /// Whether a unit belongs to what is left out.
-    pub(super) fn skips(&mut self, starts_gop: bool) -> bool {
-        self.skips &= !starts_gop;
-        self.skips
+    pub(super) fn should_skip(&mut self, starts_gop: bool) -> bool {
+        self.is_skipping &= !starts_gop;
+        self.is_skipping
     }
 
     /// Whether it is worth looking how late the lane is. A subscriber that resumes begins late, and is to have all of it.
-    pub(super) fn may_be_late(&self) -> bool {
-        self.waited > SLOW
+    pub(super) fn is_behind(&self) -> bool {
+        self.waited > BEHIND_AFTER
     }
 
     /// About a unit that is `lag` older than the newest. `has_newer_start`: a group has begun since.
-    pub(super) fn choose(&mut self, starts_gop: bool, lag: Duration, has_newer_start: bool) -> Verdict {
-        if !self.may_be_late() || lag <= LATE {
-            return Verdict::Send;
+    pub(super) fn decide(&mut self, starts_gop: bool, lag: Duration, has_newer_start: bool) -> Decision {
+        if !self.is_behind() || lag <= MAX_LAG {
+            return Decision::Send;
         }
         match (self.kind, has_newer_start) {
-            (TrackKind::Audio, _) | (TrackKind::Video, true) => Verdict::Jump,
+            (TrackKind::Audio, _) | (TrackKind::Video, true) => Decision::Jump,
             // The newest IDR there is.
-            (TrackKind::Video, false) if starts_gop => Verdict::Send,
+            (TrackKind::Video, false) if starts_gop => Decision::Send,
             (TrackKind::Video, false) => {
-                self.skips = true;
-                Verdict::Skip
+                self.is_skipping = true;
+                Decision::Skip
             }
         }
     }
 }
 
 /// What is older than this is left out by a lane that does not keep up.
-const LATE: Duration = Duration::from_millis(1000);
+const MAX_LAG: Duration = Duration::from_millis(1000);
 /// A lane that has waited for longer than this since it last had everything does not keep up.
-const SLOW: Duration = Duration::from_millis(300);
+const BEHIND_AFTER: Duration = Duration::from_millis(300);
 
 #[cfg(test)]
 mod tests {
@@ -84,34 +84,34 @@ mod tests {
     const MS: Duration = Duration::from_millis(1);
 
     #[test]
-    fn a_lane_that_keeps_up_sends_everything_however_old() {
-        let mut choice = Choice::new(TrackKind::Video);
-        assert_eq!(choice.choose(false, 9000 * MS, true), Verdict::Send, "it resumes");
-        choice.waited(301 * MS);
-        assert_eq!(choice.choose(false, 1000 * MS, true), Verdict::Send, "not late");
-        choice.caught_up();
-        assert_eq!(choice.choose(false, 9000 * MS, true), Verdict::Send, "it has caught up");
+    fn a_sender_that_keeps_up_sends_everything_however_old() {
+        let mut policy = DropPolicy::new(TrackKind::Video);
+        assert_eq!(policy.decide(false, 9000 * MS, true), Decision::Send, "it resumes");
+        policy.waited(301 * MS);
+        assert_eq!(policy.decide(false, 1000 * MS, true), Decision::Send, "not late");
+        policy.caught_up();
+        assert_eq!(policy.decide(false, 9000 * MS, true), Decision::Send, "it has caught up");
     }
 
     #[test]
-    fn a_late_one_sends_the_newest_idr_and_leaves_out_the_rest() {
-        let mut choice = Choice::new(TrackKind::Video);
-        choice.waited(301 * MS);
-        assert_eq!(choice.choose(true, 2500 * MS, false), Verdict::Send, "the newest IDR there is");
-        assert!(!choice.skips(false));
-        assert_eq!(choice.choose(false, 1500 * MS, false), Verdict::Skip);
-        assert!(choice.skips(false), "until the group ends");
-        assert!(!choice.skips(true));
-        assert_eq!(choice.choose(true, 10 * MS, false), Verdict::Send);
-        assert_eq!(choice.choose(false, 1001 * MS, true), Verdict::Jump, "to one that has come meanwhile");
-        assert_eq!(choice.choose(true, 1001 * MS, true), Verdict::Jump, "of two IDRs the newer");
+    fn a_late_sender_keeps_the_newest_idr_and_skips_the_rest_of_the_group() {
+        let mut policy = DropPolicy::new(TrackKind::Video);
+        policy.waited(301 * MS);
+        assert_eq!(policy.decide(true, 2500 * MS, false), Decision::Send, "the newest IDR there is");
+        assert!(!policy.should_skip(false));
+        assert_eq!(policy.decide(false, 1500 * MS, false), Decision::Skip);
+        assert!(policy.should_skip(false), "until the group ends");
+        assert!(!policy.should_skip(true));
+        assert_eq!(policy.decide(true, 10 * MS, false), Decision::Send);
+        assert_eq!(policy.decide(false, 1001 * MS, true), Decision::Jump, "to one that has come meanwhile");
+        assert_eq!(policy.decide(true, 1001 * MS, true), Decision::Jump, "of two IDRs the newer");
     }
 
     #[test]
-    fn late_sound_goes_on_at_the_newest() {
-        let mut choice = Choice::new(TrackKind::Audio);
-        choice.waited(301 * MS);
-        assert_eq!(choice.choose(false, 900 * MS, true), Verdict::Send);
-        assert_eq!(choice.choose(false, 1001 * MS, false), Verdict::Jump);
+    fn late_audio_continues_at_the_newest_unit() {
+        let mut policy = DropPolicy::new(TrackKind::Audio);
+        policy.waited(301 * MS);
+        assert_eq!(policy.decide(false, 900 * MS, true), Decision::Send);
+        assert_eq!(policy.decide(false, 1001 * MS, false), Decision::Jump);
     }
 }

@@ -13,7 +13,7 @@ use super::client::MAX_HELD;
 use super::coding::put_varint;
 use super::server::{self, Ended};
 use super::tests::{Live, connect, serve, unit};
-use super::wire::{self, GroupHeader, Proof, Reply, Start};
+use super::wire::{self, GroupHeader, Proof, ServerMessage, Start};
 use super::{Error, Side, subscribe, transport};
 use crate::trust::{Identity, tls};
 
@@ -34,7 +34,7 @@ async fn a_subscriber_that_starts_again_and_again_is_closed() {
     let (address, pin, mut ends) = serve(&live);
     let (_endpoint, connection) = connect(address, pin).await;
     let mut subscription = subscribe(connection.clone(), "live", Proof::None).await.unwrap();
-    for _ in 0..server::MAX_ASKS {
+    for _ in 0..server::MAX_REQUESTS {
         subscription.start(Start::LiveEdge).await.unwrap();
     }
     assert!(connection.close_reason().is_none(), "so many are within reason");
@@ -60,7 +60,7 @@ async fn a_server_that_sends_halves_is_not_read_for_ever() {
         let connection = endpoint.accept().await.unwrap().await.unwrap();
         let (mut control, mut asks) = connection.accept_bi().await.unwrap();
         let mut reply = BytesMut::new();
-        Reply::Accepted { proof: None }.encode(&mut reply);
+        ServerMessage::Accepted { proof: None }.encode(&mut reply);
         control.write_all(&reply).await.unwrap();
         let mut asked = BytesMut::new();
         while !asked.windows(2).any(|pair| pair == [2, 2]) {

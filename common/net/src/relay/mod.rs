@@ -26,7 +26,7 @@ mod hostile_tests;
 mod tests;
 
 pub use client::{Event, Subscription, subscribe};
-pub use server::{Allowed, Request, Source, accept};
+pub use server::{Grant, Request, Source, accept};
 pub use transport::{Side, endpoint_config, transport};
 pub use wire::{Proof, RefusalCode, Start};
 

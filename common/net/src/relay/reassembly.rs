@@ -7,24 +7,24 @@ use std::collections::{BTreeMap, VecDeque};
 
 use media::{Epoch, Timestamp, TrackId};
 
-use super::wire::{Arrived, GroupHeader};
+use super::wire::{GroupHeader, ReceivedUnit};
 
 /// What came of a group.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Item {
+pub enum GroupInput {
     /// A unit.
-    Unit(Arrived),
+    Unit(ReceivedUnit),
     /// All of it has come.
-    Whole,
+    Complete,
     /// The rest of it, or all of it, will not come.
-    Broken,
+    Reset,
 }
 
 /// What goes out.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Out {
+pub enum ReorderOutput {
     /// The next unit of its track.
-    Unit(Arrived),
+    Unit(ReceivedUnit),
     /// Units of this track are missing before the next.
     Gap(TrackId),
 }
@@ -34,7 +34,7 @@ pub enum Out {
 pub struct Reassembly {
     generation: u32,
     tracks: BTreeMap<TrackId, Groups>,
-    out: VecDeque<Out>,
+    out: VecDeque<ReorderOutput>,
     /// Payload that waits for an earlier group.
     bytes: usize,
 }
@@ -45,7 +45,7 @@ struct Groups {
     current: u64,
     /// The last unit that went out, unless a gap was told since.
     last: Option<(Epoch, Timestamp)>,
-    waiting: BTreeMap<u64, VecDeque<Item>>,
+    waiting: BTreeMap<u64, VecDeque<GroupInput>>,
 }
 
 impl Reassembly {
@@ -55,7 +55,7 @@ impl Reassembly {
     }
 
     /// Takes what came of a group. What is of another start, or of a group that is over, is dropped.
-    pub fn push(&mut self, group: GroupHeader, item: Item) {
+    pub fn push(&mut self, group: GroupHeader, item: GroupInput) {
         let is_known = self.tracks.contains_key(&group.track) || self.tracks.len() < media::catalog::MAX_TRACKS;
         if group.generation != self.generation || !is_known {
             return;
@@ -64,7 +64,7 @@ impl Reassembly {
         if group.sequence < groups.current {
             return;
         }
-        if let Item::Unit(unit) = &item {
+        if let GroupInput::Unit(unit) = &item {
             self.bytes += unit.unit.payload.len();
         }
         groups.waiting.entry(group.sequence).or_default().push_back(item);
@@ -74,13 +74,13 @@ impl Reassembly {
             let behind = self.tracks.iter().find(|(_, groups)| !groups.waiting.is_empty()).map(|(track, _)| *track);
             let Some(track) = behind else { break };
             let groups = self.tracks.get_mut(&track).expect("it was just found");
-            groups.waiting.entry(groups.current).or_default().push_back(Item::Broken);
+            groups.waiting.entry(groups.current).or_default().push_back(GroupInput::Reset);
             self.release(track);
         }
     }
 
     /// The next that is due.
-    pub fn pop(&mut self) -> Option<Out> {
+    pub fn pop(&mut self) -> Option<ReorderOutput> {
         self.out.pop_front()
     }
 
@@ -90,20 +90,21 @@ impl Reassembly {
             let mut is_over = false;
             while let Some(item) = waiting.pop_front() {
                 match item {
-                    Item::Unit(unit) => {
+                    GroupInput::Unit(unit) => {
                         self.bytes -= unit.unit.payload.len();
                         // The server left units out to keep up.
-                        let is_gap = |(epoch, last)| epoch == unit.unit.epoch && unit.after.is_some_and(|a| a > last);
+                        let is_gap =
+                            |(epoch, last)| epoch == unit.unit.epoch && unit.predecessor_dts.is_some_and(|a| a > last);
                         if groups.last.replace((unit.unit.epoch, unit.unit.dts)).is_some_and(is_gap) {
-                            self.out.push_back(Out::Gap(track));
+                            self.out.push_back(ReorderOutput::Gap(track));
                         }
-                        self.out.push_back(Out::Unit(unit));
+                        self.out.push_back(ReorderOutput::Unit(unit));
                     }
-                    Item::Whole => is_over = true,
-                    Item::Broken => {
+                    GroupInput::Complete => is_over = true,
+                    GroupInput::Reset => {
                         is_over = true;
                         groups.last = None;
-                        self.out.push_back(Out::Gap(track));
+                        self.out.push_back(ReorderOutput::Gap(track));
                     }
                 }
                 if is_over {
@@ -115,7 +116,7 @@ impl Reassembly {
             }
             if let Some(rest) = groups.waiting.remove(&groups.current) {
                 let left =
-                    rest.iter().map(|item| if let Item::Unit(unit) = item { unit.unit.payload.len() } else { 0 });
+                    rest.iter().map(|item| if let GroupInput::Unit(unit) = item { unit.unit.payload.len() } else { 0 });
                 self.bytes -= left.sum::<usize>();
             }
             groups.current += 1;
@@ -135,11 +136,11 @@ mod tests {
 
     use super::*;
 
-    fn unit(track: TrackId, dts: i64, size: usize) -> Item {
+    fn unit(track: TrackId, dts: i64, size: usize) -> GroupInput {
         let dts = Timestamp::from_millis(dts);
         let payload = Bytes::from(vec![0; size]);
         let unit = AccessUnit { epoch: Epoch(1), track, dts, pts: dts, random_access: true, payload };
-        Item::Unit(Arrived { catalog: Arc::new(Catalog::new(Epoch(1))), unit, after: None })
+        GroupInput::Unit(ReceivedUnit { catalog: Arc::new(Catalog::new(Epoch(1))), unit, predecessor_dts: None })
     }
 
     fn group(generation: u32, track: TrackId, sequence: u64) -> GroupHeader {
@@ -149,8 +150,8 @@ mod tests {
     fn drain(reassembly: &mut Reassembly) -> Vec<String> {
         std::iter::from_fn(|| reassembly.pop())
             .map(|out| match out {
-                Out::Unit(unit) => format!("{}@{}", unit.unit.track, unit.unit.dts.as_millis()),
-                Out::Gap(track) => format!("gap {track}"),
+                ReorderOutput::Unit(unit) => format!("{}@{}", unit.unit.track, unit.unit.dts.as_millis()),
+                ReorderOutput::Gap(track) => format!("gap {track}"),
             })
             .collect()
     }
@@ -166,9 +167,9 @@ mod tests {
         r.push(group(1, A, 0), unit(A, 5, 1));
         r.push(group(1, V, 0), unit(V, 0, 1));
         assert_eq!(drain(&mut r), ["a0@5", "v0@0"]);
-        r.push(group(1, V, 1), Item::Whole);
+        r.push(group(1, V, 1), GroupInput::Complete);
         r.push(group(1, V, 0), unit(V, 10, 1));
-        r.push(group(1, V, 0), Item::Whole);
+        r.push(group(1, V, 0), GroupInput::Complete);
         r.push(group(1, V, 2), unit(V, 60, 1));
         assert_eq!(drain(&mut r), ["v0@10", "v0@50", "v0@60"]);
     }
@@ -178,7 +179,7 @@ mod tests {
         let mut r = Reassembly::default();
         r.start(1);
         r.push(group(1, V, 1), unit(V, 50, 1));
-        r.push(group(1, V, 0), Item::Broken);
+        r.push(group(1, V, 0), GroupInput::Reset);
         r.push(group(1, V, 0), unit(V, 10, 1));
         assert_eq!(drain(&mut r), ["gap v0", "v0@50"]);
         r.start(2);
@@ -192,12 +193,12 @@ mod tests {
         let mut r = Reassembly::default();
         r.start(1);
         for (sequence, dts, after) in [(0, 10, None), (0, 20, Some(10)), (1, 50, Some(40)), (1, 60, Some(50))] {
-            let Item::Unit(mut unit) = unit(V, dts, 1) else { unreachable!() };
-            unit.after = after.map(Timestamp::from_millis);
+            let GroupInput::Unit(mut unit) = unit(V, dts, 1) else { unreachable!() };
+            unit.predecessor_dts = after.map(Timestamp::from_millis);
             if sequence == 1 {
-                r.push(group(1, V, 0), Item::Whole);
+                r.push(group(1, V, 0), GroupInput::Complete);
             }
-            r.push(group(1, V, sequence), Item::Unit(unit));
+            r.push(group(1, V, sequence), GroupInput::Unit(unit));
         }
         assert_eq!(drain(&mut r), ["v0@10", "v0@20", "gap v0", "v0@50", "v0@60"]);
     }

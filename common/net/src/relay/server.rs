@@ -19,9 +19,9 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 
 use super::Error;
-use super::drop_policy::Choice;
-use super::track_sender::{Dropped, Lane};
-use super::wire::{self, Ask, Proof, RefusalCode, Reply, Start};
+use super::drop_policy::DropPolicy;
+use super::track_sender::{DroppedGroup, TrackSender};
+use super::wire::{self, ClientMessage, Proof, RefusalCode, ServerMessage, Start};
 
 /// A live stream that can be subscribed to.
 pub trait Source: Send + Sync + 'static {
@@ -44,8 +44,8 @@ pub trait Source: Send + Sync + 'static {
 
     /// How much of `wanted` bytes of a unit may go to this subscriber now: a limit on the rate, or a link that others need more. Packets to
     /// it wait for `queueing` on their way, as QUIC measures it. What was allowed counts as used.
-    fn allow(&self, _kind: TrackKind, wanted: usize, _queueing: Duration) -> Allowed {
-        Allowed::Bytes(wanted)
+    fn allow(&self, _kind: TrackKind, wanted: usize, _queueing: Duration) -> Grant {
+        Grant::Bytes(wanted)
     }
 
     /// Whether there is room for this subscriber, as it changes; `None` where there always is.
@@ -73,11 +73,11 @@ pub trait Source: Send + Sync + 'static {
 
 /// What a subscriber may be sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Allowed {
+pub enum Grant {
     /// So many bytes, at least one.
     Bytes(usize),
     /// Nothing now: to be asked again after this time.
-    After(Duration),
+    RetryAfter(Duration),
 }
 
 /// Somebody who asks to subscribe. Dropping it closes the connection.
@@ -97,7 +97,7 @@ pub struct Request {
 #[non_exhaustive]
 pub enum Ended {
     /// The subscriber left.
-    Left,
+    Unsubscribed,
     /// The broadcast is over and all was sent.
     Complete,
     /// The caller stopped it.
@@ -106,7 +106,7 @@ pub enum Ended {
     Failed(Error),
 }
 
-/// Reads what a new connection asks for, within [`ASK`].
+/// Reads what a new connection asks for, within [`REQUEST_TIMEOUT`].
 ///
 /// # Errors
 /// Whatever the peer does wrong; the connection is closed then.
@@ -115,14 +115,14 @@ pub async fn accept(connection: Connection) -> Result<Request, Error> {
         let (send, recv) = connection.accept_bi().await?;
         let mut control = Control { recv, buffer: BytesMut::new() };
         match control.next().await? {
-            Some(Ask::Subscribe { name, proof }) => Ok((send, control, name, proof)),
+            Some(ClientMessage::Subscribe { name, proof }) => Ok((send, control, name, proof)),
             Some(_) => Err(Error::Closed { waiting_for: "subscribe: it began with something else" }),
             None => Err(Error::Closed { waiting_for: "subscribe" }),
         }
     };
-    let (send, control, name, proof) = timeout(ASK, asked)
+    let (send, control, name, proof) = timeout(REQUEST_TIMEOUT, asked)
         .await
-        .unwrap_or(Err(Error::Timeout { waiting_for: "subscribe", after: ASK }))
+        .unwrap_or(Err(Error::Timeout { waiting_for: "subscribe", after: REQUEST_TIMEOUT }))
         .inspect_err(|error| connection.close(VarInt::from_u32(BAD_REQUEST), error.to_string().as_bytes()))?;
     Ok(Request { name, proof, connection, send, control })
 }
@@ -144,12 +144,12 @@ impl Request {
         let mut reason = reason.to_owned();
         reason.truncate(reason.floor_char_boundary(wire::MAX_REASON as usize));
         let said = async {
-            write(&mut self.send, &Reply::Refused { code, reason }).await?;
+            write(&mut self.send, &ServerMessage::Refused { code, reason }).await?;
             let _ = self.send.finish();
             self.send.stopped().await.ok();
             Ok::<_, Error>(())
         };
-        let _ = timeout(LAST_WORDS, said).await;
+        let _ = timeout(CLOSE_TIMEOUT, said).await;
         self.connection.close(VarInt::from_u32(REFUSED), b"refused");
     }
 
@@ -170,7 +170,7 @@ impl Request {
         if matches!(ended, Ended::Complete) {
             let _ = send.finish();
             // The subscriber closes once it has read everything.
-            let _ = timeout(LAST_WORDS, connection.closed()).await;
+            let _ = timeout(CLOSE_TIMEOUT, connection.closed()).await;
         }
         match &ended {
             Ended::Failed(error @ (Error::Protocol(_) | Error::TooOften { .. })) => {
@@ -189,10 +189,10 @@ async fn serve<S: Source>(
     source: Arc<S>,
     proof: Option<[u8; 32]>,
 ) -> Result<Ended, Error> {
-    write(send, &Reply::Accepted { proof }).await?;
-    let mut lanes: JoinSet<Result<(), Error>> = JoinSet::new();
-    let (dropped, mut drops) = mpsc::channel::<Dropped>(MAX_DROPS);
-    // Both lanes end when the broadcast has.
+    write(send, &ServerMessage::Accepted { proof }).await?;
+    let mut senders: JoinSet<Result<(), Error>> = JoinSet::new();
+    let (dropped, mut drops) = mpsc::channel::<DroppedGroup>(MAX_DROPS);
+    // Both senders end when the broadcast has.
     let mut running = 0;
     let mut room = source.room();
     if let Some(room) = &mut room {
@@ -200,28 +200,28 @@ async fn serve<S: Source>(
         room.mark_changed();
     }
     let mut has_room = true;
-    let (mut starts, mut questions) = (Budget::default(), Budget::default());
+    let (mut starts, mut timing_requests) = (RequestLimiter::default(), RequestLimiter::default());
     loop {
         tokio::select! {
             asked = control.next() => match asked {
-                Ok(None) => return Ok(Ended::Left),
-                Err(Error::Connection(_) | Error::Read(_)) => return Ok(Ended::Left),
+                Ok(None) => return Ok(Ended::Unsubscribed),
+                Err(Error::Connection(_) | Error::Read(_)) => return Ok(Ended::Unsubscribed),
                 Err(error) => return Err(error),
-                Ok(Some(Ask::Subscribe { .. })) => return Err(Error::Closed { waiting_for: "a start: it subscribed twice" }),
-                Ok(Some(Ask::Stop)) => {
-                    lanes.shutdown().await;
+                Ok(Some(ClientMessage::Subscribe { .. })) => return Err(Error::Closed { waiting_for: "a start: it subscribed twice" }),
+                Ok(Some(ClientMessage::Stop)) => {
+                    senders.shutdown().await;
                     running = 0;
                     source.flows(false);
                 }
-                Ok(Some(Ask::Stamps { at })) => {
-                    questions.spend("stamps", Instant::now())?;
+                Ok(Some(ClientMessage::Timing { at })) => {
+                    timing_requests.count("stamps", Instant::now())?;
                     if let Some(report) = source.stamps(at) {
-                        write(send, &Reply::Stamps(report)).await?;
+                        write(send, &ServerMessage::Timing(report)).await?;
                     }
                 }
-                Ok(Some(Ask::Start { generation, at })) => {
-                    starts.spend("start", Instant::now())?;
-                    lanes.shutdown().await;
+                Ok(Some(ClientMessage::Start { generation, at })) => {
+                    starts.count("start", Instant::now())?;
+                    senders.shutdown().await;
                     let cursor = source.with_window(|window| position(window, &at)).map_or(Cursor::at_live_edge(), Cursor::at);
                     let have = match at {
                         Start::LiveEdge => None,
@@ -229,8 +229,8 @@ async fn serve<S: Source>(
                     };
                     for kind in [TrackKind::Audio, TrackKind::Video] {
                         let (connection, have, dropped) = (connection.clone(), have.clone(), dropped.clone());
-                        let lane = Lane { connection, generation, kind, have, dropped, share: 0, choice: Choice::new(kind) };
-                        lanes.spawn(lane.run(source.clone(), cursor));
+                        let sender = TrackSender { connection, generation, kind, have, dropped, budget: 0, drop_policy: DropPolicy::new(kind) };
+                        senders.spawn(sender.run(source.clone(), cursor));
                     }
                     running = 2;
                     source.flows(true);
@@ -238,17 +238,17 @@ async fn serve<S: Source>(
             },
             now = changed(&mut room) => {
                 if std::mem::replace(&mut has_room, now) != now {
-                    write(send, &Reply::Room(now)).await?;
+                    write(send, &ServerMessage::Capacity(now)).await?;
                 }
             }
-            Some(Dropped { generation, track, sequence }) = drops.recv() => {
-                write(send, &Reply::Dropped { generation, track, sequence }).await?;
+            Some(DroppedGroup { generation, track, sequence }) = drops.recv() => {
+                write(send, &ServerMessage::Dropped { generation, track, sequence }).await?;
             }
-            Some(ended) = lanes.join_next(), if running > 0 => match ended {
+            Some(ended) = senders.join_next(), if running > 0 => match ended {
                 Ok(Ok(())) => {
                     running -= 1;
                     if running == 0 {
-                        write(send, &Reply::Ended).await?;
+                        write(send, &ServerMessage::Ended).await?;
                         return Ok(Ended::Complete);
                     }
                 }
@@ -272,19 +272,19 @@ async fn changed(room: &mut Option<watch::Receiver<bool>>) -> bool {
 
 /// How often a subscriber has asked for something that costs more than to ask for it: a start is two tasks and a join from the newest IDR on.
 #[derive(Debug, Default)]
-struct Budget {
+struct RequestLimiter {
     since: Option<Instant>,
     count: u32,
 }
 
-impl Budget {
-    fn spend(&mut self, what: &'static str, now: Instant) -> Result<(), Error> {
-        if self.since.is_none_or(|since| now.saturating_duration_since(since) > ASKS_WITHIN) {
+impl RequestLimiter {
+    fn count(&mut self, what: &'static str, now: Instant) -> Result<(), Error> {
+        if self.since.is_none_or(|since| now.saturating_duration_since(since) > REQUEST_WINDOW) {
             (self.since, self.count) = (Some(now), 0);
         }
         self.count += 1;
-        if self.count > MAX_ASKS {
-            return Err(Error::TooOften { what, most: MAX_ASKS, within: ASKS_WITHIN });
+        if self.count > MAX_REQUESTS {
+            return Err(Error::TooOften { what, most: MAX_REQUESTS, within: REQUEST_WINDOW });
         }
         Ok(())
     }
@@ -314,10 +314,10 @@ struct Control {
 
 impl Control {
     /// The next message; `None` at the end. Cancel safe.
-    async fn next(&mut self) -> Result<Option<Ask>, Error> {
+    async fn next(&mut self) -> Result<Option<ClientMessage>, Error> {
         loop {
             if let Some(message) = wire::take_message(&mut self.buffer)? {
-                return Ok(Some(wire::ask(message)?));
+                return Ok(Some(wire::client_message(message)?));
             }
             match self.recv.read_chunk(READ, true).await? {
                 Some(chunk) => self.buffer.extend_from_slice(&chunk.bytes),
@@ -327,20 +327,20 @@ impl Control {
     }
 }
 
-async fn write(send: &mut SendStream, reply: &Reply) -> Result<(), Error> {
+async fn write(send: &mut SendStream, reply: &ServerMessage) -> Result<(), Error> {
     let mut bytes = BytesMut::new();
     reply.encode(&mut bytes);
     Ok(send.write_all(&bytes).await?)
 }
 
 /// From the handshake to the request.
-pub const ASK: Duration = Duration::from_secs(5);
-/// Starts, and questions for stamps, within [`ASKS_WITHIN`]: a viewer whose path comes and goes starts some times a second at most.
-pub(super) const MAX_ASKS: u32 = 64;
-/// What [`MAX_ASKS`] are counted in.
-const ASKS_WITHIN: Duration = Duration::from_secs(10);
+pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+/// Starts, and timing_requests for stamps, within [`REQUEST_WINDOW`]: a viewer whose path comes and goes starts some times a second at most.
+pub(super) const MAX_REQUESTS: u32 = 64;
+/// What [`MAX_REQUESTS`] are counted in.
+const REQUEST_WINDOW: Duration = Duration::from_secs(10);
 /// How long a refusal, or the end, may take to be heard.
-const LAST_WORDS: Duration = Duration::from_secs(2);
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 /// What is taken of a control stream at once.
 const READ: usize = 4 << 10;
 /// Groups given up that wait to be told: more only after the subscriber has heard of these.

@@ -18,8 +18,10 @@ use quinn::Endpoint;
 use tokio::net::UdpSocket;
 use tokio::sync::{Notify, watch};
 
-use super::server::{Ended, MAX_ASKS};
-use super::wire::{self, Arrived, Ask, GroupHeader, GroupReader, Proof, RefusalCode, Reply, Start};
+use super::server::{Ended, MAX_REQUESTS};
+use super::wire::{
+    self, ClientMessage, GroupHeader, GroupReader, Proof, ReceivedUnit, RefusalCode, ServerMessage, Start,
+};
 use super::{Error, Event, Side, Source, Subscription, accept, subscribe, transport};
 use crate::trust::{Identity, tls};
 
@@ -185,7 +187,9 @@ async fn next(subscription: &mut Subscription) -> Event {
 async fn take(subscription: &mut Subscription, video: usize) -> (Vec<i64>, Vec<i64>) {
     let (mut pictures, mut sounds) = (Vec::new(), Vec::new());
     while pictures.len() < video {
-        let Event::Unit(Arrived { unit, after, catalog: got }) = next(subscription).await else { panic!("no unit") };
+        let Event::Unit(ReceivedUnit { unit, predecessor_dts: after, catalog: got }) = next(subscription).await else {
+            panic!("no unit")
+        };
         assert_eq!((unit.epoch, unit.composition_time()), (Epoch(7), 40));
         assert!(unit.payload.iter().all(|byte| *byte == unit.dts.as_millis() as u8));
         assert_eq!(*got, *catalog(7));
@@ -223,12 +227,12 @@ async fn a_subscriber_hears_whether_there_is_room() {
     let (address, pin, _) = serve(&live);
     let (_endpoint, connection) = connect(address, pin).await;
     let mut subscription = subscribe(connection, "live", Proof::None).await.unwrap();
-    assert!(matches!(next(&mut subscription).await, Event::Room(false)), "before it flows");
+    assert!(matches!(next(&mut subscription).await, Event::Capacity(false)), "before it flows");
     // It may flow all the same.
     subscription.start(Start::LiveEdge).await.unwrap();
     take(&mut subscription, 5).await;
     live.room.send_replace(true);
-    assert!(matches!(next(&mut subscription).await, Event::Room(true)));
+    assert!(matches!(next(&mut subscription).await, Event::Capacity(true)));
 }
 
 #[tokio::test]
@@ -239,10 +243,12 @@ async fn stamps_are_told_when_they_are_asked_for() {
     let (_endpoint, connection) = connect(address, pin).await;
     let mut subscription = subscribe(connection, "live", Proof::None).await.unwrap();
     let at = Timestamp::from_millis(33);
-    subscription.ask_stamps(Some(at)).await.unwrap();
-    let Event::Stamps { report, asked, came } = next(&mut subscription).await else { panic!("no stamps") };
+    subscription.request_timing(Some(at)).await.unwrap();
+    let Event::Timing { report, requested_at, received_at } = next(&mut subscription).await else {
+        panic!("no stamps")
+    };
     assert_eq!((report.units[0].dts, report.epoch), (at, Epoch(7)));
-    assert!(asked <= came);
+    assert!(requested_at <= received_at);
     // Units are handed over once, however many take them.
     subscription.start(Start::LiveEdge).await.unwrap();
     take(&mut subscription, 5).await;
@@ -252,8 +258,8 @@ async fn stamps_are_told_when_they_are_asked_for() {
     take(&mut second, 5).await;
     assert!((5..=10).contains(&live.relayed()), "{} of 5 pictures and 5 sounds", live.relayed());
     // Whoever asks on and on is shown out.
-    for _ in 0..MAX_ASKS {
-        if subscription.ask_stamps(None).await.is_err() {
+    for _ in 0..MAX_REQUESTS {
+        if subscription.request_timing(None).await.is_err() {
             break;
         }
     }
@@ -278,7 +284,10 @@ async fn an_idle_subscription_flows_from_the_very_next_unit() {
     };
     subscription.start(have(14 * 33, 13 * 33 + 5)).await.unwrap();
     let Event::Unit(first) = next(&mut subscription).await else { panic!("no unit") };
-    assert_eq!((first.unit.dts.as_millis(), first.after.map(Timestamp::as_millis)), (14 * 33 + 5, Some(13 * 33 + 5)));
+    assert_eq!(
+        (first.unit.dts.as_millis(), first.predecessor_dts.map(Timestamp::as_millis)),
+        (14 * 33 + 5, Some(13 * 33 + 5))
+    );
     let (pictures, _) = take(&mut subscription, 3).await;
     assert_eq!(pictures, [15 * 33, 16 * 33, 17 * 33], "in the middle of a group, and nothing twice");
     // Stopped and started again, ahead of the server: it waits for what comes.
@@ -324,13 +333,13 @@ async fn a_subscriber_that_does_not_read_is_put_at_the_newest_idr() {
                 assert_eq!(track, TrackId::VIDEO, "sound is never given up for pictures");
                 (gaps, last) = (gaps + 1, None);
             }
-            Event::Unit(Arrived { unit, after, .. }) if unit.track.is_video() => {
+            Event::Unit(ReceivedUnit { unit, predecessor_dts: after, .. }) if unit.track.is_video() => {
                 let follows = after.map(Timestamp::as_millis) == last && last.is_some();
                 assert!(follows || unit.random_access, "a picture without its predecessors");
                 last = Some(unit.dts.as_millis());
             }
-            Event::Unit(Arrived { unit, .. }) => sounds.push(unit.dts.as_millis()),
-            Event::Stamps { .. } | Event::Room(_) => panic!("nobody asked, and there is room"),
+            Event::Unit(ReceivedUnit { unit, .. }) => sounds.push(unit.dts.as_millis()),
+            Event::Timing { .. } | Event::Capacity(_) => panic!("nobody asked, and there is room"),
             Event::Ended => break,
         }
     }
@@ -398,10 +407,10 @@ async fn altered_packets_change_nothing() {
             match next(&mut subscription).await {
                 Event::Unit(sound) => {
                     assert!(sound.unit.payload.iter().all(|byte| *byte == sound.unit.dts.as_millis() as u8));
-                    assert_eq!(sound.after.map(Timestamp::as_millis), sounds.last().copied());
+                    assert_eq!(sound.predecessor_dts.map(Timestamp::as_millis), sounds.last().copied());
                     sounds.push(sound.unit.dts.as_millis());
                 }
-                other @ (Event::Gap(_) | Event::Stamps { .. } | Event::Room(_)) => panic!("{other:?}"),
+                other @ (Event::Gap(_) | Event::Timing { .. } | Event::Capacity(_)) => panic!("{other:?}"),
                 Event::Ended => break,
             }
         }
@@ -432,7 +441,7 @@ async fn hostile_subscribers_harm_nobody() {
     let mut friend = subscribe(connection, "live", Proof::None).await.unwrap();
     friend.start(Start::LiveEdge).await.unwrap();
     let mut subscribed = BytesMut::new();
-    Ask::Subscribe { name: "live".into(), proof: Proof::None }.encode(&mut subscribed);
+    ClientMessage::Subscribe { name: "live".into(), proof: Proof::None }.encode(&mut subscribed);
     for bytes in [
         &b"\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff"[..],
         b"\x01\x03abc",
@@ -452,19 +461,19 @@ async fn hostile_subscribers_harm_nobody() {
     // Who opens the control stream and says nothing is let go by the deadline, which no test waits for; the friend goes on meanwhile.
     assert_eq!(take(&mut friend, 5).await.0.len(), 5);
     let end = tokio::time::timeout(Duration::from_secs(5), ends.recv()).await.unwrap().unwrap();
-    assert!(matches!(end, Ended::Failed(_) | Ended::Left), "{end:?}");
+    assert!(matches!(end, Ended::Failed(_) | Ended::Unsubscribed), "{end:?}");
 }
 
 #[test]
 fn messages_both_ways() {
     let have = vec![(TrackId::VIDEO, Timestamp::from_millis(-5)), (TrackId::AUDIO, Timestamp::from_millis(1 << 40))];
     let asks = [
-        Ask::Subscribe { name: "live".into(), proof: Proof::None },
-        Ask::Subscribe { name: String::new(), proof: Proof::Ticket("abc".into()) },
-        Ask::Subscribe { name: "é".into(), proof: Proof::Code([9; 32]) },
-        Ask::Start { generation: 7, at: Start::LiveEdge },
-        Ask::Start { generation: u32::MAX, at: Start::After { epoch: Epoch(u64::MAX), have } },
-        Ask::Stop,
+        ClientMessage::Subscribe { name: "live".into(), proof: Proof::None },
+        ClientMessage::Subscribe { name: String::new(), proof: Proof::Ticket("abc".into()) },
+        ClientMessage::Subscribe { name: "é".into(), proof: Proof::Code([9; 32]) },
+        ClientMessage::Start { generation: 7, at: Start::LiveEdge },
+        ClientMessage::Start { generation: u32::MAX, at: Start::After { epoch: Epoch(u64::MAX), have } },
+        ClientMessage::Stop,
     ];
     for ask in asks {
         let mut bytes = BytesMut::new();
@@ -473,20 +482,20 @@ fn messages_both_ways() {
             assert_eq!(wire::take_message(&mut BytesMut::from(&bytes[..cut])), Ok(None), "{ask:?}");
         }
         let message = wire::take_message(&mut bytes).unwrap().unwrap();
-        assert_eq!((wire::ask(message), bytes.len()), (Ok(ask), 0));
+        assert_eq!((wire::client_message(message), bytes.len()), (Ok(ask), 0));
     }
     let replies = [
-        Reply::Accepted { proof: None },
-        Reply::Accepted { proof: Some([3; 32]) },
-        Reply::Refused { code: RefusalCode::Other(99), reason: "why".into() },
-        Reply::Dropped { generation: 1, track: TrackId::AUDIO, sequence: 1 << 20 },
-        Reply::Ended,
+        ServerMessage::Accepted { proof: None },
+        ServerMessage::Accepted { proof: Some([3; 32]) },
+        ServerMessage::Refused { code: RefusalCode::Other(99), reason: "why".into() },
+        ServerMessage::Dropped { generation: 1, track: TrackId::AUDIO, sequence: 1 << 20 },
+        ServerMessage::Ended,
     ];
     for reply in replies {
         let mut bytes = BytesMut::new();
         reply.encode(&mut bytes);
         let message = wire::take_message(&mut bytes).unwrap().unwrap();
-        assert_eq!(wire::reply(message), Ok(reply));
+        assert_eq!(wire::server_message(message), Ok(reply));
     }
     assert_eq!(format!("{:?}", Proof::Ticket("sekrit".into())), "Ticket(***)");
 }
@@ -507,15 +516,15 @@ fn group() -> BytesMut {
 /// SPEC.md §7 shows these bytes: an implementation of one's own can be tried against them.
 #[test]
 fn the_vectors_of_the_specification() {
-    let encoded = |ask: Ask| {
+    let encoded = |ask: ClientMessage| {
         let mut bytes = BytesMut::new();
         ask.encode(&mut bytes);
         HEXLOWER.encode(&bytes)
     };
     let have = vec![(TrackId::VIDEO, Timestamp::from_millis(330)), (TrackId::AUDIO, Timestamp::from_millis(321))];
     let vectors = [
-        encoded(Ask::Subscribe { name: "live".into(), proof: Proof::None }),
-        encoded(Ask::Start { generation: 1, at: Start::After { epoch: Epoch(7), have } }),
+        encoded(ClientMessage::Subscribe { name: "live".into(), proof: Proof::None }),
+        encoded(ClientMessage::Start { generation: 1, at: Start::After { epoch: Epoch(7), have } }),
         HEXLOWER.encode(&group()),
     ];
     let text = include_str!("SPEC.md").replace([' ', '\n'], "");
@@ -539,7 +548,7 @@ proptest! {
             }
         }
         prop_assert!(reader.is_between_frames());
-        let read: Vec<_> = units.iter().map(|u| (u.unit.dts.as_millis(), u.after.map(Timestamp::as_millis))).collect();
+        let read: Vec<_> = units.iter().map(|u| (u.unit.dts.as_millis(), u.predecessor_dts.map(Timestamp::as_millis))).collect();
         prop_assert_eq!(read, [(330, Some(297)), (363, Some(330))]);
         prop_assert_eq!(&*units[0].catalog, &*catalog(7));
         prop_assert!(units[0].unit.random_access && !units[1].unit.random_access);
@@ -560,7 +569,7 @@ proptest! {
         while let Ok(Some(_)) = reader.unit() {}
         let mut buffer = BytesMut::from(&bytes[..]);
         while let Ok(Some(message)) = wire::take_message(&mut buffer) {
-            let _ = (wire::ask(message.clone()), wire::reply(message));
+            let _ = (wire::client_message(message.clone()), wire::server_message(message));
         }
     }
 }

@@ -9,7 +9,7 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use media::latency::TimingReport;
 use media::{Epoch, Timestamp, TrackId};
 
-pub use self::group::{Arrived, GroupHeader, GroupReader, MAX_CATALOG, MAX_UNIT, put_catalog, put_unit_head};
+pub use self::group::{GroupHeader, GroupReader, MAX_CATALOG, MAX_UNIT, ReceivedUnit, put_catalog, put_unit_head};
 use super::coding::{
     array, bounded, byte, peek_varint, put_bytes, put_signed, put_varint, text, timestamp, track, track_byte, varint,
 };
@@ -86,7 +86,7 @@ pub enum Start {
 
 /// From a subscriber, on the control stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Ask {
+pub enum ClientMessage {
     /// The first message, once.
     Subscribe {
         /// The stream's name; empty where the server has one stream only.
@@ -104,7 +104,7 @@ pub enum Ask {
     /// Send nothing until the next start.
     Stop,
     /// Say how units came here, up to the one at `at` or to the newest, and what the clock shows.
-    Stamps {
+    Timing {
         /// DTS of the last unit to tell of.
         at: Option<Timestamp>,
     },
@@ -112,7 +112,7 @@ pub enum Ask {
 
 /// From a server, on the control stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Reply {
+pub enum ServerMessage {
     /// The subscriber is let in.
     Accepted {
         /// That the server knows the code, where the subscriber proved it too.
@@ -137,9 +137,9 @@ pub enum Reply {
     /// The broadcast is over, and all of it was sent.
     Ended,
     /// The answer to a question for stamps.
-    Stamps(TimingReport),
+    Timing(TimingReport),
     /// Whether the server has what it takes to send this subscriber everything.
-    Room(bool),
+    Capacity(bool),
 }
 
 /// Why a subscriber is not let in.
@@ -185,7 +185,7 @@ impl RefusalCode {
     }
 }
 
-impl Ask {
+impl ClientMessage {
     /// Appends it.
     pub fn encode(&self, out: &mut BytesMut) {
         let mut body = BytesMut::new();
@@ -222,8 +222,8 @@ impl Ask {
                 0x02
             }
             Self::Stop => 0x03,
-            Self::Stamps { at } => {
-                timing::put_question(&mut body, *at);
+            Self::Timing { at } => {
+                timing::put_request(&mut body, *at);
                 0x04
             }
         };
@@ -261,13 +261,13 @@ impl Ask {
                 Ok(Self::Start { generation, at })
             }
             0x03 => Ok(Self::Stop),
-            0x04 => Ok(Self::Stamps { at: timing::question(body)? }),
+            0x04 => Ok(Self::Timing { at: timing::request(body)? }),
             other => Err(Error::Unknown { what: "request", value: other }),
         }
     }
 }
 
-impl Reply {
+impl ServerMessage {
     /// Appends it.
     pub fn encode(&self, out: &mut BytesMut) {
         let mut body = BytesMut::new();
@@ -289,11 +289,11 @@ impl Reply {
                 0x13
             }
             Self::Ended => 0x14,
-            Self::Stamps(report) => {
-                timing::put_report(&mut body, report);
+            Self::Timing(report) => {
+                timing::put_response(&mut body, report);
                 0x15
             }
-            Self::Room(has_room) => {
+            Self::Capacity(has_room) => {
                 body.put_u8(u8::from(*has_room));
                 0x16
             }
@@ -319,9 +319,9 @@ impl Reply {
                 Ok(Self::Dropped { generation, track: track(byte(body, "a track")?), sequence: varint(body)? })
             }
             0x14 => Ok(Self::Ended),
-            0x15 => Ok(Self::Stamps(timing::report(body)?)),
+            0x15 => Ok(Self::Timing(timing::response(body)?)),
             0x16 => match byte(body, "a word of room")? {
-                room @ 0..=1 => Ok(Self::Room(room == 1)),
+                room @ 0..=1 => Ok(Self::Capacity(room == 1)),
                 other => Err(Error::Unknown { what: "word of room", value: other.into() }),
             },
             other => Err(Error::Unknown { what: "reply", value: other }),
@@ -346,13 +346,13 @@ pub fn take_message(buffer: &mut BytesMut) -> Result<Option<(u64, Bytes)>, Error
 }
 
 /// Reads a subscriber's message.
-pub fn ask(message: (u64, Bytes)) -> Result<Ask, Error> {
-    Ask::decode(message.0, message.1)
+pub fn client_message(message: (u64, Bytes)) -> Result<ClientMessage, Error> {
+    ClientMessage::decode(message.0, message.1)
 }
 
 /// Reads a server's message.
-pub fn reply(message: (u64, Bytes)) -> Result<Reply, Error> {
-    Reply::decode(message.0, message.1)
+pub fn server_message(message: (u64, Bytes)) -> Result<ServerMessage, Error> {
+    ServerMessage::decode(message.0, message.1)
 }
 
 fn put_message(out: &mut BytesMut, kind: u64, body: &[u8]) {

@@ -78,7 +78,7 @@ pub(super) async fn relay(viewer: &Viewer, relay: &Relay) -> Result<()> {
     loop {
         match subscription.next().await? {
             Event::Unit(arrived) => viewer.unit(&arrived.unit, arrived.catalog.clock),
-            Event::Stamps { .. } | Event::Room(_) => {}
+            Event::Timing { .. } | Event::Capacity(_) => {}
             Event::Gap(track) => bail!("units of {track} were given up on the way"),
             Event::Ended => bail!("the stream has ended"),
         }

@@ -22,13 +22,13 @@ pub struct GroupHeader {
 
 /// A unit as it comes out of a group.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Arrived {
+pub struct ReceivedUnit {
     /// What it is decoded with.
     pub catalog: Arc<Catalog>,
     /// The unit.
     pub unit: AccessUnit,
     /// The unit of its track that it follows; `None` for the first of its epoch.
-    pub after: Option<Timestamp>,
+    pub predecessor_dts: Option<Timestamp>,
 }
 
 impl GroupHeader {
@@ -98,7 +98,7 @@ impl GroupReader {
     }
 
     /// The next unit, once it is whole.
-    pub fn unit(&mut self) -> Result<Option<Arrived>, Error> {
+    pub fn unit(&mut self) -> Result<Option<ReceivedUnit>, Error> {
         let Some(header) = self.header()? else { return Ok(None) };
         loop {
             let mut peek = &self.buffer[..];
@@ -137,7 +137,7 @@ impl GroupReader {
             let used = self.buffer.len() - peek.len();
             self.buffer.advance(used);
             let payload = self.buffer.split_to(len as usize).freeze();
-            let after =
+            let predecessor_dts =
                 step.map(|step| Timestamp::from_millis(dts.saturating_sub(i64::try_from(step).unwrap_or(i64::MAX))));
             let unit = AccessUnit {
                 epoch: catalog.epoch,
@@ -147,7 +147,7 @@ impl GroupReader {
                 random_access: kind & RANDOM_ACCESS != 0,
                 payload,
             };
-            return Ok(Some(Arrived { catalog, unit, after }));
+            return Ok(Some(ReceivedUnit { catalog, unit, predecessor_dts }));
         }
     }
 

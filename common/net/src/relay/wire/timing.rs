@@ -9,25 +9,25 @@ use crate::relay::coding::{
     array, bounded, byte, put_signed, put_varint, signed, timestamp, track, track_byte, varint,
 };
 
-pub(super) fn put_question(out: &mut BytesMut, at: Option<Timestamp>) {
+pub(super) fn put_request(out: &mut BytesMut, at: Option<Timestamp>) {
     out.put_u8(u8::from(at.is_some()));
     at.iter().for_each(|at| put_signed(out, at.as_millis()));
 }
 
-pub(super) fn question(body: &mut Bytes) -> Result<Option<Timestamp>, Error> {
-    (byte(body, "a question for stamps")? != 0).then(|| timestamp(body)).transpose()
+pub(super) fn request(body: &mut Bytes) -> Result<Option<Timestamp>, Error> {
+    (byte(body, "a request for stamps")? != 0).then(|| timestamp(body)).transpose()
 }
 
-pub(super) fn put_report(out: &mut BytesMut, report: &TimingReport) {
-    out.put_i64(report.received.as_micros());
-    put_signed(out, report.answered.micros_since(report.received));
-    out.put_u64(report.epoch.0);
-    out.put_u8(u8::from(report.broadcaster.is_some()));
-    if let Some(ClockOffset { micros, uncertainty }) = report.broadcaster {
+pub(super) fn put_response(out: &mut BytesMut, response: &TimingReport) {
+    out.put_i64(response.received.as_micros());
+    put_signed(out, response.answered.micros_since(response.received));
+    out.put_u64(response.epoch.0);
+    out.put_u8(u8::from(response.broadcaster.is_some()));
+    if let Some(ClockOffset { micros, uncertainty }) = response.broadcaster {
         put_signed(out, micros);
         put_varint(out, uncertainty);
     }
-    let units = &report.units[..report.units.len().min(MAX_UNITS)];
+    let units = &response.units[..response.units.len().min(MAX_UNITS)];
     put_varint(out, units.len() as u64);
     for unit in units {
         out.put_u8(track_byte(unit.track));
@@ -35,12 +35,12 @@ pub(super) fn put_report(out: &mut BytesMut, report: &TimingReport) {
         let known = told().filter_map(|stage| Some((stage, unit.stamps.at(stage)?)));
         put_varint(out, known.clone().fold(0, |mask, (stage, _)| mask | 1 << stage as u64));
         for (_, at) in known {
-            put_signed(out, at.micros_since(report.received));
+            put_signed(out, at.micros_since(response.received));
         }
     }
 }
 
-pub(super) fn report(body: &mut Bytes) -> Result<TimingReport, Error> {
+pub(super) fn response(body: &mut Bytes) -> Result<TimingReport, Error> {
     let received = WallClock::from_micros(i64::from_be_bytes(array(body, "a server's clock")?));
     let after = |micros: i64| WallClock::from_micros(received.as_micros().saturating_add(micros));
     let answered = after(signed(body)?);
@@ -101,22 +101,22 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_report_is_read_as_it_was_written(report in any_report()) {
+        fn a_report_is_read_as_it_was_written(response in any_report()) {
             let mut bytes = BytesMut::new();
-            put_report(&mut bytes, &report);
+            put_response(&mut bytes, &response);
             prop_assert!((bytes.len() as u64) < super::super::MAX_MESSAGE - 16);
             let mut body = bytes.freeze();
-            prop_assert_eq!(super::report(&mut body).unwrap(), report);
+            prop_assert_eq!(super::response(&mut body).unwrap(), response);
             prop_assert!(body.is_empty());
         }
 
         #[test]
-        fn a_report_that_is_cut_or_wild_is_an_error_or_a_report(report in any_report(), cut: usize, bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+        fn a_report_that_is_cut_or_wild_is_an_error_or_a_report(response in any_report(), cut: usize, bytes in prop::collection::vec(any::<u8>(), 0..200)) {
             let mut whole = BytesMut::new();
-            put_report(&mut whole, &report);
+            put_response(&mut whole, &response);
             let cut = cut % whole.len();
-            prop_assert!(super::report(&mut whole.freeze().slice(..cut)).is_err());
-            let _ = super::report(&mut Bytes::from(bytes));
+            prop_assert!(super::response(&mut whole.freeze().slice(..cut)).is_err());
+            let _ = super::response(&mut Bytes::from(bytes));
         }
     }
 }
