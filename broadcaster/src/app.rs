@@ -73,7 +73,7 @@ pub async fn run(settings: Settings, log: LogFormat) -> anyhow::Result<()> {
         settings.trace.as_deref().map(Trace::create).transpose().context("can not create the trace")?.map(Arc::new);
 
     let stats = Arc::new(Stats::default());
-    net::clock::set_ahead(settings.clock_offset.saturating_mul(1000));
+    net::clock::set_test_offset(settings.clock_offset.saturating_mul(1000));
     let clock = BroadcastClock::start();
     let expected = expected_tracks(&plan, &sound);
     let epoch = Epoch(rand::random());

@@ -38,7 +38,7 @@ pub enum Command {
         json: bool,
     },
     /// Say what works here and what to fix: this network, the encoder, and with a URL the server.
-    Doctor(doctor::Ask),
+    Doctor(doctor::DoctorArgs),
 }
 
 /// How to publish.

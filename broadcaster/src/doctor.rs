@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use net::doctor::{self, Check, Place, Report, Role};
+use net::doctor::{self, Check, Report, Role, Target};
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
@@ -16,7 +16,7 @@ use crate::{capture, config};
 
 /// What to look at.
 #[derive(Clone, Debug, Args)]
-pub struct Ask {
+pub struct DoctorArgs {
     /// The server: a stream's page (http://HOST:8080/NAME tells most), or rtmp://HOST[:PORT]/APP.
     pub url: Option<String>,
 
@@ -49,8 +49,8 @@ pub struct Ask {
 ///
 /// # Errors
 /// If the URL is none: without showing it, as it may hold a key.
-pub async fn examine(ask: &Ask) -> anyhow::Result<Report> {
-    let place = ask.url.as_deref().map(|url| Place::parse(url, Role::Publisher)).transpose()?;
+pub async fn examine(ask: &DoctorArgs) -> anyhow::Result<Report> {
+    let place = ask.url.as_deref().map(|url| Target::parse(url, Role::Publisher)).transpose()?;
     let (encoder, checks) =
         tokio::join!(encoder(ask), doctor::examine(place.as_ref(), Role::Publisher, ask.peer_listen));
     let mut all = vec![encoder];
@@ -62,7 +62,7 @@ pub async fn examine(ask: &Ask) -> anyhow::Result<Report> {
 }
 
 /// Opens the encoder that a broadcast would get.
-async fn encoder(ask: &Ask) -> Check {
+async fn encoder(ask: &DoctorArgs) -> Check {
     if ask.encoder == Choice::Copy {
         return Check::ok("encoder", "none: a file's pictures pass through as they are");
     }
@@ -143,7 +143,7 @@ mod tests {
 
     #[tokio::test]
     async fn encoders_are_opened() {
-        let ask = |encoder: &str| Ask {
+        let ask = |encoder: &str| DoctorArgs {
             url: None,
             encoder: encoder.parse().unwrap(),
             size: None,

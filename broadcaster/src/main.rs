@@ -40,7 +40,7 @@ fn main() -> ExitCode {
 }
 
 /// Prints what works; whether all does is the exit code.
-fn examine(ask: &doctor::Ask) -> ExitCode {
+fn examine(ask: &doctor::DoctorArgs) -> ExitCode {
     let report = match run(doctor::examine(ask)) {
         Ok(report) => report,
         Err(error) => {

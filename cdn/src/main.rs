@@ -14,7 +14,7 @@ fn main() -> ExitCode {
     if let Some(Command::Key { action }) = cli.command {
         return action.run().map_or_else(|error| fail(&error, 1), |()| ExitCode::SUCCESS);
     }
-    net::clock::set_ahead(cli.flags.clock_offset.saturating_mul(1000));
+    net::clock::set_test_offset(cli.flags.clock_offset.saturating_mul(1000));
     let config = match cli.flags.load() {
         Ok(config) => config,
         Err(error) => return fail(&error.into(), EX_USAGE),

@@ -33,7 +33,7 @@ pub fn run(config: &Config) -> Result<bool> {
     crate::ffmpeg::init()?;
     let settings =
         Settings { latency: config.latency.map(Duration::from_millis), skip: config.may_skip(), burst: Duration::ZERO };
-    net::clock::set_ahead(config.clock_offset.saturating_mul(1000));
+    net::clock::set_test_offset(config.clock_offset.saturating_mul(1000));
     let trace = config
         .trace
         .as_deref()

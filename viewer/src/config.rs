@@ -114,7 +114,7 @@ pub struct Config {
 #[derive(Clone, Debug, Subcommand)]
 pub enum Command {
     /// Say what works here and what to fix: this network, and with a URL the server and the broadcaster behind it
-    Doctor(doctor::Ask),
+    Doctor(doctor::DoctorArgs),
 }
 
 /// What stands ready for when the path in use fails.

@@ -11,7 +11,7 @@ use std::time::Duration;
 use media::codec::{CodecConfig, Format, capture_time_sei};
 use media::latency::{Stage, StageTimes};
 use media::{Epoch, Timestamp, TrackKind};
-use net::trace::Noted;
+use net::trace::UnitRef;
 use parking_lot::Mutex;
 use tracing::{error, warn};
 
@@ -29,7 +29,7 @@ pub struct Ready {
     /// When it passed each stage so far.
     pub stamps: StageTimes,
     /// The unit that it was coded in, for the trace.
-    pub unit: Option<Noted>,
+    pub unit: Option<UnitRef>,
     /// The picture.
     pub picture: Picture,
 }
@@ -127,7 +127,7 @@ struct Decoding {
 
 struct Pending {
     pts: Timestamp,
-    unit: Noted,
+    unit: UnitRef,
     stamps: StageTimes,
 }
 
@@ -151,7 +151,7 @@ impl Decoding {
         if self.pending.len() == MAX_PENDING {
             self.pending.pop_front();
         }
-        self.pending.push_back(Pending { pts: work.unit.pts, unit: Noted::from(&work.unit), stamps });
+        self.pending.push_back(Pending { pts: work.unit.pts, unit: UnitRef::from(&work.unit), stamps });
     }
 }
 

@@ -45,7 +45,7 @@ fn main() -> ExitCode {
 }
 
 /// Prints what works; whether all does is the exit code.
-fn doctor(ask: &viewer::doctor::Ask) -> ExitCode {
+fn doctor(ask: &viewer::doctor::DoctorArgs) -> ExitCode {
     match viewer::doctor::examine(ask) {
         Ok(report) => {
             let _ = std::io::stdout().write_all(report.render(ask.json).as_bytes());

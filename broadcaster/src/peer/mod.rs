@@ -20,7 +20,7 @@ use media::{AccessUnit, Cursor, LiveWindow, Timestamp, TrackKind};
 use net::discovery::{Announcer, AnnouncerOptions, own_addresses};
 use net::relay::{self, Grant, Proof, RefusalCode, Request, Side};
 use net::rtmp::{PeerAdvertisement, TicketIssuer};
-use net::trust::{self, Code, Gate, Identity, pairing, tls};
+use net::trust::{self, Code, Identity, TicketVerifier, pairing, tls};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -80,8 +80,8 @@ pub struct Peer {
 #[derive(Debug, Default)]
 struct Door {
     /// For tickets; there is none before a CDN has said what it signs them with.
-    gate: Option<(TicketIssuer, Gate)>,
-    attempts: pairing::Attempts,
+    gate: Option<(TicketIssuer, TicketVerifier)>,
+    attempts: pairing::AttemptLimiter,
     /// Connections by address, those that are still shaking hands included.
     from: HashMap<IpAddr, usize>,
 }
@@ -151,7 +151,10 @@ impl Peer {
                 gate.set_key(tickets.key);
                 known.key = tickets.key;
             }
-            gate => *gate = Some((tickets.clone(), Gate::new(tickets.key, &tickets.stream, self.broadcast.epoch().0))),
+            gate => {
+                *gate =
+                    Some((tickets.clone(), TicketVerifier::new(tickets.key, &tickets.stream, self.broadcast.epoch().0)))
+            }
         }
     }
 
@@ -293,7 +296,7 @@ impl Peer {
                 let Some((_, gate)) = &mut door.gate else {
                     return Err(denied("this broadcaster has no CDN whose tickets it takes".to_owned()));
                 };
-                gate.admit(ticket, now).map(|()| None).map_err(|refusal| denied(refusal.to_string()))
+                gate.redeem(ticket, now).map(|()| None).map_err(|refusal| denied(refusal.to_string()))
             }
             Proof::Code(proof) => {
                 let exporter = pairing::exporter(connection).map_err(|error| denied(error.to_string()))?;

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use media::live_window::{Cursor, LiveWindow, ReadBatch};
 use media::{AccessUnit, Catalog, TrackId};
 use net::clock;
-use net::trace::{Noted, Trace};
+use net::trace::{Trace, UnitRef};
 use parking_lot::RwLock;
 use tokio::sync::watch;
 
@@ -304,7 +304,7 @@ impl LiveStream {
         debug_assert_eq!(catalog.epoch, unit.epoch, "a unit is of its catalog's epoch");
         let (track, size) = (unit.track, unit.payload.len() as u64);
         let (epoch, dts) = (unit.epoch, unit.dts);
-        let (traced, read_at) = (Noted::from(&unit), clock::system());
+        let (traced, read_at) = (UnitRef::from(&unit), clock::system());
         let (position, is_picture) = {
             let mut shared = self.shared.write();
             if shared.writer.as_ref().is_none_or(|w| w.id != writer) {

@@ -47,7 +47,7 @@ impl Stamped {
     }
 
     /// The trace's line of a unit that was read whole at `at`, by the system's clock. It is a write to a file: under no lock.
-    pub(super) fn trace_ingested(&self, unit: trace::Noted, at: WallClock) {
+    pub(super) fn trace_ingested(&self, unit: trace::UnitRef, at: WallClock) {
         if let Some(trace) = &self.trace {
             trace.note(Stage::Ingested.name(), unit, "", at);
         }

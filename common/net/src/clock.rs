@@ -5,9 +5,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use media::WallClock;
 
-/// What this program takes for the time: the system's, and what [`set_ahead`] says.
+/// What this program takes for the time: the system's, and what [`set_test_offset`] says.
 pub fn now() -> WallClock {
-    WallClock::from_micros(system().as_micros().saturating_add(AHEAD.load(Ordering::Relaxed)))
+    WallClock::from_micros(system().as_micros().saturating_add(TEST_OFFSET.load(Ordering::Relaxed)))
 }
 
 /// The system's time: for what must be true on this host alone, such as the age of a device's stamp.
@@ -22,8 +22,8 @@ pub fn unix_seconds() -> u64 {
 }
 
 /// Has [`now`] be so many microseconds ahead of the system's time, for the whole program. To be called before anything asks.
-pub fn set_ahead(micros: i64) {
-    AHEAD.store(micros, Ordering::Relaxed);
+pub fn set_test_offset(micros: i64) {
+    TEST_OFFSET.store(micros, Ordering::Relaxed);
 }
 
-static AHEAD: AtomicI64 = AtomicI64::new(0);
+static TEST_OFFSET: AtomicI64 = AtomicI64::new(0);

@@ -23,7 +23,7 @@ pub struct Trace(Mutex<LineWriter<File>>);
 
 /// The unit that a line is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Noted {
+pub struct UnitRef {
     /// Its track.
     pub track: TrackId,
     /// Its name within the track.
@@ -34,7 +34,7 @@ pub struct Noted {
     pub bytes: usize,
 }
 
-impl From<&AccessUnit> for Noted {
+impl From<&AccessUnit> for UnitRef {
     fn from(unit: &AccessUnit) -> Self {
         Self { track: unit.track, dts: unit.dts, random_access: unit.random_access, bytes: unit.payload.len() }
     }
@@ -49,12 +49,12 @@ impl Trace {
     }
 
     /// Notes that a unit passes `stage` now.
-    pub fn now(&self, stage: &str, unit: impl Into<Noted>, path: &str) {
+    pub fn now(&self, stage: &str, unit: impl Into<UnitRef>, path: &str) {
         self.note(stage, unit, path, clock::system());
     }
 
     /// Notes that a unit passed `stage` at `at`.
-    pub fn note(&self, stage: &str, unit: impl Into<Noted>, path: &str, at: WallClock) {
+    pub fn note(&self, stage: &str, unit: impl Into<UnitRef>, path: &str, at: WallClock) {
         let unit = unit.into();
         let line = line(stage, unit, path, at);
         // No line is left half-written by a panic: they are written whole.
@@ -62,8 +62,8 @@ impl Trace {
     }
 }
 
-fn line(stage: &str, unit: Noted, path: &str, at: WallClock) -> String {
-    let Noted { track, dts, random_access, bytes } = unit;
+fn line(stage: &str, unit: UnitRef, path: &str, at: WallClock) -> String {
+    let UnitRef { track, dts, random_access, bytes } = unit;
     // A path is named by the program, never by the network; still, it must not make columns.
     let path = path.replace([',', '\n'], " ");
     format!("{stage},{track},{},{},{bytes},{path},{}\n", dts.as_millis(), u8::from(random_access), at.as_micros())
@@ -78,7 +78,7 @@ mod tests {
     #[test]
     fn a_line_has_a_field_for_each_column() {
         let dts = Timestamp::from_millis(-40);
-        let unit = Noted { track: TrackId::VIDEO, dts, random_access: true, bytes: 30_000 };
+        let unit = UnitRef { track: TrackId::VIDEO, dts, random_access: true, bytes: 30_000 };
         let line = line("received", unit, "LAN peer, again", WallClock::from_micros(17));
         assert_eq!(line, "received,v0,-40,1,30000,LAN peer  again,17\n");
         assert_eq!(line.split(',').count(), HEADER.split(',').count());

@@ -4,7 +4,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use net::discovery::{Browser, BrowserOptions, Event, Wanted};
+use net::discovery::{Browser, BrowserOptions, Event, NameMatcher};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep};
 use tracing::{debug, info};
@@ -96,7 +96,7 @@ struct Browsing {
 impl Browsing {
     fn start(secret: &[u8; 16]) -> Option<Self> {
         let mut options = BrowserOptions::default();
-        options.wanted = vec![Wanted::new(secret)];
+        options.matchers = vec![NameMatcher::new(secret)];
         match Browser::start(options) {
             Ok(browser) => Some(Self { browser, found: Places::new() }),
             Err(error) => {

@@ -15,7 +15,7 @@ use tokio::sync::oneshot;
 use tracing::{debug, warn};
 
 use super::daemon::Daemon;
-use super::name::{self, SECRET_LEN, Wanted, slot_at};
+use super::name::{self, NameMatcher, SECRET_LEN, slot_at};
 use super::{AnnouncerOptions, Clock, Error, SERVICE, VERSION, service_record};
 
 /// A broadcast that is announced until this is dropped or [stopped](Self::stop).
@@ -42,7 +42,7 @@ impl Announcer {
         }
         let daemon = Daemon::start(&options.interfaces, options.loopback)?;
         let events = daemon.tell("listening", ServiceDaemon::monitor)?;
-        let broadcast = Wanted::new(secret);
+        let broadcast = NameMatcher::new(secret);
         let slot = slot_at(options.clock.unix_seconds());
         let fullname = register(&daemon, &broadcast, slot, port)?;
 
@@ -50,7 +50,7 @@ impl Announcer {
         let (said, goodbye) = mpsc::channel();
         let (finished, done) = oneshot::channel();
         let announced = Arc::new(AtomicBool::new(false));
-        let keeper = Keeper {
+        let keeper = AnnounceTask {
             daemon,
             events,
             broadcast,
@@ -78,7 +78,7 @@ impl Announcer {
     pub async fn stop(mut self) {
         self.on = None;
         if let Some(done) = self.done.take()
-            && tokio::time::timeout(STOP, done).await.is_err()
+            && tokio::time::timeout(STOP_TIMEOUT, done).await.is_err()
         {
             debug!("the LAN announcer is late to stop");
         }
@@ -90,17 +90,17 @@ impl Drop for Announcer {
     /// process lives that long.
     fn drop(&mut self) {
         self.on = None;
-        if self.goodbye.recv_timeout(GOODBYE) == Err(RecvTimeoutError::Timeout) {
+        if self.goodbye.recv_timeout(GOODBYE_TIMEOUT) == Err(RecvTimeoutError::Timeout) {
             debug!("the goodbye to the LAN is late");
         }
     }
 }
 
 /// The thread that keeps the name that of the present slot.
-struct Keeper {
+struct AnnounceTask {
     daemon: Daemon,
     events: Receiver<DaemonEvent>,
-    broadcast: Wanted,
+    broadcast: NameMatcher,
     port: u16,
     clock: Clock,
     slot: u64,
@@ -108,14 +108,14 @@ struct Keeper {
     announced: Arc<AtomicBool>,
 }
 
-impl Keeper {
+impl AnnounceTask {
     fn run(mut self, off: &mpsc::Receiver<()>, said: mpsc::Sender<()>, finished: oneshot::Sender<()>) {
         // Nothing is ever sent: the wait ends early only by the announcer's end.
-        while off.recv_timeout(TICK) == Err(RecvTimeoutError::Timeout) {
-            self.hear();
-            self.follow_clock();
+        while off.recv_timeout(CLOCK_POLL) == Err(RecvTimeoutError::Timeout) {
+            self.drain_events();
+            self.rotate_name();
         }
-        self.say_goodbye(&self.fullname);
+        self.unregister(&self.fullname);
         drop(said);
         thread::sleep(SECOND_GOODBYE);
         drop(self);
@@ -123,7 +123,7 @@ impl Keeper {
     }
 
     /// Registers the next name and then withdraws the old one, so that at no moment there is none.
-    fn follow_clock(&mut self) {
+    fn rotate_name(&mut self) {
         let slot = slot_at(self.clock.unix_seconds());
         if slot == self.slot {
             return;
@@ -132,18 +132,18 @@ impl Keeper {
             Ok(fullname) => {
                 self.slot = slot;
                 let old = std::mem::replace(&mut self.fullname, fullname);
-                self.say_goodbye(&old);
+                self.unregister(&old);
             }
             // The old name still matches for a slot's time, so there is time to try again.
             Err(error) => warn!(%error, "the LAN announcement keeps its old name"),
         }
     }
 
-    fn say_goodbye(&self, fullname: &str) {
+    fn unregister(&self, fullname: &str) {
         match self.daemon.tell("saying goodbye", |inner| inner.unregister(fullname)) {
             // The answer comes after the packets.
             Ok(answer) => {
-                if answer.recv_timeout(GOODBYE).is_err() {
+                if answer.recv_timeout(GOODBYE_TIMEOUT).is_err() {
                     debug!(fullname, "no word whether the goodbye was sent");
                 }
             }
@@ -151,7 +151,7 @@ impl Keeper {
         }
     }
 
-    fn hear(&self) {
+    fn drain_events(&self) {
         for event in self.events.try_iter() {
             match event {
                 // A new address is announced without an event of its own.
@@ -166,7 +166,7 @@ impl Keeper {
 /// Registers the name of a slot and gives it in full. Each name gets a host name of its own: mdns-sd's goodbye takes the host's
 /// addresses along, which would tear those of the next name out of viewers' caches; and a host name that stayed would link the
 /// names.
-fn register(daemon: &Daemon, broadcast: &Wanted, slot: u64, port: u16) -> Result<String, Error> {
+fn register(daemon: &Daemon, broadcast: &NameMatcher, slot: u64, port: u16) -> Result<String, Error> {
     let instance = broadcast.name(slot);
     let mut random = [0; name::NAME_BYTES];
     SystemRandom::new().fill(&mut random).map_err(|_| Error::Random)?;
@@ -182,13 +182,13 @@ fn register(daemon: &Daemon, broadcast: &Wanted, slot: u64, port: u16) -> Result
 
 /// How often the clock is read. Not a timer until the next slot: one that a suspended laptop stops, and a corrected clock
 /// outdates.
-const TICK: Duration = Duration::from_secs(1);
+const CLOCK_POLL: Duration = Duration::from_secs(1);
 
 /// For the goodbye to be sent: mDNS's thread does it between two packets.
-const GOODBYE: Duration = Duration::from_millis(250);
+const GOODBYE_TIMEOUT: Duration = Duration::from_millis(250);
 
 /// mdns-sd repeats a goodbye 120 ms after the first; its thread must not end before.
 const SECOND_GOODBYE: Duration = Duration::from_millis(150);
 
 /// For all of it.
-const STOP: Duration = Duration::from_secs(1);
+const STOP_TIMEOUT: Duration = Duration::from_secs(1);

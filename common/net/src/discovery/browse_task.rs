@@ -1,7 +1,7 @@
-//! The task behind a browser: takes what mdns-sd tells, keeps it in the ledger, and hands the differences on.
+//! The task behind a browser: takes what mdns-sd tells, keeps it in the cache, and hands the differences on.
 //!
 //! mdns-sd's cache has no bound, and a subscription whose thousand places are full is closed. So the task counts the cache, and
-//! starts mDNS anew where somebody fills it; who is really there is found again within a moment. And it asks again for who was
+//! starts mDNS restart where somebody fills it; who is really there is found again within a moment. And it asks again for who was
 //! lost, which mdns-sd does not for an instance that it knows by name (RFC 6762 §5.2, §10).
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,7 +15,7 @@ use tracing::{debug, warn};
 
 use super::browser::Event;
 use super::daemon::Daemon;
-use super::service_cache::Ledger;
+use super::service_cache::ServiceCache;
 use super::service_record;
 use super::{BrowserOptions, Error, SERVICE};
 
@@ -24,14 +24,14 @@ use super::{BrowserOptions, Error, SERVICE};
 pub(super) struct Shared {
     daemon: Mutex<Arc<Daemon>>,
     heard: AtomicBool,
-    /// Wakes the task to ask again.
-    pub(super) again: Notify,
+    /// Wakes the task to requery again.
+    pub(super) requery: Notify,
 }
 
 impl Shared {
     pub(super) fn new(subscription: &Subscription) -> Self {
         let daemon = Mutex::new(Arc::clone(&subscription.daemon));
-        Self { daemon, heard: AtomicBool::new(false), again: Notify::new() }
+        Self { daemon, heard: AtomicBool::new(false), requery: Notify::new() }
     }
 
     /// The present mDNS thread, which may be another one later.
@@ -41,7 +41,7 @@ impl Shared {
 
     /// See [`Browser::has_heard`](super::Browser::has_heard).
     pub(super) async fn has_heard(&self) -> Result<bool, Error> {
-        if !self.heard.load(Ordering::Relaxed) && cached(&self.daemon()).await? > 0 {
+        if !self.heard.load(Ordering::Relaxed) && cached_records(&self.daemon()).await? > 0 {
             self.heard.store(true, Ordering::Relaxed);
         }
         Ok(self.heard.load(Ordering::Relaxed))
@@ -55,10 +55,10 @@ impl Shared {
 }
 
 /// Records that mdns-sd holds from others. It counts no packets that come in, only what they left in its cache.
-async fn cached(daemon: &Daemon) -> Result<i64, Error> {
+async fn cached_records(daemon: &Daemon) -> Result<i64, Error> {
     let answer = daemon.tell("counting", ServiceDaemon::get_metrics)?;
-    let Ok(Ok(metrics)) = timeout(ANSWER, answer.recv_async()).await else { return Err(Error::Silent) };
-    Ok(CACHED.iter().filter_map(|counter| metrics.get(*counter)).sum())
+    let Ok(Ok(metrics)) = timeout(RESPONSE_TIMEOUT, answer.recv_async()).await else { return Err(Error::Silent) };
+    Ok(CACHE_COUNTERS.iter().filter_map(|counter| metrics.get(*counter)).sum())
 }
 
 /// An mDNS thread with what it was asked.
@@ -79,9 +79,9 @@ impl Subscription {
         Ok(Self { daemon, found, next: None, survey })
     }
 
-    /// Browses anew while the present subscription goes on: mdns-sd moves to the new one, which closes the old one after its last
+    /// Browses restart while the present subscription goes on: mdns-sd moves to the new one, which closes the old one after its last
     /// event, asks for what its cache knows by name only, and starts the series of its questions again.
-    fn again(&mut self) {
+    fn browse_again(&mut self) {
         if self.next.is_none() {
             let next = self.daemon.tell("browsing again", |inner| inner.browse(SERVICE));
             self.next = next.inspect_err(|error| debug!(%error, "the LAN is not asked again")).ok();
@@ -115,25 +115,25 @@ impl Subscription {
     }
 }
 
-/// Runs until the viewer drops the other end of `out`, or mDNS cannot be started anew.
+/// Runs until the viewer drops the other end of `out`, or mDNS cannot be started restart.
 pub(super) async fn run(
     shared: Arc<Shared>,
     options: BrowserOptions,
     mut subscription: Subscription,
     out: mpsc::Sender<Event>,
 ) {
-    let mut ledger = Ledger::default();
-    // When to ask again for who was lost, and how long after the time before.
-    let mut ask: Option<(Instant, Duration)> = None;
-    let mut doubts_end = None;
-    let mut count = interval(COUNT);
+    let mut cache = ServiceCache::default();
+    // When to requery again for who was lost, and how long after the time before.
+    let mut requery: Option<(Instant, Duration)> = None;
+    let mut stale_until = None;
+    let mut count = interval(COUNT_INTERVAL);
     count.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        let anew = tokio::select! {
+        let restart = tokio::select! {
             () = out.closed() => return,
-            permit = out.reserve(), if ledger.has_news() => {
+            permit = out.reserve(), if cache.has_changes() => {
                 let Ok(permit) = permit else { return };
-                if let Some(event) = ledger.next() {
+                if let Some(event) = cache.next() {
                     permit.send(event);
                 }
                 false
@@ -141,35 +141,35 @@ pub(super) async fn run(
             event = subscription.event() => match event {
                 Some((event, survey)) => {
                     shared.listen(&event);
-                    if !survey && take(&mut ledger, &options, event) {
-                        ask = Some((Instant::now() + ASK_FIRST, ASK_FIRST));
+                    if !survey && take(&mut cache, &options, event) {
+                        requery = Some((Instant::now() + FIRST_REQUERY, FIRST_REQUERY));
                     }
                     false
                 }
                 None => true,
             },
-            _ = count.tick() => !matches!(cached(&subscription.daemon).await, Ok(records) if records <= MAX_RECORDS),
-            () = until(doubts_end) => {
-                doubts_end = None;
-                ledger.drop_doubted();
+            _ = count.tick() => !matches!(cached_records(&subscription.daemon).await, Ok(records) if records <= MAX_RECORDS),
+            () = until(stale_until) => {
+                stale_until = None;
+                cache.evict_stale();
                 false
             }
-            () = until(ask.map(|(at, _)| at)) => {
-                ask = ask.and_then(|(at, after)| {
-                    let after = after * ASK_FACTOR;
-                    (after <= ASK_LAST).then_some((at + after, after))
+            () = until(requery.map(|(at, _)| at)) => {
+                requery = requery.and_then(|(at, after)| {
+                    let after = after * REQUERY_FACTOR;
+                    (after <= LAST_REQUERY).then_some((at + after, after))
                 });
-                subscription.again();
+                subscription.browse_again();
                 false
             }
-            () = shared.again.notified() => {
-                subscription.again();
+            () = shared.requery.notified() => {
+                subscription.browse_again();
                 false
             }
         };
-        if anew {
-            warn!("mDNS starts anew: it holds too much, does not answer, or told more than was taken");
-            sleep(BEFORE_ANEW).await;
+        if restart {
+            warn!("mDNS starts restart: it holds too much, does not answer, or told more than was taken");
+            sleep(RESTART_DELAY).await;
             match Subscription::start(&options) {
                 Ok(started) => subscription = started,
                 Err(error) => {
@@ -178,22 +178,22 @@ pub(super) async fn run(
                 }
             }
             *shared.daemon.lock().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&subscription.daemon);
-            ledger.doubt_all();
-            doubts_end = Some(Instant::now() + DOUBT);
+            cache.mark_stale();
+            stale_until = Some(Instant::now() + STALE_TIMEOUT);
         }
     }
 }
 
-/// Puts an event into the ledger. True if an instance was lost.
-fn take(ledger: &mut Ledger, options: &BrowserOptions, event: ServiceEvent) -> bool {
+/// Puts an event into the cache. True if an instance was lost.
+fn take(cache: &mut ServiceCache, options: &BrowserOptions, event: ServiceEvent) -> bool {
     match event {
         ServiceEvent::ServiceResolved(resolved) => match service_record::read(&resolved, options.loopback) {
-            Ok(sighting) if !wants(options, &sighting.instance) => {
-                debug!(instance = sighting.instance, "an instance of another broadcast is ignored");
+            Ok(record) if !is_wanted(options, &record.instance) => {
+                debug!(instance = record.instance, "an instance of another broadcast is ignored");
             }
-            Ok(sighting) => {
-                let instance = sighting.instance.clone();
-                if !ledger.saw(sighting) {
+            Ok(record) => {
+                let instance = record.instance.clone();
+                if !cache.upsert(record) {
                     debug!(instance, "too many instances on the LAN, this one is ignored");
                 }
             }
@@ -201,7 +201,7 @@ fn take(ledger: &mut Ledger, options: &BrowserOptions, event: ServiceEvent) -> b
         },
         ServiceEvent::ServiceRemoved(_, fullname) => {
             if let Some(instance) = service_record::instance_of(&fullname) {
-                return ledger.lost(instance);
+                return cache.remove(instance);
             }
         }
         _ => {}
@@ -209,9 +209,9 @@ fn take(ledger: &mut Ledger, options: &BrowserOptions, event: ServiceEvent) -> b
     false
 }
 
-fn wants(options: &BrowserOptions, instance: &str) -> bool {
+fn is_wanted(options: &BrowserOptions, instance: &str) -> bool {
     let now = options.clock.unix_seconds();
-    options.wanted.is_empty() || options.wanted.iter().any(|wanted| wanted.matches(instance, now))
+    options.matchers.is_empty() || options.matchers.iter().any(|matcher| matcher.matches(instance, now))
 }
 
 /// Pends until a time, and forever if there is none.
@@ -226,29 +226,36 @@ async fn until(time: Option<Instant>) {
 const ANY_SERVICE: &str = "_services._dns-sd._udp.local.";
 
 /// mdns-sd's counters of what it holds from others.
-const CACHED: [&str; 6] = ["cached-ptr", "cached-srv", "cached-txt", "cached-addr", "cached-nsec", "cached-subtype"];
+const CACHE_COUNTERS: [&str; 6] = [
+    "cached_records-ptr",
+    "cached_records-srv",
+    "cached_records-txt",
+    "cached_records-addr",
+    "cached_records-nsec",
+    "cached_records-subtype",
+];
 
-/// Records in mdns-sd's cache above which it starts anew: some megabytes. The largest LANs have some hundred services of all
+/// Records in mdns-sd's cache above which it starts restart: some megabytes. The largest LANs have some hundred services of all
 /// kinds.
 const MAX_RECORDS: i64 = 4096;
 
 /// Between two counts of them. A gigabit of forged records in that time is the machine's problem before it is ours.
-const COUNT: Duration = Duration::from_secs(10);
+const COUNT_INTERVAL: Duration = Duration::from_secs(10);
 
 /// mDNS's thread answers between two packets.
-const ANSWER: Duration = Duration::from_secs(1);
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Before mDNS starts anew, so that a flood does not become our busy loop.
-const BEFORE_ANEW: Duration = Duration::from_secs(1);
+/// Before mDNS starts restart, so that a flood does not become our busy loop.
+const RESTART_DELAY: Duration = Duration::from_secs(1);
 
 /// How long what was known before may take to be seen again: three of mdns-sd's questions.
-const DOUBT: Duration = Duration::from_secs(5);
+const STALE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// From a loss to the first question for who was lost: longer than a laptop's change of access points.
-const ASK_FIRST: Duration = Duration::from_secs(5);
+const FIRST_REQUERY: Duration = Duration::from_secs(5);
 
-/// By how much each wait is longer than the one before it (RFC 6762 §5.2 wants two at least).
-const ASK_FACTOR: u32 = 3;
+/// By how much each wait is longer than the one before it (RFC 6762 §5.2 is_wanted two at least).
+const REQUERY_FACTOR: u32 = 3;
 
 /// The longest of these waits, so there are three. Whoever comes back later announces itself.
-const ASK_LAST: Duration = Duration::from_secs(45);
+const LAST_REQUERY: Duration = Duration::from_secs(45);

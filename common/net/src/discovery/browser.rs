@@ -92,7 +92,7 @@ impl Browser {
     /// hour, since broadcasters announce themselves (RFC 6762 §5.2); where multicast gets lost that may not be enough for a viewer
     /// who waits.
     pub fn refresh(&self) {
-        self.shared.again.notify_one();
+        self.shared.requery.notify_one();
     }
 
     /// Whether any mDNS answer has been heard since the start, of a broadcaster or, with [`survey`](BrowserOptions::survey), of

@@ -33,7 +33,7 @@ pub use addresses::own_addresses;
 pub use announcer::Announcer;
 pub use browser::{Browser, Event};
 pub use error::Error;
-pub use name::{Wanted, instance_name, slot_at};
+pub use name::{NameMatcher, instance_name, slot_at};
 pub use options::{AnnouncerOptions, BrowserOptions, Clock, Interfaces};
 
 /// The service type, fully qualified (RFC 6763 §4.1.2, §7). QUIC runs over UDP, hence `_udp`.

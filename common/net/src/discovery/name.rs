@@ -10,7 +10,7 @@ use ring::hmac;
 /// They are the first 10 bytes of HMAC-SHA256 under `secret` of `"nearcast-mdns-v1"` and the slot's 8 big-endian bytes.
 #[must_use]
 pub fn instance_name(secret: &[u8; SECRET_LEN], slot: u64) -> String {
-    Wanted::new(secret).name(slot)
+    NameMatcher::new(secret).name(slot)
 }
 
 /// The slot that a moment is in; `unix_seconds` counts from 1970-01-01 UTC.
@@ -21,11 +21,11 @@ pub fn slot_at(unix_seconds: u64) -> u64 {
 
 /// A broadcast that somebody looks for, or announces: its secret, made ready to compute names.
 #[derive(Clone)]
-pub struct Wanted {
+pub struct NameMatcher {
     key: hmac::Key,
 }
 
-impl Wanted {
+impl NameMatcher {
     /// The broadcast of `secret`.
     #[must_use]
     pub fn new(secret: &[u8; SECRET_LEN]) -> Self {
@@ -55,10 +55,10 @@ impl Wanted {
     }
 }
 
-impl std::fmt::Debug for Wanted {
+impl std::fmt::Debug for NameMatcher {
     /// Without the secret, which must not get into logs.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Wanted").finish_non_exhaustive()
+        f.debug_struct("NameMatcher").finish_non_exhaustive()
     }
 }
 
@@ -150,7 +150,7 @@ mod tests {
 
     #[test]
     fn a_name_matches_in_its_slot_and_the_two_around() {
-        let wanted = Wanted::new(&SECRET);
+        let wanted = NameMatcher::new(&SECRET);
         let now = 1_700_000_000;
         for (slots_ahead, expected) in [(-2_i64, false), (-1, true), (0, true), (1, true), (2, false)] {
             let name = instance_name(&SECRET, slot_at(now).checked_add_signed(slots_ahead).unwrap());
@@ -165,7 +165,7 @@ mod tests {
 
     #[test]
     fn the_ends_of_time_do_not_overflow() {
-        let wanted = Wanted::new(&SECRET);
+        let wanted = NameMatcher::new(&SECRET);
         assert!(wanted.matches(&instance_name(&SECRET, 0), 0));
         assert!(wanted.matches(&instance_name(&SECRET, u64::MAX / 600), u64::MAX));
     }
@@ -189,7 +189,7 @@ mod tests {
 
     #[test]
     fn debug_keeps_the_secret() {
-        assert_eq!(format!("{:?}", Wanted::new(&SECRET)), "Wanted { .. }");
+        assert_eq!(format!("{:?}", NameMatcher::new(&SECRET)), "NameMatcher { .. }");
     }
 
     const NAMES_ELSEWHERE: [([u8; 16], u64, &str); 4] = [

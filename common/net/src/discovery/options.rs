@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use super::Wanted;
+use super::NameMatcher;
 
 /// Where mDNS is spoken. Interfaces that come or go later are followed (RFC 6762 §14).
 ///
@@ -38,13 +38,13 @@ pub struct BrowserOptions {
     pub interfaces: Interfaces,
     /// Whether loopback counts as an interface, and a loopback address as an address. For tests.
     pub loopback: bool,
-    /// What time it is, which decides the slots that match [`wanted`](Self::wanted).
+    /// What time it is, which decides the slots that match [`matchers`](Self::matchers).
     pub clock: Clock,
     /// The broadcasts to look for; all others are ignored. Empty means every instance.
     ///
     /// A viewer should say whom it wants: whoever floods the LAN with instances then cannot crowd the right one out of the bounded
     /// number that is held, since the names to hold cannot be made up without the secret.
-    pub wanted: Vec<Wanted>,
+    pub matchers: Vec<NameMatcher>,
     /// Whether to ask which services of any kind the LAN has (RFC 6763 §9), so that
     /// [`Browser::has_heard`](super::Browser::has_heard) can tell a LAN without broadcasters from one that drops multicast.
     /// For diagnosis: it makes every responder on the LAN answer.
@@ -100,6 +100,6 @@ mod tests {
         assert!(!options.loopback);
         let options = BrowserOptions::default();
         assert_eq!(options.interfaces, Interfaces::All);
-        assert!(!options.loopback && !options.survey && options.wanted.is_empty());
+        assert!(!options.loopback && !options.survey && options.matchers.is_empty());
     }
 }

@@ -11,7 +11,7 @@ use super::{SERVICE, name};
 
 /// An instance as its records describe it at one moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Sighting {
+pub(super) struct ServiceRecord {
     /// The first label of its full name.
     pub(super) instance: String,
     /// Where it can be tried: 1 to [`MAX_ADDRESSES`], each once, in the order of [`rank`].
@@ -36,7 +36,7 @@ pub(super) enum Malformed {
 /// What `resolved` says, if it is well-formed. Loopback addresses count only if `loopback`.
 ///
 /// mdns-sd resolves from its whole cache each time, over all interfaces and both families, so this replaces what was known before.
-pub(super) fn read(resolved: &ResolvedService, loopback: bool) -> Result<Sighting, Malformed> {
+pub(super) fn read(resolved: &ResolvedService, loopback: bool) -> Result<ServiceRecord, Malformed> {
     let instance = instance_of(&resolved.fullname).ok_or(Malformed::Name)?;
     if resolved.port == 0 {
         return Err(Malformed::Port);
@@ -59,7 +59,7 @@ pub(super) fn read(resolved: &ResolvedService, loopback: bool) -> Result<Sightin
     if addresses.is_empty() {
         return Err(Malformed::Addresses);
     }
-    Ok(Sighting { instance: instance.to_owned(), addresses, version })
+    Ok(ServiceRecord { instance: instance.to_owned(), addresses, version })
 }
 
 /// The instance name of a full name of our service type, if it has the form of one.

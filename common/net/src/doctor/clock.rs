@@ -8,14 +8,14 @@ use reqwest::{Client, Url};
 use serde_json::Value;
 use tokio::time::Instant;
 
-use super::probe::{Trouble, as_millis, millis};
+use super::probe::{ProbeError, as_millis, millis};
 use super::server::Role;
 use super::{Check, http};
 use crate::clock;
 use crate::trust::ticket;
 
 /// Asks a few times. `None` if whoever answers tells no time.
-pub(super) async fn check(client: &Client, origin: &Url, role: Role) -> Result<Option<Check>, Trouble> {
+pub(super) async fn check(client: &Client, origin: &Url, role: Role) -> Result<Option<Check>, ProbeError> {
     let Ok(url) = origin.join("/api/v1/time") else { return Ok(None) };
     let mut estimator = OffsetEstimator::default();
     let started = Instant::now();

@@ -5,7 +5,7 @@ use std::io;
 use reqwest::{Client, Url, header};
 use serde_json::Value;
 
-use super::probe::{Trouble, WAIT};
+use super::probe::{PROBE_TIMEOUT, ProbeError};
 
 /// What a server answered.
 #[derive(Clone, Debug)]
@@ -23,12 +23,12 @@ impl Answer {
 }
 
 /// One for all questions, so that they share a connection.
-pub(super) fn client() -> Result<Client, Trouble> {
-    Client::builder().timeout(WAIT).build().map_err(|error| trouble(&error))
+pub(super) fn client() -> Result<Client, ProbeError> {
+    Client::builder().timeout(PROBE_TIMEOUT).build().map_err(|error| trouble(&error))
 }
 
 /// Asks once.
-pub(super) async fn get(client: &Client, url: Url) -> Result<Answer, Trouble> {
+pub(super) async fn get(client: &Client, url: Url) -> Result<Answer, ProbeError> {
     let mut response = client.get(url).send().await.map_err(|error| trouble(&error))?;
     let status = response.status().as_u16();
     let kind = response.headers().get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
@@ -37,22 +37,22 @@ pub(super) async fn get(client: &Client, url: Url) -> Result<Answer, Trouble> {
     while let Some(bytes) = response.chunk().await.map_err(|error| trouble(&error))? {
         body.extend_from_slice(&bytes);
         if body.len() > MAX_ANSWER {
-            return Err(Trouble::Other(format!("the answer is longer than {MAX_ANSWER} bytes")));
+            return Err(ProbeError::Other(format!("the answer is longer than {MAX_ANSWER} bytes")));
         }
     }
     Ok(Answer { status, body, is_json })
 }
 
 /// The innermost reason: the outer ones repeat the URL.
-fn trouble(error: &reqwest::Error) -> Trouble {
+fn trouble(error: &reqwest::Error) -> ProbeError {
     if error.is_timeout() {
-        return Trouble::Silent;
+        return ProbeError::Silent;
     }
     let mut inner: &dyn std::error::Error = error;
     while let Some(source) = inner.source() {
         inner = source;
     }
-    inner.downcast_ref::<io::Error>().map_or_else(|| Trouble::Other(inner.to_string()), Trouble::of)
+    inner.downcast_ref::<io::Error>().map_or_else(|| ProbeError::Other(inner.to_string()), ProbeError::of)
 }
 
 /// A stream's description has some 2 kB, and a server has hundreds of them at most.

@@ -9,7 +9,7 @@ use if_addrs::IfAddr;
 use quinn::Endpoint;
 
 use super::Check;
-use super::probe::{self, Trouble, as_millis, millis};
+use super::probe::{self, ProbeError, as_millis, millis};
 use crate::discovery;
 use crate::relay::{self, Side};
 use crate::trust::{Identity, tls};
@@ -42,9 +42,9 @@ impl Networks {
     }
 
     /// Where an address is, seen from here.
-    pub(super) fn place(&self, of: IpAddr) -> String {
+    pub(super) fn describe(&self, of: IpAddr) -> String {
         let of = of.to_canonical();
-        if self.are_at(of) {
+        if self.is_own(of) {
             return "this machine".to_owned();
         }
         match self.0.iter().find(|network| network.has(of)) {
@@ -54,13 +54,13 @@ impl Networks {
     }
 
     /// Whether an address is this machine's own.
-    pub(super) fn are_at(&self, address: IpAddr) -> bool {
+    pub(super) fn is_own(&self, address: IpAddr) -> bool {
         let address = address.to_canonical();
         address.is_loopback() || self.0.iter().any(|network| network.address == address)
     }
 
     /// Whether an address is on one of this machine's networks, this machine itself included.
-    pub(super) fn have(&self, address: IpAddr) -> bool {
+    pub(super) fn contain(&self, address: IpAddr) -> bool {
         address.to_canonical().is_loopback() || self.0.iter().any(|network| network.has(address.to_canonical()))
     }
 }
@@ -151,7 +151,7 @@ pub async fn udp(listen: Option<SocketAddr>) -> Check {
         Err(trouble) => {
             let place = own.first().map_or(String::new(), SocketAddr::to_string);
             let found = match trouble {
-                Trouble::Silent => {
+                ProbeError::Silent => {
                     format!("port {} opens, but hears nothing that this machine sends to {place}", local.port())
                 }
                 other => other.found(&place),
@@ -185,9 +185,9 @@ mod tests {
             ("fd01::77", "another network", false),
         ] {
             let address: IpAddr = address.parse().unwrap();
-            assert_eq!((networks.place(address).as_str(), networks.have(address)), (place, is_near), "{address}");
+            assert_eq!((networks.describe(address).as_str(), networks.contain(address)), (place, is_near), "{address}");
         }
-        assert!(Networks(vec![network("10.0.0.1", 0)]).have("8.8.8.8".parse().unwrap()));
+        assert!(Networks(vec![network("10.0.0.1", 0)]).contain("8.8.8.8".parse().unwrap()));
     }
 
     #[tokio::test]

@@ -18,7 +18,7 @@ use std::net::SocketAddr;
 use serde_json::{Map, Value, json};
 use tokio::sync::oneshot;
 
-pub use server::{Place, Role};
+pub use server::{Role, Target};
 
 /// How a check went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -47,17 +47,17 @@ pub struct Report {
     checks: Vec<Check>,
 }
 
-/// Looks at all that a publisher and a subscriber have in common: this machine, its network, and what is at `place`. UDP is heard at
+/// Looks at all that a publisher and a subscriber have in common: this machine, its network, and what is at `target`. UDP is heard at
 /// `listen`, or at any port. Six seconds at most.
-pub async fn examine(place: Option<&Place>, role: Role, listen: Option<SocketAddr>) -> Vec<Check> {
-    let (tell, neighbours) = oneshot::channel();
+pub async fn examine(target: Option<&Target>, role: Role, listen: Option<SocketAddr>) -> Vec<Check> {
+    let (tell, lan_broadcasters) = oneshot::channel();
     let announce = match role {
         Role::Publisher => multicast::Announce::Always,
         Role::Subscriber => multicast::Announce::IfSilent,
     };
     let server = async {
-        match place {
-            Some(place) => server::check(place, role, neighbours).await,
+        match target {
+            Some(target) => server::check(target, role, lan_broadcasters).await,
             None => Vec::new(),
         }
     };

@@ -9,10 +9,10 @@ use tokio::time::{Instant, timeout_at};
 
 use super::Check;
 use super::machine::Networks;
-use crate::discovery::{self, Announcer, AnnouncerOptions, Browser, BrowserOptions, Event, Wanted};
+use crate::discovery::{self, Announcer, AnnouncerOptions, Browser, BrowserOptions, Event, NameMatcher};
 
 /// The broadcasters that were heard: their addresses by their name of the moment.
-pub type Neighbours = BTreeMap<String, Vec<SocketAddr>>;
+pub type LanBroadcasters = BTreeMap<String, Vec<SocketAddr>>;
 
 /// When this machine announces something, under a name that says nothing and for two seconds at most.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,21 +23,21 @@ pub enum Announce {
     IfSilent,
 }
 
-/// Listens, announces, and listens for that. Who is there goes to `neighbours` as soon as it is known.
-pub async fn check(announce: Announce, neighbours: oneshot::Sender<Neighbours>) -> Vec<Check> {
+/// Listens, announces, and listens for that. Who is there goes to `lan_broadcasters` as soon as it is known.
+pub async fn check(announce: Announce, lan_broadcasters: oneshot::Sender<LanBroadcasters>) -> Vec<Check> {
     let options = BrowserOptions { survey: true, ..BrowserOptions::default() };
     let mut browser = match Browser::start(options) {
         Ok(browser) => browser,
         Err(error) => return vec![no_mdns(&error)],
     };
-    let mut found = Neighbours::new();
+    let mut found = LanBroadcasters::new();
     collect(&mut browser, LISTEN, &mut found, |_| false).await;
     let heard = match browser.has_heard().await {
         Ok(heard) => heard,
         Err(error) => return vec![no_mdns(&error)],
     };
     // Nobody waits where no server was named.
-    let _ = neighbours.send(found.clone());
+    let _ = lan_broadcasters.send(found.clone());
     let heard_itself = match announce {
         Announce::IfSilent if heard => None,
         _ => match announce_and_hear(&mut browser).await {
@@ -71,8 +71,8 @@ fn out(announced: bool, echo: Option<Duration>) -> Check {
     }
 }
 
-fn into(heard: bool, found: &Neighbours, hears_itself: bool, own: &Networks) -> Check {
-    let is_own = |addresses: &[SocketAddr]| addresses.iter().any(|address| own.are_at(address.ip()));
+fn into(heard: bool, found: &LanBroadcasters, hears_itself: bool, own: &Networks) -> Check {
+    let is_own = |addresses: &[SocketAddr]| addresses.iter().any(|address| own.is_own(address.ip()));
     let others: Vec<String> = found
         .values()
         .filter(|addresses| !is_own(addresses))
@@ -111,7 +111,7 @@ fn no_mdns(error: &discovery::Error) -> Check {
 /// Whether it was announced, and after which time this machine heard it.
 async fn announce_and_hear(browser: &mut Browser) -> Result<(bool, Option<Duration>), discovery::Error> {
     let secret: [u8; discovery::name::SECRET_LEN] = rand::random();
-    let wanted = Wanted::new(&secret);
+    let wanted = NameMatcher::new(&secret);
     // A port of ours: whoever tries it meets nobody else.
     let held = UdpSocket::bind(("0.0.0.0", 0)).and_then(|socket| Ok((socket.local_addr()?.port(), socket)));
     let port = held.as_ref().map_or(FALLBACK_PORT, |(port, _)| *port);
@@ -120,7 +120,7 @@ async fn announce_and_hear(browser: &mut Browser) -> Result<(bool, Option<Durati
     let now = options.clock.unix_seconds();
     let announcer = Announcer::start(&secret, port, options)?;
     let is_ours = |instance: &str| wanted.matches(instance, now);
-    let echo = collect(browser, LISTEN, &mut Neighbours::new(), is_ours).await;
+    let echo = collect(browser, LISTEN, &mut LanBroadcasters::new(), is_ours).await;
     // The announcer looks at what its thread did once a second.
     while !announcer.announced() && echo.is_none() && started.elapsed() < LISTEN {
         tokio::time::sleep(Duration::from_millis(50)).await;
@@ -134,7 +134,7 @@ async fn announce_and_hear(browser: &mut Browser) -> Result<(bool, Option<Durati
 async fn collect(
     browser: &mut Browser,
     time: Duration,
-    found: &mut Neighbours,
+    found: &mut LanBroadcasters,
     is_looked_for: impl Fn(&str) -> bool,
 ) -> Option<Instant> {
     let until = Instant::now() + time;
@@ -177,13 +177,13 @@ mod tests {
             assert_eq!(out(announced, echo).status(), wanted);
         }
         let own = Networks::default();
-        let found = |address: &str| Neighbours::from([("x".to_owned(), vec![address.parse().unwrap()])]);
+        let found = |address: &str| LanBroadcasters::from([("x".to_owned(), vec![address.parse().unwrap()])]);
         for (heard, found, hears_itself, words, wanted) in [
             (true, found("192.0.2.7:4444"), false, "a broadcaster is heard at 192.0.2.7:4444", Status::Ok),
             (true, found("127.0.0.1:4444"), true, "this machine's own", Status::Ok),
-            (true, Neighbours::new(), false, "no broadcaster", Status::Ok),
-            (false, Neighbours::new(), true, "nobody else answers", Status::Warn),
-            (false, Neighbours::new(), false, "nothing is heard", Status::Warn),
+            (true, LanBroadcasters::new(), false, "no broadcaster", Status::Ok),
+            (false, LanBroadcasters::new(), true, "nobody else answers", Status::Warn),
+            (false, LanBroadcasters::new(), false, "nothing is heard", Status::Warn),
         ] {
             let check = into(heard, &found, hears_itself, &own);
             assert!(check.status() == wanted && format!("{check:?}").contains(words), "{check:?}");

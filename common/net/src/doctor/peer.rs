@@ -8,16 +8,20 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use super::machine::Networks;
-use super::multicast::Neighbours;
-use super::probe::{self, Trouble, WAIT, as_millis, millis};
+use super::multicast::LanBroadcasters;
+use super::probe::{self, PROBE_TIMEOUT, ProbeError, as_millis, millis};
 use super::{Check, Role};
 use crate::clock;
-use crate::discovery::{Wanted, name::SECRET_LEN};
+use crate::discovery::{NameMatcher, name::SECRET_LEN};
 use crate::rtmp::MAX_PEER_ADDRESSES;
 use crate::trust::Pin;
 
 /// Whether it answers. `told` is what the server says of it; its ticket is left alone.
-pub(super) async fn check(told: Option<&Value>, neighbours: oneshot::Receiver<Neighbours>, role: Role) -> Check {
+pub(super) async fn check(
+    told: Option<&Value>,
+    lan_broadcasters: oneshot::Receiver<LanBroadcasters>,
+    role: Role,
+) -> Check {
     let Some((pin, secret, mut addresses)) = told.and_then(read) else {
         let fix = match role {
             Role::Publisher => "nothing, if OBS or ffmpeg publishes; else broadcast without --no-peer",
@@ -25,10 +29,10 @@ pub(super) async fn check(told: Option<&Value>, neighbours: oneshot::Receiver<Ne
         };
         return Check::warn("direct", "the publisher serves no viewers on its own network", fix);
     };
-    let neighbours = timeout(WAIT, neighbours).await.ok().and_then(Result::ok).unwrap_or_default();
-    let (wanted, now) = (Wanted::new(&secret), clock::unix_seconds());
+    let lan_broadcasters = timeout(PROBE_TIMEOUT, lan_broadcasters).await.ok().and_then(Result::ok).unwrap_or_default();
+    let (wanted, now) = (NameMatcher::new(&secret), clock::unix_seconds());
     let heard: Vec<SocketAddr> =
-        neighbours.into_iter().filter(|(name, _)| wanted.matches(name, now)).flat_map(|(_, all)| all).collect();
+        lan_broadcasters.into_iter().filter(|(name, _)| wanted.matches(name, now)).flat_map(|(_, all)| all).collect();
     for address in &heard {
         if !addresses.contains(address) && addresses.len() < 2 * MAX_PEER_ADDRESSES {
             addresses.push(*address);
@@ -44,15 +48,15 @@ pub(super) async fn check(told: Option<&Value>, neighbours: oneshot::Receiver<Ne
     let networks = Networks::own();
     match probe::quic(&addresses, Some(pin)).await {
         Ok((address, round_trip)) => {
-            let place = networks.place(address.ip());
+            let place = networks.describe(address.ip());
             let by = if heard.contains(&address) { "; mDNS finds it too" } else { "" };
             let found = format!("{address} answers in {}, on {place}{by}", millis(round_trip));
             Check::ok("direct", found).with("round_trip_ms", as_millis(round_trip))
         }
         Err(trouble) => {
             let shown: Vec<String> = addresses.iter().take(MAX_SHOWN).map(ToString::to_string).collect();
-            let near = addresses.iter().find(|address| networks.have(address.ip()));
-            let place = near.map_or("no network of this machine".to_owned(), |near| networks.place(near.ip()));
+            let near = addresses.iter().find(|address| networks.contain(address.ip()));
+            let place = near.map_or("no network of this machine".to_owned(), |near| networks.describe(near.ip()));
             let found = format!("{} (on {place})", trouble.found(&shown.join(", ")));
             Check::warn("direct", found, fix(&trouble, near, addresses[0].port()))
         }
@@ -64,7 +68,7 @@ pub(super) async fn anybody(addresses: &[SocketAddr]) -> Check {
     let shown: Vec<String> = addresses.iter().take(MAX_SHOWN).map(ToString::to_string).collect();
     match probe::quic(addresses, None).await {
         Ok((address, round_trip)) => {
-            let place = Networks::own().place(address.ip());
+            let place = Networks::own().describe(address.ip());
             let found = format!("{address} answers in {}, on {place}; who it is, the code shows", millis(round_trip));
             Check::ok("direct", found).with("round_trip_ms", as_millis(round_trip))
         }
@@ -79,9 +83,9 @@ pub(super) async fn anybody(addresses: &[SocketAddr]) -> Check {
     }
 }
 
-fn fix(trouble: &Trouble, near: Option<&SocketAddr>, port: u16) -> String {
+fn fix(trouble: &ProbeError, near: Option<&SocketAddr>, port: u16) -> String {
     match (trouble, near) {
-        (Trouble::WrongPin, _) => {
+        (ProbeError::WrongPin, _) => {
             "ask again in a moment: the broadcaster was just restarted, or somebody else has its port".to_owned()
         }
         (_, Some(_)) => format!(

@@ -17,7 +17,7 @@ use crate::trust::{Pin, tls};
 
 /// Why nobody answers.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Trouble {
+pub(super) enum ProbeError {
     /// The machine is there, and nothing listens.
     Refused,
     /// Not a packet came back.
@@ -30,7 +30,7 @@ pub(super) enum Trouble {
     Other(String),
 }
 
-impl Trouble {
+impl ProbeError {
     pub(super) fn of(error: &Error) -> Self {
         match error.kind() {
             ErrorKind::ConnectionRefused => Self::Refused,
@@ -40,11 +40,11 @@ impl Trouble {
         }
     }
 
-    /// Of what was tried at `place`, such as `TCP 1935 of host`.
+    /// Of what was tried at `target`, such as `TCP 1935 of host`.
     pub(super) fn found(&self, place: &str) -> String {
         match self {
             Self::Refused => format!("nothing listens on {place}"),
-            Self::Silent => format!("no answer from {place} within {:.1} s", WAIT.as_secs_f64()),
+            Self::Silent => format!("no answer from {place} within {:.1} s", PROBE_TIMEOUT.as_secs_f64()),
             Self::NoRoute => format!("no way from this machine to {place}"),
             Self::WrongPin => format!("{place} answers with another certificate than the server names"),
             Self::Other(words) => format!("{place}: {words}"),
@@ -70,21 +70,21 @@ impl Trouble {
 }
 
 /// Makes RTMP's handshake (RTMP 1.0 §5.2) and goes. The round trip of the TCP connection.
-pub(super) async fn rtmp(host: &str, port: u16) -> Result<Duration, Trouble> {
+pub(super) async fn rtmp(host: &str, port: u16) -> Result<Duration, ProbeError> {
     let shaking_hands = async {
         let started = Instant::now();
-        let mut io = TcpStream::connect((host, port)).await.map_err(|error| Trouble::of(&error))?;
+        let mut io = TcpStream::connect((host, port)).await.map_err(|error| ProbeError::of(&error))?;
         let round_trip = started.elapsed();
         let (mut handshake, opening) = Handshake::client();
-        io.write_all(&opening).await.map_err(|error| Trouble::of(&error))?;
+        io.write_all(&opening).await.map_err(|error| ProbeError::of(&error))?;
         let mut buffer = vec![0; 4096];
         loop {
-            let length = io.read(&mut buffer).await.map_err(|error| Trouble::of(&error))?;
+            let length = io.read(&mut buffer).await.map_err(|error| ProbeError::of(&error))?;
             if length == 0 {
-                return Err(Trouble::Other("it hangs up during the RTMP handshake".to_owned()));
+                return Err(ProbeError::Other("it hangs up during the RTMP handshake".to_owned()));
             }
             let (reply, done) =
-                handshake.input(&buffer[..length]).map_err(|error| Trouble::Other(error.to_string()))?;
+                handshake.input(&buffer[..length]).map_err(|error| ProbeError::Other(error.to_string()))?;
             // The server's reader sees a whole handshake before the end.
             let _ = io.write_all(&reply).await;
             if done.is_some() {
@@ -92,27 +92,27 @@ pub(super) async fn rtmp(host: &str, port: u16) -> Result<Duration, Trouble> {
             }
         }
     };
-    timeout(WAIT, shaking_hands).await.unwrap_or(Err(Trouble::Silent))
+    timeout(PROBE_TIMEOUT, shaking_hands).await.unwrap_or(Err(ProbeError::Silent))
 }
 
 /// Makes the QUIC handshake of the relay protocol with whichever of `addresses` is first, and goes. That one, and the round trip.
-pub(super) async fn quic(addresses: &[SocketAddr], pin: Option<Pin>) -> Result<(SocketAddr, Duration), Trouble> {
+pub(super) async fn quic(addresses: &[SocketAddr], pin: Option<Pin>) -> Result<(SocketAddr, Duration), ProbeError> {
     let any: [SocketAddr; 2] = [([0u16; 8], 0).into(), ([0u8; 4], 0).into()];
     let endpoint =
-        Endpoint::client(any[0]).or_else(|_| Endpoint::client(any[1])).map_err(|error| Trouble::of(&error))?;
+        Endpoint::client(any[0]).or_else(|_| Endpoint::client(any[1])).map_err(|error| ProbeError::of(&error))?;
     let mut config = match pin {
         Some(pin) => tls::client_config(pin, relay::wire::ALPN),
         None => tls::client_config_unpinned(relay::wire::ALPN),
     };
     config.transport_config(Arc::new(relay::transport(Side::Client)));
-    let mut trouble = Trouble::Other("it has no address".to_owned());
+    let mut trouble = ProbeError::Other("it has no address".to_owned());
     let mut attempts = JoinSet::new();
     for address in addresses {
         match endpoint.connect_with(config.clone(), *address, tls::SERVER_NAME) {
-            Ok(connecting) => {
-                drop(attempts.spawn(async move { (connecting.remote_address(), timeout(WAIT, connecting).await) }))
-            }
-            Err(error) => trouble = Trouble::Other(error.to_string()),
+            Ok(connecting) => drop(
+                attempts.spawn(async move { (connecting.remote_address(), timeout(PROBE_TIMEOUT, connecting).await) }),
+            ),
+            Err(error) => trouble = ProbeError::Other(error.to_string()),
         }
     }
     while let Some(attempt) = attempts.join_next().await {
@@ -121,14 +121,14 @@ pub(super) async fn quic(addresses: &[SocketAddr], pin: Option<Pin>) -> Result<(
                 let answer = (canonical(connection.remote_address()), connection.rtt());
                 connection.close(VarInt::from_u32(0), b"just looking");
                 attempts.abort_all();
-                let _ = timeout(GOODBYE, endpoint.wait_idle()).await;
+                let _ = timeout(CLOSE_TIMEOUT, endpoint.wait_idle()).await;
                 return Ok(answer);
             }
-            Ok((_, Ok(Err(error)))) if tls::is_wrong_pin(&error) => trouble = Trouble::WrongPin,
-            Ok((_, Ok(Err(ConnectionError::TimedOut)) | Err(_))) if trouble != Trouble::WrongPin => {
-                trouble = Trouble::Silent
+            Ok((_, Ok(Err(error)))) if tls::is_wrong_pin(&error) => trouble = ProbeError::WrongPin,
+            Ok((_, Ok(Err(ConnectionError::TimedOut)) | Err(_))) if trouble != ProbeError::WrongPin => {
+                trouble = ProbeError::Silent
             }
-            Ok((_, Ok(Err(error)))) => trouble = Trouble::Other(error.to_string()),
+            Ok((_, Ok(Err(error)))) => trouble = ProbeError::Other(error.to_string()),
             _ => {}
         }
     }
@@ -152,9 +152,9 @@ pub(super) fn as_millis(time: Duration) -> f64 {
 }
 
 /// For an answer from anywhere: two round trips around the globe and a packet lost. Three such waits follow one another at most.
-pub(super) const WAIT: Duration = Duration::from_millis(1500);
+pub(super) const PROBE_TIMEOUT: Duration = Duration::from_millis(1500);
 /// For the goodbye to leave.
-const GOODBYE: Duration = Duration::from_millis(100);
+const CLOSE_TIMEOUT: Duration = Duration::from_millis(100);
 
 #[cfg(test)]
 mod tests {
@@ -173,13 +173,13 @@ mod tests {
             }
         });
         for (pin, wanted) in
-            [(Some(identity.pin()), None), (None, None), (Some(Pin::of(b"another")), Some(Trouble::WrongPin))]
+            [(Some(identity.pin()), None), (None, None), (Some(Pin::of(b"another")), Some(ProbeError::WrongPin))]
         {
             let answer = quic(&[address], pin).await;
             assert_eq!(answer.clone().err(), wanted, "{answer:?}");
             assert!(answer.is_err() || answer.unwrap().0 == address);
         }
-        assert!(matches!(quic(&[], None).await, Err(Trouble::Other(_))));
+        assert!(matches!(quic(&[], None).await, Err(ProbeError::Other(_))));
         serving.abort();
     }
 
@@ -195,6 +195,6 @@ mod tests {
         assert!(trouble.found("x").contains("speaks HTTP"), "{trouble:?}");
         // Its listener is gone with it.
         web.await.unwrap();
-        assert_eq!(rtmp("127.0.0.1", port).await, Err(Trouble::Refused));
+        assert_eq!(rtmp("127.0.0.1", port).await, Err(ProbeError::Refused));
     }
 }

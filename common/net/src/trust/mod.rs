@@ -7,7 +7,7 @@
 //! | the CDN | which certificate is the broadcaster's | the viewer | [`Pin`], sent over the CDN's own authenticated connection |
 //! | the broadcaster | that it has that certificate's key | the viewer | TLS 1.3 with [`tls::client_config`] |
 //! | the CDN | which key signs tickets | the broadcaster | [`ticket::PublicKey`], sent where the broadcaster publishes |
-//! | the viewer | that the CDN let it in, just now, once | the broadcaster | a ticket, checked offline by [`ticket::Gate`] |
+//! | the viewer | that the CDN let it in, just now, once | the broadcaster | a ticket, checked offline by [`ticket::TicketVerifier`] |
 //!
 //! A ticket is a bearer's: it is shown only inside a connection whose pin was right. Without a CDN:
 //!
@@ -37,7 +37,7 @@ mod loopback;
 
 pub use identity::{Identity, Pin};
 pub use pairing::Code;
-pub use ticket::{Gate, PublicKey, Signer};
+pub use ticket::{PublicKey, Signer, TicketVerifier};
 
 use data_encoding::HEXLOWER;
 

@@ -1,7 +1,7 @@
 //! Pairing by a code on the broadcaster's screen, for when no CDN can be reached.
 //!
 //! Both ends prove over a TLS session without a pin ([`tls::client_config_unpinned`](super::tls::client_config_unpinned)) that they
-//! know the code: first the viewer, whose proof goes through [`Attempts`], then the broadcaster. The proofs hold for that one
+//! know the code: first the viewer, whose proof goes through [`AttemptLimiter`], then the broadcaster. The proofs hold for that one
 //! session: somebody in the middle has two sessions, one with each end, and a proof for one is worthless in the other.
 //!
 //! This is not a PAKE: whoever talks to a viewer as if it were the broadcaster gets a proof to try codes against at leisure. That is
@@ -96,7 +96,7 @@ pub fn exporter(connection: &quinn::Connection) -> Result<[u8; 32], Error> {
     Ok(exporter)
 }
 
-/// What a viewer shows to a broadcaster; that one checks it with [`Attempts::verify_viewer`].
+/// What a viewer shows to a broadcaster; that one checks it with [`AttemptLimiter::verify_viewer`].
 pub fn viewer_proof(code: &Code, exporter: &[u8; 32]) -> [u8; 32] {
     proof(code, VIEWER, exporter)
 }
@@ -128,12 +128,12 @@ fn verify(code: &Code, label: &[u8], exporter: &[u8; 32], proof: &[u8]) -> Resul
 /// A guesser can thereby keep honest viewers from pairing, for as long as it goes on. It cannot be told from them by its address, and
 /// being kept out is the lesser evil.
 #[derive(Debug, Default)]
-pub struct Attempts {
+pub struct AttemptLimiter {
     /// When the last proofs were wrong; at most [`MAX_WRONG`].
     wrong: VecDeque<Instant>,
 }
 
-impl Attempts {
+impl AttemptLimiter {
     /// Checks what a viewer shows. One call both counts and checks, so that guesses made at once are counted too.
     ///
     /// # Errors

@@ -1,6 +1,6 @@
 //! Tickets: a CDN lets a viewer in, and a broadcaster checks that offline.
 //!
-//! A [`Signer`] issues them, a [`Gate`] admits each once, for one stream and one broadcast of it, within [`LIFETIME`]. A ticket says
+//! A [`Signer`] issues them, a [`TicketVerifier`] admits each once, for one stream and one broadcast of it, within [`LIFETIME`]. A ticket says
 //! that the CDN let somebody in just now. It does not say whom: it is a bearer's and is shown only to a broadcaster that has proven
 //! itself ([`tls::client_config`](super::tls::client_config)). It is not a session either: what follows is the connection's.
 //!
@@ -93,7 +93,7 @@ fn signed(body: &[u8]) -> Vec<u8> {
 pub struct Signer(Ed25519KeyPair);
 
 impl Signer {
-    /// Makes a new key. It lives as long as the CDN's process; [`Gate::set_key`] takes the next one.
+    /// Makes a new key. It lives as long as the CDN's process; [`TicketVerifier::set_key`] takes the next one.
     ///
     /// # Errors
     /// [`Error::Random`] if the system gives no randomness.
@@ -170,7 +170,7 @@ impl FromStr for PublicKey {
 }
 
 /// Admits the bearers of tickets to one broadcast.
-pub struct Gate {
+pub struct TicketVerifier {
     key: PublicKey,
     stream: String,
     epoch: u64,
@@ -180,7 +180,7 @@ pub struct Gate {
     forgotten: u64,
 }
 
-impl Gate {
+impl TicketVerifier {
     /// A gate that has admitted nobody, and so remembers no ticket: two gates must not share stream, epoch and key, or each admits what
     /// the other has. A stream's name that no ticket can have admits nobody ever.
     pub fn new(public_key: PublicKey, stream: impl Into<String>, epoch: u64) -> Self {
@@ -198,7 +198,7 @@ impl Gate {
     ///
     /// # Errors
     /// Each [`Refusal`]; none uses the ticket up.
-    pub fn admit(&mut self, text: &str, now_unix: u64) -> Result<(), Refusal> {
+    pub fn redeem(&mut self, text: &str, now_unix: u64) -> Result<(), Refusal> {
         let ticket = self.authentic(text)?;
         if ticket.stream != self.stream {
             return Err(Refusal::WrongStream);
@@ -249,11 +249,11 @@ fn is_over(expires: u64, now: u64) -> bool {
     now > expires.saturating_add(SKEW)
 }
 
-impl fmt::Debug for Gate {
+impl fmt::Debug for TicketVerifier {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut gate = f.debug_struct("Gate");
-        gate.field("key", &self.key).field("stream", &self.stream).field("epoch", &self.epoch);
-        gate.field("used", &self.used.len()).finish_non_exhaustive()
+        let mut verifier = f.debug_struct("TicketVerifier");
+        verifier.field("key", &self.key).field("stream", &self.stream).field("epoch", &self.epoch);
+        verifier.field("used", &self.used.len()).finish_non_exhaustive()
     }
 }
 

@@ -4,29 +4,29 @@ use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use net::discovery::{Announcer, AnnouncerOptions, Event, Interfaces, Wanted};
+use net::discovery::{Announcer, AnnouncerOptions, Event, Interfaces, NameMatcher};
 
-use super::testbed::{Family, Room};
+use super::testbed::{Family, Testbed};
 use super::{A, B, NOW, PORT, announce, browse, clock, found, lost, name, next, quiet};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn over_ipv4_found_and_lost() {
-    let Some(room) = Room::new(2, Family::V4) else { return };
+    let Some(testbed) = Testbed::new(2, Family::V4) else { return };
     let (_, clock) = clock();
-    let mut first = browse(&room, 2, |_| {});
+    let mut first = browse(&testbed, 2, |_| {});
     quiet(&mut first, 300).await;
     let begun = Instant::now();
-    let announcer = announce(&room, 1, A, &clock);
+    let announcer = announce(&testbed, 1, A, &clock);
     let addresses = found(&mut first, &name(&A, 0), 1).await;
     println!("IPv4, viewer there first: found after {:?}", begun.elapsed());
-    assert_eq!(addresses, [format!("{}:{PORT}", Room::v4(1)).parse().unwrap()]);
+    assert_eq!(addresses, [format!("{}:{PORT}", Testbed::v4(1)).parse().unwrap()]);
     assert!(first.has_heard().await.unwrap());
 
     // The second announcement comes a second later; whoever starts after it has to ask.
     tokio::time::sleep(Duration::from_millis(2500)).await;
     assert!(announcer.announced());
     let begun = Instant::now();
-    let mut second = browse(&room, 2, |_| {});
+    let mut second = browse(&testbed, 2, |_| {});
     found(&mut second, &name(&A, 0), 1).await;
     println!("IPv4, broadcaster there first: found after {:?}", begun.elapsed());
 
@@ -41,24 +41,24 @@ async fn over_ipv4_found_and_lost() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn over_ipv6_alone_found_with_its_scope_and_lost() {
-    let Some(room) = Room::new(2, Family::V6) else { return };
+    let Some(testbed) = Testbed::new(2, Family::V6) else { return };
     let (_, clock) = clock();
-    let mut browser = browse(&room, 2, |_| {});
+    let mut browser = browse(&testbed, 2, |_| {});
     quiet(&mut browser, 300).await;
     let begun = Instant::now();
-    let announcer = announce(&room, 1, A, &clock);
+    let announcer = announce(&testbed, 1, A, &clock);
     let addresses = found(&mut browser, &name(&A, 0), 1).await;
     println!("IPv6 link-local, viewer there first: found after {:?}", begun.elapsed());
     let SocketAddr::V6(address) = addresses[0] else { panic!("{addresses:?}") };
-    assert_eq!((address.ip().to_string(), address.port()), (Room::v6(1), PORT));
+    assert_eq!((address.ip().to_string(), address.port()), (Testbed::v6(1), PORT));
     // The viewer's own interface, in the kernel's words: an index in hexadecimal in the second column.
-    let interfaces = room.on(2, || std::fs::read_to_string("/proc/thread-self/net/if_inet6").unwrap());
+    let interfaces = testbed.on(2, || std::fs::read_to_string("/proc/thread-self/net/if_inet6").unwrap());
     let line = interfaces.lines().find(|line| line.ends_with("lan0")).unwrap();
     let index = u32::from_str_radix(line.split_whitespace().nth(1).unwrap(), 16).unwrap();
     assert_eq!(address.scope_id(), index);
 
     let begun = Instant::now();
-    let mut second = browse(&room, 2, |_| {});
+    let mut second = browse(&testbed, 2, |_| {});
     assert_eq!(found(&mut second, &name(&A, 0), 1).await, addresses);
     println!("IPv6 link-local, broadcaster there first: found after {:?}", begun.elapsed());
 
@@ -71,11 +71,11 @@ async fn over_ipv6_alone_found_with_its_scope_and_lost() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn over_both_the_addresses_come_together() {
-    let Some(room) = Room::new(2, Family::Dual) else { return };
+    let Some(testbed) = Testbed::new(2, Family::Dual) else { return };
     let (_, clock) = clock();
-    let mut browser = browse(&room, 2, |_| {});
+    let mut browser = browse(&testbed, 2, |_| {});
     let begun = Instant::now();
-    let _announcer = announce(&room, 1, A, &clock);
+    let _announcer = announce(&testbed, 1, A, &clock);
     let addresses = found(&mut browser, &name(&A, 0), 2).await;
     println!("IPv4 and IPv6: both found after {:?}", begun.elapsed());
     assert!(addresses[0].is_ipv4() && addresses[1].is_ipv6(), "{addresses:?}");
@@ -83,10 +83,10 @@ async fn over_both_the_addresses_come_together() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_new_slot_is_a_new_name_and_the_old_one_goes() {
-    let Some(room) = Room::new(2, Family::Dual) else { return };
+    let Some(testbed) = Testbed::new(2, Family::Dual) else { return };
     let (seconds, clock) = clock();
-    let mut browser = browse(&room, 2, |_| {});
-    let announcer = announce(&room, 1, A, &clock);
+    let mut browser = browse(&testbed, 2, |_| {});
+    let announcer = announce(&testbed, 1, A, &clock);
     found(&mut browser, &name(&A, 0), 2).await;
     tokio::time::sleep(Duration::from_millis(1500)).await;
 
@@ -98,7 +98,7 @@ async fn a_new_slot_is_a_new_name_and_the_old_one_goes() {
     println!("new slot: old name lost after {:?}", begun.elapsed());
     // The old name's second goodbye must not take the new one's addresses along.
     quiet(&mut browser, 2500).await;
-    let wanted = Wanted::new(&A);
+    let wanted = NameMatcher::new(&A);
     assert!(wanted.matches(&name(&A, 1), NOW), "for a viewer whose clock is late too");
     announcer.stop().await;
     lost(&mut browser, &name(&A, 1)).await;
@@ -106,12 +106,12 @@ async fn a_new_slot_is_a_new_name_and_the_old_one_goes() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_broadcasters_are_told_apart() {
-    let Some(room) = Room::new(3, Family::V4) else { return };
+    let Some(testbed) = Testbed::new(3, Family::V4) else { return };
     let (_, clock) = clock();
-    let mut everyone = browse(&room, 3, |_| {});
-    let mut only_b = browse(&room, 3, |options| options.wanted = vec![Wanted::new(&B)]);
-    let _a = announce(&room, 1, A, &clock);
-    let b = announce(&room, 2, B, &clock);
+    let mut everyone = browse(&testbed, 3, |_| {});
+    let mut only_b = browse(&testbed, 3, |options| options.matchers = vec![NameMatcher::new(&B)]);
+    let _a = announce(&testbed, 1, A, &clock);
+    let b = announce(&testbed, 2, B, &clock);
 
     let mut both = Vec::new();
     for _ in 0..2 {
@@ -119,15 +119,15 @@ async fn two_broadcasters_are_told_apart() {
         both.push((instance, addresses[0].ip().to_string()));
     }
     both.sort_unstable();
-    let mut expected = vec![(name(&A, 0), Room::v4(1)), (name(&B, 0), Room::v4(2))];
+    let mut expected = vec![(name(&A, 0), Testbed::v4(1)), (name(&B, 0), Testbed::v4(2))];
     expected.sort_unstable();
     assert_eq!(both, expected);
-    let (a_wanted, b_wanted) = (Wanted::new(&A), Wanted::new(&B));
+    let (a_wanted, b_wanted) = (NameMatcher::new(&A), NameMatcher::new(&B));
     for (instance, ip) in &both {
-        assert_eq!(a_wanted.matches(instance, NOW), *ip == Room::v4(1));
-        assert_eq!(b_wanted.matches(instance, NOW), *ip == Room::v4(2));
+        assert_eq!(a_wanted.matches(instance, NOW), *ip == Testbed::v4(1));
+        assert_eq!(b_wanted.matches(instance, NOW), *ip == Testbed::v4(2));
     }
-    assert_eq!(found(&mut only_b, &name(&B, 0), 1).await[0].ip().to_string(), Room::v4(2));
+    assert_eq!(found(&mut only_b, &name(&B, 0), 1).await[0].ip().to_string(), Testbed::v4(2));
     b.stop().await;
     lost(&mut everyone, &name(&B, 0)).await;
     lost(&mut only_b, &name(&B, 0)).await;
@@ -136,24 +136,24 @@ async fn two_broadcasters_are_told_apart() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_fell_silent_is_lost_when_asked_for() {
-    let Some(room) = Room::new(2, Family::Dual) else { return };
+    let Some(testbed) = Testbed::new(2, Family::Dual) else { return };
     let (_, clock) = clock();
-    let mut browser = browse(&room, 2, |_| {});
-    let _announcer = announce(&room, 1, A, &clock);
+    let mut browser = browse(&testbed, 2, |_| {});
+    let _announcer = announce(&testbed, 1, A, &clock);
     found(&mut browser, &name(&A, 0), 2).await;
     tokio::time::sleep(Duration::from_millis(1500)).await;
 
     browser.verify(&name(&A, 0)).unwrap();
     quiet(&mut browser, 3500).await;
 
-    room.plug(1, "down");
+    testbed.plug(1, "down");
     quiet(&mut browser, 1000).await;
     let begun = Instant::now();
     browser.verify(&name(&A, 0)).unwrap();
     lost(&mut browser, &name(&A, 0)).await;
     println!("silence: lost {:?} after verify()", begun.elapsed());
 
-    room.plug(1, "up");
+    testbed.plug(1, "up");
     let begun = Instant::now();
     found(&mut browser, &name(&A, 0), 2).await;
     println!("plugged in again: found after {:?}", begun.elapsed());
@@ -162,10 +162,10 @@ async fn who_fell_silent_is_lost_when_asked_for() {
     quiet(&mut browser, 2500).await;
 
     // Asking again at once, instead of after the first wait.
-    room.plug(1, "down");
+    testbed.plug(1, "down");
     browser.verify(&name(&A, 0)).unwrap();
     lost(&mut browser, &name(&A, 0)).await;
-    room.plug(1, "up");
+    testbed.plug(1, "up");
     tokio::time::sleep(Duration::from_millis(500)).await;
     let begun = Instant::now();
     browser.refresh();
@@ -175,31 +175,31 @@ async fn who_fell_silent_is_lost_when_asked_for() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_network_that_comes_later_is_used() {
-    let Some(room) = Room::new(2, Family::V4) else { return };
+    let Some(testbed) = Testbed::new(2, Family::V4) else { return };
     let (_, clock) = clock();
-    room.plug(1, "down");
+    testbed.plug(1, "down");
     tokio::time::sleep(Duration::from_millis(200)).await;
-    let announcer = announce(&room, 1, A, &clock);
-    let mut browser = browse(&room, 2, |_| {});
+    let announcer = announce(&testbed, 1, A, &clock);
+    let mut browser = browse(&testbed, 2, |_| {});
     quiet(&mut browser, 2000).await;
     assert!(!announcer.announced());
     let begun = Instant::now();
-    room.plug(1, "up");
+    testbed.plug(1, "up");
     found(&mut browser, &name(&A, 0), 1).await;
     println!("late network: found after {:?}", begun.elapsed());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn dropped_multicast_is_no_error_and_can_be_told() {
-    let Some(room) = Room::new(3, Family::Dual) else { return };
+    let Some(testbed) = Testbed::new(3, Family::Dual) else { return };
     let (_, clock) = clock();
-    room.drop_multicast_to(2);
-    let _announcer = announce(&room, 1, A, &clock);
-    let mut deaf = browse(&room, 2, |options| options.survey = true);
+    testbed.drop_multicast_to(2);
+    let _announcer = announce(&testbed, 1, A, &clock);
+    let mut deaf = browse(&testbed, 2, |options| options.survey = true);
     // It looks for somebody else, so it finds nobody, but hears that there is mDNS.
-    let mut hearing = browse(&room, 3, |options| {
+    let mut hearing = browse(&testbed, 3, |options| {
         options.survey = true;
-        options.wanted = vec![Wanted::new(&B)];
+        options.matchers = vec![NameMatcher::new(&B)];
     });
     tokio::join!(quiet(&mut deaf, 3000), quiet(&mut hearing, 3000));
     assert!(!deaf.has_heard().await.unwrap());
@@ -208,26 +208,26 @@ async fn dropped_multicast_is_no_error_and_can_be_told() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn only_the_chosen_interfaces_are_used() {
-    let Some(room) = Room::new(2, Family::V4) else { return };
+    let Some(testbed) = Testbed::new(2, Family::V4) else { return };
     let (_, clock) = clock();
-    let _announcer = announce(&room, 1, A, &clock);
+    let _announcer = announce(&testbed, 1, A, &clock);
     let named = |name: &str| Interfaces::Named(vec![name.to_owned()]);
     let (right, wrong) = (named("lan0"), named("lan1"));
-    let mut seeing = browse(&room, 2, |options| options.interfaces = right);
-    let mut blind = browse(&room, 2, |options| options.interfaces = wrong);
+    let mut seeing = browse(&testbed, 2, |options| options.interfaces = right);
+    let mut blind = browse(&testbed, 2, |options| options.interfaces = wrong);
     found(&mut seeing, &name(&A, 0), 1).await;
     quiet(&mut blind, 2000).await;
 
     // Within one machine, for tests of others.
     let both = named("lo");
     let (here, there) = (both.clone(), both);
-    let _inside = room.on(2, move || {
+    let _inside = testbed.on(2, move || {
         let mut options = AnnouncerOptions::default();
         (options.interfaces, options.loopback, options.clock) = (here, true, clock);
         Announcer::start(&B, PORT, options).unwrap()
     });
     let begun = Instant::now();
-    let mut inside = browse(&room, 2, |options| (options.interfaces, options.loopback) = (there, true));
+    let mut inside = browse(&testbed, 2, |options| (options.interfaces, options.loopback) = (there, true));
     let Event::Found { instance, addresses, .. } = next(&mut inside).await else { panic!() };
     println!("loopback: found after {:?}", begun.elapsed());
     assert_eq!(instance, name(&B, 0));

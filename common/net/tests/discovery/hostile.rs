@@ -9,15 +9,15 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mdns_sd::{ServiceDaemon, ServiceInfo};
-use net::discovery::{Announcer, AnnouncerOptions, Event, Wanted};
+use net::discovery::{Announcer, AnnouncerOptions, Event, NameMatcher};
 
-use super::testbed::{Family, Room};
+use super::testbed::{Family, Testbed};
 use super::{A, B, PORT, announce, browse, clock, found, lost, name, next, quiet};
 
 /// Sends each packet by multicast from a machine, in steps that a socket's buffer takes.
-fn send(room: &Room, machine: u32, packets: Vec<Vec<u8>>) {
-    room.on(machine, move || {
-        let socket = UdpSocket::bind((Room::v4(machine).as_str(), 0)).unwrap();
+fn send(testbed: &Testbed, machine: u32, packets: Vec<Vec<u8>>) {
+    testbed.on(machine, move || {
+        let socket = UdpSocket::bind((Testbed::v4(machine).as_str(), 0)).unwrap();
         for packet in packets {
             socket.send_to(&packet, "224.0.0.251:5353").unwrap();
             std::thread::sleep(Duration::from_millis(1));
@@ -80,16 +80,16 @@ fn flood() -> Vec<Vec<u8>> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stranger_learns_no_more_than_that_somebody_broadcasts() {
-    let Some(room) = Room::new(2, Family::V4) else { return };
+    let Some(testbed) = Testbed::new(2, Family::V4) else { return };
     let (_, clock) = clock();
-    let stranger = room.on(2, || {
+    let stranger = testbed.on(2, || {
         let socket = UdpSocket::bind("0.0.0.0:5353").unwrap();
-        let own = Room::v4(2).parse().unwrap();
+        let own = Testbed::v4(2).parse().unwrap();
         socket.join_multicast_v4(&"224.0.0.251".parse().unwrap(), &own).unwrap();
         socket.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
         socket
     });
-    announce(&room, 1, A, &clock).stop().await;
+    announce(&testbed, 1, A, &clock).stop().await;
     let mut packet = [0; 2000];
     let length = stranger.recv(&mut packet).unwrap();
     let text = packet[..length].escape_ascii().to_string();
@@ -102,23 +102,23 @@ async fn a_stranger_learns_no_more_than_that_somebody_broadcasts() {
     for kept in kept.iter().filter(|kept| !kept.is_empty()) {
         assert!(!text.contains(kept), "{kept}");
     }
-    // A name of 16 characters, a host name of as many, four records' frames: there is room for nothing else.
+    // A name of 16 characters, a host name of as many, four records' frames: there is testbed for nothing else.
     assert!(length < 160, "{length}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_malformed_is_ignored() {
-    let Some(room) = Room::new(3, Family::V4) else { return };
+    let Some(testbed) = Testbed::new(3, Family::V4) else { return };
     let (_, clock) = clock();
-    let mut browser = browse(&room, 2, |_| {});
+    let mut browser = browse(&testbed, 2, |_| {});
     let garbage = (0..200_usize).map(|size| (0..size).map(|at| (at * 31 + size * 7) as u8).collect()).collect();
-    send(&room, 3, garbage);
+    send(&testbed, 3, garbage);
     let whole = announcement("aaaaaaaaaaaaaaaa");
-    send(&room, 3, (0..whole.len()).map(|size| whole[..size].to_vec()).collect());
-    let daemon = room.on(3, || {
+    send(&testbed, 3, (0..whole.len()).map(|size| whole[..size].to_vec()).collect());
+    let daemon = testbed.on(3, || {
         let daemon = ServiceDaemon::new().unwrap();
         let table =
-            [("Living room", 1, "v", "1"), ("bbbbbbbbbbbbbbbb", 0, "v", "1"), ("cccccccccccccccc", 1, "v", "one")];
+            [("Living testbed", 1, "v", "1"), ("bbbbbbbbbbbbbbbb", 0, "v", "1"), ("cccccccccccccccc", 1, "v", "one")];
         for (instance, port, key, value) in table {
             let service = "_nearcast._udp.local.";
             let info = ServiceInfo::new(service, instance, "x.local.", (), port, &[(key, value)][..]).unwrap();
@@ -128,22 +128,22 @@ async fn what_is_malformed_is_ignored() {
     });
     quiet(&mut browser, 3000).await;
     assert!(browser.has_heard().await.unwrap());
-    let _announcer = announce(&room, 1, A, &clock);
+    let _announcer = announce(&testbed, 1, A, &clock);
     found(&mut browser, &name(&A, 0), 1).await;
     daemon.shutdown().unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_flood_crowds_nobody_out_who_is_wanted() {
-    let Some(room) = Room::new(3, Family::V4) else { return };
+    let Some(testbed) = Testbed::new(3, Family::V4) else { return };
     let (_, clock) = clock();
-    let mut everyone = browse(&room, 2, |_| {});
-    let mut wanting = browse(&room, 2, |options| options.wanted = vec![Wanted::new(&A)]);
+    let mut everyone = browse(&testbed, 2, |_| {});
+    let mut wanting = browse(&testbed, 2, |options| options.matchers = vec![NameMatcher::new(&A)]);
     let begun = Instant::now();
-    send(&room, 3, flood());
+    send(&testbed, 3, flood());
     println!("a flood of 2000 instances took {:?}", begun.elapsed());
     let begun = Instant::now();
-    let _announcer = announce(&room, 1, A, &clock);
+    let _announcer = announce(&testbed, 1, A, &clock);
     found(&mut wanting, &name(&A, 0), 1).await;
     println!("after a flood: found after {:?}", begun.elapsed());
     let mut told = BTreeSet::new();
@@ -156,10 +156,10 @@ async fn a_flood_crowds_nobody_out_who_is_wanted() {
 
 #[test]
 fn events_that_were_missed_are_made_up_for() {
-    let Some(room) = Room::new(3, Family::V4) else { return };
-    let room = Arc::new(room);
-    let shared = Arc::clone(&room);
-    room.on(2, move || runtime().block_on(standing_still_in_a_flood(&shared)));
+    let Some(testbed) = Testbed::new(3, Family::V4) else { return };
+    let testbed = Arc::new(testbed);
+    let shared = Arc::clone(&testbed);
+    testbed.on(2, move || runtime().block_on(standing_still_in_a_flood(&shared)));
 }
 
 /// A runtime of the calling thread alone, for a viewer that mDNS is started anew for: that happens on the runtime's machine.
@@ -167,11 +167,11 @@ fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
 }
 
-async fn standing_still_in_a_flood(room: &Room) {
+async fn standing_still_in_a_flood(testbed: &Testbed) {
     let (_, clock) = clock();
-    let mut browser = browse(room, 2, |options| options.wanted = vec![Wanted::new(&A), Wanted::new(&B)]);
-    let _a = announce(room, 1, A, &clock);
-    let b = announce(room, 1, B, &clock);
+    let mut browser = browse(testbed, 2, |options| options.matchers = vec![NameMatcher::new(&A), NameMatcher::new(&B)]);
+    let _a = announce(testbed, 1, A, &clock);
+    let b = announce(testbed, 1, B, &clock);
     let mut both = BTreeSet::new();
     for _ in 0..2 {
         let Event::Found { instance, .. } = next(&mut browser).await else { panic!() };
@@ -180,14 +180,14 @@ async fn standing_still_in_a_flood(room: &Room) {
     assert_eq!(both, BTreeSet::from([name(&A, 0), name(&B, 0)]));
 
     // The runtime's thread waits for the flood's end; meanwhile a broadcaster leaves.
-    send(room, 3, flood());
+    send(testbed, 3, flood());
     drop(b);
     std::thread::sleep(Duration::from_millis(1500));
     let begun = Instant::now();
     lost(&mut browser, &name(&B, 0)).await;
     println!("after missed events: who left meanwhile is lost after {:?}", begun.elapsed());
     quiet(&mut browser, 1000).await;
-    let b = announce(room, 1, B, &clock);
+    let b = announce(testbed, 1, B, &clock);
     found(&mut browser, &name(&B, 0), 1).await;
     browser.verify(&name(&B, 0)).unwrap();
     b.stop().await;
@@ -196,40 +196,40 @@ async fn standing_still_in_a_flood(room: &Room) {
 
 #[test]
 fn a_cache_that_others_fill_is_emptied_unnoticed() {
-    let Some(room) = Room::new(3, Family::V4) else { return };
-    let room = Arc::new(room);
-    let shared = Arc::clone(&room);
-    room.on(2, move || runtime().block_on(outliving_a_flood(&shared)));
+    let Some(testbed) = Testbed::new(3, Family::V4) else { return };
+    let testbed = Arc::new(testbed);
+    let shared = Arc::clone(&testbed);
+    testbed.on(2, move || runtime().block_on(outliving_a_flood(&shared)));
 }
 
-async fn outliving_a_flood(room: &Room) {
+async fn outliving_a_flood(testbed: &Testbed) {
     let (_, clock) = clock();
-    let mut browser = browse(room, 2, |options| options.wanted = vec![Wanted::new(&A), Wanted::new(&B)]);
-    let _a = announce(room, 1, A, &clock);
+    let mut browser = browse(testbed, 2, |options| options.matchers = vec![NameMatcher::new(&A), NameMatcher::new(&B)]);
+    let _a = announce(testbed, 1, A, &clock);
     found(&mut browser, &name(&A, 0), 1).await;
     for part in flood().chunks(100) {
         // In parts, so that no events are missed.
-        send(room, 3, part.to_vec());
+        send(testbed, 3, part.to_vec());
         quiet(&mut browser, 20).await;
     }
     // Until the cache is counted and, after that, what was doubted would be lost.
     quiet(&mut browser, 18_000).await;
-    let _b = announce(room, 1, B, &clock);
+    let _b = announce(testbed, 1, B, &clock);
     found(&mut browser, &name(&B, 0), 1).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_forged_goodbye_is_mended() {
-    let Some(room) = Room::new(3, Family::V4) else { return };
+    let Some(testbed) = Testbed::new(3, Family::V4) else { return };
     let (_, clock) = clock();
-    let mut browser = browse(&room, 2, |_| {});
-    let _announcer = announce(&room, 1, A, &clock);
+    let mut browser = browse(&testbed, 2, |_| {});
+    let _announcer = announce(&testbed, 1, A, &clock);
     found(&mut browser, &name(&A, 0), 1).await;
     tokio::time::sleep(Duration::from_millis(1500)).await;
     // One that an announcement follows within its second is mended before anybody is told (RFC 6762 §10.1): then it is forged again.
     let mut told = None;
     for _ in 0..5 {
-        send(&room, 3, vec![response(&[pointer(&name(&A, 0), 0)])]);
+        send(&testbed, 3, vec![response(&[pointer(&name(&A, 0), 0)])]);
         told = tokio::time::timeout(Duration::from_secs(3), browser.next()).await.ok().flatten();
         if told.is_some() {
             break;
@@ -243,19 +243,19 @@ async fn a_forged_goodbye_is_mended() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_broadcaster_that_crashed_and_came_back_is_followed() {
-    let Some(room) = Room::new(2, Family::V4) else { return };
+    let Some(testbed) = Testbed::new(2, Family::V4) else { return };
     let (_, clock) = clock();
-    let mut browser = browse(&room, 2, |_| {});
-    let announcer = announce(&room, 1, A, &clock);
+    let mut browser = browse(&testbed, 2, |_| {});
+    let announcer = announce(&testbed, 1, A, &clock);
     found(&mut browser, &name(&A, 0), 1).await;
     tokio::time::sleep(Duration::from_millis(1500)).await;
     // Its goodbye goes nowhere, as if it had been killed.
-    room.plug(1, "down");
+    testbed.plug(1, "down");
     drop(announcer);
     tokio::time::sleep(Duration::from_millis(500)).await;
-    room.plug(1, "up");
+    testbed.plug(1, "up");
     let begun = Instant::now();
-    let _again = room.on(1, move || {
+    let _again = testbed.on(1, move || {
         let mut options = AnnouncerOptions::default();
         options.clock = clock;
         Announcer::start(&A, PORT + 1, options).unwrap()

@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use net::discovery::{Announcer, AnnouncerOptions, Browser, BrowserOptions, Clock, Event, instance_name, slot_at};
-use testbed::Room;
+use testbed::Testbed;
 
 const A: [u8; 16] = [0xa; 16];
 const B: [u8; 16] = [0xb; 16];
@@ -34,17 +34,17 @@ fn name(secret: &[u8; 16], slots_ahead: u64) -> String {
     instance_name(secret, slot_at(NOW) + slots_ahead)
 }
 
-fn announce(room: &Room, machine: u32, secret: [u8; 16], clock: &Clock) -> Announcer {
+fn announce(testbed: &Testbed, machine: u32, secret: [u8; 16], clock: &Clock) -> Announcer {
     let clock = clock.clone();
-    room.on(machine, move || {
+    testbed.on(machine, move || {
         let mut options = AnnouncerOptions::default();
         options.clock = clock;
         Announcer::start(&secret, PORT, options).unwrap()
     })
 }
 
-fn browse(room: &Room, machine: u32, set: impl FnOnce(&mut BrowserOptions) + Send + 'static) -> Browser {
-    room.on(machine, move || {
+fn browse(testbed: &Testbed, machine: u32, set: impl FnOnce(&mut BrowserOptions) + Send + 'static) -> Browser {
+    testbed.on(machine, move || {
         let mut options = BrowserOptions::default();
         options.clock = clock().1;
         set(&mut options);

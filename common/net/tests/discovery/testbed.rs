@@ -11,7 +11,7 @@ use std::thread;
 
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
-/// What addresses the machines of a room have.
+/// What addresses the machines of a testbed have.
 #[derive(Clone, Copy)]
 pub(crate) enum Family {
     /// `10.77.0.N` alone.
@@ -23,22 +23,22 @@ pub(crate) enum Family {
 }
 
 /// A bridge with machines numbered from 1, each of which has one interface, `lan0`.
-pub(crate) struct Room {
+pub(crate) struct Testbed {
     prefix: String,
     machines: u32,
 }
 
-impl Room {
+impl Testbed {
     /// Builds it. `None`, with the reason printed, where namespaces are not allowed.
     pub(crate) fn new(machines: u32, family: Family) -> Option<Self> {
-        static ROOMS: AtomicU32 = AtomicU32::new(0);
-        let prefix = format!("nclan{}-{}", std::process::id(), ROOMS.fetch_add(1, Ordering::Relaxed));
-        let room = Self { prefix, machines };
-        if let Err(why) = room.build(family) {
+        static TESTBEDS: AtomicU32 = AtomicU32::new(0);
+        let prefix = format!("nclan{}-{}", std::process::id(), TESTBEDS.fetch_add(1, Ordering::Relaxed));
+        let testbed = Self { prefix, machines };
+        if let Err(why) = testbed.build(family) {
             println!("SKIPPED: no network namespaces here: {why}");
             return None;
         }
-        Some(room)
+        Some(testbed)
     }
 
     fn build(&self, family: Family) -> Result<(), String> {
@@ -106,7 +106,7 @@ impl Room {
     }
 }
 
-impl Drop for Room {
+impl Drop for Testbed {
     fn drop(&mut self) {
         for machine in (0..=self.machines).rev() {
             // Those that were not built are no loss.

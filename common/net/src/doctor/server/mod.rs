@@ -13,11 +13,11 @@ use tokio::net::lookup_host;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout};
 
-pub use target::{Error, Place};
+pub use target::{Error, Target};
 use target::{Server, shown};
 
-use super::multicast::Neighbours;
-use super::probe::{self, Trouble, as_millis, millis};
+use super::multicast::LanBroadcasters;
+use super::probe::{self, ProbeError, as_millis, millis};
 use super::{Check, Status, clock, http, peer};
 use crate::rtmp;
 use crate::trust::Pin;
@@ -31,11 +31,11 @@ pub enum Role {
     Subscriber,
 }
 
-/// Looks at what is at `place`; who is heard on this network comes by `neighbours`.
-pub async fn check(place: &Place, role: Role, neighbours: oneshot::Receiver<Neighbours>) -> Vec<Check> {
-    match place {
-        Place::Server(server) => look(server, role, neighbours).await,
-        Place::Broadcaster(names) => {
+/// Looks at what is at `target`; who is heard on this network comes by `lan_broadcasters`.
+pub async fn check(target: &Target, role: Role, lan_broadcasters: oneshot::Receiver<LanBroadcasters>) -> Vec<Check> {
+    match target {
+        Target::Server(server) => look(server, role, lan_broadcasters).await,
+        Target::Broadcaster(names) => {
             let lookups = async {
                 let mut found = Vec::new();
                 for name in names {
@@ -48,7 +48,7 @@ pub async fn check(place: &Place, role: Role, neighbours: oneshot::Receiver<Neig
     }
 }
 
-async fn look(server: &Server, role: Role, neighbours: oneshot::Receiver<Neighbours>) -> Vec<Check> {
+async fn look(server: &Server, role: Role, lan_broadcasters: oneshot::Receiver<LanBroadcasters>) -> Vec<Check> {
     let client = match (known(&server.host).await, http::client()) {
         (Err(check), _) => return vec![check],
         (_, Err(trouble)) => {
@@ -62,33 +62,33 @@ async fn look(server: &Server, role: Role, neighbours: oneshot::Receiver<Neighbo
             None => None,
         }
     };
-    let (clock, told, by_url) =
+    let (clock, info, by_url) =
         tokio::join!(clock::check(&client, &server.origin, role), server_info::ask(&client, server, role), by_url);
-    let watch = told.watch.as_ref();
+    let watch = info.watch.as_ref();
     let url = |name: &str| watch?.get("urls")?.get(name)?.as_str();
     let relay = async { Some(relay(watch?).await) };
     let rtmp = async {
-        let parsed = told.rtmp.as_deref().map(rtmp::url::parse);
+        let parsed = info.rtmp.as_deref().map(rtmp::url::parse);
         match (by_url, parsed) {
             (Some(check), _) => Some(check),
             (None, Some(Ok(url))) => Some(rtmp(&url.host, url.port, "").await),
             // A server whose HTTP is elsewhere than was said may well be there.
-            (None, None) if !told.is_nearcast && server.hls.is_none() => {
+            (None, None) if !info.is_nearcast && server.hls.is_none() => {
                 Some(rtmp(&server.host, RTMP_PORT, " (the usual port)").await)
             }
             _ => None,
         }
     };
     let hls = async {
-        let told = url("hls").filter(|_| told.is_live).and_then(|url| Url::parse(url).ok());
-        Some(hls(&client, server.hls.clone().or(told)?).await)
+        let advertised = url("hls").filter(|_| info.is_live).and_then(|url| Url::parse(url).ok());
+        Some(hls(&client, server.hls.clone().or(advertised)?).await)
     };
     let direct = async {
-        let watch = watch.filter(|_| told.is_live)?;
-        Some(peer::check(watch.get("peer").filter(|peer| !peer.is_null()), neighbours, role).await)
+        let watch = watch.filter(|_| info.is_live)?;
+        Some(peer::check(watch.get("peer").filter(|peer| !peer.is_null()), lan_broadcasters, role).await)
     };
     let (relay, rtmp, hls, direct) = tokio::join!(relay, rtmp, hls, direct);
-    let mut checks = told.checks;
+    let mut checks = info.checks;
     checks.extend(weigh([rtmp, relay, hls, direct].into_iter().flatten().collect(), role));
     checks.extend(clock.ok().flatten());
     checks
@@ -118,7 +118,7 @@ async fn rtmp(host: &str, port: u16, remark: &str) -> Check {
     match probe::rtmp(host, port).await {
         Ok(round_trip) => Check::ok("RTMP", format!("{place} shakes hands, round trip {}", millis(round_trip)))
             .with("round_trip_ms", as_millis(round_trip)),
-        Err(trouble @ Trouble::Other(_)) => {
+        Err(trouble @ ProbeError::Other(_)) => {
             let fix = "give the port that the cdn hears RTMP on: 1935, unless cdn --rtmp says otherwise";
             Check::warn("RTMP", trouble.found(&place), fix)
         }
@@ -130,11 +130,11 @@ async fn rtmp(host: &str, port: u16, remark: &str) -> Check {
 }
 
 async fn relay(watch: &Value) -> Check {
-    let told = watch.get("relay").and_then(|relay| {
+    let endpoint = watch.get("relay").and_then(|relay| {
         let pin: Pin = relay.get("pin")?.as_str()?.parse().ok()?;
         Some((relay.get("host")?.as_str()?, u16::try_from(relay.get("port")?.as_u64()?).ok()?, pin))
     });
-    let Some((host, port, pin)) = told else {
+    let Some((host, port, pin)) = endpoint else {
         let fix = "run the cdn with --relay 0.0.0.0:4443, and let UDP 4443 in; until then RTMP and HLS have to do";
         return Check::warn("relay", "the server offers none", fix);
     };

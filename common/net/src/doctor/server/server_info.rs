@@ -11,7 +11,7 @@ use crate::doctor::{Check, http};
 
 /// What it says.
 #[derive(Debug, Default)]
-pub(super) struct Told {
+pub(super) struct ServerInfo {
     /// Whether it answers as one of ours does.
     pub(super) is_nearcast: bool,
     /// `/api/v1/streams/NAME/watch`, if the stream is known there. It holds a ticket: not for screens.
@@ -24,7 +24,7 @@ pub(super) struct Told {
 }
 
 /// Asks which streams there are, and how to watch the one that is named.
-pub(super) async fn ask(client: &Client, server: &Server, role: Role) -> Told {
+pub(super) async fn ask(client: &Client, server: &Server, role: Role) -> ServerInfo {
     let started = Instant::now();
     let all = async {
         let url = server.origin.join("/api/v1/streams").ok()?;
@@ -35,45 +35,45 @@ pub(super) async fn ask(client: &Client, server: &Server, role: Role) -> Told {
         let url = server.origin.join(&format!("/api/v1/streams/{}/watch", server.name.as_ref()?)).ok()?;
         http::get(client, url).await.ok()
     };
-    let (Some((all, took)), watch) = tokio::join!(all, watch) else { return Told::default() };
+    let (Some((all, took)), watch) = tokio::join!(all, watch) else { return ServerInfo::default() };
     let at = shown(&server.origin);
     let streams = match all.map(|answer| (answer.status, answer.json())) {
         Ok((200, Some(streams))) => streams,
         // What serves a playlist need not serve anything else.
-        _ if server.hls.is_some() => return Told::default(),
-        _ if server.is_guess => return Told { checks: vec![guessed_wrong(&at, role)], ..Told::default() },
+        _ if server.hls.is_some() => return ServerInfo::default(),
+        _ if server.is_guess => return ServerInfo { checks: vec![guessed_wrong(&at, role)], ..ServerInfo::default() },
         Ok((status, _)) => {
             let found = format!("{at} answers ({status}), but is no Nearcast server");
             let check = Check::fail("HTTP", found, "give a Nearcast stream's page: http://HOST:8080/NAME");
-            return Told { checks: vec![check], ..Told::default() };
+            return ServerInfo { checks: vec![check], ..ServerInfo::default() };
         }
         Err(trouble) => {
             let port = server.origin.port_or_known_default().unwrap_or(0);
             let fix = trouble.fix("TCP", port, &format!("start the cdn there (cdn --http 0.0.0.0:{port})"));
-            return Told { checks: vec![Check::fail("HTTP", trouble.found(&at), fix)], ..Told::default() };
+            return ServerInfo { checks: vec![Check::fail("HTTP", trouble.found(&at), fix)], ..ServerInfo::default() };
         }
     };
     let http = Check::ok("HTTP", format!("{at} answers in {}", millis(took))).with("answer_ms", as_millis(took));
     let streams = streams.get("streams").and_then(Value::as_array).cloned().unwrap_or_default();
     let rtmp = streams.iter().find_map(|stream| stream.get("urls")?.get("rtmp")?.as_str().map(str::to_owned));
-    let mut told = Told { is_nearcast: true, rtmp, checks: vec![http], ..Told::default() };
+    let mut info = ServerInfo { is_nearcast: true, rtmp, checks: vec![http], ..ServerInfo::default() };
     if server.name.is_none() {
-        return told;
+        return info;
     }
-    told.watch = watch.filter(|answer| answer.status == 200).and_then(|answer| answer.json());
-    let name = told.watch.as_ref().and_then(|watch| watch.get("name"));
+    info.watch = watch.filter(|answer| answer.status == 200).and_then(|answer| answer.json());
+    let name = info.watch.as_ref().and_then(|watch| watch.get("name"));
     match streams.iter().find(|stream| name.is_some() && stream.get("name") == name) {
         Some(description) => {
             let (check, is_live) = stream(description, role);
-            told.checks.push(check);
-            told.is_live = is_live;
+            info.checks.push(check);
+            info.is_live = is_live;
         }
         None => {
             let fix = "check the spelling (the server's first page lists its streams), or make it on the server: cdn key new NAME";
-            told.checks.push(Check::fail("stream", format!("{at} has no stream of this name"), fix));
+            info.checks.push(Check::fail("stream", format!("{at} has no stream of this name"), fix));
         }
     }
-    told
+    info
 }
 
 /// How the stream is, and whether somebody broadcasts.

@@ -7,7 +7,7 @@ use crate::rtmp;
 
 /// What a URL leads to.
 #[derive(Clone, PartialEq, Eq)]
-pub enum Place {
+pub enum Target {
     /// A server, and a stream of it.
     Server(Box<Server>),
     /// A broadcaster: host and port, or several.
@@ -51,7 +51,7 @@ pub enum Error {
     Port,
 }
 
-impl Place {
+impl Target {
     /// Takes `url` apart.
     ///
     /// # Errors
@@ -75,7 +75,7 @@ impl Place {
 }
 
 /// Shows nothing: a name that is a key in the wrong place looks like any other.
-impl std::fmt::Debug for Place {
+impl std::fmt::Debug for Target {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::Server(_) => "Server",

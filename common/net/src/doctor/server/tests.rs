@@ -7,8 +7,8 @@ use super::*;
 
 #[test]
 fn what_was_typed() {
-    let describe = |url: &str, role| match Place::parse(url, role) {
-        Ok(Place::Server(s)) => {
+    let describe = |url: &str, role| match Target::parse(url, role) {
+        Ok(Target::Server(s)) => {
             let rtmp = s.rtmp.map(|(host, port)| format!("{host}:{port}"));
             format!(
                 "{} {:?} {:?} {:?} {}",
@@ -19,7 +19,7 @@ fn what_was_typed() {
                 s.is_guess
             )
         }
-        Ok(Place::Broadcaster(names)) => names.join(" "),
+        Ok(Target::Broadcaster(names)) => names.join(" "),
         Err(error) => format!("{error:?}"),
     };
     for (url, role, wanted) in [
@@ -75,9 +75,9 @@ fn one_way_is_enough_for_a_viewer() {
 async fn a_server_that_is_not_there() {
     // Bound and dropped: nobody listens.
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let (_, neighbours) = oneshot::channel();
-    let place = Place::parse(&format!("http://127.0.0.1:{port}/sekrit"), Role::Subscriber).unwrap();
-    let checks = check(&place, Role::Subscriber, neighbours).await;
+    let (_, lan_broadcasters) = oneshot::channel();
+    let target = Target::parse(&format!("http://127.0.0.1:{port}/sekrit"), Role::Subscriber).unwrap();
+    let checks = check(&target, Role::Subscriber, lan_broadcasters).await;
     assert_eq!((checks[0].name(), checks[0].status()), ("HTTP", Status::Fail));
-    assert!(!format!("{checks:?} {place:?}").contains("sekrit"));
+    assert!(!format!("{checks:?} {target:?}").contains("sekrit"));
 }

@@ -71,7 +71,8 @@ fn a_proof_is_for_one_end_one_session_and_one_code() {
     assert_ne!(viewers, broadcasters);
 
     let now = Instant::now();
-    let viewer = |code, exporter, proof: &[u8]| Attempts::default().verify_viewer(code, exporter, proof, now).is_ok();
+    let viewer =
+        |code, exporter, proof: &[u8]| AttemptLimiter::default().verify_viewer(code, exporter, proof, now).is_ok();
     let broadcaster = |code, exporter, proof: &[u8]| verify_broadcaster(code, exporter, proof).is_ok();
     let flipped = |mut proof: [u8; 32]| {
         proof[31] ^= 1;
@@ -93,8 +94,8 @@ fn guessers_are_worn_out() {
     let (code, exporter, start) = (Code::generate(), [3; 32], Instant::now());
     let right = viewer_proof(&code, &exporter);
     let after = |seconds| start + Duration::from_secs(seconds);
-    let mut attempts = Attempts::default();
-    let mut verify = |proof: &[u8], seconds| attempts.verify_viewer(&code, &exporter, proof, after(seconds));
+    let mut limiter = AttemptLimiter::default();
+    let mut verify = |proof: &[u8], seconds| limiter.verify_viewer(&code, &exporter, proof, after(seconds));
     for second in 0..MAX_WRONG as u64 {
         assert!(matches!(verify(b"guess", second), Err(Error::WrongProof)));
         if second + 1 < MAX_WRONG as u64 {
@@ -112,7 +113,7 @@ fn guessers_are_worn_out() {
     assert!(matches!(verify(b"guess", 60), Err(Error::TooManyAttempts)));
     // A clock that an operating system sets back is no way around.
     assert!(matches!(verify(b"guess", 30), Err(Error::TooManyAttempts)));
-    assert_eq!(attempts.wrong.len(), MAX_WRONG);
+    assert_eq!(limiter.wrong.len(), MAX_WRONG);
 }
 
 async fn send(connection: &Connection, proof: &[u8]) {
@@ -134,7 +135,7 @@ async fn both_ends_prove_themselves() {
 
     send(&viewer, &viewer_proof(&code, &at_viewer)).await;
     let proof = receive(&broadcaster).await;
-    Attempts::default().verify_viewer(&code, &at_broadcaster, &proof, Instant::now()).unwrap();
+    AttemptLimiter::default().verify_viewer(&code, &at_broadcaster, &proof, Instant::now()).unwrap();
     send(&broadcaster, &broadcaster_proof(&code, &at_broadcaster)).await;
     verify_broadcaster(&code, &at_viewer, &receive(&viewer).await).unwrap();
 }
@@ -152,7 +153,7 @@ async fn somebody_in_the_middle_gains_nothing() {
     let passed_on = receive(&broadcaster).await;
     assert_eq!(passed_on, viewer_proof(&code, &at_viewer), "it arrived unaltered");
     let at_broadcaster = exporter(&broadcaster).unwrap();
-    let refused = Attempts::default().verify_viewer(&code, &at_broadcaster, &passed_on, Instant::now());
+    let refused = AttemptLimiter::default().verify_viewer(&code, &at_broadcaster, &passed_on, Instant::now());
     assert!(matches!(refused, Err(Error::WrongProof)));
 
     // Even a broadcaster that proved itself first would not be believed by the viewer, and nor is the viewer's own proof.

@@ -6,8 +6,8 @@ use super::*;
 
 const NOW: u64 = 1_800_000_000;
 
-fn gate(signer: &Signer) -> Gate {
-    Gate::new(signer.public_key(), "garden", 7)
+fn verifier(signer: &Signer) -> TicketVerifier {
+    TicketVerifier::new(signer.public_key(), "garden", 7)
 }
 
 fn ticket() -> Ticket {
@@ -21,14 +21,14 @@ fn numbered(expires: u64, number: usize) -> Ticket {
 #[test]
 fn an_issued_ticket_admits_once() {
     let signer = Signer::generate().unwrap();
-    let mut gate = gate(&signer);
+    let mut verifier = verifier(&signer);
     let [one, other] = [(); 2].map(|()| signer.issue("garden", 7, NOW).unwrap());
     assert_ne!(one, other);
-    assert_eq!(gate.admit(&one, NOW), Ok(()));
-    assert_eq!(gate.admit(&one, NOW), Err(Refusal::Replayed));
-    assert_eq!(gate.admit(&other, NOW + LIFETIME), Ok(()));
-    assert_eq!(gate.admit(&one, NOW + LIFETIME + SKEW), Err(Refusal::Replayed));
-    assert_eq!(gate.admit(&one, NOW + LIFETIME + SKEW + 1), Err(Refusal::Expired));
+    assert_eq!(verifier.redeem(&one, NOW), Ok(()));
+    assert_eq!(verifier.redeem(&one, NOW), Err(Refusal::Replayed));
+    assert_eq!(verifier.redeem(&other, NOW + LIFETIME), Ok(()));
+    assert_eq!(verifier.redeem(&one, NOW + LIFETIME + SKEW), Err(Refusal::Replayed));
+    assert_eq!(verifier.redeem(&one, NOW + LIFETIME + SKEW + 1), Err(Refusal::Expired));
 }
 
 #[test]
@@ -74,85 +74,85 @@ fn every_refusal() {
         ("ahead", sign(Ticket { expires: NOW + LIFETIME + SKEW + 1, ..ticket() }), Refusal::TooFarAhead),
         ("forever", sign(Ticket { expires: u64::MAX, ..ticket() }), Refusal::TooFarAhead),
     ];
-    let mut gate = gate(&signer);
+    let mut verifier = verifier(&signer);
     for (what, text, refusal) in cases {
-        assert_eq!(gate.admit(&text, NOW), Err(refusal), "{what}");
+        assert_eq!(verifier.redeem(&text, NOW), Err(refusal), "{what}");
     }
-    assert!(gate.used.is_empty(), "a refused ticket is remembered");
-    assert_eq!(gate.admit(&good, NOW), Ok(()));
+    assert!(verifier.used.is_empty(), "a refused ticket is remembered");
+    assert_eq!(verifier.redeem(&good, NOW), Ok(()));
 }
 
 #[test]
 fn the_bounds_of_time_are_inclusive() {
     let signer = Signer::generate().unwrap();
-    let mut gate = gate(&signer);
+    let mut verifier = verifier(&signer);
     for (number, expires) in [NOW - SKEW, NOW, NOW + LIFETIME, NOW + LIFETIME + SKEW].into_iter().enumerate() {
-        assert_eq!(gate.admit(&signer.sign(&numbered(expires, number).body()), NOW), Ok(()), "{expires}");
+        assert_eq!(verifier.redeem(&signer.sign(&numbered(expires, number).body()), NOW), Ok(()), "{expires}");
     }
     // A broken clock must not panic.
     let issued = signer.issue("garden", 7, u64::MAX).unwrap();
-    assert_eq!(gate.admit(&issued, u64::MAX), Ok(()));
-    assert_eq!(gate.admit(&issued, 0), Err(Refusal::TooFarAhead));
+    assert_eq!(verifier.redeem(&issued, u64::MAX), Ok(()));
+    assert_eq!(verifier.redeem(&issued, 0), Err(Refusal::TooFarAhead));
 }
 
 #[test]
 fn a_refusal_does_not_use_the_ticket_up() {
     let signer = Signer::generate().unwrap();
     let text = signer.issue("garden", 7, NOW).unwrap();
-    let mut gate = gate(&signer);
-    assert_eq!(gate.admit(&text, NOW - SKEW - 1), Err(Refusal::TooFarAhead));
-    assert_eq!(gate.admit(&text, NOW - SKEW), Ok(()));
+    let mut verifier = verifier(&signer);
+    assert_eq!(verifier.redeem(&text, NOW - SKEW - 1), Err(Refusal::TooFarAhead));
+    assert_eq!(verifier.redeem(&text, NOW - SKEW), Ok(()));
 }
 
 #[test]
 fn a_new_key_replaces_the_old() {
     let (old, new) = (Signer::generate().unwrap(), Signer::generate().unwrap());
-    let mut gate = gate(&old);
+    let mut verifier = verifier(&old);
     let used = old.issue("garden", 7, NOW).unwrap();
-    assert_eq!(gate.admit(&used, NOW), Ok(()));
-    gate.set_key(new.public_key());
-    assert_eq!(gate.admit(&old.issue("garden", 7, NOW).unwrap(), NOW), Err(Refusal::BadSignature));
-    assert_eq!(gate.admit(&new.issue("garden", 7, NOW).unwrap(), NOW), Ok(()));
-    gate.set_key(old.public_key());
-    assert_eq!(gate.admit(&used, NOW), Err(Refusal::Replayed));
+    assert_eq!(verifier.redeem(&used, NOW), Ok(()));
+    verifier.set_key(new.public_key());
+    assert_eq!(verifier.redeem(&old.issue("garden", 7, NOW).unwrap(), NOW), Err(Refusal::BadSignature));
+    assert_eq!(verifier.redeem(&new.issue("garden", 7, NOW).unwrap(), NOW), Ok(()));
+    verifier.set_key(old.public_key());
+    assert_eq!(verifier.redeem(&used, NOW), Err(Refusal::Replayed));
 }
 
 #[test]
 fn the_memory_is_bounded() {
     let signer = Signer::generate().unwrap();
-    let mut gate = gate(&signer);
+    let mut verifier = verifier(&signer);
     let text = |expires, number| signer.sign(&numbered(expires, number).body());
     for number in 0..MEMORY {
-        gate.used.insert((NOW + LIFETIME + number as u64 % 2, numbered(0, number).nonce));
+        verifier.used.insert((NOW + LIFETIME + number as u64 % 2, numbered(0, number).nonce));
     }
-    assert_eq!(gate.admit(&text(NOW + LIFETIME, MEMORY), NOW), Err(Refusal::Busy));
-    assert_eq!(gate.admit(&text(NOW + LIFETIME, 0), NOW), Err(Refusal::Replayed));
+    assert_eq!(verifier.redeem(&text(NOW + LIFETIME, MEMORY), NOW), Err(Refusal::Busy));
+    assert_eq!(verifier.redeem(&text(NOW + LIFETIME, 0), NOW), Err(Refusal::Replayed));
     // One second after the oldest can be replayed no more, each newcomer takes the place of one of them.
     let later = NOW + LIFETIME + SKEW + 1;
     for number in 0..MEMORY / 2 {
-        assert_eq!(gate.admit(&text(later + LIFETIME, MEMORY + number), later), Ok(()));
-        assert_eq!(gate.used.len(), MEMORY);
+        assert_eq!(verifier.redeem(&text(later + LIFETIME, MEMORY + number), later), Ok(()));
+        assert_eq!(verifier.used.len(), MEMORY);
     }
-    assert_eq!(gate.admit(&text(later + LIFETIME, 2 * MEMORY), later), Err(Refusal::Busy));
+    assert_eq!(verifier.redeem(&text(later + LIFETIME, 2 * MEMORY), later), Err(Refusal::Busy));
     // Those that expire a second later are all still known.
-    assert_eq!(gate.admit(&text(NOW + LIFETIME + 1, 1), later), Err(Refusal::Replayed));
+    assert_eq!(verifier.redeem(&text(NOW + LIFETIME + 1, 1), later), Err(Refusal::Replayed));
 }
 
 #[test]
 fn a_clock_that_is_set_back_lets_nothing_in_twice() {
     let signer = Signer::generate().unwrap();
-    let mut gate = gate(&signer);
+    let mut verifier = verifier(&signer);
     let text = |expires, number| signer.sign(&numbered(expires, number).body());
     let first = text(NOW + 10, 0);
-    assert_eq!(gate.admit(&first, NOW), Ok(()));
+    assert_eq!(verifier.redeem(&first, NOW), Ok(()));
     for number in 1..MEMORY {
-        gate.used.insert((NOW + 20, numbered(0, number).nonce));
+        verifier.used.insert((NOW + 20, numbered(0, number).nonce));
     }
     // An hour too far, the clock makes room for one; then it is right again.
     let wrong = NOW + 3600;
-    assert_eq!(gate.admit(&text(wrong, MEMORY), wrong), Ok(()));
-    assert_eq!(gate.admit(&first, NOW), Err(Refusal::Expired));
-    assert_eq!(gate.admit(&text(NOW + 20, 1), NOW), Err(Refusal::Replayed));
+    assert_eq!(verifier.redeem(&text(wrong, MEMORY), wrong), Ok(()));
+    assert_eq!(verifier.redeem(&first, NOW), Err(Refusal::Expired));
+    assert_eq!(verifier.redeem(&text(NOW + 20, 1), NOW), Err(Refusal::Replayed));
 }
 
 #[test]
@@ -164,7 +164,7 @@ fn names_of_streams() {
         assert_eq!(issued.is_ok(), can, "{name}");
         let Ok(text) = issued else { continue };
         assert!(text.len() <= MAX_TEXT);
-        assert_eq!(Gate::new(signer.public_key(), name, 0).admit(&text, NOW), Ok(()));
+        assert_eq!(TicketVerifier::new(signer.public_key(), name, 0).redeem(&text, NOW), Ok(()));
     }
     assert_eq!(signer.issue(&longest, 0, NOW).unwrap().len(), MAX_TEXT);
 }
@@ -190,10 +190,10 @@ fn debug_shows_no_secret() {
     let signer = Signer::generate().unwrap();
     let key = signer.public_key();
     assert_eq!(format!("{signer:?}"), format!("Signer {{ public_key: PublicKey({key}), .. }}"));
-    let mut gate = gate(&signer);
-    gate.admit(&signer.issue("garden", 7, NOW).unwrap(), NOW).unwrap();
-    let expected = format!("Gate {{ key: PublicKey({key}), stream: \"garden\", epoch: 7, used: 1, .. }}");
-    assert_eq!(format!("{gate:?}"), expected);
+    let mut verifier = verifier(&signer);
+    verifier.redeem(&signer.issue("garden", 7, NOW).unwrap(), NOW).unwrap();
+    let expected = format!("TicketVerifier {{ key: PublicKey({key}), stream: \"garden\", epoch: 7, used: 1, .. }}");
+    assert_eq!(format!("{verifier:?}"), expected);
 }
 
 proptest! {
@@ -203,7 +203,7 @@ proptest! {
         let mut bytes = URL_SAFE_NO_PAD.decode(signer.issue("garden", 7, NOW).unwrap()).unwrap();
         let place = place.index(bytes.len());
         bytes[place] ^= with;
-        let refusal = gate(&signer).admit(&URL_SAFE_NO_PAD.encode(bytes), NOW).unwrap_err();
+        let refusal = verifier(&signer).redeem(&URL_SAFE_NO_PAD.encode(bytes), NOW).unwrap_err();
         prop_assert!(matches!(refusal, Refusal::Malformed | Refusal::BadSignature), "{}: {}", place, refusal);
     }
 
@@ -214,13 +214,13 @@ proptest! {
         let place = place.index(text.len());
         prop_assume!(text[place..=place] != with);
         text.replace_range(place..=place, &with);
-        let refusal = gate(&signer).admit(&text, NOW).unwrap_err();
+        let refusal = verifier(&signer).redeem(&text, NOW).unwrap_err();
         prop_assert!(matches!(refusal, Refusal::Malformed | Refusal::BadSignature), "{}: {}", place, refusal);
     }
 
     #[test]
     fn hostile_text_is_refused(text in "\\PC{0,300}") {
-        prop_assert_eq!(gate(&Signer::generate().unwrap()).admit(&text, NOW), Err(Refusal::Malformed));
+        prop_assert_eq!(verifier(&Signer::generate().unwrap()).redeem(&text, NOW), Err(Refusal::Malformed));
     }
 
     #[test]
