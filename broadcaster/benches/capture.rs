@@ -9,12 +9,12 @@ use std::time::Duration;
 
 use anyhow::Context;
 use broadcaster::broadcast::Broadcast;
-use broadcaster::capture::{self, Latest, Studio, test};
+use broadcaster::capture::{self, Latest, Studio, test_pattern};
 use broadcaster::clock::BroadcastClock;
 use broadcaster::config::Cli;
 use broadcaster::encode::video::VideoEncoding;
+use broadcaster::shutdown::Stop;
 use broadcaster::stats::Stats;
-use broadcaster::stop::Stop;
 use clap::Parser;
 use media::{Epoch, TrackId};
 
@@ -39,7 +39,7 @@ fn main() -> anyhow::Result<()> {
 
     let delays = std::thread::scope(|scope| {
         scope.spawn(|| encoding.run(&pictures));
-        scope.spawn(|| test::run_picture(&studio, &pictures));
+        scope.spawn(|| test_pattern::run_picture(&studio, &pictures));
         let delays = measure(&broadcast, clock);
         stop.stop();
         pictures.close();

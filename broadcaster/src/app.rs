@@ -15,7 +15,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::broadcast::Broadcast;
 use crate::capture::source::{Audio, Source};
-use crate::capture::{self, Latest, Picture, Studio, device, devices, file, test};
+use crate::capture::{self, Latest, Picture, Studio, device, devices, file, test_pattern};
 use crate::clock::BroadcastClock;
 use crate::config::{LogFormat, Settings};
 use crate::encode::Choice;
@@ -23,9 +23,9 @@ use crate::encode::video::VideoEncoding;
 use crate::peer::{self, Peer};
 use crate::publish::unit_log::UnitLog;
 use crate::publish::{self, Publishing};
+use crate::shutdown::Stop;
 use crate::stats::Stats;
 use crate::status::{self, Meter};
-use crate::stop::Stop;
 
 /// What will be captured.
 enum Plan {
@@ -299,7 +299,7 @@ fn capture_all(studio: &Studio, plan: Plan, sound: SoundPlan) -> Result<(), Stri
         });
         let sound = scope.spawn(|| match &sound {
             SoundPlan::Device(device) => device::run_sound(studio, device),
-            SoundPlan::Tone => test::run_tone_or_none(studio),
+            SoundPlan::Tone => test_pattern::run_tone_or_none(studio),
             SoundPlan::WithFile | SoundPlan::None => {}
         });
         let captured = match &plan {
@@ -307,7 +307,9 @@ fn capture_all(studio: &Studio, plan: Plan, sound: SoundPlan) -> Result<(), Stri
                 device::run_pictures(studio, device, &pictures);
                 Ok(())
             }
-            Plan::Test => test::run_picture(studio, &pictures).map_err(|error| format!("no test picture: {error}")),
+            Plan::Test => {
+                test_pattern::run_picture(studio, &pictures).map_err(|error| format!("no test picture: {error}"))
+            }
             Plan::File(file) => file::run(studio, file, &pictures).map_err(|error| error.to_string()),
         };
         // The end of the pictures is the end of the broadcast.

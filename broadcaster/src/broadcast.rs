@@ -19,8 +19,8 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use crate::follow::Uplink;
-use crate::quantise::Quantiser;
 use crate::stats::Stats;
+use crate::timestamps::Quantiser;
 
 /// One broadcast. Shared by the threads that make it and the task that publishes it.
 #[derive(Debug)]

@@ -6,8 +6,8 @@ use ffmpeg_next::media::Type;
 use ffmpeg_next::{Packet, frame};
 use media::TrackId;
 
+use super::frame_rate_limit::Ceiling;
 use super::input::{self, Location, ReadError};
-use super::rate::Ceiling;
 use super::{Latest, Picture, Sound, Studio, devices, keep_trying};
 use crate::encode::audio::AudioEncoding;
 

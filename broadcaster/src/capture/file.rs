@@ -2,7 +2,7 @@
 //!
 //! Packets leave when their DTS is due. A loop goes on where the file ended: the shift from the file's clock to the
 //! broadcast's is whole milliseconds, so that PTS and DTS keep their distances exactly. Where the file's own clock jumps, as
-//! in recordings that were joined, the shift changes so that the broadcast's does not: see [`shift`].
+//! in recordings that were joined, the shift changes so that the broadcast's does not: see [`timestamp_offset`].
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -16,14 +16,14 @@ use media::catalog::{Metadata, Value};
 use media::codec::Format;
 
 use super::decoding_time::{DecodingTimes, Timed};
+use super::frame_rate_limit::Ceiling;
 use super::input::{self, Location};
-use super::rate::Ceiling;
-use super::shift::{self, Shifts};
+use super::timestamp_offset::{self, Shifts};
 use super::{Latest, Picture, Sound, Studio};
 use crate::encode::Choice;
 use crate::encode::audio::AudioEncoding;
 use crate::encode::bitstream::{Bitstream, codec_of};
-use crate::quantise::to_millis;
+use crate::timestamps::to_millis;
 
 /// Why a file is not played.
 #[derive(Debug, thiserror::Error)]
@@ -159,7 +159,7 @@ struct Stream {
     /// Whether a random access point was seen: nothing before it can be decoded.
     joined: bool,
     times: DecodingTimes<Packet>,
-    shift: shift::Track,
+    shift: timestamp_offset::Track,
     about: Metadata,
     fps: Option<f64>,
 }
@@ -240,7 +240,7 @@ impl Player<'_> {
             };
             let joined = kind == Type::Audio;
             let times = DecodingTimes::new(fps.map_or(1, |fps| (1000.0 / fps) as i64));
-            let shift = shift::Track::default();
+            let shift = timestamp_offset::Track::default();
             streams.insert(index, Stream { track, time_base, way, joined, times, shift, about, fps });
         }
         Ok(streams)
@@ -378,7 +378,7 @@ fn about(kind: Type, fps: Option<f64>, bitrate: i64) -> Metadata {
     numbers.into_iter().chain(bitrate).map(|(key, number)| (key.to_owned(), Value::Number(number))).collect()
 }
 
-fn open(path: &Path, stop: &crate::stop::Stop) -> Result<Input, Error> {
+fn open(path: &Path, stop: &crate::shutdown::Stop) -> Result<Input, Error> {
     let failed = |source| Error::Open { path: path.to_owned(), source };
     let text = path.to_str().ok_or_else(|| failed(ffmpeg_next::Error::InvalidData))?;
     // FFmpeg would take `a:b.mp4` for a protocol.

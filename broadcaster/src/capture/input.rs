@@ -10,7 +10,7 @@ use ffmpeg_next::media::Type;
 use ffmpeg_next::util::interrupt;
 use ffmpeg_next::{Dictionary, Error, Packet, codec, decoder, ffi, frame};
 
-use crate::stop::Stop;
+use crate::shutdown::Stop;
 
 /// What to open.
 #[derive(Clone, Debug, Default)]

@@ -13,22 +13,22 @@ use crate::backoff::Backoff;
 use crate::broadcast::Broadcast;
 use crate::clock::BroadcastClock;
 use crate::config::Settings;
+use crate::shutdown::Stop;
 use crate::stats::Stats;
-use crate::stop::Stop;
 
 mod decoding_time;
 pub mod device;
 pub mod devices;
 pub mod file;
+mod frame_queue;
+mod frame_rate_limit;
 mod input;
-mod latest;
-mod rate;
-mod shift;
 pub mod source;
-pub mod test;
+pub mod test_pattern;
+mod timestamp_offset;
 
+pub use frame_queue::Latest;
 pub use input::ReadError;
-pub use latest::Latest;
 
 /// A picture as the source made it.
 pub struct Picture {

@@ -10,11 +10,11 @@ use media::codec::Format;
 
 use super::bitstream::{self, Bitstream};
 use super::encoder::extradata;
-use super::graph::Linear;
+use super::filter_graph::Linear;
 use super::{AudioCodec, AudioSettings};
 use crate::broadcast::Broadcast;
 use crate::capture::Sound;
-use crate::quantise::to_millis;
+use crate::timestamps::to_millis;
 
 /// Encodes one track.
 pub struct AudioEncoding {

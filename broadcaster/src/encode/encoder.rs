@@ -8,7 +8,7 @@ use media::codec::{Codec, CodecConfig, Format};
 
 use super::bitstream::{self, Bitstream};
 use super::vaapi::Upload;
-use super::{Choice, VideoSettings, candidates};
+use super::{Choice, VideoSettings, encoder_probe};
 use crate::log::Quiet;
 
 /// What the encoder is fed.
@@ -87,7 +87,7 @@ impl Encoder {
         if let Choice::Named(name) = &settings.encoder {
             return Self::open_named(name, settings, shape);
         }
-        for name in candidates::AUTOMATIC {
+        for name in encoder_probe::AUTOMATIC {
             let _quiet = Quiet::begin();
             match Self::open_proven(name, settings, shape) {
                 Ok(encoder) => return Ok(encoder),
@@ -109,12 +109,12 @@ impl Encoder {
 
     /// Whether a device encodes, not this machine's processor.
     pub fn is_hardware(&self) -> bool {
-        candidates::is_hardware(&self.name)
+        encoder_probe::is_hardware(&self.name)
     }
 
     /// Holds it to `bitrate` bits per second from the next picture on. Returns whether it can be held to another rate than it was opened for.
     pub fn set_bitrate(&mut self, bitrate: u64) -> bool {
-        if !candidates::changes_rate(&self.name) {
+        if !encoder_probe::changes_rate(&self.name) {
             return false;
         }
         let rate = i64::try_from(bitrate).unwrap_or(i64::MAX);
@@ -186,7 +186,7 @@ impl Encoder {
 
     /// Opens hardware only if a picture comes out of it: drivers that are there without their device open well enough.
     fn open_proven(name: &str, settings: &VideoSettings, shape: Shape) -> Result<Self, Error> {
-        if candidates::is_hardware(name) {
+        if encoder_probe::is_hardware(name) {
             let mut trial = Self::open_named(name, settings, shape)?;
             let mut picture = frame::Video::new(trial.format, shape.width, shape.height);
             for plane in 0..picture.planes() {
@@ -232,11 +232,11 @@ impl Encoder {
             false => None,
         };
         let mut options = Dictionary::new();
-        if candidates::bounds_rate(name) {
+        if encoder_probe::bounds_rate(name) {
             options.set("maxrate", &bitrate.to_string());
             options.set("bufsize", &buffer_bits(bitrate, RATE_BUFFER).to_string());
         }
-        for (key, value) in candidates::options(name, settings) {
+        for (key, value) in encoder_probe::options(name, settings) {
             options.set(key, &value);
         }
         let inner = encoder.open_with(options).map_err(failed)?;
@@ -254,7 +254,7 @@ fn buffer_bits(bitrate: u64, buffered: Duration) -> u64 {
 /// How many pictures from one IDR to the next, where the encoder counts; where it is told, a bound far above.
 fn gop_pictures(name: &str, settings: &VideoSettings, fps: f64) -> u32 {
     let pictures = (settings.gop().as_secs_f64() * fps).round().clamp(1.0, 1e6) as u32;
-    if candidates::forces_idrs(name) && !settings.intra_refresh { pictures.saturating_mul(4) } else { pictures }
+    if encoder_probe::forces_idrs(name) && !settings.intra_refresh { pictures.saturating_mul(4) } else { pictures }
 }
 
 /// YUV 4:2:0 in whichever layout the encoder takes; VAAPI's surfaces are filled from NV12.

@@ -10,10 +10,10 @@ use media::codec::Codec;
 pub mod audio;
 pub mod bitstream;
 mod burn_in;
-mod cadence;
-mod candidates;
 pub mod encoder;
-pub(crate) mod graph;
+mod encoder_probe;
+pub(crate) mod filter_graph;
+mod keyframe_interval;
 mod vaapi;
 pub mod video;
 

@@ -127,7 +127,7 @@ fn other_codecs() {
 fn the_automatic_choice_opens() {
     ffmpeg_next::init().unwrap();
     let encoder = Encoder::open(&settings("auto"), SHAPE).unwrap();
-    assert!(candidates::AUTOMATIC.contains(&encoder.name()));
+    assert!(encoder_probe::AUTOMATIC.contains(&encoder.name()));
 }
 
 #[test]

@@ -13,9 +13,9 @@ use media::codec::capture_time_sei::{self, CaptureTime};
 
 use super::VideoSettings;
 use super::burn_in;
-use super::cadence::Cadence;
 use super::encoder::{Coded, Encoder, Error, Shape};
-use super::graph::Linear;
+use super::filter_graph::Linear;
+use super::keyframe_interval::Cadence;
 use crate::broadcast::Broadcast;
 use crate::capture::{Latest, Picture};
 use crate::clock::BroadcastClock;
@@ -90,7 +90,7 @@ impl VideoEncoding {
         };
         let Some(mut scaled) = scaler.scale(picture.frame)? else { return Ok(()) };
         let is_first = open.last_pts == NONE_YET;
-        let pts = crate::quantise::to_millis(picture.captured, 1, 1_000_000).max(open.last_pts + 1);
+        let pts = crate::timestamps::to_millis(picture.captured, 1, 1_000_000).max(open.last_pts + 1);
         open.last_pts = pts;
         if self.burn_in {
             let captured = self.clock.zero().at(media::Timestamp::from_millis(pts));

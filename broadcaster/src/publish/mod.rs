@@ -22,11 +22,11 @@ use crate::stats::{State, Stats};
 pub mod resume;
 pub mod unit_log;
 
+mod latency_reporter;
 mod spread;
-mod telling;
 
+use latency_reporter::Telling;
 use spread::Spread;
-use telling::Telling;
 use unit_log::UnitLog;
 
 /// What is published, and where to.

@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use super::input::{self, Location};
 use crate::log::Quiet;
-use crate::stop::Stop;
+use crate::shutdown::Stop;
 
 mod platform;
 pub mod v4l2;

@@ -7,7 +7,7 @@ use media::TrackId;
 
 use super::{Latest, Picture, Sound, Studio};
 use crate::encode::audio::AudioEncoding;
-use crate::encode::graph::Linear;
+use crate::encode::filter_graph::Linear;
 
 /// Generates pictures until told to stop. Each is stamped with the time that it is due.
 pub fn run_picture(studio: &Studio, pictures: &Arc<Latest<Picture>>) -> Result<(), Error> {
