@@ -9,11 +9,11 @@ use std::time::Duration;
 
 use anyhow::Context;
 use broadcaster::broadcast::Broadcast;
-use broadcaster::capture::{self, Latest, Studio, test_pattern};
+use broadcaster::capture::{self, CaptureContext, DropOldestQueue, test_pattern};
 use broadcaster::clock::BroadcastClock;
 use broadcaster::config::Cli;
 use broadcaster::encode::video::VideoEncoding;
-use broadcaster::shutdown::Stop;
+use broadcaster::shutdown::ShutdownSignal;
 use broadcaster::stats::Stats;
 use clap::Parser;
 use media::{Epoch, TrackId};
@@ -26,15 +26,15 @@ fn main() -> anyhow::Result<()> {
     let stats = Arc::new(Stats::default());
     let clock = BroadcastClock::start();
     let broadcast = Arc::new(Broadcast::new(Epoch(1), clock.zero(), &[TrackId::VIDEO], settings.window, stats.clone()));
-    let stop = Stop::default();
-    let studio = Studio {
+    let stop = ShutdownSignal::default();
+    let studio = CaptureContext {
         settings: settings.clone(),
         clock,
         broadcast: broadcast.clone(),
         stats: stats.clone(),
         stop: stop.clone(),
     };
-    let pictures = Arc::new(Latest::new(1));
+    let pictures = Arc::new(DropOldestQueue::new(1));
     let encoding = VideoEncoding::new(settings.video.clone(), true, clock, broadcast.clone(), stats.clone());
 
     let delays = std::thread::scope(|scope| {

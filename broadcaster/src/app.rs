@@ -14,28 +14,29 @@ use net::trace::Trace;
 use tokio::sync::{mpsc, watch};
 
 use crate::broadcast::Broadcast;
+use crate::capture::file::FileProbe;
 use crate::capture::source::{Audio, Source};
-use crate::capture::{self, Latest, Picture, Studio, device, devices, file, test_pattern};
+use crate::capture::{self, CaptureContext, DropOldestQueue, Picture, device, devices, file, test_pattern};
 use crate::clock::BroadcastClock;
-use crate::config::{LogFormat, Settings};
-use crate::encode::Choice;
+use crate::config::{BroadcastSettings, LogFormat};
+use crate::encode::EncoderChoice;
 use crate::encode::video::VideoEncoding;
-use crate::peer::{self, Peer};
+use crate::peer::{self, PeerServer};
 use crate::publish::unit_log::UnitLog;
-use crate::publish::{self, Publishing};
-use crate::shutdown::Stop;
+use crate::publish::{self, RtmpPublisher};
+use crate::shutdown::ShutdownSignal;
 use crate::stats::Stats;
-use crate::status::{self, Meter};
+use crate::status::{self, StatsSampler};
 
 /// What will be captured.
-enum Plan {
+enum SourcePlan {
     Device(devices::VideoDevice),
-    File(file::Plan),
+    File(FileProbe),
     Test,
 }
 
 /// What will be heard.
-enum SoundPlan {
+enum AudioPlan {
     Device(devices::AudioDevice),
     WithFile,
     Tone,
@@ -62,7 +63,7 @@ pub fn list_devices(json: bool) -> anyhow::Result<String> {
 }
 
 /// Broadcasts until the source ends, the time is up, a signal comes, or the server refuses.
-pub async fn run(settings: Settings, log: LogFormat) -> anyhow::Result<()> {
+pub async fn run(settings: BroadcastSettings, log: LogFormat) -> anyhow::Result<()> {
     capture::start().context("FFmpeg does not start")?;
     let settings = Arc::new(settings);
     let (plan, sound) = plan(&settings)?;
@@ -80,12 +81,12 @@ pub async fn run(settings: Settings, log: LogFormat) -> anyhow::Result<()> {
     let broadcast = Broadcast::new(epoch, clock.zero(), &expected, settings.window, stats.clone());
     let broadcast = Arc::new(broadcast.traced(trace.clone()));
     tracing::info!(%epoch, server = %settings.url, source = %settings.source, "broadcasting");
-    let studio = Studio {
+    let studio = CaptureContext {
         settings: settings.clone(),
         clock,
         broadcast: broadcast.clone(),
         stats: stats.clone(),
-        stop: Stop::default(),
+        stop: ShutdownSignal::default(),
     };
 
     let (connected, mut is_connected) = watch::channel(false);
@@ -93,7 +94,7 @@ pub async fn run(settings: Settings, log: LogFormat) -> anyhow::Result<()> {
     let url = settings.url.clone();
     let peer = start_peer(&settings, &broadcast, &stats, connected.clone(), log)?;
     let serving = peer.clone().map(|peer| tokio::spawn(peer.serve()));
-    let publishing = Publishing {
+    let publishing = RtmpPublisher {
         url,
         broadcast: broadcast.clone(),
         stats: stats.clone(),
@@ -104,15 +105,15 @@ pub async fn run(settings: Settings, log: LogFormat) -> anyhow::Result<()> {
         hurry: is_hurried,
     };
     let mut publishing = tokio::spawn(publishing.run());
-    let reporting = tokio::spawn(status::run(Meter::new(stats.clone(), broadcast.clone()), log, settings.stats));
-    let meter = Meter::new(stats.clone(), broadcast);
+    let reporting = tokio::spawn(status::run(StatsSampler::new(stats.clone(), broadcast.clone()), log, settings.stats));
+    let meter = StatsSampler::new(stats.clone(), broadcast);
 
     let signal = terminated();
     // Waiting for the server counts.
     let time_up = after(settings.run_for);
     tokio::pin!(signal, time_up);
     let mut is_time_up = false;
-    let waits = matches!(plan, Plan::File(_));
+    let waits = matches!(plan, SourcePlan::File(_));
     let mut published: Option<Result<(), publish::Error>> = None;
     let mut failure = None;
     // A file waits for the server; a camera does not wait.
@@ -176,14 +177,14 @@ pub async fn run(settings: Settings, log: LogFormat) -> anyhow::Result<()> {
 
 /// Serves viewers on this network, unless that is not wanted, and says how they come without a server.
 fn start_peer(
-    settings: &Settings,
+    settings: &BroadcastSettings,
     broadcast: &Arc<Broadcast>,
     stats: &Arc<Stats>,
     watched: watch::Sender<bool>,
     log: LogFormat,
-) -> anyhow::Result<Option<Arc<Peer>>> {
+) -> anyhow::Result<Option<Arc<PeerServer>>> {
     let Some(wanted) = settings.peer else { return Ok(None) };
-    let peer = match Peer::start(wanted, broadcast.clone(), stats.clone(), watched) {
+    let peer = match PeerServer::start(wanted, broadcast.clone(), stats.clone(), watched) {
         Ok(peer) => peer,
         Err(error @ peer::Error::Bind { .. }) if wanted.listen.is_some() => return Err(error.into()),
         Err(error) => {
@@ -221,50 +222,50 @@ async fn after(duration: Option<Duration>) {
     }
 }
 
-fn plan(settings: &Settings) -> Result<(Plan, SoundPlan), Error> {
+fn plan(settings: &BroadcastSettings) -> Result<(SourcePlan, AudioPlan), Error> {
     let no_input = |error: &dyn std::fmt::Display| Error::NoInput(error.to_string());
     let plan = match &settings.source {
-        Source::Test => Plan::Test,
+        Source::Test => SourcePlan::Test,
         Source::Auto => match devices::camera(None) {
-            Ok(camera) => Plan::Device(camera),
+            Ok(camera) => SourcePlan::Device(camera),
             Err(_) => {
                 tracing::info!("no camera: broadcasting the test picture");
-                Plan::Test
+                SourcePlan::Test
             }
         },
-        Source::Webcam(wanted) => Plan::Device(devices::camera(wanted.as_deref()).map_err(|e| no_input(&e))?),
-        Source::Screen(wanted) => Plan::Device(devices::screen(wanted.as_deref()).map_err(|e| no_input(&e))?),
+        Source::Webcam(wanted) => SourcePlan::Device(devices::camera(wanted.as_deref()).map_err(|e| no_input(&e))?),
+        Source::Screen(wanted) => SourcePlan::Device(devices::screen(wanted.as_deref()).map_err(|e| no_input(&e))?),
         Source::File(path) => {
             let own_sound = settings.audio == Audio::Auto;
-            Plan::File(file::Plan::make(path, own_sound, settings).map_err(|e| no_input(&e))?)
+            SourcePlan::File(FileProbe::open(path, own_sound, settings).map_err(|e| no_input(&e))?)
         }
     };
     let sound = match (&settings.audio, &plan) {
-        (Audio::None, _) => SoundPlan::None,
-        (Audio::Tone, _) | (Audio::Auto, Plan::Test) => SoundPlan::Tone,
-        (Audio::Device(wanted), _) => SoundPlan::Device(devices::microphone(Some(wanted)).map_err(|e| no_input(&e))?),
-        (Audio::Auto, Plan::File(file)) => file.audio().map_or(SoundPlan::None, |_| SoundPlan::WithFile),
-        (Audio::Auto, Plan::Device(_)) => match devices::microphone(None) {
-            Ok(microphone) => SoundPlan::Device(microphone),
+        (Audio::None, _) => AudioPlan::None,
+        (Audio::Tone, _) | (Audio::Auto, SourcePlan::Test) => AudioPlan::Tone,
+        (Audio::Device(wanted), _) => AudioPlan::Device(devices::microphone(Some(wanted)).map_err(|e| no_input(&e))?),
+        (Audio::Auto, SourcePlan::File(file)) => file.audio().map_or(AudioPlan::None, |_| AudioPlan::WithFile),
+        (Audio::Auto, SourcePlan::Device(_)) => match devices::microphone(None) {
+            Ok(microphone) => AudioPlan::Device(microphone),
             Err(_) => {
                 tracing::info!("no microphone: broadcasting without sound");
-                SoundPlan::None
+                AudioPlan::None
             }
         },
     };
     Ok((plan, sound))
 }
 
-fn expected_tracks(plan: &Plan, sound: &SoundPlan) -> Vec<TrackId> {
-    let has_pictures = !matches!(plan, Plan::File(file) if file.video().is_none());
+fn expected_tracks(plan: &SourcePlan, sound: &AudioPlan) -> Vec<TrackId> {
+    let has_pictures = !matches!(plan, SourcePlan::File(file) if file.video().is_none());
     let video = has_pictures.then_some(TrackId::VIDEO);
-    let audio = (!matches!(sound, SoundPlan::None)).then_some(TrackId::AUDIO);
+    let audio = (!matches!(sound, AudioPlan::None)).then_some(TrackId::AUDIO);
     video.into_iter().chain(audio).collect()
 }
 
 /// Starts the threads. The channel tells when the sources have ended and the encoders are empty: with a reason, if it was a
 /// failure, or with none.
-fn start(studio: &Studio, plan: Plan, sound: SoundPlan) -> mpsc::Receiver<Option<String>> {
+fn start(studio: &CaptureContext, plan: SourcePlan, sound: AudioPlan) -> mpsc::Receiver<Option<String>> {
     let (ended, receiver) = mpsc::channel(1);
     let studio = studio.clone();
     let supervise = move || {
@@ -277,14 +278,14 @@ fn start(studio: &Studio, plan: Plan, sound: SoundPlan) -> mpsc::Receiver<Option
 }
 
 /// Runs a source, its encoder and its sound, each on a thread, to their end.
-fn capture_all(studio: &Studio, plan: Plan, sound: SoundPlan) -> Result<(), String> {
-    let burn_in = studio.settings.burn_in.unwrap_or(matches!(plan, Plan::Test));
-    let capacity = if matches!(plan, Plan::File(_)) { FILE_PICTURES } else { LIVE_PICTURES };
-    let pictures = Arc::new(Latest::<Picture>::new(capacity));
+fn capture_all(studio: &CaptureContext, plan: SourcePlan, sound: AudioPlan) -> Result<(), String> {
+    let burn_in = studio.settings.burn_in.unwrap_or(matches!(plan, SourcePlan::Test));
+    let capacity = if matches!(plan, SourcePlan::File(_)) { FILE_PICTURES } else { LIVE_PICTURES };
+    let pictures = Arc::new(DropOldestQueue::<Picture>::new(capacity));
     let mut settings = studio.settings.video.clone();
     // Sources that copy have none to encode; others were refused `copy` when the command line was read.
-    if settings.encoder == Choice::Copy {
-        settings.encoder = Choice::Auto;
+    if settings.encoder == EncoderChoice::Copy {
+        settings.encoder = EncoderChoice::Auto;
     }
     let encoding = VideoEncoding::new(settings, burn_in, studio.clock, studio.broadcast.clone(), studio.stats.clone());
     thread::scope(|scope| {
@@ -298,19 +299,19 @@ fn capture_all(studio: &Studio, plan: Plan, sound: SoundPlan) -> Result<(), Stri
             result
         });
         let sound = scope.spawn(|| match &sound {
-            SoundPlan::Device(device) => device::run_sound(studio, device),
-            SoundPlan::Tone => test_pattern::run_tone_or_none(studio),
-            SoundPlan::WithFile | SoundPlan::None => {}
+            AudioPlan::Device(device) => device::run_sound(studio, device),
+            AudioPlan::Tone => test_pattern::run_tone_or_none(studio),
+            AudioPlan::WithFile | AudioPlan::None => {}
         });
         let captured = match &plan {
-            Plan::Device(device) => {
+            SourcePlan::Device(device) => {
                 device::run_pictures(studio, device, &pictures);
                 Ok(())
             }
-            Plan::Test => {
+            SourcePlan::Test => {
                 test_pattern::run_picture(studio, &pictures).map_err(|error| format!("no test picture: {error}"))
             }
-            Plan::File(file) => file::run(studio, file, &pictures).map_err(|error| error.to_string()),
+            SourcePlan::File(file) => file::run(studio, file, &pictures).map_err(|error| error.to_string()),
         };
         // The end of the pictures is the end of the broadcast.
         studio.stop.stop();

@@ -20,7 +20,7 @@ use tokio::sync::watch;
 
 use crate::follow::Uplink;
 use crate::stats::Stats;
-use crate::timestamps::Quantiser;
+use crate::timestamps::TimestampNormalizer;
 
 /// One broadcast. Shared by the threads that make it and the task that publishes it.
 #[derive(Debug)]
@@ -53,7 +53,7 @@ struct Inner {
     /// When waiting for them ends; set by the first unit.
     patience: Option<Instant>,
     early: Vec<AccessUnit>,
-    quantisers: BTreeMap<TrackId, Quantiser>,
+    quantisers: BTreeMap<TrackId, TimestampNormalizer>,
 }
 
 impl Broadcast {

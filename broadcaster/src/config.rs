@@ -10,7 +10,7 @@ use media::live_window::Bounds;
 
 use crate::capture::source::{Audio, Source};
 use crate::doctor;
-use crate::encode::{AudioCodec, AudioSettings, Choice, VideoSettings};
+use crate::encode::{AudioCodec, AudioSettings, EncoderChoice, VideoSettings};
 use crate::peer;
 
 /// Captures a camera, a screen or a file and publishes it live over RTMP.
@@ -74,7 +74,7 @@ pub struct Publish {
 
     /// auto (hardware that really opens, else libx264), copy, or an FFmpeg encoder's name: libx264, h264_nvenc, libx265 …
     #[arg(short, long, default_value = "auto", help_heading = "Video")]
-    pub encoder: Choice,
+    pub encoder: EncoderChoice,
 
     /// Picture size, WIDTHxHEIGHT; letterboxed if the source has another shape [default: the source's].
     #[arg(long, value_name = "WxH", value_parser = size, help_heading = "Video")]
@@ -183,7 +183,7 @@ pub enum StatsFormat {
 
 /// What to do, checked.
 #[derive(Debug)]
-pub struct Settings {
+pub struct BroadcastSettings {
     /// Where to publish.
     pub url: net::rtmp::url::Url,
     /// What to show.
@@ -203,7 +203,7 @@ pub struct Settings {
     /// What an outage may last.
     pub window: Bounds,
     /// How to serve viewers on this network, if at all.
-    pub peer: Option<peer::Settings>,
+    pub peer: Option<peer::PeerSettings>,
     /// Where to log access units.
     pub unit_log: Option<PathBuf>,
     /// Where to note when they pass each stage.
@@ -231,17 +231,17 @@ pub enum Error {
 
 impl Publish {
     /// Checks what clap can not.
-    pub fn settings(self) -> Result<Settings, Error> {
+    pub fn settings(self) -> Result<BroadcastSettings, Error> {
         let url = with_key(self.url.as_deref().ok_or(Error::NoUrl)?, self.key.as_deref());
         let url = net::rtmp::url::parse(&url).map_err(|error| Error::Url(error.to_string()))?;
         let is_file = matches!(self.source, Source::File(_));
         if self.looped && !is_file {
             return Err(Error::Options("--loop needs --source file:PATH"));
         }
-        if self.encoder == Choice::Copy && !is_file {
+        if self.encoder == EncoderChoice::Copy && !is_file {
             return Err(Error::Options("--encoder copy needs --source file:PATH: nothing else comes encoded"));
         }
-        if self.encoder == Choice::Copy && self.burn_in == Some(true) {
+        if self.encoder == EncoderChoice::Copy && self.burn_in == Some(true) {
             return Err(Error::Options("--burn-in draws into pictures, which --encoder copy leaves as they are"));
         }
         if self.intra_refresh && self.bframes > 0 {
@@ -266,12 +266,12 @@ impl Publish {
             preset: self.preset,
             fixed_bitrate: self.fixed_bitrate,
         };
-        if video.encoder == Choice::Copy && video.wants_reencode() {
+        if video.encoder == EncoderChoice::Copy && video.wants_reencode() {
             return Err(Error::Options(
                 "--encoder copy leaves pictures as they are: it goes with no other option of Video",
             ));
         }
-        Ok(Settings {
+        Ok(BroadcastSettings {
             url,
             looped: self.looped,
             run_for,
@@ -282,7 +282,7 @@ impl Publish {
                 duration: self.window,
                 bytes: usize::try_from(self.window_bytes.as_u64()).unwrap_or(usize::MAX),
             },
-            peer: (!self.no_peer && self.peer_max > 0).then_some(peer::Settings {
+            peer: (!self.no_peer && self.peer_max > 0).then_some(peer::PeerSettings {
                 listen: self.peer_listen,
                 max_viewers: self.peer_max,
                 max_upload: self.peer_upload,

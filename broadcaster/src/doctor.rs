@@ -9,9 +9,9 @@ use net::doctor::{self, Check, Report, Role, Target};
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
-use crate::encode::encoder::{Encoder, Error, Shape};
-use crate::encode::{Choice, USUAL_GOP, VideoSettings};
-use crate::log::Quiet;
+use crate::encode::encoder::{Encoder, Error, VideoFormat};
+use crate::encode::{EncoderChoice, USUAL_GOP, VideoSettings};
+use crate::log::FfmpegLogGuard;
 use crate::{capture, config};
 
 /// What to look at.
@@ -22,7 +22,7 @@ pub struct DoctorArgs {
 
     /// As when publishing: auto, copy, or an FFmpeg encoder's name.
     #[arg(short, long, default_value = "auto")]
-    pub encoder: Choice,
+    pub encoder: EncoderChoice,
 
     /// As when publishing: picture size to try the encoder with [default: 1280x720].
     #[arg(long, value_name = "WxH", value_parser = config::size)]
@@ -54,7 +54,7 @@ pub async fn examine(ask: &DoctorArgs) -> anyhow::Result<Report> {
     let (encoder, checks) =
         tokio::join!(encoder(ask), doctor::examine(place.as_ref(), Role::Publisher, ask.peer_listen));
     let mut all = vec![encoder];
-    if ask.encoder != Choice::Copy {
+    if ask.encoder != EncoderChoice::Copy {
         all.push(gop(ask.gop.unwrap_or(USUAL_GOP)));
     }
     all.extend(checks);
@@ -63,7 +63,7 @@ pub async fn examine(ask: &DoctorArgs) -> anyhow::Result<Report> {
 
 /// Opens the encoder that a broadcast would get.
 async fn encoder(ask: &DoctorArgs) -> Check {
-    if ask.encoder == Choice::Copy {
+    if ask.encoder == EncoderChoice::Copy {
         return Check::ok("encoder", "none: a file's pictures pass through as they are");
     }
     let settings = VideoSettings {
@@ -78,10 +78,10 @@ async fn encoder(ask: &DoctorArgs) -> Check {
         fixed_bitrate: true,
     };
     let (width, height) = ask.size.unwrap_or(USUAL_SIZE);
-    let shape = Shape { width, height, fps: ask.fps.unwrap_or(USUAL_FPS) };
+    let shape = VideoFormat { width, height, fps: ask.fps.unwrap_or(USUAL_FPS) };
     // FFmpeg does not let itself be interrupted; a driver that hangs is left behind.
     let opening = spawn_blocking(move || {
-        let _quiet = Quiet::begin();
+        let _quiet = FfmpegLogGuard::begin();
         capture::start()?;
         let started = Instant::now();
         let encoder = Encoder::open(&settings, shape)?;
@@ -101,9 +101,11 @@ async fn encoder(ask: &DoctorArgs) -> Check {
     }
 }
 
-fn encoder_fix(choice: &Choice) -> &'static str {
+fn encoder_fix(choice: &EncoderChoice) -> &'static str {
     match choice {
-        Choice::Named(_) => "leave --encoder out, or name one that `ffmpeg -encoders` lists and that takes this size",
+        EncoderChoice::Named(_) => {
+            "leave --encoder out, or name one that `ffmpeg -encoders` lists and that takes this size"
+        }
         _ => {
             "install an FFmpeg with libx264 (Debian, Ubuntu: sudo apt install libavcodec-extra), or name another encoder with --encoder"
         }

@@ -26,16 +26,16 @@ pub fn start(format: Option<LogFormat>) -> LogFormat {
 }
 
 /// While it lives, what FFmpeg logs on this thread is at debug level: a trial that may fail is not an error.
-pub struct Quiet(bool);
+pub struct FfmpegLogGuard(bool);
 
-impl Quiet {
+impl FfmpegLogGuard {
     /// Lowers this thread's FFmpeg lines.
     pub fn begin() -> Self {
         Self(QUIET.replace(true))
     }
 }
 
-impl Drop for Quiet {
+impl Drop for FfmpegLogGuard {
     fn drop(&mut self) {
         QUIET.set(self.0);
     }
@@ -99,13 +99,13 @@ fn tell(level: c_int, line: &str) {
 
 /// Reports a line that repeats at most once a second.
 #[derive(Debug)]
-struct Repeats {
+struct RepeatFilter {
     line: String,
     next: Option<Instant>,
     swallowed: u64,
 }
 
-impl Repeats {
+impl RepeatFilter {
     fn admits(&mut self, line: &str, now: Instant) -> bool {
         if self.line == line && self.next.is_some_and(|next| now < next) {
             self.swallowed += 1;
@@ -123,7 +123,7 @@ thread_local! {
     static QUIET: Cell<bool> = const { Cell::new(false) };
 }
 
-static REPEATS: Mutex<Repeats> = Mutex::new(Repeats { line: String::new(), next: None, swallowed: 0 });
+static REPEATS: Mutex<RepeatFilter> = Mutex::new(RepeatFilter { line: String::new(), next: None, swallowed: 0 });
 
 /// FFmpeg's own limit on a line.
 #[cfg(target_arch = "x86_64")]
@@ -135,7 +135,7 @@ mod tests {
 
     #[test]
     fn repeats_are_counted_not_told() {
-        let mut repeats = Repeats { line: String::new(), next: None, swallowed: 0 };
+        let mut repeats = RepeatFilter { line: String::new(), next: None, swallowed: 0 };
         let start = Instant::now();
         let at = |millis| start + Duration::from_millis(millis);
         let told: Vec<_> = [("a", 0), ("a", 10), ("a", 999), ("a", 1000), ("b", 1001), ("b", 1002)]

@@ -7,9 +7,9 @@ use parking_lot::{Condvar, Mutex};
 
 /// A flag that is raised once. Clones are the same flag.
 #[derive(Clone, Debug, Default)]
-pub struct Stop(Arc<(Mutex<bool>, Condvar)>);
+pub struct ShutdownSignal(Arc<(Mutex<bool>, Condvar)>);
 
-impl Stop {
+impl ShutdownSignal {
     /// Tells every thread to stop, and wakes those that sleep.
     pub fn stop(&self) {
         *self.0.0.lock() = true;

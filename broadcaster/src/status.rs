@@ -12,12 +12,12 @@ use serde::Serialize;
 
 use crate::broadcast::Broadcast;
 use crate::config::{LogFormat, StatsFormat};
-use crate::peer::Peer;
+use crate::peer::PeerServer;
 use crate::stats::{State, Stats};
 
 /// One look at the counters.
 #[derive(Clone, Debug, Serialize)]
-pub struct Report {
+pub struct StatsReport {
     /// `stats` while it runs, `end` at the end.
     pub event: &'static str,
     /// Where publishing stands.
@@ -73,14 +73,14 @@ pub struct Report {
 
 /// Makes reports.
 #[derive(Debug)]
-pub struct Meter {
+pub struct StatsSampler {
     stats: Arc<Stats>,
     broadcast: Arc<Broadcast>,
     start: Instant,
     last: (Instant, u64, u64),
 }
 
-impl Meter {
+impl StatsSampler {
     /// A meter that starts now.
     pub fn new(stats: Arc<Stats>, broadcast: Arc<Broadcast>) -> Self {
         let start = Instant::now();
@@ -88,18 +88,18 @@ impl Meter {
     }
 
     /// A report about the time since the last one.
-    pub fn look(&mut self) -> Report {
+    pub fn look(&mut self) -> StatsReport {
         let since = self.last;
         self.last = (Instant::now(), self.stats.pictures.value(), self.stats.bytes.value());
         self.report("stats", since)
     }
 
     /// A report about all of it.
-    pub fn sum_up(&self) -> Report {
+    pub fn sum_up(&self) -> StatsReport {
         self.report("end", (self.start, 0, 0))
     }
 
-    fn report(&self, event: &'static str, (since, pictures, bytes): (Instant, u64, u64)) -> Report {
+    fn report(&self, event: &'static str, (since, pictures, bytes): (Instant, u64, u64)) -> StatsReport {
         let s = &self.stats;
         let seconds = since.elapsed().as_secs_f64().max(1e-3);
         let catalog = self.broadcast.catalog();
@@ -107,7 +107,7 @@ impl Meter {
             Some(Value::String(name)) => Some(name.clone()),
             _ => None,
         };
-        Report {
+        StatsReport {
             event,
             state: s.state(),
             seconds: tenths(self.start.elapsed().as_secs_f64()),
@@ -137,7 +137,7 @@ impl Meter {
     }
 }
 
-impl Report {
+impl StatsReport {
     /// The status line, at most `width` columns.
     pub fn line(&self, width: usize) -> String {
         let clock = Duration::from_secs(self.seconds as u64);
@@ -168,7 +168,7 @@ impl Report {
 }
 
 /// Reports until it is dropped.
-pub async fn run(mut meter: Meter, log: LogFormat, stats: Option<StatsFormat>) -> Meter {
+pub async fn run(mut meter: StatsSampler, log: LogFormat, stats: Option<StatsFormat>) -> StatsSampler {
     let has_line = log == LogFormat::Text && io::stderr().is_terminal();
     let mut ticks = tokio::time::interval(Duration::from_secs(1));
     ticks.tick().await;
@@ -198,7 +198,7 @@ pub async fn run(mut meter: Meter, log: LogFormat, stats: Option<StatsFormat>) -
 }
 
 /// The last word: the summary for people, and as JSON when asked.
-pub fn finish(meter: &Meter, log: LogFormat, stats: Option<StatsFormat>) {
+pub fn finish(meter: &StatsSampler, log: LogFormat, stats: Option<StatsFormat>) {
     clear();
     let report = meter.sum_up();
     if stats.is_some() {
@@ -230,7 +230,7 @@ pub fn finish(meter: &Meter, log: LogFormat, stats: Option<StatsFormat>) {
 }
 
 /// Shows people how to watch on this network where no server can be reached. Only on a terminal: a log is read by others too.
-pub fn show_code(peer: &Peer, log: LogFormat) {
+pub fn show_code(peer: &PeerServer, log: LogFormat) {
     if log != LogFormat::Text || !io::stderr().is_terminal() {
         return;
     }
@@ -331,7 +331,7 @@ mod tests {
         stats.set_state(State::Live);
         let bounds = Bounds { duration: Duration::from_secs(1), bytes: 1 };
         let broadcast = Arc::new(Broadcast::new(Epoch(1), WallClock::from_micros(0), &[], bounds, stats.clone()));
-        let mut report = Meter::new(stats, broadcast).sum_up();
+        let mut report = StatsSampler::new(stats, broadcast).sum_up();
         (report.seconds, report.fps, report.bitrate) = (61.0, 29.97, 2_345_678);
         assert_eq!(report.line(200), "live       01:01   30.0 fps   2.3 Mbit/s  queue 0  late 0  lost 0  rtt 12.3 ms");
         report.bitrate_target = Some(640_000);

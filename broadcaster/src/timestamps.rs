@@ -13,12 +13,12 @@ pub fn to_millis(ticks: i64, num: i32, den: i32) -> i64 {
 
 /// Gives each access unit of one track its DTS and PTS.
 #[derive(Debug, Default)]
-pub struct Quantiser {
+pub struct TimestampNormalizer {
     last: Option<i64>,
     nudged: u64,
 }
 
-impl Quantiser {
+impl TimestampNormalizer {
     /// The timestamps of the next unit, from milliseconds that may stand still or go back.
     pub fn next(&mut self, dts: i64, pts: i64) -> (Timestamp, Timestamp) {
         let floor = self.last.map_or(0, |last| last + 1);
@@ -63,7 +63,7 @@ mod tests {
 
     #[test]
     fn rises_strictly() {
-        let mut q = Quantiser::default();
+        let mut q = TimestampNormalizer::default();
         let out: Vec<_> = [(-5, 0), (0, 0), (0, 40), (40, 80), (30, 60), (80, 70)]
             .into_iter()
             .map(|(dts, pts)| q.next(dts, pts))
@@ -76,7 +76,7 @@ mod tests {
     proptest! {
         #[test]
         fn is_the_identity_on_what_is_right(start in 0i64..1 << 40, steps in prop::collection::vec((1i64..500, 0i64..300), 1..100)) {
-            let mut q = Quantiser::default();
+            let mut q = TimestampNormalizer::default();
             let mut dts = start;
             for (step, composition) in steps {
                 dts += step;
@@ -87,7 +87,7 @@ mod tests {
 
         #[test]
         fn always_rises_and_is_never_negative(units in prop::collection::vec((-1000i64..1000, -1000i64..1000), 1..200)) {
-            let mut q = Quantiser::default();
+            let mut q = TimestampNormalizer::default();
             let mut last = -1;
             for (dts, pts) in units {
                 let (dts, pts) = q.next(dts, pts);

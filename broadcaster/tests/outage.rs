@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use broadcaster::broadcast::Broadcast;
 use broadcaster::publish::unit_log::UnitLog;
-use broadcaster::publish::{Error, Publishing};
+use broadcaster::publish::{Error, RtmpPublisher};
 use broadcaster::stats::Stats;
 use bytes::Bytes;
 use media::catalog::Metadata;
@@ -88,7 +88,7 @@ async fn start() -> Run {
     let broadcast = broadcast(&stats);
     let log = tempfile::NamedTempFile::new().unwrap();
     let (hurry, is_hurried) = watch::channel(false);
-    let publishing = Publishing {
+    let publishing = RtmpPublisher {
         url,
         broadcast: broadcast.clone(),
         stats: stats.clone(),

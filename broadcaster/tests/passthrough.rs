@@ -6,11 +6,11 @@ use std::process::Command;
 use std::sync::Arc;
 
 use broadcaster::broadcast::Broadcast;
-use broadcaster::capture::file::{self, Treatment};
-use broadcaster::capture::{self, Latest, Studio};
+use broadcaster::capture::file::{self, FileProbe, TrackAction};
+use broadcaster::capture::{self, CaptureContext, DropOldestQueue};
 use broadcaster::clock::BroadcastClock;
 use broadcaster::config::Cli;
-use broadcaster::shutdown::Stop;
+use broadcaster::shutdown::ShutdownSignal;
 use broadcaster::stats::Stats;
 use clap::Parser;
 use media::codec::Codec;
@@ -44,7 +44,7 @@ fn probe(path: &Path) -> Vec<(Option<i64>, i64)> {
 
 struct Played {
     broadcast: Arc<Broadcast>,
-    treatment: Option<Treatment>,
+    treatment: Option<TrackAction>,
     stats: Arc<Stats>,
 }
 
@@ -61,13 +61,14 @@ fn play_any(path: &Path, options: &[&str], pictures: Option<usize>) -> Played {
     let source = format!("file:{}", path.display());
     let command = ["broadcaster", "--source", &source, "rtmp://127.0.0.1/live/none"];
     let settings = Cli::try_parse_from(command.iter().chain(options)).unwrap().publish.settings().unwrap();
-    let plan = file::Plan::make(path, true, &settings).unwrap();
-    let (stats, clock, stop) = (Arc::new(Stats::default()), BroadcastClock::start(), Stop::default());
+    let plan = FileProbe::open(path, true, &settings).unwrap();
+    let (stats, clock, stop) = (Arc::new(Stats::default()), BroadcastClock::start(), ShutdownSignal::default());
     let expected = [TrackId::VIDEO, TrackId::AUDIO];
     let broadcast = Arc::new(Broadcast::new(Epoch(1), clock.zero(), &expected, settings.window, stats.clone()));
-    let studio = Studio { settings: settings.into(), clock, broadcast: broadcast.clone(), stats: stats.clone(), stop };
+    let studio =
+        CaptureContext { settings: settings.into(), clock, broadcast: broadcast.clone(), stats: stats.clone(), stop };
     std::thread::scope(|scope| {
-        let playing = scope.spawn(|| file::run(&studio, &plan, &Arc::new(Latest::new(1))));
+        let playing = scope.spawn(|| file::run(&studio, &plan, &Arc::new(DropOldestQueue::new(1))));
         if let Some(pictures) = pictures {
             while stats.pictures.value() < pictures as u64 && !playing.is_finished() {
                 std::thread::yield_now();
@@ -102,7 +103,7 @@ fn timestamps_are_the_files() {
         make(&path, &X264);
         let expected = probe(&path);
         let Played { broadcast, treatment, .. } = play(&path, &[], None);
-        assert_eq!(treatment, Some(Treatment::Copy), "{container}");
+        assert_eq!(treatment, Some(TrackAction::Passthrough), "{container}");
         let got = pictures(&broadcast);
         assert_eq!(got.len(), expected.len(), "{container}");
         let shift = got[0].1 - expected[0].1;
@@ -162,7 +163,7 @@ fn a_wish_is_a_wish_to_reencode() {
     let path = directory.path().join("wish.mp4");
     make(&path, &X264);
     capture::start().unwrap();
-    let (copy, reencode) = (Some(Treatment::Copy), Some(Treatment::Reencode));
+    let (copy, reencode) = (Some(TrackAction::Passthrough), Some(TrackAction::Reencode));
     for (options, expected) in [
         (&[][..], (copy, copy)),
         (&["--gop", "1s"], (reencode, copy)),
@@ -174,7 +175,7 @@ fn a_wish_is_a_wish_to_reencode() {
         let source = format!("file:{}", path.display());
         let command = ["broadcaster", "--source", &source, "rtmp://127.0.0.1/live/none"];
         let settings = Cli::try_parse_from(command.iter().chain(options)).unwrap().publish.settings().unwrap();
-        let plan = file::Plan::make(&path, true, &settings).unwrap();
+        let plan = FileProbe::open(&path, true, &settings).unwrap();
         assert_eq!((plan.video(), plan.audio()), expected, "{options:?}");
     }
 }
@@ -188,11 +189,11 @@ fn the_last_pictures_of_a_decoder_are_paced() {
     let source = format!("file:{}", path.display());
     let command = ["broadcaster", "--source", &source, "--gop", "1s", "rtmp://127.0.0.1/live/none"];
     let settings = Cli::try_parse_from(command).unwrap().publish.settings().unwrap();
-    let plan = file::Plan::make(&path, false, &settings).unwrap();
+    let plan = FileProbe::open(&path, false, &settings).unwrap();
     let (stats, clock) = (Arc::new(Stats::default()), BroadcastClock::start());
     let broadcast = Arc::new(Broadcast::new(Epoch(1), clock.zero(), &[], settings.window, stats.clone()));
-    let studio = Studio { settings: settings.into(), clock, broadcast, stats, stop: Stop::default() };
-    let queue = Arc::new(Latest::<capture::Picture>::new(100));
+    let studio = CaptureContext { settings: settings.into(), clock, broadcast, stats, stop: ShutdownSignal::default() };
+    let queue = Arc::new(DropOldestQueue::<capture::Picture>::new(100));
     let early = std::thread::scope(|scope| {
         let early = scope.spawn(|| {
             std::iter::from_fn(|| queue.take()).map(|picture| picture.captured - clock.now()).collect::<Vec<_>>()
@@ -232,7 +233,7 @@ fn many_codecs_pass_through() {
         let path = directory.path().join(name);
         make(&path, options);
         let Played { broadcast, treatment, .. } = play(&path, &[], None);
-        assert_eq!(treatment, Some(Treatment::Copy), "{name}");
+        assert_eq!(treatment, Some(TrackAction::Passthrough), "{name}");
         let catalog = broadcast.catalog();
         assert_eq!(catalog.video().map(|track| track.config.codec), Some(video), "{name}");
         assert_eq!(catalog.audio().map(|track| track.config.codec), Some(audio), "{name}");
@@ -246,7 +247,7 @@ fn a_rate_below_the_files_is_kept() {
     let path = directory.path().join("rate.mp4");
     make(&path, &X264);
     let Played { treatment, stats, .. } = play(&path, &["--fps", "10"], None);
-    assert_eq!(treatment, Some(Treatment::Reencode));
+    assert_eq!(treatment, Some(TrackAction::Reencode));
     // Nobody takes them, so that all but the last one make room for another.
     assert_eq!((stats.captured.value(), stats.late.value() + 1), (25, 10));
 }
@@ -262,9 +263,9 @@ fn what_can_not_be_streamed_is_reencoded() {
         Cli::try_parse_from(all.iter().chain(options)).unwrap().publish.settings().unwrap()
     };
     capture::start().unwrap();
-    let plan = file::Plan::make(&path, true, &command(&[])).unwrap();
-    assert_eq!((plan.video(), plan.audio()), (Some(Treatment::Reencode), Some(Treatment::Reencode)));
-    let error = file::Plan::make(&path, true, &command(&["--encoder", "copy"])).unwrap_err();
+    let plan = FileProbe::open(&path, true, &command(&[])).unwrap();
+    assert_eq!((plan.video(), plan.audio()), (Some(TrackAction::Reencode), Some(TrackAction::Reencode)));
+    let error = FileProbe::open(&path, true, &command(&["--encoder", "copy"])).unwrap_err();
     assert!(error.to_string().starts_with("mpeg4 can not be streamed"), "{error}");
-    assert!(file::Plan::make(Path::new("/nonexistent.mp4"), true, &command(&[])).is_err());
+    assert!(FileProbe::open(Path::new("/nonexistent.mp4"), true, &command(&[])).is_err());
 }

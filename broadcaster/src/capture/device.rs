@@ -6,9 +6,9 @@ use ffmpeg_next::media::Type;
 use ffmpeg_next::{Packet, frame};
 use media::TrackId;
 
-use super::frame_rate_limit::Ceiling;
-use super::input::{self, Location, ReadError};
-use super::{Latest, Picture, Sound, Studio, devices, keep_trying};
+use super::frame_rate_limit::FrameRateLimit;
+use super::input::{self, InputSpec, ReadError};
+use super::{CaptureContext, DropOldestQueue, Picture, Sound, devices, keep_trying};
 use crate::encode::audio::AudioEncoding;
 
 /// Why a device gives nothing.
@@ -40,8 +40,8 @@ pub enum Error {
 }
 
 /// Captures pictures from a camera or screen until told to stop.
-pub fn run_pictures(studio: &Studio, device: &devices::VideoDevice, pictures: &Arc<Latest<Picture>>) {
-    let mut ceiling = Ceiling::new(studio.settings.video.fps);
+pub fn run_pictures(studio: &CaptureContext, device: &devices::VideoDevice, pictures: &Arc<DropOldestQueue<Picture>>) {
+    let mut ceiling = FrameRateLimit::new(studio.settings.video.fps);
     keep_trying(studio, &device.name, TrackId::VIDEO, |works| {
         // A camera that comes back may have other modes, or another number.
         let location = device.location(studio.settings.video.size, studio.settings.video.fps);
@@ -50,11 +50,11 @@ pub fn run_pictures(studio: &Studio, device: &devices::VideoDevice, pictures: &A
 }
 
 fn read_pictures(
-    studio: &Studio,
+    studio: &CaptureContext,
     device: &devices::VideoDevice,
-    location: &Location,
-    ceiling: &mut Ceiling,
-    pictures: &Arc<Latest<Picture>>,
+    location: &InputSpec,
+    ceiling: &mut FrameRateLimit,
+    pictures: &Arc<DropOldestQueue<Picture>>,
     works: &mut dyn FnMut(),
 ) -> Result<(), Error> {
     tracing::debug!(url = %location.url, options = ?location.options, "opening");
@@ -91,7 +91,7 @@ fn read_pictures(
 }
 
 /// Captures and encodes sound from a microphone until told to stop.
-pub fn run_sound(studio: &Studio, device: &devices::AudioDevice) {
+pub fn run_sound(studio: &CaptureContext, device: &devices::AudioDevice) {
     let mut encoding = None;
     keep_trying(studio, &device.name, TrackId::AUDIO, |works| read_sound(studio, device, &mut encoding, works));
     if let Some(mut encoding) = encoding
@@ -102,7 +102,7 @@ pub fn run_sound(studio: &Studio, device: &devices::AudioDevice) {
 }
 
 fn read_sound(
-    studio: &Studio,
+    studio: &CaptureContext,
     device: &devices::AudioDevice,
     encoding: &mut Option<AudioEncoding>,
     works: &mut dyn FnMut(),
@@ -146,7 +146,11 @@ fn read_sound(
     Ok(())
 }
 
-fn open(location: &Location, device: &str, studio: &Studio) -> Result<ffmpeg_next::format::context::Input, Error> {
+fn open(
+    location: &InputSpec,
+    device: &str,
+    studio: &CaptureContext,
+) -> Result<ffmpeg_next::format::context::Input, Error> {
     input::open(location, &studio.stop).map_err(|source| {
         let hint = match source {
             ffmpeg_next::Error::Other { errno: ffmpeg_next::error::EBUSY } => ": another program uses it",

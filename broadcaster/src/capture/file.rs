@@ -16,11 +16,11 @@ use media::catalog::{Metadata, Value};
 use media::codec::Format;
 
 use super::decoding_time::{DecodingTimes, Timed};
-use super::frame_rate_limit::Ceiling;
-use super::input::{self, Location};
-use super::timestamp_offset::{self, Shifts};
-use super::{Latest, Picture, Sound, Studio};
-use crate::encode::Choice;
+use super::frame_rate_limit::FrameRateLimit;
+use super::input::{self, InputSpec};
+use super::timestamp_offset::{self, TimestampOffsets};
+use super::{CaptureContext, DropOldestQueue, Picture, Sound};
+use crate::encode::EncoderChoice;
 use crate::encode::audio::AudioEncoding;
 use crate::encode::bitstream::{Bitstream, codec_of};
 use crate::timestamps::to_millis;
@@ -59,27 +59,27 @@ pub enum Error {
 
 /// What will be made of a file.
 #[derive(Debug)]
-pub struct Plan {
+pub struct FileProbe {
     path: PathBuf,
-    video: Option<Treatment>,
-    audio: Option<Treatment>,
+    video: Option<TrackAction>,
+    audio: Option<TrackAction>,
 }
 
 /// What becomes of one track.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Treatment {
+pub enum TrackAction {
     /// Its packets pass through.
-    Copy,
+    Passthrough,
     /// It is decoded and encoded.
     Reencode,
 }
 
-impl Plan {
+impl FileProbe {
     /// Looks into the file. `with_sound` is whether its own sound is wanted.
-    pub fn make(path: &Path, with_sound: bool, settings: &crate::config::Settings) -> Result<Self, Error> {
+    pub fn open(path: &Path, with_sound: bool, settings: &crate::config::BroadcastSettings) -> Result<Self, Error> {
         let input = open(path, &Default::default())?;
-        let copy = settings.video.encoder == Choice::Copy;
-        let treat = |kind: Type| -> Result<Option<Treatment>, Error> {
+        let copy = settings.video.encoder == EncoderChoice::Copy;
+        let treat = |kind: Type| -> Result<Option<TrackAction>, Error> {
             let Some((_, parameters, _)) = input::best(&input, kind) else { return Ok(None) };
             let id = parameters.id();
             let codec = codec_of(id)
@@ -89,10 +89,10 @@ impl Plan {
                 _ => codec.is_some_and(|codec| settings.sound.wants_reencode(codec)),
             };
             match codec.is_some() && !reencode {
-                true => Ok(Some(Treatment::Copy)),
+                true => Ok(Some(TrackAction::Passthrough)),
                 // The command line was refused if it wants both.
                 false if copy && codec.is_none() => Err(Error::NotStreamable { what: id.name().to_owned() }),
-                false => Ok(Some(Treatment::Reencode)),
+                false => Ok(Some(TrackAction::Reencode)),
             }
         };
         // Cover art is a stream of pictures to FFmpeg.
@@ -109,24 +109,24 @@ impl Plan {
     }
 
     /// What becomes of the pictures; `None` if there are none.
-    pub fn video(&self) -> Option<Treatment> {
+    pub fn video(&self) -> Option<TrackAction> {
         self.video
     }
 
     /// What becomes of the sound; `None` if there is none, or it is not wanted.
-    pub fn audio(&self) -> Option<Treatment> {
+    pub fn audio(&self) -> Option<TrackAction> {
         self.audio
     }
 }
 
 /// Plays the file until it ends, or again and again, or until told to stop. Pictures to re-encode go to `pictures`.
-pub fn run(studio: &Studio, plan: &Plan, pictures: &Arc<Latest<Picture>>) -> Result<(), Error> {
-    let mut player = Player {
+pub fn run(studio: &CaptureContext, plan: &FileProbe, pictures: &Arc<DropOldestQueue<Picture>>) -> Result<(), Error> {
+    let mut player = FilePlayback {
         studio,
         plan,
         pictures,
-        ceiling: Ceiling::new(studio.settings.video.fps),
-        shifts: Shifts::default(),
+        ceiling: FrameRateLimit::new(studio.settings.video.fps),
+        shifts: TimestampOffsets::default(),
         sound: None,
     };
     loop {
@@ -142,12 +142,12 @@ pub fn run(studio: &Studio, plan: &Plan, pictures: &Arc<Latest<Picture>>) -> Res
     Ok(())
 }
 
-struct Player<'a> {
-    studio: &'a Studio,
-    plan: &'a Plan,
-    pictures: &'a Arc<Latest<Picture>>,
-    ceiling: Ceiling,
-    shifts: Shifts,
+struct FilePlayback<'a> {
+    studio: &'a CaptureContext,
+    plan: &'a FileProbe,
+    pictures: &'a Arc<DropOldestQueue<Picture>>,
+    ceiling: FrameRateLimit,
+    shifts: TimestampOffsets,
     sound: Option<AudioEncoding>,
 }
 
@@ -155,11 +155,11 @@ struct Player<'a> {
 struct Stream {
     track: TrackId,
     time_base: Rational,
-    way: Way,
+    way: TrackOutput,
     /// Whether a random access point was seen: nothing before it can be decoded.
     joined: bool,
     times: DecodingTimes<Packet>,
-    shift: timestamp_offset::Track,
+    shift: timestamp_offset::TrackOffset,
     about: Metadata,
     fps: Option<f64>,
 }
@@ -180,13 +180,13 @@ impl Stream {
     }
 }
 
-enum Way {
-    Copy { bitstream: Bitstream, declared: bool },
-    Pictures(decoder::Video),
-    Sound(decoder::Audio),
+enum TrackOutput {
+    Passthrough { bitstream: Bitstream, declared: bool },
+    DecodeVideo(decoder::Video),
+    DecodeAudio(decoder::Audio),
 }
 
-impl Player<'_> {
+impl FilePlayback<'_> {
     /// Returns whether to go on.
     fn play_once(&mut self) -> Result<bool, Error> {
         let mut input = open(&self.plan.path, &self.studio.stop)?;
@@ -229,18 +229,18 @@ impl Player<'_> {
             let fps = input.stream(index).and_then(|s| input::rate(s.avg_frame_rate()).or(input::rate(s.rate())));
             let about = about(kind, fps, parameters.bit_rate());
             let way = match (treatment, kind) {
-                (Treatment::Copy, _) => {
+                (TrackAction::Passthrough, _) => {
                     let codec = codec_of(parameters.id()).ok_or(ffmpeg_next::Error::DecoderNotFound)?;
                     let bitstream = Bitstream::new(codec, extradata(&parameters), format_of(&parameters, kind))
                         .map_err(|_| ffmpeg_next::Error::InvalidData)?;
-                    Way::Copy { bitstream, declared: false }
+                    TrackOutput::Passthrough { bitstream, declared: false }
                 }
-                (Treatment::Reencode, Type::Video) => Way::Pictures(input::video_decoder(parameters)?),
-                (Treatment::Reencode, _) => Way::Sound(input::audio_decoder(parameters)?),
+                (TrackAction::Reencode, Type::Video) => TrackOutput::DecodeVideo(input::video_decoder(parameters)?),
+                (TrackAction::Reencode, _) => TrackOutput::DecodeAudio(input::audio_decoder(parameters)?),
             };
             let joined = kind == Type::Audio;
             let times = DecodingTimes::new(fps.map_or(1, |fps| (1000.0 / fps) as i64));
-            let shift = timestamp_offset::Track::default();
+            let shift = timestamp_offset::TrackOffset::default();
             streams.insert(index, Stream { track, time_base, way, joined, times, shift, about, fps });
         }
         Ok(streams)
@@ -248,7 +248,7 @@ impl Player<'_> {
 
     /// Waits until the packet is due and sends it on its way. Returns whether to go on.
     fn packet(&mut self, stream: &mut Stream, mut packet: Packet, dts: i64) -> Result<bool, Error> {
-        if !stream.joined && matches!(stream.way, Way::Copy { .. }) && !packet.is_key() {
+        if !stream.joined && matches!(stream.way, TrackOutput::Passthrough { .. }) && !packet.is_key() {
             return Ok(true);
         }
         stream.joined = true;
@@ -268,7 +268,7 @@ impl Player<'_> {
             self.studio.stats.captured.increment();
         }
         match &mut stream.way {
-            Way::Copy { bitstream, declared } => {
+            TrackOutput::Passthrough { bitstream, declared } => {
                 let unit = match bitstream.unit(packet.data().unwrap_or_default(), packet.is_key()) {
                     Ok(unit) => unit,
                     Err(error) => {
@@ -286,13 +286,13 @@ impl Player<'_> {
                     self.studio.broadcast.push(stream.track, dts + shift, pts + shift, random_access, unit.payload);
                 }
             }
-            Way::Pictures(decoder) => {
+            TrackOutput::DecodeVideo(decoder) => {
                 retime(&mut packet, stream.time_base, shift);
                 // A damaged packet is the decoder's to conceal.
                 let _ = decoder.send_packet(&packet);
                 self.drain_pictures(decoder, stream.fps, false);
             }
-            Way::Sound(decoder) => {
+            TrackOutput::DecodeAudio(decoder) => {
                 retime(&mut packet, stream.time_base, shift);
                 let _ = decoder.send_packet(&packet);
                 drain_sound(self.studio, &mut self.sound, decoder)?;
@@ -303,12 +303,12 @@ impl Player<'_> {
 
     fn flush(&mut self, stream: &mut Stream) -> Result<(), Error> {
         match &mut stream.way {
-            Way::Copy { .. } => {}
-            Way::Pictures(decoder) => {
+            TrackOutput::Passthrough { .. } => {}
+            TrackOutput::DecodeVideo(decoder) => {
                 let _ = decoder.send_eof();
                 self.drain_pictures(decoder, stream.fps, true);
             }
-            Way::Sound(decoder) => {
+            TrackOutput::DecodeAudio(decoder) => {
                 let _ = decoder.send_eof();
                 drain_sound(self.studio, &mut self.sound, decoder)?;
             }
@@ -353,7 +353,7 @@ fn retime(packet: &mut Packet, time_base: Rational, shift: i64) {
 }
 
 fn drain_sound(
-    studio: &Studio,
+    studio: &CaptureContext,
     encoding: &mut Option<AudioEncoding>,
     decoder: &mut decoder::Audio,
 ) -> Result<(), Error> {
@@ -378,12 +378,12 @@ fn about(kind: Type, fps: Option<f64>, bitrate: i64) -> Metadata {
     numbers.into_iter().chain(bitrate).map(|(key, number)| (key.to_owned(), Value::Number(number))).collect()
 }
 
-fn open(path: &Path, stop: &crate::shutdown::Stop) -> Result<Input, Error> {
+fn open(path: &Path, stop: &crate::shutdown::ShutdownSignal) -> Result<Input, Error> {
     let failed = |source| Error::Open { path: path.to_owned(), source };
     let text = path.to_str().ok_or_else(|| failed(ffmpeg_next::Error::InvalidData))?;
     // FFmpeg would take `a:b.mp4` for a protocol.
     let url = format!("file:{text}");
-    input::open(&Location { format: None, url, options: Vec::new() }, stop).map_err(failed)
+    input::open(&InputSpec { format: None, url, options: Vec::new() }, stop).map_err(failed)
 }
 
 /// Ticks in microseconds.

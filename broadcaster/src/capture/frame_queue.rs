@@ -8,7 +8,7 @@ use parking_lot::{Condvar, Mutex};
 
 /// A queue of at most `capacity` that drops its oldest.
 #[derive(Debug)]
-pub struct Latest<T> {
+pub struct DropOldestQueue<T> {
     state: Mutex<Inner<T>>,
     filled: Condvar,
     capacity: usize,
@@ -20,7 +20,7 @@ struct Inner<T> {
     closed: bool,
 }
 
-impl<T> Latest<T> {
+impl<T> DropOldestQueue<T> {
     /// An empty queue of at least one place.
     pub fn new(capacity: usize) -> Self {
         let inner = Inner { waiting: VecDeque::with_capacity(capacity), closed: false };
@@ -69,7 +69,7 @@ mod tests {
 
     #[test]
     fn the_newest_wins() {
-        let queue = Latest::new(2);
+        let queue = DropOldestQueue::new(2);
         assert_eq!([1, 2, 3, 4].map(|n| queue.put(n)), [0, 0, 1, 1]);
         assert_eq!((queue.take(), queue.take()), (Some(3), Some(4)));
         queue.put(5);
@@ -80,7 +80,7 @@ mod tests {
 
     #[test]
     fn closing_wakes_the_taker() {
-        let queue = Latest::<u8>::new(1);
+        let queue = DropOldestQueue::<u8>::new(1);
         std::thread::scope(|scope| {
             let taker = scope.spawn(|| queue.take());
             queue.close();

@@ -2,12 +2,12 @@
 
 /// Lets pictures through at no more than a given rate, keeping the spacing even.
 #[derive(Debug)]
-pub(super) struct Ceiling {
+pub(super) struct FrameRateLimit {
     interval: Option<i64>,
     next: Option<i64>,
 }
 
-impl Ceiling {
+impl FrameRateLimit {
     /// A ceiling of `fps`; none means to let everything through.
     pub(super) fn new(fps: Option<f64>) -> Self {
         let interval = fps.filter(|fps| *fps > 0.0).map(|fps| (1_000_000.0 / fps).round() as i64);
@@ -33,7 +33,7 @@ mod tests {
 
     #[track_caller]
     fn check(fps: Option<f64>, source_interval: i64, jitter: [i64; 3], pictures: i64, expected: usize) {
-        let mut ceiling = Ceiling::new(fps);
+        let mut ceiling = FrameRateLimit::new(fps);
         let admitted = (0..pictures).filter(|n| ceiling.admits(n * source_interval + jitter[*n as usize % 3])).count();
         assert_eq!(admitted, expected, "{fps:?} of {source_interval} µs");
     }

@@ -10,11 +10,11 @@ use ffmpeg_next::media::Type;
 use ffmpeg_next::util::interrupt;
 use ffmpeg_next::{Dictionary, Error, Packet, codec, decoder, ffi, frame};
 
-use crate::shutdown::Stop;
+use crate::shutdown::ShutdownSignal;
 
 /// What to open.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Location {
+pub(crate) struct InputSpec {
     /// FFmpeg's input format; none: found by the content.
     pub(crate) format: Option<&'static str>,
     /// Path or device name, as the format wants it.
@@ -24,7 +24,7 @@ pub(crate) struct Location {
 }
 
 /// Opens a file or device. Devices are not probed for what their driver already said: probing buffers stale pictures.
-pub(crate) fn open(location: &Location, stop: &Stop) -> Result<Input, Error> {
+pub(crate) fn open(location: &InputSpec, stop: &ShutdownSignal) -> Result<Input, Error> {
     let url = CString::new(location.url.as_str()).map_err(|_| Error::Other { errno: ffmpeg_next::error::EINVAL })?;
     let is_device = location.format.is_some();
     let mut format = ptr::null();
@@ -71,7 +71,7 @@ pub(crate) fn open(location: &Location, stop: &Stop) -> Result<Input, Error> {
 }
 
 /// Reads the next packet of a device. `Ok(false)` means to stop.
-pub(crate) fn read(input: &mut Input, packet: &mut Packet, stop: &Stop) -> Result<bool, ReadError> {
+pub(crate) fn read(input: &mut Input, packet: &mut Packet, stop: &ShutdownSignal) -> Result<bool, ReadError> {
     let deadline = Instant::now() + SILENCE;
     loop {
         match packet.read(input) {

@@ -1,6 +1,6 @@
 //! Where pictures and sound come from. With `encode`, the only room that knows FFmpeg.
 //!
-//! A live source never waits: each picture is stamped on the broadcast's clock and handed to a [`Latest`]. What fails is said,
+//! A live source never waits: each picture is stamped on the broadcast's clock and handed to a [`DropOldestQueue`]. What fails is said,
 //! and tried again while the broadcast goes on.
 
 use std::sync::Arc;
@@ -12,8 +12,8 @@ use media::TrackId;
 use crate::backoff::Backoff;
 use crate::broadcast::Broadcast;
 use crate::clock::BroadcastClock;
-use crate::config::Settings;
-use crate::shutdown::Stop;
+use crate::config::BroadcastSettings;
+use crate::shutdown::ShutdownSignal;
 use crate::stats::Stats;
 
 mod decoding_time;
@@ -27,7 +27,7 @@ pub mod source;
 pub mod test_pattern;
 mod timestamp_offset;
 
-pub use frame_queue::Latest;
+pub use frame_queue::DropOldestQueue;
 pub use input::ReadError;
 
 /// A picture as the source made it.
@@ -50,9 +50,9 @@ pub struct Sound {
 
 /// What every source works with.
 #[derive(Clone)]
-pub struct Studio {
+pub struct CaptureContext {
     /// The settings.
-    pub settings: Arc<Settings>,
+    pub settings: Arc<BroadcastSettings>,
     /// The clock.
     pub clock: BroadcastClock,
     /// Where access units go.
@@ -60,7 +60,7 @@ pub struct Studio {
     /// The counters.
     pub stats: Arc<Stats>,
     /// When to stop.
-    pub stop: Stop,
+    pub stop: ShutdownSignal,
 }
 
 /// Prepares FFmpeg. To be called once, before anything else of this room.
@@ -75,7 +75,7 @@ pub fn start() -> Result<(), ffmpeg_next::Error> {
 /// `attempt` says by its argument, a callback, that it works: then the next wait is short again. When a first attempt fails,
 /// the other tracks go on without `track`.
 fn keep_trying<E: std::fmt::Display>(
-    studio: &Studio,
+    studio: &CaptureContext,
     device: &str,
     track: TrackId,
     mut attempt: impl FnMut(&mut dyn FnMut()) -> Result<(), E>,

@@ -5,16 +5,16 @@ use std::sync::Arc;
 use ffmpeg_next::{Error, frame};
 use media::TrackId;
 
-use super::{Latest, Picture, Sound, Studio};
+use super::{CaptureContext, DropOldestQueue, Picture, Sound};
 use crate::encode::audio::AudioEncoding;
-use crate::encode::filter_graph::Linear;
+use crate::encode::filter_graph::FilterGraph;
 
 /// Generates pictures until told to stop. Each is stamped with the time that it is due.
-pub fn run_picture(studio: &Studio, pictures: &Arc<Latest<Picture>>) -> Result<(), Error> {
+pub fn run_picture(studio: &CaptureContext, pictures: &Arc<DropOldestQueue<Picture>>) -> Result<(), Error> {
     let (width, height) = studio.settings.video.size.unwrap_or(SIZE);
     let fps = studio.settings.video.fps.unwrap_or(FPS);
     let rate = crate::encode::encoder::rational(fps);
-    let mut graph = Linear::video_source(&picture_chain(width, height, rate))?;
+    let mut graph = FilterGraph::video_source(&picture_chain(width, height, rate))?;
     let mut schedule =
         Schedule::new(studio.clock.now(), 1_000_000.0 * f64::from(rate.denominator()) / f64::from(rate.numerator()));
     while let Some(frame) = graph.picture()? {
@@ -38,11 +38,11 @@ fn picture_chain(width: u32, height: u32, rate: ffmpeg_next::Rational) -> String
 }
 
 /// Generates a tone that beeps once a second, and encodes it, until told to stop.
-pub fn run_tone(studio: &Studio) -> Result<(), crate::encode::audio::Error> {
+pub fn run_tone(studio: &CaptureContext) -> Result<(), crate::encode::audio::Error> {
     let mut encoding = AudioEncoding::open(studio.settings.sound, studio.broadcast.clone())?;
     let rate = crate::encode::audio::RATE;
     let samples = rate / 50;
-    let mut graph = Linear::audio_source(&format!(
+    let mut graph = FilterGraph::audio_source(&format!(
         "sine=frequency=440:beep_factor=2:sample_rate={rate}:samples_per_frame={samples},volume=0.5"
     ))?;
     let mut schedule = Schedule::new(studio.clock.now(), f64::from(samples) * 1e6 / f64::from(rate));
@@ -58,7 +58,7 @@ pub fn run_tone(studio: &Studio) -> Result<(), crate::encode::audio::Error> {
 }
 
 /// Runs the tone; the pictures go on without it if it can not be encoded.
-pub fn run_tone_or_none(studio: &Studio) {
+pub fn run_tone_or_none(studio: &CaptureContext) {
     if let Err(error) = run_tone(studio) {
         tracing::error!(%error, "no tone");
         studio.broadcast.forgo(TrackId::AUDIO);
@@ -111,7 +111,7 @@ mod tests {
     #[test]
     fn red_is_red() {
         ffmpeg_next::init().unwrap();
-        let mut graph = Linear::video_source(&picture_chain(640, 360, ffmpeg_next::Rational(30, 1))).unwrap();
+        let mut graph = FilterGraph::video_source(&picture_chain(640, 360, ffmpeg_next::Rational(30, 1))).unwrap();
         let picture = graph.picture().unwrap().unwrap();
         assert_eq!(picture.color_space(), ffmpeg_next::color::Space::BT709);
         // BT.709-6 §3.5 makes of pure red, in 8 bits of limited range, Y 63, Cb 102 and Cr 240.

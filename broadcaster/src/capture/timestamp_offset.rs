@@ -6,7 +6,7 @@
 
 /// The shift that the file's tracks share.
 #[derive(Debug, Default)]
-pub(super) struct Shifts {
+pub(super) struct TimestampOffsets {
     /// The newest one; none before the first packet.
     newest: Option<i64>,
     /// What this round covers on the broadcast's clock.
@@ -17,23 +17,29 @@ pub(super) struct Shifts {
 
 /// One track's place. Made anew each round.
 #[derive(Debug, Default)]
-pub(super) struct Track {
+pub(super) struct TrackOffset {
     /// Its shift, and where its last packet ends on the file's clock.
     last: Option<(i64, i64)>,
 }
 
 /// What becomes of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Shifted {
+pub(super) struct PacketOffset {
     /// To be added to its timestamps.
     pub(super) shift: i64,
     /// How far the file's clock jumped, if it did so right before it.
     pub(super) jump: Option<i64>,
 }
 
-impl Shifts {
+impl TimestampOffsets {
     /// The shift of the track's next packet; `first` tells that of the first one of all.
-    pub(super) fn next(&mut self, track: &mut Track, dts: i64, duration: i64, first: impl FnOnce() -> i64) -> Shifted {
+    pub(super) fn next(
+        &mut self,
+        track: &mut TrackOffset,
+        dts: i64,
+        duration: i64,
+        first: impl FnOnce() -> i64,
+    ) -> PacketOffset {
         let newest = match self.newest {
             Some(newest) => newest,
             None => {
@@ -59,7 +65,7 @@ impl Shifts {
         track.last = Some((shift, dts + duration));
         let (from, to) = (dts + shift, dts + shift + duration);
         self.covered = Some(self.covered.map_or((from, to), |(start, end)| (start.min(from), end.max(to))));
-        Shifted { shift, jump }
+        PacketOffset { shift, jump }
     }
 
     /// The file starts again where it ended. Returns the length of the round.
@@ -85,7 +91,7 @@ mod tests {
     /// Packets of 40 ms as (track, DTS), and the DTS that they get; the first one's shift is 1000.
     #[track_caller]
     fn check(packets: &[(usize, i64)], expected: &[i64]) {
-        let (mut shifts, mut tracks) = (Shifts::default(), [Track::default(), Track::default()]);
+        let (mut shifts, mut tracks) = (TimestampOffsets::default(), [TrackOffset::default(), TrackOffset::default()]);
         let moved = packets.iter().map(|(n, dts)| dts + shifts.next(&mut tracks[*n], *dts, 40, || 1000).shift);
         assert_eq!(moved.collect::<Vec<_>>(), expected);
     }
@@ -109,9 +115,9 @@ mod tests {
 
     #[test]
     fn a_round_is_as_long_as_what_was_played() {
-        let mut shifts = Shifts::default();
+        let mut shifts = TimestampOffsets::default();
         for round in 0..3 {
-            let mut track = Track::default();
+            let mut track = TrackOffset::default();
             let moved = [5000, 5040, 0, 40].map(|dts| dts + shifts.next(&mut track, dts, 40, || 1000).shift);
             assert_eq!(moved, [6000, 6040, 6080, 6120].map(|dts| dts + round * 160));
             assert_eq!(shifts.rewind(), 160);

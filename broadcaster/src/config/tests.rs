@@ -2,7 +2,7 @@
 
 use super::*;
 
-fn settings(args: &[&str]) -> Result<Settings, String> {
+fn settings(args: &[&str]) -> Result<BroadcastSettings, String> {
     let cli = Cli::try_parse_from([&["broadcaster"], args].concat()).map_err(|error| error.to_string())?;
     cli.publish.settings().map_err(|error| error.to_string())
 }
@@ -19,7 +19,7 @@ const URL: &str = "rtmp://127.0.0.1/live/secret";
 fn defaults_need_no_more_than_a_url() {
     let s = settings(&[URL]).unwrap();
     assert_eq!((s.source, s.audio, s.burn_in), (Source::Auto, Audio::Auto, None));
-    assert_eq!((s.video.encoder, s.video.gop.is_none(), s.video.bframes), (Choice::Auto, true, 0));
+    assert_eq!((s.video.encoder, s.video.gop.is_none(), s.video.bframes), (EncoderChoice::Auto, true, 0));
     assert_eq!(s.window, Bounds { duration: Duration::from_secs(20), bytes: 128 << 20 });
 }
 

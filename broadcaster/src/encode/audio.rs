@@ -10,7 +10,7 @@ use media::codec::Format;
 
 use super::bitstream::{self, Bitstream};
 use super::encoder::extradata;
-use super::filter_graph::Linear;
+use super::filter_graph::FilterGraph;
 use super::{AudioCodec, AudioSettings};
 use crate::broadcast::Broadcast;
 use crate::capture::Sound;
@@ -149,7 +149,7 @@ impl AudioEncoding {
 /// drifts, and is followed by stretching by no more than a thousandth, or by silence across a gap.
 struct Resampler {
     source: (Sample, u32, u64),
-    graph: Linear,
+    graph: FilterGraph,
     expected: i64,
 }
 
@@ -165,7 +165,7 @@ impl Resampler {
             format.name()
         );
         tracing::debug!(from = %arguments, %chain, "resampling");
-        Ok(Self { source, graph: Linear::audio(&arguments, &chain, frame_size)?, expected: i64::MIN })
+        Ok(Self { source, graph: FilterGraph::audio(&arguments, &chain, frame_size)?, expected: i64::MIN })
     }
 
     /// Whether `frame` goes on from the last one: same format, and no gap that is better left than filled with silence.

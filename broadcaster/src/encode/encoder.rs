@@ -7,13 +7,13 @@ use ffmpeg_next::{Dictionary, Packet, Rational, codec, color, frame, picture};
 use media::codec::{Codec, CodecConfig, Format};
 
 use super::bitstream::{self, Bitstream};
-use super::vaapi::Upload;
-use super::{Choice, VideoSettings, encoder_probe};
-use crate::log::Quiet;
+use super::vaapi::SurfaceUploader;
+use super::{EncoderChoice, VideoSettings, encoder_probe};
+use crate::log::FfmpegLogGuard;
 
 /// What the encoder is fed.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Shape {
+pub struct VideoFormat {
     /// Pixels; even.
     pub width: u32,
     /// Pixels; even.
@@ -24,7 +24,7 @@ pub struct Shape {
 
 /// An access unit as it comes out. Timestamps are in milliseconds since PTS 0.
 #[derive(Debug)]
-pub struct Coded {
+pub struct EncodedPacket {
     /// May precede zero by the reordering delay.
     pub dts: i64,
     /// Of the picture that went in.
@@ -74,7 +74,7 @@ pub struct Encoder {
     name: String,
     inner: codec::encoder::video::Encoder,
     format: Pixel,
-    upload: Option<Upload>,
+    upload: Option<SurfaceUploader>,
     bitstream: Bitstream,
     declared: bool,
     packet: Packet,
@@ -83,12 +83,12 @@ pub struct Encoder {
 
 impl Encoder {
     /// Opens the encoder of `settings`, or the first automatic one that really encodes.
-    pub fn open(settings: &VideoSettings, shape: Shape) -> Result<Self, Error> {
-        if let Choice::Named(name) = &settings.encoder {
+    pub fn open(settings: &VideoSettings, shape: VideoFormat) -> Result<Self, Error> {
+        if let EncoderChoice::Named(name) = &settings.encoder {
             return Self::open_named(name, settings, shape);
         }
         for name in encoder_probe::AUTOMATIC {
-            let _quiet = Quiet::begin();
+            let _quiet = FfmpegLogGuard::begin();
             match Self::open_proven(name, settings, shape) {
                 Ok(encoder) => return Ok(encoder),
                 Err(error) => tracing::debug!(encoder = name, %error, "not used"),
@@ -141,7 +141,7 @@ impl Encoder {
     }
 
     /// Encodes a picture of the shape and [`format`](Self::format) that it was opened for, shown at `pts` milliseconds.
-    pub fn encode(&mut self, picture: &mut frame::Video, pts: i64, idr: bool) -> Result<Vec<Coded>, Error> {
+    pub fn encode(&mut self, picture: &mut frame::Video, pts: i64, idr: bool) -> Result<Vec<EncodedPacket>, Error> {
         picture.set_pts(Some(pts));
         picture.set_kind(if idr { picture::Type::I } else { picture::Type::None });
         match &self.upload {
@@ -155,12 +155,12 @@ impl Encoder {
     }
 
     /// Takes out what is still inside.
-    pub fn finish(&mut self) -> Result<Vec<Coded>, Error> {
+    pub fn finish(&mut self) -> Result<Vec<EncodedPacket>, Error> {
         self.inner.send_eof()?;
         self.receive()
     }
 
-    fn receive(&mut self) -> Result<Vec<Coded>, Error> {
+    fn receive(&mut self) -> Result<Vec<EncodedPacket>, Error> {
         let mut units = Vec::new();
         loop {
             match self.inner.receive_packet(&mut self.packet) {
@@ -180,12 +180,12 @@ impl Encoder {
             self.declared |= config.is_some();
             let pts = self.packet.pts().or(self.packet.dts()).unwrap_or_default();
             let dts = self.packet.dts().unwrap_or(pts);
-            units.push(Coded { dts, pts, random_access: key, payload: unit.payload, config });
+            units.push(EncodedPacket { dts, pts, random_access: key, payload: unit.payload, config });
         }
     }
 
     /// Opens hardware only if a picture comes out of it: drivers that are there without their device open well enough.
-    fn open_proven(name: &str, settings: &VideoSettings, shape: Shape) -> Result<Self, Error> {
+    fn open_proven(name: &str, settings: &VideoSettings, shape: VideoFormat) -> Result<Self, Error> {
         if encoder_probe::is_hardware(name) {
             let mut trial = Self::open_named(name, settings, shape)?;
             let mut picture = frame::Video::new(trial.format, shape.width, shape.height);
@@ -203,7 +203,7 @@ impl Encoder {
         Self::open_named(name, settings, shape)
     }
 
-    fn open_named(name: &str, settings: &VideoSettings, shape: Shape) -> Result<Self, Error> {
+    fn open_named(name: &str, settings: &VideoSettings, shape: VideoFormat) -> Result<Self, Error> {
         let found =
             codec::encoder::find_by_name(name).filter(|codec| codec.medium() == ffmpeg_next::media::Type::Video);
         let found = found.ok_or_else(|| Error::Unknown(name.into()))?;
@@ -228,7 +228,7 @@ impl Encoder {
         let bitrate = settings.bitrate_for(shape.width, shape.height, shape.fps);
         encoder.set_bit_rate(bitrate as usize);
         let upload = match name.ends_with("_vaapi") {
-            true => Some(Upload::attach(&mut encoder, shape.width, shape.height).map_err(failed)?),
+            true => Some(SurfaceUploader::attach(&mut encoder, shape.width, shape.height).map_err(failed)?),
             false => None,
         };
         let mut options = Dictionary::new();

@@ -100,12 +100,12 @@ pub(super) fn options(name: &str, settings: &VideoSettings) -> Vec<(&'static str
 mod tests {
     use std::time::Duration;
 
-    use super::super::Choice;
+    use super::super::EncoderChoice;
     use super::*;
 
     fn settings(intra_refresh: bool, preset: Option<&str>) -> VideoSettings {
         VideoSettings {
-            encoder: Choice::Auto,
+            encoder: EncoderChoice::Auto,
             size: None,
             fps: None,
             bitrate: None,

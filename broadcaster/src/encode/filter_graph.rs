@@ -4,17 +4,17 @@ use ffmpeg_next::filter::{self, Graph};
 use ffmpeg_next::{Error, Frame, frame};
 
 /// A linear graph.
-pub(crate) struct Linear {
+pub(crate) struct FilterGraph {
     graph: Graph,
 }
 
-impl Linear {
+impl FilterGraph {
     /// `source` is the arguments of a `buffer` or `abuffer`; `chain` is what is between it and the sink.
     pub(crate) fn video(source: &str, chain: &str) -> Result<Self, Error> {
         Self::build("buffer", "buffersink", Some(source), chain)
     }
 
-    /// As [`Linear::video`], for sound that comes out in frames of `frame_size` samples; 0 for any.
+    /// As [`FilterGraph::video`], for sound that comes out in frames of `frame_size` samples; 0 for any.
     pub(crate) fn audio(source: &str, chain: &str, frame_size: u32) -> Result<Self, Error> {
         let mut this = Self::build("abuffer", "abuffersink", Some(source), chain)?;
         if frame_size > 0 {
@@ -62,13 +62,13 @@ impl Linear {
         self.graph.get("in").ok_or(Error::Bug)?.source().flush()
     }
 
-    /// Takes a picture out; `None` until more is put in, or for good after [`Linear::finish`].
+    /// Takes a picture out; `None` until more is put in, or for good after [`FilterGraph::finish`].
     pub(crate) fn picture(&mut self) -> Result<Option<frame::Video>, Error> {
         let mut frame = frame::Video::empty();
         self.pull(&mut frame).map(|got| got.then_some(frame))
     }
 
-    /// Takes sound out, as [`Linear::picture`].
+    /// Takes sound out, as [`FilterGraph::picture`].
     pub(crate) fn sound(&mut self) -> Result<Option<frame::Audio>, Error> {
         let mut frame = frame::Audio::empty();
         self.pull(&mut frame).map(|got| got.then_some(frame))

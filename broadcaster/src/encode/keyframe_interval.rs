@@ -5,13 +5,13 @@
 
 /// Decides which pictures must be IDRs.
 #[derive(Debug)]
-pub(super) struct Cadence {
+pub(super) struct KeyframeScheduler {
     gop: i64,
     tolerance: i64,
     next: Option<i64>,
 }
 
-impl Cadence {
+impl KeyframeScheduler {
     /// IDRs every `gop` milliseconds, of pictures about `interval` milliseconds apart.
     pub(super) fn new(gop: i64, interval: i64) -> Self {
         Self { gop: gop.max(1), tolerance: interval.max(0) / 2, next: None }
@@ -35,7 +35,7 @@ mod tests {
 
     #[track_caller]
     fn check(gop: i64, interval: i64, pts: impl IntoIterator<Item = i64>, expected: &[i64]) {
-        let mut cadence = Cadence::new(gop, interval);
+        let mut cadence = KeyframeScheduler::new(gop, interval);
         let due: Vec<_> = pts.into_iter().filter(|pts| cadence.is_due(*pts)).collect();
         assert_eq!(due, expected);
     }

@@ -19,7 +19,7 @@ pub mod video;
 
 /// `--encoder`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Choice {
+pub enum EncoderChoice {
     /// Hardware that really opens, else software. A file's packets pass through untouched where its codecs allow.
     Auto,
     /// A file's packets pass through untouched, or it is an error.
@@ -28,7 +28,7 @@ pub enum Choice {
     Named(String),
 }
 
-impl FromStr for Choice {
+impl FromStr for EncoderChoice {
     type Err = Infallible;
 
     fn from_str(text: &str) -> Result<Self, Infallible> {
@@ -53,7 +53,7 @@ pub enum AudioCodec {
 #[derive(Clone, Debug)]
 pub struct VideoSettings {
     /// With what.
-    pub encoder: Choice,
+    pub encoder: EncoderChoice,
     /// Width and height in pixels, both even; none: the source's.
     pub size: Option<(u32, u32)>,
     /// Pictures per second at most; none: the source's.
@@ -75,7 +75,7 @@ pub struct VideoSettings {
 impl VideoSettings {
     /// Whether anything asks for a re-encode of what is encoded already.
     pub fn wants_reencode(&self) -> bool {
-        matches!(self.encoder, Choice::Named(_))
+        matches!(self.encoder, EncoderChoice::Named(_))
             || self.size.is_some()
             || self.fps.is_some()
             || self.bitrate.is_some()

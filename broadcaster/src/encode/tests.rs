@@ -9,7 +9,7 @@ use media::codec::{Codec, Format, capture_time_sei, h264};
 use media::live_window::Bounds;
 use media::{AccessUnit, Epoch, TrackId, WallClock};
 
-use super::encoder::{Coded, Encoder, Error, Shape};
+use super::encoder::{EncodedPacket, Encoder, Error, VideoFormat};
 use super::video::VideoEncoding;
 use super::*;
 use crate::broadcast::Broadcast;
@@ -31,7 +31,7 @@ fn settings(encoder: &str) -> VideoSettings {
     }
 }
 
-const SHAPE: Shape = Shape { width: 160, height: 120, fps: 25.0 };
+const SHAPE: VideoFormat = VideoFormat { width: 160, height: 120, fps: 25.0 };
 
 /// A picture with something that moves.
 fn picture(n: usize) -> frame::Video {
@@ -49,7 +49,7 @@ fn picture(n: usize) -> frame::Video {
 }
 
 /// Encodes `count` pictures 40 ms apart, an IDR asked for each second.
-fn encode(settings: &VideoSettings, count: usize) -> Vec<Coded> {
+fn encode(settings: &VideoSettings, count: usize) -> Vec<EncodedPacket> {
     ffmpeg_next::init().unwrap();
     let mut encoder = Encoder::open(settings, SHAPE).unwrap();
     let mut units = Vec::new();
@@ -253,7 +253,7 @@ fn nal_types(mut payload: &[u8]) -> Vec<u8> {
 }
 
 /// Noise that moves, which no encoder can make small without a bound.
-fn noise(n: u64, shape: Shape) -> frame::Video {
+fn noise(n: u64, shape: VideoFormat) -> frame::Video {
     let mut picture = frame::Video::new(Pixel::YUV420P, shape.width, shape.height);
     let mut state = n.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     for plane in 0..3 {
@@ -270,7 +270,7 @@ fn noise(n: u64, shape: Shape) -> frame::Video {
 #[test]
 fn x264_is_held_to_another_rate_while_it_runs() {
     ffmpeg_next::init().unwrap();
-    let shape = Shape { width: 320, height: 240, fps: 25.0 };
+    let shape = VideoFormat { width: 320, height: 240, fps: 25.0 };
     let settings = VideoSettings { bitrate: Some(1_000_000), gop: Some(Duration::from_secs(2)), ..settings("libx264") };
     let mut encoder = Encoder::open(&settings, shape).unwrap();
     let mut seconds = [0u64; 24];

@@ -9,17 +9,17 @@ use ffmpeg_next::ffi;
 use ffmpeg_next::{Error, frame};
 
 /// A device and a pool of surfaces in it.
-pub(super) struct Upload {
+pub(super) struct SurfaceUploader {
     frames: *mut ffi::AVBufferRef,
 }
 
 // SAFETY: AVBufferRef is reference-counted atomically, and a pool may be used from any one thread at a time.
-unsafe impl Send for Upload {}
+unsafe impl Send for SurfaceUploader {}
 
-impl Upload {
+impl SurfaceUploader {
     /// Opens the first render node and tells `encoder`, which is not open yet, to take surfaces of it.
     pub(super) fn attach(encoder: &mut encoder::video::Video, width: u32, height: u32) -> Result<Self, Error> {
-        // SAFETY: each pointer is checked or null before use; `device` is released here, `frames` by `Upload`'s drop; the
+        // SAFETY: each pointer is checked or null before use; `device` is released here, `frames` by `SurfaceUploader`'s drop; the
         // encoder gets a reference of its own.
         unsafe {
             let mut device = ptr::null_mut();
@@ -59,7 +59,7 @@ impl Upload {
     }
 }
 
-impl Drop for Upload {
+impl Drop for SurfaceUploader {
     fn drop(&mut self) {
         // SAFETY: `frames` is the reference that `attach` made.
         unsafe { ffi::av_buffer_unref(&mut self.frames) };

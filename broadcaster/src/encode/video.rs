@@ -13,11 +13,11 @@ use media::codec::capture_time_sei::{self, CaptureTime};
 
 use super::VideoSettings;
 use super::burn_in;
-use super::encoder::{Coded, Encoder, Error, Shape};
-use super::filter_graph::Linear;
-use super::keyframe_interval::Cadence;
+use super::encoder::{EncodedPacket, Encoder, Error, VideoFormat};
+use super::filter_graph::FilterGraph;
+use super::keyframe_interval::KeyframeScheduler;
 use crate::broadcast::Broadcast;
-use crate::capture::{Latest, Picture};
+use crate::capture::{DropOldestQueue, Picture};
 use crate::clock::BroadcastClock;
 use crate::stats::Stats;
 
@@ -28,14 +28,14 @@ pub struct VideoEncoding {
     clock: BroadcastClock,
     broadcast: Arc<Broadcast>,
     stats: Arc<Stats>,
-    open: Option<Open>,
+    open: Option<OpenEncoder>,
     scaler: Option<Scaler>,
 }
 
-struct Open {
+struct OpenEncoder {
     encoder: Encoder,
-    shape: Shape,
-    cadence: Cadence,
+    shape: VideoFormat,
+    cadence: KeyframeScheduler,
     counter: u32,
     /// Of pictures that are in the encoder: PTS and what is drawn into them.
     marked: VecDeque<(i64, u32)>,
@@ -57,7 +57,7 @@ impl VideoEncoding {
     }
 
     /// Encodes what comes until `pictures` is closed, then takes out what is still inside.
-    pub fn run(mut self, pictures: &Latest<Picture>) -> Result<(), Error> {
+    pub fn run(mut self, pictures: &DropOldestQueue<Picture>) -> Result<(), Error> {
         while let Some(picture) = pictures.take() {
             self.encode(picture)?;
         }
@@ -117,7 +117,7 @@ impl VideoEncoding {
         Ok(())
     }
 
-    fn deliver(&mut self, units: Vec<Coded>) {
+    fn deliver(&mut self, units: Vec<EncodedPacket>) {
         for mut unit in units {
             let Some(open) = &mut self.open else { continue };
             let marked = open.marked.iter().position(|(pts, _)| *pts == unit.pts);
@@ -144,7 +144,7 @@ impl VideoEncoding {
     }
 }
 
-impl Open {
+impl OpenEncoder {
     /// Whether `target` is worth telling the encoder: each time it does its sums anew.
     fn is_change(&self, target: u64) -> bool {
         let worth = if target == self.encoder.opened_for() { 1 } else { self.rate / WORTH };
@@ -153,8 +153,8 @@ impl Open {
 }
 
 /// What `onMetaData` says of the track beside its configuration.
-fn about(open: &Open, settings: &VideoSettings) -> Metadata {
-    let Shape { width, height, fps } = open.shape;
+fn about(open: &OpenEncoder, settings: &VideoSettings) -> Metadata {
+    let VideoFormat { width, height, fps } = open.shape;
     Metadata::from([
         ("framerate".into(), Value::Number(fps)),
         ("videodatarate".into(), Value::Number(settings.bitrate_for(width, height, fps) as f64 / 1000.0)),
@@ -162,16 +162,16 @@ fn about(open: &Open, settings: &VideoSettings) -> Metadata {
     ])
 }
 
-fn open(settings: &VideoSettings, picture: &Picture) -> Result<Open, Error> {
+fn open(settings: &VideoSettings, picture: &Picture) -> Result<OpenEncoder, Error> {
     let (width, height) = settings.size.unwrap_or_else(|| natural_size(&picture.frame));
     let source_fps = picture.fps.filter(|fps| fps.is_finite() && *fps > 0.0).unwrap_or(USUAL_FPS);
     let fps = settings.fps.map_or(source_fps, |fps| fps.min(source_fps));
-    let shape = Shape { width, height, fps };
+    let shape = VideoFormat { width, height, fps };
     let encoder = Encoder::open(settings, shape)?;
     tracing::debug!(encoder = encoder.name(), width, height, fps, "encoder open");
-    let cadence = Cadence::new(settings.gop().as_millis() as i64, (1000.0 / fps) as i64);
+    let cadence = KeyframeScheduler::new(settings.gop().as_millis() as i64, (1000.0 / fps) as i64);
     let rate = encoder.opened_for();
-    Ok(Open { encoder, shape, cadence, counter: 0, marked: VecDeque::new(), last_pts: NONE_YET, rate })
+    Ok(OpenEncoder { encoder, shape, cadence, counter: 0, marked: VecDeque::new(), last_pts: NONE_YET, rate })
 }
 
 /// The size of a picture with square pixels, rounded down to even numbers.
@@ -191,11 +191,11 @@ fn sample_aspect(picture: &frame::Video) -> Rational {
 /// Brings pictures to the encoder's size, format, range and colours. Made anew when the source changes.
 struct Scaler {
     source: (Pixel, u32, u32, Rational),
-    graph: Option<Linear>,
+    graph: Option<FilterGraph>,
 }
 
 impl Scaler {
-    fn new(picture: &frame::Video, to: Shape, format: Pixel) -> Result<Self, Error> {
+    fn new(picture: &frame::Video, to: VideoFormat, format: Pixel) -> Result<Self, Error> {
         let source = identity(picture);
         let (pixel, width, height, Rational(num, den)) = source;
         let is_limited = picture.color_range() == color::Range::MPEG && picture.color_space() == color::Space::BT709;
@@ -215,7 +215,7 @@ impl Scaler {
             "scale={inner_width}:{inner_height}:flags=bilinear:out_color_matrix=bt709:out_range=tv,setsar=1,format={format_name}{pad}"
         );
         tracing::debug!(from = %arguments, %chain, "scaling");
-        Ok(Self { source, graph: Some(Linear::video(&arguments, &chain)?) })
+        Ok(Self { source, graph: Some(FilterGraph::video(&arguments, &chain)?) })
     }
 
     fn fits(&self, picture: &frame::Video) -> bool {
@@ -247,7 +247,7 @@ fn identity(picture: &frame::Video) -> (Pixel, u32, u32, Rational) {
 }
 
 /// The largest even size of the source's shape within `to`; `to` itself if the shapes differ by less than a hundredth.
-fn fit(width: f64, height: u32, to: Shape) -> (u32, u32) {
+fn fit(width: f64, height: u32, to: VideoFormat) -> (u32, u32) {
     let (from, into) = (width / f64::from(height.max(1)), f64::from(to.width) / f64::from(to.height));
     if (from / into - 1.0).abs() < 0.01 {
         return (to.width, to.height);
@@ -278,7 +278,7 @@ mod tests {
 
     #[test]
     fn letterboxes() {
-        let to = |width, height| Shape { width, height, fps: 30.0 };
+        let to = |width, height| VideoFormat { width, height, fps: 30.0 };
         for (width, height, into, expected) in [
             (640.0, 480, to(1280, 720), (960, 720)),
             (1920.0, 1080, to(1280, 720), (1280, 720)),

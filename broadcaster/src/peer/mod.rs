@@ -32,7 +32,7 @@ use upload::Upload;
 
 /// How viewers on this network are served.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Settings {
+pub struct PeerSettings {
     /// Where QUIC is heard; `None` for any port on all interfaces.
     pub listen: Option<SocketAddr>,
     /// Viewers at once.
@@ -62,23 +62,23 @@ pub enum Error {
 
 /// Serves viewers on this network.
 #[derive(Debug)]
-pub struct Peer {
+pub struct PeerServer {
     endpoint: quinn::Endpoint,
     offer: PeerAdvertisement,
     code: Code,
-    settings: Settings,
+    settings: PeerSettings,
     broadcast: Arc<Broadcast>,
     stats: Arc<Stats>,
     upload: Upload,
     lead: Lead,
-    door: Mutex<Door>,
+    door: Mutex<Admission>,
     /// Becomes true with the first viewer.
     watched: watch::Sender<bool>,
 }
 
 /// Who may come in.
 #[derive(Debug, Default)]
-struct Door {
+struct Admission {
     /// For tickets; there is none before a CDN has said what it signs them with.
     gate: Option<(TicketIssuer, TicketVerifier)>,
     attempts: pairing::AttemptLimiter,
@@ -86,13 +86,13 @@ struct Door {
     from: HashMap<IpAddr, usize>,
 }
 
-impl Peer {
+impl PeerServer {
     /// Listens. To be called within the runtime. `watched` becomes true with the first viewer.
     ///
     /// # Errors
     /// See [`Error`].
     pub fn start(
-        settings: Settings,
+        settings: PeerSettings,
         broadcast: Arc<Broadcast>,
         stats: Arc<Stats>,
         watched: watch::Sender<bool>,
@@ -238,7 +238,7 @@ impl Peer {
         !is_proven && total.saturating_sub(self.stats.peers.value() as usize) >= CROWDED
     }
 
-    fn enter(self: Arc<Self>, address: IpAddr) -> Option<Place> {
+    fn enter(self: Arc<Self>, address: IpAddr) -> Option<ConnectionPermit> {
         let mut door = self.door.lock();
         let total: usize = door.from.values().sum();
         let own = door.from.entry(address).or_default();
@@ -247,10 +247,10 @@ impl Peer {
         }
         *own += 1;
         drop(door);
-        Some(Place { peer: self, address })
+        Some(ConnectionPermit { peer: self, address })
     }
 
-    async fn viewer(self: Arc<Self>, incoming: quinn::Incoming, _place: Place) {
+    async fn viewer(self: Arc<Self>, incoming: quinn::Incoming, _place: ConnectionPermit) {
         let asked = async {
             let connection = incoming.await?;
             Ok::<_, relay::Error>((connection.clone(), relay::accept(connection).await?))
@@ -276,7 +276,7 @@ impl Peer {
         self.watched.send_replace(true);
         tracing::info!("a viewer on this network");
         let (id, room) = self.upload.join();
-        let feed = Feed { id, room, peer: self.clone() };
+        let feed = ViewerSource { id, room, peer: self.clone() };
         let ended = request.serve(Arc::new(feed), proof, std::future::pending()).await;
         self.stats.peers.decrement();
         tracing::info!(?ended, "a viewer on this network left");
@@ -323,12 +323,12 @@ fn bind(config: quinn::ServerConfig, address: SocketAddr) -> Result<quinn::Endpo
 }
 
 /// A connection's place, until it is dropped.
-struct Place {
-    peer: Arc<Peer>,
+struct ConnectionPermit {
+    peer: Arc<PeerServer>,
     address: IpAddr,
 }
 
-impl Drop for Place {
+impl Drop for ConnectionPermit {
     fn drop(&mut self) {
         let mut door = self.peer.door.lock();
         if let Some(count) = door.from.get_mut(&self.address) {
@@ -341,21 +341,21 @@ impl Drop for Place {
 }
 
 /// The broadcast, as one viewer's subscription sees it.
-struct Feed {
-    peer: Arc<Peer>,
+struct ViewerSource {
+    peer: Arc<PeerServer>,
     /// By which its share is known.
     id: u64,
     /// Whether it has a place.
     room: watch::Receiver<bool>,
 }
 
-impl Drop for Feed {
+impl Drop for ViewerSource {
     fn drop(&mut self) {
         self.peer.upload.leave(self.id);
     }
 }
 
-impl relay::Source for Feed {
+impl relay::Source for ViewerSource {
     type News = Progress;
 
     fn read(&self, cursor: &mut Cursor, max_bytes: usize) -> ReadBatch {

@@ -8,16 +8,16 @@ use tokio::net::UdpSocket;
 
 use super::*;
 
-fn peer() -> Arc<Peer> {
+fn peer() -> Arc<PeerServer> {
     let stats = Arc::new(Stats::default());
     let bounds = Bounds { duration: Duration::from_secs(10), bytes: 1 << 20 };
     let broadcast = Broadcast::new(Epoch(1), WallClock::from_micros(0), &[TrackId::VIDEO], bounds, stats.clone());
     let listen = Some((Ipv4Addr::LOCALHOST, 0).into());
-    let settings = Settings { listen, max_viewers: 10, max_upload: None, announce: false };
-    Peer::start(settings, Arc::new(broadcast), stats, watch::Sender::new(false)).unwrap()
+    let settings = PeerSettings { listen, max_viewers: 10, max_upload: None, announce: false };
+    PeerServer::start(settings, Arc::new(broadcast), stats, watch::Sender::new(false)).unwrap()
 }
 
-async fn connect(peer: &Peer, address: SocketAddr) -> (quinn::Endpoint, quinn::Connection) {
+async fn connect(peer: &PeerServer, address: SocketAddr) -> (quinn::Endpoint, quinn::Connection) {
     let endpoint = quinn::Endpoint::client((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
     let mut config = tls::client_config(peer.offer().pin, relay::wire::ALPN);
     config.transport_config(Arc::new(relay::transport(Side::Client)));

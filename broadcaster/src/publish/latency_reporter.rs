@@ -11,7 +11,7 @@ use crate::broadcast::Broadcast;
 
 /// Over one connection.
 #[derive(Debug, Default)]
-pub(super) struct Telling {
+pub(super) struct LatencyReporter {
     last: Option<Instant>,
     /// How often it was told.
     count: u32,
@@ -19,7 +19,7 @@ pub(super) struct Telling {
     upto: Option<Timestamp>,
 }
 
-impl Telling {
+impl LatencyReporter {
     /// Tells what is new, if it is time. It goes out with what is sent next.
     pub(super) fn tell(&mut self, broadcast: &Broadcast, publisher: &mut Publisher) {
         // The first answers, of an idle connection, say most of the clock.

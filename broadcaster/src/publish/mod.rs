@@ -16,7 +16,7 @@ use tokio::sync::watch;
 use crate::backoff::Backoff;
 use crate::broadcast::Broadcast;
 use crate::follow::Wait;
-use crate::peer::Peer;
+use crate::peer::PeerServer;
 use crate::stats::{State, Stats};
 
 pub mod resume;
@@ -25,13 +25,13 @@ pub mod unit_log;
 mod latency_reporter;
 mod spread;
 
-use latency_reporter::Telling;
+use latency_reporter::LatencyReporter;
 use spread::Spread;
 use unit_log::UnitLog;
 
 /// What is published, and where to.
 #[derive(Debug)]
-pub struct Publishing {
+pub struct RtmpPublisher {
     /// The server and the key.
     pub url: Url,
     /// What is published.
@@ -39,7 +39,7 @@ pub struct Publishing {
     /// The counters.
     pub stats: Arc<Stats>,
     /// What serves viewers on this network.
-    pub peer: Option<Arc<Peer>>,
+    pub peer: Option<Arc<PeerServer>>,
     /// Where to log what leaves.
     pub unit_log: Option<UnitLog>,
     /// Where to note when what left.
@@ -69,14 +69,14 @@ pub enum Error {
 }
 
 /// How one connection ended.
-enum Ending {
+enum SessionEnd {
     /// All was sent and the server knows.
     Complete,
     Failed(rtmp::Error),
     UnitLog(std::io::Error),
 }
 
-impl Publishing {
+impl RtmpPublisher {
     /// Publishes until the broadcast has ended and all of it was sent.
     pub async fn run(mut self) -> Result<(), Error> {
         let result = self.keep_publishing().await;
@@ -101,10 +101,10 @@ impl Publishing {
             };
             let error = match connecting {
                 Ok(publisher) => match self.session(publisher, &mut next).await {
-                    Ending::Complete => return Ok(()),
-                    Ending::UnitLog(error) => return Err(error.into()),
-                    Ending::Failed(error) if is_takeover(&error) => return Err(Error::TakenOver),
-                    Ending::Failed(error) => error,
+                    SessionEnd::Complete => return Ok(()),
+                    SessionEnd::UnitLog(error) => return Err(error.into()),
+                    SessionEnd::Failed(error) if is_takeover(&error) => return Err(Error::TakenOver),
+                    SessionEnd::Failed(error) => error,
                 },
                 Err(error) => error,
             };
@@ -132,8 +132,8 @@ impl Publishing {
     }
 
     /// Sends over one connection. `next` is the position after the last unit that any connection took.
-    async fn session(&mut self, mut publisher: Publisher, next: &mut u64) -> Ending {
-        let server = resume::Server { resume: publisher.resume(), is_nearcast: publisher.server_is_nearcast() };
+    async fn session(&mut self, mut publisher: Publisher, next: &mut u64) -> SessionEnd {
+        let server = resume::ServerState { resume: publisher.resume(), is_nearcast: publisher.server_is_nearcast() };
         let epoch = self.broadcast.epoch();
         let from = self.broadcast.with_window(|window| resume::position(window, epoch, server));
         tracing::info!(server = %self.url, nearcast = server.is_nearcast, resumed = server.resume.is_some_and(|r| r.epoch == epoch), "connected");
@@ -157,14 +157,14 @@ impl Publishing {
         self.broadcast.uplink().waits(None, Instant::now());
         match sent {
             Ok(None) => match publisher.close().await {
-                Ok(()) => Ending::Complete,
+                Ok(()) => SessionEnd::Complete,
                 Err(error) => {
                     tracing::debug!(%error, "the server did not wait for the end");
-                    Ending::Complete
+                    SessionEnd::Complete
                 }
             },
-            Ok(Some(error)) => Ending::UnitLog(error),
-            Err(error) => Ending::Failed(error),
+            Ok(Some(error)) => SessionEnd::UnitLog(error),
+            Err(error) => SessionEnd::Failed(error),
         }
     }
 
@@ -177,7 +177,7 @@ impl Publishing {
     ) -> Result<Option<std::io::Error>, rtmp::Error> {
         let mut changed = self.broadcast.changed();
         let mut catalog: Option<Arc<Catalog>> = None;
-        let (mut telling, mut spread) = (Telling::default(), Spread::default());
+        let (mut telling, mut spread) = (LatencyReporter::default(), Spread::default());
         loop {
             let progress = *changed.borrow_and_update();
             let read = self.broadcast.with_window(|window| cursor.read(window, BITE));

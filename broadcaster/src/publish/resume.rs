@@ -5,7 +5,7 @@ use net::rtmp::Resume;
 
 /// What is known of the server.
 #[derive(Clone, Copy, Debug)]
-pub struct Server<'a> {
+pub struct ServerState<'a> {
     /// What it says that it holds.
     pub resume: Option<&'a Resume>,
     /// Whether it drops what it has already, so that too much does no harm.
@@ -16,7 +16,7 @@ pub struct Server<'a> {
 ///
 /// A server that knows this epoch gets what it lacks. One of ours that does not, as after a restart, gets all that is held:
 /// its viewers that wait miss nothing. Any other gets the newest GOP, for it would show old ones as if they were new.
-pub fn position(window: &LiveWindow, epoch: Epoch, server: Server<'_>) -> Option<u64> {
+pub fn position(window: &LiveWindow, epoch: Epoch, server: ServerState<'_>) -> Option<u64> {
     match server.resume.filter(|resume| resume.epoch == epoch) {
         Some(resume) => {
             let first = window.first_missing(epoch, &resume.have);
@@ -76,7 +76,7 @@ mod tests {
             epoch: Epoch(epoch),
             have: have.iter().map(|(track, dts)| (*track, Timestamp::from_millis(*dts))).collect(),
         });
-        let server = Server { resume: resume.as_ref(), is_nearcast };
+        let server = ServerState { resume: resume.as_ref(), is_nearcast };
         assert_eq!(position(&window(), Epoch(7), server), expected, "{have:?}, nearcast {is_nearcast}");
     }
 
@@ -95,6 +95,6 @@ mod tests {
         check(None, true, Some(0));
         check(None, false, Some(10));
         let empty = LiveWindow::new(Bounds { duration: Duration::from_secs(1), bytes: 1 });
-        assert_eq!(position(&empty, Epoch(7), Server { resume: None, is_nearcast: true }), None);
+        assert_eq!(position(&empty, Epoch(7), ServerState { resume: None, is_nearcast: true }), None);
     }
 }

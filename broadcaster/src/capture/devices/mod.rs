@@ -8,9 +8,9 @@ use std::ptr;
 use ffmpeg_next::ffi;
 use serde::Serialize;
 
-use super::input::{self, Location};
-use crate::log::Quiet;
-use crate::shutdown::Stop;
+use super::input::{self, InputSpec};
+use crate::log::FfmpegLogGuard;
+use crate::shutdown::ShutdownSignal;
 
 mod platform;
 pub mod v4l2;
@@ -105,14 +105,14 @@ pub struct AudioDevice {
 impl Inventory {
     /// Looks around.
     pub fn take() -> Self {
-        let _quiet = Quiet::begin();
+        let _quiet = FfmpegLogGuard::begin();
         Self { cameras: cameras(true), screens: screens(), microphones: microphones() }
     }
 }
 
 /// The camera meant by `wanted`: a path, a number or (part of) a name; the first if nothing is wanted.
 pub fn camera(wanted: Option<&str>) -> Result<VideoDevice, Error> {
-    let _quiet = Quiet::begin();
+    let _quiet = FfmpegLogGuard::begin();
     choose_camera(&cameras(false), wanted)
 }
 
@@ -172,7 +172,7 @@ fn choose_screen(wanted: Option<&str>, x11: Option<String>, wayland: Option<Stri
 
 /// The microphone meant by `wanted`: `FORMAT:DEVICE`, or a name of the default format; the first if nothing is wanted.
 pub fn microphone(wanted: Option<&str>) -> Result<AudioDevice, Error> {
-    let _quiet = Quiet::begin();
+    let _quiet = FfmpegLogGuard::begin();
     match wanted {
         Some(wanted) => Ok(named_microphone(wanted)),
         None => microphones().first().map(|first| named_microphone(&first.device)).ok_or(Error::None("microphone")),
@@ -194,7 +194,7 @@ fn named_microphone(wanted: &str) -> AudioDevice {
 
 impl VideoDevice {
     /// How to open it so that what it delivers is nearest to what is wanted.
-    pub(super) fn location(&self, size: Option<(u32, u32)>, fps: Option<f64>) -> Location {
+    pub(super) fn location(&self, size: Option<(u32, u32)>, fps: Option<f64>) -> InputSpec {
         let mut options: Vec<(&'static str, String)> = Vec::new();
         let mut url = self.url.clone();
         match self.format {
@@ -226,15 +226,15 @@ impl VideoDevice {
                 url = if url.contains('=') { url } else { format!("{}{url}", HERE.camera_prefix) };
             }
         }
-        Location { format: Some(self.format), url, options }
+        InputSpec { format: Some(self.format), url, options }
     }
 }
 
 impl AudioDevice {
     /// How to open it, what is best first: not every sound card delivers every rate and number of channels.
-    pub(super) fn locations(&self) -> Vec<Location> {
+    pub(super) fn locations(&self) -> Vec<InputSpec> {
         let url = format!("{}{}", HERE.microphone_prefix, self.url);
-        let location = |url: &str, options| Location { format: Some(self.format), url: url.to_owned(), options };
+        let location = |url: &str, options| InputSpec { format: Some(self.format), url: url.to_owned(), options };
         if self.format != "alsa" {
             let options =
                 if self.format == "pulse" { vec![("fragment_size", PULSE_FRAGMENT.to_string())] } else { Vec::new() };
@@ -277,8 +277,8 @@ fn screens() -> Vec<Screen> {
     displays.sort();
     displays.truncate(MAX_SCREENS);
     let screen = |display: String| {
-        let location = Location { format: Some(HERE.screen), url: display.clone(), options: Vec::new() };
-        let opened = input::open(&location, &Stop::default()).ok();
+        let location = InputSpec { format: Some(HERE.screen), url: display.clone(), options: Vec::new() };
+        let opened = input::open(&location, &ShutdownSignal::default()).ok();
         let size = opened.and_then(|input| {
             let (_, parameters, _) = input::best(&input, ffmpeg_next::media::Type::Video)?;
             let decoder = input::video_decoder(parameters).ok()?;
