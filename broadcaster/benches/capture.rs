@@ -19,29 +19,29 @@ use clap::Parser;
 use media::{Epoch, TrackId};
 
 fn main() -> anyhow::Result<()> {
-    capture::start()?;
+    capture::init()?;
     let command =
         ["broadcaster", "--source", "test", "--size", "1280x720", "--fps", "30", "rtmp://127.0.0.1/bench/none"];
     let settings = Arc::new(Cli::try_parse_from(command)?.publish.settings()?);
     let stats = Arc::new(Stats::default());
     let clock = BroadcastClock::start();
     let broadcast = Arc::new(Broadcast::new(Epoch(1), clock.zero(), &[TrackId::VIDEO], settings.window, stats.clone()));
-    let stop = ShutdownSignal::default();
-    let studio = CaptureContext {
+    let shutdown = ShutdownSignal::default();
+    let context = CaptureContext {
         settings: settings.clone(),
         clock,
         broadcast: broadcast.clone(),
         stats: stats.clone(),
-        stop: stop.clone(),
+        shutdown: shutdown.clone(),
     };
     let pictures = Arc::new(DropOldestQueue::new(1));
     let encoding = VideoEncoding::new(settings.video.clone(), true, clock, broadcast.clone(), stats.clone());
 
     let delays = std::thread::scope(|scope| {
         scope.spawn(|| encoding.run(&pictures));
-        scope.spawn(|| test_pattern::run_picture(&studio, &pictures));
+        scope.spawn(|| test_pattern::run_video(&context, &pictures));
         let delays = measure(&broadcast, clock);
-        stop.stop();
+        shutdown.trigger();
         pictures.close();
         delays
     })?;

@@ -57,14 +57,14 @@ pub enum Error {
 
 /// Prints what the machine can capture.
 pub fn list_devices(json: bool) -> anyhow::Result<String> {
-    capture::start().context("FFmpeg does not start")?;
+    capture::init().context("FFmpeg does not start")?;
     let inventory = devices::Inventory::take();
     Ok(if json { serde_json::to_string_pretty(&inventory)? + "\n" } else { devices::describe(&inventory) })
 }
 
 /// Broadcasts until the source ends, the time is up, a signal comes, or the server refuses.
 pub async fn run(settings: BroadcastSettings, log: LogFormat) -> anyhow::Result<()> {
-    capture::start().context("FFmpeg does not start")?;
+    capture::init().context("FFmpeg does not start")?;
     let settings = Arc::new(settings);
     let (plan, sound) = plan(&settings)?;
     let unit_log =
@@ -79,20 +79,20 @@ pub async fn run(settings: BroadcastSettings, log: LogFormat) -> anyhow::Result<
     let expected = expected_tracks(&plan, &sound);
     let epoch = Epoch(rand::random());
     let broadcast = Broadcast::new(epoch, clock.zero(), &expected, settings.window, stats.clone());
-    let broadcast = Arc::new(broadcast.traced(trace.clone()));
+    let broadcast = Arc::new(broadcast.with_trace(trace.clone()));
     tracing::info!(%epoch, server = %settings.url, source = %settings.source, "broadcasting");
-    let studio = CaptureContext {
+    let context = CaptureContext {
         settings: settings.clone(),
         clock,
         broadcast: broadcast.clone(),
         stats: stats.clone(),
-        stop: ShutdownSignal::default(),
+        shutdown: ShutdownSignal::default(),
     };
 
     let (connected, mut is_connected) = watch::channel(false);
-    let (hurry, is_hurried) = watch::channel(false);
+    let (abandon_reconnect, should_abandon) = watch::channel(false);
     let url = settings.url.clone();
-    let peer = start_peer(&settings, &broadcast, &stats, connected.clone(), log)?;
+    let peer = start_peer_server(&settings, &broadcast, &stats, connected.clone(), log)?;
     let serving = peer.clone().map(|peer| tokio::spawn(peer.serve()));
     let publishing = RtmpPublisher {
         url,
@@ -102,11 +102,11 @@ pub async fn run(settings: BroadcastSettings, log: LogFormat) -> anyhow::Result<
         unit_log,
         trace,
         connected,
-        hurry: is_hurried,
+        abandon_reconnect: should_abandon,
     };
     let mut publishing = tokio::spawn(publishing.run());
     let reporting = tokio::spawn(status::run(StatsSampler::new(stats.clone(), broadcast.clone()), log, settings.stats));
-    let meter = StatsSampler::new(stats.clone(), broadcast);
+    let sampler = StatsSampler::new(stats.clone(), broadcast);
 
     let signal = terminated();
     // Waiting for the server counts.
@@ -126,7 +126,7 @@ pub async fn run(settings: BroadcastSettings, log: LogFormat) -> anyhow::Result<
     };
     let mut ended_by_itself = false;
     if may_start {
-        let mut sources = start(&studio, plan, sound);
+        let mut sources = start(&context, plan, sound);
         tokio::select! {
             ended = sources.recv() => {
                 failure = ended.flatten();
@@ -139,21 +139,21 @@ pub async fn run(settings: BroadcastSettings, log: LogFormat) -> anyhow::Result<
                 tracing::info!("the time is up");
             }
         }
-        studio.stop.stop();
+        context.shutdown.trigger();
         // A device that is stuck in its driver does not keep the end from being told.
         if !ended_by_itself && failure.is_none() && published.is_none() {
-            failure = tokio::time::timeout(FLUSH, sources.recv()).await.ok().flatten().flatten();
+            failure = tokio::time::timeout(FLUSH_TIMEOUT, sources.recv()).await.ok().flatten().flatten();
         }
     }
-    studio.broadcast.end();
+    context.broadcast.end();
     let published = match published {
         Some(published) => published,
         None => {
             // Who wants to leave does not wait for a server that is away; the end of a file does, within publishing's own bound.
             tokio::select! {
                 result = &mut publishing => flatten(result),
-                () = after((!ended_by_itself).then_some(DRAIN)) => leave(&mut publishing, &hurry).await,
-                () = &mut signal, if ended_by_itself => leave(&mut publishing, &hurry).await,
+                () = after((!ended_by_itself).then_some(DRAIN_TIMEOUT)) => abort_publishing(&mut publishing, &abandon_reconnect).await,
+                () = &mut signal, if ended_by_itself => abort_publishing(&mut publishing, &abandon_reconnect).await,
             }
         }
     };
@@ -164,7 +164,7 @@ pub async fn run(settings: BroadcastSettings, log: LogFormat) -> anyhow::Result<
         serving.abort();
     }
     reporting.abort();
-    status::finish(&meter, log, settings.stats);
+    status::finish(&sampler, log, settings.stats);
     if let Some(failure) = failure {
         anyhow::bail!(failure);
     }
@@ -176,15 +176,15 @@ pub async fn run(settings: BroadcastSettings, log: LogFormat) -> anyhow::Result<
 }
 
 /// Serves viewers on this network, unless that is not wanted, and says how they come without a server.
-fn start_peer(
+fn start_peer_server(
     settings: &BroadcastSettings,
     broadcast: &Arc<Broadcast>,
     stats: &Arc<Stats>,
-    watched: watch::Sender<bool>,
+    has_viewer: watch::Sender<bool>,
     log: LogFormat,
 ) -> anyhow::Result<Option<Arc<PeerServer>>> {
     let Some(wanted) = settings.peer else { return Ok(None) };
-    let peer = match PeerServer::start(wanted, broadcast.clone(), stats.clone(), watched) {
+    let peer = match PeerServer::start(wanted, broadcast.clone(), stats.clone(), has_viewer) {
         Ok(peer) => peer,
         Err(error @ peer::Error::Bind { .. }) if wanted.listen.is_some() => return Err(error.into()),
         Err(error) => {
@@ -192,19 +192,19 @@ fn start_peer(
             return Ok(None);
         }
     };
-    let addresses = peer.offer().addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    let addresses = peer.advertisement().addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
     tracing::info!(addresses, "viewers on this network are served directly");
     status::show_code(&peer, log);
     Ok(Some(peer))
 }
 
 /// Gives publishing a moment to end by itself.
-async fn leave(
+async fn abort_publishing(
     publishing: &mut tokio::task::JoinHandle<Result<(), publish::Error>>,
-    hurry: &watch::Sender<bool>,
+    abandon_reconnect: &watch::Sender<bool>,
 ) -> Result<(), publish::Error> {
-    hurry.send_replace(true);
-    tokio::time::timeout(LEAVE, publishing).await.map_or(Ok(()), flatten)
+    abandon_reconnect.send_replace(true);
+    tokio::time::timeout(ABORT_TIMEOUT, publishing).await.map_or(Ok(()), flatten)
 }
 
 fn flatten(result: Result<Result<(), publish::Error>, tokio::task::JoinError>) -> Result<(), publish::Error> {
@@ -265,11 +265,11 @@ fn expected_tracks(plan: &SourcePlan, sound: &AudioPlan) -> Vec<TrackId> {
 
 /// Starts the threads. The channel tells when the sources have ended and the encoders are empty: with a reason, if it was a
 /// failure, or with none.
-fn start(studio: &CaptureContext, plan: SourcePlan, sound: AudioPlan) -> mpsc::Receiver<Option<String>> {
+fn start(context: &CaptureContext, plan: SourcePlan, sound: AudioPlan) -> mpsc::Receiver<Option<String>> {
     let (ended, receiver) = mpsc::channel(1);
-    let studio = studio.clone();
+    let context = context.clone();
     let supervise = move || {
-        let outcome = capture_all(&studio, plan, sound);
+        let outcome = capture_all(&context, plan, sound);
         // Nobody listens any more if the process is ending for another reason.
         let _ = ended.blocking_send(outcome.err());
     };
@@ -278,43 +278,44 @@ fn start(studio: &CaptureContext, plan: SourcePlan, sound: AudioPlan) -> mpsc::R
 }
 
 /// Runs a source, its encoder and its sound, each on a thread, to their end.
-fn capture_all(studio: &CaptureContext, plan: SourcePlan, sound: AudioPlan) -> Result<(), String> {
-    let burn_in = studio.settings.burn_in.unwrap_or(matches!(plan, SourcePlan::Test));
-    let capacity = if matches!(plan, SourcePlan::File(_)) { FILE_PICTURES } else { LIVE_PICTURES };
+fn capture_all(context: &CaptureContext, plan: SourcePlan, sound: AudioPlan) -> Result<(), String> {
+    let burn_in = context.settings.burn_in.unwrap_or(matches!(plan, SourcePlan::Test));
+    let capacity = if matches!(plan, SourcePlan::File(_)) { FILE_QUEUE } else { LIVE_QUEUE };
     let pictures = Arc::new(DropOldestQueue::<Picture>::new(capacity));
-    let mut settings = studio.settings.video.clone();
+    let mut settings = context.settings.video.clone();
     // Sources that copy have none to encode; others were refused `copy` when the command line was read.
     if settings.encoder == EncoderChoice::Copy {
         settings.encoder = EncoderChoice::Auto;
     }
-    let encoding = VideoEncoding::new(settings, burn_in, studio.clock, studio.broadcast.clone(), studio.stats.clone());
+    let encoding =
+        VideoEncoding::new(settings, burn_in, context.clock, context.broadcast.clone(), context.stats.clone());
     thread::scope(|scope| {
         let encoder = scope.spawn(|| {
             let result = encoding.run(&pictures);
             // Without an encoder there is nothing to go on for.
             if result.is_err() {
                 pictures.close();
-                studio.stop.stop();
+                context.shutdown.trigger();
             }
             result
         });
         let sound = scope.spawn(|| match &sound {
-            AudioPlan::Device(device) => device::run_sound(studio, device),
-            AudioPlan::Tone => test_pattern::run_tone_or_none(studio),
+            AudioPlan::Device(device) => device::run_audio(context, device),
+            AudioPlan::Tone => test_pattern::run_tone_or_none(context),
             AudioPlan::WithFile | AudioPlan::None => {}
         });
         let captured = match &plan {
             SourcePlan::Device(device) => {
-                device::run_pictures(studio, device, &pictures);
+                device::run_video(context, device, &pictures);
                 Ok(())
             }
             SourcePlan::Test => {
-                test_pattern::run_picture(studio, &pictures).map_err(|error| format!("no test picture: {error}"))
+                test_pattern::run_video(context, &pictures).map_err(|error| format!("no test picture: {error}"))
             }
-            SourcePlan::File(file) => file::run(studio, file, &pictures).map_err(|error| error.to_string()),
+            SourcePlan::File(file) => file::run(context, file, &pictures).map_err(|error| error.to_string()),
         };
         // The end of the pictures is the end of the broadcast.
-        studio.stop.stop();
+        context.shutdown.trigger();
         pictures.close();
         let encoded = encoder.join().map_err(|_| "the encoder's thread panicked".to_owned())?;
         sound.join().map_err(|_| "the sound's thread panicked".to_owned())?;
@@ -347,17 +348,17 @@ async fn terminated() {
 }
 
 /// Pictures that wait for the encoder: a live one is of no use once there is a newer one.
-const LIVE_PICTURES: usize = 1;
+const LIVE_QUEUE: usize = 1;
 
 /// A file's pictures are evenly spaced, but a decoder gives out at once all that it held for reordering: 16 at most in H.264
 /// and HEVC, and one may wait already.
-const FILE_PICTURES: usize = 17;
+const FILE_QUEUE: usize = 17;
 
-/// How long encoders may take to give out what they hold. With [`DRAIN`] and [`LEAVE`] less than the second in which Ctrl-C ends.
-const FLUSH: Duration = Duration::from_millis(350);
+/// How long encoders may take to give out what they hold. With [`DRAIN_TIMEOUT`] and [`ABORT_TIMEOUT`] less than the second in which Ctrl-C ends.
+const FLUSH_TIMEOUT: Duration = Duration::from_millis(350);
 
 /// How long sending what is left may take.
-const DRAIN: Duration = Duration::from_millis(350);
+const DRAIN_TIMEOUT: Duration = Duration::from_millis(350);
 
 /// How long a connection attempt may take to be called off.
-const LEAVE: Duration = Duration::from_millis(150);
+const ABORT_TIMEOUT: Duration = Duration::from_millis(150);

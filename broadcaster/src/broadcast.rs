@@ -32,7 +32,7 @@ pub struct Broadcast {
     timing_log: Mutex<TimingLog>,
     uplink: Uplink,
     /// One moment by the clock that the broadcast's times are by, and by the monotonic one: who sets the clock meanwhile moves no stamp.
-    began: (WallClock, Instant),
+    clock_anchor: (WallClock, Instant),
 }
 
 /// How far the broadcast is.
@@ -49,11 +49,11 @@ struct Inner {
     window: LiveWindow,
     catalog: Arc<Catalog>,
     /// Tracks that have yet to tell their configuration.
-    awaited: Vec<TrackId>,
+    expected_tracks: Vec<TrackId>,
     /// When waiting for them ends; set by the first unit.
-    patience: Option<Instant>,
-    early: Vec<AccessUnit>,
-    quantisers: BTreeMap<TrackId, TimestampNormalizer>,
+    track_deadline: Option<Instant>,
+    pending: Vec<AccessUnit>,
+    normalizers: BTreeMap<TrackId, TimestampNormalizer>,
 }
 
 impl Broadcast {
@@ -64,13 +64,13 @@ impl Broadcast {
         let inner = Inner {
             window: LiveWindow::new(bounds),
             catalog: Arc::new(catalog),
-            awaited: expected.to_vec(),
-            patience: None,
-            early: Vec::new(),
-            quantisers: BTreeMap::new(),
+            expected_tracks: expected.to_vec(),
+            track_deadline: None,
+            pending: Vec::new(),
+            normalizers: BTreeMap::new(),
         };
         let changed = watch::channel(Progress::default()).0;
-        let began = (clock::now(), Instant::now());
+        let clock_anchor = (clock::now(), Instant::now());
         Self {
             inner: Mutex::new(inner),
             changed,
@@ -78,12 +78,12 @@ impl Broadcast {
             trace: None,
             timing_log: Mutex::default(),
             uplink: Uplink::default(),
-            began,
+            clock_anchor,
         }
     }
 
     /// The same, with a line in `trace` for each unit when it is captured and when it is encoded.
-    pub fn traced(self, trace: Option<Arc<Trace>>) -> Self {
+    pub fn with_trace(self, trace: Option<Arc<Trace>>) -> Self {
         Self { trace, ..self }
     }
 
@@ -103,7 +103,7 @@ impl Broadcast {
     }
 
     /// Tells a track's configuration, and more about it for the metadata (`framerate`, `videodatarate`).
-    pub fn declare(&self, id: TrackId, config: CodecConfig, about: Metadata) {
+    pub fn add_track(&self, id: TrackId, config: CodecConfig, about: Metadata) {
         let mut inner = self.inner.lock();
         let mut catalog = Catalog::clone(&inner.catalog);
         catalog.metadata.extend(describe(&config));
@@ -112,15 +112,15 @@ impl Broadcast {
         if catalog != *inner.catalog {
             inner.catalog = Arc::new(catalog);
         }
-        inner.awaited.retain(|track| *track != id);
-        self.release(&mut inner, false);
+        inner.expected_tracks.retain(|track| *track != id);
+        self.flush_pending(&mut inner, false);
     }
 
     /// Says that `id` will not come, or not soon: the other tracks need not wait for it.
-    pub fn forgo(&self, id: TrackId) {
+    pub fn skip_track(&self, id: TrackId) {
         let mut inner = self.inner.lock();
-        inner.awaited.retain(|track| *track != id);
-        self.release(&mut inner, false);
+        inner.expected_tracks.retain(|track| *track != id);
+        self.flush_pending(&mut inner, false);
     }
 
     /// Adds a unit whose timestamps are milliseconds since PTS 0, not yet made to rise.
@@ -129,10 +129,10 @@ impl Broadcast {
         if inner.catalog.track(track).is_none() {
             return;
         }
-        let quantiser = inner.quantisers.entry(track).or_default();
-        let before = quantiser.nudged();
-        let (dts, pts) = quantiser.next(dts, pts);
-        self.stats.nudged.add(quantiser.nudged() - before);
+        let normalizer = inner.normalizers.entry(track).or_default();
+        let before = normalizer.adjusted();
+        let (dts, pts) = normalizer.next(dts, pts);
+        self.stats.timestamps_adjusted.add(normalizer.adjusted() - before);
         self.stats.units.increment();
         self.stats.bytes.add(payload.len() as u64);
         self.stats.pictures.add(u64::from(track.is_video()));
@@ -150,13 +150,13 @@ impl Broadcast {
             timing_log.stamp(unit.epoch, track, dts, Stage::Captured, captured);
             timing_log.stamp(unit.epoch, track, dts, Stage::Encoded, self.now());
         }
-        inner.early.push(unit);
-        self.release(&mut inner, false);
+        inner.pending.push(unit);
+        self.flush_pending(&mut inner, false);
     }
 
     /// The time, by the clock that the broadcast's times are by.
     pub fn now(&self) -> WallClock {
-        let (clock, at) = self.began;
+        let (clock, at) = self.clock_anchor;
         let since = i64::try_from(at.elapsed().as_micros()).unwrap_or(i64::MAX);
         WallClock::from_micros(clock.as_micros().saturating_add(since))
     }
@@ -177,7 +177,7 @@ impl Broadcast {
     /// Says that no unit will follow.
     pub fn end(&self) {
         let mut inner = self.inner.lock();
-        self.release(&mut inner, true);
+        self.flush_pending(&mut inner, true);
         self.changed.send_modify(|progress| progress.ended = true);
     }
 
@@ -192,21 +192,21 @@ impl Broadcast {
     }
 
     /// Moves what waits into the window, once it need not wait.
-    fn release(&self, inner: &mut Inner, at_once: bool) {
-        if inner.early.is_empty() {
+    fn flush_pending(&self, inner: &mut Inner, at_once: bool) {
+        if inner.pending.is_empty() {
             return;
         }
-        if !inner.awaited.is_empty() && !at_once {
-            let patience = *inner.patience.get_or_insert_with(|| Instant::now() + PATIENCE);
-            if Instant::now() < patience && inner.early.len() < MAX_EARLY {
+        if !inner.expected_tracks.is_empty() && !at_once {
+            let track_deadline = *inner.track_deadline.get_or_insert_with(|| Instant::now() + TRACK_WAIT);
+            if Instant::now() < track_deadline && inner.pending.len() < MAX_PENDING {
                 return;
             }
-            tracing::warn!(tracks = ?inner.awaited.iter().map(TrackId::to_string).collect::<Vec<_>>(), "going on without a track that does not come");
-            inner.awaited.clear();
+            tracing::warn!(tracks = ?inner.expected_tracks.iter().map(TrackId::to_string).collect::<Vec<_>>(), "going on without a track that does not come");
+            inner.expected_tracks.clear();
         }
-        let mut early = std::mem::take(&mut inner.early);
-        early.sort_by_key(|unit| unit.dts);
-        for unit in early {
+        let mut pending = std::mem::take(&mut inner.pending);
+        pending.sort_by_key(|unit| unit.dts);
+        for unit in pending {
             let catalog = inner.catalog.clone();
             inner.window.push(catalog, unit);
         }
@@ -242,10 +242,10 @@ fn describe(config: &CodecConfig) -> Metadata {
 }
 
 /// How long the units of one track wait for the other's configuration: a microphone and an encoder open well within it.
-const PATIENCE: Duration = Duration::from_secs(3);
+const TRACK_WAIT: Duration = Duration::from_secs(3);
 
-/// How many units wait at most: ten times what [`PATIENCE`] lets pile up at 60 fps with sound.
-const MAX_EARLY: usize = 4096;
+/// How many units wait at most: ten times what [`TRACK_WAIT`] lets pile up at 60 fps with sound.
+const MAX_PENDING: usize = 4096;
 
 #[cfg(test)]
 mod tests {
@@ -277,10 +277,10 @@ mod tests {
     #[test]
     fn units_wait_for_every_track() {
         let b = broadcast(&[TrackId::VIDEO, TrackId::AUDIO]);
-        b.declare(TrackId::VIDEO, video(), Metadata::new());
+        b.add_track(TrackId::VIDEO, video(), Metadata::new());
         b.push(TrackId::VIDEO, 40, 40, true, Bytes::from_static(b"v"));
         assert!(order(&b).is_empty());
-        b.declare(TrackId::AUDIO, audio(), Metadata::new());
+        b.add_track(TrackId::AUDIO, audio(), Metadata::new());
         b.push(TrackId::AUDIO, 21, 21, true, Bytes::from_static(b"a"));
         assert_eq!(order(&b), ["v0@40", "a0@21"]);
         let catalogs = b.with_window(|w| w.from(0).map(|e| e.catalog.tracks.len()).collect::<Vec<_>>());
@@ -290,9 +290,9 @@ mod tests {
     #[test]
     fn a_track_that_does_not_come_is_not_waited_for() {
         let b = broadcast(&[TrackId::VIDEO, TrackId::AUDIO]);
-        b.declare(TrackId::VIDEO, video(), Metadata::new());
+        b.add_track(TrackId::VIDEO, video(), Metadata::new());
         b.push(TrackId::VIDEO, 0, 0, true, Bytes::from_static(b"v"));
-        b.forgo(TrackId::AUDIO);
+        b.skip_track(TrackId::AUDIO);
         assert_eq!(order(&b), ["v0@0"]);
         let progress = *b.changed().borrow();
         assert_eq!(progress, Progress { next: 1, ended: false });
@@ -301,7 +301,7 @@ mod tests {
     #[test]
     fn ending_releases_what_waits() {
         let b = broadcast(&[TrackId::VIDEO, TrackId::AUDIO]);
-        b.declare(TrackId::AUDIO, audio(), Metadata::new());
+        b.add_track(TrackId::AUDIO, audio(), Metadata::new());
         b.push(TrackId::AUDIO, 0, 0, true, Bytes::from_static(b"a"));
         b.push(TrackId::VIDEO, 0, 0, true, Bytes::from_static(b"of no known track"));
         b.end();
@@ -312,7 +312,7 @@ mod tests {
     #[test]
     fn metadata_describes_the_tracks() {
         let b = broadcast(&[]);
-        b.declare(TrackId::VIDEO, video(), Metadata::from([("framerate".into(), Value::Number(30.0))]));
+        b.add_track(TrackId::VIDEO, video(), Metadata::from([("framerate".into(), Value::Number(30.0))]));
         let metadata = &b.catalog().metadata;
         assert_eq!(metadata.get("width"), Some(&Value::Number(16.0)));
         assert_eq!(metadata.get("framerate"), Some(&Value::Number(30.0)));

@@ -50,16 +50,19 @@ impl BroadcastClock {
     /// What the clock read at a device's stamp, or reads now if the stamp is on neither of the clocks that drivers use.
     ///
     /// V4L2 stamps with `CLOCK_MONOTONIC`; x11grab, ALSA and PulseAudio with the time of day; both in microseconds.
-    pub fn at_stamp(&self, stamp: Option<i64>) -> i64 {
+    pub fn at_device_timestamp(&self, stamp: Option<i64>) -> i64 {
         let now = self.now();
-        nearest_age(stamp, [monotonic_micros(), clock::system().as_micros()]).map_or(now, |age| now - age)
+        timestamp_age(stamp, [monotonic_micros(), clock::system().as_micros()]).map_or(now, |age| now - age)
     }
 }
 
 /// How old `stamp` is on the first of the clocks that it can be on.
-fn nearest_age(stamp: Option<i64>, clocks: [i64; 2]) -> Option<i64> {
+fn timestamp_age(stamp: Option<i64>, clocks: [i64; 2]) -> Option<i64> {
     let stamp = stamp?;
-    clocks.into_iter().map(|now| now.saturating_sub(stamp)).find(|age| (0..=OLDEST.as_micros() as i64).contains(age))
+    clocks
+        .into_iter()
+        .map(|now| now.saturating_sub(stamp))
+        .find(|age| (0..=MAX_TIMESTAMP_AGE.as_micros() as i64).contains(age))
 }
 
 #[cfg(unix)]
@@ -82,7 +85,7 @@ fn monotonic_micros() -> i64 {
 pub const LEAD: Duration = Duration::from_secs(1);
 
 /// A stamp older than this is not a stamp of what was just read: slow cameras deliver within 0.3 s.
-const OLDEST: Duration = Duration::from_secs(2);
+const MAX_TIMESTAMP_AGE: Duration = Duration::from_secs(2);
 
 #[cfg(test)]
 mod tests {
@@ -102,7 +105,7 @@ mod tests {
             (Some(i64::MIN), None),
             (Some(i64::MAX), None),
         ] {
-            assert_eq!(nearest_age(stamp, clocks), age, "{stamp:?}");
+            assert_eq!(timestamp_age(stamp, clocks), age, "{stamp:?}");
         }
     }
 

@@ -266,7 +266,7 @@ impl Publish {
             preset: self.preset,
             fixed_bitrate: self.fixed_bitrate,
         };
-        if video.encoder == EncoderChoice::Copy && video.wants_reencode() {
+        if video.encoder == EncoderChoice::Copy && video.requires_reencode() {
             return Err(Error::Options(
                 "--encoder copy leaves pictures as they are: it goes with no other option of Video",
             ));
@@ -285,7 +285,7 @@ impl Publish {
             peer: (!self.no_peer && self.peer_max > 0).then_some(peer::PeerSettings {
                 listen: self.peer_listen,
                 max_viewers: self.peer_max,
-                max_upload: self.peer_upload,
+                bitrate_limit: self.peer_upload,
                 announce: !self.no_mdns,
             }),
             unit_log: self.unit_log,

@@ -10,7 +10,7 @@ use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
 use crate::encode::encoder::{Encoder, Error, VideoFormat};
-use crate::encode::{EncoderChoice, USUAL_GOP, VideoSettings};
+use crate::encode::{DEFAULT_GOP, EncoderChoice, VideoSettings};
 use crate::log::FfmpegLogGuard;
 use crate::{capture, config};
 
@@ -49,55 +49,57 @@ pub struct DoctorArgs {
 ///
 /// # Errors
 /// If the URL is none: without showing it, as it may hold a key.
-pub async fn examine(ask: &DoctorArgs) -> anyhow::Result<Report> {
-    let place = ask.url.as_deref().map(|url| Target::parse(url, Role::Publisher)).transpose()?;
+pub async fn examine(args: &DoctorArgs) -> anyhow::Result<Report> {
+    let place = args.url.as_deref().map(|url| Target::parse(url, Role::Publisher)).transpose()?;
     let (encoder, checks) =
-        tokio::join!(encoder(ask), doctor::examine(place.as_ref(), Role::Publisher, ask.peer_listen));
+        tokio::join!(encoder(args), doctor::examine(place.as_ref(), Role::Publisher, args.peer_listen));
     let mut all = vec![encoder];
-    if ask.encoder != EncoderChoice::Copy {
-        all.push(gop(ask.gop.unwrap_or(USUAL_GOP)));
+    if args.encoder != EncoderChoice::Copy {
+        all.push(gop(args.gop.unwrap_or(DEFAULT_GOP)));
     }
     all.extend(checks);
     Ok(Report::new(all))
 }
 
 /// Opens the encoder that a broadcast would get.
-async fn encoder(ask: &DoctorArgs) -> Check {
-    if ask.encoder == EncoderChoice::Copy {
+async fn encoder(args: &DoctorArgs) -> Check {
+    if args.encoder == EncoderChoice::Copy {
         return Check::ok("encoder", "none: a file's pictures pass through as they are");
     }
     let settings = VideoSettings {
-        encoder: ask.encoder.clone(),
-        size: ask.size,
-        fps: ask.fps,
+        encoder: args.encoder.clone(),
+        size: args.size,
+        fps: args.fps,
         bitrate: None,
-        gop: ask.gop,
+        gop: args.gop,
         bframes: 0,
         intra_refresh: false,
         preset: None,
         fixed_bitrate: true,
     };
-    let (width, height) = ask.size.unwrap_or(USUAL_SIZE);
-    let shape = VideoFormat { width, height, fps: ask.fps.unwrap_or(USUAL_FPS) };
+    let (width, height) = args.size.unwrap_or(DEFAULT_SIZE);
+    let video_format = VideoFormat { width, height, fps: args.fps.unwrap_or(DEFAULT_FPS) };
     // FFmpeg does not let itself be interrupted; a driver that hangs is left behind.
     let opening = spawn_blocking(move || {
         let _quiet = FfmpegLogGuard::begin();
-        capture::start()?;
+        capture::init()?;
         let started = Instant::now();
-        let encoder = Encoder::open(&settings, shape)?;
+        let encoder = Encoder::open(&settings, video_format)?;
         Ok::<_, Error>((encoder.name().to_owned(), encoder.is_hardware(), started.elapsed()))
     });
-    let at = format!("{width}x{height} at {} per second", shape.fps);
-    match timeout(OPEN, opening).await {
+    let at = format!("{width}x{height} at {} per second", video_format.fps);
+    match timeout(OPEN_TIMEOUT, opening).await {
         Ok(Ok(Ok((name, is_hardware, took)))) => {
             let by = if is_hardware { "hardware" } else { "software" };
             let millis = took.as_millis();
             Check::ok("encoder", format!("{name} ({by}) opens for {at}; found in {millis} ms"))
                 .with("found_in_ms", millis as f64)
         }
-        Ok(Ok(Err(error))) => Check::fail("encoder", format!("{at}: {error}"), encoder_fix(&ask.encoder)),
-        Ok(Err(_)) => Check::fail("encoder", format!("{at}: FFmpeg panicked"), NAME_ONE),
-        Err(_) => Check::fail("encoder", format!("{at}: none opens within {OPEN:?}: a driver hangs"), NAME_ONE),
+        Ok(Ok(Err(error))) => Check::fail("encoder", format!("{at}: {error}"), encoder_fix(&args.encoder)),
+        Ok(Err(_)) => Check::fail("encoder", format!("{at}: FFmpeg panicked"), CHOOSE_ENCODER),
+        Err(_) => {
+            Check::fail("encoder", format!("{at}: none opens within {OPEN_TIMEOUT:?}: a driver hangs"), CHOOSE_ENCODER)
+        }
     }
 }
 
@@ -115,7 +117,7 @@ fn encoder_fix(choice: &EncoderChoice) -> &'static str {
 fn gop(gop: Duration) -> Check {
     let seconds = gop.as_secs_f64();
     let found = format!("an IDR every {seconds} s: a viewer joins at one, and starts up to {seconds} s behind");
-    let check = if gop > USUAL_GOP {
+    let check = if gop > DEFAULT_GOP {
         Check::warn("GOP", found, "--gop 2s, or 1s: viewers join and recover sooner, for a few percent more bits")
     } else {
         Check::ok("GOP", found)
@@ -123,12 +125,12 @@ fn gop(gop: Duration) -> Check {
     check.with("gop_ms", seconds * 1e3)
 }
 
-const NAME_ONE: &str = "name one that works, and the others are not tried: --encoder libx264";
+const CHOOSE_ENCODER: &str = "name one that works, and the others are not tried: --encoder libx264";
 /// What most webcams give.
-const USUAL_SIZE: (u32, u32) = (1280, 720);
-const USUAL_FPS: f64 = 30.0;
+const DEFAULT_SIZE: (u32, u32) = (1280, 720);
+const DEFAULT_FPS: f64 = 30.0;
 /// Eight encoders to try, most of which say at once that their hardware is not there.
-const OPEN: Duration = Duration::from_secs(5);
+const OPEN_TIMEOUT: Duration = Duration::from_secs(5);
 
 #[cfg(test)]
 mod tests {
@@ -145,7 +147,7 @@ mod tests {
 
     #[tokio::test]
     async fn encoders_are_opened() {
-        let ask = |encoder: &str| DoctorArgs {
+        let args = |encoder: &str| DoctorArgs {
             url: None,
             encoder: encoder.parse().unwrap(),
             size: None,
@@ -155,7 +157,7 @@ mod tests {
             json: false,
         };
         for (name, wanted) in [("auto", Status::Ok), ("copy", Status::Ok), ("no_such_encoder", Status::Fail)] {
-            let check = encoder(&ask(name)).await;
+            let check = encoder(&args(name)).await;
             assert_eq!(check.status(), wanted, "{check:?}");
         }
     }

@@ -31,13 +31,13 @@ pub struct FfmpegLogGuard(bool);
 impl FfmpegLogGuard {
     /// Lowers this thread's FFmpeg lines.
     pub fn begin() -> Self {
-        Self(QUIET.replace(true))
+        Self(IS_QUIET.replace(true))
     }
 }
 
 impl Drop for FfmpegLogGuard {
     fn drop(&mut self) {
-        QUIET.set(self.0);
+        IS_QUIET.set(self.0);
     }
 }
 
@@ -66,23 +66,31 @@ unsafe extern "C" fn callback(
     if level > ffi::AV_LOG_VERBOSE as c_int {
         return;
     }
-    let mut line = [0 as c_char; LINE];
+    let mut line = [0 as c_char; MAX_LINE_BYTES];
     let mut with_prefix: c_int = 1;
     // SAFETY: FFmpeg's own arguments, passed on once; the line is written within its size and ends in NUL.
     let line = unsafe {
-        ffi::av_log_format_line2(context, level, format, arguments, line.as_mut_ptr(), LINE as c_int, &mut with_prefix);
+        ffi::av_log_format_line2(
+            context,
+            level,
+            format,
+            arguments,
+            line.as_mut_ptr(),
+            MAX_LINE_BYTES as c_int,
+            &mut with_prefix,
+        );
         CStr::from_ptr(line.as_ptr())
     };
     let line = line.to_string_lossy();
     let line = line.trim();
     if !line.is_empty() {
-        tell(level, line);
+        forward(level, line);
     }
 }
 
 /// FFmpeg's levels are too loud by one for a program that handles what goes wrong: what matters is reported as its outcome.
-fn tell(level: c_int, line: &str) {
-    let level = if QUIET.get() { level.max(ffi::AV_LOG_INFO as c_int) } else { level };
+fn forward(level: c_int, line: &str) {
+    let level = if IS_QUIET.get() { level.max(ffi::AV_LOG_INFO as c_int) } else { level };
     if level <= ffi::AV_LOG_WARNING as c_int && !REPEATS.lock().admits(line, Instant::now()) {
         return;
     }
@@ -102,32 +110,32 @@ fn tell(level: c_int, line: &str) {
 struct RepeatFilter {
     line: String,
     next: Option<Instant>,
-    swallowed: u64,
+    suppressed: u64,
 }
 
 impl RepeatFilter {
     fn admits(&mut self, line: &str, now: Instant) -> bool {
         if self.line == line && self.next.is_some_and(|next| now < next) {
-            self.swallowed += 1;
+            self.suppressed += 1;
             return false;
         }
-        if self.swallowed > 0 {
-            tracing::warn!(target: "ffmpeg", repeats = self.swallowed, "{}", self.line);
+        if self.suppressed > 0 {
+            tracing::warn!(target: "ffmpeg", repeats = self.suppressed, "{}", self.line);
         }
-        *self = Self { line: line.to_owned(), next: Some(now + Duration::from_secs(1)), swallowed: 0 };
+        *self = Self { line: line.to_owned(), next: Some(now + Duration::from_secs(1)), suppressed: 0 };
         true
     }
 }
 
 thread_local! {
-    static QUIET: Cell<bool> = const { Cell::new(false) };
+    static IS_QUIET: Cell<bool> = const { Cell::new(false) };
 }
 
-static REPEATS: Mutex<RepeatFilter> = Mutex::new(RepeatFilter { line: String::new(), next: None, swallowed: 0 });
+static REPEATS: Mutex<RepeatFilter> = Mutex::new(RepeatFilter { line: String::new(), next: None, suppressed: 0 });
 
 /// FFmpeg's own limit on a line.
 #[cfg(target_arch = "x86_64")]
-const LINE: usize = 1024;
+const MAX_LINE_BYTES: usize = 1024;
 
 #[cfg(test)]
 mod tests {
@@ -135,7 +143,7 @@ mod tests {
 
     #[test]
     fn repeats_are_counted_not_told() {
-        let mut repeats = RepeatFilter { line: String::new(), next: None, swallowed: 0 };
+        let mut repeats = RepeatFilter { line: String::new(), next: None, suppressed: 0 };
         let start = Instant::now();
         let at = |millis| start + Duration::from_millis(millis);
         let told: Vec<_> = [("a", 0), ("a", 10), ("a", 999), ("a", 1000), ("b", 1001), ("b", 1002)]

@@ -21,7 +21,7 @@ fn main() -> ExitCode {
         Some(Command::Devices { json }) => {
             app::list_devices(json).and_then(|list| Ok(std::io::stdout().write_all(list.as_bytes())?))
         }
-        Some(Command::Doctor(ask)) => return examine(&ask),
+        Some(Command::Doctor(args)) => return examine(&args),
         None => match cli.publish.settings() {
             Ok(settings) => run(app::run(settings, format)),
             Err(error) => {
@@ -40,15 +40,15 @@ fn main() -> ExitCode {
 }
 
 /// Prints what works; whether all does is the exit code.
-fn examine(ask: &doctor::DoctorArgs) -> ExitCode {
-    let report = match run(doctor::examine(ask)) {
+fn examine(args: &doctor::DoctorArgs) -> ExitCode {
+    let report = match run(doctor::examine(args)) {
         Ok(report) => report,
         Err(error) => {
             let _ = writeln!(std::io::stderr(), "error: {error:#}");
             return ExitCode::from(USAGE);
         }
     };
-    let _ = std::io::stdout().write_all(report.render(ask.json).as_bytes());
+    let _ = std::io::stdout().write_all(report.render(args.json).as_bytes());
     if report.has_failed() { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
 

@@ -20,7 +20,7 @@ pub struct Stats {
     /// Video access units among them.
     pub pictures: Counter,
     /// Access units whose DTS had to be moved to rise strictly.
-    pub nudged: Counter,
+    pub timestamps_adjusted: Counter,
     /// Access units written to a server, repeats after an outage included.
     pub sent: Counter,
     /// Access units that no server ever got, because the window had moved on.

@@ -52,7 +52,7 @@ pub struct StatsReport {
     /// Access units that never reached a server.
     pub lost: u64,
     /// Access units whose DTS had to be moved.
-    pub nudged: u64,
+    pub timestamps_adjusted: u64,
     /// Access units that wait to be sent.
     pub queued: u64,
     /// Bytes that the server has not acknowledged.
@@ -81,21 +81,21 @@ pub struct StatsSampler {
 }
 
 impl StatsSampler {
-    /// A meter that starts now.
+    /// A sampler that starts now.
     pub fn new(stats: Arc<Stats>, broadcast: Arc<Broadcast>) -> Self {
         let start = Instant::now();
         Self { stats, broadcast, start, last: (start, 0, 0) }
     }
 
     /// A report about the time since the last one.
-    pub fn look(&mut self) -> StatsReport {
+    pub fn sample(&mut self) -> StatsReport {
         let since = self.last;
         self.last = (Instant::now(), self.stats.pictures.value(), self.stats.bytes.value());
         self.report("stats", since)
     }
 
     /// A report about all of it.
-    pub fn sum_up(&self) -> StatsReport {
+    pub fn summary(&self) -> StatsReport {
         self.report("end", (self.start, 0, 0))
     }
 
@@ -124,7 +124,7 @@ impl StatsSampler {
             sent: s.sent.value(),
             resent: s.resent.value(),
             lost: s.lost.value(),
-            nudged: s.nudged.value(),
+            timestamps_adjusted: s.timestamps_adjusted.value(),
             queued: s.queued.value(),
             unacknowledged_bytes: s.unacknowledged.value(),
             round_trip_ms: Some(s.round_trip.value()).filter(|rtt| *rtt > 0).map(|rtt| tenths(rtt as f64 / 1000.0)),
@@ -138,7 +138,7 @@ impl StatsSampler {
 }
 
 impl StatsReport {
-    /// The status line, at most `width` columns.
+    /// The status line, at most `width` characters.
     pub fn line(&self, width: usize) -> String {
         let clock = Duration::from_secs(self.seconds as u64);
         let (minutes, seconds) = (clock.as_secs() / 60, clock.as_secs() % 60);
@@ -168,16 +168,16 @@ impl StatsReport {
 }
 
 /// Reports until it is dropped.
-pub async fn run(mut meter: StatsSampler, log: LogFormat, stats: Option<StatsFormat>) -> StatsSampler {
+pub async fn run(mut sampler: StatsSampler, log: LogFormat, stats: Option<StatsFormat>) -> StatsSampler {
     let has_line = log == LogFormat::Text && io::stderr().is_terminal();
     let mut ticks = tokio::time::interval(Duration::from_secs(1));
     ticks.tick().await;
     for tick in 1u64.. {
         ticks.tick().await;
-        let report = meter.look();
+        let report = sampler.sample();
         if has_line {
-            show(&report.line(columns()));
-        } else if tick.is_multiple_of(LOG_EVERY) {
+            show(&report.line(terminal_width()));
+        } else if tick.is_multiple_of(LOG_INTERVAL) {
             tracing::info!(
                 state = report.state.word(),
                 fps = report.fps,
@@ -194,13 +194,13 @@ pub async fn run(mut meter: StatsSampler, log: LogFormat, stats: Option<StatsFor
             report.print();
         }
     }
-    meter
+    sampler
 }
 
 /// The last word: the summary for people, and as JSON when asked.
-pub fn finish(meter: &StatsSampler, log: LogFormat, stats: Option<StatsFormat>) {
+pub fn finish(sampler: &StatsSampler, log: LogFormat, stats: Option<StatsFormat>) {
     clear();
-    let report = meter.sum_up();
+    let report = sampler.summary();
     if stats.is_some() {
         report.print();
     }
@@ -234,7 +234,7 @@ pub fn show_code(peer: &PeerServer, log: LogFormat) {
     if log != LogFormat::Text || !io::stderr().is_terminal() {
         return;
     }
-    let Some(address) = peer.offer().addresses.first() else { return };
+    let Some(address) = peer.advertisement().addresses.first() else { return };
     let code = peer.code();
     let mut text = format!("Without a server, on this network:  viewer nearcast://{address} --code {code}\n");
     if let Ok(picture) = QrCode::new(format!("nearcast://{address}#{code}")) {
@@ -250,7 +250,7 @@ pub struct LineWriter;
 
 impl Write for LineWriter {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        let shown = LINE.lock();
+        let shown = STATUS_LINE.lock();
         let mut out = io::stderr().lock();
         if !shown.is_empty() {
             out.write_all(b"\r\x1b[K")?;
@@ -276,21 +276,21 @@ impl tracing_subscriber::fmt::MakeWriter<'_> for LineWriter {
 }
 
 fn show(line: &str) {
-    let mut shown = LINE.lock();
+    let mut shown = STATUS_LINE.lock();
     let mut out = io::stderr().lock();
     let _ = write!(out, "\r\x1b[K{line}").and_then(|()| out.flush());
     *shown = line.to_owned();
 }
 
 fn clear() {
-    let mut shown = LINE.lock();
+    let mut shown = STATUS_LINE.lock();
     if !std::mem::take(&mut *shown).is_empty() {
         let _ = write!(io::stderr(), "\r\x1b[K");
     }
 }
 
 /// The terminal's width; a full last column would wrap.
-fn columns() -> usize {
+fn terminal_width() -> usize {
     #[cfg(unix)]
     {
         let mut size = libc::winsize { ws_row: 0, ws_col: 0, ws_xpixel: 0, ws_ypixel: 0 };
@@ -311,10 +311,10 @@ fn tenths(n: f64) -> f64 {
 }
 
 /// What is on the last line of the terminal.
-static LINE: Mutex<String> = Mutex::new(String::new());
+static STATUS_LINE: Mutex<String> = Mutex::new(String::new());
 
 /// Seconds between status events in a log: enough to see a trend, not enough to fill a disk.
-const LOG_EVERY: u64 = 10;
+const LOG_INTERVAL: u64 = 10;
 
 #[cfg(test)]
 mod tests {
@@ -331,7 +331,7 @@ mod tests {
         stats.set_state(State::Live);
         let bounds = Bounds { duration: Duration::from_secs(1), bytes: 1 };
         let broadcast = Arc::new(Broadcast::new(Epoch(1), WallClock::from_micros(0), &[], bounds, stats.clone()));
-        let mut report = StatsSampler::new(stats, broadcast).sum_up();
+        let mut report = StatsSampler::new(stats, broadcast).summary();
         (report.seconds, report.fps, report.bitrate) = (61.0, 29.97, 2_345_678);
         assert_eq!(report.line(200), "live       01:01   30.0 fps   2.3 Mbit/s  queue 0  late 0  lost 0  rtt 12.3 ms");
         report.bitrate_target = Some(640_000);

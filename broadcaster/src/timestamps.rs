@@ -15,7 +15,7 @@ pub fn to_millis(ticks: i64, num: i32, den: i32) -> i64 {
 #[derive(Debug, Default)]
 pub struct TimestampNormalizer {
     last: Option<i64>,
-    nudged: u64,
+    adjusted: u64,
 }
 
 impl TimestampNormalizer {
@@ -24,14 +24,14 @@ impl TimestampNormalizer {
         let floor = self.last.map_or(0, |last| last + 1);
         let exact = dts >= floor;
         let dts = dts.max(floor);
-        self.nudged += u64::from(!exact);
+        self.adjusted += u64::from(!exact);
         self.last = Some(dts);
         (Timestamp::from_millis(dts), Timestamp::from_millis(pts.max(dts)))
     }
 
     /// How many units did not keep the DTS that they came with.
-    pub fn nudged(&self) -> u64 {
-        self.nudged
+    pub fn adjusted(&self) -> u64 {
+        self.adjusted
     }
 }
 
@@ -70,7 +70,7 @@ mod tests {
             .map(|(dts, pts)| (dts.as_millis(), pts.as_millis()))
             .collect();
         assert_eq!(out, [(0, 0), (1, 1), (2, 40), (40, 80), (41, 60), (80, 80)]);
-        assert_eq!(q.nudged(), 4);
+        assert_eq!(q.adjusted(), 4);
     }
 
     proptest! {
@@ -82,7 +82,7 @@ mod tests {
                 dts += step;
                 prop_assert_eq!(q.next(dts, dts + composition), (Timestamp::from_millis(dts), Timestamp::from_millis(dts + composition)));
             }
-            prop_assert_eq!(q.nudged(), 0);
+            prop_assert_eq!(q.adjusted(), 0);
         }
 
         #[test]

@@ -29,7 +29,7 @@ fn broadcast(stats: &Arc<Stats>) -> Arc<Broadcast> {
         b"\x01\x42\xc0\x0a\xff\xe1\x00\x09\x67\x42\xc0\x0a\xda\x7b\x01\x10\x00\x01\x00\x04\x68\xce\x0f\xc8",
     );
     let config = CodecConfig { codec: Codec::H264, record, format: Format::Video { width: 16, height: 16 } };
-    broadcast.declare(TrackId::VIDEO, config, Metadata::new());
+    broadcast.add_track(TrackId::VIDEO, config, Metadata::new());
     Arc::new(broadcast)
 }
 
@@ -74,7 +74,7 @@ async fn receive(publisher: &mut Publisher<TcpStream>, demuxer: &mut flv::Demuxe
 
 struct Run {
     publishing: tokio::task::JoinHandle<Result<(), Error>>,
-    hurry: watch::Sender<bool>,
+    abandon_reconnect: watch::Sender<bool>,
     stats: Arc<Stats>,
     broadcast: Arc<Broadcast>,
     listener: TcpListener,
@@ -87,7 +87,7 @@ async fn start() -> Run {
     let stats = Arc::new(Stats::default());
     let broadcast = broadcast(&stats);
     let log = tempfile::NamedTempFile::new().unwrap();
-    let (hurry, is_hurried) = watch::channel(false);
+    let (abandon_reconnect, should_abandon) = watch::channel(false);
     let publishing = RtmpPublisher {
         url,
         broadcast: broadcast.clone(),
@@ -96,9 +96,9 @@ async fn start() -> Run {
         unit_log: Some(UnitLog::create(log.path()).unwrap()),
         trace: None,
         connected: watch::channel(false).0,
-        hurry: is_hurried,
+        abandon_reconnect: should_abandon,
     };
-    Run { publishing: tokio::spawn(publishing.run()), hurry, stats, broadcast, listener, log }
+    Run { publishing: tokio::spawn(publishing.run()), abandon_reconnect, stats, broadcast, listener, log }
 }
 
 fn dts(pictures: std::ops::Range<i64>) -> Vec<i64> {
@@ -142,7 +142,7 @@ async fn a_restarted_server_gets_the_whole_window() {
     drop(first);
     let mut second = accept(&run.listener, None).await;
     assert_eq!(receive(&mut second, &mut flv::Demuxer::new(EPOCH), 30).await, dts(0..30));
-    run.hurry.send_replace(true);
+    run.abandon_reconnect.send_replace(true);
 }
 
 #[tokio::test]
@@ -154,7 +154,7 @@ async fn a_server_that_goes_down_politely_is_awaited() {
     first.close("NetConnection.Connect.Closed", "The server is going down. Come again.").await.unwrap();
     let mut second = accept(&run.listener, Some(0)).await;
     assert_eq!(receive(&mut second, &mut flv::Demuxer::new(EPOCH), 1).await, dts(1..2));
-    run.hurry.send_replace(true);
+    run.abandon_reconnect.send_replace(true);
 }
 
 #[tokio::test]
@@ -182,6 +182,6 @@ async fn leaving_does_not_wait_for_a_server_that_is_away() {
     let run = start().await;
     drop(run.listener);
     run.broadcast.end();
-    run.hurry.send_replace(true);
+    run.abandon_reconnect.send_replace(true);
     tokio::time::timeout(Duration::from_secs(5), run.publishing).await.unwrap().unwrap().unwrap();
 }

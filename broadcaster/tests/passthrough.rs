@@ -44,40 +44,45 @@ fn probe(path: &Path) -> Vec<(Option<i64>, i64)> {
 
 struct Played {
     broadcast: Arc<Broadcast>,
-    treatment: Option<TrackAction>,
+    action: Option<TrackAction>,
     stats: Arc<Stats>,
 }
 
 /// Plays a file whose timestamps are in order.
 fn play(path: &Path, options: &[&str], pictures: Option<usize>) -> Played {
     let played = play_any(path, options, pictures);
-    assert_eq!(played.stats.nudged.value(), 0, "no timestamp was moved");
+    assert_eq!(played.stats.timestamps_adjusted.value(), 0, "no timestamp was moved");
     played
 }
 
 /// Plays the file; for as many pictures if it loops.
 fn play_any(path: &Path, options: &[&str], pictures: Option<usize>) -> Played {
-    capture::start().unwrap();
+    capture::init().unwrap();
     let source = format!("file:{}", path.display());
     let command = ["broadcaster", "--source", &source, "rtmp://127.0.0.1/live/none"];
     let settings = Cli::try_parse_from(command.iter().chain(options)).unwrap().publish.settings().unwrap();
     let plan = FileProbe::open(path, true, &settings).unwrap();
-    let (stats, clock, stop) = (Arc::new(Stats::default()), BroadcastClock::start(), ShutdownSignal::default());
+    let (stats, clock, shutdown) = (Arc::new(Stats::default()), BroadcastClock::start(), ShutdownSignal::default());
     let expected = [TrackId::VIDEO, TrackId::AUDIO];
     let broadcast = Arc::new(Broadcast::new(Epoch(1), clock.zero(), &expected, settings.window, stats.clone()));
-    let studio =
-        CaptureContext { settings: settings.into(), clock, broadcast: broadcast.clone(), stats: stats.clone(), stop };
+    let context = CaptureContext {
+        settings: settings.into(),
+        clock,
+        broadcast: broadcast.clone(),
+        stats: stats.clone(),
+        shutdown,
+    };
     std::thread::scope(|scope| {
-        let playing = scope.spawn(|| file::run(&studio, &plan, &Arc::new(DropOldestQueue::new(1))));
+        let playing = scope.spawn(|| file::run(&context, &plan, &Arc::new(DropOldestQueue::new(1))));
         if let Some(pictures) = pictures {
             while stats.pictures.value() < pictures as u64 && !playing.is_finished() {
                 std::thread::yield_now();
             }
-            studio.stop.stop();
+            context.shutdown.trigger();
         }
         playing.join().unwrap().unwrap();
     });
-    Played { broadcast, treatment: plan.video(), stats }
+    Played { broadcast, action: plan.video(), stats }
 }
 
 fn pictures(broadcast: &Broadcast) -> Vec<(i64, i64)> {
@@ -102,8 +107,8 @@ fn timestamps_are_the_files() {
         let path = directory.path().join(format!("b-frames.{container}"));
         make(&path, &X264);
         let expected = probe(&path);
-        let Played { broadcast, treatment, .. } = play(&path, &[], None);
-        assert_eq!(treatment, Some(TrackAction::Passthrough), "{container}");
+        let Played { broadcast, action, .. } = play(&path, &[], None);
+        assert_eq!(action, Some(TrackAction::Passthrough), "{container}");
         let got = pictures(&broadcast);
         assert_eq!(got.len(), expected.len(), "{container}");
         let shift = got[0].1 - expected[0].1;
@@ -145,7 +150,7 @@ fn a_clock_that_jumps_moves_no_unit() {
         std::fs::write(&path, joined).unwrap();
         let Played { broadcast, stats, .. } = play_any(&path, &[], None);
         // Sound that overlaps at a joint is moved by a few milliseconds.
-        assert!(stats.nudged.value() <= 6, "{name}: {}", stats.nudged.value());
+        assert!(stats.timestamps_adjusted.value() <= 6, "{name}: {}", stats.timestamps_adjusted.value());
         let got = pictures(&broadcast);
         assert_eq!(got.len(), 75, "{name}");
         let sound = played(&broadcast, TrackId::AUDIO);
@@ -162,7 +167,7 @@ fn a_wish_is_a_wish_to_reencode() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("wish.mp4");
     make(&path, &X264);
-    capture::start().unwrap();
+    capture::init().unwrap();
     let (copy, reencode) = (Some(TrackAction::Passthrough), Some(TrackAction::Reencode));
     for (options, expected) in [
         (&[][..], (copy, copy)),
@@ -185,20 +190,21 @@ fn the_last_pictures_of_a_decoder_are_paced() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("reordered.mp4");
     make(&path, &X264);
-    capture::start().unwrap();
+    capture::init().unwrap();
     let source = format!("file:{}", path.display());
     let command = ["broadcaster", "--source", &source, "--gop", "1s", "rtmp://127.0.0.1/live/none"];
     let settings = Cli::try_parse_from(command).unwrap().publish.settings().unwrap();
     let plan = FileProbe::open(&path, false, &settings).unwrap();
     let (stats, clock) = (Arc::new(Stats::default()), BroadcastClock::start());
     let broadcast = Arc::new(Broadcast::new(Epoch(1), clock.zero(), &[], settings.window, stats.clone()));
-    let studio = CaptureContext { settings: settings.into(), clock, broadcast, stats, stop: ShutdownSignal::default() };
+    let context =
+        CaptureContext { settings: settings.into(), clock, broadcast, stats, shutdown: ShutdownSignal::default() };
     let queue = Arc::new(DropOldestQueue::<capture::Picture>::new(100));
     let early = std::thread::scope(|scope| {
         let early = scope.spawn(|| {
-            std::iter::from_fn(|| queue.take()).map(|picture| picture.captured - clock.now()).collect::<Vec<_>>()
+            std::iter::from_fn(|| queue.pop()).map(|picture| picture.captured - clock.now()).collect::<Vec<_>>()
         });
-        file::run(&studio, &plan, &queue).unwrap();
+        file::run(&context, &plan, &queue).unwrap();
         queue.close();
         early.join().unwrap()
     });
@@ -232,8 +238,8 @@ fn many_codecs_pass_through() {
     ] {
         let path = directory.path().join(name);
         make(&path, options);
-        let Played { broadcast, treatment, .. } = play(&path, &[], None);
-        assert_eq!(treatment, Some(TrackAction::Passthrough), "{name}");
+        let Played { broadcast, action, .. } = play(&path, &[], None);
+        assert_eq!(action, Some(TrackAction::Passthrough), "{name}");
         let catalog = broadcast.catalog();
         assert_eq!(catalog.video().map(|track| track.config.codec), Some(video), "{name}");
         assert_eq!(catalog.audio().map(|track| track.config.codec), Some(audio), "{name}");
@@ -246,8 +252,8 @@ fn a_rate_below_the_files_is_kept() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("rate.mp4");
     make(&path, &X264);
-    let Played { treatment, stats, .. } = play(&path, &["--fps", "10"], None);
-    assert_eq!(treatment, Some(TrackAction::Reencode));
+    let Played { action, stats, .. } = play(&path, &["--fps", "10"], None);
+    assert_eq!(action, Some(TrackAction::Reencode));
     // Nobody takes them, so that all but the last one make room for another.
     assert_eq!((stats.captured.value(), stats.late.value() + 1), (25, 10));
 }
@@ -262,7 +268,7 @@ fn what_can_not_be_streamed_is_reencoded() {
         let all = ["broadcaster", "--source", &source, "rtmp://127.0.0.1/live/none"];
         Cli::try_parse_from(all.iter().chain(options)).unwrap().publish.settings().unwrap()
     };
-    capture::start().unwrap();
+    capture::init().unwrap();
     let plan = FileProbe::open(&path, true, &command(&[])).unwrap();
     assert_eq!((plan.video(), plan.audio()), (Some(TrackAction::Reencode), Some(TrackAction::Reencode)));
     let error = FileProbe::open(&path, true, &command(&["--encoder", "copy"])).unwrap_err();

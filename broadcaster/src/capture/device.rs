@@ -8,7 +8,7 @@ use media::TrackId;
 
 use super::frame_rate_limit::FrameRateLimit;
 use super::input::{self, InputSpec, ReadError};
-use super::{CaptureContext, DropOldestQueue, Picture, Sound, devices, keep_trying};
+use super::{CaptureContext, DropOldestQueue, Picture, Sound, devices, run_with_retry};
 use crate::encode::audio::AudioEncoding;
 
 /// Why a device gives nothing.
@@ -40,39 +40,39 @@ pub enum Error {
 }
 
 /// Captures pictures from a camera or screen until told to stop.
-pub fn run_pictures(studio: &CaptureContext, device: &devices::VideoDevice, pictures: &Arc<DropOldestQueue<Picture>>) {
-    let mut ceiling = FrameRateLimit::new(studio.settings.video.fps);
-    keep_trying(studio, &device.name, TrackId::VIDEO, |works| {
+pub fn run_video(context: &CaptureContext, device: &devices::VideoDevice, pictures: &Arc<DropOldestQueue<Picture>>) {
+    let mut frame_rate_limit = FrameRateLimit::new(context.settings.video.fps);
+    run_with_retry(context, &device.name, TrackId::VIDEO, |on_working| {
         // A camera that comes back may have other modes, or another number.
-        let location = device.location(studio.settings.video.size, studio.settings.video.fps);
-        read_pictures(studio, device, &location, &mut ceiling, pictures, works)
+        let spec = device.input_spec(context.settings.video.size, context.settings.video.fps);
+        read_video(context, device, &spec, &mut frame_rate_limit, pictures, on_working)
     });
 }
 
-fn read_pictures(
-    studio: &CaptureContext,
+fn read_video(
+    context: &CaptureContext,
     device: &devices::VideoDevice,
-    location: &InputSpec,
-    ceiling: &mut FrameRateLimit,
+    spec: &InputSpec,
+    frame_rate_limit: &mut FrameRateLimit,
     pictures: &Arc<DropOldestQueue<Picture>>,
-    works: &mut dyn FnMut(),
+    on_working: &mut dyn FnMut(),
 ) -> Result<(), Error> {
-    tracing::debug!(url = %location.url, options = ?location.options, "opening");
-    let mut input = open(location, &device.name, studio)?;
+    tracing::debug!(url = %spec.url, options = ?spec.options, "opening");
+    let mut input = open(spec, &device.name, context)?;
     let (index, parameters, time_base) = input::best(&input, Type::Video).ok_or(Error::NoStream("pictures"))?;
     let fps = input.stream(index).and_then(|s| input::rate(s.avg_frame_rate()).or(input::rate(s.rate())));
     let fps = fps.filter(|fps| *fps <= 1000.0);
     let mut decoder = input::video_decoder(parameters).map_err(Error::Decode)?;
     tracing::info!(device = %device.name, width = decoder.width(), height = decoder.height(), fps, "capturing pictures");
     let mut packet = Packet::empty();
-    while input::read(&mut input, &mut packet, &studio.stop)? {
+    while input::read(&mut input, &mut packet, &context.shutdown)? {
         if packet.stream() != index {
             continue;
         }
         let stamp = packet.pts().map(|pts| crate::capture::file::micros(pts, time_base));
-        let captured = studio.clock.at_stamp(stamp);
-        studio.stats.captured.increment();
-        if !ceiling.admits(captured) {
+        let captured = context.clock.at_device_timestamp(stamp);
+        context.stats.captured.increment();
+        if !frame_rate_limit.admits(captured) {
             continue;
         }
         // A picture that is damaged on the wire, as cheap cameras' first ones are, is no reason to give up.
@@ -81,19 +81,21 @@ fn read_pictures(
         }
         let mut frame = frame::Video::empty();
         while decoder.receive_frame(&mut frame).is_ok() {
-            works();
+            on_working();
             let frame =
                 input::in_memory(std::mem::replace(&mut frame, frame::Video::empty())).map_err(Error::Decode)?;
-            studio.stats.late.add(pictures.put(Picture { frame, captured, fps }));
+            context.stats.late.add(pictures.push(Picture { frame, captured, fps }));
         }
     }
     Ok(())
 }
 
 /// Captures and encodes sound from a microphone until told to stop.
-pub fn run_sound(studio: &CaptureContext, device: &devices::AudioDevice) {
+pub fn run_audio(context: &CaptureContext, device: &devices::AudioDevice) {
     let mut encoding = None;
-    keep_trying(studio, &device.name, TrackId::AUDIO, |works| read_sound(studio, device, &mut encoding, works));
+    run_with_retry(context, &device.name, TrackId::AUDIO, |on_working| {
+        read_audio(context, device, &mut encoding, on_working)
+    });
     if let Some(mut encoding) = encoding
         && let Err(error) = AudioEncoding::finish(&mut encoding)
     {
@@ -101,14 +103,14 @@ pub fn run_sound(studio: &CaptureContext, device: &devices::AudioDevice) {
     }
 }
 
-fn read_sound(
-    studio: &CaptureContext,
+fn read_audio(
+    context: &CaptureContext,
     device: &devices::AudioDevice,
     encoding: &mut Option<AudioEncoding>,
-    works: &mut dyn FnMut(),
+    on_working: &mut dyn FnMut(),
 ) -> Result<(), Error> {
     let mut tried = None;
-    let opened = device.locations().into_iter().find_map(|location| match open(&location, &device.name, studio) {
+    let opened = device.input_specs().into_iter().find_map(|spec| match open(&spec, &device.name, context) {
         Ok(input) => Some(input),
         Err(error) => {
             tried = Some(error);
@@ -125,18 +127,18 @@ fn read_sound(
     tracing::info!(device = %device.name, sample_rate = decoder.rate(), channels = decoder.channels(), "capturing sound");
     let encoding = match encoding {
         Some(encoding) => encoding,
-        None => encoding.insert(AudioEncoding::open(studio.settings.sound, studio.broadcast.clone())?),
+        None => encoding.insert(AudioEncoding::open(context.settings.sound, context.broadcast.clone())?),
     };
     let mut packet = Packet::empty();
-    while input::read(&mut input, &mut packet, &studio.stop)? {
+    while input::read(&mut input, &mut packet, &context.shutdown)? {
         if packet.stream() != index || decoder.send_packet(&packet).is_err() {
             continue;
         }
         let stamp = packet.pts().map(|pts| crate::capture::file::micros(pts, time_base));
-        let mut captured = studio.clock.at_stamp(stamp);
+        let mut captured = context.clock.at_device_timestamp(stamp);
         let mut frame = frame::Audio::empty();
         while decoder.receive_frame(&mut frame).is_ok() {
-            works();
+            on_working();
             let samples = frame.samples() as i64;
             let rate = i64::from(decoder.rate().max(1));
             encoding.encode(Sound { frame: std::mem::replace(&mut frame, frame::Audio::empty()), captured })?;
@@ -147,15 +149,15 @@ fn read_sound(
 }
 
 fn open(
-    location: &InputSpec,
+    spec: &InputSpec,
     device: &str,
-    studio: &CaptureContext,
+    context: &CaptureContext,
 ) -> Result<ffmpeg_next::format::context::Input, Error> {
-    input::open(location, &studio.stop).map_err(|source| {
+    input::open(spec, &context.shutdown).map_err(|source| {
         let hint = match source {
             ffmpeg_next::Error::Other { errno: ffmpeg_next::error::EBUSY } => ": another program uses it",
             ffmpeg_next::Error::Other { errno: ffmpeg_next::error::EACCES | ffmpeg_next::error::EPERM }
-                if location.format == Some("kmsgrab") =>
+                if spec.format == Some("kmsgrab") =>
             {
                 ": reading the screen from the graphics card takes root or CAP_SYS_ADMIN"
             }
@@ -163,7 +165,7 @@ fn open(
                 ": is this user in the groups `video` and `audio`?"
             }
             ffmpeg_next::Error::Other { errno: ffmpeg_next::error::ENOENT | ffmpeg_next::error::ENODEV }
-                if location.format == Some("kmsgrab") =>
+                if spec.format == Some("kmsgrab") =>
             {
                 ": is there such a card in /dev/dri?"
             }

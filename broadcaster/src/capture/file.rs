@@ -1,8 +1,8 @@
 //! A media file in real time: packets pass through untouched where their codecs can be streamed, else they are re-encoded.
 //!
-//! Packets leave when their DTS is due. A loop goes on where the file ended: the shift from the file's clock to the
+//! Packets leave when their DTS is due. A loop goes on where the file ended: the offset from the file's clock to the
 //! broadcast's is whole milliseconds, so that PTS and DTS keep their distances exactly. Where the file's own clock jumps, as
-//! in recordings that were joined, the shift changes so that the broadcast's does not: see [`timestamp_offset`].
+//! in recordings that were joined, the offset changes so that the broadcast's does not: see [`timestamp_offset`].
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -79,14 +79,14 @@ impl FileProbe {
     pub fn open(path: &Path, with_sound: bool, settings: &crate::config::BroadcastSettings) -> Result<Self, Error> {
         let input = open(path, &Default::default())?;
         let copy = settings.video.encoder == EncoderChoice::Copy;
-        let treat = |kind: Type| -> Result<Option<TrackAction>, Error> {
+        let action_for = |kind: Type| -> Result<Option<TrackAction>, Error> {
             let Some((_, parameters, _)) = input::best(&input, kind) else { return Ok(None) };
             let id = parameters.id();
             let codec = codec_of(id)
                 .filter(|codec| Bitstream::new(*codec, extradata(&parameters), format_of(&parameters, kind)).is_ok());
             let reencode = match kind {
-                Type::Video => settings.video.wants_reencode() || settings.burn_in == Some(true),
-                _ => codec.is_some_and(|codec| settings.sound.wants_reencode(codec)),
+                Type::Video => settings.video.requires_reencode() || settings.burn_in == Some(true),
+                _ => codec.is_some_and(|codec| settings.sound.requires_reencode(codec)),
             };
             match codec.is_some() && !reencode {
                 true => Ok(Some(TrackAction::Passthrough)),
@@ -99,8 +99,8 @@ impl FileProbe {
         let has_pictures = input.streams().best(Type::Video).is_some_and(|stream| {
             !stream.disposition().contains(ffmpeg_next::format::stream::Disposition::ATTACHED_PIC)
         });
-        let video = if has_pictures { treat(Type::Video)? } else { None };
-        let audio = if with_sound { treat(Type::Audio)? } else { None };
+        let video = if has_pictures { action_for(Type::Video)? } else { None };
+        let audio = if with_sound { action_for(Type::Audio)? } else { None };
         if video.is_none() && audio.is_none() {
             return Err(Error::Empty(path.to_owned()));
         }
@@ -120,18 +120,18 @@ impl FileProbe {
 }
 
 /// Plays the file until it ends, or again and again, or until told to stop. Pictures to re-encode go to `pictures`.
-pub fn run(studio: &CaptureContext, plan: &FileProbe, pictures: &Arc<DropOldestQueue<Picture>>) -> Result<(), Error> {
+pub fn run(context: &CaptureContext, plan: &FileProbe, pictures: &Arc<DropOldestQueue<Picture>>) -> Result<(), Error> {
     let mut player = FilePlayback {
-        studio,
+        context,
         plan,
         pictures,
-        ceiling: FrameRateLimit::new(studio.settings.video.fps),
-        shifts: TimestampOffsets::default(),
+        frame_rate_limit: FrameRateLimit::new(context.settings.video.fps),
+        offsets: TimestampOffsets::default(),
         sound: None,
     };
     loop {
         let goes_on = player.play_once()?;
-        if !goes_on || !studio.settings.looped {
+        if !goes_on || !context.settings.looped {
             break;
         }
         player.rewind()?;
@@ -143,11 +143,11 @@ pub fn run(studio: &CaptureContext, plan: &FileProbe, pictures: &Arc<DropOldestQ
 }
 
 struct FilePlayback<'a> {
-    studio: &'a CaptureContext,
+    context: &'a CaptureContext,
     plan: &'a FileProbe,
     pictures: &'a Arc<DropOldestQueue<Picture>>,
-    ceiling: FrameRateLimit,
-    shifts: TimestampOffsets,
+    frame_rate_limit: FrameRateLimit,
+    offsets: TimestampOffsets,
     sound: Option<AudioEncoding>,
 }
 
@@ -155,11 +155,11 @@ struct FilePlayback<'a> {
 struct Stream {
     track: TrackId,
     time_base: Rational,
-    way: TrackOutput,
+    output: TrackOutput,
     /// Whether a random access point was seen: nothing before it can be decoded.
     joined: bool,
     times: DecodingTimes<Packet>,
-    shift: timestamp_offset::TrackOffset,
+    offset: timestamp_offset::TrackOffset,
     about: Metadata,
     fps: Option<f64>,
 }
@@ -181,7 +181,7 @@ impl Stream {
 }
 
 enum TrackOutput {
-    Passthrough { bitstream: Bitstream, declared: bool },
+    Passthrough { bitstream: Bitstream, announced: bool },
     DecodeVideo(decoder::Video),
     DecodeAudio(decoder::Audio),
 }
@@ -189,7 +189,7 @@ enum TrackOutput {
 impl FilePlayback<'_> {
     /// Returns whether to go on.
     fn play_once(&mut self) -> Result<bool, Error> {
-        let mut input = open(&self.plan.path, &self.studio.stop)?;
+        let mut input = open(&self.plan.path, &self.context.shutdown)?;
         let mut streams = self.streams(&input)?;
         loop {
             let mut packet = Packet::empty();
@@ -215,60 +215,60 @@ impl FilePlayback<'_> {
             }
             self.flush(stream)?;
         }
-        Ok(!self.studio.stop.is_stopped())
+        Ok(!self.context.shutdown.is_triggered())
     }
 
     fn streams(&self, input: &Input) -> Result<BTreeMap<usize, Stream>, Error> {
         let mut streams = BTreeMap::new();
-        for (kind, track, treatment) in
+        for (kind, track, action) in
             [(Type::Video, TrackId::VIDEO, self.plan.video), (Type::Audio, TrackId::AUDIO, self.plan.audio)]
         {
-            let (Some(treatment), Some((index, parameters, time_base))) = (treatment, input::best(input, kind)) else {
+            let (Some(action), Some((index, parameters, time_base))) = (action, input::best(input, kind)) else {
                 continue;
             };
             let fps = input.stream(index).and_then(|s| input::rate(s.avg_frame_rate()).or(input::rate(s.rate())));
             let about = about(kind, fps, parameters.bit_rate());
-            let way = match (treatment, kind) {
+            let output = match (action, kind) {
                 (TrackAction::Passthrough, _) => {
                     let codec = codec_of(parameters.id()).ok_or(ffmpeg_next::Error::DecoderNotFound)?;
                     let bitstream = Bitstream::new(codec, extradata(&parameters), format_of(&parameters, kind))
                         .map_err(|_| ffmpeg_next::Error::InvalidData)?;
-                    TrackOutput::Passthrough { bitstream, declared: false }
+                    TrackOutput::Passthrough { bitstream, announced: false }
                 }
                 (TrackAction::Reencode, Type::Video) => TrackOutput::DecodeVideo(input::video_decoder(parameters)?),
                 (TrackAction::Reencode, _) => TrackOutput::DecodeAudio(input::audio_decoder(parameters)?),
             };
             let joined = kind == Type::Audio;
             let times = DecodingTimes::new(fps.map_or(1, |fps| (1000.0 / fps) as i64));
-            let shift = timestamp_offset::TrackOffset::default();
-            streams.insert(index, Stream { track, time_base, way, joined, times, shift, about, fps });
+            let offset = timestamp_offset::TrackOffset::default();
+            streams.insert(index, Stream { track, time_base, output, joined, times, offset, about, fps });
         }
         Ok(streams)
     }
 
-    /// Waits until the packet is due and sends it on its way. Returns whether to go on.
+    /// Waits until the packet is due and processes it. Returns whether to go on.
     fn packet(&mut self, stream: &mut Stream, mut packet: Packet, dts: i64) -> Result<bool, Error> {
-        if !stream.joined && matches!(stream.way, TrackOutput::Passthrough { .. }) && !packet.is_key() {
+        if !stream.joined && matches!(stream.output, TrackOutput::Passthrough { .. }) && !packet.is_key() {
             return Ok(true);
         }
         stream.joined = true;
         let pts = packet.pts().map_or(dts, |ticks| stream.millis(ticks));
         // The first picture is captured now: its DTS may lie before that.
-        let now = self.studio.clock.now() / 1000;
+        let now = self.context.clock.now() / 1000;
         let duration = stream.millis(packet.duration()).max(1);
-        let shifted = self.shifts.next(&mut stream.shift, dts, duration, || (now - pts).max(-dts));
-        if let Some(jump) = shifted.jump {
+        let packet_offset = self.offsets.next(&mut stream.offset, dts, duration, || (now - pts).max(-dts));
+        if let Some(jump) = packet_offset.jump {
             tracing::info!(track = %stream.track, dts, jump_ms = jump, "the file's clock jumps; the broadcast's goes on");
         }
-        let shift = shifted.shift;
-        if !self.studio.stop.sleep(self.studio.clock.until((dts + shift) * 1000)) {
+        let offset = packet_offset.offset;
+        if !self.context.shutdown.sleep(self.context.clock.until((dts + offset) * 1000)) {
             return Ok(false);
         }
         if stream.track.is_video() {
-            self.studio.stats.captured.increment();
+            self.context.stats.captured.increment();
         }
-        match &mut stream.way {
-            TrackOutput::Passthrough { bitstream, declared } => {
+        match &mut stream.output {
+            TrackOutput::Passthrough { bitstream, announced } => {
                 let unit = match bitstream.unit(packet.data().unwrap_or_default(), packet.is_key()) {
                     Ok(unit) => unit,
                     Err(error) => {
@@ -276,65 +276,65 @@ impl FilePlayback<'_> {
                         return Ok(true);
                     }
                 };
-                if let Some(config) = bitstream.config().filter(|_| unit.reconfigured || !*declared) {
-                    *declared = true;
+                if let Some(config) = bitstream.config().filter(|_| unit.reconfigured || !*announced) {
+                    *announced = true;
                     tracing::info!(track = %stream.track, codec = config.codec.name(), format = ?config.format, "passing through");
-                    self.studio.broadcast.declare(stream.track, config.clone(), stream.about.clone());
+                    self.context.broadcast.add_track(stream.track, config.clone(), stream.about.clone());
                 }
                 if !unit.payload.is_empty() {
                     let random_access = packet.is_key() || !stream.track.is_video();
-                    self.studio.broadcast.push(stream.track, dts + shift, pts + shift, random_access, unit.payload);
+                    self.context.broadcast.push(stream.track, dts + offset, pts + offset, random_access, unit.payload);
                 }
             }
             TrackOutput::DecodeVideo(decoder) => {
-                retime(&mut packet, stream.time_base, shift);
+                retime(&mut packet, stream.time_base, offset);
                 // A damaged packet is the decoder's to conceal.
                 let _ = decoder.send_packet(&packet);
-                self.drain_pictures(decoder, stream.fps, false);
+                self.drain_video(decoder, stream.fps, false);
             }
             TrackOutput::DecodeAudio(decoder) => {
-                retime(&mut packet, stream.time_base, shift);
+                retime(&mut packet, stream.time_base, offset);
                 let _ = decoder.send_packet(&packet);
-                drain_sound(self.studio, &mut self.sound, decoder)?;
+                drain_audio(self.context, &mut self.sound, decoder)?;
             }
         }
         Ok(true)
     }
 
     fn flush(&mut self, stream: &mut Stream) -> Result<(), Error> {
-        match &mut stream.way {
+        match &mut stream.output {
             TrackOutput::Passthrough { .. } => {}
             TrackOutput::DecodeVideo(decoder) => {
                 let _ = decoder.send_eof();
-                self.drain_pictures(decoder, stream.fps, true);
+                self.drain_video(decoder, stream.fps, true);
             }
             TrackOutput::DecodeAudio(decoder) => {
                 let _ = decoder.send_eof();
-                drain_sound(self.studio, &mut self.sound, decoder)?;
+                drain_audio(self.context, &mut self.sound, decoder)?;
             }
         }
         Ok(())
     }
 
     /// Hands on what the decoder has ready; `paced` waits until each picture is due, since no packet paces the last ones.
-    fn drain_pictures(&mut self, decoder: &mut decoder::Video, fps: Option<f64>, paced: bool) {
+    fn drain_video(&mut self, decoder: &mut decoder::Video, fps: Option<f64>, paced: bool) {
         let mut frame = frame::Video::empty();
         while decoder.receive_frame(&mut frame).is_ok() {
             let Some(captured) = frame.timestamp() else { continue };
-            if paced && !self.studio.stop.sleep(self.studio.clock.until(captured)) {
+            if paced && !self.context.shutdown.sleep(self.context.clock.until(captured)) {
                 return;
             }
-            if !self.ceiling.admits(captured) {
+            if !self.frame_rate_limit.admits(captured) {
                 continue;
             }
             let frame = std::mem::replace(&mut frame, frame::Video::empty());
-            self.studio.stats.late.add(self.pictures.put(Picture { frame, captured, fps }));
+            self.context.stats.late.add(self.pictures.push(Picture { frame, captured, fps }));
         }
     }
 
     /// The next round starts where this one ended.
     fn rewind(&mut self) -> Result<(), Error> {
-        let length = self.shifts.rewind();
+        let length = self.offsets.rewind();
         if length < SHORTEST_LOOP {
             return Err(Error::NoLength(self.plan.path.clone()));
         }
@@ -343,17 +343,17 @@ impl FilePlayback<'_> {
     }
 }
 
-/// Puts a packet on the broadcast's clock in microseconds, so that what its decoder gives out later needs no shift any more.
-fn retime(packet: &mut Packet, time_base: Rational, shift: i64) {
+/// Puts a packet on the broadcast's clock in microseconds, so that what its decoder gives out later needs no offset any more.
+fn retime(packet: &mut Packet, time_base: Rational, offset: i64) {
     let (pts, dts) = (packet.pts(), packet.dts());
-    let retimed = |ticks: i64| micros(ticks, time_base).saturating_add(shift * 1000);
+    let retimed = |ticks: i64| micros(ticks, time_base).saturating_add(offset * 1000);
     packet.set_pts(pts.map(retimed));
     packet.set_dts(dts.map(retimed));
     packet.set_duration(micros(packet.duration(), time_base));
 }
 
-fn drain_sound(
-    studio: &CaptureContext,
+fn drain_audio(
+    context: &CaptureContext,
     encoding: &mut Option<AudioEncoding>,
     decoder: &mut decoder::Audio,
 ) -> Result<(), Error> {
@@ -362,7 +362,7 @@ fn drain_sound(
         let Some(captured) = frame.timestamp() else { continue };
         let encoding = match encoding {
             Some(encoding) => encoding,
-            None => encoding.insert(AudioEncoding::open(studio.settings.sound, studio.broadcast.clone())?),
+            None => encoding.insert(AudioEncoding::open(context.settings.sound, context.broadcast.clone())?),
         };
         encoding.encode(Sound { frame: std::mem::replace(&mut frame, frame::Audio::empty()), captured })?;
     }
@@ -378,12 +378,12 @@ fn about(kind: Type, fps: Option<f64>, bitrate: i64) -> Metadata {
     numbers.into_iter().chain(bitrate).map(|(key, number)| (key.to_owned(), Value::Number(number))).collect()
 }
 
-fn open(path: &Path, stop: &crate::shutdown::ShutdownSignal) -> Result<Input, Error> {
+fn open(path: &Path, shutdown: &crate::shutdown::ShutdownSignal) -> Result<Input, Error> {
     let failed = |source| Error::Open { path: path.to_owned(), source };
     let text = path.to_str().ok_or_else(|| failed(ffmpeg_next::Error::InvalidData))?;
     // FFmpeg would take `a:b.mp4` for a protocol.
     let url = format!("file:{text}");
-    input::open(&InputSpec { format: None, url, options: Vec::new() }, stop).map_err(failed)
+    input::open(&InputSpec { format: None, url, options: Vec::new() }, shutdown).map_err(failed)
 }
 
 /// Ticks in microseconds.

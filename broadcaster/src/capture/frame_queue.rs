@@ -27,23 +27,23 @@ impl<T> DropOldestQueue<T> {
         Self { state: Mutex::new(inner), filled: Condvar::new(), capacity: capacity.max(1) }
     }
 
-    /// Adds `item`. Returns how many it displaced: 0 or 1.
-    pub fn put(&self, item: T) -> u64 {
+    /// Adds `item`. Returns how many it dropped: 0 or 1.
+    pub fn push(&self, item: T) -> u64 {
         let mut inner = self.state.lock();
         if inner.closed {
             return 0;
         }
-        let displaced = inner.waiting.len() >= self.capacity;
-        if displaced {
+        let dropped = inner.waiting.len() >= self.capacity;
+        if dropped {
             inner.waiting.pop_front();
         }
         inner.waiting.push_back(item);
         self.filled.notify_one();
-        u64::from(displaced)
+        u64::from(dropped)
     }
 
     /// Waits for an item; `None` once the queue is closed and empty.
-    pub fn take(&self) -> Option<T> {
+    pub fn pop(&self) -> Option<T> {
         let mut inner = self.state.lock();
         loop {
             if let Some(item) = inner.waiting.pop_front() {
@@ -70,19 +70,19 @@ mod tests {
     #[test]
     fn the_newest_wins() {
         let queue = DropOldestQueue::new(2);
-        assert_eq!([1, 2, 3, 4].map(|n| queue.put(n)), [0, 0, 1, 1]);
-        assert_eq!((queue.take(), queue.take()), (Some(3), Some(4)));
-        queue.put(5);
+        assert_eq!([1, 2, 3, 4].map(|n| queue.push(n)), [0, 0, 1, 1]);
+        assert_eq!((queue.pop(), queue.pop()), (Some(3), Some(4)));
+        queue.push(5);
         queue.close();
-        assert_eq!(queue.put(6), 0);
-        assert_eq!((queue.take(), queue.take()), (Some(5), None));
+        assert_eq!(queue.push(6), 0);
+        assert_eq!((queue.pop(), queue.pop()), (Some(5), None));
     }
 
     #[test]
     fn closing_wakes_the_taker() {
         let queue = DropOldestQueue::<u8>::new(1);
         std::thread::scope(|scope| {
-            let taker = scope.spawn(|| queue.take());
+            let taker = scope.spawn(|| queue.pop());
             queue.close();
             assert_eq!(taker.join().ok().flatten(), None);
         });

@@ -1,4 +1,4 @@
-//! A ceiling on the picture rate. Pure.
+//! A limit on the picture rate. Pure.
 
 /// Lets pictures through at no more than a given rate, keeping the spacing even.
 #[derive(Debug)]
@@ -8,7 +8,7 @@ pub(super) struct FrameRateLimit {
 }
 
 impl FrameRateLimit {
-    /// A ceiling of `fps`; none means to let everything through.
+    /// A limit of `fps`; none means to let everything through.
     pub(super) fn new(fps: Option<f64>) -> Self {
         let interval = fps.filter(|fps| *fps > 0.0).map(|fps| (1_000_000.0 / fps).round() as i64);
         Self { interval, next: None }
@@ -33,8 +33,8 @@ mod tests {
 
     #[track_caller]
     fn check(fps: Option<f64>, source_interval: i64, jitter: [i64; 3], pictures: i64, expected: usize) {
-        let mut ceiling = FrameRateLimit::new(fps);
-        let admitted = (0..pictures).filter(|n| ceiling.admits(n * source_interval + jitter[*n as usize % 3])).count();
+        let mut limit = FrameRateLimit::new(fps);
+        let admitted = (0..pictures).filter(|n| limit.admits(n * source_interval + jitter[*n as usize % 3])).count();
         assert_eq!(admitted, expected, "{fps:?} of {source_interval} µs");
     }
 

@@ -24,11 +24,11 @@ pub(crate) struct InputSpec {
 }
 
 /// Opens a file or device. Devices are not probed for what their driver already said: probing buffers stale pictures.
-pub(crate) fn open(location: &InputSpec, stop: &ShutdownSignal) -> Result<Input, Error> {
-    let url = CString::new(location.url.as_str()).map_err(|_| Error::Other { errno: ffmpeg_next::error::EINVAL })?;
-    let is_device = location.format.is_some();
+pub(crate) fn open(spec: &InputSpec, shutdown: &ShutdownSignal) -> Result<Input, Error> {
+    let url = CString::new(spec.url.as_str()).map_err(|_| Error::Other { errno: ffmpeg_next::error::EINVAL })?;
+    let is_device = spec.format.is_some();
     let mut format = ptr::null();
-    if let Some(name) = location.format {
+    if let Some(name) = spec.format {
         let name = CString::new(name).map_err(|_| Error::DemuxerNotFound)?;
         // SAFETY: a NUL-terminated name.
         format = unsafe { ffi::av_find_input_format(name.as_ptr()) };
@@ -37,11 +37,11 @@ pub(crate) fn open(location: &InputSpec, stop: &ShutdownSignal) -> Result<Input,
         }
     }
     let mut options = Dictionary::new();
-    for (key, value) in &location.options {
+    for (key, value) in &spec.options {
         options.set(key, value);
     }
-    let stop = stop.clone();
-    let interrupt = interrupt::new(Box::new(move || stop.is_stopped()));
+    let shutdown = shutdown.clone();
+    let interrupt = interrupt::new(Box::new(move || shutdown.is_triggered()));
     // SAFETY: `context` is allocated here and freed by FFmpeg if it does not open; the guard of the interrupt outlives it
     // within `Input`; the dictionary is handed over and taken back.
     unsafe {
@@ -71,22 +71,22 @@ pub(crate) fn open(location: &InputSpec, stop: &ShutdownSignal) -> Result<Input,
 }
 
 /// Reads the next packet of a device. `Ok(false)` means to stop.
-pub(crate) fn read(input: &mut Input, packet: &mut Packet, stop: &ShutdownSignal) -> Result<bool, ReadError> {
-    let deadline = Instant::now() + SILENCE;
+pub(crate) fn read(input: &mut Input, packet: &mut Packet, shutdown: &ShutdownSignal) -> Result<bool, ReadError> {
+    let deadline = Instant::now() + READ_TIMEOUT;
     loop {
         match packet.read(input) {
-            Ok(()) => return Ok(!stop.is_stopped()),
+            Ok(()) => return Ok(!shutdown.is_triggered()),
             Err(Error::Exit) => return Ok(false),
             Err(Error::InvalidData) => {}
             Err(Error::Other { errno: ffmpeg_next::error::EAGAIN }) => {
-                if !stop.sleep(POLL) {
+                if !shutdown.sleep(POLL_INTERVAL) {
                     return Ok(false);
                 }
             }
             Err(error) => return Err(ReadError::Device(error)),
         }
         if Instant::now() > deadline {
-            return Err(ReadError::Silent);
+            return Err(ReadError::TimedOut);
         }
     }
 }
@@ -99,8 +99,8 @@ pub enum ReadError {
     #[error("{0}")]
     Device(#[from] Error),
     /// It says nothing at all.
-    #[error("it delivers nothing for {} s", SILENCE.as_secs())]
-    Silent,
+    #[error("it delivers nothing for {} s", READ_TIMEOUT.as_secs())]
+    TimedOut,
 }
 
 /// The first stream of a kind, with its decoder open. Slices of a picture are decoded in parallel, never pictures: those would
@@ -143,7 +143,7 @@ pub(crate) fn rate(ffmpeg_next::Rational(num, den): ffmpeg_next::Rational) -> Op
 }
 
 /// How often a device that does not block is asked: what it adds to the delay is half of this.
-const POLL: Duration = Duration::from_millis(2);
+const POLL_INTERVAL: Duration = Duration::from_millis(2);
 
 /// A device that is silent for longer is opened again. Cameras take up to 3 s to start.
-const SILENCE: Duration = Duration::from_secs(6);
+const READ_TIMEOUT: Duration = Duration::from_secs(6);

@@ -59,12 +59,12 @@ pub struct CaptureContext {
     pub broadcast: Arc<Broadcast>,
     /// The counters.
     pub stats: Arc<Stats>,
-    /// When to stop.
-    pub stop: ShutdownSignal,
+    /// Raised when capturing must stop.
+    pub shutdown: ShutdownSignal,
 }
 
 /// Prepares FFmpeg. To be called once, before anything else of this room.
-pub fn start() -> Result<(), ffmpeg_next::Error> {
+pub fn init() -> Result<(), ffmpeg_next::Error> {
     ffmpeg_next::init()?;
     ffmpeg_next::device::register_all();
     Ok(())
@@ -74,32 +74,32 @@ pub fn start() -> Result<(), ffmpeg_next::Error> {
 ///
 /// `attempt` says by its argument, a callback, that it works: then the next wait is short again. When a first attempt fails,
 /// the other tracks go on without `track`.
-fn keep_trying<E: std::fmt::Display>(
-    studio: &CaptureContext,
+fn run_with_retry<E: std::fmt::Display>(
+    context: &CaptureContext,
     device: &str,
     track: TrackId,
     mut attempt: impl FnMut(&mut dyn FnMut()) -> Result<(), E>,
 ) {
-    let mut backoff = Backoff::new(FIRST_WAIT, LONGEST_WAIT);
-    while !studio.stop.is_stopped() {
+    let mut backoff = Backoff::new(MIN_BACKOFF, MAX_BACKOFF);
+    while !context.shutdown.is_triggered() {
         let mut works = false;
         let result = attempt(&mut || works = true);
         if works {
             backoff.reset();
         }
         let Err(error) = result else { return };
-        studio.stats.device_errors.increment();
-        studio.broadcast.forgo(track);
+        context.stats.device_errors.increment();
+        context.broadcast.skip_track(track);
         let wait = backoff.next(rand::random());
         tracing::warn!(device, %error, retry_in_ms = wait.as_millis() as u64, "the device failed; trying again");
-        if !studio.stop.sleep(wait) {
+        if !context.shutdown.sleep(wait) {
             return;
         }
     }
 }
 
 /// A camera that was plugged in again is there within this.
-const FIRST_WAIT: Duration = Duration::from_millis(500);
+const MIN_BACKOFF: Duration = Duration::from_millis(500);
 
 /// Someone who plugs a camera in wants to see it soon.
-const LONGEST_WAIT: Duration = Duration::from_secs(4);
+const MAX_BACKOFF: Duration = Duration::from_secs(4);

@@ -10,20 +10,20 @@ use crate::encode::audio::AudioEncoding;
 use crate::encode::filter_graph::FilterGraph;
 
 /// Generates pictures until told to stop. Each is stamped with the time that it is due.
-pub fn run_picture(studio: &CaptureContext, pictures: &Arc<DropOldestQueue<Picture>>) -> Result<(), Error> {
-    let (width, height) = studio.settings.video.size.unwrap_or(SIZE);
-    let fps = studio.settings.video.fps.unwrap_or(FPS);
+pub fn run_video(context: &CaptureContext, pictures: &Arc<DropOldestQueue<Picture>>) -> Result<(), Error> {
+    let (width, height) = context.settings.video.size.unwrap_or(DEFAULT_SIZE);
+    let fps = context.settings.video.fps.unwrap_or(DEFAULT_FPS);
     let rate = crate::encode::encoder::rational(fps);
     let mut graph = FilterGraph::video_source(&picture_chain(width, height, rate))?;
     let mut schedule =
-        Schedule::new(studio.clock.now(), 1_000_000.0 * f64::from(rate.denominator()) / f64::from(rate.numerator()));
+        Schedule::new(context.clock.now(), 1_000_000.0 * f64::from(rate.denominator()) / f64::from(rate.numerator()));
     while let Some(frame) = graph.picture()? {
-        let captured = schedule.next(studio.clock.now());
-        if !studio.stop.sleep(studio.clock.until(captured)) {
+        let captured = schedule.next(context.clock.now());
+        if !context.shutdown.sleep(context.clock.until(captured)) {
             break;
         }
-        studio.stats.captured.increment();
-        studio.stats.late.add(pictures.put(Picture { frame, captured, fps: Some(fps) }));
+        context.stats.captured.increment();
+        context.stats.late.add(pictures.push(Picture { frame, captured, fps: Some(fps) }));
     }
     Ok(())
 }
@@ -38,18 +38,18 @@ fn picture_chain(width: u32, height: u32, rate: ffmpeg_next::Rational) -> String
 }
 
 /// Generates a tone that beeps once a second, and encodes it, until told to stop.
-pub fn run_tone(studio: &CaptureContext) -> Result<(), crate::encode::audio::Error> {
-    let mut encoding = AudioEncoding::open(studio.settings.sound, studio.broadcast.clone())?;
+pub fn run_tone(context: &CaptureContext) -> Result<(), crate::encode::audio::Error> {
+    let mut encoding = AudioEncoding::open(context.settings.sound, context.broadcast.clone())?;
     let rate = crate::encode::audio::RATE;
     let samples = rate / 50;
     let mut graph = FilterGraph::audio_source(&format!(
         "sine=frequency=440:beep_factor=2:sample_rate={rate}:samples_per_frame={samples},volume=0.5"
     ))?;
-    let mut schedule = Schedule::new(studio.clock.now(), f64::from(samples) * 1e6 / f64::from(rate));
+    let mut schedule = Schedule::new(context.clock.now(), f64::from(samples) * 1e6 / f64::from(rate));
     while let Some(frame) = graph.sound()? {
-        let captured = schedule.next(studio.clock.now());
+        let captured = schedule.next(context.clock.now());
         // Sound is known once its last sample is.
-        if !studio.stop.sleep(studio.clock.until(captured + schedule.interval as i64)) {
+        if !context.shutdown.sleep(context.clock.until(captured + schedule.interval as i64)) {
             break;
         }
         encoding.encode(Sound { frame: owned(frame), captured })?;
@@ -58,10 +58,10 @@ pub fn run_tone(studio: &CaptureContext) -> Result<(), crate::encode::audio::Err
 }
 
 /// Runs the tone; the pictures go on without it if it can not be encoded.
-pub fn run_tone_or_none(studio: &CaptureContext) {
-    if let Err(error) = run_tone(studio) {
+pub fn run_tone_or_none(context: &CaptureContext) {
+    if let Err(error) = run_tone(context) {
         tracing::error!(%error, "no tone");
-        studio.broadcast.forgo(TrackId::AUDIO);
+        context.broadcast.skip_track(TrackId::AUDIO);
     }
 }
 
@@ -71,7 +71,7 @@ fn owned(mut frame: frame::Audio) -> frame::Audio {
     frame
 }
 
-/// Due times at an even distance. Falling behind by more than [`SLACK`] moves all later ones: a machine that slept does not
+/// Due times at an even distance. Falling behind by more than [`MAX_LAG`] moves all later ones: a machine that slept does not
 /// make up for it.
 struct Schedule {
     start: i64,
@@ -86,7 +86,7 @@ impl Schedule {
 
     fn next(&mut self, now: i64) -> i64 {
         let due = self.start + (self.count as f64 * self.interval).round() as i64;
-        let due = if now - due > SLACK {
+        let due = if now - due > MAX_LAG {
             (self.start, self.count) = (now, 0);
             now
         } else {
@@ -98,11 +98,11 @@ impl Schedule {
 }
 
 /// What a test needs to look like something, and any machine can encode.
-const SIZE: (u32, u32) = (1280, 720);
-const FPS: f64 = 30.0;
+const DEFAULT_SIZE: (u32, u32) = (1280, 720);
+const DEFAULT_FPS: f64 = 30.0;
 
 /// Microseconds: three pictures at 30 fps.
-const SLACK: i64 = 100_000;
+const MAX_LAG: i64 = 100_000;
 
 #[cfg(test)]
 mod tests {

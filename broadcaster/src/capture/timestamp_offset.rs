@@ -1,24 +1,24 @@
 //! From a file's clock to the broadcast's, across the jumps that joined recordings have. Pure.
 //!
 //! All in milliseconds, on DTS. Tracks are interleaved: when one jumps, the other's next packets may still be from before the
-//! jump. So each track keeps its shift until its own packets fit the new one better; then both have the same again, and sound
+//! jump. So each track keeps its offset until its own packets fit the new one better; then both have the same again, and sound
 //! stays with its picture.
 
-/// The shift that the file's tracks share.
+/// The offset that the file's tracks share.
 #[derive(Debug, Default)]
 pub(super) struct TimestampOffsets {
     /// The newest one; none before the first packet.
     newest: Option<i64>,
     /// What this round covers on the broadcast's clock.
-    covered: Option<(i64, i64)>,
-    /// The shift that this round began with.
-    began: i64,
+    played: Option<(i64, i64)>,
+    /// The offset that this round starts with.
+    loop_offset: i64,
 }
 
 /// One track's place. Made anew each round.
 #[derive(Debug, Default)]
 pub(super) struct TrackOffset {
-    /// Its shift, and where its last packet ends on the file's clock.
+    /// Its offset, and where its last packet ends on the file's clock.
     last: Option<(i64, i64)>,
 }
 
@@ -26,13 +26,13 @@ pub(super) struct TrackOffset {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct PacketOffset {
     /// To be added to its timestamps.
-    pub(super) shift: i64,
+    pub(super) offset: i64,
     /// How far the file's clock jumped, if it did so right before it.
     pub(super) jump: Option<i64>,
 }
 
 impl TimestampOffsets {
-    /// The shift of the track's next packet; `first` tells that of the first one of all.
+    /// The offset of the track's next packet; `first` tells that of the first one of all.
     pub(super) fn next(
         &mut self,
         track: &mut TrackOffset,
@@ -43,17 +43,17 @@ impl TimestampOffsets {
         let newest = match self.newest {
             Some(newest) => newest,
             None => {
-                self.began = first();
-                *self.newest.insert(self.began)
+                self.loop_offset = first();
+                *self.newest.insert(self.loop_offset)
             }
         };
         let mut jump = None;
-        let shift = match track.last {
+        let offset = match track.last {
             None => newest,
             Some((own, end)) => {
-                let off = |shift: i64| dts.saturating_add(shift) - (end + own);
-                let nearest = if off(newest).abs() < off(own).abs() { newest } else { own };
-                if (-FURTHEST_BACK..=FURTHEST_AHEAD).contains(&off(nearest)) {
+                let gap = |offset: i64| dts.saturating_add(offset) - (end + own);
+                let nearest = if gap(newest).abs() < gap(own).abs() { newest } else { own };
+                if (-MAX_BACKWARD_GAP..=MAX_FORWARD_GAP).contains(&gap(nearest)) {
                     nearest
                 } else {
                     jump = Some(dts - end);
@@ -62,37 +62,37 @@ impl TimestampOffsets {
                 }
             }
         };
-        track.last = Some((shift, dts + duration));
-        let (from, to) = (dts + shift, dts + shift + duration);
-        self.covered = Some(self.covered.map_or((from, to), |(start, end)| (start.min(from), end.max(to))));
-        PacketOffset { shift, jump }
+        track.last = Some((offset, dts + duration));
+        let (from, to) = (dts + offset, dts + offset + duration);
+        self.played = Some(self.played.map_or((from, to), |(start, end)| (start.min(from), end.max(to))));
+        PacketOffset { offset, jump }
     }
 
     /// The file starts again where it ended. Returns the length of the round.
     pub(super) fn rewind(&mut self) -> i64 {
-        let length = self.covered.take().map_or(0, |(start, end)| end - start);
-        self.began += length;
-        self.newest = self.newest.map(|_| self.began);
+        let length = self.played.take().map_or(0, |(start, end)| end - start);
+        self.loop_offset += length;
+        self.newest = self.newest.map(|_| self.loop_offset);
         length
     }
 }
 
 /// A DTS ahead of where the last packet ended by more is a jump, not a pause. A real pause of that length is skipped with it.
-const FURTHEST_AHEAD: i64 = 10_000;
+const MAX_FORWARD_GAP: i64 = 10_000;
 
 /// A DTS behind where the last packet ended by more is a jump. Durations are sometimes wrong by a picture or a few; following
 /// each such step would move sound and picture apart.
-const FURTHEST_BACK: i64 = 500;
+const MAX_BACKWARD_GAP: i64 = 500;
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// Packets of 40 ms as (track, DTS), and the DTS that they get; the first one's shift is 1000.
+    /// Packets of 40 ms as (track, DTS), and the DTS that they get; the first one's offset is 1000.
     #[track_caller]
     fn check(packets: &[(usize, i64)], expected: &[i64]) {
-        let (mut shifts, mut tracks) = (TimestampOffsets::default(), [TrackOffset::default(), TrackOffset::default()]);
-        let moved = packets.iter().map(|(n, dts)| dts + shifts.next(&mut tracks[*n], *dts, 40, || 1000).shift);
+        let (mut offsets, mut tracks) = (TimestampOffsets::default(), [TrackOffset::default(), TrackOffset::default()]);
+        let moved = packets.iter().map(|(n, dts)| dts + offsets.next(&mut tracks[*n], *dts, 40, || 1000).offset);
         assert_eq!(moved.collect::<Vec<_>>(), expected);
     }
 
@@ -115,12 +115,12 @@ mod tests {
 
     #[test]
     fn a_round_is_as_long_as_what_was_played() {
-        let mut shifts = TimestampOffsets::default();
+        let mut offsets = TimestampOffsets::default();
         for round in 0..3 {
             let mut track = TrackOffset::default();
-            let moved = [5000, 5040, 0, 40].map(|dts| dts + shifts.next(&mut track, dts, 40, || 1000).shift);
+            let moved = [5000, 5040, 0, 40].map(|dts| dts + offsets.next(&mut track, dts, 40, || 1000).offset);
             assert_eq!(moved, [6000, 6040, 6080, 6120].map(|dts| dts + round * 160));
-            assert_eq!(shifts.rewind(), 160);
+            assert_eq!(offsets.rewind(), 160);
         }
     }
 }

@@ -25,7 +25,7 @@ pub struct AudioEncoding {
     bitrate: u64,
     broadcast: Arc<Broadcast>,
     packet: Packet,
-    declared: bool,
+    announced: bool,
     next_pts: i64,
 }
 
@@ -80,7 +80,7 @@ impl AudioEncoding {
             bitrate: settings.bitrate(),
             broadcast,
             packet: Packet::empty(),
-            declared: false,
+            announced: false,
             next_pts: i64::MIN,
         })
     }
@@ -133,11 +133,11 @@ impl AudioEncoding {
                 Err(error) => return Err(error.into()),
             }
             let unit = self.bitstream.unit(self.packet.data().unwrap_or_default(), true)?;
-            if let (false, Some(config)) = (self.declared, self.bitstream.config()) {
-                self.declared = true;
+            if let (false, Some(config)) = (self.announced, self.bitstream.config()) {
+                self.announced = true;
                 let about = Metadata::from([("audiodatarate".into(), Value::Number(self.bitrate as f64 / 1000.0))]);
                 tracing::info!(codec = config.codec.name(), sample_rate = RATE, channels = 2, "audio track");
-                self.broadcast.declare(TrackId::AUDIO, config.clone(), about);
+                self.broadcast.add_track(TrackId::AUDIO, config.clone(), about);
             }
             let pts = to_millis(self.packet.pts().unwrap_or_default(), 1, RATE as i32);
             self.broadcast.push(TrackId::AUDIO, pts, pts, true, unit.payload);
@@ -170,7 +170,7 @@ impl Resampler {
 
     /// Whether `frame` goes on from the last one: same format, and no gap that is better left than filled with silence.
     fn fits(&self, frame: &frame::Audio, captured: i64) -> bool {
-        self.source == identity(frame) && (captured - self.expected).abs() < LONGEST_GAP
+        self.source == identity(frame) && (captured - self.expected).abs() < MAX_GAP
     }
 }
 
@@ -182,4 +182,4 @@ fn identity(frame: &frame::Audio) -> (Sample, u32, u64) {
 pub(crate) const RATE: u32 = 48_000;
 
 /// In microseconds: a microphone that was away for longer comes back with a gap in the timestamps.
-const LONGEST_GAP: i64 = 500_000;
+const MAX_GAP: i64 = 500_000;

@@ -76,20 +76,20 @@ pub struct Encoder {
     format: Pixel,
     upload: Option<SurfaceUploader>,
     bitstream: Bitstream,
-    declared: bool,
+    announced: bool,
     packet: Packet,
-    opened_for: u64,
+    configured_bitrate: u64,
 }
 
 impl Encoder {
     /// Opens the encoder of `settings`, or the first automatic one that really encodes.
-    pub fn open(settings: &VideoSettings, shape: VideoFormat) -> Result<Self, Error> {
+    pub fn open(settings: &VideoSettings, video_format: VideoFormat) -> Result<Self, Error> {
         if let EncoderChoice::Named(name) = &settings.encoder {
-            return Self::open_named(name, settings, shape);
+            return Self::open_named(name, settings, video_format);
         }
-        for name in encoder_probe::AUTOMATIC {
+        for name in encoder_probe::AUTO_ORDER {
             let _quiet = FfmpegLogGuard::begin();
-            match Self::open_proven(name, settings, shape) {
+            match Self::open_verified(name, settings, video_format) {
                 Ok(encoder) => return Ok(encoder),
                 Err(error) => tracing::debug!(encoder = name, %error, "not used"),
             }
@@ -114,25 +114,25 @@ impl Encoder {
 
     /// Holds it to `bitrate` bits per second from the next picture on. Returns whether it can be held to another rate than it was opened for.
     pub fn set_bitrate(&mut self, bitrate: u64) -> bool {
-        if !encoder_probe::changes_rate(&self.name) {
+        if !encoder_probe::supports_rate_change(&self.name) {
             return false;
         }
         let rate = i64::try_from(bitrate).unwrap_or(i64::MAX);
-        let buffered = if bitrate < self.opened_for { TIGHT_BUFFER } else { RATE_BUFFER };
+        let buffered = if bitrate < self.configured_bitrate { CONSTRAINED_VBV_BUFFER } else { VBV_BUFFER };
         // SAFETY: the context is open and nobody else's. FFmpeg's wrapper of x264 reads these three before each picture and tells x264
         // of changes; x264 takes them where it was opened with a bounded rate, as all here are.
         unsafe {
             let context = self.inner.as_mut_ptr();
             (*context).bit_rate = rate;
             (*context).rc_max_rate = rate;
-            (*context).rc_buffer_size = buffer_bits(bitrate, buffered).try_into().unwrap_or(i32::MAX);
+            (*context).rc_buffer_size = vbv_bits(bitrate, buffered).try_into().unwrap_or(i32::MAX);
         }
         true
     }
 
     /// Bits per second that it was opened for.
-    pub fn opened_for(&self) -> u64 {
-        self.opened_for
+    pub fn configured_bitrate(&self) -> u64 {
+        self.configured_bitrate
     }
 
     /// The pixel format that it takes.
@@ -140,7 +140,7 @@ impl Encoder {
         self.format
     }
 
-    /// Encodes a picture of the shape and [`format`](Self::format) that it was opened for, shown at `pts` milliseconds.
+    /// Encodes a picture of the size and [`format`](Self::format) that it was opened for, shown at `pts` milliseconds.
     pub fn encode(&mut self, picture: &mut frame::Video, pts: i64, idr: bool) -> Result<Vec<EncodedPacket>, Error> {
         picture.set_pts(Some(pts));
         picture.set_kind(if idr { picture::Type::I } else { picture::Type::None });
@@ -175,9 +175,9 @@ impl Encoder {
             if unit.payload.is_empty() {
                 continue;
             }
-            let is_new = unit.reconfigured || !self.declared;
+            let is_new = unit.reconfigured || !self.announced;
             let config = self.bitstream.config().filter(|_| is_new).cloned();
-            self.declared |= config.is_some();
+            self.announced |= config.is_some();
             let pts = self.packet.pts().or(self.packet.dts()).unwrap_or_default();
             let dts = self.packet.dts().unwrap_or(pts);
             units.push(EncodedPacket { dts, pts, random_access: key, payload: unit.payload, config });
@@ -185,25 +185,25 @@ impl Encoder {
     }
 
     /// Opens hardware only if a picture comes out of it: drivers that are there without their device open well enough.
-    fn open_proven(name: &str, settings: &VideoSettings, shape: VideoFormat) -> Result<Self, Error> {
+    fn open_verified(name: &str, settings: &VideoSettings, video_format: VideoFormat) -> Result<Self, Error> {
         if encoder_probe::is_hardware(name) {
-            let mut trial = Self::open_named(name, settings, shape)?;
-            let mut picture = frame::Video::new(trial.format, shape.width, shape.height);
+            let mut trial = Self::open_named(name, settings, video_format)?;
+            let mut picture = frame::Video::new(trial.format, video_format.width, video_format.height);
             for plane in 0..picture.planes() {
                 picture.data_mut(plane).fill(128);
             }
             let mut units = 0;
-            for n in 0..TRIAL_PICTURES {
+            for n in 0..PROBE_FRAMES {
                 units += trial.encode(&mut picture, n * 33, n == 0)?.len();
             }
             if units + trial.finish()?.len() == 0 {
                 return Err(Error::Idle(name.into()));
             }
         }
-        Self::open_named(name, settings, shape)
+        Self::open_named(name, settings, video_format)
     }
 
-    fn open_named(name: &str, settings: &VideoSettings, shape: VideoFormat) -> Result<Self, Error> {
+    fn open_named(name: &str, settings: &VideoSettings, video_format: VideoFormat) -> Result<Self, Error> {
         let found =
             codec::encoder::find_by_name(name).filter(|codec| codec.medium() == ffmpeg_next::media::Type::Video);
         let found = found.ok_or_else(|| Error::Unknown(name.into()))?;
@@ -212,11 +212,11 @@ impl Encoder {
 
         let mut encoder = codec::Context::new_with_codec(found).encoder().video().map_err(failed)?;
         let format = input_format(name, &found);
-        encoder.set_width(shape.width);
-        encoder.set_height(shape.height);
+        encoder.set_width(video_format.width);
+        encoder.set_height(video_format.height);
         encoder.set_format(format);
         encoder.set_time_base(Rational(1, 1000));
-        encoder.set_frame_rate(Some(rational(shape.fps)));
+        encoder.set_frame_rate(Some(rational(video_format.fps)));
         encoder.set_aspect_ratio(Rational(1, 1));
         encoder.set_colorspace(color::Space::BT709);
         encoder.set_color_range(color::Range::MPEG);
@@ -224,37 +224,43 @@ impl Encoder {
         encoder.set_color_transfer_characteristic(color::TransferCharacteristic::BT709);
         encoder.set_flags(codec::Flags::GLOBAL_HEADER | codec::Flags::CLOSED_GOP);
         encoder.set_max_b_frames(settings.bframes as usize);
-        encoder.set_gop(gop_pictures(name, settings, shape.fps));
-        let bitrate = settings.bitrate_for(shape.width, shape.height, shape.fps);
+        encoder.set_gop(gop_pictures(name, settings, video_format.fps));
+        let bitrate = settings.bitrate_for(video_format.width, video_format.height, video_format.fps);
         encoder.set_bit_rate(bitrate as usize);
         let upload = match name.ends_with("_vaapi") {
-            true => Some(SurfaceUploader::attach(&mut encoder, shape.width, shape.height).map_err(failed)?),
+            true => {
+                Some(SurfaceUploader::attach(&mut encoder, video_format.width, video_format.height).map_err(failed)?)
+            }
             false => None,
         };
         let mut options = Dictionary::new();
-        if encoder_probe::bounds_rate(name) {
+        if encoder_probe::supports_maxrate(name) {
             options.set("maxrate", &bitrate.to_string());
-            options.set("bufsize", &buffer_bits(bitrate, RATE_BUFFER).to_string());
+            options.set("bufsize", &vbv_bits(bitrate, VBV_BUFFER).to_string());
         }
         for (key, value) in encoder_probe::options(name, settings) {
             options.set(key, &value);
         }
         let inner = encoder.open_with(options).map_err(failed)?;
-        let format_of = Format::Video { width: shape.width, height: shape.height };
+        let format_of = Format::Video { width: video_format.width, height: video_format.height };
         let bitstream = Bitstream::new(codec, extradata(&inner), format_of)?;
-        let (declared, packet, opened_for) = (false, Packet::empty(), bitrate);
-        Ok(Self { name: name.into(), inner, format, upload, bitstream, declared, packet, opened_for })
+        let (announced, packet, configured_bitrate) = (false, Packet::empty(), bitrate);
+        Ok(Self { name: name.into(), inner, format, upload, bitstream, announced, packet, configured_bitrate })
     }
 }
 
-fn buffer_bits(bitrate: u64, buffered: Duration) -> u64 {
+fn vbv_bits(bitrate: u64, buffered: Duration) -> u64 {
     (bitrate as f64 * buffered.as_secs_f64()) as u64
 }
 
 /// How many pictures from one IDR to the next, where the encoder counts; where it is told, a bound far above.
 fn gop_pictures(name: &str, settings: &VideoSettings, fps: f64) -> u32 {
     let pictures = (settings.gop().as_secs_f64() * fps).round().clamp(1.0, 1e6) as u32;
-    if encoder_probe::forces_idrs(name) && !settings.intra_refresh { pictures.saturating_mul(4) } else { pictures }
+    if encoder_probe::supports_forced_idr(name) && !settings.intra_refresh {
+        pictures.saturating_mul(4)
+    } else {
+        pictures
+    }
 }
 
 /// YUV 4:2:0 in whichever layout the encoder takes; VAAPI's surfaces are filled from NV12.
@@ -290,13 +296,13 @@ pub(super) fn extradata(context: &codec::Context) -> &[u8] {
 }
 
 /// How long the rate may be above the bitrate: a larger buffer is a better picture, and a longer wait behind each IDR.
-const RATE_BUFFER: Duration = Duration::from_millis(750);
+const VBV_BUFFER: Duration = Duration::from_millis(750);
 
 /// The same where the uplink takes no more than this rate: there, each IDR is waited for.
-const TIGHT_BUFFER: Duration = Duration::from_millis(400);
+const CONSTRAINED_VBV_BUFFER: Duration = Duration::from_millis(400);
 
 /// Pictures that hardware is tried with: more than any encoder that was asked for low delay keeps inside.
-const TRIAL_PICTURES: i64 = 4;
+const PROBE_FRAMES: i64 = 4;
 
 #[cfg(test)]
 mod tests {

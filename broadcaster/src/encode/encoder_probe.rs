@@ -3,7 +3,7 @@
 use super::VideoSettings;
 
 /// Names of encoders to try: hardware first, then software.
-pub(super) const AUTOMATIC: [&str; 8] =
+pub(super) const AUTO_ORDER: [&str; 8] =
     ["h264_nvenc", "h264_qsv", "h264_vaapi", "h264_videotoolbox", "h264_amf", "h264_v4l2m2m", "libx264", "libopenh264"];
 
 /// Whether an encoder needs hardware, so that opening it proves little until a picture came out of it.
@@ -12,17 +12,17 @@ pub(super) fn is_hardware(name: &str) -> bool {
 }
 
 /// Whether an encoder makes an IDR of each picture that it is told to. The others are given the GOP as a count.
-pub(super) fn forces_idrs(name: &str) -> bool {
+pub(super) fn supports_forced_idr(name: &str) -> bool {
     !matches!(name, "libsvtav1" | "librav1e" | "h264_v4l2m2m" | "hevc_v4l2m2m")
 }
 
 /// Whether an encoder takes a highest rate beside its mean. SVT-AV1 1.4 does not open with both.
-pub(super) fn bounds_rate(name: &str) -> bool {
+pub(super) fn supports_maxrate(name: &str) -> bool {
     name != "libsvtav1"
 }
 
 /// Whether FFmpeg tells an encoder that is open of another rate. The others keep the rate that they were opened with.
-pub(super) fn changes_rate(name: &str) -> bool {
+pub(super) fn supports_rate_change(name: &str) -> bool {
     matches!(name, "libx264" | "libx264rgb")
 }
 
@@ -119,9 +119,9 @@ mod tests {
 
     #[test]
     fn software_comes_last() {
-        let software = AUTOMATIC.iter().position(|name| !is_hardware(name)).unwrap();
-        assert!(AUTOMATIC[software..].iter().all(|name| !is_hardware(name)));
-        assert_eq!(AUTOMATIC[software], "libx264");
+        let software = AUTO_ORDER.iter().position(|name| !is_hardware(name)).unwrap();
+        assert!(AUTO_ORDER[software..].iter().all(|name| !is_hardware(name)));
+        assert_eq!(AUTO_ORDER[software], "libx264");
     }
 
     #[test]

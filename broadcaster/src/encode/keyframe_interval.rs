@@ -35,8 +35,8 @@ mod tests {
 
     #[track_caller]
     fn check(gop: i64, interval: i64, pts: impl IntoIterator<Item = i64>, expected: &[i64]) {
-        let mut cadence = KeyframeScheduler::new(gop, interval);
-        let due: Vec<_> = pts.into_iter().filter(|pts| cadence.is_due(*pts)).collect();
+        let mut keyframes = KeyframeScheduler::new(gop, interval);
+        let due: Vec<_> = pts.into_iter().filter(|pts| keyframes.is_due(*pts)).collect();
         assert_eq!(due, expected);
     }
 

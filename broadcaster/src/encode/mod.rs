@@ -60,7 +60,7 @@ pub struct VideoSettings {
     pub fps: Option<f64>,
     /// Bits per second; none: by size and rate.
     pub bitrate: Option<u64>,
-    /// From one IDR to the next; none: [`USUAL_GOP`].
+    /// From one IDR to the next; none: [`DEFAULT_GOP`].
     pub gop: Option<Duration>,
     /// B-frames in a row.
     pub bframes: u32,
@@ -74,7 +74,7 @@ pub struct VideoSettings {
 
 impl VideoSettings {
     /// Whether anything asks for a re-encode of what is encoded already.
-    pub fn wants_reencode(&self) -> bool {
+    pub fn requires_reencode(&self) -> bool {
         matches!(self.encoder, EncoderChoice::Named(_))
             || self.size.is_some()
             || self.fps.is_some()
@@ -87,7 +87,7 @@ impl VideoSettings {
 
     /// From one IDR to the next.
     pub fn gop(&self) -> Duration {
-        self.gop.unwrap_or(USUAL_GOP)
+        self.gop.unwrap_or(DEFAULT_GOP)
     }
 
     /// Bits per second for pictures of this size and rate.
@@ -102,13 +102,13 @@ impl VideoSettings {
 pub struct AudioSettings {
     /// Which codec; none: AAC.
     pub codec: Option<AudioCodec>,
-    /// Bits per second; none: [`USUAL_AUDIO_BITRATE`].
+    /// Bits per second; none: [`DEFAULT_AUDIO_BITRATE`].
     pub bitrate: Option<u64>,
 }
 
 impl AudioSettings {
     /// Whether anything asks for a re-encode of what is encoded as `has` already.
-    pub fn wants_reencode(&self, has: Codec) -> bool {
+    pub fn requires_reencode(&self, has: Codec) -> bool {
         let wanted = self.codec.map(|codec| match codec {
             AudioCodec::Aac => Codec::Aac,
             AudioCodec::Opus => Codec::Opus,
@@ -123,14 +123,14 @@ impl AudioSettings {
 
     /// Bits per second to encode with.
     pub fn bitrate(&self) -> u64 {
-        self.bitrate.unwrap_or(USUAL_AUDIO_BITRATE)
+        self.bitrate.unwrap_or(DEFAULT_AUDIO_BITRATE)
     }
 }
 
 /// A viewer joins at an IDR: two seconds of waiting at worst, and segments of the customary length.
-pub const USUAL_GOP: Duration = Duration::from_secs(2);
+pub const DEFAULT_GOP: Duration = Duration::from_secs(2);
 /// Bits per second: transparent to most ears in stereo AAC.
-pub const USUAL_AUDIO_BITRATE: u64 = 128_000;
+pub const DEFAULT_AUDIO_BITRATE: u64 = 128_000;
 
 /// H.264 at live presets: 2.8 Mbit/s for 720p30, 6.2 Mbit/s for 1080p30, as services recommend.
 const BITS_PER_PIXEL: f64 = 0.1;

@@ -1,4 +1,4 @@
-//! What comes out of real encoders: configuration, cadence, order.
+//! What comes out of real encoders: configuration, keyframes, order.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,11 +31,11 @@ fn settings(encoder: &str) -> VideoSettings {
     }
 }
 
-const SHAPE: VideoFormat = VideoFormat { width: 160, height: 120, fps: 25.0 };
+const FORMAT: VideoFormat = VideoFormat { width: 160, height: 120, fps: 25.0 };
 
 /// A picture with something that moves.
 fn picture(n: usize) -> frame::Video {
-    let mut picture = frame::Video::new(Pixel::YUV420P, SHAPE.width, SHAPE.height);
+    let mut picture = frame::Video::new(Pixel::YUV420P, FORMAT.width, FORMAT.height);
     picture.set_color_range(color::Range::MPEG);
     picture.set_color_space(color::Space::BT709);
     for plane in 0..3 {
@@ -51,7 +51,7 @@ fn picture(n: usize) -> frame::Video {
 /// Encodes `count` pictures 40 ms apart, an IDR asked for each second.
 fn encode(settings: &VideoSettings, count: usize) -> Vec<EncodedPacket> {
     ffmpeg_next::init().unwrap();
-    let mut encoder = Encoder::open(settings, SHAPE).unwrap();
+    let mut encoder = Encoder::open(settings, FORMAT).unwrap();
     let mut units = Vec::new();
     for n in 0..count {
         let idr = n % 25 == 0 && (n == 0 || !settings.intra_refresh);
@@ -84,7 +84,7 @@ fn x264_is_configured_for_live() {
 #[test]
 fn no_picture_stays_inside() {
     ffmpeg_next::init().unwrap();
-    let mut encoder = Encoder::open(&settings("libx264"), SHAPE).unwrap();
+    let mut encoder = Encoder::open(&settings("libx264"), FORMAT).unwrap();
     for n in 0..30 {
         let units = encoder.encode(&mut picture(n), n as i64 * 40, n == 0).unwrap();
         assert_eq!(units.iter().map(|unit| unit.pts).collect::<Vec<_>>(), [n as i64 * 40]);
@@ -126,16 +126,16 @@ fn other_codecs() {
 #[test]
 fn the_automatic_choice_opens() {
     ffmpeg_next::init().unwrap();
-    let encoder = Encoder::open(&settings("auto"), SHAPE).unwrap();
-    assert!(encoder_probe::AUTOMATIC.contains(&encoder.name()));
+    let encoder = Encoder::open(&settings("auto"), FORMAT).unwrap();
+    assert!(encoder_probe::AUTO_ORDER.contains(&encoder.name()));
 }
 
 #[test]
 fn wrong_names_are_told() {
     ffmpeg_next::init().unwrap();
-    assert!(matches!(Encoder::open(&settings("libx999"), SHAPE), Err(Error::Unknown(_))));
-    assert!(matches!(Encoder::open(&settings("aac"), SHAPE), Err(Error::Unknown(_))));
-    assert!(matches!(Encoder::open(&settings("mpeg4"), SHAPE), Err(Error::Codec(_))));
+    assert!(matches!(Encoder::open(&settings("libx999"), FORMAT), Err(Error::Unknown(_))));
+    assert!(matches!(Encoder::open(&settings("aac"), FORMAT), Err(Error::Unknown(_))));
+    assert!(matches!(Encoder::open(&settings("mpeg4"), FORMAT), Err(Error::Codec(_))));
 }
 
 fn broadcast(expected: &[TrackId]) -> Arc<Broadcast> {
@@ -253,8 +253,8 @@ fn nal_types(mut payload: &[u8]) -> Vec<u8> {
 }
 
 /// Noise that moves, which no encoder can make small without a bound.
-fn noise(n: u64, shape: VideoFormat) -> frame::Video {
-    let mut picture = frame::Video::new(Pixel::YUV420P, shape.width, shape.height);
+fn noise(n: u64, video_format: VideoFormat) -> frame::Video {
+    let mut picture = frame::Video::new(Pixel::YUV420P, video_format.width, video_format.height);
     let mut state = n.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     for plane in 0..3 {
         for (at, sample) in picture.data_mut(plane).iter_mut().enumerate() {
@@ -270,9 +270,9 @@ fn noise(n: u64, shape: VideoFormat) -> frame::Video {
 #[test]
 fn x264_is_held_to_another_rate_while_it_runs() {
     ffmpeg_next::init().unwrap();
-    let shape = VideoFormat { width: 320, height: 240, fps: 25.0 };
+    let video_format = VideoFormat { width: 320, height: 240, fps: 25.0 };
     let settings = VideoSettings { bitrate: Some(1_000_000), gop: Some(Duration::from_secs(2)), ..settings("libx264") };
-    let mut encoder = Encoder::open(&settings, shape).unwrap();
+    let mut encoder = Encoder::open(&settings, video_format).unwrap();
     let mut seconds = [0u64; 24];
     for n in 0..600u64 {
         match n {
@@ -280,7 +280,7 @@ fn x264_is_held_to_another_rate_while_it_runs() {
             400 => assert!(encoder.set_bitrate(1_000_000)),
             _ => {}
         }
-        let units = encoder.encode(&mut noise(n, shape), n as i64 * 40, n % 50 == 0).unwrap();
+        let units = encoder.encode(&mut noise(n, video_format), n as i64 * 40, n % 50 == 0).unwrap();
         seconds[n as usize / 25] += units.iter().map(|unit| unit.payload.len() as u64 * 8).sum::<u64>();
     }
     let mean = |from: usize, to: usize| seconds[from..to].iter().sum::<u64>() / (to - from) as u64;
@@ -293,7 +293,7 @@ fn x264_is_held_to_another_rate_while_it_runs() {
 #[test]
 fn others_keep_their_rate() {
     ffmpeg_next::init().unwrap();
-    let mut encoder = Encoder::open(&settings("libx265"), SHAPE).unwrap();
+    let mut encoder = Encoder::open(&settings("libx265"), FORMAT).unwrap();
     assert!(!encoder.set_bitrate(100_000));
 }
 

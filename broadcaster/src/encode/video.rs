@@ -34,11 +34,11 @@ pub struct VideoEncoding {
 
 struct OpenEncoder {
     encoder: Encoder,
-    shape: VideoFormat,
-    cadence: KeyframeScheduler,
+    video_format: VideoFormat,
+    keyframes: KeyframeScheduler,
     counter: u32,
     /// Of pictures that are in the encoder: PTS and what is drawn into them.
-    marked: VecDeque<(i64, u32)>,
+    burned_in: VecDeque<(i64, u32)>,
     last_pts: i64,
     /// Bits per second that it is held to.
     rate: u64,
@@ -58,7 +58,7 @@ impl VideoEncoding {
 
     /// Encodes what comes until `pictures` is closed, then takes out what is still inside.
     pub fn run(mut self, pictures: &DropOldestQueue<Picture>) -> Result<(), Error> {
-        while let Some(picture) = pictures.take() {
+        while let Some(picture) = pictures.pop() {
             self.encode(picture)?;
         }
         if let Some(open) = &mut self.open {
@@ -86,20 +86,20 @@ impl VideoEncoding {
         };
         let scaler = match &mut self.scaler {
             Some(scaler) if scaler.fits(&picture.frame) => scaler,
-            _ => self.scaler.insert(Scaler::new(&picture.frame, open.shape, open.encoder.format())?),
+            _ => self.scaler.insert(Scaler::new(&picture.frame, open.video_format, open.encoder.format())?),
         };
         let Some(mut scaled) = scaler.scale(picture.frame)? else { return Ok(()) };
-        let is_first = open.last_pts == NONE_YET;
+        let is_first = open.last_pts == NO_PTS;
         let pts = crate::timestamps::to_millis(picture.captured, 1, 1_000_000).max(open.last_pts + 1);
         open.last_pts = pts;
         if self.burn_in {
             let captured = self.clock.zero().at(media::Timestamp::from_millis(pts));
             burn_in::draw(&mut scaled, open.counter, captured);
             // Pictures that the encoder drops never come out.
-            if open.marked.len() == MAX_MARKED {
-                open.marked.pop_front();
+            if open.burned_in.len() == MAX_BURNED_IN {
+                open.burned_in.pop_front();
             }
-            open.marked.push_back((pts, open.counter));
+            open.burned_in.push_back((pts, open.counter));
             open.counter = open.counter.wrapping_add(1);
         }
         if let Some(target) = self.broadcast.uplink().target(Instant::now())
@@ -107,10 +107,10 @@ impl VideoEncoding {
         {
             open.encoder.set_bitrate(target);
             open.rate = target;
-            self.stats.bitrate_target.set(if target < open.encoder.opened_for() { target } else { 0 });
+            self.stats.bitrate_target.set(if target < open.encoder.configured_bitrate() { target } else { 0 });
         }
         // Where the picture is refreshed column by column, the first IDR is the only one.
-        let idr = open.cadence.is_due(pts) && (is_first || !self.settings.intra_refresh);
+        let idr = open.keyframes.is_due(pts) && (is_first || !self.settings.intra_refresh);
         let units = open.encoder.encode(&mut scaled, pts, idr)?;
         self.stats.encoded.increment();
         self.deliver(units);
@@ -120,8 +120,8 @@ impl VideoEncoding {
     fn deliver(&mut self, units: Vec<EncodedPacket>) {
         for mut unit in units {
             let Some(open) = &mut self.open else { continue };
-            let marked = open.marked.iter().position(|(pts, _)| *pts == unit.pts);
-            if let Some((_, counter)) = marked.and_then(|at| open.marked.remove(at)) {
+            let burned_in = open.burned_in.iter().position(|(pts, _)| *pts == unit.pts);
+            if let Some((_, counter)) = burned_in.and_then(|at| open.burned_in.remove(at)) {
                 let captured = self.clock.zero().at(media::Timestamp::from_millis(unit.pts));
                 let stamp = CaptureTime { counter, captured, encoded: self.broadcast.now() };
                 unit.payload =
@@ -137,7 +137,7 @@ impl VideoEncoding {
                     encoder = open.encoder.name(),
                     "video track"
                 );
-                self.broadcast.declare(TrackId::VIDEO, config, about);
+                self.broadcast.add_track(TrackId::VIDEO, config, about);
             }
             self.broadcast.push(TrackId::VIDEO, unit.dts, unit.pts, unit.random_access, unit.payload);
         }
@@ -147,14 +147,14 @@ impl VideoEncoding {
 impl OpenEncoder {
     /// Whether `target` is worth telling the encoder: each time it does its sums anew.
     fn is_change(&self, target: u64) -> bool {
-        let worth = if target == self.encoder.opened_for() { 1 } else { self.rate / WORTH };
+        let worth = if target == self.encoder.configured_bitrate() { 1 } else { self.rate / MIN_CHANGE_FRACTION };
         target.abs_diff(self.rate) >= worth.max(1)
     }
 }
 
 /// What `onMetaData` says of the track beside its configuration.
 fn about(open: &OpenEncoder, settings: &VideoSettings) -> Metadata {
-    let VideoFormat { width, height, fps } = open.shape;
+    let VideoFormat { width, height, fps } = open.video_format;
     Metadata::from([
         ("framerate".into(), Value::Number(fps)),
         ("videodatarate".into(), Value::Number(settings.bitrate_for(width, height, fps) as f64 / 1000.0)),
@@ -164,14 +164,14 @@ fn about(open: &OpenEncoder, settings: &VideoSettings) -> Metadata {
 
 fn open(settings: &VideoSettings, picture: &Picture) -> Result<OpenEncoder, Error> {
     let (width, height) = settings.size.unwrap_or_else(|| natural_size(&picture.frame));
-    let source_fps = picture.fps.filter(|fps| fps.is_finite() && *fps > 0.0).unwrap_or(USUAL_FPS);
+    let source_fps = picture.fps.filter(|fps| fps.is_finite() && *fps > 0.0).unwrap_or(DEFAULT_FPS);
     let fps = settings.fps.map_or(source_fps, |fps| fps.min(source_fps));
-    let shape = VideoFormat { width, height, fps };
-    let encoder = Encoder::open(settings, shape)?;
+    let video_format = VideoFormat { width, height, fps };
+    let encoder = Encoder::open(settings, video_format)?;
     tracing::debug!(encoder = encoder.name(), width, height, fps, "encoder open");
-    let cadence = KeyframeScheduler::new(settings.gop().as_millis() as i64, (1000.0 / fps) as i64);
-    let rate = encoder.opened_for();
-    Ok(OpenEncoder { encoder, shape, cadence, counter: 0, marked: VecDeque::new(), last_pts: NONE_YET, rate })
+    let keyframes = KeyframeScheduler::new(settings.gop().as_millis() as i64, (1000.0 / fps) as i64);
+    let rate = encoder.configured_bitrate();
+    Ok(OpenEncoder { encoder, video_format, keyframes, counter: 0, burned_in: VecDeque::new(), last_pts: NO_PTS, rate })
 }
 
 /// The size of a picture with square pixels, rounded down to even numbers.
@@ -261,16 +261,16 @@ fn fit(width: f64, height: u32, to: VideoFormat) -> (u32, u32) {
 }
 
 /// More than any encoder holds.
-const MAX_MARKED: usize = 256;
+const MAX_BURNED_IN: usize = 256;
 
 /// Before the first PTS, which is zero or more.
-const NONE_YET: i64 = -1;
+const NO_PTS: i64 = -1;
 
 /// The part of the rate that a change must be.
-const WORTH: u64 = 50;
+const MIN_CHANGE_FRACTION: u64 = 50;
 
 /// For a source that does not tell its rate.
-const USUAL_FPS: f64 = 30.0;
+const DEFAULT_FPS: f64 = 30.0;
 
 #[cfg(test)]
 mod tests {

@@ -38,7 +38,7 @@ pub struct PeerSettings {
     /// Viewers at once.
     pub max_viewers: usize,
     /// Bits per second to all of them together.
-    pub max_upload: Option<u64>,
+    pub bitrate_limit: Option<u64>,
     /// Whether to announce it by mDNS.
     pub announce: bool,
 }
@@ -64,30 +64,30 @@ pub enum Error {
 #[derive(Debug)]
 pub struct PeerServer {
     endpoint: quinn::Endpoint,
-    offer: PeerAdvertisement,
+    advertisement: PeerAdvertisement,
     code: Code,
     settings: PeerSettings,
     broadcast: Arc<Broadcast>,
     stats: Arc<Stats>,
     upload: Upload,
     lead: Lead,
-    door: Mutex<Admission>,
+    admission: Mutex<Admission>,
     /// Becomes true with the first viewer.
-    watched: watch::Sender<bool>,
+    has_viewer: watch::Sender<bool>,
 }
 
 /// Who may come in.
 #[derive(Debug, Default)]
 struct Admission {
     /// For tickets; there is none before a CDN has said what it signs them with.
-    gate: Option<(TicketIssuer, TicketVerifier)>,
+    verifier: Option<(TicketIssuer, TicketVerifier)>,
     attempts: pairing::AttemptLimiter,
     /// Connections by address, those that are still shaking hands included.
-    from: HashMap<IpAddr, usize>,
+    connections: HashMap<IpAddr, usize>,
 }
 
 impl PeerServer {
-    /// Listens. To be called within the runtime. `watched` becomes true with the first viewer.
+    /// Listens. To be called within the runtime. `has_viewer` becomes true with the first viewer.
     ///
     /// # Errors
     /// See [`Error`].
@@ -95,7 +95,7 @@ impl PeerServer {
         settings: PeerSettings,
         broadcast: Arc<Broadcast>,
         stats: Arc<Stats>,
-        watched: watch::Sender<bool>,
+        has_viewer: watch::Sender<bool>,
     ) -> Result<Arc<Self>, Error> {
         let identity = Identity::generate()?;
         let config = || {
@@ -115,26 +115,26 @@ impl PeerServer {
             Some(address) if !address.ip().is_unspecified() => vec![SocketAddr::new(address.ip(), port)],
             _ => own_addresses(port),
         };
-        let offer = PeerAdvertisement { pin: identity.pin(), secret: rand::random(), addresses };
-        let upload = Upload::new(settings.max_upload);
-        let door = Mutex::default();
+        let advertisement = PeerAdvertisement { pin: identity.pin(), secret: rand::random(), addresses };
+        let upload = Upload::new(settings.bitrate_limit);
+        let admission = Mutex::default();
         Ok(Arc::new(Self {
             endpoint,
-            offer,
+            advertisement,
             code: Code::generate(),
             settings,
             broadcast,
             stats,
             upload,
             lead: Lead::new(),
-            door,
-            watched,
+            admission,
+            has_viewer,
         }))
     }
 
     /// What a CDN passes on to viewers that it admits.
-    pub fn offer(&self) -> &PeerAdvertisement {
-        &self.offer
+    pub fn advertisement(&self) -> &PeerAdvertisement {
+        &self.advertisement
     }
 
     /// What a viewer without a CDN types, and where it connects.
@@ -143,48 +143,48 @@ impl PeerServer {
     }
 
     /// A CDN says how it lets viewers in.
-    pub fn admit_by(&self, tickets: &TicketIssuer) {
-        let mut door = self.door.lock();
-        match &mut door.gate {
+    pub fn set_ticket_key(&self, tickets: &TicketIssuer) {
+        let mut admission = self.admission.lock();
+        match &mut admission.verifier {
             // The memory of used tickets stays: after an outage they are as used as before.
-            Some((known, gate)) if known.stream == tickets.stream => {
-                gate.set_key(tickets.key);
+            Some((known, verifier)) if known.stream == tickets.stream => {
+                verifier.set_key(tickets.key);
                 known.key = tickets.key;
             }
-            gate => {
-                *gate =
+            verifier => {
+                *verifier =
                     Some((tickets.clone(), TicketVerifier::new(tickets.key, &tickets.stream, self.broadcast.epoch().0)))
             }
         }
     }
 
     /// So many bytes were pushed to the CDN: where viewers share its link, they have what is left.
-    pub fn pushed(&self, bytes: usize) {
+    pub fn on_pushed(&self, bytes: usize) {
         self.upload.pushed(bytes);
     }
 
     /// To be waited for before the picture at `position` is pushed: the copy of a viewer that keeps up leaves first. Of several none does: the
     /// push would wait for all of them.
-    pub async fn lead(&self, position: u64) {
+    pub async fn wait_for_viewer(&self, position: u64) {
         if self.upload.flowing() == 1 {
             self.lead.wait(position).await;
         }
     }
 
     /// Whether a viewer's copies go first over a link that is narrow for them.
-    pub fn is_beside(&self) -> bool {
+    pub fn shares_bottleneck_with_viewer(&self) -> bool {
         self.upload.flowing() == 1 && self.upload.is_narrow()
     }
 
     /// Bits per second that the link to the CDN takes in all, where viewers take a part of it and make way for what is pushed; `None` where
     /// they do not.
-    pub fn link(&self) -> Option<u64> {
+    pub fn link_capacity(&self) -> Option<u64> {
         self.upload.takes()
     }
 
     /// How long what is pushed to the CDN waits in queues on its way, which takes `way` there and back without them; `None` while there is
     /// no connection. To be told often: a push that tells nothing counts as one that waits.
-    pub fn push_waits(&self, wait: Option<Duration>, way: Duration) {
+    pub fn on_push_feedback(&self, wait: Option<Duration>, way: Duration) {
         self.upload.push_waits(wait, way);
     }
 
@@ -201,30 +201,30 @@ impl PeerServer {
             let address = incoming.remote_address().ip();
             // An address that is not its own takes no place from others: once some shake hands, whoever comes proves its own first
             // (RFC 9000 §8.1.2).
-            if self.must_prove_address(incoming.remote_address_validated()) {
+            if self.must_validate_address(incoming.remote_address_validated()) {
                 let _ = incoming.retry();
                 continue;
             }
-            let Some(place) = self.clone().enter(address) else {
+            let Some(permit) = self.clone().try_admit(address) else {
                 self.stats.peers_refused.increment();
                 incoming.refuse();
                 continue;
             };
-            viewers.spawn(self.clone().viewer(incoming, place));
+            viewers.spawn(self.clone().viewer(incoming, permit));
         }
     }
 
     /// Says goodbye to those who watch.
     pub async fn close(&self) {
         self.endpoint.close(quinn::VarInt::from_u32(0), b"the broadcast is over");
-        let _ = tokio::time::timeout(GOODBYE, self.endpoint.wait_idle()).await;
+        let _ = tokio::time::timeout(CLOSE_TIMEOUT, self.endpoint.wait_idle()).await;
     }
 
     fn announce(&self) -> Option<Announcer> {
-        let port = self.offer.addresses.first()?.port();
+        let port = self.advertisement.addresses.first()?.port();
         let mut options = AnnouncerOptions::default();
-        options.loopback = self.offer.addresses.iter().all(|address| address.ip().is_loopback());
-        match Announcer::start(&self.offer.secret, port, options) {
+        options.loopback = self.advertisement.addresses.iter().all(|address| address.ip().is_loopback());
+        match Announcer::start(&self.advertisement.secret, port, options) {
             Ok(announcer) => Some(announcer),
             Err(error) => {
                 tracing::warn!(%error, "viewers on this network cannot find this broadcaster by mDNS");
@@ -233,29 +233,29 @@ impl PeerServer {
         }
     }
 
-    fn must_prove_address(&self, is_proven: bool) -> bool {
-        let total: usize = self.door.lock().from.values().sum();
-        !is_proven && total.saturating_sub(self.stats.peers.value() as usize) >= CROWDED
+    fn must_validate_address(&self, is_proven: bool) -> bool {
+        let total: usize = self.admission.lock().connections.values().sum();
+        !is_proven && total.saturating_sub(self.stats.peers.value() as usize) >= RETRY_THRESHOLD
     }
 
-    fn enter(self: Arc<Self>, address: IpAddr) -> Option<ConnectionPermit> {
-        let mut door = self.door.lock();
-        let total: usize = door.from.values().sum();
-        let own = door.from.entry(address).or_default();
-        if *own >= MAX_PER_ADDRESS || total >= self.settings.max_viewers + HANDSHAKES {
+    fn try_admit(self: Arc<Self>, address: IpAddr) -> Option<ConnectionPermit> {
+        let mut admission = self.admission.lock();
+        let total: usize = admission.connections.values().sum();
+        let own = admission.connections.entry(address).or_default();
+        if *own >= MAX_PER_ADDRESS || total >= self.settings.max_viewers + MAX_PENDING_HANDSHAKES {
             return None;
         }
         *own += 1;
-        drop(door);
+        drop(admission);
         Some(ConnectionPermit { peer: self, address })
     }
 
-    async fn viewer(self: Arc<Self>, incoming: quinn::Incoming, _place: ConnectionPermit) {
+    async fn viewer(self: Arc<Self>, incoming: quinn::Incoming, _permit: ConnectionPermit) {
         let asked = async {
             let connection = incoming.await?;
             Ok::<_, relay::Error>((connection.clone(), relay::accept(connection).await?))
         };
-        let (connection, request) = match tokio::time::timeout(HANDSHAKE, asked).await {
+        let (connection, request) = match tokio::time::timeout(HANDSHAKE_TIMEOUT, asked).await {
             Ok(Ok(asked)) => asked,
             Ok(Err(error)) => return tracing::debug!(%error, "no viewer after all"),
             Err(_) => return tracing::debug!("a viewer that said nothing"),
@@ -268,16 +268,16 @@ impl PeerServer {
                 return request.refuse(code, &reason).await;
             }
         };
-        if self.stats.peers.value() >= self.settings.max_viewers as u64 || !self.has_room() {
+        if self.stats.peers.value() >= self.settings.max_viewers as u64 || !self.has_upload_capacity() {
             self.stats.peers_refused.increment();
             return request.refuse(RefusalCode::Busy, "This broadcaster serves as many viewers as it may.").await;
         }
         self.stats.peers.increment();
-        self.watched.send_replace(true);
+        self.has_viewer.send_replace(true);
         tracing::info!("a viewer on this network");
-        let (id, room) = self.upload.join();
-        let feed = ViewerSource { id, room, peer: self.clone() };
-        let ended = request.serve(Arc::new(feed), proof, std::future::pending()).await;
+        let (id, admitted) = self.upload.join();
+        let source = ViewerSource { id, admitted, peer: self.clone() };
+        let ended = request.serve(Arc::new(source), proof, std::future::pending()).await;
         self.stats.peers.decrement();
         tracing::info!(?ended, "a viewer on this network left");
     }
@@ -289,18 +289,18 @@ impl PeerServer {
         connection: &quinn::Connection,
     ) -> Result<Option<[u8; 32]>, (RefusalCode, String)> {
         let denied = |reason: String| (RefusalCode::Denied, reason);
-        let mut door = self.door.lock();
+        let mut admission = self.admission.lock();
         match &request.proof {
             Proof::Ticket(ticket) => {
                 let now = net::clock::unix_seconds();
-                let Some((_, gate)) = &mut door.gate else {
+                let Some((_, verifier)) = &mut admission.verifier else {
                     return Err(denied("this broadcaster has no CDN whose tickets it takes".to_owned()));
                 };
-                gate.redeem(ticket, now).map(|()| None).map_err(|refusal| denied(refusal.to_string()))
+                verifier.redeem(ticket, now).map(|()| None).map_err(|refusal| denied(refusal.to_string()))
             }
             Proof::Code(proof) => {
                 let exporter = pairing::exporter(connection).map_err(|error| denied(error.to_string()))?;
-                let verified = door.attempts.verify_viewer(&self.code, &exporter, proof, Instant::now());
+                let verified = admission.attempts.verify_viewer(&self.code, &exporter, proof, Instant::now());
                 verified.map_err(|error| denied(error.to_string()))?;
                 Ok(Some(pairing::broadcaster_proof(&self.code, &exporter)))
             }
@@ -309,8 +309,8 @@ impl PeerServer {
     }
 
     /// Whether the upload limit bears another viewer, as the stream is now.
-    fn has_room(&self) -> bool {
-        let Some(limit) = self.settings.max_upload else { return true };
+    fn has_upload_capacity(&self) -> bool {
+        let Some(limit) = self.settings.bitrate_limit else { return true };
         let (bytes, duration) = self.broadcast.with_window(|window| (window.bytes() as u64, window.duration()));
         let millis = (duration.as_millis() as u64).max(1);
         let bitrate = if millis < 500 { 0 } else { bytes * 8000 / millis };
@@ -330,11 +330,11 @@ struct ConnectionPermit {
 
 impl Drop for ConnectionPermit {
     fn drop(&mut self) {
-        let mut door = self.peer.door.lock();
-        if let Some(count) = door.from.get_mut(&self.address) {
+        let mut admission = self.peer.admission.lock();
+        if let Some(count) = admission.connections.get_mut(&self.address) {
             *count -= 1;
             if *count == 0 {
-                door.from.remove(&self.address);
+                admission.connections.remove(&self.address);
             }
         }
     }
@@ -346,7 +346,7 @@ struct ViewerSource {
     /// By which its share is known.
     id: u64,
     /// Whether it has a place.
-    room: watch::Receiver<bool>,
+    admitted: watch::Receiver<bool>,
 }
 
 impl Drop for ViewerSource {
@@ -379,7 +379,7 @@ impl relay::Source for ViewerSource {
     }
 
     fn room(&self) -> Option<watch::Receiver<bool>> {
-        Some(self.room.clone())
+        Some(self.admitted.clone())
     }
 
     fn flows(&self, flows: bool) {
@@ -410,15 +410,15 @@ impl relay::Source for ViewerSource {
 }
 
 /// From the first packet to the request.
-const HANDSHAKE: Duration = Duration::from_secs(8);
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(8);
 /// How long viewers may take to hear that it is over.
-const GOODBYE: Duration = Duration::from_millis(200);
+const CLOSE_TIMEOUT: Duration = Duration::from_millis(200);
 /// Handshakes that wait to be looked at.
 const MAX_INCOMING: usize = 64;
 /// Connections beyond those of viewers: who knocks must be heard before it is known whether it may come in.
-const HANDSHAKES: usize = 16;
+const MAX_PENDING_HANDSHAKES: usize = 16;
 /// Handshakes under way from which on an address has to be proven: more than a family's viewers that all come at once.
-const CROWDED: usize = 6;
+const RETRY_THRESHOLD: usize = 6;
 /// One machine's viewers; a flood from one address leaves room for others.
 const MAX_PER_ADDRESS: usize = 8;
 

@@ -13,13 +13,13 @@ fn peer() -> Arc<PeerServer> {
     let bounds = Bounds { duration: Duration::from_secs(10), bytes: 1 << 20 };
     let broadcast = Broadcast::new(Epoch(1), WallClock::from_micros(0), &[TrackId::VIDEO], bounds, stats.clone());
     let listen = Some((Ipv4Addr::LOCALHOST, 0).into());
-    let settings = PeerSettings { listen, max_viewers: 10, max_upload: None, announce: false };
+    let settings = PeerSettings { listen, max_viewers: 10, bitrate_limit: None, announce: false };
     PeerServer::start(settings, Arc::new(broadcast), stats, watch::Sender::new(false)).unwrap()
 }
 
 async fn connect(peer: &PeerServer, address: SocketAddr) -> (quinn::Endpoint, quinn::Connection) {
     let endpoint = quinn::Endpoint::client((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
-    let mut config = tls::client_config(peer.offer().pin, relay::wire::ALPN);
+    let mut config = tls::client_config(peer.advertisement().pin, relay::wire::ALPN);
     config.transport_config(Arc::new(relay::transport(Side::Client)));
     let connection = endpoint.connect_with(config, address, tls::SERVER_NAME).unwrap().await.unwrap();
     (endpoint, connection)
@@ -61,7 +61,7 @@ async fn in_a_crowd_addresses_are_proven_first() {
     assert_eq!(*retries.borrow(), 0, "nobody else is there");
     // They say nothing once they are connected.
     let mut silent = vec![first];
-    while silent.len() < CROWDED {
+    while silent.len() < RETRY_THRESHOLD {
         silent.push(connect(&peer, server).await);
     }
     let (address, retries) = count_retries(server).await;

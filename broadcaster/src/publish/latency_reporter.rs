@@ -16,29 +16,32 @@ pub(super) struct LatencyReporter {
     /// How often it was told.
     count: u32,
     /// The last unit that was told of.
-    upto: Option<Timestamp>,
+    last_reported: Option<Timestamp>,
 }
 
 impl LatencyReporter {
     /// Tells what is new, if it is time. It goes out with what is sent next.
-    pub(super) fn tell(&mut self, broadcast: &Broadcast, publisher: &mut Publisher) {
+    pub(super) fn report(&mut self, broadcast: &Broadcast, publisher: &mut Publisher) {
         // The first answers, of an idle connection, say most of the clock.
-        let wait = if self.count < FIRST { SOON } else { EVERY };
+        let wait = if self.count < FAST_REPORTS { FAST_INTERVAL } else { INTERVAL };
         let now = Instant::now();
         if self.last.is_some_and(|last| now < last + wait) {
             return;
         }
         (self.last, self.count) = (Some(now), self.count + 1);
         let mut units: Vec<_> = broadcast.timing_log().last(MAX_TIMED_UNITS, None).collect();
-        units.retain(|unit| self.upto.is_none_or(|upto| unit.dts > upto) && unit.stamps.at(Stage::Sent).is_some());
-        self.upto = units.last().map(|unit| unit.dts).or(self.upto);
+        units.retain(|unit| {
+            self.last_reported.is_none_or(|last_reported| unit.dts > last_reported)
+                && unit.stamps.at(Stage::Sent).is_some()
+        });
+        self.last_reported = units.last().map(|unit| unit.dts).or(self.last_reported);
         publisher.send_timing(broadcast.now(), broadcast.epoch(), units);
     }
 }
 
 /// Questions that come quickly.
-const FIRST: u32 = 4;
+const FAST_REPORTS: u32 = 4;
 /// Between those.
-const SOON: Duration = Duration::from_millis(250);
+const FAST_INTERVAL: Duration = Duration::from_millis(250);
 /// Between the others: 6 kbit/s at 30 pictures a second.
-const EVERY: Duration = Duration::from_secs(1);
+const INTERVAL: Duration = Duration::from_secs(1);

@@ -47,7 +47,7 @@ pub struct RtmpPublisher {
     /// Becomes true with the first connection.
     pub connected: watch::Sender<bool>,
     /// Becomes true when there is no time left to reach a server that is away.
-    pub hurry: watch::Receiver<bool>,
+    pub abandon_reconnect: watch::Receiver<bool>,
 }
 
 /// Why publishing ended before the broadcast did.
@@ -79,7 +79,7 @@ enum SessionEnd {
 impl RtmpPublisher {
     /// Publishes until the broadcast has ended and all of it was sent.
     pub async fn run(mut self) -> Result<(), Error> {
-        let result = self.keep_publishing().await;
+        let result = self.publish_with_retry().await;
         self.stats.set_state(State::Ended);
         if let Some(log) = &mut self.unit_log {
             log.flush()?;
@@ -87,17 +87,17 @@ impl RtmpPublisher {
         result
     }
 
-    async fn keep_publishing(&mut self) -> Result<(), Error> {
-        let mut backoff = Backoff::new(FIRST_WAIT, LONGEST_WAIT);
+    async fn publish_with_retry(&mut self) -> Result<(), Error> {
+        let mut backoff = Backoff::new(MIN_BACKOFF, MAX_BACKOFF);
         let mut next = 0;
         let mut ended_at = None;
         loop {
             self.stats.set_state(State::Connecting);
             let started = Instant::now();
-            let mut hurry = self.hurry.clone();
+            let mut abandon_reconnect = self.abandon_reconnect.clone();
             let connecting = tokio::select! {
                 connected = client::publish(&self.url, ClientOptions::default()) => connected,
-                _ = hurry.wait_for(|hurry| *hurry) => return Ok(()),
+                _ = abandon_reconnect.wait_for(|abandon_reconnect| *abandon_reconnect) => return Ok(()),
             };
             let error = match connecting {
                 Ok(publisher) => match self.session(publisher, &mut next).await {
@@ -112,11 +112,11 @@ impl RtmpPublisher {
                 return Err(Error::Refused(error));
             }
             if self.broadcast.changed().borrow().ended
-                && ended_at.get_or_insert_with(Instant::now).elapsed() > LAST_CHANCE
+                && ended_at.get_or_insert_with(Instant::now).elapsed() > FINAL_RETRY_WINDOW
             {
                 return Err(Error::Undelivered(error));
             }
-            if started.elapsed() > STEADY {
+            if started.elapsed() > STABLE_AFTER {
                 backoff.reset();
             }
             let wait = backoff.next(rand::random());
@@ -126,7 +126,7 @@ impl RtmpPublisher {
             tracing::warn!(server = %self.url, %error, retry_in_ms = wait.as_millis() as u64, "no connection to the server");
             tokio::select! {
                 () = tokio::time::sleep(wait) => {}
-                _ = hurry.wait_for(|hurry| *hurry) => return Ok(()),
+                _ = abandon_reconnect.wait_for(|abandon_reconnect| *abandon_reconnect) => return Ok(()),
             }
         }
     }
@@ -144,15 +144,15 @@ impl RtmpPublisher {
             _ => {}
         }
         if let Some((peer, tickets)) = self.peer.as_ref().zip(publisher.ticket_issuer()) {
-            peer.admit_by(tickets);
-            publisher.advertise_peer(peer.offer());
+            peer.set_ticket_key(tickets);
+            publisher.advertise_peer(peer.advertisement());
         }
         self.connected.send_replace(true);
         self.stats.set_state(State::Live);
         let mut cursor = from.map_or(Cursor::at_live_edge(), Cursor::at);
         let sent = self.send(&mut publisher, &mut cursor, next).await;
         if let Some(peer) = &self.peer {
-            peer.push_waits(None, Duration::ZERO);
+            peer.on_push_feedback(None, Duration::ZERO);
         }
         self.broadcast.uplink().waits(None, Instant::now());
         match sent {
@@ -177,10 +177,10 @@ impl RtmpPublisher {
     ) -> Result<Option<std::io::Error>, rtmp::Error> {
         let mut changed = self.broadcast.changed();
         let mut catalog: Option<Arc<Catalog>> = None;
-        let (mut telling, mut spread) = (LatencyReporter::default(), Spread::default());
+        let (mut latency_reporter, mut spread) = (LatencyReporter::default(), Spread::default());
         loop {
             let progress = *changed.borrow_and_update();
-            let read = self.broadcast.with_window(|window| cursor.read(window, BITE));
+            let read = self.broadcast.with_window(|window| cursor.read(window, READ_BATCH_BYTES));
             if read.skipped > 0 {
                 self.stats.lost.add(read.skipped);
                 tracing::warn!(
@@ -188,7 +188,7 @@ impl RtmpPublisher {
                     "the server takes less than is made: units were skipped up to the newest IDR"
                 );
             }
-            telling.tell(&self.broadcast, publisher);
+            latency_reporter.report(&self.broadcast, publisher);
             if read.entries.is_empty() {
                 if progress.ended {
                     return Ok(None);
@@ -198,7 +198,7 @@ impl RtmpPublisher {
                 tokio::select! {
                     _ = changed.changed() => {}
                     error = publisher.idle() => return Err(error),
-                    () = tokio::time::sleep(MEASURE) => {}
+                    () = tokio::time::sleep(MEASURE_INTERVAL) => {}
                 }
                 continue;
             }
@@ -209,8 +209,8 @@ impl RtmpPublisher {
                 }
                 let Some(track) = entry.catalog.track(entry.unit.track) else { continue };
                 if let Some(peer) = self.peer.as_ref().filter(|_| entry.unit.track.kind == TrackKind::Video) {
-                    peer.lead(entry.position).await;
-                    spread.before(entry, peer.is_beside(), publisher);
+                    peer.wait_for_viewer(entry.position).await;
+                    spread.before(entry, peer.shares_bottleneck_with_viewer(), publisher);
                 }
                 publisher.send_unit(track, &entry.unit).await?;
                 self.broadcast.stamp(&entry.unit, Stage::Sent);
@@ -219,10 +219,10 @@ impl RtmpPublisher {
                 }
                 self.stats.sent.increment();
                 if let Some(peer) = &self.peer {
-                    peer.pushed(entry.unit.payload.len());
+                    peer.on_pushed(entry.unit.payload.len());
                 }
                 self.broadcast.uplink().pushed(entry.unit.payload.len(), entry.unit.track.is_video());
-                self.tell_uplink(publisher, entry.position + 1);
+                self.report_uplink(publisher, entry.position + 1);
                 self.stats.pushed.set(entry.position + 1);
                 *next = (*next).max(entry.position + 1);
                 if let Some(log) = &mut self.unit_log
@@ -241,9 +241,9 @@ impl RtmpPublisher {
     }
 
     /// Tells the encoder how what is pushed waits, which is sent up to `position`.
-    fn tell_uplink(&self, publisher: &Publisher, position: u64) {
+    fn report_uplink(&self, publisher: &Publisher, position: u64) {
         let behind = self.broadcast.with_window(|window| window.lag(position));
-        let shared = self.peer.as_ref().and_then(|peer| peer.link());
+        let shared = self.peer.as_ref().and_then(|peer| peer.link_capacity());
         let wait = Wait { queueing: publisher.queue_delay().unwrap_or_default(), behind, shared };
         self.broadcast.uplink().waits(Some(wait), Instant::now());
     }
@@ -254,11 +254,11 @@ impl RtmpPublisher {
         self.stats.queued.set(queued);
         if let Some(peer) = &self.peer {
             // A server that answers no pings tells of its troubles only by what it does not take.
-            let behind = if queued > BEHIND { LATE } else { Duration::ZERO };
+            let behind = if queued > BACKLOG_UNITS { BACKLOG_DELAY } else { Duration::ZERO };
             let wait = publisher.queue_delay().unwrap_or_default().max(behind);
-            peer.push_waits(Some(wait), publisher.min_rtt().unwrap_or_default());
+            peer.on_push_feedback(Some(wait), publisher.min_rtt().unwrap_or_default());
         }
-        self.tell_uplink(publisher, cursor.position().unwrap_or(next));
+        self.report_uplink(publisher, cursor.position().unwrap_or(next));
         self.stats.unacknowledged.set(publisher.unacknowledged_bytes().unwrap_or(0));
         self.stats.round_trip.set(publisher.round_trip().map_or(0, |rtt| rtt.as_micros() as u64));
     }
@@ -288,25 +288,25 @@ fn is_takeover(error: &rtmp::Error) -> bool {
 }
 
 /// How often the push is measured while there is nothing to send.
-const MEASURE: Duration = Duration::from_millis(100);
+const MEASURE_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Units that wait to be sent before the push counts as late: two pictures with their sound.
-const BEHIND: u64 = 6;
+const BACKLOG_UNITS: u64 = 6;
 
 /// How late it is then, at least.
-const LATE: Duration = Duration::from_millis(200);
+const BACKLOG_DELAY: Duration = Duration::from_millis(200);
 
 /// A server that was restarted listens again within some hundred milliseconds.
-const FIRST_WAIT: Duration = Duration::from_millis(250);
+const MIN_BACKOFF: Duration = Duration::from_millis(250);
 
 /// Well below the window's 20 s, so that a server that comes back within it is found in time.
-const LONGEST_WAIT: Duration = Duration::from_secs(3);
+const MAX_BACKOFF: Duration = Duration::from_secs(3);
 
 /// A connection that held for longer was no accident: the next wait is short again.
-const STEADY: Duration = Duration::from_secs(5);
+const STABLE_AFTER: Duration = Duration::from_secs(5);
 
 /// How long a broadcast that has ended waits for a server that is away.
-const LAST_CHANCE: Duration = Duration::from_secs(10);
+const FINAL_RETRY_WINDOW: Duration = Duration::from_secs(10);
 
 /// Payload bytes taken from the window at once: bounds what is held twice.
-const BITE: usize = 1 << 20;
+const READ_BATCH_BYTES: usize = 1 << 20;

@@ -194,7 +194,7 @@ fn named_microphone(wanted: &str) -> AudioDevice {
 
 impl VideoDevice {
     /// How to open it so that what it delivers is nearest to what is wanted.
-    pub(super) fn location(&self, size: Option<(u32, u32)>, fps: Option<f64>) -> InputSpec {
+    pub(super) fn input_spec(&self, size: Option<(u32, u32)>, fps: Option<f64>) -> InputSpec {
         let mut options: Vec<(&'static str, String)> = Vec::new();
         let mut url = self.url.clone();
         match self.format {
@@ -206,21 +206,22 @@ impl VideoDevice {
                         .map_or(url, |camera| camera.device);
                 }
                 let modes = v4l2::modes(&url);
-                if let Some((mode, rate)) = v4l2::nearest(&modes, size.unwrap_or(USUAL_SIZE), fps.unwrap_or(USUAL_FPS))
+                if let Some((mode, rate)) =
+                    v4l2::nearest(&modes, size.unwrap_or(DEFAULT_SIZE), fps.unwrap_or(DEFAULT_FPS))
                 {
                     options.push(("input_format", mode.format.to_owned()));
                     options.push(("video_size", format!("{}x{}", mode.width, mode.height)));
                     options.extend(rate.map(|rate| ("framerate", format!("{rate:.3}"))));
                 }
             }
-            "x11grab" | "gdigrab" => options.push(("framerate", fps.unwrap_or(USUAL_FPS).to_string())),
+            "x11grab" | "gdigrab" => options.push(("framerate", fps.unwrap_or(DEFAULT_FPS).to_string())),
             "kmsgrab" => {
                 options.push(("device", std::mem::replace(&mut url, "-".into())));
-                options.push(("framerate", fps.unwrap_or(USUAL_FPS).to_string()));
+                options.push(("framerate", fps.unwrap_or(DEFAULT_FPS).to_string()));
             }
             // AVFoundation and DirectShow refuse what is not a mode: ask for no more than was asked of us.
             _ => {
-                let fps = fps.or((self.format == "avfoundation").then_some(USUAL_FPS));
+                let fps = fps.or((self.format == "avfoundation").then_some(DEFAULT_FPS));
                 options.extend(fps.map(|fps| ("framerate", fps.to_string())));
                 options.extend(size.map(|(width, height)| ("video_size", format!("{width}x{height}"))));
                 url = if url.contains('=') { url } else { format!("{}{url}", HERE.camera_prefix) };
@@ -232,19 +233,19 @@ impl VideoDevice {
 
 impl AudioDevice {
     /// How to open it, what is best first: not every sound card delivers every rate and number of channels.
-    pub(super) fn locations(&self) -> Vec<InputSpec> {
+    pub(super) fn input_specs(&self) -> Vec<InputSpec> {
         let url = format!("{}{}", HERE.microphone_prefix, self.url);
-        let location = |url: &str, options| InputSpec { format: Some(self.format), url: url.to_owned(), options };
+        let spec = |url: &str, options| InputSpec { format: Some(self.format), url: url.to_owned(), options };
         if self.format != "alsa" {
             let options =
                 if self.format == "pulse" { vec![("fragment_size", PULSE_FRAGMENT.to_string())] } else { Vec::new() };
-            return vec![location(&url, options)];
+            return vec![spec(&url, options)];
         }
         let options =
             |rate: u32, channels: u32| vec![("sample_rate", rate.to_string()), ("channels", channels.to_string())];
         [(48_000, 2), (48_000, 1), (44_100, 2), (44_100, 1), (8000, 1)]
             .into_iter()
-            .map(|(rate, channels)| location(&url, options(rate, channels)))
+            .map(|(rate, channels)| spec(&url, options(rate, channels)))
             .collect()
     }
 }
@@ -277,8 +278,8 @@ fn screens() -> Vec<Screen> {
     displays.sort();
     displays.truncate(MAX_SCREENS);
     let screen = |display: String| {
-        let location = InputSpec { format: Some(HERE.screen), url: display.clone(), options: Vec::new() };
-        let opened = input::open(&location, &ShutdownSignal::default()).ok();
+        let spec = InputSpec { format: Some(HERE.screen), url: display.clone(), options: Vec::new() };
+        let opened = input::open(&spec, &ShutdownSignal::default()).ok();
         let size = opened.and_then(|input| {
             let (_, parameters, _) = input::best(&input, ffmpeg_next::media::Type::Video)?;
             let decoder = input::video_decoder(parameters).ok()?;
@@ -403,8 +404,8 @@ pub fn describe(inventory: &Inventory) -> String {
 const KMS_CARD: &str = "/dev/dri/card0";
 
 /// What cameras are asked for unless told otherwise: more is seldom watched, and costs every viewer.
-const USUAL_SIZE: (u32, u32) = (1280, 720);
-const USUAL_FPS: f64 = 30.0;
+const DEFAULT_SIZE: (u32, u32) = (1280, 720);
+const DEFAULT_FPS: f64 = 30.0;
 /// Bytes: 20 ms of 48 kHz stereo. FFmpeg's own choice is some seconds.
 const PULSE_FRAGMENT: u32 = 3840;
 /// Bounds what is opened to list it.

@@ -158,7 +158,7 @@ mod linux {
             let [min_width, max_width, step_width, min_height, max_height, step_height] = entry.numbers;
             let on_grid =
                 |n: u32, min: u32, max: u32, step: u32| n >= min && n <= max && (n - min).is_multiple_of(step.max(1));
-            sizes.extend(USUAL_SIZES.iter().copied().filter(|(w, h)| {
+            sizes.extend(COMMON_SIZES.iter().copied().filter(|(w, h)| {
                 on_grid(*w, min_width, max_width, step_width) && on_grid(*h, min_height, max_height, step_height)
             }));
             break;
@@ -181,7 +181,7 @@ mod linux {
                 continue;
             }
             let (Some(fastest), Some(slowest)) = (rate(min_num, min_den), rate(max_num, max_den)) else { break };
-            rates.extend(USUAL_RATES.iter().copied().filter(|fps| (slowest..=fastest).contains(fps)));
+            rates.extend(COMMON_RATES.iter().copied().filter(|fps| (slowest..=fastest).contains(fps)));
             break;
         }
         rates.sort_by(|a, b| b.total_cmp(a));
@@ -267,7 +267,7 @@ mod linux {
     const MAX_ENTRIES: u32 = 256;
     /// Bounds the devices looked at.
     const MAX_DEVICES: usize = 64;
-    const USUAL_SIZES: [(u32, u32); 10] = [
+    const COMMON_SIZES: [(u32, u32); 10] = [
         (160, 120),
         (320, 180),
         (320, 240),
@@ -279,7 +279,7 @@ mod linux {
         (1920, 1080),
         (3840, 2160),
     ];
-    const USUAL_RATES: [f64; 8] = [60.0, 50.0, 30.0, 25.0, 20.0, 15.0, 10.0, 5.0];
+    const COMMON_RATES: [f64; 8] = [60.0, 50.0, 30.0, 25.0, 20.0, 15.0, 10.0, 5.0];
 
     #[cfg(test)]
     mod tests {
