@@ -77,7 +77,7 @@ fn report(mut delays: Vec<i64>, stats: &Stats) {
     for (name, millis) in [("p50", at(0.5)), ("p99", at(0.99))] {
         println!("capture to access unit, 720p30, {name}: {millis:.1} ms = {:.2} picture intervals", millis / interval);
     }
-    println!("{} pictures, {} late", delays.len(), stats.late.value());
+    println!("{} pictures, {} dropped", delays.len(), stats.frames_dropped.value());
 }
 
 /// Pictures not counted: the encoder opens with the first.

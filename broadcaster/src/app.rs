@@ -50,7 +50,7 @@ pub enum Error {
     /// There is no such device or file.
     #[error("{0}")]
     NoInput(String),
-    /// The time of `--seconds` passed without a server that took anything.
+    /// The time of `--duration` passed without a server that took anything.
     #[error("the time is up, and no server took anything of the broadcast")]
     NothingSent,
 }

@@ -66,7 +66,7 @@ pub struct Publish {
 
     /// Stop after so many seconds, those of waiting for a server included; fails if no server took anything by then.
     #[arg(long, value_name = "N", help_heading = "Input")]
-    pub seconds: Option<f64>,
+    pub duration: Option<f64>,
 
     /// Draw a counter and a clock, for machines and for people, into each picture [default: with test only].
     #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true, help_heading = "Input")]
@@ -126,19 +126,19 @@ pub struct Publish {
 
     /// Serve no viewers on this network: they get the stream from the server like everybody.
     #[arg(long, help_heading = "This network")]
-    pub no_peer: bool,
+    pub no_lan: bool,
 
     /// Where viewers on this network connect, UDP [default: any free port, on all interfaces].
     #[arg(long, value_name = "ADDR", help_heading = "This network")]
-    pub peer_listen: Option<std::net::SocketAddr>,
+    pub lan_listen: Option<std::net::SocketAddr>,
 
     /// Viewers on this network to serve at once; more get the stream from the server.
     #[arg(long, value_name = "N", default_value_t = 16, help_heading = "This network")]
-    pub peer_max: usize,
+    pub max_lan_viewers: usize,
 
     /// Bits per second to all of them together [default: no limit].
     #[arg(long, value_name = "RATE", value_parser = bitrate, help_heading = "This network")]
-    pub peer_upload: Option<u64>,
+    pub lan_bitrate_limit: Option<u64>,
 
     /// Do not announce the broadcast by mDNS; viewers are told where it is by the server alone.
     #[arg(long, help_heading = "This network")]
@@ -250,8 +250,8 @@ impl Publish {
         if self.window < MIN_WINDOW || self.window_bytes.as_u64() < MIN_WINDOW_BYTES {
             return Err(Error::Options("the window must hold at least 1s and 1MiB"));
         }
-        let run_for = match self.seconds.map(Duration::try_from_secs_f64) {
-            Some(Err(_)) => return Err(Error::Options("--seconds must be a number of seconds, zero or more")),
+        let run_for = match self.duration.map(Duration::try_from_secs_f64) {
+            Some(Err(_)) => return Err(Error::Options("--duration must be a number of seconds, zero or more")),
             Some(Ok(seconds)) => Some(seconds),
             None => None,
         };
@@ -282,10 +282,10 @@ impl Publish {
                 duration: self.window,
                 bytes: usize::try_from(self.window_bytes.as_u64()).unwrap_or(usize::MAX),
             },
-            peer: (!self.no_peer && self.peer_max > 0).then_some(peer::PeerSettings {
-                listen: self.peer_listen,
-                max_viewers: self.peer_max,
-                bitrate_limit: self.peer_upload,
+            peer: (!self.no_lan && self.max_lan_viewers > 0).then_some(peer::PeerSettings {
+                listen: self.lan_listen,
+                max_viewers: self.max_lan_viewers,
+                bitrate_limit: self.lan_bitrate_limit,
                 announce: !self.no_mdns,
             }),
             unit_log: self.unit_log,

@@ -38,7 +38,7 @@ pub struct DoctorArgs {
 
     /// As when publishing: where viewers on this network connect, UDP [default: any free port].
     #[arg(long, value_name = "ADDR")]
-    pub peer_listen: Option<SocketAddr>,
+    pub lan_listen: Option<SocketAddr>,
 
     /// Print JSON.
     #[arg(long)]
@@ -52,7 +52,7 @@ pub struct DoctorArgs {
 pub async fn examine(args: &DoctorArgs) -> anyhow::Result<Report> {
     let place = args.url.as_deref().map(|url| Target::parse(url, Role::Publisher)).transpose()?;
     let (encoder, checks) =
-        tokio::join!(encoder(args), doctor::examine(place.as_ref(), Role::Publisher, args.peer_listen));
+        tokio::join!(encoder(args), doctor::examine(place.as_ref(), Role::Publisher, args.lan_listen));
     let mut all = vec![encoder];
     if args.encoder != EncoderChoice::Copy {
         all.push(gop(args.gop.unwrap_or(DEFAULT_GOP)));
@@ -153,7 +153,7 @@ mod tests {
             size: None,
             fps: None,
             gop: None,
-            peer_listen: None,
+            lan_listen: None,
             json: false,
         };
         for (name, wanted) in [("auto", Status::Ok), ("copy", Status::Ok), ("no_such_encoder", Status::Fail)] {

@@ -12,7 +12,7 @@ pub struct Stats {
     /// Pictures that the encoder took.
     pub encoded: Counter,
     /// Pictures that a newer one replaced while encoding was late.
-    pub late: Counter,
+    pub frames_dropped: Counter,
     /// Access units that entered the window.
     pub units: Counter,
     /// Their payload bytes.
@@ -24,11 +24,11 @@ pub struct Stats {
     /// Access units written to a server, repeats after an outage included.
     pub sent: Counter,
     /// Access units that no server ever got, because the window had moved on.
-    pub lost: Counter,
+    pub units_dropped: Counter,
     /// Access units that a server got a second time after an outage.
-    pub resent: Counter,
+    pub units_retransmitted: Counter,
     /// Connections lost.
-    pub outages: Counter,
+    pub reconnects: Counter,
     /// Times that a device failed.
     pub device_errors: Counter,
     /// Gauge: access units that wait to be sent.
@@ -38,11 +38,11 @@ pub struct Stats {
     /// Gauge: position after the last unit that the server's connection took; 0 while there is none.
     pub pushed: Counter,
     /// Gauge: viewers on this network.
-    pub peers: Counter,
+    pub lan_viewers: Counter,
     /// Bytes that went to them.
-    pub peer_bytes: Counter,
+    pub lan_bytes: Counter,
     /// Those who were not let in, or for whom there was no room.
-    pub peers_refused: Counter,
+    pub lan_viewers_rejected: Counter,
     /// Gauge: round trip in microseconds; 0 while unknown.
     pub round_trip: Counter,
     /// Gauge: bits per second that the encoder is held to; 0 while that is what it was opened for.

@@ -40,7 +40,7 @@ pub struct StatsReport {
     /// Pictures that were encoded.
     pub encoded: u64,
     /// Pictures that a newer one replaced because encoding was late.
-    pub late: u64,
+    pub frames_dropped: u64,
     /// Video access units.
     pub pictures: u64,
     /// Access units made.
@@ -48,9 +48,9 @@ pub struct StatsReport {
     /// Access units sent, repeats included.
     pub sent: u64,
     /// Access units sent again after an outage.
-    pub resent: u64,
+    pub units_retransmitted: u64,
     /// Access units that never reached a server.
-    pub lost: u64,
+    pub units_dropped: u64,
     /// Access units whose DTS had to be moved.
     pub timestamps_adjusted: u64,
     /// Access units that wait to be sent.
@@ -60,15 +60,15 @@ pub struct StatsReport {
     /// Round trip to the server, if known.
     pub round_trip_ms: Option<f64>,
     /// Connections lost.
-    pub outages: u64,
+    pub reconnects: u64,
     /// Device failures.
     pub device_errors: u64,
     /// Viewers on this network.
-    pub peers: u64,
+    pub lan_viewers: u64,
     /// Bytes that went to them.
-    pub peer_bytes: u64,
+    pub lan_bytes: u64,
     /// Those who were not let in.
-    pub peers_refused: u64,
+    pub lan_viewers_rejected: u64,
 }
 
 /// Makes reports.
@@ -118,21 +118,21 @@ impl StatsSampler {
             bitrate_target: Some(s.bitrate_target.value()).filter(|target| *target > 0),
             captured: s.captured.value(),
             encoded: s.encoded.value(),
-            late: s.late.value(),
+            frames_dropped: s.frames_dropped.value(),
             pictures: s.pictures.value(),
             units: s.units.value(),
             sent: s.sent.value(),
-            resent: s.resent.value(),
-            lost: s.lost.value(),
+            units_retransmitted: s.units_retransmitted.value(),
+            units_dropped: s.units_dropped.value(),
             timestamps_adjusted: s.timestamps_adjusted.value(),
             queued: s.queued.value(),
             unacknowledged_bytes: s.unacknowledged.value(),
             round_trip_ms: Some(s.round_trip.value()).filter(|rtt| *rtt > 0).map(|rtt| tenths(rtt as f64 / 1000.0)),
-            outages: s.outages.value(),
+            reconnects: s.reconnects.value(),
             device_errors: s.device_errors.value(),
-            peers: s.peers.value(),
-            peer_bytes: s.peer_bytes.value(),
-            peers_refused: s.peers_refused.value(),
+            lan_viewers: s.lan_viewers.value(),
+            lan_bytes: s.lan_bytes.value(),
+            lan_viewers_rejected: s.lan_viewers_rejected.value(),
         }
     }
 }
@@ -145,15 +145,16 @@ impl StatsReport {
         let bitrate = rate(self.bitrate);
         let mut line =
             format!("{:<10} {minutes:02}:{seconds:02}  {:>5.1} fps  {bitrate:>11}", self.state.word(), self.fps);
-        line += &format!("  queue {}  late {}  lost {}", self.queued, self.late, self.lost);
+        line +=
+            &format!("  queue {}  dropped {} frames, {} units", self.queued, self.frames_dropped, self.units_dropped);
         if let Some(target) = self.bitrate_target {
-            line += &format!("  held to {}", rate(target));
+            line += &format!("  limited to {}", rate(target));
         }
         if let Some(rtt) = self.round_trip_ms {
             line += &format!("  rtt {rtt:.1} ms");
         }
-        if self.peers > 0 {
-            line += &format!("  on this network {}", self.peers);
+        if self.lan_viewers > 0 {
+            line += &format!("  LAN viewers {}", self.lan_viewers);
         }
         line.truncate(width);
         line
@@ -184,8 +185,8 @@ pub async fn run(mut sampler: StatsSampler, log: LogFormat, stats: Option<StatsF
                 bitrate = report.bitrate,
                 bitrate_target = report.bitrate_target,
                 queued = report.queued,
-                late = report.late,
-                lost = report.lost,
+                frames_dropped = report.frames_dropped,
+                units_dropped = report.units_dropped,
                 round_trip_ms = report.round_trip_ms,
                 "status"
             );
@@ -208,22 +209,22 @@ pub fn finish(sampler: &StatsSampler, log: LogFormat, stats: Option<StatsFormat>
         LogFormat::Text => {
             let _ = writeln!(
                 io::stderr(),
-                "{} pictures in {:.1} s, {} access units sent, {} late, {} lost, {} outages",
+                "{} pictures in {:.1} s, {} access units sent, {} frames and {} units dropped, {} reconnects",
                 report.pictures,
                 report.seconds,
                 report.sent,
-                report.late,
-                report.lost,
-                report.outages
+                report.frames_dropped,
+                report.units_dropped,
+                report.reconnects
             );
         }
         LogFormat::Json => tracing::info!(
             pictures = report.pictures,
             seconds = report.seconds,
             sent = report.sent,
-            late = report.late,
-            lost = report.lost,
-            outages = report.outages,
+            frames_dropped = report.frames_dropped,
+            units_dropped = report.units_dropped,
+            reconnects = report.reconnects,
             "ended"
         ),
     }
@@ -333,9 +334,12 @@ mod tests {
         let broadcast = Arc::new(Broadcast::new(Epoch(1), WallClock::from_micros(0), &[], bounds, stats.clone()));
         let mut report = StatsSampler::new(stats, broadcast).summary();
         (report.seconds, report.fps, report.bitrate) = (61.0, 29.97, 2_345_678);
-        assert_eq!(report.line(200), "live       01:01   30.0 fps   2.3 Mbit/s  queue 0  late 0  lost 0  rtt 12.3 ms");
+        assert_eq!(
+            report.line(200),
+            "live       01:01   30.0 fps   2.3 Mbit/s  queue 0  dropped 0 frames, 0 units  rtt 12.3 ms"
+        );
         report.bitrate_target = Some(640_000);
-        assert!(report.line(200).contains("lost 0  held to 640 kbit/s  rtt"), "{}", report.line(200));
+        assert!(report.line(200).contains("0 units  limited to 640 kbit/s  rtt"), "{}", report.line(200));
         assert_eq!(report.line(10), "live      ");
         assert_eq!(serde_json::to_value(&report).unwrap()["bitrate_target"], 640_000);
         let json = serde_json::to_value(&report).unwrap();

@@ -1,4 +1,4 @@
-//! `--seconds` bounds a broadcast whose server is away, whatever its source, and does not call that a success.
+//! `--duration` bounds a broadcast whose server is away, whatever its source, and does not call that a success.
 #![allow(clippy::unwrap_used, reason = "a test that fails shows where")]
 
 use std::time::Duration;
@@ -20,7 +20,7 @@ async fn a_server_that_is_away_is_not_waited_for_for_ever() {
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let url = format!("rtmp://{free}/live/key");
     for source in [format!("file:{}", path.display()), "test".to_owned()] {
-        let command = ["broadcaster", "--source", &source, "--seconds", "0.5", &url];
+        let command = ["broadcaster", "--source", &source, "--duration", "0.5", &url];
         let settings = Cli::try_parse_from(command).unwrap().publish.settings().unwrap();
         let run = tokio::time::timeout(Duration::from_secs(20), app::run(settings, LogFormat::Json));
         let error = run.await.expect("it must end by itself").unwrap_err();

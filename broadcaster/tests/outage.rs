@@ -117,8 +117,8 @@ async fn an_outage_loses_nothing() {
     let mut second = accept(&run.listener, Some(19 * 40)).await;
     let mut demuxer = flv::Demuxer::new(EPOCH);
     assert_eq!(receive(&mut second, &mut demuxer, 40).await, dts(20..60));
-    assert_eq!((run.stats.lost.value(), run.stats.outages.value()), (0, 1));
-    assert!(run.stats.resent.value() >= 10);
+    assert_eq!((run.stats.units_dropped.value(), run.stats.reconnects.value()), (0, 1));
+    assert!(run.stats.units_retransmitted.value() >= 10);
 
     push(&run.broadcast, 60..62);
     run.broadcast.end();

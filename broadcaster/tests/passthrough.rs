@@ -255,7 +255,7 @@ fn a_rate_below_the_files_is_kept() {
     let Played { action, stats, .. } = play(&path, &["--fps", "10"], None);
     assert_eq!(action, Some(TrackAction::Reencode));
     // Nobody takes them, so that all but the last one make room for another.
-    assert_eq!((stats.captured.value(), stats.late.value() + 1), (25, 10));
+    assert_eq!((stats.captured.value(), stats.frames_dropped.value() + 1), (25, 10));
 }
 
 #[test]

@@ -84,7 +84,7 @@ fn read_video(
             on_working();
             let frame =
                 input::in_memory(std::mem::replace(&mut frame, frame::Video::empty())).map_err(Error::Decode)?;
-            context.stats.late.add(pictures.push(Picture { frame, captured, fps }));
+            context.stats.frames_dropped.add(pictures.push(Picture { frame, captured, fps }));
         }
     }
     Ok(())

@@ -328,7 +328,7 @@ impl FilePlayback<'_> {
                 continue;
             }
             let frame = std::mem::replace(&mut frame, frame::Video::empty());
-            self.context.stats.late.add(self.pictures.push(Picture { frame, captured, fps }));
+            self.context.stats.frames_dropped.add(self.pictures.push(Picture { frame, captured, fps }));
         }
     }
 

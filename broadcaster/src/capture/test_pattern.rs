@@ -23,7 +23,7 @@ pub fn run_video(context: &CaptureContext, pictures: &Arc<DropOldestQueue<Pictur
             break;
         }
         context.stats.captured.increment();
-        context.stats.late.add(pictures.push(Picture { frame, captured, fps: Some(fps) }));
+        context.stats.frames_dropped.add(pictures.push(Picture { frame, captured, fps: Some(fps) }));
     }
     Ok(())
 }

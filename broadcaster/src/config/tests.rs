@@ -32,7 +32,7 @@ fn options() {
     assert_eq!((s.video.gop, s.video.bframes), (Some(Duration::from_millis(500)), 2));
     assert_eq!(settings(&["--source", "test", "--burn-in=false", URL]).unwrap().burn_in, Some(false));
     assert_eq!(settings(&["--source", "screen", "--burn-in", URL]).unwrap().burn_in, Some(true));
-    assert_eq!(settings(&["--seconds", "1.5", URL]).unwrap().run_for, Some(Duration::from_millis(1500)));
+    assert_eq!(settings(&["--duration", "1.5", URL]).unwrap().run_for, Some(Duration::from_millis(1500)));
 }
 
 #[test]
@@ -53,7 +53,7 @@ fn mistakes_are_told() {
     refused(&["--bitrate", "2é", URL], "bits per second");
     refused(&["--gop", "1h", URL], "10 minutes");
     refused(&["--window", "0.5", URL], "at least 1s");
-    refused(&["--seconds=-1", URL], "seconds");
+    refused(&["--duration=-1", URL], "seconds");
     refused(&["--source", "tape", URL], "not a source");
 }
 

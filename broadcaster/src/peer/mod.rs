@@ -206,7 +206,7 @@ impl PeerServer {
                 continue;
             }
             let Some(permit) = self.clone().try_admit(address) else {
-                self.stats.peers_refused.increment();
+                self.stats.lan_viewers_rejected.increment();
                 incoming.refuse();
                 continue;
             };
@@ -235,7 +235,7 @@ impl PeerServer {
 
     fn must_validate_address(&self, is_proven: bool) -> bool {
         let total: usize = self.admission.lock().connections.values().sum();
-        !is_proven && total.saturating_sub(self.stats.peers.value() as usize) >= RETRY_THRESHOLD
+        !is_proven && total.saturating_sub(self.stats.lan_viewers.value() as usize) >= RETRY_THRESHOLD
     }
 
     fn try_admit(self: Arc<Self>, address: IpAddr) -> Option<ConnectionPermit> {
@@ -263,22 +263,22 @@ impl PeerServer {
         let proof = match self.admit(&request, &connection) {
             Ok(proof) => proof,
             Err((code, reason)) => {
-                self.stats.peers_refused.increment();
+                self.stats.lan_viewers_rejected.increment();
                 tracing::warn!(%reason, "refused a viewer on this network");
                 return request.refuse(code, &reason).await;
             }
         };
-        if self.stats.peers.value() >= self.settings.max_viewers as u64 || !self.has_upload_capacity() {
-            self.stats.peers_refused.increment();
+        if self.stats.lan_viewers.value() >= self.settings.max_viewers as u64 || !self.has_upload_capacity() {
+            self.stats.lan_viewers_rejected.increment();
             return request.refuse(RefusalCode::Busy, "This broadcaster serves as many viewers as it may.").await;
         }
-        self.stats.peers.increment();
+        self.stats.lan_viewers.increment();
         self.has_viewer.send_replace(true);
         tracing::info!("a viewer on this network");
         let (id, admitted) = self.upload.join();
         let source = ViewerSource { id, admitted, peer: self.clone() };
         let ended = request.serve(Arc::new(source), proof, std::future::pending()).await;
-        self.stats.peers.decrement();
+        self.stats.lan_viewers.decrement();
         tracing::info!(?ended, "a viewer on this network left");
     }
 
@@ -314,7 +314,7 @@ impl PeerServer {
         let (bytes, duration) = self.broadcast.with_window(|window| (window.bytes() as u64, window.duration()));
         let millis = (duration.as_millis() as u64).max(1);
         let bitrate = if millis < 500 { 0 } else { bytes * 8000 / millis };
-        bitrate.saturating_mul(self.stats.peers.value() + 1) <= limit
+        bitrate.saturating_mul(self.stats.lan_viewers.value() + 1) <= limit
     }
 }
 
@@ -394,7 +394,7 @@ impl relay::Source for ViewerSource {
         if kind == TrackKind::Video {
             self.peer.lead.took(position);
         }
-        self.peer.stats.peer_bytes.add(bytes as u64);
+        self.peer.stats.lan_bytes.add(bytes as u64);
     }
 
     fn relayed(&self, unit: &AccessUnit) {

@@ -120,7 +120,7 @@ impl RtmpPublisher {
                 backoff.reset();
             }
             let wait = backoff.next(rand::random());
-            self.stats.outages.increment();
+            self.stats.reconnects.increment();
             self.stats.pushed.set(0);
             self.stats.set_state(State::Waiting);
             tracing::warn!(server = %self.url, %error, retry_in_ms = wait.as_millis() as u64, "no connection to the server");
@@ -138,9 +138,9 @@ impl RtmpPublisher {
         let from = self.broadcast.with_window(|window| resume::position(window, epoch, server));
         tracing::info!(server = %self.url, nearcast = server.is_nearcast, resumed = server.resume.is_some_and(|r| r.epoch == epoch), "connected");
         match from {
-            Some(from) if from < *next => self.stats.resent.add(*next - from),
+            Some(from) if from < *next => self.stats.units_retransmitted.add(*next - from),
             // What was made before the first connection was made for nobody.
-            Some(from) if *next > 0 => self.stats.lost.add(from - *next),
+            Some(from) if *next > 0 => self.stats.units_dropped.add(from - *next),
             _ => {}
         }
         if let Some((peer, tickets)) = self.peer.as_ref().zip(publisher.ticket_issuer()) {
@@ -182,7 +182,7 @@ impl RtmpPublisher {
             let progress = *changed.borrow_and_update();
             let read = self.broadcast.with_window(|window| cursor.read(window, READ_BATCH_BYTES));
             if read.skipped > 0 {
-                self.stats.lost.add(read.skipped);
+                self.stats.units_dropped.add(read.skipped);
                 tracing::warn!(
                     units = read.skipped,
                     "the server takes less than is made: units were skipped up to the newest IDR"

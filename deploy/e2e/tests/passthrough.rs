@@ -106,7 +106,7 @@ fn a_live_encoder_without_and_with_b_frames() -> Result<()> {
     let cdn = Cdn::start(&lab, &[])?;
     let mut passages = Vec::new();
     for (bframes, key) in names.iter().zip(&keys) {
-        let options = [&Broadcaster::SMALL[..], &["--bframes", bframes, "--seconds", "14"]].concat();
+        let options = [&Broadcaster::SMALL[..], &["--bframes", bframes, "--duration", "14"]].concat();
         passages.push(Passage::start(&lab, &cdn, bframes, key, &options)?);
     }
     for (name, passage) in names.iter().zip(&mut passages) {

@@ -70,7 +70,7 @@ fn a_screen_is_read_from_the_graphics_card() -> Result<()> {
     let cdn = Cdn::start(&lab, &[])?;
     let mut guest = Guest::boot(&lab)?;
     let url = format!("rtmp://{HOST}:{}/live/{key}", cdn.rtmp.port());
-    let none = guest.run(&format!("timeout 20 broadcaster --source screen:kms --seconds 5 {url} 2>&1"), EMULATED)?;
+    let none = guest.run(&format!("timeout 20 broadcaster --source screen:kms --duration 5 {url} 2>&1"), EMULATED)?;
     ensure!(none.contains("/dev/dri/card0"), "without a card, the error does not name it:\n{none}");
 
     guest.run("modprobe virtio-gpu && echo >/dev/tty0", BRIEF)?;

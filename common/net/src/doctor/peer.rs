@@ -24,8 +24,8 @@ pub(super) async fn check(
 ) -> Check {
     let Some((pin, secret, mut addresses)) = told.and_then(read) else {
         let fix = match role {
-            Role::Publisher => "nothing, if OBS or ffmpeg publishes; else broadcast without --no-peer",
-            Role::Subscriber => "nothing, if OBS or ffmpeg publishes; else have the broadcaster run without --no-peer",
+            Role::Publisher => "nothing, if OBS or ffmpeg publishes; else broadcast without --no-lan",
+            Role::Subscriber => "nothing, if OBS or ffmpeg publishes; else have the broadcaster run without --no-lan",
         };
         return Check::warn("direct", "the publisher serves no viewers on its own network", fix);
     };
@@ -89,7 +89,7 @@ fn fix(trouble: &ProbeError, near: Option<&SocketAddr>, port: u16) -> String {
             "ask again in a moment: the broadcaster was just restarted, or somebody else has its port".to_owned()
         }
         (_, Some(_)) => format!(
-            "open UDP {port} in the firewall of the broadcaster's machine: sudo ufw allow {port}/udp (broadcaster --peer-listen 0.0.0.0:{port} keeps \
+            "open UDP {port} in the firewall of the broadcaster's machine: sudo ufw allow {port}/udp (broadcaster --lan-listen 0.0.0.0:{port} keeps \
              the port), and turn off client isolation in the access point; until then the server serves you"
         ),
         (_, None) => "join the broadcaster's network, or route to it; until then the server serves you".to_owned(),

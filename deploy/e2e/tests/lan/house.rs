@@ -126,7 +126,7 @@ impl House {
         let command = self.broadcaster.command(program("broadcaster")?);
         let url = format!("rtmp://{CDN}/live/{}", self.key);
         let listen = format!("{BROADCASTER}:{PEER_PORT}");
-        let mut all = vec!["--bitrate", bitrate, "--peer-listen", &listen];
+        let mut all = vec!["--bitrate", bitrate, "--lan-listen", &listen];
         all.extend(Broadcaster::SMALL);
         all.extend(options);
         Broadcaster::start_by(&self.lab, command, &url, &all)
@@ -138,7 +138,7 @@ impl House {
         // `script` gives it a terminal; what it shows there is on standard output.
         let listen = format!("{BROADCASTER}:{PEER_PORT}");
         let line = format!(
-            "{} --log text --peer-listen {listen} {} rtmp://{CDN}/live/{}",
+            "{} --log text --lan-listen {listen} {} rtmp://{CDN}/live/{}",
             program("broadcaster")?.display(),
             Broadcaster::SMALL.join(" "),
             self.key

@@ -33,7 +33,7 @@ fn a_slow_viewer_delays_neither_another_nor_the_cdn() -> Result<()> {
     );
     ensure!(summary.0["source"] == "LAN peer", "the quick viewer had to leave: {}", summary.0);
     let last = stats(&broadcaster.process)?;
-    ensure!(last["lost"] == 0 && last["outages"] == 0, "the push suffered: {last}");
+    ensure!(last["units_dropped"] == 0 && last["reconnects"] == 0, "the push suffered: {last}");
     // It has skipped, and goes on as soon as there is room.
     house.second.set(Direction::BToA, Shape::PERFECT)?;
     let shown = slow.pictures()?;
@@ -113,13 +113,13 @@ fn share(link: u64, bitrate: &str, viewers: usize) -> Result<()> {
     far.finish()?.unbroken((SETTLE + WATCH) as u64)?;
     let figure = |name: &str| Some(after[name].as_f64()? - before[name].as_f64()?);
     let seconds = figure("seconds").context("no time")?;
-    let rate = figure("peer_bytes").context("no bytes")? * 8.0 / seconds;
+    let rate = figure("lan_bytes").context("no bytes")? * 8.0 / seconds;
     let used = (sent_after - sent_before) as f64 * 8.0 / seconds / link as f64;
     println!(
         "{viewers} viewers, {link} bit/s: {rate:.0} bit/s to them, the link {:.0}% full; by the CDN {network} ms",
         100.0 * used
     );
-    ensure!(after["lost"] == 0 && after["outages"] == 0, "the CDN's copy suffered: {after}");
+    ensure!(after["units_dropped"] == 0 && after["reconnects"] == 0, "the CDN's copy suffered: {after}");
     ensure!(network < 1000.0, "the CDN's copy waits behind the others: {network} ms");
     for (viewer, since) in near.iter_mut().zip(since) {
         ensure!(viewer.process.running()?, "a viewer ended: {}", viewer.process.err());

@@ -38,7 +38,7 @@ impl Invited {
 #[test]
 fn strangers_stay_outside_and_harm_nobody() -> Result<()> {
     let house = House::build()?;
-    let _broadcaster = house.broadcast(&["--peer-max", "4"])?;
+    let _broadcaster = house.broadcast(&["--max-lan-viewers", "4"])?;
     let mut friend = house.watch(0, &[])?;
     wait_source(&mut friend, "LAN peer")?;
     let stranger = &house.viewers[1];

@@ -56,7 +56,7 @@ fn of_protocol(stage: &Stage, key: &str, protocol: Protocol, steps: &mut Vec<Ste
     command.env("NEARCAST_HTTP_MAX_PER_ADDRESS", "8192").env("NEARCAST_RELAY_MAX_PER_ADDRESS", "2048");
     server_core.into_iter().for_each(|core| pin(&mut command, core));
     let server = stage.serve(&mut command)?;
-    let options = [&pictures::STREAM[..], &["--no-peer"]].concat();
+    let options = [&pictures::STREAM[..], &["--no-lan"]].concat();
     let publish = format!("rtmp://127.0.0.1/live/{key}");
     let mut broadcaster = stage.pinned_broadcaster(host, &publish, &options, other_core)?;
     broadcaster.wait_pictures("encoded", "", 30, 0, START)?;

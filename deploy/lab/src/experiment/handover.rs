@@ -73,7 +73,7 @@ pub(super) fn run(stage: &Stage) -> Result<Outcome> {
     let key = stage.key()?;
     let mut server = Some(stage.cdn(cdn)?);
     let mut options = pictures::STREAM.to_vec();
-    options.extend(["--peer-listen", "10.77.0.10:4444"]);
+    options.extend(["--lan-listen", "10.77.0.10:4444"]);
     let mut broadcaster =
         stage.broadcaster(built.host("broadcaster")?, &format!("rtmp://{address}/live/{key}"), &options)?;
     let page = format!("http://{address}:8080/live");

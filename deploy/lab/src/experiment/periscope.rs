@@ -37,7 +37,7 @@ pub(super) fn run(stage: &Stage) -> Result<Outcome> {
     let address = host.address().context("the CDN has no address")?;
     let key = stage.key()?;
     let server = stage.traced_cdn(host)?;
-    let options = [&pictures::STREAM[..], &["--no-peer"]].concat();
+    let options = [&pictures::STREAM[..], &["--no-lan"]].concat();
     let publish = format!("rtmp://{address}/live/{key}");
     let mut broadcaster = stage.broadcaster(built.host("broadcaster")?, &publish, &options)?;
     broadcaster.wait_pictures("pushed", "", 30, 0, START)?;

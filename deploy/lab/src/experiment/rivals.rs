@@ -51,7 +51,7 @@ pub(super) fn run(stage: &Stage) -> Result<Outcome> {
             ("nginx-rtmp", None) => (nginx(stage, host)?, "live".to_owned()),
             (_, command) => (other(stage, host, name, command.unwrap_or_default())?, "live".to_owned()),
         };
-        let options = [&pictures::STREAM[..], &["--no-peer"]].concat();
+        let options = [&pictures::STREAM[..], &["--no-lan"]].concat();
         let mut broadcaster = stage.broadcaster(source, &format!("rtmp://{address}/live/{key}"), &options)?;
         broadcaster.wait_pictures("pushed", "", 30, 0, START)?;
         let url = format!("rtmp://{address}/live/live");
