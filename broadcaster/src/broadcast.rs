@@ -18,7 +18,7 @@ use net::trace::Trace;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-use crate::follow::Uplink;
+use crate::rate_control::RateControl;
 use crate::stats::Stats;
 use crate::timestamps::TimestampNormalizer;
 
@@ -30,7 +30,7 @@ pub struct Broadcast {
     stats: Arc<Stats>,
     trace: Option<Arc<Trace>>,
     timing_log: Mutex<TimingLog>,
-    uplink: Uplink,
+    uplink: RateControl,
     /// One moment by the clock that the broadcast's times are by, and by the monotonic one: who sets the clock meanwhile moves no stamp.
     clock_anchor: (WallClock, Instant),
 }
@@ -77,7 +77,7 @@ impl Broadcast {
             stats,
             trace: None,
             timing_log: Mutex::default(),
-            uplink: Uplink::default(),
+            uplink: RateControl::default(),
             clock_anchor,
         }
     }
@@ -88,7 +88,7 @@ impl Broadcast {
     }
 
     /// What the encoder is to make of the link that this is pushed over.
-    pub fn uplink(&self) -> &Uplink {
+    pub fn uplink(&self) -> &RateControl {
         &self.uplink
     }
 

@@ -4,10 +4,10 @@
 //! can be reached, whoever knows the code on this screen may. What is announced on the network is a name that only those who were
 //! told the secret can recognise. No viewer is told of another.
 
-mod lead;
-mod places;
-mod share;
-mod upload;
+mod admission;
+mod bandwidth_allocator;
+mod send_order;
+mod uplink;
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -27,8 +27,8 @@ use tokio::task::JoinSet;
 
 use crate::broadcast::{Broadcast, Progress};
 use crate::stats::Stats;
-use lead::Lead;
-use upload::Upload;
+use send_order::ViewerFirst;
+use uplink::Uplink;
 
 /// How viewers on this network are served.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -69,8 +69,8 @@ pub struct PeerServer {
     settings: PeerSettings,
     broadcast: Arc<Broadcast>,
     stats: Arc<Stats>,
-    upload: Upload,
-    lead: Lead,
+    upload: Uplink,
+    lead: ViewerFirst,
     admission: Mutex<Admission>,
     /// Becomes true with the first viewer.
     has_viewer: watch::Sender<bool>,
@@ -116,7 +116,7 @@ impl PeerServer {
             _ => own_addresses(port),
         };
         let advertisement = PeerAdvertisement { pin: identity.pin(), secret: rand::random(), addresses };
-        let upload = Upload::new(settings.bitrate_limit);
+        let upload = Uplink::new(settings.bitrate_limit);
         let admission = Mutex::default();
         Ok(Arc::new(Self {
             endpoint,
@@ -126,7 +126,7 @@ impl PeerServer {
             broadcast,
             stats,
             upload,
-            lead: Lead::new(),
+            lead: ViewerFirst::new(),
             admission,
             has_viewer,
         }))

@@ -15,18 +15,18 @@ use tokio::sync::watch;
 
 use crate::backoff::Backoff;
 use crate::broadcast::Broadcast;
-use crate::follow::Wait;
 use crate::peer::PeerServer;
+use crate::rate_control::UplinkSample;
 use crate::stats::{State, Stats};
 
 pub mod resume;
 pub mod unit_log;
 
+mod idr_pacing;
 mod latency_reporter;
-mod spread;
 
+use idr_pacing::IdrPacer;
 use latency_reporter::LatencyReporter;
-use spread::Spread;
 use unit_log::UnitLog;
 
 /// What is published, and where to.
@@ -177,7 +177,7 @@ impl RtmpPublisher {
     ) -> Result<Option<std::io::Error>, rtmp::Error> {
         let mut changed = self.broadcast.changed();
         let mut catalog: Option<Arc<Catalog>> = None;
-        let (mut latency_reporter, mut spread) = (LatencyReporter::default(), Spread::default());
+        let (mut latency_reporter, mut spread) = (LatencyReporter::default(), IdrPacer::default());
         loop {
             let progress = *changed.borrow_and_update();
             let read = self.broadcast.with_window(|window| cursor.read(window, READ_BATCH_BYTES));
@@ -244,7 +244,7 @@ impl RtmpPublisher {
     fn report_uplink(&self, publisher: &Publisher, position: u64) {
         let behind = self.broadcast.with_window(|window| window.lag(position));
         let shared = self.peer.as_ref().and_then(|peer| peer.link_capacity());
-        let wait = Wait { queueing: publisher.queue_delay().unwrap_or_default(), behind, shared };
+        let wait = UplinkSample { queueing: publisher.queue_delay().unwrap_or_default(), behind, shared };
         self.broadcast.uplink().waits(Some(wait), Instant::now());
     }
 

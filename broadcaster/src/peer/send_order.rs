@@ -12,12 +12,12 @@ use tokio::time::timeout;
 
 /// Lets the push wait for a viewer, a moment at most.
 #[derive(Debug)]
-pub(super) struct Lead {
+pub(super) struct ViewerFirst {
     /// The position after the last picture that a viewer's connection has taken.
     next: watch::Sender<u64>,
 }
 
-impl Lead {
+impl ViewerFirst {
     pub(super) fn new() -> Self {
         Self { next: watch::Sender::new(0) }
     }
@@ -60,7 +60,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_push_waits_for_a_viewer_that_keeps_up() {
-        let lead = Arc::new(Lead::new());
+        let lead = Arc::new(ViewerFirst::new());
         lead.took(100);
         let waiting = tokio::spawn({
             let lead = lead.clone();
@@ -79,7 +79,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn it_waits_for_no_other() {
-        let lead = Lead::new();
+        let lead = ViewerFirst::new();
         let before = Instant::now();
         lead.wait(100).await;
         assert_eq!(before.elapsed(), Duration::ZERO, "there was never one");

@@ -7,7 +7,7 @@
 //! ([`places`](super::places)), or in equal parts. So an IDR of the push meets no queue that viewers have made, and the estimate need
 //! only follow the link: it falls while the push waits for longer than [`TARGET`] and rises while it waits for less, the further from it
 //! the faster, and against the direction in which the wait changes, so that it settles instead of swinging. Where what arrives through
-//! the full link ([`taken`](crate::taken)) is less than half of the estimate, it is another link, and where it is more, the estimate was too
+//! the full link ([`delivery_rate`](crate::taken)) is less than half of the estimate, it is another link, and where it is more, the estimate was too
 //! low: it begins anew from that.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -15,11 +15,11 @@ use std::time::{Duration, Instant};
 
 use net::relay::Grant;
 
-use crate::taken::Taken;
+use crate::delivery_rate::DeliveryRateEstimator;
 
 /// See the module's text.
 #[derive(Debug)]
-pub(super) struct Share {
+pub(super) struct BandwidthAllocator {
     /// Bytes per second that the link takes; `None` while nothing needs to be divided.
     link: Option<f64>,
     /// Since when there is an estimate.
@@ -30,15 +30,15 @@ pub(super) struct Share {
     fall: Option<(Instant, f64)>,
     /// When the push last waited at all.
     stirred: Instant,
-    viewers: BTreeMap<u64, Viewer>,
+    viewers: BTreeMap<u64, ViewerFlow>,
     /// What the link takes of all that goes, while there is a queue before it.
-    taken: Taken,
+    taken: DeliveryRateEstimator,
     /// That, by the last update.
     full: Option<f64>,
     /// What is not yet divided; negative while the push has taken more than there was.
     undivided: f64,
     divided: Instant,
-    push: Push,
+    push: PushFlow,
     updated: Instant,
     /// When a viewer last had to wait for its part.
     short: Instant,
@@ -47,7 +47,7 @@ pub(super) struct Share {
 }
 
 #[derive(Debug)]
-struct Push {
+struct PushFlow {
     /// How long its packets wait on the way, and when that was told; `None` while nothing is pushed.
     wait: Option<(Duration, Instant)>,
     /// The quickest that it was there and back.
@@ -63,7 +63,7 @@ struct Push {
 }
 
 #[derive(Debug)]
-struct Viewer {
+struct ViewerFlow {
     /// Bytes that may go now; negative while what went is still being paid for.
     tokens: f64,
     /// When its packets last waited in a queue.
@@ -83,16 +83,16 @@ struct Viewer {
     rank: Option<u64>,
 }
 
-impl Viewer {
+impl ViewerFlow {
     /// Whether its packets were seen to wait of late.
     fn is_queued(&self, now: Instant) -> bool {
         self.queued.is_some_and(|at| now.saturating_duration_since(at) < REMEMBER)
     }
 }
 
-impl Share {
+impl BandwidthAllocator {
     pub(super) fn new(now: Instant) -> Self {
-        let push = Push { wait: None, way: Duration::ZERO, last_wait: 0.0, sent: 0.0, rate: 0.0, time: 0.0 };
+        let push = PushFlow { wait: None, way: Duration::ZERO, last_wait: 0.0, sent: 0.0, rate: 0.0, time: 0.0 };
         Self {
             link: None,
             known: None,
@@ -100,7 +100,7 @@ impl Share {
             fall: None,
             stirred: now,
             viewers: BTreeMap::new(),
-            taken: Taken::default(),
+            taken: DeliveryRateEstimator::default(),
             full: None,
             undivided: 0.0,
             divided: now,
@@ -172,7 +172,7 @@ impl Share {
         let shares = self.link.is_some();
         self.viewers.insert(
             id,
-            Viewer {
+            ViewerFlow {
                 tokens: 0.0,
                 queued: None,
                 longest: 0.0,
@@ -280,7 +280,7 @@ impl Share {
             return;
         }
         self.updated = now;
-        let is_queued = |viewer: &Viewer| viewer.is_queued(now);
+        let is_queued = |viewer: &ViewerFlow| viewer.is_queued(now);
         let is_shared = self.viewers.values().any(is_queued);
         let pushed = std::mem::take(&mut self.push.sent) / seconds;
         // A push that has only begun has its mean so far.
@@ -450,7 +450,7 @@ const FREE: Duration = Duration::from_secs(10);
 const BURST: Duration = Duration::from_millis(100);
 /// The most that viewers pay for what the push took: a push that makes up for an outage does not silence them for as long.
 const DEBT: Duration = Duration::from_millis(1000);
-/// Updates that are remembered of a viewer whose packets wait nowhere: half a second, as [`Taken`] does.
+/// Updates that are remembered of a viewer whose packets wait nowhere: half a second, as [`DeliveryRateEstimator`] does.
 const UNSEEN: usize = 4;
 /// Bytes that are worth a datagram.
 const PIECE: f64 = 1200.0;
@@ -462,5 +462,5 @@ const LONGEST: Duration = Duration::from_millis(200);
 const SHORTEST: Duration = Duration::from_millis(1);
 
 #[cfg(test)]
-#[path = "share_tests.rs"]
+#[path = "bandwidth_allocator_tests.rs"]
 mod tests;

@@ -12,8 +12,8 @@ use tokio::sync::watch;
 
 /// See the module's text.
 #[derive(Debug)]
-pub(super) struct Places {
-    viewers: BTreeMap<u64, Viewer>,
+pub(super) struct AdmissionControl {
+    viewers: BTreeMap<u64, AdmittedViewer>,
     /// Of who has a place next.
     rank: u64,
     /// When somebody was last asked to go.
@@ -29,7 +29,7 @@ pub(super) struct Places {
 }
 
 #[derive(Debug)]
-struct Viewer {
+struct AdmittedViewer {
     /// Who has the higher one goes first.
     rank: u64,
     flows: bool,
@@ -41,7 +41,7 @@ struct Viewer {
     insists: bool,
 }
 
-impl Viewer {
+impl AdmittedViewer {
     fn has_place(&self) -> bool {
         *self.room.borrow()
     }
@@ -55,7 +55,7 @@ impl Viewer {
     }
 }
 
-impl Places {
+impl AdmissionControl {
     pub(super) fn new() -> Self {
         let viewers = BTreeMap::new();
         Self { viewers, rank: 0, asked: None, short: None, freed: None, back: None, pause: PAUSE }
@@ -63,9 +63,9 @@ impl Places {
 
     /// Somebody comes, and hears whether it has a place. While others have none, it has none.
     pub(super) fn join(&mut self, id: u64) -> watch::Receiver<bool> {
-        let has_place = self.viewers.values().all(Viewer::has_place);
+        let has_place = self.viewers.values().all(AdmittedViewer::has_place);
         let (room, told) = watch::channel(has_place);
-        let viewer = Viewer { rank: self.next_rank(), flows: false, room, asked: None, insists: false };
+        let viewer = AdmittedViewer { rank: self.next_rank(), flows: false, room, asked: None, insists: false };
         self.viewers.insert(id, viewer);
         told
     }
@@ -103,7 +103,8 @@ impl Places {
         if self.asked.is_some_and(|asked| now.saturating_duration_since(asked) < SETTLES) {
             return;
         }
-        let mut placed: Vec<&mut Viewer> = self.viewers.values_mut().filter(|v| v.flows && v.has_place()).collect();
+        let mut placed: Vec<&mut AdmittedViewer> =
+            self.viewers.values_mut().filter(|v| v.flows && v.has_place()).collect();
         placed.sort_by_key(|viewer| viewer.rank);
         // What is known of the link is rough: half of them at most.
         let most = placed.len().div_ceil(2);
@@ -189,14 +190,14 @@ mod tests {
     use super::*;
 
     struct Room {
-        places: Places,
+        places: AdmissionControl,
         start: Instant,
         told: Vec<watch::Receiver<bool>>,
     }
 
     impl Room {
         fn new(viewers: u64) -> Self {
-            let mut room = Self { places: Places::new(), start: Instant::now(), told: Vec::new() };
+            let mut room = Self { places: AdmissionControl::new(), start: Instant::now(), told: Vec::new() };
             for id in 0..viewers {
                 room.join(id);
                 room.places.flows(id, true, room.start);

@@ -11,11 +11,11 @@ use net::rtmp::client::Publisher;
 
 /// Of one connection.
 #[derive(Debug, Default)]
-pub(super) struct Spread {
+pub(super) struct IdrPacer {
     is_spread: bool,
 }
 
-impl Spread {
+impl IdrPacer {
     /// To be told of each picture before it is pushed; `is_narrow`: a viewer's packets wait before the link.
     pub(super) fn before(&mut self, entry: &Entry, is_narrow: bool, publisher: &Publisher) {
         let rate = entry.predecessor_dts.filter(|_| is_narrow && entry.unit.random_access).map(|after| {

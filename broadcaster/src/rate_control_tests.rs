@@ -39,7 +39,7 @@ fn run(ceiling: u64, held: f64, until: Millis, rate: impl Fn(Millis) -> f64) -> 
 fn run_beside(ceiling: u64, held: f64, until: Millis, rate: impl Fn(Millis) -> f64, shared: Option<u64>) -> Run {
     let start = Instant::now();
     let at = |t: Millis| start + Duration::from_millis(t);
-    let mut follow = Follow::new(ceiling, start);
+    let mut follow = EncoderRateController::new(ceiling, start);
     // Pieces of the link's queue and of what waits before it: bits, since when, whether it is a ping.
     let mut link: VecDeque<(f64, Millis, bool)> = VecDeque::new();
     let mut window: VecDeque<(f64, Millis, bool)> = VecDeque::new();
@@ -87,7 +87,7 @@ fn run_beside(ceiling: u64, held: f64, until: Millis, rate: impl Fn(Millis) -> f
         if is_told {
             let queueing = pings[0].min(pings[1]).max(pending.map_or(0, |since| t - since));
             let behind = Duration::from_millis(waits(&window));
-            let wait = Wait { queueing: Duration::from_millis(queueing), behind, shared };
+            let wait = UplinkSample { queueing: Duration::from_millis(queueing), behind, shared };
             follow.waits(Some(wait), at(t));
         }
         if t % 100 == 0 {
@@ -188,12 +188,15 @@ fn who_does_not_make_way_is_waited_for_in_vain_for_two_seconds() {
 #[test]
 fn a_link_that_breaks_is_not_a_narrow_one() {
     let start = Instant::now();
-    let mut follow = Follow::new(1_000_000, start);
+    let mut follow = EncoderRateController::new(1_000_000, start);
     let mut stuck = |from: Millis, to: Millis| {
         for t in (from..to).step_by(20) {
             follow.pushed(if t < 2000 { 2500 } else { 0 }, true);
             let wait = Duration::from_millis(t.saturating_sub(2000));
-            follow.waits(Some(Wait { queueing: wait, ..Wait::default() }), start + Duration::from_millis(t));
+            follow.waits(
+                Some(UplinkSample { queueing: wait, ..UplinkSample::default() }),
+                start + Duration::from_millis(t),
+            );
         }
         let target = follow.target(start + Duration::from_millis(to));
         follow.waits(None, start + Duration::from_millis(to));
@@ -201,7 +204,7 @@ fn a_link_that_breaks_is_not_a_narrow_one() {
     };
     assert_eq!(stuck(0, 7000), (150_000, 1_000_000));
     // A link that was narrow for long is narrow when it comes back.
-    let mut narrow = Follow::new(1_000_000, start);
+    let mut narrow = EncoderRateController::new(1_000_000, start);
     narrow.last_fall = Some((start, 1_000_000.0));
     narrow.target = 400_000.0;
     narrow.waits(None, start + Duration::from_secs(30));
@@ -210,10 +213,10 @@ fn a_link_that_breaks_is_not_a_narrow_one() {
 
 #[test]
 fn without_an_encoder_nothing_follows() {
-    let uplink = Uplink::default();
+    let uplink = RateControl::default();
     let now = Instant::now();
     uplink.pushed(1000, true);
-    uplink.waits(Some(Wait::default()), now);
+    uplink.waits(Some(UplinkSample::default()), now);
     assert_eq!(uplink.target(now), None);
     uplink.follow(1_000_000, now);
     assert_eq!(uplink.target(now), Some(1_000_000));

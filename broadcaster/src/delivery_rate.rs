@@ -9,12 +9,12 @@ use std::time::{Duration, Instant};
 
 /// The last seconds of one link.
 #[derive(Debug, Default)]
-pub(crate) struct Taken {
-    looks: VecDeque<Look>,
+pub(crate) struct DeliveryRateEstimator {
+    looks: VecDeque<Sample>,
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Look {
+struct Sample {
     at: Instant,
     /// All bytes by then.
     all: f64,
@@ -24,12 +24,12 @@ struct Look {
     wait: Duration,
 }
 
-impl Taken {
+impl DeliveryRateEstimator {
     /// So many `bytes` went since the last look; what is known of now waited for `wait` on a way that takes `way` there and back.
     pub(crate) fn note(&mut self, bytes: f64, wait: Duration, way: Duration, now: Instant) {
         let last = self.looks.back().copied();
         let all = last.map_or(0.0, |last| last.all) + bytes;
-        self.looks.push_back(Look { at: now, all, arrived: 0.0, wait });
+        self.looks.push_back(Sample { at: now, all, arrived: 0.0, wait });
         let arrived = now.checked_sub(wait + way).map_or(0.0, |then| self.handed_by(then));
         if let Some(look) = self.looks.back_mut() {
             look.arrived = arrived.max(last.map_or(0.0, |last| last.arrived));
@@ -60,7 +60,7 @@ impl Taken {
     /// before its queue began takes more than it took then. `None` in the beginning.
     pub(crate) fn rate(&self) -> Option<f64> {
         let to = self.looks.back()?;
-        let since = |from: &Look| {
+        let since = |from: &Sample| {
             let time = to.at.saturating_duration_since(from.at);
             // A wait that falls is told late, and would make a narrow link of no width at all.
             let arriving = time.as_secs_f64() + (to.wait.as_secs_f64() - from.wait.as_secs_f64()).max(0.0);
@@ -100,7 +100,7 @@ mod tests {
     #[track_caller]
     fn check(looks: &[(u64, f64, u64)], taken: Option<f64>) {
         let start = Instant::now();
-        let mut of = Taken::default();
+        let mut of = DeliveryRateEstimator::default();
         for (at, bytes, wait) in looks {
             of.note(*bytes, Duration::from_millis(*wait), Duration::ZERO, start + Duration::from_millis(*at));
         }
@@ -128,7 +128,7 @@ mod tests {
     fn what_arrives_while_there_is_a_queue_is_all_that_a_link_takes() {
         let start = Instant::now();
         let way = Duration::from_millis(50);
-        let mut of = Taken::default();
+        let mut of = DeliveryRateEstimator::default();
         // 2000 bytes a second, until a second has passed; then the link takes 700, so that what is sent x after that waits 1.857 x.
         let mut full = Vec::new();
         for n in 0..22u64 {
@@ -148,7 +148,7 @@ mod tests {
     fn what_is_learnt_of_later_went_when_it_went() {
         let start = Instant::now();
         let ms = Duration::from_millis;
-        let mut of = Taken::default();
+        let mut of = DeliveryRateEstimator::default();
         for n in 0..4 {
             of.note(100.0, ms(0), ms(0), start + ms(n * 100));
         }
@@ -157,6 +157,6 @@ mod tests {
         let all: Vec<f64> = of.looks.iter().map(|look| look.all).collect();
         assert_eq!(all, [100.0, 200.0, 320.0, 450.0]);
         // More than there are looks: then all of it went before.
-        Taken::default().note_before([30.0, 20.0]);
+        DeliveryRateEstimator::default().note_before([30.0, 20.0]);
     }
 }

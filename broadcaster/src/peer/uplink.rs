@@ -7,25 +7,25 @@ use net::relay::Grant;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-use super::places::Places;
-use super::share::Share;
+use super::admission::AdmissionControl;
+use super::bandwidth_allocator::BandwidthAllocator;
 
 /// The limits on all viewers together.
 #[derive(Debug)]
-pub(super) struct Upload(Mutex<Limits>);
+pub(super) struct Uplink(Mutex<State>);
 
 #[derive(Debug)]
-struct Limits {
-    user: Option<Bucket>,
-    share: Share,
-    places: Places,
+struct State {
+    user: Option<TokenBucket>,
+    share: BandwidthAllocator,
+    places: AdmissionControl,
     /// The number of the next viewer.
     next: u64,
 }
 
 /// What the user allows.
 #[derive(Debug)]
-struct Bucket {
+struct TokenBucket {
     /// Bytes per second.
     rate: f64,
     /// Bytes that may go now; negative while what went is still being paid for.
@@ -33,12 +33,12 @@ struct Bucket {
     filled: Instant,
 }
 
-impl Upload {
+impl Uplink {
     /// At most `limit` bits per second, over any time longer than [`BURST`].
     pub(super) fn new(limit: Option<u64>) -> Self {
         let now = Instant::now();
-        let user = limit.map(|bits| Bucket::new(bits as f64 / 8.0, now));
-        Self(Mutex::new(Limits { user, share: Share::new(now), places: Places::new(), next: 0 }))
+        let user = limit.map(|bits| TokenBucket::new(bits as f64 / 8.0, now));
+        Self(Mutex::new(State { user, share: BandwidthAllocator::new(now), places: AdmissionControl::new(), next: 0 }))
     }
 
     /// A viewer comes: its number, and whether there is room for it.
@@ -80,7 +80,7 @@ impl Upload {
         });
     }
 
-    fn place(&self, change: impl FnOnce(&mut Limits)) {
+    fn place(&self, change: impl FnOnce(&mut State)) {
         let limits = &mut *self.0.lock();
         change(limits);
         limits.share.rank(limits.places.ranks(), limits.places.are_wanted());
@@ -135,7 +135,7 @@ impl Upload {
     }
 }
 
-impl Bucket {
+impl TokenBucket {
     fn new(rate: f64, now: Instant) -> Self {
         Self { rate, tokens: rate * BURST.as_secs_f64(), filled: now }
     }
@@ -173,7 +173,7 @@ mod tests {
     #[test]
     fn the_users_rate_holds_over_time() {
         let start = Instant::now();
-        let mut bucket = Bucket::new(100_000.0, start);
+        let mut bucket = TokenBucket::new(100_000.0, start);
         let mut take = |wanted, whole, millis| {
             let allowed = bucket.look(wanted, whole, start + Duration::from_millis(millis));
             if let Grant::Bytes(bytes) = allowed {
@@ -193,7 +193,7 @@ mod tests {
 
     #[test]
     fn whoever_lacks_what_its_own_link_does_not_take_sends_nobody_away() {
-        let upload = Upload::new(Some(800_000));
+        let upload = Uplink::new(Some(800_000));
         let viewers = [upload.join(), upload.join()];
         viewers.iter().for_each(|(id, _)| upload.flows(*id, true));
         upload.push_waits(Some(Duration::ZERO), Duration::ZERO);
@@ -207,7 +207,7 @@ mod tests {
 
     #[test]
     fn without_limit_or_trouble_nothing_waits() {
-        let upload = Upload::new(None);
+        let upload = Uplink::new(None);
         let (id, _) = upload.join();
         upload.flows(id, true);
         for _ in 0..10_000 {

@@ -100,7 +100,7 @@ const ROUND_TRIP: Millis = 76;
 fn run(setting: &Setting) -> Outcome {
     let start = Instant::now();
     let at = |millis| start + Duration::from_millis(millis);
-    let mut share = Share::new(start);
+    let mut share = BandwidthAllocator::new(start);
     let mut queue: VecDeque<Packet> = VecDeque::new();
     let (mut queued, mut budget) = (0usize, 0.0f64);
     let mut lanes: Vec<Lane> = (0..setting.viewers).map(|_| Lane::default()).collect();
@@ -442,7 +442,7 @@ fn who_came_first_has_all_and_the_last_what_is_left() {
 fn a_first_guess_is_told_to_nobody() {
     let start = Instant::now();
     let at = |millis| start + Duration::from_millis(millis);
-    let mut share = Share::new(start);
+    let mut share = BandwidthAllocator::new(start);
     share.join(0);
     let mut go = |from: Millis, to: Millis| {
         for millis in (from..to).step_by(20) {

@@ -17,12 +17,12 @@ use parking_lot::Mutex;
 
 /// The uplink of one broadcast, as its encoder sees it. Shared by the encoder's thread and the task that publishes.
 #[derive(Debug, Default)]
-pub struct Uplink(Mutex<Option<Follow>>);
+pub struct RateControl(Mutex<Option<EncoderRateController>>);
 
-impl Uplink {
+impl RateControl {
     /// From now on there is an encoder whose rate can follow, of at most `ceiling` bits per second.
     pub fn follow(&self, ceiling: u64, now: Instant) {
-        *self.0.lock() = Some(Follow::new(ceiling, now));
+        *self.0.lock() = Some(EncoderRateController::new(ceiling, now));
     }
 
     /// So many bytes of payload were handed to the push's connection; `pictures` says whether the encoder made them.
@@ -33,7 +33,7 @@ impl Uplink {
     }
 
     /// How the push waits now; `None` while nothing is pushed. To be told at least as often as units are pushed: silence counts as waiting.
-    pub fn waits(&self, wait: Option<Wait>, now: Instant) {
+    pub fn waits(&self, wait: Option<UplinkSample>, now: Instant) {
         if let Some(follow) = &mut *self.0.lock() {
             follow.waits(wait, now);
         }
@@ -47,7 +47,7 @@ impl Uplink {
 
 /// How the push waits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Wait {
+pub struct UplinkSample {
     /// In queues on its way, after it was handed to the connection.
     pub queueing: Duration,
     /// Before that: from the oldest unit that was not handed over to the newest.
@@ -58,20 +58,20 @@ pub struct Wait {
 
 /// The rate of one encoder. Rates are in bits per second.
 #[derive(Debug)]
-struct Follow {
+struct EncoderRateController {
     ceiling: f64,
     floor: f64,
     target: f64,
-    wait: Option<(Wait, Instant)>,
+    wait: Option<(UplinkSample, Instant)>,
     /// Bits handed over since the last look, and those among them that are no pictures.
     handed: f64,
     aside: f64,
     /// The last looks, over [`WINDOW`].
-    looks: VecDeque<Look>,
+    looks: VecDeque<Sample>,
     looked: Instant,
     /// Looks in a row at which the push waited.
     waited: u32,
-    fallen: Option<Fall>,
+    fallen: Option<DrainState>,
     /// When it last waited.
     stirred: Instant,
     /// For how long it must not have waited before the rate rises.
@@ -84,7 +84,7 @@ struct Follow {
 
 /// What one look saw.
 #[derive(Clone, Copy, Debug)]
-struct Look {
+struct Sample {
     at: Instant,
     handed: f64,
     aside: f64,
@@ -93,7 +93,7 @@ struct Look {
 
 /// While what waits is let go.
 #[derive(Clone, Copy, Debug)]
-struct Fall {
+struct DrainState {
     /// What the link takes.
     link: f64,
     /// When that was last found too much, and the wait then, in seconds.
@@ -103,7 +103,7 @@ struct Fall {
     last: f64,
 }
 
-impl Follow {
+impl EncoderRateController {
     fn new(ceiling: u64, now: Instant) -> Self {
         let ceiling = ceiling as f64;
         Self {
@@ -132,7 +132,7 @@ impl Follow {
         }
     }
 
-    fn waits(&mut self, wait: Option<Wait>, now: Instant) {
+    fn waits(&mut self, wait: Option<UplinkSample>, now: Instant) {
         if wait.is_none() || self.wait.is_none() {
             // Another connection: what the last one took says nothing of it.
             self.looks.clear();
@@ -156,7 +156,7 @@ impl Follow {
         let silent = now.saturating_duration_since(told).saturating_sub(TOLD);
         let queueing = wait.queueing.max(silent).as_secs_f64();
         let (handed, aside) = (std::mem::take(&mut self.handed), std::mem::take(&mut self.aside));
-        self.looks.push_back(Look { at: now, handed, aside, queueing });
+        self.looks.push_back(Sample { at: now, handed, aside, queueing });
         while self.looks.front().is_some_and(|look| now.saturating_duration_since(look.at) > WINDOW) {
             self.looks.pop_front();
         }
@@ -219,12 +219,12 @@ impl Follow {
         });
         self.lull = if is_again { (self.lull * 2).min(LONGEST_LULL) } else { LULL };
         self.last_fall = Some((now, self.target));
-        self.fallen = Some(Fall { link: took, since: now, wait, last: wait });
+        self.fallen = Some(DrainState { link: took, since: now, wait, last: wait });
         // A wait is known late: by now it is longer.
         self.give(took, drained(wait + UNKNOWN.as_secs_f64()));
     }
 
-    fn drain(&mut self, fall: Fall, wait: f64, shared: f64, now: Instant) {
+    fn drain(&mut self, fall: DrainState, wait: f64, shared: f64, now: Instant) {
         let mut fall = fall;
         let took = self.seen().map_or(fall.link, |seen| seen.0);
         if wait < CALM.as_secs_f64() {
@@ -323,5 +323,5 @@ const FORGET: Duration = Duration::from_secs(60);
 const BEYOND: f64 = 1.3;
 
 #[cfg(test)]
-#[path = "follow_tests.rs"]
+#[path = "rate_control_tests.rs"]
 mod tests;
