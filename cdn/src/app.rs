@@ -15,14 +15,14 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
+use crate::atomic_file::replace;
 use crate::auth::{Keyring, Secret, StreamName};
 use crate::config::{Config, LogFormat};
-use crate::door::{self, Door};
 use crate::egress::relay::{self, Relay};
 use crate::egress::rtmp::Fanout;
 use crate::hub::{self, Hub};
-use crate::invitations::Invitations;
-use crate::replace::replace;
+use crate::rendezvous::Invitations;
+use crate::rtmp::{self, RtmpServer};
 use crate::{egress, http};
 
 /// Runs a server until it is told to stop.
@@ -69,7 +69,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         Invitations::new(relay_address.map(|address| address.port()).zip(relay.as_ref().map(Relay::pin)))?;
 
     let stop = CancellationToken::new();
-    let door = Door::new(hub.clone(), keys.clone(), fanout.clone(), invitations.clone(), &config);
+    let door = RtmpServer::new(hub.clone(), keys.clone(), fanout.clone(), invitations.clone(), &config);
     let mut settings = http_settings(&config, addresses.rtmp.port());
     settings.figures = http::Figures::new({
         // Whoever reads figures must not keep the door open.
@@ -199,7 +199,7 @@ async fn watch_keys(keys: Arc<Keyring>, hub: Arc<Hub>) {
     let mut ticks = tokio::time::interval(KEYS_INTERVAL);
     loop {
         ticks.tick().await;
-        door::refresh(&keys, &hub);
+        rtmp::reload_keys(&keys, &hub);
     }
 }
 

@@ -1,21 +1,21 @@
 //! The server: takes live streams in, holds the last seconds of each, and gives them to everybody who asks.
 //!
-//! In the order that an access unit meets the rooms: [`door`] (RTMP connections), [`ingest`] (publishers), [`hub`] (what is
-//! held), [`egress`] (RTMP, HLS and the relay protocol out), [`http`] (pages, interface, HLS routes). [`auth`] says who may publish, [`invitations`] what viewers are told, [`admission`]
-//! how many may come, [`config`] what everything is bounded by, and [`app`] puts it together.
+//! In the order in which an access unit passes the modules: [`rtmp`] (the RTMP listener), [`ingest`] (publishers), [`hub`] (live
+//! windows), [`egress`] (RTMP, HLS and the relay protocol), [`http`] (pages, API, HLS routes). [`auth`] holds the publish keys,
+//! [`rendezvous`] what viewers are told of relays and broadcasters, [`connection_limit`] the connection limits, [`config`] the
+//! settings, and [`app`] assembles everything.
 #![deny(unsafe_code)]
 
-pub mod admission;
-mod after;
 pub mod app;
+mod atomic_file;
 pub mod auth;
 pub mod cli;
 pub mod config;
-mod document;
-pub mod door;
+pub mod connection_limit;
 pub mod egress;
 pub mod http;
 pub mod hub;
 pub mod ingest;
-pub mod invitations;
-mod replace;
+mod precompressed;
+pub mod rendezvous;
+pub mod rtmp;

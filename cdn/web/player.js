@@ -2,7 +2,7 @@
 
 import { ServerClock } from "/assets/clock.js";
 import { bitrate, bound, count, seconds, track } from "/assets/format.js";
-import { Journey, PARTS } from "/assets/journey.js";
+import { LatencyBreakdown, PARTS } from "/assets/latency_breakdown.js";
 import { Playback } from "/assets/playback.js";
 
 /** Milliseconds between questions to the server: while someone looks, and while nobody does. */
@@ -23,7 +23,7 @@ const $ = (id) => document.getElementById(id);
 const player = $("player"), video = $("video");
 const playback = new Playback(video, `/${encodeURIComponent(name)}/index.m3u8`);
 const clock = new ServerClock();
-const journey = new Journey(name, clock);
+const breakdown = new LatencyBreakdown(name, clock);
 
 let stream = null; // what the server said last
 let reachable = true;
@@ -64,7 +64,7 @@ function begin(was) {
 playback.addEventListener("progress", () => { failure = null; blocked = false; });
 playback.addEventListener("load", ({ detail: { from, to, asked, came } }) => {
   const now = clock.read(), here = performance.now();
-  if (now) journey.load({ from, to, asked: now.now - (here - asked), came: now.now - (here - came) });
+  if (now) breakdown.load({ from, to, asked: now.now - (here - asked), came: now.now - (here - came) });
 });
 playback.addEventListener("failure", ({ detail }) => { failure = detail; showState(); });
 playback.addEventListener("blocked", () => { blocked = true; showState(); });
@@ -189,9 +189,9 @@ function showLatency() {
   const known = date !== null && now !== null && hasPicture && state() === "live";
   $("latency-chip").hidden = !known;
   if (!known) { stat("latency", "–", ""); showParts([]); return; }
-  if (stream.clock) journey.ask(date - Date.parse(stream.clock), playback.mode.name === "LL-HLS");
+  if (stream.clock) breakdown.ask(date - Date.parse(stream.clock), playback.mode.name === "LL-HLS");
   // The date is by the broadcaster's clock, the time by the server's.
-  const apart = journey.offset ?? { ms: 0, error: 0 };
+  const apart = breakdown.offset ?? { ms: 0, error: 0 };
   const value = (now.now + apart.ms - date) / 1000;
   const since = stream.clock ? "behind capture" : "since arrival here; no capture time is stated";
   if (value < CLOCK_DISAGREES - now.error / 1000) {
@@ -200,7 +200,7 @@ function showLatency() {
     return;
   }
   stat("latency", seconds(value), `± ${bound((now.error + apart.error) / 1000)}, ${since}`);
-  showParts(journey.parts(value * 1000));
+  showParts(breakdown.parts(value * 1000));
   $("latency-chip").textContent = `${value.toFixed(1)} s behind ${stream.clock ? "capture" : "arrival"}`;
   curve.push(value);
   if (curve.length > CURVE) curve.shift();

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::name::{InvalidName, StreamName};
 use super::secret::{Hash, Secret};
-use crate::replace::replace;
+use crate::atomic_file::replace;
 
 /// The publish keys of a server, one a stream.
 #[derive(Debug)]

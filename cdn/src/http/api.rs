@@ -17,9 +17,9 @@ use serde::Serialize;
 
 use super::Shared;
 use super::reply::{self, Form};
-use crate::document::Document;
 use crate::egress::hls::{MULTIVARIANT_PLAYLIST, Packaged};
 use crate::hub::{Info, LiveStream, State as StreamState};
+use crate::precompressed::Document;
 
 #[derive(Serialize)]
 struct StreamsJson {

@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 use rust_embed::RustEmbed;
 
 use super::reply::{ASK_EACH_TIME, Form};
-use crate::document::Document;
+use crate::precompressed::Document;
 
 #[derive(RustEmbed)]
 #[folder = "web"]

@@ -21,9 +21,9 @@ use super::payload::Payload;
 use super::range::{self, Wanted};
 use super::reply::{self, Form};
 use super::{Peer, Shared};
-use crate::document::Document;
 use crate::egress::hls::{Awaited, MEDIA_PLAYLIST, MULTIVARIANT_PLAYLIST, Packaged, Snapshot, Waited};
 use crate::hub::State as StreamState;
+use crate::precompressed::Document;
 
 /// `/NAME/FILE`.
 pub(super) async fn file(

@@ -11,12 +11,12 @@ mod hls;
 mod metrics;
 mod pages;
 mod payload;
+mod playback_info;
 mod range;
 mod reply;
-mod stamps;
 #[cfg(test)]
 mod tests;
-mod watch;
+mod timing;
 mod write_deadline;
 
 use std::hash::RandomState;
@@ -40,7 +40,7 @@ pub use metrics::{Figure, Figures};
 
 use crate::egress::hls::Hls;
 use crate::hub::Hub;
-use crate::invitations::Invitations;
+use crate::rendezvous::Invitations;
 
 /// What the HTTP side is told.
 #[derive(Clone, Debug)]
@@ -167,8 +167,8 @@ impl Server {
             .route("/api/v1/time", get(api::time))
             .route("/api/v1/streams", get(api::streams))
             .route("/api/v1/streams/{name}", get(api::stream))
-            .route("/api/v1/streams/{name}/watch", get(watch::watch))
-            .route("/api/v1/streams/{name}/stamps", get(stamps::stamps))
+            .route("/api/v1/streams/{name}/watch", get(playback_info::playback_info))
+            .route("/api/v1/streams/{name}/stamps", get(timing::timing))
             .route("/api/{*path}", get(api::unknown))
             .route("/{name}", get(pages::player))
             .route("/{name}/{file}", get(hls::file))

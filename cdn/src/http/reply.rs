@@ -7,7 +7,7 @@ use axum::http::header::{
 };
 use axum::http::{Response, StatusCode};
 
-use crate::document::Document;
+use crate::precompressed::Document;
 
 /// How a document is served.
 #[derive(Clone, Copy, Debug)]

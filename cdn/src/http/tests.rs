@@ -21,7 +21,7 @@ use super::{Limits, Server, Settings};
 use crate::hub::{self, Hub, PublisherInfo, Publishing};
 
 mod low_latency;
-mod stamps;
+mod timing;
 
 const PEER: &str = "203.0.113.77:50123";
 

@@ -14,11 +14,11 @@ use parking_lot::RwLock;
 use tokio::sync::watch;
 
 use super::Settings;
-use super::arrivals::Arrivals;
-use super::publishing::{Dismissal, PublisherInfo, Publishing, Pushed};
-use super::stamped::Stamped;
+use super::high_water::UnitsHad;
+use super::latency::Stamped;
+use super::publish_guard::{Dismissal, PublisherInfo, Publishing, Pushed};
+use super::reader_deadline::Arrivals;
 use super::subscribers::{SubscriberGuard, Subscribers};
-use super::units_had::UnitsHad;
 use super::wakers::{Interest, WakerGuard, Wakers};
 
 /// Whether a stream is on air.

@@ -3,12 +3,12 @@
 //! The hub knows access units and subscribers, never a protocol's name. Ingest writes through a [`Publishing`] guard, one
 //! writer a stream; egress reads with cursors, any number a stream. No lock is held across input or output.
 
-mod arrivals;
+mod high_water;
+mod latency;
 mod live_stream;
-mod publishing;
-mod stamped;
+mod publish_guard;
+mod reader_deadline;
 mod subscribers;
-mod units_had;
 mod wakers;
 
 #[cfg(test)]
@@ -24,11 +24,11 @@ use net::trace::Trace;
 use parking_lot::RwLock;
 use tokio::sync::watch;
 
+pub use high_water::UnitsHad;
+pub use latency::{Parts, Stamped};
 pub use live_stream::{Counters, Info, LiveStream, State, WindowInfo};
-pub use publishing::{Dismissal, PublisherInfo, Publishing, Pushed};
-pub use stamped::{Parts, Stamped};
+pub use publish_guard::{Dismissal, PublisherInfo, Publishing, Pushed};
 pub use subscribers::SubscriberGuard;
-pub use units_had::UnitsHad;
 pub use wakers::{Interest, WakerGuard};
 
 /// What every stream of a hub is held to.

@@ -1,8 +1,8 @@
 //! Ingest: a publisher that was let in, from its first message to its last.
 
-mod intake;
 #[cfg(test)]
 mod tests;
+mod track_assembler;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -14,8 +14,8 @@ use net::rtmp::{self, Message, Resume};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::hub::{Dismissal, Publishing, Pushed};
-use crate::invitations::Invitations;
-use intake::Intake;
+use crate::rendezvous::Invitations;
+use track_assembler::Intake;
 
 /// What a publisher is held to.
 #[derive(Clone, Copy, Debug)]
@@ -61,8 +61,8 @@ pub async fn run<S>(mut publisher: Publisher<S>, publishing: Publishing, setting
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let limits = intake::Settings { hold_back: settings.hold_back, hold_back_bytes: settings.hold_back_bytes };
-    let mut intake = Intake::new(limits, intake::last_epoch(publishing.had()));
+    let limits = track_assembler::Settings { hold_back: settings.hold_back, hold_back_bytes: settings.hold_back_bytes };
+    let mut intake = Intake::new(limits, track_assembler::last_epoch(publishing.had()));
     let mut refused = Refused::default();
     let mut epoch = None;
     // Gone with the publisher.
@@ -96,7 +96,7 @@ where
                         units
                     }
                     Err(error) => {
-                        if refused.is_enough(&error) || matches!(error, intake::Error::Restless) {
+                        if refused.is_enough(&error) || matches!(error, track_assembler::Error::Restless) {
                             let why = "Nothing that this server can carry came.";
                             let _ = publisher.close("NetStream.Publish.Failed", why).await;
                             return Ended::Unreadable;
@@ -121,7 +121,7 @@ where
 }
 
 /// Returns whether the publisher may go on.
-fn push(publishing: &Publishing, units: Vec<intake::Unit>) -> bool {
+fn push(publishing: &Publishing, units: Vec<track_assembler::Unit>) -> bool {
     units.into_iter().all(|(catalog, unit)| {
         tracing::trace!(track = %unit.track, dts = %unit.dts, bytes = unit.payload.len(), "unit");
         publishing.push(&catalog, unit) != Pushed::Dismissed
@@ -168,7 +168,7 @@ struct Refused {
 
 impl Refused {
     /// Counts one, tells of it at most once a second, and says whether the publisher must go.
-    fn is_enough(&mut self, error: &intake::Error) -> bool {
+    fn is_enough(&mut self, error: &track_assembler::Error) -> bool {
         self.in_a_row += 1;
         self.unreported += 1;
         if self.reported.is_none_or(|at| at.elapsed() >= REPORT_INTERVAL) {

@@ -8,7 +8,7 @@ use media::catalog::Value;
 use media::{Catalog, Epoch, Timestamp, TrackId, WallClock};
 use net::rtmp::{Message, Metadata};
 
-use super::intake::{Error, Intake, Settings, Unit};
+use super::track_assembler::{Error, Intake, Settings, Unit};
 
 const SETTINGS: Settings = Settings { hold_back: Duration::from_secs(1), hold_back_bytes: 1000 };
 

@@ -8,10 +8,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use cdn::auth::Keyring;
 use cdn::config::{Config, FanoutEngine, Layers};
-use cdn::door::Door;
 use cdn::egress::rtmp::Fanout;
 use cdn::hub::{self, Hub, LiveStream};
-use cdn::invitations::Invitations;
+use cdn::rendezvous::Invitations;
+use cdn::rtmp::RtmpServer;
 use media::codec::{Codec, CodecConfig};
 use media::flv::{Demuxer, Event};
 use media::live_window::Bounds;
@@ -56,7 +56,7 @@ impl Server {
         let address = listener.local_addr().unwrap();
         let stop = CancellationToken::new();
         tokio::spawn(
-            Door::new(hub.clone(), keys.clone(), fanout.clone(), Invitations::new(None).unwrap(), &config)
+            RtmpServer::new(hub.clone(), keys.clone(), fanout.clone(), Invitations::new(None).unwrap(), &config)
                 .serve(listener, stop.clone()),
         );
         Self { hub, fanout, keys, address, stop, _data: data }

@@ -4,8 +4,8 @@
 //! media sequence numbers go on. What it holds is published as an immutable snapshot; readers share it and nobody waits for
 //! anybody, unless it asks to: for a part that is about to be (RFC 8216bis). RFC 8216; the cutting and the texts are `media::hls`.
 
-mod listing;
-mod packaging;
+mod listed_units;
+mod stream_packager;
 mod viewers;
 
 use std::collections::BTreeMap;
@@ -15,7 +15,7 @@ use std::time::Duration;
 use parking_lot::RwLock;
 use tokio_util::sync::CancellationToken;
 
-pub use packaging::{Awaited, MEDIA_PLAYLIST, MULTIVARIANT_PLAYLIST, Packaged, Snapshot, Waited};
+pub use stream_packager::{Awaited, MEDIA_PLAYLIST, MULTIVARIANT_PLAYLIST, Packaged, Snapshot, Waited};
 pub use viewers::Viewers;
 
 use crate::hub::{Hub, LiveStream};
@@ -109,7 +109,7 @@ impl Hls {
 
     fn start(&self, stream: Arc<LiveStream>) -> Arc<Packaged> {
         let packaged = Packaged::new(stream, self.stop.child_token());
-        tokio::spawn(packaging::run(packaged.clone(), self.settings.clone()));
+        tokio::spawn(stream_packager::run(packaged.clone(), self.settings.clone()));
         packaged
     }
 }

@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 
-use crate::admission::{Admission, Seat};
+use crate::connection_limit::{Admission, Seat};
 use crate::hub::{Hub, LiveStream};
 
 /// What the relay is held to.

@@ -5,8 +5,8 @@
 //! under way: one that is slow delays nobody, and is put at the newest IDR when it is too far behind.
 
 mod batch;
-mod feed;
 mod shard;
+mod stream_batcher;
 mod submit;
 mod subscriber;
 mod uring;

@@ -15,7 +15,7 @@ use mio::{Events, Interest, Poll, Token};
 use parking_lot::Mutex;
 use slab::Slab;
 
-use super::feed::{Change, Feed};
+use super::stream_batcher::{Change, Feed};
 use super::submit::{PendingWrite, Submitter};
 use super::subscriber::{Arrival, Gone, Subscriber};
 use crate::hub;

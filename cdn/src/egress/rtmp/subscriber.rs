@@ -17,7 +17,7 @@ use net::rtmp::{self, Message};
 use socket2::SockRef;
 
 use super::batch::{self, Batch};
-use super::feed::Feed;
+use super::stream_batcher::Feed;
 use crate::hub::{LiveStream, SubscriberGuard};
 
 /// A player of one shard.

@@ -16,19 +16,19 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 
-use crate::admission::{Admission, Seat};
-use crate::after::After;
+use super::resume::After;
 use crate::auth::{Keyring, StreamName};
 use crate::config::Config;
+use crate::connection_limit::{Admission, Seat};
 use crate::egress::rtmp::{Fanout, Player};
 use crate::http::Figure;
 use crate::hub::{Dismissal, Hub, PublisherInfo, State};
 use crate::ingest;
-use crate::invitations::Invitations;
+use crate::rendezvous::Invitations;
 
 /// The RTMP door of a server.
 #[derive(Debug)]
-pub struct Door {
+pub struct RtmpServer {
     hub: Arc<Hub>,
     keys: Arc<Keyring>,
     fanout: Arc<Fanout>,
@@ -41,7 +41,7 @@ pub struct Door {
     bad_keys: AtomicU64,
 }
 
-impl Door {
+impl RtmpServer {
     /// A door to `hub`.
     pub fn new(
         hub: Arc<Hub>,
@@ -235,7 +235,7 @@ impl Door {
     fn publisher_stream(&self, request: &PublishRequest<TcpStream>) -> Option<StreamName> {
         self.find_publisher(request).or_else(|| {
             // It may be newer than what was read.
-            refresh(&self.keys, &self.hub);
+            reload_keys(&self.keys, &self.hub);
             self.find_publisher(request)
         })
     }
@@ -271,7 +271,7 @@ impl Door {
 }
 
 /// Reads the keys again, if they changed, and has the hub follow.
-pub fn refresh(keys: &Keyring, hub: &Hub) {
+pub fn reload_keys(keys: &Keyring, hub: &Hub) {
     match keys.reload() {
         Ok(changes) => {
             for name in &changes.added {

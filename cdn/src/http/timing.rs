@@ -53,7 +53,7 @@ struct UnitJson {
     stages: Map<String, Value>,
 }
 
-pub(super) async fn stamps(
+pub(super) async fn timing(
     State(shared): State<Arc<Shared>>,
     Path(name): Path<String>,
     question: Result<Query<Question>, QueryRejection>,

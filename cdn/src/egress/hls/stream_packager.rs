@@ -12,10 +12,10 @@ use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use super::listing::Listing;
+use super::listed_units::Listing;
 use super::{Settings, Viewers};
-use crate::document::Document;
 use crate::hub::{LiveStream, State};
+use crate::precompressed::Document;
 
 /// The last component of the multivariant playlist's address.
 pub const MULTIVARIANT_PLAYLIST: &str = "index.m3u8";

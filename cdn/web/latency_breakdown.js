@@ -12,7 +12,7 @@ const LOADS = 160;
 
 export const PARTS = ["encoding", "queue", "upload", "chunking", "polling", "last mile", "buffering"];
 
-export class Journey {
+export class LatencyBreakdown {
   #url; #clock; #loads = []; #parts = null; #offset = null; #asked = -Infinity;
 
   /** `clock` is the server's, see clock.js. */

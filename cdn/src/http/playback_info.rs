@@ -13,7 +13,7 @@ use serde::Serialize;
 
 use super::api::{ErrorJson, Place, UrlsJson, json};
 use super::{Peer, Shared};
-use crate::invitations::{Invitation, PeerInvitation};
+use crate::rendezvous::{Invitation, PeerInvitation};
 
 #[derive(Serialize)]
 struct WatchJson {
@@ -56,7 +56,7 @@ struct PeerJson {
     expires: u64,
 }
 
-pub(super) async fn watch(
+pub(super) async fn playback_info(
     State(shared): State<Arc<Shared>>,
     Path(name): Path<String>,
     peer: Option<Extension<Peer>>,

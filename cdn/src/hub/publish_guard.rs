@@ -5,8 +5,8 @@ use std::sync::Arc;
 use media::{AccessUnit, Catalog};
 use tokio::sync::watch;
 
+use super::high_water::UnitsHad;
 use super::live_stream::LiveStream;
-use super::units_had::UnitsHad;
 
 /// Who publishes, for people and monitoring. Holds no secrets.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
