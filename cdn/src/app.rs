@@ -21,7 +21,7 @@ use crate::config::{Config, LogFormat};
 use crate::egress::relay::{self, Relay};
 use crate::egress::rtmp::Fanout;
 use crate::hub::{self, Hub};
-use crate::rendezvous::Invitations;
+use crate::rendezvous::PeerDirectory;
 use crate::rtmp::{self, RtmpServer};
 use crate::{egress, http};
 
@@ -66,12 +66,12 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let relay_address = relay.as_ref().map(Relay::local_addr).transpose()?;
     let addresses = Addresses { rtmp: rtmp.local_addr()?, http: pages.local_addr()?, relay: relay_address };
     let invitations =
-        Invitations::new(relay_address.map(|address| address.port()).zip(relay.as_ref().map(Relay::pin)))?;
+        PeerDirectory::new(relay_address.map(|address| address.port()).zip(relay.as_ref().map(Relay::pin)))?;
 
     let stop = CancellationToken::new();
     let door = RtmpServer::new(hub.clone(), keys.clone(), fanout.clone(), invitations.clone(), &config);
     let mut settings = http_settings(&config, addresses.rtmp.port());
-    settings.figures = http::Figures::new({
+    settings.figures = http::MetricsSource::new({
         // Whoever reads figures must not keep the door open.
         let door = Arc::downgrade(&door);
         move || door.upgrade().map(|door| door.figures()).unwrap_or_default()

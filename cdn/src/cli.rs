@@ -45,13 +45,13 @@ pub enum KeyAction {
         replace: bool,
         /// Where the keys are.
         #[command(flatten)]
-        place: Place,
+        paths: DataPaths,
     },
     /// Lists the streams that have a key.
     List {
         /// Where the keys are.
         #[command(flatten)]
-        place: Place,
+        paths: DataPaths,
     },
     /// Removes the key of the stream NAME; its publisher and its players have to go.
     Remove {
@@ -59,13 +59,13 @@ pub enum KeyAction {
         name: StreamName,
         /// Where the keys are.
         #[command(flatten)]
-        place: Place,
+        paths: DataPaths,
     },
 }
 
 /// Where settings and keys are.
 #[derive(Debug, Default, Args)]
-pub struct Place {
+pub struct DataPaths {
     /// The configuration file; see deploy/cdn.toml.
     #[arg(long, value_name = "FILE", env = "NEARCAST_CONFIG")]
     pub config: Option<PathBuf>,
@@ -82,7 +82,7 @@ pub struct Place {
 pub struct Flags {
     /// Where settings and keys are.
     #[command(flatten)]
-    pub place: Place,
+    pub paths: DataPaths,
     /// Where RTMP is heard.
     #[arg(long, value_name = "ADDR")]
     pub rtmp: Option<SocketAddr>,
@@ -127,7 +127,7 @@ impl std::str::FromStr for OptionalAddress {
     }
 }
 
-impl Place {
+impl DataPaths {
     /// The settings as file and variables give them, with `flags` on top.
     fn load(self, flags: impl FnOnce(&mut Config)) -> Result<Config, config::Error> {
         let layers = match &self.config {
@@ -145,8 +145,8 @@ impl Place {
 impl Flags {
     /// The settings, checked.
     pub fn load(self) -> Result<Config, config::Error> {
-        let Self { place, rtmp, http, relay, metrics, public_host, fanout, log, log_level, trace, .. } = self;
-        place.load(|config| {
+        let Self { paths, rtmp, http, relay, metrics, public_host, fanout, log, log_level, trace, .. } = self;
+        paths.load(|config| {
             set(&mut config.rtmp.listen, rtmp);
             set(&mut config.http.listen, http);
             set(&mut config.relay.listen, relay.map(|r| r.0));
@@ -163,21 +163,21 @@ impl Flags {
 impl KeyAction {
     /// Does it.
     pub fn run(self) -> anyhow::Result<()> {
-        let open = |place: Place| -> anyhow::Result<Keyring> {
-            Keyring::open(place.load(|_| {})?.keys_file()).context("cannot open the keys")
+        let open = |paths: DataPaths| -> anyhow::Result<Keyring> {
+            Keyring::open(paths.load(|_| {})?.keys_file()).context("cannot open the keys")
         };
         let mut out = std::io::stdout().lock();
         match self {
-            Self::New { name, replace, place } => {
-                let key = open(place)?.create(&name, replace)?;
+            Self::New { name, replace, paths } => {
+                let key = open(paths)?.create(&name, replace)?;
                 writeln!(out, "{}", key.reveal())?;
             }
-            Self::List { place } => {
-                for name in open(place)?.names() {
+            Self::List { paths } => {
+                for name in open(paths)?.names() {
                     writeln!(out, "{name}")?;
                 }
             }
-            Self::Remove { name, place } => open(place)?.remove(&name)?,
+            Self::Remove { name, paths } => open(paths)?.remove(&name)?,
         }
         Ok(())
     }

@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 
 /// Counts the connections of one door.
 #[derive(Debug)]
-pub struct Admission {
+pub struct ConnectionLimiter {
     total: usize,
     per_address: usize,
     taken: Mutex<Taken>,
@@ -24,7 +24,7 @@ struct Taken {
 /// Why a connection is not let in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
-pub enum Refusal {
+pub enum Rejected {
     /// The server is full.
     #[error("there are {limit} connections already")]
     Total {
@@ -39,21 +39,21 @@ pub enum Refusal {
     },
 }
 
-impl Admission {
+impl ConnectionLimiter {
     /// At most `total` connections, `per_address` of them from one address; loopback, where proxies are, counts only in all.
     pub fn new(total: usize, per_address: usize) -> Arc<Self> {
         Arc::new(Self { total, per_address, taken: Mutex::default() })
     }
 
     /// Lets a connection in until the seat is dropped.
-    pub fn enter(self: &Arc<Self>, peer: IpAddr) -> Result<Seat, Refusal> {
+    pub fn enter(self: &Arc<Self>, peer: IpAddr) -> Result<ConnectionPermit, Rejected> {
         let peer = site(peer);
         let mut taken = self.taken.lock();
         let of_address = taken.by_address.get(&peer).copied().unwrap_or(0);
         let refusal = if taken.total >= self.total {
-            Some(Refusal::Total { limit: self.total })
+            Some(Rejected::Total { limit: self.total })
         } else if !peer.is_loopback() && of_address >= self.per_address {
-            Some(Refusal::Address { limit: self.per_address })
+            Some(Rejected::Address { limit: self.per_address })
         } else {
             None
         };
@@ -63,7 +63,7 @@ impl Admission {
         }
         taken.by_address.insert(peer, of_address + 1);
         taken.total += 1;
-        Ok(Seat { admission: self.clone(), peer })
+        Ok(ConnectionPermit { admission: self.clone(), peer })
     }
 
     /// Connections now.
@@ -79,12 +79,12 @@ impl Admission {
 
 /// A connection's place, until it is dropped.
 #[derive(Debug)]
-pub struct Seat {
-    admission: Arc<Admission>,
+pub struct ConnectionPermit {
+    admission: Arc<ConnectionLimiter>,
     peer: IpAddr,
 }
 
-impl Drop for Seat {
+impl Drop for ConnectionPermit {
     fn drop(&mut self) {
         let mut taken = self.admission.taken.lock();
         taken.total -= 1;
@@ -114,13 +114,13 @@ mod tests {
 
     #[test]
     fn seats_are_counted_and_given_back() {
-        let admission = Admission::new(3, 2);
+        let admission = ConnectionLimiter::new(3, 2);
         let enter = |peer: &str| admission.enter(peer.parse().unwrap());
         let first = enter("192.0.2.1").unwrap();
         let _second = enter("::ffff:192.0.2.1").unwrap();
-        assert_eq!(enter("192.0.2.1").unwrap_err(), Refusal::Address { limit: 2 });
+        assert_eq!(enter("192.0.2.1").unwrap_err(), Rejected::Address { limit: 2 });
         let _third = enter("2001:db8::1").unwrap();
-        assert_eq!(enter("198.51.100.1").unwrap_err(), Refusal::Total { limit: 3 });
+        assert_eq!(enter("198.51.100.1").unwrap_err(), Rejected::Total { limit: 3 });
         drop(first);
         assert_eq!((admission.count(), admission.refused()), (2, 2));
         let _fourth = enter("2001:db8::ffff").unwrap();
@@ -129,7 +129,7 @@ mod tests {
 
     #[test]
     fn loopback_counts_only_in_all() {
-        let admission = Admission::new(3, 1);
+        let admission = ConnectionLimiter::new(3, 1);
         let _seats: Vec<_> =
             ["127.0.0.1", "127.0.0.1", "::1"].map(|p| admission.enter(p.parse().unwrap()).unwrap()).into();
         assert!(admission.enter("127.0.0.1".parse().unwrap()).is_err());

@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 
 /// A text ready to be served. Cloning it copies no text.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Document {
+pub struct Precompressed {
     /// As it is.
     pub plain: Bytes,
     /// With gzip (RFC 1952), where that is smaller.
@@ -19,7 +19,7 @@ pub struct Document {
     pub tag: String,
 }
 
-impl Document {
+impl Precompressed {
     /// Names and compresses `plain`.
     pub fn new(plain: impl Into<Bytes>) -> Self {
         let plain = plain.into();
@@ -52,13 +52,13 @@ mod tests {
 
     #[test]
     fn compresses_what_is_worth_it() {
-        let long = Document::new("#EXTINF:2.000,\n".repeat(100));
+        let long = Precompressed::new("#EXTINF:2.000,\n".repeat(100));
         let mut back = String::new();
         let packed = long.gzip.expect("a repetitive text shrinks");
         flate2::read::GzDecoder::new(&packed[..]).read_to_string(&mut back).unwrap();
         assert_eq!(back.as_bytes(), long.plain);
-        assert_eq!(Document::new("short").gzip, None);
-        assert_eq!(Document::new("a").tag, Document::new("a").tag);
-        assert_ne!(Document::new("a").tag, Document::new("b").tag);
+        assert_eq!(Precompressed::new("short").gzip, None);
+        assert_eq!(Precompressed::new("a").tag, Precompressed::new("a").tag);
+        assert_ne!(Precompressed::new("a").tag, Precompressed::new("b").tag);
     }
 }

@@ -15,15 +15,15 @@ use parking_lot::RwLock;
 
 /// Who may be told what.
 #[derive(Debug)]
-pub struct Invitations {
+pub struct PeerDirectory {
     signer: Signer,
     /// The relay of this server: its port and its certificate.
     relay: Option<(u16, Pin)>,
-    offers: RwLock<BTreeMap<String, Offered>>,
+    offers: RwLock<BTreeMap<String, Registration>>,
 }
 
 #[derive(Debug)]
-struct Offered {
+struct Registration {
     session: u64,
     offer: PeerAdvertisement,
     /// Where this server sees its publisher.
@@ -32,16 +32,16 @@ struct Offered {
 
 /// What one viewer is told of one stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Invitation {
+pub struct WatchInfo {
     /// The relay of this server.
     pub relay: Option<(u16, Pin)>,
     /// The broadcaster's.
-    pub peer: Option<PeerInvitation>,
+    pub peer: Option<PeerInfo>,
 }
 
 /// How a broadcaster is found and lets a viewer in.
 #[derive(Clone, PartialEq, Eq)]
-pub struct PeerInvitation {
+pub struct PeerInfo {
     /// Of its certificate.
     pub pin: Pin,
     /// What its names on the network are derived from.
@@ -55,13 +55,13 @@ pub struct PeerInvitation {
 }
 
 /// Shows neither secret nor ticket.
-impl std::fmt::Debug for PeerInvitation {
+impl std::fmt::Debug for PeerInfo {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("PeerInvitation").field("pin", &self.pin).finish_non_exhaustive()
+        f.debug_struct("PeerInfo").field("pin", &self.pin).finish_non_exhaustive()
     }
 }
 
-impl Invitations {
+impl PeerDirectory {
     /// Nobody has offered anything. Tickets are signed with a key of this run: a broadcaster is told it with each session.
     ///
     /// # Errors
@@ -76,20 +76,26 @@ impl Invitations {
     }
 
     /// The publisher of `name`, in its `session`, offers itself; it is seen at `from`. What an earlier session offered is over.
-    pub fn offer(self: &Arc<Self>, name: &str, session: u64, offer: PeerAdvertisement, from: IpAddr) -> OfferGuard {
-        self.offers.write().insert(name.to_owned(), Offered { session, offer, from: from.to_canonical() });
-        OfferGuard { invitations: self.clone(), name: name.to_owned(), session }
+    pub fn offer(
+        self: &Arc<Self>,
+        name: &str,
+        session: u64,
+        offer: PeerAdvertisement,
+        from: IpAddr,
+    ) -> RegistrationGuard {
+        self.offers.write().insert(name.to_owned(), Registration { session, offer, from: from.to_canonical() });
+        RegistrationGuard { invitations: self.clone(), name: name.to_owned(), session }
     }
 
     /// What a viewer seen at `from` is told of the stream called `name`, whose broadcast is `epoch`. `None` for `from` where that is not
     /// known, as behind a proxy.
-    pub fn invite(&self, name: &str, epoch: Option<Epoch>, from: Option<IpAddr>) -> Invitation {
+    pub fn invite(&self, name: &str, epoch: Option<Epoch>, from: Option<IpAddr>) -> WatchInfo {
         let offers = self.offers.read();
         let peer = offers.get(name).zip(epoch).and_then(|(offered, epoch)| {
             let now = net::clock::unix_seconds();
             let ticket = self.signer.issue(name, epoch.0, now).ok()?;
             let is_near = from.is_some_and(|from| is_near(from, offered.from));
-            Some(PeerInvitation {
+            Some(PeerInfo {
                 pin: offered.offer.pin,
                 secret: offered.offer.secret,
                 addresses: if is_near { offered.offer.addresses.clone() } else { Vec::new() },
@@ -97,19 +103,19 @@ impl Invitations {
                 expires: now + trust::ticket::LIFETIME,
             })
         });
-        Invitation { relay: self.relay, peer }
+        WatchInfo { relay: self.relay, peer }
     }
 }
 
 /// An offer, until this is dropped.
 #[derive(Debug)]
-pub struct OfferGuard {
-    invitations: Arc<Invitations>,
+pub struct RegistrationGuard {
+    invitations: Arc<PeerDirectory>,
     name: String,
     session: u64,
 }
 
-impl Drop for OfferGuard {
+impl Drop for RegistrationGuard {
     fn drop(&mut self) {
         let mut offers = self.invitations.offers.write();
         if offers.get(&self.name).is_some_and(|offered| offered.session == self.session) {
@@ -144,14 +150,14 @@ mod tests {
         PeerAdvertisement { pin: Pin::of(b"x"), secret: [1; 16], addresses: vec![address.parse().unwrap()] }
     }
 
-    fn addresses(invitations: &Invitations, from: Option<&str>) -> Option<usize> {
+    fn addresses(invitations: &PeerDirectory, from: Option<&str>) -> Option<usize> {
         let from = from.map(|from| from.parse().unwrap());
         invitations.invite("live", Some(Epoch(1)), from).peer.map(|peer| peer.addresses.len())
     }
 
     #[test]
     fn addresses_go_to_the_neighbours_only() {
-        let invitations = Invitations::new(None).unwrap();
+        let invitations = PeerDirectory::new(None).unwrap();
         assert_eq!(addresses(&invitations, Some("203.0.113.7")), None);
         let _guard = invitations.offer("live", 1, offer("192.168.1.5:4444"), "::ffff:203.0.113.7".parse().unwrap());
         assert_eq!(addresses(&invitations, Some("203.0.113.7")), Some(1));
@@ -174,7 +180,7 @@ mod tests {
 
     #[test]
     fn an_offer_goes_with_its_session_and_not_with_an_earlier_one() {
-        let invitations = Invitations::new(None).unwrap();
+        let invitations = PeerDirectory::new(None).unwrap();
         let from = "192.0.2.1".parse().unwrap();
         let first = invitations.offer("live", 1, offer("192.0.2.1:1"), from);
         let second = invitations.offer("live", 2, offer("192.0.2.1:2"), from);
@@ -186,7 +192,7 @@ mod tests {
 
     #[test]
     fn secrets_are_not_shown() {
-        let invitations = Invitations::new(None).unwrap();
+        let invitations = PeerDirectory::new(None).unwrap();
         let _guard = invitations.offer("live", 1, offer("192.0.2.1:1"), "192.0.2.1".parse().unwrap());
         let invitation = invitations.invite("live", Some(Epoch(1)), None);
         let ticket = invitation.peer.as_ref().unwrap().ticket.clone();

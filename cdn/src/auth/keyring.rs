@@ -194,14 +194,14 @@ impl Keyring {
 
 #[derive(Debug, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
-struct Document {
+struct KeyFile {
     #[serde(default)]
-    key: Vec<Row>,
+    key: Vec<KeyEntry>,
 }
 
 #[derive(Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
-struct Row {
+struct KeyEntry {
     name: String,
     salt: String,
     sha256: String,
@@ -214,7 +214,7 @@ fn load(path: &Path) -> Result<Loaded, Error> {
     }
     let damaged = |why: String| Error::Damaged { path: path.into(), why };
     let text = fs::read_to_string(path).map_err(|source| Error::Io { path: path.into(), source })?;
-    let document: Document = toml::from_str(&text).map_err(|e| damaged(e.to_string()))?;
+    let document: KeyFile = toml::from_str(&text).map_err(|e| damaged(e.to_string()))?;
     if document.key.len() > MAX_KEYS {
         return Err(Error::Full);
     }
@@ -239,12 +239,12 @@ fn stamp(path: &Path) -> Result<Option<Stamp>, Error> {
 }
 
 fn render(keys: &BTreeMap<StreamName, Hash>) -> String {
-    let row = |(name, hash): (&StreamName, &Hash)| Row {
+    let row = |(name, hash): (&StreamName, &Hash)| KeyEntry {
         name: name.to_string(),
         salt: HEXLOWER.encode(&hash.salt),
         sha256: HEXLOWER.encode(&hash.digest),
     };
-    let document = Document { key: keys.iter().map(row).collect() };
+    let document = KeyFile { key: keys.iter().map(row).collect() };
     format!("{HEADER}{}", toml::to_string(&document).expect("rows of strings are TOML"))
 }
 

@@ -16,10 +16,10 @@ use net::clock;
 use serde::Serialize;
 
 use super::Shared;
-use super::reply::{self, Form};
-use crate::egress::hls::{MULTIVARIANT_PLAYLIST, Packaged};
+use super::reply::{self, ContentHeaders};
+use crate::egress::hls::{HlsStream, MULTIVARIANT_PLAYLIST};
 use crate::hub::{Info, LiveStream, State as StreamState};
-use crate::precompressed::Document;
+use crate::precompressed::Precompressed;
 
 #[derive(Serialize)]
 struct StreamsJson {
@@ -126,8 +126,8 @@ pub(super) struct ErrorJson<'a> {
 
 /// `/api/v1/streams`
 pub(super) async fn streams(State(shared): State<Arc<Shared>>, headers: HeaderMap) -> Response<Body> {
-    let place = Place::of(&headers, &shared);
-    let streams = shared.hub.streams().iter().map(|stream| describe(&shared, stream, &place)).collect();
+    let base_url = BaseUrl::of(&headers, &shared);
+    let streams = shared.hub.streams().iter().map(|stream| describe(&shared, stream, &base_url)).collect();
     json(StatusCode::OK, &StreamsJson { streams }, &headers)
 }
 
@@ -138,7 +138,7 @@ pub(super) async fn stream(
     headers: HeaderMap,
 ) -> Response<Body> {
     match shared.hub.stream(&name) {
-        Some(stream) => json(StatusCode::OK, &describe(&shared, &stream, &Place::of(&headers, &shared)), &headers),
+        Some(stream) => json(StatusCode::OK, &describe(&shared, &stream, &BaseUrl::of(&headers, &shared)), &headers),
         None => json(StatusCode::NOT_FOUND, &ErrorJson { error: "there is no stream of this name here" }, &headers),
     }
 }
@@ -157,14 +157,14 @@ pub(super) async fn unknown(headers: HeaderMap) -> Response<Body> {
 
 pub(super) fn json(status: StatusCode, value: &impl Serialize, headers: &HeaderMap) -> Response<Body> {
     let text = serde_json::to_vec(value).expect("plain structures with string keys serialise");
-    let mut response = reply::document(&Document::new(text), JSON, headers);
+    let mut response = reply::document(&Precompressed::new(text), JSON, headers);
     if response.status() == StatusCode::OK {
         *response.status_mut() = status;
     }
     response
 }
 
-fn describe(shared: &Shared, stream: &LiveStream, place: &Place) -> StreamJson {
+fn describe(shared: &Shared, stream: &LiveStream, base_url: &BaseUrl) -> StreamJson {
     let Info { name, state, catalog, viewers, window, bitrate, counters, .. } = stream.info();
     let (state, since) = match state {
         StreamState::Idle => ("offline", None),
@@ -200,7 +200,7 @@ fn describe(shared: &Shared, stream: &LiveStream, place: &Place) -> StreamJson {
             jumps: counters.jumps,
             skipped: counters.skipped,
         },
-        urls: place.urls(&name),
+        urls: base_url.urls(&name),
         name,
     }
 }
@@ -230,7 +230,7 @@ fn describe_track(track: &Track, catalog: &Catalog) -> TrackJson {
     }
 }
 
-fn describe_hls(packaged: &Packaged) -> Option<HlsJson> {
+fn describe_hls(packaged: &HlsStream) -> Option<HlsJson> {
     let playlist = packaged.now().playlist.clone();
     let first = playlist.segments.first()?;
     Some(HlsJson {
@@ -243,7 +243,7 @@ fn describe_hls(packaged: &Packaged) -> Option<HlsJson> {
 }
 
 /// How this server was addressed: what it answers with must work from where the question came.
-pub(super) struct Place {
+pub(super) struct BaseUrl {
     scheme: &'static str,
     /// With the port, if one was given.
     authority: String,
@@ -251,7 +251,7 @@ pub(super) struct Place {
     rtmp: Option<(u16, String)>,
 }
 
-impl Place {
+impl BaseUrl {
     pub(super) fn of(headers: &HeaderMap, shared: &Shared) -> Self {
         let forwarded = headers.get("x-forwarded-proto").and_then(|v| v.to_str().ok());
         let scheme = if forwarded.is_some_and(|f| f.eq_ignore_ascii_case("https")) { "https" } else { "http" };
@@ -296,7 +296,7 @@ fn wall_clock(instant: Instant) -> WallClock {
     WallClock::from_micros(clock::now().as_micros().saturating_sub(ago))
 }
 
-const JSON: Form = Form { content_type: "application/json", cache_control: reply::NEVER };
+const JSON: ContentHeaders = ContentHeaders { content_type: "application/json", cache_control: reply::NEVER };
 
 /// A domain name of full length, and a port.
 const MAX_HOST: usize = 260;

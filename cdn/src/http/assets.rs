@@ -5,8 +5,8 @@ use std::sync::LazyLock;
 
 use rust_embed::RustEmbed;
 
-use super::reply::{ASK_EACH_TIME, Form};
-use crate::precompressed::Document;
+use super::reply::{ASK_EACH_TIME, ContentHeaders};
+use crate::precompressed::Precompressed;
 
 #[derive(RustEmbed)]
 #[folder = "web"]
@@ -15,15 +15,15 @@ use crate::precompressed::Document;
 struct Web;
 
 /// A file by its path in `cdn/web`, and how it is served.
-pub(super) fn asset(path: &str) -> Option<&'static (Document, Form)> {
-    static ASSETS: LazyLock<BTreeMap<String, (Document, Form)>> = LazyLock::new(|| {
+pub(super) fn asset(path: &str) -> Option<&'static (Precompressed, ContentHeaders)> {
+    static ASSETS: LazyLock<BTreeMap<String, (Precompressed, ContentHeaders)>> = LazyLock::new(|| {
         let read = |path: &str| Web::get(path).expect("a path that was just listed").data.into_owned();
-        Web::iter().map(|path| (path.to_string(), (Document::new(read(&path)), form(&path)))).collect()
+        Web::iter().map(|path| (path.to_string(), (Precompressed::new(read(&path)), form(&path)))).collect()
     });
     ASSETS.get(path)
 }
 
-fn form(path: &str) -> Form {
+fn form(path: &str) -> ContentHeaders {
     let content_type = match path.rsplit_once('.').map(|(_, extension)| extension) {
         Some("html") => "text/html; charset=utf-8",
         Some("css") => "text/css; charset=utf-8",
@@ -31,5 +31,5 @@ fn form(path: &str) -> Form {
         Some("svg") => "image/svg+xml",
         _ => "text/plain; charset=utf-8",
     };
-    Form { content_type, cache_control: ASK_EACH_TIME }
+    ContentHeaders { content_type, cache_control: ASK_EACH_TIME }
 }

@@ -18,12 +18,12 @@ use bytes::Bytes;
 use media::hls::Resource;
 
 use super::payload::Payload;
-use super::range::{self, Wanted};
-use super::reply::{self, Form};
+use super::range::{self, RequestedRange};
+use super::reply::{self, ContentHeaders};
 use super::{Peer, Shared};
-use crate::egress::hls::{Awaited, MEDIA_PLAYLIST, MULTIVARIANT_PLAYLIST, Packaged, Snapshot, Waited};
+use crate::egress::hls::{BlockingRequest, BlockingResult, HlsStream, MEDIA_PLAYLIST, MULTIVARIANT_PLAYLIST, Snapshot};
 use crate::hub::State as StreamState;
-use crate::precompressed::Document;
+use crate::precompressed::Precompressed;
 
 /// `/NAME/FILE`.
 pub(super) async fn file(
@@ -63,12 +63,12 @@ pub(super) async fn file(
 }
 
 /// Which of a snapshot's texts is served.
-type Text = fn(&Snapshot) -> Option<&Document>;
+type Text = fn(&Snapshot) -> Option<&Precompressed>;
 
 /// What a client asks of a media playlist by its query (RFC 8216bis §6.2.5).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Directives {
-    wanted: Option<Awaited>,
+    wanted: Option<BlockingRequest>,
     skip: bool,
 }
 
@@ -84,7 +84,7 @@ impl Directives {
             Some(_) => Err("_HLS_msn and _HLS_part are decimal numbers."),
         };
         let wanted = match (number("_HLS_msn")?, number("_HLS_part")?) {
-            (Some(msn), part) => Some(Awaited { msn, part }),
+            (Some(msn), part) => Some(BlockingRequest { msn, part }),
             (None, None) => None,
             (None, Some(_)) => return Err("_HLS_part says nothing without _HLS_msn."),
         };
@@ -94,7 +94,7 @@ impl Directives {
 
 async fn serve_playlist(
     shared: &Shared,
-    packaged: &Packaged,
+    packaged: &HlsStream,
     text: Text,
     directives: Directives,
     headers: &HeaderMap,
@@ -110,12 +110,12 @@ async fn serve_playlist(
     };
     if let Some(wanted) = directives.wanted {
         snapshot = match packaged.reloaded(snapshot, wanted).await {
-            Waited::Come(snapshot) => snapshot,
-            Waited::TooFar => {
+            BlockingResult::Ready(snapshot) => snapshot,
+            BlockingResult::TooFarAhead => {
                 let text = "This is further off than the playlist says that anything is. Read it without _HLS_msn.";
                 return reply::words(StatusCode::BAD_REQUEST, text);
             }
-            Waited::NotCome => return not_yet(packaged, "has had nothing new for a while"),
+            BlockingResult::TimedOut => return not_yet(packaged, "has had nothing new for a while"),
         };
     }
     let text = if directives.skip { Snapshot::delta } else { text };
@@ -131,7 +131,7 @@ async fn serve_playlist(
 }
 
 /// What to say where there is nothing to give out for now.
-fn not_yet(packaged: &Packaged, why: &str) -> Response<Body> {
+fn not_yet(packaged: &HlsStream, why: &str) -> Response<Body> {
     let stream = packaged.stream();
     match stream.state() {
         StreamState::Idle | StreamState::Ended { .. } => offline(stream.name()),
@@ -142,11 +142,13 @@ fn not_yet(packaged: &Packaged, why: &str) -> Response<Body> {
     }
 }
 
-async fn serve_media(packaged: &Packaged, resource: Resource, headers: &HeaderMap) -> Response<Body> {
+async fn serve_media(packaged: &HlsStream, resource: Resource, headers: &HeaderMap) -> Response<Body> {
     let snapshot = match resource {
         Resource::Part(msn, index) => match packaged.part(msn, index).await {
-            Waited::Come(snapshot) => snapshot,
-            Waited::TooFar | Waited::NotCome => return not_yet(packaged, "this part of it has not come"),
+            BlockingResult::Ready(snapshot) => snapshot,
+            BlockingResult::TooFarAhead | BlockingResult::TimedOut => {
+                return not_yet(packaged, "this part of it has not come");
+            }
         },
         Resource::Init(_) | Resource::Segment(_) => packaged.now(),
     };
@@ -162,7 +164,7 @@ async fn serve_media(packaged: &Packaged, resource: Resource, headers: &HeaderMa
     media(packaged, pieces, length, &format!("\"{tag}-{length}\""), headers)
 }
 
-fn media(packaged: &Packaged, pieces: Vec<Bytes>, length: u64, etag: &str, headers: &HeaderMap) -> Response<Body> {
+fn media(packaged: &HlsStream, pieces: Vec<Bytes>, length: u64, etag: &str, headers: &HeaderMap) -> Response<Body> {
     let builder = Response::builder()
         .header(CACHE_CONTROL, reply::FOR_EVER)
         .header(CONTENT_TYPE, "video/mp4")
@@ -175,12 +177,12 @@ fn media(packaged: &Packaged, pieces: Vec<Bytes>, length: u64, etag: &str, heade
     let stream = packaged.stream().clone();
     let response = match wanted {
         _ if reply::has_it(headers, etag) => builder.status(StatusCode::NOT_MODIFIED).body(Body::empty()),
-        Wanted::All => builder.body(Body::new(Payload::new(pieces, 0..length, stream))),
-        Wanted::Part(range) => builder
+        RequestedRange::All => builder.body(Body::new(Payload::new(pieces, 0..length, stream))),
+        RequestedRange::Part(range) => builder
             .status(StatusCode::PARTIAL_CONTENT)
             .header(CONTENT_RANGE, format!("bytes {}-{}/{length}", range.start, range.end - 1))
             .body(Body::new(Payload::new(pieces, range, stream))),
-        Wanted::Unsatisfiable => builder
+        RequestedRange::Unsatisfiable => builder
             .status(StatusCode::RANGE_NOT_SATISFIABLE)
             .header(CONTENT_RANGE, format!("bytes */{length}"))
             .body(Body::empty()),
@@ -212,11 +214,12 @@ fn mark(shared: &Shared, peer: Option<Peer>, headers: &HeaderMap) -> u64 {
 }
 
 /// A cache in front may give the same playlist to everybody for a second, half of what a player waits between two.
-const PLAYLIST: Form = Form { content_type: "application/vnd.apple.mpegurl", cache_control: "public, max-age=1" };
+const PLAYLIST: ContentHeaders =
+    ContentHeaders { content_type: "application/vnd.apple.mpegurl", cache_control: "public, max-age=1" };
 
 /// A playlist that was waited for: its address names a part that it has, so that it is as true later, and of no use once segments are gone
 /// (RFC 8216bis §6.2.5.2 leaves it to the server; this is the six target durations that caches are advised to keep it).
-const WAITED_FOR: Form = Form { cache_control: "public, max-age=12", ..PLAYLIST };
+const WAITED_FOR: ContentHeaders = ContentHeaders { cache_control: "public, max-age=12", ..PLAYLIST };
 
 /// How long an ended stream's last playlist is served, so that players hear that it ended. After that a newcomer hears that it is
 /// offline, in place of old pictures.

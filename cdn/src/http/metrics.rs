@@ -32,7 +32,7 @@ impl Counters {
 
 /// A number that another room keeps.
 #[derive(Clone, Copy, Debug)]
-pub struct Figure {
+pub struct Metric {
     /// Its name: ends in its unit, or in `_total`.
     pub name: &'static str,
     /// `gauge` or `counter`.
@@ -45,24 +45,24 @@ pub struct Figure {
 
 /// Asks another room for its numbers.
 #[derive(Clone)]
-pub struct Figures(Arc<dyn Fn() -> Vec<Figure> + Send + Sync>);
+pub struct MetricsSource(Arc<dyn Fn() -> Vec<Metric> + Send + Sync>);
 
-impl Figures {
+impl MetricsSource {
     /// From whatever `ask` answers when somebody reads `/metrics`.
-    pub fn new(ask: impl Fn() -> Vec<Figure> + Send + Sync + 'static) -> Self {
+    pub fn new(ask: impl Fn() -> Vec<Metric> + Send + Sync + 'static) -> Self {
         Self(Arc::new(ask))
     }
 }
 
-impl Default for Figures {
+impl Default for MetricsSource {
     fn default() -> Self {
         Self::new(Vec::new)
     }
 }
 
-impl std::fmt::Debug for Figures {
+impl std::fmt::Debug for MetricsSource {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Figures")
+        f.write_str("MetricsSource")
     }
 }
 
@@ -74,7 +74,7 @@ pub(super) async fn metrics(State(shared): State<Arc<Shared>>) -> Response<Body>
 }
 
 /// How a stream's number is called, what it says, its kind, and where it comes from.
-type OfStream = (&'static str, &'static str, &'static str, fn(&Info) -> f64);
+type StreamMetric = (&'static str, &'static str, &'static str, fn(&Info) -> f64);
 
 fn render(shared: &Shared) -> String {
     let infos: Vec<_> = shared.hub.streams().iter().map(|stream| stream.info()).collect();
@@ -181,7 +181,7 @@ fn resident_bytes() -> Option<u64> {
 }
 
 /// What each stream says about itself.
-const OF_STREAMS: [OfStream; 13] = [
+const OF_STREAMS: [StreamMetric; 13] = [
     ("nearcast_stream_live", "1 while somebody publishes.", "gauge", |i| {
         f64::from(u8::from(matches!(i.state, StreamState::Live { .. })))
     }),

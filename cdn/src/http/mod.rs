@@ -36,11 +36,11 @@ use tokio_util::sync::CancellationToken;
 use tower_http::cors::{AllowHeaders, AllowMethods, AllowOrigin, CorsLayer};
 
 pub use connections::Limits;
-pub use metrics::{Figure, Figures};
+pub use metrics::{Metric, MetricsSource};
 
 use crate::egress::hls::Hls;
 use crate::hub::Hub;
-use crate::rendezvous::Invitations;
+use crate::rendezvous::PeerDirectory;
 
 /// What the HTTP side is told.
 #[derive(Clone, Debug)]
@@ -61,9 +61,9 @@ pub struct Settings {
     /// How long requests are still taken after the stop, so that balancers see `/readyz` fail before connections do.
     pub drain: Duration,
     /// What `/metrics` says besides its own.
-    pub figures: Figures,
+    pub figures: MetricsSource,
     /// What viewers are told; none, and they are told of no relay and no broadcaster.
-    pub invitations: Option<Arc<Invitations>>,
+    pub invitations: Option<Arc<PeerDirectory>>,
 }
 
 impl Default for Settings {
@@ -76,7 +76,7 @@ impl Default for Settings {
             rtmp_host: None,
             first_segment: Duration::from_secs(8),
             drain: Duration::from_millis(500),
-            figures: Figures::default(),
+            figures: MetricsSource::default(),
             invitations: None,
         }
     }

@@ -11,12 +11,12 @@ use axum::http::{Response, StatusCode};
 use data_encoding::HEXLOWER;
 use serde::Serialize;
 
-use super::api::{ErrorJson, Place, UrlsJson, json};
+use super::api::{BaseUrl, ErrorJson, UrlsJson, json};
 use super::{Peer, Shared};
-use crate::rendezvous::{Invitation, PeerInvitation};
+use crate::rendezvous::{PeerInfo, WatchInfo};
 
 #[derive(Serialize)]
-struct WatchJson {
+struct PlaybackInfoJson {
     name: String,
     /// Of the newest broadcast: 16 hexadecimal digits.
     epoch: Option<String>,
@@ -69,13 +69,13 @@ pub(super) async fn playback_info(
     let is_proxied = PROXY_HEADERS.iter().any(|name| headers.contains_key(*name)) || headers.contains_key(FORWARDED);
     let from = peer.map(|Extension(Peer(address))| address.ip()).filter(|_| !is_proxied);
     let invitation = shared.settings.invitations.as_ref().map(|all| all.invite(&name, epoch, from));
-    let Invitation { relay, peer } = invitation.unwrap_or(Invitation { relay: None, peer: None });
-    let place = Place::of(&headers, &shared);
-    let answer = WatchJson {
-        urls: place.urls(&name),
+    let WatchInfo { relay, peer } = invitation.unwrap_or(WatchInfo { relay: None, peer: None });
+    let base_url = BaseUrl::of(&headers, &shared);
+    let answer = PlaybackInfoJson {
+        urls: base_url.urls(&name),
         hls: HlsJson { low_latency: shared.settings.hls.low_latency },
-        relay: relay.map(|(port, pin)| RelayJson { host: place.host().to_owned(), port, pin: pin.to_string() }),
-        peer: peer.map(|PeerInvitation { pin, secret, addresses, ticket, expires }| PeerJson {
+        relay: relay.map(|(port, pin)| RelayJson { host: base_url.host().to_owned(), port, pin: pin.to_string() }),
+        peer: peer.map(|PeerInfo { pin, secret, addresses, ticket, expires }| PeerJson {
             pin: pin.to_string(),
             secret: HEXLOWER.encode(&secret),
             addresses,

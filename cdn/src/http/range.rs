@@ -4,7 +4,7 @@ use std::ops::Range;
 
 /// What a `Range` header asks of a body.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Wanted {
+pub(super) enum RequestedRange {
     /// All of it: no range, several, or one that makes no sense.
     All,
     /// These bytes, not empty and within the body.
@@ -14,18 +14,20 @@ pub(super) enum Wanted {
 }
 
 /// Reads a `Range` header for a body of `length` bytes.
-pub(super) fn parse(header: Option<&str>, length: u64) -> Wanted {
-    let Some(spec) = header.and_then(|h| h.trim().strip_prefix("bytes=")) else { return Wanted::All };
-    let Some((first, last)) = spec.split_once('-').filter(|_| !spec.contains(',')) else { return Wanted::All };
+pub(super) fn parse(header: Option<&str>, length: u64) -> RequestedRange {
+    let Some(spec) = header.and_then(|h| h.trim().strip_prefix("bytes=")) else { return RequestedRange::All };
+    let Some((first, last)) = spec.split_once('-').filter(|_| !spec.contains(',')) else { return RequestedRange::All };
     match (number(first), number(last)) {
-        (Parsed::Number(first), Parsed::Number(last)) if first > last => Wanted::All,
-        (Parsed::Number(first), _) if first >= length => Wanted::Unsatisfiable,
-        (Parsed::Number(first), Parsed::Number(last)) => Wanted::Part(first..last.saturating_add(1).min(length)),
-        (Parsed::Number(first), Parsed::Empty) => Wanted::Part(first..length),
-        (Parsed::Empty, Parsed::Number(0)) => Wanted::Unsatisfiable,
-        (Parsed::Empty, Parsed::Number(_)) if length == 0 => Wanted::Unsatisfiable,
-        (Parsed::Empty, Parsed::Number(suffix)) => Wanted::Part(length.saturating_sub(suffix)..length),
-        _ => Wanted::All,
+        (Parsed::Number(first), Parsed::Number(last)) if first > last => RequestedRange::All,
+        (Parsed::Number(first), _) if first >= length => RequestedRange::Unsatisfiable,
+        (Parsed::Number(first), Parsed::Number(last)) => {
+            RequestedRange::Part(first..last.saturating_add(1).min(length))
+        }
+        (Parsed::Number(first), Parsed::Empty) => RequestedRange::Part(first..length),
+        (Parsed::Empty, Parsed::Number(0)) => RequestedRange::Unsatisfiable,
+        (Parsed::Empty, Parsed::Number(_)) if length == 0 => RequestedRange::Unsatisfiable,
+        (Parsed::Empty, Parsed::Number(suffix)) => RequestedRange::Part(length.saturating_sub(suffix)..length),
+        _ => RequestedRange::All,
     }
 }
 
@@ -45,7 +47,7 @@ fn number(text: &str) -> Parsed {
 
 #[cfg(test)]
 mod tests {
-    use super::Wanted::{All, Part, Unsatisfiable};
+    use super::RequestedRange::{All, Part, Unsatisfiable};
     use super::*;
 
     #[test]

@@ -7,17 +7,17 @@ use axum::http::header::{
 };
 use axum::http::{Response, StatusCode};
 
-use crate::precompressed::Document;
+use crate::precompressed::Precompressed;
 
 /// How a document is served.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Form {
+pub(super) struct ContentHeaders {
     pub(super) content_type: &'static str,
     pub(super) cache_control: &'static str,
 }
 
 /// The document, compressed if the client takes that; or only the word that the client has it.
-pub(super) fn document(document: &Document, form: Form, request: &HeaderMap) -> Response<Body> {
+pub(super) fn document(document: &Precompressed, form: ContentHeaders, request: &HeaderMap) -> Response<Body> {
     let packed = document.gzip.as_ref().filter(|_| takes_gzip(request));
     let etag = match packed {
         Some(_) => format!("\"{}-gz\"", document.tag),

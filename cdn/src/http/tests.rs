@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
 use super::{Limits, Server, Settings};
-use crate::hub::{self, Hub, PublisherInfo, Publishing};
+use crate::hub::{self, Hub, PublishGuard, PublisherInfo};
 
 mod low_latency;
 mod timing;
@@ -52,7 +52,7 @@ impl Fixture {
         Self { hub, server, stop }
     }
 
-    fn publish(&self) -> Publishing {
+    fn publish(&self) -> PublishGuard {
         self.hub.open("live").publish(PublisherInfo { peer: PEER.to_owned(), agent: None, protocol: "rtmp" })
     }
 
@@ -106,7 +106,7 @@ fn catalog(epoch: u64) -> Arc<Catalog> {
 }
 
 /// 25 pictures a second, an IDR each second, each picture of a known content; with sound that starts with it.
-fn push(publishing: &Publishing, epoch: u64, seconds: std::ops::Range<i64>) {
+fn push(publishing: &PublishGuard, epoch: u64, seconds: std::ops::Range<i64>) {
     let catalog = catalog(epoch);
     for n in seconds.start * 25..seconds.end * 25 {
         let dts = Timestamp::from_millis(n * 40);

@@ -18,13 +18,13 @@ use super::api::{ErrorJson, json};
 
 /// What is asked for.
 #[derive(Deserialize)]
-pub(super) struct Question {
+pub(super) struct TimingQuery {
     /// DTS of the last unit to tell of, in milliseconds; without, the newest.
     at: Option<i64>,
 }
 
 #[derive(Serialize)]
-struct StampsJson {
+struct TimingJson {
     /// When the question was read, and answered: microseconds of Unix time, by this server's clock.
     received_us: i64,
     answered_us: i64,
@@ -56,24 +56,24 @@ struct UnitJson {
 pub(super) async fn timing(
     State(shared): State<Arc<Shared>>,
     Path(name): Path<String>,
-    question: Result<Query<Question>, QueryRejection>,
+    question: Result<Query<TimingQuery>, QueryRejection>,
     headers: HeaderMap,
 ) -> Response<Body> {
     let missing = |error| json(StatusCode::NOT_FOUND, &ErrorJson { error }, &headers);
     let Some(stream) = shared.hub.stream(&name) else {
         return missing("there is no stream of this name here");
     };
-    let Ok(Query(Question { at })) = question else {
+    let Ok(Query(TimingQuery { at })) = question else {
         let error = "at is the DTS of a unit, in milliseconds";
         return json(StatusCode::BAD_REQUEST, &ErrorJson { error }, &headers);
     };
     match stream.stamped().report(at.map(Timestamp::from_millis)) {
-        Some(report) => json(StatusCode::OK, &StampsJson::of(&report), &headers),
+        Some(report) => json(StatusCode::OK, &TimingJson::of(&report), &headers),
         None => missing("nothing of this stream has come yet"),
     }
 }
 
-impl StampsJson {
+impl TimingJson {
     fn of(report: &TimingReport) -> Self {
         let unit = |unit: &media::latency::UnitTiming| {
             let known = Stage::ALL.into_iter().filter_map(|stage| Some((stage, unit.stamps.at(stage)?)));

@@ -8,12 +8,12 @@ use media::{Epoch, Timestamp, TrackId};
 
 /// The newest DTS of each `(epoch, track)`, for the last few epochs.
 #[derive(Clone, Debug, Default)]
-pub struct UnitsHad {
+pub struct HighWaterMarks {
     /// The epoch that was heard last is at the back.
     epochs: VecDeque<(Epoch, Vec<(TrackId, Timestamp)>)>,
 }
 
-impl UnitsHad {
+impl HighWaterMarks {
     /// The epoch that the stream had last, and the newest DTS of each of its tracks.
     pub fn last(&self) -> Option<(Epoch, &[(TrackId, Timestamp)])> {
         self.epochs.back().map(|(epoch, tracks)| (*epoch, tracks.as_slice()))

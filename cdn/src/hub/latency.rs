@@ -15,22 +15,22 @@ use parking_lot::Mutex;
 
 /// The stamps of one stream.
 #[derive(Debug, Default)]
-pub struct Stamped {
-    noted: Mutex<Noted>,
+pub struct LatencyTracker {
+    noted: Mutex<Timings>,
     trace: Option<Arc<Trace>>,
 }
 
 #[derive(Debug, Default)]
-struct Noted {
+struct Timings {
     timing_log: TimingLog,
     /// From this server's clock to the broadcaster's.
     broadcaster: Option<(Epoch, ClockOffset)>,
 }
 
 /// How long units took of late, by delivery and part: medians and what one in a hundred exceeds, in seconds.
-pub type Parts = BTreeMap<(&'static str, &'static str), [(&'static str, f64); 2]>;
+pub type LatencyBreakdown = BTreeMap<(&'static str, &'static str), [(&'static str, f64); 2]>;
 
-impl Stamped {
+impl LatencyTracker {
     pub(super) fn new(trace: Option<Arc<Trace>>) -> Self {
         Self { noted: Mutex::default(), trace }
     }
@@ -111,9 +111,9 @@ impl Stamped {
     }
 
     /// Where the time of the held units went, up to when this server handed them out, by its clock; and how surely it knows the broadcaster's.
-    pub fn parts(&self) -> (Parts, Option<ClockOffset>) {
+    pub fn parts(&self) -> (LatencyBreakdown, Option<ClockOffset>) {
         let Some(report) = self.told_of(|timing_log| timing_log.last(usize::MAX, None).collect()) else {
-            return (Parts::new(), None);
+            return (LatencyBreakdown::new(), None);
         };
         let mut all: BTreeMap<(&str, &str), Vec<i64>> = BTreeMap::new();
         for unit in report.rebase(ClockOffset::default()) {
@@ -172,7 +172,7 @@ mod tests {
         // The broadcaster's clock is a minute ahead of this one.
         let ahead = 60_000_000;
         let of_theirs = |micros: i64| WallClock::from_micros(began.as_micros() + ahead + micros);
-        let (stamped, catalog) = (Stamped::default(), catalog(of_theirs(0)));
+        let (stamped, catalog) = (LatencyTracker::default(), catalog(of_theirs(0)));
         assert_eq!(stamped.report(None), None);
         for dts in [0, 40] {
             stamped.ingested(&catalog, &unit(TrackId::VIDEO, dts));
@@ -211,7 +211,7 @@ mod tests {
     fn sound_is_noted_where_there_are_no_pictures() {
         let mut catalog = catalog(clock::now());
         catalog.tracks.retain(|track| !track.id.is_video());
-        let stamped = Stamped::default();
+        let stamped = LatencyTracker::default();
         stamped.ingested(&catalog, &unit(TrackId::AUDIO, 0));
         assert_eq!(stamped.report(None).unwrap().units[0].track, TrackId::AUDIO);
     }

@@ -14,10 +14,10 @@ use parking_lot::RwLock;
 use tokio::sync::watch;
 
 use super::Settings;
-use super::high_water::UnitsHad;
-use super::latency::Stamped;
-use super::publish_guard::{Dismissal, PublisherInfo, Publishing, Pushed};
-use super::reader_deadline::Arrivals;
+use super::high_water::HighWaterMarks;
+use super::latency::LatencyTracker;
+use super::publish_guard::{PublishGuard, PublisherInfo, PushOutcome, RevokeReason};
+use super::reader_deadline::DueTimes;
 use super::subscribers::{SubscriberGuard, Subscribers};
 use super::wakers::{Interest, WakerGuard, Wakers};
 
@@ -55,28 +55,28 @@ pub struct LiveStream {
     wakers: Arc<Wakers>,
     subscribers: Arc<Subscribers>,
     counters: AtomicCounters,
-    stamped: Stamped,
+    stamped: LatencyTracker,
 }
 
 #[derive(Debug)]
 struct Shared {
     window: LiveWindow,
-    arrivals: Arrivals,
+    arrivals: DueTimes,
     state: State,
     catalog: Option<Arc<Catalog>>,
-    had: UnitsHad,
+    had: HighWaterMarks,
     /// The publisher whose units are taken, and how to dismiss it.
     writer: Option<Writer>,
     next_writer: u64,
     /// Why nobody may publish any more.
-    closed: Option<Dismissal>,
+    closed: Option<RevokeReason>,
 }
 
 #[derive(Debug)]
 struct Writer {
     id: u64,
     info: PublisherInfo,
-    dismissal: watch::Sender<Option<Dismissal>>,
+    dismissal: watch::Sender<Option<RevokeReason>>,
 }
 
 /// What a stream has seen since the server started.
@@ -150,10 +150,10 @@ impl LiveStream {
     pub(super) fn new(name: &str, settings: Settings, trace: Option<Arc<Trace>>) -> Arc<Self> {
         let shared = Shared {
             window: LiveWindow::new(settings.window),
-            arrivals: Arrivals::default(),
+            arrivals: DueTimes::default(),
             state: State::Idle,
             catalog: None,
-            had: UnitsHad::default(),
+            had: HighWaterMarks::default(),
             writer: None,
             next_writer: 0,
             closed: None,
@@ -166,7 +166,7 @@ impl LiveStream {
             wakers: Arc::default(),
             subscribers: Arc::default(),
             counters: AtomicCounters::default(),
-            stamped: Stamped::new(trace),
+            stamped: LatencyTracker::new(trace),
         })
     }
 
@@ -234,7 +234,7 @@ impl LiveStream {
     }
 
     /// When its units passed which stage.
-    pub fn stamped(&self) -> &Stamped {
+    pub fn stamped(&self) -> &LatencyTracker {
         &self.stamped
     }
 
@@ -279,17 +279,17 @@ impl LiveStream {
     /// old one hears that it is dismissed. The caller has checked that it may.
     ///
     /// One that comes too late, to a stream that was removed or a server that is going, is dismissed before it begins: see
-    /// [`Publishing::is_dismissed`].
-    pub fn publish(self: &Arc<Self>, info: PublisherInfo) -> Publishing {
+    /// [`PublishGuard::is_dismissed`].
+    pub fn publish(self: &Arc<Self>, info: PublisherInfo) -> PublishGuard {
         let mut shared = self.shared.write();
         let id = shared.next_writer;
         shared.next_writer += 1;
         let (dismissal, dismissed) = watch::channel(shared.closed);
         if shared.closed.is_some() {
-            return Publishing::new(self.clone(), id, shared.had.clone(), dismissed);
+            return PublishGuard::new(self.clone(), id, shared.had.clone(), dismissed);
         }
         if let Some(old) = shared.writer.replace(Writer { id, info, dismissal }) {
-            old.dismissal.send_replace(Some(Dismissal::TakenOver));
+            old.dismissal.send_replace(Some(RevokeReason::TakenOver));
             self.counters.takeovers.fetch_add(1, Ordering::Relaxed);
         }
         self.counters.publishers.fetch_add(1, Ordering::Relaxed);
@@ -297,10 +297,10 @@ impl LiveStream {
         let had = shared.had.clone();
         drop(shared);
         self.announce();
-        Publishing::new(self.clone(), id, had, dismissed)
+        PublishGuard::new(self.clone(), id, had, dismissed)
     }
 
-    pub(super) fn push(&self, writer: u64, catalog: &Arc<Catalog>, unit: AccessUnit) -> Pushed {
+    pub(super) fn push(&self, writer: u64, catalog: &Arc<Catalog>, unit: AccessUnit) -> PushOutcome {
         debug_assert_eq!(catalog.epoch, unit.epoch, "a unit is of its catalog's epoch");
         let (track, size) = (unit.track, unit.payload.len() as u64);
         let (epoch, dts) = (unit.epoch, unit.dts);
@@ -308,11 +308,11 @@ impl LiveStream {
         let (position, is_picture) = {
             let mut shared = self.shared.write();
             if shared.writer.as_ref().is_none_or(|w| w.id != writer) {
-                return Pushed::Dismissed;
+                return PushOutcome::Dismissed;
             }
             if !shared.had.admit(unit.epoch, unit.track, unit.dts) {
                 self.counters.duplicates.fetch_add(1, Ordering::Relaxed);
-                return Pushed::Duplicate;
+                return PushOutcome::Duplicate;
             }
             let is_new = shared.catalog.as_ref().is_none_or(|c| !Arc::ptr_eq(c, catalog));
             if is_new {
@@ -331,7 +331,7 @@ impl LiveStream {
         self.counters.bytes.fetch_add(size, Ordering::Relaxed);
         self.changed.send_replace(position + 1);
         self.wakers.wake(if is_picture { Interest::Pictures } else { Interest::EveryUnit });
-        Pushed::Taken { position }
+        PushOutcome::Taken { position }
     }
 
     /// The publisher `writer` is gone, for now or for good; does nothing if it had been dismissed.
@@ -350,7 +350,7 @@ impl LiveStream {
     }
 
     /// Has the publisher go, if there is one.
-    pub(super) fn dismiss(&self, why: Dismissal, now: Instant) {
+    pub(super) fn dismiss(&self, why: RevokeReason, now: Instant) {
         {
             let mut shared = self.shared.write();
             let Some(writer) = shared.writer.take() else { return };
@@ -361,13 +361,13 @@ impl LiveStream {
     }
 
     /// Has the publisher go, and lets no other in.
-    pub(super) fn shut(&self, why: Dismissal, now: Instant) {
+    pub(super) fn shut(&self, why: RevokeReason, now: Instant) {
         self.shared.write().closed = Some(why);
         self.dismiss(why, now);
     }
 
     /// Has the publisher go, lets no other in, and ends the stream at once.
-    pub(super) fn close(&self, why: Dismissal, now: Instant) {
+    pub(super) fn close(&self, why: RevokeReason, now: Instant) {
         self.shut(why, now);
         self.shared.write().state = State::Ended { since: now };
         self.announce();

@@ -1,6 +1,6 @@
 //! The hub: the streams that this server holds, by name.
 //!
-//! The hub knows access units and subscribers, never a protocol's name. Ingest writes through a [`Publishing`] guard, one
+//! The hub knows access units and subscribers, never a protocol's name. Ingest writes through a [`PublishGuard`] guard, one
 //! writer a stream; egress reads with cursors, any number a stream. No lock is held across input or output.
 
 mod high_water;
@@ -24,10 +24,10 @@ use net::trace::Trace;
 use parking_lot::RwLock;
 use tokio::sync::watch;
 
-pub use high_water::UnitsHad;
-pub use latency::{Parts, Stamped};
+pub use high_water::HighWaterMarks;
+pub use latency::{LatencyBreakdown, LatencyTracker};
 pub use live_stream::{Counters, Info, LiveStream, State, WindowInfo};
-pub use publish_guard::{Dismissal, PublisherInfo, Publishing, Pushed};
+pub use publish_guard::{PublishGuard, PublisherInfo, PushOutcome, RevokeReason};
 pub use subscribers::SubscriberGuard;
 pub use wakers::{Interest, WakerGuard};
 
@@ -89,7 +89,7 @@ impl Hub {
             .clone();
         // Under the lock: whoever drains later sees this stream in the set.
         if self.is_draining.load(Ordering::SeqCst) {
-            stream.shut(Dismissal::Draining, Instant::now());
+            stream.shut(RevokeReason::Draining, Instant::now());
         }
         drop(streams);
         self.set_changed.send_replace(());
@@ -109,7 +109,7 @@ impl Hub {
     /// Forgets the stream called `name`: its publisher is dismissed and its subscribers see it end.
     pub fn remove(&self, name: &str) {
         if let Some(stream) = self.streams.write().remove(name) {
-            stream.close(Dismissal::Removed, Instant::now());
+            stream.close(RevokeReason::Removed, Instant::now());
         }
         self.set_changed.send_replace(());
     }
@@ -122,7 +122,7 @@ impl Hub {
     /// Dismisses the publisher of the stream called `name`: its key is not the right one any more.
     pub fn revoke(&self, name: &str) {
         if let Some(stream) = self.stream(name) {
-            stream.dismiss(Dismissal::Removed, Instant::now());
+            stream.dismiss(RevokeReason::Removed, Instant::now());
         }
     }
 
@@ -131,7 +131,7 @@ impl Hub {
     pub fn drain(&self) {
         self.is_draining.store(true, Ordering::SeqCst);
         for stream in self.streams() {
-            stream.shut(Dismissal::Draining, Instant::now());
+            stream.shut(RevokeReason::Draining, Instant::now());
         }
     }
 

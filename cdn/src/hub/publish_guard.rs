@@ -5,7 +5,7 @@ use std::sync::Arc;
 use media::{AccessUnit, Catalog};
 use tokio::sync::watch;
 
-use super::high_water::UnitsHad;
+use super::high_water::HighWaterMarks;
 use super::live_stream::LiveStream;
 
 /// Who publishes, for people and monitoring. Holds no secrets.
@@ -21,7 +21,7 @@ pub struct PublisherInfo {
 
 /// Why a publisher must go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Dismissal {
+pub enum RevokeReason {
     /// Another came with the same key.
     TakenOver,
     /// The stream was taken away.
@@ -32,7 +32,7 @@ pub enum Dismissal {
 
 /// What became of a unit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Pushed {
+pub enum PushOutcome {
     /// It is in the window.
     Taken {
         /// How many units the stream had before it.
@@ -46,20 +46,20 @@ pub enum Pushed {
 
 /// The right to write to a stream, until it is dropped or somebody takes over. Dropping it means that the publisher vanished.
 #[derive(Debug)]
-pub struct Publishing {
+pub struct PublishGuard {
     stream: Arc<LiveStream>,
     writer: u64,
-    had: UnitsHad,
-    dismissed: watch::Receiver<Option<Dismissal>>,
+    had: HighWaterMarks,
+    dismissed: watch::Receiver<Option<RevokeReason>>,
     said_goodbye: bool,
 }
 
-impl Publishing {
+impl PublishGuard {
     pub(super) fn new(
         stream: Arc<LiveStream>,
         writer: u64,
-        had: UnitsHad,
-        dismissed: watch::Receiver<Option<Dismissal>>,
+        had: HighWaterMarks,
+        dismissed: watch::Receiver<Option<RevokeReason>>,
     ) -> Self {
         Self { stream, writer, had, dismissed, said_goodbye: false }
     }
@@ -70,26 +70,26 @@ impl Publishing {
     }
 
     /// What the stream had when this publisher came: where it may resume.
-    pub fn had(&self) -> &UnitsHad {
+    pub fn had(&self) -> &HighWaterMarks {
         &self.had
     }
 
     /// Adds a unit, in decode order within its track. One that the stream has is dropped and counted.
-    pub fn push(&self, catalog: &Arc<Catalog>, unit: AccessUnit) -> Pushed {
+    pub fn push(&self, catalog: &Arc<Catalog>, unit: AccessUnit) -> PushOutcome {
         self.stream.push(self.writer, catalog, unit)
     }
 
     /// Why this publisher must go, if it must.
-    pub fn is_dismissed(&self) -> Option<Dismissal> {
+    pub fn is_dismissed(&self) -> Option<RevokeReason> {
         *self.dismissed.borrow()
     }
 
     /// Waits until this publisher must go. Cancel safe.
-    pub async fn dismissed(&self) -> Dismissal {
+    pub async fn dismissed(&self) -> RevokeReason {
         let mut dismissed = self.dismissed.clone();
         let why = dismissed.wait_for(Option::is_some).await.ok().and_then(|why| *why);
         // The sender goes with the stream's `Writer`, and that goes by a dismissal or by this guard's own end.
-        why.unwrap_or(Dismissal::Removed)
+        why.unwrap_or(RevokeReason::Removed)
     }
 
     /// Gives the right back: the publisher said that it is done.
@@ -98,7 +98,7 @@ impl Publishing {
     }
 }
 
-impl Drop for Publishing {
+impl Drop for PublishGuard {
     fn drop(&mut self) {
         self.stream.left(self.writer, self.said_goodbye);
     }

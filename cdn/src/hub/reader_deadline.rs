@@ -11,7 +11,7 @@ use media::{Epoch, Timestamp};
 /// the room to take it as fast are not slow for that: in a burst, units are due no closer than at [`PACE`] times the speed at
 /// which they play. The time so given drains as the stream goes on in real time.
 #[derive(Debug, Default)]
-pub(super) struct Arrivals {
+pub(super) struct DueTimes {
     /// The first position that was due then, oldest first; those that follow are due as well, or soon.
     marks: VecDeque<(u64, Instant)>,
     last: Option<Last>,
@@ -25,7 +25,7 @@ struct Last {
     due: Instant,
 }
 
-impl Arrivals {
+impl DueTimes {
     /// Notes that the unit at `position` came at `now`.
     pub(super) fn note(&mut self, position: u64, epoch: Epoch, dts: Timestamp, now: Instant) {
         let last = self.last.filter(|last| last.epoch == epoch);
@@ -69,7 +69,7 @@ mod tests {
     fn check(units: impl IntoIterator<Item = (u64, i64, u64)>, expected: &[(u64, u64, u128)]) {
         let start = Instant::now();
         let at = |millis| start + Duration::from_millis(millis);
-        let mut arrivals = Arrivals::default();
+        let mut arrivals = DueTimes::default();
         for (position, (epoch, dts, arrival)) in units.into_iter().enumerate() {
             arrivals.note(position as u64, Epoch(epoch), Timestamp::from_millis(dts), at(arrival));
         }
@@ -105,7 +105,7 @@ mod tests {
 
     #[test]
     fn what_is_gone_is_forgotten() {
-        let (mut arrivals, start) = (Arrivals::default(), Instant::now());
+        let (mut arrivals, start) = (DueTimes::default(), Instant::now());
         for n in 0..10_000u64 {
             let now = start + Duration::from_millis(n * 40);
             arrivals.note(n, Epoch(1), Timestamp::from_millis(n as i64 * 40), now);

@@ -10,7 +10,7 @@ use media::codec::{Codec, CodecConfig, Format};
 use media::live_window::Bounds;
 use media::{AccessUnit, Catalog, Cursor, Epoch, Timestamp, Track, TrackId};
 
-use super::{Dismissal, Hub, Interest, LiveStream, PublisherInfo, Publishing, Pushed, Settings, State};
+use super::{Hub, Interest, LiveStream, PublishGuard, PublisherInfo, PushOutcome, RevokeReason, Settings, State};
 
 const GRACE: Duration = Duration::from_secs(30);
 
@@ -35,12 +35,12 @@ fn unit(epoch: u64, track: TrackId, millis: i64) -> AccessUnit {
     AccessUnit { epoch: Epoch(epoch), track, dts, pts: dts, random_access: millis % 400 == 0, payload }
 }
 
-fn publish(stream: &Arc<LiveStream>) -> Publishing {
+fn publish(stream: &Arc<LiveStream>) -> PublishGuard {
     stream.publish(PublisherInfo::default())
 }
 
 /// Pushes pictures at these times.
-fn push(publishing: &Publishing, catalog: &Arc<Catalog>, millis: impl IntoIterator<Item = i64>) -> Vec<Pushed> {
+fn push(publishing: &PublishGuard, catalog: &Arc<Catalog>, millis: impl IntoIterator<Item = i64>) -> Vec<PushOutcome> {
     millis.into_iter().map(|at| publishing.push(catalog, unit(catalog.epoch.0, TrackId::VIDEO, at))).collect()
 }
 
@@ -55,9 +55,9 @@ async fn a_takeover_is_complete_at_once() {
     let (first, a) = (publish(&stream), catalog(1));
     push(&first, &a, [0, 40]);
     let (second, b) = (publish(&stream), catalog(2));
-    assert_eq!(push(&first, &a, [80]), [Pushed::Dismissed]);
-    assert_eq!(first.dismissed().await, Dismissal::TakenOver);
-    assert_eq!(push(&second, &b, [0]), [Pushed::Taken { position: 2 }]);
+    assert_eq!(push(&first, &a, [80]), [PushOutcome::Dismissed]);
+    assert_eq!(first.dismissed().await, RevokeReason::TakenOver);
+    assert_eq!(push(&second, &b, [0]), [PushOutcome::Taken { position: 2 }]);
     drop(first);
     assert!(matches!(stream.state(), State::Live { .. }), "the old publisher's end is not the stream's");
     let info = stream.info();
@@ -77,14 +77,17 @@ fn what_is_sent_twice_is_taken_once() {
     let (epoch, have) = second.had().last().unwrap();
     assert_eq!(epoch, Epoch(1));
     assert_eq!(have, [(TrackId::VIDEO, Timestamp::from_millis(80)), (TrackId::AUDIO, Timestamp::from_millis(90))]);
-    let duplicate = Pushed::Duplicate;
-    assert_eq!(push(&second, &a, [0, 40, 80, 120]), [duplicate, duplicate, duplicate, Pushed::Taken { position: 4 }]);
+    let duplicate = PushOutcome::Duplicate;
+    assert_eq!(
+        push(&second, &a, [0, 40, 80, 120]),
+        [duplicate, duplicate, duplicate, PushOutcome::Taken { position: 4 }]
+    );
     assert_eq!(second.push(&a, unit(1, TrackId::AUDIO, 90)), duplicate);
     // Another broadcast in between does not make the stream forget.
     let third = publish(&stream);
     push(&third, &catalog(2), [0]);
     let fourth = publish(&stream);
-    assert_eq!(push(&fourth, &a, [120, 160]), [duplicate, Pushed::Taken { position: 6 }]);
+    assert_eq!(push(&fourth, &a, [120, 160]), [duplicate, PushOutcome::Taken { position: 6 }]);
     assert_eq!(stream.info().counters.duplicates, 5);
 }
 
@@ -149,16 +152,16 @@ async fn a_removed_stream_ends() {
     let stream = hub.open("live");
     let publishing = publish(&stream);
     hub.revoke("live");
-    assert_eq!(publishing.dismissed().await, Dismissal::Removed);
+    assert_eq!(publishing.dismissed().await, RevokeReason::Removed);
     assert!(matches!(stream.state(), State::Away { .. }), "somebody with the right key may come");
     let publishing = publish(&stream);
     hub.remove("live");
-    assert_eq!(publishing.dismissed().await, Dismissal::Removed);
+    assert_eq!(publishing.dismissed().await, RevokeReason::Removed);
     assert!(matches!(stream.state(), State::Ended { .. }));
     assert!(hub.stream("live").is_none());
     let publishing = publish(&hub.open("other"));
     hub.drain();
-    assert_eq!(publishing.dismissed().await, Dismissal::Draining);
+    assert_eq!(publishing.dismissed().await, RevokeReason::Draining);
 }
 
 #[tokio::test]
@@ -170,14 +173,14 @@ async fn nobody_publishes_to_what_is_gone_or_going() {
     hub.drain();
     let late = hub.open("late");
     for (stream, why) in [
-        (removed, Dismissal::Removed),
-        (draining, Dismissal::Draining),
-        (other, Dismissal::Draining),
-        (late, Dismissal::Draining),
+        (removed, RevokeReason::Removed),
+        (draining, RevokeReason::Draining),
+        (other, RevokeReason::Draining),
+        (late, RevokeReason::Draining),
     ] {
         let publishing = publish(&stream);
         assert_eq!((publishing.is_dismissed(), publishing.dismissed().await), (Some(why), why));
-        assert_eq!(push(&publishing, &catalog(1), [0]), [Pushed::Dismissed]);
+        assert_eq!(push(&publishing, &catalog(1), [0]), [PushOutcome::Dismissed]);
         drop(publishing);
         assert!(!matches!(stream.state(), State::Live { .. }), "{:?}", stream.state());
         assert_eq!(stream.info().counters.publishers, 0);

@@ -13,9 +13,9 @@ use net::rtmp::server::Publisher;
 use net::rtmp::{self, Message, Resume};
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use crate::hub::{Dismissal, Publishing, Pushed};
-use crate::rendezvous::Invitations;
-use track_assembler::Intake;
+use crate::hub::{PublishGuard, PushOutcome, RevokeReason};
+use crate::rendezvous::PeerDirectory;
+use track_assembler::TrackAssembler;
 
 /// What a publisher is held to.
 #[derive(Clone, Copy, Debug)]
@@ -28,11 +28,11 @@ pub struct Settings {
 
 /// Where a publisher is, and whom its offer to viewers on its own network goes to.
 #[derive(Clone, Copy, Debug)]
-pub struct Place<'a> {
+pub struct PublisherContext<'a> {
     /// The address that it is seen at.
     pub from: IpAddr,
     /// Who tells admitted viewers.
-    pub invitations: &'a Arc<Invitations>,
+    pub invitations: &'a Arc<PeerDirectory>,
 }
 
 /// How a publisher went.
@@ -44,7 +44,7 @@ pub enum Ended {
     /// It closed the connection without a word.
     Vanished,
     /// It had to go, and was told so.
-    Dismissed(Dismissal),
+    Dismissed(RevokeReason),
     /// It sent nothing that can be read.
     Unreadable,
     /// The connection failed.
@@ -52,18 +52,23 @@ pub enum Ended {
 }
 
 /// Where a publisher may resume.
-pub fn resume(publishing: &Publishing) -> Option<Resume> {
+pub fn resume(publishing: &PublishGuard) -> Option<Resume> {
     publishing.had().last().map(|(epoch, have)| Resume { epoch, have: have.to_vec() })
 }
 
 /// Carries everything that `publisher` sends into the hub, until it is gone or must go.
-pub async fn run<S>(mut publisher: Publisher<S>, publishing: Publishing, settings: Settings, place: Place<'_>) -> Ended
+pub async fn run<S>(
+    mut publisher: Publisher<S>,
+    publishing: PublishGuard,
+    settings: Settings,
+    context: PublisherContext<'_>,
+) -> Ended
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let limits = track_assembler::Settings { hold_back: settings.hold_back, hold_back_bytes: settings.hold_back_bytes };
-    let mut intake = Intake::new(limits, track_assembler::last_epoch(publishing.had()));
-    let mut refused = Refused::default();
+    let mut intake = TrackAssembler::new(limits, track_assembler::last_epoch(publishing.had()));
+    let mut refused = UnreadableMessages::default();
     let mut epoch = None;
     // Gone with the publisher.
     let mut offer = None;
@@ -83,7 +88,7 @@ where
                 Ok(Some(Message::Peer(peer))) => {
                     tracing::info!(pin = %peer.pin, addresses = peer.addresses.len(), "serves viewers on its own network");
                     let session = SESSIONS.fetch_add(1, Ordering::Relaxed);
-                    drop(offer.replace(place.invitations.offer(publishing.stream().name(), session, peer, place.from)));
+                    drop(offer.replace(context.invitations.offer(publishing.stream().name(), session, peer, context.from)));
                     continue;
                 }
                 Ok(Some(Message::Timing(told))) => {
@@ -96,7 +101,7 @@ where
                         units
                     }
                     Err(error) => {
-                        if refused.is_enough(&error) || matches!(error, track_assembler::Error::Restless) {
+                        if refused.is_enough(&error) || matches!(error, track_assembler::Error::TooManyEpochs) {
                             let why = "Nothing that this server can carry came.";
                             let _ = publisher.close("NetStream.Publish.Failed", why).await;
                             return Ended::Unreadable;
@@ -121,23 +126,23 @@ where
 }
 
 /// Returns whether the publisher may go on.
-fn push(publishing: &Publishing, units: Vec<track_assembler::Unit>) -> bool {
+fn push(publishing: &PublishGuard, units: Vec<track_assembler::Unit>) -> bool {
     units.into_iter().all(|(catalog, unit)| {
         tracing::trace!(track = %unit.track, dts = %unit.dts, bytes = unit.payload.len(), "unit");
-        publishing.push(&catalog, unit) != Pushed::Dismissed
+        publishing.push(&catalog, unit) != PushOutcome::Dismissed
     })
 }
 
 /// What a publisher that must go is told: the code, which says whether to come again, and words.
-pub fn farewell(why: Dismissal) -> (&'static str, &'static str) {
+pub fn farewell(why: RevokeReason) -> (&'static str, &'static str) {
     match why {
-        Dismissal::TakenOver => ("NetStream.Publish.BadName", "Another publisher came with the same key."),
-        Dismissal::Removed => ("NetStream.Publish.Denied", "This key is not valid any more."),
-        Dismissal::Draining => ("NetConnection.Connect.Closed", "The server is going down. Come again."),
+        RevokeReason::TakenOver => ("NetStream.Publish.BadName", "Another publisher came with the same key."),
+        RevokeReason::Removed => ("NetStream.Publish.Denied", "This key is not valid any more."),
+        RevokeReason::Draining => ("NetConnection.Connect.Closed", "The server is going down. Come again."),
     }
 }
 
-async fn dismiss<S: AsyncRead + AsyncWrite + Unpin>(publisher: Publisher<S>, why: Dismissal) -> Ended {
+async fn dismiss<S: AsyncRead + AsyncWrite + Unpin>(publisher: Publisher<S>, why: RevokeReason) -> Ended {
     let (code, description) = farewell(why);
     if let Err(error) = publisher.close(code, description).await {
         tracing::debug!(%error, "the dismissed publisher did not hear it");
@@ -160,13 +165,13 @@ async fn sleep_until(deadline: Option<tokio::time::Instant>) {
 
 /// Messages that could not be read.
 #[derive(Default)]
-struct Refused {
+struct UnreadableMessages {
     in_a_row: u32,
     unreported: u64,
     reported: Option<Instant>,
 }
 
-impl Refused {
+impl UnreadableMessages {
     /// Counts one, tells of it at most once a second, and says whether the publisher must go.
     fn is_enough(&mut self, error: &track_assembler::Error) -> bool {
         self.in_a_row += 1;

@@ -16,7 +16,7 @@ use net::rtmp::{Message, Metadata};
 
 /// Reads one publisher.
 #[derive(Debug)]
-pub(crate) struct Intake {
+pub(crate) struct TrackAssembler {
     settings: Settings,
     demuxer: Demuxer,
     /// Being made; `shared` is it as it was last given out.
@@ -30,13 +30,13 @@ pub(crate) struct Intake {
     newest: Option<Timestamp>,
     /// What the stream had of the epoch that it had last.
     last_epoch: Option<(Epoch, Timestamp)>,
-    held: Option<Held>,
+    held: Option<Pending>,
     /// Which tracks the publisher's metadata spoke of.
-    promised: Option<Promised>,
+    promised: Option<ExpectedTracks>,
     /// When the publisher may say something else about itself.
     next_change: Option<Instant>,
     /// What it said before it might.
-    pending: Option<About>,
+    pending: Option<PublisherMetadata>,
     /// How many broadcasts it has begun since when.
     begun: Option<(u32, Instant)>,
 }
@@ -50,12 +50,12 @@ pub(crate) enum Error {
     Body(#[from] flv::Error),
     /// Every broadcast costs the stream a catalog, and all its players their place: this publisher must go.
     #[error("the publisher began more than {MAX_BEGUN} broadcasts, or set its clock as often, within {BEGUN_WITHIN:?}")]
-    Restless,
+    TooManyEpochs,
 }
 
 /// What a publisher says about itself.
 #[derive(Debug)]
-struct About {
+struct PublisherMetadata {
     values: media::catalog::Metadata,
     clock: Option<WallClock>,
 }
@@ -70,14 +70,14 @@ pub(crate) struct Settings {
 }
 
 #[derive(Debug, Default)]
-struct Held {
+struct Pending {
     units: Vec<AccessUnit>,
     bytes: usize,
     until: Option<Instant>,
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Promised {
+struct ExpectedTracks {
     video: bool,
     audio: bool,
 }
@@ -85,7 +85,7 @@ struct Promised {
 /// A unit and the catalog in force.
 pub(crate) type Unit = (Arc<Catalog>, AccessUnit);
 
-impl Intake {
+impl TrackAssembler {
     /// For a publisher of a stream that had, of its last epoch, units up to a DTS.
     pub(crate) fn new(settings: Settings, last_epoch: Option<(Epoch, Timestamp)>) -> Self {
         let epoch = Epoch(rand::random());
@@ -98,7 +98,7 @@ impl Intake {
             shift: None,
             newest: last_epoch.map(|(_, dts)| dts),
             last_epoch,
-            held: Some(Held::default()),
+            held: Some(Pending::default()),
             promised: None,
             next_change: None,
             pending: None,
@@ -175,7 +175,7 @@ impl Intake {
     fn count_begun(&mut self, now: Instant) -> Result<(), Error> {
         let (count, since) = self.begun.filter(|(_, since)| now < *since + BEGUN_WITHIN).unwrap_or((0, now));
         self.begun = Some((count + 1, since));
-        if count < MAX_BEGUN { Ok(()) } else { Err(Error::Restless) }
+        if count < MAX_BEGUN { Ok(()) } else { Err(Error::TooManyEpochs) }
     }
 
     fn unit(&mut self, mut unit: AccessUnit, now: Instant, ready: &mut Vec<Unit>) {
@@ -219,14 +219,14 @@ impl Intake {
             self.next_change = None;
         }
         let values = within_bounds(values);
-        self.promised = Some(Promised::of(&values));
-        self.change(About { values, clock }, now);
+        self.promised = Some(ExpectedTracks::of(&values));
+        self.change(PublisherMetadata { values, clock }, now);
         Ok(ready)
     }
 
     /// Takes what is new of `about`, or keeps it until the last change is old enough: each makes a catalog, which the stream's
     /// window holds and all its subscribers are sent.
-    fn change(&mut self, about: About, now: Instant) {
+    fn change(&mut self, about: PublisherMetadata, now: Instant) {
         self.pending = None;
         if self.catalog.metadata == about.values && self.catalog.clock == about.clock {
             return;
@@ -286,7 +286,7 @@ impl Intake {
 
     fn release_if_complete(&mut self) -> Vec<Unit> {
         let has = |kind| self.catalog.tracks.iter().any(|track| track.id.kind == kind);
-        let wants = self.promised.filter(|p| p.video || p.audio).unwrap_or(Promised { video: true, audio: true });
+        let wants = self.promised.filter(|p| p.video || p.audio).unwrap_or(ExpectedTracks { video: true, audio: true });
         let is_complete = (!wants.video || has(TrackKind::Video)) && (!wants.audio || has(TrackKind::Audio));
         if is_complete { self.release() } else { Vec::new() }
     }
@@ -303,7 +303,7 @@ impl Intake {
     }
 }
 
-impl Promised {
+impl ExpectedTracks {
     /// FLV 10.1 §E.5: `videocodecid` and `audiocodecid` are there if the track is.
     fn of(values: &media::catalog::Metadata) -> Self {
         Self { video: values.contains_key("videocodecid"), audio: values.contains_key("audiocodecid") }
@@ -323,7 +323,7 @@ fn within_bounds(values: media::catalog::Metadata) -> media::catalog::Metadata {
 }
 
 /// The newest DTS of all tracks that a stream had of its last epoch.
-pub(crate) fn last_epoch(had: &crate::hub::UnitsHad) -> Option<(Epoch, Timestamp)> {
+pub(crate) fn last_epoch(had: &crate::hub::HighWaterMarks) -> Option<(Epoch, Timestamp)> {
     let (epoch, tracks): (Epoch, &[(TrackId, Timestamp)]) = had.last()?;
     tracks.iter().map(|(_, dts)| *dts).max().map(|dts| (epoch, dts))
 }

@@ -5,13 +5,13 @@ use net::rtmp::Resume;
 
 /// The last unit that a player has, of one track.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct After {
+pub(crate) struct ResumePoint {
     epoch: Epoch,
     track: TrackId,
     dts: Timestamp,
 }
 
-impl After {
+impl ResumePoint {
     /// Reads a play name's query.
     pub(crate) fn of(query: &[(String, String)]) -> Option<Self> {
         let value = |name| query.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str());
@@ -66,16 +66,16 @@ mod tests {
     #[test]
     fn read_from_a_query() {
         let after = |epoch: &str, after: &str| {
-            After::of(&[("nearcastEpoch".into(), epoch.into()), ("nearcastAfter".into(), after.into())])
+            ResumePoint::of(&[("nearcastEpoch".into(), epoch.into()), ("nearcastAfter".into(), after.into())])
         };
         let good = after("00000000000000ff", "v0:12345").unwrap();
-        assert_eq!(good, After { epoch: Epoch(255), track: TrackId::VIDEO, dts: Timestamp::from_millis(12345) });
+        assert_eq!(good, ResumePoint { epoch: Epoch(255), track: TrackId::VIDEO, dts: Timestamp::from_millis(12345) });
         for (epoch, at) in
             [("ff", "v0:1"), ("00000000000000ff", "v0"), ("00000000000000ff", "x0:1"), ("00000000000000ff", "v0:x")]
         {
             assert_eq!(after(epoch, at), None, "{epoch} {at}");
         }
-        assert_eq!(After::of(&[]), None);
+        assert_eq!(ResumePoint::of(&[]), None);
     }
 
     /// Pictures `from..to` of each epoch, 40 ms apart with an IDR at each fifth, sound 10 ms after each. Two positions a picture.
@@ -103,7 +103,7 @@ mod tests {
     #[test]
     fn goes_on_where_the_player_was() {
         let check = |window: &LiveWindow, is_on_air, dts, expected| {
-            let after = After { epoch: Epoch(7), track: TrackId::VIDEO, dts: Timestamp::from_millis(dts) };
+            let after = ResumePoint { epoch: Epoch(7), track: TrackId::VIDEO, dts: Timestamp::from_millis(dts) };
             assert_eq!(after.position(window, is_on_air), expected, "{dts}");
         };
         let all = window(&[(7, 0..20)], 60_000);
@@ -135,7 +135,7 @@ mod tests {
     #[test]
     fn waits_for_its_broadcast_where_that_is_not_held() {
         let check = |window: &LiveWindow, is_on_air, expected| {
-            let after = After { epoch: Epoch(7), track: TrackId::VIDEO, dts: Timestamp::from_millis(120) };
+            let after = ResumePoint { epoch: Epoch(7), track: TrackId::VIDEO, dts: Timestamp::from_millis(120) };
             assert_eq!(after.position(window, is_on_air), expected);
         };
         let empty = window(&[], 1000);

@@ -16,15 +16,15 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 
-use super::resume::After;
+use super::resume::ResumePoint;
 use crate::auth::{Keyring, StreamName};
 use crate::config::Config;
-use crate::connection_limit::{Admission, Seat};
-use crate::egress::rtmp::{Fanout, Player};
-use crate::http::Figure;
-use crate::hub::{Dismissal, Hub, PublisherInfo, State};
+use crate::connection_limit::{ConnectionLimiter, ConnectionPermit};
+use crate::egress::rtmp::{AcceptedPlayer, Fanout};
+use crate::http::Metric;
+use crate::hub::{Hub, PublisherInfo, RevokeReason, State};
 use crate::ingest;
-use crate::rendezvous::Invitations;
+use crate::rendezvous::PeerDirectory;
 
 /// The RTMP door of a server.
 #[derive(Debug)]
@@ -32,8 +32,8 @@ pub struct RtmpServer {
     hub: Arc<Hub>,
     keys: Arc<Keyring>,
     fanout: Arc<Fanout>,
-    invitations: Arc<Invitations>,
-    admission: Arc<Admission>,
+    invitations: Arc<PeerDirectory>,
+    admission: Arc<ConnectionLimiter>,
     limits: Limits,
     ingest: ingest::Settings,
     app: String,
@@ -47,7 +47,7 @@ impl RtmpServer {
         hub: Arc<Hub>,
         keys: Arc<Keyring>,
         fanout: Arc<Fanout>,
-        invitations: Arc<Invitations>,
+        invitations: Arc<PeerDirectory>,
         config: &Config,
     ) -> Arc<Self> {
         let rtmp = &config.rtmp;
@@ -62,7 +62,7 @@ impl RtmpServer {
             ..Limits::default()
         };
         let ingest = ingest::Settings { hold_back: config.hub.hold_back, hold_back_bytes: max_message };
-        let admission = Admission::new(rtmp.max_connections, rtmp.max_per_address);
+        let admission = ConnectionLimiter::new(rtmp.max_connections, rtmp.max_per_address);
         let unsent = config.fanout.unsent.as_u64() as u32;
         Arc::new(Self {
             hub,
@@ -79,8 +79,8 @@ impl RtmpServer {
     }
 
     /// What monitoring may want to know.
-    pub fn figures(&self) -> Vec<Figure> {
-        let figure = |name, kind, help, value| Figure { name, kind, help, value };
+    pub fn figures(&self) -> Vec<Metric> {
+        let figure = |name, kind, help, value| Metric { name, kind, help, value };
         vec![
             figure("nearcast_rtmp_connections", "gauge", "Open connections.", self.admission.count() as u64),
             figure("nearcast_rtmp_refused_total", "counter", "Connections over a limit.", self.admission.refused()),
@@ -140,7 +140,7 @@ impl RtmpServer {
         Ok(())
     }
 
-    async fn connection(&self, socket: TcpStream, peer: SocketAddr, seat: Seat, stop: CancellationToken) {
+    async fn connection(&self, socket: TcpStream, peer: SocketAddr, seat: ConnectionPermit, stop: CancellationToken) {
         if let Err(error) = prepare(&socket) {
             tracing::debug!(%error, "the connection was gone at once");
             return;
@@ -156,7 +156,7 @@ impl RtmpServer {
         }
     }
 
-    async fn publish(&self, request: PublishRequest<TcpStream>, peer: SocketAddr, seat: Seat) {
+    async fn publish(&self, request: PublishRequest<TcpStream>, peer: SocketAddr, seat: ConnectionPermit) {
         let stream = self.publisher_stream(&request);
         let Some(stream) = stream.and_then(|name| self.hub.stream(name.as_str())) else {
             self.bad_keys.fetch_add(1, Ordering::Relaxed);
@@ -175,7 +175,7 @@ impl RtmpServer {
             let publishing = stream.publish(PublisherInfo { peer: peer.to_string(), agent, protocol: "rtmp" });
             // A key that was revoked after it was looked up, but before there was a publisher to dismiss, opens nothing.
             let has_key = self.find_publisher(&request).is_some_and(|name| name.as_str() == stream.name());
-            if let Some(why) = publishing.is_dismissed().or((!has_key).then_some(Dismissal::Removed)) {
+            if let Some(why) = publishing.is_dismissed().or((!has_key).then_some(RevokeReason::Removed)) {
                 tracing::info!(?why, "publisher refused");
                 let (code, description) = ingest::farewell(why);
                 if let Err(error) = request.reject(code, description).await {
@@ -186,8 +186,8 @@ impl RtmpServer {
             let tickets = self.invitations.tickets(stream.name());
             match request.accept_with(ingest::resume(&publishing), Some(&tickets)).await {
                 Ok(publisher) => {
-                    let place = ingest::Place { from: peer.ip(), invitations: &self.invitations };
-                    let ended = ingest::run(publisher, publishing, self.ingest, place).await;
+                    let context = ingest::PublisherContext { from: peer.ip(), invitations: &self.invitations };
+                    let ended = ingest::run(publisher, publishing, self.ingest, context).await;
                     tracing::info!(?ended, "publisher left");
                 }
                 Err(error) => tracing::info!(%error, "the publisher was gone before it began"),
@@ -198,7 +198,7 @@ impl RtmpServer {
         drop(seat);
     }
 
-    async fn play(&self, request: PlayRequest<TcpStream>, seat: Seat) {
+    async fn play(&self, request: PlayRequest<TcpStream>, seat: ConnectionPermit) {
         let (app, rest) = split_app(&request.app);
         let name = if request.name.is_empty() { rest } else { &request.name };
         let name = if app == self.app { name.parse::<StreamName>().ok() } else { None };
@@ -209,7 +209,7 @@ impl RtmpServer {
             }
             return;
         };
-        let after = After::of(&request.query);
+        let after = ResumePoint::of(&request.query);
         let agent = request.agent.clone();
         let player = match request.accept().await {
             Ok(player) => player,
@@ -224,7 +224,8 @@ impl RtmpServer {
             Err(error) => return tracing::debug!(%error, "the player was gone before it began"),
         };
         let start = position.map_or_else(Cursor::at_live_edge, Cursor::at);
-        let player = Player { socket, play, stream, start, is_resuming: position.is_some(), seat: Box::new(seat) };
+        let player =
+            AcceptedPlayer { socket, play, stream, start, is_resuming: position.is_some(), seat: Box::new(seat) };
         if let Err(error) = self.fanout.add(player) {
             tracing::debug!(%error, "the player was gone before it began");
         }

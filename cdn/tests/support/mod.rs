@@ -10,7 +10,7 @@ use cdn::auth::Keyring;
 use cdn::config::{Config, FanoutEngine, Layers};
 use cdn::egress::rtmp::Fanout;
 use cdn::hub::{self, Hub, LiveStream};
-use cdn::rendezvous::Invitations;
+use cdn::rendezvous::PeerDirectory;
 use cdn::rtmp::RtmpServer;
 use media::codec::{Codec, CodecConfig};
 use media::flv::{Demuxer, Event};
@@ -56,7 +56,7 @@ impl Server {
         let address = listener.local_addr().unwrap();
         let stop = CancellationToken::new();
         tokio::spawn(
-            RtmpServer::new(hub.clone(), keys.clone(), fanout.clone(), Invitations::new(None).unwrap(), &config)
+            RtmpServer::new(hub.clone(), keys.clone(), fanout.clone(), PeerDirectory::new(None).unwrap(), &config)
                 .serve(listener, stop.clone()),
         );
         Self { hub, fanout, keys, address, stop, _data: data }

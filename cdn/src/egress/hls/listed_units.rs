@@ -10,7 +10,7 @@ use crate::hub::LiveStream;
 
 /// Units that are in no listed part, or in no listed segment, yet.
 #[derive(Debug, Default)]
-pub(super) struct Listing {
+pub(super) struct ListedUnits {
     /// The playlist that was looked at last.
     playlist: Arc<Playlist>,
     unlisted: Vec<AccessUnit>,
@@ -18,7 +18,7 @@ pub(super) struct Listing {
     in_parts: Vec<AccessUnit>,
 }
 
-impl Listing {
+impl ListedUnits {
     /// The packager was given `unit`, and has made `playlist`: a part or segment that is new in it ended before that unit.
     pub(super) fn take(&mut self, stream: &LiveStream, playlist: &Arc<Playlist>, unit: &AccessUnit) {
         if !Arc::ptr_eq(&self.playlist, playlist) {

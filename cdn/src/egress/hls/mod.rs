@@ -5,8 +5,8 @@
 //! anybody, unless it asks to: for a part that is about to be (RFC 8216bis). RFC 8216; the cutting and the texts are `media::hls`.
 
 mod listed_units;
+mod recent_clients;
 mod stream_packager;
-mod viewers;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -15,8 +15,10 @@ use std::time::Duration;
 use parking_lot::RwLock;
 use tokio_util::sync::CancellationToken;
 
-pub use stream_packager::{Awaited, MEDIA_PLAYLIST, MULTIVARIANT_PLAYLIST, Packaged, Snapshot, Waited};
-pub use viewers::Viewers;
+pub use recent_clients::RecentClients;
+pub use stream_packager::{
+    BlockingRequest, BlockingResult, HlsStream, MEDIA_PLAYLIST, MULTIVARIANT_PLAYLIST, Snapshot,
+};
 
 use crate::hub::{Hub, LiveStream};
 
@@ -54,7 +56,7 @@ impl Default for Settings {
 pub struct Hls {
     hub: Arc<Hub>,
     settings: Settings,
-    packaged: RwLock<BTreeMap<String, Arc<Packaged>>>,
+    packaged: RwLock<BTreeMap<String, Arc<HlsStream>>>,
     /// Ends all packagers.
     stop: CancellationToken,
 }
@@ -66,7 +68,7 @@ impl Hls {
     }
 
     /// The packaged form of the stream called `name`, if the hub holds such a stream. To be called within the runtime.
-    pub fn stream(&self, name: &str) -> Option<Arc<Packaged>> {
+    pub fn stream(&self, name: &str) -> Option<Arc<HlsStream>> {
         let stream = self.hub.stream(name)?;
         let known = self.packaged.read().get(name).filter(|packaged| Arc::ptr_eq(packaged.stream(), &stream)).cloned();
         // A viewer may be faster than the news of a stream.
@@ -107,8 +109,8 @@ impl Hls {
         }
     }
 
-    fn start(&self, stream: Arc<LiveStream>) -> Arc<Packaged> {
-        let packaged = Packaged::new(stream, self.stop.child_token());
+    fn start(&self, stream: Arc<LiveStream>) -> Arc<HlsStream> {
+        let packaged = HlsStream::new(stream, self.stop.child_token());
         tokio::spawn(stream_packager::run(packaged.clone(), self.settings.clone()));
         packaged
     }

@@ -12,10 +12,10 @@ use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use super::listed_units::Listing;
-use super::{Settings, Viewers};
+use super::listed_units::ListedUnits;
+use super::{RecentClients, Settings};
 use crate::hub::{LiveStream, State};
-use crate::precompressed::Document;
+use crate::precompressed::Precompressed;
 
 /// The last component of the multivariant playlist's address.
 pub const MULTIVARIANT_PLAYLIST: &str = "index.m3u8";
@@ -36,22 +36,22 @@ pub struct Snapshot {
 }
 
 /// Shared with the snapshots of which it is as true.
-type Text = Arc<OnceLock<Option<Document>>>;
+type Text = Arc<OnceLock<Option<Precompressed>>>;
 
 impl Snapshot {
     /// The media playlist, once there is a segment to list.
-    pub fn media(&self) -> Option<&Document> {
-        self.media.get_or_init(|| hls::media_playlist(&self.playlist).map(Document::new)).as_ref()
+    pub fn media(&self) -> Option<&Precompressed> {
+        self.media.get_or_init(|| hls::media_playlist(&self.playlist).map(Precompressed::new)).as_ref()
     }
 
     /// The media playlist without what a client has that saw it a moment ago.
-    pub fn delta(&self) -> Option<&Document> {
-        self.delta.get_or_init(|| hls::delta_update(&self.playlist).map(Document::new)).as_ref()
+    pub fn delta(&self) -> Option<&Precompressed> {
+        self.delta.get_or_init(|| hls::delta_update(&self.playlist).map(Precompressed::new)).as_ref()
     }
 
     /// The multivariant playlist, once there is a segment to list.
-    pub fn multivariant(&self) -> Option<&Document> {
-        let make = || hls::multivariant(&self.playlist, MEDIA_PLAYLIST).map(Document::new);
+    pub fn multivariant(&self) -> Option<&Precompressed> {
+        let make = || hls::multivariant(&self.playlist, MEDIA_PLAYLIST).map(Precompressed::new);
         self.multivariant.get_or_init(make).as_ref()
     }
 
@@ -72,7 +72,7 @@ impl Snapshot {
 
 /// What a request waits for, by `_HLS_msn` and `_HLS_part`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Awaited {
+pub struct BlockingRequest {
     /// The media sequence number of a segment.
     pub msn: u64,
     /// The index of a part of it; without one, the whole segment.
@@ -81,27 +81,27 @@ pub struct Awaited {
 
 /// How waiting ended.
 #[derive(Clone, Debug)]
-pub enum Waited {
+pub enum BlockingResult {
     /// It is there.
-    Come(Arc<Snapshot>),
+    Ready(Arc<Snapshot>),
     /// It is further off than anybody would ask who knows the playlist.
-    TooFar,
+    TooFarAhead,
     /// It has not come in time, or will not.
-    NotCome,
+    TimedOut,
 }
 
 /// A stream's packaged form.
 #[derive(Debug)]
-pub struct Packaged {
+pub struct HlsStream {
     stream: Arc<LiveStream>,
     snapshot: watch::Sender<Arc<Snapshot>>,
-    viewers: Viewers,
+    viewers: RecentClients,
     stop: CancellationToken,
 }
 
-impl Packaged {
+impl HlsStream {
     pub(super) fn new(stream: Arc<LiveStream>, stop: CancellationToken) -> Arc<Self> {
-        Arc::new(Self { stream, snapshot: watch::Sender::default(), viewers: Viewers::default(), stop })
+        Arc::new(Self { stream, snapshot: watch::Sender::default(), viewers: RecentClients::default(), stop })
     }
 
     /// The stream it is made of.
@@ -127,30 +127,30 @@ impl Packaged {
     /// to say (RFC 8216bis §6.2.5.2).
     ///
     /// All who wait for the same part are woken once, by the snapshot that has it, and share its text.
-    pub async fn reloaded(&self, snapshot: Arc<Snapshot>, wanted: Awaited) -> Waited {
-        let Awaited { msn, part } = wanted;
+    pub async fn reloaded(&self, snapshot: Arc<Snapshot>, wanted: BlockingRequest) -> BlockingResult {
+        let BlockingRequest { msn, part } = wanted;
         let has_come = |s: &Snapshot| s.playlist.ended || s.playlist.contains(msn, part);
         if has_come(&snapshot) {
-            return Waited::Come(snapshot);
+            return BlockingResult::Ready(snapshot);
         }
         if snapshot.playlist.is_too_far_ahead(msn, part) {
-            return Waited::TooFar;
+            return BlockingResult::TooFarAhead;
         }
         let patience = snapshot.playlist.blocking_timeout();
         drop(snapshot);
-        self.wait(patience, has_come).await.map_or(Waited::NotCome, Waited::Come)
+        self.wait(patience, has_come).await.map_or(BlockingResult::TimedOut, BlockingResult::Ready)
     }
 
     /// The part, which is waited for if it is the next: the one that the playlist hints at.
-    pub async fn part(&self, msn: u64, index: u64) -> Waited {
+    pub async fn part(&self, msn: u64, index: u64) -> BlockingResult {
         let now = self.now();
         if now.playlist.preload_hint() != Some((msn, index)) || now.playlist.segments.is_empty() {
-            return Waited::Come(now);
+            return BlockingResult::Ready(now);
         }
         let patience = now.playlist.blocking_timeout();
         drop(now);
         let is_past = |s: &Snapshot| s.playlist.preload_hint() != Some((msn, index));
-        self.wait(patience, is_past).await.map_or(Waited::NotCome, Waited::Come)
+        self.wait(patience, is_past).await.map_or(BlockingResult::TimedOut, BlockingResult::Ready)
     }
 
     async fn wait(&self, patience: Duration, until: impl Fn(&Snapshot) -> bool) -> Option<Arc<Snapshot>> {
@@ -178,7 +178,7 @@ impl Packaged {
 }
 
 /// Packages until the stream is taken away or the server goes.
-pub(super) async fn run(packaged: Arc<Packaged>, settings: Settings) {
+pub(super) async fn run(packaged: Arc<HlsStream>, settings: Settings) {
     let stream = packaged.stream.clone();
     let mut segmenter = Segmenter::new(hls::SegmenterConfig {
         segment_target: settings.segment,
@@ -194,7 +194,7 @@ pub(super) async fn run(packaged: Arc<Packaged>, settings: Settings) {
     let mut ticks = interval(VIEWERS_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut has_ended = true;
-    let mut listing = Listing::default();
+    let mut listing = ListedUnits::default();
     loop {
         changed.borrow_and_update();
         // The state is read before the units: what was pushed before the end is packaged before the end.
@@ -233,7 +233,7 @@ pub(super) async fn run(packaged: Arc<Packaged>, settings: Settings) {
 }
 
 /// Puts the snapshot where everybody sees it, and wakes those who wait for it.
-fn publish(packaged: &Packaged, playlist: Arc<Playlist>) {
+fn publish(packaged: &HlsStream, playlist: Arc<Playlist>) {
     let old = packaged.now();
     if let Some(newest) = playlist.segments.last().filter(|newest| old.playlist.segments.last() != Some(*newest)) {
         debug!(stream = packaged.stream.name(), msn = newest.msn, duration = ?newest.duration, "segment");

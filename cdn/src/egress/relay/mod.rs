@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 
-use crate::connection_limit::{Admission, Seat};
+use crate::connection_limit::{ConnectionLimiter, ConnectionPermit};
 use crate::hub::{Hub, LiveStream};
 
 /// What the relay is held to.
@@ -36,7 +36,7 @@ pub struct Settings {
 pub struct Relay {
     endpoint: quinn::Endpoint,
     pin: Pin,
-    admission: Arc<Admission>,
+    admission: Arc<ConnectionLimiter>,
 }
 
 impl Relay {
@@ -53,7 +53,7 @@ impl Relay {
         let socket = std::net::UdpSocket::bind(address)?;
         let runtime = Arc::new(quinn::TokioRuntime);
         let endpoint = quinn::Endpoint::new(relay::endpoint_config(&settings.secret), Some(config), socket, runtime)?;
-        let admission = Admission::new(settings.max_connections, settings.max_per_address);
+        let admission = ConnectionLimiter::new(settings.max_connections, settings.max_per_address);
         Ok(Self { endpoint, pin: identity.pin(), admission })
     }
 
@@ -103,7 +103,7 @@ impl Relay {
     }
 }
 
-async fn subscriber(incoming: quinn::Incoming, seat: Seat, hub: Arc<Hub>, stop: CancellationToken) {
+async fn subscriber(incoming: quinn::Incoming, seat: ConnectionPermit, hub: Arc<Hub>, stop: CancellationToken) {
     let asked = async {
         let connection = incoming.await?;
         relay::accept(connection).await

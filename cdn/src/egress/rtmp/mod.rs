@@ -27,7 +27,7 @@ use crate::config;
 use crate::hub::LiveStream;
 use shard::{Mailbox, Settings, Shard};
 use submit::Submitter;
-use subscriber::Arrival;
+use subscriber::NewSubscriber;
 
 /// The shards.
 #[derive(Debug)]
@@ -51,7 +51,7 @@ pub enum Error {
 }
 
 /// A player that the door has let in.
-pub struct Player {
+pub struct AcceptedPlayer {
     /// Its socket, with nothing left unsent.
     pub socket: std::net::TcpStream,
     /// What understands the client.
@@ -81,7 +81,7 @@ impl Fanout {
             let poll = mio::Poll::new()?;
             let mailbox = Mailbox::new(&poll)?;
             let shard = Shard::new(settings, poll, mailbox.clone(), submitter);
-            let watch = Watch { mailbox: mailbox.clone(), failed: fanout.failed.clone() };
+            let watch = ShardMonitor { mailbox: mailbox.clone(), failed: fanout.failed.clone() };
             fanout.mailboxes.push(mailbox);
             let thread = std::thread::Builder::new().name(format!("fanout-{index}"));
             fanout.threads.push(thread.spawn(move || watch.over(|| shard.run()))?);
@@ -118,11 +118,11 @@ impl Fanout {
     ///
     /// # Errors
     /// Those of the socket, and that there is no shard left.
-    pub fn add(&self, player: Player) -> io::Result<()> {
+    pub fn add(&self, player: AcceptedPlayer) -> io::Result<()> {
         player.socket.set_nonblocking(true)?;
         let socket = mio::net::TcpStream::from_std(player.socket);
-        let Player { play, stream, start, is_resuming, seat, .. } = player;
-        let mut arrival = Box::new(Arrival { socket, play, stream, start, is_resuming, seat });
+        let AcceptedPlayer { play, stream, start, is_resuming, seat, .. } = player;
+        let mut arrival = Box::new(NewSubscriber { socket, play, stream, start, is_resuming, seat });
         let mut mailboxes: Vec<&Arc<Mailbox>> = self.mailboxes.iter().collect();
         mailboxes.sort_by_key(|mailbox| mailbox.players.load(Ordering::Relaxed));
         for mailbox in mailboxes {
@@ -150,12 +150,12 @@ impl Fanout {
 }
 
 /// Sees a shard's end, however it ends.
-struct Watch {
+struct ShardMonitor {
     mailbox: Arc<Mailbox>,
     failed: CancellationToken,
 }
 
-impl Watch {
+impl ShardMonitor {
     fn over(self, shard: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
         let result = shard();
         // Said here, for whoever would join the thread may never come.
@@ -166,7 +166,7 @@ impl Watch {
     }
 }
 
-impl Drop for Watch {
+impl Drop for ShardMonitor {
     fn drop(&mut self) {
         if !self.mailbox.close() {
             self.failed.cancel();
@@ -183,7 +183,7 @@ mod tests {
         let watched = |stop: bool, shard: fn() -> io::Result<()>| {
             let mailbox = Mailbox::new(&mio::Poll::new().unwrap()).unwrap();
             let failed = CancellationToken::new();
-            let watch = Watch { mailbox: mailbox.clone(), failed: failed.clone() };
+            let watch = ShardMonitor { mailbox: mailbox.clone(), failed: failed.clone() };
             if stop {
                 mailbox.stop(Instant::now());
             }

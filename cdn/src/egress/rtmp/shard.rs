@@ -15,9 +15,9 @@ use mio::{Events, Interest, Poll, Token};
 use parking_lot::Mutex;
 use slab::Slab;
 
-use super::stream_batcher::{Change, Feed};
+use super::stream_batcher::{StateChange, StreamBatcher};
 use super::submit::{PendingWrite, Submitter};
-use super::subscriber::{Arrival, Gone, Subscriber};
+use super::subscriber::{DisconnectReason, NewSubscriber, Subscriber};
 use crate::hub;
 
 #[cfg(test)]
@@ -48,7 +48,7 @@ pub(super) struct Mailbox {
 
 #[derive(Default)]
 struct Inbox {
-    arrivals: Vec<Arrival>,
+    arrivals: Vec<NewSubscriber>,
     /// Keys of feeds with news.
     news: Vec<usize>,
     /// When to be gone.
@@ -79,7 +79,7 @@ impl Mailbox {
     }
 
     /// Hands a player over, or gives it back if the shard is gone.
-    pub(super) fn add(&self, arrival: Box<Arrival>) -> Result<(), Box<Arrival>> {
+    pub(super) fn add(&self, arrival: Box<NewSubscriber>) -> Result<(), Box<NewSubscriber>> {
         {
             let mut inbox = self.inbox.lock();
             if inbox.is_closed {
@@ -147,7 +147,7 @@ pub(super) struct Shard {
     mailbox: Arc<Mailbox>,
     submitter: Submitter,
     subscribers: Slab<Subscriber>,
-    feeds: Slab<(Feed, Arc<FeedWaker>)>,
+    feeds: Slab<(StreamBatcher, Arc<FeedWaker>)>,
     feed_of: BTreeMap<String, usize>,
     /// Keys of players to look at in this pass.
     queue: Vec<usize>,
@@ -241,7 +241,7 @@ impl Shard {
         }
     }
 
-    fn add(&mut self, arrival: Arrival, now: Instant) {
+    fn add(&mut self, arrival: NewSubscriber, now: Instant) {
         let feed = self.feed(&arrival, now);
         let entry = self.subscribers.vacant_entry();
         let key = entry.key();
@@ -255,14 +255,14 @@ impl Shard {
         if self.stop.is_some() {
             subscriber.leave("NetConnection.Connect.Closed", "The server is going down.", now);
         }
-        match registered.map_err(Gone::from).and(heard) {
+        match registered.map_err(DisconnectReason::from).and(heard) {
             Ok(()) => self.enqueue(key),
             Err(why) => self.remove(key, &why),
         }
     }
 
     /// The feed of a stream, made if this is its first player here.
-    fn feed(&mut self, arrival: &Arrival, now: Instant) -> usize {
+    fn feed(&mut self, arrival: &NewSubscriber, now: Instant) -> usize {
         let name = arrival.stream.name();
         if let Some(key) = self.feed_of.get(name).copied() {
             // A stream that was removed and made again has the same name and is another.
@@ -274,15 +274,16 @@ impl Shard {
         let key = entry.key();
         let waker = Arc::new(FeedWaker { key, is_noted: AtomicBool::new(false), mailbox: self.mailbox.clone() });
         let guard = arrival.stream.on_publish(hub::Interest::Pictures, Waker::from(waker.clone()));
-        entry.insert((Feed::new(arrival.stream.clone(), guard, now), waker));
+        entry.insert((StreamBatcher::new(arrival.stream.clone(), guard, now), waker));
         self.feed_of.insert(name.to_owned(), key);
         key
     }
 
     fn look_at_due_feeds(&mut self, now: Instant) {
         let wait = self.settings.audio_wait;
-        let is_due =
-            |(key, (feed, _)): (usize, &(Feed, _))| feed.deadline(wait).is_some_and(|d| d <= now).then_some(key);
+        let is_due = |(key, (feed, _)): (usize, &(StreamBatcher, _))| {
+            feed.deadline(wait).is_some_and(|d| d <= now).then_some(key)
+        };
         let due: Vec<usize> = self.feeds.iter().filter_map(is_due).collect();
         for key in due {
             self.look_at(key, now);
@@ -295,7 +296,7 @@ impl Shard {
         // Before the look: news that comes during it is noted again.
         waker.is_noted.store(false, Ordering::Release);
         let has_news = feed.advance(now);
-        let has_ended = feed.look_at_state() == Change::Ended;
+        let has_ended = feed.look_at_state() == StateChange::Ended;
         if !has_news && !has_ended {
             return;
         }
@@ -330,7 +331,7 @@ impl Shard {
 
     fn write_once(&mut self, now: Instant) {
         let queue = std::mem::take(&mut self.queue);
-        let mut gone: Vec<(usize, Gone)> = Vec::new();
+        let mut gone: Vec<(usize, DisconnectReason)> = Vec::new();
         let mut ready = Vec::with_capacity(queue.len());
         for key in queue {
             let subscriber = &mut self.subscribers[key];
@@ -386,7 +387,7 @@ impl Shard {
         }
         for key in stuck {
             self.mailbox.stuck.fetch_add(1, Ordering::Relaxed);
-            self.remove(key, &Gone::Stuck);
+            self.remove(key, &DisconnectReason::Stuck);
         }
         for key in tired {
             // Not `StreamNotFound`: the stream is known, and it makes sense to come again.
@@ -403,7 +404,7 @@ impl Shard {
         }
     }
 
-    fn remove(&mut self, key: usize, why: &Gone) {
+    fn remove(&mut self, key: usize, why: &DisconnectReason) {
         let Some(mut subscriber) = self.subscribers.try_remove(key) else { return };
         tracing::debug!(peer = ?subscriber.socket.peer_addr().ok(), started = subscriber.has_started(), %why, "player left");
         let _ = self.poll.registry().deregister(&mut subscriber.socket);

@@ -10,14 +10,14 @@ use crate::hub::{LiveStream, State, WakerGuard};
 
 /// A stream with players in this shard.
 #[derive(Debug)]
-pub(super) struct Feed {
+pub(super) struct StreamBatcher {
     pub(super) stream: Arc<LiveStream>,
     /// Keys of its players.
     pub(super) members: Vec<usize>,
     pub(super) is_live: bool,
     cursor: Cursor,
     position: u64,
-    newest: Option<Newest>,
+    newest: Option<NewestBatch>,
     catalog: Option<Arc<Catalog>>,
     looked: Instant,
     /// When the last picture was decoded, and how long after the one before, as far as it tells the rate.
@@ -28,7 +28,7 @@ pub(super) struct Feed {
 
 /// The newest units, ready to be written.
 #[derive(Debug)]
-pub(super) struct Newest {
+pub(super) struct NewestBatch {
     from: u64,
     pub(super) to: u64,
     catalog_before: Option<Arc<Catalog>>,
@@ -38,13 +38,13 @@ pub(super) struct Newest {
 
 /// What a look at the stream's state found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Change {
+pub(super) enum StateChange {
     None,
     /// The wait for a publisher is over.
     Ended,
 }
 
-impl Feed {
+impl StreamBatcher {
     pub(super) fn new(stream: Arc<LiveStream>, waker: WakerGuard, now: Instant) -> Self {
         // The waker is registered, so what comes after this look is announced.
         let position = stream.next_position();
@@ -85,13 +85,13 @@ impl Feed {
         let catalog_before = self.catalog.clone();
         let batch = Arc::new(batch::encode(&read.entries, &mut self.catalog));
         let catalog_after = last.catalog.clone();
-        self.newest = Some(Newest { from, to, catalog_before, catalog_after, batch });
+        self.newest = Some(NewestBatch { from, to, catalog_before, catalog_after, batch });
         self.position = to;
         true
     }
 
     /// The newest batch, if it is what a player at `position` that knows `catalog` must get next.
-    pub(super) fn newest_for(&self, position: Option<u64>, catalog: Option<&Arc<Catalog>>) -> Option<&Newest> {
+    pub(super) fn newest_for(&self, position: Option<u64>, catalog: Option<&Arc<Catalog>>) -> Option<&NewestBatch> {
         let newest = self.newest.as_ref().filter(|newest| Some(newest.from) == position)?;
         match (&newest.catalog_before, catalog) {
             (Some(before), Some(known)) => Arc::ptr_eq(before, known).then_some(newest),
@@ -114,10 +114,10 @@ impl Feed {
     }
 
     /// Looks at the stream's state.
-    pub(super) fn look_at_state(&mut self) -> Change {
+    pub(super) fn look_at_state(&mut self) -> StateChange {
         let was_live = self.is_live;
         self.is_live = matches!(self.stream.state(), State::Live { .. } | State::Away { .. });
-        if was_live && !self.is_live { Change::Ended } else { Change::None }
+        if was_live && !self.is_live { StateChange::Ended } else { StateChange::None }
     }
 }
 

@@ -17,7 +17,7 @@ use net::rtmp::{self, Message};
 use socket2::SockRef;
 
 use super::batch::{self, Batch};
-use super::stream_batcher::Feed;
+use super::stream_batcher::StreamBatcher;
 use crate::hub::{LiveStream, SubscriberGuard};
 
 /// A player of one shard.
@@ -63,7 +63,7 @@ struct InFlight {
 
 /// Why a player is gone.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Gone {
+pub(super) enum DisconnectReason {
     #[error("it closed the connection")]
     Closed,
     #[error("it ended the play")]
@@ -79,7 +79,7 @@ pub(super) enum Gone {
 }
 
 /// What a player starts with.
-pub(super) struct Arrival {
+pub(super) struct NewSubscriber {
     pub(super) socket: TcpStream,
     pub(super) play: PlayState,
     pub(super) stream: Arc<LiveStream>,
@@ -89,7 +89,7 @@ pub(super) struct Arrival {
 }
 
 impl Subscriber {
-    pub(super) fn new(arrival: Arrival, feed: usize, member: usize, now: Instant) -> Self {
+    pub(super) fn new(arrival: NewSubscriber, feed: usize, member: usize, now: Instant) -> Self {
         let steady = ProbeRttSuppressor::new(SockRef::from(&arrival.socket), now);
         Self {
             socket: arrival.socket,
@@ -121,7 +121,12 @@ impl Subscriber {
 
     /// Makes sure that there is something to write, if there is anything to say. Media comes from the feed's newest batch if
     /// this player is where that starts, else from its own look at the window.
-    pub(super) fn prepare(&mut self, feed: &Feed, max_lag: Duration, now: Instant) -> Result<(), Gone> {
+    pub(super) fn prepare(
+        &mut self,
+        feed: &StreamBatcher,
+        max_lag: Duration,
+        now: Instant,
+    ) -> Result<(), DisconnectReason> {
         if self.in_flight.is_some() {
             return Ok(());
         }
@@ -132,7 +137,7 @@ impl Subscriber {
             return Ok(());
         }
         if self.is_leaving {
-            return Err(Gone::StreamEnded);
+            return Err(DisconnectReason::StreamEnded);
         }
         if self.is_paused {
             return Ok(());
@@ -199,9 +204,9 @@ impl Subscriber {
     }
 
     /// Notes what came of a write. Returns how many bytes the socket took.
-    pub(super) fn wrote(&mut self, outcome: io::Result<usize>, now: Instant) -> Result<usize, Gone> {
+    pub(super) fn wrote(&mut self, outcome: io::Result<usize>, now: Instant) -> Result<usize, DisconnectReason> {
         match outcome {
-            Ok(0) => Err(Gone::Closed),
+            Ok(0) => Err(DisconnectReason::Closed),
             Ok(bytes) => {
                 self.progress = now;
                 if let Some(in_flight) = &mut self.in_flight {
@@ -223,11 +228,11 @@ impl Subscriber {
     }
 
     /// Reads what the player sent. Answers wait in `play` until the batch under way is written.
-    pub(super) fn hear(&mut self, buffer: &mut [u8]) -> Result<(), Gone> {
+    pub(super) fn hear(&mut self, buffer: &mut [u8]) -> Result<(), DisconnectReason> {
         // A peer that sends without end has its turn again when the others had theirs.
         for _ in 0..READS_AT_ONCE {
             let bytes = match self.socket.read(buffer) {
-                Ok(0) => return Err(Gone::Closed),
+                Ok(0) => return Err(DisconnectReason::Closed),
                 Ok(count) => &buffer[..count],
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(()),
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
@@ -240,12 +245,12 @@ impl Subscriber {
     }
 
     /// Hears what the player said before its socket was handed over.
-    pub(super) fn hear_early(&mut self) -> Result<(), Gone> {
+    pub(super) fn hear_early(&mut self) -> Result<(), DisconnectReason> {
         let events = self.play.input(&[])?;
         self.heed(events)
     }
 
-    fn heed(&mut self, events: Vec<PlayerEvent>) -> Result<(), Gone> {
+    fn heed(&mut self, events: Vec<PlayerEvent>) -> Result<(), DisconnectReason> {
         self.may_have_replies = true;
         for event in events {
             match event {
@@ -254,7 +259,7 @@ impl Subscriber {
                     self.is_paused = false;
                     self.cursor = Cursor::at_live_edge();
                 }
-                PlayerEvent::Close => return Err(Gone::Ended),
+                PlayerEvent::Close => return Err(DisconnectReason::Ended),
                 _ => {}
             }
         }

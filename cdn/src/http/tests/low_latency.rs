@@ -1,10 +1,10 @@
 //! LL-HLS: requests that wait, for how long, and what they are told.
 
 use super::*;
-use crate::hub::Publishing;
+use crate::hub::PublishGuard;
 
 /// Two segments of two seconds, and four parts of the next.
-async fn on_air() -> (Fixture, Publishing, u64) {
+async fn on_air() -> (Fixture, PublishGuard, u64) {
     let fixture = Fixture::new();
     let publishing = fixture.publish();
     push(&publishing, 1, 0..5);

@@ -14,7 +14,7 @@ use net::rtmp::{Limits, Message, Metadata, url};
 
 use super::*;
 use crate::config::FanoutEngine;
-use crate::hub::{Hub, LiveStream, PublisherInfo, Publishing};
+use crate::hub::{Hub, LiveStream, PublishGuard, PublisherInfo};
 
 const SETTINGS: Settings = Settings {
     audio_wait: Duration::from_millis(100),
@@ -35,12 +35,12 @@ fn stream() -> Arc<LiveStream> {
     Hub::new(hub::Settings { window, grace, grace_after_goodbye }).open("live")
 }
 
-fn publish(stream: &Arc<LiveStream>) -> Publishing {
+fn publish(stream: &Arc<LiveStream>) -> PublishGuard {
     stream.publish(PublisherInfo::default())
 }
 
 /// Pushes pictures of `size` bytes, 40 ms apart, with an IDR each second.
-fn push(publishing: &Publishing, pictures: std::ops::Range<i64>, size: usize) {
+fn push(publishing: &PublishGuard, pictures: std::ops::Range<i64>, size: usize) {
     let mut catalog = Catalog::new(Epoch(1));
     let config =
         CodecConfig { codec: Codec::H264, record: Bytes::new(), format: Format::Video { width: 1, height: 1 } };
@@ -96,7 +96,7 @@ async fn join(shard: &mut Shard, stream: &Arc<LiveStream>, hangs_up: bool, now: 
     let (server, _) = listener.accept().unwrap();
     client.set_nonblocking(true).unwrap();
     server.set_nonblocking(true).unwrap();
-    let arrival = Arrival {
+    let arrival = NewSubscriber {
         socket: mio::net::TcpStream::from_std(server.try_clone().unwrap()),
         play: play_state(hangs_up).await,
         stream: stream.clone(),

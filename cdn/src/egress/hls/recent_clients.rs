@@ -9,9 +9,9 @@ use parking_lot::Mutex;
 
 /// Clients that asked recently. Holds opaque marks, never addresses.
 #[derive(Debug, Default)]
-pub struct Viewers(Mutex<HashMap<u64, Instant>>);
+pub struct RecentClients(Mutex<HashMap<u64, Instant>>);
 
-impl Viewers {
+impl RecentClients {
     /// Notes a client. True if it is new and there is room for it.
     pub fn seen(&self, client: u64, now: Instant) -> bool {
         let mut seen = self.0.lock();
@@ -46,7 +46,7 @@ mod tests {
 
     #[test]
     fn counts_recent_distinct_clients() {
-        let (viewers, start) = (Viewers::default(), Instant::now());
+        let (viewers, start) = (RecentClients::default(), Instant::now());
         assert!(viewers.seen(1, start));
         assert!(!viewers.seen(1, start));
         assert!(viewers.seen(2, start + EXPIRY / 2));
@@ -57,7 +57,7 @@ mod tests {
 
     #[test]
     fn is_bounded() {
-        let (viewers, now) = (Viewers::default(), Instant::now());
+        let (viewers, now) = (RecentClients::default(), Instant::now());
         for client in 0..MAX_CLIENTS as u64 + 10 {
             viewers.seen(client, now);
         }
