@@ -39,7 +39,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let metrics = match config.metrics.listen {
         // Figures are no reason not to run: a second server on the same machine has none until it is given another port.
         Some(address) => {
-            bind(address, "metrics.listen").await.inspect_err(|e| tracing::warn!("no figures: {e:#}")).ok()
+            bind(address, "metrics.listen").await.inspect_err(|e| tracing::warn!("no metrics: {e:#}")).ok()
         }
         None => None,
     };
@@ -55,9 +55,9 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
             bytes: config.hub.window_bytes.as_u64() as usize,
         },
         grace: config.hub.grace,
-        grace_after_goodbye: config.hub.grace_after_goodbye,
+        grace_after_unpublish: config.hub.grace_after_unpublish,
     };
-    let hub = Hub::traced(hub, trace.transpose()?.map(Arc::new));
+    let hub = Hub::with_trace(hub, trace.transpose()?.map(Arc::new));
     for name in keys.names() {
         hub.open(name.as_str());
     }
@@ -65,20 +65,19 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let mut signals = Signals::new()?;
     let relay_address = relay.as_ref().map(Relay::local_addr).transpose()?;
     let addresses = Addresses { rtmp: rtmp.local_addr()?, http: pages.local_addr()?, relay: relay_address };
-    let invitations =
-        PeerDirectory::new(relay_address.map(|address| address.port()).zip(relay.as_ref().map(Relay::pin)))?;
+    let peers = PeerDirectory::new(relay_address.map(|address| address.port()).zip(relay.as_ref().map(Relay::pin)))?;
 
     let stop = CancellationToken::new();
-    let door = RtmpServer::new(hub.clone(), keys.clone(), fanout.clone(), invitations.clone(), &config);
+    let rtmp_server = RtmpServer::new(hub.clone(), keys.clone(), fanout.clone(), peers.clone(), &config);
     let mut settings = http_settings(&config, addresses.rtmp.port());
-    settings.figures = http::MetricsSource::new({
+    settings.metrics = http::MetricsSource::new({
         // Whoever reads figures must not keep the door open.
-        let door = Arc::downgrade(&door);
-        move || door.upgrade().map(|door| door.figures()).unwrap_or_default()
+        let rtmp_server = Arc::downgrade(&rtmp_server);
+        move || rtmp_server.upgrade().map(|rtmp_server| rtmp_server.metrics()).unwrap_or_default()
     });
-    settings.invitations = Some(invitations);
+    settings.peers = Some(peers);
     let server = http::Server::new(hub.clone(), settings);
-    let mut rtmp_task = tokio::spawn(door.serve(rtmp, stop.clone()));
+    let mut rtmp_task = tokio::spawn(rtmp_server.serve(rtmp, stop.clone()));
     let mut http_task = tokio::spawn({
         let (server, stop) = (server.clone(), stop.clone());
         async move { server.serve(pages, stop).await }
@@ -100,14 +99,14 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
             tracing::info!(signal = name, "stopping");
             None
         }
-        ended = &mut rtmp_task => Some(anyhow::anyhow!("the RTMP door closed: {ended:?}")),
+        ended = &mut rtmp_task => Some(anyhow::anyhow!("the RTMP listener ended: {ended:?}")),
         ended = &mut http_task => Some(anyhow::anyhow!("the HTTP side ended: {ended:?}")),
         () = fanout_failed.cancelled() => Some(anyhow::anyhow!("a fan-out thread ended, and its players with it")),
     };
 
     let deadline = Instant::now() + config.drain;
     stop.cancel();
-    hub.drain();
+    hub.block_all();
     let drained = async {
         // Whoever ended by itself has ended already.
         if !rtmp_task.is_finished() {
@@ -153,7 +152,7 @@ fn http_settings(config: &Config, rtmp_port: u16) -> http::Settings {
 }
 
 /// A secret of this installation, made at the first start; readable by its owner only.
-fn secret_of(data: &Path) -> anyhow::Result<[u8; 32]> {
+fn load_or_create_secret(data: &Path) -> anyhow::Result<[u8; 32]> {
     let path = data.join("relay.secret");
     let wrong = || format!("{}: not 32 bytes that this server made; delete the file to have a new one", path.display());
     match std::fs::read(&path) {
@@ -170,7 +169,7 @@ fn secret_of(data: &Path) -> anyhow::Result<[u8; 32]> {
 
 fn bind_relay(address: SocketAddr, config: &Config) -> anyhow::Result<Relay> {
     let (max_connections, max_per_address) = (config.relay.max_connections, config.relay.max_per_address);
-    let secret = secret_of(&config.data).unwrap_or_else(|error| {
+    let secret = load_or_create_secret(&config.data).unwrap_or_else(|error| {
         tracing::warn!(
             error = format!("{error:#}"),
             "viewers will take some seconds to notice when this server is restarted"

@@ -18,7 +18,7 @@ pub struct ConnectionLimiter {
 struct Taken {
     total: usize,
     by_address: HashMap<IpAddr, usize>,
-    refused: u64,
+    rejected: u64,
 }
 
 /// Why a connection is not let in.
@@ -46,24 +46,24 @@ impl ConnectionLimiter {
     }
 
     /// Lets a connection in until the seat is dropped.
-    pub fn enter(self: &Arc<Self>, peer: IpAddr) -> Result<ConnectionPermit, Rejected> {
-        let peer = site(peer);
+    pub fn try_acquire(self: &Arc<Self>, peer: IpAddr) -> Result<ConnectionPermit, Rejected> {
+        let peer = client_prefix(peer);
         let mut taken = self.taken.lock();
         let of_address = taken.by_address.get(&peer).copied().unwrap_or(0);
-        let refusal = if taken.total >= self.total {
+        let rejected = if taken.total >= self.total {
             Some(Rejected::Total { limit: self.total })
         } else if !peer.is_loopback() && of_address >= self.per_address {
             Some(Rejected::Address { limit: self.per_address })
         } else {
             None
         };
-        if let Some(refusal) = refusal {
-            taken.refused += 1;
-            return Err(refusal);
+        if let Some(rejected) = rejected {
+            taken.rejected += 1;
+            return Err(rejected);
         }
         taken.by_address.insert(peer, of_address + 1);
         taken.total += 1;
-        Ok(ConnectionPermit { admission: self.clone(), peer })
+        Ok(ConnectionPermit { limiter: self.clone(), peer })
     }
 
     /// Connections now.
@@ -71,22 +71,22 @@ impl ConnectionLimiter {
         self.taken.lock().total
     }
 
-    /// Connections that were refused.
-    pub fn refused(&self) -> u64 {
-        self.taken.lock().refused
+    /// Connections that were rejected.
+    pub fn rejected(&self) -> u64 {
+        self.taken.lock().rejected
     }
 }
 
 /// A connection's place, until it is dropped.
 #[derive(Debug)]
 pub struct ConnectionPermit {
-    admission: Arc<ConnectionLimiter>,
+    limiter: Arc<ConnectionLimiter>,
     peer: IpAddr,
 }
 
 impl Drop for ConnectionPermit {
     fn drop(&mut self) {
-        let mut taken = self.admission.taken.lock();
+        let mut taken = self.limiter.taken.lock();
         taken.total -= 1;
         if let Some(count) = taken.by_address.get_mut(&self.peer) {
             *count -= 1;
@@ -98,7 +98,7 @@ impl Drop for ConnectionPermit {
 }
 
 /// Who counts as one peer: an IPv4 address, mapped ones included, or an IPv6 /64, which is what one customer gets.
-fn site(peer: IpAddr) -> IpAddr {
+fn client_prefix(peer: IpAddr) -> IpAddr {
     match peer.to_canonical() {
         IpAddr::V6(v6) if !v6.is_loopback() => {
             let [a, b, c, d, ..] = v6.segments();
@@ -114,24 +114,24 @@ mod tests {
 
     #[test]
     fn seats_are_counted_and_given_back() {
-        let admission = ConnectionLimiter::new(3, 2);
-        let enter = |peer: &str| admission.enter(peer.parse().unwrap());
-        let first = enter("192.0.2.1").unwrap();
-        let _second = enter("::ffff:192.0.2.1").unwrap();
-        assert_eq!(enter("192.0.2.1").unwrap_err(), Rejected::Address { limit: 2 });
-        let _third = enter("2001:db8::1").unwrap();
-        assert_eq!(enter("198.51.100.1").unwrap_err(), Rejected::Total { limit: 3 });
+        let limiter = ConnectionLimiter::new(3, 2);
+        let try_acquire = |peer: &str| limiter.try_acquire(peer.parse().unwrap());
+        let first = try_acquire("192.0.2.1").unwrap();
+        let _second = try_acquire("::ffff:192.0.2.1").unwrap();
+        assert_eq!(try_acquire("192.0.2.1").unwrap_err(), Rejected::Address { limit: 2 });
+        let _third = try_acquire("2001:db8::1").unwrap();
+        assert_eq!(try_acquire("198.51.100.1").unwrap_err(), Rejected::Total { limit: 3 });
         drop(first);
-        assert_eq!((admission.count(), admission.refused()), (2, 2));
-        let _fourth = enter("2001:db8::ffff").unwrap();
-        assert_eq!(admission.taken.lock().by_address.len(), 2);
+        assert_eq!((limiter.count(), limiter.rejected()), (2, 2));
+        let _fourth = try_acquire("2001:db8::ffff").unwrap();
+        assert_eq!(limiter.taken.lock().by_address.len(), 2);
     }
 
     #[test]
     fn loopback_counts_only_in_all() {
-        let admission = ConnectionLimiter::new(3, 1);
-        let _seats: Vec<_> =
-            ["127.0.0.1", "127.0.0.1", "::1"].map(|p| admission.enter(p.parse().unwrap()).unwrap()).into();
-        assert!(admission.enter("127.0.0.1".parse().unwrap()).is_err());
+        let limiter = ConnectionLimiter::new(3, 1);
+        let _permits: Vec<_> =
+            ["127.0.0.1", "127.0.0.1", "::1"].map(|p| limiter.try_acquire(p.parse().unwrap()).unwrap()).into();
+        assert!(limiter.try_acquire("127.0.0.1".parse().unwrap()).is_err());
     }
 }

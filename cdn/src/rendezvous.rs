@@ -19,7 +19,7 @@ pub struct PeerDirectory {
     signer: Signer,
     /// The relay of this server: its port and its certificate.
     relay: Option<(u16, Pin)>,
-    offers: RwLock<BTreeMap<String, Registration>>,
+    registrations: RwLock<BTreeMap<String, Registration>>,
 }
 
 #[derive(Debug)]
@@ -67,7 +67,7 @@ impl PeerDirectory {
     /// # Errors
     /// Where the system gives no random numbers.
     pub fn new(relay: Option<(u16, Pin)>) -> Result<Arc<Self>, trust::Error> {
-        Ok(Arc::new(Self { signer: Signer::generate()?, relay, offers: RwLock::default() }))
+        Ok(Arc::new(Self { signer: Signer::generate()?, relay, registrations: RwLock::default() }))
     }
 
     /// What the publisher of the stream called `name` must know to let viewers in.
@@ -76,29 +76,29 @@ impl PeerDirectory {
     }
 
     /// The publisher of `name`, in its `session`, offers itself; it is seen at `from`. What an earlier session offered is over.
-    pub fn offer(
+    pub fn register(
         self: &Arc<Self>,
         name: &str,
         session: u64,
         offer: PeerAdvertisement,
         from: IpAddr,
     ) -> RegistrationGuard {
-        self.offers.write().insert(name.to_owned(), Registration { session, offer, from: from.to_canonical() });
-        RegistrationGuard { invitations: self.clone(), name: name.to_owned(), session }
+        self.registrations.write().insert(name.to_owned(), Registration { session, offer, from: from.to_canonical() });
+        RegistrationGuard { peers: self.clone(), name: name.to_owned(), session }
     }
 
     /// What a viewer seen at `from` is told of the stream called `name`, whose broadcast is `epoch`. `None` for `from` where that is not
     /// known, as behind a proxy.
-    pub fn invite(&self, name: &str, epoch: Option<Epoch>, from: Option<IpAddr>) -> WatchInfo {
-        let offers = self.offers.read();
-        let peer = offers.get(name).zip(epoch).and_then(|(offered, epoch)| {
+    pub fn watch_info(&self, name: &str, epoch: Option<Epoch>, from: Option<IpAddr>) -> WatchInfo {
+        let registrations = self.registrations.read();
+        let peer = registrations.get(name).zip(epoch).and_then(|(registration, epoch)| {
             let now = net::clock::unix_seconds();
             let ticket = self.signer.issue(name, epoch.0, now).ok()?;
-            let is_near = from.is_some_and(|from| is_near(from, offered.from));
+            let is_same_network = from.is_some_and(|from| is_same_network(from, registration.from));
             Some(PeerInfo {
-                pin: offered.offer.pin,
-                secret: offered.offer.secret,
-                addresses: if is_near { offered.offer.addresses.clone() } else { Vec::new() },
+                pin: registration.offer.pin,
+                secret: registration.offer.secret,
+                addresses: if is_same_network { registration.offer.addresses.clone() } else { Vec::new() },
                 ticket,
                 expires: now + trust::ticket::LIFETIME,
             })
@@ -110,32 +110,32 @@ impl PeerDirectory {
 /// An offer, until this is dropped.
 #[derive(Debug)]
 pub struct RegistrationGuard {
-    invitations: Arc<PeerDirectory>,
+    peers: Arc<PeerDirectory>,
     name: String,
     session: u64,
 }
 
 impl Drop for RegistrationGuard {
     fn drop(&mut self) {
-        let mut offers = self.invitations.offers.write();
-        if offers.get(&self.name).is_some_and(|offered| offered.session == self.session) {
-            offers.remove(&self.name);
+        let mut registrations = self.peers.registrations.write();
+        if registrations.get(&self.name).is_some_and(|registration| registration.session == self.session) {
+            registrations.remove(&self.name);
         }
     }
 }
 
 /// Whether two addresses seem to be of one network: behind one public address, or, where this server is inside that network and sees
 /// everybody's own, private ones (RFC 1918) of one /24.
-fn is_near(a: IpAddr, b: IpAddr) -> bool {
+fn is_same_network(a: IpAddr, b: IpAddr) -> bool {
     let own = |address: IpAddr| match address.to_canonical() {
         IpAddr::V4(v4) if v4.is_private() => Some(v4.to_bits() >> 8),
         _ => None,
     };
-    site(a) == site(b) || own(a).is_some_and(|network| own(b) == Some(network))
+    client_prefix(a) == client_prefix(b) || own(a).is_some_and(|network| own(b) == Some(network))
 }
 
 /// What one network shows of itself: an IPv4 address, or an IPv6 /64.
-fn site(address: IpAddr) -> IpAddr {
+fn client_prefix(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(v6) if !v6.is_loopback() => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() >> 64 << 64)),
         other => other,
@@ -150,53 +150,53 @@ mod tests {
         PeerAdvertisement { pin: Pin::of(b"x"), secret: [1; 16], addresses: vec![address.parse().unwrap()] }
     }
 
-    fn addresses(invitations: &PeerDirectory, from: Option<&str>) -> Option<usize> {
+    fn addresses(peers: &PeerDirectory, from: Option<&str>) -> Option<usize> {
         let from = from.map(|from| from.parse().unwrap());
-        invitations.invite("live", Some(Epoch(1)), from).peer.map(|peer| peer.addresses.len())
+        peers.watch_info("live", Some(Epoch(1)), from).peer.map(|peer| peer.addresses.len())
     }
 
     #[test]
     fn addresses_go_to_the_neighbours_only() {
-        let invitations = PeerDirectory::new(None).unwrap();
-        assert_eq!(addresses(&invitations, Some("203.0.113.7")), None);
-        let _guard = invitations.offer("live", 1, offer("192.168.1.5:4444"), "::ffff:203.0.113.7".parse().unwrap());
-        assert_eq!(addresses(&invitations, Some("203.0.113.7")), Some(1));
-        assert_eq!(addresses(&invitations, Some("203.0.113.8")), Some(0));
-        assert_eq!(addresses(&invitations, None), Some(0));
+        let peers = PeerDirectory::new(None).unwrap();
+        assert_eq!(addresses(&peers, Some("203.0.113.7")), None);
+        let _guard = peers.register("live", 1, offer("192.168.1.5:4444"), "::ffff:203.0.113.7".parse().unwrap());
+        assert_eq!(addresses(&peers, Some("203.0.113.7")), Some(1));
+        assert_eq!(addresses(&peers, Some("203.0.113.8")), Some(0));
+        assert_eq!(addresses(&peers, None), Some(0));
         for (a, b, near) in [
             ("192.168.1.5", "192.168.1.77", true),
             ("192.168.1.5", "192.168.2.77", false),
             ("203.0.113.5", "203.0.113.77", false),
             ("192.168.1.5", "203.0.113.5", false),
         ] {
-            assert_eq!(is_near(a.parse().unwrap(), b.parse().unwrap()), near, "{a} {b}");
+            assert_eq!(is_same_network(a.parse().unwrap(), b.parse().unwrap()), near, "{a} {b}");
         }
-        assert_eq!(invitations.invite("live", None, None).peer, None, "nothing is on air");
-        assert_eq!(invitations.invite("other", Some(Epoch(1)), None).peer, None);
-        let _guard = invitations.offer("live", 2, offer("[fe80::5]:4444"), "2001:db8::1".parse().unwrap());
-        assert_eq!(addresses(&invitations, Some("2001:db8::2")), Some(1), "the same /64");
-        assert_eq!(addresses(&invitations, Some("2001:db8:0:1::2")), Some(0));
+        assert_eq!(peers.watch_info("live", None, None).peer, None, "nothing is on air");
+        assert_eq!(peers.watch_info("other", Some(Epoch(1)), None).peer, None);
+        let _guard = peers.register("live", 2, offer("[fe80::5]:4444"), "2001:db8::1".parse().unwrap());
+        assert_eq!(addresses(&peers, Some("2001:db8::2")), Some(1), "the same /64");
+        assert_eq!(addresses(&peers, Some("2001:db8:0:1::2")), Some(0));
     }
 
     #[test]
     fn an_offer_goes_with_its_session_and_not_with_an_earlier_one() {
-        let invitations = PeerDirectory::new(None).unwrap();
+        let peers = PeerDirectory::new(None).unwrap();
         let from = "192.0.2.1".parse().unwrap();
-        let first = invitations.offer("live", 1, offer("192.0.2.1:1"), from);
-        let second = invitations.offer("live", 2, offer("192.0.2.1:2"), from);
+        let first = peers.register("live", 1, offer("192.0.2.1:1"), from);
+        let second = peers.register("live", 2, offer("192.0.2.1:2"), from);
         drop(first);
-        assert_eq!(addresses(&invitations, None), Some(0));
+        assert_eq!(addresses(&peers, None), Some(0));
         drop(second);
-        assert_eq!(addresses(&invitations, None), None);
+        assert_eq!(addresses(&peers, None), None);
     }
 
     #[test]
     fn secrets_are_not_shown() {
-        let invitations = PeerDirectory::new(None).unwrap();
-        let _guard = invitations.offer("live", 1, offer("192.0.2.1:1"), "192.0.2.1".parse().unwrap());
-        let invitation = invitations.invite("live", Some(Epoch(1)), None);
-        let ticket = invitation.peer.as_ref().unwrap().ticket.clone();
-        let shown = format!("{invitation:?} {invitations:?}");
+        let peers = PeerDirectory::new(None).unwrap();
+        let _guard = peers.register("live", 1, offer("192.0.2.1:1"), "192.0.2.1".parse().unwrap());
+        let info = peers.watch_info("live", Some(Epoch(1)), None);
+        let ticket = info.peer.as_ref().unwrap().ticket.clone();
+        let shown = format!("{info:?} {peers:?}");
         assert!(!shown.contains(&ticket) && !shown.contains("1, 1, 1"), "{shown}");
     }
 }

@@ -24,7 +24,7 @@ impl Cdn {
         let data = tempfile::tempdir().unwrap();
         let mut child = program::cdn(data.path())
             .args(["--log", "json"])
-            .env("NEARCAST_HUB_GRACE_AFTER_GOODBYE", "1s")
+            .env("NEARCAST_HUB_GRACE_AFTER_UNPUBLISH", "1s")
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();

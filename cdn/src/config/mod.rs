@@ -111,10 +111,10 @@ pub struct Hub {
     pub grace: Duration,
     /// How long a stream whose publisher said goodbye stays open.
     #[serde(with = "units::duration")]
-    pub grace_after_goodbye: Duration,
+    pub grace_after_unpublish: Duration,
     /// How long a new publisher's first units wait until all its tracks are known.
     #[serde(with = "units::duration")]
-    pub hold_back: Duration,
+    pub track_wait: Duration,
 }
 
 /// RTMP out.
@@ -226,8 +226,8 @@ impl Default for Config {
                 window: Duration::from_secs(30),
                 window_bytes: ByteSize::mib(64),
                 grace: Duration::from_secs(30),
-                grace_after_goodbye: Duration::from_secs(5),
-                hold_back: Duration::from_secs(1),
+                grace_after_unpublish: Duration::from_secs(5),
+                track_wait: Duration::from_secs(1),
             },
             fanout: Fanout {
                 engine: FanoutEngine::Auto,
@@ -300,7 +300,7 @@ impl Config {
         for (key, wait) in [
             ("hub.window", self.hub.window),
             ("hub.grace", self.hub.grace),
-            ("hub.grace_after_goodbye", self.hub.grace_after_goodbye),
+            ("hub.grace_after_unpublish", self.hub.grace_after_unpublish),
             ("fanout.max_wait", self.fanout.max_wait),
         ] {
             if wait > LONGEST_WAIT {

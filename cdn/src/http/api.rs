@@ -98,11 +98,11 @@ struct CountersJson {
     units: u64,
     received_bytes: u64,
     sent_bytes: u64,
-    duplicates: u64,
+    duplicate_units: u64,
     publishers: u64,
     takeovers: u64,
-    jumps: u64,
-    skipped: u64,
+    resyncs: u64,
+    skipped_units: u64,
 }
 
 #[derive(Serialize)]
@@ -157,7 +157,7 @@ pub(super) async fn unknown(headers: HeaderMap) -> Response<Body> {
 
 pub(super) fn json(status: StatusCode, value: &impl Serialize, headers: &HeaderMap) -> Response<Body> {
     let text = serde_json::to_vec(value).expect("plain structures with string keys serialise");
-    let mut response = reply::document(&Precompressed::new(text), JSON, headers);
+    let mut response = reply::precompressed(&Precompressed::new(text), JSON, headers);
     if response.status() == StatusCode::OK {
         *response.status_mut() = status;
     }
@@ -169,7 +169,7 @@ fn describe(shared: &Shared, stream: &LiveStream, base_url: &BaseUrl) -> StreamJ
     let (state, since) = match state {
         StreamState::Idle => ("offline", None),
         StreamState::Live { since } => ("live", Some(since)),
-        StreamState::Away { since, .. } => ("away", Some(since)),
+        StreamState::Disconnected { since, .. } => ("away", Some(since)),
         StreamState::Ended { since } => ("ended", Some(since)),
     };
     StreamJson {
@@ -194,11 +194,11 @@ fn describe(shared: &Shared, stream: &LiveStream, base_url: &BaseUrl) -> StreamJ
             units: counters.units,
             received_bytes: counters.bytes,
             sent_bytes: counters.sent_bytes,
-            duplicates: counters.duplicates,
+            duplicate_units: counters.duplicate_units,
             publishers: counters.publishers,
             takeovers: counters.takeovers,
-            jumps: counters.jumps,
-            skipped: counters.skipped,
+            resyncs: counters.resyncs,
+            skipped_units: counters.skipped_units,
         },
         urls: base_url.urls(&name),
         name,
@@ -230,8 +230,8 @@ fn describe_track(track: &Track, catalog: &Catalog) -> TrackJson {
     }
 }
 
-fn describe_hls(packaged: &HlsStream) -> Option<HlsJson> {
-    let playlist = packaged.now().playlist.clone();
+fn describe_hls(hls_stream: &HlsStream) -> Option<HlsJson> {
+    let playlist = hls_stream.now().playlist.clone();
     let first = playlist.segments.first()?;
     Some(HlsJson {
         media_sequence: first.msn,
@@ -296,7 +296,7 @@ fn wall_clock(instant: Instant) -> WallClock {
     WallClock::from_micros(clock::now().as_micros().saturating_sub(ago))
 }
 
-const JSON: ContentHeaders = ContentHeaders { content_type: "application/json", cache_control: reply::NEVER };
+const JSON: ContentHeaders = ContentHeaders { content_type: "application/json", cache_control: reply::NO_STORE };
 
 /// A domain name of full length, and a port.
 const MAX_HOST: usize = 260;

@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 
 use rust_embed::RustEmbed;
 
-use super::reply::{ASK_EACH_TIME, ContentHeaders};
+use super::reply::{ContentHeaders, NO_CACHE};
 use crate::precompressed::Precompressed;
 
 #[derive(RustEmbed)]
@@ -31,5 +31,5 @@ fn form(path: &str) -> ContentHeaders {
         Some("svg") => "image/svg+xml",
         _ => "text/plain; charset=utf-8",
     };
-    ContentHeaders { content_type, cache_control: ASK_EACH_TIME }
+    ContentHeaders { content_type, cache_control: NO_CACHE }
 }

@@ -33,13 +33,13 @@ pub struct Limits {
     /// Connections at a time from one IPv4 address or one IPv6 /64. A caching proxy in front needs as many as it opens.
     pub connections_per_address: usize,
     /// From the moment that a request may come to the end of its header; so also how long an idle connection is kept.
-    pub header: Duration,
+    pub header_timeout: Duration,
     /// How long a client may take in nothing of its response.
-    pub write: Duration,
+    pub write_timeout: Duration,
     /// Header of a request in bytes, its first line included.
     pub header_bytes: usize,
     /// How long open requests may take to finish once the server stops.
-    pub finish: Duration,
+    pub drain_timeout: Duration,
 }
 
 impl Default for Limits {
@@ -47,10 +47,10 @@ impl Default for Limits {
         Self {
             connections: 8192,
             connections_per_address: 1024,
-            header: Duration::from_secs(20),
-            write: Duration::from_secs(15),
+            header_timeout: Duration::from_secs(20),
+            write_timeout: Duration::from_secs(15),
             header_bytes: 32 << 10,
-            finish: Duration::from_secs(3),
+            drain_timeout: Duration::from_secs(3),
         }
     }
 }
@@ -84,7 +84,7 @@ pub(super) async fn serve(
             }
         };
         let place = addresses
-            .enter(peer.ip(), limits.connections_per_address)
+            .try_acquire(peer.ip(), limits.connections_per_address)
             .filter(|_| connections.len() < limits.connections);
         let Some(place) = place else {
             counters.refused.fetch_add(1, Relaxed);
@@ -101,7 +101,7 @@ pub(super) async fn serve(
         });
     }
     drop(listener);
-    if tokio::time::timeout(limits.finish, graceful.shutdown()).await.is_err() {
+    if tokio::time::timeout(limits.drain_timeout, graceful.shutdown()).await.is_err() {
         debug!(open = connections.len(), "not all requests finished in time");
     }
     connections.shutdown().await;
@@ -117,9 +117,9 @@ async fn one(socket: TcpStream, peer: SocketAddr, router: Router, limits: Limits
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(limits.header)
-        .max_buf_size(limits.header_bytes.max(HYPER_LEAST))
-        .serve_connection(TokioIo::new(WriteDeadline::new(socket, limits.write)), service);
+        .header_read_timeout(limits.header_timeout)
+        .max_buf_size(limits.header_bytes.max(HYPER_MIN_BUFFER))
+        .serve_connection(TokioIo::new(WriteDeadline::new(socket, limits.write_timeout)), service);
     if let Err(error) = watcher.watch(connection).await {
         debug!(%peer, %error, "connection");
     }
@@ -143,8 +143,8 @@ struct Place {
 }
 
 impl Addresses {
-    fn enter(&self, address: IpAddr, limit: usize) -> Option<Place> {
-        let of = site(address);
+    fn try_acquire(&self, address: IpAddr, limit: usize) -> Option<Place> {
+        let of = client_prefix(address);
         let mut held = self.0.lock();
         let count = held.entry(of).or_default();
         if *count >= limit {
@@ -168,7 +168,7 @@ impl Drop for Place {
 }
 
 /// Who is behind an address: for IPv6 the /64, which one household or host has to itself.
-fn site(address: IpAddr) -> IpAddr {
+fn client_prefix(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(v6) => {
             let [a, b, c, d, ..] = v6.segments();
@@ -194,7 +194,7 @@ impl Drop for Open {
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// hyper 1 panics if told to buffer less.
-const HYPER_LEAST: usize = 8192;
+const HYPER_MIN_BUFFER: usize = 8192;
 
 #[cfg(test)]
 mod tests {
@@ -204,14 +204,14 @@ mod tests {
     fn counts_by_site() {
         let addresses = Addresses::default();
         let ip = |text: &str| text.parse::<IpAddr>().unwrap();
-        let first = addresses.enter(ip("2001:db8::1"), 2);
-        let second = addresses.enter(ip("2001:db8::2"), 2);
+        let first = addresses.try_acquire(ip("2001:db8::1"), 2);
+        let second = addresses.try_acquire(ip("2001:db8::2"), 2);
         assert!(first.is_some() && second.is_some());
-        assert!(addresses.enter(ip("2001:db8::3"), 2).is_none());
-        assert!(addresses.enter(ip("2001:db8:0:1::3"), 2).is_some());
+        assert!(addresses.try_acquire(ip("2001:db8::3"), 2).is_none());
+        assert!(addresses.try_acquire(ip("2001:db8:0:1::3"), 2).is_some());
         drop(first);
-        assert!(addresses.enter(ip("2001:db8::3"), 2).is_some());
-        assert_eq!(site(ip("::ffff:192.0.2.1")), ip("192.0.2.1"));
+        assert!(addresses.try_acquire(ip("2001:db8::3"), 2).is_some());
+        assert_eq!(client_prefix(ip("::ffff:192.0.2.1")), ip("192.0.2.1"));
         drop(second);
         assert!(addresses.0.lock().is_empty());
     }

@@ -10,13 +10,13 @@ use axum::http::{Response, StatusCode};
 use super::{Shared, reply};
 
 pub(super) async fn healthz() -> Response<Body> {
-    reply::words(StatusCode::OK, "ok")
+    reply::text(StatusCode::OK, "ok")
 }
 
 pub(super) async fn readyz(State(shared): State<Arc<Shared>>) -> Response<Body> {
     if shared.is_draining.load(Ordering::Relaxed) {
-        reply::words(StatusCode::SERVICE_UNAVAILABLE, "draining")
+        reply::text(StatusCode::SERVICE_UNAVAILABLE, "draining")
     } else {
-        reply::words(StatusCode::OK, "ready")
+        reply::text(StatusCode::OK, "ready")
     }
 }

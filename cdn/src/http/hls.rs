@@ -43,21 +43,21 @@ pub(super) async fn file(
         let text = format!(
             "There is no {file:?} here. A stream's playlist is at /NAME/{MULTIVARIANT_PLAYLIST}, its page at /NAME."
         );
-        return reply::words(StatusCode::NOT_FOUND, text);
+        return reply::text(StatusCode::NOT_FOUND, text);
     }
-    let Some(packaged) = shared.hls.stream(&name) else { return unknown(&name) };
+    let Some(hls_stream) = shared.hls.stream(&name) else { return unknown(&name) };
     if file != MULTIVARIANT_PLAYLIST {
-        packaged.seen(mark(&shared, peer.map(|Extension(peer)| peer), &headers), Instant::now());
+        hls_stream.on_request(client_hash(&shared, peer.map(|Extension(peer)| peer), &headers), Instant::now());
     }
     match (playlist, resource) {
         (Some(text), _) => {
             let has_directives = file == MEDIA_PLAYLIST && shared.settings.hls.low_latency;
             match Directives::parse(query.as_deref().filter(|_| has_directives).unwrap_or_default()) {
-                Ok(directives) => serve_playlist(&shared, &packaged, text, directives, &headers).await,
-                Err(what) => reply::words(StatusCode::BAD_REQUEST, what),
+                Ok(directives) => serve_playlist(&shared, &hls_stream, text, directives, &headers).await,
+                Err(what) => reply::text(StatusCode::BAD_REQUEST, what),
             }
         }
-        (None, Some(resource)) => serve_media(&packaged, resource, &headers).await,
+        (None, Some(resource)) => serve_media(&hls_stream, resource, &headers).await,
         (None, None) => unknown(&name),
     }
 }
@@ -94,34 +94,34 @@ impl Directives {
 
 async fn serve_playlist(
     shared: &Shared,
-    packaged: &HlsStream,
+    hls_stream: &HlsStream,
     text: Text,
     directives: Directives,
     headers: &HeaderMap,
 ) -> Response<Body> {
-    let stream = packaged.stream();
+    let stream = hls_stream.stream();
     if let StreamState::Ended { since } = stream.state()
-        && since.elapsed() > ENDED_IS_TOLD
+        && since.elapsed() > ENDED_PLAYLIST_TTL
     {
         return offline(stream.name());
     }
-    let Some(mut snapshot) = packaged.playable(shared.settings.first_segment).await else {
-        return not_yet(packaged, "has no complete segment yet");
+    let Some(mut snapshot) = hls_stream.playable(shared.settings.first_segment_wait).await else {
+        return unavailable(hls_stream, "has no complete segment yet");
     };
     if let Some(wanted) = directives.wanted {
-        snapshot = match packaged.reloaded(snapshot, wanted).await {
+        snapshot = match hls_stream.blocking_reload(snapshot, wanted).await {
             BlockingResult::Ready(snapshot) => snapshot,
             BlockingResult::TooFarAhead => {
                 let text = "This is further off than the playlist says that anything is. Read it without _HLS_msn.";
-                return reply::words(StatusCode::BAD_REQUEST, text);
+                return reply::text(StatusCode::BAD_REQUEST, text);
             }
-            BlockingResult::TimedOut => return not_yet(packaged, "has had nothing new for a while"),
+            BlockingResult::TimedOut => return unavailable(hls_stream, "has had nothing new for a while"),
         };
     }
     let text = if directives.skip { Snapshot::delta } else { text };
-    let Some(document) = text(&snapshot) else { return not_yet(packaged, "has no complete segment yet") };
-    let form = if directives.wanted.is_some() { WAITED_FOR } else { PLAYLIST };
-    let mut response = reply::document(document, form, headers);
+    let Some(document) = text(&snapshot) else { return unavailable(hls_stream, "has no complete segment yet") };
+    let form = if directives.wanted.is_some() { BLOCKING_PLAYLIST } else { PLAYLIST };
+    let mut response = reply::precompressed(document, form, headers);
     if response.status() == StatusCode::OK {
         let body = http_body::Body::size_hint(response.body()).exact().unwrap_or(0);
         stream.count_sent(body);
@@ -131,26 +131,26 @@ async fn serve_playlist(
 }
 
 /// What to say where there is nothing to give out for now.
-fn not_yet(packaged: &HlsStream, why: &str) -> Response<Body> {
-    let stream = packaged.stream();
+fn unavailable(hls_stream: &HlsStream, why: &str) -> Response<Body> {
+    let stream = hls_stream.stream();
     match stream.state() {
         StreamState::Idle | StreamState::Ended { .. } => offline(stream.name()),
-        StreamState::Live { .. } | StreamState::Away { .. } => {
+        StreamState::Live { .. } | StreamState::Disconnected { .. } => {
             let text = format!("The stream {:?} is on air, but {why}. Ask again in a moment.", stream.name());
-            reply::words_for_now(StatusCode::SERVICE_UNAVAILABLE, text)
+            reply::retry_later(StatusCode::SERVICE_UNAVAILABLE, text)
         }
     }
 }
 
-async fn serve_media(packaged: &HlsStream, resource: Resource, headers: &HeaderMap) -> Response<Body> {
+async fn serve_media(hls_stream: &HlsStream, resource: Resource, headers: &HeaderMap) -> Response<Body> {
     let snapshot = match resource {
-        Resource::Part(msn, index) => match packaged.part(msn, index).await {
+        Resource::Part(msn, index) => match hls_stream.part(msn, index).await {
             BlockingResult::Ready(snapshot) => snapshot,
             BlockingResult::TooFarAhead | BlockingResult::TimedOut => {
-                return not_yet(packaged, "this part of it has not come");
+                return unavailable(hls_stream, "this part of it has not come");
             }
         },
-        Resource::Init(_) | Resource::Segment(_) => packaged.now(),
+        Resource::Init(_) | Resource::Segment(_) => hls_stream.now(),
     };
     let (found, tag) = match resource {
         Resource::Init(id) => (snapshot.playlist.init(id).map(|bytes| vec![bytes]), format!("init-{id}")),
@@ -158,15 +158,15 @@ async fn serve_media(packaged: &HlsStream, resource: Resource, headers: &HeaderM
         Resource::Part(msn, index) => (snapshot.playlist.part(msn, index), format!("part-{msn}-{index}")),
     };
     let Some(pieces) = found else {
-        return reply::words(StatusCode::NOT_FOUND, "This is not held: it is too old, or not complete yet.");
+        return reply::text(StatusCode::NOT_FOUND, "This is not held: it is too old, or not complete yet.");
     };
     let length = pieces.iter().map(|piece| piece.len() as u64).sum::<u64>();
-    media(packaged, pieces, length, &format!("\"{tag}-{length}\""), headers)
+    media(hls_stream, pieces, length, &format!("\"{tag}-{length}\""), headers)
 }
 
-fn media(packaged: &HlsStream, pieces: Vec<Bytes>, length: u64, etag: &str, headers: &HeaderMap) -> Response<Body> {
+fn media(hls_stream: &HlsStream, pieces: Vec<Bytes>, length: u64, etag: &str, headers: &HeaderMap) -> Response<Body> {
     let builder = Response::builder()
-        .header(CACHE_CONTROL, reply::FOR_EVER)
+        .header(CACHE_CONTROL, reply::IMMUTABLE)
         .header(CONTENT_TYPE, "video/mp4")
         .header(ACCEPT_RANGES, "bytes")
         .header(ETAG, etag);
@@ -174,9 +174,9 @@ fn media(packaged: &HlsStream, pieces: Vec<Bytes>, length: u64, etag: &str, head
     // A range of what the client had is worth nothing if it had something else (RFC 9110 §13.1.5).
     let is_same = headers.get(IF_RANGE).is_none_or(|held| held.as_bytes() == etag.as_bytes());
     let wanted = range::parse(header(RANGE).filter(|_| is_same), length);
-    let stream = packaged.stream().clone();
+    let stream = hls_stream.stream().clone();
     let response = match wanted {
-        _ if reply::has_it(headers, etag) => builder.status(StatusCode::NOT_MODIFIED).body(Body::empty()),
+        _ if reply::matches_etag(headers, etag) => builder.status(StatusCode::NOT_MODIFIED).body(Body::empty()),
         RequestedRange::All => builder.body(Body::new(Payload::new(pieces, 0..length, stream))),
         RequestedRange::Part(range) => builder
             .status(StatusCode::PARTIAL_CONTENT)
@@ -193,7 +193,7 @@ fn media(packaged: &HlsStream, pieces: Vec<Bytes>, length: u64, etag: &str, head
 fn offline(name: &str) -> Response<Body> {
     let text =
         format!("The stream {name:?} is known here, but nobody publishes it right now. Ask again when it is on air.");
-    reply::words_for_now(StatusCode::NOT_FOUND, text)
+    reply::retry_later(StatusCode::NOT_FOUND, text)
 }
 
 pub(super) fn unknown(name: &str) -> Response<Body> {
@@ -202,12 +202,12 @@ pub(super) fn unknown(name: &str) -> Response<Body> {
     tracing::debug!(name = ?asked, "no such stream was asked for by HTTP");
     let text =
         format!("There is no stream {name:?} here. The streams of this server are listed at / and at /api/v1/streams.");
-    reply::words(StatusCode::NOT_FOUND, text)
+    reply::text(StatusCode::NOT_FOUND, text)
 }
 
 /// Stands for a client: the same as long as this server runs, and useless to anybody else.
-fn mark(shared: &Shared, peer: Option<Peer>, headers: &HeaderMap) -> u64 {
-    let mut hasher = shared.marks.build_hasher();
+fn client_hash(shared: &Shared, peer: Option<Peer>, headers: &HeaderMap) -> u64 {
+    let mut hasher = shared.client_hash_keys.build_hasher();
     peer.map(|Peer(address)| address.ip()).hash(&mut hasher);
     headers.get(USER_AGENT).map(|agent| agent.as_bytes()).hash(&mut hasher);
     hasher.finish()
@@ -219,8 +219,8 @@ const PLAYLIST: ContentHeaders =
 
 /// A playlist that was waited for: its address names a part that it has, so that it is as true later, and of no use once segments are gone
 /// (RFC 8216bis §6.2.5.2 leaves it to the server; this is the six target durations that caches are advised to keep it).
-const WAITED_FOR: ContentHeaders = ContentHeaders { cache_control: "public, max-age=12", ..PLAYLIST };
+const BLOCKING_PLAYLIST: ContentHeaders = ContentHeaders { cache_control: "public, max-age=12", ..PLAYLIST };
 
 /// How long an ended stream's last playlist is served, so that players hear that it ended. After that a newcomer hears that it is
 /// offline, in place of old pictures.
-const ENDED_IS_TOLD: std::time::Duration = std::time::Duration::from_secs(60);
+const ENDED_PLAYLIST_TTL: std::time::Duration = std::time::Duration::from_secs(60);

@@ -19,12 +19,12 @@ pub(super) struct Counters {
     pub(super) refused: AtomicU64,
     pub(super) open: AtomicU64,
     /// By the first digit of the status, from 1 to 5.
-    replies: [AtomicU64; 5],
+    responses: [AtomicU64; 5],
 }
 
 impl Counters {
-    pub(super) fn count_reply(&self, status: u16) {
-        if let Some(class) = self.replies.get(usize::from(status / 100).wrapping_sub(1)) {
+    pub(super) fn count_response(&self, status: u16) {
+        if let Some(class) = self.responses.get(usize::from(status / 100).wrapping_sub(1)) {
             class.fetch_add(1, Relaxed);
         }
     }
@@ -68,7 +68,7 @@ impl std::fmt::Debug for MetricsSource {
 
 /// `/metrics`
 pub(super) async fn metrics(State(shared): State<Arc<Shared>>) -> Response<Body> {
-    let mut response = reply::words(axum::http::StatusCode::OK, render(&shared).trim_end());
+    let mut response = reply::text(axum::http::StatusCode::OK, render(&shared).trim_end());
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8"));
     response
 }
@@ -110,18 +110,18 @@ fn render(shared: &Shared) -> String {
     text.single("nearcast_http_connections_total", "counter", "Connections taken.", http.accepted.load(Relaxed));
     text.single("nearcast_http_refused_total", "counter", "Connections over a limit.", http.refused.load(Relaxed));
     text.family("nearcast_http_replies_total", "counter", "Replies by class of status.");
-    for (class, count) in (1..).zip(&http.replies) {
+    for (class, count) in (1..).zip(&http.responses) {
         text.sample("nearcast_http_replies_total", &[("class", &format!("{class}xx"))], count.load(Relaxed));
     }
-    for figure in (shared.settings.figures.0)() {
-        text.single(figure.name, figure.kind, figure.help, figure.value);
+    for metric in (shared.settings.metrics.0)() {
+        text.single(metric.name, metric.kind, metric.help, metric.value);
     }
     text.0
 }
 
 /// Where the time goes from lens to the server's door, of the units that are held.
 fn delays(shared: &Shared, text: &mut Text) {
-    let all: Vec<_> = shared.hub.streams().iter().map(|s| (s.name().to_owned(), s.stamped().parts())).collect();
+    let all: Vec<_> = shared.hub.streams().iter().map(|s| (s.name().to_owned(), s.latency().breakdown())).collect();
     let name = "nearcast_stream_delay_seconds";
     text.family(
         name,
@@ -189,15 +189,15 @@ const OF_STREAMS: [StreamMetric; 13] = [
     ("nearcast_stream_received_bytes_total", "Payload taken.", "counter", |i| i.counters.bytes as f64),
     ("nearcast_stream_sent_bytes_total", "Handed to viewers.", "counter", |i| i.counters.sent_bytes as f64),
     ("nearcast_stream_duplicates_total", "Units dropped because the stream had them.", "counter", |i| {
-        i.counters.duplicates as f64
+        i.counters.duplicate_units as f64
     }),
     ("nearcast_stream_publishers_total", "Publishers let in.", "counter", |i| i.counters.publishers as f64),
     ("nearcast_stream_takeovers_total", "Publishers dismissed for another.", "counter", |i| {
         i.counters.takeovers as f64
     }),
-    ("nearcast_stream_jumps_total", "Slow viewers put at the newest GOP.", "counter", |i| i.counters.jumps as f64),
+    ("nearcast_stream_jumps_total", "Slow viewers put at the newest GOP.", "counter", |i| i.counters.resyncs as f64),
     ("nearcast_stream_skipped_units_total", "Units that slow viewers did not get.", "counter", |i| {
-        i.counters.skipped as f64
+        i.counters.skipped_units as f64
     }),
     ("nearcast_stream_window_seconds", "Media held.", "gauge", |i| i.window.duration.as_secs_f64()),
     ("nearcast_stream_window_bytes", "Payload held.", "gauge", |i| i.window.bytes as f64),

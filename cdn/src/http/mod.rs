@@ -57,13 +57,13 @@ pub struct Settings {
     /// The host that play addresses of RTMP name, where it is not the one that HTTP was asked under.
     pub rtmp_host: Option<String>,
     /// How long a request for a playlist waits for the first segment of a stream that is on air.
-    pub first_segment: Duration,
+    pub first_segment_wait: Duration,
     /// How long requests are still taken after the stop, so that balancers see `/readyz` fail before connections do.
     pub drain: Duration,
     /// What `/metrics` says besides its own.
-    pub figures: MetricsSource,
+    pub metrics: MetricsSource,
     /// What viewers are told; none, and they are told of no relay and no broadcaster.
-    pub invitations: Option<Arc<PeerDirectory>>,
+    pub peers: Option<Arc<PeerDirectory>>,
 }
 
 impl Default for Settings {
@@ -74,10 +74,10 @@ impl Default for Settings {
             rtmp_port: Some(1935),
             rtmp_app: "live".to_owned(),
             rtmp_host: None,
-            first_segment: Duration::from_secs(8),
+            first_segment_wait: Duration::from_secs(8),
             drain: Duration::from_millis(500),
-            figures: MetricsSource::default(),
-            invitations: None,
+            metrics: MetricsSource::default(),
+            peers: None,
         }
     }
 }
@@ -107,7 +107,7 @@ struct Shared {
     is_draining: AtomicBool,
     counters: Arc<metrics::Counters>,
     /// Keys the marks of HLS viewers, so that a mark tells nothing about an address.
-    marks: RandomState,
+    client_hash_keys: RandomState,
 }
 
 /// Where a request came from.
@@ -125,7 +125,7 @@ impl Server {
             started: Instant::now(),
             is_draining: AtomicBool::new(false),
             counters: Arc::default(),
-            marks: RandomState::new(),
+            client_hash_keys: RandomState::new(),
         };
         Self { shared: Arc::new(shared) }
     }
@@ -173,7 +173,7 @@ impl Server {
             .route("/{name}", get(pages::player))
             .route("/{name}/{file}", get(hls::file))
             .fallback(pages::nothing)
-            .layer(middleware::from_fn_with_state(self.shared.clone(), every_reply))
+            .layer(middleware::from_fn_with_state(self.shared.clone(), common_headers))
             .layer(cors())
             .with_state(self.shared.clone())
     }
@@ -197,11 +197,11 @@ fn cors() -> CorsLayer {
         .max_age(PREFLIGHT_AGE)
 }
 
-async fn every_reply(State(shared): State<Arc<Shared>>, request: Request, next: Next) -> Response {
+async fn common_headers(State(shared): State<Arc<Shared>>, request: Request, next: Next) -> Response {
     let mut response = next.run(request).await;
-    shared.counters.count_reply(response.status().as_u16());
+    shared.counters.count_response(response.status().as_u16());
     let headers = response.headers_mut();
-    for (name, value) in reply::ON_EVERYTHING {
+    for (name, value) in reply::COMMON_HEADERS {
         headers.entry(name).or_insert(value);
     }
     if shared.is_draining.load(Ordering::Relaxed) {

@@ -32,15 +32,15 @@ pub(super) async fn player(
     fresh.remove(axum::http::header::IF_NONE_MATCH);
     let mut response = page("player.html", &fresh);
     *response.status_mut() = StatusCode::NOT_FOUND;
-    response.headers_mut().insert(axum::http::header::CACHE_CONTROL, HeaderValue::from_static(reply::NEVER));
+    response.headers_mut().insert(axum::http::header::CACHE_CONTROL, HeaderValue::from_static(reply::NO_STORE));
     response
 }
 
 /// `/assets/PATH`
 pub(super) async fn asset(Path(path): Path<String>, headers: HeaderMap) -> Response<Body> {
     match embedded(&path).filter(|_| !path.ends_with(".html")) {
-        Some((document, form)) => reply::document(document, *form, &headers),
-        None => reply::words(StatusCode::NOT_FOUND, "There is no such file here."),
+        Some((document, form)) => reply::precompressed(document, *form, &headers),
+        None => reply::text(StatusCode::NOT_FOUND, "There is no such file here."),
     }
 }
 
@@ -51,7 +51,7 @@ pub(super) async fn favicon(headers: HeaderMap) -> Response<Body> {
 
 /// Live streams are nothing to index.
 pub(super) async fn robots() -> Response<Body> {
-    reply::words(StatusCode::OK, "User-agent: *\nDisallow: /")
+    reply::text(StatusCode::OK, "User-agent: *\nDisallow: /")
 }
 
 /// Everything else.
@@ -60,13 +60,13 @@ pub(super) async fn nothing(uri: Uri) -> Response<Body> {
         "There is nothing at {:?}. The streams of this server are listed at / and at /api/v1/streams.",
         uri.path()
     );
-    reply::words(StatusCode::NOT_FOUND, text)
+    reply::text(StatusCode::NOT_FOUND, text)
 }
 
 fn page(path: &str, headers: &HeaderMap) -> Response<Body> {
     let (document, form) = embedded(path).expect("the pages are in cdn/web");
-    let mut response = reply::document(document, *form, headers);
-    for (name, value) in ON_PAGES {
+    let mut response = reply::precompressed(document, *form, headers);
+    for (name, value) in PAGE_HEADERS {
         response.headers_mut().insert(name, value);
     }
     response
@@ -76,7 +76,7 @@ fn page(path: &str, headers: &HeaderMap) -> Response<Body> {
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; \
      media-src 'self' blob:; base-uri 'none'; form-action 'none'; frame-ancestors *";
 
-const ON_PAGES: [(HeaderName, HeaderValue); 3] = [
+const PAGE_HEADERS: [(HeaderName, HeaderValue); 3] = [
     (CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY)),
     (REFERRER_POLICY, HeaderValue::from_static("no-referrer")),
     (

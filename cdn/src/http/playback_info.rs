@@ -68,8 +68,8 @@ pub(super) async fn playback_info(
     let epoch = stream.catalog().map(|catalog| catalog.epoch);
     let is_proxied = PROXY_HEADERS.iter().any(|name| headers.contains_key(*name)) || headers.contains_key(FORWARDED);
     let from = peer.map(|Extension(Peer(address))| address.ip()).filter(|_| !is_proxied);
-    let invitation = shared.settings.invitations.as_ref().map(|all| all.invite(&name, epoch, from));
-    let WatchInfo { relay, peer } = invitation.unwrap_or(WatchInfo { relay: None, peer: None });
+    let info = shared.settings.peers.as_ref().map(|all| all.watch_info(&name, epoch, from));
+    let WatchInfo { relay, peer } = info.unwrap_or(WatchInfo { relay: None, peer: None });
     let base_url = BaseUrl::of(&headers, &shared);
     let answer = PlaybackInfoJson {
         urls: base_url.urls(&name),

@@ -17,7 +17,7 @@ pub(super) struct ContentHeaders {
 }
 
 /// The document, compressed if the client takes that; or only the word that the client has it.
-pub(super) fn document(document: &Precompressed, form: ContentHeaders, request: &HeaderMap) -> Response<Body> {
+pub(super) fn precompressed(document: &Precompressed, form: ContentHeaders, request: &HeaderMap) -> Response<Body> {
     let packed = document.gzip.as_ref().filter(|_| takes_gzip(request));
     let etag = match packed {
         Some(_) => format!("\"{}-gz\"", document.tag),
@@ -27,7 +27,7 @@ pub(super) fn document(document: &Precompressed, form: ContentHeaders, request: 
         .header(CACHE_CONTROL, form.cache_control)
         .header(VARY, ACCEPT_ENCODING.as_str())
         .header(ETAG, &etag);
-    let response = if has_it(request, &etag) {
+    let response = if matches_etag(request, &etag) {
         builder.status(StatusCode::NOT_MODIFIED).body(Body::empty())
     } else {
         let builder = builder.header(CONTENT_TYPE, form.content_type);
@@ -40,24 +40,24 @@ pub(super) fn document(document: &Precompressed, form: ContentHeaders, request: 
 }
 
 /// A few words for people who read with curl.
-pub(super) fn words(status: StatusCode, words: impl Into<String>) -> Response<Body> {
-    let mut response = Response::new(Body::from(words.into() + "\n"));
+pub(super) fn text(status: StatusCode, text: impl Into<String>) -> Response<Body> {
+    let mut response = Response::new(Body::from(text.into() + "\n"));
     *response.status_mut() = status;
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
-    headers.insert(CACHE_CONTROL, HeaderValue::from_static(NEVER));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static(NO_STORE));
     response
 }
 
 /// The same, for what may be there in a moment.
-pub(super) fn words_for_now(status: StatusCode, text: impl Into<String>) -> Response<Body> {
-    let mut response = words(status, text);
-    response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static(SOON));
+pub(super) fn retry_later(status: StatusCode, text: impl Into<String>) -> Response<Body> {
+    let mut response = self::text(status, text);
+    response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER_SECONDS));
     response
 }
 
 /// Whether the client holds what `etag` names (RFC 9110 §13.1.2: compared weakly).
-pub(super) fn has_it(request: &HeaderMap, etag: &str) -> bool {
+pub(super) fn matches_etag(request: &HeaderMap, etag: &str) -> bool {
     let held =
         request.get_all(IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok()).flat_map(|list| list.split(','));
     held.map(str::trim).any(|held| held == "*" || held.strip_prefix("W/").unwrap_or(held) == etag)
@@ -81,19 +81,19 @@ fn takes_gzip(request: &HeaderMap) -> bool {
 }
 
 /// Never kept by anybody: it is about this moment.
-pub(super) const NEVER: &str = "no-store";
+pub(super) const NO_STORE: &str = "no-store";
 
 /// Kept, and asked about each time: it changes when the server is updated.
-pub(super) const ASK_EACH_TIME: &str = "no-cache";
+pub(super) const NO_CACHE: &str = "no-cache";
 
 /// Its address names its content.
-pub(super) const FOR_EVER: &str = "public, max-age=31536000, immutable";
+pub(super) const IMMUTABLE: &str = "public, max-age=31536000, immutable";
 
 /// Seconds after which to ask again for a stream that is not there: a segment's length.
-const SOON: &str = "2";
+const RETRY_AFTER_SECONDS: &str = "2";
 
 /// On every reply. `Cross-Origin-Resource-Policy` lets pages that isolate themselves show the stream.
-pub(super) const ON_EVERYTHING: [(HeaderName, HeaderValue); 3] = [
+pub(super) const COMMON_HEADERS: [(HeaderName, HeaderValue); 3] = [
     (axum::http::header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
     (HeaderName::from_static("cross-origin-resource-policy"), HeaderValue::from_static("cross-origin")),
     (HeaderName::from_static("timing-allow-origin"), HeaderValue::from_static("*")),

@@ -45,7 +45,7 @@ impl Fixture {
     fn with(settings: Settings) -> Self {
         let window = Bounds { duration: Duration::from_secs(30), bytes: 1 << 20 };
         let grace = Duration::from_secs(10);
-        let hub = Hub::new(hub::Settings { window, grace, grace_after_goodbye: grace });
+        let hub = Hub::new(hub::Settings { window, grace, grace_after_unpublish: grace });
         let server = Server::new(hub.clone(), settings);
         let stop = CancellationToken::new();
         tokio::spawn(server.shared.hls.clone().run(stop.clone()));
@@ -486,7 +486,8 @@ async fn rest(socket: &mut TcpStream) -> String {
 
 #[tokio::test]
 async fn a_header_that_never_ends_is_given_up() {
-    let (_fixture, address) = listening(Limits { header: Duration::from_millis(50), ..Limits::default() }).await;
+    let (_fixture, address) =
+        listening(Limits { header_timeout: Duration::from_millis(50), ..Limits::default() }).await;
     let mut slow = TcpStream::connect(address).await.unwrap();
     slow.write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\nX-Slow: ").await.unwrap();
     assert!(!rest(&mut slow).await.contains("200 OK"));

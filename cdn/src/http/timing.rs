@@ -67,7 +67,7 @@ pub(super) async fn timing(
         let error = "at is the DTS of a unit, in milliseconds";
         return json(StatusCode::BAD_REQUEST, &ErrorJson { error }, &headers);
     };
-    match stream.stamped().report(at.map(Timestamp::from_millis)) {
+    match stream.latency().report(at.map(Timestamp::from_millis)) {
         Some(report) => json(StatusCode::OK, &TimingJson::of(&report), &headers),
         None => missing("nothing of this stream has come yet"),
     }

@@ -25,7 +25,7 @@ impl HighWaterMarks {
     }
 
     /// Notes a unit. False if it is one that the stream has had.
-    pub(super) fn admit(&mut self, epoch: Epoch, track: TrackId, dts: Timestamp) -> bool {
+    pub(super) fn accept(&mut self, epoch: Epoch, track: TrackId, dts: Timestamp) -> bool {
         if self.epochs.back().is_none_or(|(last, _)| *last != epoch) {
             let tracks = match self.epochs.iter().position(|(e, _)| *e == epoch) {
                 Some(at) => self.epochs.remove(at).map(|(_, tracks)| tracks).unwrap_or_default(),

@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 /// The stamps of one stream.
 #[derive(Debug, Default)]
 pub struct LatencyTracker {
-    noted: Mutex<Timings>,
+    timings: Mutex<Timings>,
     trace: Option<Arc<Trace>>,
 }
 
@@ -32,15 +32,15 @@ pub type LatencyBreakdown = BTreeMap<(&'static str, &'static str), [(&'static st
 
 impl LatencyTracker {
     pub(super) fn new(trace: Option<Arc<Trace>>) -> Self {
-        Self { noted: Mutex::default(), trace }
+        Self { timings: Mutex::default(), trace }
     }
 
     /// A unit was read whole. In memory alone, for this is noted under the lock of the window.
-    pub(super) fn ingested(&self, catalog: &Catalog, unit: &AccessUnit) {
+    pub(super) fn on_ingested(&self, catalog: &Catalog, unit: &AccessUnit) {
         if catalog.timing_track() == Some(unit.track) {
             let now = clock::now();
             let captured = catalog.captured_at(unit.pts).unwrap_or(now);
-            let timing_log = &mut self.noted.lock().timing_log;
+            let timing_log = &mut self.timings.lock().timing_log;
             timing_log.stamp(unit.epoch, unit.track, unit.dts, Stage::Captured, captured);
             timing_log.stamp(unit.epoch, unit.track, unit.dts, Stage::Ingested, now);
         }
@@ -54,43 +54,43 @@ impl LatencyTracker {
     }
 
     /// A unit is handed to the first connection, or to the first batch for many; `by` names the protocol.
-    pub fn relayed(&self, unit: &AccessUnit, by: &str) {
+    pub fn on_relayed(&self, unit: &AccessUnit, by: &str) {
         if let Some(trace) = &self.trace {
             trace.now(Stage::Relayed.name(), unit, by);
         }
-        let mut noted = self.noted.lock();
-        if noted.timing_log.of() == Some((unit.epoch, unit.track)) {
-            noted.timing_log.stamp(unit.epoch, unit.track, unit.dts, Stage::Relayed, clock::now());
+        let mut timings = self.timings.lock();
+        if timings.timing_log.of() == Some((unit.epoch, unit.track)) {
+            timings.timing_log.stamp(unit.epoch, unit.track, unit.dts, Stage::Relayed, clock::now());
         }
     }
 
     /// These units are listed, in a part or in a segment.
-    pub fn listed(&self, units: &[AccessUnit], stage: Stage) {
+    pub fn on_listed(&self, units: &[AccessUnit], stage: Stage) {
         let now = clock::now();
         // Before the lock: nobody waits for the trace's file who only wants to note or to ask.
         if let Some(trace) = &self.trace {
             units.iter().for_each(|unit| trace.now(stage.name(), unit, ""));
         }
-        let mut noted = self.noted.lock();
+        let mut timings = self.timings.lock();
         for unit in units {
-            if noted.timing_log.of() == Some((unit.epoch, unit.track)) {
-                noted.timing_log.stamp(unit.epoch, unit.track, unit.dts, stage, now);
+            if timings.timing_log.of() == Some((unit.epoch, unit.track)) {
+                timings.timing_log.stamp(unit.epoch, unit.track, unit.dts, stage, now);
             }
         }
     }
 
     /// Takes what the broadcaster tells. What it says of units that this server has not had is nothing.
-    pub fn told(&self, told: &PublisherTiming) {
-        let mut noted = self.noted.lock();
-        if noted.timing_log.of().is_none_or(|(epoch, _)| epoch != told.epoch) {
+    pub fn on_publisher_report(&self, told: &PublisherTiming) {
+        let mut timings = self.timings.lock();
+        if timings.timing_log.of().is_none_or(|(epoch, _)| epoch != told.epoch) {
             return;
         }
-        noted.broadcaster = told.server.map(|server| (told.epoch, server.inverse()));
+        timings.broadcaster = told.server.map(|server| (told.epoch, server.inverse()));
         for unit in &told.units {
-            let known = noted.timing_log.unit(told.epoch, unit.track, unit.dts).is_some();
+            let known = timings.timing_log.unit(told.epoch, unit.track, unit.dts).is_some();
             for stage in [Stage::Encoded, Stage::Sent].into_iter().filter(|_| known) {
                 if let Some(at) = unit.stamps.at(stage) {
-                    noted.timing_log.stamp(told.epoch, unit.track, unit.dts, stage, at);
+                    timings.timing_log.stamp(told.epoch, unit.track, unit.dts, stage, at);
                 }
             }
         }
@@ -98,21 +98,21 @@ impl LatencyTracker {
 
     /// How the last units up to the one at `at`, or to the newest, came here; `None` before there are any.
     pub fn report(&self, at: Option<Timestamp>) -> Option<TimingReport> {
-        self.told_of(|timing_log| timing_log.sample(MAX_UNITS, at).collect())
+        self.report_of(|timing_log| timing_log.sample(MAX_UNITS, at).collect())
     }
 
     /// Those units with what is known of their broadcaster's clock: of one moment, so that both are of one broadcast.
-    fn told_of(&self, units: impl FnOnce(&TimingLog) -> Vec<UnitTiming>) -> Option<TimingReport> {
+    fn report_of(&self, units: impl FnOnce(&TimingLog) -> Vec<UnitTiming>) -> Option<TimingReport> {
         let now = clock::now();
-        let noted = self.noted.lock();
-        let (epoch, _) = noted.timing_log.of()?;
-        let broadcaster = noted.broadcaster.filter(|(of, _)| *of == epoch).map(|(_, offset)| offset);
-        Some(TimingReport { received: now, answered: now, epoch, broadcaster, units: units(&noted.timing_log) })
+        let timings = self.timings.lock();
+        let (epoch, _) = timings.timing_log.of()?;
+        let broadcaster = timings.broadcaster.filter(|(of, _)| *of == epoch).map(|(_, offset)| offset);
+        Some(TimingReport { received: now, answered: now, epoch, broadcaster, units: units(&timings.timing_log) })
     }
 
     /// Where the time of the held units went, up to when this server handed them out, by its clock; and how surely it knows the broadcaster's.
-    pub fn parts(&self) -> (LatencyBreakdown, Option<ClockOffset>) {
-        let Some(report) = self.told_of(|timing_log| timing_log.last(usize::MAX, None).collect()) else {
+    pub fn breakdown(&self) -> (LatencyBreakdown, Option<ClockOffset>) {
+        let Some(report) = self.report_of(|timing_log| timing_log.last(usize::MAX, None).collect()) else {
             return (LatencyBreakdown::new(), None);
         };
         let mut all: BTreeMap<(&str, &str), Vec<i64>> = BTreeMap::new();
@@ -172,14 +172,14 @@ mod tests {
         // The broadcaster's clock is a minute ahead of this one.
         let ahead = 60_000_000;
         let of_theirs = |micros: i64| WallClock::from_micros(began.as_micros() + ahead + micros);
-        let (stamped, catalog) = (LatencyTracker::default(), catalog(of_theirs(0)));
-        assert_eq!(stamped.report(None), None);
+        let (tracker, catalog) = (LatencyTracker::default(), catalog(of_theirs(0)));
+        assert_eq!(tracker.report(None), None);
         for dts in [0, 40] {
-            stamped.ingested(&catalog, &unit(TrackId::VIDEO, dts));
-            stamped.ingested(&catalog, &unit(TrackId::AUDIO, dts));
-            stamped.relayed(&unit(TrackId::VIDEO, dts), "rtmp");
+            tracker.on_ingested(&catalog, &unit(TrackId::VIDEO, dts));
+            tracker.on_ingested(&catalog, &unit(TrackId::AUDIO, dts));
+            tracker.on_relayed(&unit(TrackId::VIDEO, dts), "rtmp");
         }
-        stamped.listed(&[unit(TrackId::VIDEO, 0), unit(TrackId::AUDIO, 0)], Stage::InPart);
+        tracker.on_listed(&[unit(TrackId::VIDEO, 0), unit(TrackId::AUDIO, 0)], Stage::InPart);
         let mut stamps = StageTimes::default();
         stamps.stamp(Stage::Encoded, of_theirs(10));
         stamps.stamp(Stage::Sent, of_theirs(20));
@@ -187,9 +187,9 @@ mod tests {
         let server = Some(ClockOffset { micros: -ahead, uncertainty: 7 });
         let told =
             PublisherTiming { sent: of_theirs(30), server, epoch: Epoch(7), units: vec![journey(0), journey(99_999)] };
-        stamped.told(&told);
-        stamped.told(&PublisherTiming { epoch: Epoch(8), server: None, ..told });
-        let report = stamped.report(Some(Timestamp::from_millis(39))).unwrap();
+        tracker.on_publisher_report(&told);
+        tracker.on_publisher_report(&PublisherTiming { epoch: Epoch(8), server: None, ..told });
+        let report = tracker.report(Some(Timestamp::from_millis(39))).unwrap();
         assert_eq!(report.broadcaster, Some(ClockOffset { micros: ahead, uncertainty: 7 }));
         let told: Vec<_> = report.units.iter().map(|unit| (unit.track, unit.dts.as_millis())).collect();
         assert_eq!(told, [(TrackId::VIDEO, 0)], "pictures alone, and none that never came");
@@ -199,7 +199,7 @@ mod tests {
         let stages: Vec<_> = Stage::ALL.into_iter().filter(|stage| ours.at(*stage).is_some()).collect();
         use Stage::*;
         assert_eq!(stages, [Captured, Encoded, Sent, Ingested, Relayed, InPart]);
-        let (parts, broadcaster) = stamped.parts();
+        let (parts, broadcaster) = tracker.breakdown();
         assert_eq!(broadcaster, report.broadcaster);
         let names: Vec<_> = parts.keys().copied().collect();
         let all =
@@ -211,8 +211,8 @@ mod tests {
     fn sound_is_noted_where_there_are_no_pictures() {
         let mut catalog = catalog(clock::now());
         catalog.tracks.retain(|track| !track.id.is_video());
-        let stamped = LatencyTracker::default();
-        stamped.ingested(&catalog, &unit(TrackId::AUDIO, 0));
-        assert_eq!(stamped.report(None).unwrap().units[0].track, TrackId::AUDIO);
+        let tracker = LatencyTracker::default();
+        tracker.on_ingested(&catalog, &unit(TrackId::AUDIO, 0));
+        assert_eq!(tracker.report(None).unwrap().units[0].track, TrackId::AUDIO);
     }
 }

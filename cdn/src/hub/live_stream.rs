@@ -32,7 +32,7 @@ pub enum State {
         since: Instant,
     },
     /// The publisher is gone and may come back; subscribers wait.
-    Away {
+    Disconnected {
         /// Since it left.
         since: Instant,
         /// When the stream ends, if nobody comes.
@@ -55,16 +55,16 @@ pub struct LiveStream {
     wakers: Arc<Wakers>,
     subscribers: Arc<Subscribers>,
     counters: AtomicCounters,
-    stamped: LatencyTracker,
+    latency: LatencyTracker,
 }
 
 #[derive(Debug)]
 struct Shared {
     window: LiveWindow,
-    arrivals: DueTimes,
+    due_times: DueTimes,
     state: State,
     catalog: Option<Arc<Catalog>>,
-    had: HighWaterMarks,
+    high_water: HighWaterMarks,
     /// The publisher whose units are taken, and how to dismiss it.
     writer: Option<Writer>,
     next_writer: u64,
@@ -76,7 +76,7 @@ struct Shared {
 struct Writer {
     id: u64,
     info: PublisherInfo,
-    dismissal: watch::Sender<Option<RevokeReason>>,
+    revocation: watch::Sender<Option<RevokeReason>>,
 }
 
 /// What a stream has seen since the server started.
@@ -87,15 +87,15 @@ pub struct Counters {
     /// Payload of those, in bytes.
     pub bytes: u64,
     /// Units dropped because the stream had them.
-    pub duplicates: u64,
+    pub duplicate_units: u64,
     /// Publishers that were let in.
     pub publishers: u64,
     /// Publishers that were dismissed because another came with the same key.
     pub takeovers: u64,
     /// Times that a slow subscriber was put at the newest GOP.
-    pub jumps: u64,
+    pub resyncs: u64,
     /// Units that slow subscribers did not get.
-    pub skipped: u64,
+    pub skipped_units: u64,
     /// Payload and framing handed to subscribers, in bytes.
     pub sent_bytes: u64,
 }
@@ -104,11 +104,11 @@ pub struct Counters {
 struct AtomicCounters {
     units: AtomicU64,
     bytes: AtomicU64,
-    duplicates: AtomicU64,
+    duplicate_units: AtomicU64,
     publishers: AtomicU64,
     takeovers: AtomicU64,
-    jumps: AtomicU64,
-    skipped: AtomicU64,
+    resyncs: AtomicU64,
+    skipped_units: AtomicU64,
     sent_bytes: AtomicU64,
 }
 
@@ -150,10 +150,10 @@ impl LiveStream {
     pub(super) fn new(name: &str, settings: Settings, trace: Option<Arc<Trace>>) -> Arc<Self> {
         let shared = Shared {
             window: LiveWindow::new(settings.window),
-            arrivals: DueTimes::default(),
+            due_times: DueTimes::default(),
             state: State::Idle,
             catalog: None,
-            had: HighWaterMarks::default(),
+            high_water: HighWaterMarks::default(),
             writer: None,
             next_writer: 0,
             closed: None,
@@ -166,7 +166,7 @@ impl LiveStream {
             wakers: Arc::default(),
             subscribers: Arc::default(),
             counters: AtomicCounters::default(),
-            stamped: LatencyTracker::new(trace),
+            latency: LatencyTracker::new(trace),
         })
     }
 
@@ -180,7 +180,7 @@ impl LiveStream {
     pub fn read(&self, cursor: &mut Cursor, max_bytes: usize) -> ReadBatch {
         let read = cursor.read(&self.shared.read().window, max_bytes);
         if read.skipped > 0 {
-            self.count_jump(read.skipped);
+            self.count_resync(read.skipped);
         }
         read
     }
@@ -189,7 +189,7 @@ impl LiveStream {
     pub fn jump_to_live_edge(&self, cursor: &mut Cursor) -> u64 {
         let skipped = cursor.jump_to_live_edge(&self.shared.read().window);
         if skipped > 0 {
-            self.count_jump(skipped);
+            self.count_resync(skipped);
         }
         skipped
     }
@@ -199,7 +199,7 @@ impl LiveStream {
     pub fn lag(&self, cursor: &Cursor, now: Instant) -> Duration {
         let shared = self.shared.read();
         let position = cursor.position().filter(|position| *position < shared.window.next_position());
-        position.map_or(Duration::ZERO, |position| shared.arrivals.overdue(position, now))
+        position.map_or(Duration::ZERO, |position| shared.due_times.lateness(position, now))
     }
 
     /// A look at the window. Readers share it; the publisher waits meanwhile, so `look` must neither wait nor do I/O.
@@ -234,8 +234,8 @@ impl LiveStream {
     }
 
     /// When its units passed which stage.
-    pub fn stamped(&self) -> &LatencyTracker {
-        &self.stamped
+    pub fn latency(&self) -> &LatencyTracker {
+        &self.latency
     }
 
     /// Counts a viewer by protocol until the guard is dropped.
@@ -279,25 +279,25 @@ impl LiveStream {
     /// old one hears that it is dismissed. The caller has checked that it may.
     ///
     /// One that comes too late, to a stream that was removed or a server that is going, is dismissed before it begins: see
-    /// [`PublishGuard::is_dismissed`].
+    /// [`PublishGuard::revoke_reason`].
     pub fn publish(self: &Arc<Self>, info: PublisherInfo) -> PublishGuard {
         let mut shared = self.shared.write();
         let id = shared.next_writer;
         shared.next_writer += 1;
-        let (dismissal, dismissed) = watch::channel(shared.closed);
+        let (revocation, revoked) = watch::channel(shared.closed);
         if shared.closed.is_some() {
-            return PublishGuard::new(self.clone(), id, shared.had.clone(), dismissed);
+            return PublishGuard::new(self.clone(), id, shared.high_water.clone(), revoked);
         }
-        if let Some(old) = shared.writer.replace(Writer { id, info, dismissal }) {
-            old.dismissal.send_replace(Some(RevokeReason::TakenOver));
+        if let Some(old) = shared.writer.replace(Writer { id, info, revocation }) {
+            old.revocation.send_replace(Some(RevokeReason::TakenOver));
             self.counters.takeovers.fetch_add(1, Ordering::Relaxed);
         }
         self.counters.publishers.fetch_add(1, Ordering::Relaxed);
         shared.state = State::Live { since: Instant::now() };
-        let had = shared.had.clone();
+        let high_water = shared.high_water.clone();
         drop(shared);
         self.announce();
-        PublishGuard::new(self.clone(), id, had, dismissed)
+        PublishGuard::new(self.clone(), id, high_water, revoked)
     }
 
     pub(super) fn push(&self, writer: u64, catalog: &Arc<Catalog>, unit: AccessUnit) -> PushOutcome {
@@ -308,10 +308,10 @@ impl LiveStream {
         let (position, is_picture) = {
             let mut shared = self.shared.write();
             if shared.writer.as_ref().is_none_or(|w| w.id != writer) {
-                return PushOutcome::Dismissed;
+                return PushOutcome::Revoked;
             }
-            if !shared.had.admit(unit.epoch, unit.track, unit.dts) {
-                self.counters.duplicates.fetch_add(1, Ordering::Relaxed);
+            if !shared.high_water.accept(unit.epoch, unit.track, unit.dts) {
+                self.counters.duplicate_units.fetch_add(1, Ordering::Relaxed);
                 return PushOutcome::Duplicate;
             }
             let is_new = shared.catalog.as_ref().is_none_or(|c| !Arc::ptr_eq(c, catalog));
@@ -319,62 +319,62 @@ impl LiveStream {
                 shared.catalog = Some(catalog.clone());
             }
             // Before anybody can read it.
-            self.stamped.ingested(catalog, &unit);
-            let Shared { window, arrivals, .. } = &mut *shared;
+            self.latency.on_ingested(catalog, &unit);
+            let Shared { window, due_times, .. } = &mut *shared;
             let position = window.push(catalog.clone(), unit).position;
-            arrivals.note(position, epoch, dts, Instant::now());
-            arrivals.forget(window.first_position());
+            due_times.on_unit(position, epoch, dts, Instant::now());
+            due_times.evict_before(window.first_position());
             (position, is_new || is_picture(track))
         };
-        self.stamped.trace_ingested(traced, read_at);
+        self.latency.trace_ingested(traced, read_at);
         self.counters.units.fetch_add(1, Ordering::Relaxed);
         self.counters.bytes.fetch_add(size, Ordering::Relaxed);
         self.changed.send_replace(position + 1);
         self.wakers.wake(if is_picture { Interest::Pictures } else { Interest::EveryUnit });
-        PushOutcome::Taken { position }
+        PushOutcome::Accepted { position }
     }
 
     /// The publisher `writer` is gone, for now or for good; does nothing if it had been dismissed.
-    pub(super) fn left(&self, writer: u64, said_goodbye: bool) {
+    pub(super) fn on_disconnect(&self, writer: u64, is_unpublished: bool) {
         {
             let mut shared = self.shared.write();
             if shared.writer.as_ref().is_none_or(|w| w.id != writer) {
                 return;
             }
             shared.writer = None;
-            let grace = if said_goodbye { self.settings.grace_after_goodbye } else { self.settings.grace };
+            let grace = if is_unpublished { self.settings.grace_after_unpublish } else { self.settings.grace };
             let since = Instant::now();
-            shared.state = State::Away { since, until: since + grace };
+            shared.state = State::Disconnected { since, until: since + grace };
         }
         self.announce();
     }
 
     /// Has the publisher go, if there is one.
-    pub(super) fn dismiss(&self, why: RevokeReason, now: Instant) {
+    pub(super) fn kick(&self, why: RevokeReason, now: Instant) {
         {
             let mut shared = self.shared.write();
             let Some(writer) = shared.writer.take() else { return };
-            writer.dismissal.send_replace(Some(why));
-            shared.state = State::Away { since: now, until: now + self.settings.grace };
+            writer.revocation.send_replace(Some(why));
+            shared.state = State::Disconnected { since: now, until: now + self.settings.grace };
         }
         self.announce();
     }
 
     /// Has the publisher go, and lets no other in.
-    pub(super) fn shut(&self, why: RevokeReason, now: Instant) {
+    pub(super) fn block(&self, why: RevokeReason, now: Instant) {
         self.shared.write().closed = Some(why);
-        self.dismiss(why, now);
+        self.kick(why, now);
     }
 
     /// Has the publisher go, lets no other in, and ends the stream at once.
-    pub(super) fn close(&self, why: RevokeReason, now: Instant) {
-        self.shut(why, now);
+    pub(super) fn end(&self, why: RevokeReason, now: Instant) {
+        self.block(why, now);
         self.shared.write().state = State::Ended { since: now };
         self.announce();
     }
 
-    pub(super) fn end_if_overdue(&self, now: Instant) {
-        let is_overdue = |state| matches!(state, State::Away { until, .. } if until <= now);
+    pub(super) fn end_if_grace_expired(&self, now: Instant) {
+        let is_overdue = |state| matches!(state, State::Disconnected { until, .. } if until <= now);
         if !is_overdue(self.state()) {
             return;
         }
@@ -395,9 +395,9 @@ impl LiveStream {
         self.wakers.wake(Interest::Pictures);
     }
 
-    fn count_jump(&self, skipped: u64) {
-        self.counters.jumps.fetch_add(1, Ordering::Relaxed);
-        self.counters.skipped.fetch_add(skipped, Ordering::Relaxed);
+    fn count_resync(&self, skipped_units: u64) {
+        self.counters.resyncs.fetch_add(1, Ordering::Relaxed);
+        self.counters.skipped_units.fetch_add(skipped_units, Ordering::Relaxed);
     }
 }
 
@@ -407,11 +407,11 @@ impl AtomicCounters {
         Counters {
             units: load(&self.units),
             bytes: load(&self.bytes),
-            duplicates: load(&self.duplicates),
+            duplicate_units: load(&self.duplicate_units),
             publishers: load(&self.publishers),
             takeovers: load(&self.takeovers),
-            jumps: load(&self.jumps),
-            skipped: load(&self.skipped),
+            resyncs: load(&self.resyncs),
+            skipped_units: load(&self.skipped_units),
             sent_bytes: load(&self.sent_bytes),
         }
     }

@@ -1,6 +1,6 @@
 //! The hub: the streams that this server holds, by name.
 //!
-//! The hub knows access units and subscribers, never a protocol's name. Ingest writes through a [`PublishGuard`] guard, one
+//! The hub knows access units and subscribers, never a protocol's name. Ingest writes through a [`PublishGuard`], one
 //! writer a stream; egress reads with cursors, any number a stream. No lock is held across input or output.
 
 mod high_water;
@@ -39,7 +39,7 @@ pub struct Settings {
     /// How long a stream whose publisher vanished stays open for it to come back.
     pub grace: Duration,
     /// The same for a publisher that said goodbye.
-    pub grace_after_goodbye: Duration,
+    pub grace_after_unpublish: Duration,
 }
 
 /// The streams of this server.
@@ -57,11 +57,11 @@ pub struct Hub {
 impl Hub {
     /// A hub without streams.
     pub fn new(settings: Settings) -> Arc<Self> {
-        Self::traced(settings, None)
+        Self::with_trace(settings, None)
     }
 
     /// The same, with a line in `trace` for each unit and stage that it passes here.
-    pub fn traced(settings: Settings, trace: Option<Arc<Trace>>) -> Arc<Self> {
+    pub fn with_trace(settings: Settings, trace: Option<Arc<Trace>>) -> Arc<Self> {
         Arc::new(Self {
             settings,
             trace,
@@ -89,7 +89,7 @@ impl Hub {
             .clone();
         // Under the lock: whoever drains later sees this stream in the set.
         if self.is_draining.load(Ordering::SeqCst) {
-            stream.shut(RevokeReason::Draining, Instant::now());
+            stream.block(RevokeReason::ShuttingDown, Instant::now());
         }
         drop(streams);
         self.set_changed.send_replace(());
@@ -107,38 +107,38 @@ impl Hub {
     }
 
     /// Forgets the stream called `name`: its publisher is dismissed and its subscribers see it end.
-    pub fn remove(&self, name: &str) {
+    pub fn end(&self, name: &str) {
         if let Some(stream) = self.streams.write().remove(name) {
-            stream.close(RevokeReason::Removed, Instant::now());
+            stream.end(RevokeReason::KeyRevoked, Instant::now());
         }
         self.set_changed.send_replace(());
     }
 
     /// Says when a stream was opened or removed.
-    pub fn opened(&self) -> watch::Receiver<()> {
+    pub fn streams_changed(&self) -> watch::Receiver<()> {
         self.set_changed.subscribe()
     }
 
     /// Dismisses the publisher of the stream called `name`: its key is not the right one any more.
-    pub fn revoke(&self, name: &str) {
+    pub fn kick(&self, name: &str) {
         if let Some(stream) = self.stream(name) {
-            stream.dismiss(RevokeReason::Removed, Instant::now());
+            stream.kick(RevokeReason::KeyRevoked, Instant::now());
         }
     }
 
     /// Dismisses all publishers, and those who come yet: the server is going. Streams are left open, for they go on elsewhere
     /// or after the restart.
-    pub fn drain(&self) {
+    pub fn block_all(&self) {
         self.is_draining.store(true, Ordering::SeqCst);
         for stream in self.streams() {
-            stream.shut(RevokeReason::Draining, Instant::now());
+            stream.block(RevokeReason::ShuttingDown, Instant::now());
         }
     }
 
     /// Ends the streams whose grace has run out by `now`.
     pub fn sweep(&self, now: Instant) {
         for stream in self.streams() {
-            stream.end_if_overdue(now);
+            stream.end_if_grace_expired(now);
         }
     }
 

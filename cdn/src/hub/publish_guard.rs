@@ -25,23 +25,23 @@ pub enum RevokeReason {
     /// Another came with the same key.
     TakenOver,
     /// The stream was taken away.
-    Removed,
+    KeyRevoked,
     /// The server is going.
-    Draining,
+    ShuttingDown,
 }
 
 /// What became of a unit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PushOutcome {
     /// It is in the window.
-    Taken {
+    Accepted {
         /// How many units the stream had before it.
         position: u64,
     },
     /// The stream had it.
     Duplicate,
     /// Its publisher was dismissed.
-    Dismissed,
+    Revoked,
 }
 
 /// The right to write to a stream, until it is dropped or somebody takes over. Dropping it means that the publisher vanished.
@@ -49,19 +49,19 @@ pub enum PushOutcome {
 pub struct PublishGuard {
     stream: Arc<LiveStream>,
     writer: u64,
-    had: HighWaterMarks,
-    dismissed: watch::Receiver<Option<RevokeReason>>,
-    said_goodbye: bool,
+    high_water: HighWaterMarks,
+    revoked: watch::Receiver<Option<RevokeReason>>,
+    is_unpublished: bool,
 }
 
 impl PublishGuard {
     pub(super) fn new(
         stream: Arc<LiveStream>,
         writer: u64,
-        had: HighWaterMarks,
-        dismissed: watch::Receiver<Option<RevokeReason>>,
+        high_water: HighWaterMarks,
+        revoked: watch::Receiver<Option<RevokeReason>>,
     ) -> Self {
-        Self { stream, writer, had, dismissed, said_goodbye: false }
+        Self { stream, writer, high_water, revoked, is_unpublished: false }
     }
 
     /// The stream.
@@ -70,8 +70,8 @@ impl PublishGuard {
     }
 
     /// What the stream had when this publisher came: where it may resume.
-    pub fn had(&self) -> &HighWaterMarks {
-        &self.had
+    pub fn high_water(&self) -> &HighWaterMarks {
+        &self.high_water
     }
 
     /// Adds a unit, in decode order within its track. One that the stream has is dropped and counted.
@@ -80,26 +80,26 @@ impl PublishGuard {
     }
 
     /// Why this publisher must go, if it must.
-    pub fn is_dismissed(&self) -> Option<RevokeReason> {
-        *self.dismissed.borrow()
+    pub fn revoke_reason(&self) -> Option<RevokeReason> {
+        *self.revoked.borrow()
     }
 
     /// Waits until this publisher must go. Cancel safe.
-    pub async fn dismissed(&self) -> RevokeReason {
-        let mut dismissed = self.dismissed.clone();
-        let why = dismissed.wait_for(Option::is_some).await.ok().and_then(|why| *why);
+    pub async fn revoked(&self) -> RevokeReason {
+        let mut revoked = self.revoked.clone();
+        let why = revoked.wait_for(Option::is_some).await.ok().and_then(|why| *why);
         // The sender goes with the stream's `Writer`, and that goes by a dismissal or by this guard's own end.
-        why.unwrap_or(RevokeReason::Removed)
+        why.unwrap_or(RevokeReason::KeyRevoked)
     }
 
     /// Gives the right back: the publisher said that it is done.
-    pub fn goodbye(mut self) {
-        self.said_goodbye = true;
+    pub fn unpublish(mut self) {
+        self.is_unpublished = true;
     }
 }
 
 impl Drop for PublishGuard {
     fn drop(&mut self) {
-        self.stream.left(self.writer, self.said_goodbye);
+        self.stream.on_disconnect(self.writer, self.is_unpublished);
     }
 }

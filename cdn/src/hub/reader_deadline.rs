@@ -5,10 +5,10 @@ use std::time::{Duration, Instant};
 
 use media::{Epoch, Timestamp};
 
-/// When each held unit was due at a reader, within [`GRAIN`].
+/// When each held unit was due at a reader, within [`RESOLUTION`].
 ///
 /// A unit is due when it comes. A publisher that returns sends its backlog faster than it plays, though, and readers without
-/// the room to take it as fast are not slow for that: in a burst, units are due no closer than at [`PACE`] times the speed at
+/// the room to take it as fast are not slow for that: in a burst, units are due no closer than at [`CATCH_UP_RATE`] times the speed at
 /// which they play. The time so given drains as the stream goes on in real time.
 #[derive(Debug, Default)]
 pub(super) struct DueTimes {
@@ -27,26 +27,26 @@ struct Last {
 
 impl DueTimes {
     /// Notes that the unit at `position` came at `now`.
-    pub(super) fn note(&mut self, position: u64, epoch: Epoch, dts: Timestamp, now: Instant) {
+    pub(super) fn on_unit(&mut self, position: u64, epoch: Epoch, dts: Timestamp, now: Instant) {
         let last = self.last.filter(|last| last.epoch == epoch);
         let playing = last.map_or(Duration::ZERO, |last| dts.since(last.dts)).min(MAX_STEP);
-        let due = now.max(self.last.map_or(now, |last| last.due + playing / PACE));
+        let due = now.max(self.last.map_or(now, |last| last.due + playing / CATCH_UP_RATE));
         let dts = last.map_or(dts, |last| last.dts.max(dts));
         self.last = Some(Last { epoch, dts, due });
-        if self.marks.back().is_none_or(|(_, at)| due.saturating_duration_since(*at) >= GRAIN) {
+        if self.marks.back().is_none_or(|(_, at)| due.saturating_duration_since(*at) >= RESOLUTION) {
             self.marks.push_back((position, due));
         }
     }
 
     /// Forgets all before `first_held`.
-    pub(super) fn forget(&mut self, first_held: u64) {
+    pub(super) fn evict_before(&mut self, first_held: u64) {
         while self.marks.get(1).is_some_and(|(next, _)| *next <= first_held) {
             self.marks.pop_front();
         }
     }
 
     /// How long the unit at `position` has been overdue by `now`; zero for one that is still to come.
-    pub(super) fn overdue(&self, position: u64, now: Instant) -> Duration {
+    pub(super) fn lateness(&self, position: u64, now: Instant) -> Duration {
         let after = self.marks.partition_point(|(from, _)| *from <= position);
         let due = self.marks.get(after.saturating_sub(1)).map(|(_, at)| *at);
         due.map_or(Duration::ZERO, |due| now.saturating_duration_since(due))
@@ -54,9 +54,9 @@ impl DueTimes {
 }
 
 /// How much faster than it plays a reader must take a backlog.
-const PACE: u32 = 2;
+const CATCH_UP_RATE: u32 = 2;
 /// How early a unit may count as due.
-const GRAIN: Duration = Duration::from_millis(100);
+const RESOLUTION: Duration = Duration::from_millis(100);
 /// Bounds what one unit adds: a publisher whose clock leaps does not make its readers' time stand still.
 const MAX_STEP: Duration = Duration::from_secs(1);
 
@@ -69,13 +69,13 @@ mod tests {
     fn check(units: impl IntoIterator<Item = (u64, i64, u64)>, expected: &[(u64, u64, u128)]) {
         let start = Instant::now();
         let at = |millis| start + Duration::from_millis(millis);
-        let mut arrivals = DueTimes::default();
+        let mut due_times = DueTimes::default();
         for (position, (epoch, dts, arrival)) in units.into_iter().enumerate() {
-            arrivals.note(position as u64, Epoch(epoch), Timestamp::from_millis(dts), at(arrival));
+            due_times.on_unit(position as u64, Epoch(epoch), Timestamp::from_millis(dts), at(arrival));
         }
-        for (position, now, overdue) in expected {
-            let found = arrivals.overdue(*position, at(*now)).as_millis();
-            assert!((*overdue..=*overdue + GRAIN.as_millis()).contains(&found), "{position} at {now}: {found}");
+        for (position, now, late) in expected {
+            let found = due_times.lateness(*position, at(*now)).as_millis();
+            assert!((*late..=*late + RESOLUTION.as_millis()).contains(&found), "{position} at {now}: {found}");
         }
     }
 
@@ -105,12 +105,12 @@ mod tests {
 
     #[test]
     fn what_is_gone_is_forgotten() {
-        let (mut arrivals, start) = (DueTimes::default(), Instant::now());
+        let (mut due_times, start) = (DueTimes::default(), Instant::now());
         for n in 0..10_000u64 {
             let now = start + Duration::from_millis(n * 40);
-            arrivals.note(n, Epoch(1), Timestamp::from_millis(n as i64 * 40), now);
-            arrivals.forget(n.saturating_sub(100));
+            due_times.on_unit(n, Epoch(1), Timestamp::from_millis(n as i64 * 40), now);
+            due_times.evict_before(n.saturating_sub(100));
         }
-        assert!(arrivals.marks.len() < 50, "{}", arrivals.marks.len());
+        assert!(due_times.marks.len() < 50, "{}", due_times.marks.len());
     }
 }

@@ -16,7 +16,7 @@ const GRACE: Duration = Duration::from_secs(30);
 
 fn hub() -> Arc<Hub> {
     let window = Bounds { duration: Duration::from_secs(10), bytes: 10_000 };
-    Hub::new(Settings { window, grace: GRACE, grace_after_goodbye: Duration::from_secs(5) })
+    Hub::new(Settings { window, grace: GRACE, grace_after_unpublish: Duration::from_secs(5) })
 }
 
 fn catalog(epoch: u64) -> Arc<Catalog> {
@@ -55,9 +55,9 @@ async fn a_takeover_is_complete_at_once() {
     let (first, a) = (publish(&stream), catalog(1));
     push(&first, &a, [0, 40]);
     let (second, b) = (publish(&stream), catalog(2));
-    assert_eq!(push(&first, &a, [80]), [PushOutcome::Dismissed]);
-    assert_eq!(first.dismissed().await, RevokeReason::TakenOver);
-    assert_eq!(push(&second, &b, [0]), [PushOutcome::Taken { position: 2 }]);
+    assert_eq!(push(&first, &a, [80]), [PushOutcome::Revoked]);
+    assert_eq!(first.revoked().await, RevokeReason::TakenOver);
+    assert_eq!(push(&second, &b, [0]), [PushOutcome::Accepted { position: 2 }]);
     drop(first);
     assert!(matches!(stream.state(), State::Live { .. }), "the old publisher's end is not the stream's");
     let info = stream.info();
@@ -74,21 +74,21 @@ fn what_is_sent_twice_is_taken_once() {
     first.push(&a, unit(1, TrackId::AUDIO, 90));
     drop(first);
     let second = publish(&stream);
-    let (epoch, have) = second.had().last().unwrap();
+    let (epoch, have) = second.high_water().last().unwrap();
     assert_eq!(epoch, Epoch(1));
     assert_eq!(have, [(TrackId::VIDEO, Timestamp::from_millis(80)), (TrackId::AUDIO, Timestamp::from_millis(90))]);
     let duplicate = PushOutcome::Duplicate;
     assert_eq!(
         push(&second, &a, [0, 40, 80, 120]),
-        [duplicate, duplicate, duplicate, PushOutcome::Taken { position: 4 }]
+        [duplicate, duplicate, duplicate, PushOutcome::Accepted { position: 4 }]
     );
     assert_eq!(second.push(&a, unit(1, TrackId::AUDIO, 90)), duplicate);
     // Another broadcast in between does not make the stream forget.
     let third = publish(&stream);
     push(&third, &catalog(2), [0]);
     let fourth = publish(&stream);
-    assert_eq!(push(&fourth, &a, [120, 160]), [duplicate, PushOutcome::Taken { position: 6 }]);
-    assert_eq!(stream.info().counters.duplicates, 5);
+    assert_eq!(push(&fourth, &a, [120, 160]), [duplicate, PushOutcome::Accepted { position: 6 }]);
+    assert_eq!(stream.info().counters.duplicate_units, 5);
 }
 
 #[test]
@@ -101,13 +101,13 @@ fn a_stream_waits_for_its_publisher() {
     drop(first);
     let now = Instant::now();
     hub.sweep(now + GRACE - Duration::from_secs(1));
-    assert!(matches!(stream.state(), State::Away { .. }));
+    assert!(matches!(stream.state(), State::Disconnected { .. }));
     let second = publish(&stream);
     hub.sweep(now + GRACE * 2);
     assert!(matches!(stream.state(), State::Live { .. }), "it came back");
-    second.goodbye();
+    second.unpublish();
     hub.sweep(now + Duration::from_secs(4));
-    assert!(matches!(stream.state(), State::Away { .. }));
+    assert!(matches!(stream.state(), State::Disconnected { .. }));
     hub.sweep(now + Duration::from_secs(6));
     assert!(matches!(stream.state(), State::Ended { .. }));
     let _third = publish(&stream);
@@ -142,7 +142,7 @@ fn jumps_are_counted() {
     push(&publishing, &catalog(1), (25..400).map(|n| n * 40));
     let read = stream.read(&mut cursor, usize::MAX);
     let counters = stream.info().counters;
-    assert_eq!((counters.jumps, counters.skipped), (2, 19 + read.skipped));
+    assert_eq!((counters.resyncs, counters.skipped_units), (2, 19 + read.skipped));
     assert!(read.skipped > 0);
 }
 
@@ -151,42 +151,42 @@ async fn a_removed_stream_ends() {
     let hub = hub();
     let stream = hub.open("live");
     let publishing = publish(&stream);
-    hub.revoke("live");
-    assert_eq!(publishing.dismissed().await, RevokeReason::Removed);
-    assert!(matches!(stream.state(), State::Away { .. }), "somebody with the right key may come");
+    hub.kick("live");
+    assert_eq!(publishing.revoked().await, RevokeReason::KeyRevoked);
+    assert!(matches!(stream.state(), State::Disconnected { .. }), "somebody with the right key may come");
     let publishing = publish(&stream);
-    hub.remove("live");
-    assert_eq!(publishing.dismissed().await, RevokeReason::Removed);
+    hub.end("live");
+    assert_eq!(publishing.revoked().await, RevokeReason::KeyRevoked);
     assert!(matches!(stream.state(), State::Ended { .. }));
     assert!(hub.stream("live").is_none());
     let publishing = publish(&hub.open("other"));
-    hub.drain();
-    assert_eq!(publishing.dismissed().await, RevokeReason::Draining);
+    hub.block_all();
+    assert_eq!(publishing.revoked().await, RevokeReason::ShuttingDown);
 }
 
 #[tokio::test]
 async fn nobody_publishes_to_what_is_gone_or_going() {
     let hub = hub();
     let removed = hub.open("live");
-    hub.remove("live");
+    hub.end("live");
     let (draining, other) = (hub.open("live"), hub.open("other"));
-    hub.drain();
+    hub.block_all();
     let late = hub.open("late");
     for (stream, why) in [
-        (removed, RevokeReason::Removed),
-        (draining, RevokeReason::Draining),
-        (other, RevokeReason::Draining),
-        (late, RevokeReason::Draining),
+        (removed, RevokeReason::KeyRevoked),
+        (draining, RevokeReason::ShuttingDown),
+        (other, RevokeReason::ShuttingDown),
+        (late, RevokeReason::ShuttingDown),
     ] {
         let publishing = publish(&stream);
-        assert_eq!((publishing.is_dismissed(), publishing.dismissed().await), (Some(why), why));
-        assert_eq!(push(&publishing, &catalog(1), [0]), [PushOutcome::Dismissed]);
+        assert_eq!((publishing.revoke_reason(), publishing.revoked().await), (Some(why), why));
+        assert_eq!(push(&publishing, &catalog(1), [0]), [PushOutcome::Revoked]);
         drop(publishing);
         assert!(!matches!(stream.state(), State::Live { .. }), "{:?}", stream.state());
         assert_eq!(stream.info().counters.publishers, 0);
     }
     let stream = super::LiveStream::new("fresh", *hub.settings(), None);
-    assert_eq!(publish(&stream).is_dismissed(), None);
+    assert_eq!(publish(&stream).revoke_reason(), None);
 }
 
 #[test]

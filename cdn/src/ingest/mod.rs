@@ -21,9 +21,9 @@ use track_assembler::TrackAssembler;
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
     /// How long its first units wait until all its tracks are known.
-    pub hold_back: Duration,
+    pub track_wait: Duration,
     /// Payload that may wait, in bytes.
-    pub hold_back_bytes: usize,
+    pub max_pending_bytes: usize,
 }
 
 /// Where a publisher is, and whom its offer to viewers on its own network goes to.
@@ -32,7 +32,7 @@ pub struct PublisherContext<'a> {
     /// The address that it is seen at.
     pub from: IpAddr,
     /// Who tells admitted viewers.
-    pub invitations: &'a Arc<PeerDirectory>,
+    pub peers: &'a Arc<PeerDirectory>,
 }
 
 /// How a publisher went.
@@ -40,11 +40,11 @@ pub struct PublisherContext<'a> {
 #[non_exhaustive]
 pub enum Ended {
     /// It said goodbye.
-    Goodbye,
+    Unpublished,
     /// It closed the connection without a word.
-    Vanished,
+    Disconnected,
     /// It had to go, and was told so.
-    Dismissed(RevokeReason),
+    Revoked(RevokeReason),
     /// It sent nothing that can be read.
     Unreadable,
     /// The connection failed.
@@ -52,56 +52,57 @@ pub enum Ended {
 }
 
 /// Where a publisher may resume.
-pub fn resume(publishing: &PublishGuard) -> Option<Resume> {
-    publishing.had().last().map(|(epoch, have)| Resume { epoch, have: have.to_vec() })
+pub fn resume(publish: &PublishGuard) -> Option<Resume> {
+    publish.high_water().last().map(|(epoch, have)| Resume { epoch, have: have.to_vec() })
 }
 
 /// Carries everything that `publisher` sends into the hub, until it is gone or must go.
 pub async fn run<S>(
     mut publisher: Publisher<S>,
-    publishing: PublishGuard,
+    publish: PublishGuard,
     settings: Settings,
     context: PublisherContext<'_>,
 ) -> Ended
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let limits = track_assembler::Settings { hold_back: settings.hold_back, hold_back_bytes: settings.hold_back_bytes };
-    let mut intake = TrackAssembler::new(limits, track_assembler::last_epoch(publishing.had()));
-    let mut refused = UnreadableMessages::default();
+    let limits =
+        track_assembler::Settings { track_wait: settings.track_wait, max_pending_bytes: settings.max_pending_bytes };
+    let mut assembler = TrackAssembler::new(limits, track_assembler::last_epoch(publish.high_water()));
+    let mut unreadable = UnreadableMessages::default();
     let mut epoch = None;
     // Gone with the publisher.
     let mut offer = None;
     loop {
-        let deadline = intake.deadline().map(tokio::time::Instant::from_std);
+        let deadline = assembler.deadline().map(tokio::time::Instant::from_std);
         let units = tokio::select! {
             biased;
-            why = publishing.dismissed() => return dismiss(publisher, why).await,
-            () = sleep_until(deadline) => intake.overdue(Instant::now()),
+            why = publish.revoked() => return close_revoked(publisher, why).await,
+            () = sleep_until(deadline) => assembler.on_deadline(Instant::now()),
             message = publisher.next() => match message {
                 Ok(Some(Message::EndOfStream)) => {
-                    push(&publishing, intake.message(Message::EndOfStream, Instant::now()).unwrap_or_default());
-                    publishing.goodbye();
-                    see_off(publisher).await;
-                    return Ended::Goodbye;
+                    push(&publish, assembler.message(Message::EndOfStream, Instant::now()).unwrap_or_default());
+                    publish.unpublish();
+                    linger(publisher).await;
+                    return Ended::Unpublished;
                 }
                 Ok(Some(Message::Peer(peer))) => {
                     tracing::info!(pin = %peer.pin, addresses = peer.addresses.len(), "serves viewers on its own network");
                     let session = SESSIONS.fetch_add(1, Ordering::Relaxed);
-                    drop(offer.replace(context.invitations.offer(publishing.stream().name(), session, peer, context.from)));
+                    drop(offer.replace(context.peers.register(publish.stream().name(), session, peer, context.from)));
                     continue;
                 }
                 Ok(Some(Message::Timing(told))) => {
-                    publishing.stream().stamped().told(&told);
+                    publish.stream().latency().on_publisher_report(&told);
                     continue;
                 }
-                Ok(Some(message)) => match intake.message(message, Instant::now()) {
+                Ok(Some(message)) => match assembler.message(message, Instant::now()) {
                     Ok(units) => {
-                        refused.in_a_row = 0;
+                        unreadable.in_a_row = 0;
                         units
                     }
                     Err(error) => {
-                        if refused.is_enough(&error) || matches!(error, track_assembler::Error::TooManyEpochs) {
+                        if unreadable.is_enough(&error) || matches!(error, track_assembler::Error::TooManyEpochs) {
                             let why = "Nothing that this server can carry came.";
                             let _ = publisher.close("NetStream.Publish.Failed", why).await;
                             return Ended::Unreadable;
@@ -109,51 +110,51 @@ where
                         Vec::new()
                     }
                 },
-                Ok(None) => return Ended::Vanished,
+                Ok(None) => return Ended::Disconnected,
                 Err(error) => return Ended::Failed(error),
             },
         };
-        if let Some((catalog, _)) = units.last().filter(|_| epoch != Some(intake.epoch())) {
+        if let Some((catalog, _)) = units.last().filter(|_| epoch != Some(assembler.epoch())) {
             epoch = Some(catalog.epoch);
             let tracks: Vec<_> = catalog.tracks.iter().map(|t| format!("{} {}", t.id, t.config.rfc6381())).collect();
             tracing::info!(epoch = %catalog.epoch, tracks = tracks.join(", "), clock = catalog.clock.is_some(), "on air");
         }
-        if !push(&publishing, units) {
-            let why = publishing.dismissed().await;
-            return dismiss(publisher, why).await;
+        if !push(&publish, units) {
+            let why = publish.revoked().await;
+            return close_revoked(publisher, why).await;
         }
     }
 }
 
 /// Returns whether the publisher may go on.
-fn push(publishing: &PublishGuard, units: Vec<track_assembler::Unit>) -> bool {
+fn push(publish: &PublishGuard, units: Vec<track_assembler::Unit>) -> bool {
     units.into_iter().all(|(catalog, unit)| {
         tracing::trace!(track = %unit.track, dts = %unit.dts, bytes = unit.payload.len(), "unit");
-        publishing.push(&catalog, unit) != PushOutcome::Dismissed
+        publish.push(&catalog, unit) != PushOutcome::Revoked
     })
 }
 
 /// What a publisher that must go is told: the code, which says whether to come again, and words.
-pub fn farewell(why: RevokeReason) -> (&'static str, &'static str) {
+pub fn rejection_status(why: RevokeReason) -> (&'static str, &'static str) {
     match why {
         RevokeReason::TakenOver => ("NetStream.Publish.BadName", "Another publisher came with the same key."),
-        RevokeReason::Removed => ("NetStream.Publish.Denied", "This key is not valid any more."),
-        RevokeReason::Draining => ("NetConnection.Connect.Closed", "The server is going down. Come again."),
+        RevokeReason::KeyRevoked => ("NetStream.Publish.Denied", "This key is not valid any more."),
+        RevokeReason::ShuttingDown => ("NetConnection.Connect.Closed", "The server is going down. Come again."),
     }
 }
 
-async fn dismiss<S: AsyncRead + AsyncWrite + Unpin>(publisher: Publisher<S>, why: RevokeReason) -> Ended {
-    let (code, description) = farewell(why);
+async fn close_revoked<S: AsyncRead + AsyncWrite + Unpin>(publisher: Publisher<S>, why: RevokeReason) -> Ended {
+    let (code, description) = rejection_status(why);
     if let Err(error) = publisher.close(code, description).await {
-        tracing::debug!(%error, "the dismissed publisher did not hear it");
+        tracing::debug!(%error, "the revoked publisher did not hear it");
     }
-    Ended::Dismissed(why)
+    Ended::Revoked(why)
 }
 
 /// Reads on until the peer closes, for a bounded time: closing first would cut off what it still writes.
-async fn see_off<S: AsyncRead + AsyncWrite + Unpin>(mut publisher: Publisher<S>) {
+async fn linger<S: AsyncRead + AsyncWrite + Unpin>(mut publisher: Publisher<S>) {
     let until_closed = async { while let Ok(Some(_)) = publisher.next().await {} };
-    let _ = tokio::time::timeout(LAST_WORDS, until_closed).await;
+    let _ = tokio::time::timeout(LINGER_TIMEOUT, until_closed).await;
 }
 
 async fn sleep_until(deadline: Option<tokio::time::Instant>) {
@@ -177,7 +178,7 @@ impl UnreadableMessages {
         self.in_a_row += 1;
         self.unreported += 1;
         if self.reported.is_none_or(|at| at.elapsed() >= REPORT_INTERVAL) {
-            tracing::warn!(%error, count = self.unreported, "messages were refused");
+            tracing::warn!(%error, count = self.unreported, "messages were unreadable");
             self.reported = Some(Instant::now());
             self.unreported = 0;
         }
@@ -188,7 +189,7 @@ impl UnreadableMessages {
 /// Numbers offers, so that one of an earlier session does not end a later one.
 static SESSIONS: AtomicU64 = AtomicU64::new(0);
 /// How long a publisher that said goodbye may take to close.
-const LAST_WORDS: Duration = Duration::from_secs(2);
+const LINGER_TIMEOUT: Duration = Duration::from_secs(2);
 /// Repeats are reported once in this time.
 const REPORT_INTERVAL: Duration = Duration::from_secs(1);
 /// A publisher of a codec that is not carried sends some 80 messages a second; one whose stream is damaged recovers within a GOP.

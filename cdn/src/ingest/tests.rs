@@ -10,7 +10,7 @@ use net::rtmp::{Message, Metadata};
 
 use super::track_assembler::{Error, Settings, TrackAssembler, Unit};
 
-const SETTINGS: Settings = Settings { hold_back: Duration::from_secs(1), hold_back_bytes: 1000 };
+const SETTINGS: Settings = Settings { track_wait: Duration::from_secs(1), max_pending_bytes: 1000 };
 
 /// AVC sequence header: High, 320x180.
 const AVC: &[u8] = &[
@@ -44,9 +44,9 @@ fn metadata(keys: &[&str], epoch: Option<u64>) -> Message {
     Message::Metadata(Metadata { values, epoch: epoch.map(Epoch), clock, dts: None })
 }
 
-fn feed(intake: &mut TrackAssembler, messages: impl IntoIterator<Item = Message>) -> Vec<Unit> {
+fn feed(assembler: &mut TrackAssembler, messages: impl IntoIterator<Item = Message>) -> Vec<Unit> {
     let now = Instant::now();
-    messages.into_iter().flat_map(|message| intake.message(message, now).unwrap()).collect()
+    messages.into_iter().flat_map(|message| assembler.message(message, now).unwrap()).collect()
 }
 
 fn times(units: &[Unit]) -> Vec<(TrackId, i64)> {
@@ -59,8 +59,8 @@ const A: TrackId = TrackId::AUDIO;
 #[test]
 fn units_wait_for_the_tracks_that_were_promised() {
     let check = |messages: Vec<Message>, expected: &[(TrackId, i64)], tracks: usize| {
-        let mut intake = TrackAssembler::new(SETTINGS, None);
-        let units = feed(&mut intake, messages);
+        let mut assembler = TrackAssembler::new(SETTINGS, None);
+        let units = feed(&mut assembler, messages);
         assert_eq!(times(&units), expected);
         assert!(units.iter().all(|(catalog, _)| catalog.tracks.len() == tracks));
     };
@@ -76,23 +76,25 @@ fn units_wait_for_the_tracks_that_were_promised() {
 
 #[test]
 fn the_wait_is_bounded_in_time_and_bytes() {
-    let mut intake = TrackAssembler::new(SETTINGS, None);
-    assert_eq!(intake.deadline(), None);
-    assert!(feed(&mut intake, [video(0, AVC), idr(0)]).is_empty());
-    let deadline = intake.deadline().unwrap();
-    assert!(intake.overdue(deadline - Duration::from_millis(1)).is_empty());
-    assert_eq!(times(&intake.overdue(deadline)), [(V, 0)]);
-    assert_eq!((intake.deadline(), times(&feed(&mut intake, [idr(40)]))), (None, vec![(V, 40)]));
+    let mut assembler = TrackAssembler::new(SETTINGS, None);
+    assert_eq!(assembler.deadline(), None);
+    assert!(feed(&mut assembler, [video(0, AVC), idr(0)]).is_empty());
+    let deadline = assembler.deadline().unwrap();
+    assert!(assembler.on_deadline(deadline - Duration::from_millis(1)).is_empty());
+    assert_eq!(times(&assembler.on_deadline(deadline)), [(V, 0)]);
+    assert_eq!((assembler.deadline(), times(&feed(&mut assembler, [idr(40)]))), (None, vec![(V, 40)]));
 
-    let mut intake = TrackAssembler::new(Settings { hold_back_bytes: 10, ..SETTINGS }, None);
-    assert_eq!(feed(&mut intake, [video(0, AVC), idr(0), idr(40)]).len(), 2);
+    let mut assembler = TrackAssembler::new(Settings { max_pending_bytes: 10, ..SETTINGS }, None);
+    assert_eq!(feed(&mut assembler, [video(0, AVC), idr(0), idr(40)]).len(), 2);
 }
 
 #[test]
 fn a_track_that_comes_late_makes_a_new_catalog() {
-    let mut intake = TrackAssembler::new(SETTINGS, None);
-    let units =
-        feed(&mut intake, [metadata(&["videocodecid"], None), video(0, AVC), idr(0), audio(0, AAC), sound(9), idr(40)]);
+    let mut assembler = TrackAssembler::new(SETTINGS, None);
+    let units = feed(
+        &mut assembler,
+        [metadata(&["videocodecid"], None), video(0, AVC), idr(0), audio(0, AAC), sound(9), idr(40)],
+    );
     let tracks: Vec<_> = units.iter().map(|(catalog, _)| catalog.tracks.len()).collect();
     assert_eq!(tracks, [1, 2, 2]);
     assert!(Arc::ptr_eq(&units[1].0, &units[2].0));
@@ -102,9 +104,9 @@ fn a_track_that_comes_late_makes_a_new_catalog() {
 #[test]
 fn a_stated_epoch_is_kept_exactly() {
     let last = Some((Epoch(7), Timestamp::from_millis(1_000)));
-    let mut intake = TrackAssembler::new(SETTINGS, last);
+    let mut assembler = TrackAssembler::new(SETTINGS, last);
     let units =
-        feed(&mut intake, [metadata(&["videocodecid"], Some(7)), video(0, AVC), idr(960), idr(1000), idr(1040)]);
+        feed(&mut assembler, [metadata(&["videocodecid"], Some(7)), video(0, AVC), idr(960), idr(1000), idr(1040)]);
     assert_eq!(times(&units), [(V, 960), (V, 1000), (V, 1040)]);
     assert!(
         units.iter().all(|(catalog, unit)| unit.epoch == Epoch(7) && catalog.clock == Some(WallClock::from_micros(5)))
@@ -114,34 +116,34 @@ fn a_stated_epoch_is_kept_exactly() {
 #[test]
 fn a_resumed_broadcast_older_than_the_clock_of_rtmp() {
     let far = (1i64 << 32) + 500;
-    let mut intake = TrackAssembler::new(SETTINGS, Some((Epoch(7), Timestamp::from_millis(far))));
-    let units = feed(&mut intake, [metadata(&["videocodecid"], Some(7)), video(0, AVC), idr(540)]);
+    let mut assembler = TrackAssembler::new(SETTINGS, Some((Epoch(7), Timestamp::from_millis(far))));
+    let units = feed(&mut assembler, [metadata(&["videocodecid"], Some(7)), video(0, AVC), idr(540)]);
     assert_eq!(times(&units), [(V, far + 40)]);
 }
 
 #[test]
 fn a_broadcast_older_than_the_clock_of_rtmp_that_this_server_never_saw() {
     let far = (1i64 << 32) + 500;
-    let mut intake = TrackAssembler::new(SETTINGS, Some((Epoch(8), Timestamp::from_millis(77))));
+    let mut assembler = TrackAssembler::new(SETTINGS, Some((Epoch(8), Timestamp::from_millis(77))));
     let Message::Metadata(metadata) = metadata(&["videocodecid"], Some(7)) else { unreachable!() };
     let metadata = Metadata { dts: Some(Timestamp::from_millis(far)), ..metadata };
-    let units = feed(&mut intake, [Message::Metadata(metadata), video(0, AVC), idr(540)]);
+    let units = feed(&mut assembler, [Message::Metadata(metadata), video(0, AVC), idr(540)]);
     assert_eq!(times(&units), [(V, far + 40)]);
 }
 
 #[test]
 fn a_publisher_without_epoch_goes_on_where_the_stream_was() {
-    let mut intake = TrackAssembler::new(SETTINGS, Some((Epoch(7), Timestamp::from_millis(60_000))));
-    let units = feed(&mut intake, [metadata(&["videocodecid"], None), video(0, AVC), idr(0), idr(33)]);
+    let mut assembler = TrackAssembler::new(SETTINGS, Some((Epoch(7), Timestamp::from_millis(60_000))));
+    let units = feed(&mut assembler, [metadata(&["videocodecid"], None), video(0, AVC), idr(0), idr(33)]);
     assert_eq!(times(&units), [(V, 60_040), (V, 60_073)]);
     assert_ne!(units[0].1.epoch, Epoch(7));
 }
 
 #[test]
 fn a_clock_that_jumps_begins_an_epoch() {
-    let mut intake = TrackAssembler::new(SETTINGS, None);
-    let one = feed(&mut intake, [metadata(&["videocodecid"], None), video(0, AVC), idr(500_000), idr(500_040)]);
-    let two = feed(&mut intake, [idr(0), idr(40)]);
+    let mut assembler = TrackAssembler::new(SETTINGS, None);
+    let one = feed(&mut assembler, [metadata(&["videocodecid"], None), video(0, AVC), idr(500_000), idr(500_040)]);
+    let two = feed(&mut assembler, [idr(0), idr(40)]);
     assert_eq!(times(&one), [(V, 500_000), (V, 500_040)]);
     assert_eq!(times(&two), [(V, 500_080), (V, 500_120)]);
     assert_ne!(one[0].1.epoch, two[0].1.epoch);
@@ -150,31 +152,31 @@ fn a_clock_that_jumps_begins_an_epoch() {
 
 #[test]
 fn metadata_that_changes_makes_a_new_catalog() {
-    let mut intake = TrackAssembler::new(SETTINGS, None);
-    let one = feed(&mut intake, [metadata(&["videocodecid"], None), video(0, AVC), idr(0)]);
-    let same = feed(&mut intake, [metadata(&["videocodecid"], None), idr(40)]);
+    let mut assembler = TrackAssembler::new(SETTINGS, None);
+    let one = feed(&mut assembler, [metadata(&["videocodecid"], None), video(0, AVC), idr(0)]);
+    let same = feed(&mut assembler, [metadata(&["videocodecid"], None), idr(40)]);
     let later = Instant::now() + Duration::from_secs(2);
-    intake.message(metadata(&["videocodecid", "x"], None), later).unwrap();
-    let other = intake.message(idr(80), later).unwrap();
+    assembler.message(metadata(&["videocodecid", "x"], None), later).unwrap();
+    let other = assembler.message(idr(80), later).unwrap();
     assert!(Arc::ptr_eq(&one[0].0, &same[0].0));
     assert_eq!((other[0].0.epoch, other[0].0.metadata.len()), (one[0].0.epoch, 2));
 }
 
 #[test]
 fn metadata_that_changes_without_end_makes_few_catalogs() {
-    let mut intake = TrackAssembler::new(SETTINGS, None);
-    feed(&mut intake, [metadata(&["videocodecid"], None), video(0, AVC), idr(0)]);
+    let mut assembler = TrackAssembler::new(SETTINGS, None);
+    feed(&mut assembler, [metadata(&["videocodecid"], None), video(0, AVC), idr(0)]);
     let start = Instant::now();
     let mut catalogs: Vec<Arc<Catalog>> = Vec::new();
     for n in 0..500u32 {
         let now = start + Duration::from_millis(10) * n;
-        intake.message(metadata(&["videocodecid", &n.to_string()], None), now).unwrap();
-        let units = intake.message(idr(n * 10 + 10), now).unwrap();
+        assembler.message(metadata(&["videocodecid", &n.to_string()], None), now).unwrap();
+        let units = assembler.message(idr(n * 10 + 10), now).unwrap();
         catalogs.extend(units.into_iter().map(|(catalog, _)| catalog));
     }
     // The last change is not lost, though nothing more is said.
     let now = start + Duration::from_secs(7);
-    catalogs.extend(intake.message(idr(6000), now).unwrap().into_iter().map(|(catalog, _)| catalog));
+    catalogs.extend(assembler.message(idr(6000), now).unwrap().into_iter().map(|(catalog, _)| catalog));
     assert!(catalogs.last().unwrap().metadata.contains_key("499"));
     catalogs.dedup_by(|a, b| Arc::ptr_eq(a, b));
     assert!((4..=7).contains(&catalogs.len()), "{}", catalogs.len());
@@ -183,10 +185,10 @@ fn metadata_that_changes_without_end_makes_few_catalogs() {
     let mut values = media::catalog::Metadata::new();
     values.extend([("a".to_owned(), Value::String("x".repeat(9000))), ("b".to_owned(), Value::Boolean(true))]);
     values.extend((0..1000).map(|n| (format!("key{n}"), Value::String("x".repeat(20)))));
-    intake.message(metadata(&["y"], None), now).unwrap();
+    assembler.message(metadata(&["y"], None), now).unwrap();
     let said = Metadata { values, epoch: Some(Epoch(9)), ..Metadata::default() };
-    intake.message(Message::Metadata(said), now).unwrap();
-    let units = intake.message(idr(6100), now).unwrap();
+    assembler.message(Message::Metadata(said), now).unwrap();
+    let units = assembler.message(idr(6100), now).unwrap();
     let kept = &units[0].0.metadata;
     assert!(units[0].0.epoch == Epoch(9) && kept.contains_key("b") && !kept.contains_key("a"));
     assert!(!kept.contains_key("y") && (200..500).contains(&kept.len()), "{}", kept.len());
@@ -198,10 +200,10 @@ fn broadcasts_without_end_are_refused() {
     let stated = |n: u64| vec![metadata(&["videocodecid"], Some(n))];
     let jumping = |n: u64| vec![idr(if n.is_multiple_of(2) { 0 } else { 5_000_000 })];
     let check = |messages: &dyn Fn(u64) -> Vec<Message>, seconds_apart: u64| {
-        let mut intake = TrackAssembler::new(SETTINGS, None);
-        feed(&mut intake, [metadata(&["videocodecid"], None), video(0, AVC)]);
+        let mut assembler = TrackAssembler::new(SETTINGS, None);
+        feed(&mut assembler, [metadata(&["videocodecid"], None), video(0, AVC)]);
         let steps = (0..100).flat_map(|n| messages(n).into_iter().map(move |m| (m, n)));
-        let mut answers = steps.map(|(m, n)| intake.message(m, start + Duration::from_secs(n * seconds_apart)));
+        let mut answers = steps.map(|(m, n)| assembler.message(m, start + Duration::from_secs(n * seconds_apart)));
         answers.any(|answer| matches!(answer, Err(Error::TooManyEpochs)))
     };
     assert!(check(&stated, 0) && check(&jumping, 0) && check(&jumping, 1));
@@ -220,10 +222,10 @@ fn units_before_a_stated_epoch_are_timed_as_its_own() {
         (None, Some(far), (3 << 32) + 960),
     ] {
         let last_epoch = last.map(|(epoch, dts)| (Epoch(epoch), Timestamp::from_millis(dts)));
-        let mut intake = TrackAssembler::new(SETTINGS, last_epoch);
+        let mut assembler = TrackAssembler::new(SETTINGS, last_epoch);
         let Message::Metadata(about) = metadata(&["videocodecid"], Some(7)) else { unreachable!() };
         let about = Metadata { dts: stated.map(Timestamp::from_millis), ..about };
-        let units = feed(&mut intake, [video(0, AVC), idr(960), Message::Metadata(about), idr(1000)]);
+        let units = feed(&mut assembler, [video(0, AVC), idr(960), Message::Metadata(about), idr(1000)]);
         assert_eq!(times(&units), [(V, expected), (V, expected + 40)], "{last:?} {stated:?}");
         assert!(units.iter().all(|(catalog, unit)| unit.epoch == Epoch(7) && catalog.epoch == Epoch(7)));
         assert!(units.iter().all(|(_, unit)| unit.pts == unit.dts));
@@ -234,16 +236,16 @@ fn units_before_a_stated_epoch_are_timed_as_its_own() {
 fn a_stated_place_holds_on_both_sides_of_a_wrap() {
     let near = Timestamp::from_millis((2 << 32) - 20);
     let about = Message::Metadata(Metadata { epoch: Some(Epoch(7)), dts: Some(near), ..Metadata::default() });
-    let mut intake = TrackAssembler::new(SETTINGS, None);
-    let units = feed(&mut intake, [about, video(0, AVC), audio(0, AAC), sound(3), idr(u32::MAX - 9)]);
+    let mut assembler = TrackAssembler::new(SETTINGS, None);
+    let units = feed(&mut assembler, [about, video(0, AVC), audio(0, AAC), sound(3), idr(u32::MAX - 9)]);
     assert_eq!(times(&units), [(A, (2 << 32) + 3), (V, (2 << 32) - 10)]);
 }
 
 #[test]
 fn what_can_not_be_read_is_an_error_and_not_the_end() {
-    let mut intake = TrackAssembler::new(SETTINGS, None);
+    let mut assembler = TrackAssembler::new(SETTINGS, None);
     for body in [&[0x12][..], &[0x17, 1, 0, 0], &[0x17, 0, 0, 0, 0, 1]] {
-        assert!(intake.message(video(0, body), Instant::now()).is_err(), "{body:?}");
+        assert!(assembler.message(video(0, body), Instant::now()).is_err(), "{body:?}");
     }
-    assert_eq!(feed(&mut intake, [metadata(&["videocodecid"], None), video(0, AVC), idr(0)]).len(), 1);
+    assert_eq!(feed(&mut assembler, [metadata(&["videocodecid"], None), video(0, AVC), idr(0)]).len(), 1);
 }

@@ -25,20 +25,20 @@ pub(crate) struct TrackAssembler {
     /// Whether the publisher stated the epoch.
     is_stated: bool,
     /// Added to the timestamps of a publisher that stated no epoch, in milliseconds; `None` before its first unit.
-    shift: Option<i64>,
+    timestamp_offset: Option<i64>,
     /// The newest DTS that the stream has had.
     newest: Option<Timestamp>,
     /// What the stream had of the epoch that it had last.
     last_epoch: Option<(Epoch, Timestamp)>,
-    held: Option<Pending>,
+    pending: Option<Pending>,
     /// Which tracks the publisher's metadata spoke of.
-    promised: Option<ExpectedTracks>,
+    expected: Option<ExpectedTracks>,
     /// When the publisher may say something else about itself.
     next_change: Option<Instant>,
     /// What it said before it might.
-    pending: Option<PublisherMetadata>,
+    deferred_metadata: Option<PublisherMetadata>,
     /// How many broadcasts it has begun since when.
-    begun: Option<(u32, Instant)>,
+    epochs_begun: Option<(u32, Instant)>,
 }
 
 /// Why a message is refused.
@@ -49,7 +49,9 @@ pub(crate) enum Error {
     #[error(transparent)]
     Body(#[from] flv::Error),
     /// Every broadcast costs the stream a catalog, and all its players their place: this publisher must go.
-    #[error("the publisher began more than {MAX_BEGUN} broadcasts, or set its clock as often, within {BEGUN_WITHIN:?}")]
+    #[error(
+        "the publisher began more than {MAX_EPOCHS} broadcasts, or set its clock as often, within {EPOCHS_WITHIN:?}"
+    )]
     TooManyEpochs,
 }
 
@@ -64,9 +66,9 @@ struct PublisherMetadata {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Settings {
     /// How long units wait for tracks.
-    pub(crate) hold_back: Duration,
+    pub(crate) track_wait: Duration,
     /// Payload that may wait.
-    pub(crate) hold_back_bytes: usize,
+    pub(crate) max_pending_bytes: usize,
 }
 
 #[derive(Debug, Default)]
@@ -95,14 +97,14 @@ impl TrackAssembler {
             catalog: Catalog::new(epoch),
             shared: None,
             is_stated: false,
-            shift: None,
+            timestamp_offset: None,
             newest: last_epoch.map(|(_, dts)| dts),
             last_epoch,
-            held: Some(Pending::default()),
-            promised: None,
+            pending: Some(Pending::default()),
+            expected: None,
             next_change: None,
-            pending: None,
-            begun: None,
+            deferred_metadata: None,
+            epochs_begun: None,
         }
     }
 
@@ -116,18 +118,18 @@ impl TrackAssembler {
     /// # Errors
     /// What is wrong with it.
     pub(crate) fn message(&mut self, message: Message, now: Instant) -> Result<Vec<Unit>, Error> {
-        if let Some(about) = self.pending.take() {
-            self.change(about, now);
+        if let Some(metadata) = self.deferred_metadata.take() {
+            self.change(metadata, now);
         }
         let events = match message {
             Message::Metadata(metadata) => {
                 let mut ready = self.metadata(metadata, now)?;
-                ready.extend(self.release_if_complete());
+                ready.extend(self.flush_if_complete());
                 return Ok(ready);
             }
             Message::Audio { timestamp, body } => self.demuxer.audio(timestamp, body)?,
             Message::Video { timestamp, body } => self.demuxer.video(timestamp, body)?,
-            Message::EndOfStream => return Ok(self.release()),
+            Message::EndOfStream => return Ok(self.flush_pending()),
             // Dealt with before it comes here.
             Message::Peer(_) | Message::Timing(_) => return Ok(Vec::new()),
         };
@@ -135,18 +137,18 @@ impl TrackAssembler {
         for event in events {
             self.event(event, now, &mut ready)?;
         }
-        ready.extend(self.release_if_complete());
+        ready.extend(self.flush_if_complete());
         Ok(ready)
     }
 
-    /// When [`overdue`](Self::overdue) is to be called.
+    /// When [`on_deadline`](Self::on_deadline) is to be called.
     pub(crate) fn deadline(&self) -> Option<Instant> {
-        self.held.as_ref().and_then(|held| held.until)
+        self.pending.as_ref().and_then(|pending| pending.until)
     }
 
     /// Gives what has waited long enough by `now`.
-    pub(crate) fn overdue(&mut self, now: Instant) -> Vec<Unit> {
-        if self.deadline().is_some_and(|until| until <= now) { self.release() } else { Vec::new() }
+    pub(crate) fn on_deadline(&mut self, now: Instant) -> Vec<Unit> {
+        if self.deadline().is_some_and(|until| until <= now) { self.flush_pending() } else { Vec::new() }
     }
 
     fn event(&mut self, event: Event, now: Instant, ready: &mut Vec<Unit>) -> Result<(), Error> {
@@ -154,7 +156,7 @@ impl TrackAssembler {
             Event::Track(track) => {
                 // A change in mid-wait concerns the units after it: those before it go first.
                 if self.catalog.track(track.id).is_some_and(|known| *known != track) {
-                    ready.extend(self.release());
+                    ready.extend(self.flush_pending());
                 }
                 if self.catalog.set_track(track) {
                     self.shared = None;
@@ -163,8 +165,8 @@ impl TrackAssembler {
             Event::Unit(unit) => self.unit(unit, now, ready),
             Event::Jump { from, to } => {
                 tracing::info!(from, to, "the publisher's clock jumped: a new epoch begins");
-                self.count_begun(now)?;
-                ready.extend(self.release());
+                self.count_epoch(now)?;
+                ready.extend(self.flush_pending());
                 self.begin_own_epoch();
             }
             Event::EndOfSequence(track) => tracing::debug!(%track, "end of sequence"),
@@ -172,10 +174,10 @@ impl TrackAssembler {
         Ok(())
     }
 
-    fn count_begun(&mut self, now: Instant) -> Result<(), Error> {
-        let (count, since) = self.begun.filter(|(_, since)| now < *since + BEGUN_WITHIN).unwrap_or((0, now));
-        self.begun = Some((count + 1, since));
-        if count < MAX_BEGUN { Ok(()) } else { Err(Error::TooManyEpochs) }
+    fn count_epoch(&mut self, now: Instant) -> Result<(), Error> {
+        let (count, since) = self.epochs_begun.filter(|(_, since)| now < *since + EPOCHS_WITHIN).unwrap_or((0, now));
+        self.epochs_begun = Some((count + 1, since));
+        if count < MAX_EPOCHS { Ok(()) } else { Err(Error::TooManyEpochs) }
     }
 
     fn unit(&mut self, mut unit: AccessUnit, now: Instant, ready: &mut Vec<Unit>) {
@@ -185,22 +187,22 @@ impl TrackAssembler {
         }
         unit.epoch = self.catalog.epoch;
         if !self.is_stated {
-            let shift = *self.shift.get_or_insert_with(|| match self.newest {
-                Some(newest) => newest.as_millis() + GAP - unit.dts.as_millis(),
+            let timestamp_offset = *self.timestamp_offset.get_or_insert_with(|| match self.newest {
+                Some(newest) => newest.as_millis() + PUBLISHER_GAP_MS - unit.dts.as_millis(),
                 None => 0,
             });
-            unit.dts = Timestamp::from_millis(unit.dts.as_millis().saturating_add(shift));
-            unit.pts = Timestamp::from_millis(unit.pts.as_millis().saturating_add(shift));
+            unit.dts = Timestamp::from_millis(unit.dts.as_millis().saturating_add(timestamp_offset));
+            unit.pts = Timestamp::from_millis(unit.pts.as_millis().saturating_add(timestamp_offset));
         }
         self.newest = self.newest.max(Some(unit.dts));
-        match &mut self.held {
-            None => ready.push((self.share(), unit)),
-            Some(held) => {
-                held.until.get_or_insert(now + self.settings.hold_back);
-                held.bytes = held.bytes.saturating_add(unit.payload.len());
-                held.units.push(unit);
-                if held.bytes > self.settings.hold_back_bytes || held.units.len() > MAX_HELD_UNITS {
-                    ready.extend(self.release());
+        match &mut self.pending {
+            None => ready.push((self.shared_catalog(), unit)),
+            Some(pending) => {
+                pending.until.get_or_insert(now + self.settings.track_wait);
+                pending.bytes = pending.bytes.saturating_add(unit.payload.len());
+                pending.units.push(unit);
+                if pending.bytes > self.settings.max_pending_bytes || pending.units.len() > MAX_PENDING_UNITS {
+                    ready.extend(self.flush_pending());
                 }
             }
         }
@@ -210,34 +212,34 @@ impl TrackAssembler {
         let Metadata { values, epoch, clock, dts } = metadata;
         let mut ready = Vec::new();
         if let Some(epoch) = epoch.filter(|epoch| !self.is_stated || *epoch != self.catalog.epoch) {
-            self.count_begun(now)?;
+            self.count_epoch(now)?;
             if self.is_stated {
-                ready = self.release();
+                ready = self.flush_pending();
             }
             self.begin_stated_epoch(epoch, dts);
             // The clock of another broadcast would date its pictures wrongly.
             self.next_change = None;
         }
         let values = within_bounds(values);
-        self.promised = Some(ExpectedTracks::of(&values));
+        self.expected = Some(ExpectedTracks::of(&values));
         self.change(PublisherMetadata { values, clock }, now);
         Ok(ready)
     }
 
     /// Takes what is new of `about`, or keeps it until the last change is old enough: each makes a catalog, which the stream's
     /// window holds and all its subscribers are sent.
-    fn change(&mut self, about: PublisherMetadata, now: Instant) {
-        self.pending = None;
-        if self.catalog.metadata == about.values && self.catalog.clock == about.clock {
+    fn change(&mut self, metadata: PublisherMetadata, now: Instant) {
+        self.deferred_metadata = None;
+        if self.catalog.metadata == metadata.values && self.catalog.clock == metadata.clock {
             return;
         }
         if self.next_change.is_some_and(|next| now < next) {
-            self.pending = Some(about);
+            self.deferred_metadata = Some(metadata);
             return;
         }
         self.next_change = Some(now + CHANGE_INTERVAL);
-        self.catalog.metadata = about.values;
-        self.catalog.clock = about.clock;
+        self.catalog.metadata = metadata.values;
+        self.catalog.clock = metadata.clock;
         self.shared = None;
     }
 
@@ -251,17 +253,17 @@ impl TrackAssembler {
             self.demuxer.resume_near(near);
         }
         // Units that wait are of the publisher that now says who it is: they are named and timed as it would have.
-        let shift = self.shift.take().unwrap_or(0);
+        let timestamp_offset = self.timestamp_offset.take().unwrap_or(0);
         let mut timeline = near.map_or_else(TimestampUnwrapper::new, |near| TimestampUnwrapper::near(near.as_millis()));
-        for unit in self.held.iter_mut().flat_map(|held| &mut held.units) {
+        for unit in self.pending.iter_mut().flat_map(|pending| &mut pending.units) {
             let composition = unit.pts.as_millis() - unit.dts.as_millis();
-            let dts = timeline.unwrap_exact(Timestamp::from_millis(unit.dts.as_millis() - shift).as_rtmp());
+            let dts = timeline.unwrap_exact(Timestamp::from_millis(unit.dts.as_millis() - timestamp_offset).as_rtmp());
             unit.epoch = epoch;
             unit.dts = Timestamp::from_millis(dts);
             unit.pts = Timestamp::from_millis(dts + composition);
         }
-        let held = self.held.iter().flat_map(|held| &held.units).map(|unit| unit.dts).max();
-        self.newest = held.or(self.last_epoch.map(|(_, dts)| dts)).or(self.newest);
+        let pending = self.pending.iter().flat_map(|pending| &pending.units).map(|unit| unit.dts).max();
+        self.newest = pending.or(self.last_epoch.map(|(_, dts)| dts)).or(self.newest);
         self.begin_epoch(epoch, true);
     }
 
@@ -271,8 +273,8 @@ impl TrackAssembler {
         self.demuxer.set_epoch(epoch);
         self.demuxer.set_exact(false);
         self.catalog.clock = None;
-        if let Some(about) = &mut self.pending {
-            about.clock = None;
+        if let Some(metadata) = &mut self.deferred_metadata {
+            metadata.clock = None;
         }
         self.begin_epoch(epoch, false);
     }
@@ -280,25 +282,25 @@ impl TrackAssembler {
     fn begin_epoch(&mut self, epoch: Epoch, is_stated: bool) {
         self.catalog.epoch = epoch;
         self.is_stated = is_stated;
-        self.shift = None;
+        self.timestamp_offset = None;
         self.shared = None;
     }
 
-    fn release_if_complete(&mut self) -> Vec<Unit> {
+    fn flush_if_complete(&mut self) -> Vec<Unit> {
         let has = |kind| self.catalog.tracks.iter().any(|track| track.id.kind == kind);
-        let wants = self.promised.filter(|p| p.video || p.audio).unwrap_or(ExpectedTracks { video: true, audio: true });
+        let wants = self.expected.filter(|p| p.video || p.audio).unwrap_or(ExpectedTracks { video: true, audio: true });
         let is_complete = (!wants.video || has(TrackKind::Video)) && (!wants.audio || has(TrackKind::Audio));
-        if is_complete { self.release() } else { Vec::new() }
+        if is_complete { self.flush_pending() } else { Vec::new() }
     }
 
     /// Ends the wait.
-    fn release(&mut self) -> Vec<Unit> {
-        let Some(held) = self.held.take().map(|held| held.units) else { return Vec::new() };
-        let shared = self.share();
-        held.into_iter().map(|unit| (shared.clone(), unit)).collect()
+    fn flush_pending(&mut self) -> Vec<Unit> {
+        let Some(pending) = self.pending.take().map(|pending| pending.units) else { return Vec::new() };
+        let shared = self.shared_catalog();
+        pending.into_iter().map(|unit| (shared.clone(), unit)).collect()
     }
 
-    fn share(&mut self) -> Arc<Catalog> {
+    fn shared_catalog(&mut self) -> Arc<Catalog> {
         self.shared.get_or_insert_with(|| Arc::new(self.catalog.clone())).clone()
     }
 }
@@ -323,19 +325,19 @@ fn within_bounds(values: media::catalog::Metadata) -> media::catalog::Metadata {
 }
 
 /// The newest DTS of all tracks that a stream had of its last epoch.
-pub(crate) fn last_epoch(had: &crate::hub::HighWaterMarks) -> Option<(Epoch, Timestamp)> {
-    let (epoch, tracks): (Epoch, &[(TrackId, Timestamp)]) = had.last()?;
+pub(crate) fn last_epoch(high_water: &crate::hub::HighWaterMarks) -> Option<(Epoch, Timestamp)> {
+    let (epoch, tracks): (Epoch, &[(TrackId, Timestamp)]) = high_water.last()?;
     tracks.iter().map(|(_, dts)| *dts).max().map(|dts| (epoch, dts))
 }
 
 /// Between the timelines of two publishers, in milliseconds: about a picture.
-const GAP: i64 = 40;
+const PUBLISHER_GAP_MS: i64 = 40;
 /// How often what a publisher says about itself may change.
 const CHANGE_INTERVAL: Duration = Duration::from_secs(1);
 /// Keys and values that are kept, in bytes: ten times what encoders send.
 const MAX_METADATA: usize = 8 << 10;
-/// Broadcasts that one connection may begin within [`BEGUN_WITHIN`]: playlists and looping files begin one an item.
-const MAX_BEGUN: u32 = 30;
-const BEGUN_WITHIN: Duration = Duration::from_secs(60);
+/// Broadcasts that one connection may begin within [`EPOCHS_WITHIN`]: playlists and looping files begin one an item.
+const MAX_EPOCHS: u32 = 30;
+const EPOCHS_WITHIN: Duration = Duration::from_secs(60);
 /// Units that may wait, however small: many seconds of sound.
-const MAX_HELD_UNITS: usize = 4096;
+const MAX_PENDING_UNITS: usize = 4096;

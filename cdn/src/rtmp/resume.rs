@@ -13,7 +13,7 @@ pub(crate) struct ResumePoint {
 
 impl ResumePoint {
     /// Reads a play name's query.
-    pub(crate) fn of(query: &[(String, String)]) -> Option<Self> {
+    pub(crate) fn from_query(query: &[(String, String)]) -> Option<Self> {
         let value = |name| query.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str());
         // The same words as a publisher's resumption, but for the colon, which needs no escape in a URL's query.
         let after = value("nearcastAfter")?.replacen(':', "=", 1);
@@ -66,7 +66,7 @@ mod tests {
     #[test]
     fn read_from_a_query() {
         let after = |epoch: &str, after: &str| {
-            ResumePoint::of(&[("nearcastEpoch".into(), epoch.into()), ("nearcastAfter".into(), after.into())])
+            ResumePoint::from_query(&[("nearcastEpoch".into(), epoch.into()), ("nearcastAfter".into(), after.into())])
         };
         let good = after("00000000000000ff", "v0:12345").unwrap();
         assert_eq!(good, ResumePoint { epoch: Epoch(255), track: TrackId::VIDEO, dts: Timestamp::from_millis(12345) });
@@ -75,7 +75,7 @@ mod tests {
         {
             assert_eq!(after(epoch, at), None, "{epoch} {at}");
         }
-        assert_eq!(ResumePoint::of(&[]), None);
+        assert_eq!(ResumePoint::from_query(&[]), None);
     }
 
     /// Pictures `from..to` of each epoch, 40 ms apart with an IDR at each fifth, sound 10 ms after each. Two positions a picture.

@@ -32,13 +32,13 @@ pub struct RtmpServer {
     hub: Arc<Hub>,
     keys: Arc<Keyring>,
     fanout: Arc<Fanout>,
-    invitations: Arc<PeerDirectory>,
-    admission: Arc<ConnectionLimiter>,
+    peers: Arc<PeerDirectory>,
+    limiter: Arc<ConnectionLimiter>,
     limits: Limits,
     ingest: ingest::Settings,
     app: String,
     unsent: u32,
-    bad_keys: AtomicU64,
+    auth_failures: AtomicU64,
 }
 
 impl RtmpServer {
@@ -47,7 +47,7 @@ impl RtmpServer {
         hub: Arc<Hub>,
         keys: Arc<Keyring>,
         fanout: Arc<Fanout>,
-        invitations: Arc<PeerDirectory>,
+        peers: Arc<PeerDirectory>,
         config: &Config,
     ) -> Arc<Self> {
         let rtmp = &config.rtmp;
@@ -61,41 +61,41 @@ impl RtmpServer {
             max_buffered: max_message.saturating_add(max_message / 2),
             ..Limits::default()
         };
-        let ingest = ingest::Settings { hold_back: config.hub.hold_back, hold_back_bytes: max_message };
-        let admission = ConnectionLimiter::new(rtmp.max_connections, rtmp.max_per_address);
+        let ingest = ingest::Settings { track_wait: config.hub.track_wait, max_pending_bytes: max_message };
+        let limiter = ConnectionLimiter::new(rtmp.max_connections, rtmp.max_per_address);
         let unsent = config.fanout.unsent.as_u64() as u32;
         Arc::new(Self {
             hub,
             keys,
             fanout,
-            invitations,
-            admission,
+            peers,
+            limiter,
             limits,
             ingest,
             app: rtmp.app.clone(),
             unsent,
-            bad_keys: AtomicU64::new(0),
+            auth_failures: AtomicU64::new(0),
         })
     }
 
     /// What monitoring may want to know.
-    pub fn figures(&self) -> Vec<Metric> {
-        let figure = |name, kind, help, value| Metric { name, kind, help, value };
+    pub fn metrics(&self) -> Vec<Metric> {
+        let metric = |name, kind, help, value| Metric { name, kind, help, value };
         vec![
-            figure("nearcast_rtmp_connections", "gauge", "Open connections.", self.admission.count() as u64),
-            figure("nearcast_rtmp_refused_total", "counter", "Connections over a limit.", self.admission.refused()),
-            figure(
+            metric("nearcast_rtmp_connections", "gauge", "Open connections.", self.limiter.count() as u64),
+            metric("nearcast_rtmp_refused_total", "counter", "Connections over a limit.", self.limiter.rejected()),
+            metric(
                 "nearcast_rtmp_bad_keys_total",
                 "counter",
                 "Publishers refused.",
-                self.bad_keys.load(Ordering::Relaxed),
+                self.auth_failures.load(Ordering::Relaxed),
             ),
-            figure("nearcast_rtmp_players", "gauge", "Players by RTMP.", self.fanout.players()),
-            figure(
+            metric("nearcast_rtmp_players", "gauge", "Players by RTMP.", self.fanout.players()),
+            metric(
                 "nearcast_rtmp_stuck_players_total",
                 "counter",
                 "Players closed because they took nothing.",
-                self.fanout.stuck_players(),
+                self.fanout.write_timeouts(),
             ),
         ]
     }
@@ -122,8 +122,8 @@ impl RtmpServer {
                     continue;
                 }
             };
-            let seat = match self.admission.enter(peer.ip()) {
-                Ok(seat) => seat,
+            let permit = match self.limiter.try_acquire(peer.ip()) {
+                Ok(permit) => permit,
                 Err(why) => {
                     tracing::debug!(%peer, %why, "refused");
                     continue;
@@ -131,8 +131,8 @@ impl RtmpServer {
             };
             id += 1;
             let span = tracing::info_span!("conn", id, %peer);
-            let (door, stop) = (self.clone(), stop.clone());
-            connections.spawn(async move { door.connection(socket, peer, seat, stop).await }.instrument(span));
+            let (server, stop) = (self.clone(), stop.clone());
+            connections.spawn(async move { server.connection(socket, peer, permit, stop).await }.instrument(span));
         }
         drop(listener);
         connections.close();
@@ -140,7 +140,7 @@ impl RtmpServer {
         Ok(())
     }
 
-    async fn connection(&self, socket: TcpStream, peer: SocketAddr, seat: ConnectionPermit, stop: CancellationToken) {
+    async fn connection(&self, socket: TcpStream, peer: SocketAddr, permit: ConnectionPermit, stop: CancellationToken) {
         if let Err(error) = prepare(&socket) {
             tracing::debug!(%error, "the connection was gone at once");
             return;
@@ -150,17 +150,17 @@ impl RtmpServer {
             request = server::accept(socket, &self.limits) => request,
         };
         match request {
-            Ok(Request::Publish(request)) => self.publish(request, peer, seat).await,
-            Ok(Request::Play(request)) => self.play(request, seat).await,
+            Ok(Request::Publish(request)) => self.publish(request, peer, permit).await,
+            Ok(Request::Play(request)) => self.play(request, permit).await,
             Err(error) => tracing::info!(%error, "no request"),
         }
     }
 
-    async fn publish(&self, request: PublishRequest<TcpStream>, peer: SocketAddr, seat: ConnectionPermit) {
+    async fn publish(&self, request: PublishRequest<TcpStream>, peer: SocketAddr, permit: ConnectionPermit) {
         let stream = self.publisher_stream(&request);
         let Some(stream) = stream.and_then(|name| self.hub.stream(name.as_str())) else {
-            self.bad_keys.fetch_add(1, Ordering::Relaxed);
-            tracing::warn!(app = %self.shown_app(&request.app), agent = request.agent.as_deref(), "publisher refused: no such key");
+            self.auth_failures.fetch_add(1, Ordering::Relaxed);
+            tracing::warn!(app = %self.redacted_app(&request.app), agent = request.agent.as_deref(), "publisher refused: no such key");
             let why = "The stream key is not valid. Make one with: cdn key new NAME";
             // Not `BadName`, which servers also say of a key in use: this one will not come free, and no encoder should wait for it.
             if let Err(error) = request.reject("NetStream.Publish.Denied", why).await {
@@ -172,22 +172,22 @@ impl RtmpServer {
         async {
             let agent = request.agent.clone();
             tracing::info!(agent = agent.as_deref(), "publisher");
-            let publishing = stream.publish(PublisherInfo { peer: peer.to_string(), agent, protocol: "rtmp" });
+            let publish = stream.publish(PublisherInfo { peer: peer.to_string(), agent, protocol: "rtmp" });
             // A key that was revoked after it was looked up, but before there was a publisher to dismiss, opens nothing.
             let has_key = self.find_publisher(&request).is_some_and(|name| name.as_str() == stream.name());
-            if let Some(why) = publishing.is_dismissed().or((!has_key).then_some(RevokeReason::Removed)) {
+            if let Some(why) = publish.revoke_reason().or((!has_key).then_some(RevokeReason::KeyRevoked)) {
                 tracing::info!(?why, "publisher refused");
-                let (code, description) = ingest::farewell(why);
+                let (code, description) = ingest::rejection_status(why);
                 if let Err(error) = request.reject(code, description).await {
                     tracing::debug!(%error, "the refused publisher did not hear it");
                 }
                 return;
             }
-            let tickets = self.invitations.tickets(stream.name());
-            match request.accept_with(ingest::resume(&publishing), Some(&tickets)).await {
+            let tickets = self.peers.tickets(stream.name());
+            match request.accept_with(ingest::resume(&publish), Some(&tickets)).await {
                 Ok(publisher) => {
-                    let context = ingest::PublisherContext { from: peer.ip(), invitations: &self.invitations };
-                    let ended = ingest::run(publisher, publishing, self.ingest, context).await;
+                    let context = ingest::PublisherContext { from: peer.ip(), peers: &self.peers };
+                    let ended = ingest::run(publisher, publish, self.ingest, context).await;
                     tracing::info!(?ended, "publisher left");
                 }
                 Err(error) => tracing::info!(%error, "the publisher was gone before it began"),
@@ -195,10 +195,10 @@ impl RtmpServer {
         }
         .instrument(span)
         .await;
-        drop(seat);
+        drop(permit);
     }
 
-    async fn play(&self, request: PlayRequest<TcpStream>, seat: ConnectionPermit) {
+    async fn play(&self, request: PlayRequest<TcpStream>, permit: ConnectionPermit) {
         let (app, rest) = split_app(&request.app);
         let name = if request.name.is_empty() { rest } else { &request.name };
         let name = if app == self.app { name.parse::<StreamName>().ok() } else { None };
@@ -209,7 +209,7 @@ impl RtmpServer {
             }
             return;
         };
-        let after = ResumePoint::of(&request.query);
+        let resume_point = ResumePoint::from_query(&request.query);
         let agent = request.agent.clone();
         let player = match request.accept().await {
             Ok(player) => player,
@@ -217,15 +217,16 @@ impl RtmpServer {
         };
         let (socket, play) = player.into_parts();
         let is_on_air = matches!(stream.state(), State::Live { .. });
-        let position = after.and_then(|after| stream.with_window(|window| after.position(window, is_on_air)));
+        let position =
+            resume_point.and_then(|resume_point| stream.with_window(|window| resume_point.position(window, is_on_air)));
         tracing::debug!(stream = stream.name(), agent = agent.as_deref(), resumes = position.is_some(), "player");
-        let socket = match self.hand_over(socket) {
+        let socket = match self.into_blocking_socket(socket) {
             Ok(socket) => socket,
             Err(error) => return tracing::debug!(%error, "the player was gone before it began"),
         };
         let start = position.map_or_else(Cursor::at_live_edge, Cursor::at);
         let player =
-            AcceptedPlayer { socket, play, stream, start, is_resuming: position.is_some(), seat: Box::new(seat) };
+            AcceptedPlayer { socket, play, stream, start, is_resuming: position.is_some(), permit: Box::new(permit) };
         if let Err(error) = self.fanout.add(player) {
             tracing::debug!(%error, "the player was gone before it began");
         }
@@ -255,17 +256,17 @@ impl RtmpServer {
         let in_query =
             query.iter().filter(|(key, _)| QUERY_KEYS.contains(&key.as_str())).map(|(_, value)| value.as_str());
         let in_app = (!name.is_empty()).then_some(rest).filter(|rest| !rest.is_empty());
-        let stream = in_query.chain(in_app).take(MAX_TRIES).find_map(|key| self.keys.resolve(key))?;
+        let stream = in_query.chain(in_app).take(MAX_KEY_CANDIDATES).find_map(|key| self.keys.resolve(key))?;
         (stream.as_str() == named).then_some(stream)
     }
 
     /// An app for logs: what comes after the slash may be a key.
-    fn shown_app<'a>(&self, app: &'a str) -> &'a str {
+    fn redacted_app<'a>(&self, app: &'a str) -> &'a str {
         let (first, _) = split_app(app);
         if first == self.app { first } else { "another" }
     }
 
-    fn hand_over(&self, socket: TcpStream) -> io::Result<std::net::TcpStream> {
+    fn into_blocking_socket(&self, socket: TcpStream) -> io::Result<std::net::TcpStream> {
         SockRef::from(&socket).set_tcp_notsent_lowat(self.unsent)?;
         socket.into_std()
     }
@@ -281,11 +282,11 @@ pub fn reload_keys(keys: &Keyring, hub: &Hub) {
             }
             for name in &changes.replaced {
                 tracing::info!(stream = %name, "there is another key");
-                hub.revoke(name.as_str());
+                hub.kick(name.as_str());
             }
             for name in &changes.removed {
                 tracing::info!(stream = %name, "the key was removed");
-                hub.remove(name.as_str());
+                hub.end(name.as_str());
             }
         }
         Err(error) => tracing::warn!(%error, "the keys stay as they were"),
@@ -314,7 +315,7 @@ fn is_about_one_connection(error: &io::Error) -> bool {
 /// Names under which encoders with a field for a query put a key.
 const QUERY_KEYS: &[&str] = &["key", "streamkey", "stream_key"];
 /// Keys that one publisher may try at once.
-const MAX_TRIES: usize = 4;
+const MAX_KEY_CANDIDATES: usize = 4;
 /// Between two tries while the system is out of something.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Silence before the kernel asks whether the peer is still there.

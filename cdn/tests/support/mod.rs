@@ -49,7 +49,7 @@ impl Server {
         let hub = Hub::new(hub::Settings {
             window: Bounds { duration: config.hub.window, bytes: config.hub.window_bytes.as_u64() as usize },
             grace: config.hub.grace,
-            grace_after_goodbye: config.hub.grace_after_goodbye,
+            grace_after_unpublish: config.hub.grace_after_unpublish,
         });
         let fanout = Arc::new(Fanout::start(&config.fanout, config.rtmp.write).unwrap());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -56,7 +56,7 @@ impl Default for Settings {
 pub struct Hls {
     hub: Arc<Hub>,
     settings: Settings,
-    packaged: RwLock<BTreeMap<String, Arc<HlsStream>>>,
+    streams: RwLock<BTreeMap<String, Arc<HlsStream>>>,
     /// Ends all packagers.
     stop: CancellationToken,
 }
@@ -64,24 +64,25 @@ pub struct Hls {
 impl Hls {
     /// No packager yet: see [`run`](Self::run).
     pub fn new(hub: Arc<Hub>, settings: Settings) -> Arc<Self> {
-        Arc::new(Self { hub, settings, packaged: RwLock::default(), stop: CancellationToken::new() })
+        Arc::new(Self { hub, settings, streams: RwLock::default(), stop: CancellationToken::new() })
     }
 
     /// The packaged form of the stream called `name`, if the hub holds such a stream. To be called within the runtime.
     pub fn stream(&self, name: &str) -> Option<Arc<HlsStream>> {
         let stream = self.hub.stream(name)?;
-        let known = self.packaged.read().get(name).filter(|packaged| Arc::ptr_eq(packaged.stream(), &stream)).cloned();
+        let known =
+            self.streams.read().get(name).filter(|hls_stream| Arc::ptr_eq(hls_stream.stream(), &stream)).cloned();
         // A viewer may be faster than the news of a stream.
         known.or_else(|| {
             self.follow_hub();
-            self.packaged.read().get(name).cloned()
+            self.streams.read().get(name).cloned()
         })
     }
 
     /// Keeps one packager for every stream that the hub holds, until `stop` is cancelled.
     pub async fn run(self: Arc<Self>, stop: CancellationToken) {
         let _ends_all = self.stop.clone().drop_guard();
-        let mut opened = self.hub.opened();
+        let mut opened = self.hub.streams_changed();
         loop {
             opened.borrow_and_update();
             self.follow_hub();
@@ -95,9 +96,9 @@ impl Hls {
     /// Starts what is missing, and forgets what the hub has forgotten: the packager of a removed stream ends by itself.
     fn follow_hub(&self) {
         // Asked under the lock, so that of two that follow the later one knows more.
-        let mut packaged = self.packaged.write();
+        let mut hls_streams = self.streams.write();
         let streams = self.hub.streams();
-        packaged.retain(|_, old| {
+        hls_streams.retain(|_, old| {
             let is_held = streams.iter().any(|stream| Arc::ptr_eq(stream, old.stream()));
             if !is_held {
                 old.stop();
@@ -105,13 +106,13 @@ impl Hls {
             is_held
         });
         for stream in streams {
-            packaged.entry(stream.name().to_owned()).or_insert_with(|| self.start(stream));
+            hls_streams.entry(stream.name().to_owned()).or_insert_with(|| self.start(stream));
         }
     }
 
     fn start(&self, stream: Arc<LiveStream>) -> Arc<HlsStream> {
-        let packaged = HlsStream::new(stream, self.stop.child_token());
-        tokio::spawn(stream_packager::run(packaged.clone(), self.settings.clone()));
-        packaged
+        let hls_stream = HlsStream::new(stream, self.stop.child_token());
+        tokio::spawn(stream_packager::run(hls_stream.clone(), self.settings.clone()));
+        hls_stream
     }
 }

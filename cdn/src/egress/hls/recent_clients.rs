@@ -13,7 +13,7 @@ pub struct RecentClients(Mutex<HashMap<u64, Instant>>);
 
 impl RecentClients {
     /// Notes a client. True if it is new and there is room for it.
-    pub fn seen(&self, client: u64, now: Instant) -> bool {
+    pub fn on_request(&self, client: u64, now: Instant) -> bool {
         let mut seen = self.0.lock();
         if let Some(last) = seen.get_mut(&client) {
             *last = now;
@@ -46,21 +46,21 @@ mod tests {
 
     #[test]
     fn counts_recent_distinct_clients() {
-        let (viewers, start) = (RecentClients::default(), Instant::now());
-        assert!(viewers.seen(1, start));
-        assert!(!viewers.seen(1, start));
-        assert!(viewers.seen(2, start + EXPIRY / 2));
-        assert_eq!(viewers.count(start + EXPIRY / 2), 2);
-        assert_eq!(viewers.count(start + EXPIRY), 1);
-        assert_eq!(viewers.count(start + EXPIRY * 2), 0);
+        let (clients, start) = (RecentClients::default(), Instant::now());
+        assert!(clients.on_request(1, start));
+        assert!(!clients.on_request(1, start));
+        assert!(clients.on_request(2, start + EXPIRY / 2));
+        assert_eq!(clients.count(start + EXPIRY / 2), 2);
+        assert_eq!(clients.count(start + EXPIRY), 1);
+        assert_eq!(clients.count(start + EXPIRY * 2), 0);
     }
 
     #[test]
     fn is_bounded() {
-        let (viewers, now) = (RecentClients::default(), Instant::now());
+        let (clients, now) = (RecentClients::default(), Instant::now());
         for client in 0..MAX_CLIENTS as u64 + 10 {
-            viewers.seen(client, now);
+            clients.on_request(client, now);
         }
-        assert_eq!(viewers.count(now), MAX_CLIENTS);
+        assert_eq!(clients.count(now), MAX_CLIENTS);
     }
 }

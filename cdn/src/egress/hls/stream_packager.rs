@@ -95,13 +95,13 @@ pub enum BlockingResult {
 pub struct HlsStream {
     stream: Arc<LiveStream>,
     snapshot: watch::Sender<Arc<Snapshot>>,
-    viewers: RecentClients,
+    clients: RecentClients,
     stop: CancellationToken,
 }
 
 impl HlsStream {
     pub(super) fn new(stream: Arc<LiveStream>, stop: CancellationToken) -> Arc<Self> {
-        Arc::new(Self { stream, snapshot: watch::Sender::default(), viewers: RecentClients::default(), stop })
+        Arc::new(Self { stream, snapshot: watch::Sender::default(), clients: RecentClients::default(), stop })
     }
 
     /// The stream it is made of.
@@ -114,20 +114,20 @@ impl HlsStream {
         self.snapshot.borrow().clone()
     }
 
-    /// Waits at most `patience` for a playlist that a player can start with. `None` if there is none by then.
+    /// Waits at most `timeout` for a playlist that a player can start with. `None` if there is none by then.
     ///
     /// A stream that ended and is back has, for the length of its first segment, only the playlist that says that it is over.
-    pub async fn playable(&self, patience: Duration) -> Option<Arc<Snapshot>> {
+    pub async fn playable(&self, timeout: Duration) -> Option<Arc<Snapshot>> {
         let is_on_air = !matches!(self.stream.state(), State::Idle | State::Ended { .. });
-        let patience = if is_on_air { patience } else { Duration::ZERO };
-        self.wait(patience, |s| !(s.playlist.segments.is_empty() || s.playlist.ended && is_on_air)).await
+        let timeout = if is_on_air { timeout } else { Duration::ZERO };
+        self.wait(timeout, |s| !(s.playlist.segments.is_empty() || s.playlist.ended && is_on_air)).await
     }
 
     /// Waits until the playlist has come to what is wanted, from `snapshot` on. A playlist that is over never will, and is what there is
     /// to say (RFC 8216bis §6.2.5.2).
     ///
     /// All who wait for the same part are woken once, by the snapshot that has it, and share its text.
-    pub async fn reloaded(&self, snapshot: Arc<Snapshot>, wanted: BlockingRequest) -> BlockingResult {
+    pub async fn blocking_reload(&self, snapshot: Arc<Snapshot>, wanted: BlockingRequest) -> BlockingResult {
         let BlockingRequest { msn, part } = wanted;
         let has_come = |s: &Snapshot| s.playlist.ended || s.playlist.contains(msn, part);
         if has_come(&snapshot) {
@@ -136,9 +136,9 @@ impl HlsStream {
         if snapshot.playlist.is_too_far_ahead(msn, part) {
             return BlockingResult::TooFarAhead;
         }
-        let patience = snapshot.playlist.blocking_timeout();
+        let timeout = snapshot.playlist.blocking_timeout();
         drop(snapshot);
-        self.wait(patience, has_come).await.map_or(BlockingResult::TimedOut, BlockingResult::Ready)
+        self.wait(timeout, has_come).await.map_or(BlockingResult::TimedOut, BlockingResult::Ready)
     }
 
     /// The part, which is waited for if it is the next: the one that the playlist hints at.
@@ -147,28 +147,28 @@ impl HlsStream {
         if now.playlist.preload_hint() != Some((msn, index)) || now.playlist.segments.is_empty() {
             return BlockingResult::Ready(now);
         }
-        let patience = now.playlist.blocking_timeout();
+        let timeout = now.playlist.blocking_timeout();
         drop(now);
         let is_past = |s: &Snapshot| s.playlist.preload_hint() != Some((msn, index));
-        self.wait(patience, is_past).await.map_or(BlockingResult::TimedOut, BlockingResult::Ready)
+        self.wait(timeout, is_past).await.map_or(BlockingResult::TimedOut, BlockingResult::Ready)
     }
 
-    async fn wait(&self, patience: Duration, until: impl Fn(&Snapshot) -> bool) -> Option<Arc<Snapshot>> {
+    async fn wait(&self, timeout: Duration, until: impl Fn(&Snapshot) -> bool) -> Option<Arc<Snapshot>> {
         let mut snapshots = self.snapshot.subscribe();
         let ready = snapshots.wait_for(|snapshot| until(snapshot));
         let found = tokio::select! {
             biased;
             found = ready => found.ok().map(|snapshot| snapshot.clone()),
-            () = tokio::time::sleep(patience) => None,
+            () = tokio::time::sleep(timeout) => None,
             () = self.stop.cancelled() => None,
         };
         found
     }
 
     /// Notes that the client with this mark asked for media at `now`.
-    pub fn seen(&self, client: u64, now: Instant) {
-        if self.viewers.seen(client, now) {
-            self.stream.set_viewers(PROTOCOL, self.viewers.count(now));
+    pub fn on_request(&self, client: u64, now: Instant) {
+        if self.clients.on_request(client, now) {
+            self.stream.set_viewers(PROTOCOL, self.clients.count(now));
         }
     }
 
@@ -178,8 +178,8 @@ impl HlsStream {
 }
 
 /// Packages until the stream is taken away or the server goes.
-pub(super) async fn run(packaged: Arc<HlsStream>, settings: Settings) {
-    let stream = packaged.stream.clone();
+pub(super) async fn run(hls_stream: Arc<HlsStream>, settings: Settings) {
+    let stream = hls_stream.stream.clone();
     let mut segmenter = Segmenter::new(hls::SegmenterConfig {
         segment_target: settings.segment,
         part_target: settings.part,
@@ -194,14 +194,14 @@ pub(super) async fn run(packaged: Arc<HlsStream>, settings: Settings) {
     let mut ticks = interval(VIEWERS_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut has_ended = true;
-    let mut listing = ListedUnits::default();
+    let mut listed_units = ListedUnits::default();
     loop {
         changed.borrow_and_update();
         // The state is read before the units: what was pushed before the end is packaged before the end.
         let state = stream.state();
         let mut is_new = false;
         loop {
-            let read = stream.read(&mut cursor, BITE);
+            let read = stream.read(&mut cursor, READ_BATCH_BYTES);
             if read.skipped > 0 {
                 warn!(stream = stream.name(), units = read.skipped, "the packager fell behind");
             }
@@ -211,34 +211,34 @@ pub(super) async fn run(packaged: Arc<HlsStream>, settings: Settings) {
             has_ended = false;
             for entry in &read.entries {
                 is_new |= segmenter.push(entry, clock::now());
-                listing.take(&stream, &segmenter.playlist(), &entry.unit);
+                listed_units.take(&stream, &segmenter.playlist(), &entry.unit);
             }
             tokio::task::yield_now().await;
         }
         // A server that goes is not a stream that ends: players are to ask again, here or elsewhere.
-        if matches!(state, State::Ended { .. }) && !has_ended && !packaged.stop.is_cancelled() {
+        if matches!(state, State::Ended { .. }) && !has_ended && !hls_stream.stop.is_cancelled() {
             segmenter.end();
             (has_ended, is_new) = (true, true);
             info!(stream = stream.name(), "HLS ended");
         }
         if is_new {
-            publish(&packaged, segmenter.playlist());
+            publish(&hls_stream, segmenter.playlist());
         }
         tokio::select! {
-            () = packaged.stop.cancelled() => return,
+            () = hls_stream.stop.cancelled() => return,
             changed = changed.changed() => if changed.is_err() { return },
-            _ = ticks.tick() => stream.set_viewers(PROTOCOL, packaged.viewers.count(Instant::now())),
+            _ = ticks.tick() => stream.set_viewers(PROTOCOL, hls_stream.clients.count(Instant::now())),
         }
     }
 }
 
 /// Puts the snapshot where everybody sees it, and wakes those who wait for it.
-fn publish(packaged: &HlsStream, playlist: Arc<Playlist>) {
-    let old = packaged.now();
+fn publish(hls_stream: &HlsStream, playlist: Arc<Playlist>) {
+    let old = hls_stream.now();
     if let Some(newest) = playlist.segments.last().filter(|newest| old.playlist.segments.last() != Some(*newest)) {
-        debug!(stream = packaged.stream.name(), msn = newest.msn, duration = ?newest.duration, "segment");
+        debug!(stream = hls_stream.stream.name(), msn = newest.msn, duration = ?newest.duration, "segment");
     }
-    packaged.snapshot.send_replace(Arc::new(old.followed_by(playlist)));
+    hls_stream.snapshot.send_replace(Arc::new(old.followed_by(playlist)));
 }
 
 /// Segments are longer than a second on average, so the Unix time in seconds is above every number that an earlier run of this
@@ -251,7 +251,7 @@ fn first_sequence(now: WallClock) -> u64 {
 const PROTOCOL: &str = "hls";
 
 /// Payload taken from the window at a time, so that other tasks get their turn while a packager catches up.
-const BITE: usize = 4 << 20;
+const READ_BATCH_BYTES: usize = 4 << 20;
 
 /// How late a viewer that left may be noticed, beyond its expiry.
 const VIEWERS_INTERVAL: Duration = Duration::from_secs(1);

@@ -36,7 +36,7 @@ pub struct Settings {
 pub struct Relay {
     endpoint: quinn::Endpoint,
     pin: Pin,
-    admission: Arc<ConnectionLimiter>,
+    limiter: Arc<ConnectionLimiter>,
 }
 
 impl Relay {
@@ -53,8 +53,8 @@ impl Relay {
         let socket = std::net::UdpSocket::bind(address)?;
         let runtime = Arc::new(quinn::TokioRuntime);
         let endpoint = quinn::Endpoint::new(relay::endpoint_config(&settings.secret), Some(config), socket, runtime)?;
-        let admission = ConnectionLimiter::new(settings.max_connections, settings.max_per_address);
-        Ok(Self { endpoint, pin: identity.pin(), admission })
+        let limiter = ConnectionLimiter::new(settings.max_connections, settings.max_per_address);
+        Ok(Self { endpoint, pin: identity.pin(), limiter })
     }
 
     /// Where it is heard.
@@ -85,8 +85,8 @@ impl Relay {
                 let _ = incoming.retry();
                 continue;
             }
-            let seat = match self.admission.enter(peer.ip()) {
-                Ok(seat) => seat,
+            let permit = match self.limiter.try_acquire(peer.ip()) {
+                Ok(permit) => permit,
                 Err(why) => {
                     tracing::debug!(%peer, %why, "refused");
                     incoming.refuse();
@@ -94,7 +94,7 @@ impl Relay {
                 }
             };
             let span = tracing::info_span!("relay", %peer);
-            subscribers.spawn(subscriber(incoming, seat, hub.clone(), stop.clone()).instrument(span));
+            subscribers.spawn(subscriber(incoming, permit, hub.clone(), stop.clone()).instrument(span));
         }
         subscribers.close();
         subscribers.wait().await;
@@ -103,7 +103,7 @@ impl Relay {
     }
 }
 
-async fn subscriber(incoming: quinn::Incoming, seat: ConnectionPermit, hub: Arc<Hub>, stop: CancellationToken) {
+async fn subscriber(incoming: quinn::Incoming, permit: ConnectionPermit, hub: Arc<Hub>, stop: CancellationToken) {
     let asked = async {
         let connection = incoming.await?;
         relay::accept(connection).await
@@ -120,7 +120,7 @@ async fn subscriber(incoming: quinn::Incoming, seat: ConnectionPermit, hub: Arc<
     tracing::debug!(stream = stream.name(), "subscriber");
     let ended = request.serve(Arc::new(Window(stream)), None, stop.cancelled_owned()).await;
     tracing::debug!(?ended, "subscriber left");
-    drop(seat);
+    drop(permit);
 }
 
 /// A stream of the hub, as the relay protocol sees it.
@@ -146,11 +146,11 @@ impl relay::Source for Window {
     }
 
     fn relayed(&self, unit: &AccessUnit) {
-        self.0.stamped().relayed(unit, "relay");
+        self.0.latency().on_relayed(unit, "relay");
     }
 
     fn stamps(&self, at: Option<Timestamp>) -> Option<TimingReport> {
-        self.0.stamped().report(at)
+        self.0.latency().report(at)
     }
 }
 

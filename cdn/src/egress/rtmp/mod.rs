@@ -63,7 +63,7 @@ pub struct AcceptedPlayer {
     /// Whether it continues a play that was interrupted, and wants everything from there on.
     pub is_resuming: bool,
     /// Dropped when it leaves.
-    pub seat: Box<dyn Any + Send>,
+    pub permit: Box<dyn Any + Send>,
 }
 
 impl Fanout {
@@ -81,10 +81,10 @@ impl Fanout {
             let poll = mio::Poll::new()?;
             let mailbox = Mailbox::new(&poll)?;
             let shard = Shard::new(settings, poll, mailbox.clone(), submitter);
-            let watch = ShardMonitor { mailbox: mailbox.clone(), failed: fanout.failed.clone() };
+            let monitor = ShardMonitor { mailbox: mailbox.clone(), failed: fanout.failed.clone() };
             fanout.mailboxes.push(mailbox);
             let thread = std::thread::Builder::new().name(format!("fanout-{index}"));
-            fanout.threads.push(thread.spawn(move || watch.over(|| shard.run()))?);
+            fanout.threads.push(thread.spawn(move || monitor.run(|| shard.run()))?);
         }
         Ok(fanout)
     }
@@ -105,8 +105,8 @@ impl Fanout {
     }
 
     /// How many players were closed because they took nothing.
-    pub fn stuck_players(&self) -> u64 {
-        self.mailboxes.iter().map(|mailbox| mailbox.stuck.load(Ordering::Relaxed)).sum()
+    pub fn write_timeouts(&self) -> u64 {
+        self.mailboxes.iter().map(|mailbox| mailbox.write_timeouts.load(Ordering::Relaxed)).sum()
     }
 
     /// Cancelled when a shard has ended that was not told to: its players are gone, and the server had better start anew.
@@ -121,14 +121,14 @@ impl Fanout {
     pub fn add(&self, player: AcceptedPlayer) -> io::Result<()> {
         player.socket.set_nonblocking(true)?;
         let socket = mio::net::TcpStream::from_std(player.socket);
-        let AcceptedPlayer { play, stream, start, is_resuming, seat, .. } = player;
-        let mut arrival = Box::new(NewSubscriber { socket, play, stream, start, is_resuming, seat });
+        let AcceptedPlayer { play, stream, start, is_resuming, permit, .. } = player;
+        let mut subscriber = Box::new(NewSubscriber { socket, play, stream, start, is_resuming, permit });
         let mut mailboxes: Vec<&Arc<Mailbox>> = self.mailboxes.iter().collect();
         mailboxes.sort_by_key(|mailbox| mailbox.players.load(Ordering::Relaxed));
         for mailbox in mailboxes {
-            match mailbox.add(arrival) {
+            match mailbox.add(subscriber) {
                 Ok(()) => return Ok(()),
-                Err(back) => arrival = back,
+                Err(back) => subscriber = back,
             }
         }
         Err(io::Error::other("no fan-out thread is left"))
@@ -156,7 +156,7 @@ struct ShardMonitor {
 }
 
 impl ShardMonitor {
-    fn over(self, shard: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+    fn run(self, shard: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
         let result = shard();
         // Said here, for whoever would join the thread may never come.
         if let Err(error) = &result {
@@ -183,11 +183,11 @@ mod tests {
         let watched = |stop: bool, shard: fn() -> io::Result<()>| {
             let mailbox = Mailbox::new(&mio::Poll::new().unwrap()).unwrap();
             let failed = CancellationToken::new();
-            let watch = ShardMonitor { mailbox: mailbox.clone(), failed: failed.clone() };
+            let monitor = ShardMonitor { mailbox: mailbox.clone(), failed: failed.clone() };
             if stop {
                 mailbox.stop(Instant::now());
             }
-            let _ = std::thread::spawn(move || watch.over(shard)).join();
+            let _ = std::thread::spawn(move || monitor.run(shard)).join();
             assert!(mailbox.is_closed(), "nobody is sent there any more");
             failed.is_cancelled()
         };

@@ -37,18 +37,18 @@ pub(super) struct Settings {
 pub(super) struct Mailbox {
     waker: mio::Waker,
     /// Whether the shard was woken and has not looked yet.
-    is_ringing: AtomicBool,
+    is_woken: AtomicBool,
     inbox: Mutex<Inbox>,
     is_stopping: AtomicBool,
     /// Players that it has, those under way to it included.
     pub(super) players: AtomicU64,
     /// Players that were closed because they took nothing.
-    pub(super) stuck: AtomicU64,
+    pub(super) write_timeouts: AtomicU64,
 }
 
 #[derive(Default)]
 struct Inbox {
-    arrivals: Vec<NewSubscriber>,
+    new_subscribers: Vec<NewSubscriber>,
     /// Keys of feeds with news.
     news: Vec<usize>,
     /// When to be gone.
@@ -60,7 +60,7 @@ struct Inbox {
 impl std::fmt::Debug for Inbox {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Inbox")
-            .field("arrivals", &self.arrivals.len())
+            .field("new_subscribers", &self.new_subscribers.len())
             .field("stop", &self.stop)
             .finish_non_exhaustive()
     }
@@ -70,39 +70,39 @@ impl Mailbox {
     pub(super) fn new(poll: &Poll) -> io::Result<Arc<Self>> {
         Ok(Arc::new(Self {
             waker: mio::Waker::new(poll.registry(), MAILBOX)?,
-            is_ringing: AtomicBool::new(false),
+            is_woken: AtomicBool::new(false),
             inbox: Mutex::default(),
             is_stopping: AtomicBool::new(false),
             players: AtomicU64::new(0),
-            stuck: AtomicU64::new(0),
+            write_timeouts: AtomicU64::new(0),
         }))
     }
 
     /// Hands a player over, or gives it back if the shard is gone.
-    pub(super) fn add(&self, arrival: Box<NewSubscriber>) -> Result<(), Box<NewSubscriber>> {
+    pub(super) fn add(&self, new: Box<NewSubscriber>) -> Result<(), Box<NewSubscriber>> {
         {
             let mut inbox = self.inbox.lock();
             if inbox.is_closed {
-                return Err(arrival);
+                return Err(new);
             }
             self.players.fetch_add(1, Ordering::Relaxed);
-            inbox.arrivals.push(*arrival);
+            inbox.new_subscribers.push(*new);
         }
-        self.ring();
+        self.wake();
         Ok(())
     }
 
     pub(super) fn stop(&self, deadline: Instant) {
         self.is_stopping.store(true, Ordering::Release);
         self.inbox.lock().stop = Some(deadline);
-        self.ring();
+        self.wake();
     }
 
     /// The shard is gone, and with it its players, those under way to it included. Returns whether it was told to go.
     pub(super) fn close(&self) -> bool {
         let mut inbox = self.inbox.lock();
         inbox.is_closed = true;
-        inbox.arrivals.clear();
+        inbox.new_subscribers.clear();
         self.players.store(0, Ordering::Relaxed);
         self.is_stopping.load(Ordering::Acquire)
     }
@@ -113,8 +113,8 @@ impl Mailbox {
         self.inbox.lock().is_closed
     }
 
-    fn ring(&self) {
-        if !self.is_ringing.swap(true, Ordering::AcqRel) {
+    fn wake(&self) {
+        if !self.is_woken.swap(true, Ordering::AcqRel) {
             // A full counter means that the shard is woken already; nothing else can fail on an eventfd of ours.
             let _ = self.waker.wake();
         }
@@ -136,7 +136,7 @@ impl Wake for FeedWaker {
     fn wake_by_ref(self: &Arc<Self>) {
         if !self.is_noted.swap(true, Ordering::AcqRel) {
             self.mailbox.inbox.lock().news.push(self.key);
-            self.mailbox.ring();
+            self.mailbox.wake();
         }
     }
 }
@@ -190,8 +190,8 @@ impl Shard {
             for event in &events {
                 self.socket_event(event);
             }
-            self.empty_mailbox(now);
-            self.look_at_due_feeds(now);
+            self.drain_mailbox(now);
+            self.poll_due_feeds(now);
             self.write(now);
             if now >= self.swept + SWEEP_INTERVAL {
                 self.sweep(now);
@@ -216,7 +216,7 @@ impl Shard {
             subscriber.has_room = true;
         }
         let heard = if event.is_readable() || event.is_read_closed() || event.is_error() {
-            subscriber.hear(&mut self.buffer)
+            subscriber.read_input(&mut self.buffer)
         } else {
             Ok(())
         };
@@ -226,34 +226,34 @@ impl Shard {
         }
     }
 
-    fn empty_mailbox(&mut self, now: Instant) {
-        self.mailbox.is_ringing.store(false, Ordering::Release);
-        let Inbox { arrivals, news, stop, .. } = std::mem::take(&mut *self.mailbox.inbox.lock());
-        for arrival in arrivals {
-            self.add(arrival, now);
+    fn drain_mailbox(&mut self, now: Instant) {
+        self.mailbox.is_woken.store(false, Ordering::Release);
+        let Inbox { new_subscribers, news, stop, .. } = std::mem::take(&mut *self.mailbox.inbox.lock());
+        for new in new_subscribers {
+            self.add(new, now);
         }
         for key in news {
-            self.look_at(key, now);
+            self.poll_feed(key, now);
         }
         if let Some(deadline) = stop {
             self.stop = Some(deadline);
-            self.dismiss_all("NetConnection.Connect.Closed", "The server is going down.", now);
+            self.shutdown_all("NetConnection.Connect.Closed", "The server is going down.", now);
         }
     }
 
-    fn add(&mut self, arrival: NewSubscriber, now: Instant) {
-        let feed = self.feed(&arrival, now);
+    fn add(&mut self, new: NewSubscriber, now: Instant) {
+        let feed = self.feed(&new, now);
         let entry = self.subscribers.vacant_entry();
         let key = entry.key();
         let members = &mut self.feeds[feed].0.members;
-        let subscriber = entry.insert(Subscriber::new(arrival, feed, members.len(), now));
+        let subscriber = entry.insert(Subscriber::new(new, feed, members.len(), now));
         members.push(key);
         let interest = Interest::READABLE | Interest::WRITABLE;
         let registered = self.poll.registry().register(&mut subscriber.socket, Token(key), interest);
         subscriber.wait(self.feeds[feed].0.is_live, now);
-        let heard = subscriber.hear_early();
+        let heard = subscriber.read_buffered_input();
         if self.stop.is_some() {
-            subscriber.leave("NetConnection.Connect.Closed", "The server is going down.", now);
+            subscriber.shutdown("NetConnection.Connect.Closed", "The server is going down.", now);
         }
         match registered.map_err(DisconnectReason::from).and(heard) {
             Ok(()) => self.enqueue(key),
@@ -262,47 +262,47 @@ impl Shard {
     }
 
     /// The feed of a stream, made if this is its first player here.
-    fn feed(&mut self, arrival: &NewSubscriber, now: Instant) -> usize {
-        let name = arrival.stream.name();
+    fn feed(&mut self, new: &NewSubscriber, now: Instant) -> usize {
+        let name = new.stream.name();
         if let Some(key) = self.feed_of.get(name).copied() {
             // A stream that was removed and made again has the same name and is another.
-            if Arc::ptr_eq(&self.feeds[key].0.stream, &arrival.stream) {
+            if Arc::ptr_eq(&self.feeds[key].0.stream, &new.stream) {
                 return key;
             }
         }
         let entry = self.feeds.vacant_entry();
         let key = entry.key();
         let waker = Arc::new(FeedWaker { key, is_noted: AtomicBool::new(false), mailbox: self.mailbox.clone() });
-        let guard = arrival.stream.on_publish(hub::Interest::Pictures, Waker::from(waker.clone()));
-        entry.insert((StreamBatcher::new(arrival.stream.clone(), guard, now), waker));
+        let guard = new.stream.on_publish(hub::Interest::Pictures, Waker::from(waker.clone()));
+        entry.insert((StreamBatcher::new(new.stream.clone(), guard, now), waker));
         self.feed_of.insert(name.to_owned(), key);
         key
     }
 
-    fn look_at_due_feeds(&mut self, now: Instant) {
+    fn poll_due_feeds(&mut self, now: Instant) {
         let wait = self.settings.audio_wait;
         let is_due = |(key, (feed, _)): (usize, &(StreamBatcher, _))| {
             feed.deadline(wait).is_some_and(|d| d <= now).then_some(key)
         };
         let due: Vec<usize> = self.feeds.iter().filter_map(is_due).collect();
         for key in due {
-            self.look_at(key, now);
+            self.poll_feed(key, now);
         }
     }
 
     /// Makes a batch of a feed's news and puts its players in the queue.
-    fn look_at(&mut self, key: usize, now: Instant) {
+    fn poll_feed(&mut self, key: usize, now: Instant) {
         let Some((feed, waker)) = self.feeds.get_mut(key) else { return };
         // Before the look: news that comes during it is noted again.
         waker.is_noted.store(false, Ordering::Release);
         let has_news = feed.advance(now);
-        let has_ended = feed.look_at_state() == StateChange::Ended;
+        let has_ended = feed.poll_state() == StateChange::Ended;
         if !has_news && !has_ended {
             return;
         }
         for member in feed.members.clone() {
             if has_ended {
-                self.subscribers[member].leave("NetStream.Play.UnpublishNotify", "The stream has ended.", now);
+                self.subscribers[member].shutdown("NetStream.Play.UnpublishNotify", "The stream has ended.", now);
             }
             self.enqueue(member);
         }
@@ -355,7 +355,7 @@ impl Shard {
         let outcomes: Vec<_> = writes.into_iter().map(|write| write.outcome).collect();
         for (key, outcome) in ready.into_iter().zip(outcomes) {
             let subscriber = &mut self.subscribers[key];
-            match subscriber.wrote(outcome, now) {
+            match subscriber.on_written(outcome, now) {
                 Ok(bytes) => {
                     self.feeds[subscriber.feed].0.stream.count_sent(bytes as u64);
                     // More may be to say; and only a write that finds no room makes the kernel tell when there is some.
@@ -374,32 +374,32 @@ impl Shard {
     /// Removes those who take nothing, and those who waited too long for a stream; looks after the connections of the others.
     fn sweep(&mut self, now: Instant) {
         self.swept = now;
-        let mut stuck = Vec::new();
-        let mut tired = Vec::new();
+        let mut write_timed_out = Vec::new();
+        let mut wait_timed_out = Vec::new();
         for (key, subscriber) in &mut self.subscribers {
             subscriber.keep_steady(now);
             let has_waited = subscriber.wait(self.feeds[subscriber.feed].0.is_live, now);
             if subscriber.is_blocked() && now >= subscriber.progress + self.settings.write {
-                stuck.push(key);
+                write_timed_out.push(key);
             } else if has_waited.is_some_and(|time| time >= self.settings.max_wait) {
-                tired.push(key);
+                wait_timed_out.push(key);
             }
         }
-        for key in stuck {
-            self.mailbox.stuck.fetch_add(1, Ordering::Relaxed);
-            self.remove(key, &DisconnectReason::Stuck);
+        for key in write_timed_out {
+            self.mailbox.write_timeouts.fetch_add(1, Ordering::Relaxed);
+            self.remove(key, &DisconnectReason::WriteTimeout);
         }
-        for key in tired {
+        for key in wait_timed_out {
             // Not `StreamNotFound`: the stream is known, and it makes sense to come again.
-            self.subscribers[key].leave("NetStream.Play.Failed", "The stream is not on air.", now);
+            self.subscribers[key].shutdown("NetStream.Play.Failed", "The stream is not on air.", now);
             self.enqueue(key);
         }
     }
 
-    fn dismiss_all(&mut self, code: &str, description: &str, now: Instant) {
+    fn shutdown_all(&mut self, code: &str, description: &str, now: Instant) {
         let keys: Vec<usize> = self.subscribers.iter().map(|(key, _)| key).collect();
         for key in keys {
-            self.subscribers[key].leave(code, description, now);
+            self.subscribers[key].shutdown(code, description, now);
             self.enqueue(key);
         }
     }

@@ -48,7 +48,7 @@ impl StreamBatcher {
     pub(super) fn new(stream: Arc<LiveStream>, waker: WakerGuard, now: Instant) -> Self {
         // The waker is registered, so what comes after this look is announced.
         let position = stream.next_position();
-        let is_live = matches!(stream.state(), State::Live { .. } | State::Away { .. });
+        let is_live = matches!(stream.state(), State::Live { .. } | State::Disconnected { .. });
         Self {
             catalog: stream.catalog(),
             stream,
@@ -81,7 +81,7 @@ impl StreamBatcher {
             self.picture_interval =
                 before.filter(|(epoch, _)| *epoch == unit.epoch).map(|(_, dts)| unit.dts.since(dts));
         }
-        read.entries.iter().for_each(|entry| self.stream.stamped().relayed(&entry.unit, "rtmp"));
+        read.entries.iter().for_each(|entry| self.stream.latency().on_relayed(&entry.unit, "rtmp"));
         let catalog_before = self.catalog.clone();
         let batch = Arc::new(batch::encode(&read.entries, &mut self.catalog));
         let catalog_after = last.catalog.clone();
@@ -114,9 +114,9 @@ impl StreamBatcher {
     }
 
     /// Looks at the stream's state.
-    pub(super) fn look_at_state(&mut self) -> StateChange {
+    pub(super) fn poll_state(&mut self) -> StateChange {
         let was_live = self.is_live;
-        self.is_live = matches!(self.stream.state(), State::Live { .. } | State::Away { .. });
+        self.is_live = matches!(self.stream.state(), State::Live { .. } | State::Disconnected { .. });
         if was_live && !self.is_live { StateChange::Ended } else { StateChange::None }
     }
 }

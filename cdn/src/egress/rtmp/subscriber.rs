@@ -52,7 +52,7 @@ pub(super) struct Subscriber {
     steady: ProbeRttSuppressor,
     _counted: SubscriberGuard,
     /// Its place among the connections of the server.
-    _seat: Box<dyn Any + Send>,
+    _permit: Box<dyn Any + Send>,
 }
 
 #[derive(Debug)]
@@ -71,7 +71,7 @@ pub(super) enum DisconnectReason {
     #[error("its stream ended")]
     StreamEnded,
     #[error("it took nothing for too long")]
-    Stuck,
+    WriteTimeout,
     #[error(transparent)]
     Io(#[from] io::Error),
     #[error(transparent)]
@@ -85,32 +85,32 @@ pub(super) struct NewSubscriber {
     pub(super) stream: Arc<LiveStream>,
     pub(super) start: Cursor,
     pub(super) is_resuming: bool,
-    pub(super) seat: Box<dyn Any + Send>,
+    pub(super) permit: Box<dyn Any + Send>,
 }
 
 impl Subscriber {
-    pub(super) fn new(arrival: NewSubscriber, feed: usize, member: usize, now: Instant) -> Self {
-        let steady = ProbeRttSuppressor::new(SockRef::from(&arrival.socket), now);
+    pub(super) fn new(new: NewSubscriber, feed: usize, member: usize, now: Instant) -> Self {
+        let steady = ProbeRttSuppressor::new(SockRef::from(&new.socket), now);
         Self {
-            socket: arrival.socket,
+            socket: new.socket,
             feed,
             member,
             is_queued: false,
             progress: now,
             waiting_since: None,
             has_room: true,
-            play: arrival.play,
-            cursor: arrival.start,
+            play: new.play,
+            cursor: new.start,
             catalog: None,
             in_flight: None,
             is_slow: false,
-            is_resuming: arrival.is_resuming,
+            is_resuming: new.is_resuming,
             is_paused: false,
             may_have_replies: true,
             is_leaving: false,
             steady,
-            _counted: arrival.stream.subscriber("rtmp"),
-            _seat: arrival.seat,
+            _counted: new.stream.subscriber("rtmp"),
+            _permit: new.permit,
         }
     }
 
@@ -153,7 +153,7 @@ impl Subscriber {
         if self.is_slow && !self.is_resuming && feed.stream.lag(&self.cursor, now) > max_lag {
             feed.stream.jump_to_live_edge(&mut self.cursor);
         }
-        let mut read = feed.stream.read(&mut self.cursor, BITE);
+        let mut read = feed.stream.read(&mut self.cursor, READ_BATCH_BYTES);
         // No further than the feed, so that the next batch of the feed fits.
         let within = read.entries.partition_point(|entry| entry.position < feed.position());
         if let Some(beyond) = read.entries.get(within) {
@@ -204,7 +204,7 @@ impl Subscriber {
     }
 
     /// Notes what came of a write. Returns how many bytes the socket took.
-    pub(super) fn wrote(&mut self, outcome: io::Result<usize>, now: Instant) -> Result<usize, DisconnectReason> {
+    pub(super) fn on_written(&mut self, outcome: io::Result<usize>, now: Instant) -> Result<usize, DisconnectReason> {
         match outcome {
             Ok(0) => Err(DisconnectReason::Closed),
             Ok(bytes) => {
@@ -228,7 +228,7 @@ impl Subscriber {
     }
 
     /// Reads what the player sent. Answers wait in `play` until the batch under way is written.
-    pub(super) fn hear(&mut self, buffer: &mut [u8]) -> Result<(), DisconnectReason> {
+    pub(super) fn read_input(&mut self, buffer: &mut [u8]) -> Result<(), DisconnectReason> {
         // A peer that sends without end has its turn again when the others had theirs.
         for _ in 0..READS_AT_ONCE {
             let bytes = match self.socket.read(buffer) {
@@ -239,18 +239,18 @@ impl Subscriber {
                 Err(e) => return Err(e.into()),
             };
             let events = self.play.input(bytes)?;
-            self.heed(events)?;
+            self.handle_events(events)?;
         }
         Err(io::Error::other("it floods us").into())
     }
 
     /// Hears what the player said before its socket was handed over.
-    pub(super) fn hear_early(&mut self) -> Result<(), DisconnectReason> {
+    pub(super) fn read_buffered_input(&mut self) -> Result<(), DisconnectReason> {
         let events = self.play.input(&[])?;
-        self.heed(events)
+        self.handle_events(events)
     }
 
-    fn heed(&mut self, events: Vec<PlayerEvent>) -> Result<(), DisconnectReason> {
+    fn handle_events(&mut self, events: Vec<PlayerEvent>) -> Result<(), DisconnectReason> {
         self.may_have_replies = true;
         for event in events {
             match event {
@@ -267,7 +267,7 @@ impl Subscriber {
     }
 
     /// Ends the play politely: what is under way is finished, the goodbye follows, then it goes.
-    pub(super) fn leave(&mut self, code: &str, description: &str, now: Instant) {
+    pub(super) fn shutdown(&mut self, code: &str, description: &str, now: Instant) {
         if self.is_leaving {
             return;
         }
@@ -291,6 +291,6 @@ impl Subscriber {
 }
 
 /// Payload that one player may hold on to beyond the window, while its socket takes it.
-const BITE: usize = 1 << 20;
+const READ_BATCH_BYTES: usize = 1 << 20;
 /// Players say little: an acknowledgement every few megabytes.
 const READS_AT_ONCE: usize = 64;

@@ -13,8 +13,8 @@ async fn stamps_of_units_are_told_with_the_clock() {
     assert_eq!(fixture.fetch("/api/v1/streams/nobody/stamps", &[]).await.status, StatusCode::NOT_FOUND);
     let publishing = fixture.publish();
     push(&publishing, 7, 0..10);
-    let packaged = fixture.server.shared.hls.stream("live").unwrap();
-    packaged.playable(Duration::from_secs(5)).await.unwrap();
+    let hls_stream = fixture.server.shared.hls.stream("live").unwrap();
+    hls_stream.playable(Duration::from_secs(5)).await.unwrap();
     for bad in ["?at=x", "?at=", "?at=99999999999999999999"] {
         assert_eq!(fixture.fetch(&format!("{path}{bad}"), &[]).await.status, StatusCode::BAD_REQUEST, "{bad}");
     }

@@ -31,8 +31,8 @@ fn shard() -> Shard {
 
 fn stream() -> Arc<LiveStream> {
     let window = Bounds { duration: Duration::from_secs(60), bytes: 64 << 20 };
-    let (grace, grace_after_goodbye) = (Duration::from_secs(30), Duration::from_secs(5));
-    Hub::new(hub::Settings { window, grace, grace_after_goodbye }).open("live")
+    let (grace, grace_after_unpublish) = (Duration::from_secs(30), Duration::from_secs(5));
+    Hub::new(hub::Settings { window, grace, grace_after_unpublish }).open("live")
 }
 
 fn publish(stream: &Arc<LiveStream>) -> PublishGuard {
@@ -96,15 +96,15 @@ async fn join(shard: &mut Shard, stream: &Arc<LiveStream>, hangs_up: bool, now: 
     let (server, _) = listener.accept().unwrap();
     client.set_nonblocking(true).unwrap();
     server.set_nonblocking(true).unwrap();
-    let arrival = NewSubscriber {
+    let new = NewSubscriber {
         socket: mio::net::TcpStream::from_std(server.try_clone().unwrap()),
         play: play_state(hangs_up).await,
         stream: stream.clone(),
         start: Cursor::at_live_edge(),
         is_resuming: false,
-        seat: Box::new(()),
+        permit: Box::new(()),
     };
-    assert!(shard.mailbox.add(Box::new(arrival)).is_ok());
+    assert!(shard.mailbox.add(Box::new(new)).is_ok());
     turn(shard, now);
     Ends { client, server }
 }
@@ -116,7 +116,7 @@ fn turn(shard: &mut Shard, now: Instant) {
     for event in &events {
         shard.socket_event(event);
     }
-    shard.empty_mailbox(now);
+    shard.drain_mailbox(now);
     shard.write(now);
 }
 
@@ -167,7 +167,7 @@ async fn a_player_is_stuck_by_what_it_did_not_take_since_it_was_given_it() {
     shard.sweep(later + Duration::from_secs(1));
     assert_eq!(shard.subscribers.len(), 1);
     shard.sweep(later + SETTINGS.write);
-    assert_eq!((shard.subscribers.len(), shard.mailbox.stuck.load(Ordering::Relaxed)), (0, 1));
+    assert_eq!((shard.subscribers.len(), shard.mailbox.write_timeouts.load(Ordering::Relaxed)), (0, 1));
 }
 
 #[tokio::test]
@@ -238,6 +238,6 @@ async fn a_backlog_is_not_lag() {
             ends.drain();
             turn(&mut shard, now);
         }
-        assert_eq!(stream.info().counters.jumps, expected, "{wait} s");
+        assert_eq!(stream.info().counters.resyncs, expected, "{wait} s");
     }
 }
