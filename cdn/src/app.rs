@@ -43,7 +43,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         }
         None => None,
     };
-    let fanout = Arc::new(Fanout::start(&config.fanout, config.rtmp.write)?);
+    let fanout = Arc::new(Fanout::start(&config.fanout, config.rtmp.write_timeout)?);
     tracing::info!(engine = fanout.engine(), shards = fanout.shards(), "fan-out");
     let fanout_failed = fanout.failed();
     let first_key = make_first_key(&keys)?;
@@ -51,8 +51,8 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let trace = config.trace.as_deref().map(|path| Trace::create(path).with_context(|| path.display().to_string()));
     let hub = hub::Settings {
         window: media::live_window::Bounds {
-            duration: config.hub.window,
-            bytes: config.hub.window_bytes.as_u64() as usize,
+            duration: config.hub.buffer_window,
+            bytes: config.hub.buffer_bytes.as_u64() as usize,
         },
         grace: config.hub.grace,
         grace_after_unpublish: config.hub.grace_after_unpublish,
@@ -140,11 +140,11 @@ fn http_settings(config: &Config, rtmp_port: u16) -> http::Settings {
     settings.limits.connections = config.http.max_connections;
     settings.limits.connections_per_address = config.http.max_per_address;
     settings.hls = egress::hls::Settings::default();
-    settings.hls.segment = config.hls.segment;
-    settings.hls.part = config.hls.part;
+    settings.hls.segment_duration = config.hls.segment_duration;
+    settings.hls.part_duration = config.hls.part_duration;
     settings.hls.low_latency = config.hls.low_latency;
-    settings.hls.window = config.hls.window;
-    settings.hls.bytes = config.hls.window_bytes.as_u64() as usize;
+    settings.hls.playlist_window = config.hls.playlist_window;
+    settings.hls.max_bytes = config.hls.max_bytes.as_u64() as usize;
     settings.rtmp_port = Some(rtmp_port);
     settings.rtmp_app = config.rtmp.app.clone();
     settings.rtmp_host = Some(config.public_host.clone()).filter(|host| !host.is_empty());

@@ -106,9 +106,9 @@ async fn sound_alone_does_not_wait_for_a_picture() {
 async fn a_slow_player_delays_nobody_and_jumps() {
     for engine in ENGINES {
         let server = Server::start(engine, |config| {
-            config.hub.window_bytes = bytesize::ByteSize::mib(8);
+            config.hub.buffer_bytes = bytesize::ByteSize::mib(8);
             config.fanout.max_lag = Duration::from_millis(400);
-            config.rtmp.write = Duration::from_secs(60);
+            config.rtmp.write_timeout = Duration::from_secs(60);
         })
         .await;
         server.key("live");
@@ -148,7 +148,7 @@ async fn a_slow_player_delays_nobody_and_jumps() {
 #[tokio::test]
 async fn a_player_that_takes_nothing_is_closed() {
     for engine in ENGINES {
-        let server = Server::start(engine, |config| config.rtmp.write = Duration::from_secs(1)).await;
+        let server = Server::start(engine, |config| config.rtmp.write_timeout = Duration::from_secs(1)).await;
         server.key("live");
         let stream = server.hub.stream("live").unwrap();
         let publishing = stream.publish(PublisherInfo::default());

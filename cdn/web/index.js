@@ -18,7 +18,7 @@ async function refresh() {
 }
 
 function draw(streams) {
-  const order = { live: 0, away: 1, offline: 2 };
+  const order = { live: 0, disconnected: 1, offline: 2 };
   const shown = streams.sort((a, b) => (order[a.state] ?? 3) - (order[b.state] ?? 3) || a.name.localeCompare(b.name));
   const live = shown.filter((s) => s.state === "live").length;
   const watching = shown.reduce((sum, s) => sum + s.viewers.total, 0);
@@ -49,7 +49,7 @@ function newCard(name) {
 
 function fill(card, stream) {
   const set = (selector, text) => { const node = card.querySelector(selector); if (node.textContent !== text) node.textContent = text; };
-  const words = { live: "Live", away: "Away", offline: "Offline" };
+  const words = { live: "Live", disconnected: "Away", offline: "Offline" };
   card.firstChild.dataset.state = stream.state;
   card.querySelector(".pill").dataset.state = stream.state;
   set(".pill", words[stream.state] ?? stream.state);
@@ -57,7 +57,7 @@ function fill(card, stream) {
   set(".chip", count(stream.viewers.total, "viewer", "viewers"));
   const facts = stream.state === "live"
     ? [stream.tracks.map(track).join(", "), bitrate(stream.bitrate), stream.since ? `for ${ago(stream.since)}` : ""]
-    : [stream.state === "away" ? "The publisher is away" : "Not publishing", stream.since ? `for ${ago(stream.since)}` : ""];
+    : [stream.state === "disconnected" ? "The publisher is away" : "Not publishing", stream.since ? `for ${ago(stream.since)}` : ""];
   set("p", facts.filter((f) => f && f !== "–").join(" · "));
 }
 

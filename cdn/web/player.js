@@ -56,7 +56,7 @@ async function ask() {
 
 /** The publisher is there. A player that waits for it goes on by itself; after an end, or at first, it starts. */
 function begin(was) {
-  if (playback.running && was === "away") return;
+  if (playback.running && was === "disconnected") return;
   curve.length = 0;
   playback.start();
 }
@@ -78,7 +78,7 @@ function state() {
   return stream.state;
 }
 
-const PILL = { connecting: "Connecting", live: "Live", away: "Waiting", offline: "Offline", ended: "Offline", unknown: "Unknown", unreachable: "No answer" };
+const PILL = { connecting: "Connecting", live: "Live", disconnected: "Waiting", offline: "Offline", ended: "Offline", unknown: "Unknown", unreachable: "No answer" };
 
 function showState() {
   const now = state();
@@ -107,7 +107,7 @@ function veil(now, flows) {
     case "unreachable": return { title: "The server does not answer", text: "Trying again; this page goes on by itself.", busy: true };
     case "unknown": return { title: `There is no stream “${title}” here`, text: "Check the address. If it starts, this page begins to play by itself." };
     case "offline": case "ended": return { title: `“${title}” is offline`, text: "When it goes live, this page begins to play by itself.", waves: true };
-    case "away": return { title: "The publisher is away", text: "This page goes on by itself when the stream returns.", waves: true };
+    case "disconnected": return { title: "The publisher is away", text: "This page goes on by itself when the stream returns.", waves: true };
   }
   if (blocked) return { title: "Ready", text: "This browser does not start by itself.", play: true };
   if (failure?.reason === "manifestIncompatibleCodecsError") return { title: "This browser cannot decode the stream", text: `It carries ${stream.tracks.map((t) => t.codec).join(" and ")}. The addresses below work in VLC, mpv or ffplay.` };

@@ -86,13 +86,13 @@ pub struct Rtmp {
     pub max_per_address: usize,
     /// From the TCP connection to `publish` or `play`.
     #[serde(with = "units::duration")]
-    pub handshake: Duration,
+    pub handshake_timeout: Duration,
     /// The longest silence of a publisher.
     #[serde(with = "units::duration")]
-    pub idle: Duration,
+    pub idle_timeout: Duration,
     /// The longest that a write may make no progress.
     #[serde(with = "units::duration")]
-    pub write: Duration,
+    pub write_timeout: Duration,
     /// The largest audio or video message.
     pub max_message: ByteSize,
 }
@@ -103,9 +103,9 @@ pub struct Rtmp {
 pub struct Hub {
     /// Media time held of each stream.
     #[serde(with = "units::duration")]
-    pub window: Duration,
+    pub buffer_window: Duration,
     /// Payload held of each stream.
-    pub window_bytes: ByteSize,
+    pub buffer_bytes: ByteSize,
     /// How long a stream whose publisher vanished stays open.
     #[serde(with = "units::duration")]
     pub grace: Duration,
@@ -127,15 +127,15 @@ pub struct Fanout {
     pub shards: usize,
     /// The longest that sound waits for a picture to ride with.
     #[serde(with = "units::duration")]
-    pub audio_wait: Duration,
+    pub audio_batch_delay: Duration,
     /// How far a slow player may fall behind before it is put at the newest IDR.
     #[serde(with = "units::duration")]
     pub max_lag: Duration,
     /// How long a player may wait for a stream that is not on air.
     #[serde(with = "units::duration")]
-    pub max_wait: Duration,
+    pub idle_player_timeout: Duration,
     /// Bytes of a player that wait in the kernel, not yet sent.
-    pub unsent: ByteSize,
+    pub notsent_lowat: ByteSize,
 }
 
 /// How writes reach the kernel.
@@ -168,17 +168,17 @@ pub struct Http {
 pub struct Hls {
     /// The length that segments are cut near, at an IDR.
     #[serde(with = "units::duration")]
-    pub segment: Duration,
+    pub segment_duration: Duration,
     /// The length of parts.
     #[serde(with = "units::duration")]
-    pub part: Duration,
+    pub part_duration: Duration,
     /// Whether players may take parts as they are made.
     pub low_latency: bool,
     /// Media time in the playlist.
     #[serde(with = "units::duration")]
-    pub window: Duration,
+    pub playlist_window: Duration,
     /// Bytes of segments held per stream.
-    pub window_bytes: ByteSize,
+    pub max_bytes: ByteSize,
 }
 
 /// The relay protocol out.
@@ -217,14 +217,14 @@ impl Default for Config {
                 app: "live".into(),
                 max_connections: 8192,
                 max_per_address: 256,
-                handshake: Duration::from_secs(10),
-                idle: Duration::from_secs(30),
-                write: Duration::from_secs(10),
+                handshake_timeout: Duration::from_secs(10),
+                idle_timeout: Duration::from_secs(30),
+                write_timeout: Duration::from_secs(10),
                 max_message: ByteSize::mib(8),
             },
             hub: Hub {
-                window: Duration::from_secs(30),
-                window_bytes: ByteSize::mib(64),
+                buffer_window: Duration::from_secs(30),
+                buffer_bytes: ByteSize::mib(64),
                 grace: Duration::from_secs(30),
                 grace_after_unpublish: Duration::from_secs(5),
                 track_wait: Duration::from_secs(1),
@@ -232,18 +232,18 @@ impl Default for Config {
             fanout: Fanout {
                 engine: FanoutEngine::Auto,
                 shards: 0,
-                audio_wait: Duration::from_millis(45),
+                audio_batch_delay: Duration::from_millis(45),
                 max_lag: Duration::from_secs(5),
-                max_wait: Duration::from_secs(3600),
-                unsent: ByteSize::kib(256),
+                idle_player_timeout: Duration::from_secs(3600),
+                notsent_lowat: ByteSize::kib(256),
             },
             http: Http { listen: SocketAddr::from(([0, 0, 0, 0], 8080)), max_connections: 8192, max_per_address: 1024 },
             hls: Hls {
-                segment: hls.segment,
-                part: hls.part,
+                segment_duration: hls.segment_duration,
+                part_duration: hls.part_duration,
                 low_latency: hls.low_latency,
-                window: hls.window,
-                window_bytes: ByteSize::b(hls.bytes as u64),
+                playlist_window: hls.playlist_window,
+                max_bytes: ByteSize::b(hls.max_bytes as u64),
             },
             relay: Relay {
                 listen: Some(SocketAddr::from(([0, 0, 0, 0], 4443))),
@@ -283,25 +283,25 @@ impl Config {
             }
         }
         for (key, wait) in [
-            ("rtmp.handshake", self.rtmp.handshake),
-            ("rtmp.idle", self.rtmp.idle),
-            ("rtmp.write", self.rtmp.write),
-            ("hub.window", self.hub.window),
-            ("fanout.audio_wait", self.fanout.audio_wait),
+            ("rtmp.handshake_timeout", self.rtmp.handshake_timeout),
+            ("rtmp.idle_timeout", self.rtmp.idle_timeout),
+            ("rtmp.write_timeout", self.rtmp.write_timeout),
+            ("hub.buffer_window", self.hub.buffer_window),
+            ("fanout.audio_batch_delay", self.fanout.audio_batch_delay),
             ("fanout.max_lag", self.fanout.max_lag),
-            ("hls.segment", self.hls.segment),
-            ("hls.part", self.hls.part),
-            ("hls.window", self.hls.window),
+            ("hls.segment_duration", self.hls.segment_duration),
+            ("hls.part_duration", self.hls.part_duration),
+            ("hls.playlist_window", self.hls.playlist_window),
         ] {
             if wait.is_zero() {
                 return refuse(key, "must be longer than nothing");
             }
         }
         for (key, wait) in [
-            ("hub.window", self.hub.window),
+            ("hub.buffer_window", self.hub.buffer_window),
             ("hub.grace", self.hub.grace),
             ("hub.grace_after_unpublish", self.hub.grace_after_unpublish),
-            ("fanout.max_wait", self.fanout.max_wait),
+            ("fanout.idle_player_timeout", self.fanout.idle_player_timeout),
         ] {
             if wait > LONGEST_WAIT {
                 return refuse(key, "must be at most 365 days");
@@ -310,23 +310,23 @@ impl Config {
         if !(64 << 10..=16_777_215).contains(&self.rtmp.max_message.as_u64()) {
             return refuse("rtmp.max_message", "must be from 64 KiB to 16777215 bytes, the most that RTMP can say");
         }
-        if self.hub.window_bytes.as_u64() < self.rtmp.max_message.as_u64() {
-            return refuse("hub.window_bytes", "must be at least rtmp.max_message");
+        if self.hub.buffer_bytes.as_u64() < self.rtmp.max_message.as_u64() {
+            return refuse("hub.buffer_bytes", "must be at least rtmp.max_message");
         }
-        if !(16 << 10..=64 << 20).contains(&self.fanout.unsent.as_u64()) {
-            return refuse("fanout.unsent", "must be from 16 KiB to 64 MiB");
+        if !(16 << 10..=64 << 20).contains(&self.fanout.notsent_lowat.as_u64()) {
+            return refuse("fanout.notsent_lowat", "must be from 16 KiB to 64 MiB");
         }
         if self.fanout.shards > MAX_SHARDS {
             return refuse("fanout.shards", "must be at most 256");
         }
-        if self.hls.part < SHORTEST_PART {
-            return refuse("hls.part", "must be at least 100ms: a player asks twice for each");
+        if self.hls.part_duration < SHORTEST_PART {
+            return refuse("hls.part_duration", "must be at least 100ms: a player asks twice for each");
         }
-        if self.hls.part > self.hls.segment {
-            return refuse("hls.part", "must not be longer than hls.segment");
+        if self.hls.part_duration > self.hls.segment_duration {
+            return refuse("hls.part_duration", "must not be longer than hls.segment_duration");
         }
-        if self.hls.window < self.hls.segment.saturating_mul(3) {
-            return refuse("hls.window", "must be at least three segments (RFC 8216bis §6.2.2)");
+        if self.hls.playlist_window < self.hls.segment_duration.saturating_mul(3) {
+            return refuse("hls.playlist_window", "must be at least three segments (RFC 8216bis §6.2.2)");
         }
         Ok(())
     }

@@ -42,7 +42,7 @@ fn the_reference_file_is_the_defaults_and_names_every_key() {
 
 #[test]
 fn later_layers_win() {
-    let layers = Layers::new().text("[rtmp]\nlisten = '127.0.0.1:1'\nidle = '1m 30s'", Path::new("x")).unwrap();
+    let layers = Layers::new().text("[rtmp]\nlisten = '127.0.0.1:1'\nidle_timeout = '1m 30s'", Path::new("x")).unwrap();
     let variables = [
         ("NEARCAST_RTMP_LISTEN", "127.0.0.1:2"),
         ("NEARCAST_FANOUT_SHARDS", "3"),
@@ -52,7 +52,7 @@ fn later_layers_win() {
     let layers = layers.environment(variables.iter().map(|(k, v)| (k.into(), v.into()))).unwrap();
     let config = layers.finish(|c| c.http.listen.set_port(3)).unwrap();
     assert_eq!(config.rtmp.listen.to_string(), "127.0.0.1:2");
-    assert_eq!(config.rtmp.idle, Duration::from_secs(90));
+    assert_eq!(config.rtmp.idle_timeout, Duration::from_secs(90));
     assert_eq!((config.fanout.shards, config.http.listen.port()), (3, 3));
     assert_eq!(config.keys_file(), Path::new("/d/keys.toml"));
 }
@@ -63,16 +63,16 @@ fn files_that_are_refused() {
         ("colour = 1", "unknown field `colour`"),
         ("[rtmp]\nlissen = '0.0.0.0:1'", "unknown field `lissen`"),
         ("[rtmp]\nlisten = 1935", "invalid type"),
-        ("[rtmp]\nidle = 30", "invalid type"),
-        ("[rtmp]\nidle = '30 parsecs'", "not a duration"),
-        ("[rtmp]\nidle = '0s'", "rtmp.idle must be longer than nothing"),
+        ("[rtmp]\nidle_timeout = 30", "invalid type"),
+        ("[rtmp]\nidle_timeout = '30 parsecs'", "not a duration"),
+        ("[rtmp]\nidle_timeout = '0s'", "rtmp.idle_timeout must be longer than nothing"),
         ("[rtmp]\nmax_message = '20 MB'", "rtmp.max_message must be"),
         ("[rtmp]\nmax_connections = 0", "rtmp.max_connections must be at least 1"),
         ("[rtmp]\napp = 'a/b'", "rtmp.app must be"),
-        ("[hub]\nwindow_bytes = '1 MiB'", "hub.window_bytes must be"),
-        ("[hls]\npart = '3s'", "hls.part must not"),
-        ("[hls]\npart = '20ms'", "hls.part must be"),
-        ("[hls]\nwindow = '5s'", "hls.window must be"),
+        ("[hub]\nbuffer_bytes = '1 MiB'", "hub.buffer_bytes must be"),
+        ("[hls]\npart_duration = '3s'", "hls.part_duration must not"),
+        ("[hls]\npart_duration = '20ms'", "hls.part_duration must be"),
+        ("[hls]\nplaylist_window = '5s'", "hls.playlist_window must be"),
         ("[fanout]\nengine = 'kqueue'", "unknown variant"),
         ("[metrics]\nlisten = 'here'", "invalid socket address"),
         ("[rtmp", "cdn.toml"),
@@ -87,7 +87,7 @@ fn variables_that_are_refused() {
     for (name, value, says) in [
         ("NEARCAST_RTMP_LISSEN", "x", "names no setting"),
         ("NEARCAST_FANOUT_SHARDS", "many", "a whole number"),
-        ("NEARCAST_RTMP_IDLE", "soon", "not a duration"),
+        ("NEARCAST_RTMP_IDLE_TIMEOUT", "soon", "not a duration"),
     ] {
         let error = with_variables(&[(name, value)]).expect_err(name).to_string();
         assert!(error.contains(says), "{name}: {error}");

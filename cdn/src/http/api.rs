@@ -29,7 +29,7 @@ struct StreamsJson {
 #[derive(Serialize)]
 struct StreamJson {
     name: String,
-    /// `live`, `away` (the publisher is expected back), `ended`, or `offline` (nobody has published yet).
+    /// `live`, `disconnected` (the publisher is expected back), `ended`, or `offline` (nobody has published yet).
     state: &'static str,
     /// Since when it is in that state.
     since: Option<String>,
@@ -151,7 +151,7 @@ pub(super) async fn time(headers: HeaderMap) -> Response<Body> {
 
 /// The rest of `/api`.
 pub(super) async fn unknown(headers: HeaderMap) -> Response<Body> {
-    let error = "there is nothing here; see /api/v1/streams, /api/v1/streams/NAME, /api/v1/streams/NAME/watch, /api/v1/streams/NAME/stamps and /api/v1/time";
+    let error = "there is nothing here; see /api/v1/streams, /api/v1/streams/NAME, /api/v1/streams/NAME/watch, /api/v1/streams/NAME/timing and /api/v1/time";
     json(StatusCode::NOT_FOUND, &ErrorJson { error }, &headers)
 }
 
@@ -169,7 +169,7 @@ fn describe(shared: &Shared, stream: &LiveStream, base_url: &BaseUrl) -> StreamJ
     let (state, since) = match state {
         StreamState::Idle => ("offline", None),
         StreamState::Live { since } => ("live", Some(since)),
-        StreamState::Disconnected { since, .. } => ("away", Some(since)),
+        StreamState::Disconnected { since, .. } => ("disconnected", Some(since)),
         StreamState::Ended { since } => ("ended", Some(since)),
     };
     StreamJson {

@@ -106,12 +106,17 @@ fn render(shared: &Shared) -> String {
         }
     }
     let http = &shared.counters;
-    text.single("nearcast_http_connections", "gauge", "Open connections.", http.open.load(Relaxed));
-    text.single("nearcast_http_connections_total", "counter", "Connections taken.", http.accepted.load(Relaxed));
+    text.single("nearcast_http_connections_open", "gauge", "Open connections.", http.open.load(Relaxed));
+    text.single(
+        "nearcast_http_connections_accepted_total",
+        "counter",
+        "Connections taken.",
+        http.accepted.load(Relaxed),
+    );
     text.single("nearcast_http_refused_total", "counter", "Connections over a limit.", http.refused.load(Relaxed));
-    text.family("nearcast_http_replies_total", "counter", "Replies by class of status.");
+    text.family("nearcast_http_responses_total", "counter", "Replies by class of status.");
     for (class, count) in (1..).zip(&http.responses) {
-        text.sample("nearcast_http_replies_total", &[("class", &format!("{class}xx"))], count.load(Relaxed));
+        text.sample("nearcast_http_responses_total", &[("class", &format!("{class}xx"))], count.load(Relaxed));
     }
     for metric in (shared.settings.metrics.0)() {
         text.single(metric.name, metric.kind, metric.help, metric.value);
@@ -188,14 +193,16 @@ const OF_STREAMS: [StreamMetric; 13] = [
     ("nearcast_stream_received_units_total", "Access units taken.", "counter", |i| i.counters.units as f64),
     ("nearcast_stream_received_bytes_total", "Payload taken.", "counter", |i| i.counters.bytes as f64),
     ("nearcast_stream_sent_bytes_total", "Handed to viewers.", "counter", |i| i.counters.sent_bytes as f64),
-    ("nearcast_stream_duplicates_total", "Units dropped because the stream had them.", "counter", |i| {
+    ("nearcast_duplicate_units_total", "Units dropped because the stream had them.", "counter", |i| {
         i.counters.duplicate_units as f64
     }),
     ("nearcast_stream_publishers_total", "Publishers let in.", "counter", |i| i.counters.publishers as f64),
     ("nearcast_stream_takeovers_total", "Publishers dismissed for another.", "counter", |i| {
         i.counters.takeovers as f64
     }),
-    ("nearcast_stream_jumps_total", "Slow viewers put at the newest GOP.", "counter", |i| i.counters.resyncs as f64),
+    ("nearcast_subscriber_resyncs_total", "Slow viewers put at the newest GOP.", "counter", |i| {
+        i.counters.resyncs as f64
+    }),
     ("nearcast_stream_skipped_units_total", "Units that slow viewers did not get.", "counter", |i| {
         i.counters.skipped_units as f64
     }),

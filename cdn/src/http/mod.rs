@@ -168,7 +168,7 @@ impl Server {
             .route("/api/v1/streams", get(api::streams))
             .route("/api/v1/streams/{name}", get(api::stream))
             .route("/api/v1/streams/{name}/watch", get(playback_info::playback_info))
-            .route("/api/v1/streams/{name}/stamps", get(timing::timing))
+            .route("/api/v1/streams/{name}/timing", get(timing::timing))
             .route("/api/{*path}", get(api::unknown))
             .route("/{name}", get(pages::player))
             .route("/{name}/{file}", get(hls::file))

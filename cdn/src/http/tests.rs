@@ -432,7 +432,7 @@ async fn the_interface_describes_streams_and_leaks_nothing() {
         "nearcast_stream_live{stream=\"idle\"} 0",
         "nearcast_stream_received_units_total{stream=\"live\"} 250",
         "nearcast_stream_viewers{stream=\"live\",protocol=\"hls\"} 1",
-        "nearcast_http_replies_total{class=\"2xx\"} 3",
+        "nearcast_http_responses_total{class=\"2xx\"} 3",
     ] {
         assert!(std::str::from_utf8(&metrics).unwrap().lines().any(|l| l == line), "{line}");
     }

@@ -1,4 +1,4 @@
-//! `/api/v1/streams/NAME/stamps`: how a stream's last units came here, and what this server's clock shows, for viewers by RTMP and HLS and for
+//! `/api/v1/streams/NAME/timing`: how a stream's last units came here, and what this server's clock shows, for viewers by RTMP and HLS and for
 //! the page. Those of the relay protocol ask on their own connection.
 
 use std::sync::Arc;

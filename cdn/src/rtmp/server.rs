@@ -37,7 +37,7 @@ pub struct RtmpServer {
     limits: Limits,
     ingest: ingest::Settings,
     app: String,
-    unsent: u32,
+    notsent_lowat: u32,
     auth_failures: AtomicU64,
 }
 
@@ -53,9 +53,9 @@ impl RtmpServer {
         let rtmp = &config.rtmp;
         let max_message = rtmp.max_message.as_u64() as usize;
         let limits = Limits {
-            handshake: rtmp.handshake,
-            idle: rtmp.idle,
-            write: rtmp.write,
+            handshake: rtmp.handshake_timeout,
+            idle: rtmp.idle_timeout,
+            write: rtmp.write_timeout,
             max_message,
             // One message under way per kind of media, and then some.
             max_buffered: max_message.saturating_add(max_message / 2),
@@ -63,7 +63,7 @@ impl RtmpServer {
         };
         let ingest = ingest::Settings { track_wait: config.hub.track_wait, max_pending_bytes: max_message };
         let limiter = ConnectionLimiter::new(rtmp.max_connections, rtmp.max_per_address);
-        let unsent = config.fanout.unsent.as_u64() as u32;
+        let notsent_lowat = config.fanout.notsent_lowat.as_u64() as u32;
         Arc::new(Self {
             hub,
             keys,
@@ -73,7 +73,7 @@ impl RtmpServer {
             limits,
             ingest,
             app: rtmp.app.clone(),
-            unsent,
+            notsent_lowat,
             auth_failures: AtomicU64::new(0),
         })
     }
@@ -82,17 +82,17 @@ impl RtmpServer {
     pub fn metrics(&self) -> Vec<Metric> {
         let metric = |name, kind, help, value| Metric { name, kind, help, value };
         vec![
-            metric("nearcast_rtmp_connections", "gauge", "Open connections.", self.limiter.count() as u64),
+            metric("nearcast_rtmp_connections_open", "gauge", "Open connections.", self.limiter.count() as u64),
             metric("nearcast_rtmp_refused_total", "counter", "Connections over a limit.", self.limiter.rejected()),
             metric(
-                "nearcast_rtmp_bad_keys_total",
+                "nearcast_rtmp_auth_failures_total",
                 "counter",
                 "Publishers refused.",
                 self.auth_failures.load(Ordering::Relaxed),
             ),
             metric("nearcast_rtmp_players", "gauge", "Players by RTMP.", self.fanout.players()),
             metric(
-                "nearcast_rtmp_stuck_players_total",
+                "nearcast_rtmp_write_timeouts_total",
                 "counter",
                 "Players closed because they took nothing.",
                 self.fanout.write_timeouts(),
@@ -267,7 +267,7 @@ impl RtmpServer {
     }
 
     fn into_blocking_socket(&self, socket: TcpStream) -> io::Result<std::net::TcpStream> {
-        SockRef::from(&socket).set_tcp_notsent_lowat(self.unsent)?;
+        SockRef::from(&socket).set_tcp_notsent_lowat(self.notsent_lowat)?;
         socket.into_std()
     }
 }

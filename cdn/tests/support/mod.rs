@@ -47,11 +47,11 @@ impl Server {
             .unwrap();
         let keys = Arc::new(Keyring::open(config.keys_file()).unwrap());
         let hub = Hub::new(hub::Settings {
-            window: Bounds { duration: config.hub.window, bytes: config.hub.window_bytes.as_u64() as usize },
+            window: Bounds { duration: config.hub.buffer_window, bytes: config.hub.buffer_bytes.as_u64() as usize },
             grace: config.hub.grace,
             grace_after_unpublish: config.hub.grace_after_unpublish,
         });
-        let fanout = Arc::new(Fanout::start(&config.fanout, config.rtmp.write).unwrap());
+        let fanout = Arc::new(Fanout::start(&config.fanout, config.rtmp.write_timeout).unwrap());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let stop = CancellationToken::new();

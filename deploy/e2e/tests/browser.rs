@@ -101,7 +101,7 @@ fn the_page_goes_on_when_the_publisher_returns() -> Result<()> {
     let before = shown(&browser)?;
     first.process.kill();
     until(START, "the page to say that the publisher is away", || {
-        Ok((browser.run("return document.getElementById('state').dataset.state")? == "away").then_some(()))
+        Ok((browser.run("return document.getElementById('state').dataset.state")? == "disconnected").then_some(()))
     })?;
     // Long enough for a reload that waits in vain.
     until(START, "hls.js to ask again", || {

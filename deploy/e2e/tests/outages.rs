@@ -83,7 +83,7 @@ fn a_publisher_dies_and_returns_and_its_readers_stay() -> Result<()> {
     }
     let before = Playlist::of(&cdn)?;
     first.process.kill();
-    until(START, "the stream to be away", || Ok((cdn.stream("live")?["state"] == "away").then_some(())))?;
+    until(START, "the stream to be away", || Ok((cdn.stream("live")?["state"] == "disconnected").then_some(())))?;
     let while_away = Playlist::of(&cdn)?;
     ensure!(
         while_away.sequence >= before.sequence && !while_away.ended,

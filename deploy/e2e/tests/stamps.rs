@@ -43,7 +43,7 @@ fn clocks_that_differ_are_found_out_and_the_parts_add_up() -> Result<()> {
         ensure!(latency["buffering"].as_f64() >= Some(0.0), "{via}: no time left for the buffer: {latency}");
     }
 
-    let said = cdn.get("/api/v1/streams/live/stamps")?;
+    let said = cdn.get("/api/v1/streams/live/timing")?;
     let said: Value = serde_json::from_slice(&said.body)?;
     let clock = |name: &str| said["broadcaster"][name].as_i64().with_context(|| format!("no {name}: {said}"));
     let (offset, doubt) = (clock("offset_us")?, clock("uncertainty_us")?);
@@ -74,7 +74,7 @@ fn clocks_that_differ_are_found_out_and_the_parts_add_up() -> Result<()> {
 /// Whether the server tells every stage, and each after what causes it, once the clocks are made one.
 fn in_order(cdn: &Cdn, offset: i64, doubt: i64) -> Result<()> {
     let ask = |at: &str| -> Result<Value> {
-        Ok(serde_json::from_slice(&cdn.get(&format!("/api/v1/streams/live/stamps{at}"))?.body)?)
+        Ok(serde_json::from_slice(&cdn.get(&format!("/api/v1/streams/live/timing{at}"))?.body)?)
     };
     let newest = |said: &Value| said["units"].as_array()?.last()?["dts"].as_i64();
     let newest = newest(&ask("")?).context("no units")?;

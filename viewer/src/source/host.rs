@@ -106,7 +106,7 @@ impl Host {
 
     /// Asks how units came there, up to the one at `at` or to the newest. `None` if whoever answers does not tell.
     pub(super) async fn stamps(&self, at: Option<Timestamp>) -> Result<Option<TimingReport>, Error> {
-        let question = at.map_or("stamps".to_owned(), |at| format!("stamps?at={}", at.as_millis()));
+        let question = at.map_or("timing".to_owned(), |at| format!("timing?at={}", at.as_millis()));
         Ok(self.ask::<Stamped>(&question).await?.and_then(|told| told.report()))
     }
 

@@ -8,7 +8,7 @@ use net::rtmp::parse_track;
 use serde::Deserialize;
 use serde_json::Value;
 
-/// As `/api/v1/streams/NAME/stamps` gives it. Times are microseconds.
+/// As `/api/v1/streams/NAME/timing` gives it. Times are microseconds.
 #[derive(Debug, Deserialize)]
 pub(super) struct Stamped {
     received_us: i64,

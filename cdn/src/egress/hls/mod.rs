@@ -27,26 +27,26 @@ use crate::hub::{Hub, LiveStream};
 #[non_exhaustive]
 pub struct Settings {
     /// Segments end at the IDR nearest to this.
-    pub segment: Duration,
+    pub segment_duration: Duration,
     /// Parts are about this long.
-    pub part: Duration,
+    pub part_duration: Duration,
     /// Whether playlists list parts, and requests may wait for them (LL-HLS).
     pub low_latency: bool,
     /// How much a playlist lists.
-    pub window: Duration,
+    pub playlist_window: Duration,
     /// Most bytes held for one stream, listed or not. The payloads are shared with the live window.
-    pub bytes: usize,
+    pub max_bytes: usize,
 }
 
 impl Default for Settings {
     fn default() -> Self {
         let packager = media::hls::SegmenterConfig::default();
         Self {
-            segment: packager.segment_target,
-            part: packager.part_target,
+            segment_duration: packager.segment_target,
+            part_duration: packager.part_target,
             low_latency: packager.low_latency,
-            window: packager.window,
-            bytes: packager.bytes,
+            playlist_window: packager.window,
+            max_bytes: packager.bytes,
         }
     }
 }

@@ -181,11 +181,11 @@ impl HlsStream {
 pub(super) async fn run(hls_stream: Arc<HlsStream>, settings: Settings) {
     let stream = hls_stream.stream.clone();
     let mut segmenter = Segmenter::new(hls::SegmenterConfig {
-        segment_target: settings.segment,
-        part_target: settings.part,
+        segment_target: settings.segment_duration,
+        part_target: settings.part_duration,
         low_latency: settings.low_latency,
-        window: settings.window,
-        bytes: settings.bytes,
+        window: settings.playlist_window,
+        bytes: settings.max_bytes,
         first_sequence: first_sequence(clock::now()),
     });
     // From the oldest unit held: the first viewers get all that there is to choose from, and a burst is not skipped.

@@ -67,12 +67,16 @@ pub struct AcceptedPlayer {
 }
 
 impl Fanout {
-    /// Starts the shards. A player that takes nothing for `write` is closed.
-    pub fn start(config: &config::Fanout, write: Duration) -> Result<Self, Error> {
+    /// Starts the shards. A player that takes nothing for `write_timeout` is closed.
+    pub fn start(config: &config::Fanout, write_timeout: Duration) -> Result<Self, Error> {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let count = if config.shards == 0 { cores } else { config.shards };
-        let settings =
-            Settings { audio_wait: config.audio_wait, max_lag: config.max_lag, max_wait: config.max_wait, write };
+        let settings = Settings {
+            audio_batch_delay: config.audio_batch_delay,
+            max_lag: config.max_lag,
+            idle_player_timeout: config.idle_player_timeout,
+            write_timeout,
+        };
         let failed = CancellationToken::new();
         let mut fanout = Self { mailboxes: Vec::new(), threads: Vec::new(), engine: "", failed };
         for index in 0..count {

@@ -26,10 +26,10 @@ mod tests;
 /// What a shard is held to.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Settings {
-    pub(super) audio_wait: Duration,
+    pub(super) audio_batch_delay: Duration,
     pub(super) max_lag: Duration,
-    pub(super) max_wait: Duration,
-    pub(super) write: Duration,
+    pub(super) idle_player_timeout: Duration,
+    pub(super) write_timeout: Duration,
 }
 
 /// How others reach a shard.
@@ -203,7 +203,7 @@ impl Shard {
         if !self.queue.is_empty() {
             return Some(Duration::ZERO);
         }
-        let audio = self.feeds.iter().filter_map(|(_, (feed, _))| feed.deadline(self.settings.audio_wait)).min();
+        let audio = self.feeds.iter().filter_map(|(_, (feed, _))| feed.deadline(self.settings.audio_batch_delay)).min();
         let sweep = (!self.subscribers.is_empty()).then_some(self.swept + SWEEP_INTERVAL);
         let next = [audio, sweep, self.stop].into_iter().flatten().min()?;
         Some(next.saturating_duration_since(now))
@@ -280,7 +280,7 @@ impl Shard {
     }
 
     fn poll_due_feeds(&mut self, now: Instant) {
-        let wait = self.settings.audio_wait;
+        let wait = self.settings.audio_batch_delay;
         let is_due = |(key, (feed, _)): (usize, &(StreamBatcher, _))| {
             feed.deadline(wait).is_some_and(|d| d <= now).then_some(key)
         };
@@ -379,9 +379,9 @@ impl Shard {
         for (key, subscriber) in &mut self.subscribers {
             subscriber.keep_steady(now);
             let has_waited = subscriber.wait(self.feeds[subscriber.feed].0.is_live, now);
-            if subscriber.is_blocked() && now >= subscriber.progress + self.settings.write {
+            if subscriber.is_blocked() && now >= subscriber.progress + self.settings.write_timeout {
                 write_timed_out.push(key);
-            } else if has_waited.is_some_and(|time| time >= self.settings.max_wait) {
+            } else if has_waited.is_some_and(|time| time >= self.settings.idle_player_timeout) {
                 wait_timed_out.push(key);
             }
         }

@@ -106,10 +106,10 @@ impl StreamBatcher {
     }
 
     /// When to look at it, though no picture came. `None` while nothing can come unannounced.
-    pub(super) fn deadline(&self, audio_wait: Duration) -> Option<Instant> {
+    pub(super) fn deadline(&self, audio_batch_delay: Duration) -> Option<Instant> {
         // Sound that a picture will take along soon is not worth a write to every player.
         let rides = self.picture_interval.filter(|interval| *interval <= FREQUENT).map(|interval| interval * 3 / 2);
-        let wait = rides.map_or(audio_wait, |rides| rides.max(audio_wait));
+        let wait = rides.map_or(audio_batch_delay, |rides| rides.max(audio_batch_delay));
         self.is_live.then_some(self.looked + wait)
     }
 

@@ -1,4 +1,4 @@
-//! `/api/v1/streams/NAME/stamps` and what `/metrics` says of it.
+//! `/api/v1/streams/NAME/timing` and what `/metrics` says of it.
 
 use axum::extract::State;
 
@@ -8,9 +8,9 @@ use super::*;
 async fn stamps_of_units_are_told_with_the_clock() {
     let fixture = Fixture::new();
     fixture.hub.open("live");
-    let path = "/api/v1/streams/live/stamps";
+    let path = "/api/v1/streams/live/timing";
     assert_eq!(fixture.fetch(path, &[]).await.status, StatusCode::NOT_FOUND, "nothing has come");
-    assert_eq!(fixture.fetch("/api/v1/streams/nobody/stamps", &[]).await.status, StatusCode::NOT_FOUND);
+    assert_eq!(fixture.fetch("/api/v1/streams/nobody/timing", &[]).await.status, StatusCode::NOT_FOUND);
     let publishing = fixture.publish();
     push(&publishing, 7, 0..10);
     let hls_stream = fixture.server.shared.hls.stream("live").unwrap();

@@ -17,10 +17,10 @@ use crate::config::FanoutEngine;
 use crate::hub::{Hub, LiveStream, PublishGuard, PublisherInfo};
 
 const SETTINGS: Settings = Settings {
-    audio_wait: Duration::from_millis(100),
+    audio_batch_delay: Duration::from_millis(100),
     max_lag: Duration::from_secs(5),
-    max_wait: Duration::from_secs(3600),
-    write: Duration::from_secs(10),
+    idle_player_timeout: Duration::from_secs(3600),
+    write_timeout: Duration::from_secs(10),
 };
 
 fn shard() -> Shard {
@@ -161,12 +161,12 @@ async fn a_player_is_stuck_by_what_it_did_not_take_since_it_was_given_it() {
     let mut ends = join(&mut shard, &stream, false, start).await;
     ends.fill();
     // Nothing was published for longer than a write may take.
-    let later = start + SETTINGS.write * 2;
+    let later = start + SETTINGS.write_timeout * 2;
     push(&publishing, 0..1, 100);
     turn(&mut shard, later);
     shard.sweep(later + Duration::from_secs(1));
     assert_eq!(shard.subscribers.len(), 1);
-    shard.sweep(later + SETTINGS.write);
+    shard.sweep(later + SETTINGS.write_timeout);
     assert_eq!((shard.subscribers.len(), shard.mailbox.write_timeouts.load(Ordering::Relaxed)), (0, 1));
 }
 
@@ -188,7 +188,7 @@ async fn a_player_that_asks_waits_no_longer_than_others() {
         turn(&mut shard, now);
         assert_eq!(shard.subscribers.len(), 1, "{minutes}");
     }
-    let now = start + SETTINGS.max_wait;
+    let now = start + SETTINGS.idle_player_timeout;
     shard.sweep(now);
     turn(&mut shard, now);
     assert_eq!(shard.subscribers.len(), 0);

@@ -92,7 +92,9 @@ pub(super) fn stream(description: &Value, role: Role) -> (Check, bool) {
     let back = "see that the broadcaster runs and reaches the server: broadcaster doctor URL";
     match description.get("state").and_then(Value::as_str) {
         Some("live") => (Check::ok("stream", format!("live: {}", tracks.join(", "))), true),
-        Some("away") => (Check::warn("stream", "the publisher is away, and may be back within seconds", back), false),
+        Some("disconnected") => {
+            (Check::warn("stream", "the publisher is away, and may be back within seconds", back), false)
+        }
         _ => (Check::warn("stream", "nobody broadcasts it at present", start), false),
     }
 }

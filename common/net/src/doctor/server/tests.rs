@@ -50,7 +50,7 @@ fn what_the_server_says_of_a_stream() {
     let live =
         json!({ "state": "live", "tracks": [{ "codec": "H.264", "width": 1280, "height": 720 }, { "codec": "AAC" }] });
     assert_eq!(stream(&live, Role::Subscriber), (Check::ok("stream", "live: H.264 1280x720, AAC"), true));
-    for state in ["away", "ended", "offline"] {
+    for state in ["disconnected", "ended", "offline"] {
         let (check, is_live) = stream(&json!({ "state": state }), Role::Publisher);
         assert_eq!((check.status(), is_live), (Status::Warn, false), "{state}");
     }
