@@ -13,9 +13,9 @@ use tracing::{error, info};
 
 use crate::config::{self, Config, Standby, StatsFormat};
 use crate::decode;
-use crate::intake::{self, Outputs};
+use crate::pipeline::{self, Outputs};
 use crate::playback::{Settings, sound::SoundQueue};
-use crate::player::Player;
+use crate::player_context::Player;
 use crate::present::{headless, window};
 use crate::record::Recorder;
 use crate::source::{self, Position};
@@ -58,7 +58,7 @@ pub fn run(config: &Config) -> Result<bool> {
     let intake = {
         let (player, handle) = (player.clone(), runtime.handle().clone());
         spawn("intake", move || {
-            let failure = intake::run(&player, inbox, &position, outputs, &handle);
+            let failure = pipeline::run(&player, inbox, &position, outputs, &handle);
             if failure.is_some() {
                 player.stop();
             }

@@ -18,7 +18,7 @@ use tracing::{error, warn};
 use crate::ffmpeg::{AudioDecoder, Picture, VideoDecoder};
 use crate::playback::Work;
 use crate::playback::sound::{Sound, SoundQueue};
-use crate::player::Player;
+use crate::player_context::Player;
 
 /// A picture that waits to be shown.
 pub struct Ready {

@@ -1,20 +1,20 @@
 //! Nearcast's player, as a library, so that its parts can be tested.
 //!
-//! In the order in which the media meets them: [`source`] brings units, [`intake`] splices and distributes them, [`record`]
+//! In the order in which the media meets them: [`source`] brings units, [`pipeline`] merges and distributes them, [`record`]
 //! and [`unit_log`] keep them, [`playback`] times them, [`decode`] makes pictures and sound, [`present`] shows them. [`doctor`] says what keeps
 //! them from it.
 
 pub mod app;
-mod breakdown;
 pub mod clock;
 pub mod config;
 pub mod decode;
 pub mod doctor;
 pub mod ffmpeg;
-pub mod intake;
-mod lateness;
+mod latency_breakdown;
+mod latency_histogram;
+pub mod pipeline;
 pub mod playback;
-pub mod player;
+pub mod player_context;
 pub mod present;
 pub mod record;
 pub mod source;

@@ -8,9 +8,9 @@ use media::path_merge::MergeCounters;
 use media::{Epoch, Timestamp, TrackId, WallClock};
 use serde::Serialize;
 
-pub use crate::breakdown::Breakdown;
-use crate::breakdown::Journal;
-use crate::lateness::Lateness;
+pub use crate::latency_breakdown::Breakdown;
+use crate::latency_breakdown::Journal;
+use crate::latency_histogram::Lateness;
 use crate::playback::Status;
 use crate::switches::{self, Switches};
 

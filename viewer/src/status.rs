@@ -4,7 +4,7 @@ use std::io::{self, IsTerminal, Write};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::player::Player;
+use crate::player_context::Player;
 use crate::stats::{Line, Summary};
 
 /// Where the numbers go.

@@ -4,7 +4,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Duration;
 
 use crate::decode::Ready;
-use crate::player::Player;
+use crate::player_context::Player;
 
 /// Presents pictures until there are no more, the viewer stops, or `is_over` says so.
 pub fn run(player: &Player, pictures: &Receiver<Ready>, is_over: impl Fn() -> bool) {

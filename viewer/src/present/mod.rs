@@ -9,7 +9,7 @@ use media::frame_counter;
 use media::latency::Stage;
 
 use crate::decode::Ready;
-use crate::player::Player;
+use crate::player_context::Player;
 use crate::stats::Shown;
 
 /// Counts a picture as presented now.

@@ -9,7 +9,7 @@ use sdl2::audio::{AudioCallback, AudioDevice, AudioSpecDesired};
 
 use crate::decode::RATE;
 use crate::playback::sound::{CHANNELS, SoundQueue};
-use crate::player::Player;
+use crate::player_context::Player;
 
 /// An open sound card.
 pub(super) struct Card {

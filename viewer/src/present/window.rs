@@ -20,7 +20,7 @@ use super::sound::Card;
 use crate::decode::Ready;
 use crate::ffmpeg::{Colour, Matrix, Picture};
 use crate::playback::sound::SoundQueue;
-use crate::player::Player;
+use crate::player_context::Player;
 
 /// How the window starts.
 #[derive(Clone, Debug)]

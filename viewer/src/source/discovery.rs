@@ -9,7 +9,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep};
 use tracing::{debug, info};
 
-use super::host::Host;
+use super::api_client::Host;
 
 /// Where the broadcaster may be reached, as far as is known; empty while it is not.
 pub(super) type Places = Vec<SocketAddr>;

@@ -4,17 +4,17 @@
 //! and closes paths as [`media::select`] decides, and hands everything on through one bounded channel, so that a reader who
 //! does not keep up holds back the sockets. Nothing is merged here: that is the merger's work, one room on.
 
+mod api_client;
 mod discovery;
 mod hls;
-mod host;
+mod lan_list;
 mod relay;
 mod resolve;
 mod rtmp;
 mod stamped;
-mod stamps;
 mod supervisor;
-mod survey;
-mod way;
+mod timing_poll;
+mod transport;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,9 +26,9 @@ use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
 pub use self::hls::Parts;
+pub use self::lan_list::{survey, survey_text};
 pub use self::resolve::{Plan, Protocol, Via, resolve};
 pub use self::supervisor::{Wishes, run};
-pub use self::survey::{survey, survey_text};
 
 /// What the supervisor tells.
 #[derive(Debug)]

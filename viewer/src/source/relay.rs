@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep_until, timeout};
 use tracing::debug;
 
-use super::stamps::{self, Pace};
+use super::timing_poll::{self, Pace};
 use super::{Error, Position, Report, Reporter};
 
 /// Where to, as whom, and what to ask for.
@@ -102,7 +102,7 @@ pub(super) async fn run(
             event = subscription.next() => event.map_err(failed)?,
             () = sleep_until(pace.next), if flows => {
                 pace.asked();
-                subscription.request_timing(stamps::subject(position)).await.map_err(failed)?;
+                subscription.request_timing(timing_poll::subject(position)).await.map_err(failed)?;
                 continue;
             }
         };
@@ -113,7 +113,7 @@ pub(super) async fn run(
                 Report::Gap
             }
             Event::Timing { report, requested_at, received_at } => {
-                let exchange = stamps::exchange(&report, requested_at, received_at);
+                let exchange = timing_poll::exchange(&report, requested_at, received_at);
                 Report::Stamps(Box::new(report), exchange)
             }
             Event::Capacity(has_room) => {

@@ -10,8 +10,8 @@ use net::trust::{Code, Pin};
 use reqwest::header;
 
 use super::Error;
+use super::api_client::{self, Host, Watch};
 use super::hls::Parts;
-use super::host::{self, Host, Watch};
 
 /// Which protocols may be used.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -136,7 +136,7 @@ async fn ask(page: &reqwest::Url, via: Via, http: &reqwest::Client) -> Result<Pl
     let host = Host::new(page, http)?;
     let failed = |reason: &str, retry| Error::Http { url: page.to_string(), reason: reason.to_owned(), retry };
     let Some(watch) = host.watch().await? else {
-        let is_hls = http.get(page.clone()).timeout(host::ASK).send().await.is_ok_and(|r| {
+        let is_hls = http.get(page.clone()).timeout(api_client::ASK).send().await.is_ok_and(|r| {
             let playlist = ["application/vnd.apple.mpegurl", "application/x-mpegurl", "audio/mpegurl"];
             r.status().is_success() && playlist.iter().any(|kind| header_starts(&r, kind))
         });

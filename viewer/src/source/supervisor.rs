@@ -12,12 +12,12 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{debug, info, warn};
 
+use super::api_client::Host;
 use super::discovery::{self, Places};
 use super::hls::{self, HlsPath};
-use super::host::Host;
 use super::relay;
 use super::resolve::{Plan, Via, resolve};
-use super::way::{Way, With};
+use super::transport::{Way, With};
 use super::{Error, Event, Position, Report, Reporter, State};
 
 /// What the user wants of the paths.

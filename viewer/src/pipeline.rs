@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 use tracing::{debug, error, info, warn};
 
 use crate::decode;
-use crate::player::Player;
+use crate::player_context::Player;
 use crate::record::Recorder;
 use crate::source::{self, Event, Position, State};
 use crate::switches::{Switch, Why};

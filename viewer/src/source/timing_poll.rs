@@ -8,7 +8,7 @@ use net::clock;
 use tokio::time::sleep;
 use tracing::debug;
 
-use super::host::Host;
+use super::api_client::Host;
 use super::{Position, Reporter};
 
 /// When the next question is due.

@@ -5,12 +5,12 @@ use media::select::PathKind;
 use quinn::Endpoint;
 use tokio::sync::watch;
 
+use super::api_client::Host;
 use super::discovery::Places;
 use super::hls::{self, HlsPath, Parts};
-use super::host::Host;
 use super::relay::{self, Target, Trust};
 use super::resolve::Protocol;
-use super::{Error, Position, Reporter, rtmp, stamps};
+use super::{Error, Position, Reporter, rtmp, timing_poll};
 
 /// What a path is made of.
 #[derive(Clone, Debug)]
@@ -109,7 +109,7 @@ impl Way {
 /// Has the server tell of units on their way, for as long as the path is open.
 async fn asking(server: Option<Host>, position: Position, reporter: &Reporter) {
     if let Some(host) = server {
-        stamps::keep_asking(host, &position, reporter).await;
+        timing_poll::keep_asking(host, &position, reporter).await;
     }
 }
 
