@@ -14,12 +14,12 @@ use tracing::{error, info};
 use crate::config::{self, Config, Standby, StatsFormat};
 use crate::decode;
 use crate::pipeline::{self, Outputs};
-use crate::playback::{Settings, sound::SoundQueue};
-use crate::player_context::Player;
+use crate::playback::{PlayoutConfig, sound::SoundQueue};
+use crate::player_context::PlayerContext;
 use crate::present::{headless, window};
 use crate::record::Recorder;
 use crate::source::{self, Position};
-use crate::status::Output;
+use crate::status::StatsOutput;
 use crate::unit_log::UnitLog;
 
 /// Plays until the stream ends, the user has enough, or the time is up. Whether anything was played.
@@ -31,14 +31,17 @@ pub fn run(config: &Config) -> Result<bool> {
     // A list is all that was asked for; with a code, something was to be played.
     let Some(url) = url else { return Ok(config.code.is_none()) };
     crate::ffmpeg::init()?;
-    let settings =
-        Settings { latency: config.latency.map(Duration::from_millis), skip: config.may_skip(), burst: Duration::ZERO };
+    let settings = PlayoutConfig {
+        latency: config.latency.map(Duration::from_millis),
+        skip: config.may_skip(),
+        burst: Duration::ZERO,
+    };
     net::clock::set_test_offset(config.clock_offset.saturating_mul(1000));
     let trace = config
         .trace
         .as_deref()
         .map(|path| Trace::create(path).with_context(|| format!("cannot write the trace {}", path.display())));
-    let player = Arc::new(Player::new(settings, trace.transpose()?));
+    let player = Arc::new(PlayerContext::new(settings, trace.transpose()?));
     let unit_log = config
         .unit_log
         .as_ref()
@@ -76,7 +79,7 @@ pub fn run(config: &Config) -> Result<bool> {
         let (player, sound) = (player.clone(), sound.clone());
         spawn("audio", move || decode::audio(&player, sound.as_ref()))?
     };
-    let output = Output::new(config.stats == Some(StatsFormat::Json), config.takes_stdout());
+    let output = StatsOutput::new(config.stats == Some(StatsFormat::Json), config.takes_stdout());
     let status = {
         let player = player.clone();
         spawn("status", move || output.run(&player))?
@@ -91,7 +94,7 @@ pub fn run(config: &Config) -> Result<bool> {
         }
         Ok(())
     } else {
-        let settings = window::Settings {
+        let settings = window::WindowOptions {
             title: format!("{} - Nearcast", shown(&url)),
             fullscreen: config.fullscreen,
             volume: config.volume,
@@ -144,7 +147,7 @@ pub fn is_usage(error: &anyhow::Error) -> bool {
     error.is::<config::Error>() || matches!(error.downcast_ref(), Some(source::Error::Url { .. }))
 }
 
-fn is_time_up(seconds: Option<Duration>, player: &Player) -> bool {
+fn is_time_up(seconds: Option<Duration>, player: &PlayerContext) -> bool {
     seconds.is_some_and(|seconds| player.clock.now() >= end(seconds, player.stats.lock().first()))
 }
 
@@ -155,7 +158,7 @@ fn end(seconds: Duration, first: Option<Duration>) -> Duration {
 }
 
 /// The first Ctrl-C ends everything in order, the second at once.
-async fn signals(player: Arc<Player>) {
+async fn signals(player: Arc<PlayerContext>) {
     for first in [true, false] {
         wait_for_signal().await;
         if !first {

@@ -9,7 +9,7 @@ use media::select::Mode;
 use crate::doctor;
 use crate::ffmpeg::Container;
 use crate::record::Target;
-use crate::source::{Via, Wishes};
+use crate::source::{PathOptions, TransportFilter};
 
 /// Plays a live stream in a window, with as little delay as the network allows.
 #[derive(Clone, Debug, Parser)]
@@ -66,7 +66,7 @@ pub struct Config {
 
     /// Which way to use
     #[arg(long, value_enum, default_value_t, value_name = "PROTOCOL")]
-    pub via: Via,
+    pub via: TransportFilter,
 
     /// Start in full screen
     #[arg(long)]
@@ -171,13 +171,19 @@ impl Config {
     }
 
     /// What is wanted of the paths.
-    pub fn wishes(&self) -> Wishes {
+    pub fn wishes(&self) -> PathOptions {
         let mode = match self.standby {
             Standby::Warm => Mode::Warm,
             Standby::Hot => Mode::Hot,
             Standby::Cold => Mode::Cold,
         };
-        Wishes { via: self.via, mode, peers: self.peer.clone(), code: self.code.clone(), keep_all: !self.may_skip() }
+        PathOptions {
+            via: self.via,
+            mode,
+            peers: self.peer.clone(),
+            code: self.code.clone(),
+            keep_all: !self.may_skip(),
+        }
     }
 
     /// Whether there is no window.

@@ -16,12 +16,12 @@ use parking_lot::Mutex;
 use tracing::{error, warn};
 
 use crate::ffmpeg::{AudioDecoder, Picture, VideoDecoder};
-use crate::playback::Work;
+use crate::playback::DecodeJob;
 use crate::playback::sound::{Sound, SoundQueue};
-use crate::player_context::Player;
+use crate::player_context::PlayerContext;
 
 /// A picture that waits to be shown.
-pub struct Ready {
+pub struct DecodedFrame {
     /// The timeline that its `pts` is on.
     pub timeline: u32,
     /// The broadcast that it is from.
@@ -35,8 +35,8 @@ pub struct Ready {
 }
 
 /// Decodes pictures until there are no more units or nobody takes pictures any more.
-pub fn video(player: &Player, out: &SyncSender<Ready>) {
-    let mut decoding: Option<Decoding> = None;
+pub fn video(player: &PlayerContext, out: &SyncSender<DecodedFrame>) {
+    let mut decoding: Option<ActiveDecoder> = None;
     let mut pictures = Vec::new();
     while let Some(work) = player.take(TrackKind::Video) {
         let Some(track) = work.catalog.track(work.unit.track) else { continue };
@@ -49,7 +49,7 @@ pub fn video(player: &Player, out: &SyncSender<Ready>) {
                     return;
                 }
             }
-            decoding = Some(Decoding::open(&work, &track.config));
+            decoding = Some(ActiveDecoder::open(&work, &track.config));
         }
         let Some(current) = &mut decoding else { continue };
         current.expect(player, &work, begun);
@@ -72,7 +72,7 @@ pub fn video(player: &Player, out: &SyncSender<Ready>) {
 }
 
 /// Decodes sound until there are no more units; into `queue`, if anybody listens.
-pub fn audio(player: &Player, queue: Option<&Arc<Mutex<SoundQueue>>>) {
+pub fn audio(player: &PlayerContext, queue: Option<&Arc<Mutex<SoundQueue>>>) {
     let mut open: Option<(u32, CodecConfig, Option<AudioDecoder>)> = None;
     let mut sounds = Vec::new();
     while let Some(work) = player.take(TrackKind::Audio) {
@@ -115,7 +115,7 @@ pub fn describe(config: &CodecConfig) -> String {
 }
 
 /// A decoder and what is in it.
-struct Decoding {
+struct ActiveDecoder {
     timeline: u32,
     epoch: Epoch,
     config: CodecConfig,
@@ -131,15 +131,15 @@ struct Pending {
     stamps: StageTimes,
 }
 
-impl Decoding {
-    fn open(work: &Work, config: &CodecConfig) -> Self {
+impl ActiveDecoder {
+    fn open(work: &DecodeJob, config: &CodecConfig) -> Self {
         let decoder = VideoDecoder::new(config).inspect_err(|error| error!(%error, "no picture")).ok();
         let pending = VecDeque::new();
         Self { timeline: work.timeline, epoch: work.unit.epoch, config: config.clone(), decoder, pending }
     }
 
     /// Notes when a unit went in, to be found again when its picture comes out.
-    fn expect(&mut self, player: &Player, work: &Work, begun: Duration) {
+    fn expect(&mut self, player: &PlayerContext, work: &DecodeJob, begun: Duration) {
         let mut stamps = StageTimes::default();
         // A server that does not carry the clock leaves the one in the picture.
         let stamped = || capture_time_sei::read(self.config.codec, &work.unit.payload).map(|stamp| stamp.captured);
@@ -156,14 +156,14 @@ impl Decoding {
 }
 
 /// Nobody takes pictures any more.
-struct Gone;
+struct Closed;
 
 fn send(
-    player: &Player,
-    from: &mut Decoding,
+    player: &PlayerContext,
+    from: &mut ActiveDecoder,
     pictures: &mut Vec<Picture>,
-    out: &SyncSender<Ready>,
-) -> Result<(), Gone> {
+    out: &SyncSender<DecodedFrame>,
+) -> Result<(), Closed> {
     for picture in pictures.drain(..) {
         let now = player.clock.now();
         let at = from.pending.iter().position(|pending| pending.pts == picture.pts);
@@ -171,21 +171,22 @@ fn send(
         let (unit, mut stamps) =
             pending.map_or((None, StageTimes::default()), |pending| (Some(pending.unit), pending.stamps));
         stamps.stamp(Stage::Decoded, player.wall_at(now));
-        out.send(Ready { timeline: from.timeline, epoch: from.epoch, stamps, unit, picture }).map_err(|_| Gone)?;
+        out.send(DecodedFrame { timeline: from.timeline, epoch: from.epoch, stamps, unit, picture })
+            .map_err(|_| Closed)?;
     }
     Ok(())
 }
 
 /// How long after it could have been is a picture ready? The buffer must cover it. A reordered picture can be ready when the
 /// unit arrives whose DTS is its PTS; a decoder that waits for a later one holds it back by the difference.
-fn note_delay(player: &Player, work: &Work, pictures: &[Picture], begun: Duration) {
+fn note_delay(player: &PlayerContext, work: &DecodeJob, pictures: &[Picture], begun: Duration) {
     let took = player.clock.now().saturating_sub(begun);
     for picture in pictures {
         player.playback.lock().decoded((took + work.unit.dts.since(picture.pts)).min(MAX_DECODING));
     }
 }
 
-fn note_error(player: &Player, error: &crate::ffmpeg::Error) {
+fn note_error(player: &PlayerContext, error: &crate::ffmpeg::Error) {
     let mut stats = player.stats.lock();
     stats.decode_errors += 1;
     // A broken stream breaks many times a second: every power of two is enough to see it.

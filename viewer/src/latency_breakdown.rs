@@ -62,7 +62,7 @@ impl Breakdown {
 
 /// What is known of where the time goes.
 #[derive(Debug, Default)]
-pub(crate) struct Journal {
+pub(crate) struct LatencyTracker {
     /// This viewer's own stamps of the last pictures.
     timing_log: TimingLog,
     /// The clocks of those who answer on each path.
@@ -81,7 +81,7 @@ pub(crate) struct Journal {
     shown: Option<Timestamp>,
 }
 
-impl Journal {
+impl LatencyTracker {
     /// Pictures come by this path now.
     pub(crate) fn lead(&mut self, path: PathId, delivery: Delivery) {
         if self.path != Some((path, delivery)) {
@@ -225,7 +225,7 @@ mod tests {
     }
 
     /// One picture whose broadcaster's clock is a second ahead of ours, and the server's half of one.
-    fn seen(journal: &mut Journal, tells: bool) -> Option<i64> {
+    fn seen(journal: &mut LatencyTracker, tells: bool) -> Option<i64> {
         let (path, dts) = (PathId(3), Timestamp::from_millis(40));
         journal.lead(path, Delivery::Units);
         journal.stamp(EPOCH, TrackId::VIDEO, dts, Stage::Received, at(90_000));
@@ -272,7 +272,7 @@ mod tests {
 
     #[test]
     fn what_is_told_is_split_and_adds_up_by_one_clock() {
-        let mut journal = Journal::default();
+        let mut journal = LatencyTracker::default();
         assert_eq!(seen(&mut journal, true), Some(160_000));
         let found = journal.breakdown();
         assert_eq!(
@@ -300,7 +300,7 @@ mod tests {
 
     #[test]
     fn a_clock_that_nobody_compares_gives_no_negative_latency() {
-        let mut journal = Journal::default();
+        let mut journal = LatencyTracker::default();
         assert_eq!(seen(&mut journal, false), Some(-840_000));
         let found = journal.breakdown();
         assert_eq!((found.total, found.last_mile, found.buffering), (None, None, Some(68.0)));

@@ -6,14 +6,14 @@ use media::latency::{ClockOffset, Histogram};
 
 /// The latencies of all pictures so far.
 #[derive(Debug, Default)]
-pub(crate) struct Lateness {
+pub(crate) struct LatencyHistogram {
     known: Histogram,
     /// Microseconds by two clocks that nobody has compared yet: once they are, these are put right.
     unsure: Vec<i64>,
     too_early: u64,
 }
 
-impl Lateness {
+impl LatencyHistogram {
     /// A picture was shown so many microseconds after its capture: by one clock if `clock` says how far the two are apart, else by the two.
     pub(crate) fn record(&mut self, micros: i64, clock: Option<ClockOffset>) {
         let Some(clock) = clock else {
@@ -68,7 +68,7 @@ const MAX_UNSURE: usize = 1024;
 mod tests {
     use super::*;
 
-    fn check(lateness: &Lateness, count: u64, max_ms: u64, too_early: u64) {
+    fn check(lateness: &LatencyHistogram, count: u64, max_ms: u64, too_early: u64) {
         let all = lateness.histogram();
         assert_eq!((all.count(), all.max(), lateness.too_early()), (count, Duration::from_millis(max_ms), too_early));
     }
@@ -76,12 +76,12 @@ mod tests {
     #[test]
     fn what_was_shown_before_the_clocks_were_compared_is_put_right() {
         let clock = |ms: i64| Some(ClockOffset { micros: ms * 1000, uncertainty: 300 });
-        let mut behind = Lateness::default();
+        let mut behind = LatencyHistogram::default();
         behind.record(2_100_000, None);
         check(&behind, 1, 2_100, 0);
         behind.record(100_000, clock(-2_000));
         check(&behind, 2, 100, 0);
-        let mut ahead = Lateness::default();
+        let mut ahead = LatencyHistogram::default();
         ahead.record(-110_000, None);
         check(&ahead, 0, 0, 1);
         ahead.record(-200, clock(210));
@@ -90,7 +90,7 @@ mod tests {
 
     #[test]
     fn clocks_that_nobody_compares_are_believed_in_the_end() {
-        let mut lateness = Lateness::default();
+        let mut lateness = LatencyHistogram::default();
         (0..3 * MAX_UNSURE).for_each(|n| lateness.record(if n % 2 == 0 { 40_000 } else { -40_000 }, None));
         assert!(lateness.unsure.len() < MAX_UNSURE);
         let half = 3 * MAX_UNSURE as u64 / 2;

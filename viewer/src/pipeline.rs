@@ -16,10 +16,10 @@ use tokio::sync::mpsc;
 use tracing::{debug, error, info, warn};
 
 use crate::decode;
-use crate::player_context::Player;
+use crate::player_context::PlayerContext;
 use crate::record::Recorder;
 use crate::source::{self, Event, Position, State};
-use crate::switches::{Switch, Why};
+use crate::switches::{Switch, SwitchReason};
 use crate::unit_log::UnitLog;
 
 /// Who gets units besides playback.
@@ -37,13 +37,13 @@ pub struct Outputs {
 
 /// Takes events until the source ends or the viewer stops; returns what made the source fail, if it did.
 pub fn run(
-    player: &Player,
+    player: &PlayerContext,
     events: mpsc::Receiver<Event>,
     position: &Position,
     outputs: Outputs,
     runtime: &Handle,
 ) -> Option<source::Error> {
-    let mut intake = Intake {
+    let mut intake = Pipeline {
         player,
         position,
         outputs,
@@ -66,8 +66,8 @@ pub fn run(
     failure
 }
 
-struct Intake<'a> {
-    player: &'a Player,
+struct Pipeline<'a> {
+    player: &'a PlayerContext,
     position: &'a Position,
     outputs: Outputs,
     merger: PathMerger,
@@ -82,13 +82,13 @@ struct Intake<'a> {
     /// When the last picture came, and which.
     arrived: Option<(Duration, Timestamp)>,
     /// Another that brought the last pictures first.
-    contender: Option<Contender>,
+    contender: Option<SwitchCandidate>,
     /// Units that had come twice when the path last changed.
     repeated: u64,
     /// Paths that bring nothing now, because nobody wants them to.
     gone: BTreeSet<PathId>,
     /// Why a path is to be left, or was.
-    why: BTreeMap<PathId, Why>,
+    why: BTreeMap<PathId, SwitchReason>,
     /// Since when units wait for others that are missing.
     waiting_since: Option<Duration>,
     /// What is in force.
@@ -98,7 +98,7 @@ struct Intake<'a> {
 
 /// A path that may be the next to lead.
 #[derive(Clone, Copy)]
-struct Contender {
+struct SwitchCandidate {
     path: PathId,
     /// Pictures that it brought first, in a row.
     won: u32,
@@ -110,7 +110,7 @@ struct Contender {
     lost: u32,
 }
 
-impl Intake<'_> {
+impl Pipeline<'_> {
     fn run(&mut self, mut events: mpsc::Receiver<Event>, runtime: &Handle) -> Option<source::Error> {
         while !self.player.is_stopping() {
             match runtime.block_on(async { tokio::time::timeout(TICK, events.recv()).await }) {
@@ -151,25 +151,25 @@ impl Intake<'_> {
                 self.gone.insert(path);
                 self.merger.open(path);
             }
-            Event::Silent(path) => {
-                self.why.insert(path, Why::Silent);
+            Event::Stalled(path) => {
+                self.why.insert(path, SwitchReason::Stalled);
             }
-            Event::Crowded(path) => {
+            Event::NoCapacity(path) => {
                 if self.led == Some(path) {
-                    self.why.insert(path, Why::Crowded);
+                    self.why.insert(path, SwitchReason::NoCapacity);
                 }
             }
             Event::Closed { path, failed } => {
                 self.gone.insert(path);
                 if failed {
-                    self.why.entry(path).or_insert(Why::Failed);
+                    self.why.entry(path).or_insert(SwitchReason::Failed);
                 }
                 self.merger.close(path, &mut self.merged);
             }
-            Event::Asked { path, at } => {
+            Event::RequestSent { path, at } => {
                 self.asked.insert(path, at);
             }
-            Event::Stamps { path, report, exchange } => {
+            Event::Timing { path, report, exchange } => {
                 let mut stats = self.player.stats.lock();
                 stats.journal.reported(self.player.clock.now(), path, &report, exchange);
             }
@@ -318,16 +318,16 @@ impl Intake<'_> {
         // Where two paths flow, the first copy of each picture wins, and that is no change; one is when the other keeps winning, or
         // when there is nobody to win against.
         let mut contender = self.contender.filter(|contender| contender.path == path);
-        let contender = contender.get_or_insert(Contender { path, won: 0, late, pts: unit.pts, lost: 0 });
+        let contender = contender.get_or_insert(SwitchCandidate { path, won: 0, late, pts: unit.pts, lost: 0 });
         contender.won += 1;
         contender.lost += lost;
         self.contender = Some(*contender);
         if contender.won < WON && !self.why.contains_key(&from) && !self.gone.contains(&from) {
             return;
         }
-        let Contender { late, pts, lost, .. } = *contender;
+        let SwitchCandidate { late, pts, lost, .. } = *contender;
         (self.led, self.contender) = (Some(path), None);
-        let why = self.why.remove(&from).unwrap_or(Why::Better);
+        let why = self.why.remove(&from).unwrap_or(SwitchReason::Better);
         let (from, to) = (self.name(from).to_owned(), self.name(path).to_owned());
         let all = self.merger.counters().duplicates;
         let repeated = all - std::mem::replace(&mut self.repeated, all);

@@ -8,12 +8,12 @@ use net::trace::Trace;
 use parking_lot::{Condvar, Mutex};
 
 use crate::clock::Clock;
-use crate::playback::{Next, Playback, Settings, Work};
+use crate::playback::{DecodeJob, NextAction, Playback, PlayoutConfig};
 use crate::stats::Stats;
 
 /// The hub of one viewing.
 #[derive(Debug)]
-pub struct Player {
+pub struct PlayerContext {
     /// Time since the viewer started.
     pub clock: Clock,
     /// Buffer and timing.
@@ -27,9 +27,9 @@ pub struct Player {
     stopping: AtomicBool,
 }
 
-impl Player {
+impl PlayerContext {
     /// Nothing has come yet.
-    pub fn new(settings: Settings, trace: Option<Trace>) -> Self {
+    pub fn new(settings: PlayoutConfig, trace: Option<Trace>) -> Self {
         Self {
             clock: Clock::start(),
             playback: Mutex::new(Playback::new(settings)),
@@ -57,21 +57,21 @@ impl Player {
     }
 
     /// The next unit for a decoder, when its time has come; `None` when there will be no more.
-    pub fn take(&self, kind: TrackKind) -> Option<Work> {
+    pub fn take(&self, kind: TrackKind) -> Option<DecodeJob> {
         let mut playback = self.playback.lock();
         while !self.is_stopping() {
             let now = self.clock.now();
             match playback.next(kind, now) {
-                Next::Decode(work) => {
+                NextAction::Decode(work) => {
                     // Whoever waits for room may go on.
                     self.changed.notify_all();
                     return Some(*work);
                 }
-                Next::Wait(until) => {
+                NextAction::Wait(until) => {
                     let wait = until.map_or(LONGEST_WAIT, |until| until.saturating_sub(now).min(LONGEST_WAIT));
                     self.changed.wait_for(&mut playback, wait);
                 }
-                Next::End => return None,
+                NextAction::End => return None,
             }
         }
         None

@@ -155,13 +155,13 @@ struct Writer {
     target: Target,
     first: Option<FirstFile>,
     files: u32,
-    open: Option<Open>,
+    open: Option<OpenFile>,
     /// Units that wait until it is known which tracks there are.
     held: VecDeque<(Arc<Catalog>, AccessUnit)>,
     started: bool,
 }
 
-struct Open {
+struct OpenFile {
     muxer: Muxer,
     tracks: Vec<Track>,
     catalog: Arc<Catalog>,
@@ -257,7 +257,7 @@ impl Writer {
         }
     }
 
-    fn begin(&mut self, catalog: &Arc<Catalog>, unit: &AccessUnit) -> Result<Open, Error> {
+    fn begin(&mut self, catalog: &Arc<Catalog>, unit: &AccessUnit) -> Result<OpenFile, Error> {
         self.files += 1;
         let mut tracks = catalog.tracks.clone();
         // Players open the first track: pictures before sound.
@@ -281,16 +281,16 @@ impl Writer {
                 let mut process = spawned.map_err(|source| Error::Spawn { command: command.clone(), source })?;
                 let stdin = process.stdin.take().expect("standard input was asked for");
                 child = Some(process);
-                Muxer::to_pipe(Watched { inner: stdin, closed: closed.clone() }, Container::Matroska, &tracks)?
+                Muxer::to_pipe(ClosedDetector { inner: stdin, closed: closed.clone() }, Container::Matroska, &tracks)?
             }
             Target::Stdout => {
-                let stdout = Watched { inner: Unbuffered(io::stdout()), closed: closed.clone() };
+                let stdout = ClosedDetector { inner: UnbufferedStdout(io::stdout()), closed: closed.clone() };
                 Muxer::to_pipe(stdout, Container::Matroska, &tracks)?
             }
         };
         let offset = -unit.dts.as_millis();
         let (catalog, last) = (catalog.clone(), BTreeMap::new());
-        Ok(Open { muxer, tracks, catalog, offset, last, left_out: 0, child, closed })
+        Ok(OpenFile { muxer, tracks, catalog, offset, last, left_out: 0, child, closed })
     }
 
     /// Finishes what is open, to which `result` is how writing went so far.
@@ -330,7 +330,7 @@ fn is_same(written: &[Track], tracks: &[Track]) -> bool {
 }
 
 /// Where the next broadcast goes in the file: as long after the last as it was, if the clocks tell; else right behind it.
-fn next_offset(open: &Open, catalog: &Catalog, unit: &AccessUnit) -> i64 {
+fn next_offset(open: &OpenFile, catalog: &Catalog, unit: &AccessUnit) -> i64 {
     let end = open.last.values().max().map_or(0, |last| last + 1);
     let behind = end - unit.dts.as_millis();
     let clocks = open.catalog.clock.zip(catalog.clock);
@@ -349,9 +349,9 @@ fn numbered(path: &Path, number: u32) -> PathBuf {
 }
 
 /// Standard output buffers by lines; media has none.
-struct Unbuffered(io::Stdout);
+struct UnbufferedStdout(io::Stdout);
 
-impl Write for Unbuffered {
+impl Write for UnbufferedStdout {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let written = self.0.write(bytes)?;
         self.0.flush()?;
@@ -364,12 +364,12 @@ impl Write for Unbuffered {
 }
 
 /// Notes when the other end has closed, which FFmpeg's error does not tell.
-struct Watched<W> {
+struct ClosedDetector<W> {
     inner: W,
     closed: Arc<AtomicBool>,
 }
 
-impl<W: Write> Write for Watched<W> {
+impl<W: Write> Write for ClosedDetector<W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let is_closed = |error: &io::Error| error.kind() == io::ErrorKind::BrokenPipe;
         self.inner.write(bytes).inspect_err(|error| self.closed.store(is_closed(error), Ordering::Relaxed))

@@ -9,10 +9,10 @@ use media::{Epoch, Timestamp, TrackId, WallClock};
 use serde::Serialize;
 
 pub use crate::latency_breakdown::Breakdown;
-use crate::latency_breakdown::Journal;
-use crate::latency_histogram::Lateness;
-use crate::playback::Status;
-use crate::switches::{self, Switches};
+use crate::latency_breakdown::LatencyTracker;
+use crate::latency_histogram::LatencyHistogram;
+use crate::playback::PlaybackStatus;
+use crate::switches::{SwitchSummary, Switches};
 
 /// Everything that is counted. Written by several threads under one lock, never while anything waits.
 #[derive(Debug, Default)]
@@ -40,20 +40,20 @@ pub struct Stats {
     /// Viewer's clock when the first picture (or sound, where there are no pictures) was presented.
     first: Option<Duration>,
     pictures: u64,
-    marker: Option<Marker>,
-    latency: Lateness,
+    marker: Option<MarkerCounts>,
+    latency: LatencyHistogram,
     /// Pictures that had not been shown when the first one was in time: those before it are not missed.
     left_out_before: Option<u64>,
     /// How far the picture's own clock and its stamp are apart, in either direction.
     pixels: Histogram,
     /// Where the time goes.
-    pub(crate) journal: Journal,
+    pub(crate) journal: LatencyTracker,
     /// The last second's pictures.
-    recent: Recent,
+    recent: FrameRate,
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Marker {
+struct MarkerCounts {
     epoch: Epoch,
     first: u32,
     last: u32,
@@ -65,7 +65,7 @@ struct Marker {
 }
 
 #[derive(Debug, Default)]
-struct Recent {
+struct FrameRate {
     since: Duration,
     pictures: u64,
     fps: f64,
@@ -73,7 +73,7 @@ struct Recent {
 
 /// A picture that is presented.
 #[derive(Clone, Copy, Debug)]
-pub struct Shown<'a> {
+pub struct PresentedFrame<'a> {
     /// The broadcast that it is from.
     pub epoch: Epoch,
     /// The unit that it was coded in.
@@ -90,7 +90,7 @@ pub struct Shown<'a> {
 
 /// A line a second.
 #[derive(Clone, Debug, Serialize)]
-pub struct Line {
+pub struct StatsLine {
     /// Always `stats`.
     pub event: &'static str,
     /// Seconds since the viewer started.
@@ -157,7 +157,7 @@ pub struct Summary {
     /// Times that the unit log, the recording or the pipe failed.
     pub output_errors: u64,
     /// Changes of path.
-    pub switches: switches::Summary,
+    pub switches: SwitchSummary,
 }
 
 /// The burnt-in counter.
@@ -199,8 +199,8 @@ pub struct LatencySummary {
 
 impl Stats {
     /// A picture was presented at `now`.
-    pub fn presented(&mut self, now: Duration, shown: &Shown<'_>) {
-        let Shown { epoch, unit, stamps, mark, in_time, left_out } = *shown;
+    pub fn presented(&mut self, now: Duration, shown: &PresentedFrame<'_>) {
+        let PresentedFrame { epoch, unit, stamps, mark, in_time, left_out } = *shown;
         self.pictures += 1;
         self.first.get_or_insert(now);
         if let Some(mark) = mark {
@@ -252,14 +252,14 @@ impl Stats {
     }
 
     /// The state at `now`. Measures pictures per second since it was last called a second ago or more.
-    pub fn line(&mut self, now: Duration, playback: Status) -> Line {
+    pub fn line(&mut self, now: Duration, playback: PlaybackStatus) -> StatsLine {
         let recent = &mut self.recent;
         let span = now.saturating_sub(recent.since);
         if span >= FPS_SPAN {
             recent.fps = recent.pictures as f64 / span.as_secs_f64();
             (recent.pictures, recent.since) = (0, now);
         }
-        Line {
+        StatsLine {
             event: "stats",
             seconds: (now.as_secs_f64() * 1000.0).round() / 1000.0,
             state: self.state.clone(),
@@ -302,7 +302,7 @@ impl Stats {
     }
 
     /// The whole run so far.
-    pub fn summary(&self, playback: Status) -> Summary {
+    pub fn summary(&self, playback: PlaybackStatus) -> Summary {
         Summary {
             event: "summary",
             source: self.source.clone(),
@@ -334,7 +334,8 @@ impl Stats {
     fn mark(&mut self, epoch: Epoch, counter: u32) {
         let Some(marker) = &mut self.marker else {
             let (gaps, repeats, unread, unread_since) = (0, 0, 0, 0);
-            self.marker = Some(Marker { epoch, first: counter, last: counter, gaps, repeats, unread, unread_since });
+            self.marker =
+                Some(MarkerCounts { epoch, first: counter, last: counter, gaps, repeats, unread, unread_since });
             return;
         };
         let unread = std::mem::take(&mut marker.unread_since);
@@ -400,17 +401,17 @@ const MAX_MARK_LATENCY: i64 = 3_600_000_000;
 mod tests {
     use super::*;
 
-    fn shown(stamps: &StageTimes) -> Shown<'_> {
-        Shown { epoch: Epoch(1), unit: None, stamps, mark: None, in_time: true, left_out: 0 }
+    fn shown(stamps: &StageTimes) -> PresentedFrame<'_> {
+        PresentedFrame { epoch: Epoch(1), unit: None, stamps, mark: None, in_time: true, left_out: 0 }
     }
 
     fn marks(counters: &[Option<u32>]) -> MarkerSummary {
         let mut stats = Stats::default();
         for counter in counters {
             let mark = counter.map(|counter| FrameCounter { counter, clock_ms: 0 });
-            stats.presented(Duration::ZERO, &Shown { mark, ..shown(&StageTimes::default()) });
+            stats.presented(Duration::ZERO, &PresentedFrame { mark, ..shown(&StageTimes::default()) });
         }
-        stats.summary(Status::default()).marker.unwrap()
+        stats.summary(PlaybackStatus::default()).marker.unwrap()
     }
 
     #[test]
@@ -439,9 +440,9 @@ mod tests {
         for (n, stage) in stages.into_iter().enumerate() {
             stamps.stamp(stage, WallClock::from_micros(n as i64 * 10_000));
         }
-        stats.presented(Duration::from_millis(300), &Shown { in_time: false, ..shown(&stamps) });
+        stats.presented(Duration::from_millis(300), &PresentedFrame { in_time: false, ..shown(&stamps) });
         let mark = Some(FrameCounter { counter: 1, clock_ms: 3 });
-        stats.presented(Duration::from_millis(321), &Shown { mark, left_out: 5, ..shown(&stamps) });
+        stats.presented(Duration::from_millis(321), &PresentedFrame { mark, left_out: 5, ..shown(&stamps) });
         let part = Some(10.0);
         let whole = Breakdown {
             total: Some(40.0),
@@ -451,7 +452,7 @@ mod tests {
             ..Breakdown::default()
         };
         assert_eq!(stats.breakdown(), whole);
-        let summary = stats.summary(Status { missed: 5, ..Status::default() });
+        let summary = stats.summary(PlaybackStatus { missed: 5, ..PlaybackStatus::default() });
         assert_eq!(summary.latency_ms.unwrap().pixels_worst, Some(3.0), "drawn 3 ms after the stamp");
         assert_eq!((summary.pictures, summary.startup_ms), (2, Some(300)));
         assert!(
@@ -459,7 +460,7 @@ mod tests {
         );
         assert!(summary.to_text().contains("the first after 300 ms") && !summary.clocks_differ);
         // One picture was shown and one was not: half of them are infinitely late.
-        let halved = stats.summary(Status { missed: 6, ..Status::default() });
+        let halved = stats.summary(PlaybackStatus { missed: 6, ..PlaybackStatus::default() });
         let latency = halved.latency_ms.unwrap();
         assert_eq!((latency.never, latency.p50.is_some(), latency.p99), (1, true, None));
         assert!(halved.to_text().contains("never p99, 1 pictures never shown"), "{}", halved.to_text());
@@ -468,7 +469,7 @@ mod tests {
         stamps.stamp(Stage::Captured, WallClock::from_micros(40_000));
         stamps.stamp(Stage::Presented, WallClock::from_micros(0));
         early.presented(Duration::ZERO, &shown(&stamps));
-        let summary = early.summary(Status::default());
+        let summary = early.summary(PlaybackStatus::default());
         assert_eq!((summary.latency_ms, early.breakdown().total, summary.clocks_differ), (None, None, true));
         assert!(summary.to_text().contains("clock"));
     }

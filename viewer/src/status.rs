@@ -4,12 +4,12 @@ use std::io::{self, IsTerminal, Write};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::player_context::Player;
-use crate::stats::{Line, Summary};
+use crate::player_context::PlayerContext;
+use crate::stats::{StatsLine, Summary};
 
 /// Where the numbers go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Output {
+pub struct StatsOutput {
     /// A JSON line a second, and the summary as JSON.
     pub json: bool,
     /// Whether standard output is taken by media: then JSON goes to standard error.
@@ -18,14 +18,14 @@ pub struct Output {
     pub status_line: bool,
 }
 
-impl Output {
+impl StatsOutput {
     /// A status line only where somebody can see it.
     pub fn new(json: bool, stdout_taken: bool) -> Self {
         Self { json, stdout_taken, status_line: !json && io::stderr().is_terminal() }
     }
 
     /// Writes until the viewer stops.
-    pub fn run(self, player: &Arc<Player>) {
+    pub fn run(self, player: &Arc<PlayerContext>) {
         let mut next_json = EVERY_SECOND;
         while !player.is_stopping() {
             std::thread::sleep(TICK);
@@ -63,7 +63,7 @@ impl Output {
     }
 }
 
-fn to_text(line: &Line) -> String {
+fn to_text(line: &StatsLine) -> String {
     let latency = line.latency_ms.total.map_or("unknown".to_owned(), |ms| format!("{ms:.0} ms"));
     let text = format!(
         "{} | {} | {:.1} fps | latency {latency} | buffer {} ms | drops {}",
@@ -81,16 +81,16 @@ const MAX_LINE: usize = 118;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::playback::Status;
+    use crate::playback::PlaybackStatus;
     use crate::stats::Stats;
 
     #[test]
     fn the_line_says_what_matters() {
         let mut stats = Stats::default();
         (stats.source, stats.state) = ("RTMP rtmp://h/live/x".to_owned(), "live".to_owned());
-        let text = to_text(&stats.line(Duration::from_secs(1), Status::default()));
+        let text = to_text(&stats.line(Duration::from_secs(1), PlaybackStatus::default()));
         assert_eq!(text, "RTMP rtmp://h/live/x | live | 0.0 fps | latency unknown | buffer 0 ms | drops 0");
         stats.source = "x".repeat(500);
-        assert_eq!(to_text(&stats.line(Duration::from_secs(1), Status::default())).chars().count(), MAX_LINE);
+        assert_eq!(to_text(&stats.line(Duration::from_secs(1), PlaybackStatus::default())).chars().count(), MAX_LINE);
     }
 }

@@ -9,24 +9,24 @@ use serde::Serialize;
 /// Why a path was left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Why {
+pub enum SwitchReason {
     /// The other is better.
     Better,
     /// It brought nothing for longer than it usually does.
-    Silent,
+    Stalled,
     /// Whoever serves it had no room.
-    Crowded,
+    NoCapacity,
     /// It broke.
     Failed,
 }
 
-impl Why {
+impl SwitchReason {
     /// One word.
     pub const fn word(self) -> &'static str {
         match self {
             Self::Better => "better",
-            Self::Silent => "silent",
-            Self::Crowded => "crowded",
+            Self::Stalled => "silent",
+            Self::NoCapacity => "crowded",
             Self::Failed => "failed",
         }
     }
@@ -40,7 +40,7 @@ pub struct Switch {
     /// The path that brought the first one after it.
     pub to: String,
     /// Why.
-    pub why: Why,
+    pub why: SwitchReason,
     /// Units of video that are missing between the two.
     pub lost: u32,
     /// Units of any kind that came again by another path since the change before it, and were dropped: none is shown twice.
@@ -97,9 +97,14 @@ impl Switches {
     }
 
     /// As a whole.
-    pub fn summary(&self) -> Summary {
+    pub fn summary(&self) -> SwitchSummary {
         let worst_gap_ms = (self.worst.as_secs_f64() * 10_000.0).round() / 10.0;
-        Summary { count: self.count, lost: self.lost, worst_gap_ms, recent: self.recent.iter().cloned().collect() }
+        SwitchSummary {
+            count: self.count,
+            lost: self.lost,
+            worst_gap_ms,
+            recent: self.recent.iter().cloned().collect(),
+        }
     }
 
     /// The last one.
@@ -110,7 +115,7 @@ impl Switches {
 
 /// All changes of path.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
-pub struct Summary {
+pub struct SwitchSummary {
     /// How many.
     pub count: u64,
     /// Units of video that are missing because of them.
@@ -149,7 +154,7 @@ mod tests {
         switches.add(Switch {
             from: "a".into(),
             to: "b".into(),
-            why: Why::Silent,
+            why: SwitchReason::Stalled,
             lost: 0,
             repeated: 3,
             late: None,

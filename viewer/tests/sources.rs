@@ -15,7 +15,7 @@ use net::rtmp::{Limits, Message, Metadata};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
-use viewer::source::{self, Error, Event, Position, State, Via, Wishes};
+use viewer::source::{self, Error, Event, PathOptions, Position, State, TransportFilter};
 
 const EPOCH: Epoch = Epoch(0x1234);
 /// Longer than any of these tests should take, shorter than the patience of who runs them.
@@ -54,14 +54,14 @@ struct Watcher {
 }
 
 impl Watcher {
-    fn start(url: &str, via: Via) -> Self {
+    fn start(url: &str, via: TransportFilter) -> Self {
         Self::keeping(url, via, false)
     }
 
-    fn keeping(url: &str, via: Via, keep_all: bool) -> Self {
+    fn keeping(url: &str, via: TransportFilter, keep_all: bool) -> Self {
         let (sender, events) = mpsc::channel(8);
         let position = Position::default();
-        let wishes = Wishes { via, keep_all, ..Wishes::default() };
+        let wishes = PathOptions { via, keep_all, ..PathOptions::default() };
         tokio::spawn(source::run(url.to_owned(), wishes, position.clone(), sender));
         Self {
             events,
@@ -89,7 +89,7 @@ impl Watcher {
                     }
                     Event::Gap(path) | Event::Idle(path) => self.merger.open(path),
                     Event::Closed { path, .. } => self.merger.close(path, &mut out),
-                    Event::Silent(_) | Event::Crowded(_) | Event::Asked { .. } | Event::Stamps { .. } => {}
+                    Event::Stalled(_) | Event::NoCapacity(_) | Event::RequestSent { .. } | Event::Timing { .. } => {}
                     Event::Unit { path, catalog, unit, after } => {
                         self.merger.push(path, &catalog, unit, after, &mut out);
                         self.catalog = Some(catalog);
@@ -157,7 +157,7 @@ async fn rtmp_goes_on_where_it_broke() {
         send(&mut player, (after / 20 - 10).max(0)..80).await;
         player
     });
-    let mut watcher = Watcher::start(&format!("rtmp://{address}/live/show"), Via::Auto);
+    let mut watcher = Watcher::start(&format!("rtmp://{address}/live/show"), TransportFilter::Auto);
     watcher.watch(|w| w.units.len() >= 80).await;
     assert_eq!(watcher.units, (0..80).map(unit).collect::<Vec<_>>());
     assert_eq!(watcher.opened.len(), 2);
@@ -173,7 +173,7 @@ async fn a_stream_that_does_not_exist_is_no_reason_to_wait() {
         let request = play_request(&listener).await;
         let _ = request.reject("NetStream.Play.StreamNotFound", "no such stream").await;
     });
-    let mut watcher = Watcher::start(&format!("rtmp://{address}/live/shwo"), Via::Auto);
+    let mut watcher = Watcher::start(&format!("rtmp://{address}/live/shwo"), TransportFilter::Auto);
     watcher.watch(|w| w.failure.is_some()).await;
     let error = watcher.failure.unwrap();
     assert!(matches!(&error, Error::UnknownStream { name, .. } if name == "shwo"), "{error}");
@@ -192,7 +192,7 @@ async fn a_stream_that_has_not_begun_is_waited_for() {
         send(&mut player, 0..5).await;
         player
     });
-    let mut watcher = Watcher::start(&format!("rtmp://{address}/live/show"), Via::Auto);
+    let mut watcher = Watcher::start(&format!("rtmp://{address}/live/show"), TransportFilter::Auto);
     watcher.watch(|w| w.states.contains(&State::Waiting)).await;
     published.send(()).unwrap();
     watcher.watch(|w| w.units.len() == 5).await;
@@ -215,7 +215,7 @@ async fn a_server_that_tires_of_waiting_is_asked_again() {
         send(&mut player, 0..5).await;
         player
     });
-    let mut watcher = Watcher::start(&format!("rtmp://{address}/live/show"), Via::Auto);
+    let mut watcher = Watcher::start(&format!("rtmp://{address}/live/show"), TransportFilter::Auto);
     watcher.watch(|w| w.units.len() == 5 || w.failure.is_some()).await;
     assert!(watcher.failure.is_none(), "{:?}", watcher.failure);
     drop(server.await.unwrap());
@@ -300,7 +300,7 @@ fn hls_pages() -> BTreeMap<String, (&'static str, Bytes)> {
 async fn hls_brings_the_same_units() {
     let (listener, address) = bind().await;
     tokio::spawn(serve(listener, hls_pages()));
-    let mut watcher = Watcher::start(&format!("http://{address}/show/index.m3u8"), Via::Auto);
+    let mut watcher = Watcher::start(&format!("http://{address}/show/index.m3u8"), TransportFilter::Auto);
     watcher.watch(|w| w.ended).await;
     // A playlist that ends is played from its start.
     assert_eq!(watcher.units, (0..200).map(unit).collect::<Vec<_>>());
@@ -322,7 +322,7 @@ async fn a_playlist_of_a_stream_that_is_not_on_air_is_asked_for_at_an_even_pace(
         }
         pages.get(path).cloned()
     }));
-    let mut watcher = Watcher::start(&format!("http://{address}/show/index.m3u8"), Via::Auto);
+    let mut watcher = Watcher::start(&format!("http://{address}/show/index.m3u8"), TransportFilter::Auto);
     watcher.watch(|w| w.ended).await;
     assert_eq!(watcher.units.len(), 200);
     assert_eq!(watcher.states, [State::Connecting, State::Waiting, State::Live]);
@@ -336,7 +336,7 @@ async fn a_playlist_of_a_stream_that_is_not_on_air_is_asked_for_at_an_even_pace(
 async fn a_playlist_that_nobody_promises_is_not_waited_for() {
     let (listener, address) = bind().await;
     tokio::spawn(serve(listener, hls_pages()));
-    let mut watcher = Watcher::start(&format!("http://{address}/shwo/index.m3u8"), Via::Auto);
+    let mut watcher = Watcher::start(&format!("http://{address}/shwo/index.m3u8"), TransportFilter::Auto);
     watcher.watch(|w| w.failure.is_some()).await;
     let error = watcher.failure.unwrap().to_string();
     assert!(error.contains("/shwo/index.m3u8") && error.contains("404"), "{error}");
@@ -359,7 +359,7 @@ async fn a_segment_is_asked_for_again_and_then_given_up() {
             let body = if path == "/show/1.m4s" { answer(times, body)? } else { body };
             Some((kind, body))
         }));
-        let mut watcher = Watcher::keeping(&format!("http://{address}/show/media.m3u8"), Via::Auto, true);
+        let mut watcher = Watcher::keeping(&format!("http://{address}/show/media.m3u8"), TransportFilter::Auto, true);
         watcher.watch(|w| w.ended).await;
         let wanted: Vec<_> = (0..200).filter(|n| !missing.contains(n)).map(unit).collect();
         assert_eq!(watcher.units, wanted, "{name}");
@@ -402,7 +402,7 @@ fn low_latency_page(pages: &BTreeMap<String, (&'static str, Bytes)>, path: &str)
 
 #[tokio::test]
 async fn parts_bring_the_same_units_as_they_are_made() {
-    for (via, by) in [(Via::Auto, "LL-HLS"), (Via::LowLatencyHls, "LL-HLS")] {
+    for (via, by) in [(TransportFilter::Auto, "LL-HLS"), (TransportFilter::LowLatencyHls, "LL-HLS")] {
         let (listener, address) = bind().await;
         let pages = hls_pages();
         tokio::spawn(serve_with(listener, move |path, _| low_latency_page(&pages, path)));
@@ -423,7 +423,7 @@ async fn where_parts_can_not_be_had_segments_are_played() {
         low_latency_page(&pages, path).filter(|_| !path.starts_with("/show/part-"))
     }));
     let url = format!("http://{address}/show/media.m3u8");
-    let mut watcher = Watcher::start(&url, Via::Auto);
+    let mut watcher = Watcher::start(&url, TransportFilter::Auto);
     watcher.watch(|w| w.opened.last() == Some(&format!("HLS {url}"))).await;
     assert_eq!(watcher.opened[0], format!("LL-HLS {url}"));
 }
@@ -432,7 +432,7 @@ async fn where_parts_can_not_be_had_segments_are_played() {
 async fn a_server_without_parts_has_no_rung_for_them() {
     let (listener, address) = bind().await;
     tokio::spawn(serve(listener, hls_pages()));
-    let mut watcher = Watcher::start(&format!("http://{address}/show/media.m3u8"), Via::LowLatencyHls);
+    let mut watcher = Watcher::start(&format!("http://{address}/show/media.m3u8"), TransportFilter::LowLatencyHls);
     watcher.watch(|w| w.failure.is_some()).await;
     let error = watcher.failure.unwrap().to_string();
     assert!(error.contains("no parts that can be waited for"), "{error}");
@@ -446,7 +446,7 @@ async fn a_server_of_playlists_without_segments_is_given_up() {
         let (kind, body) = pages.get(path)?.clone();
         (path.ends_with("8") || path.ends_with("init.mp4") && times > 100).then_some((kind, body))
     }));
-    let mut watcher = Watcher::start(&format!("http://{address}/show/media.m3u8"), Via::Auto);
+    let mut watcher = Watcher::start(&format!("http://{address}/show/media.m3u8"), TransportFilter::Auto);
     watcher.watch(|w| w.opened.len() > 1).await;
     assert!(watcher.units.is_empty());
 }
@@ -460,7 +460,7 @@ async fn uris_are_relative_to_where_the_playlist_was() {
     }
     tokio::spawn(serve(listener, pages));
     for path in ["x/y.m3u8", "old.m3u8"] {
-        let mut watcher = Watcher::start(&format!("http://{address}/{path}"), Via::Auto);
+        let mut watcher = Watcher::start(&format!("http://{address}/{path}"), TransportFilter::Auto);
         watcher.watch(|w| w.ended || w.failure.is_some()).await;
         assert_eq!(watcher.units.len(), 200, "{path}: {:?}", watcher.failure);
     }
@@ -480,11 +480,11 @@ async fn a_page_says_what_there_is_and_the_next_way_is_tried() {
     let (_, playlist) = pages.get_mut("/show/media.m3u8").unwrap();
     *playlist = String::from_utf8_lossy(playlist).replace("#EXT-X-ENDLIST\n", "").into();
     tokio::spawn(serve(listener, pages));
-    let mut watcher = Watcher::start(&format!("http://{address}/show"), Via::Auto);
+    let mut watcher = Watcher::start(&format!("http://{address}/show"), TransportFilter::Auto);
     watcher.watch(|w| w.units.last() == Some(&unit(199))).await;
     assert_eq!(watcher.opened, [format!("HLS http://{address}/show/index.m3u8")]);
 
-    let mut watcher = Watcher::start(&format!("http://{address}/shwo"), Via::Auto);
+    let mut watcher = Watcher::start(&format!("http://{address}/shwo"), TransportFilter::Auto);
     watcher.watch(|w| w.failure.is_some()).await;
     assert!(matches!(watcher.failure, Some(Error::UnknownStream { .. })), "{:?}", watcher.failure);
 }
@@ -504,7 +504,7 @@ async fn what_is_not_hls_is_refused_with_a_reason() {
     ]);
     tokio::spawn(serve(listener, pages));
     for (name, wanted) in [("a", "#EXTM3U"), ("b", "neither fMP4"), ("c", "encrypted")] {
-        let mut watcher = Watcher::start(&format!("http://{address}/{name}.m3u8"), Via::Auto);
+        let mut watcher = Watcher::start(&format!("http://{address}/{name}.m3u8"), TransportFilter::Auto);
         watcher.watch(|w| w.failure.is_some()).await;
         let error = watcher.failure.unwrap().to_string();
         assert!(error.contains(wanted), "{error}");

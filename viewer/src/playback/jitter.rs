@@ -12,15 +12,15 @@ use media::TrackKind;
 
 /// Pictures and sound, which are coded and sent at different times: each has its own least transit.
 #[derive(Debug)]
-pub(super) struct Transits {
-    video: Jitter,
-    audio: Jitter,
+pub(super) struct JitterEstimator {
+    video: TrackJitter,
+    audio: TrackJitter,
 }
 
-impl Transits {
+impl JitterEstimator {
     /// Nothing measured yet, of a source that brings so much media at once.
     pub(super) fn new(burst: Duration) -> Self {
-        Self { video: Jitter::new(burst), audio: Jitter::new(burst) }
+        Self { video: TrackJitter::new(burst), audio: TrackJitter::new(burst) }
     }
 
     /// The source is another, and brings so much at once.
@@ -66,7 +66,7 @@ impl Transits {
         self.audio.clear();
     }
 
-    fn of_mut(&mut self, kind: TrackKind) -> &mut Jitter {
+    fn of_mut(&mut self, kind: TrackKind) -> &mut TrackJitter {
         match kind {
             TrackKind::Video => &mut self.video,
             TrackKind::Audio => &mut self.audio,
@@ -76,7 +76,7 @@ impl Transits {
 
 /// Transit times of the last while, of one kind.
 #[derive(Debug)]
-struct Jitter {
+struct TrackJitter {
     /// For the least.
     window: Duration,
     /// For the spread.
@@ -88,7 +88,7 @@ struct Jitter {
     at: Duration,
 }
 
-impl Jitter {
+impl TrackJitter {
     fn new(burst: Duration) -> Self {
         let mut jitter =
             Self { window: WINDOW, recent: RECENT, samples: VecDeque::new(), remembered: 0.0, at: Duration::ZERO };
@@ -171,7 +171,7 @@ mod tests {
 
     #[test]
     fn spread_over_the_least() {
-        let mut jitter = Jitter::new(Duration::ZERO);
+        let mut jitter = TrackJitter::new(Duration::ZERO);
         assert_eq!((jitter.least(), jitter.spread()), (None, 0));
         for n in 0..200 {
             jitter.record(ms(n * 20), 500 + if n % 10 == 0 { 30_000 } else { 0 });
@@ -181,7 +181,7 @@ mod tests {
 
     #[test]
     fn one_hiccup_is_not_jitter_and_two_are_at_once() {
-        let mut jitter = Jitter::new(Duration::ZERO);
+        let mut jitter = TrackJitter::new(Duration::ZERO);
         let late = |n| if [10, 120, 130].contains(&n) { 90_000 } else { 0 };
         for n in 0..130u64 {
             jitter.record(ms(n * 20), late(n));
@@ -199,7 +199,7 @@ mod tests {
 
     #[test]
     fn pictures_that_take_longer_have_the_whole_buffer_too() {
-        let mut transits = Transits::new(Duration::ZERO);
+        let mut transits = JitterEstimator::new(Duration::ZERO);
         for n in 0..100 {
             transits.record(ms(n * 20), TrackKind::Audio, 1_000);
             transits.record(ms(n * 20), TrackKind::Video, 21_000);
@@ -215,7 +215,7 @@ mod tests {
         fn it_is_never_less_than_now_asks_for_and_never_rises_by_itself(
             transits in prop::collection::vec((1..60u64, 0..200_000i64), 1..300),
         ) {
-            let mut jitter = Jitter::new(Duration::ZERO);
+            let mut jitter = TrackJitter::new(Duration::ZERO);
             let mut now = Duration::ZERO;
             for (pause, transit) in transits {
                 let before = jitter.spread();

@@ -16,12 +16,12 @@ use std::time::Duration;
 use media::{AccessUnit, Catalog, Epoch, Timestamp, TrackKind};
 
 use self::playout::{Adjustment, Playout};
-pub use self::playout::{MAX_SPEED_CHANGE, Settings};
+pub use self::playout::{MAX_SPEED_CHANGE, PlayoutConfig};
 use self::queue::UnitQueue;
 
 /// A unit for a decoder.
 #[derive(Clone, Debug)]
-pub struct Work {
+pub struct DecodeJob {
     /// The timeline that its pictures belong to.
     pub timeline: u32,
     /// What it is decoded with.
@@ -36,9 +36,9 @@ pub struct Work {
 
 /// What a decoder does next.
 #[derive(Debug)]
-pub enum Next {
+pub enum NextAction {
     /// Decode this.
-    Decode(Box<Work>),
+    Decode(Box<DecodeJob>),
     /// Nothing yet; ask again at the latest then, if a time is given, or when something arrives.
     Wait(Option<Duration>),
     /// Nothing will come any more.
@@ -47,7 +47,7 @@ pub enum Next {
 
 /// Playback as numbers, for people and for programs.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Status {
+pub struct PlaybackStatus {
     /// Media time that waits to be decoded.
     pub buffered: Duration,
     /// Bytes that wait to be decoded.
@@ -69,7 +69,7 @@ pub struct Status {
 /// Buffer and timing of everything that is played. See the module's text.
 #[derive(Debug)]
 pub struct Playback {
-    settings: Settings,
+    settings: PlayoutConfig,
     /// The newest last.
     timelines: VecDeque<Timeline>,
     next_timeline: u32,
@@ -96,7 +96,7 @@ struct Timeline {
 
 impl Playback {
     /// Nothing to play yet.
-    pub fn new(settings: Settings) -> Self {
+    pub fn new(settings: PlayoutConfig) -> Self {
         Self {
             settings,
             timelines: VecDeque::new(),
@@ -132,7 +132,7 @@ impl Playback {
         }
         let timeline = self.timelines.back_mut().expect("a timeline was just begun");
         timeline.playout.arrive(now, unit.track.kind, unit.dts);
-        let work = Work { timeline: timeline.id, catalog: catalog.clone(), unit, arrived: now, after_gap: false };
+        let work = DecodeJob { timeline: timeline.id, catalog: catalog.clone(), unit, arrived: now, after_gap: false };
         match work.unit.track.kind {
             TrackKind::Video => self.video.push(work),
             TrackKind::Audio => self.audio.push(work),
@@ -163,7 +163,7 @@ impl Playback {
     pub fn adjust(&mut self, now: Duration) {
         let Some(timeline) = self.timelines.back_mut() else { return };
         match timeline.playout.adjust(now) {
-            Adjustment::None | Adjustment::Settle => self.relieve(now),
+            Adjustment::None | Adjustment::Resync => self.relieve(now),
             Adjustment::Skip => {
                 let by_user = self.resumed.is_some_and(|at| now < at + RESUME);
                 self.leave_out_before_position(now, by_user);
@@ -194,19 +194,21 @@ impl Playback {
     }
 
     /// What the decoder of this kind does next.
-    pub fn next(&mut self, kind: TrackKind, now: Duration) -> Next {
+    pub fn next(&mut self, kind: TrackKind, now: Duration) -> NextAction {
         let queue = match kind {
             TrackKind::Video => &mut self.video,
             TrackKind::Audio => &mut self.audio,
         };
-        let Some(front) = queue.front() else { return if self.ended { Next::End } else { Next::Wait(None) } };
+        let Some(front) = queue.front() else {
+            return if self.ended { NextAction::End } else { NextAction::Wait(None) };
+        };
         let due = self.timelines.iter().find(|t| t.id == front.timeline).map(|t| t.playout.due(front.unit.dts));
         match due {
             // Paused: its time is not known.
-            Some(None) => Next::Wait(None),
-            Some(Some(due)) if due > now + DECODE_AHEAD => Next::Wait(Some(due - DECODE_AHEAD)),
+            Some(None) => NextAction::Wait(None),
+            Some(Some(due)) if due > now + DECODE_AHEAD => NextAction::Wait(Some(due - DECODE_AHEAD)),
             // Due soon, or of a timeline so old that it is no longer kept.
-            _ => queue.pop().map_or(Next::Wait(None), |work| Next::Decode(Box::new(work))),
+            _ => queue.pop().map_or(NextAction::Wait(None), |work| NextAction::Decode(Box::new(work))),
         }
     }
 
@@ -278,9 +280,9 @@ impl Playback {
     }
 
     /// The numbers of the newest timeline.
-    pub fn status(&self) -> Status {
+    pub fn status(&self) -> PlaybackStatus {
         let playout = self.timelines.back().map(|t| &t.playout);
-        Status {
+        PlaybackStatus {
             buffered: self.video.span().max(self.audio.span()),
             buffered_bytes: self.video.bytes() + self.audio.bytes(),
             target: self.target(),

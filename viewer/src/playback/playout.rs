@@ -9,11 +9,11 @@ use std::time::Duration;
 
 use media::{Timestamp, TrackKind};
 
-use super::jitter::Transits;
+use super::jitter::JitterEstimator;
 
 /// What the user and the source ask for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Settings {
+pub struct PlayoutConfig {
     /// A fixed target instead of the measured one.
     pub latency: Option<Duration>,
     /// Whether playback may leave pictures out to get back to the live edge.
@@ -28,16 +28,16 @@ pub(super) enum Adjustment {
     /// Nothing that others must know.
     None,
     /// The position has jumped ahead; pictures before it are too late to show.
-    Settle,
-    /// As `Settle`, but so far that what is not decoded yet need not be, where a random access point allows.
+    Resync,
+    /// As `Resync`, but so far that what is not decoded yet need not be, where a random access point allows.
     Skip,
 }
 
 /// The mapping. See the module's text.
 #[derive(Debug)]
 pub(super) struct Playout {
-    settings: Settings,
-    jitter: Transits,
+    settings: PlayoutConfig,
+    jitter: JitterEstimator,
     anchor: Option<Anchor>,
     /// The highest DTS that has arrived, in microseconds.
     newest: i64,
@@ -68,10 +68,10 @@ struct Anchor {
 
 impl Playout {
     /// Nothing has arrived.
-    pub(super) fn new(settings: Settings) -> Self {
+    pub(super) fn new(settings: PlayoutConfig) -> Self {
         let mut playout = Self {
             settings,
-            jitter: Transits::new(settings.burst),
+            jitter: JitterEstimator::new(settings.burst),
             anchor: None,
             newest: i64::MIN,
             jumped_to: i64::MIN,
@@ -158,7 +158,7 @@ impl Playout {
         let reachable = error.min(self.newest.saturating_sub(self.position(now).unwrap_or(i64::MAX)));
         if self.settings.skip && self.is_settling(now) && reachable > SETTLE_ERROR {
             self.jump(now);
-            return Adjustment::Settle;
+            return Adjustment::Resync;
         }
         if self.settings.skip && reachable > SKIP_ERROR {
             self.jump(now);

@@ -5,28 +5,28 @@ use std::time::Duration;
 
 use media::Timestamp;
 
-use super::Work;
+use super::DecodeJob;
 
 /// Units in decoding order.
 #[derive(Debug, Default)]
 pub(super) struct UnitQueue {
-    units: VecDeque<Work>,
+    units: VecDeque<DecodeJob>,
     bytes: usize,
     /// Units before the front were left out.
     gap: bool,
 }
 
 impl UnitQueue {
-    pub(super) fn push(&mut self, work: Work) {
+    pub(super) fn push(&mut self, work: DecodeJob) {
         self.bytes += work.unit.payload.len();
         self.units.push_back(work);
     }
 
-    pub(super) fn front(&self) -> Option<&Work> {
+    pub(super) fn front(&self) -> Option<&DecodeJob> {
         self.units.front()
     }
 
-    pub(super) fn pop(&mut self) -> Option<Work> {
+    pub(super) fn pop(&mut self) -> Option<DecodeJob> {
         let mut work = self.units.pop_front()?;
         self.bytes -= work.unit.payload.len();
         work.after_gap |= std::mem::take(&mut self.gap);
@@ -50,21 +50,22 @@ impl UnitQueue {
 
     /// Leaves out all before the last random access point that is due at `position`; returns how many.
     pub(super) fn drop_to_random_access(&mut self, timeline: u32, position: Timestamp) -> u64 {
-        let can_start = |work: &Work| work.timeline == timeline && work.unit.random_access && work.unit.pts <= position;
+        let can_start =
+            |work: &DecodeJob| work.timeline == timeline && work.unit.random_access && work.unit.pts <= position;
         self.units.iter().rposition(can_start).map_or(0, |at| self.drop_front(at))
     }
 
     /// Leaves out all before the first random access point that is due at `position` or later, or, where none has come yet,
     /// before the last; returns how many.
     pub(super) fn drop_to_next_random_access(&mut self, timeline: u32, position: Timestamp) -> u64 {
-        let can_start = |work: &Work| work.timeline == timeline && work.unit.random_access;
+        let can_start = |work: &DecodeJob| work.timeline == timeline && work.unit.random_access;
         let next = self.units.iter().position(|work| can_start(work) && work.unit.pts >= position);
         next.or_else(|| self.units.iter().rposition(can_start)).map_or(0, |at| self.drop_front(at))
     }
 
     /// Leaves out all that is due before `position`; returns how many.
     pub(super) fn drop_before(&mut self, timeline: u32, position: Timestamp) -> u64 {
-        let late = |work: &Work| work.timeline < timeline || work.timeline == timeline && work.unit.pts < position;
+        let late = |work: &DecodeJob| work.timeline < timeline || work.timeline == timeline && work.unit.pts < position;
         let count = self.units.iter().take_while(|work| late(work)).count();
         self.drop_front(count)
     }

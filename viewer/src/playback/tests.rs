@@ -44,13 +44,13 @@ struct Viewer {
 }
 
 impl Viewer {
-    fn new(settings: Settings) -> Self {
+    fn new(settings: PlayoutConfig) -> Self {
         Self { playback: Playback::new(settings), waiting: VecDeque::new(), shown: Vec::new(), gaps: 0 }
     }
 
     fn tick(&mut self, now: u64) {
         self.playback.adjust(ms(now));
-        while let Next::Decode(work) = self.playback.next(TrackKind::Video, ms(now)) {
+        while let NextAction::Decode(work) = self.playback.next(TrackKind::Video, ms(now)) {
             self.gaps += u64::from(work.after_gap);
             self.waiting.push_back((work.timeline, work.unit));
         }
@@ -83,8 +83,8 @@ impl Viewer {
     }
 }
 
-fn live(latency: Option<u64>) -> Settings {
-    Settings { latency: latency.map(ms), skip: true, burst: Duration::ZERO }
+fn live(latency: Option<u64>) -> PlayoutConfig {
+    PlayoutConfig { latency: latency.map(ms), skip: true, burst: Duration::ZERO }
 }
 
 fn pictures(range: std::ops::Range<u64>, gop: u64, at: impl Fn(u64) -> u64) -> Vec<(u64, AccessUnit)> {
@@ -113,7 +113,7 @@ fn a_join_in_mid_gop_ends_at_the_live_edge() {
 
 #[test]
 fn a_join_that_may_not_skip_shows_everything_in_time() {
-    let mut viewer = Viewer::new(Settings { skip: false, ..live(None) });
+    let mut viewer = Viewer::new(PlayoutConfig { skip: false, ..live(None) });
     viewer.run(1600, 20_000, &pictures(0..300, 50, |n| (n * PICTURE).max(1600)));
     assert_eq!(viewer.shown.len(), 300);
     let steps = viewer.shown.windows(2).skip(1).map(|w| w[1].1 - w[0].1);
@@ -145,7 +145,7 @@ fn jitter_is_absorbed() {
 #[test]
 fn segments_are_played_evenly() {
     // Two-second segments, each there when its last picture is.
-    let settings = Settings { burst: ms(2000), ..live(None) };
+    let settings = PlayoutConfig { burst: ms(2000), ..live(None) };
     let mut viewer = Viewer::new(settings);
     viewer.run(0, 60_000, &pictures(0..1500, 50, |n| (n / 50 + 1) * 2000 + 30));
     let steps = viewer.shown.windows(2).skip(100).map(|w| w[1].1 - w[0].1);
@@ -191,7 +191,7 @@ fn what_a_user_pauses_or_jumps_over_is_not_missed() {
 
 #[test]
 fn an_outage_costs_nothing_where_nothing_may_be_left_out() {
-    let mut viewer = Viewer::new(Settings { skip: false, ..live(None) });
+    let mut viewer = Viewer::new(PlayoutConfig { skip: false, ..live(None) });
     viewer.run(0, 25_000, &pictures(0..370, 25, |n| if (100..225).contains(&n) { 9000 } else { n * PICTURE }));
     assert_eq!(viewer.shown.len(), 370);
     assert!(viewer.shown.windows(2).all(|w| w[1].0 == w[0].0 + 1));
@@ -201,7 +201,7 @@ fn an_outage_costs_nothing_where_nothing_may_be_left_out() {
 #[test]
 fn a_broadcast_that_is_over_is_played_as_it_is() {
     // All of it there at once, in a window that would leave out what is late.
-    let mut viewer = Viewer::new(Settings { burst: ms(2000), ..live(None) });
+    let mut viewer = Viewer::new(PlayoutConfig { burst: ms(2000), ..live(None) });
     viewer.playback.set_complete(true);
     viewer.run(0, 20_500, &pictures(0..500, 25, |n| n / 4));
     assert_eq!(viewer.shown.len(), 500);
@@ -216,7 +216,7 @@ fn a_broadcast_that_is_over_is_played_as_it_is() {
 fn a_slow_decoder_is_given_less_to_do() {
     // A decoder that takes 60 ms for a picture every 40 ms: random access points every 2 s.
     for (skip, left_out, delay) in [(true, 100..250, 0..2700), (false, 0..1, 8000..12_000)] {
-        let mut playback = Playback::new(Settings { skip, ..live(None) });
+        let mut playback = Playback::new(PlayoutConfig { skip, ..live(None) });
         let (catalog, mut decoded, mut last) = (catalog(1), 0, 0);
         for now in 0..30_000 {
             if now % PICTURE == 0 {
@@ -224,7 +224,7 @@ fn a_slow_decoder_is_given_less_to_do() {
             }
             playback.adjust(ms(now));
             if now % 60 == 0
-                && let Next::Decode(work) = playback.next(TrackKind::Video, ms(now))
+                && let NextAction::Decode(work) = playback.next(TrackKind::Video, ms(now))
             {
                 (decoded, last) = (decoded + 1, now - work.unit.dts.as_millis() as u64);
             }
@@ -238,7 +238,7 @@ fn a_slow_decoder_is_given_less_to_do() {
 fn a_burst_is_not_lag() {
     // Six seconds in three segments, that take 1.2 s to come and to decode on a busy host; then a segment every 2 s.
     let at = |n: u64| if n < 150 { 6000 + n * 8 } else { (n / 50 + 1) * 2000 + 30 };
-    let mut viewer = Viewer::new(Settings { burst: ms(2000), ..live(None) });
+    let mut viewer = Viewer::new(PlayoutConfig { burst: ms(2000), ..live(None) });
     viewer.run(6000, 20_000, &pictures(0..350, 50, at));
     assert_eq!((viewer.playback.status().skipped, viewer.gaps), (0, 0));
     assert!(viewer.shown.windows(2).all(|w| w[1].0 == w[0].0 + 1));
@@ -295,7 +295,7 @@ fn pausing_holds_and_going_on_returns_to_the_live_edge() {
 fn what_waits_is_bounded() {
     let mut paused = Playback::new(live(None));
     paused.pause(ms(0), true);
-    let mut waiting = Playback::new(Settings { skip: false, ..live(None) });
+    let mut waiting = Playback::new(PlayoutConfig { skip: false, ..live(None) });
     let (catalog, mut refused) = (catalog(1), 0);
     for n in 0..10_000 {
         paused.push(ms(n * PICTURE), &catalog, unit(1, n, 50));

@@ -3,11 +3,11 @@
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Duration;
 
-use crate::decode::Ready;
-use crate::player_context::Player;
+use crate::decode::DecodedFrame;
+use crate::player_context::PlayerContext;
 
 /// Presents pictures until there are no more, the viewer stops, or `is_over` says so.
-pub fn run(player: &Player, pictures: &Receiver<Ready>, is_over: impl Fn() -> bool) {
+pub fn run(player: &PlayerContext, pictures: &Receiver<DecodedFrame>, is_over: impl Fn() -> bool) {
     while !player.is_stopping() && !is_over() {
         player.playback.lock().adjust(player.clock.now());
         match pictures.recv_timeout(TICK) {
@@ -21,7 +21,7 @@ pub fn run(player: &Player, pictures: &Receiver<Ready>, is_over: impl Fn() -> bo
     }
 }
 
-fn wait_until_due(player: &Player, ready: &Ready, is_over: impl Fn() -> bool) {
+fn wait_until_due(player: &PlayerContext, ready: &DecodedFrame, is_over: impl Fn() -> bool) {
     while !player.is_stopping() && !is_over() {
         let now = player.clock.now();
         let due = player.playback.lock().due(ready.timeline, ready.picture.pts);

@@ -8,12 +8,12 @@ pub mod window;
 use media::frame_counter;
 use media::latency::Stage;
 
-use crate::decode::Ready;
-use crate::player_context::Player;
-use crate::stats::Shown;
+use crate::decode::DecodedFrame;
+use crate::player_context::PlayerContext;
+use crate::stats::PresentedFrame;
 
 /// Counts a picture as presented now.
-fn presented(player: &Player, ready: &mut Ready) {
+fn presented(player: &PlayerContext, ready: &mut DecodedFrame) {
     let now = player.clock.now();
     ready.stamps.stamp(Stage::Presented, player.wall_at(now));
     if let Some((trace, unit)) = player.trace.as_ref().zip(ready.unit) {
@@ -30,5 +30,5 @@ fn presented(player: &Player, ready: &mut Ready) {
     let mut stats = player.stats.lock();
     stats.switches.presented(now, picture.pts);
     let unit = ready.unit.map(|unit| (unit.track, unit.dts));
-    stats.presented(now, &Shown { epoch: ready.epoch, unit, stamps: &ready.stamps, mark, in_time, left_out });
+    stats.presented(now, &PresentedFrame { epoch: ready.epoch, unit, stamps: &ready.stamps, mark, in_time, left_out });
 }

@@ -3,8 +3,8 @@
 use font8x8::UnicodeFonts;
 use media::latency::LatencyComponent;
 
-use crate::playback::Status;
-use crate::stats::{Breakdown, Line};
+use crate::playback::PlaybackStatus;
+use crate::stats::{Breakdown, StatsLine};
 use crate::switches::Switch;
 
 /// White text on a translucent ground: 32-bit pixels, bytes in the order R, G, B, A.
@@ -59,9 +59,9 @@ pub(super) fn help() -> Vec<String> {
 
 /// The statistics.
 pub(super) fn statistics(
-    line: &Line,
+    line: &StatsLine,
     codecs: &[String],
-    status: &Status,
+    status: &PlaybackStatus,
     last: Option<&Switch>,
     sound: &str,
 ) -> Vec<String> {

@@ -9,7 +9,7 @@ use sdl2::audio::{AudioCallback, AudioDevice, AudioSpecDesired};
 
 use crate::decode::RATE;
 use crate::playback::sound::{CHANNELS, SoundQueue};
-use crate::player_context::Player;
+use crate::player_context::PlayerContext;
 
 /// An open sound card.
 pub(super) struct Card {
@@ -22,7 +22,7 @@ impl Card {
     /// Opens the default card, which plays from `queue`.
     pub(super) fn open(
         audio: &AudioSubsystem,
-        player: &Arc<Player>,
+        player: &Arc<PlayerContext>,
         queue: &Arc<Mutex<SoundQueue>>,
     ) -> Result<Self, String> {
         let rate = i32::try_from(RATE).unwrap_or(i32::MAX);
@@ -64,7 +64,7 @@ impl Card {
 }
 
 struct Callback {
-    player: Arc<Player>,
+    player: Arc<PlayerContext>,
     queue: Arc<Mutex<SoundQueue>>,
     gain: f32,
     delay: Duration,

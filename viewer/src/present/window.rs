@@ -17,14 +17,14 @@ use tracing::{info, warn};
 
 use super::overlay::{self, Panel};
 use super::sound::Card;
-use crate::decode::Ready;
+use crate::decode::DecodedFrame;
 use crate::ffmpeg::{Colour, Matrix, Picture};
 use crate::playback::sound::SoundQueue;
-use crate::player_context::Player;
+use crate::player_context::PlayerContext;
 
 /// How the window starts.
 #[derive(Clone, Debug)]
-pub struct Settings {
+pub struct WindowOptions {
     /// Shown in the title bar.
     pub title: String,
     /// Whether it covers the screen.
@@ -44,10 +44,10 @@ pub struct Error(String);
 
 /// Shows pictures until the user closes the window, the pictures end, or `is_over` says so.
 pub fn run(
-    player: &Arc<Player>,
-    pictures: &Receiver<Ready>,
+    player: &Arc<PlayerContext>,
+    pictures: &Receiver<DecodedFrame>,
     sound: Option<&Arc<Mutex<SoundQueue>>>,
-    settings: &Settings,
+    settings: &WindowOptions,
     is_over: impl Fn() -> bool,
 ) -> Result<(), Error> {
     // Ctrl-C is the application's: SDL would make it an event of the window.
@@ -115,11 +115,11 @@ fn renderer(window: Window) -> Result<Canvas<Window>, Error> {
 
 /// What the user sees and can change.
 struct View<'a> {
-    player: &'a Arc<Player>,
+    player: &'a Arc<PlayerContext>,
     card: Option<Card>,
     /// Decoded, not yet due.
-    queue: VecDeque<Ready>,
-    shown: Option<Ready>,
+    queue: VecDeque<DecodedFrame>,
+    shown: Option<DecodedFrame>,
     help: bool,
     statistics: bool,
     /// Shown until then: the new volume and the like.
@@ -140,7 +140,7 @@ enum Corner {
 
 impl View<'_> {
     /// Waits for the next picture or the next due time, whichever is first; `true` once no more pictures will come.
-    fn wait(&mut self, pictures: &Receiver<Ready>) -> bool {
+    fn wait(&mut self, pictures: &Receiver<DecodedFrame>) -> bool {
         let now = self.player.clock.now();
         let due = self.queue.front().and_then(|ready| self.due(ready));
         let wait = due.map_or(TICK, |due| due.saturating_sub(now).min(TICK));
@@ -167,7 +167,7 @@ impl View<'_> {
         }
     }
 
-    fn due(&self, ready: &Ready) -> Option<Duration> {
+    fn due(&self, ready: &DecodedFrame) -> Option<Duration> {
         self.player.playback.lock().due(ready.timeline, ready.picture.pts)
     }
 
@@ -176,15 +176,16 @@ impl View<'_> {
         let now = self.player.clock.now();
         self.player.playback.lock().adjust(now);
         let is_paused = self.player.playback.lock().is_paused();
-        let is_due = |view: &Self, ready: &Ready| match view.due(ready) {
+        let is_due = |view: &Self, ready: &DecodedFrame| match view.due(ready) {
             Some(due) => due <= now,
             // Of a timeline that is over; or everything stands still.
             None => !is_paused,
         };
         let mut fresh = None;
         while self.queue.front().is_some_and(|ready| is_due(self, ready)) {
-            let late: Option<Ready> = std::mem::replace(&mut fresh, self.queue.pop_front());
-            let left_behind = |r: &Ready| self.player.playback.lock().is_left_behind(now, r.timeline, r.picture.pts);
+            let late: Option<DecodedFrame> = std::mem::replace(&mut fresh, self.queue.pop_front());
+            let left_behind =
+                |r: &DecodedFrame| self.player.playback.lock().is_left_behind(now, r.timeline, r.picture.pts);
             // What was jumped over, as when joining, was not meant to be shown.
             if late.is_some_and(|ready| !left_behind(&ready)) {
                 self.player.stats.lock().dropped += 1;

@@ -18,7 +18,7 @@ use super::stamped::Stamped;
 
 /// Where to ask about one stream.
 #[derive(Clone, Debug)]
-pub(super) struct Host {
+pub(super) struct ApiClient {
     http: reqwest::Client,
     page: Url,
     name: String,
@@ -83,7 +83,7 @@ impl Peer {
     }
 }
 
-impl Host {
+impl ApiClient {
     /// The server of the stream whose page is `page`.
     pub(super) fn new(page: &Url, http: &reqwest::Client) -> Result<Self, Error> {
         let name = page.path().trim_matches('/').to_owned();

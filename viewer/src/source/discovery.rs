@@ -9,17 +9,17 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep};
 use tracing::{debug, info};
 
-use super::api_client::Host;
+use super::api_client::ApiClient;
 
 /// Where the broadcaster may be reached, as far as is known; empty while it is not.
-pub(super) type Places = Vec<SocketAddr>;
+pub(super) type CandidateAddresses = Vec<SocketAddr>;
 
 /// Looks for the broadcaster of the stream at `host` until nobody wants to know where it is. `again` has the server asked again: another
 /// broadcast is on air, or the broadcaster is not where it was.
-pub(super) async fn run(host: Host, places: watch::Sender<Places>, mut again: mpsc::Receiver<()>) {
+pub(super) async fn run(host: ApiClient, places: watch::Sender<CandidateAddresses>, mut again: mpsc::Receiver<()>) {
     let mut secret = None;
-    let mut browsing: Option<Browsing> = None;
-    let mut pace = Pace::default();
+    let mut browsing: Option<BrowseSession> = None;
+    let mut pace = RequeryBackoff::default();
     loop {
         match host.watch().await {
             Ok(watch) => {
@@ -27,7 +27,7 @@ pub(super) async fn run(host: Host, places: watch::Sender<Places>, mut again: mp
                 let told = peer.as_ref().and_then(|peer| peer.secret());
                 if told != secret {
                     secret = told;
-                    browsing = secret.and_then(|secret| Browsing::start(&secret));
+                    browsing = secret.and_then(|secret| BrowseSession::start(&secret));
                 }
                 let hints = peer.map(|peer| peer.addresses).unwrap_or_default();
                 let found = browsing.as_ref().map(|browsing| browsing.found.clone()).unwrap_or_default();
@@ -72,11 +72,11 @@ pub(super) async fn run(host: Host, places: watch::Sender<Places>, mut again: mp
 /// How long a wish to ask again waits. A broadcast that begins anew is asked for at once; two paths that bring different ones in turn, or a
 /// broadcaster that takes nobody, wish for it again and again, and are answered ever more seldom.
 #[derive(Debug, Default)]
-struct Pace {
+struct RequeryBackoff {
     last: Option<(Instant, Duration)>,
 }
 
-impl Pace {
+impl RequeryBackoff {
     fn wait(&mut self, now: Instant) -> Duration {
         let wait = match self.last {
             Some((at, wait)) if now.saturating_duration_since(at) < CALM => (wait * 2).min(ASK_EVERY / 2),
@@ -88,17 +88,17 @@ impl Pace {
 }
 
 /// A browser for one secret, and what it has found.
-struct Browsing {
+struct BrowseSession {
     browser: Browser,
-    found: Places,
+    found: CandidateAddresses,
 }
 
-impl Browsing {
+impl BrowseSession {
     fn start(secret: &[u8; 16]) -> Option<Self> {
         let mut options = BrowserOptions::default();
         options.matchers = vec![NameMatcher::new(secret)];
         match Browser::start(options) {
-            Ok(browser) => Some(Self { browser, found: Places::new() }),
+            Ok(browser) => Some(Self { browser, found: CandidateAddresses::new() }),
             Err(error) => {
                 info!(%error, "no discovery on this network; the server's hints have to do");
                 None
@@ -107,7 +107,7 @@ impl Browsing {
     }
 }
 
-async fn next(browsing: &mut Option<Browsing>) -> Option<Places> {
+async fn next(browsing: &mut Option<BrowseSession>) -> Option<CandidateAddresses> {
     let Some(browsing) = browsing else { return std::future::pending().await };
     match browsing.browser.next().await? {
         Event::Found { addresses, .. } | Event::Changed { addresses, .. } => browsing.found = addresses,
@@ -117,7 +117,7 @@ async fn next(browsing: &mut Option<Browsing>) -> Option<Places> {
     Some(browsing.found.clone())
 }
 
-fn publish(places: &watch::Sender<Places>, hints: Places, found: &Places) {
+fn publish(places: &watch::Sender<CandidateAddresses>, hints: CandidateAddresses, found: &CandidateAddresses) {
     // What answers on this network comes first.
     let mut all = found.clone();
     all.extend(hints);
@@ -149,7 +149,7 @@ mod tests {
     #[test]
     fn who_wishes_again_and_again_waits_ever_longer() {
         let start = Instant::now();
-        let (mut pace, mut now, mut asked) = (Pace::default(), start, 0);
+        let (mut pace, mut now, mut asked) = (RequeryBackoff::default(), start, 0);
         while now - start < Duration::from_secs(60) {
             now += pace.wait(now);
             asked += 1;

@@ -1,6 +1,6 @@
 //! Where units come from: the paths of a stream, which of them are open, and what they bring.
 //!
-//! A path is one way to one server. Each runs as a task of its own and says what happens in [`Report`]s; the supervisor opens
+//! A path is one way to one server. Each runs as a task of its own and says what happens in [`PathEvent`]s; the supervisor opens
 //! and closes paths as [`media::select`] decides, and hands everything on through one bounded channel, so that a reader who
 //! does not keep up holds back the sockets. Nothing is merged here: that is the merger's work, one room on.
 
@@ -25,10 +25,10 @@ use media::{AccessUnit, Catalog, Epoch, Timestamp, TrackId, WallClock};
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
-pub use self::hls::Parts;
+pub use self::hls::LowLatency;
 pub use self::lan_list::{survey, survey_text};
-pub use self::resolve::{Plan, Protocol, Via, resolve};
-pub use self::supervisor::{Wishes, run};
+pub use self::resolve::{Protocol, ResolvedPaths, TransportFilter, resolve};
+pub use self::supervisor::{PathOptions, run};
 
 /// What the supervisor tells.
 #[derive(Debug)]
@@ -47,14 +47,14 @@ pub enum Event {
         delivery: Delivery,
     },
     /// What the path brings next was asked for then.
-    Asked {
+    RequestSent {
         /// Which.
         path: PathId,
         /// When.
         at: WallClock,
     },
     /// Whoever serves the path told how units came there.
-    Stamps {
+    Timing {
         /// Which.
         path: PathId,
         /// What.
@@ -65,9 +65,9 @@ pub enum Event {
     /// What the path brings next does not follow on what it brought: something between is lost.
     Gap(PathId),
     /// A path has fallen silent: others are asked to stand in.
-    Silent(PathId),
+    Stalled(PathId),
     /// Whoever serves a path has no room for this viewer: others are asked to stand in.
-    Crowded(PathId),
+    NoCapacity(PathId),
     /// A path was told to bring nothing; it stays connected.
     Idle(PathId),
     /// A path was closed.
@@ -207,18 +207,18 @@ impl Error {
 
 /// What playback tells the paths: the last units that were put out, where a path that is opened anew may go on; and how much is buffered.
 #[derive(Clone, Debug, Default)]
-pub struct Position(Arc<Mutex<Noted>>);
+pub struct Position(Arc<Mutex<PositionState>>);
 
 #[derive(Debug, Default)]
-struct Noted {
-    last: Option<Resume>,
+struct PositionState {
+    last: Option<ResumePoint>,
     date: Option<WallClock>,
     buffer: Duration,
     shown: Option<Timestamp>,
 }
 
 /// An epoch, and the last DTS of each track.
-pub type Resume = (Epoch, Vec<(TrackId, Timestamp)>);
+pub type ResumePoint = (Epoch, Vec<(TrackId, Timestamp)>);
 
 impl Position {
     /// Notes the last units, and when the earliest of them was captured, if the broadcaster's clock is known.
@@ -241,7 +241,7 @@ impl Position {
         self.0.lock().shown
     }
 
-    fn load(&self) -> Option<Resume> {
+    fn load(&self) -> Option<ResumePoint> {
         self.0.lock().last.clone()
     }
 
@@ -256,7 +256,7 @@ impl Position {
 
 /// What a path's task tells its supervisor.
 #[derive(Debug)]
-enum Report {
+enum PathEvent {
     /// Connected: units will come after this.
     Opened {
         burst: Duration,
@@ -266,42 +266,42 @@ enum Report {
         by_parts: bool,
     },
     /// The server has nothing to send for now: the stream has ended, as far as it knows.
-    Waiting,
+    NotLive,
     /// The server answers, but has had nothing new for too long.
-    Silent,
+    Stalled,
     /// Connected, and idle as wished.
-    Ready,
+    Idle,
     /// Whether whoever serves this path has room for this viewer.
-    Room(bool),
+    Capacity(bool),
     /// What comes next does not follow on what came.
     Gap,
     /// What comes next was asked for then.
-    Asked(WallClock),
+    RequestSent(WallClock),
     /// How units came to whoever serves this path.
-    Stamps(Box<latency::TimingReport>, Exchange),
+    Timing(Box<latency::TimingReport>, Exchange),
     /// With the unit that it follows, if the path says so.
     Unit(Arc<Catalog>, AccessUnit, Option<Timestamp>),
     /// The task is over. `Ok` means that the stream itself is.
-    Over(Result<(), Error>),
+    Closed(Result<(), Error>),
 }
 
 /// A path's end of the channel to its supervisor.
 #[derive(Clone, Debug)]
-struct Reporter {
+struct EventSender {
     path: PathId,
     /// Tells this opening of the path from earlier ones, whose last reports may still be on their way.
     opening: u64,
-    reports: mpsc::Sender<(PathId, u64, Report)>,
+    reports: mpsc::Sender<(PathId, u64, PathEvent)>,
 }
 
 /// The supervisor is gone: there is nobody to work for.
 #[derive(Debug)]
-struct Gone;
+struct Closed;
 
-impl Reporter {
+impl EventSender {
     /// Waits while the channel is full: that is what holds back the socket.
-    async fn send(&self, report: Report) -> Result<(), Gone> {
-        self.reports.send((self.path, self.opening, report)).await.map_err(|_| Gone)
+    async fn send(&self, report: PathEvent) -> Result<(), Closed> {
+        self.reports.send((self.path, self.opening, report)).await.map_err(|_| Closed)
     }
 }
 

@@ -15,12 +15,12 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep_until, timeout};
 use tracing::debug;
 
-use super::timing_poll::{self, Pace};
-use super::{Error, Position, Report, Reporter};
+use super::timing_poll::{self, PollSchedule};
+use super::{Error, EventSender, PathEvent, Position};
 
 /// Where to, as whom, and what to ask for.
 #[derive(Debug)]
-pub(super) struct Target {
+pub(super) struct RelayTarget {
     /// What to call it in words.
     pub(super) address: String,
     /// `host:port`, or what discovery found; the first that answers is taken.
@@ -28,11 +28,11 @@ pub(super) struct Target {
     /// The stream's name; may be empty.
     pub(super) name: String,
     /// How each end knows the other.
-    pub(super) trust: Trust,
+    pub(super) trust: RelayTrust,
 }
 
 /// How each end knows the other.
-pub(super) enum Trust {
+pub(super) enum RelayTrust {
     /// By its certificate; it takes everybody, or a ticket.
     Pinned { pin: Pin, ticket: Option<String> },
     /// By the code that is on its screen.
@@ -40,7 +40,7 @@ pub(super) enum Trust {
 }
 
 /// Shows no secret.
-impl std::fmt::Debug for Trust {
+impl std::fmt::Debug for RelayTrust {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::Pinned { .. } => "Pinned",
@@ -51,35 +51,35 @@ impl std::fmt::Debug for Trust {
 
 /// Subscribes, and flows while `flow` says so, until it breaks or the broadcast is over (`Ok`).
 pub(super) async fn run(
-    target: Target,
+    target: RelayTarget,
     endpoint: &Endpoint,
     position: &Position,
     mut flow: watch::Receiver<bool>,
-    reporter: &Reporter,
+    reporter: &EventSender,
 ) -> Result<(), Error> {
     let failed = |source| Error::Relay { address: target.address.clone(), source };
     let connection = connect(&target, endpoint).await?;
     let proof = match &target.trust {
-        Trust::Pinned { ticket: None, .. } => Proof::None,
-        Trust::Pinned { ticket: Some(ticket), .. } => Proof::Ticket(ticket.clone()),
-        Trust::Code(code) => Proof::Code(pairing::viewer_proof(code, &exporter(&target, &connection)?)),
+        RelayTrust::Pinned { ticket: None, .. } => Proof::None,
+        RelayTrust::Pinned { ticket: Some(ticket), .. } => Proof::Ticket(ticket.clone()),
+        RelayTrust::Code(code) => Proof::Code(pairing::viewer_proof(code, &exporter(&target, &connection)?)),
     };
     let mut subscription = relay::subscribe(connection.clone(), &target.name, proof).await.map_err(failed)?;
-    if let Trust::Code(code) = &target.trust {
+    if let RelayTrust::Code(code) = &target.trust {
         let answer = subscription.proof().unwrap_or_default();
         if pairing::verify_broadcaster(code, &exporter(&target, &connection)?, &answer).is_err() {
             return Err(Error::Impostor { address: target.address });
         }
     }
     debug!(address = target.address, remote = %connection.remote_address(), "subscribed");
-    if reporter.send(Report::Opened { burst: Duration::ZERO, complete: false, by_parts: false }).await.is_err() {
+    if reporter.send(PathEvent::Opened { burst: Duration::ZERO, complete: false, by_parts: false }).await.is_err() {
         return Ok(());
     }
-    if !*flow.borrow() && reporter.send(Report::Ready).await.is_err() {
+    if !*flow.borrow() && reporter.send(PathEvent::Idle).await.is_err() {
         return Ok(());
     }
     let mut flows = false;
-    let mut pace = Pace::start();
+    let mut pace = PollSchedule::start();
     loop {
         let wanted = *flow.borrow_and_update();
         if wanted != flows {
@@ -107,18 +107,18 @@ pub(super) async fn run(
             }
         };
         let report = match event {
-            Event::Unit(arrived) => Report::Unit(arrived.catalog, arrived.unit, arrived.predecessor_dts),
+            Event::Unit(arrived) => PathEvent::Unit(arrived.catalog, arrived.unit, arrived.predecessor_dts),
             Event::Gap(track) => {
                 debug!(%track, "units were given up on the way");
-                Report::Gap
+                PathEvent::Gap
             }
             Event::Timing { report, requested_at, received_at } => {
                 let exchange = timing_poll::exchange(&report, requested_at, received_at);
-                Report::Stamps(Box::new(report), exchange)
+                PathEvent::Timing(Box::new(report), exchange)
             }
             Event::Capacity(has_room) => {
                 debug!(address = target.address, has_room, "told of room");
-                Report::Room(has_room)
+                PathEvent::Capacity(has_room)
             }
             Event::Ended => return Ok(()),
         };
@@ -134,10 +134,10 @@ pub(super) fn endpoint() -> std::io::Result<Endpoint> {
 }
 
 /// All addresses at once, and the first that answers: of several interfaces and families, nobody knows which is one's own network.
-async fn connect(target: &Target, endpoint: &Endpoint) -> Result<quinn::Connection, Error> {
+async fn connect(target: &RelayTarget, endpoint: &Endpoint) -> Result<quinn::Connection, Error> {
     let mut config = match &target.trust {
-        Trust::Pinned { pin, .. } => tls::client_config(*pin, relay::wire::ALPN),
-        Trust::Code(_) => tls::client_config_unpinned(relay::wire::ALPN),
+        RelayTrust::Pinned { pin, .. } => tls::client_config(*pin, relay::wire::ALPN),
+        RelayTrust::Code(_) => tls::client_config_unpinned(relay::wire::ALPN),
     };
     config.transport_config(Arc::new(relay::transport(Side::Client)));
     let mut attempts = JoinSet::new();
@@ -175,7 +175,7 @@ async fn connect(target: &Target, endpoint: &Endpoint) -> Result<quinn::Connecti
     Err(Error::Unreachable { address: target.address.clone(), reason })
 }
 
-fn exporter(target: &Target, connection: &quinn::Connection) -> Result<[u8; 32], Error> {
+fn exporter(target: &RelayTarget, connection: &quinn::Connection) -> Result<[u8; 32], Error> {
     pairing::exporter(connection).map_err(|_| Error::Impostor { address: target.address.clone() })
 }
 

@@ -10,12 +10,12 @@ use net::trust::{Code, Pin};
 use reqwest::header;
 
 use super::Error;
-use super::api_client::{self, Host, Watch};
-use super::hls::Parts;
+use super::api_client::{self, ApiClient, Watch};
+use super::hls::LowLatency;
 
 /// Which protocols may be used.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
-pub enum Via {
+pub enum TransportFilter {
     /// The best that there is, and the next if that fails.
     #[default]
     Auto,
@@ -32,7 +32,7 @@ pub enum Via {
     Hls,
 }
 
-impl Via {
+impl TransportFilter {
     fn allows(self, protocol: Self) -> bool {
         self == Self::Auto || self == protocol
     }
@@ -64,7 +64,7 @@ pub enum Protocol {
         /// Where.
         url: String,
         /// By what.
-        parts: Parts,
+        parts: LowLatency,
     },
 }
 
@@ -75,7 +75,7 @@ impl Protocol {
             Self::Relay { address, name, .. } => format!("relay {address}/{name}"),
             Self::Paired { address, .. } => format!("LAN {address}"),
             Self::Rtmp(url) => format!("RTMP {}", url.revealed()),
-            Self::Hls { url, parts: Parts::Only } => format!("LL-HLS {url}"),
+            Self::Hls { url, parts: LowLatency::Require } => format!("LL-HLS {url}"),
             Self::Hls { url, .. } => format!("HLS {url}"),
         }
     }
@@ -83,48 +83,53 @@ impl Protocol {
 
 /// The ways to a stream, best first.
 #[derive(Clone, Debug)]
-pub struct Plan {
+pub struct ResolvedPaths {
     /// Those that are known.
     pub paths: Vec<Protocol>,
     /// The server to ask for more: a restarted one has another certificate, and it knows where the broadcaster is.
-    pub(super) host: Option<Host>,
+    pub(super) host: Option<ApiClient>,
     /// Whether the broadcaster itself may be a path.
     pub(super) seeks_peer: bool,
 }
 
-impl Plan {
+impl ResolvedPaths {
     pub(super) fn of(path: Protocol) -> Self {
         Self { paths: vec![path], host: None, seeks_peer: false }
     }
 }
 
 /// Finds the ways to what `url` names.
-pub async fn resolve(url: &str, via: Via, code: Option<&str>, http: &reqwest::Client) -> Result<Plan, Error> {
+pub async fn resolve(
+    url: &str,
+    via: TransportFilter,
+    code: Option<&str>,
+    http: &reqwest::Client,
+) -> Result<ResolvedPaths, Error> {
     let wrong = |reason: &str| Error::Url { url: url.to_owned(), reason: reason.to_owned() };
     let scheme = url.split_once("://").map(|(scheme, _)| scheme.to_ascii_lowercase());
     match scheme.as_deref() {
         Some("nearcast") => paired(&url["nearcast://".len()..], code).map_err(|reason| wrong(&reason)),
-        Some("rtmp" | "rtmps") if !via.allows(Via::Rtmp) => {
+        Some("rtmp" | "rtmps") if !via.allows(TransportFilter::Rtmp) => {
             Err(wrong("an rtmp:// URL is played by RTMP; other ways need a stream's page, http://…"))
         }
         Some("rtmp" | "rtmps") => {
             let parsed = net::rtmp::url::parse(url).map_err(|error| wrong(&error.to_string()))?;
-            Ok(Plan::of(Protocol::Rtmp(parsed)))
+            Ok(ResolvedPaths::of(Protocol::Rtmp(parsed)))
         }
         Some("http" | "https") => {
             let parsed = reqwest::Url::parse(url).map_err(|error| wrong(&error.to_string()))?;
             if is_playlist(parsed.path()) {
                 let parts = match via {
-                    Via::Auto => Parts::Where,
-                    Via::LowLatencyHls => Parts::Only,
-                    Via::Hls => Parts::Never,
+                    TransportFilter::Auto => LowLatency::Prefer,
+                    TransportFilter::LowLatencyHls => LowLatency::Require,
+                    TransportFilter::Hls => LowLatency::Off,
                     _ => {
                         return Err(wrong(
                             "a playlist is played by HLS; --via rtmp, relay and peer need a stream's page",
                         ));
                     }
                 };
-                return Ok(Plan::of(Protocol::Hls { url: url.to_owned(), parts }));
+                return Ok(ResolvedPaths::of(Protocol::Hls { url: url.to_owned(), parts }));
             }
             ask(&parsed, via, http).await
         }
@@ -132,8 +137,8 @@ pub async fn resolve(url: &str, via: Via, code: Option<&str>, http: &reqwest::Cl
     }
 }
 
-async fn ask(page: &reqwest::Url, via: Via, http: &reqwest::Client) -> Result<Plan, Error> {
-    let host = Host::new(page, http)?;
+async fn ask(page: &reqwest::Url, via: TransportFilter, http: &reqwest::Client) -> Result<ResolvedPaths, Error> {
+    let host = ApiClient::new(page, http)?;
     let failed = |reason: &str, retry| Error::Http { url: page.to_string(), reason: reason.to_owned(), retry };
     let Some(watch) = host.watch().await? else {
         let is_hls = http.get(page.clone()).timeout(api_client::ASK).send().await.is_ok_and(|r| {
@@ -141,28 +146,29 @@ async fn ask(page: &reqwest::Url, via: Via, http: &reqwest::Client) -> Result<Pl
             r.status().is_success() && playlist.iter().any(|kind| header_starts(&r, kind))
         });
         if is_hls {
-            return Ok(Plan::of(Protocol::Hls { url: page.to_string(), parts: Parts::Where }));
+            return Ok(ResolvedPaths::of(Protocol::Hls { url: page.to_string(), parts: LowLatency::Prefer }));
         }
         return Err(failed("this is not a Nearcast server. Give an rtmp:// URL or one that ends in .m3u8", false));
     };
     let mut paths = Vec::new();
-    paths.extend(relay(&watch, host.name()).filter(|_| via.allows(Via::Relay)));
-    let rtmp = watch.urls.rtmp.and_then(|url| net::rtmp::url::parse(&url).ok()).filter(|_| via.allows(Via::Rtmp));
+    paths.extend(relay(&watch, host.name()).filter(|_| via.allows(TransportFilter::Relay)));
+    let rtmp =
+        watch.urls.rtmp.and_then(|url| net::rtmp::url::parse(&url).ok()).filter(|_| via.allows(TransportFilter::Rtmp));
     paths.extend(rtmp.map(Protocol::Rtmp));
     if let Some(url) = watch.urls.hls {
         let has_parts = watch.hls.is_some_and(|hls| hls.low_latency);
-        if has_parts && via.allows(Via::LowLatencyHls) {
-            paths.push(Protocol::Hls { url: url.clone(), parts: Parts::Only });
+        if has_parts && via.allows(TransportFilter::LowLatencyHls) {
+            paths.push(Protocol::Hls { url: url.clone(), parts: LowLatency::Require });
         }
-        if via.allows(Via::Hls) {
-            paths.push(Protocol::Hls { url, parts: Parts::Never });
+        if via.allows(TransportFilter::Hls) {
+            paths.push(Protocol::Hls { url, parts: LowLatency::Off });
         }
     }
-    let seeks_peer = via.allows(Via::Peer);
+    let seeks_peer = via.allows(TransportFilter::Peer);
     if paths.is_empty() && !seeks_peer {
         return Err(failed("the server offers nothing that may be used here", false));
     }
-    Ok(Plan { paths, host: Some(host), seeks_peer })
+    Ok(ResolvedPaths { paths, host: Some(host), seeks_peer })
 }
 
 /// The relay protocol from the server, as it says of itself.
@@ -173,7 +179,7 @@ pub(super) fn relay(watch: &Watch, name: &str) -> Option<Protocol> {
 }
 
 /// `nearcast://HOST:PORT`, or several with commas between, with the code after `#` or apart.
-fn paired(rest: &str, code: Option<&str>) -> Result<Plan, String> {
+fn paired(rest: &str, code: Option<&str>) -> Result<ResolvedPaths, String> {
     let (address, fragment) = rest.split_once('#').unwrap_or((rest, ""));
     let code = Some(fragment).filter(|code| !code.is_empty()).or(code);
     let code = code.ok_or("give the code that the broadcaster shows: --code CODE, or #CODE after the address")?;
@@ -187,7 +193,7 @@ fn paired(rest: &str, code: Option<&str>) -> Result<Plan, String> {
     // Whose code it is, nobody knows: those that do not know it refuse.
     let code = Arc::new(code);
     let paths = addresses.into_iter().map(|address| Protocol::Paired { address, code: code.clone() }).collect();
-    Ok(Plan { paths, host: None, seeks_peer: false })
+    Ok(ResolvedPaths { paths, host: None, seeks_peer: false })
 }
 
 fn is_playlist(path: &str) -> bool {
@@ -217,24 +223,24 @@ mod tests {
     async fn what_was_typed() {
         let http = reqwest::Client::new();
         for (url, via, wanted) in [
-            ("rtmp://h/live/x", Via::Auto, Ok("RTMP rtmp://h/live/x")),
-            ("RTMP://h:1936/live/x", Via::Rtmp, Ok("RTMP rtmp://h:1936/live/x")),
-            ("https://h/a/b.M3U8?x=y", Via::Auto, Ok("HLS https://h/a/b.M3U8?x=y")),
-            ("https://h/a.m3u8", Via::LowLatencyHls, Ok("LL-HLS https://h/a.m3u8")),
-            ("https://h/a.m3u8", Via::Hls, Ok("HLS https://h/a.m3u8")),
-            ("rtmp://h/live/x", Via::Hls, Err("stream's page")),
-            ("rtmp://h/live/x", Via::Peer, Err("stream's page")),
-            ("nearcast://192.0.2.1:4444#0123-4567-89AB-CDEF", Via::Auto, Ok("LAN 192.0.2.1:4444")),
-            ("nearcast://192.0.2.1:4444", Via::Auto, Err("code")),
-            ("nearcast://192.0.2.1#0123-4567-89AB-CDEF", Via::Auto, Err("port")),
-            ("nearcast://192.0.2.1:1#U", Via::Auto, Err("code")),
-            ("http://h/a.m3u8", Via::Rtmp, Err("--via rtmp")),
-            ("http://h/a.m3u8", Via::Relay, Err("relay")),
-            ("rtmp://h/x", Via::Auto, Err("rtmp://HOST/APP/NAME")),
-            ("h/x", Via::Auto, Err("must start with")),
-            ("ftp://h/x", Via::Auto, Err("must start with")),
-            ("http://h/", Via::Auto, Err("name a stream")),
-            ("http://h/a/b", Via::Auto, Err("name a stream")),
+            ("rtmp://h/live/x", TransportFilter::Auto, Ok("RTMP rtmp://h/live/x")),
+            ("RTMP://h:1936/live/x", TransportFilter::Rtmp, Ok("RTMP rtmp://h:1936/live/x")),
+            ("https://h/a/b.M3U8?x=y", TransportFilter::Auto, Ok("HLS https://h/a/b.M3U8?x=y")),
+            ("https://h/a.m3u8", TransportFilter::LowLatencyHls, Ok("LL-HLS https://h/a.m3u8")),
+            ("https://h/a.m3u8", TransportFilter::Hls, Ok("HLS https://h/a.m3u8")),
+            ("rtmp://h/live/x", TransportFilter::Hls, Err("stream's page")),
+            ("rtmp://h/live/x", TransportFilter::Peer, Err("stream's page")),
+            ("nearcast://192.0.2.1:4444#0123-4567-89AB-CDEF", TransportFilter::Auto, Ok("LAN 192.0.2.1:4444")),
+            ("nearcast://192.0.2.1:4444", TransportFilter::Auto, Err("code")),
+            ("nearcast://192.0.2.1#0123-4567-89AB-CDEF", TransportFilter::Auto, Err("port")),
+            ("nearcast://192.0.2.1:1#U", TransportFilter::Auto, Err("code")),
+            ("http://h/a.m3u8", TransportFilter::Rtmp, Err("--via rtmp")),
+            ("http://h/a.m3u8", TransportFilter::Relay, Err("relay")),
+            ("rtmp://h/x", TransportFilter::Auto, Err("rtmp://HOST/APP/NAME")),
+            ("h/x", TransportFilter::Auto, Err("must start with")),
+            ("ftp://h/x", TransportFilter::Auto, Err("must start with")),
+            ("http://h/", TransportFilter::Auto, Err("name a stream")),
+            ("http://h/a/b", TransportFilter::Auto, Err("name a stream")),
         ] {
             match (resolve(url, via, None, &http).await, wanted) {
                 (Ok(plan), Ok(wanted)) => assert_eq!(plan.paths[0].describe(), wanted, "{url}"),

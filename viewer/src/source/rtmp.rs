@@ -7,18 +7,18 @@ use media::{Catalog, Epoch, Timestamp, flv};
 use net::rtmp::{self, Message, Url, client};
 use tracing::{debug, warn};
 
-use super::{Error, Gone, Position, Report, Reporter, Resume, random_epoch};
+use super::{Closed, Error, EventSender, PathEvent, Position, ResumePoint, random_epoch};
 
 /// Plays `url` until it breaks. A server that is ours goes on after `position`.
-pub(super) async fn run(url: Url, position: Position, reporter: &Reporter) -> Result<(), Error> {
+pub(super) async fn run(url: Url, position: Position, reporter: &EventSender) -> Result<(), Error> {
     let address = url.revealed();
     let failed = |source| failed(&url, source);
     let resume = position.load();
-    let mut intake = Intake::new(random_epoch(), resume.as_ref());
+    let mut intake = MessageDemuxer::new(random_epoch(), resume.as_ref());
     let asked = Url { name: with_resume(&url.name, resume), ..url.clone() };
     let mut player = client::play(&asked, client::ClientOptions::default()).await.map_err(failed)?;
     debug!(address, "connected");
-    if reporter.send(Report::Opened { burst: Duration::ZERO, complete: false, by_parts: false }).await.is_err() {
+    if reporter.send(PathEvent::Opened { burst: Duration::ZERO, complete: false, by_parts: false }).await.is_err() {
         return Ok(());
     }
     let mut has_media = false;
@@ -37,13 +37,13 @@ pub(super) async fn run(url: Url, position: Position, reporter: &Reporter) -> Re
     }
 }
 
-async fn take(intake: &mut Intake, message: Message, reporter: &Reporter) -> Result<(), Gone> {
+async fn take(intake: &mut MessageDemuxer, message: Message, reporter: &EventSender) -> Result<(), Closed> {
     if matches!(message, Message::EndOfStream) {
         intake.end();
-        return reporter.send(Report::Waiting).await;
+        return reporter.send(PathEvent::NotLive).await;
     }
     for (catalog, unit) in intake.take(message) {
-        reporter.send(Report::Unit(catalog, unit, None)).await?;
+        reporter.send(PathEvent::Unit(catalog, unit, None)).await?;
     }
     Ok(())
 }
@@ -59,7 +59,7 @@ fn failed(url: &Url, source: rtmp::Error) -> Error {
 }
 
 /// The play name that asks a server of ours to go on after what is there already; others ignore the query.
-fn with_resume(name: &str, resume: Option<Resume>) -> String {
+fn with_resume(name: &str, resume: Option<ResumePoint>) -> String {
     let Some((epoch, last)) = resume.filter(|(_, last)| !last.is_empty()) else { return name.to_owned() };
     let after: Vec<String> = last.iter().map(|(track, dts)| format!("{track}:{}", dts.as_millis())).collect();
     let separator = if name.contains('?') { '&' } else { '?' };
@@ -67,7 +67,7 @@ fn with_resume(name: &str, resume: Option<Resume>) -> String {
 }
 
 /// Turns messages into units, and keeps the catalog that they belong to.
-struct Intake {
+struct MessageDemuxer {
     demuxer: flv::Demuxer,
     catalog: Arc<Catalog>,
     refused: u64,
@@ -77,9 +77,9 @@ struct Intake {
     seen: Option<(Epoch, Timestamp)>,
 }
 
-impl Intake {
+impl MessageDemuxer {
     /// `fallback` names the broadcast if nobody else does; `resume` is what was put out before.
-    fn new(fallback: Epoch, resume: Option<&Resume>) -> Self {
+    fn new(fallback: Epoch, resume: Option<&ResumePoint>) -> Self {
         Self {
             seen: resume.and_then(|(epoch, last)| Some((*epoch, last.iter().map(|(_, dts)| *dts).max()?))),
             demuxer: flv::Demuxer::new(fallback),
@@ -191,7 +191,7 @@ mod tests {
 
     #[test]
     fn a_stated_epoch_names_what_follows() {
-        let mut intake = Intake::new(Epoch(1), None);
+        let mut intake = MessageDemuxer::new(Epoch(1), None);
         let metadata = rtmp::Metadata {
             epoch: Some(Epoch(2)),
             clock: Some(media::WallClock::from_micros(5)),
@@ -213,7 +213,7 @@ mod tests {
             (Some((Epoch(3), last())), None, 5),
             (Some((Epoch(2), vec![])), None, 5),
         ] {
-            let mut intake = Intake::new(Epoch(1), resume.as_ref());
+            let mut intake = MessageDemuxer::new(Epoch(1), resume.as_ref());
             let metadata = rtmp::Metadata { epoch: Some(Epoch(2)), dts: stated, ..Default::default() };
             intake.take(Message::Metadata(metadata));
             intake.take(Message::Audio { timestamp: 0, body: Bytes::from_static(&[0xaf, 0, 0x12, 0x10]) });

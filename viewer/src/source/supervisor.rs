@@ -12,19 +12,19 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{debug, info, warn};
 
-use super::api_client::Host;
-use super::discovery::{self, Places};
+use super::api_client::ApiClient;
+use super::discovery::{self, CandidateAddresses};
 use super::hls::{self, HlsPath};
 use super::relay;
-use super::resolve::{Plan, Via, resolve};
-use super::transport::{Way, With};
-use super::{Error, Event, Position, Report, Reporter, State};
+use super::resolve::{ResolvedPaths, TransportFilter, resolve};
+use super::transport::{OpenContext, Transport};
+use super::{Error, Event, EventSender, PathEvent, Position, State};
 
 /// What the user wants of the paths.
 #[derive(Clone, Debug, Default)]
-pub struct Wishes {
+pub struct PathOptions {
     /// Which may be used.
-    pub via: Via,
+    pub via: TransportFilter,
     /// What stands ready behind the path in use.
     pub mode: Mode,
     /// Where the broadcaster is, by hand.
@@ -36,7 +36,7 @@ pub struct Wishes {
 }
 
 /// Brings the stream at `url` into `events` until it ends, or until nobody listens any more.
-pub async fn run(url: String, wishes: Wishes, position: Position, events: mpsc::Sender<Event>) {
+pub async fn run(url: String, wishes: PathOptions, position: Position, events: mpsc::Sender<Event>) {
     let http = match hls::client() {
         Ok(http) => http,
         Err(error) => return drop(events.send(Event::Failed(error)).await),
@@ -62,7 +62,7 @@ pub async fn run(url: String, wishes: Wishes, position: Position, events: mpsc::
 }
 
 struct Path {
-    way: Way,
+    way: Transport,
     /// Of a path that can be idle: whether it is to flow.
     flow: watch::Sender<bool>,
     /// What an HLS path keeps from one opening to the next.
@@ -84,29 +84,35 @@ struct Supervisor {
     /// For all paths of the relay protocol.
     endpoint: Option<Endpoint>,
     /// Where the broadcaster is.
-    places: watch::Receiver<Places>,
+    places: watch::Receiver<CandidateAddresses>,
     /// Has the server asked again where that is.
     ask_again: mpsc::Sender<()>,
     discovery: Option<JoinHandle<()>>,
-    host: Option<Host>,
+    host: Option<ApiClient>,
     /// The broadcast that came last.
     epoch: Option<Epoch>,
-    wishes: Wishes,
+    wishes: PathOptions,
     position: Position,
     events: mpsc::Sender<Event>,
-    reports: mpsc::Sender<(PathId, u64, Report)>,
-    inbox: mpsc::Receiver<(PathId, u64, Report)>,
+    reports: mpsc::Sender<(PathId, u64, PathEvent)>,
+    inbox: mpsc::Receiver<(PathId, u64, PathEvent)>,
     started: Instant,
     state: Option<State>,
 }
 
 /// Nobody listens any more, or there is nothing more to tell.
-struct Over;
+struct Closed;
 
 impl Supervisor {
-    fn new(plan: Plan, http: reqwest::Client, wishes: Wishes, position: Position, events: mpsc::Sender<Event>) -> Self {
+    fn new(
+        plan: ResolvedPaths,
+        http: reqwest::Client,
+        wishes: PathOptions,
+        position: Position,
+        events: mpsc::Sender<Event>,
+    ) -> Self {
         let (reports, inbox) = mpsc::channel(REPORTS);
-        let (places_found, places) = watch::channel(Places::new());
+        let (places_found, places) = watch::channel(CandidateAddresses::new());
         let (ask_again, asked) = mpsc::channel(1);
         let endpoint = relay::endpoint().inspect_err(|error| warn!(%error, "no UDP: only RTMP and HLS")).ok();
         let settings = SelectorConfig {
@@ -115,11 +121,11 @@ impl Supervisor {
             retry_max: RETRY_MAX,
             ..SelectorConfig::default()
         };
-        let mut ways: Vec<Way> = plan.paths.into_iter().map(Way::Fixed).collect();
+        let mut ways: Vec<Transport> = plan.paths.into_iter().map(Transport::Fixed).collect();
         let mut discovery = None;
         if let Some(host) = plan.host.clone().filter(|_| endpoint.is_some() && plan.seeks_peer) {
             discovery = Some(tokio::spawn(discovery::run(host.clone(), places_found, asked)));
-            ways.push(Way::Peer { host, by_hand: wishes.peers.clone() });
+            ways.push(Transport::Peer { host, by_hand: wishes.peers.clone() });
         }
         let path = |way| Path {
             way,
@@ -133,8 +139,8 @@ impl Supervisor {
         let paths: BTreeMap<_, _> = (0..).map(PathId).zip(ways.into_iter().map(path)).collect();
         // The broadcaster joins the ladder once it is known where it may be.
         let is_known = |path: &&Path| match &path.way {
-            Way::Fixed(_) => true,
-            Way::Peer { by_hand, .. } => !by_hand.is_empty() || wishes.via == Via::Peer,
+            Transport::Fixed(_) => true,
+            Transport::Peer { by_hand, .. } => !by_hand.is_empty() || wishes.via == TransportFilter::Peer,
         };
         let kinds = paths.iter().filter(|(_, path)| is_known(path)).map(|(id, path)| (*id, path.way.kind()));
         let selector = Selector::new(settings, kinds);
@@ -171,7 +177,7 @@ impl Supervisor {
         }
     }
 
-    async fn step(&mut self) -> Result<(), Over> {
+    async fn step(&mut self) -> Result<(), Closed> {
         let now = self.now();
         let flowing: Vec<PathId> =
             self.paths.keys().copied().filter(|path| self.selector.is_stalled(*path, now)).collect();
@@ -180,7 +186,7 @@ impl Supervisor {
         if actions.iter().any(|action| matches!(action, Action::Open(_) | Action::Start(_))) {
             for path in flowing {
                 debug!(path = self.describe(path), patience = ?self.selector.stall_timeout(path), "silent");
-                self.send(Event::Silent(path)).await?;
+                self.send(Event::Stalled(path)).await?;
             }
         }
         self.act(actions).await?;
@@ -192,18 +198,18 @@ impl Supervisor {
         tokio::select! {
             report = self.inbox.recv() => match report {
                 Some((path, opening, report)) => self.report(path, opening, report).await,
-                None => Err(Over),
+                None => Err(Closed),
             },
             Ok(()) = self.places.changed(), if self.discovery.is_some() => {
                 self.found();
                 Ok(())
             }
             () = sleep_until(deadline) => Ok(()),
-            () = self.events.closed() => Err(Over),
+            () = self.events.closed() => Err(Closed),
         }
     }
 
-    async fn act(&mut self, actions: Vec<Action>) -> Result<(), Over> {
+    async fn act(&mut self, actions: Vec<Action>) -> Result<(), Closed> {
         for action in actions {
             debug!(?action, "path");
             match action {
@@ -220,7 +226,7 @@ impl Supervisor {
     /// The broadcaster may be somewhere: its path joins the ladder, or is tried again at once.
     fn found(&mut self) {
         let places = self.places.borrow_and_update().clone();
-        let peer = self.paths.iter().find(|(_, path)| matches!(path.way, Way::Peer { .. })).map(|(id, _)| *id);
+        let peer = self.paths.iter().find(|(_, path)| matches!(path.way, Transport::Peer { .. })).map(|(id, _)| *id);
         let Some(peer) = peer.filter(|_| !places.is_empty()) else { return };
         debug!(?places, "the broadcaster may be on this network");
         if self.selector.contains(peer) {
@@ -230,7 +236,7 @@ impl Supervisor {
         }
     }
 
-    async fn flow(&mut self, id: PathId, flows: bool) -> Result<(), Over> {
+    async fn flow(&mut self, id: PathId, flows: bool) -> Result<(), Closed> {
         if let Some(path) = self.paths.get(&id) {
             path.flow.send_replace(flows);
         }
@@ -238,13 +244,13 @@ impl Supervisor {
         self.send(if flows { Event::Gap(id) } else { Event::Idle(id) }).await
     }
 
-    async fn report(&mut self, id: PathId, opening: u64, report: Report) -> Result<(), Over> {
+    async fn report(&mut self, id: PathId, opening: u64, report: PathEvent) -> Result<(), Closed> {
         let now = self.now();
         let Some(path) = self.paths.get_mut(&id).filter(|path| path.opening == opening && path.task.is_some()) else {
             return Ok(());
         };
         match report {
-            Report::Opened { burst, complete, by_parts } => {
+            PathEvent::Opened { burst, complete, by_parts } => {
                 self.selector.on_connected(id);
                 let source = path.way.describe_as(by_parts);
                 let is_first = !path.worked;
@@ -254,24 +260,24 @@ impl Supervisor {
                     self.state(State::Waiting).await?;
                 }
             }
-            Report::Waiting => {
+            PathEvent::NotLive => {
                 info!("The stream has ended");
                 self.state(State::Waiting).await?;
             }
-            Report::Silent => {
+            PathEvent::Stalled => {
                 info!("the server has had nothing new for a while");
                 self.state(State::Waiting).await?;
             }
-            Report::Ready => self.selector.on_idle(id),
-            Report::Room(has_room) => {
+            PathEvent::Idle => self.selector.on_idle(id),
+            PathEvent::Capacity(has_room) => {
                 self.selector.on_capacity(id, has_room);
                 if !has_room {
-                    self.send(Event::Crowded(id)).await?;
+                    self.send(Event::NoCapacity(id)).await?;
                 }
             }
-            Report::Asked(at) => self.send(Event::Asked { path: id, at }).await?,
-            Report::Stamps(report, exchange) => self.send(Event::Stamps { path: id, report, exchange }).await?,
-            Report::Gap => {
+            PathEvent::RequestSent(at) => self.send(Event::RequestSent { path: id, at }).await?,
+            PathEvent::Timing(report, exchange) => self.send(Event::Timing { path: id, report, exchange }).await?,
+            PathEvent::Gap => {
                 let actions = self.selector.on_gap(id, now);
                 self.act(actions).await?;
                 // Units that say what they follow need no word of it.
@@ -279,7 +285,7 @@ impl Supervisor {
                     self.send(Event::Gap(id)).await?;
                 }
             }
-            Report::Unit(catalog, unit, after) => {
+            PathEvent::Unit(catalog, unit, after) => {
                 path.worked = true;
                 let is_another = self.epoch.replace(unit.epoch) != Some(unit.epoch);
                 if is_another {
@@ -293,9 +299,9 @@ impl Supervisor {
                 self.state(State::Live).await?;
                 self.send(Event::Unit { path: id, catalog, unit, after }).await?;
             }
-            Report::Over(result) => {
+            PathEvent::Closed(result) => {
                 path.task = None;
-                let is_peer = matches!(path.way, Way::Peer { .. });
+                let is_peer = matches!(path.way, Transport::Peer { .. });
                 self.send(Event::Closed { path: id, failed: true }).await?;
                 if is_peer {
                     let _ = self.ask_again.try_send(());
@@ -304,7 +310,7 @@ impl Supervisor {
                     Ok(()) if self.paths.len() == 1 => {
                         info!("The stream has ended");
                         self.send(Event::Ended).await?;
-                        return Err(Over);
+                        return Err(Closed);
                     }
                     // Where there are other ways, the server is one that goes on when the broadcaster comes back.
                     Ok(()) => self.failed(id, Error::NotLive { address: self.describe(id) }).await?,
@@ -315,7 +321,7 @@ impl Supervisor {
         Ok(())
     }
 
-    async fn failed(&mut self, id: PathId, error: Error) -> Result<(), Over> {
+    async fn failed(&mut self, id: PathId, error: Error) -> Result<(), Closed> {
         // Nothing is broken, and there is no other way: it is asked again at an even pace, so that the start is not missed.
         if matches!(error, Error::NotLive { .. }) && self.paths.len() == 1 {
             debug!(%error);
@@ -350,20 +356,20 @@ impl Supervisor {
                 if let Some(error) = first {
                     self.send(Event::Failed(error)).await?;
                 }
-                return Err(Over);
+                return Err(Closed);
             }
         }
         Ok(())
     }
 
-    async fn open(&mut self, id: PathId, flows: bool) -> Result<(), Over> {
+    async fn open(&mut self, id: PathId, flows: bool) -> Result<(), Closed> {
         // Many viewers that lost one server shall not come back in the same instant; a neighbour has few.
         let is_again =
-            self.paths.get(&id).is_some_and(|path| path.opening > 0 && !matches!(path.way, Way::Peer { .. }));
+            self.paths.get(&id).is_some_and(|path| path.opening > 0 && !matches!(path.way, Transport::Peer { .. }));
         self.open_after(id, flows, if is_again { jittered(RETRY_JITTER) } else { Duration::ZERO }).await
     }
 
-    async fn open_after(&mut self, id: PathId, flows: bool, pause: Duration) -> Result<(), Over> {
+    async fn open_after(&mut self, id: PathId, flows: bool, pause: Duration) -> Result<(), Closed> {
         let (alone, keep_all) = (self.paths.len() == 1, self.wishes.keep_all);
         let places = self.places.borrow().clone();
         let Some(path) = self.paths.get_mut(&id) else { return Ok(()) };
@@ -372,10 +378,10 @@ impl Supervisor {
             return Ok(());
         }
         path.opening += 1;
-        let reporter = Reporter { path: id, opening: path.opening, reports: self.reports.clone() };
+        let reporter = EventSender { path: id, opening: path.opening, reports: self.reports.clone() };
         path.flow.send_replace(flows);
         let way = path.way.clone();
-        let with = With {
+        let with = OpenContext {
             position: self.position.clone(),
             http: self.http.clone(),
             hls: path.hls.clone(),
@@ -391,12 +397,12 @@ impl Supervisor {
         path.task = Some(tokio::spawn(async move {
             sleep(pause).await;
             let result = way.run(with, &reporter).await;
-            let _ = reporter.send(Report::Over(result)).await;
+            let _ = reporter.send(PathEvent::Closed(result)).await;
         }));
         Ok(())
     }
 
-    async fn close(&mut self, id: PathId) -> Result<(), Over> {
+    async fn close(&mut self, id: PathId) -> Result<(), Closed> {
         if let Some(task) = self.paths.get_mut(&id).and_then(|path| path.task.take()) {
             task.abort();
         }
@@ -404,7 +410,7 @@ impl Supervisor {
         self.send(Event::Closed { path: id, failed }).await
     }
 
-    async fn state(&mut self, state: State) -> Result<(), Over> {
+    async fn state(&mut self, state: State) -> Result<(), Closed> {
         if self.state.as_ref() != Some(&state) {
             self.state = Some(state.clone());
             self.send(Event::State(state)).await?;
@@ -412,8 +418,8 @@ impl Supervisor {
         Ok(())
     }
 
-    async fn send(&self, event: Event) -> Result<(), Over> {
-        self.events.send(event).await.map_err(|_| Over)
+    async fn send(&self, event: Event) -> Result<(), Closed> {
+        self.events.send(event).await.map_err(|_| Closed)
     }
 
     fn describe(&self, id: PathId) -> String {

@@ -8,17 +8,17 @@ use net::clock;
 use tokio::time::sleep;
 use tracing::debug;
 
-use super::api_client::Host;
-use super::{Position, Reporter};
+use super::api_client::ApiClient;
+use super::{EventSender, Position};
 
 /// When the next question is due.
 #[derive(Debug)]
-pub(super) struct Pace {
+pub(super) struct PollSchedule {
     asked: u32,
     pub(super) next: tokio::time::Instant,
 }
 
-impl Pace {
+impl PollSchedule {
     /// The first ones come quickly, for the clocks' sake.
     pub(super) fn start() -> Self {
         Self { asked: 0, next: tokio::time::Instant::now() + QUICK }
@@ -47,8 +47,8 @@ pub(super) fn subject(position: &Position) -> Option<Timestamp> {
 }
 
 /// Asks by HTTP for as long as it is let. A server that does not know the question is asked no more.
-pub(super) async fn keep_asking(host: Host, position: &Position, reporter: &Reporter) {
-    let mut pace = Pace::start();
+pub(super) async fn keep_asking(host: ApiClient, position: &Position, reporter: &EventSender) {
+    let mut pace = PollSchedule::start();
     loop {
         tokio::time::sleep_until(pace.next).await;
         pace.asked();
@@ -56,7 +56,7 @@ pub(super) async fn keep_asking(host: Host, position: &Position, reporter: &Repo
         match host.stamps(subject(position)).await {
             Ok(Some(report)) => {
                 let exchange = exchange(&report, asked, Instant::now());
-                if reporter.send(super::Report::Stamps(Box::new(report), exchange)).await.is_err() {
+                if reporter.send(super::PathEvent::Timing(Box::new(report), exchange)).await.is_err() {
                     return;
                 }
             }

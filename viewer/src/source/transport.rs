@@ -5,24 +5,24 @@ use media::select::PathKind;
 use quinn::Endpoint;
 use tokio::sync::watch;
 
-use super::api_client::Host;
-use super::discovery::Places;
-use super::hls::{self, HlsPath, Parts};
-use super::relay::{self, Target, Trust};
+use super::api_client::ApiClient;
+use super::discovery::CandidateAddresses;
+use super::hls::{self, HlsPath, LowLatency};
+use super::relay::{self, RelayTarget, RelayTrust};
 use super::resolve::Protocol;
-use super::{Error, Position, Reporter, rtmp, timing_poll};
+use super::{Error, EventSender, Position, rtmp, timing_poll};
 
 /// What a path is made of.
 #[derive(Clone, Debug)]
-pub(super) enum Way {
+pub(super) enum Transport {
     /// Where nothing changes.
     Fixed(Protocol),
     /// The broadcaster on this network: wherever it is found, and with a new ticket each time.
-    Peer { host: Host, by_hand: Vec<String> },
+    Peer { host: ApiClient, by_hand: Vec<String> },
 }
 
 /// What opening takes, whichever way it is.
-pub(super) struct With {
+pub(super) struct OpenContext {
     pub(super) position: Position,
     pub(super) http: reqwest::Client,
     /// What an HLS path keeps from one opening to the next.
@@ -35,21 +35,21 @@ pub(super) struct With {
     /// Whether a path that can be idle is to flow.
     pub(super) flow: watch::Receiver<bool>,
     /// Who knows more about the stream.
-    pub(super) server: Option<Host>,
+    pub(super) server: Option<ApiClient>,
     /// Whether it is to be asked again before a relay is opened.
     pub(super) is_again: bool,
     /// Where the broadcaster may be.
-    pub(super) places: Places,
+    pub(super) places: CandidateAddresses,
 }
 
-impl Way {
+impl Transport {
     /// Where it stands on the ladder.
     pub(super) fn kind(&self) -> PathKind {
         match self {
             Self::Peer { .. } | Self::Fixed(Protocol::Paired { .. }) => PathKind::Peer,
             Self::Fixed(Protocol::Relay { .. }) => PathKind::Relay,
             Self::Fixed(Protocol::Rtmp(_)) => PathKind::Rtmp,
-            Self::Fixed(Protocol::Hls { parts: Parts::Only, .. }) => PathKind::LowLatencyHls,
+            Self::Fixed(Protocol::Hls { parts: LowLatency::Require, .. }) => PathKind::LowLatencyHls,
             Self::Fixed(Protocol::Hls { .. }) => PathKind::Hls,
         }
     }
@@ -68,8 +68,8 @@ impl Way {
     /// What it is, now that it is open.
     pub(super) fn describe_as(&self, by_parts: bool) -> String {
         match self {
-            Self::Fixed(Protocol::Hls { url, parts: Parts::Where }) if by_parts => {
-                Protocol::Hls { url: url.clone(), parts: Parts::Only }.describe()
+            Self::Fixed(Protocol::Hls { url, parts: LowLatency::Prefer }) if by_parts => {
+                Protocol::Hls { url: url.clone(), parts: LowLatency::Require }.describe()
             }
             _ => self.describe(),
         }
@@ -84,14 +84,14 @@ impl Way {
     }
 
     /// Opens it and reports what it brings, until it is over.
-    pub(super) async fn run(self, with: With, reporter: &Reporter) -> Result<(), Error> {
+    pub(super) async fn run(self, with: OpenContext, reporter: &EventSender) -> Result<(), Error> {
         let target = match self {
             Self::Fixed(Protocol::Rtmp(url)) => {
                 let asking = asking(with.server, with.position.clone(), reporter);
                 return beside(rtmp::run(url, with.position, reporter), asking).await;
             }
             Self::Fixed(Protocol::Hls { url, parts }) => {
-                let wishes = hls::Wishes { alone: with.alone, keep_all: with.keep_all, parts };
+                let wishes = hls::HlsOptions { alone: with.alone, keep_all: with.keep_all, parts };
                 let asking = asking(with.server, with.position.clone(), reporter);
                 return beside(hls::run(&url, &with.http, &with.hls, wishes, &with.position, reporter), asking).await;
             }
@@ -107,7 +107,7 @@ impl Way {
 }
 
 /// Has the server tell of units on their way, for as long as the path is open.
-async fn asking(server: Option<Host>, position: Position, reporter: &Reporter) {
+async fn asking(server: Option<ApiClient>, position: Position, reporter: &EventSender) {
     if let Some(host) = server {
         timing_poll::keep_asking(host, &position, reporter).await;
     }
@@ -126,29 +126,29 @@ async fn beside(path: impl Future<Output = Result<(), Error>>, other: impl Futur
 }
 
 /// What a path by the relay protocol needs, where nothing is to be asked first.
-fn target(protocol: Protocol) -> Option<Target> {
+fn target(protocol: Protocol) -> Option<RelayTarget> {
     match protocol {
         Protocol::Relay { address, name, pin } => {
-            let trust = Trust::Pinned { pin, ticket: None };
-            Some(Target { address: address.clone(), addresses: vec![address], name, trust })
+            let trust = RelayTrust::Pinned { pin, ticket: None };
+            Some(RelayTarget { address: address.clone(), addresses: vec![address], name, trust })
         }
         Protocol::Paired { address, code } => {
             let addresses = vec![address.clone()];
-            Some(Target { address, addresses, name: String::new(), trust: Trust::Code(code) })
+            Some(RelayTarget { address, addresses, name: String::new(), trust: RelayTrust::Code(code) })
         }
         Protocol::Rtmp(_) | Protocol::Hls { .. } => None,
     }
 }
 
 /// The relay as its server describes it now; the old description where the server does not answer.
-async fn anew(protocol: Protocol, server: Option<Host>) -> Protocol {
+async fn anew(protocol: Protocol, server: Option<ApiClient>) -> Protocol {
     let (Protocol::Relay { .. }, Some(host)) = (&protocol, server) else { return protocol };
     let watch = host.watch().await.ok().flatten();
     watch.and_then(|watch| super::resolve::relay(&watch, host.name())).unwrap_or(protocol)
 }
 
 /// Where the broadcaster may be, and a new ticket to be let in with.
-async fn invited(host: &Host, by_hand: Vec<String>, places: Places) -> Result<Target, Error> {
+async fn invited(host: &ApiClient, by_hand: Vec<String>, places: CandidateAddresses) -> Result<RelayTarget, Error> {
     let not_live = || Error::NotLive { address: format!("the broadcaster of {}", host.name()) };
     let peer = host.watch().await?.and_then(|watch| watch.peer).ok_or_else(not_live)?;
     let pin = peer.pin().ok_or_else(not_live)?;
@@ -156,8 +156,13 @@ async fn invited(host: &Host, by_hand: Vec<String>, places: Places) -> Result<Ta
     addresses.extend(places.into_iter().chain(peer.addresses).map(|place| place.to_string()));
     let mut seen = std::collections::BTreeSet::new();
     addresses.retain(|address| seen.insert(address.clone()));
-    let trust = Trust::Pinned { pin, ticket: Some(peer.ticket) };
-    Ok(Target { address: "the broadcaster on this network".to_owned(), addresses, name: host.name().to_owned(), trust })
+    let trust = RelayTrust::Pinned { pin, ticket: Some(peer.ticket) };
+    Ok(RelayTarget {
+        address: "the broadcaster on this network".to_owned(),
+        addresses,
+        name: host.name().to_owned(),
+        trust,
+    })
 }
 
 fn no_udp() -> Error {

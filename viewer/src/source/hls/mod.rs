@@ -22,14 +22,14 @@ use self::choose::choose;
 use self::reader::SegmentReader;
 pub(super) use self::requests::client;
 use self::requests::{media_playlist, unsupported};
-use super::{Error, Position, Report, Reporter};
+use super::{Error, EventSender, PathEvent, Position};
 
 /// What is kept while the path is closed, so that it goes on where it was.
 #[derive(Clone, Debug, Default)]
-pub(super) struct HlsPath(Arc<Mutex<Option<Place>>>);
+pub(super) struct HlsPath(Arc<Mutex<Option<HlsState>>>);
 
 #[derive(Debug)]
-struct Place {
+struct HlsState {
     playlist: String,
     playlist_client: PlaylistClient,
     parts: PartClient,
@@ -43,25 +43,25 @@ struct Place {
 
 /// Whether a playlist is played by parts, as they are made, or by whole segments.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Parts {
+pub enum LowLatency {
     /// By segments.
-    Never,
+    Off,
     /// By parts where that can be, and by segments where not.
-    Where,
+    Prefer,
     /// By parts, or not at all.
-    Only,
+    Require,
 }
 
 /// How a playlist is to be played.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Wishes {
+pub(super) struct HlsOptions {
     /// Whether there is no other path: a playlist that has ended already is played from its start then; else it is a stream that is not on
     /// the air.
     pub alone: bool,
     /// After an outage, go on at the oldest segment, not at the live edge.
     pub keep_all: bool,
     /// By what.
-    pub parts: Parts,
+    pub parts: LowLatency,
 }
 
 /// Plays the playlist at `url` until it ends (`Ok`) or breaks.
@@ -69,14 +69,14 @@ pub(super) async fn run(
     url: &str,
     http: &reqwest::Client,
     path: &HlsPath,
-    wishes: Wishes,
+    wishes: HlsOptions,
     position: &Position,
-    reporter: &Reporter,
+    reporter: &EventSender,
 ) -> Result<(), Error> {
     let mut kept = path.0.lock().await;
     // Chosen anew each time: what was there before may not be what broke it.
     let playlist = choose(url, http).await?;
-    let place = kept.get_or_insert_with(|| Place {
+    let place = kept.get_or_insert_with(|| HlsState {
         playlist: playlist.clone(),
         playlist_client: PlaylistClient::new(None).keep_all(wishes.keep_all),
         parts: PartClient::new(wishes.keep_all),
@@ -96,13 +96,13 @@ pub(super) async fn run(
         return Err(Error::NotLive { address: url.to_owned() });
     }
     let by_parts = match wishes.parts {
-        Parts::Never => false,
-        Parts::Where => has_parts(&first) && place.broke < PATIENCE,
-        Parts::Only if has_parts(&first) => true,
-        Parts::Only => return Err(unsupported(url, "the playlist lists no parts that can be waited for")),
+        LowLatency::Off => false,
+        LowLatency::Prefer => has_parts(&first) && place.broke < PATIENCE,
+        LowLatency::Require if has_parts(&first) => true,
+        LowLatency::Require => return Err(unsupported(url, "the playlist lists no parts that can be waited for")),
     };
     let burst = first.part_target.filter(|_| by_parts).unwrap_or(first.target_duration);
-    if reporter.send(Report::Opened { burst, complete, by_parts }).await.is_err() {
+    if reporter.send(PathEvent::Opened { burst, complete, by_parts }).await.is_err() {
         return Ok(());
     }
     let result = if by_parts {
@@ -110,7 +110,7 @@ pub(super) async fn run(
         // Others may have gone on since this path was open, and where they are tells where to go on best.
         let entry = parts::entry(position).filter(|_| !wishes.alone);
         let result = parts::run(place, first, base, http, entry, reporter).await;
-        if place.broke >= PATIENCE && wishes.parts == Parts::Where {
+        if place.broke >= PATIENCE && wishes.parts == LowLatency::Prefer {
             warn!(url, "playing by parts broke again and again: by segments from here on");
         }
         result

@@ -18,21 +18,21 @@ use reqwest::Response;
 use tokio::time::sleep;
 use tracing::{debug, warn};
 
-use super::super::{Error, Position, Report, Reporter};
+use super::super::{Error, EventSender, PathEvent, Position};
 use super::reader::SegmentReader;
 use super::requests::{chunk, get, init, media_playlist, unsupported};
-use super::segments::Growth;
-use super::{MAX_SEGMENT, PATIENCE, Place, RETRY};
+use super::segments::PlaylistGrowth;
+use super::{HlsState, MAX_SEGMENT, PATIENCE, RETRY};
 
 /// Plays on from `first`, whose URIs are relative to `base`, until the playlist ends (`Ok`) or the path breaks. `entry` tells where, if
 /// not where it was.
 pub(super) async fn run(
-    place: &mut Place,
+    place: &mut HlsState,
     first: MediaPlaylist,
     base: String,
     http: &reqwest::Client,
     entry: Option<StartPosition>,
-    reporter: &Reporter,
+    reporter: &EventSender,
 ) -> Result<(), Error> {
     let was_in_hand = std::mem::take(&mut place.in_hand);
     match entry {
@@ -40,15 +40,16 @@ pub(super) async fn run(
         None if was_in_hand => place.parts.retry_fetch(),
         None => {}
     }
-    let mut growth = Growth::new(place.started.elapsed(), &first);
+    let mut growth = PlaylistGrowth::new(place.started.elapsed(), &first);
     place.parts.on_playlist(first);
-    let mut line = Line { http: http.clone(), playlist: place.playlist.clone(), base, ..Line::default() };
+    let mut line =
+        RequestPipeline { http: http.clone(), playlist: place.playlist.clone(), base, ..RequestPipeline::default() };
     let (mut failed_loads, mut failed_fetches, mut has_played) = (0, 0, false);
     loop {
         if line.current.is_none() {
             match place.parts.next() {
                 Some(fetch) => {
-                    if fetch.lost > 0 && reporter.send(Report::Gap).await.is_err() {
+                    if fetch.lost > 0 && reporter.send(PathEvent::Gap).await.is_err() {
                         return Ok(());
                     }
                     place.in_hand = true;
@@ -60,10 +61,10 @@ pub(super) async fn run(
         }
         line.ask_ahead(&place.parts);
         let error = match line.came().await {
-            Came::Playlist(Ok((playlist, base))) => {
+            RequestEvent::Playlist(Ok((playlist, base))) => {
                 let before = place.parts.reload();
                 if growth.has_stopped(place.started.elapsed(), &playlist)
-                    && reporter.send(Report::Silent).await.is_err()
+                    && reporter.send(PathEvent::Stalled).await.is_err()
                 {
                     return Ok(());
                 }
@@ -78,7 +79,7 @@ pub(super) async fn run(
                 line.load(place.parts.reload(), if is_new { Duration::ZERO } else { RETRY });
                 continue;
             }
-            Came::Playlist(Err(error)) => {
+            RequestEvent::Playlist(Err(error)) => {
                 failed_loads += 1;
                 if failed_loads > PATIENCE || !error.retry() {
                     return Err(error);
@@ -88,30 +89,30 @@ pub(super) async fn run(
                 line.load(None, RETRY * failed_loads);
                 continue;
             }
-            Came::Ahead => {
+            RequestEvent::PrefetchAnswered => {
                 line.ahead.iter_mut().for_each(|ahead| ahead.asking = None);
                 continue;
             }
-            Came::Answer(Ok(answer)) => match line.read(answer, &mut place.reader).await {
+            RequestEvent::Answer(Ok(answer)) => match line.read(answer, &mut place.reader).await {
                 Ok(()) => {
                     let asked = line.current.as_ref().map(|current| current.asked);
                     match asked {
-                        Some(at) if reporter.send(Report::Asked(at)).await.is_err() => return Ok(()),
+                        Some(at) if reporter.send(PathEvent::RequestSent(at)).await.is_err() => return Ok(()),
                         _ => continue,
                     }
                 }
                 Err(error) => error,
             },
-            Came::Bytes(Ok(Some(bytes)), url) => {
+            RequestEvent::Bytes(Ok(Some(bytes)), url) => {
                 let units = place.reader.fmp4(bytes).map_err(|error| unsupported(&url, error))?;
                 for (catalog, unit) in units {
-                    if reporter.send(Report::Unit(catalog, unit, None)).await.is_err() {
+                    if reporter.send(PathEvent::Unit(catalog, unit, None)).await.is_err() {
                         return Ok(());
                     }
                 }
                 continue;
             }
-            Came::Bytes(Ok(None), url) => match place.reader.end() {
+            RequestEvent::Bytes(Ok(None), url) => match place.reader.end() {
                 Ok(()) => {
                     line.current = None;
                     place.in_hand = false;
@@ -120,7 +121,7 @@ pub(super) async fn run(
                 }
                 Err(error) => Error::Http { url, reason: error.to_string(), retry: true },
             },
-            Came::Answer(Err(error)) | Came::Bytes(Err(error), _) => error,
+            RequestEvent::Answer(Err(error)) | RequestEvent::Bytes(Err(error), _) => error,
         };
         line.current = None;
         place.reader.broken();
@@ -148,58 +149,58 @@ pub(super) fn entry(position: &Position) -> Option<StartPosition> {
     position.load().map(|_| date.map_or(StartPosition::Behind, StartPosition::At))
 }
 
-type Loading = Pin<Box<dyn Future<Output = Result<(MediaPlaylist, String), Error>> + Send>>;
-type Asking = Pin<Box<dyn Future<Output = Result<Response, Error>> + Send>>;
+type PlaylistRequest = Pin<Box<dyn Future<Output = Result<(MediaPlaylist, String), Error>> + Send>>;
+type MediaRequest = Pin<Box<dyn Future<Output = Result<Response, Error>> + Send>>;
 
 /// The requests on their way. Dropping it ends them.
 #[derive(Default)]
-struct Line {
+struct RequestPipeline {
     http: reqwest::Client,
     playlist: String,
     base: String,
-    loading: Option<Loading>,
+    loading: Option<PlaylistRequest>,
     /// Whether the playlist that is loading is one to wait for.
     has_waited: bool,
-    current: Option<Current>,
-    ahead: Option<Ahead>,
+    current: Option<CurrentFetch>,
+    ahead: Option<Prefetch>,
 }
 
 /// What is fetched and read.
-struct Current {
+struct CurrentFetch {
     fetch: Fetch,
     url: String,
     length: usize,
     asked: WallClock,
-    state: State,
+    state: FetchState,
 }
 
-enum State {
-    Asking(Asking),
+enum FetchState {
+    Requested(MediaRequest),
     Reading(Response),
     /// Between the two.
     Answered,
 }
 
 /// What is asked for before it is listed. An error is kept until it is known whether the part is wanted.
-struct Ahead {
+struct Prefetch {
     url: String,
     asked: WallClock,
     /// Until it is answered.
-    asking: Option<Asking>,
+    asking: Option<MediaRequest>,
     answer: Option<Result<Response, Error>>,
 }
 
 #[expect(clippy::large_enum_variant, reason = "one is made for each load, and taken apart at once")]
-enum Came {
+enum RequestEvent {
     Playlist(Result<(MediaPlaylist, String), Error>),
     Answer(Result<Response, Error>),
     /// To what was asked ahead.
-    Ahead,
+    PrefetchAnswered,
     /// Of the current one, which is at this URL; none at its end.
     Bytes(Result<Option<Bytes>, Error>, String),
 }
 
-impl Line {
+impl RequestPipeline {
     /// Asks for this, unless that was done ahead.
     fn begin(&mut self, fetch: Fetch) -> Result<(), Error> {
         let url = resolve(&self.base, &fetch.uri);
@@ -207,16 +208,16 @@ impl Line {
             return Err(unsupported(&url, "the parts are encrypted, or no fragmented MP4"));
         }
         let ahead = self.ahead.take_if(|ahead| ahead.url == url && fetch.byte_range.is_none());
-        let (asked, asking): (_, Asking) = match ahead {
-            Some(Ahead { asked, asking: Some(asking), .. }) => (asked, asking),
-            Some(Ahead { asked, answer: Some(answer @ Ok(_)), .. }) => (asked, Box::pin(async { answer })),
+        let (asked, asking): (_, MediaRequest) = match ahead {
+            Some(Prefetch { asked, asking: Some(asking), .. }) => (asked, asking),
+            Some(Prefetch { asked, answer: Some(answer @ Ok(_)), .. }) => (asked, Box::pin(async { answer })),
             _ => (clock::now(), self.ask(url.clone(), fetch.byte_range)),
         };
-        self.current = Some(Current { fetch, url, length: 0, asked, state: State::Asking(asking) });
+        self.current = Some(CurrentFetch { fetch, url, length: 0, asked, state: FetchState::Requested(asking) });
         Ok(())
     }
 
-    fn ask(&self, url: String, range: Option<media::hls::ByteRange>) -> Asking {
+    fn ask(&self, url: String, range: Option<media::hls::ByteRange>) -> MediaRequest {
         let http = self.http.clone();
         Box::pin(async move { get(&url, range, &http).await })
     }
@@ -229,7 +230,7 @@ impl Line {
         let Some(url) = parts.hint().map(|uri| resolve(&self.base, uri)) else { return };
         if self.ahead.as_ref().is_none_or(|ahead| ahead.url != url) {
             let asking = Some(self.ask(url.clone(), None));
-            self.ahead = Some(Ahead { asked: clock::now(), asking, answer: None, url });
+            self.ahead = Some(Prefetch { asked: clock::now(), asking, answer: None, url });
         }
     }
 
@@ -253,41 +254,41 @@ impl Line {
             reader.init(bytes).map_err(|error| unsupported(&resolve(&self.base, &map.uri), error))?;
         }
         reader.begin(fetch.program_date_time);
-        current.state = State::Reading(answer);
+        current.state = FetchState::Reading(answer);
         Ok(())
     }
 
     /// Waits until anything has come.
-    async fn came(&mut self) -> Came {
+    async fn came(&mut self) -> RequestEvent {
         let Self { loading, current, ahead, .. } = self;
         let read = async {
             let Some(current) = current else { return pending().await };
             match &mut current.state {
-                State::Asking(asking) => {
+                FetchState::Requested(asking) => {
                     let answer = asking.await;
-                    current.state = State::Answered;
-                    Came::Answer(answer)
+                    current.state = FetchState::Answered;
+                    RequestEvent::Answer(answer)
                 }
-                State::Reading(answer) => {
+                FetchState::Reading(answer) => {
                     let bytes = chunk(answer, &current.url).await;
                     current.length += bytes.as_ref().map_or(0, |bytes| bytes.as_ref().map_or(0, Bytes::len));
                     let is_too_long = current.length > MAX_SEGMENT;
                     let too_long = || unsupported(&current.url, format!("it is longer than {MAX_SEGMENT} bytes"));
-                    Came::Bytes(if is_too_long { Err(too_long()) } else { bytes }, current.url.clone())
+                    RequestEvent::Bytes(if is_too_long { Err(too_long()) } else { bytes }, current.url.clone())
                 }
-                State::Answered => pending().await,
+                FetchState::Answered => pending().await,
             }
         };
         let load = async {
             let Some(playlist) = loading else { return pending().await };
             let playlist = playlist.await;
             *loading = None;
-            Came::Playlist(playlist)
+            RequestEvent::Playlist(playlist)
         };
         let look_ahead = async {
-            let Some(Ahead { asking: Some(asking), answer, .. }) = ahead else { return pending().await };
+            let Some(Prefetch { asking: Some(asking), answer, .. }) = ahead else { return pending().await };
             *answer = Some(asking.await);
-            Came::Ahead
+            RequestEvent::PrefetchAnswered
         };
         tokio::select! {
             came = read => came,

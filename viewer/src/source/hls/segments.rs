@@ -9,24 +9,24 @@ use net::clock;
 use tokio::time::{sleep, sleep_until};
 use tracing::{debug, warn};
 
-use super::super::{Error, Gone, Report, Reporter};
+use super::super::{Closed, Error, EventSender, PathEvent};
 use super::reader::SegmentReader;
 use super::requests::{chunk, get, init, media_playlist, unsupported};
-use super::{MAX_SEGMENT, PATIENCE, Place, RETRY};
+use super::{HlsState, MAX_SEGMENT, PATIENCE, RETRY};
 
 /// Plays on from `first`, whose URIs are relative to `base`, until the playlist ends (`Ok`) or the path breaks.
 pub(super) async fn run(
-    place: &mut Place,
+    place: &mut HlsState,
     first: hls::MediaPlaylist,
     mut base: String,
     http: &reqwest::Client,
-    reporter: &Reporter,
+    reporter: &EventSender,
 ) -> Result<(), Error> {
     if std::mem::take(&mut place.in_hand) {
         place.playlist_client.retry_fetch();
     }
     let began = place.started.elapsed();
-    let mut growth = Growth::new(began, &first);
+    let mut growth = PlaylistGrowth::new(began, &first);
     place.playlist_client.on_playlist(began, first);
     let (mut failed_loads, mut failed_fetches, mut lost) = (0, 0, 0);
     loop {
@@ -38,7 +38,7 @@ pub(super) async fn run(
                 match media_playlist(&place.playlist, http).await {
                     Ok((playlist, now_at)) => {
                         (failed_loads, base) = (0, now_at);
-                        if growth.has_stopped(began, &playlist) && reporter.send(Report::Silent).await.is_err() {
+                        if growth.has_stopped(began, &playlist) && reporter.send(PathEvent::Stalled).await.is_err() {
                             return Ok(());
                         }
                         place.playlist_client.on_playlist(began, playlist);
@@ -55,7 +55,7 @@ pub(super) async fn run(
             }
             PlaylistAction::Fetch(fetch) => {
                 place.in_hand = true;
-                if fetch.lost > 0 && reporter.send(Report::Gap).await.is_err() {
+                if fetch.lost > 0 && reporter.send(PathEvent::Gap).await.is_err() {
                     return Ok(());
                 }
                 let error = match segment(&base, http, &mut place.reader, &fetch, reporter).await {
@@ -64,7 +64,7 @@ pub(super) async fn run(
                         (failed_fetches, lost) = (0, 0);
                         continue;
                     }
-                    Ok(Err(Gone)) => return Ok(()),
+                    Ok(Err(Closed)) => return Ok(()),
                     Err(error) => error,
                 };
                 place.reader.broken();
@@ -92,13 +92,13 @@ pub(super) async fn run(
 }
 
 /// Whether a live playlist grows as it should.
-pub(super) struct Growth {
+pub(super) struct PlaylistGrowth {
     last: u64,
     since: Duration,
     is_told: bool,
 }
 
-impl Growth {
+impl PlaylistGrowth {
     pub(super) fn new(now: Duration, playlist: &hls::MediaPlaylist) -> Self {
         Self { last: playlist.next_msn(), since: now, is_told: false }
     }
@@ -119,8 +119,8 @@ async fn segment(
     http: &reqwest::Client,
     reader: &mut SegmentReader,
     fetch: &Fetch,
-    reporter: &Reporter,
-) -> Result<Result<(), Gone>, Error> {
+    reporter: &EventSender,
+) -> Result<Result<(), Closed>, Error> {
     let url = resolve(base, &fetch.uri);
     if fetch.encrypted {
         return Err(unsupported(&url, "the stream is encrypted, and this viewer decrypts nothing"));
@@ -133,8 +133,8 @@ async fn segment(
     reader.begin(fetch.program_date_time);
     let asked = clock::now();
     let mut response = get(&url, fetch.byte_range, http).await?;
-    if reporter.send(Report::Asked(asked)).await.is_err() {
-        return Ok(Err(Gone));
+    if reporter.send(PathEvent::RequestSent(asked)).await.is_err() {
+        return Ok(Err(Closed));
     }
     let (mut length, mut whole) = (0, BytesMut::new());
     while let Some(bytes) = chunk(&mut response, &url).await? {
@@ -147,8 +147,8 @@ async fn segment(
             continue;
         }
         for (catalog, unit) in reader.fmp4(bytes).map_err(|error| unsupported(&url, error))? {
-            if reporter.send(Report::Unit(catalog, unit, None)).await.is_err() {
-                return Ok(Err(Gone));
+            if reporter.send(PathEvent::Unit(catalog, unit, None)).await.is_err() {
+                return Ok(Err(Closed));
             }
         }
     }
@@ -158,8 +158,8 @@ async fn segment(
     } else {
         let units = reader.whole(whole.freeze()).await.map_err(|reason| unsupported(&url, reason))?;
         for (catalog, unit) in units {
-            if reporter.send(Report::Unit(catalog, unit, None)).await.is_err() {
-                return Ok(Err(Gone));
+            if reporter.send(PathEvent::Unit(catalog, unit, None)).await.is_err() {
+                return Ok(Err(Closed));
             }
         }
     }
@@ -176,7 +176,7 @@ mod tests {
     #[test]
     fn a_playlist_that_does_not_grow() {
         let mut playlist = hls::MediaPlaylist { target_duration: Duration::from_secs(2), ..Default::default() };
-        let mut growth = Growth::new(Duration::ZERO, &playlist);
+        let mut growth = PlaylistGrowth::new(Duration::ZERO, &playlist);
         let mut told = Vec::new();
         for second in 0..30 {
             playlist.media_sequence += u64::from(second == 10);
