@@ -26,14 +26,14 @@ use crate::unit_log::UnitLog;
 pub fn run(config: &Config) -> Result<bool> {
     let targets = config.targets()?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    let (url, wishes) = (config.url.clone(), config.wishes());
+    let (url, options) = (config.url.clone(), config.path_options());
     let url = if config.lan { runtime.block_on(on_this_network(config))? } else { Some(url) };
     // A list is all that was asked for; with a code, something was to be played.
     let Some(url) = url else { return Ok(config.code.is_none()) };
     crate::ffmpeg::init()?;
     let settings = PlayoutConfig {
-        latency: config.latency.map(Duration::from_millis),
-        skip: config.may_skip(),
+        fixed_target: config.latency.map(Duration::from_millis),
+        may_skip: config.may_skip(),
         burst: Duration::ZERO,
     };
     net::clock::set_test_offset(config.clock_offset.saturating_mul(1000));
@@ -51,12 +51,12 @@ pub fn run(config: &Config) -> Result<bool> {
         recorders,
         unit_log: unit_log.transpose()?,
         hot: config.standby == Standby::Hot,
-        patience: if config.may_skip() { PATIENCE } else { PATIENCE_OF_A_RECORDER },
+        gap_timeout: if config.may_skip() { GAP_TIMEOUT } else { RECORDING_GAP_TIMEOUT },
     };
     runtime.spawn(signals(player.clone()));
     let position = Position::default();
-    let (events, inbox) = mpsc::channel(EVENTS);
-    let source = runtime.spawn(source::run(url.clone(), wishes, position.clone(), events));
+    let (events, inbox) = mpsc::channel(EVENT_QUEUE);
+    let source = runtime.spawn(source::run(url.clone(), options, position.clone(), events));
 
     let intake = {
         let (player, handle) = (player.clone(), runtime.handle().clone());
@@ -68,7 +68,7 @@ pub fn run(config: &Config) -> Result<bool> {
             failure
         })?
     };
-    let (pictures, ready) = sync_channel(READY);
+    let (pictures, ready) = sync_channel(DECODED_QUEUE);
     let video = {
         let player = player.clone();
         spawn("video", move || decode::video(&player, &pictures))?
@@ -111,7 +111,7 @@ pub fn run(config: &Config) -> Result<bool> {
     if joined.iter().any(|result| result.is_err()) {
         error!("a thread broke down");
     }
-    runtime.shutdown_timeout(GRACE);
+    runtime.shutdown_timeout(SHUTDOWN_TIMEOUT);
     let playback = player.playback.lock().status();
     let stats = player.stats.lock();
     output.summary(&stats.summary(playback));
@@ -127,9 +127,9 @@ pub fn run(config: &Config) -> Result<bool> {
 
 /// Says who broadcasts here; with a code, where to play from.
 async fn on_this_network(config: &Config) -> Result<Option<String>> {
-    let found = source::survey().await.context("no mDNS on this machine")?;
+    let found = source::list_broadcasters().await.context("no mDNS on this machine")?;
     if config.code.is_none() || found.is_empty() {
-        eprint!("{}", source::survey_text(&found));
+        eprint!("{}", source::render_broadcasters(&found));
         return Ok(None);
     }
     // Whose code it is, each shows by itself: all are tried at once, and those that do not know it are refused.
@@ -154,7 +154,7 @@ fn is_time_up(seconds: Option<Duration>, player: &PlayerContext) -> bool {
 /// The time runs from the first picture. Until there is one, the start has a bound of its own: a short time to watch is no reason
 /// to give up on HLS, which takes some seconds to begin.
 fn end(seconds: Duration, first: Option<Duration>) -> Duration {
-    first.map_or(seconds.max(START), |first| first + seconds)
+    first.map_or(seconds.max(START_TIMEOUT), |first| first + seconds)
 }
 
 /// The first Ctrl-C ends everything in order, the second at once.
@@ -193,19 +193,19 @@ fn spawn<T: Send + 'static>(name: &str, run: impl FnOnce() -> T + Send + 'static
 }
 
 /// The least time for the first picture to come, where the time is limited.
-const START: Duration = Duration::from_secs(30);
+const START_TIMEOUT: Duration = Duration::from_secs(30);
 /// Bounds what waits between the source and the path merger.
-const EVENTS: usize = 32;
+const EVENT_QUEUE: usize = 32;
 /// Decoded pictures between the decoder and the screen: 4K pictures have 12 MB each.
-const READY: usize = 4;
+const DECODED_QUEUE: usize = 4;
 /// How long a picture is worth waiting for another path to bring what is missing before it.
-const PATIENCE: Duration = Duration::from_millis(400);
+const GAP_TIMEOUT: Duration = Duration::from_millis(400);
 /// Where nothing may be left out, another path gets the time that HLS needs.
-const PATIENCE_OF_A_RECORDER: Duration = Duration::from_secs(8);
+const RECORDING_GAP_TIMEOUT: Duration = Duration::from_secs(8);
 /// How often the end of sound is looked for.
 const TICK: Duration = Duration::from_millis(20);
 /// Connections that do not close by themselves are dropped.
-const GRACE: Duration = Duration::from_millis(200);
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_millis(200);
 /// What shells give a process that Ctrl-C ended.
 const INTERRUPTED: i32 = 130;
 

@@ -66,7 +66,7 @@ pub struct Config {
 
     /// Which way to use
     #[arg(long, value_enum, default_value_t, value_name = "PROTOCOL")]
-    pub via: TransportFilter,
+    pub transport: TransportFilter,
 
     /// Start in full screen
     #[arg(long)]
@@ -171,14 +171,14 @@ impl Config {
     }
 
     /// What is wanted of the paths.
-    pub fn wishes(&self) -> PathOptions {
+    pub fn path_options(&self) -> PathOptions {
         let mode = match self.standby {
             Standby::Warm => Mode::Warm,
             Standby::Hot => Mode::Hot,
             Standby::Cold => Mode::Cold,
         };
         PathOptions {
-            via: self.via,
+            transport: self.transport,
             mode,
             peers: self.peer.clone(),
             code: self.code.clone(),

@@ -38,7 +38,7 @@ pub struct DecodedFrame {
 pub fn video(player: &PlayerContext, out: &SyncSender<DecodedFrame>) {
     let mut decoding: Option<ActiveDecoder> = None;
     let mut pictures = Vec::new();
-    while let Some(work) = player.take(TrackKind::Video) {
+    while let Some(work) = player.next_job(TrackKind::Video) {
         let Some(track) = work.catalog.track(work.unit.track) else { continue };
         let begun = player.clock.now();
         let fits = decoding.as_ref().is_some_and(|d| d.timeline == work.timeline && d.config == track.config);
@@ -75,7 +75,7 @@ pub fn video(player: &PlayerContext, out: &SyncSender<DecodedFrame>) {
 pub fn audio(player: &PlayerContext, queue: Option<&Arc<Mutex<SoundQueue>>>) {
     let mut open: Option<(u32, CodecConfig, Option<AudioDecoder>)> = None;
     let mut sounds = Vec::new();
-    while let Some(work) = player.take(TrackKind::Audio) {
+    while let Some(work) = player.next_job(TrackKind::Audio) {
         let Some(track) = work.catalog.track(work.unit.track) else { continue };
         if open.as_ref().is_none_or(|(timeline, config, _)| *timeline != work.timeline || *config != track.config) {
             let decoder = AudioDecoder::new(&track.config, RATE).inspect_err(|error| error!(%error, "no sound"));
@@ -146,8 +146,8 @@ impl ActiveDecoder {
         if let Some(captured) = work.catalog.captured_at(work.unit.pts).or_else(stamped) {
             stamps.stamp(Stage::Captured, captured);
         }
-        stamps.stamp(Stage::Received, player.wall_at(work.arrived));
-        stamps.stamp(Stage::Buffered, player.wall_at(begun));
+        stamps.stamp(Stage::Received, player.wall_clock_at(work.arrived));
+        stamps.stamp(Stage::Buffered, player.wall_clock_at(begun));
         if self.pending.len() == MAX_PENDING {
             self.pending.pop_front();
         }
@@ -170,7 +170,7 @@ fn send(
         let pending = at.and_then(|at| from.pending.remove(at));
         let (unit, mut stamps) =
             pending.map_or((None, StageTimes::default()), |pending| (Some(pending.unit), pending.stamps));
-        stamps.stamp(Stage::Decoded, player.wall_at(now));
+        stamps.stamp(Stage::Decoded, player.wall_clock_at(now));
         out.send(DecodedFrame { timeline: from.timeline, epoch: from.epoch, stamps, unit, picture })
             .map_err(|_| Closed)?;
     }
@@ -182,7 +182,7 @@ fn send(
 fn note_delay(player: &PlayerContext, work: &DecodeJob, pictures: &[Picture], begun: Duration) {
     let took = player.clock.now().saturating_sub(begun);
     for picture in pictures {
-        player.playback.lock().decoded((took + work.unit.dts.since(picture.pts)).min(MAX_DECODING));
+        player.playback.lock().on_decoded((took + work.unit.dts.since(picture.pts)).min(MAX_DECODING));
     }
 }
 

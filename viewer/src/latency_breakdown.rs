@@ -64,35 +64,35 @@ impl Breakdown {
 #[derive(Debug, Default)]
 pub(crate) struct LatencyTracker {
     /// This viewer's own stamps of the last pictures.
-    timing_log: TimingLog,
+    units: TimingLog,
     /// The clocks of those who answer on each path.
     clocks: BTreeMap<PathId, OffsetEstimator>,
     /// From our clock to the broadcaster's.
-    broadcaster: Option<ClockOffset>,
+    broadcaster_clock: Option<ClockOffset>,
     /// The path that reports are taken from, and how it delivers.
     path: Option<(PathId, Delivery)>,
     /// What the time of the pictures that were told of last was spent on: means, in microseconds.
-    told: BTreeMap<LatencyComponent, f64>,
+    reported: BTreeMap<LatencyComponent, f64>,
     /// Microseconds, smoothed.
     total: Option<f64>,
     arrival: Option<f64>,
     buffering: Option<f64>,
     decoding: Option<f64>,
-    shown: Option<Timestamp>,
+    last_presented: Option<Timestamp>,
 }
 
 impl LatencyTracker {
     /// Pictures come by this path now.
-    pub(crate) fn lead(&mut self, path: PathId, delivery: Delivery) {
+    pub(crate) fn set_active_path(&mut self, path: PathId, delivery: Delivery) {
         if self.path != Some((path, delivery)) {
             self.path = Some((path, delivery));
-            self.told.clear();
+            self.reported.clear();
         }
     }
 
     /// A unit passes a stage that is before playback.
     pub(crate) fn stamp(&mut self, epoch: Epoch, track: TrackId, dts: Timestamp, stage: Stage, at: WallClock) {
-        self.timing_log.stamp(epoch, track, dts, stage, at);
+        self.units.stamp(epoch, track, dts, stage, at);
     }
 
     /// A picture was presented. Gives how long after its capture, in microseconds: by one clock, if there is a way to know.
@@ -105,9 +105,9 @@ impl LatencyTracker {
         let stamps = self.rebase(stamps);
         if let Some((track, dts)) = unit {
             for stage in [Stage::Captured, Stage::Buffered, Stage::Decoded, Stage::Presented] {
-                stamps.at(stage).into_iter().for_each(|at| self.timing_log.stamp(epoch, track, dts, stage, at));
+                stamps.at(stage).into_iter().for_each(|at| self.units.stamp(epoch, track, dts, stage, at));
             }
-            self.shown = Some(dts);
+            self.last_presented = Some(dts);
         }
         let total = stamps.micros(Stage::Captured, Stage::Presented);
         let known = total.filter(|total| *total >= 0);
@@ -121,38 +121,39 @@ impl LatencyTracker {
     }
 
     /// The last picture that was presented, by its DTS.
-    pub(crate) fn shown(&self) -> Option<Timestamp> {
-        self.shown
+    pub(crate) fn last_presented(&self) -> Option<Timestamp> {
+        self.last_presented
     }
 
     /// How far the broadcaster's clock is from ours, if anybody told.
-    pub(crate) fn broadcaster(&self) -> Option<ClockOffset> {
-        self.broadcaster
+    pub(crate) fn broadcaster_clock(&self) -> Option<ClockOffset> {
+        self.broadcaster_clock
     }
 
     /// Somebody told how units came to the server; `now` is on the clock that only rises.
-    pub(crate) fn reported(&mut self, now: Duration, path: PathId, report: &TimingReport, exchange: Exchange) {
+    pub(crate) fn on_report(&mut self, now: Duration, path: PathId, report: &TimingReport, exchange: Exchange) {
         let clock = self.clocks.entry(path).or_default();
         clock.record(now, exchange);
         let Some(server) = clock.offset(now) else { return };
         let Some((_, delivery)) = self.path.filter(|(leads, _)| *leads == path) else { return };
-        self.broadcaster = Some(report.broadcaster(server));
-        let ways: Vec<StageTimes> = report.rebase(server).filter_map(|unit| self.whole(report.epoch, &unit)).collect();
+        self.broadcaster_clock = Some(report.broadcaster(server));
+        let ways: Vec<StageTimes> =
+            report.rebase(server).filter_map(|unit| self.complete(report.epoch, &unit)).collect();
         if ways.is_empty() {
             return;
         }
-        self.told.clear();
+        self.reported.clear();
         for stamps in &ways {
             for (part, micros) in stamps.components(delivery) {
-                *self.told.entry(part).or_default() += micros as f64 / ways.len() as f64;
+                *self.reported.entry(part).or_default() += micros as f64 / ways.len() as f64;
             }
         }
     }
 
     /// What was told of a unit that was shown in time, with our own stamps of it. What a server held for those who join has waited there for
     /// nobody, and says nothing of the pictures that the whole is measured on.
-    fn whole(&self, epoch: Epoch, told: &UnitTiming) -> Option<StageTimes> {
-        let ours = self.timing_log.unit(epoch, told.track, told.dts)?;
+    fn complete(&self, epoch: Epoch, told: &UnitTiming) -> Option<StageTimes> {
+        let ours = self.units.unit(epoch, told.track, told.dts)?;
         ours.at(Stage::Presented)?;
         let mut stamps = told.stamps;
         for stage in [Stage::Requested, Stage::Received, Stage::Buffered, Stage::Decoded, Stage::Presented] {
@@ -163,7 +164,7 @@ impl LatencyTracker {
 
     fn rebase(&self, stamps: &StageTimes) -> StageTimes {
         let mut ours = *stamps;
-        if let Some((clock, captured)) = self.broadcaster.zip(stamps.at(Stage::Captured)) {
+        if let Some((clock, captured)) = self.broadcaster_clock.zip(stamps.at(Stage::Captured)) {
             ours.stamp(Stage::Captured, clock.to_local(captured));
         }
         ours
@@ -173,17 +174,17 @@ impl LatencyTracker {
     pub(crate) fn breakdown(&self) -> Breakdown {
         let ms = |micros: f64| (micros / 100.0).round() / 10.0;
         let round = |ms: f64| (ms * 10.0).round() / 10.0;
-        let uncertainty = self.broadcaster.map(|clock| ms(clock.uncertainty as f64));
-        if self.told.is_empty() {
+        let uncertainty = self.broadcaster_clock.map(|clock| ms(clock.uncertainty as f64));
+        if self.reported.is_empty() {
             let (last_mile, decoding) = (self.arrival.map(ms), self.decoding.map(ms));
             let total = self.total.map(ms);
             let rest = total.zip(last_mile).zip(decoding).map(|((total, before), after)| round(total - before - after));
             let buffering = rest.or(self.buffering.map(ms));
             return Breakdown { total, uncertainty, last_mile, buffering, decoding, ..Breakdown::default() };
         }
-        let told = |part| self.told.get(&part).copied().map(ms);
+        let told = |part| self.reported.get(&part).copied().map(ms);
         // The sum of what is rounded.
-        let total = round(self.told.values().copied().map(ms).sum());
+        let total = round(self.reported.values().copied().map(ms).sum());
         Breakdown {
             total: Some(total),
             uncertainty,
@@ -225,10 +226,10 @@ mod tests {
     }
 
     /// One picture whose broadcaster's clock is a second ahead of ours, and the server's half of one.
-    fn seen(journal: &mut LatencyTracker, tells: bool) -> Option<i64> {
+    fn seen(tracker: &mut LatencyTracker, tells: bool) -> Option<i64> {
         let (path, dts) = (PathId(3), Timestamp::from_millis(40));
-        journal.lead(path, Delivery::Units);
-        journal.stamp(EPOCH, TrackId::VIDEO, dts, Stage::Received, at(90_000));
+        tracker.set_active_path(path, Delivery::Units);
+        tracker.stamp(EPOCH, TrackId::VIDEO, dts, Stage::Received, at(90_000));
         let shown = stamps(&[
             (Stage::Captured, 1_000_000),
             (Stage::Received, 90_000),
@@ -236,10 +237,10 @@ mod tests {
             (Stage::Decoded, 152_000),
             (Stage::Presented, 160_000),
         ]);
-        let total = journal.presented(EPOCH, Some((TrackId::VIDEO, dts)), &shown);
+        let total = tracker.presented(EPOCH, Some((TrackId::VIDEO, dts)), &shown);
         // One that the server held for those who join, and that was never shown in time: it arrived, and that is all.
         let held = Timestamp::ZERO;
-        journal.stamp(EPOCH, TrackId::VIDEO, held, Stage::Received, at(90_000));
+        tracker.stamp(EPOCH, TrackId::VIDEO, held, Stage::Received, at(90_000));
         if tells {
             let theirs = |micros: i64| at(micros + 500_000);
             let stages = [(Stage::Captured, 1_000_000), (Stage::Encoded, 1_008_000), (Stage::Sent, 1_009_000)];
@@ -264,17 +265,17 @@ mod tests {
                 answered: report.answered,
                 returned: at(201_000),
             };
-            journal.reported(Duration::from_secs(1), path, &report, exchange);
-            return journal.presented(EPOCH, Some((TrackId::VIDEO, dts)), &shown);
+            tracker.on_report(Duration::from_secs(1), path, &report, exchange);
+            return tracker.presented(EPOCH, Some((TrackId::VIDEO, dts)), &shown);
         }
         total
     }
 
     #[test]
     fn what_is_told_is_split_and_adds_up_by_one_clock() {
-        let mut journal = LatencyTracker::default();
-        assert_eq!(seen(&mut journal, true), Some(160_000));
-        let found = journal.breakdown();
+        let mut tracker = LatencyTracker::default();
+        assert_eq!(seen(&mut tracker, true), Some(160_000));
+        let found = tracker.breakdown();
         assert_eq!(
             found,
             Breakdown {
@@ -293,16 +294,16 @@ mod tests {
         );
         assert_eq!(found.parts().map(|(_, ms)| ms).sum::<f64>(), 160.0);
         // Another path: what was told of the last one is not true of it.
-        journal.lead(PathId(4), Delivery::Direct);
-        let found = journal.breakdown();
+        tracker.set_active_path(PathId(4), Delivery::Direct);
+        let found = tracker.breakdown();
         assert_eq!((found.upload, found.last_mile, found.total), (None, Some(90.0), Some(160.0)));
     }
 
     #[test]
     fn a_clock_that_nobody_compares_gives_no_negative_latency() {
-        let mut journal = LatencyTracker::default();
-        assert_eq!(seen(&mut journal, false), Some(-840_000));
-        let found = journal.breakdown();
+        let mut tracker = LatencyTracker::default();
+        assert_eq!(seen(&mut tracker, false), Some(-840_000));
+        let found = tracker.breakdown();
         assert_eq!((found.total, found.last_mile, found.buffering), (None, None, Some(68.0)));
     }
 }

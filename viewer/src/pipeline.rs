@@ -32,7 +32,7 @@ pub struct Outputs {
     /// Whether two paths flow for good: the slower one counts too, then.
     pub hot: bool,
     /// How long the path merger waits for another path to bring what is missing.
-    pub patience: Duration,
+    pub gap_timeout: Duration,
 }
 
 /// Takes events until the source ends or the viewer stops; returns what made the source fail, if it did.
@@ -48,15 +48,15 @@ pub fn run(
         position,
         outputs,
         merger: PathMerger::new(),
-        led: None,
-        arrived: None,
-        contender: None,
+        active_path: None,
+        last_arrival: None,
+        candidate: None,
         repeated: 0,
-        gone: BTreeSet::new(),
+        inactive: BTreeSet::new(),
         sources: BTreeMap::new(),
         deliveries: BTreeMap::new(),
-        asked: BTreeMap::new(),
-        why: BTreeMap::new(),
+        requested_at: BTreeMap::new(),
+        switch_reasons: BTreeMap::new(),
         waiting_since: None,
         catalog: None,
         merged: Vec::new(),
@@ -76,19 +76,19 @@ struct Pipeline<'a> {
     /// How they bring units.
     deliveries: BTreeMap<PathId, Delivery>,
     /// When what they bring was asked for.
-    asked: BTreeMap<PathId, WallClock>,
+    requested_at: BTreeMap<PathId, WallClock>,
     /// The path that pictures come by.
-    led: Option<PathId>,
+    active_path: Option<PathId>,
     /// When the last picture came, and which.
-    arrived: Option<(Duration, Timestamp)>,
+    last_arrival: Option<(Duration, Timestamp)>,
     /// Another that brought the last pictures first.
-    contender: Option<SwitchCandidate>,
+    candidate: Option<SwitchCandidate>,
     /// Units that had come twice when the path last changed.
     repeated: u64,
     /// Paths that bring nothing now, because nobody wants them to.
-    gone: BTreeSet<PathId>,
+    inactive: BTreeSet<PathId>,
     /// Why a path is to be left, or was.
-    why: BTreeMap<PathId, SwitchReason>,
+    switch_reasons: BTreeMap<PathId, SwitchReason>,
     /// Since when units wait for others that are missing.
     waiting_since: Option<Duration>,
     /// What is in force.
@@ -101,9 +101,9 @@ struct Pipeline<'a> {
 struct SwitchCandidate {
     path: PathId,
     /// Pictures that it brought first, in a row.
-    won: u32,
+    wins: u32,
     /// How late the first of them came.
-    late: Option<Duration>,
+    delay: Option<Duration>,
     /// When that is to be shown.
     pts: Timestamp,
     /// Pictures that are missing before any of them.
@@ -116,22 +116,22 @@ impl Pipeline<'_> {
             match runtime.block_on(async { tokio::time::timeout(TICK, events.recv()).await }) {
                 Ok(Some(Event::Failed(error))) => return Some(error),
                 Ok(Some(Event::Ended) | None) => return None,
-                Ok(Some(event)) => self.event(event),
+                Ok(Some(event)) => self.on_event(event),
                 Err(_) => {}
             }
-            self.give_up_waiting();
+            self.check_gap_timeout();
             self.distribute();
         }
         None
     }
 
-    fn event(&mut self, event: Event) {
+    fn on_event(&mut self, event: Event) {
         match event {
             Event::Opened { path, source, burst, complete, delivery } => {
                 info!(source, "connected");
                 self.deliveries.insert(path, delivery);
                 self.merger.open(path);
-                self.why.remove(&path);
+                self.switch_reasons.remove(&path);
                 let is_known = self.sources.insert(path, (source.clone(), burst)).is_some();
                 if is_known && self.merger.counters().units > 0 {
                     self.player.stats.lock().reconnects += 1;
@@ -141,45 +141,45 @@ impl Pipeline<'_> {
                 if self.merger.active_path().is_none_or(|leader| leader == path && !goes_on) {
                     let mut playback = self.player.playback.lock();
                     playback.set_complete(complete);
-                    playback.rejoin(self.player.clock.now(), burst);
+                    playback.reset_timing(self.player.clock.now(), burst);
                     drop(playback);
                     self.player.stats.lock().source = source;
                 }
             }
             Event::Gap(path) => self.merger.open(path),
             Event::Idle(path) => {
-                self.gone.insert(path);
+                self.inactive.insert(path);
                 self.merger.open(path);
             }
             Event::Stalled(path) => {
-                self.why.insert(path, SwitchReason::Stalled);
+                self.switch_reasons.insert(path, SwitchReason::Stalled);
             }
             Event::NoCapacity(path) => {
-                if self.led == Some(path) {
-                    self.why.insert(path, SwitchReason::NoCapacity);
+                if self.active_path == Some(path) {
+                    self.switch_reasons.insert(path, SwitchReason::NoCapacity);
                 }
             }
             Event::Closed { path, failed } => {
-                self.gone.insert(path);
+                self.inactive.insert(path);
                 if failed {
-                    self.why.entry(path).or_insert(SwitchReason::Failed);
+                    self.switch_reasons.entry(path).or_insert(SwitchReason::Failed);
                 }
                 self.merger.close(path, &mut self.merged);
             }
             Event::RequestSent { path, at } => {
-                self.asked.insert(path, at);
+                self.requested_at.insert(path, at);
             }
             Event::Timing { path, report, exchange } => {
                 let mut stats = self.player.stats.lock();
-                stats.journal.reported(self.player.clock.now(), path, &report, exchange);
+                stats.tracker.on_report(self.player.clock.now(), path, &report, exchange);
             }
             Event::Unit { path, catalog, unit, after } => {
-                self.gone.remove(&path);
+                self.inactive.remove(&path);
                 if catalog.timing_track() == Some(unit.track) {
-                    self.stamp(path, &unit);
+                    self.record_arrival(path, &unit);
                 }
                 if let Some(trace) = &self.player.trace {
-                    trace.now("received", &unit, self.name(path));
+                    trace.now("received", &unit, self.path_name(path));
                 }
                 let (epoch, track, dts) = (unit.epoch, unit.track, unit.dts);
                 let before = self.merger.counters().duplicates;
@@ -187,28 +187,28 @@ impl Pipeline<'_> {
                 let is_copy = self.merger.counters().duplicates > before;
                 let is_even = self.sources.get(&path).is_some_and(|(_, burst)| burst.is_zero());
                 if self.outputs.hot && is_copy && is_even {
-                    self.player.playback.lock().copy(self.player.clock.now(), epoch, track.kind, dts);
+                    self.player.playback.lock().on_duplicate(self.player.clock.now(), epoch, track.kind, dts);
                 }
             }
-            Event::State(state) => self.state(&state),
+            Event::State(state) => self.on_state(&state),
             Event::Ended | Event::Failed(_) => {}
         }
     }
 
     /// Notes when the unit was asked for, and that it is here.
-    fn stamp(&self, path: PathId, unit: &AccessUnit) {
-        let asked = self.asked.get(&path).map(|at| (Stage::Requested, *at));
-        if let Some((trace, (stage, at))) = self.player.trace.as_ref().zip(asked) {
-            trace.note(stage.name(), unit, self.name(path), at);
+    fn record_arrival(&self, path: PathId, unit: &AccessUnit) {
+        let requested_at = self.requested_at.get(&path).map(|at| (Stage::Requested, *at));
+        if let Some((trace, (stage, at))) = self.player.trace.as_ref().zip(requested_at) {
+            trace.note(stage.name(), unit, self.path_name(path), at);
         }
         // The first copy of several counts, and where two flow it is the leader's nearly always.
-        let journal = &mut self.player.stats.lock().journal;
-        for (stage, at) in asked.into_iter().chain([(Stage::Received, clock::now())]) {
-            journal.stamp(unit.epoch, unit.track, unit.dts, stage, at);
+        let tracker = &mut self.player.stats.lock().tracker;
+        for (stage, at) in requested_at.into_iter().chain([(Stage::Received, clock::now())]) {
+            tracker.stamp(unit.epoch, unit.track, unit.dts, stage, at);
         }
     }
 
-    fn state(&mut self, state: &State) {
+    fn on_state(&mut self, state: &State) {
         let text = match state {
             State::Connecting => "connecting".to_owned(),
             State::Waiting => "waiting for the broadcast".to_owned(),
@@ -220,12 +220,12 @@ impl Pipeline<'_> {
     }
 
     /// What is missing may come by another path, but not for ever.
-    fn give_up_waiting(&mut self) {
+    fn check_gap_timeout(&mut self) {
         let now = self.player.clock.now();
         match (self.merger.waiting(), self.waiting_since) {
             (None, _) => self.waiting_since = None,
             (Some(_), None) => self.waiting_since = Some(now),
-            (Some(_), Some(since)) if now >= since + self.outputs.patience => {
+            (Some(_), Some(since)) if now >= since + self.outputs.gap_timeout => {
                 debug!("goes on without the missing units");
                 self.merger.skip_gap(&mut self.merged);
                 self.waiting_since = None;
@@ -241,17 +241,19 @@ impl Pipeline<'_> {
         let leader = self.merger.active_path();
         for MergedUnit { catalog, unit, lost, path } in std::mem::take(&mut self.merged) {
             if let Some(trace) = &self.player.trace {
-                trace.now("merged", &unit, self.name(path));
+                trace.now("merged", &unit, self.path_name(path));
             }
-            self.note_switch(path, &catalog, &unit, lost);
-            if let Some((led, delivery)) = self.led.and_then(|led| Some((led, *self.deliveries.get(&led)?))) {
-                self.player.stats.lock().journal.lead(led, delivery);
+            self.detect_switch(path, &catalog, &unit, lost);
+            if let Some((active_path, delivery)) =
+                self.active_path.and_then(|active_path| Some((active_path, *self.deliveries.get(&active_path)?)))
+            {
+                self.player.stats.lock().tracker.set_active_path(active_path, delivery);
             }
             if lost > 0 {
                 warn!(track = %unit.track, lost, "units are missing");
             }
             if self.catalog.as_ref().is_none_or(|known| !Arc::ptr_eq(known, &catalog)) {
-                self.enter(&catalog);
+                self.on_catalog(&catalog);
             }
             if let Some(Err(error)) = self.outputs.unit_log.as_mut().map(|log| log.write(&unit)) {
                 error!(%error, "the unit log ends here");
@@ -262,7 +264,7 @@ impl Pipeline<'_> {
             for recorder in recorders {
                 match recorder.push(&catalog, &unit, || self.player.is_stopping()) {
                     true => self.outputs.recorders.push(recorder),
-                    false => self.ended(recorder),
+                    false => self.on_recorder_ended(recorder),
                 }
             }
             if !self.player.wait_for_room() {
@@ -275,12 +277,15 @@ impl Pipeline<'_> {
             let last = self.merger.position();
             let newest = last.iter().map(|(_, dts)| *dts).max();
             // A track that has ended holds nobody back.
-            let earliest =
-                last.iter().map(|(_, dts)| *dts).filter(|dts| newest.is_some_and(|newest| newest - *dts < APART)).min();
+            let earliest = last
+                .iter()
+                .map(|(_, dts)| *dts)
+                .filter(|dts| newest.is_some_and(|newest| newest - *dts < MAX_TRACK_SKEW))
+                .min();
             let date = self.catalog.as_ref().zip(earliest).and_then(|(catalog, dts)| catalog.captured_at(dts));
             self.position.set(epoch, last, date);
             self.position.set_buffer(self.player.playback.lock().target());
-            self.position.set_shown(self.player.stats.lock().journal.shown());
+            self.position.set_presented(self.player.stats.lock().tracker.last_presented());
         }
         let mut stats = self.player.stats.lock();
         stats.merge = self.merger.counters();
@@ -292,55 +297,56 @@ impl Pipeline<'_> {
             // Another path leads. If it brings media in other pieces, it has another rhythm; else the difference is for the buffer
             // and a little speed to absorb.
             if before != Some(*burst) {
-                self.player.playback.lock().rejoin(self.player.clock.now(), *burst);
+                self.player.playback.lock().reset_timing(self.player.clock.now(), *burst);
             }
         }
     }
 
     /// The pictures (or the sound, where there are none) come by another path from here on.
-    fn note_switch(&mut self, path: PathId, catalog: &Catalog, unit: &AccessUnit, lost: u32) {
+    fn detect_switch(&mut self, path: PathId, catalog: &Catalog, unit: &AccessUnit, lost: u32) {
         if !unit.track.is_video() && catalog.video().is_some() {
             return;
         }
         let now = self.player.clock.now();
-        let late = self
-            .arrived
+        let delay = self
+            .last_arrival
             .replace((now, unit.dts))
             .map(|(before, dts)| now.saturating_sub(before).saturating_sub(unit.dts.since(dts)));
-        let Some(from) = self.led else {
-            self.led = Some(path);
+        let Some(from) = self.active_path else {
+            self.active_path = Some(path);
             return;
         };
         if from == path {
-            self.contender = None;
+            self.candidate = None;
             return;
         }
         // Where two paths flow, the first copy of each picture wins, and that is no change; one is when the other keeps winning, or
         // when there is nobody to win against.
-        let mut contender = self.contender.filter(|contender| contender.path == path);
-        let contender = contender.get_or_insert(SwitchCandidate { path, won: 0, late, pts: unit.pts, lost: 0 });
-        contender.won += 1;
-        contender.lost += lost;
-        self.contender = Some(*contender);
-        if contender.won < WON && !self.why.contains_key(&from) && !self.gone.contains(&from) {
+        let mut candidate = self.candidate.filter(|candidate| candidate.path == path);
+        let candidate = candidate.get_or_insert(SwitchCandidate { path, wins: 0, delay, pts: unit.pts, lost: 0 });
+        candidate.wins += 1;
+        candidate.lost += lost;
+        self.candidate = Some(*candidate);
+        if candidate.wins < WINS_TO_SWITCH && !self.switch_reasons.contains_key(&from) && !self.inactive.contains(&from)
+        {
             return;
         }
-        let SwitchCandidate { late, pts, lost, .. } = *contender;
-        (self.led, self.contender) = (Some(path), None);
-        let why = self.why.remove(&from).unwrap_or(SwitchReason::Better);
-        let (from, to) = (self.name(from).to_owned(), self.name(path).to_owned());
+        let SwitchCandidate { delay, pts, lost, .. } = *candidate;
+        (self.active_path, self.candidate) = (Some(path), None);
+        let reason = self.switch_reasons.remove(&from).unwrap_or(SwitchReason::Better);
+        let (from, to) = (self.path_name(from).to_owned(), self.path_name(path).to_owned());
         let all = self.merger.counters().duplicates;
         let repeated = all - std::mem::replace(&mut self.repeated, all);
-        info!(from, to, why = why.word(), lost, repeated, dts = unit.dts.as_millis(), "switched");
-        self.player.stats.lock().switches.add(Switch { from, to, why, lost, repeated, late, pts, gap: None });
+        info!(from, to, reason = reason.as_str(), lost, repeated, dts = unit.dts.as_millis(), "switched");
+        self.player.stats.lock().switches.add(Switch { from, to, reason, lost, repeated, delay, pts, freeze: None });
     }
 
     /// What a path is called.
-    fn name(&self, path: PathId) -> &str {
+    fn path_name(&self, path: PathId) -> &str {
         self.sources.get(&path).map_or("", |(source, _)| source)
     }
 
-    fn enter(&mut self, catalog: &Arc<Catalog>) {
+    fn on_catalog(&mut self, catalog: &Arc<Catalog>) {
         if self.catalog.as_ref().is_none_or(|known| known.tracks != catalog.tracks || known.epoch != catalog.epoch) {
             let mut tracks: Vec<_> = catalog.tracks.iter().collect();
             tracks.sort_by_key(|track| track.id);
@@ -352,7 +358,7 @@ impl Pipeline<'_> {
     }
 
     /// A writer stopped before it was told to.
-    fn ended(&mut self, recorder: Recorder) {
+    fn on_recorder_ended(&mut self, recorder: Recorder) {
         // A closed pipe is an end, a full disk is not.
         let is_pipe = recorder.is_pipe();
         match recorder.finish() {
@@ -385,8 +391,8 @@ impl Pipeline<'_> {
 }
 
 /// So many pictures in a row by the other path are a change of path: a quarter of a second.
-const WON: u32 = 8;
+const WINS_TO_SWITCH: u32 = 8;
 /// In milliseconds: sound and pictures are not further apart.
-const APART: i64 = 2000;
+const MAX_TRACK_SKEW: i64 = 2000;
 /// How often waiting units and the wish to stop are looked at while nothing comes.
 const TICK: Duration = Duration::from_millis(20);

@@ -57,7 +57,7 @@ impl PlayerContext {
     }
 
     /// The next unit for a decoder, when its time has come; `None` when there will be no more.
-    pub fn take(&self, kind: TrackKind) -> Option<DecodeJob> {
+    pub fn next_job(&self, kind: TrackKind) -> Option<DecodeJob> {
         let mut playback = self.playback.lock();
         while !self.is_stopping() {
             let now = self.clock.now();
@@ -68,7 +68,7 @@ impl PlayerContext {
                     return Some(*work);
                 }
                 NextAction::Wait(until) => {
-                    let wait = until.map_or(LONGEST_WAIT, |until| until.saturating_sub(now).min(LONGEST_WAIT));
+                    let wait = until.map_or(MAX_WAIT, |until| until.saturating_sub(now).min(MAX_WAIT));
                     self.changed.wait_for(&mut playback, wait);
                 }
                 NextAction::End => return None,
@@ -81,17 +81,17 @@ impl PlayerContext {
     pub fn wait_for_room(&self) -> bool {
         let mut playback = self.playback.lock();
         while playback.is_full() && !self.is_stopping() {
-            self.changed.wait_for(&mut playback, LONGEST_WAIT);
+            self.changed.wait_for(&mut playback, MAX_WAIT);
         }
         !self.is_stopping()
     }
 
     /// The time of day at `at` of the viewer's clock.
-    pub fn wall_at(&self, at: Duration) -> WallClock {
+    pub fn wall_clock_at(&self, at: Duration) -> WallClock {
         let ago = i64::try_from(self.clock.now().saturating_sub(at).as_micros()).unwrap_or(0);
         WallClock::from_micros(net::clock::now().as_micros().saturating_sub(ago))
     }
 }
 
 /// Speed changes move due times while a thread waits for one: it looks again this often.
-const LONGEST_WAIT: Duration = Duration::from_millis(100);
+const MAX_WAIT: Duration = Duration::from_millis(100);

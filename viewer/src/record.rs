@@ -123,7 +123,7 @@ impl Recorder {
         if !self.is_pipe {
             return self.result.recv().unwrap_or(Err(Error::Broken));
         }
-        match self.result.recv_timeout(GRACE) {
+        match self.result.recv_timeout(PIPE_DRAIN_TIMEOUT) {
             Ok(result) => result,
             Err(RecvTimeoutError::Timeout) => {
                 info!("the other program does not read; it gets no more");
@@ -214,8 +214,10 @@ impl Writer {
     /// A track that is announced a moment after the first shall be in the file from the start.
     fn may_start(&self, catalog: &Catalog, unit: &AccessUnit) -> bool {
         let has_both = catalog.video().is_some() && catalog.audio().is_some();
-        let waited =
-            self.held.front().is_some_and(|(_, first)| unit.dts - first.dts > HOLD || unit.epoch != first.epoch);
+        let waited = self
+            .held
+            .front()
+            .is_some_and(|(_, first)| unit.dts - first.dts > MAX_TRACK_WAIT || unit.epoch != first.epoch);
         has_both || waited || self.held.len() >= QUEUE
     }
 
@@ -301,7 +303,7 @@ impl Writer {
         // That another program reads no more is its own affair, unless it says that it failed.
         let result = if open.closed.load(Ordering::Relaxed) { Ok(()) } else { result };
         let (Some(mut child), Target::Command(command)) = (open.child, &self.target) else { return result };
-        match wait(&mut child, CHILD) {
+        match wait(&mut child, CHILD_EXIT_TIMEOUT) {
             Some(status) if !status.success() => Err(Error::Failed { command: command.clone(), status }),
             Some(_) => result,
             None => {
@@ -335,7 +337,7 @@ fn next_offset(open: &OpenFile, catalog: &Catalog, unit: &AccessUnit) -> i64 {
     let behind = end - unit.dts.as_millis();
     let clocks = open.catalog.clock.zip(catalog.clock);
     let by_clock = clocks.map(|(old, new)| open.offset + new.micros_since(old) / 1000);
-    by_clock.filter(|offset| (behind..behind + LONGEST_GAP).contains(offset)).unwrap_or(behind)
+    by_clock.filter(|offset| (behind..behind + MAX_EPOCH_GAP).contains(offset)).unwrap_or(behind)
 }
 
 /// `talk.mp4`, `talk-2.mp4`.
@@ -381,17 +383,17 @@ impl<W: Write> Write for ClosedDetector<W> {
 }
 
 /// How long a pipe may take to take what is queued, once the viewer ends.
-const GRACE: Duration = Duration::from_millis(500);
+const PIPE_DRAIN_TIMEOUT: Duration = Duration::from_millis(500);
 /// How long a command that has no more to read is waited for, to learn how it ended.
-const CHILD: Duration = Duration::from_millis(250);
+const CHILD_EXIT_TIMEOUT: Duration = Duration::from_millis(250);
 /// How often a full queue and a child are looked at.
 const TICK: Duration = Duration::from_millis(5);
 /// Bounds what waits for the disk or the player: about half a minute.
 const QUEUE: usize = 4096;
 /// Milliseconds of units that are held until it is known which tracks there are.
-const HOLD: i64 = 1000;
+const MAX_TRACK_WAIT: i64 = 1000;
 /// A longer pause between two broadcasts (milliseconds) is cut out: nobody wants to watch an hour of nothing.
-const LONGEST_GAP: i64 = 3_600_000;
+const MAX_EPOCH_GAP: i64 = 3_600_000;
 
 #[cfg(test)]
 mod tests;

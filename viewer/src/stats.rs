@@ -30,7 +30,7 @@ pub struct Stats {
     /// Times that a path was opened again.
     pub reconnects: u64,
     /// Pictures that were decoded too late to be shown.
-    pub dropped: u64,
+    pub late: u64,
     /// Counters of the path merger.
     pub merge: MergeCounters,
     /// Changes of path.
@@ -43,11 +43,11 @@ pub struct Stats {
     marker: Option<MarkerCounts>,
     latency: LatencyHistogram,
     /// Pictures that had not been shown when the first one was in time: those before it are not missed.
-    left_out_before: Option<u64>,
+    not_presented_before: Option<u64>,
     /// How far the picture's own clock and its stamp are apart, in either direction.
     pixels: Histogram,
     /// Where the time goes.
-    pub(crate) journal: LatencyTracker,
+    pub(crate) tracker: LatencyTracker,
     /// The last second's pictures.
     recent: FrameRate,
 }
@@ -83,9 +83,9 @@ pub struct PresentedFrame<'a> {
     /// What it says itself, if anything.
     pub mark: Option<FrameCounter>,
     /// `false` for one that playback has jumped over, as over what a server holds for those who join: its age is not the latency.
-    pub in_time: bool,
+    pub on_time: bool,
     /// Pictures that playback has left out so far, but for those that the user is the cause of.
-    pub left_out: u64,
+    pub skipped: u64,
 }
 
 /// A line a second.
@@ -200,7 +200,7 @@ pub struct LatencySummary {
 impl Stats {
     /// A picture was presented at `now`.
     pub fn presented(&mut self, now: Duration, shown: &PresentedFrame<'_>) {
-        let PresentedFrame { epoch, unit, stamps, mark, in_time, left_out } = *shown;
+        let PresentedFrame { epoch, unit, stamps, mark, on_time, skipped } = *shown;
         self.pictures += 1;
         self.first.get_or_insert(now);
         if let Some(mark) = mark {
@@ -209,10 +209,10 @@ impl Stats {
             marker.unread_since += 1;
         }
         self.recent.pictures += 1;
-        if !in_time {
+        if !on_time {
             return;
         }
-        self.left_out_before.get_or_insert(left_out + self.dropped + self.merge.lost_pictures);
+        self.not_presented_before.get_or_insert(skipped + self.late + self.merge.lost_pictures);
         let captured = |mark: FrameCounter| {
             let micros = i64::try_from(mark.clock_ms).ok()?.checked_mul(1000)?;
             (micros > 0).then(|| WallClock::from_micros(micros))
@@ -221,13 +221,13 @@ impl Stats {
         if let Some((drawn, stamped)) = drawn.zip(stamps.at(Stage::Captured)) {
             self.pixels.record(Duration::from_micros(drawn.micros_since(stamped).unsigned_abs()));
         }
-        let total = self.journal.presented(epoch, unit, stamps).or_else(|| {
+        let total = self.tracker.presented(epoch, unit, stamps).or_else(|| {
             // Servers that do not carry the clock leave the one in the picture.
             Some(stamps.at(Stage::Presented)?.micros_since(drawn?))
                 .filter(|micros| (0..MAX_MARK_LATENCY).contains(micros))
         });
         if let Some(total) = total {
-            self.latency.record(total, self.journal.broadcaster());
+            self.latency.record(total, self.tracker.broadcaster_clock());
         }
     }
 
@@ -248,14 +248,14 @@ impl Stats {
 
     /// Where the latency goes, smoothed over about a second.
     pub fn breakdown(&self) -> Breakdown {
-        self.journal.breakdown()
+        self.tracker.breakdown()
     }
 
     /// The state at `now`. Measures pictures per second since it was last called a second ago or more.
     pub fn line(&mut self, now: Duration, playback: PlaybackStatus) -> StatsLine {
         let recent = &mut self.recent;
         let span = now.saturating_sub(recent.since);
-        if span >= FPS_SPAN {
+        if span >= FPS_INTERVAL {
             recent.fps = recent.pictures as f64 / span.as_secs_f64();
             (recent.pictures, recent.since) = (0, now);
         }
@@ -271,16 +271,16 @@ impl Stats {
             target_ms: millis(playback.target),
             jitter_ms: millis(playback.jitter),
             speed: (playback.speed * 1000.0).round() / 1000.0,
-            drops: self.dropped + playback.skipped,
+            drops: self.late + playback.skipped,
             switches: self.switches.count(),
         }
     }
 
     /// The distribution so far; `None` where nothing is known of it.
-    fn latency(&self, left_out: u64) -> Option<LatencySummary> {
+    fn latency(&self, skipped: u64) -> Option<LatencySummary> {
         let never = self
-            .left_out_before
-            .map_or(0, |before| (left_out + self.dropped + self.merge.lost_pictures).saturating_sub(before));
+            .not_presented_before
+            .map_or(0, |before| (skipped + self.late + self.merge.lost_pictures).saturating_sub(before));
         let mut latency = self.latency.histogram();
         if latency.count() == 0 {
             return None;
@@ -288,7 +288,7 @@ impl Stats {
         latency.record_unpresented(never);
         let round = |ms: f64| (ms * 10.0).round() / 10.0;
         let ms = |histogram: &Histogram, quantile| histogram.quantile(quantile).map(|d| round(d.as_secs_f64() * 1e3));
-        let clock = self.journal.broadcaster();
+        let clock = self.tracker.broadcaster_clock();
         Some(LatencySummary {
             p50: ms(&latency, 0.5),
             p99: ms(&latency, 0.99),
@@ -317,13 +317,13 @@ impl Stats {
                 unread: m.unread,
             }),
             startup_ms: self.first.map(millis),
-            latency_ms: self.latency(playback.missed),
-            clocks_differ: self.journal.broadcaster().is_none() && self.latency.too_early() > 0,
+            latency_ms: self.latency(playback.skipped_unasked),
+            clocks_differ: self.tracker.broadcaster_clock().is_none() && self.latency.negative() > 0,
             lost: self.merge.lost,
             repeated: self.merge.duplicates,
             stalls: playback.stalls,
             skipped: playback.skipped,
-            dropped: self.dropped,
+            dropped: self.late,
             reconnects: self.reconnects,
             decode_errors: self.decode_errors,
             output_errors: self.output_errors,
@@ -393,7 +393,7 @@ fn millis(duration: Duration) -> u64 {
 }
 
 /// Shorter spans would make the rate flicker.
-const FPS_SPAN: Duration = Duration::from_millis(900);
+const FPS_INTERVAL: Duration = Duration::from_millis(900);
 /// A picture's own clock that is off by more is a file's from another day.
 const MAX_MARK_LATENCY: i64 = 3_600_000_000;
 
@@ -402,7 +402,7 @@ mod tests {
     use super::*;
 
     fn shown(stamps: &StageTimes) -> PresentedFrame<'_> {
-        PresentedFrame { epoch: Epoch(1), unit: None, stamps, mark: None, in_time: true, left_out: 0 }
+        PresentedFrame { epoch: Epoch(1), unit: None, stamps, mark: None, on_time: true, skipped: 0 }
     }
 
     fn marks(counters: &[Option<u32>]) -> MarkerSummary {
@@ -440,9 +440,9 @@ mod tests {
         for (n, stage) in stages.into_iter().enumerate() {
             stamps.stamp(stage, WallClock::from_micros(n as i64 * 10_000));
         }
-        stats.presented(Duration::from_millis(300), &PresentedFrame { in_time: false, ..shown(&stamps) });
+        stats.presented(Duration::from_millis(300), &PresentedFrame { on_time: false, ..shown(&stamps) });
         let mark = Some(FrameCounter { counter: 1, clock_ms: 3 });
-        stats.presented(Duration::from_millis(321), &PresentedFrame { mark, left_out: 5, ..shown(&stamps) });
+        stats.presented(Duration::from_millis(321), &PresentedFrame { mark, skipped: 5, ..shown(&stamps) });
         let part = Some(10.0);
         let whole = Breakdown {
             total: Some(40.0),
@@ -452,7 +452,7 @@ mod tests {
             ..Breakdown::default()
         };
         assert_eq!(stats.breakdown(), whole);
-        let summary = stats.summary(PlaybackStatus { missed: 5, ..PlaybackStatus::default() });
+        let summary = stats.summary(PlaybackStatus { skipped_unasked: 5, ..PlaybackStatus::default() });
         assert_eq!(summary.latency_ms.unwrap().pixels_worst, Some(3.0), "drawn 3 ms after the stamp");
         assert_eq!((summary.pictures, summary.startup_ms), (2, Some(300)));
         assert!(
@@ -460,7 +460,7 @@ mod tests {
         );
         assert!(summary.to_text().contains("the first after 300 ms") && !summary.clocks_differ);
         // One picture was shown and one was not: half of them are infinitely late.
-        let halved = stats.summary(PlaybackStatus { missed: 6, ..PlaybackStatus::default() });
+        let halved = stats.summary(PlaybackStatus { skipped_unasked: 6, ..PlaybackStatus::default() });
         let latency = halved.latency_ms.unwrap();
         assert_eq!((latency.never, latency.p50.is_some(), latency.p99), (1, true, None));
         assert!(halved.to_text().contains("never p99, 1 pictures never shown"), "{}", halved.to_text());

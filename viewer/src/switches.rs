@@ -22,7 +22,7 @@ pub enum SwitchReason {
 
 impl SwitchReason {
     /// One word.
-    pub const fn word(self) -> &'static str {
+    pub const fn as_str(self) -> &'static str {
         match self {
             Self::Better => "better",
             Self::Stalled => "silent",
@@ -40,20 +40,20 @@ pub struct Switch {
     /// The path that brought the first one after it.
     pub to: String,
     /// Why.
-    pub why: SwitchReason,
+    pub reason: SwitchReason,
     /// Units of video that are missing between the two.
     pub lost: u32,
     /// Units of any kind that came again by another path since the change before it, and were dropped: none is shown twice.
     pub repeated: u64,
     /// How much later that first one came than its time says, after the last one before it: what the buffer has to hide.
     #[serde(rename = "late_ms", serialize_with = "as_millis")]
-    pub late: Option<Duration>,
+    pub delay: Option<Duration>,
     /// Of the first picture after it.
     #[serde(skip)]
     pub pts: Timestamp,
-    /// How much longer a picture stood than it should have, at the worst within [`AROUND`]; none while no picture after it was shown.
+    /// How much longer a picture stood than it should have, at the worst within [`ATTRIBUTION_WINDOW`]; none while no picture after it was shown.
     #[serde(rename = "gap_ms", serialize_with = "as_millis")]
-    pub gap: Option<Duration>,
+    pub freeze: Option<Duration>,
 }
 
 /// All of them.
@@ -61,8 +61,8 @@ pub struct Switch {
 pub struct Switches {
     count: u64,
     lost: u64,
-    worst: Duration,
-    /// The last ones, newest last; at most [`KEPT`].
+    worst_freeze: Duration,
+    /// The last ones, newest last; at most [`MAX_RECENT`].
     recent: VecDeque<Switch>,
     /// When the last picture was shown, and which.
     last: Option<(Duration, Timestamp)>,
@@ -74,7 +74,7 @@ impl Switches {
         self.count += 1;
         self.lost += u64::from(switch.lost);
         self.recent.push_back(switch);
-        if self.recent.len() > KEPT {
+        if self.recent.len() > MAX_RECENT {
             self.recent.pop_front();
         }
     }
@@ -84,10 +84,10 @@ impl Switches {
         let Some((before, shown)) = self.last.replace((now, pts)) else { return };
         let over = now.saturating_sub(before).saturating_sub(pts.since(shown));
         // The picture before a switch may stand until the one after it comes.
-        let around = AROUND.as_millis() as i64;
+        let around = ATTRIBUTION_WINDOW.as_millis() as i64;
         for switch in self.recent.iter_mut().rev().take_while(|switch| (0..around).contains(&(pts - switch.pts))) {
-            switch.gap = switch.gap.max(Some(over));
-            self.worst = self.worst.max(over);
+            switch.freeze = switch.freeze.max(Some(over));
+            self.worst_freeze = self.worst_freeze.max(over);
         }
     }
 
@@ -98,7 +98,7 @@ impl Switches {
 
     /// As a whole.
     pub fn summary(&self) -> SwitchSummary {
-        let worst_gap_ms = (self.worst.as_secs_f64() * 10_000.0).round() / 10.0;
+        let worst_gap_ms = (self.worst_freeze.as_secs_f64() * 10_000.0).round() / 10.0;
         SwitchSummary {
             count: self.count,
             lost: self.lost,
@@ -126,17 +126,17 @@ pub struct SwitchSummary {
     pub recent: Vec<Switch>,
 }
 
-fn as_millis<S: serde::Serializer>(gap: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
-    match gap {
-        Some(gap) => serializer.serialize_f64((gap.as_secs_f64() * 10_000.0).round() / 10.0),
+fn as_millis<S: serde::Serializer>(duration: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
+    match duration {
+        Some(duration) => serializer.serialize_f64((duration.as_secs_f64() * 10_000.0).round() / 10.0),
         None => serializer.serialize_none(),
     }
 }
 
 /// How much media after a switch may show what it cost: as much as is buffered, and more.
-const AROUND: Duration = Duration::from_millis(500);
+const ATTRIBUTION_WINDOW: Duration = Duration::from_millis(500);
 /// Bounds what is remembered one by one.
-const KEPT: usize = 256;
+const MAX_RECENT: usize = 256;
 
 #[cfg(test)]
 mod tests {
@@ -154,16 +154,16 @@ mod tests {
         switches.add(Switch {
             from: "a".into(),
             to: "b".into(),
-            why: SwitchReason::Stalled,
+            reason: SwitchReason::Stalled,
             lost: 0,
             repeated: 3,
-            late: None,
+            delay: None,
             pts,
-            gap: None,
+            freeze: None,
         });
         show(&mut switches, 480, 330);
         show(&mut switches, 513, 363);
-        assert_eq!(switches.last().and_then(|switch| switch.gap), Some(Duration::from_millis(50)));
+        assert_eq!(switches.last().and_then(|switch| switch.freeze), Some(Duration::from_millis(50)));
         // Much later it is somebody else's fault.
         show(&mut switches, 1300, 850);
         show(&mut switches, 9000, 1100);

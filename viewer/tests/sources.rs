@@ -54,15 +54,15 @@ struct Watcher {
 }
 
 impl Watcher {
-    fn start(url: &str, via: TransportFilter) -> Self {
-        Self::keeping(url, via, false)
+    fn start(url: &str, filter: TransportFilter) -> Self {
+        Self::keeping(url, filter, false)
     }
 
-    fn keeping(url: &str, via: TransportFilter, keep_all: bool) -> Self {
+    fn keeping(url: &str, filter: TransportFilter, keep_all: bool) -> Self {
         let (sender, events) = mpsc::channel(8);
         let position = Position::default();
-        let wishes = PathOptions { via, keep_all, ..PathOptions::default() };
-        tokio::spawn(source::run(url.to_owned(), wishes, position.clone(), sender));
+        let options = PathOptions { transport: filter, keep_all, ..PathOptions::default() };
+        tokio::spawn(source::run(url.to_owned(), options, position.clone(), sender));
         Self {
             events,
             merger: PathMerger::new(),
@@ -402,12 +402,12 @@ fn low_latency_page(pages: &BTreeMap<String, (&'static str, Bytes)>, path: &str)
 
 #[tokio::test]
 async fn parts_bring_the_same_units_as_they_are_made() {
-    for (via, by) in [(TransportFilter::Auto, "LL-HLS"), (TransportFilter::LowLatencyHls, "LL-HLS")] {
+    for (filter, by) in [(TransportFilter::Auto, "LL-HLS"), (TransportFilter::LowLatencyHls, "LL-HLS")] {
         let (listener, address) = bind().await;
         let pages = hls_pages();
         tokio::spawn(serve_with(listener, move |path, _| low_latency_page(&pages, path)));
         let url = format!("http://{address}/show/media.m3u8");
-        let mut watcher = Watcher::start(&url, via);
+        let mut watcher = Watcher::start(&url, filter);
         watcher.watch(|w| w.ended).await;
         // From the beginning of a segment more than three parts behind the live edge to the last part.
         assert_eq!(watcher.units, (50..150).map(unit).collect::<Vec<_>>());

@@ -38,16 +38,16 @@ impl JitterEstimator {
     }
 
     /// The least transit of one kind, in microseconds.
-    pub(super) fn least_of(&self, kind: TrackKind) -> Option<i64> {
+    pub(super) fn min_of(&self, kind: TrackKind) -> Option<i64> {
         match kind {
-            TrackKind::Video => self.video.least(),
-            TrackKind::Audio => self.audio.least(),
+            TrackKind::Video => self.video.min(),
+            TrackKind::Audio => self.audio.min(),
         }
     }
 
     /// The transit of a unit that nothing delayed, of the kind that takes longer: behind it, both kinds have the whole buffer.
-    pub(super) fn least(&self) -> Option<i64> {
-        self.video.least().max(self.audio.least())
+    pub(super) fn min(&self) -> Option<i64> {
+        self.video.min().max(self.audio.min())
     }
 
     /// What a buffer must absorb, in microseconds: the more of both.
@@ -84,21 +84,21 @@ struct TrackJitter {
     /// Arrival, and transit in microseconds.
     samples: VecDeque<(Duration, i64)>,
     /// The spread as it is remembered, in microseconds, and since when.
-    remembered: f64,
+    smoothed: f64,
     at: Duration,
 }
 
 impl TrackJitter {
     fn new(burst: Duration) -> Self {
         let mut jitter =
-            Self { window: WINDOW, recent: RECENT, samples: VecDeque::new(), remembered: 0.0, at: Duration::ZERO };
+            Self { window: WINDOW, recent: SPREAD_WINDOW, samples: VecDeque::new(), smoothed: 0.0, at: Duration::ZERO };
         jitter.set_burst(burst);
         jitter
     }
 
     fn set_burst(&mut self, burst: Duration) {
         let bursts = burst * BURSTS_IN_WINDOW;
-        (self.window, self.recent) = (WINDOW.max(bursts), RECENT.max(bursts));
+        (self.window, self.recent) = (WINDOW.max(bursts), SPREAD_WINDOW.max(bursts));
     }
 
     fn record(&mut self, now: Duration, transit: i64) {
@@ -107,9 +107,9 @@ impl TrackJitter {
         }
         self.samples.push_back((now, transit));
         let passed = now.saturating_sub(self.at).as_secs_f64();
-        let halved = self.remembered * 0.5f64.powf(passed / HALF_LIFE.as_secs_f64());
-        let faded = halved.max(self.remembered - FALL * passed);
-        (self.remembered, self.at) = (faded.max(self.asked_for(now) as f64), now);
+        let halved = self.smoothed * 0.5f64.powf(passed / HALF_LIFE.as_secs_f64());
+        let faded = halved.max(self.smoothed - MAX_DECAY * passed);
+        (self.smoothed, self.at) = (faded.max(self.recent_spread(now) as f64), now);
     }
 
     fn forget(&mut self, now: Duration) {
@@ -118,44 +118,44 @@ impl TrackJitter {
         }
     }
 
-    fn least(&self) -> Option<i64> {
+    fn min(&self) -> Option<i64> {
         self.samples.iter().map(|(_, transit)| *transit).min()
     }
 
     fn spread(&self) -> i64 {
-        self.remembered as i64
+        self.smoothed as i64
     }
 
-    /// How far the slow ones of the last [`RECENT`] lie above the least: the [`PER_MILLE`]th of a thousand, in microseconds.
-    fn asked_for(&self, now: Duration) -> i64 {
+    /// How far the slow ones of the last [`SPREAD_WINDOW`] lie above the least: the [`SPREAD_PER_MILLE`]th of a thousand, in microseconds.
+    fn recent_spread(&self, now: Duration) -> i64 {
         let first = self.samples.partition_point(|(at, _)| *at + self.recent < now);
         let mut transits: Vec<i64> = self.samples.range(first..).map(|(_, transit)| *transit).collect();
         if transits.is_empty() {
             return 0;
         }
-        let at = (transits.len() - 1) * PER_MILLE / 1000;
+        let at = (transits.len() - 1) * SPREAD_PER_MILLE / 1000;
         let (_, slow, _) = transits.select_nth_unstable(at);
-        slow.saturating_sub(self.least().unwrap_or(*slow))
+        slow.saturating_sub(self.min().unwrap_or(*slow))
     }
 
     fn clear(&mut self) {
         self.samples.clear();
-        self.remembered = 0.0;
+        self.smoothed = 0.0;
     }
 }
 
 /// For the least transit: long enough to see a network's habits, short enough to follow two crystals.
 const WINDOW: Duration = Duration::from_secs(10);
 /// What counts as now.
-const RECENT: Duration = Duration::from_secs(2);
+const SPREAD_WINDOW: Duration = Duration::from_secs(2);
 /// A segment's end and the next one's start must both be in the window, several times.
 const BURSTS_IN_WINDOW: u32 = 4;
 /// In two seconds of pictures the slowest one may come late: to buffer for it would make everything wait for one hiccup.
-const PER_MILLE: usize = 995;
-/// The buffer of a bad moment is halved in so long, or given back at [`FALL`] if that takes longer.
+const SPREAD_PER_MILLE: usize = 995;
+/// The buffer of a bad moment is halved in so long, or given back at [`MAX_DECAY`] if that takes longer.
 const HALF_LIFE: Duration = Duration::from_secs(5);
 /// Microseconds a second: a little less than the speed, which may change by 5%, gives back, so that nothing is left out for it.
-const FALL: f64 = 40_000.0;
+const MAX_DECAY: f64 = 40_000.0;
 /// Bounds the window whatever a stream's rate is: 10 s of 120 pictures or 100 sounds a second, and room.
 const MAX_SAMPLES: usize = 4096;
 
@@ -172,11 +172,11 @@ mod tests {
     #[test]
     fn spread_over_the_least() {
         let mut jitter = TrackJitter::new(Duration::ZERO);
-        assert_eq!((jitter.least(), jitter.spread()), (None, 0));
+        assert_eq!((jitter.min(), jitter.spread()), (None, 0));
         for n in 0..200 {
             jitter.record(ms(n * 20), 500 + if n % 10 == 0 { 30_000 } else { 0 });
         }
-        assert_eq!((jitter.least(), jitter.spread()), (Some(500), 30_000));
+        assert_eq!((jitter.min(), jitter.spread()), (Some(500), 30_000));
     }
 
     #[test]
@@ -204,10 +204,10 @@ mod tests {
             transits.record(ms(n * 20), TrackKind::Audio, 1_000);
             transits.record(ms(n * 20), TrackKind::Video, 21_000);
         }
-        assert_eq!((transits.least(), transits.spread()), (Some(21_000), 0));
+        assert_eq!((transits.min(), transits.spread()), (Some(21_000), 0));
         // Sound alone, from here on: what pictures took is forgotten.
         (100..700).for_each(|n| transits.record(ms(n * 20), TrackKind::Audio, 1_000));
-        assert_eq!((transits.least(), transits.least_of(TrackKind::Video)), (Some(1_000), None));
+        assert_eq!((transits.min(), transits.min_of(TrackKind::Video)), (Some(1_000), None));
     }
 
     proptest! {
@@ -222,11 +222,11 @@ mod tests {
                 now += ms(pause);
                 jitter.forget(now);
                 jitter.record(now, transit);
-                let asked = jitter.asked_for(now);
+                let asked = jitter.recent_spread(now);
                 prop_assert!(jitter.spread() >= asked);
                 prop_assert!(jitter.spread() <= before.max(asked));
                 // A microsecond of rounding.
-                prop_assert!(jitter.spread() + 1 >= before - (FALL * pause as f64 / 1000.0) as i64);
+                prop_assert!(jitter.spread() + 1 >= before - (MAX_DECAY * pause as f64 / 1000.0) as i64);
             }
         }
     }

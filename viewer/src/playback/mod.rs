@@ -63,13 +63,13 @@ pub struct PlaybackStatus {
     /// Video units left out to get back to the live edge.
     pub skipped: u64,
     /// Those of them that were not left out because the user paused or jumped.
-    pub missed: u64,
+    pub skipped_unasked: u64,
 }
 
 /// Buffer and timing of everything that is played. See the module's text.
 #[derive(Debug)]
 pub struct Playback {
-    settings: PlayoutConfig,
+    config: PlayoutConfig,
     /// The newest last.
     timelines: VecDeque<Timeline>,
     next_timeline: u32,
@@ -79,7 +79,7 @@ pub struct Playback {
     past_stalls: u64,
     skipped: u64,
     /// Those of them that the user is the cause of.
-    excused: u64,
+    skipped_by_user: u64,
     paused: bool,
     resumed: Option<Duration>,
     ended: bool,
@@ -96,16 +96,16 @@ struct Timeline {
 
 impl Playback {
     /// Nothing to play yet.
-    pub fn new(settings: PlayoutConfig) -> Self {
+    pub fn new(config: PlayoutConfig) -> Self {
         Self {
-            settings,
+            config,
             timelines: VecDeque::new(),
             next_timeline: 0,
             video: UnitQueue::default(),
             audio: UnitQueue::default(),
             past_stalls: 0,
             skipped: 0,
-            excused: 0,
+            skipped_by_user: 0,
             paused: false,
             resumed: None,
             ended: false,
@@ -131,7 +131,7 @@ impl Playback {
             self.begin(now, unit.epoch);
         }
         let timeline = self.timelines.back_mut().expect("a timeline was just begun");
-        timeline.playout.arrive(now, unit.track.kind, unit.dts);
+        timeline.playout.on_arrival(now, unit.track.kind, unit.dts);
         let work = DecodeJob { timeline: timeline.id, catalog: catalog.clone(), unit, arrived: now, after_gap: false };
         match work.unit.track.kind {
             TrackKind::Video => self.video.push(work),
@@ -141,7 +141,7 @@ impl Playback {
         if self.may_skip() {
             while self.is_over(MAX_SPAN_SKIPPING, MAX_BYTES) {
                 let oldest = self.video.drop_oldest_group();
-                self.left_out(oldest, self.paused);
+                self.count_skipped(oldest, self.paused);
                 let horizon = self.video.front().map(|work| (work.timeline, work.unit.pts));
                 match horizon {
                     Some((timeline, pts)) => self.audio.drop_before(timeline, pts),
@@ -153,9 +153,9 @@ impl Playback {
 
     /// A unit came again, by another path that flows too. Playback then keeps as far behind as that path is, so that it can go on
     /// without a standstill when the faster one fails.
-    pub fn copy(&mut self, now: Duration, epoch: Epoch, kind: TrackKind, dts: Timestamp) {
+    pub fn on_duplicate(&mut self, now: Duration, epoch: Epoch, kind: TrackKind, dts: Timestamp) {
         if let Some(timeline) = self.timelines.back_mut().filter(|timeline| timeline.epoch == epoch) {
-            timeline.playout.copy(now, kind, dts);
+            timeline.playout.on_duplicate(now, kind, dts);
         }
     }
 
@@ -163,25 +163,25 @@ impl Playback {
     pub fn adjust(&mut self, now: Duration) {
         let Some(timeline) = self.timelines.back_mut() else { return };
         match timeline.playout.adjust(now) {
-            Adjustment::None | Adjustment::Resync => self.relieve(now),
+            Adjustment::None | Adjustment::Resync => self.drop_for_slow_decoder(now),
             Adjustment::Skip => {
-                let by_user = self.resumed.is_some_and(|at| now < at + RESUME);
-                self.leave_out_before_position(now, by_user);
+                let by_user = self.resumed.is_some_and(|at| now < at + USER_JUMP_WINDOW);
+                self.drop_before_position(now, by_user);
             }
         }
     }
 
     /// A decoder that does not keep up gets less to do: it goes on at a random access point. What has only just come, as in a
     /// burst, says nothing about it.
-    fn relieve(&mut self, now: Duration) {
+    fn drop_for_slow_decoder(&mut self, now: Duration) {
         let Some(timeline) = self.timelines.back().filter(|_| self.may_skip()) else { return };
         let Some(front) = self.video.front().filter(|work| work.timeline == timeline.id) else { return };
-        let is_late = timeline.playout.due(front.unit.dts).is_some_and(|due| due + MAX_LAG < now);
-        let is_burst = timeline.playout.is_left_behind(now, front.unit.pts) || front.arrived + MAX_LAG >= now;
+        let is_late = timeline.playout.due(front.unit.dts).is_some_and(|due| due + MAX_DECODE_LAG < now);
+        let is_burst = timeline.playout.is_skipped_over(now, front.unit.pts) || front.arrived + MAX_DECODE_LAG >= now;
         if let Some(position) = timeline.playout.position(now).filter(|_| is_late && !is_burst) {
             let position = Timestamp::from_millis(position.div_euclid(1000));
             let lag = self.video.drop_to_next_random_access(timeline.id, position);
-            self.left_out(lag, false);
+            self.count_skipped(lag, false);
         }
     }
 
@@ -189,7 +189,7 @@ impl Playback {
     pub fn jump_to_live_edge(&mut self, now: Duration) {
         if let Some(timeline) = self.timelines.back_mut() {
             timeline.playout.jump(now);
-            self.leave_out_before_position(now, true);
+            self.drop_before_position(now, true);
         }
     }
 
@@ -219,24 +219,24 @@ impl Playback {
 
     /// Whether playback has jumped over `pts`, or is still on its way from where it joined to the live edge: what is shown
     /// late then, or not at all, says nothing about how well it plays.
-    pub fn is_left_behind(&self, now: Duration, timeline: u32, pts: Timestamp) -> bool {
-        self.timelines.iter().find(|t| t.id == timeline).is_some_and(|t| t.playout.is_left_behind(now, pts))
+    pub fn is_skipped_over(&self, now: Duration, timeline: u32, pts: Timestamp) -> bool {
+        self.timelines.iter().find(|t| t.id == timeline).is_some_and(|t| t.playout.is_skipped_over(now, pts))
     }
 
     /// A picture was ready this long after it could have been.
-    pub fn decoded(&mut self, took: Duration) {
+    pub fn on_decoded(&mut self, took: Duration) {
         if let Some(timeline) = self.timelines.back_mut() {
-            timeline.playout.decoded(took);
+            timeline.playout.on_decoded(took);
         }
     }
 
     /// The source connected anew, and brings this much at once.
-    pub fn rejoin(&mut self, now: Duration, burst: Duration) {
-        self.settings.burst = burst;
+    pub fn reset_timing(&mut self, now: Duration, burst: Duration) {
+        self.config.burst = burst;
         self.ended = false;
         if let Some(timeline) = self.timelines.back_mut() {
             timeline.playout.set_burst(burst);
-            timeline.playout.rejoin(now);
+            timeline.playout.reset_timing(now);
         }
     }
 
@@ -275,8 +275,8 @@ impl Playback {
     }
 
     /// Pictures that were left out to get back to the live edge, and not because the user paused or jumped.
-    pub fn missed(&self) -> u64 {
-        self.skipped - self.excused
+    pub fn skipped_unasked(&self) -> u64 {
+        self.skipped - self.skipped_by_user
     }
 
     /// The numbers of the newest timeline.
@@ -290,12 +290,12 @@ impl Playback {
             speed: playout.map_or(1.0, Playout::speed),
             stalls: self.past_stalls + self.timelines.iter().map(|t| t.playout.stalls()).sum::<u64>(),
             skipped: self.skipped,
-            missed: self.missed(),
+            skipped_unasked: self.skipped_unasked(),
         }
     }
 
     fn begin(&mut self, now: Duration, epoch: Epoch) {
-        let mut playout = Playout::new(self.settings);
+        let mut playout = Playout::new(self.config);
         playout.pause(now, self.paused);
         playout.set_complete(self.complete);
         self.timelines.push_back(Timeline { id: self.next_timeline, epoch, playout });
@@ -306,23 +306,23 @@ impl Playback {
     }
 
     /// Drops what need not be decoded to show the position: all before the last random access point that is due.
-    fn leave_out_before_position(&mut self, now: Duration, by_user: bool) {
+    fn drop_before_position(&mut self, now: Duration, by_user: bool) {
         let Some(timeline) = self.timelines.back() else { return };
         let Some(position) = timeline.playout.position(now) else { return };
         let position = Timestamp::from_millis(position.div_euclid(1000));
         let id = timeline.id;
         let old = self.video.drop_to_random_access(id, position);
-        self.left_out(old, by_user);
+        self.count_skipped(old, by_user);
         self.audio.drop_before(id, position);
     }
 
-    fn left_out(&mut self, units: u64, by_user: bool) {
+    fn count_skipped(&mut self, units: u64, by_user: bool) {
         self.skipped += units;
-        self.excused += if by_user { units } else { 0 };
+        self.skipped_by_user += if by_user { units } else { 0 };
     }
 
     fn may_skip(&self) -> bool {
-        self.settings.skip && !self.complete
+        self.config.may_skip && !self.complete
     }
 
     fn is_over(&self, span: Duration, bytes: usize) -> bool {
@@ -333,9 +333,9 @@ impl Playback {
 /// How early a unit is decoded: enough for B-frames and a slow picture; more would only hold decoded pictures.
 const DECODE_AHEAD: Duration = Duration::from_millis(250);
 /// A picture that waits for the decoder this long after its time is not worth decoding any more.
-const MAX_LAG: Duration = Duration::from_millis(500);
+const MAX_DECODE_LAG: Duration = Duration::from_millis(500);
 /// A jump to the live edge so soon after a pause is because of it: the position is looked at several times within.
-const RESUME: Duration = Duration::from_secs(1);
+const USER_JUMP_WINDOW: Duration = Duration::from_secs(1);
 /// Bounds what waits where nothing may be left out: beyond it, the source is read no further.
 const MAX_SPAN: Duration = Duration::from_secs(120);
 /// Bounds what waits where pictures may be left out, as while paused: beyond it, the oldest go.

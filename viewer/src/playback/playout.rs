@@ -15,9 +15,9 @@ use super::jitter::JitterEstimator;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PlayoutConfig {
     /// A fixed target instead of the measured one.
-    pub latency: Option<Duration>,
+    pub fixed_target: Option<Duration>,
     /// Whether playback may leave pictures out to get back to the live edge.
-    pub skip: bool,
+    pub may_skip: bool,
     /// How much media the source brings at once: a segment's duration for HLS, zero for RTMP.
     pub burst: Duration,
 }
@@ -36,7 +36,7 @@ pub(super) enum Adjustment {
 /// The mapping. See the module's text.
 #[derive(Debug)]
 pub(super) struct Playout {
-    settings: PlayoutConfig,
+    config: PlayoutConfig,
     jitter: JitterEstimator,
     anchor: Option<Anchor>,
     /// The highest DTS that has arrived, in microseconds.
@@ -68,10 +68,10 @@ struct Anchor {
 
 impl Playout {
     /// Nothing has arrived.
-    pub(super) fn new(settings: PlayoutConfig) -> Self {
+    pub(super) fn new(config: PlayoutConfig) -> Self {
         let mut playout = Self {
-            settings,
-            jitter: JitterEstimator::new(settings.burst),
+            config,
+            jitter: JitterEstimator::new(config.burst),
             anchor: None,
             newest: i64::MIN,
             jumped_to: i64::MIN,
@@ -85,12 +85,12 @@ impl Playout {
             complete: false,
             stalls: 0,
         };
-        playout.target = playout.wanted();
+        playout.target = playout.compute_target();
         playout
     }
 
     /// A unit arrived. The first one is due at once; one that is late pushes the position back.
-    pub(super) fn arrive(&mut self, now: Duration, kind: TrackKind, dts: Timestamp) {
+    pub(super) fn on_arrival(&mut self, now: Duration, kind: TrackKind, dts: Timestamp) {
         let (at, media) = (micros(now), dts.as_millis().saturating_mul(1000));
         let transit = at.saturating_sub(media);
         self.newest = self.newest.max(media);
@@ -102,10 +102,10 @@ impl Playout {
         };
         if self.is_settling(now) {
             // Only the least counts yet: the burst of a join lies above it by as much as the server holds.
-            let least = self.jitter.least_of(kind);
-            if least.is_some_and(|least| transit.saturating_add(BURST) < least) {
+            let least = self.jitter.min_of(kind);
+            if least.is_some_and(|least| transit.saturating_add(BURST_THRESHOLD) < least) {
                 // It comes faster than it was made: the burst goes on, and on a busy host it may take its time.
-                self.settled_at = self.settled_at.max(Some((now + SETTLE).min(self.settled_by)));
+                self.settled_at = self.settled_at.max(Some((now + SETTLE_TIME).min(self.settled_by)));
             }
             if least.is_none_or(|least| transit < least) {
                 self.jitter.clear_of(kind);
@@ -115,20 +115,20 @@ impl Playout {
             self.jitter.record(now, kind, transit);
         }
         let late = at.saturating_sub(anchor.due(media));
-        if late > LATE && !self.paused {
+        if late > LATE_TOLERANCE && !self.paused {
             // The spread now holds this delay too, so the new target, where it may be as large, absorbs the next one.
-            self.target = self.wanted();
-            let ideal = self.jitter.least().unwrap_or(transit).saturating_add(self.target);
+            self.target = self.compute_target();
+            let ideal = self.jitter.min().unwrap_or(transit).saturating_add(self.target);
             let offset = ideal.max(transit);
             self.anchor = Some(Anchor { at, media: at.saturating_sub(offset), speed: 1.0 });
-            self.stalls += u64::from(late > STALL && !self.is_settling(now));
+            self.stalls += u64::from(late > STALL_THRESHOLD && !self.is_settling(now));
         }
     }
 
     /// A unit that arrived before came again by a slower path.
-    pub(super) fn copy(&mut self, now: Duration, kind: TrackKind, dts: Timestamp) {
+    pub(super) fn on_duplicate(&mut self, now: Duration, kind: TrackKind, dts: Timestamp) {
         let transit = micros(now).saturating_sub(dts.as_millis().saturating_mul(1000));
-        let skew = self.jitter.least_of(kind).map_or(0, |least| transit.saturating_sub(least));
+        let skew = self.jitter.min_of(kind).map_or(0, |least| transit.saturating_sub(least));
         // What is resent after an outage is old, not slow.
         if skew < MAX_SKEW && !self.is_settling(now) {
             self.jitter.record(now, kind, transit);
@@ -136,7 +136,7 @@ impl Playout {
     }
 
     /// A picture was ready this long after it could have been: the decoder's work, and what it held back.
-    pub(super) fn decoded(&mut self, took: Duration) {
+    pub(super) fn on_decoded(&mut self, took: Duration) {
         let took = micros(took) as f64;
         self.decoding =
             if took > self.decoding { took } else { self.decoding + (took - self.decoding) * DECODING_DECAY };
@@ -148,7 +148,7 @@ impl Playout {
             return Adjustment::None;
         }
         self.adjusted_at = Some(now);
-        self.target = self.wanted();
+        self.target = self.compute_target();
         if self.complete {
             self.reanchor(now, 1.0);
             return Adjustment::None;
@@ -156,11 +156,11 @@ impl Playout {
         let Some(error) = self.error(now) else { return Adjustment::None };
         // What has not arrived cannot be jumped to: after an outage, what comes first is old.
         let reachable = error.min(self.newest.saturating_sub(self.position(now).unwrap_or(i64::MAX)));
-        if self.settings.skip && self.is_settling(now) && reachable > SETTLE_ERROR {
+        if self.config.may_skip && self.is_settling(now) && reachable > SETTLE_ERROR {
             self.jump(now);
             return Adjustment::Resync;
         }
-        if self.settings.skip && reachable > SKIP_ERROR {
+        if self.config.may_skip && reachable > SKIP_ERROR {
             self.jump(now);
             return Adjustment::Skip;
         }
@@ -172,7 +172,7 @@ impl Playout {
 
     /// Goes to the ideal position at once, or to the newest unit if that is older.
     pub(super) fn jump(&mut self, now: Duration) {
-        if let (Some(least), Some(_)) = (self.jitter.least(), self.anchor) {
+        if let (Some(least), Some(_)) = (self.jitter.min(), self.anchor) {
             let media = micros(now).saturating_sub(least).saturating_sub(self.target).min(self.newest);
             self.anchor = Some(Anchor { at: micros(now), media, speed: 1.0 });
             self.jumped_to = media;
@@ -181,7 +181,7 @@ impl Playout {
     }
 
     /// The path was opened anew: what it brings first is a burst again.
-    pub(super) fn rejoin(&mut self, now: Duration) {
+    pub(super) fn reset_timing(&mut self, now: Duration) {
         if self.anchor.is_some() {
             self.jitter.clear();
             self.settle(now);
@@ -190,8 +190,8 @@ impl Playout {
 
     fn settle(&mut self, now: Duration) {
         // Where media comes in pieces, the next piece may still be part of the burst.
-        self.settled_at = Some(now + SETTLE + self.settings.burst);
-        self.settled_by = now + SETTLE_MAX + self.settings.burst;
+        self.settled_at = Some(now + SETTLE_TIME + self.config.burst);
+        self.settled_by = now + MAX_SETTLE_TIME + self.config.burst;
     }
 
     /// Whether the broadcast is over and all there: it is played as it is, from wherever it starts.
@@ -201,7 +201,7 @@ impl Playout {
 
     /// The source changed: this is how much it brings at once.
     pub(super) fn set_burst(&mut self, burst: Duration) {
-        self.settings.burst = burst;
+        self.config.burst = burst;
         self.jitter.set_burst(burst);
     }
 
@@ -220,9 +220,9 @@ impl Playout {
     }
 
     /// Whether playback has jumped over `pts`, or is still on its way to where it will be.
-    pub(super) fn is_left_behind(&self, now: Duration, pts: Timestamp) -> bool {
+    pub(super) fn is_skipped_over(&self, now: Duration, pts: Timestamp) -> bool {
         pts.as_millis().saturating_mul(1000) < self.jumped_to
-            || (self.settings.skip && !self.complete && self.is_settling(now))
+            || (self.config.may_skip && !self.complete && self.is_settling(now))
     }
 
     /// The media time that is due at `now`, in microseconds.
@@ -253,20 +253,20 @@ impl Playout {
     /// Microseconds behind (positive) or ahead of the ideal.
     fn error(&self, now: Duration) -> Option<i64> {
         let offset = micros(now).saturating_sub(self.position(now)?);
-        Some(offset.saturating_sub(self.jitter.least()?).saturating_sub(self.target))
+        Some(offset.saturating_sub(self.jitter.min()?).saturating_sub(self.target))
     }
 
     fn is_settling(&self, now: Duration) -> bool {
         self.settled_at.is_some_and(|at| now < at)
     }
 
-    fn wanted(&self) -> i64 {
-        if let Some(latency) = self.settings.latency {
+    fn compute_target(&self) -> i64 {
+        if let Some(latency) = self.config.fixed_target {
             return micros(latency);
         }
-        let burst = micros(self.settings.burst);
+        let burst = micros(self.config.burst);
         let spread = self.jitter.spread().max(burst);
-        (spread + MARGIN + self.decoding as i64).min(burst + MAX_TARGET)
+        (spread + TARGET_MARGIN + self.decoding as i64).min(burst + MAX_TARGET)
     }
 
     fn reanchor(&mut self, now: Duration, speed: f64) {
@@ -297,11 +297,11 @@ pub const MAX_SPEED_CHANGE: f64 = 0.05;
 /// How often the speed is set anew: often against [`CORRECT_WITHIN`], seldom against a picture.
 const ADJUST_EVERY: Duration = Duration::from_millis(100);
 /// How long the burst of a join takes to come in: a GOP of 2 s at 8 Mbit/s over a 40 Mbit/s line.
-const SETTLE: Duration = Duration::from_millis(500);
+const SETTLE_TIME: Duration = Duration::from_millis(500);
 /// A burst that takes longer than this is a slow line's, where what is late is left out.
-const SETTLE_MAX: Duration = Duration::from_secs(8);
+const MAX_SETTLE_TIME: Duration = Duration::from_secs(8);
 /// A unit that came this much sooner after its time (microseconds) than any before it is part of a burst, not of jitter.
-const BURST: i64 = 5_000;
+const BURST_THRESHOLD: i64 = 5_000;
 /// While settling, one picture's worth behind is reason enough to jump.
 const SETTLE_ERROR: i64 = 40_000;
 /// To catch up with this much at 5% takes 20 s; more is better skipped.
@@ -313,11 +313,11 @@ const DONE_ERROR: i64 = 4_000;
 /// An error of this many microseconds would be corrected at double speed; 100 ms and more are at the full 5%.
 const CORRECT_WITHIN: f64 = 2_000_000.0;
 /// Rounding to whole milliseconds alone makes units this late.
-const LATE: i64 = 2_000;
+const LATE_TOLERANCE: i64 = 2_000;
 /// A picture that stands this much longer than it should is seen to stall.
-const STALL: i64 = 40_000;
+const STALL_THRESHOLD: i64 = 40_000;
 /// What scheduling and the screen's refresh need beyond jitter and decoding.
-const MARGIN: i64 = 20_000;
+const TARGET_MARGIN: i64 = 20_000;
 /// No jitter is worth buffering more than this beyond what the source brings at once.
 const MAX_TARGET: i64 = 3_000_000;
 /// Paths that differ by more are not worth waiting for.

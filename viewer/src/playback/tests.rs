@@ -44,8 +44,8 @@ struct Viewer {
 }
 
 impl Viewer {
-    fn new(settings: PlayoutConfig) -> Self {
-        Self { playback: Playback::new(settings), waiting: VecDeque::new(), shown: Vec::new(), gaps: 0 }
+    fn new(config: PlayoutConfig) -> Self {
+        Self { playback: Playback::new(config), waiting: VecDeque::new(), shown: Vec::new(), gaps: 0 }
     }
 
     fn tick(&mut self, now: u64) {
@@ -84,7 +84,7 @@ impl Viewer {
 }
 
 fn live(latency: Option<u64>) -> PlayoutConfig {
-    PlayoutConfig { latency: latency.map(ms), skip: true, burst: Duration::ZERO }
+    PlayoutConfig { fixed_target: latency.map(ms), may_skip: true, burst: Duration::ZERO }
 }
 
 fn pictures(range: std::ops::Range<u64>, gop: u64, at: impl Fn(u64) -> u64) -> Vec<(u64, AccessUnit)> {
@@ -113,7 +113,7 @@ fn a_join_in_mid_gop_ends_at_the_live_edge() {
 
 #[test]
 fn a_join_that_may_not_skip_shows_everything_in_time() {
-    let mut viewer = Viewer::new(PlayoutConfig { skip: false, ..live(None) });
+    let mut viewer = Viewer::new(PlayoutConfig { may_skip: false, ..live(None) });
     viewer.run(1600, 20_000, &pictures(0..300, 50, |n| (n * PICTURE).max(1600)));
     assert_eq!(viewer.shown.len(), 300);
     let steps = viewer.shown.windows(2).skip(1).map(|w| w[1].1 - w[0].1);
@@ -145,8 +145,8 @@ fn jitter_is_absorbed() {
 #[test]
 fn segments_are_played_evenly() {
     // Two-second segments, each there when its last picture is.
-    let settings = PlayoutConfig { burst: ms(2000), ..live(None) };
-    let mut viewer = Viewer::new(settings);
+    let config = PlayoutConfig { burst: ms(2000), ..live(None) };
+    let mut viewer = Viewer::new(config);
     viewer.run(0, 60_000, &pictures(0..1500, 50, |n| (n / 50 + 1) * 2000 + 30));
     let steps = viewer.shown.windows(2).skip(100).map(|w| w[1].1 - w[0].1);
     assert!(steps.clone().max() <= Some(45), "{:?}", steps.max());
@@ -162,7 +162,7 @@ fn an_outage_stalls_then_skips_to_a_random_access_point() {
     let status = viewer.playback.status();
     assert_eq!(status.stalls, 1);
     assert!(status.skipped > 20, "{}", status.skipped);
-    assert_eq!(status.missed, status.skipped, "the user has no part in it");
+    assert_eq!(status.skipped_unasked, status.skipped, "the user has no part in it");
     let back = viewer.shown.windows(2).find(|w| w[1].0 > w[0].0 + 1).map(|w| w[1].0);
     assert_eq!(back.map(|n| n % 25), Some(0), "goes on at a random access point");
     assert_eq!(viewer.gaps, 1, "and the decoder is told");
@@ -179,19 +179,19 @@ fn what_a_user_pauses_or_jumps_over_is_not_missed() {
     viewer.run(10_000, 20_000, &live_pictures(250..500));
     let status = viewer.playback.status();
     assert!(status.skipped > 100, "{}", status.skipped);
-    assert_eq!(status.missed, 0);
+    assert_eq!(status.skipped_unasked, 0);
     // Short of what is jumped over: the user does it.
     viewer.playback.pause(ms(20_000), true);
     viewer.run(20_000, 20_900, &live_pictures(500..523));
     viewer.playback.pause(ms(20_900), false);
     viewer.playback.jump_to_live_edge(ms(20_900));
     viewer.run(20_900, 25_000, &live_pictures(523..625));
-    assert_eq!(viewer.playback.status().missed, 0);
+    assert_eq!(viewer.playback.status().skipped_unasked, 0);
 }
 
 #[test]
 fn an_outage_costs_nothing_where_nothing_may_be_left_out() {
-    let mut viewer = Viewer::new(PlayoutConfig { skip: false, ..live(None) });
+    let mut viewer = Viewer::new(PlayoutConfig { may_skip: false, ..live(None) });
     viewer.run(0, 25_000, &pictures(0..370, 25, |n| if (100..225).contains(&n) { 9000 } else { n * PICTURE }));
     assert_eq!(viewer.shown.len(), 370);
     assert!(viewer.shown.windows(2).all(|w| w[1].0 == w[0].0 + 1));
@@ -216,7 +216,7 @@ fn a_broadcast_that_is_over_is_played_as_it_is() {
 fn a_slow_decoder_is_given_less_to_do() {
     // A decoder that takes 60 ms for a picture every 40 ms: random access points every 2 s.
     for (skip, left_out, delay) in [(true, 100..250, 0..2700), (false, 0..1, 8000..12_000)] {
-        let mut playback = Playback::new(PlayoutConfig { skip, ..live(None) });
+        let mut playback = Playback::new(PlayoutConfig { may_skip: skip, ..live(None) });
         let (catalog, mut decoded, mut last) = (catalog(1), 0, 0);
         for now in 0..30_000 {
             if now % PICTURE == 0 {
@@ -295,7 +295,7 @@ fn pausing_holds_and_going_on_returns_to_the_live_edge() {
 fn what_waits_is_bounded() {
     let mut paused = Playback::new(live(None));
     paused.pause(ms(0), true);
-    let mut waiting = Playback::new(PlayoutConfig { skip: false, ..live(None) });
+    let mut waiting = Playback::new(PlayoutConfig { may_skip: false, ..live(None) });
     let (catalog, mut refused) = (catalog(1), 0);
     for n in 0..10_000 {
         paused.push(ms(n * PICTURE), &catalog, unit(1, n, 50));
@@ -376,7 +376,7 @@ fn where_two_paths_flow_playback_keeps_to_the_slower_one() {
         if now >= 66 && (now - 66) % PICTURE == 0 {
             let late = unit(1, (now - 66) / PICTURE, 25);
             match now < 15_000 {
-                true => viewer.playback.copy(ms(now), late.epoch, late.track.kind, late.dts),
+                true => viewer.playback.on_duplicate(ms(now), late.epoch, late.track.kind, late.dts),
                 // From here on the copies are the only ones; the first of them came before.
                 false if late.dts.as_millis() >= 15_000 => viewer.playback.push(ms(now), &catalog, late),
                 false => {}

@@ -15,7 +15,7 @@ use crate::stats::PresentedFrame;
 /// Counts a picture as presented now.
 fn presented(player: &PlayerContext, ready: &mut DecodedFrame) {
     let now = player.clock.now();
-    ready.stamps.stamp(Stage::Presented, player.wall_at(now));
+    ready.stamps.stamp(Stage::Presented, player.wall_clock_at(now));
     if let Some((trace, unit)) = player.trace.as_ref().zip(ready.unit) {
         for stage in [Stage::Buffered, Stage::Decoded, Stage::Presented] {
             ready.stamps.at(stage).into_iter().for_each(|at| trace.note(stage.name(), unit, "", at));
@@ -25,10 +25,10 @@ fn presented(player: &PlayerContext, ready: &mut DecodedFrame) {
     let (luma, stride) = picture.plane(0);
     let mark = frame_counter::read(luma, stride, picture.width() as usize, picture.height() as usize);
     let playback = player.playback.lock();
-    let (in_time, left_out) = (!playback.is_left_behind(now, ready.timeline, picture.pts), playback.missed());
+    let (on_time, skipped) = (!playback.is_skipped_over(now, ready.timeline, picture.pts), playback.skipped_unasked());
     drop(playback);
     let mut stats = player.stats.lock();
     stats.switches.presented(now, picture.pts);
     let unit = ready.unit.map(|unit| (unit.track, unit.dts));
-    stats.presented(now, &PresentedFrame { epoch: ready.epoch, unit, stamps: &ready.stamps, mark, in_time, left_out });
+    stats.presented(now, &PresentedFrame { epoch: ready.epoch, unit, stamps: &ready.stamps, mark, on_time, skipped });
 }

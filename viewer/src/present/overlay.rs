@@ -80,10 +80,10 @@ pub(super) fn statistics(
         format!("drops    {} late or skipped, {} stalls", line.drops, status.stalls),
     ];
     lines.splice(4..4, latency(&line.latency_ms));
-    if let Some(Switch { from, to, why, lost, repeated, gap, .. }) = last {
-        let cost = gap.map_or("?".to_owned(), |gap| gap.as_millis().to_string());
+    if let Some(Switch { from, to, reason, lost, repeated, freeze, .. }) = last {
+        let cost = freeze.map_or("?".to_owned(), |freeze| freeze.as_millis().to_string());
         lines.push(format!("switches {}, the last: {from} to {to}", line.switches));
-        lines.push(format!("         because {}, {cost} ms of standstill, {lost} pictures lost", why.word()));
+        lines.push(format!("         because {}, {cost} ms of standstill, {lost} pictures lost", reason.as_str()));
         lines.push(format!("         {repeated} units came twice, none is shown twice"));
     }
     lines.push(format!("sound    {sound}"));

@@ -144,14 +144,14 @@ impl View<'_> {
         let now = self.player.clock.now();
         let due = self.queue.front().and_then(|ready| self.due(ready));
         let wait = due.map_or(TICK, |due| due.saturating_sub(now).min(TICK));
-        if self.queue.len() >= MAX_READY {
+        if self.queue.len() >= MAX_DECODED {
             std::thread::sleep(wait);
             return false;
         }
         match pictures.recv_timeout(wait) {
             Ok(ready) => {
                 self.queue.push_back(ready);
-                while self.queue.len() < MAX_READY {
+                while self.queue.len() < MAX_DECODED {
                     match pictures.try_recv() {
                         Ok(ready) => self.queue.push_back(ready),
                         Err(_) => break,
@@ -185,10 +185,10 @@ impl View<'_> {
         while self.queue.front().is_some_and(|ready| is_due(self, ready)) {
             let late: Option<DecodedFrame> = std::mem::replace(&mut fresh, self.queue.pop_front());
             let left_behind =
-                |r: &DecodedFrame| self.player.playback.lock().is_left_behind(now, r.timeline, r.picture.pts);
+                |r: &DecodedFrame| self.player.playback.lock().is_skipped_over(now, r.timeline, r.picture.pts);
             // What was jumped over, as when joining, was not meant to be shown.
             if late.is_some_and(|ready| !left_behind(&ready)) {
-                self.player.stats.lock().dropped += 1;
+                self.player.stats.lock().late += 1;
             }
         }
         if let Some(ready) = &fresh {
@@ -471,7 +471,7 @@ const PANEL_EVERY: Duration = Duration::from_millis(250);
 /// How long a message stays.
 const MESSAGE: Duration = Duration::from_millis(1500);
 /// Bounds the decoded pictures that wait, beside those in the decoder's channel.
-const MAX_READY: usize = 8;
+const MAX_DECODED: usize = 8;
 
 #[cfg(test)]
 mod tests {

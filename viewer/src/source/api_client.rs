@@ -101,20 +101,20 @@ impl ApiClient {
 
     /// Asks what there is. `None` if whoever answers is no server of ours.
     pub(super) async fn watch(&self) -> Result<Option<Watch>, Error> {
-        self.ask("watch").await
+        self.request("watch").await
     }
 
     /// Asks how units came there, up to the one at `at` or to the newest. `None` if whoever answers does not tell.
     pub(super) async fn stamps(&self, at: Option<Timestamp>) -> Result<Option<TimingReport>, Error> {
         let question = at.map_or("timing".to_owned(), |at| format!("timing?at={}", at.as_millis()));
-        Ok(self.ask::<Stamped>(&question).await?.and_then(|told| told.report()))
+        Ok(self.request::<Stamped>(&question).await?.and_then(|told| told.report()))
     }
 
-    async fn ask<T: DeserializeOwned>(&self, what: &str) -> Result<Option<T>, Error> {
+    async fn request<T: DeserializeOwned>(&self, what: &str) -> Result<Option<T>, Error> {
         let path = format!("/api/v1/streams/{}/{what}", self.name);
         let api = self.page.join(&path).unwrap_or_else(|_| self.page.clone());
         let failed = |reason: String, retry| Error::Http { url: api.to_string(), reason, retry };
-        let request = self.http.get(api.clone()).timeout(ASK);
+        let request = self.http.get(api.clone()).timeout(REQUEST_TIMEOUT);
         let mut response = request.send().await.map_err(|error| failed(plain(&error), true))?;
         let status = response.status();
         let kind = response.headers().get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or("");
@@ -128,8 +128,8 @@ impl ApiClient {
         let mut body = Vec::new();
         while let Some(bytes) = response.chunk().await.map_err(|error| failed(plain(&error), true))? {
             body.extend_from_slice(&bytes);
-            if body.len() > MAX_ANSWER {
-                return Err(failed(format!("the answer is longer than {MAX_ANSWER} bytes"), false));
+            if body.len() > MAX_RESPONSE {
+                return Err(failed(format!("the answer is longer than {MAX_RESPONSE} bytes"), false));
             }
         }
         serde_json::from_slice(&body).map(Some).map_err(|error| failed(error.to_string(), false))
@@ -141,6 +141,6 @@ fn address(page: &Url) -> String {
 }
 
 /// How long a server may take to say what it offers.
-pub(super) const ASK: Duration = Duration::from_secs(10);
+pub(super) const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// The answer has under 2 kB.
-const MAX_ANSWER: usize = 64 << 10;
+const MAX_RESPONSE: usize = 64 << 10;

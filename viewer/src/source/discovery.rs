@@ -14,14 +14,18 @@ use super::api_client::ApiClient;
 /// Where the broadcaster may be reached, as far as is known; empty while it is not.
 pub(super) type CandidateAddresses = Vec<SocketAddr>;
 
-/// Looks for the broadcaster of the stream at `host` until nobody wants to know where it is. `again` has the server asked again: another
+/// Looks for the broadcaster of the stream at `api` until nobody wants to know where it is. `requery` has the server asked again: another
 /// broadcast is on air, or the broadcaster is not where it was.
-pub(super) async fn run(host: ApiClient, places: watch::Sender<CandidateAddresses>, mut again: mpsc::Receiver<()>) {
+pub(super) async fn run(
+    api: ApiClient,
+    candidates: watch::Sender<CandidateAddresses>,
+    mut requery: mpsc::Receiver<()>,
+) {
     let mut secret = None;
     let mut browsing: Option<BrowseSession> = None;
-    let mut pace = RequeryBackoff::default();
+    let mut backoff = RequeryBackoff::default();
     loop {
-        match host.watch().await {
+        match api.watch().await {
             Ok(watch) => {
                 let peer = watch.and_then(|watch| watch.peer);
                 let told = peer.as_ref().and_then(|peer| peer.secret());
@@ -31,35 +35,35 @@ pub(super) async fn run(host: ApiClient, places: watch::Sender<CandidateAddresse
                 }
                 let hints = peer.map(|peer| peer.addresses).unwrap_or_default();
                 let found = browsing.as_ref().map(|browsing| browsing.found.clone()).unwrap_or_default();
-                publish(&places, hints, &found);
+                publish(&candidates, hints, &found);
             }
             Err(error) => debug!(%error, "cannot ask the server about the broadcaster"),
         }
         // Until there is news, or it is time to ask again.
-        let pause = sleep(ASK_EVERY);
+        let pause = sleep(QUERY_INTERVAL);
         tokio::pin!(pause);
         loop {
             tokio::select! {
-                () = places.closed() => return,
+                () = candidates.closed() => return,
                 () = &mut pause => break,
-                asked = again.recv() => {
+                asked = requery.recv() => {
                     if asked.is_none() {
                         return;
                     }
                     // Several wishes are one.
-                    while again.try_recv().is_ok() {}
+                    while requery.try_recv().is_ok() {}
                     if let Some(browsing) = &browsing {
                         browsing.browser.refresh();
                     }
-                    sleep(pace.wait(Instant::now())).await;
+                    sleep(backoff.wait(Instant::now())).await;
                     break;
                 }
                 found = next(&mut browsing) => {
                     match found {
                         Some(found) => {
                             // Let go before it is written to.
-                            let known = places.borrow().clone();
-                            publish(&places, known, &found);
+                            let known = candidates.borrow().clone();
+                            publish(&candidates, known, &found);
                         }
                         None => browsing = None,
                     }
@@ -79,8 +83,8 @@ struct RequeryBackoff {
 impl RequeryBackoff {
     fn wait(&mut self, now: Instant) -> Duration {
         let wait = match self.last {
-            Some((at, wait)) if now.saturating_duration_since(at) < CALM => (wait * 2).min(ASK_EVERY / 2),
-            _ => SETTLE,
+            Some((at, wait)) if now.saturating_duration_since(at) < BACKOFF_RESET => (wait * 2).min(QUERY_INTERVAL / 2),
+            _ => MIN_REQUERY_DELAY,
         };
         self.last = Some((now + wait, wait));
         wait
@@ -117,14 +121,14 @@ async fn next(browsing: &mut Option<BrowseSession>) -> Option<CandidateAddresses
     Some(browsing.found.clone())
 }
 
-fn publish(places: &watch::Sender<CandidateAddresses>, hints: CandidateAddresses, found: &CandidateAddresses) {
+fn publish(candidates: &watch::Sender<CandidateAddresses>, hints: CandidateAddresses, found: &CandidateAddresses) {
     // What answers on this network comes first.
     let mut all = found.clone();
     all.extend(hints);
     let mut seen = std::collections::BTreeSet::new();
     all.retain(|place| seen.insert(*place));
-    all.truncate(MAX_PLACES);
-    places.send_if_modified(|known| {
+    all.truncate(MAX_CANDIDATES);
+    candidates.send_if_modified(|known| {
         let is_new = *known != all;
         if is_new {
             known.clone_from(&all);
@@ -134,13 +138,13 @@ fn publish(places: &watch::Sender<CandidateAddresses>, hints: CandidateAddresses
 }
 
 /// A broadcaster may come to this network, or begin anew, at any time.
-const ASK_EVERY: Duration = Duration::from_secs(15);
+const QUERY_INTERVAL: Duration = Duration::from_secs(15);
 /// A broadcaster that comes back is heard of by the server a moment later.
-const SETTLE: Duration = Duration::from_millis(50);
+const MIN_REQUERY_DELAY: Duration = Duration::from_millis(50);
 /// After so long without a wish to ask again, the next is answered at once.
-const CALM: Duration = Duration::from_secs(10);
+const BACKOFF_RESET: Duration = Duration::from_secs(10);
 /// Interfaces of one machine, of both families.
-const MAX_PLACES: usize = 16;
+const MAX_CANDIDATES: usize = 16;
 
 #[cfg(test)]
 mod tests {
@@ -149,13 +153,13 @@ mod tests {
     #[test]
     fn who_wishes_again_and_again_waits_ever_longer() {
         let start = Instant::now();
-        let (mut pace, mut now, mut asked) = (RequeryBackoff::default(), start, 0);
+        let (mut backoff, mut now, mut asked) = (RequeryBackoff::default(), start, 0);
         while now - start < Duration::from_secs(60) {
-            now += pace.wait(now);
+            now += backoff.wait(now);
             asked += 1;
         }
         assert!(asked <= 20, "asked {asked} times in a minute");
-        now += CALM + SETTLE;
-        assert_eq!(pace.wait(now), SETTLE, "and is answered at once when that is over");
+        now += BACKOFF_RESET + MIN_REQUERY_DELAY;
+        assert_eq!(backoff.wait(now), MIN_REQUERY_DELAY, "and is answered at once when that is over");
     }
 }

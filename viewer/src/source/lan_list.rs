@@ -10,13 +10,13 @@ use std::time::Duration;
 use net::discovery::{self, Browser, BrowserOptions, Event};
 use tokio::time::{Instant, timeout_at};
 
-/// Listens for [`LISTEN`], and gives the addresses of each broadcaster by its name of the moment.
+/// Listens for [`LISTEN_TIME`], and gives the addresses of each broadcaster by its name of the moment.
 ///
 /// # Errors
 /// Where no mDNS can be had.
-pub async fn survey() -> Result<BTreeMap<String, Vec<SocketAddr>>, discovery::Error> {
+pub async fn list_broadcasters() -> Result<BTreeMap<String, Vec<SocketAddr>>, discovery::Error> {
     let mut browser = Browser::start(BrowserOptions::default())?;
-    let until = Instant::now() + LISTEN;
+    let until = Instant::now() + LISTEN_TIME;
     let mut found = BTreeMap::new();
     while let Ok(Some(event)) = timeout_at(until, browser.next()).await {
         match event {
@@ -31,7 +31,7 @@ pub async fn survey() -> Result<BTreeMap<String, Vec<SocketAddr>>, discovery::Er
 }
 
 /// For people.
-pub fn survey_text(found: &BTreeMap<String, Vec<SocketAddr>>) -> String {
+pub fn render_broadcasters(found: &BTreeMap<String, Vec<SocketAddr>>) -> String {
     if found.is_empty() {
         return "Nobody broadcasts on this network, or it does not pass mDNS on (`viewer doctor` tells more).\n"
             .to_owned();
@@ -45,4 +45,4 @@ pub fn survey_text(found: &BTreeMap<String, Vec<SocketAddr>>) -> String {
 }
 
 /// A responder answers within 120 ms (RFC 6762 §6), and once more if that was lost.
-const LISTEN: Duration = Duration::from_millis(1500);
+const LISTEN_TIME: Duration = Duration::from_millis(1500);

@@ -26,7 +26,7 @@ use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
 pub use self::hls::LowLatency;
-pub use self::lan_list::{survey, survey_text};
+pub use self::lan_list::{list_broadcasters, render_broadcasters};
 pub use self::resolve::{Protocol, ResolvedPaths, TransportFilter, resolve};
 pub use self::supervisor::{PathOptions, run};
 
@@ -233,19 +233,19 @@ impl Position {
     }
 
     /// The last picture that was presented.
-    pub fn set_shown(&self, dts: Option<Timestamp>) {
+    pub fn set_presented(&self, dts: Option<Timestamp>) {
         self.0.lock().shown = dts;
     }
 
-    fn shown(&self) -> Option<Timestamp> {
+    fn last_presented(&self) -> Option<Timestamp> {
         self.0.lock().shown
     }
 
-    fn load(&self) -> Option<ResumePoint> {
+    fn resume_point(&self) -> Option<ResumePoint> {
         self.0.lock().last.clone()
     }
 
-    fn date(&self) -> Option<WallClock> {
+    fn captured_at(&self) -> Option<WallClock> {
         self.0.lock().date
     }
 

@@ -79,13 +79,13 @@ pub(super) async fn run(
         return Ok(());
     }
     let mut flows = false;
-    let mut pace = PollSchedule::start();
+    let mut schedule = PollSchedule::start();
     loop {
         let wanted = *flow.borrow_and_update();
         if wanted != flows {
             flows = wanted;
             if flows {
-                let at = position.load().filter(|(_, have)| !have.is_empty());
+                let at = position.resume_point().filter(|(_, have)| !have.is_empty());
                 let at = at.map_or(Start::LiveEdge, |(epoch, have)| Start::After { epoch, have });
                 subscription.start(at).await.map_err(failed)?;
             } else {
@@ -100,9 +100,9 @@ pub(super) async fn run(
                 continue;
             }
             event = subscription.next() => event.map_err(failed)?,
-            () = sleep_until(pace.next), if flows => {
-                pace.asked();
-                subscription.request_timing(timing_poll::subject(position)).await.map_err(failed)?;
+            () = sleep_until(schedule.next), if flows => {
+                schedule.on_request();
+                subscription.request_timing(timing_poll::unit_to_query(position)).await.map_err(failed)?;
                 continue;
             }
         };

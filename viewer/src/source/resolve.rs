@@ -87,21 +87,21 @@ pub struct ResolvedPaths {
     /// Those that are known.
     pub paths: Vec<Protocol>,
     /// The server to ask for more: a restarted one has another certificate, and it knows where the broadcaster is.
-    pub(super) host: Option<ApiClient>,
+    pub(super) api: Option<ApiClient>,
     /// Whether the broadcaster itself may be a path.
     pub(super) seeks_peer: bool,
 }
 
 impl ResolvedPaths {
     pub(super) fn of(path: Protocol) -> Self {
-        Self { paths: vec![path], host: None, seeks_peer: false }
+        Self { paths: vec![path], api: None, seeks_peer: false }
     }
 }
 
 /// Finds the ways to what `url` names.
 pub async fn resolve(
     url: &str,
-    via: TransportFilter,
+    filter: TransportFilter,
     code: Option<&str>,
     http: &reqwest::Client,
 ) -> Result<ResolvedPaths, Error> {
@@ -109,7 +109,7 @@ pub async fn resolve(
     let scheme = url.split_once("://").map(|(scheme, _)| scheme.to_ascii_lowercase());
     match scheme.as_deref() {
         Some("nearcast") => paired(&url["nearcast://".len()..], code).map_err(|reason| wrong(&reason)),
-        Some("rtmp" | "rtmps") if !via.allows(TransportFilter::Rtmp) => {
+        Some("rtmp" | "rtmps") if !filter.allows(TransportFilter::Rtmp) => {
             Err(wrong("an rtmp:// URL is played by RTMP; other ways need a stream's page, http://…"))
         }
         Some("rtmp" | "rtmps") => {
@@ -119,7 +119,7 @@ pub async fn resolve(
         Some("http" | "https") => {
             let parsed = reqwest::Url::parse(url).map_err(|error| wrong(&error.to_string()))?;
             if is_playlist(parsed.path()) {
-                let parts = match via {
+                let parts = match filter {
                     TransportFilter::Auto => LowLatency::Prefer,
                     TransportFilter::LowLatencyHls => LowLatency::Require,
                     TransportFilter::Hls => LowLatency::Off,
@@ -131,17 +131,17 @@ pub async fn resolve(
                 };
                 return Ok(ResolvedPaths::of(Protocol::Hls { url: url.to_owned(), parts }));
             }
-            ask(&parsed, via, http).await
+            ask(&parsed, filter, http).await
         }
         _ => Err(wrong("the URL must start with http://, https://, rtmp:// or nearcast://")),
     }
 }
 
-async fn ask(page: &reqwest::Url, via: TransportFilter, http: &reqwest::Client) -> Result<ResolvedPaths, Error> {
-    let host = ApiClient::new(page, http)?;
+async fn ask(page: &reqwest::Url, filter: TransportFilter, http: &reqwest::Client) -> Result<ResolvedPaths, Error> {
+    let api = ApiClient::new(page, http)?;
     let failed = |reason: &str, retry| Error::Http { url: page.to_string(), reason: reason.to_owned(), retry };
-    let Some(watch) = host.watch().await? else {
-        let is_hls = http.get(page.clone()).timeout(api_client::ASK).send().await.is_ok_and(|r| {
+    let Some(watch) = api.watch().await? else {
+        let is_hls = http.get(page.clone()).timeout(api_client::REQUEST_TIMEOUT).send().await.is_ok_and(|r| {
             let playlist = ["application/vnd.apple.mpegurl", "application/x-mpegurl", "audio/mpegurl"];
             r.status().is_success() && playlist.iter().any(|kind| header_starts(&r, kind))
         });
@@ -151,24 +151,27 @@ async fn ask(page: &reqwest::Url, via: TransportFilter, http: &reqwest::Client) 
         return Err(failed("this is not a Nearcast server. Give an rtmp:// URL or one that ends in .m3u8", false));
     };
     let mut paths = Vec::new();
-    paths.extend(relay(&watch, host.name()).filter(|_| via.allows(TransportFilter::Relay)));
-    let rtmp =
-        watch.urls.rtmp.and_then(|url| net::rtmp::url::parse(&url).ok()).filter(|_| via.allows(TransportFilter::Rtmp));
+    paths.extend(relay(&watch, api.name()).filter(|_| filter.allows(TransportFilter::Relay)));
+    let rtmp = watch
+        .urls
+        .rtmp
+        .and_then(|url| net::rtmp::url::parse(&url).ok())
+        .filter(|_| filter.allows(TransportFilter::Rtmp));
     paths.extend(rtmp.map(Protocol::Rtmp));
     if let Some(url) = watch.urls.hls {
         let has_parts = watch.hls.is_some_and(|hls| hls.low_latency);
-        if has_parts && via.allows(TransportFilter::LowLatencyHls) {
+        if has_parts && filter.allows(TransportFilter::LowLatencyHls) {
             paths.push(Protocol::Hls { url: url.clone(), parts: LowLatency::Require });
         }
-        if via.allows(TransportFilter::Hls) {
+        if filter.allows(TransportFilter::Hls) {
             paths.push(Protocol::Hls { url, parts: LowLatency::Off });
         }
     }
-    let seeks_peer = via.allows(TransportFilter::Peer);
+    let seeks_peer = filter.allows(TransportFilter::Peer);
     if paths.is_empty() && !seeks_peer {
         return Err(failed("the server offers nothing that may be used here", false));
     }
-    Ok(ResolvedPaths { paths, host: Some(host), seeks_peer })
+    Ok(ResolvedPaths { paths, api: Some(api), seeks_peer })
 }
 
 /// The relay protocol from the server, as it says of itself.
@@ -193,7 +196,7 @@ fn paired(rest: &str, code: Option<&str>) -> Result<ResolvedPaths, String> {
     // Whose code it is, nobody knows: those that do not know it refuse.
     let code = Arc::new(code);
     let paths = addresses.into_iter().map(|address| Protocol::Paired { address, code: code.clone() }).collect();
-    Ok(ResolvedPaths { paths, host: None, seeks_peer: false })
+    Ok(ResolvedPaths { paths, api: None, seeks_peer: false })
 }
 
 fn is_playlist(path: &str) -> bool {
@@ -222,7 +225,7 @@ mod tests {
     #[tokio::test]
     async fn what_was_typed() {
         let http = reqwest::Client::new();
-        for (url, via, wanted) in [
+        for (url, filter, wanted) in [
             ("rtmp://h/live/x", TransportFilter::Auto, Ok("RTMP rtmp://h/live/x")),
             ("RTMP://h:1936/live/x", TransportFilter::Rtmp, Ok("RTMP rtmp://h:1936/live/x")),
             ("https://h/a/b.M3U8?x=y", TransportFilter::Auto, Ok("HLS https://h/a/b.M3U8?x=y")),
@@ -242,7 +245,7 @@ mod tests {
             ("http://h/", TransportFilter::Auto, Err("name a stream")),
             ("http://h/a/b", TransportFilter::Auto, Err("name a stream")),
         ] {
-            match (resolve(url, via, None, &http).await, wanted) {
+            match (resolve(url, filter, None, &http).await, wanted) {
                 (Ok(plan), Ok(wanted)) => assert_eq!(plan.paths[0].describe(), wanted, "{url}"),
                 (Err(error), Err(wanted)) => {
                     assert!(error.to_string().contains(wanted) && !error.retry(), "{url}: {error}")

@@ -13,8 +13,8 @@ use super::{Closed, Error, EventSender, PathEvent, Position, ResumePoint, random
 pub(super) async fn run(url: Url, position: Position, reporter: &EventSender) -> Result<(), Error> {
     let address = url.revealed();
     let failed = |source| failed(&url, source);
-    let resume = position.load();
-    let mut intake = MessageDemuxer::new(random_epoch(), resume.as_ref());
+    let resume = position.resume_point();
+    let mut demuxer = MessageDemuxer::new(random_epoch(), resume.as_ref());
     let asked = Url { name: with_resume(&url.name, resume), ..url.clone() };
     let mut player = client::play(&asked, client::ClientOptions::default()).await.map_err(failed)?;
     debug!(address, "connected");
@@ -31,18 +31,18 @@ pub(super) async fn run(url: Url, position: Position, reporter: &EventSender) ->
             Err(source) => return Err(failed(source)),
         };
         has_media |= matches!(message, Message::Audio { .. } | Message::Video { .. });
-        if take(&mut intake, message, reporter).await.is_err() {
+        if take(&mut demuxer, message, reporter).await.is_err() {
             return Ok(());
         }
     }
 }
 
-async fn take(intake: &mut MessageDemuxer, message: Message, reporter: &EventSender) -> Result<(), Closed> {
+async fn take(demuxer: &mut MessageDemuxer, message: Message, reporter: &EventSender) -> Result<(), Closed> {
     if matches!(message, Message::EndOfStream) {
-        intake.end();
+        demuxer.end();
         return reporter.send(PathEvent::NotLive).await;
     }
-    for (catalog, unit) in intake.take(message) {
+    for (catalog, unit) in demuxer.take(message) {
         reporter.send(PathEvent::Unit(catalog, unit, None)).await?;
     }
     Ok(())
@@ -191,14 +191,14 @@ mod tests {
 
     #[test]
     fn a_stated_epoch_names_what_follows() {
-        let mut intake = MessageDemuxer::new(Epoch(1), None);
+        let mut demuxer = MessageDemuxer::new(Epoch(1), None);
         let metadata = rtmp::Metadata {
             epoch: Some(Epoch(2)),
             clock: Some(media::WallClock::from_micros(5)),
             ..Default::default()
         };
-        assert!(intake.take(Message::Metadata(metadata)).is_empty());
-        assert_eq!((intake.catalog.epoch, intake.catalog.clock.map(|c| c.as_micros())), (Epoch(2), Some(5)));
+        assert!(demuxer.take(Message::Metadata(metadata)).is_empty());
+        assert_eq!((demuxer.catalog.epoch, demuxer.catalog.clock.map(|c| c.as_micros())), (Epoch(2), Some(5)));
     }
 
     #[test]
@@ -213,11 +213,11 @@ mod tests {
             (Some((Epoch(3), last())), None, 5),
             (Some((Epoch(2), vec![])), None, 5),
         ] {
-            let mut intake = MessageDemuxer::new(Epoch(1), resume.as_ref());
+            let mut demuxer = MessageDemuxer::new(Epoch(1), resume.as_ref());
             let metadata = rtmp::Metadata { epoch: Some(Epoch(2)), dts: stated, ..Default::default() };
-            intake.take(Message::Metadata(metadata));
-            intake.take(Message::Audio { timestamp: 0, body: Bytes::from_static(&[0xaf, 0, 0x12, 0x10]) });
-            let units = intake.take(Message::Audio { timestamp: 5, body: Bytes::from_static(&[0xaf, 1, 0x21, 0x10]) });
+            demuxer.take(Message::Metadata(metadata));
+            demuxer.take(Message::Audio { timestamp: 0, body: Bytes::from_static(&[0xaf, 0, 0x12, 0x10]) });
+            let units = demuxer.take(Message::Audio { timestamp: 5, body: Bytes::from_static(&[0xaf, 1, 0x21, 0x10]) });
             let dts: Vec<i64> = units.iter().map(|(_, unit)| unit.dts.as_millis()).collect();
             assert_eq!(dts, [expected], "{resume:?} {stated:?}");
         }

@@ -21,13 +21,13 @@ pub(super) struct PollSchedule {
 impl PollSchedule {
     /// The first ones come quickly, for the clocks' sake.
     pub(super) fn start() -> Self {
-        Self { asked: 0, next: tokio::time::Instant::now() + QUICK }
+        Self { asked: 0, next: tokio::time::Instant::now() + FAST_INTERVAL }
     }
 
     /// One was asked.
-    pub(super) fn asked(&mut self) {
+    pub(super) fn on_request(&mut self) {
         self.asked += 1;
-        self.next = tokio::time::Instant::now() + if self.asked < FIRST { QUICK } else { EVERY };
+        self.next = tokio::time::Instant::now() + if self.asked < FAST_POLLS { FAST_INTERVAL } else { SLOW_INTERVAL };
     }
 }
 
@@ -40,20 +40,20 @@ pub(super) fn exchange(report: &TimingReport, asked: Instant, came: Instant) -> 
 }
 
 /// Which unit to ask about: one that has been shown, and that the broadcaster has told the server of, which it does each second.
-pub(super) fn subject(position: &Position) -> Option<Timestamp> {
-    let told = |newest: Timestamp| Timestamp::from_millis(newest.as_millis().saturating_sub(TOLD_WITHIN));
-    let newest = position.load().and_then(|(_, have)| have.into_iter().map(|(_, dts)| dts).max());
-    Some(position.shown()?.min(told(newest?)))
+pub(super) fn unit_to_query(position: &Position) -> Option<Timestamp> {
+    let told = |newest: Timestamp| Timestamp::from_millis(newest.as_millis().saturating_sub(REPORT_DELAY));
+    let newest = position.resume_point().and_then(|(_, have)| have.into_iter().map(|(_, dts)| dts).max());
+    Some(position.last_presented()?.min(told(newest?)))
 }
 
 /// Asks by HTTP for as long as it is let. A server that does not know the question is asked no more.
-pub(super) async fn keep_asking(host: ApiClient, position: &Position, reporter: &EventSender) {
-    let mut pace = PollSchedule::start();
+pub(super) async fn poll(api: ApiClient, position: &Position, reporter: &EventSender) {
+    let mut schedule = PollSchedule::start();
     loop {
-        tokio::time::sleep_until(pace.next).await;
-        pace.asked();
+        tokio::time::sleep_until(schedule.next).await;
+        schedule.on_request();
         let asked = Instant::now();
-        match host.stamps(subject(position)).await {
+        match api.stamps(unit_to_query(position)).await {
             Ok(Some(report)) => {
                 let exchange = exchange(&report, asked, Instant::now());
                 if reporter.send(super::PathEvent::Timing(Box::new(report), exchange)).await.is_err() {
@@ -63,20 +63,20 @@ pub(super) async fn keep_asking(host: ApiClient, position: &Position, reporter: 
             Ok(None) => return,
             Err(error) => {
                 debug!(%error, "no stamps");
-                sleep(EVERY).await;
+                sleep(SLOW_INTERVAL).await;
             }
         }
     }
 }
 
 /// Questions that come quickly.
-const FIRST: u32 = 4;
+const FAST_POLLS: u32 = 4;
 /// Between those.
-const QUICK: Duration = Duration::from_millis(500);
+const FAST_INTERVAL: Duration = Duration::from_millis(500);
 /// Between the others: under 0.1 kB/s.
-const EVERY: Duration = Duration::from_secs(5);
+const SLOW_INTERVAL: Duration = Duration::from_secs(5);
 /// In milliseconds: a second, and the way there.
-const TOLD_WITHIN: i64 = 1_500;
+const REPORT_DELAY: i64 = 1_500;
 
 #[cfg(test)]
 mod tests {
@@ -87,12 +87,12 @@ mod tests {
     #[test]
     fn asked_about_is_what_was_shown_and_told_of() {
         let position = Position::default();
-        assert_eq!(subject(&position), None);
+        assert_eq!(unit_to_query(&position), None);
         // A server may say any DTS.
         for (newest, shown, asked) in [(9000, 8900, 7500), (9000, 4000, 4000), (i64::MIN, i64::MIN, i64::MIN)] {
             position.set(Epoch(1), vec![(TrackId::VIDEO, Timestamp::from_millis(newest))], None);
-            position.set_shown(Some(Timestamp::from_millis(shown)));
-            assert_eq!(subject(&position), Some(Timestamp::from_millis(asked)));
+            position.set_presented(Some(Timestamp::from_millis(shown)));
+            assert_eq!(unit_to_query(&position), Some(Timestamp::from_millis(asked)));
         }
     }
 }

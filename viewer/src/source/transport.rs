@@ -18,7 +18,7 @@ pub(super) enum Transport {
     /// Where nothing changes.
     Fixed(Protocol),
     /// The broadcaster on this network: wherever it is found, and with a new ticket each time.
-    Peer { host: ApiClient, by_hand: Vec<String> },
+    Peer { api: ApiClient, manual: Vec<String> },
 }
 
 /// What opening takes, whichever way it is.
@@ -37,9 +37,9 @@ pub(super) struct OpenContext {
     /// Who knows more about the stream.
     pub(super) server: Option<ApiClient>,
     /// Whether it is to be asked again before a relay is opened.
-    pub(super) is_again: bool,
+    pub(super) is_reopening: bool,
     /// Where the broadcaster may be.
-    pub(super) places: CandidateAddresses,
+    pub(super) candidates: CandidateAddresses,
 }
 
 impl Transport {
@@ -84,37 +84,44 @@ impl Transport {
     }
 
     /// Opens it and reports what it brings, until it is over.
-    pub(super) async fn run(self, with: OpenContext, reporter: &EventSender) -> Result<(), Error> {
+    pub(super) async fn run(self, context: OpenContext, reporter: &EventSender) -> Result<(), Error> {
         let target = match self {
             Self::Fixed(Protocol::Rtmp(url)) => {
-                let asking = asking(with.server, with.position.clone(), reporter);
-                return beside(rtmp::run(url, with.position, reporter), asking).await;
+                let poll_timing = poll_timing(context.server, context.position.clone(), reporter);
+                return run_alongside(rtmp::run(url, context.position, reporter), poll_timing).await;
             }
             Self::Fixed(Protocol::Hls { url, parts }) => {
-                let wishes = hls::HlsOptions { alone: with.alone, keep_all: with.keep_all, parts };
-                let asking = asking(with.server, with.position.clone(), reporter);
-                return beside(hls::run(&url, &with.http, &with.hls, wishes, &with.position, reporter), asking).await;
+                let options = hls::HlsOptions { alone: context.alone, keep_all: context.keep_all, parts };
+                let poll_timing = poll_timing(context.server, context.position.clone(), reporter);
+                return run_alongside(
+                    hls::run(&url, &context.http, &context.hls, options, &context.position, reporter),
+                    poll_timing,
+                )
+                .await;
             }
-            Self::Fixed(protocol) => target(anew(protocol, with.server.filter(|_| with.is_again)).await),
-            Self::Peer { host, by_hand } if with.endpoint.is_some() => {
-                Some(invited(&host, by_hand, with.places).await?)
+            Self::Fixed(protocol) => target(refreshed(protocol, context.server.filter(|_| context.is_reopening)).await),
+            Self::Peer { api, manual } if context.endpoint.is_some() => {
+                Some(peer_target(&api, manual, context.candidates).await?)
             }
             Self::Peer { .. } => None,
         };
-        let (Some(endpoint), Some(target)) = (with.endpoint, target) else { return Err(no_udp()) };
-        relay::run(target, &endpoint, &with.position, with.flow, reporter).await
+        let (Some(endpoint), Some(target)) = (context.endpoint, target) else { return Err(no_udp_socket()) };
+        relay::run(target, &endpoint, &context.position, context.flow, reporter).await
     }
 }
 
 /// Has the server tell of units on their way, for as long as the path is open.
-async fn asking(server: Option<ApiClient>, position: Position, reporter: &EventSender) {
-    if let Some(host) = server {
-        timing_poll::keep_asking(host, &position, reporter).await;
+async fn poll_timing(server: Option<ApiClient>, position: Position, reporter: &EventSender) {
+    if let Some(api) = server {
+        timing_poll::poll(api, &position, reporter).await;
     }
 }
 
 /// Runs the path to its end, and the other for no longer.
-async fn beside(path: impl Future<Output = Result<(), Error>>, other: impl Future<Output = ()>) -> Result<(), Error> {
+async fn run_alongside(
+    path: impl Future<Output = Result<(), Error>>,
+    other: impl Future<Output = ()>,
+) -> Result<(), Error> {
     let forever = async {
         other.await;
         std::future::pending::<()>().await;
@@ -141,30 +148,34 @@ fn target(protocol: Protocol) -> Option<RelayTarget> {
 }
 
 /// The relay as its server describes it now; the old description where the server does not answer.
-async fn anew(protocol: Protocol, server: Option<ApiClient>) -> Protocol {
-    let (Protocol::Relay { .. }, Some(host)) = (&protocol, server) else { return protocol };
-    let watch = host.watch().await.ok().flatten();
-    watch.and_then(|watch| super::resolve::relay(&watch, host.name())).unwrap_or(protocol)
+async fn refreshed(protocol: Protocol, server: Option<ApiClient>) -> Protocol {
+    let (Protocol::Relay { .. }, Some(api)) = (&protocol, server) else { return protocol };
+    let watch = api.watch().await.ok().flatten();
+    watch.and_then(|watch| super::resolve::relay(&watch, api.name())).unwrap_or(protocol)
 }
 
 /// Where the broadcaster may be, and a new ticket to be let in with.
-async fn invited(host: &ApiClient, by_hand: Vec<String>, places: CandidateAddresses) -> Result<RelayTarget, Error> {
-    let not_live = || Error::NotLive { address: format!("the broadcaster of {}", host.name()) };
-    let peer = host.watch().await?.and_then(|watch| watch.peer).ok_or_else(not_live)?;
+async fn peer_target(
+    api: &ApiClient,
+    manual: Vec<String>,
+    candidates: CandidateAddresses,
+) -> Result<RelayTarget, Error> {
+    let not_live = || Error::NotLive { address: format!("the broadcaster of {}", api.name()) };
+    let peer = api.watch().await?.and_then(|watch| watch.peer).ok_or_else(not_live)?;
     let pin = peer.pin().ok_or_else(not_live)?;
-    let mut addresses = by_hand;
-    addresses.extend(places.into_iter().chain(peer.addresses).map(|place| place.to_string()));
+    let mut addresses = manual;
+    addresses.extend(candidates.into_iter().chain(peer.addresses).map(|place| place.to_string()));
     let mut seen = std::collections::BTreeSet::new();
     addresses.retain(|address| seen.insert(address.clone()));
     let trust = RelayTrust::Pinned { pin, ticket: Some(peer.ticket) };
     Ok(RelayTarget {
         address: "the broadcaster on this network".to_owned(),
         addresses,
-        name: host.name().to_owned(),
+        name: api.name().to_owned(),
         trust,
     })
 }
 
-fn no_udp() -> Error {
+fn no_udp_socket() -> Error {
     Error::Unreachable { address: "the relay".to_owned(), reason: "this machine gives no UDP socket".to_owned() }
 }

@@ -36,9 +36,9 @@ struct HlsState {
     reader: SegmentReader,
     started: Instant,
     /// Whether a segment was asked for and has not come whole yet.
-    in_hand: bool,
+    fetch_pending: bool,
     /// How often playing by parts broke, in a row.
-    broke: u32,
+    part_failures: u32,
 }
 
 /// Whether a playlist is played by parts, as they are made, or by whole segments.
@@ -69,35 +69,35 @@ pub(super) async fn run(
     url: &str,
     http: &reqwest::Client,
     path: &HlsPath,
-    wishes: HlsOptions,
+    options: HlsOptions,
     position: &Position,
     reporter: &EventSender,
 ) -> Result<(), Error> {
     let mut kept = path.0.lock().await;
     // Chosen anew each time: what was there before may not be what broke it.
     let playlist = choose(url, http).await?;
-    let place = kept.get_or_insert_with(|| HlsState {
+    let state = kept.get_or_insert_with(|| HlsState {
         playlist: playlist.clone(),
-        playlist_client: PlaylistClient::new(None).keep_all(wishes.keep_all),
-        parts: PartClient::new(wishes.keep_all),
+        playlist_client: PlaylistClient::new(None).keep_all(options.keep_all),
+        parts: PartClient::new(options.keep_all),
         reader: SegmentReader::default(),
         started: Instant::now(),
-        in_hand: false,
-        broke: 0,
+        fetch_pending: false,
+        part_failures: 0,
     });
-    if place.playlist != playlist {
-        place.playlist = playlist;
-        place.playlist_client.on_rendition_change();
+    if state.playlist != playlist {
+        state.playlist = playlist;
+        state.playlist_client.on_rendition_change();
     }
-    let (first, base) = media_playlist(&place.playlist, http).await?;
+    let (first, base) = media_playlist(&state.playlist, http).await?;
     let complete = first.end_list;
-    if complete && !wishes.alone {
+    if complete && !options.alone {
         *kept = None;
         return Err(Error::NotLive { address: url.to_owned() });
     }
-    let by_parts = match wishes.parts {
+    let by_parts = match options.parts {
         LowLatency::Off => false,
-        LowLatency::Prefer => has_parts(&first) && place.broke < PATIENCE,
+        LowLatency::Prefer => has_parts(&first) && state.part_failures < MAX_ATTEMPTS,
         LowLatency::Require if has_parts(&first) => true,
         LowLatency::Require => return Err(unsupported(url, "the playlist lists no parts that can be waited for")),
     };
@@ -106,16 +106,16 @@ pub(super) async fn run(
         return Ok(());
     }
     let result = if by_parts {
-        place.broke += 1;
+        state.part_failures += 1;
         // Others may have gone on since this path was open, and where they are tells where to go on best.
-        let entry = parts::entry(position).filter(|_| !wishes.alone);
-        let result = parts::run(place, first, base, http, entry, reporter).await;
-        if place.broke >= PATIENCE && wishes.parts == LowLatency::Prefer {
+        let entry = parts::entry(position).filter(|_| !options.alone);
+        let result = parts::run(state, first, base, http, entry, reporter).await;
+        if state.part_failures >= MAX_ATTEMPTS && options.parts == LowLatency::Prefer {
             warn!(url, "playing by parts broke again and again: by segments from here on");
         }
         result
     } else {
-        segments::run(place, first, base, http, reporter).await
+        segments::run(state, first, base, http, reporter).await
     };
     if result.is_ok() {
         // Should it begin anew, it does so with another playlist.
@@ -126,8 +126,8 @@ pub(super) async fn run(
 
 /// Attempts at a playlist or a segment before it is given up, segments lost in a row before the path is, and times that playing by
 /// parts breaks before it is not tried any more.
-const PATIENCE: u32 = 3;
+const MAX_ATTEMPTS: u32 = 3;
 /// Pause before a segment is asked for again, longer each time: one that is listed a moment too early is there then.
-const RETRY: Duration = Duration::from_millis(300);
+const RETRY_PAUSE: Duration = Duration::from_millis(300);
 /// Ten seconds at 100 Mbit/s.
 const MAX_SEGMENT: usize = 128 << 20;

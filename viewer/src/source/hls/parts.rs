@@ -22,80 +22,80 @@ use super::super::{Error, EventSender, PathEvent, Position};
 use super::reader::SegmentReader;
 use super::requests::{chunk, get, init, media_playlist, unsupported};
 use super::segments::PlaylistGrowth;
-use super::{HlsState, MAX_SEGMENT, PATIENCE, RETRY};
+use super::{HlsState, MAX_ATTEMPTS, MAX_SEGMENT, RETRY_PAUSE};
 
 /// Plays on from `first`, whose URIs are relative to `base`, until the playlist ends (`Ok`) or the path breaks. `entry` tells where, if
 /// not where it was.
 pub(super) async fn run(
-    place: &mut HlsState,
+    state: &mut HlsState,
     first: MediaPlaylist,
     base: String,
     http: &reqwest::Client,
     entry: Option<StartPosition>,
     reporter: &EventSender,
 ) -> Result<(), Error> {
-    let was_in_hand = std::mem::take(&mut place.in_hand);
+    let was_pending = std::mem::take(&mut state.fetch_pending);
     match entry {
-        Some(entry) => place.parts.restart_at(entry),
-        None if was_in_hand => place.parts.retry_fetch(),
+        Some(entry) => state.parts.restart_at(entry),
+        None if was_pending => state.parts.retry_fetch(),
         None => {}
     }
-    let mut growth = PlaylistGrowth::new(place.started.elapsed(), &first);
-    place.parts.on_playlist(first);
-    let mut line =
-        RequestPipeline { http: http.clone(), playlist: place.playlist.clone(), base, ..RequestPipeline::default() };
+    let mut growth = PlaylistGrowth::new(state.started.elapsed(), &first);
+    state.parts.on_playlist(first);
+    let mut requests =
+        RequestPipeline { http: http.clone(), playlist: state.playlist.clone(), base, ..RequestPipeline::default() };
     let (mut failed_loads, mut failed_fetches, mut has_played) = (0, 0, false);
     loop {
-        if line.current.is_none() {
-            match place.parts.next() {
+        if requests.current.is_none() {
+            match state.parts.next() {
                 Some(fetch) => {
                     if fetch.lost > 0 && reporter.send(PathEvent::Gap).await.is_err() {
                         return Ok(());
                     }
-                    place.in_hand = true;
-                    line.begin(fetch)?;
+                    state.fetch_pending = true;
+                    requests.begin(fetch)?;
                 }
-                None if place.parts.has_ended() => return Ok(()),
+                None if state.parts.has_ended() => return Ok(()),
                 None => {}
             }
         }
-        line.ask_ahead(&place.parts);
-        let error = match line.came().await {
+        requests.prefetch_hint(&state.parts);
+        let error = match requests.next_event().await {
             RequestEvent::Playlist(Ok((playlist, base))) => {
-                let before = place.parts.reload();
-                if growth.has_stopped(place.started.elapsed(), &playlist)
+                let before = state.parts.reload();
+                if growth.has_stopped(state.started.elapsed(), &playlist)
                     && reporter.send(PathEvent::Stalled).await.is_err()
                 {
                     return Ok(());
                 }
-                place.parts.on_playlist(playlist);
-                line.base = base;
+                state.parts.on_playlist(playlist);
+                requests.base = base;
                 failed_loads = 0;
-                let is_new = before != place.parts.reload();
-                if is_new && has_played && line.has_waited {
-                    place.broke = 0;
+                let is_new = before != state.parts.reload();
+                if is_new && has_played && requests.has_waited {
+                    state.part_failures = 0;
                 }
                 // One that answers at once with what was there is not asked at once again.
-                line.load(place.parts.reload(), if is_new { Duration::ZERO } else { RETRY });
+                requests.load(state.parts.reload(), if is_new { Duration::ZERO } else { RETRY_PAUSE });
                 continue;
             }
             RequestEvent::Playlist(Err(error)) => {
                 failed_loads += 1;
-                if failed_loads > PATIENCE || !error.retry() {
+                if failed_loads > MAX_ATTEMPTS || !error.retry() {
                     return Err(error);
                 }
                 debug!(%error, failed_loads, "the playlist did not load");
                 // Asked for as it is: where nothing is new for long, a server says no more than that.
-                line.load(None, RETRY * failed_loads);
+                requests.load(None, RETRY_PAUSE * failed_loads);
                 continue;
             }
             RequestEvent::PrefetchAnswered => {
-                line.ahead.iter_mut().for_each(|ahead| ahead.asking = None);
+                requests.prefetch.iter_mut().for_each(|prefetch| prefetch.asking = None);
                 continue;
             }
-            RequestEvent::Answer(Ok(answer)) => match line.read(answer, &mut place.reader).await {
+            RequestEvent::Answer(Ok(answer)) => match requests.read(answer, &mut state.reader).await {
                 Ok(()) => {
-                    let asked = line.current.as_ref().map(|current| current.asked);
+                    let asked = requests.current.as_ref().map(|current| current.asked);
                     match asked {
                         Some(at) if reporter.send(PathEvent::RequestSent(at)).await.is_err() => return Ok(()),
                         _ => continue,
@@ -104,7 +104,7 @@ pub(super) async fn run(
                 Err(error) => error,
             },
             RequestEvent::Bytes(Ok(Some(bytes)), url) => {
-                let units = place.reader.fmp4(bytes).map_err(|error| unsupported(&url, error))?;
+                let units = state.reader.fmp4(bytes).map_err(|error| unsupported(&url, error))?;
                 for (catalog, unit) in units {
                     if reporter.send(PathEvent::Unit(catalog, unit, None)).await.is_err() {
                         return Ok(());
@@ -112,10 +112,10 @@ pub(super) async fn run(
                 }
                 continue;
             }
-            RequestEvent::Bytes(Ok(None), url) => match place.reader.end() {
+            RequestEvent::Bytes(Ok(None), url) => match state.reader.end() {
                 Ok(()) => {
-                    line.current = None;
-                    place.in_hand = false;
+                    requests.current = None;
+                    state.fetch_pending = false;
                     (failed_fetches, has_played) = (0, true);
                     continue;
                 }
@@ -123,20 +123,20 @@ pub(super) async fn run(
             },
             RequestEvent::Answer(Err(error)) | RequestEvent::Bytes(Err(error), _) => error,
         };
-        line.current = None;
-        place.reader.broken();
+        requests.current = None;
+        state.reader.broken();
         failed_fetches += 1;
-        if error.retry() && failed_fetches < PATIENCE {
+        if error.retry() && failed_fetches < MAX_ATTEMPTS {
             debug!(%error, failed_fetches, "a part did not come");
-            place.parts.retry_fetch();
-            sleep(RETRY * failed_fetches).await;
+            state.parts.retry_fetch();
+            sleep(RETRY_PAUSE * failed_fetches).await;
             continue;
         }
         // A server that is away may still have it when it is back: it stays in hand.
-        if !error.retry() || media_playlist(&place.playlist, http).await.is_ok() {
+        if !error.retry() || media_playlist(&state.playlist, http).await.is_ok() {
             warn!(%error, "a part is lost");
-            place.in_hand = false;
-            place.parts.on_fetch_failed();
+            state.fetch_pending = false;
+            state.parts.on_fetch_failed();
         }
         // Without it pictures can not be decoded up to the next IDR: perhaps they can by another path, or by whole segments.
         return Err(error);
@@ -145,8 +145,8 @@ pub(super) async fn run(
 
 /// Where to go on after what other paths have brought; `None` if nothing was.
 pub(super) fn entry(position: &Position) -> Option<StartPosition> {
-    let date = position.date();
-    position.load().map(|_| date.map_or(StartPosition::Behind, StartPosition::At))
+    let date = position.captured_at();
+    position.resume_point().map(|_| date.map_or(StartPosition::Behind, StartPosition::At))
 }
 
 type PlaylistRequest = Pin<Box<dyn Future<Output = Result<(MediaPlaylist, String), Error>> + Send>>;
@@ -162,7 +162,7 @@ struct RequestPipeline {
     /// Whether the playlist that is loading is one to wait for.
     has_waited: bool,
     current: Option<CurrentFetch>,
-    ahead: Option<Prefetch>,
+    prefetch: Option<Prefetch>,
 }
 
 /// What is fetched and read.
@@ -207,8 +207,8 @@ impl RequestPipeline {
         if fetch.encrypted || fetch.map.is_none() {
             return Err(unsupported(&url, "the parts are encrypted, or no fragmented MP4"));
         }
-        let ahead = self.ahead.take_if(|ahead| ahead.url == url && fetch.byte_range.is_none());
-        let (asked, asking): (_, MediaRequest) = match ahead {
+        let prefetch = self.prefetch.take_if(|prefetch| prefetch.url == url && fetch.byte_range.is_none());
+        let (asked, asking): (_, MediaRequest) = match prefetch {
             Some(Prefetch { asked, asking: Some(asking), .. }) => (asked, asking),
             Some(Prefetch { asked, answer: Some(answer @ Ok(_)), .. }) => (asked, Box::pin(async { answer })),
             _ => (clock::now(), self.ask(url.clone(), fetch.byte_range)),
@@ -223,14 +223,14 @@ impl RequestPipeline {
     }
 
     /// Has a reload wait at the server, and the part that is hinted at.
-    fn ask_ahead(&mut self, parts: &PartClient) {
+    fn prefetch_hint(&mut self, parts: &PartClient) {
         if self.loading.is_none() {
             self.load(parts.reload(), Duration::ZERO);
         }
         let Some(url) = parts.hint().map(|uri| resolve(&self.base, uri)) else { return };
-        if self.ahead.as_ref().is_none_or(|ahead| ahead.url != url) {
+        if self.prefetch.as_ref().is_none_or(|prefetch| prefetch.url != url) {
             let asking = Some(self.ask(url.clone(), None));
-            self.ahead = Some(Prefetch { asked: clock::now(), asking, answer: None, url });
+            self.prefetch = Some(Prefetch { asked: clock::now(), asking, answer: None, url });
         }
     }
 
@@ -259,8 +259,8 @@ impl RequestPipeline {
     }
 
     /// Waits until anything has come.
-    async fn came(&mut self) -> RequestEvent {
-        let Self { loading, current, ahead, .. } = self;
+    async fn next_event(&mut self) -> RequestEvent {
+        let Self { loading, current, prefetch, .. } = self;
         let read = async {
             let Some(current) = current else { return pending().await };
             match &mut current.state {
@@ -285,15 +285,15 @@ impl RequestPipeline {
             *loading = None;
             RequestEvent::Playlist(playlist)
         };
-        let look_ahead = async {
-            let Some(Prefetch { asking: Some(asking), answer, .. }) = ahead else { return pending().await };
+        let poll_prefetch = async {
+            let Some(Prefetch { asking: Some(asking), answer, .. }) = prefetch else { return pending().await };
             *answer = Some(asking.await);
             RequestEvent::PrefetchAnswered
         };
         tokio::select! {
-            came = read => came,
-            came = load => came,
-            came = look_ahead => came,
+            next_event = read => next_event,
+            next_event = load => next_event,
+            next_event = poll_prefetch => next_event,
         }
     }
 }

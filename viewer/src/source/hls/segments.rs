@@ -12,78 +12,78 @@ use tracing::{debug, warn};
 use super::super::{Closed, Error, EventSender, PathEvent};
 use super::reader::SegmentReader;
 use super::requests::{chunk, get, init, media_playlist, unsupported};
-use super::{HlsState, MAX_SEGMENT, PATIENCE, RETRY};
+use super::{HlsState, MAX_ATTEMPTS, MAX_SEGMENT, RETRY_PAUSE};
 
 /// Plays on from `first`, whose URIs are relative to `base`, until the playlist ends (`Ok`) or the path breaks.
 pub(super) async fn run(
-    place: &mut HlsState,
+    state: &mut HlsState,
     first: hls::MediaPlaylist,
     mut base: String,
     http: &reqwest::Client,
     reporter: &EventSender,
 ) -> Result<(), Error> {
-    if std::mem::take(&mut place.in_hand) {
-        place.playlist_client.retry_fetch();
+    if std::mem::take(&mut state.fetch_pending) {
+        state.playlist_client.retry_fetch();
     }
-    let began = place.started.elapsed();
+    let began = state.started.elapsed();
     let mut growth = PlaylistGrowth::new(began, &first);
-    place.playlist_client.on_playlist(began, first);
+    state.playlist_client.on_playlist(began, first);
     let (mut failed_loads, mut failed_fetches, mut lost) = (0, 0, 0);
     loop {
-        match place.playlist_client.next() {
+        match state.playlist_client.next() {
             PlaylistAction::End => return Ok(()),
             PlaylistAction::Reload(at) => {
-                sleep_until(place.started + at).await;
-                let began = place.started.elapsed();
-                match media_playlist(&place.playlist, http).await {
+                sleep_until(state.started + at).await;
+                let began = state.started.elapsed();
+                match media_playlist(&state.playlist, http).await {
                     Ok((playlist, now_at)) => {
                         (failed_loads, base) = (0, now_at);
                         if growth.has_stopped(began, &playlist) && reporter.send(PathEvent::Stalled).await.is_err() {
                             return Ok(());
                         }
-                        place.playlist_client.on_playlist(began, playlist);
+                        state.playlist_client.on_playlist(began, playlist);
                     }
                     Err(error) => {
                         failed_loads += 1;
-                        if failed_loads > PATIENCE || !error.retry() {
+                        if failed_loads > MAX_ATTEMPTS || !error.retry() {
                             return Err(error);
                         }
                         debug!(%error, failed_loads, "the playlist did not load");
-                        place.playlist_client.on_load_failed(place.started.elapsed());
+                        state.playlist_client.on_load_failed(state.started.elapsed());
                     }
                 }
             }
             PlaylistAction::Fetch(fetch) => {
-                place.in_hand = true;
+                state.fetch_pending = true;
                 if fetch.lost > 0 && reporter.send(PathEvent::Gap).await.is_err() {
                     return Ok(());
                 }
-                let error = match segment(&base, http, &mut place.reader, &fetch, reporter).await {
+                let error = match segment(&base, http, &mut state.reader, &fetch, reporter).await {
                     Ok(Ok(())) => {
-                        place.in_hand = false;
+                        state.fetch_pending = false;
                         (failed_fetches, lost) = (0, 0);
                         continue;
                     }
                     Ok(Err(Closed)) => return Ok(()),
                     Err(error) => error,
                 };
-                place.reader.broken();
+                state.reader.broken();
                 failed_fetches += 1;
-                if error.retry() && failed_fetches < PATIENCE {
+                if error.retry() && failed_fetches < MAX_ATTEMPTS {
                     debug!(%error, msn = fetch.msn, failed_fetches, "a segment did not come");
-                    place.playlist_client.retry_fetch();
-                    sleep(RETRY * failed_fetches).await;
+                    state.playlist_client.retry_fetch();
+                    sleep(RETRY_PAUSE * failed_fetches).await;
                     continue;
                 }
                 // A server that is away may still have the segment when it is back: it stays in hand.
-                if error.retry() && media_playlist(&place.playlist, http).await.is_err() {
+                if error.retry() && media_playlist(&state.playlist, http).await.is_err() {
                     return Err(error);
                 }
                 warn!(%error, msn = fetch.msn, "a segment is lost");
-                place.in_hand = false;
-                place.playlist_client.on_fetch_failed();
+                state.fetch_pending = false;
+                state.playlist_client.on_fetch_failed();
                 (failed_fetches, lost) = (0, lost + 1);
-                if !error.retry() || lost >= PATIENCE {
+                if !error.retry() || lost >= MAX_ATTEMPTS {
                     return Err(error);
                 }
             }
@@ -108,7 +108,7 @@ impl PlaylistGrowth {
         if playlist.next_msn() != self.last {
             *self = Self::new(now, playlist);
         }
-        let is_late = now.saturating_sub(self.since) > playlist.target_duration * OVERDUE;
+        let is_late = now.saturating_sub(self.since) > playlist.target_duration * STALL_TARGET_DURATIONS;
         is_late && !std::mem::replace(&mut self.is_told, is_late)
     }
 }
@@ -167,7 +167,7 @@ async fn segment(
 }
 
 /// Target durations without a new segment before the broadcast seems to be away.
-const OVERDUE: u32 = 3;
+const STALL_TARGET_DURATIONS: u32 = 3;
 
 #[cfg(test)]
 mod tests {
