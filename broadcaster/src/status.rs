@@ -237,7 +237,7 @@ pub fn show_code(peer: &PeerServer, log: LogFormat) {
     }
     let Some(address) = peer.advertisement().addresses.first() else { return };
     let code = peer.code();
-    let mut text = format!("Without a server, on this network:  viewer nearcast://{address} --code {code}\n");
+    let mut text = format!("Without a server, on this network:  viewer nearcast://{address} --pairing-code {code}\n");
     if let Ok(picture) = QrCode::new(format!("nearcast://{address}#{code}")) {
         text += &picture.render::<Dense1x2>().quiet_zone(true).build();
         text.push('\n');

@@ -29,10 +29,10 @@ pub fn run(config: &Config) -> Result<bool> {
     let (url, options) = (config.url.clone(), config.path_options());
     let url = if config.lan { runtime.block_on(on_this_network(config))? } else { Some(url) };
     // A list is all that was asked for; with a code, something was to be played.
-    let Some(url) = url else { return Ok(config.code.is_none()) };
+    let Some(url) = url else { return Ok(config.pairing_code.is_none()) };
     crate::ffmpeg::init()?;
     let settings = PlayoutConfig {
-        fixed_target: config.latency.map(Duration::from_millis),
+        fixed_target: config.buffer.map(Duration::from_millis),
         may_skip: config.may_skip(),
         burst: Duration::ZERO,
     };
@@ -85,7 +85,7 @@ pub fn run(config: &Config) -> Result<bool> {
         spawn("status", move || output.run(&player))?
     };
 
-    let is_over = || is_time_up(config.seconds, &player);
+    let is_over = || is_time_up(config.duration, &player);
     let shown = if config.is_headless() {
         headless::run(&player, &ready, is_over);
         // Without pictures there may still be sound to wait for.
@@ -128,7 +128,7 @@ pub fn run(config: &Config) -> Result<bool> {
 /// Says who broadcasts here; with a code, where to play from.
 async fn on_this_network(config: &Config) -> Result<Option<String>> {
     let found = source::list_broadcasters().await.context("no mDNS on this machine")?;
-    if config.code.is_none() || found.is_empty() {
+    if config.pairing_code.is_none() || found.is_empty() {
         eprint!("{}", source::render_broadcasters(&found));
         return Ok(None);
     }

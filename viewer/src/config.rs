@@ -37,24 +37,24 @@ pub struct Config {
     pub pipe: Option<String>,
 
     /// Stop this long after the first picture; fail if none has come within as long, or 30 s if that is longer
-    #[arg(long, value_name = "N", value_parser = seconds)]
-    pub seconds: Option<Duration>,
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    pub duration: Option<Duration>,
 
     /// Aim at this many milliseconds of buffer, instead of as many as the measured jitter needs
     #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(0..=60_000))]
-    pub latency: Option<u64>,
+    pub buffer: Option<u64>,
 
     /// Never leave pictures out to catch up; so it is by itself with --record, --pipe or --unit-log where there is no window
-    #[arg(long, alias = "no-skip")]
-    pub wait: bool,
+    #[arg(long)]
+    pub no_skip: bool,
 
-    /// Without a server: list the broadcasters on this network, or with --code play the one that shows that code
+    /// Without a server: list the broadcasters on this network, or with --pairing-code play the one that shows that code
     #[arg(long, conflicts_with = "url")]
     pub lan: bool,
 
     /// The code that the broadcaster's screen shows, for nearcast:// and --lan
     #[arg(long, value_name = "CODE")]
-    pub code: Option<String>,
+    pub pairing_code: Option<String>,
 
     /// Where the broadcaster is on this network, if it is not found by itself; may be given again
     #[arg(long, value_name = "HOST:PORT")]
@@ -181,7 +181,7 @@ impl Config {
             transport: self.transport,
             mode,
             peers: self.peer.clone(),
-            code: self.code.clone(),
+            code: self.pairing_code.clone(),
             keep_all: !self.may_skip(),
         }
     }
@@ -194,7 +194,7 @@ impl Config {
     /// Whether pictures may be left out to catch up.
     pub fn may_skip(&self) -> bool {
         let keeps = self.record.is_some() || self.pipe.is_some() || self.unit_log.is_some();
-        !(self.wait || self.is_headless() && keeps)
+        !(self.no_skip || self.is_headless() && keeps)
     }
 
     /// Whether media goes to standard output.
@@ -214,10 +214,10 @@ Examples:
   viewer rtmp://localhost/live/live --overlay          RTMP, with statistics over the picture
   viewer http://host:8080/live --record talk.mp4       watch and keep
   viewer https://host/live/index.m3u8 --pipe 'mpv -'   another player's window
-  viewer rtmp://host/live/live --headless --seconds 10 --stats json
+  viewer rtmp://host/live/live --headless --duration 10 --stats json
   viewer --lan                                         who broadcasts on this network
   viewer doctor http://localhost:8080/live             what works, and what to fix
-  viewer nearcast://192.168.1.5:40000 --code CODE      straight from a broadcaster, without any server
+  viewer nearcast://192.168.1.5:40000 --pairing-code CODE      straight from a broadcaster, without any server
 
 In the window, press ? for the keys. A stream that is not on the air yet is waited for;
 one that the server does not know is not.
@@ -259,7 +259,6 @@ mod tests {
     fn when_pictures_may_be_left_out() {
         for (line, wanted) in [
             ("viewer u", true),
-            ("viewer u --wait", false),
             ("viewer u --no-skip", false),
             ("viewer u --record x.mp4", true),
             ("viewer u --headless", true),

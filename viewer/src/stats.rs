@@ -113,8 +113,8 @@ pub struct StatsLine {
     pub jitter_ms: u64,
     /// Playback speed.
     pub speed: f64,
-    /// Pictures not shown: too late, or left out.
-    pub drops: u64,
+    /// Pictures not presented so far: decoded too late, or skipped to get back to the live edge.
+    pub frames_dropped: u64,
     /// Changes of path so far.
     pub switches: u64,
 }
@@ -146,10 +146,12 @@ pub struct Summary {
     pub repeated: u64,
     /// Times that the picture stood still.
     pub stalls: u64,
-    /// Units left out to get back to the live edge.
-    pub skipped: u64,
-    /// Pictures decoded too late to be shown.
-    pub dropped: u64,
+    /// Pictures not presented: the sum of the next two.
+    pub frames_dropped: u64,
+    /// Pictures decoded too late to be presented.
+    pub frames_late: u64,
+    /// Pictures skipped, undecoded, to get back to the live edge.
+    pub frames_skipped: u64,
     /// Times that a path was opened again.
     pub reconnects: u64,
     /// Units that the decoder would not have.
@@ -182,8 +184,8 @@ pub struct LatencySummary {
     pub p50: Option<f64>,
     /// What one in a hundred exceeds; absent where as many were never shown.
     pub p99: Option<f64>,
-    /// Pictures that were never shown.
-    pub never: u64,
+    /// Pictures never presented (lost, skipped or late), as a fraction of all: 0 to 1.
+    pub unpresented_ratio: f64,
     /// How far the broadcaster's clock is ahead of this one, and how wrong that may be; absent where nobody told.
     pub clock_offset: Option<f64>,
     /// See `clock_offset`.
@@ -271,7 +273,7 @@ impl Stats {
             target_ms: millis(playback.target),
             jitter_ms: millis(playback.jitter),
             speed: (playback.speed * 1000.0).round() / 1000.0,
-            drops: self.late + playback.skipped,
+            frames_dropped: self.late + playback.skipped,
             switches: self.switches.count(),
         }
     }
@@ -285,6 +287,7 @@ impl Stats {
         if latency.count() == 0 {
             return None;
         }
+        let unpresented_ratio = ratio(never, latency.count() + never);
         latency.record_unpresented(never);
         let round = |ms: f64| (ms * 10.0).round() / 10.0;
         let ms = |histogram: &Histogram, quantile| histogram.quantile(quantile).map(|d| round(d.as_secs_f64() * 1e3));
@@ -292,7 +295,7 @@ impl Stats {
         Some(LatencySummary {
             p50: ms(&latency, 0.5),
             p99: ms(&latency, 0.99),
-            never,
+            unpresented_ratio,
             clock_offset: clock.map(|ClockOffset { micros, .. }| round(micros as f64 / 1e3)),
             clock_uncertainty: clock.map(|ClockOffset { uncertainty, .. }| round(uncertainty as f64 / 1e3)),
             pixels_p50: ms(&self.pixels, 0.5),
@@ -322,8 +325,9 @@ impl Stats {
             lost: self.merge.lost,
             repeated: self.merge.duplicates,
             stalls: playback.stalls,
-            skipped: playback.skipped,
-            dropped: self.late,
+            frames_dropped: self.late + playback.skipped,
+            frames_late: self.late,
+            frames_skipped: playback.skipped,
             reconnects: self.reconnects,
             decode_errors: self.decode_errors,
             output_errors: self.output_errors,
@@ -362,7 +366,12 @@ impl Summary {
             let parts: Vec<_> =
                 l.parts.parts().map(|(part, ms)| format!("{} {ms}", part.name().replace('_', " "))).collect();
             let parts = if parts.is_empty() { String::new() } else { format!("\n          {}", parts.join(" + ")) };
-            format!("{} median, {} p99, {} pictures never shown{doubt}{parts}", ms(l.p50), ms(l.p99), l.never)
+            format!(
+                "{} median, {} p99, {:.1}% of pictures never presented{doubt}{parts}",
+                ms(l.p50),
+                ms(l.p99),
+                l.unpresented_ratio * 100.0
+            )
         });
         let clocks = if self.clocks_differ { " (this clock and the broadcaster's differ)" } else { "" };
         let marker = self.marker.map_or(String::new(), |m| {
@@ -380,12 +389,17 @@ impl Summary {
             self.lost,
             self.repeated,
             self.stalls,
-            self.skipped,
-            self.dropped,
+            self.frames_skipped,
+            self.frames_late,
             self.reconnects,
             self.decode_errors,
         )
     }
+}
+
+/// `part` of `whole`, to four digits.
+fn ratio(part: u64, whole: u64) -> f64 {
+    (part as f64 / whole.max(1) as f64 * 1e4).round() / 1e4
 }
 
 fn millis(duration: Duration) -> u64 {
@@ -456,14 +470,16 @@ mod tests {
         assert_eq!(summary.latency_ms.unwrap().pixels_worst, Some(3.0), "drawn 3 ms after the stamp");
         assert_eq!((summary.pictures, summary.startup_ms), (2, Some(300)));
         assert!(
-            summary.latency_ms.is_some_and(|l| l.never == 0 && l.p50.is_some_and(|p50| (38.0..42.0).contains(&p50)))
+            summary
+                .latency_ms
+                .is_some_and(|l| l.unpresented_ratio == 0.0 && l.p50.is_some_and(|p50| (38.0..42.0).contains(&p50)))
         );
         assert!(summary.to_text().contains("the first after 300 ms") && !summary.clocks_differ);
         // One picture was shown and one was not: half of them are infinitely late.
         let halved = stats.summary(PlaybackStatus { skipped_unasked: 6, ..PlaybackStatus::default() });
         let latency = halved.latency_ms.unwrap();
-        assert_eq!((latency.never, latency.p50.is_some(), latency.p99), (1, true, None));
-        assert!(halved.to_text().contains("never p99, 1 pictures never shown"), "{}", halved.to_text());
+        assert_eq!((latency.unpresented_ratio, latency.p50.is_some(), latency.p99), (0.5, true, None));
+        assert!(halved.to_text().contains("never p99, 50.0% of pictures never presented"), "{}", halved.to_text());
         let mut early = Stats::default();
         let mut stamps = StageTimes::default();
         stamps.stamp(Stage::Captured, WallClock::from_micros(40_000));

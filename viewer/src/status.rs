@@ -66,8 +66,8 @@ impl StatsOutput {
 fn to_text(line: &StatsLine) -> String {
     let latency = line.latency_ms.total.map_or("unknown".to_owned(), |ms| format!("{ms:.0} ms"));
     let text = format!(
-        "{} | {} | {:.1} fps | latency {latency} | buffer {} ms | drops {}",
-        line.source, line.state, line.fps, line.buffer_ms, line.drops
+        "{} | {} | {:.1} fps | latency {latency} | buffer {} ms | dropped {}",
+        line.source, line.state, line.fps, line.buffer_ms, line.frames_dropped
     );
     text.chars().take(MAX_LINE).collect()
 }
@@ -89,7 +89,7 @@ mod tests {
         let mut stats = Stats::default();
         (stats.source, stats.state) = ("RTMP rtmp://h/live/x".to_owned(), "live".to_owned());
         let text = to_text(&stats.line(Duration::from_secs(1), PlaybackStatus::default()));
-        assert_eq!(text, "RTMP rtmp://h/live/x | live | 0.0 fps | latency unknown | buffer 0 ms | drops 0");
+        assert_eq!(text, "RTMP rtmp://h/live/x | live | 0.0 fps | latency unknown | buffer 0 ms | dropped 0");
         stats.source = "x".repeat(500);
         assert_eq!(to_text(&stats.line(Duration::from_secs(1), PlaybackStatus::default())).chars().count(), MAX_LINE);
     }

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 /// Why a path was left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "snake_case")]
 pub enum SwitchReason {
     /// The other is better.
     Better,
@@ -25,8 +25,8 @@ impl SwitchReason {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Better => "better",
-            Self::Stalled => "silent",
-            Self::NoCapacity => "crowded",
+            Self::Stalled => "stalled",
+            Self::NoCapacity => "no_capacity",
             Self::Failed => "failed",
         }
     }
@@ -46,13 +46,13 @@ pub struct Switch {
     /// Units of any kind that came again by another path since the change before it, and were dropped: none is shown twice.
     pub repeated: u64,
     /// How much later that first one came than its time says, after the last one before it: what the buffer has to hide.
-    #[serde(rename = "late_ms", serialize_with = "as_millis")]
+    #[serde(rename = "delay_ms", serialize_with = "as_millis")]
     pub delay: Option<Duration>,
     /// Of the first picture after it.
     #[serde(skip)]
     pub pts: Timestamp,
     /// How much longer a picture stood than it should have, at the worst within [`ATTRIBUTION_WINDOW`]; none while no picture after it was shown.
-    #[serde(rename = "gap_ms", serialize_with = "as_millis")]
+    #[serde(rename = "freeze_ms", serialize_with = "as_millis")]
     pub freeze: Option<Duration>,
 }
 
@@ -98,11 +98,11 @@ impl Switches {
 
     /// As a whole.
     pub fn summary(&self) -> SwitchSummary {
-        let worst_gap_ms = (self.worst_freeze.as_secs_f64() * 10_000.0).round() / 10.0;
+        let worst_freeze_ms = (self.worst_freeze.as_secs_f64() * 10_000.0).round() / 10.0;
         SwitchSummary {
             count: self.count,
             lost: self.lost,
-            worst_gap_ms,
+            worst_freeze_ms,
             recent: self.recent.iter().cloned().collect(),
         }
     }
@@ -121,7 +121,7 @@ pub struct SwitchSummary {
     /// Units of video that are missing because of them.
     pub lost: u64,
     /// How much longer a picture stood than it should have.
-    pub worst_gap_ms: f64,
+    pub worst_freeze_ms: f64,
     /// The last ones, oldest first.
     pub recent: Vec<Switch>,
 }
@@ -168,9 +168,9 @@ mod tests {
         show(&mut switches, 1300, 850);
         show(&mut switches, 9000, 1100);
         let summary = switches.summary();
-        assert_eq!((summary.count, summary.worst_gap_ms), (1, 50.0));
+        assert_eq!((summary.count, summary.worst_freeze_ms), (1, 50.0));
         let json = serde_json::to_value(&summary).unwrap();
-        assert_eq!((&json["recent"][0]["gap_ms"], &json["recent"][0]["why"]), (&50.0.into(), &"silent".into()));
+        assert_eq!((&json["recent"][0]["freeze_ms"], &json["recent"][0]["reason"]), (&50.0.into(), &"stalled".into()));
         assert_eq!((&json["recent"][0]["lost"], &json["recent"][0]["repeated"]), (&0.into(), &3.into()));
     }
 }

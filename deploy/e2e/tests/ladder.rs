@@ -50,7 +50,7 @@ fn hls_is_played_by_the_form_that_was_asked_for() -> Result<()> {
     let urls = json!({ "page": "", "rtmp": Value::Null, "hls": cdn.hls_url("live") });
     let page = page(&json!({ "name": "live", "urls": urls, "hls": { "low_latency": true } }))?;
     for (via, source) in [("auto", "LL-HLS"), ("ll-hls", "LL-HLS"), ("hls", "HLS")] {
-        let mut viewer = Viewer::start(&lab, &format!("http://{page}/live"), &["--via", via])?;
+        let mut viewer = Viewer::start(&lab, &format!("http://{page}/live"), &["--transport", via])?;
         viewer.wait_pictures(90, START)?;
         let summary = viewer.finish()?;
         summary.unbroken(90)?;

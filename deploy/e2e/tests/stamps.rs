@@ -27,7 +27,7 @@ fn clocks_that_differ_are_found_out_and_the_parts_add_up() -> Result<()> {
     cdn.wait_segment("live")?;
     let mut viewers = Vec::new();
     for (via, told) in PATHS {
-        let options = ["--via", via, "--clock-offset", &ahead(VIEWER)];
+        let options = ["--transport", via, "--clock-offset", &ahead(VIEWER)];
         viewers.push((via, told, Viewer::start(&lab, &cdn.page_url("live"), &options)?));
     }
     for (via, told, viewer) in &mut viewers {

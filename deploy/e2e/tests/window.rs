@@ -54,11 +54,11 @@ fn it_ends_by_itself() -> Result<()> {
     let cdn = Cdn::start(&lab, &[])?;
     let screen = Screen::start(&lab, 1024, 768)?;
     let _broadcaster = Broadcaster::start(&lab, &cdn.publish_url(&key), &Broadcaster::SMALL)?;
-    let options = ["--wait", "--overlay", "--seconds", "5"];
+    let options = ["--no-skip", "--overlay", "--duration", "5"];
     let mut viewer = Viewer::start_on(&lab, &screen, &cdn.page_url("live"), &options)?;
     let summary = viewer.summary(START + Duration::from_secs(15))?;
     // A window on a loaded machine leaves late pictures out, and says so.
-    let left_out = ["dropped", "skipped"].iter().filter_map(|name| summary.0[*name].as_u64()).sum::<u64>();
+    let left_out = ["frames_late", "frames_skipped"].iter().filter_map(|name| summary.0[*name].as_u64()).sum::<u64>();
     let gaps = summary.0["marker"]["gaps"].as_u64();
     ensure!(summary.pictures() > 50 && gaps <= Some(left_out), "not what was sent: {}", summary.0);
     Ok(())

@@ -77,7 +77,7 @@ pub(super) fn statistics(
             line.target_ms,
             line.jitter_ms
         ),
-        format!("drops    {} late or skipped, {} stalls", line.drops, status.stalls),
+        format!("dropped  {} late or skipped, {} stalls", line.frames_dropped, status.stalls),
     ];
     lines.splice(4..4, latency(&line.latency_ms));
     if let Some(Switch { from, to, reason, lost, repeated, freeze, .. }) = last {

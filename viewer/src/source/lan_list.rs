@@ -41,7 +41,7 @@ pub fn render_broadcasters(found: &BTreeMap<String, Vec<SocketAddr>>) -> String 
         let addresses: Vec<String> = addresses.iter().map(ToString::to_string).collect();
         text += &format!("{instance}  {}\n", addresses.join("  "));
     }
-    text + "Watch with the code on the broadcaster's screen: viewer nearcast://HOST:PORT --code CODE\n"
+    text + "Watch with the code on the broadcaster's screen: viewer nearcast://HOST:PORT --pairing-code CODE\n"
 }
 
 /// A responder answers within 120 ms (RFC 6762 §6), and once more if that was lost.

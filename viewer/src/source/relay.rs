@@ -117,7 +117,7 @@ pub(super) async fn run(
                 PathEvent::Timing(Box::new(report), exchange)
             }
             Event::Capacity(has_room) => {
-                debug!(address = target.address, has_room, "told of room");
+                debug!(address = target.address, has_capacity = has_room, "capacity reported");
                 PathEvent::Capacity(has_room)
             }
             Event::Ended => return Ok(()),

@@ -125,7 +125,7 @@ pub async fn resolve(
                     TransportFilter::Hls => LowLatency::Off,
                     _ => {
                         return Err(wrong(
-                            "a playlist is played by HLS; --via rtmp, relay and peer need a stream's page",
+                            "a playlist is played by HLS; --transport rtmp, relay and peer need a stream's page",
                         ));
                     }
                 };
@@ -185,7 +185,8 @@ pub(super) fn relay(watch: &Watch, name: &str) -> Option<Protocol> {
 fn paired(rest: &str, code: Option<&str>) -> Result<ResolvedPaths, String> {
     let (address, fragment) = rest.split_once('#').unwrap_or((rest, ""));
     let code = Some(fragment).filter(|code| !code.is_empty()).or(code);
-    let code = code.ok_or("give the code that the broadcaster shows: --code CODE, or #CODE after the address")?;
+    let code =
+        code.ok_or("give the code that the broadcaster shows: --pairing-code CODE, or #CODE after the address")?;
     let code: Code = code.parse().map_err(|error: net::trust::Error| error.to_string())?;
     let address = address.trim_end_matches('/');
     let addresses: Vec<String> = address.split(',').map(str::to_owned).collect();
@@ -237,7 +238,7 @@ mod tests {
             ("nearcast://192.0.2.1:4444", TransportFilter::Auto, Err("code")),
             ("nearcast://192.0.2.1#0123-4567-89AB-CDEF", TransportFilter::Auto, Err("port")),
             ("nearcast://192.0.2.1:1#U", TransportFilter::Auto, Err("code")),
-            ("http://h/a.m3u8", TransportFilter::Rtmp, Err("--via rtmp")),
+            ("http://h/a.m3u8", TransportFilter::Rtmp, Err("--transport rtmp")),
             ("http://h/a.m3u8", TransportFilter::Relay, Err("relay")),
             ("rtmp://h/x", TransportFilter::Auto, Err("rtmp://HOST/APP/NAME")),
             ("h/x", TransportFilter::Auto, Err("must start with")),

@@ -185,7 +185,7 @@ impl Supervisor {
         let actions = self.selector.poll(now);
         if actions.iter().any(|action| matches!(action, Action::Open(_) | Action::Start(_))) {
             for path in flowing {
-                debug!(path = self.describe(path), patience = ?self.selector.stall_timeout(path), "silent");
+                debug!(path = self.describe(path), timeout = ?self.selector.stall_timeout(path), "stalled");
                 self.send(Event::Stalled(path)).await?;
             }
         }

@@ -145,8 +145,9 @@ impl House {
         );
         command.args(["-q", "-f", "-c", &line, "/dev/null"]);
         let mut broadcaster = Broadcaster::on_a_terminal(&self.lab, command)?;
-        let shown = broadcaster.process.line(Duration::from_secs(20), "its code", |line| line.contains("--code "))?;
-        let code = shown.split("--code ").nth(1).context("no code")?.trim().to_owned();
+        let shown =
+            broadcaster.process.line(Duration::from_secs(20), "its code", |line| line.contains("--pairing-code "))?;
+        let code = shown.split("--pairing-code ").nth(1).context("no code")?.trim().to_owned();
         Ok((broadcaster, listen, code))
     }
 
@@ -164,7 +165,7 @@ impl House {
     /// A viewer that looks for whoever shows `code`.
     pub(crate) fn watch_lan(&self, host: usize, code: &str) -> Result<Viewer> {
         let command = self.viewers[host].command(program("viewer")?);
-        Viewer::start_by(&self.lab, command, "--lan", &["--log", "json", "--code", code])
+        Viewer::start_by(&self.lab, command, "--lan", &["--log", "json", "--pairing-code", code])
     }
 
     /// Asks the CDN, from one of the viewers' hosts.

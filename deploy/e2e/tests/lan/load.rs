@@ -17,7 +17,7 @@ fn a_slow_viewer_delays_neither_another_nor_the_cdn() -> Result<()> {
     let house = House::build()?;
     let mut broadcaster = house.broadcast(&["--stats", "json"])?;
     let mut quick = house.watch(0, &[])?;
-    let mut slow = house.watch(1, &["--via", "peer"])?;
+    let mut slow = house.watch(1, &["--transport", "peer"])?;
     wait_source(&mut quick, "LAN peer")?;
     slow.wait_pictures(30, START)?;
     // A third of what the stream takes.
@@ -93,9 +93,9 @@ fn share(link: u64, bitrate: &str, viewers: usize) -> Result<()> {
     house.one_way_out()?;
     house.direct.set(Direction::AToB, Shape { rate: Some(link), queue: 64 << 10, ..LAN })?;
     let mut broadcaster = house.broadcast_at(bitrate, &["--stats", "json"])?;
-    let mut far = house.watch(0, &["--via", "rtmp"])?;
+    let mut far = house.watch(0, &["--transport", "rtmp"])?;
     far.wait_pictures(60, START)?;
-    let mut near = (0..viewers).map(|n| house.watch(n % 2, &["--via", "peer"])).collect::<Result<Vec<_>>>()?;
+    let mut near = (0..viewers).map(|n| house.watch(n % 2, &["--transport", "peer"])).collect::<Result<Vec<_>>>()?;
     for viewer in &mut near {
         viewer.wait_pictures(30, START)?;
     }

@@ -48,7 +48,7 @@ fn paths_change_hundreds_of_times_and_nothing_is_lost() -> Result<()> {
     let mut house = House::build()?;
     let mut broadcaster = house.broadcast(&[])?;
     let mut viewers = [
-        ("warm", house.watch(0, &["--standby", "warm", "--latency", "60"])?),
+        ("warm", house.watch(0, &["--standby", "warm", "--buffer", "60"])?),
         ("hot", house.watch(1, &["--standby", "hot"])?),
     ];
     for (_, viewer) in &mut viewers {
@@ -183,8 +183,11 @@ fn without_any_server_the_code_opens_the_broadcast() -> Result<()> {
     viewer.wait_pictures(60, START)?;
     viewer.finish()?.unbroken(60)?;
     // Another code opens nothing.
-    let mut stranger =
-        house.watch_url(0, &format!("nearcast://{address}"), &["--code", "0123-4567-89AB-CDEF", "--seconds", "3"])?;
+    let mut stranger = house.watch_url(
+        0,
+        &format!("nearcast://{address}"),
+        &["--pairing-code", "0123-4567-89AB-CDEF", "--duration", "3"],
+    )?;
     stranger
         .process
         .line(START, "that it is refused", |line| line.contains("did not prove that it knows the pairing code"))?;
@@ -298,7 +301,7 @@ fn report(mode: &str, said: &Value, caused: &[Cause]) {
                 values.sort_by(f64::total_cmp);
                 Some((values.len(), *values.get(values.len() / 2)?, *values.last()?))
             };
-            if let (Some((count, median, worst)), Some((.., stood))) = (of("late_ms"), of("gap_ms")) {
+            if let (Some((count, median, worst)), Some((.., stood))) = (of("delay_ms"), of("freeze_ms")) {
                 println!(
                     "{mode:>5}  {cause:<14} {words:<12} {count:>3} times, late by {median:>5.1} ms median, {worst:>5.1} ms worst; \
                      at 60 ms of buffer a picture stands {:>5.1} ms too long at worst; it stood {stood:>5.1} ms",

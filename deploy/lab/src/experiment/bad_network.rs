@@ -34,7 +34,7 @@ const NARROWED: &str = "uplink 0.7M";
 /// A picture that comes so much later than was usual is no longer late, milliseconds: it is within a viewer's buffer.
 const RECOVERED: f64 = 50.0;
 
-/// Each path, by its name for people and for `viewer --via`.
+/// Each path, by its name for people and for `viewer --transport`.
 const PATHS: [(&str, &str, Colour); 3] =
     [("peer", "peer", VERMILION), ("relay, CDN", "relay", BLUE), ("RTMP, CDN", "rtmp", GREEN)];
 
@@ -80,7 +80,7 @@ pub(super) fn run(stage: &Stage) -> Result<Outcome> {
             built.link(&viewer_name(n + 1))?.set_both(bad)?;
             let host = built.host(&viewer_name(n + 1))?;
             let page = format!("http://{address}:8080/live");
-            viewers.push(stage.viewer(&format!("{via}.{condition}"), host, &page, &["--via", via])?);
+            viewers.push(stage.viewer(&format!("{via}.{condition}"), host, &page, &["--transport", via])?);
         }
         std::thread::sleep(stage.seconds(5, 3));
         let from = now();
@@ -229,7 +229,7 @@ impl Seen {
             ms(self.delay(0.99)),
             self.count("stalls"),
             self.standstill.unwrap_or(0.0),
-            self.count("skipped"),
+            self.count("frames_skipped"),
             self.missing,
         )
     }
@@ -243,7 +243,7 @@ impl Seen {
             number(self.delay(0.5)),
             number(self.delay(0.99)),
             self.count("stalls").to_string(),
-            self.count("skipped").to_string(),
+            self.count("frames_skipped").to_string(),
             self.missing.to_string(),
             number(self.standstill),
             number(self.recovery),

@@ -77,7 +77,7 @@ pub(super) fn run(stage: &Stage) -> Result<Outcome> {
     let mut broadcaster =
         stage.broadcaster(built.host("broadcaster")?, &format!("rtmp://{address}/live/{key}"), &options)?;
     let page = format!("http://{address}:8080/live");
-    let warm = stage.viewer("warm", built.host("viewer")?, &page, &["--standby", "warm", "--latency", "60"])?;
+    let warm = stage.viewer("warm", built.host("viewer")?, &page, &["--standby", "warm", "--buffer", "60"])?;
     let hot = stage.viewer("hot", built.host("viewer2")?, &page, &["--standby", "hot"])?;
     let mut viewers = [warm, hot];
     for viewer in &mut viewers {
@@ -214,9 +214,9 @@ impl Watched {
             mode: self.mode,
             cause: *cause,
             to_peer: said["to"].as_str().is_some_and(|to| to.starts_with(PEER)),
-            why: said["why"].as_str().unwrap_or_default().to_owned(),
-            late: said["late_ms"].as_f64(),
-            stood: said["gap_ms"].as_f64(),
+            why: said["reason"].as_str().unwrap_or_default().to_owned(),
+            late: said["delay_ms"].as_f64(),
+            stood: said["freeze_ms"].as_f64(),
             lost: said["lost"].as_u64().unwrap_or(0),
         };
         pairs.map(change).collect()

@@ -44,7 +44,12 @@ pub(super) fn run(stage: &Stage) -> Result<Outcome> {
     let mut viewers = Vec::new();
     for protocol in PROTOCOLS {
         let via = protocol.name();
-        viewers.push(stage.viewer(via, built.host(via)?, &format!("http://{address}:8080/live"), &["--via", via])?);
+        viewers.push(stage.viewer(
+            via,
+            built.host(via)?,
+            &format!("http://{address}:8080/live"),
+            &["--transport", via],
+        )?);
     }
     for viewer in &mut viewers {
         viewer.wait_pictures("presented", "", 30, 0, START)?;

@@ -102,7 +102,7 @@ pub(super) fn faults(summary: &Value) -> Vec<String> {
     demand("units lost", &summary["lost"]);
     demand("units lost at changes of path", &summary["switches"]["lost"]);
     // What playback leaves out to get back to the live edge was not lost on the way.
-    let left_out = summary["skipped"].as_u64().unwrap_or(0) + summary["dropped"].as_u64().unwrap_or(0);
+    let left_out = summary["frames_skipped"].as_u64().unwrap_or(0) + summary["frames_late"].as_u64().unwrap_or(0);
     let gaps = summary["marker"]["gaps"].as_u64();
     demand(
         "pictures missing by their own count",
@@ -169,7 +169,7 @@ mod tests {
         assert_eq!(faults(&bad).len(), 2);
         assert_eq!(faults(&json!({ "marker": null })).len(), 4);
         let hurried =
-            json!({ "lost": 0, "skipped": 3, "switches": { "lost": 0 }, "marker": { "gaps": 3, "repeats": 0 } });
+            json!({ "lost": 0, "frames_skipped": 3, "switches": { "lost": 0 }, "marker": { "gaps": 3, "repeats": 0 } });
         assert_eq!(faults(&hurried), Vec::<String>::new());
     }
 }

@@ -14,7 +14,7 @@ use crate::floor::{FRAMING, Floors};
 /// How pictures are refreshed, and how the broadcaster is told.
 const WAYS: [(&str, &[&str]); 2] = [("an IDR every 2 s", &[]), ("intra-refresh", &["--intra-refresh"])];
 
-/// Each path, by its name for people and for `viewer --via`.
+/// Each path, by its name for people and for `viewer --transport`.
 const PATHS: [(&str, &str, Colour); 2] = [("CDN", "relay", BLUE), ("peer", "peer", VERMILION)];
 
 /// One way by one path.
@@ -45,7 +45,7 @@ pub(super) fn run(stage: &Stage) -> Result<Outcome> {
         let mut ended = Vec::new();
         for (path, (_, via, _)) in PATHS.iter().enumerate() {
             let page = format!("http://{address}:8080/live");
-            let mut viewer = stage.viewer(&format!("{via}.{way}"), sink, &page, &["--via", via])?;
+            let mut viewer = stage.viewer(&format!("{via}.{way}"), sink, &page, &["--transport", via])?;
             viewer.wait_pictures("received", "", JOINING, 0, START)?;
             std::thread::sleep(stage.seconds(2, 1));
             let from = now();

@@ -38,7 +38,7 @@ pub enum Protocol {
 }
 
 impl Protocol {
-    /// As it is written on the command line, and by `viewer --via`.
+    /// As it is written on the command line, and by `viewer --transport`.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Rtmp => "rtmp",
