@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 
-use crate::lab::Lab;
 use crate::programs::program;
-use crate::units::{Unit, compare, read_units};
+use crate::test_env::Lab;
+use crate::unit_log::{Unit, compare, read_units};
 use crate::viewer::Viewer;
 use ::lab::Process;
 

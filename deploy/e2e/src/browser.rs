@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 
-use crate::lab::Lab;
+use crate::test_env::Lab;
 use ::lab::Process;
 
 /// A browser with one window.

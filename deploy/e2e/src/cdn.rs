@@ -9,8 +9,8 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use crate::http::{self, Response};
-use crate::lab::Lab;
 use crate::programs::program;
+use crate::test_env::Lab;
 use ::lab::Process;
 use ::lab::until;
 

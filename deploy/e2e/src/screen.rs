@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use media::frame_counter;
 
-use crate::lab::Lab;
+use crate::test_env::Lab;
 use ::lab::Process;
 use ::lab::until;
 

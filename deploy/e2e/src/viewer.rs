@@ -8,10 +8,10 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use crate::lab::Lab;
 use crate::programs::program;
 use crate::screen::Screen;
-use crate::units::{Unit, read_units};
+use crate::test_env::Lab;
+use crate::unit_log::{Unit, read_units};
 use ::lab::Process;
 use ::lab::until;
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use e2e::Lab;
-use e2e::guest::{BRIEF, EMULATED, Guest};
+use e2e::qemu_vm::{BRIEF, EMULATED, Guest};
 
 #[test]
 fn the_lab_s_links_are_netem_s_where_the_kernel_has_it() -> Result<()> {

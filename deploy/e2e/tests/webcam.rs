@@ -4,7 +4,7 @@
 //! `deploy/test --only webcam` makes the image first.
 
 use anyhow::{Result, ensure};
-use e2e::guest::{BRIEF, EMULATED, Guest, HOST};
+use e2e::qemu_vm::{BRIEF, EMULATED, Guest, HOST};
 use e2e::{Cdn, Lab, Viewer, until};
 
 #[test]

@@ -11,20 +11,20 @@
 //! | --- | --- |
 //! | [`network`] | [`Network`], [`Switch`], [`End`]: what is made, and how it is wired |
 //! | [`host`] | [`Host`]: programs, closures and sockets inside one namespace |
-//! | [`topology`] | [`Home`]: a home LAN with a broadcaster, two viewers, and a CDN behind a router |
+//! | [`home_network`] | [`Home`]: a home LAN with a broadcaster, two viewers, and a CDN behind a router |
 //! | [`link`] | [`Link`]: the emulated link's handle; [`Shape`]: what it does to frames |
-//! | [`plan`] | [`Plan`]: a topology as TOML, checked and made; commands to it while it runs |
-//! | [`floor`] | how soon the last bit of a unit can arrive, by arithmetic |
+//! | [`topology`] | [`Plan`]: a topology as TOML, checked and made; commands to it while it runs |
+//! | [`latency_bound`] | how soon the last bit of a unit can arrive, by arithmetic |
 //! | [`load`] | a crowd of viewers by one protocol, and what each of them got |
 //! | [`process`] | [`Process`]: a program with its output in files |
 //! | [`lateness`] | [`Lateness`]: how late the emulator was, and whether the run is void |
 //! | [`namespace`] | the namespaces' names, life and clean-up |
 //! | `interface` | ioctls on one interface: up, down, offloads |
-//! | `link::own` | the lab's own emulator of a link |
-//! | `link::netem`, `link::watch` | the kernel's, and how late that is |
+//! | `link::userspace` | the lab's own emulator of a link |
+//! | `link::netem`, `link::timer_probe` | the kernel's, and how late that is |
 //! | `link::pipe` | the model of one direction: queue, serialisation, loss, delay; no input or output |
 //! | `link::forward` | the thread that runs two pipes between two packet sockets |
-//! | `link::socket` | the AF_PACKET socket and its receive timestamps |
+//! | `link::packet_socket` | the AF_PACKET socket and its receive timestamps |
 //!
 //! # How a frame travels an emulated link
 //!
@@ -62,29 +62,29 @@
 pub mod app;
 pub mod experiment;
 mod figure;
-pub mod floor;
+pub mod home_network;
 pub mod host;
 mod interface;
+pub mod latency_bound;
 pub mod lateness;
 pub mod link;
 pub mod load;
+mod machine_lock;
 pub mod namespace;
 pub mod network;
-pub mod plan;
+mod outer_uid;
 pub mod process;
-mod teardown;
+mod signals;
 pub mod topology;
-mod turn;
-mod user;
 mod wait;
 
+pub use home_network::{Home, HomePlan};
 pub use host::Host;
 pub use lateness::Lateness;
 pub use link::shape::{BurstLoss, Jitter, Shape};
 pub use link::{Counts, Direction, Emulator, Link, Priority, Stats};
+pub use machine_lock::lock_machine;
 pub use network::{End, Network, Switch};
-pub use plan::Plan;
 pub use process::Process;
-pub use topology::{Home, HomePlan};
-pub use turn::turn;
+pub use topology::Plan;
 pub use wait::until;

@@ -1,6 +1,6 @@
 //! The network: it makes hosts, switches, cables and links, and takes everything down when dropped.
 //!
-//! It is not a description of any one network; a ready-made one is in [`crate::topology`]. Nothing touches the
+//! It is not a description of any one network; a ready-made one is in [`crate::home_network`]. Nothing touches the
 //! machine's own network: veth pairs are made directly in the namespaces, and no address or route is set
 //! outside them.
 
@@ -14,7 +14,7 @@ use crate::host::Host;
 use crate::interface::Interface;
 use crate::lateness::{Histogram, Lateness};
 use crate::link::shape::Shape;
-use crate::link::watch::Watch;
+use crate::link::timer_probe::Watch;
 use crate::link::{Emulator, Link, netem};
 use crate::namespace::{self, Namespace, ip};
 

@@ -1,7 +1,7 @@
 //! Tests of the program `lab`: a network comes up, obeys and goes, whatever ends it; what makes no sense is told before anything is
 //! made.
 //!
-//! They need root and `ip`. What commands do to links is tested in tests/links.rs, what topologies may say in src/plan/tests.rs.
+//! They need root and `ip`. What commands do to links is tested in tests/links.rs, what topologies may say in src/topology/tests.rs.
 
 #![allow(unreachable_pub, clippy::unwrap_used, reason = "a test fails by panicking")]
 

@@ -6,9 +6,9 @@
 //! order.
 #![allow(clippy::print_stdout, reason = "a test that measures says what it measured")]
 
-mod house;
-mod load;
-mod strangers;
+mod shared_uplink;
+mod testbed;
+mod unauthorized;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -19,7 +19,7 @@ use lab::link::shape::Shape;
 use media::WallClock;
 use serde_json::Value;
 
-use house::{House, LAN};
+use testbed::{House, LAN};
 
 /// The ways in which the direct link fails. The stream itself goes on, by the broadcaster's other link to the CDN.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

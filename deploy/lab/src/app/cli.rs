@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::floor::{FRAMING, IDR_UNIT, MEAN_UNIT};
+use crate::latency_bound::{FRAMING, IDR_UNIT, MEAN_UNIT};
 use crate::link::Emulator;
 use crate::load::Protocol;
 

@@ -1,9 +1,9 @@
 //! The program `lab`: what each of its commands does.
 
 pub mod cli;
-mod floors;
+mod control_socket;
+mod latency_bounds;
 mod privilege;
-mod socket;
 mod up;
 
 use std::io::Write;
@@ -14,8 +14,8 @@ use anyhow::{Context, Result, ensure};
 
 use crate::experiment::{self, Options};
 use crate::load;
-use crate::plan::Plan;
-use crate::teardown;
+use crate::signals;
+use crate::topology::Plan;
 use cli::{Cli, Command};
 
 /// The command line or a topology makes no sense.
@@ -33,8 +33,8 @@ pub fn run(cli: Cli) -> Result<()> {
             privilege::obtain()?;
             up::run(&plan)
         }
-        Command::Set(tell) => say(&socket::send(tell.pid, &format!("set {}", tell.words.join(" ")))?),
-        Command::Tell(tell) => say(&socket::send(tell.pid, &tell.words.join(" "))?),
+        Command::Set(tell) => say(&control_socket::send(tell.pid, &format!("set {}", tell.words.join(" ")))?),
+        Command::Tell(tell) => say(&control_socket::send(tell.pid, &tell.words.join(" "))?),
         Command::Run(run) => {
             let wanted = experiment::named(&run.name).map_err(Usage)?;
             privilege::obtain()?;
@@ -47,7 +47,7 @@ pub fn run(cli: Cli) -> Result<()> {
                 keep: run.keep,
                 rivals: run.rivals,
             };
-            teardown::on_signal(|| {
+            signals::on_signal(|| {
                 crate::namespace::abandon();
                 std::process::exit(INTERRUPTED);
             })?;
@@ -70,7 +70,7 @@ pub fn run(cli: Cli) -> Result<()> {
         }
         Command::Floor(floor) => {
             let plan = topology(&floor.topology)?;
-            say(&floors::table(&plan, &floor).map_err(Usage)?)
+            say(&latency_bounds::table(&plan, &floor).map_err(Usage)?)
         }
     }
 }
@@ -123,7 +123,7 @@ pub const TOPOLOGIES: [(&str, &str); 4] = [
     ("paper-a", include_str!("../../topologies/paper-a.toml")),
     ("paper-b", include_str!("../../topologies/paper-b.toml")),
     ("periscope", include_str!("../../topologies/periscope.toml")),
-    ("house", include_str!("../../topologies/house.toml")),
+    ("house", include_str!("../../topologies/dual-homed.toml")),
 ];
 
 /// `EX_USAGE` of sysexits.h.

@@ -6,11 +6,11 @@ use std::sync::mpsc::{SyncSender, sync_channel};
 
 use anyhow::Result;
 
-use super::{say, socket};
+use super::{control_socket, say};
 use crate::link::{Emulator, Priority};
-use crate::plan::Plan;
-use crate::plan::control::HELP;
-use crate::teardown;
+use crate::signals;
+use crate::topology::Plan;
+use crate::topology::commands::HELP;
 
 enum Event {
     Line(String),
@@ -23,9 +23,9 @@ pub(super) fn run(plan: &Plan) -> Result<()> {
     let (events, received) = sync_channel(EVENTS);
     let on_signal = events.clone();
     // Before any thread is made, so that none of them takes the signal instead.
-    teardown::on_signal(move || drop(on_signal.send(Event::End)))?;
+    signals::on_signal(move || drop(on_signal.send(Event::End)))?;
     let built = plan.build()?;
-    let control = socket::Control::listen()?;
+    let control = control_socket::Control::listen()?;
     let seed = plan.seed;
     say(&format!(
         "{}\n{HELP}\nup as process {}, seed {seed}; Ctrl-C takes it down\n",
@@ -56,9 +56,9 @@ pub(super) fn run(plan: &Plan) -> Result<()> {
                 Err(error) => eprintln!("lab: {error:#}"),
             },
             Event::Asked(stream) => {
-                let outcome = socket::command(&stream).and_then(|line| built.command(&line));
+                let outcome = control_socket::command(&stream).and_then(|line| built.command(&line));
                 // Who asked and left needs no answer.
-                let _ = socket::answer(stream, &outcome);
+                let _ = control_socket::answer(stream, &outcome);
             }
         }
     }
@@ -76,7 +76,7 @@ fn read_lines(events: SyncSender<Event>) {
     });
 }
 
-fn listen(control: &socket::Control, events: SyncSender<Event>) -> Result<()> {
+fn listen(control: &control_socket::Control, events: SyncSender<Event>) -> Result<()> {
     let listener = control.listener.try_clone()?;
     std::thread::spawn(move || {
         for stream in listener.incoming().flatten() {

@@ -12,11 +12,11 @@ use super::fanout::{viewer_name, with_viewers};
 use super::outcome::{Outcome, quantile, round, sorted};
 use super::pictures::{self, Picture};
 use super::probe::now;
-use super::stage::Stage;
+use super::testbed::Stage;
 use crate::figure::{Axis, BLUE, Colour, Figure, GREEN, Mark, Panel, Row, VERMILION};
-use crate::floor::{FRAMING, Floors};
+use crate::latency_bound::{FRAMING, Floors};
 use crate::link::shape::Shape;
-use crate::plan::shape;
+use crate::topology::shape_syntax;
 
 /// What is wrong with the viewers' links, in the words of `lab set`; the last narrows the broadcaster's uplink instead.
 const CONDITIONS: [(&str, &str); 7] = [
@@ -151,7 +151,7 @@ pub(super) fn run(stage: &Stage) -> Result<Outcome> {
 fn altered(mut shape: Shape, settings: &str) -> Result<Shape> {
     for setting in settings.split_whitespace() {
         let (key, value) = setting.split_once('=').context("a condition is KEY=VALUE")?;
-        shape::apply(&mut shape, key, value)?;
+        shape_syntax::apply(&mut shape, key, value)?;
     }
     Ok(shape)
 }

@@ -12,11 +12,11 @@ use serde_json::{Value, json};
 use super::outcome::{Outcome, quantile, round, sorted};
 use super::pictures::{self, Picture};
 use super::probe::now;
-use super::stage::{Stage, Traced};
+use super::testbed::{Stage, Traced};
 use crate::figure::{Axis, BLUE, Figure, GREEN, GREY, Mark, ORANGE, Panel, Row, VERMILION};
-use crate::floor::{FRAMING, Floors, MEAN_UNIT};
+use crate::latency_bound::{FRAMING, Floors, MEAN_UNIT};
 use crate::link::Link;
-use crate::plan::{HostPlan, LinkPlan, Plan};
+use crate::topology::{HostPlan, LinkPlan, Plan};
 
 /// With so many viewers.
 struct Step {
@@ -200,7 +200,7 @@ fn figure(steps: &[Step], floors: &Floors) -> Figure {
     };
     let highest = [true, false].iter().flat_map(|by| points(0.99, *by)).map(|(_, y)| y).fold(1000.0, f64::max);
     let dots = |name: &str, colour, points, radius| Mark::Dots { name: name.into(), colour, points, radius };
-    let ms = |path: &crate::floor::Path| path.alone(MEAN_UNIT).as_secs_f64() * 1e3;
+    let ms = |path: &crate::latency_bound::Path| path.alone(MEAN_UNIT).as_secs_f64() * 1e3;
     let level = |y: f64, what: &str, colour| Mark::Level { y, colour, label: format!("{y:.0} ms: {what}") };
     let delays = Panel {
         width: 1.0,

@@ -12,12 +12,12 @@ use serde_json::{Value, json};
 use super::outcome::{Outcome, quantile, round, sorted};
 use super::pictures::{self, Picture};
 use super::probe::now;
-use super::stage::{Stage, Traced};
+use super::testbed::{Stage, Traced};
 use crate::figure::{Axis, BLUE, Colour, Figure, GREY, Mark, Panel, Row, VERMILION};
-use crate::floor::{FRAMING, Floors};
+use crate::latency_bound::{FRAMING, Floors};
 use crate::link::shape::Shape;
-use crate::plan::build::Built;
 use crate::process::Process;
+use crate::topology::build::Built;
 
 /// A way to fail, in the order of a round.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,7 +63,7 @@ struct Watched {
 }
 
 pub(super) fn run(stage: &Stage) -> Result<Outcome> {
-    let plan = stage.plan(include_str!("../../topologies/house.toml"))?;
+    let plan = stage.plan(include_str!("../../topologies/dual-homed.toml"))?;
     let hops = |from, to| plan.hops(from, to);
     let floors =
         Floors::new(FRAMING, &hops("broadcaster", "cdn")?, &hops("cdn", "viewer")?, &hops("broadcaster", "viewer")?);

@@ -4,19 +4,19 @@
 //! noted of the machine, and whether the run counts.
 
 mod bad_network;
-mod crowd;
+mod comparison;
 mod fanout;
 mod handover;
-mod journeys;
+mod intra_refresh;
+mod latency_breakdown;
 mod outcome;
 mod paper;
 mod periscope;
 mod pictures;
 mod probe;
-mod refresh;
-mod rivals;
-mod rows;
-mod stage;
+mod server_load;
+mod testbed;
+mod trace_reader;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -25,7 +25,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::link::Emulator;
 use outcome::Outcome;
-use stage::Stage;
+use testbed::Stage;
 
 /// An experiment.
 #[derive(Debug)]
@@ -58,7 +58,7 @@ pub const ALL: &[Experiment] = &[
     Experiment {
         name: "intra-refresh",
         about: "links of 4 Mbit/s: IDRs every two seconds against pictures that are refreshed column by column",
-        run: refresh::run,
+        run: intra_refresh::run,
     },
     Experiment {
         name: "bad-network",
@@ -68,7 +68,7 @@ pub const ALL: &[Experiment] = &[
     Experiment {
         name: "rivals",
         about: "the same stream through Nearcast's server, nginx-rtmp and others: RTMP delay and what a viewer costs",
-        run: rivals::run,
+        run: comparison::run,
     },
     Experiment {
         name: "periscope",
@@ -123,7 +123,7 @@ pub fn named(name: &str) -> Result<Vec<&'static Experiment>> {
 pub fn run_all(wanted: &[&Experiment], options: &Options, say: &mut dyn FnMut(&str)) -> Result<()> {
     std::fs::create_dir_all(&options.out).with_context(|| format!("make {}", options.out.display()))?;
     let (mut void, mut faults) = (Vec::new(), Vec::new());
-    let _alone = crate::turn::turn()?;
+    let _alone = crate::machine_lock::lock_machine()?;
     for experiment in wanted {
         say(&format!("{}: {}\n", experiment.name, experiment.about));
         let stage = Stage::set(experiment.name, options)?;

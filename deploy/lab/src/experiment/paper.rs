@@ -13,9 +13,9 @@ use serde_json::{Value, json};
 use super::outcome::{Outcome, quantile, round, sorted};
 use super::pictures::{self, Picture};
 use super::probe::{self, Arrival, Trains};
-use super::stage::Stage;
+use super::testbed::Stage;
 use crate::figure::{Axis, BLUE, Colour, Figure, GREY, INK, Mark, Panel, Row, VERMILION};
-use crate::floor::{FRAMING, Floors};
+use crate::latency_bound::{FRAMING, Floors};
 
 pub(super) fn figure_2(stage: &Stage) -> Result<Outcome> {
     run(
@@ -241,7 +241,7 @@ impl Run {
     }
 
     fn floor_levels(&self, small: usize, idr: usize) -> Vec<Mark> {
-        let level = |path: &crate::floor::Path, bytes: usize, what: &str, colour| {
+        let level = |path: &crate::latency_bound::Path, bytes: usize, what: &str, colour| {
             let y = path.alone(bytes).as_secs_f64() * 1e3;
             let label = format!("{y:.0} ms: {what}, {:.1} kB", bytes as f64 / 1e3);
             Mark::Level { y, colour, label }

@@ -10,12 +10,12 @@ use anyhow::{Context, Result};
 use media::latency::LatencyComponent;
 use serde_json::{Value, json};
 
-use super::crowd::{self, Step};
-use super::journeys::{self, Journey, Six};
+use super::latency_breakdown::{self, Journey, Six};
 use super::outcome::{Outcome, quantile, round, sorted};
 use super::pictures;
 use super::probe::now;
-use super::stage::Stage;
+use super::server_load::{self, Step};
+use super::testbed::Stage;
 use crate::figure::{Axis, BLUE, Colour, Figure, GREEN, GREY, Mark, ORANGE, PALETTE, PURPLE, Panel, Row, VERMILION};
 use crate::load::Protocol;
 
@@ -73,12 +73,12 @@ pub(super) fn run(stage: &Stage) -> Result<Outcome> {
         let shown = viewer.rows()?.into_iter();
         // What was shown outside of the time is as if it had not been.
         let rows: Vec<_> = shown.filter(|row| row.stage != "presented" || (from..to).contains(&row.at)).collect();
-        let (journeys, untold) = journeys::join(protocol, &sent, &passed, &rows);
+        let (journeys, untold) = latency_breakdown::join(protocol, &sent, &passed, &rows);
         seen.push(Seen { protocol, journeys, untold, summary });
     }
     drop((viewers, broadcaster, server, built));
 
-    let steps = crowd::run(stage, &key, &PROTOCOLS)?;
+    let steps = server_load::run(stage, &key, &PROTOCOLS)?;
     let faults = seen.iter().flat_map(Seen::faults).chain(steps.iter().flat_map(|step| step.faults.clone()));
     let imc: Vec<Value> = IMC.iter().map(|(name, parts)| json!({ "protocol": name, "seconds": parts })).collect();
     Ok(Outcome {
@@ -87,7 +87,7 @@ pub(super) fn run(stage: &Stage) -> Result<Outcome> {
             "origin_to_edge": "one server: none",
             "imc_2016": imc,
             "load": steps.iter().map(Step::findings).collect::<Vec<_>>(),
-            "load_pinned": crowd::is_pinned(),
+            "load_pinned": server_load::is_pinned(),
         }),
         lines: seen.iter().map(Seen::line).chain(steps.iter().map(Step::line)).collect(),
         columns: &["protocol", "viewers", "what", "value"],
@@ -192,7 +192,7 @@ fn figure(seen: &[Seen], steps: &[Step]) -> Figure {
         ours.into_iter().filter(|(_, parts)| parts.iter().sum::<f64>() < 2e3).collect();
     let whole = stacked("From lens to eye, mean", "s", 1e-3, &all, 1.55);
     let near = stacked("The quick ones, in milliseconds", "ms", 1.0, &quick, 1.0);
-    let how = if crowd::is_pinned() { "server and crowd on a core each" } else { "server and crowd on one core" };
+    let how = if server_load::is_pinned() { "server and crowd on a core each" } else { "server and crowd on one core" };
     Figure {
         title: "Where the time goes, and what viewers cost the server".into(),
         subtitle: vec![

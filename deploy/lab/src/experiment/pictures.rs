@@ -6,8 +6,8 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::outcome::round;
-use super::rows::Row;
-use crate::floor::Floors;
+use super::trace_reader::Row;
+use crate::latency_bound::Floors;
 
 /// One picture that arrived.
 #[derive(Clone, Debug, PartialEq)]
@@ -126,7 +126,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::floor::{FRAMING, Hop};
+    use crate::latency_bound::{FRAMING, Hop};
 
     fn row(stage: &str, dts: i64, path: &str, at: i64) -> Row {
         Row {

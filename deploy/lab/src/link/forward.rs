@@ -17,9 +17,9 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow};
 
 use super::Priority;
+use super::packet_socket::{PacketSocket, monotonic};
 use super::pipe::{Counters, Pipe, count};
 use super::shape::Shape;
-use super::socket::{PacketSocket, monotonic};
 use crate::lateness::Histogram;
 
 /// What the thread is asked to do; carried out before the next frame.

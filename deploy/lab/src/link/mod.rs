@@ -1,7 +1,7 @@
 //! The emulated link's handle: changing its shape, cutting and healing it, and reading its counters, all while
 //! it runs.
 //!
-//! It is not the cable's making, which is in [`crate::network`], nor the emulation, which is in `own` (packet sockets and a thread) or
+//! It is not the cable's making, which is in [`crate::network`], nor the emulation, which is in `userspace` (packet sockets and a thread) or
 //! in `netem` (the kernel's). Every method may be called from any thread.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -12,16 +12,16 @@ use crate::interface::Interface;
 use crate::lateness::Lateness;
 use crate::namespace::Namespace;
 use netem::Netem;
-use own::Own;
 use shape::Shape;
+use userspace::Own;
 
 mod forward;
 pub(crate) mod netem;
-mod own;
+mod packet_socket;
 mod pipe;
 pub mod shape;
-mod socket;
-pub(crate) mod watch;
+pub(crate) mod timer_probe;
+mod userspace;
 
 /// Who delays and loses the frames of a link.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]

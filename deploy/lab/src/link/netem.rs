@@ -1,8 +1,8 @@
 //! The kernel's emulator of one link, netem (tc-netem(8)): in the wire namespace a bridge joins the link's two ends, and each end holds
 //! up what leaves by it.
 //!
-//! Nothing of it runs in this process, so nothing here can be late; how late the kernel's timers are, [`super::watch`] tells. What is not
-//! as with [`super::own`]: the queue is counted in frames, frames are lost before they take up the link, what is random follows no
+//! Nothing of it runs in this process, so nothing here can be late; how late the kernel's timers are, [`super::timer_probe`] tells. What is not
+//! as with [`super::userspace`]: the queue is counted in frames, frames are lost before they take up the link, what is random follows no
 //! seed, and behind a rate nothing overtakes.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};

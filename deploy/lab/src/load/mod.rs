@@ -5,8 +5,8 @@
 
 mod hls;
 mod http;
+mod push;
 mod tally;
-mod units;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -105,7 +105,7 @@ impl Viewer {
 #[derive(Clone)]
 enum Target {
     Rtmp(net::rtmp::Url),
-    Relay(units::Relay),
+    Relay(push::Relay),
     Parts(hls::Playlist),
     Segments(hls::Playlist),
 }
@@ -129,8 +129,8 @@ async fn crowd(options: &Options) -> Result<Summary> {
         let (viewer, target) = (Viewer { number, tally: tally.clone() }, target.clone());
         viewers.spawn_local(async move {
             match &target {
-                Target::Rtmp(url) => units::rtmp(&viewer, url).await,
-                Target::Relay(relay) => units::relay(&viewer, relay).await,
+                Target::Rtmp(url) => push::rtmp(&viewer, url).await,
+                Target::Relay(relay) => push::relay(&viewer, relay).await,
                 Target::Parts(playlist) => hls::parts(&viewer, playlist).await,
                 Target::Segments(playlist) => hls::segments(&viewer, playlist).await,
             }
@@ -185,7 +185,7 @@ async fn find(options: &Options) -> Result<Target> {
         }
         Protocol::Relay => {
             ensure!(page.is_some(), "the relay protocol is found by the stream's page: http://HOST:8080/NAME");
-            Target::Relay(units::find_relay(url).await?)
+            Target::Relay(push::find_relay(url).await?)
         }
         Protocol::LowLatencyHls => Target::Parts(hls::find(&playlist(), true).await?),
         Protocol::Hls => Target::Segments(hls::find(&playlist(), false).await?),

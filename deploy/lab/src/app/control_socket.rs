@@ -89,7 +89,7 @@ pub(super) fn send(pid: Option<u32>, line: &str) -> Result<String> {
 
 /// Where sockets are: root's in /run, others' in a directory of their own.
 fn directory() -> PathBuf {
-    match crate::user::outside() {
+    match crate::outer_uid::outer_uid() {
         0 => PathBuf::from("/run/nearcast-lab"),
         user => std::env::temp_dir().join(format!("nearcast-lab.{user}")),
     }

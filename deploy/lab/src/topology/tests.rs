@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::*;
-use crate::floor::{FRAMING, Floors, MEAN_UNIT};
+use crate::latency_bound::{FRAMING, Floors, MEAN_UNIT};
 
 const TWO: &str = r#"
 [[host]]

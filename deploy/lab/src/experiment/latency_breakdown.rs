@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use media::WallClock;
 use media::latency::{Delivery, LatencyComponent, Stage, StageTimes};
 
-use super::rows::Row;
+use super::trace_reader::Row;
 use crate::load::Protocol;
 
 /// What the paper divides the time into, in the order in which it passes.

@@ -1,7 +1,7 @@
 //! Who this is to the machine: the number of the user outside of any user namespace.
 
 /// The user's number as everybody else sees it, whatever this process thinks it is (user_namespaces(7), "User and group ID mappings").
-pub(crate) fn outside() -> u32 {
+pub(crate) fn outer_uid() -> u32 {
     // SAFETY: it reads a number and cannot fail.
     let here = unsafe { libc::geteuid() };
     let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();

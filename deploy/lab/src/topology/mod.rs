@@ -30,8 +30,8 @@
 //! ```
 
 pub mod build;
-pub mod control;
-pub mod shape;
+pub mod commands;
+pub mod shape_syntax;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::Ipv4Addr;
@@ -40,7 +40,7 @@ use std::path::Path;
 use anyhow::{Context, Result, bail, ensure};
 use serde::Deserialize;
 
-use crate::floor::Hop;
+use crate::latency_bound::Hop;
 use crate::link::shape::Shape;
 use crate::link::{Direction, Emulator};
 
@@ -146,7 +146,7 @@ impl LinkPlan {
     /// What it does from a to b, and from b to a.
     pub fn shapes(&self) -> Result<[Shape; 2]> {
         let shaped = |key: &str, table: &BTreeMap<String, toml::Value>, onto: Shape| {
-            shape::from_table(onto, table).with_context(|| format!("link {}: {key}", self.name))
+            shape_syntax::from_table(onto, table).with_context(|| format!("link {}: {key}", self.name))
         };
         let both = shaped("both", &self.both, Shape::PERFECT)?;
         Ok([shaped("a-to-b", &self.a_to_b, both)?, shaped("b-to-a", &self.b_to_a, both)?])

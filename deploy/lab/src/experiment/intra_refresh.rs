@@ -7,9 +7,9 @@ use serde_json::{Value, json};
 use super::outcome::{Outcome, quantile, round, sorted};
 use super::pictures::{self, Picture};
 use super::probe::now;
-use super::stage::Stage;
+use super::testbed::Stage;
 use crate::figure::{Axis, BLUE, Colour, Figure, GREY, Mark, Panel, Row, VERMILION};
-use crate::floor::{FRAMING, Floors};
+use crate::latency_bound::{FRAMING, Floors};
 
 /// How pictures are refreshed, and how the broadcaster is told.
 const WAYS: [(&str, &[&str]); 2] = [("an IDR every 2 s", &[]), ("intra-refresh", &["--intra-refresh"])];

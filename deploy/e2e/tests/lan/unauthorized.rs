@@ -13,7 +13,7 @@ use net::relay::{self, Event, Proof, RefusalCode, Side, Start};
 use net::trust::{Identity, Pin, tls};
 use serde_json::Value;
 
-use crate::house::{BROADCASTER, House, PEER_PORT};
+use crate::testbed::{BROADCASTER, House, PEER_PORT};
 use crate::{START, wait_source};
 
 /// What a viewer is told of the broadcaster.

@@ -14,7 +14,7 @@ use anyhow::{Context, Result};
 
 use super::forward::raise_priority;
 use super::netem::microseconds;
-use super::socket::{PacketSocket, monotonic};
+use super::packet_socket::{PacketSocket, monotonic};
 use crate::interface::Interface;
 use crate::lateness::{Histogram, Lateness};
 use crate::namespace::{Namespace, ip, tc};

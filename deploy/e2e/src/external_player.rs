@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use media::frame_counter;
 
-use crate::lab::Lab;
+use crate::test_env::Lab;
 use ::lab::until;
 
 /// Who plays.
@@ -84,7 +84,7 @@ impl Player {
                 .args(["--no-config", "--no-audio", "--of=rawvideo", "--ovc=rawvideo", "--vf=format=yuv420p"])
                 .args([&format!("--o={path}"), url]),
             Self::Vlc => {
-                if crate::lab::user() == 0 {
+                if crate::test_env::user() == 0 {
                     command.args(["--reuid=nobody", "--regid=nogroup", "--clear-groups"]);
                 }
                 command.args([

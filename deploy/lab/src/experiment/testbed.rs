@@ -7,11 +7,11 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use super::{Options, result_file, rows};
+use super::{Options, result_file, trace_reader};
 use crate::host::Host;
 use crate::link::Emulator;
-use crate::plan::Plan;
 use crate::process::{Process, pin};
+use crate::topology::Plan;
 use crate::wait::until;
 
 /// A directory and the programs.
@@ -187,9 +187,9 @@ impl Stage {
 
 impl Traced {
     /// What it has traced so far; nothing while it has not begun.
-    pub(super) fn rows(&self) -> Result<Vec<rows::Row>> {
+    pub(super) fn rows(&self) -> Result<Vec<trace_reader::Row>> {
         if self.trace.exists() && std::fs::metadata(&self.trace)?.len() > 0 {
-            rows::read(&self.trace)
+            trace_reader::read(&self.trace)
         } else {
             Ok(Vec::new())
         }
@@ -207,7 +207,7 @@ impl Traced {
         let what = format!("{count} pictures {stage} {path}");
         until(within, &what, || {
             ensure!(self.process.running()?, "{} ended: {}", self.process.name(), last_lines(&self.process.err()));
-            let is_one = |row: &rows::Row| {
+            let is_one = |row: &trace_reader::Row| {
                 row.stage == stage && row.track.starts_with('v') && row.path.starts_with(path) && row.at >= since
             };
             Ok((self.rows()?.iter().filter(|row| is_one(row)).count() >= count).then_some(()))

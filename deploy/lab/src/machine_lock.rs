@@ -6,13 +6,13 @@ use anyhow::{Context, Result};
 
 /// Waits until nobody else of this user has the machine, and has it until the file is dropped. End-to-end tests and experiments wait
 /// for each other so.
-pub fn turn() -> Result<File> {
-    let user = crate::user::outside();
+pub fn lock_machine() -> Result<File> {
+    let user = crate::outer_uid::outer_uid();
     let path = std::env::temp_dir().join(format!("nearcast-e2e.{user}.lock"));
-    let turn = File::options().create(true).append(true).open(&path).context(path.display().to_string())?;
-    if turn.try_lock().is_err() {
+    let lock = File::options().create(true).append(true).open(&path).context(path.display().to_string())?;
+    if lock.try_lock().is_err() {
         eprintln!("lab: waiting for another experiment or test to end");
-        turn.lock()?;
+        lock.lock()?;
     }
-    Ok(turn)
+    Ok(lock)
 }

@@ -13,10 +13,10 @@ use serde_json::{Value, json};
 use super::outcome::{Outcome, quantile, round, sorted};
 use super::pictures;
 use super::probe::now;
-use super::stage::Stage;
+use super::testbed::Stage;
 use crate::figure::{Axis, Figure, Mark, PALETTE, Panel, Row};
-use crate::floor::{FRAMING, Floors};
 use crate::host::Host;
+use crate::latency_bound::{FRAMING, Floors};
 use crate::process::Process;
 use crate::wait::until;
 

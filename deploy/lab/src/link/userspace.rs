@@ -9,9 +9,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use anyhow::{Context, Result};
 
 use super::forward::{Forwarder, Order, Works};
+use super::packet_socket::PacketSocket;
 use super::pipe::{Counters, Pipe};
 use super::shape::Shape;
-use super::socket::PacketSocket;
 use super::{Counts, Priority};
 use crate::lateness::{Histogram, Lateness};
 use crate::namespace::Namespace;

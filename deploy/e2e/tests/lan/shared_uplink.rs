@@ -9,7 +9,7 @@ use lab::Direction;
 use lab::link::shape::Shape;
 use serde_json::Value;
 
-use crate::house::{House, LAN};
+use crate::testbed::{House, LAN};
 use crate::{START, wait_source};
 
 #[test]

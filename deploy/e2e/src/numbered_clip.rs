@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use media::frame_counter;
 
-use crate::lab::Lab;
+use crate::test_env::Lab;
 
 /// What a test file is made of.
 #[derive(Clone, Debug)]

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 
-use super::{Plan, Plug, shape};
+use super::{Plan, Plug, shape_syntax};
 use crate::host::Host;
 use crate::link::{Direction, Emulator, Link};
 use crate::network::{End, Network, Switch};
@@ -109,7 +109,7 @@ impl Built {
             let _ = writeln!(text, "switch  {name:<14} {:<14} {}", "", switch.namespace_name());
         }
         for (name, link) in &self.links {
-            let [there, back] = Direction::BOTH.map(|direction| shape::describe(&link.shape(direction)));
+            let [there, back] = Direction::BOTH.map(|direction| shape_syntax::describe(&link.shape(direction)));
             let back = if there == back { "the same".to_owned() } else { back };
             let by = if link.emulator() == Emulator::Netem { "netem" } else { "" };
             let _ = writeln!(text, "link    {name:<14} a to b: {there}\n        {by:<14} b to a: {back}");

@@ -6,8 +6,8 @@ use anyhow::{Result, ensure};
 use serde_json::json;
 
 use super::cli;
-use crate::floor::{Floors, Framing};
-use crate::plan::Plan;
+use crate::latency_bound::{Floors, Framing};
+use crate::topology::Plan;
 
 /// The table. Fails when a host is not there or cannot be reached.
 pub(super) fn table(plan: &Plan, ask: &cli::Floor) -> Result<String> {
@@ -15,7 +15,7 @@ pub(super) fn table(plan: &Plan, ask: &cli::Floor) -> Result<String> {
     let framing = Framing { payload: ask.payload, headers: ask.headers };
     let (up, down) = (plan.hops(&ask.from, &ask.relay)?, plan.hops(&ask.relay, &ask.to)?);
     let floors = Floors::new(framing, &up, &down, &plan.hops(&ask.from, &ask.to)?);
-    let millis = |path: &crate::floor::Path, bytes| path.alone(bytes).as_secs_f64() * 1e3;
+    let millis = |path: &crate::latency_bound::Path, bytes| path.alone(bytes).as_secs_f64() * 1e3;
     if ask.json {
         let of = |path| ask.units.iter().map(|bytes| millis(path, *bytes)).collect::<Vec<f64>>();
         let paths: serde_json::Map<_, _> =

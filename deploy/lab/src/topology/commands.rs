@@ -5,7 +5,7 @@ use std::fmt::Write;
 use anyhow::{Context, Result, bail, ensure};
 
 use super::build::Built;
-use super::shape;
+use super::shape_syntax;
 use crate::link::{Counts, Direction, Emulator};
 
 impl Built {
@@ -43,7 +43,7 @@ impl Built {
             for setting in settings {
                 let (key, value) = setting.split_once('=').with_context(|| format!("{setting:?} is not KEY=VALUE"))?;
                 // A command has no quotes: `jitter=normal:5ms`.
-                shape::apply(&mut shape, key, &value.replace(':', " "))?;
+                shape_syntax::apply(&mut shape, key, &value.replace(':', " "))?;
             }
             shape.validate()?;
             wanted.push((*direction, shape));
@@ -52,7 +52,7 @@ impl Built {
         for (direction, shape) in wanted {
             link.set(direction, shape)?;
             let way = if direction == Direction::AToB { "a-to-b" } else { "b-to-a" };
-            let _ = writeln!(said, "{name}:{way} {}", shape::describe(&shape));
+            let _ = writeln!(said, "{name}:{way} {}", shape_syntax::describe(&shape));
         }
         Ok(said)
     }

@@ -21,7 +21,7 @@ pub struct Lab {
 impl Lab {
     /// Waits for its turn: two of these tests at once would measure each other.
     pub fn new() -> Result<Self> {
-        let alone = ::lab::turn()?;
+        let alone = ::lab::lock_machine()?;
         let directory = tempfile::Builder::new().prefix("nearcast-e2e.").tempdir()?;
         Ok(Self { directory, names: RefCell::default(), _alone: alone })
     }

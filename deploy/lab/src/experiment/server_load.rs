@@ -10,8 +10,8 @@ use serde_json::{Value, json};
 
 use super::outcome::round;
 use super::pictures;
-use super::rows::Row;
-use super::stage::Stage;
+use super::testbed::Stage;
+use super::trace_reader::Row;
 use crate::load::Protocol;
 use crate::process::{Process, cores, pin};
 
