@@ -21,7 +21,7 @@ fn every_viewer_of_a_crowd_gets_everything_by_each_protocol() -> Result<()> {
         let said = summary.to_json();
         // Pictures and sound, of each viewer: the least that a crowd gets that is not behind.
         ensure!(said["units"].as_u64() > said["pictures"].as_u64(), "no sound: {said}");
-        ensure!(said["lateness_ms"]["p50"].as_f64().is_some_and(|late| late > 0.0), "no clock: {said}");
+        ensure!(said["latency_ms"]["p50"].as_f64().is_some_and(|late| late > 0.0), "no clock: {said}");
         ensure!(said["server"]["memory_kib"].as_u64() > Some(0), "no word of the server: {said}");
         println!("{}", summary.to_text());
     }

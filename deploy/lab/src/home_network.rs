@@ -1,7 +1,7 @@
 //! The network that Nearcast's tests need: a home LAN with a broadcaster and two viewers, and a CDN on the
 //! other side of a router and a slow link.
 //!
-//! It is one plan made from [`crate::network`]; other plans are made from the same parts.
+//! It is one network made from [`crate::network`]; others are made from the same parts.
 //!
 //! ```text
 //!  broadcaster 10.77.0.10 ----+
@@ -22,9 +22,9 @@ use crate::link::Link;
 use crate::link::shape::Shape;
 use crate::network::{Network, Switch};
 
-/// What a [`Home`] is like.
+/// What a [`HomeNetwork`] is like.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct HomePlan {
+pub struct HomeNetworkConfig {
     /// Seed of everything random.
     pub seed: u64,
     /// Both directions of the link between each of the three hosts and the switch. Two hosts are two links
@@ -36,7 +36,7 @@ pub struct HomePlan {
 
 /// A running home network; dropping it takes it down.
 #[derive(Debug)]
-pub struct Home {
+pub struct HomeNetwork {
     /// Everything below belongs to it.
     pub network: Network,
     /// The switch of the LAN.
@@ -52,24 +52,24 @@ pub struct Home {
     /// The server beyond the WAN link, [`CDN`].
     pub cdn: Host,
     /// The links of broadcaster, viewer1 and viewer2, in that order, each with the host as its first end;
-    /// empty when the plan has plain cables.
+    /// empty when the config has plain cables.
     pub lan: Vec<Arc<Link>>,
     /// The link to the CDN; the router is its first end, so `AToB` is upload.
     pub wan: Arc<Link>,
 }
 
-impl Home {
+impl HomeNetwork {
     /// Makes the network; returns once every link has carrier. Fails when a shape is out of range, and as
     /// [`Network::new`] does.
-    pub fn build(plan: &HomePlan) -> Result<Home> {
-        let mut network = Network::new(plan.seed)?;
+    pub fn build(config: &HomeNetworkConfig) -> Result<HomeNetwork> {
+        let mut network = Network::new(config.seed)?;
         let switch = network.switch("lan")?;
         let router = network.host("router")?;
         let cdn = network.host("cdn")?;
         let mut lan = Vec::new();
         let mut join = |name: &str, address: Ipv4Addr| -> Result<Host> {
             let host = network.host(name)?;
-            match plan.lan {
+            match config.lan {
                 Some(shape) => lan.push(network.link(name, host.at(address), switch.port(), [shape; 2])?),
                 None => network.cable(host.at(address), switch.port())?,
             }
@@ -80,10 +80,10 @@ impl Home {
         let viewer1 = join("viewer1", VIEWER1)?;
         let viewer2 = join("viewer2", VIEWER2)?;
         network.cable(router.at(ROUTER), switch.port())?;
-        let wan = network.link("wan", router.at(ROUTER_WAN), cdn.at(CDN), [plan.wan; 2])?;
+        let wan = network.link("wan", router.at(ROUTER_WAN), cdn.at(CDN), [config.wan; 2])?;
         cdn.default_route(ROUTER_WAN)?;
         router.forward_packets()?;
-        Ok(Home { network, switch, broadcaster, viewer1, viewer2, router, cdn, lan, wan })
+        Ok(HomeNetwork { network, switch, broadcaster, viewer1, viewer2, router, cdn, lan, wan })
     }
 
     /// The three hosts of the LAN: broadcaster, viewer1, viewer2.

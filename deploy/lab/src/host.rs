@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use anyhow::{Context, Result};
 
 use crate::namespace::{self, Namespace, ip};
-use crate::network::End;
+use crate::network::Endpoint;
 
 /// A host. Made by [`crate::Network::host`]; of no use once its network is dropped.
 #[derive(Debug)]
@@ -49,8 +49,8 @@ impl Host {
 
     /// This host as the end of a cable or link: a new interface (`eth0`, `eth1`, ...) with this address and a
     /// prefix of [`crate::network::PREFIX_LENGTH`]. The address must be in 10.0.0.0/8.
-    pub fn at(&self, address: Ipv4Addr) -> End<'_> {
-        End::Host(self, address)
+    pub fn at(&self, address: Ipv4Addr) -> Endpoint<'_> {
+        Endpoint::Host(self, address)
     }
 
     /// Takes the next interface's name for `address`.

@@ -99,9 +99,9 @@ impl Lateness {
         self.max()
     }
 
-    /// Whether the run these were counted in is void, because its 99th percentile passes [`VOID_P99`].
-    pub fn is_void(&self) -> bool {
-        self.p99() > VOID_P99
+    /// Whether the run these were counted in is invalid, because its 99th percentile passes [`MAX_VALID_P99`].
+    pub fn is_invalid(&self) -> bool {
+        self.p99() > MAX_VALID_P99
     }
 }
 
@@ -131,9 +131,9 @@ fn end_of(bucket: usize) -> u64 {
     (step << doubling) + ((1 << doubling) - 1)
 }
 
-/// A run is void when the 99th percentile of lateness passes this: the shortest delay that measurements in
+/// A run is invalid when the 99th percentile of lateness passes this: the shortest delay that measurements in
 /// the lab tell apart is a few milliseconds, and an error above a quarter of that would decide the result.
-pub const VOID_P99: Duration = Duration::from_millis(1);
+pub const MAX_VALID_P99: Duration = Duration::from_millis(1);
 
 /// Buckets for each doubling; a power of two. Sixteen bound the error of a quantile to 6%, which is finer than
 /// any decision taken by it.
@@ -169,7 +169,7 @@ mod tests {
         assert!((500..=532).contains(&p50), "{p50}");
         let p99 = lateness.p99().as_micros();
         assert!((990..=1000).contains(&p99), "{p99}");
-        assert!(!lateness.is_void());
+        assert!(!lateness.is_invalid());
     }
 
     #[test]
@@ -181,7 +181,7 @@ mod tests {
         let mut both = before.clone();
         both.merge(&second.snapshot());
         assert_eq!((both.count(), both.max()), (2, Duration::from_millis(5)));
-        assert!(both.is_void());
+        assert!(both.is_invalid());
         assert_eq!(both.since(&before).count(), 1);
         assert_eq!(Histogram::new().snapshot().p99(), Duration::ZERO);
     }

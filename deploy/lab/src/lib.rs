@@ -9,15 +9,15 @@
 //!
 //! | module | holds |
 //! | --- | --- |
-//! | [`network`] | [`Network`], [`Switch`], [`End`]: what is made, and how it is wired |
+//! | [`network`] | [`Network`], [`Switch`], [`Endpoint`]: what is made, and how it is wired |
 //! | [`host`] | [`Host`]: programs, closures and sockets inside one namespace |
-//! | [`home_network`] | [`Home`]: a home LAN with a broadcaster, two viewers, and a CDN behind a router |
+//! | [`home_network`] | [`HomeNetwork`]: a home LAN with a broadcaster, two viewers, and a CDN behind a router |
 //! | [`link`] | [`Link`]: the emulated link's handle; [`Shape`]: what it does to frames |
-//! | [`topology`] | [`Plan`]: a topology as TOML, checked and made; commands to it while it runs |
+//! | [`topology`] | [`Topology`]: a topology as TOML, checked and made; commands to it while it runs |
 //! | [`latency_bound`] | how soon the last bit of a unit can arrive, by arithmetic |
 //! | [`load`] | a crowd of viewers by one protocol, and what each of them got |
 //! | [`process`] | [`Process`]: a program with its output in files |
-//! | [`lateness`] | [`Lateness`]: how late the emulator was, and whether the run is void |
+//! | [`lateness`] | [`Lateness`]: how late the emulator was, and whether the run is invalid |
 //! | [`namespace`] | the namespaces' names, life and clean-up |
 //! | `interface` | ioctls on one interface: up, down, offloads |
 //! | `link::userspace` | the lab's own emulator of a link |
@@ -45,11 +45,11 @@
 //!
 //! ```no_run
 //! use std::time::Duration;
-//! use lab::{Direction, Home, HomePlan, Shape};
+//! use lab::{Direction, HomeNetwork, HomeNetworkConfig, Shape};
 //!
 //! # fn main() -> anyhow::Result<()> {
 //! let wan = Shape { rate: Some(4_000_000), delay: Duration::from_millis(30), ..Shape::default() };
-//! let home = Home::build(&HomePlan { seed: 7, lan: None, wan })?;
+//! let home = HomeNetwork::build(&HomeNetworkConfig { seed: 7, lan: None, wan })?;
 //! let mut server = home.cdn.command("sleep").arg("60").spawn()?;
 //! home.wan.set(Direction::BToA, Shape { loss: 0.05, ..wan })?;
 //! home.network.ensure_valid()?;
@@ -78,13 +78,13 @@ mod signals;
 pub mod topology;
 mod wait;
 
-pub use home_network::{Home, HomePlan};
+pub use home_network::{HomeNetwork, HomeNetworkConfig};
 pub use host::Host;
 pub use lateness::Lateness;
 pub use link::shape::{BurstLoss, Jitter, Shape};
-pub use link::{Counts, Direction, Emulator, Link, Priority, Stats};
+pub use link::{Direction, Emulator, FrameCounts, Link, Priority, Stats};
 pub use machine_lock::lock_machine;
-pub use network::{End, Network, Switch};
+pub use network::{Endpoint, Network, Switch};
 pub use process::Process;
-pub use topology::Plan;
+pub use topology::Topology;
 pub use wait::until;

@@ -1,4 +1,4 @@
-//! `lab`: networks on one machine, experiments in them, and the floors that no network can go under.
+//! `lab`: networks on one machine, experiments in them, and the bounds that no network can go under.
 
 use std::process::ExitCode;
 

@@ -14,7 +14,7 @@ use crate::host::Host;
 use crate::interface::Interface;
 use crate::lateness::{Histogram, Lateness};
 use crate::link::shape::Shape;
-use crate::link::timer_probe::Watch;
+use crate::link::timer_probe::TimerProbe;
 use crate::link::{Emulator, Link, netem};
 use crate::namespace::{self, Namespace, ip};
 
@@ -30,7 +30,7 @@ pub struct Network {
     links: Vec<Arc<Link>>,
     emulator: Emulator,
     /// Whether the kernel has netem, once it was tried; how late it is, if it has.
-    netem: Option<Result<Watch, String>>,
+    netem: Option<Result<TimerProbe, String>>,
 }
 
 /// A switch: a Linux bridge in a namespace of its own. It floods multicast to every port, as an unmanaged home
@@ -44,7 +44,7 @@ pub struct Switch {
 
 /// What an end of a cable or link is plugged into: [`Host::at`] or [`Switch::port`].
 #[derive(Clone, Copy, Debug)]
-pub enum End<'a> {
+pub enum Endpoint<'a> {
     /// A new interface of the host, with this address.
     Host(&'a Host, Ipv4Addr),
     /// A new port of the switch.
@@ -72,8 +72,8 @@ impl Switch {
     }
 
     /// The switch as the end of a cable or link: a new port.
-    pub fn port(&self) -> End<'_> {
-        End::Switch(self)
+    pub fn port(&self) -> Endpoint<'_> {
+        Endpoint::Switch(self)
     }
 }
 
@@ -98,8 +98,8 @@ impl Network {
         })
     }
 
-    /// Has `emulator` make the links that are made from now on; without this, [`Emulator::Own`] does.
-    pub fn emulate_by(&mut self, emulator: Emulator) {
+    /// Has `emulator` make the links that are made from now on; without this, [`Emulator::Userspace`] does.
+    pub fn set_emulator(&mut self, emulator: Emulator) {
         self.emulator = emulator;
     }
 
@@ -132,7 +132,7 @@ impl Network {
     /// carrier.
     ///
     /// Fails when an address is outside 10.0.0.0/8, or an interface cannot be made.
-    pub fn cable(&self, a: End<'_>, b: End<'_>) -> Result<()> {
+    pub fn cable(&self, a: Endpoint<'_>, b: Endpoint<'_>) -> Result<()> {
         let (a_name, b_name) = (a.next_interface()?, b.next_interface()?);
         veth((a.namespace(), &a_name), (b.namespace(), &b_name))?;
         for (end, name) in [(a, &a_name), (b, &b_name)] {
@@ -148,11 +148,11 @@ impl Network {
     /// once it forwards and both ends have carrier.
     ///
     /// Fails when a shape is out of range, when it shall be netem and the kernel has none or cannot do it, and as [`Network::cable`] does.
-    pub fn link(&mut self, name: &str, a: End<'_>, b: End<'_>, shapes: [Shape; 2]) -> Result<Arc<Link>> {
+    pub fn link(&mut self, name: &str, a: Endpoint<'_>, b: Endpoint<'_>, shapes: [Shape; 2]) -> Result<Arc<Link>> {
         for shape in &shapes {
             shape.validate().with_context(|| format!("link {name}"))?;
         }
-        let by_netem = self.is_by_netem(&shapes).with_context(|| format!("link {name}"))?;
+        let uses_netem = self.uses_netem(&shapes).with_context(|| format!("link {name}"))?;
         let number = self.links.len();
         let near = [format!("w{number}a"), format!("w{number}b")];
         let mut far = Vec::new();
@@ -170,7 +170,7 @@ impl Network {
         let far: [Interface; 2] = far.try_into().expect("one interface was pushed for each of two ends");
         far.iter().try_for_each(|end| end.await_running(true))?;
         let seeds = [0, 1].map(|way| self.seed.wrapping_add((2 * number as u64 + way).wrapping_mul(SEED_STRIDE)));
-        let seeds = (!by_netem).then_some(seeds);
+        let seeds = (!uses_netem).then_some(seeds);
         let link = Link::start(name, &self.wire, near.each_ref().map(String::as_str), far, shapes, seeds);
         let link = Arc::new(link.with_context(|| format!("link {name}"))?);
         self.links.push(Arc::clone(&link));
@@ -178,10 +178,10 @@ impl Network {
     }
 
     /// Whether netem is to make a link of these shapes.
-    fn is_by_netem(&mut self, shapes: &[Shape; 2]) -> Result<bool> {
+    fn uses_netem(&mut self, shapes: &[Shape; 2]) -> Result<bool> {
         let possible = || shapes.iter().try_for_each(|shape| netem::arguments(shape).map(drop));
         match self.emulator {
-            Emulator::Own => Ok(false),
+            Emulator::Userspace => Ok(false),
             Emulator::Auto => Ok(possible().is_ok() && self.netem().is_ok()),
             Emulator::Netem => {
                 possible()?;
@@ -195,8 +195,8 @@ impl Network {
     }
 
     /// Tries once whether the kernel has netem.
-    fn netem(&mut self) -> &Result<Watch, String> {
-        self.netem.get_or_insert_with(|| Watch::start(&self.wire).map_err(|why| format!("{why:#}")))
+    fn netem(&mut self) -> &Result<TimerProbe, String> {
+        self.netem.get_or_insert_with(|| TimerProbe::start(&self.wire).map_err(|why| format!("{why:#}")))
     }
 
     /// The emulated links, in the order they were made.
@@ -212,22 +212,22 @@ impl Network {
     }
 
     fn netem_lateness(&self) -> Option<Lateness> {
-        self.netem.as_ref()?.as_ref().ok().map(Watch::lateness)
+        self.netem.as_ref()?.as_ref().ok().map(TimerProbe::lateness)
     }
 
-    /// Fails, saying why, when what was measured so far in this network is void: a link's thread has failed, its
-    /// lateness passes [`crate::lateness::VOID_P99`], or frames were dropped against the shape.
+    /// Fails, saying why, when what was measured so far in this network is invalid: a link's thread has failed, its
+    /// lateness passes [`crate::lateness::MAX_VALID_P99`], or frames were dropped against the shape.
     pub fn ensure_valid(&self) -> Result<()> {
         for link in &self.links {
-            ensure!(link.is_running(), "run is void: link {} has stopped", link.name());
+            ensure!(link.is_running(), "run is invalid: link {} has stopped", link.name());
             let drops = link.stats().improper_drops();
             if let Some(lateness) = link.lateness() {
-                ensure!(!lateness.is_void(), "run is void: link {}: {lateness}", link.name());
+                ensure!(!lateness.is_invalid(), "run is invalid: link {}: {lateness}", link.name());
             }
-            ensure!(drops == 0, "run is void: link {}: {drops} frames dropped against the shape", link.name());
+            ensure!(drops == 0, "run is invalid: link {}: {drops} frames dropped against the shape", link.name());
         }
         if let Some(lateness) = self.netem_lateness() {
-            ensure!(!lateness.is_void(), "run is void: netem: {lateness}");
+            ensure!(!lateness.is_invalid(), "run is invalid: netem: {lateness}");
         }
         Ok(())
     }
@@ -249,21 +249,21 @@ impl Drop for Network {
     }
 }
 
-impl End<'_> {
+impl Endpoint<'_> {
     fn namespace(&self) -> &Namespace {
         match self {
-            End::Host(host, _) => host.namespace(),
-            End::Switch(switch) => &switch.namespace,
+            Endpoint::Host(host, _) => host.namespace(),
+            Endpoint::Switch(switch) => &switch.namespace,
         }
     }
 
     fn next_interface(&self) -> Result<String> {
         match self {
-            End::Host(host, address) => {
+            Endpoint::Host(host, address) => {
                 ensure!(address.octets()[0] == 10, "address {address} of {} is not in 10.0.0.0/8", host.name());
                 Ok(host.next_interface(*address))
             }
-            End::Switch(switch) => Ok(format!("p{}", switch.ports.fetch_add(1, Ordering::Relaxed))),
+            Endpoint::Switch(switch) => Ok(format!("p{}", switch.ports.fetch_add(1, Ordering::Relaxed))),
         }
     }
 
@@ -277,11 +277,11 @@ impl End<'_> {
         let interface = self.interface(name)?;
         interface.offloads_off()?;
         match self {
-            End::Host(_, address) => {
+            Endpoint::Host(_, address) => {
                 let address = format!("{address}/{PREFIX_LENGTH}");
                 ip(&["-n", namespace, "address", "add", &address, "broadcast", "+", "dev", name])?;
             }
-            End::Switch(_) => ip(&["-n", namespace, "link", "set", name, "master", BRIDGE])?,
+            Endpoint::Switch(_) => ip(&["-n", namespace, "link", "set", name, "master", BRIDGE])?,
         }
         interface.up()
     }

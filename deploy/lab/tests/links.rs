@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use lab::{Direction, Home, HomePlan, Host, Link, Network, Priority, Shape};
+use lab::{Direction, HomeNetwork, HomeNetworkConfig, Host, Link, Network, Priority, Shape};
 use probe::{Echo, PATIENCE, median_rtt, ms, ping, socket};
 
 mod probe;
@@ -31,10 +31,10 @@ fn valid<T>(mut run: impl FnMut() -> (Network, T)) -> T {
         eprintln!("{}", network.lateness());
         match network.ensure_valid() {
             Ok(()) => return result,
-            Err(void) => eprintln!("again: {void}"),
+            Err(invalid) => eprintln!("again: {invalid}"),
         }
     }
-    panic!("the machine is too busy: {ATTEMPTS} runs were void");
+    panic!("the machine is too busy: {ATTEMPTS} runs were invalid");
 }
 
 fn assert_within(what: &str, measured: Duration, expected: Duration, tolerance: Duration) {
@@ -61,7 +61,7 @@ fn round_trips_take_the_configured_delays() {
     let lan = Shape { delay: ms(8), ..Shape::default() };
     let wan = Shape { delay: ms(30), rate: Some(4_000_000), ..Shape::default() };
     let (local, remote) = valid(|| {
-        let home = Home::build(&HomePlan { seed: 1, lan: Some(lan), wan }).unwrap();
+        let home = HomeNetwork::build(&HomeNetworkConfig { seed: 1, lan: Some(lan), wan }).unwrap();
         assert_eq!(home.wan.priority(), Some(Priority::RealTime));
         let local = median_rtt(&home.broadcaster, &home.viewer1, 40);
         let remote = median_rtt(&home.viewer2, &home.cdn, 25);
@@ -77,7 +77,7 @@ fn round_trips_take_the_configured_delays() {
 fn a_cable_and_a_link_without_shape_add_next_to_nothing() {
     let _alone = alone();
     let (local, remote) = valid(|| {
-        let home = Home::build(&HomePlan { seed: 1, lan: None, wan: Shape::default() }).unwrap();
+        let home = HomeNetwork::build(&HomeNetworkConfig { seed: 1, lan: None, wan: Shape::default() }).unwrap();
         let local = median_rtt(&home.broadcaster, &home.viewer1, 200);
         let remote = median_rtt(&home.viewer1, &home.cdn, 200);
         (home.network, (local, remote))
@@ -203,7 +203,7 @@ fn a_black_hole_swallows_everything_until_healed() {
     socket.set_read_timeout(Some(ms(100))).unwrap();
     assert_eq!(ping(&socket, echo.address, 2), None);
     assert!(!link_state(&a).contains("NO-CARRIER"));
-    assert!(link.stats().a_to_b.unheard >= 1);
+    assert!(link.stats().a_to_b.link_down_drops >= 1);
     link.heal().unwrap();
     assert!(ping(&socket, echo.address, 3).is_some());
     // What was sent meanwhile stays lost.
@@ -244,7 +244,7 @@ fn a_cut_takes_the_carrier_and_healing_brings_it_back() {
 fn multicast_reaches_the_lan_and_stays_there() {
     let _alone = alone();
     for lan in [None, Some(Shape { delay: ms(8), ..Shape::default() })] {
-        let home = Home::build(&HomePlan { seed: 1, lan, wan: Shape::default() }).unwrap();
+        let home = HomeNetwork::build(&HomeNetworkConfig { seed: 1, lan, wan: Shape::default() }).unwrap();
         let group = Ipv4Addr::new(224, 0, 0, 251);
         let member = |host: &Host| {
             let address = host.address().unwrap();

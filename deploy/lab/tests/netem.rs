@@ -33,7 +33,7 @@ struct Pair {
 fn pair(shape: Shape) -> Pair {
     let _alone = alone();
     let mut network = Network::new(1).unwrap();
-    network.emulate_by(Emulator::Netem);
+    network.set_emulator(Emulator::Netem);
     let (a, b) = (network.host("a").unwrap(), network.host("b").unwrap());
     let ends = (a.at(Ipv4Addr::new(10, 1, 1, 1)), b.at(Ipv4Addr::new(10, 1, 1, 2)));
     let link = network.link("pair", ends.0, ends.1, [shape; 2]).unwrap();
@@ -162,7 +162,7 @@ fn a_change_loses_nothing_and_a_black_hole_everything() {
     // Held back until the hole is closed.
     pair.set(Shape { delay: ms(1), ..Shape::default() });
     let before = pair.link.stats().a_to_b;
-    assert!(before.unheard >= 1 && before.sent >= 1, "{before:?}");
+    assert!(before.link_down_drops >= 1 && before.sent >= 1, "{before:?}");
     pair.link.heal().unwrap();
     let ask = socket(&pair.a, 0);
     assert!(ping(&ask, echo.address, 7).unwrap() < ms(200 + 150), "the new delay is in force");
@@ -213,13 +213,13 @@ fn what_netem_cannot_do_is_refused_or_left_to_the_lab() {
     let mut network = Network::new(1).unwrap();
     let (a, b) = (network.host("a").unwrap(), network.host("b").unwrap());
     let (one, two) = (Ipv4Addr::new(10, 1, 1, 1), Ipv4Addr::new(10, 1, 2, 1));
-    network.emulate_by(Emulator::Netem);
+    network.set_emulator(Emulator::Netem);
     let refused = network.link("odd", a.at(one), b.at(two), [shape; 2]).unwrap_err();
     assert!(format!("{refused:#}").contains("--links own"), "{refused:#}");
-    network.emulate_by(Emulator::Auto);
+    network.set_emulator(Emulator::Auto);
     let odd = network.link("odd", a.at(one), b.at(two), [shape; 2]).unwrap();
     let plain = network.link("plain", a.at(one), b.at(two), [Shape::default(); 2]).unwrap();
-    assert_eq!((odd.emulator(), plain.emulator()), (Emulator::Own, Emulator::Netem));
+    assert_eq!((odd.emulator(), plain.emulator()), (Emulator::Userspace, Emulator::Netem));
     let refused = plain.set(Direction::AToB, shape).unwrap_err();
     assert!(format!("{refused:#}").contains("--links own"), "{refused:#}");
     assert_eq!(plain.shape(Direction::AToB), Shape::default(), "a refused change is none");

@@ -11,7 +11,7 @@ use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Output, Stdio};
 use std::time::Duration;
 
-use lab::Plan;
+use lab::Topology;
 use lab::namespace::DIRECTORY;
 use probe::{Echo, PATIENCE, ping, socket};
 
@@ -163,18 +163,18 @@ fn what_makes_no_sense_is_told_at_once() {
         assert!(text(&refused.stderr).contains(expected), "{arguments:?}: {}", text(&refused.stderr));
     }
     assert!(text(&lab(&["--help"]).stdout).contains("Needs Linux"));
-    let floors = text(&lab(&["floor", "paper-a"]).stdout);
+    let bounds = text(&lab(&["floor", "paper-a"]).stdout);
     for figure in ["93.4", "147.3", "99.2", "206.9", "27.6", "81.5", "36.3", "144.0"] {
-        assert!(floors.contains(figure), "{figure}: {floors}");
+        assert!(bounds.contains(figure), "{figure}: {bounds}");
     }
     let json: serde_json::Value = serde_json::from_slice(&lab(&["floor", "paper-b", "--json"]).stdout).unwrap();
-    assert!((json["floor_ms"]["peer"][0].as_f64().unwrap() - 20.6).abs() < 0.05, "{json}");
+    assert!((json["bound_ms"]["peer"][0].as_f64().unwrap() - 20.6).abs() < 0.05, "{json}");
 }
 
 #[test]
 fn isolated_ports_reach_all_but_each_other() {
-    let plan: Plan = include_str!("../topologies/paper-a.toml").parse().unwrap();
-    let built = plan.build().unwrap();
+    let topology: Topology = include_str!("../topologies/paper-a.toml").parse().unwrap();
+    let built = topology.build().unwrap();
     let [broadcaster, viewer, cdn] = ["broadcaster", "viewer", "cdn"].map(|name| built.host(name).unwrap());
     let (echo, server) = (Echo::start(broadcaster), Echo::start(cdn));
     let probe: UdpSocket = socket(viewer, 0);

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use lab::namespace::{DIRECTORY, sweep};
-use lab::{Home, HomePlan, Network, Shape};
+use lab::{HomeNetwork, HomeNetworkConfig, Network, Shape};
 
 fn names_beginning(prefix: &str) -> BTreeSet<String> {
     let names = std::fs::read_dir(DIRECTORY).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
@@ -21,7 +21,8 @@ fn names_beginning(prefix: &str) -> BTreeSet<String> {
 
 #[test]
 fn dropping_a_network_leaves_no_namespace_and_no_process() {
-    let home = Home::build(&HomePlan { seed: 1, lan: Some(Shape::default()), wan: Shape::default() }).unwrap();
+    let home =
+        HomeNetwork::build(&HomeNetworkConfig { seed: 1, lan: Some(Shape::default()), wan: Shape::default() }).unwrap();
     // `nc<pid>-<serial>-`: other tests of this process have other serials.
     let name = home.cdn.namespace_name();
     let prefix = name.strip_suffix("cdn").unwrap().to_owned();

@@ -12,7 +12,7 @@ use crate::load::Protocol;
 /// programs in them, and their figures.
 ///
 /// Needs Linux, the program `ip` (iproute2), and root, or else user namespaces, which it then enters by itself. With user namespaces
-/// alone the emulator has no real-time priority, and more runs are void.
+/// alone the emulator has no real-time priority, and more runs are invalid.
 #[derive(Debug, Parser)]
 #[command(name = "lab", version, after_help = EXAMPLES)]
 pub struct Cli {
@@ -25,24 +25,24 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Make a network, keep it until Ctrl-C, and change it by commands on standard input (`help` lists them)
-    Up(Up),
+    Up(UpArgs),
     /// Send a command to a network that is up: `lab set uplink loss=1%`, `lab tell cut uplink`
-    Set(Tell),
+    Set(SendArgs),
     /// The same for any command: `lab tell heal uplink`
-    Tell(Tell),
+    Send(SendArgs),
     /// Run an experiment, or `all`; writes NAME.json, NAME.csv, NAME.svg and NAME.png
-    Run(Run),
+    Run(RunArgs),
     /// List experiments and topologies
     List,
     /// Watch a stream as many viewers at once, by one protocol, and say what they got: a load generator for any server
-    Load(Load),
+    Load(LoadArgs),
     /// How soon the last bit of a picture can arrive in a topology, by arithmetic
-    Floor(Floor),
+    Bound(BoundArgs),
 }
 
 /// `lab up`.
 #[derive(Debug, Args)]
-pub struct Up {
+pub struct UpArgs {
     /// A TOML file, or the name of a topology that `lab list` shows
     pub topology: String,
     /// Seed of everything random [default: the topology's]
@@ -55,7 +55,7 @@ pub struct Up {
 
 /// `lab set`, `lab tell`.
 #[derive(Debug, Args)]
-pub struct Tell {
+pub struct SendArgs {
     /// Which network, by the process number that `lab up` printed, if several are up
     #[arg(long)]
     pub pid: Option<u32>,
@@ -66,7 +66,7 @@ pub struct Tell {
 
 /// `lab run`.
 #[derive(Debug, Args)]
-pub struct Run {
+pub struct RunArgs {
     /// The experiment, as `lab list` names it, or `all`
     pub name: String,
     /// A shorter run, for checking that it works: figures of it mean little
@@ -81,9 +81,9 @@ pub struct Run {
     /// Where broadcaster, cdn and viewer are [default: beside this program]
     #[arg(long, value_name = "DIR", env = "NEARCAST_BIN")]
     pub bin: Option<PathBuf>,
-    /// For `rivals`: another server to measure, a command that listens on 0.0.0.0:1935 and lets live/live be published and played
-    #[arg(long = "rival", value_name = "NAME=COMMAND", value_parser = rival)]
-    pub rivals: Vec<(String, String)>,
+    /// For `other_servers`: another server to measure, a command that listens on 0.0.0.0:1935 and lets live/live be published and played
+    #[arg(long = "other_server", value_name = "NAME=COMMAND", value_parser = other_server)]
+    pub other_servers: Vec<(String, String)>,
     /// Who delays and loses frames: with netem, what is random follows no seed
     #[arg(long, value_enum, default_value = "own", value_name = "WHO")]
     pub links: Emulator,
@@ -95,7 +95,7 @@ pub struct Run {
 /// `lab load`.
 #[derive(Debug, Args)]
 #[command(after_help = LOAD)]
-pub struct Load {
+pub struct LoadArgs {
     /// rtmp://HOST/APP/NAME for RTMP, http://HOST/….m3u8 for HLS, http://HOST:8080/NAME (a Nearcast stream's page) for HLS and relay
     pub url: String,
     /// How they watch
@@ -120,7 +120,7 @@ pub struct Load {
 
 /// `lab floor`.
 #[derive(Debug, Args)]
-pub struct Floor {
+pub struct BoundArgs {
     /// A TOML file, or the name of a topology that `lab list` shows
     pub topology: String,
     /// The host that sends
@@ -146,7 +146,7 @@ pub struct Floor {
     pub json: bool,
 }
 
-fn rival(text: &str) -> Result<(String, String), String> {
+fn other_server(text: &str) -> Result<(String, String), String> {
     let (name, command) = text.split_once('=').ok_or("write NAME=COMMAND")?;
     let plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '.';
     if name.is_empty() || !name.chars().all(plain) || command.trim().is_empty() {
@@ -192,8 +192,8 @@ Examples:
   lab floor paper-a --unit 4167            what no sender can beat
 
 The programs are looked for beside this one: cargo build --release -p lab -p broadcaster -p cdn -p viewer.
-A result says whether the emulator kept time; a run in which it did not is void, and the exit code is 2.
-Exit codes: 0 done, 1 failed, 2 the run is void, 64 the command line or the topology makes no sense.";
+A result says whether the emulator kept time; a run in which it did not is invalid, and the exit code is 2.
+Exit codes: 0 done, 1 failed, 2 the run is invalid, 64 the command line or the topology makes no sense.";
 
 #[cfg(test)]
 mod tests {
@@ -209,7 +209,7 @@ mod tests {
     #[test]
     fn a_command_s_words_are_its_own() {
         let cli = Cli::parse_from("lab set up:a-to-b rate=2M --x".split(' '));
-        let Command::Set(tell) = cli.command else { panic!("{cli:?}") };
-        assert_eq!(tell.words, ["up:a-to-b", "rate=2M", "--x"]);
+        let Command::Set(send) = cli.command else { panic!("{cli:?}") };
+        assert_eq!(send.words, ["up:a-to-b", "rate=2M", "--x"]);
     }
 }

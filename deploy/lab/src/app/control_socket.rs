@@ -10,12 +10,12 @@ use anyhow::{Context, Result, bail, ensure};
 
 /// A socket that is heard; gone with this.
 #[derive(Debug)]
-pub(super) struct Control {
+pub(super) struct ControlSocket {
     pub(super) listener: UnixListener,
     path: PathBuf,
 }
 
-impl Control {
+impl ControlSocket {
     /// Hears commands for this process.
     pub(super) fn listen() -> Result<Self> {
         let directory = directory();
@@ -32,23 +32,23 @@ impl Control {
     }
 }
 
-impl Drop for Control {
+impl Drop for ControlSocket {
     fn drop(&mut self) {
         let _ = std::fs::remove_file(&self.path);
     }
 }
 
-/// Reads the command of one connection; the answer goes the other way by [`answer`].
-pub(super) fn command(stream: &UnixStream) -> Result<String> {
-    stream.set_read_timeout(Some(PATIENCE))?;
+/// Reads the command of one connection; the answer goes the other way by [`reply`].
+pub(super) fn read_command(stream: &UnixStream) -> Result<String> {
+    stream.set_read_timeout(Some(TIMEOUT))?;
     let mut line = String::new();
     BufReader::new(stream.take(MAX_LINE)).read_line(&mut line)?;
     Ok(line.trim().to_owned())
 }
 
 /// Says how it went: `ok` or `error` on the first line.
-pub(super) fn answer(mut stream: UnixStream, outcome: &Result<String>) -> std::io::Result<()> {
-    stream.set_write_timeout(Some(PATIENCE))?;
+pub(super) fn reply(mut stream: UnixStream, outcome: &Result<String>) -> std::io::Result<()> {
+    stream.set_write_timeout(Some(TIMEOUT))?;
     match outcome {
         Ok(said) => write!(stream, "ok\n{said}"),
         Err(error) => write!(stream, "error\n{error:#}"),
@@ -76,7 +76,7 @@ pub(super) fn send(pid: Option<u32>, line: &str) -> Result<String> {
             bail!("several networks are up: say which with --pid, one of {}", pids.join(", "))
         }
     };
-    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_read_timeout(Some(TIMEOUT))?;
     writeln!(stream, "{line}")?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).context("no answer")?;
@@ -96,7 +96,7 @@ fn directory() -> PathBuf {
 }
 
 /// A command is carried out in milliseconds; cutting a cable on a busy machine in seconds.
-const PATIENCE: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Bytes of the longest command.
 const MAX_LINE: u64 = 4096;

@@ -1,4 +1,4 @@
-//! `lab floor`: the floors of a topology as a table, or as JSON.
+//! `lab floor`: the bounds of a topology as a table, or as JSON.
 
 use std::fmt::Write;
 
@@ -6,34 +6,34 @@ use anyhow::{Result, ensure};
 use serde_json::json;
 
 use super::cli;
-use crate::latency_bound::{Floors, Framing};
-use crate::topology::Plan;
+use crate::latency_bound::{Framing, LatencyBounds};
+use crate::topology::Topology;
 
 /// The table. Fails when a host is not there or cannot be reached.
-pub(super) fn table(plan: &Plan, ask: &cli::Floor) -> Result<String> {
-    ensure!(ask.from != ask.to, "--from and --to are the same host");
-    let framing = Framing { payload: ask.payload, headers: ask.headers };
-    let (up, down) = (plan.hops(&ask.from, &ask.relay)?, plan.hops(&ask.relay, &ask.to)?);
-    let floors = Floors::new(framing, &up, &down, &plan.hops(&ask.from, &ask.to)?);
-    let millis = |path: &crate::latency_bound::Path, bytes| path.alone(bytes).as_secs_f64() * 1e3;
-    if ask.json {
-        let of = |path| ask.units.iter().map(|bytes| millis(path, *bytes)).collect::<Vec<f64>>();
+pub(super) fn table(topology: &Topology, args: &cli::BoundArgs) -> Result<String> {
+    ensure!(args.from != args.to, "--from and --to are the same host");
+    let framing = Framing { payload: args.payload, headers: args.headers };
+    let (up, down) = (topology.hops(&args.from, &args.relay)?, topology.hops(&args.relay, &args.to)?);
+    let bounds = LatencyBounds::new(framing, &up, &down, &topology.hops(&args.from, &args.to)?);
+    let millis = |path: &crate::latency_bound::PathModel, bytes| path.idle_latency(bytes).as_secs_f64() * 1e3;
+    if args.json {
+        let of = |path| args.units.iter().map(|bytes| millis(path, *bytes)).collect::<Vec<f64>>();
         let paths: serde_json::Map<_, _> =
-            floors.named().iter().map(|(name, path)| ((*name).to_owned(), json!(of(path)))).collect();
-        let framing = json!({ "payload": ask.payload, "headers": ask.headers });
-        return Ok(format!("{:#}\n", json!({ "unit_bytes": ask.units, "framing": framing, "floor_ms": paths })));
+            bounds.named().iter().map(|(name, path)| ((*name).to_owned(), json!(of(path)))).collect();
+        let framing = json!({ "payload": args.payload, "headers": args.headers });
+        return Ok(format!("{:#}\n", json!({ "unit_bytes": args.units, "framing": framing, "bound_ms": paths })));
     }
     let mut text = format!(
         "From the first bit sent by {} to the last bit at {}, in milliseconds; {} bytes of payload and {} of headers a packet.\n\n",
-        ask.from, ask.to, ask.payload, ask.headers
+        args.from, args.to, args.payload, args.headers
     );
     let _ = write!(text, "{:<28}", "");
-    text.extend(ask.units.iter().map(|bytes| format!("{:>12}", format!("{bytes} B"))));
+    text.extend(args.units.iter().map(|bytes| format!("{:>12}", format!("{bytes} B"))));
     text.push('\n');
-    for (name, path) in floors.named() {
-        let name = name.replace("CDN", &ask.relay);
+    for (name, path) in bounds.named() {
+        let name = name.replace("CDN", &args.relay);
         let _ = write!(text, "{name:<28}");
-        text.extend(ask.units.iter().map(|bytes| format!("{:>12.1}", millis(path, *bytes))));
+        text.extend(args.units.iter().map(|bytes| format!("{:>12.1}", millis(path, *bytes))));
         text.push('\n');
     }
     Ok(text)

@@ -15,28 +15,28 @@ use anyhow::{Context, Result, ensure};
 use crate::experiment::{self, Options};
 use crate::load;
 use crate::signals;
-use crate::topology::Plan;
+use crate::topology::Topology;
 use cli::{Cli, Command};
 
 /// The command line or a topology makes no sense.
 #[derive(Debug, thiserror::Error)]
 #[error("{0:#}")]
-pub struct Usage(anyhow::Error);
+pub struct UsageError(anyhow::Error);
 
 /// Does what is asked.
 pub fn run(cli: Cli) -> Result<()> {
     match cli.command {
         Command::Up(up) => {
-            let mut plan = topology(&up.topology)?;
-            plan.seed = up.seed.unwrap_or(plan.seed);
-            plan.emulator = up.links;
+            let mut topology = topology(&up.topology)?;
+            topology.seed = up.seed.unwrap_or(topology.seed);
+            topology.emulator = up.links;
             privilege::obtain()?;
-            up::run(&plan)
+            up::run(&topology)
         }
-        Command::Set(tell) => say(&control_socket::send(tell.pid, &format!("set {}", tell.words.join(" ")))?),
-        Command::Tell(tell) => say(&control_socket::send(tell.pid, &tell.words.join(" "))?),
+        Command::Set(send) => print(&control_socket::send(send.pid, &format!("set {}", send.words.join(" ")))?),
+        Command::Send(send) => print(&control_socket::send(send.pid, &send.words.join(" "))?),
         Command::Run(run) => {
-            let wanted = experiment::named(&run.name).map_err(Usage)?;
+            let wanted = experiment::select(&run.name).map_err(UsageError)?;
             privilege::obtain()?;
             let options = Options {
                 quick: run.quick,
@@ -45,58 +45,58 @@ pub fn run(cli: Cli) -> Result<()> {
                 out: run.out,
                 programs: run.bin,
                 keep: run.keep,
-                rivals: run.rivals,
+                other_servers: run.other_servers,
             };
             signals::on_signal(|| {
                 crate::namespace::abandon();
                 std::process::exit(INTERRUPTED);
             })?;
-            experiment::run_all(&wanted, &options, &mut |text| drop(say(text)))
+            experiment::run_all(&wanted, &options, &mut |text| drop(print(text)))
         }
-        Command::List => say(&list()),
-        Command::Load(asked) => {
+        Command::List => print(&list()),
+        Command::Load(args) => {
             let summary = load::run(&load::Options {
-                url: asked.url,
-                protocol: asked.protocol,
-                viewers: asked.viewers,
-                ramp: Duration::from_secs(asked.ramp),
-                seconds: Duration::from_secs(asked.seconds),
-                pid: asked.pid,
+                url: args.url,
+                protocol: args.protocol,
+                viewers: args.viewers,
+                ramp: Duration::from_secs(args.ramp),
+                seconds: Duration::from_secs(args.seconds),
+                pid: args.pid,
             })?;
-            say(&if asked.json { format!("{}\n", summary.to_json()) } else { summary.to_text() })?;
+            print(&if args.json { format!("{}\n", summary.to_json()) } else { summary.to_text() })?;
             let faults = summary.faults();
             ensure!(faults.is_empty(), "not every viewer got everything: {}", faults.join(", "));
             Ok(())
         }
-        Command::Floor(floor) => {
-            let plan = topology(&floor.topology)?;
-            say(&latency_bounds::table(&plan, &floor).map_err(Usage)?)
+        Command::Bound(args) => {
+            let topology = topology(&args.topology)?;
+            print(&latency_bounds::table(&topology, &args).map_err(UsageError)?)
         }
     }
 }
 
 /// What a failure ends the program with.
 pub fn exit_code(error: &anyhow::Error) -> u8 {
-    if error.is::<Usage>() {
+    if error.is::<UsageError>() {
         USAGE
-    } else if error.is::<experiment::Void>() {
-        VOID
+    } else if error.is::<experiment::InvalidRun>() {
+        INVALID
     } else {
         1
     }
 }
 
 /// A topology by its name or its file.
-pub fn topology(wanted: &str) -> Result<Plan> {
+pub fn topology(wanted: &str) -> Result<Topology> {
     let shipped = TOPOLOGIES.iter().find(|(name, _)| *name == wanted);
-    let plan = match shipped {
-        Some((name, text)) => text.parse::<Plan>().with_context(|| format!("topology {name}")),
-        None => Plan::read(Path::new(wanted)).with_context(|| {
+    let topology = match shipped {
+        Some((name, text)) => text.parse::<Topology>().with_context(|| format!("topology {name}")),
+        None => Topology::read(Path::new(wanted)).with_context(|| {
             let names: Vec<&str> = TOPOLOGIES.iter().map(|(name, _)| *name).collect();
             format!("{wanted:?} is not one of {}, so it is taken for a file", names.join(", "))
         }),
     };
-    plan.map_err(|error| Usage(error).into())
+    topology.map_err(|error| UsageError(error).into())
 }
 
 fn list() -> String {
@@ -106,13 +106,13 @@ fn list() -> String {
     }
     text += "\nTopologies (lab up NAME, lab floor NAME):\n";
     for (name, source) in TOPOLOGIES {
-        let about = source.parse::<Plan>().map(|plan| plan.about).unwrap_or_default();
+        let about = source.parse::<Topology>().map(|topology| topology.about).unwrap_or_default();
         text += &format!("  {name:<12} {about}\n");
     }
     text
 }
 
-fn say(text: &str) -> Result<()> {
+fn print(text: &str) -> Result<()> {
     let mut out = std::io::stdout().lock();
     out.write_all(text.as_bytes())?;
     Ok(out.flush()?)
@@ -133,7 +133,7 @@ pub const USAGE: u8 = 64;
 const INTERRUPTED: i32 = 130;
 
 /// A run that means nothing because the emulator was late.
-const VOID: u8 = 2;
+const INVALID: u8 = 2;
 
 #[cfg(test)]
 mod tests {

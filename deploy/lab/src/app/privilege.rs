@@ -21,7 +21,7 @@ pub(super) fn obtain() -> Result<()> {
                kernel.apparmor_restrict_unprivileged_userns=0)"
         );
     }
-    eprintln!("lab: no root: in a user namespace, without real-time priority; more runs are void that way");
+    eprintln!("lab: no root: in a user namespace, without real-time priority; more runs are invalid that way");
     let mut arguments = std::env::args_os();
     arguments.next();
     // Names of namespaces are kept under /run, which is root's: a /run of one's own goes with it.

@@ -6,28 +6,28 @@ use std::sync::mpsc::{SyncSender, sync_channel};
 
 use anyhow::Result;
 
-use super::{control_socket, say};
+use super::{control_socket, print};
 use crate::link::{Emulator, Priority};
 use crate::signals;
-use crate::topology::Plan;
+use crate::topology::Topology;
 use crate::topology::commands::HELP;
 
 enum Event {
     Line(String),
-    Asked(UnixStream),
+    Command(UnixStream),
     End,
 }
 
 /// Makes the network, carries out commands, and takes it down at `quit`, Ctrl-C or SIGTERM.
-pub(super) fn run(plan: &Plan) -> Result<()> {
+pub(super) fn run(topology: &Topology) -> Result<()> {
     let (events, received) = sync_channel(EVENTS);
     let on_signal = events.clone();
     // Before any thread is made, so that none of them takes the signal instead.
     signals::on_signal(move || drop(on_signal.send(Event::End)))?;
-    let built = plan.build()?;
-    let control = control_socket::Control::listen()?;
-    let seed = plan.seed;
-    say(&format!(
+    let built = topology.build()?;
+    let control = control_socket::ControlSocket::listen()?;
+    let seed = topology.seed;
+    print(&format!(
         "{}\n{HELP}\nup as process {}, seed {seed}; Ctrl-C takes it down\n",
         built.describe(),
         std::process::id()
@@ -52,13 +52,13 @@ pub(super) fn run(plan: &Plan) -> Result<()> {
             Event::End => break,
             Event::Line(line) if line.trim() == "quit" => break,
             Event::Line(line) => match built.command(&line) {
-                Ok(said) => say(&said)?,
+                Ok(said) => print(&said)?,
                 Err(error) => eprintln!("lab: {error:#}"),
             },
-            Event::Asked(stream) => {
-                let outcome = control_socket::command(&stream).and_then(|line| built.command(&line));
+            Event::Command(stream) => {
+                let outcome = control_socket::read_command(&stream).and_then(|line| built.command(&line));
                 // Who asked and left needs no answer.
-                let _ = control_socket::answer(stream, &outcome);
+                let _ = control_socket::reply(stream, &outcome);
             }
         }
     }
@@ -76,11 +76,11 @@ fn read_lines(events: SyncSender<Event>) {
     });
 }
 
-fn listen(control: &control_socket::Control, events: SyncSender<Event>) -> Result<()> {
+fn listen(control: &control_socket::ControlSocket, events: SyncSender<Event>) -> Result<()> {
     let listener = control.listener.try_clone()?;
     std::thread::spawn(move || {
         for stream in listener.incoming().flatten() {
-            if events.send(Event::Asked(stream)).is_err() {
+            if events.send(Event::Command(stream)).is_err() {
                 return;
             }
         }

@@ -12,9 +12,9 @@ use super::fanout::{viewer_name, with_viewers};
 use super::outcome::{Outcome, quantile, round, sorted};
 use super::pictures::{self, Picture};
 use super::probe::now;
-use super::testbed::Stage;
+use super::testbed::Testbed;
 use crate::figure::{Axis, BLUE, Colour, Figure, GREEN, Mark, Panel, Row, VERMILION};
-use crate::latency_bound::{FRAMING, Floors};
+use crate::latency_bound::{FRAMING, LatencyBounds};
 use crate::link::shape::Shape;
 use crate::topology::shape_syntax;
 
@@ -39,7 +39,7 @@ const PATHS: [(&str, &str, Colour); 3] =
     [("peer", "peer", VERMILION), ("relay, CDN", "relay", BLUE), ("RTMP, CDN", "rtmp", GREEN)];
 
 /// One path under one condition.
-struct Seen {
+struct PathSample {
     condition: usize,
     path: usize,
     /// From the viewer's start to its first picture, milliseconds; none if there was none.
@@ -56,18 +56,22 @@ struct Seen {
     recovery: Option<f64>,
 }
 
-pub(super) fn run(stage: &Stage) -> Result<Outcome> {
-    let plan = with_viewers(stage.plan(include_str!("../../topologies/paper-b.toml"))?, PATHS.len())?;
-    let hops = |from, to| plan.hops(from, to);
-    let floors =
-        Floors::new(FRAMING, &hops("broadcaster", "cdn")?, &hops("cdn", "viewer")?, &hops("broadcaster", "viewer")?);
-    let built = plan.build()?;
+pub(super) fn run(testbed: &Testbed) -> Result<Outcome> {
+    let topology = with_viewers(testbed.topology(include_str!("../../topologies/paper-b.toml"))?, PATHS.len())?;
+    let hops = |from, to| topology.hops(from, to);
+    let bounds = LatencyBounds::new(
+        FRAMING,
+        &hops("broadcaster", "cdn")?,
+        &hops("cdn", "viewer")?,
+        &hops("broadcaster", "viewer")?,
+    );
+    let built = topology.build()?;
     let cdn = built.host("cdn")?;
     let address = cdn.address().context("the CDN has no address")?;
-    let key = stage.key()?;
-    let _server = stage.cdn(cdn)?;
+    let key = testbed.key()?;
+    let _server = testbed.cdn(cdn)?;
     let mut broadcaster =
-        stage.broadcaster(built.host("broadcaster")?, &format!("rtmp://{address}/live/{key}"), &pictures::STREAM)?;
+        testbed.broadcaster(built.host("broadcaster")?, &format!("rtmp://{address}/live/{key}"), &pictures::STREAM)?;
     let before = built.network.lateness();
     let uplink = built.link("broadcaster")?;
     let whole = uplink.shape(crate::Direction::AToB);
@@ -80,52 +84,52 @@ pub(super) fn run(stage: &Stage) -> Result<Outcome> {
             built.link(&viewer_name(n + 1))?.set_both(bad)?;
             let host = built.host(&viewer_name(n + 1))?;
             let page = format!("http://{address}:8080/live");
-            viewers.push(stage.viewer(&format!("{via}.{condition}"), host, &page, &["--transport", via])?);
+            viewers.push(testbed.viewer(&format!("{via}.{condition}"), host, &page, &["--transport", via])?);
         }
-        std::thread::sleep(stage.seconds(5, 3));
+        std::thread::sleep(testbed.seconds(5, 3));
         let from = now();
         let mut healed = None;
         if *words == NARROWED {
             uplink.set_both(Shape { rate: Some(700_000), ..whole })?;
-            std::thread::sleep(stage.seconds(4, 2));
+            std::thread::sleep(testbed.seconds(4, 2));
             uplink.set_both(whole)?;
             healed = Some(now());
         }
-        std::thread::sleep(stage.seconds(8, 3));
+        std::thread::sleep(testbed.seconds(8, 3));
         let to = now();
         // What is late arrives yet.
         std::thread::sleep(Duration::from_millis(1500));
         for (path, mut viewer) in viewers.into_iter().enumerate() {
             // One that saw nothing ends by failing; that is a finding.
             let summary = viewer.finish().unwrap_or(Value::Null);
-            ended.push((condition, path, Times { from, healed, to }, viewer, summary));
+            ended.push((condition, path, Interval { from, healed, to }, viewer, summary));
         }
         for n in 1..=PATHS.len() {
             built.link(&viewer_name(n))?.set_both(whole)?;
         }
     }
     let lateness = built.network.lateness().since(&before);
-    let void = built.network.ensure_valid().err().map(|error| format!("{error:#}"));
+    let invalid = built.network.ensure_valid().err().map(|error| format!("{error:#}"));
     broadcaster.finish()?;
     let sent = broadcaster.rows()?;
-    for (condition, path, times, viewer, summary) in ended {
-        let pictures = pictures::join(&sent, &viewer.rows()?, &floors);
+    for (condition, path, interval, viewer, summary) in ended {
+        let pictures = pictures::join(&sent, &viewer.rows()?, &bounds);
         let made: Vec<i64> = sent.iter().filter(|row| row.stage == "encoded").map(|row| row.at).collect();
-        let delays = sorted(pictures.iter().filter(|p| times.has(p.encoded)).map(Picture::delay_ms));
-        seen.push(Seen {
+        let delays = sorted(pictures.iter().filter(|p| interval.contains(p.encoded)).map(Picture::delay_ms));
+        seen.push(PathSample {
             condition,
             path,
             startup: summary["startup_ms"].as_f64(),
-            missing: made.iter().filter(|at| times.has(**at)).count().saturating_sub(delays.len()),
-            standstill: times.standstill(&pictures),
-            recovery: times.recovery(&made, &pictures),
+            missing: made.iter().filter(|at| interval.contains(**at)).count().saturating_sub(delays.len()),
+            standstill: interval.standstill(&pictures),
+            recovery: interval.recovery(&made, &pictures),
             delays,
             summary,
         });
     }
     Ok(Outcome {
-        findings: seen.iter().map(Seen::findings).collect(),
-        lines: seen.iter().map(Seen::line).collect(),
+        findings: seen.iter().map(PathSample::findings).collect(),
+        lines: seen.iter().map(PathSample::line).collect(),
         columns: &[
             "condition",
             "path",
@@ -138,12 +142,12 @@ pub(super) fn run(stage: &Stage) -> Result<Outcome> {
             "standstill_ms",
             "recovery_ms",
         ],
-        rows: seen.iter().map(Seen::row).collect(),
+        rows: seen.iter().map(PathSample::row).collect(),
         figure: figure(&seen),
         // On one path alone, what it loses is lost: a finding.
         faults: Vec::new(),
         lateness,
-        void,
+        invalid,
     })
 }
 
@@ -158,15 +162,15 @@ fn altered(mut shape: Shape, settings: &str) -> Result<Shape> {
 
 /// When a condition was measured, microseconds since the Unix epoch.
 #[derive(Clone, Copy)]
-struct Times {
+struct Interval {
     from: i64,
     /// When the uplink was whole again, if it was narrowed.
     healed: Option<i64>,
     to: i64,
 }
 
-impl Times {
-    fn has(self, at: i64) -> bool {
+impl Interval {
+    fn contains(self, at: i64) -> bool {
         (self.from..self.to).contains(&at)
     }
 
@@ -174,7 +178,7 @@ impl Times {
     fn standstill(self, pictures: &[Picture]) -> Option<f64> {
         let mut latest = None;
         let mut longest: Option<i64> = None;
-        for picture in pictures.iter().filter(|picture| self.has(picture.encoded)) {
+        for picture in pictures.iter().filter(|picture| self.contains(picture.encoded)) {
             let shown = latest.map_or(picture.received, |latest: i64| latest.max(picture.received));
             longest = longest.max(latest.map(|latest| shown - latest));
             latest = Some(shown);
@@ -188,14 +192,14 @@ impl Times {
         let usual = sorted(pictures.iter().filter(|p| p.encoded < self.from).map(Picture::delay_ms));
         let bearable = quantile(&usual, 0.5)? + RECOVERED;
         let in_time = |at: i64| pictures.iter().any(|p| p.encoded == at && p.delay_ms() <= bearable);
-        let last_late = made.iter().rev().find(|at| self.has(**at) && !in_time(**at));
+        let last_late = made.iter().rev().find(|at| self.contains(**at) && !in_time(**at));
         let from = last_late.copied().unwrap_or(self.from);
-        let first = pictures.iter().find(|p| p.encoded > from && self.has(p.encoded))?;
+        let first = pictures.iter().find(|p| p.encoded > from && self.contains(p.encoded))?;
         Some(((first.received - healed) as f64 / 1e3).max(0.0))
     }
 }
 
-impl Seen {
+impl PathSample {
     fn delay(&self, q: f64) -> Option<f64> {
         quantile(&self.delays, q)
     }
@@ -251,9 +255,9 @@ impl Seen {
     }
 }
 
-fn figure(seen: &[Seen]) -> Figure {
+fn figure(seen: &[PathSample]) -> Figure {
     let names: Vec<String> = CONDITIONS.iter().map(|(words, _)| (*words).to_owned()).collect();
-    let place = |seen: &Seen| seen.condition as f64 + (seen.path as f64 - 1.0) * 0.26;
+    let place = |seen: &PathSample| seen.condition as f64 + (seen.path as f64 - 1.0) * 0.26;
     let mut delays = Vec::new();
     let mut starts = Vec::new();
     let mut standstills = Vec::new();
@@ -275,10 +279,10 @@ fn figure(seen: &[Seen]) -> Figure {
         delays.push(Mark::Bars { name: String::new(), colour: *colour, width: 0.0, bars: nothing.collect() });
         let medians = of().filter_map(|one| Some((place(one), one.delay(0.5)?.max(10.0)))).collect();
         delays.push(Mark::Dots { name: (*name).to_owned(), colour: *colour, points: medians, radius: 8 });
-        let start = |one: &Seen| one.startup.map(|ms| (place(one), ms, format!("{ms:.0}")));
+        let start = |one: &PathSample| one.startup.map(|ms| (place(one), ms, format!("{ms:.0}")));
         let bars = of().filter_map(start).collect();
         starts.push(Mark::Bars { name: (*name).to_owned(), colour: *colour, width: 0.22, bars });
-        let still = |one: &Seen| one.standstill.map(|ms| (place(one), ms, format!("{ms:.0}")));
+        let still = |one: &PathSample| one.standstill.map(|ms| (place(one), ms, format!("{ms:.0}")));
         let bars = of().filter_map(still).collect();
         standstills.push(Mark::Bars { name: (*name).to_owned(), colour: *colour, width: 0.22, bars });
     }
@@ -333,7 +337,7 @@ mod tests {
                 path: String::new(),
                 encoded: *encoded,
                 received: encoded + (*delay)? * 1000,
-                floor_ms: 0.0,
+                bound_ms: 0.0,
                 settled: true,
             })
         });
@@ -343,27 +347,27 @@ mod tests {
 
     #[test]
     fn a_standstill_ends_with_the_first_further_picture() {
-        let times = Times { from: 0, healed: None, to: 1_000_000 };
+        let interval = Interval { from: 0, healed: None, to: 1_000_000 };
         let (_, even) = pictures(&[Some(20); 5]);
-        assert_eq!(times.standstill(&even), Some(100.0));
+        assert_eq!(interval.standstill(&even), Some(100.0));
         // The third is late by 450 ms, and those behind it wait for it.
         let (made, late) = pictures(&[Some(20), Some(20), Some(450), Some(20), Some(20), Some(20)]);
-        assert_eq!(times.standstill(&late), Some(530.0));
-        assert_eq!(times.recovery(&made, &late), None, "the uplink was whole");
-        assert_eq!(times.standstill(&[]), None);
+        assert_eq!(interval.standstill(&late), Some(530.0));
+        assert_eq!(interval.recovery(&made, &late), None, "the uplink was whole");
+        assert_eq!(interval.standstill(&[]), None);
     }
 
     #[test]
     fn recovery_is_counted_from_the_heal_to_the_first_of_those_that_stay_in_time() {
-        let times = Times { from: 300_000, healed: Some(500_000), to: 1_000_000 };
+        let interval = Interval { from: 300_000, healed: Some(500_000), to: 1_000_000 };
         let usual = [Some(20), Some(22), Some(24)];
         let then = [Some(400), Some(500), None, Some(60), Some(30), Some(30), Some(30)];
         let (made, came) = pictures(&[&usual[..], &then].concat());
         // The picture of 600 ms is in time, and so are those after it.
-        assert_eq!(times.recovery(&made, &came), Some(160.0));
+        assert_eq!(interval.recovery(&made, &came), Some(160.0));
         let (made, came) = pictures(&[&usual[..], &[Some(400); 7]].concat());
-        assert_eq!(times.recovery(&made, &came), None);
+        assert_eq!(interval.recovery(&made, &came), None);
         let (made, came) = pictures(&[Some(20); 10]);
-        assert_eq!(times.recovery(&made, &came), Some(0.0), "it was never late");
+        assert_eq!(interval.recovery(&made, &came), Some(0.0), "it was never late");
     }
 }

@@ -1,7 +1,7 @@
-//! `rivals`: the same stream through Nearcast's server and others', one after the other in one run: RTMP delay, and what a viewer costs.
+//! `comparison`: the same stream through Nearcast's server and others', one after the other in one run: RTMP delay, and what a viewer costs.
 //!
 //! Beside nginx with its RTMP module, any server can be measured that listens on 0.0.0.0:1935 and lets `live/live` be published and
-//! played: `lab run rivals --rival NAME=COMMAND`.
+//! played: `lab run other_servers --rival NAME=COMMAND`.
 
 use std::path::Path;
 use std::process::Command;
@@ -13,15 +13,15 @@ use serde_json::{Value, json};
 use super::outcome::{Outcome, quantile, round, sorted};
 use super::pictures;
 use super::probe::now;
-use super::testbed::Stage;
+use super::testbed::Testbed;
 use crate::figure::{Axis, Figure, Mark, PALETTE, Panel, Row};
 use crate::host::Host;
-use crate::latency_bound::{FRAMING, Floors};
+use crate::latency_bound::{FRAMING, LatencyBounds};
 use crate::process::Process;
 use crate::wait::until;
 
 /// One server before one crowd.
-struct Step {
+struct ServerSample {
     server: String,
     crowd: usize,
     /// From the encoder to the viewer, milliseconds, in order.
@@ -30,32 +30,32 @@ struct Step {
     cost: f64,
 }
 
-pub(super) fn run(stage: &Stage) -> Result<Outcome> {
-    let crowds: &[usize] = if stage.quick { &[0, 4] } else { &CROWDS };
+pub(super) fn run(testbed: &Testbed) -> Result<Outcome> {
+    let crowds: &[usize] = if testbed.quick { &[0, 4] } else { &CROWDS };
     let mut servers = vec![("Nearcast".to_owned(), None), ("nginx-rtmp".to_owned(), None)];
-    servers.extend(stage.rivals.iter().map(|(name, command)| (name.clone(), Some(command.as_str()))));
-    let mut steps = Vec::new();
+    servers.extend(testbed.other_servers.iter().map(|(name, command)| (name.clone(), Some(command.as_str()))));
+    let mut samples = Vec::new();
     let mut faults = Vec::new();
     let mut lateness = None;
     for (name, command) in &servers {
-        let plan = stage.plan(include_str!("../../topologies/rack.toml"))?;
-        let floors = Floors::new(FRAMING, &[], &[], &[]);
-        let built = plan.build()?;
+        let topology = testbed.topology(include_str!("../../topologies/rack.toml"))?;
+        let bounds = LatencyBounds::new(FRAMING, &[], &[], &[]);
+        let built = topology.build()?;
         let (source, host, crowd) = (built.host("broadcaster")?, built.host("server")?, built.host("crowd")?);
         let address = host.address().context("the server's host has no address")?;
         let (server, key) = match (name.as_str(), command) {
             ("Nearcast", None) => {
-                let key = stage.key()?;
-                (stage.cdn(host)?, key)
+                let key = testbed.key()?;
+                (testbed.cdn(host)?, key)
             }
-            ("nginx-rtmp", None) => (nginx(stage, host)?, "live".to_owned()),
-            (_, command) => (other(stage, host, name, command.unwrap_or_default())?, "live".to_owned()),
+            ("nginx-rtmp", None) => (nginx(testbed, host)?, "live".to_owned()),
+            (_, command) => (other(testbed, host, name, command.unwrap_or_default())?, "live".to_owned()),
         };
         let options = [&pictures::STREAM[..], &["--no-lan"]].concat();
-        let mut broadcaster = stage.broadcaster(source, &format!("rtmp://{address}/live/{key}"), &options)?;
+        let mut broadcaster = testbed.broadcaster(source, &format!("rtmp://{address}/live/{key}"), &options)?;
         broadcaster.wait_pictures("pushed", "", 30, 0, START)?;
         let url = format!("rtmp://{address}/live/live");
-        let mut viewer = stage.viewer(&format!("viewer.{name}"), crowd, &url, &[])?;
+        let mut viewer = testbed.viewer(&format!("viewer.{name}"), crowd, &url, &[])?;
         viewer.wait_pictures("received", "", 60, 0, START)?;
         let mut players: Vec<Process> = Vec::new();
         let mut spans = Vec::new();
@@ -63,12 +63,12 @@ pub(super) fn run(stage: &Stage) -> Result<Outcome> {
             while players.len() < *size {
                 let mut player = crowd.command("ffmpeg");
                 player.args(["-nostdin", "-loglevel", "error", "-i", &url, "-c", "copy", "-f", "null", "-"]);
-                players.push(stage.start(&format!("player.{name}.{}", players.len()), &mut player)?);
+                players.push(testbed.start(&format!("player.{name}.{}", players.len()), &mut player)?);
             }
             // They join, and find their pace.
-            std::thread::sleep(stage.seconds(5, 2));
+            std::thread::sleep(testbed.seconds(5, 2));
             let (from, before) = (now(), server.processor_time()?);
-            std::thread::sleep(stage.seconds(10, 3));
+            std::thread::sleep(testbed.seconds(10, 3));
             let (to, after) = (now(), server.processor_time()?);
             for player in &mut players {
                 ensure!(player.running()?, "a player of {name} ended: {}", player.err());
@@ -82,58 +82,58 @@ pub(super) fn run(stage: &Stage) -> Result<Outcome> {
             faults.extend(pictures::faults(&summary));
         }
         broadcaster.finish()?;
-        let pictures = pictures::join(&broadcaster.rows()?, &viewer.rows()?, &floors);
+        let pictures = pictures::join(&broadcaster.rows()?, &viewer.rows()?, &bounds);
         for (crowd, from, to, cost) in spans {
             let within = pictures.iter().filter(|picture| (from..to).contains(&picture.encoded));
             let delays = sorted(within.map(|picture| picture.delay_ms()));
-            steps.push(Step { server: name.clone(), crowd, delays, cost });
+            samples.push(ServerSample { server: name.clone(), crowd, delays, cost });
         }
         lateness = Some(built.network.lateness());
     }
     Ok(Outcome {
-        findings: json!({ "steps": steps.iter().map(Step::findings).collect::<Vec<_>>() }),
-        lines: steps.iter().map(Step::line).collect(),
+        findings: json!({ "samples": samples.iter().map(ServerSample::findings).collect::<Vec<_>>() }),
+        lines: samples.iter().map(ServerSample::line).collect(),
         columns: &["server", "viewers", "delay_p50_ms", "delay_p99_ms", "cpu_ms_per_viewer_second"],
-        rows: steps.iter().map(Step::row).collect(),
-        figure: figure(&steps, crowds),
+        rows: samples.iter().map(ServerSample::row).collect(),
+        figure: figure(&samples, crowds),
         faults,
         lateness: lateness.context("no server was measured")?,
         // No link is emulated here, so there is no emulator to be late.
-        void: None,
+        invalid: None,
     })
 }
 
-fn nginx(stage: &Stage, host: &Host) -> Result<Process> {
+fn nginx(testbed: &Testbed, host: &Host) -> Result<Process> {
     let module = ["/usr/lib/nginx/modules/ngx_rtmp_module.so", "/usr/lib64/nginx/modules/ngx_rtmp_module.so"]
         .into_iter()
         .find(|path| Path::new(path).exists())
         .context("nginx's RTMP module is not installed (Debian: nginx-light, libnginx-mod-rtmp)")?;
-    let directory = stage.path("");
+    let directory = testbed.path("");
     let text = format!(
         "load_module {module};\ndaemon off;\nmaster_process off;\npid {directory}/nginx.pid;\nerror_log /dev/stderr warn;\n\
          events {{}}\nrtmp {{ access_log off; server {{ listen 1935; chunk_size 4096; application live {{ live on; }} }} }}\n",
         directory = directory.display()
     );
-    let file = stage.path("nginx.conf");
+    let file = testbed.path("nginx.conf");
     std::fs::write(&file, text)?;
     // Debian keeps it where only root's path looks.
     let program = if Path::new("/usr/sbin/nginx").exists() { "/usr/sbin/nginx" } else { "nginx" };
     let mut command = host.command(program);
     command.arg("-p").arg(&directory).arg("-c").arg(&file);
-    listening(stage, host, "nginx", command)
+    listening(testbed, host, "nginx", command)
 }
 
-fn other(stage: &Stage, host: &Host, name: &str, line: &str) -> Result<Process> {
+fn other(testbed: &Testbed, host: &Host, name: &str, line: &str) -> Result<Process> {
     let mut command = host.command("sh");
     // Replaced by the server, so that its processor time is counted.
     command.args(["-c", &format!("exec {line}")]);
-    listening(stage, host, name, command)
+    listening(testbed, host, name, command)
 }
 
 /// Starts a server and waits until it takes connections.
-fn listening(stage: &Stage, host: &Host, name: &str, mut command: Command) -> Result<Process> {
+fn listening(testbed: &Testbed, host: &Host, name: &str, mut command: Command) -> Result<Process> {
     let address = host.address().context("the server's host has no address")?;
-    let mut process = stage.start(name, &mut command)?;
+    let mut process = testbed.start(name, &mut command)?;
     until(START, &format!("{name} to listen"), || {
         ensure!(process.running()?, "{name} ended: {}", process.log());
         Ok(host.run(|| std::net::TcpStream::connect((address, 1935)))?.ok().map(drop))
@@ -141,7 +141,7 @@ fn listening(stage: &Stage, host: &Host, name: &str, mut command: Command) -> Re
     Ok(process)
 }
 
-impl Step {
+impl ServerSample {
     fn delay(&self, q: f64) -> Option<f64> {
         quantile(&self.delays, q)
     }
@@ -177,36 +177,36 @@ impl Step {
     }
 }
 
-fn figure(steps: &[Step], crowds: &[usize]) -> Figure {
-    let mut servers: Vec<&str> = steps.iter().map(|step| step.server.as_str()).collect();
+fn figure(samples: &[ServerSample], crowds: &[usize]) -> Figure {
+    let mut servers: Vec<&str> = samples.iter().map(|sample| sample.server.as_str()).collect();
     servers.dedup();
     let names: Vec<String> = crowds
         .iter()
         .map(|crowd| if *crowd == 0 { "1 viewer".to_owned() } else { format!("{} viewers", crowd + 1) })
         .collect();
     let width = 0.7 / servers.len() as f64;
-    let place = |step: &Step| {
-        let server = servers.iter().position(|name| *name == step.server).unwrap_or(0) as f64;
-        let crowd = crowds.iter().position(|crowd| *crowd == step.crowd).unwrap_or(0) as f64;
+    let place = |sample: &ServerSample| {
+        let server = servers.iter().position(|name| *name == sample.server).unwrap_or(0) as f64;
+        let crowd = crowds.iter().position(|crowd| *crowd == sample.crowd).unwrap_or(0) as f64;
         crowd + (server - (servers.len() as f64 - 1.0) / 2.0) * width
     };
     let (mut delays, mut costs) = (Vec::new(), Vec::new());
     for (n, server) in servers.iter().enumerate() {
         let colour = PALETTE[n % PALETTE.len()];
-        let of = || steps.iter().filter(|step| step.server == *server);
-        for step in of() {
-            if let Some((median, worst)) = step.delay(0.5).zip(step.delay(0.99)) {
-                let points = vec![(place(step), median), (place(step), worst)];
+        let of = || samples.iter().filter(|sample| sample.server == *server);
+        for sample in of() {
+            if let Some((median, worst)) = sample.delay(0.5).zip(sample.delay(0.99)) {
+                let points = vec![(place(sample), median), (place(sample), worst)];
                 delays.push(Mark::Line { name: String::new(), colour, points, width: 4, dashed: false });
             }
         }
-        let medians = of().filter_map(|step| Some((place(step), step.delay(0.5)?))).collect();
+        let medians = of().filter_map(|sample| Some((place(sample), sample.delay(0.5)?))).collect();
         delays.push(Mark::Dots { name: (*server).to_owned(), colour, points: medians, radius: 9 });
-        let bars = of().map(|step| (place(step), step.cost, format!("{:.2}", step.cost))).collect();
+        let bars = of().map(|sample| (place(sample), sample.cost, format!("{:.2}", sample.cost))).collect();
         costs.push(Mark::Bars { name: (*server).to_owned(), colour, width: width * 0.9, bars });
     }
-    let worst = steps.iter().filter_map(|step| step.delay(0.99)).fold(1.0, f64::max);
-    let dearest = steps.iter().map(|step| step.cost).fold(0.5, f64::max);
+    let worst = samples.iter().filter_map(|sample| sample.delay(0.99)).fold(1.0, f64::max);
+    let dearest = samples.iter().map(|sample| sample.cost).fold(0.5, f64::max);
     let panel = |title: &str, y: Axis, marks| Panel {
         width: 1.0,
         title: title.to_owned(),

@@ -12,14 +12,14 @@ use serde_json::{Value, json};
 use super::outcome::{Outcome, quantile, round, sorted};
 use super::pictures::{self, Picture};
 use super::probe::now;
-use super::testbed::{Stage, Traced};
+use super::testbed::{Testbed, Traced};
 use crate::figure::{Axis, BLUE, Figure, GREEN, GREY, Mark, ORANGE, Panel, Row, VERMILION};
-use crate::latency_bound::{FRAMING, Floors, MEAN_UNIT};
+use crate::latency_bound::{FRAMING, LatencyBounds, MEAN_UNIT};
 use crate::link::Link;
-use crate::topology::{HostPlan, LinkPlan, Plan};
+use crate::topology::{HostConfig, LinkConfig, Topology};
 
 /// With so many viewers.
-struct Step {
+struct ViewerCountSample {
     viewers: usize,
     /// Microseconds since the Unix epoch.
     from: i64,
@@ -27,50 +27,54 @@ struct Step {
     /// Bits a second on the broadcaster's uplink, and from the CDN to the switch.
     uplink: f64,
     from_cdn: f64,
-    seen: Vec<Seen>,
+    seen: Vec<ViewerSample>,
 }
 
-/// By one viewer, in one step.
-struct Seen {
+/// By one viewer, in one sample.
+struct ViewerSample {
     /// Milliseconds, in order.
     delays: Vec<f64>,
     /// The share of pictures that came straight from the broadcaster.
     by_peer: f64,
-    /// Pictures that were encoded in this step and never came.
+    /// Pictures that were encoded in this sample and never came.
     missing: usize,
 }
 
-pub(super) fn run(stage: &Stage) -> Result<Outcome> {
-    let most = if stage.quick { 3 } else { MOST };
-    let plan = with_viewers(stage.plan(include_str!("../../topologies/paper-a.toml"))?, most)?;
-    let hops = |from, to| plan.hops(from, to);
-    let floors =
-        Floors::new(FRAMING, &hops("broadcaster", "cdn")?, &hops("cdn", "viewer")?, &hops("broadcaster", "viewer")?);
-    let built = plan.build()?;
+pub(super) fn run(testbed: &Testbed) -> Result<Outcome> {
+    let most = if testbed.quick { 3 } else { MOST };
+    let topology = with_viewers(testbed.topology(include_str!("../../topologies/paper-a.toml"))?, most)?;
+    let hops = |from, to| topology.hops(from, to);
+    let bounds = LatencyBounds::new(
+        FRAMING,
+        &hops("broadcaster", "cdn")?,
+        &hops("cdn", "viewer")?,
+        &hops("broadcaster", "viewer")?,
+    );
+    let built = topology.build()?;
     let cdn = built.host("cdn")?;
     let address = cdn.address().context("the CDN has no address")?;
-    let key = stage.key()?;
-    let _server = stage.cdn(cdn)?;
+    let key = testbed.key()?;
+    let _server = testbed.cdn(cdn)?;
     let mut broadcaster =
-        stage.broadcaster(built.host("broadcaster")?, &format!("rtmp://{address}/live/{key}"), &pictures::STREAM)?;
+        testbed.broadcaster(built.host("broadcaster")?, &format!("rtmp://{address}/live/{key}"), &pictures::STREAM)?;
     let (uplink, from_cdn) = (built.link("broadcaster")?, built.link("cdn")?);
     let before = built.network.lateness();
-    let (mut viewers, mut steps) = (Vec::<Traced>::new(), Vec::new());
+    let (mut viewers, mut samples) = (Vec::<Traced>::new(), Vec::new());
     for n in 1..=most {
         let name = viewer_name(n);
-        let viewer = stage.viewer(&name, built.host(&name)?, &format!("http://{address}:8080/live"), &[])?;
+        let viewer = testbed.viewer(&name, built.host(&name)?, &format!("http://{address}:8080/live"), &[])?;
         viewers.push(viewer);
         viewers[n - 1].wait_pictures("received", "", 30, 0, START).with_context(|| format!("viewer {n}"))?;
         // Long enough to find the broadcaster and to move, or to be sent away.
-        std::thread::sleep(stage.seconds(6, 3));
+        std::thread::sleep(testbed.seconds(6, 3));
         let (from, carried) = (now(), carried(uplink, from_cdn));
-        std::thread::sleep(stage.seconds(8, 3));
+        std::thread::sleep(testbed.seconds(8, 3));
         let (to, now_carried) = (now(), self::carried(uplink, from_cdn));
         let rate = |at: usize| (now_carried[at] - carried[at]) as f64 * 8e6 / (to - from) as f64;
-        steps.push(Step { viewers: n, from, to, uplink: rate(0), from_cdn: rate(1), seen: Vec::new() });
+        samples.push(ViewerCountSample { viewers: n, from, to, uplink: rate(0), from_cdn: rate(1), seen: Vec::new() });
     }
     let lateness = built.network.lateness().since(&before);
-    let void = built.network.ensure_valid().err().map(|error| format!("{error:#}"));
+    let invalid = built.network.ensure_valid().err().map(|error| format!("{error:#}"));
     // What is still on its way counts, too.
     std::thread::sleep(Duration::from_secs(1));
     let mut summaries = Vec::new();
@@ -80,14 +84,14 @@ pub(super) fn run(stage: &Stage) -> Result<Outcome> {
     broadcaster.finish()?;
     let sent = broadcaster.rows()?;
     for viewer in &viewers {
-        let pictures = pictures::join(&sent, &viewer.rows()?, &floors);
+        let pictures = pictures::join(&sent, &viewer.rows()?, &bounds);
         let begun = pictures.first().map_or(i64::MAX, |picture| picture.encoded);
-        for step in steps.iter_mut().filter(|step| step.from >= begun) {
-            let within = |at: i64| (step.from..step.to).contains(&at);
+        for sample in samples.iter_mut().filter(|sample| sample.from >= begun) {
+            let within = |at: i64| (sample.from..sample.to).contains(&at);
             let made = sent.iter().filter(|row| row.stage == "encoded" && within(row.at)).count();
             let came: Vec<&Picture> = pictures.iter().filter(|picture| within(picture.encoded)).collect();
             let by_peer = came.iter().filter(|picture| picture.path.starts_with(PEER)).count();
-            step.seen.push(Seen {
+            sample.seen.push(ViewerSample {
                 delays: sorted(came.iter().map(|picture| picture.delay_ms())),
                 by_peer: by_peer as f64 / came.len().max(1) as f64,
                 missing: made.saturating_sub(came.len()),
@@ -95,8 +99,8 @@ pub(super) fn run(stage: &Stage) -> Result<Outcome> {
         }
     }
     Ok(Outcome {
-        findings: json!({ "steps": steps.iter().map(Step::findings).collect::<Vec<_>>(), "viewers": summaries }),
-        lines: steps.iter().map(Step::line).collect(),
+        findings: json!({ "samples": samples.iter().map(ViewerCountSample::findings).collect::<Vec<_>>(), "viewers": summaries }),
+        lines: samples.iter().map(ViewerCountSample::line).collect(),
         columns: &[
             "viewers",
             "viewer",
@@ -107,12 +111,12 @@ pub(super) fn run(stage: &Stage) -> Result<Outcome> {
             "uplink_bit_s",
             "from_cdn_bit_s",
         ],
-        rows: steps.iter().flat_map(Step::rows).collect(),
-        figure: figure(&steps, &floors),
+        rows: samples.iter().flat_map(ViewerCountSample::rows).collect(),
+        figure: figure(&samples, &bounds),
         // On a link that cannot carry what it is given, units are left out: that is a finding, and no fault.
         faults: Vec::new(),
         lateness,
-        void,
+        invalid,
     })
 }
 
@@ -122,24 +126,24 @@ fn carried(uplink: &Arc<Link>, from_cdn: &Arc<Link>) -> [u64; 2] {
 }
 
 /// The paper's network with more viewers, each on a link as the first one's.
-pub(super) fn with_viewers(mut plan: Plan, count: usize) -> Result<Plan> {
-    let first = plan.link("viewer")?.clone();
+pub(super) fn with_viewers(mut topology: Topology, count: usize) -> Result<Topology> {
+    let first = topology.link("viewer")?.clone();
     for n in 2..=count {
         let name = viewer_name(n);
         let address = format!("10.77.0.{}", 20 + n).parse().context("address")?;
-        plan.hosts.push(HostPlan { name: name.clone(), address: Some(address), gateway: None, router: false });
-        plan.links.push(LinkPlan { name: name.clone(), a: name, ..first.clone() });
+        topology.hosts.push(HostConfig { name: name.clone(), address: Some(address), gateway: None, router: false });
+        topology.links.push(LinkConfig { name: name.clone(), a: name, ..first.clone() });
     }
-    Ok(plan)
+    Ok(topology)
 }
 
 pub(super) fn viewer_name(n: usize) -> String {
     if n == 1 { "viewer".to_owned() } else { format!("viewer{n}") }
 }
 
-impl Step {
+impl ViewerCountSample {
     fn findings(&self) -> Value {
-        let seen = |seen: &Seen| {
+        let seen = |seen: &ViewerSample| {
             json!({
                 "delay_ms": { "p50": quantile(&seen.delays, 0.5).map(round), "p99": quantile(&seen.delays, 0.99).map(round) },
                 "by_peer": round(seen.by_peer), "missing": seen.missing,
@@ -171,7 +175,7 @@ impl Step {
 
     fn rows(&self) -> Vec<Vec<String>> {
         let number = |value: Option<f64>| value.map_or(String::new(), |value| round(value).to_string());
-        let row = |(n, seen): (usize, &Seen)| {
+        let row = |(n, seen): (usize, &ViewerSample)| {
             vec![
                 self.viewers.to_string(),
                 (n + 1).to_string(),
@@ -187,20 +191,20 @@ impl Step {
     }
 }
 
-fn figure(steps: &[Step], floors: &Floors) -> Figure {
-    let most = steps.len() as f64;
+fn figure(samples: &[ViewerCountSample], bounds: &LatencyBounds) -> Figure {
+    let most = samples.len() as f64;
     let points = |q: f64, by_peer: bool| {
-        let of = |step: &Step| {
-            let count = step.seen.len() as f64;
-            let place = |n: usize| step.viewers as f64 + (n as f64 - (count - 1.0) / 2.0) * 0.07;
-            let seen = step.seen.iter().enumerate().filter(|(_, seen)| (seen.by_peer > 0.5) == by_peer);
+        let of = |sample: &ViewerCountSample| {
+            let count = sample.seen.len() as f64;
+            let place = |n: usize| sample.viewers as f64 + (n as f64 - (count - 1.0) / 2.0) * 0.07;
+            let seen = sample.seen.iter().enumerate().filter(|(_, seen)| (seen.by_peer > 0.5) == by_peer);
             seen.filter_map(|(n, seen)| Some((place(n), quantile(&seen.delays, q)?.max(1.0)))).collect::<Vec<_>>()
         };
-        steps.iter().flat_map(of).collect::<Vec<_>>()
+        samples.iter().flat_map(of).collect::<Vec<_>>()
     };
     let highest = [true, false].iter().flat_map(|by| points(0.99, *by)).map(|(_, y)| y).fold(1000.0, f64::max);
     let dots = |name: &str, colour, points, radius| Mark::Dots { name: name.into(), colour, points, radius };
-    let ms = |path: &crate::latency_bound::Path| path.alone(MEAN_UNIT).as_secs_f64() * 1e3;
+    let ms = |path: &crate::latency_bound::PathModel| path.idle_latency(MEAN_UNIT).as_secs_f64() * 1e3;
     let level = |y: f64, what: &str, colour| Mark::Level { y, colour, label: format!("{y:.0} ms: {what}") };
     let delays = Panel {
         width: 1.0,
@@ -209,16 +213,16 @@ fn figure(steps: &[Step], floors: &Floors) -> Figure {
         y: Axis::new("ms, each step is ten times", 10.0, 10f64.powf(highest.log10().ceil())).log(),
         margin: 270,
         marks: vec![
-            level(ms(&floors.peer), "floor, peer", VERMILION),
-            level(ms(&floors.cdn_units), "floor, CDN", BLUE),
+            level(ms(&bounds.peer), "floor, peer", VERMILION),
+            level(ms(&bounds.cdn_units), "floor, CDN", BLUE),
             dots("median, from the broadcaster", VERMILION, points(0.5, true), 7),
             dots("its p99", ORANGE, points(0.99, true), 5),
             dots("median, through the CDN", BLUE, points(0.5, false), 7),
             dots("its p99", GREEN, points(0.99, false), 5),
         ],
     };
-    let line = |name: &str, colour, dashed, of: &dyn Fn(&Step) -> f64| {
-        let points = steps.iter().map(|step| (step.viewers as f64, of(step) / 1e6)).collect();
+    let line = |name: &str, colour, dashed, of: &dyn Fn(&ViewerCountSample) -> f64| {
+        let points = samples.iter().map(|sample| (sample.viewers as f64, of(sample) / 1e6)).collect();
         Mark::Line { name: name.into(), colour, points, width: 4, dashed }
     };
     let copy = FRAMING.wire_bytes(MEAN_UNIT) as f64 * 8.0 * 30.0;
@@ -230,9 +234,11 @@ fn figure(steps: &[Step], floors: &Floors) -> Figure {
         margin: 270,
         marks: vec![
             Mark::Level { y: 4.0, colour: GREY, label: "4 Mbit/s: the links".into() },
-            line("the broadcaster's uplink", VERMILION, false, &|step| step.uplink),
-            line("the CDN to the viewers", BLUE, false, &|step| step.from_cdn),
-            line("a copy for each viewer, and one for the CDN", GREY, true, &|step| copy * (step.viewers as f64 + 1.0)),
+            line("the broadcaster's uplink", VERMILION, false, &|sample| sample.uplink),
+            line("the CDN to the viewers", BLUE, false, &|sample| sample.from_cdn),
+            line("a copy for each viewer, and one for the CDN", GREY, true, &|sample| {
+                copy * (sample.viewers as f64 + 1.0)
+            }),
         ],
     };
     Figure {
@@ -244,31 +250,31 @@ fn figure(steps: &[Step], floors: &Floors) -> Figure {
         rows: vec![
             Row { height: 600, panels: vec![delays] },
             Row { height: 440, panels: vec![load] },
-            Row { height: 360, panels: vec![missing(steps)] },
+            Row { height: 360, panels: vec![missing(samples)] },
         ],
         ..Figure::default()
     }
 }
 
 /// The share of pictures that no copy came of.
-fn missing(steps: &[Step]) -> Panel {
-    let share = |step: &Step| {
-        let missing: usize = step.seen.iter().map(|seen| seen.missing).sum();
-        let all: usize = missing + step.seen.iter().map(|seen| seen.delays.len()).sum::<usize>();
+fn missing(samples: &[ViewerCountSample]) -> Panel {
+    let share = |sample: &ViewerCountSample| {
+        let missing: usize = sample.seen.iter().map(|seen| seen.missing).sum();
+        let all: usize = missing + sample.seen.iter().map(|seen| seen.delays.len()).sum::<usize>();
         let percent = missing as f64 * 100.0 / all.max(1) as f64;
-        (step.viewers as f64, percent, format!("{percent:.0}"))
+        (sample.viewers as f64, percent, format!("{percent:.0}"))
     };
     Panel {
         width: 1.0,
         title: "Pictures that did not come, by then".into(),
-        x: Axis::new("viewers at once", 0.5, steps.len() as f64 + 0.5),
+        x: Axis::new("viewers at once", 0.5, samples.len() as f64 + 0.5),
         y: Axis::new("%", 0.0, 115.0),
         margin: 270,
         marks: vec![Mark::Bars {
             name: String::new(),
             colour: GREY,
             width: 0.5,
-            bars: steps.iter().map(share).collect(),
+            bars: samples.iter().map(share).collect(),
         }],
     }
 }
@@ -285,11 +291,11 @@ mod tests {
 
     #[test]
     fn every_viewer_has_a_host_and_a_link_as_the_first_one_s() {
-        let plan: Plan = include_str!("../../topologies/paper-a.toml").parse().unwrap();
-        let plan = with_viewers(plan, 8).unwrap();
-        let first = plan.hops("broadcaster", "viewer").unwrap();
+        let topology: Topology = include_str!("../../topologies/paper-a.toml").parse().unwrap();
+        let topology = with_viewers(topology, 8).unwrap();
+        let first = topology.hops("broadcaster", "viewer").unwrap();
         for n in 2..=8 {
-            assert_eq!(plan.hops("broadcaster", &viewer_name(n)).unwrap(), first);
+            assert_eq!(topology.hops("broadcaster", &viewer_name(n)).unwrap(), first);
         }
     }
 }

@@ -1,7 +1,7 @@
 //! `handover`: the changes of path that failures of the direct link make, as a timeline and as a table.
 //!
 //! Two viewers in the house watch at once: one whose fallback stands ready and idle (warm), one to whom two paths flow (hot). The
-//! direct link fails in every way that links fail in, and is mended; the CDN dies and comes back. The stream itself goes on, by the
+//! direct link fails in every way that links fail in, and is healed; the CDN dies and comes back. The stream itself goes on, by the
 //! broadcaster's other way out.
 
 use std::time::Duration;
@@ -12,16 +12,16 @@ use serde_json::{Value, json};
 use super::outcome::{Outcome, quantile, round, sorted};
 use super::pictures::{self, Picture};
 use super::probe::now;
-use super::testbed::{Stage, Traced};
+use super::testbed::{Testbed, Traced};
 use crate::figure::{Axis, BLUE, Colour, Figure, GREY, Mark, Panel, Row, VERMILION};
-use crate::latency_bound::{FRAMING, Floors};
+use crate::latency_bound::{FRAMING, LatencyBounds};
 use crate::link::shape::Shape;
 use crate::process::Process;
-use crate::topology::build::Built;
+use crate::topology::build::BuiltTopology;
 
 /// A way to fail, in the order of a round.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Cause {
+enum FailureKind {
     Cut,
     BlackHole,
     LongBlackHole,
@@ -30,55 +30,65 @@ enum Cause {
     KilledCdn,
 }
 
-impl Cause {
-    const ALL: [Cause; 6] =
-        [Cause::Cut, Cause::BlackHole, Cause::LongBlackHole, Cause::Loss, Cause::DelayStep, Cause::KilledCdn];
+impl FailureKind {
+    const ALL: [FailureKind; 6] = [
+        FailureKind::Cut,
+        FailureKind::BlackHole,
+        FailureKind::LongBlackHole,
+        FailureKind::Loss,
+        FailureKind::DelayStep,
+        FailureKind::KilledCdn,
+    ];
 
     const fn words(self) -> &'static str {
         match self {
-            Cause::Cut => "cable pulled",
-            Cause::BlackHole => "black hole",
-            Cause::LongBlackHole => "long black hole",
-            Cause::Loss => "30% loss",
-            Cause::DelayStep => "+150 ms",
-            Cause::KilledCdn => "CDN killed",
+            FailureKind::Cut => "cable pulled",
+            FailureKind::BlackHole => "black hole",
+            FailureKind::LongBlackHole => "long black hole",
+            FailureKind::Loss => "30% loss",
+            FailureKind::DelayStep => "+150 ms",
+            FailureKind::KilledCdn => "CDN killed",
         }
     }
 }
 
 /// One failure, in microseconds since the Unix epoch.
-struct Event {
-    cause: Cause,
+struct Failure {
+    cause: FailureKind,
     failed: i64,
-    mended: i64,
+    healed: i64,
 }
 
 /// A viewer and what it went through.
-struct Watched {
+struct ViewerSample {
     mode: &'static str,
     pictures: Vec<Picture>,
     summary: Value,
     /// The cause of each change of path but the first, which is the move to the broadcaster at the start.
-    causes: Vec<Cause>,
+    causes: Vec<FailureKind>,
 }
 
-pub(super) fn run(stage: &Stage) -> Result<Outcome> {
-    let plan = stage.plan(include_str!("../../topologies/dual-homed.toml"))?;
-    let hops = |from, to| plan.hops(from, to);
-    let floors =
-        Floors::new(FRAMING, &hops("broadcaster", "cdn")?, &hops("cdn", "viewer")?, &hops("broadcaster", "viewer")?);
-    let built = plan.build()?;
+pub(super) fn run(testbed: &Testbed) -> Result<Outcome> {
+    let topology = testbed.topology(include_str!("../../topologies/dual-homed.toml"))?;
+    let hops = |from, to| topology.hops(from, to);
+    let bounds = LatencyBounds::new(
+        FRAMING,
+        &hops("broadcaster", "cdn")?,
+        &hops("cdn", "viewer")?,
+        &hops("broadcaster", "viewer")?,
+    );
+    let built = topology.build()?;
     let cdn = built.host("cdn")?;
     let address = cdn.address().context("the CDN has no address")?;
-    let key = stage.key()?;
-    let mut server = Some(stage.cdn(cdn)?);
+    let key = testbed.key()?;
+    let mut server = Some(testbed.cdn(cdn)?);
     let mut options = pictures::STREAM.to_vec();
     options.extend(["--lan-listen", "10.77.0.10:4444"]);
     let mut broadcaster =
-        stage.broadcaster(built.host("broadcaster")?, &format!("rtmp://{address}/live/{key}"), &options)?;
+        testbed.broadcaster(built.host("broadcaster")?, &format!("rtmp://{address}/live/{key}"), &options)?;
     let page = format!("http://{address}:8080/live");
-    let warm = stage.viewer("warm", built.host("viewer")?, &page, &["--standby", "warm", "--buffer", "60"])?;
-    let hot = stage.viewer("hot", built.host("viewer2")?, &page, &["--standby", "hot"])?;
+    let warm = testbed.viewer("warm", built.host("viewer")?, &page, &["--standby", "warm", "--buffer", "60"])?;
+    let hot = testbed.viewer("hot", built.host("viewer2")?, &page, &["--standby", "hot"])?;
     let mut viewers = [warm, hot];
     for viewer in &mut viewers {
         viewer.wait_source(PEER, START)?;
@@ -87,13 +97,13 @@ pub(super) fn run(stage: &Stage) -> Result<Outcome> {
     let before = built.network.lateness();
     let begun = now();
     std::thread::sleep(Duration::from_secs(1));
-    let (mut events, mut seen) = (Vec::new(), viewers.each_ref().map(|viewer| viewer.switches().len()));
-    let mut causes: [Vec<Cause>; 2] = Default::default();
-    for round in 0..if stage.quick { 1 } else { ROUNDS } {
-        for cause in Cause::ALL {
-            let event = fail(stage, &built, cause, &mut viewers, &mut server)
+    let (mut failures, mut seen) = (Vec::new(), viewers.each_ref().map(|viewer| viewer.switches().len()));
+    let mut causes: [Vec<FailureKind>; 2] = Default::default();
+    for round in 0..if testbed.quick { 1 } else { ROUNDS } {
+        for cause in FailureKind::ALL {
+            let failure = fail(testbed, &built, cause, &mut viewers, &mut server)
                 .with_context(|| format!("{}, round {round}", cause.words()))?;
-            events.push(event);
+            failures.push(failure);
             for (n, viewer) in viewers.iter_mut().enumerate() {
                 viewer.wait_source(PEER, START).with_context(|| format!("after {}, round {round}", cause.words()))?;
                 let count = viewer.switches().len();
@@ -105,18 +115,18 @@ pub(super) fn run(stage: &Stage) -> Result<Outcome> {
     }
     let ended = now();
     let lateness = built.network.lateness().since(&before);
-    let void = built.network.ensure_valid().err().map(|error| format!("{error:#}"));
+    let invalid = built.network.ensure_valid().err().map(|error| format!("{error:#}"));
     let mut watched = Vec::new();
     let mut faults = Vec::new();
     for (mode, (mut viewer, causes)) in ["warm", "hot"].into_iter().zip(viewers.into_iter().zip(causes)) {
         let summary = viewer.finish()?;
         faults.extend(pictures::faults(&summary).into_iter().map(|fault| format!("{mode}: {fault}")));
-        let pictures = pictures::join(&broadcaster.rows()?, &viewer.rows()?, &floors);
+        let pictures = pictures::join(&broadcaster.rows()?, &viewer.rows()?, &bounds);
         let pictures = pictures.into_iter().filter(|p| (begun..ended).contains(&p.encoded)).collect();
-        watched.push(Watched { mode, pictures, summary, causes });
+        watched.push(ViewerSample { mode, pictures, summary, causes });
     }
     broadcaster.finish()?;
-    let table: Vec<Change> = watched.iter().flat_map(Watched::changes).collect();
+    let table: Vec<PathSwitch> = watched.iter().flat_map(ViewerSample::changes).collect();
     Ok(Outcome {
         findings: json!({
             "changes": table.len(),
@@ -125,60 +135,62 @@ pub(super) fn run(stage: &Stage) -> Result<Outcome> {
         }),
         lines: lines(&table),
         columns: &["mode", "cause", "to", "why", "late_ms", "stood_ms", "lost"],
-        rows: table.iter().map(Change::row).collect(),
-        figure: figure(&watched, &events, &table, begun),
+        rows: table.iter().map(PathSwitch::row).collect(),
+        figure: figure(&watched, &failures, &table, begun),
         faults,
         lateness,
-        void,
+        invalid,
     })
 }
 
 /// Has the direct link, or the CDN, fail; waits until the viewers have noticed where they must; mends it.
 fn fail(
-    stage: &Stage,
-    built: &Built,
-    cause: Cause,
+    testbed: &Testbed,
+    built: &BuiltTopology,
+    cause: FailureKind,
     viewers: &mut [Traced; 2],
     server: &mut Option<Process>,
-) -> Result<Event> {
+) -> Result<Failure> {
     let direct = built.link("direct")?;
     let whole = direct.shape(crate::Direction::AToB);
     let failed = now();
     match cause {
-        Cause::Cut => direct.cut()?,
-        Cause::BlackHole | Cause::LongBlackHole => direct.blackhole()?,
-        Cause::Loss => direct.set_both(Shape { loss: 0.3, ..whole })?,
-        Cause::DelayStep => direct.set_both(Shape { delay: whole.delay + Duration::from_millis(150), ..whole })?,
-        Cause::KilledCdn => server.take().context("there is no cdn to kill")?.kill(),
+        FailureKind::Cut => direct.cut()?,
+        FailureKind::BlackHole | FailureKind::LongBlackHole => direct.blackhole()?,
+        FailureKind::Loss => direct.set_both(Shape { loss: 0.3, ..whole })?,
+        FailureKind::DelayStep => {
+            direct.set_both(Shape { delay: whole.delay + Duration::from_millis(150), ..whole })?
+        }
+        FailureKind::KilledCdn => server.take().context("there is no cdn to kill")?.kill(),
     }
     match cause {
         // They may stay, if enough comes through.
-        Cause::Loss | Cause::DelayStep => std::thread::sleep(Duration::from_millis(1200)),
-        Cause::KilledCdn => std::thread::sleep(Duration::from_millis(500)),
-        Cause::Cut | Cause::BlackHole | Cause::LongBlackHole => {
+        FailureKind::Loss | FailureKind::DelayStep => std::thread::sleep(Duration::from_millis(1200)),
+        FailureKind::KilledCdn => std::thread::sleep(Duration::from_millis(500)),
+        FailureKind::Cut | FailureKind::BlackHole | FailureKind::LongBlackHole => {
             viewers.iter_mut().try_for_each(|viewer| viewer.wait_source(CDN, START))?;
         }
     }
     match cause {
         // Longer than a silent path is kept: it has to be found and opened anew.
-        Cause::LongBlackHole => std::thread::sleep(Duration::from_millis(2500)),
-        Cause::KilledCdn => *server = Some(stage.cdn(built.host("cdn")?)?),
+        FailureKind::LongBlackHole => std::thread::sleep(Duration::from_millis(2500)),
+        FailureKind::KilledCdn => *server = Some(testbed.cdn(built.host("cdn")?)?),
         _ => {}
     }
     direct.heal()?;
     direct.set_both(whole)?;
-    let mended = now();
-    if cause == Cause::KilledCdn {
+    let healed = now();
+    if cause == FailureKind::KilledCdn {
         // The publisher's and the viewers' own pace of coming back.
         std::thread::sleep(Duration::from_millis(2500));
     }
-    Ok(Event { cause, failed, mended })
+    Ok(Failure { cause, failed, healed })
 }
 
 /// One change of path.
-struct Change {
+struct PathSwitch {
     mode: &'static str,
-    cause: Cause,
+    cause: FailureKind,
     to_peer: bool,
     why: String,
     /// How much later the first picture by the new path came than its time says.
@@ -188,7 +200,7 @@ struct Change {
     lost: u64,
 }
 
-impl Change {
+impl PathSwitch {
     fn row(&self) -> Vec<String> {
         let number = |value: Option<f64>| value.map_or(String::new(), |value| round(value).to_string());
         let to = if self.to_peer { "peer" } else { "cdn" };
@@ -204,13 +216,13 @@ impl Change {
     }
 }
 
-impl Watched {
-    fn changes(&self) -> Vec<Change> {
+impl ViewerSample {
+    fn changes(&self) -> Vec<PathSwitch> {
         let recent = self.summary["switches"]["recent"].as_array().cloned().unwrap_or_default();
         // Of very many, the oldest are forgotten.
         let known = self.causes.len().min(recent.len());
         let pairs = recent[recent.len() - known..].iter().zip(&self.causes[self.causes.len() - known..]);
-        let change = |(said, cause): (&Value, &Cause)| Change {
+        let change = |(said, cause): (&Value, &FailureKind)| PathSwitch {
             mode: self.mode,
             cause: *cause,
             to_peer: said["to"].as_str().is_some_and(|to| to.starts_with(PEER)),
@@ -224,9 +236,9 @@ impl Watched {
 }
 
 /// What one kind of change cost, each time: milliseconds, in order.
-struct Group {
+struct SwitchGroup {
     mode: &'static str,
-    cause: Cause,
+    cause: FailureKind,
     to_peer: bool,
     count: usize,
     late: Vec<f64>,
@@ -234,17 +246,17 @@ struct Group {
 }
 
 /// Every kind of change that there was.
-fn groups(table: &[Change]) -> Vec<Group> {
+fn groups(table: &[PathSwitch]) -> Vec<SwitchGroup> {
     let mut groups = Vec::new();
     for mode in ["warm", "hot"] {
-        for cause in Cause::ALL {
+        for cause in FailureKind::ALL {
             for to_peer in [false, true] {
-                let of = |c: &&Change| (c.mode, c.cause, c.to_peer) == (mode, cause, to_peer);
+                let of = |c: &&PathSwitch| (c.mode, c.cause, c.to_peer) == (mode, cause, to_peer);
                 let count = table.iter().filter(of).count();
                 let late = sorted(table.iter().filter(of).filter_map(|change| change.late));
                 let stood = sorted(table.iter().filter(of).filter_map(|change| change.stood));
                 if count > 0 {
-                    groups.push(Group { mode, cause, to_peer, count, late, stood });
+                    groups.push(SwitchGroup { mode, cause, to_peer, count, late, stood });
                 }
             }
         }
@@ -252,8 +264,8 @@ fn groups(table: &[Change]) -> Vec<Group> {
     groups
 }
 
-fn summarise(table: &[Change]) -> Value {
-    let group = |group: Group| {
+fn summarise(table: &[PathSwitch]) -> Value {
+    let group = |group: SwitchGroup| {
         let to = if group.to_peer { "peer" } else { "cdn" };
         json!({
             "mode": group.mode, "cause": group.cause.words(), "to": to, "changes": group.count,
@@ -264,12 +276,12 @@ fn summarise(table: &[Change]) -> Value {
     groups(table).into_iter().map(group).collect()
 }
 
-fn lines(table: &[Change]) -> Vec<String> {
+fn lines(table: &[PathSwitch]) -> Vec<String> {
     let mut lines = vec![format!(
         "{} changes of path; late: the first picture by the new path, against its time; stood: a picture, too long",
         table.len()
     )];
-    for Group { mode, cause, to_peer, count, late, stood } in groups(table) {
+    for SwitchGroup { mode, cause, to_peer, count, late, stood } in groups(table) {
         let ms = |values: &[f64]| {
             let of = |value: Option<f64>| value.map_or("-".to_owned(), |value| format!("{value:.0}"));
             format!("{:>4} / {:>4}", of(quantile(values, 0.5)), of(values.last().copied()))
@@ -283,16 +295,16 @@ fn lines(table: &[Change]) -> Vec<String> {
     lines
 }
 
-fn figure(watched: &[Watched], events: &[Event], table: &[Change], begun: i64) -> Figure {
+fn figure(watched: &[ViewerSample], failures: &[Failure], table: &[PathSwitch], begun: i64) -> Figure {
     let mut rows: Vec<Row> =
-        watched.iter().map(|w| Row { height: 440, panels: vec![timeline(w, events, begun)] }).collect();
+        watched.iter().map(|w| Row { height: 440, panels: vec![timeline(w, failures, begun)] }).collect();
     let worst = table.iter().filter_map(|change| change.late).fold(100.0, f64::max);
     let strips = ["warm", "hot"].map(|mode| strip(mode, table, (worst * 1.1 / 50.0).ceil() * 50.0));
     rows.push(Row { height: 480, panels: strips.into() });
     Figure {
         title: "Changes of path: what the network does, and what the viewer sees".into(),
         subtitle: vec![
-            "A house with the broadcaster and two viewers 8 ms apart, and a CDN 30 ms beyond. Each shaded stretch is a failure, until mended.".into(),
+            "A house with the broadcaster and two viewers 8 ms apart, and a CDN 30 ms beyond. Each shaded stretch is a failure, until healed.".into(),
             "Warm: the other path is connected and idle. Hot: both flow, and the first copy of each picture counts. No picture is lost.".into(),
         ],
         rows,
@@ -301,15 +313,15 @@ fn figure(watched: &[Watched], events: &[Event], table: &[Change], begun: i64) -
 }
 
 /// The first round, as one viewer had it.
-fn timeline(watched: &Watched, events: &[Event], begun: i64) -> Panel {
+fn timeline(watched: &ViewerSample, failures: &[Failure], begun: i64) -> Panel {
     let seconds = |at: i64| (at - begun) as f64 / 1e6;
-    let first = &events[..events.len().min(Cause::ALL.len())];
-    let end = first.last().map_or(1.0, |event| seconds(event.mended) + 3.5);
+    let first = &failures[..failures.len().min(FailureKind::ALL.len())];
+    let end = first.last().map_or(1.0, |failure| seconds(failure.healed) + 3.5);
     let mut marks: Vec<Mark> = Vec::new();
-    for (n, event) in first.iter().enumerate() {
-        let (from, to) = (seconds(event.failed), seconds(event.mended));
+    for (n, failure) in first.iter().enumerate() {
+        let (from, to) = (seconds(failure.failed), seconds(failure.healed));
         marks.push(Mark::Band { from, to, colour: GREY, label: String::new() });
-        let label = format!("{}{}", if n % 2 == 0 { "" } else { "\n" }, event.cause.words());
+        let label = format!("{}{}", if n % 2 == 0 { "" } else { "\n" }, failure.cause.words());
         marks.push(Mark::Event { x: from, label });
     }
     let points = |by_peer: bool| {
@@ -331,14 +343,14 @@ fn timeline(watched: &Watched, events: &[Event], begun: i64) -> Panel {
 }
 
 /// Every change of one viewer, by cause.
-fn strip(mode: &str, table: &[Change], highest: f64) -> Panel {
-    let names: Vec<String> = Cause::ALL.iter().map(|cause| cause.words().to_owned()).collect();
+fn strip(mode: &str, table: &[PathSwitch], highest: f64) -> Panel {
+    let names: Vec<String> = FailureKind::ALL.iter().map(|cause| cause.words().to_owned()).collect();
     let points = |to_peer: bool| {
         let of =
             table.iter().filter(|c| c.mode == mode && c.to_peer == to_peer).filter_map(|c| Some((c.cause, c.late?)));
         // Beside each other, so that none hides another.
-        let place = |(n, (cause, late)): (usize, (Cause, f64))| {
-            let at = Cause::ALL.iter().position(|other| *other == cause).unwrap_or(0) as f64;
+        let place = |(n, (cause, late)): (usize, (FailureKind, f64))| {
+            let at = FailureKind::ALL.iter().position(|other| *other == cause).unwrap_or(0) as f64;
             let side = if to_peer { 0.18 } else { -0.18 };
             (at + side + (n % 5) as f64 * 0.04 - 0.08, late.max(0.0))
         };

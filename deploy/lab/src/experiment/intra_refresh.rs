@@ -7,19 +7,19 @@ use serde_json::{Value, json};
 use super::outcome::{Outcome, quantile, round, sorted};
 use super::pictures::{self, Picture};
 use super::probe::now;
-use super::testbed::Stage;
+use super::testbed::Testbed;
 use crate::figure::{Axis, BLUE, Colour, Figure, GREY, Mark, Panel, Row, VERMILION};
-use crate::latency_bound::{FRAMING, Floors};
+use crate::latency_bound::{FRAMING, LatencyBounds};
 
 /// How pictures are refreshed, and how the broadcaster is told.
-const WAYS: [(&str, &[&str]); 2] = [("an IDR every 2 s", &[]), ("intra-refresh", &["--intra-refresh"])];
+const MODES: [(&str, &[&str]); 2] = [("an IDR every 2 s", &[]), ("intra-refresh", &["--intra-refresh"])];
 
 /// Each path, by its name for people and for `viewer --transport`.
 const PATHS: [(&str, &str, Colour); 2] = [("CDN", "relay", BLUE), ("peer", "peer", VERMILION)];
 
-/// One way by one path.
-struct Seen {
-    way: usize,
+/// One mode by one path.
+struct RefreshSample {
+    mode: usize,
     path: usize,
     startup: Option<f64>,
     delays: Vec<f64>,
@@ -27,29 +27,33 @@ struct Seen {
     summary: Value,
 }
 
-pub(super) fn run(stage: &Stage) -> Result<Outcome> {
-    let plan = stage.plan(include_str!("../../topologies/paper-a.toml"))?;
-    let hops = |from, to| plan.hops(from, to);
-    let floors =
-        Floors::new(FRAMING, &hops("broadcaster", "cdn")?, &hops("cdn", "viewer")?, &hops("broadcaster", "viewer")?);
-    let built = plan.build()?;
+pub(super) fn run(testbed: &Testbed) -> Result<Outcome> {
+    let topology = testbed.topology(include_str!("../../topologies/paper-a.toml"))?;
+    let hops = |from, to| topology.hops(from, to);
+    let bounds = LatencyBounds::new(
+        FRAMING,
+        &hops("broadcaster", "cdn")?,
+        &hops("cdn", "viewer")?,
+        &hops("broadcaster", "viewer")?,
+    );
+    let built = topology.build()?;
     let (source, cdn, sink) = (built.host("broadcaster")?, built.host("cdn")?, built.host("viewer")?);
     let address = cdn.address().context("the CDN has no address")?;
-    let key = stage.key()?;
-    let _server = stage.cdn(cdn)?;
+    let key = testbed.key()?;
+    let _server = testbed.cdn(cdn)?;
     let before = built.network.lateness();
     let mut seen = Vec::new();
-    for (way, (_, options)) in WAYS.iter().enumerate() {
+    for (mode, (_, options)) in MODES.iter().enumerate() {
         let stream = [&pictures::STREAM[..], options].concat();
-        let mut broadcaster = stage.broadcaster(source, &format!("rtmp://{address}/live/{key}"), &stream)?;
+        let mut broadcaster = testbed.broadcaster(source, &format!("rtmp://{address}/live/{key}"), &stream)?;
         let mut ended = Vec::new();
         for (path, (_, via, _)) in PATHS.iter().enumerate() {
             let page = format!("http://{address}:8080/live");
-            let mut viewer = stage.viewer(&format!("{via}.{way}"), sink, &page, &["--transport", via])?;
+            let mut viewer = testbed.viewer(&format!("{via}.{mode}"), sink, &page, &["--transport", via])?;
             viewer.wait_pictures("received", "", JOINING, 0, START)?;
-            std::thread::sleep(stage.seconds(2, 1));
+            std::thread::sleep(testbed.seconds(2, 1));
             let from = now();
-            std::thread::sleep(stage.seconds(20, 4));
+            std::thread::sleep(testbed.seconds(20, 4));
             let to = now();
             let summary = viewer.finish()?;
             ended.push((path, from..to, viewer, summary));
@@ -57,29 +61,29 @@ pub(super) fn run(stage: &Stage) -> Result<Outcome> {
         broadcaster.finish()?;
         let sent = broadcaster.rows()?;
         for (path, span, viewer, summary) in ended {
-            let all = pictures::join(&sent, &viewer.rows()?, &floors);
+            let all = pictures::join(&sent, &viewer.rows()?, &bounds);
             let within: Vec<&Picture> = all.iter().filter(|picture| span.contains(&picture.encoded)).collect();
             let delays = sorted(within.iter().map(|picture| picture.delay_ms()));
             let sizes = sorted(within.iter().map(|picture| picture.bytes as f64));
             let startup = summary["startup_ms"].as_f64();
-            seen.push(Seen { way, path, startup, delays, sizes, summary });
+            seen.push(RefreshSample { mode, path, startup, delays, sizes, summary });
         }
     }
     let lateness = built.network.lateness().since(&before);
-    let void = built.network.ensure_valid().err().map(|error| format!("{error:#}"));
+    let invalid = built.network.ensure_valid().err().map(|error| format!("{error:#}"));
     Ok(Outcome {
-        findings: seen.iter().map(Seen::findings).collect(),
-        lines: seen.iter().map(Seen::line).collect(),
-        columns: &["way", "path", "startup_ms", "p50_ms", "p99_ms", "max_ms", "mean_bytes", "largest_bytes"],
-        rows: seen.iter().map(Seen::row).collect(),
+        findings: seen.iter().map(RefreshSample::findings).collect(),
+        lines: seen.iter().map(RefreshSample::line).collect(),
+        columns: &["mode", "path", "startup_ms", "p50_ms", "p99_ms", "max_ms", "mean_bytes", "largest_bytes"],
+        rows: seen.iter().map(RefreshSample::row).collect(),
         figure: figure(&seen),
         faults: seen.iter().flat_map(|seen| pictures::faults(&seen.summary)).collect(),
         lateness,
-        void,
+        invalid,
     })
 }
 
-impl Seen {
+impl RefreshSample {
     fn delay(&self, q: f64) -> f64 {
         quantile(&self.delays, q).unwrap_or(f64::NAN)
     }
@@ -93,13 +97,13 @@ impl Seen {
     }
 
     fn name(&self) -> String {
-        format!("{}, {}", PATHS[self.path].0, WAYS[self.way].0)
+        format!("{}, {}", PATHS[self.path].0, MODES[self.mode].0)
     }
 
     fn findings(&self) -> Value {
         let [p50, p99, max] = [0.5, 0.99, 1.0].map(|q| round(self.delay(q)));
         json!({
-            "way": WAYS[self.way].0, "path": PATHS[self.path].0, "startup_ms": self.startup, "pictures": self.delays.len(),
+            "mode": MODES[self.mode].0, "path": PATHS[self.path].0, "startup_ms": self.startup, "pictures": self.delays.len(),
             "delay_ms": { "p50": p50, "p99": p99, "max": max }, "bytes": { "mean": self.mean().round(), "largest": self.largest() },
         })
     }
@@ -120,14 +124,14 @@ impl Seen {
     fn row(&self) -> Vec<String> {
         let numbers = [self.delay(0.5), self.delay(0.99), self.delay(1.0), self.mean(), self.largest()];
         let startup = self.startup.map_or(String::new(), |ms| round(ms).to_string());
-        let head = [WAYS[self.way].0.to_owned(), PATHS[self.path].0.to_owned(), startup];
+        let head = [MODES[self.mode].0.to_owned(), PATHS[self.path].0.to_owned(), startup];
         head.into_iter().chain(numbers.map(|number| round(number).to_string())).collect()
     }
 }
 
-fn figure(seen: &[Seen]) -> Figure {
-    let names: Vec<String> = seen.iter().map(Seen::name).collect();
-    let bars = |name: &str, colour, shift: f64, of: &dyn Fn(&Seen) -> f64| Mark::Bars {
+fn figure(seen: &[RefreshSample]) -> Figure {
+    let names: Vec<String> = seen.iter().map(RefreshSample::name).collect();
+    let bars = |name: &str, colour, shift: f64, of: &dyn Fn(&RefreshSample) -> f64| Mark::Bars {
         name: name.to_owned(),
         colour,
         width: 0.26,

@@ -1,4 +1,4 @@
-//! The way of each picture from lens to eye: the traces of broadcaster, server and viewer joined by name, and its time divided into the six parts
+//! The way of each picture from lens to eye: the traces of broadcaster, server and viewer joined by name, and its time divided into the six components
 //! of Wang et al., "Anatomy of a Personalized Livestreaming System" (IMC 2016).
 
 use std::collections::BTreeMap;
@@ -6,12 +6,12 @@ use std::collections::BTreeMap;
 use media::WallClock;
 use media::latency::{Delivery, LatencyComponent, Stage, StageTimes};
 
-use super::trace_reader::Row;
+use super::trace_reader::TraceRow;
 use crate::load::Protocol;
 
 /// What the paper divides the time into, in the order in which it passes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Six {
+pub(super) enum ImcComponent {
     /// From the lens to the server: the encoder and the broadcaster's queue are in it, as they are in the paper's.
     Upload,
     /// Until what it is cut into is whole; of units that pass one by one, until the server passes it on.
@@ -26,64 +26,75 @@ pub(super) enum Six {
     Buffering,
 }
 
-impl Six {
-    pub(super) const ALL: [Six; 6] =
-        [Six::Upload, Six::Chunking, Six::OriginToEdge, Six::Polling, Six::LastMile, Six::Buffering];
+impl ImcComponent {
+    pub(super) const ALL: [ImcComponent; 6] = [
+        ImcComponent::Upload,
+        ImcComponent::Chunking,
+        ImcComponent::OriginToEdge,
+        ImcComponent::Polling,
+        ImcComponent::LastMile,
+        ImcComponent::Buffering,
+    ];
 
     pub(super) const fn name(self) -> &'static str {
         match self {
-            Six::Upload => "upload",
-            Six::Chunking => "chunking",
-            Six::OriginToEdge => "origin to edge",
-            Six::Polling => "polling",
-            Six::LastMile => "last mile",
-            Six::Buffering => "buffering",
+            ImcComponent::Upload => "upload",
+            ImcComponent::Chunking => "chunking",
+            ImcComponent::OriginToEdge => "origin to edge",
+            ImcComponent::Polling => "polling",
+            ImcComponent::LastMile => "last mile",
+            ImcComponent::Buffering => "buffering",
         }
     }
 
-    const fn of(part: LatencyComponent) -> Six {
+    const fn of(part: LatencyComponent) -> ImcComponent {
         match part {
-            LatencyComponent::Encoding | LatencyComponent::Queue | LatencyComponent::Upload => Six::Upload,
-            LatencyComponent::Server | LatencyComponent::Chunking => Six::Chunking,
-            LatencyComponent::Polling => Six::Polling,
-            LatencyComponent::LastMile => Six::LastMile,
-            LatencyComponent::Buffering | LatencyComponent::Decoding => Six::Buffering,
+            LatencyComponent::Encoding | LatencyComponent::Queue | LatencyComponent::Upload => ImcComponent::Upload,
+            LatencyComponent::Server | LatencyComponent::Chunking => ImcComponent::Chunking,
+            LatencyComponent::Polling => ImcComponent::Polling,
+            LatencyComponent::LastMile => ImcComponent::LastMile,
+            LatencyComponent::Buffering | LatencyComponent::Decoding => ImcComponent::Buffering,
         }
     }
 }
 
 /// One picture that was shown.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Journey {
+pub(super) struct Breakdown {
     pub(super) captured: i64,
     pub(super) presented: i64,
     /// Microseconds, in the order of [`LatencyComponent::ALL`].
     parts: [i64; LatencyComponent::ALL.len()],
 }
 
-impl Journey {
+impl Breakdown {
     /// From the lens to the eye, milliseconds.
-    pub(super) fn total(&self) -> f64 {
+    pub(super) fn total_ms(&self) -> f64 {
         (self.presented - self.captured) as f64 / 1e3
     }
 
     /// Milliseconds.
-    pub(super) fn part(&self, part: LatencyComponent) -> f64 {
+    pub(super) fn part_ms(&self, part: LatencyComponent) -> f64 {
         self.parts[part as usize] as f64 / 1e3
     }
 
     /// Milliseconds.
-    pub(super) fn six(&self, six: Six) -> f64 {
+    pub(super) fn imc_ms(&self, component: ImcComponent) -> f64 {
         // Nothing is zero, not the negative zero of an empty sum.
         LatencyComponent::ALL
             .into_iter()
-            .filter(|part| Six::of(*part) == six)
-            .fold(0.0, |sum, part| sum + self.part(part))
+            .filter(|part| ImcComponent::of(*part) == component)
+            .fold(0.0, |sum, part| sum + self.part_ms(part))
     }
 }
 
 /// Every picture that the viewer has shown and all have traced, in the order of DTS; and how many pictures were shown that someone has not traced.
-pub(super) fn join(protocol: Protocol, broadcaster: &[Row], server: &[Row], viewer: &[Row]) -> (Vec<Journey>, usize) {
+pub(super) fn join(
+    protocol: Protocol,
+    broadcaster: &[TraceRow],
+    server: &[TraceRow],
+    viewer: &[TraceRow],
+) -> (Vec<Breakdown>, usize) {
     let delivery = delivery(protocol);
     let mut pictures: BTreeMap<i64, StageTimes> = BTreeMap::new();
     for row in broadcaster.iter().chain(server).chain(viewer).filter(|row| row.track.starts_with('v')) {
@@ -101,19 +112,19 @@ pub(super) fn join(protocol: Protocol, broadcaster: &[Row], server: &[Row], view
         }
     }
     let shown = pictures.values().filter(|stamps| stamps.at(Stage::Presented).is_some());
-    let (mut journeys, mut untold) = (Vec::new(), 0);
+    let (mut breakdowns, mut incomplete) = (Vec::new(), 0);
     for stamps in shown {
         let is_whole = needed(delivery).iter().all(|stage| stamps.at(*stage).is_some());
         let ends = stamps.at(Stage::Captured).zip(stamps.at(Stage::Presented)).filter(|_| is_whole);
         let Some((captured, presented)) = ends else {
-            untold += 1;
+            incomplete += 1;
             continue;
         };
         let mut parts = [0; LatencyComponent::ALL.len()];
         stamps.components(delivery).for_each(|(part, micros)| parts[part as usize] += micros);
-        journeys.push(Journey { captured: captured.as_micros(), presented: presented.as_micros(), parts });
+        breakdowns.push(Breakdown { captured: captured.as_micros(), presented: presented.as_micros(), parts });
     }
-    (journeys, untold)
+    (breakdowns, incomplete)
 }
 
 fn delivery(protocol: Protocol) -> Delivery {
@@ -141,13 +152,13 @@ fn needed(delivery: Delivery) -> &'static [Stage] {
 mod tests {
     use super::*;
 
-    fn row(stage: &str, dts: i64, path: &str, millis: i64) -> Row {
+    fn row(stage: &str, dts: i64, path: &str, millis: i64) -> TraceRow {
         let (stage, path) = (stage.to_owned(), path.to_owned());
-        Row { stage, track: "v0".into(), dts, random_access: false, bytes: 1, path, at: millis * 1000 }
+        TraceRow { stage, track: "v0".into(), dts, random_access: false, bytes: 1, path, at: millis * 1000 }
     }
 
-    fn sum(journey: &Journey) -> f64 {
-        Six::ALL.into_iter().map(|six| journey.six(six)).sum()
+    fn sum(breakdown: &Breakdown) -> f64 {
+        ImcComponent::ALL.into_iter().map(|component| breakdown.imc_ms(component)).sum()
     }
 
     #[test]
@@ -170,10 +181,10 @@ mod tests {
             row("presented", 0, "", 2216),
         ];
         let of = |protocol| {
-            let (journeys, untold) = join(protocol, &broadcaster, &server, &viewer);
-            assert_eq!((journeys.len(), untold), (1, 0), "{protocol:?}");
-            assert_eq!(sum(&journeys[0]), journeys[0].total(), "{protocol:?}");
-            Six::ALL.map(|six| journeys[0].six(six))
+            let (breakdowns, incomplete) = join(protocol, &broadcaster, &server, &viewer);
+            assert_eq!((breakdowns.len(), incomplete), (1, 0), "{protocol:?}");
+            assert_eq!(sum(&breakdowns[0]), breakdowns[0].total_ms(), "{protocol:?}");
+            ImcComponent::ALL.map(|component| breakdowns[0].imc_ms(component))
         };
         assert_eq!(of(Protocol::Rtmp), [40.0, 2.0, 0.0, 0.0, 2088.0, 86.0]);
         assert_eq!(of(Protocol::Relay), [40.0, 1.0, 0.0, 0.0, 2089.0, 86.0]);
@@ -187,8 +198,11 @@ mod tests {
         let server = [row("ingested", 0, "", 30), row("relayed", 0, "rtmp", 30), row("ingested", 40, "", 70)];
         let viewer = |dts| [row("received", dts, "", 99), row("buffered", dts, "", 99), row("presented", dts, "", 120)];
         let viewer = [viewer(0), viewer(40)].concat();
-        let (journeys, untold) = join(Protocol::Rtmp, &broadcaster, &server, &viewer);
-        assert_eq!((journeys.len(), untold), (1, 1));
-        assert_eq!((journeys[0].six(Six::Upload), journeys[0].part(LatencyComponent::Upload)), (30.0, 30.0));
+        let (breakdowns, incomplete) = join(Protocol::Rtmp, &broadcaster, &server, &viewer);
+        assert_eq!((breakdowns.len(), incomplete), (1, 1));
+        assert_eq!(
+            (breakdowns[0].imc_ms(ImcComponent::Upload), breakdowns[0].part_ms(LatencyComponent::Upload)),
+            (30.0, 30.0)
+        );
     }
 }

@@ -1,6 +1,6 @@
 //! Experiments: Nearcast's real programs in made networks, measured, and what came of it as JSON, CSV and a figure.
 //!
-//! An experiment is a function from a [`Stage`] to an [`Outcome`]; what all have in common is here: where results go, what is
+//! An experiment is a function from a [`Testbed`] to an [`Outcome`]; what all have in common is here: where results go, what is
 //! noted of the machine, and whether the run counts.
 
 mod bad_network;
@@ -25,7 +25,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::link::Emulator;
 use outcome::Outcome;
-use testbed::Stage;
+use testbed::Testbed;
 
 /// An experiment.
 #[derive(Debug)]
@@ -34,7 +34,7 @@ pub struct Experiment {
     pub name: &'static str,
     /// What it shows.
     pub about: &'static str,
-    run: fn(&Stage) -> Result<Outcome>,
+    run: fn(&Testbed) -> Result<Outcome>,
 }
 
 /// All of them, in the order in which they are run.
@@ -66,7 +66,7 @@ pub const ALL: &[Experiment] = &[
         run: bad_network::run,
     },
     Experiment {
-        name: "rivals",
+        name: "other_servers",
         about: "the same stream through Nearcast's server, nginx-rtmp and others: RTMP delay and what a viewer costs",
         run: comparison::run,
     },
@@ -92,24 +92,24 @@ pub struct Options {
     pub programs: Option<PathBuf>,
     /// Whether logs and traces are kept.
     pub keep: bool,
-    /// Other servers, by name and command, for `rivals`.
-    pub rivals: Vec<(String, String)>,
+    /// Other servers, by name and command, for `comparison`.
+    pub other_servers: Vec<(String, String)>,
 }
 
 /// The run was made and written down, but the emulator did not keep time.
 #[derive(Debug)]
-pub struct Void(String);
+pub struct InvalidRun(String);
 
-impl fmt::Display for Void {
+impl fmt::Display for InvalidRun {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
 }
 
-impl std::error::Error for Void {}
+impl std::error::Error for InvalidRun {}
 
 /// The experiment of that name, or all for `all`. Fails with the names that there are.
-pub fn named(name: &str) -> Result<Vec<&'static Experiment>> {
+pub fn select(name: &str) -> Result<Vec<&'static Experiment>> {
     let found: Vec<_> = ALL.iter().filter(|experiment| name == "all" || experiment.name == name).collect();
     if found.is_empty() {
         let names: Vec<&str> = ALL.iter().map(|experiment| experiment.name).collect();
@@ -118,34 +118,34 @@ pub fn named(name: &str) -> Result<Vec<&'static Experiment>> {
     Ok(found)
 }
 
-/// Runs them one after the other and writes what came of each. Fails at the first that cannot be run; with [`Void`] at the end if
+/// Runs them one after the other and writes what came of each. Fails at the first that cannot be run; with [`InvalidRun`] at the end if
 /// one of them does not count.
-pub fn run_all(wanted: &[&Experiment], options: &Options, say: &mut dyn FnMut(&str)) -> Result<()> {
+pub fn run_all(wanted: &[&Experiment], options: &Options, print: &mut dyn FnMut(&str)) -> Result<()> {
     std::fs::create_dir_all(&options.out).with_context(|| format!("make {}", options.out.display()))?;
-    let (mut void, mut faults) = (Vec::new(), Vec::new());
+    let (mut invalid, mut faults) = (Vec::new(), Vec::new());
     let _alone = crate::machine_lock::lock_machine()?;
     for experiment in wanted {
-        say(&format!("{}: {}\n", experiment.name, experiment.about));
-        let stage = Stage::set(experiment.name, options)?;
-        let outcome = (experiment.run)(&stage).with_context(|| format!("experiment {}", experiment.name))?;
-        say(&outcome.to_text());
+        print(&format!("{}: {}\n", experiment.name, experiment.about));
+        let testbed = Testbed::new(experiment.name, options)?;
+        let outcome = (experiment.run)(&testbed).with_context(|| format!("experiment {}", experiment.name))?;
+        print(&outcome.to_text());
         for path in outcome.write(experiment.name, options)? {
-            say(&format!("  wrote {}\n", path.display()));
+            print(&format!("  wrote {}\n", path.display()));
         }
         faults.extend(outcome.faults.iter().map(|fault| format!("{}: {fault}", experiment.name)));
-        if let Some(why) = &outcome.void {
-            void.push(format!("{}: {why}", experiment.name));
+        if let Some(why) = &outcome.invalid {
+            invalid.push(format!("{}: {why}", experiment.name));
         }
     }
     ensure!(faults.is_empty(), "what must never be was seen: {}", faults.join("; "));
-    if void.is_empty() { Ok(()) } else { Err(Void(void.join("; ")).into()) }
+    if invalid.is_empty() { Ok(()) } else { Err(InvalidRun(invalid.join("; ")).into()) }
 }
 
 /// The command that makes a result again, wherever its results went and its programs were.
 fn command(name: &str, options: &Options) -> String {
     let quick = if options.quick { " --quick" } else { "" };
     let links = match options.links {
-        Emulator::Own => "",
+        Emulator::Userspace => "",
         Emulator::Netem => " --links netem",
         Emulator::Auto => " --links auto",
     };
@@ -163,9 +163,9 @@ mod tests {
 
     #[test]
     fn names_are_told() {
-        assert_eq!(named("all").unwrap().len(), ALL.len());
-        assert_eq!(named("paper-fig2").unwrap()[0].name, "paper-fig2");
-        let error = named("paper").unwrap_err().to_string();
+        assert_eq!(select("all").unwrap().len(), ALL.len());
+        assert_eq!(select("paper-fig2").unwrap()[0].name, "paper-fig2");
+        let error = select("paper").unwrap_err().to_string();
         assert!(error.contains("paper-fig2, paper-fig3"), "{error}");
     }
 }

@@ -26,7 +26,7 @@ pub(super) struct Outcome {
     /// How late the emulator was.
     pub(super) lateness: Lateness,
     /// Why the run does not count, if it does not.
-    pub(super) void: Option<String>,
+    pub(super) invalid: Option<String>,
 }
 
 impl Outcome {
@@ -36,8 +36,8 @@ impl Outcome {
         if self.lateness.count() > 0 {
             text += &format!("  emulator: {}\n", self.lateness);
         }
-        if let Some(why) = &self.void {
-            text += &format!("  VOID: {why}\n");
+        if let Some(why) = &self.invalid {
+            text += &format!("  INVALID: {why}\n");
         }
         text
     }
@@ -58,7 +58,7 @@ impl Outcome {
             "seed": options.seed,
             "links": format!("{:?}", options.links).to_lowercase(),
             "quick": options.quick,
-            "void": self.void,
+            "invalid": self.invalid,
             "machine": machine(),
             "emulator": emulator,
             "faults": self.faults,
@@ -68,7 +68,7 @@ impl Outcome {
         let timeliness =
             if self.lateness.count() > 0 { caption(&self.lateness) } else { "no link emulated".to_owned() };
         figure.caption = format!("{}   ·   {}", command(name, options), timeliness);
-        figure.void = self.void.clone();
+        figure.invalid = self.invalid.clone();
         let svg = figure::svg(&figure)?;
         let mut written = Vec::new();
         for (extension, bytes) in [

@@ -2,7 +2,7 @@
 //! through the CDN and straight from the broadcaster, with the change from one to the other and back in mid-run.
 //!
 //! The paper's switch is told to let the broadcaster and the viewer reach each other; so is this one: their ports are isolated at
-//! first, then joined, then isolated again. Nobody tells the programs.
+//! first, then connected, then isolated again. Nobody tells the programs.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -12,23 +12,23 @@ use serde_json::{Value, json};
 
 use super::outcome::{Outcome, quantile, round, sorted};
 use super::pictures::{self, Picture};
-use super::probe::{self, Arrival, Trains};
-use super::testbed::Stage;
+use super::probe::{self, PingArrival, PingTrains};
+use super::testbed::Testbed;
 use crate::figure::{Axis, BLUE, Colour, Figure, GREY, INK, Mark, Panel, Row, VERMILION};
-use crate::latency_bound::{FRAMING, Floors};
+use crate::latency_bound::{FRAMING, LatencyBounds};
 
-pub(super) fn figure_2(stage: &Stage) -> Result<Outcome> {
+pub(super) fn figure_2(testbed: &Testbed) -> Result<Outcome> {
     run(
-        stage,
+        testbed,
         include_str!("../../topologies/paper-a.toml"),
         "CDN link 4 Mbit/s and 30 ms, LAN links 4 Mbit/s and 8 ms",
         2,
     )
 }
 
-pub(super) fn figure_3(stage: &Stage) -> Result<Outcome> {
+pub(super) fn figure_3(testbed: &Testbed) -> Result<Outcome> {
     run(
-        stage,
+        testbed,
         include_str!("../../topologies/paper-b.toml"),
         "CDN link 100 Mbit/s and 30 ms, LAN links 10 Mbit/s and 8 ms",
         3,
@@ -36,58 +36,63 @@ pub(super) fn figure_3(stage: &Stage) -> Result<Outcome> {
 }
 
 /// What was measured.
-struct Run {
+struct Measurement {
     pictures: Vec<Picture>,
-    pings: Vec<Arrival>,
-    /// When measuring began, the switch let them reach each other, parted them, and the end: microseconds.
+    pings: Vec<PingArrival>,
+    /// When measuring began, the switch let them reach each other, isolated them, and the end: microseconds.
     begun: i64,
-    joined: i64,
-    parted: i64,
+    connected: i64,
+    isolated: i64,
     ended: i64,
     round_trips: [Duration; 2],
     summary: Value,
-    floors: Floors,
+    bounds: LatencyBounds,
 }
 
-fn run(stage: &Stage, topology: &str, links: &str, number: u32) -> Result<Outcome> {
-    let plan = stage.plan(topology)?;
-    let hops = |from, to| plan.hops(from, to);
-    let floors =
-        Floors::new(FRAMING, &hops("broadcaster", "cdn")?, &hops("cdn", "viewer")?, &hops("broadcaster", "viewer")?);
-    let built = plan.build()?;
+fn run(testbed: &Testbed, topology: &str, links: &str, number: u32) -> Result<Outcome> {
+    let topology = testbed.topology(topology)?;
+    let hops = |from, to| topology.hops(from, to);
+    let bounds = LatencyBounds::new(
+        FRAMING,
+        &hops("broadcaster", "cdn")?,
+        &hops("cdn", "viewer")?,
+        &hops("broadcaster", "viewer")?,
+    );
+    let built = topology.build()?;
     let (source, cdn, sink) = (built.host("broadcaster")?, built.host("cdn")?, built.host("viewer")?);
     let round_trips = [probe::round_trip(sink, cdn, PINGS)?, probe::round_trip(sink, source, PINGS)?];
     let apart = |apart| ["broadcaster", "viewer"].iter().try_for_each(|link| built.isolate(link, apart));
     apart(true)?;
 
-    let key = stage.key()?;
-    let _server = stage.cdn(cdn)?;
+    let key = testbed.key()?;
+    let _server = testbed.cdn(cdn)?;
     let address = cdn.address().context("the CDN has no address")?;
-    let mut broadcaster = stage.broadcaster(source, &format!("rtmp://{address}/live/{key}"), &pictures::STREAM)?;
-    let trains = Trains::start(source, cdn, sink)?;
-    let mut viewer = stage.viewer("viewer", sink, &format!("http://{address}:8080/live"), &[])?;
+    let mut broadcaster = testbed.broadcaster(source, &format!("rtmp://{address}/live/{key}"), &pictures::STREAM)?;
+    let trains = PingTrains::start(source, cdn, sink)?;
+    let mut viewer = testbed.viewer("viewer", sink, &format!("http://{address}:8080/live"), &[])?;
     viewer.wait_pictures("received", "relay", JOINING, 0, START)?;
     let before = built.network.lateness();
     let begun = probe::now();
-    std::thread::sleep(stage.seconds(15, 4));
-    let joined = probe::now();
+    std::thread::sleep(testbed.seconds(15, 4));
+    let connected = probe::now();
     apart(false)?;
-    viewer.wait_pictures("merged", PEER, JOINING, joined, START)?;
-    std::thread::sleep(stage.seconds(20, 5));
-    let parted = probe::now();
+    viewer.wait_pictures("merged", PEER, JOINING, connected, START)?;
+    std::thread::sleep(testbed.seconds(20, 5));
+    let isolated = probe::now();
     apart(true)?;
-    viewer.wait_pictures("merged", "relay", JOINING, parted, START)?;
-    std::thread::sleep(stage.seconds(8, 2));
+    viewer.wait_pictures("merged", "relay", JOINING, isolated, START)?;
+    std::thread::sleep(testbed.seconds(8, 2));
     let ended = probe::now();
     let lateness = built.network.lateness().since(&before);
-    let void = built.network.ensure_valid().err().map(|error| format!("{error:#}"));
+    let invalid = built.network.ensure_valid().err().map(|error| format!("{error:#}"));
     let summary = viewer.finish()?;
     broadcaster.finish()?;
     let pings = trains.finish()?;
 
-    let measured = pictures::join(&broadcaster.rows()?, &viewer.rows()?, &floors);
+    let measured = pictures::join(&broadcaster.rows()?, &viewer.rows()?, &bounds);
     let measured: Vec<Picture> = measured.into_iter().filter(|p| (begun..ended).contains(&p.encoded)).collect();
-    let run = Run { pictures: measured, pings, begun, joined, parted, ended, round_trips, summary, floors };
+    let run =
+        Measurement { pictures: measured, pings, begun, connected, isolated, ended, round_trips, summary, bounds };
     Ok(Outcome {
         findings: run.findings(),
         lines: run.lines(),
@@ -96,19 +101,19 @@ fn run(stage: &Stage, topology: &str, links: &str, number: u32) -> Result<Outcom
         figure: run.figure(links, number),
         faults: pictures::faults(&run.summary),
         lateness,
-        void,
+        invalid,
     })
 }
 
-impl Run {
+impl Measurement {
     fn by(&self, path: &str) -> Vec<&Picture> {
         self.pictures.iter().filter(|picture| picture.path.starts_with(path)).collect()
     }
 
-    /// How far over their floors pictures are, away from changes of path or everywhere.
+    /// How far over their bounds pictures are, away from changes of path or everywhere.
     fn over(&self, path: &str, everywhere: bool) -> Vec<f64> {
         let wanted = self.by(path).into_iter().filter(|picture| everywhere || picture.settled);
-        sorted(wanted.map(|picture| picture.delay_ms() - picture.floor_ms))
+        sorted(wanted.map(|picture| picture.delay_ms() - picture.bound_ms))
     }
 
     fn delays(&self, path: &str) -> Vec<f64> {
@@ -117,8 +122,8 @@ impl Run {
 
     /// One-way delay of the pings of one train, in milliseconds, with when they were sent.
     fn pings(&self, relayed: bool) -> Vec<(f64, f64)> {
-        let within = |ping: &&Arrival| ping.relayed == relayed && (self.begun..self.ended).contains(&ping.sent);
-        let point = |ping: &Arrival| (self.seconds(ping.sent), (ping.received - ping.sent) as f64 / 1e3);
+        let within = |ping: &&PingArrival| ping.relayed == relayed && (self.begun..self.ended).contains(&ping.sent);
+        let point = |ping: &PingArrival| (self.seconds(ping.sent), (ping.received - ping.sent) as f64 / 1e3);
         self.pings.iter().filter(within).map(point).collect()
     }
 
@@ -129,9 +134,9 @@ impl Run {
     fn findings(&self) -> Value {
         let path = |path: &str| {
             let (delays, over, all) = (self.delays(path), self.over(path, false), self.over(path, true));
-            let floors = sorted(self.by(path).iter().map(|picture| picture.floor_ms));
+            let bounds = sorted(self.by(path).iter().map(|picture| picture.bound_ms));
             let of = |values: &[f64]| json!({ "p50": quantile(values, 0.5).map(round), "p99": quantile(values, 0.99).map(round) });
-            json!({ "pictures": delays.len(), "delay_ms": of(&delays), "floor_ms": of(&floors), "over_floor_ms": of(&over), "over_floor_with_changes_ms": of(&all) })
+            json!({ "pictures": delays.len(), "delay_ms": of(&delays), "bound_ms": of(&bounds), "over_bound_ms": of(&over), "over_bound_with_changes_ms": of(&all) })
         };
         let ping = |relayed| {
             let delays = sorted(self.pings(relayed).into_iter().map(|(_, delay)| delay));
@@ -145,8 +150,8 @@ impl Run {
             "pings_direct": ping(false),
             "idle_round_trip_ms": { "viewer_cdn": round(self.round_trips[0].as_secs_f64() * 1e3), "viewer_broadcaster": round(self.round_trips[1].as_secs_f64() * 1e3) },
             "unit_bytes": sizes,
-            "found_after_s": self.first_by(PEER).map(|at| round(self.seconds(at) - self.seconds(self.joined))),
-            "goal_ms": { "over_floor_p50": GOAL.0, "over_floor_p99": GOAL.1 },
+            "found_after_s": self.first_by(PEER).map(|at| round(self.seconds(at) - self.seconds(self.connected))),
+            "goal_ms": { "over_bound_p50": GOAL.0, "over_bound_p99": GOAL.1 },
             "viewer": self.summary,
         })
     }
@@ -200,7 +205,7 @@ impl Run {
         let highest = self.pictures.iter().map(Picture::delay_ms).fold(0.0, f64::max);
         let [_, (_, small), (_, idr)] = self.sizes();
         let mut marks = self.bands(end);
-        marks.extend(self.floor_levels(small as usize, idr as usize));
+        marks.extend(self.bound_levels(small as usize, idr as usize));
         marks.push(Mark::Dots { name: "through the CDN".into(), colour: BLUE, points: points("relay"), radius: 4 });
         marks.push(Mark::Dots {
             name: "from the broadcaster".into(),
@@ -231,27 +236,27 @@ impl Run {
     }
 
     fn bands(&self, end: f64) -> Vec<Mark> {
-        let (joined, parted) = (self.seconds(self.joined), self.seconds(self.parted));
+        let (connected, isolated) = (self.seconds(self.connected), self.seconds(self.isolated));
         let band = |from, to, colour: Colour, label: &str| Mark::Band { from, to, colour, label: label.into() };
         vec![
-            band(0.0, joined, GREY, "kept apart by the switch"),
-            band(joined, parted, VERMILION, "the two reach each other"),
-            band(parted, end, GREY, "kept apart"),
+            band(0.0, connected, GREY, "kept apart by the switch"),
+            band(connected, isolated, VERMILION, "the two reach each other"),
+            band(isolated, end, GREY, "kept apart"),
         ]
     }
 
-    fn floor_levels(&self, small: usize, idr: usize) -> Vec<Mark> {
-        let level = |path: &crate::latency_bound::Path, bytes: usize, what: &str, colour| {
-            let y = path.alone(bytes).as_secs_f64() * 1e3;
+    fn bound_levels(&self, small: usize, idr: usize) -> Vec<Mark> {
+        let level = |path: &crate::latency_bound::PathModel, bytes: usize, what: &str, colour| {
+            let y = path.idle_latency(bytes).as_secs_f64() * 1e3;
             let label = format!("{y:.0} ms: {what}, {:.1} kB", bytes as f64 / 1e3);
             Mark::Level { y, colour, label }
         };
         vec![
-            level(&self.floors.cdn_units, small, "CDN", BLUE),
-            level(&self.floors.cdn_units, idr, "CDN, IDR", BLUE),
-            level(&self.floors.peer, small, "peer", VERMILION),
-            level(&self.floors.peer_second, small, "peer, CDN copy first", GREY),
-            level(&self.floors.peer, idr, "peer, IDR", VERMILION),
+            level(&self.bounds.cdn_units, small, "CDN", BLUE),
+            level(&self.bounds.cdn_units, idr, "CDN, IDR", BLUE),
+            level(&self.bounds.peer, small, "peer", VERMILION),
+            level(&self.bounds.peer_second, small, "peer, CDN copy first", GREY),
+            level(&self.bounds.peer, idr, "peer, IDR", VERMILION),
         ]
     }
 

@@ -10,12 +10,12 @@ use anyhow::{Context, Result};
 use media::latency::LatencyComponent;
 use serde_json::{Value, json};
 
-use super::latency_breakdown::{self, Journey, Six};
+use super::latency_breakdown::{self, Breakdown, ImcComponent};
 use super::outcome::{Outcome, quantile, round, sorted};
 use super::pictures;
 use super::probe::now;
-use super::server_load::{self, Step};
-use super::testbed::Stage;
+use super::server_load::{self, LoadSample};
+use super::testbed::Testbed;
 use crate::figure::{Axis, BLUE, Colour, Figure, GREEN, GREY, Mark, ORANGE, PALETTE, PURPLE, Panel, Row, VERMILION};
 use crate::load::Protocol;
 
@@ -23,28 +23,28 @@ use crate::load::Protocol;
 const PROTOCOLS: [Protocol; 4] = [Protocol::Relay, Protocol::Rtmp, Protocol::LowLatencyHls, Protocol::Hls];
 
 /// One viewer, while it was measured.
-struct Seen {
+struct ViewerSample {
     protocol: Protocol,
-    journeys: Vec<Journey>,
+    breakdowns: Vec<Breakdown>,
     /// Pictures shown that someone has not traced.
-    untold: usize,
+    incomplete: usize,
     summary: Value,
 }
 
-pub(super) fn run(stage: &Stage) -> Result<Outcome> {
-    let built = stage.plan(include_str!("../../topologies/periscope.toml"))?.build()?;
+pub(super) fn run(testbed: &Testbed) -> Result<Outcome> {
+    let built = testbed.topology(include_str!("../../topologies/periscope.toml"))?.build()?;
     let host = built.host("cdn")?;
     let address = host.address().context("the CDN has no address")?;
-    let key = stage.key()?;
-    let server = stage.traced_cdn(host)?;
+    let key = testbed.key()?;
+    let server = testbed.traced_cdn(host)?;
     let options = [&pictures::STREAM[..], &["--no-lan"]].concat();
     let publish = format!("rtmp://{address}/live/{key}");
-    let mut broadcaster = stage.broadcaster(built.host("broadcaster")?, &publish, &options)?;
+    let mut broadcaster = testbed.broadcaster(built.host("broadcaster")?, &publish, &options)?;
     broadcaster.wait_pictures("pushed", "", 30, 0, START)?;
     let mut viewers = Vec::new();
     for protocol in PROTOCOLS {
         let via = protocol.name();
-        viewers.push(stage.viewer(
+        viewers.push(testbed.viewer(
             via,
             built.host(via)?,
             &format!("http://{address}:8080/live"),
@@ -55,13 +55,13 @@ pub(super) fn run(stage: &Stage) -> Result<Outcome> {
         viewer.wait_pictures("presented", "", 30, 0, START)?;
     }
     // Buffers find what they need.
-    std::thread::sleep(stage.seconds(8, 3));
+    std::thread::sleep(testbed.seconds(8, 3));
     let before = built.network.lateness();
     let from = now();
-    std::thread::sleep(stage.seconds(30, 6));
+    std::thread::sleep(testbed.seconds(30, 6));
     let to = now();
     let lateness = built.network.lateness().since(&before);
-    let void = built.network.ensure_valid().err().map(|error| format!("{error:#}"));
+    let invalid = built.network.ensure_valid().err().map(|error| format!("{error:#}"));
     let mut summaries = Vec::new();
     for viewer in &mut viewers {
         summaries.push(viewer.finish()?);
@@ -73,54 +73,58 @@ pub(super) fn run(stage: &Stage) -> Result<Outcome> {
         let shown = viewer.rows()?.into_iter();
         // What was shown outside of the time is as if it had not been.
         let rows: Vec<_> = shown.filter(|row| row.stage != "presented" || (from..to).contains(&row.at)).collect();
-        let (journeys, untold) = latency_breakdown::join(protocol, &sent, &passed, &rows);
-        seen.push(Seen { protocol, journeys, untold, summary });
+        let (breakdowns, incomplete) = latency_breakdown::join(protocol, &sent, &passed, &rows);
+        seen.push(ViewerSample { protocol, breakdowns, incomplete, summary });
     }
     drop((viewers, broadcaster, server, built));
 
-    let steps = server_load::run(stage, &key, &PROTOCOLS)?;
-    let faults = seen.iter().flat_map(Seen::faults).chain(steps.iter().flat_map(|step| step.faults.clone()));
+    let samples = server_load::run(testbed, &key, &PROTOCOLS)?;
+    let faults =
+        seen.iter().flat_map(ViewerSample::faults).chain(samples.iter().flat_map(|sample| sample.faults.clone()));
     let imc: Vec<Value> = IMC.iter().map(|(name, parts)| json!({ "protocol": name, "seconds": parts })).collect();
     Ok(Outcome {
         findings: json!({
-            "viewers": seen.iter().map(Seen::findings).collect::<Vec<_>>(),
+            "viewers": seen.iter().map(ViewerSample::findings).collect::<Vec<_>>(),
             "origin_to_edge": "one server: none",
             "imc_2016": imc,
-            "load": steps.iter().map(Step::findings).collect::<Vec<_>>(),
+            "load": samples.iter().map(LoadSample::findings).collect::<Vec<_>>(),
             "load_pinned": server_load::is_pinned(),
         }),
-        lines: seen.iter().map(Seen::line).chain(steps.iter().map(Step::line)).collect(),
+        lines: seen.iter().map(ViewerSample::line).chain(samples.iter().map(LoadSample::line)).collect(),
         columns: &["protocol", "viewers", "what", "value"],
-        rows: seen.iter().flat_map(Seen::rows).chain(steps.iter().flat_map(Step::rows)).collect(),
+        rows: seen.iter().flat_map(ViewerSample::rows).chain(samples.iter().flat_map(LoadSample::rows)).collect(),
         faults: faults.collect(),
-        figure: figure(&seen, &steps),
+        figure: figure(&seen, &samples),
         lateness,
-        void,
+        invalid,
     })
 }
 
-impl Seen {
+impl ViewerSample {
     /// Milliseconds.
-    fn mean(&self, of: impl Fn(&Journey) -> f64) -> f64 {
-        self.journeys.iter().map(of).sum::<f64>() / self.journeys.len().max(1) as f64
+    fn mean(&self, of: impl Fn(&Breakdown) -> f64) -> f64 {
+        self.breakdowns.iter().map(of).sum::<f64>() / self.breakdowns.len().max(1) as f64
     }
 
     fn totals(&self) -> Vec<f64> {
-        sorted(self.journeys.iter().map(Journey::total))
+        sorted(self.breakdowns.iter().map(Breakdown::total_ms))
     }
 
     fn faults(&self) -> Vec<String> {
         let mut faults = pictures::faults(&self.summary);
-        if self.journeys.is_empty() || self.untold > self.journeys.len() / UNTOLD {
-            faults.push(format!("{} pictures traced whole, {} not", self.journeys.len(), self.untold));
+        if self.breakdowns.is_empty() || self.incomplete > self.breakdowns.len() / MAX_INCOMPLETE {
+            faults.push(format!("{} pictures traced whole, {} not", self.breakdowns.len(), self.incomplete));
         }
-        let sum = |journey: &Journey| Six::ALL.into_iter().map(|six| journey.six(six)).sum::<f64>();
-        let wrong = self.journeys.iter().filter(|journey| (sum(journey) - journey.total()).abs() > 1e-3).count();
+        let sum = |breakdown: &Breakdown| {
+            ImcComponent::ALL.into_iter().map(|component| breakdown.imc_ms(component)).sum::<f64>()
+        };
+        let wrong =
+            self.breakdowns.iter().filter(|breakdown| (sum(breakdown) - breakdown.total_ms()).abs() > 1e-3).count();
         if wrong > 0 {
             faults.push(format!("the parts of {wrong} pictures do not add up"));
         }
         for part in LatencyComponent::ALL {
-            let mean = self.mean(|journey| journey.part(part));
+            let mean = self.mean(|breakdown| breakdown.part_ms(part));
             if mean < BACKWARDS {
                 faults.push(format!("{} takes {mean:.1} ms", part.name()));
             }
@@ -139,29 +143,29 @@ impl Seen {
             };
             parts.into_iter().map(of).collect()
         };
-        let values = |of: &dyn Fn(&Journey) -> f64| sorted(self.journeys.iter().map(of));
+        let values = |of: &dyn Fn(&Breakdown) -> f64| sorted(self.breakdowns.iter().map(of));
         json!({
-            "protocol": self.protocol.name(), "pictures": self.journeys.len(), "untold": self.untold,
+            "protocol": self.protocol.name(), "pictures": self.breakdowns.len(), "incomplete": self.incomplete,
             "total_ms": parts(vec![("total", self.totals())])["total"],
-            "six_ms": parts(Six::ALL.map(|six| (six.name(), values(&|journey| journey.six(six)))).to_vec()),
-            "parts_ms": parts(LatencyComponent::ALL.map(|part| (part.name(), values(&|journey| journey.part(part)))).to_vec()),
+            "imc_components_ms": parts(ImcComponent::ALL.map(|component| (component.name(), values(&|breakdown| breakdown.imc_ms(component)))).to_vec()),
+            "components_ms": parts(LatencyComponent::ALL.map(|part| (part.name(), values(&|breakdown| breakdown.part_ms(part)))).to_vec()),
             "viewer": self.summary,
         })
     }
 
     fn line(&self) -> String {
-        let six: Vec<String> = Six::ALL
+        let component: Vec<String> = ImcComponent::ALL
             .iter()
-            .map(|six| format!("{} {:.1}", six.name(), self.mean(|journey| journey.six(*six))))
+            .map(|component| format!("{} {:.1}", component.name(), self.mean(|breakdown| breakdown.imc_ms(*component))))
             .collect();
         format!(
             "{:<7} {:>7.1} ms from lens to eye (p99 {:.1}): {}; {} pictures, {} not traced whole",
             self.protocol.name(),
-            self.mean(Journey::total),
+            self.mean(Breakdown::total_ms),
             quantile(&self.totals(), 0.99).unwrap_or(f64::NAN),
-            six.join(", "),
-            self.journeys.len(),
-            self.untold
+            component.join(", "),
+            self.breakdowns.len(),
+            self.incomplete
         )
     }
 
@@ -169,10 +173,12 @@ impl Seen {
         let row = |what: String, value: f64| {
             vec![self.protocol.name().to_owned(), "1".to_owned(), what, round(value).to_string()]
         };
-        let key = |six: &Six| format!("{}_mean_ms", six.name().replace(' ', "_"));
-        let mut rows: Vec<_> =
-            Six::ALL.iter().map(|six| row(key(six), self.mean(|journey| journey.six(*six)))).collect();
-        rows.push(row("total_mean_ms".into(), self.mean(Journey::total)));
+        let key = |component: &ImcComponent| format!("{}_mean_ms", component.name().replace(' ', "_"));
+        let mut rows: Vec<_> = ImcComponent::ALL
+            .iter()
+            .map(|component| row(key(component), self.mean(|breakdown| breakdown.imc_ms(*component))))
+            .collect();
+        rows.push(row("total_mean_ms".into(), self.mean(Breakdown::total_ms)));
         for (what, q) in [("total_p50_ms", 0.5), ("total_p99_ms", 0.99)] {
             rows.extend(quantile(&self.totals(), q).map(|value| row(what.into(), value)));
         }
@@ -180,9 +186,9 @@ impl Seen {
     }
 }
 
-fn figure(seen: &[Seen], steps: &[Step]) -> Figure {
-    let ours = |seen: &Seen| {
-        let parts = Six::ALL.map(|six| seen.mean(|journey| journey.six(six)));
+fn figure(seen: &[ViewerSample], samples: &[LoadSample]) -> Figure {
+    let ours = |seen: &ViewerSample| {
+        let parts = ImcComponent::ALL.map(|component| seen.mean(|breakdown| breakdown.imc_ms(component)));
         (TITLES[place(seen.protocol)].to_owned(), parts)
     };
     let ours: Vec<(String, [f64; 6])> = seen.iter().map(ours).collect();
@@ -203,7 +209,7 @@ fn figure(seen: &[Seen], steps: &[Step]) -> Figure {
         ],
         rows: vec![
             Row { height: 760, panels: vec![whole, near] },
-            Row { height: 560, panels: vec![cost(steps), lateness(steps)] },
+            Row { height: 560, panels: vec![cost(samples), latency(samples)] },
         ],
         ..Figure::default()
     }
@@ -220,11 +226,16 @@ fn stacked(title: &str, unit: &str, scale: f64, bars: &[(String, [f64; 6])], wid
         };
         bars.iter().enumerate().map(piece).filter(|(_, from, to, _)| to > from).collect()
     };
-    let mut marks: Vec<Mark> = Six::ALL
+    let mut marks: Vec<Mark> = ImcComponent::ALL
         .iter()
         .zip(COLOURS)
         .enumerate()
-        .map(|(n, (six, colour))| Mark::Pieces { name: six.name().into(), colour, width: 0.62, pieces: pieces(n) })
+        .map(|(n, (component, colour))| Mark::Pieces {
+            name: component.name().into(),
+            colour,
+            width: 0.62,
+            pieces: pieces(n),
+        })
         .collect();
     let whole = |(x, (_, parts)): (usize, &(String, [f64; 6]))| {
         (x as f64, total(parts), total(parts), format!("{} {unit}", write(total(parts))))
@@ -251,12 +262,14 @@ fn stacked(title: &str, unit: &str, scale: f64, bars: &[(String, [f64; 6])], wid
 }
 
 /// One line for each protocol.
-fn lines(steps: &[Step], of: impl Fn(&Step) -> Option<f64>) -> Vec<Mark> {
+fn lines(samples: &[LoadSample], of: impl Fn(&LoadSample) -> Option<f64>) -> Vec<Mark> {
     let mut marks = Vec::new();
     for (protocol, colour) in PROTOCOLS.into_iter().zip(PALETTE) {
-        let own = steps.iter().filter(|step| step.protocol == protocol);
-        let points: Vec<(f64, f64)> =
-            own.filter_map(|step| Some((step.viewers as f64, of(step)?))).filter(|(_, y)| y.is_finite()).collect();
+        let own = samples.iter().filter(|sample| sample.protocol == protocol);
+        let points: Vec<(f64, f64)> = own
+            .filter_map(|sample| Some((sample.viewers as f64, of(sample)?)))
+            .filter(|(_, y)| y.is_finite())
+            .collect();
         let name = TITLES[place(protocol)].to_owned();
         marks.push(Mark::Line { name, colour, points: points.clone(), width: 4, dashed: false });
         marks.push(Mark::Dots { name: String::new(), colour, points, radius: 6 });
@@ -264,34 +277,34 @@ fn lines(steps: &[Step], of: impl Fn(&Step) -> Option<f64>) -> Vec<Mark> {
     marks
 }
 
-fn cost(steps: &[Step]) -> Panel {
-    let highest = steps.iter().map(|step| step.core * 100.0).fold(1.0, f64::max);
+fn cost(samples: &[LoadSample]) -> Panel {
+    let highest = samples.iter().map(|sample| sample.cpu_cores * 100.0).fold(1.0, f64::max);
     Panel {
         width: 1.0,
         title: "Processor time of the server".into(),
-        x: Axis::new("viewers", 0.0, most(steps) * 1.04),
+        x: Axis::new("viewers", 0.0, most(samples) * 1.04),
         y: Axis::new("% of a core", 0.0, highest * 1.12),
         margin: 30,
-        marks: lines(steps, |step| Some(step.core * 100.0)),
+        marks: lines(samples, |sample| Some(sample.cpu_cores * 100.0)),
     }
 }
 
-fn lateness(steps: &[Step]) -> Panel {
-    let values = || steps.iter().filter_map(|step| step.lateness("p99"));
+fn latency(samples: &[LoadSample]) -> Panel {
+    let values = || samples.iter().filter_map(|sample| sample.latency_ms("p99"));
     let (least, highest) = (values().fold(1e5, f64::min), values().fold(100.0, f64::max));
     let decade = |value: f64, up: bool| 10f64.powf(if up { value.log10().ceil() } else { value.log10().floor() });
     Panel {
         width: 1.0,
         title: "From lens to viewer, p99: without buffering".into(),
-        x: Axis::new("viewers", 0.0, most(steps) * 1.04),
+        x: Axis::new("viewers", 0.0, most(samples) * 1.04),
         y: Axis::new("ms, each step is ten times", decade(least.min(highest), false), decade(highest, true)).log(),
         margin: 30,
-        marks: lines(steps, |step| step.lateness("p99")),
+        marks: lines(samples, |sample| sample.latency_ms("p99")),
     }
 }
 
-fn most(steps: &[Step]) -> f64 {
-    steps.iter().map(|step| step.viewers).max().unwrap_or(1) as f64
+fn most(samples: &[LoadSample]) -> f64 {
+    samples.iter().map(|sample| sample.viewers).max().unwrap_or(1) as f64
 }
 
 fn place(protocol: Protocol) -> usize {
@@ -300,13 +313,13 @@ fn place(protocol: Protocol) -> usize {
 
 /// Of [`PROTOCOLS`], for people.
 const TITLES: [&str; 4] = ["relay", "RTMP", "LL-HLS", "HLS"];
-/// Of the six parts.
+/// Of the six components.
 const COLOURS: [Colour; 6] = [BLUE, VERMILION, GREY, ORANGE, PURPLE, GREEN];
-/// Seconds, in the order of [`Six::ALL`]. Of RTMP the paper's text tells the whole and the buffering: the rest stands under upload.
+/// Seconds, in the order of [`ImcComponent::ALL`]. Of RTMP the paper's text tells the whole and the buffering: the rest stands under upload.
 const IMC: [(&str, [f64; 6]); 2] =
     [("RTMP", [0.25, 0.0, 0.0, 0.0, 0.0, 1.15]), ("HLS", [0.24, 3.0, 0.3, 1.2, 0.05, 6.9])];
 /// Of so many pictures, one may lack a stage.
-const UNTOLD: usize = 20;
+const MAX_INCOMPLETE: usize = 20;
 /// Milliseconds. Two threads that stamp one moment may do so in either order; time does not run backwards on average.
 const BACKWARDS: f64 = -1.0;
 /// To show the first pictures, three segments behind the live edge, on a busy machine.
@@ -325,7 +338,7 @@ mod tests {
     #[test]
     fn a_viewer_that_traced_nothing_is_a_fault() {
         let summary = json!({ "lost": 0, "switches": { "lost": 0 }, "marker": { "gaps": 0, "repeats": 0 } });
-        let seen = Seen { protocol: Protocol::Hls, journeys: Vec::new(), untold: 7, summary };
+        let seen = ViewerSample { protocol: Protocol::Hls, breakdowns: Vec::new(), incomplete: 7, summary };
         assert_eq!(seen.faults(), ["hls: 0 pictures traced whole, 7 not"]);
     }
 }

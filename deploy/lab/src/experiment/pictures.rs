@@ -6,8 +6,8 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::outcome::round;
-use super::trace_reader::Row;
-use crate::latency_bound::Floors;
+use super::trace_reader::TraceRow;
+use crate::latency_bound::LatencyBounds;
 
 /// One picture that arrived.
 #[derive(Clone, Debug, PartialEq)]
@@ -23,7 +23,7 @@ pub(super) struct Picture {
     /// When its first copy was whole at the viewer.
     pub(super) received: i64,
     /// What its path would take at best, behind the pictures before it.
-    pub(super) floor_ms: f64,
+    pub(super) bound_ms: f64,
     /// Whether no change of path is near.
     pub(super) settled: bool,
 }
@@ -43,19 +43,19 @@ impl Picture {
             u8::from(self.random_access).to_string(),
             self.path.clone(),
             round(self.delay_ms()).to_string(),
-            round(self.floor_ms).to_string(),
+            round(self.bound_ms).to_string(),
             u8::from(self.settled).to_string(),
         ]
     }
 }
 
 /// What [`Picture::row`] gives.
-pub(super) const COLUMNS: &[&str] = &["seconds", "dts_ms", "bytes", "idr", "path", "delay_ms", "floor_ms", "settled"];
+pub(super) const COLUMNS: &[&str] = &["seconds", "dts_ms", "bytes", "idr", "path", "delay_ms", "bound_ms", "settled"];
 
 /// Every picture that arrived live, in the order of encoding: those encoded before the first arrival came with joining.
-pub(super) fn join(sent: &[Row], came: &[Row], floors: &Floors) -> Vec<Picture> {
-    let video = |row: &&Row, stage: &str| row.stage == stage && row.track.starts_with('v');
-    let mut first: BTreeMap<i64, &Row> = BTreeMap::new();
+pub(super) fn join(sent: &[TraceRow], came: &[TraceRow], bounds: &LatencyBounds) -> Vec<Picture> {
+    let video = |row: &&TraceRow, stage: &str| row.stage == stage && row.track.starts_with('v');
+    let mut first: BTreeMap<i64, &TraceRow> = BTreeMap::new();
     for row in came.iter().filter(|row| video(row, "received")) {
         let earliest = first.entry(row.dts).or_insert(row);
         if row.at < earliest.at {
@@ -63,15 +63,15 @@ pub(super) fn join(sent: &[Row], came: &[Row], floors: &Floors) -> Vec<Picture> 
         }
     }
     let Some(begun) = first.values().map(|row| row.at).min() else { return Vec::new() };
-    let mut floors = floors.clone();
+    let mut bounds = bounds.clone();
     let mut pictures = Vec::new();
     let start = sent.first().map_or(0, |row| row.at);
     for row in sent.iter().filter(|row| video(row, "encoded")) {
         // Every picture takes its place on every path, whichever it came by.
         let at = Duration::from_micros(u64::try_from(row.at - start).unwrap_or(0));
-        let (cdn, peer) = (floors.cdn_units.send(at, row.bytes), floors.peer.send(at, row.bytes));
+        let (cdn, peer) = (bounds.cdn_units.send(at, row.bytes), bounds.peer.send(at, row.bytes));
         let Some(arrived) = first.get(&row.dts).filter(|_| row.at >= begun) else { continue };
-        let floor = if arrived.path.contains("peer") { peer } else { cdn };
+        let bound = if arrived.path.contains("peer") { peer } else { cdn };
         pictures.push(Picture {
             dts: row.dts,
             bytes: row.bytes,
@@ -79,7 +79,7 @@ pub(super) fn join(sent: &[Row], came: &[Row], floors: &Floors) -> Vec<Picture> 
             path: arrived.path.clone(),
             encoded: row.at,
             received: arrived.at,
-            floor_ms: floor.as_secs_f64() * 1e3,
+            bound_ms: bound.as_secs_f64() * 1e3,
             settled: true,
         });
     }
@@ -128,8 +128,8 @@ mod tests {
     use super::*;
     use crate::latency_bound::{FRAMING, Hop};
 
-    fn row(stage: &str, dts: i64, path: &str, at: i64) -> Row {
-        Row {
+    fn row(stage: &str, dts: i64, path: &str, at: i64) -> TraceRow {
+        TraceRow {
             stage: stage.into(),
             track: "v0".into(),
             dts,
@@ -143,7 +143,7 @@ mod tests {
     #[test]
     fn the_first_copy_counts_and_what_came_with_joining_does_not() {
         let hop = Hop { rate: None, delay: Duration::from_millis(5) };
-        let floors = Floors::new(FRAMING, &[hop], &[hop], &[hop]);
+        let bounds = LatencyBounds::new(FRAMING, &[hop], &[hop], &[hop]);
         let sent = [row("encoded", 0, "", 0), row("encoded", 33, "", 33_000), row("encoded", 66, "", 66_000)];
         let came = [
             row("received", 0, "relay", 20_000),
@@ -152,13 +152,13 @@ mod tests {
             row("presented", 33, "", 90_000),
             row("received", 66, "relay", 80_000),
         ];
-        let pictures = join(&sent, &came, &floors);
-        let told: Vec<_> = pictures.iter().map(|p| (p.dts, p.path.as_str(), p.delay_ms(), p.floor_ms)).collect();
+        let pictures = join(&sent, &came, &bounds);
+        let told: Vec<_> = pictures.iter().map(|p| (p.dts, p.path.as_str(), p.delay_ms(), p.bound_ms)).collect();
         assert_eq!(told, [(33, "LAN peer", 7.0, 5.0), (66, "relay", 14.0, 10.0)]);
         assert!(pictures.iter().all(|p| !p.settled), "the path changes");
-        assert!(join(&sent, &[], &floors).is_empty());
-        let relayed: Vec<Row> = came.iter().filter(|row| row.path != "LAN peer").cloned().collect();
-        assert!(join(&sent, &relayed, &floors).iter().all(|p| p.settled));
+        assert!(join(&sent, &[], &bounds).is_empty());
+        let relayed: Vec<TraceRow> = came.iter().filter(|row| row.path != "LAN peer").cloned().collect();
+        assert!(join(&sent, &relayed, &bounds).iter().all(|p| p.settled));
     }
 
     #[test]

@@ -14,7 +14,7 @@ use crate::host::Host;
 
 /// One datagram's journey.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Arrival {
+pub(super) struct PingArrival {
     /// Which train.
     pub(super) relayed: bool,
     /// Microseconds since the Unix epoch.
@@ -25,16 +25,16 @@ pub(super) struct Arrival {
 
 /// Trains that run.
 #[derive(Debug)]
-pub(super) struct Trains {
+pub(super) struct PingTrains {
     stop: Arc<AtomicBool>,
     sender: JoinHandle<()>,
     relay: JoinHandle<()>,
-    receiver: JoinHandle<Vec<Arrival>>,
+    receiver: JoinHandle<Vec<PingArrival>>,
 }
 
-impl Trains {
+impl PingTrains {
     /// Sends from `from` to `to` straight, and through `relay`, which passes on what it gets at once.
-    pub(super) fn start(from: &Host, relay: &Host, to: &Host) -> Result<Trains> {
+    pub(super) fn start(from: &Host, relay: &Host, to: &Host) -> Result<PingTrains> {
         let bind = |host: &Host| -> Result<(UdpSocket, SocketAddr)> {
             let address = host.address().context("a host without an address")?;
             let socket = host.run(|| UdpSocket::bind((address, 0)))??;
@@ -65,7 +65,7 @@ impl Trains {
                 let Ok(length) = end.recv(&mut buffer) else { continue };
                 let (received, Ok(said)) = (now(), <[u8; 9]>::try_from(&buffer[..length.min(9)])) else { continue };
                 let sent = i64::from_be_bytes(said[1..].try_into().expect("eight of nine bytes"));
-                arrivals.push(Arrival { relayed: said[0] == 1, sent, received });
+                arrivals.push(PingArrival { relayed: said[0] == 1, sent, received });
             }
             arrivals
         });
@@ -78,16 +78,16 @@ impl Trains {
                     datagram[0] = relayed;
                     datagram[1..9].copy_from_slice(&now().to_be_bytes());
                     let _ = out.send_to(&datagram, address);
-                    due += PACE / 2;
+                    due += PING_INTERVAL / 2;
                     std::thread::sleep(due.saturating_duration_since(Instant::now()));
                 }
             }
         });
-        Ok(Trains { stop, sender, relay, receiver })
+        Ok(PingTrains { stop, sender, relay, receiver })
     }
 
     /// Ends them, and gives what arrived.
-    pub(super) fn finish(self) -> Result<Vec<Arrival>> {
+    pub(super) fn finish(self) -> Result<Vec<PingArrival>> {
         self.stop.store(true, Ordering::Relaxed);
         let ended = [self.sender.join().is_ok(), self.relay.join().is_ok()];
         let arrivals = self.receiver.join().ok().filter(|_| ended == [true, true]);
@@ -105,7 +105,7 @@ pub(super) fn now() -> i64 {
 pub(super) fn round_trip(from: &Host, to: &Host, count: usize) -> Result<Duration> {
     let bind = |host: &Host| -> Result<UdpSocket> {
         let socket = host.run(|| UdpSocket::bind((host.address().unwrap_or(Ipv4Addr::UNSPECIFIED), 0)))??;
-        socket.set_read_timeout(Some(PATIENCE))?;
+        socket.set_read_timeout(Some(TIMEOUT))?;
         Ok(socket)
     };
     let (near, far) = (bind(from)?, bind(to)?);
@@ -127,8 +127,8 @@ pub(super) fn round_trip(from: &Host, to: &Host, count: usize) -> Result<Duratio
 /// Of a datagram: `ping`'s 56 bytes.
 const SIZE: usize = 56;
 /// Between two datagrams of one train.
-const PACE: Duration = Duration::from_millis(100);
+const PING_INTERVAL: Duration = Duration::from_millis(100);
 /// How often threads look whether they shall end.
 const TICK: Duration = Duration::from_millis(50);
 /// Longer than any path here.
-const PATIENCE: Duration = Duration::from_secs(2);
+const TIMEOUT: Duration = Duration::from_secs(2);

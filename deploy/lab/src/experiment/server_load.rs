@@ -10,32 +10,33 @@ use serde_json::{Value, json};
 
 use super::outcome::round;
 use super::pictures;
-use super::testbed::Stage;
-use super::trace_reader::Row;
+use super::testbed::Testbed;
+use super::trace_reader::TraceRow;
 use crate::load::Protocol;
 use crate::process::{Process, cores, pin};
 
 /// One crowd.
-pub(super) struct Step {
+pub(super) struct LoadSample {
     pub(super) protocol: Protocol,
     /// None at first.
     pub(super) viewers: usize,
     /// The server's processor time, of one core.
-    pub(super) core: f64,
+    pub(super) cpu_cores: f64,
     /// Memory that the server holds more than without viewers, in KiB.
-    pub(super) memory: i64,
+    pub(super) memory_kib: i64,
     /// What `lab load` says.
-    pub(super) said: Value,
+    pub(super) report: Value,
     pub(super) faults: Vec<String>,
 }
 
 /// All protocols, one after the other. `key` is the stream's.
-pub(super) fn run(stage: &Stage, key: &str, protocols: &[Protocol]) -> Result<Vec<Step>> {
-    let mut steps = Vec::new();
+pub(super) fn run(testbed: &Testbed, key: &str, protocols: &[Protocol]) -> Result<Vec<LoadSample>> {
+    let mut samples = Vec::new();
     for protocol in protocols {
-        of_protocol(stage, key, *protocol, &mut steps).with_context(|| format!("a crowd by {}", protocol.name()))?;
+        measure_protocol(testbed, key, *protocol, &mut samples)
+            .with_context(|| format!("a crowd by {}", protocol.name()))?;
     }
-    Ok(steps)
+    Ok(samples)
 }
 
 /// Whether the server has a core of its own.
@@ -43,31 +44,32 @@ pub(super) fn is_pinned() -> bool {
     cores().len() > 1
 }
 
-fn of_protocol(stage: &Stage, key: &str, protocol: Protocol, steps: &mut Vec<Step>) -> Result<()> {
-    let built = stage.plan(include_str!("../../topologies/rack.toml"))?.build()?;
+fn measure_protocol(testbed: &Testbed, key: &str, protocol: Protocol, samples: &mut Vec<LoadSample>) -> Result<()> {
+    let built = testbed.topology(include_str!("../../topologies/rack.toml"))?.build()?;
     let host = built.host("server")?;
     let cores = cores();
     let (server_core, other_core) = match cores[..] {
         [.., other, server] => (Some(server), Some(other)),
         _ => (None, None),
     };
-    let mut command = stage.cdn_command(host)?;
+    let mut command = testbed.cdn_command(host)?;
     // All come from one address.
     command.env("NEARCAST_HTTP_MAX_PER_ADDRESS", "8192").env("NEARCAST_RELAY_MAX_PER_ADDRESS", "2048");
     server_core.into_iter().for_each(|core| pin(&mut command, core));
-    let server = stage.serve(&mut command)?;
+    let server = testbed.serve(&mut command)?;
     let options = [&pictures::STREAM[..], &["--no-lan"]].concat();
     let publish = format!("rtmp://127.0.0.1/live/{key}");
-    let mut broadcaster = stage.pinned_broadcaster(host, &publish, &options, other_core)?;
+    let mut broadcaster = testbed.pinned_broadcaster(host, &publish, &options, other_core)?;
     broadcaster.wait_pictures("encoded", "", 30, 0, START)?;
-    std::thread::sleep(stage.seconds(FULL, 3));
-    let seconds = stage.seconds(8, 3);
+    std::thread::sleep(testbed.seconds(FULL, 3));
+    let seconds = testbed.seconds(8, 3);
     let (began, before) = (Instant::now(), server.processor_time()?);
     std::thread::sleep(seconds);
-    let core = (server.processor_time()? - before).as_secs_f64() / began.elapsed().as_secs_f64();
+    let cpu_cores = (server.processor_time()? - before).as_secs_f64() / began.elapsed().as_secs_f64();
     let empty = server.memory_kib()?;
-    let mut found = vec![Step { protocol, viewers: 0, core, memory: 0, said: Value::Null, faults: Vec::new() }];
-    for viewers in if stage.quick { &[10, 20][..] } else { &CROWDS } {
+    let mut found =
+        vec![LoadSample { protocol, viewers: 0, cpu_cores, memory_kib: 0, report: Value::Null, faults: Vec::new() }];
+    for viewers in if testbed.quick { &[10, 20][..] } else { &CROWDS } {
         let url = match protocol {
             Protocol::Rtmp => "rtmp://127.0.0.1/live/live",
             Protocol::Relay | Protocol::LowLatencyHls | Protocol::Hls => "http://127.0.0.1:8080/live",
@@ -85,48 +87,49 @@ fn of_protocol(stage: &Stage, key: &str, protocol: Protocol, steps: &mut Vec<Ste
             url,
         ]);
         other_core.into_iter().for_each(|core| pin(&mut command, core));
-        let mut load = stage.start(&name, &mut command)?;
+        let mut load = testbed.start(&name, &mut command)?;
         load.exit(LOAD + seconds)?;
-        found.push(step(protocol, *viewers, empty, &load)?);
+        found.push(sample(protocol, *viewers, empty, &load)?);
     }
     broadcaster.finish()?;
     let sent = broadcaster.rows()?;
-    for step in &mut found {
-        step.compare(&sent);
+    for sample in &mut found {
+        sample.compare(&sent);
     }
-    steps.append(&mut found);
+    samples.append(&mut found);
     Ok(())
 }
 
-fn step(protocol: Protocol, viewers: usize, empty: u64, load: &Process) -> Result<Step> {
-    let said: Value = serde_json::from_str(load.out().trim()).with_context(|| format!("it said {}", load.log()))?;
-    let server = &said["server"];
-    let (core, memory) = server["core"].as_f64().zip(server["memory_kib"].as_i64()).context("no word of the server")?;
-    let faults = said["faults"].as_array().context("no word of faults")?;
+fn sample(protocol: Protocol, viewers: usize, empty: u64, load: &Process) -> Result<LoadSample> {
+    let report: Value = serde_json::from_str(load.out().trim()).with_context(|| format!("it said {}", load.log()))?;
+    let server = &report["server"];
+    let (cpu_cores, memory_kib) =
+        server["cpu_cores"].as_f64().zip(server["memory_kib"].as_i64()).context("no word of the server")?;
+    let faults = report["faults"].as_array().context("no word of faults")?;
     let fault = |fault: &Value| format!("{viewers} by {}: {}", protocol.name(), fault.as_str().unwrap_or_default());
-    Ok(Step {
+    Ok(LoadSample {
         protocol,
         viewers,
-        core,
-        memory: memory - i64::try_from(empty).unwrap_or(i64::MAX),
+        cpu_cores,
+        memory_kib: memory_kib - i64::try_from(empty).unwrap_or(i64::MAX),
         faults: faults.iter().map(fault).collect(),
-        said,
+        report,
     })
 }
 
-impl Step {
+impl LoadSample {
     /// What the crowd got against what the broadcaster made: what nobody got, no viewer can miss by comparing itself with others.
-    fn compare(&mut self, sent: &[Row]) {
+    fn compare(&mut self, sent: &[TraceRow]) {
         if self.viewers == 0 {
             return;
         }
-        let span = &self.said["span"];
+        let span = &self.report["span"];
         let read = |key: &str| span[key].as_i64();
         let Some(((after, to), got)) = read("after_dts").zip(read("to_dts")).zip(read("pictures")) else {
             self.faults.push(format!("{} by {}: no pictures", self.viewers, self.protocol.name()));
             return;
         };
-        let within = |row: &&Row| row.stage == "encoded" && row.track == "v0" && row.dts > after && row.dts <= to;
+        let within = |row: &&TraceRow| row.stage == "encoded" && row.track == "v0" && row.dts > after && row.dts <= to;
         let made = sent.iter().filter(within).count() as i64;
         if made != got {
             let (viewers, name) = (self.viewers, self.protocol.name());
@@ -135,23 +138,23 @@ impl Step {
     }
 
     /// Milliseconds of the server's processor a viewer's second.
-    pub(super) fn each(&self) -> Option<f64> {
-        (self.viewers > 0).then(|| self.core * 1e3 / self.viewers as f64)
+    pub(super) fn cpu_ms_per_viewer_second(&self) -> Option<f64> {
+        (self.viewers > 0).then(|| self.cpu_cores * 1e3 / self.viewers as f64)
     }
 
-    pub(super) fn lateness(&self, which: &str) -> Option<f64> {
-        self.said["lateness_ms"][which].as_f64()
+    pub(super) fn latency_ms(&self, which: &str) -> Option<f64> {
+        self.report["latency_ms"][which].as_f64()
     }
 
-    pub(super) fn memory_each(&self) -> Option<f64> {
-        (self.viewers > 0).then(|| self.memory as f64 / self.viewers as f64)
+    pub(super) fn memory_kib_per_viewer(&self) -> Option<f64> {
+        (self.viewers > 0).then(|| self.memory_kib as f64 / self.viewers as f64)
     }
 
     pub(super) fn findings(&self) -> Value {
         json!({
-            "protocol": self.protocol.name(), "viewers": self.viewers, "server_core": round(self.core),
-            "cpu_ms_per_viewer_second": self.each().map(round), "memory_kib_per_viewer": self.memory_each().map(round),
-            "load": self.said,
+            "protocol": self.protocol.name(), "viewers": self.viewers, "server_cpu_cores": round(self.cpu_cores),
+            "cpu_ms_per_viewer_second": self.cpu_ms_per_viewer_second().map(round), "memory_kib_per_viewer": self.memory_kib_per_viewer().map(round),
+            "load": self.report,
         })
     }
 
@@ -163,24 +166,24 @@ impl Step {
              the generator used {}% of its core",
             self.protocol.name(),
             self.viewers,
-            self.core * 100.0,
-            number(self.each(), 3),
-            number(self.lateness("p50"), 0),
-            number(self.lateness("p99"), 0),
-            number(self.memory_each(), 0),
-            number(self.said["generator_core"].as_f64().map(|core| core * 100.0), 0),
+            self.cpu_cores * 100.0,
+            number(self.cpu_ms_per_viewer_second(), 3),
+            number(self.latency_ms("p50"), 0),
+            number(self.latency_ms("p99"), 0),
+            number(self.memory_kib_per_viewer(), 0),
+            number(self.report["generator_cpu_cores"].as_f64().map(|cpu_cores| cpu_cores * 100.0), 0),
         )
     }
 
     /// As `periscope`'s table has it.
     pub(super) fn rows(&self) -> Vec<Vec<String>> {
         let values = [
-            ("server_core", Some(self.core)),
-            ("cpu_ms_per_viewer_second", self.each()),
-            ("lateness_p50_ms", self.lateness("p50")),
-            ("lateness_p99_ms", self.lateness("p99")),
-            ("memory_kib_per_viewer", self.memory_each()),
-            ("generator_core", self.said["generator_core"].as_f64()),
+            ("server_cpu_cores", Some(self.cpu_cores)),
+            ("cpu_ms_per_viewer_second", self.cpu_ms_per_viewer_second()),
+            ("latency_p50_ms", self.latency_ms("p50")),
+            ("latency_p99_ms", self.latency_ms("p99")),
+            ("memory_kib_per_viewer", self.memory_kib_per_viewer()),
+            ("generator_cpu_cores", self.report["generator_cpu_cores"].as_f64()),
         ];
         let row = |(what, value): (&str, f64)| {
             vec![self.protocol.name().to_owned(), self.viewers.to_string(), what.to_owned(), round(value).to_string()]
@@ -202,21 +205,22 @@ const LOAD: Duration = Duration::from_secs(60);
 mod tests {
     use super::*;
 
-    fn row(dts: i64) -> Row {
+    fn row(dts: i64) -> TraceRow {
         let (stage, track, path) = ("encoded".to_owned(), "v0".to_owned(), String::new());
-        Row { stage, track, dts, random_access: false, bytes: 1, path, at: 0 }
+        TraceRow { stage, track, dts, random_access: false, bytes: 1, path, at: 0 }
     }
 
     #[test]
     fn what_nobody_got_is_a_fault() {
-        let sent: Vec<Row> = (0..10).map(|n| row(n * 40)).collect();
+        let sent: Vec<TraceRow> = (0..10).map(|n| row(n * 40)).collect();
         for (got, faults) in [(5, 0), (4, 1), (6, 1)] {
-            let said = json!({ "span": { "after_dts": 40, "to_dts": 240, "pictures": got } });
+            let report = json!({ "span": { "after_dts": 40, "to_dts": 240, "pictures": got } });
             let (protocol, faults_before) = (Protocol::Hls, Vec::new());
-            let mut step = Step { protocol, viewers: 100, core: 0.5, memory: 200, said, faults: faults_before };
-            step.compare(&sent);
-            assert_eq!(step.faults.len(), faults, "{:?}", step.faults);
-            assert_eq!((step.each(), step.memory_each()), (Some(5.0), Some(2.0)));
+            let mut sample =
+                LoadSample { protocol, viewers: 100, cpu_cores: 0.5, memory_kib: 200, report, faults: faults_before };
+            sample.compare(&sent);
+            assert_eq!(sample.faults.len(), faults, "{:?}", sample.faults);
+            assert_eq!((sample.cpu_ms_per_viewer_second(), sample.memory_kib_per_viewer()), (Some(5.0), Some(2.0)));
         }
     }
 }

@@ -11,17 +11,17 @@ use super::{Options, result_file, trace_reader};
 use crate::host::Host;
 use crate::link::Emulator;
 use crate::process::{Process, pin};
-use crate::topology::Plan;
+use crate::topology::Topology;
 use crate::wait::until;
 
 /// A directory and the programs.
 #[derive(Debug)]
-pub(super) struct Stage {
+pub(super) struct Testbed {
     pub(super) quick: bool,
     pub(super) seed: u64,
     links: Emulator,
     /// Other servers, by name and command.
-    pub(super) rivals: Vec<(String, String)>,
+    pub(super) other_servers: Vec<(String, String)>,
     programs: PathBuf,
     work: PathBuf,
     /// Gone with it, unless kept.
@@ -35,9 +35,9 @@ pub(super) struct Traced {
     trace: PathBuf,
 }
 
-impl Stage {
+impl Testbed {
     /// Finds the programs, and makes the directory.
-    pub(super) fn set(name: &str, options: &Options) -> Result<Stage> {
+    pub(super) fn new(name: &str, options: &Options) -> Result<Testbed> {
         let programs = match &options.programs {
             Some(directory) => directory.clone(),
             None => std::env::current_exe()?.parent().context("this program is in no directory")?.to_owned(),
@@ -62,11 +62,11 @@ impl Stage {
             let directory = tempfile::Builder::new().prefix("nearcast-lab.").tempdir()?;
             (directory.path().to_owned(), Some(directory))
         };
-        Ok(Stage {
+        Ok(Testbed {
             quick: options.quick,
             seed: options.seed,
             links: options.links,
-            rivals: options.rivals.clone(),
+            other_servers: options.other_servers.clone(),
             programs,
             work,
             _directory: directory,
@@ -74,11 +74,11 @@ impl Stage {
     }
 
     /// A shipped topology with this run's seed.
-    pub(super) fn plan(&self, text: &str) -> Result<Plan> {
-        let mut plan: Plan = text.parse()?;
-        plan.seed = self.seed;
-        plan.emulator = self.links;
-        Ok(plan)
+    pub(super) fn topology(&self, text: &str) -> Result<Topology> {
+        let mut topology: Topology = text.parse()?;
+        topology.seed = self.seed;
+        topology.emulator = self.links;
+        Ok(topology)
     }
 
     /// `seconds`, or `quick` of them in a short run.
@@ -129,7 +129,7 @@ impl Stage {
         Ok(Traced { process: self.serve(&mut command)?, trace })
     }
 
-    /// What [`Stage::cdn`] starts.
+    /// What [`Testbed::cdn`] starts.
     pub(super) fn cdn_command(&self, host: &Host) -> Result<Command> {
         let address = host.address().context("the CDN's host has no address")?;
         let mut command = self.command(host, "cdn");
@@ -187,7 +187,7 @@ impl Stage {
 
 impl Traced {
     /// What it has traced so far; nothing while it has not begun.
-    pub(super) fn rows(&self) -> Result<Vec<trace_reader::Row>> {
+    pub(super) fn rows(&self) -> Result<Vec<trace_reader::TraceRow>> {
         if self.trace.exists() && std::fs::metadata(&self.trace)?.len() > 0 {
             trace_reader::read(&self.trace)
         } else {
@@ -207,7 +207,7 @@ impl Traced {
         let what = format!("{count} pictures {stage} {path}");
         until(within, &what, || {
             ensure!(self.process.running()?, "{} ended: {}", self.process.name(), last_lines(&self.process.err()));
-            let is_one = |row: &trace_reader::Row| {
+            let is_one = |row: &trace_reader::TraceRow| {
                 row.stage == stage && row.track.starts_with('v') && row.path.starts_with(path) && row.at >= since
             };
             Ok((self.rows()?.iter().filter(|row| is_one(row)).count() >= count).then_some(()))
@@ -274,17 +274,17 @@ mod tests {
         let options = Options {
             quick: true,
             seed: 1,
-            links: crate::link::Emulator::Own,
+            links: crate::link::Emulator::Userspace,
             out: out.path().to_owned(),
             programs: Some(out.path().to_owned()),
             keep: true,
-            rivals: Vec::new(),
+            other_servers: Vec::new(),
         };
-        let first = Stage::set("one", &options)?;
+        let first = Testbed::new("one", &options)?;
         std::fs::write(first.path("viewer.trace"), "old")?;
         drop(first);
         assert!(out.path().join("one.work/viewer.trace").exists());
-        let second = Stage::set("one", &options)?;
+        let second = Testbed::new("one", &options)?;
         assert!(!second.path("viewer.trace").exists());
         Ok(())
     }

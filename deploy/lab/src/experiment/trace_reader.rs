@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 
 /// One line of a trace.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Row {
+pub(super) struct TraceRow {
     /// `encoded`, `received` …
     pub(super) stage: String,
     /// `v0`, `a0`.
@@ -22,12 +22,12 @@ pub(super) struct Row {
 }
 
 /// All whole lines of a trace that is perhaps still being written.
-pub(super) fn read(path: &Path) -> Result<Vec<Row>> {
+pub(super) fn read(path: &Path) -> Result<Vec<TraceRow>> {
     let text = std::fs::read_to_string(path).with_context(|| format!("read the trace {}", path.display()))?;
     parse(&text).with_context(|| format!("trace {}", path.display()))
 }
 
-fn parse(text: &str) -> Result<Vec<Row>> {
+fn parse(text: &str) -> Result<Vec<TraceRow>> {
     let whole = &text[..text.rfind('\n').map_or(0, |end| end + 1)];
     let mut lines = whole.lines();
     let header = lines.next().unwrap_or_default();
@@ -35,12 +35,12 @@ fn parse(text: &str) -> Result<Vec<Row>> {
     lines.map(|line| row(line).with_context(|| format!("line {line:?}"))).collect()
 }
 
-fn row(line: &str) -> Result<Row> {
+fn row(line: &str) -> Result<TraceRow> {
     let fields: Vec<&str> = line.split(',').collect();
     let [stage, track, dts, random_access, bytes, path, at] = fields[..] else {
         anyhow::bail!("{} fields", fields.len())
     };
-    Ok(Row {
+    Ok(TraceRow {
         stage: stage.to_owned(),
         track: track.to_owned(),
         dts: dts.parse()?,

@@ -27,9 +27,9 @@ type Chart<'a, 'b, Y> = ChartContext<'a, SVGBackend<'b>, Cartesian2d<RangedCoord
 /// The figure as SVG.
 pub(crate) fn svg(figure: &Figure) -> Result<String> {
     let head = HEAD + figure.subtitle.len() as u32 * LINE;
-    let void = if figure.void.is_some() { LINE + 16 } else { 0 };
+    let invalid = if figure.invalid.is_some() { LINE + 16 } else { 0 };
     let rows: u32 = figure.rows.iter().map(|row| row.height).sum();
-    let height = head + void + rows + FOOT;
+    let height = head + invalid + rows + FOOT;
     let mut text = String::new();
     {
         let root = SVGBackend::with_string(&mut text, (WIDTH, height)).into_drawing_area();
@@ -38,16 +38,16 @@ pub(crate) fn svg(figure: &Figure) -> Result<String> {
         for (n, line) in figure.subtitle.iter().enumerate() {
             write(&root, line, (MARGIN, 74 + n as i32 * LINE as i32), 25, (80, 80, 80), HPos::Left)?;
         }
-        if let Some(why) = &figure.void {
+        if let Some(why) = &figure.invalid {
             let top = head as i32;
             let block = Rectangle::new(
                 [(MARGIN, top), (WIDTH as i32 - MARGIN, top + LINE as i32 + 6)],
                 fill((255, 226, 214), 1.0),
             );
             root.draw(&block).map_err(failed)?;
-            write(&root, &format!("VOID: {why}"), (MARGIN + 14, top + 5), 24, (160, 50, 0), HPos::Left)?;
+            write(&root, &format!("INVALID: {why}"), (MARGIN + 14, top + 5), 24, (160, 50, 0), HPos::Left)?;
         }
-        let mut top = head + void;
+        let mut top = head + invalid;
         for row in &figure.rows {
             let share: f64 = row.panels.iter().map(|panel| panel.width).sum();
             let mut left = 0.0;
@@ -371,7 +371,7 @@ mod tests {
             title: "Title".into(),
             subtitle: vec!["subtitle".into()],
             caption: "lab run x".into(),
-            void: Some("late".into()),
+            invalid: Some("late".into()),
             rows: vec![
                 Row { height: 400, panels: vec![panel(false), panel(true)] },
                 Row { height: 300, panels: vec![panel(false)] },
@@ -382,7 +382,7 @@ mod tests {
             "Title",
             "subtitle",
             "lab run x",
-            "VOID: late",
+            "INVALID: late",
             "&lt;title&gt; &amp; more",
             "seconds",
             "floor",

@@ -15,7 +15,7 @@ pub(crate) struct Figure {
     /// How it was made.
     pub(crate) caption: String,
     /// Why its figures mean nothing, if they do not.
-    pub(crate) void: Option<String>,
+    pub(crate) invalid: Option<String>,
     pub(crate) rows: Vec<Row>,
 }
 

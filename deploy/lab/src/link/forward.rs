@@ -24,7 +24,7 @@ use crate::lateness::Histogram;
 
 /// What the thread is asked to do; carried out before the next frame.
 #[derive(Debug)]
-pub(crate) enum Order {
+pub(crate) enum LoopCommand {
     /// Change the shape of a pipe, by its index.
     Set(usize, Shape),
     /// Open or shut both pipes.
@@ -36,14 +36,14 @@ pub(crate) enum Order {
 /// The running thread; ends when dropped.
 #[derive(Debug)]
 pub(crate) struct Forwarder {
-    orders: Sender<(Order, SyncSender<()>)>,
+    commands: Sender<(LoopCommand, SyncSender<()>)>,
     wake: Arc<OwnedFd>,
     thread: Option<JoinHandle<()>>,
     priority: Priority,
 }
 
 /// What the thread owns: frames that arrive at socket `i` enter pipe `i` and leave by socket `1 - i`.
-pub(crate) struct Works {
+pub(crate) struct ForwardLoop {
     pub(crate) sockets: Arc<[PacketSocket; 2]>,
     pub(crate) pipes: [Pipe; 2],
     pub(crate) counters: [Arc<Counters>; 2],
@@ -52,7 +52,7 @@ pub(crate) struct Works {
 
 impl Forwarder {
     /// Starts the thread, and returns once it has its priority. Fails when no thread can be started.
-    pub(crate) fn start(name: &str, works: Works) -> Result<Forwarder> {
+    pub(crate) fn start(name: &str, forward_loop: ForwardLoop) -> Result<Forwarder> {
         // SAFETY: eventfd takes integers only.
         let fd = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) };
         if fd < 0 {
@@ -60,7 +60,7 @@ impl Forwarder {
         }
         // SAFETY: `fd` was just returned by eventfd and nothing else owns it.
         let wake = Arc::new(unsafe { OwnedFd::from_raw_fd(fd) });
-        let (orders, received) = mpsc::channel();
+        let (commands, received) = mpsc::channel();
         let (report, priority) = mpsc::sync_channel(1);
         let waker = Arc::clone(&wake);
         let thread = std::thread::Builder::new()
@@ -68,11 +68,11 @@ impl Forwarder {
             .spawn(move || {
                 // The receiver waits below, so the report cannot fail.
                 let _ = report.send(raise_priority());
-                works.run(&waker, &received);
+                forward_loop.run(&waker, &received);
             })
             .context("start the link's thread")?;
         let priority = priority.recv().context("the link's thread ended at once")?;
-        Ok(Forwarder { orders, wake, thread: Some(thread), priority })
+        Ok(Forwarder { commands, wake, thread: Some(thread), priority })
     }
 
     /// How the thread is scheduled.
@@ -85,16 +85,16 @@ impl Forwarder {
         self.thread.as_ref().is_some_and(|thread| !thread.is_finished())
     }
 
-    /// Has the thread carry out `order`, and returns when it has. Fails when the thread has ended or does not
-    /// answer within [`ORDER_TIMEOUT`].
-    pub(crate) fn ask(&self, order: Order) -> Result<()> {
+    /// Has the thread carry out `command`, and returns when it has. Fails when the thread has ended or does not
+    /// answer within [`COMMAND_TIMEOUT`].
+    pub(crate) fn send(&self, command: LoopCommand) -> Result<()> {
         let (done, answer) = mpsc::sync_channel(1);
-        self.orders.send((order, done)).map_err(|_| anyhow!("the link's thread has ended"))?;
+        self.commands.send((command, done)).map_err(|_| anyhow!("the link's thread has ended"))?;
         let one = 1u64.to_ne_bytes();
         // SAFETY: the pointer and length are those of a live array. The write fails only when the counter is
         // full, and then the thread is being woken already.
         unsafe { libc::write(self.wake.as_raw_fd(), one.as_ptr().cast(), one.len()) };
-        answer.recv_timeout(ORDER_TIMEOUT).context("the link's thread does not answer")
+        answer.recv_timeout(COMMAND_TIMEOUT).context("the link's thread does not answer")
     }
 }
 
@@ -102,16 +102,16 @@ impl Drop for Forwarder {
     fn drop(&mut self) {
         if let Some(thread) = self.thread.take() {
             // A thread that has ended already is as good as stopped; its panic was printed when it happened.
-            let _ = self.ask(Order::Stop);
+            let _ = self.send(LoopCommand::Stop);
             let _ = thread.join();
         }
     }
 }
 
-impl Works {
-    fn run(mut self, wake: &OwnedFd, orders: &Receiver<(Order, SyncSender<()>)>) {
+impl ForwardLoop {
+    fn run(mut self, wake: &OwnedFd, commands: &Receiver<(LoopCommand, SyncSender<()>)>) {
         let mut buffer = vec![0; MAX_FRAME];
-        let mut spin = Spin { earned: 0, since: monotonic() };
+        let mut spin = SpinBudget { budget: 0, since: monotonic() };
         loop {
             let polled = |fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
             let [near, far] = self.sockets.each_ref().map(|socket| polled(socket.raw_fd()));
@@ -125,11 +125,11 @@ impl Works {
                 Ok(false) => {}
             }
             drain(wake);
-            while let Ok((order, done)) = orders.try_recv() {
-                match order {
-                    Order::Set(index, shape) => self.pipes[index].set(shape),
-                    Order::Open(open) => self.pipes.iter_mut().for_each(|pipe| pipe.set_open(open)),
-                    Order::Stop => {
+            while let Ok((command, done)) = commands.try_recv() {
+                match command {
+                    LoopCommand::Set(index, shape) => self.pipes[index].set(shape),
+                    LoopCommand::Open(open) => self.pipes.iter_mut().for_each(|pipe| pipe.set_open(open)),
+                    LoopCommand::Stop => {
                         let _ = done.send(());
                         return;
                     }
@@ -172,7 +172,9 @@ impl Works {
                     count(&self.counters[index].sent, 1);
                     count(&self.counters[index].sent_bytes, frame.len() as u64);
                 }
-                Err(error) if error.kind() == io::ErrorKind::NetworkDown => count(&self.counters[index].unheard, 1),
+                Err(error) if error.kind() == io::ErrorKind::NetworkDown => {
+                    count(&self.counters[index].link_down_drops, 1)
+                }
                 Err(_) => count(&self.counters[index].emulator_drops, 1),
             }
             now = monotonic();
@@ -183,19 +185,19 @@ impl Works {
 /// Busy waiting for the last part of a wait. A sleeping core takes some 100 µs to wake in a virtual machine,
 /// which every frame on an idle machine would be late by; the share is limited because a real-time thread that
 /// spins takes the core from the programs under test.
-struct Spin {
+struct SpinBudget {
     /// Nanoseconds that may be spun, at most [`SPIN_SAVINGS`].
-    earned: u64,
+    budget: u64,
     since: u64,
 }
 
-impl Spin {
+impl SpinBudget {
     /// How much before its time the coming wait may end.
     fn allowance(&mut self) -> u64 {
         let now = monotonic();
-        self.earned = (self.earned + (now - self.since) / SPIN_SHARE).min(SPIN_SAVINGS);
+        self.budget = (self.budget + (now - self.since) / SPIN_SHARE).min(SPIN_SAVINGS);
         self.since = now;
-        if self.earned >= SPIN { SPIN } else { 0 }
+        if self.budget >= SPIN { SPIN } else { 0 }
     }
 
     fn until(&mut self, time: u64) {
@@ -205,7 +207,7 @@ impl Spin {
             hint::spin_loop();
             now = monotonic();
         }
-        self.earned = self.earned.saturating_sub(now - start);
+        self.budget = self.budget.saturating_sub(now - start);
     }
 }
 
@@ -262,8 +264,8 @@ const SPIN_SAVINGS: u64 = 1_000_000;
 /// is dropped and counted.
 const MAX_FRAME: usize = 2048;
 
-/// How long an order may take. The thread answers within microseconds; this is for a machine that hangs.
-const ORDER_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a command may take. The thread answers within microseconds; this is for a machine that hangs.
+const COMMAND_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Priority under SCHED_FIFO, 1 to 99: above ordinary programs, below the kernel's own threads at 50.
 const REAL_TIME_PRIORITY: i32 = 40;

@@ -11,9 +11,9 @@ use anyhow::Result;
 use crate::interface::Interface;
 use crate::lateness::Lateness;
 use crate::namespace::Namespace;
-use netem::Netem;
+use netem::NetemLink;
 use shape::Shape;
-use userspace::Own;
+use userspace::UserspaceLink;
 
 mod forward;
 pub(crate) mod netem;
@@ -28,7 +28,7 @@ mod userspace;
 pub enum Emulator {
     /// The lab's: does all that a topology can say, draws by the seed, and notes how late each frame was
     #[default]
-    Own,
+    Userspace,
     /// The kernel's: counts queues in frames, loses frames before they take up the link, and draws by no seed
     Netem,
     /// netem where the kernel has it, for each link that it can be told of; else own
@@ -56,7 +56,7 @@ impl Direction {
     }
 }
 
-/// How the emulator's thread is scheduled. Anything but real time makes void runs likely on a busy machine.
+/// How the emulator's thread is scheduled. Anything but real time makes invalid runs likely on a busy machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Priority {
     /// SCHED_FIFO.
@@ -70,9 +70,9 @@ pub enum Priority {
 /// What happened in one direction since the link was made, in frames.
 ///
 /// `received + duplicated` is the sum of all others but `kernel_drops`, and of the frames still on their way. netem tells no more than
-/// `sent`, `sent_bytes`, `lost` and `unheard`.
+/// `sent`, `sent_bytes`, `lost` and `link_down_drops`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counts {
+pub struct FrameCounts {
     /// Taken in at the near end.
     pub received: u64,
     /// Put out at the far end.
@@ -82,11 +82,11 @@ pub struct Counts {
     /// Lost by the shape's random or burst loss; by netem, dropped at the full queue, too.
     pub lost: u64,
     /// Dropped at the full queue.
-    pub queue_full: u64,
+    pub queue_drops: u64,
     /// Second copies made by the shape.
     pub duplicated: u64,
     /// Swallowed because the link was cut or a black hole.
-    pub unheard: u64,
+    pub link_down_drops: u64,
     /// Dropped by the emulator against the shape: oversized, too many in flight, or refused by the kernel.
     pub emulator_drops: u64,
     /// Dropped by the kernel before the emulator saw them.
@@ -97,14 +97,14 @@ pub struct Counts {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stats {
     /// First end to second.
-    pub a_to_b: Counts,
+    pub a_to_b: FrameCounts,
     /// Second end to first.
-    pub b_to_a: Counts,
+    pub b_to_a: FrameCounts,
 }
 
 impl Stats {
     /// Frames that the emulator or the kernel dropped against the shape, both directions together. Other than
-    /// zero, the run is void.
+    /// zero, the run is invalid.
     pub fn improper_drops(&self) -> u64 {
         [self.a_to_b, self.b_to_a].iter().map(|counts| counts.emulator_drops + counts.kernel_drops).sum()
     }
@@ -125,8 +125,8 @@ pub struct Link {
 /// What is between the two ends in the wire namespace.
 #[derive(Debug)]
 enum Engine {
-    Own(Own),
-    Netem(Box<Netem>),
+    Userspace(UserspaceLink),
+    Netem(Box<NetemLink>),
 }
 
 impl Link {
@@ -142,8 +142,8 @@ impl Link {
     ) -> Result<Link> {
         let [near_a, near_b] = wire.run(|| ends.map(Interface::open))?;
         let engine = match seeds {
-            Some(seeds) => Engine::Own(Own::start(name, wire, ends, shapes, seeds)?),
-            None => Engine::Netem(Box::new(Netem::start(wire, ends, shapes)?)),
+            Some(seeds) => Engine::Userspace(UserspaceLink::start(name, wire, ends, shapes, seeds)?),
+            None => Engine::Netem(Box::new(NetemLink::start(wire, ends, shapes)?)),
         };
         Ok(Link { name: name.to_owned(), near: [near_a?, near_b?], far, shapes: Mutex::new(shapes), engine })
     }
@@ -156,7 +156,7 @@ impl Link {
     /// Who emulates it: never [`Emulator::Auto`].
     pub fn emulator(&self) -> Emulator {
         match self.engine {
-            Engine::Own(_) => Emulator::Own,
+            Engine::Userspace(_) => Emulator::Userspace,
             Engine::Netem(_) => Emulator::Netem,
         }
     }
@@ -169,8 +169,8 @@ impl Link {
         shape.validate()?;
         let mut shapes = self.shapes();
         match &self.engine {
-            Engine::Own(own) => own.set(direction.index(), shape),
-            Engine::Netem(netem) => netem.set(direction.index(), shape),
+            Engine::Userspace(link) => link.set(direction.index(), shape),
+            Engine::Netem(link) => link.set(direction.index(), shape),
         }?;
         shapes[direction.index()] = shape;
         Ok(())
@@ -217,16 +217,16 @@ impl Link {
 
     fn open(&self, open: bool) -> Result<()> {
         match &self.engine {
-            Engine::Own(own) => own.open(open),
-            Engine::Netem(netem) => netem.open(open),
+            Engine::Userspace(link) => link.open(open),
+            Engine::Netem(link) => link.open(open),
         }
     }
 
     /// What happened so far.
     pub fn stats(&self) -> Stats {
         let [a_to_b, b_to_a] = match &self.engine {
-            Engine::Own(own) => own.counts(),
-            Engine::Netem(netem) => netem.counts(),
+            Engine::Userspace(link) => link.counts(),
+            Engine::Netem(link) => link.counts(),
         };
         Stats { a_to_b, b_to_a }
     }
@@ -234,7 +234,7 @@ impl Link {
     /// How late frames were sent so far, both directions together; netem does not tell.
     pub fn lateness(&self) -> Option<Lateness> {
         match &self.engine {
-            Engine::Own(own) => Some(own.lateness()),
+            Engine::Userspace(link) => Some(link.lateness()),
             Engine::Netem(_) => None,
         }
     }
@@ -242,7 +242,7 @@ impl Link {
     /// How the emulator's thread is scheduled; netem has none.
     pub fn priority(&self) -> Option<Priority> {
         match &self.engine {
-            Engine::Own(own) => Some(own.priority()),
+            Engine::Userspace(link) => Some(link.priority()),
             Engine::Netem(_) => None,
         }
     }
@@ -250,16 +250,16 @@ impl Link {
     /// Whether frames are being handled at all: false once the network is gone or the thread has failed.
     pub fn is_running(&self) -> bool {
         match &self.engine {
-            Engine::Own(own) => own.is_running(),
-            Engine::Netem(netem) => netem.is_running(),
+            Engine::Userspace(link) => link.is_running(),
+            Engine::Netem(link) => link.is_running(),
         }
     }
 
     /// Ends it; from then on nothing passes.
     pub(crate) fn stop(&self) {
         match &self.engine {
-            Engine::Own(own) => own.stop(),
-            Engine::Netem(netem) => netem.stop(),
+            Engine::Userspace(link) => link.stop(),
+            Engine::Netem(link) => link.stop(),
         }
     }
 

@@ -11,115 +11,117 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
 
-use super::Counts;
-use super::pipe::FLIGHT_LIMIT;
+use super::FrameCounts;
+use super::pipe::MAX_IN_FLIGHT_BYTES;
 use super::shape::{BurstLoss, Jitter, MAX_RATE, Shape};
 use crate::namespace::{Namespace, ip, tc};
 
 /// A link that netem emulates.
 #[derive(Debug)]
-pub(super) struct Netem {
+pub(super) struct NetemLink {
     /// The wire namespace's name.
     wire: String,
     /// `None` once the network is gone.
-    ways: Mutex<Option<[Way; 2]>>,
+    directions: Mutex<Option<[NetemDirection; 2]>>,
 }
 
 /// One direction: what leaves by one end.
 #[derive(Debug)]
-struct Way {
+struct NetemDirection {
     end: String,
     shape: Shape,
     open: bool,
     /// Whether the queueing discipline in place has a table of normal jitter, which only a new one is without.
     has_table: bool,
     /// What disciplines counted that are no longer in place.
-    past: Counts,
+    past: FrameCounts,
 }
 
-impl Netem {
+impl NetemLink {
     /// Joins the interfaces `ends` of the namespace `wire`, which must be up. Fails when netem cannot do what a shape says.
-    pub(super) fn start(wire: &Namespace, ends: [&str; 2], shapes: [Shape; 2]) -> Result<Netem> {
+    pub(super) fn start(wire: &Namespace, ends: [&str; 2], shapes: [Shape; 2]) -> Result<NetemLink> {
         let hub = format!("hub{}", ends[0]);
         // A bridge that forgets every address at once sends each frame out at the other port.
         let flags = "type bridge stp_state 0 forward_delay 0 mcast_snooping 0 ageing_time 0";
         let add: Vec<&str> = ["-n", wire.name(), "link", "add", &hub].into_iter().chain(flags.split(' ')).collect();
         ip(&add)?;
         ip(&["-n", wire.name(), "link", "set", "dev", &hub, "up"])?;
-        let ways = [0, 1].map(|index| Way {
+        let directions = [0, 1].map(|index| NetemDirection {
             end: ends[1 - index].to_owned(),
             shape: shapes[index],
             open: true,
             has_table: has_table(&shapes[index]),
-            past: Counts::default(),
+            past: FrameCounts::default(),
         });
-        for way in &ways {
-            place(wire.name(), &way.end, &arguments(&way.shape)?)?;
+        for direction in &directions {
+            place(wire.name(), &direction.end, &arguments(&direction.shape)?)?;
         }
         for end in ends {
             ip(&["-n", wire.name(), "link", "set", "dev", end, "master", &hub])?;
         }
-        Ok(Netem { wire: wire.name().to_owned(), ways: Mutex::new(Some(ways)) })
+        Ok(NetemLink { wire: wire.name().to_owned(), directions: Mutex::new(Some(directions)) })
     }
 
     /// The shape of one direction, by its index, from the next frame on; frames on their way are lost when normal jitter ends. Fails
     /// when netem cannot do it, or the network is gone.
     pub(super) fn set(&self, index: usize, shape: Shape) -> Result<()> {
         let wanted = arguments(&shape)?;
-        let mut ways = self.ways();
-        let way = &mut ways.as_mut().context(GONE)?[index];
-        if way.open {
-            if way.has_table && !has_table(&shape) {
-                way.swallow(&self.wire)?;
+        let mut directions = self.directions();
+        let direction = &mut directions.as_mut().context(GONE)?[index];
+        if direction.open {
+            if direction.has_table && !has_table(&shape) {
+                direction.swallow(&self.wire)?;
             }
-            place(&self.wire, &way.end, &wanted)?;
-            way.has_table = has_table(&shape);
+            place(&self.wire, &direction.end, &wanted)?;
+            direction.has_table = has_table(&shape);
         }
-        way.shape = shape;
+        direction.shape = shape;
         Ok(())
     }
 
     /// Lets frames pass, or swallows them and those on their way. Fails when the network is gone.
     pub(super) fn open(&self, open: bool) -> Result<()> {
-        for way in self.ways().as_mut().context(GONE)? {
-            if way.open && !open {
-                way.swallow(&self.wire)?;
-            } else if open && !way.open {
-                way.past = way.counts(&self.wire);
-                place(&self.wire, &way.end, &arguments(&way.shape)?)?;
-                way.has_table = has_table(&way.shape);
+        for direction in self.directions().as_mut().context(GONE)? {
+            if direction.open && !open {
+                direction.swallow(&self.wire)?;
+            } else if open && !direction.open {
+                direction.past = direction.counts(&self.wire);
+                place(&self.wire, &direction.end, &arguments(&direction.shape)?)?;
+                direction.has_table = has_table(&direction.shape);
             }
-            way.open = open;
+            direction.open = open;
         }
         Ok(())
     }
 
     /// What happened so far, by direction; once the network is gone, nothing.
-    pub(super) fn counts(&self) -> [Counts; 2] {
-        let ways = self.ways();
-        ways.as_ref().map_or_else(Default::default, |ways| ways.each_ref().map(|way| way.counts(&self.wire)))
+    pub(super) fn counts(&self) -> [FrameCounts; 2] {
+        let directions = self.directions();
+        directions.as_ref().map_or_else(Default::default, |directions| {
+            directions.each_ref().map(|direction| direction.counts(&self.wire))
+        })
     }
 
     /// Whether the network is still there.
     pub(super) fn is_running(&self) -> bool {
-        self.ways().is_some()
+        self.directions().is_some()
     }
 
     /// Swallows all from now on: who holds the link may keep the wire namespace alive after its name is gone.
     pub(super) fn stop(&self) {
-        for way in self.ways().take().into_iter().flatten() {
+        for direction in self.directions().take().into_iter().flatten() {
             // Where that fails the interface is gone already.
-            let _ = place(&self.wire, &way.end, &[BLACKHOLE.to_owned()]);
+            let _ = place(&self.wire, &direction.end, &[BLACKHOLE.to_owned()]);
         }
     }
 
-    fn ways(&self) -> MutexGuard<'_, Option<[Way; 2]>> {
-        // A panic elsewhere leaves a way that was changed or not, and the kernel holds the truth.
-        self.ways.lock().unwrap_or_else(PoisonError::into_inner)
+    fn directions(&self) -> MutexGuard<'_, Option<[NetemDirection; 2]>> {
+        // A panic elsewhere leaves a direction that was changed or not, and the kernel holds the truth.
+        self.directions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Way {
+impl NetemDirection {
     /// Puts a discipline in place that drops everything, and with it goes what the last one held.
     fn swallow(&mut self, wire: &str) -> Result<()> {
         self.past = self.counts(wire);
@@ -129,7 +131,7 @@ impl Way {
     }
 
     /// The past, and what the discipline in place has counted. One that cannot be read has counted nothing.
-    fn counts(&self, wire: &str) -> Counts {
+    fn counts(&self, wire: &str) -> FrameCounts {
         let said = tc(&["-n", wire, "-s", "-j", "qdisc", "show", "dev", &self.end]).unwrap_or_default();
         let now: Vec<Discipline> = serde_json::from_str(&said).unwrap_or_default();
         let mut counts = self.past;
@@ -138,7 +140,7 @@ impl Way {
             counts.sent_bytes += bytes;
             match kind.as_str() {
                 "netem" => counts.lost += drops,
-                _ => counts.unheard += drops,
+                _ => counts.link_down_drops += drops,
             }
         }
         counts
@@ -209,7 +211,7 @@ pub(super) fn microseconds(time: Duration) -> String {
 
 /// Most frames that netem may hold: it counts those that wait for the link and those on their way together.
 fn limit(shape: &Shape) -> u128 {
-    let Some(rate) = shape.rate else { return FLIGHT_LIMIT as u128 / FULL_FRAME };
+    let Some(rate) = shape.rate else { return MAX_IN_FLIGHT_BYTES as u128 / FULL_FRAME };
     let spread = match shape.jitter {
         Jitter::None => Duration::ZERO,
         Jitter::Uniform(width) | Jitter::Normal(width) => width,

@@ -183,6 +183,6 @@ fn set_option<T>(fd: &OwnedFd, level: i32, name: i32, value: &T) -> io::Result<(
 /// 30 ms at 1 Gbit/s, longer than the thread is ever kept from running in a run that counts.
 const SOCKET_BUFFER: i32 = 8 << 20;
 
-/// Greatest believable age of a frame when it is read, nanoseconds: a thread kept away for longer has voided
+/// Greatest believable age of a frame when it is read, nanoseconds: a thread kept away for longer has invalidated
 /// the run anyway.
 const MAX_AGE: u64 = 5_000_000_000;

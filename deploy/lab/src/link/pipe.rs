@@ -23,9 +23,9 @@ pub(crate) struct Counters {
     pub(crate) sent: AtomicU64,
     pub(crate) sent_bytes: AtomicU64,
     pub(crate) lost: AtomicU64,
-    pub(crate) queue_full: AtomicU64,
+    pub(crate) queue_drops: AtomicU64,
     pub(crate) duplicated: AtomicU64,
-    pub(crate) unheard: AtomicU64,
+    pub(crate) link_down_drops: AtomicU64,
     pub(crate) emulator_drops: AtomicU64,
 }
 
@@ -36,7 +36,7 @@ pub(crate) fn count(counter: &AtomicU64, n: u64) {
 
 /// One frame on its way, due at the far end at `at`. Ordered by time, then by order of entry.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Flight {
+struct InFlightFrame {
     at: u64,
     serial: u64,
     frame: Box<[u8]>,
@@ -56,8 +56,8 @@ pub(crate) struct Pipe {
     first_done: Option<u64>,
     /// When the serialiser last became free: a frame that is handed in late cannot start before that.
     free_since: u64,
-    flights: BinaryHeap<Reverse<Flight>>,
-    flying_bytes: usize,
+    in_flight: BinaryHeap<Reverse<InFlightFrame>>,
+    in_flight_bytes: usize,
     serial: u64,
     last_arrival: u64,
     counters: Arc<Counters>,
@@ -75,8 +75,8 @@ impl Pipe {
             queued_bytes: 0,
             first_done: None,
             free_since: 0,
-            flights: BinaryHeap::new(),
-            flying_bytes: 0,
+            in_flight: BinaryHeap::new(),
+            in_flight_bytes: 0,
             serial: 0,
             last_arrival: 0,
             counters,
@@ -95,10 +95,10 @@ impl Pipe {
     pub(crate) fn set_open(&mut self, open: bool) {
         self.open = open;
         if !open {
-            count(&self.counters.unheard, (self.queue.len() + self.flights.len()) as u64);
+            count(&self.counters.link_down_drops, (self.queue.len() + self.in_flight.len()) as u64);
             self.queue.clear();
-            self.flights.clear();
-            (self.queued_bytes, self.flying_bytes, self.first_done) = (0, 0, None);
+            self.in_flight.clear();
+            (self.queued_bytes, self.in_flight_bytes, self.first_done) = (0, 0, None);
             // Frames that never arrive hold back none that come after.
             self.last_arrival = 0;
         }
@@ -109,9 +109,9 @@ impl Pipe {
         self.advance(now);
         count(&self.counters.received, 1);
         if !self.open {
-            count(&self.counters.unheard, 1);
+            count(&self.counters.link_down_drops, 1);
         } else if self.queued_bytes + frame.len() > self.shape.queue {
-            count(&self.counters.queue_full, 1);
+            count(&self.counters.queue_drops, 1);
         } else {
             if self.first_done.is_none() {
                 let start = now.max(self.free_since);
@@ -136,17 +136,17 @@ impl Pipe {
 
     /// The frame that is due at the far end by `now`, with the time it was due; the earliest first.
     pub(crate) fn leave(&mut self, now: u64) -> Option<(u64, Box<[u8]>)> {
-        if self.flights.peek()?.0.at > now {
+        if self.in_flight.peek()?.0.at > now {
             return None;
         }
-        let Reverse(flight) = self.flights.pop()?;
-        self.flying_bytes -= flight.frame.len();
+        let Reverse(flight) = self.in_flight.pop()?;
+        self.in_flight_bytes -= flight.frame.len();
         Some((flight.at, flight.frame))
     }
 
     /// When [`Pipe::advance`] or [`Pipe::leave`] has something to do next; `None` while the pipe is empty.
     pub(crate) fn next_event(&self) -> Option<u64> {
-        let arrival = self.flights.peek().map(|flight| flight.0.at);
+        let arrival = self.in_flight.peek().map(|flight| flight.0.at);
         self.first_done.into_iter().chain(arrival).min()
     }
 
@@ -174,7 +174,7 @@ impl Pipe {
     }
 
     fn launch(&mut self, mut at: u64, frame: Box<[u8]>) {
-        if self.flying_bytes + frame.len() > FLIGHT_LIMIT {
+        if self.in_flight_bytes + frame.len() > MAX_IN_FLIGHT_BYTES {
             count(&self.counters.emulator_drops, 1);
             return;
         }
@@ -182,9 +182,9 @@ impl Pipe {
             at = at.max(self.last_arrival);
         }
         self.last_arrival = self.last_arrival.max(at);
-        self.flying_bytes += frame.len();
+        self.in_flight_bytes += frame.len();
         self.serial += 1;
-        self.flights.push(Reverse(Flight { at, serial: self.serial, frame }));
+        self.in_flight.push(Reverse(InFlightFrame { at, serial: self.serial, frame }));
     }
 
     /// The propagation delay of one frame, in nanoseconds; always two draws.
@@ -206,7 +206,7 @@ impl Pipe {
 
 /// Most bytes on the delay line of one direction: a shape without rate but with delay is bounded by nothing
 /// else. 64 MiB is a second at 500 Mbit/s, above what the emulator forwards in time.
-pub(crate) const FLIGHT_LIMIT: usize = 64 << 20;
+pub(crate) const MAX_IN_FLIGHT_BYTES: usize = 64 << 20;
 
 #[cfg(test)]
 #[path = "pipe_tests.rs"]

@@ -63,7 +63,7 @@ fn the_queue_drops_the_tail_and_frees_as_it_drains() {
     for mark in 1..=4 {
         pipe.enter(0, frame(1000, mark));
     }
-    assert_eq!(get(&counters.queue_full), 2);
+    assert_eq!(get(&counters.queue_drops), 2);
     pipe.enter(MS, frame(1000, 5));
     assert_eq!(drain(&mut pipe).iter().map(|a| a.1).collect::<Vec<_>>(), [1, 2, 5]);
 }
@@ -163,7 +163,7 @@ fn a_shut_pipe_loses_what_it_holds_and_what_comes() {
     pipe.enter(MS, frame(1000, 2));
     pipe.set_open(false);
     pipe.enter(2 * MS, frame(1000, 3));
-    assert_eq!((pipe.next_event(), get(&counters.unheard)), (None, 3));
+    assert_eq!((pipe.next_event(), get(&counters.link_down_drops)), (None, 3));
     pipe.set_open(true);
     pipe.enter(9 * MS, frame(1000, 4));
     assert_eq!(drain(&mut pipe), [(1010 * MS, 4)]);
@@ -172,7 +172,7 @@ fn a_shut_pipe_loses_what_it_holds_and_what_comes() {
 #[test]
 fn the_delay_line_is_bounded() {
     let (mut pipe, counters) = pipe(Shape { delay: Duration::from_secs(10), ..Shape::default() }, 1);
-    for _ in 0..FLIGHT_LIMIT / 65_536 + 3 {
+    for _ in 0..MAX_IN_FLIGHT_BYTES / 65_536 + 3 {
         pipe.enter(0, frame(65_536, 0));
     }
     assert_eq!(get(&counters.emulator_drops), 3);

@@ -21,24 +21,24 @@ use crate::namespace::{Namespace, ip, tc};
 
 /// The running thread; ends when dropped.
 #[derive(Debug)]
-pub(crate) struct Watch {
+pub(crate) struct TimerProbe {
     histogram: Arc<Histogram>,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
-impl Watch {
+impl TimerProbe {
     /// Starts it in the namespace `wire`, once in each. Fails, with nothing left behind, where the kernel has no netem or there is no `tc`.
-    pub(crate) fn start(wire: &Namespace) -> Result<Watch> {
+    pub(crate) fn start(wire: &Namespace) -> Result<TimerProbe> {
         let [near, far] = ENDS;
         ip(&["-n", wire.name(), "link", "add", near, "type", "veth", "peer", "name", far])?;
-        Watch::between(wire).inspect_err(|_| {
+        TimerProbe::between(wire).inspect_err(|_| {
             // It goes with the namespace at the latest.
             let _ = ip(&["-n", wire.name(), "link", "delete", near]);
         })
     }
 
-    fn between(wire: &Namespace) -> Result<Watch> {
+    fn between(wire: &Namespace) -> Result<TimerProbe> {
         let delay = microseconds(DELAY);
         tc(&["-n", wire.name(), "qdisc", "replace", "dev", ENDS[0], "root", "netem", "delay", &delay])?;
         let [near, far] = wire.run(|| -> Result<_> {
@@ -48,7 +48,7 @@ impl Watch {
         })??;
         let (histogram, stop) = (Arc::new(Histogram::new()), Arc::new(AtomicBool::new(false)));
         let (counted, stopped) = (Arc::clone(&histogram), Arc::clone(&stop));
-        let thread = std::thread::Builder::new().name("watch netem".to_owned()).spawn(move || {
+        let thread = std::thread::Builder::new().name("timer probe".to_owned()).spawn(move || {
             raise_priority();
             let mut next = monotonic();
             while !stopped.load(Ordering::Relaxed) {
@@ -57,7 +57,7 @@ impl Watch {
                 take_until(next, &far, &counted);
             }
         });
-        Ok(Watch { histogram, stop, thread: Some(thread.context("start a thread")?) })
+        Ok(TimerProbe { histogram, stop, thread: Some(thread.context("start a thread")?) })
     }
 
     /// How late its frames were so far.
@@ -66,7 +66,7 @@ impl Watch {
     }
 }
 
-impl Drop for Watch {
+impl Drop for TimerProbe {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
         if let Some(thread) = self.thread.take() {
@@ -110,7 +110,7 @@ fn sent_at(frame: &[u8]) -> Option<u64> {
 }
 
 /// Its interfaces in the wire namespace.
-const ENDS: [&str; 2] = ["watch0", "watch1"];
+const ENDS: [&str; 2] = ["probe0", "probe1"];
 
 /// How long netem holds up each of its frames: as long as a short link.
 const DELAY: Duration = Duration::from_millis(10);

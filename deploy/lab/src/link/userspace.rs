@@ -8,17 +8,17 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context, Result};
 
-use super::forward::{Forwarder, Order, Works};
+use super::forward::{ForwardLoop, Forwarder, LoopCommand};
 use super::packet_socket::PacketSocket;
 use super::pipe::{Counters, Pipe};
 use super::shape::Shape;
-use super::{Counts, Priority};
+use super::{FrameCounts, Priority};
 use crate::lateness::{Histogram, Lateness};
 use crate::namespace::Namespace;
 
 /// A running emulator.
 #[derive(Debug)]
-pub(super) struct Own {
+pub(super) struct UserspaceLink {
     sockets: Arc<[PacketSocket; 2]>,
     counters: [Arc<Counters>; 2],
     histogram: Arc<Histogram>,
@@ -27,7 +27,7 @@ pub(super) struct Own {
     forwarder: Mutex<Option<Forwarder>>,
 }
 
-impl Own {
+impl UserspaceLink {
     /// Starts forwarding between the interfaces `ends` of the namespace `wire`, which must be up.
     pub(super) fn start(
         name: &str,
@@ -35,46 +35,46 @@ impl Own {
         ends: [&str; 2],
         shapes: [Shape; 2],
         seeds: [u64; 2],
-    ) -> Result<Own> {
+    ) -> Result<UserspaceLink> {
         let [a, b] = wire.run(|| ends.map(PacketSocket::open))?;
         let sockets = Arc::new([a?, b?]);
         let counters = [(); 2].map(|()| Arc::new(Counters::default()));
         let pipes = [0, 1].map(|i| Pipe::new(shapes[i], seeds[i], Arc::clone(&counters[i])));
         let histogram = Arc::new(Histogram::new());
-        let works = Works {
+        let forward_loop = ForwardLoop {
             sockets: Arc::clone(&sockets),
             pipes,
             counters: counters.clone(),
             histogram: Arc::clone(&histogram),
         };
-        let forwarder = Forwarder::start(name, works)?;
+        let forwarder = Forwarder::start(name, forward_loop)?;
         let priority = forwarder.priority();
-        Ok(Own { sockets, counters, histogram, priority, forwarder: Mutex::new(Some(forwarder)) })
+        Ok(UserspaceLink { sockets, counters, histogram, priority, forwarder: Mutex::new(Some(forwarder)) })
     }
 
     /// The shape of one direction, by its index, from the next frame on. Fails when the network is gone.
     pub(super) fn set(&self, index: usize, shape: Shape) -> Result<()> {
-        self.ask(Order::Set(index, shape))
+        self.send(LoopCommand::Set(index, shape))
     }
 
     /// Lets frames pass, or swallows them and those on their way. Fails when the network is gone.
     pub(super) fn open(&self, open: bool) -> Result<()> {
-        self.ask(Order::Open(open))
+        self.send(LoopCommand::Open(open))
     }
 
     /// What happened so far, by direction.
-    pub(super) fn counts(&self) -> [Counts; 2] {
+    pub(super) fn counts(&self) -> [FrameCounts; 2] {
         [0, 1].map(|i| {
             let counters = &self.counters[i];
             let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-            Counts {
+            FrameCounts {
                 received: read(&counters.received),
                 sent: read(&counters.sent),
                 sent_bytes: read(&counters.sent_bytes),
                 lost: read(&counters.lost),
-                queue_full: read(&counters.queue_full),
+                queue_drops: read(&counters.queue_drops),
                 duplicated: read(&counters.duplicated),
-                unheard: read(&counters.unheard),
+                link_down_drops: read(&counters.link_down_drops),
                 emulator_drops: read(&counters.emulator_drops),
                 kernel_drops: self.sockets[i].kernel_drops(),
             }
@@ -101,8 +101,8 @@ impl Own {
         *self.forwarder() = None;
     }
 
-    fn ask(&self, order: Order) -> Result<()> {
-        self.forwarder().as_ref().context("the link's network is gone")?.ask(order)
+    fn send(&self, order: LoopCommand) -> Result<()> {
+        self.forwarder().as_ref().context("the link's network is gone")?.send(order)
     }
 
     fn forwarder(&self) -> MutexGuard<'_, Option<Forwarder>> {

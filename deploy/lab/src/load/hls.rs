@@ -11,8 +11,8 @@ use media::{Epoch, WallClock, fmp4};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::Viewer;
-use super::http::{Answer, Http, locate};
+use super::LoadViewer;
+use super::http::{Http, HttpResponse, locate};
 
 /// Where a stream's media playlist is.
 #[derive(Clone, Debug)]
@@ -44,7 +44,7 @@ pub(super) async fn find(url: &str, by_parts: bool) -> Result<Playlist> {
 }
 
 /// Plays by whole segments until something breaks.
-pub(super) async fn segments(viewer: &Viewer, playlist: &Playlist) -> Result<()> {
+pub(super) async fn segments(viewer: &LoadViewer, playlist: &Playlist) -> Result<()> {
     let http = Http::new(playlist.server, &playlist.authority);
     let started = Instant::now();
     let (mut playlist_client, mut reader) = (PlaylistClient::new(None), Reader::default());
@@ -67,7 +67,7 @@ pub(super) async fn segments(viewer: &Viewer, playlist: &Playlist) -> Result<()>
 }
 
 /// Plays by parts until something breaks.
-pub(super) async fn parts(viewer: &Viewer, playlist: &Playlist) -> Result<()> {
+pub(super) async fn parts(viewer: &LoadViewer, playlist: &Playlist) -> Result<()> {
     let http = Http::new(playlist.server, &playlist.authority);
     let (mut playlist_client, mut reader) = (PartClient::new(false), Reader::default());
     playlist_client.on_playlist(load(&http, &playlist.path).await?);
@@ -109,7 +109,7 @@ pub(super) async fn parts(viewer: &Viewer, playlist: &Playlist) -> Result<()> {
         playlist_client.on_playlist(loaded?);
         viewer.request();
         // One that answers at once with what was there is not asked at once again.
-        pause = if before == playlist_client.reload() { AGAIN } else { Duration::ZERO };
+        pause = if before == playlist_client.reload() { RELOAD_BACKOFF } else { Duration::ZERO };
     }
 }
 
@@ -145,8 +145,8 @@ async fn text(http: &Http, path: &str) -> Result<String> {
 
 /// The path of what a playlist at `base` names `uri`. Fails where that is at another server.
 fn path_of(base: &str, uri: &str) -> Result<String> {
-    let resolved = resolve(&format!("{HERE}{base}"), uri);
-    let path = resolved.strip_prefix(HERE).with_context(|| format!("{uri} is at another server"))?;
+    let resolved = resolve(&format!("{BASE_AUTHORITY}{base}"), uri);
+    let path = resolved.strip_prefix(BASE_AUTHORITY).with_context(|| format!("{uri} is at another server"))?;
     Ok(path.to_owned())
 }
 
@@ -161,11 +161,11 @@ struct Reader {
 impl Reader {
     async fn read(
         &mut self,
-        viewer: &Viewer,
+        viewer: &LoadViewer,
         http: &Http,
         base: &str,
         fetch: &Fetch,
-        mut answer: Answer,
+        mut answer: HttpResponse,
     ) -> Result<()> {
         let map = fetch.map.as_ref().context("its segments are no fragmented MP4")?;
         ensure!(!fetch.encrypted && fetch.byte_range.is_none(), "it is encrypted, or in byte ranges");
@@ -205,9 +205,9 @@ impl Reader {
 }
 
 /// Stands for the server in resolving.
-const HERE: &str = "http://here";
+const BASE_AUTHORITY: &str = "http://here";
 /// Before a playlist that said nothing new is asked for again.
-const AGAIN: Duration = Duration::from_millis(300);
+const RELOAD_BACKOFF: Duration = Duration::from_millis(300);
 
 #[cfg(test)]
 mod tests {

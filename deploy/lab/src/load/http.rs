@@ -28,7 +28,7 @@ pub(super) struct Http {
 
 /// An answer whose body is still to come.
 #[derive(Debug)]
-pub(super) struct Answer {
+pub(super) struct HttpResponse {
     body: Incoming,
     is_packed: bool,
     sender: Option<Sender>,
@@ -40,12 +40,14 @@ impl Http {
         Self { server, authority: authority.into(), idle: Rc::default() }
     }
 
-    /// Asks for a path. Fails unless the answer is a good one, and comes within [`READ`].
-    pub(super) async fn get(&self, path: &str) -> Result<Answer> {
-        timeout(READ, self.answer(path)).await.with_context(|| format!("{path}: no answer within {READ:?}"))?
+    /// Asks for a path. Fails unless the answer is a good one, and comes within [`READ_TIMEOUT`].
+    pub(super) async fn get(&self, path: &str) -> Result<HttpResponse> {
+        timeout(READ_TIMEOUT, self.answer(path))
+            .await
+            .with_context(|| format!("{path}: no answer within {READ_TIMEOUT:?}"))?
     }
 
-    async fn answer(&self, path: &str) -> Result<Answer> {
+    async fn answer(&self, path: &str) -> Result<HttpResponse> {
         let mut sender = self.connection().await?;
         let request = Request::get(path)
             .header(HOST, &*self.authority)
@@ -55,7 +57,7 @@ impl Http {
         let response = sender.send_request(request).await.with_context(|| format!("GET {path}"))?;
         ensure!(response.status() == StatusCode::OK, "GET {path}: {}", response.status());
         let is_packed = response.headers().get(CONTENT_ENCODING).is_some_and(|coding| coding == "gzip");
-        Ok(Answer { body: response.into_body(), is_packed, sender: Some(sender), idle: self.idle.clone() })
+        Ok(HttpResponse { body: response.into_body(), is_packed, sender: Some(sender), idle: self.idle.clone() })
     }
 
     /// The whole body, unpacked.
@@ -64,13 +66,13 @@ impl Http {
         let mut whole = BytesMut::new();
         while let Some(bytes) = answer.bytes().await.with_context(|| path.to_owned())? {
             whole.extend_from_slice(&bytes);
-            ensure!(whole.len() <= MAX_WHOLE, "{path} is longer than {MAX_WHOLE} bytes");
+            ensure!(whole.len() <= MAX_BODY, "{path} is longer than {MAX_BODY} bytes");
         }
         if !answer.is_packed {
             return Ok(whole.freeze());
         }
         let mut plain = Vec::new();
-        let mut decoder = std::io::Read::take(flate2::read::GzDecoder::new(&whole[..]), MAX_WHOLE as u64);
+        let mut decoder = std::io::Read::take(flate2::read::GzDecoder::new(&whole[..]), MAX_BODY as u64);
         std::io::Read::read_to_end(&mut decoder, &mut plain).with_context(|| format!("{path}: gzip"))?;
         Ok(plain.into())
     }
@@ -83,8 +85,8 @@ impl Http {
                 return Ok(sender);
             }
         }
-        let connected = timeout(CONNECT, TcpStream::connect(self.server)).await;
-        let socket = connected.with_context(|| format!("{}: no answer within {CONNECT:?}", self.server))??;
+        let connected = timeout(CONNECT_TIMEOUT, TcpStream::connect(self.server)).await;
+        let socket = connected.with_context(|| format!("{}: no answer within {CONNECT_TIMEOUT:?}", self.server))??;
         socket.set_nodelay(true)?;
         let (sender, connection) = handshake(TokioIo::new(socket)).await?;
         // Why it ended, whoever asks by it is told.
@@ -93,11 +95,11 @@ impl Http {
     }
 }
 
-impl Answer {
+impl HttpResponse {
     /// The next bytes of the body, as they are sent; none at its end, after which the connection is free for others.
     pub(super) async fn bytes(&mut self) -> Result<Option<Bytes>> {
         loop {
-            let frame = timeout(READ, self.body.frame()).await.context("the answer stopped in its middle")?;
+            let frame = timeout(READ_TIMEOUT, self.body.frame()).await.context("the answer stopped in its middle")?;
             match frame {
                 Some(frame) => {
                     if let Ok(bytes) = frame?.into_data() {
@@ -126,8 +128,8 @@ pub(super) async fn locate(url: &str) -> Result<(SocketAddr, String, String)> {
 }
 
 /// Of TCP.
-const CONNECT: Duration = Duration::from_secs(5);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// The longest silence: a reload waits at the server for three target durations at most.
-const READ: Duration = Duration::from_secs(10);
+const READ_TIMEOUT: Duration = Duration::from_secs(10);
 /// Bytes of a playlist, an init segment or an answer of the API.
-const MAX_WHOLE: usize = 4 << 20;
+const MAX_BODY: usize = 4 << 20;

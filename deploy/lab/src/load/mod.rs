@@ -73,7 +73,7 @@ pub struct Summary {
     joined: usize,
     /// How long it was measured.
     took: Duration,
-    count: tally::Count,
+    totals: tally::Totals,
     /// Why viewers ended, and how many did.
     errors: BTreeMap<String, usize>,
     /// Of one core, what this program itself has used.
@@ -83,12 +83,12 @@ pub struct Summary {
 }
 
 /// One of the crowd.
-struct Viewer {
+struct LoadViewer {
     number: usize,
     tally: Rc<RefCell<Tally>>,
 }
 
-impl Viewer {
+impl LoadViewer {
     /// A unit has come; `clock` is the wall-clock time of PTS 0.
     fn unit(&self, unit: &AccessUnit, clock: Option<WallClock>) {
         let captured = clock.map(|clock| clock.at(unit.pts));
@@ -115,10 +115,10 @@ pub fn run(options: &Options) -> Result<Summary> {
     // Each viewer has up to three sockets.
     raise_file_limit()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    LocalSet::new().block_on(&runtime, crowd(options))
+    LocalSet::new().block_on(&runtime, run_viewers(options))
 }
 
-async fn crowd(options: &Options) -> Result<Summary> {
+async fn run_viewers(options: &Options) -> Result<Summary> {
     let target = find(options).await.with_context(|| options.url.clone())?;
     let tally = Rc::new(RefCell::new(Tally::new(options.viewers)));
     let mut viewers = JoinSet::new();
@@ -126,7 +126,7 @@ async fn crowd(options: &Options) -> Result<Summary> {
     let began = Instant::now();
     for number in 0..options.viewers {
         sleep_until(began + options.ramp.mul_f64(number as f64 / options.viewers as f64)).await;
-        let (viewer, target) = (Viewer { number, tally: tally.clone() }, target.clone());
+        let (viewer, target) = (LoadViewer { number, tally: tally.clone() }, target.clone());
         viewers.spawn_local(async move {
             match &target {
                 Target::Rtmp(url) => push::rtmp(&viewer, url).await,
@@ -136,14 +136,14 @@ async fn crowd(options: &Options) -> Result<Summary> {
             }
         });
     }
-    let deadline = Instant::now() + JOIN;
+    let deadline = Instant::now() + JOIN_TIMEOUT;
     while tally.borrow().joined() < options.viewers && Instant::now() < deadline && !viewers.is_empty() {
         tokio::select! {
-            Some(ended) = viewers.join_next() => note(&mut errors, ended),
-            () = sleep(TICK) => {}
+            Some(ended) = viewers.join_next() => record_end(&mut errors, ended),
+            () = sleep(JOIN_POLL) => {}
         }
     }
-    sleep(SETTLE).await;
+    sleep(SETTLE_TIME).await;
 
     tally.borrow_mut().begin();
     let joined = tally.borrow().joined();
@@ -156,22 +156,22 @@ async fn crowd(options: &Options) -> Result<Summary> {
     loop {
         tokio::select! {
             () = sleep_until(end) => break,
-            Some(ended) = viewers.join_next() => note(&mut errors, ended),
+            Some(ended) = viewers.join_next() => record_end(&mut errors, ended),
         }
     }
     let (took, after) = (begun.elapsed(), usage()?);
     let slack = match &target {
-        Target::Segments(playlist) => playlist.target + SLACK,
-        _ => SLACK,
+        Target::Segments(playlist) => playlist.target + LAG_TOLERANCE,
+        _ => LAG_TOLERANCE,
     };
-    let count = tally.borrow_mut().end(took, slack);
+    let totals = tally.borrow_mut().end(took, slack);
     let memory = options.pid.map(memory_kib).transpose()?;
     let server = after.0.zip(before.0).zip(memory).map(|((after, before), memory)| (after - before, memory));
     let generator = (after.1 - before.1).as_secs_f64() / took.as_secs_f64();
     viewers.shutdown().await;
     // What says goodbye over QUIC is sent by tasks of its own: else the server would keep their places until it misses them.
-    sleep(LEAVE).await;
-    Ok(Summary { options: options.clone(), joined, took, count, errors, generator, server })
+    sleep(CLOSE_TIME).await;
+    Ok(Summary { options: options.clone(), joined, took, totals, errors, generator, server })
 }
 
 async fn find(options: &Options) -> Result<Target> {
@@ -192,7 +192,7 @@ async fn find(options: &Options) -> Result<Target> {
     })
 }
 
-fn note(errors: &mut BTreeMap<String, usize>, ended: Result<Result<()>, tokio::task::JoinError>) {
+fn record_end(errors: &mut BTreeMap<String, usize>, ended: Result<Result<()>, tokio::task::JoinError>) {
     let why = match ended {
         Ok(Ok(())) => "it ended".to_owned(),
         Ok(Err(error)) => format!("{error:#}"),
@@ -205,42 +205,42 @@ fn note(errors: &mut BTreeMap<String, usize>, ended: Result<Result<()>, tokio::t
 impl Summary {
     /// What must not be: viewers that did not come, ended, or lack something. Empty if all is well.
     pub fn faults(&self) -> Vec<String> {
-        let count = &self.count;
+        let totals = &self.totals;
         let ended: usize = self.errors.values().sum();
         let faults = [
             (self.options.viewers - self.joined, "viewers that never got anything"),
             (ended, "viewers that ended"),
-            (count.behind, "viewers that fell behind"),
-            (usize::try_from(count.missing).unwrap_or(usize::MAX), "units that a viewer missed"),
-            (usize::try_from(count.repeated).unwrap_or(usize::MAX), "units repeated or out of order"),
-            (usize::try_from(count.other_epochs).unwrap_or(usize::MAX), "units of another broadcast"),
+            (totals.lagging, "viewers that fell behind"),
+            (usize::try_from(totals.missing).unwrap_or(usize::MAX), "units that a viewer missed"),
+            (usize::try_from(totals.repeated).unwrap_or(usize::MAX), "units repeated or out of order"),
+            (usize::try_from(totals.other_epochs).unwrap_or(usize::MAX), "units of another broadcast"),
         ];
         faults.iter().filter(|(number, _)| *number > 0).map(|(number, what)| format!("{number} {what}")).collect()
     }
 
     /// For programs.
     pub fn to_json(&self) -> Value {
-        let count = &self.count;
+        let totals = &self.totals;
         let viewer_seconds = self.took.as_secs_f64() * self.options.viewers as f64;
         json!({
             "protocol": self.options.protocol.name(),
             "viewers": self.options.viewers,
             "joined": self.joined,
             "seconds": self.took.as_secs_f64(),
-            "pictures": count.pictures,
-            "units": count.units,
-            "bytes": count.bytes,
-            "answers": count.requests,
-            "lateness_ms": { "p50": self.lateness(50), "p99": self.lateness(99), "max": self.lateness(100) },
-            "missing": count.missing,
-            "repeated": count.repeated,
-            "behind": count.behind,
-            "span": count.span.map(|(from, to, pictures)| json!({ "after_dts": from, "to_dts": to, "pictures": pictures })),
+            "pictures": totals.pictures,
+            "units": totals.units,
+            "bytes": totals.bytes,
+            "responses": totals.requests,
+            "latency_ms": { "p50": self.latency_ms(50), "p99": self.latency_ms(99), "max": self.latency_ms(100) },
+            "missing": totals.missing,
+            "repeated": totals.repeated,
+            "lagging_viewers": totals.lagging,
+            "span": totals.span.map(|(from, to, pictures)| json!({ "after_dts": from, "to_dts": to, "pictures": pictures })),
             "errors": self.errors,
             "faults": self.faults(),
-            "generator_core": self.generator,
+            "generator_cpu_cores": self.generator,
             "server": self.server.map(|(processor, memory)| json!({
-                "core": processor.as_secs_f64() / self.took.as_secs_f64(),
+                "cpu_cores": processor.as_secs_f64() / self.took.as_secs_f64(),
                 "cpu_ms_per_viewer_second": processor.as_secs_f64() * 1e3 / viewer_seconds,
                 "memory_kib": memory,
             })),
@@ -249,8 +249,8 @@ impl Summary {
 
     /// For people.
     pub fn to_text(&self) -> String {
-        let (count, seconds) = (&self.count, self.took.as_secs_f64());
-        let ms = |percent| self.lateness(percent).map_or("-".to_owned(), |ms| format!("{ms:.1}"));
+        let (totals, seconds) = (&self.totals, self.took.as_secs_f64());
+        let ms = |percent| self.latency_ms(percent).map_or("-".to_owned(), |ms| format!("{ms:.1}"));
         let mut text = format!(
             "{} of {} viewers by {} for {seconds:.1} s\n  received: {} pictures, {} units, {:.1} Mbit/s; {} answers to requests\n  \
              behind the lens: {} ms at the median, {} at p99, {} at most\n  missing {}, repeated {}, viewers that fell behind {}\n  \
@@ -258,18 +258,18 @@ impl Summary {
             self.joined,
             self.options.viewers,
             self.options.protocol.name(),
-            count.pictures,
-            count.units,
-            count.bytes as f64 * 8e-6 / seconds,
-            count.requests,
+            totals.pictures,
+            totals.units,
+            totals.bytes as f64 * 8e-6 / seconds,
+            totals.requests,
             ms(50),
             ms(99),
             ms(100),
-            count.missing,
-            count.repeated,
-            count.behind,
+            totals.missing,
+            totals.repeated,
+            totals.lagging,
             self.generator * 100.0,
-            if self.generator > BUSY { ": too much; it is late itself" } else { "" },
+            if self.generator > MAX_GENERATOR_CPU { ": too much; it is late itself" } else { "" },
         );
         if let Some((processor, memory)) = self.server {
             let core = processor.as_secs_f64() / seconds;
@@ -288,8 +288,8 @@ impl Summary {
     }
 
     /// Milliseconds from the lens to the viewer that so many of a hundred pictures did not exceed; `None` where the stream states no clock.
-    fn lateness(&self, percent: usize) -> Option<f64> {
-        let late = &self.count.lateness;
+    fn latency_ms(&self, percent: usize) -> Option<f64> {
+        let late = &self.totals.latency;
         let rank = (late.len() * percent).div_ceil(100).clamp(1, late.len().max(1));
         late.get(rank - 1).map(|micros| *micros as f64 / 1e3)
     }
@@ -309,17 +309,17 @@ fn raise_file_limit() -> Result<()> {
 }
 
 /// For the last viewer to come.
-const JOIN: Duration = Duration::from_secs(20);
+const JOIN_TIMEOUT: Duration = Duration::from_secs(20);
 /// Connections open their windows.
-const SETTLE: Duration = Duration::from_secs(2);
+const SETTLE_TIME: Duration = Duration::from_secs(2);
 /// For goodbyes to leave.
-const LEAVE: Duration = Duration::from_millis(300);
+const CLOSE_TIME: Duration = Duration::from_millis(300);
 /// How often it is looked whether all have come.
-const TICK: Duration = Duration::from_millis(20);
+const JOIN_POLL: Duration = Duration::from_millis(20);
 /// By how much a viewer may have gone on less than the time that was measured; by segments, a segment more: the last may come just
 /// after the end.
-const SLACK: Duration = Duration::from_secs(1);
+const LAG_TOLERANCE: Duration = Duration::from_secs(1);
 /// Different reasons that are kept.
 const MAX_ERRORS: usize = 8;
 /// Of a core: above it, what is late is the generator.
-const BUSY: f64 = 0.9;
+const MAX_GENERATOR_CPU: f64 = 0.9;

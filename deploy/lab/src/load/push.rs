@@ -10,11 +10,11 @@ use net::rtmp::{Message, Url, client};
 use net::trust::{Pin, tls};
 use quinn::Endpoint;
 
-use super::Viewer;
+use super::LoadViewer;
 use super::http::{Http, locate};
 
 /// Plays by RTMP until something breaks.
-pub(super) async fn rtmp(viewer: &Viewer, url: &Url) -> Result<()> {
+pub(super) async fn rtmp(viewer: &LoadViewer, url: &Url) -> Result<()> {
     let mut player = client::play(url, client::ClientOptions::default()).await?;
     // The same for all viewers where the server names none.
     let (mut demuxer, mut clock) = (flv::Demuxer::new(Epoch(0)), None);
@@ -67,7 +67,7 @@ pub(super) async fn find_relay(page: &str) -> Result<Relay> {
 }
 
 /// Plays by the relay protocol until something breaks. Each viewer has a socket of its own.
-pub(super) async fn relay(viewer: &Viewer, relay: &Relay) -> Result<()> {
+pub(super) async fn relay(viewer: &LoadViewer, relay: &Relay) -> Result<()> {
     let any: SocketAddr = if relay.address.is_ipv4() { ([0u8; 4], 0).into() } else { ([0u16; 8], 0).into() };
     let endpoint = Endpoint::client(any)?;
     let mut config = tls::client_config(relay.pin, relay::wire::ALPN);

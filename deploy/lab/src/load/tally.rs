@@ -12,27 +12,27 @@ use media::{Epoch, Timestamp, TrackId, TrackKind, WallClock};
 /// The receipts of a crowd, by the viewer's number.
 #[derive(Debug)]
 pub(super) struct Tally {
-    viewers: Vec<Receipts>,
+    viewers: Vec<ViewerTally>,
     /// Every unit that anyone has got.
     seen: BTreeMap<TrackId, BTreeSet<Timestamp>>,
     epoch: Option<Epoch>,
     /// Whether what comes is counted.
     counts: bool,
     /// How late pictures came, in microseconds; those of a stream with a clock.
-    lateness: Vec<i64>,
+    latency: Vec<i64>,
     bytes: u64,
     other_epochs: u64,
 }
 
 #[derive(Clone, Debug, Default)]
-struct Receipts {
-    tracks: BTreeMap<TrackId, Received>,
+struct ViewerTally {
+    tracks: BTreeMap<TrackId, TrackTally>,
     /// Parts, segments and playlists.
     requests: u64,
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Received {
+struct TrackTally {
     /// The last unit before counting began.
     from: Timestamp,
     last: Timestamp,
@@ -42,7 +42,7 @@ struct Received {
 
 /// What came of it, of the time in which it was counted.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(super) struct Count {
+pub(super) struct Totals {
     pub(super) pictures: u64,
     pub(super) units: u64,
     pub(super) bytes: u64,
@@ -54,21 +54,21 @@ pub(super) struct Count {
     /// Units of another broadcast than the first.
     pub(super) other_epochs: u64,
     /// Viewers that went on by less than they should have.
-    pub(super) behind: usize,
+    pub(super) lagging: usize,
     /// DTS of pictures after which, and up to which, all viewers together were counted, in milliseconds; and how many different pictures they got.
     pub(super) span: Option<(i64, i64, usize)>,
     /// Microseconds, in order.
-    pub(super) lateness: Vec<i64>,
+    pub(super) latency: Vec<i64>,
 }
 
 impl Tally {
     pub(super) fn new(viewers: usize) -> Self {
         Self {
-            viewers: vec![Receipts::default(); viewers],
+            viewers: vec![ViewerTally::default(); viewers],
             seen: BTreeMap::new(),
             epoch: None,
             counts: false,
-            lateness: Vec::new(),
+            latency: Vec::new(),
             bytes: 0,
             other_epochs: 0,
         }
@@ -87,7 +87,7 @@ impl Tally {
         }
         self.seen.entry(unit.track).or_default().insert(unit.dts);
         let tracks = &mut self.viewers[viewer].tracks;
-        let new = Received { from: unit.dts, last: unit.dts, count: 0, repeated: 0 };
+        let new = TrackTally { from: unit.dts, last: unit.dts, count: 0, repeated: 0 };
         let Some(received) = tracks.get_mut(&unit.track) else {
             tracks.insert(unit.track, new);
             return;
@@ -101,7 +101,7 @@ impl Tally {
         if self.counts {
             self.bytes += unit.payload.len() as u64;
             if let Some(captured) = captured.filter(|_| unit.track.kind == TrackKind::Video) {
-                self.lateness.push(now.micros_since(captured));
+                self.latency.push(now.micros_since(captured));
             }
         }
     }
@@ -121,43 +121,43 @@ impl Tally {
         for viewer in &mut self.viewers {
             viewer.requests = 0;
             for received in viewer.tracks.values_mut() {
-                *received = Received { from: received.last, count: 0, repeated: 0, ..*received };
+                *received = TrackTally { from: received.last, count: 0, repeated: 0, ..*received };
             }
         }
         (self.counts, self.bytes, self.other_epochs) = (true, 0, 0);
-        self.lateness.clear();
+        self.latency.clear();
     }
 
-    /// What came since [`begin`](Self::begin), `window` ago. A viewer that has gone on by less than that, but for `slack`, is behind.
-    pub(super) fn end(&mut self, window: Duration, slack: Duration) -> Count {
+    /// What came since [`begin`](Self::begin), `window` ago. A viewer that has gone on by less than that, but for `slack`, is lagging.
+    pub(super) fn end(&mut self, window: Duration, slack: Duration) -> Totals {
         self.counts = false;
-        let mut count = Count { bytes: self.bytes, other_epochs: self.other_epochs, ..Count::default() };
+        let mut totals = Totals { bytes: self.bytes, other_epochs: self.other_epochs, ..Totals::default() };
         let most = i64::try_from(window.saturating_sub(slack).as_millis()).unwrap_or(i64::MAX);
         for viewer in &self.viewers {
-            count.requests += viewer.requests;
+            totals.requests += viewer.requests;
             let gained = viewer.tracks.values().map(|track| track.last.as_millis() - track.from.as_millis()).max();
-            count.behind += usize::from(gained.unwrap_or(0) < most);
+            totals.lagging += usize::from(gained.unwrap_or(0) < most);
             for (id, track) in &viewer.tracks {
                 let there = self.seen.get(id).map_or(0, |seen| seen.range(since(track.from, track.last)).count());
-                count.missing += (there as u64).saturating_sub(track.count);
-                count.repeated += track.repeated;
-                count.units += track.count;
+                totals.missing += (there as u64).saturating_sub(track.count);
+                totals.repeated += track.repeated;
+                totals.units += track.count;
                 if id.kind == TrackKind::Video {
-                    count.pictures += track.count;
+                    totals.pictures += track.count;
                     let (from, to) = (track.from.as_millis(), track.last.as_millis());
-                    let span = count.span.map_or((from, to, 0), |(first, last, _)| (first.min(from), last.max(to), 0));
-                    count.span = Some(span);
+                    let span = totals.span.map_or((from, to, 0), |(first, last, _)| (first.min(from), last.max(to), 0));
+                    totals.span = Some(span);
                 }
             }
         }
         let pictures = self.seen.get(&TrackId::VIDEO);
-        if let Some(((from, to, distinct), seen)) = count.span.as_mut().zip(pictures) {
+        if let Some(((from, to, distinct), seen)) = totals.span.as_mut().zip(pictures) {
             let (from, to) = (Timestamp::from_millis(*from), Timestamp::from_millis(*to));
             *distinct = seen.range(since(from, to)).count();
         }
-        count.lateness = std::mem::take(&mut self.lateness);
-        count.lateness.sort_unstable();
-        count
+        totals.latency = std::mem::take(&mut self.latency);
+        totals.latency.sort_unstable();
+        totals
     }
 }
 
@@ -203,12 +203,12 @@ mod tests {
         give(&mut tally, 1, 400..800);
         give(&mut tally, 1, 1000..2000);
         give(&mut tally, 1, 1960..2000);
-        let count = tally.end(SECOND * 2, SECOND);
-        assert_eq!((count.pictures, count.missing, count.repeated), (40 + 35, 5, 1));
-        assert_eq!(count.behind, 1, "the third never joined");
-        assert_eq!(count.span, Some((360, 1960, 40)));
-        assert_eq!((count.lateness.len(), count.lateness[0]), (75, 70_000));
-        assert_eq!(count.bytes, 750);
+        let totals = tally.end(SECOND * 2, SECOND);
+        assert_eq!((totals.pictures, totals.missing, totals.repeated), (40 + 35, 5, 1));
+        assert_eq!(totals.lagging, 1, "the third never joined");
+        assert_eq!(totals.span, Some((360, 1960, 40)));
+        assert_eq!((totals.latency.len(), totals.latency[0]), (75, 70_000));
+        assert_eq!(totals.bytes, 750);
     }
 
     #[test]
@@ -219,11 +219,11 @@ mod tests {
         tally.begin();
         give(&mut tally, 0, 400..5000);
         give(&mut tally, 1, 400..1000);
-        let count = tally.end(SECOND * 5, SECOND);
-        assert_eq!((count.behind, count.missing), (1, 0));
+        let totals = tally.end(SECOND * 5, SECOND);
+        assert_eq!((totals.lagging, totals.missing), (1, 0));
         // Nothing came any more, to anyone.
         tally.begin();
-        let count = tally.end(SECOND * 5, SECOND);
-        assert_eq!((count.behind, count.pictures, count.missing), (2, 0, 0));
+        let totals = tally.end(SECOND * 5, SECOND);
+        assert_eq!((totals.lagging, totals.pictures, totals.missing), (2, 0, 0));
     }
 }

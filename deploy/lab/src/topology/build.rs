@@ -1,4 +1,4 @@
-//! Making the network that a [`Plan`] describes.
+//! Making the network that a [`Topology`] describes.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -6,14 +6,14 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 
-use super::{Plan, Plug, shape_syntax};
+use super::{EndpointRef, Topology, shape_syntax};
 use crate::host::Host;
 use crate::link::{Direction, Emulator, Link};
-use crate::network::{End, Network, Switch};
+use crate::network::{Endpoint, Network, Switch};
 
-/// A network made by plan; dropping it takes it down.
+/// A network made by topology; dropping it takes it down.
 #[derive(Debug)]
-pub struct Built {
+pub struct BuiltTopology {
     /// Everything below belongs to it.
     pub network: Network,
     /// By name.
@@ -26,12 +26,12 @@ pub struct Built {
     pub(crate) ports: BTreeMap<String, Vec<(String, usize)>>,
 }
 
-impl Plan {
+impl Topology {
     /// Makes the network; returns once every link has carrier. Fails without root, and when an interface cannot be made; what was
     /// made by then is gone.
-    pub fn build(&self) -> Result<Built> {
+    pub fn build(&self) -> Result<BuiltTopology> {
         let mut network = Network::new(self.seed)?;
-        network.emulate_by(self.emulator);
+        network.set_emulator(self.emulator);
         let mut hosts = BTreeMap::new();
         for host in &self.hosts {
             hosts.insert(host.name.clone(), network.host(&host.name)?);
@@ -46,12 +46,12 @@ impl Plan {
         let mut ports: BTreeMap<String, Vec<(String, usize)>> = BTreeMap::new();
         let mut links = BTreeMap::new();
         for link in &self.links {
-            let plugs = [self.plug(&link.a)?, self.plug(&link.b)?];
-            let [a, b] = plugs.each_ref().map(|plug| end(plug, &hosts, &switches));
+            let endpoints = [self.endpoint_ref(&link.a)?, self.endpoint_ref(&link.b)?];
+            let [a, b] = endpoints.each_ref().map(|endpoint| end(endpoint, &hosts, &switches));
             let made = network.link(&link.name, a?, b?, link.shapes()?)?;
             links.insert(link.name.clone(), made);
-            for plug in &plugs {
-                if let Plug::Switch(name) = plug {
+            for endpoint in &endpoints {
+                if let EndpointRef::Switch(name) = endpoint {
                     let next = used.entry(name.clone()).or_default();
                     ports.entry(link.name.clone()).or_default().push((name.clone(), *next));
                     *next += 1;
@@ -59,23 +59,23 @@ impl Plan {
             }
         }
         for cable in &self.cables {
-            let (a, b) = (self.plug(&cable.a)?, self.plug(&cable.b)?);
+            let (a, b) = (self.endpoint_ref(&cable.a)?, self.endpoint_ref(&cable.b)?);
             network.cable(end(&a, &hosts, &switches)?, end(&b, &hosts, &switches)?)?;
         }
-        for plan in &self.hosts {
-            let host = &hosts[&plan.name];
-            if let Some(gateway) = plan.gateway {
-                host.default_route(gateway).with_context(|| format!("host {}: gateway", plan.name))?;
+        for config in &self.hosts {
+            let host = &hosts[&config.name];
+            if let Some(gateway) = config.gateway {
+                host.default_route(gateway).with_context(|| format!("host {}: gateway", config.name))?;
             }
-            if plan.router {
+            if config.router {
                 host.forward_packets()?;
             }
         }
-        Ok(Built { network, hosts, switches, links, ports })
+        Ok(BuiltTopology { network, hosts, switches, links, ports })
     }
 }
 
-impl Built {
+impl BuiltTopology {
     /// The host of that name. Fails with the names that there are.
     pub fn host(&self, name: &str) -> Result<&Host> {
         self.hosts.get(name).with_context(|| format!("there is no host {name:?}; there are: {}", names(&self.hosts)))
@@ -122,10 +122,14 @@ pub(crate) fn names<T>(map: &BTreeMap<String, T>) -> String {
     map.keys().map(String::as_str).collect::<Vec<_>>().join(", ")
 }
 
-fn end<'a>(plug: &Plug, hosts: &'a BTreeMap<String, Host>, switches: &'a BTreeMap<String, Switch>) -> Result<End<'a>> {
-    let end = match plug {
-        Plug::Host(name, address) => hosts.get(name).map(|host| host.at(*address)),
-        Plug::Switch(name) => switches.get(name).map(Switch::port),
+fn end<'a>(
+    endpoint: &EndpointRef,
+    hosts: &'a BTreeMap<String, Host>,
+    switches: &'a BTreeMap<String, Switch>,
+) -> Result<Endpoint<'a>> {
+    let end = match endpoint {
+        EndpointRef::Host(name, address) => hosts.get(name).map(|host| host.at(*address)),
+        EndpointRef::Switch(name) => switches.get(name).map(Switch::port),
     };
-    end.with_context(|| format!("{} was not made", plug.name()))
+    end.with_context(|| format!("{} was not made", endpoint.name()))
 }

@@ -4,11 +4,11 @@ use std::fmt::Write;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::build::Built;
+use super::build::BuiltTopology;
 use super::shape_syntax;
-use crate::link::{Counts, Direction, Emulator};
+use crate::link::{Direction, Emulator, FrameCounts};
 
-impl Built {
+impl BuiltTopology {
     /// Carries out one line and gives what there is to say. Fails, with nothing changed, when the line makes no sense.
     pub fn command(&self, line: &str) -> Result<String> {
         let words: Vec<&str> = line.split_whitespace().collect();
@@ -62,20 +62,22 @@ impl Built {
         for (name, link) in &self.links {
             let stats = link.stats();
             for (way, counts) in [("a-to-b", stats.a_to_b), ("b-to-a", stats.b_to_a)] {
-                let Counts { sent, sent_bytes, lost, queue_full, duplicated, unheard, .. } = counts;
+                let FrameCounts { sent, sent_bytes, lost, queue_drops, duplicated, link_down_drops, .. } = counts;
                 let _ = write!(text, "{name}:{way} {sent} frames, {sent_bytes} bytes; ");
                 let _ = match link.emulator() {
-                    Emulator::Netem => writeln!(text, "{lost} lost or dropped at the full queue, {unheard} while cut"),
+                    Emulator::Netem => {
+                        writeln!(text, "{lost} lost or dropped at the full queue, {link_down_drops} while cut")
+                    }
                     _ => writeln!(
                         text,
-                        "{lost} lost, {queue_full} dropped at the full queue, {duplicated} duplicated, {unheard} while cut"
+                        "{lost} lost, {queue_drops} dropped at the full queue, {duplicated} duplicated, {link_down_drops} while cut"
                     ),
                 };
             }
         }
         let _ = writeln!(text, "emulator: {}", self.network.lateness());
-        if let Err(void) = self.network.ensure_valid() {
-            let _ = writeln!(text, "{void:#}");
+        if let Err(invalid) = self.network.ensure_valid() {
+            let _ = writeln!(text, "{invalid:#}");
         }
         text
     }

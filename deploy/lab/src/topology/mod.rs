@@ -47,7 +47,7 @@ use crate::link::{Direction, Emulator};
 /// A topology.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
-pub struct Plan {
+pub struct Topology {
     /// What it is, for people.
     #[serde(default)]
     pub about: String,
@@ -59,22 +59,22 @@ pub struct Plan {
     pub emulator: Emulator,
     /// Hosts.
     #[serde(default, rename = "host")]
-    pub hosts: Vec<HostPlan>,
+    pub hosts: Vec<HostConfig>,
     /// Switches.
     #[serde(default, rename = "switch")]
-    pub switches: Vec<SwitchPlan>,
+    pub switches: Vec<SwitchConfig>,
     /// Emulated links.
     #[serde(default, rename = "link")]
-    pub links: Vec<LinkPlan>,
+    pub links: Vec<LinkConfig>,
     /// Links without emulation.
     #[serde(default, rename = "cable")]
-    pub cables: Vec<CablePlan>,
+    pub cables: Vec<CableConfig>,
 }
 
 /// A host.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
-pub struct HostPlan {
+pub struct HostConfig {
     /// Its name: `a-z`, `0-9`, `-`.
     pub name: String,
     /// Its address, in 10.0.0.0/8, wherever a link names none; the prefix is 24 bits.
@@ -89,7 +89,7 @@ pub struct HostPlan {
 /// A switch.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
-pub struct SwitchPlan {
+pub struct SwitchConfig {
     /// Its name: `a-z`, `0-9`, `-`.
     pub name: String,
     /// Whether multicast goes only to ports that asked for it by IGMP; an unmanaged switch at home floods it.
@@ -100,7 +100,7 @@ pub struct SwitchPlan {
 /// An emulated link.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
-pub struct LinkPlan {
+pub struct LinkConfig {
     /// Its name, for commands and results.
     pub name: String,
     /// One end: `SWITCH`, `HOST`, or `HOST ADDRESS`.
@@ -121,28 +121,28 @@ pub struct LinkPlan {
 /// A link as fast as the machine.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
-pub struct CablePlan {
+pub struct CableConfig {
     /// One end: `SWITCH`, `HOST`, or `HOST ADDRESS`.
     pub a: String,
     /// The other end.
     pub b: String,
 }
 
-/// An end of a link, as the plan names it.
+/// An end of a link, as the topology names it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Plug {
+pub(crate) enum EndpointRef {
     Host(String, Ipv4Addr),
     Switch(String),
 }
 
-impl Plug {
+impl EndpointRef {
     fn name(&self) -> &str {
-        let (Plug::Host(name, _) | Plug::Switch(name)) = self;
+        let (EndpointRef::Host(name, _) | EndpointRef::Switch(name)) = self;
         name
     }
 }
 
-impl LinkPlan {
+impl LinkConfig {
     /// What it does from a to b, and from b to a.
     pub fn shapes(&self) -> Result<[Shape; 2]> {
         let shaped = |key: &str, table: &BTreeMap<String, toml::Value>, onto: Shape| {
@@ -153,15 +153,15 @@ impl LinkPlan {
     }
 }
 
-impl Plan {
+impl Topology {
     /// Reads and checks a file. Fails with the file's name, the line where TOML is at fault, and the key.
-    pub fn read(path: &Path) -> Result<Plan> {
+    pub fn read(path: &Path) -> Result<Topology> {
         let text = std::fs::read_to_string(path).with_context(|| format!("read the topology {}", path.display()))?;
-        text.parse::<Plan>().with_context(|| format!("topology {}", path.display()))
+        text.parse::<Topology>().with_context(|| format!("topology {}", path.display()))
     }
 
     /// The link of that name.
-    pub fn link(&self, name: &str) -> Result<&LinkPlan> {
+    pub fn link(&self, name: &str) -> Result<&LinkConfig> {
         let names: Vec<&str> = self.links.iter().map(|link| link.name.as_str()).collect();
         let found = self.links.iter().find(|link| link.name == name);
         found.with_context(|| format!("there is no link {name:?}; there are: {}", names.join(", ")))
@@ -176,7 +176,7 @@ impl Plan {
         }
         let mut ways: Vec<(String, String, Hop)> = Vec::new();
         for link in &self.links {
-            let (a, b) = (self.plug(&link.a)?, self.plug(&link.b)?);
+            let (a, b) = (self.endpoint_ref(&link.a)?, self.endpoint_ref(&link.b)?);
             let shapes = link.shapes()?;
             for direction in Direction::BOTH {
                 let (near, far, shape) = match direction {
@@ -187,7 +187,7 @@ impl Plan {
             }
         }
         for cable in &self.cables {
-            let (a, b) = (self.plug(&cable.a)?, self.plug(&cable.b)?);
+            let (a, b) = (self.endpoint_ref(&cable.a)?, self.endpoint_ref(&cable.b)?);
             for (near, far) in [(&a, &b), (&b, &a)] {
                 ways.push((near.name().to_owned(), far.name().to_owned(), Shape::PERFECT.into()));
             }
@@ -210,14 +210,14 @@ impl Plan {
     }
 
     /// What an end's text means.
-    pub(crate) fn plug(&self, text: &str) -> Result<Plug> {
+    pub(crate) fn endpoint_ref(&self, text: &str) -> Result<EndpointRef> {
         let mut words = text.split_whitespace();
         let name = words.next().context("is empty: name a switch, a host, or a host and its address there")?;
         let address = words.next();
         ensure!(words.next().is_none(), "{text:?} is more than a host and its address");
         if self.switches.iter().any(|switch| switch.name == name) {
             ensure!(address.is_none(), "{text:?}: a switch has no address");
-            return Ok(Plug::Switch(name.to_owned()));
+            return Ok(EndpointRef::Switch(name.to_owned()));
         }
         let host = self.hosts.iter().find(|host| host.name == name);
         let host = host.with_context(|| format!("{name:?} is neither a [[host]] nor a [[switch]]"))?;
@@ -227,7 +227,7 @@ impl Plan {
                 format!("host {name} has no address: give it `address`, or write \"{name} 10.…\" at this end")
             })?,
         };
-        Ok(Plug::Host(name.to_owned(), address))
+        Ok(EndpointRef::Host(name.to_owned(), address))
     }
 
     /// Fails, naming the key, when something is wrong that would else be found only when the network is half made.
@@ -253,11 +253,11 @@ impl Plan {
         let links = self.links.iter().map(|link| (format!("link {}", link.name), &link.a, &link.b));
         let cables = self.cables.iter().map(|cable| (format!("cable {} to {}", cable.a, cable.b), &cable.a, &cable.b));
         for (what, a, b) in links.chain(cables) {
-            let a = self.plug(a).with_context(|| format!("{what}: a"))?;
-            let b = self.plug(b).with_context(|| format!("{what}: b"))?;
+            let a = self.endpoint_ref(a).with_context(|| format!("{what}: a"))?;
+            let b = self.endpoint_ref(b).with_context(|| format!("{what}: b"))?;
             ensure!(a.name() != b.name(), "{what}: both ends are {}; a link joins two", a.name());
-            for plug in [a, b] {
-                let Plug::Host(host, address) = plug else { continue };
+            for endpoint in [a, b] {
+                let EndpointRef::Host(host, address) = endpoint else { continue };
                 ensure!(address.octets()[0] == 10, "{what}: address {address} of {host} is not in 10.0.0.0/8");
                 if let Some(other) = addresses.insert(address, format!("{host} at {what}")) {
                     bail!("{what}: address {address} of {host} is already that of {other}; each end has its own");
@@ -268,13 +268,13 @@ impl Plan {
     }
 }
 
-impl std::str::FromStr for Plan {
+impl std::str::FromStr for Topology {
     type Err = anyhow::Error;
 
-    fn from_str(text: &str) -> Result<Plan> {
-        let plan: Plan = toml::from_str(text)?;
-        plan.check()?;
-        Ok(plan)
+    fn from_str(text: &str) -> Result<Topology> {
+        let topology: Topology = toml::from_str(text)?;
+        topology.check()?;
+        Ok(topology)
     }
 }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::*;
-use crate::latency_bound::{FRAMING, Floors, MEAN_UNIT};
+use crate::latency_bound::{FRAMING, LatencyBounds, MEAN_UNIT};
 
 const TWO: &str = r#"
 [[host]]
@@ -22,12 +22,12 @@ b-to-a = { loss = 0.5, rate = "none" }
 
 #[test]
 fn each_direction_is_both_and_its_own() {
-    let plan: Plan = TWO.parse().unwrap();
-    let [there, back] = plan.link("l").unwrap().shapes().unwrap();
+    let topology: Topology = TWO.parse().unwrap();
+    let [there, back] = topology.link("l").unwrap().shapes().unwrap();
     assert_eq!((there.rate, there.loss, there.delay), (Some(4_000_000), 0.0, Duration::from_millis(8)));
     assert_eq!((back.rate, back.loss, back.delay), (None, 0.5, Duration::from_millis(8)));
     assert_eq!(there.burst.unwrap().to_good, 0.5);
-    assert_eq!(plan.hops("b", "a").unwrap(), [back.into()]);
+    assert_eq!(topology.hops("b", "a").unwrap(), [back.into()]);
 }
 
 #[test]
@@ -49,18 +49,18 @@ fn mistakes_are_told_by_the_key() {
         (with("\"4M\"", "\"1\""), "link l: both: rate 1 bit/s"),
         (String::new(), "there is no [[host]]"),
     ] {
-        let error = format!("{:#}", text.parse::<Plan>().unwrap_err());
+        let error = format!("{:#}", text.parse::<Topology>().unwrap_err());
         assert!(error.contains(expected), "{expected}: {error}");
     }
 }
 
 #[test]
 fn what_is_not_there_is_told_with_what_is() {
-    let plan: Plan = TWO.parse().unwrap();
-    assert!(plan.link("m").unwrap_err().to_string().ends_with("there are: l"));
-    assert!(plan.hops("a", "z").unwrap_err().to_string().ends_with("there are: a, b"));
-    let plan: Plan = TWO.split("[[link]]").next().unwrap().parse().unwrap();
-    assert!(plan.hops("a", "b").unwrap_err().to_string().contains("no link leads from a to b"));
+    let topology: Topology = TWO.parse().unwrap();
+    assert!(topology.link("m").unwrap_err().to_string().ends_with("there are: l"));
+    assert!(topology.hops("a", "z").unwrap_err().to_string().ends_with("there are: a, b"));
+    let topology: Topology = TWO.split("[[link]]").next().unwrap().parse().unwrap();
+    assert!(topology.hops("a", "b").unwrap_err().to_string().contains("no link leads from a to b"));
 }
 
 /// The shipped topologies are the paper's: the analysis comes out of the files, too.
@@ -70,12 +70,16 @@ fn the_paper_s_topologies_have_the_paper_s_floors() {
         (include_str!("../../topologies/paper-a.toml"), [93.4, 99.2, 27.6, 36.3]),
         (include_str!("../../topologies/paper-b.toml"), [80.9, 83.2, 20.6, 24.1]),
     ] {
-        let plan: Plan = text.parse().unwrap();
-        let hops = |from, to| plan.hops(from, to).unwrap();
-        let floors =
-            Floors::new(FRAMING, &hops("broadcaster", "cdn"), &hops("cdn", "viewer"), &hops("broadcaster", "viewer"));
-        for ((name, path), wanted) in floors.named().into_iter().zip(wanted) {
-            let got = path.alone(MEAN_UNIT).as_secs_f64() * 1e3;
+        let topology: Topology = text.parse().unwrap();
+        let hops = |from, to| topology.hops(from, to).unwrap();
+        let bounds = LatencyBounds::new(
+            FRAMING,
+            &hops("broadcaster", "cdn"),
+            &hops("cdn", "viewer"),
+            &hops("broadcaster", "viewer"),
+        );
+        for ((name, path), wanted) in bounds.named().into_iter().zip(wanted) {
+            let got = path.idle_latency(MEAN_UNIT).as_secs_f64() * 1e3;
             assert!((got - wanted).abs() < 0.051, "{name}: {got:.2} for {wanted}");
         }
     }
@@ -87,7 +91,7 @@ fn all_shipped_topologies_are_sound() {
     let mut count = 0;
     for entry in std::fs::read_dir(directory).unwrap() {
         let path = entry.unwrap().path();
-        Plan::read(&path).unwrap();
+        Topology::read(&path).unwrap();
         count += 1;
     }
     assert!(count >= 2, "{count} topologies");
