@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 
 use crate::programs::program;
-use crate::test_env::Lab;
+use crate::test_env::TestEnv;
 use crate::unit_log::{Unit, compare, read_units};
 use crate::viewer::Viewer;
 use ::lab::Process;
@@ -22,27 +22,27 @@ pub struct Broadcaster {
 
 impl Broadcaster {
     /// Starts one that publishes to `url` with `options`.
-    pub fn start(lab: &Lab, url: &str, options: &[&str]) -> Result<Self> {
-        Self::start_with(lab, url, options, |_| {})
+    pub fn start(env: &TestEnv, url: &str, options: &[&str]) -> Result<Self> {
+        Self::start_with(env, url, options, |_| {})
     }
 
     /// The same, with a word in how it is started: its environment, say.
-    pub fn start_with(lab: &Lab, url: &str, options: &[&str], adjust: impl FnOnce(&mut Command)) -> Result<Self> {
+    pub fn start_with(env: &TestEnv, url: &str, options: &[&str], adjust: impl FnOnce(&mut Command)) -> Result<Self> {
         let mut command = Command::new(program("broadcaster")?);
         adjust(&mut command);
-        Self::start_by(lab, command, url, options)
+        Self::start_command(env, command, url, options)
     }
 
     /// The same by a command that was prepared: in a network of its own, say.
-    pub fn start_by(lab: &Lab, mut command: Command, url: &str, options: &[&str]) -> Result<Self> {
-        let unit_log = lab.file("left.", ".units")?;
+    pub fn start_command(env: &TestEnv, mut command: Command, url: &str, options: &[&str]) -> Result<Self> {
+        let unit_log = env.file("left.", ".units")?;
         command.args(["--log", "json", "--unit-log"]).arg(&unit_log).args(options).arg(url);
-        Ok(Self { process: lab.spawn("broadcaster", &mut command)?, unit_log })
+        Ok(Self { process: env.spawn("broadcaster", &mut command)?, unit_log })
     }
 
     /// One that `command` starts on a terminal of its own, as `script` does. It logs no units.
-    pub fn on_a_terminal(lab: &Lab, mut command: Command) -> Result<Self> {
-        Ok(Self { process: lab.spawn("broadcaster", &mut command)?, unit_log: lab.file("none.", ".units")? })
+    pub fn on_a_terminal(env: &TestEnv, mut command: Command) -> Result<Self> {
+        Ok(Self { process: env.spawn("broadcaster", &mut command)?, unit_log: env.file("none.", ".units")? })
     }
 
     /// A small test picture, which leaves the machine time for the rest.
@@ -56,7 +56,7 @@ impl Broadcaster {
     /// Ends it as Ctrl-C does; it must say goodbye and succeed.
     pub fn stop(&mut self) -> Result<()> {
         self.process.interrupt();
-        self.process.success(GOODBYE)
+        self.process.success(STOP_TIMEOUT)
     }
 
     /// Stops it, and demands that pictures and sound have come to `viewer` as they left, from the first that came on.
@@ -68,4 +68,4 @@ impl Broadcaster {
     }
 }
 
-const GOODBYE: Duration = Duration::from_secs(5);
+const STOP_TIMEOUT: Duration = Duration::from_secs(5);

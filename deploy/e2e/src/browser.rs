@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 
-use crate::test_env::Lab;
+use crate::test_env::TestEnv;
 use ::lab::Process;
 
 /// A browser with one window.
@@ -22,14 +22,14 @@ pub struct Browser {
 
 impl Browser {
     /// Starts one with a profile of its own and a window of 1280 by 900.
-    pub fn start(lab: &Lab) -> Result<Self> {
+    pub fn start(env: &TestEnv) -> Result<Self> {
         let mut driver =
-            lab.spawn("chromedriver", Command::new("chromedriver").arg("--port=0").env("HOME", lab.directory()))?;
+            env.spawn("chromedriver", Command::new("chromedriver").arg("--port=0").env("HOME", env.directory()))?;
         let line =
             driver.line(Duration::from_secs(30), "its port", |line| line.contains("started successfully on port"))?;
         let port = line.trim_end_matches('.').rsplit(' ').next().context("no port")?.parse::<u16>()?;
         let address = SocketAddr::from(([127, 0, 0, 1], port));
-        let profile = format!("--user-data-dir={}", lab.path("profile").display());
+        let profile = format!("--user-data-dir={}", env.path("profile").display());
         let mut arguments = vec![
             "--headless=new",
             "--no-sandbox",
@@ -94,7 +94,7 @@ impl Drop for Browser {
 /// One WebDriver command: its `value`, or its error.
 fn ask(address: SocketAddr, method: &str, path: &str, body: &Value) -> Result<Value> {
     let mut stream = TcpStream::connect(address)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_read_timeout(Some(TIMEOUT))?;
     let body = if body.is_null() { String::new() } else { body.to_string() };
     write!(
         stream,
@@ -160,7 +160,7 @@ pub fn from_base64(text: &str) -> Result<Vec<u8>> {
 }
 
 /// The first session makes the browser read itself from disk.
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 #[cfg(test)]
 mod tests {
@@ -178,11 +178,11 @@ mod tests {
 
     #[test]
     fn a_page_is_opened_and_asked() {
-        let lab = Lab::new().unwrap();
-        let browser = Browser::start(&lab).unwrap();
+        let env = TestEnv::new().unwrap();
+        let browser = Browser::start(&env).unwrap();
         browser.open("data:text/html,<title>here</title>").unwrap();
         assert_eq!(browser.run("return document.title").unwrap(), "here");
-        let picture = lab.path("page.png");
+        let picture = env.path("page.png");
         browser.screenshot(&picture).unwrap();
         assert!(std::fs::read(picture).unwrap().starts_with(b"\x89PNG"));
     }

@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::http::{self, Response};
 use crate::programs::program;
-use crate::test_env::Lab;
+use crate::test_env::TestEnv;
 use ::lab::Process;
 use ::lab::until;
 
@@ -29,26 +29,26 @@ pub struct Cdn {
 
 impl Cdn {
     /// Starts one with a stream named `live` and `options` besides.
-    pub fn start(lab: &Lab, options: &[&str]) -> Result<Self> {
-        let data = lab.path("cdn-data");
+    pub fn start(env: &TestEnv, options: &[&str]) -> Result<Self> {
+        let data = env.path("cdn-data");
         let options: Vec<String> = options.iter().map(|&option| option.to_owned()).collect();
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
-        let (process, rtmp, http) = launch(lab, &data, any, any, &options)?;
+        let (process, rtmp, http) = launch(env, &data, any, any, &options)?;
         Ok(Self { process, rtmp, http, data, options })
     }
 
     /// Starts it again on the same ports with the same data, after its process ended or was killed.
-    pub fn restart(&mut self, lab: &Lab) -> Result<()> {
+    pub fn restart(&mut self, env: &TestEnv) -> Result<()> {
         self.process.kill();
-        let (process, ..) = launch(lab, &self.data, self.rtmp, self.http, &self.options)?;
+        let (process, ..) = launch(env, &self.data, self.rtmp, self.http, &self.options)?;
         self.process = process;
         Ok(())
     }
 
     /// Makes a publish key for `name` while no server has to run.
-    pub fn key(lab: &Lab, name: &str) -> Result<String> {
+    pub fn key(env: &TestEnv, name: &str) -> Result<String> {
         let made =
-            Command::new(program("cdn")?).args(["key", "new", name, "--data"]).arg(lab.path("cdn-data")).output()?;
+            Command::new(program("cdn")?).args(["key", "new", name, "--data"]).arg(env.path("cdn-data")).output()?;
         let said = String::from_utf8_lossy(&made.stdout).into_owned();
         ensure!(made.status.success(), "cdn key new: {said}{}", String::from_utf8_lossy(&made.stderr));
         let key = said.lines().last().and_then(|line| line.split_whitespace().last()).context("no key was printed")?;
@@ -106,7 +106,7 @@ impl Cdn {
 }
 
 fn launch(
-    lab: &Lab,
+    env: &TestEnv,
     data: &std::path::Path,
     rtmp: SocketAddr,
     http: SocketAddr,
@@ -116,7 +116,7 @@ fn launch(
     command.args(["--rtmp", &rtmp.to_string(), "--http", &http.to_string(), "--log", "json", "--data"]).arg(data);
     // A port of its own for figures would be one more to collide on.
     command.args(options).env("NEARCAST_METRICS_LISTEN", "").env("NEARCAST_RELAY_LISTEN", "127.0.0.1:0");
-    let mut process = lab.spawn("cdn", &mut command)?;
+    let mut process = env.spawn("cdn", &mut command)?;
     let line = process.line(Duration::from_secs(10), "where it listens", |line| line.contains(r#""listening""#))?;
     let said: Value = serde_json::from_str(&line)?;
     let address = |name: &str| -> Result<SocketAddr> {

@@ -7,12 +7,12 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use media::frame_counter;
 
-use crate::test_env::Lab;
+use crate::test_env::TestEnv;
 use ::lab::until;
 
 /// Who plays.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Player {
+pub enum ExternalPlayer {
     /// `ffmpeg`, into raw video.
     Ffmpeg,
     /// `mpv`, in its encoding mode.
@@ -23,26 +23,26 @@ pub enum Player {
     GStreamer,
 }
 
-impl Player {
+impl ExternalPlayer {
     /// All of them.
     pub const ALL: [Self; 4] = [Self::Ffmpeg, Self::Mpv, Self::Vlc, Self::GStreamer];
 
     /// Plays `url`, which must be of the given picture size, until `count` pictures are decoded, and gives the counter of each.
-    pub fn marks(
+    pub fn frame_numbers(
         self,
-        lab: &Lab,
+        env: &TestEnv,
         url: &str,
         (width, height): (usize, usize),
         count: usize,
         within: Duration,
     ) -> Result<Vec<Option<u32>>> {
         // VLC refuses to run as root, and whoever it runs as must be able to write.
-        let directory = tempfile::Builder::new().prefix("player.").tempdir_in(lab.directory())?;
+        let directory = tempfile::Builder::new().prefix("player.").tempdir_in(env.directory())?;
         open_to_all(directory.path())?;
-        open_to_all(lab.directory())?;
+        open_to_all(env.directory())?;
         let file = directory.path().join("pictures.yuv");
         let name = format!("{self:?}").to_lowercase();
-        let mut player = lab.spawn(&name, &mut self.command(url, &file, directory.path()))?;
+        let mut player = env.spawn(&name, &mut self.command(url, &file, directory.path()))?;
         let enough = (count * (width * height * 3 / 2 + FRAME.len()) + Y4M_HEADER) as u64;
         until(within, &format!("{name} to decode {count} pictures of {url}"), || {
             let running = player.running()?;
@@ -51,7 +51,7 @@ impl Player {
             Ok((written >= enough || !running).then_some(()))
         })?;
         player.kill();
-        let mut marks = read_marks(&file, width, height)?;
+        let mut marks = read_frame_numbers(&file, width, height)?;
         ensure!(marks.len() >= count, "{name} decoded {} pictures of {url} and ended", marks.len());
         marks.truncate(count);
         Ok(marks)
@@ -132,7 +132,7 @@ impl Player {
 }
 
 /// Raw pictures, or YUV4MPEG2: a header line, then a line `FRAME` before each picture.
-fn read_marks(path: &PathBuf, width: usize, height: usize) -> Result<Vec<Option<u32>>> {
+fn read_frame_numbers(path: &PathBuf, width: usize, height: usize) -> Result<Vec<Option<u32>>> {
     let bytes = std::fs::read(path)?;
     let size = width * height * 3 / 2;
     let read = |picture: &[u8]| frame_counter::read(picture, width, width, height).map(|mark| mark.counter);

@@ -1,4 +1,4 @@
-//! A gate before a server: connections pass through it, and break, stall or are refused when the test says so.
+//! A proxy before a server: connections pass through it, and break, stall or are refused when the test says so.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -8,7 +8,7 @@ use anyhow::Result;
 
 /// Stands between clients and one server.
 #[derive(Debug)]
-pub struct Gate {
+pub struct FaultProxy {
     /// Where clients come.
     pub address: SocketAddr,
     state: Arc<(Mutex<State>, Condvar)>,
@@ -16,42 +16,42 @@ pub struct Gate {
 
 /// What it does with what comes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Passage {
+pub enum ProxyMode {
     /// All passes.
-    Open,
+    Forward,
     /// Connections are kept, and nothing passes.
-    Held,
+    Stall,
     /// Connections are broken, and new ones too.
-    Shut,
+    Refuse,
 }
 
 #[derive(Debug)]
 struct State {
-    passage: Passage,
+    mode: ProxyMode,
     connections: Vec<TcpStream>,
 }
 
-impl Gate {
+impl FaultProxy {
     /// An open one before `server`.
-    pub fn before(server: SocketAddr) -> Result<Self> {
+    pub fn start(server: SocketAddr) -> Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0")?;
         let address = listener.local_addr()?;
-        let state = State { passage: Passage::Open, connections: Vec::new() };
-        let gate = Self { address, state: Arc::new((Mutex::new(state), Condvar::new())) };
-        let state = gate.state.clone();
+        let state = State { mode: ProxyMode::Forward, connections: Vec::new() };
+        let proxy = Self { address, state: Arc::new((Mutex::new(state), Condvar::new())) };
+        let state = proxy.state.clone();
         std::thread::spawn(move || {
             for client in listener.incoming().flatten() {
                 let _ = pass(&state, client, server);
             }
         });
-        Ok(gate)
+        Ok(proxy)
     }
 
     /// Lets all through, nothing, or breaks it.
-    pub fn set(&self, passage: Passage) {
+    pub fn set(&self, mode: ProxyMode) {
         let mut state = self.state.0.lock().unwrap_or_else(PoisonError::into_inner);
-        state.passage = passage;
-        if passage == Passage::Shut {
+        state.mode = mode;
+        if mode == ProxyMode::Refuse {
             for connection in state.connections.drain(..) {
                 let _ = connection.shutdown(Shutdown::Both);
             }
@@ -64,7 +64,7 @@ fn pass(state: &Arc<(Mutex<State>, Condvar)>, client: TcpStream, server: SocketA
     let server = TcpStream::connect(server)?;
     {
         let mut state = state.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if state.passage == Passage::Shut {
+        if state.mode == ProxyMode::Refuse {
             return Ok(());
         }
         state.connections.extend([client.try_clone()?, server.try_clone()?]);
@@ -79,8 +79,8 @@ fn pass(state: &Arc<(Mutex<State>, Condvar)>, client: TcpStream, server: SocketA
 fn copy(state: &(Mutex<State>, Condvar), mut from: TcpStream, mut to: TcpStream) {
     let mut buffer = [0; 16 << 10];
     while let Ok(read @ 1..) = from.read(&mut buffer) {
-        let held = state.0.lock().unwrap_or_else(PoisonError::into_inner);
-        drop(state.1.wait_while(held, |state| state.passage == Passage::Held));
+        let state_guard = state.0.lock().unwrap_or_else(PoisonError::into_inner);
+        drop(state.1.wait_while(state_guard, |state| state.mode == ProxyMode::Stall));
         if to.write_all(&buffer[..read]).is_err() {
             break;
         }

@@ -31,8 +31,8 @@ impl Response {
 
 /// `GET path` from `address`.
 pub fn get(address: SocketAddr, path: &str) -> Result<Response> {
-    let mut stream = TcpStream::connect_timeout(&address, PATIENCE)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
+    let mut stream = TcpStream::connect_timeout(&address, TIMEOUT)?;
+    stream.set_read_timeout(Some(TIMEOUT))?;
     write!(stream, "GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n")?;
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer)?;
@@ -48,4 +48,4 @@ pub fn get(address: SocketAddr, path: &str) -> Result<Response> {
 }
 
 /// Everything is on loopback; a blocking playlist may wait for some seconds.
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);

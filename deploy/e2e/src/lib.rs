@@ -1,7 +1,7 @@
 //! The harness of the end-to-end tests: it runs the real `cdn`, `broadcaster` and `viewer`, and other people's programs beside
 //! them, on loopback, and reads what they show and log.
 //!
-//! Not a library for anything else. A test takes a [`Lab`], starts programs through it, waits for what they say or do within a
+//! Not a library for anything else. A test takes a [`TestEnv`], starts programs through it, waits for what they say or do within a
 //! deadline, and drops it: whatever it started is gone then, and the ends of all logs are on standard
 //! error, which the test runner shows if the test failed.
 
@@ -24,13 +24,13 @@ pub use ::lab::{Process, until};
 pub use broadcaster::Broadcaster;
 pub use browser::{Browser, from_base64};
 pub use cdn::Cdn;
-pub use external_player::Player;
-pub use fault_proxy::{Gate, Passage};
+pub use external_player::ExternalPlayer;
+pub use fault_proxy::{FaultProxy, ProxyMode};
 pub use http::{Response, get};
 pub use nginx::Nginx;
-pub use numbered_clip::{Marked, Source, mark_run, marks};
+pub use numbered_clip::{ClipSpec, NumberedClip, decode_frame_numbers, ensure_consecutive};
 pub use programs::program;
-pub use screen::{Screen, Shot};
-pub use test_env::Lab;
+pub use screen::{Screen, Screenshot};
+pub use test_env::TestEnv;
 pub use unit_log::{Unit, compare, compare_to_the_end, read_units};
-pub use viewer::{Summary, Viewer};
+pub use viewer::{Viewer, ViewerSummary};

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 
-use crate::test_env::Lab;
+use crate::test_env::TestEnv;
 use ::lab::Process;
 use ::lab::until;
 
@@ -21,20 +21,20 @@ pub struct Nginx {
 
 impl Nginx {
     /// Starts one.
-    pub fn start(lab: &Lab) -> Result<Self> {
+    pub fn start(env: &TestEnv) -> Result<Self> {
         let rtmp = free_address()?;
-        let directory = lab.directory().display();
+        let directory = env.directory().display();
         let configuration = format!(
             "load_module {};\ndaemon off;\nmaster_process off;\npid {directory}/nginx.pid;\nerror_log /dev/stderr info;\n\
              events {{}}\nrtmp {{ access_log /dev/stdout; server {{ listen {rtmp}; chunk_size 4096; application live {{ live on; }} }} }}\n",
             module().unwrap_or("modules/ngx_rtmp_module.so")
         );
-        let file = lab.path("nginx.conf");
+        let file = env.path("nginx.conf");
         std::fs::write(&file, configuration)?;
         // Debian keeps it where only root's path looks.
         let program = if std::path::Path::new("/usr/sbin/nginx").exists() { "/usr/sbin/nginx" } else { "nginx" };
         let mut process =
-            lab.spawn("nginx", Command::new(program).arg("-p").arg(lab.directory()).arg("-c").arg(&file))?;
+            env.spawn("nginx", Command::new(program).arg("-p").arg(env.directory()).arg("-c").arg(&file))?;
         until(Duration::from_secs(10), "nginx to listen", || {
             ensure!(process.running()?, "nginx ended");
             Ok(TcpStream::connect(rtmp).ok().map(drop))

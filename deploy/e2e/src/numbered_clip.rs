@@ -8,11 +8,11 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use media::frame_counter;
 
-use crate::test_env::Lab;
+use crate::test_env::TestEnv;
 
 /// What a test file is made of.
 #[derive(Clone, Debug)]
-pub struct Source {
+pub struct ClipSpec {
     /// Samples, even.
     pub width: usize,
     /// Lines, even.
@@ -29,7 +29,7 @@ pub struct Source {
     pub sound: bool,
 }
 
-impl Default for Source {
+impl Default for ClipSpec {
     fn default() -> Self {
         let encoders =
             &["-c:v", "libx264", "-preset", "veryfast", "-bf", "0", "-g", "50", "-c:a", "aac", "-b:a", "96k"];
@@ -39,17 +39,17 @@ impl Default for Source {
 
 /// A file whose picture `n` is marked `n`, counted from the source's first.
 #[derive(Clone, Debug)]
-pub struct Marked {
+pub struct NumberedClip {
     /// Where it is.
     pub path: PathBuf,
     /// What it holds.
-    pub source: Source,
+    pub source: ClipSpec,
 }
 
-impl Marked {
+impl NumberedClip {
     /// Encodes raw pictures with ffmpeg into a file named `name`, whose extension says the container.
-    pub fn encode(lab: &Lab, name: &str, source: Source) -> Result<Self> {
-        let path = lab.path(name);
+    pub fn encode(env: &TestEnv, name: &str, source: ClipSpec) -> Result<Self> {
+        let path = env.path(name);
         let size = format!("{}x{}", source.width, source.height);
         let mut command = Command::new("ffmpeg");
         command.args(["-nostdin", "-loglevel", "error", "-y", "-f", "rawvideo", "-pix_fmt", "yuv420p", "-s", &size]);
@@ -89,7 +89,13 @@ fn paint(luma: &mut [u8], width: usize, number: u32) {
 
 /// Decodes `input` (ffmpeg's words: options, `-i`, a file or URL) until `count` pictures have come or it ends, and reads the
 /// counter of each; `None` where it can not be read. ffmpeg neither drops nor repeats any here.
-pub fn marks(input: &[&str], width: usize, height: usize, count: u32, within: Duration) -> Result<Vec<Option<u32>>> {
+pub fn decode_frame_numbers(
+    input: &[&str],
+    width: usize,
+    height: usize,
+    count: u32,
+    within: Duration,
+) -> Result<Vec<Option<u32>>> {
     let mut ffmpeg = Command::new("timeout")
         .args([&format!("{}", within.as_secs()), "ffmpeg", "-nostdin", "-loglevel", "error"])
         .args(input)
@@ -111,7 +117,7 @@ pub fn marks(input: &[&str], width: usize, height: usize, count: u32, within: Du
 }
 
 /// Demands that every picture could be read and that each number is its predecessor's plus one. Gives the first and the last.
-pub fn mark_run(marks: &[Option<u32>]) -> Result<(u32, u32)> {
+pub fn ensure_consecutive(marks: &[Option<u32>]) -> Result<(u32, u32)> {
     let numbers: Vec<u32> = marks
         .iter()
         .copied()
@@ -130,18 +136,19 @@ mod tests {
 
     #[test]
     fn what_ffmpeg_encodes_is_read_back() {
-        let lab = Lab::new().unwrap();
-        let source = Source { count: 30, ..Source::default() };
-        let file = Marked::encode(&lab, "marked.mp4", source).unwrap();
-        let marks = marks(&["-i", file.path.to_str().unwrap()], 640, 360, 100, Duration::from_secs(30)).unwrap();
-        assert_eq!(mark_run(&marks).unwrap(), (0, 29));
+        let env = TestEnv::new().unwrap();
+        let source = ClipSpec { count: 30, ..ClipSpec::default() };
+        let file = NumberedClip::encode(&env, "marked.mp4", source).unwrap();
+        let marks =
+            decode_frame_numbers(&["-i", file.path.to_str().unwrap()], 640, 360, 100, Duration::from_secs(30)).unwrap();
+        assert_eq!(ensure_consecutive(&marks).unwrap(), (0, 29));
     }
 
     #[test]
     fn a_run_is_told_from_a_gap() {
-        assert_eq!(mark_run(&[Some(7), Some(8), Some(9)]).unwrap(), (7, 9));
+        assert_eq!(ensure_consecutive(&[Some(7), Some(8), Some(9)]).unwrap(), (7, 9));
         for bad in [&[Some(1), Some(3)][..], &[Some(1), Some(1)], &[Some(1), None], &[]] {
-            assert!(mark_run(bad).is_err(), "{bad:?}");
+            assert!(ensure_consecutive(bad).is_err(), "{bad:?}");
         }
     }
 }

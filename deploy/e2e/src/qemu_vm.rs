@@ -11,23 +11,23 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::{Lab, Process, until};
+use crate::{Process, TestEnv, until};
 
 /// The emulated machine, and the shell on its second serial port.
 #[derive(Debug)]
-pub struct Guest {
+pub struct QemuVm {
     shell: UnixStream,
     commands: u32,
     _qemu: Process,
 }
 
-impl Guest {
+impl QemuVm {
     /// Boots it and waits for its shell. Fails without an image, and when it does not come up.
-    pub fn boot(lab: &Lab) -> Result<Self> {
+    pub fn boot(env: &TestEnv) -> Result<Self> {
         let image: PathBuf = std::env::var_os("NEARCAST_GUEST")
             .context("no NEARCAST_GUEST: run deploy/test --only webcam --only netem")?
             .into();
-        let (console, socket) = (lab.path("console.log"), lab.path("shell"));
+        let (console, socket) = (env.path("console.log"), env.path("shell"));
         let mut command = Command::new("qemu-system-x86_64");
         // Software emulation works in any sandbox, and shows the same everywhere.
         command.args([
@@ -53,8 +53,8 @@ impl Guest {
         command.arg("-kernel").arg(image.join("vmlinuz")).arg("-initrd").arg(image.join("initramfs"));
         command.arg("-serial").arg(format!("file:{}", console.display()));
         command.arg("-serial").arg(format!("unix:{},server=on,wait=off", socket.display()));
-        let mut qemu = lab.spawn("qemu", &mut command)?;
-        until(EMULATED, "the emulated machine to boot", || {
+        let mut qemu = env.spawn("qemu", &mut command)?;
+        until(BOOT_TIMEOUT, "the emulated machine to boot", || {
             ensure!(qemu.running()?, "qemu ended");
             Ok(read(&console).contains("init: ready").then_some(()))
         })
@@ -95,8 +95,8 @@ fn read(path: &Path) -> String {
 }
 
 /// The host's loopback as qemu's user network shows it to the guest.
-pub const HOST: &str = "10.0.2.2";
+pub const HOST_FROM_GUEST: &str = "10.0.2.2";
 /// For what takes a second on a quiet machine: an emulated processor is some thirty times slower than its host.
-pub const BRIEF: Duration = Duration::from_secs(60);
+pub const COMMAND_TIMEOUT: Duration = Duration::from_secs(60);
 /// For what takes ten.
-pub const EMULATED: Duration = Duration::from_secs(90);
+pub const BOOT_TIMEOUT: Duration = Duration::from_secs(90);

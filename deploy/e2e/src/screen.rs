@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use media::frame_counter;
 
-use crate::test_env::Lab;
+use crate::test_env::TestEnv;
 use ::lab::Process;
 use ::lab::until;
 
@@ -21,7 +21,7 @@ pub struct Screen {
 
 /// What is in one window at one moment.
 #[derive(Clone, Debug)]
-pub struct Shot {
+pub struct Screenshot {
     /// A byte a pixel, lines from the top.
     pub luma: Vec<u8>,
     /// Pixels.
@@ -32,19 +32,19 @@ pub struct Shot {
 
 impl Screen {
     /// Starts one with a single screen of `width` by `height`, on a display number that it finds free by itself.
-    pub fn start(lab: &Lab, width: u32, height: u32) -> Result<Self> {
+    pub fn start(env: &TestEnv, width: u32, height: u32) -> Result<Self> {
         let size = format!("{width}x{height}x24");
         let mut command = Command::new("Xvfb");
         // It writes the number it took to standard output once it accepts clients.
         command.args(["-displayfd", "1", "-screen", "0", &size, "-nolisten", "tcp", "-noreset"]);
-        let mut server = lab.spawn("xvfb", &mut command)?;
+        let mut server = env.spawn("xvfb", &mut command)?;
         let number =
             server.line(Duration::from_secs(20), "its display number", |line| line.trim().parse::<u32>().is_ok())?;
         Ok(Self { display: format!(":{}", number.trim()), server, size: (width as usize, height as usize) })
     }
 
     /// Shows a moving test picture all over it.
-    pub fn show_motion(&self, lab: &Lab) -> Result<Process> {
+    pub fn show_motion(&self, env: &TestEnv) -> Result<Process> {
         let mut command = Command::new("mpv");
         command.args([
             "--no-config",
@@ -57,20 +57,20 @@ impl Screen {
             "--really-quiet",
         ]);
         command.arg("av://lavfi:testsrc2=size=640x360:rate=30").env("DISPLAY", &self.display);
-        lab.spawn("motion", &mut command)
+        env.spawn("motion", &mut command)
     }
 
     /// Manages its windows, without decoration: nobody else makes one cover the screen.
-    pub fn manage(&self, lab: &Lab) -> Result<Process> {
+    pub fn manage(&self, env: &TestEnv) -> Result<Process> {
         let mut command = Command::new("evilwm");
         // The one font that needs no package.
         command.args(["-bw", "0", "-fn", "fixed"]).env("DISPLAY", &self.display);
-        lab.spawn("evilwm", &mut command)
+        env.spawn("evilwm", &mut command)
     }
 
     /// Waits for a window whose title contains `title`, gives it the keyboard, and gives its number.
     pub fn window(&self, title: &str) -> Result<String> {
-        until(PATIENCE, &format!("a window named {title}"), || {
+        until(TIMEOUT, &format!("a window named {title}"), || {
             let found = self.xdotool(&["search", "--onlyvisible", "--name", title]).unwrap_or_default();
             let Some(window) = found.lines().next() else { return Ok(None) };
             // It may be about to change its size, and then not be there for a moment.
@@ -84,7 +84,7 @@ impl Screen {
     }
 
     /// What is in a window now. The whole screen is kept as `NAME.png` beside the logs.
-    pub fn shot(&self, lab: &Lab, window: &str, name: &str) -> Result<Shot> {
+    pub fn shot(&self, env: &TestEnv, window: &str, name: &str) -> Result<Screenshot> {
         let geometry = self.xdotool(&["getwindowgeometry", "--shell", window])?;
         let number = |key: &str| -> Result<usize> {
             let line = geometry.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
@@ -97,12 +97,12 @@ impl Screen {
             .args(["-nostdin", "-loglevel", "error", "-y", "-f", "x11grab", "-draw_mouse", "0"])
             .args(["-video_size", &format!("{across}x{down}"), "-i", &self.display])
             .args(["-frames:v", "1", "-f", "rawvideo", "-pix_fmt", "gray", "-", "-frames:v", "1", "-update", "1"])
-            .arg(lab.path(&format!("{name}.png")))
+            .arg(env.path(&format!("{name}.png")))
             .output()?;
         let said = String::from_utf8_lossy(&grabbed.stderr);
         ensure!(grabbed.stdout.len() == across * down, "the screen was not grabbed: {said}");
         let lines = grabbed.stdout.chunks_exact(across).skip(y).take(height);
-        Ok(Shot { luma: lines.flat_map(|line| &line[x..x + width]).copied().collect(), width, height })
+        Ok(Screenshot { luma: lines.flat_map(|line| &line[x..x + width]).copied().collect(), width, height })
     }
 
     fn xdotool(&self, arguments: &[&str]) -> Result<String> {
@@ -117,9 +117,9 @@ impl Screen {
     }
 }
 
-impl Shot {
+impl Screenshot {
     /// The number of the picture that is shown.
-    pub fn mark(&self) -> Option<u32> {
+    pub fn frame_number(&self) -> Option<u32> {
         frame_counter::read(&self.luma, self.width, self.width, self.height).map(|mark| mark.counter)
     }
 
@@ -136,4 +136,4 @@ impl Shot {
 }
 
 /// On a loaded machine.
-const PATIENCE: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_secs(30);

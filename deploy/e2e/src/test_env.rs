@@ -12,13 +12,13 @@ use ::lab::Process;
 
 /// A directory of data and logs, and the machine to oneself for as long as this lives.
 #[derive(Debug)]
-pub struct Lab {
+pub struct TestEnv {
     directory: tempfile::TempDir,
     names: RefCell<Vec<String>>,
     _alone: File,
 }
 
-impl Lab {
+impl TestEnv {
     /// Waits for its turn: two of these tests at once would measure each other.
     pub fn new() -> Result<Self> {
         let alone = ::lab::lock_machine()?;
@@ -67,7 +67,7 @@ impl Lab {
     }
 }
 
-impl Drop for Lab {
+impl Drop for TestEnv {
     fn drop(&mut self) {
         // The test runner throws this away unless the test fails.
         report(self.directory());

@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::programs::program;
 use crate::screen::Screen;
-use crate::test_env::Lab;
+use crate::test_env::TestEnv;
 use crate::unit_log::{Unit, read_units};
 use ::lab::Process;
 use ::lab::until;
@@ -25,31 +25,31 @@ pub struct Viewer {
 
 /// What a viewer says when it ends.
 #[derive(Clone, Debug)]
-pub struct Summary(pub Value);
+pub struct ViewerSummary(pub Value);
 
 impl Viewer {
     /// Starts one without a window that plays `url` with `options`.
-    pub fn start(lab: &Lab, url: &str, options: &[&str]) -> Result<Self> {
-        Self::start_by(lab, Command::new(program("viewer")?), url, options)
+    pub fn start(env: &TestEnv, url: &str, options: &[&str]) -> Result<Self> {
+        Self::start_command(env, Command::new(program("viewer")?), url, options)
     }
 
     /// The same by a command that was prepared: in a network of its own, say.
-    pub fn start_by(lab: &Lab, mut command: Command, url: &str, options: &[&str]) -> Result<Self> {
+    pub fn start_command(env: &TestEnv, mut command: Command, url: &str, options: &[&str]) -> Result<Self> {
         command.arg("--headless");
-        Self::spawn(lab, command, url, options)
+        Self::spawn(env, command, url, options)
     }
 
     /// Starts one in a window on `screen`. Its sound goes nowhere.
-    pub fn start_on(lab: &Lab, screen: &Screen, url: &str, options: &[&str]) -> Result<Self> {
+    pub fn start_on(env: &TestEnv, screen: &Screen, url: &str, options: &[&str]) -> Result<Self> {
         let mut command = Command::new(program("viewer")?);
         command.env("DISPLAY", &screen.display).env("SDL_VIDEODRIVER", "x11").env("SDL_AUDIODRIVER", "dummy");
-        Self::spawn(lab, command, url, options)
+        Self::spawn(env, command, url, options)
     }
 
-    fn spawn(lab: &Lab, mut command: Command, url: &str, options: &[&str]) -> Result<Self> {
-        let unit_log = lab.file("came.", ".units")?;
+    fn spawn(env: &TestEnv, mut command: Command, url: &str, options: &[&str]) -> Result<Self> {
+        let unit_log = env.file("came.", ".units")?;
         command.args(["--stats", "json", "--unit-log"]).arg(&unit_log).args(options).arg(url);
-        Ok(Self { process: lab.spawn("viewer", &mut command)?, unit_log })
+        Ok(Self { process: env.spawn("viewer", &mut command)?, unit_log })
     }
 
     /// Every access unit that came. The log is whole once the viewer has ended.
@@ -59,7 +59,7 @@ impl Viewer {
 
     /// Demands that the path merger let nothing through twice, once the viewer has ended. (What came again and was dropped there is no
     /// fault: a server that resumes sends from an IDR.)
-    pub fn nothing_twice(&self) -> Result<()> {
+    pub fn ensure_no_duplicates(&self) -> Result<()> {
         let mut seen = HashSet::new();
         let twice = self.units()?.into_iter().find(|unit| !seen.insert(unit.clone()));
         ensure!(twice.is_none(), "passed on twice: {twice:?}");
@@ -89,29 +89,29 @@ impl Viewer {
     }
 
     /// Asks it to end, and gives its summary.
-    pub fn finish(&mut self) -> Result<Summary> {
+    pub fn finish(&mut self) -> Result<ViewerSummary> {
         self.process.interrupt();
         self.summary(Duration::from_secs(10))
     }
 
     /// Waits for its end, which must be a clean one, and gives its summary.
-    pub fn summary(&mut self, within: Duration) -> Result<Summary> {
+    pub fn summary(&mut self, within: Duration) -> Result<ViewerSummary> {
         self.process.success(within)?;
         let out = self.process.out();
         let line =
             out.lines().rev().find(|line| line.contains(r#""pictures""#)).context("the viewer gave no summary")?;
-        Ok(Summary(serde_json::from_str(line)?))
+        Ok(ViewerSummary(serde_json::from_str(line)?))
     }
 }
 
-impl Summary {
+impl ViewerSummary {
     /// Pictures shown.
     pub fn pictures(&self) -> u64 {
         self.0["pictures"].as_u64().unwrap_or(0)
     }
 
     /// Demands at least `least` pictures, each marked one more than the one before: nothing lost, nothing twice.
-    pub fn unbroken(&self, least: u64) -> Result<()> {
+    pub fn ensure_unbroken(&self, least: u64) -> Result<()> {
         let said = &self.0;
         ensure!(self.pictures() >= least, "fewer than {least} pictures: {said}");
         let mark = &said["marker"];

@@ -5,17 +5,17 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use e2e::{Broadcaster, Browser, Cdn, Lab, from_base64, until};
+use e2e::{Broadcaster, Browser, Cdn, TestEnv, from_base64, until};
 use media::frame_counter;
 
 #[test]
 fn the_page_plays_for_thirty_seconds() -> Result<()> {
-    let lab = Lab::new()?;
-    let key = Cdn::key(&lab, "live")?;
-    let cdn = Cdn::start(&lab, &[])?;
-    let _broadcaster = Broadcaster::start(&lab, &cdn.publish_url(&key), &Broadcaster::SMALL)?;
+    let env = TestEnv::new()?;
+    let key = Cdn::key(&env, "live")?;
+    let cdn = Cdn::start(&env, &[])?;
+    let _broadcaster = Broadcaster::start(&env, &cdn.publish_url(&key), &Broadcaster::SMALL)?;
     cdn.wait_live("live")?;
-    let browser = Browser::start(&lab)?;
+    let browser = Browser::start(&env)?;
     browser.before_each_page(WATCH_HLS_JS)?;
     browser.open(&cdn.page_url("live"))?;
 
@@ -40,7 +40,7 @@ fn the_page_plays_for_thirty_seconds() -> Result<()> {
         std::thread::sleep(Duration::from_millis(250));
     }
     let (played, watched) = (time()? - begun_at, begun.elapsed().as_secs_f64());
-    let screenshot = screenshot_path(&lab);
+    let screenshot = screenshot_path(&env);
     browser.screenshot(&screenshot)?;
     eprintln!("played {played:.1} s in {watched:.1} s; screenshot in {}", screenshot.display());
     ensure!(played > 0.9 * watched, "played only {played:.1} s in {watched:.1} s");
@@ -65,10 +65,10 @@ fn the_page_plays_for_thirty_seconds() -> Result<()> {
 
 #[test]
 fn the_page_says_when_a_stream_is_offline_or_unknown_and_starts_by_itself() -> Result<()> {
-    let lab = Lab::new()?;
-    let key = Cdn::key(&lab, "live")?;
-    let cdn = Cdn::start(&lab, &[])?;
-    let browser = Browser::start(&lab)?;
+    let env = TestEnv::new()?;
+    let key = Cdn::key(&env, "live")?;
+    let cdn = Cdn::start(&env, &[])?;
+    let browser = Browser::start(&env)?;
     let state = || -> Result<String> {
         Ok(browser.run("return document.getElementById('state').dataset.state")?.as_str().unwrap_or("").to_owned())
     };
@@ -78,7 +78,7 @@ fn the_page_says_when_a_stream_is_offline_or_unknown_and_starts_by_itself() -> R
             Ok((state()? == expected).then_some(()))
         })?;
     }
-    let _broadcaster = Broadcaster::start(&lab, &cdn.publish_url(&key), &Broadcaster::SMALL)?;
+    let _broadcaster = Broadcaster::start(&env, &cdn.publish_url(&key), &Broadcaster::SMALL)?;
     until(Duration::from_secs(60), "the page to start by itself", || {
         Ok((browser.run("return document.querySelector('video').currentTime > 1")? == true).then_some(()))
     })
@@ -86,12 +86,12 @@ fn the_page_says_when_a_stream_is_offline_or_unknown_and_starts_by_itself() -> R
 
 #[test]
 fn the_page_goes_on_when_the_publisher_returns() -> Result<()> {
-    let lab = Lab::new()?;
-    let key = Cdn::key(&lab, "live")?;
-    let cdn = Cdn::start(&lab, &[])?;
-    let mut first = Broadcaster::start(&lab, &cdn.publish_url(&key), &Broadcaster::SMALL)?;
+    let env = TestEnv::new()?;
+    let key = Cdn::key(&env, "live")?;
+    let cdn = Cdn::start(&env, &[])?;
+    let mut first = Broadcaster::start(&env, &cdn.publish_url(&key), &Broadcaster::SMALL)?;
     cdn.wait_live("live")?;
-    let browser = Browser::start(&lab)?;
+    let browser = Browser::start(&env)?;
     browser.before_each_page(WATCH_HLS_JS)?;
     browser.open(&cdn.page_url("live"))?;
     let shown = |browser: &Browser| until(START, "pictures", || counter_on_screen(browser));
@@ -108,7 +108,7 @@ fn the_page_goes_on_when_the_publisher_returns() -> Result<()> {
         let waited = "return (window.hlsErrors || []).some((error) => error.details.startsWith('levelLoad'))";
         Ok((browser.run(waited)? == true).then_some(()))
     })?;
-    let _second = Broadcaster::start(&lab, &cdn.publish_url(&key), &Broadcaster::SMALL)?;
+    let _second = Broadcaster::start(&env, &cdn.publish_url(&key), &Broadcaster::SMALL)?;
     // It counts from 0 again.
     until(START, "pictures of the second broadcast", || {
         Ok(counter_on_screen(&browser)?.filter(|counter| *counter < before && *counter > 60).map(drop))
@@ -128,10 +128,10 @@ fn counter_on_screen(browser: &Browser) -> Result<Option<u32>> {
 }
 
 /// Where whoever wants to look at the page finds it: `NEARCAST_SCREENSHOTS`, else with the logs.
-fn screenshot_path(lab: &Lab) -> PathBuf {
+fn screenshot_path(env: &TestEnv) -> PathBuf {
     match std::env::var_os("NEARCAST_SCREENSHOTS") {
         Some(directory) => PathBuf::from(directory).join("page.png"),
-        None => lab.path("page.png"),
+        None => env.path("page.png"),
     }
 }
 

@@ -6,35 +6,37 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use e2e::{Broadcaster, Cdn, Lab, Marked, Nginx, Player, Process, Source, Viewer, mark_run};
+use e2e::{
+    Broadcaster, Cdn, ClipSpec, ExternalPlayer, Nginx, NumberedClip, Process, TestEnv, Viewer, ensure_consecutive,
+};
 use serde_json::Value;
 
 #[test]
 fn ffmpeg_publishes() -> Result<()> {
-    let lab = Lab::new()?;
-    let key = Cdn::key(&lab, "live")?;
-    let cdn = Cdn::start(&lab, &[])?;
-    let file = Marked::encode(&lab, "marked.mp4", Source { count: 300, ..Source::default() })?;
-    let mut viewer = Viewer::start(&lab, &cdn.rtmp_url("live"), &[])?;
-    let mut ffmpeg = publish_copy(&lab, &file.path, &cdn.publish_url(&key))?;
+    let env = TestEnv::new()?;
+    let key = Cdn::key(&env, "live")?;
+    let cdn = Cdn::start(&env, &[])?;
+    let file = NumberedClip::encode(&env, "marked.mp4", ClipSpec { count: 300, ..ClipSpec::default() })?;
+    let mut viewer = Viewer::start(&env, &cdn.rtmp_url("live"), &[])?;
+    let mut ffmpeg = publish_copy(&env, &file.path, &cdn.publish_url(&key))?;
     viewer.wait_pictures(300, Duration::from_secs(40))?;
     ffmpeg.success(SOON)?;
-    viewer.finish()?.unbroken(270)
+    viewer.finish()?.ensure_unbroken(270)
 }
 
 #[test]
 fn gstreamer_publishes() -> Result<()> {
-    let lab = Lab::new()?;
-    let key = Cdn::key(&lab, "live")?;
-    let cdn = Cdn::start(&lab, &[])?;
-    let mut viewer = Viewer::start(&lab, &cdn.rtmp_url("live"), &[])?;
+    let env = TestEnv::new()?;
+    let key = Cdn::key(&env, "live")?;
+    let cdn = Cdn::start(&env, &[])?;
+    let mut viewer = Viewer::start(&env, &cdn.rtmp_url("live"), &[])?;
     let location = format!("location={}", cdn.publish_url(&key));
     let pipeline = "-q flvmux streamable=true name=m ! rtmp2sink LOCATION \
         videotestsrc is-live=true num-buffers=300 ! video/x-raw,width=320,height=240,framerate=25/1 ! x264enc tune=zerolatency key-int-max=50 ! \
         video/x-h264,profile=main ! h264parse ! queue ! m. \
         audiotestsrc is-live=true num-buffers=560 ! audio/x-raw,rate=48000,channels=2 ! avenc_aac ! aacparse ! queue ! m.";
     let arguments = pipeline.split_whitespace().map(|word| if word == "LOCATION" { location.as_str() } else { word });
-    let _gstreamer = lab.run("gstreamer", "gst-launch-1.0", arguments)?;
+    let _gstreamer = env.run("gstreamer", "gst-launch-1.0", arguments)?;
     viewer.wait_pictures(200, Duration::from_secs(40))?;
     let summary = viewer.finish()?;
     ensure!(summary.0["audio_frames"].as_u64() > Some(100), "no sound came: {}", summary.0);
@@ -44,9 +46,9 @@ fn gstreamer_publishes() -> Result<()> {
 
 #[test]
 fn ffmpeg_copies_in_and_out_and_every_pts_and_dts_stays() -> Result<()> {
-    let lab = Lab::new()?;
-    let key = Cdn::key(&lab, "live")?;
-    let cdn = Cdn::start(&lab, &[])?;
+    let env = TestEnv::new()?;
+    let key = Cdn::key(&env, "live")?;
+    let cdn = Cdn::start(&env, &[])?;
     let encoders = &[
         "-c:v",
         "libx264",
@@ -64,11 +66,11 @@ fn ffmpeg_copies_in_and_out_and_every_pts_and_dts_stays() -> Result<()> {
         "48000",
     ];
     // Through FLV first: its whole milliseconds are what RTMP can carry.
-    let file = Marked::encode(&lab, "in.flv", Source { count: 250, encoders, ..Source::default() })?;
-    let recorded = lab.path("out.flv");
+    let file = NumberedClip::encode(&env, "in.flv", ClipSpec { count: 250, encoders, ..ClipSpec::default() })?;
+    let recorded = env.path("out.flv");
     let arguments = ["-nostdin", "-loglevel", "warning", "-y", "-i", &cdn.rtmp_url("live"), "-c", "copy"];
-    let mut recorder = lab.spawn("recorder", Command::new("ffmpeg").args(arguments).arg(&recorded))?;
-    let mut publisher = publish_copy(&lab, &file.path, &cdn.publish_url(&key))?;
+    let mut recorder = env.spawn("recorder", Command::new("ffmpeg").args(arguments).arg(&recorded))?;
+    let mut publisher = publish_copy(&env, &file.path, &cdn.publish_url(&key))?;
     publisher.success(Duration::from_secs(40))?;
     // The stream ends when the grace period after the publisher's goodbye does, and the recorder with it.
     recorder.success(Duration::from_secs(40))?;
@@ -87,29 +89,30 @@ fn ffmpeg_copies_in_and_out_and_every_pts_and_dts_stays() -> Result<()> {
 
 #[test]
 fn nginx_rtmp_accepts_the_broadcaster() -> Result<()> {
-    let lab = Lab::new()?;
-    let nginx = Nginx::start(&lab)?;
-    let mut broadcaster = Broadcaster::start(&lab, &nginx.url("live"), &Broadcaster::SMALL)?;
+    let env = TestEnv::new()?;
+    let nginx = Nginx::start(&env)?;
+    let mut broadcaster = Broadcaster::start(&env, &nginx.url("live"), &Broadcaster::SMALL)?;
     let log = |process: &mut Process| process.line(SOON, "that it publishes", |line| line.contains("publish"));
     let mut nginx = nginx;
     log(&mut nginx.process)?;
-    let marks = Player::Ffmpeg.marks(&lab, &nginx.url("live"), (640, 360), 100, Duration::from_secs(30))?;
-    mark_run(&marks)?;
+    let marks =
+        ExternalPlayer::Ffmpeg.frame_numbers(&env, &nginx.url("live"), (640, 360), 100, Duration::from_secs(30))?;
+    ensure_consecutive(&marks)?;
     broadcaster.stop()
 }
 
 #[test]
 fn a_wrong_key_is_refused_and_says_so() -> Result<()> {
-    let lab = Lab::new()?;
-    Cdn::key(&lab, "live")?;
-    let cdn = Cdn::start(&lab, &[])?;
+    let env = TestEnv::new()?;
+    Cdn::key(&env, "live")?;
+    let cdn = Cdn::start(&env, &[])?;
     for wrong in ["live", "not-the-key"] {
-        let mut broadcaster = Broadcaster::start(&lab, &cdn.publish_url(wrong), &Broadcaster::SMALL)?;
+        let mut broadcaster = Broadcaster::start(&env, &cdn.publish_url(wrong), &Broadcaster::SMALL)?;
         let status = broadcaster.process.exit(SOON)?;
         ensure!(!status.success(), "the broadcaster ended well with the key {wrong}");
         let log = broadcaster.process.log();
         ensure!(log.contains("key"), "no word of the key: {log}");
-        let mut ffmpeg = lab.run(
+        let mut ffmpeg = env.run(
             "ffmpeg",
             "ffmpeg",
             [
@@ -137,21 +140,21 @@ fn a_wrong_key_is_refused_and_says_so() -> Result<()> {
     Ok(())
 }
 
-fn publish_copy(lab: &Lab, file: &Path, url: &str) -> Result<Process> {
+fn publish_copy(env: &TestEnv, file: &Path, url: &str) -> Result<Process> {
     let arguments =
         ["-nostdin", "-loglevel", "warning", "-re", "-i", &file.display().to_string(), "-c", "copy", "-f", "flv", url];
-    lab.run("publisher", "ffmpeg", arguments)
+    env.run("publisher", "ffmpeg", arguments)
 }
 
 /// One packet as ffprobe sees it: times in milliseconds from the file's first DTS, and a hash of its bytes.
 #[derive(Debug, PartialEq, Eq)]
-struct Packet {
+struct ProbedPacket {
     pts: i64,
     dts: i64,
     hash: String,
 }
 
-fn packets(file: &Path) -> Result<BTreeMap<String, Vec<Packet>>> {
+fn packets(file: &Path) -> Result<BTreeMap<String, Vec<ProbedPacket>>> {
     let said = Command::new("ffprobe")
         .args(["-loglevel", "error", "-show_packets", "-show_data_hash", "SHA256", "-of", "json"])
         .arg(file)
@@ -169,12 +172,12 @@ fn packets(file: &Path) -> Result<BTreeMap<String, Vec<Packet>>> {
         .into_iter()
         .min()
         .unwrap_or(0);
-    let mut tracks: BTreeMap<String, Vec<Packet>> = BTreeMap::new();
+    let mut tracks: BTreeMap<String, Vec<ProbedPacket>> = BTreeMap::new();
     for packet in packets {
         let kind = packet["codec_type"].as_str().context("no kind")?.to_owned();
         let (pts, dts) = (millis(packet, "pts_time")? - start, millis(packet, "dts_time")? - start);
         let hash = packet["data_hash"].as_str().context("no hash")?.to_owned();
-        tracks.entry(kind).or_default().push(Packet { pts, dts, hash });
+        tracks.entry(kind).or_default().push(ProbedPacket { pts, dts, hash });
     }
     Ok(tracks)
 }

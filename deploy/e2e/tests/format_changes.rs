@@ -3,14 +3,14 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use e2e::{Cdn, Lab, Marked, Source, Viewer, until};
+use e2e::{Cdn, ClipSpec, NumberedClip, TestEnv, Viewer, until};
 
 #[test]
 fn the_picture_size_changes_and_every_picture_of_both_is_decoded() -> Result<()> {
-    let lab = Lab::new()?;
-    let key = Cdn::key(&lab, "live")?;
-    let large = Source { count: HALF, encoders: &["-c:v", "libx264", "-bf", "2", "-g", "50"], ..Source::default() };
-    let small = Source {
+    let env = TestEnv::new()?;
+    let key = Cdn::key(&env, "live")?;
+    let large = ClipSpec { count: HALF, encoders: &["-c:v", "libx264", "-bf", "2", "-g", "50"], ..ClipSpec::default() };
+    let small = ClipSpec {
         width: 320,
         height: 180,
         first: HALF,
@@ -18,26 +18,27 @@ fn the_picture_size_changes_and_every_picture_of_both_is_decoded() -> Result<()>
         encoders: &["-c:v", "libx264", "-bf", "0", "-g", "50", "-output_ts_offset", "8.04"],
         ..large.clone()
     };
-    let (large, small) = (Marked::encode(&lab, "large.flv", large)?, Marked::encode(&lab, "small.flv", small)?);
+    let (large, small) =
+        (NumberedClip::encode(&env, "large.flv", large)?, NumberedClip::encode(&env, "small.flv", small)?);
     // One file behind the other: the second begins with its own sequence headers, as an encoder's would that was set anew.
     let mut both = std::fs::read(&large.path)?;
     both.extend(std::fs::read(&small.path)?.get(FLV_HEADER..).context("no FLV")?);
-    let joined = lab.path("both.flv");
+    let joined = env.path("both.flv");
     std::fs::write(&joined, both)?;
 
-    let cdn = Cdn::start(&lab, &[])?;
-    let mut rtmp = Viewer::start(&lab, &cdn.rtmp_url("live"), &[])?;
+    let cdn = Cdn::start(&env, &[])?;
+    let mut rtmp = Viewer::start(&env, &cdn.rtmp_url("live"), &[])?;
     let input = joined.to_str().context("a path")?;
     let url = cdn.publish_url(&key);
     let copy = ["-nostdin", "-loglevel", "warning", "-re", "-i", input, "-c", "copy", "-f", "flv", &url];
-    let mut publisher = lab.run("publisher", "ffmpeg", copy)?;
+    let mut publisher = env.run("publisher", "ffmpeg", copy)?;
     cdn.wait_segment("live")?;
-    let mut hls = Viewer::start(&lab, &cdn.hls_url("live"), &[])?;
-    until(PATIENCE, "the other size", || {
+    let mut hls = Viewer::start(&env, &cdn.hls_url("live"), &[])?;
+    until(TIMEOUT, "the other size", || {
         let stream = cdn.stream("live")?;
         Ok(stream["tracks"].to_string().contains("180").then_some(()))
     })?;
-    publisher.success(PATIENCE)?;
+    publisher.success(TIMEOUT)?;
     let playlist = cdn.wait_segment("live")?;
     let count = |text: &str| playlist.matches(text).count();
     ensure!(
@@ -45,13 +46,13 @@ fn the_picture_size_changes_and_every_picture_of_both_is_decoded() -> Result<()>
         "not one change of the decoder's configuration in the playlist: {playlist}"
     );
 
-    rtmp.wait_end(PATIENCE)?;
+    rtmp.wait_end(TIMEOUT)?;
     let summary = rtmp.finish()?;
-    summary.unbroken(u64::from(2 * HALF))?;
+    summary.ensure_unbroken(u64::from(2 * HALF))?;
     ensure!(summary.0["marker"]["first"] == 0, "by RTMP, it does not begin with the first: {}", summary.0);
 
-    let summary = hls.summary(PATIENCE)?;
-    summary.unbroken(u64::from(2 * HALF) - 100)?;
+    let summary = hls.summary(TIMEOUT)?;
+    summary.ensure_unbroken(u64::from(2 * HALF) - 100)?;
     ensure!(summary.0["marker"]["last"] == 2 * HALF - 1, "by HLS, it does not end with the last: {}", summary.0);
     ensure!(summary.0["codecs"].to_string().contains("320x180"), "the new size is not told: {}", summary.0);
     Ok(())
@@ -61,4 +62,4 @@ fn the_picture_size_changes_and_every_picture_of_both_is_decoded() -> Result<()>
 const HALF: u32 = 200;
 /// The header of an FLV file, and the size of the tag before the first (Adobe FLV 10.1 §E.2, §E.3).
 const FLV_HEADER: usize = 13;
-const PATIENCE: Duration = Duration::from_secs(40);
+const TIMEOUT: Duration = Duration::from_secs(40);

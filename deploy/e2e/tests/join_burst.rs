@@ -3,15 +3,15 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use e2e::{Broadcaster, Cdn, Lab, until};
+use e2e::{Broadcaster, Cdn, TestEnv, until};
 use lab::load::{self, Options, Protocol};
 
 #[test]
 fn every_viewer_of_a_crowd_gets_everything_by_each_protocol() -> Result<()> {
-    let lab = Lab::new()?;
-    let key = Cdn::key(&lab, "live")?;
-    let cdn = Cdn::start(&lab, &[])?;
-    let mut broadcaster = Broadcaster::start(&lab, &cdn.publish_url(&key), &Broadcaster::SMALL)?;
+    let env = TestEnv::new()?;
+    let key = Cdn::key(&env, "live")?;
+    let cdn = Cdn::start(&env, &[])?;
+    let mut broadcaster = Broadcaster::start(&env, &cdn.publish_url(&key), &Broadcaster::SMALL)?;
     cdn.wait_segment("live")?;
     for protocol in [Protocol::Rtmp, Protocol::Relay, Protocol::LowLatencyHls, Protocol::Hls] {
         let mut options = options(&cdn, protocol);
@@ -30,10 +30,10 @@ fn every_viewer_of_a_crowd_gets_everything_by_each_protocol() -> Result<()> {
 
 #[test]
 fn a_crowd_whose_server_dies_says_so() -> Result<()> {
-    let lab = Lab::new()?;
-    let key = Cdn::key(&lab, "live")?;
-    let mut cdn = Cdn::start(&lab, &[])?;
-    let _broadcaster = Broadcaster::start(&lab, &cdn.publish_url(&key), &Broadcaster::SMALL)?;
+    let env = TestEnv::new()?;
+    let key = Cdn::key(&env, "live")?;
+    let mut cdn = Cdn::start(&env, &[])?;
+    let _broadcaster = Broadcaster::start(&env, &cdn.publish_url(&key), &Broadcaster::SMALL)?;
     cdn.wait_segment("live")?;
     let crowd = options(&cdn, Protocol::Rtmp);
     let viewers = crowd.viewers;
@@ -49,8 +49,8 @@ fn a_crowd_whose_server_dies_says_so() -> Result<()> {
 
 #[test]
 fn what_cannot_be_watched_is_told_at_once() -> Result<()> {
-    let lab = Lab::new()?;
-    let cdn = Cdn::start(&lab, &[])?;
+    let env = TestEnv::new()?;
+    let cdn = Cdn::start(&env, &[])?;
     for protocol in [Protocol::Relay, Protocol::LowLatencyHls, Protocol::Hls] {
         let asked = Options { url: cdn.page_url("nobody"), ..options(&cdn, protocol) };
         ensure!(load::run(&asked).is_err(), "{protocol:?}");

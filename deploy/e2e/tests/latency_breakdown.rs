@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use e2e::{Broadcaster, Cdn, Lab, Viewer, until};
+use e2e::{Broadcaster, Cdn, TestEnv, Viewer, until};
 use serde_json::Value;
 
 /// A path, and the parts that a server must have told of.
@@ -17,18 +17,18 @@ const PATHS: [(&str, &[&str]); 5] = [
 
 #[test]
 fn clocks_that_differ_are_found_out_and_the_parts_add_up() -> Result<()> {
-    let lab = Lab::new()?;
-    let key = Cdn::key(&lab, "live")?;
+    let env = TestEnv::new()?;
+    let key = Cdn::key(&env, "live")?;
     let ahead = |micros: i64| (micros / 1000).to_string();
-    let cdn = Cdn::start(&lab, &["--clock-offset", &ahead(SERVER)])?;
-    let offset = ahead(BROADCASTER);
+    let cdn = Cdn::start(&env, &["--clock-offset", &ahead(SERVER_OFFSET_US)])?;
+    let offset = ahead(BROADCASTER_OFFSET_US);
     let options = [&Broadcaster::SMALL[..], &["--clock-offset", &offset]].concat();
-    let mut broadcaster = Broadcaster::start(&lab, &cdn.publish_url(&key), &options)?;
+    let mut broadcaster = Broadcaster::start(&env, &cdn.publish_url(&key), &options)?;
     cdn.wait_segment("live")?;
     let mut viewers = Vec::new();
     for (via, told) in PATHS {
-        let options = ["--transport", via, "--clock-offset", &ahead(VIEWER)];
-        viewers.push((via, told, Viewer::start(&lab, &cdn.page_url("live"), &options)?));
+        let options = ["--transport", via, "--clock-offset", &ahead(VIEWER_OFFSET_US)];
+        viewers.push((via, told, Viewer::start(&env, &cdn.page_url("live"), &options)?));
     }
     for (via, told, viewer) in &mut viewers {
         let all_told = |latency: &Value| told.iter().all(|part| latency[part].is_number());
@@ -36,9 +36,9 @@ fn clocks_that_differ_are_found_out_and_the_parts_add_up() -> Result<()> {
             ensure!(viewer.process.running()?, "the viewer ended");
             Ok(latency(viewer)?.filter(all_told))
         })?;
-        let parts: f64 = PARTS.iter().filter_map(|part| latency[part].as_f64()).sum();
+        let parts: f64 = COMPONENTS.iter().filter_map(|part| latency[part].as_f64()).sum();
         let total = latency["total"].as_f64().with_context(|| format!("{via}: no total: {latency}"))?;
-        ensure!((parts - total).abs() < ROUNDING, "{via}: {parts} ms in parts: {latency}");
+        ensure!((parts - total).abs() < ROUNDING_MS, "{via}: {parts} ms in parts: {latency}");
         // The rest of the whole is the buffer's: less than nothing, if what was told is of units that were not shown, or not in time.
         ensure!(latency["buffering"].as_f64() >= Some(0.0), "{via}: no time left for the buffer: {latency}");
     }
@@ -48,7 +48,7 @@ fn clocks_that_differ_are_found_out_and_the_parts_add_up() -> Result<()> {
     let clock = |name: &str| said["broadcaster"][name].as_i64().with_context(|| format!("no {name}: {said}"));
     let (offset, doubt) = (clock("offset_us")?, clock("uncertainty_us")?);
     ensure!(
-        (offset - (BROADCASTER - SERVER)).abs() <= doubt,
+        (offset - (BROADCASTER_OFFSET_US - SERVER_OFFSET_US)).abs() <= doubt,
         "the server is wrong about the clocks: {offset} ± {doubt}"
     );
     ensure!(doubt < 100_000, "the server knows nothing of the clocks: ± {doubt}");
@@ -60,10 +60,10 @@ fn clocks_that_differ_are_found_out_and_the_parts_add_up() -> Result<()> {
         println!("{via}: {latency}");
         let ms = |name: &str| latency[name].as_f64().with_context(|| format!("{via}: no {name}: {}", summary.0));
         let (offset, doubt) = (ms("clock_offset")?, ms("clock_uncertainty")?);
-        let truth = (BROADCASTER - VIEWER) as f64 / 1e3;
-        ensure!((offset - truth).abs() <= doubt + ROUNDING, "{via} is wrong about the clocks: {offset} ± {doubt}");
+        let truth = (BROADCASTER_OFFSET_US - VIEWER_OFFSET_US) as f64 / 1e3;
+        ensure!((offset - truth).abs() <= doubt + ROUNDING_MS, "{via} is wrong about the clocks: {offset} ± {doubt}");
         // Pixels are the truth: the clock that is drawn into each picture is the one that its stamps are by.
-        ensure!(ms("pixels_worst")? <= INTERVAL, "{via}: the pixels tell another time: {latency}");
+        ensure!(ms("pixels_worst")? <= FRAME_INTERVAL_MS, "{via}: the pixels tell another time: {latency}");
         ensure!(told.iter().all(|part| latency[part].is_number()), "{via}: the summary lacks parts: {latency}");
         ensure!(!summary.0["clocks_differ"].as_bool().unwrap_or(true), "{via}: it is known how far: {}", summary.0);
         ensure!(ms("p50")? > 0.0, "{via}: shown before it was captured: {latency}");
@@ -81,14 +81,14 @@ fn in_order(cdn: &Cdn, offset: i64, doubt: i64) -> Result<()> {
     until(START, "every stage of one unit", || {
         let said = ask(&format!("?at={newest}"))?;
         let units = said["units"].as_array().with_context(|| format!("no units: {said}"))?;
-        let mut seen = [0; CAUSES.len()];
+        let mut seen = [0; STAGE_ORDER.len()];
         for unit in units {
             // By the server's clock. Without that, what the broadcaster does comes a third of a second after what it causes.
             let at = |stage: &str| {
                 let of_theirs = ["captured", "encoded", "sent"].contains(&stage);
                 Some(unit[format!("{stage}_us")].as_i64()? - if of_theirs { offset } else { 0 })
             };
-            for ((cause, effect, slack), seen) in CAUSES.iter().zip(&mut seen) {
+            for ((cause, effect, slack), seen) in STAGE_ORDER.iter().zip(&mut seen) {
                 let Some((before, after)) = at(cause).zip(at(effect)) else { continue };
                 let slack = slack.unwrap_or(doubt);
                 ensure!(before <= after + slack, "{effect} comes before {cause}, by more than {slack} us: {unit}");
@@ -109,8 +109,8 @@ fn latency(viewer: &Viewer) -> Result<Option<Value>> {
 
 /// Stages of which the first causes the second, and by how many microseconds the order may be wrong: where the clocks differ, what the server
 /// says. That the write to the socket has ended is known, on one machine, only after the server may have read it.
-const CAUSES: [(&str, &str, Option<i64>); 6] = [
-    ("captured", "encoded", Some(MILLISECOND)),
+const STAGE_ORDER: [(&str, &str, Option<i64>); 6] = [
+    ("captured", "encoded", Some(MILLISECOND_US)),
     ("encoded", "sent", Some(0)),
     ("encoded", "ingested", None),
     ("ingested", "relayed", Some(0)),
@@ -118,15 +118,15 @@ const CAUSES: [(&str, &str, Option<i64>); 6] = [
     ("in_part", "in_segment", Some(0)),
 ];
 /// PTS are whole.
-const MILLISECOND: i64 = 1000;
-const PARTS: [&str; 9] =
+const MILLISECOND_US: i64 = 1000;
+const COMPONENTS: [&str; 9] =
     ["encoding", "queue", "upload", "server", "chunking", "polling", "last_mile", "buffering", "decoding"];
 /// How far each clock is ahead, in microseconds.
-const BROADCASTER: i64 = 250_000;
-const SERVER: i64 = -120_000;
-const VIEWER: i64 = 40_000;
+const BROADCASTER_OFFSET_US: i64 = 250_000;
+const SERVER_OFFSET_US: i64 = -120_000;
+const VIEWER_OFFSET_US: i64 = 40_000;
 /// Of tenths of a millisecond, for as many of them as there are.
-const ROUNDING: f64 = 0.25;
+const ROUNDING_MS: f64 = 0.25;
 /// One picture, in milliseconds.
-const INTERVAL: f64 = 1000.0 / 30.0;
+const FRAME_INTERVAL_MS: f64 = 1000.0 / 30.0;
 const START: Duration = Duration::from_secs(40);

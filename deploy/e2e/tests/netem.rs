@@ -5,27 +5,27 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use e2e::Lab;
-use e2e::qemu_vm::{BRIEF, EMULATED, Guest};
+use e2e::TestEnv;
+use e2e::qemu_vm::{BOOT_TIMEOUT, COMMAND_TIMEOUT, QemuVm};
 
 #[test]
 fn the_lab_s_links_are_netem_s_where_the_kernel_has_it() -> Result<()> {
-    let lab = Lab::new()?;
-    let mut guest = Guest::boot(&lab)?;
+    let env = TestEnv::new()?;
+    let mut guest = QemuVm::boot(&env)?;
     // Networks need a place for their names; the machine has neither netem nor bridges yet.
-    guest.run("mkdir -p /run/netns && mount -t tmpfs none /run/netns", BRIEF)?;
-    guest.run("modprobe veth && modprobe bridge && cat /proc/sys/kernel/osrelease", BRIEF)?;
+    guest.run("mkdir -p /run/netns && mount -t tmpfs none /run/netns", COMMAND_TIMEOUT)?;
+    guest.run("modprobe veth && modprobe bridge && cat /proc/sys/kernel/osrelease", COMMAND_TIMEOUT)?;
 
     let up = |options: &str| {
         format!("(sleep {A_WHILE}; echo stats; echo quit) | timeout -s INT 60 lab up paper-a {options} 2>&1")
     };
-    let without = guest.run(&up("--links netem"), EMULATED)?;
+    let without = guest.run(&up("--links netem"), BOOT_TIMEOUT)?;
     ensure!(without.contains("modprobe sch_netem") && without.contains("--links own"), "no cure is named:\n{without}");
-    let own = guest.run(&up(""), EMULATED)?;
+    let own = guest.run(&up(""), BOOT_TIMEOUT)?;
     ensure!(own.contains("up as process") && !own.contains("netem"), "without netem, links are the lab's own:\n{own}");
 
-    guest.run("modprobe sch_netem", BRIEF)?;
-    let netem = guest.run(&up(""), EMULATED)?;
+    guest.run("modprobe sch_netem", COMMAND_TIMEOUT)?;
+    let netem = guest.run(&up(""), BOOT_TIMEOUT)?;
     ensure!(netem.contains("by netem") && netem.contains("delay=30ms"), "with it, they are netem's:\n{netem}");
     ensure!(netem.contains("lost or dropped at the full queue"), "its counts are not told:\n{netem}");
     println!("{netem}");
@@ -33,7 +33,7 @@ fn the_lab_s_links_are_netem_s_where_the_kernel_has_it() -> Result<()> {
     let tests = guest.run("links-by-netem --test-threads=1 --color never 2>&1", LINKS)?;
     println!("{tests}");
     ensure!(tests.contains("test result: ok. 8 passed"), "in the guest:\n{tests}");
-    let left = guest.run("ls /run/netns; /bin/ip link show", BRIEF)?;
+    let left = guest.run("ls /run/netns; /bin/ip link show", COMMAND_TIMEOUT)?;
     ensure!(!left.contains("nc"), "something was left behind:\n{left}");
     Ok(())
 }

@@ -3,32 +3,32 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use e2e::{Broadcaster, Cdn, Lab, Player, Viewer, mark_run, until};
+use e2e::{Broadcaster, Cdn, ExternalPlayer, TestEnv, Viewer, ensure_consecutive, until};
 
 #[test]
 fn the_server_is_killed_and_restarted_and_no_access_unit_is_lost() -> Result<()> {
-    let lab = Lab::new()?;
-    let key = Cdn::key(&lab, "live")?;
-    let mut cdn = Cdn::start(&lab, &[])?;
-    let mut viewer = Viewer::start(&lab, &cdn.rtmp_url("live"), &[])?;
-    let mut broadcaster = Broadcaster::start(&lab, &cdn.publish_url(&key), &Broadcaster::SMALL)?;
+    let env = TestEnv::new()?;
+    let key = Cdn::key(&env, "live")?;
+    let mut cdn = Cdn::start(&env, &[])?;
+    let mut viewer = Viewer::start(&env, &cdn.rtmp_url("live"), &[])?;
+    let mut broadcaster = Broadcaster::start(&env, &cdn.publish_url(&key), &Broadcaster::SMALL)?;
     viewer.wait_pictures(90, START)?;
     cdn.process.kill();
     std::thread::sleep(OUTAGE);
     let before = viewer.pictures()?;
-    cdn.restart(&lab)?;
+    cdn.restart(&env)?;
     // The outage's own pictures, and some after it.
     viewer.wait_pictures(before + 30 * OUTAGE.as_secs() as usize + 90, START)?;
     ensure!(broadcaster.process.running()?, "the broadcaster ended");
-    viewer.finish()?.unbroken(90)?;
+    viewer.finish()?.ensure_unbroken(90)?;
     broadcaster.stop_and_compare(&viewer)
 }
 
 #[test]
 fn ctrl_c_ends_the_broadcaster_at_once_whatever_its_server_does() -> Result<()> {
-    let lab = Lab::new()?;
-    let key = Cdn::key(&lab, "live")?;
-    let mut cdn = Cdn::start(&lab, &[])?;
+    let env = TestEnv::new()?;
+    let key = Cdn::key(&env, "live")?;
+    let mut cdn = Cdn::start(&env, &[])?;
     type Outage = fn(&mut Cdn);
     let cases: [(&str, Outage); 3] = [
         ("takes what it gets", |_| ()),
@@ -36,7 +36,7 @@ fn ctrl_c_ends_the_broadcaster_at_once_whatever_its_server_does() -> Result<()> 
         ("is away", |cdn| cdn.process.kill()),
     ];
     for (name, outage) in cases {
-        let mut broadcaster = Broadcaster::start(&lab, &cdn.publish_url(&key), &Broadcaster::SMALL)?;
+        let mut broadcaster = Broadcaster::start(&env, &cdn.publish_url(&key), &Broadcaster::SMALL)?;
         cdn.wait_live("live")?;
         outage(&mut cdn);
         if name != "takes what it gets" {
@@ -47,37 +47,37 @@ fn ctrl_c_ends_the_broadcaster_at_once_whatever_its_server_does() -> Result<()> 
         broadcaster.process.exit(START)?;
         let took = asked.elapsed();
         ensure!(took < AT_ONCE, "where the server {name}, it took {took:?} to end");
-        cdn.restart(&lab)?;
+        cdn.restart(&env)?;
     }
     Ok(())
 }
 
 #[test]
 fn an_hls_viewer_survives_the_restart_of_its_server() -> Result<()> {
-    let lab = Lab::new()?;
-    let key = Cdn::key(&lab, "live")?;
-    let mut cdn = Cdn::start(&lab, &[])?;
-    let mut broadcaster = Broadcaster::start(&lab, &cdn.publish_url(&key), &Broadcaster::SMALL)?;
+    let env = TestEnv::new()?;
+    let key = Cdn::key(&env, "live")?;
+    let mut cdn = Cdn::start(&env, &[])?;
+    let mut broadcaster = Broadcaster::start(&env, &cdn.publish_url(&key), &Broadcaster::SMALL)?;
     cdn.wait_segment("live")?;
-    let mut viewer = Viewer::start(&lab, &cdn.hls_url("live"), &[])?;
+    let mut viewer = Viewer::start(&env, &cdn.hls_url("live"), &[])?;
     viewer.wait_pictures(60, START)?;
     cdn.process.kill();
     let before = viewer.pictures()?;
-    cdn.restart(&lab)?;
+    cdn.restart(&env)?;
     viewer.wait_pictures(before + 240, START)?;
-    viewer.finish()?.unbroken(240)?;
+    viewer.finish()?.ensure_unbroken(240)?;
     broadcaster.stop_and_compare(&viewer)
 }
 
 #[test]
 fn a_publisher_dies_and_returns_and_its_readers_stay() -> Result<()> {
-    let lab = Lab::new()?;
-    let key = Cdn::key(&lab, "live")?;
-    let cdn = Cdn::start(&lab, &[])?;
-    let mut first = Broadcaster::start(&lab, &cdn.publish_url(&key), &Broadcaster::SMALL)?;
+    let env = TestEnv::new()?;
+    let key = Cdn::key(&env, "live")?;
+    let cdn = Cdn::start(&env, &[])?;
+    let mut first = Broadcaster::start(&env, &cdn.publish_url(&key), &Broadcaster::SMALL)?;
     cdn.wait_segment("live")?;
     let mut readers =
-        [Viewer::start(&lab, &cdn.rtmp_url("live"), &[])?, Viewer::start(&lab, &cdn.hls_url("live"), &[])?];
+        [Viewer::start(&env, &cdn.rtmp_url("live"), &[])?, Viewer::start(&env, &cdn.hls_url("live"), &[])?];
     for reader in &mut readers {
         reader.wait_pictures(60, START)?;
     }
@@ -94,7 +94,7 @@ fn a_publisher_dies_and_returns_and_its_readers_stay() -> Result<()> {
     let seen: Vec<usize> = readers.iter().map(Viewer::pictures).collect::<Result<_>>()?;
     // Its sound is coded differently: the same tone at the same time would look like a unit that came twice.
     let options = [&Broadcaster::SMALL[..], &["--audio-bitrate", "96k"]].concat();
-    let _second = Broadcaster::start(&lab, &cdn.publish_url(&key), &options)?;
+    let _second = Broadcaster::start(&env, &cdn.publish_url(&key), &options)?;
     for (reader, seen) in readers.iter_mut().zip(seen) {
         reader.wait_pictures(seen + 150, START)?;
         ensure!(reader.process.running()?, "a reader ended with the publisher");
@@ -112,17 +112,17 @@ fn a_publisher_dies_and_returns_and_its_readers_stay() -> Result<()> {
     ensure!(marked, "another broadcast follows without a discontinuity: {}", after.text);
     for reader in &mut readers {
         reader.finish()?;
-        reader.nothing_twice()?;
+        reader.ensure_no_duplicates()?;
     }
     Ok(())
 }
 
 #[test]
 fn the_same_key_takes_its_stream_over_at_once() -> Result<()> {
-    let lab = Lab::new()?;
-    let key = Cdn::key(&lab, "live")?;
-    let cdn = Cdn::start(&lab, &[])?;
-    let mut first = lab.run(
+    let env = TestEnv::new()?;
+    let key = Cdn::key(&env, "live")?;
+    let cdn = Cdn::start(&env, &[])?;
+    let mut first = env.run(
         "first",
         "ffmpeg",
         [
@@ -149,12 +149,12 @@ fn the_same_key_takes_its_stream_over_at_once() -> Result<()> {
     )?;
     cdn.wait_live("live")?;
     let segment = cdn.wait_segment("live")?;
-    let mut viewer = Viewer::start(&lab, &cdn.rtmp_url("live"), &[])?;
+    let mut viewer = Viewer::start(&env, &cdn.rtmp_url("live"), &[])?;
     viewer.wait_pictures(30, START)?;
     let before = Playlist::parse(&segment)?;
     let epoch = cdn.stream("live")?["epoch"].clone();
 
-    let mut second = Broadcaster::start(&lab, &cdn.publish_url(&key), &Broadcaster::SMALL)?;
+    let mut second = Broadcaster::start(&env, &cdn.publish_url(&key), &Broadcaster::SMALL)?;
     until(START, "the second publisher to have the stream", || {
         Ok((cdn.stream("live")?["epoch"] != epoch).then_some(()))
     })?;
@@ -163,7 +163,7 @@ fn the_same_key_takes_its_stream_over_at_once() -> Result<()> {
     let seen = viewer.pictures()?;
     viewer.wait_pictures(seen + 90, START)?;
     // What comes now is the second one's: numbered, and unbroken.
-    mark_run(&Player::Ffmpeg.marks(&lab, &cdn.rtmp_url("live"), (640, 360), 30, START)?)?;
+    ensure_consecutive(&ExternalPlayer::Ffmpeg.frame_numbers(&env, &cdn.rtmp_url("live"), (640, 360), 30, START)?)?;
     ensure!(second.process.running()?, "the second publisher ended");
     let after = until(START, "a segment of the second publisher", || {
         let playlist = Playlist::of(&cdn)?;
@@ -176,40 +176,40 @@ fn the_same_key_takes_its_stream_over_at_once() -> Result<()> {
         after.sequence
     );
     viewer.finish()?;
-    viewer.nothing_twice()?;
+    viewer.ensure_no_duplicates()?;
     Ok(())
 }
 
 #[test]
 fn two_broadcasters_with_one_key_do_not_take_turns_for_ever() -> Result<()> {
-    let lab = Lab::new()?;
-    let key = Cdn::key(&lab, "live")?;
-    let cdn = Cdn::start(&lab, &[])?;
-    let mut first = Broadcaster::start(&lab, &cdn.publish_url(&key), &Broadcaster::SMALL)?;
+    let env = TestEnv::new()?;
+    let key = Cdn::key(&env, "live")?;
+    let cdn = Cdn::start(&env, &[])?;
+    let mut first = Broadcaster::start(&env, &cdn.publish_url(&key), &Broadcaster::SMALL)?;
     cdn.wait_live("live")?;
     let epoch = cdn.stream("live")?["epoch"].clone();
-    let mut second = Broadcaster::start(&lab, &cdn.publish_url(&key), &Broadcaster::SMALL)?;
+    let mut second = Broadcaster::start(&env, &cdn.publish_url(&key), &Broadcaster::SMALL)?;
     until(START, "the second broadcaster to have the stream", || {
         Ok((cdn.stream("live")?["epoch"] != epoch).then_some(()))
     })?;
     let status = first.process.exit(START).context("the loser goes on fighting")?;
     ensure!(!status.success(), "the loser ended as if all were well");
     ensure!(second.process.running()?, "the winner ended");
-    mark_run(&Player::Ffmpeg.marks(&lab, &cdn.rtmp_url("live"), (640, 360), 60, START)?)?;
+    ensure_consecutive(&ExternalPlayer::Ffmpeg.frame_numbers(&env, &cdn.rtmp_url("live"), (640, 360), 60, START)?)?;
     Ok(())
 }
 
 #[test]
 fn the_server_drains_when_it_is_told_to_stop() -> Result<()> {
-    let lab = Lab::new()?;
-    let key = Cdn::key(&lab, "live")?;
-    let mut cdn = Cdn::start(&lab, &[])?;
-    let _broadcaster = Broadcaster::start(&lab, &cdn.publish_url(&key), &Broadcaster::SMALL)?;
-    let mut viewer = Viewer::start(&lab, &cdn.rtmp_url("live"), &[])?;
+    let env = TestEnv::new()?;
+    let key = Cdn::key(&env, "live")?;
+    let mut cdn = Cdn::start(&env, &[])?;
+    let _broadcaster = Broadcaster::start(&env, &cdn.publish_url(&key), &Broadcaster::SMALL)?;
+    let mut viewer = Viewer::start(&env, &cdn.rtmp_url("live"), &[])?;
     viewer.wait_pictures(30, START)?;
     cdn.process.terminate();
     cdn.process.success(Duration::from_secs(15))?;
-    viewer.finish()?.unbroken(20)
+    viewer.finish()?.ensure_unbroken(20)
 }
 
 /// What is read off a media playlist.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use e2e::{Broadcaster, Cdn, Lab, Marked, Source, Unit, Viewer, compare_to_the_end};
+use e2e::{Broadcaster, Cdn, ClipSpec, NumberedClip, TestEnv, Unit, Viewer, compare_to_the_end};
 
 /// One kind of stream: what goes in.
 struct Case {
@@ -68,22 +68,22 @@ const CASES: &[Case] = &[
 ];
 
 /// One stream of several at once, on its way by both protocols.
-struct Passage {
+struct StreamRun {
     broadcaster: Broadcaster,
     rtmp: Viewer,
     hls: Option<Viewer>,
 }
 
-impl Passage {
+impl StreamRun {
     /// A broadcaster with `options`, and a viewer by RTMP that was there before it.
-    fn start(lab: &Lab, cdn: &Cdn, name: &str, key: &str, options: &[&str]) -> Result<Self> {
-        let rtmp = Viewer::start(lab, &cdn.rtmp_url(name), &[])?;
-        Ok(Self { rtmp, broadcaster: Broadcaster::start(lab, &cdn.publish_url(key), options)?, hls: None })
+    fn start(env: &TestEnv, cdn: &Cdn, name: &str, key: &str, options: &[&str]) -> Result<Self> {
+        let rtmp = Viewer::start(env, &cdn.rtmp_url(name), &[])?;
+        Ok(Self { rtmp, broadcaster: Broadcaster::start(env, &cdn.publish_url(key), options)?, hls: None })
     }
 
-    fn watch_by_hls(&mut self, lab: &Lab, cdn: &Cdn, name: &str) -> Result<()> {
+    fn watch_by_hls(&mut self, env: &TestEnv, cdn: &Cdn, name: &str) -> Result<()> {
         cdn.wait_segment(name)?;
-        self.hls = Some(Viewer::start(lab, &cdn.hls_url(name), &[])?);
+        self.hls = Some(Viewer::start(env, &cdn.hls_url(name), &[])?);
         Ok(())
     }
 
@@ -100,53 +100,53 @@ impl Passage {
 
 #[test]
 fn a_live_encoder_without_and_with_b_frames() -> Result<()> {
-    let lab = Lab::new()?;
+    let env = TestEnv::new()?;
     let names = ["0", "2"];
-    let keys = names.iter().map(|name| Cdn::key(&lab, name)).collect::<Result<Vec<_>>>()?;
-    let cdn = Cdn::start(&lab, &[])?;
-    let mut passages = Vec::new();
+    let keys = names.iter().map(|name| Cdn::key(&env, name)).collect::<Result<Vec<_>>>()?;
+    let cdn = Cdn::start(&env, &[])?;
+    let mut runs = Vec::new();
     for (bframes, key) in names.iter().zip(&keys) {
         let options = [&Broadcaster::SMALL[..], &["--bframes", bframes, "--duration", "14"]].concat();
-        passages.push(Passage::start(&lab, &cdn, bframes, key, &options)?);
+        runs.push(StreamRun::start(&env, &cdn, bframes, key, &options)?);
     }
-    for (name, passage) in names.iter().zip(&mut passages) {
-        passage.watch_by_hls(&lab, &cdn, name)?;
+    for (name, run) in names.iter().zip(&mut runs) {
+        run.watch_by_hls(&env, &cdn, name)?;
     }
-    for (bframes, passage) in names.iter().zip(&mut passages) {
-        let (left, counts) = passage.finish()?;
+    for (bframes, run) in names.iter().zip(&mut runs) {
+        let (left, counts) = run.finish()?;
         let reordered = left.iter().filter(|unit| unit.track == "v0" && unit.pts != unit.dts).count();
         ensure!(
             (reordered > 0) == (*bframes != "0"),
             "{reordered} access units are shown later than decoded with {bframes} B-frames"
         );
         ensure!(counts["v0"] > 350 && counts["a0"] > 500, "too few by RTMP: {counts:?}");
-        whole_by_hls(passage.hls.as_mut().context("a viewer by HLS")?, &left)?;
+        whole_by_hls(run.hls.as_mut().context("a viewer by HLS")?, &left)?;
     }
     Ok(())
 }
 
 #[test]
 fn files_of_every_codec_pass_untouched() -> Result<()> {
-    let lab = Lab::new()?;
+    let env = TestEnv::new()?;
     let mut sources = Vec::new();
     for case in CASES {
         let sound = !case.encoders.contains(&"-an");
         let source =
-            Source { width: 320, height: 180, count: 300, encoders: case.encoders, sound, ..Source::default() };
-        let file = Marked::encode(&lab, case.file, source)?;
-        sources.push((Cdn::key(&lab, case.stream())?, format!("file:{}", file.path.display())));
+            ClipSpec { width: 320, height: 180, count: 300, encoders: case.encoders, sound, ..ClipSpec::default() };
+        let file = NumberedClip::encode(&env, case.file, source)?;
+        sources.push((Cdn::key(&env, case.stream())?, format!("file:{}", file.path.display())));
     }
-    let cdn = Cdn::start(&lab, &[])?;
-    let mut passages = Vec::new();
+    let cdn = Cdn::start(&env, &[])?;
+    let mut runs = Vec::new();
     for (case, (key, path)) in CASES.iter().zip(&sources) {
-        passages.push(Passage::start(&lab, &cdn, case.stream(), key, &["--source", path, "--encoder", "copy"])?);
+        runs.push(StreamRun::start(&env, &cdn, case.stream(), key, &["--source", path, "--encoder", "copy"])?);
     }
     let mut faults = Vec::new();
-    for (case, passage) in CASES.iter().zip(&mut passages) {
-        faults.extend(passage.watch_by_hls(&lab, &cdn, case.stream()).err().map(|fault| case.fault(&fault)));
+    for (case, run) in CASES.iter().zip(&mut runs) {
+        faults.extend(run.watch_by_hls(&env, &cdn, case.stream()).err().map(|fault| case.fault(&fault)));
     }
-    for (case, mut passage) in CASES.iter().zip(passages) {
-        match case.passes(&mut passage) {
+    for (case, mut run) in CASES.iter().zip(runs) {
+        match case.passes(&mut run) {
             Ok(counts) => eprintln!("{}: {counts}", case.name),
             Err(fault) => faults.push(case.fault(&fault)),
         }
@@ -165,11 +165,11 @@ impl Case {
         format!("{}: {fault:#}", self.name)
     }
 
-    fn passes(&self, passage: &mut Passage) -> Result<String> {
-        let (left, by_rtmp) = passage.finish()?;
+    fn passes(&self, run: &mut StreamRun) -> Result<String> {
+        let (left, by_rtmp) = run.finish()?;
         let total: usize = by_rtmp.values().sum();
         ensure!(total == left.len(), "{total} of {} access units came by RTMP", left.len());
-        let by_hls = whole_by_hls(passage.hls.as_mut().context("it could not be watched by HLS")?, &left)?;
+        let by_hls = whole_by_hls(run.hls.as_mut().context("it could not be watched by HLS")?, &left)?;
         ensure!(by_hls.keys().eq(by_rtmp.keys()), "HLS carries {by_hls:?}");
         Ok(format!("{by_rtmp:?} by RTMP, {by_hls:?} by HLS"))
     }

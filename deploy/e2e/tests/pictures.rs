@@ -3,29 +3,29 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use e2e::{Broadcaster, Cdn, Lab, Marked, Player, Screen, Source, Viewer, mark_run};
+use e2e::{Broadcaster, Cdn, ClipSpec, ExternalPlayer, NumberedClip, Screen, TestEnv, Viewer, ensure_consecutive};
 
 #[test]
 fn the_test_picture_by_rtmp_and_by_hls() -> Result<()> {
-    let lab = Lab::new()?;
-    let key = Cdn::key(&lab, "live")?;
-    let cdn = Cdn::start(&lab, &[])?;
+    let env = TestEnv::new()?;
+    let key = Cdn::key(&env, "live")?;
+    let cdn = Cdn::start(&env, &[])?;
     // There before the publisher: it waits, and misses nothing.
-    let mut early = Viewer::start(&lab, &cdn.rtmp_url("live"), &[])?;
-    let mut broadcaster = Broadcaster::start(&lab, &cdn.publish_url(&key), &Broadcaster::SMALL)?;
+    let mut early = Viewer::start(&env, &cdn.rtmp_url("live"), &[])?;
+    let mut broadcaster = Broadcaster::start(&env, &cdn.publish_url(&key), &Broadcaster::SMALL)?;
     early.wait_pictures(30, START)?;
-    let mut late = Viewer::start(&lab, &cdn.rtmp_url("live"), &[])?;
+    let mut late = Viewer::start(&env, &cdn.rtmp_url("live"), &[])?;
     cdn.wait_segment("live")?;
-    let mut hls = Viewer::start(&lab, &cdn.hls_url("live"), &[])?;
-    let mut page = Viewer::start(&lab, &cdn.page_url("live"), &[])?;
+    let mut hls = Viewer::start(&env, &cdn.hls_url("live"), &[])?;
+    let mut page = Viewer::start(&env, &cdn.page_url("live"), &[])?;
     for viewer in [&mut early, &mut late, &mut hls, &mut page] {
         viewer.wait_pictures(300, START + Duration::from_secs(15))?;
     }
     let first = early.finish()?;
-    first.unbroken(280)?;
+    first.ensure_unbroken(280)?;
     ensure!(first.0["marker"]["first"] == 0, "the viewer that waited missed the first pictures: {}", first.0);
     for viewer in [&mut late, &mut hls, &mut page] {
-        viewer.finish()?.unbroken(200)?;
+        viewer.finish()?.ensure_unbroken(200)?;
     }
     let sound = first.0["audio_frames"].as_u64().context("no count of sound")?;
     ensure!(sound > 300, "only {sound} frames of sound were heard");
@@ -35,17 +35,17 @@ fn the_test_picture_by_rtmp_and_by_hls() -> Result<()> {
 
 #[test]
 fn a_real_encoded_file_from_its_first_picture_to_its_last() -> Result<()> {
-    let lab = Lab::new()?;
-    let key = Cdn::key(&lab, "live")?;
-    let file = Marked::encode(&lab, "marked.mp4", Source { count: 250, ..Source::default() })?;
-    let cdn = Cdn::start(&lab, &[])?;
-    let mut viewer = Viewer::start(&lab, &cdn.rtmp_url("live"), &[])?;
+    let env = TestEnv::new()?;
+    let key = Cdn::key(&env, "live")?;
+    let file = NumberedClip::encode(&env, "marked.mp4", ClipSpec { count: 250, ..ClipSpec::default() })?;
+    let cdn = Cdn::start(&env, &[])?;
+    let mut viewer = Viewer::start(&env, &cdn.rtmp_url("live"), &[])?;
     let source = format!("file:{}", file.path.display());
-    let mut broadcaster = Broadcaster::start(&lab, &cdn.publish_url(&key), &["--source", &source])?;
+    let mut broadcaster = Broadcaster::start(&env, &cdn.publish_url(&key), &["--source", &source])?;
     broadcaster.process.success(Duration::from_secs(40))?;
     viewer.wait_pictures(250, START)?;
     let summary = viewer.finish()?;
-    summary.unbroken(250)?;
+    summary.ensure_unbroken(250)?;
     ensure!(
         summary.0["marker"]["first"] == 0 && summary.0["marker"]["last"] == 249,
         "not the whole file: {}",
@@ -56,39 +56,39 @@ fn a_real_encoded_file_from_its_first_picture_to_its_last() -> Result<()> {
 
 #[test]
 fn a_file_that_needs_encoding_again() -> Result<()> {
-    let lab = Lab::new()?;
-    let key = Cdn::key(&lab, "live")?;
+    let env = TestEnv::new()?;
+    let key = Cdn::key(&env, "live")?;
     // No live protocol here carries either of these.
     let encoders = &["-c:v", "mpeg2video", "-q:v", "3", "-c:a", "mp2"];
-    let file = Marked::encode(&lab, "marked.mkv", Source { count: 150, encoders, ..Source::default() })?;
-    let cdn = Cdn::start(&lab, &[])?;
-    let mut viewer = Viewer::start(&lab, &cdn.rtmp_url("live"), &[])?;
+    let file = NumberedClip::encode(&env, "marked.mkv", ClipSpec { count: 150, encoders, ..ClipSpec::default() })?;
+    let cdn = Cdn::start(&env, &[])?;
+    let mut viewer = Viewer::start(&env, &cdn.rtmp_url("live"), &[])?;
     let source = format!("file:{}", file.path.display());
-    let mut broadcaster = Broadcaster::start(&lab, &cdn.publish_url(&key), &["--source", &source])?;
+    let mut broadcaster = Broadcaster::start(&env, &cdn.publish_url(&key), &["--source", &source])?;
     broadcaster.process.success(Duration::from_secs(40))?;
     viewer.wait_pictures(150, START)?;
-    viewer.finish()?.unbroken(150)
+    viewer.finish()?.ensure_unbroken(150)
 }
 
 #[test]
 fn a_real_screen_with_something_moving_on_it() -> Result<()> {
-    let lab = Lab::new()?;
-    let key = Cdn::key(&lab, "live")?;
-    let cdn = Cdn::start(&lab, &[])?;
-    let mut screen = Screen::start(&lab, 640, 360)?;
-    let _motion = screen.show_motion(&lab)?;
-    let mut viewer = Viewer::start(&lab, &cdn.rtmp_url("live"), &[])?;
+    let env = TestEnv::new()?;
+    let key = Cdn::key(&env, "live")?;
+    let cdn = Cdn::start(&env, &[])?;
+    let mut screen = Screen::start(&env, 640, 360)?;
+    let _motion = screen.show_motion(&env)?;
+    let mut viewer = Viewer::start(&env, &cdn.rtmp_url("live"), &[])?;
     let source = format!("screen:{}", screen.display);
     let options = ["--source", &source, "--audio", "none", "--fps", "20", "--burn-in"];
-    let _broadcaster = Broadcaster::start(&lab, &cdn.publish_url(&key), &options)?;
+    let _broadcaster = Broadcaster::start(&env, &cdn.publish_url(&key), &options)?;
     viewer.wait_pictures(200, START + Duration::from_secs(15))?;
     // Somebody else's decoder says whether what was captured is the screen, which moves, and not a frozen or black one.
-    let marks = Player::Ffmpeg.marks(&lab, &cdn.rtmp_url("live"), (640, 360), 40, START)?;
-    mark_run(&marks)?;
+    let marks = ExternalPlayer::Ffmpeg.frame_numbers(&env, &cdn.rtmp_url("live"), (640, 360), 40, START)?;
+    ensure_consecutive(&marks)?;
     let change = mean_change(&cdn.rtmp_url("live"))?;
     ensure!(change > 1.0, "the captured screen does not move: {change:.3} of 255 a picture");
     screen.check()?;
-    viewer.finish()?.unbroken(180)
+    viewer.finish()?.ensure_unbroken(180)
 }
 
 /// How much two pictures in a row differ below the mark, by ffmpeg's own measure.

@@ -4,37 +4,37 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use e2e::{Broadcaster, Cdn, Lab, Player, mark_run};
+use e2e::{Broadcaster, Cdn, ExternalPlayer, TestEnv, ensure_consecutive};
 use serde_json::Value;
 
 /// A stream on air, for as long as this lives.
-struct OnAir {
+struct LiveStream {
     cdn: Cdn,
     _broadcaster: Broadcaster,
-    lab: Lab,
+    env: TestEnv,
 }
 
-impl OnAir {
+impl LiveStream {
     fn start() -> Result<Self> {
-        let lab = Lab::new()?;
-        let key = Cdn::key(&lab, "live")?;
-        let cdn = Cdn::start(&lab, &[])?;
-        let broadcaster = Broadcaster::start(&lab, &cdn.publish_url(&key), &Broadcaster::SMALL)?;
+        let env = TestEnv::new()?;
+        let key = Cdn::key(&env, "live")?;
+        let cdn = Cdn::start(&env, &[])?;
+        let broadcaster = Broadcaster::start(&env, &cdn.publish_url(&key), &Broadcaster::SMALL)?;
         cdn.wait_live("live")?;
         cdn.wait_segment("live")?;
-        Ok(Self { cdn, _broadcaster: broadcaster, lab })
+        Ok(Self { cdn, _broadcaster: broadcaster, env })
     }
 }
 
 #[test]
 fn ffmpeg_mpv_vlc_and_gstreamer_decode_every_picture() -> Result<()> {
-    let on_air = OnAir::start()?;
+    let live = LiveStream::start()?;
     let mut faults = Vec::new();
-    for player in Player::ALL {
-        for url in [on_air.cdn.rtmp_url("live"), on_air.cdn.hls_url("live")] {
+    for player in ExternalPlayer::ALL {
+        for url in [live.cdn.rtmp_url("live"), live.cdn.hls_url("live")] {
             let checked = player
-                .marks(&on_air.lab, &url, (640, 360), PICTURES, Duration::from_secs(60))
-                .and_then(|marks| mark_run(&marks).map(|(first, last)| format!("{first} to {last}")));
+                .frame_numbers(&live.env, &url, (640, 360), PICTURES, Duration::from_secs(60))
+                .and_then(|marks| ensure_consecutive(&marks).map(|(first, last)| format!("{first} to {last}")));
             eprintln!("{player:?} {url}: {checked:?}");
             faults.extend(checked.err().map(|fault| format!("{player:?} {url}: {fault:#}")));
         }
@@ -45,8 +45,8 @@ fn ffmpeg_mpv_vlc_and_gstreamer_decode_every_picture() -> Result<()> {
 
 #[test]
 fn ffprobe_names_both_tracks_by_both_protocols() -> Result<()> {
-    let on_air = OnAir::start()?;
-    for url in [on_air.cdn.rtmp_url("live"), on_air.cdn.hls_url("live")] {
+    let live = LiveStream::start()?;
+    for url in [live.cdn.rtmp_url("live"), live.cdn.hls_url("live")] {
         let said = Command::new("timeout")
             .args(["30", "ffprobe", "-loglevel", "error", "-show_streams", "-show_format", "-of", "json", &url])
             .output()?;

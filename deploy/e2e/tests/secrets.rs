@@ -4,21 +4,21 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use e2e::{Broadcaster, Cdn, Lab, Viewer};
+use e2e::{Broadcaster, Cdn, TestEnv, Viewer};
 
 #[test]
 fn no_key_is_seen_anywhere() -> Result<()> {
-    let lab = Lab::new()?;
-    let key = Cdn::key(&lab, "live")?;
-    let config = lab.path("cdn.toml");
+    let env = TestEnv::new()?;
+    let key = Cdn::key(&env, "live")?;
+    let config = env.path("cdn.toml");
     std::fs::write(&config, "[log]\nlevel = \"trace\"\n")?;
-    let mut cdn = Cdn::start(&lab, &["--config", &config.display().to_string()])?;
-    let mut viewer = Viewer::start(&lab, &cdn.rtmp_url("live"), &[])?;
+    let mut cdn = Cdn::start(&env, &["--config", &config.display().to_string()])?;
+    let mut viewer = Viewer::start(&env, &cdn.rtmp_url("live"), &[])?;
     let loud = |command: &mut std::process::Command| {
         command.env("RUST_LOG", "trace");
     };
     let options = [&Broadcaster::SMALL[..], &["--stats", "json"]].concat();
-    let mut broadcaster = Broadcaster::start_with(&lab, &cdn.publish_url(&key), &options, loud)?;
+    let mut broadcaster = Broadcaster::start_with(&env, &cdn.publish_url(&key), &options, loud)?;
     viewer.wait_pictures(60, Duration::from_secs(40))?;
     let mut seen = vec![
         ("the page", cdn.get("/live")?.text()),
@@ -27,10 +27,10 @@ fn no_key_is_seen_anywhere() -> Result<()> {
     ];
     // A wrong key may be a right one with a slip: it is as secret.
     let wrong = format!("{key}x");
-    let mut refused = Broadcaster::start_with(&lab, &cdn.publish_url(&wrong), &options, loud)?;
+    let mut refused = Broadcaster::start_with(&env, &cdn.publish_url(&wrong), &options, loud)?;
     refused.process.exit(Duration::from_secs(20))?;
     // A server that goes away makes both ends talk about where they were.
-    cdn.restart(&lab)?;
+    cdn.restart(&env)?;
     let before = viewer.pictures()?;
     viewer.wait_pictures(before + 30, Duration::from_secs(30))?;
     viewer.finish()?;
@@ -45,7 +45,7 @@ fn no_key_is_seen_anywhere() -> Result<()> {
     for (place, text) in &seen {
         ensure!(!text.contains(&key), "the publish key is in {place}");
     }
-    search(lab.directory(), &key)
+    search(env.directory(), &key)
 }
 
 /// Every file that the test left: logs, keys, configuration.

@@ -6,54 +6,54 @@ use std::net::{SocketAddr, TcpListener};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use e2e::{Broadcaster, Cdn, Gate, Lab, Passage, Viewer, compare, until};
+use e2e::{Broadcaster, Cdn, FaultProxy, ProxyMode, TestEnv, Viewer, compare, until};
 use serde_json::{Value, json};
 
 #[test]
 fn rtmp_gives_way_to_parts_and_comes_back_and_nothing_is_lost() -> Result<()> {
-    let lab = Lab::new()?;
-    let key = Cdn::key(&lab, "live")?;
-    let cdn = Cdn::start(&lab, &[])?;
-    let mut broadcaster = Broadcaster::start(&lab, &cdn.publish_url(&key), &Broadcaster::SMALL)?;
+    let env = TestEnv::new()?;
+    let key = Cdn::key(&env, "live")?;
+    let cdn = Cdn::start(&env, &[])?;
+    let mut broadcaster = Broadcaster::start(&env, &cdn.publish_url(&key), &Broadcaster::SMALL)?;
     cdn.wait_segment("live")?;
-    let gate = Gate::before(cdn.rtmp)?;
-    let urls = json!({ "page": "", "rtmp": format!("rtmp://{}/live/live", gate.address), "hls": cdn.hls_url("live") });
+    let proxy = FaultProxy::start(cdn.rtmp)?;
+    let urls = json!({ "page": "", "rtmp": format!("rtmp://{}/live/live", proxy.address), "hls": cdn.hls_url("live") });
     let page = page(&json!({ "name": "live", "urls": urls, "hls": { "low_latency": true } }))?;
-    let mut viewer = Viewer::start(&lab, &format!("http://{page}/live"), &[])?;
+    let mut viewer = Viewer::start(&env, &format!("http://{page}/live"), &[])?;
     viewer.wait_pictures(60, START)?;
     wait_led_by(&mut viewer, "RTMP")?;
-    for passage in [Passage::Shut, Passage::Held, Passage::Shut, Passage::Held] {
-        gate.set(passage);
-        wait_led_by(&mut viewer, "LL-HLS").with_context(|| format!("{passage:?}"))?;
+    for mode in [ProxyMode::Refuse, ProxyMode::Stall, ProxyMode::Refuse, ProxyMode::Stall] {
+        proxy.set(mode);
+        wait_led_by(&mut viewer, "LL-HLS").with_context(|| format!("{mode:?}"))?;
         let shown = viewer.pictures()?;
         viewer.wait_pictures(shown + 60, START)?;
-        gate.set(Passage::Open);
+        proxy.set(ProxyMode::Forward);
         wait_led_by(&mut viewer, "RTMP")?;
     }
     let shown = viewer.pictures()?;
     viewer.wait_pictures(shown + 60, START)?;
     let summary = viewer.finish()?;
     eprintln!("{}", summary.0["switches"]);
-    summary.unbroken(300)?;
+    summary.ensure_unbroken(300)?;
     ensure!(summary.0["lost"] == 0, "units were lost: {}", summary.0);
-    viewer.nothing_twice()?;
+    viewer.ensure_no_duplicates()?;
     broadcaster.stop_and_compare(&viewer)
 }
 
 #[test]
 fn hls_is_played_by_the_form_that_was_asked_for() -> Result<()> {
-    let lab = Lab::new()?;
-    let key = Cdn::key(&lab, "live")?;
-    let cdn = Cdn::start(&lab, &[])?;
-    let mut broadcaster = Broadcaster::start(&lab, &cdn.publish_url(&key), &Broadcaster::SMALL)?;
+    let env = TestEnv::new()?;
+    let key = Cdn::key(&env, "live")?;
+    let cdn = Cdn::start(&env, &[])?;
+    let mut broadcaster = Broadcaster::start(&env, &cdn.publish_url(&key), &Broadcaster::SMALL)?;
     cdn.wait_segment("live")?;
     let urls = json!({ "page": "", "rtmp": Value::Null, "hls": cdn.hls_url("live") });
     let page = page(&json!({ "name": "live", "urls": urls, "hls": { "low_latency": true } }))?;
     for (via, source) in [("auto", "LL-HLS"), ("ll-hls", "LL-HLS"), ("hls", "HLS")] {
-        let mut viewer = Viewer::start(&lab, &format!("http://{page}/live"), &["--transport", via])?;
+        let mut viewer = Viewer::start(&env, &format!("http://{page}/live"), &["--transport", via])?;
         viewer.wait_pictures(90, START)?;
         let summary = viewer.finish()?;
-        summary.unbroken(90)?;
+        summary.ensure_unbroken(90)?;
         let said = summary.0["source"].as_str().context("no source")?;
         ensure!(said.starts_with(source), "by {via}, the pictures came by {said}");
         compare(&broadcaster.units()?, &viewer.units()?)?;

@@ -3,34 +3,36 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use e2e::{Broadcaster, Cdn, Lab, Screen, Shot, Viewer, until};
+use e2e::{Broadcaster, Cdn, Screen, Screenshot, TestEnv, Viewer, until};
 
 #[test]
 fn pictures_are_shown_and_keys_are_heard() -> Result<()> {
-    let lab = Lab::new()?;
-    let key = Cdn::key(&lab, "live")?;
-    let cdn = Cdn::start(&lab, &[])?;
-    let screen = Screen::start(&lab, 1024, 768)?;
-    let _manager = screen.manage(&lab)?;
-    let _broadcaster = Broadcaster::start(&lab, &cdn.publish_url(&key), &Broadcaster::SMALL)?;
-    let mut viewer = Viewer::start_on(&lab, &screen, &cdn.rtmp_url("live"), &["--overlay"])?;
+    let env = TestEnv::new()?;
+    let key = Cdn::key(&env, "live")?;
+    let cdn = Cdn::start(&env, &[])?;
+    let screen = Screen::start(&env, 1024, 768)?;
+    let _manager = screen.manage(&env)?;
+    let _broadcaster = Broadcaster::start(&env, &cdn.publish_url(&key), &Broadcaster::SMALL)?;
+    let mut viewer = Viewer::start_on(&env, &screen, &cdn.rtmp_url("live"), &["--overlay"])?;
     viewer.wait_pictures(30, START)?;
     let window = screen.window("Nearcast")?;
-    let shot = |name: &str, what: &str, wanted: &dyn Fn(&Shot) -> bool| {
-        until(START, what, || Ok(Some(screen.shot(&lab, &window, name)?).filter(wanted)))
+    let shot = |name: &str, what: &str, wanted: &dyn Fn(&Screenshot) -> bool| {
+        until(START, what, || Ok(Some(screen.shot(&env, &window, name)?).filter(wanted)))
     };
 
     // The statistics lie over the mark, which is there as soon as they are gone.
     let covered = shot("overlay", "a window as large as the picture", &|s| (s.width, s.height) == (640, 360))?;
-    ensure!(covered.mark().is_none(), "the statistics cover nothing");
+    ensure!(covered.frame_number().is_none(), "the statistics cover nothing");
     screen.press("i")?;
-    let first = shot("picture", "the mark on the screen", &|s| s.mark().is_some())?;
-    let later = shot("later", "another picture on the screen", &|s| s.mark().is_some_and(|m| Some(m) > first.mark()))?;
+    let first = shot("picture", "the mark on the screen", &|s| s.frame_number().is_some())?;
+    let later = shot("later", "another picture on the screen", &|s| {
+        s.frame_number().is_some_and(|m| Some(m) > first.frame_number())
+    })?;
     ensure!((later.width, later.height) == (640, 360), "the window changed its size");
 
     // The help is light text on a dark panel in the middle.
     screen.press("question")?;
-    let middle = |s: &Shot| s.extremes(0.4..0.6, 0.4..0.6);
+    let middle = |s: &Screenshot| s.extremes(0.4..0.6, 0.4..0.6);
     shot("help", "the help", &|s| (middle(s) - middle(&first)).abs() > 0.2)?;
     screen.press("question")?;
     shot("no-help", "the help to go", &|s| (middle(s) - middle(&first)).abs() < 0.1)?;
@@ -38,7 +40,7 @@ fn pictures_are_shown_and_keys_are_heard() -> Result<()> {
     screen.press("f")?;
     shot("full", "full screen", &|s| (s.width, s.height) == (1024, 768))?;
     screen.press("f")?;
-    shot("window", "the window again", &|s| s.width == 640 && s.mark().is_some())?;
+    shot("window", "the window again", &|s| s.width == 640 && s.frame_number().is_some())?;
 
     screen.press("q")?;
     let summary = viewer.summary(Duration::from_secs(10))?;
@@ -49,13 +51,13 @@ fn pictures_are_shown_and_keys_are_heard() -> Result<()> {
 
 #[test]
 fn it_ends_by_itself() -> Result<()> {
-    let lab = Lab::new()?;
-    let key = Cdn::key(&lab, "live")?;
-    let cdn = Cdn::start(&lab, &[])?;
-    let screen = Screen::start(&lab, 1024, 768)?;
-    let _broadcaster = Broadcaster::start(&lab, &cdn.publish_url(&key), &Broadcaster::SMALL)?;
+    let env = TestEnv::new()?;
+    let key = Cdn::key(&env, "live")?;
+    let cdn = Cdn::start(&env, &[])?;
+    let screen = Screen::start(&env, 1024, 768)?;
+    let _broadcaster = Broadcaster::start(&env, &cdn.publish_url(&key), &Broadcaster::SMALL)?;
     let options = ["--no-skip", "--overlay", "--duration", "5"];
-    let mut viewer = Viewer::start_on(&lab, &screen, &cdn.page_url("live"), &options)?;
+    let mut viewer = Viewer::start_on(&env, &screen, &cdn.page_url("live"), &options)?;
     let summary = viewer.summary(START + Duration::from_secs(15))?;
     // A window on a loaded machine leaves late pictures out, and says so.
     let left_out = ["frames_late", "frames_skipped"].iter().filter_map(|name| summary.0[*name].as_u64()).sum::<u64>();

@@ -13,7 +13,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use lab::{Direction, HomeNetwork, HomeNetworkConfig, Host, Link, Network, Priority, Shape};
-use probe::{Echo, PATIENCE, median_rtt, ms, ping, socket};
+use probe::{Echo, TIMEOUT, median_rtt, ms, ping, socket};
 
 mod probe;
 
@@ -119,9 +119,9 @@ fn tcp_fills_the_rate_with_whole_frames() {
         let address = b.address().unwrap();
         let listener = b.run(|| TcpListener::bind((address, 0)).unwrap()).unwrap();
         let to = listener.local_addr().unwrap();
-        let mut sender = a.run(|| TcpStream::connect_timeout(&to, PATIENCE).unwrap()).unwrap();
+        let mut sender = a.run(|| TcpStream::connect_timeout(&to, TIMEOUT).unwrap()).unwrap();
         let mut receiver = listener.accept().unwrap().0;
-        receiver.set_read_timeout(Some(PATIENCE)).unwrap();
+        receiver.set_read_timeout(Some(TIMEOUT)).unwrap();
         let writer = thread::spawn(move || sender.write_all(&vec![7; TCP_BYTES]).unwrap());
         let (mut buffer, mut received) = (vec![0; 65_536], receiver.read(&mut [0; 1]).unwrap());
         let start = Instant::now();
@@ -235,7 +235,7 @@ fn a_cut_takes_the_carrier_and_healing_brings_it_back() {
         eprintln!("heal took {:?}", start.elapsed());
         assert!(!link_state(&a).contains("NO-CARRIER"));
         // The addresses are resolved anew, as after plugging in.
-        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        socket.set_read_timeout(Some(TIMEOUT)).unwrap();
         assert!(ping(&socket, echo.address, 20 + round).is_some());
     }
 }
@@ -250,7 +250,7 @@ fn multicast_reaches_the_lan_and_stays_there() {
             let address = host.address().unwrap();
             let socket = host.run(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 5353)).unwrap()).unwrap();
             socket.join_multicast_v4(&group, &address).unwrap();
-            socket.set_read_timeout(Some(PATIENCE)).unwrap();
+            socket.set_read_timeout(Some(TIMEOUT)).unwrap();
             socket
         };
         let members = home.lan_hosts().map(member);

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use lab::{BurstLoss, Direction, Emulator, Host, Jitter, Link, Network, Shape};
-use probe::{Echo, PATIENCE, median_rtt, ms, ping, socket};
+use probe::{Echo, TIMEOUT, median_rtt, ms, ping, socket};
 
 #[allow(dead_code, reason = "shared by the tests in this folder")]
 mod probe;
@@ -185,7 +185,7 @@ fn a_cut_takes_the_carrier_and_healing_brings_it_back() {
         assert_eq!(ping(&ask, echo.address, round), None);
         pair.link.heal().unwrap();
         assert!(!state().contains("NO-CARRIER"), "{}", state());
-        ask.set_read_timeout(Some(PATIENCE)).unwrap();
+        ask.set_read_timeout(Some(TIMEOUT)).unwrap();
         assert!(ping(&ask, echo.address, 10 + round).is_some());
     }
 }

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use lab::Topology;
 use lab::namespace::DIRECTORY;
-use probe::{Echo, PATIENCE, ping, socket};
+use probe::{Echo, TIMEOUT, ping, socket};
 
 #[allow(dead_code, reason = "shared by the tests in this folder")]
 mod probe;
@@ -184,7 +184,7 @@ fn isolated_ports_reach_all_but_each_other() {
     }
     probe.set_read_timeout(Some(Duration::from_millis(150))).unwrap();
     assert_eq!(ping(&probe, echo.address, 2), None);
-    probe.set_read_timeout(Some(PATIENCE)).unwrap();
+    probe.set_read_timeout(Some(TIMEOUT)).unwrap();
     assert!(ping(&probe, server.address, 3).is_some());
     built.isolate("viewer", false).unwrap();
     assert!(ping(&probe, echo.address, 4).is_some());

@@ -8,61 +8,61 @@ use std::net::{Shutdown, TcpStream};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use e2e::{Broadcaster, Cdn, Lab, Viewer, until};
+use e2e::{Broadcaster, Cdn, TestEnv, Viewer, until};
 
-use rtmp::{Peer, amf, command};
+use rtmp::{RawRtmpClient, amf, command};
 
 /// The server under attack, with a stream on air that a viewer watches from before the attack until after it.
-struct Siege {
+struct AttackedServer {
     cdn: Cdn,
     /// For attacks that publish.
     other_key: String,
     broadcaster: Broadcaster,
     viewer: Viewer,
     memory_kib: u64,
-    _lab: Lab,
+    _env: TestEnv,
 }
 
-impl Siege {
-    fn begin() -> Result<Self> {
-        let lab = Lab::new()?;
-        let (key, other_key) = (Cdn::key(&lab, "live")?, Cdn::key(&lab, "other")?);
-        let config = lab.path("cdn.toml");
+impl AttackedServer {
+    fn start() -> Result<Self> {
+        let env = TestEnv::new()?;
+        let (key, other_key) = (Cdn::key(&env, "live")?, Cdn::key(&env, "other")?);
+        let config = env.path("cdn.toml");
         // Short, so that the test need not wait for what users are given longer for.
         std::fs::write(&config, format!("[rtmp]\nhandshake = \"{}s\"\n", HANDSHAKE.as_secs()))?;
         // Players that ask for what is not there are no news to who runs a server: they are logged at a lower level.
         let options = ["--config", config.to_str().context("a path")?, "--log-level", "info,cdn=debug"];
-        let cdn = Cdn::start(&lab, &options)?;
-        let mut viewer = Viewer::start(&lab, &cdn.rtmp_url("live"), &[])?;
-        let broadcaster = Broadcaster::start(&lab, &cdn.publish_url(&key), &Broadcaster::SMALL)?;
+        let cdn = Cdn::start(&env, &options)?;
+        let mut viewer = Viewer::start(&env, &cdn.rtmp_url("live"), &[])?;
+        let broadcaster = Broadcaster::start(&env, &cdn.publish_url(&key), &Broadcaster::SMALL)?;
         viewer.wait_pictures(60, Duration::from_secs(30))?;
         let memory_kib = cdn.process.memory_kib()?;
-        Ok(Self { cdn, other_key, broadcaster, viewer, memory_kib, _lab: lab })
+        Ok(Self { cdn, other_key, broadcaster, viewer, memory_kib, _env: env })
     }
 
     fn connect(&self) -> Result<TcpStream> {
         let stream = TcpStream::connect(self.cdn.rtmp)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
-        stream.set_write_timeout(Some(PATIENCE))?;
+        stream.set_read_timeout(Some(TIMEOUT))?;
+        stream.set_write_timeout(Some(TIMEOUT))?;
         Ok(stream)
     }
 
-    /// A peer whose handshake is done.
-    fn peer(&self) -> Result<Peer> {
-        Peer::handshake(self.connect()?)
+    /// A client whose handshake is done.
+    fn client(&self) -> Result<RawRtmpClient> {
+        RawRtmpClient::handshake(self.connect()?)
     }
 
-    /// A peer that publishes as the other stream.
-    fn publisher(&self) -> Result<Peer> {
-        let mut peer = self.peer()?;
-        peer.publish(&self.other_key)?;
-        Ok(peer)
+    /// A client that publishes as the other stream.
+    fn publisher(&self) -> Result<RawRtmpClient> {
+        let mut client = self.client()?;
+        client.publish(&self.other_key)?;
+        Ok(client)
     }
 
     /// Demands a line of the log for each of these reasons.
-    fn logged(&self, reasons: &[&str]) -> Result<()> {
+    fn ensure_logged(&self, reasons: &[&str]) -> Result<()> {
         for reason in reasons {
-            until(PATIENCE, &format!("a line of the log that says {reason:?}"), || {
+            until(TIMEOUT, &format!("a line of the log that says {reason:?}"), || {
                 let log = self.cdn.process.log();
                 Ok(log.lines().any(|line| line.starts_with('{') && line.contains(reason)).then_some(()))
             })?;
@@ -71,13 +71,13 @@ impl Siege {
     }
 
     /// The attack is over: nothing of it is left, and nobody else noticed.
-    fn end(mut self) -> Result<()> {
+    fn finish(mut self) -> Result<()> {
         ensure!(self.cdn.process.running()?, "the server ended");
         ensure!(self.broadcaster.process.running()?, "the broadcaster ended");
         ensure!(!self.cdn.process.log().contains("panicked"), "something in the server panicked");
         let seen = self.viewer.pictures()?;
         self.viewer.wait_pictures(seen + 30, Duration::from_secs(20))?;
-        self.viewer.finish()?.unbroken(60)?;
+        self.viewer.finish()?.ensure_unbroken(60)?;
         let cdn = &self.cdn;
         let grown = || -> Result<u64> { Ok(cdn.process.memory_kib()?.saturating_sub(self.memory_kib)) };
         until(Duration::from_secs(20), &format!("memory to be back within {} MiB", GROWTH_KIB >> 10), || {
@@ -89,10 +89,10 @@ impl Siege {
 
 #[test]
 fn noise_and_other_protocols() -> Result<()> {
-    let siege = Siege::begin()?;
+    let server = AttackedServer::start()?;
     let mut noise = Noise(7);
     for round in 0..40 {
-        let mut stream = siege.connect()?;
+        let mut stream = server.connect()?;
         let bytes: Vec<u8> = match round % 4 {
             0 => noise.take(64 << 10).collect(),
             1 => [3].into_iter().chain(noise.take(64 << 10)).collect(),
@@ -106,46 +106,46 @@ fn noise_and_other_protocols() -> Result<()> {
     }
     // The handshake done right, and then noise in place of chunks.
     for _ in 0..40 {
-        let mut peer = siege.peer()?;
-        let _ = peer.send(&noise.take(256 << 10).collect::<Vec<u8>>());
-        let _ = peer.stream.shutdown(Shutdown::Write);
-        hangs_up(&mut peer.stream)?;
+        let mut client = server.client()?;
+        let _ = client.send(&noise.take(256 << 10).collect::<Vec<u8>>());
+        let _ = client.stream.shutdown(Shutdown::Write);
+        hangs_up(&mut client.stream)?;
     }
-    siege.logged(&[
+    server.ensure_logged(&[
         "this is not RTMP: the peer speaks HTTP",
         "this is not RTMP: the peer speaks something else",
         "the peer wants RTMP version",
         "which has nothing to refer to",
     ])?;
-    siege.end()
+    server.finish()
 }
 
 #[test]
 fn handshakes_cut_short_and_sockets_that_say_nothing() -> Result<()> {
-    let siege = Siege::begin()?;
+    let server = AttackedServer::start()?;
     let mut silent = Vec::new();
     for length in [0, 1, 2, 9, 1536, 1537, 1538, 3072] {
         let bytes: Vec<u8> = [3].into_iter().chain(std::iter::repeat(0)).take(length).collect();
         // One says goodbye in the middle, one goes silent, one is reset.
-        let mut closing = siege.connect()?;
+        let mut closing = server.connect()?;
         closing.write_all(&bytes)?;
         closing.shutdown(Shutdown::Write)?;
         hangs_up(&mut closing)?;
         drop({
-            let mut reset = siege.connect()?;
+            let mut reset = server.connect()?;
             reset.write_all(&bytes)?;
             reset
         });
-        let mut quiet = siege.connect()?;
+        let mut quiet = server.connect()?;
         quiet.write_all(&bytes)?;
         silent.push(quiet);
     }
     // More of them than any client opens, all at once.
     for _ in 0..150 {
-        silent.push(siege.connect()?);
+        silent.push(server.connect()?);
     }
     // One byte a while does not prolong it.
-    let mut trickle = siege.connect()?;
+    let mut trickle = server.connect()?;
     let begun = Instant::now();
     let mut gone = false;
     while begun.elapsed() < HANDSHAKE + MARGIN && !gone {
@@ -156,68 +156,68 @@ fn handshakes_cut_short_and_sockets_that_say_nothing() -> Result<()> {
     for stream in &mut silent {
         hangs_up(stream)?;
     }
-    siege.logged(&[
+    server.ensure_logged(&[
         "no publish or play within 3s",
         "the peer closed the connection while we waited for publish or play",
     ])?;
-    siege.end()
+    server.finish()
 }
 
 #[test]
 fn lengths_and_chunk_sizes_that_no_message_has() -> Result<()> {
-    let siege = Siege::begin()?;
+    let server = AttackedServer::start()?;
     // A message of 16 MiB minus one, of every type, and as many of its bytes as the server cares to read.
     for kind in [1, 3, 8, 9, 15, 17, 18, 20, 22, 99] {
-        let mut peer = siege.peer()?;
+        let mut client = server.client()?;
         let mut flood = || -> Result<()> {
-            peer.send(&rtmp::header(3, 0, 0xff_ffff, kind, 0))?;
+            client.send(&rtmp::header(3, 0, 0xff_ffff, kind, 0))?;
             for _ in 0..(4 << 20) / 128 {
-                peer.send(&[0; 128])?;
-                peer.send(&[0xc3])?;
+                client.send(&[0; 128])?;
+                client.send(&[0xc3])?;
             }
             Ok(())
         };
         let _ = flood();
-        let _ = peer.stream.shutdown(Shutdown::Write);
-        hangs_up(&mut peer.stream).with_context(|| format!("message type {kind}"))?;
+        let _ = client.stream.shutdown(Shutdown::Write);
+        hangs_up(&mut client.stream).with_context(|| format!("message type {kind}"))?;
     }
     // Set Chunk Size: 0, 1, the largest, and with its reserved bit set.
     for size in [0u32, 1, 0x7fff_ffff, 0x8000_0000, 0xffff_ffff] {
         for _ in 0..10 {
-            let mut peer = siege.peer()?;
-            let _ = peer.message(2, 1, 0, &size.to_be_bytes());
-            let _ = peer.message(3, 20, 0, &command("connect", 1.0, &[]));
-            let _ = peer.send(&rtmp::header(3, 0, 0xff_ffff, 20, 0));
-            let _ = peer.send(&vec![0; 256 << 10]);
-            let _ = peer.stream.shutdown(Shutdown::Write);
-            hangs_up(&mut peer.stream).with_context(|| format!("chunk size {size:#x}"))?;
+            let mut client = server.client()?;
+            let _ = client.message(2, 1, 0, &size.to_be_bytes());
+            let _ = client.message(3, 20, 0, &command("connect", 1.0, &[]));
+            let _ = client.send(&rtmp::header(3, 0, 0xff_ffff, 20, 0));
+            let _ = client.send(&vec![0; 256 << 10]);
+            let _ = client.stream.shutdown(Shutdown::Write);
+            hangs_up(&mut client.stream).with_context(|| format!("chunk size {size:#x}"))?;
         }
     }
     // Many chunk streams, each with a message that never ends.
     for _ in 0..5 {
-        let mut peer = siege.peer()?;
+        let mut client = server.client()?;
         for id in 64..2000u32 {
             let mut chunk = rtmp::header(id, 0, 0xf_ffff, 9, 1);
             chunk.extend([0; 128]);
-            if peer.send(&chunk).is_err() {
+            if client.send(&chunk).is_err() {
                 break;
             }
         }
-        let _ = peer.stream.shutdown(Shutdown::Write);
-        hangs_up(&mut peer.stream)?;
+        let _ = client.stream.shutdown(Shutdown::Write);
+        hangs_up(&mut client.stream)?;
     }
-    siege.logged(&[
+    server.ensure_logged(&[
         "announces 16777215 bytes; the limit is",
         "the peer sets a chunk size of 0;",
         "the peer sets a chunk size of 2147483648;",
         "connect: it has no command object",
     ])?;
-    siege.end()
+    server.finish()
 }
 
 #[test]
 fn commands_of_the_wrong_shape_and_depth() -> Result<()> {
-    let siege = Siege::begin()?;
+    let server = AttackedServer::start()?;
     let nested_objects: Vec<u8> = [3, 0, 1, b'a'].repeat(5_000);
     let nested_arrays: Vec<u8> = [10, 0, 0, 0, 1].repeat(4_000);
     let nested_ecma: Vec<u8> = [8, 0, 0, 0, 1, 0, 1, b'a'].repeat(2_500);
@@ -256,24 +256,24 @@ fn commands_of_the_wrong_shape_and_depth() -> Result<()> {
     for (kind, body) in &shapes {
         // As the first message, and after a good `connect`.
         for connected in [false, true] {
-            let mut peer = siege.peer()?;
+            let mut client = server.client()?;
             if connected {
-                peer.connect()?;
+                client.connect()?;
             }
-            let _ = peer.message(3, *kind, 0, body);
-            let _ = peer.stream.shutdown(Shutdown::Write);
-            hangs_up(&mut peer.stream)
+            let _ = client.message(3, *kind, 0, body);
+            let _ = client.stream.shutdown(Shutdown::Write);
+            hangs_up(&mut client.stream)
                 .with_context(|| format!("type {kind}, {} bytes, connected: {connected}", body.len()))?;
         }
     }
     // `createStream` for ever.
-    let mut peer = siege.peer()?;
-    peer.connect()?;
+    let mut client = server.client()?;
+    client.connect()?;
     let begun = Instant::now();
     let create = command("createStream", 2.0, &[5]);
-    while peer.message(3, 20, 0, &create).is_ok() && begun.elapsed() < HANDSHAKE + MARGIN {}
+    while client.message(3, 20, 0, &create).is_ok() && begun.elapsed() < HANDSHAKE + MARGIN {}
     ensure!(begun.elapsed() < HANDSHAKE + MARGIN, "createStream was answered for ever");
-    siege.logged(&[
+    server.ensure_logged(&[
         "is nested deeper than",
         "a command: AMF0 ends inside a value, at byte",
         "it does not begin with a name",
@@ -284,15 +284,15 @@ fn commands_of_the_wrong_shape_and_depth() -> Result<()> {
         "an aggregate message ends inside a tag",
         "the limit of 8 message streams",
     ])?;
-    siege.end()
+    server.finish()
 }
 
 #[test]
 fn a_publisher_of_rubbish() -> Result<()> {
-    let siege = Siege::begin()?;
+    let server = AttackedServer::start()?;
     let mut noise = Noise(11);
     for round in 0..60u32 {
-        let mut peer = siege.publisher().with_context(|| format!("round {round}"))?;
+        let mut client = server.publisher().with_context(|| format!("round {round}"))?;
         let _ = (|| -> Result<()> {
             for n in 0..200 {
                 let length = noise.next().unwrap_or(0) as usize * 8;
@@ -301,33 +301,33 @@ fn a_publisher_of_rubbish() -> Result<()> {
                 if let Some(first) = body.first_mut().filter(|_| n % 2 == 0) {
                     *first = [0x17, 0x27, 0xaf, 0x90, 0x91, 0x95, 0x96, 0x1c][n / 2 % 8];
                 }
-                peer.message(4, [8, 9, 18, 22][n % 4], 1, &body)?;
+                client.message(4, [8, 9, 18, 22][n % 4], 1, &body)?;
             }
             Ok(())
         })();
-        let _ = peer.stream.shutdown(Shutdown::Write);
-        hangs_up(&mut peer.stream)?;
+        let _ = client.stream.shutdown(Shutdown::Write);
+        hangs_up(&mut client.stream)?;
     }
     // A legal thing that breaks careless readers: an audio message between two chunks of a video message.
-    let mut peer = siege.publisher()?;
+    let mut client = server.publisher()?;
     let mut bytes = rtmp::header(6, 0, 200, 9, 1);
     bytes.extend([0x27; 128]);
     bytes.extend(rtmp::header(4, 0, 4, 8, 1));
     bytes.extend([0xaf, 1, 0x21, 0x10]);
     bytes.push(0xc6);
     bytes.extend([0; 72]);
-    peer.send(&bytes)?;
-    siege.logged(&[
+    client.send(&bytes)?;
+    server.ensure_logged(&[
         "an aggregate message ends inside a tag",
         "is not supported",
         "has no decoder configuration yet",
     ])?;
-    siege.end()
+    server.finish()
 }
 
 #[test]
 fn readers_of_what_is_not_there() -> Result<()> {
-    let siege = Siege::begin()?;
+    let server = AttackedServer::start()?;
     for path in [
         "/nowhere/index.m3u8",
         "/nowhere/media.m3u8",
@@ -336,7 +336,7 @@ fn readers_of_what_is_not_there() -> Result<()> {
         "/live/seg-x.m4s",
         "/live/init-77.mp4",
     ] {
-        let answer = siege.cdn.get(path)?;
+        let answer = server.cdn.get(path)?;
         ensure!(answer.status == 404, "{path}: {}", answer.status);
         ensure!(answer.body.len() < 4096, "{path}: an answer of {} bytes", answer.body.len());
     }
@@ -350,18 +350,18 @@ fn readers_of_what_is_not_there() -> Result<()> {
         "/live/seg--1.m4s",
         &long,
     ] {
-        let status = siege.cdn.get(path).map(|answer| answer.status);
+        let status = server.cdn.get(path).map(|answer| answer.status);
         ensure!(!matches!(status, Ok(200 | 500..)), "{path:.40}: {status:?}");
     }
     // Requests that never end, and headers without end.
     let mut slow: Vec<TcpStream> = Vec::new();
     for _ in 0..50 {
-        let mut stream = TcpStream::connect(siege.cdn.http)?;
+        let mut stream = TcpStream::connect(server.cdn.http)?;
         stream.write_all(b"GET /live HTTP/1.1\r\nHost: x\r\nX-A: ")?;
         slow.push(stream);
     }
-    let mut endless = TcpStream::connect(siege.cdn.http)?;
-    endless.set_write_timeout(Some(PATIENCE))?;
+    let mut endless = TcpStream::connect(server.cdn.http)?;
+    endless.set_write_timeout(Some(TIMEOUT))?;
     endless.write_all(b"GET / HTTP/1.1\r\n")?;
     let mut sent = 0;
     while sent < 16 << 20 && endless.write_all(&b"X-Header: value value value\r\n".repeat(100)).is_ok() {
@@ -370,16 +370,16 @@ fn readers_of_what_is_not_there() -> Result<()> {
     ensure!(sent < 16 << 20, "16 MiB of headers were read");
 
     // By RTMP: refused by name, at once.
-    let mut peer = siege.peer()?;
-    peer.play("nowhere")?;
-    let said = peer.wait_for(b"NetStream.Play.")?;
+    let mut client = server.client()?;
+    client.play("nowhere")?;
+    let said = client.wait_for(b"NetStream.Play.")?;
     ensure!(
         contains(&said, b"NetStream.Play.StreamNotFound"),
         "not refused by name: {}",
         String::from_utf8_lossy(&said)
     );
-    siege.logged(&["player refused: no such stream", "no such stream was asked for by HTTP"])?;
-    siege.end()
+    server.ensure_logged(&["player refused: no such stream", "no such stream was asked for by HTTP"])?;
+    server.finish()
 }
 
 /// Reads until the other end hangs up, which it must within its deadline.
@@ -439,7 +439,7 @@ impl Noise {
 const HANDSHAKE: Duration = Duration::from_secs(3);
 /// What a loaded machine may add to any deadline.
 const MARGIN: Duration = Duration::from_secs(7);
-const PATIENCE: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(10);
 /// The stream on air fills its own window meanwhile: 30 s of less than 1 Mbit/s, as units and as segments. The attacks send some
 /// hundreds of MiB.
 const GROWTH_KIB: u64 = 32 << 10;

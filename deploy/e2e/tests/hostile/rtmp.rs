@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 
 /// A client whose handshake is done (RTMP 1.0 §5.2).
-pub(crate) struct Peer {
+pub(crate) struct RawRtmpClient {
     pub(crate) stream: TcpStream,
 }
 
-impl Peer {
+impl RawRtmpClient {
     pub(crate) fn handshake(mut stream: TcpStream) -> Result<Self> {
         let mut hello = vec![0; 1537];
         hello[0] = 3;

@@ -19,11 +19,11 @@ use lab::link::shape::Shape;
 use media::WallClock;
 use serde_json::Value;
 
-use testbed::{House, LAN};
+use testbed::{LAN, LanTestbed};
 
 /// The ways in which the direct link fails. The stream itself goes on, by the broadcaster's other link to the CDN.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Cause {
+enum FailureKind {
     /// The cable is pulled.
     Cut,
     /// Packets vanish without a word.
@@ -38,28 +38,34 @@ enum Cause {
     KilledCdn,
 }
 
-const CAUSES: [Cause; 6] =
-    [Cause::Cut, Cause::BlackHole, Cause::Loss, Cause::LongBlackHole, Cause::DelayStep, Cause::KilledCdn];
+const FAILURES: [FailureKind; 6] = [
+    FailureKind::Cut,
+    FailureKind::BlackHole,
+    FailureKind::Loss,
+    FailureKind::LongBlackHole,
+    FailureKind::DelayStep,
+    FailureKind::KilledCdn,
+];
 
 #[test]
 fn paths_change_hundreds_of_times_and_nothing_is_lost() -> Result<()> {
     // An event takes three seconds, and makes each of two viewers change its path there and back.
     let events: usize = std::env::var("NEARCAST_LAN_EVENTS").ok().and_then(|n| n.parse().ok()).unwrap_or(EVENTS);
-    let mut house = House::build()?;
-    let mut broadcaster = house.broadcast(&[])?;
+    let mut testbed = LanTestbed::build()?;
+    let mut broadcaster = testbed.broadcast(&[])?;
     let mut viewers = [
-        ("warm", house.watch(0, &["--standby", "warm", "--buffer", "60"])?),
-        ("hot", house.watch(1, &["--standby", "hot"])?),
+        ("warm", testbed.watch(0, &["--standby", "warm", "--buffer", "60"])?),
+        ("hot", testbed.watch(1, &["--standby", "hot"])?),
     ];
     for (_, viewer) in &mut viewers {
         wait_source(viewer, "LAN peer")?;
     }
     let mut seen = [0; 2];
-    let mut caused: [Vec<Cause>; 2] = Default::default();
+    let mut caused: [Vec<FailureKind>; 2] = Default::default();
     for n in 0..events {
-        let cause = CAUSES[n % CAUSES.len()];
+        let cause = FAILURES[n % FAILURES.len()];
         wait_idle(&mut viewers[0].1)?;
-        house.fail(cause, &mut viewers)?;
+        testbed.fail(cause, &mut viewers)?;
         for (at, (_, viewer)) in viewers.iter_mut().enumerate() {
             wait_source(viewer, "LAN peer").with_context(|| format!("after {cause:?}, event {n}"))?;
             let count = switches(viewer).len();
@@ -78,8 +84,8 @@ fn paths_change_hundreds_of_times_and_nothing_is_lost() -> Result<()> {
     let mut total = 0;
     for ((mode, viewer), (summary, caused)) in viewers.iter().zip(summaries.iter().zip(&caused)) {
         let counts = compare(&left, &viewer.units()?).with_context(|| format!("{mode}: hashes and order"))?;
-        viewer.nothing_twice()?;
-        summary.unbroken(100)?;
+        viewer.ensure_no_duplicates()?;
+        summary.ensure_unbroken(100)?;
         let said = &summary.0["switches"];
         println!("{mode}: {counts:?} units, {} pictures, latency {}", summary.pictures(), summary.0["latency_ms"]);
         report(mode, said, caused);
@@ -88,8 +94,8 @@ fn paths_change_hundreds_of_times_and_nothing_is_lost() -> Result<()> {
     }
     println!("{total} changes of path, none of them lost or repeated a unit");
     ensure!(total as usize >= events, "{total} changes of path for {events} events");
-    let share = house.share_of_cdn_link(&left)?;
-    println!("{}", house.lateness());
+    let share = testbed.share_of_cdn_link(&left)?;
+    println!("{}", testbed.lateness());
     println!("bytes from the CDN, failures included: {share:.2} of one copy of the stream");
     Ok(())
 }
@@ -98,15 +104,15 @@ fn paths_change_hundreds_of_times_and_nothing_is_lost() -> Result<()> {
 /// again.
 #[test]
 fn a_broadcaster_that_is_killed_and_returns_is_found_again() -> Result<()> {
-    let house = House::build()?;
-    let mut first = house.broadcast(&[])?;
-    let mut viewer = house.watch(0, &[])?;
+    let testbed = LanTestbed::build()?;
+    let mut first = testbed.broadcast(&[])?;
+    let mut viewer = testbed.watch(0, &[])?;
     wait_source(&mut viewer, "LAN peer")?;
     let shown = viewer.pictures()?;
     viewer.wait_pictures(shown + 60, Duration::from_secs(20))?;
     first.process.kill();
     let before = switches(&viewer).len();
-    let mut second = house.broadcast(&[])?;
+    let mut second = testbed.broadcast(&[])?;
     until(START, "the second broadcaster's own pictures", || {
         ensure!(viewer.process.running()?, "the viewer ended: {}", viewer.process.err());
         let to = |switch: &Value, name: &str| switch["to"].as_str().is_some_and(|to| to.starts_with(name));
@@ -139,9 +145,9 @@ fn a_broadcaster_that_is_killed_and_returns_is_found_again() -> Result<()> {
 
 #[test]
 fn a_viewer_finds_the_broadcaster_and_leaves_the_cdn_s_link_alone() -> Result<()> {
-    let house = House::build()?;
-    let mut broadcaster = house.broadcast(&[])?;
-    let mut viewer = house.watch(0, &[])?;
+    let testbed = LanTestbed::build()?;
+    let mut broadcaster = testbed.broadcast(&[])?;
+    let mut viewer = testbed.watch(0, &[])?;
     wait_source(&mut viewer, "LAN peer")?;
     let at = |what: &str, source: &str| said_at(&viewer, what, source).with_context(|| format!("no {what}"));
     let first = at("connected", "relay")?;
@@ -155,16 +161,16 @@ fn a_viewer_finds_the_broadcaster_and_leaves_the_cdn_s_link_alone() -> Result<()
     // Until the relay has proved superfluous, both flow.
     let shown = viewer.pictures()?;
     viewer.wait_pictures(shown + 90, Duration::from_secs(20))?;
-    let before = house.cdn_link_bytes();
+    let before = testbed.cdn_link_bytes();
     let left = broadcaster.units()?.len();
     let shown = viewer.pictures()?;
     viewer.wait_pictures(shown + 300, Duration::from_secs(30))?;
-    let bytes = house.cdn_link_bytes() - before;
+    let bytes = testbed.cdn_link_bytes() - before;
     let units = broadcaster.units()?;
-    let media: u64 = house.payload_bytes(units.len() - left);
+    let media: u64 = testbed.payload_bytes(units.len() - left);
     println!("{bytes} bytes from the CDN while {media} bytes of media came from the broadcaster");
     ensure!(bytes * 50 < media, "an idle fallback costs {bytes} bytes for {media} of media: 2% is the bound");
-    viewer.finish()?.unbroken(300)?;
+    viewer.finish()?.ensure_unbroken(300)?;
     broadcaster.stop()?;
     compare(&broadcaster.units()?, &viewer.units()?)?;
     Ok(())
@@ -172,18 +178,18 @@ fn a_viewer_finds_the_broadcaster_and_leaves_the_cdn_s_link_alone() -> Result<()
 
 #[test]
 fn without_any_server_the_code_opens_the_broadcast() -> Result<()> {
-    let mut house = House::build()?;
-    house.stop_cdn();
-    let (mut broadcaster, address, code) = house.broadcast_with_code()?;
-    let mut viewer = house.watch_url(0, &format!("nearcast://{address}#{code}"), &[])?;
+    let mut testbed = LanTestbed::build()?;
+    testbed.stop_cdn();
+    let (mut broadcaster, address, code) = testbed.broadcast_with_code()?;
+    let mut viewer = testbed.watch_url(0, &format!("nearcast://{address}#{code}"), &[])?;
     viewer.wait_pictures(60, START)?;
-    viewer.finish()?.unbroken(60)?;
+    viewer.finish()?.ensure_unbroken(60)?;
     // Found by mDNS, among all who broadcast here.
-    let mut viewer = house.watch_lan(1, &code)?;
+    let mut viewer = testbed.watch_lan(1, &code)?;
     viewer.wait_pictures(60, START)?;
-    viewer.finish()?.unbroken(60)?;
+    viewer.finish()?.ensure_unbroken(60)?;
     // Another code opens nothing.
-    let mut stranger = house.watch_url(
+    let mut stranger = testbed.watch_url(
         0,
         &format!("nearcast://{address}"),
         &["--pairing-code", "0123-4567-89AB-CDEF", "--duration", "3"],
@@ -197,20 +203,22 @@ fn without_any_server_the_code_opens_the_broadcast() -> Result<()> {
     Ok(())
 }
 
-impl House {
+impl LanTestbed {
     /// Has the direct link fail, waits until the viewers have noticed where they must, and mends it.
-    fn fail(&mut self, cause: Cause, viewers: &mut [(&str, Viewer); 2]) -> Result<()> {
+    fn fail(&mut self, cause: FailureKind, viewers: &mut [(&str, Viewer); 2]) -> Result<()> {
         match cause {
-            Cause::Cut => self.direct.cut()?,
-            Cause::BlackHole | Cause::LongBlackHole => self.direct.blackhole()?,
-            Cause::KilledCdn => self.kill_cdn()?,
-            Cause::Loss => self.direct.set_both(Shape { loss: 0.3, ..LAN })?,
-            Cause::DelayStep => self.direct.set_both(Shape { delay: LAN.delay + Duration::from_millis(150), ..LAN })?,
+            FailureKind::Cut => self.direct.cut()?,
+            FailureKind::BlackHole | FailureKind::LongBlackHole => self.direct.blackhole()?,
+            FailureKind::KilledCdn => self.kill_cdn()?,
+            FailureKind::Loss => self.direct.set_both(Shape { loss: 0.3, ..LAN })?,
+            FailureKind::DelayStep => {
+                self.direct.set_both(Shape { delay: LAN.delay + Duration::from_millis(150), ..LAN })?
+            }
         }
         match cause {
             // They may stay, if enough comes through.
-            Cause::Loss | Cause::DelayStep => std::thread::sleep(Duration::from_millis(1200)),
-            Cause::KilledCdn => std::thread::sleep(Duration::from_millis(500)),
+            FailureKind::Loss | FailureKind::DelayStep => std::thread::sleep(Duration::from_millis(1200)),
+            FailureKind::KilledCdn => std::thread::sleep(Duration::from_millis(500)),
             _ => {
                 for (mode, viewer) in viewers.iter_mut() {
                     // After the CDN's death a hot one may have RTMP before the relay: then both flow, and neither comes first for long.
@@ -220,8 +228,8 @@ impl House {
             }
         }
         match cause {
-            Cause::LongBlackHole => std::thread::sleep(Duration::from_millis(2500)),
-            Cause::KilledCdn => {
+            FailureKind::LongBlackHole => std::thread::sleep(Duration::from_millis(2500)),
+            FailureKind::KilledCdn => {
                 self.start_cdn()?;
                 // The publisher's and the viewers' own pace of coming back.
                 std::thread::sleep(Duration::from_millis(2500));
@@ -283,12 +291,12 @@ fn wait_idle(viewer: &mut Viewer) -> Result<()> {
 
 /// What changes of path cost, by cause and direction: how late the first picture by the new path came, so how long one would stand at 60 ms of
 /// buffer; and how much longer one did stand than it should have.
-fn report(mode: &str, said: &Value, caused: &[Cause]) {
+fn report(mode: &str, said: &Value, caused: &[FailureKind]) {
     let recent = said["recent"].as_array().cloned().unwrap_or_default();
     // The first one is the move to the broadcaster at the start; of very many, the oldest are forgotten.
     let known = caused.len().min(recent.len());
     let pairs: Vec<_> = recent[recent.len() - known..].iter().zip(&caused[caused.len() - known..]).collect();
-    for cause in CAUSES {
+    for cause in FAILURES {
         for (is_peer, words) in [(false, "to the CDN"), (true, "to the peer")] {
             let of = |field: &str| {
                 let mut values: Vec<f64> = pairs

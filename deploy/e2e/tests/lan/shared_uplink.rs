@@ -9,24 +9,24 @@ use lab::Direction;
 use lab::link::shape::Shape;
 use serde_json::Value;
 
-use crate::testbed::{House, LAN};
+use crate::testbed::{LAN, LanTestbed};
 use crate::{START, wait_source};
 
 #[test]
 fn a_slow_viewer_delays_neither_another_nor_the_cdn() -> Result<()> {
-    let house = House::build()?;
-    let mut broadcaster = house.broadcast(&["--stats", "json"])?;
-    let mut quick = house.watch(0, &[])?;
-    let mut slow = house.watch(1, &["--transport", "peer"])?;
+    let testbed = LanTestbed::build()?;
+    let mut broadcaster = testbed.broadcast(&["--stats", "json"])?;
+    let mut quick = testbed.watch(0, &[])?;
+    let mut slow = testbed.watch(1, &["--transport", "peer"])?;
     wait_source(&mut quick, "LAN peer")?;
     slow.wait_pictures(30, START)?;
     // A third of what the stream takes.
-    house.second.set(Direction::BToA, Shape { rate: Some(200_000), queue: 32 << 10, ..Shape::PERFECT })?;
+    testbed.second.set(Direction::BToA, Shape { rate: Some(200_000), queue: 32 << 10, ..Shape::PERFECT })?;
     let shown = quick.pictures()?;
     quick.wait_pictures(shown + 450, START)?;
     ensure!(slow.process.running()?, "the slow viewer ended");
     let summary = quick.finish()?;
-    summary.unbroken(450)?;
+    summary.ensure_unbroken(450)?;
     println!(
         "beside a viewer that can take a third: latency {}, {} stalls",
         summary.0["latency_ms"], summary.0["stalls"]
@@ -35,7 +35,7 @@ fn a_slow_viewer_delays_neither_another_nor_the_cdn() -> Result<()> {
     let last = stats(&broadcaster.process)?;
     ensure!(last["units_dropped"] == 0 && last["reconnects"] == 0, "the push suffered: {last}");
     // It has skipped, and goes on as soon as there is room.
-    house.second.set(Direction::BToA, Shape::PERFECT)?;
+    testbed.second.set(Direction::BToA, Shape::PERFECT)?;
     let shown = slow.pictures()?;
     slow.wait_pictures(shown + 60, START)?;
     broadcaster.process.interrupt();
@@ -58,13 +58,13 @@ fn three_viewers_fill_the_paper_s_uplink() -> Result<()> {
 /// Two copies and a bit again, but both viewers may take the CDN's: one stays, one goes, and neither lacks anything.
 #[test]
 fn who_has_no_room_takes_the_cdn_s_stream() -> Result<()> {
-    let house = House::build()?;
-    house.one_way_out()?;
-    house.direct.set(Direction::AToB, Shape { rate: Some(1_700_000), queue: 64 << 10, ..LAN })?;
-    let mut broadcaster = house.broadcast_at("500k", &["--stats", "json"])?;
-    let mut first = house.watch(0, &[])?;
+    let testbed = LanTestbed::build()?;
+    testbed.one_way_out()?;
+    testbed.direct.set(Direction::AToB, Shape { rate: Some(1_700_000), queue: 64 << 10, ..LAN })?;
+    let mut broadcaster = testbed.broadcast_at("500k", &["--stats", "json"])?;
+    let mut first = testbed.watch(0, &[])?;
     wait_source(&mut first, "LAN peer")?;
-    let mut second = house.watch(1, &[])?;
+    let mut second = testbed.watch(1, &[])?;
     second.wait_pictures(SETTLE, START)?;
     let since = last_picture(&second)?;
     let shown = second.pictures()?;
@@ -89,13 +89,13 @@ fn who_has_no_room_takes_the_cdn_s_stream() -> Result<()> {
 }
 
 fn share(link: u64, bitrate: &str, viewers: usize) -> Result<()> {
-    let house = House::build()?;
-    house.one_way_out()?;
-    house.direct.set(Direction::AToB, Shape { rate: Some(link), queue: 64 << 10, ..LAN })?;
-    let mut broadcaster = house.broadcast_at(bitrate, &["--stats", "json"])?;
-    let mut far = house.watch(0, &["--transport", "rtmp"])?;
+    let testbed = LanTestbed::build()?;
+    testbed.one_way_out()?;
+    testbed.direct.set(Direction::AToB, Shape { rate: Some(link), queue: 64 << 10, ..LAN })?;
+    let mut broadcaster = testbed.broadcast_at(bitrate, &["--stats", "json"])?;
+    let mut far = testbed.watch(0, &["--transport", "rtmp"])?;
     far.wait_pictures(60, START)?;
-    let mut near = (0..viewers).map(|n| house.watch(n % 2, &["--transport", "peer"])).collect::<Result<Vec<_>>>()?;
+    let mut near = (0..viewers).map(|n| testbed.watch(n % 2, &["--transport", "peer"])).collect::<Result<Vec<_>>>()?;
     for viewer in &mut near {
         viewer.wait_pictures(30, START)?;
     }
@@ -103,14 +103,14 @@ fn share(link: u64, bitrate: &str, viewers: usize) -> Result<()> {
     let shown = far.pictures()?;
     far.wait_pictures(shown + SETTLE, START)?;
     let since = near.iter().map(last_picture).collect::<Result<Vec<_>>>()?;
-    let (before, sent_before) = (stats(&broadcaster.process)?, house.direct.stats().a_to_b.sent_bytes);
+    let (before, sent_before) = (stats(&broadcaster.process)?, testbed.direct.stats().a_to_b.sent_bytes);
     far.wait_pictures(shown + SETTLE + WATCH, START)?;
-    let (after, sent_after) = (stats(&broadcaster.process)?, house.direct.stats().a_to_b.sent_bytes);
-    // From the lens to the viewer's door: what its buffer adds is its own, and older.
+    let (after, sent_after) = (stats(&broadcaster.process)?, testbed.direct.stats().a_to_b.sent_bytes);
+    // From the lens to the viewer's socket: what its buffer adds is its own, and older.
     let latency = &stats(&far.process)?["latency_ms"];
     let part = |name: &str| latency[name].as_f64().with_context(|| format!("no {name} in {latency}"));
     let network = part("total")? - part("buffering")? - part("decoding")?;
-    far.finish()?.unbroken((SETTLE + WATCH) as u64)?;
+    far.finish()?.ensure_unbroken((SETTLE + WATCH) as u64)?;
     let figure = |name: &str| Some(after[name].as_f64()? - before[name].as_f64()?);
     let seconds = figure("seconds").context("no time")?;
     let rate = figure("lan_bytes").context("no bytes")? * 8.0 / seconds;

@@ -1,4 +1,4 @@
-//! A house with a broadcaster and two viewers on one switch, and a CDN beyond a router and a slower link.
+//! A testbed with a broadcaster and two viewers on one switch, and a CDN beyond a router and a slower link.
 //!
 //! ```text
 //!  broadcaster 10.77.0.10 ==== direct ====+
@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use e2e::{Broadcaster, Cdn, Lab, Process, Unit, Viewer, program};
+use e2e::{Broadcaster, Cdn, Process, TestEnv, Unit, Viewer, program};
 use lab::link::Link;
 use lab::link::shape::Shape;
 use lab::network::{Network, Switch};
@@ -22,9 +22,9 @@ use lab::{Host, Lateness};
 use serde_json::Value;
 
 /// Everything is taken down in the order of the fields: programs before the network that they are in.
-pub(crate) struct House {
+pub(crate) struct LanTestbed {
     cdn_process: Option<Process>,
-    pub(crate) lab: Lab,
+    pub(crate) env: TestEnv,
     key: String,
     pub(crate) broadcaster: Host,
     pub(crate) viewers: [Host; 2],
@@ -34,16 +34,16 @@ pub(crate) struct House {
     /// Between the second viewer and the switch.
     pub(crate) second: Arc<Link>,
     /// Between the router and the switch: what viewers get from the CDN, and nothing else.
-    door: Arc<Link>,
+    cdn_downlink: Arc<Link>,
     _wan: Arc<Link>,
     _router: Host,
     _switch: Switch,
     network: Network,
 }
 
-impl House {
+impl LanTestbed {
     pub(crate) fn build() -> Result<Self> {
-        let lab = Lab::new()?;
+        let env = TestEnv::new()?;
         let mut network = Network::new(SEED)?;
         let switch = network.switch("lan")?;
         let router = network.host("router")?;
@@ -53,7 +53,7 @@ impl House {
         let direct = network.link("direct", broadcaster.at(BROADCASTER), switch.port(), [LAN; 2])?;
         network.cable(viewers[0].at(VIEWERS[0]), switch.port())?;
         let second = network.link("second", viewers[1].at(VIEWERS[1]), switch.port(), [Shape::PERFECT; 2])?;
-        let door = network.link("door", router.at(ROUTER), switch.port(), [Shape::PERFECT; 2])?;
+        let cdn_downlink = network.link("cdn-downlink", router.at(ROUTER), switch.port(), [Shape::PERFECT; 2])?;
         for viewer in &viewers {
             viewer.default_route(ROUTER)?;
         }
@@ -62,24 +62,24 @@ impl House {
         let wan = network.link("wan", router.at(ROUTER_WAN), cdn.at(CDN), [WAN; 2])?;
         cdn.default_route(ROUTER_WAN)?;
         router.forward_packets()?;
-        let key = Cdn::key(&lab, "live")?;
-        let mut house = Self {
+        let key = Cdn::key(&env, "live")?;
+        let mut testbed = Self {
             cdn_process: None,
-            lab,
+            env,
             key,
             broadcaster,
             viewers,
             cdn,
             direct,
             second,
-            door,
+            cdn_downlink,
             _wan: wan,
             _router: router,
             _switch: switch,
             network,
         };
-        house.start_cdn()?;
-        Ok(house)
+        testbed.start_cdn()?;
+        Ok(testbed)
     }
 
     /// Has everything that the broadcaster sends go by its direct link.
@@ -100,8 +100,8 @@ impl House {
             "--metrics",
             "off",
         ]);
-        command.args(["--log", "json", "--public-host", &CDN.to_string(), "--data"]).arg(self.lab.path("cdn-data"));
-        let mut process = self.lab.spawn("cdn", &mut command)?;
+        command.args(["--log", "json", "--public-host", &CDN.to_string(), "--data"]).arg(self.env.path("cdn-data"));
+        let mut process = self.env.spawn("cdn", &mut command)?;
         process.line(Duration::from_secs(10), "where it listens", |line| line.contains(r#""listening""#))?;
         self.cdn_process = Some(process);
         Ok(())
@@ -129,7 +129,7 @@ impl House {
         let mut all = vec!["--bitrate", bitrate, "--lan-listen", &listen];
         all.extend(Broadcaster::SMALL);
         all.extend(options);
-        Broadcaster::start_by(&self.lab, command, &url, &all)
+        Broadcaster::start_command(&self.env, command, &url, &all)
     }
 
     /// The same on a terminal of its own, where it shows its code; with its address.
@@ -144,7 +144,7 @@ impl House {
             self.key
         );
         command.args(["-q", "-f", "-c", &line, "/dev/null"]);
-        let mut broadcaster = Broadcaster::on_a_terminal(&self.lab, command)?;
+        let mut broadcaster = Broadcaster::on_a_terminal(&self.env, command)?;
         let shown =
             broadcaster.process.line(Duration::from_secs(20), "its code", |line| line.contains("--pairing-code "))?;
         let code = shown.split("--pairing-code ").nth(1).context("no code")?.trim().to_owned();
@@ -159,13 +159,13 @@ impl House {
     pub(crate) fn watch_url(&self, host: usize, url: &str, options: &[&str]) -> Result<Viewer> {
         let mut command = self.viewers[host].command(program("viewer")?);
         command.env("RUST_LOG", "info,viewer::source=debug");
-        Viewer::start_by(&self.lab, command, url, &[&["--log", "json"], options].concat())
+        Viewer::start_command(&self.env, command, url, &[&["--log", "json"], options].concat())
     }
 
     /// A viewer that looks for whoever shows `code`.
     pub(crate) fn watch_lan(&self, host: usize, code: &str) -> Result<Viewer> {
         let command = self.viewers[host].command(program("viewer")?);
-        Viewer::start_by(&self.lab, command, "--lan", &["--log", "json", "--pairing-code", code])
+        Viewer::start_command(&self.env, command, "--lan", &["--log", "json", "--pairing-code", code])
     }
 
     /// Asks the CDN, from one of the viewers' hosts.
@@ -177,7 +177,7 @@ impl House {
 
     /// Bytes that have come from the CDN to the viewers.
     pub(crate) fn cdn_link_bytes(&self) -> u64 {
-        self.door.stats().a_to_b.sent_bytes
+        self.cdn_downlink.stats().a_to_b.sent_bytes
     }
 
     /// What went over the CDN's link, as a share of one copy of the stream.

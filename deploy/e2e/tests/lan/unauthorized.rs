@@ -13,19 +13,19 @@ use net::relay::{self, Event, Proof, RefusalCode, Side, Start};
 use net::trust::{Identity, Pin, tls};
 use serde_json::Value;
 
-use crate::testbed::{BROADCASTER, House, PEER_PORT};
+use crate::testbed::{BROADCASTER, LanTestbed, PEER_PORT};
 use crate::{START, wait_source};
 
 /// What a viewer is told of the broadcaster.
-struct Invited {
+struct PeerCredentials {
     pin: Pin,
     secret: [u8; 16],
     ticket: String,
 }
 
-impl Invited {
-    fn of(house: &House, host: usize) -> Result<Self> {
-        let said = house.ask(host, "/api/v1/streams/live/watch")?;
+impl PeerCredentials {
+    fn of(testbed: &LanTestbed, host: usize) -> Result<Self> {
+        let said = testbed.ask(host, "/api/v1/streams/live/watch")?;
         let text =
             |name: &str| said["peer"][name].as_str().map(str::to_owned).with_context(|| format!("no {name}: {said}"));
         let secret = HEXLOWER.decode(text("secret")?.as_bytes())?;
@@ -37,51 +37,51 @@ impl Invited {
 
 #[test]
 fn strangers_stay_outside_and_harm_nobody() -> Result<()> {
-    let house = House::build()?;
-    let _broadcaster = house.broadcast(&["--max-lan-viewers", "4"])?;
-    let mut friend = house.watch(0, &[])?;
+    let testbed = LanTestbed::build()?;
+    let _broadcaster = testbed.broadcast(&["--max-lan-viewers", "4"])?;
+    let mut friend = testbed.watch(0, &[])?;
     wait_source(&mut friend, "LAN peer")?;
-    let stranger = &house.viewers[1];
+    let stranger = &testbed.viewers[1];
 
     // A ticket opens once.
-    let invited = Invited::of(&house, 1)?;
-    let first = subscribe(stranger, invited.pin, Proof::Ticket(invited.ticket.clone()))?;
+    let credentials = PeerCredentials::of(&testbed, 1)?;
+    let first = subscribe(stranger, credentials.pin, Proof::Ticket(credentials.ticket.clone()))?;
     ensure!(first == Ok(()), "a good ticket was refused: {first:?}");
-    let again = subscribe(stranger, invited.pin, Proof::Ticket(invited.ticket.clone()))?;
+    let again = subscribe(stranger, credentials.pin, Proof::Ticket(credentials.ticket.clone()))?;
     ensure!(refused(&again, "used"), "the same ticket opened twice: {again:?}");
 
     // None, one that was altered anywhere, one of another server.
-    let fresh = Invited::of(&house, 1)?;
+    let fresh = PeerCredentials::of(&testbed, 1)?;
     for at in [4, fresh.ticket.len() / 2, fresh.ticket.len() - 3] {
         let mut forged = fresh.ticket.clone().into_bytes();
         forged[at] = if forged[at] == b'A' { b'B' } else { b'A' };
-        let forged = subscribe(stranger, invited.pin, Proof::Ticket(String::from_utf8(forged)?))?;
+        let forged = subscribe(stranger, credentials.pin, Proof::Ticket(String::from_utf8(forged)?))?;
         ensure!(matches!(forged, Err((RefusalCode::Denied, _))), "altered at {at}, it opened: {forged:?}");
     }
     for proof in [Proof::None, Proof::Ticket("sesame".into()), Proof::Code([7; 32])] {
-        let got = subscribe(stranger, invited.pin, proof)?;
+        let got = subscribe(stranger, credentials.pin, proof)?;
         ensure!(matches!(got, Err((RefusalCode::Denied, _))), "{got:?}");
     }
     let signer = net::trust::Signer::generate()?;
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_secs();
     let foreign = signer.issue("live", 1, now)?;
-    let foreign = subscribe(stranger, invited.pin, Proof::Ticket(foreign))?;
+    let foreign = subscribe(stranger, credentials.pin, Proof::Ticket(foreign))?;
     ensure!(refused(&foreign, "sign"), "another server's ticket opened: {foreign:?}");
     // The one that was looked at is still good for its owner.
-    let owner = subscribe(stranger, invited.pin, Proof::Ticket(fresh.ticket))?;
+    let owner = subscribe(stranger, credentials.pin, Proof::Ticket(fresh.ticket))?;
     ensure!(owner == Ok(()), "{owner:?}");
 
     // A flood of connections, most of them refused before they cost anything.
-    let refusals = flood(stranger, invited.pin, 300)?;
+    let refusals = flood(stranger, credentials.pin, 300)?;
     println!("of 300 connections at once, {refusals} were refused or not answered");
 
     // Once it is over, there is room again for whoever may come.
-    let mut late = Invited::of(&house, 1)?;
+    let mut late = PeerCredentials::of(&testbed, 1)?;
     e2e::until(START, "a viewer to be let in after the flood", || {
         match subscribe(stranger, late.pin, Proof::Ticket(late.ticket.clone())) {
             Ok(Ok(())) => Ok(Some(())),
             _ => {
-                late = Invited::of(&house, 1)?;
+                late = PeerCredentials::of(&testbed, 1)?;
                 Ok(None)
             }
         }
@@ -91,28 +91,28 @@ fn strangers_stay_outside_and_harm_nobody() -> Result<()> {
     let shown = friend.pictures()?;
     friend.wait_pictures(shown + 60, START)?;
     let summary = friend.finish()?;
-    summary.unbroken(100)?;
+    summary.ensure_unbroken(100)?;
     ensure!(summary.0["source"] == "LAN peer" && summary.0["lost"] == 0, "{}", summary.0);
     Ok(())
 }
 
 #[test]
 fn an_impostor_is_not_believed() -> Result<()> {
-    let house = House::build()?;
+    let testbed = LanTestbed::build()?;
     // Nothing tells the viewer where the real one is but mDNS, and there the impostor is louder.
-    let _broadcaster = house.broadcast(&["--no-mdns"])?;
-    let mut first = house.watch(0, &[])?;
+    let _broadcaster = testbed.broadcast(&["--no-mdns"])?;
+    let mut first = testbed.watch(0, &[])?;
     wait_source(&mut first, "relay")?;
-    let invited = Invited::of(&house, 1)?;
+    let credentials = PeerCredentials::of(&testbed, 1)?;
     let tried = Arc::new(AtomicUsize::new(0));
-    let impostor = Impostor::start(&house.viewers[1], &invited.secret, tried.clone())?;
+    let impostor = Impostor::start(&testbed.viewers[1], &credentials.secret, tried.clone())?;
     e2e::until(START, "the viewer to try the impostor", || Ok((tried.load(Ordering::Relaxed) > 0).then_some(())))?;
     let shown = first.pictures()?;
     first.wait_pictures(shown + 60, START)?;
     let log = first.process.err();
     ensure!(log.contains("certificate"), "the log does not say what was wrong: {log}");
     let summary = first.finish()?;
-    summary.unbroken(60)?;
+    summary.ensure_unbroken(60)?;
     ensure!(summary.0["source"].as_str().is_some_and(|source| source.starts_with("relay")), "{}", summary.0);
     drop(impostor);
     Ok(())

@@ -15,11 +15,11 @@ pub fn ms(milliseconds: u64) -> Duration {
     Duration::from_millis(milliseconds)
 }
 
-/// A UDP socket of the host on its own address; reads wait at most `PATIENCE`.
+/// A UDP socket of the host on its own address; reads wait at most `TIMEOUT`.
 pub fn socket(host: &Host, port: u16) -> UdpSocket {
     let address = host.address().unwrap();
     let socket = host.run(|| UdpSocket::bind((address, port)).unwrap()).unwrap();
-    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    socket.set_read_timeout(Some(TIMEOUT)).unwrap();
     socket
 }
 
@@ -80,4 +80,4 @@ pub fn median_rtt(from: &Host, to: &Host, count: u32) -> Duration {
 }
 
 /// Longest wait for something that must come: far above any delay here, even on a busy machine.
-pub const PATIENCE: Duration = Duration::from_secs(5);
+pub const TIMEOUT: Duration = Duration::from_secs(5);
