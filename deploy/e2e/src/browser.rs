@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn a_page_is_opened_and_asked() {
+    fn a_page_loads_and_runs_a_script() {
         let env = TestEnv::new().unwrap();
         let browser = Browser::start(&env).unwrap();
         browser.open("data:text/html,<title>here</title>").unwrap();

@@ -135,7 +135,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_ffmpeg_encodes_is_read_back() {
+    fn frame_numbers_survive_encoding() {
         let env = TestEnv::new().unwrap();
         let source = ClipSpec { count: 30, ..ClipSpec::default() };
         let file = NumberedClip::encode(&env, "marked.mp4", source).unwrap();
@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn a_run_is_told_from_a_gap() {
+    fn gaps_and_duplicates_are_detected() {
         assert_eq!(ensure_consecutive(&[Some(7), Some(8), Some(9)]).unwrap(), (7, 9));
         for bad in [&[Some(1), Some(3)][..], &[Some(1), Some(1)], &[Some(1), None], &[]] {
             assert!(ensure_consecutive(bad).is_err(), "{bad:?}");

@@ -56,7 +56,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_not_passed_on() {
+    fn cargo_variables_of_this_package_are_not_passed_on() {
         for (name, wanted) in [
             ("CARGO_MANIFEST_DIR", true),
             ("CARGO_PKG_VERSION", true),

@@ -91,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn a_run_is_told_from_a_gap() {
+    fn gaps_and_duplicates_are_detected() {
         let left: Vec<Unit> = (0..5).map(|dts| unit("v0", dts)).collect();
         assert_eq!(compare(&left, &left[1..4]).unwrap()["v0"], 3);
         assert!(compare(&left, &[left[1].clone(), left[3].clone()]).is_err());
@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn a_run_is_told_from_one_that_ends_too_soon() {
+    fn a_truncated_run_is_detected() {
         let left: Vec<Unit> = (0..5).flat_map(|dts| [unit("v0", dts), unit("a0", dts)]).collect();
         assert_eq!(compare_to_the_end(&left, &left[4..]).unwrap()["a0"], 3);
         assert!(compare_to_the_end(&left, &left[..9]).is_err());
@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_is_read() {
+    fn a_log_line_is_parsed() {
         let line = format!("v0 -5 28 {:064x}", 7);
         assert_eq!(parse(&line).unwrap(), Unit { track: "v0".into(), dts: -5, pts: 28, sha256: format!("{:064x}", 7) });
         for bad in ["", "v0 1 2", "v0 1 2 xyz", "v0 1 x 3"] {

@@ -85,7 +85,7 @@ fn the_page_says_when_a_stream_is_offline_or_unknown_and_starts_by_itself() -> R
 }
 
 #[test]
-fn the_page_goes_on_when_the_publisher_returns() -> Result<()> {
+fn the_page_resumes_when_the_publisher_returns() -> Result<()> {
     let env = TestEnv::new()?;
     let key = Cdn::key(&env, "live")?;
     let cdn = Cdn::start(&env, &[])?;

@@ -45,7 +45,7 @@ fn gstreamer_publishes() -> Result<()> {
 }
 
 #[test]
-fn ffmpeg_copies_in_and_out_and_every_pts_and_dts_stays() -> Result<()> {
+fn pts_and_dts_survive_an_ffmpeg_stream_copy() -> Result<()> {
     let env = TestEnv::new()?;
     let key = Cdn::key(&env, "live")?;
     let cdn = Cdn::start(&env, &[])?;
@@ -102,7 +102,7 @@ fn nginx_rtmp_accepts_the_broadcaster() -> Result<()> {
 }
 
 #[test]
-fn a_wrong_key_is_refused_and_says_so() -> Result<()> {
+fn a_wrong_stream_key_is_rejected_with_a_reason() -> Result<()> {
     let env = TestEnv::new()?;
     Cdn::key(&env, "live")?;
     let cdn = Cdn::start(&env, &[])?;

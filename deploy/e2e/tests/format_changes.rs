@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use e2e::{Cdn, ClipSpec, NumberedClip, TestEnv, Viewer, until};
 
 #[test]
-fn the_picture_size_changes_and_every_picture_of_both_is_decoded() -> Result<()> {
+fn every_picture_is_decoded_across_a_resolution_change() -> Result<()> {
     let env = TestEnv::new()?;
     let key = Cdn::key(&env, "live")?;
     let large = ClipSpec { count: HALF, encoders: &["-c:v", "libx264", "-bf", "2", "-g", "50"], ..ClipSpec::default() };

@@ -7,7 +7,7 @@ use e2e::{Broadcaster, Cdn, TestEnv, until};
 use lab::load::{self, Options, Protocol};
 
 #[test]
-fn every_viewer_of_a_crowd_gets_everything_by_each_protocol() -> Result<()> {
+fn every_viewer_receives_every_unit_by_each_protocol() -> Result<()> {
     let env = TestEnv::new()?;
     let key = Cdn::key(&env, "live")?;
     let cdn = Cdn::start(&env, &[])?;
@@ -29,7 +29,7 @@ fn every_viewer_of_a_crowd_gets_everything_by_each_protocol() -> Result<()> {
 }
 
 #[test]
-fn a_crowd_whose_server_dies_says_so() -> Result<()> {
+fn viewers_that_end_when_the_server_dies_are_reported() -> Result<()> {
     let env = TestEnv::new()?;
     let key = Cdn::key(&env, "live")?;
     let mut cdn = Cdn::start(&env, &[])?;
@@ -48,7 +48,7 @@ fn a_crowd_whose_server_dies_says_so() -> Result<()> {
 }
 
 #[test]
-fn what_cannot_be_watched_is_told_at_once() -> Result<()> {
+fn an_unplayable_stream_fails_at_once() -> Result<()> {
     let env = TestEnv::new()?;
     let cdn = Cdn::start(&env, &[])?;
     for protocol in [Protocol::Relay, Protocol::LowLatencyHls, Protocol::Hls] {
@@ -60,6 +60,6 @@ fn what_cannot_be_watched_is_told_at_once() -> Result<()> {
 
 fn options(cdn: &Cdn, protocol: Protocol) -> Options {
     let url = if protocol == Protocol::Rtmp { cdn.rtmp_url("live") } else { cdn.page_url("live") };
-    let (ramp, seconds) = (Duration::from_secs(1), Duration::from_secs(4));
-    Options { url, protocol, viewers: 8, ramp, seconds, pid: None }
+    let (ramp, duration) = (Duration::from_secs(1), Duration::from_secs(4));
+    Options { url, protocol, viewers: 8, ramp, duration, pid: None }
 }

@@ -16,7 +16,7 @@ const PATHS: [(&str, &[&str]); 5] = [
 ];
 
 #[test]
-fn clocks_that_differ_are_found_out_and_the_parts_add_up() -> Result<()> {
+fn clock_offsets_are_estimated_and_the_components_add_up() -> Result<()> {
     let env = TestEnv::new()?;
     let key = Cdn::key(&env, "live")?;
     let ahead = |micros: i64| (micros / 1000).to_string();

@@ -9,7 +9,7 @@ use e2e::TestEnv;
 use e2e::qemu_vm::{BOOT_TIMEOUT, COMMAND_TIMEOUT, QemuVm};
 
 #[test]
-fn the_lab_s_links_are_netem_s_where_the_kernel_has_it() -> Result<()> {
+fn links_use_netem_where_the_kernel_supports_it() -> Result<()> {
     let env = TestEnv::new()?;
     let mut guest = QemuVm::boot(&env)?;
     // Networks need a place for their names; the machine has neither netem nor bridges yet.
@@ -20,7 +20,10 @@ fn the_lab_s_links_are_netem_s_where_the_kernel_has_it() -> Result<()> {
         format!("(sleep {A_WHILE}; echo stats; echo quit) | timeout -s INT 60 lab up paper-a {options} 2>&1")
     };
     let without = guest.run(&up("--links netem"), BOOT_TIMEOUT)?;
-    ensure!(without.contains("modprobe sch_netem") && without.contains("--links own"), "no cure is named:\n{without}");
+    ensure!(
+        without.contains("modprobe sch_netem") && without.contains("--links userspace"),
+        "no cure is named:\n{without}"
+    );
     let own = guest.run(&up(""), BOOT_TIMEOUT)?;
     ensure!(own.contains("up as process") && !own.contains("netem"), "without netem, links are the lab's own:\n{own}");
 

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use e2e::{Broadcaster, Cdn, ExternalPlayer, TestEnv, Viewer, ensure_consecutive, until};
 
 #[test]
-fn the_server_is_killed_and_restarted_and_no_access_unit_is_lost() -> Result<()> {
+fn a_server_restart_loses_no_access_unit() -> Result<()> {
     let env = TestEnv::new()?;
     let key = Cdn::key(&env, "live")?;
     let mut cdn = Cdn::start(&env, &[])?;
@@ -25,7 +25,7 @@ fn the_server_is_killed_and_restarted_and_no_access_unit_is_lost() -> Result<()>
 }
 
 #[test]
-fn ctrl_c_ends_the_broadcaster_at_once_whatever_its_server_does() -> Result<()> {
+fn ctrl_c_stops_the_broadcaster_promptly_whatever_the_server_does() -> Result<()> {
     let env = TestEnv::new()?;
     let key = Cdn::key(&env, "live")?;
     let mut cdn = Cdn::start(&env, &[])?;
@@ -70,7 +70,7 @@ fn an_hls_viewer_survives_the_restart_of_its_server() -> Result<()> {
 }
 
 #[test]
-fn a_publisher_dies_and_returns_and_its_readers_stay() -> Result<()> {
+fn players_stay_connected_while_the_publisher_restarts() -> Result<()> {
     let env = TestEnv::new()?;
     let key = Cdn::key(&env, "live")?;
     let cdn = Cdn::start(&env, &[])?;
@@ -118,7 +118,7 @@ fn a_publisher_dies_and_returns_and_its_readers_stay() -> Result<()> {
 }
 
 #[test]
-fn the_same_key_takes_its_stream_over_at_once() -> Result<()> {
+fn a_second_publisher_with_the_same_key_takes_over() -> Result<()> {
     let env = TestEnv::new()?;
     let key = Cdn::key(&env, "live")?;
     let cdn = Cdn::start(&env, &[])?;
@@ -181,7 +181,7 @@ fn the_same_key_takes_its_stream_over_at_once() -> Result<()> {
 }
 
 #[test]
-fn two_broadcasters_with_one_key_do_not_take_turns_for_ever() -> Result<()> {
+fn two_broadcasters_with_one_key_do_not_alternate() -> Result<()> {
     let env = TestEnv::new()?;
     let key = Cdn::key(&env, "live")?;
     let cdn = Cdn::start(&env, &[])?;

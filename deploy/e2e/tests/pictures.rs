@@ -34,7 +34,7 @@ fn the_test_picture_by_rtmp_and_by_hls() -> Result<()> {
 }
 
 #[test]
-fn a_real_encoded_file_from_its_first_picture_to_its_last() -> Result<()> {
+fn an_encoded_file_arrives_from_first_to_last_picture() -> Result<()> {
     let env = TestEnv::new()?;
     let key = Cdn::key(&env, "live")?;
     let file = NumberedClip::encode(&env, "marked.mp4", ClipSpec { count: 250, ..ClipSpec::default() })?;
@@ -55,7 +55,7 @@ fn a_real_encoded_file_from_its_first_picture_to_its_last() -> Result<()> {
 }
 
 #[test]
-fn a_file_that_needs_encoding_again() -> Result<()> {
+fn a_file_with_unsupported_codecs_is_transcoded() -> Result<()> {
     let env = TestEnv::new()?;
     let key = Cdn::key(&env, "live")?;
     // No live protocol here carries either of these.
@@ -71,7 +71,7 @@ fn a_file_that_needs_encoding_again() -> Result<()> {
 }
 
 #[test]
-fn a_real_screen_with_something_moving_on_it() -> Result<()> {
+fn a_captured_screen_shows_motion() -> Result<()> {
     let env = TestEnv::new()?;
     let key = Cdn::key(&env, "live")?;
     let cdn = Cdn::start(&env, &[])?;

@@ -7,7 +7,7 @@ use anyhow::{Result, ensure};
 use e2e::{Broadcaster, Cdn, TestEnv, Viewer};
 
 #[test]
-fn no_key_is_seen_anywhere() -> Result<()> {
+fn stream_keys_appear_in_no_log_page_or_file() -> Result<()> {
     let env = TestEnv::new()?;
     let key = Cdn::key(&env, "live")?;
     let config = env.path("cdn.toml");

@@ -10,7 +10,7 @@ use e2e::{Broadcaster, Cdn, FaultProxy, ProxyMode, TestEnv, Viewer, compare, unt
 use serde_json::{Value, json};
 
 #[test]
-fn rtmp_gives_way_to_parts_and_comes_back_and_nothing_is_lost() -> Result<()> {
+fn rtmp_falls_back_to_ll_hls_and_upgrades_again_without_loss() -> Result<()> {
     let env = TestEnv::new()?;
     let key = Cdn::key(&env, "live")?;
     let cdn = Cdn::start(&env, &[])?;
@@ -41,7 +41,7 @@ fn rtmp_gives_way_to_parts_and_comes_back_and_nothing_is_lost() -> Result<()> {
 }
 
 #[test]
-fn hls_is_played_by_the_form_that_was_asked_for() -> Result<()> {
+fn hls_is_played_by_the_requested_variant() -> Result<()> {
     let env = TestEnv::new()?;
     let key = Cdn::key(&env, "live")?;
     let cdn = Cdn::start(&env, &[])?;

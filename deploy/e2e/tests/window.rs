@@ -6,7 +6,7 @@ use anyhow::{Result, ensure};
 use e2e::{Broadcaster, Cdn, Screen, Screenshot, TestEnv, Viewer, until};
 
 #[test]
-fn pictures_are_shown_and_keys_are_heard() -> Result<()> {
+fn the_window_shows_pictures_and_handles_keys() -> Result<()> {
     let env = TestEnv::new()?;
     let key = Cdn::key(&env, "live")?;
     let cdn = Cdn::start(&env, &[])?;
@@ -50,7 +50,7 @@ fn pictures_are_shown_and_keys_are_heard() -> Result<()> {
 }
 
 #[test]
-fn it_ends_by_itself() -> Result<()> {
+fn a_viewer_with_a_duration_ends_by_itself() -> Result<()> {
     let env = TestEnv::new()?;
     let key = Cdn::key(&env, "live")?;
     let cdn = Cdn::start(&env, &[])?;

@@ -157,7 +157,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_the_kernel_cannot_hold_is_refused() {
+    fn interface_names_longer_than_ifnamsiz_are_rejected() {
         assert!(Interface::open("").is_err());
         assert!(Interface::open("sixteen-letters-").is_err());
     }

@@ -176,7 +176,7 @@ mod tests {
 
     /// Both topologies' bounds in milliseconds, for the mean unit and the IDR, in the order of [`LatencyBounds::named`].
     #[test]
-    fn the_analysis_comes_out() {
+    fn bounds_match_the_analysis() {
         let expected = [
             (bounds(4, 4), [(93.4, 147.3), (99.2, 206.9), (27.6, 81.5), (36.3, 144.0)]),
             (bounds(100, 10), [(80.9, 102.4), (83.2, 126.2), (20.6, 42.2), (24.1, 67.2)]),
@@ -193,7 +193,7 @@ mod tests {
 
     /// The rest of the analysis: idle round trips of 76 ms and 32 ms, and three viewers and the CDN on 4 Mbit/s.
     #[test]
-    fn so_do_round_trips_and_the_full_uplink() {
+    fn round_trips_and_uplink_load_match_the_analysis() {
         let bounds = bounds(4, 4);
         let millis = |path: &PathModel| path.idle_latency(1).as_millis();
         assert_eq!((millis(&bounds.cdn_packets), 2 * millis(&bounds.peer)), (76, 32));
@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn a_unit_waits_for_those_before_it() {
+    fn a_unit_queues_behind_earlier_units() {
         let hop = Hop { rate: Some(8_000), delay: Duration::from_millis(5) };
         let mut path = PathModel::new(Framing { payload: 100, headers: 0 }, &[vec![hop]]);
         let ms = Duration::from_millis;

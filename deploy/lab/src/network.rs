@@ -187,7 +187,7 @@ impl Network {
                 possible()?;
                 self.netem().as_ref().map(|_| true).map_err(|why| {
                     anyhow!(
-                        "no netem here: load it (modprobe sch_netem), or have the lab's own links (--links own). {why}"
+                        "no netem here: load it (modprobe sch_netem), or have the lab's own links (--links userspace). {why}"
                     )
                 })
             }

@@ -22,7 +22,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn root_of_a_namespace_is_its_user() {
+    fn uid_map_translates_to_the_outer_uid() {
         for (here, map, outside) in [
             (0, "         0          0 4294967295\n", 0),
             (1000, "         0          0 4294967295\n", 1000),

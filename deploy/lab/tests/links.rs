@@ -87,7 +87,7 @@ fn a_cable_and_a_link_without_shape_add_next_to_nothing() {
 }
 
 #[test]
-fn a_frame_takes_its_length_over_the_rate() {
+fn serialisation_time_is_length_over_rate() {
     let _alone = alone();
     let shape = Shape { rate: Some(4_000_000), ..Shape::default() };
     let (single, row) = valid(|| {
@@ -166,7 +166,7 @@ fn arrivals(a: &Host, b: &Host, count: u32) -> BTreeSet<u32> {
 }
 
 #[test]
-fn loss_comes_out_at_its_probability() {
+fn loss_rate_matches_its_probability() {
     let _alone = alone();
     let (network, a, b, link) = pair(11, Shape::default());
     link.set(Direction::AToB, Shape { loss: 0.3, ..Shape::default() }).unwrap();
@@ -193,7 +193,7 @@ fn the_same_seed_loses_the_same_datagrams() {
 }
 
 #[test]
-fn a_black_hole_swallows_everything_until_healed() {
+fn a_black_hole_drops_every_frame_until_healed() {
     let _alone = alone();
     let (_network, a, b, link) = pair(1, Shape { delay: ms(2), ..Shape::default() });
     let echo = Echo::start(&b);
@@ -218,7 +218,7 @@ fn link_state(host: &Host) -> String {
 }
 
 #[test]
-fn a_cut_takes_the_carrier_and_healing_brings_it_back() {
+fn a_cut_removes_the_carrier_and_healing_restores_it() {
     let _alone = alone();
     let (_network, a, b, link) = pair(1, Shape { delay: ms(2), ..Shape::default() });
     let echo = Echo::start(&b);
@@ -241,7 +241,7 @@ fn a_cut_takes_the_carrier_and_healing_brings_it_back() {
 }
 
 #[test]
-fn multicast_reaches_the_lan_and_stays_there() {
+fn multicast_reaches_only_the_lan() {
     let _alone = alone();
     for lan in [None, Some(Shape { delay: ms(8), ..Shape::default() })] {
         let home = HomeNetwork::build(&HomeNetworkConfig { seed: 1, lan, wan: Shape::default() }).unwrap();

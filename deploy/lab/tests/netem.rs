@@ -91,7 +91,7 @@ fn frames_take_their_delay_and_their_length_over_the_rate() {
 }
 
 #[test]
-fn a_full_queue_drops_what_comes() {
+fn a_full_queue_drops_arriving_frames() {
     let pair = pair(Shape { rate: Some(1_000_000), queue: 16 << 10, ..Shape::default() });
     let arrived = pair.burst(50, 1472);
     // Eleven full frames are 16 KiB, and one or two leave while the burst comes in.
@@ -100,7 +100,7 @@ fn a_full_queue_drops_what_comes() {
 }
 
 #[test]
-fn loss_duplicates_and_bursts_come_out_at_their_chances() {
+fn loss_duplication_and_burst_rates_match_their_probabilities() {
     let pair = pair(Shape::default());
     pair.set(Shape { loss: 0.3, ..Shape::default() });
     let arrived: usize = pair.bursts(20).iter().map(Vec::len).sum();
@@ -126,7 +126,7 @@ fn loss_duplicates_and_bursts_come_out_at_their_chances() {
 }
 
 #[test]
-fn jitter_keeps_order_unless_it_is_told_not_to() {
+fn jitter_keeps_order_unless_reordering_is_enabled() {
     let pair = pair(Shape::default());
     for jitter in [Jitter::Uniform(ms(20)), Jitter::Normal(ms(10))] {
         let shape = Shape { delay: ms(30), jitter, ..Shape::default() };
@@ -144,7 +144,7 @@ fn jitter_keeps_order_unless_it_is_told_not_to() {
 }
 
 #[test]
-fn a_change_loses_nothing_and_a_black_hole_everything() {
+fn a_shape_change_drops_no_frame_and_a_black_hole_drops_all() {
     let pair = pair(Shape { delay: ms(200), ..Shape::default() });
     let echo = Echo::start(&pair.b);
     let (sender, receiver) = (socket(&pair.a, 0), socket(&pair.b, 0));
@@ -170,7 +170,7 @@ fn a_change_loses_nothing_and_a_black_hole_everything() {
 }
 
 #[test]
-fn a_cut_takes_the_carrier_and_healing_brings_it_back() {
+fn a_cut_removes_the_carrier_and_healing_restores_it() {
     let pair = pair(Shape { delay: ms(2), ..Shape::default() });
     let echo = Echo::start(&pair.b);
     let ask = socket(&pair.a, 0);
@@ -191,7 +191,7 @@ fn a_cut_takes_the_carrier_and_healing_brings_it_back() {
 }
 
 #[test]
-fn a_link_that_outlives_its_network_passes_nothing() {
+fn a_link_forwards_nothing_after_its_network_is_dropped() {
     let Pair { network, a, b, link, _alone } = pair(Shape::default());
     let (sender, receiver) = (socket(&a, 0), socket(&b, 0));
     let to = receiver.local_addr().unwrap();
@@ -207,7 +207,7 @@ fn a_link_that_outlives_its_network_passes_nothing() {
 }
 
 #[test]
-fn what_netem_cannot_do_is_refused_or_left_to_the_lab() {
+fn shapes_that_netem_cannot_emulate_are_rejected_or_emulated_in_userspace() {
     let _alone = alone();
     let shape = Shape { rate: Some(1_000_000), jitter: Jitter::Uniform(ms(5)), reorder: true, ..Shape::default() };
     let mut network = Network::new(1).unwrap();
@@ -215,13 +215,13 @@ fn what_netem_cannot_do_is_refused_or_left_to_the_lab() {
     let (one, two) = (Ipv4Addr::new(10, 1, 1, 1), Ipv4Addr::new(10, 1, 2, 1));
     network.set_emulator(Emulator::Netem);
     let refused = network.link("odd", a.at(one), b.at(two), [shape; 2]).unwrap_err();
-    assert!(format!("{refused:#}").contains("--links own"), "{refused:#}");
+    assert!(format!("{refused:#}").contains("--links userspace"), "{refused:#}");
     network.set_emulator(Emulator::Auto);
     let odd = network.link("odd", a.at(one), b.at(two), [shape; 2]).unwrap();
     let plain = network.link("plain", a.at(one), b.at(two), [Shape::default(); 2]).unwrap();
     assert_eq!((odd.emulator(), plain.emulator()), (Emulator::Userspace, Emulator::Netem));
     let refused = plain.set(Direction::AToB, shape).unwrap_err();
-    assert!(format!("{refused:#}").contains("--links own"), "{refused:#}");
+    assert!(format!("{refused:#}").contains("--links userspace"), "{refused:#}");
     assert_eq!(plain.shape(Direction::AToB), Shape::default(), "a refused change is none");
 }
 

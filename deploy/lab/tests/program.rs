@@ -58,9 +58,9 @@ impl Up {
         namespaces(self.child.id())
     }
 
-    fn tell(&self, words: &[&str]) -> Output {
+    fn send(&self, words: &[&str]) -> Output {
         let pid = self.child.id().to_string();
-        Command::new(env!("CARGO_BIN_EXE_lab")).args(["tell", "--pid", &pid]).args(words).output().unwrap()
+        Command::new(env!("CARGO_BIN_EXE_lab")).args(["send", "--pid", &pid]).args(words).output().unwrap()
     }
 
     fn signal(&self, signal: libc::c_int) {
@@ -84,13 +84,13 @@ fn text(bytes: &[u8]) -> String {
 }
 
 #[test]
-fn it_obeys_its_input_and_other_processes_and_goes_when_told() {
+fn commands_come_from_stdin_and_other_processes_until_quit() {
     let mut up = Up::start();
     assert_eq!(up.namespaces(), 5, "three hosts, the switch and the wire");
     writeln!(up.input.as_ref().unwrap(), "set cdn:a-to-b rate=2M loss=1% jitter=normal:3ms").unwrap();
     let line = up.line("cdn:a-to-b");
     assert!(line.contains("rate=2M delay=30ms jitter=\"normal 3ms\" loss=1%"), "{line}");
-    let said = up.tell(&["set", "cdn", "delay=40ms"]);
+    let said = up.send(&["set", "cdn", "delay=40ms"]);
     let said = text(&said.stdout);
     assert!(said.contains("cdn:a-to-b rate=2M delay=40ms") && said.contains("cdn:b-to-a rate=4M delay=40ms"), "{said}");
     // What makes no sense changes nothing, not even the half of it that would.
@@ -102,36 +102,36 @@ fn it_obeys_its_input_and_other_processes_and_goes_when_told() {
         (&["set", "cdn"], "delay=30ms"),
         (&["cut"], "help"),
     ] {
-        let refused = up.tell(words);
+        let refused = up.send(words);
         assert_eq!(refused.status.code(), Some(1), "{words:?}");
         assert!(text(&refused.stderr).contains(expected), "{words:?}: {}", text(&refused.stderr));
     }
-    let shown = text(&up.tell(&["show"]).stdout);
+    let shown = text(&up.send(&["show"]).stdout);
     assert_eq!(shown.matches("delay=40ms").count(), 2, "{shown}");
     for words in [&["cut", "viewer"][..], &["heal", "viewer"], &["isolate", "viewer"], &["join", "viewer"], &["stats"]]
     {
-        let done = up.tell(words);
+        let done = up.send(words);
         assert!(done.status.success(), "{words:?}: {}", text(&done.stderr));
     }
     writeln!(up.input.as_ref().unwrap(), "quit").unwrap();
     assert!(up.child.wait().unwrap().success());
     assert_eq!(up.namespaces(), 0);
-    assert!(text(&up.tell(&["show"]).stderr).contains("no such network is up"));
+    assert!(text(&up.send(&["show"]).stderr).contains("no such network is up"));
 }
 
 #[test]
-fn ctrl_c_takes_it_down_and_the_end_of_its_input_does_not() {
+fn ctrl_c_removes_the_network_and_end_of_input_does_not() {
     let mut up = Up::start();
     // The end of its input alone is none: it may never have had one.
     drop(up.input.take());
-    assert!(up.tell(&["show"]).status.success());
+    assert!(up.send(&["show"]).status.success());
     up.signal(libc::SIGINT);
     assert!(up.child.wait().unwrap().success());
     assert_eq!(up.namespaces(), 0);
 }
 
 #[test]
-fn what_a_killed_one_left_the_next_one_removes() {
+fn the_next_start_removes_namespaces_of_a_killed_process() {
     let mut killed = Up::start();
     let pid = killed.child.id();
     killed.signal(libc::SIGKILL);
@@ -145,7 +145,7 @@ fn what_a_killed_one_left_the_next_one_removes() {
 }
 
 #[test]
-fn what_makes_no_sense_is_told_at_once() {
+fn invalid_arguments_are_rejected_before_anything_is_made() {
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), "[[host]]\nname = \"a\"\nadress = \"10.1.1.1\"\n").unwrap();
     let path = file.path().to_str().unwrap();
@@ -153,9 +153,9 @@ fn what_makes_no_sense_is_told_at_once() {
         (&["up", path][..], "unknown field `adress`"),
         (&["up", "/nowhere.toml"], "read the topology /nowhere.toml"),
         (&["run", "nothing"], "there are: paper-fig2"),
-        (&["floor", "paper-a", "--to", "nobody"], "there are: broadcaster, viewer, cdn"),
-        (&["floor", "paper-a", "--payload", "0"], "1 to 65535"),
-        (&["run", "rivals", "--rival", "x"], "NAME=COMMAND"),
+        (&["bound", "paper-a", "--to", "nobody"], "there are: broadcaster, viewer, cdn"),
+        (&["bound", "paper-a", "--payload", "0"], "1 to 65535"),
+        (&["run", "comparison", "--server", "x"], "NAME=COMMAND"),
         (&[], "Usage"),
     ] {
         let refused = lab(arguments);
@@ -163,16 +163,16 @@ fn what_makes_no_sense_is_told_at_once() {
         assert!(text(&refused.stderr).contains(expected), "{arguments:?}: {}", text(&refused.stderr));
     }
     assert!(text(&lab(&["--help"]).stdout).contains("Needs Linux"));
-    let bounds = text(&lab(&["floor", "paper-a"]).stdout);
+    let bounds = text(&lab(&["bound", "paper-a"]).stdout);
     for figure in ["93.4", "147.3", "99.2", "206.9", "27.6", "81.5", "36.3", "144.0"] {
         assert!(bounds.contains(figure), "{figure}: {bounds}");
     }
-    let json: serde_json::Value = serde_json::from_slice(&lab(&["floor", "paper-b", "--json"]).stdout).unwrap();
+    let json: serde_json::Value = serde_json::from_slice(&lab(&["bound", "paper-b", "--json"]).stdout).unwrap();
     assert!((json["bound_ms"]["peer"][0].as_f64().unwrap() - 20.6).abs() < 0.05, "{json}");
 }
 
 #[test]
-fn isolated_ports_reach_all_but_each_other() {
+fn isolated_ports_reach_all_ports_but_each_other() {
     let topology: Topology = include_str!("../topologies/paper-a.toml").parse().unwrap();
     let built = topology.build().unwrap();
     let [broadcaster, viewer, cdn] = ["broadcaster", "viewer", "cdn"].map(|name| built.host(name).unwrap());

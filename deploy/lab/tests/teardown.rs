@@ -34,7 +34,7 @@ fn dropping_a_network_leaves_no_namespace_and_no_process() {
 }
 
 #[test]
-fn hosts_and_links_that_outlive_the_network_are_harmless() {
+fn hosts_and_links_may_outlive_the_network() {
     let mut network = Network::new(1).unwrap();
     let (a, b) = (network.host("a").unwrap(), network.host("b").unwrap());
     let ends = (a.at(Ipv4Addr::new(10, 1, 1, 1)), b.at(Ipv4Addr::new(10, 1, 1, 2)));
@@ -46,7 +46,7 @@ fn hosts_and_links_that_outlive_the_network_are_harmless() {
 }
 
 #[test]
-fn a_half_made_network_is_taken_down() {
+fn a_partially_built_network_is_removed() {
     let mut network = Network::new(1).unwrap();
     let a = network.host("a").unwrap();
     assert!(network.host("a").is_err(), "the name is taken");
@@ -61,7 +61,7 @@ fn a_half_made_network_is_taken_down() {
 }
 
 #[test]
-fn what_a_dead_process_left_is_removed_and_the_living_kept() {
+fn sweep_removes_namespaces_of_dead_processes_only() {
     let mut dead = Command::new("true").spawn().unwrap();
     let pid = dead.id();
     dead.wait().unwrap();
@@ -91,7 +91,7 @@ fn what_a_dead_process_left_is_removed_and_the_living_kept() {
 }
 
 #[test]
-fn commands_run_inside_with_the_callers_streams() {
+fn commands_run_in_the_namespace_with_the_callers_stdio() {
     let mut network = Network::new(1).unwrap();
     let host = network.host("alone").unwrap();
     let mut child = host
@@ -112,7 +112,7 @@ fn commands_run_inside_with_the_callers_streams() {
 }
 
 #[test]
-fn closures_run_inside_and_their_sockets_stay_there() {
+fn closures_run_in_the_namespace_and_their_sockets_stay_in_it() {
     let mut network = Network::new(1).unwrap();
     let (a, b) = (network.host("a").unwrap(), network.host("b").unwrap());
     let bind = || TcpListener::bind((Ipv4Addr::LOCALHOST, 4433)).unwrap();

@@ -121,7 +121,7 @@ fn noise_and_other_protocols() -> Result<()> {
 }
 
 #[test]
-fn handshakes_cut_short_and_sockets_that_say_nothing() -> Result<()> {
+fn truncated_handshakes_and_silent_sockets() -> Result<()> {
     let server = AttackedServer::start()?;
     let mut silent = Vec::new();
     for length in [0, 1, 2, 9, 1536, 1537, 1538, 3072] {
@@ -164,7 +164,7 @@ fn handshakes_cut_short_and_sockets_that_say_nothing() -> Result<()> {
 }
 
 #[test]
-fn lengths_and_chunk_sizes_that_no_message_has() -> Result<()> {
+fn out_of_range_message_lengths_and_chunk_sizes() -> Result<()> {
     let server = AttackedServer::start()?;
     // A message of 16 MiB minus one, of every type, and as many of its bytes as the server cares to read.
     for kind in [1, 3, 8, 9, 15, 17, 18, 20, 22, 99] {
@@ -216,7 +216,7 @@ fn lengths_and_chunk_sizes_that_no_message_has() -> Result<()> {
 }
 
 #[test]
-fn commands_of_the_wrong_shape_and_depth() -> Result<()> {
+fn malformed_and_deeply_nested_commands() -> Result<()> {
     let server = AttackedServer::start()?;
     let nested_objects: Vec<u8> = [3, 0, 1, b'a'].repeat(5_000);
     let nested_arrays: Vec<u8> = [10, 0, 0, 0, 1].repeat(4_000);
@@ -288,7 +288,7 @@ fn commands_of_the_wrong_shape_and_depth() -> Result<()> {
 }
 
 #[test]
-fn a_publisher_of_rubbish() -> Result<()> {
+fn publishing_malformed_media() -> Result<()> {
     let server = AttackedServer::start()?;
     let mut noise = Noise(11);
     for round in 0..60u32 {
@@ -326,7 +326,7 @@ fn a_publisher_of_rubbish() -> Result<()> {
 }
 
 #[test]
-fn readers_of_what_is_not_there() -> Result<()> {
+fn requests_for_missing_streams_and_files() -> Result<()> {
     let server = AttackedServer::start()?;
     for path in [
         "/nowhere/index.m3u8",

@@ -13,7 +13,7 @@ use crate::testbed::{LAN, LanTestbed};
 use crate::{START, wait_source};
 
 #[test]
-fn a_slow_viewer_delays_neither_another_nor_the_cdn() -> Result<()> {
+fn a_slow_viewer_delays_neither_other_viewers_nor_the_push() -> Result<()> {
     let testbed = LanTestbed::build()?;
     let mut broadcaster = testbed.broadcast(&["--stats", "json"])?;
     let mut quick = testbed.watch(0, &[])?;
@@ -45,7 +45,7 @@ fn a_slow_viewer_delays_neither_another_nor_the_cdn() -> Result<()> {
 
 /// Two copies and a bit: one for the CDN, and not enough for two viewers besides.
 #[test]
-fn on_a_narrow_way_out_the_cdn_s_copy_goes_first_and_viewers_share_the_rest() -> Result<()> {
+fn on_a_narrow_uplink_the_push_has_priority_and_viewers_share_the_rest() -> Result<()> {
     share(1_700_000, "500k", 2)
 }
 
@@ -57,7 +57,7 @@ fn three_viewers_fill_the_paper_s_uplink() -> Result<()> {
 
 /// Two copies and a bit again, but both viewers may take the CDN's: one stays, one goes, and neither lacks anything.
 #[test]
-fn who_has_no_room_takes_the_cdn_s_stream() -> Result<()> {
+fn a_viewer_over_capacity_is_redirected_to_the_cdn() -> Result<()> {
     let testbed = LanTestbed::build()?;
     testbed.one_way_out()?;
     testbed.direct.set(Direction::AToB, Shape { rate: Some(1_700_000), queue: 64 << 10, ..LAN })?;

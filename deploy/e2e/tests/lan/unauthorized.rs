@@ -36,7 +36,7 @@ impl PeerCredentials {
 }
 
 #[test]
-fn strangers_stay_outside_and_harm_nobody() -> Result<()> {
+fn unauthorized_clients_are_rejected_and_disturb_no_viewer() -> Result<()> {
     let testbed = LanTestbed::build()?;
     let _broadcaster = testbed.broadcast(&["--max-lan-viewers", "4"])?;
     let mut friend = testbed.watch(0, &[])?;
@@ -97,7 +97,7 @@ fn strangers_stay_outside_and_harm_nobody() -> Result<()> {
 }
 
 #[test]
-fn an_impostor_is_not_believed() -> Result<()> {
+fn an_impostor_fails_certificate_pinning() -> Result<()> {
     let testbed = LanTestbed::build()?;
     // Nothing tells the viewer where the real one is but mDNS, and there the impostor is louder.
     let _broadcaster = testbed.broadcast(&["--no-mdns"])?;

@@ -26,9 +26,9 @@ pub struct Cli {
 pub enum Command {
     /// Make a network, keep it until Ctrl-C, and change it by commands on standard input (`help` lists them)
     Up(UpArgs),
-    /// Send a command to a network that is up: `lab set uplink loss=1%`, `lab tell cut uplink`
+    /// Send a command to a network that is up: `lab set uplink loss=1%`, `lab send cut uplink`
     Set(SendArgs),
-    /// The same for any command: `lab tell heal uplink`
+    /// The same for any command: `lab send heal uplink`
     Send(SendArgs),
     /// Run an experiment, or `all`; writes NAME.json, NAME.csv, NAME.svg and NAME.png
     Run(RunArgs),
@@ -53,7 +53,7 @@ pub struct UpArgs {
     pub links: Emulator,
 }
 
-/// `lab set`, `lab tell`.
+/// `lab set`, `lab send`.
 #[derive(Debug, Args)]
 pub struct SendArgs {
     /// Which network, by the process number that `lab up` printed, if several are up
@@ -81,11 +81,11 @@ pub struct RunArgs {
     /// Where broadcaster, cdn and viewer are [default: beside this program]
     #[arg(long, value_name = "DIR", env = "NEARCAST_BIN")]
     pub bin: Option<PathBuf>,
-    /// For `other_servers`: another server to measure, a command that listens on 0.0.0.0:1935 and lets live/live be published and played
-    #[arg(long = "other_server", value_name = "NAME=COMMAND", value_parser = other_server)]
+    /// For `comparison`: another server to measure, a command that listens on 0.0.0.0:1935 and lets live/live be published and played
+    #[arg(long = "server", value_name = "NAME=COMMAND", value_parser = other_server)]
     pub other_servers: Vec<(String, String)>,
     /// Who delays and loses frames: with netem, what is random follows no seed
-    #[arg(long, value_enum, default_value = "own", value_name = "WHO")]
+    #[arg(long, value_enum, default_value = "userspace", value_name = "WHO")]
     pub links: Emulator,
     /// Keep the programs' logs and traces in DIR/NAME.work
     #[arg(long)]
@@ -106,7 +106,7 @@ pub struct LoadArgs {
     pub viewers: usize,
     /// How many seconds are measured, once all have come
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=86_400))]
-    pub seconds: u64,
+    pub duration: u64,
     /// Over how many seconds they come, evenly
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u64).range(0..=3600))]
     pub ramp: u64,
@@ -118,7 +118,7 @@ pub struct LoadArgs {
     pub json: bool,
 }
 
-/// `lab floor`.
+/// `lab bound`.
 #[derive(Debug, Args)]
 pub struct BoundArgs {
     /// A TOML file, or the name of a topology that `lab list` shows
@@ -185,11 +185,11 @@ Examples:
   lab list                                 what can be run
   lab up paper-a                           the paper's network, with links of 4 Mbit/s
   lab set uplink rate=2M loss=1%           change a link of it, from another terminal
-  lab tell cut uplink                      pull a cable of it; `lab tell heal uplink` plugs it in
+  lab send cut uplink                      pull a cable of it; `lab send heal uplink` plugs it in
   lab run paper-fig2 --out results         delay per picture through the CDN and straight from the broadcaster
   lab load --protocol hls --viewers 300 http://127.0.0.1:8080/live    what does that cost the server?
   lab run all --quick                      does everything work here?
-  lab floor paper-a --unit 4167            what no sender can beat
+  lab bound paper-a --unit 4167            what no sender can beat
 
 The programs are looked for beside this one: cargo build --release -p lab -p broadcaster -p cdn -p viewer.
 A result says whether the emulator kept time; a run in which it did not is invalid, and the exit code is 2.
@@ -207,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn a_command_s_words_are_its_own() {
+    fn arguments_of_a_forwarded_command_are_not_parsed_as_flags() {
         let cli = Cli::parse_from("lab set up:a-to-b rate=2M --x".split(' '));
         let Command::Set(send) = cli.command else { panic!("{cli:?}") };
         assert_eq!(send.words, ["up:a-to-b", "rate=2M", "--x"]);

@@ -1,4 +1,4 @@
-//! `lab floor`: the bounds of a topology as a table, or as JSON.
+//! `lab bound`: the bounds of a topology as a table, or as JSON.
 
 use std::fmt::Write;
 

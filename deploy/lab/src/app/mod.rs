@@ -60,7 +60,7 @@ pub fn run(cli: Cli) -> Result<()> {
                 protocol: args.protocol,
                 viewers: args.viewers,
                 ramp: Duration::from_secs(args.ramp),
-                seconds: Duration::from_secs(args.seconds),
+                duration: Duration::from_secs(args.duration),
                 pid: args.pid,
             })?;
             print(&if args.json { format!("{}\n", summary.to_json()) } else { summary.to_text() })?;
@@ -104,7 +104,7 @@ fn list() -> String {
     for experiment in experiment::ALL {
         text += &format!("  {:<12} {}\n", experiment.name, experiment.about);
     }
-    text += "\nTopologies (lab up NAME, lab floor NAME):\n";
+    text += "\nTopologies (lab up NAME, lab bound NAME):\n";
     for (name, source) in TOPOLOGIES {
         let about = source.parse::<Topology>().map(|topology| topology.about).unwrap_or_default();
         text += &format!("  {name:<12} {about}\n");
@@ -123,7 +123,7 @@ pub const TOPOLOGIES: [(&str, &str); 4] = [
     ("paper-a", include_str!("../../topologies/paper-a.toml")),
     ("paper-b", include_str!("../../topologies/paper-b.toml")),
     ("periscope", include_str!("../../topologies/periscope.toml")),
-    ("house", include_str!("../../topologies/dual-homed.toml")),
+    ("dual-homed", include_str!("../../topologies/dual-homed.toml")),
 ];
 
 /// `EX_USAGE` of sysexits.h.
@@ -140,7 +140,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_name_of_a_topology_is_one() {
+    fn every_listed_topology_parses() {
         for (name, _) in TOPOLOGIES {
             assert!(!topology(name).unwrap().about.is_empty(), "{name}");
         }

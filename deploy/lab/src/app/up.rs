@@ -42,7 +42,7 @@ pub(super) fn run(topology: &Topology) -> Result<()> {
     }
     if built.links.values().any(|link| link.emulator() == Emulator::Netem) {
         eprintln!(
-            "lab: by netem: what is random follows no seed, queues are counted in frames; --links own knows both"
+            "lab: by netem: what is random follows no seed, queues are counted in frames; --links userspace knows both"
         );
     }
     listen(&control, events.clone())?;

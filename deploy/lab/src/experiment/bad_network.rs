@@ -346,7 +346,7 @@ mod tests {
     }
 
     #[test]
-    fn a_standstill_ends_with_the_first_further_picture() {
+    fn a_freeze_ends_with_the_next_picture() {
         let interval = Interval { from: 0, healed: None, to: 1_000_000 };
         let (_, even) = pictures(&[Some(20); 5]);
         assert_eq!(interval.standstill(&even), Some(100.0));
@@ -358,7 +358,7 @@ mod tests {
     }
 
     #[test]
-    fn recovery_is_counted_from_the_heal_to_the_first_of_those_that_stay_in_time() {
+    fn recovery_ends_with_the_first_picture_after_which_none_is_late() {
         let interval = Interval { from: 300_000, healed: Some(500_000), to: 1_000_000 };
         let usual = [Some(20), Some(22), Some(24)];
         let then = [Some(400), Some(500), None, Some(60), Some(30), Some(30), Some(30)];

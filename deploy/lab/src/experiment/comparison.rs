@@ -1,7 +1,7 @@
 //! `comparison`: the same stream through Nearcast's server and others', one after the other in one run: RTMP delay, and what a viewer costs.
 //!
 //! Beside nginx with its RTMP module, any server can be measured that listens on 0.0.0.0:1935 and lets `live/live` be published and
-//! played: `lab run other_servers --rival NAME=COMMAND`.
+//! played: `lab run comparison --server NAME=COMMAND`.
 
 use std::path::Path;
 use std::process::Command;

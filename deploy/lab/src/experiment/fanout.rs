@@ -290,7 +290,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_viewer_has_a_host_and_a_link_as_the_first_one_s() {
+    fn added_viewers_have_the_same_path_as_the_first() {
         let topology: Topology = include_str!("../../topologies/paper-a.toml").parse().unwrap();
         let topology = with_viewers(topology, 8).unwrap();
         let first = topology.hops("broadcaster", "viewer").unwrap();

@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn six_parts_add_up_to_the_whole() {
+    fn the_imc_components_add_up_to_the_total() {
         let broadcaster = [row("captured", 0, "", 0), row("encoded", 0, "", 8), row("pushed", 0, "", 9)];
         let server = [
             row("ingested", 0, "", 40),
@@ -193,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn what_someone_has_not_traced_is_told() {
+    fn pictures_with_missing_stages_are_counted() {
         let broadcaster = [row("captured", 0, "", 0), row("captured", 40, "", 40)];
         let server = [row("ingested", 0, "", 30), row("relayed", 0, "rtmp", 30), row("ingested", 40, "", 70)];
         let viewer = |dts| [row("received", dts, "", 99), row("buffered", dts, "", 99), row("presented", dts, "", 120)];

@@ -66,7 +66,7 @@ pub const ALL: &[Experiment] = &[
         run: bad_network::run,
     },
     Experiment {
-        name: "other_servers",
+        name: "comparison",
         about: "the same stream through Nearcast's server, nginx-rtmp and others: RTMP delay and what a viewer costs",
         run: comparison::run,
     },
@@ -162,7 +162,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_told() {
+    fn an_unknown_experiment_lists_the_known_ones() {
         assert_eq!(select("all").unwrap().len(), ALL.len());
         assert_eq!(select("paper-fig2").unwrap()[0].name, "paper-fig2");
         let error = select("paper").unwrap_err().to_string();

@@ -144,7 +144,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn quantiles_are_ranks() {
+    fn quantiles_use_the_nearest_rank() {
         let values = sorted((1..=100).rev().map(f64::from));
         assert_eq!(
             (quantile(&values, 0.5), quantile(&values, 0.99), quantile(&values, 0.0)),

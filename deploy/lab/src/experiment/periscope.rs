@@ -330,13 +330,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_paper_s_parts_add_up() {
+    fn the_published_components_add_up() {
         let totals = IMC.map(|(_, parts)| parts.iter().sum::<f64>());
         assert!((totals[0] - 1.4).abs() < 0.01 && (totals[1] - 11.7).abs() < 0.05, "{totals:?}");
     }
 
     #[test]
-    fn a_viewer_that_traced_nothing_is_a_fault() {
+    fn a_viewer_without_traces_is_a_fault() {
         let summary = json!({ "lost": 0, "switches": { "lost": 0 }, "marker": { "gaps": 0, "repeats": 0 } });
         let seen = ViewerSample { protocol: Protocol::Hls, breakdowns: Vec::new(), incomplete: 7, summary };
         assert_eq!(seen.faults(), ["hls: 0 pictures traced whole, 7 not"]);

@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_copy_counts_and_what_came_with_joining_does_not() {
+    fn the_first_copy_counts_and_pictures_before_joining_do_not() {
         let hop = Hop { rate: None, delay: Duration::from_millis(5) };
         let bounds = LatencyBounds::new(FRAMING, &[hop], &[hop], &[hop]);
         let sent = [row("encoded", 0, "", 0), row("encoded", 33, "", 33_000), row("encoded", 66, "", 66_000)];
@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn a_loss_a_gap_or_silence_is_a_fault() {
+    fn losses_gaps_and_missing_counters_are_faults() {
         let good = json!({ "lost": 0, "switches": { "lost": 0 }, "marker": { "gaps": 0, "repeats": 0 } });
         assert_eq!(faults(&good), Vec::<String>::new());
         let bad = json!({ "lost": 2, "switches": { "lost": 0 }, "marker": { "gaps": 1, "repeats": 0 } });

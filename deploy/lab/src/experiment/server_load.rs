@@ -80,7 +80,7 @@ fn measure_protocol(testbed: &Testbed, key: &str, protocol: Protocol, samples: &
         command.args([
             "--ramp",
             "3",
-            "--seconds",
+            "--duration",
             &seconds.as_secs().to_string(),
             "--pid",
             &server.pid().to_string(),
@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn what_nobody_got_is_a_fault() {
+    fn pictures_that_no_viewer_received_are_a_fault() {
         let sent: Vec<TraceRow> = (0..10).map(|n| row(n * 40)).collect();
         for (got, faults) in [(5, 0), (4, 1), (6, 1)] {
             let report = json!({ "span": { "after_dts": 40, "to_dts": 240, "pictures": got } });

@@ -266,7 +266,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_an_earlier_run_kept_is_not_this_one_s() -> Result<()> {
+    fn a_new_run_clears_kept_traces() -> Result<()> {
         let out = tempfile::tempdir()?;
         for program in ["broadcaster", "cdn", "viewer"] {
             std::fs::write(out.path().join(program), "")?;

@@ -58,7 +58,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn whole_lines_are_read_and_others_told() {
+    fn complete_lines_are_parsed_and_malformed_ones_rejected() {
         let text = format!("{HEADER}\nreceived,v0,-40,1,30000,LAN peer,17\nreceived,v0,0");
         let rows = parse(&text).unwrap();
         assert_eq!(rows.len(), 1);

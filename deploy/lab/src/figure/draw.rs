@@ -405,7 +405,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_are_short() {
+    fn axis_numbers_have_no_trailing_zeros() {
         for (value, text) in [(0.0, "0"), (0.5, "0.5"), (20.0, "20"), (1500.0, "1500"), (0.25, "0.25")] {
             assert_eq!(number(value), text);
         }

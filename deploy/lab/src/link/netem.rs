@@ -177,7 +177,7 @@ pub(crate) fn arguments(shape: &Shape) -> Result<Vec<String>> {
     };
     ensure!(
         shape.rate.is_none() || !shape.reorder || jitter.is_none(),
-        "netem lets nothing overtake behind a rate: leave out rate or reorder, or have the lab's own links (--links own)"
+        "netem lets nothing overtake behind a rate: leave out rate or reorder, or have the lab's own links (--links userspace)"
     );
     let mut words = vec!["netem".to_owned(), "limit".to_owned(), limit(shape).to_string()];
     words.extend(["delay".to_owned(), microseconds(shape.delay)]);
@@ -241,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn a_shape_in_tc_s_words() {
+    fn a_shape_maps_to_tc_arguments() {
         let ms = Duration::from_millis;
         assert_eq!(words(Shape::PERFECT), "netem limit 44325 delay 0us rate 10000000000bit");
         let narrow = Shape { rate: Some(4_000_000), delay: ms(30), loss: 0.01, ..Shape::PERFECT };
@@ -254,17 +254,17 @@ mod tests {
     }
 
     #[test]
-    fn loss_beside_bursts_is_in_both_states() {
+    fn random_loss_is_added_to_both_burst_states() {
         let burst = Some(BurstLoss { to_bad: 0.25, to_good: 0.5, loss_good: 0.0, loss_bad: 0.5 });
         let shape = Shape { burst, loss: 0.5, ..Shape::PERFECT };
         assert!(words(shape).ends_with("loss gemodel 25% 50% 75% 50%"), "{}", words(shape));
     }
 
     #[test]
-    fn what_netem_cannot_do_is_refused() {
+    fn shapes_that_netem_cannot_emulate_are_rejected() {
         let jitter = Jitter::Uniform(Duration::from_millis(1));
         let shape = Shape { rate: Some(1_000_000), jitter, reorder: true, ..Shape::PERFECT };
-        assert!(arguments(&shape).unwrap_err().to_string().contains("--links own"));
+        assert!(arguments(&shape).unwrap_err().to_string().contains("--links userspace"));
         arguments(&Shape { reorder: false, ..shape }).unwrap();
     }
 }

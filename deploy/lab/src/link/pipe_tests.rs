@@ -47,7 +47,7 @@ fn frames_queue_behind_each_other_at_the_rate_and_then_take_the_delay() {
 }
 
 #[test]
-fn a_frame_handed_in_late_starts_when_the_serialiser_was_free() {
+fn a_late_frame_starts_serialisation_when_the_link_became_idle() {
     let (mut pipe, _) = pipe(Shape { rate: Some(8_000_000), ..Shape::default() }, 1);
     pipe.enter(0, frame(1000, 1));
     pipe.advance(10 * MS);
@@ -69,7 +69,7 @@ fn the_queue_drops_the_tail_and_frees_as_it_drains() {
 }
 
 #[test]
-fn a_new_rate_holds_from_the_next_frame_on() {
+fn a_new_rate_applies_from_the_next_frame() {
     let (mut pipe, _) = pipe(Shape { rate: Some(8_000_000), ..Shape::default() }, 1);
     for mark in 1..=3 {
         pipe.enter(0, frame(1000, mark));
@@ -79,7 +79,7 @@ fn a_new_rate_holds_from_the_next_frame_on() {
 }
 
 #[test]
-fn loss_and_duplication_come_out_at_their_probabilities() {
+fn loss_and_duplication_rates_match_their_probabilities() {
     let (mut pipe, counters) = pipe(Shape { loss: 0.3, duplicate: 0.1, ..Shape::default() }, 42);
     for i in 0..100_000 {
         pipe.enter(i, frame(60, 0));
@@ -156,7 +156,7 @@ fn jitter_stays_in_its_bounds_and_reorders_only_when_allowed() {
 }
 
 #[test]
-fn a_shut_pipe_loses_what_it_holds_and_what_comes() {
+fn a_closed_pipe_drops_queued_and_arriving_frames() {
     let (mut pipe, counters) =
         pipe(Shape { rate: Some(8_000_000), delay: Duration::from_secs(1), ..Shape::default() }, 1);
     pipe.enter(0, frame(1000, 1));

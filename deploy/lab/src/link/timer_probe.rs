@@ -126,7 +126,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_frame_bears_its_time_and_others_do_not() {
+    fn only_probe_frames_carry_a_timestamp() {
         assert_eq!(sent_at(&frame(0x0102_0304_0506_0708)), Some(0x0102_0304_0506_0708));
         assert_eq!(sent_at(&[0; 60]), None);
         assert_eq!(sent_at(&frame(1)[..20]), None);

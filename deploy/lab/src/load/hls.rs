@@ -214,7 +214,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn paths_are_those_of_one_server() {
+    fn uris_of_other_servers_are_rejected() {
         for (base, uri, wanted) in [
             ("/live/index.m3u8", "v.m3u8", Some("/live/v.m3u8")),
             ("/live/v.m3u8?a=b", "/x/7.m4s", Some("/x/7.m4s")),

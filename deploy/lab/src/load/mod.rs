@@ -61,7 +61,7 @@ pub struct Options {
     /// Over which time they come.
     pub ramp: Duration,
     /// How long is measured, once all have come.
-    pub seconds: Duration,
+    pub duration: Duration,
     /// The server's process on this machine, to be measured too.
     pub pid: Option<u32>,
 }
@@ -152,7 +152,7 @@ async fn run_viewers(options: &Options) -> Result<Summary> {
         Ok((server, processor_time(std::process::id())?))
     };
     let (begun, before) = (Instant::now(), usage()?);
-    let end = begun + options.seconds;
+    let end = begun + options.duration;
     loop {
         tokio::select! {
             () = sleep_until(end) => break,

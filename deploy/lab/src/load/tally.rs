@@ -192,7 +192,7 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     #[test]
-    fn what_another_has_got_is_missing() {
+    fn units_that_another_viewer_received_count_as_missing() {
         let mut tally = Tally::new(3);
         for viewer in 0..2 {
             give(&mut tally, viewer, 0..400);
@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_stands_still_is_behind() {
+    fn a_viewer_without_progress_is_lagging() {
         let mut tally = Tally::new(2);
         give(&mut tally, 0, 0..400);
         give(&mut tally, 1, 0..400);

@@ -165,7 +165,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn words_become_a_shape_and_words_again() {
+    fn parsing_and_formatting_a_shape_round_trip() {
         let words = "rate=4M delay=8ms jitter=2ms reorder=true loss=1% burst=1%/25%/0%/80% duplicate=0.5% queue=64KiB";
         let mut shape = Shape::PERFECT;
         for word in words.split(' ') {
@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn mistakes_are_told_with_the_key_and_the_cure() {
+    fn errors_name_the_key_and_the_expected_value() {
         for (key, value, expected) in [
             ("dealy", "8ms", "do you mean \"delay\"?"),
             ("los", "1%", "do you mean \"loss\"?"),

@@ -21,7 +21,7 @@ b-to-a = { loss = 0.5, rate = "none" }
 "#;
 
 #[test]
-fn each_direction_is_both_and_its_own() {
+fn a_direction_overrides_the_settings_of_both() {
     let topology: Topology = TWO.parse().unwrap();
     let [there, back] = topology.link("l").unwrap().shapes().unwrap();
     assert_eq!((there.rate, there.loss, there.delay), (Some(4_000_000), 0.0, Duration::from_millis(8)));
@@ -31,7 +31,7 @@ fn each_direction_is_both_and_its_own() {
 }
 
 #[test]
-fn mistakes_are_told_by_the_key() {
+fn errors_name_the_key() {
     let with = |from: &str, to: &str| TWO.replacen(from, to, 1);
     for (text, expected) in [
         (with("address = \"10.1.1.1\"", "adress = \"10.1.1.1\""), "unknown field `adress`"),
@@ -55,7 +55,7 @@ fn mistakes_are_told_by_the_key() {
 }
 
 #[test]
-fn what_is_not_there_is_told_with_what_is() {
+fn errors_list_the_existing_names() {
     let topology: Topology = TWO.parse().unwrap();
     assert!(topology.link("m").unwrap_err().to_string().ends_with("there are: l"));
     assert!(topology.hops("a", "z").unwrap_err().to_string().ends_with("there are: a, b"));
@@ -65,7 +65,7 @@ fn what_is_not_there_is_told_with_what_is() {
 
 /// The shipped topologies are the paper's: the analysis comes out of the files, too.
 #[test]
-fn the_paper_s_topologies_have_the_paper_s_floors() {
+fn the_paper_topologies_have_the_published_bounds() {
     for (text, wanted) in [
         (include_str!("../../topologies/paper-a.toml"), [93.4, 99.2, 27.6, 36.3]),
         (include_str!("../../topologies/paper-b.toml"), [80.9, 83.2, 20.6, 24.1]),
@@ -86,7 +86,7 @@ fn the_paper_s_topologies_have_the_paper_s_floors() {
 }
 
 #[test]
-fn all_shipped_topologies_are_sound() {
+fn all_shipped_topologies_are_valid() {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("topologies");
     let mut count = 0;
     for entry in std::fs::read_dir(directory).unwrap() {
