@@ -9,9 +9,10 @@ use std::time::Duration;
 
 use anyhow::Context;
 use broadcaster::broadcast::Broadcast;
-use broadcaster::capture::{self, CaptureContext, DropOldestQueue, test_pattern};
+use broadcaster::capture::{self, CaptureContext, test_pattern};
 use broadcaster::clock::BroadcastClock;
 use broadcaster::config::Cli;
+use broadcaster::encode::DropOldestQueue;
 use broadcaster::encode::video::VideoEncoding;
 use broadcaster::shutdown::ShutdownSignal;
 use broadcaster::stats::Stats;
@@ -22,20 +23,20 @@ fn main() -> anyhow::Result<()> {
     capture::init()?;
     let command =
         ["broadcaster", "--source", "test", "--size", "1280x720", "--fps", "30", "rtmp://127.0.0.1/bench/none"];
-    let settings = Arc::new(Cli::try_parse_from(command)?.publish.settings()?);
+    let settings = Cli::try_parse_from(command)?.publish.settings()?;
     let stats = Arc::new(Stats::default());
     let clock = BroadcastClock::start();
     let broadcast = Arc::new(Broadcast::new(Epoch(1), clock.zero(), &[TrackId::VIDEO], settings.window, stats.clone()));
     let shutdown = ShutdownSignal::default();
     let context = CaptureContext {
-        settings: settings.clone(),
+        settings: Arc::new(settings.capture.clone()),
         clock,
         broadcast: broadcast.clone(),
         stats: stats.clone(),
         shutdown: shutdown.clone(),
     };
     let pictures = Arc::new(DropOldestQueue::new(1));
-    let encoding = VideoEncoding::new(settings.video.clone(), true, clock, broadcast.clone(), stats.clone());
+    let encoding = VideoEncoding::new(settings.capture.video.clone(), true, clock, broadcast.clone(), stats.clone());
 
     let delays = std::thread::scope(|scope| {
         scope.spawn(|| encoding.run(&pictures));

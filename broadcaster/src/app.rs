@@ -16,11 +16,12 @@ use tokio::sync::{mpsc, watch};
 use crate::broadcast::Broadcast;
 use crate::capture::file::FileProbe;
 use crate::capture::source::{Audio, Source};
-use crate::capture::{self, CaptureContext, DropOldestQueue, Picture, device, devices, file, test_pattern};
+use crate::capture::{self, CaptureContext, device, devices, file, test_pattern};
 use crate::clock::BroadcastClock;
-use crate::config::{BroadcastSettings, LogFormat};
-use crate::encode::EncoderChoice;
+use crate::config::BroadcastSettings;
 use crate::encode::video::VideoEncoding;
+use crate::encode::{DropOldestQueue, EncoderChoice, Picture};
+use crate::log::LogFormat;
 use crate::peer::{self, PeerServer};
 use crate::publish::unit_log::UnitLog;
 use crate::publish::{self, RtmpPublisher};
@@ -65,7 +66,6 @@ pub fn list_devices(json: bool) -> anyhow::Result<String> {
 /// Broadcasts until the source ends, the time is up, a signal comes, or the server refuses.
 pub async fn run(settings: BroadcastSettings, log: LogFormat) -> anyhow::Result<()> {
     capture::init().context("FFmpeg does not start")?;
-    let settings = Arc::new(settings);
     let (plan, sound) = plan(&settings)?;
     let unit_log =
         settings.unit_log.as_deref().map(UnitLog::create).transpose().context("can not create the unit log")?;
@@ -82,7 +82,7 @@ pub async fn run(settings: BroadcastSettings, log: LogFormat) -> anyhow::Result<
     let broadcast = Arc::new(broadcast.with_trace(trace.clone()));
     tracing::info!(%epoch, server = %settings.url, source = %settings.source, "broadcasting");
     let context = CaptureContext {
-        settings: settings.clone(),
+        settings: Arc::new(settings.capture.clone()),
         clock,
         broadcast: broadcast.clone(),
         stats: stats.clone(),
@@ -237,7 +237,7 @@ fn plan(settings: &BroadcastSettings) -> Result<(SourcePlan, AudioPlan), Error> 
         Source::Screen(wanted) => SourcePlan::Device(devices::screen(wanted.as_deref()).map_err(|e| no_input(&e))?),
         Source::File(path) => {
             let own_sound = settings.audio == Audio::Auto;
-            SourcePlan::File(FileProbe::open(path, own_sound, settings).map_err(|e| no_input(&e))?)
+            SourcePlan::File(FileProbe::open(path, own_sound, &settings.capture).map_err(|e| no_input(&e))?)
         }
     };
     let sound = match (&settings.audio, &plan) {

@@ -146,9 +146,9 @@ impl Broadcast {
         if let Some(captured) =
             inner.catalog.captured_at(unit.pts).filter(|_| inner.catalog.timing_track() == Some(track))
         {
-            let mut timing_log = self.timing_log.lock();
-            timing_log.stamp(unit.epoch, track, dts, Stage::Captured, captured);
-            timing_log.stamp(unit.epoch, track, dts, Stage::Encoded, self.now());
+            let mut timing = self.timing_log.lock();
+            timing.stamp(unit.epoch, track, dts, Stage::Captured, captured);
+            timing.stamp(unit.epoch, track, dts, Stage::Encoded, self.now());
         }
         inner.pending.push(unit);
         self.flush_pending(&mut inner, false);
@@ -163,9 +163,9 @@ impl Broadcast {
 
     /// Notes that a unit passes `stage` now.
     pub fn stamp(&self, unit: &AccessUnit, stage: Stage) {
-        let mut timing_log = self.timing_log.lock();
-        if timing_log.of() == Some((unit.epoch, unit.track)) {
-            timing_log.stamp(unit.epoch, unit.track, unit.dts, stage, self.now());
+        let mut timing = self.timing_log.lock();
+        if timing.of() == Some((unit.epoch, unit.track)) {
+            timing.stamp(unit.epoch, unit.track, unit.dts, stage, self.now());
         }
     }
 

@@ -67,12 +67,8 @@ fn timestamp_age(stamp: Option<i64>, clocks: [i64; 2]) -> Option<i64> {
 
 #[cfg(unix)]
 fn monotonic_micros() -> i64 {
-    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: `now` is a valid timespec to write to.
-    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut now) };
-    #[allow(clippy::useless_conversion, reason = "both are 32 bits on some platforms")]
-    let micros = i64::from(now.tv_sec) * 1_000_000 + i64::from(now.tv_nsec) / 1000;
-    micros
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    now.tv_sec * 1_000_000 + now.tv_nsec / 1000
 }
 
 #[cfg(not(unix))]

@@ -1,17 +1,18 @@
 //! The command line, and the settings that come of it. Everything is checked before anything is opened or connected.
 
 use std::path::PathBuf;
-use std::str::FromStr;
 use std::time::Duration;
 
 use bytesize::ByteSize;
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand};
 use media::live_window::Bounds;
 
+use crate::capture::CaptureSettings;
 use crate::capture::source::{Audio, Source};
-use crate::doctor;
 use crate::encode::{AudioCodec, AudioSettings, EncoderChoice, VideoSettings};
-use crate::peer;
+use crate::log::LogFormat;
+use crate::status::StatsFormat;
+use crate::{doctor, option_values, peer};
 
 /// Captures a camera, a screen or a file and publishes it live over RTMP.
 ///
@@ -77,15 +78,15 @@ pub struct Publish {
     pub encoder: EncoderChoice,
 
     /// Picture size, WIDTHxHEIGHT; letterboxed if the source has another shape [default: the source's].
-    #[arg(long, value_name = "WxH", value_parser = size, help_heading = "Video")]
+    #[arg(long, value_name = "WxH", value_parser = option_values::size, help_heading = "Video")]
     pub size: Option<(u32, u32)>,
 
     /// Pictures per second, at most [default: the source's].
-    #[arg(long, value_parser = fps, help_heading = "Video")]
+    #[arg(long, value_parser = option_values::fps, help_heading = "Video")]
     pub fps: Option<f64>,
 
     /// Bits per second: 2500k, 6M; less while the uplink takes less, with libx264 [default: 0.1 bits a pixel].
-    #[arg(short, long, value_parser = bitrate, help_heading = "Video")]
+    #[arg(short, long, value_parser = option_values::bitrate, help_heading = "Video")]
     pub bitrate: Option<u64>,
 
     /// Keep to the bitrate whatever the uplink takes: viewers fall behind, and units are lost when the window is full.
@@ -93,7 +94,7 @@ pub struct Publish {
     pub fixed_bitrate: bool,
 
     /// Time from one IDR to the next: 2s, 500ms. A viewer joins at an IDR, so this bounds its start-up time [default: 2s].
-    #[arg(long, value_parser = duration, help_heading = "Video")]
+    #[arg(long, value_parser = option_values::duration, help_heading = "Video")]
     pub gop: Option<Duration>,
 
     /// B-frames in a row: smaller at the same quality, later by as many pictures.
@@ -113,11 +114,11 @@ pub struct Publish {
     pub audio_codec: Option<AudioCodec>,
 
     /// Bits per second [default: 128k].
-    #[arg(long, value_parser = bitrate, help_heading = "Audio")]
+    #[arg(long, value_parser = option_values::bitrate, help_heading = "Audio")]
     pub audio_bitrate: Option<u64>,
 
     /// How much to keep for a server that is away, in time.
-    #[arg(long, default_value = "20s", value_parser = duration, help_heading = "Outages")]
+    #[arg(long, default_value = "20s", value_parser = option_values::duration, help_heading = "Outages")]
     pub window: Duration,
 
     /// How much to keep for a server that is away, in bytes.
@@ -137,7 +138,7 @@ pub struct Publish {
     pub max_lan_viewers: usize,
 
     /// Bits per second to all of them together [default: no limit].
-    #[arg(long, value_name = "RATE", value_parser = bitrate, help_heading = "This network")]
+    #[arg(long, value_name = "RATE", value_parser = option_values::bitrate, help_heading = "This network")]
     pub lan_bitrate_limit: Option<u64>,
 
     /// Do not announce the broadcast by mDNS; viewers are told where it is by the server alone.
@@ -165,22 +166,6 @@ pub struct Publish {
     pub clock_offset: i64,
 }
 
-/// `--log`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum LogFormat {
-    /// For people.
-    Text,
-    /// One object a line.
-    Json,
-}
-
-/// `--stats`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum StatsFormat {
-    /// One object a line.
-    Json,
-}
-
 /// What to do, checked.
 #[derive(Debug)]
 pub struct BroadcastSettings {
@@ -190,16 +175,10 @@ pub struct BroadcastSettings {
     pub source: Source,
     /// What to let hear.
     pub audio: Audio,
-    /// Whether a file starts again at its end.
-    pub looped: bool,
+    /// How to capture and encode.
+    pub capture: CaptureSettings,
     /// When to stop by itself.
     pub run_for: Option<Duration>,
-    /// Whether to draw the mark and the clock; none: into the test picture alone.
-    pub burn_in: Option<bool>,
-    /// How to encode pictures.
-    pub video: VideoSettings,
-    /// How to encode sound.
-    pub sound: AudioSettings,
     /// What an outage may last.
     pub window: Bounds,
     /// How to serve viewers on this network, if at all.
@@ -273,11 +252,13 @@ impl Publish {
         }
         Ok(BroadcastSettings {
             url,
-            looped: self.looped,
+            capture: CaptureSettings {
+                video,
+                audio: AudioSettings { codec: self.audio_codec, bitrate: self.audio_bitrate },
+                burn_in: self.burn_in,
+                looped: self.looped,
+            },
             run_for,
-            burn_in: self.burn_in,
-            video,
-            sound: AudioSettings { codec: self.audio_codec, bitrate: self.audio_bitrate },
             window: Bounds {
                 duration: self.window,
                 bytes: usize::try_from(self.window_bytes.as_u64()).unwrap_or(usize::MAX),
@@ -307,44 +288,6 @@ fn with_key(url: &str, key: Option<&str>) -> String {
     }
 }
 
-pub(crate) fn size(text: &str) -> Result<(u32, u32), String> {
-    let parsed = text.split_once(['x', 'X']).and_then(|(w, h)| Some((w.parse().ok()?, h.parse().ok()?)));
-    let even = |n: u32| (16..=MAX_SIDE).contains(&n) && n.is_multiple_of(2);
-    parsed
-        .filter(|(w, h)| even(*w) && even(*h))
-        .ok_or_else(|| format!("WIDTHxHEIGHT, such as 1280x720; even numbers from 16 to {MAX_SIDE}"))
-}
-
-pub(crate) fn fps(text: &str) -> Result<f64, String> {
-    let parsed = match text.split_once('/') {
-        Some((num, den)) => num.parse::<f64>().ok().zip(den.parse::<f64>().ok()).map(|(num, den)| num / den),
-        None => text.parse::<f64>().ok(),
-    };
-    parsed.filter(|fps| (0.1..=MAX_FPS).contains(fps)).ok_or_else(|| "such as 30, 29.97 or 30000/1001".to_owned())
-}
-
-fn bitrate(text: &str) -> Result<u64, String> {
-    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let scale = match &text[digits.len()..] {
-        "" => 1.0,
-        "k" | "K" => 1e3,
-        "m" | "M" => 1e6,
-        _ => f64::NAN,
-    };
-    let bits = f64::from_str(digits).unwrap_or(f64::NAN) * scale;
-    if (8e3..=1e9).contains(&bits) { Ok(bits as u64) } else { Err("bits per second, such as 2500k or 6M".into()) }
-}
-
-pub(crate) fn duration(text: &str) -> Result<Duration, String> {
-    let parsed = match text.parse::<f64>() {
-        Ok(seconds) => Duration::try_from_secs_f64(seconds).ok(),
-        Err(_) => humantime::parse_duration(text).ok(),
-    };
-    parsed
-        .filter(|d| (Duration::from_millis(100)..=MAX_DURATION).contains(d))
-        .ok_or_else(|| "such as 2s or 500ms; at most 10 minutes".into())
-}
-
 const EXAMPLES: &str = "\
 Examples:
   broadcaster devices
@@ -372,12 +315,6 @@ RUST_LOG=broadcaster=debug tells more.";
 const MIN_WINDOW: Duration = Duration::from_secs(1);
 /// As [`MIN_WINDOW`]: one second of a modest stream.
 const MIN_WINDOW_BYTES: u64 = 1 << 20;
-/// H.264 level 6.2 ends at 8192 × 4320; more is a typing error.
-const MAX_SIDE: u32 = 8192;
-/// Timestamps are whole milliseconds; more pictures than that can not be told apart.
-const MAX_FPS: f64 = 240.0;
-/// Longer GOPs and windows are typing errors.
-const MAX_DURATION: Duration = Duration::from_secs(600);
 
 #[cfg(test)]
 mod tests;

@@ -12,7 +12,7 @@ use tokio::time::timeout;
 use crate::encode::encoder::{Encoder, Error, VideoFormat};
 use crate::encode::{DEFAULT_GOP, EncoderChoice, VideoSettings};
 use crate::log::FfmpegLogGuard;
-use crate::{capture, config};
+use crate::{capture, option_values};
 
 /// What to look at.
 #[derive(Clone, Debug, Args)]
@@ -25,15 +25,15 @@ pub struct DoctorArgs {
     pub encoder: EncoderChoice,
 
     /// As when publishing: picture size to try the encoder with [default: 1280x720].
-    #[arg(long, value_name = "WxH", value_parser = config::size)]
+    #[arg(long, value_name = "WxH", value_parser = option_values::size)]
     pub size: Option<(u32, u32)>,
 
     /// As when publishing: pictures per second to try the encoder with [default: 30].
-    #[arg(long, value_parser = config::fps)]
+    #[arg(long, value_parser = option_values::fps)]
     pub fps: Option<f64>,
 
     /// As when publishing: time from one IDR to the next [default: 2s].
-    #[arg(long, value_parser = config::duration)]
+    #[arg(long, value_parser = option_values::duration)]
     pub gop: Option<Duration>,
 
     /// As when publishing: where viewers on this network connect, UDP [default: any free port].

@@ -5,17 +5,27 @@ use std::ffi::{CStr, c_char, c_int, c_void};
 use std::io::{IsTerminal, stderr};
 use std::time::{Duration, Instant};
 
+use clap::ValueEnum;
 use ffmpeg_next::ffi;
 use parking_lot::Mutex;
 use tracing_subscriber::EnvFilter;
 
-use crate::config::LogFormat;
+use crate::terminal::StatusLineWriter;
+
+/// `--log`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One object a line.
+    Json,
+}
 
 /// Starts logging. `RUST_LOG` overrides the default of `info`. Returns the format in use.
 pub fn start(format: Option<LogFormat>) -> LogFormat {
     let format = format.unwrap_or(if stderr().is_terminal() { LogFormat::Text } else { LogFormat::Json });
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(crate::status::LineWriter);
+    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(StatusLineWriter);
     // A second start, as in tests, keeps the first.
     let _ = match format {
         LogFormat::Text => subscriber.with_target(false).with_ansi(stderr().is_terminal()).try_init(),

@@ -4,16 +4,24 @@ use std::io::{self, IsTerminal, Write};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use clap::ValueEnum;
 use media::catalog::Value;
-use parking_lot::Mutex;
 use qrcode::QrCode;
 use qrcode::render::unicode::Dense1x2;
 use serde::Serialize;
 
 use crate::broadcast::Broadcast;
-use crate::config::{LogFormat, StatsFormat};
+use crate::log::LogFormat;
 use crate::peer::PeerServer;
 use crate::stats::{State, Stats};
+use crate::terminal::{self, StatusLineWriter};
+
+/// `--stats`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum StatsFormat {
+    /// One object a line.
+    Json,
+}
 
 /// One look at the counters.
 #[derive(Clone, Debug, Serialize)]
@@ -177,7 +185,7 @@ pub async fn run(mut sampler: StatsSampler, log: LogFormat, stats: Option<StatsF
         ticks.tick().await;
         let report = sampler.sample();
         if has_line {
-            show(&report.line(terminal_width()));
+            terminal::show_status(&report.line(terminal::width()));
         } else if tick.is_multiple_of(LOG_INTERVAL) {
             tracing::info!(
                 state = report.state.word(),
@@ -200,7 +208,7 @@ pub async fn run(mut sampler: StatsSampler, log: LogFormat, stats: Option<StatsF
 
 /// The last word: the summary for people, and as JSON when asked.
 pub fn finish(sampler: &StatsSampler, log: LogFormat, stats: Option<StatsFormat>) {
-    clear();
+    terminal::clear_status();
     let report = sampler.summary();
     if stats.is_some() {
         report.print();
@@ -242,65 +250,7 @@ pub fn show_code(peer: &PeerServer, log: LogFormat) {
         text += &picture.render::<Dense1x2>().quiet_zone(true).build();
         text.push('\n');
     }
-    let _ = LineWriter.write_all(text.as_bytes());
-}
-
-/// Standard error for log lines, which keeps the status line below them.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct LineWriter;
-
-impl Write for LineWriter {
-    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        let shown = STATUS_LINE.lock();
-        let mut out = io::stderr().lock();
-        if !shown.is_empty() {
-            out.write_all(b"\r\x1b[K")?;
-        }
-        out.write_all(line)?;
-        if !shown.is_empty() {
-            out.write_all(shown.as_bytes())?;
-        }
-        out.flush()?;
-        Ok(line.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        io::stderr().flush()
-    }
-}
-
-impl tracing_subscriber::fmt::MakeWriter<'_> for LineWriter {
-    type Writer = Self;
-    fn make_writer(&self) -> Self {
-        *self
-    }
-}
-
-fn show(line: &str) {
-    let mut shown = STATUS_LINE.lock();
-    let mut out = io::stderr().lock();
-    let _ = write!(out, "\r\x1b[K{line}").and_then(|()| out.flush());
-    *shown = line.to_owned();
-}
-
-fn clear() {
-    let mut shown = STATUS_LINE.lock();
-    if !std::mem::take(&mut *shown).is_empty() {
-        let _ = write!(io::stderr(), "\r\x1b[K");
-    }
-}
-
-/// The terminal's width; a full last column would wrap.
-fn terminal_width() -> usize {
-    #[cfg(unix)]
-    {
-        let mut size = libc::winsize { ws_row: 0, ws_col: 0, ws_xpixel: 0, ws_ypixel: 0 };
-        // SAFETY: TIOCGWINSZ writes one `winsize`.
-        if unsafe { libc::ioctl(libc::STDERR_FILENO, libc::TIOCGWINSZ, &mut size) } == 0 && size.ws_col > 1 {
-            return usize::from(size.ws_col) - 1;
-        }
-    }
-    79
+    let _ = StatusLineWriter.write_all(text.as_bytes());
 }
 
 fn rate(bits: u64) -> String {
@@ -310,9 +260,6 @@ fn rate(bits: u64) -> String {
 fn tenths(n: f64) -> f64 {
     (n * 10.0).round() / 10.0
 }
-
-/// What is on the last line of the terminal.
-static STATUS_LINE: Mutex<String> = Mutex::new(String::new());
 
 /// Seconds between status events in a log: enough to see a trend, not enough to fill a disk.
 const LOG_INTERVAL: u64 = 10;

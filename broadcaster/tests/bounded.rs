@@ -4,7 +4,8 @@
 use std::time::Duration;
 
 use broadcaster::app;
-use broadcaster::config::{Cli, LogFormat};
+use broadcaster::config::Cli;
+use broadcaster::log::LogFormat;
 use clap::Parser;
 
 #[tokio::test]

@@ -7,9 +7,10 @@ use std::sync::Arc;
 
 use broadcaster::broadcast::Broadcast;
 use broadcaster::capture::file::{self, FileProbe, TrackAction};
-use broadcaster::capture::{self, CaptureContext, DropOldestQueue};
+use broadcaster::capture::{self, CaptureContext};
 use broadcaster::clock::BroadcastClock;
 use broadcaster::config::Cli;
+use broadcaster::encode::{DropOldestQueue, Picture};
 use broadcaster::shutdown::ShutdownSignal;
 use broadcaster::stats::Stats;
 use clap::Parser;
@@ -61,12 +62,12 @@ fn play_any(path: &Path, options: &[&str], pictures: Option<usize>) -> Played {
     let source = format!("file:{}", path.display());
     let command = ["broadcaster", "--source", &source, "rtmp://127.0.0.1/live/none"];
     let settings = Cli::try_parse_from(command.iter().chain(options)).unwrap().publish.settings().unwrap();
-    let plan = FileProbe::open(path, true, &settings).unwrap();
+    let plan = FileProbe::open(path, true, &settings.capture).unwrap();
     let (stats, clock, shutdown) = (Arc::new(Stats::default()), BroadcastClock::start(), ShutdownSignal::default());
     let expected = [TrackId::VIDEO, TrackId::AUDIO];
     let broadcast = Arc::new(Broadcast::new(Epoch(1), clock.zero(), &expected, settings.window, stats.clone()));
     let context = CaptureContext {
-        settings: settings.into(),
+        settings: settings.capture.into(),
         clock,
         broadcast: broadcast.clone(),
         stats: stats.clone(),
@@ -180,7 +181,7 @@ fn a_wish_is_a_wish_to_reencode() {
         let source = format!("file:{}", path.display());
         let command = ["broadcaster", "--source", &source, "rtmp://127.0.0.1/live/none"];
         let settings = Cli::try_parse_from(command.iter().chain(options)).unwrap().publish.settings().unwrap();
-        let plan = FileProbe::open(&path, true, &settings).unwrap();
+        let plan = FileProbe::open(&path, true, &settings.capture).unwrap();
         assert_eq!((plan.video(), plan.audio()), expected, "{options:?}");
     }
 }
@@ -194,12 +195,17 @@ fn the_last_pictures_of_a_decoder_are_paced() {
     let source = format!("file:{}", path.display());
     let command = ["broadcaster", "--source", &source, "--gop", "1s", "rtmp://127.0.0.1/live/none"];
     let settings = Cli::try_parse_from(command).unwrap().publish.settings().unwrap();
-    let plan = FileProbe::open(&path, false, &settings).unwrap();
+    let plan = FileProbe::open(&path, false, &settings.capture).unwrap();
     let (stats, clock) = (Arc::new(Stats::default()), BroadcastClock::start());
     let broadcast = Arc::new(Broadcast::new(Epoch(1), clock.zero(), &[], settings.window, stats.clone()));
-    let context =
-        CaptureContext { settings: settings.into(), clock, broadcast, stats, shutdown: ShutdownSignal::default() };
-    let queue = Arc::new(DropOldestQueue::<capture::Picture>::new(100));
+    let context = CaptureContext {
+        settings: settings.capture.into(),
+        clock,
+        broadcast,
+        stats,
+        shutdown: ShutdownSignal::default(),
+    };
+    let queue = Arc::new(DropOldestQueue::<Picture>::new(100));
     let early = std::thread::scope(|scope| {
         let early = scope.spawn(|| {
             std::iter::from_fn(|| queue.pop()).map(|picture| picture.captured - clock.now()).collect::<Vec<_>>()
@@ -269,9 +275,9 @@ fn what_can_not_be_streamed_is_reencoded() {
         Cli::try_parse_from(all.iter().chain(options)).unwrap().publish.settings().unwrap()
     };
     capture::init().unwrap();
-    let plan = FileProbe::open(&path, true, &command(&[])).unwrap();
+    let plan = FileProbe::open(&path, true, &command(&[]).capture).unwrap();
     assert_eq!((plan.video(), plan.audio()), (Some(TrackAction::Reencode), Some(TrackAction::Reencode)));
-    let error = FileProbe::open(&path, true, &command(&["--encoder", "copy"])).unwrap_err();
+    let error = FileProbe::open(&path, true, &command(&["--encoder", "copy"]).capture).unwrap_err();
     assert!(error.to_string().starts_with("mpeg4 can not be streamed"), "{error}");
-    assert!(FileProbe::open(Path::new("/nonexistent.mp4"), true, &command(&[])).is_err());
+    assert!(FileProbe::open(Path::new("/nonexistent.mp4"), true, &command(&[]).capture).is_err());
 }

@@ -8,8 +8,9 @@ use media::TrackId;
 
 use super::frame_rate_limit::FrameRateLimit;
 use super::input::{self, InputSpec, ReadError};
-use super::{CaptureContext, DropOldestQueue, Picture, Sound, devices, run_with_retry};
+use super::{CaptureContext, devices, run_with_retry};
 use crate::encode::audio::AudioEncoding;
+use crate::encode::{DropOldestQueue, Picture, Sound};
 
 /// Why a device gives nothing.
 #[derive(Debug, thiserror::Error)]
@@ -127,7 +128,7 @@ fn read_audio(
     tracing::info!(device = %device.name, sample_rate = decoder.rate(), channels = decoder.channels(), "capturing sound");
     let encoding = match encoding {
         Some(encoding) => encoding,
-        None => encoding.insert(AudioEncoding::open(context.settings.sound, context.broadcast.clone())?),
+        None => encoding.insert(AudioEncoding::open(context.settings.audio, context.broadcast.clone())?),
     };
     let mut packet = Packet::empty();
     while input::read(&mut input, &mut packet, &context.shutdown)? {

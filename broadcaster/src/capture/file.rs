@@ -19,10 +19,10 @@ use super::decoding_time::{DecodingTimes, Timed};
 use super::frame_rate_limit::FrameRateLimit;
 use super::input::{self, InputSpec};
 use super::timestamp_offset::{self, TimestampOffsets};
-use super::{CaptureContext, DropOldestQueue, Picture, Sound};
-use crate::encode::EncoderChoice;
+use super::{CaptureContext, CaptureSettings};
 use crate::encode::audio::AudioEncoding;
 use crate::encode::bitstream::{Bitstream, codec_of};
+use crate::encode::{DropOldestQueue, EncoderChoice, Picture, Sound};
 use crate::timestamps::to_millis;
 
 /// Why a file is not played.
@@ -76,7 +76,7 @@ pub enum TrackAction {
 
 impl FileProbe {
     /// Looks into the file. `with_sound` is whether its own sound is wanted.
-    pub fn open(path: &Path, with_sound: bool, settings: &crate::config::BroadcastSettings) -> Result<Self, Error> {
+    pub fn open(path: &Path, with_sound: bool, settings: &CaptureSettings) -> Result<Self, Error> {
         let input = open(path, &Default::default())?;
         let copy = settings.video.encoder == EncoderChoice::Copy;
         let action_for = |kind: Type| -> Result<Option<TrackAction>, Error> {
@@ -86,7 +86,7 @@ impl FileProbe {
                 .filter(|codec| Bitstream::new(*codec, extradata(&parameters), format_of(&parameters, kind)).is_ok());
             let reencode = match kind {
                 Type::Video => settings.video.requires_reencode() || settings.burn_in == Some(true),
-                _ => codec.is_some_and(|codec| settings.sound.requires_reencode(codec)),
+                _ => codec.is_some_and(|codec| settings.audio.requires_reencode(codec)),
             };
             match codec.is_some() && !reencode {
                 true => Ok(Some(TrackAction::Passthrough)),
@@ -362,7 +362,7 @@ fn drain_audio(
         let Some(captured) = frame.timestamp() else { continue };
         let encoding = match encoding {
             Some(encoding) => encoding,
-            None => encoding.insert(AudioEncoding::open(context.settings.sound, context.broadcast.clone())?),
+            None => encoding.insert(AudioEncoding::open(context.settings.audio, context.broadcast.clone())?),
         };
         encoding.encode(Sound { frame: std::mem::replace(&mut frame, frame::Audio::empty()), captured })?;
     }

@@ -1,18 +1,17 @@
 //! Where pictures and sound come from. With `encode`, the only room that knows FFmpeg.
 //!
-//! A live source never waits: each picture is stamped on the broadcast's clock and handed to a [`DropOldestQueue`]. What fails is said,
+//! A live source never waits: each picture is stamped on the broadcast's clock and handed to a [`DropOldestQueue`](crate::encode::DropOldestQueue). What fails is said,
 //! and tried again while the broadcast goes on.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use ffmpeg_next::frame;
 use media::TrackId;
 
 use crate::backoff::Backoff;
 use crate::broadcast::Broadcast;
 use crate::clock::BroadcastClock;
-use crate::config::BroadcastSettings;
+use crate::encode::{AudioSettings, VideoSettings};
 use crate::shutdown::ShutdownSignal;
 use crate::stats::Stats;
 
@@ -20,39 +19,32 @@ mod decoding_time;
 pub mod device;
 pub mod devices;
 pub mod file;
-mod frame_queue;
 mod frame_rate_limit;
 mod input;
 pub mod source;
 pub mod test_pattern;
 mod timestamp_offset;
 
-pub use frame_queue::DropOldestQueue;
 pub use input::ReadError;
 
-/// A picture as the source made it.
-pub struct Picture {
-    /// The pixels.
-    pub frame: frame::Video,
-    /// When it was captured, in microseconds since PTS 0.
-    pub captured: i64,
-    /// The source's nominal rate, if it tells.
-    pub fps: Option<f64>,
-}
-
-/// Sound as the source made it.
-pub struct Sound {
-    /// The samples.
-    pub frame: frame::Audio,
-    /// When the first one was captured, in microseconds since PTS 0.
-    pub captured: i64,
+/// What to make of a source's pictures and sound.
+#[derive(Clone, Debug)]
+pub struct CaptureSettings {
+    /// How to encode pictures.
+    pub video: VideoSettings,
+    /// How to encode sound.
+    pub audio: AudioSettings,
+    /// Whether to draw the counter and the clock into pictures; `None`: into the test pattern only.
+    pub burn_in: Option<bool>,
+    /// Whether a file starts again at its end.
+    pub looped: bool,
 }
 
 /// What every source works with.
 #[derive(Clone)]
 pub struct CaptureContext {
-    /// The settings.
-    pub settings: Arc<BroadcastSettings>,
+    /// How to capture and encode.
+    pub settings: Arc<CaptureSettings>,
     /// The clock.
     pub clock: BroadcastClock,
     /// Where access units go.

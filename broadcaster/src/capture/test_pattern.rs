@@ -5,9 +5,10 @@ use std::sync::Arc;
 use ffmpeg_next::{Error, frame};
 use media::TrackId;
 
-use super::{CaptureContext, DropOldestQueue, Picture, Sound};
+use super::CaptureContext;
 use crate::encode::audio::AudioEncoding;
 use crate::encode::filter_graph::FilterGraph;
+use crate::encode::{DropOldestQueue, Picture, Sound};
 
 /// Generates pictures until told to stop. Each is stamped with the time that it is due.
 pub fn run_video(context: &CaptureContext, pictures: &Arc<DropOldestQueue<Picture>>) -> Result<(), Error> {
@@ -39,7 +40,7 @@ fn picture_chain(width: u32, height: u32, rate: ffmpeg_next::Rational) -> String
 
 /// Generates a tone that beeps once a second, and encodes it, until told to stop.
 pub fn run_tone(context: &CaptureContext) -> Result<(), crate::encode::audio::Error> {
-    let mut encoding = AudioEncoding::open(context.settings.sound, context.broadcast.clone())?;
+    let mut encoding = AudioEncoding::open(context.settings.audio, context.broadcast.clone())?;
     let rate = crate::encode::audio::RATE;
     let samples = rate / 50;
     let mut graph = FilterGraph::audio_source(&format!(

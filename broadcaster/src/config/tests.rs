@@ -18,8 +18,11 @@ const URL: &str = "rtmp://127.0.0.1/live/secret";
 #[test]
 fn defaults_need_no_more_than_a_url() {
     let s = settings(&[URL]).unwrap();
-    assert_eq!((s.source, s.audio, s.burn_in), (Source::Auto, Audio::Auto, None));
-    assert_eq!((s.video.encoder, s.video.gop.is_none(), s.video.bframes), (EncoderChoice::Auto, true, 0));
+    assert_eq!((s.source, s.audio, s.capture.burn_in), (Source::Auto, Audio::Auto, None));
+    assert_eq!(
+        (s.capture.video.encoder, s.capture.video.gop.is_none(), s.capture.video.bframes),
+        (EncoderChoice::Auto, true, 0)
+    );
     assert_eq!(s.window, Bounds { duration: Duration::from_secs(20), bytes: 128 << 20 });
 }
 
@@ -28,10 +31,13 @@ fn options() {
     let s =
         settings(&["--size", "160x120", "--fps", "5", "--bitrate", "2.5M", "--gop", "500ms", "--bframes", "2", URL])
             .unwrap();
-    assert_eq!((s.video.size, s.video.fps, s.video.bitrate), (Some((160, 120)), Some(5.0), Some(2_500_000)));
-    assert_eq!((s.video.gop, s.video.bframes), (Some(Duration::from_millis(500)), 2));
-    assert_eq!(settings(&["--source", "test", "--burn-in=false", URL]).unwrap().burn_in, Some(false));
-    assert_eq!(settings(&["--source", "screen", "--burn-in", URL]).unwrap().burn_in, Some(true));
+    assert_eq!(
+        (s.capture.video.size, s.capture.video.fps, s.capture.video.bitrate),
+        (Some((160, 120)), Some(5.0), Some(2_500_000))
+    );
+    assert_eq!((s.capture.video.gop, s.capture.video.bframes), (Some(Duration::from_millis(500)), 2));
+    assert_eq!(settings(&["--source", "test", "--burn-in=false", URL]).unwrap().capture.burn_in, Some(false));
+    assert_eq!(settings(&["--source", "screen", "--burn-in", URL]).unwrap().capture.burn_in, Some(true));
     assert_eq!(settings(&["--duration", "1.5", URL]).unwrap().run_for, Some(Duration::from_millis(1500)));
 }
 

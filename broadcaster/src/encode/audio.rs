@@ -11,9 +11,8 @@ use media::codec::Format;
 use super::bitstream::{self, Bitstream};
 use super::encoder::extradata;
 use super::filter_graph::FilterGraph;
-use super::{AudioCodec, AudioSettings};
+use super::{AudioCodec, AudioSettings, Sound};
 use crate::broadcast::Broadcast;
-use crate::capture::Sound;
 use crate::timestamps::to_millis;
 
 /// Encodes one track.

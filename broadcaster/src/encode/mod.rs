@@ -13,9 +13,14 @@ mod burn_in;
 pub mod encoder;
 mod encoder_probe;
 pub(crate) mod filter_graph;
+mod frame;
+mod frame_queue;
 mod keyframe_interval;
 mod vaapi;
 pub mod video;
+
+pub use frame::{Picture, Sound};
+pub use frame_queue::DropOldestQueue;
 
 /// `--encoder`.
 #[derive(Clone, Debug, PartialEq, Eq)]

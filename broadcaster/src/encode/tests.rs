@@ -13,7 +13,6 @@ use super::encoder::{EncodedPacket, Encoder, Error, VideoFormat};
 use super::video::VideoEncoding;
 use super::*;
 use crate::broadcast::Broadcast;
-use crate::capture::{Picture, Sound};
 use crate::clock::BroadcastClock;
 use crate::stats::Stats;
 

@@ -11,13 +11,12 @@ use media::catalog::{Metadata, Value};
 use media::codec::Format;
 use media::codec::capture_time_sei::{self, CaptureTime};
 
-use super::VideoSettings;
 use super::burn_in;
 use super::encoder::{EncodedPacket, Encoder, Error, VideoFormat};
 use super::filter_graph::FilterGraph;
 use super::keyframe_interval::KeyframeScheduler;
+use super::{DropOldestQueue, Picture, VideoSettings};
 use crate::broadcast::Broadcast;
-use crate::capture::{DropOldestQueue, Picture};
 use crate::clock::BroadcastClock;
 use crate::stats::Stats;
 

@@ -1,0 +1,49 @@
+//! Parsers for the values of command-line options: picture sizes, frame rates, bitrates and durations. Pure.
+
+use std::str::FromStr;
+use std::time::Duration;
+
+pub(crate) fn size(text: &str) -> Result<(u32, u32), String> {
+    let parsed = text.split_once(['x', 'X']).and_then(|(w, h)| Some((w.parse().ok()?, h.parse().ok()?)));
+    let even = |n: u32| (16..=MAX_SIDE).contains(&n) && n.is_multiple_of(2);
+    parsed
+        .filter(|(w, h)| even(*w) && even(*h))
+        .ok_or_else(|| format!("WIDTHxHEIGHT, such as 1280x720; even numbers from 16 to {MAX_SIDE}"))
+}
+
+pub(crate) fn fps(text: &str) -> Result<f64, String> {
+    let parsed = match text.split_once('/') {
+        Some((num, den)) => num.parse::<f64>().ok().zip(den.parse::<f64>().ok()).map(|(num, den)| num / den),
+        None => text.parse::<f64>().ok(),
+    };
+    parsed.filter(|fps| (0.1..=MAX_FPS).contains(fps)).ok_or_else(|| "such as 30, 29.97 or 30000/1001".to_owned())
+}
+
+pub(crate) fn bitrate(text: &str) -> Result<u64, String> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let scale = match &text[digits.len()..] {
+        "" => 1.0,
+        "k" | "K" => 1e3,
+        "m" | "M" => 1e6,
+        _ => f64::NAN,
+    };
+    let bits = f64::from_str(digits).unwrap_or(f64::NAN) * scale;
+    if (8e3..=1e9).contains(&bits) { Ok(bits as u64) } else { Err("bits per second, such as 2500k or 6M".into()) }
+}
+
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
+    let parsed = match text.parse::<f64>() {
+        Ok(seconds) => Duration::try_from_secs_f64(seconds).ok(),
+        Err(_) => humantime::parse_duration(text).ok(),
+    };
+    parsed
+        .filter(|d| (Duration::from_millis(100)..=MAX_DURATION).contains(d))
+        .ok_or_else(|| "such as 2s or 500ms; at most 10 minutes".into())
+}
+
+/// H.264 level 6.2 ends at 8192 × 4320; more is a typing error.
+const MAX_SIDE: u32 = 8192;
+/// Timestamps are whole milliseconds; more pictures than that can not be told apart.
+const MAX_FPS: f64 = 240.0;
+/// Longer GOPs and windows are typing errors.
+const MAX_DURATION: Duration = Duration::from_secs(600);
