@@ -1,15 +1,14 @@
 //! Captures, encodes and publishes one live broadcast.
 //!
-//! The rooms in the order that an access unit meets them: [`capture`] (cameras, screens, files, the test picture), [`encode`]
-//! (own threads; the newest picture wins), [`broadcast`] (timestamps quantised once, the window that outages are bridged
-//! from), [`publish`] (RTMP push that resumes), [`rate_control`] (the encoder's rate by what the push's
-//! link takes), [`peer`] (viewers on the same network). [`app`] assembles them, [`status`] tells what they do,
-//! [`doctor`] what keeps them from it.
+//! The modules in the order in which an access unit passes them: [`capture`] (cameras, screens, files, the test pattern),
+//! [`encode`] (on threads of its own; when it is late the oldest frame is dropped), [`broadcast`] (assigns timestamps and keeps
+//! the retransmission window), [`publish`] (RTMP push that resumes after outages), [`rate_control`] (encoder rate control by the
+//! delay of the push), [`peer`] (LAN viewers). [`app`] assembles them, [`status`] reports what they do, [`doctor`] diagnoses
+//! what keeps them from working.
 //!
-//! FFmpeg is known to [`capture`] and [`encode`] alone.
+//! Only [`capture`] and [`encode`] use FFmpeg's types; [`log`] forwards its messages.
 
 pub mod app;
-pub mod backoff;
 pub mod broadcast;
 pub mod capture;
 pub mod clock;

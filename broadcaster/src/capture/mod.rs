@@ -1,14 +1,14 @@
-//! Where pictures and sound come from. With `encode`, the only room that knows FFmpeg.
+//! Sources of pictures and sound: cameras, screens, microphones, files and the test pattern.
 //!
-//! A live source never waits: each picture is stamped on the broadcast's clock and handed to a [`DropOldestQueue`](crate::encode::DropOldestQueue). What fails is said,
-//! and tried again while the broadcast goes on.
+//! A live source never blocks: each frame gets its capture time on the media clock and goes into a
+//! [`DropOldestQueue`](crate::encode::DropOldestQueue). A device that fails is logged and reopened while the broadcast continues.
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use backon::{BackoffBuilder, ExponentialBuilder};
 use media::TrackId;
 
-use crate::backoff::Backoff;
 use crate::broadcast::Broadcast;
 use crate::clock::BroadcastClock;
 use crate::encode::{AudioSettings, VideoSettings};
@@ -27,7 +27,7 @@ mod timestamp_offset;
 
 pub use input::ReadError;
 
-/// What to make of a source's pictures and sound.
+/// How a source's tracks are processed.
 #[derive(Clone, Debug)]
 pub struct CaptureSettings {
     /// How to encode pictures.
@@ -40,58 +40,65 @@ pub struct CaptureSettings {
     pub looped: bool,
 }
 
-/// What every source works with.
+/// What every source shares. Clones refer to the same broadcast.
 #[derive(Clone)]
 pub struct CaptureContext {
-    /// How to capture and encode.
+    /// How the source's tracks are processed.
     pub settings: Arc<CaptureSettings>,
-    /// The clock.
+    /// The media clock, by which frames are stamped.
     pub clock: BroadcastClock,
-    /// Where access units go.
+    /// Receives the access units.
     pub broadcast: Arc<Broadcast>,
-    /// The counters.
+    /// The counters of this run.
     pub stats: Arc<Stats>,
-    /// Raised when capturing must stop.
+    /// Set when capturing must stop.
     pub shutdown: ShutdownSignal,
 }
 
-/// Prepares FFmpeg. To be called once, before anything else of this room.
+/// Initialises FFmpeg and registers its devices. Call it before anything else of this module and of [`encode`](crate::encode).
+///
+/// # Errors
+/// FFmpeg's own.
 pub fn init() -> Result<(), ffmpeg_next::Error> {
     ffmpeg_next::init()?;
     ffmpeg_next::device::register_all();
     Ok(())
 }
 
-/// Runs `attempt` until it ends well or is told to stop; each failure is said, counted and followed by a longer wait.
+/// Repeats `attempt` until it succeeds or capturing must stop; each failure is logged, counted and followed by a growing wait.
 ///
-/// `attempt` says by its argument, a callback, that it works: then the next wait is short again. When a first attempt fails,
-/// the other tracks go on without `track`.
+/// `attempt` calls its argument once the device delivers, which resets the wait. After a failure the other tracks no longer wait
+/// for `track`.
 fn run_with_retry<E: std::fmt::Display>(
     context: &CaptureContext,
     device: &str,
     track: TrackId,
     mut attempt: impl FnMut(&mut dyn FnMut()) -> Result<(), E>,
 ) {
-    let mut backoff = Backoff::new(MIN_BACKOFF, MAX_BACKOFF);
+    let mut backoff = RETRY.build();
     while !context.shutdown.is_triggered() {
         let mut works = false;
         let result = attempt(&mut || works = true);
         if works {
-            backoff.reset();
+            backoff = RETRY.build();
         }
         let Err(error) = result else { return };
         context.stats.device_errors.increment();
         context.broadcast.skip_track(track);
-        let wait = backoff.next(rand::random());
-        tracing::warn!(device, %error, retry_in_ms = wait.as_millis() as u64, "the device failed; trying again");
+        let wait = backoff.next().unwrap_or(MAX_BACKOFF);
+        tracing::warn!(device, %error, retry_in_ms = wait.as_millis() as u64, "the device failed; reopening it");
         if !context.shutdown.sleep(wait) {
             return;
         }
     }
 }
 
-/// A camera that was plugged in again is there within this.
-const MIN_BACKOFF: Duration = Duration::from_millis(500);
+/// Waits between attempts to open a device: 250 to 500 ms at first, then twice that, up to [`MAX_BACKOFF`] to twice that.
+const RETRY: ExponentialBuilder = ExponentialBuilder::new()
+    .with_min_delay(Duration::from_millis(250))
+    .with_max_delay(MAX_BACKOFF)
+    .with_jitter()
+    .without_max_times();
 
-/// Someone who plugs a camera in wants to see it soon.
-const MAX_BACKOFF: Duration = Duration::from_secs(4);
+/// With jitter at most 4 s: a camera that is plugged in again should appear soon.
+const MAX_BACKOFF: Duration = Duration::from_secs(2);

@@ -5,6 +5,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use backon::{BackoffBuilder, ExponentialBuilder};
 use media::latency::Stage;
 use media::{Catalog, Cursor, Timestamp, TrackKind};
 use net::rtmp::client::{self, ClientOptions, Publisher};
@@ -13,7 +14,6 @@ use net::rtmp::{self, Message};
 use net::trace::Trace;
 use tokio::sync::watch;
 
-use crate::backoff::Backoff;
 use crate::broadcast::Broadcast;
 use crate::peer::PeerServer;
 use crate::rate_control::UplinkSample;
@@ -88,7 +88,7 @@ impl RtmpPublisher {
     }
 
     async fn publish_with_retry(&mut self) -> Result<(), Error> {
-        let mut backoff = Backoff::new(MIN_BACKOFF, MAX_BACKOFF);
+        let mut backoff = RECONNECT.build();
         let mut next = 0;
         let mut ended_at = None;
         loop {
@@ -117,9 +117,9 @@ impl RtmpPublisher {
                 return Err(Error::Undelivered(error));
             }
             if started.elapsed() > STABLE_AFTER {
-                backoff.reset();
+                backoff = RECONNECT.build();
             }
-            let wait = backoff.next(rand::random());
+            let wait = backoff.next().unwrap_or(MAX_BACKOFF);
             self.stats.reconnects.increment();
             self.stats.pushed.set(0);
             self.stats.set_state(State::Waiting);
@@ -296,11 +296,17 @@ const BACKLOG_UNITS: u64 = 6;
 /// How late it is then, at least.
 const BACKLOG_DELAY: Duration = Duration::from_millis(200);
 
-/// A server that was restarted listens again within some hundred milliseconds.
-const MIN_BACKOFF: Duration = Duration::from_millis(250);
+/// Waits between connection attempts: 125 to 250 ms at first, since a restarted server listens again within some hundred
+/// milliseconds; then twice that, up to [`MAX_BACKOFF`] to twice that. The jitter keeps broadcasters that lost the same server
+/// from reconnecting at once.
+const RECONNECT: ExponentialBuilder = ExponentialBuilder::new()
+    .with_min_delay(Duration::from_millis(125))
+    .with_max_delay(MAX_BACKOFF)
+    .with_jitter()
+    .without_max_times();
 
-/// Well below the window's 20 s, so that a server that comes back within it is found in time.
-const MAX_BACKOFF: Duration = Duration::from_secs(3);
+/// With jitter at most 3 s: well below the window's 20 s, so that a server that comes back within it is found in time.
+const MAX_BACKOFF: Duration = Duration::from_millis(1500);
 
 /// A connection that held for longer was no accident: the next wait is short again.
 const STABLE_AFTER: Duration = Duration::from_secs(5);

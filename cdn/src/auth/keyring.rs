@@ -82,7 +82,7 @@ pub enum Error {
     Full,
     /// The system's generator failed.
     #[error("no random numbers: {0}")]
-    Random(#[from] rand::rand_core::OsError),
+    Random(#[from] rand::rngs::SysError),
 }
 
 /// What changed in the file.

@@ -2,7 +2,8 @@
 
 use std::fmt;
 
-use rand::TryRngCore;
+use rand::TryRng;
+use rand::rngs::{SysError, SysRng};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
@@ -19,9 +20,9 @@ pub(super) struct Hash {
 
 impl Secret {
     /// A new key, from the system's generator.
-    pub(super) fn generate() -> Result<Self, rand::rand_core::OsError> {
+    pub(super) fn generate() -> Result<Self, SysError> {
         let mut bytes = [0; 20];
-        rand::rngs::OsRng.try_fill_bytes(&mut bytes)?;
+        SysRng.try_fill_bytes(&mut bytes)?;
         let digits = bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]);
         Ok(Self(PREFIX.chars().chain(digits.map(|d| char::from_digit(d.into(), 16).expect("four bits"))).collect()))
     }
@@ -31,9 +32,9 @@ impl Secret {
         &self.0
     }
 
-    pub(super) fn hash(&self) -> Result<Hash, rand::rand_core::OsError> {
+    pub(super) fn hash(&self) -> Result<Hash, SysError> {
         let mut salt = [0; 16];
-        rand::rngs::OsRng.try_fill_bytes(&mut salt)?;
+        SysRng.try_fill_bytes(&mut salt)?;
         Ok(Hash { salt, digest: digest(&salt, &self.0) })
     }
 }

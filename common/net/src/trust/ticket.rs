@@ -12,9 +12,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
 
-use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use data_encoding::HEXLOWER;
+use data_encoding::{BASE64URL_NOPAD, HEXLOWER};
 use ring::rand::SystemRandom;
 use ring::signature::{ED25519, Ed25519KeyPair, KeyPair, UnparsedPublicKey};
 
@@ -121,7 +119,7 @@ impl Signer {
 
     fn sign(&self, body: &[u8]) -> String {
         let signature = self.0.sign(&signed(body));
-        URL_SAFE_NO_PAD.encode([body, signature.as_ref()].concat())
+        BASE64URL_NOPAD.encode(&[body, signature.as_ref()].concat())
     }
 }
 
@@ -226,7 +224,7 @@ impl TicketVerifier {
         if text.len() > MAX_TEXT {
             return Err(Refusal::Malformed);
         }
-        let bytes = URL_SAFE_NO_PAD.decode(text).map_err(|_| Refusal::Malformed)?;
+        let bytes = BASE64URL_NOPAD.decode(text.as_bytes()).map_err(|_| Refusal::Malformed)?;
         let (body, signature) = bytes.split_last_chunk::<SIGNATURE>().ok_or(Refusal::Malformed)?;
         let ticket = Ticket::parse(body).ok_or(Refusal::Malformed)?;
         let key = UnparsedPublicKey::new(&ED25519, self.key.as_bytes());

@@ -10,7 +10,7 @@ use rustix::ioctl::{Opcode, Updater, opcode};
 use super::mode::{FORMATS, Mode};
 
 /// Paths and names of the devices that capture pictures, in the order of their numbers.
-pub(in super::super) fn cameras() -> Vec<(String, String)> {
+pub(crate) fn cameras() -> Vec<(String, String)> {
     let mut numbers: Vec<u32> = std::fs::read_dir("/dev")
         .into_iter()
         .flatten()
@@ -27,7 +27,7 @@ pub(in super::super) fn cameras() -> Vec<(String, String)> {
 }
 
 /// The modes of a camera; none if it can not be asked.
-pub(in super::super) fn modes(path: &str) -> Vec<Mode> {
+pub(crate) fn modes(path: &str) -> Vec<Mode> {
     let Ok(device) = open(path) else { return Vec::new() };
     let mut modes: Vec<Mode> = Vec::new();
     for index in 0..MAX_ENTRIES {
