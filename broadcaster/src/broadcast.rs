@@ -12,7 +12,7 @@ use media::catalog::{Metadata, Value};
 use media::codec::{CodecConfig, Format};
 use media::latency::{Stage, TimingLog};
 use media::live_window::{Bounds, LiveWindow};
-use media::{AccessUnit, Catalog, Epoch, Track, TrackId, WallClock};
+use media::{AccessUnit, Catalog, Epoch, Track, TrackId, TrackOrder, WallClock};
 use net::clock;
 use net::trace::Trace;
 use parking_lot::Mutex;
@@ -53,6 +53,8 @@ struct Inner {
     /// When waiting for them ends; set by the first unit.
     track_deadline: Option<Instant>,
     pending: Vec<AccessUnit>,
+    /// Of what is in the window, and of what was: this is where the units are made, so their order is the truth.
+    order: TrackOrder,
     normalizers: BTreeMap<TrackId, TimestampNormalizer>,
 }
 
@@ -67,6 +69,7 @@ impl Broadcast {
             expected_tracks: expected.to_vec(),
             track_deadline: None,
             pending: Vec::new(),
+            order: TrackOrder::default(),
             normalizers: BTreeMap::new(),
         };
         let changed = watch::channel(Progress::default()).0;
@@ -208,7 +211,8 @@ impl Broadcast {
         pending.sort_by_key(|unit| unit.dts);
         for unit in pending {
             let catalog = inner.catalog.clone();
-            inner.window.push(catalog, unit);
+            let predecessor = inner.order.follow(&unit);
+            inner.window.push(catalog, unit, predecessor);
         }
         let next = inner.window.next_position();
         self.changed.send_modify(|progress| progress.next = next);

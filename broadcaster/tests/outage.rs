@@ -133,6 +133,60 @@ async fn an_outage_loses_nothing() {
     assert_eq!(log.lines().nth(1).unwrap().len(), empty);
 }
 
+/// The next picture's DTS, and that of the one which it is stated to follow.
+async fn receive_after_gap(publisher: &mut Publisher<TcpStream>, demuxer: &mut flv::Demuxer) -> (i64, Option<i64>) {
+    let mut stated = None;
+    loop {
+        match publisher.next().await.unwrap().expect("more must come") {
+            Message::Metadata(metadata) => {
+                demuxer.set_exact(true);
+                metadata.dts.into_iter().for_each(|dts| demuxer.resume_near(dts));
+            }
+            Message::Gap(gap) => {
+                assert_eq!(gap.epoch, EPOCH);
+                let (track, predecessor) = gap.predecessors[0];
+                assert_eq!(track, TrackId::VIDEO);
+                stated = predecessor.map(Timestamp::as_millis);
+            }
+            Message::Video { timestamp, body } => {
+                let found = demuxer.video(timestamp, body).unwrap().into_iter().find_map(|event| match event {
+                    flv::Event::Unit(unit) => Some(unit.dts.as_millis()),
+                    _ => None,
+                });
+                if let Some(dts) = found {
+                    return (dts, stated);
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+#[tokio::test]
+async fn after_an_outage_longer_than_the_window_the_server_is_told_what_the_next_unit_follows() {
+    let run = start().await;
+    push(&run.broadcast, 0..30);
+    let mut first = accept(&run.listener, None).await;
+    let mut demuxer = flv::Demuxer::new(EPOCH);
+    assert_eq!(receive_after_gap(&mut first, &mut demuxer).await, (0, None), "the first follows none");
+    receive(&mut first, &mut demuxer, 29).await;
+    drop(first);
+    // Two minutes, of which it keeps one.
+    push(&run.broadcast, 30..3000);
+    let oldest = run.broadcast.with_window(|window| window.from(0).next().unwrap().unit.dts.as_millis());
+    assert!(oldest > 30 * 40);
+    for have in [Some(29 * 40), None] {
+        let mut publisher = accept(&run.listener, have).await;
+        let mut demuxer = flv::Demuxer::new(EPOCH);
+        assert_eq!(receive_after_gap(&mut publisher, &mut demuxer).await, (oldest, Some(oldest - 40)), "{have:?}");
+        assert_eq!(receive_after_gap(&mut publisher, &mut demuxer).await, (oldest + 40, None), "the order says it");
+    }
+    // One that has all before it is told the same.
+    let mut publisher = accept(&run.listener, Some(2000 * 40)).await;
+    assert_eq!(receive_after_gap(&mut publisher, &mut flv::Demuxer::new(EPOCH)).await, (2001 * 40, Some(2000 * 40)));
+    run.abandon_reconnect.send_replace(true);
+}
+
 #[tokio::test]
 async fn a_restarted_server_gets_the_whole_window() {
     let run = start().await;

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use cdn::config::FanoutEngine;
 use cdn::hub::PublisherInfo;
-use media::TrackId;
+use media::{Timestamp, TrackId};
 use support::{Server, audio, catalog, picture, sound, video, viewers, within};
 
 const V: TrackId = TrackId::VIDEO;
@@ -24,15 +24,15 @@ async fn a_join_starts_at_the_newest_idr_at_once() {
         let publishing = stream.publish(PublisherInfo::default());
         let c = catalog(1, &[video(), audio()]);
         for n in 0..25 {
-            publishing.push(&c, picture(1, n * 40, n % 10 == 0, 5000));
-            publishing.push(&c, sound(1, n * 40 + 7));
+            publishing.push(&c, picture(1, n * 40, n % 10 == 0, 5000), None);
+            publishing.push(&c, sound(1, n * 40 + 7), None);
         }
         let mut viewer = server.play("live").await.unwrap();
         assert_eq!(viewer.times(3).await, [(V, 800), (A, 807), (V, 840)]);
         assert_eq!(viewer.catalog, *c);
         // And on with what comes.
         assert_eq!(viewer.times(7).await.last(), Some(&(A, 967)));
-        publishing.push(&c, picture(1, 1000, false, 200_000));
+        publishing.push(&c, picture(1, 1000, false, 200_000), None);
         let unit = viewer.next().await.unwrap();
         assert_eq!((unit.id(), unit.payload.len()), (picture(1, 1000, false, 200_000).id(), 200_000));
     }
@@ -46,7 +46,7 @@ async fn a_player_that_comes_back_misses_nothing() {
     let publishing = stream.publish(PublisherInfo::default());
     let c = catalog(0xabc, &[video()]);
     for n in 0..60 {
-        publishing.push(&c, picture(0xabc, n * 40, n % 10 == 0, 100));
+        publishing.push(&c, picture(0xabc, n * 40, n % 10 == 0, 100), None);
     }
     for (after, first) in [
         ("nearcastEpoch=0000000000000abc&nearcastAfter=v0:840", 800),
@@ -64,6 +64,56 @@ async fn a_player_that_comes_back_misses_nothing() {
     }
 }
 
+/// The picture before the one at `dts`.
+fn before(dts: i64) -> Option<Timestamp> {
+    (dts > 0).then(|| Timestamp::from_millis(dts - 40))
+}
+
+#[tokio::test]
+async fn a_player_is_told_which_unit_follows_which() {
+    for engine in ENGINES {
+        let server = Server::start(engine, |_| {}).await;
+        server.key("live");
+        let stream = server.hub.stream("live").unwrap();
+        let mut early = server.play("live").await.unwrap();
+        viewers(&stream, 1).await;
+        let publishing = stream.publish(PublisherInfo::default());
+        let c = catalog(1, &[video(), audio()]);
+        // A publisher that left out the pictures from 4 to 19, and the sounds with them.
+        let push = |n: i64| {
+            publishing.push(&c, picture(1, n * 40, n % 10 == 0, 100), before(n * 40));
+            publishing.push(
+                &c,
+                sound(1, n * 40 + 7),
+                before(n * 40).map(|dts| Timestamp::from_millis(dts.as_millis() + 7)),
+            );
+        };
+        (0..4).chain(20..24).for_each(push);
+        let mut late = server.play("live").await.unwrap();
+        for (viewer, pictures) in
+            [(&mut early, [0, 1, 2, 3, 20, 21, 22, 23].as_slice()), (&mut late, &[20, 21, 22, 23])]
+        {
+            for n in pictures {
+                assert_eq!(
+                    (viewer.next().await.unwrap().dts.as_millis(), viewer.predecessor),
+                    (n * 40, before(n * 40))
+                );
+                viewer.next().await.unwrap();
+                let expected = before(n * 40).map(|dts| dts.as_millis() + 7);
+                assert_eq!(viewer.predecessor.map(Timestamp::as_millis), expected, "the sound of {n}");
+            }
+        }
+        // Both get the same bytes from here on, and the next sound of the late one is the first that it gets so.
+        push(24);
+        for viewer in [&mut early, &mut late] {
+            for expected in [23 * 40, 23 * 40 + 7] {
+                viewer.next().await.unwrap();
+                assert_eq!(viewer.predecessor.map(Timestamp::as_millis), Some(expected));
+            }
+        }
+    }
+}
+
 #[tokio::test]
 async fn changes_are_told_before_the_unit_that_needs_them() {
     for engine in ENGINES {
@@ -74,13 +124,13 @@ async fn changes_are_told_before_the_unit_that_needs_them() {
         viewers(&stream, 1).await;
         let publishing = stream.publish(PublisherInfo::default());
         let one = catalog(1, &[video()]);
-        publishing.push(&one, picture(1, 0, true, 100));
+        publishing.push(&one, picture(1, 0, true, 100), None);
         assert_eq!((viewer.times(1).await, viewer.catalog.tracks.len()), (vec![(V, 0)], 1));
         let two = catalog(1, &[video(), audio()]);
-        publishing.push(&two, sound(1, 5));
+        publishing.push(&two, sound(1, 5), None);
         assert_eq!((viewer.times(1).await, viewer.catalog.tracks.len()), (vec![(A, 5)], 2));
         let three = catalog(3, &[video(), audio()]);
-        publishing.push(&three, picture(3, 0, true, 100));
+        publishing.push(&three, picture(3, 0, true, 100), None);
         assert_eq!((viewer.times(1).await, viewer.catalog.epoch), (vec![(V, 0)], three.epoch));
     }
 }
@@ -96,7 +146,7 @@ async fn sound_alone_does_not_wait_for_a_picture() {
         let publishing = stream.publish(PublisherInfo::default());
         let c = catalog(1, &[audio()]);
         for n in 0..50 {
-            publishing.push(&c, sound(1, n * 23));
+            publishing.push(&c, sound(1, n * 23), None);
             assert_eq!(viewer.times(1).await, [(A, n * 23)]);
         }
     }
@@ -120,7 +170,7 @@ async fn a_slow_player_delays_nobody_and_jumps() {
         viewers(&stream, 2).await;
         // 40 MB, of which the slow player reads nothing: more than its socket takes, and more than the window holds.
         for n in 0..400 {
-            publishing.push(&c, picture(1, n * 40, n % 10 == 0, 100_000));
+            publishing.push(&c, picture(1, n * 40, n % 10 == 0, 100_000), before(n * 40));
             assert_eq!(
                 fast.times(1).await,
                 [(V, n * 40)],
@@ -132,6 +182,7 @@ async fn a_slow_player_delays_nobody_and_jumps() {
         let (mut gaps, mut received) = (0, 1);
         while last != 399 * 40 {
             let unit = slow.next().await.unwrap();
+            assert_eq!(slow.predecessor, before(unit.dts.as_millis()), "it is told what it missed");
             if unit.dts.as_millis() != last + 40 {
                 assert!(unit.random_access && unit.dts.as_millis() > last, "{last} to {}", unit.dts);
                 gaps += 1;
@@ -156,7 +207,7 @@ async fn a_player_that_takes_nothing_is_closed() {
         let _stuck = server.play("live").await.unwrap();
         viewers(&stream, 1).await;
         for n in 0..200 {
-            publishing.push(&c, picture(1, n * 40, n % 10 == 0, 100_000));
+            publishing.push(&c, picture(1, n * 40, n % 10 == 0, 100_000), None);
             tokio::task::yield_now().await;
         }
         viewers(&stream, 0).await;
@@ -174,12 +225,12 @@ async fn players_wait_for_a_publisher_and_hear_the_end() {
     viewers(&stream, 1).await;
     let c = catalog(1, &[video()]);
     let first = stream.publish(PublisherInfo::default());
-    first.push(&c, picture(1, 0, true, 100));
+    first.push(&c, picture(1, 0, true, 100), None);
     assert_eq!(viewer.times(1).await, [(V, 0)]);
     drop(first);
     // The publisher is away; the next one is seen on the same connection.
     let second = stream.publish(PublisherInfo::default());
-    second.push(&c, picture(1, 40, false, 100));
+    second.push(&c, picture(1, 40, false, 100), None);
     assert_eq!(viewer.times(1).await, [(V, 40)]);
     drop(second);
     server.hub.sweep(Instant::now() + Duration::from_secs(61));

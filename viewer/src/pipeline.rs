@@ -146,7 +146,7 @@ impl Pipeline<'_> {
                     self.player.stats.lock().source = source;
                 }
             }
-            Event::Gap(path) => self.merger.open(path),
+            Event::Gap(path) => self.merger.gap(path),
             Event::Idle(path) => {
                 self.inactive.insert(path);
                 self.merger.open(path);
@@ -173,7 +173,7 @@ impl Pipeline<'_> {
                 let mut stats = self.player.stats.lock();
                 stats.tracker.on_report(self.player.clock.now(), path, &report, exchange);
             }
-            Event::Unit { path, catalog, unit, after } => {
+            Event::Unit { path, catalog, unit, predecessor } => {
                 self.inactive.remove(&path);
                 if catalog.timing_track() == Some(unit.track) {
                     self.record_arrival(path, &unit);
@@ -183,7 +183,7 @@ impl Pipeline<'_> {
                 }
                 let (epoch, track, dts) = (unit.epoch, unit.track, unit.dts);
                 let before = self.merger.counters().duplicates;
-                self.merger.push(path, &catalog, unit, after, &mut self.merged);
+                self.merger.push(path, &catalog, unit, predecessor, &mut self.merged);
                 let is_copy = self.merger.counters().duplicates > before;
                 let is_even = self.sources.get(&path).is_some_and(|(_, burst)| burst.is_zero());
                 if self.outputs.hot && is_copy && is_even {

@@ -87,11 +87,12 @@ impl Watcher {
                         self.merger.open(path);
                         self.opened.push(source);
                     }
-                    Event::Gap(path) | Event::Idle(path) => self.merger.open(path),
+                    Event::Gap(path) => self.merger.gap(path),
+                    Event::Idle(path) => self.merger.open(path),
                     Event::Closed { path, .. } => self.merger.close(path, &mut out),
                     Event::Stalled(_) | Event::NoCapacity(_) | Event::RequestSent { .. } | Event::Timing { .. } => {}
-                    Event::Unit { path, catalog, unit, after } => {
-                        self.merger.push(path, &catalog, unit, after, &mut out);
+                    Event::Unit { path, catalog, unit, predecessor } => {
+                        self.merger.push(path, &catalog, unit, predecessor, &mut out);
                         self.catalog = Some(catalog);
                     }
                     Event::State(state) => self.states.push(state),

@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 
 use backon::{BackoffBuilder, ExponentialBuilder};
 use media::latency::Stage;
-use media::{Catalog, Cursor, Timestamp, TrackKind};
+use media::{Catalog, Cursor, Timestamp, TrackKind, TrackOrder};
 use net::rtmp::client::{self, ClientOptions, Publisher};
 use net::rtmp::url::Url;
-use net::rtmp::{self, Message};
+use net::rtmp::{self, Gap, Message};
 use net::trace::Trace;
 use tokio::sync::watch;
 
@@ -178,6 +178,8 @@ impl RtmpPublisher {
         let mut changed = self.broadcast.changed();
         let mut catalog: Option<Arc<Catalog>> = None;
         let (mut latency_reporter, mut spread) = (LatencyReporter::default(), IdrPacer::default());
+        // As the server sees it: of what came by this connection.
+        let mut order = TrackOrder::default();
         loop {
             let progress = *changed.borrow_and_update();
             let read = self.broadcast.with_window(|window| cursor.read(window, READ_BATCH_BYTES));
@@ -211,6 +213,10 @@ impl RtmpPublisher {
                 if let Some(peer) = self.peer.as_ref().filter(|_| entry.unit.track.kind == TrackKind::Video) {
                     peer.wait_for_viewer(entry.position).await;
                     spread.before(entry, peer.shares_bottleneck_with_viewer(), publisher);
+                }
+                if order.follow(&entry.unit) != entry.predecessor_dts {
+                    let predecessors = vec![(entry.unit.track, entry.predecessor_dts)];
+                    publisher.state_gap(&Gap { epoch: entry.unit.epoch, predecessors });
                 }
                 publisher.send_unit(track, &entry.unit).await?;
                 self.broadcast.stamp(&entry.unit, Stage::Sent);

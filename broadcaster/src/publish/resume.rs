@@ -64,7 +64,7 @@ mod tests {
                     random_access,
                     payload: Bytes::from_static(b"x"),
                 };
-                window.push(catalog.clone(), unit);
+                window.push(catalog.clone(), unit, None);
             }
         }
         window

@@ -25,8 +25,8 @@ pub(crate) fn run() {
             let at = Duration::from_millis(u64::from(n) * 33);
             let (picture, sound) = (load::picture(at, n % 60 == 0), load::sound(at));
             let start = Instant::now();
-            publishing.push(&catalog, picture);
-            publishing.push(&catalog, sound);
+            publishing.push(&catalog, picture, None);
+            publishing.push(&catalog, sound, None);
             publish += start.elapsed();
             units += 2;
             let start = Instant::now();

@@ -115,7 +115,11 @@ fn push(publishing: &PublishGuard, epoch: u64, seconds: std::ops::Range<i64>) {
             let nal = if is_idr { 0x65 } else { 0x41 };
             let payload = Bytes::from([&[0, 0, 1, 0, nal][..], &[n as u8; 255]].concat());
             let random_access = is_idr || !track.is_video();
-            publishing.push(&catalog, AccessUnit { epoch: Epoch(epoch), track, dts, pts: dts, random_access, payload });
+            publishing.push(
+                &catalog,
+                AccessUnit { epoch: Epoch(epoch), track, dts, pts: dts, random_access, payload },
+                None,
+            );
         }
     }
 }

@@ -7,7 +7,7 @@ use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use media::live_window::{Cursor, LiveWindow, ReadBatch};
-use media::{AccessUnit, Catalog, TrackId};
+use media::{AccessUnit, Catalog, Timestamp, TrackId};
 use net::clock;
 use net::trace::{Trace, UnitRef};
 use parking_lot::RwLock;
@@ -300,7 +300,13 @@ impl LiveStream {
         PublishGuard::new(self.clone(), id, high_water, revoked)
     }
 
-    pub(super) fn push(&self, writer: u64, catalog: &Arc<Catalog>, unit: AccessUnit) -> PushOutcome {
+    pub(super) fn push(
+        &self,
+        writer: u64,
+        catalog: &Arc<Catalog>,
+        unit: AccessUnit,
+        predecessor_dts: Option<Timestamp>,
+    ) -> PushOutcome {
         debug_assert_eq!(catalog.epoch, unit.epoch, "a unit is of its catalog's epoch");
         let (track, size) = (unit.track, unit.payload.len() as u64);
         let (epoch, dts) = (unit.epoch, unit.dts);
@@ -321,7 +327,7 @@ impl LiveStream {
             // Before anybody can read it.
             self.latency.on_ingested(catalog, &unit);
             let Shared { window, due_times, .. } = &mut *shared;
-            let position = window.push(catalog.clone(), unit).position;
+            let position = window.push(catalog.clone(), unit, predecessor_dts).position;
             due_times.on_unit(position, epoch, dts, Instant::now());
             due_times.evict_before(window.first_position());
             (position, is_new || is_picture(track))

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use media::{AccessUnit, Catalog};
+use media::{AccessUnit, Catalog, Timestamp};
 use tokio::sync::watch;
 
 use super::high_water::HighWaterMarks;
@@ -74,9 +74,10 @@ impl PublishGuard {
         &self.high_water
     }
 
-    /// Adds a unit, in decode order within its track. One that the stream has is dropped and counted.
-    pub fn push(&self, catalog: &Arc<Catalog>, unit: AccessUnit) -> PushOutcome {
-        self.stream.push(self.writer, catalog, unit)
+    /// Adds a unit, in decode order within its track. One that the stream has is dropped and counted. `predecessor_dts` is the unit that it
+    /// follows in the broadcast: see [`LiveWindow::push`](media::LiveWindow::push).
+    pub fn push(&self, catalog: &Arc<Catalog>, unit: AccessUnit, predecessor_dts: Option<Timestamp>) -> PushOutcome {
+        self.stream.push(self.writer, catalog, unit, predecessor_dts)
     }
 
     /// Why this publisher must go, if it must.

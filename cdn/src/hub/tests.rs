@@ -41,7 +41,7 @@ fn publish(stream: &Arc<LiveStream>) -> PublishGuard {
 
 /// Pushes pictures at these times.
 fn push(publishing: &PublishGuard, catalog: &Arc<Catalog>, millis: impl IntoIterator<Item = i64>) -> Vec<PushOutcome> {
-    millis.into_iter().map(|at| publishing.push(catalog, unit(catalog.epoch.0, TrackId::VIDEO, at))).collect()
+    millis.into_iter().map(|at| publishing.push(catalog, unit(catalog.epoch.0, TrackId::VIDEO, at), None)).collect()
 }
 
 fn names(stream: &LiveStream, cursor: &mut Cursor) -> Vec<(u64, i64)> {
@@ -71,7 +71,7 @@ fn what_is_sent_twice_is_taken_once() {
     let a = catalog(1);
     let first = publish(&stream);
     push(&first, &a, [0, 40, 80]);
-    first.push(&a, unit(1, TrackId::AUDIO, 90));
+    first.push(&a, unit(1, TrackId::AUDIO, 90), None);
     drop(first);
     let second = publish(&stream);
     let (epoch, have) = second.high_water().last().unwrap();
@@ -82,7 +82,7 @@ fn what_is_sent_twice_is_taken_once() {
         push(&second, &a, [0, 40, 80, 120]),
         [duplicate, duplicate, duplicate, PushOutcome::Accepted { position: 4 }]
     );
-    assert_eq!(second.push(&a, unit(1, TrackId::AUDIO, 90)), duplicate);
+    assert_eq!(second.push(&a, unit(1, TrackId::AUDIO, 90), None), duplicate);
     // Another broadcast in between does not make the stream forget.
     let third = publish(&stream);
     push(&third, &catalog(2), [0]);
@@ -231,11 +231,11 @@ fn wakers_hear_what_concerns_them() {
         stream.on_publish(Interest::Pictures, Waker::from(pictures.clone())),
     ];
     let counts = || (all.0.load(Ordering::Relaxed), pictures.0.load(Ordering::Relaxed));
-    publishing.push(&a, unit(1, TrackId::AUDIO, 10));
+    publishing.push(&a, unit(1, TrackId::AUDIO, 10), None);
     assert_eq!(counts(), (1, 0));
     push(&publishing, &a, [40]);
     assert_eq!(counts(), (2, 1));
-    publishing.push(&catalog(1), unit(1, TrackId::AUDIO, 50));
+    publishing.push(&catalog(1), unit(1, TrackId::AUDIO, 50), None);
     assert_eq!(counts(), (3, 2), "a new catalog concerns everybody");
     drop(publishing);
     assert_eq!(counts(), (4, 3));

@@ -15,7 +15,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::hub::{PublishGuard, PushOutcome, RevokeReason};
 use crate::rendezvous::PeerDirectory;
-use track_assembler::TrackAssembler;
+use track_assembler::{Assembled, TrackAssembler};
 
 /// What a publisher is held to.
 #[derive(Clone, Copy, Debug)]
@@ -114,7 +114,7 @@ where
                 Err(error) => return Ended::Failed(error),
             },
         };
-        if let Some((catalog, _)) = units.last().filter(|_| epoch != Some(assembler.epoch())) {
+        if let Some(Assembled { catalog, .. }) = units.last().filter(|_| epoch != Some(assembler.epoch())) {
             epoch = Some(catalog.epoch);
             let tracks: Vec<_> = catalog.tracks.iter().map(|t| format!("{} {}", t.id, t.config.rfc6381())).collect();
             tracing::info!(epoch = %catalog.epoch, tracks = tracks.join(", "), clock = catalog.clock.is_some(), "on air");
@@ -127,10 +127,10 @@ where
 }
 
 /// Returns whether the publisher may go on.
-fn push(publish: &PublishGuard, units: Vec<track_assembler::Unit>) -> bool {
-    units.into_iter().all(|(catalog, unit)| {
+fn push(publish: &PublishGuard, units: Vec<Assembled>) -> bool {
+    units.into_iter().all(|Assembled { catalog, unit, predecessor_dts }| {
         tracing::trace!(track = %unit.track, dts = %unit.dts, bytes = unit.payload.len(), "unit");
-        publish.push(&catalog, unit) != PushOutcome::Revoked
+        publish.push(&catalog, unit, predecessor_dts) != PushOutcome::Revoked
     })
 }
 

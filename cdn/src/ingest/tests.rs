@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use media::catalog::Value;
 use media::{Catalog, Epoch, Timestamp, TrackId, WallClock};
-use net::rtmp::{Message, Metadata};
+use net::rtmp::{Gap, Message, Metadata};
 
-use super::track_assembler::{Error, Settings, TrackAssembler, Unit};
+use super::track_assembler::{Assembled, Error, Settings, TrackAssembler};
 
 const SETTINGS: Settings = Settings { track_wait: Duration::from_secs(1), max_pending_bytes: 1000 };
 
@@ -44,13 +44,13 @@ fn metadata(keys: &[&str], epoch: Option<u64>) -> Message {
     Message::Metadata(Metadata { values, epoch: epoch.map(Epoch), clock, dts: None })
 }
 
-fn feed(assembler: &mut TrackAssembler, messages: impl IntoIterator<Item = Message>) -> Vec<Unit> {
+fn feed(assembler: &mut TrackAssembler, messages: impl IntoIterator<Item = Message>) -> Vec<Assembled> {
     let now = Instant::now();
     messages.into_iter().flat_map(|message| assembler.message(message, now).unwrap()).collect()
 }
 
-fn times(units: &[Unit]) -> Vec<(TrackId, i64)> {
-    units.iter().map(|(_, unit)| (unit.track, unit.dts.as_millis())).collect()
+fn times(units: &[Assembled]) -> Vec<(TrackId, i64)> {
+    units.iter().map(|Assembled { unit, .. }| (unit.track, unit.dts.as_millis())).collect()
 }
 
 const V: TrackId = TrackId::VIDEO;
@@ -62,7 +62,7 @@ fn units_wait_for_the_tracks_that_were_promised() {
         let mut assembler = TrackAssembler::new(SETTINGS, None);
         let units = feed(&mut assembler, messages);
         assert_eq!(times(&units), expected);
-        assert!(units.iter().all(|(catalog, _)| catalog.tracks.len() == tracks));
+        assert!(units.iter().all(|Assembled { catalog, .. }| catalog.tracks.len() == tracks));
     };
     let both = ["videocodecid", "audiocodecid"];
     check(vec![metadata(&both, None), video(0, AVC), idr(0)], &[], 0);
@@ -95,10 +95,10 @@ fn a_track_that_comes_late_makes_a_new_catalog() {
         &mut assembler,
         [metadata(&["videocodecid"], None), video(0, AVC), idr(0), audio(0, AAC), sound(9), idr(40)],
     );
-    let tracks: Vec<_> = units.iter().map(|(catalog, _)| catalog.tracks.len()).collect();
+    let tracks: Vec<_> = units.iter().map(|Assembled { catalog, .. }| catalog.tracks.len()).collect();
     assert_eq!(tracks, [1, 2, 2]);
-    assert!(Arc::ptr_eq(&units[1].0, &units[2].0));
-    assert_eq!(units[0].0.epoch, units[1].0.epoch);
+    assert!(Arc::ptr_eq(&units[1].catalog, &units[2].catalog));
+    assert_eq!(units[0].catalog.epoch, units[1].catalog.epoch);
 }
 
 #[test]
@@ -109,8 +109,34 @@ fn a_stated_epoch_is_kept_exactly() {
         feed(&mut assembler, [metadata(&["videocodecid"], Some(7)), video(0, AVC), idr(960), idr(1000), idr(1040)]);
     assert_eq!(times(&units), [(V, 960), (V, 1000), (V, 1040)]);
     assert!(
-        units.iter().all(|(catalog, unit)| unit.epoch == Epoch(7) && catalog.clock == Some(WallClock::from_micros(5)))
+        units.iter().all(|Assembled { catalog, unit, .. }| unit.epoch == Epoch(7)
+            && catalog.clock == Some(WallClock::from_micros(5)))
     );
+}
+
+#[test]
+fn a_unit_follows_what_its_publisher_states() {
+    let gap = |epoch, track, dts: Option<i64>| {
+        Message::Gap(Gap { epoch: Epoch(epoch), predecessors: vec![(track, dts.map(Timestamp::from_millis))] })
+    };
+    let follows = |units: &[Assembled]| -> Vec<_> {
+        units.iter().map(|ready| ready.predecessor_dts.map(Timestamp::as_millis)).collect()
+    };
+    let mut assembler = TrackAssembler::new(SETTINGS, None);
+    let begins = [metadata(&["videocodecid"], Some(7)), gap(7, V, Some(460)), video(0, AVC), idr(500), idr(540)];
+    assert_eq!(follows(&feed(&mut assembler, begins)), [Some(460), Some(500)], "it begins where others have been");
+    let skips = [gap(7, V, Some(960)), gap(7, A, Some(3)), idr(1000), gap(8, V, Some(1)), idr(1040)];
+    assert_eq!(follows(&feed(&mut assembler, skips)), [Some(960), Some(1000)], "another broadcast's is nothing");
+    assert_eq!(follows(&feed(&mut assembler, [gap(7, V, None), idr(2000)])), [None], "it does not know");
+    // One that states no epoch has no other path: its order is the truth.
+    let mut assembler = TrackAssembler::new(SETTINGS, Some((Epoch(7), Timestamp::from_millis(60_000))));
+    let units = feed(&mut assembler, [metadata(&["videocodecid"], None), video(0, AVC), idr(0), idr(500), idr(533)]);
+    assert_eq!(follows(&units), [None, Some(60_040), Some(60_540)]);
+    // Units that came before it said who it is follow each other as they are named then.
+    let mut assembler = TrackAssembler::new(SETTINGS, Some((Epoch(6), Timestamp::from_millis(60_000))));
+    let units =
+        feed(&mut assembler, [video(0, AVC), idr(960), idr(1000), metadata(&["videocodecid"], Some(7)), idr(1040)]);
+    assert_eq!(follows(&units), [None, Some(960), Some(1000)]);
 }
 
 #[test]
@@ -136,7 +162,7 @@ fn a_publisher_without_epoch_goes_on_where_the_stream_was() {
     let mut assembler = TrackAssembler::new(SETTINGS, Some((Epoch(7), Timestamp::from_millis(60_000))));
     let units = feed(&mut assembler, [metadata(&["videocodecid"], None), video(0, AVC), idr(0), idr(33)]);
     assert_eq!(times(&units), [(V, 60_040), (V, 60_073)]);
-    assert_ne!(units[0].1.epoch, Epoch(7));
+    assert_ne!(units[0].unit.epoch, Epoch(7));
 }
 
 #[test]
@@ -146,8 +172,8 @@ fn a_clock_that_jumps_begins_an_epoch() {
     let two = feed(&mut assembler, [idr(0), idr(40)]);
     assert_eq!(times(&one), [(V, 500_000), (V, 500_040)]);
     assert_eq!(times(&two), [(V, 500_080), (V, 500_120)]);
-    assert_ne!(one[0].1.epoch, two[0].1.epoch);
-    assert!(two.iter().all(|(catalog, unit)| catalog.epoch == unit.epoch && catalog.tracks.len() == 1));
+    assert_ne!(one[0].unit.epoch, two[0].unit.epoch);
+    assert!(two.iter().all(|Assembled { catalog, unit, .. }| catalog.epoch == unit.epoch && catalog.tracks.len() == 1));
 }
 
 #[test]
@@ -158,8 +184,8 @@ fn metadata_that_changes_makes_a_new_catalog() {
     let later = Instant::now() + Duration::from_secs(2);
     assembler.message(metadata(&["videocodecid", "x"], None), later).unwrap();
     let other = assembler.message(idr(80), later).unwrap();
-    assert!(Arc::ptr_eq(&one[0].0, &same[0].0));
-    assert_eq!((other[0].0.epoch, other[0].0.metadata.len()), (one[0].0.epoch, 2));
+    assert!(Arc::ptr_eq(&one[0].catalog, &same[0].catalog));
+    assert_eq!((other[0].catalog.epoch, other[0].catalog.metadata.len()), (one[0].catalog.epoch, 2));
 }
 
 #[test]
@@ -172,11 +198,11 @@ fn metadata_that_changes_without_end_makes_few_catalogs() {
         let now = start + Duration::from_millis(10) * n;
         assembler.message(metadata(&["videocodecid", &n.to_string()], None), now).unwrap();
         let units = assembler.message(idr(n * 10 + 10), now).unwrap();
-        catalogs.extend(units.into_iter().map(|(catalog, _)| catalog));
+        catalogs.extend(units.into_iter().map(|Assembled { catalog, .. }| catalog));
     }
     // The last change is not lost, though nothing more is said.
     let now = start + Duration::from_secs(7);
-    catalogs.extend(assembler.message(idr(6000), now).unwrap().into_iter().map(|(catalog, _)| catalog));
+    catalogs.extend(assembler.message(idr(6000), now).unwrap().into_iter().map(|Assembled { catalog, .. }| catalog));
     assert!(catalogs.last().unwrap().metadata.contains_key("499"));
     catalogs.dedup_by(|a, b| Arc::ptr_eq(a, b));
     assert!((4..=7).contains(&catalogs.len()), "{}", catalogs.len());
@@ -189,8 +215,8 @@ fn metadata_that_changes_without_end_makes_few_catalogs() {
     let said = Metadata { values, epoch: Some(Epoch(9)), ..Metadata::default() };
     assembler.message(Message::Metadata(said), now).unwrap();
     let units = assembler.message(idr(6100), now).unwrap();
-    let kept = &units[0].0.metadata;
-    assert!(units[0].0.epoch == Epoch(9) && kept.contains_key("b") && !kept.contains_key("a"));
+    let kept = &units[0].catalog.metadata;
+    assert!(units[0].catalog.epoch == Epoch(9) && kept.contains_key("b") && !kept.contains_key("a"));
     assert!(!kept.contains_key("y") && (200..500).contains(&kept.len()), "{}", kept.len());
 }
 
@@ -227,8 +253,10 @@ fn units_before_a_stated_epoch_are_timed_as_its_own() {
         let about = Metadata { dts: stated.map(Timestamp::from_millis), ..about };
         let units = feed(&mut assembler, [video(0, AVC), idr(960), Message::Metadata(about), idr(1000)]);
         assert_eq!(times(&units), [(V, expected), (V, expected + 40)], "{last:?} {stated:?}");
-        assert!(units.iter().all(|(catalog, unit)| unit.epoch == Epoch(7) && catalog.epoch == Epoch(7)));
-        assert!(units.iter().all(|(_, unit)| unit.pts == unit.dts));
+        assert!(
+            units.iter().all(|Assembled { catalog, unit, .. }| unit.epoch == Epoch(7) && catalog.epoch == Epoch(7))
+        );
+        assert!(units.iter().all(|Assembled { unit, .. }| unit.pts == unit.dts));
     }
 }
 

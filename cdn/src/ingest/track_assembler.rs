@@ -11,8 +11,8 @@ use media::access_unit::TrackKind;
 use media::catalog::Value;
 use media::flv::{self, Demuxer, Event};
 use media::timestamp_unwrap::TimestampUnwrapper;
-use media::{AccessUnit, Catalog, Epoch, Timestamp, TrackId, WallClock};
-use net::rtmp::{Message, Metadata};
+use media::{AccessUnit, Catalog, Epoch, Timestamp, TrackId, TrackOrder, WallClock};
+use net::rtmp::{Gap, Message, Metadata};
 
 /// Reads one publisher.
 #[derive(Debug)]
@@ -31,6 +31,8 @@ pub(crate) struct TrackAssembler {
     /// What the stream had of the epoch that it had last.
     last_epoch: Option<(Epoch, Timestamp)>,
     pending: Option<Pending>,
+    /// Of the units that came by this connection; a publisher that left some out says so.
+    order: TrackOrder,
     /// Which tracks the publisher's metadata spoke of.
     expected: Option<ExpectedTracks>,
     /// When the publisher may say something else about itself.
@@ -73,7 +75,7 @@ pub(crate) struct Settings {
 
 #[derive(Debug, Default)]
 struct Pending {
-    units: Vec<AccessUnit>,
+    units: Vec<(AccessUnit, Option<Timestamp>)>,
     bytes: usize,
     until: Option<Instant>,
 }
@@ -84,8 +86,15 @@ struct ExpectedTracks {
     audio: bool,
 }
 
-/// A unit and the catalog in force.
-pub(crate) type Unit = (Arc<Catalog>, AccessUnit);
+/// A unit that is ready for the stream.
+#[derive(Debug)]
+pub(crate) struct Assembled {
+    /// The one in force.
+    pub(crate) catalog: Arc<Catalog>,
+    pub(crate) unit: AccessUnit,
+    /// DTS of the unit that it follows, as its publisher states; of one that states nothing, the unit that came before.
+    pub(crate) predecessor_dts: Option<Timestamp>,
+}
 
 impl TrackAssembler {
     /// For a publisher of a stream that had, of its last epoch, units up to a DTS.
@@ -101,6 +110,7 @@ impl TrackAssembler {
             newest: last_epoch.map(|(_, dts)| dts),
             last_epoch,
             pending: Some(Pending::default()),
+            order: TrackOrder::default(),
             expected: None,
             next_change: None,
             deferred_metadata: None,
@@ -117,7 +127,7 @@ impl TrackAssembler {
     ///
     /// # Errors
     /// What is wrong with it.
-    pub(crate) fn message(&mut self, message: Message, now: Instant) -> Result<Vec<Unit>, Error> {
+    pub(crate) fn message(&mut self, message: Message, now: Instant) -> Result<Vec<Assembled>, Error> {
         if let Some(metadata) = self.deferred_metadata.take() {
             self.change(metadata, now);
         }
@@ -130,6 +140,10 @@ impl TrackAssembler {
             Message::Audio { timestamp, body } => self.demuxer.audio(timestamp, body)?,
             Message::Video { timestamp, body } => self.demuxer.video(timestamp, body)?,
             Message::EndOfStream => return Ok(self.flush_pending()),
+            Message::Gap(gap) => {
+                self.gap(&gap);
+                return Ok(Vec::new());
+            }
             // Dealt with before it comes here.
             Message::Peer(_) | Message::Timing(_) => return Ok(Vec::new()),
         };
@@ -147,11 +161,11 @@ impl TrackAssembler {
     }
 
     /// Gives what has waited long enough by `now`.
-    pub(crate) fn on_deadline(&mut self, now: Instant) -> Vec<Unit> {
+    pub(crate) fn on_deadline(&mut self, now: Instant) -> Vec<Assembled> {
         if self.deadline().is_some_and(|until| until <= now) { self.flush_pending() } else { Vec::new() }
     }
 
-    fn event(&mut self, event: Event, now: Instant, ready: &mut Vec<Unit>) -> Result<(), Error> {
+    fn event(&mut self, event: Event, now: Instant, ready: &mut Vec<Assembled>) -> Result<(), Error> {
         match event {
             Event::Track(track) => {
                 // A change in mid-wait concerns the units after it: those before it go first.
@@ -180,7 +194,7 @@ impl TrackAssembler {
         if count < MAX_EPOCHS { Ok(()) } else { Err(Error::TooManyEpochs) }
     }
 
-    fn unit(&mut self, mut unit: AccessUnit, now: Instant, ready: &mut Vec<Unit>) {
+    fn unit(&mut self, mut unit: AccessUnit, now: Instant, ready: &mut Vec<Assembled>) {
         if self.catalog.track(unit.track).is_none() {
             tracing::debug!(track = %unit.track, "a unit of a track that is not carried");
             return;
@@ -195,12 +209,13 @@ impl TrackAssembler {
             unit.pts = Timestamp::from_millis(unit.pts.as_millis().saturating_add(timestamp_offset));
         }
         self.newest = self.newest.max(Some(unit.dts));
+        let predecessor_dts = self.order.follow(&unit);
         match &mut self.pending {
-            None => ready.push((self.shared_catalog(), unit)),
+            None => ready.push(Assembled { catalog: self.shared_catalog(), unit, predecessor_dts }),
             Some(pending) => {
                 pending.until.get_or_insert(now + self.settings.track_wait);
                 pending.bytes = pending.bytes.saturating_add(unit.payload.len());
-                pending.units.push(unit);
+                pending.units.push((unit, predecessor_dts));
                 if pending.bytes > self.settings.max_pending_bytes || pending.units.len() > MAX_PENDING_UNITS {
                     ready.extend(self.flush_pending());
                 }
@@ -208,7 +223,16 @@ impl TrackAssembler {
         }
     }
 
-    fn metadata(&mut self, metadata: Metadata, now: Instant) -> Result<Vec<Unit>, Error> {
+    /// The publisher left units out, or begins where others have been.
+    fn gap(&mut self, gap: &Gap) {
+        if self.is_stated && gap.epoch == self.catalog.epoch {
+            for (track, predecessor) in &gap.predecessors {
+                self.order.state(gap.epoch, *track, *predecessor);
+            }
+        }
+    }
+
+    fn metadata(&mut self, metadata: Metadata, now: Instant) -> Result<Vec<Assembled>, Error> {
         let Metadata { values, epoch, clock, dts } = metadata;
         let mut ready = Vec::new();
         if let Some(epoch) = epoch.filter(|epoch| !self.is_stated || *epoch != self.catalog.epoch) {
@@ -255,14 +279,15 @@ impl TrackAssembler {
         // Units that wait are of the publisher that now says who it is: they are named and timed as it would have.
         let timestamp_offset = self.timestamp_offset.take().unwrap_or(0);
         let mut timeline = near.map_or_else(TimestampUnwrapper::new, |near| TimestampUnwrapper::near(near.as_millis()));
-        for unit in self.pending.iter_mut().flat_map(|pending| &mut pending.units) {
+        for (unit, predecessor_dts) in self.pending.iter_mut().flat_map(|pending| &mut pending.units) {
             let composition = unit.pts.as_millis() - unit.dts.as_millis();
             let dts = timeline.unwrap_exact(Timestamp::from_millis(unit.dts.as_millis() - timestamp_offset).as_rtmp());
             unit.epoch = epoch;
             unit.dts = Timestamp::from_millis(dts);
             unit.pts = Timestamp::from_millis(dts + composition);
+            *predecessor_dts = self.order.follow(unit);
         }
-        let pending = self.pending.iter().flat_map(|pending| &pending.units).map(|unit| unit.dts).max();
+        let pending = self.pending.iter().flat_map(|pending| &pending.units).map(|(unit, _)| unit.dts).max();
         self.newest = pending.or(self.last_epoch.map(|(_, dts)| dts)).or(self.newest);
         self.begin_epoch(epoch, true);
     }
@@ -286,7 +311,7 @@ impl TrackAssembler {
         self.shared = None;
     }
 
-    fn flush_if_complete(&mut self) -> Vec<Unit> {
+    fn flush_if_complete(&mut self) -> Vec<Assembled> {
         let has = |kind| self.catalog.tracks.iter().any(|track| track.id.kind == kind);
         let wants = self.expected.filter(|p| p.video || p.audio).unwrap_or(ExpectedTracks { video: true, audio: true });
         let is_complete = (!wants.video || has(TrackKind::Video)) && (!wants.audio || has(TrackKind::Audio));
@@ -294,10 +319,11 @@ impl TrackAssembler {
     }
 
     /// Ends the wait.
-    fn flush_pending(&mut self) -> Vec<Unit> {
+    fn flush_pending(&mut self) -> Vec<Assembled> {
         let Some(pending) = self.pending.take().map(|pending| pending.units) else { return Vec::new() };
         let shared = self.shared_catalog();
-        pending.into_iter().map(|unit| (shared.clone(), unit)).collect()
+        let ready = |(unit, predecessor_dts)| Assembled { catalog: shared.clone(), unit, predecessor_dts };
+        pending.into_iter().map(ready).collect()
     }
 
     fn shared_catalog(&mut self) -> Arc<Catalog> {

@@ -93,7 +93,7 @@ mod tests {
                 {
                     let (dts, payload) = (Timestamp::from_millis(dts), Bytes::from_static(b"x"));
                     let unit = AccessUnit { epoch: Epoch(*epoch), track, dts, pts: dts, random_access, payload };
-                    window.push(catalog.clone(), unit);
+                    window.push(catalog.clone(), unit, None);
                 }
             }
         }

@@ -15,7 +15,7 @@ use cdn::rtmp::RtmpServer;
 use media::codec::{Codec, CodecConfig};
 use media::flv::{Demuxer, Event};
 use media::live_window::Bounds;
-use media::{AccessUnit, Catalog, Epoch, Timestamp, Track, TrackId};
+use media::{AccessUnit, Catalog, Epoch, Timestamp, Track, TrackId, TrackOrder};
 use net::rtmp::client::{self, ClientOptions};
 use net::rtmp::{Message, url};
 use tokio::net::TcpListener;
@@ -78,7 +78,13 @@ impl Server {
     pub async fn play(&self, name: &str) -> Result<Viewer, net::rtmp::Error> {
         let url = url::parse(&format!("rtmp://{}/live/{name}", self.address)).unwrap();
         let player = within(client::play(&url, ClientOptions::default())).await?;
-        Ok(Viewer { player, demuxer: Demuxer::new(Epoch(0)), catalog: Catalog::new(Epoch(0)) })
+        Ok(Viewer {
+            player,
+            demuxer: Demuxer::new(Epoch(0)),
+            catalog: Catalog::new(Epoch(0)),
+            order: TrackOrder::default(),
+            predecessor: None,
+        })
     }
 }
 
@@ -92,6 +98,9 @@ pub struct Viewer {
     pub player: client::Player,
     demuxer: Demuxer,
     pub catalog: Catalog,
+    order: TrackOrder,
+    /// Of the last unit that came.
+    pub predecessor: Option<Timestamp>,
 }
 
 impl Viewer {
@@ -110,6 +119,12 @@ impl Viewer {
                 }
                 Message::Audio { timestamp, body } => self.demuxer.audio(timestamp, body).unwrap(),
                 Message::Video { timestamp, body } => self.demuxer.video(timestamp, body).unwrap(),
+                Message::Gap(gap) => {
+                    for (track, predecessor) in gap.predecessors {
+                        self.order.state(gap.epoch, track, predecessor);
+                    }
+                    continue;
+                }
                 Message::EndOfStream | Message::Peer(_) | Message::Timing(_) => return None,
             };
             let mut unit = None;
@@ -120,8 +135,9 @@ impl Viewer {
                     _ => {}
                 }
             }
-            if unit.is_some() {
-                return unit;
+            if let Some(unit) = unit {
+                self.predecessor = self.order.follow(&unit);
+                return Some(unit);
             }
         }
     }

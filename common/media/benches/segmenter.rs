@@ -111,7 +111,7 @@ fn broadcast() -> Vec<Entry> {
     }
     units.sort_by_key(|unit| unit.dts);
     let mut window = LiveWindow::new(Bounds { duration: Duration::MAX, bytes: usize::MAX });
-    units.into_iter().map(|unit| window.push(Arc::clone(&catalog), unit).clone()).collect()
+    units.into_iter().map(|unit| window.push(Arc::clone(&catalog), unit, None).clone()).collect()
 }
 
 const RUNS: usize = 15;

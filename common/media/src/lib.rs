@@ -4,8 +4,8 @@
 //! parameter. `deploy/test` proves the absence with `cargo tree`.
 //!
 //! A reader who follows the media meets, in order: [`access_unit`] (the currency), [`catalog`] (what a broadcast consists
-//! of), [`codec`], [`flv`] (how RTMP carries it), [`timestamp_unwrap`] (32-bit clocks unwrapped), [`live_window`] (what a server
-//! holds), [`fmp4`] and [`hls`] (how HTTP carries it), then [`path_merge`], [`select`] and [`latency`] (what a viewer does).
+//! of), [`codec`], [`flv`] (how RTMP carries it), [`timestamp_unwrap`] (32-bit clocks unwrapped), [`track_order`] (which
+//! unit follows which), [`live_window`] (what a server holds), [`fmp4`] and [`hls`] (how HTTP carries it), then [`path_merge`], [`select`] and [`latency`] (what a viewer does).
 #![forbid(unsafe_code)]
 
 pub mod access_unit;
@@ -21,8 +21,10 @@ pub mod path_merge;
 pub mod select;
 pub mod time;
 pub mod timestamp_unwrap;
+pub mod track_order;
 
 pub use access_unit::{AccessUnit, TrackId, TrackKind};
 pub use catalog::{Catalog, Epoch, Track};
 pub use live_window::{Cursor, LiveWindow};
 pub use time::{Timestamp, WallClock};
+pub use track_order::TrackOrder;

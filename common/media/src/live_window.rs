@@ -13,6 +13,7 @@ use bytes::Bytes;
 use crate::access_unit::{AccessUnit, TrackId};
 use crate::catalog::{Catalog, Epoch};
 use crate::time::Timestamp;
+use crate::track_order::TrackOrder;
 
 /// An access unit in the window, and the catalog in force from it on. Cloning copies no media.
 #[derive(Clone, Debug)]
@@ -25,7 +26,8 @@ pub struct Entry {
     pub catalog: Arc<Catalog>,
     /// The unit.
     pub unit: AccessUnit,
-    /// DTS of the unit that it follows: the one before it of its track, in the same epoch. `None` for the first.
+    /// DTS of the unit of its track that it follows, as its source states: not always one that the window has held. `None` for the first
+    /// of its track in its epoch, and where the source cannot say.
     pub predecessor_dts: Option<Timestamp>,
     /// Milliseconds on the window's own clock, which only rises; spans epochs.
     at: i64,
@@ -64,8 +66,6 @@ pub struct LiveWindow {
     weight: usize,
     /// What to add to a DTS of the newest epoch to get the window's own clock.
     offset: i64,
-    /// The newest DTS of each track of the newest epoch.
-    last: Vec<(TrackId, Timestamp)>,
 }
 
 impl LiveWindow {
@@ -79,18 +79,18 @@ impl LiveWindow {
             bytes: 0,
             weight: 0,
             offset: 0,
-            last: Vec::new(),
         }
     }
 
     /// Appends a unit and evicts what no longer fits, oldest GOP first.
     ///
-    /// The caller has made sure that `unit.epoch == catalog.epoch` and that DTS rises within the track.
-    pub fn push(&mut self, catalog: Arc<Catalog>, unit: AccessUnit) -> &Entry {
+    /// `predecessor_dts` is the unit of its track that it follows in the broadcast, which only its source knows: the unit before it in this
+    /// window is another one if the source left units out. The caller has made sure that `unit.epoch == catalog.epoch` and that DTS
+    /// rises within the track.
+    pub fn push(&mut self, catalog: Arc<Catalog>, unit: AccessUnit, predecessor_dts: Option<Timestamp>) -> &Entry {
         let newest = self.entries.back().map(|last| (last.unit.epoch, last.at));
         if newest.is_none_or(|(epoch, _)| epoch != unit.epoch) {
             self.offset = newest.map_or(0, |(_, at)| at).saturating_sub(unit.dts.as_millis());
-            self.last.clear();
         }
         // By the epoch's own clock: to go by the unit before would count the distance between two tracks again and again.
         let at = newest.map_or(0, |(_, at)| at).max(self.offset.saturating_add(unit.dts.as_millis()));
@@ -102,13 +102,6 @@ impl LiveWindow {
         if starts_gop {
             self.gops.push_back(self.next_position);
         }
-        let predecessor_dts = match self.last.iter_mut().find(|(track, _)| *track == unit.track) {
-            Some((_, last)) => Some(std::mem::replace(last, unit.dts)),
-            None => {
-                self.last.push((unit.track, unit.dts));
-                None
-            }
-        };
         let head = Arc::default();
         self.entries.push_back(Entry {
             position: self.next_position,
@@ -155,6 +148,32 @@ impl LiveWindow {
     pub fn first_missing(&self, epoch: Epoch, have: &[(TrackId, Timestamp)]) -> Option<&Entry> {
         let lacks = |unit: &AccessUnit| have.iter().all(|(track, last)| *track != unit.track || unit.dts > *last);
         self.entries.iter().find(|entry| entry.unit.epoch == epoch && lacks(&entry.unit))
+    }
+
+    /// The held unit of the same track and epoch before the one at `position`.
+    pub fn newest_before(&self, position: u64, epoch: Epoch, track: TrackId) -> Option<&Entry> {
+        let held = usize::try_from(position.saturating_sub(self.first_position())).unwrap_or(usize::MAX);
+        let before = self.entries.range(..held.min(self.entries.len())).rev();
+        before.take_while(|entry| entry.unit.epoch == epoch).find(|entry| entry.unit.track == track)
+    }
+
+    /// DTS of the unit that the next unit of `track` from `position` on follows, be it held or still to come; `None` where that is not known.
+    pub fn predecessor_of_next(&self, position: u64, epoch: Epoch, track: TrackId) -> Option<Timestamp> {
+        let mut next = self.from(position).take_while(|entry| entry.unit.epoch == epoch);
+        match next.find(|entry| entry.unit.track == track) {
+            Some(next) => next.predecessor_dts,
+            None => self.newest_before(position, epoch, track).map(|entry| entry.unit.dts),
+        }
+    }
+
+    /// What a reader that has come to `entry` without a skip has had of its broadcast, as far as it is held.
+    pub fn order_before(&self, entry: &Entry) -> TrackOrder {
+        let (mut order, epoch) = (TrackOrder::default(), entry.unit.epoch);
+        for track in &entry.catalog.tracks {
+            let newest = self.newest_before(entry.position, epoch, track.id);
+            order.state(epoch, track.id, newest.map(|entry| entry.unit.dts));
+        }
+        order
     }
 
     /// The newest unit.
@@ -326,7 +345,7 @@ mod tests {
     fn fill(window: &mut LiveWindow, pictures: std::ops::Range<i64>) {
         let catalog = catalog(1, true);
         for n in pictures {
-            window.push(catalog.clone(), unit(1, TrackId::VIDEO, n * 40, n % 10 == 0, 10));
+            window.push(catalog.clone(), unit(1, TrackId::VIDEO, n * 40, n % 10 == 0, 10), None);
         }
     }
 
@@ -342,22 +361,57 @@ mod tests {
         assert_eq!([10, 24, 25].map(|position| w.lag(position).as_millis()), [560, 0, 0]);
     }
 
-    #[test]
-    fn each_unit_says_which_one_it_follows() {
-        let mut w = window(10_000, 10_000);
-        let c = catalog(1, true);
-        for (track, dts) in [(TrackId::VIDEO, 0), (TrackId::AUDIO, 5), (TrackId::VIDEO, 40), (TrackId::AUDIO, 26)] {
-            w.push(c.clone(), unit(1, track, dts, true, 1));
+    /// A picture every 40 ms and a sound after each, as the source had them; those at `skipped` never came here.
+    fn fill_but(window: &mut LiveWindow, pictures: std::ops::Range<i64>, skipped: std::ops::Range<i64>) {
+        let (catalog, mut order) = (catalog(1, true), TrackOrder::default());
+        for n in pictures {
+            for (track, dts) in [(TrackId::VIDEO, n * 40), (TrackId::AUDIO, n * 40 + 5)] {
+                let unit = unit(1, track, dts, n % 10 == 0, 10);
+                let predecessor = order.follow(&unit);
+                if !skipped.contains(&n) {
+                    window.push(catalog.clone(), unit, predecessor);
+                }
+            }
         }
-        w.push(catalog(2, true), unit(2, TrackId::VIDEO, 80, true, 1));
-        let predecessor_dts: Vec<_> = w.from(0).map(|e| e.predecessor_dts.map(Timestamp::as_millis)).collect();
-        assert_eq!(predecessor_dts, [None, None, Some(0), Some(5), None]);
+    }
+
+    #[test]
+    fn a_unit_follows_the_one_that_its_source_states() {
+        let mut w = window(10_000, 10_000);
+        fill_but(&mut w, 0..31, 3..30);
+        let stated: Vec<_> = w.from(0).map(|e| e.predecessor_dts.map(Timestamp::as_millis)).collect();
+        assert_eq!(stated, [None, None, Some(0), Some(5), Some(40), Some(45), Some(29 * 40), Some(29 * 40 + 5)]);
+    }
+
+    #[test]
+    fn a_reader_is_told_what_the_next_of_each_track_follows() {
+        let mut w = window(10_000, 10_000);
+        w.push(catalog(9, true), unit(9, TrackId::VIDEO, 7, true, 1), None);
+        let mut both = Catalog::clone(&catalog(1, true));
+        let format = Format::Audio { sample_rate: 48_000, channels: 2 };
+        let config = CodecConfig { codec: Codec::Aac, record: Bytes::new(), format };
+        both.set_track(Track { id: TrackId::AUDIO, config });
+        let (both, at) = (Arc::new(both), |millis| Some(Timestamp::from_millis(millis)));
+        w.push(both.clone(), unit(1, TrackId::VIDEO, 400, true, 1), at(360));
+        w.push(both.clone(), unit(1, TrackId::AUDIO, 410, true, 1), None);
+        w.push(both.clone(), unit(1, TrackId::VIDEO, 1200, true, 1), at(1160));
+        w.push(both, unit(1, TrackId::VIDEO, 1240, false, 1), at(1200));
+        let told = |position| [TrackId::VIDEO, TrackId::AUDIO].map(|id| w.predecessor_of_next(position, Epoch(1), id));
+        assert_eq!(told(1), [at(360), None], "video, audio");
+        assert_eq!(told(3), [at(1160), at(410)], "no sound has come since");
+        assert_eq!(told(5), [at(1240), at(410)], "nothing has come since");
+        assert_eq!(w.predecessor_of_next(0, Epoch(9), TrackId::VIDEO), None);
+        let order = |position| {
+            let order = w.order_before(w.from(position).next().unwrap());
+            [TrackId::VIDEO, TrackId::AUDIO].map(|track| order.newest(Epoch(1), track))
+        };
+        assert_eq!((order(3), order(1)), ([at(400), at(410)], [None, None]));
     }
 
     #[test]
     fn a_head_is_made_once_for_all() {
         let mut w = window(10_000, 10_000);
-        w.push(catalog(1, true), unit(1, TrackId::VIDEO, 0, true, 1));
+        w.push(catalog(1, true), unit(1, TrackId::VIDEO, 0, true, 1), None);
         let mut made = 0;
         let mut read = || {
             let entries = Cursor::at(0).read(&w, 100).entries;
@@ -375,7 +429,7 @@ mod tests {
         let mut w = window(10_000, 10_000);
         let c = catalog(1, true);
         for (track, dts) in [(TrackId::VIDEO, 0), (TrackId::AUDIO, 5), (TrackId::VIDEO, 40), (TrackId::AUDIO, 26)] {
-            w.push(c.clone(), unit(1, track, dts, true, 1));
+            w.push(c.clone(), unit(1, track, dts, true, 1), None);
         }
         let check = |epoch, have: &[(TrackId, i64)], expected: Option<u64>| {
             let have: Vec<_> = have.iter().map(|(track, dts)| (*track, Timestamp::from_millis(*dts))).collect();
@@ -414,7 +468,7 @@ mod tests {
         let mut w = window(10_000, 50);
         let c = catalog(1, true);
         for n in 0..20 {
-            w.push(c.clone(), unit(1, TrackId::VIDEO, n * 40, n == 0, 10));
+            w.push(c.clone(), unit(1, TrackId::VIDEO, n * 40, n == 0, 10), None);
         }
         assert_eq!((w.bytes(), w.join_position()), (50, None));
     }
@@ -436,14 +490,14 @@ mod tests {
         let c = catalog(1, true);
         let mut cursor = Cursor::at_live_edge();
         for n in 0..20 {
-            w.push(c.clone(), unit(1, TrackId::VIDEO, n * 40, n == 0, 10));
+            w.push(c.clone(), unit(1, TrackId::VIDEO, n * 40, n == 0, 10), None);
             if n == 0 {
                 cursor.read(&w, usize::MAX);
             }
         }
         let read = cursor.read(&w, usize::MAX);
         assert_eq!((read.skipped, read.entries.len(), cursor.position()), (19, 0, None));
-        w.push(c, unit(1, TrackId::VIDEO, 800, true, 10));
+        w.push(c, unit(1, TrackId::VIDEO, 800, true, 10), None);
         assert_eq!(cursor.read(&w, usize::MAX).entries[0].position, 20);
     }
 
@@ -453,7 +507,7 @@ mod tests {
         for n in 0..100 {
             let mut heavy = Catalog::clone(&catalog(1, true));
             heavy.tracks[0].config.record = Bytes::from(vec![0; 10_000]);
-            w.push(Arc::new(heavy), unit(1, TrackId::VIDEO, n * 40, true, 10));
+            w.push(Arc::new(heavy), unit(1, TrackId::VIDEO, n * 40, true, 10), None);
         }
         assert_eq!(w.first_position(), 91);
     }
@@ -475,7 +529,7 @@ mod tests {
         let mut w = window(10_000, 10_000);
         let c = catalog(1, false);
         for n in 0..100 {
-            w.push(c.clone(), unit(1, TrackId::AUDIO, n * 23, true, 1));
+            w.push(c.clone(), unit(1, TrackId::AUDIO, n * 23, true, 1), None);
         }
         assert_eq!(w.join_position(), Some(88));
     }
@@ -485,14 +539,14 @@ mod tests {
         let mut w = window(60_000, 1 << 20);
         let c = catalog(1, true);
         for n in 0..100 {
-            w.push(c.clone(), unit(1, TrackId::VIDEO, n * 40, n % 25 == 0, 1));
-            w.push(c.clone(), unit(1, TrackId::AUDIO, n * 40 - 30, true, 1));
+            w.push(c.clone(), unit(1, TrackId::VIDEO, n * 40, n % 25 == 0, 1), None);
+            w.push(c.clone(), unit(1, TrackId::AUDIO, n * 40 - 30, true, 1), None);
         }
         assert_eq!(w.duration(), Duration::from_millis(99 * 40));
         // Another broadcast goes on where this one ended.
         let c = catalog(2, true);
-        w.push(c.clone(), unit(2, TrackId::VIDEO, 500_000, true, 1));
-        w.push(c, unit(2, TrackId::VIDEO, 500_040, false, 1));
+        w.push(c.clone(), unit(2, TrackId::VIDEO, 500_000, true, 1), None);
+        w.push(c, unit(2, TrackId::VIDEO, 500_040, false, 1), None);
         assert_eq!(w.duration(), Duration::from_millis(100 * 40));
     }
 
@@ -504,7 +558,7 @@ mod tests {
             for (n, (epoch, video, random_access, step, size)) in units.into_iter().enumerate() {
                 dts += step;
                 let track = if video { TrackId::VIDEO } else { TrackId::AUDIO };
-                w.push(catalog(epoch, true), unit(epoch, track, dts, random_access, size));
+                w.push(catalog(epoch, true), unit(epoch, track, dts, random_access, size), None);
                 prop_assert!(w.entries.len() == 1 || (w.bytes() <= 1000 && w.duration() <= Duration::from_millis(1000)));
                 prop_assert_eq!(w.bytes(), w.entries.iter().map(|e| e.unit.payload.len()).sum::<usize>());
                 prop_assert_eq!(w.next_position(), n as u64 + 1);

@@ -1,11 +1,11 @@
 //! The path merger: several paths in, one sequence of access units out, each unit once.
 //!
-//! Paths carry the same units under the same names, so merging needs no timing and no guesswork. Each path is contiguous in
-//! itself: what follows a unit on a path is what follows it in the broadcast. So a unit is next if its predecessor on its own
-//! path has been put out; it is a repeat if it is not newer than the last one put out; otherwise units are missing before it,
-//! and it waits for another path to bring them. A path that says of each unit which one it follows (the relay does) is believed, and
-//! need not be in order over its tracks. The caller decides how long ([`PathMerger::skip_gap`]); with one path open there is
-//! nobody to wait for, and the path merger goes on at once, at the next random access point.
+//! Paths carry the same units under the same names, so merging needs no timing and no guesswork. A unit is next if its predecessor has
+//! been put out; it is a repeat if it is not newer than the last one put out; otherwise units are missing before it, and it waits for
+//! another path to bring them. The predecessor is what the path states ([`Predecessor`]); of a path that cannot state it, the order
+//! stands in, unless a unit that begins a GOP comes so late that others may be missing before it. The caller decides how long to wait
+//! ([`PathMerger::skip_gap`]); with one path open there is nobody to wait for, and the path merger goes on at once, at the next random access
+//! point.
 //!
 //! What comes out rises strictly in DTS within a track, holds no unit twice, and starts (and goes on after a loss) at a random
 //! access point of the video track. Pure: which paths run, and when one is silent, is [`select`](crate::select)'s business.
@@ -16,10 +16,39 @@ use std::sync::Arc;
 use crate::access_unit::{AccessUnit, TrackId};
 use crate::catalog::{Catalog, Epoch};
 use crate::time::{Timestamp, WallClock};
+use crate::track_order::TrackOrder;
 
 /// A path that units come by; the caller numbers them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PathId(pub u32);
+
+/// Which unit of its track a unit follows in the broadcast, as its path says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Predecessor {
+    /// The one with this DTS.
+    Dts(Timestamp),
+    /// The first of its track, or one whose predecessor is not known.
+    Unknown,
+    /// The path says nothing (HLS, servers of others): most likely the unit that it brought before.
+    PathOrder,
+}
+
+impl Predecessor {
+    /// The stated one.
+    pub fn dts(self) -> Option<Timestamp> {
+        match self {
+            Self::Dts(dts) => Some(dts),
+            Self::Unknown | Self::PathOrder => None,
+        }
+    }
+}
+
+/// What a path that states predecessors says: `None` is the first of its track, or not known.
+impl From<Option<Timestamp>> for Predecessor {
+    fn from(stated: Option<Timestamp>) -> Self {
+        stated.map_or(Self::Unknown, Self::Dts)
+    }
+}
 
 /// A unit of the merged sequence.
 #[derive(Clone, Debug)]
@@ -83,8 +112,8 @@ struct TrackProgress {
 #[derive(Debug, Default)]
 struct Path {
     epoch: Option<Epoch>,
-    /// The last unit that this path brought of each track, if it has been put out.
-    previous: BTreeMap<TrackId, Timestamp>,
+    /// The last unit of each track that this path brought without a gap.
+    order: TrackOrder,
     /// Whether the last unit of whatever track that this path brought has been put out.
     contiguous: bool,
     /// Units that wait for another path to fill the hole before them, oldest first.
@@ -96,8 +125,10 @@ struct Path {
 struct QueuedUnit {
     catalog: Arc<Catalog>,
     unit: AccessUnit,
-    /// The unit that it follows, as its path says.
+    /// The unit that it follows, if that is known.
     predecessor: Option<Timestamp>,
+    /// Whether the path stated it; else it is what the path brought before.
+    is_stated: bool,
 }
 
 impl PathMerger {
@@ -111,6 +142,14 @@ impl PathMerger {
         self.paths.insert(path, Path::default());
     }
 
+    /// What a path brings next need not follow on what it brought before. What it has brought stays.
+    pub fn gap(&mut self, path: PathId) {
+        if let Some(path) = self.paths.get_mut(&path) {
+            path.order.clear();
+            path.contiguous = false;
+        }
+    }
+
     /// Closes a path. What it had waiting is dropped; if one path is left, that one goes on into `out`.
     pub fn close(&mut self, path: PathId, out: &mut Vec<MergedUnit>) {
         if self.paths.remove(&path).is_some() && self.paths.len() == 1 {
@@ -118,14 +157,13 @@ impl PathMerger {
         }
     }
 
-    /// Takes the next unit of a path (which opens it) and puts what is due into `out`. `predecessor` is the DTS of the unit of its track that
-    /// it follows, if the path says so; `None` leaves it to the order in which the path brings its units.
+    /// Takes the next unit of a path (which opens it) and puts what is due into `out`.
     pub fn push(
         &mut self,
         path: PathId,
         catalog: &Arc<Catalog>,
         unit: AccessUnit,
-        predecessor: Option<Timestamp>,
+        predecessor: Predecessor,
         out: &mut Vec<MergedUnit>,
     ) {
         let is_alone = self.paths.keys().all(|id| *id == path);
@@ -146,7 +184,13 @@ impl PathMerger {
         if entry.epoch != Some(unit.epoch) {
             *entry = Path { epoch: Some(unit.epoch), ..Path::default() };
         }
-        self.enqueue(path, QueuedUnit { catalog: catalog.clone(), unit, predecessor });
+        let before = entry.order.follow(&unit);
+        let (predecessor, is_stated) = match predecessor {
+            Predecessor::Dts(dts) => (Some(dts), true),
+            Predecessor::Unknown => (None, false),
+            Predecessor::PathOrder => (before, false),
+        };
+        self.enqueue(path, QueuedUnit { catalog: catalog.clone(), unit, predecessor, is_stated });
         if self.paths.len() == 1 {
             self.skip_gap(out);
         } else {
@@ -172,7 +216,7 @@ impl PathMerger {
                 Some(state) => state.needs_random_access = true,
                 None => self.paths.entry(path).or_default().contiguous = true,
             }
-            if !self.process_front(path, out) {
+            if !self.take_next(path, out) {
                 return;
             }
         }
@@ -222,7 +266,6 @@ impl PathMerger {
         while path.bytes > MAX_WAITING_BYTES && path.waiting.len() > 1 {
             if let Some(QueuedUnit { unit: dropped, .. }) = path.waiting.pop_front() {
                 path.bytes -= dropped.payload.len();
-                path.previous.remove(&dropped.track);
                 self.counters.overflowed += 1;
             }
         }
@@ -231,43 +274,45 @@ impl PathMerger {
     /// Lets go whatever waits no longer, on any path.
     fn drain(&mut self, out: &mut Vec<MergedUnit>) {
         let ids: Vec<PathId> = self.paths.keys().copied().collect();
-        while ids.iter().any(|id| self.process_front(*id, out)) {}
+        while ids.iter().any(|id| self.take_next(*id, out)) {}
     }
 
-    /// Deals with the first unit that waits on a path; `false` if there is none or it must go on waiting.
-    fn process_front(&mut self, id: PathId, out: &mut Vec<MergedUnit>) -> bool {
-        let Some(path) = self.paths.get_mut(&id) else { return false };
-        let Some(front) = path.waiting.front() else { return false };
-        if path.epoch != self.epoch {
+    /// Deals with the first unit that need not wait on a path; `false` if there is none.
+    fn take_next(&mut self, id: PathId, out: &mut Vec<MergedUnit>) -> bool {
+        let is_alone = self.paths.len() == 1;
+        let Some(path) = self.paths.get_mut(&id).filter(|path| path.epoch == self.epoch) else { return false };
+        let (tracks, started) = (&self.tracks, self.started);
+        let Some((at, placement)) = path.next_due(|path, unit| placement(tracks, path, started, is_alone, unit)) else {
             return false;
-        }
-        let placement = placement(&self.tracks, path, self.started, front);
-        if matches!(placement, Placement::Wait) {
-            return false;
-        }
-        let QueuedUnit { catalog, unit, .. } = path.waiting.pop_front().expect("there is a front");
+        };
+        let QueuedUnit { catalog, unit, is_stated, .. } = path.waiting.remove(at).expect("it was just found");
         path.bytes -= unit.payload.len();
         path.contiguous = matches!(placement, Placement::Next | Placement::Duplicate);
-        match path.contiguous {
-            true => path.previous.insert(unit.track, unit.dts),
-            false => path.previous.remove(&unit.track),
-        };
         match placement {
-            Placement::Next => self.emit(id, catalog, unit, out),
+            Placement::Next => self.emit(id, catalog, unit, is_stated, out),
             Placement::Duplicate => self.counters.duplicates += 1,
             Placement::Undecodable | Placement::Wait => self.counters.undecodable += 1,
         }
         true
     }
 
-    fn emit(&mut self, id: PathId, catalog: Arc<Catalog>, unit: AccessUnit, out: &mut Vec<MergedUnit>) {
+    fn emit(
+        &mut self,
+        id: PathId,
+        catalog: Arc<Catalog>,
+        unit: AccessUnit,
+        is_stated: bool,
+        out: &mut Vec<MergedUnit>,
+    ) {
         let mut lost = 0;
         match self.tracks.get_mut(&unit.track) {
             Some(track) => {
                 let step = (unit.dts - track.last) as f64;
                 let missing = if track.interval > 0.0 { (step / track.interval).round() as i64 - 1 } else { 0 };
-                // A server that skips goes on at a random access point; elsewhere a long step is an encoder that paused.
-                let is_gap = step > track.interval * GAP_INTERVALS && track.interval > 0.0 && unit.random_access;
+                // A server that skips and does not say so goes on at a random access point; elsewhere a long step is an encoder that
+                // paused.
+                let is_gap =
+                    !is_stated && step > track.interval * GAP_INTERVALS && track.interval > 0.0 && unit.random_access;
                 if track.needs_random_access || is_gap {
                     lost = u32::try_from(missing).unwrap_or(0).max(u32::from(track.needs_random_access));
                 } else {
@@ -294,6 +339,25 @@ impl PathMerger {
     }
 }
 
+impl Path {
+    /// The first waiting unit that has an answer, and the answer. Whatever waits holds back its own track; of a path that states
+    /// predecessors, no other.
+    fn next_due(&self, placement: impl Fn(&Self, &QueuedUnit) -> Placement) -> Option<(usize, Placement)> {
+        let mut held: Vec<TrackId> = Vec::new();
+        for (at, waiting) in self.waiting.iter().enumerate() {
+            if held.contains(&waiting.unit.track) {
+                continue;
+            }
+            match placement(self, waiting) {
+                Placement::Wait if waiting.is_stated => held.push(waiting.unit.track),
+                Placement::Wait => return None,
+                found => return Some((at, found)),
+            }
+        }
+        None
+    }
+}
+
 enum Placement {
     /// It follows on what was put out.
     Next,
@@ -305,15 +369,21 @@ enum Placement {
     Wait,
 }
 
-fn placement(tracks: &BTreeMap<TrackId, TrackProgress>, path: &Path, started: bool, waiting: &QueuedUnit) -> Placement {
-    let QueuedUnit { catalog, unit, predecessor } = waiting;
+fn placement(
+    tracks: &BTreeMap<TrackId, TrackProgress>,
+    path: &Path,
+    started: bool,
+    is_alone: bool,
+    waiting: &QueuedUnit,
+) -> Placement {
+    let QueuedUnit { catalog, unit, predecessor, is_stated } = waiting;
     let is_key = unit.random_access && (unit.track.is_video() || catalog.video().is_none());
     let Some(track) = tracks.get(&unit.track) else {
         // The first of its track: it starts the broadcast, or joins one that has started.
         return match (started, unit.random_access) {
             (false, _) if is_key => Placement::Next,
             // Of a path that says what follows what, only one that follows a unit that never came could be missed: before the start.
-            (true, true) if path.contiguous || predecessor.is_some() => Placement::Next,
+            (true, true) if path.contiguous || *is_stated => Placement::Next,
             (true, true) => Placement::Wait,
             _ => Placement::Undecodable,
         };
@@ -321,11 +391,18 @@ fn placement(tracks: &BTreeMap<TrackId, TrackProgress>, path: &Path, started: bo
     if unit.dts <= track.last {
         return Placement::Duplicate;
     }
-    let follows = match predecessor.as_ref().or(path.previous.get(&unit.track)) {
-        Some(previous) => *previous == track.last,
+    let step = (unit.dts - track.last) as f64;
+    let leaves_no_room = step < track.interval * ADJACENT_INTERVALS;
+    let follows = match predecessor {
+        Some(previous) if *is_stated => *previous == track.last,
+        // Whoever skips in silence goes on at a random access point; where that shows, another path is asked first.
+        Some(previous) => {
+            let may_have_skipped = unit.random_access && track.interval > 0.0 && !leaves_no_room;
+            *previous == track.last && (is_alone || !may_have_skipped)
+        }
         // The first of its track on this path follows on the unit of another track before it, if no hole shows. HLS carries
         // the tracks of a part one after the other, so the order alone is not proof.
-        None => path.contiguous && ((unit.dts - track.last) as f64) < track.interval * ADJACENT_INTERVALS,
+        None => path.contiguous && leaves_no_room,
     };
     match (follows, track.needs_random_access) {
         (true, false) => Placement::Next,
@@ -339,7 +416,7 @@ fn placement(tracks: &BTreeMap<TrackId, TrackProgress>, path: &Path, started: bo
 const RETIRED_EPOCHS: usize = 8;
 /// Bounds what a path may have waiting: 8 s of a 16 Mbit/s stream.
 const MAX_WAITING_BYTES: usize = 16 << 20;
-/// A step of this many usual intervals is a hole even on one path: a server that jumped to the newest IDR says nothing.
+/// A step of this many usual intervals is a hole even on one path: a server of others that jumped to the newest IDR says nothing.
 const GAP_INTERVALS: f64 = 3.5;
 /// A step of fewer usual intervals than this leaves no room for a unit in between.
 const ADJACENT_INTERVALS: f64 = 1.5;

@@ -110,7 +110,7 @@ impl Case {
         let mut window = LiveWindow::new(Bounds { duration: Duration::from_secs(600), bytes: usize::MAX });
         let mut segmenter = Segmenter::new(SegmenterConfig::default());
         for unit in units {
-            let entry = window.push(Arc::clone(catalog), unit.clone()).clone();
+            let entry = window.push(Arc::clone(catalog), unit.clone(), None).clone();
             segmenter.push(&entry, WallClock::from_micros(0));
         }
         segmenter.end();

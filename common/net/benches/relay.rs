@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use bytes::{Buf, BytesMut};
 use media::codec::{Codec, CodecConfig, Format};
 use media::live_window::{Bounds, ReadBatch};
-use media::{AccessUnit, Catalog, Cursor, Epoch, LiveWindow, Timestamp, Track, TrackId};
+use media::{AccessUnit, Catalog, Cursor, Epoch, LiveWindow, Timestamp, Track, TrackId, TrackOrder};
 use net::relay::wire::ALPN;
 use net::relay::{Event, Proof, Side, Source, Start, accept, subscribe, transport};
 use net::trust::{Identity, tls};
@@ -291,6 +291,7 @@ enum Outlet {
 async fn publish(mut outlet: Outlet, time: Duration) -> Result<Vec<u64>> {
     let start = Instant::now();
     let (mut pictures, mut sounds, mut published) = (0u32, 0u32, Vec::new());
+    let mut order = TrackOrder::default();
     loop {
         let picture_at = Duration::from_secs(1) * pictures / PICTURES_A_SECOND;
         let sound_at = Duration::from_secs(1) * sounds * 1024 / 48_000;
@@ -323,7 +324,8 @@ async fn publish(mut outlet: Outlet, time: Duration) -> Result<Vec<u64>> {
                 let random_access = is_sound || is_idr;
                 let payload = payload.into();
                 let unit = AccessUnit { epoch: Epoch(1), track, dts, pts: dts, random_access, payload };
-                live.window.lock().push(live.catalog.clone(), unit);
+                let predecessor = order.follow(&unit);
+                live.window.lock().push(live.catalog.clone(), unit, predecessor);
                 live.changed.send_modify(|_| {});
             }
         }

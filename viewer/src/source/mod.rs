@@ -20,7 +20,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use media::latency::{self, Delivery, Exchange};
-use media::path_merge::PathId;
+use media::path_merge::{PathId, Predecessor};
 use media::{AccessUnit, Catalog, Epoch, Timestamp, TrackId, WallClock};
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
@@ -85,8 +85,8 @@ pub enum Event {
         catalog: Arc<Catalog>,
         /// The unit.
         unit: AccessUnit,
-        /// The unit that it follows, if the path says so.
-        after: Option<Timestamp>,
+        /// Which unit it follows.
+        predecessor: Predecessor,
     },
     /// Something that people want to know.
     State(State),
@@ -279,8 +279,8 @@ enum PathEvent {
     RequestSent(WallClock),
     /// How units came to whoever serves this path.
     Timing(Box<latency::TimingReport>, Exchange),
-    /// With the unit that it follows, if the path says so.
-    Unit(Arc<Catalog>, AccessUnit, Option<Timestamp>),
+    /// With the unit that it follows.
+    Unit(Arc<Catalog>, AccessUnit, Predecessor),
     /// The task is over. `Ok` means that the stream itself is.
     Closed(Result<(), Error>),
 }

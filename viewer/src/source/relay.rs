@@ -107,7 +107,7 @@ pub(super) async fn run(
             }
         };
         let report = match event {
-            Event::Unit(arrived) => PathEvent::Unit(arrived.catalog, arrived.unit, arrived.predecessor_dts),
+            Event::Unit(arrived) => PathEvent::Unit(arrived.catalog, arrived.unit, arrived.predecessor_dts.into()),
             Event::Gap(track) => {
                 debug!(%track, "units were given up on the way");
                 PathEvent::Gap

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use media::{Catalog, Epoch, Timestamp, flv};
+use media::path_merge::Predecessor;
+use media::{AccessUnit, Catalog, Epoch, Timestamp, TrackOrder, flv};
 use net::rtmp::{self, Message, Url, client};
 use tracing::{debug, warn};
 
@@ -17,6 +18,7 @@ pub(super) async fn run(url: Url, position: Position, reporter: &EventSender) ->
     let mut demuxer = MessageDemuxer::new(random_epoch(), resume.as_ref());
     let asked = Url { name: with_resume(&url.name, resume), ..url.clone() };
     let mut player = client::play(&asked, client::ClientOptions::default()).await.map_err(failed)?;
+    demuxer.states_gaps = player.server_is_nearcast();
     debug!(address, "connected");
     if reporter.send(PathEvent::Opened { burst: Duration::ZERO, complete: false, by_parts: false }).await.is_err() {
         return Ok(());
@@ -42,8 +44,11 @@ async fn take(demuxer: &mut MessageDemuxer, message: Message, reporter: &EventSe
         demuxer.end();
         return reporter.send(PathEvent::NotLive).await;
     }
-    for (catalog, unit) in demuxer.take(message) {
-        reporter.send(PathEvent::Unit(catalog, unit, None)).await?;
+    for Arrived { catalog, unit, predecessor, is_after_gap } in demuxer.take(message) {
+        if is_after_gap {
+            reporter.send(PathEvent::Gap).await?;
+        }
+        reporter.send(PathEvent::Unit(catalog, unit, predecessor)).await?;
     }
     Ok(())
 }
@@ -75,6 +80,20 @@ struct MessageDemuxer {
     named: bool,
     /// A broadcast that was seen before this connection, and where it was.
     seen: Option<(Epoch, Timestamp)>,
+    /// Whether the server states which unit follows which where its order does not tell. Others leave units out in silence.
+    states_gaps: bool,
+    order: TrackOrder,
+    /// What this connection has brought.
+    newest: TrackOrder,
+}
+
+/// A unit that came.
+struct Arrived {
+    catalog: Arc<Catalog>,
+    unit: AccessUnit,
+    predecessor: Predecessor,
+    /// Whether units were left out before it that this connection could have brought.
+    is_after_gap: bool,
 }
 
 impl MessageDemuxer {
@@ -86,15 +105,22 @@ impl MessageDemuxer {
             catalog: Arc::new(Catalog::new(fallback)),
             refused: 0,
             named: false,
+            states_gaps: false,
+            order: TrackOrder::default(),
+            newest: TrackOrder::default(),
         }
     }
 
-    fn take(&mut self, message: Message) -> Vec<(Arc<Catalog>, media::AccessUnit)> {
+    fn take(&mut self, message: Message) -> Vec<Arrived> {
         let events = match message {
             Message::Audio { timestamp, body } => self.demuxer.audio(timestamp, body),
             Message::Video { timestamp, body } => self.demuxer.video(timestamp, body),
             Message::Metadata(metadata) => {
                 self.metadata(metadata);
+                return Vec::new();
+            }
+            Message::Gap(gap) => {
+                self.gap(&gap);
                 return Vec::new();
             }
             Message::EndOfStream | Message::Peer(_) | Message::Timing(_) => return Vec::new(),
@@ -112,7 +138,7 @@ impl MessageDemuxer {
         }
     }
 
-    fn apply(&mut self, events: Vec<flv::Event>) -> Vec<(Arc<Catalog>, media::AccessUnit)> {
+    fn apply(&mut self, events: Vec<flv::Event>) -> Vec<Arrived> {
         let mut units = Vec::new();
         for event in events {
             match event {
@@ -123,7 +149,7 @@ impl MessageDemuxer {
                 }
                 flv::Event::Unit(mut unit) => {
                     unit.epoch = self.catalog.epoch;
-                    units.push((self.catalog.clone(), unit));
+                    units.push(self.arrived(unit));
                 }
                 flv::Event::Jump { from, to } => {
                     debug!(from, to, "the publisher's clock jumped");
@@ -133,6 +159,22 @@ impl MessageDemuxer {
             }
         }
         units
+    }
+
+    fn arrived(&mut self, unit: AccessUnit) -> Arrived {
+        let before = self.newest.newest(unit.epoch, unit.track);
+        self.newest.follow(&unit);
+        let stated = self.order.follow(&unit);
+        let predecessor = if self.states_gaps { stated.into() } else { Predecessor::PathOrder };
+        let is_after_gap = predecessor.dts().zip(before).is_some_and(|(predecessor, before)| predecessor > before);
+        Arrived { catalog: self.catalog.clone(), unit, predecessor, is_after_gap }
+    }
+
+    /// The server left units out, for it never had them or because this viewer was too slow; or it begins in the middle of a broadcast.
+    fn gap(&mut self, gap: &rtmp::Gap) {
+        for (track, predecessor) in &gap.predecessors {
+            self.order.state(gap.epoch, *track, *predecessor);
+        }
     }
 
     fn metadata(&mut self, metadata: rtmp::Metadata) {
@@ -156,7 +198,7 @@ impl MessageDemuxer {
     /// The publisher is gone. Who comes next may have other tracks and another clock, and only servers of ours say so.
     fn end(&mut self) {
         if !self.named {
-            *self = Self::new(random_epoch(), None);
+            *self = Self { states_gaps: self.states_gaps, ..Self::new(random_epoch(), None) };
         }
     }
 
@@ -202,6 +244,27 @@ mod tests {
     }
 
     #[test]
+    fn a_unit_follows_what_a_server_of_ours_states() {
+        let sound = |timestamp| Message::Audio { timestamp, body: Bytes::from_static(&[0xaf, 1, 0x21, 0x10]) };
+        let gap = |dts| {
+            let predecessors = vec![(TrackId::AUDIO, Some(Timestamp::from_millis(dts)))];
+            Message::Gap(rtmp::Gap { epoch: Epoch(2), predecessors })
+        };
+        let take = |states_gaps| {
+            let mut demuxer = MessageDemuxer { states_gaps, ..MessageDemuxer::new(Epoch(1), None) };
+            demuxer.take(Message::Metadata(rtmp::Metadata { epoch: Some(Epoch(2)), ..Default::default() }));
+            demuxer.take(Message::Audio { timestamp: 0, body: Bytes::from_static(&[0xaf, 0, 0x12, 0x10]) });
+            let messages = [sound(20), gap(480), sound(500), sound(520), gap(520), sound(540)];
+            let units = messages.into_iter().flat_map(|message| demuxer.take(message)).collect::<Vec<_>>();
+            units.into_iter().map(|arrived| (arrived.predecessor, arrived.is_after_gap)).collect::<Vec<_>>()
+        };
+        let at = |dts| Predecessor::Dts(Timestamp::from_millis(dts));
+        let stated = [(Predecessor::Unknown, false), (at(480), true), (at(500), false), (at(520), false)];
+        assert_eq!(take(true), stated);
+        assert!(take(false).iter().all(|unit| *unit == (Predecessor::PathOrder, false)), "others say nothing");
+    }
+
+    #[test]
     fn an_old_broadcast_is_timed_as_others_time_it() {
         let far = |millis| Timestamp::from_millis((2i64 << 32) + millis);
         let last = || vec![(TrackId::AUDIO, far(-90)), (TrackId::VIDEO, far(-40))];
@@ -218,7 +281,7 @@ mod tests {
             demuxer.take(Message::Metadata(metadata));
             demuxer.take(Message::Audio { timestamp: 0, body: Bytes::from_static(&[0xaf, 0, 0x12, 0x10]) });
             let units = demuxer.take(Message::Audio { timestamp: 5, body: Bytes::from_static(&[0xaf, 1, 0x21, 0x10]) });
-            let dts: Vec<i64> = units.iter().map(|(_, unit)| unit.dts.as_millis()).collect();
+            let dts: Vec<i64> = units.iter().map(|arrived| arrived.unit.dts.as_millis()).collect();
             assert_eq!(dts, [expected], "{resume:?} {stated:?}");
         }
     }

@@ -286,19 +286,19 @@ impl Supervisor {
                     self.send(Event::Gap(id)).await?;
                 }
             }
-            PathEvent::Unit(catalog, unit, after) => {
+            PathEvent::Unit(catalog, unit, predecessor) => {
                 path.has_delivered = true;
                 let is_another = self.epoch.replace(unit.epoch) != Some(unit.epoch);
                 if is_another {
                     self.selector.on_new_epoch();
                 }
-                self.selector.on_unit(id, now, unit.track.kind, unit.dts, after);
+                self.selector.on_unit(id, now, unit.track.kind, unit.dts, predecessor.dts());
                 if is_another {
                     // A broadcast that the server may not have known when it was asked: its broadcaster has a certificate of its own.
                     let _ = self.requery.try_send(());
                 }
                 self.set_state(State::Live).await?;
-                self.send(Event::Unit { path: id, catalog, unit, after }).await?;
+                self.send(Event::Unit { path: id, catalog, unit, predecessor }).await?;
             }
             PathEvent::Closed(result) => {
                 path.task = None;

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use media::live_window::Entry;
-use media::{Catalog, flv};
+use media::{Catalog, LiveWindow, TrackOrder, flv};
 use net::rtmp::framing::{self, Framed, PLAY_CHUNK_SIZE};
-use net::rtmp::{Message, Metadata};
+use net::rtmp::{Gap, Message, Metadata};
 
 /// Bytes for a socket: chunk headers and shared slices of payloads, in order.
 #[derive(Debug, Default)]
@@ -17,22 +17,60 @@ pub(super) struct Batch {
     pub(super) len: usize,
 }
 
-/// Turns units into a batch. `catalog` is what the receivers know, and is brought up to date: a change of it goes before
-/// the first unit that needs it.
-pub(super) fn encode(entries: &[Entry], catalog: &mut Option<Arc<Catalog>>) -> Batch {
+/// Turns units into a batch. `catalog` and `order` are what the receivers know and have had, and are brought up to date: a change of the
+/// catalog goes before the first unit that needs it, and a gap before the first unit that does not follow on what they had.
+pub(super) fn encode(entries: &[Entry], catalog: &mut Option<Arc<Catalog>>, order: &mut TrackOrder) -> Batch {
     let mut batch = Batch::default();
+    encode_into(&mut batch, entries, catalog, order);
+    batch
+}
+
+/// The same for one receiver that has not had all of what is right before `entries`: it is told first what follows what.
+pub(super) fn encode_after(gap: Gap, entries: &[Entry], catalog: &mut Option<Arc<Catalog>>) -> Batch {
+    let mut batch = Batch::default();
+    let mut order = TrackOrder::default();
+    for (track, predecessor) in &gap.predecessors {
+        order.state(gap.epoch, *track, *predecessor);
+    }
+    entries.iter().take(1).for_each(|first| change_catalog(&mut batch, catalog, first));
+    batch.gap(gap);
+    encode_into(&mut batch, entries, catalog, &mut order);
+    batch
+}
+
+/// What the next unit of each track follows, for a receiver that begins with `entries`; also of the tracks that are not among these. `None`
+/// without entries.
+pub(super) fn gap_before(entries: &[Entry], window: &LiveWindow) -> Option<Gap> {
+    let (first, last) = (entries.first()?, entries.last()?);
+    let epoch = first.unit.epoch;
+    let predecessor = |track| match entries.iter().find(|entry| (entry.unit.epoch, entry.unit.track) == (epoch, track))
+    {
+        Some(next) => next.predecessor_dts,
+        None => window.predecessor_of_next(last.position + 1, epoch, track),
+    };
+    let predecessors = first.catalog.tracks.iter().map(|track| (track.id, predecessor(track.id))).collect();
+    Some(Gap { epoch, predecessors })
+}
+
+fn encode_into(batch: &mut Batch, entries: &[Entry], catalog: &mut Option<Arc<Catalog>>, order: &mut TrackOrder) {
     for entry in entries {
-        if catalog.as_ref().is_none_or(|known| !Arc::ptr_eq(known, &entry.catalog)) {
-            announce(&mut batch, catalog.as_deref(), entry);
-            *catalog = Some(entry.catalog.clone());
-        }
+        change_catalog(batch, catalog, entry);
         let (unit, id) = (&entry.unit, entry.unit.track);
         let Some(track) = entry.catalog.track(id) else { continue };
+        if order.follow(unit) != entry.predecessor_dts {
+            batch.gap(Gap { epoch: unit.epoch, predecessors: vec![(id, entry.predecessor_dts)] });
+        }
         let head = flv::unit_header(track, unit);
         let message = framing::media_message(id.kind, unit.dts.as_rtmp(), &head, &unit.payload, PLAY_CHUNK_SIZE);
         batch.push(message, "access unit");
     }
-    batch
+}
+
+fn change_catalog(batch: &mut Batch, catalog: &mut Option<Arc<Catalog>>, entry: &Entry) {
+    if catalog.as_ref().is_none_or(|known| !Arc::ptr_eq(known, &entry.catalog)) {
+        announce(batch, catalog.as_deref(), entry);
+        *catalog = Some(entry.catalog.clone());
+    }
 }
 
 /// Bytes that are no media: an answer, a goodbye.
@@ -69,6 +107,10 @@ impl Batch {
     /// Whether there is nothing to send.
     pub(super) fn is_empty(&self) -> bool {
         self.len == 0
+    }
+
+    fn gap(&mut self, gap: Gap) {
+        self.push(framing::message(&Message::Gap(gap), PLAY_CHUNK_SIZE), "gap");
     }
 
     fn push(&mut self, framed: Result<Framed, net::rtmp::Error>, what: &'static str) {

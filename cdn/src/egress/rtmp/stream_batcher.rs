@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use media::{Catalog, Cursor, Epoch, Timestamp};
+use media::{Catalog, Cursor, Epoch, Timestamp, TrackOrder};
 
 use super::batch::{self, Batch};
 use crate::hub::{LiveStream, State, WakerGuard};
@@ -19,6 +19,8 @@ pub(super) struct StreamBatcher {
     position: u64,
     newest: Option<NewestBatch>,
     catalog: Option<Arc<Catalog>>,
+    /// What players have had that got all its batches.
+    order: TrackOrder,
     looked: Instant,
     /// When the last picture was decoded, and how long after the one before, as far as it tells the rate.
     last_picture: Option<(Epoch, Timestamp)>,
@@ -57,6 +59,7 @@ impl StreamBatcher {
             cursor: Cursor::at(position),
             position,
             newest: None,
+            order: TrackOrder::default(),
             looked: now,
             last_picture: None,
             picture_interval: None,
@@ -83,7 +86,7 @@ impl StreamBatcher {
         }
         read.entries.iter().for_each(|entry| self.stream.latency().on_relayed(&entry.unit, "rtmp"));
         let catalog_before = self.catalog.clone();
-        let batch = Arc::new(batch::encode(&read.entries, &mut self.catalog));
+        let batch = Arc::new(batch::encode(&read.entries, &mut self.catalog, &mut self.order));
         let catalog_after = last.catalog.clone();
         self.newest = Some(NewestBatch { from, to, catalog_before, catalog_after, batch });
         self.position = to;

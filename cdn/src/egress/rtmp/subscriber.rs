@@ -39,6 +39,8 @@ pub(super) struct Subscriber {
     cursor: Cursor,
     /// What it knows of the broadcast.
     catalog: Option<Arc<Catalog>>,
+    /// What it gets next does not follow on what it got: it must be told what that follows.
+    is_at_gap: bool,
     in_flight: Option<InFlight>,
     /// Set by a write that found no room, until it has caught up: only such a player may be too slow.
     is_slow: bool,
@@ -102,6 +104,7 @@ impl Subscriber {
             play: new.play,
             cursor: new.start,
             catalog: None,
+            is_at_gap: true,
             in_flight: None,
             is_slow: false,
             is_resuming: new.is_resuming,
@@ -142,7 +145,8 @@ impl Subscriber {
         if self.is_paused {
             return Ok(());
         }
-        if let Some(newest) = feed.newest_for(self.cursor.position(), self.catalog.as_ref()) {
+        let newest = feed.newest_for(self.cursor.position(), self.catalog.as_ref());
+        if let Some(newest) = newest.filter(|_| !self.is_at_gap) {
             self.cursor = Cursor::at(newest.to);
             self.catalog = Some(newest.catalog_after.clone());
             self.is_slow = false;
@@ -151,9 +155,10 @@ impl Subscriber {
             return Ok(());
         }
         if self.is_slow && !self.is_resuming && feed.stream.lag(&self.cursor, now) > max_lag {
-            feed.stream.jump_to_live_edge(&mut self.cursor);
+            self.is_at_gap |= feed.stream.jump_to_live_edge(&mut self.cursor) > 0;
         }
         let mut read = feed.stream.read(&mut self.cursor, READ_BATCH_BYTES);
+        self.is_at_gap |= read.skipped > 0;
         // No further than the feed, so that the next batch of the feed fits.
         let within = read.entries.partition_point(|entry| entry.position < feed.position());
         if let Some(beyond) = read.entries.get(within) {
@@ -165,7 +170,19 @@ impl Subscriber {
             self.is_resuming = false;
             return Ok(());
         }
-        let batch = batch::encode(&read.entries, &mut self.catalog);
+        let entries = &read.entries;
+        let gap = if std::mem::take(&mut self.is_at_gap) {
+            feed.stream.with_window(|window| batch::gap_before(entries, window))
+        } else {
+            None
+        };
+        let batch = match gap {
+            Some(gap) => batch::encode_after(gap, entries, &mut self.catalog),
+            None => {
+                let mut order = feed.stream.with_window(|window| window.order_before(&entries[0]));
+                batch::encode(entries, &mut self.catalog, &mut order)
+            }
+        };
         self.waiting_since = None;
         self.start(Arc::new(batch), now);
         Ok(())
@@ -258,6 +275,7 @@ impl Subscriber {
                 PlayerEvent::Pause(false) if self.is_paused => {
                     self.is_paused = false;
                     self.cursor = Cursor::at_live_edge();
+                    self.is_at_gap = true;
                 }
                 PlayerEvent::Close => return Err(DisconnectReason::Ended),
                 _ => {}

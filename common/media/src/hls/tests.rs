@@ -66,7 +66,7 @@ impl Stream {
         let (dts, pts) = (Timestamp::from_millis(dts), Timestamp::from_millis(dts + composition));
         let unit = AccessUnit { epoch: self.catalog.epoch, track, dts, pts, random_access, payload };
         self.sent.push(unit.clone());
-        let entry = self.window.push(Arc::clone(&self.catalog), unit).clone();
+        let entry = self.window.push(Arc::clone(&self.catalog), unit, None).clone();
         self.changes += usize::from(self.segmenter.push(&entry, WallClock::from_micros(0)));
     }
 

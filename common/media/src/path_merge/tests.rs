@@ -51,7 +51,7 @@ impl Run {
     fn push(&mut self, path: PathId, numbers: impl IntoIterator<Item = i64>) -> &mut Self {
         let catalog = catalog(1, None, true);
         for n in numbers {
-            self.merger.push(path, &catalog, unit(1, n), None, &mut self.out);
+            self.merger.push(path, &catalog, unit(1, n), Predecessor::PathOrder, &mut self.out);
         }
         self
     }
@@ -149,7 +149,7 @@ fn a_path_that_says_what_follows_what_is_believed() {
     let contiguous = |run: &mut Run, numbers: &[i64]| {
         for n in numbers {
             let predecessor = (*n >= 2).then(|| unit(1, n - 2).dts);
-            run.merger.push(B, &all, unit(1, *n), predecessor, &mut run.out);
+            run.merger.push(B, &all, unit(1, *n), predecessor.into(), &mut run.out);
         }
     };
     run.push(A, 0..11);
@@ -169,9 +169,9 @@ fn a_new_epoch_retires_the_old_one() {
     let mut run = Run::new();
     run.push(A, 0..10).push(B, 0..5);
     let new = catalog(2, None, true);
-    run.merger.push(A, &new, unit(2, 0), None, &mut run.out);
+    run.merger.push(A, &new, unit(2, 0), Predecessor::PathOrder, &mut run.out);
     run.push(B, 5..20);
-    run.merger.push(A, &new, unit(2, 1), None, &mut run.out);
+    run.merger.push(A, &new, unit(2, 1), Predecessor::PathOrder, &mut run.out);
     assert_eq!(run.numbers(), (0..10).chain(0..2).collect::<Vec<_>>());
     assert_eq!(run.merger.epoch(), Some(Epoch(2)));
 }
@@ -180,10 +180,10 @@ fn a_new_epoch_retires_the_old_one() {
 fn a_stale_path_does_not_bring_back_yesterday() {
     let mut run = Run::new();
     let (today, yesterday) = (catalog(2, Some(200), true), catalog(1, Some(100), true));
-    run.merger.push(A, &today, unit(2, 0), None, &mut run.out);
-    run.merger.push(B, &yesterday, unit(1, 0), None, &mut run.out);
-    run.merger.push(A, &today, unit(2, 1), None, &mut run.out);
-    run.merger.push(B, &yesterday, unit(1, 1), None, &mut run.out);
+    run.merger.push(A, &today, unit(2, 0), Predecessor::PathOrder, &mut run.out);
+    run.merger.push(B, &yesterday, unit(1, 0), Predecessor::PathOrder, &mut run.out);
+    run.merger.push(A, &today, unit(2, 1), Predecessor::PathOrder, &mut run.out);
+    run.merger.push(B, &yesterday, unit(1, 1), Predecessor::PathOrder, &mut run.out);
     assert_eq!(run.out.iter().map(|s| s.unit.epoch.0).collect::<Vec<_>>(), [2, 2]);
 }
 
@@ -192,14 +192,14 @@ fn a_publisher_that_was_displaced_comes_back() {
     let mut run = Run::new();
     let (ours, theirs) = (catalog(1, Some(100), true), catalog(2, Some(200), true));
     for n in 0..10 {
-        run.merger.push(A, &ours, unit(1, n), None, &mut run.out);
+        run.merger.push(A, &ours, unit(1, n), Predecessor::PathOrder, &mut run.out);
     }
     for n in 0..4 {
-        run.merger.push(A, &theirs, unit(2, n), None, &mut run.out);
+        run.merger.push(A, &theirs, unit(2, n), Predecessor::PathOrder, &mut run.out);
     }
     // Its first epoch goes on, with an overlap.
     for n in 0..15 {
-        run.merger.push(A, &ours, unit(1, n), None, &mut run.out);
+        run.merger.push(A, &ours, unit(1, n), Predecessor::PathOrder, &mut run.out);
     }
     assert_eq!(run.numbers(), (0..10).chain(0..4).chain(10..15).collect::<Vec<_>>());
     assert_eq!(run.merger.counters().lost, 0);
@@ -209,8 +209,8 @@ fn a_publisher_that_was_displaced_comes_back() {
 fn a_publisher_with_an_earlier_clock_takes_over() {
     let mut run = Run::new();
     let (ours, theirs) = (catalog(1, Some(200), true), catalog(2, Some(100), true));
-    run.merger.push(A, &ours, unit(1, 0), None, &mut run.out);
-    run.merger.push(A, &theirs, unit(2, 0), None, &mut run.out);
+    run.merger.push(A, &ours, unit(1, 0), Predecessor::PathOrder, &mut run.out);
+    run.merger.push(A, &theirs, unit(2, 0), Predecessor::PathOrder, &mut run.out);
     assert_eq!(run.merger.epoch(), Some(Epoch(2)));
     assert_eq!(run.out.len(), 2);
 }
@@ -220,7 +220,7 @@ fn sound_alone_starts_anywhere() {
     let mut run = Run::new();
     let catalog = catalog(1, None, false);
     for n in [7, 9, 11] {
-        run.merger.push(A, &catalog, unit(1, n), None, &mut run.out);
+        run.merger.push(A, &catalog, unit(1, n), Predecessor::PathOrder, &mut run.out);
     }
     assert_eq!(run.numbers(), [7, 9, 11]);
 }
@@ -232,7 +232,7 @@ fn what_waits_is_bounded() {
     let catalog = catalog(1, None, true);
     for n in 20..60 {
         let payload = Bytes::from(vec![0; 1 << 20]);
-        run.merger.push(B, &catalog, AccessUnit { payload, ..unit(1, n) }, None, &mut run.out);
+        run.merger.push(B, &catalog, AccessUnit { payload, ..unit(1, n) }, Predecessor::PathOrder, &mut run.out);
     }
     assert_eq!(run.merger.counters().overflowed, 24);
 }

@@ -295,8 +295,15 @@ fn position(window: &LiveWindow, at: &Start) -> Option<u64> {
     let Start::After { epoch, have } = at else { return None };
     let had = |track| have.iter().find(|(known, _)| *known == track).map(|(_, dts)| *dts);
     match window.first_missing(*epoch, have) {
-        // What is between is gone: an IDR is the next that can be decoded.
-        Some(first) if had(first.unit.track).is_some_and(|dts| first.predecessor_dts != Some(dts)) => None,
+        // What is between is gone, unless it never came here: an IDR is the next that can be decoded.
+        Some(first)
+            if had(first.unit.track).is_some_and(|dts| {
+                let held = || window.newest_before(first.position, *epoch, first.unit.track);
+                first.predecessor_dts != Some(dts) && held().is_none_or(|held| held.unit.dts != dts)
+            }) =>
+        {
+            None
+        }
         Some(first) => Some(first.position),
         // It has all that is here, or all that there was is gone with a restart: what comes next is next. Another broadcast is
         // joined where it can be.

@@ -62,8 +62,9 @@ impl Live {
     pub(super) fn push(&self, range: std::ops::Range<i64>, size: usize) {
         for n in range {
             let mut window = self.window.lock();
-            window.push(self.catalog.clone(), unit(TrackId::VIDEO, n * 33, n % 10 == 0, size));
-            window.push(self.catalog.clone(), unit(TrackId::AUDIO, n * 33 + 5, true, 10));
+            let before = |offset| (n > 0).then(|| Timestamp::from_millis((n - 1) * 33 + offset));
+            window.push(self.catalog.clone(), unit(TrackId::VIDEO, n * 33, n % 10 == 0, size), before(0));
+            window.push(self.catalog.clone(), unit(TrackId::AUDIO, n * 33 + 5, true, 10), before(5));
             drop(window);
             self.changed.send_modify(|_| {});
         }

@@ -20,7 +20,8 @@ use super::framing::{self, DATA_CHUNK_STREAM, Framed};
 use super::rtt_probe::RttProbe;
 use super::session::{ClientEvent, ClientRole, ClientSession};
 use super::{
-    Error, Limits, Message, Metadata, PeerAdvertisement, PublisherTiming, Resume, TicketIssuer, Url, amf, chunk, url,
+    Error, Gap, Limits, Message, Metadata, PeerAdvertisement, PublisherTiming, Resume, TicketIssuer, Url, amf, chunk,
+    url,
 };
 use crate::bbr::ProbeRttSuppressor;
 
@@ -198,6 +199,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Publisher<S> {
         }
     }
 
+    /// States which units the next ones follow; goes out before the next send. Nothing, where the server is not Nearcast's.
+    pub fn state_gap(&mut self, gap: &Gap) {
+        if self.server_is_nearcast() {
+            self.connection.session.state_gap(gap);
+        }
+    }
+
     /// From our clock to the server's, as far as exchanges have timing.
     pub fn server_clock(&self) -> Option<ClockOffset> {
         self.clock.offset(self.began.elapsed())
@@ -226,6 +234,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Publisher<S> {
             }
             Message::Timing(timing) => {
                 self.send_timing(timing.sent, timing.epoch, timing.units);
+                self.flush().await
+            }
+            Message::Gap(gap) => {
+                self.state_gap(&gap);
                 self.flush().await
             }
             Message::EndOfStream => {

@@ -7,7 +7,9 @@
 use bytes::{BufMut, Bytes, BytesMut};
 use media::access_unit::TrackKind;
 
+use super::amf::Value;
 use super::chunk::{self, kind};
+use super::message::GAP_COMMAND;
 use super::session::command::{self, Status};
 use super::{Error, Message, Metadata, amf};
 
@@ -72,6 +74,12 @@ pub fn message(message: &Message, chunk_size: u32) -> Result<Framed, Error> {
         Message::Audio { timestamp, body } => media_message(TrackKind::Audio, *timestamp, &[], body, chunk_size),
         Message::Video { timestamp, body } => media_message(TrackKind::Video, *timestamp, &[], body, chunk_size),
         Message::Metadata(metadata) => metadata_message(metadata, chunk_size),
+        Message::Gap(gap) => {
+            let mut out = BytesMut::new();
+            let arguments = [Value::Null, amf::texts(gap.to_properties())];
+            command::command(&mut out, chunk_size, PLAY_STREAM, GAP_COMMAND, 0.0, arguments);
+            Ok(Framed { parts: vec![out.freeze()] })
+        }
         // For the server alone.
         Message::Peer(_) => Err(Error::Unsendable { what: "an offer to viewers on another's network" }),
         Message::Timing(_) => Err(Error::Unsendable { what: "a publisher's stamps" }),

@@ -13,6 +13,7 @@ use media::access_unit::{TrackId, TrackKind};
 use media::catalog::{Epoch, Value};
 use media::time::{Timestamp, WallClock};
 
+use super::gap::Gap;
 use super::publisher_timing::PublisherTiming;
 use crate::trust::{Pin, PublicKey};
 
@@ -39,6 +40,8 @@ pub enum Message {
     Peer(PeerAdvertisement),
     /// `nearcastTiming`: when units passed the publisher's stages. For the server alone, which has answered it.
     Timing(PublisherTiming),
+    /// `nearcastGap`: the next units do not follow the last that came. To our server from our broadcaster, and to our viewer from our server.
+    Gap(Gap),
     /// The publisher ended its stream (`FCUnpublish`, `deleteStream`, `closeStream`), or the server did (`StreamEOF`,
     /// `NetStream.Play.UnpublishNotify`). More may follow on the same connection.
     EndOfStream,
@@ -196,6 +199,8 @@ pub(crate) const PEER_COMMAND: &str = "nearcastPeer";
 pub(crate) const TIMING_COMMAND: &str = "nearcastTiming";
 /// Answers that with the server's clock.
 pub(crate) const CLOCK_COMMAND: &str = "nearcastClock";
+/// States which units the next ones follow.
+pub(crate) const GAP_COMMAND: &str = "nearcastGap";
 /// Carries the name that a stream is played under in `onStatus`.
 pub(crate) const STREAM_KEY: &str = "nearcastStream";
 /// Carries the key that tickets are signed with in `onStatus`.

@@ -21,12 +21,14 @@ pub mod url;
 
 mod connection;
 mod error;
+mod gap;
 mod limits;
 mod message;
 mod publisher_timing;
 mod rtt_probe;
 
 pub use error::{Blame, Error};
+pub use gap::Gap;
 pub use limits::Limits;
 pub use message::{MAX_PEER_ADDRESSES, Message, Metadata, PeerAdvertisement, Resume, TicketIssuer, parse_track};
 pub use publisher_timing::{MAX_TIMED_UNITS, PublisherTiming};

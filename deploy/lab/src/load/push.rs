@@ -32,7 +32,7 @@ pub(super) async fn rtmp(viewer: &LoadViewer, url: &Url) -> Result<()> {
                 continue;
             }
             Message::EndOfStream => bail!("the stream has ended"),
-            Message::Peer(_) | Message::Timing(_) => continue,
+            Message::Peer(_) | Message::Timing(_) | Message::Gap(_) => continue,
         };
         for event in events {
             match event {

@@ -13,6 +13,7 @@ use media::WallClock;
 use media::hls::MediaPlaylist;
 use media::hls::client::parts::{PartClient, Reload, StartPosition};
 use media::hls::client::{Fetch, resolve};
+use media::path_merge::Predecessor;
 use net::clock;
 use reqwest::Response;
 use tokio::time::sleep;
@@ -106,7 +107,7 @@ pub(super) async fn run(
             RequestEvent::Bytes(Ok(Some(bytes)), url) => {
                 let units = state.reader.fmp4(bytes).map_err(|error| unsupported(&url, error))?;
                 for (catalog, unit) in units {
-                    if reporter.send(PathEvent::Unit(catalog, unit, None)).await.is_err() {
+                    if reporter.send(PathEvent::Unit(catalog, unit, Predecessor::PathOrder)).await.is_err() {
                         return Ok(());
                     }
                 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 use media::hls;
 use media::hls::client::{Fetch, PlaylistAction, resolve};
+use media::path_merge::Predecessor;
 use net::clock;
 use tokio::time::{sleep, sleep_until};
 use tracing::{debug, warn};
@@ -147,7 +148,7 @@ async fn segment(
             continue;
         }
         for (catalog, unit) in reader.fmp4(bytes).map_err(|error| unsupported(&url, error))? {
-            if reporter.send(PathEvent::Unit(catalog, unit, None)).await.is_err() {
+            if reporter.send(PathEvent::Unit(catalog, unit, Predecessor::PathOrder)).await.is_err() {
                 return Ok(Err(Closed));
             }
         }
@@ -158,7 +159,7 @@ async fn segment(
     } else {
         let units = reader.whole(whole.freeze()).await.map_err(|reason| unsupported(&url, reason))?;
         for (catalog, unit) in units {
-            if reporter.send(PathEvent::Unit(catalog, unit, None)).await.is_err() {
+            if reporter.send(PathEvent::Unit(catalog, unit, Predecessor::PathOrder)).await.is_err() {
                 return Ok(Err(Closed));
             }
         }

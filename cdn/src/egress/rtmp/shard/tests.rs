@@ -50,7 +50,7 @@ fn push(publishing: &PublishGuard, pictures: std::ops::Range<i64>, size: usize) 
         let dts = Timestamp::from_millis(n * 40);
         let payload = Bytes::from(vec![0; size]);
         let (epoch, track, random_access) = (Epoch(1), TrackId::VIDEO, n % 25 == 0);
-        publishing.push(&catalog, AccessUnit { epoch, track, dts, pts: dts, random_access, payload });
+        publishing.push(&catalog, AccessUnit { epoch, track, dts, pts: dts, random_access, payload }, None);
     }
 }
 

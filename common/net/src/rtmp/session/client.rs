@@ -16,10 +16,10 @@ use super::wire::{Inbound, Input, Wire};
 use crate::rtmp::amf::{self, Value};
 use crate::rtmp::chunk::{RawMessage, kind};
 use crate::rtmp::message::{
-    CLOCK_COMMAND, EPOCH_KEY, HAVE_KEY, PEER_COMMAND, SERVER_KEY, STREAM_KEY, TICKETS_KEY, TIMING_COMMAND,
+    CLOCK_COMMAND, EPOCH_KEY, GAP_COMMAND, HAVE_KEY, PEER_COMMAND, SERVER_KEY, STREAM_KEY, TICKETS_KEY, TIMING_COMMAND,
 };
 use crate::rtmp::publisher_timing::{self, PublisherTiming};
-use crate::rtmp::{Error, Limits, Message, PeerAdvertisement, Resume, TicketIssuer, Url};
+use crate::rtmp::{Error, Gap, Limits, Message, PeerAdvertisement, Resume, TicketIssuer, Url};
 
 /// What a client is there for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -159,6 +159,12 @@ impl ClientSession {
     pub fn send_timing(&mut self, timing: &PublisherTiming) {
         let (out, chunk_size) = self.wire.out();
         command(out, chunk_size, 0, TIMING_COMMAND, 0.0, [Value::Null, amf::texts(timing.to_properties())]);
+    }
+
+    /// States which units the next ones follow. For Nearcast's alone.
+    pub fn state_gap(&mut self, gap: &Gap) {
+        let (out, chunk_size) = self.wire.out();
+        command(out, chunk_size, 0, GAP_COMMAND, 0.0, [Value::Null, amf::texts(gap.to_properties())]);
     }
 
     /// Says that publishing or playing is over.
@@ -309,6 +315,11 @@ impl ClientSession {
                 let exchange =
                     publisher_timing::exchange(|key| text(property(info, key)), WallClock::from_micros(i64::MAX));
                 self.events.extend(exchange.map(ClientEvent::Clock));
+                Ok(())
+            }
+            GAP_COMMAND if self.role == ClientRole::Play => {
+                let gap = Gap::from_properties(|key| text(property(info, key)));
+                self.events.extend(gap.map(|gap| ClientEvent::Message(Message::Gap(gap))));
                 Ok(())
             }
             "close" => Err(Error::Closed { waiting_for: "what we asked for: it said close" }),

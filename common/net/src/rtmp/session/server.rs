@@ -13,10 +13,10 @@ use crate::rtmp::amf::{self, Value};
 use crate::rtmp::chunk::{RawMessage, kind};
 use crate::rtmp::framing::{PLAY_CHUNK_SIZE, PLAY_STREAM};
 use crate::rtmp::message::{
-    CLOCK_COMMAND, EPOCH_KEY, HAVE_KEY, PEER_COMMAND, SERVER_KEY, STREAM_KEY, TICKETS_KEY, TIMING_COMMAND,
+    CLOCK_COMMAND, EPOCH_KEY, GAP_COMMAND, HAVE_KEY, PEER_COMMAND, SERVER_KEY, STREAM_KEY, TICKETS_KEY, TIMING_COMMAND,
 };
 use crate::rtmp::publisher_timing::{self, PublisherTiming};
-use crate::rtmp::{Error, Limits, Message, Metadata, PeerAdvertisement, Resume, TicketIssuer, url};
+use crate::rtmp::{Error, Gap, Limits, Message, Metadata, PeerAdvertisement, Resume, TicketIssuer, url};
 
 /// What a client asked for.
 #[derive(Clone, PartialEq, Eq)]
@@ -320,6 +320,10 @@ impl ServerSession {
                 let timing =
                     PublisherTiming::from_properties(|key| argument.and_then(|object| text(property(object, key))));
                 self.events.extend(timing.map(|timing| ServerEvent::Message(Message::Timing(timing))));
+            }
+            GAP_COMMAND if matches!(self.state, StreamState::Publishing(_)) => {
+                let gap = Gap::from_properties(|key| argument.and_then(|object| text(property(object, key))));
+                self.events.extend(gap.map(|gap| ServerEvent::Message(Message::Gap(gap))));
             }
             // Hints, and answers to what we did not ask.
             "receiveAudio" | "receiveVideo" | "_result" | "_error" | "onStatus" => {}

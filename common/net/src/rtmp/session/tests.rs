@@ -10,7 +10,9 @@ use super::*;
 use crate::rtmp::amf::{self, Value};
 use crate::rtmp::chunk::{self, RawMessage, Reader, kind};
 use crate::rtmp::framing::{self, PLAY_CHUNK_SIZE};
-use crate::rtmp::{Error, Limits, Message, Metadata, PeerAdvertisement, PublisherTiming, Resume, TicketIssuer, url};
+use crate::rtmp::{
+    Error, Gap, Limits, Message, Metadata, PeerAdvertisement, PublisherTiming, Resume, TicketIssuer, url,
+};
 use crate::trust::Pin;
 
 /// A client by hand: handshaken, and nothing else.
@@ -135,6 +137,12 @@ fn publish_and_resume() {
     client.advertise_peer(&offer);
     settle(&mut client, &mut server).unwrap();
     assert_eq!(server.event(), Some(ServerEvent::Message(Message::Peer(offer))));
+
+    let predecessors = vec![(TrackId::VIDEO, Some(Timestamp::from_millis(77))), (TrackId::AUDIO, None)];
+    let gap = Gap { epoch: Epoch(9), predecessors };
+    client.state_gap(&gap);
+    settle(&mut client, &mut server).unwrap();
+    assert_eq!(server.event(), Some(ServerEvent::Message(Message::Gap(gap))));
 
     let (sent, read) = (WallClock::from_micros(1_000), WallClock::from_micros(2_000));
     let told = PublisherTiming { sent, server: None, epoch: Epoch(9), units: Vec::new() };

@@ -1,0 +1,101 @@
+//! Which unit each unit follows, for whoever passes units on one after the other.
+//!
+//! A sender and a receiver that each keep a [`TrackOrder`] agree on the predecessor of every unit, as long as the sender states those that
+//! the order does not tell: after it left units out, and where it begins.
+
+use crate::access_unit::{AccessUnit, TrackId};
+use crate::catalog::{Epoch, MAX_TRACKS};
+use crate::time::Timestamp;
+
+/// The newest unit of each track of one epoch.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TrackOrder {
+    epoch: Option<Epoch>,
+    newest: Vec<(TrackId, Timestamp)>,
+}
+
+impl TrackOrder {
+    /// DTS of the unit that the next unit of `track` follows. `None` if no unit of the track has come in this epoch, or if it was stated that
+    /// nobody knows.
+    pub fn newest(&self, epoch: Epoch, track: TrackId) -> Option<Timestamp> {
+        let of_epoch = if self.epoch == Some(epoch) { self.newest.as_slice() } else { &[] };
+        of_epoch.iter().find(|(id, _)| *id == track).map(|(_, dts)| *dts)
+    }
+
+    /// Notes `unit`; returns the DTS of the unit that it follows. A unit that is older than its predecessor follows none.
+    pub fn follow(&mut self, unit: &AccessUnit) -> Option<Timestamp> {
+        let predecessor = self.newest(unit.epoch, unit.track);
+        self.state(unit.epoch, unit.track, Some(unit.dts.max(predecessor.unwrap_or(unit.dts))));
+        predecessor.filter(|predecessor| *predecessor < unit.dts)
+    }
+
+    /// The next unit of `track` follows the one at `predecessor`, whatever came before; `None` if that is not known. Another epoch than the
+    /// last one begins anew.
+    pub fn state(&mut self, epoch: Epoch, track: TrackId, predecessor: Option<Timestamp>) {
+        if self.epoch != Some(epoch) {
+            *self = Self { epoch: Some(epoch), newest: Vec::new() };
+        }
+        let known = self.newest.iter().position(|(id, _)| *id == track);
+        match (known, predecessor) {
+            (Some(at), Some(dts)) => self.newest[at].1 = dts,
+            (Some(at), None) => drop(self.newest.swap_remove(at)),
+            (None, Some(dts)) if self.newest.len() < MAX_TRACKS => self.newest.push((track, dts)),
+            (None, _) => {}
+        }
+    }
+
+    /// Forgets all: nothing is known of what comes next.
+    pub fn clear(&mut self) {
+        self.newest.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+
+    fn unit(epoch: u64, track: TrackId, dts: i64) -> AccessUnit {
+        let dts = Timestamp::from_millis(dts);
+        AccessUnit { epoch: Epoch(epoch), track, dts, pts: dts, random_access: true, payload: Bytes::new() }
+    }
+
+    #[test]
+    fn a_unit_follows_the_one_before_it_of_its_track() {
+        let mut order = TrackOrder::default();
+        let mut follow = |epoch, track, dts| order.follow(&unit(epoch, track, dts)).map(Timestamp::as_millis);
+        assert_eq!(follow(1, TrackId::VIDEO, 0), None);
+        assert_eq!(follow(1, TrackId::AUDIO, 5), None);
+        assert_eq!(follow(1, TrackId::VIDEO, 40), Some(0));
+        assert_eq!(follow(1, TrackId::AUDIO, 26), Some(5));
+        assert_eq!(follow(1, TrackId::AUDIO, 20), None, "time does not go back");
+        assert_eq!(follow(1, TrackId::AUDIO, 47), Some(26));
+        assert_eq!(follow(2, TrackId::VIDEO, 80), None, "another epoch begins anew");
+    }
+
+    #[test]
+    fn what_is_stated_counts() {
+        let mut order = TrackOrder::default();
+        let at = |millis| Some(Timestamp::from_millis(millis));
+        order.follow(&unit(1, TrackId::VIDEO, 40));
+        order.state(Epoch(1), TrackId::VIDEO, at(960));
+        order.state(Epoch(1), TrackId::AUDIO, at(970));
+        assert_eq!(order.follow(&unit(1, TrackId::VIDEO, 1000)), at(960));
+        assert_eq!(order.follow(&unit(1, TrackId::VIDEO, 1040)), at(1000));
+        assert_eq!(order.follow(&unit(1, TrackId::AUDIO, 990)), at(970));
+        order.state(Epoch(1), TrackId::AUDIO, None);
+        assert_eq!(order.follow(&unit(1, TrackId::AUDIO, 1011)), None, "nobody knows");
+        order.clear();
+        assert_eq!(order.newest(Epoch(1), TrackId::VIDEO), None);
+    }
+
+    #[test]
+    fn its_tracks_are_bounded() {
+        let mut order = TrackOrder::default();
+        for index in 0..=u8::MAX {
+            order.follow(&unit(1, TrackId { index, ..TrackId::AUDIO }, 0));
+        }
+        assert_eq!(order.newest.len(), MAX_TRACKS);
+    }
+}

@@ -1,0 +1,76 @@
+//! `nearcastGap`: what the order of messages does not tell of which unit follows which. Pure.
+//!
+//! Between programs of ours an access unit follows the last one of its track that came on the same connection. Where that is not so, this
+//! message goes before it: after units were left out, and where a connection begins in the middle of a broadcast. It holds for the next unit
+//! of each track that it names.
+
+use media::access_unit::TrackId;
+use media::catalog::{Epoch, MAX_TRACKS};
+use media::time::Timestamp;
+
+use super::message::parse_track;
+
+/// See the module's text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Gap {
+    /// The broadcast.
+    pub epoch: Epoch,
+    /// DTS of the unit that the next unit of a track follows, whether the receiver ever had that or not; `None` where the sender does not
+    /// know either. At most [`MAX_TRACKS`].
+    pub predecessors: Vec<(TrackId, Option<Timestamp>)>,
+}
+
+impl Gap {
+    /// The properties of `nearcastGap`: `epoch` as 16 hex digits, `predecessors` as `v0=12345,a0=`, in milliseconds.
+    pub(crate) fn to_properties(&self) -> [(&'static str, String); 2] {
+        let predecessor = |(track, dts): &(TrackId, Option<Timestamp>)| {
+            format!("{track}={}", dts.map(|dts| dts.as_millis().to_string()).unwrap_or_default())
+        };
+        let predecessors: Vec<String> = self.predecessors.iter().take(MAX_TRACKS).map(predecessor).collect();
+        [("epoch", self.epoch.to_string()), ("predecessors", predecessors.join(","))]
+    }
+
+    /// Reads them. Of a track whose predecessor is no number, it is not known.
+    pub(crate) fn from_properties<'a>(property: impl Fn(&str) -> Option<&'a str>) -> Option<Self> {
+        let predecessors = property("predecessors")?.split(',').take(MAX_TRACKS).filter_map(|entry| {
+            let (track, dts) = entry.split_once('=')?;
+            let dts = dts.parse().ok().filter(|dts: &i64| dts.unsigned_abs() <= MAX_DTS);
+            Some((parse_track(track)?, dts.map(Timestamp::from_millis)))
+        });
+        Some(Self { epoch: property("epoch")?.parse().ok()?, predecessors: predecessors.collect() })
+    }
+}
+
+/// Bounds a stated DTS, in milliseconds, as `nearcastDts` is bounded: sums with it stay far from overflow.
+const MAX_DTS: u64 = 1 << 53;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_ways() {
+        let at = |millis| Some(Timestamp::from_millis(millis));
+        let predecessors = vec![(TrackId::VIDEO, at(12_345)), (TrackId::AUDIO, None)];
+        let gap = Gap { epoch: Epoch(0xabc), predecessors };
+        let properties = gap.to_properties();
+        assert_eq!(properties[1].1, "v0=12345,a0=");
+        let property = |key: &str| properties.iter().find(|(name, _)| *name == key).map(|(_, text)| text.as_str());
+        assert_eq!(Gap::from_properties(property), Some(gap));
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_left_out() {
+        let read = |epoch: &'static str, predecessors: &'static str| {
+            Gap::from_properties(|key| Some(if key == "epoch" { epoch } else { predecessors }))
+        };
+        assert_eq!(read("zz", "v0=1"), None);
+        let odd = read("0000000000000abc", "v0=-1,x,=,v=3,a0=x,v256=1,é0=4,v1=9223372036854775807").unwrap();
+        let told: Vec<_> = odd.predecessors.iter().map(|(track, dts)| format!("{track} {dts:?}")).collect();
+        assert_eq!(told.len(), 3, "{told:?}");
+        assert_eq!(odd.predecessors[0].1, Some(Timestamp::from_millis(-1)));
+        assert!(odd.predecessors[1..].iter().all(|(_, dts)| dts.is_none()));
+        assert_eq!(read("0000000000000abc", "").unwrap().predecessors, []);
+        assert_eq!(Gap::from_properties(|_| None), None);
+    }
+}
