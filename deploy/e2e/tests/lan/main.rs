@@ -6,6 +6,7 @@
 //! order.
 #![allow(clippy::print_stdout, reason = "a test that measures says what it measured")]
 
+mod outage;
 mod shared_uplink;
 mod testbed;
 mod unauthorized;

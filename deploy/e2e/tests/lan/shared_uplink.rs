@@ -161,7 +161,7 @@ const WATCH: usize = 600;
 const GOP: i64 = 2000;
 
 /// The last line of statistics.
-fn stats(process: &Process) -> Result<Value> {
+pub(crate) fn stats(process: &Process) -> Result<Value> {
     let out = process.out();
     let whole = &out[..out.rfind('\n').unwrap_or(0)];
     Ok(serde_json::from_str(whole.lines().last().context("no statistics yet")?)?)

@@ -33,6 +33,8 @@ pub(crate) struct LanTestbed {
     pub(crate) direct: Arc<Link>,
     /// Between the second viewer and the switch.
     pub(crate) second: Arc<Link>,
+    /// The broadcaster's other way out, which the push takes.
+    pub(crate) uplink: Arc<Link>,
     /// Between the router and the switch: what viewers get from the CDN, and nothing else.
     cdn_downlink: Arc<Link>,
     _wan: Arc<Link>,
@@ -57,7 +59,7 @@ impl LanTestbed {
         for viewer in &viewers {
             viewer.default_route(ROUTER)?;
         }
-        network.cable(broadcaster.at(UPLINK), router.at(ROUTER_UPLINK))?;
+        let uplink = network.link("uplink", broadcaster.at(UPLINK), router.at(ROUTER_UPLINK), [Shape::PERFECT; 2])?;
         broadcaster.default_route(ROUTER_UPLINK)?;
         let wan = network.link("wan", router.at(ROUTER_WAN), cdn.at(CDN), [WAN; 2])?;
         cdn.default_route(ROUTER_WAN)?;
@@ -72,6 +74,7 @@ impl LanTestbed {
             cdn,
             direct,
             second,
+            uplink,
             cdn_downlink,
             _wan: wan,
             _router: router,

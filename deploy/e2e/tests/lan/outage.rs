@@ -1,0 +1,124 @@
+//! A push that was away for longer than the broadcaster keeps what it has made: the CDN goes on at an IDR, and misses what came before. A
+//! viewer that takes both paths, of which the CDN's is then ahead, waits for the other and loses nothing.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use e2e::until;
+use lab::Direction;
+use lab::link::shape::Shape;
+
+use crate::START;
+use crate::shared_uplink::stats;
+use crate::testbed::{LAN, LanTestbed};
+
+#[test]
+fn an_outage_longer_than_the_resend_window_costs_a_viewer_of_both_paths_nothing() -> Result<()> {
+    let testbed = LanTestbed::build()?;
+    let [made, came] = ["made.trace", "came.trace"].map(|name| testbed.env.path(name));
+    let made_by = made.to_string_lossy();
+    let options = ["--window", "1s", "--gop", "200ms", "--fixed-bitrate", "--stats", "json", "--trace", &*made_by];
+    let mut broadcaster = testbed.broadcast(&options)?;
+    // The broadcaster's own path is the slower one, by less than the viewer waits for what is missing.
+    testbed.direct.set(Direction::AToB, Shape { delay: Duration::from_millis(300), ..LAN })?;
+    let mut viewer = testbed.watch(0, &["--standby", "hot", "--trace", &came.to_string_lossy()])?;
+    until(START, "pictures by both paths", || {
+        let by = |lan: bool| Ok::<_, anyhow::Error>(received(&came)?.iter().any(|unit| unit.is_lan() == lan));
+        Ok((by(true)? && by(false)?).then_some(()))
+    })?;
+    let shown = viewer.pictures()?;
+    viewer.wait_pictures(shown + 60, START)?;
+    for _ in 0..OUTAGES {
+        let skipped = stats(&broadcaster.process)?["lost"].as_u64();
+        testbed.uplink.blackhole()?;
+        std::thread::sleep(OUTAGE);
+        testbed.uplink.heal()?;
+        until(START, "that the push goes on at an IDR", || {
+            let said = stats(&broadcaster.process)?;
+            Ok((said["lost"].as_u64() > skipped && said["queued"].as_u64() < Some(20)).then_some(()))
+        })?;
+        let shown = viewer.pictures()?;
+        viewer.wait_pictures(shown + 60, START)?;
+    }
+    let summary = viewer.finish()?;
+    broadcaster.process.interrupt();
+    broadcaster.process.success(Duration::from_secs(5))?;
+
+    let ahead = skips_ahead(&received(&came)?);
+    println!("{OUTAGES} outages; after {ahead} of them the CDN was ahead of the broadcaster's own path");
+    ensure!(ahead > 0, "the CDN was never ahead: nothing was tested");
+    ensure!(summary.0["lost"] == 0, "units were lost: {}", summary.0);
+    viewer.ensure_no_duplicates()?;
+    // The push's own log is not what was made: it lacks what was skipped.
+    let mut made_by_track: BTreeMap<String, Vec<i64>> = BTreeMap::new();
+    for unit in read(&made, "encoded")? {
+        made_by_track.entry(unit.track).or_default().push(unit.dts);
+    }
+    let mut shown_by_track: BTreeMap<String, Vec<i64>> = BTreeMap::new();
+    for unit in viewer.units()? {
+        shown_by_track.entry(unit.track).or_default().push(unit.dts);
+    }
+    ensure!(shown_by_track.len() == 2, "one track never came");
+    for (track, shown) in shown_by_track {
+        let made = &made_by_track[&track];
+        let first = made.iter().position(|dts| *dts == shown[0]).context("it was never made")?;
+        ensure!(made[first..].starts_with(&shown), "{track}: what came is not an unbroken run of what was made");
+        println!("{track}: {} units, none lost, none twice", shown.len());
+    }
+    Ok(())
+}
+
+/// A line of a trace.
+struct Line {
+    track: String,
+    dts: i64,
+    path: String,
+}
+
+impl Line {
+    fn is_lan(&self) -> bool {
+        self.path.starts_with("LAN")
+    }
+}
+
+fn received(trace: &Path) -> Result<Vec<Line>> {
+    read(trace, "received")
+}
+
+/// The lines of a stage, in the order in which they were written.
+fn read(trace: &Path, stage: &str) -> Result<Vec<Line>> {
+    let text = std::fs::read_to_string(trace).unwrap_or_default();
+    let whole = &text[..text.rfind('\n').unwrap_or(0)];
+    let lines = whole.lines().map(|line| line.split(',').collect::<Vec<_>>()).filter(|fields| fields[0] == stage);
+    lines
+        .map(|fields| {
+            let [_, track, dts, _, _, path, _] = fields[..] else { anyhow::bail!("not seven fields: {fields:?}") };
+            Ok(Line { track: track.to_owned(), dts: dts.parse()?, path: path.to_owned() })
+        })
+        .collect()
+}
+
+/// How often the CDN brought pictures that came long after the last that it had brought, before the broadcaster's own path was there.
+fn skips_ahead(received: &[Line]) -> usize {
+    let (mut by_cdn, mut by_lan, mut count) = (None, i64::MIN, 0);
+    for unit in received.iter().filter(|unit| unit.track == "v0") {
+        if unit.is_lan() {
+            by_lan = by_lan.max(unit.dts);
+            continue;
+        }
+        let newest = by_cdn.replace(by_cdn.unwrap_or(unit.dts).max(unit.dts)).unwrap_or(unit.dts);
+        count += usize::from(unit.dts - newest > A_SKIP && unit.dts > by_lan + A_PICTURE);
+    }
+    count
+}
+
+/// Each is another throw of when in a GOP the push goes on.
+const OUTAGES: usize = 3;
+/// The broadcaster keeps one second.
+const OUTAGE: Duration = Duration::from_secs(4);
+/// In milliseconds of DTS: what no encoder leaves out.
+const A_SKIP: i64 = 500;
+/// In milliseconds of DTS.
+const A_PICTURE: i64 = 34;
