@@ -1,8 +1,8 @@
-//! The fuzz targets without nightly or cargo-fuzz: the seeds, then seeds mutated at random, for a bounded time.
+//! The fuzz targets without a nightly toolchain or cargo-fuzz: the seeds, then seeds mutated at random, for a bounded time.
 //!
 //! `bounded SECONDS TARGET… [--seed N]`. A finding is written to `artifacts/TARGET/` and ends the run with code 1. `bounded --file PATH
 //! TARGET` runs one input. Blind to coverage, so weaker than libFuzzer, but it runs wherever the project builds.
-#![allow(clippy::print_stdout)]
+#![allow(clippy::print_stdout, reason = "a command-line program says what it found")]
 
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use nearcast_fuzz::mutation::{Mutator, seeds};
 use nearcast_fuzz::{TARGETS, Target};
 
 fn main() -> ExitCode {
@@ -53,11 +54,11 @@ fn fuzz(name: &str, target: Target, time: Duration, seed: u64) -> bool {
     if !seeds.iter().all(|input| run(name, target, input)) {
         return false;
     }
-    let mut random = Random(seed);
+    let mut mutator = Mutator::new(seed);
     let began = Instant::now();
     let mut runs = 0_u64;
     while began.elapsed() < time {
-        let input = mutate(&mut random, &seeds);
+        let input = mutator.mutate(&seeds);
         if !run(name, target, &input) {
             println!("{name}: found in run {runs} of --seed {seed}");
             return false;
@@ -88,70 +89,5 @@ fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).to_owned()
 }
 
-/// The seeds in the order of their names, so that a run can be repeated.
-fn seeds(name: &str) -> Vec<Vec<u8>> {
-    let folder = root().join("seeds").join(name);
-    let mut paths: Vec<_> = fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path()).collect();
-    paths.sort();
-    let mut seeds: Vec<_> = paths.iter().filter_map(|path| fs::read(path).ok()).collect();
-    seeds.push(Vec::new());
-    seeds
-}
-
-/// xorshift64: repeatable, and no dependency.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0
-    }
-
-    fn below(&mut self, n: usize) -> usize {
-        (self.next() % n.max(1) as u64) as usize
-    }
-}
-
-fn mutate(random: &mut Random, seeds: &[Vec<u8>]) -> Vec<u8> {
-    let mut input = seeds[random.below(seeds.len())].clone();
-    for _ in 0..=random.below(8) {
-        let at = random.below(input.len() + 1);
-        let end = (at + random.below(64)).min(input.len());
-        match random.below(8) {
-            0 if at < input.len() => input[at] ^= 1 << random.below(8),
-            1 if at < input.len() => input[at] = random.next() as u8,
-            2 => input.insert(at, INTERESTING[random.below(INTERESTING.len())]),
-            3 => drop(input.drain(at..end)),
-            4 => {
-                let copy = input[at..end].to_vec();
-                let times = 1 + random.below(20);
-                input.splice(at..at, copy.repeat(times));
-            }
-            5 => {
-                // A length field that lies.
-                let value = [0, 1, 0x7fff_ffff, 0x8000_0000, u32::MAX, random.next() as u32][random.below(6)];
-                let width = 1 + random.below(4);
-                for (place, byte) in input[at..].iter_mut().zip(&value.to_be_bytes()[4 - width..]) {
-                    *place = *byte;
-                }
-            }
-            6 => input.truncate(at),
-            _ => {
-                let other = &seeds[random.below(seeds.len())];
-                let from = random.below(other.len() + 1);
-                let to = (from + random.below(512)).min(other.len());
-                input.splice(at..at, other[from..to].iter().copied());
-            }
-        }
-        input.truncate(MAX_INPUT);
-    }
-    input
-}
-
-const INTERESTING: &[u8] = &[0, 1, 2, 3, 8, 9, 0x0a, 0x14, 0x16, 0x7f, 0x80, 0xc3, 0xff];
-/// What libFuzzer is given too: enough for whole sessions, little enough for many runs.
-const MAX_INPUT: usize = 64 << 10;
 /// No input of this size may keep a server busy for this long.
 const TOO_LONG: Duration = Duration::from_secs(5);

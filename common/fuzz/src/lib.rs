@@ -3,6 +3,8 @@
 //! A target panics where an invariant breaks; all else about the input is its own affair. The same functions run under libFuzzer
 //! (`fuzz_targets/`), which follows coverage, and under [`bounded`](../bounded.rs), which needs nothing but a stable toolchain.
 
+pub mod mutation;
+
 use std::collections::BTreeMap;
 
 use bytes::{Bytes, BytesMut};
