@@ -2,7 +2,6 @@
 
 use std::path::PathBuf;
 use std::process::Command;
-use std::time::Duration;
 
 use anyhow::{Result, ensure};
 
@@ -10,7 +9,7 @@ use crate::programs::program;
 use crate::test_env::TestEnv;
 use crate::unit_log::{Unit, compare, read_units};
 use crate::viewer::Viewer;
-use ::lab::Process;
+use ::lab::{Process, TIMEOUT};
 
 /// A running `broadcaster` that logs every access unit that leaves it.
 #[derive(Debug)]
@@ -56,7 +55,7 @@ impl Broadcaster {
     /// Ends it as Ctrl-C does; it must say goodbye and succeed.
     pub fn stop(&mut self) -> Result<()> {
         self.process.interrupt();
-        self.process.success(STOP_TIMEOUT)
+        self.process.success(TIMEOUT)
     }
 
     /// Stops it, and demands that pictures and sound have come to `viewer` as they left, from the first that came on.
@@ -67,5 +66,3 @@ impl Broadcaster {
         Ok(())
     }
 }
-
-const STOP_TIMEOUT: Duration = Duration::from_secs(5);

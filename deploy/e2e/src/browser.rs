@@ -4,13 +4,12 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 
 use crate::test_env::TestEnv;
-use ::lab::Process;
+use ::lab::{Process, TIMEOUT};
 
 /// A browser with one window.
 #[derive(Debug)]
@@ -25,8 +24,7 @@ impl Browser {
     pub fn start(env: &TestEnv) -> Result<Self> {
         let mut driver =
             env.spawn("chromedriver", Command::new("chromedriver").arg("--port=0").env("HOME", env.directory()))?;
-        let line =
-            driver.line(Duration::from_secs(30), "its port", |line| line.contains("started successfully on port"))?;
+        let line = driver.line(TIMEOUT, "its port", |line| line.contains("started successfully on port"))?;
         let port = line.trim_end_matches('.').rsplit(' ').next().context("no port")?.parse::<u16>()?;
         let address = SocketAddr::from(([127, 0, 0, 1], port));
         let profile = format!("--user-data-dir={}", env.path("profile").display());
@@ -158,9 +156,6 @@ pub fn from_base64(text: &str) -> Result<Vec<u8>> {
     }
     Ok(bytes)
 }
-
-/// The first session makes the browser read itself from disk.
-const TIMEOUT: Duration = Duration::from_secs(60);
 
 #[cfg(test)]
 mod tests {

@@ -3,7 +3,6 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::Command;
-use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
@@ -12,7 +11,7 @@ use crate::http::{self, Response};
 use crate::programs::program;
 use crate::test_env::TestEnv;
 use ::lab::Process;
-use ::lab::until;
+use ::lab::{TIMEOUT, until};
 
 /// A running `cdn` with its data in the lab.
 #[derive(Debug)]
@@ -89,7 +88,7 @@ impl Cdn {
 
     /// Waits until `name` is on air.
     pub fn wait_live(&self, name: &str) -> Result<()> {
-        until(Duration::from_secs(20), &format!("stream {name} to be live"), || {
+        until(TIMEOUT, &format!("stream {name} to be live"), || {
             let live = self.stream(name).is_ok_and(|stream| stream["state"] == "live");
             Ok(live.then_some(()))
         })
@@ -97,7 +96,7 @@ impl Cdn {
 
     /// Waits until the media playlist of `name` has a segment, and gives it.
     pub fn wait_segment(&self, name: &str) -> Result<String> {
-        until(Duration::from_secs(30), &format!("a segment of {name}"), || {
+        until(TIMEOUT, &format!("a segment of {name}"), || {
             let answer = self.get(&format!("/{name}/media.m3u8"))?;
             let text = answer.text();
             Ok((answer.status == 200 && text.contains("#EXTINF")).then_some(text))
@@ -117,7 +116,7 @@ fn launch(
     // A port of its own for figures would be one more to collide on.
     command.args(options).env("NEARCAST_METRICS_LISTEN", "").env("NEARCAST_RELAY_LISTEN", "127.0.0.1:0");
     let mut process = env.spawn("cdn", &mut command)?;
-    let line = process.line(Duration::from_secs(10), "where it listens", |line| line.contains(r#""listening""#))?;
+    let line = process.line(TIMEOUT, "where it listens", |line| line.contains(r#""listening""#))?;
     let said: Value = serde_json::from_str(&line)?;
     let address = |name: &str| -> Result<SocketAddr> {
         Ok(said[name].as_str().with_context(|| format!("no {name} in {line}"))?.parse()?)

@@ -2,8 +2,8 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::time::Duration;
 
+use ::lab::TIMEOUT;
 use anyhow::{Context, Result};
 
 /// An answer.
@@ -46,6 +46,3 @@ pub fn get(address: SocketAddr, path: &str) -> Result<Response> {
         .collect();
     Ok(Response { status, headers, body: answer[end + 4..].to_vec() })
 }
-
-/// Everything is on loopback; a blocking playlist may wait for some seconds.
-const TIMEOUT: Duration = Duration::from_secs(20);

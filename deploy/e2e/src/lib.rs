@@ -20,7 +20,7 @@ mod test_env;
 mod unit_log;
 mod viewer;
 
-pub use ::lab::{Process, until};
+pub use ::lab::{Process, TIMEOUT, until};
 pub use broadcaster::Broadcaster;
 pub use browser::{Browser, from_base64};
 pub use cdn::Cdn;

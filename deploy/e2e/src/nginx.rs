@@ -2,13 +2,12 @@
 
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::Command;
-use std::time::Duration;
 
 use anyhow::{Result, ensure};
 
 use crate::test_env::TestEnv;
 use ::lab::Process;
-use ::lab::until;
+use ::lab::{TIMEOUT, until};
 
 /// A running nginx that takes and gives any stream of the application `live`.
 #[derive(Debug)]
@@ -35,7 +34,7 @@ impl Nginx {
         let program = if std::path::Path::new("/usr/sbin/nginx").exists() { "/usr/sbin/nginx" } else { "nginx" };
         let mut process =
             env.spawn("nginx", Command::new(program).arg("-p").arg(env.directory()).arg("-c").arg(&file))?;
-        until(Duration::from_secs(10), "nginx to listen", || {
+        until(TIMEOUT, "nginx to listen", || {
             ensure!(process.running()?, "nginx ended");
             Ok(TcpStream::connect(rtmp).ok().map(drop))
         })?;

@@ -132,6 +132,8 @@ pub fn ensure_consecutive(marks: &[Option<u32>]) -> Result<(u32, u32)> {
 
 #[cfg(test)]
 mod tests {
+    use ::lab::TIMEOUT;
+
     use super::*;
 
     #[test]
@@ -139,8 +141,7 @@ mod tests {
         let env = TestEnv::new().unwrap();
         let source = ClipSpec { count: 30, ..ClipSpec::default() };
         let file = NumberedClip::encode(&env, "marked.mp4", source).unwrap();
-        let marks =
-            decode_frame_numbers(&["-i", file.path.to_str().unwrap()], 640, 360, 100, Duration::from_secs(30)).unwrap();
+        let marks = decode_frame_numbers(&["-i", file.path.to_str().unwrap()], 640, 360, 100, TIMEOUT).unwrap();
         assert_eq!(ensure_consecutive(&marks).unwrap(), (0, 29));
     }
 

@@ -1,14 +1,13 @@
 //! A real X11 screen without a monitor, looked at by ffmpeg, and a keyboard for it.
 
 use std::process::Command;
-use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use media::frame_counter;
 
 use crate::test_env::TestEnv;
 use ::lab::Process;
-use ::lab::until;
+use ::lab::{TIMEOUT, until};
 
 /// An X server of our own.
 #[derive(Debug)]
@@ -38,8 +37,7 @@ impl Screen {
         // It writes the number it took to standard output once it accepts clients.
         command.args(["-displayfd", "1", "-screen", "0", &size, "-nolisten", "tcp", "-noreset"]);
         let mut server = env.spawn("xvfb", &mut command)?;
-        let number =
-            server.line(Duration::from_secs(20), "its display number", |line| line.trim().parse::<u32>().is_ok())?;
+        let number = server.line(TIMEOUT, "its display number", |line| line.trim().parse::<u32>().is_ok())?;
         Ok(Self { display: format!(":{}", number.trim()), server, size: (width as usize, height as usize) })
     }
 
@@ -134,6 +132,3 @@ impl Screenshot {
         count as f64 / region().count().max(1) as f64
     }
 }
-
-/// On a loaded machine.
-const TIMEOUT: Duration = Duration::from_secs(30);

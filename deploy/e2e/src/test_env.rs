@@ -1,4 +1,4 @@
-//! One test's use of the machine: alone on it, with a directory of its own for data and logs.
+//! One test's use of the machine: a directory of its own for data and logs, and a share of the machine.
 
 use std::cell::RefCell;
 use std::ffi::OsStr;
@@ -10,20 +10,20 @@ use anyhow::Result;
 
 use ::lab::Process;
 
-/// A directory of data and logs, and the machine to oneself for as long as this lives.
+/// A directory of data and logs. No experiment measures for as long as this lives; other tests may run.
 #[derive(Debug)]
 pub struct TestEnv {
     directory: tempfile::TempDir,
     names: RefCell<Vec<String>>,
-    _alone: File,
+    _turn: File,
 }
 
 impl TestEnv {
-    /// Waits for its turn: two of these tests at once would measure each other.
+    /// Waits until no experiment measures. Tests run beside each other: programs pick their own ports, and waits are for events.
     pub fn new() -> Result<Self> {
-        let alone = ::lab::lock_machine()?;
+        let turn = ::lab::shared_turn()?;
         let directory = tempfile::Builder::new().prefix("nearcast-e2e.").tempdir()?;
-        Ok(Self { directory, names: RefCell::default(), _alone: alone })
+        Ok(Self { directory, names: RefCell::default(), _turn: turn })
     }
 
     /// Where this test's files are; gone with it.

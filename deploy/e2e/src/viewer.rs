@@ -13,7 +13,7 @@ use crate::screen::Screen;
 use crate::test_env::TestEnv;
 use crate::unit_log::{Unit, read_units};
 use ::lab::Process;
-use ::lab::until;
+use ::lab::{TIMEOUT, until};
 
 /// A running `viewer` that logs every access unit it takes.
 #[derive(Debug)]
@@ -91,7 +91,7 @@ impl Viewer {
     /// Asks it to end, and gives its summary.
     pub fn finish(&mut self) -> Result<ViewerSummary> {
         self.process.interrupt();
-        self.summary(Duration::from_secs(10))
+        self.summary(TIMEOUT)
     }
 
     /// Waits for its end, which must be a clean one, and gives its summary.

@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use e2e::{
-    Broadcaster, Cdn, ClipSpec, ExternalPlayer, Nginx, NumberedClip, Process, TestEnv, Viewer, ensure_consecutive,
+    Broadcaster, Cdn, ClipSpec, ExternalPlayer, Nginx, NumberedClip, Process, TIMEOUT, TestEnv, Viewer,
+    ensure_consecutive,
 };
 use serde_json::Value;
 
@@ -19,8 +19,8 @@ fn ffmpeg_publishes() -> Result<()> {
     let file = NumberedClip::encode(&env, "marked.mp4", ClipSpec { count: 300, ..ClipSpec::default() })?;
     let mut viewer = Viewer::start(&env, &cdn.rtmp_url("live"), &[])?;
     let mut ffmpeg = publish_copy(&env, &file.path, &cdn.publish_url(&key))?;
-    viewer.wait_pictures(300, Duration::from_secs(40))?;
-    ffmpeg.success(SOON)?;
+    viewer.wait_pictures(300, TIMEOUT)?;
+    ffmpeg.success(TIMEOUT)?;
     viewer.finish()?.ensure_unbroken(270)
 }
 
@@ -37,7 +37,7 @@ fn gstreamer_publishes() -> Result<()> {
         audiotestsrc is-live=true num-buffers=560 ! audio/x-raw,rate=48000,channels=2 ! avenc_aac ! aacparse ! queue ! m.";
     let arguments = pipeline.split_whitespace().map(|word| if word == "LOCATION" { location.as_str() } else { word });
     let _gstreamer = env.run("gstreamer", "gst-launch-1.0", arguments)?;
-    viewer.wait_pictures(200, Duration::from_secs(40))?;
+    viewer.wait_pictures(200, TIMEOUT)?;
     let summary = viewer.finish()?;
     ensure!(summary.0["audio_frames"].as_u64() > Some(100), "no sound came: {}", summary.0);
     ensure!(summary.pictures() > 150 && summary.0["lost"] == 0, "{}", summary.0);
@@ -71,9 +71,9 @@ fn pts_and_dts_survive_an_ffmpeg_stream_copy() -> Result<()> {
     let arguments = ["-nostdin", "-loglevel", "warning", "-y", "-i", &cdn.rtmp_url("live"), "-c", "copy"];
     let mut recorder = env.spawn("recorder", Command::new("ffmpeg").args(arguments).arg(&recorded))?;
     let mut publisher = publish_copy(&env, &file.path, &cdn.publish_url(&key))?;
-    publisher.success(Duration::from_secs(40))?;
+    publisher.success(TIMEOUT)?;
     // The stream ends when the grace period after the publisher's goodbye does, and the recorder with it.
-    recorder.success(Duration::from_secs(40))?;
+    recorder.success(TIMEOUT)?;
     let (sent, came) = (packets(&file.path)?, packets(&recorded)?);
     for (kind, sent) in &sent {
         let came = came.get(kind).with_context(|| format!("no {kind} came"))?;
@@ -92,11 +92,10 @@ fn nginx_rtmp_accepts_the_broadcaster() -> Result<()> {
     let env = TestEnv::new()?;
     let nginx = Nginx::start(&env)?;
     let mut broadcaster = Broadcaster::start(&env, &nginx.url("live"), &Broadcaster::SMALL)?;
-    let log = |process: &mut Process| process.line(SOON, "that it publishes", |line| line.contains("publish"));
+    let log = |process: &mut Process| process.line(TIMEOUT, "that it publishes", |line| line.contains("publish"));
     let mut nginx = nginx;
     log(&mut nginx.process)?;
-    let marks =
-        ExternalPlayer::Ffmpeg.frame_numbers(&env, &nginx.url("live"), (640, 360), 100, Duration::from_secs(30))?;
+    let marks = ExternalPlayer::Ffmpeg.frame_numbers(&env, &nginx.url("live"), (640, 360), 100, TIMEOUT)?;
     ensure_consecutive(&marks)?;
     broadcaster.stop()
 }
@@ -108,7 +107,7 @@ fn a_wrong_stream_key_is_rejected_with_a_reason() -> Result<()> {
     let cdn = Cdn::start(&env, &[])?;
     for wrong in ["live", "not-the-key"] {
         let mut broadcaster = Broadcaster::start(&env, &cdn.publish_url(wrong), &Broadcaster::SMALL)?;
-        let status = broadcaster.process.exit(SOON)?;
+        let status = broadcaster.process.exit(TIMEOUT)?;
         ensure!(!status.success(), "the broadcaster ended well with the key {wrong}");
         let log = broadcaster.process.log();
         ensure!(log.contains("key"), "no word of the key: {log}");
@@ -133,7 +132,7 @@ fn a_wrong_stream_key_is_rejected_with_a_reason() -> Result<()> {
                 &cdn.publish_url(wrong),
             ],
         )?;
-        ensure!(!ffmpeg.exit(Duration::from_secs(30))?.success(), "ffmpeg could publish with the key {wrong}");
+        ensure!(!ffmpeg.exit(TIMEOUT)?.success(), "ffmpeg could publish with the key {wrong}");
     }
     let state = cdn.stream("live")?["state"].clone();
     ensure!(state != "live", "the stream is {state}");
@@ -181,6 +180,3 @@ fn packets(file: &Path) -> Result<BTreeMap<String, Vec<ProbedPacket>>> {
     }
     Ok(tracks)
 }
-
-/// For what is bound to follow within a second or two on a quiet machine.
-const SOON: Duration = Duration::from_secs(20);

@@ -1,9 +1,7 @@
 //! Streams that change while they are on air: another picture size, and with it other parameter sets, on one connection.
 
-use std::time::Duration;
-
 use anyhow::{Context, Result, ensure};
-use e2e::{Cdn, ClipSpec, NumberedClip, TestEnv, Viewer, until};
+use e2e::{Cdn, ClipSpec, NumberedClip, TIMEOUT, TestEnv, Viewer, until};
 
 #[test]
 fn every_picture_is_decoded_across_a_resolution_change() -> Result<()> {
@@ -62,4 +60,3 @@ fn every_picture_is_decoded_across_a_resolution_change() -> Result<()> {
 const HALF: u32 = 200;
 /// The header of an FLV file, and the size of the tag before the first (Adobe FLV 10.1 §E.2, §E.3).
 const FLV_HEADER: usize = 13;
-const TIMEOUT: Duration = Duration::from_secs(40);

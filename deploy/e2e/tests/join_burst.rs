@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use e2e::{Broadcaster, Cdn, TestEnv, until};
+use e2e::{Broadcaster, Cdn, TIMEOUT, TestEnv, until};
 use lab::load::{self, Options, Protocol};
 
 #[test]
@@ -39,7 +39,7 @@ fn viewers_that_end_when_the_server_dies_are_reported() -> Result<()> {
     let viewers = crowd.viewers;
     let load = std::thread::spawn(move || load::run(&crowd));
     let watched = || Ok((cdn.stream("live")?["viewers"]["total"] == viewers).then_some(()));
-    until(Duration::from_secs(20), "all viewers", watched)?;
+    until(TIMEOUT, "all viewers", watched)?;
     cdn.process.kill();
     let summary = load.join().ok().context("the generator broke down")??;
     let told = format!("{viewers} viewers that ended");

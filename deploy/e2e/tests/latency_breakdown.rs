@@ -1,9 +1,7 @@
 //! Where the latency goes, as the programs say it themselves: each with a wrong clock of its own, by each path.
 
-use std::time::Duration;
-
 use anyhow::{Context, Result, ensure};
-use e2e::{Broadcaster, Cdn, TestEnv, Viewer, until};
+use e2e::{Broadcaster, Cdn, TIMEOUT, TestEnv, Viewer, until};
 use serde_json::Value;
 
 /// A path, and the parts that a server must have told of.
@@ -32,7 +30,7 @@ fn clock_offsets_are_estimated_and_the_components_add_up() -> Result<()> {
     }
     for (via, told, viewer) in &mut viewers {
         let all_told = |latency: &Value| told.iter().all(|part| latency[part].is_number());
-        let latency = until(START, &format!("what is told by {via}"), || {
+        let latency = until(TIMEOUT, &format!("what is told by {via}"), || {
             ensure!(viewer.process.running()?, "the viewer ended");
             Ok(latency(viewer)?.filter(all_told))
         })?;
@@ -78,7 +76,7 @@ fn in_order(cdn: &Cdn, offset: i64, doubt: i64) -> Result<()> {
     };
     let newest = |said: &Value| said["units"].as_array()?.last()?["dts"].as_i64();
     let newest = newest(&ask("")?).context("no units")?;
-    until(START, "every stage of one unit", || {
+    until(TIMEOUT, "every stage of one unit", || {
         let said = ask(&format!("?at={newest}"))?;
         let units = said["units"].as_array().with_context(|| format!("no units: {said}"))?;
         let mut seen = [0; STAGE_ORDER.len()];
@@ -129,4 +127,3 @@ const VIEWER_OFFSET_US: i64 = 40_000;
 const ROUNDING_MS: f64 = 0.25;
 /// One picture, in milliseconds.
 const FRAME_INTERVAL_MS: f64 = 1000.0 / 30.0;
-const START: Duration = Duration::from_secs(40);

@@ -45,4 +45,4 @@ fn links_use_netem_where_the_kernel_supports_it() -> Result<()> {
 const A_WHILE: u32 = 8;
 
 /// All tests of links, on an emulated processor.
-const LINKS: Duration = Duration::from_secs(240);
+const LINKS: Duration = Duration::from_secs(600);

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use e2e::{Broadcaster, Cdn, ExternalPlayer, TestEnv, Viewer, ensure_consecutive, until};
+use e2e::{Broadcaster, Cdn, ExternalPlayer, TIMEOUT, TestEnv, Viewer, ensure_consecutive, until};
 
 #[test]
 fn a_server_restart_loses_no_access_unit() -> Result<()> {
@@ -12,13 +12,13 @@ fn a_server_restart_loses_no_access_unit() -> Result<()> {
     let mut cdn = Cdn::start(&env, &[])?;
     let mut viewer = Viewer::start(&env, &cdn.rtmp_url("live"), &[])?;
     let mut broadcaster = Broadcaster::start(&env, &cdn.publish_url(&key), &Broadcaster::SMALL)?;
-    viewer.wait_pictures(90, START)?;
+    viewer.wait_pictures(90, TIMEOUT)?;
     cdn.process.kill();
     std::thread::sleep(OUTAGE);
     let before = viewer.pictures()?;
     cdn.restart(&env)?;
     // The outage's own pictures, and some after it.
-    viewer.wait_pictures(before + 30 * OUTAGE.as_secs() as usize + 90, START)?;
+    viewer.wait_pictures(before + 30 * OUTAGE.as_secs() as usize + 90, TIMEOUT)?;
     ensure!(broadcaster.process.running()?, "the broadcaster ended");
     viewer.finish()?.ensure_unbroken(90)?;
     broadcaster.stop_and_compare(&viewer)
@@ -44,7 +44,7 @@ fn ctrl_c_stops_the_broadcaster_promptly_whatever_the_server_does() -> Result<()
         }
         let asked = Instant::now();
         broadcaster.process.interrupt();
-        broadcaster.process.exit(START)?;
+        broadcaster.process.exit(TIMEOUT)?;
         let took = asked.elapsed();
         ensure!(took < AT_ONCE, "where the server {name}, it took {took:?} to end");
         cdn.restart(&env)?;
@@ -60,11 +60,11 @@ fn an_hls_viewer_survives_the_restart_of_its_server() -> Result<()> {
     let mut broadcaster = Broadcaster::start(&env, &cdn.publish_url(&key), &Broadcaster::SMALL)?;
     cdn.wait_segment("live")?;
     let mut viewer = Viewer::start(&env, &cdn.hls_url("live"), &[])?;
-    viewer.wait_pictures(60, START)?;
+    viewer.wait_pictures(60, TIMEOUT)?;
     cdn.process.kill();
     let before = viewer.pictures()?;
     cdn.restart(&env)?;
-    viewer.wait_pictures(before + 240, START)?;
+    viewer.wait_pictures(before + 240, TIMEOUT)?;
     viewer.finish()?.ensure_unbroken(240)?;
     broadcaster.stop_and_compare(&viewer)
 }
@@ -79,11 +79,11 @@ fn players_stay_connected_while_the_publisher_restarts() -> Result<()> {
     let mut readers =
         [Viewer::start(&env, &cdn.rtmp_url("live"), &[])?, Viewer::start(&env, &cdn.hls_url("live"), &[])?];
     for reader in &mut readers {
-        reader.wait_pictures(60, START)?;
+        reader.wait_pictures(60, TIMEOUT)?;
     }
     let before = Playlist::of(&cdn)?;
     first.process.kill();
-    until(START, "the stream to be away", || Ok((cdn.stream("live")?["state"] == "disconnected").then_some(())))?;
+    until(TIMEOUT, "the stream to be away", || Ok((cdn.stream("live")?["state"] == "disconnected").then_some(())))?;
     let while_away = Playlist::of(&cdn)?;
     ensure!(
         while_away.sequence >= before.sequence && !while_away.ended,
@@ -96,7 +96,7 @@ fn players_stay_connected_while_the_publisher_restarts() -> Result<()> {
     let options = [&Broadcaster::SMALL[..], &["--audio-bitrate", "96k"]].concat();
     let _second = Broadcaster::start(&env, &cdn.publish_url(&key), &options)?;
     for (reader, seen) in readers.iter_mut().zip(seen) {
-        reader.wait_pictures(seen + 150, START)?;
+        reader.wait_pictures(seen + 150, TIMEOUT)?;
         ensure!(reader.process.running()?, "a reader ended with the publisher");
     }
     let after = Playlist::of(&cdn)?;
@@ -150,22 +150,22 @@ fn a_second_publisher_with_the_same_key_takes_over() -> Result<()> {
     cdn.wait_live("live")?;
     let segment = cdn.wait_segment("live")?;
     let mut viewer = Viewer::start(&env, &cdn.rtmp_url("live"), &[])?;
-    viewer.wait_pictures(30, START)?;
+    viewer.wait_pictures(30, TIMEOUT)?;
     let before = Playlist::parse(&segment)?;
     let epoch = cdn.stream("live")?["epoch"].clone();
 
     let mut second = Broadcaster::start(&env, &cdn.publish_url(&key), &Broadcaster::SMALL)?;
-    until(START, "the second publisher to have the stream", || {
+    until(TIMEOUT, "the second publisher to have the stream", || {
         Ok((cdn.stream("live")?["epoch"] != epoch).then_some(()))
     })?;
-    let status = first.exit(START)?;
+    let status = first.exit(TIMEOUT)?;
     ensure!(!status.success(), "the first publisher was not told");
     let seen = viewer.pictures()?;
-    viewer.wait_pictures(seen + 90, START)?;
+    viewer.wait_pictures(seen + 90, TIMEOUT)?;
     // What comes now is the second one's: numbered, and unbroken.
-    ensure_consecutive(&ExternalPlayer::Ffmpeg.frame_numbers(&env, &cdn.rtmp_url("live"), (640, 360), 30, START)?)?;
+    ensure_consecutive(&ExternalPlayer::Ffmpeg.frame_numbers(&env, &cdn.rtmp_url("live"), (640, 360), 30, TIMEOUT)?)?;
     ensure!(second.process.running()?, "the second publisher ended");
-    let after = until(START, "a segment of the second publisher", || {
+    let after = until(TIMEOUT, "a segment of the second publisher", || {
         let playlist = Playlist::of(&cdn)?;
         Ok((playlist.last() > before.last() && playlist.text.contains("#EXT-X-DISCONTINUITY\n")).then_some(playlist))
     })?;
@@ -189,13 +189,13 @@ fn two_broadcasters_with_one_key_do_not_alternate() -> Result<()> {
     cdn.wait_live("live")?;
     let epoch = cdn.stream("live")?["epoch"].clone();
     let mut second = Broadcaster::start(&env, &cdn.publish_url(&key), &Broadcaster::SMALL)?;
-    until(START, "the second broadcaster to have the stream", || {
+    until(TIMEOUT, "the second broadcaster to have the stream", || {
         Ok((cdn.stream("live")?["epoch"] != epoch).then_some(()))
     })?;
-    let status = first.process.exit(START).context("the loser goes on fighting")?;
+    let status = first.process.exit(TIMEOUT).context("the loser goes on fighting")?;
     ensure!(!status.success(), "the loser ended as if all were well");
     ensure!(second.process.running()?, "the winner ended");
-    ensure_consecutive(&ExternalPlayer::Ffmpeg.frame_numbers(&env, &cdn.rtmp_url("live"), (640, 360), 60, START)?)?;
+    ensure_consecutive(&ExternalPlayer::Ffmpeg.frame_numbers(&env, &cdn.rtmp_url("live"), (640, 360), 60, TIMEOUT)?)?;
     Ok(())
 }
 
@@ -206,9 +206,9 @@ fn the_server_drains_when_it_is_told_to_stop() -> Result<()> {
     let mut cdn = Cdn::start(&env, &[])?;
     let _broadcaster = Broadcaster::start(&env, &cdn.publish_url(&key), &Broadcaster::SMALL)?;
     let mut viewer = Viewer::start(&env, &cdn.rtmp_url("live"), &[])?;
-    viewer.wait_pictures(30, START)?;
+    viewer.wait_pictures(30, TIMEOUT)?;
     cdn.process.terminate();
-    cdn.process.success(Duration::from_secs(15))?;
+    cdn.process.success(TIMEOUT)?;
     viewer.finish()?.ensure_unbroken(20)
 }
 
@@ -247,7 +247,5 @@ impl Playlist {
 
 /// How long the server is away: what the broadcaster promises to bridge.
 const OUTAGE: Duration = Duration::from_secs(5);
-/// People take what lasts longer for a program that hangs. A second is what it is to take; the rest is for a loaded machine.
-const AT_ONCE: Duration = Duration::from_secs(2);
-/// For what takes a second or two on a quiet machine.
-const START: Duration = Duration::from_secs(30);
+/// It gives up by itself, unasked, ten seconds after the end of its broadcast: whoever asked it does not wait for that.
+const AT_ONCE: Duration = Duration::from_secs(9);

@@ -2,10 +2,9 @@
 //! times, the same SHA-256, none missing in between.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use e2e::{Broadcaster, Cdn, ClipSpec, NumberedClip, TestEnv, Unit, Viewer, compare_to_the_end};
+use e2e::{Broadcaster, Cdn, ClipSpec, NumberedClip, TIMEOUT, TestEnv, Unit, Viewer, compare_to_the_end};
 
 /// One kind of stream: what goes in.
 struct Case {
@@ -89,9 +88,9 @@ impl StreamRun {
 
     /// Waits for the end; gives what left and how much of each track came by RTMP.
     fn finish(&mut self) -> Result<(Vec<Unit>, BTreeMap<String, usize>)> {
-        self.broadcaster.process.success(Duration::from_secs(40))?;
+        self.broadcaster.process.success(TIMEOUT)?;
         let left = self.broadcaster.units()?;
-        self.rtmp.wait_end(SOON)?;
+        self.rtmp.wait_end(TIMEOUT)?;
         self.rtmp.finish()?;
         let by_rtmp = compare_to_the_end(&left, &self.rtmp.units()?).context("by RTMP")?;
         Ok((left, by_rtmp))
@@ -177,7 +176,7 @@ impl Case {
 
 /// Demands that a viewer of HLS, which ends by itself at the playlist's end, got everything from the first segment that it joined on.
 fn whole_by_hls(hls: &mut Viewer, left: &[Unit]) -> Result<BTreeMap<String, usize>> {
-    hls.process.success(SOON)?;
+    hls.process.success(TIMEOUT)?;
     let came = hls.units()?;
     let counts = compare_to_the_end(left, &came).context("by HLS")?;
     // It joins at the start of a segment, in all tracks alike: what it lacks is older than that. A unit of sound lasts 85 ms at most.
@@ -194,6 +193,3 @@ fn whole_by_hls(hls: &mut Viewer, left: &[Unit]) -> Result<BTreeMap<String, usiz
     ensure!(joined < 8_000, "it joined at {joined} ms, long after the first segment");
     Ok(counts)
 }
-
-/// A stream stays open for 5 s after its publisher's goodbye.
-const SOON: Duration = Duration::from_secs(20);

@@ -1,9 +1,9 @@
 //! Every picture of every kind of source arrives once: the counter burnt into it, read from what the viewer decoded, rises by one.
 
-use std::time::Duration;
-
 use anyhow::{Context, Result, ensure};
-use e2e::{Broadcaster, Cdn, ClipSpec, ExternalPlayer, NumberedClip, Screen, TestEnv, Viewer, ensure_consecutive};
+use e2e::{
+    Broadcaster, Cdn, ClipSpec, ExternalPlayer, NumberedClip, Screen, TIMEOUT, TestEnv, Viewer, ensure_consecutive,
+};
 
 #[test]
 fn the_test_picture_by_rtmp_and_by_hls() -> Result<()> {
@@ -13,13 +13,13 @@ fn the_test_picture_by_rtmp_and_by_hls() -> Result<()> {
     // There before the publisher: it waits, and misses nothing.
     let mut early = Viewer::start(&env, &cdn.rtmp_url("live"), &[])?;
     let mut broadcaster = Broadcaster::start(&env, &cdn.publish_url(&key), &Broadcaster::SMALL)?;
-    early.wait_pictures(30, START)?;
+    early.wait_pictures(30, TIMEOUT)?;
     let mut late = Viewer::start(&env, &cdn.rtmp_url("live"), &[])?;
     cdn.wait_segment("live")?;
     let mut hls = Viewer::start(&env, &cdn.hls_url("live"), &[])?;
     let mut page = Viewer::start(&env, &cdn.page_url("live"), &[])?;
     for viewer in [&mut early, &mut late, &mut hls, &mut page] {
-        viewer.wait_pictures(300, START + Duration::from_secs(15))?;
+        viewer.wait_pictures(300, TIMEOUT)?;
     }
     let first = early.finish()?;
     first.ensure_unbroken(280)?;
@@ -30,7 +30,7 @@ fn the_test_picture_by_rtmp_and_by_hls() -> Result<()> {
     let sound = first.0["audio_frames"].as_u64().context("no count of sound")?;
     ensure!(sound > 300, "only {sound} frames of sound were heard");
     broadcaster.process.interrupt();
-    broadcaster.process.success(Duration::from_secs(5))
+    broadcaster.process.success(TIMEOUT)
 }
 
 #[test]
@@ -42,8 +42,8 @@ fn an_encoded_file_arrives_from_first_to_last_picture() -> Result<()> {
     let mut viewer = Viewer::start(&env, &cdn.rtmp_url("live"), &[])?;
     let source = format!("file:{}", file.path.display());
     let mut broadcaster = Broadcaster::start(&env, &cdn.publish_url(&key), &["--source", &source])?;
-    broadcaster.process.success(Duration::from_secs(40))?;
-    viewer.wait_pictures(250, START)?;
+    broadcaster.process.success(TIMEOUT)?;
+    viewer.wait_pictures(250, TIMEOUT)?;
     let summary = viewer.finish()?;
     summary.ensure_unbroken(250)?;
     ensure!(
@@ -65,8 +65,8 @@ fn a_file_with_unsupported_codecs_is_transcoded() -> Result<()> {
     let mut viewer = Viewer::start(&env, &cdn.rtmp_url("live"), &[])?;
     let source = format!("file:{}", file.path.display());
     let mut broadcaster = Broadcaster::start(&env, &cdn.publish_url(&key), &["--source", &source])?;
-    broadcaster.process.success(Duration::from_secs(40))?;
-    viewer.wait_pictures(150, START)?;
+    broadcaster.process.success(TIMEOUT)?;
+    viewer.wait_pictures(150, TIMEOUT)?;
     viewer.finish()?.ensure_unbroken(150)
 }
 
@@ -81,9 +81,9 @@ fn a_captured_screen_shows_motion() -> Result<()> {
     let source = format!("screen:{}", screen.display);
     let options = ["--source", &source, "--audio", "none", "--fps", "20", "--burn-in"];
     let _broadcaster = Broadcaster::start(&env, &cdn.publish_url(&key), &options)?;
-    viewer.wait_pictures(200, START + Duration::from_secs(15))?;
+    viewer.wait_pictures(200, TIMEOUT)?;
     // Somebody else's decoder says whether what was captured is the screen, which moves, and not a frozen or black one.
-    let marks = ExternalPlayer::Ffmpeg.frame_numbers(&env, &cdn.rtmp_url("live"), (640, 360), 40, START)?;
+    let marks = ExternalPlayer::Ffmpeg.frame_numbers(&env, &cdn.rtmp_url("live"), (640, 360), 40, TIMEOUT)?;
     ensure_consecutive(&marks)?;
     let change = mean_change(&cdn.rtmp_url("live"))?;
     ensure!(change > 1.0, "the captured screen does not move: {change:.3} of 255 a picture");
@@ -109,6 +109,3 @@ fn mean_change(url: &str) -> Result<f64> {
     let sum: f64 = values.iter().sum();
     Some(sum / values.len() as f64).context("not empty")
 }
-
-/// From a program's start to its first pictures, on a loaded machine.
-const START: Duration = Duration::from_secs(30);

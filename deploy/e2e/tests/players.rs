@@ -1,10 +1,9 @@
 //! Other people's players, as Debian ships them, play RTMP and HLS; every picture that they decode is the next one.
 
 use std::process::Command;
-use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use e2e::{Broadcaster, Cdn, ExternalPlayer, TestEnv, ensure_consecutive};
+use e2e::{Broadcaster, Cdn, ExternalPlayer, TIMEOUT, TestEnv, ensure_consecutive};
 use serde_json::Value;
 
 /// A stream on air, for as long as this lives.
@@ -33,7 +32,7 @@ fn ffmpeg_mpv_vlc_and_gstreamer_decode_every_picture() -> Result<()> {
     for player in ExternalPlayer::ALL {
         for url in [live.cdn.rtmp_url("live"), live.cdn.hls_url("live")] {
             let checked = player
-                .frame_numbers(&live.env, &url, (640, 360), PICTURES, Duration::from_secs(60))
+                .frame_numbers(&live.env, &url, (640, 360), PICTURES, TIMEOUT)
                 .and_then(|marks| ensure_consecutive(&marks).map(|(first, last)| format!("{first} to {last}")));
             eprintln!("{player:?} {url}: {checked:?}");
             faults.extend(checked.err().map(|fault| format!("{player:?} {url}: {fault:#}")));

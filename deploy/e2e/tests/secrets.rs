@@ -1,10 +1,9 @@
 //! Publish keys never reach a log, a page or an answer, however much is logged; and they are not on disk.
 
 use std::path::Path;
-use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use e2e::{Broadcaster, Cdn, TestEnv, Viewer};
+use e2e::{Broadcaster, Cdn, TIMEOUT, TestEnv, Viewer};
 
 #[test]
 fn stream_keys_appear_in_no_log_page_or_file() -> Result<()> {
@@ -19,7 +18,7 @@ fn stream_keys_appear_in_no_log_page_or_file() -> Result<()> {
     };
     let options = [&Broadcaster::SMALL[..], &["--stats", "json"]].concat();
     let mut broadcaster = Broadcaster::start_with(&env, &cdn.publish_url(&key), &options, loud)?;
-    viewer.wait_pictures(60, Duration::from_secs(40))?;
+    viewer.wait_pictures(60, TIMEOUT)?;
     let mut seen = vec![
         ("the page", cdn.get("/live")?.text()),
         ("the list", cdn.get("/")?.text()),
@@ -28,16 +27,16 @@ fn stream_keys_appear_in_no_log_page_or_file() -> Result<()> {
     // A wrong key may be a right one with a slip: it is as secret.
     let wrong = format!("{key}x");
     let mut refused = Broadcaster::start_with(&env, &cdn.publish_url(&wrong), &options, loud)?;
-    refused.process.exit(Duration::from_secs(20))?;
+    refused.process.exit(TIMEOUT)?;
     // A server that goes away makes both ends talk about where they were.
     cdn.restart(&env)?;
     let before = viewer.pictures()?;
-    viewer.wait_pictures(before + 30, Duration::from_secs(30))?;
+    viewer.wait_pictures(before + 30, TIMEOUT)?;
     viewer.finish()?;
     broadcaster.process.interrupt();
-    broadcaster.process.exit(Duration::from_secs(10))?;
+    broadcaster.process.exit(TIMEOUT)?;
     cdn.process.terminate();
-    cdn.process.exit(Duration::from_secs(15))?;
+    cdn.process.exit(TIMEOUT)?;
     seen.extend([
         ("the broadcaster's log", broadcaster.process.log()),
         ("the refused one's log", refused.process.log()),

@@ -3,10 +3,9 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener};
-use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use e2e::{Broadcaster, Cdn, FaultProxy, ProxyMode, TestEnv, Viewer, compare, until};
+use e2e::{Broadcaster, Cdn, FaultProxy, ProxyMode, TIMEOUT, TestEnv, Viewer, compare, until};
 use serde_json::{Value, json};
 
 #[test]
@@ -20,18 +19,18 @@ fn rtmp_falls_back_to_ll_hls_and_upgrades_again_without_loss() -> Result<()> {
     let urls = json!({ "page": "", "rtmp": format!("rtmp://{}/live/live", proxy.address), "hls": cdn.hls_url("live") });
     let page = page(&json!({ "name": "live", "urls": urls, "hls": { "low_latency": true } }))?;
     let mut viewer = Viewer::start(&env, &format!("http://{page}/live"), &[])?;
-    viewer.wait_pictures(60, START)?;
+    viewer.wait_pictures(60, TIMEOUT)?;
     wait_led_by(&mut viewer, "RTMP")?;
     for mode in [ProxyMode::Refuse, ProxyMode::Stall, ProxyMode::Refuse, ProxyMode::Stall] {
         proxy.set(mode);
         wait_led_by(&mut viewer, "LL-HLS").with_context(|| format!("{mode:?}"))?;
         let shown = viewer.pictures()?;
-        viewer.wait_pictures(shown + 60, START)?;
+        viewer.wait_pictures(shown + 60, TIMEOUT)?;
         proxy.set(ProxyMode::Forward);
         wait_led_by(&mut viewer, "RTMP")?;
     }
     let shown = viewer.pictures()?;
-    viewer.wait_pictures(shown + 60, START)?;
+    viewer.wait_pictures(shown + 60, TIMEOUT)?;
     let summary = viewer.finish()?;
     eprintln!("{}", summary.0["switches"]);
     summary.ensure_unbroken(300)?;
@@ -51,7 +50,7 @@ fn hls_is_played_by_the_requested_variant() -> Result<()> {
     let page = page(&json!({ "name": "live", "urls": urls, "hls": { "low_latency": true } }))?;
     for (via, source) in [("auto", "LL-HLS"), ("ll-hls", "LL-HLS"), ("hls", "HLS")] {
         let mut viewer = Viewer::start(&env, &format!("http://{page}/live"), &["--transport", via])?;
-        viewer.wait_pictures(90, START)?;
+        viewer.wait_pictures(90, TIMEOUT)?;
         let summary = viewer.finish()?;
         summary.ensure_unbroken(90)?;
         let said = summary.0["source"].as_str().context("no source")?;
@@ -63,7 +62,7 @@ fn hls_is_played_by_the_requested_variant() -> Result<()> {
 
 /// Waits until the pictures come by a path whose name begins with this.
 fn wait_led_by(viewer: &mut Viewer, source: &str) -> Result<()> {
-    until(START, &format!("pictures by {source}"), || {
+    until(TIMEOUT, &format!("pictures by {source}"), || {
         ensure!(viewer.process.running()?, "the viewer ended: {}", viewer.process.err());
         let log = viewer.process.err();
         let events = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
@@ -101,6 +100,3 @@ fn page(answer: &Value) -> Result<SocketAddr> {
     });
     Ok(address)
 }
-
-/// For what takes some seconds on a quiet machine.
-const START: Duration = Duration::from_secs(40);

@@ -1,9 +1,7 @@
 //! The viewer's window on a real X11 screen: what is in it is what was broadcast, and the keys do what they say.
 
-use std::time::Duration;
-
 use anyhow::{Result, ensure};
-use e2e::{Broadcaster, Cdn, Screen, Screenshot, TestEnv, Viewer, until};
+use e2e::{Broadcaster, Cdn, Screen, Screenshot, TIMEOUT, TestEnv, Viewer, until};
 
 #[test]
 fn the_window_shows_pictures_and_handles_keys() -> Result<()> {
@@ -14,10 +12,10 @@ fn the_window_shows_pictures_and_handles_keys() -> Result<()> {
     let _manager = screen.manage(&env)?;
     let _broadcaster = Broadcaster::start(&env, &cdn.publish_url(&key), &Broadcaster::SMALL)?;
     let mut viewer = Viewer::start_on(&env, &screen, &cdn.rtmp_url("live"), &["--overlay"])?;
-    viewer.wait_pictures(30, START)?;
+    viewer.wait_pictures(30, TIMEOUT)?;
     let window = screen.window("Nearcast")?;
     let shot = |name: &str, what: &str, wanted: &dyn Fn(&Screenshot) -> bool| {
-        until(START, what, || Ok(Some(screen.shot(&env, &window, name)?).filter(wanted)))
+        until(TIMEOUT, what, || Ok(Some(screen.shot(&env, &window, name)?).filter(wanted)))
     };
 
     // The statistics lie over the mark, which is there as soon as they are gone.
@@ -43,7 +41,7 @@ fn the_window_shows_pictures_and_handles_keys() -> Result<()> {
     shot("window", "the window again", &|s| s.width == 640 && s.frame_number().is_some())?;
 
     screen.press("q")?;
-    let summary = viewer.summary(Duration::from_secs(10))?;
+    let summary = viewer.summary(TIMEOUT)?;
     ensure!(summary.0["marker"]["repeats"] == 0, "shown twice: {}", summary.0);
     ensure!(summary.0["audio_frames"].as_u64() > Some(50), "no sound was played: {}", summary.0);
     Ok(())
@@ -58,13 +56,10 @@ fn a_viewer_with_a_duration_ends_by_itself() -> Result<()> {
     let _broadcaster = Broadcaster::start(&env, &cdn.publish_url(&key), &Broadcaster::SMALL)?;
     let options = ["--no-skip", "--overlay", "--duration", "5"];
     let mut viewer = Viewer::start_on(&env, &screen, &cdn.page_url("live"), &options)?;
-    let summary = viewer.summary(START + Duration::from_secs(15))?;
+    let summary = viewer.summary(TIMEOUT)?;
     // A window on a loaded machine leaves late pictures out, and says so.
     let left_out = ["frames_late", "frames_skipped"].iter().filter_map(|name| summary.0[*name].as_u64()).sum::<u64>();
     let gaps = summary.0["marker"]["gaps"].as_u64();
     ensure!(summary.pictures() > 50 && gaps <= Some(left_out), "not what was sent: {}", summary.0);
     Ok(())
 }
-
-/// From a program's start to its first pictures, or from a key to what it does, on a loaded machine.
-const START: Duration = Duration::from_secs(30);

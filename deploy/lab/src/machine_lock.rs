@@ -1,18 +1,32 @@
-//! One's turn on the machine: two measurements at once would measure each other.
+//! One's turn on the machine: a measurement has it to itself, and what measures nothing shares it.
 
 use std::fs::File;
 
 use anyhow::{Context, Result};
 
-/// Waits until nobody else of this user has the machine, and has it until the file is dropped. End-to-end tests and experiments wait
-/// for each other so.
+/// Waits until nobody else of this user has the machine, and has it alone until the file is dropped: for experiments, whose times mean
+/// nothing beside other work.
 pub fn lock_machine() -> Result<File> {
-    let user = crate::outer_uid::outer_uid();
-    let path = std::env::temp_dir().join(format!("nearcast-e2e.{user}.lock"));
-    let lock = File::options().create(true).append(true).open(&path).context(path.display().to_string())?;
+    let lock = open()?;
     if lock.try_lock().is_err() {
-        eprintln!("lab: waiting for another experiment or test to end");
+        eprintln!("lab: waiting for other experiments and tests to end");
         lock.lock()?;
     }
     Ok(lock)
+}
+
+/// Waits until nobody measures, and keeps others from it until the file is dropped: for end-to-end tests, of which several may run.
+pub fn shared_turn() -> Result<File> {
+    let lock = open()?;
+    if turn.try_lock_shared().is_err() {
+        eprintln!("lab: waiting for an experiment to end");
+        turn.lock_shared()?;
+    }
+    Ok(lock)
+}
+
+fn open() -> Result<File> {
+    let user = crate::outer_uid::outer_uid();
+    let path = std::env::temp_dir().join(format!("nearcast-e2e.{user}.lock"));
+    File::options().create(true).append(true).open(&path).context(path.display().to_string())
 }

@@ -8,7 +8,7 @@ use std::net::{Shutdown, TcpStream};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use e2e::{Broadcaster, Cdn, TestEnv, Viewer, until};
+use e2e::{Broadcaster, Cdn, TIMEOUT, TestEnv, Viewer, until};
 
 use rtmp::{RawRtmpClient, amf, command};
 
@@ -35,7 +35,7 @@ impl AttackedServer {
         let cdn = Cdn::start(&env, &options)?;
         let mut viewer = Viewer::start(&env, &cdn.rtmp_url("live"), &[])?;
         let broadcaster = Broadcaster::start(&env, &cdn.publish_url(&key), &Broadcaster::SMALL)?;
-        viewer.wait_pictures(60, Duration::from_secs(30))?;
+        viewer.wait_pictures(60, TIMEOUT)?;
         let memory_kib = cdn.process.memory_kib()?;
         Ok(Self { cdn, other_key, broadcaster, viewer, memory_kib, _env: env })
     }
@@ -76,11 +76,11 @@ impl AttackedServer {
         ensure!(self.broadcaster.process.running()?, "the broadcaster ended");
         ensure!(!self.cdn.process.log().contains("panicked"), "something in the server panicked");
         let seen = self.viewer.pictures()?;
-        self.viewer.wait_pictures(seen + 30, Duration::from_secs(20))?;
+        self.viewer.wait_pictures(seen + 30, TIMEOUT)?;
         self.viewer.finish()?.ensure_unbroken(60)?;
         let cdn = &self.cdn;
         let grown = || -> Result<u64> { Ok(cdn.process.memory_kib()?.saturating_sub(self.memory_kib)) };
-        until(Duration::from_secs(20), &format!("memory to be back within {} MiB", GROWTH_KIB >> 10), || {
+        until(TIMEOUT, &format!("memory to be back within {} MiB", GROWTH_KIB >> 10), || {
             Ok((grown()? < GROWTH_KIB).then_some(()))
         })
         .with_context(|| format!("grown by {:?} KiB from {}", grown(), self.memory_kib))
@@ -148,7 +148,7 @@ fn truncated_handshakes_and_silent_sockets() -> Result<()> {
     let mut trickle = server.connect()?;
     let begun = Instant::now();
     let mut gone = false;
-    while begun.elapsed() < HANDSHAKE + MARGIN && !gone {
+    while begun.elapsed() < TIMEOUT && !gone {
         gone = trickle.write_all(&[3]).is_err() || closed_now(&mut trickle)?;
         std::thread::sleep(Duration::from_millis(100));
     }
@@ -157,7 +157,7 @@ fn truncated_handshakes_and_silent_sockets() -> Result<()> {
         hangs_up(stream)?;
     }
     server.ensure_logged(&[
-        "no publish or play within 3s",
+        "no publish or play within 5s",
         "the peer closed the connection while we waited for publish or play",
     ])?;
     server.finish()
@@ -271,8 +271,8 @@ fn malformed_and_deeply_nested_commands() -> Result<()> {
     client.connect()?;
     let begun = Instant::now();
     let create = command("createStream", 2.0, &[5]);
-    while client.message(3, 20, 0, &create).is_ok() && begun.elapsed() < HANDSHAKE + MARGIN {}
-    ensure!(begun.elapsed() < HANDSHAKE + MARGIN, "createStream was answered for ever");
+    while client.message(3, 20, 0, &create).is_ok() && begun.elapsed() < TIMEOUT {}
+    ensure!(begun.elapsed() < TIMEOUT, "createStream was answered for ever");
     server.ensure_logged(&[
         "is nested deeper than",
         "a command: AMF0 ends inside a value, at byte",
@@ -292,6 +292,8 @@ fn publishing_malformed_media() -> Result<()> {
     let server = AttackedServer::start()?;
     let mut noise = Noise(11);
     for round in 0..60u32 {
+        // Data and aggregates may end the connection, and what came with them is not looked at: every other round goes without.
+        let kinds = if round % 2 == 0 { [8, 9, 18, 22] } else { [8, 9, 8, 9] };
         let mut client = server.publisher().with_context(|| format!("round {round}"))?;
         let _ = (|| -> Result<()> {
             for n in 0..200 {
@@ -301,7 +303,7 @@ fn publishing_malformed_media() -> Result<()> {
                 if let Some(first) = body.first_mut().filter(|_| n % 2 == 0) {
                     *first = [0x17, 0x27, 0xaf, 0x90, 0x91, 0x95, 0x96, 0x1c][n / 2 % 8];
                 }
-                client.message(4, [8, 9, 18, 22][n % 4], 1, &body)?;
+                client.message(4, kinds[n % 4], 1, &body)?;
             }
             Ok(())
         })();
@@ -384,9 +386,9 @@ fn requests_for_missing_streams_and_files() -> Result<()> {
 
 /// Reads until the other end hangs up, which it must within its deadline.
 fn hangs_up(stream: &mut TcpStream) -> Result<()> {
-    let deadline = Instant::now() + HANDSHAKE + MARGIN;
+    let deadline = Instant::now() + TIMEOUT;
     let mut buffer = [0; 16 << 10];
-    stream.set_read_timeout(Some(HANDSHAKE + MARGIN))?;
+    stream.set_read_timeout(Some(TIMEOUT))?;
     while Instant::now() < deadline {
         match stream.read(&mut buffer) {
             Ok(0) => return Ok(()),
@@ -396,7 +398,7 @@ fn hangs_up(stream: &mut TcpStream) -> Result<()> {
             Err(_) => return Ok(()),
         }
     }
-    bail!("the server kept the connection for more than {:?}", HANDSHAKE + MARGIN)
+    bail!("the server kept the connection for more than {:?}", TIMEOUT)
 }
 
 fn closed_now(stream: &mut TcpStream) -> Result<bool> {
@@ -435,11 +437,8 @@ impl Noise {
     }
 }
 
-/// What the server is told a handshake may take.
-const HANDSHAKE: Duration = Duration::from_secs(3);
-/// What a loaded machine may add to any deadline.
-const MARGIN: Duration = Duration::from_secs(7);
-const TIMEOUT: Duration = Duration::from_secs(10);
+/// What the server is told a handshake may take: long enough for those of this test, short enough to wait for the end of those that hang.
+const HANDSHAKE: Duration = Duration::from_secs(5);
 /// The stream on air fills its own window meanwhile: 30 s of less than 1 Mbit/s, as units and as segments. The attacks send some
 /// hundreds of MiB.
 const GROWTH_KIB: u64 = 32 << 10;

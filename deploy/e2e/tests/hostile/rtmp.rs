@@ -2,9 +2,10 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Result, bail};
+use e2e::TIMEOUT;
 
 /// A client whose handshake is done (RTMP 1.0 §5.2).
 pub(crate) struct RawRtmpClient {
@@ -62,7 +63,7 @@ impl RawRtmpClient {
 
     /// Reads until `wanted` has come, and gives everything up to then.
     pub(crate) fn wait_for(&mut self, wanted: &[u8]) -> Result<Vec<u8>> {
-        let deadline = Instant::now() + Duration::from_secs(10);
+        let deadline = Instant::now() + TIMEOUT;
         let (mut said, mut buffer) = (Vec::new(), [0; 4096]);
         while !super::contains(&said, wanted) {
             let n = self.stream.read(&mut buffer)?;

@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use e2e::{Unit, Viewer, compare, until};
+use e2e::{TIMEOUT, Unit, Viewer, compare, until};
 use lab::link::shape::Shape;
 use media::WallClock;
 use serde_json::Value;
@@ -77,7 +77,7 @@ fn hundreds_of_path_switches_lose_no_unit() -> Result<()> {
     // A moment of quiet, so that the last change has been shown.
     for (_, viewer) in &mut viewers {
         let shown = viewer.pictures()?;
-        viewer.wait_pictures(shown + 60, Duration::from_secs(20))?;
+        viewer.wait_pictures(shown + 60, TIMEOUT)?;
     }
     let summaries = [viewers[0].1.finish()?, viewers[1].1.finish()?];
     broadcaster.stop()?;
@@ -110,18 +110,18 @@ fn a_restarted_broadcaster_is_rediscovered() -> Result<()> {
     let mut viewer = testbed.watch(0, &[])?;
     wait_source(&mut viewer, "LAN peer")?;
     let shown = viewer.pictures()?;
-    viewer.wait_pictures(shown + 60, Duration::from_secs(20))?;
+    viewer.wait_pictures(shown + 60, TIMEOUT)?;
     first.process.kill();
     let before = switches(&viewer).len();
     let mut second = testbed.broadcast(&[])?;
-    until(START, "the second broadcaster's own pictures", || {
+    until(TIMEOUT, "the second broadcaster's own pictures", || {
         ensure!(viewer.process.running()?, "the viewer ended: {}", viewer.process.err());
         let to = |switch: &Value, name: &str| switch["to"].as_str().is_some_and(|to| to.starts_with(name));
         let after = switches(&viewer).split_off(before);
         Ok(after.iter().skip_while(|switch| to(switch, "LAN")).any(|switch| to(switch, "LAN")).then_some(()))
     })?;
     let shown = viewer.pictures()?;
-    viewer.wait_pictures(shown + 60, Duration::from_secs(20))?;
+    viewer.wait_pictures(shown + 60, TIMEOUT)?;
     viewer.finish()?;
     second.stop()?;
     // Each broadcast begins anew at zero.
@@ -161,11 +161,11 @@ fn a_viewer_discovers_the_broadcaster_and_the_idle_fallback_costs_under_two_perc
     );
     // Until the relay has proved superfluous, both flow.
     let shown = viewer.pictures()?;
-    viewer.wait_pictures(shown + 90, Duration::from_secs(20))?;
+    viewer.wait_pictures(shown + 90, TIMEOUT)?;
     let before = testbed.cdn_link_bytes();
     let left = broadcaster.units()?.len();
     let shown = viewer.pictures()?;
-    viewer.wait_pictures(shown + 300, Duration::from_secs(30))?;
+    viewer.wait_pictures(shown + 300, TIMEOUT)?;
     let bytes = testbed.cdn_link_bytes() - before;
     let units = broadcaster.units()?;
     let media: u64 = testbed.payload_bytes(units.len() - left);
@@ -183,11 +183,11 @@ fn a_pairing_code_admits_viewers_without_a_server() -> Result<()> {
     testbed.stop_cdn();
     let (mut broadcaster, address, code) = testbed.broadcast_with_code()?;
     let mut viewer = testbed.watch_url(0, &format!("nearcast://{address}#{code}"), &[])?;
-    viewer.wait_pictures(60, START)?;
+    viewer.wait_pictures(60, TIMEOUT)?;
     viewer.finish()?.ensure_unbroken(60)?;
     // Found by mDNS, among all who broadcast here.
     let mut viewer = testbed.watch_lan(1, &code)?;
-    viewer.wait_pictures(60, START)?;
+    viewer.wait_pictures(60, TIMEOUT)?;
     viewer.finish()?.ensure_unbroken(60)?;
     // Another code opens nothing.
     let mut stranger = testbed.watch_url(
@@ -197,10 +197,10 @@ fn a_pairing_code_admits_viewers_without_a_server() -> Result<()> {
     )?;
     stranger
         .process
-        .line(START, "that it is refused", |line| line.contains("did not prove that it knows the pairing code"))?;
+        .line(TIMEOUT, "that it is refused", |line| line.contains("did not prove that it knows the pairing code"))?;
     ensure!(stranger.pictures()? == 0, "a wrong code showed pictures");
     broadcaster.process.interrupt();
-    broadcaster.process.exit(Duration::from_secs(5))?;
+    broadcaster.process.exit(TIMEOUT)?;
     Ok(())
 }
 
@@ -232,9 +232,10 @@ impl LanTestbed {
             FailureKind::LongBlackHole => std::thread::sleep(Duration::from_millis(2500)),
             FailureKind::KilledCdn => {
                 self.start_cdn()?;
-                // The publisher's and the viewers' own pace of coming back.
-                std::thread::sleep(Duration::from_millis(2500));
-                return Ok(());
+                return until(TIMEOUT, "the publisher to be back", || {
+                    let said = self.ask(0, "/api/v1/streams/live");
+                    Ok(said.is_ok_and(|said| said["state"] == "live").then_some(()))
+                });
             }
             _ => {}
         }
@@ -267,7 +268,7 @@ fn wait_source(viewer: &mut Viewer, source: &str) -> Result<()> {
 
 /// The same for any of `sources`.
 fn wait_any_source(viewer: &mut Viewer, sources: &[&str]) -> Result<()> {
-    until(START, &format!("pictures by {}", sources.join(" or ")), || {
+    until(TIMEOUT, &format!("pictures by {}", sources.join(" or ")), || {
         ensure!(viewer.process.running()?, "the viewer ended: {}", viewer.process.err());
         let last = switches(viewer).last().and_then(|switch| switch["to"].as_str().map(str::to_owned));
         let now = last.or_else(|| {
@@ -281,7 +282,7 @@ fn wait_any_source(viewer: &mut Viewer, sources: &[&str]) -> Result<()> {
 
 /// Waits until nothing flows but the path in use, and the fallback stands ready: after an unquiet time it goes on beside it for a while.
 fn wait_idle(viewer: &mut Viewer) -> Result<()> {
-    until(START, "an idle fallback", || {
+    until(TIMEOUT, "an idle fallback", || {
         ensure!(viewer.process.running()?, "the viewer ended: {}", viewer.process.err());
         let log = viewer.process.err();
         let said = log.lines().rev().find(|line| line.contains(r#""message":"paths""#));
@@ -324,5 +325,3 @@ fn report(mode: &str, said: &Value, caused: &[FailureKind]) {
 
 /// Some two hundred changes of path.
 const EVENTS: usize = 60;
-/// On a busy machine.
-const START: Duration = Duration::from_secs(30);

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use e2e::{Broadcaster, Cdn, Process, TestEnv, Unit, Viewer, program};
+use e2e::{Broadcaster, Cdn, Process, TIMEOUT, TestEnv, Unit, Viewer, program};
 use lab::link::Link;
 use lab::link::shape::Shape;
 use lab::network::{Network, Switch};
@@ -105,7 +105,7 @@ impl LanTestbed {
         ]);
         command.args(["--log", "json", "--public-host", &CDN.to_string(), "--data"]).arg(self.env.path("cdn-data"));
         let mut process = self.env.spawn("cdn", &mut command)?;
-        process.line(Duration::from_secs(10), "where it listens", |line| line.contains(r#""listening""#))?;
+        process.line(TIMEOUT, "where it listens", |line| line.contains(r#""listening""#))?;
         self.cdn_process = Some(process);
         Ok(())
     }
@@ -148,8 +148,7 @@ impl LanTestbed {
         );
         command.args(["-q", "-f", "-c", &line, "/dev/null"]);
         let mut broadcaster = Broadcaster::on_a_terminal(&self.env, command)?;
-        let shown =
-            broadcaster.process.line(Duration::from_secs(20), "its code", |line| line.contains("--pairing-code "))?;
+        let shown = broadcaster.process.line(TIMEOUT, "its code", |line| line.contains("--pairing-code "))?;
         let code = shown.split("--pairing-code ").nth(1).context("no code")?.trim().to_owned();
         Ok((broadcaster, listen, code))
     }

@@ -14,7 +14,7 @@ use net::trust::{Identity, Pin, tls};
 use serde_json::Value;
 
 use crate::testbed::{BROADCASTER, LanTestbed, PEER_PORT};
-use crate::{START, wait_source};
+use crate::{TIMEOUT, wait_source};
 
 /// What a viewer is told of the broadcaster.
 struct PeerCredentials {
@@ -77,7 +77,7 @@ fn unauthorized_clients_are_rejected_and_disturb_no_viewer() -> Result<()> {
 
     // Once it is over, there is room again for whoever may come.
     let mut late = PeerCredentials::of(&testbed, 1)?;
-    e2e::until(START, "a viewer to be let in after the flood", || {
+    e2e::until(TIMEOUT, "a viewer to be let in after the flood", || {
         match subscribe(stranger, late.pin, Proof::Ticket(late.ticket.clone())) {
             Ok(Ok(())) => Ok(Some(())),
             _ => {
@@ -89,7 +89,7 @@ fn unauthorized_clients_are_rejected_and_disturb_no_viewer() -> Result<()> {
 
     // Through all of it, the friend saw every picture, and is where it was.
     let shown = friend.pictures()?;
-    friend.wait_pictures(shown + 60, START)?;
+    friend.wait_pictures(shown + 60, TIMEOUT)?;
     let summary = friend.finish()?;
     summary.ensure_unbroken(100)?;
     ensure!(summary.0["source"] == "LAN peer" && summary.0["lost"] == 0, "{}", summary.0);
@@ -106,9 +106,9 @@ fn an_impostor_fails_certificate_pinning() -> Result<()> {
     let credentials = PeerCredentials::of(&testbed, 1)?;
     let tried = Arc::new(AtomicUsize::new(0));
     let impostor = Impostor::start(&testbed.viewers[1], &credentials.secret, tried.clone())?;
-    e2e::until(START, "the viewer to try the impostor", || Ok((tried.load(Ordering::Relaxed) > 0).then_some(())))?;
+    e2e::until(TIMEOUT, "the viewer to try the impostor", || Ok((tried.load(Ordering::Relaxed) > 0).then_some(())))?;
     let shown = first.pictures()?;
-    first.wait_pictures(shown + 60, START)?;
+    first.wait_pictures(shown + 60, TIMEOUT)?;
     let log = first.process.err();
     ensure!(log.contains("certificate"), "the log does not say what was wrong: {log}");
     let summary = first.finish()?;
@@ -134,7 +134,7 @@ fn subscribe(host: &Host, pin: Pin, proof: Proof) -> Result<Result<(), (RefusalC
                 Err(error) => return Err(error.into()),
             };
             subscription.start(Start::LiveEdge).await?;
-            let event = tokio::time::timeout(START, subscription.next()).await??;
+            let event = tokio::time::timeout(TIMEOUT, subscription.next()).await??;
             ensure!(matches!(event, Event::Unit(_)), "no unit: {event:?}");
             Ok(Ok(()))
         })
