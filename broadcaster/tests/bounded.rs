@@ -23,7 +23,7 @@ async fn a_server_that_is_away_is_not_waited_for_for_ever() {
     for source in [format!("file:{}", path.display()), "test".to_owned()] {
         let command = ["broadcaster", "--source", &source, "--duration", "0.5", &url];
         let settings = Cli::try_parse_from(command).unwrap().publish.settings().unwrap();
-        let run = tokio::time::timeout(Duration::from_secs(20), app::run(settings, LogFormat::Json));
+        let run = tokio::time::timeout(Duration::from_secs(60), app::run(settings, LogFormat::Json));
         let error = run.await.expect("it must end by itself").unwrap_err();
         assert!(matches!(error.downcast_ref(), Some(app::Error::NothingSent)), "{source}: {error:#}");
     }

@@ -157,7 +157,8 @@ async fn a_slow_player_delays_nobody_and_jumps() {
     for engine in ENGINES {
         let server = Server::start(engine, |config| {
             config.hub.buffer_bytes = bytesize::ByteSize::mib(8);
-            config.fanout.max_lag = Duration::from_millis(400);
+            // It falls behind by what the window holds, not by time: that goes by on a busy machine for the fast one, too.
+            config.fanout.max_lag = Duration::from_secs(60);
             config.rtmp.write_timeout = Duration::from_secs(60);
         })
         .await;

@@ -179,7 +179,7 @@ async fn a_player_that_asks_waits_no_longer_than_others() {
     for minutes in [20, 40, 59] {
         let now = start + Duration::from_secs(60 * minutes);
         ends.client.write_all(&ping).unwrap();
-        let patience = Instant::now() + Duration::from_secs(10);
+        let patience = Instant::now() + Duration::from_secs(60);
         while ends.drain() == 0 {
             assert!(Instant::now() < patience, "no answer");
             turn(&mut shard, now);
@@ -231,7 +231,7 @@ async fn a_backlog_is_not_lag() {
         push(&publishing, 26..525, 1000);
         turn(&mut shard, start);
         let now = start + Duration::from_secs(wait);
-        let patience = Instant::now() + Duration::from_secs(10);
+        let patience = Instant::now() + Duration::from_secs(60);
         let key = shard.subscribers.iter().next().unwrap().0;
         while shard.subscribers[key].is_blocked() || !shard.queue.is_empty() {
             assert!(Instant::now() < patience, "it never catches up");
