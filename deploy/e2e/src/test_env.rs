@@ -15,15 +15,15 @@ use ::lab::Process;
 pub struct TestEnv {
     directory: tempfile::TempDir,
     names: RefCell<Vec<String>>,
-    _turn: File,
+    _machine: File,
 }
 
 impl TestEnv {
     /// Waits until no experiment measures. Tests run beside each other: programs pick their own ports, and waits are for events.
     pub fn new() -> Result<Self> {
-        let turn = ::lab::shared_turn()?;
+        let machine = ::lab::lock_machine_shared()?;
         let directory = tempfile::Builder::new().prefix("nearcast-e2e.").tempdir()?;
-        Ok(Self { directory, names: RefCell::default(), _turn: turn })
+        Ok(Self { directory, names: RefCell::default(), _machine: machine })
     }
 
     /// Where this test's files are; gone with it.

@@ -86,5 +86,5 @@ pub use link::{Direction, Emulator, FrameCounts, Link, Priority, Stats};
 pub use network::{Endpoint, Network, Switch};
 pub use process::Process;
 pub use topology::Topology;
-pub use turn::{shared_turn, turn};
-pub use wait::{PATIENCE, until};
+pub use machine_lock::{lock_machine, lock_machine_shared};
+pub use wait::{TIMEOUT, until};

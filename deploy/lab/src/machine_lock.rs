@@ -1,4 +1,4 @@
-//! One's turn on the machine: a measurement has it to itself, and what measures nothing shares it.
+//! The lock on the machine: a measurement holds it alone, tests that measure nothing share it.
 
 use std::fs::File;
 
@@ -16,11 +16,11 @@ pub fn lock_machine() -> Result<File> {
 }
 
 /// Waits until nobody measures, and keeps others from it until the file is dropped: for end-to-end tests, of which several may run.
-pub fn shared_turn() -> Result<File> {
+pub fn lock_machine_shared() -> Result<File> {
     let lock = open()?;
-    if turn.try_lock_shared().is_err() {
+    if lock.try_lock_shared().is_err() {
         eprintln!("lab: waiting for an experiment to end");
-        turn.lock_shared()?;
+        lock.lock_shared()?;
     }
     Ok(lock)
 }

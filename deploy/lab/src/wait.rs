@@ -22,4 +22,4 @@ pub fn until<T>(within: Duration, what: &str, mut poll: impl FnMut() -> Result<O
 const INTERVAL: Duration = Duration::from_millis(20);
 
 /// For whatever takes some seconds on a quiet machine: a wait is over as soon as what it is for has come, and only a fault takes this long.
-pub const PATIENCE: Duration = Duration::from_secs(90);
+pub const TIMEOUT: Duration = Duration::from_secs(90);

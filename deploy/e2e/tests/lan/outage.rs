@@ -10,7 +10,7 @@ use e2e::until;
 use lab::Direction;
 use lab::link::shape::Shape;
 
-use crate::START;
+use e2e::TIMEOUT;
 use crate::shared_uplink::stats;
 use crate::testbed::{LAN, LanTestbed};
 
@@ -24,23 +24,23 @@ fn an_outage_longer_than_the_resend_window_costs_a_viewer_of_both_paths_nothing(
     // The broadcaster's own path is the slower one, by less than the viewer waits for what is missing.
     testbed.direct.set(Direction::AToB, Shape { delay: Duration::from_millis(300), ..LAN })?;
     let mut viewer = testbed.watch(0, &["--standby", "hot", "--trace", &came.to_string_lossy()])?;
-    until(START, "pictures by both paths", || {
+    until(TIMEOUT, "pictures by both paths", || {
         let by = |lan: bool| Ok::<_, anyhow::Error>(received(&came)?.iter().any(|unit| unit.is_lan() == lan));
         Ok((by(true)? && by(false)?).then_some(()))
     })?;
     let shown = viewer.pictures()?;
-    viewer.wait_pictures(shown + 60, START)?;
+    viewer.wait_pictures(shown + 60, TIMEOUT)?;
     for _ in 0..OUTAGES {
         let skipped = stats(&broadcaster.process)?["lost"].as_u64();
         testbed.uplink.blackhole()?;
         std::thread::sleep(OUTAGE);
         testbed.uplink.heal()?;
-        until(START, "that the push goes on at an IDR", || {
+        until(TIMEOUT, "that the push goes on at an IDR", || {
             let said = stats(&broadcaster.process)?;
             Ok((said["lost"].as_u64() > skipped && said["queued"].as_u64() < Some(20)).then_some(()))
         })?;
         let shown = viewer.pictures()?;
-        viewer.wait_pictures(shown + 60, START)?;
+        viewer.wait_pictures(shown + 60, TIMEOUT)?;
     }
     let summary = viewer.finish()?;
     broadcaster.process.interrupt();
