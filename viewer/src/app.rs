@@ -58,9 +58,9 @@ pub fn run(config: &Config) -> Result<bool> {
     let (events, inbox) = mpsc::channel(EVENT_QUEUE);
     let source = runtime.spawn(source::run(url.clone(), options, position.clone(), events));
 
-    let intake = {
+    let pipeline = {
         let (player, handle) = (player.clone(), runtime.handle().clone());
-        spawn("intake", move || {
+        spawn("pipeline", move || {
             let failure = pipeline::run(&player, inbox, &position, outputs, &handle);
             if failure.is_some() {
                 player.stop();
@@ -106,7 +106,7 @@ pub fn run(config: &Config) -> Result<bool> {
     player.stop();
     source.abort();
     drop(ready);
-    let failure = intake.join().ok().flatten();
+    let failure = pipeline.join().ok().flatten();
     let joined = [video.join(), audio.join(), status.join()];
     if joined.iter().any(|result| result.is_err()) {
         error!("a thread broke down");

@@ -3,13 +3,14 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::{Parser, Subcommand, ValueEnum};
 use media::select::Mode;
 
 use crate::doctor;
 use crate::ffmpeg::Container;
 use crate::record::Target;
-use crate::source::{PathOptions, TransportFilter};
+use crate::source::{self, PathOptions, TransportFilter};
 
 /// Plays a live stream in a window, with as little delay as the network allows.
 #[derive(Clone, Debug, Parser)]
@@ -64,8 +65,8 @@ pub struct Config {
     #[arg(long, value_enum, default_value_t, value_name = "MODE")]
     pub standby: Standby,
 
-    /// Which way to use
-    #[arg(long, value_enum, default_value_t, value_name = "PROTOCOL")]
+    /// The one transport to use, instead of the best that works and the next when that fails
+    #[arg(long, value_name = "PROTOCOL", default_value = source::AUTO, value_parser = transports())]
     pub transport: TransportFilter,
 
     /// Start in full screen
@@ -180,8 +181,8 @@ impl Config {
         PathOptions {
             transport: self.transport,
             mode,
-            peers: self.peer.clone(),
-            code: self.pairing_code.clone(),
+            peer_addresses: self.peer.clone(),
+            pairing_code: self.pairing_code.clone(),
             keep_all: !self.may_skip(),
         }
     }
@@ -201,6 +202,12 @@ impl Config {
     pub fn takes_stdout(&self) -> bool {
         self.pipe.as_deref() == Some("-")
     }
+}
+
+fn transports() -> impl TypedValueParser<Value = TransportFilter> {
+    let auto = PossibleValue::new(source::AUTO).help("The best that works, and the next when it fails");
+    let named = source::TRANSPORTS.into_iter().map(|transport| PossibleValue::new(transport.name).help(transport.help));
+    PossibleValuesParser::new(std::iter::once(auto).chain(named)).try_map(|name| name.parse::<TransportFilter>())
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {

@@ -43,7 +43,7 @@ pub fn run(
     outputs: Outputs,
     runtime: &Handle,
 ) -> Option<source::Error> {
-    let mut intake = Pipeline {
+    let mut pipeline = Pipeline {
         player,
         position,
         outputs,
@@ -61,8 +61,8 @@ pub fn run(
         catalog: None,
         merged: Vec::new(),
     };
-    let failure = intake.run(events, runtime);
-    intake.finish();
+    let failure = pipeline.run(events, runtime);
+    pipeline.finish();
     failure
 }
 

@@ -109,6 +109,10 @@ impl Watcher {
     }
 }
 
+fn low_latency_hls() -> TransportFilter {
+    "ll-hls".parse().unwrap()
+}
+
 async fn bind() -> (TcpListener, String) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
@@ -158,7 +162,7 @@ async fn rtmp_goes_on_where_it_broke() {
         send(&mut player, (after / 20 - 10).max(0)..80).await;
         player
     });
-    let mut watcher = Watcher::start(&format!("rtmp://{address}/live/show"), TransportFilter::Auto);
+    let mut watcher = Watcher::start(&format!("rtmp://{address}/live/show"), TransportFilter::AUTO);
     watcher.watch(|w| w.units.len() >= 80).await;
     assert_eq!(watcher.units, (0..80).map(unit).collect::<Vec<_>>());
     assert_eq!(watcher.opened.len(), 2);
@@ -174,7 +178,7 @@ async fn a_stream_that_does_not_exist_is_no_reason_to_wait() {
         let request = play_request(&listener).await;
         let _ = request.reject("NetStream.Play.StreamNotFound", "no such stream").await;
     });
-    let mut watcher = Watcher::start(&format!("rtmp://{address}/live/shwo"), TransportFilter::Auto);
+    let mut watcher = Watcher::start(&format!("rtmp://{address}/live/shwo"), TransportFilter::AUTO);
     watcher.watch(|w| w.failure.is_some()).await;
     let error = watcher.failure.unwrap();
     assert!(matches!(&error, Error::UnknownStream { name, .. } if name == "shwo"), "{error}");
@@ -193,7 +197,7 @@ async fn a_stream_that_has_not_begun_is_waited_for() {
         send(&mut player, 0..5).await;
         player
     });
-    let mut watcher = Watcher::start(&format!("rtmp://{address}/live/show"), TransportFilter::Auto);
+    let mut watcher = Watcher::start(&format!("rtmp://{address}/live/show"), TransportFilter::AUTO);
     watcher.watch(|w| w.states.contains(&State::Waiting)).await;
     published.send(()).unwrap();
     watcher.watch(|w| w.units.len() == 5).await;
@@ -216,7 +220,7 @@ async fn a_server_that_tires_of_waiting_is_asked_again() {
         send(&mut player, 0..5).await;
         player
     });
-    let mut watcher = Watcher::start(&format!("rtmp://{address}/live/show"), TransportFilter::Auto);
+    let mut watcher = Watcher::start(&format!("rtmp://{address}/live/show"), TransportFilter::AUTO);
     watcher.watch(|w| w.units.len() == 5 || w.failure.is_some()).await;
     assert!(watcher.failure.is_none(), "{:?}", watcher.failure);
     drop(server.await.unwrap());
@@ -301,7 +305,7 @@ fn hls_pages() -> BTreeMap<String, (&'static str, Bytes)> {
 async fn hls_brings_the_same_units() {
     let (listener, address) = bind().await;
     tokio::spawn(serve(listener, hls_pages()));
-    let mut watcher = Watcher::start(&format!("http://{address}/show/index.m3u8"), TransportFilter::Auto);
+    let mut watcher = Watcher::start(&format!("http://{address}/show/index.m3u8"), TransportFilter::AUTO);
     watcher.watch(|w| w.ended).await;
     // A playlist that ends is played from its start.
     assert_eq!(watcher.units, (0..200).map(unit).collect::<Vec<_>>());
@@ -323,7 +327,7 @@ async fn a_playlist_of_a_stream_that_is_not_on_air_is_asked_for_at_an_even_pace(
         }
         pages.get(path).cloned()
     }));
-    let mut watcher = Watcher::start(&format!("http://{address}/show/index.m3u8"), TransportFilter::Auto);
+    let mut watcher = Watcher::start(&format!("http://{address}/show/index.m3u8"), TransportFilter::AUTO);
     watcher.watch(|w| w.ended).await;
     assert_eq!(watcher.units.len(), 200);
     assert_eq!(watcher.states, [State::Connecting, State::Waiting, State::Live]);
@@ -337,7 +341,7 @@ async fn a_playlist_of_a_stream_that_is_not_on_air_is_asked_for_at_an_even_pace(
 async fn a_playlist_that_nobody_promises_is_not_waited_for() {
     let (listener, address) = bind().await;
     tokio::spawn(serve(listener, hls_pages()));
-    let mut watcher = Watcher::start(&format!("http://{address}/shwo/index.m3u8"), TransportFilter::Auto);
+    let mut watcher = Watcher::start(&format!("http://{address}/shwo/index.m3u8"), TransportFilter::AUTO);
     watcher.watch(|w| w.failure.is_some()).await;
     let error = watcher.failure.unwrap().to_string();
     assert!(error.contains("/shwo/index.m3u8") && error.contains("404"), "{error}");
@@ -360,7 +364,7 @@ async fn a_segment_is_asked_for_again_and_then_given_up() {
             let body = if path == "/show/1.m4s" { answer(times, body)? } else { body };
             Some((kind, body))
         }));
-        let mut watcher = Watcher::keeping(&format!("http://{address}/show/media.m3u8"), TransportFilter::Auto, true);
+        let mut watcher = Watcher::keeping(&format!("http://{address}/show/media.m3u8"), TransportFilter::AUTO, true);
         watcher.watch(|w| w.ended).await;
         let wanted: Vec<_> = (0..200).filter(|n| !missing.contains(n)).map(unit).collect();
         assert_eq!(watcher.units, wanted, "{name}");
@@ -403,7 +407,7 @@ fn low_latency_page(pages: &BTreeMap<String, (&'static str, Bytes)>, path: &str)
 
 #[tokio::test]
 async fn parts_bring_the_same_units_as_they_are_made() {
-    for (filter, by) in [(TransportFilter::Auto, "LL-HLS"), (TransportFilter::LowLatencyHls, "LL-HLS")] {
+    for (filter, by) in [(TransportFilter::AUTO, "LL-HLS"), (low_latency_hls(), "LL-HLS")] {
         let (listener, address) = bind().await;
         let pages = hls_pages();
         tokio::spawn(serve_with(listener, move |path, _| low_latency_page(&pages, path)));
@@ -424,7 +428,7 @@ async fn where_parts_can_not_be_had_segments_are_played() {
         low_latency_page(&pages, path).filter(|_| !path.starts_with("/show/part-"))
     }));
     let url = format!("http://{address}/show/media.m3u8");
-    let mut watcher = Watcher::start(&url, TransportFilter::Auto);
+    let mut watcher = Watcher::start(&url, TransportFilter::AUTO);
     watcher.watch(|w| w.opened.last() == Some(&format!("HLS {url}"))).await;
     assert_eq!(watcher.opened[0], format!("LL-HLS {url}"));
 }
@@ -433,7 +437,7 @@ async fn where_parts_can_not_be_had_segments_are_played() {
 async fn a_server_without_parts_has_no_rung_for_them() {
     let (listener, address) = bind().await;
     tokio::spawn(serve(listener, hls_pages()));
-    let mut watcher = Watcher::start(&format!("http://{address}/show/media.m3u8"), TransportFilter::LowLatencyHls);
+    let mut watcher = Watcher::start(&format!("http://{address}/show/media.m3u8"), low_latency_hls());
     watcher.watch(|w| w.failure.is_some()).await;
     let error = watcher.failure.unwrap().to_string();
     assert!(error.contains("no parts that can be waited for"), "{error}");
@@ -447,7 +451,7 @@ async fn a_server_of_playlists_without_segments_is_given_up() {
         let (kind, body) = pages.get(path)?.clone();
         (path.ends_with("8") || path.ends_with("init.mp4") && times > 100).then_some((kind, body))
     }));
-    let mut watcher = Watcher::start(&format!("http://{address}/show/media.m3u8"), TransportFilter::Auto);
+    let mut watcher = Watcher::start(&format!("http://{address}/show/media.m3u8"), TransportFilter::AUTO);
     watcher.watch(|w| w.opened.len() > 1).await;
     assert!(watcher.units.is_empty());
 }
@@ -461,7 +465,7 @@ async fn uris_are_relative_to_where_the_playlist_was() {
     }
     tokio::spawn(serve(listener, pages));
     for path in ["x/y.m3u8", "old.m3u8"] {
-        let mut watcher = Watcher::start(&format!("http://{address}/{path}"), TransportFilter::Auto);
+        let mut watcher = Watcher::start(&format!("http://{address}/{path}"), TransportFilter::AUTO);
         watcher.watch(|w| w.ended || w.failure.is_some()).await;
         assert_eq!(watcher.units.len(), 200, "{path}: {:?}", watcher.failure);
     }
@@ -481,11 +485,11 @@ async fn a_page_says_what_there_is_and_the_next_way_is_tried() {
     let (_, playlist) = pages.get_mut("/show/media.m3u8").unwrap();
     *playlist = String::from_utf8_lossy(playlist).replace("#EXT-X-ENDLIST\n", "").into();
     tokio::spawn(serve(listener, pages));
-    let mut watcher = Watcher::start(&format!("http://{address}/show"), TransportFilter::Auto);
+    let mut watcher = Watcher::start(&format!("http://{address}/show"), TransportFilter::AUTO);
     watcher.watch(|w| w.units.last() == Some(&unit(199))).await;
     assert_eq!(watcher.opened, [format!("HLS http://{address}/show/index.m3u8")]);
 
-    let mut watcher = Watcher::start(&format!("http://{address}/shwo"), TransportFilter::Auto);
+    let mut watcher = Watcher::start(&format!("http://{address}/shwo"), TransportFilter::AUTO);
     watcher.watch(|w| w.failure.is_some()).await;
     assert!(matches!(watcher.failure, Some(Error::UnknownStream { .. })), "{:?}", watcher.failure);
 }
@@ -505,7 +509,7 @@ async fn what_is_not_hls_is_refused_with_a_reason() {
     ]);
     tokio::spawn(serve(listener, pages));
     for (name, wanted) in [("a", "#EXTM3U"), ("b", "neither fMP4"), ("c", "encrypted")] {
-        let mut watcher = Watcher::start(&format!("http://{address}/{name}.m3u8"), TransportFilter::Auto);
+        let mut watcher = Watcher::start(&format!("http://{address}/{name}.m3u8"), TransportFilter::AUTO);
         watcher.watch(|w| w.failure.is_some()).await;
         let error = watcher.failure.unwrap().to_string();
         assert!(error.contains(wanted), "{error}");

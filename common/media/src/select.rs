@@ -28,39 +28,15 @@ use crate::access_unit::TrackKind;
 use crate::path_merge::PathId;
 use crate::time::Timestamp;
 
-/// What kind of path it is; the order is the ladder, best first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum PathKind {
-    /// The relay protocol from the broadcaster, on the same network.
-    Peer,
-    /// The relay protocol from a server.
-    Relay,
-    /// RTMP from a server.
-    Rtmp,
-    /// HLS from a server by parts, as they are made.
-    LowLatencyHls,
-    /// HLS from a server by whole segments.
-    Hls,
-}
-
-impl PathKind {
-    /// Whether a path of this kind can be open, let in and silent, one round trip from flowing.
-    pub const fn can_idle(self) -> bool {
-        matches!(self, Self::Peer | Self::Relay)
-    }
-
-    /// The shortest silence that is one, however even the path was: scheduling alone takes some.
-    const fn min_stall_timeout(self) -> Duration {
-        match self {
-            Self::Peer => Duration::from_millis(40),
-            Self::Relay => Duration::from_millis(60),
-            Self::Rtmp => Duration::from_millis(300),
-            // Three parts of a fifth of a second, and a round trip.
-            Self::LowLatencyHls => Duration::from_millis(700),
-            // Three segments.
-            Self::Hls => Duration::from_secs(6),
-        }
-    }
+/// What a path is like, as far as the choice among paths goes by it. Which protocol it speaks is the caller's business.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PathProfile {
+    /// Order of preference: of two paths, the one with the lower rank is better. Paths of one rank keep the order in which they were added.
+    pub rank: u8,
+    /// Whether it can be connected and admitted while no units flow, one round trip from flowing.
+    pub can_idle: bool,
+    /// How unevenly it delivers: the shortest time without a unit that counts as a stall, however even its arrivals were.
+    pub min_stall_timeout: Duration,
 }
 
 /// What the caller is to do.
@@ -90,18 +66,18 @@ pub struct Selector {
 
 impl Selector {
     /// A selection among `paths`, none of them open.
-    pub fn new(config: SelectorConfig, paths: impl IntoIterator<Item = (PathId, PathKind)>) -> Self {
+    pub fn new(config: SelectorConfig, paths: impl IntoIterator<Item = (PathId, PathProfile)>) -> Self {
         let mut selector = Self { config, paths: Vec::new(), buffered: Duration::ZERO };
-        for (id, kind) in paths {
-            selector.add(id, kind);
+        for (id, profile) in paths {
+            selector.add(id, profile);
         }
         selector
     }
 
     /// There is another path. The caller gives no number twice.
-    pub fn add(&mut self, id: PathId, kind: PathKind) {
-        let at = self.paths.partition_point(|other| other.kind <= kind);
-        self.paths.insert(at, Path::new(id, kind));
+    pub fn add(&mut self, id: PathId, profile: PathProfile) {
+        let at = self.paths.partition_point(|other| other.profile.rank <= profile.rank);
+        self.paths.insert(at, Path::new(id, profile));
     }
 
     /// There is a path no more; the caller has closed it.
@@ -280,10 +256,10 @@ impl Selector {
     }
 
     fn stall_timeout_for(&self, path: &Path, active: &ActivePath, stats: &ArrivalStats) -> Duration {
-        let floor = path.kind.min_stall_timeout();
+        let floor = path.profile.min_stall_timeout;
         let mut stall_timeout = stats.max_gap.mul_f64(self.config.stall_factor).max(floor);
         stall_timeout = stall_timeout.mul_f64(1.0 + f64::from(path.false_alarms.min(MAX_FALSE_ALARMS)) / 2.0);
-        if path.kind.can_idle() {
+        if path.profile.can_idle {
             // What stands ready is asked for next to nothing: better too often than too late to be hidden.
             stall_timeout =
                 stall_timeout.min((active.frame_interval().mul_f64(STALL_INTERVALS)).max(self.buffered)).max(floor);
@@ -374,7 +350,7 @@ impl Selector {
             }
             let has_idle = self.paths.iter().any(Path::is_standby);
             let path = &mut self.paths[n];
-            if config.mode == Mode::Warm && path.kind.can_idle() && !has_idle {
+            if config.mode == Mode::Warm && path.profile.can_idle && !has_idle {
                 path.state = State::Idle;
                 actions.push(Action::Stop(path.id));
             } else {
@@ -395,7 +371,7 @@ impl Selector {
             self.mark_stalled(now);
             // What is idle is the nearest; it need not wait for what is still connecting.
             let fallback_opening =
-                self.paths.iter().any(|p| matches!(p.state, State::Opening { idle: false, since, .. } if p.kind.can_idle() && now < since + self.config.head_start));
+                self.paths.iter().any(|p| matches!(p.state, State::Opening { idle: false, since, .. } if p.profile.can_idle && now < since + self.config.head_start));
             // A part is better than nothing, and all is better than a part.
             let idle = self.paths.iter_mut().filter(|p| p.is_standby() || !any_live && matches!(p.state, State::Idle));
             if let Some(idle) = idle.min_by_key(|path| path.no_capacity).filter(|_| !fallback_opening) {
@@ -449,7 +425,7 @@ impl Selector {
             return;
         }
         let next = self.paths[best + 1..].iter_mut().find(|path| {
-            let fits = mode == Mode::Hot || path.kind.can_idle();
+            let fits = mode == Mode::Hot || path.profile.can_idle;
             fits && matches!(path.state, State::Closed) && path.retry_at <= now
         });
         if let Some(path) = next {

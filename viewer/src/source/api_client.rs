@@ -13,7 +13,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::Error;
-use super::resolve::plain;
+use super::http::root_cause;
 use super::stamped::Stamped;
 
 /// Where to ask about one stream.
@@ -26,7 +26,7 @@ pub(super) struct ApiClient {
 
 /// What the server says.
 #[derive(Clone, Debug, Deserialize)]
-pub(super) struct Watch {
+pub(super) struct PlaybackInfo {
     pub(super) urls: Urls,
     /// What a server of the first version does not say.
     pub(super) hls: Option<Hls>,
@@ -100,7 +100,7 @@ impl ApiClient {
     }
 
     /// Asks what there is. `None` if whoever answers is no server of ours.
-    pub(super) async fn watch(&self) -> Result<Option<Watch>, Error> {
+    pub(super) async fn watch(&self) -> Result<Option<PlaybackInfo>, Error> {
         self.request("watch").await
     }
 
@@ -115,7 +115,7 @@ impl ApiClient {
         let api = self.page.join(&path).unwrap_or_else(|_| self.page.clone());
         let failed = |reason: String, retry| Error::Http { url: api.to_string(), reason, retry };
         let request = self.http.get(api.clone()).timeout(REQUEST_TIMEOUT);
-        let mut response = request.send().await.map_err(|error| failed(plain(&error), true))?;
+        let mut response = request.send().await.map_err(|error| failed(root_cause(&error), true))?;
         let status = response.status();
         let kind = response.headers().get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or("");
         let is_json = kind.to_ascii_lowercase().starts_with("application/json");
@@ -126,7 +126,7 @@ impl ApiClient {
             return if status.is_server_error() { Err(failed(status.to_string(), true)) } else { Ok(None) };
         }
         let mut body = Vec::new();
-        while let Some(bytes) = response.chunk().await.map_err(|error| failed(plain(&error), true))? {
+        while let Some(bytes) = response.chunk().await.map_err(|error| failed(root_cause(&error), true))? {
             body.extend_from_slice(&bytes);
             if body.len() > MAX_RESPONSE {
                 return Err(failed(format!("the answer is longer than {MAX_RESPONSE} bytes"), false));

@@ -7,7 +7,10 @@
 mod api_client;
 mod discovery;
 mod hls;
+mod http;
 mod lan_list;
+mod path;
+mod peer;
 mod relay;
 mod resolve;
 mod rtmp;
@@ -25,10 +28,11 @@ use media::{AccessUnit, Catalog, Epoch, Timestamp, TrackId, WallClock};
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
-pub use self::hls::LowLatency;
 pub use self::lan_list::{list_broadcasters, render_broadcasters};
-pub use self::resolve::{Protocol, ResolvedPaths, TransportFilter, resolve};
-pub use self::supervisor::{PathOptions, run};
+pub use self::path::{PathDescription, PathOptions, Transport, TransportFilter};
+pub use self::resolve::{ResolvedPaths, resolve};
+pub use self::supervisor::run;
+pub use self::transport::{AUTO, TRANSPORTS};
 
 /// What the supervisor tells.
 #[derive(Debug)]
@@ -259,11 +263,12 @@ impl Position {
 enum PathEvent {
     /// Connected: units will come after this.
     Opened {
+        /// How much media comes at once: a segment's or part's duration, or zero.
         burst: Duration,
         /// Whether the broadcast is over, and all of it there.
         complete: bool,
-        /// Of HLS: by parts, as they are made.
-        by_parts: bool,
+        /// By which transport it delivers, where that is known only now; else by the path's own.
+        transport: Option<&'static Transport>,
     },
     /// The server has nothing to send for now: the stream has ended, as far as it knows.
     NotLive,
@@ -291,7 +296,7 @@ struct EventSender {
     path: PathId,
     /// Tells this opening of the path from earlier ones, whose last reports may still be on their way.
     opening: u64,
-    reports: mpsc::Sender<(PathId, u64, PathEvent)>,
+    events: mpsc::Sender<(PathId, u64, PathEvent)>,
 }
 
 /// The supervisor is gone: there is nobody to work for.
@@ -300,8 +305,8 @@ struct Closed;
 
 impl EventSender {
     /// Waits while the channel is full: that is what holds back the socket.
-    async fn send(&self, report: PathEvent) -> Result<(), Closed> {
-        self.reports.send((self.path, self.opening, report)).await.map_err(|_| Closed)
+    async fn send(&self, event: PathEvent) -> Result<(), Closed> {
+        self.events.send((self.path, self.opening, event)).await.map_err(|_| Closed)
     }
 }
 

@@ -1,11 +1,13 @@
 //! A path by the relay protocol, from a server or from the broadcaster itself: groups in, access units out.
 //!
-//! It may be idle: connected and let in, with nothing flowing. Once told to flow, it goes on after what the path merger has put out.
+//! It can be idle: connected and admitted, with no units flowing. When it is made active, it goes on after the last unit that was merged.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use media::latency::Delivery;
+use media::select::PathProfile;
 use net::relay::{self, Event, Proof, Side, Start};
 use net::trust::{Code, Pin, pairing, tls};
 use quinn::Endpoint;
@@ -15,8 +17,70 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep_until, timeout};
 use tracing::debug;
 
+use super::api_client::{ApiClient, PlaybackInfo};
+use super::path::{Cost, OpenContext, Opening, PathSource, ServerOffer, Source, Transport};
 use super::timing_poll::{self, PollSchedule};
 use super::{Error, EventSender, PathEvent, Position};
+
+/// The relay protocol from a server.
+pub(super) static TRANSPORT: Transport = Transport {
+    name: "relay",
+    help: "The relay protocol (QUIC) from the server",
+    label: "relay",
+    profile: PathProfile { rank: 20, can_idle: true, min_stall_timeout: Duration::from_millis(60) },
+    delivery: Delivery::Units,
+    states_predecessor: true,
+    cost: Cost::Server,
+    from_url: |_| None,
+    from_server,
+};
+
+/// A stream at a server's relay endpoint.
+#[derive(Clone, Debug)]
+struct RelaySource {
+    /// `HOST:PORT`.
+    address: String,
+    /// The stream's name there.
+    name: String,
+    /// Of the server's certificate.
+    pin: Pin,
+}
+
+impl RelaySource {
+    /// As the server describes itself; `None` if it offers no relay, or none that can be verified.
+    fn parse(info: &PlaybackInfo, name: &str) -> Option<Self> {
+        let relay = info.relay.as_ref()?;
+        let address = format!("{}:{}", relay.host, relay.port);
+        Some(Self { address, name: name.to_owned(), pin: relay.pin.parse().ok()? })
+    }
+
+    /// As its server describes it now: one that was restarted has another certificate. The old description where the server does not answer.
+    async fn refreshed(&self, api: &ApiClient) -> Self {
+        let info = api.watch().await.ok().flatten();
+        info.and_then(|info| Self::parse(&info, api.name())).unwrap_or_else(|| self.clone())
+    }
+}
+
+impl PathSource for RelaySource {
+    fn address(&self) -> String {
+        format!("{}/{}", self.address, self.name)
+    }
+
+    fn open<'a>(&'a self, context: OpenContext, events: &'a EventSender) -> Opening<'a> {
+        Box::pin(async move {
+            let Self { address, name, pin } = match context.api.as_ref().filter(|_| context.is_reopening) {
+                Some(api) => self.refreshed(api).await,
+                None => self.clone(),
+            };
+            let trust = RelayTrust::Pinned { pin, ticket: None };
+            open(RelayTarget { address: address.clone(), addresses: vec![address], name, trust }, context, events).await
+        })
+    }
+}
+
+fn from_server(offer: &ServerOffer<'_>) -> Option<Source> {
+    RelaySource::parse(offer.info, offer.api.name()).map(|source| Arc::new(source) as Source)
+}
 
 /// Where to, as whom, and what to ask for.
 #[derive(Debug)]
@@ -49,13 +113,24 @@ impl std::fmt::Debug for RelayTrust {
     }
 }
 
-/// Subscribes, and flows while `flow` says so, until it breaks or the broadcast is over (`Ok`).
-pub(super) async fn run(
+/// Subscribes at `target`, and has units flow while the context says so, until it breaks or the broadcast is over (`Ok`).
+///
+/// # Errors
+/// [`Error::Unreachable`] without a UDP socket or where no address answers; [`Error::Impostor`] if the other end does not know the pairing
+/// code; [`Error::Relay`] for what happens on the connection.
+pub(super) async fn open(target: RelayTarget, context: OpenContext, events: &EventSender) -> Result<(), Error> {
+    let Some(endpoint) = context.endpoint else {
+        return Err(Error::Unreachable { address: target.address, reason: "no UDP socket on this machine".to_owned() });
+    };
+    run(target, &endpoint, &context.position, context.active, events).await
+}
+
+async fn run(
     target: RelayTarget,
     endpoint: &Endpoint,
     position: &Position,
-    mut flow: watch::Receiver<bool>,
-    reporter: &EventSender,
+    mut active: watch::Receiver<bool>,
+    events: &EventSender,
 ) -> Result<(), Error> {
     let failed = |source| Error::Relay { address: target.address.clone(), source };
     let connection = connect(&target, endpoint).await?;
@@ -72,19 +147,19 @@ pub(super) async fn run(
         }
     }
     debug!(address = target.address, remote = %connection.remote_address(), "subscribed");
-    if reporter.send(PathEvent::Opened { burst: Duration::ZERO, complete: false, by_parts: false }).await.is_err() {
+    if events.send(PathEvent::Opened { burst: Duration::ZERO, complete: false, transport: None }).await.is_err() {
         return Ok(());
     }
-    if !*flow.borrow() && reporter.send(PathEvent::Idle).await.is_err() {
+    if !*active.borrow() && events.send(PathEvent::Idle).await.is_err() {
         return Ok(());
     }
-    let mut flows = false;
+    let mut is_flowing = false;
     let mut schedule = PollSchedule::start();
     loop {
-        let wanted = *flow.borrow_and_update();
-        if wanted != flows {
-            flows = wanted;
-            if flows {
+        let wanted = *active.borrow_and_update();
+        if wanted != is_flowing {
+            is_flowing = wanted;
+            if is_flowing {
                 let at = position.resume_point().filter(|(_, have)| !have.is_empty());
                 let at = at.map_or(Start::LiveEdge, |(epoch, have)| Start::After { epoch, have });
                 subscription.start(at).await.map_err(failed)?;
@@ -93,14 +168,14 @@ pub(super) async fn run(
             }
         }
         let event = tokio::select! {
-            changed = flow.changed() => {
+            changed = active.changed() => {
                 if changed.is_err() {
                     return Ok(());
                 }
                 continue;
             }
             event = subscription.next() => event.map_err(failed)?,
-            () = sleep_until(schedule.next), if flows => {
+            () = sleep_until(schedule.next), if is_flowing => {
                 schedule.on_request();
                 subscription.request_timing(timing_poll::unit_to_query(position)).await.map_err(failed)?;
                 continue;
@@ -122,7 +197,7 @@ pub(super) async fn run(
             }
             Event::Ended => return Ok(()),
         };
-        if reporter.send(report).await.is_err() {
+        if events.send(report).await.is_err() {
             return Ok(());
         }
     }

@@ -3,15 +3,60 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use media::latency::Delivery;
 use media::path_merge::Predecessor;
+use media::select::PathProfile;
 use media::{AccessUnit, Catalog, Epoch, Timestamp, TrackOrder, flv};
 use net::rtmp::{self, Message, Url, client};
 use tracing::{debug, warn};
 
+use super::path::{Cost, OpenContext, Opening, PathSource, ServerOffer, Source, Transport, UrlRequest};
+use super::timing_poll::run_alongside;
 use super::{Closed, Error, EventSender, PathEvent, Position, ResumePoint, random_epoch};
 
+/// RTMP from a server.
+pub(super) static TRANSPORT: Transport = Transport {
+    name: "rtmp",
+    help: "RTMP from the server",
+    label: "RTMP",
+    profile: PathProfile { rank: 30, can_idle: false, min_stall_timeout: Duration::from_millis(300) },
+    delivery: Delivery::Units,
+    states_predecessor: false,
+    cost: Cost::Server,
+    from_url,
+    from_server,
+};
+
+/// A stream at an RTMP server.
+#[derive(Debug)]
+struct RtmpSource(Url);
+
+impl PathSource for RtmpSource {
+    fn address(&self) -> String {
+        self.0.revealed()
+    }
+
+    fn open<'a>(&'a self, context: OpenContext, events: &'a EventSender) -> Opening<'a> {
+        Box::pin(async move {
+            let (position, url) = (context.position.clone(), self.0.clone());
+            run_alongside(run(url, position, events), context.api, &context.position, events).await
+        })
+    }
+}
+
+fn from_url(request: &UrlRequest<'_>) -> Option<Result<Vec<Source>, String>> {
+    let source = |url| vec![Arc::new(RtmpSource(url)) as Source];
+    let is_rtmp = matches!(request.scheme, "rtmp" | "rtmps");
+    is_rtmp.then(|| rtmp::url::parse(request.url).map(source).map_err(|error| error.to_string()))
+}
+
+fn from_server(offer: &ServerOffer<'_>) -> Option<Source> {
+    let url = rtmp::url::parse(offer.info.urls.rtmp.as_ref()?).ok()?;
+    Some(Arc::new(RtmpSource(url)))
+}
+
 /// Plays `url` until it breaks. A server that is ours goes on after `position`.
-pub(super) async fn run(url: Url, position: Position, reporter: &EventSender) -> Result<(), Error> {
+async fn run(url: Url, position: Position, events: &EventSender) -> Result<(), Error> {
     let address = url.revealed();
     let failed = |source| failed(&url, source);
     let resume = position.resume_point();
@@ -20,7 +65,7 @@ pub(super) async fn run(url: Url, position: Position, reporter: &EventSender) ->
     let mut player = client::play(&asked, client::ClientOptions::default()).await.map_err(failed)?;
     demuxer.states_gaps = player.server_is_nearcast();
     debug!(address, "connected");
-    if reporter.send(PathEvent::Opened { burst: Duration::ZERO, complete: false, by_parts: false }).await.is_err() {
+    if events.send(PathEvent::Opened { burst: Duration::ZERO, complete: false, transport: None }).await.is_err() {
         return Ok(());
     }
     let mut has_media = false;
@@ -33,22 +78,22 @@ pub(super) async fn run(url: Url, position: Position, reporter: &EventSender) ->
             Err(source) => return Err(failed(source)),
         };
         has_media |= matches!(message, Message::Audio { .. } | Message::Video { .. });
-        if take(&mut demuxer, message, reporter).await.is_err() {
+        if take(&mut demuxer, message, events).await.is_err() {
             return Ok(());
         }
     }
 }
 
-async fn take(demuxer: &mut MessageDemuxer, message: Message, reporter: &EventSender) -> Result<(), Closed> {
+async fn take(demuxer: &mut MessageDemuxer, message: Message, events: &EventSender) -> Result<(), Closed> {
     if matches!(message, Message::EndOfStream) {
         demuxer.end();
-        return reporter.send(PathEvent::NotLive).await;
+        return events.send(PathEvent::NotLive).await;
     }
     for Arrived { catalog, unit, predecessor, is_after_gap } in demuxer.take(message) {
         if is_after_gap {
-            reporter.send(PathEvent::Gap).await?;
+            events.send(PathEvent::Gap).await?;
         }
-        reporter.send(PathEvent::Unit(catalog, unit, predecessor)).await?;
+        events.send(PathEvent::Unit(catalog, unit, predecessor)).await?;
     }
     Ok(())
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use media::Epoch;
 use media::path_merge::PathId;
-use media::select::{Action, Mode, PathKind, Selector, SelectorConfig};
+use media::select::{Action, Selector, SelectorConfig};
 use quinn::Endpoint;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
@@ -14,37 +14,20 @@ use tracing::{debug, info, warn};
 
 use super::api_client::ApiClient;
 use super::discovery::{self, CandidateAddresses};
-use super::hls::{self, HlsPath};
-use super::relay;
-use super::resolve::{ResolvedPaths, TransportFilter, resolve};
-use super::transport::{OpenContext, Transport};
-use super::{Error, Event, EventSender, PathEvent, Position, State};
-
-/// What the user wants of the paths.
-#[derive(Clone, Debug, Default)]
-pub struct PathOptions {
-    /// Which may be used.
-    pub transport: TransportFilter,
-    /// What stands ready behind the path in use.
-    pub mode: Mode,
-    /// Where the broadcaster is, by hand.
-    pub peers: Vec<String>,
-    /// What the broadcaster's screen shows.
-    pub code: Option<String>,
-    /// An outage is made up for from the oldest that a server still has, not from the live edge.
-    pub keep_all: bool,
-}
+use super::path::{Cost, Discovery, OpenContext, PathDescription, PathOptions, Transport};
+use super::resolve::{ResolvedPaths, resolve};
+use super::{Error, Event, EventSender, PathEvent, Position, State, http, relay};
 
 /// Brings the stream at `url` into `events` until it ends, or until nobody listens any more.
 pub async fn run(url: String, options: PathOptions, position: Position, events: mpsc::Sender<Event>) {
-    let http = match hls::client() {
+    let http = match http::client() {
         Ok(http) => http,
         Err(error) => return drop(events.send(Event::Failed(error)).await),
     };
     let mut wait = RETRY_MIN;
     let resolved = loop {
         let _ = events.send(Event::State(State::Connecting)).await;
-        let error = match resolve(&url, options.transport, options.code.as_deref(), &http).await {
+        let error = match resolve(&url, &options, &http).await {
             Ok(resolved) => break resolved,
             Err(error) => error,
         };
@@ -62,17 +45,37 @@ pub async fn run(url: String, options: PathOptions, position: Position, events: 
 }
 
 struct Path {
-    transport: Transport,
-    /// Of a path that can be idle: whether it is to flow.
-    flow: watch::Sender<bool>,
-    /// What an HLS path keeps from one opening to the next.
-    hls: HlsPath,
+    description: PathDescription,
+    /// Of a path that can be idle: whether units are to flow.
+    active: watch::Sender<bool>,
+    /// Counts its openings.
     opening: u64,
     task: Option<JoinHandle<()>>,
     /// Whether a unit has ever come by it.
     has_delivered: bool,
     /// It failed in a way that trying again does not mend.
     permanently_failed: Option<Error>,
+}
+
+impl Path {
+    fn new(description: PathDescription) -> Self {
+        Self {
+            description,
+            active: watch::Sender::new(true),
+            opening: 0,
+            task: None,
+            has_delivered: false,
+            permanently_failed: None,
+        }
+    }
+
+    fn transport(&self) -> &'static Transport {
+        self.description.transport
+    }
+
+    fn discovery(&self) -> Discovery {
+        self.description.source.discovery()
+    }
 }
 
 struct Supervisor {
@@ -94,7 +97,7 @@ struct Supervisor {
     options: PathOptions,
     position: Position,
     events: mpsc::Sender<Event>,
-    reports: mpsc::Sender<(PathId, u64, PathEvent)>,
+    path_events: mpsc::Sender<(PathId, u64, PathEvent)>,
     inbox: mpsc::Receiver<(PathId, u64, PathEvent)>,
     started: Instant,
     state: Option<State>,
@@ -111,9 +114,9 @@ impl Supervisor {
         position: Position,
         events: mpsc::Sender<Event>,
     ) -> Self {
-        let (reports, inbox) = mpsc::channel(EVENT_QUEUE);
+        let (path_events, inbox) = mpsc::channel(EVENT_QUEUE);
         let (candidate_updates, candidates) = watch::channel(CandidateAddresses::new());
-        let (requery, asked) = mpsc::channel(1);
+        let (requery, requests) = mpsc::channel(1);
         let endpoint = relay::endpoint().inspect_err(|error| warn!(%error, "no UDP: only RTMP and HLS")).ok();
         let settings = SelectorConfig {
             mode: options.mode,
@@ -121,29 +124,16 @@ impl Supervisor {
             retry_max: RETRY_MAX,
             ..SelectorConfig::default()
         };
-        let mut transports: Vec<Transport> = resolved.paths.into_iter().map(Transport::Fixed).collect();
-        let mut discovery = None;
-        if let Some(api) = resolved.api.clone().filter(|_| endpoint.is_some() && resolved.seeks_peer) {
-            discovery = Some(tokio::spawn(discovery::run(api.clone(), candidate_updates, asked)));
-            transports.push(Transport::Peer { api, manual: options.peers.clone() });
-        }
-        let path = |transport| Path {
-            transport,
-            flow: watch::Sender::new(true),
-            hls: HlsPath::default(),
-            opening: 0,
-            task: None,
-            has_delivered: false,
-            permanently_failed: None,
-        };
-        let paths: BTreeMap<_, _> = (0..).map(PathId).zip(transports.into_iter().map(path)).collect();
-        // The broadcaster joins the ladder once it is known where it may be.
-        let is_known = |path: &&Path| match &path.transport {
-            Transport::Fixed(_) => true,
-            Transport::Peer { manual, .. } => !manual.is_empty() || options.transport == TransportFilter::Peer,
-        };
-        let kinds = paths.iter().filter(|(_, path)| is_known(path)).map(|(id, path)| (*id, path.transport.kind()));
-        let selector = Selector::new(settings, kinds);
+        // Without UDP there is no path to what discovery finds.
+        let is_usable = |path: &PathDescription| endpoint.is_some() || path.source.discovery() == Discovery::Unused;
+        let descriptions = resolved.paths.into_iter().filter(is_usable);
+        let paths: BTreeMap<_, _> = (0..).map(PathId).zip(descriptions.map(Path::new)).collect();
+        let needs_discovery = paths.values().any(|path| path.discovery() != Discovery::Unused);
+        let discovery = resolved.api.clone().filter(|_| needs_discovery);
+        let discovery = discovery.map(|api| tokio::spawn(discovery::run(api, candidate_updates, requests)));
+        let is_known = |(_, path): &(&PathId, &Path)| path.discovery() != Discovery::Required;
+        let known = paths.iter().filter(is_known).map(|(id, path)| (*id, path.transport().profile));
+        let selector = Selector::new(settings, known);
         Self {
             paths,
             selector,
@@ -158,7 +148,7 @@ impl Supervisor {
             options,
             position,
             events,
-            reports,
+            path_events,
             inbox,
             started: Instant::now(),
             state: Some(State::Connecting),
@@ -196,8 +186,8 @@ impl Supervisor {
         }
         let deadline = self.selector.deadline(self.now()).map_or(Instant::now() + IDLE_POLL, |at| self.started + at);
         tokio::select! {
-            report = self.inbox.recv() => match report {
-                Some((path, opening, report)) => self.on_path_event(path, opening, report).await,
+            event = self.inbox.recv() => match event {
+                Some((path, opening, event)) => self.on_path_event(path, opening, event).await,
                 None => Err(Closed),
             },
             Ok(()) = self.candidates.changed(), if self.discovery.is_some() => {
@@ -223,39 +213,41 @@ impl Supervisor {
         Ok(())
     }
 
-    /// The broadcaster may be somewhere: its path joins the ladder, or is tried again at once.
+    /// Discovery has found addresses: paths that need one join the selection, or are tried again at once.
     fn on_candidates(&mut self) {
         let candidates = self.candidates.borrow_and_update().clone();
-        let peer =
-            self.paths.iter().find(|(_, path)| matches!(path.transport, Transport::Peer { .. })).map(|(id, _)| *id);
-        let Some(peer) = peer.filter(|_| !candidates.is_empty()) else { return };
+        if candidates.is_empty() {
+            return;
+        }
         debug!(?candidates, "the broadcaster may be on this network");
-        if self.selector.contains(peer) {
-            self.selector.reset_backoff(peer);
-        } else {
-            self.selector.add(peer, PathKind::Peer);
+        for (id, path) in self.paths.iter().filter(|(_, path)| path.discovery() != Discovery::Unused) {
+            if self.selector.contains(*id) {
+                self.selector.reset_backoff(*id);
+            } else {
+                self.selector.add(*id, path.transport().profile);
+            }
         }
     }
 
     async fn set_active(&mut self, id: PathId, flows: bool) -> Result<(), Closed> {
         if let Some(path) = self.paths.get(&id) {
-            path.flow.send_replace(flows);
+            path.active.send_replace(flows);
         }
         // What it brings next need not follow on what it brought.
         self.send(if flows { Event::Gap(id) } else { Event::Idle(id) }).await
     }
 
-    async fn on_path_event(&mut self, id: PathId, opening: u64, report: PathEvent) -> Result<(), Closed> {
+    async fn on_path_event(&mut self, id: PathId, opening: u64, event: PathEvent) -> Result<(), Closed> {
         let now = self.now();
         let Some(path) = self.paths.get_mut(&id).filter(|path| path.opening == opening && path.task.is_some()) else {
             return Ok(());
         };
-        match report {
-            PathEvent::Opened { burst, complete, by_parts } => {
+        match event {
+            PathEvent::Opened { burst, complete, transport } => {
                 self.selector.on_connected(id);
-                let source = path.transport.describe_as(by_parts);
+                let transport = transport.unwrap_or(path.transport());
+                let (source, delivery) = (path.description.name_by(transport), transport.delivery);
                 let is_first = !path.has_delivered;
-                let delivery = path.transport.delivery(by_parts);
                 self.send(Event::Opened { path: id, source, burst, complete, delivery }).await?;
                 if is_first && !self.paths.values().any(|p| p.has_delivered) {
                     self.set_state(State::Waiting).await?;
@@ -282,7 +274,7 @@ impl Supervisor {
                 let actions = self.selector.on_gap(id, now);
                 self.apply(actions).await?;
                 // Units that say what they follow need no word of it.
-                if !states_predecessor(self.paths.get(&id)) {
+                if self.paths.get(&id).is_some_and(|path| !path.transport().states_predecessor) {
                     self.send(Event::Gap(id)).await?;
                 }
             }
@@ -302,9 +294,9 @@ impl Supervisor {
             }
             PathEvent::Closed(result) => {
                 path.task = None;
-                let is_peer = matches!(path.transport, Transport::Peer { .. });
+                let is_discovered = path.discovery() != Discovery::Unused;
                 self.send(Event::Closed { path: id, failed: true }).await?;
-                if is_peer {
+                if is_discovered {
                     let _ = self.requery.try_send(());
                 }
                 match result {
@@ -364,16 +356,14 @@ impl Supervisor {
     }
 
     async fn open(&mut self, id: PathId, flows: bool) -> Result<(), Closed> {
-        // Many viewers that lost one server shall not come back in the same instant; a neighbour has few.
-        let is_reopening = self
-            .paths
-            .get(&id)
-            .is_some_and(|path| path.opening > 0 && !matches!(path.transport, Transport::Peer { .. }));
-        self.open_after(id, flows, if is_reopening { jittered(RETRY_JITTER) } else { Duration::ZERO }).await
+        // The viewers of a server that was lost must not all reconnect in the same instant.
+        let is_crowd =
+            self.paths.get(&id).is_some_and(|path| path.opening > 0 && path.transport().cost == Cost::Server);
+        self.open_after(id, flows, if is_crowd { jittered(RETRY_JITTER) } else { Duration::ZERO }).await
     }
 
     async fn open_after(&mut self, id: PathId, flows: bool, pause: Duration) -> Result<(), Closed> {
-        let (alone, keep_all) = (self.paths.len() == 1, self.options.keep_all);
+        let (is_only_path, keep_all) = (self.paths.len() == 1, self.options.keep_all);
         let candidates = self.candidates.borrow().clone();
         let Some(path) = self.paths.get_mut(&id) else { return Ok(()) };
         if path.permanently_failed.is_some() {
@@ -381,26 +371,24 @@ impl Supervisor {
             return Ok(());
         }
         path.opening += 1;
-        let reporter = EventSender { path: id, opening: path.opening, reports: self.reports.clone() };
-        path.flow.send_replace(flows);
-        let transport = path.transport.clone();
+        let events = EventSender { path: id, opening: path.opening, events: self.path_events.clone() };
+        path.active.send_replace(flows);
+        let source = path.description.source.clone();
         let context = OpenContext {
             position: self.position.clone(),
             http: self.http.clone(),
-            hls: path.hls.clone(),
-            alone,
+            is_only_path,
             keep_all,
             endpoint: self.endpoint.clone(),
-            flow: path.flow.subscribe(),
-            server: self.api.clone(),
-            // A server that was restarted since has another certificate.
+            active: path.active.subscribe(),
+            api: self.api.clone(),
             is_reopening: path.opening > 1,
             candidates,
         };
         path.task = Some(tokio::spawn(async move {
             sleep(pause).await;
-            let result = transport.run(context, &reporter).await;
-            let _ = reporter.send(PathEvent::Closed(result)).await;
+            let result = source.open(context, &events).await;
+            let _ = events.send(PathEvent::Closed(result)).await;
         }));
         Ok(())
     }
@@ -426,16 +414,12 @@ impl Supervisor {
     }
 
     fn describe(&self, id: PathId) -> String {
-        self.paths.get(&id).map_or(String::new(), |path| path.transport.describe())
+        self.paths.get(&id).map_or(String::new(), |path| path.description.name())
     }
 
     fn now(&self) -> Duration {
         self.started.elapsed()
     }
-}
-
-fn states_predecessor(path: Option<&Path>) -> bool {
-    path.is_some_and(|path| path.transport.kind().can_idle())
 }
 
 fn jittered(wait: Duration) -> Duration {

@@ -9,7 +9,7 @@ use tokio::time::sleep;
 use tracing::debug;
 
 use super::api_client::ApiClient;
-use super::{EventSender, Position};
+use super::{Error, EventSender, Position};
 
 /// When the next question is due.
 #[derive(Debug)]
@@ -46,23 +46,42 @@ pub(super) fn unit_to_query(position: &Position) -> Option<Timestamp> {
     Some(position.last_presented()?.min(told(newest?)))
 }
 
-/// Asks by HTTP for as long as it is let. A server that does not know the question is asked no more.
-pub(super) async fn poll(api: ApiClient, position: &Position, reporter: &EventSender) {
+/// Runs a path to its end, and asks its server by HTTP meanwhile, if there is one to ask.
+pub(super) async fn run_alongside(
+    path: impl Future<Output = Result<(), Error>>,
+    api: Option<ApiClient>,
+    position: &Position,
+    events: &EventSender,
+) -> Result<(), Error> {
+    let asking = async {
+        if let Some(api) = api {
+            poll(&api, position, events).await;
+        }
+        std::future::pending::<()>().await;
+    };
+    tokio::select! {
+        result = path => result,
+        () = asking => Ok(()),
+    }
+}
+
+/// Asks until it is dropped. A server that does not know the question is asked no more.
+async fn poll(api: &ApiClient, position: &Position, events: &EventSender) {
     let mut schedule = PollSchedule::start();
     loop {
         tokio::time::sleep_until(schedule.next).await;
         schedule.on_request();
-        let asked = Instant::now();
+        let sent = Instant::now();
         match api.stamps(unit_to_query(position)).await {
             Ok(Some(report)) => {
-                let exchange = exchange(&report, asked, Instant::now());
-                if reporter.send(super::PathEvent::Timing(Box::new(report), exchange)).await.is_err() {
+                let exchange = exchange(&report, sent, Instant::now());
+                if events.send(super::PathEvent::Timing(Box::new(report), exchange)).await.is_err() {
                     return;
                 }
             }
             Ok(None) => return,
             Err(error) => {
-                debug!(%error, "no stamps");
+                debug!(%error, "the server did not answer a timing request");
                 sleep(SLOW_INTERVAL).await;
             }
         }

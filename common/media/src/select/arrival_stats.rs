@@ -109,5 +109,5 @@ impl ActivePath {
 /// Seconds in which half of a long step is forgotten: a bad moment must not make the next failure take long to be noticed. Where long steps
 /// return less often than this, as with each IDR, false alarms are what teaches patience.
 const HALF_LIFE: f64 = 1.5;
-/// Bounds what one outage makes a path's silence mean afterwards; segments of HLS have the floor of their kind.
+/// Bounds what one outage makes a path's silence mean afterwards; a path that delivers segments has its profile's floor.
 const MAX_GAP: Duration = Duration::from_secs(1);

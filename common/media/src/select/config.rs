@@ -23,7 +23,7 @@ pub struct SelectorConfig {
     pub head_start: Duration,
     /// A path that has not brought a unit this long after it was opened has failed, if there is another to try.
     pub open_timeout: Duration,
-    /// Silence is this many times the longest usual step between arrivals, and at least the kind's floor.
+    /// Silence is this many times the longest usual step between arrivals, and at least the path's [`PathProfile::min_stall_timeout`](super::PathProfile).
     pub stall_factor: f64,
     /// A path that has been silent this much longer, while another flows, has failed.
     pub dead_after: Duration,

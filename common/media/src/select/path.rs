@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use super::arrival_stats::ActivePath;
 use super::config::SelectorConfig;
-use super::{Action, PathKind};
+use super::{Action, PathProfile};
 use crate::path_merge::PathId;
 
 #[derive(Debug)]
 pub(super) struct Path {
     pub(super) id: PathId,
-    pub(super) kind: PathKind,
+    pub(super) profile: PathProfile,
     pub(super) state: State,
     /// Failures in a row.
     pub(super) failures: u32,
@@ -40,10 +40,10 @@ pub(super) enum State {
 }
 
 impl Path {
-    pub(super) fn new(id: PathId, kind: PathKind) -> Self {
+    pub(super) fn new(id: PathId, profile: PathProfile) -> Self {
         Self {
             id,
-            kind,
+            profile,
             state: State::Closed,
             failures: 0,
             retry_at: Duration::ZERO,

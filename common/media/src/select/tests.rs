@@ -11,16 +11,26 @@ fn ms(millis: u64) -> Duration {
     Duration::from_millis(millis)
 }
 
-fn selector(mode: Mode, paths: &[(PathId, PathKind)]) -> Selector {
+/// Paths like those that a viewer has: two that can idle, one that cannot, and one that delivers segments.
+const PEER_LIKE: PathProfile = profile(0, true, 40);
+const RELAY_LIKE: PathProfile = profile(1, true, 60);
+const RTMP_LIKE: PathProfile = profile(2, false, 300);
+const HLS_LIKE: PathProfile = profile(3, false, 6_000);
+
+const fn profile(rank: u8, can_idle: bool, min_stall_ms: u64) -> PathProfile {
+    PathProfile { rank, can_idle, min_stall_timeout: Duration::from_millis(min_stall_ms) }
+}
+
+fn selector(mode: Mode, paths: &[(PathId, PathProfile)]) -> Selector {
     Selector::new(SelectorConfig { mode, ..SelectorConfig::default() }, paths.iter().copied())
 }
 
 fn both() -> Selector {
-    selector(Mode::Warm, &[(HLS, PathKind::Hls), (RTMP, PathKind::Rtmp)])
+    selector(Mode::Warm, &[(HLS, HLS_LIKE), (RTMP, RTMP_LIKE)])
 }
 
 fn lan(mode: Mode) -> Selector {
-    selector(mode, &[(RELAY, PathKind::Relay), (PEER, PathKind::Peer), (RTMP, PathKind::Rtmp)])
+    selector(mode, &[(RELAY, RELAY_LIKE), (PEER, PEER_LIKE), (RTMP, RTMP_LIKE)])
 }
 
 /// One that follows on the one 20 ms before.
@@ -70,10 +80,10 @@ fn falls_to_the_next_and_climbs_back_when_better_is_proved() {
 
 #[test]
 fn a_peer_that_is_found_is_climbed_to_and_the_relay_stays_ready() {
-    let mut selector = selector(Mode::Warm, &[(RELAY, PathKind::Relay), (RTMP, PathKind::Rtmp)]);
+    let mut selector = selector(Mode::Warm, &[(RELAY, RELAY_LIKE), (RTMP, RTMP_LIKE)]);
     assert_eq!(selector.poll(ms(0)), [Action::Open(RELAY)]);
     assert_eq!(feed(&mut selector, &[(RELAY, 60)], 20, 2000), []);
-    selector.add(PEER, PathKind::Peer);
+    selector.add(PEER, PEER_LIKE);
     assert_eq!(only(feed(&mut selector, &[(RELAY, 60)], 2000, 2100)), [Action::Open(PEER)]);
     let actions = feed(&mut selector, &[(RELAY, 60), (PEER, 0)], 2100, 4000);
     assert_eq!(actions, [(3100, Action::Stop(RELAY))]);
@@ -276,7 +286,7 @@ fn units_that_are_missing_are_asked_of_the_idle_path() {
 
 #[test]
 fn failures_in_a_row_are_spaced_out() {
-    let mut selector = selector(Mode::Warm, &[(RTMP, PathKind::Rtmp)]);
+    let mut selector = selector(Mode::Warm, &[(RTMP, RTMP_LIKE)]);
     let mut now = ms(0);
     let mut waits = Vec::new();
     for _ in 0..7 {
@@ -291,7 +301,7 @@ fn failures_in_a_row_are_spaced_out() {
 
 #[test]
 fn a_lone_path_may_wait_for_the_stream_to_begin() {
-    let mut selector = selector(Mode::Warm, &[(HLS, PathKind::Hls)]);
+    let mut selector = selector(Mode::Warm, &[(HLS, HLS_LIKE)]);
     selector.poll(ms(0));
     assert_eq!((selector.deadline(ms(1)), selector.poll(ms(60_000))), (None, vec![]));
 }
@@ -370,7 +380,7 @@ fn a_part_is_better_than_nothing() {
 
 #[test]
 fn the_only_path_is_kept_without_room() {
-    let mut selector = selector(Mode::Warm, &[(PEER, PathKind::Peer)]);
+    let mut selector = selector(Mode::Warm, &[(PEER, PEER_LIKE)]);
     selector.poll(ms(0));
     feed(&mut selector, &[(PEER, 0)], 20, 2000);
     selector.on_capacity(PEER, false);

@@ -29,7 +29,7 @@ impl AttackedServer {
         let (key, other_key) = (Cdn::key(&env, "live")?, Cdn::key(&env, "other")?);
         let config = env.path("cdn.toml");
         // Short, so that the test need not wait for what users are given longer for.
-        std::fs::write(&config, format!("[rtmp]\nhandshake = \"{}s\"\n", HANDSHAKE.as_secs()))?;
+        std::fs::write(&config, format!("[rtmp]\nhandshake_timeout = \"{}s\"\n", HANDSHAKE.as_secs()))?;
         // Players that ask for what is not there are no news to who runs a server: they are logged at a lower level.
         let options = ["--config", config.to_str().context("a path")?, "--log-level", "info,cdn=debug"];
         let cdn = Cdn::start(&env, &options)?;

@@ -8,114 +8,142 @@ mod parts;
 mod reader;
 mod requests;
 mod segments;
+mod state;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use media::hls::client::PlaylistClient;
-use media::hls::client::parts::{PartClient, has_parts};
+use media::hls::client::parts::has_parts;
+use media::latency::Delivery;
+use media::select::PathProfile;
 use tokio::sync::Mutex;
-use tokio::time::Instant;
 use tracing::warn;
 
 use self::choose::choose;
-use self::reader::SegmentReader;
-pub(super) use self::requests::client;
 use self::requests::{media_playlist, unsupported};
-use super::{Error, EventSender, PathEvent, Position};
+use self::state::{HlsState, MAX_ATTEMPTS};
+use super::path::{Cost, OpenContext, Opening, PathSource, Source, Transport, UrlRequest};
+use super::timing_poll::run_alongside;
+use super::{Error, EventSender, PathEvent};
 
-/// What is kept while the path is closed, so that it goes on where it was.
-#[derive(Clone, Debug, Default)]
-pub(super) struct HlsPath(Arc<Mutex<Option<HlsState>>>);
+/// HLS by parts, as they are made.
+pub(super) static LOW_LATENCY: Transport = Transport {
+    name: "ll-hls",
+    help: "HLS by parts (LL-HLS) from the server",
+    label: "LL-HLS",
+    // Three parts of a fifth of a second, and a round trip.
+    profile: PathProfile { rank: 40, can_idle: false, min_stall_timeout: Duration::from_millis(700) },
+    delivery: Delivery::Parts,
+    states_predecessor: false,
+    cost: Cost::Server,
+    // Without a choice of the user, a playlist's path plays parts by itself where there are any.
+    from_url: |request| from_url(request, LowLatency::Require).filter(|_| request.is_chosen),
+    from_server: |offer| {
+        let url =
+            offer.info.urls.hls.as_ref().filter(|_| offer.info.hls.as_ref().is_some_and(|hls| hls.low_latency))?;
+        Some(Arc::new(HlsSource::new(url, LowLatency::Require)))
+    },
+};
 
+/// HLS by whole segments.
+pub(super) static SEGMENTS: Transport = Transport {
+    name: "hls",
+    help: "HLS by whole segments from the server",
+    label: "HLS",
+    // Three segments.
+    profile: PathProfile { rank: 50, can_idle: false, min_stall_timeout: Duration::from_secs(6) },
+    delivery: Delivery::Segments,
+    states_predecessor: false,
+    cost: Cost::Server,
+    from_url: |request| from_url(request, if request.is_chosen { LowLatency::Off } else { LowLatency::Prefer }),
+    from_server: |offer| Some(Arc::new(HlsSource::new(offer.info.urls.hls.as_ref()?, LowLatency::Off))),
+};
+
+/// A playlist, and what is kept between two openings, so that the path goes on where it was.
 #[derive(Debug)]
-struct HlsState {
-    playlist: String,
-    playlist_client: PlaylistClient,
-    parts: PartClient,
-    reader: SegmentReader,
-    started: Instant,
-    /// Whether a segment was asked for and has not come whole yet.
-    fetch_pending: bool,
-    /// How often playing by parts broke, in a row.
-    part_failures: u32,
+pub(super) struct HlsSource {
+    url: String,
+    low_latency: LowLatency,
+    state: Mutex<Option<HlsState>>,
+}
+
+impl HlsSource {
+    /// The playlist at `url`.
+    pub(super) fn new(url: &str, low_latency: LowLatency) -> Self {
+        Self { url: url.to_owned(), low_latency, state: Mutex::default() }
+    }
+}
+
+impl PathSource for HlsSource {
+    fn address(&self) -> String {
+        self.url.clone()
+    }
+
+    fn open<'a>(&'a self, context: OpenContext, events: &'a EventSender) -> Opening<'a> {
+        Box::pin(async move {
+            let path = run(self, &context, events);
+            run_alongside(path, context.api.clone(), &context.position, events).await
+        })
+    }
 }
 
 /// Whether a playlist is played by parts, as they are made, or by whole segments.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LowLatency {
+pub(super) enum LowLatency {
     /// By segments.
     Off,
-    /// By parts where that can be, and by segments where not.
+    /// By parts where the playlist lists any, and by segments where not.
     Prefer,
     /// By parts, or not at all.
     Require,
 }
 
-/// How a playlist is to be played.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct HlsOptions {
-    /// Whether there is no other path: a playlist that has ended already is played from its start then; else it is a stream that is not on
-    /// the air.
-    pub alone: bool,
-    /// After an outage, go on at the oldest segment, not at the live edge.
-    pub keep_all: bool,
-    /// By what.
-    pub parts: LowLatency,
+/// An address that ends like a playlist's.
+fn from_url(request: &UrlRequest<'_>, low_latency: LowLatency) -> Option<Result<Vec<Source>, String>> {
+    let path = reqwest::Url::parse(request.url).map(|url| url.path().to_ascii_lowercase()).ok()?;
+    let is_playlist = path.ends_with(".m3u8") || path.ends_with(".m3u");
+    let is_http = matches!(request.scheme, "http" | "https");
+    (is_http && is_playlist).then(|| Ok(vec![Arc::new(HlsSource::new(request.url, low_latency)) as Source]))
 }
 
-/// Plays the playlist at `url` until it ends (`Ok`) or breaks.
-pub(super) async fn run(
-    url: &str,
-    http: &reqwest::Client,
-    path: &HlsPath,
-    options: HlsOptions,
-    position: &Position,
-    reporter: &EventSender,
-) -> Result<(), Error> {
-    let mut kept = path.0.lock().await;
-    // Chosen anew each time: what was there before may not be what broke it.
+/// Plays the playlist until it ends (`Ok`) or breaks.
+async fn run(source: &HlsSource, context: &OpenContext, events: &EventSender) -> Result<(), Error> {
+    let HlsSource { url, low_latency, state } = source;
+    let http = &context.http;
+    let mut kept = state.lock().await;
+    // Chosen anew each time: the variant that was there before may be what broke.
     let playlist = choose(url, http).await?;
-    let state = kept.get_or_insert_with(|| HlsState {
-        playlist: playlist.clone(),
-        playlist_client: PlaylistClient::new(None).keep_all(options.keep_all),
-        parts: PartClient::new(options.keep_all),
-        reader: SegmentReader::default(),
-        started: Instant::now(),
-        fetch_pending: false,
-        part_failures: 0,
-    });
-    if state.playlist != playlist {
-        state.playlist = playlist;
-        state.playlist_client.on_rendition_change();
-    }
+    let state = kept.get_or_insert_with(|| HlsState::new(playlist.clone(), context.keep_all));
+    state.switch_playlist(playlist);
     let (first, base) = media_playlist(&state.playlist, http).await?;
     let complete = first.end_list;
-    if complete && !options.alone {
+    // A playlist that has ended already is played from its start where there is no other path; else the stream is not on air.
+    if complete && !context.is_only_path {
         *kept = None;
-        return Err(Error::NotLive { address: url.to_owned() });
+        return Err(Error::NotLive { address: url.clone() });
     }
-    let by_parts = match options.parts {
+    let by_parts = match low_latency {
         LowLatency::Off => false,
         LowLatency::Prefer => has_parts(&first) && state.part_failures < MAX_ATTEMPTS,
         LowLatency::Require if has_parts(&first) => true,
         LowLatency::Require => return Err(unsupported(url, "the playlist lists no parts that can be waited for")),
     };
     let burst = first.part_target.filter(|_| by_parts).unwrap_or(first.target_duration);
-    if reporter.send(PathEvent::Opened { burst, complete, by_parts }).await.is_err() {
+    let transport = Some(if by_parts { &LOW_LATENCY } else { &SEGMENTS });
+    if events.send(PathEvent::Opened { burst, complete, transport }).await.is_err() {
         return Ok(());
     }
     let result = if by_parts {
         state.part_failures += 1;
-        // Others may have gone on since this path was open, and where they are tells where to go on best.
-        let entry = parts::entry(position).filter(|_| !options.alone);
-        let result = parts::run(state, first, base, http, entry, reporter).await;
-        if state.part_failures >= MAX_ATTEMPTS && options.parts == LowLatency::Prefer {
-            warn!(url, "playing by parts broke again and again: by segments from here on");
+        // Other paths may have gone on since this one was open, and where they are tells where to go on best.
+        let entry = parts::entry(&context.position).filter(|_| !context.is_only_path);
+        let result = parts::run(state, first, base, http, entry, events).await;
+        if state.part_failures >= MAX_ATTEMPTS && *low_latency == LowLatency::Prefer {
+            warn!(url, "playing by parts failed repeatedly: by segments from here on");
         }
         result
     } else {
-        segments::run(state, first, base, http, reporter).await
+        segments::run(state, first, base, http, events).await
     };
     if result.is_ok() {
         // Should it begin anew, it does so with another playlist.
@@ -123,11 +151,3 @@ pub(super) async fn run(
     }
     result
 }
-
-/// Attempts at a playlist or a segment before it is given up, segments lost in a row before the path is, and times that playing by
-/// parts breaks before it is not tried any more.
-const MAX_ATTEMPTS: u32 = 3;
-/// Pause before a segment is asked for again, longer each time: one that is listed a moment too early is there then.
-const RETRY_PAUSE: Duration = Duration::from_millis(300);
-/// Ten seconds at 100 Mbit/s.
-const MAX_SEGMENT: usize = 128 << 20;

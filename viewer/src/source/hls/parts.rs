@@ -23,7 +23,7 @@ use super::super::{Error, EventSender, PathEvent, Position};
 use super::reader::SegmentReader;
 use super::requests::{chunk, get, init, media_playlist, unsupported};
 use super::segments::PlaylistGrowth;
-use super::{HlsState, MAX_ATTEMPTS, MAX_SEGMENT, RETRY_PAUSE};
+use super::state::{HlsState, MAX_ATTEMPTS, MAX_SEGMENT, RETRY_PAUSE};
 
 /// Plays on from `first`, whose URIs are relative to `base`, until the playlist ends (`Ok`) or the path breaks. `entry` tells where, if
 /// not where it was.
@@ -33,7 +33,7 @@ pub(super) async fn run(
     base: String,
     http: &reqwest::Client,
     entry: Option<StartPosition>,
-    reporter: &EventSender,
+    events: &EventSender,
 ) -> Result<(), Error> {
     let was_pending = std::mem::take(&mut state.fetch_pending);
     match entry {
@@ -50,7 +50,7 @@ pub(super) async fn run(
         if requests.current.is_none() {
             match state.parts.next() {
                 Some(fetch) => {
-                    if fetch.lost > 0 && reporter.send(PathEvent::Gap).await.is_err() {
+                    if fetch.lost > 0 && events.send(PathEvent::Gap).await.is_err() {
                         return Ok(());
                     }
                     state.fetch_pending = true;
@@ -65,7 +65,7 @@ pub(super) async fn run(
             RequestEvent::Playlist(Ok((playlist, base))) => {
                 let before = state.parts.reload();
                 if growth.has_stopped(state.started.elapsed(), &playlist)
-                    && reporter.send(PathEvent::Stalled).await.is_err()
+                    && events.send(PathEvent::Stalled).await.is_err()
                 {
                     return Ok(());
                 }
@@ -98,7 +98,7 @@ pub(super) async fn run(
                 Ok(()) => {
                     let asked = requests.current.as_ref().map(|current| current.asked);
                     match asked {
-                        Some(at) if reporter.send(PathEvent::RequestSent(at)).await.is_err() => return Ok(()),
+                        Some(at) if events.send(PathEvent::RequestSent(at)).await.is_err() => return Ok(()),
                         _ => continue,
                     }
                 }
@@ -107,7 +107,7 @@ pub(super) async fn run(
             RequestEvent::Bytes(Ok(Some(bytes)), url) => {
                 let units = state.reader.fmp4(bytes).map_err(|error| unsupported(&url, error))?;
                 for (catalog, unit) in units {
-                    if reporter.send(PathEvent::Unit(catalog, unit, Predecessor::PathOrder)).await.is_err() {
+                    if events.send(PathEvent::Unit(catalog, unit, Predecessor::PathOrder)).await.is_err() {
                         return Ok(());
                     }
                 }

@@ -1,7 +1,5 @@
 //! The requests that playing HLS takes, each with a deadline and a size limit.
 
-use std::time::Duration;
-
 use bytes::{Bytes, BytesMut};
 use media::hls::client::resolve;
 use media::hls::{self, ByteRange, Map};
@@ -9,13 +7,7 @@ use reqwest::{StatusCode, header};
 use tokio::time::timeout;
 
 use super::super::Error;
-use super::super::resolve::plain;
-
-/// A client for everything that the viewer asks by HTTP.
-pub(in crate::source) fn client() -> Result<reqwest::Client, Error> {
-    let client = reqwest::Client::builder().connect_timeout(CONNECT).read_timeout(READ).user_agent(AGENT).build();
-    client.map_err(|error| Error::Http { url: "HTTP".to_owned(), reason: plain(&error), retry: false })
-}
+use super::super::http::{READ_TIMEOUT, root_cause};
 
 /// The playlist, and what its URIs are relative to: where it was after redirects (RFC 3986 §5.1.3).
 pub(super) async fn media_playlist(url: &str, http: &reqwest::Client) -> Result<(hls::MediaPlaylist, String), Error> {
@@ -57,8 +49,9 @@ pub(super) async fn request(
         request = request.header(header::RANGE, format!("bytes={offset}-{}", offset.saturating_add(length - 1)));
     }
     let failed = |reason: String, retry| Error::Http { url: url.to_owned(), reason, retry };
-    let answer = timeout(READ, request.send()).await.map_err(|_| failed("no answer in time".to_owned(), true))?;
-    answer.map_err(|error| failed(plain(&error), !error.is_builder()))
+    let answer =
+        timeout(READ_TIMEOUT, request.send()).await.map_err(|_| failed("no answer in time".to_owned(), true))?;
+    answer.map_err(|error| failed(root_cause(&error), !error.is_builder()))
 }
 
 /// The answer, if it is what was asked for.
@@ -77,7 +70,7 @@ pub(super) fn checked(response: reqwest::Response, url: &str) -> Result<reqwest:
 }
 
 pub(super) async fn chunk(response: &mut reqwest::Response, url: &str) -> Result<Option<Bytes>, Error> {
-    response.chunk().await.map_err(|error| Error::Http { url: url.to_owned(), reason: plain(&error), retry: true })
+    response.chunk().await.map_err(|error| Error::Http { url: url.to_owned(), reason: root_cause(&error), retry: true })
 }
 
 /// An init segment.
@@ -98,11 +91,6 @@ pub(super) fn unsupported(url: &str, reason: impl ToString) -> Error {
     Error::Unsupported { url: url.to_owned(), reason: reason.to_string() }
 }
 
-const AGENT: &str = concat!("nearcast-viewer/", env!("CARGO_PKG_VERSION"));
-/// Resolution and TCP and TLS together.
-const CONNECT: Duration = Duration::from_secs(5);
-/// The longest silence within an answer.
-const READ: Duration = Duration::from_secs(10);
 /// A day of two-second segments is under 4 MB.
 const MAX_PLAYLIST: usize = 8 << 20;
 /// Decoder configurations: a few hundred bytes.

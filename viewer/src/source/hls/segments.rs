@@ -13,7 +13,7 @@ use tracing::{debug, warn};
 use super::super::{Closed, Error, EventSender, PathEvent};
 use super::reader::SegmentReader;
 use super::requests::{chunk, get, init, media_playlist, unsupported};
-use super::{HlsState, MAX_ATTEMPTS, MAX_SEGMENT, RETRY_PAUSE};
+use super::state::{HlsState, MAX_ATTEMPTS, MAX_SEGMENT, RETRY_PAUSE};
 
 /// Plays on from `first`, whose URIs are relative to `base`, until the playlist ends (`Ok`) or the path breaks.
 pub(super) async fn run(
@@ -21,7 +21,7 @@ pub(super) async fn run(
     first: hls::MediaPlaylist,
     mut base: String,
     http: &reqwest::Client,
-    reporter: &EventSender,
+    events: &EventSender,
 ) -> Result<(), Error> {
     if std::mem::take(&mut state.fetch_pending) {
         state.playlist_client.retry_fetch();
@@ -39,7 +39,7 @@ pub(super) async fn run(
                 match media_playlist(&state.playlist, http).await {
                     Ok((playlist, now_at)) => {
                         (failed_loads, base) = (0, now_at);
-                        if growth.has_stopped(began, &playlist) && reporter.send(PathEvent::Stalled).await.is_err() {
+                        if growth.has_stopped(began, &playlist) && events.send(PathEvent::Stalled).await.is_err() {
                             return Ok(());
                         }
                         state.playlist_client.on_playlist(began, playlist);
@@ -56,10 +56,10 @@ pub(super) async fn run(
             }
             PlaylistAction::Fetch(fetch) => {
                 state.fetch_pending = true;
-                if fetch.lost > 0 && reporter.send(PathEvent::Gap).await.is_err() {
+                if fetch.lost > 0 && events.send(PathEvent::Gap).await.is_err() {
                     return Ok(());
                 }
-                let error = match segment(&base, http, &mut state.reader, &fetch, reporter).await {
+                let error = match segment(&base, http, &mut state.reader, &fetch, events).await {
                     Ok(Ok(())) => {
                         state.fetch_pending = false;
                         (failed_fetches, lost) = (0, 0);
@@ -120,7 +120,7 @@ async fn segment(
     http: &reqwest::Client,
     reader: &mut SegmentReader,
     fetch: &Fetch,
-    reporter: &EventSender,
+    events: &EventSender,
 ) -> Result<Result<(), Closed>, Error> {
     let url = resolve(base, &fetch.uri);
     if fetch.encrypted {
@@ -134,7 +134,7 @@ async fn segment(
     reader.begin(fetch.program_date_time);
     let asked = clock::now();
     let mut response = get(&url, fetch.byte_range, http).await?;
-    if reporter.send(PathEvent::RequestSent(asked)).await.is_err() {
+    if events.send(PathEvent::RequestSent(asked)).await.is_err() {
         return Ok(Err(Closed));
     }
     let (mut length, mut whole) = (0, BytesMut::new());
@@ -148,7 +148,7 @@ async fn segment(
             continue;
         }
         for (catalog, unit) in reader.fmp4(bytes).map_err(|error| unsupported(&url, error))? {
-            if reporter.send(PathEvent::Unit(catalog, unit, Predecessor::PathOrder)).await.is_err() {
+            if events.send(PathEvent::Unit(catalog, unit, Predecessor::PathOrder)).await.is_err() {
                 return Ok(Err(Closed));
             }
         }
@@ -159,7 +159,7 @@ async fn segment(
     } else {
         let units = reader.whole(whole.freeze()).await.map_err(|reason| unsupported(&url, reason))?;
         for (catalog, unit) in units {
-            if reporter.send(PathEvent::Unit(catalog, unit, Predecessor::PathOrder)).await.is_err() {
+            if events.send(PathEvent::Unit(catalog, unit, Predecessor::PathOrder)).await.is_err() {
                 return Ok(Err(Closed));
             }
         }

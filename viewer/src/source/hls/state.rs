@@ -1,0 +1,58 @@
+//! What an HLS path keeps from one opening to the next, and the limits that both ways of playing share.
+
+use std::time::Duration;
+
+use media::hls::client::PlaylistClient;
+use media::hls::client::parts::PartClient;
+use tokio::time::Instant;
+
+use super::reader::SegmentReader;
+
+/// Where the path is in its playlist.
+#[derive(Debug)]
+pub(super) struct HlsState {
+    /// URL of the media playlist.
+    pub(super) playlist: String,
+    /// For playing by segments.
+    pub(super) playlist_client: PlaylistClient,
+    /// For playing by parts.
+    pub(super) parts: PartClient,
+    pub(super) reader: SegmentReader,
+    /// The origin of the schedulers' times.
+    pub(super) started: Instant,
+    /// Whether a segment or part was requested and has not arrived whole.
+    pub(super) fetch_pending: bool,
+    /// How often playing by parts failed, in a row.
+    pub(super) part_failures: u32,
+}
+
+impl HlsState {
+    /// Nothing loaded yet.
+    pub(super) fn new(playlist: String, keep_all: bool) -> Self {
+        Self {
+            playlist,
+            playlist_client: PlaylistClient::new(None).keep_all(keep_all),
+            parts: PartClient::new(keep_all),
+            reader: SegmentReader::default(),
+            started: Instant::now(),
+            fetch_pending: false,
+            part_failures: 0,
+        }
+    }
+
+    /// Goes on with another media playlist of the same stream.
+    pub(super) fn switch_playlist(&mut self, playlist: String) {
+        if self.playlist != playlist {
+            self.playlist = playlist;
+            self.playlist_client.on_rendition_change();
+        }
+    }
+}
+
+/// Attempts at a playlist or a segment before it is given up, segments lost in a row before the path is, and failures of playing by parts
+/// before it is not tried any more.
+pub(super) const MAX_ATTEMPTS: u32 = 3;
+/// Pause before a segment is requested again, longer each time: one that is listed a moment too early is there then.
+pub(super) const RETRY_PAUSE: Duration = Duration::from_millis(300);
+/// Bytes: ten seconds at 100 Mbit/s.
+pub(super) const MAX_SEGMENT: usize = 128 << 20;

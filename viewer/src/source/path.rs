@@ -1,0 +1,192 @@
+//! What a path to a stream is: its transport, described as data, and where it leads.
+//!
+//! Selection, statistics, the command line and the supervisor read a [`Transport`]'s fields and know no protocol by name. A transport's module
+//! holds its description and its [`PathSource`]; the list of all of them is in [`transport`](super::transport).
+
+use std::fmt;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use media::latency::Delivery;
+use media::select::{Mode, PathProfile};
+use quinn::Endpoint;
+use tokio::sync::watch;
+
+use super::api_client::{ApiClient, PlaybackInfo};
+use super::discovery::CandidateAddresses;
+use super::{Error, EventSender, Position};
+
+/// A way for a stream to reach the viewer.
+pub struct Transport {
+    /// The value of `--transport` that asks for it.
+    pub name: &'static str,
+    /// What `--help` says of it.
+    pub help: &'static str,
+    /// How logs and statistics begin the name of a path: `RTMP` in `RTMP rtmp://host/live/name`.
+    pub(super) label: &'static str,
+    /// What path selection goes by.
+    pub(super) profile: PathProfile,
+    /// Which stages a unit passes on the way here, for the latency breakdown.
+    pub(super) delivery: Delivery,
+    /// Whether each unit names its predecessor; without that, units follow each other in the order in which the path delivers them.
+    pub(super) states_predecessor: bool,
+    /// Whose uplink carries it.
+    pub(super) cost: Cost,
+    /// The paths of a URL that is this transport's own; `None` if it is another's, an error in words if it is malformed.
+    pub(super) from_url: fn(&UrlRequest<'_>) -> Option<Result<Vec<Source>, String>>,
+    /// The path to a stream that a server describes; `None` if the server does not offer this transport.
+    pub(super) from_server: fn(&ServerOffer<'_>) -> Option<Source>,
+}
+
+/// Whose uplink a path takes, and so how many other viewers share it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Cost {
+    /// The broadcaster's own network: a few viewers.
+    Lan,
+    /// A server: any number of viewers, which must not all reconnect in the same instant.
+    Server,
+}
+
+/// A path's address and state, shared by all its openings.
+pub(super) type Source = Arc<dyn PathSource>;
+
+/// The units of one path until it breaks, or until the broadcast is over (`Ok`).
+pub(super) type Opening<'a> = Pin<Box<dyn Future<Output = Result<(), Error>> + Send + 'a>>;
+
+/// Where a path leads. It is opened again after it broke.
+pub(super) trait PathSource: fmt::Debug + Send + Sync {
+    /// The address, without secrets.
+    fn address(&self) -> String;
+
+    /// What discovery by mDNS has to do with it.
+    fn discovery(&self) -> Discovery {
+        Discovery::Unused
+    }
+
+    /// Connects, and reports to `events` what it brings.
+    fn open<'a>(&'a self, context: OpenContext, events: &'a EventSender) -> Opening<'a>;
+}
+
+/// How a path depends on discovery.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Discovery {
+    /// Its address is known.
+    Unused,
+    /// What is found is tried beside the addresses that are known.
+    Helps,
+    /// It takes part in selection only once an address was found.
+    Required,
+}
+
+/// What a path may need when it is opened.
+pub(super) struct OpenContext {
+    /// Where playback is.
+    pub(super) position: Position,
+    /// For everything by HTTP.
+    pub(super) http: reqwest::Client,
+    /// Whether the stream has no other path.
+    pub(super) is_only_path: bool,
+    /// After an outage, go on at the oldest unit that the server has, not at the live edge.
+    pub(super) keep_all: bool,
+    /// The socket of the relay protocol; `None` where the system gives no UDP socket.
+    pub(super) endpoint: Option<Endpoint>,
+    /// Of a path that can be idle: whether units are to flow.
+    pub(super) active: watch::Receiver<bool>,
+    /// The server's API, if the stream was named by its page.
+    pub(super) api: Option<ApiClient>,
+    /// Whether the path was open before.
+    pub(super) is_reopening: bool,
+    /// What discovery has found.
+    pub(super) candidates: CandidateAddresses,
+}
+
+/// A URL that the user gave.
+pub(super) struct UrlRequest<'a> {
+    /// As given.
+    pub(super) url: &'a str,
+    /// Up to `://`, in lower case.
+    pub(super) scheme: &'a str,
+    /// The broadcaster's pairing code.
+    pub(super) pairing_code: Option<&'a str>,
+    /// Whether `--transport` names this transport; else any will do.
+    pub(super) is_chosen: bool,
+}
+
+/// A stream as a server describes it.
+pub(super) struct ServerOffer<'a> {
+    /// The description.
+    pub(super) info: &'a PlaybackInfo,
+    /// Where to ask for a new one.
+    pub(super) api: &'a ApiClient,
+    /// Addresses of the broadcaster that the user gave.
+    pub(super) peer_addresses: &'a [String],
+    /// Whether `--transport` names this transport; else any will do.
+    pub(super) is_chosen: bool,
+}
+
+/// Which transports may be used: all, or the one that `--transport` names.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct TransportFilter(pub(super) Option<&'static Transport>);
+
+/// What the user wants of the paths.
+#[derive(Clone, Debug, Default)]
+pub struct PathOptions {
+    /// Which transports may be used.
+    pub transport: TransportFilter,
+    /// What stands ready behind the path in use.
+    pub mode: Mode,
+    /// `HOST:PORT` of the broadcaster, to be tried beside what discovery finds.
+    pub peer_addresses: Vec<String>,
+    /// The pairing code that the broadcaster shows.
+    pub pairing_code: Option<String>,
+    /// After an outage, go on at the oldest unit that a server has, not at the live edge.
+    pub keep_all: bool,
+}
+
+/// One path to the stream.
+#[derive(Clone, Debug)]
+pub struct PathDescription {
+    /// By what.
+    pub(super) transport: &'static Transport,
+    /// From where.
+    pub(super) source: Source,
+}
+
+impl PathDescription {
+    /// The path's name in logs and statistics: `RTMP rtmp://host/live/name`.
+    pub fn name(&self) -> String {
+        self.name_by(self.transport)
+    }
+
+    /// The same, once it is known by which transport the source delivers.
+    pub(super) fn name_by(&self, transport: &Transport) -> String {
+        format!("{} {}", transport.label, self.source.address())
+    }
+}
+
+impl TransportFilter {
+    /// All transports.
+    pub const AUTO: Self = Self(None);
+
+    /// Whether this is the one transport that may be used.
+    pub(super) fn names(self, transport: &Transport) -> bool {
+        self.0.is_some_and(|chosen| chosen == transport)
+    }
+
+    /// Whether this transport may be used.
+    pub(super) fn allows(self, transport: &Transport) -> bool {
+        self.0.is_none() || self.names(transport)
+    }
+}
+
+impl PartialEq for Transport {
+    fn eq(&self, other: &Self) -> bool {
+        self.name == other.name
+    }
+}
+
+impl fmt::Debug for Transport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name)
+    }
+}
