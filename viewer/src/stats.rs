@@ -17,13 +17,13 @@ use crate::switches::{SwitchSummary, Switches};
 /// Everything that is counted. Written by several threads under one lock, never while anything waits.
 #[derive(Debug, Default)]
 pub struct Stats {
-    /// What to call the path that the pictures come by.
+    /// The path in use.
     pub source: String,
     /// In words: connecting, waiting, live.
     pub state: String,
     /// `H.264 1280x720`, `AAC 48000 Hz`.
     pub codecs: Vec<String>,
-    /// Access units of sound that were decoded.
+    /// Access units of sound decoded.
     pub audio_frames: u64,
     /// Units that the decoder would not have.
     pub decode_errors: u64,
@@ -35,7 +35,7 @@ pub struct Stats {
     pub merge: MergeCounters,
     /// Changes of path.
     pub switches: Switches,
-    /// What the unit log, the recording or the pipe could not be given.
+    /// Times that the unit log, the recording or the pipe failed.
     pub output_errors: u64,
     /// Viewer's clock when the first picture (or sound, where there are no pictures) was presented.
     first: Option<Duration>,
@@ -99,7 +99,7 @@ pub struct StatsLine {
     pub state: String,
     /// The path in use.
     pub source: String,
-    /// Pictures presented in the last second.
+    /// The last second's pictures.
     pub fps: f64,
     /// Pictures presented so far.
     pub pictures: u64,
@@ -132,7 +132,7 @@ pub struct Summary {
     pub pictures: u64,
     /// Access units of sound decoded.
     pub audio_frames: u64,
-    /// What the pictures' burnt-in counter says.
+    /// The burnt-in counter.
     pub marker: Option<MarkerSummary>,
     /// From start to first picture.
     pub startup_ms: Option<u64>,

@@ -4,6 +4,8 @@ use std::io::{self, IsTerminal, Write};
 use std::sync::Arc;
 use std::time::Duration;
 
+use terminal_size::Width;
+
 use crate::player_context::PlayerContext;
 use crate::stats::{StatsLine, Summary};
 
@@ -39,7 +41,7 @@ impl StatsOutput {
             if self.status_line {
                 let line = player.stats.lock().line(now, playback);
                 // Cursor to the start, text, and the rest of the old line erased (ECMA-48 EL).
-                let _ = write!(io::stderr(), "\r{}\x1b[K", to_text(&line));
+                let _ = write!(io::stderr(), "\r{}\x1b[K", to_text(&line, width()));
             }
         }
         if self.status_line {
@@ -63,20 +65,27 @@ impl StatsOutput {
     }
 }
 
-fn to_text(line: &StatsLine) -> String {
+/// Columns that a line may take without wrapping.
+fn width() -> usize {
+    terminal_size::terminal_size_of(io::stderr())
+        .map_or(DEFAULT_WIDTH, |(Width(columns), _)| usize::from(columns))
+        .saturating_sub(1)
+}
+
+fn to_text(line: &StatsLine, width: usize) -> String {
     let latency = line.latency_ms.total.map_or("unknown".to_owned(), |ms| format!("{ms:.0} ms"));
     let text = format!(
         "{} | {} | {:.1} fps | latency {latency} | buffer {} ms | dropped {}",
         line.source, line.state, line.fps, line.buffer_ms, line.frames_dropped
     );
-    text.chars().take(MAX_LINE).collect()
+    text.chars().take(width).collect()
 }
 
 /// How often the status line changes: often enough to look alive.
 const TICK: Duration = Duration::from_millis(200);
 const EVERY_SECOND: Duration = Duration::from_secs(1);
-/// A longer line would wrap and scroll.
-const MAX_LINE: usize = 118;
+/// Columns of a terminal that does not tell.
+const DEFAULT_WIDTH: usize = 80;
 
 #[cfg(test)]
 mod tests {
@@ -88,9 +97,9 @@ mod tests {
     fn the_line_says_what_matters() {
         let mut stats = Stats::default();
         (stats.source, stats.state) = ("RTMP rtmp://h/live/x".to_owned(), "live".to_owned());
-        let text = to_text(&stats.line(Duration::from_secs(1), PlaybackStatus::default()));
+        let text = to_text(&stats.line(Duration::from_secs(1), PlaybackStatus::default()), 118);
         assert_eq!(text, "RTMP rtmp://h/live/x | live | 0.0 fps | latency unknown | buffer 0 ms | dropped 0");
         stats.source = "x".repeat(500);
-        assert_eq!(to_text(&stats.line(Duration::from_secs(1), PlaybackStatus::default())).chars().count(), MAX_LINE);
+        assert_eq!(to_text(&stats.line(Duration::from_secs(1), PlaybackStatus::default()), 79).chars().count(), 79);
     }
 }

@@ -7,7 +7,7 @@ use ffmpeg::{ChannelLayout, frame};
 use ffmpeg_next as ffmpeg;
 
 use super::Error;
-use super::decoder::{Colour, Matrix};
+use super::colour::{Colour, Matrix};
 
 /// To planar 8-bit 4:2:0, without touching what is that already.
 #[derive(Default)]

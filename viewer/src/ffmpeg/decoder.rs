@@ -5,26 +5,9 @@ use ffmpeg_next as ffmpeg;
 use media::codec::{Codec, CodecConfig};
 use media::{AccessUnit, Timestamp};
 
+use super::colour::Colour;
 use super::convert::{Resampler, ToPlanar};
 use super::{Error, id, parameters};
-
-/// Which coefficients turn its YCbCr into RGB.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Matrix {
-    /// ITU-R BT.601.
-    Bt601,
-    /// ITU-R BT.709.
-    Bt709,
-}
-
-/// How the samples of a picture are to be read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Colour {
-    /// The coefficients.
-    pub matrix: Matrix,
-    /// Whether luma spans 0 to 255 rather than 16 to 235. Only with [`Matrix::Bt601`]: others are converted.
-    pub full_range: bool,
-}
 
 /// A decoded picture: planar, 8 bits, chroma halved both ways (I420).
 pub struct Picture {

@@ -1,5 +1,6 @@
 //! All that the viewer asks of FFmpeg: decoding, remuxing, and reading MPEG-TS. Its types go no further than this module.
 
+mod colour;
 mod convert;
 mod decoder;
 mod demuxer;
@@ -10,7 +11,8 @@ use std::ptr;
 use ffmpeg_next as ffmpeg;
 use media::codec::{Codec, CodecConfig, Format};
 
-pub use self::decoder::{AudioDecoder, Colour, Matrix, Picture, VideoDecoder};
+pub use self::colour::{Colour, Matrix};
+pub use self::decoder::{AudioDecoder, Picture, VideoDecoder};
 pub use self::demuxer::{TsReader, Unit as TsUnit};
 pub use self::muxer::{Container, Muxer};
 

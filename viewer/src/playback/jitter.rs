@@ -79,7 +79,7 @@ impl JitterEstimator {
 struct TrackJitter {
     /// For the least.
     window: Duration,
-    /// For the spread.
+    /// What counts as now.
     recent: Duration,
     /// Arrival, and transit in microseconds.
     samples: VecDeque<(Duration, i64)>,

@@ -17,22 +17,8 @@ use media::{AccessUnit, Catalog, Epoch, Timestamp, TrackKind};
 
 use self::playout::{Adjustment, Playout};
 pub use self::playout::{MAX_SPEED_CHANGE, PlayoutConfig};
+pub use self::queue::DecodeJob;
 use self::queue::UnitQueue;
-
-/// A unit for a decoder.
-#[derive(Clone, Debug)]
-pub struct DecodeJob {
-    /// The timeline that its pictures belong to.
-    pub timeline: u32,
-    /// What it is decoded with.
-    pub catalog: Arc<Catalog>,
-    /// The unit.
-    pub unit: AccessUnit,
-    /// When it arrived, on the local monotonic clock.
-    pub arrived: Duration,
-    /// Units before it were left out: the decoder must forget what it holds.
-    pub after_gap: bool,
-}
 
 /// What a decoder does next.
 #[derive(Debug)]
@@ -41,7 +27,7 @@ pub enum NextAction {
     Decode(Box<DecodeJob>),
     /// Nothing yet; ask again at the latest then, if a time is given, or when something arrives.
     Wait(Option<Duration>),
-    /// Nothing will come any more.
+    /// Nothing more will arrive.
     End,
 }
 

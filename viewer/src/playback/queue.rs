@@ -1,11 +1,25 @@
 //! Units of one kind that wait for their decoder, in decoding order, and the ways to leave some out.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Duration;
 
-use media::Timestamp;
+use media::{AccessUnit, Catalog, Timestamp};
 
-use super::DecodeJob;
+/// A unit for a decoder.
+#[derive(Clone, Debug)]
+pub struct DecodeJob {
+    /// The timeline that its pictures belong to.
+    pub timeline: u32,
+    /// What it is decoded with.
+    pub catalog: Arc<Catalog>,
+    /// The unit.
+    pub unit: AccessUnit,
+    /// When it arrived, on the local monotonic clock.
+    pub arrived: Duration,
+    /// Units before it were left out: the decoder must forget what it holds.
+    pub after_gap: bool,
+}
 
 /// Units in decoding order.
 #[derive(Debug, Default)]

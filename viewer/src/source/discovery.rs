@@ -14,7 +14,7 @@ use super::api_client::ApiClient;
 /// Where the broadcaster may be reached, as far as is known; empty while it is not.
 pub(super) type CandidateAddresses = Vec<SocketAddr>;
 
-/// Looks for the broadcaster of the stream at `api` until nobody wants to know where it is. `requery` has the server asked again: another
+/// Looks for the broadcaster of the stream at `api` until nobody wants to know where it is. `again` has the server asked again: another
 /// broadcast is on air, or the broadcaster is not where it was.
 pub(super) async fn run(
     api: ApiClient,

@@ -144,10 +144,12 @@ pub enum Error {
         /// Of the last one, in words.
         reason: String,
     },
-    /// The other end does not know the code.
-    #[error("{address} did not prove that it knows the code: a wrong code, or someone in between")]
+    /// The broadcaster does not know the pairing code.
+    #[error(
+        "{address} did not prove that it knows the pairing code: the code is wrong, or somebody intercepts the connection"
+    )]
     Impostor {
-        /// Where.
+        /// `HOST:PORT`.
         address: String,
     },
     /// An HTTP request failed.
@@ -157,7 +159,7 @@ pub enum Error {
         url: String,
         /// What went wrong, in words.
         reason: String,
-        /// Whether it may work later.
+        /// Whether trying again may help.
         retry: bool,
     },
     /// The server knows no stream of this name.

@@ -438,3 +438,6 @@ const RETRY_JITTER: Duration = Duration::from_millis(300);
 const IDLE_POLL: Duration = Duration::from_secs(1);
 /// Bounds what is read ahead of the path merger: a quarter of a second of pictures and sound.
 const EVENT_QUEUE: usize = 32;
+
+#[cfg(test)]
+mod tests;
