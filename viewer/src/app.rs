@@ -1,4 +1,4 @@
-//! Puts the rooms together, runs them, and takes them down in the order in which the media flows, so that nothing is lost.
+//! Assembles the modules, runs them, and shuts them down in the order of the data, so that no unit is lost.
 
 use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
@@ -22,13 +22,16 @@ use crate::source::{self, Position};
 use crate::status::StatsOutput;
 use crate::unit_log::UnitLog;
 
-/// Plays until the stream ends, the user has enough, or the time is up. Whether anything was played.
+/// Plays until the stream ends, the user quits, or `--duration` is over. Returns whether anything was presented.
+///
+/// # Errors
+/// If an output cannot be opened, no window or thread can be had, no path can ever work, or a recording, pipe or unit log is incomplete.
 pub fn run(config: &Config) -> Result<bool> {
     let targets = config.targets()?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let (url, options) = (config.url.clone(), config.path_options());
     let url = if config.lan { runtime.block_on(on_this_network(config))? } else { Some(url) };
-    // A list is all that was asked for; with a code, something was to be played.
+    // Without a pairing code, the list was all that was wanted.
     let Some(url) = url else { return Ok(config.pairing_code.is_none()) };
     crate::ffmpeg::init()?;
     let settings = PlayoutConfig {
@@ -88,7 +91,7 @@ pub fn run(config: &Config) -> Result<bool> {
     let is_over = || is_time_up(config.duration, &player);
     let shown = if config.is_headless() {
         headless::run(&player, &ready, is_over);
-        // Without pictures there may still be sound to wait for.
+        // A stream may have sound alone.
         while !player.is_stopping() && !is_over() && !audio.is_finished() {
             thread::sleep(TICK);
         }
@@ -109,7 +112,7 @@ pub fn run(config: &Config) -> Result<bool> {
     let failure = pipeline.join().ok().flatten();
     let joined = [video.join(), audio.join(), status.join()];
     if joined.iter().any(|result| result.is_err()) {
-        error!("a thread broke down");
+        error!("a thread panicked");
     }
     runtime.shutdown_timeout(SHUTDOWN_TIMEOUT);
     let playback = player.playback.lock().status();
@@ -120,29 +123,29 @@ pub fn run(config: &Config) -> Result<bool> {
         return Err(error.into());
     }
     if stats.output_errors > 0 {
-        bail!("what was played was not all kept or passed on: the log says why");
+        bail!("a recording, pipe or unit log is incomplete: see the log");
     }
     Ok(stats.has_played())
 }
 
-/// Says who broadcasts here; with a code, where to play from.
+/// Lists the broadcasters on this network; with a pairing code, returns a URL of all their addresses.
 async fn on_this_network(config: &Config) -> Result<Option<String>> {
-    let found = source::list_broadcasters().await.context("no mDNS on this machine")?;
+    let found = source::list_broadcasters().await.context("cannot use mDNS on this machine")?;
     if config.pairing_code.is_none() || found.is_empty() {
         eprint!("{}", source::render_broadcasters(&found));
         return Ok(None);
     }
-    // Whose code it is, each shows by itself: all are tried at once, and those that do not know it are refused.
+    // All are tried at once: those that do not know the code are rejected.
     let addresses: Vec<String> = found.into_values().flatten().map(|address| address.to_string()).collect();
     Ok(Some(format!("nearcast://{}", addresses.join(","))))
 }
 
-/// What of a URL may stand in a window's title: a code must not.
+/// The part of a URL that a window's title may show: not the pairing code.
 fn shown(url: &str) -> &str {
     url.split('#').next().unwrap_or_default()
 }
 
-/// Whether the command line is to blame.
+/// Whether the command line is at fault.
 pub fn is_usage(error: &anyhow::Error) -> bool {
     error.is::<config::Error>() || matches!(error.downcast_ref(), Some(source::Error::Url { .. }))
 }
@@ -151,13 +154,13 @@ fn is_time_up(seconds: Option<Duration>, player: &PlayerContext) -> bool {
     seconds.is_some_and(|seconds| player.clock.now() >= end(seconds, player.stats.lock().first()))
 }
 
-/// The time runs from the first picture. Until there is one, the start has a bound of its own: a short time to watch is no reason
-/// to give up on HLS, which takes some seconds to begin.
+/// When `--duration` is over, on the viewer's clock. It counts from the first picture; until there is one, it is at least [`START_TIMEOUT`], as HLS
+/// takes some seconds to begin.
 fn end(seconds: Duration, first: Option<Duration>) -> Duration {
     first.map_or(seconds.max(START_TIMEOUT), |first| first + seconds)
 }
 
-/// The first Ctrl-C ends everything in order, the second at once.
+/// The first SIGINT or SIGTERM ends everything in order, the second at once.
 async fn signals(player: Arc<PlayerContext>) {
     for first in [true, false] {
         wait_for_signal().await;
@@ -192,21 +195,21 @@ fn spawn<T: Send + 'static>(name: &str, run: impl FnOnce() -> T + Send + 'static
     thread::Builder::new().name(name.to_owned()).spawn(run).with_context(|| format!("cannot start the {name} thread"))
 }
 
-/// The least time for the first picture to come, where the time is limited.
+/// How long to wait for the first picture at least, where `--duration` is shorter.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
-/// Bounds what waits between the source and the path merger.
+/// Bounds the events that wait between the source and the merge.
 const EVENT_QUEUE: usize = 32;
 /// Decoded pictures between the decoder and the screen: 4K pictures have 12 MB each.
 const DECODED_QUEUE: usize = 4;
-/// How long a picture is worth waiting for another path to bring what is missing before it.
+/// How long a picture waits for another path to fill the gap before it.
 const GAP_TIMEOUT: Duration = Duration::from_millis(400);
-/// Where nothing may be left out, another path gets the time that HLS needs.
+/// The same where nothing may be skipped: as long as HLS needs.
 const RECORDING_GAP_TIMEOUT: Duration = Duration::from_secs(8);
-/// How often the end of sound is looked for.
+/// How often the end of the audio thread is checked.
 const TICK: Duration = Duration::from_millis(20);
-/// Connections that do not close by themselves are dropped.
+/// How long connections may take to close.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_millis(200);
-/// What shells give a process that Ctrl-C ended.
+/// 128 + SIGINT, as shells report it.
 const INTERRUPTED: i32 = 130;
 
 #[cfg(test)]
@@ -214,7 +217,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_time_runs_from_the_first_picture_and_the_start_has_its_own() {
+    fn the_duration_counts_from_the_first_picture_and_the_start_has_a_timeout_of_its_own() {
         for (seconds, first, wanted) in
             [(3, None, 30), (45, None, 45), (3, Some(0), 3), (3, Some(12), 15), (45, Some(40), 85)]
         {

@@ -1,4 +1,4 @@
-//! The clock that only rises.
+//! The viewer's monotonic clock.
 
 use std::time::{Duration, Instant};
 
@@ -7,12 +7,12 @@ use std::time::{Duration, Instant};
 pub struct Clock(Instant);
 
 impl Clock {
-    /// Starts now.
+    /// A clock that shows zero now.
     pub fn start() -> Self {
         Self(Instant::now())
     }
 
-    /// Time since the start.
+    /// Time since [`Clock::start`].
     pub fn now(self) -> Duration {
         self.0.elapsed()
     }

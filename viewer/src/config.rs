@@ -1,4 +1,4 @@
-//! What the user asks for: flags, checked before anything is opened.
+//! The command line, checked before anything is opened.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -12,56 +12,56 @@ use crate::ffmpeg::Container;
 use crate::record::Target;
 use crate::source::{self, PathOptions, TransportFilter};
 
-/// Plays a live stream in a window, with as little delay as the network allows.
+/// Plays a live stream in a window, with as little latency as the network allows.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "viewer", version, args_conflicts_with_subcommands = true, subcommand_negates_reqs = true, after_help = EXAMPLES)]
 pub struct Config {
-    /// What to do other than to play
+    /// A command other than to play
     #[command(subcommand)]
     pub command: Option<Command>,
 
-    /// What to play: a stream's page (http://HOST:8080/NAME, the server says how), rtmp://HOST/live/NAME, an HLS playlist
-    /// (http(s)://….m3u8), or nearcast://HOST:PORT of a broadcaster that shows a code
+    /// What to play: a stream's page (http://HOST:8080/NAME; the server lists the transports), rtmp://HOST/live/NAME, an HLS playlist
+    /// (http(s)://….m3u8), or a broadcaster that shows a pairing code (nearcast://HOST:PORT)
     #[arg(required_unless_present = "lan", default_value = "", hide_default_value = true)]
     pub url: String,
 
-    /// Use no window and no sound card: decode, count, report
+    /// Open no window and no sound card: decode and count only
     #[arg(long)]
     pub headless: bool,
 
-    /// Keep what comes, as it comes, without re-encoding: .mp4, .mkv, .flv or .ts
+    /// Record without re-encoding; the extension selects the container: .mp4, .mkv, .flv or .ts
     #[arg(long, value_name = "FILE")]
     pub record: Option<PathBuf>,
 
-    /// Hand the stream (Matroska) to another program's standard input; - is standard output. Opens no window
+    /// Write the stream (Matroska) to a command's standard input, or to standard output with `-`. Opens no window
     #[arg(long, value_name = "COMMAND")]
     pub pipe: Option<String>,
 
-    /// Stop this long after the first picture; fail if none has come within as long, or 30 s if that is longer
+    /// Stop this long after the first picture; fail if there is none within the same time, or 30 s if that is longer
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     pub duration: Option<Duration>,
 
-    /// Aim at this many milliseconds of buffer, instead of as many as the measured jitter needs
+    /// Buffer this many milliseconds instead of adapting to the measured jitter
     #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(0..=60_000))]
     pub buffer: Option<u64>,
 
-    /// Never leave pictures out to catch up; so it is by itself with --record, --pipe or --unit-log where there is no window
+    /// Never skip pictures to catch up; implied by --record, --pipe and --unit-log without a window
     #[arg(long)]
     pub no_skip: bool,
 
-    /// Without a server: list the broadcasters on this network, or with --pairing-code play the one that shows that code
+    /// Without a server: list the broadcasters on this network, or play the one that shows --pairing-code
     #[arg(long, conflicts_with = "url")]
     pub lan: bool,
 
-    /// The code that the broadcaster's screen shows, for nearcast:// and --lan
+    /// The pairing code on the broadcaster's screen, for nearcast:// and --lan
     #[arg(long, value_name = "CODE")]
     pub pairing_code: Option<String>,
 
-    /// Where the broadcaster is on this network, if it is not found by itself; may be given again
+    /// An address of the broadcaster on this network, where mDNS does not find it; may be repeated
     #[arg(long, value_name = "HOST:PORT")]
     pub peer: Vec<String>,
 
-    /// What stands ready for when the path in use fails: warm (connected and idle), hot (two flow, the first copy wins), cold (nothing)
+    /// The fallback for the path in use: warm (connected and idle), hot (two paths deliver, the first copy of each unit counts), cold (none)
     #[arg(long, value_enum, default_value_t, value_name = "MODE")]
     pub standby: Standby,
 
@@ -73,7 +73,7 @@ pub struct Config {
     #[arg(long)]
     pub fullscreen: bool,
 
-    /// Loudness to start with, in percent
+    /// Initial volume in percent
     #[arg(long, value_name = "0-100", default_value_t = 100, value_parser = clap::value_parser!(u32).range(0..=100))]
     pub volume: u32,
 
@@ -85,78 +85,80 @@ pub struct Config {
     #[arg(long)]
     pub no_sound: bool,
 
-    /// Show the statistics from the start
+    /// Show the statistics overlay from the start
     #[arg(long)]
     pub overlay: bool,
 
-    /// Numbers for programs: a line a second and a summary at the end, on standard output (with --pipe -: standard error)
+    /// Print statistics for programs: a line a second and a summary at the end, on standard output (with --pipe -: standard error)
     #[arg(long, value_enum, value_name = "FORMAT")]
     pub stats: Option<StatsFormat>,
 
-    /// Form of the log on standard error [default: text on a terminal, else json]
+    /// Format of the log on standard error [default: text on a terminal, else json]
     #[arg(long, value_enum, value_name = "FORMAT")]
     pub log: Option<LogFormat>,
 
-    /// Write a line for each access unit: track, DTS, PTS, SHA-256 of its payload
+    /// Write a line for each access unit after the merge: track, DTS, PTS, SHA-256 of its payload
     #[arg(long, value_name = "FILE")]
     pub unit_log: Option<PathBuf>,
 
-    /// Write a line for each access unit when it is requested and received (on each path), merged, buffered, decoded and presented: stage, track, DTS,
-    /// bytes, path, time of day
+    /// Write a CSV line for each access unit and stage: requested and received (on each path), merged, buffered, decoded, presented
     #[arg(long, value_name = "FILE")]
     pub trace: Option<PathBuf>,
 
-    /// Take the time to be so many milliseconds later than the system says, to see how a wrong clock is borne
+    /// Shift this program's wall clock by so many milliseconds (for tests)
     #[arg(long, value_name = "MS", allow_negative_numbers = true, default_value_t = 0)]
     pub clock_offset: i64,
 }
 
-/// What to do other than to play.
+/// A command other than to play.
 #[derive(Clone, Debug, Subcommand)]
 pub enum Command {
-    /// Say what works here and what to fix: this network, and with a URL the server and the broadcaster behind it
+    /// Check this machine and network, and with a URL the server and the broadcaster behind it; say what to fix
     Doctor(doctor::DoctorArgs),
 }
 
-/// What stands ready for when the path in use fails.
+/// The fallback for the path in use.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum Standby {
     /// The next path, connected and idle.
     #[default]
     Warm,
-    /// The next path flows beside the first.
+    /// The next path delivers beside the first.
     Hot,
-    /// Nothing.
+    /// No fallback: the next path is connected when it is needed.
     Cold,
 }
 
-/// How numbers are written.
+/// Format of the statistics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum StatsFormat {
-    /// One object a line.
+    /// One JSON object a line.
     Json,
 }
 
-/// How the log is written.
+/// Format of the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
-    /// For people.
+    /// Plain text, for people.
     Text,
-    /// One object a line.
+    /// One JSON object a line.
     Json,
 }
 
-/// What does not fit together.
+/// Flags that make no sense together.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Error {
-    /// The ending is unknown.
-    #[error("--record {0}: the name must end in .mp4, .mkv, .flv or .ts, which says how to write it")]
+    /// The extension of `--record` selects no container.
+    #[error("--record {0}: the extension must be .mp4, .mkv, .flv or .ts")]
     Container(String),
 }
 
 impl Config {
-    /// Where units are kept or passed on.
+    /// Where units are written to, besides playback.
+    ///
+    /// # Errors
+    /// [`Error::Container`] if the extension of `--record` is unknown.
     pub fn targets(&self) -> Result<Vec<Target>, Error> {
         let mut targets = Vec::new();
         if let Some(path) = &self.record {
@@ -171,7 +173,7 @@ impl Config {
         Ok(targets)
     }
 
-    /// What is wanted of the paths.
+    /// What the source needs to know of the command line.
     pub fn path_options(&self) -> PathOptions {
         let mode = match self.standby {
             Standby::Warm => Mode::Warm,
@@ -187,12 +189,12 @@ impl Config {
         }
     }
 
-    /// Whether there is no window.
+    /// Whether to open no window: `--headless` or `--pipe`.
     pub fn is_headless(&self) -> bool {
         self.headless || self.pipe.is_some()
     }
 
-    /// Whether pictures may be left out to catch up.
+    /// Whether pictures may be skipped to catch up with the live edge.
     pub fn may_skip(&self) -> bool {
         let keeps = self.record.is_some() || self.pipe.is_some() || self.unit_log.is_some();
         !(self.no_skip || self.is_headless() && keeps)
@@ -217,19 +219,20 @@ fn seconds(text: &str) -> Result<Duration, String> {
 
 const EXAMPLES: &str = "\
 Examples:
-  viewer http://localhost:8080/live                    the best way that the server offers
-  viewer rtmp://localhost/live/live --overlay          RTMP, with statistics over the picture
-  viewer http://host:8080/live --record talk.mp4       watch and keep
+  viewer http://localhost:8080/live                    the best transport that works
+  viewer rtmp://localhost/live/live --overlay          RTMP, with the statistics overlay
+  viewer http://host:8080/live --record talk.mp4       watch and record
   viewer https://host/live/index.m3u8 --pipe 'mpv -'   another player's window
   viewer rtmp://host/live/live --headless --duration 10 --stats json
-  viewer --lan                                         who broadcasts on this network
+  viewer --lan                                         the broadcasters on this network
   viewer doctor http://localhost:8080/live             what works, and what to fix
-  viewer nearcast://192.168.1.5:40000 --pairing-code CODE      straight from a broadcaster, without any server
+  viewer nearcast://192.168.1.5:40000 --pairing-code CODE
+                                                       straight from a broadcaster, without a server
 
-In the window, press ? for the keys. A stream that is not on the air yet is waited for;
-one that the server does not know is not.
-Exit codes: 0 pictures (or sound) were played; 1 none were, or a recording, a pipe or a unit
-log failed; 64 the command line makes no sense.";
+In the window, press ? for the keys. The viewer waits for a stream that is not on air yet,
+but not for one that the server does not know.
+Exit codes: 0 pictures (or sound) were played; 1 none were, or a recording, pipe or unit
+log failed; 64 the command line is wrong.";
 
 #[cfg(test)]
 mod tests {
@@ -247,15 +250,15 @@ mod tests {
     }
 
     #[test]
-    fn the_doctor_is_asked_apart() {
+    fn the_doctor_is_a_subcommand() {
         assert!(parse("viewer http://h/x").command.is_none());
         for (line, url, json) in [
             ("viewer doctor", None, false),
             ("viewer doctor --json", None, true),
             ("viewer doctor http://h/x", Some("http://h/x"), false),
         ] {
-            let Some(Command::Doctor(ask)) = parse(line).command else { panic!("{line}") };
-            assert_eq!((ask.url.as_deref(), ask.json), (url, json), "{line}");
+            let Some(Command::Doctor(args)) = parse(line).command else { panic!("{line}") };
+            assert_eq!((args.url.as_deref(), args.json), (url, json), "{line}");
         }
         for line in ["viewer", "viewer doctor --headless", "viewer --lan http://h/x"] {
             assert!(Config::try_parse_from(line.split_whitespace()).is_err(), "{line}");
@@ -263,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn when_pictures_may_be_left_out() {
+    fn pictures_are_not_skipped_where_they_are_recorded_without_a_window() {
         for (line, wanted) in [
             ("viewer u", true),
             ("viewer u --no-skip", false),
@@ -278,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn where_units_go() {
+    fn the_extension_selects_the_container() {
         assert_eq!(parse("viewer u").targets(), Ok(vec![]));
         assert_eq!(
             parse("viewer u --record a.MKV").targets(),
@@ -290,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn durations() {
+    fn durations_are_seconds_above_zero() {
         for (text, wanted) in
             [("10", Some(10_000)), ("2.5", Some(2500)), ("3s", Some(3000)), ("0", None), ("-1", None), ("x", None)]
         {

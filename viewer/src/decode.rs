@@ -1,7 +1,7 @@
-//! The decoders' threads: units in when their time is near, pictures and sound out.
+//! The decoder threads: units in shortly before they are due, pictures and sound out.
 //!
-//! A unit that cannot be decoded is counted, and decoding goes on with the next; FFmpeg conceals what is missing. A new
-//! configuration or another timeline gets a new decoder, after the old one has put out what it held.
+//! A unit that cannot be decoded is counted, and decoding goes on with the next one; FFmpeg conceals errors. A new codec configuration or
+//! timeline gets a new decoder, after the old one has been drained.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -20,21 +20,21 @@ use crate::playback::DecodeJob;
 use crate::playback::sound::{Sound, SoundQueue};
 use crate::player_context::PlayerContext;
 
-/// A picture that waits to be shown.
+/// A decoded picture that waits to be presented.
 pub struct DecodedFrame {
-    /// The timeline that its `pts` is on.
+    /// The playback timeline of its PTS.
     pub timeline: u32,
-    /// The broadcast that it is from.
+    /// The broadcast that it belongs to.
     pub epoch: Epoch,
-    /// When it passed each stage so far.
+    /// When it passed each stage, up to `Decoded`, by this host's wall clock.
     pub stamps: StageTimes,
-    /// The unit that it was coded in, for the trace.
+    /// The access unit that it was decoded from, if known.
     pub unit: Option<UnitRef>,
-    /// The picture.
+    /// The samples and the PTS.
     pub picture: Picture,
 }
 
-/// Decodes pictures until there are no more units or nobody takes pictures any more.
+/// Decodes video until there are no more units or the receiver of `out` is dropped.
 pub fn video(player: &PlayerContext, out: &SyncSender<DecodedFrame>) {
     let mut decoding: Option<ActiveDecoder> = None;
     let mut pictures = Vec::new();
@@ -71,7 +71,7 @@ pub fn video(player: &PlayerContext, out: &SyncSender<DecodedFrame>) {
     }
 }
 
-/// Decodes sound until there are no more units; into `queue`, if anybody listens.
+/// Decodes audio until there are no more units; into `queue`, if there is a sound card.
 pub fn audio(player: &PlayerContext, queue: Option<&Arc<Mutex<SoundQueue>>>) {
     let mut open: Option<(u32, CodecConfig, Option<AudioDecoder>)> = None;
     let mut sounds = Vec::new();
@@ -114,14 +114,14 @@ pub fn describe(config: &CodecConfig) -> String {
     }
 }
 
-/// A decoder and what is in it.
+/// A decoder and the units that it holds.
 struct ActiveDecoder {
     timeline: u32,
     epoch: Epoch,
     config: CodecConfig,
-    /// None if it could not be opened: then its units are passed over.
+    /// None if it could not be opened: then its units are ignored.
     decoder: Option<VideoDecoder>,
-    /// Of units that have not come out as pictures yet.
+    /// Units whose pictures have not come out yet.
     pending: VecDeque<Pending>,
 }
 
@@ -138,10 +138,10 @@ impl ActiveDecoder {
         Self { timeline: work.timeline, epoch: work.unit.epoch, config: config.clone(), decoder, pending }
     }
 
-    /// Notes when a unit went in, to be found again when its picture comes out.
+    /// Records when a unit went in, for when its picture comes out.
     fn expect(&mut self, player: &PlayerContext, work: &DecodeJob, begun: Duration) {
         let mut stamps = StageTimes::default();
-        // A server that does not carry the clock leaves the one in the picture.
+        // A server that does not forward the capture clock leaves the SEI in the picture.
         let stamped = || capture_time_sei::read(self.config.codec, &work.unit.payload).map(|stamp| stamp.captured);
         if let Some(captured) = work.catalog.captured_at(work.unit.pts).or_else(stamped) {
             stamps.stamp(Stage::Captured, captured);
@@ -155,7 +155,7 @@ impl ActiveDecoder {
     }
 }
 
-/// Nobody takes pictures any more.
+/// The receiver of the pictures was dropped.
 struct Closed;
 
 fn send(
@@ -177,8 +177,8 @@ fn send(
     Ok(())
 }
 
-/// How long after it could have been is a picture ready? The buffer must cover it. A reordered picture can be ready when the
-/// unit arrives whose DTS is its PTS; a decoder that waits for a later one holds it back by the difference.
+/// Reports to the playback by how much decoding delays each picture, which the buffer must cover: the time spent decoding, and how much longer than
+/// reordering needs (until the unit arrives whose DTS is the picture's PTS) the decoder holds it back.
 fn note_delay(player: &PlayerContext, work: &DecodeJob, pictures: &[Picture], begun: Duration) {
     let took = player.clock.now().saturating_sub(begun);
     for picture in pictures {
@@ -189,15 +189,15 @@ fn note_delay(player: &PlayerContext, work: &DecodeJob, pictures: &[Picture], be
 fn note_error(player: &PlayerContext, error: &crate::ffmpeg::Error) {
     let mut stats = player.stats.lock();
     stats.decode_errors += 1;
-    // A broken stream breaks many times a second: every power of two is enough to see it.
+    // A broken stream fails many times a second: log every power of two.
     if stats.decode_errors.is_power_of_two() {
         warn!(%error, errors = stats.decode_errors, "cannot decode a unit");
     }
 }
 
-/// All sound is resampled to this many frames a second: what nearly every card has.
+/// Sample rate in Hz that all audio is resampled to; nearly every sound card has it.
 pub const RATE: u32 = 48_000;
-/// Pictures that a decoder may hold for reordering: 16 is the most that H.264 and HEVC allow.
+/// Bounds the units whose pictures are awaited; H.264 and HEVC reorder 16 at most.
 const MAX_PENDING: usize = 64;
-/// Bounds what a decoder that is slow, or that holds back too much, adds to the latency.
+/// Bounds what a slow decoder adds to the buffer.
 const MAX_DECODING: Duration = Duration::from_millis(200);

@@ -1,13 +1,13 @@
-//! `viewer doctor`: what of this machine, its network, the server and the broadcaster works for a viewer, and what to fix. Plays nothing.
+//! `viewer doctor`: checks this machine, its network, the server and the broadcaster as a viewer needs them, and says what to fix. Plays nothing.
 
 use anyhow::Result;
 use clap::Args;
 use net::doctor::{self, Report, Role, Target};
 
-/// What to look at.
+/// Arguments of `viewer doctor`.
 #[derive(Clone, Debug, Args)]
 pub struct DoctorArgs {
-    /// What does not play: a stream's page (http://HOST:8080/NAME tells most), rtmp://HOST/live/NAME, a playlist, or
+    /// The URL that does not play: a stream's page (http://HOST:8080/NAME; allows the most checks), rtmp://HOST/live/NAME, a playlist, or
     /// nearcast://HOST:PORT
     pub url: Option<String>,
 
@@ -16,15 +16,15 @@ pub struct DoctorArgs {
     pub json: bool,
 }
 
-/// Looks. Six seconds at most.
+/// Runs all checks, which takes six seconds at most.
 ///
 /// # Errors
-/// If the URL is none: without showing it, in case it holds a code.
-pub fn examine(ask: &DoctorArgs) -> Result<Report> {
-    let place = ask.url.as_deref().map(|url| Target::parse(url, Role::Subscriber)).transpose()?;
+/// If the URL cannot be parsed. The error does not show it, as it may hold a pairing code.
+pub fn examine(args: &DoctorArgs) -> Result<Report> {
+    let place = args.url.as_deref().map(|url| Target::parse(url, Role::Subscriber)).transpose()?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let checks = runtime.block_on(doctor::examine(place.as_ref(), Role::Subscriber, None));
-    // A name that is still being looked up does not keep the process.
+    // A name lookup that still runs must not keep the process alive.
     runtime.shutdown_background();
     Ok(Report::new(checks))
 }

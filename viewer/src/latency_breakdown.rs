@@ -1,8 +1,7 @@
-//! Where the latency goes: this viewer's own stamps of each picture, and what servers tell of the way before it.
+//! The components of glass-to-glass latency: this viewer's own stamps of each picture, and what servers report of the stages before.
 //!
-//! What happens here is measured on every picture. What happened before is told by a server now and then, of a few pictures that are spread over a
-//! segment; from then on all parts and the whole are those of these pictures, until the next are told of: so do they add up, and each is what it
-//! was.
+//! The viewer's stages are measured on every picture. The server reports the stages before now and then, for a few pictures that are spread over a
+//! segment. From then on the total and all components are those of these pictures, until the next report, so that they add up.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -15,35 +14,35 @@ use media::path_merge::PathId;
 use media::{Epoch, Timestamp, TrackId, WallClock};
 use serde::Serialize;
 
-/// Where the latency goes, in milliseconds. The parts add up to the total.
+/// The components of the latency, in milliseconds. Those that are known add up to the total.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct Breakdown {
-    /// From capture to presentation.
+    /// From capture to presentation: glass to glass.
     pub total: Option<f64>,
-    /// How wrong the total may be because two clocks are compared, either way; absent while nobody knows.
+    /// The error of the total, either way, from comparing two clocks; absent while the offset is unknown.
     pub uncertainty: Option<f64>,
-    /// From the lens through the encoder.
+    /// From capture to the encoder's output.
     pub encoding: Option<f64>,
-    /// In the broadcaster, before its connection took it.
+    /// In the broadcaster's send queue.
     pub queue: Option<f64>,
     /// From the broadcaster to the server.
     pub upload: Option<f64>,
-    /// In the server (the broadcaster, on its own network) until it was first passed on.
+    /// In the server (or the broadcaster, for a LAN path) until it was first sent on.
     pub server: Option<f64>,
-    /// In the server until it was listed, in a part or a segment.
+    /// In the server until the part or segment that holds it was listed.
     pub chunking: Option<f64>,
-    /// Until it was asked for.
+    /// From listing to the request.
     pub polling: Option<f64>,
-    /// The rest, up to arrival here: the network, and what nobody has told of.
+    /// The rest up to arrival here: the network, and stages that were not reported.
     pub last_mile: Option<f64>,
-    /// From arrival to the decoder, and from there to the screen.
+    /// From arrival to the decoder, and from its output to the screen.
     pub buffering: Option<f64>,
     /// In the decoder.
     pub decoding: Option<f64>,
 }
 
 impl Breakdown {
-    /// The parts that are known, in the order in which they come.
+    /// The components that are known, in the order of the data.
     pub fn parts(&self) -> impl Iterator<Item = (LatencyComponent, f64)> {
         let parts = [
             (LatencyComponent::Encoding, self.encoding),
@@ -60,20 +59,20 @@ impl Breakdown {
     }
 }
 
-/// What is known of where the time goes.
+/// Collects stamps and reports, and computes the breakdown.
 #[derive(Debug, Default)]
 pub(crate) struct LatencyTracker {
     /// This viewer's own stamps of the last pictures.
     units: TimingLog,
-    /// The clocks of those who answer on each path.
+    /// Offset to the clock of whoever reports on each path.
     clocks: BTreeMap<PathId, OffsetEstimator>,
-    /// From our clock to the broadcaster's.
+    /// Offset of the broadcaster's clock to this host's.
     broadcaster_clock: Option<ClockOffset>,
-    /// The path that reports are taken from, and how it delivers.
+    /// The active path, whose reports count, and how it delivers.
     path: Option<(PathId, Delivery)>,
-    /// What the time of the pictures that were told of last was spent on: means, in microseconds.
+    /// Means over the pictures of the last report, in microseconds.
     reported: BTreeMap<LatencyComponent, f64>,
-    /// Microseconds, smoothed.
+    /// The viewer's own measurements: microseconds, smoothed.
     total: Option<f64>,
     arrival: Option<f64>,
     buffering: Option<f64>,
@@ -82,7 +81,7 @@ pub(crate) struct LatencyTracker {
 }
 
 impl LatencyTracker {
-    /// Pictures come by this path now.
+    /// Pictures are delivered by this path from now on.
     pub(crate) fn set_active_path(&mut self, path: PathId, delivery: Delivery) {
         if self.path != Some((path, delivery)) {
             self.path = Some((path, delivery));
@@ -90,12 +89,13 @@ impl LatencyTracker {
         }
     }
 
-    /// A unit passes a stage that is before playback.
+    /// A unit passed a stage before playback.
     pub(crate) fn stamp(&mut self, epoch: Epoch, track: TrackId, dts: Timestamp, stage: Stage, at: WallClock) {
         self.units.stamp(epoch, track, dts, stage, at);
     }
 
-    /// A picture was presented. Gives how long after its capture, in microseconds: by one clock, if there is a way to know.
+    /// A picture was presented. Returns the time since its capture in microseconds, corrected by the clock offset if that is known; else it may be
+    /// negative.
     pub(crate) fn presented(
         &mut self,
         epoch: Epoch,
@@ -120,17 +120,17 @@ impl LatencyTracker {
         total
     }
 
-    /// The last picture that was presented, by its DTS.
+    /// DTS of the last picture that was presented.
     pub(crate) fn last_presented(&self) -> Option<Timestamp> {
         self.last_presented
     }
 
-    /// How far the broadcaster's clock is from ours, if anybody told.
+    /// Offset of the broadcaster's clock to this host's; `None` until a server has reported it.
     pub(crate) fn broadcaster_clock(&self) -> Option<ClockOffset> {
         self.broadcaster_clock
     }
 
-    /// Somebody told how units came to the server; `now` is on the clock that only rises.
+    /// A server (or broadcaster) reported the stages of some units; `now` is on the viewer's monotonic clock.
     pub(crate) fn on_report(&mut self, now: Duration, path: PathId, report: &TimingReport, exchange: Exchange) {
         let clock = self.clocks.entry(path).or_default();
         clock.record(now, exchange);
@@ -150,8 +150,8 @@ impl LatencyTracker {
         }
     }
 
-    /// What was told of a unit that was shown in time, with our own stamps of it. What a server held for those who join has waited there for
-    /// nobody, and says nothing of the pictures that the whole is measured on.
+    /// What was reported of a unit, completed by this viewer's stamps; `None` if it was not presented on time. Units that a server sends at once to a
+    /// new subscriber have waited there, and say nothing about the latency.
     fn complete(&self, epoch: Epoch, told: &UnitTiming) -> Option<StageTimes> {
         let ours = self.units.unit(epoch, told.track, told.dts)?;
         ours.at(Stage::Presented)?;
@@ -170,7 +170,7 @@ impl LatencyTracker {
         ours
     }
 
-    /// Where the latency goes, smoothed over about a second.
+    /// The components now, smoothed over about a second.
     pub(crate) fn breakdown(&self) -> Breakdown {
         let ms = |micros: f64| (micros / 100.0).round() / 10.0;
         let round = |ms: f64| (ms * 10.0).round() / 10.0;
@@ -183,7 +183,7 @@ impl LatencyTracker {
             return Breakdown { total, uncertainty, last_mile, buffering, decoding, ..Breakdown::default() };
         }
         let told = |part| self.reported.get(&part).copied().map(ms);
-        // The sum of what is rounded.
+        // The sum of the rounded values, so that they add up.
         let total = round(self.reported.values().copied().map(ms).sum());
         Breakdown {
             total: Some(total),
@@ -206,7 +206,7 @@ fn smooth(value: &mut Option<f64>, micros: Option<i64>) {
     *value = Some(value.map_or(micros, |old| old + (micros - old) * SMOOTHING));
 }
 
-/// About a second of pictures.
+/// Weight of a new value: about a second of pictures.
 const SMOOTHING: f64 = 1.0 / 30.0;
 
 #[cfg(test)]
@@ -225,7 +225,7 @@ mod tests {
         stamps
     }
 
-    /// One picture whose broadcaster's clock is a second ahead of ours, and the server's half of one.
+    /// A picture of a broadcaster whose clock is one second ahead of ours, by a server whose clock is half a second ahead.
     fn seen(tracker: &mut LatencyTracker, tells: bool) -> Option<i64> {
         let (path, dts) = (PathId(3), Timestamp::from_millis(40));
         tracker.set_active_path(path, Delivery::Units);
@@ -238,7 +238,7 @@ mod tests {
             (Stage::Presented, 160_000),
         ]);
         let total = tracker.presented(EPOCH, Some((TrackId::VIDEO, dts)), &shown);
-        // One that the server held for those who join, and that was never shown in time: it arrived, and that is all.
+        // One that the server sent on joining, and that was never presented on time.
         let held = Timestamp::ZERO;
         tracker.stamp(EPOCH, TrackId::VIDEO, held, Stage::Received, at(90_000));
         if tells {
@@ -272,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_told_is_split_and_adds_up_by_one_clock() {
+    fn reported_stages_are_split_and_add_up_by_one_clock() {
         let mut tracker = LatencyTracker::default();
         assert_eq!(seen(&mut tracker, true), Some(160_000));
         let found = tracker.breakdown();
@@ -293,14 +293,14 @@ mod tests {
             }
         );
         assert_eq!(found.parts().map(|(_, ms)| ms).sum::<f64>(), 160.0);
-        // Another path: what was told of the last one is not true of it.
+        // A report of another path does not hold for this one.
         tracker.set_active_path(PathId(4), Delivery::Direct);
         let found = tracker.breakdown();
         assert_eq!((found.upload, found.last_mile, found.total), (None, Some(90.0), Some(160.0)));
     }
 
     #[test]
-    fn a_clock_that_nobody_compares_gives_no_negative_latency() {
+    fn an_unknown_clock_offset_gives_no_negative_latency() {
         let mut tracker = LatencyTracker::default();
         assert_eq!(seen(&mut tracker, false), Some(-840_000));
         let found = tracker.breakdown();

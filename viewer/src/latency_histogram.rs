@@ -1,25 +1,26 @@
-//! How late pictures were shown, as a distribution, by the broadcaster's clock once somebody has told how far it is from ours.
+//! The distribution of glass-to-glass latency, by one clock once the offset between the broadcaster's and this host's is known.
 
 use std::time::Duration;
 
 use media::latency::{ClockOffset, Histogram};
 
-/// The latencies of all pictures so far.
+/// The latency of all presented pictures.
 #[derive(Debug, Default)]
 pub(crate) struct LatencyHistogram {
     synced: Histogram,
-    /// Microseconds by two clocks that nobody has compared yet: once they are, these are put right.
+    /// Microseconds by two clocks whose offset is unknown yet; corrected once it is known.
     unsynced: Vec<i64>,
     negative: u64,
 }
 
 impl LatencyHistogram {
-    /// A picture was shown so many microseconds after its capture: by one clock if `clock` says how far the two are apart, else by the two.
+    /// A picture was presented so many microseconds after its capture. `clock` is the offset that `micros` is corrected by already; `None` if it is
+    /// unknown.
     pub(crate) fn record(&mut self, micros: i64, clock: Option<ClockOffset>) {
         let Some(clock) = clock else {
             self.unsynced.push(micros);
             if self.unsynced.len() >= MAX_UNSYNCED {
-                // A server that has told nothing for so long tells nothing.
+                // A server that has reported no clock for so long never will.
                 self.negative += record_all(&mut self.synced, &self.unsynced);
                 self.unsynced.clear();
             }
@@ -28,24 +29,24 @@ impl LatencyHistogram {
         for early in self.unsynced.drain(..) {
             self.synced.record(non_negative(early.saturating_add(clock.micros)).unwrap_or_default());
         }
-        // By one clock a picture is not shown before it is captured: what is below zero is within the doubt.
+        // By one clock no picture is shown before it is captured: a negative value is within the uncertainty.
         self.synced.record(non_negative(micros).unwrap_or_default());
     }
 
-    /// The distribution so far.
+    /// The distribution so far, uncorrected where the offset is unknown.
     pub(crate) fn histogram(&self) -> Histogram {
         let mut all = self.synced.clone();
         record_all(&mut all, &self.unsynced);
         all
     }
 
-    /// How many pictures were shown before they were captured, by two clocks that nobody compares: nothing is known of their latency.
+    /// Pictures that were presented before they were captured, by two clocks whose offset is unknown; the histogram does not hold them.
     pub(crate) fn negative(&self) -> u64 {
         self.negative + record_all(&mut Histogram::default(), &self.unsynced)
     }
 }
 
-/// Adds what is not below zero; gives how many were.
+/// Records all values that are not negative; returns how many are.
 fn record_all(histogram: &mut Histogram, all: &[i64]) -> u64 {
     let early = all.iter().filter(|micros| match non_negative(**micros) {
         Some(latency) => {
@@ -61,7 +62,7 @@ fn non_negative(micros: i64) -> Option<Duration> {
     u64::try_from(micros).ok().map(Duration::from_micros)
 }
 
-/// 17 s of pictures at 60 a second; servers that tell do so within the first.
+/// 17 s of pictures at 60 a second; servers report their clock within the first second.
 const MAX_UNSYNCED: usize = 1024;
 
 #[cfg(test)]
@@ -74,7 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_shown_before_the_clocks_were_compared_is_put_right() {
+    fn latencies_recorded_before_the_offset_was_known_are_corrected() {
         let clock = |ms: i64| Some(ClockOffset { micros: ms * 1000, uncertainty: 300 });
         let mut behind = LatencyHistogram::default();
         behind.record(2_100_000, None);
@@ -89,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn clocks_that_nobody_compares_are_believed_in_the_end() {
+    fn unsynced_clocks_are_believed_after_a_while() {
         let mut latency = LatencyHistogram::default();
         (0..3 * MAX_UNSYNCED).for_each(|n| latency.record(if n % 2 == 0 { 40_000 } else { -40_000 }, None));
         assert!(latency.unsynced.len() < MAX_UNSYNCED);

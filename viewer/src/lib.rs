@@ -1,8 +1,7 @@
-//! Nearcast's player, as a library, so that its parts can be tested.
+//! Nearcast's player as a library, so that its modules can be tested.
 //!
-//! In the order in which the media meets them: [`source`] brings units, [`pipeline`] merges and distributes them, [`record`]
-//! and [`unit_log`] keep them, [`playback`] times them, [`decode`] makes pictures and sound, [`present`] shows them. [`doctor`] says what keeps
-//! them from it.
+//! In the order of the data: [`source`] receives access units, [`pipeline`] merges and distributes them, [`record`] and [`unit_log`] write them
+//! to files and pipes, [`playback`] buffers and schedules them, [`decode`] decodes, [`present`] shows. [`doctor`] finds out why nothing plays.
 
 pub mod app;
 pub mod clock;

@@ -19,7 +19,7 @@ fn main() -> ExitCode {
         }
     };
     let is_terminal = std::io::stderr().is_terminal();
-    // A terminal has the status line: only what is wrong goes between.
+    // A terminal has the status line: only warnings and errors go between.
     let filter =
         EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(if is_terminal { "warn" } else { "info" }));
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(is_terminal);
@@ -28,8 +28,8 @@ fn main() -> ExitCode {
         None if !is_terminal => log.json().init(),
         _ => log.with_target(false).init(),
     }
-    if let Some(Command::Doctor(ask)) = &config.command {
-        return doctor(ask);
+    if let Some(Command::Doctor(args)) = &config.command {
+        return doctor(args);
     }
     match viewer::app::run(&config) {
         Ok(true) => ExitCode::SUCCESS,
@@ -44,11 +44,11 @@ fn main() -> ExitCode {
     }
 }
 
-/// Prints what works; whether all does is the exit code.
-fn doctor(ask: &viewer::doctor::DoctorArgs) -> ExitCode {
-    match viewer::doctor::examine(ask) {
+/// Prints the checks; the exit code is 1 if any failed.
+fn doctor(args: &viewer::doctor::DoctorArgs) -> ExitCode {
+    match viewer::doctor::examine(args) {
         Ok(report) => {
-            let _ = std::io::stdout().write_all(report.render(ask.json).as_bytes());
+            let _ = std::io::stdout().write_all(report.render(args.json).as_bytes());
             if report.has_failed() { ExitCode::FAILURE } else { ExitCode::SUCCESS }
         }
         Err(error) => {

@@ -1,7 +1,7 @@
-//! From the source's events to everybody who wants units: merge, then log, recording, pipe, and playback.
+//! From the source's events to all consumers of units: merges the paths, then feeds the unit log, the recordings, the pipe and playback.
 //!
-//! One thread, so that all of them see one order. It blocks where it must (a full disk queue, a full buffer that may leave
-//! nothing out), and the bounded channels before it pass that on to the sockets.
+//! One thread does this, so that all consumers see one order. It blocks where it must (a full recording queue, a full buffer that may skip
+//! nothing), and the bounded channels before it pass that back to the sockets.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -22,20 +22,20 @@ use crate::source::{self, Event, Position, State};
 use crate::switches::{Switch, SwitchReason};
 use crate::unit_log::UnitLog;
 
-/// Who gets units besides playback.
+/// The consumers of units besides playback.
 #[derive(Debug, Default)]
 pub struct Outputs {
     /// Recordings and pipes.
     pub recorders: Vec<Recorder>,
-    /// One line a unit.
+    /// `--unit-log`.
     pub unit_log: Option<UnitLog>,
-    /// Whether two paths flow for good: the slower one counts too, then.
+    /// Whether two paths deliver all the time: then playback keeps to the slower one.
     pub hot: bool,
-    /// How long the path merger waits for another path to bring what is missing.
+    /// How long the merge waits for another path to fill a gap.
     pub gap_timeout: Duration,
 }
 
-/// Takes events until the source ends or the viewer stops; returns what made the source fail, if it did.
+/// Handles events until the source ends or the viewer stops; returns the error if the source failed.
 pub fn run(
     player: &PlayerContext,
     events: mpsc::Receiver<Event>,
@@ -71,42 +71,42 @@ struct Pipeline<'a> {
     position: &'a Position,
     outputs: Outputs,
     merger: PathMerger,
-    /// What the paths are called, and how much they bring at once.
+    /// Name and burst (media that comes at once) of each path.
     sources: BTreeMap<PathId, (String, Duration)>,
-    /// How they bring units.
+    /// How each path delivers.
     deliveries: BTreeMap<PathId, Delivery>,
-    /// When what they bring was asked for.
+    /// When the data that arrives now was requested, on paths by request.
     requested_at: BTreeMap<PathId, WallClock>,
-    /// The path that pictures come by.
+    /// The path that delivers the pictures.
     active_path: Option<PathId>,
-    /// When the last picture came, and which.
+    /// When the last picture arrived, and its DTS.
     last_arrival: Option<(Duration, Timestamp)>,
-    /// Another that brought the last pictures first.
+    /// Another path that delivered the last pictures first.
     candidate: Option<SwitchCandidate>,
-    /// Units that had come twice when the path last changed.
+    /// Duplicate units at the last path switch.
     repeated: u64,
-    /// Paths that bring nothing now, because nobody wants them to.
+    /// Paths that deliver nothing: idle or closed.
     inactive: BTreeSet<PathId>,
-    /// Why a path is to be left, or was.
+    /// Why a path is about to be left, or was.
     switch_reasons: BTreeMap<PathId, SwitchReason>,
-    /// Since when units wait for others that are missing.
+    /// Since when units wait behind a gap.
     waiting_since: Option<Duration>,
-    /// What is in force.
+    /// The catalog of the last unit.
     catalog: Option<Arc<Catalog>>,
     merged: Vec<MergedUnit>,
 }
 
-/// A path that may be the next to lead.
+/// A path that may become the active one.
 #[derive(Clone, Copy)]
 struct SwitchCandidate {
     path: PathId,
-    /// Pictures that it brought first, in a row.
+    /// Pictures that it delivered first, in a row.
     wins: u32,
-    /// How late the first of them came.
+    /// By how much the first of them was late.
     delay: Option<Duration>,
-    /// When that is to be shown.
+    /// PTS of that one.
     pts: Timestamp,
-    /// Pictures that are missing before any of them.
+    /// Pictures missing before any of them.
     lost: u32,
 }
 
@@ -136,7 +136,7 @@ impl Pipeline<'_> {
                 if is_known && self.merger.counters().units > 0 {
                     self.player.stats.lock().reconnects += 1;
                 }
-                // A path that goes on where it was brings no new rhythm.
+                // A path that continues where it was has the same timing.
                 let goes_on = is_known && burst.is_zero() && self.merger.counters().units > 0 && !complete;
                 if self.merger.active_path().is_none_or(|leader| leader == path && !goes_on) {
                     let mut playback = self.player.playback.lock();
@@ -195,13 +195,13 @@ impl Pipeline<'_> {
         }
     }
 
-    /// Notes when the unit was asked for, and that it is here.
+    /// Stamps when the unit was requested and received.
     fn record_arrival(&self, path: PathId, unit: &AccessUnit) {
         let requested_at = self.requested_at.get(&path).map(|at| (Stage::Requested, *at));
         if let Some((trace, (stage, at))) = self.player.trace.as_ref().zip(requested_at) {
             trace.note(stage.name(), unit, self.path_name(path), at);
         }
-        // The first copy of several counts, and where two flow it is the leader's nearly always.
+        // The first of several copies counts; with two paths it is nearly always the active one's.
         let tracker = &mut self.player.stats.lock().tracker;
         for (stage, at) in requested_at.into_iter().chain([(Stage::Received, clock::now())]) {
             tracker.stamp(unit.epoch, unit.track, unit.dts, stage, at);
@@ -219,14 +219,14 @@ impl Pipeline<'_> {
         self.player.stats.lock().state = text;
     }
 
-    /// What is missing may come by another path, but not for ever.
+    /// Skips a gap that no other path has filled in time.
     fn check_gap_timeout(&mut self) {
         let now = self.player.clock.now();
         match (self.merger.waiting(), self.waiting_since) {
             (None, _) => self.waiting_since = None,
             (Some(_), None) => self.waiting_since = Some(now),
             (Some(_), Some(since)) if now >= since + self.outputs.gap_timeout => {
-                debug!("goes on without the missing units");
+                debug!("skipping a gap");
                 self.merger.skip_gap(&mut self.merged);
                 self.waiting_since = None;
             }
@@ -276,7 +276,7 @@ impl Pipeline<'_> {
         if let Some(epoch) = self.merger.epoch() {
             let last = self.merger.position();
             let newest = last.iter().map(|(_, dts)| *dts).max();
-            // A track that has ended holds nobody back.
+            // A track that has ended does not hold the position back.
             let earliest = last
                 .iter()
                 .map(|(_, dts)| *dts)
@@ -294,15 +294,15 @@ impl Pipeline<'_> {
             let before = self.sources.values().find(|(name, _)| *name == stats.source).map(|(_, burst)| *burst);
             stats.source.clone_from(source);
             drop(stats);
-            // Another path leads. If it brings media in other pieces, it has another rhythm; else the difference is for the buffer
-            // and a little speed to absorb.
+            // Another path leads. If it delivers in pieces of another size, its timing is measured anew; else the buffer and a little
+            // change of speed absorb the difference.
             if before != Some(*burst) {
                 self.player.playback.lock().reset_timing(self.player.clock.now(), *burst);
             }
         }
     }
 
-    /// The pictures (or the sound, where there are none) come by another path from here on.
+    /// Detects and counts a switch to the path that this unit came by.
     fn detect_switch(&mut self, path: PathId, catalog: &Catalog, unit: &AccessUnit, lost: u32) {
         if !unit.track.is_video() && catalog.video().is_some() {
             return;
@@ -320,8 +320,8 @@ impl Pipeline<'_> {
             self.candidate = None;
             return;
         }
-        // Where two paths flow, the first copy of each picture wins, and that is no change; one is when the other keeps winning, or
-        // when there is nobody to win against.
+        // With two paths delivering, the first copy of each picture counts, which is no switch. It is one when the other path keeps being
+        // first, or when the active path has stopped.
         let mut candidate = self.candidate.filter(|candidate| candidate.path == path);
         let candidate = candidate.get_or_insert(SwitchCandidate { path, wins: 0, delay, pts: unit.pts, lost: 0 });
         candidate.wins += 1;
@@ -341,7 +341,7 @@ impl Pipeline<'_> {
         self.player.stats.lock().switches.add(Switch { from, to, reason, lost, repeated, delay, pts, freeze: None });
     }
 
-    /// What a path is called.
+    /// The path's name, as in logs and statistics.
     fn path_name(&self, path: PathId) -> &str {
         self.sources.get(&path).map_or("", |(source, _)| source)
     }
@@ -357,9 +357,9 @@ impl Pipeline<'_> {
         self.catalog = Some(catalog.clone());
     }
 
-    /// A writer stopped before it was told to.
+    /// A recorder or pipe ended before it was asked to.
     fn on_recorder_ended(&mut self, recorder: Recorder) {
-        // A closed pipe is an end, a full disk is not.
+        // A closed pipe is a normal end, a full disk is not.
         let is_pipe = recorder.is_pipe();
         match recorder.finish() {
             Ok(()) => info!("the other end of the pipe has closed"),
@@ -373,16 +373,16 @@ impl Pipeline<'_> {
         }
     }
 
-    /// Puts everything on disk.
+    /// Finishes all outputs.
     fn finish(mut self) {
         for recorder in std::mem::take(&mut self.outputs.recorders) {
             if let Err(error) = recorder.finish() {
-                error!(%error, "what was to be kept or passed on is not complete");
+                error!(%error, "a recording or pipe is incomplete");
                 self.player.stats.lock().output_errors += 1;
             }
         }
         if let Some(Err(error)) = self.outputs.unit_log.as_mut().map(UnitLog::flush) {
-            error!(%error, "the unit log is not complete");
+            error!(%error, "the unit log is incomplete");
             self.player.stats.lock().output_errors += 1;
         }
         self.player.playback.lock().end();
@@ -390,9 +390,9 @@ impl Pipeline<'_> {
     }
 }
 
-/// So many pictures in a row by the other path are a change of path: a quarter of a second.
+/// So many pictures in a row delivered first by another path are a switch: a quarter of a second.
 const WINS_TO_SWITCH: u32 = 8;
-/// In milliseconds: sound and pictures are not further apart.
+/// Milliseconds. Audio and video of a broadcast are not further apart.
 const MAX_TRACK_SKEW: i64 = 2000;
-/// How often waiting units and the wish to stop are looked at while nothing comes.
+/// How often gaps and the stop request are checked while no event arrives.
 const TICK: Duration = Duration::from_millis(20);

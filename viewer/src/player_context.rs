@@ -1,4 +1,4 @@
-//! What the viewer's threads share: the playback under its lock, the clock, the counters, and the wish to stop.
+//! What the viewer's threads share: playback under its lock, the clock, the statistics, and the request to stop.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -11,24 +11,24 @@ use crate::clock::Clock;
 use crate::playback::{DecodeJob, NextAction, Playback, PlayoutConfig};
 use crate::stats::Stats;
 
-/// The hub of one viewing.
+/// The shared state of one viewer.
 #[derive(Debug)]
 pub struct PlayerContext {
     /// Time since the viewer started.
     pub clock: Clock,
-    /// Buffer and timing.
+    /// Buffering and timing.
     pub playback: Mutex<Playback>,
-    /// Counters.
+    /// Statistics.
     pub stats: Mutex<Stats>,
-    /// Where to note when units pass each stage.
+    /// The `--trace` file.
     pub trace: Option<Trace>,
-    /// Told whenever the playback changed.
+    /// Signalled whenever the playback changed.
     changed: Condvar,
     stopping: AtomicBool,
 }
 
 impl PlayerContext {
-    /// Nothing has come yet.
+    /// A viewer that has received nothing yet.
     pub fn new(settings: PlayoutConfig, trace: Option<Trace>) -> Self {
         Self {
             clock: Clock::start(),
@@ -40,30 +40,30 @@ impl PlayerContext {
         }
     }
 
-    /// Wakes whoever waits for the playback to change.
+    /// Wakes the threads that wait for the playback to change.
     pub fn notify(&self) {
         self.changed.notify_all();
     }
 
-    /// Ends all threads.
+    /// Asks all threads to end.
     pub fn stop(&self) {
         self.stopping.store(true, Ordering::Release);
         self.changed.notify_all();
     }
 
-    /// Whether all threads shall end.
+    /// Whether [`stop`](Self::stop) was called.
     pub fn is_stopping(&self) -> bool {
         self.stopping.load(Ordering::Acquire)
     }
 
-    /// The next unit for a decoder, when its time has come; `None` when there will be no more.
+    /// Blocks until the next unit of this kind is to be decoded; `None` when there will be no more, or the viewer stops.
     pub fn next_job(&self, kind: TrackKind) -> Option<DecodeJob> {
         let mut playback = self.playback.lock();
         while !self.is_stopping() {
             let now = self.clock.now();
             match playback.next(kind, now) {
                 NextAction::Decode(work) => {
-                    // Whoever waits for room may go on.
+                    // There is room again in the buffer.
                     self.changed.notify_all();
                     return Some(*work);
                 }
@@ -77,7 +77,7 @@ impl PlayerContext {
         None
     }
 
-    /// Waits until the playback has room for another unit; `false` if the viewer stops first.
+    /// Blocks until the buffer has room for another unit; `false` if the viewer stops first.
     pub fn wait_for_room(&self) -> bool {
         let mut playback = self.playback.lock();
         while playback.is_full() && !self.is_stopping() {
@@ -86,12 +86,12 @@ impl PlayerContext {
         !self.is_stopping()
     }
 
-    /// The time of day at `at` of the viewer's clock.
+    /// The wall-clock time that corresponds to `at` on the viewer's monotonic clock.
     pub fn wall_clock_at(&self, at: Duration) -> WallClock {
         let ago = i64::try_from(self.clock.now().saturating_sub(at).as_micros()).unwrap_or(0);
         WallClock::from_micros(net::clock::now().as_micros().saturating_sub(ago))
     }
 }
 
-/// Speed changes move due times while a thread waits for one: it looks again this often.
+/// Changes of speed move due times while a thread waits for one, so that it checks again this often.
 const MAX_WAIT: Duration = Duration::from_millis(100);

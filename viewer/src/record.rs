@@ -1,8 +1,8 @@
-//! What is kept or passed on as it came: a recording, or another player's standard input.
+//! Recordings and pipes: units written without re-encoding to a file or to another player's standard input.
 //!
-//! A thread of its own writes, so that a slow disk or a slow player delays neither the network nor the picture until a bounded
-//! queue is full. Broadcasts that follow each other go on in the same file, with the time between them; a change of codec
-//! or picture size cannot, and goes on in the next file: `talk.mp4`, `talk-2.mp4`.
+//! A thread of its own writes, so that a slow disk or player delays neither the network nor the picture until a bounded queue is full. The next
+//! broadcast continues in the same file, with the time between the two; a change of codec or picture size begins the next file: `talk.mp4`,
+//! `talk-2.mp4`.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fs::{File, OpenOptions};
@@ -20,10 +20,10 @@ use tracing::{info, warn};
 
 use crate::ffmpeg::{self, Container, Muxer};
 
-/// Where units go.
+/// Where units are written to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Target {
-    /// A file; the ending says which container.
+    /// A file in this container.
     File(PathBuf, Container),
     /// The standard input of a shell command.
     Command(String),
@@ -31,43 +31,43 @@ pub enum Target {
     Stdout,
 }
 
-/// Why nothing is written any more.
+/// Why a recording or pipe failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The file cannot be made.
+    /// The file cannot be created.
     #[error("cannot write {path}: {source}")]
     Create {
-        /// Which.
+        /// The file.
         path: PathBuf,
-        /// Why.
+        /// The system's reason.
         source: io::Error,
     },
     /// The command cannot be run.
     #[error("cannot run '{command}': {source}")]
     Spawn {
-        /// Which.
+        /// The shell command.
         command: String,
-        /// Why.
+        /// The system's reason.
         source: io::Error,
     },
-    /// The command went wrong, as it says itself.
+    /// The command exited with an error.
     #[error("'{command}' failed: {status}")]
     Failed {
-        /// Which.
+        /// The shell command.
         command: String,
-        /// With what.
+        /// How it exited.
         status: ExitStatus,
     },
     /// The muxer failed.
     #[error(transparent)]
     Ffmpeg(#[from] ffmpeg::Error),
     /// The writing thread panicked: our bug.
-    #[error("the writer broke down")]
+    #[error("the writing thread panicked")]
     Broken,
 }
 
-/// The sending end of a writer.
+/// A handle to a writing thread.
 #[derive(Debug)]
 pub struct Recorder {
     units: SyncSender<(Arc<Catalog>, AccessUnit)>,
@@ -76,7 +76,10 @@ pub struct Recorder {
 }
 
 impl Recorder {
-    /// Starts a writer. A file that cannot be made is known now, not when the first unit comes.
+    /// Starts the thread, and opens the file.
+    ///
+    /// # Errors
+    /// [`Error::Create`] if the file cannot be created.
     pub fn start(target: Target) -> Result<Self, Error> {
         let is_pipe = !matches!(target, Target::File(..));
         let first = match &target {
@@ -87,20 +90,20 @@ impl Recorder {
         let (done, result) = sync_channel(1);
         let writer = Writer { target, first, files: 0, open: None, held: VecDeque::new(), started: false };
         let run = move || {
-            // Who does not wait for the result does not want it.
+            // Nobody may wait for the result any more.
             let _ = done.send(writer.run(&inbox));
         };
         thread::Builder::new().name("record".into()).spawn(run).map_err(|_| Error::Broken)?;
         Ok(Self { units, result, is_pipe })
     }
 
-    /// Whether another program is at the other end, whose end is this viewer's.
+    /// Whether this is a pipe to another program: when that ends, so does the viewer.
     pub fn is_pipe(&self) -> bool {
         self.is_pipe
     }
 
-    /// Hands on a unit; waits while the queue is full, but not after `give_up` says so: then the unit is dropped. `false` if the
-    /// writer has ended: see [`finish`](Self::finish).
+    /// Queues a unit. Blocks while the queue is full, until `give_up` returns true: then the unit is dropped. Returns `false` if the writer has
+    /// ended: see [`finish`](Self::finish).
     pub fn push(&self, catalog: &Arc<Catalog>, unit: &AccessUnit, give_up: impl Fn() -> bool) -> bool {
         let mut item = (catalog.clone(), unit.clone());
         loop {
@@ -116,8 +119,10 @@ impl Recorder {
         }
     }
 
-    /// Writes what is queued, finishes the file, and says how it went. A program that does not read is not waited for: its
-    /// input ends when this process does.
+    /// Writes what is queued and finishes the file. Does not wait for a program that does not read: its input ends with this process.
+    ///
+    /// # Errors
+    /// The first error of the writer.
     pub fn finish(self) -> Result<(), Error> {
         drop(self.units);
         if !self.is_pipe {
@@ -126,7 +131,7 @@ impl Recorder {
         match self.result.recv_timeout(PIPE_DRAIN_TIMEOUT) {
             Ok(result) => result,
             Err(RecvTimeoutError::Timeout) => {
-                info!("the other program does not read; it gets no more");
+                info!("the other program does not read; dropping the rest");
                 Ok(())
             }
             Err(RecvTimeoutError::Disconnected) => Err(Error::Broken),
@@ -134,11 +139,11 @@ impl Recorder {
     }
 }
 
-/// The file that a recording begins with, opened before there is anything to write.
+/// The first file of a recording, opened before there is anything to write.
 struct FirstFile {
     file: File,
     path: PathBuf,
-    /// Whether it was made just now: then it goes again if nothing comes.
+    /// Whether it was created just now: then it is removed if nothing is written.
     is_new: bool,
 }
 
@@ -156,7 +161,7 @@ struct Writer {
     first: Option<FirstFile>,
     files: u32,
     open: Option<OpenFile>,
-    /// Units that wait until it is known which tracks there are.
+    /// Units that wait until all tracks are known.
     held: VecDeque<(Arc<Catalog>, AccessUnit)>,
     started: bool,
 }
@@ -165,9 +170,9 @@ struct OpenFile {
     muxer: Muxer,
     tracks: Vec<Track>,
     catalog: Arc<Catalog>,
-    /// Added to every time, so that the file starts at zero and goes on over a change of epoch.
+    /// Added to all timestamps, in milliseconds, so that the file starts at zero and continues across epochs.
     offset: i64,
-    /// The last DTS of each track that was written, in the file's time.
+    /// The last DTS written of each track, in the file's time.
     last: BTreeMap<TrackId, i64>,
     left_out: u64,
     child: Option<Child>,
@@ -182,7 +187,7 @@ impl Writer {
         if let Some(unused) = self.first.take().filter(|unused| unused.is_new)
             && let Err(error) = std::fs::remove_file(&unused.path)
         {
-            warn!(%error, path = %unused.path.display(), "nothing came, and the empty file stays");
+            warn!(%error, path = %unused.path.display(), "cannot remove the empty recording");
         }
         closed
     }
@@ -197,11 +202,11 @@ impl Writer {
             self.held.push_back((catalog, unit));
             self.write_held()?;
         }
-        // Too short to know its tracks: what there is, is all.
+        // Too short to know all tracks: write what there is.
         self.write_held()
     }
 
-    /// Each unit with what was known of its broadcast in the end.
+    /// Writes the held units, each with the newest catalog of its broadcast.
     fn write_held(&mut self) -> Result<(), Error> {
         while let Some((catalog, unit)) = self.held.pop_front() {
             let newer = self.held.iter().rev().find(|(newer, _)| newer.epoch == catalog.epoch);
@@ -211,7 +216,7 @@ impl Writer {
         Ok(())
     }
 
-    /// A track that is announced a moment after the first shall be in the file from the start.
+    /// Whether writing may begin: a track that is announced a moment after the first must be in the file from the start.
     fn may_start(&self, catalog: &Catalog, unit: &AccessUnit) -> bool {
         let has_both = catalog.video().is_some() && catalog.audio().is_some();
         let waited = self
@@ -228,10 +233,10 @@ impl Writer {
         let Some(open) = &mut self.open else { return Ok(()) };
         let dts = unit.dts.as_millis().saturating_add(open.offset);
         if open.last.get(&unit.track).is_some_and(|last| dts <= *last) {
-            // Where one broadcast follows another, one track may begin before the other has ended. No container takes that.
+            // When one broadcast follows another, a track may begin before the last one ended, which no container allows.
             open.left_out += 1;
             if open.left_out.is_power_of_two() {
-                warn!(track = %unit.track, left_out = open.left_out, "left a unit out: its time is written already");
+                warn!(track = %unit.track, left_out = open.left_out, "skipped a unit: its timestamp was written already");
             }
             return Ok(());
         }
@@ -240,13 +245,13 @@ impl Writer {
         Ok(())
     }
 
-    /// A catalog that was not in force before: go on, or begin a file.
+    /// Another catalog: continues the file, or begins the next one.
     fn enter(&mut self, catalog: &Arc<Catalog>, unit: &AccessUnit) -> Result<(), Error> {
         match &mut self.open {
             Some(open) if is_same(&open.tracks, &catalog.tracks) => {
                 if open.catalog.epoch != catalog.epoch {
                     open.offset = next_offset(open, catalog, unit);
-                    info!(epoch = %catalog.epoch, "the recording goes on with the next broadcast");
+                    info!(epoch = %catalog.epoch, "the recording continues with the next broadcast");
                 }
                 open.catalog = catalog.clone();
                 Ok(())
@@ -262,7 +267,7 @@ impl Writer {
     fn begin(&mut self, catalog: &Arc<Catalog>, unit: &AccessUnit) -> Result<OpenFile, Error> {
         self.files += 1;
         let mut tracks = catalog.tracks.clone();
-        // Players open the first track: pictures before sound.
+        // Players open the first track: video before audio.
         tracks.sort_by_key(|track| track.id);
         let mut child = None;
         let closed = Arc::new(AtomicBool::new(false));
@@ -295,19 +300,19 @@ impl Writer {
         Ok(OpenFile { muxer, tracks, catalog, offset, last, left_out: 0, child, closed })
     }
 
-    /// Finishes what is open, to which `result` is how writing went so far.
+    /// Finishes the open file or pipe; `result` is the result of writing so far.
     fn close(&mut self, result: Result<(), Error>) -> Result<(), Error> {
         let Some(open) = self.open.take() else { return result };
         let finished = open.muxer.finish().map_err(Error::from);
         let result = result.and(finished);
-        // That another program reads no more is its own affair, unless it says that it failed.
+        // That another program stops reading is no error, unless it exits with one.
         let result = if open.closed.load(Ordering::Relaxed) { Ok(()) } else { result };
         let (Some(mut child), Target::Command(command)) = (open.child, &self.target) else { return result };
         match wait(&mut child, CHILD_EXIT_TIMEOUT) {
             Some(status) if !status.success() => Err(Error::Failed { command: command.clone(), status }),
             Some(_) => result,
             None => {
-                // Its input has ended; how long it takes to show the rest is its own affair, but it is not left a zombie.
+                // Its input has ended, and it may take its time with the rest; it is reaped when it exits.
                 thread::spawn(move || child.wait().inspect_err(|error| warn!(%error, "cannot wait for the player")));
                 result
             }
@@ -326,12 +331,12 @@ fn wait(child: &mut Child, patience: Duration) -> Option<ExitStatus> {
     }
 }
 
-/// Whether the file can go on: the same tracks, in whatever order.
+/// Whether the file can continue: the same tracks, in any order.
 fn is_same(written: &[Track], tracks: &[Track]) -> bool {
     written.len() == tracks.len() && tracks.iter().all(|track| written.contains(track))
 }
 
-/// Where the next broadcast goes in the file: as long after the last as it was, if the clocks tell; else right behind it.
+/// The offset of the next broadcast in the file: as long after the last one as it was captured, if the capture clocks are known; else right after it.
 fn next_offset(open: &OpenFile, catalog: &Catalog, unit: &AccessUnit) -> i64 {
     let end = open.last.values().max().map_or(0, |last| last + 1);
     let behind = end - unit.dts.as_millis();
@@ -350,7 +355,7 @@ fn numbered(path: &Path, number: u32) -> PathBuf {
     path.with_file_name(format!("{stem}-{number}.{extension}"))
 }
 
-/// Standard output buffers by lines; media has none.
+/// Standard output without line buffering.
 struct UnbufferedStdout(io::Stdout);
 
 impl Write for UnbufferedStdout {
@@ -365,7 +370,7 @@ impl Write for UnbufferedStdout {
     }
 }
 
-/// Notes when the other end has closed, which FFmpeg's error does not tell.
+/// Records when the other end of a pipe has closed, which FFmpeg's error does not say.
 struct ClosedDetector<W> {
     inner: W,
     closed: Arc<AtomicBool>,
@@ -382,17 +387,17 @@ impl<W: Write> Write for ClosedDetector<W> {
     }
 }
 
-/// How long a pipe may take to take what is queued, once the viewer ends.
+/// How long a pipe may take to drain the queue when the viewer ends.
 const PIPE_DRAIN_TIMEOUT: Duration = Duration::from_millis(500);
-/// How long a command that has no more to read is waited for, to learn how it ended.
+/// How long to wait for the exit status of a command whose input has ended.
 const CHILD_EXIT_TIMEOUT: Duration = Duration::from_millis(250);
-/// How often a full queue and a child are looked at.
+/// How often a full queue and a child process are checked.
 const TICK: Duration = Duration::from_millis(5);
-/// Bounds what waits for the disk or the player: about half a minute.
+/// Bounds the queue, in units: about half a minute.
 const QUEUE: usize = 4096;
-/// Milliseconds of units that are held until it is known which tracks there are.
+/// Milliseconds of units that are held until all tracks are known.
 const MAX_TRACK_WAIT: i64 = 1000;
-/// A longer pause between two broadcasts (milliseconds) is cut out: nobody wants to watch an hour of nothing.
+/// Milliseconds. A longer pause between two broadcasts is cut out.
 const MAX_EPOCH_GAP: i64 = 3_600_000;
 
 #[cfg(test)]

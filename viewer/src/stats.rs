@@ -1,4 +1,4 @@
-//! What was seen, counted: for the status line, the overlay, the line a second, and the summary.
+//! MergeCounters and measurements for the status line, the overlay, the JSON line a second and the summary.
 
 use std::time::Duration;
 
@@ -14,41 +14,41 @@ use crate::latency_histogram::LatencyHistogram;
 use crate::playback::PlaybackStatus;
 use crate::switches::{SwitchSummary, Switches};
 
-/// Everything that is counted. Written by several threads under one lock, never while anything waits.
+/// Everything that is counted. Several threads write it under one lock, and none blocks while it holds it.
 #[derive(Debug, Default)]
 pub struct Stats {
-    /// The path in use.
+    /// Name of the active path.
     pub source: String,
-    /// In words: connecting, waiting, live.
+    /// In words: `connecting`, `waiting for the broadcast`, `live`.
     pub state: String,
     /// `H.264 1280x720`, `AAC 48000 Hz`.
     pub codecs: Vec<String>,
-    /// Access units of sound decoded.
+    /// Audio units decoded.
     pub audio_frames: u64,
-    /// Units that the decoder would not have.
+    /// Units that the decoder rejected.
     pub decode_errors: u64,
-    /// Times that a path was opened again.
+    /// Times that a path was reopened.
     pub reconnects: u64,
-    /// Pictures that were decoded too late to be shown.
+    /// Pictures decoded too late to be presented.
     pub late: u64,
-    /// Counters of the path merger.
+    /// MergeCounters of the path merger.
     pub merge: MergeCounters,
-    /// Changes of path.
+    /// Path switches.
     pub switches: Switches,
-    /// Times that the unit log, the recording or the pipe failed.
+    /// Failures of the unit log, the recording or the pipe.
     pub output_errors: u64,
-    /// Viewer's clock when the first picture (or sound, where there are no pictures) was presented.
+    /// When the first picture was presented (or, without video, the first audio unit decoded), on the viewer's clock.
     first: Option<Duration>,
     pictures: u64,
     marker: Option<MarkerCounts>,
     latency: LatencyHistogram,
-    /// Pictures that had not been shown when the first one was in time: those before it are not missed.
+    /// Pictures not presented before the first one on time: they are not counted as unpresented.
     not_presented_before: Option<u64>,
-    /// How far the picture's own clock and its stamp are apart, in either direction.
+    /// Difference between the clock drawn into a picture and its capture stamp, in either direction.
     pixels: Histogram,
-    /// Where the time goes.
+    /// Components of the latency.
     pub(crate) tracker: LatencyTracker,
-    /// The last second's pictures.
+    /// Pictures presented in the last second.
     recent: FrameRate,
 }
 
@@ -59,7 +59,7 @@ struct MarkerCounts {
     last: u32,
     gaps: u64,
     repeats: u64,
-    /// Pictures that were shown and whose number could not be read; and those of them since the last that could.
+    /// Presented pictures whose number could not be read; and those of them since the last one that could.
     unread: u64,
     unread_since: u64,
 }
@@ -71,80 +71,80 @@ struct FrameRate {
     fps: f64,
 }
 
-/// A picture that is presented.
+/// A picture at the moment of its presentation.
 #[derive(Clone, Copy, Debug)]
 pub struct PresentedFrame<'a> {
-    /// The broadcast that it is from.
+    /// The broadcast that it belongs to.
     pub epoch: Epoch,
-    /// The unit that it was coded in.
+    /// Track and DTS of the access unit that it was decoded from.
     pub unit: Option<(TrackId, Timestamp)>,
-    /// When it passed each stage.
+    /// When it passed each stage, by this host's wall clock but for `Captured`.
     pub stamps: &'a StageTimes,
-    /// What it says itself, if anything.
+    /// The counter and clock drawn into it, if they could be read.
     pub mark: Option<FrameCounter>,
-    /// `false` for one that playback has jumped over, as over what a server holds for those who join: its age is not the latency.
+    /// `false` for one that playback has skipped over, such as the burst that a server sends on joining: its age is not the latency.
     pub on_time: bool,
-    /// Pictures that playback has left out so far, but for those that the user is the cause of.
+    /// Pictures that playback has skipped so far, but for those skipped because the user paused or jumped.
     pub skipped: u64,
 }
 
-/// A line a second.
+/// The statistics line, once a second.
 #[derive(Clone, Debug, Serialize)]
 pub struct StatsLine {
     /// Always `stats`.
     pub event: &'static str,
     /// Seconds since the viewer started.
     pub seconds: f64,
-    /// In words.
+    /// See [`Stats::state`].
     pub state: String,
-    /// The path in use.
+    /// Name of the active path.
     pub source: String,
-    /// The last second's pictures.
+    /// Pictures presented in the last second.
     pub fps: f64,
     /// Pictures presented so far.
     pub pictures: u64,
-    /// Where the latency goes.
+    /// Components of the latency.
     pub latency_ms: Breakdown,
     /// Media time that waits to be decoded.
     pub buffer_ms: u64,
-    /// What playback aims at.
+    /// The buffer that playback aims at.
     pub target_ms: u64,
-    /// Spread of arrival.
+    /// Spread of transit times.
     pub jitter_ms: u64,
-    /// Playback speed.
+    /// Playback speed: media seconds per second.
     pub speed: f64,
     /// Pictures not presented so far: decoded too late, or skipped to get back to the live edge.
     pub frames_dropped: u64,
-    /// Changes of path so far.
+    /// Path switches so far.
     pub switches: u64,
 }
 
-/// The whole run.
+/// The summary of a run.
 #[derive(Clone, Debug, Serialize)]
 pub struct Summary {
     /// Always `summary`.
     pub event: &'static str,
-    /// The path that was in use last.
+    /// Name of the last active path.
     pub source: String,
-    /// What was decoded.
+    /// Codecs and formats of the tracks.
     pub codecs: Vec<String>,
     /// Pictures presented.
     pub pictures: u64,
-    /// Access units of sound decoded.
+    /// Audio units decoded.
     pub audio_frames: u64,
-    /// The burnt-in counter.
+    /// The counter drawn into the pictures of a test source.
     pub marker: Option<MarkerSummary>,
-    /// From start to first picture.
+    /// From the viewer's start to the first picture.
     pub startup_ms: Option<u64>,
-    /// From capture to presentation.
+    /// Glass-to-glass latency; absent if it is unknown.
     pub latency_ms: Option<LatencySummary>,
-    /// Whether this host's clock and the broadcaster's differ and nobody told how far: pictures were shown before they were captured.
+    /// Whether pictures were presented before they were captured: the clocks of broadcaster and viewer differ by an unknown offset.
     pub clocks_differ: bool,
-    /// Units that never came.
+    /// Units that never arrived.
     pub lost: u64,
-    /// Units that came again and were dropped.
+    /// Duplicate units dropped by the path merger.
     pub repeated: u64,
-    /// Times that the picture stood still.
+    /// Times that the picture froze because the buffer ran dry.
     pub stalls: u64,
     /// Pictures not presented: the sum of the next two.
     pub frames_dropped: u64,
@@ -152,55 +152,55 @@ pub struct Summary {
     pub frames_late: u64,
     /// Pictures skipped, undecoded, to get back to the live edge.
     pub frames_skipped: u64,
-    /// Times that a path was opened again.
+    /// Times that a path was reopened.
     pub reconnects: u64,
-    /// Units that the decoder would not have.
+    /// Units that the decoder rejected.
     pub decode_errors: u64,
-    /// Times that the unit log, the recording or the pipe failed.
+    /// Failures of the unit log, the recording or the pipe.
     pub output_errors: u64,
-    /// Changes of path.
+    /// Path switches.
     pub switches: SwitchSummary,
 }
 
-/// The burnt-in counter.
+/// The counter drawn into the pictures of a test source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct MarkerSummary {
-    /// The first that was read.
+    /// The first number read.
     pub first: u32,
-    /// The last.
+    /// The last number read.
     pub last: u32,
-    /// Numbers between the first and the last of which no picture was shown.
+    /// Numbers between the first and the last that were never presented.
     pub gaps: u64,
     /// Pictures whose number did not rise.
     pub repeats: u64,
-    /// Pictures whose number the encoder left unreadable: at a hundred kilobits a second it does.
+    /// Presented pictures whose number could not be read, as at very low bitrates.
     pub unread: u64,
 }
 
-/// The distribution, in milliseconds. Pictures that were lost, left out or too late to be shown are infinitely late.
+/// The distribution of glass-to-glass latency, in milliseconds. Pictures that were lost, skipped or too late count as infinitely late.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct LatencySummary {
-    /// The median; absent where half of the pictures or more were never shown.
+    /// The median; absent if half of the pictures or more were never presented.
     pub p50: Option<f64>,
-    /// What one in a hundred exceeds; absent where as many were never shown.
+    /// The 99th percentile; absent if more than one in a hundred was never presented.
     pub p99: Option<f64>,
     /// Pictures never presented (lost, skipped or late), as a fraction of all: 0 to 1.
     pub unpresented_ratio: f64,
-    /// How far the broadcaster's clock is ahead of this one, and how wrong that may be; absent where nobody told.
+    /// How far the broadcaster's clock is ahead of this one; absent if no server reported it.
     pub clock_offset: Option<f64>,
-    /// See `clock_offset`.
+    /// The error of `clock_offset`, either way.
     pub clock_uncertainty: Option<f64>,
-    /// How far the clock that is drawn into pictures and the one that their stamps are by differ: the median. Absent without drawn clocks.
+    /// Median difference between the clock drawn into pictures and their capture stamps; absent without drawn clocks.
     pub pixels_p50: Option<f64>,
     /// The largest such difference.
     pub pixels_worst: Option<f64>,
-    /// Where the time went at the end, under the names of the line a second.
+    /// Components of the latency at the end, named as in the statistics line.
     #[serde(flatten)]
     pub parts: Breakdown,
 }
 
 impl Stats {
-    /// A picture was presented at `now`.
+    /// A picture was presented at `now` on the viewer's clock.
     pub fn presented(&mut self, now: Duration, shown: &PresentedFrame<'_>) {
         let PresentedFrame { epoch, unit, stamps, mark, on_time, skipped } = *shown;
         self.pictures += 1;
@@ -224,7 +224,7 @@ impl Stats {
             self.pixels.record(Duration::from_micros(drawn.micros_since(stamped).unsigned_abs()));
         }
         let total = self.tracker.presented(epoch, unit, stamps).or_else(|| {
-            // Servers that do not carry the clock leave the one in the picture.
+            // A server that does not forward the capture clock leaves the one drawn into the picture.
             Some(stamps.at(Stage::Presented)?.micros_since(drawn?))
                 .filter(|micros| (0..MAX_MARK_LATENCY).contains(micros))
         });
@@ -233,12 +233,12 @@ impl Stats {
         }
     }
 
-    /// Sound was decoded at `now`, in a stream that has no pictures.
+    /// An audio unit was decoded at `now`, of a stream without video.
     pub fn heard(&mut self, now: Duration) {
         self.first.get_or_insert(now);
     }
 
-    /// When something was first presented.
+    /// When something was first presented, on the viewer's clock.
     pub fn first(&self) -> Option<Duration> {
         self.first
     }
@@ -248,12 +248,12 @@ impl Stats {
         self.first.is_some()
     }
 
-    /// Where the latency goes, smoothed over about a second.
+    /// Components of the latency, smoothed over about a second.
     pub fn breakdown(&self) -> Breakdown {
         self.tracker.breakdown()
     }
 
-    /// The state at `now`. Measures pictures per second since it was last called a second ago or more.
+    /// The statistics at `now`. The frame rate is measured between calls that are about a second apart.
     pub fn line(&mut self, now: Duration, playback: PlaybackStatus) -> StatsLine {
         let recent = &mut self.recent;
         let span = now.saturating_sub(recent.since);
@@ -278,7 +278,7 @@ impl Stats {
         }
     }
 
-    /// The distribution so far; `None` where nothing is known of it.
+    /// The distribution so far; `None` if no latency is known.
     fn latency(&self, skipped: u64) -> Option<LatencySummary> {
         let never = self
             .not_presented_before
@@ -304,7 +304,7 @@ impl Stats {
         })
     }
 
-    /// The whole run so far.
+    /// The summary of the run so far.
     pub fn summary(&self, playback: PlaybackStatus) -> Summary {
         Summary {
             event: "summary",
@@ -345,10 +345,10 @@ impl Stats {
         let unread = std::mem::take(&mut marker.unread_since);
         marker.unread += unread;
         if marker.epoch == epoch {
-            // The counter wraps: the difference is what counts.
+            // The counter wraps around: only differences count.
             match counter.wrapping_sub(marker.last) as i32 {
                 1 => {}
-                // Those that were shown and not read are not missing.
+                // Those that were presented and could not be read are not missing.
                 ahead @ 2.. => marker.gaps += (u64::from(ahead.unsigned_abs()) - 1).saturating_sub(unread),
                 _ => marker.repeats += 1,
             }
@@ -358,11 +358,11 @@ impl Stats {
 }
 
 impl Summary {
-    /// A few lines for people.
+    /// The summary as a few lines of text.
     pub fn to_text(&self) -> String {
         let ms = |ms: Option<f64>| ms.map_or("never".to_owned(), |ms| format!("{ms} ms"));
         let latency = self.latency_ms.map_or("unknown".to_owned(), |l| {
-            let doubt = l.clock_uncertainty.map_or(String::new(), |doubt| format!(", ± {doubt} ms by the clocks"));
+            let doubt = l.clock_uncertainty.map_or(String::new(), |doubt| format!(", ± {doubt} ms clock uncertainty"));
             let parts: Vec<_> =
                 l.parts.parts().map(|(part, ms)| format!("{} {ms}", part.name().replace('_', " "))).collect();
             let parts = if parts.is_empty() { String::new() } else { format!("\n          {}", parts.join(" + ")) };
@@ -373,15 +373,15 @@ impl Summary {
                 l.unpresented_ratio * 100.0
             )
         });
-        let clocks = if self.clocks_differ { " (this clock and the broadcaster's differ)" } else { "" };
+        let clocks = if self.clocks_differ { " (the clocks of broadcaster and viewer differ)" } else { "" };
         let marker = self.marker.map_or(String::new(), |m| {
             let unread = if m.unread > 0 { format!(", {} unreadable", m.unread) } else { String::new() };
             format!("counter   {} to {}, {} missing, {} repeated{unread}\n", m.first, m.last, m.gaps, m.repeats)
         });
         let startup = self.startup_ms.map_or("never".to_owned(), |ms| format!("after {ms} ms"));
         format!(
-            "source    {}\ncodecs    {}\nshown     {} pictures, {} sound frames; the first {startup}\nlatency   {latency}{clocks}\n{marker}\
-             trouble   {} lost, {} repeated, {} stalls, {} skipped, {} too late, {} reconnects, {} decode errors\n",
+            "source    {}\ncodecs    {}\nshown     {} pictures, {} audio frames; the first {startup}\nlatency   {latency}{clocks}\n{marker}\
+             problems  {} units lost, {} repeated, {} stalls, {} skipped, {} too late, {} reconnects, {} decode errors\n",
             self.source,
             self.codecs.join(", "),
             self.pictures,
@@ -406,9 +406,9 @@ fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// Shorter spans would make the rate flicker.
+/// The frame rate is measured over at least this long, so that it does not flicker.
 const FPS_INTERVAL: Duration = Duration::from_millis(900);
-/// A picture's own clock that is off by more is a file's from another day.
+/// Microseconds. A drawn clock that is off by more is that of a recording.
 const MAX_MARK_LATENCY: i64 = 3_600_000_000;
 
 #[cfg(test)]
@@ -429,14 +429,14 @@ mod tests {
     }
 
     #[test]
-    fn the_counter_tells_what_is_missing() {
+    fn gaps_and_repeats_are_read_from_the_drawn_counter() {
         for (counters, gaps, repeats, unread) in [
             (&[Some(5), Some(6), Some(7)][..], 0, 0, 0),
             (&[Some(5), Some(8)], 2, 0, 0),
             (&[Some(5), Some(5), Some(6)], 0, 1, 0),
             (&[Some(5), Some(6), Some(4), Some(5)], 0, 1, 0),
             (&[Some(u32::MAX), Some(0), Some(1)], 0, 0, 0),
-            // Shown, though not read; one more is missing beside it; more than there are numbers.
+            // Presented though not read; one more is missing beside it; more unread than missing.
             (&[Some(5), None, Some(7)], 0, 0, 1),
             (&[None, Some(5), None, Some(8)], 1, 0, 1),
             (&[Some(5), None, None, Some(7), Some(9)], 1, 0, 2),
@@ -447,7 +447,7 @@ mod tests {
     }
 
     #[test]
-    fn latency_from_stamps() {
+    fn latency_is_measured_from_stamps() {
         let mut stats = Stats::default();
         let mut stamps = StageTimes::default();
         let stages = [Stage::Captured, Stage::Received, Stage::Buffered, Stage::Decoded, Stage::Presented];

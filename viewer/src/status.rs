@@ -1,4 +1,4 @@
-//! What the user reads while it runs: one line on a terminal, or one JSON line a second for programs.
+//! Statistics while the viewer runs: a status line on a terminal, or a JSON line a second for programs.
 
 use std::io::{self, IsTerminal, Write};
 use std::sync::Arc;
@@ -9,24 +9,24 @@ use terminal_size::Width;
 use crate::player_context::PlayerContext;
 use crate::stats::{StatsLine, Summary};
 
-/// Where the numbers go.
+/// Where the statistics go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StatsOutput {
-    /// A JSON line a second, and the summary as JSON.
+    /// Whether to print a JSON line a second, and the summary as JSON.
     pub json: bool,
-    /// Whether standard output is taken by media: then JSON goes to standard error.
+    /// Whether media is written to standard output: then JSON goes to standard error.
     pub stdout_taken: bool,
-    /// Whether a line is kept up to date on standard error.
+    /// Whether to keep a status line up to date on standard error.
     pub status_line: bool,
 }
 
 impl StatsOutput {
-    /// A status line only where somebody can see it.
+    /// A status line only if standard error is a terminal and no JSON is wanted.
     pub fn new(json: bool, stdout_taken: bool) -> Self {
         Self { json, stdout_taken, status_line: !json && io::stderr().is_terminal() }
     }
 
-    /// Writes until the viewer stops.
+    /// Prints until the viewer stops.
     pub fn run(self, player: &Arc<PlayerContext>) {
         let mut next_json = EVERY_SECOND;
         while !player.is_stopping() {
@@ -49,7 +49,7 @@ impl StatsOutput {
         }
     }
 
-    /// Writes the summary.
+    /// Prints the summary; as text, only if anything was presented.
     pub fn summary(self, summary: &Summary) {
         if self.json {
             self.json(summary);
@@ -60,7 +60,7 @@ impl StatsOutput {
 
     fn json(self, value: &impl serde::Serialize) {
         let text = serde_json::to_string(value).expect("plain structures serialise");
-        // A reader that has gone away is no reason to stop.
+        // A closed pipe is no reason to stop playing.
         let _ = if self.stdout_taken { writeln!(io::stderr(), "{text}") } else { writeln!(io::stdout(), "{text}") };
     }
 }
@@ -81,7 +81,7 @@ fn to_text(line: &StatsLine, width: usize) -> String {
     text.chars().take(width).collect()
 }
 
-/// How often the status line changes: often enough to look alive.
+/// How often the status line is printed.
 const TICK: Duration = Duration::from_millis(200);
 const EVERY_SECOND: Duration = Duration::from_secs(1);
 /// Columns of a terminal that does not tell.
@@ -94,7 +94,7 @@ mod tests {
     use crate::stats::Stats;
 
     #[test]
-    fn the_line_says_what_matters() {
+    fn the_status_line_is_cut_to_the_terminal() {
         let mut stats = Stats::default();
         (stats.source, stats.state) = ("RTMP rtmp://h/live/x".to_owned(), "live".to_owned());
         let text = to_text(&stats.line(Duration::from_secs(1), PlaybackStatus::default()), 118);

@@ -1,4 +1,4 @@
-//! Every change of path: from, to, why, and what it cost, in units and in time that the picture stood still.
+//! Statistics of path switches: from, to, the reason, the units lost, and for how long the picture froze.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -6,22 +6,22 @@ use std::time::Duration;
 use media::Timestamp;
 use serde::Serialize;
 
-/// Why a path was left.
+/// Why the viewer left a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum SwitchReason {
-    /// The other is better.
+    /// A path of higher preference delivers.
     Better,
-    /// It brought nothing for longer than it usually does.
+    /// No unit arrived within the stall timeout.
     Stalled,
-    /// Whoever serves it had no room.
+    /// The server or broadcaster is over capacity.
     NoCapacity,
-    /// It broke.
+    /// The connection failed.
     Failed,
 }
 
 impl SwitchReason {
-    /// One word.
+    /// As in JSON and logs.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Better => "better",
@@ -32,31 +32,31 @@ impl SwitchReason {
     }
 }
 
-/// One change of path.
+/// One path switch.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Switch {
-    /// The path that brought the last picture before it.
+    /// Name of the path that delivered the last picture before it.
     pub from: String,
-    /// The path that brought the first one after it.
+    /// Name of the path that delivered the first picture after it.
     pub to: String,
-    /// Why.
+    /// Why the first path was left.
     pub reason: SwitchReason,
-    /// Units of video that are missing between the two.
+    /// Video units missing between the two.
     pub lost: u32,
-    /// Units of any kind that came again by another path since the change before it, and were dropped: none is shown twice.
+    /// Duplicate units dropped since the previous switch; none is shown twice.
     pub repeated: u64,
-    /// How much later that first one came than its time says, after the last one before it: what the buffer has to hide.
+    /// By how much the first picture after it was late against the last one before it, by their DTS: what the buffer has to cover.
     #[serde(rename = "delay_ms", serialize_with = "as_millis")]
     pub delay: Option<Duration>,
-    /// Of the first picture after it.
+    /// PTS of the first picture after it.
     #[serde(skip)]
     pub pts: Timestamp,
-    /// How much longer a picture stood than it should have, at the worst within [`ATTRIBUTION_WINDOW`]; none while no picture after it was shown.
+    /// By how much a picture was shown longer than its duration, at worst within [`ATTRIBUTION_WINDOW`]; none before a picture after it was shown.
     #[serde(rename = "freeze_ms", serialize_with = "as_millis")]
     pub freeze: Option<Duration>,
 }
 
-/// All of them.
+/// All path switches of a run.
 #[derive(Debug, Default)]
 pub struct Switches {
     count: u64,
@@ -64,12 +64,12 @@ pub struct Switches {
     worst_freeze: Duration,
     /// The last ones, newest last; at most [`MAX_RECENT`].
     recent: VecDeque<Switch>,
-    /// When the last picture was shown, and which.
+    /// When the last picture was shown, and its PTS.
     last: Option<(Duration, Timestamp)>,
 }
 
 impl Switches {
-    /// There was one.
+    /// Counts a switch.
     pub fn add(&mut self, switch: Switch) {
         self.count += 1;
         self.lost += u64::from(switch.lost);
@@ -79,11 +79,11 @@ impl Switches {
         }
     }
 
-    /// A picture was shown at `now`.
+    /// A picture was presented at `now` on the viewer's clock.
     pub fn presented(&mut self, now: Duration, pts: Timestamp) {
         let Some((before, shown)) = self.last.replace((now, pts)) else { return };
         let over = now.saturating_sub(before).saturating_sub(pts.since(shown));
-        // The picture before a switch may stand until the one after it comes.
+        // The picture before a switch may stay until the one after it arrives.
         let around = ATTRIBUTION_WINDOW.as_millis() as i64;
         for switch in self.recent.iter_mut().rev().take_while(|switch| (0..around).contains(&(pts - switch.pts))) {
             switch.freeze = switch.freeze.max(Some(over));
@@ -91,12 +91,12 @@ impl Switches {
         }
     }
 
-    /// How many there were.
+    /// Switches so far.
     pub fn count(&self) -> u64 {
         self.count
     }
 
-    /// As a whole.
+    /// The statistics so far.
     pub fn summary(&self) -> SwitchSummary {
         let worst_freeze_ms = (self.worst_freeze.as_secs_f64() * 10_000.0).round() / 10.0;
         SwitchSummary {
@@ -107,22 +107,22 @@ impl Switches {
         }
     }
 
-    /// The last one.
+    /// The latest switch.
     pub fn last(&self) -> Option<&Switch> {
         self.recent.back()
     }
 }
 
-/// All changes of path.
+/// Path switches in the summary.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct SwitchSummary {
-    /// How many.
+    /// Switches in all.
     pub count: u64,
-    /// Units of video that are missing because of them.
+    /// Video units lost at switches.
     pub lost: u64,
-    /// How much longer a picture stood than it should have.
+    /// The longest freeze at a switch, in milliseconds.
     pub worst_freeze_ms: f64,
-    /// The last ones, oldest first.
+    /// The latest switches, oldest first; at most 256.
     pub recent: Vec<Switch>,
 }
 
@@ -133,9 +133,9 @@ fn as_millis<S: serde::Serializer>(duration: &Option<Duration>, serializer: S) -
     }
 }
 
-/// How much media after a switch may show what it cost: as much as is buffered, and more.
+/// Freezes within so much media after a switch are attributed to it: more than is buffered.
 const ATTRIBUTION_WINDOW: Duration = Duration::from_millis(500);
-/// Bounds what is remembered one by one.
+/// Bounds the switches that are kept one by one.
 const MAX_RECENT: usize = 256;
 
 #[cfg(test)]
@@ -143,7 +143,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_switch_cost() {
+    fn a_freeze_soon_after_a_switch_is_attributed_to_it() {
         let mut switches = Switches::default();
         let at = |pts: i64| Timestamp::from_millis(pts);
         let show = |switches: &mut Switches, now, pts| switches.presented(Duration::from_millis(now), at(pts));
@@ -164,7 +164,7 @@ mod tests {
         show(&mut switches, 480, 330);
         show(&mut switches, 513, 363);
         assert_eq!(switches.last().and_then(|switch| switch.freeze), Some(Duration::from_millis(50)));
-        // Much later it is somebody else's fault.
+        // A later one is not.
         show(&mut switches, 1300, 850);
         show(&mut switches, 9000, 1100);
         let summary = switches.summary();

@@ -1,4 +1,4 @@
-//! One line per access unit after the path merger: what a test compares with what the broadcaster sent.
+//! `--unit-log`: one line for each access unit after the merge, which tests compare with what the broadcaster sent.
 //!
 //! `v0 <dts> <pts> <sha256 of the payload>`, times in milliseconds.
 
@@ -10,22 +10,22 @@ use data_encoding::HEXLOWER;
 use media::AccessUnit;
 use sha2::{Digest, Sha256};
 
-/// The log.
+/// An open unit log.
 #[derive(Debug)]
 pub struct UnitLog(BufWriter<File>);
 
 impl UnitLog {
-    /// Starts a new file.
+    /// Creates or empties the file.
     pub fn create(path: &Path) -> io::Result<Self> {
         File::create(path).map(|file| Self(BufWriter::new(file)))
     }
 
-    /// Writes a unit's line.
+    /// Appends a unit's line.
     pub fn write(&mut self, unit: &AccessUnit) -> io::Result<()> {
         writeln!(self.0, "{}", line(unit))
     }
 
-    /// Puts everything on disk.
+    /// Writes what is buffered to the file.
     pub fn flush(&mut self) -> io::Result<()> {
         self.0.flush()
     }
@@ -43,7 +43,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_line() {
+    fn a_line_has_track_times_and_hash() {
         let (dts, pts) = (Timestamp::from_millis(40), Timestamp::from_millis(120));
         let payload = bytes::Bytes::from_static(b"abc");
         let unit = AccessUnit { epoch: Epoch(1), track: TrackId::VIDEO, dts, pts, random_access: true, payload };

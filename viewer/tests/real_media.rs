@@ -1,4 +1,4 @@
-//! Real encoded media through the decoders and the recorders: every picture comes out, and what is kept is what came.
+//! Encoded media through the decoders and the recorders: every picture is decoded, and recordings contain the units that arrived.
 #![allow(clippy::unwrap_used)] // All of this crate is tests, its helping functions too.
 
 use std::path::Path;
@@ -75,7 +75,7 @@ fn every_picture_is_decoded() {
 }
 
 #[test]
-fn damage_is_survived() {
+fn decoding_goes_on_after_damaged_units() {
     viewer::ffmpeg::init().unwrap();
     let directory = tempfile::tempdir().unwrap();
     let (catalog, units) = encode(directory.path(), "damaged", CODECS[0].1);
@@ -93,7 +93,7 @@ fn damage_is_survived() {
 }
 
 #[test]
-fn recordings_hold_what_came() {
+fn recordings_contain_all_units() {
     viewer::ffmpeg::init().unwrap();
     let directory = tempfile::tempdir().unwrap();
     let (catalog, units) = encode(directory.path(), "source", CODECS[0].1);
@@ -104,7 +104,7 @@ fn recordings_hold_what_came() {
         for unit in &units {
             assert!(recorder.push(&catalog, unit, || false));
         }
-        // The next broadcast, with the same tracks, goes on in the same file.
+        // The next broadcast, with the same tracks, continues in the same file.
         let mut again = Catalog::clone(&catalog);
         again.epoch = Epoch(2);
         let again = Arc::new(again);
@@ -128,7 +128,7 @@ fn recordings_hold_what_came() {
 }
 
 #[test]
-fn a_new_picture_size_goes_on_in_the_next_file() {
+fn a_new_picture_size_begins_the_next_file() {
     viewer::ffmpeg::init().unwrap();
     let directory = tempfile::tempdir().unwrap();
     let (first, units) = encode(directory.path(), "small", CODECS[0].1);
@@ -149,7 +149,7 @@ fn a_new_picture_size_goes_on_in_the_next_file() {
 }
 
 #[test]
-fn a_recording_that_cannot_be_made_says_why() {
+fn a_container_that_cannot_hold_the_codec_is_reported() {
     viewer::ffmpeg::init().unwrap();
     let directory = tempfile::tempdir().unwrap();
     let (catalog, units) = encode(directory.path(), "vp9", CODECS[4].1);
@@ -163,7 +163,7 @@ fn a_recording_that_cannot_be_made_says_why() {
 }
 
 #[test]
-fn a_recording_goes_on_where_tracks_begin_at_different_times() {
+fn a_recording_continues_where_tracks_begin_at_different_times() {
     viewer::ffmpeg::init().unwrap();
     let directory = tempfile::tempdir().unwrap();
     let (catalog, units) = encode(directory.path(), "uneven", CODECS[0].1);
@@ -192,7 +192,7 @@ fn a_recording_goes_on_where_tracks_begin_at_different_times() {
 }
 
 #[test]
-fn a_file_that_cannot_be_made_is_known_at_once() {
+fn a_file_that_cannot_be_created_fails_at_once() {
     let directory = tempfile::tempdir().unwrap();
     let missing = directory.path().join("no/such/place.mkv");
     let error = Recorder::start(Target::File(missing, Container::Matroska)).unwrap_err().to_string();
@@ -203,7 +203,7 @@ fn a_file_that_cannot_be_made_is_known_at_once() {
 }
 
 #[test]
-fn how_a_pipe_ends() {
+fn a_pipe_fails_if_the_command_does() {
     viewer::ffmpeg::init().unwrap();
     let directory = tempfile::tempdir().unwrap();
     let (catalog, units) = encode(directory.path(), "piped", CODECS[0].1);

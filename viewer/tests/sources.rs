@@ -1,5 +1,5 @@
-//! Sources against servers on loopback: a path that breaks goes on where it was, one that fails gives way to the next, and what
-//! will never work is said to be so.
+//! Sources against servers on loopback: a path that breaks resumes where it was, one that fails is replaced by the next, and one that can never work
+//! is reported.
 #![allow(clippy::unwrap_used)] // All of this crate is tests, its helping functions too.
 
 use std::collections::BTreeMap;
@@ -19,10 +19,10 @@ use tokio::sync::mpsc;
 use viewer::source::{self, Error, Event, PathOptions, Position, State, TransportFilter};
 
 const EPOCH: Epoch = Epoch(0x1234);
-/// Longer than any of these tests should take, shorter than the patience of who runs them.
+/// Ends a test that hangs.
 const DEADLINE: Duration = Duration::from_secs(60);
 
-/// A broadcast of sound alone: AAC LC, 48 kHz, stereo. What is in the frames does not matter here.
+/// A broadcast of audio only: AAC LC, 48 kHz, stereo. The frames' content does not matter here.
 fn track() -> Track {
     let record = Bytes::from_static(&[0x11, 0x90]);
     Track { id: TrackId::AUDIO, config: CodecConfig::from_record(Codec::Aac, record).unwrap() }
@@ -41,7 +41,7 @@ fn unit(n: i64) -> AccessUnit {
     AccessUnit { epoch: EPOCH, track: TrackId::AUDIO, dts, pts: dts, random_access: true, payload }
 }
 
-/// What a viewer makes of a source's events.
+/// Merges a source's events as the viewer does, and collects them.
 struct Watcher {
     events: mpsc::Receiver<Event>,
     merger: PathMerger,
@@ -77,7 +77,7 @@ impl Watcher {
         }
     }
 
-    /// Watches until `is_enough`, or until nothing more can come.
+    /// Receives events until `is_enough`, or until the source has ended.
     async fn watch(&mut self, is_enough: impl Fn(&Self) -> bool) {
         let watch = async {
             while !is_enough(self) {
@@ -106,7 +106,7 @@ impl Watcher {
                 }
             }
         };
-        tokio::time::timeout(DEADLINE, watch).await.expect("it takes too long");
+        tokio::time::timeout(DEADLINE, watch).await.expect("the source delivers what is waited for");
     }
 }
 
@@ -144,7 +144,7 @@ async fn send(player: &mut Player<TcpStream>, units: std::ops::Range<i64>) {
 }
 
 #[tokio::test]
-async fn rtmp_goes_on_where_it_broke() {
+async fn an_rtmp_path_resumes_where_it_broke() {
     let (listener, address) = bind().await;
     let server = tokio::spawn(async move {
         let request = play_request(&listener).await;
@@ -158,7 +158,7 @@ async fn rtmp_goes_on_where_it_broke() {
         let (track, dts) = query["nearcastAfter"].split_once(':').unwrap();
         let after: i64 = dts.parse().unwrap();
         assert_eq!(track, "a0");
-        // From the start of a GOP: some come again.
+        // From the start of a GOP: some units are sent again.
         let mut player = begin(request).await;
         send(&mut player, (after / 20 - 10).max(0)..80).await;
         player
@@ -173,7 +173,7 @@ async fn rtmp_goes_on_where_it_broke() {
 }
 
 #[tokio::test]
-async fn a_stream_that_does_not_exist_is_no_reason_to_wait() {
+async fn an_unknown_stream_fails_at_once() {
     let (listener, address) = bind().await;
     tokio::spawn(async move {
         let request = play_request(&listener).await;
@@ -187,12 +187,12 @@ async fn a_stream_that_does_not_exist_is_no_reason_to_wait() {
 }
 
 #[tokio::test]
-async fn a_stream_that_has_not_begun_is_waited_for() {
+async fn a_stream_that_is_not_on_air_is_waited_for() {
     let (listener, address) = bind().await;
     let (published, publishing) = tokio::sync::oneshot::channel();
     let server = tokio::spawn(async move {
         let mut player = play_request(&listener).await.accept().await.unwrap();
-        // The server is silent until somebody publishes.
+        // The server sends nothing until somebody publishes.
         publishing.await.unwrap();
         player.send(&Message::Audio { timestamp: 0, body: flv::sequence_header(&track()) }).await.unwrap();
         send(&mut player, 0..5).await;
@@ -203,16 +203,16 @@ async fn a_stream_that_has_not_begun_is_waited_for() {
     published.send(()).unwrap();
     watcher.watch(|w| w.units.len() == 5).await;
     assert_eq!(watcher.states, [State::Connecting, State::Waiting, State::Live]);
-    // Nobody named the broadcast: the viewer did.
+    // The server states no epoch: the viewer chooses one.
     assert!(watcher.units.iter().all(|u| u.epoch == watcher.units[0].epoch));
     drop(server.await.unwrap());
 }
 
 #[tokio::test]
-async fn a_server_that_tires_of_waiting_is_asked_again() {
+async fn a_server_that_ends_a_wait_for_the_stream_is_asked_again() {
     let (listener, address) = bind().await;
     let server = tokio::spawn(async move {
-        // As our server does after an hour without a publisher.
+        // As Nearcast's server does after an hour without a publisher.
         let (socket, play) = play_request(&listener).await.accept().await.unwrap().into_parts();
         let (mut socket, mut play) = (socket, play);
         socket.write_all(&play.close_message("NetStream.Play.Failed", "The stream is not on air.")).await.unwrap();
@@ -227,13 +227,13 @@ async fn a_server_that_tires_of_waiting_is_asked_again() {
     drop(server.await.unwrap());
 }
 
-/// An HTTP server that has these pages: path to type and body. What it has not is 404.
+/// An HTTP server with these pages: path to content type and body. All other paths are 404.
 async fn serve(listener: TcpListener, pages: BTreeMap<String, (&'static str, Bytes)>) {
     serve_with(listener, move |path, _| pages.get(path).cloned()).await;
 }
 
-/// An HTTP server that answers a path, asked for the nth time (from 0), with a type and a body, or with 404. The type
-/// `redirect` makes the body a place to go to, and `later` is a 404 that says when to ask again.
+/// An HTTP server whose nth response (from 0) for a path is a content type and a body, or 404. The type `redirect` makes the body a redirect's
+/// location, and `later` makes it a 404 with Retry-After.
 async fn serve_with(
     listener: TcpListener,
     answer: impl Fn(&str, usize) -> Option<(&'static str, Bytes)> + Send + Sync + 'static,
@@ -277,7 +277,7 @@ async fn serve_with(
     }
 }
 
-/// Four segments of a second each, and their playlist, which ends.
+/// Four segments of a second each, and their playlist with EXT-X-ENDLIST.
 fn hls_pages() -> BTreeMap<String, (&'static str, Bytes)> {
     const PLAYLIST: &str = "application/vnd.apple.mpegurl";
     let catalog = catalog();
@@ -303,7 +303,7 @@ fn hls_pages() -> BTreeMap<String, (&'static str, Bytes)> {
 }
 
 #[tokio::test]
-async fn hls_brings_the_same_units() {
+async fn hls_delivers_the_same_units() {
     let (listener, address) = bind().await;
     tokio::spawn(serve(listener, hls_pages()));
     let mut watcher = Watcher::start(&format!("http://{address}/show/index.m3u8"), TransportFilter::AUTO);
@@ -336,7 +336,7 @@ async fn a_playlist_of_a_stream_that_is_not_on_air_is_requested_until_it_is() {
 }
 
 #[tokio::test]
-async fn a_playlist_that_nobody_promises_is_not_waited_for() {
+async fn a_playlist_that_is_not_found_without_retry_after_fails_at_once() {
     let (listener, address) = bind().await;
     tokio::spawn(serve(listener, hls_pages()));
     let mut watcher = Watcher::start(&format!("http://{address}/shwo/index.m3u8"), TransportFilter::AUTO);
@@ -346,8 +346,8 @@ async fn a_playlist_that_nobody_promises_is_not_waited_for() {
 }
 
 #[tokio::test]
-async fn a_segment_is_asked_for_again_and_then_given_up() {
-    // How the second segment is answered the nth time; which units come.
+async fn a_segment_is_requested_again_and_then_skipped() {
+    // The nth response for the second segment; the units that are missing.
     type Answer = fn(usize, Bytes) -> Option<Bytes>;
     let cases: [(&str, Answer, std::ops::Range<i64>); 3] = [
         ("is late", |times, body| (times >= 2).then_some(body), 0..0),
@@ -370,8 +370,8 @@ async fn a_segment_is_asked_for_again_and_then_given_up() {
     }
 }
 
-/// The first two segments of [`hls_pages`] as they are, and what follows in parts of a fifth of a second, of which a playlist lists so many
-/// as its query asks for, at least one.
+/// The first two segments of [`hls_pages`], followed by parts of a fifth of a second. The playlist lists as many parts as its query asks for, at least
+/// one.
 fn low_latency_page(pages: &BTreeMap<String, (&'static str, Bytes)>, path: &str) -> Option<(&'static str, Bytes)> {
     let (name, query) = path.split_once('?').unwrap_or((path, ""));
     let part = |n: i64| {
@@ -404,7 +404,7 @@ fn low_latency_page(pages: &BTreeMap<String, (&'static str, Bytes)>, path: &str)
 }
 
 #[tokio::test]
-async fn parts_bring_the_same_units_as_they_are_made() {
+async fn ll_hls_delivers_the_same_units_by_parts() {
     for (filter, by) in [(TransportFilter::AUTO, "LL-HLS"), (low_latency_hls(), "LL-HLS")] {
         let (listener, address) = bind().await;
         let pages = hls_pages();
@@ -419,7 +419,7 @@ async fn parts_bring_the_same_units_as_they_are_made() {
 }
 
 #[tokio::test]
-async fn where_parts_can_not_be_had_segments_are_played() {
+async fn segments_are_played_where_parts_fail() {
     let (listener, address) = bind().await;
     let pages = hls_pages();
     tokio::spawn(serve_with(listener, move |path, _| {
@@ -432,7 +432,7 @@ async fn where_parts_can_not_be_had_segments_are_played() {
 }
 
 #[tokio::test]
-async fn a_server_without_parts_has_no_rung_for_them() {
+async fn ll_hls_fails_with_a_playlist_without_parts() {
     let (listener, address) = bind().await;
     tokio::spawn(serve(listener, hls_pages()));
     let mut watcher = Watcher::start(&format!("http://{address}/show/media.m3u8"), low_latency_hls());
@@ -442,7 +442,7 @@ async fn a_server_without_parts_has_no_rung_for_them() {
 }
 
 #[tokio::test]
-async fn a_server_of_playlists_without_segments_is_given_up() {
+async fn a_path_whose_segments_are_missing_is_reopened() {
     let (listener, address) = bind().await;
     let pages = hls_pages();
     tokio::spawn(serve_with(listener, move |path, times| {
@@ -455,7 +455,7 @@ async fn a_server_of_playlists_without_segments_is_given_up() {
 }
 
 #[tokio::test]
-async fn uris_are_relative_to_where_the_playlist_was() {
+async fn uris_are_relative_to_the_playlist_after_redirects() {
     let (listener, address) = bind().await;
     let mut pages = hls_pages();
     for (from, to) in [("/x/y.m3u8", "/show/index.m3u8"), ("/old.m3u8", "/show/media.m3u8")] {
@@ -470,7 +470,7 @@ async fn uris_are_relative_to_where_the_playlist_was() {
 }
 
 #[tokio::test]
-async fn a_page_says_what_there_is_and_the_next_way_is_tried() {
+async fn the_next_path_of_a_page_is_tried_when_one_fails() {
     let (closed, nobody) = bind().await;
     drop(closed);
     let (listener, address) = bind().await;
@@ -479,7 +479,7 @@ async fn a_page_says_what_there_is_and_the_next_way_is_tried() {
         r#"{{"name":"show","urls":{{"page":"x","rtmp":"rtmp://{nobody}/live/show","hls":"http://{address}/show/index.m3u8"}}}}"#
     );
     pages.insert("/api/v1/streams/show/watch".to_owned(), ("application/json", answer.into()));
-    // What is live has no end.
+    // A live playlist has no EXT-X-ENDLIST.
     let (_, playlist) = pages.get_mut("/show/media.m3u8").unwrap();
     *playlist = String::from_utf8_lossy(playlist).replace("#EXT-X-ENDLIST\n", "").into();
     tokio::spawn(serve(listener, pages));
@@ -493,7 +493,7 @@ async fn a_page_says_what_there_is_and_the_next_way_is_tried() {
 }
 
 #[tokio::test]
-async fn what_is_not_hls_is_refused_with_a_reason() {
+async fn what_is_not_hls_fails_with_a_reason() {
     let (listener, address) = bind().await;
     let page = |text: &'static str| ("text/plain", Bytes::from_static(text.as_bytes()));
     let pages = BTreeMap::from([

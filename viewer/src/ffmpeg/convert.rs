@@ -1,4 +1,4 @@
-//! Any pixel format to I420, any sample format to interleaved stereo floats.
+//! Conversion of any pixel format to I420, and of any sample format to interleaved stereo floats.
 
 use ffmpeg::format::{Pixel, Sample, sample};
 use ffmpeg::software::{resampling, scaling};
@@ -9,7 +9,7 @@ use ffmpeg_next as ffmpeg;
 use super::Error;
 use super::colour::{Colour, Matrix};
 
-/// To planar 8-bit 4:2:0, without touching what is that already.
+/// Converts to planar 8-bit 4:2:0; frames in that format pass unchanged.
 #[derive(Default)]
 pub(super) struct ToPlanar {
     scaler: Option<scaling::Context>,
@@ -20,7 +20,7 @@ impl ToPlanar {
         let full_range = frame.color_range() == color::Range::JPEG || is_jpeg(frame.format());
         let matrix = matrix(frame.color_space(), frame.height());
         let as_is = Colour { matrix, full_range };
-        // The window reads full range with BT.601 only.
+        // SDL converts full range with BT.601 only.
         let fits =
             matches!(frame.format(), Pixel::YUV420P | Pixel::YUVJ420P) && (!full_range || matrix == Matrix::Bt601);
         if fits {
@@ -46,7 +46,7 @@ impl ToPlanar {
     }
 }
 
-/// Same matrix on both sides, so that only depth, subsampling and range change.
+/// Sets the same matrix on both sides, so that only depth, subsampling and range change.
 fn set_matrix(scaler: &mut scaling::Context, matrix: Matrix, full_range: bool) {
     let space = match matrix {
         Matrix::Bt601 => ffmpeg::ffi::SWS_CS_ITU601,
@@ -68,7 +68,7 @@ fn set_matrix(scaler: &mut scaling::Context, matrix: Matrix, full_range: bool) {
     }
 }
 
-/// What the stream says; what it leaves open, as everyone guesses: standard definition is BT.601.
+/// The matrix that the stream states; if it states none, BT.601 for standard definition and BT.709 above, as is usual.
 fn matrix(space: color::Space, height: u32) -> Matrix {
     match space {
         color::Space::BT709 => Matrix::Bt709,
@@ -82,7 +82,7 @@ fn is_jpeg(format: Pixel) -> bool {
     matches!(format, Pixel::YUVJ420P | Pixel::YUVJ422P | Pixel::YUVJ444P | Pixel::YUVJ440P)
 }
 
-/// To interleaved stereo at one rate.
+/// Converts to interleaved stereo at one sample rate.
 pub(super) struct Resampler {
     rate: u32,
     context: Option<resampling::Context>,
@@ -124,7 +124,7 @@ impl Resampler {
     }
 }
 
-/// Up to here, pictures of unknown colour are taken for television's old kind (PAL has 576 lines).
+/// Lines up to which a picture without colour information is taken for standard definition (PAL has 576).
 const MAX_SD_LINES: u32 = 576;
-/// Samples that the resampler may put out beyond the ratio: its filter's delay.
+/// Samples that the resampler may put out beyond the ratio, by its filter's delay.
 const RESAMPLER_SLACK: u64 = 256;

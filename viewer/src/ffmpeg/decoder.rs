@@ -1,4 +1,4 @@
-//! Access units in, pictures and sound out.
+//! Decoders: access units in, pictures and audio samples out.
 
 use ffmpeg::codec::{context::Context, decoder, packet::Packet, threading};
 use ffmpeg_next as ffmpeg;
@@ -11,31 +11,31 @@ use super::{Error, id, parameters};
 
 /// A decoded picture: planar, 8 bits, chroma halved both ways (I420).
 pub struct Picture {
-    /// When it is shown.
+    /// When it is to be presented.
     pub pts: Timestamp,
-    /// How its samples are to be read.
+    /// How its samples become RGB.
     pub colour: Colour,
     frame: ffmpeg::frame::Video,
 }
 
 impl Picture {
-    /// Samples of luma a line.
+    /// Luma samples in a line.
     pub fn width(&self) -> u32 {
         self.frame.width()
     }
 
-    /// Lines of luma.
+    /// Luma lines.
     pub fn height(&self) -> u32 {
         self.frame.height()
     }
 
-    /// Width over height of one sample.
+    /// Sample aspect ratio: width over height of one sample.
     pub fn sample_aspect(&self) -> f64 {
         let ratio = self.frame.aspect_ratio();
         if ratio.numerator() > 0 && ratio.denominator() > 0 { f64::from(ratio) } else { 1.0 }
     }
 
-    /// The samples of Y (0), U (1) or V (2), and how many bytes a line takes.
+    /// The samples of Y (0), U (1) or V (2), and the bytes from one line to the next.
     pub fn plane(&self, index: usize) -> (&[u8], usize) {
         (self.frame.data(index), self.frame.stride(index))
     }
@@ -48,26 +48,35 @@ pub struct VideoDecoder {
 }
 
 impl VideoDecoder {
-    /// Opens a decoder that holds no picture back for speed's sake.
+    /// Opens a decoder that delays no picture for the sake of throughput.
+    ///
+    /// # Errors
+    /// If FFmpeg has no decoder, or rejects the configuration.
     pub fn new(config: &CodecConfig) -> Result<Self, Error> {
         let decoder = open(config)?.video().map_err(Error::call("open the video decoder"))?;
         Ok(Self { decoder, convert: ToPlanar::default() })
     }
 
-    /// Decodes a unit; what is ready goes to `out`, in presentation order. After an error, decoding can go on.
+    /// Decodes a unit; pictures that are ready go to `out`, in presentation order.
+    ///
+    /// # Errors
+    /// If the unit cannot be decoded. Decoding can go on with the next.
     pub fn decode(&mut self, unit: &AccessUnit, out: &mut Vec<Picture>) -> Result<(), Error> {
         let sent = self.decoder.send_packet(&packet(unit)).map_err(Error::call("decode a picture"));
         self.receive(out)?;
         sent
     }
 
-    /// Puts out the pictures that are held for reordering. Nothing can be decoded after.
+    /// Puts out the pictures that are held for reordering. Nothing can be decoded afterwards.
+    ///
+    /// # Errors
+    /// If a held picture cannot be decoded.
     pub fn drain(&mut self, out: &mut Vec<Picture>) -> Result<(), Error> {
         self.decoder.send_eof().map_err(Error::call("drain the video decoder"))?;
         self.receive(out)
     }
 
-    /// Forgets everything: the next unit is a random access point.
+    /// Discards all state: the next unit must be a random access point.
     pub fn flush(&mut self) {
         self.decoder.flush();
     }
@@ -96,13 +105,19 @@ pub struct AudioDecoder {
 }
 
 impl AudioDecoder {
-    /// Opens a decoder whose sound has `rate` frames a second.
+    /// Opens a decoder whose output is resampled to `rate` Hz.
+    ///
+    /// # Errors
+    /// If FFmpeg has no decoder, or rejects the configuration.
     pub fn new(config: &CodecConfig, rate: u32) -> Result<Self, Error> {
         let decoder = open(config)?.audio().map_err(Error::call("open the audio decoder"))?;
         Ok(Self { decoder, resampler: Resampler::new(rate) })
     }
 
-    /// Decodes a unit; what is ready goes to `out` as the time of the first sample, and samples.
+    /// Decodes a unit; what is ready goes to `out`, as the PTS of the first sample and interleaved stereo samples.
+    ///
+    /// # Errors
+    /// If the unit cannot be decoded. Decoding can go on with the next.
     pub fn decode(&mut self, unit: &AccessUnit, out: &mut Vec<(Timestamp, Vec<f32>)>) -> Result<(), Error> {
         let sent = self.decoder.send_packet(&packet(unit)).map_err(Error::call("decode sound"));
         loop {
@@ -119,7 +134,7 @@ impl AudioDecoder {
         sent
     }
 
-    /// Forgets everything.
+    /// Discards all state.
     pub fn flush(&mut self) {
         self.decoder.flush();
     }
@@ -135,10 +150,10 @@ fn open(config: &CodecConfig) -> Result<decoder::Opened, Error> {
     let codec = codec.or_else(|| ffmpeg::decoder::find(id(config.codec))).ok_or_else(no_decoder)?;
     let mut context = Context::new_with_codec(codec);
     context.set_parameters(parameters(config)).map_err(Error::call("configure the decoder"))?;
-    // Frame threads would hold back as many pictures as there are threads.
+    // Frame threads would delay as many pictures as there are threads.
     context.set_threading(threading::Config { kind: threading::Type::Slice, count: threads(), safe: true });
     if config.codec == Codec::Av1 {
-        // dav1d would otherwise hold back a picture a thread. For H.264 the flag would break reordering.
+        // dav1d would otherwise delay one picture a thread. For H.264 the flag would break reordering.
         context.set_flags(ffmpeg::codec::Flags::LOW_DELAY);
     }
     let mut decoder = context.decoder();

@@ -1,6 +1,6 @@
-//! MPEG transport streams, as HLS servers of the older kind send them: one segment in, access units out.
+//! MPEG transport streams (ISO/IEC 13818-1) of older HLS servers: one segment in, access units out.
 //!
-//! ISO/IEC 13818-1. FFmpeg parses the container; what comes out is in the forms that [`AccessUnit`](media::AccessUnit) demands.
+//! FFmpeg parses the container; payloads are converted to the forms that [`AccessUnit`](media::AccessUnit) demands.
 
 use std::io::Cursor;
 
@@ -13,22 +13,22 @@ use media::{Timestamp, Track, TrackId, TrackKind};
 
 use super::Error;
 
-/// A unit of a transport stream, with its clock unwrapped.
+/// A unit of a transport stream, with unwrapped timestamps.
 #[derive(Clone, Debug)]
 pub struct Unit {
-    /// Which track.
+    /// The track: the first of its kind has index 0.
     pub track: TrackId,
-    /// When it is decoded.
+    /// Decoding time.
     pub dts: Timestamp,
-    /// When it is shown.
+    /// Presentation time.
     pub pts: Timestamp,
     /// Whether decoding can start here.
     pub random_access: bool,
-    /// Length-prefixed or raw, as the catalog's codec has it.
+    /// Length-prefixed NAL units for H.264 and HEVC, raw frames for audio.
     pub payload: Bytes,
 }
 
-/// Reads segment after segment of one rendition, and keeps their 33-bit clock going.
+/// Reads the segments of one rendition in order, and unwraps their 33-bit timestamps.
 #[derive(Debug, Default)]
 pub struct TsReader {
     /// The last DTS, in ticks of 90 kHz, unwrapped.
@@ -36,7 +36,10 @@ pub struct TsReader {
 }
 
 impl TsReader {
-    /// Reads a whole segment: the tracks that it describes, and its units in the order in which they lie in it.
+    /// Reads a complete segment: the tracks that it describes, and its units in the order of the file.
+    ///
+    /// # Errors
+    /// If FFmpeg cannot parse it.
     pub fn segment(&mut self, segment: Bytes) -> Result<(Vec<Track>, Vec<Unit>), Error> {
         let io = StreamIo::from_read_seek(Cursor::new(segment)).map_err(Error::call("open the segment"))?;
         let mut input =
@@ -89,7 +92,7 @@ impl TsReader {
                 },
                 _ => (Bytes::copy_from_slice(data), None),
             };
-            // In a transport stream, sound is described by its frames alone.
+            // A transport stream describes audio in its frames only.
             if !described.iter().any(|t| t.id == *track) {
                 let config = match (codec, adts) {
                     (Codec::Aac, Some(adts)) => {
@@ -111,14 +114,14 @@ impl TsReader {
         Ok((described, units))
     }
 
-    /// The playlist says that the clock begins anew.
+    /// The next segment is after a discontinuity: its timestamps are not related to the last ones.
     pub fn restart(&mut self) {
         self.last = None;
     }
 
     fn unwrap(&mut self, ticks: i64) -> i64 {
         let unwrapped = match self.last {
-            // The nearest to the last one of all that are equal modulo 2^33.
+            // Of all values equal modulo 2^33, the nearest to the last one.
             Some(last) => last + (ticks - last + WRAP / 2).rem_euclid(WRAP) - WRAP / 2,
             None => ticks,
         };
@@ -146,7 +149,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_clock_goes_on_over_its_end() {
+    fn timestamps_are_unwrapped_at_33_bits() {
         let mut reader = TsReader::default();
         assert_eq!(reader.unwrap(WRAP - 100), WRAP - 100);
         assert_eq!(reader.unwrap(50), WRAP + 50);

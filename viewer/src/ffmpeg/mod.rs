@@ -1,4 +1,4 @@
-//! All that the viewer asks of FFmpeg: decoding, remuxing, and reading MPEG-TS. Its types go no further than this module.
+//! Everything that the viewer uses FFmpeg for: decoding, muxing, and reading MPEG-TS. Its types do not leave this module.
 
 mod colour;
 mod convert;
@@ -16,7 +16,7 @@ pub use self::decoder::{AudioDecoder, Picture, VideoDecoder};
 pub use self::demuxer::{TsReader, Unit as TsUnit};
 pub use self::muxer::{Container, Muxer};
 
-/// What FFmpeg would not do.
+/// What FFmpeg cannot do.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -37,9 +37,9 @@ pub enum Error {
     /// An FFmpeg call failed.
     #[error("{doing}: {source}")]
     Call {
-        /// What was being done.
+        /// What the call was for.
         doing: &'static str,
-        /// FFmpeg's reason.
+        /// FFmpeg's error.
         source: ffmpeg::Error,
     },
 }
@@ -50,7 +50,10 @@ impl Error {
     }
 }
 
-/// Prepares FFmpeg; to be called once, before anything else. Its own log is silenced but for what is fatal: errors are returned.
+/// Initialises FFmpeg; to be called once, before anything else. Its log is restricted to fatal messages: errors are returned.
+///
+/// # Errors
+/// If FFmpeg cannot be initialised.
 pub fn init() -> Result<(), Error> {
     ffmpeg::init().map_err(Error::call("initialise FFmpeg"))?;
     ffmpeg::log::set_level(ffmpeg::log::Level::Fatal);
@@ -71,7 +74,7 @@ fn id(codec: Codec) -> ffmpeg::codec::Id {
     }
 }
 
-/// The configuration as FFmpeg's parameters, the record as extradata.
+/// The configuration as FFmpeg's parameters, with the decoder configuration record as extradata.
 fn parameters(config: &CodecConfig) -> ffmpeg::codec::Parameters {
     let mut parameters = ffmpeg::codec::Parameters::new();
     parameters.set_id(id(config.codec));

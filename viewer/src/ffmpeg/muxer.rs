@@ -1,4 +1,4 @@
-//! Access units into a file or a pipe, as they are: no re-encoding.
+//! Muxing of access units into a file or a pipe, without re-encoding.
 
 use std::collections::BTreeMap;
 use std::io::{Seek, Write};
@@ -10,7 +10,7 @@ use media::{AccessUnit, Track, TrackId};
 
 use super::{Error, MILLISECONDS, parameters};
 
-/// A file format.
+/// A container format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Container {
     /// ISO/IEC 14496-12, in fragments, so that a recording that is cut off still plays.
@@ -24,7 +24,7 @@ pub enum Container {
 }
 
 impl Container {
-    /// By a file name's ending.
+    /// By a file name's extension, in any case; `None` if it is unknown.
     pub fn from_extension(extension: &str) -> Option<Self> {
         match extension.to_ascii_lowercase().as_str() {
             "mp4" | "m4v" | "m4a" => Some(Self::Mp4),
@@ -47,17 +47,17 @@ impl Container {
     fn options(self, live: bool, has_video: bool) -> ffmpeg::Dictionary<'static> {
         let mut options = ffmpeg::Dictionary::new();
         match self {
-            // Without an edit list: times stay as they were broadcast.
+            // Without an edit list: timestamps stay as they were broadcast.
             Self::Mp4 => {
                 options.set("movflags", "frag_keyframe+empty_moov+default_base_moof");
                 if !has_video {
-                    // Sound has no key frames to cut at: it would be one fragment, written at the end.
+                    // Audio has no key frames to cut at: it would be one fragment, written at the end.
                     options.set("frag_duration", FRAGMENT);
                 }
             }
             Self::Matroska if live => {
                 options.set("live", "1");
-                // A cluster a picture: another player shall not wait for the next one.
+                // One cluster a picture, so that a player does not wait for the next one.
                 options.set("cluster_time_limit", "1");
             }
             Self::Flv if live => options.set("flvflags", "no_duration_filesize"),
@@ -74,7 +74,10 @@ pub struct Muxer {
 }
 
 impl Muxer {
-    /// Into a file.
+    /// Opens a container in a file.
+    ///
+    /// # Errors
+    /// [`Error::NotInContainer`] if it cannot hold a track's codec.
     pub fn to_file<W: Write + Seek + Send + 'static>(
         file: W,
         container: Container,
@@ -84,7 +87,10 @@ impl Muxer {
         Self::new(io, container, tracks, false)
     }
 
-    /// Into a pipe: nothing is rewritten, and every unit is passed on at once.
+    /// Opens a container in a pipe: nothing is rewritten, and every unit is flushed at once.
+    ///
+    /// # Errors
+    /// [`Error::NotInContainer`] if it cannot hold a track's codec.
     pub fn to_pipe<W: Write + Send + 'static>(pipe: W, container: Container, tracks: &[Track]) -> Result<Self, Error> {
         let io = StreamIo::from_write(pipe).map_err(Error::call("open the pipe"))?;
         Self::new(io, container, tracks, true)
@@ -123,7 +129,10 @@ impl Muxer {
         Ok(Self { output, streams })
     }
 
-    /// Writes a unit `offset` milliseconds later than it says. Units of tracks that were not announced are ignored.
+    /// Writes a unit with `offset` milliseconds added to its timestamps. Units of other tracks than those announced are ignored.
+    ///
+    /// # Errors
+    /// If the file or pipe cannot be written, or the timestamps do not rise.
     pub fn write(&mut self, unit: &AccessUnit, offset: i64) -> Result<(), Error> {
         let Some(index) = self.streams.get(&unit.track) else { return Ok(()) };
         let mut packet = Packet::copy(&unit.payload);
@@ -139,7 +148,10 @@ impl Muxer {
         packet.write_interleaved(&mut self.output).map_err(Error::call("write a unit"))
     }
 
-    /// Writes what a container writes at its end.
+    /// Writes the container's trailer.
+    ///
+    /// # Errors
+    /// If the file or pipe cannot be written.
     pub fn finish(mut self) -> Result<(), Error> {
         self.output.write_trailer().map_err(Error::call("finish the container"))
     }

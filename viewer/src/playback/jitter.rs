@@ -1,16 +1,16 @@
-//! How unevenly units arrive: the spread of their transit times, for pictures and for sound.
+//! Jitter: the spread of the transit times of video and audio units.
 //!
-//! A unit's *transit* is its arrival on the local monotonic clock minus its DTS. Its absolute value means nothing (the clocks
-//! have different origins); the least of the last while is a unit that nothing delayed, and how far the others lie above it is
-//! the jitter that a buffer must absorb. What the last two seconds ask for is had at once; what they no longer ask for is forgotten slowly, as a
-//! network that was bad a moment ago is often bad again. The window slides, so that the drift between two crystals never accumulates.
+//! A unit's *transit time* is its arrival on the viewer's clock minus its DTS. Its absolute value means nothing, as the clocks have different origins.
+//! The minimum over a window is that of a unit without queueing delay, and how far the others lie above it is the jitter that a buffer must absorb.
+//! The estimate rises at once to what the last two seconds need and decays slowly, as a network that was bad a moment ago is often bad again. The
+//! window slides, so that clock drift never accumulates.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
 use media::TrackKind;
 
-/// Pictures and sound, which are coded and sent at different times: each has its own least transit.
+/// Jitter of video and audio. They are encoded and sent at different times: each has its own minimum transit time.
 #[derive(Debug)]
 pub(super) struct JitterEstimator {
     video: TrackJitter,
@@ -18,18 +18,18 @@ pub(super) struct JitterEstimator {
 }
 
 impl JitterEstimator {
-    /// Nothing measured yet, of a source that brings so much media at once.
+    /// No samples yet, of a path that delivers so much media at once.
     pub(super) fn new(burst: Duration) -> Self {
         Self { video: TrackJitter::new(burst), audio: TrackJitter::new(burst) }
     }
 
-    /// The source is another, and brings so much at once.
+    /// The path has changed, and delivers so much media at once.
     pub(super) fn set_burst(&mut self, burst: Duration) {
         self.video.set_burst(burst);
         self.audio.set_burst(burst);
     }
 
-    /// A unit arrived at `now` with this transit in microseconds.
+    /// A unit arrived at `now` with this transit time in microseconds.
     pub(super) fn record(&mut self, now: Duration, kind: TrackKind, transit: i64) {
         // A track that has ended is forgotten too.
         self.video.forget(now);
@@ -37,7 +37,7 @@ impl JitterEstimator {
         self.of_mut(kind).record(now, transit);
     }
 
-    /// The least transit of one kind, in microseconds.
+    /// The minimum transit time of one kind, in microseconds; `None` without samples.
     pub(super) fn min_of(&self, kind: TrackKind) -> Option<i64> {
         match kind {
             TrackKind::Video => self.video.min(),
@@ -45,22 +45,22 @@ impl JitterEstimator {
         }
     }
 
-    /// The transit of a unit that nothing delayed, of the kind that takes longer: behind it, both kinds have the whole buffer.
+    /// The minimum transit time of the kind that takes longer, in microseconds: behind it, both kinds have the whole buffer.
     pub(super) fn min(&self) -> Option<i64> {
         self.video.min().max(self.audio.min())
     }
 
-    /// What a buffer must absorb, in microseconds: the more of both.
+    /// The jitter that a buffer must absorb, in microseconds: the larger one of the two kinds.
     pub(super) fn spread(&self) -> i64 {
         self.video.spread().max(self.audio.spread())
     }
 
-    /// Forgets what there was of one kind: what follows is part of a burst.
+    /// Drops the samples of one kind: they were part of a burst.
     pub(super) fn clear_of(&mut self, kind: TrackKind) {
         self.of_mut(kind).clear();
     }
 
-    /// Forgets everything: what follows comes by another way.
+    /// Drops all samples: what follows is delivered differently.
     pub(super) fn clear(&mut self) {
         self.video.clear();
         self.audio.clear();
@@ -74,16 +74,16 @@ impl JitterEstimator {
     }
 }
 
-/// Transit times of the last while, of one kind.
+/// Transit times of one kind.
 #[derive(Debug)]
 struct TrackJitter {
-    /// For the least.
+    /// Window of the minimum.
     window: Duration,
-    /// What counts as now.
+    /// Window of the spread.
     recent: Duration,
-    /// Arrival, and transit in microseconds.
+    /// Arrival, and transit time in microseconds.
     samples: VecDeque<(Duration, i64)>,
-    /// The spread as it is remembered, in microseconds, and since when.
+    /// The decaying spread in microseconds, and when it was last updated.
     smoothed: f64,
     at: Duration,
 }
@@ -126,7 +126,7 @@ impl TrackJitter {
         self.smoothed as i64
     }
 
-    /// How far the slow ones of the last [`SPREAD_WINDOW`] lie above the least: the [`SPREAD_PER_MILLE`]th of a thousand, in microseconds.
+    /// How far the late units of the last [`SPREAD_WINDOW`] lie above the minimum: the [`SPREAD_PER_MILLE`] per mille quantile, in microseconds.
     fn recent_spread(&self, now: Duration) -> i64 {
         let first = self.samples.partition_point(|(at, _)| *at + self.recent < now);
         let mut transits: Vec<i64> = self.samples.range(first..).map(|(_, transit)| *transit).collect();
@@ -144,19 +144,19 @@ impl TrackJitter {
     }
 }
 
-/// For the least transit: long enough to see a network's habits, short enough to follow two crystals.
+/// Window of the minimum: long enough to contain a unit without queueing delay, short enough to follow clock drift.
 const WINDOW: Duration = Duration::from_secs(10);
-/// What counts as now.
+/// Window of the spread.
 const SPREAD_WINDOW: Duration = Duration::from_secs(2);
 /// A segment's end and the next one's start must both be in the window, several times.
 const BURSTS_IN_WINDOW: u32 = 4;
-/// In two seconds of pictures the slowest one may come late: to buffer for it would make everything wait for one hiccup.
+/// Of two seconds of pictures the slowest one may be late: to buffer for it would delay everything for a single outlier.
 const SPREAD_PER_MILLE: usize = 995;
-/// The buffer of a bad moment is halved in so long, or given back at [`MAX_DECAY`] if that takes longer.
+/// The spread decays by half in this time, or by [`MAX_DECAY`] if that is slower.
 const HALF_LIFE: Duration = Duration::from_secs(5);
-/// Microseconds a second: a little less than the speed, which may change by 5%, gives back, so that nothing is left out for it.
+/// Microseconds a second: a little less than the 5% change of speed can catch up with, so that nothing is skipped for it.
 const MAX_DECAY: f64 = 40_000.0;
-/// Bounds the window whatever a stream's rate is: 10 s of 120 pictures or 100 sounds a second, and room.
+/// Bounds the samples at any frame rate: 10 s of 120 pictures or 100 audio frames a second, and a reserve.
 const MAX_SAMPLES: usize = 4096;
 
 #[cfg(test)]
@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn spread_over_the_least() {
+    fn the_spread_is_measured_over_the_minimum() {
         let mut jitter = TrackJitter::new(Duration::ZERO);
         assert_eq!((jitter.min(), jitter.spread()), (None, 0));
         for n in 0..200 {
@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn one_hiccup_is_not_jitter_and_two_are_at_once() {
+    fn one_outlier_is_not_jitter_and_two_are_at_once() {
         let mut jitter = TrackJitter::new(Duration::ZERO);
         let late = |n| if [10, 120, 130].contains(&n) { 90_000 } else { 0 };
         for n in 0..130u64 {
@@ -189,7 +189,7 @@ mod tests {
         assert_eq!(jitter.spread(), 0);
         jitter.record(ms(2600), late(130));
         assert_eq!(jitter.spread(), 90_000);
-        // It fades, and does not fall.
+        // It decays slowly.
         for n in 131..381u64 {
             jitter.record(ms(n * 20), 0);
         }
@@ -198,21 +198,21 @@ mod tests {
     }
 
     #[test]
-    fn pictures_that_take_longer_have_the_whole_buffer_too() {
+    fn the_kind_that_takes_longer_has_the_whole_buffer_too() {
         let mut transits = JitterEstimator::new(Duration::ZERO);
         for n in 0..100 {
             transits.record(ms(n * 20), TrackKind::Audio, 1_000);
             transits.record(ms(n * 20), TrackKind::Video, 21_000);
         }
         assert_eq!((transits.min(), transits.spread()), (Some(21_000), 0));
-        // Sound alone, from here on: what pictures took is forgotten.
+        // Audio alone from here on: the samples of video expire.
         (100..700).for_each(|n| transits.record(ms(n * 20), TrackKind::Audio, 1_000));
         assert_eq!((transits.min(), transits.min_of(TrackKind::Video)), (Some(1_000), None));
     }
 
     proptest! {
         #[test]
-        fn it_is_never_less_than_now_asks_for_and_never_rises_by_itself(
+        fn the_spread_covers_the_recent_one_and_never_rises_by_itself(
             transits in prop::collection::vec((1..60u64, 0..200_000i64), 1..300),
         ) {
             let mut jitter = TrackJitter::new(Duration::ZERO);

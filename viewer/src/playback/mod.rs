@@ -1,8 +1,7 @@
-//! When each unit is decoded and each picture shown: an adaptive buffer, bounded catch-up, and what is left out to get back to
-//! the live edge.
+//! When each unit is decoded and each picture shown: an adaptive jitter buffer, bounded catch-up, and skipping to get back to the live edge.
 //!
-//! Pure: every call takes `now` from the caller's monotonic clock, and nothing waits. Threads, decoders and screens are others'
-//! business. Each epoch is played on a timeline of its own, so that one broadcast can end while the next is already buffered.
+//! Pure: every call takes `now` from the viewer's monotonic clock, and nothing blocks; threads, decoders and screens are elsewhere. Each epoch is
+//! played on a timeline of its own, so that one broadcast can end while the next is already buffered.
 
 mod jitter;
 mod playout;
@@ -20,39 +19,39 @@ pub use self::playout::{MAX_SPEED_CHANGE, PlayoutConfig};
 pub use self::queue::DecodeJob;
 use self::queue::UnitQueue;
 
-/// What a decoder does next.
+/// What a decoder thread does next.
 #[derive(Debug)]
 pub enum NextAction {
-    /// Decode this.
+    /// Decode this unit.
     Decode(Box<DecodeJob>),
-    /// Nothing yet; ask again at the latest then, if a time is given, or when something arrives.
+    /// Nothing is due; ask again at this time, if one is given, or when a unit arrives.
     Wait(Option<Duration>),
-    /// Nothing more will arrive.
+    /// There will be no more units.
     End,
 }
 
-/// Playback as numbers, for people and for programs.
+/// Playback's measurements, for statistics.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct PlaybackStatus {
     /// Media time that waits to be decoded.
     pub buffered: Duration,
     /// Bytes that wait to be decoded.
     pub buffered_bytes: usize,
-    /// How far behind an undelayed unit playback aims to be.
+    /// Playout delay that is aimed at, behind a unit without queueing delay.
     pub target: Duration,
-    /// Spread of the arrival times.
+    /// Spread of transit times.
     pub jitter: Duration,
     /// Media seconds per second.
     pub speed: f64,
-    /// How often playback ran dry.
+    /// How often the buffer ran dry.
     pub stalls: u64,
-    /// Video units left out to get back to the live edge.
+    /// Video units skipped to get back to the live edge.
     pub skipped: u64,
-    /// Those of them that were not left out because the user paused or jumped.
+    /// Those of them that were not skipped because the user paused or jumped.
     pub skipped_unasked: u64,
 }
 
-/// Buffer and timing of everything that is played. See the module's text.
+/// Buffer and timing of everything that is played. See the module's documentation.
 #[derive(Debug)]
 pub struct Playback {
     config: PlayoutConfig,
@@ -64,12 +63,12 @@ pub struct Playback {
     /// Stalls of timelines that are over.
     past_stalls: u64,
     skipped: u64,
-    /// Those of them that the user is the cause of.
+    /// Those of them that were skipped because the user paused or jumped.
     skipped_by_user: u64,
     paused: bool,
     resumed: Option<Duration>,
     ended: bool,
-    /// Whether the broadcast is over, and played from its start: no edge to keep up with.
+    /// Whether the broadcast is over and played from its start: there is no live edge.
     complete: bool,
 }
 
@@ -81,7 +80,7 @@ struct Timeline {
 }
 
 impl Playback {
-    /// Nothing to play yet.
+    /// A playback without units.
     pub fn new(config: PlayoutConfig) -> Self {
         Self {
             config,
@@ -99,12 +98,12 @@ impl Playback {
         }
     }
 
-    /// Whether [`push`](Self::push) must wait: only where nothing may be left out.
+    /// Whether the caller must wait before the next [`push`](Self::push): only where nothing may be skipped.
     pub fn is_full(&self) -> bool {
         !self.may_skip() && self.is_over(MAX_SPAN, MAX_BYTES)
     }
 
-    /// A unit arrived. Tracks that are not played are ignored. Asks not [`is_full`](Self::is_full): that is the caller's courtesy.
+    /// A unit arrived. Units of tracks that are not played are ignored. Does not check [`is_full`](Self::is_full).
     pub fn push(&mut self, now: Duration, catalog: &Arc<Catalog>, unit: AccessUnit) {
         let played = match unit.track.kind {
             TrackKind::Video => catalog.video(),
@@ -137,15 +136,15 @@ impl Playback {
         }
     }
 
-    /// A unit came again, by another path that flows too. Playback then keeps as far behind as that path is, so that it can go on
-    /// without a standstill when the faster one fails.
+    /// A duplicate of a unit arrived by a slower path. Its transit time counts for the buffer, so that playback can go on without a freeze when the
+    /// faster path fails.
     pub fn on_duplicate(&mut self, now: Duration, epoch: Epoch, kind: TrackKind, dts: Timestamp) {
         if let Some(timeline) = self.timelines.back_mut().filter(|timeline| timeline.epoch == epoch) {
             timeline.playout.on_duplicate(now, kind, dts);
         }
     }
 
-    /// Adjusts speed and position; to be called every now and then even while nothing arrives.
+    /// Adjusts speed and position; to be called regularly, also while nothing arrives.
     pub fn adjust(&mut self, now: Duration) {
         let Some(timeline) = self.timelines.back_mut() else { return };
         match timeline.playout.adjust(now) {
@@ -157,8 +156,7 @@ impl Playback {
         }
     }
 
-    /// A decoder that does not keep up gets less to do: it goes on at a random access point. What has only just come, as in a
-    /// burst, says nothing about it.
+    /// If the decoder does not keep up, skips to a random access point. Units that have only just arrived, as in a burst, do not count as late.
     fn drop_for_slow_decoder(&mut self, now: Duration) {
         let Some(timeline) = self.timelines.back().filter(|_| self.may_skip()) else { return };
         let Some(front) = self.video.front().filter(|work| work.timeline == timeline.id) else { return };
@@ -171,7 +169,7 @@ impl Playback {
         }
     }
 
-    /// Goes to the live edge now, because the user says so.
+    /// Jumps to the live edge now, at the user's request.
     pub fn jump_to_live_edge(&mut self, now: Duration) {
         if let Some(timeline) = self.timelines.back_mut() {
             timeline.playout.jump(now);
@@ -179,7 +177,7 @@ impl Playback {
         }
     }
 
-    /// What the decoder of this kind does next.
+    /// What the decoder thread of this kind does next.
     pub fn next(&mut self, kind: TrackKind, now: Duration) -> NextAction {
         let queue = match kind {
             TrackKind::Video => &mut self.video,
@@ -190,33 +188,32 @@ impl Playback {
         };
         let due = self.timelines.iter().find(|t| t.id == front.timeline).map(|t| t.playout.due(front.unit.dts));
         match due {
-            // Paused: its time is not known.
+            // Paused: it has no due time.
             Some(None) => NextAction::Wait(None),
             Some(Some(due)) if due > now + DECODE_AHEAD => NextAction::Wait(Some(due - DECODE_AHEAD)),
-            // Due soon, or of a timeline so old that it is no longer kept.
+            // Due soon, or of a timeline that is no longer kept.
             _ => queue.pop().map_or(NextAction::Wait(None), |work| NextAction::Decode(Box::new(work))),
         }
     }
 
-    /// When `pts` of a timeline is to be shown; `None` while paused, or if the timeline is no longer kept.
+    /// When `pts` of a timeline is to be presented, on the viewer's clock; `None` while paused, or if the timeline is no longer kept.
     pub fn due(&self, timeline: u32, pts: Timestamp) -> Option<Duration> {
         self.timelines.iter().find(|t| t.id == timeline)?.playout.due(pts)
     }
 
-    /// Whether playback has jumped over `pts`, or is still on its way from where it joined to the live edge: what is shown
-    /// late then, or not at all, says nothing about how well it plays.
+    /// Whether playback has skipped over `pts`, or is still moving from where it joined to the live edge. Such pictures are not meant to be on time.
     pub fn is_skipped_over(&self, now: Duration, timeline: u32, pts: Timestamp) -> bool {
         self.timelines.iter().find(|t| t.id == timeline).is_some_and(|t| t.playout.is_skipped_over(now, pts))
     }
 
-    /// A picture was ready this long after it could have been.
+    /// Decoding delayed a picture by this much.
     pub fn on_decoded(&mut self, took: Duration) {
         if let Some(timeline) = self.timelines.back_mut() {
             timeline.playout.on_decoded(took);
         }
     }
 
-    /// The source connected anew, and brings this much at once.
+    /// The path was reopened or replaced, and delivers this much media at once: transit times are measured anew.
     pub fn reset_timing(&mut self, now: Duration, burst: Duration) {
         self.config.burst = burst;
         self.ended = false;
@@ -226,7 +223,7 @@ impl Playback {
         }
     }
 
-    /// Whether what comes is a broadcast that is over: then nothing is left out, and nothing is hurried.
+    /// Sets whether the broadcast is over and complete: then nothing is skipped or sped up.
     pub fn set_complete(&mut self, complete: bool) {
         self.complete = complete;
         for timeline in &mut self.timelines {
@@ -234,12 +231,12 @@ impl Playback {
         }
     }
 
-    /// Nothing more will arrive.
+    /// There will be no more units.
     pub fn end(&mut self) {
         self.ended = true;
     }
 
-    /// Holds the picture, or goes on.
+    /// Pauses, or goes on.
     pub fn pause(&mut self, now: Duration, paused: bool) {
         if self.paused && !paused {
             self.resumed = Some(now);
@@ -250,22 +247,22 @@ impl Playback {
         }
     }
 
-    /// Whether the picture is held.
+    /// Whether playback is paused.
     pub fn is_paused(&self) -> bool {
         self.paused
     }
 
-    /// How far behind an undelayed unit playback aims to be: lateness of so much is hidden.
+    /// The playout delay that is aimed at: a delay of that much is hidden.
     pub fn target(&self) -> Duration {
         self.timelines.back().map_or(Duration::ZERO, |timeline| timeline.playout.target())
     }
 
-    /// Pictures that were left out to get back to the live edge, and not because the user paused or jumped.
+    /// Video units skipped to get back to the live edge, but for those skipped because the user paused or jumped.
     pub fn skipped_unasked(&self) -> u64 {
         self.skipped - self.skipped_by_user
     }
 
-    /// The numbers of the newest timeline.
+    /// Measurements, of the newest timeline where they differ.
     pub fn status(&self) -> PlaybackStatus {
         let playout = self.timelines.back().map(|t| &t.playout);
         PlaybackStatus {
@@ -291,7 +288,7 @@ impl Playback {
         }
     }
 
-    /// Drops what need not be decoded to show the position: all before the last random access point that is due.
+    /// Drops what need not be decoded to show the current position: all before the last random access point that is due.
     fn drop_before_position(&mut self, now: Duration, by_user: bool) {
         let Some(timeline) = self.timelines.back() else { return };
         let Some(position) = timeline.playout.position(now) else { return };
@@ -316,17 +313,17 @@ impl Playback {
     }
 }
 
-/// How early a unit is decoded: enough for B-frames and a slow picture; more would only hold decoded pictures.
+/// How early a unit is decoded: enough for B-frames and a slow picture; more would only keep more decoded pictures in memory.
 const DECODE_AHEAD: Duration = Duration::from_millis(250);
-/// A picture that waits for the decoder this long after its time is not worth decoding any more.
+/// A picture that waits for the decoder this long after it was due is skipped.
 const MAX_DECODE_LAG: Duration = Duration::from_millis(500);
-/// A jump to the live edge so soon after a pause is because of it: the position is looked at several times within.
+/// A skip so soon after a pause is due to it.
 const USER_JUMP_WINDOW: Duration = Duration::from_secs(1);
-/// Bounds what waits where nothing may be left out: beyond it, the source is read no further.
+/// Bounds the buffer where nothing may be skipped: beyond it, the source is not read.
 const MAX_SPAN: Duration = Duration::from_secs(120);
-/// Bounds what waits where pictures may be left out, as while paused: beyond it, the oldest go.
+/// Bounds the buffer where pictures may be skipped, as while paused: beyond it, the oldest are dropped.
 const MAX_SPAN_SKIPPING: Duration = Duration::from_secs(60);
-/// Bounds what waits in bytes: 60 s at 17 Mbit/s.
+/// Bounds the buffer in bytes: 60 s at 17 Mbit/s.
 const MAX_BYTES: usize = 128 << 20;
 /// One that ends, one that plays, and two that come and go within the buffer.
 const MAX_TIMELINES: usize = 4;

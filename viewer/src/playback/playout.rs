@@ -1,9 +1,8 @@
-//! Which moment of the broadcast is due now: one epoch's mapping from media time to the local monotonic clock.
+//! Playout: one epoch's mapping from media time to the viewer's monotonic clock.
 //!
-//! The ideal is to be [`target`](Playout::target) behind a unit that nothing delayed. The target is what the measured jitter
-//! and the slowest decoding ask for. Away from the ideal, the speed changes by at most [`MAX_SPEED_CHANGE`]; far behind it, the
-//! position jumps ([`Adjustment::Skip`]), unless the viewer was asked to show everything. A unit that comes after its moment
-//! pushes the position back: that is a stall. Pure: `now` is a parameter, from whatever origin.
+//! The ideal position is [`target`](Playout::target) behind a unit without queueing delay. The target covers the measured jitter and the slowest
+//! decoding. Away from the ideal, the speed changes by at most [`MAX_SPEED_CHANGE`]; far behind it, the position jumps ([`Adjustment::Skip`]), unless
+//! nothing may be skipped. A unit that arrives after it was due moves the position back: that is a stall. Pure: `now` is a parameter.
 
 use std::time::Duration;
 
@@ -11,29 +10,29 @@ use media::{Timestamp, TrackKind};
 
 use super::jitter::JitterEstimator;
 
-/// What the user and the source ask for.
+/// What the user and the path demand of playout.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PlayoutConfig {
-    /// A fixed target instead of the measured one.
+    /// A fixed playout delay instead of the adaptive one.
     pub fixed_target: Option<Duration>,
-    /// Whether playback may leave pictures out to get back to the live edge.
+    /// Whether pictures may be skipped to get back to the live edge.
     pub may_skip: bool,
-    /// How much media the source brings at once: a segment's duration for HLS, zero for RTMP.
+    /// How much media the path delivers at once: a segment's duration for HLS, zero for RTMP.
     pub burst: Duration,
 }
 
-/// What [`Playout::adjust`] wants done.
+/// What [`Playout::adjust`] asks its caller to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Adjustment {
-    /// Nothing that others must know.
+    /// Nothing.
     None,
-    /// The position has jumped ahead; pictures before it are too late to show.
+    /// The position has jumped ahead; pictures before it are too late to present.
     Resync,
     /// As `Resync`, but so far that what is not decoded yet need not be, where a random access point allows.
     Skip,
 }
 
-/// The mapping. See the module's text.
+/// The mapping. See the module's documentation.
 #[derive(Debug)]
 pub(super) struct Playout {
     config: PlayoutConfig,
@@ -41,24 +40,24 @@ pub(super) struct Playout {
     anchor: Option<Anchor>,
     /// The highest DTS that has arrived, in microseconds.
     newest: i64,
-    /// Where the last jump went: what is due before has been left behind.
+    /// Where the last jump went, in microseconds: media before it was skipped over.
     jumped_to: i64,
-    /// Until when the first units still come in a burst, whose spread says nothing about the path.
+    /// Until when the first units are a burst, whose spread says nothing about the path.
     settled_at: Option<Duration>,
-    /// Until when that may be put off, as the burst goes on.
+    /// Until when that may be extended while the burst goes on.
     settled_by: Duration,
     adjusted_at: Option<Duration>,
     target: i64,
-    /// The slowest decoding of late, in microseconds.
+    /// The slowest decoding of late, in microseconds, decaying.
     decoding: f64,
     correcting: bool,
     paused: bool,
-    /// There is no live edge to be at.
+    /// The broadcast is over: there is no live edge.
     complete: bool,
     stalls: u64,
 }
 
-/// At `at`, media time `media` is due, and time goes on at `speed`. Microseconds.
+/// At `at`, media time `media` is due, and media time advances at `speed`. Microseconds.
 #[derive(Clone, Copy, Debug)]
 struct Anchor {
     at: i64,
@@ -67,7 +66,7 @@ struct Anchor {
 }
 
 impl Playout {
-    /// Nothing has arrived.
+    /// A mapping without units: the first one will be due at once.
     pub(super) fn new(config: PlayoutConfig) -> Self {
         let mut playout = Self {
             config,
@@ -89,7 +88,7 @@ impl Playout {
         playout
     }
 
-    /// A unit arrived. The first one is due at once; one that is late pushes the position back.
+    /// A unit arrived. The first one is due at once; one that is late moves the position back.
     pub(super) fn on_arrival(&mut self, now: Duration, kind: TrackKind, dts: Timestamp) {
         let (at, media) = (micros(now), dts.as_millis().saturating_mul(1000));
         let transit = at.saturating_sub(media);
@@ -101,10 +100,10 @@ impl Playout {
             return;
         };
         if self.is_settling(now) {
-            // Only the least counts yet: the burst of a join lies above it by as much as the server holds.
+            // Only the minimum counts yet: the burst of a join lies above it by as much as the server holds.
             let least = self.jitter.min_of(kind);
             if least.is_some_and(|least| transit.saturating_add(BURST_THRESHOLD) < least) {
-                // It comes faster than it was made: the burst goes on, and on a busy host it may take its time.
+                // It arrives faster than real time: the burst goes on, and on a busy host it may take longer.
                 self.settled_at = self.settled_at.max(Some((now + SETTLE_TIME).min(self.settled_by)));
             }
             if least.is_none_or(|least| transit < least) {
@@ -116,7 +115,7 @@ impl Playout {
         }
         let late = at.saturating_sub(anchor.due(media));
         if late > LATE_TOLERANCE && !self.paused {
-            // The spread now holds this delay too, so the new target, where it may be as large, absorbs the next one.
+            // The spread now includes this delay, so that the new target, within its bound, absorbs the next one.
             self.target = self.compute_target();
             let ideal = self.jitter.min().unwrap_or(transit).saturating_add(self.target);
             let offset = ideal.max(transit);
@@ -125,24 +124,24 @@ impl Playout {
         }
     }
 
-    /// A unit that arrived before came again by a slower path.
+    /// A duplicate of a unit arrived by a slower path.
     pub(super) fn on_duplicate(&mut self, now: Duration, kind: TrackKind, dts: Timestamp) {
         let transit = micros(now).saturating_sub(dts.as_millis().saturating_mul(1000));
         let skew = self.jitter.min_of(kind).map_or(0, |least| transit.saturating_sub(least));
-        // What is resent after an outage is old, not slow.
+        // Units resent after an outage are old, not delayed by the path.
         if skew < MAX_SKEW && !self.is_settling(now) {
             self.jitter.record(now, kind, transit);
         }
     }
 
-    /// A picture was ready this long after it could have been: the decoder's work, and what it held back.
+    /// Decoding delayed a picture by this much, in work and in reordering.
     pub(super) fn on_decoded(&mut self, took: Duration) {
         let took = micros(took) as f64;
         self.decoding =
             if took > self.decoding { took } else { self.decoding + (took - self.decoding) * DECODING_DECAY };
     }
 
-    /// Sets the speed anew, and jumps if that is what it takes. To be called often; acts every [`ADJUST_EVERY`].
+    /// Updates target and speed, and jumps if necessary. To be called often; acts every [`ADJUST_EVERY`].
     pub(super) fn adjust(&mut self, now: Duration) -> Adjustment {
         if self.paused || self.adjusted_at.is_some_and(|at| now < at + ADJUST_EVERY) {
             return Adjustment::None;
@@ -154,7 +153,7 @@ impl Playout {
             return Adjustment::None;
         }
         let Some(error) = self.error(now) else { return Adjustment::None };
-        // What has not arrived cannot be jumped to: after an outage, what comes first is old.
+        // Only media that has arrived can be jumped to: after an outage, the first units are old.
         let reachable = error.min(self.newest.saturating_sub(self.position(now).unwrap_or(i64::MAX)));
         if self.config.may_skip && self.is_settling(now) && reachable > SETTLE_ERROR {
             self.jump(now);
@@ -170,7 +169,7 @@ impl Playout {
         Adjustment::None
     }
 
-    /// Goes to the ideal position at once, or to the newest unit if that is older.
+    /// Jumps to the ideal position, or to the newest unit if that is older.
     pub(super) fn jump(&mut self, now: Duration) {
         if let (Some(least), Some(_)) = (self.jitter.min(), self.anchor) {
             let media = micros(now).saturating_sub(least).saturating_sub(self.target).min(self.newest);
@@ -180,7 +179,7 @@ impl Playout {
         }
     }
 
-    /// The path was opened anew: what it brings first is a burst again.
+    /// The path was reopened: its first units are a burst again.
     pub(super) fn reset_timing(&mut self, now: Duration) {
         if self.anchor.is_some() {
             self.jitter.clear();
@@ -189,23 +188,23 @@ impl Playout {
     }
 
     fn settle(&mut self, now: Duration) {
-        // Where media comes in pieces, the next piece may still be part of the burst.
+        // Where media is delivered in pieces, the next piece may still be part of the burst.
         self.settled_at = Some(now + SETTLE_TIME + self.config.burst);
         self.settled_by = now + MAX_SETTLE_TIME + self.config.burst;
     }
 
-    /// Whether the broadcast is over and all there: it is played as it is, from wherever it starts.
+    /// Sets whether the broadcast is over and complete: then it is played at normal speed from its start.
     pub(super) fn set_complete(&mut self, complete: bool) {
         self.complete = complete;
     }
 
-    /// The source changed: this is how much it brings at once.
+    /// The path changed: this is how much media it delivers at once.
     pub(super) fn set_burst(&mut self, burst: Duration) {
         self.config.burst = burst;
         self.jitter.set_burst(burst);
     }
 
-    /// Holds the position, or lets it go on from where it was.
+    /// Pauses at the position, or goes on from there.
     pub(super) fn pause(&mut self, now: Duration, paused: bool) {
         if paused != self.paused {
             self.reanchor(now, if paused { 0.0 } else { 1.0 });
@@ -213,13 +212,13 @@ impl Playout {
         }
     }
 
-    /// When `pts` is to be shown, on the local clock. `None` before the first arrival and while paused.
+    /// When `pts` is to be presented, on the viewer's clock; `None` before the first arrival and while paused.
     pub(super) fn due(&self, pts: Timestamp) -> Option<Duration> {
         let anchor = self.anchor.filter(|_| !self.paused)?;
         Some(Duration::from_micros(u64::try_from(anchor.due(pts.as_millis().saturating_mul(1000))).unwrap_or(0)))
     }
 
-    /// Whether playback has jumped over `pts`, or is still on its way to where it will be.
+    /// Whether playback has skipped over `pts`, or is still moving to the live edge after joining.
     pub(super) fn is_skipped_over(&self, now: Duration, pts: Timestamp) -> bool {
         pts.as_millis().saturating_mul(1000) < self.jumped_to
             || (self.config.may_skip && !self.complete && self.is_settling(now))
@@ -230,7 +229,7 @@ impl Playout {
         self.anchor.map(|anchor| anchor.position(micros(now)))
     }
 
-    /// How far behind an undelayed unit playback aims to be.
+    /// The playout delay that is aimed at, behind a unit without queueing delay.
     pub(super) fn target(&self) -> Duration {
         Duration::from_micros(u64::try_from(self.target).unwrap_or(0))
     }
@@ -245,12 +244,12 @@ impl Playout {
         Duration::from_micros(u64::try_from(self.jitter.spread()).unwrap_or(0))
     }
 
-    /// How often a unit came so late that the picture stood still.
+    /// How often a unit arrived so late that the picture froze.
     pub(super) fn stalls(&self) -> u64 {
         self.stalls
     }
 
-    /// Microseconds behind (positive) or ahead of the ideal.
+    /// Microseconds behind (positive) or ahead of (negative) the ideal position; `None` without arrivals.
     fn error(&self, now: Duration) -> Option<i64> {
         let offset = micros(now).saturating_sub(self.position(now)?);
         Some(offset.saturating_sub(self.jitter.min()?).saturating_sub(self.target))
@@ -292,35 +291,35 @@ fn micros(duration: Duration) -> i64 {
     i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
 }
 
-/// Nobody hears or sees 5%: beyond it, pitch and motion are noticed.
+/// As a fraction of normal speed. More is noticed in pitch and motion.
 pub const MAX_SPEED_CHANGE: f64 = 0.05;
-/// How often the speed is set anew: often against [`CORRECT_WITHIN`], seldom against a picture.
+/// How often the speed is updated: often against [`CORRECT_WITHIN`], seldom against a picture's duration.
 const ADJUST_EVERY: Duration = Duration::from_millis(100);
 /// How long the burst of a join takes to come in: a GOP of 2 s at 8 Mbit/s over a 40 Mbit/s line.
 const SETTLE_TIME: Duration = Duration::from_millis(500);
-/// A burst that takes longer than this is a slow line's, where what is late is left out.
+/// The longest time that a burst may take; after it, late media is skipped.
 const MAX_SETTLE_TIME: Duration = Duration::from_secs(8);
-/// A unit that came this much sooner after its time (microseconds) than any before it is part of a burst, not of jitter.
+/// Microseconds. A unit whose transit time is shorter by this much than any before it is part of a burst, not of jitter.
 const BURST_THRESHOLD: i64 = 5_000;
-/// While settling, one picture's worth behind is reason enough to jump.
+/// Microseconds. While settling, being behind by one picture is reason enough to jump.
 const SETTLE_ERROR: i64 = 40_000;
-/// To catch up with this much at 5% takes 20 s; more is better skipped.
+/// Microseconds. To catch up with this at 5% takes 20 s; more is skipped.
 const SKIP_ERROR: i64 = 1_000_000;
-/// Errors up to here are left alone, so that the speed is 1 nearly always.
+/// Microseconds. Smaller errors are not corrected, so that the speed is 1 nearly always.
 const CORRECT_ERROR: i64 = 15_000;
-/// A correction that has begun goes on to here.
+/// Microseconds. A correction goes on until the error is below this.
 const DONE_ERROR: i64 = 4_000;
 /// An error of this many microseconds would be corrected at double speed; 100 ms and more are at the full 5%.
 const CORRECT_WITHIN: f64 = 2_000_000.0;
-/// Rounding to whole milliseconds alone makes units this late.
+/// Microseconds. Rounding to whole milliseconds alone makes units this late.
 const LATE_TOLERANCE: i64 = 2_000;
-/// A picture that stands this much longer than it should is seen to stall.
+/// Microseconds. A picture that is shown this much longer than its duration is seen to freeze.
 const STALL_THRESHOLD: i64 = 40_000;
-/// What scheduling and the screen's refresh need beyond jitter and decoding.
+/// Microseconds for scheduling and the screen's refresh, beyond jitter and decoding.
 const TARGET_MARGIN: i64 = 20_000;
-/// No jitter is worth buffering more than this beyond what the source brings at once.
+/// Microseconds. Bounds the target beyond what the path delivers at once.
 const MAX_TARGET: i64 = 3_000_000;
-/// Paths that differ by more are not worth waiting for.
+/// Microseconds. Playback does not wait for a path that is slower by more.
 const MAX_SKEW: i64 = 500_000;
-/// A slow picture is remembered for about a hundred pictures.
+/// Weight of a new decoding time below the current one: a slow picture counts for about a hundred pictures.
 const DECODING_DECAY: f64 = 0.01;

@@ -1,4 +1,4 @@
-//! Units of one kind that wait for their decoder, in decoding order, and the ways to leave some out.
+//! Units of one kind that wait for their decoder, in decoding order, and the ways to skip some.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -6,18 +6,18 @@ use std::time::Duration;
 
 use media::{AccessUnit, Catalog, Timestamp};
 
-/// A unit for a decoder.
+/// A unit to decode.
 #[derive(Clone, Debug)]
 pub struct DecodeJob {
-    /// The timeline that its pictures belong to.
+    /// The playback timeline of its PTS.
     pub timeline: u32,
-    /// What it is decoded with.
+    /// The catalog in force for it.
     pub catalog: Arc<Catalog>,
-    /// The unit.
+    /// The unit, as it was merged.
     pub unit: AccessUnit,
-    /// When it arrived, on the local monotonic clock.
+    /// When it arrived, on the viewer's clock.
     pub arrived: Duration,
-    /// Units before it were left out: the decoder must forget what it holds.
+    /// Units before it were skipped: the decoder must be flushed.
     pub after_gap: bool,
 }
 
@@ -26,7 +26,7 @@ pub struct DecodeJob {
 pub(super) struct UnitQueue {
     units: VecDeque<DecodeJob>,
     bytes: usize,
-    /// Units before the front were left out.
+    /// Units before the front were skipped.
     gap: bool,
 }
 
@@ -51,7 +51,7 @@ impl UnitQueue {
         self.bytes
     }
 
-    /// Media time from the first to the last; epochs are summed as if one followed the other at once.
+    /// Media time from the first to the last unit; epochs are added up as if one followed the other directly.
     pub(super) fn span(&self) -> Duration {
         let (Some(first), Some(last)) = (self.units.front(), self.units.back()) else { return Duration::ZERO };
         if first.timeline == last.timeline {
@@ -62,29 +62,29 @@ impl UnitQueue {
         old + self.units.get(at).map_or(Duration::ZERO, |w| last.unit.dts.since(w.unit.dts))
     }
 
-    /// Leaves out all before the last random access point that is due at `position`; returns how many.
+    /// Drops all units before the last random access point that is due at `position`; returns how many.
     pub(super) fn drop_to_random_access(&mut self, timeline: u32, position: Timestamp) -> u64 {
         let can_start =
             |work: &DecodeJob| work.timeline == timeline && work.unit.random_access && work.unit.pts <= position;
         self.units.iter().rposition(can_start).map_or(0, |at| self.drop_front(at))
     }
 
-    /// Leaves out all before the first random access point that is due at `position` or later, or, where none has come yet,
-    /// before the last; returns how many.
+    /// Drops all units before the first random access point that is due at `position` or later, or before the last one if there is none; returns
+    /// how many.
     pub(super) fn drop_to_next_random_access(&mut self, timeline: u32, position: Timestamp) -> u64 {
         let can_start = |work: &DecodeJob| work.timeline == timeline && work.unit.random_access;
         let next = self.units.iter().position(|work| can_start(work) && work.unit.pts >= position);
         next.or_else(|| self.units.iter().rposition(can_start)).map_or(0, |at| self.drop_front(at))
     }
 
-    /// Leaves out all that is due before `position`; returns how many.
+    /// Drops all units that are due before `position`; returns how many.
     pub(super) fn drop_before(&mut self, timeline: u32, position: Timestamp) -> u64 {
         let late = |work: &DecodeJob| work.timeline < timeline || work.timeline == timeline && work.unit.pts < position;
         let count = self.units.iter().take_while(|work| late(work)).count();
         self.drop_front(count)
     }
 
-    /// Leaves out the front and all up to the next random access point; returns how many.
+    /// Drops the front and all units up to the next random access point; returns how many.
     pub(super) fn drop_oldest_group(&mut self) -> u64 {
         let next = self.units.iter().skip(1).position(|work| work.unit.random_access).map(|at| at + 1);
         self.drop_front(next.unwrap_or(self.units.len()))

@@ -1,43 +1,43 @@
-//! What the sound card plays next: decoded sound, kept in step with the pictures.
+//! The audio queue: decoded audio for the sound card, in sync with the pictures.
 //!
-//! The pictures' clock is the master: cards and dummy devices run at their own pace. Small drift is corrected by resampling a
-//! little faster or slower, large drift by silence or by leaving sound out. Pure: what is due when is asked through a closure.
+//! The video clock is the master: sound cards run at their own pace. Small drift is corrected by resampling a little faster or slower, large drift by
+//! inserting silence or skipping audio. Pure: due times are asked through a closure.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
 use media::Timestamp;
 
-/// Decoded sound: interleaved stereo, -1.0 to 1.0, at the card's rate.
+/// Decoded audio: interleaved stereo, -1.0 to 1.0, at the queue's sample rate.
 #[derive(Clone, Debug)]
 pub struct Sound {
-    /// Which timeline `pts` is on.
+    /// The playback timeline of `pts`.
     pub timeline: u32,
-    /// Of the first sample.
+    /// PTS of the first sample.
     pub pts: Timestamp,
-    /// Left, right, left, right.
+    /// Left and right alternately.
     pub samples: Vec<f32>,
 }
 
-/// Sound that waits for its moment.
+/// Audio that waits to be played.
 #[derive(Debug)]
 pub struct SoundQueue {
     rate: u32,
     queue: VecDeque<Sound>,
-    /// Frames of the front that are played, with the fraction between two.
+    /// Frames of the front that were played, with the fraction between two.
     played: f64,
-    /// Whether the last samples out were sound, not silence.
+    /// Whether the last samples out were audio, not silence.
     in_step: bool,
     corrections: u64,
 }
 
 impl SoundQueue {
-    /// Nothing to play, at `rate` frames a second.
+    /// An empty queue, at a sample rate in Hz.
     pub fn new(rate: u32) -> Self {
         Self { rate, queue: VecDeque::new(), played: 0.0, in_step: false, corrections: 0 }
     }
 
-    /// Queues sound behind what is there.
+    /// Appends audio; drops the oldest if the queue is full.
     pub fn push(&mut self, sound: Sound) {
         if self.queue.len() == MAX_SOUNDS {
             self.pop();
@@ -45,19 +45,19 @@ impl SoundQueue {
         self.queue.push_back(sound);
     }
 
-    /// Forgets all sound.
+    /// Drops all audio.
     pub fn clear(&mut self) {
         self.queue.clear();
         (self.played, self.in_step) = (0.0, false);
     }
 
-    /// How often silence was put in or sound left out to be in step again.
+    /// How often silence was inserted or audio skipped to be in sync again.
     pub fn corrections(&self) -> u64 {
         self.corrections
     }
 
-    /// Fills `out` (interleaved stereo), the first frame of which is heard at `now`. `due` tells when a moment of a timeline
-    /// is to be heard, `None` if that timeline is over or paused; `speed` is the playout's.
+    /// Fills `out` (interleaved stereo), whose first frame is heard at `now` on the viewer's clock. `due` returns when a PTS of a timeline is to be
+    /// heard, `None` if that timeline is over or paused; `speed` is the playout's.
     pub fn fill(
         &mut self,
         out: &mut [f32],
@@ -74,7 +74,7 @@ impl SoundQueue {
                 self.pop();
                 continue;
             };
-            // Positive: this sound should have been heard already.
+            // Positive: this audio is late.
             let late = heard - (start.as_secs_f64() + self.played / f64::from(self.rate));
             if late > if self.in_step { OUT_OF_STEP } else { IN_STEP } {
                 self.corrections += u64::from(std::mem::take(&mut self.in_step));
@@ -98,8 +98,7 @@ impl SoundQueue {
         }
     }
 
-    /// Plays from the front, `step` of its frames for each one put out; returns how many were put out (at least one if any
-    /// was left).
+    /// Plays from the front, `step` of its frames for each one put out; returns how many frames were put out (at least one if any was left).
     fn play(&mut self, out: &mut [f32], step: f64) -> usize {
         let next = self.queue.get(1).and_then(|sound| sound.samples.get(..CHANNELS)).map(|s| [s[0], s[1]]);
         let Some(front) = self.queue.front() else { return 0 };
@@ -140,15 +139,15 @@ impl SoundQueue {
     }
 }
 
-/// Everything is heard in stereo.
+/// Channels of all audio here: stereo.
 pub const CHANNELS: usize = 2;
-/// Where sound starts, it starts this exactly (seconds).
+/// Seconds. Audio starts this exactly.
 const IN_STEP: f64 = 0.002;
-/// Sound and lips may be this far apart (seconds) before a jump is better than a drift; ITU-R BT.1359 puts detection at 45 ms early.
+/// Seconds. Lip sync error at which a jump is better than a drift; by ITU-R BT.1359, 45 ms early is detectable.
 const OUT_OF_STEP: f64 = 0.045;
-/// Seconds in which a drift would be made up for, were it not for [`MAX_CORRECTION`].
+/// Seconds in which drift is corrected, within [`MAX_CORRECTION`].
 const CORRECT_WITHIN: f64 = 2.0;
-/// A sixth of a semitone: not heard.
+/// As a fraction of the rate: a sixth of a semitone, which is not heard.
 const MAX_CORRECTION: f64 = 0.01;
-/// Bounds what waits: over ten seconds of AAC frames.
+/// Bounds the queue: over ten seconds of AAC frames.
 const MAX_SOUNDS: usize = 512;

@@ -1,4 +1,4 @@
-//! Playback on a virtual clock: whole streams are fed in, and what would be shown when is read off.
+//! Playback on a virtual clock: units arrive at given times, and the tests check which picture is presented when.
 
 use bytes::Bytes;
 use media::codec::{Codec, CodecConfig, Format};
@@ -35,7 +35,7 @@ fn ms(millis: u64) -> Duration {
     Duration::from_millis(millis)
 }
 
-/// A viewer whose decoder takes no time: what was shown, as (picture, when in ms).
+/// A viewer whose decoder takes no time. `shown` holds picture numbers and the times in ms at which they were presented.
 struct Viewer {
     playback: Playback,
     waiting: VecDeque<(u32, AccessUnit)>,
@@ -65,7 +65,7 @@ impl Viewer {
         }
     }
 
-    /// Feeds pictures that arrive at these times (in order), and lets the clock run to `end`.
+    /// Runs the clock from `from` to `end` in ms, while pictures arrive at these times (in order).
     fn run(&mut self, from: u64, end: u64, arrivals: &[(u64, AccessUnit)]) {
         let mut arrivals = arrivals.iter().peekable();
         for now in from..end {
@@ -77,7 +77,7 @@ impl Viewer {
         }
     }
 
-    /// How late the last picture was shown after it was captured (captured at n × 40 ms).
+    /// Latency of the last picture in ms; picture n is captured at n × 40 ms.
     fn last_delay(&self) -> u64 {
         self.shown.last().map_or(0, |(n, at)| at - n * PICTURE)
     }
@@ -92,7 +92,7 @@ fn pictures(range: std::ops::Range<u64>, gop: u64, at: impl Fn(u64) -> u64) -> V
 }
 
 #[test]
-fn a_smooth_stream_is_shown_in_full_and_soon() {
+fn a_smooth_stream_is_presented_in_full_with_little_latency() {
     let mut viewer = Viewer::new(live(None));
     viewer.run(0, 10_100, &pictures(0..250, 50, |n| n * PICTURE + 5));
     assert_eq!(viewer.shown.len(), 250);
@@ -112,7 +112,7 @@ fn a_join_in_mid_gop_ends_at_the_live_edge() {
 }
 
 #[test]
-fn a_join_that_may_not_skip_shows_everything_in_time() {
+fn a_join_that_may_not_skip_presents_everything_and_catches_up() {
     let mut viewer = Viewer::new(PlayoutConfig { may_skip: false, ..live(None) });
     viewer.run(1600, 20_000, &pictures(0..300, 50, |n| (n * PICTURE).max(1600)));
     assert_eq!(viewer.shown.len(), 300);
@@ -144,7 +144,7 @@ fn jitter_is_absorbed() {
 
 #[test]
 fn segments_are_played_evenly() {
-    // Two-second segments, each there when its last picture is.
+    // Two-second segments, each available when its last picture is.
     let config = PlayoutConfig { burst: ms(2000), ..live(None) };
     let mut viewer = Viewer::new(config);
     viewer.run(0, 60_000, &pictures(0..1500, 50, |n| (n / 50 + 1) * 2000 + 30));
@@ -169,7 +169,7 @@ fn an_outage_stalls_then_skips_to_a_random_access_point() {
 }
 
 #[test]
-fn what_a_user_pauses_or_jumps_over_is_not_missed() {
+fn pictures_skipped_because_the_user_paused_or_jumped_are_counted_apart() {
     let live_pictures = |range| pictures(range, 25, |n| n * PICTURE);
     let mut viewer = Viewer::new(live(None));
     viewer.run(0, 4_000, &live_pictures(0..100));
@@ -180,7 +180,7 @@ fn what_a_user_pauses_or_jumps_over_is_not_missed() {
     let status = viewer.playback.status();
     assert!(status.skipped > 100, "{}", status.skipped);
     assert_eq!(status.skipped_unasked, 0);
-    // Short of what is jumped over: the user does it.
+    // The user jumps.
     viewer.playback.pause(ms(20_000), true);
     viewer.run(20_000, 20_900, &live_pictures(500..523));
     viewer.playback.pause(ms(20_900), false);
@@ -190,7 +190,7 @@ fn what_a_user_pauses_or_jumps_over_is_not_missed() {
 }
 
 #[test]
-fn an_outage_costs_nothing_where_nothing_may_be_left_out() {
+fn an_outage_skips_nothing_where_nothing_may_be_skipped() {
     let mut viewer = Viewer::new(PlayoutConfig { may_skip: false, ..live(None) });
     viewer.run(0, 25_000, &pictures(0..370, 25, |n| if (100..225).contains(&n) { 9000 } else { n * PICTURE }));
     assert_eq!(viewer.shown.len(), 370);
@@ -199,8 +199,8 @@ fn an_outage_costs_nothing_where_nothing_may_be_left_out() {
 }
 
 #[test]
-fn a_broadcast_that_is_over_is_played_as_it_is() {
-    // All of it there at once, in a window that would leave out what is late.
+fn a_broadcast_that_is_over_is_played_in_full_at_normal_speed() {
+    // All of it arrives at once, and skipping is allowed.
     let mut viewer = Viewer::new(PlayoutConfig { burst: ms(2000), ..live(None) });
     viewer.playback.set_complete(true);
     viewer.run(0, 20_500, &pictures(0..500, 25, |n| n / 4));
@@ -213,7 +213,7 @@ fn a_broadcast_that_is_over_is_played_as_it_is() {
 }
 
 #[test]
-fn a_slow_decoder_is_given_less_to_do() {
+fn pictures_are_skipped_for_a_slow_decoder() {
     // A decoder that takes 60 ms for a picture every 40 ms: random access points every 2 s.
     for (skip, left_out, delay) in [(true, 100..250, 0..2700), (false, 0..1, 8000..12_000)] {
         let mut playback = Playback::new(PlayoutConfig { may_skip: skip, ..live(None) });
@@ -235,15 +235,15 @@ fn a_slow_decoder_is_given_less_to_do() {
 }
 
 #[test]
-fn a_burst_is_not_lag() {
-    // Six seconds in three segments, that take 1.2 s to come and to decode on a busy host; then a segment every 2 s.
+fn a_burst_does_not_count_as_decoder_lag() {
+    // Six seconds in three segments that take 1.2 s to arrive and to decode on a busy host; then a segment every 2 s.
     let at = |n: u64| if n < 150 { 6000 + n * 8 } else { (n / 50 + 1) * 2000 + 30 };
     let mut viewer = Viewer::new(PlayoutConfig { burst: ms(2000), ..live(None) });
     viewer.run(6000, 20_000, &pictures(0..350, 50, at));
     assert_eq!((viewer.playback.status().skipped, viewer.gaps), (0, 0));
     assert!(viewer.shown.windows(2).all(|w| w[1].0 == w[0].0 + 1));
     assert!((2000..2300).contains(&viewer.last_delay()), "{}", viewer.last_delay());
-    // The same by RTMP: what a publisher sends again after its return.
+    // The same by RTMP: a publisher resends units after a reconnect.
     let mut viewer = Viewer::new(live(None));
     viewer.run(6000, 12_000, &pictures(0..250, 50, |n| (6000 + n * 10).max(n * PICTURE)));
     assert_eq!(viewer.playback.status().skipped, 0);
@@ -251,7 +251,7 @@ fn a_burst_is_not_lag() {
 }
 
 #[test]
-fn a_fixed_latency_is_kept() {
+fn a_fixed_buffer_is_kept() {
     let mut viewer = Viewer::new(live(Some(800)));
     viewer.run(0, 40_000, &pictures(0..990, 50, |n| n * PICTURE));
     assert!((780..=830).contains(&viewer.last_delay()), "{}", viewer.last_delay());
@@ -268,7 +268,7 @@ fn clock_drift_does_not_accumulate() {
 }
 
 #[test]
-fn epochs_follow_each_other() {
+fn the_next_broadcast_is_played_after_the_last_one() {
     let mut viewer = Viewer::new(live(None));
     let mut arrivals = pictures(0..50, 50, |n| n * PICTURE);
     arrivals.extend((0..50).map(|n| (5000 + n * PICTURE, unit(2, n + 1000, 50))));
@@ -279,7 +279,7 @@ fn epochs_follow_each_other() {
 }
 
 #[test]
-fn pausing_holds_and_going_on_returns_to_the_live_edge() {
+fn resuming_from_a_pause_returns_to_the_live_edge() {
     let mut viewer = Viewer::new(live(None));
     let arrivals = pictures(0..500, 25, |n| n * PICTURE);
     viewer.run(0, 4000, &arrivals[..100]);
@@ -292,7 +292,7 @@ fn pausing_holds_and_going_on_returns_to_the_live_edge() {
 }
 
 #[test]
-fn what_waits_is_bounded() {
+fn the_buffer_is_bounded() {
     let mut paused = Playback::new(live(None));
     paused.pause(ms(0), true);
     let mut waiting = Playback::new(PlayoutConfig { may_skip: false, ..live(None) });
@@ -315,8 +315,8 @@ mod sound {
 
     const RATE: u32 = 48_000;
 
-    /// Twenty seconds of sound in 20 ms pieces whose samples count up, played by a card that runs `pace` times as fast as it should:
-    /// corrections, and the worst error in ms between what is heard and what is due after the first second.
+    /// Plays twenty seconds of audio in pieces of 20 ms on a card that runs at `pace` times the nominal rate. Returns the number of corrections, and the
+    /// largest error in ms between what is heard and what is due after the first second.
     fn play(pace: f64, start_ms: i64) -> (u64, f64) {
         let mut queue = SoundQueue::new(RATE);
         let mut pushed = 0;
@@ -343,7 +343,7 @@ mod sound {
     }
 
     #[test]
-    fn stays_in_step_with_the_pictures() {
+    fn audio_stays_in_sync_with_the_pictures() {
         for (pace, corrections, error) in
             [(1.0, 0..=0, 3.0), (1.002, 0..=0, 10.0), (0.998, 0..=0, 10.0), (0.78, 5..=1000, 60.0)]
         {
@@ -353,7 +353,7 @@ mod sound {
     }
 
     #[test]
-    fn silence_where_there_is_nothing() {
+    fn silence_is_played_where_there_is_no_audio() {
         let mut queue = SoundQueue::new(RATE);
         let mut out = vec![1.0; 64];
         queue.fill(&mut out, ms(0), 1.0, |_, _| Some(ms(0)));
@@ -364,9 +364,9 @@ mod sound {
     }
 }
 
-/// The slower of two paths is 66 ms behind. Playback waits for it, at no more than 5%, so that nothing stands still when it is all there is.
+/// The slower of two paths is 66 ms behind. Playback slows down for it, by no more than 5%, so that nothing freezes when the faster one fails.
 #[test]
-fn where_two_paths_flow_playback_keeps_to_the_slower_one() {
+fn with_two_active_paths_playback_keeps_to_the_slower_one() {
     let mut viewer = Viewer::new(live(None));
     let catalog = catalog(1);
     for now in 0..20_000 {
@@ -377,7 +377,7 @@ fn where_two_paths_flow_playback_keeps_to_the_slower_one() {
             let late = unit(1, (now - 66) / PICTURE, 25);
             match now < 15_000 {
                 true => viewer.playback.on_duplicate(ms(now), late.epoch, late.track.kind, late.dts),
-                // From here on the copies are the only ones; the first of them came before.
+                // From here on only the slower path delivers; the first of these units arrived before.
                 false if late.dts.as_millis() >= 15_000 => viewer.playback.push(ms(now), &catalog, late),
                 false => {}
             }
@@ -386,6 +386,6 @@ fn where_two_paths_flow_playback_keeps_to_the_slower_one() {
     }
     let steps = viewer.shown.windows(2).filter(|pair| pair[0].1 > 10_000).map(|pair| pair[1].1 - pair[0].1);
     let longest = steps.max().unwrap();
-    assert!(longest <= PICTURE + 3, "a picture stood for {longest} ms");
+    assert!(longest <= PICTURE + 3, "a picture was shown for {longest} ms");
     assert!(viewer.last_delay() >= 66 && viewer.last_delay() < 66 + 60, "{}", viewer.last_delay());
 }

@@ -1,4 +1,4 @@
-//! No window: every decoded picture counts as presented when it is due, so that none goes unseen by the counter.
+//! Presentation without a window: every decoded picture counts as presented when it is due.
 
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Duration;
@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::decode::DecodedFrame;
 use crate::player_context::PlayerContext;
 
-/// Presents pictures until there are no more, the viewer stops, or `is_over` says so.
+/// Presents pictures until there are no more, the viewer stops, or `is_over` returns true.
 pub fn run(player: &PlayerContext, pictures: &Receiver<DecodedFrame>, is_over: impl Fn() -> bool) {
     while !player.is_stopping() && !is_over() {
         player.playback.lock().adjust(player.clock.now());
@@ -26,10 +26,10 @@ fn wait_until_due(player: &PlayerContext, ready: &DecodedFrame, is_over: impl Fn
         let now = player.clock.now();
         let due = player.playback.lock().due(ready.timeline, ready.picture.pts);
         let Some(wait) = due.map(|due| due.saturating_sub(now)).filter(|wait| !wait.is_zero()) else { return };
-        // In short steps: the due time moves with the speed.
+        // In short steps: the due time changes with the speed.
         std::thread::sleep(wait.min(TICK));
     }
 }
 
-/// How often the wish to stop is looked at.
+/// How often the stop request is checked.
 const TICK: Duration = Duration::from_millis(20);

@@ -1,4 +1,4 @@
-//! Where pictures go: a window, or nowhere but the statistics.
+//! Presentation of pictures and audio: in a window, or headless into the statistics only.
 
 pub mod headless;
 mod overlay;
@@ -12,7 +12,7 @@ use crate::decode::DecodedFrame;
 use crate::player_context::PlayerContext;
 use crate::stats::PresentedFrame;
 
-/// Counts a picture as presented now.
+/// Stamps and counts a picture that is presented now.
 fn presented(player: &PlayerContext, ready: &mut DecodedFrame) {
     let now = player.clock.now();
     ready.stamps.stamp(Stage::Presented, player.wall_clock_at(now));

@@ -1,4 +1,4 @@
-//! Text over the picture: statistics, keys, messages. Pixels only; who shows them is the window's business.
+//! Text over the picture: statistics, keys, messages. Renders pixels only; the window draws them.
 
 use font8x8::UnicodeFonts;
 use media::latency::LatencyComponent;
@@ -7,19 +7,19 @@ use crate::playback::PlaybackStatus;
 use crate::stats::{Breakdown, StatsLine};
 use crate::switches::Switch;
 
-/// White text on a translucent ground: 32-bit pixels, bytes in the order R, G, B, A.
+/// White text on a translucent background: 32-bit pixels, bytes in the order R, G, B, A.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Panel {
-    /// Pixels.
+    /// Width in pixels.
     pub width: usize,
-    /// Pixels.
+    /// Height in pixels.
     pub height: usize,
     /// `width * height * 4` bytes.
     pub pixels: Vec<u8>,
 }
 
 impl Panel {
-    /// Draws lines of text, each pixel of the font `scale` pixels wide. Characters that the font lacks become `?`.
+    /// Draws lines of text, each pixel of the font `scale` pixels wide. Characters that the font lacks become `?`; long texts are cut.
     pub(super) fn text(lines: &[String], scale: usize) -> Self {
         let scale = scale.clamp(1, MAX_SCALE);
         let columns = lines.iter().map(|line| line.chars().count()).max().unwrap_or(0).min(MAX_COLUMNS);
@@ -52,12 +52,12 @@ impl Panel {
     }
 }
 
-/// The keys.
+/// The keys, a line each.
 pub(super) fn help() -> Vec<String> {
     KEYS.iter().map(|(key, what)| format!("{key:<12} {what}")).collect()
 }
 
-/// The statistics.
+/// The statistics, as lines.
 pub(super) fn statistics(
     line: &StatsLine,
     codecs: &[String],
@@ -69,7 +69,7 @@ pub(super) fn statistics(
         format!("source   {}", line.source),
         format!("state    {}", line.state),
         format!("codec    {}", codecs.join(", ")),
-        format!("pictures {} at {:.1} fps, speed {:.2}", line.pictures, line.fps, line.speed),
+        format!("frames   {} at {:.1} fps, speed {:.2}", line.pictures, line.fps, line.speed),
         format!(
             "buffer   {} ms, {} kB, target {} ms, jitter {} ms",
             line.buffer_ms,
@@ -82,19 +82,19 @@ pub(super) fn statistics(
     lines.splice(4..4, latency(&line.latency_ms));
     if let Some(Switch { from, to, reason, lost, repeated, freeze, .. }) = last {
         let cost = freeze.map_or("?".to_owned(), |freeze| freeze.as_millis().to_string());
-        lines.push(format!("switches {}, the last: {from} to {to}", line.switches));
-        lines.push(format!("         because {}, {cost} ms of standstill, {lost} pictures lost", reason.as_str()));
-        lines.push(format!("         {repeated} units came twice, none is shown twice"));
+        lines.push(format!("switches {}, last from {from} to {to}", line.switches));
+        lines.push(format!("         reason {}, {cost} ms freeze, {lost} pictures lost", reason.as_str()));
+        lines.push(format!("         {repeated} duplicate units dropped"));
     }
-    lines.push(format!("sound    {sound}"));
+    lines.push(format!("audio    {sound}"));
     lines
 }
 
-/// The whole, and where it goes: on the way here, and here.
+/// The total, and its components: first those up to arrival, then those in the viewer.
 fn latency(latency: &Breakdown) -> Vec<String> {
     let total = latency.total.map_or("-".to_owned(), |ms| format!("{ms:.0}"));
-    // A bound that is rounded down is a lie.
-    let doubt = latency.uncertainty.map_or(String::new(), |ms| format!(" (+- {:.0} by the clocks)", ms.ceil()));
+    // A bound must not be rounded down.
+    let doubt = latency.uncertainty.map_or(String::new(), |ms| format!(" (+- {:.0} clock uncertainty)", ms.ceil()));
     let mut lines = vec![format!("latency  {total} ms{doubt}")];
     let words = |part: LatencyComponent, ms: f64| format!("{} {ms:.0}", part.name().replace('_', " "));
     let (there, here): (Vec<_>, Vec<_>) = latency.parts().partition(|(part, _)| *part <= LatencyComponent::LastMile);
@@ -110,25 +110,25 @@ const KEYS: [(&str, &str); 10] = [
     ("I", "statistics"),
     ("F, F11", "full screen"),
     ("double click", "full screen"),
-    ("Space", "pause, go on"),
+    ("Space", "pause or resume"),
     ("L", "jump to the live edge"),
     ("Up, Down", "volume"),
     ("M", "mute"),
     ("1, 2", "original size, double size"),
     ("Q, Esc", "quit"),
 ];
-/// Pixels of a glyph, both ways.
+/// Width and height of a glyph in the font's pixels.
 const GLYPH: usize = 8;
-/// Pixels between two lines of text.
+/// The font's pixels between two lines of text.
 const LEADING: usize = 3;
-/// Bounds what a long message can make us draw.
+/// Bounds the width of a panel, whatever the message.
 const MAX_COLUMNS: usize = 120;
-/// The same, downwards.
+/// Bounds the height of a panel.
 const MAX_ROWS: usize = 40;
-/// Larger glyphs are no easier to read.
+/// Bounds the scale: larger glyphs are no easier to read.
 const MAX_SCALE: usize = 8;
 const INK: [u8; 4] = [255, 255, 255, 255];
-/// Dark enough to read on snow, and still translucent.
+/// Dark enough to read white text on a white picture.
 const GROUND: [u8; 4] = [0, 0, 0, 176];
 
 #[cfg(test)]
@@ -136,7 +136,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn letters_are_drawn() {
+    fn a_letter_is_drawn() {
         let panel = Panel::text(&["I".to_owned()], 1);
         assert_eq!((panel.width, panel.height), (24, 24));
         let rows: Vec<String> = panel
@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn whatever_the_text_the_panel_is_bounded() {
+    fn a_panel_is_bounded_whatever_the_text() {
         for lines in [vec![], vec![String::new()], vec!["x".repeat(10_000); 1000], vec!["é漢\u{0}".to_owned()]] {
             let panel = Panel::text(&lines, 99);
             assert_eq!(panel.pixels.len(), panel.width * panel.height * 4);

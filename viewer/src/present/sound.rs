@@ -1,4 +1,4 @@
-//! The sound card. There need not be one: then there is no sound, and everything else goes on.
+//! The sound card. If there is none, everything else works without sound.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,7 +29,7 @@ impl Card {
         let desired = AudioSpecDesired { freq: Some(rate), channels: Some(CHANNELS as u8), samples: Some(SAMPLES) };
         let (player, queue) = (player.clone(), queue.clone());
         let device = audio.open_playback(None, &desired, |spec| {
-            // What is filled now is heard when the buffer before it has been played.
+            // This buffer is heard when the one before it has been played.
             let delay = Duration::from_secs_f64(f64::from(spec.samples) / f64::from(RATE));
             Callback { player, queue, gain: 1.0, delay }
         })?;
@@ -57,7 +57,7 @@ impl Card {
     }
 
     fn apply(&mut self) {
-        // Loudness is heard logarithmically: the square is near enough.
+        // Perceived loudness is logarithmic: the square is near enough.
         let volume = self.volume as f32 / FULL as f32;
         self.device.lock().gain = if self.muted { 0.0 } else { volume * volume };
     }
@@ -88,7 +88,7 @@ impl AudioCallback for Callback {
     }
 }
 
-/// Full volume.
+/// Full volume in percent.
 const FULL: u32 = 100;
-/// Frames that the card takes at once: 21 ms.
+/// Frames that the card requests at once: 21 ms.
 const SAMPLES: u16 = 1024;

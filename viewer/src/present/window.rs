@@ -1,4 +1,4 @@
-//! The window: pictures at their time, sound beside them, keys, and text over the picture.
+//! The window: presents pictures when they are due and plays audio, handles keys, and draws text over the picture.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -25,24 +25,27 @@ use crate::player_context::PlayerContext;
 /// How the window starts.
 #[derive(Clone, Debug)]
 pub struct WindowOptions {
-    /// Shown in the title bar.
+    /// Text of the title bar.
     pub title: String,
-    /// Whether it covers the screen.
+    /// Whether it starts in full screen.
     pub fullscreen: bool,
-    /// 0 to 100.
+    /// Volume in percent, 0 to 100.
     pub volume: u32,
-    /// Whether it starts silent.
+    /// Whether it starts muted.
     pub muted: bool,
     /// Whether the statistics are shown from the start.
     pub statistics: bool,
 }
 
-/// Why there is no window.
+/// SDL cannot open a window.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot open a window: {0}. Without a display, use --headless")]
 pub struct Error(String);
 
-/// Shows pictures until the user closes the window, the pictures end, or `is_over` says so.
+/// Shows pictures until the user closes the window, the pictures end, or `is_over` returns true.
+///
+/// # Errors
+/// If there is no display, or SDL fails.
 pub fn run(
     player: &Arc<PlayerContext>,
     pictures: &Receiver<DecodedFrame>,
@@ -50,7 +53,7 @@ pub fn run(
     settings: &WindowOptions,
     is_over: impl Fn() -> bool,
 ) -> Result<(), Error> {
-    // Ctrl-C is the application's: SDL would make it an event of the window.
+    // The application handles Ctrl-C: SDL would turn it into a window event.
     sdl2::hint::set("SDL_NO_SIGNAL_HANDLERS", "1");
     let sdl = sdl2::init().map_err(Error)?;
     let video = sdl.video().map_err(Error)?;
@@ -103,7 +106,7 @@ pub fn run(
     Ok(())
 }
 
-/// Hardware where there is some; Mesa's emulation of it is slower than SDL's own software.
+/// Hardware acceleration where there is a GPU; SDL's own software renderer is faster than Mesa's emulation.
 fn renderer(window: Window) -> Result<Canvas<Window>, Error> {
     let emulated = cfg!(target_os = "linux") && !std::path::Path::new("/dev/dri").exists();
     let builder = window.into_canvas();
@@ -139,7 +142,7 @@ enum Corner {
 }
 
 impl View<'_> {
-    /// Waits for the next picture or the next due time, whichever is first; `true` once no more pictures will come.
+    /// Waits for the next picture or the next due time, whichever is first; `true` once there will be no more pictures.
     fn wait(&mut self, pictures: &Receiver<DecodedFrame>) -> bool {
         let now = self.player.clock.now();
         let due = self.queue.front().and_then(|ready| self.due(ready));
@@ -171,14 +174,14 @@ impl View<'_> {
         self.player.playback.lock().due(ready.timeline, ready.picture.pts)
     }
 
-    /// Shows the newest picture that is due; those before it are too late.
+    /// Shows the newest picture that is due; those before it are late.
     fn step(&mut self, screen: &mut Screen<'_>) -> Result<(), Error> {
         let now = self.player.clock.now();
         self.player.playback.lock().adjust(now);
         let is_paused = self.player.playback.lock().is_paused();
         let is_due = |view: &Self, ready: &DecodedFrame| match view.due(ready) {
             Some(due) => due <= now,
-            // Of a timeline that is over; or everything stands still.
+            // The timeline is over; or playback is paused.
             None => !is_paused,
         };
         let mut fresh = None;
@@ -186,7 +189,7 @@ impl View<'_> {
             let late: Option<DecodedFrame> = std::mem::replace(&mut fresh, self.queue.pop_front());
             let left_behind =
                 |r: &DecodedFrame| self.player.playback.lock().is_skipped_over(now, r.timeline, r.picture.pts);
-            // What was jumped over, as when joining, was not meant to be shown.
+            // A picture that was skipped over, as when joining, was not meant to be shown.
             if late.is_some_and(|ready| !left_behind(&ready)) {
                 self.player.stats.lock().late += 1;
             }
@@ -207,7 +210,7 @@ impl View<'_> {
         Ok(())
     }
 
-    /// The first picture sizes the window, unless the user has.
+    /// The first picture sets the size of the window, unless it covers the screen.
     fn fit(&mut self, window: &mut Window, picture: &Picture) {
         if !std::mem::replace(&mut self.sized, true) {
             resize(window, picture, 1.0);
@@ -240,7 +243,7 @@ impl View<'_> {
             panels.push((Panel::text(&overlay::help(), scale), Corner::Centre));
         }
         let message = self.message.as_ref().map(|(text, _)| text.clone());
-        let message = message.or_else(|| is_paused.then(|| "paused: Space goes on".to_owned()));
+        let message = message.or_else(|| is_paused.then(|| "paused: press Space to resume".to_owned()));
         let is_live = line.state == "live" || line.state.is_empty() && self.shown.is_some();
         if let Some(text) = message.or_else(|| (!is_live).then(|| line.state.clone())) {
             panels.push((Panel::text(&[text], scale), Corner::Bottom));
@@ -266,7 +269,7 @@ impl View<'_> {
         match event {
             Event::Quit { .. } => return false,
             Event::KeyDown { keycode: Some(key), repeat, .. } => return self.key(*key, *repeat, window),
-            // `?` is on another key in every country: the text tells.
+            // `?` is on another key of each keyboard layout.
             Event::TextInput { text, .. } if text == "?" => self.toggle_help(),
             Event::MouseButtonDown { mouse_btn: MouseButton::Left, clicks: 2, .. } => toggle_fullscreen(window),
             Event::Window {
@@ -309,7 +312,7 @@ impl View<'_> {
             Keycode::L => {
                 self.player.playback.lock().jump_to_live_edge(now);
                 self.player.notify();
-                self.say(now, "to the live edge".to_owned());
+                self.say(now, "jumped to the live edge".to_owned());
             }
             Keycode::NUM_1 | Keycode::NUM_2 => {
                 let factor = if key == Keycode::NUM_1 { 1.0 } else { 2.0 };
@@ -355,13 +358,13 @@ fn resize(window: &mut Window, picture: &Picture, factor: f64) {
     let height = f64::from(picture.height()) * factor;
     let bounds = window.display_index().and_then(|index| window.subsystem().display_bounds(index));
     let screen = bounds.map_or((width, height), |b| (f64::from(b.width()), f64::from(b.height())));
-    // Nine tenths leave room for title bars and panels.
+    // Nine tenths of the screen leave room for title bars and panels.
     let shrink = (screen.0 * 0.9 / width).min(screen.1 * 0.9 / height).min(1.0);
     let _ = window.set_size((width * shrink).round() as u32, (height * shrink).round() as u32);
     window.set_position(WindowPos::Centered, WindowPos::Centered);
 }
 
-/// The canvas and what is on it.
+/// The canvas and its textures.
 struct Screen<'a> {
     canvas: &'a mut Canvas<Window>,
     textures: &'a TextureCreator<WindowContext>,
@@ -374,7 +377,7 @@ struct Loaded<'a> {
     width: u32,
     height: u32,
     colour: Colour,
-    /// Width over height, as it is to be seen.
+    /// Width over height of the displayed picture.
     aspect: f64,
 }
 
@@ -421,14 +424,14 @@ impl Screen<'_> {
         Ok(())
     }
 
-    /// Glyphs of about a fortieth of the window's height.
+    /// Scale at which glyphs are about a fortieth of the window's height.
     fn text_scale(&self) -> usize {
         let height = self.canvas.output_size().map_or(FIRST_SIZE.1, |(_, height)| height);
         (height as usize / 320).max(1)
     }
 }
 
-/// Which coefficients SDL uses for the textures that are made from now on.
+/// Sets the YCbCr coefficients of SDL textures that are created from now on.
 fn set_conversion(colour: Colour) {
     use sdl2::sys::SDL_YUV_CONVERSION_MODE as Mode;
     let mode = match (colour.full_range, colour.matrix) {
@@ -462,15 +465,15 @@ fn place((width, height): (u32, u32), panel: &Panel, corner: Corner) -> Rect {
     Rect::new(x as i32, y as i32, pw.round().max(1.0) as u32, ph.round().max(1.0) as u32)
 }
 
-/// Before the first picture says better.
+/// Pixels, before the first picture sets the size.
 const FIRST_SIZE: (u32, u32) = (960, 540);
-/// How often keys are looked at.
+/// How often events are handled.
 const TICK: Duration = Duration::from_millis(8);
-/// How often the text over the picture is made anew.
+/// How often the text over the picture is updated.
 const PANEL_EVERY: Duration = Duration::from_millis(250);
-/// How long a message stays.
+/// How long a message is shown.
 const MESSAGE: Duration = Duration::from_millis(1500);
-/// Bounds the decoded pictures that wait, beside those in the decoder's channel.
+/// Bounds the decoded pictures that wait here, beside those in the decoder's channel.
 const MAX_DECODED: usize = 8;
 
 #[cfg(test)]
@@ -478,7 +481,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_picture_keeps_its_shape() {
+    fn the_picture_keeps_its_aspect_ratio() {
         for (window, aspect, (x, y, w, h)) in [
             ((1600, 900), 16.0 / 9.0, (0, 0, 1600, 900)),
             ((1600, 1200), 16.0 / 9.0, (0, 150, 1600, 900)),

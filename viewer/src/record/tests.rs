@@ -1,4 +1,4 @@
-//! Recordings of units that FFmpeg made, read back by FFmpeg's own tools.
+//! The names of a recording's files. Whole recordings are tested in `tests/real_media.rs`.
 
 use super::*;
 

@@ -1,5 +1,7 @@
-//! The server's word on a stream: `/api/v1/streams/NAME/watch`, asked at the start, before each connection to the broadcaster (a ticket is
-//! good for one), and when another broadcast is on air.
+//! The server's HTTP API for one stream, `/api/v1/streams/NAME`: how it can be played, and when its units passed which stage.
+//!
+//! Playback information is requested at the start, before each connection to the broadcaster (a ticket is good for one), and when another
+//! broadcast is on air.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -16,7 +18,7 @@ use super::Error;
 use super::http::root_cause;
 use super::stamped::Stamped;
 
-/// Where to ask about one stream.
+/// A client for one stream's API.
 #[derive(Clone, Debug)]
 pub(super) struct ApiClient {
     http: reqwest::Client,
@@ -84,7 +86,10 @@ impl Peer {
 }
 
 impl ApiClient {
-    /// The server of the stream whose page is `page`.
+    /// For the stream whose page is `page`.
+    ///
+    /// # Errors
+    /// [`Error::Url`] if the page's path is not a stream's name.
     pub(super) fn new(page: &Url, http: &reqwest::Client) -> Result<Self, Error> {
         let name = page.path().trim_matches('/').to_owned();
         if name.is_empty() || name.contains('/') {
@@ -94,17 +99,20 @@ impl ApiClient {
         Ok(Self { http: http.clone(), page: page.clone(), name })
     }
 
-    /// The stream's name.
+    /// The stream's name, from the page's path.
     pub(super) fn name(&self) -> &str {
         &self.name
     }
 
-    /// Asks what there is. `None` if whoever answers is no server of ours.
+    /// How the stream can be played; `None` if the server has no such API.
+    ///
+    /// # Errors
+    /// [`Error::UnknownStream`] if the server does not know the stream, [`Error::Http`] for all other failures.
     pub(super) async fn watch(&self) -> Result<Option<PlaybackInfo>, Error> {
         self.request("watch").await
     }
 
-    /// Asks how units came there, up to the one at `at` or to the newest. `None` if whoever answers does not tell.
+    /// When units passed the server's stages, up to the one with DTS `at`, or up to the newest; `None` if the server has no such API.
     pub(super) async fn stamps(&self, at: Option<Timestamp>) -> Result<Option<TimingReport>, Error> {
         let question = at.map_or("timing".to_owned(), |at| format!("timing?at={}", at.as_millis()));
         Ok(self.request::<Stamped>(&question).await?.and_then(|told| told.report()))
@@ -140,7 +148,7 @@ fn address(page: &Url) -> String {
     format!("{}://{}", page.scheme(), page.authority())
 }
 
-/// How long a server may take to say what it offers.
+/// How long the server may take to answer.
 pub(super) const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
-/// The answer has under 2 kB.
+/// Bytes; a response has under 2 kB.
 const MAX_RESPONSE: usize = 64 << 10;

@@ -1,5 +1,5 @@
-//! Finding the broadcaster on the network: what the server says of it, and who answers there to the name that only those can tell who
-//! were told its secret. Where it may be is a hint; who it is, its certificate shows.
+//! Discovery of the broadcaster on this network: addresses that the server reports, and mDNS. Its mDNS names are derived from a secret that the
+//! server tells to admitted viewers. Addresses are hints only: the broadcaster is authenticated by its certificate.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -11,11 +11,11 @@ use tracing::{debug, info};
 
 use super::api_client::ApiClient;
 
-/// Where the broadcaster may be reached, as far as is known; empty while it is not.
+/// Addresses at which the broadcaster may be reached, the most likely first; empty while none is known.
 pub(super) type CandidateAddresses = Vec<SocketAddr>;
 
-/// Looks for the broadcaster of the stream at `api` until nobody wants to know where it is. `again` has the server asked again: another
-/// broadcast is on air, or the broadcaster is not where it was.
+/// Looks for the broadcaster of a stream until the receiver of `candidates` is dropped. A message in `requery` has the server asked again: another
+/// broadcast is on air, or the broadcaster is not at its last address.
 pub(super) async fn run(
     api: ApiClient,
     candidates: watch::Sender<CandidateAddresses>,
@@ -37,9 +37,9 @@ pub(super) async fn run(
                 let found = browsing.as_ref().map(|browsing| browsing.found.clone()).unwrap_or_default();
                 publish(&candidates, hints, &found);
             }
-            Err(error) => debug!(%error, "cannot ask the server about the broadcaster"),
+            Err(error) => debug!(%error, "the server does not say where the broadcaster is"),
         }
-        // Until there is news, or it is time to ask again.
+        // Until an address changes, or it is time to query the server again.
         let pause = sleep(QUERY_INTERVAL);
         tokio::pin!(pause);
         loop {
@@ -50,7 +50,7 @@ pub(super) async fn run(
                     if asked.is_none() {
                         return;
                     }
-                    // Several wishes are one.
+                    // Several requests are one.
                     while requery.try_recv().is_ok() {}
                     if let Some(browsing) = &browsing {
                         browsing.browser.refresh();
@@ -61,7 +61,7 @@ pub(super) async fn run(
                 found = next(&mut browsing) => {
                     match found {
                         Some(found) => {
-                            // Let go before it is written to.
+                            // The borrow must end before the write.
                             let known = candidates.borrow().clone();
                             publish(&candidates, known, &found);
                         }
@@ -73,8 +73,8 @@ pub(super) async fn run(
     }
 }
 
-/// How long a wish to ask again waits. A broadcast that begins anew is asked for at once; two paths that bring different ones in turn, or a
-/// broadcaster that takes nobody, wish for it again and again, and are answered ever more seldom.
+/// How long a request to query the server again waits. The first is met at once; repeated ones (two paths that deliver different broadcasts in turn, a
+/// broadcaster that admits nobody) wait twice as long each time.
 #[derive(Debug, Default)]
 struct RequeryBackoff {
     last: Option<(Instant, Duration)>,
@@ -91,7 +91,7 @@ impl RequeryBackoff {
     }
 }
 
-/// A browser for one secret, and what it has found.
+/// An mDNS browser for one secret, and the addresses that it has found.
 struct BrowseSession {
     browser: Browser,
     found: CandidateAddresses,
@@ -104,7 +104,7 @@ impl BrowseSession {
         match Browser::start(options) {
             Ok(browser) => Some(Self { browser, found: CandidateAddresses::new() }),
             Err(error) => {
-                info!(%error, "no discovery on this network; the server's hints have to do");
+                info!(%error, "no mDNS on this machine: using only the addresses that the server reports");
                 None
             }
         }
@@ -115,14 +115,14 @@ async fn next(browsing: &mut Option<BrowseSession>) -> Option<CandidateAddresses
     let Some(browsing) = browsing else { return std::future::pending().await };
     match browsing.browser.next().await? {
         Event::Found { addresses, .. } | Event::Changed { addresses, .. } => browsing.found = addresses,
-        // A name that rotates is found before it is lost; whether anybody is there, the connection tells.
+        // Names rotate: a new one is found before the old one is lost. Whether an address works, the connection shows.
         _ => {}
     }
     Some(browsing.found.clone())
 }
 
 fn publish(candidates: &watch::Sender<CandidateAddresses>, hints: CandidateAddresses, found: &CandidateAddresses) {
-    // What answers on this network comes first.
+    // Addresses found on this network come first.
     let mut all = found.clone();
     all.extend(hints);
     let mut seen = std::collections::BTreeSet::new();
@@ -137,13 +137,13 @@ fn publish(candidates: &watch::Sender<CandidateAddresses>, hints: CandidateAddre
     });
 }
 
-/// A broadcaster may come to this network, or begin anew, at any time.
+/// How often the server is queried: a broadcaster may join this network at any time.
 const QUERY_INTERVAL: Duration = Duration::from_secs(15);
-/// A broadcaster that comes back is heard of by the server a moment later.
+/// The server learns of a broadcaster that reconnects a moment later.
 const MIN_REQUERY_DELAY: Duration = Duration::from_millis(50);
-/// After so long without a wish to ask again, the next is answered at once.
+/// After so long without a request, the next is met at once.
 const BACKOFF_RESET: Duration = Duration::from_secs(10);
-/// Interfaces of one machine, of both families.
+/// Bounds the addresses: several interfaces of both families.
 const MAX_CANDIDATES: usize = 16;
 
 #[cfg(test)]
@@ -151,15 +151,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_wishes_again_and_again_waits_ever_longer() {
+    fn repeated_requests_wait_ever_longer() {
         let start = Instant::now();
         let (mut backoff, mut now, mut asked) = (RequeryBackoff::default(), start, 0);
         while now - start < Duration::from_secs(60) {
             now += backoff.wait(now);
             asked += 1;
         }
-        assert!(asked <= 20, "asked {asked} times in a minute");
+        assert!(asked <= 20, "{asked} queries in a minute");
         now += BACKOFF_RESET + MIN_REQUERY_DELAY;
-        assert_eq!(backoff.wait(now), MIN_REQUERY_DELAY, "and is answered at once when that is over");
+        assert_eq!(backoff.wait(now), MIN_REQUERY_DELAY, "after a quiet time the next is met at once");
     }
 }

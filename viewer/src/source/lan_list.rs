@@ -1,7 +1,6 @@
-//! Who broadcasts on this network, where there is no server to ask: `viewer --lan`.
+//! `viewer --lan`: lists the broadcasters on this network by mDNS, without a server.
 //!
-//! Names there say nothing to strangers, so all that can be told is that somebody broadcasts, and where. The code on its screen opens
-//! it.
+//! Their mDNS names reveal nothing, so the list has addresses only. The pairing code on a broadcaster's screen opens its stream.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -10,10 +9,10 @@ use std::time::Duration;
 use net::discovery::{self, Browser, BrowserOptions, Event};
 use tokio::time::{Instant, timeout_at};
 
-/// Listens for [`LISTEN_TIME`], and gives the addresses of each broadcaster by its name of the moment.
+/// Browses for [`LISTEN_TIME`], and returns the addresses of each broadcaster by its current mDNS instance name.
 ///
 /// # Errors
-/// Where no mDNS can be had.
+/// If mDNS cannot be used on this machine.
 pub async fn list_broadcasters() -> Result<BTreeMap<String, Vec<SocketAddr>>, discovery::Error> {
     let mut browser = Browser::start(BrowserOptions::default())?;
     let until = Instant::now() + LISTEN_TIME;
@@ -30,10 +29,10 @@ pub async fn list_broadcasters() -> Result<BTreeMap<String, Vec<SocketAddr>>, di
     Ok(found)
 }
 
-/// For people.
+/// The list as text, with a hint on how to watch.
 pub fn render_broadcasters(found: &BTreeMap<String, Vec<SocketAddr>>) -> String {
     if found.is_empty() {
-        return "Nobody broadcasts on this network, or it does not pass mDNS on (`viewer doctor` tells more).\n"
+        return "No broadcaster found on this network, or it does not forward mDNS (`viewer doctor` checks that).\n"
             .to_owned();
     }
     let mut text = String::new();
@@ -41,8 +40,8 @@ pub fn render_broadcasters(found: &BTreeMap<String, Vec<SocketAddr>>) -> String 
         let addresses: Vec<String> = addresses.iter().map(ToString::to_string).collect();
         text += &format!("{instance}  {}\n", addresses.join("  "));
     }
-    text + "Watch with the code on the broadcaster's screen: viewer nearcast://HOST:PORT --pairing-code CODE\n"
+    text + "Watch with the pairing code on the broadcaster's screen: viewer nearcast://HOST:PORT --pairing-code CODE\n"
 }
 
-/// A responder answers within 120 ms (RFC 6762 §6), and once more if that was lost.
+/// A responder answers within 120 ms (RFC 6762 §6); this allows for a repeated query.
 const LISTEN_TIME: Duration = Duration::from_millis(1500);

@@ -1,8 +1,8 @@
-//! Where units come from: the paths of a stream, which of them are open, and what they bring.
+//! The paths of a stream: which there are, which of them are open, and the units that they deliver.
 //!
-//! A path is one way to one server. Each runs as a task of its own and says what happens in [`PathEvent`]s; the supervisor opens
-//! and closes paths as [`media::select`] decides, and hands everything on through one bounded channel, so that a reader who
-//! does not keep up holds back the sockets. Nothing is merged here: that is the merger's work, one room on.
+//! A path leads to one server (or the broadcaster) by one transport. Each runs as a task of its own and reports [`PathEvent`]s; the supervisor opens
+//! and closes paths as [`media::select`] decides, and forwards everything through one bounded channel, so that a slow reader holds back the
+//! sockets. Merging the paths is the next module's work ([`pipeline`](crate::pipeline)).
 
 mod api_client;
 mod discovery;
@@ -34,65 +34,65 @@ pub use self::resolve::{ResolvedPaths, resolve};
 pub use self::supervisor::run;
 pub use self::transport::{AUTO, TRANSPORTS};
 
-/// What the supervisor tells.
+/// What the source reports to the pipeline.
 #[derive(Debug)]
 pub enum Event {
-    /// A path was opened, or opened anew, and will bring units.
+    /// A path was opened or reopened, and will deliver units.
     Opened {
-        /// Which.
+        /// The path.
         path: PathId,
-        /// What to call it: the protocol and the address.
+        /// Its name: transport and address.
         source: String,
-        /// How much media it brings at once.
+        /// How much media it delivers at once: the duration of a segment or part, or zero.
         burst: Duration,
-        /// Whether it is all there already, from the first unit to the last: nothing is live about it.
+        /// Whether the broadcast is over and available from its first unit to its last.
         complete: bool,
-        /// How it brings units.
+        /// Which stages its units pass.
         delivery: Delivery,
     },
-    /// What the path brings next was asked for then.
+    /// The data that the path delivers next was requested.
     RequestSent {
-        /// Which.
+        /// The path.
         path: PathId,
-        /// When.
+        /// By this host's wall clock.
         at: WallClock,
     },
-    /// Whoever serves the path told how units came there.
+    /// The server (or broadcaster) of the path reported when units passed its stages.
     Timing {
-        /// Which.
+        /// The path.
         path: PathId,
-        /// What.
+        /// The report.
         report: Box<latency::TimingReport>,
-        /// When the question went, and the answer came.
+        /// When the request was sent and answered, by both clocks.
         exchange: Exchange,
     },
-    /// What the path brings next does not follow on what it brought: something between is lost.
+    /// The next unit of the path does not follow its last one.
     Gap(PathId),
-    /// A path has fallen silent: others are asked to stand in.
+    /// No unit has arrived by the path within its stall timeout; a fallback was started.
     Stalled(PathId),
-    /// Whoever serves a path has no room for this viewer: others are asked to stand in.
+    /// The server (or broadcaster) of the path has no capacity for this viewer.
     NoCapacity(PathId),
-    /// A path was told to bring nothing; it stays connected.
+    /// The path delivers nothing on request; it stays connected.
     Idle(PathId),
     /// A path was closed.
     Closed {
-        /// Which.
+        /// The path.
         path: PathId,
-        /// Because it failed; else it was not wanted any more.
+        /// Whether it failed; else it is not needed any more.
         failed: bool,
     },
-    /// A unit came.
+    /// A unit arrived.
     Unit {
-        /// By which path.
+        /// The path that delivered it.
         path: PathId,
-        /// What it belongs to.
+        /// The catalog in force for it.
         catalog: Arc<Catalog>,
-        /// The unit.
+        /// The unit, as the path delivered it.
         unit: AccessUnit,
-        /// Which unit it follows.
+        /// The unit that it follows in its track, as far as the path says.
         predecessor: Predecessor,
     },
-    /// Something that people want to know.
+    /// The state of the stream changed.
     State(State),
     /// The stream has ended for good; nothing follows.
     Ended,
@@ -100,48 +100,48 @@ pub enum Event {
     Failed(Error),
 }
 
-/// How it goes.
+/// The state of the stream, for people.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum State {
     /// Connecting to a server.
     Connecting,
     /// Connected, but nobody is broadcasting.
     Waiting,
-    /// Units are coming.
+    /// Units arrive.
     Live,
-    /// A path broke; another attempt follows.
+    /// A path failed; another attempt follows.
     Reconnecting {
-        /// What broke it.
+        /// The error, in words.
         reason: String,
     },
 }
 
-/// Why a path brings nothing (any more).
+/// Why a path failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// RTMP failed.
     #[error("{address}: {source}")]
     Rtmp {
-        /// Where to.
+        /// The URL, without secrets.
         address: String,
-        /// How.
+        /// The protocol's error.
         source: net::rtmp::Error,
     },
     /// The relay protocol failed.
     #[error("{address}: {source}")]
     Relay {
-        /// Where to.
+        /// `HOST:PORT`.
         address: String,
-        /// How.
+        /// The protocol's error.
         source: net::relay::Error,
     },
-    /// No address of the broadcaster answers.
+    /// No address answers.
     #[error("{address} does not answer: {reason}")]
     Unreachable {
-        /// All that were tried.
+        /// Name of the server or broadcaster.
         address: String,
-        /// Of the last one, in words.
+        /// Why the last address did not answer, in words.
         reason: String,
     },
     /// The broadcaster does not know the pairing code.
@@ -155,11 +155,11 @@ pub enum Error {
     /// An HTTP request failed.
     #[error("{url}: {reason}")]
     Http {
-        /// What was requested.
+        /// The URL that was requested.
         url: String,
-        /// What went wrong, in words.
+        /// The reason, in words.
         reason: String,
-        /// Whether trying again may help.
+        /// Whether another attempt may succeed.
         retry: bool,
     },
     /// The server knows no stream of this name.
@@ -168,37 +168,37 @@ pub enum Error {
          To make this stream, run `cdn key new {name}` on the server"
     )]
     UnknownStream {
-        /// Which server.
+        /// The server, as `scheme://host:port`.
         address: String,
-        /// Which stream.
+        /// The stream's name.
         name: String,
     },
-    /// The stream exists, but is not on the air.
-    #[error("{address} is not on the air")]
+    /// The stream exists, but is not on air.
+    #[error("{address} is not on air")]
     NotLive {
-        /// Which.
+        /// The stream.
         address: String,
     },
-    /// The server sends what this viewer does not understand.
+    /// The server sends something that this viewer cannot play.
     #[error("{url}: {reason}")]
     Unsupported {
-        /// Where.
+        /// Its URL.
         url: String,
-        /// What.
+        /// What it is, in words.
         reason: String,
     },
-    /// The URL makes no sense.
+    /// The URL cannot be played.
     #[error("{url}: {reason}")]
     Url {
-        /// As given.
+        /// As the user gave it.
         url: String,
-        /// What is wrong with it.
+        /// What is wrong with it, in words.
         reason: String,
     },
 }
 
 impl Error {
-    /// Whether trying again may help.
+    /// Whether another attempt may succeed.
     pub fn retry(&self) -> bool {
         match self {
             Self::Rtmp { source, .. } => source.retry(),
@@ -211,7 +211,7 @@ impl Error {
     }
 }
 
-/// What playback tells the paths: the last units that were put out, where a path that is opened anew may go on; and how much is buffered.
+/// Where playback is, shared with the paths: the last merged units, after which a reopened path goes on, and the size of the buffer.
 #[derive(Clone, Debug, Default)]
 pub struct Position(Arc<Mutex<PositionState>>);
 
@@ -223,22 +223,22 @@ struct PositionState {
     shown: Option<Timestamp>,
 }
 
-/// An epoch, and the last DTS of each track.
+/// Where to go on: an epoch, and the last DTS of each track.
 pub type ResumePoint = (Epoch, Vec<(TrackId, Timestamp)>);
 
 impl Position {
-    /// Notes the last units, and when the earliest of them was captured, if the broadcaster's clock is known.
+    /// Sets the last merged units, and the capture time of the earliest of them, if the capture clock is known.
     pub fn set(&self, epoch: Epoch, last: Vec<(TrackId, Timestamp)>, date: Option<WallClock>) {
         let mut noted = self.0.lock();
         (noted.last, noted.date) = (Some((epoch, last)), date);
     }
 
-    /// A silence of so long is one that nobody sees.
+    /// Sets how much media is buffered: a stall of that length is not seen.
     pub fn set_buffer(&self, buffer: Duration) {
         self.0.lock().buffer = buffer;
     }
 
-    /// The last picture that was presented.
+    /// Sets the DTS of the last picture that was presented.
     pub fn set_presented(&self, dts: Option<Timestamp>) {
         self.0.lock().shown = dts;
     }
@@ -260,7 +260,7 @@ impl Position {
     }
 }
 
-/// What a path's task tells its supervisor.
+/// What a path's task reports to the supervisor.
 #[derive(Debug)]
 enum PathEvent {
     /// Connected: units will come after this.
@@ -272,47 +272,47 @@ enum PathEvent {
         /// By which transport it delivers, where that is known only now; else by the path's own.
         transport: Option<&'static Transport>,
     },
-    /// The server has nothing to send for now: the stream has ended, as far as it knows.
+    /// The server says that the stream has ended; it may go on.
     NotLive,
-    /// The server answers, but has had nothing new for too long.
+    /// The server answers, but has had no new media for too long.
     Stalled,
-    /// Connected, and idle as wished.
+    /// Connected, and idle as requested.
     Idle,
-    /// Whether whoever serves this path has room for this viewer.
+    /// Whether the server (or broadcaster) has capacity for this viewer.
     Capacity(bool),
-    /// What comes next does not follow on what came.
+    /// The next unit does not follow the last one.
     Gap,
-    /// What comes next was asked for then.
+    /// The data that arrives next was requested at this time.
     RequestSent(WallClock),
-    /// How units came to whoever serves this path.
+    /// When units passed the server's stages.
     Timing(Box<latency::TimingReport>, Exchange),
-    /// With the unit that it follows.
+    /// A unit, its catalog, and the unit that it follows, as far as the path says.
     Unit(Arc<Catalog>, AccessUnit, Predecessor),
-    /// The task is over. `Ok` means that the stream itself is.
+    /// The task has ended. `Ok` means that the broadcast is over.
     Closed(Result<(), Error>),
 }
 
-/// A path's end of the channel to its supervisor.
+/// A path's end of the channel to the supervisor.
 #[derive(Clone, Debug)]
 struct EventSender {
     path: PathId,
-    /// Tells this opening of the path from earlier ones, whose last reports may still be on their way.
+    /// Number of this opening: events of earlier ones may still be queued.
     opening: u64,
     events: mpsc::Sender<(PathId, u64, PathEvent)>,
 }
 
-/// The supervisor is gone: there is nobody to work for.
+/// The supervisor has ended.
 #[derive(Debug)]
 struct Closed;
 
 impl EventSender {
-    /// Waits while the channel is full: that is what holds back the socket.
+    /// Waits while the channel is full, which holds back the socket.
     async fn send(&self, event: PathEvent) -> Result<(), Closed> {
         self.events.send((self.path, self.opening, event)).await.map_err(|_| Closed)
     }
 }
 
-/// A number for a broadcast that has none.
+/// An epoch for a broadcast that states none.
 fn random_epoch() -> Epoch {
     Epoch(rand::random())
 }

@@ -82,28 +82,28 @@ fn from_server(offer: &ServerOffer<'_>) -> Option<Source> {
     RelaySource::parse(offer.info, offer.api.name()).map(|source| Arc::new(source) as Source)
 }
 
-/// Where to, as whom, and what to ask for.
+/// An endpoint of the relay protocol, and the stream to subscribe to.
 #[derive(Debug)]
 pub(super) struct RelayTarget {
-    /// What to call it in words.
+    /// Its name in errors and logs.
     pub(super) address: String,
-    /// `host:port`, or what discovery found; the first that answers is taken.
+    /// `HOST:PORT` each; the first that answers is used.
     pub(super) addresses: Vec<String>,
-    /// The stream's name; may be empty.
+    /// The stream's name; empty for the only stream of a broadcaster.
     pub(super) name: String,
-    /// How each end knows the other.
+    /// How both ends authenticate.
     pub(super) trust: RelayTrust,
 }
 
-/// How each end knows the other.
+/// How both ends authenticate.
 pub(super) enum RelayTrust {
-    /// By its certificate; it takes everybody, or a ticket.
+    /// The server by its certificate's pin; the viewer by a ticket, or not at all.
     Pinned { pin: Pin, ticket: Option<String> },
-    /// By the code that is on its screen.
+    /// Both by the pairing code on the broadcaster's screen.
     Code(Arc<Code>),
 }
 
-/// Shows no secret.
+/// Shows neither ticket nor code.
 impl std::fmt::Debug for RelayTrust {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
@@ -184,7 +184,7 @@ async fn run(
         let report = match event {
             Event::Unit(arrived) => PathEvent::Unit(arrived.catalog, arrived.unit, arrived.predecessor_dts.into()),
             Event::Gap(track) => {
-                debug!(%track, "units were given up on the way");
+                debug!(%track, "the sender dropped units");
                 PathEvent::Gap
             }
             Event::Timing { report, requested_at, received_at } => {
@@ -203,12 +203,15 @@ async fn run(
     }
 }
 
-/// A socket for all paths of this protocol: both families where the system has both.
+/// A UDP socket for all paths of this protocol, for IPv6 and IPv4 where the system has both.
+///
+/// # Errors
+/// If the system gives no UDP socket.
 pub(super) fn endpoint() -> std::io::Result<Endpoint> {
     Endpoint::client(([0u16; 8], 0).into()).or_else(|_| Endpoint::client(([0u8; 4], 0).into()))
 }
 
-/// All addresses at once, and the first that answers: of several interfaces and families, nobody knows which is one's own network.
+/// Connects to all addresses at once and takes the first that answers: which interface and family works is not known beforehand.
 async fn connect(target: &RelayTarget, endpoint: &Endpoint) -> Result<quinn::Connection, Error> {
     let mut config = match &target.trust {
         RelayTrust::Pinned { pin, .. } => tls::client_config(*pin, relay::wire::ALPN),
@@ -216,7 +219,7 @@ async fn connect(target: &RelayTarget, endpoint: &Endpoint) -> Result<quinn::Con
     };
     config.transport_config(Arc::new(relay::transport(Side::Client)));
     let mut attempts = JoinSet::new();
-    let mut reason = "it has no address".to_owned();
+    let mut reason = "no address is known".to_owned();
     for name in &target.addresses {
         let found: Vec<SocketAddr> = match lookup_host(name.as_str()).await {
             Ok(found) => found.take(MAX_ADDRESSES).collect(),
@@ -241,7 +244,7 @@ async fn connect(target: &RelayTarget, endpoint: &Endpoint) -> Result<quinn::Con
     }
     while let Some(attempt) = attempts.join_next().await {
         match attempt {
-            // The others are dropped with the set.
+            // The other attempts are dropped with the set.
             Ok(Ok(connection)) => return Ok(connection),
             Ok(Err(why)) => reason = why,
             Err(_) => {}
@@ -254,7 +257,7 @@ fn exporter(target: &RelayTarget, connection: &quinn::Connection) -> Result<[u8;
     pairing::exporter(connection).map_err(|_| Error::Impostor { address: target.address.clone() })
 }
 
-/// A neighbour answers within a millisecond, a server within a second.
+/// A LAN peer answers within a millisecond, a server within a second.
 const CONNECT: Duration = Duration::from_secs(4);
-/// Of one name.
+/// Addresses that are tried of one host name.
 const MAX_ADDRESSES: usize = 8;

@@ -55,7 +55,7 @@ fn from_server(offer: &ServerOffer<'_>) -> Option<Source> {
     Some(Arc::new(RtmpSource(url)))
 }
 
-/// Plays `url` until it breaks. A server that is ours goes on after `position`.
+/// Plays `url` until it breaks. A Nearcast server goes on after `position`.
 async fn run(url: Url, position: Position, events: &EventSender) -> Result<(), Error> {
     let address = url.revealed();
     let failed = |source| failed(&url, source);
@@ -73,7 +73,7 @@ async fn run(url: Url, position: Position, events: &EventSender) -> Result<(), E
         let message = match player.next().await {
             Ok(Some(message)) => message,
             Ok(None) => return Err(failed(rtmp::Error::Closed { waiting_for: "the next message" })),
-            // A server that has no publisher may be silent for as long as it likes: ask again rather than call it broken.
+            // A server without a publisher may send nothing for any time: that is no failure.
             Err(rtmp::Error::Timeout { .. }) if !has_media => return Err(Error::NotLive { address }),
             Err(source) => return Err(failed(source)),
         };
@@ -108,7 +108,7 @@ fn failed(url: &Url, source: rtmp::Error) -> Error {
     }
 }
 
-/// The play name that asks a server of ours to go on after what is there already; others ignore the query.
+/// The play name with a query that asks a Nearcast server to resume after `resume`; other servers ignore it.
 fn with_resume(name: &str, resume: Option<ResumePoint>) -> String {
     let Some((epoch, last)) = resume.filter(|(_, last)| !last.is_empty()) else { return name.to_owned() };
     let after: Vec<String> = last.iter().map(|(track, dts)| format!("{track}:{}", dts.as_millis())).collect();
@@ -116,14 +116,14 @@ fn with_resume(name: &str, resume: Option<ResumePoint>) -> String {
     format!("{name}{separator}nearcastEpoch={epoch}&nearcastAfter={}", after.join(","))
 }
 
-/// Turns messages into units, and keeps the catalog that they belong to.
+/// Demuxes RTMP messages into access units, and keeps their catalog.
 struct MessageDemuxer {
     demuxer: flv::Demuxer,
     catalog: Arc<Catalog>,
     refused: u64,
-    /// Whether the server names the broadcasts.
+    /// Whether the server states epochs.
     named: bool,
-    /// A broadcast that was seen before this connection, and where it was.
+    /// The broadcast before this connection, and its newest DTS.
     seen: Option<(Epoch, Timestamp)>,
     /// Whether the server states which unit follows which where its order does not tell. Others leave units out in silence.
     states_gaps: bool,
@@ -142,7 +142,7 @@ struct Arrived {
 }
 
 impl MessageDemuxer {
-    /// `fallback` names the broadcast if nobody else does; `resume` is what was put out before.
+    /// `fallback` is the epoch if the server states none; `resume` is where playback is.
     fn new(fallback: Epoch, resume: Option<&ResumePoint>) -> Self {
         Self {
             seen: resume.and_then(|(epoch, last)| Some((*epoch, last.iter().map(|(_, dts)| *dts).max()?))),
@@ -173,10 +173,10 @@ impl MessageDemuxer {
         match events {
             Ok(events) => self.apply(events),
             Err(error) => {
-                // Tag bodies stand alone: one that is not understood is left out.
+                // Tag bodies are independent: one that cannot be parsed is skipped.
                 self.refused += 1;
                 if self.refused.is_power_of_two() {
-                    warn!(%error, refused = self.refused, "left a message out");
+                    warn!(%error, refused = self.refused, "skipped a message that cannot be parsed");
                 }
                 Vec::new()
             }
@@ -228,7 +228,7 @@ impl MessageDemuxer {
             self.named = true;
             if epoch != self.catalog.epoch {
                 self.begin(epoch);
-                // RTMP's timestamps begin anew every 49.7 days, and a broadcast may be older than this connection.
+                // RTMP timestamps wrap every 49.7 days, and a broadcast may be older than this connection.
                 let seen = self.seen.filter(|(seen, _)| *seen == epoch).map(|(_, dts)| dts);
                 if let Some(near) = metadata.dts.or(seen) {
                     self.demuxer.resume_near(near);
@@ -240,14 +240,14 @@ impl MessageDemuxer {
         catalog.metadata = metadata.values;
     }
 
-    /// The publisher is gone. Who comes next may have other tracks and another clock, and only servers of ours say so.
+    /// The publisher has left. The next one may have other tracks and another clock, which only Nearcast servers state.
     fn end(&mut self) {
         if !self.named {
             *self = Self { states_gaps: self.states_gaps, ..Self::new(random_epoch(), None) };
         }
     }
 
-    /// The tracks stay: a publisher that changes them says so.
+    /// Begins another epoch. Tracks stay: a publisher that changes them sends new ones.
     fn begin(&mut self, epoch: Epoch) {
         self.demuxer.set_epoch(epoch);
         let catalog = Arc::make_mut(&mut self.catalog);
@@ -263,7 +263,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn asks_to_go_on() {
+    fn the_play_name_carries_the_resume_point() {
         let resume =
             || (Epoch(0xab), vec![(TrackId::VIDEO, Timestamp::from_millis(120)), (TrackId::AUDIO, Timestamp::ZERO)]);
         for (name, resume, wanted) in [
@@ -277,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stated_epoch_names_what_follows() {
+    fn a_stated_epoch_holds_for_the_units_after_it() {
         let mut demuxer = MessageDemuxer::new(Epoch(1), None);
         let metadata = rtmp::Metadata {
             epoch: Some(Epoch(2)),
@@ -310,14 +310,14 @@ mod tests {
     }
 
     #[test]
-    fn an_old_broadcast_is_timed_as_others_time_it() {
+    fn wrapped_timestamps_are_unwrapped_near_the_resume_point() {
         let far = |millis| Timestamp::from_millis((2i64 << 32) + millis);
         let last = || vec![(TrackId::AUDIO, far(-90)), (TrackId::VIDEO, far(-40))];
         for (resume, stated, expected) in [
             (None, None, 5),
             (None, Some(far(-20)), far(5).as_millis()),
             (Some((Epoch(2), last())), None, far(5).as_millis()),
-            // Another broadcast: what is known of this one says nothing about it.
+            // The resume point of another broadcast does not count.
             (Some((Epoch(3), last())), None, 5),
             (Some((Epoch(2), vec![])), None, 5),
         ] {

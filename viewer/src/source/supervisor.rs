@@ -1,4 +1,4 @@
-//! Opens and closes paths as the selection decides, and passes on what they bring.
+//! Opens and closes paths as path selection decides, and forwards what they deliver.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -18,7 +18,7 @@ use super::path::{Cost, Discovery, OpenContext, PathDescription, PathOptions, Tr
 use super::resolve::{ResolvedPaths, resolve};
 use super::{Error, Event, EventSender, PathEvent, Position, State, http, relay};
 
-/// Brings the stream at `url` into `events` until it ends, or until nobody listens any more.
+/// Receives the stream at `url` into `events` until it ends, fails for good, or the receiver of `events` is dropped.
 pub async fn run(url: String, options: PathOptions, position: Position, events: mpsc::Sender<Event>) {
     let http = match http::client() {
         Ok(http) => http,
@@ -34,7 +34,7 @@ pub async fn run(url: String, options: PathOptions, position: Position, events: 
         if !error.retry() {
             return drop(events.send(Event::Failed(error)).await);
         }
-        warn!(%error, "cannot ask the server what it offers; trying again");
+        warn!(%error, "the server does not say what it offers; retrying");
         if events.send(Event::State(State::Reconnecting { reason: error.to_string() })).await.is_err() {
             return;
         }
@@ -44,16 +44,17 @@ pub async fn run(url: String, options: PathOptions, position: Position, events: 
     Supervisor::new(resolved, http, options, position, events).run().await;
 }
 
+/// One path and its task.
 struct Path {
     description: PathDescription,
     /// Of a path that can be idle: whether units are to flow.
     active: watch::Sender<bool>,
-    /// Counts its openings.
+    /// Number of the current opening.
     opening: u64,
     task: Option<JoinHandle<()>>,
-    /// Whether a unit has ever come by it.
+    /// Whether it has ever delivered a unit.
     has_delivered: bool,
-    /// It failed in a way that trying again does not mend.
+    /// The error that another attempt cannot mend.
     permanently_failed: Option<Error>,
 }
 
@@ -81,18 +82,18 @@ impl Path {
 struct Supervisor {
     paths: BTreeMap<PathId, Path>,
     selector: Selector,
-    /// How many of them flow, and how many are idle.
+    /// How many of them are active, and how many idle.
     running: (usize, usize),
     http: reqwest::Client,
-    /// For all paths of the relay protocol.
+    /// UDP socket of all paths by the relay protocol.
     endpoint: Option<Endpoint>,
-    /// Where the broadcaster is.
+    /// What discovery has found.
     candidates: watch::Receiver<CandidateAddresses>,
-    /// Has the server asked again where that is.
+    /// Asks discovery to query the server again.
     requery: mpsc::Sender<()>,
     discovery: Option<JoinHandle<()>>,
     api: Option<ApiClient>,
-    /// The broadcast that came last.
+    /// The broadcast of the last unit.
     epoch: Option<Epoch>,
     options: PathOptions,
     position: Position,
@@ -103,7 +104,7 @@ struct Supervisor {
     state: Option<State>,
 }
 
-/// Nobody listens any more, or there is nothing more to tell.
+/// The receiver of the events was dropped, or the stream has ended.
 struct Closed;
 
 impl Supervisor {
@@ -117,7 +118,7 @@ impl Supervisor {
         let (path_events, inbox) = mpsc::channel(EVENT_QUEUE);
         let (candidate_updates, candidates) = watch::channel(CandidateAddresses::new());
         let (requery, requests) = mpsc::channel(1);
-        let endpoint = relay::endpoint().inspect_err(|error| warn!(%error, "no UDP: only RTMP and HLS")).ok();
+        let endpoint = relay::endpoint().inspect_err(|error| warn!(%error, "no UDP socket: only RTMP and HLS")).ok();
         let settings = SelectorConfig {
             mode: options.mode,
             retry_min: RETRY_MIN,
@@ -233,7 +234,7 @@ impl Supervisor {
         if let Some(path) = self.paths.get(&id) {
             path.active.send_replace(flows);
         }
-        // What it brings next need not follow on what it brought.
+        // Its next unit need not follow its last one.
         self.send(if flows { Event::Gap(id) } else { Event::Idle(id) }).await
     }
 
@@ -258,7 +259,7 @@ impl Supervisor {
                 self.set_state(State::Waiting).await?;
             }
             PathEvent::Stalled => {
-                info!("the server has had nothing new for a while");
+                info!("the server has had no new media for a while");
                 self.set_state(State::Waiting).await?;
             }
             PathEvent::Idle => self.selector.on_idle(id),
@@ -273,7 +274,7 @@ impl Supervisor {
             PathEvent::Gap => {
                 let actions = self.selector.on_gap(id, now);
                 self.apply(actions).await?;
-                // Units that say what they follow need no word of it.
+                // Where units state their predecessor, the merge finds gaps by itself.
                 if self.paths.get(&id).is_some_and(|path| !path.transport().states_predecessor) {
                     self.send(Event::Gap(id)).await?;
                 }
@@ -286,7 +287,7 @@ impl Supervisor {
                 }
                 self.selector.on_unit(id, now, unit.track.kind, unit.dts, predecessor.dts());
                 if is_another {
-                    // A broadcast that the server may not have known when it was asked: its broadcaster has a certificate of its own.
+                    // A new broadcast, whose broadcaster may have another certificate and other addresses.
                     let _ = self.requery.try_send(());
                 }
                 self.set_state(State::Live).await?;
@@ -305,7 +306,7 @@ impl Supervisor {
                         self.send(Event::Ended).await?;
                         return Err(Closed);
                     }
-                    // Where there are other ways, the server is one that goes on when the broadcaster comes back.
+                    // Where there are other paths, the stream may go on when the broadcaster comes back.
                     Ok(()) => self.on_failure(id, Error::NotLive { address: self.describe(id) }).await?,
                     Err(error) => self.on_failure(id, error).await?,
                 }
@@ -315,7 +316,7 @@ impl Supervisor {
     }
 
     async fn on_failure(&mut self, id: PathId, error: Error) -> Result<(), Closed> {
-        // Nothing is broken, and there is no other way: it is asked again at an even pace, so that the start is not missed.
+        // No failure, and there is no other path: it is tried at an even pace, so that the start of the stream is not missed.
         if matches!(error, Error::NotLive { .. }) && self.paths.len() == 1 {
             debug!(%error);
             self.set_state(State::Waiting).await?;
@@ -323,20 +324,20 @@ impl Supervisor {
         }
         self.selector.on_failed(id, self.now());
         let Some(path) = self.paths.get_mut(&id) else { return Ok(()) };
-        // A server that restarts may not know its streams for a moment; one that never knew this one does not.
+        // A server that restarts may not know its streams for a moment; one that has never known this one will not.
         let is_permanent = !error.retry() && !path.has_delivered;
         match &error {
             Error::NotLive { .. } => {
                 debug!(%error);
                 self.set_state(State::Waiting).await?;
             }
-            error if is_permanent => warn!(%error, "this path is of no use"),
-            // Other paths play on: it is no outage that one more can not be had.
+            error if is_permanent => warn!(%error, "a path failed for good"),
+            // Other paths deliver: this is no outage.
             error if self.paths.values().any(|path| path.task.is_some() && path.has_delivered) => {
-                info!(%error, "a path broke; others go on");
+                info!(%error, "a path failed; others go on");
             }
             error => {
-                warn!(%error, "a path broke; trying again");
+                warn!(%error, "a path failed; retrying");
                 self.set_state(State::Reconnecting { reason: error.to_string() }).await?;
             }
         }
@@ -426,17 +427,17 @@ fn jittered(wait: Duration) -> Duration {
     wait.mul_f64(rand::random_range(0.5..1.0))
 }
 
-/// First wait before another attempt.
+/// First wait before another attempt; doubles with each failure in a row.
 const RETRY_MIN: Duration = Duration::from_millis(500);
-/// The longest wait: a viewer should not miss the start of a stream by more.
+/// The longest wait, by which a viewer may miss the start of a stream.
 const RETRY_MAX: Duration = Duration::from_secs(8);
-/// The longest wait between two questions whether a stream is on the air.
+/// The longest wait between two attempts at a stream that is not on air.
 const NOT_LIVE_POLL: Duration = Duration::from_secs(1);
-/// Spread of the attempts of many viewers.
+/// Spread of the reconnects of many viewers.
 const RETRY_JITTER: Duration = Duration::from_millis(300);
-/// How often the selection is asked even though it named no time.
+/// How often path selection is polled where it has no deadline.
 const IDLE_POLL: Duration = Duration::from_secs(1);
-/// Bounds what is read ahead of the path merger: a quarter of a second of pictures and sound.
+/// Bounds what is read ahead of the merge: a quarter of a second of audio and video.
 const EVENT_QUEUE: usize = 32;
 
 #[cfg(test)]

@@ -1,4 +1,5 @@
-//! Asking servers how units came to them, and what their clocks show: on a relay's own connection, or by HTTP beside the other protocols.
+//! Polls the server for timing reports (when units passed its stages, and what its clock shows): on the relay's own connection, or by HTTP beside
+//! other transports.
 
 use std::time::{Duration, Instant};
 
@@ -11,7 +12,7 @@ use tracing::debug;
 use super::api_client::ApiClient;
 use super::{Error, EventSender, Position};
 
-/// When the next question is due.
+/// When the next request is due.
 #[derive(Debug)]
 pub(super) struct PollSchedule {
     asked: u32,
@@ -19,19 +20,19 @@ pub(super) struct PollSchedule {
 }
 
 impl PollSchedule {
-    /// The first ones come quickly, for the clocks' sake.
+    /// The first requests follow quickly, to estimate the clock offset.
     pub(super) fn start() -> Self {
         Self { asked: 0, next: tokio::time::Instant::now() + FAST_INTERVAL }
     }
 
-    /// One was asked.
+    /// A request was sent.
     pub(super) fn on_request(&mut self) {
         self.asked += 1;
         self.next = tokio::time::Instant::now() + if self.asked < FAST_POLLS { FAST_INTERVAL } else { SLOW_INTERVAL };
     }
 }
 
-/// An exchange that went out and came back at these moments.
+/// The clock exchange of a request that was sent and answered at these times.
 pub(super) fn exchange(report: &TimingReport, asked: Instant, came: Instant) -> Exchange {
     let now = clock::now().as_micros();
     let ago = |at: Instant| i64::try_from(at.elapsed().as_micros()).unwrap_or(i64::MAX);
@@ -39,7 +40,8 @@ pub(super) fn exchange(report: &TimingReport, asked: Instant, came: Instant) -> 
     Exchange { sent: by_wall(asked), received: report.received, answered: report.answered, returned: by_wall(came) }
 }
 
-/// Which unit to ask about: one that has been shown, and that the broadcaster has told the server of, which it does each second.
+/// The unit to request a report about: one that was presented, and whose stages the broadcaster has reported to the server, which it does every
+/// second.
 pub(super) fn unit_to_query(position: &Position) -> Option<Timestamp> {
     let told = |newest: Timestamp| Timestamp::from_millis(newest.as_millis().saturating_sub(REPORT_DELAY));
     let newest = position.resume_point().and_then(|(_, have)| have.into_iter().map(|(_, dts)| dts).max());
@@ -65,7 +67,7 @@ pub(super) async fn run_alongside(
     }
 }
 
-/// Asks until it is dropped. A server that does not know the question is asked no more.
+/// Polls until it is dropped, or until the server turns out to have no timing API.
 async fn poll(api: &ApiClient, position: &Position, events: &EventSender) {
     let mut schedule = PollSchedule::start();
     loop {
@@ -88,13 +90,13 @@ async fn poll(api: &ApiClient, position: &Position, events: &EventSender) {
     }
 }
 
-/// Questions that come quickly.
+/// Requests at the fast interval.
 const FAST_POLLS: u32 = 4;
-/// Between those.
+/// Interval of the first requests.
 const FAST_INTERVAL: Duration = Duration::from_millis(500);
-/// Between the others: under 0.1 kB/s.
+/// Interval of the others: under 0.1 kB/s.
 const SLOW_INTERVAL: Duration = Duration::from_secs(5);
-/// In milliseconds: a second, and the way there.
+/// Milliseconds: the broadcaster's reporting interval and transit.
 const REPORT_DELAY: i64 = 1_500;
 
 #[cfg(test)]
@@ -104,10 +106,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn asked_about_is_what_was_shown_and_told_of() {
+    fn the_report_is_about_a_unit_that_was_presented_and_reported() {
         let position = Position::default();
         assert_eq!(unit_to_query(&position), None);
-        // A server may say any DTS.
+        // A server may send any DTS.
         for (newest, shown, asked) in [(9000, 8900, 7500), (9000, 4000, 4000), (i64::MIN, i64::MIN, i64::MIN)] {
             position.set(Epoch(1), vec![(TrackId::VIDEO, Timestamp::from_millis(newest))], None);
             position.set_presented(Some(Timestamp::from_millis(shown)));

@@ -1,4 +1,4 @@
-//! Which media playlist to play, of those that a server lists (RFC 8216 §4.3.4).
+//! Chooses the media playlist among those that a multivariant playlist lists (RFC 8216 §4.3.4).
 
 use media::hls::client::resolve;
 use media::hls::{self, AudioRendition, Multivariant, ParsedPlaylist, Variant};
@@ -11,23 +11,23 @@ use super::requests::{checked, request, text, unsupported};
 /// The media playlist to play: `url` itself, or the best variant that it lists.
 pub(super) async fn choose(url: &str, http: &reqwest::Client) -> Result<String, Error> {
     let response = request(url, None, http).await?;
-    // What is not on the air yet is promised by a server that names a time to ask again (RFC 9110 §10.2.3).
+    // A server that knows the stream says with Retry-After that it is not on air yet (RFC 9110 §10.2.3).
     if response.status() == StatusCode::NOT_FOUND && !response.headers().contains_key(header::RETRY_AFTER) {
-        let reason = "404 Not Found, and no word of when it might be there. Check the spelling".to_owned();
+        let reason =
+            "404 Not Found, without Retry-After: the server does not know this stream. Check the spelling".to_owned();
         return Err(Error::Http { url: url.to_owned(), reason, retry: false });
     }
     let (text, base) = text(checked(response, url)?, url).await?;
     match hls::parse(&text).map_err(|error| unsupported(&base, error))? {
-        // Asked for where it was, not where it happened to be: a redirect may lead elsewhere the next time.
+        // The URL before redirects: they may lead elsewhere the next time.
         ParsedPlaylist::Media(_) => Ok(url.to_owned()),
         ParsedPlaylist::Multivariant(list) => {
-            let best =
-                best(&list).ok_or_else(|| unsupported(&base, "no variant has a codec that can be decoded here"))?;
+            let best = best(&list).ok_or_else(|| unsupported(&base, "no variant has a supported codec"))?;
             debug!(uri = best.uri, bandwidth = best.bandwidth, "chose a variant");
             if let Some(sound) = separate_sound(&list, best) {
                 warn!(
                     rendition = sound.name,
-                    "the sound is a rendition of its own, which is not played: there is none"
+                    "the audio is a separate rendition, which this viewer does not play: there will be no sound"
                 );
             }
             Ok(resolve(&base, &best.uri))
@@ -35,7 +35,7 @@ pub(super) async fn choose(url: &str, http: &reqwest::Client) -> Result<String, 
     }
 }
 
-/// Pictures before none, sound with them before none, then the highest rate.
+/// The best variant: one with video before one without, then one that contains its audio, then the highest bandwidth.
 fn best(list: &Multivariant) -> Option<&Variant> {
     let playable = list.variants.iter().filter(|variant| is_playable(variant));
     playable.max_by_key(|v| (has_pictures(v), separate_sound(list, v).is_none(), v.bandwidth))
@@ -47,11 +47,11 @@ fn has_pictures(variant: &Variant) -> bool {
     variant.resolution.is_some() || variant.codecs.as_ref().is_none_or(|codecs| codecs.split(',').any(is_video))
 }
 
-/// The rendition that the sound of a variant is in, where it is not in the variant itself (RFC 8216 §4.3.4.2.1).
+/// The rendition with the audio of a variant, if the variant itself does not contain it (RFC 8216 §4.3.4.2.1).
 fn separate_sound<'a>(list: &'a Multivariant, variant: &Variant) -> Option<&'a AudioRendition> {
     let group = variant.audio.as_ref()?;
     let mut renditions = list.audio.iter().filter(|rendition| rendition.group == *group);
-    // One without a URI is what the variant holds.
+    // A rendition without a URI is contained in the variant.
     let has_own = renditions.clone().any(|rendition| rendition.uri.is_none());
     renditions
         .find(|rendition| rendition.default)
@@ -59,7 +59,7 @@ fn separate_sound<'a>(list: &'a Multivariant, variant: &Variant) -> Option<&'a A
         .filter(|_| !has_own)
 }
 
-/// Whether none of the codecs is one that is surely not understood.
+/// Whether all of the codecs are supported.
 fn is_playable(variant: &Variant) -> bool {
     let known = ["avc1", "avc3", "hvc1", "hev1", "av01", "vp09", "mp4a", "opus", "flac", "mp3"];
     variant.codecs.as_ref().is_none_or(|codecs| {
@@ -75,7 +75,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_variant_that_can_be_played_whole() {
+    fn a_variant_with_supported_codecs_and_its_own_audio_is_preferred() {
         let own = "#EXT-X-MEDIA:TYPE=AUDIO,GROUP-ID=\"a\",NAME=\"English\",DEFAULT=YES,URI=\"a.m3u8\"\n";
         let within = "#EXT-X-MEDIA:TYPE=AUDIO,GROUP-ID=\"b\",NAME=\"English\",DEFAULT=YES\n";
         let variant = |rate: u32, codecs: &str, group: &str| {

@@ -1,7 +1,7 @@
 //! A path by HLS: playlists, segments and parts in, access units out.
 //!
-//! What is next, and when the playlist is loaded again, is decided by [`media::hls::client`]; here are the requests, each with a deadline
-//! and a size limit. RFC 8216 §6.3; for parts RFC 8216bis §6.3.
+//! [`media::hls::client`] decides what to fetch next and when to reload the playlist; here are the requests, each with a deadline and a size
+//! limit. RFC 8216 §6.3; for parts RFC 8216bis §6.3.
 
 mod choose;
 mod parts;

@@ -1,8 +1,7 @@
-//! Playing by parts: a reload that waits at the server, the next part asked for before it exists, and what has come read meanwhile
-//! (RFC 8216bis §6.2.5.2, §6.3).
+//! Playing by parts: blocking playlist reloads, and the next part requested by its preload hint before it exists (RFC 8216bis §6.2.5.2, §6.3).
 //!
-//! At the live edge each part takes two requests, which go out while the one before it is on its way: for the playlist that lists it, and
-//! for itself, by the hint. What was hinted at is read once it is listed: only then it is known what it belongs to.
+//! At the live edge each part takes two requests, which are sent while the part before it arrives: for the playlist that lists it, and for itself. A
+//! hinted part is read once it is listed: only then its init segment and discontinuity are known.
 
 use std::future::{Future, pending};
 use std::pin::Pin;
@@ -25,8 +24,8 @@ use super::requests::{chunk, get, init, media_playlist, unsupported};
 use super::segments::PlaylistGrowth;
 use super::state::{HlsState, MAX_ATTEMPTS, MAX_SEGMENT, RETRY_PAUSE};
 
-/// Plays on from `first`, whose URIs are relative to `base`, until the playlist ends (`Ok`) or the path breaks. `entry` tells where, if
-/// not where it was.
+/// Plays from `first`, whose URIs are relative to `base`, until the playlist ends (`Ok`) or the path fails. `entry` is where to begin; `None` goes on
+/// where it was.
 pub(super) async fn run(
     state: &mut HlsState,
     first: MediaPlaylist,
@@ -76,7 +75,7 @@ pub(super) async fn run(
                 if is_new && has_played && requests.has_waited {
                     state.part_failures = 0;
                 }
-                // One that answers at once with what was there is not asked at once again.
+                // A server that answers with what was there already is not asked again at once.
                 requests.load(state.parts.reload(), if is_new { Duration::ZERO } else { RETRY_PAUSE });
                 continue;
             }
@@ -85,8 +84,8 @@ pub(super) async fn run(
                 if failed_loads > MAX_ATTEMPTS || !error.retry() {
                     return Err(error);
                 }
-                debug!(%error, failed_loads, "the playlist did not load");
-                // Asked for as it is: where nothing is new for long, a server says no more than that.
+                debug!(%error, failed_loads, "cannot load the playlist");
+                // Without blocking: a server may answer a blocking reload with an error where nothing is new for long.
                 requests.load(None, RETRY_PAUSE * failed_loads);
                 continue;
             }
@@ -128,23 +127,23 @@ pub(super) async fn run(
         state.reader.broken();
         failed_fetches += 1;
         if error.retry() && failed_fetches < MAX_ATTEMPTS {
-            debug!(%error, failed_fetches, "a part did not come");
+            debug!(%error, failed_fetches, "cannot fetch a part");
             state.parts.retry_fetch();
             sleep(RETRY_PAUSE * failed_fetches).await;
             continue;
         }
-        // A server that is away may still have it when it is back: it stays in hand.
+        // A server that is down may still have the part when it is back: it stays pending.
         if !error.retry() || media_playlist(&state.playlist, http).await.is_ok() {
-            warn!(%error, "a part is lost");
+            warn!(%error, "a part was skipped");
             state.fetch_pending = false;
             state.parts.on_fetch_failed();
         }
-        // Without it pictures can not be decoded up to the next IDR: perhaps they can by another path, or by whole segments.
+        // Without it nothing can be decoded before the next IDR, but perhaps by another path, or by whole segments.
         return Err(error);
     }
 }
 
-/// Where to go on after what other paths have brought; `None` if nothing was.
+/// Where to begin after what other paths have delivered; `None` if nothing was delivered.
 pub(super) fn entry(position: &Position) -> Option<StartPosition> {
     let date = position.captured_at();
     position.resume_point().map(|_| date.map_or(StartPosition::Behind, StartPosition::At))
@@ -153,20 +152,20 @@ pub(super) fn entry(position: &Position) -> Option<StartPosition> {
 type PlaylistRequest = Pin<Box<dyn Future<Output = Result<(MediaPlaylist, String), Error>> + Send>>;
 type MediaRequest = Pin<Box<dyn Future<Output = Result<Response, Error>> + Send>>;
 
-/// The requests on their way. Dropping it ends them.
+/// The requests in flight. Dropping it cancels them.
 #[derive(Default)]
 struct RequestPipeline {
     http: reqwest::Client,
     playlist: String,
     base: String,
     loading: Option<PlaylistRequest>,
-    /// Whether the playlist that is loading is one to wait for.
+    /// Whether the current reload is a blocking one.
     has_waited: bool,
     current: Option<CurrentFetch>,
     prefetch: Option<Prefetch>,
 }
 
-/// What is fetched and read.
+/// The part that is fetched and read.
 struct CurrentFetch {
     fetch: Fetch,
     url: String,
@@ -178,15 +177,15 @@ struct CurrentFetch {
 enum FetchState {
     Requested(MediaRequest),
     Reading(Response),
-    /// Between the two.
+    /// Between the two: its response is about to be read.
     Answered,
 }
 
-/// What is asked for before it is listed. An error is kept until it is known whether the part is wanted.
+/// A part that was requested before it is listed. An error is kept until the part turns out to be needed.
 struct Prefetch {
     url: String,
     asked: WallClock,
-    /// Until it is answered.
+    /// None once it was answered.
     asking: Option<MediaRequest>,
     answer: Option<Result<Response, Error>>,
 }
@@ -195,14 +194,14 @@ struct Prefetch {
 enum RequestEvent {
     Playlist(Result<(MediaPlaylist, String), Error>),
     Answer(Result<Response, Error>),
-    /// To what was asked ahead.
+    /// The prefetched part was answered.
     PrefetchAnswered,
-    /// Of the current one, which is at this URL; none at its end.
+    /// Bytes of the current part, and its URL; `None` at its end.
     Bytes(Result<Option<Bytes>, Error>, String),
 }
 
 impl RequestPipeline {
-    /// Asks for this, unless that was done ahead.
+    /// Requests this part, unless it was prefetched.
     fn begin(&mut self, fetch: Fetch) -> Result<(), Error> {
         let url = resolve(&self.base, &fetch.uri);
         if fetch.encrypted || fetch.map.is_none() {
@@ -223,7 +222,7 @@ impl RequestPipeline {
         Box::pin(async move { get(&url, range, &http).await })
     }
 
-    /// Has a reload wait at the server, and the part that is hinted at.
+    /// Sends a blocking reload, and a request for the hinted part, unless they are in flight.
     fn prefetch_hint(&mut self, parts: &PartClient) {
         if self.loading.is_none() {
             self.load(parts.reload(), Duration::ZERO);
@@ -235,7 +234,7 @@ impl RequestPipeline {
         }
     }
 
-    /// Loads the playlist after a pause: the one that is to be waited for, or as it is.
+    /// Loads the playlist after a pause; with `reload`, the server blocks until it has that part.
     fn load(&mut self, reload: Option<Reload>, pause: Duration) {
         let (http, url) = (self.http.clone(), with_directives(&self.playlist, reload));
         self.has_waited = reload.is_some();
@@ -245,7 +244,7 @@ impl RequestPipeline {
         }));
     }
 
-    /// Begins to read what was asked for.
+    /// Begins to read the current part's response.
     async fn read(&mut self, answer: Response, reader: &mut SegmentReader) -> Result<(), Error> {
         let Some(current) = &mut self.current else { return Ok(()) };
         let fetch = &current.fetch;
@@ -259,7 +258,7 @@ impl RequestPipeline {
         Ok(())
     }
 
-    /// Waits until anything has come.
+    /// Waits for the next response or bytes.
     async fn next_event(&mut self) -> RequestEvent {
         let Self { loading, current, prefetch, .. } = self;
         let read = async {
@@ -299,7 +298,7 @@ impl RequestPipeline {
     }
 }
 
-/// The playlist's address, asking for one to be waited for (RFC 8216bis §6.2.5).
+/// The playlist's URL with the delivery directives of a blocking reload (RFC 8216bis §6.2.5).
 fn with_directives(url: &str, reload: Option<Reload>) -> String {
     let Some(Reload { msn, part, skip }) = reload else { return url.to_owned() };
     let (url, fragment) = url.split_once('#').map_or((url, None), |(url, fragment)| (url, Some(fragment)));
@@ -314,7 +313,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn directives_go_into_the_query() {
+    fn delivery_directives_go_into_the_query() {
         let reload = |skip| Some(Reload { msn: 7, part: 2, skip });
         for (url, reload, wanted) in [
             ("http://h/a.m3u8", None, "http://h/a.m3u8"),

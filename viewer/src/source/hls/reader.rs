@@ -10,22 +10,22 @@ use crate::ffmpeg::TsReader;
 
 pub(super) type Units = Vec<(Arc<Catalog>, AccessUnit)>;
 
-/// Reads the segments of one rendition, whatever their container, and keeps track of what they belong to.
+/// Reads the segments of one rendition in either container, and keeps their catalog and epoch.
 #[derive(Debug, Default)]
 pub(super) struct SegmentReader {
     timeline: Option<u64>,
-    /// Names the broadcast of a server that states no epoch: one for each timeline.
+    /// The epoch of a broadcast whose server states none: one for each discontinuity sequence.
     fallback: Option<Epoch>,
     fmp4: Option<fmp4::Reader>,
     ts: TsReader,
-    /// What the units belong to.
+    /// The catalog of the units.
     catalog: Option<Arc<Catalog>>,
-    /// What the playlist says of the next segment's first unit.
+    /// `EXT-X-PROGRAM-DATE-TIME` of the next segment's first unit.
     date: Option<WallClock>,
 }
 
 impl SegmentReader {
-    /// The next segment is of this timeline: another number is another clock, and for servers that state none, another epoch.
+    /// The next segment has this discontinuity sequence number: another number is another clock, and another epoch where the server states none.
     pub(super) fn enter(&mut self, timeline: u64) {
         if self.timeline.replace(timeline) != Some(timeline) {
             self.fallback = Some(random_epoch());
@@ -38,18 +38,21 @@ impl SegmentReader {
         self.fmp4.is_none()
     }
 
-    /// A segment starts here, at this time of day: what an earlier one left half read is of no use.
+    /// A segment starts, at this date: what is left of an incomplete one is discarded.
     pub(super) fn begin(&mut self, date: Option<WallClock>) {
         self.date = date;
         self.fmp4.as_mut().map(fmp4::Reader::begin_segment).unwrap_or_default();
     }
 
-    /// The segment has ended, whole or not.
+    /// The segment has ended.
+    ///
+    /// # Errors
+    /// If it is incomplete.
     pub(super) fn end(&self) -> Result<(), fmp4::Error> {
         self.fmp4.as_ref().map_or(Ok(()), fmp4::Reader::end_segment)
     }
 
-    /// What was read last broke off: the reader has lost its place.
+    /// The last segment broke off: the reader needs its init segment again.
     pub(super) fn broken(&mut self) {
         self.fmp4 = None;
     }
@@ -71,7 +74,7 @@ impl SegmentReader {
         for event in reader.push(bytes)? {
             match event {
                 fmp4::Event::Catalog(mut catalog) => {
-                    // A clock that was taken from the playlist stays.
+                    // A clock that was taken from the playlist is kept.
                     let known = self.catalog.as_ref().filter(|known| known.epoch == catalog.epoch);
                     catalog.clock = catalog.clock.or(known.and_then(|known| known.clock));
                     self.catalog = Some(Arc::new(catalog));
@@ -82,7 +85,10 @@ impl SegmentReader {
         Ok(units)
     }
 
-    /// A segment without init segment: MPEG-TS, or something that is refused.
+    /// Reads a complete segment that has no init segment.
+    ///
+    /// # Errors
+    /// In words, if it is not MPEG-TS.
     pub(super) async fn whole(&mut self, segment: Bytes) -> Result<Units, String> {
         if segment.first() != Some(&TS_SYNC) {
             return Err("the segment is neither fMP4 with an init segment nor MPEG-TS".to_owned());
@@ -110,7 +116,7 @@ impl SegmentReader {
         Ok(found.into_iter().map(unit).filter_map(|unit| self.dated(unit)).collect())
     }
 
-    /// The unit with its catalog; one that does not know the time learns it from the playlist.
+    /// The unit with its catalog, whose clock is taken from the playlist's date if the stream has none.
     fn dated(&mut self, unit: AccessUnit) -> Option<(Arc<Catalog>, AccessUnit)> {
         let catalog = self.catalog.as_mut()?;
         if let Some(date) = self.date.take()
@@ -123,5 +129,5 @@ impl SegmentReader {
     }
 }
 
-/// What every packet of a transport stream starts with.
+/// The first byte of every MPEG-TS packet (ISO/IEC 13818-1 §2.4.3.3).
 const TS_SYNC: u8 = 0x47;

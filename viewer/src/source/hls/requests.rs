@@ -1,4 +1,4 @@
-//! The requests that playing HLS takes, each with a deadline and a size limit.
+//! HTTP requests for playlists and media, each with a deadline and a size limit.
 
 use bytes::{Bytes, BytesMut};
 use media::hls::client::resolve;
@@ -9,14 +9,14 @@ use tokio::time::timeout;
 use super::super::Error;
 use super::super::http::{READ_TIMEOUT, root_cause};
 
-/// The playlist, and what its URIs are relative to: where it was after redirects (RFC 3986 §5.1.3).
+/// The playlist, and the base of its URIs: its URL after redirects (RFC 3986 §5.1.3).
 pub(super) async fn media_playlist(url: &str, http: &reqwest::Client) -> Result<(hls::MediaPlaylist, String), Error> {
     let (text, base) = text(get(url, None, http).await?, url).await?;
     let playlist = hls::parse_media(&text).map_err(|error| unsupported(&base, error))?;
     Ok((playlist, base))
 }
 
-/// A playlist's text, and where it was after redirects.
+/// A playlist's text, and its URL after redirects.
 pub(super) async fn text(mut response: reqwest::Response, url: &str) -> Result<(String, String), Error> {
     let base = response.url().to_string();
     let mut body = BytesMut::new();
@@ -38,7 +38,7 @@ pub(super) async fn get(
     checked(request(url, range, http).await?, url)
 }
 
-/// The answer, whatever it is.
+/// The response, whatever its status.
 pub(super) async fn request(
     url: &str,
     range: Option<ByteRange>,
@@ -54,11 +54,11 @@ pub(super) async fn request(
     answer.map_err(|error| failed(root_cause(&error), !error.is_builder()))
 }
 
-/// The answer, if it is what was asked for.
+/// The response, if its status is a success.
 pub(super) fn checked(response: reqwest::Response, url: &str) -> Result<reqwest::Response, Error> {
     match response.status() {
         status if status.is_success() => Ok(response),
-        // A playlist that is not there may be there once somebody broadcasts.
+        // A playlist that does not exist may exist once somebody broadcasts.
         StatusCode::NOT_FOUND | StatusCode::GONE | StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_EARLY => {
             Err(Error::NotLive { address: url.to_owned() })
         }
@@ -73,7 +73,7 @@ pub(super) async fn chunk(response: &mut reqwest::Response, url: &str) -> Result
     response.chunk().await.map_err(|error| Error::Http { url: url.to_owned(), reason: root_cause(&error), retry: true })
 }
 
-/// An init segment.
+/// The bytes of an init segment.
 pub(super) async fn init(base: &str, map: &Map, http: &reqwest::Client) -> Result<Bytes, Error> {
     let url = resolve(base, &map.uri);
     let mut response = get(&url, map.byte_range, http).await?;
@@ -91,7 +91,7 @@ pub(super) fn unsupported(url: &str, reason: impl ToString) -> Error {
     Error::Unsupported { url: url.to_owned(), reason: reason.to_string() }
 }
 
-/// A day of two-second segments is under 4 MB.
+/// Bytes: a day of two-second segments takes under 4 MB.
 const MAX_PLAYLIST: usize = 8 << 20;
-/// Decoder configurations: a few hundred bytes.
+/// Bytes; decoder configurations take a few hundred.
 const MAX_INIT: usize = 1 << 20;

@@ -1,4 +1,4 @@
-//! Playing by whole segments: what comes is read as its bytes come, MPEG-TS when it is whole.
+//! Playing by whole segments: fMP4 is read as its bytes arrive, MPEG-TS once a segment is complete.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use super::reader::SegmentReader;
 use super::requests::{chunk, get, init, media_playlist, unsupported};
 use super::state::{HlsState, MAX_ATTEMPTS, MAX_SEGMENT, RETRY_PAUSE};
 
-/// Plays on from `first`, whose URIs are relative to `base`, until the playlist ends (`Ok`) or the path breaks.
+/// Plays from `first`, whose URIs are relative to `base`, until the playlist ends (`Ok`) or the path fails.
 pub(super) async fn run(
     state: &mut HlsState,
     first: hls::MediaPlaylist,
@@ -49,7 +49,7 @@ pub(super) async fn run(
                         if failed_loads > MAX_ATTEMPTS || !error.retry() {
                             return Err(error);
                         }
-                        debug!(%error, failed_loads, "the playlist did not load");
+                        debug!(%error, failed_loads, "cannot load the playlist");
                         state.playlist_client.on_load_failed(state.started.elapsed());
                     }
                 }
@@ -71,16 +71,16 @@ pub(super) async fn run(
                 state.reader.broken();
                 failed_fetches += 1;
                 if error.retry() && failed_fetches < MAX_ATTEMPTS {
-                    debug!(%error, msn = fetch.msn, failed_fetches, "a segment did not come");
+                    debug!(%error, msn = fetch.msn, failed_fetches, "cannot fetch a segment");
                     state.playlist_client.retry_fetch();
                     sleep(RETRY_PAUSE * failed_fetches).await;
                     continue;
                 }
-                // A server that is away may still have the segment when it is back: it stays in hand.
+                // A server that is down may still have the segment when it is back: it stays pending.
                 if error.retry() && media_playlist(&state.playlist, http).await.is_err() {
                     return Err(error);
                 }
-                warn!(%error, msn = fetch.msn, "a segment is lost");
+                warn!(%error, msn = fetch.msn, "a segment was skipped");
                 state.fetch_pending = false;
                 state.playlist_client.on_fetch_failed();
                 (failed_fetches, lost) = (0, lost + 1);
@@ -92,7 +92,7 @@ pub(super) async fn run(
     }
 }
 
-/// Whether a live playlist grows as it should.
+/// Watches whether a live playlist grows.
 pub(super) struct PlaylistGrowth {
     last: u64,
     since: Duration,
@@ -104,7 +104,7 @@ impl PlaylistGrowth {
         Self { last: playlist.next_msn(), since: now, is_told: false }
     }
 
-    /// Whether it has just been too long since there was a new segment.
+    /// Whether the time since the last new segment has just become too long; true once for each stall.
     pub(super) fn has_stopped(&mut self, now: Duration, playlist: &hls::MediaPlaylist) -> bool {
         if playlist.next_msn() != self.last {
             *self = Self::new(now, playlist);
@@ -114,7 +114,7 @@ impl PlaylistGrowth {
     }
 }
 
-/// Fetches a segment, and its init segment if that is new, and reports what they hold.
+/// Fetches a segment, and its init segment if that is new, and reports their units.
 async fn segment(
     base: &str,
     http: &reqwest::Client,
@@ -167,7 +167,7 @@ async fn segment(
     Ok(Ok(()))
 }
 
-/// Target durations without a new segment before the broadcast seems to be away.
+/// Target durations without a new segment before the stream counts as stalled.
 const STALL_TARGET_DURATIONS: u32 = 3;
 
 #[cfg(test)]
@@ -175,7 +175,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_playlist_that_does_not_grow() {
+    fn a_playlist_that_does_not_grow_is_reported_once_for_each_stall() {
         let mut playlist = hls::MediaPlaylist { target_duration: Duration::from_secs(2), ..Default::default() };
         let mut growth = PlaylistGrowth::new(Duration::ZERO, &playlist);
         let mut told = Vec::new();
@@ -183,6 +183,6 @@ mod tests {
             playlist.media_sequence += u64::from(second == 10);
             told.extend(growth.has_stopped(Duration::from_secs(second), &playlist).then_some(second));
         }
-        assert_eq!(told, [7, 17], "once for each time");
+        assert_eq!(told, [7, 17], "once for each stall");
     }
 }
