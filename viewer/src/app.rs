@@ -25,7 +25,7 @@ use crate::unit_log::UnitLog;
 /// Plays until the stream ends, the user quits, or `--duration` is over. Returns whether anything was presented.
 ///
 /// # Errors
-/// If an output cannot be opened, no window or thread can be had, no path can ever work, or a recording, pipe or unit log is incomplete.
+/// If an output cannot be opened, no window or thread can be created, no path can ever work, or a recording, pipe or unit log is incomplete.
 pub fn run(config: &Config) -> Result<bool> {
     let targets = config.targets()?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;

@@ -77,7 +77,7 @@ pub struct Config {
     #[arg(long, value_name = "0-100", default_value_t = 100, value_parser = clap::value_parser!(u32).range(0..=100))]
     pub volume: u32,
 
-    /// Start muted
+    /// Start with the sound muted
     #[arg(long)]
     pub mute: bool,
 

@@ -11,7 +11,7 @@ pub struct DoctorArgs {
     /// nearcast://HOST:PORT
     pub url: Option<String>,
 
-    /// Print JSON
+    /// Print the checks as JSON
     #[arg(long)]
     pub json: bool,
 }

@@ -27,7 +27,7 @@ use crate::unit_log::UnitLog;
 pub struct Outputs {
     /// Recordings and pipes.
     pub recorders: Vec<Recorder>,
-    /// `--unit-log`.
+    /// The file of `--unit-log`.
     pub unit_log: Option<UnitLog>,
     /// Whether two paths deliver all the time: then playback keeps to the slower one.
     pub hot: bool,

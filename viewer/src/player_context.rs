@@ -18,7 +18,7 @@ pub struct PlayerContext {
     pub clock: Clock,
     /// Buffering and timing.
     pub playback: Mutex<Playback>,
-    /// Statistics.
+    /// What is counted and measured.
     pub stats: Mutex<Stats>,
     /// The `--trace` file.
     pub trace: Option<Trace>,

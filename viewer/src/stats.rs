@@ -1,4 +1,4 @@
-//! MergeCounters and measurements for the status line, the overlay, the JSON line a second and the summary.
+//! What the viewer counts and measures, for the status line, the overlay, the JSON line a second and the summary.
 
 use std::time::Duration;
 
@@ -31,9 +31,9 @@ pub struct Stats {
     pub reconnects: u64,
     /// Pictures decoded too late to be presented.
     pub late: u64,
-    /// MergeCounters of the path merger.
+    /// What the path merger counts.
     pub merge: MergeCounters,
-    /// Path switches.
+    /// Path switches so far.
     pub switches: Switches,
     /// Failures of the unit log, the recording or the pipe.
     pub output_errors: u64,
@@ -91,11 +91,11 @@ pub struct PresentedFrame<'a> {
 /// The statistics line, once a second.
 #[derive(Clone, Debug, Serialize)]
 pub struct StatsLine {
-    /// Always `stats`.
+    /// The word `stats`, which tells this line from the summary.
     pub event: &'static str,
     /// Seconds since the viewer started.
     pub seconds: f64,
-    /// See [`Stats::state`].
+    /// The stream's state in words, as in [`Stats::state`].
     pub state: String,
     /// Name of the active path.
     pub source: String,
@@ -122,13 +122,13 @@ pub struct StatsLine {
 /// The summary of a run.
 #[derive(Clone, Debug, Serialize)]
 pub struct Summary {
-    /// Always `summary`.
+    /// The word `summary`, which tells it from the lines before.
     pub event: &'static str,
     /// Name of the last active path.
     pub source: String,
     /// Codecs and formats of the tracks.
     pub codecs: Vec<String>,
-    /// Pictures presented.
+    /// Pictures presented in all.
     pub pictures: u64,
     /// Audio units decoded.
     pub audio_frames: u64,
@@ -158,7 +158,7 @@ pub struct Summary {
     pub decode_errors: u64,
     /// Failures of the unit log, the recording or the pipe.
     pub output_errors: u64,
-    /// Path switches.
+    /// Path switches of the run.
     pub switches: SwitchSummary,
 }
 

@@ -12,7 +12,7 @@ pub enum Matrix {
 /// How the samples of a picture are to be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Colour {
-    /// The coefficients.
+    /// The coefficients of the conversion.
     pub matrix: Matrix,
     /// Whether luma spans 0 to 255 rather than 16 to 235. Only with [`Matrix::Bt601`]: others are converted to the limited range.
     pub full_range: bool,

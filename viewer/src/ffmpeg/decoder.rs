@@ -19,12 +19,12 @@ pub struct Picture {
 }
 
 impl Picture {
-    /// Luma samples in a line.
+    /// Width in luma samples.
     pub fn width(&self) -> u32 {
         self.frame.width()
     }
 
-    /// Luma lines.
+    /// Height in luma lines.
     pub fn height(&self) -> u32 {
         self.frame.height()
     }

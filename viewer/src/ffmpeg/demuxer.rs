@@ -18,9 +18,9 @@ use super::Error;
 pub struct Unit {
     /// The track: the first of its kind has index 0.
     pub track: TrackId,
-    /// Decoding time.
+    /// Decoding time, unwrapped, in whole milliseconds.
     pub dts: Timestamp,
-    /// Presentation time.
+    /// Presentation time, unwrapped, in whole milliseconds.
     pub pts: Timestamp,
     /// Whether decoding can start here.
     pub random_access: bool,

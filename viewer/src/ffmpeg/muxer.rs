@@ -15,9 +15,9 @@ use super::{Error, MILLISECONDS, parameters};
 pub enum Container {
     /// ISO/IEC 14496-12, in fragments, so that a recording that is cut off still plays.
     Mp4,
-    /// Matroska.
+    /// Matroska; live in pipes, with one cluster a picture.
     Matroska,
-    /// Flash Video.
+    /// FLV (Adobe Flash Video File Format 10.1), with Enhanced RTMP's codecs as far as FFmpeg has them.
     Flv,
     /// MPEG transport stream.
     MpegTs,

@@ -61,7 +61,7 @@ pub enum Event {
     Timing {
         /// The path.
         path: PathId,
-        /// The report.
+        /// Stages of some of its latest units.
         report: Box<latency::TimingReport>,
         /// When the request was sent and answered, by both clocks.
         exchange: Exchange,
@@ -105,9 +105,9 @@ pub enum Event {
 pub enum State {
     /// Connecting to a server.
     Connecting,
-    /// Connected, but nobody is broadcasting.
+    /// Connected, but the stream is not on air.
     Waiting,
-    /// Units arrive.
+    /// Units arrive by at least one path.
     Live,
     /// A path failed; another attempt follows.
     Reconnecting {
@@ -120,7 +120,7 @@ pub enum State {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// RTMP failed.
+    /// The RTMP connection failed.
     #[error("{address}: {source}")]
     Rtmp {
         /// The URL, without secrets.
@@ -128,7 +128,7 @@ pub enum Error {
         /// The protocol's error.
         source: net::rtmp::Error,
     },
-    /// The relay protocol failed.
+    /// The relay connection failed.
     #[error("{address}: {source}")]
     Relay {
         /// `HOST:PORT`.
@@ -176,13 +176,13 @@ pub enum Error {
     /// The stream exists, but is not on air.
     #[error("{address} is not on air")]
     NotLive {
-        /// The stream.
+        /// URL or name of the stream.
         address: String,
     },
     /// The server sends something that this viewer cannot play.
     #[error("{url}: {reason}")]
     Unsupported {
-        /// Its URL.
+        /// URL of what cannot be played.
         url: String,
         /// What it is, in words.
         reason: String,

@@ -63,7 +63,10 @@ pub(super) trait PathSource: fmt::Debug + Send + Sync {
         Discovery::Unused
     }
 
-    /// Connects, and reports to `events` what it brings.
+    /// Connects, and reports units and events to `events`.
+    ///
+    /// # Errors
+    /// When the path fails, now or later; [`Error::retry`] says whether another attempt may succeed.
     fn open<'a>(&'a self, context: OpenContext, events: &'a EventSender) -> Opening<'a>;
 }
 
@@ -102,7 +105,7 @@ pub(super) struct OpenContext {
 
 /// A URL that the user gave.
 pub(super) struct UrlRequest<'a> {
-    /// As given.
+    /// As the user gave it.
     pub(super) url: &'a str,
     /// Up to `://`, in lower case.
     pub(super) scheme: &'a str,
@@ -114,7 +117,7 @@ pub(super) struct UrlRequest<'a> {
 
 /// A stream as a server describes it.
 pub(super) struct ServerOffer<'a> {
-    /// The description.
+    /// How it can be played.
     pub(super) info: &'a PlaybackInfo,
     /// Where to ask for a new one.
     pub(super) api: &'a ApiClient,
@@ -146,9 +149,9 @@ pub struct PathOptions {
 /// One path to the stream.
 #[derive(Clone, Debug)]
 pub struct PathDescription {
-    /// By what.
+    /// The transport by which it was found.
     pub(super) transport: &'static Transport,
-    /// From where.
+    /// Its address, and what it keeps between two openings.
     pub(super) source: Source,
 }
 
@@ -165,7 +168,7 @@ impl PathDescription {
 }
 
 impl TransportFilter {
-    /// All transports.
+    /// Every transport may be used.
     pub const AUTO: Self = Self(None);
 
     /// Whether this is the one transport that may be used.
