@@ -32,8 +32,8 @@ pub struct Transport {
     pub(super) states_predecessor: bool,
     /// Whose uplink carries it.
     pub(super) cost: Cost,
-    /// The paths of a URL that is this transport's own; `None` if it is another's, an error in words if it is malformed.
-    pub(super) from_url: fn(&UrlRequest<'_>) -> Option<Result<Vec<Source>, String>>,
+    /// The paths of a URL that is this transport's own.
+    pub(super) from_url: fn(&UrlRequest<'_>) -> UrlPaths,
     /// The path to a stream that a server describes; `None` if the server does not offer this transport.
     pub(super) from_server: fn(&ServerOffer<'_>) -> Option<Source>,
 }
@@ -49,6 +49,9 @@ pub(super) enum Cost {
 
 /// A path's address and state, shared by all its openings.
 pub(super) type Source = Arc<dyn PathSource>;
+
+/// The paths of a URL, or why it is malformed, in words; `None` if the URL is another transport's.
+pub(super) type UrlPaths = Option<Result<Vec<Source>, String>>;
 
 /// The units of one path until it breaks, or until the broadcast is over (`Ok`).
 pub(super) type Opening<'a> = Pin<Box<dyn Future<Output = Result<(), Error>> + Send + 'a>>;

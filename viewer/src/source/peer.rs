@@ -11,7 +11,9 @@ use net::trust::Code;
 
 use super::api_client::ApiClient;
 use super::discovery::CandidateAddresses;
-use super::path::{Cost, Discovery, OpenContext, Opening, PathSource, ServerOffer, Source, Transport, UrlRequest};
+use super::path::{
+    Cost, Discovery, OpenContext, Opening, PathSource, ServerOffer, Source, Transport, UrlPaths, UrlRequest,
+};
 use super::relay::{self, RelayTarget, RelayTrust};
 use super::{Error, EventSender};
 
@@ -77,7 +79,7 @@ impl PathSource for Paired {
 }
 
 /// `nearcast://HOST:PORT`, or several addresses with commas between, with the code after `#` or given apart.
-fn from_url(request: &UrlRequest<'_>) -> Option<Result<Vec<Source>, String>> {
+fn from_url(request: &UrlRequest<'_>) -> UrlPaths {
     (request.scheme == "nearcast").then(|| paired(request))
 }
 

@@ -10,7 +10,7 @@ use media::{AccessUnit, Catalog, Epoch, Timestamp, TrackOrder, flv};
 use net::rtmp::{self, Message, Url, client};
 use tracing::{debug, warn};
 
-use super::path::{Cost, OpenContext, Opening, PathSource, ServerOffer, Source, Transport, UrlRequest};
+use super::path::{Cost, OpenContext, Opening, PathSource, ServerOffer, Source, Transport, UrlPaths, UrlRequest};
 use super::timing_poll::run_alongside;
 use super::{Closed, Error, EventSender, PathEvent, Position, ResumePoint, random_epoch};
 
@@ -44,7 +44,7 @@ impl PathSource for RtmpSource {
     }
 }
 
-fn from_url(request: &UrlRequest<'_>) -> Option<Result<Vec<Source>, String>> {
+fn from_url(request: &UrlRequest<'_>) -> UrlPaths {
     let source = |url| vec![Arc::new(RtmpSource(url)) as Source];
     let is_rtmp = matches!(request.scheme, "rtmp" | "rtmps");
     is_rtmp.then(|| rtmp::url::parse(request.url).map(source).map_err(|error| error.to_string()))

@@ -22,7 +22,7 @@ use tracing::warn;
 use self::choose::choose;
 use self::requests::{media_playlist, unsupported};
 use self::state::{HlsState, MAX_ATTEMPTS};
-use super::path::{Cost, OpenContext, Opening, PathSource, Source, Transport, UrlRequest};
+use super::path::{Cost, OpenContext, Opening, PathSource, Source, Transport, UrlPaths, UrlRequest};
 use super::timing_poll::run_alongside;
 use super::{Error, EventSender, PathEvent};
 
@@ -99,7 +99,7 @@ pub(super) enum LowLatency {
 }
 
 /// An address that ends like a playlist's.
-fn from_url(request: &UrlRequest<'_>, low_latency: LowLatency) -> Option<Result<Vec<Source>, String>> {
+fn from_url(request: &UrlRequest<'_>, low_latency: LowLatency) -> UrlPaths {
     let path = reqwest::Url::parse(request.url).map(|url| url.path().to_ascii_lowercase()).ok()?;
     let is_playlist = path.ends_with(".m3u8") || path.ends_with(".m3u");
     let is_http = matches!(request.scheme, "http" | "https");
