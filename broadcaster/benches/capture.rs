@@ -1,7 +1,6 @@
-//! How long a picture takes from its capture to its access unit: the test picture at 720p30, encoded as by default.
+//! Delay from capture to access unit: the test pattern at 720p30 with the default encoder.
 //!
-//! Prints p50 and p99 in milliseconds, and as parts of the picture interval, which is what a delay costs a viewer at least if
-//! one more picture has to be waited for.
+//! Prints p50 and p99 in milliseconds and in frame intervals: a delay that exceeds one interval costs a viewer a further one.
 #![allow(clippy::print_stdout, reason = "a benchmark's output")]
 
 use std::sync::Arc;
@@ -50,7 +49,7 @@ fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Waits for each access unit as publishing does, and says how old it is, in microseconds.
+/// Waits for each access unit as publishing does. Returns their ages in microseconds.
 fn measure(broadcast: &Broadcast, clock: BroadcastClock) -> anyhow::Result<Vec<i64>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
     let mut changed = broadcast.changed();
@@ -76,13 +75,13 @@ fn report(mut delays: Vec<i64>, stats: &Stats) {
     let at = |share: f64| delays[((delays.len() - 1) as f64 * share) as usize] as f64 / 1000.0;
     let interval = 1000.0 / 30.0;
     for (name, millis) in [("p50", at(0.5)), ("p99", at(0.99))] {
-        println!("capture to access unit, 720p30, {name}: {millis:.1} ms = {:.2} picture intervals", millis / interval);
+        println!("capture to access unit, 720p30, {name}: {millis:.1} ms = {:.2} frame intervals", millis / interval);
     }
     println!("{} pictures, {} dropped", delays.len(), stats.frames_dropped.value());
 }
 
-/// Pictures not counted: the encoder opens with the first.
+/// Frames not counted: the encoder opens with the first.
 const WARM_UP: usize = 30;
 
-/// Twenty seconds.
+/// Frames counted: twenty seconds.
 const PICTURES: usize = 600;

@@ -1,8 +1,8 @@
 //! Assembles a broadcaster, runs it and ends it.
 //!
-//! The order matters: what is to be captured is found out before a connection is made, so that a mistake costs no viewer a
-//! stream; a file waits for the first connection, so that its beginning is not lost; at the end, sources stop, encoders give
-//! out what they hold, and the server is told.
+//! The order matters. Sources are opened or probed before a connection is made, so that a mistake on the command line interrupts
+//! no running stream. A file waits for the first connection, so that its beginning is not lost. At the end sources stop, encoders
+//! are drained, what is queued is sent, and the stream is unpublished.
 
 use std::sync::Arc;
 use std::thread;
@@ -29,14 +29,14 @@ use crate::shutdown::ShutdownSignal;
 use crate::stats::Stats;
 use crate::status::{self, StatsSampler};
 
-/// What will be captured.
+/// Where pictures come from.
 enum SourcePlan {
     Device(devices::VideoDevice),
     File(FileProbe),
     Test,
 }
 
-/// What will be heard.
+/// Where sound comes from.
 enum AudioPlan {
     Device(devices::AudioDevice),
     WithFile,
@@ -44,34 +44,40 @@ enum AudioPlan {
     None,
 }
 
-/// Why it ended, for the exit code.
+/// Failures that have an exit code of their own.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// There is no such device or file.
     #[error("{0}")]
     NoInput(String),
-    /// The time of `--duration` passed without a server that took anything.
-    #[error("the time is up, and no server took anything of the broadcast")]
+    /// `--duration` passed before anything was sent.
+    #[error("the duration is over, and nothing was sent: no server was reachable")]
     NothingSent,
 }
 
-/// Prints what the machine can capture.
+/// Lists the cameras, screens and microphones of this machine, as text or JSON.
+///
+/// # Errors
+/// If FFmpeg does not initialise.
 pub fn list_devices(json: bool) -> anyhow::Result<String> {
-    capture::init().context("FFmpeg does not start")?;
+    capture::init().context("FFmpeg does not initialise")?;
     let inventory = devices::Inventory::take();
     Ok(if json { serde_json::to_string_pretty(&inventory)? + "\n" } else { devices::describe(&inventory) })
 }
 
-/// Broadcasts until the source ends, the time is up, a signal comes, or the server refuses.
+/// Broadcasts until the source ends, the duration is over, SIGINT or SIGTERM arrives, or the server rejects the stream.
+///
+/// # Errors
+/// [`Error`], [`publish::Error`], or what opening a source, the peer server, the unit log or the trace failed with.
 pub async fn run(settings: BroadcastSettings, log: LogFormat) -> anyhow::Result<()> {
-    capture::init().context("FFmpeg does not start")?;
+    capture::init().context("FFmpeg does not initialise")?;
     let (plan, sound) = plan(&settings)?;
     let unit_log =
-        settings.unit_log.as_deref().map(UnitLog::create).transpose().context("can not create the unit log")?;
+        settings.unit_log.as_deref().map(UnitLog::create).transpose().context("cannot create the unit log")?;
 
     let trace =
-        settings.trace.as_deref().map(Trace::create).transpose().context("can not create the trace")?.map(Arc::new);
+        settings.trace.as_deref().map(Trace::create).transpose().context("cannot create the trace")?.map(Arc::new);
 
     let stats = Arc::new(Stats::default());
     net::clock::set_test_offset(settings.clock_offset.saturating_mul(1000));
@@ -109,14 +115,14 @@ pub async fn run(settings: BroadcastSettings, log: LogFormat) -> anyhow::Result<
     let sampler = StatsSampler::new(stats.clone(), broadcast);
 
     let signal = terminated();
-    // Waiting for the server counts.
+    // Time spent connecting counts.
     let time_up = after(settings.run_for);
     tokio::pin!(signal, time_up);
     let mut is_time_up = false;
     let waits = matches!(plan, SourcePlan::File(_));
     let mut published: Option<Result<(), publish::Error>> = None;
     let mut failure = None;
-    // A file waits for the server; a camera does not wait.
+    // A file waits for the first connection; a live source does not.
     let may_start = tokio::select! {
         _ = is_connected.wait_for(|connected| *connected), if waits => true,
         () = std::future::ready(()), if !waits => true,
@@ -133,14 +139,14 @@ pub async fn run(settings: BroadcastSettings, log: LogFormat) -> anyhow::Result<
                 ended_by_itself = failure.is_none();
             }
             result = &mut publishing => published = Some(flatten(result)),
-            () = &mut signal => tracing::info!("asked to end"),
+            () = &mut signal => tracing::info!("interrupted"),
             () = &mut time_up => {
                 is_time_up = true;
-                tracing::info!("the time is up");
+                tracing::info!("the duration is over");
             }
         }
         context.shutdown.trigger();
-        // A device that is stuck in its driver does not keep the end from being told.
+        // A device that hangs in its driver does not prevent unpublishing.
         if !ended_by_itself && failure.is_none() && published.is_none() {
             failure = tokio::time::timeout(FLUSH_TIMEOUT, sources.recv()).await.ok().flatten().flatten();
         }
@@ -149,7 +155,7 @@ pub async fn run(settings: BroadcastSettings, log: LogFormat) -> anyhow::Result<
     let published = match published {
         Some(published) => published,
         None => {
-            // Who wants to leave does not wait for a server that is away; the end of a file does, within publishing's own bound.
+            // After an interrupt a server that is away is not waited for; at the end of a file it is, within FINAL_RETRY_WINDOW.
             tokio::select! {
                 result = &mut publishing => flatten(result),
                 () = after((!ended_by_itself).then_some(DRAIN_TIMEOUT)) => abort_publishing(&mut publishing, &abandon_reconnect).await,
@@ -175,7 +181,7 @@ pub async fn run(settings: BroadcastSettings, log: LogFormat) -> anyhow::Result<
     Ok(())
 }
 
-/// Serves viewers on this network, unless that is not wanted, and says how they come without a server.
+/// Starts serving LAN viewers, unless that is turned off, and shows how they connect without a server.
 fn start_peer_server(
     settings: &BroadcastSettings,
     broadcast: &Arc<Broadcast>,
@@ -188,17 +194,17 @@ fn start_peer_server(
         Ok(peer) => peer,
         Err(error @ peer::Error::Bind { .. }) if wanted.listen.is_some() => return Err(error.into()),
         Err(error) => {
-            tracing::warn!(%error, "viewers on this network will get the stream from the server");
+            tracing::warn!(%error, "cannot serve LAN viewers: they receive the stream from the server");
             return Ok(None);
         }
     };
     let addresses = peer.advertisement().addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-    tracing::info!(addresses, "viewers on this network are served directly");
+    tracing::info!(addresses, "serving LAN viewers");
     status::show_code(&peer, log);
     Ok(Some(peer))
 }
 
-/// Gives publishing a moment to end by itself.
+/// Abandons reconnecting, and gives publishing [`ABORT_TIMEOUT`] to end by itself.
 async fn abort_publishing(
     publishing: &mut tokio::task::JoinHandle<Result<(), publish::Error>>,
     abandon_reconnect: &watch::Sender<bool>,
@@ -214,7 +220,7 @@ fn flatten(result: Result<Result<(), publish::Error>, tokio::task::JoinError>) -
     }
 }
 
-/// After `duration`; never, if there is none.
+/// Sleeps for `duration`; for ever without one.
 async fn after(duration: Option<Duration>) {
     match duration {
         Some(duration) => tokio::time::sleep(duration).await,
@@ -229,7 +235,7 @@ fn plan(settings: &BroadcastSettings) -> Result<(SourcePlan, AudioPlan), Error> 
         Source::Auto => match devices::camera(None) {
             Ok(camera) => SourcePlan::Device(camera),
             Err(_) => {
-                tracing::info!("no camera: broadcasting the test picture");
+                tracing::info!("no camera found: broadcasting the test pattern");
                 SourcePlan::Test
             }
         },
@@ -248,7 +254,7 @@ fn plan(settings: &BroadcastSettings) -> Result<(SourcePlan, AudioPlan), Error> 
         (Audio::Auto, SourcePlan::Device(_)) => match devices::microphone(None) {
             Ok(microphone) => AudioPlan::Device(microphone),
             Err(_) => {
-                tracing::info!("no microphone: broadcasting without sound");
+                tracing::info!("no microphone found: broadcasting without audio");
                 AudioPlan::None
             }
         },
@@ -263,27 +269,27 @@ fn expected_tracks(plan: &SourcePlan, sound: &AudioPlan) -> Vec<TrackId> {
     video.into_iter().chain(audio).collect()
 }
 
-/// Starts the threads. The channel tells when the sources have ended and the encoders are empty: with a reason, if it was a
-/// failure, or with none.
+/// Starts the capture threads. The channel delivers once the sources have ended and the encoders are drained: `Some` with the
+/// reason after a failure, or else `None`.
 fn start(context: &CaptureContext, plan: SourcePlan, sound: AudioPlan) -> mpsc::Receiver<Option<String>> {
     let (ended, receiver) = mpsc::channel(1);
     let context = context.clone();
     let supervise = move || {
         let outcome = capture_all(&context, plan, sound);
-        // Nobody listens any more if the process is ending for another reason.
+        // The receiver is gone if the process is ending for another reason.
         let _ = ended.blocking_send(outcome.err());
     };
     spawn("capture", supervise);
     receiver
 }
 
-/// Runs a source, its encoder and its sound, each on a thread, to their end.
+/// Runs the video source, the video encoder and the audio source, each on a thread, until the video source ends.
 fn capture_all(context: &CaptureContext, plan: SourcePlan, sound: AudioPlan) -> Result<(), String> {
     let burn_in = context.settings.burn_in.unwrap_or(matches!(plan, SourcePlan::Test));
     let capacity = if matches!(plan, SourcePlan::File(_)) { FILE_QUEUE } else { LIVE_QUEUE };
     let pictures = Arc::new(DropOldestQueue::<Picture>::new(capacity));
     let mut settings = context.settings.video.clone();
-    // Sources that copy have none to encode; others were refused `copy` when the command line was read.
+    // A file with `copy` has nothing to encode; validation rejected `copy` for other sources.
     if settings.encoder == EncoderChoice::Copy {
         settings.encoder = EncoderChoice::Auto;
     }
@@ -292,7 +298,7 @@ fn capture_all(context: &CaptureContext, plan: SourcePlan, sound: AudioPlan) -> 
     thread::scope(|scope| {
         let encoder = scope.spawn(|| {
             let result = encoding.run(&pictures);
-            // Without an encoder there is nothing to go on for.
+            // Without an encoder there is no point in capturing.
             if result.is_err() {
                 pictures.close();
                 context.shutdown.trigger();
@@ -310,11 +316,11 @@ fn capture_all(context: &CaptureContext, plan: SourcePlan, sound: AudioPlan) -> 
                 Ok(())
             }
             SourcePlan::Test => {
-                test_pattern::run_video(context, &pictures).map_err(|error| format!("no test picture: {error}"))
+                test_pattern::run_video(context, &pictures).map_err(|error| format!("the test pattern failed: {error}"))
             }
             SourcePlan::File(file) => file::run(context, file, &pictures).map_err(|error| error.to_string()),
         };
-        // The end of the pictures is the end of the broadcast.
+        // The broadcast ends with its pictures.
         context.shutdown.trigger();
         pictures.close();
         let encoded = encoder.join().map_err(|_| "the encoder's thread panicked".to_owned())?;
@@ -341,24 +347,24 @@ async fn terminated() {
             return;
         }
     }
-    // Without a handler, the system ends the process by itself.
+    // Without a handler, the signal ends the process.
     if tokio::signal::ctrl_c().await.is_err() {
         std::future::pending::<()>().await;
     }
 }
 
-/// Pictures that wait for the encoder: a live one is of no use once there is a newer one.
+/// Frames queued for the encoder from a live source: only the newest is of use.
 const LIVE_QUEUE: usize = 1;
 
-/// A file's pictures are evenly spaced, but a decoder gives out at once all that it held for reordering: 16 at most in H.264
-/// and HEVC, and one may wait already.
+/// Frames queued for the encoder from a file: its decoder releases all reordered frames at once, up to 16 in H.264 and HEVC, and
+/// one may be queued already.
 const FILE_QUEUE: usize = 17;
 
-/// How long encoders may take to give out what they hold. With [`DRAIN_TIMEOUT`] and [`ABORT_TIMEOUT`] less than the second in which Ctrl-C ends.
+/// Bounds draining the encoders. With [`DRAIN_TIMEOUT`] and [`ABORT_TIMEOUT`] it stays below one second, so that Ctrl-C feels instant.
 const FLUSH_TIMEOUT: Duration = Duration::from_millis(350);
 
-/// How long sending what is left may take.
+/// Bounds sending what is queued.
 const DRAIN_TIMEOUT: Duration = Duration::from_millis(350);
 
-/// How long a connection attempt may take to be called off.
+/// Bounds abandoning a connection attempt.
 const ABORT_TIMEOUT: Duration = Duration::from_millis(150);

@@ -1,13 +1,13 @@
-//! The broadcast's clock: microseconds since PTS 0, on the machine's monotonic clock, and the wall-clock time of PTS 0.
+//! The media clock: microseconds since PTS 0, by the machine's monotonic clock, and the wall-clock time of PTS 0.
 //!
-//! It is started once. A wall clock that is set while the broadcast runs moves no timestamp.
+//! It is started once. Setting the wall clock while the broadcast runs moves no timestamp.
 
 use std::time::{Duration, Instant};
 
 use media::WallClock;
 use net::clock;
 
-/// When PTS 0 was, on both clocks.
+/// The time of PTS 0, on the monotonic clock and on the wall clock.
 #[derive(Clone, Copy, Debug)]
 pub struct BroadcastClock {
     started: Instant,
@@ -15,7 +15,7 @@ pub struct BroadcastClock {
 }
 
 impl BroadcastClock {
-    /// A clock that reads [`LEAD`] now.
+    /// Starts a clock that reads [`LEAD`] now.
     pub fn start() -> Self {
         Self {
             started: Instant::now(),
@@ -33,7 +33,7 @@ impl BroadcastClock {
         self.at(Instant::now())
     }
 
-    /// What the clock reads at `instant`.
+    /// The reading at `instant`, in microseconds since PTS 0.
     pub fn at(&self, instant: Instant) -> i64 {
         let since = match instant.checked_duration_since(self.started) {
             Some(after) => after.as_micros() as i64,
@@ -42,21 +42,22 @@ impl BroadcastClock {
         since + LEAD.as_micros() as i64
     }
 
-    /// How long from now until the clock reads `micros`; zero if it already has.
+    /// Time from now until the clock reads `micros` microseconds; zero if that has passed.
     pub fn until(&self, micros: i64) -> Duration {
         Duration::from_micros(u64::try_from(micros - self.now()).unwrap_or(0))
     }
 
-    /// What the clock read at a device's stamp, or reads now if the stamp is on neither of the clocks that drivers use.
+    /// The reading at a device's capture timestamp, in microseconds since PTS 0. Falls back to now if the timestamp is absent or
+    /// on neither of the clocks that drivers use.
     ///
-    /// V4L2 stamps with `CLOCK_MONOTONIC`; x11grab, ALSA and PulseAudio with the time of day; both in microseconds.
+    /// V4L2 uses `CLOCK_MONOTONIC`; x11grab, ALSA and PulseAudio use the time of day; both in microseconds.
     pub fn at_device_timestamp(&self, stamp: Option<i64>) -> i64 {
         let now = self.now();
         timestamp_age(stamp, [monotonic_micros(), clock::system().as_micros()]).map_or(now, |age| now - age)
     }
 }
 
-/// How old `stamp` is on the first of the clocks that it can be on.
+/// Age of `stamp` in microseconds on the first clock that it can be on; `None` if it is on none.
 fn timestamp_age(stamp: Option<i64>, clocks: [i64; 2]) -> Option<i64> {
     let stamp = stamp?;
     clocks
@@ -76,11 +77,11 @@ fn monotonic_micros() -> i64 {
     i64::MIN
 }
 
-/// What the clock reads at its start. The DTS of the first pictures lies before their PTS by the reordering delay (16 B-frames
-/// at 24 fps: 0.7 s) and an audio encoder's first frame before its first sample: with this lead no DTS is negative.
+/// The clock's first reading. The first DTS precede their PTS by the reordering delay (16 B-frames at 24 fps: 0.7 s), and an
+/// audio encoder's first frame precedes its first sample: this lead keeps every DTS above zero.
 pub const LEAD: Duration = Duration::from_secs(1);
 
-/// A stamp older than this is not a stamp of what was just read: slow cameras deliver within 0.3 s.
+/// An older timestamp is not that of the frame just read: slow cameras deliver within 0.3 s.
 const MAX_TIMESTAMP_AGE: Duration = Duration::from_secs(2);
 
 #[cfg(test)]
@@ -88,7 +89,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn stamps_are_recognised_by_their_clock() {
+    fn device_timestamps_are_recognised_by_their_clock() {
         let clocks = [5_000_000, 1_700_000_000_000_000];
         for (stamp, age) in [
             (None, None),
@@ -106,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn reads_the_lead_at_its_start() {
+    fn the_clock_starts_at_the_lead() {
         let clock = BroadcastClock::start();
         assert_eq!(clock.at(clock.started), 1_000_000);
         assert_eq!(clock.at(clock.started + Duration::from_millis(40)), 1_040_000);

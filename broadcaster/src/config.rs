@@ -1,4 +1,4 @@
-//! The command line, and the settings that come of it. Everything is checked before anything is opened or connected.
+//! The command line, and the settings made from it. Everything is validated before a device is opened or a connection is made.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -16,92 +16,92 @@ use crate::{doctor, option_values, peer};
 
 /// Captures a camera, a screen or a file and publishes it live over RTMP.
 ///
-/// Works with a Nearcast cdn, nginx-rtmp and the usual services. A server that goes away and comes back is
-/// reconnected to; a Nearcast server then gets everything that it missed.
+/// Works with a Nearcast cdn, nginx-rtmp and the usual services. After an outage it reconnects; a Nearcast cdn
+/// then receives everything it missed. Viewers on the same LAN can receive the stream directly.
 #[derive(Debug, Parser)]
 #[command(version, args_conflicts_with_subcommands = true, subcommand_negates_reqs = true, after_help = EXAMPLES)]
 pub struct Cli {
-    /// What to do other than to publish.
+    /// A command other than publishing; `None` publishes.
     #[command(subcommand)]
     pub command: Option<Command>,
-    /// How to publish.
+    /// The options of publishing.
     #[command(flatten)]
     pub publish: Publish,
 }
 
-/// What to do other than to publish.
+/// A command other than publishing.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// List cameras with their modes, screens and microphones.
+    /// List cameras and their modes, screens, and microphones.
     Devices {
-        /// Print JSON.
+        /// Print as JSON.
         #[arg(long)]
         json: bool,
     },
-    /// Say what works here and what to fix: this network, the encoder, and with a URL the server.
+    /// Check the encoder, this network and, given a URL, the server; say what to fix.
     Doctor(doctor::DoctorArgs),
 }
 
-/// How to publish.
+/// The options of publishing, as given and not yet validated: see [`Publish::settings`].
 #[derive(Debug, Args)]
 pub struct Publish {
-    /// Where to: rtmp://HOST[:PORT]/APP/KEY, or rtmp://HOST/APP with the key given by --key or NEARCAST_KEY.
+    /// Publish URL: rtmp://HOST[:PORT]/APP/KEY, or rtmp://HOST/APP with the key from --key or NEARCAST_KEY.
     #[arg(required = true)]
     pub url: Option<String>,
 
-    /// Stream key. Prefer the variable: other users of this machine can read command lines.
+    /// Stream key. Prefer the environment variable: other users of this machine can see command lines.
     #[arg(long, env = "NEARCAST_KEY", hide_env_values = true)]
     pub key: Option<String>,
 
-    /// auto (a webcam if there is one, else test), webcam[:DEVICE], screen[:DISPLAY], screen:kms[:CARD], file:PATH or test.
+    /// Source: auto (a webcam, or else test), webcam[:DEVICE], screen[:DISPLAY], screen:kms[:CARD], file:PATH or test (test pattern).
     #[arg(short, long, default_value = "auto", help_heading = "Input")]
     pub source: Source,
 
-    /// auto, none, tone, or a device as `broadcaster devices` lists it.
+    /// Audio: auto, none, tone, or a device as `broadcaster devices` lists it.
     #[arg(short, long, default_value = "auto", help_heading = "Input")]
     pub audio: Audio,
 
-    /// Start a file again when it ends; its timestamps go on.
+    /// Loop the file; timestamps keep rising.
     #[arg(long = "loop", help_heading = "Input")]
     pub looped: bool,
 
-    /// Stop after so many seconds, those of waiting for a server included; fails if no server took anything by then.
-    #[arg(long, value_name = "N", help_heading = "Input")]
+    /// Stop after N seconds, including the time spent connecting; fails if nothing was sent by then.
+    #[arg(long, value_name = "SECONDS", help_heading = "Input")]
     pub duration: Option<f64>,
 
-    /// Draw a counter and a clock, for machines and for people, into each picture [default: with test only].
+    /// Burn a frame counter (machine-readable) and the time of day into each frame [default: with test only].
     #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true, help_heading = "Input")]
     pub burn_in: Option<bool>,
 
-    /// auto (hardware that really opens, else libx264), copy, or an FFmpeg encoder's name: libx264, h264_nvenc, libx265 …
+    /// Encoder: auto (the first hardware encoder that works, or else libx264), copy (no re-encoding), or an FFmpeg encoder's name.
     #[arg(short, long, default_value = "auto", help_heading = "Video")]
     pub encoder: EncoderChoice,
 
-    /// Picture size, WIDTHxHEIGHT; letterboxed if the source has another shape [default: the source's].
+    /// Frame size, WIDTHxHEIGHT; letterboxed if the source has another aspect ratio [default: the source's].
     #[arg(long, value_name = "WxH", value_parser = option_values::size, help_heading = "Video")]
     pub size: Option<(u32, u32)>,
 
-    /// Pictures per second, at most [default: the source's].
+    /// Maximum frame rate [default: the source's].
     #[arg(long, value_parser = option_values::fps, help_heading = "Video")]
     pub fps: Option<f64>,
 
-    /// Bits per second: 2500k, 6M; less while the uplink takes less, with libx264 [default: 0.1 bits a pixel].
+    /// Video bitrate: 2500k, 6M; with libx264 it adapts downwards to the uplink [default: 0.1 bits per pixel].
     #[arg(short, long, value_parser = option_values::bitrate, help_heading = "Video")]
     pub bitrate: Option<u64>,
 
-    /// Keep to the bitrate whatever the uplink takes: viewers fall behind, and units are lost when the window is full.
+    /// Do not adapt the bitrate to the uplink: on a slow one the stream falls behind, and units are dropped when the window is full.
     #[arg(long, help_heading = "Video")]
     pub fixed_bitrate: bool,
 
-    /// Time from one IDR to the next: 2s, 500ms. A viewer joins at an IDR, so this bounds its start-up time [default: 2s].
+    /// Keyframe (IDR) interval: 2s, 500ms. A viewer joins at an IDR, so this bounds its start-up time [default: 2s].
     #[arg(long, value_parser = option_values::duration, help_heading = "Video")]
     pub gop: Option<Duration>,
 
-    /// B-frames in a row: smaller at the same quality, later by as many pictures.
+    /// Consecutive B-frames: fewer bits for the same quality, at that many frames of extra delay.
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=16), help_heading = "Video")]
     pub bframes: u32,
 
-    /// Refresh the picture column by column instead of by IDRs: an even bitrate; some players can not join then.
+    /// Refresh intra blocks column by column instead of sending IDRs: an even bitrate, but some players cannot join.
     #[arg(long, help_heading = "Video")]
     pub intra_refresh: bool,
 
@@ -109,43 +109,43 @@ pub struct Publish {
     #[arg(long, help_heading = "Video")]
     pub preset: Option<String>,
 
-    /// aac plays everywhere; opus costs less delay [default: aac].
+    /// Audio codec: aac plays everywhere, opus has less delay [default: aac].
     #[arg(long, value_enum, help_heading = "Audio")]
     pub audio_codec: Option<AudioCodec>,
 
-    /// Bits per second [default: 128k].
+    /// Audio bitrate [default: 128k].
     #[arg(long, value_parser = option_values::bitrate, help_heading = "Audio")]
     pub audio_bitrate: Option<u64>,
 
-    /// How much to keep for a server that is away, in time.
+    /// How much media to keep for retransmission after an outage, in time.
     #[arg(long, default_value = "20s", value_parser = option_values::duration, help_heading = "Outages")]
     pub window: Duration,
 
-    /// How much to keep for a server that is away, in bytes.
+    /// How much media to keep for retransmission after an outage, in bytes.
     #[arg(long, default_value = "128MiB", help_heading = "Outages")]
     pub window_bytes: ByteSize,
 
-    /// Serve no viewers on this network: they get the stream from the server like everybody.
-    #[arg(long, help_heading = "This network")]
+    /// Serve no LAN viewers: they receive the stream from the server.
+    #[arg(long, help_heading = "LAN")]
     pub no_lan: bool,
 
-    /// Where viewers on this network connect, UDP [default: any free port, on all interfaces].
-    #[arg(long, value_name = "ADDR", help_heading = "This network")]
+    /// UDP address to listen on for LAN viewers [default: any free port, on all interfaces].
+    #[arg(long, value_name = "ADDR", help_heading = "LAN")]
     pub lan_listen: Option<std::net::SocketAddr>,
 
-    /// Viewers on this network to serve at once; more get the stream from the server.
-    #[arg(long, value_name = "N", default_value_t = 16, help_heading = "This network")]
+    /// Maximum number of LAN viewers; further ones receive the stream from the server.
+    #[arg(long, value_name = "N", default_value_t = 16, help_heading = "LAN")]
     pub max_lan_viewers: usize,
 
-    /// Bits per second to all of them together [default: no limit].
-    #[arg(long, value_name = "RATE", value_parser = option_values::bitrate, help_heading = "This network")]
+    /// Total bitrate to all LAN viewers: 40M [default: no limit].
+    #[arg(long, value_name = "RATE", value_parser = option_values::bitrate, help_heading = "LAN")]
     pub lan_bitrate_limit: Option<u64>,
 
-    /// Do not announce the broadcast by mDNS; viewers are told where it is by the server alone.
-    #[arg(long, help_heading = "This network")]
+    /// Do not advertise by mDNS; viewers learn the broadcaster's addresses from the server only.
+    #[arg(long, help_heading = "LAN")]
     pub no_mdns: bool,
 
-    /// How to log to standard error: text with a status line, or JSON lines [default: text on a terminal, else json].
+    /// Log format on standard error: text with a status line, or JSON lines [default: text on a terminal, or else json].
     #[arg(long, value_enum, help_heading = "Reporting")]
     pub log: Option<LogFormat>,
 
@@ -153,63 +153,66 @@ pub struct Publish {
     #[arg(long, value_enum, help_heading = "Reporting")]
     pub stats: Option<StatsFormat>,
 
-    /// Write a line for each access unit that leaves: track, DTS, PTS, SHA-256 of its payload.
+    /// Write a line for each access unit sent: track, DTS, PTS, SHA-256 of its payload.
     #[arg(long, value_name = "FILE", help_heading = "Reporting")]
     pub unit_log: Option<PathBuf>,
 
-    /// Write a line for each access unit when it is captured, encoded and pushed: stage, track, DTS, bytes, time of day.
+    /// Trace each access unit through captured, encoded and pushed: stage, track, DTS, bytes, time of day.
     #[arg(long, value_name = "FILE", help_heading = "Reporting")]
     pub trace: Option<PathBuf>,
 
-    /// Take the time to be so many milliseconds later than the system says, to see how a wrong clock is borne.
+    /// Shift the clock by MS milliseconds (testing).
     #[arg(long, value_name = "MS", allow_negative_numbers = true, default_value_t = 0, help_heading = "Reporting")]
     pub clock_offset: i64,
 }
 
-/// What to do, checked.
+/// The validated settings of one broadcast.
 #[derive(Debug)]
 pub struct BroadcastSettings {
-    /// Where to publish.
+    /// Server, app and stream key; the key prints redacted.
     pub url: net::rtmp::url::Url,
-    /// What to show.
+    /// The video source.
     pub source: Source,
-    /// What to let hear.
+    /// The audio source.
     pub audio: Audio,
     /// How to capture and encode.
     pub capture: CaptureSettings,
-    /// When to stop by itself.
+    /// Stops after this much time, connecting included; `None`: runs until it is interrupted or the source ends.
     pub run_for: Option<Duration>,
-    /// What an outage may last.
+    /// How much media is kept for retransmission after an outage.
     pub window: Bounds,
-    /// How to serve viewers on this network, if at all.
+    /// How to serve LAN viewers; `None`: not at all.
     pub peer: Option<peer::PeerSettings>,
-    /// Where to log access units.
+    /// The file of `--unit-log`.
     pub unit_log: Option<PathBuf>,
-    /// Where to note when they pass each stage.
+    /// The file of `--trace`.
     pub trace: Option<PathBuf>,
-    /// Milliseconds that the clock is to be wrong by.
+    /// Milliseconds added to the system clock (testing).
     pub clock_offset: i64,
-    /// Whether to print statistics.
+    /// Format of the statistics on standard output; `None`: prints none.
     pub stats: Option<StatsFormat>,
 }
 
-/// A command line that can not be run. The process ends with exit code 64.
+/// An invalid command line. The process exits with code 64.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// No URL.
+    /// No publish URL was given.
     #[error("give a URL to publish to: rtmp://HOST/APP/KEY")]
     NoUrl,
-    /// A URL that is none.
-    #[error("the URL does not say where to publish: {0}")]
+    /// The publish URL cannot be parsed; the text says why, without the stream key.
+    #[error("the publish URL is invalid: {0}")]
     Url(String),
-    /// Options that do not go together, or out of range.
+    /// Options are out of range or exclude each other.
     #[error("{0}")]
     Options(&'static str),
 }
 
 impl Publish {
-    /// Checks what clap can not.
+    /// Validates what clap cannot: the URL, and options that depend on each other.
+    ///
+    /// # Errors
+    /// See [`Error`].
     pub fn settings(self) -> Result<BroadcastSettings, Error> {
         let url = with_key(self.url.as_deref().ok_or(Error::NoUrl)?, self.key.as_deref());
         let url = net::rtmp::url::parse(&url).map_err(|error| Error::Url(error.to_string()))?;
@@ -218,10 +221,10 @@ impl Publish {
             return Err(Error::Options("--loop needs --source file:PATH"));
         }
         if self.encoder == EncoderChoice::Copy && !is_file {
-            return Err(Error::Options("--encoder copy needs --source file:PATH: nothing else comes encoded"));
+            return Err(Error::Options("--encoder copy needs --source file:PATH: no other source is encoded already"));
         }
         if self.encoder == EncoderChoice::Copy && self.burn_in == Some(true) {
-            return Err(Error::Options("--burn-in draws into pictures, which --encoder copy leaves as they are"));
+            return Err(Error::Options("--burn-in needs re-encoding, which --encoder copy rules out"));
         }
         if self.intra_refresh && self.bframes > 0 {
             return Err(Error::Options("--intra-refresh and --bframes exclude each other"));
@@ -246,9 +249,7 @@ impl Publish {
             fixed_bitrate: self.fixed_bitrate,
         };
         if video.encoder == EncoderChoice::Copy && video.requires_reencode() {
-            return Err(Error::Options(
-                "--encoder copy leaves pictures as they are: it goes with no other option of Video",
-            ));
+            return Err(Error::Options("--encoder copy rules out re-encoding: it excludes the other Video options"));
         }
         Ok(BroadcastSettings {
             url,
@@ -279,7 +280,7 @@ impl Publish {
     }
 }
 
-/// The key goes after the app, before any query.
+/// Appends the stream key to the path of `url`, before any query.
 fn with_key(url: &str, key: Option<&str>) -> String {
     match (key.filter(|key| !key.is_empty()), url.split_once('?')) {
         (None, _) => url.to_owned(),
@@ -291,27 +292,27 @@ fn with_key(url: &str, key: Option<&str>) -> String {
 const EXAMPLES: &str = "\
 Examples:
   broadcaster devices
-      What this machine can capture.
+      List what this machine can capture.
   broadcaster doctor http://cdn.example:8080/NAME
-      What works between this machine, its network and that server, and what to fix.
+      Check this machine, its network and that server, and say what to fix.
   NEARCAST_KEY=… broadcaster rtmp://cdn.example/live
-      The webcam and the microphone.
+      Webcam and microphone.
   broadcaster --source screen --audio none --size 1280x720 --fps 15 rtmp://cdn.example/live/KEY
-      The screen, small and without sound.
+      The screen, scaled down, without audio.
   broadcaster --source webcam:/dev/video2 --audio alsa:plughw:1,0 --bitrate 4M --gop 1s rtmp://cdn.example/live/KEY
-      One camera of several, with its own microphone.
+      A particular camera and microphone.
   broadcaster --source file:concert.mp4 --loop rtmp://cdn.example/live/KEY
-      A file for ever, in real time, without re-encoding if its codecs can be streamed.
+      A file in a loop, in real time, without re-encoding if its codecs can be streamed.
   broadcaster --source test --stats json rtmp://127.0.0.1/live/KEY
-      A moving picture with a clock, and a tone: to test a server.
+      A test pattern with a clock, and a tone: to test a server.
 
-A file's pictures and sound each pass through as they are if their codec can be streamed, unless an option of Video or
-Audio above asks for what only a re-encode can give.
+Each track of a file is passed through without re-encoding if its codec can be streamed, unless an option of Video or
+Audio above requires re-encoding.
 
-Exit codes: 0 ended as asked, 1 failed, 64 wrong usage, 66 no such device or file, 77 the server refuses the key.
-RUST_LOG=broadcaster=debug tells more.";
+Exit codes: 0 success, 1 failure, 64 invalid usage, 66 no such device or file, 77 the server rejects the stream key.
+RUST_LOG=broadcaster=debug logs more.";
 
-/// A window that holds less bridges no outage.
+/// A shorter window bridges no outage.
 const MIN_WINDOW: Duration = Duration::from_secs(1);
 /// As [`MIN_WINDOW`]: one second of a modest stream.
 const MIN_WINDOW_BYTES: u64 = 1 << 20;

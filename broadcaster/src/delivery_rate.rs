@@ -1,13 +1,13 @@
-//! How much a link takes of what is handed to it, told by how long that waits: pure.
+//! Estimates a link's delivery rate from the bytes sent and their queueing delay. Pure.
 //!
-//! What is handed over while the wait grows arrives over a longer time than it was handed over in, by just so much as the wait grew. So
-//! bytes by that longer time is what the link takes, before the queue has grown to anything that would be felt. Once there has been a queue
-//! for a while, there is a better measure: what has arrived meanwhile.
+//! Bytes sent while the delay grows arrive over a longer time than they were sent in, longer by the growth of the delay. So bytes divided
+//! by that longer time is the delivery rate, before the queue becomes noticeable. Once there has been a queue for a while, the bytes
+//! delivered meanwhile measure the capacity more precisely.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-/// The last seconds of one link.
+/// The samples of one link, over some seconds.
 #[derive(Debug, Default)]
 pub(crate) struct DeliveryRateEstimator {
     looks: VecDeque<Sample>,
@@ -16,16 +16,16 @@ pub(crate) struct DeliveryRateEstimator {
 #[derive(Clone, Copy, Debug)]
 struct Sample {
     at: Instant,
-    /// All bytes by then.
+    /// Bytes sent by then.
     all: f64,
-    /// Those that were known to have arrived.
+    /// Bytes known to be delivered by then.
     arrived: f64,
-    /// How long the last of which that is known waited.
+    /// The latest queueing delay measured.
     wait: Duration,
 }
 
 impl DeliveryRateEstimator {
-    /// So many `bytes` went since the last look; what is known of now waited for `wait` on a way that takes `way` there and back.
+    /// Adds a sample: `bytes` sent since the last one, the queueing delay `wait` and the base RTT `way`.
     pub(crate) fn note(&mut self, bytes: f64, wait: Duration, way: Duration, now: Instant) {
         let last = self.looks.back().copied();
         let all = last.map_or(0.0, |last| last.all) + bytes;
@@ -39,7 +39,7 @@ impl DeliveryRateEstimator {
         }
     }
 
-    /// So many bytes went besides before the looks so far, the last of them first.
+    /// Attributes further bytes to the intervals before the samples so far, the latest first.
     pub(crate) fn note_before(&mut self, bytes: impl IntoIterator<Item = f64>) {
         for (n, bytes) in bytes.into_iter().enumerate() {
             let since = self.looks.len().saturating_sub(1 + n);
@@ -47,7 +47,7 @@ impl DeliveryRateEstimator {
         }
     }
 
-    /// All bytes by `then`, evenly between two looks; before the first, none.
+    /// Bytes sent by `then`, interpolated between samples; none before the first.
     fn handed_by(&self, then: Instant) -> f64 {
         let after = self.looks.partition_point(|look| look.at <= then);
         let Some(before) = after.checked_sub(1).map(|last| self.looks[last]) else { return 0.0 };
@@ -56,13 +56,13 @@ impl DeliveryRateEstimator {
         before.all + (next.all - before.all) * part
     }
 
-    /// How much the link takes, in bytes per second; of one that is not full, what there was. Since the moment that gives most: a link that was idle
-    /// before its queue began takes more than it took then. `None` in the beginning.
+    /// Delivery rate in bytes per second: the maximum over the starting points in the window, since a link that was idle before its queue
+    /// began delivers more than it did then. Limited by what was sent on a link that is not full. `None` at the start.
     pub(crate) fn rate(&self) -> Option<f64> {
         let to = self.looks.back()?;
         let since = |from: &Sample| {
             let time = to.at.saturating_duration_since(from.at);
-            // A wait that falls is told late, and would make a narrow link of no width at all.
+            // A decreasing delay is measured late, and would yield a rate far too low.
             let arriving = time.as_secs_f64() + (to.wait.as_secs_f64() - from.wait.as_secs_f64()).max(0.0);
             (time >= LEAST).then(|| (to.all - from.all) / arriving)
         };
@@ -70,7 +70,7 @@ impl DeliveryRateEstimator {
         self.looks.iter().skip(older.saturating_sub(1)).filter_map(since).max_by(f64::total_cmp)
     }
 
-    /// How much has arrived since there is a queue, in bytes per second: all that the link takes. `None` while there is none, or not for long
+    /// Delivery rate in bytes per second while there is a queue: the capacity. `None` without a queue, or before it has lasted long
     /// enough.
     pub(crate) fn full(&self) -> Option<f64> {
         let to = self.looks.back()?;
@@ -81,16 +81,16 @@ impl DeliveryRateEstimator {
     }
 }
 
-/// Several pictures and pings: less is a burst's, more is another time's.
+/// Window of [`DeliveryRateEstimator::rate`]: several frames and pings. Shorter ones measure bursts, longer ones the past.
 const OVER: Duration = Duration::from_millis(500);
-/// Less tells nothing.
+/// Minimum interval for a rate.
 const LEAST: Duration = Duration::from_millis(90);
-/// A wait that is a queue's: less is pictures' that meet.
+/// Queueing delay from which on there is a queue: less is frames that meet.
 const QUEUED: Duration = Duration::from_millis(20);
-/// What has arrived is measured over so long at least and at most: two pictures are an accident.
+/// Minimum and maximum interval of [`DeliveryRateEstimator::full`].
 const FULL_LEAST: Duration = Duration::from_millis(190);
 const FULL_OVER: Duration = Duration::from_millis(600);
-/// Looks that are kept: six seconds of them, and more waits in no queue.
+/// Samples that are kept: six seconds, longer than any queue.
 const MOST: usize = 64;
 
 #[cfg(test)]
@@ -108,32 +108,32 @@ mod tests {
     }
 
     #[test]
-    fn what_a_growing_wait_tells() {
+    fn the_delivery_rate_follows_from_a_growing_delay() {
         check(&[], None);
         check(&[(0, 500.0, 0)], None);
         check(&[(0, 500.0, 0), (20, 100.0, 0)], None);
-        // No queue: the link takes what there is.
+        // No queue: everything sent is delivered.
         check(&[(0, 0.0, 0), (100, 100.0, 0), (200, 100.0, 0)], Some(1000.0));
-        // Two fit in the time of three.
+        // Two thirds are delivered.
         check(&[(0, 0.0, 0), (100, 300.0, 50), (200, 300.0, 100)], Some(2000.0));
         // It was idle before.
         check(&[(0, 0.0, 0), (100, 0.0, 0), (200, 300.0, 50)], Some(2000.0));
-        // A queue that is being emptied tells no more than what was handed over.
+        // A draining queue yields no more than what was sent.
         check(&[(0, 0.0, 400), (100, 50.0, 200), (200, 50.0, 0)], Some(500.0));
-        // Only the last half second counts, and nothing that went before its first look.
+        // Only the last half second counts.
         let looks: Vec<_> = (0..20).map(|n| (n * 100, if n < 10 { 900.0 } else { 100.0 }, 0)).collect();
         check(&looks, Some(1000.0));
     }
     #[test]
-    fn what_arrives_while_there_is_a_queue_is_all_that_a_link_takes() {
+    fn the_delivery_rate_with_a_queue_is_the_capacity() {
         let start = Instant::now();
         let way = Duration::from_millis(50);
         let mut of = DeliveryRateEstimator::default();
-        // 2000 bytes a second, until a second has passed; then the link takes 700, so that what is sent x after that waits 1.857 x.
+        // 2000 bytes per second; after a second the capacity is 700, so that what is sent x later is delayed by 1.857 x.
         let mut full = Vec::new();
         for n in 0..22u64 {
             let now = n as f64 * 0.1;
-            // What is sent at `then` is known at `then` + its wait + the way.
+            // The delay of what is sent at `then` is known at `then` + delay + base RTT.
             let then = (1.0 + (now - 1.0 - 0.05) / (2000.0 / 700.0)).min(now - 0.05);
             let wait = (now - 0.05 - then).max(0.0);
             of.note(200.0, Duration::from_secs_f64(wait), way, start + Duration::from_millis(n * 100));
@@ -145,18 +145,18 @@ mod tests {
         }
     }
     #[test]
-    fn what_is_learnt_of_later_went_when_it_went() {
+    fn bytes_are_attributed_to_past_samples() {
         let start = Instant::now();
         let ms = Duration::from_millis;
         let mut of = DeliveryRateEstimator::default();
         for n in 0..4 {
             of.note(100.0, ms(0), ms(0), start + ms(n * 100));
         }
-        // The last of them first: 30 in the last hundred milliseconds, 20 in those before.
+        // The latest first: 30 bytes in the last 100 ms, 20 in the 100 ms before.
         of.note_before([30.0, 20.0]);
         let all: Vec<f64> = of.looks.iter().map(|look| look.all).collect();
         assert_eq!(all, [100.0, 200.0, 320.0, 450.0]);
-        // More than there are looks: then all of it went before.
+        // More intervals than samples: no panic.
         DeliveryRateEstimator::default().note_before([30.0, 20.0]);
     }
 }

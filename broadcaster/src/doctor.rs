@@ -1,5 +1,6 @@
-//! `broadcaster doctor`: what of this machine, its network and the server works for a broadcaster, and what to fix. Publishes nothing, so
-//! that a broadcast that is on air goes on; for the same reason no stream key is tried.
+//! `broadcaster doctor`: checks the encoder, this network and the server for a broadcaster, and says what to fix.
+//!
+//! It publishes nothing and tries no stream key, so that a running broadcast is not interrupted.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -14,41 +15,41 @@ use crate::encode::{DEFAULT_GOP, EncoderChoice, VideoSettings};
 use crate::log::FfmpegLogGuard;
 use crate::{capture, option_values};
 
-/// What to look at.
+/// The options of `broadcaster doctor`.
 #[derive(Clone, Debug, Args)]
 pub struct DoctorArgs {
-    /// The server: a stream's page (http://HOST:8080/NAME tells most), or rtmp://HOST[:PORT]/APP.
+    /// The server: a stream's page (http://HOST:8080/NAME, for the most complete check), or rtmp://HOST[:PORT]/APP.
     pub url: Option<String>,
 
-    /// As when publishing: auto, copy, or an FFmpeg encoder's name.
+    /// Encoder, as for publishing: auto, copy, or an FFmpeg encoder's name.
     #[arg(short, long, default_value = "auto")]
     pub encoder: EncoderChoice,
 
-    /// As when publishing: picture size to try the encoder with [default: 1280x720].
+    /// Frame size to try the encoder with [default: 1280x720].
     #[arg(long, value_name = "WxH", value_parser = option_values::size)]
     pub size: Option<(u32, u32)>,
 
-    /// As when publishing: pictures per second to try the encoder with [default: 30].
+    /// Frame rate to try the encoder with [default: 30].
     #[arg(long, value_parser = option_values::fps)]
     pub fps: Option<f64>,
 
-    /// As when publishing: time from one IDR to the next [default: 2s].
+    /// Keyframe (IDR) interval, as for publishing [default: 2s].
     #[arg(long, value_parser = option_values::duration)]
     pub gop: Option<Duration>,
 
-    /// As when publishing: where viewers on this network connect, UDP [default: any free port].
+    /// UDP address to listen on for LAN viewers, as for publishing [default: any free port].
     #[arg(long, value_name = "ADDR")]
     pub lan_listen: Option<SocketAddr>,
 
-    /// Print JSON.
+    /// Print as JSON.
     #[arg(long)]
     pub json: bool,
 }
 
-/// Looks. Six seconds at most.
+/// Runs all checks, in six seconds at most.
 ///
 /// # Errors
-/// If the URL is none: without showing it, as it may hold a key.
+/// If the URL cannot be parsed. The error does not show it, since it may contain a stream key.
 pub async fn examine(args: &DoctorArgs) -> anyhow::Result<Report> {
     let place = args.url.as_deref().map(|url| Target::parse(url, Role::Publisher)).transpose()?;
     let (encoder, checks) =
@@ -64,7 +65,7 @@ pub async fn examine(args: &DoctorArgs) -> anyhow::Result<Report> {
 /// Opens the encoder that a broadcast would get.
 async fn encoder(args: &DoctorArgs) -> Check {
     if args.encoder == EncoderChoice::Copy {
-        return Check::ok("encoder", "none: a file's pictures pass through as they are");
+        return Check::ok("encoder", "none: a file's video is passed through without re-encoding");
     }
     let settings = VideoSettings {
         encoder: args.encoder.clone(),
@@ -79,7 +80,7 @@ async fn encoder(args: &DoctorArgs) -> Check {
     };
     let (width, height) = args.size.unwrap_or(DEFAULT_SIZE);
     let video_format = VideoFormat { width, height, fps: args.fps.unwrap_or(DEFAULT_FPS) };
-    // FFmpeg does not let itself be interrupted; a driver that hangs is left behind.
+    // FFmpeg cannot be interrupted here: the thread of a driver that hangs is abandoned.
     let opening = spawn_blocking(move || {
         let _quiet = FfmpegLogGuard::begin();
         capture::init()?;
@@ -87,26 +88,28 @@ async fn encoder(args: &DoctorArgs) -> Check {
         let encoder = Encoder::open(&settings, video_format)?;
         Ok::<_, Error>((encoder.name().to_owned(), encoder.is_hardware(), started.elapsed()))
     });
-    let at = format!("{width}x{height} at {} per second", video_format.fps);
+    let at = format!("{width}x{height} at {} fps", video_format.fps);
     match timeout(OPEN_TIMEOUT, opening).await {
         Ok(Ok(Ok((name, is_hardware, took)))) => {
             let by = if is_hardware { "hardware" } else { "software" };
             let millis = took.as_millis();
-            Check::ok("encoder", format!("{name} ({by}) opens for {at}; found in {millis} ms"))
+            Check::ok("encoder", format!("{name} ({by}) works for {at}; found in {millis} ms"))
                 .with("found_in_ms", millis as f64)
         }
         Ok(Ok(Err(error))) => Check::fail("encoder", format!("{at}: {error}"), encoder_fix(&args.encoder)),
         Ok(Err(_)) => Check::fail("encoder", format!("{at}: FFmpeg panicked"), CHOOSE_ENCODER),
-        Err(_) => {
-            Check::fail("encoder", format!("{at}: none opens within {OPEN_TIMEOUT:?}: a driver hangs"), CHOOSE_ENCODER)
-        }
+        Err(_) => Check::fail(
+            "encoder",
+            format!("{at}: no encoder opened within {OPEN_TIMEOUT:?}: a driver hangs"),
+            CHOOSE_ENCODER,
+        ),
     }
 }
 
 fn encoder_fix(choice: &EncoderChoice) -> &'static str {
     match choice {
         EncoderChoice::Named(_) => {
-            "leave --encoder out, or name one that `ffmpeg -encoders` lists and that takes this size"
+            "omit --encoder, or name one that `ffmpeg -encoders` lists and that supports this size"
         }
         _ => {
             "install an FFmpeg with libx264 (Debian, Ubuntu: sudo apt install libavcodec-extra), or name another encoder with --encoder"
@@ -116,20 +119,20 @@ fn encoder_fix(choice: &EncoderChoice) -> &'static str {
 
 fn gop(gop: Duration) -> Check {
     let seconds = gop.as_secs_f64();
-    let found = format!("an IDR every {seconds} s: a viewer joins at one, and starts up to {seconds} s behind");
+    let found = format!("an IDR every {seconds} s: viewers wait up to {seconds} s to join");
     let check = if gop > DEFAULT_GOP {
-        Check::warn("GOP", found, "--gop 2s, or 1s: viewers join and recover sooner, for a few percent more bits")
+        Check::warn("GOP", found, "use --gop 2s or 1s: viewers join and recover sooner, for a few percent more bits")
     } else {
         Check::ok("GOP", found)
     };
     check.with("gop_ms", seconds * 1e3)
 }
 
-const CHOOSE_ENCODER: &str = "name one that works, and the others are not tried: --encoder libx264";
-/// What most webcams give.
+const CHOOSE_ENCODER: &str = "name a working encoder, so that no other is tried: --encoder libx264";
+/// What most webcams deliver.
 const DEFAULT_SIZE: (u32, u32) = (1280, 720);
 const DEFAULT_FPS: f64 = 30.0;
-/// Eight encoders to try, most of which say at once that their hardware is not there.
+/// Bounds trying all eight encoders; most fail at once for lack of their hardware.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(5);
 
 #[cfg(test)]
@@ -139,14 +142,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_gop_bounds_the_join() {
+    fn a_long_keyframe_interval_is_a_warning() {
         for (millis, wanted) in [(500, Status::Ok), (2000, Status::Ok), (2001, Status::Warn), (10_000, Status::Warn)] {
             assert_eq!(gop(Duration::from_millis(millis)).status(), wanted, "{millis}");
         }
     }
 
     #[tokio::test]
-    async fn encoders_are_opened() {
+    async fn the_encoder_check_opens_the_encoder() {
         let args = |encoder: &str| DoctorArgs {
             url: None,
             encoder: encoder.parse().unwrap(),

@@ -1,4 +1,4 @@
-//! Logging: `tracing` to standard error, as text or JSON lines, with FFmpeg's own lines among them.
+//! Logging: `tracing` events to standard error, as text or JSON lines, with FFmpeg's log lines among them.
 
 use std::cell::Cell;
 use std::ffi::{CStr, c_char, c_int, c_void};
@@ -12,16 +12,17 @@ use tracing_subscriber::EnvFilter;
 
 use crate::terminal::StatusLineWriter;
 
-/// `--log`.
+/// The log format, as `--log` names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
-    /// For people.
+    /// Human-readable lines, and a status line on a terminal.
     Text,
-    /// One object a line.
+    /// One JSON object per line.
     Json,
 }
 
-/// Starts logging. `RUST_LOG` overrides the default of `info`. Returns the format in use.
+/// Starts logging, once per process. `RUST_LOG` overrides the default level of `info`. Returns the format in use: without one
+/// given, text on a terminal and JSON elsewhere.
 pub fn start(format: Option<LogFormat>) -> LogFormat {
     let format = format.unwrap_or(if stderr().is_terminal() { LogFormat::Text } else { LogFormat::Json });
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
@@ -35,11 +36,11 @@ pub fn start(format: Option<LogFormat>) -> LogFormat {
     format
 }
 
-/// While it lives, what FFmpeg logs on this thread is at debug level: a trial that may fail is not an error.
+/// While it lives, FFmpeg's log lines on this thread are lowered to debug level: an attempt that may fail is not an error.
 pub struct FfmpegLogGuard(bool);
 
 impl FfmpegLogGuard {
-    /// Lowers this thread's FFmpeg lines.
+    /// Lowers the level on this thread until the guard is dropped. Guards nest.
     pub fn begin() -> Self {
         Self(IS_QUIET.replace(true))
     }
@@ -98,7 +99,7 @@ unsafe extern "C" fn callback(
     }
 }
 
-/// FFmpeg's levels are too loud by one for a program that handles what goes wrong: what matters is reported as its outcome.
+/// Logs an FFmpeg line one level lower than FFmpeg does: this program handles the errors and reports their outcome itself.
 fn forward(level: c_int, line: &str) {
     let level = if IS_QUIET.get() { level.max(ffi::AV_LOG_INFO as c_int) } else { level };
     if level <= ffi::AV_LOG_WARNING as c_int && !REPEATS.lock().admits(line, Instant::now()) {
@@ -115,7 +116,7 @@ fn forward(level: c_int, line: &str) {
     }
 }
 
-/// Reports a line that repeats at most once a second.
+/// Passes a repeating line at most once a second, and counts the repeats.
 #[derive(Debug)]
 struct RepeatFilter {
     line: String,
@@ -152,7 +153,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn repeats_are_counted_not_told() {
+    fn repeated_lines_are_counted_and_suppressed() {
         let mut repeats = RepeatFilter { line: String::new(), next: None, suppressed: 0 };
         let start = Instant::now();
         let at = |millis| start + Duration::from_millis(millis);

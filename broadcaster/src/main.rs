@@ -1,4 +1,4 @@
-//! `broadcaster`: reads the command line and hands over to [`broadcaster::app`].
+//! The `broadcaster` program: parses the command line, starts logging and calls [`broadcaster::app`].
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -39,7 +39,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Prints what works; whether all does is the exit code.
+/// Prints the diagnosis; the exit code is a failure if any check failed.
 fn examine(args: &doctor::DoctorArgs) -> ExitCode {
     let report = match run(doctor::examine(args)) {
         Ok(report) => report,
@@ -55,7 +55,7 @@ fn examine(args: &doctor::DoctorArgs) -> ExitCode {
 fn run<T>(future: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let result = runtime.block_on(future);
-    // A name that is still being looked up does not keep the process.
+    // A DNS lookup that is still running does not delay the exit.
     runtime.shutdown_background();
     result
 }

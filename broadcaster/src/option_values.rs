@@ -3,6 +3,7 @@
 use std::str::FromStr;
 use std::time::Duration;
 
+/// `WIDTHxHEIGHT` in pixels: even numbers from 16 to [`MAX_SIDE`].
 pub(crate) fn size(text: &str) -> Result<(u32, u32), String> {
     let parsed = text.split_once(['x', 'X']).and_then(|(w, h)| Some((w.parse().ok()?, h.parse().ok()?)));
     let even = |n: u32| (16..=MAX_SIDE).contains(&n) && n.is_multiple_of(2);
@@ -11,6 +12,7 @@ pub(crate) fn size(text: &str) -> Result<(u32, u32), String> {
         .ok_or_else(|| format!("WIDTHxHEIGHT, such as 1280x720; even numbers from 16 to {MAX_SIDE}"))
 }
 
+/// Frames per second from 0.1 to [`MAX_FPS`], as a number or a fraction.
 pub(crate) fn fps(text: &str) -> Result<f64, String> {
     let parsed = match text.split_once('/') {
         Some((num, den)) => num.parse::<f64>().ok().zip(den.parse::<f64>().ok()).map(|(num, den)| num / den),
@@ -19,6 +21,7 @@ pub(crate) fn fps(text: &str) -> Result<f64, String> {
     parsed.filter(|fps| (0.1..=MAX_FPS).contains(fps)).ok_or_else(|| "such as 30, 29.97 or 30000/1001".to_owned())
 }
 
+/// Bits per second from 8k to 1000M; `k` and `M` are powers of ten.
 pub(crate) fn bitrate(text: &str) -> Result<u64, String> {
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     let scale = match &text[digits.len()..] {
@@ -31,6 +34,7 @@ pub(crate) fn bitrate(text: &str) -> Result<u64, String> {
     if (8e3..=1e9).contains(&bits) { Ok(bits as u64) } else { Err("bits per second, such as 2500k or 6M".into()) }
 }
 
+/// A duration from 100 ms to [`MAX_DURATION`]: seconds, or with a unit.
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     let parsed = match text.parse::<f64>() {
         Ok(seconds) => Duration::try_from_secs_f64(seconds).ok(),
@@ -43,7 +47,7 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
 
 /// H.264 level 6.2 ends at 8192 × 4320; more is a typing error.
 const MAX_SIDE: u32 = 8192;
-/// Timestamps are whole milliseconds; more pictures than that can not be told apart.
+/// Timestamps are whole milliseconds; frames closer than that would share one.
 const MAX_FPS: f64 = 240.0;
 /// Longer GOPs and windows are typing errors.
 const MAX_DURATION: Duration = Duration::from_secs(600);

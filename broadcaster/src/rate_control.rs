@@ -1,88 +1,88 @@
-//! How many bits a second the encoder is to make, so that what is pushed does not wait for its uplink. Pure: time comes in.
+//! Delay-based rate control of the encoder: keeps the queueing delay of the push low. Pure: the caller passes the time.
 //!
-//! Told by [`publish`](crate::publish) what it pushed and how long that waits, asked by the encoder for each picture. A push that waits
-//! is given what the link was seen to take, and less until what waits has gone; without a wait the rate rises slowly to the ceiling,
-//! and after each rise that made it wait again, it is left alone for longer.
+//! [`publish`](crate::publish) reports the bytes it sends and their delay; the encoder reads the target before each frame. On overuse the
+//! target drops to the measured delivery rate, and below it until the queue has drained. Without delay it rises slowly to the configured
+//! bitrate; each rise that causes overuse again doubles the hold time before the next.
 //!
-//! Where viewers on this network take a part of the same link, it is theirs to make way ([`peer`](crate::peer)): they can have the CDN's
-//! copy, which costs this link nothing more, while all who watch by the CDN would see a worse picture. So as long as the whole link has room
-//! for what is pushed, the rate stays; but they are not waited for long, and where it fell for want of that, it returns at once.
+//! LAN viewers that share the uplink yield to the push ([`peer`](crate::peer)): they can switch to the CDN, which costs this uplink
+//! nothing more, whereas a lower bitrate would degrade the stream for everybody. So the bitrate stays as long as the link's whole capacity
+//! suffices for the push. If viewers do not yield in time, the bitrate drops, and recovers as soon as they have.
 //!
-//! A link that takes nothing at all is broken, and not narrow: a rate that has just fallen for it returns, for those who watch by another way.
+//! A link that delivers nothing at all is disconnected, not slow: a decrease shortly before the disconnect is undone.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-/// The uplink of one broadcast, as its encoder sees it. Shared by the encoder's thread and the task that publishes.
+/// The rate control of one broadcast. Shared by the encoder's thread and the publishing task.
 #[derive(Debug, Default)]
 pub struct RateControl(Mutex<Option<EncoderRateController>>);
 
 impl RateControl {
-    /// From now on there is an encoder whose rate can follow, of at most `ceiling` bits per second.
+    /// Starts rate control of an encoder configured for `ceiling` bits per second, which becomes the maximum.
     pub fn follow(&self, ceiling: u64, now: Instant) {
         *self.0.lock() = Some(EncoderRateController::new(ceiling, now));
     }
 
-    /// So many bytes of payload were handed to the push's connection; `pictures` says whether the encoder made them.
+    /// Accounts `bytes` of payload written to the push's connection; `pictures`: they are video.
     pub fn pushed(&self, bytes: usize, pictures: bool) {
         if let Some(follow) = &mut *self.0.lock() {
             follow.pushed(bytes, pictures);
         }
     }
 
-    /// How the push waits now; `None` while nothing is pushed. To be told at least as often as units are pushed: silence counts as waiting.
+    /// Feeds the current delay of the push; `None` while disconnected. Call it for every unit: missing feedback counts as delay.
     pub fn waits(&self, wait: Option<UplinkSample>, now: Instant) {
         if let Some(follow) = &mut *self.0.lock() {
             follow.waits(wait, now);
         }
     }
 
-    /// Bits per second that the encoder is to make now; `None` if it is not to follow.
+    /// The encoder's target in bits per second; `None` without rate control.
     pub fn target(&self, now: Instant) -> Option<u64> {
         self.0.lock().as_mut().map(|follow| follow.target(now))
     }
 }
 
-/// How the push waits.
+/// The delay of the push, and the capacity of its link.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct UplinkSample {
-    /// In queues on its way, after it was handed to the connection.
+    /// Queueing delay on the way, after data was written to the connection.
     pub queueing: Duration,
-    /// Before that: from the oldest unit that was not handed over to the newest.
+    /// Delay before that: media time from the oldest unit not yet written to the newest.
     pub behind: Duration,
-    /// Bits per second that the link takes in all, where others take a part of it and make way; `None` where nobody does.
+    /// Total capacity in bits per second of a link shared with LAN viewers, who yield; `None` without them.
     pub shared: Option<u64>,
 }
 
-/// The rate of one encoder. Rates are in bits per second.
+/// The controller's state. Rates are in bits per second.
 #[derive(Debug)]
 struct EncoderRateController {
     ceiling: f64,
     floor: f64,
     target: f64,
     wait: Option<(UplinkSample, Instant)>,
-    /// Bits handed over since the last look, and those among them that are no pictures.
+    /// Bits written since the last sample, and the non-video bits among them.
     handed: f64,
     aside: f64,
-    /// The last looks, over [`WINDOW`].
+    /// The samples of the last [`WINDOW`].
     looks: VecDeque<Sample>,
     looked: Instant,
-    /// Looks in a row at which the push waited.
+    /// Consecutive samples with overuse.
     waited: u32,
     fallen: Option<DrainState>,
-    /// When it last waited.
+    /// Time of the last overuse.
     stirred: Instant,
-    /// For how long it must not have waited before the rate rises.
+    /// Time without overuse before the target rises.
     lull: Duration,
-    /// When others were last waited for in vain.
+    /// When LAN viewers last failed to yield.
     in_vain: Option<Instant>,
-    /// When it last fell, and from where.
+    /// Time of the last decrease, and the target before it.
     last_fall: Option<(Instant, f64)>,
 }
 
-/// What one look saw.
+/// One sample.
 #[derive(Clone, Copy, Debug)]
 struct Sample {
     at: Instant,
@@ -91,15 +91,15 @@ struct Sample {
     queueing: f64,
 }
 
-/// While what waits is let go.
+/// State while the queue drains.
 #[derive(Clone, Copy, Debug)]
 struct DrainState {
-    /// What the link takes.
+    /// Estimated capacity.
     link: f64,
-    /// When that was last found too much, and the wait then, in seconds.
+    /// When that was last lowered, and the delay then, in seconds.
     since: Instant,
     wait: f64,
-    /// The wait at the last look.
+    /// The delay at the last sample, in seconds.
     last: f64,
 }
 
@@ -134,7 +134,7 @@ impl EncoderRateController {
 
     fn waits(&mut self, wait: Option<UplinkSample>, now: Instant) {
         if wait.is_none() || self.wait.is_none() {
-            // Another connection: what the last one took says nothing of it.
+            // A new connection: samples of the previous one do not apply.
             self.looks.clear();
             (self.handed, self.aside, self.waited, self.fallen, self.looked) = (0.0, 0.0, 0, None, now);
             self.in_vain = None;
@@ -160,7 +160,7 @@ impl EncoderRateController {
         while self.looks.front().is_some_and(|look| now.saturating_duration_since(look.at) > WINDOW) {
             self.looks.pop_front();
         }
-        // What waits here comes before what waits on the way: both are late.
+        // Delay before and after the write adds up.
         let shared = wait.shared.map_or(0.0, |link| link as f64);
         let wait = queueing + wait.behind.as_secs_f64();
         self.waited = if wait > TOLERATED.as_secs_f64() { self.waited + 1 } else { 0 };
@@ -187,7 +187,7 @@ impl EncoderRateController {
         );
     }
 
-    /// What the link took over the last looks, and what of that were no pictures: what was handed over and made the wait no longer went on.
+    /// Delivery rate and non-video rate over the window. Bits that were written without increasing the delay were delivered.
     fn seen(&self) -> Option<(f64, f64)> {
         let (first, last) = self.looks.front().zip(self.looks.back())?;
         let seconds = last.at.saturating_duration_since(first.at).as_secs_f64();
@@ -200,7 +200,7 @@ impl EncoderRateController {
         Some((handed / taking, aside / seconds))
     }
 
-    /// Gives the encoder a part of what `link` takes, after what is no picture.
+    /// Sets the target to a fraction of the capacity `link`, minus the non-video rate.
     fn give(&mut self, link: f64, part: f64) {
         let aside = self.seen().map_or(0.0, |seen| seen.1);
         self.target = (link * part - aside).clamp(self.floor, self.ceiling);
@@ -210,17 +210,17 @@ impl EncoderRateController {
         let Some((took, aside)) = self.seen() else { return };
         let took = took.max(shared);
         if took * NEARLY >= self.target + aside {
-            // What waits is more than is made, as after an outage: the link takes it soon, or once others have made way.
+            // A backlog, as after an outage, not overuse: it drains by itself, or once viewers have yielded.
             return;
         }
-        // One that rose to where it had fallen from before has found the same end again.
+        // A rise back to the point of the last decrease has met the same limit again.
         let is_again = self.last_fall.is_some_and(|(at, from)| {
             now.saturating_duration_since(at) < FORGET && self.target < from * BEYOND && from < self.ceiling
         });
         self.lull = if is_again { (self.lull * 2).min(LONGEST_LULL) } else { LULL };
         self.last_fall = Some((now, self.target));
         self.fallen = Some(DrainState { link: took, since: now, wait, last: wait });
-        // A wait is known late: by now it is longer.
+        // Feedback lags: by now the delay is longer.
         self.give(took, drained(wait + UNKNOWN.as_secs_f64()));
     }
 
@@ -230,29 +230,29 @@ impl EncoderRateController {
         if wait < CALM.as_secs_f64() {
             self.fallen = None;
             self.stirred = now;
-            // As long as something waited, what went on was all that the link takes.
+            // While there was a queue, the delivery rate was the capacity.
             return self.give(took.clamp(fall.link, fall.link * MORE).max(shared), NEARLY);
         }
         let passed = now.saturating_duration_since(fall.since);
         if passed > SHOWN + Duration::from_secs_f64(fall.wait) {
-            // Half of what was to go in that time has not: the link takes less than was thought.
+            // Less than half of the expected drain has happened: the capacity is lower than estimated.
             let hoped = fall.wait - (1.0 - drained(fall.wait)) * passed.as_secs_f64() / 2.0;
             if wait > hoped {
                 fall.link = took.clamp(fall.link / 2.0, fall.link * NEARLY);
             }
             (fall.since, fall.wait) = (now, wait);
         }
-        // As long as it does not fall, it is known late.
+        // While the delay is not decreasing, assume the measurement lags by 500 ms.
         let unknown = if wait > fall.last * FALLS { UNKNOWN.as_secs_f64() } else { 0.0 };
         fall.last = wait;
         self.fallen = Some(fall);
         self.give(fall.link.max(shared), drained(wait + unknown));
     }
 
-    /// The link takes nothing: what fell of late fell for that.
+    /// After a disconnect: undoes a decrease shortly before it.
     fn broken(&mut self, now: Instant) {
         if let Some((at, from)) = self.last_fall.take_if(|(at, _)| now.saturating_duration_since(*at) < BREAKS) {
-            tracing::debug!(after = ?now.saturating_duration_since(at), "nothing is taken: no narrow link");
+            tracing::debug!(after = ?now.saturating_duration_since(at), "rate control: restored the bitrate after a disconnect");
             self.target = self.target.max(from);
         }
     }
@@ -260,66 +260,66 @@ impl EncoderRateController {
     fn rise(&mut self, seconds: f64, now: Instant) {
         let calm = now.saturating_duration_since(self.stirred);
         if self.target < self.ceiling && calm > self.lull {
-            // The longer nothing waits, the more there is room for.
+            // The longer there is no overuse, the faster it rises.
             let hurry = 1.0 + ((calm - self.lull).as_secs_f64() / HURRY.as_secs_f64()).min(1.0);
             self.target = (self.target * (RISE * hurry * seconds).exp()).min(self.ceiling);
         }
     }
 }
 
-/// The part of what the link takes that lets `wait` seconds go within [`DRAIN`].
+/// The fraction of the capacity at which a queue of `wait` seconds drains within [`DRAIN`].
 fn drained(wait: f64) -> f64 {
     (1.0 - wait / DRAIN.as_secs_f64()).clamp(LITTLE, MUCH)
 }
 
-/// The least, of the ceiling: below, pictures of that size are not worth their bits.
+/// Lower bound, as a fraction of the maximum: with less, frames of that size are unwatchable.
 const FLOOR: f64 = 0.15;
-/// The least, in bits per second, or the ceiling if that is less.
+/// Lower bound in bits per second, or the maximum if that is less.
 const LEAST: f64 = 100_000.0;
-/// How often the rate is thought of.
+/// Sampling interval.
 const EVERY: Duration = Duration::from_millis(100);
-/// What the link takes is measured over so long.
+/// The delivery rate is measured over this window.
 const WINDOW: Duration = Duration::from_millis(600);
-/// A push that tells nothing for longer is stuck: several units' time.
+/// Missing feedback for longer counts as delay: several units' time.
 const TOLD: Duration = Duration::from_millis(150);
-/// A wait that is borne: an IDR on a link that is not much faster than the stream makes it.
+/// Overuse threshold: an IDR alone causes this delay on a link not much faster than the stream.
 const TOLERATED: Duration = Duration::from_millis(150);
-/// Looks in a row at which it waits for longer, before anything is done.
+/// Consecutive samples of overuse before the target is lowered.
 const PATIENCE: u32 = 2;
-/// A wait that is too long for others to be given the time to make way: it may as well be another link.
+/// With more delay viewers are not given time to yield: the bottleneck may be another link.
 const TOO_LONG: Duration = Duration::from_millis(300);
-/// Looks in a row within which others have made way, if they do.
+/// Consecutive samples of overuse within which viewers yield, if they do.
 const MAKE_WAY: u32 = 20;
-/// What waits has gone when the wait is less.
+/// Underuse threshold: below, the queue has drained.
 const CALM: Duration = Duration::from_millis(60);
-/// Of what the link was seen to take.
+/// Multiplicative decrease, relative to the delivery rate.
 const NEARLY: f64 = 0.85;
-/// What was taken for all that the link takes is raised by so much at once, where it proves to be more.
+/// Maximum correction upwards of the estimated capacity, at once.
 const MORE: f64 = 1.3;
-/// Of that, at least and at most, while what waits is let go.
+/// Minimum and maximum of the target while draining, relative to the capacity.
 const LITTLE: f64 = 0.3;
 const MUCH: f64 = 0.7;
-/// Within which what waits is to be gone.
+/// A queue is to drain within this time.
 const DRAIN: Duration = Duration::from_millis(1500);
-/// How much longer than is known the wait is when it is first found.
+/// How much the measured delay lags behind the real one on first detection.
 const UNKNOWN: Duration = Duration::from_millis(500);
-/// Of the last wait: what is more does not fall, for two pings may tell the same.
+/// Relative to the last delay: more does not count as decreasing, since two pings may report the same.
 const FALLS: f64 = 0.95;
-/// How long it takes until a change shows in the wait, beside the wait itself.
+/// Time until a change shows in the delay, besides the delay itself.
 const SHOWN: Duration = Duration::from_millis(600);
-/// Per second, without a wait.
+/// Relative increase per second without overuse.
 const RISE: f64 = 0.07;
-/// After so long, twice that.
+/// After this time without overuse the increase is twice as fast.
 const HURRY: Duration = Duration::from_secs(10);
-/// Without a wait for so long, it rises: an IDR, which comes every two seconds, has gone through.
+/// Hold time after overuse: longer than the default keyframe interval, so that an IDR has passed without overuse.
 const LULL: Duration = Duration::from_millis(2200);
-/// So long at most, however often a rise made it wait.
+/// Upper bound of the hold time.
 const LONGEST_LULL: Duration = Duration::from_secs(16);
-/// A fall so short before a link breaks was the beginning of that.
+/// A decrease this shortly before a disconnect was caused by it.
 const BREAKS: Duration = Duration::from_secs(20);
-/// A fall longer ago says nothing of the next, nor does who did not make way.
+/// Memory of a decrease, and of viewers that did not yield.
 const FORGET: Duration = Duration::from_secs(60);
-/// A fall from so much more than the last was another's fault.
+/// A decrease from this much more than the last one met another limit.
 const BEYOND: f64 = 1.3;
 
 #[cfg(test)]

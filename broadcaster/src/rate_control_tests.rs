@@ -1,4 +1,4 @@
-//! A virtual uplink with one queue, and an encoder that does as it is told.
+//! Simulation of an uplink with one queue and an encoder that follows its target.
 
 use std::collections::VecDeque;
 
@@ -9,9 +9,9 @@ use super::*;
 /// Milliseconds since the start.
 type Millis = u64;
 
-/// What one run saw.
+/// The result of one run.
 struct Run {
-    /// Each 100 ms: the target, and how long what is pushed then waits, in milliseconds.
+    /// Every 100 ms: the target in bits per second, and the delay of what is pushed then, in milliseconds.
     seen: Vec<(u64, u64)>,
 }
 
@@ -29,13 +29,13 @@ impl Run {
     }
 }
 
-/// 25 pictures a second with an IDR each two seconds, and 128 kbit/s of sound, over a link of `rate` bits per second at each moment. The
-/// connection holds `held` bits; pings are asked for 250 ms apart, and of two answers the lesser counts.
+/// 25 frames per second with an IDR every two seconds and 128 kbit/s of audio, over a link of `rate` bits per second at each time. The
+/// connection buffers `held` bits; pings are sent every 250 ms, and the lower of two RTTs counts.
 fn run(ceiling: u64, held: f64, until: Millis, rate: impl Fn(Millis) -> f64) -> Run {
     run_beside(ceiling, held, until, rate, None)
 }
 
-/// The same beside others, who leave the push `rate` of what the link is said to take.
+/// The same beside LAN viewers, who leave the push `rate` of the reported capacity.
 fn run_beside(ceiling: u64, held: f64, until: Millis, rate: impl Fn(Millis) -> f64, shared: Option<u64>) -> Run {
     let start = Instant::now();
     let at = |t: Millis| start + Duration::from_millis(t);
@@ -101,7 +101,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
-    fn it_stays_between_its_bounds(
+    fn the_target_stays_within_its_bounds(
         ceiling in 50_000u64..8_000_000,
         rates in proptest::collection::vec(10_000.0..20_000_000.0f64, 4),
         held in 10_000.0..1_000_000.0f64,
@@ -112,7 +112,7 @@ proptest! {
     }
 
     #[test]
-    fn on_a_narrow_link_it_keeps_under_it(part in 0.4..0.95f64, ceiling in 600_000u64..4_000_000, held in 100_000.0..600_000.0f64) {
+    fn the_target_stays_below_a_slow_link(part in 0.4..0.95f64, ceiling in 600_000u64..4_000_000, held in 100_000.0..600_000.0f64) {
         let rate = ceiling as f64 * part + 128_000.0;
         let run = run(ceiling, held, 90_000, |_| rate);
         let pictures = rate - 128_000.0;
@@ -129,7 +129,7 @@ proptest! {
     }
 
     #[test]
-    fn a_link_that_halves_and_returns(ceiling in 600_000u64..4_000_000, part in 0.4..0.7f64, held in 100_000.0..600_000.0f64) {
+    fn the_target_follows_a_link_that_halves_and_recovers(ceiling in 600_000u64..4_000_000, part in 0.4..0.7f64, held in 100_000.0..600_000.0f64) {
         let whole = ceiling as f64 * 4.0;
         let narrow = ceiling as f64 * part + 128_000.0;
         let run = run(ceiling, held, 40_000, |t| if (5000..11_000).contains(&t) { narrow } else { whole });
@@ -143,31 +143,31 @@ proptest! {
 }
 
 #[test]
-fn a_fast_link_is_left_alone() {
+fn a_fast_link_keeps_the_configured_bitrate() {
     let run = run(2_000_000, 300_000.0, 60_000, |_| 4_000_000.0);
     assert!(run.targets(0, 60_000).all(|target| target == 2_000_000));
 }
 
 #[test]
-fn what_an_outage_left_is_no_reason_to_fall() {
+fn the_backlog_of_an_outage_does_not_lower_the_target() {
     let run = run(1_000_000, 100_000.0, 20_000, |t| if (5000..7000).contains(&t) { 1.0 } else { 20_000_000.0 });
     assert!(run.targets(16_000, 20_000).all(|target| target >= 150_000));
 }
 
 #[test]
-fn who_shares_the_link_makes_way() {
+fn viewers_yield_before_the_target_is_lowered() {
     let comes = |t| if (5000..6200).contains(&t) { 900_000.0 } else { 2_000_000.0 };
     let alone = run(1_000_000, 100_000.0, 20_000, comes);
     assert!(alone.targets(5000, 7000).any(|target| target < 1_000_000));
     let beside = run_beside(1_000_000, 100_000.0, 20_000, comes, Some(2_000_000));
     assert!(beside.targets(0, 20_000).all(|target| target == 1_000_000));
-    // One that is too narrow for the push alone is not waited for.
+    // On a link too slow for the push alone, the target is lowered at once.
     let narrow = run_beside(1_000_000, 100_000.0, 20_000, comes, Some(900_000));
     assert!(narrow.targets(5000, 7000).any(|target| target < 1_000_000));
 }
 
 #[test]
-fn who_makes_way_too_late_lets_it_return_at_once() {
+fn the_target_recovers_at_once_when_viewers_yield_late() {
     let late = |t| if (5000..6500).contains(&t) { 500_000.0 } else { 2_000_000.0 };
     let alone = run(1_000_000, 100_000.0, 20_000, late);
     assert!(alone.targets(7500, 10_000).all(|target| target < 900_000));
@@ -177,7 +177,7 @@ fn who_makes_way_too_late_lets_it_return_at_once() {
 }
 
 #[test]
-fn who_does_not_make_way_is_waited_for_in_vain_for_two_seconds() {
+fn viewers_that_do_not_yield_delay_the_decrease_by_two_seconds() {
     let stay = |t| if t < 5000 { 2_000_000.0 } else { 1_050_000.0 };
     let run = run_beside(1_000_000, 100_000.0, 30_000, stay, Some(2_000_000));
     assert!(run.targets(0, 7000).all(|target| target == 1_000_000));
@@ -186,7 +186,7 @@ fn who_does_not_make_way_is_waited_for_in_vain_for_two_seconds() {
 }
 
 #[test]
-fn a_link_that_breaks_is_not_a_narrow_one() {
+fn a_disconnect_does_not_lower_the_target() {
     let start = Instant::now();
     let mut follow = EncoderRateController::new(1_000_000, start);
     let mut stuck = |from: Millis, to: Millis| {
@@ -203,7 +203,7 @@ fn a_link_that_breaks_is_not_a_narrow_one() {
         (target, follow.target(start + Duration::from_millis(to)))
     };
     assert_eq!(stuck(0, 7000), (150_000, 1_000_000));
-    // A link that was narrow for long is narrow when it comes back.
+    // A link that was slow for long is still slow after a reconnect.
     let mut narrow = EncoderRateController::new(1_000_000, start);
     narrow.last_fall = Some((start, 1_000_000.0));
     narrow.target = 400_000.0;
@@ -212,7 +212,7 @@ fn a_link_that_breaks_is_not_a_narrow_one() {
 }
 
 #[test]
-fn without_an_encoder_nothing_follows() {
+fn without_an_encoder_there_is_no_target() {
     let uplink = RateControl::default();
     let now = Instant::now();
     uplink.pushed(1000, true);

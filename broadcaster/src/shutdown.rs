@@ -1,27 +1,27 @@
-//! The order to stop, which threads check and sleep on.
+//! The signal that stops the capture threads: they poll it, and sleep on it.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
-/// A flag that is raised once. Clones are the same flag.
+/// A flag that is set once and never cleared. Clones share it.
 #[derive(Clone, Debug, Default)]
 pub struct ShutdownSignal(Arc<(Mutex<bool>, Condvar)>);
 
 impl ShutdownSignal {
-    /// Tells every thread to stop, and wakes those that sleep.
+    /// Sets the flag and wakes the threads that sleep on it.
     pub fn trigger(&self) {
         *self.0.0.lock() = true;
         self.0.1.notify_all();
     }
 
-    /// Whether to stop.
+    /// Whether the flag is set.
     pub fn is_triggered(&self) -> bool {
         *self.0.0.lock()
     }
 
-    /// Sleeps for `duration` or until told to stop. Returns whether to go on.
+    /// Sleeps for `duration`, or until the flag is set. Returns whether to go on: `false` once it is set.
     pub fn sleep(&self, duration: Duration) -> bool {
         let deadline = Instant::now() + duration;
         let mut triggered = self.0.0.lock();

@@ -1,57 +1,57 @@
-//! What the broadcaster counts: written by every thread, read by [`status`](crate::status).
+//! The counters and gauges of one run: written by every thread, read by [`status`](crate::status).
 
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 use serde::Serialize;
 
-/// The counters of one run. All only rise, but for the gauges that say so.
+/// The counters of one run. They only rise, except for those marked as gauges.
 #[derive(Debug, Default)]
 pub struct Stats {
-    /// Pictures that the source delivered.
+    /// Frames delivered by the source.
     pub captured: Counter,
-    /// Pictures that the encoder took.
+    /// Frames taken by the encoder.
     pub encoded: Counter,
-    /// Pictures that a newer one replaced while encoding was late.
+    /// Frames dropped before encoding, replaced by a newer one because the encoder was late.
     pub frames_dropped: Counter,
-    /// Access units that entered the window.
+    /// Access units added to the window.
     pub units: Counter,
-    /// Their payload bytes.
+    /// Payload bytes added to the window.
     pub bytes: Counter,
-    /// Video access units among them.
+    /// Video access units added to the window.
     pub pictures: Counter,
-    /// Access units whose DTS had to be moved to rise strictly.
+    /// Access units whose DTS was changed so that it rises strictly.
     pub timestamps_adjusted: Counter,
-    /// Access units written to a server, repeats after an outage included.
+    /// Access units sent to a server, retransmissions included.
     pub sent: Counter,
-    /// Access units that no server ever got, because the window had moved on.
+    /// Access units that were evicted from the window before they were sent.
     pub units_dropped: Counter,
-    /// Access units that a server got a second time after an outage.
+    /// Access units sent again after an outage.
     pub units_retransmitted: Counter,
-    /// Connections lost.
+    /// Connections that failed or could not be made, each followed by another attempt.
     pub reconnects: Counter,
-    /// Times that a device failed.
+    /// Failures of capture devices.
     pub device_errors: Counter,
-    /// Gauge: access units that wait to be sent.
+    /// Gauge: access units waiting to be sent.
     pub queued: Counter,
-    /// Gauge: bytes that the server has not acknowledged.
+    /// Gauge: bytes sent but not acknowledged by the server's TCP.
     pub unacknowledged: Counter,
-    /// Gauge: position after the last unit that the server's connection took; 0 while there is none.
+    /// Gauge: window position after the last unit written to the connection; 0 without one.
     pub pushed: Counter,
-    /// Gauge: viewers on this network.
+    /// Gauge: LAN viewers.
     pub lan_viewers: Counter,
-    /// Bytes that went to them.
+    /// Bytes sent to LAN viewers.
     pub lan_bytes: Counter,
-    /// Those who were not let in, or for whom there was no room.
+    /// LAN viewers rejected: not authorised, or over a limit.
     pub lan_viewers_rejected: Counter,
-    /// Gauge: round trip in microseconds; 0 while unknown.
+    /// Gauge: round-trip time to the server in microseconds; 0 while unknown.
     pub round_trip: Counter,
-    /// Gauge: bits per second that the encoder is held to; 0 while that is what it was opened for.
+    /// Gauge: bits per second that rate control limits the encoder to; 0 at the configured bitrate.
     pub bitrate_target: Counter,
     state: AtomicU8,
 }
 
 impl Stats {
-    /// Where publishing stands.
+    /// The current state of publishing.
     pub fn state(&self) -> State {
         match self.state.load(Ordering::Relaxed) {
             0 => State::Starting,
@@ -62,25 +62,25 @@ impl Stats {
         }
     }
 
-    /// Says where publishing stands.
+    /// Sets the state of publishing.
     pub fn set_state(&self, state: State) {
         self.state.store(state as u8, Ordering::Relaxed);
     }
 }
 
-/// Where publishing stands.
+/// The state of publishing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum State {
-    /// No connection was tried yet.
+    /// Before the first connection attempt.
     Starting = 0,
-    /// A connection is being made.
+    /// Connecting and negotiating with the server.
     Connecting = 1,
-    /// The server takes what is sent.
+    /// Connected and publishing.
     Live = 2,
-    /// The server is away; the next try waits.
+    /// Disconnected; waiting before the next attempt.
     Waiting = 3,
-    /// It is over.
+    /// Publishing has ended.
     Ended = 4,
 }
 
@@ -97,32 +97,32 @@ impl State {
     }
 }
 
-/// A number that many threads write.
+/// A counter or gauge that many threads write, without ordering between different ones.
 #[derive(Debug, Default)]
 pub struct Counter(AtomicU64);
 
 impl Counter {
-    /// Adds one.
+    /// Adds one to a counter or gauge.
     pub fn increment(&self) {
         self.add(1);
     }
 
-    /// Adds `n`.
+    /// Adds `n` to a counter.
     pub fn add(&self, n: u64) {
         self.0.fetch_add(n, Ordering::Relaxed);
     }
 
-    /// Takes one off a gauge.
+    /// Subtracts one from a gauge.
     pub fn decrement(&self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// Sets a gauge.
+    /// Sets a gauge to `n`.
     pub fn set(&self, n: u64) {
         self.0.store(n, Ordering::Relaxed);
     }
 
-    /// Reads it.
+    /// The current value.
     pub fn value(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }

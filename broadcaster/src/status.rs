@@ -1,4 +1,4 @@
-//! What the user sees while it runs: a status line on a terminal, log events elsewhere, statistics as JSON lines when asked.
+//! Reports while a broadcast runs: a status line on a terminal or else log events, and statistics as JSON lines on request.
 
 use std::io::{self, IsTerminal, Write};
 use std::sync::Arc;
@@ -16,70 +16,70 @@ use crate::peer::PeerServer;
 use crate::stats::{State, Stats};
 use crate::terminal::{self, StatusLineWriter};
 
-/// `--stats`.
+/// The format of statistics on standard output, as `--stats` names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum StatsFormat {
-    /// One object a line.
+    /// One JSON object per line.
     Json,
 }
 
-/// One look at the counters.
+/// A snapshot of the counters; serialised, it is one line of `--stats json`.
 #[derive(Clone, Debug, Serialize)]
 pub struct StatsReport {
-    /// `stats` while it runs, `end` at the end.
+    /// `stats` once a second, `end` for the summary.
     pub event: &'static str,
-    /// Where publishing stands.
+    /// The state of publishing.
     pub state: State,
-    /// Since the start.
+    /// Seconds since the start.
     pub seconds: f64,
-    /// Which broadcast.
+    /// The broadcast's epoch: 16 hexadecimal digits.
     pub epoch: String,
-    /// The encoder, or what the file's metadata says.
+    /// The encoder, or the one that the file's metadata names.
     pub encoder: Option<String>,
-    /// Pictures per second since the last look; over all at the end.
+    /// Frames per second since the last sample; in the summary, over the whole run.
     pub fps: f64,
-    /// Payload bits per second, likewise.
+    /// Payload bits per second since the last sample; in the summary, over the whole run.
     pub bitrate: u64,
-    /// Bits per second that the encoder is held to, because the uplink takes no more; absent while it is not.
+    /// Bits per second that rate control limits the encoder to; absent while it does not.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bitrate_target: Option<u64>,
-    /// Pictures that the source delivered.
+    /// Frames delivered by the source.
     pub captured: u64,
-    /// Pictures that were encoded.
+    /// Frames taken by the encoder.
     pub encoded: u64,
-    /// Pictures that a newer one replaced because encoding was late.
+    /// Frames dropped before encoding because the encoder was late.
     pub frames_dropped: u64,
     /// Video access units.
     pub pictures: u64,
-    /// Access units made.
+    /// Access units produced.
     pub units: u64,
-    /// Access units sent, repeats included.
+    /// Access units sent, retransmissions included.
     pub sent: u64,
     /// Access units sent again after an outage.
     pub units_retransmitted: u64,
-    /// Access units that never reached a server.
+    /// Access units evicted from the window before they were sent.
     pub units_dropped: u64,
-    /// Access units whose DTS had to be moved.
+    /// Access units whose DTS was changed so that it rises strictly.
     pub timestamps_adjusted: u64,
-    /// Access units that wait to be sent.
+    /// Access units waiting to be sent.
     pub queued: u64,
-    /// Bytes that the server has not acknowledged.
+    /// Bytes sent but not acknowledged by the server's TCP.
     pub unacknowledged_bytes: u64,
-    /// Round trip to the server, if known.
+    /// Round-trip time to the server in milliseconds, if known.
     pub round_trip_ms: Option<f64>,
-    /// Connections lost.
+    /// Connections that failed or could not be made.
     pub reconnects: u64,
-    /// Device failures.
+    /// Failures of capture devices.
     pub device_errors: u64,
-    /// Viewers on this network.
+    /// LAN viewers connected now.
     pub lan_viewers: u64,
-    /// Bytes that went to them.
+    /// Bytes sent to LAN viewers.
     pub lan_bytes: u64,
-    /// Those who were not let in.
+    /// LAN viewers rejected: not authorised, or over a limit.
     pub lan_viewers_rejected: u64,
 }
 
-/// Makes reports.
+/// Samples the counters and computes rates between samples.
 #[derive(Debug)]
 pub struct StatsSampler {
     stats: Arc<Stats>,
@@ -89,20 +89,20 @@ pub struct StatsSampler {
 }
 
 impl StatsSampler {
-    /// A sampler that starts now.
+    /// A sampler whose first interval starts now.
     pub fn new(stats: Arc<Stats>, broadcast: Arc<Broadcast>) -> Self {
         let start = Instant::now();
         Self { stats, broadcast, start, last: (start, 0, 0) }
     }
 
-    /// A report about the time since the last one.
+    /// A report whose rates cover the time since the last sample.
     pub fn sample(&mut self) -> StatsReport {
         let since = self.last;
         self.last = (Instant::now(), self.stats.pictures.value(), self.stats.bytes.value());
         self.report("stats", since)
     }
 
-    /// A report about all of it.
+    /// A report whose rates cover the whole run.
     pub fn summary(&self) -> StatsReport {
         self.report("end", (self.start, 0, 0))
     }
@@ -146,7 +146,7 @@ impl StatsSampler {
 }
 
 impl StatsReport {
-    /// The status line, at most `width` characters.
+    /// The status line, cut to `width` characters.
     pub fn line(&self, width: usize) -> String {
         let clock = Duration::from_secs(self.seconds as u64);
         let (minutes, seconds) = (clock.as_secs() / 60, clock.as_secs() % 60);
@@ -171,12 +171,12 @@ impl StatsReport {
     fn print(&self) {
         let Ok(text) = serde_json::to_string(self) else { return };
         let mut out = io::stdout().lock();
-        // A reader that went away is no reason to end the broadcast.
+        // A reader that closed the pipe does not end the broadcast.
         let _ = writeln!(out, "{text}").and_then(|()| out.flush());
     }
 }
 
-/// Reports until it is dropped.
+/// Reports once a second until the future is dropped.
 pub async fn run(mut sampler: StatsSampler, log: LogFormat, stats: Option<StatsFormat>) -> StatsSampler {
     let has_line = log == LogFormat::Text && io::stderr().is_terminal();
     let mut ticks = tokio::time::interval(Duration::from_secs(1));
@@ -206,7 +206,7 @@ pub async fn run(mut sampler: StatsSampler, log: LogFormat, stats: Option<StatsF
     sampler
 }
 
-/// The last word: the summary for people, and as JSON when asked.
+/// Prints the summary: as text or a log event, and as JSON if statistics are on.
 pub fn finish(sampler: &StatsSampler, log: LogFormat, stats: Option<StatsFormat>) {
     terminal::clear_status();
     let report = sampler.summary();
@@ -238,14 +238,15 @@ pub fn finish(sampler: &StatsSampler, log: LogFormat, stats: Option<StatsFormat>
     }
 }
 
-/// Shows people how to watch on this network where no server can be reached. Only on a terminal: a log is read by others too.
+/// Shows how to watch on this LAN without a server: address, pairing code and QR code. Only on a terminal, since logs are read by
+/// others too.
 pub fn show_code(peer: &PeerServer, log: LogFormat) {
     if log != LogFormat::Text || !io::stderr().is_terminal() {
         return;
     }
     let Some(address) = peer.advertisement().addresses.first() else { return };
     let code = peer.code();
-    let mut text = format!("Without a server, on this network:  viewer nearcast://{address} --pairing-code {code}\n");
+    let mut text = format!("Watch on this LAN without a server:  viewer nearcast://{address} --pairing-code {code}\n");
     if let Ok(picture) = QrCode::new(format!("nearcast://{address}#{code}")) {
         text += &picture.render::<Dense1x2>().quiet_zone(true).build();
         text.push('\n');
@@ -261,7 +262,7 @@ fn tenths(n: f64) -> f64 {
     (n * 10.0).round() / 10.0
 }
 
-/// Seconds between status events in a log: enough to see a trend, not enough to fill a disk.
+/// Seconds between status events in a log: often enough to show a trend, too rare to fill a disk.
 const LOG_INTERVAL: u64 = 10;
 
 #[cfg(test)]
@@ -272,7 +273,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_line_and_a_json_object() {
+    fn a_report_renders_as_a_line_and_as_json() {
         let stats = Arc::new(Stats::default());
         stats.pictures.add(30);
         stats.round_trip.set(12_340);

@@ -1,17 +1,18 @@
-//! Timestamps quantised once: from any clock to whole milliseconds, strictly rising within a track, never negative.
+//! Timestamp normalisation: from any time base to whole milliseconds that rise strictly within a track and are never negative.
 //!
-//! Pure. Everything after it carries its result unchanged.
+//! Pure. It is done once; everything downstream carries the result unchanged.
 
 use media::Timestamp;
 
-/// `ticks` of `num/den` seconds in milliseconds, to the nearest, halves away from zero. `den` and `num` are positive.
+/// Converts `ticks` of `num/den` seconds to milliseconds: rounded to nearest, halves away from zero, saturating. `num` and `den`
+/// are positive.
 pub fn to_millis(ticks: i64, num: i32, den: i32) -> i64 {
     let (scaled, den) = (i128::from(ticks) * i128::from(num) * 1000, i128::from(den.max(1)));
     let half = if scaled < 0 { -den / 2 } else { den / 2 };
     i64::try_from((scaled + half) / den).unwrap_or(if scaled < 0 { i64::MIN } else { i64::MAX })
 }
 
-/// Gives each access unit of one track its DTS and PTS.
+/// Assigns the DTS and PTS of one track's access units.
 #[derive(Debug, Default)]
 pub struct TimestampNormalizer {
     last: Option<i64>,
@@ -19,7 +20,7 @@ pub struct TimestampNormalizer {
 }
 
 impl TimestampNormalizer {
-    /// The timestamps of the next unit, from milliseconds that may stand still or go back.
+    /// The DTS and PTS of the next unit, from milliseconds that may repeat or go backwards. PTS is never below DTS.
     pub fn next(&mut self, dts: i64, pts: i64) -> (Timestamp, Timestamp) {
         let floor = self.last.map_or(0, |last| last + 1);
         let exact = dts >= floor;
@@ -29,7 +30,7 @@ impl TimestampNormalizer {
         (Timestamp::from_millis(dts), Timestamp::from_millis(pts.max(dts)))
     }
 
-    /// How many units did not keep the DTS that they came with.
+    /// Number of units whose DTS had to be changed.
     pub fn adjusted(&self) -> u64 {
         self.adjusted
     }
@@ -42,7 +43,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rounds_to_the_nearest() {
+    fn ticks_round_to_the_nearest_millisecond() {
         for (ticks, num, den, millis) in [
             (0, 1, 90_000, 0),
             (3003, 1, 90_000, 33),
@@ -62,7 +63,7 @@ mod tests {
     }
 
     #[test]
-    fn rises_strictly() {
+    fn dts_rises_strictly() {
         let mut q = TimestampNormalizer::default();
         let out: Vec<_> = [(-5, 0), (0, 0), (0, 40), (40, 80), (30, 60), (80, 70)]
             .into_iter()
@@ -75,7 +76,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn is_the_identity_on_what_is_right(start in 0i64..1 << 40, steps in prop::collection::vec((1i64..500, 0i64..300), 1..100)) {
+        fn timestamps_in_order_stay_unchanged(start in 0i64..1 << 40, steps in prop::collection::vec((1i64..500, 0i64..300), 1..100)) {
             let mut q = TimestampNormalizer::default();
             let mut dts = start;
             for (step, composition) in steps {
@@ -86,7 +87,7 @@ mod tests {
         }
 
         #[test]
-        fn always_rises_and_is_never_negative(units in prop::collection::vec((-1000i64..1000, -1000i64..1000), 1..200)) {
+        fn dts_always_rises_and_is_never_negative(units in prop::collection::vec((-1000i64..1000, -1000i64..1000), 1..200)) {
             let mut q = TimestampNormalizer::default();
             let mut last = -1;
             for (dts, pts) in units {
@@ -97,7 +98,7 @@ mod tests {
         }
 
         #[test]
-        fn rounding_keeps_order(a in -1i64 << 40..1 << 40, b in -1i64 << 40..1 << 40, den in 1i32..200_000) {
+        fn rounding_preserves_order(a in -1i64 << 40..1 << 40, b in -1i64 << 40..1 << 40, den in 1i32..200_000) {
             prop_assert_eq!(a <= b || to_millis(a, 1, den) >= to_millis(b, 1, den), true);
             prop_assert!((i128::from(to_millis(a, 1, den)) * i128::from(den) - i128::from(a) * 1000).abs() * 2 <= i128::from(den));
         }

@@ -1,4 +1,4 @@
-//! `--duration` bounds a broadcast whose server is away, whatever its source, and does not call that a success.
+//! `--duration` ends a broadcast whose server is unreachable, with a failure.
 #![allow(clippy::unwrap_used, reason = "a test that fails shows where")]
 
 use std::time::Duration;
@@ -9,7 +9,7 @@ use broadcaster::log::LogFormat;
 use clap::Parser;
 
 #[tokio::test]
-async fn a_server_that_is_away_is_not_waited_for_for_ever() {
+async fn an_unreachable_server_ends_the_broadcast_with_a_failure() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("short.mp4");
     let made = std::process::Command::new("ffmpeg")
@@ -17,7 +17,7 @@ async fn a_server_that_is_away_is_not_waited_for_for_ever() {
         .arg(&path)
         .status();
     assert!(made.expect("the tests need the ffmpeg program").success());
-    // Nobody listens there any more.
+    // The port is closed again.
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let url = format!("rtmp://{free}/live/key");
     for source in [format!("file:{}", path.display()), "test".to_owned()] {

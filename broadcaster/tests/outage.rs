@@ -1,4 +1,4 @@
-//! Publishing over loopback to a server that goes away: the same epoch goes on, and nothing that the server lacks is left out.
+//! Publishing over loopback to a server that disconnects: the epoch continues, and the server receives everything it lacks.
 #![allow(clippy::unwrap_used, reason = "a test that fails shows where")]
 
 use std::sync::Arc;
@@ -20,7 +20,7 @@ use tokio::sync::watch;
 
 const EPOCH: Epoch = Epoch(0x1234);
 
-/// Video at 0, 40 … with an IDR each second, and nothing else.
+/// A broadcast with video at 0, 40 … ms, an IDR every second, and no audio.
 fn broadcast(stats: &Arc<Stats>) -> Arc<Broadcast> {
     let bounds = Bounds { duration: Duration::from_secs(60), bytes: 1 << 20 };
     let broadcast = Broadcast::new(EPOCH, WallClock::from_micros(5), &[TrackId::VIDEO], bounds, stats.clone());
@@ -50,7 +50,7 @@ async fn accept(listener: &TcpListener, have: Option<i64>) -> Publisher<TcpStrea
     request.accept(resume).await.unwrap()
 }
 
-/// The next `count` pictures, by their DTS, and the metadata on the way.
+/// Receives `count` frames and returns their DTS; checks metadata in between.
 async fn receive(publisher: &mut Publisher<TcpStream>, demuxer: &mut flv::Demuxer, count: usize) -> Vec<i64> {
     let mut dts = Vec::new();
     while dts.len() < count {
@@ -106,14 +106,14 @@ fn dts(pictures: std::ops::Range<i64>) -> Vec<i64> {
 }
 
 #[tokio::test]
-async fn an_outage_loses_nothing() {
+async fn an_outage_loses_no_unit() {
     let run = start().await;
     push(&run.broadcast, 0..30);
     let mut first = accept(&run.listener, None).await;
     assert_eq!(receive(&mut first, &mut flv::Demuxer::new(EPOCH), 30).await, dts(0..30));
     drop(first);
     push(&run.broadcast, 30..60);
-    // It read 30, but what it kept ends with number 19: the broadcaster can not know, and is told.
+    // The server received 30 units but kept only the first 20, which it reports on reconnect.
     let mut second = accept(&run.listener, Some(19 * 40)).await;
     let mut demuxer = flv::Demuxer::new(EPOCH);
     assert_eq!(receive(&mut second, &mut demuxer, 40).await, dts(20..60));
@@ -125,7 +125,7 @@ async fn an_outage_loses_nothing() {
     assert_eq!(receive(&mut second, &mut demuxer, 2).await, dts(60..62));
     while second.next().await.unwrap().is_some() {}
     run.publishing.await.unwrap().unwrap();
-    // Each unit is logged once, however often it was sent.
+    // Each unit is logged once, however often it was retransmitted.
     let log = std::fs::read_to_string(run.log.path()).unwrap();
     let logged: Vec<_> = log.lines().map(|line| line.split(' ').nth(1).unwrap().parse::<i64>().unwrap()).collect();
     assert_eq!(logged, dts(0..62));
@@ -188,7 +188,7 @@ async fn after_an_outage_longer_than_the_window_the_server_is_told_what_the_next
 }
 
 #[tokio::test]
-async fn a_restarted_server_gets_the_whole_window() {
+async fn a_restarted_server_receives_the_whole_window() {
     let run = start().await;
     push(&run.broadcast, 0..30);
     let mut first = accept(&run.listener, None).await;
@@ -200,7 +200,7 @@ async fn a_restarted_server_gets_the_whole_window() {
 }
 
 #[tokio::test]
-async fn a_server_that_goes_down_politely_is_awaited() {
+async fn a_server_that_shuts_down_is_reconnected_to() {
     let run = start().await;
     push(&run.broadcast, 0..2);
     let mut first = accept(&run.listener, None).await;
@@ -212,7 +212,7 @@ async fn a_server_that_goes_down_politely_is_awaited() {
 }
 
 #[tokio::test]
-async fn another_publisher_is_not_fought() {
+async fn a_takeover_by_another_publisher_is_final() {
     let run = start().await;
     push(&run.broadcast, 0..2);
     let mut first = accept(&run.listener, None).await;
@@ -222,7 +222,7 @@ async fn another_publisher_is_not_fought() {
 }
 
 #[tokio::test]
-async fn a_refusal_is_final() {
+async fn a_rejection_is_final() {
     let run = start().await;
     let (io, _) = run.listener.accept().await.unwrap();
     let Request::Publish(request) = server::accept(io, &Limits::default()).await.unwrap() else { panic!("it plays") };
@@ -232,7 +232,7 @@ async fn a_refusal_is_final() {
 }
 
 #[tokio::test]
-async fn leaving_does_not_wait_for_a_server_that_is_away() {
+async fn an_interrupt_does_not_wait_for_an_unreachable_server() {
     let run = start().await;
     drop(run.listener);
     run.broadcast.end();

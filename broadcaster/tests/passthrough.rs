@@ -1,4 +1,4 @@
-//! Files made by the `ffmpeg` program, played through: every packet once, with the timestamps of the file.
+//! Plays files made by the `ffmpeg` program: every packet is sent once, with the timestamps of the file.
 #![allow(clippy::unwrap_used, reason = "a test that fails shows where")]
 
 use std::path::Path;
@@ -17,7 +17,7 @@ use clap::Parser;
 use media::codec::Codec;
 use media::{Epoch, TrackId};
 
-/// Makes a file of one second with B-frames and sound.
+/// Makes a file of one second with B-frames and audio.
 fn make(path: &Path, options: &[&str]) {
     let sources = ["-f", "lavfi", "-i", "testsrc2=size=160x120:rate=25", "-f", "lavfi", "-i", "sine=sample_rate=48000"];
     let status = Command::new("ffmpeg")
@@ -30,7 +30,7 @@ fn make(path: &Path, options: &[&str]) {
     assert!(status.expect("the tests need the ffmpeg program").success());
 }
 
-/// What `ffprobe` says of the pictures: DTS and PTS in milliseconds; no DTS where the container has none.
+/// DTS and PTS in milliseconds of the frames, by `ffprobe`; no DTS where the container has none.
 fn probe(path: &Path) -> Vec<(Option<i64>, i64)> {
     let query = ["-v", "error", "-select_streams", "v", "-show_entries", "packet=pts_time,dts_time", "-of", "csv=p=0"];
     let output = Command::new("ffprobe").args(query).arg(path).output().expect("the tests need the ffprobe program");
@@ -52,11 +52,11 @@ struct Played {
 /// Plays a file whose timestamps are in order.
 fn play(path: &Path, options: &[&str], pictures: Option<usize>) -> Played {
     let played = play_any(path, options, pictures);
-    assert_eq!(played.stats.timestamps_adjusted.value(), 0, "no timestamp was moved");
+    assert_eq!(played.stats.timestamps_adjusted.value(), 0, "no timestamp was changed");
     played
 }
 
-/// Plays the file; for as many pictures if it loops.
+/// Plays the file, up to `pictures` frames if it loops.
 fn play_any(path: &Path, options: &[&str], pictures: Option<usize>) -> Played {
     capture::init().unwrap();
     let source = format!("file:{}", path.display());
@@ -102,7 +102,7 @@ fn played(broadcast: &Broadcast, track: TrackId) -> Vec<(i64, i64)> {
 const X264: [&str; 10] = ["-c:v", "libx264", "-bf", "3", "-g", "10", "-pix_fmt", "yuv420p", "-c:a", "aac"];
 
 #[test]
-fn timestamps_are_the_files() {
+fn timestamps_of_the_file_are_kept() {
     let directory = tempfile::tempdir().unwrap();
     for container in ["mp4", "flv", "ts", "mkv"] {
         let path = directory.path().join(format!("b-frames.{container}"));
@@ -122,7 +122,7 @@ fn timestamps_are_the_files() {
 }
 
 #[test]
-fn a_loop_goes_on_where_the_file_ended() {
+fn a_loop_continues_where_the_file_ended() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("loop.mp4");
     make(&path, &X264);
@@ -137,7 +137,7 @@ fn a_loop_goes_on_where_the_file_ended() {
 }
 
 #[test]
-fn a_clock_that_jumps_moves_no_unit() {
+fn timestamp_jumps_of_the_file_do_not_reach_the_broadcast() {
     let directory = tempfile::tempdir().unwrap();
     let part = |name: &str, offset: &str| {
         let path = directory.path().join(name);
@@ -150,13 +150,13 @@ fn a_clock_that_jumps_moves_no_unit() {
         let joined: Vec<_> = parts.iter().flat_map(|part| std::fs::read(part).unwrap()).collect();
         std::fs::write(&path, joined).unwrap();
         let Played { broadcast, stats, .. } = play_any(&path, &[], None);
-        // Sound that overlaps at a joint is moved by a few milliseconds.
+        // Audio that overlaps where files were joined is shifted by a few milliseconds.
         assert!(stats.timestamps_adjusted.value() <= 6, "{name}: {}", stats.timestamps_adjusted.value());
         let got = pictures(&broadcast);
         assert_eq!(got.len(), 75, "{name}");
         let sound = played(&broadcast, TrackId::AUDIO);
         let length = |units: &[(i64, i64)]| units.last().unwrap().0 - units[0].0;
-        assert!((length(&got) - length(&sound)).abs() < 250, "{name}: sound stays with its picture");
+        assert!((length(&got) - length(&sound)).abs() < 250, "{name}: audio and video stay in sync");
         for pair in got.windows(2) {
             assert!((20..=120).contains(&(pair[1].0 - pair[0].0)), "{name}: {pair:?}");
         }
@@ -164,7 +164,7 @@ fn a_clock_that_jumps_moves_no_unit() {
 }
 
 #[test]
-fn a_wish_is_a_wish_to_reencode() {
+fn options_that_need_it_cause_a_reencode() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("wish.mp4");
     make(&path, &X264);
@@ -187,7 +187,7 @@ fn a_wish_is_a_wish_to_reencode() {
 }
 
 #[test]
-fn the_last_pictures_of_a_decoder_are_paced() {
+fn the_last_frames_of_a_decoder_are_paced() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("reordered.mp4");
     make(&path, &X264);
@@ -254,18 +254,18 @@ fn many_codecs_pass_through() {
 }
 
 #[test]
-fn a_rate_below_the_files_is_kept() {
+fn a_frame_rate_below_that_of_the_file_is_kept() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("rate.mp4");
     make(&path, &X264);
     let Played { action, stats, .. } = play(&path, &["--fps", "10"], None);
     assert_eq!(action, Some(TrackAction::Reencode));
-    // Nobody takes them, so that all but the last one make room for another.
+    // Nothing takes them, so all but the last one are dropped.
     assert_eq!((stats.captured.value(), stats.frames_dropped.value() + 1), (25, 10));
 }
 
 #[test]
-fn what_can_not_be_streamed_is_reencoded() {
+fn codecs_that_cannot_be_streamed_are_reencoded() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("old.avi");
     make(&path, &["-c:v", "mpeg4", "-c:a", "pcm_s16le"]);
@@ -278,6 +278,6 @@ fn what_can_not_be_streamed_is_reencoded() {
     let plan = FileProbe::open(&path, true, &command(&[]).capture).unwrap();
     assert_eq!((plan.video(), plan.audio()), (Some(TrackAction::Reencode), Some(TrackAction::Reencode)));
     let error = FileProbe::open(&path, true, &command(&["--encoder", "copy"]).capture).unwrap_err();
-    assert!(error.to_string().starts_with("mpeg4 can not be streamed"), "{error}");
+    assert!(error.to_string().starts_with("mpeg4 cannot be streamed"), "{error}");
     assert!(FileProbe::open(Path::new("/nonexistent.mp4"), true, &command(&[]).capture).is_err());
 }

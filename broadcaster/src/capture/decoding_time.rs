@@ -1,7 +1,6 @@
-//! Decoding times for packets that come without: Matroska stores none, and FFmpeg infers them only once it has seen as many
-//! pictures as the stream reorders. Pure.
+//! Reconstructs missing DTS: Matroska stores none, and FFmpeg infers them only after as many frames as the stream reorders. Pure.
 
-/// Holds a stream's first packets until a DTS is known, then counts back from it.
+/// Holds a stream's first packets until a DTS is known, then extrapolates backwards from it.
 #[derive(Debug)]
 pub(super) struct DecodingTimes<P> {
     interval: i64,
@@ -9,35 +8,35 @@ pub(super) struct DecodingTimes<P> {
     last: Option<i64>,
 }
 
-/// A packet and its DTS in milliseconds.
+/// A packet with its DTS in milliseconds.
 pub(super) type Timed<P> = (P, i64);
 
 impl<P> DecodingTimes<P> {
-    /// For a stream whose packets are about `interval` milliseconds apart.
+    /// `interval` is the nominal frame interval in milliseconds.
     pub(super) fn new(interval: i64) -> Self {
         Self { interval: interval.max(1), held: Vec::new(), last: None }
     }
 
-    /// Takes the next packet, with its DTS if it has one, and its PTS. Returns those that can go on, in order.
+    /// Takes the next packet with its DTS, if it has one, and its PTS, in milliseconds. Returns the packets that are ready, in order.
     pub(super) fn push(&mut self, packet: P, dts: Option<i64>, pts: i64) -> Vec<Timed<P>> {
         self.held.push((packet, pts));
         match (dts, self.last) {
             (Some(dts), _) => self.release(dts),
-            // A packet without, among others with: its neighbour's and a step.
+            // A single packet without a DTS: one interval after the previous one, but not after its own PTS.
             (None, Some(last)) => self.release((last + self.interval).min(pts.max(last + 1))),
             (None, None) if self.held.len() >= MAX_HELD => self.flush(),
             (None, None) => Vec::new(),
         }
     }
 
-    /// The newest DTS, once one is known.
+    /// The last DTS returned.
     pub(super) fn last(&self) -> Option<i64> {
         self.last
     }
 
-    /// Lets go of what is held although no DTS became known.
+    /// Returns the packets that are held, although no DTS became known.
     pub(super) fn flush(&mut self) -> Vec<Timed<P>> {
-        // Decoding at even steps, so early that no picture is shown before it is decoded.
+        // Evenly spaced, and early enough that no DTS exceeds its PTS.
         let steps = self.held.iter().zip(0..);
         match steps.map(|((_, pts), n)| pts - n * self.interval).min() {
             Some(first) => self.release(first + (self.held.len() as i64 - 1) * self.interval),
@@ -45,7 +44,7 @@ impl<P> DecodingTimes<P> {
         }
     }
 
-    /// All that is held, the newest of which has this DTS.
+    /// Returns the packets that are held; the newest has this DTS.
     fn release(&mut self, dts: i64) -> Vec<Timed<P>> {
         self.last = Some(dts);
         let (newest, interval) = (self.held.len() as i64 - 1, self.interval);
@@ -53,7 +52,7 @@ impl<P> DecodingTimes<P> {
     }
 }
 
-/// H.264 and HEVC reorder by 16 pictures at most.
+/// One more than H.264 and HEVC can reorder: 16 frames.
 const MAX_HELD: usize = 17;
 
 #[cfg(test)]
@@ -73,7 +72,7 @@ mod tests {
     }
 
     #[test]
-    fn counts_back_from_the_first_known() {
+    fn missing_dts_are_extrapolated_from_the_first_known() {
         check(&[], &[]);
         check(&[(Some(0), 80), (Some(40), 200)], &[0, 40]);
         check(&[(None, 23), (None, 143), (Some(23), 63), (Some(63), 103)], &[-57, -17, 23, 63]);

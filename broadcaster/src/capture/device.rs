@@ -1,4 +1,4 @@
-//! Cameras, screens and microphones, opened through FFmpeg and kept open: unplugged ones are opened again when they are back.
+//! Captures from cameras, screens and microphones through FFmpeg. A device that was unplugged is reopened when it is back.
 
 use std::sync::Arc;
 
@@ -12,39 +12,39 @@ use super::{CaptureContext, devices, run_with_retry};
 use crate::encode::audio::AudioEncoding;
 use crate::encode::{DropOldestQueue, Picture, Sound};
 
-/// Why a device gives nothing.
+/// Why a device delivers nothing.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// It is not there, or not free.
-    #[error("can not open {device}: {source}{hint}")]
+    /// It is absent or in use.
+    #[error("cannot open {device}: {source}{hint}")]
     Open {
-        /// Which.
+        /// The device's display name.
         device: String,
-        /// FFmpeg's reason.
+        /// The reason, by FFmpeg.
         source: ffmpeg_next::Error,
-        /// What the user can do.
+        /// What the user can do, appended to the message; may be empty.
         hint: &'static str,
     },
-    /// It opened and then failed.
+    /// It failed after it was opened.
     #[error("{0}")]
     Read(#[from] ReadError),
-    /// What it delivers can not be decoded.
-    #[error("what it delivers can not be decoded: {0}")]
+    /// Its data cannot be decoded.
+    #[error("its data cannot be decoded: {0}")]
     Decode(ffmpeg_next::Error),
-    /// It has no stream of the kind wanted.
+    /// It has no stream of this kind: `video` or `audio`.
     #[error("it delivers no {0}")]
     NoStream(&'static str),
-    /// Its sound can not be encoded.
+    /// Its audio cannot be encoded.
     #[error(transparent)]
     Encode(#[from] crate::encode::audio::Error),
 }
 
-/// Captures pictures from a camera or screen until told to stop.
+/// Captures from a camera or screen into `pictures` until capturing must stop.
 pub fn run_video(context: &CaptureContext, device: &devices::VideoDevice, pictures: &Arc<DropOldestQueue<Picture>>) {
     let mut frame_rate_limit = FrameRateLimit::new(context.settings.video.fps);
     run_with_retry(context, &device.name, TrackId::VIDEO, |on_working| {
-        // A camera that comes back may have other modes, or another number.
+        // A camera that was plugged in again may have other modes or another device number.
         let spec = device.input_spec(context.settings.video.size, context.settings.video.fps);
         read_video(context, device, &spec, &mut frame_rate_limit, pictures, on_working)
     });
@@ -60,11 +60,11 @@ fn read_video(
 ) -> Result<(), Error> {
     tracing::debug!(url = %spec.url, options = ?spec.options, "opening");
     let mut input = open(spec, &device.name, context)?;
-    let (index, parameters, time_base) = input::best(&input, Type::Video).ok_or(Error::NoStream("pictures"))?;
+    let (index, parameters, time_base) = input::best(&input, Type::Video).ok_or(Error::NoStream("video"))?;
     let fps = input.stream(index).and_then(|s| input::rate(s.avg_frame_rate()).or(input::rate(s.rate())));
     let fps = fps.filter(|fps| *fps <= 1000.0);
     let mut decoder = input::video_decoder(parameters).map_err(Error::Decode)?;
-    tracing::info!(device = %device.name, width = decoder.width(), height = decoder.height(), fps, "capturing pictures");
+    tracing::info!(device = %device.name, width = decoder.width(), height = decoder.height(), fps, "capturing video");
     let mut packet = Packet::empty();
     while input::read(&mut input, &mut packet, &context.shutdown)? {
         if packet.stream() != index {
@@ -76,7 +76,7 @@ fn read_video(
         if !frame_rate_limit.admits(captured) {
             continue;
         }
-        // A picture that is damaged on the wire, as cheap cameras' first ones are, is no reason to give up.
+        // A frame damaged in transfer, as cheap cameras' first ones are, is skipped.
         if decoder.send_packet(&packet).is_err() {
             continue;
         }
@@ -91,7 +91,7 @@ fn read_video(
     Ok(())
 }
 
-/// Captures and encodes sound from a microphone until told to stop.
+/// Captures and encodes audio from a microphone until capturing must stop.
 pub fn run_audio(context: &CaptureContext, device: &devices::AudioDevice) {
     let mut encoding = None;
     run_with_retry(context, &device.name, TrackId::AUDIO, |on_working| {
@@ -100,7 +100,7 @@ pub fn run_audio(context: &CaptureContext, device: &devices::AudioDevice) {
     if let Some(mut encoding) = encoding
         && let Err(error) = AudioEncoding::finish(&mut encoding)
     {
-        tracing::debug!(%error, "the last sound is lost");
+        tracing::debug!(%error, "the last audio is lost");
     }
 }
 
@@ -121,11 +121,11 @@ fn read_audio(
     let mut input = match (opened, tried) {
         (Some(input), _) => input,
         (None, Some(error)) => return Err(error),
-        (None, None) => return Err(Error::NoStream("sound")),
+        (None, None) => return Err(Error::NoStream("audio")),
     };
-    let (index, parameters, time_base) = input::best(&input, Type::Audio).ok_or(Error::NoStream("sound"))?;
+    let (index, parameters, time_base) = input::best(&input, Type::Audio).ok_or(Error::NoStream("audio"))?;
     let mut decoder = input::audio_decoder(parameters).map_err(Error::Decode)?;
-    tracing::info!(device = %device.name, sample_rate = decoder.rate(), channels = decoder.channels(), "capturing sound");
+    tracing::info!(device = %device.name, sample_rate = decoder.rate(), channels = decoder.channels(), "capturing audio");
     let encoding = match encoding {
         Some(encoding) => encoding,
         None => encoding.insert(AudioEncoding::open(context.settings.audio, context.broadcast.clone())?),
@@ -156,11 +156,11 @@ fn open(
 ) -> Result<ffmpeg_next::format::context::Input, Error> {
     input::open(spec, &context.shutdown).map_err(|source| {
         let hint = match source {
-            ffmpeg_next::Error::Other { errno: ffmpeg_next::error::EBUSY } => ": another program uses it",
+            ffmpeg_next::Error::Other { errno: ffmpeg_next::error::EBUSY } => ": it is in use by another program",
             ffmpeg_next::Error::Other { errno: ffmpeg_next::error::EACCES | ffmpeg_next::error::EPERM }
                 if spec.format == Some("kmsgrab") =>
             {
-                ": reading the screen from the graphics card takes root or CAP_SYS_ADMIN"
+                ": capturing the screen through the graphics card requires root or CAP_SYS_ADMIN"
             }
             ffmpeg_next::Error::Other { errno: ffmpeg_next::error::EACCES } => {
                 ": is this user in the groups `video` and `audio`?"

@@ -1,8 +1,8 @@
-//! A media file in real time: packets pass through untouched where their codecs can be streamed, else they are re-encoded.
+//! Plays a media file in real time: a track is passed through if its codec can be streamed, or else re-encoded.
 //!
-//! Packets leave when their DTS is due. A loop goes on where the file ended: the offset from the file's clock to the
-//! broadcast's is whole milliseconds, so that PTS and DTS keep their distances exactly. Where the file's own clock jumps, as
-//! in recordings that were joined, the offset changes so that the broadcast's does not: see [`timestamp_offset`].
+//! A packet is sent when its DTS is due. A loop continues where the file ended: the offset from the file's timestamps to the media
+//! clock is whole milliseconds, so that differences of PTS and DTS are exact. Where the file's timestamps jump, as in concatenated
+//! recordings, the offset changes so that the broadcast's do not: see [`timestamp_offset`].
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -25,39 +25,39 @@ use crate::encode::bitstream::{Bitstream, codec_of};
 use crate::encode::{DropOldestQueue, EncoderChoice, Picture, Sound};
 use crate::timestamps::to_millis;
 
-/// Why a file is not played.
+/// Why a file cannot be played.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// It can not be opened.
-    #[error("can not open {}: {source}", path.display())]
+    /// It cannot be opened.
+    #[error("cannot open {}: {source}", path.display())]
     Open {
-        /// Which.
+        /// The file that was given.
         path: PathBuf,
-        /// FFmpeg's reason.
+        /// The reason, by FFmpeg.
         source: ffmpeg_next::Error,
     },
-    /// Neither pictures nor sound.
-    #[error("{} holds neither pictures nor sound", .0.display())]
+    /// It has no video or audio track that is wanted.
+    #[error("{} has neither video nor audio", .0.display())]
     Empty(PathBuf),
-    /// `--encoder copy` for a codec that can not be streamed.
-    #[error("{what} can not be streamed without re-encoding; leave out --encoder copy")]
+    /// `--encoder copy` for a codec that cannot be streamed.
+    #[error("{what} cannot be streamed without re-encoding; omit --encoder copy")]
     NotStreamable {
-        /// The codec.
+        /// FFmpeg's name of the codec.
         what: String,
     },
-    /// It ends before anything of it could be shown, so that a loop would spin.
-    #[error("{} has no length", .0.display())]
+    /// It is too short to loop.
+    #[error("{} is too short to loop", .0.display())]
     NoLength(PathBuf),
-    /// Its sound can not be encoded.
+    /// Its audio cannot be encoded.
     #[error(transparent)]
     Sound(#[from] crate::encode::audio::Error),
-    /// FFmpeg's reason.
+    /// Reading or decoding failed.
     #[error("reading failed: {0}")]
     Read(#[from] ffmpeg_next::Error),
 }
 
-/// What will be made of a file.
+/// A file's tracks, and how each will be sent.
 #[derive(Debug)]
 pub struct FileProbe {
     path: PathBuf,
@@ -65,17 +65,20 @@ pub struct FileProbe {
     audio: Option<TrackAction>,
 }
 
-/// What becomes of one track.
+/// How a track is sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TrackAction {
-    /// Its packets pass through.
+    /// Its packets are sent as they are.
     Passthrough,
-    /// It is decoded and encoded.
+    /// It is decoded and encoded again.
     Reencode,
 }
 
 impl FileProbe {
-    /// Looks into the file. `with_sound` is whether its own sound is wanted.
+    /// Probes the file. `with_sound`: whether its own audio is wanted.
+    ///
+    /// # Errors
+    /// If it cannot be opened, has no track that is wanted, or has one that `--encoder copy` rules out.
     pub fn open(path: &Path, with_sound: bool, settings: &CaptureSettings) -> Result<Self, Error> {
         let input = open(path, &Default::default())?;
         let copy = settings.video.encoder == EncoderChoice::Copy;
@@ -90,12 +93,12 @@ impl FileProbe {
             };
             match codec.is_some() && !reencode {
                 true => Ok(Some(TrackAction::Passthrough)),
-                // The command line was refused if it wants both.
+                // Validation rejected options that require re-encoding beside `copy`.
                 false if copy && codec.is_none() => Err(Error::NotStreamable { what: id.name().to_owned() }),
                 false => Ok(Some(TrackAction::Reencode)),
             }
         };
-        // Cover art is a stream of pictures to FFmpeg.
+        // FFmpeg lists cover art as a video stream.
         let has_pictures = input.streams().best(Type::Video).is_some_and(|stream| {
             !stream.disposition().contains(ffmpeg_next::format::stream::Disposition::ATTACHED_PIC)
         });
@@ -108,18 +111,21 @@ impl FileProbe {
         Ok(Self { path: path.to_owned(), video, audio })
     }
 
-    /// What becomes of the pictures; `None` if there are none.
+    /// How the video is sent; `None` if there is none.
     pub fn video(&self) -> Option<TrackAction> {
         self.video
     }
 
-    /// What becomes of the sound; `None` if there is none, or it is not wanted.
+    /// How the audio is sent; `None` if there is none or it is not wanted.
     pub fn audio(&self) -> Option<TrackAction> {
         self.audio
     }
 }
 
-/// Plays the file until it ends, or again and again, or until told to stop. Pictures to re-encode go to `pictures`.
+/// Plays the file, in a loop if so set, until it ends or capturing must stop. Frames to re-encode go to `pictures`.
+///
+/// # Errors
+/// If reading fails, a loop is too short, or audio cannot be encoded.
 pub fn run(context: &CaptureContext, plan: &FileProbe, pictures: &Arc<DropOldestQueue<Picture>>) -> Result<(), Error> {
     let mut player = FilePlayback {
         context,
@@ -156,7 +162,7 @@ struct Stream {
     track: TrackId,
     time_base: Rational,
     output: TrackOutput,
-    /// Whether a random access point was seen: nothing before it can be decoded.
+    /// Whether a random access point was seen; packets before the first one are dropped.
     joined: bool,
     times: DecodingTimes<Packet>,
     offset: timestamp_offset::TrackOffset,
@@ -165,10 +171,10 @@ struct Stream {
 }
 
 impl Stream {
-    /// The packets that can go on with this one, and their DTS in milliseconds on the file's clock.
+    /// The packets that are ready after this one, with their DTS in milliseconds of the file's time.
     fn time(&mut self, packet: Packet) -> Vec<Timed<Packet>> {
         let (dts, pts) = (packet.dts().map(|ticks| self.millis(ticks)), packet.pts().map(|ticks| self.millis(ticks)));
-        // Without any stamp, right after its neighbour.
+        // Without any timestamp: right after the previous packet.
         match pts.or(dts).or_else(|| self.times.last().map(|last| last + self.millis(packet.duration()).max(1))) {
             Some(pts) => self.times.push(packet, dts, pts),
             None => Vec::new(),
@@ -187,7 +193,7 @@ enum TrackOutput {
 }
 
 impl FilePlayback<'_> {
-    /// Returns whether to go on.
+    /// Plays the file once. Returns whether to go on.
     fn play_once(&mut self) -> Result<bool, Error> {
         let mut input = open(&self.plan.path, &self.context.shutdown)?;
         let mut streams = self.streams(&input)?;
@@ -246,19 +252,19 @@ impl FilePlayback<'_> {
         Ok(streams)
     }
 
-    /// Waits until the packet is due and processes it. Returns whether to go on.
+    /// Waits until the packet is due, then sends or decodes it. Returns whether to go on.
     fn packet(&mut self, stream: &mut Stream, mut packet: Packet, dts: i64) -> Result<bool, Error> {
         if !stream.joined && matches!(stream.output, TrackOutput::Passthrough { .. }) && !packet.is_key() {
             return Ok(true);
         }
         stream.joined = true;
         let pts = packet.pts().map_or(dts, |ticks| stream.millis(ticks));
-        // The first picture is captured now: its DTS may lie before that.
+        // The first frame's PTS maps to now; its DTS may precede that.
         let now = self.context.clock.now() / 1000;
         let duration = stream.millis(packet.duration()).max(1);
         let packet_offset = self.offsets.next(&mut stream.offset, dts, duration, || (now - pts).max(-dts));
         if let Some(jump) = packet_offset.jump {
-            tracing::info!(track = %stream.track, dts, jump_ms = jump, "the file's clock jumps; the broadcast's goes on");
+            tracing::info!(track = %stream.track, dts, jump_ms = jump, "the file's timestamps jump; the broadcast's continue");
         }
         let offset = packet_offset.offset;
         if !self.context.shutdown.sleep(self.context.clock.until((dts + offset) * 1000)) {
@@ -272,7 +278,7 @@ impl FilePlayback<'_> {
                 let unit = match bitstream.unit(packet.data().unwrap_or_default(), packet.is_key()) {
                     Ok(unit) => unit,
                     Err(error) => {
-                        tracing::warn!(track = %stream.track, dts, %error, "a damaged packet is left out");
+                        tracing::warn!(track = %stream.track, dts, %error, "dropped a damaged packet");
                         return Ok(true);
                     }
                 };
@@ -288,7 +294,7 @@ impl FilePlayback<'_> {
             }
             TrackOutput::DecodeVideo(decoder) => {
                 retime(&mut packet, stream.time_base, offset);
-                // A damaged packet is the decoder's to conceal.
+                // The decoder conceals damaged packets.
                 let _ = decoder.send_packet(&packet);
                 self.drain_video(decoder, stream.fps, false);
             }
@@ -316,7 +322,7 @@ impl FilePlayback<'_> {
         Ok(())
     }
 
-    /// Hands on what the decoder has ready; `paced` waits until each picture is due, since no packet paces the last ones.
+    /// Queues the decoder's frames for encoding. `paced`: wait until each is due, since no packet paces the last ones.
     fn drain_video(&mut self, decoder: &mut decoder::Video, fps: Option<f64>, paced: bool) {
         let mut frame = frame::Video::empty();
         while decoder.receive_frame(&mut frame).is_ok() {
@@ -332,18 +338,18 @@ impl FilePlayback<'_> {
         }
     }
 
-    /// The next round starts where this one ended.
+    /// Lets the next iteration start where this one ended.
     fn rewind(&mut self) -> Result<(), Error> {
         let length = self.offsets.rewind();
         if length < SHORTEST_LOOP {
             return Err(Error::NoLength(self.plan.path.clone()));
         }
-        tracing::debug!(length_ms = length, "the file starts again");
+        tracing::debug!(length_ms = length, "looping the file");
         Ok(())
     }
 }
 
-/// Puts a packet on the broadcast's clock in microseconds, so that what its decoder gives out later needs no offset any more.
+/// Converts a packet's timestamps to microseconds of the media clock, so that decoded frames carry these.
 fn retime(packet: &mut Packet, time_base: Rational, offset: i64) {
     let (pts, dts) = (packet.pts(), packet.dts());
     let retimed = |ticks: i64| micros(ticks, time_base).saturating_add(offset * 1000);
@@ -381,12 +387,12 @@ fn about(kind: Type, fps: Option<f64>, bitrate: i64) -> Metadata {
 fn open(path: &Path, shutdown: &crate::shutdown::ShutdownSignal) -> Result<Input, Error> {
     let failed = |source| Error::Open { path: path.to_owned(), source };
     let text = path.to_str().ok_or_else(|| failed(ffmpeg_next::Error::InvalidData))?;
-    // FFmpeg would take `a:b.mp4` for a protocol.
+    // Without the prefix FFmpeg would read `a:b.mp4` as a protocol.
     let url = format!("file:{text}");
     input::open(&InputSpec { format: None, url, options: Vec::new() }, shutdown).map_err(failed)
 }
 
-/// Ticks in microseconds.
+/// Converts ticks of a time base to microseconds; saturates.
 pub(super) fn micros(ticks: i64, Rational(num, den): Rational) -> i64 {
     let scaled = i128::from(ticks) * i128::from(num) * 1_000_000 / i128::from(den.max(1));
     i64::try_from(scaled).unwrap_or(i64::MAX)
@@ -418,5 +424,5 @@ fn format_of(parameters: &ffmpeg_next::codec::Parameters, kind: Type) -> Format 
     }
 }
 
-/// Milliseconds: a still picture in a loop would spin.
+/// Milliseconds. A shorter loop, such as of a still image, would spin.
 const SHORTEST_LOOP: i64 = 20;

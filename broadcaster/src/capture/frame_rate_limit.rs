@@ -1,6 +1,6 @@
-//! A limit on the picture rate. Pure.
+//! Limits the frame rate by dropping frames. Pure.
 
-/// Lets pictures through at no more than a given rate, keeping the spacing even.
+/// Passes frames up to a given rate, evenly spaced.
 #[derive(Debug)]
 pub(super) struct FrameRateLimit {
     interval: Option<i64>,
@@ -8,13 +8,13 @@ pub(super) struct FrameRateLimit {
 }
 
 impl FrameRateLimit {
-    /// A limit of `fps`; none means to let everything through.
+    /// A limit of `fps` frames per second; `None` passes everything.
     pub(super) fn new(fps: Option<f64>) -> Self {
         let interval = fps.filter(|fps| *fps > 0.0).map(|fps| (1_000_000.0 / fps).round() as i64);
         Self { interval, next: None }
     }
 
-    /// Whether the picture captured at `micros` goes on.
+    /// Whether the frame captured at `micros` microseconds passes.
     pub(super) fn admits(&mut self, micros: i64) -> bool {
         let Some(interval) = self.interval else { return true };
         // A quarter of an interval early is jitter, not a higher rate.
@@ -39,7 +39,7 @@ mod tests {
     }
 
     #[test]
-    fn limits_the_rate() {
+    fn the_frame_rate_is_limited() {
         check(None, 1, [0; 3], 100, 100);
         check(Some(30.0), 33_333, [0; 3], 300, 300);
         check(Some(30.0), 33_333, [0, 4000, -4000], 300, 300);

@@ -1,4 +1,4 @@
-//! FFmpeg inputs: opened with a deadline that can be called off, read without blocking where the device allows.
+//! FFmpeg inputs: opening can be interrupted; devices are read without blocking where they support it.
 
 use std::ffi::CString;
 use std::ptr;
@@ -12,18 +12,18 @@ use ffmpeg_next::{Dictionary, Error, Packet, codec, decoder, ffi, frame};
 
 use crate::shutdown::ShutdownSignal;
 
-/// What to open.
+/// An input as FFmpeg opens it.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct InputSpec {
-    /// FFmpeg's input format; none: found by the content.
+    /// FFmpeg's input format; `None`: a file, whose format is probed.
     pub(crate) format: Option<&'static str>,
-    /// Path or device name, as the format wants it.
+    /// Path or device name, in the format's syntax.
     pub(crate) url: String,
-    /// The format's options.
+    /// Private options of the format.
     pub(crate) options: Vec<(&'static str, String)>,
 }
 
-/// Opens a file or device. Devices are not probed for what their driver already said: probing buffers stale pictures.
+/// Opens a file or device. Only files are probed for stream information: probing a device would buffer stale frames.
 pub(crate) fn open(spec: &InputSpec, shutdown: &ShutdownSignal) -> Result<Input, Error> {
     let url = CString::new(spec.url.as_str()).map_err(|_| Error::Other { errno: ffmpeg_next::error::EINVAL })?;
     let is_device = spec.format.is_some();
@@ -70,7 +70,7 @@ pub(crate) fn open(spec: &InputSpec, shutdown: &ShutdownSignal) -> Result<Input,
     }
 }
 
-/// Reads the next packet of a device. `Ok(false)` means to stop.
+/// Reads a device's next packet. `Ok(false)`: capturing must stop.
 pub(crate) fn read(input: &mut Input, packet: &mut Packet, shutdown: &ShutdownSignal) -> Result<bool, ReadError> {
     let deadline = Instant::now() + READ_TIMEOUT;
     loop {
@@ -95,16 +95,15 @@ pub(crate) fn read(input: &mut Input, packet: &mut Packet, shutdown: &ShutdownSi
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ReadError {
-    /// It said so.
+    /// Reading failed, for instance because it was unplugged.
     #[error("{0}")]
     Device(#[from] Error),
-    /// It says nothing at all.
-    #[error("it delivers nothing for {} s", READ_TIMEOUT.as_secs())]
+    /// It delivered nothing for six seconds.
+    #[error("it delivered nothing for {} s", READ_TIMEOUT.as_secs())]
     TimedOut,
 }
 
-/// The first stream of a kind, with its decoder open. Slices of a picture are decoded in parallel, never pictures: those would
-/// come out late.
+/// Opens a video decoder with slice threads only: frame threads would add delay.
 pub(crate) fn video_decoder(parameters: codec::Parameters) -> Result<decoder::Video, Error> {
     let mut context = codec::Context::from_parameters(parameters)?;
     context.set_threading(codec::threading::Config {
@@ -115,12 +114,12 @@ pub(crate) fn video_decoder(parameters: codec::Parameters) -> Result<decoder::Vi
     context.decoder().video()
 }
 
-/// As [`video_decoder`].
+/// Opens an audio decoder.
 pub(crate) fn audio_decoder(parameters: codec::Parameters) -> Result<decoder::Audio, Error> {
     codec::Context::from_parameters(parameters)?.decoder().audio()
 }
 
-/// The picture in memory: a screen read from the graphics card stays there until it is fetched. Others come back as they are.
+/// Copies a frame from graphics memory, where a screen captured by KMS is, to main memory. Other frames are returned as they are.
 pub(crate) fn in_memory(picture: frame::Video) -> Result<frame::Video, Error> {
     if picture.format() != Pixel::DRM_PRIME {
         return Ok(picture);
@@ -131,19 +130,19 @@ pub(crate) fn in_memory(picture: frame::Video) -> Result<frame::Video, Error> {
     if result < 0 { Err(Error::from(result)) } else { Ok(copy) }
 }
 
-/// The index, parameters and time base of the best stream of a kind.
+/// Index, parameters and time base of the best stream of a kind.
 pub(crate) fn best(input: &Input, kind: Type) -> Option<(usize, codec::Parameters, ffmpeg_next::Rational)> {
     let stream = input.streams().best(kind)?;
     Some((stream.index(), stream.parameters(), stream.time_base()))
 }
 
-/// A fraction as a number, if it is one.
+/// A frame rate as a number; `None` unless it is positive.
 pub(crate) fn rate(ffmpeg_next::Rational(num, den): ffmpeg_next::Rational) -> Option<f64> {
     (num > 0 && den > 0).then(|| f64::from(num) / f64::from(den))
 }
 
-/// How often a device that does not block is asked: what it adds to the delay is half of this.
+/// Polling interval of a non-blocking device; adds half of it to the delay on average.
 const POLL_INTERVAL: Duration = Duration::from_millis(2);
 
-/// A device that is silent for longer is opened again. Cameras take up to 3 s to start.
+/// A device that delivers nothing for longer is reopened. Cameras take up to 3 s to start.
 const READ_TIMEOUT: Duration = Duration::from_secs(6);

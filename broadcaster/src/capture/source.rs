@@ -1,46 +1,46 @@
-//! What to capture, as the command line names it. Pure.
+//! Sources as the command line names them. Pure.
 
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-/// `--source`.
+/// The video source, as `--source` names it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Source {
-    /// A webcam if the machine has one, else the test picture.
+    /// A webcam if the machine has one, or else the test pattern.
     Auto,
     /// A camera: the first, or the one with this path, number or name.
     Webcam(Option<String>),
-    /// A screen: the session's, the display with this name, or with `kms[:CARD]` what the graphics card shows.
+    /// A screen: the session's, the X display with this name, or with `kms[:CARD]` the graphics card's output.
     Screen(Option<String>),
-    /// A media file, in real time.
+    /// A media file, played in real time.
     File(PathBuf),
-    /// A moving test picture.
+    /// A moving test pattern.
     Test,
 }
 
-/// `--audio`.
+/// The audio source, as `--audio` names it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Audio {
-    /// What goes with the source: the file's own, a tone with the test picture, else a microphone if the machine has one.
+    /// By source: the file's own audio, a tone with the test pattern, or else a microphone if the machine has one.
     Auto,
-    /// A device as `devices` lists it: `alsa:hw:1,0`, `pulse:NAME`, or a bare name.
+    /// A device as `broadcaster devices` lists it: `alsa:hw:1,0`, `pulse:NAME`, or a bare name.
     Device(String),
     /// A tone that beeps once a second.
     Tone,
-    /// No sound.
+    /// No audio track.
     None,
 }
 
-/// Why a source can not be told from its name.
+/// Why a name denotes no source.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ParseError {
-    /// Not a source.
+    /// Unknown kind of source.
     #[error("`{0}` is not a source: auto, webcam[:DEVICE], screen[:DISPLAY], screen:kms[:CARD], file:PATH, test")]
     Unknown(String),
     /// Nothing after the colon.
-    #[error("`{0}` names nothing after its colon")]
+    #[error("`{0}` has nothing after its colon")]
     Empty(String),
 }
 
@@ -101,7 +101,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sources() {
+    fn video_sources_are_parsed() {
         let unknown = |text: &str| Err(ParseError::Unknown(text.into()));
         for (text, expected) in [
             ("auto", Ok(Source::Auto)),
@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn sounds() {
+    fn audio_sources_are_parsed() {
         for (text, expected) in [
             ("auto", Audio::Auto),
             ("none", Audio::None),

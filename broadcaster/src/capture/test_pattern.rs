@@ -1,4 +1,4 @@
-//! The test picture and the tone: FFmpeg's generators, paced by the broadcast's clock.
+//! The test pattern and the tone: FFmpeg's generators, paced by the media clock.
 
 use std::sync::Arc;
 
@@ -10,7 +10,10 @@ use crate::encode::audio::AudioEncoding;
 use crate::encode::filter_graph::FilterGraph;
 use crate::encode::{DropOldestQueue, Picture, Sound};
 
-/// Generates pictures until told to stop. Each is stamped with the time that it is due.
+/// Generates frames until capturing must stop. A frame's capture time is when it was due.
+///
+/// # Errors
+/// If FFmpeg's filter graph fails.
 pub fn run_video(context: &CaptureContext, pictures: &Arc<DropOldestQueue<Picture>>) -> Result<(), Error> {
     let (width, height) = context.settings.video.size.unwrap_or(DEFAULT_SIZE);
     let fps = context.settings.video.fps.unwrap_or(DEFAULT_FPS);
@@ -29,7 +32,7 @@ pub fn run_video(context: &CaptureContext, pictures: &Arc<DropOldestQueue<Pictur
     Ok(())
 }
 
-/// FFmpeg draws by BT.601; `colorspace` makes BT.709 of it, which costs 0.7 ms for 720p, a third of what scaling does.
+/// `testsrc2` draws in BT.601; `colorspace` converts to BT.709 in 0.7 ms at 720p, a third of what `scale` takes.
 fn picture_chain(width: u32, height: u32, rate: ffmpeg_next::Rational) -> String {
     format!(
         "testsrc2=size={width}x{height}:rate={}/{},format=yuv420p,setparams=range=tv:colorspace=smpte170m:color_primaries=bt709:color_trc=bt709,colorspace=space=bt709:primaries=bt709:trc=bt709:range=tv:fast=1",
@@ -38,7 +41,10 @@ fn picture_chain(width: u32, height: u32, rate: ffmpeg_next::Rational) -> String
     )
 }
 
-/// Generates a tone that beeps once a second, and encodes it, until told to stop.
+/// Generates and encodes a tone that beeps once a second, until capturing must stop.
+///
+/// # Errors
+/// If the tone cannot be encoded.
 pub fn run_tone(context: &CaptureContext) -> Result<(), crate::encode::audio::Error> {
     let mut encoding = AudioEncoding::open(context.settings.audio, context.broadcast.clone())?;
     let rate = crate::encode::audio::RATE;
@@ -49,7 +55,7 @@ pub fn run_tone(context: &CaptureContext) -> Result<(), crate::encode::audio::Er
     let mut schedule = Schedule::new(context.clock.now(), f64::from(samples) * 1e6 / f64::from(rate));
     while let Some(frame) = graph.sound()? {
         let captured = schedule.next(context.clock.now());
-        // Sound is known once its last sample is.
+        // A microphone delivers a block once its last sample is captured.
         if !context.shutdown.sleep(context.clock.until(captured + schedule.interval as i64)) {
             break;
         }
@@ -58,22 +64,22 @@ pub fn run_tone(context: &CaptureContext) -> Result<(), crate::encode::audio::Er
     encoding.finish()
 }
 
-/// Runs the tone; the pictures go on without it if it can not be encoded.
+/// Runs [`run_tone`]; if it fails, the video continues without audio.
 pub fn run_tone_or_none(context: &CaptureContext) {
     if let Err(error) = run_tone(context) {
-        tracing::error!(%error, "no tone");
+        tracing::error!(%error, "the tone failed; continuing without audio");
         context.broadcast.skip_track(TrackId::AUDIO);
     }
 }
 
-/// The generator's timestamps are its own; the encoder goes by the capture time.
+/// Removes the generator's timestamp: the encoder uses the capture time.
 fn owned(mut frame: frame::Audio) -> frame::Audio {
     frame.set_pts(None);
     frame
 }
 
-/// Due times at an even distance. Falling behind by more than [`MAX_LAG`] moves all later ones: a machine that slept does not
-/// make up for it.
+/// Evenly spaced due times. Falling behind by more than [`MAX_LAG`] shifts all later ones: after a suspend, frames are not caught
+/// up.
 struct Schedule {
     start: i64,
     interval: f64,
@@ -98,11 +104,11 @@ impl Schedule {
     }
 }
 
-/// What a test needs to look like something, and any machine can encode.
+/// Large enough for a test, and within what any machine can encode.
 const DEFAULT_SIZE: (u32, u32) = (1280, 720);
 const DEFAULT_FPS: f64 = 30.0;
 
-/// Microseconds: three pictures at 30 fps.
+/// Microseconds: three frames at 30 fps.
 const MAX_LAG: i64 = 100_000;
 
 #[cfg(test)]
@@ -110,7 +116,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn red_is_red() {
+    fn the_test_pattern_is_bt709() {
         ffmpeg_next::init().unwrap();
         let mut graph = FilterGraph::video_source(&picture_chain(640, 360, ffmpeg_next::Rational(30, 1))).unwrap();
         let picture = graph.picture().unwrap().unwrap();

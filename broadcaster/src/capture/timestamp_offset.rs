@@ -1,38 +1,38 @@
-//! From a file's clock to the broadcast's, across the jumps that joined recordings have. Pure.
+//! Maps a file's timestamps to the broadcast's, across the discontinuities of concatenated recordings. Pure.
 //!
-//! All in milliseconds, on DTS. Tracks are interleaved: when one jumps, the other's next packets may still be from before the
-//! jump. So each track keeps its offset until its own packets fit the new one better; then both have the same again, and sound
-//! stays with its picture.
+//! All values are DTS in milliseconds. Tracks are interleaved: after one jumps, the next packets of the other may still precede the
+//! jump. So each track keeps its offset until its packets fit the new one better; then both share it again, and audio and video
+//! stay in sync.
 
-/// The offset that the file's tracks share.
+/// The offsets of one file's tracks.
 #[derive(Debug, Default)]
 pub(super) struct TimestampOffsets {
-    /// The newest one; none before the first packet.
+    /// The newest offset; `None` before the first packet.
     newest: Option<i64>,
-    /// What this round covers on the broadcast's clock.
+    /// First and last time of this iteration of the loop, on the media clock.
     played: Option<(i64, i64)>,
-    /// The offset that this round starts with.
+    /// The offset at the start of this iteration.
     loop_offset: i64,
 }
 
-/// One track's place. Made anew each round.
+/// The offset of one track. Reset for each iteration of the loop.
 #[derive(Debug, Default)]
 pub(super) struct TrackOffset {
-    /// Its offset, and where its last packet ends on the file's clock.
+    /// Its offset, and the end of its last packet in the file's time.
     last: Option<(i64, i64)>,
 }
 
-/// What becomes of a packet.
+/// The offset of one packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct PacketOffset {
-    /// To be added to its timestamps.
+    /// Milliseconds to add to its DTS and PTS.
     pub(super) offset: i64,
-    /// How far the file's clock jumped, if it did so right before it.
+    /// Milliseconds by which the file's timestamps jumped before this packet, if they did.
     pub(super) jump: Option<i64>,
 }
 
 impl TimestampOffsets {
-    /// The offset of the track's next packet; `first` tells that of the first one of all.
+    /// The offset of the track's next packet. `first` gives the offset of the very first packet.
     pub(super) fn next(
         &mut self,
         track: &mut TrackOffset,
@@ -68,7 +68,7 @@ impl TimestampOffsets {
         PacketOffset { offset, jump }
     }
 
-    /// The file starts again where it ended. Returns the length of the round.
+    /// Continues the loop where this iteration ended. Returns the iteration's length.
     pub(super) fn rewind(&mut self) -> i64 {
         let length = self.played.take().map_or(0, |(start, end)| end - start);
         self.loop_offset += length;
@@ -77,11 +77,11 @@ impl TimestampOffsets {
     }
 }
 
-/// A DTS ahead of where the last packet ended by more is a jump, not a pause. A real pause of that length is skipped with it.
+/// A DTS further ahead of the last packet's end is a jump, not a pause. A real pause of that length is skipped, too.
 const MAX_FORWARD_GAP: i64 = 10_000;
 
-/// A DTS behind where the last packet ended by more is a jump. Durations are sometimes wrong by a picture or a few; following
-/// each such step would move sound and picture apart.
+/// A DTS further behind the last packet's end is a jump. Less is a wrong duration, as files often have by some frames: following
+/// each would put audio and video out of sync.
 const MAX_BACKWARD_GAP: i64 = 500;
 
 #[cfg(test)]
@@ -97,15 +97,15 @@ mod tests {
     }
 
     #[test]
-    fn the_broadcast_goes_on() {
+    fn jumps_of_the_file_do_not_reach_the_broadcast() {
         check(&[], &[]);
         check(&[(0, 0), (0, 40), (0, 80)], &[1000, 1040, 1080]);
-        // Back, and ahead.
+        // Jumps backwards and forwards.
         check(&[(0, 5000), (0, 5040), (0, 0), (0, 40)], &[6000, 6040, 6080, 6120]);
         check(&[(0, 0), (0, 3_600_000), (0, 3_600_040)], &[1000, 1040, 1080]);
         // A pause, and durations that are a little wrong.
         check(&[(0, 0), (0, 9000), (0, 9030), (0, 9100)], &[1000, 10_000, 10_030, 10_100]);
-        // The first is the jump's; the other track follows once it jumps itself, and keeps its distance.
+        // One track jumps first; the other follows when it jumps itself, and stays in sync.
         check(
             &[(0, 80_000), (1, 80_010), (0, 80_040), (0, 100), (1, 80_050), (0, 140), (1, 112), (1, 152)],
             &[81_000, 81_010, 81_040, 81_080, 81_050, 81_120, 81_092, 81_132],
@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn a_round_is_as_long_as_what_was_played() {
+    fn an_iteration_is_as_long_as_what_was_played() {
         let mut offsets = TimestampOffsets::default();
         for round in 0..3 {
             let mut track = TrackOffset::default();

@@ -1,4 +1,4 @@
-//! Command lines, good and bad.
+//! Valid and invalid command lines.
 
 use super::*;
 
@@ -16,7 +16,7 @@ fn refused(args: &[&str], because: &str) {
 const URL: &str = "rtmp://127.0.0.1/live/secret";
 
 #[test]
-fn defaults_need_no_more_than_a_url() {
+fn a_url_alone_is_a_valid_command_line() {
     let s = settings(&[URL]).unwrap();
     assert_eq!((s.source, s.audio, s.capture.burn_in), (Source::Auto, Audio::Auto, None));
     assert_eq!(
@@ -27,7 +27,7 @@ fn defaults_need_no_more_than_a_url() {
 }
 
 #[test]
-fn options() {
+fn options_are_parsed() {
     let s =
         settings(&["--size", "160x120", "--fps", "5", "--bitrate", "2.5M", "--gop", "500ms", "--bframes", "2", URL])
             .unwrap();
@@ -42,13 +42,13 @@ fn options() {
 }
 
 #[test]
-fn mistakes_are_told() {
+fn invalid_options_are_rejected() {
     refused(&[], "required");
     refused(&["http://x/live/key"], "URL");
     refused(&["--loop", URL], "--loop needs");
     refused(&["--encoder", "copy", URL], "--encoder copy needs");
-    refused(&["--encoder", "copy", "--source", "file:a.mp4", "--burn-in", URL], "--burn-in draws");
-    refused(&["--encoder", "copy", "--source", "file:a.mp4", "--gop", "1s", URL], "no other option of Video");
+    refused(&["--encoder", "copy", "--source", "file:a.mp4", "--burn-in", URL], "--burn-in needs");
+    refused(&["--encoder", "copy", "--source", "file:a.mp4", "--gop", "1s", URL], "excludes the other Video options");
     refused(&["--intra-refresh", "--bframes", "1", URL], "exclude");
     refused(&["--size", "1280", URL], "WIDTHxHEIGHT");
     refused(&["--size", "1281x720", URL], "even");
@@ -64,7 +64,7 @@ fn mistakes_are_told() {
 }
 
 #[test]
-fn keys_go_after_the_app() {
+fn the_stream_key_follows_the_app() {
     for (url, key, expected) in [
         ("rtmp://h/live", Some("k"), "rtmp://h/live/k"),
         ("rtmp://h/live/", Some("k"), "rtmp://h/live/k"),
@@ -77,13 +77,13 @@ fn keys_go_after_the_app() {
 }
 
 #[test]
-fn a_key_is_never_printed() {
+fn the_stream_key_prints_redacted() {
     let s = settings(&[URL]).unwrap();
     assert!(!format!("{} {:?}", s.url, s).contains("secret"));
 }
 
 #[test]
-fn help_is_well_formed() {
+fn the_help_is_well_formed() {
     use clap::CommandFactory;
     Cli::command().debug_assert();
 }

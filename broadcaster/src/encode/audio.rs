@@ -1,4 +1,4 @@
-//! Sound in any form goes in, AAC or Opus frames go to the broadcast. Cheap enough to run on the capturing thread.
+//! The audio encoder: takes sound in any format, and pushes AAC or Opus frames to the broadcast. Cheap enough for the capture thread.
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use super::{AudioCodec, AudioSettings, Sound};
 use crate::broadcast::Broadcast;
 use crate::timestamps::to_millis;
 
-/// Encodes one track.
+/// Encodes one audio track.
 pub struct AudioEncoding {
     inner: codec::encoder::audio::Encoder,
     bitstream: Bitstream,
@@ -28,23 +28,26 @@ pub struct AudioEncoding {
     next_pts: i64,
 }
 
-/// Why sound is not encoded.
+/// Why audio cannot be encoded.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// FFmpeg was built without it.
+    /// This FFmpeg was built without such an encoder.
     #[error("this FFmpeg has no encoder for {0:?}")]
     Unknown(AudioCodec),
-    /// FFmpeg's reason.
-    #[error("encoding sound failed: {0}")]
+    /// Resampling or encoding failed.
+    #[error("encoding audio failed: {0}")]
     Encode(#[from] ffmpeg_next::Error),
-    /// What it made can not be read.
+    /// The encoder's output cannot be parsed.
     #[error(transparent)]
     Bitstream(#[from] bitstream::Error),
 }
 
 impl AudioEncoding {
-    /// Opens the encoder: 48 kHz, two channels, whatever the source has.
+    /// Opens the encoder for 48 kHz stereo, whatever the source's format.
+    ///
+    /// # Errors
+    /// [`Error::Unknown`] or FFmpeg's own.
     pub fn open(settings: AudioSettings, broadcast: Arc<Broadcast>) -> Result<Self, Error> {
         let names: &[&str] = match settings.codec() {
             AudioCodec::Aac => &["aac"],
@@ -62,7 +65,7 @@ impl AudioEncoding {
         encoder.set_time_base(Rational(1, RATE as i32));
         encoder.set_bit_rate(settings.bitrate() as usize);
         encoder.set_flags(codec::Flags::GLOBAL_HEADER);
-        // FFmpeg's own Opus encoder calls itself experimental; libopus and aac do not mind.
+        // FFmpeg's native Opus encoder is marked experimental; for libopus and aac this has no effect.
         encoder.compliance(codec::Compliance::Experimental);
         let mut options = Dictionary::new();
         if found.name() == "libopus" {
@@ -84,7 +87,10 @@ impl AudioEncoding {
         })
     }
 
-    /// Encodes sound whose first sample was captured at `sound.captured`.
+    /// Encodes a block of samples. Gaps below half a second are filled with silence; longer ones remain gaps in the timestamps.
+    ///
+    /// # Errors
+    /// If resampling or encoding fails.
     pub fn encode(&mut self, sound: Sound) -> Result<(), Error> {
         let Sound { mut frame, captured } = sound;
         if frame.channel_layout().is_empty() {
@@ -100,7 +106,10 @@ impl AudioEncoding {
         self.drain()
     }
 
-    /// Takes out what is still inside.
+    /// Drains the resampler and the encoder.
+    ///
+    /// # Errors
+    /// As [`AudioEncoding::encode`].
     pub fn finish(&mut self) -> Result<(), Error> {
         if let Some(resampler) = &mut self.resampler {
             resampler.graph.finish()?;
@@ -113,7 +122,7 @@ impl AudioEncoding {
 
     fn drain(&mut self) -> Result<(), Error> {
         while let Some(frame) = self.resampler.as_mut().map(|r| r.graph.sound()).transpose()?.flatten() {
-            // A new resampler may start a little before the old one ended; the encoder wants time to go on.
+            // A new resampler may start slightly before the old one ended, but the encoder requires rising timestamps.
             let Some(pts) = frame.pts().filter(|pts| *pts >= self.next_pts) else { continue };
             self.next_pts = pts + frame.samples() as i64;
             self.inner.send_frame(&frame)?;
@@ -144,8 +153,8 @@ impl AudioEncoding {
     }
 }
 
-/// Brings sound to the encoder's rate, layout and frame size, and its sample clock to the broadcast's: a microphone's crystal
-/// drifts, and is followed by stretching by no more than a thousandth, or by silence across a gap.
+/// Converts samples to the encoder's rate, layout and frame size, and to the media clock: the drift of a microphone's crystal is
+/// compensated by stretching up to 0.1%, a short gap by silence.
 struct Resampler {
     source: (Sample, u32, u64),
     graph: FilterGraph,
@@ -167,7 +176,7 @@ impl Resampler {
         Ok(Self { source, graph: FilterGraph::audio(&arguments, &chain, frame_size)?, expected: i64::MIN })
     }
 
-    /// Whether `frame` goes on from the last one: same format, and no gap that is better left than filled with silence.
+    /// Whether `frame` continues the last one: the same format, and no gap of [`MAX_GAP`] or more.
     fn fits(&self, frame: &frame::Audio, captured: i64) -> bool {
         self.source == identity(frame) && (captured - self.expected).abs() < MAX_GAP
     }
@@ -177,8 +186,8 @@ fn identity(frame: &frame::Audio) -> (Sample, u32, u64) {
     (frame.format(), frame.rate(), frame.channel_layout().bits())
 }
 
-/// What every player and Opus take.
+/// Samples per second: supported by every player, and required by Opus.
 pub(crate) const RATE: u32 = 48_000;
 
-/// In microseconds: a microphone that was away for longer comes back with a gap in the timestamps.
+/// Microseconds. A longer interruption of the microphone remains a gap in the timestamps.
 const MAX_GAP: i64 = 500_000;

@@ -1,72 +1,74 @@
-//! From what FFmpeg calls a packet to what Nearcast calls an access unit: lengths for start codes, configuration records for
-//! extradata, raw frames for ADTS.
+//! Converts FFmpeg's packets to access units: NAL lengths for start codes, configuration records for extradata, raw frames for ADTS.
 //!
-//! Encoders and demuxers differ in framing (Annex B or length-prefixed, ADTS or raw) and in where parameter sets are; what
-//! leaves here is always the form that [`media::AccessUnit`] documents. Codec parsing itself is `media::codec`'s.
+//! Encoders and demuxers differ in framing (Annex B or length-prefixed, ADTS or raw) and in where they put parameter sets. The
+//! result always has the form that [`media::AccessUnit`] documents. Codecs are parsed by `media::codec`.
 
 use bytes::{BufMut, Bytes, BytesMut};
 use ffmpeg_next::codec::Id;
 use media::codec::{self, Codec, CodecConfig, Format, aac, av1, flac, h264, hevc, mp3, vp9};
 
-/// The framing of one track's packets, and the configuration that goes with them.
+/// The framing and decoder configuration of one track's packets.
 #[derive(Debug)]
 pub struct Bitstream {
     codec: Codec,
     framing: Framing,
-    /// What FFmpeg says of the pictures or the sound.
+    /// The track's format as FFmpeg reports it.
     format: Format,
     config: Option<CodecConfig>,
 }
 
-/// How packets are framed.
+/// The framing of a track's packets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Framing {
-    /// As Nearcast carries them.
+    /// Already in the form of an access unit.
     AsIs,
-    /// NAL units behind start codes.
+    /// NAL units with start codes.
     AnnexB,
-    /// NAL units behind lengths of so many bytes, fewer than 4.
+    /// NAL units with length prefixes of this many bytes, fewer than 4.
     ShortLengths(usize),
-    /// AAC frames that may have ADTS headers.
+    /// AAC frames, with or without ADTS headers.
     Adts,
-    /// OBUs that may begin with a temporal delimiter.
+    /// OBUs, with or without a leading temporal delimiter.
     Obus,
 }
 
-/// What became of a packet.
+/// A converted packet.
 #[derive(Debug)]
 pub struct Unit {
-    /// The access unit's payload; empty if the packet held nothing but configuration.
+    /// The access unit's payload; empty if the packet contained only configuration.
     pub payload: Bytes,
-    /// Whether [`Bitstream::config`] is not what it was before this packet.
+    /// Whether this packet changed [`Bitstream::config`].
     pub reconfigured: bool,
 }
 
-/// Why packets can not become access units.
+/// Why a packet cannot be converted.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The configuration can not be read.
+    /// The configuration cannot be parsed.
     #[error(transparent)]
     Codec(#[from] codec::Error),
-    /// A NAL unit's length points past its packet.
+    /// A NAL unit's length prefix exceeds its packet.
     #[error("a NAL unit of {length} bytes in a packet with {left} left")]
     Length {
-        /// What the prefix says.
+        /// Bytes by the prefix.
         length: usize,
-        /// What there is.
+        /// Bytes left in the packet.
         left: usize,
     },
 }
 
 impl Bitstream {
-    /// Of what.
+    /// The codec of the packets.
     pub fn codec(&self) -> Codec {
         self.codec
     }
 
-    /// The framing of packets whose codec context has `extradata`, which may be empty. `format` is FFmpeg's word for what the
-    /// extradata of VP9 and MP3 does not tell.
+    /// Determines the framing from a codec context's `extradata`, which may be empty. `format` supplies what the configuration of VP9
+    /// and MP3 does not contain.
+    ///
+    /// # Errors
+    /// If the extradata cannot be parsed.
     pub fn new(codec: Codec, extradata: &[u8], format: Format) -> Result<Self, Error> {
         let (framing, record) = match (codec, extradata) {
             (Codec::H264, []) | (Codec::Hevc, []) => (Framing::AnnexB, None),
@@ -97,12 +99,15 @@ impl Bitstream {
         Ok(this)
     }
 
-    /// The decoder configuration, once it is known.
+    /// The decoder configuration; `None` until a packet has supplied it.
     pub fn config(&self) -> Option<&CodecConfig> {
         self.config.as_ref()
     }
 
-    /// Turns a packet into an access unit's payload. `key` is whether it may carry parameter sets.
+    /// Converts a packet. `key`: whether it may contain parameter sets.
+    ///
+    /// # Errors
+    /// If its framing or its configuration cannot be parsed.
     pub fn unit(&mut self, data: &[u8], key: bool) -> Result<Unit, Error> {
         let mut reconfigured = false;
         let payload = match self.framing {
@@ -149,13 +154,13 @@ impl Bitstream {
         Ok(Unit { payload, reconfigured })
     }
 
-    /// Parameter sets within a key packet are the configuration from here on, if they differ.
+    /// Adopts a key packet's parameter sets as the configuration if they differ. Returns whether they did.
     fn reconfigure(&mut self, packet: &[u8]) -> bool {
         let record = match self.codec {
             Codec::Hevc => hevc::hvcc_from_annexb_extradata(packet),
             _ => h264::avcc_from_annexb_extradata(packet),
         };
-        // A key packet without parameter sets is the usual case: they are in the extradata.
+        // Usually a key packet has no parameter sets: they are in the extradata.
         let Ok(record) = record else { return false };
         if self.config.as_ref().is_some_and(|config| config.record == record) {
             return false;
@@ -165,7 +170,7 @@ impl Bitstream {
 
     fn configure(&mut self, record: Bytes) -> Result<(), Error> {
         let config = match self.codec {
-            // Their records do not tell.
+            // Their records do not contain the format.
             Codec::Mp3 | Codec::Vp9 => CodecConfig { codec: self.codec, record, format: self.format },
             _ => CodecConfig::from_record(self.codec, record)?,
         };
@@ -193,7 +198,7 @@ pub fn codec_of(id: Id) -> Option<Codec> {
     })
 }
 
-/// The record with `lengthSizeMinusOne` (its low bits at `at`) set to 3, and how packets must change to agree with it.
+/// Sets `lengthSizeMinusOne`, the low bits of the byte at `at`, to 3. Returns the packets' framing and the new record.
 fn four_byte_lengths(record: &[u8], at: usize) -> (Framing, Bytes) {
     match record.get(at).map(|byte| usize::from(byte & 3) + 1) {
         None | Some(4) => (Framing::AsIs, Bytes::copy_from_slice(record)),
@@ -233,7 +238,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn short_lengths_are_widened() {
+    fn short_length_prefixes_are_widened() {
         assert_eq!(&widen_lengths(&[0, 2, 7, 8, 0, 1, 9], 2).unwrap()[..], &[0, 0, 0, 2, 7, 8, 0, 0, 0, 1, 9]);
         assert!(matches!(widen_lengths(&[0, 5, 1], 2), Err(Error::Length { length: 5, left: 1 })));
         let (framing, record) = four_byte_lengths(&[1, 100, 0, 31, 0xfd, 0xe0], 4);
@@ -243,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn temporal_delimiters_go() {
+    fn temporal_delimiters_are_removed() {
         for (obus, expected) in
             [(&[0x12, 0, 0x0a, 1][..], &[0x0a, 1][..]), (&[0x0a, 1, 5], &[0x0a, 1, 5]), (&[0x12], &[0x12]), (&[], &[])]
         {

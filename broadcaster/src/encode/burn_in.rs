@@ -1,12 +1,12 @@
-//! What is drawn into pictures: the machine-readable mark, and the time of day for people.
+//! Burns a machine-readable frame counter and the time of day into pictures.
 //!
-//! Drawn just before encoding, so that the counter counts exactly the pictures that the encoder took.
+//! Just before encoding, so that the counter counts exactly the encoded frames.
 
 use ffmpeg_next::format::Pixel;
 use ffmpeg_next::frame;
 use media::{WallClock, frame_counter};
 
-/// Draws the mark with `counter`, and the clock, into the luma plane. A picture that is not 8-bit planar is left alone.
+/// Draws `counter` and the capture time into the luma plane. Pictures that are not 8-bit planar YUV are left unchanged.
 pub(super) fn draw(picture: &mut frame::Video, counter: u32, captured: WallClock) {
     if !matches!(picture.format(), Pixel::YUV420P | Pixel::YUVJ420P | Pixel::NV12 | Pixel::YUV422P | Pixel::YUV444P) {
         return;
@@ -20,7 +20,7 @@ pub(super) fn draw(picture: &mut frame::Video, counter: u32, captured: WallClock
     text(luma, stride, width, height, rfc3339.get(11..23).unwrap_or_default());
 }
 
-/// Writes `digits` in white on black at the bottom left, as large as a quarter of the width allows.
+/// Writes `digits` in white on black at the bottom left, up to a quarter of the width wide.
 fn text(luma: &mut [u8], stride: usize, width: usize, height: usize, digits: &str) {
     let columns = digits.len() * (GLYPH_WIDTH + 1) + 1;
     let scale = (width / 4 / columns.max(1)).max(1);
@@ -43,7 +43,7 @@ fn text(luma: &mut [u8], stride: usize, width: usize, height: usize, digits: &st
     }
 }
 
-/// 3 × 5 dots, one line an entry.
+/// A glyph of 3 × 5 dots: one row per entry, the leftmost dot in bit 2.
 const fn glyph(character: u8) -> [u8; GLYPH_HEIGHT] {
     match character {
         b'0' => [7, 5, 5, 5, 7],
@@ -64,7 +64,7 @@ const fn glyph(character: u8) -> [u8; GLYPH_HEIGHT] {
 
 const GLYPH_WIDTH: usize = 3;
 const GLYPH_HEIGHT: usize = 5;
-/// Limited range.
+/// Luma in limited range.
 const BLACK: u8 = 16;
 const WHITE: u8 = 235;
 
@@ -73,7 +73,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_clock_is_legible_and_stays_inside() {
+    fn the_clock_is_drawn_within_the_picture() {
         let (width, height, stride) = (200, 120, 208);
         let mut luma = vec![128; stride * height];
         text(&mut luma, stride, width, height, "12");
@@ -87,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn the_mark_reads_back() {
+    fn the_counter_is_read_back() {
         for (width, height) in [(160, 120), (1280, 720)] {
             let mut picture = frame::Video::new(Pixel::YUV420P, width, height);
             draw(&mut picture, 7, WallClock::from_micros(1_795_352_493_250_999));

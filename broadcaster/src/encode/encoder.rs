@@ -1,4 +1,4 @@
-//! A video encoder: FFmpeg's, opened for live use, with access units coming out.
+//! A video encoder: FFmpeg's, configured for live use. It returns access units.
 
 use std::time::Duration;
 
@@ -11,60 +11,60 @@ use super::vaapi::SurfaceUploader;
 use super::{EncoderChoice, VideoSettings, encoder_probe};
 use crate::log::FfmpegLogGuard;
 
-/// What the encoder is fed.
+/// Size and rate of the frames that an encoder takes.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct VideoFormat {
-    /// Pixels; even.
+    /// Width in pixels; even.
     pub width: u32,
-    /// Pixels; even.
+    /// Height in pixels; even.
     pub height: u32,
-    /// Pictures per second, nominally.
+    /// Nominal frames per second.
     pub fps: f64,
 }
 
-/// An access unit as it comes out. Timestamps are in milliseconds since PTS 0.
+/// An encoded access unit. Timestamps are milliseconds since PTS 0.
 #[derive(Debug)]
 pub struct EncodedPacket {
-    /// May precede zero by the reordering delay.
+    /// Decoding time; may be negative by the reordering delay.
     pub dts: i64,
-    /// Of the picture that went in.
+    /// Presentation time, as given to [`Encoder::encode`].
     pub pts: i64,
     /// Whether decoding can start here.
     pub random_access: bool,
-    /// The payload.
+    /// The payload in the form that [`media::AccessUnit`] documents.
     pub payload: bytes::Bytes,
-    /// The configuration, if it is new with this unit.
+    /// The decoder configuration, if it changed with this unit.
     pub config: Option<CodecConfig>,
 }
 
-/// Why there is no encoder, or why it failed.
+/// Why no encoder opened, or why it failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// FFmpeg has no such encoder.
     #[error("this FFmpeg has no encoder `{0}`")]
     Unknown(String),
-    /// Its codec is none that Nearcast carries.
-    #[error("`{0}` makes a codec that can not be streamed")]
+    /// Its codec is not supported by Nearcast.
+    #[error("the codec of `{0}` cannot be streamed")]
     Codec(String),
     /// It does not open.
     #[error("`{name}` does not open: {source}")]
     Open {
-        /// The encoder.
+        /// FFmpeg's name of the encoder.
         name: String,
-        /// FFmpeg's reason.
+        /// The reason, by FFmpeg.
         source: ffmpeg_next::Error,
     },
-    /// It opened, but encodes nothing.
-    #[error("`{0}` opens, but no picture comes out of it")]
+    /// It opened, but produced no output.
+    #[error("`{0}` opens, but produces no output")]
     Idle(String),
-    /// None of the automatic ones opens.
-    #[error("no H.264 encoder opens; name one with --encoder")]
+    /// None of the encoders that `auto` tries works.
+    #[error("no H.264 encoder works; name one with --encoder")]
     None,
-    /// It failed on a picture.
+    /// It failed on a frame.
     #[error("encoding failed: {0}")]
     Encode(#[from] ffmpeg_next::Error),
-    /// What it made can not be read.
+    /// Its output cannot be parsed.
     #[error(transparent)]
     Bitstream(#[from] bitstream::Error),
 }
@@ -82,7 +82,10 @@ pub struct Encoder {
 }
 
 impl Encoder {
-    /// Opens the encoder of `settings`, or the first automatic one that really encodes.
+    /// Opens the encoder that `settings` name, or the first of the automatic ones that works.
+    ///
+    /// # Errors
+    /// See [`Error`].
     pub fn open(settings: &VideoSettings, video_format: VideoFormat) -> Result<Self, Error> {
         if let EncoderChoice::Named(name) = &settings.encoder {
             return Self::open_named(name, settings, video_format);
@@ -91,36 +94,37 @@ impl Encoder {
             let _quiet = FfmpegLogGuard::begin();
             match Self::open_verified(name, settings, video_format) {
                 Ok(encoder) => return Ok(encoder),
-                Err(error) => tracing::debug!(encoder = name, %error, "not used"),
+                Err(error) => tracing::debug!(encoder = name, %error, "this encoder does not work"),
             }
         }
         Err(Error::None)
     }
 
-    /// What it makes.
+    /// The codec of its output.
     pub fn codec(&self) -> Codec {
         self.bitstream.codec()
     }
 
-    /// FFmpeg's name of it.
+    /// FFmpeg's name of this encoder.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Whether a device encodes, not this machine's processor.
+    /// Whether it encodes in hardware.
     pub fn is_hardware(&self) -> bool {
         encoder_probe::is_hardware(&self.name)
     }
 
-    /// Holds it to `bitrate` bits per second from the next picture on. Returns whether it can be held to another rate than it was opened for.
+    /// Changes the target to `bitrate` bits per second from the next frame on. Returns `false`, without effect, if this encoder cannot
+    /// change its bitrate.
     pub fn set_bitrate(&mut self, bitrate: u64) -> bool {
         if !encoder_probe::supports_rate_change(&self.name) {
             return false;
         }
         let rate = i64::try_from(bitrate).unwrap_or(i64::MAX);
         let buffered = if bitrate < self.configured_bitrate { CONSTRAINED_VBV_BUFFER } else { VBV_BUFFER };
-        // SAFETY: the context is open and nobody else's. FFmpeg's wrapper of x264 reads these three before each picture and tells x264
-        // of changes; x264 takes them where it was opened with a bounded rate, as all here are.
+        // SAFETY: the context is open and exclusively ours. FFmpeg's wrapper of x264 reads these three fields before each frame and
+        // reconfigures x264, which accepts the change because it was opened with VBV.
         unsafe {
             let context = self.inner.as_mut_ptr();
             (*context).bit_rate = rate;
@@ -130,17 +134,21 @@ impl Encoder {
         true
     }
 
-    /// Bits per second that it was opened for.
+    /// The bitrate it was opened with, in bits per second.
     pub fn configured_bitrate(&self) -> u64 {
         self.configured_bitrate
     }
 
-    /// The pixel format that it takes.
+    /// The pixel format it takes.
     pub fn format(&self) -> Pixel {
         self.format
     }
 
-    /// Encodes a picture of the size and [`format`](Self::format) that it was opened for, shown at `pts` milliseconds.
+    /// Encodes a frame of the size and [`format`](Self::format) it was opened with. `pts` is in milliseconds and rises; `idr` forces a
+    /// keyframe. Returns the units that are ready.
+    ///
+    /// # Errors
+    /// [`Error::Encode`] or [`Error::Bitstream`].
     pub fn encode(&mut self, picture: &mut frame::Video, pts: i64, idr: bool) -> Result<Vec<EncodedPacket>, Error> {
         picture.set_pts(Some(pts));
         picture.set_kind(if idr { picture::Type::I } else { picture::Type::None });
@@ -154,7 +162,10 @@ impl Encoder {
         self.receive()
     }
 
-    /// Takes out what is still inside.
+    /// Drains the encoder.
+    ///
+    /// # Errors
+    /// [`Error::Encode`] or [`Error::Bitstream`].
     pub fn finish(&mut self) -> Result<Vec<EncodedPacket>, Error> {
         self.inner.send_eof()?;
         self.receive()
@@ -184,7 +195,7 @@ impl Encoder {
         }
     }
 
-    /// Opens hardware only if a picture comes out of it: drivers that are there without their device open well enough.
+    /// Opens a hardware encoder only after a trial has produced output: a driver without its device may open without error.
     fn open_verified(name: &str, settings: &VideoSettings, video_format: VideoFormat) -> Result<Self, Error> {
         if encoder_probe::is_hardware(name) {
             let mut trial = Self::open_named(name, settings, video_format)?;
@@ -253,7 +264,7 @@ fn vbv_bits(bitrate: u64, buffered: Duration) -> u64 {
     (bitrate as f64 * buffered.as_secs_f64()) as u64
 }
 
-/// How many pictures from one IDR to the next, where the encoder counts; where it is told, a bound far above.
+/// The keyframe interval in frames for encoders that count; a bound far above it for those that take IDRs on request.
 fn gop_pictures(name: &str, settings: &VideoSettings, fps: f64) -> u32 {
     let pictures = (settings.gop().as_secs_f64() * fps).round().clamp(1.0, 1e6) as u32;
     if encoder_probe::supports_forced_idr(name) && !settings.intra_refresh {
@@ -263,7 +274,7 @@ fn gop_pictures(name: &str, settings: &VideoSettings, fps: f64) -> u32 {
     }
 }
 
-/// YUV 4:2:0 in whichever layout the encoder takes; VAAPI's surfaces are filled from NV12.
+/// YUV 4:2:0 in a layout that the encoder supports. VAAPI surfaces are filled from NV12.
 fn input_format(name: &str, codec: &ffmpeg_next::Codec) -> Pixel {
     let formats: Vec<_> = codec.video().ok().and_then(|video| video.formats()).into_iter().flatten().collect();
     match formats.contains(&Pixel::YUV420P) {
@@ -273,7 +284,7 @@ fn input_format(name: &str, codec: &ffmpeg_next::Codec) -> Pixel {
     }
 }
 
-/// The rate as a fraction: the NTSC rates exactly.
+/// A frame rate as a fraction; NTSC rates are exact.
 pub(crate) fn rational(fps: f64) -> Rational {
     let ntsc = fps * 1.001;
     if (fps - fps.round()).abs() > 1e-3 && (ntsc - ntsc.round()).abs() < 1e-2 {
@@ -283,7 +294,7 @@ pub(crate) fn rational(fps: f64) -> Rational {
     }
 }
 
-/// The open encoder's extradata.
+/// The extradata of an open encoder.
 pub(super) fn extradata(context: &codec::Context) -> &[u8] {
     // SAFETY: FFmpeg keeps `extradata_size` bytes at `extradata` for as long as the context lives.
     unsafe {
@@ -295,13 +306,13 @@ pub(super) fn extradata(context: &codec::Context) -> &[u8] {
     }
 }
 
-/// How long the rate may be above the bitrate: a larger buffer is a better picture, and a longer wait behind each IDR.
+/// VBV buffer, as time at the bitrate: a larger one improves quality, but delays what follows each IDR.
 const VBV_BUFFER: Duration = Duration::from_millis(750);
 
-/// The same where the uplink takes no more than this rate: there, each IDR is waited for.
+/// VBV buffer while rate control limits the bitrate: on a full uplink every IDR adds to the delay.
 const CONSTRAINED_VBV_BUFFER: Duration = Duration::from_millis(400);
 
-/// Pictures that hardware is tried with: more than any encoder that was asked for low delay keeps inside.
+/// Frames of a hardware trial: more than any encoder configured for low delay holds.
 const PROBE_FRAMES: i64 = 4;
 
 #[cfg(test)]
@@ -309,7 +320,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rates_as_fractions() {
+    fn frame_rates_become_exact_fractions() {
         for (fps, expected) in [
             (30.0, (30_000, 1000)),
             (29.97, (30_000, 1001)),

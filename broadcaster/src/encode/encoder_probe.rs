@@ -1,32 +1,32 @@
-//! Which encoders to try, in which order, and what each must be told for live use. Pure.
+//! The encoders to try, in order, and their options for live use. Pure.
 
 use super::VideoSettings;
 
-/// Names of encoders to try: hardware first, then software.
+/// FFmpeg's names of the encoders that `auto` tries, hardware before software.
 pub(super) const AUTO_ORDER: [&str; 8] =
     ["h264_nvenc", "h264_qsv", "h264_vaapi", "h264_videotoolbox", "h264_amf", "h264_v4l2m2m", "libx264", "libopenh264"];
 
-/// Whether an encoder needs hardware, so that opening it proves little until a picture came out of it.
+/// Whether an encoder needs hardware. Opening such an encoder proves little until it has produced a frame.
 pub(super) fn is_hardware(name: &str) -> bool {
     ["_nvenc", "_qsv", "_vaapi", "_videotoolbox", "_amf", "_v4l2m2m", "_mf", "_omx"].iter().any(|s| name.ends_with(s))
 }
 
-/// Whether an encoder makes an IDR of each picture that it is told to. The others are given the GOP as a count.
+/// Whether an encoder produces an IDR on request. The others are given the keyframe interval as a frame count.
 pub(super) fn supports_forced_idr(name: &str) -> bool {
     !matches!(name, "libsvtav1" | "librav1e" | "h264_v4l2m2m" | "hevc_v4l2m2m")
 }
 
-/// Whether an encoder takes a highest rate beside its mean. SVT-AV1 1.4 does not open with both.
+/// Whether an encoder supports `maxrate` beside the mean bitrate. SVT-AV1 1.4 does not open with both.
 pub(super) fn supports_maxrate(name: &str) -> bool {
     name != "libsvtav1"
 }
 
-/// Whether FFmpeg tells an encoder that is open of another rate. The others keep the rate that they were opened with.
+/// Whether FFmpeg can change the bitrate of an open encoder.
 pub(super) fn supports_rate_change(name: &str) -> bool {
     matches!(name, "libx264" | "libx264rgb")
 }
 
-/// Private options for low delay: no look-ahead, no queue in the encoder, IDRs where they are asked for.
+/// Private options for low delay: no look-ahead, no frames held in the encoder, IDRs on request.
 pub(super) fn options(name: &str, settings: &VideoSettings) -> Vec<(&'static str, String)> {
     let mut options: Vec<(&'static str, String)> = Vec::new();
     let mut set = |key, value: &str| options.push((key, value.to_owned()));
@@ -36,7 +36,7 @@ pub(super) fn options(name: &str, settings: &VideoSettings) -> Vec<(&'static str
             set("preset", preset.unwrap_or("veryfast"));
             set("tune", "zerolatency");
             set("forced-idr", "1");
-            // IDRs come by the clock. Rates are nominal: timestamps are milliseconds, which must not pass for a rate of 1000.
+            // IDRs are scheduled by time. The frame rate is nominal: x264 must not infer 1000 fps from the time base of 1 ms.
             set("x264-params", "scenecut=0:force-cfr=1");
             if settings.intra_refresh {
                 set("intra-refresh", "1");
@@ -118,14 +118,14 @@ mod tests {
     }
 
     #[test]
-    fn software_comes_last() {
+    fn software_encoders_are_tried_last() {
         let software = AUTO_ORDER.iter().position(|name| !is_hardware(name)).unwrap();
         assert!(AUTO_ORDER[software..].iter().all(|name| !is_hardware(name)));
         assert_eq!(AUTO_ORDER[software], "libx264");
     }
 
     #[test]
-    fn low_delay_options() {
+    fn options_request_low_delay() {
         let has =
             |name, s: &VideoSettings, key, value: &str| options(name, s).iter().any(|(k, v)| *k == key && v == value);
         let plain = settings(false, None);

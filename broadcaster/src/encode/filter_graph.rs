@@ -1,20 +1,20 @@
-//! FFmpeg filter graphs with one way in and one way out.
+//! FFmpeg filter graphs with one input, or none, and one output.
 
 use ffmpeg_next::filter::{self, Graph};
 use ffmpeg_next::{Error, Frame, frame};
 
-/// A linear graph.
+/// A filter graph from a buffer source, or a generator, to a buffer sink.
 pub(crate) struct FilterGraph {
     graph: Graph,
 }
 
 impl FilterGraph {
-    /// `source` is the arguments of a `buffer` or `abuffer`; `chain` is what is between it and the sink.
+    /// A video graph. `source` is the arguments of the `buffer` source; `chain` is the filters between it and the sink.
     pub(crate) fn video(source: &str, chain: &str) -> Result<Self, Error> {
         Self::build("buffer", "buffersink", Some(source), chain)
     }
 
-    /// As [`FilterGraph::video`], for sound that comes out in frames of `frame_size` samples; 0 for any.
+    /// An audio graph, as [`FilterGraph::video`]. Its output comes in frames of `frame_size` samples; 0 for any size.
     pub(crate) fn audio(source: &str, chain: &str, frame_size: u32) -> Result<Self, Error> {
         let mut this = Self::build("abuffer", "abuffersink", Some(source), chain)?;
         if frame_size > 0 {
@@ -23,12 +23,12 @@ impl FilterGraph {
         Ok(this)
     }
 
-    /// A graph that makes its pictures itself.
+    /// A graph whose `chain` starts with a generator of video.
     pub(crate) fn video_source(chain: &str) -> Result<Self, Error> {
         Self::build("buffer", "buffersink", None, chain)
     }
 
-    /// A graph that makes its sound itself.
+    /// A graph whose `chain` starts with a generator of audio.
     pub(crate) fn audio_source(chain: &str) -> Result<Self, Error> {
         Self::build("abuffer", "abuffersink", None, chain)
     }
@@ -52,23 +52,23 @@ impl FilterGraph {
         self.graph.get("out").ok_or(Error::Bug)
     }
 
-    /// Puts a frame in. FFmpeg takes its reference; the frame is empty afterwards.
+    /// Pushes a frame. FFmpeg takes its reference: the frame is empty afterwards.
     pub(crate) fn push(&mut self, frame: &Frame) -> Result<(), Error> {
         self.graph.get("in").ok_or(Error::Bug)?.source().add(frame)
     }
 
-    /// Says that no frame will follow.
+    /// Signals the end of input.
     pub(crate) fn finish(&mut self) -> Result<(), Error> {
         self.graph.get("in").ok_or(Error::Bug)?.source().flush()
     }
 
-    /// Takes a picture out; `None` until more is put in, or for good after [`FilterGraph::finish`].
+    /// Pulls a picture; `None` if more input is needed, or if the graph is empty after [`FilterGraph::finish`].
     pub(crate) fn picture(&mut self) -> Result<Option<frame::Video>, Error> {
         let mut frame = frame::Video::empty();
         self.pull(&mut frame).map(|got| got.then_some(frame))
     }
 
-    /// Takes sound out, as [`FilterGraph::picture`].
+    /// Pulls audio, as [`FilterGraph::picture`].
     pub(crate) fn sound(&mut self) -> Result<Option<frame::Audio>, Error> {
         let mut frame = frame::Audio::empty();
         self.pull(&mut frame).map(|got| got.then_some(frame))

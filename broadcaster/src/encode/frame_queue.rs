@@ -1,12 +1,12 @@
-//! Between a source and its encoder: a place for few pictures, where the newest wins.
+//! The queue between a source and its encoder. It drops the oldest frame when it is full.
 //!
-//! A source never waits. When the encoder is late, the oldest picture that waits makes room, and is counted.
+//! So a source never blocks, and an encoder that is late works on recent frames. The caller counts what was dropped.
 
 use std::collections::VecDeque;
 
 use parking_lot::{Condvar, Mutex};
 
-/// A queue of at most `capacity` that drops its oldest.
+/// A bounded queue that drops its oldest item when it is full.
 #[derive(Debug)]
 pub struct DropOldestQueue<T> {
     state: Mutex<Inner<T>>,
@@ -21,13 +21,13 @@ struct Inner<T> {
 }
 
 impl<T> DropOldestQueue<T> {
-    /// An empty queue of at least one place.
+    /// An empty queue for `capacity` items, at least one.
     pub fn new(capacity: usize) -> Self {
         let inner = Inner { waiting: VecDeque::with_capacity(capacity), closed: false };
         Self { state: Mutex::new(inner), filled: Condvar::new(), capacity: capacity.max(1) }
     }
 
-    /// Adds `item`. Returns how many it dropped: 0 or 1.
+    /// Adds `item`. Returns the number of items dropped for it: 0 or 1. A closed queue ignores it.
     pub fn push(&self, item: T) -> u64 {
         let mut inner = self.state.lock();
         if inner.closed {
@@ -42,7 +42,7 @@ impl<T> DropOldestQueue<T> {
         u64::from(dropped)
     }
 
-    /// Waits for an item; `None` once the queue is closed and empty.
+    /// Takes the oldest item, blocking until there is one; `None` once the queue is closed and empty.
     pub fn pop(&self) -> Option<T> {
         let mut inner = self.state.lock();
         loop {
@@ -56,7 +56,7 @@ impl<T> DropOldestQueue<T> {
         }
     }
 
-    /// Nothing more will come; what waits can still be taken.
+    /// Closes the queue. What is queued can still be taken.
     pub fn close(&self) {
         self.state.lock().closed = true;
         self.filled.notify_all();
@@ -68,7 +68,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_newest_wins() {
+    fn the_oldest_item_is_dropped_when_full() {
         let queue = DropOldestQueue::new(2);
         assert_eq!([1, 2, 3, 4].map(|n| queue.push(n)), [0, 0, 1, 1]);
         assert_eq!((queue.pop(), queue.pop()), (Some(3), Some(4)));
@@ -79,12 +79,12 @@ mod tests {
     }
 
     #[test]
-    fn closing_wakes_the_taker() {
+    fn closing_wakes_a_blocked_reader() {
         let queue = DropOldestQueue::<u8>::new(1);
         std::thread::scope(|scope| {
-            let taker = scope.spawn(|| queue.pop());
+            let reader = scope.spawn(|| queue.pop());
             queue.close();
-            assert_eq!(taker.join().ok().flatten(), None);
+            assert_eq!(reader.join().ok().flatten(), None);
         });
     }
 }

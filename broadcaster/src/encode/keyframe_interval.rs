@@ -1,9 +1,9 @@
-//! When the next IDR is due. Pure.
+//! Decides which frames are keyframes (IDR), by time rather than by count. Pure.
 //!
-//! By time, not by count: a camera that delivers fewer pictures in the dark, or an encoder that drops some, keeps its GOP length,
-//! which is what segments are cut by.
+//! A camera that delivers fewer frames in the dark, or an encoder that drops some, keeps its keyframe interval, by which segments
+//! are cut.
 
-/// Decides which pictures must be IDRs.
+/// Schedules keyframes on a grid of equal intervals.
 #[derive(Debug)]
 pub(super) struct KeyframeScheduler {
     gop: i64,
@@ -12,16 +12,16 @@ pub(super) struct KeyframeScheduler {
 }
 
 impl KeyframeScheduler {
-    /// IDRs every `gop` milliseconds, of pictures about `interval` milliseconds apart.
+    /// A keyframe every `gop` milliseconds, for frames about `interval` milliseconds apart.
     pub(super) fn new(gop: i64, interval: i64) -> Self {
         Self { gop: gop.max(1), tolerance: interval.max(0) / 2, next: None }
     }
 
-    /// Whether the picture with this PTS is to be an IDR. The first one is.
+    /// Whether the frame with this PTS in milliseconds is to be a keyframe. The first one is.
     pub(super) fn is_due(&mut self, pts: i64) -> bool {
         let due = self.next.is_none_or(|next| pts + self.tolerance >= next);
         if due {
-            // On the grid of the first one, unless more than a GOP was missed.
+            // Stay on the grid, unless more than one interval was missed.
             let planned = self.next.map_or(pts, |next| next) + self.gop;
             self.next = Some(if planned + self.tolerance <= pts { pts + self.gop } else { planned });
         }
@@ -41,12 +41,12 @@ mod tests {
     }
 
     #[test]
-    fn keeps_its_grid() {
+    fn keyframes_stay_on_the_grid() {
         check(2000, 40, (0..160).map(|n| n * 40), &[0, 2000, 4000, 6000]);
         check(2000, 33, (0..185).map(|n| 1000 + (n * 1000 + 15) / 30), &[1000, 3000, 5000, 7000]);
-        // Jitter of a few milliseconds moves no IDR to the next picture.
+        // Jitter of a few milliseconds moves no keyframe to the next frame.
         check(1000, 40, (0..100).map(|n| n * 40 + [0, -6, 5, -3][n as usize % 4]), &[0, 994, 2005, 2997]);
-        // A gap: the next picture is an IDR, and the grid starts anew.
+        // After a gap the next frame is a keyframe and starts a new grid.
         check(1000, 40, [0, 40, 5000, 5040, 5960, 6000], &[0, 5000, 6000]);
         check(0, 0, [0, 1, 2], &[0, 1, 2]);
     }

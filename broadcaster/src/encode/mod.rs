@@ -1,4 +1,4 @@
-//! From pictures and sound to access units. The only room beside `capture` that knows FFmpeg.
+//! Encodes pictures and sound to access units.
 
 use std::convert::Infallible;
 use std::str::FromStr;
@@ -22,14 +22,14 @@ pub mod video;
 pub use frame::{Picture, Sound};
 pub use frame_queue::DropOldestQueue;
 
-/// `--encoder`.
+/// The video encoder, as `--encoder` names it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum EncoderChoice {
-    /// Hardware that really opens, else software. A file's packets pass through untouched where its codecs allow.
+    /// The first hardware encoder that works, or else software. A file whose codec can be streamed is passed through.
     Auto,
-    /// A file's packets pass through untouched, or it is an error.
+    /// A file is passed through without re-encoding; an error if that is impossible.
     Copy,
-    /// FFmpeg's encoder of this name.
+    /// The FFmpeg encoder of this name.
     Named(String),
 }
 
@@ -45,40 +45,40 @@ impl FromStr for EncoderChoice {
     }
 }
 
-/// `--audio-codec`.
+/// The audio codec, as `--audio-codec` names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum AudioCodec {
-    /// AAC-LC.
+    /// AAC-LC, which every player supports.
     Aac,
-    /// Opus.
+    /// Opus, with less delay than AAC.
     Opus,
 }
 
-/// How to encode pictures.
+/// How to encode video.
 #[derive(Clone, Debug)]
 pub struct VideoSettings {
-    /// With what.
+    /// Which encoder to open.
     pub encoder: EncoderChoice,
-    /// Width and height in pixels, both even; none: the source's.
+    /// Width and height in pixels, both even; `None`: the source's.
     pub size: Option<(u32, u32)>,
-    /// Pictures per second at most; none: the source's.
+    /// Maximum frames per second; `None`: the source's.
     pub fps: Option<f64>,
-    /// Bits per second; none: by size and rate.
+    /// Bits per second; `None`: by size and frame rate, see [`VideoSettings::bitrate_for`].
     pub bitrate: Option<u64>,
-    /// From one IDR to the next; none: [`DEFAULT_GOP`].
+    /// Keyframe (IDR) interval; `None`: [`DEFAULT_GOP`].
     pub gop: Option<Duration>,
-    /// B-frames in a row.
+    /// Maximum number of consecutive B-frames, 0 to 16.
     pub bframes: u32,
-    /// Columns of intra blocks instead of IDRs.
+    /// Refreshes columns of intra blocks instead of sending IDRs.
     pub intra_refresh: bool,
-    /// The encoder's word for its speed.
+    /// The encoder's own name of a speed preset; `None`: one for live use.
     pub preset: Option<String>,
-    /// Whether the rate stays as it is when the uplink takes less.
+    /// Turns rate control by the uplink off.
     pub fixed_bitrate: bool,
 }
 
 impl VideoSettings {
-    /// Whether anything asks for a re-encode of what is encoded already.
+    /// Whether a setting can only be met by re-encoding video that is encoded already.
     pub fn requires_reencode(&self) -> bool {
         matches!(self.encoder, EncoderChoice::Named(_))
             || self.size.is_some()
@@ -90,29 +90,29 @@ impl VideoSettings {
             || self.preset.is_some()
     }
 
-    /// From one IDR to the next.
+    /// The keyframe (IDR) interval.
     pub fn gop(&self) -> Duration {
         self.gop.unwrap_or(DEFAULT_GOP)
     }
 
-    /// Bits per second for pictures of this size and rate.
+    /// Bits per second for frames of this size in pixels and rate: as set, or else 0.1 bits per pixel, from 100 kbit/s to 25 Mbit/s.
     pub fn bitrate_for(&self, width: u32, height: u32, fps: f64) -> u64 {
         let usual = f64::from(width) * f64::from(height) * fps * BITS_PER_PIXEL;
         self.bitrate.unwrap_or((usual as u64).clamp(MIN_BITRATE, MAX_BITRATE))
     }
 }
 
-/// How to encode sound.
+/// How to encode audio.
 #[derive(Clone, Copy, Debug)]
 pub struct AudioSettings {
-    /// Which codec; none: AAC.
+    /// Which codec; `None`: AAC.
     pub codec: Option<AudioCodec>,
-    /// Bits per second; none: [`DEFAULT_AUDIO_BITRATE`].
+    /// Bits per second; `None`: [`DEFAULT_AUDIO_BITRATE`].
     pub bitrate: Option<u64>,
 }
 
 impl AudioSettings {
-    /// Whether anything asks for a re-encode of what is encoded as `has` already.
+    /// Whether a setting can only be met by re-encoding audio that is encoded as `has`.
     pub fn requires_reencode(&self, has: Codec) -> bool {
         let wanted = self.codec.map(|codec| match codec {
             AudioCodec::Aac => Codec::Aac,
@@ -121,27 +121,27 @@ impl AudioSettings {
         self.bitrate.is_some() || wanted.is_some_and(|wanted| wanted != has)
     }
 
-    /// Which codec to encode with.
+    /// The codec to encode with.
     pub fn codec(&self) -> AudioCodec {
         self.codec.unwrap_or(AudioCodec::Aac)
     }
 
-    /// Bits per second to encode with.
+    /// The bitrate to encode with, in bits per second.
     pub fn bitrate(&self) -> u64 {
         self.bitrate.unwrap_or(DEFAULT_AUDIO_BITRATE)
     }
 }
 
-/// A viewer joins at an IDR: two seconds of waiting at worst, and segments of the customary length.
+/// The default keyframe interval. A viewer joins at an IDR, so it waits for two seconds at worst; the usual segment length.
 pub const DEFAULT_GOP: Duration = Duration::from_secs(2);
-/// Bits per second: transparent to most ears in stereo AAC.
+/// The default audio bitrate in bits per second: stereo AAC is transparent to most listeners.
 pub const DEFAULT_AUDIO_BITRATE: u64 = 128_000;
 
-/// H.264 at live presets: 2.8 Mbit/s for 720p30, 6.2 Mbit/s for 1080p30, as services recommend.
+/// Bits per pixel of H.264 with live presets: 2.8 Mbit/s for 720p30, 6.2 Mbit/s for 1080p30, as services recommend.
 const BITS_PER_PIXEL: f64 = 0.1;
-/// Below this a picture of any size is unwatchable.
+/// Bits per second: with less, video of any size is unwatchable.
 const MIN_BITRATE: u64 = 100_000;
-/// 2160p60 would ask for 50 Mbit/s; few uplinks carry more than this.
+/// Bits per second: 2160p60 would need 50 Mbit/s, but few uplinks carry more than this.
 const MAX_BITRATE: u64 = 25_000_000;
 
 #[cfg(test)]

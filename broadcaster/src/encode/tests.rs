@@ -1,4 +1,4 @@
-//! What comes out of real encoders: configuration, keyframes, order.
+//! Tests of the output of real encoders: configuration, keyframes, order.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,7 +32,7 @@ fn settings(encoder: &str) -> VideoSettings {
 
 const FORMAT: VideoFormat = VideoFormat { width: 160, height: 120, fps: 25.0 };
 
-/// A picture with something that moves.
+/// A picture with moving content.
 fn picture(n: usize) -> frame::Video {
     let mut picture = frame::Video::new(Pixel::YUV420P, FORMAT.width, FORMAT.height);
     picture.set_color_range(color::Range::MPEG);
@@ -47,7 +47,7 @@ fn picture(n: usize) -> frame::Video {
     picture
 }
 
-/// Encodes `count` pictures 40 ms apart, an IDR asked for each second.
+/// Encodes `count` pictures 40 ms apart, with an IDR every second.
 fn encode(settings: &VideoSettings, count: usize) -> Vec<EncodedPacket> {
     ffmpeg_next::init().unwrap();
     let mut encoder = Encoder::open(settings, FORMAT).unwrap();
@@ -61,7 +61,7 @@ fn encode(settings: &VideoSettings, count: usize) -> Vec<EncodedPacket> {
 }
 
 #[test]
-fn x264_is_configured_for_live() {
+fn x264_is_configured_for_live_use() {
     let units = encode(&settings("libx264"), 76);
     assert_eq!(units.len(), 76);
     let config = units[0].config.clone().unwrap();
@@ -81,7 +81,7 @@ fn x264_is_configured_for_live() {
 }
 
 #[test]
-fn no_picture_stays_inside() {
+fn x264_holds_no_frame_back() {
     ffmpeg_next::init().unwrap();
     let mut encoder = Encoder::open(&settings("libx264"), FORMAT).unwrap();
     for n in 0..30 {
@@ -91,7 +91,7 @@ fn no_picture_stays_inside() {
 }
 
 #[test]
-fn b_frames_when_asked_for() {
+fn b_frames_are_reordered() {
     let units = encode(&VideoSettings { bframes: 2, ..settings("libx264") }, 50);
     assert_eq!(units.len(), 50);
     assert!(units.windows(2).all(|pair| pair[0].dts < pair[1].dts), "DTS rises");
@@ -103,16 +103,16 @@ fn b_frames_when_asked_for() {
 }
 
 #[test]
-fn intra_refresh_has_one_idr() {
+fn intra_refresh_sends_one_idr() {
     let units = encode(&VideoSettings { intra_refresh: true, ..settings("libx264") }, 76);
     let idrs = units.iter().filter(|unit| h264::is_idr(&unit.payload)).count();
     assert_eq!(idrs, 1);
-    // Where a refresh starts, a player can join.
+    // A player can join where a refresh starts.
     assert!(units.iter().filter(|unit| unit.random_access).count() >= 3);
 }
 
 #[test]
-fn other_codecs() {
+fn other_codecs_are_configured() {
     for (name, codec) in [("libx265", Codec::Hevc), ("libsvtav1", Codec::Av1), ("libvpx-vp9", Codec::Vp9)] {
         let units = encode(&VideoSettings { preset: (name == "libsvtav1").then(|| "12".into()), ..settings(name) }, 30);
         let config = units[0].config.clone().unwrap_or_else(|| panic!("{name} tells no configuration"));
@@ -123,14 +123,14 @@ fn other_codecs() {
 }
 
 #[test]
-fn the_automatic_choice_opens() {
+fn an_automatic_encoder_opens() {
     ffmpeg_next::init().unwrap();
     let encoder = Encoder::open(&settings("auto"), FORMAT).unwrap();
     assert!(encoder_probe::AUTO_ORDER.contains(&encoder.name()));
 }
 
 #[test]
-fn wrong_names_are_told() {
+fn unknown_encoders_are_errors() {
     ffmpeg_next::init().unwrap();
     assert!(matches!(Encoder::open(&settings("libx999"), FORMAT), Err(Error::Unknown(_))));
     assert!(matches!(Encoder::open(&settings("aac"), FORMAT), Err(Error::Unknown(_))));
@@ -165,7 +165,7 @@ fn a_source_that_changes_its_size_keeps_the_track() {
 }
 
 #[test]
-fn intra_refresh_has_one_idr_in_a_broadcast_too() {
+fn intra_refresh_sends_one_idr_per_broadcast() {
     for burn_in in [false, true] {
         let broadcast = broadcast(&[TrackId::VIDEO]);
         let settings = VideoSettings { intra_refresh: true, ..settings("libx264") };
@@ -185,7 +185,7 @@ fn intra_refresh_has_one_idr_in_a_broadcast_too() {
 }
 
 #[test]
-fn each_picture_of_the_test_source_bears_when_it_was_captured() {
+fn each_frame_of_the_test_source_carries_its_capture_time() {
     let (clock, broadcast) = (BroadcastClock::start(), broadcast(&[TrackId::VIDEO]));
     let settings = VideoSettings { bframes: 2, ..settings("libx264") };
     let mut encoding = VideoEncoding::new(settings, true, clock, broadcast.clone(), Arc::default());
@@ -202,7 +202,7 @@ fn each_picture_of_the_test_source_bears_when_it_was_captured() {
     }
 }
 
-/// Half a second of silence in one of the forms that microphones have.
+/// 20 ms of silence in mono, 16 bits, as many microphones deliver.
 fn silence(rate: u32, captured: i64) -> Sound {
     let mut frame = frame::Audio::new(
         ffmpeg_next::format::Sample::I16(ffmpeg_next::format::sample::Type::Packed),
@@ -215,7 +215,7 @@ fn silence(rate: u32, captured: i64) -> Sound {
 }
 
 #[test]
-fn sound_follows_the_clock() {
+fn audio_follows_the_media_clock() {
     for (codec, frame_ms) in [(AudioCodec::Aac, 1024.0 / 48.0), (AudioCodec::Opus, 20.0)] {
         let broadcast = broadcast(&[TrackId::AUDIO]);
         let mut encoding =
@@ -240,7 +240,7 @@ fn sound_follows_the_clock() {
     }
 }
 
-/// The types of the NAL units behind lengths of 4 bytes.
+/// The types of the NAL units with length prefixes of 4 bytes.
 fn nal_types(mut payload: &[u8]) -> Vec<u8> {
     let mut kinds = Vec::new();
     while let Some((length, rest)) = payload.split_first_chunk::<4>() {
@@ -251,7 +251,7 @@ fn nal_types(mut payload: &[u8]) -> Vec<u8> {
     kinds
 }
 
-/// Noise that moves, which no encoder can make small without a bound.
+/// Moving noise, which no encoder compresses well.
 fn noise(n: u64, video_format: VideoFormat) -> frame::Video {
     let mut picture = frame::Video::new(Pixel::YUV420P, video_format.width, video_format.height);
     let mut state = n.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
@@ -267,7 +267,7 @@ fn noise(n: u64, video_format: VideoFormat) -> frame::Video {
 }
 
 #[test]
-fn x264_is_held_to_another_rate_while_it_runs() {
+fn x264_changes_its_bitrate_while_running() {
     ffmpeg_next::init().unwrap();
     let video_format = VideoFormat { width: 320, height: 240, fps: 25.0 };
     let settings = VideoSettings { bitrate: Some(1_000_000), gop: Some(Duration::from_secs(2)), ..settings("libx264") };
@@ -290,14 +290,14 @@ fn x264_is_held_to_another_rate_while_it_runs() {
 }
 
 #[test]
-fn others_keep_their_rate() {
+fn other_encoders_cannot_change_their_bitrate() {
     ffmpeg_next::init().unwrap();
     let mut encoder = Encoder::open(&settings("libx265"), FORMAT).unwrap();
     assert!(!encoder.set_bitrate(100_000));
 }
 
 #[test]
-fn a_fixed_bitrate_does_not_follow() {
+fn a_fixed_bitrate_turns_rate_control_off() {
     for fixed_bitrate in [false, true] {
         let broadcast = broadcast(&[TrackId::VIDEO]);
         let settings = VideoSettings { fixed_bitrate, ..settings("libx264") };

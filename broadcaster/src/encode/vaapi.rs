@@ -1,6 +1,6 @@
-//! Pictures for VAAPI encoders, which take none but those in the device's memory.
+//! Uploads pictures to GPU surfaces for VAAPI encoders, which accept nothing else.
 //!
-//! libavutil's hardware contexts have no safe wrapper: the unsafe code is all here, and owns what it allocates.
+//! libavutil's hardware contexts have no safe wrapper: all of the unsafe code is here, and owns what it allocates.
 
 use std::ptr;
 
@@ -8,7 +8,7 @@ use ffmpeg_next::codec::encoder;
 use ffmpeg_next::ffi;
 use ffmpeg_next::{Error, frame};
 
-/// A device and a pool of surfaces in it.
+/// A VAAPI device and a pool of its surfaces.
 pub(super) struct SurfaceUploader {
     frames: *mut ffi::AVBufferRef,
 }
@@ -17,7 +17,7 @@ pub(super) struct SurfaceUploader {
 unsafe impl Send for SurfaceUploader {}
 
 impl SurfaceUploader {
-    /// Opens the first render node and tells `encoder`, which is not open yet, to take surfaces of it.
+    /// Opens the first render node and configures `encoder`, which is not open yet, to take NV12 surfaces of this size from it.
     pub(super) fn attach(encoder: &mut encoder::video::Video, width: u32, height: u32) -> Result<Self, Error> {
         // SAFETY: each pointer is checked or null before use; `device` is released here, `frames` by `SurfaceUploader`'s drop; the
         // encoder gets a reference of its own.
@@ -70,5 +70,5 @@ fn check(result: i32) -> Result<(), Error> {
     if result < 0 { Err(Error::from(result)) } else { Ok(()) }
 }
 
-/// Surfaces: references of the encoder, one being filled and one being encoded.
+/// Surfaces in the pool: the encoder's references, one being filled and one being encoded.
 const POOL: i32 = 8;

@@ -1,4 +1,4 @@
-//! The video thread: pictures in any size and format go in, access units go to the broadcast.
+//! The video encoding thread: takes pictures in any size and format, and pushes access units to the broadcast.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -20,7 +20,8 @@ use crate::broadcast::Broadcast;
 use crate::clock::BroadcastClock;
 use crate::stats::Stats;
 
-/// Encodes one track. Its encoder opens with the first picture, whose size and rate are those of the track.
+/// Encodes one video track. Its encoder opens with the first picture, which decides the track's size and rate where the settings do
+/// not.
 pub struct VideoEncoding {
     settings: VideoSettings,
     burn_in: bool,
@@ -36,15 +37,15 @@ struct OpenEncoder {
     video_format: VideoFormat,
     keyframes: KeyframeScheduler,
     counter: u32,
-    /// Of pictures that are in the encoder: PTS and what is drawn into them.
+    /// PTS and burned-in counter of the frames inside the encoder.
     burned_in: VecDeque<(i64, u32)>,
     last_pts: i64,
-    /// Bits per second that it is held to.
+    /// The encoder's current target in bits per second.
     rate: u64,
 }
 
 impl VideoEncoding {
-    /// Nothing is opened yet.
+    /// A track whose encoder is not open yet. `burn_in`: whether to draw the counter and the clock into each picture.
     pub fn new(
         settings: VideoSettings,
         burn_in: bool,
@@ -55,7 +56,10 @@ impl VideoEncoding {
         Self { settings, burn_in, clock, broadcast, stats, open: None, scaler: None }
     }
 
-    /// Encodes what comes until `pictures` is closed, then takes out what is still inside.
+    /// Encodes until `pictures` is closed, then drains the encoder.
+    ///
+    /// # Errors
+    /// If no encoder opens, or encoding fails.
     pub fn run(mut self, pictures: &DropOldestQueue<Picture>) -> Result<(), Error> {
         while let Some(picture) = pictures.pop() {
             self.encode(picture)?;
@@ -68,17 +72,23 @@ impl VideoEncoding {
     }
 
     /// Encodes one picture.
+    ///
+    /// # Errors
+    /// As [`VideoEncoding::run`].
     pub fn encode(&mut self, picture: Picture) -> Result<(), Error> {
         let open = match &mut self.open {
             Some(open) => open,
             None => {
                 let mut open = open(&self.settings, &picture)?;
                 if self.settings.fixed_bitrate {
-                    tracing::debug!("the bitrate is fixed");
+                    tracing::debug!("rate control is off");
                 } else if open.encoder.set_bitrate(open.rate) {
                     self.broadcast.uplink().follow(open.rate, Instant::now());
                 } else {
-                    tracing::info!(encoder = open.encoder.name(), "this encoder's bitrate does not follow the uplink");
+                    tracing::info!(
+                        encoder = open.encoder.name(),
+                        "rate control is off: this encoder cannot change its bitrate"
+                    );
                 }
                 self.open.insert(open)
             }
@@ -94,7 +104,7 @@ impl VideoEncoding {
         if self.burn_in {
             let captured = self.clock.zero().at(media::Timestamp::from_millis(pts));
             burn_in::draw(&mut scaled, open.counter, captured);
-            // Pictures that the encoder drops never come out.
+            // Frames that the encoder drops are never taken out.
             if open.burned_in.len() == MAX_BURNED_IN {
                 open.burned_in.pop_front();
             }
@@ -108,7 +118,7 @@ impl VideoEncoding {
             open.rate = target;
             self.stats.bitrate_target.set(if target < open.encoder.configured_bitrate() { target } else { 0 });
         }
-        // Where the picture is refreshed column by column, the first IDR is the only one.
+        // With intra refresh, the first IDR is the only one.
         let idr = open.keyframes.is_due(pts) && (is_first || !self.settings.intra_refresh);
         let units = open.encoder.encode(&mut scaled, pts, idr)?;
         self.stats.encoded.increment();
@@ -144,14 +154,14 @@ impl VideoEncoding {
 }
 
 impl OpenEncoder {
-    /// Whether `target` is worth telling the encoder: each time it does its sums anew.
+    /// Whether to pass `target` on: changes below one fiftieth are skipped, since each resets the encoder's rate control.
     fn is_change(&self, target: u64) -> bool {
         let worth = if target == self.encoder.configured_bitrate() { 1 } else { self.rate / MIN_CHANGE_FRACTION };
         target.abs_diff(self.rate) >= worth.max(1)
     }
 }
 
-/// What `onMetaData` says of the track beside its configuration.
+/// The track's properties in `onMetaData` besides its configuration.
 fn about(open: &OpenEncoder, settings: &VideoSettings) -> Metadata {
     let VideoFormat { width, height, fps } = open.video_format;
     Metadata::from([
@@ -173,7 +183,7 @@ fn open(settings: &VideoSettings, picture: &Picture) -> Result<OpenEncoder, Erro
     Ok(OpenEncoder { encoder, video_format, keyframes, counter: 0, burned_in: VecDeque::new(), last_pts: NO_PTS, rate })
 }
 
-/// The size of a picture with square pixels, rounded down to even numbers.
+/// The size of a picture after conversion to square pixels, rounded down to even numbers.
 fn natural_size(picture: &frame::Video) -> (u32, u32) {
     let Rational(num, den) = sample_aspect(picture);
     let width = u64::from(picture.width()) * num as u64 / den as u64;
@@ -187,7 +197,7 @@ fn sample_aspect(picture: &frame::Video) -> Rational {
     }
 }
 
-/// Brings pictures to the encoder's size, format, range and colours. Made anew when the source changes.
+/// Converts pictures to the encoder's size, pixel format, range and colour space. Rebuilt when the source's change.
 struct Scaler {
     source: (Pixel, u32, u32, Rational),
     graph: Option<FilterGraph>,
@@ -221,11 +231,11 @@ impl Scaler {
         self.source == identity(picture)
     }
 
-    /// A picture that the encoder may draw on; it shares no memory with the source's.
+    /// Converts a picture. The result is writable: it shares no memory with the source's.
     fn scale(&mut self, mut picture: frame::Video) -> Result<Option<frame::Video>, Error> {
         match &mut self.graph {
             None => {
-                // SAFETY: a valid frame; its planes are copied if someone else holds them.
+                // SAFETY: a valid frame; its planes are copied if they are shared.
                 let result = unsafe { ffmpeg_next::ffi::av_frame_make_writable(picture.as_mut_ptr()) };
                 if result < 0 { Err(ffmpeg_next::Error::from(result).into()) } else { Ok(Some(picture)) }
             }
@@ -245,7 +255,7 @@ fn identity(picture: &frame::Video) -> (Pixel, u32, u32, Rational) {
     (picture.format(), picture.width(), picture.height(), sample_aspect(picture))
 }
 
-/// The largest even size of the source's shape within `to`; `to` itself if the shapes differ by less than a hundredth.
+/// The largest even size within `to` that keeps the source's aspect ratio; `to` itself if the ratios differ by less than 1%.
 fn fit(width: f64, height: u32, to: VideoFormat) -> (u32, u32) {
     let (from, into) = (width / f64::from(height.max(1)), f64::from(to.width) / f64::from(to.height));
     if (from / into - 1.0).abs() < 0.01 {
@@ -259,16 +269,16 @@ fn fit(width: f64, height: u32, to: VideoFormat) -> (u32, u32) {
     }
 }
 
-/// More than any encoder holds.
+/// Bounds the frames awaited from the encoder: more than any encoder holds.
 const MAX_BURNED_IN: usize = 256;
 
-/// Before the first PTS, which is zero or more.
+/// Before the first PTS, which is not negative.
 const NO_PTS: i64 = -1;
 
-/// The part of the rate that a change must be.
+/// A change of the target must be at least this fraction (one fiftieth) of the current one.
 const MIN_CHANGE_FRACTION: u64 = 50;
 
-/// For a source that does not tell its rate.
+/// The frame rate assumed for a source that reports none.
 const DEFAULT_FPS: f64 = 30.0;
 
 #[cfg(test)]
@@ -276,7 +286,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn letterboxes() {
+    fn pictures_keep_their_aspect_ratio() {
         let to = |width, height| VideoFormat { width, height, fps: 30.0 };
         for (width, height, into, expected) in [
             (640.0, 480, to(1280, 720), (960, 720)),

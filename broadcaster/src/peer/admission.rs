@@ -1,43 +1,43 @@
-//! Who has a place on an uplink that is too narrow for all viewers on this network: pure.
+//! Admission control: decides which LAN viewers an uplink too slow for all of them serves. Pure.
 //!
-//! A stream of which pictures are left out is worth less than the CDN's, which costs this uplink nothing more. So whoever came last is asked to take
-//! that one as soon as the share of anybody proves too small, and asked back, the one that waits for longest first, once a place is free, or, the
-//! more patiently the more often it was in vain, to see whether there is room by now. All is decided here, where all is known: viewers that judged
-//! for themselves would all go in the same moment, and all come back. One that has nowhere to go stays, and has its part.
+//! A stream with dropped frames is worth less than the CDN's copy, which costs this uplink nothing more. So when a viewer's share proves too
+//! small, the newest viewer is redirected to the CDN. Redirected viewers are invited back, the longest waiting first, when one leaves, or
+//! periodically to probe for capacity, with a backoff after each failed probe. The broadcaster decides because it sees all viewers: viewers
+//! that decided for themselves would leave and return all at once. A viewer without another path stays and gets a share.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
-/// See the module's text.
+/// The admission state of all viewers. See the module documentation.
 #[derive(Debug)]
 pub(super) struct AdmissionControl {
     viewers: BTreeMap<u64, AdmittedViewer>,
-    /// Of who has a place next.
+    /// The rank given last.
     rank: u64,
-    /// When somebody was last asked to go.
+    /// When a viewer was last redirected.
     asked: Option<Instant>,
-    /// When there was last too little for somebody.
+    /// When a viewer last lacked capacity.
     short: Option<Instant>,
-    /// Since when a place is free.
+    /// Since when capacity is free, because a viewer left.
     freed: Option<Instant>,
-    /// Who was asked back, and when, until it is known whether that was well.
+    /// The viewer on probation after being invited back, and since when.
     back: Option<(u64, Instant)>,
-    /// Between two that are asked back although no place became free.
+    /// Interval between probes; doubles after each that fails.
     pause: Duration,
 }
 
 #[derive(Debug)]
 struct AdmittedViewer {
-    /// Who has the higher one goes first.
+    /// The viewer with the highest rank is redirected first.
     rank: u64,
     flows: bool,
-    /// Whether it has a place.
+    /// Whether it is admitted.
     room: watch::Sender<bool>,
-    /// When it was asked to go, or flowed again although it had no place.
+    /// When it was redirected, or became active again without being admitted.
     asked: Option<Instant>,
-    /// It has nowhere to go.
+    /// It has no other path.
     insists: bool,
 }
 
@@ -49,9 +49,7 @@ impl AdmittedViewer {
     fn ask_to_go(&mut self, now: Instant) {
         self.room.send_replace(false);
         self.asked = Some(now);
-        tracing::info!(
-            "this uplink has no room for one of the viewers on this network: it is asked to take the CDN's stream"
-        );
+        tracing::info!("the uplink is over capacity: a LAN viewer is redirected to the CDN");
     }
 }
 
@@ -61,7 +59,7 @@ impl AdmissionControl {
         Self { viewers, rank: 0, asked: None, short: None, freed: None, back: None, pause: PAUSE }
     }
 
-    /// Somebody comes, and hears whether it has a place. While others have none, it has none.
+    /// Adds a viewer. The receiver says whether it is admitted: not while others wait.
     pub(super) fn join(&mut self, id: u64) -> watch::Receiver<bool> {
         let has_place = self.viewers.values().all(AdmittedViewer::has_place);
         let (room, told) = watch::channel(has_place);
@@ -76,7 +74,7 @@ impl AdmissionControl {
         }
     }
 
-    /// It is sent the stream from now on, or no longer.
+    /// The viewer's subscription became active or idle.
     pub(super) fn flows(&mut self, id: u64, flows: bool, now: Instant) {
         let Some(viewer) = self.viewers.get_mut(&id) else { return };
         let stops = viewer.flows && !flows;
@@ -89,7 +87,7 @@ impl AdmissionControl {
         }
     }
 
-    /// Units were left out for somebody whose share was too small. `fits` viewers have room, as far as that is known.
+    /// Units were dropped for a viewer because its share was too small. `fits`: the number of viewers within capacity, if known.
     pub(super) fn left_out(&mut self, fits: Option<usize>, now: Instant) {
         self.short = Some(now);
         if let Some((id, _)) = self.back.take() {
@@ -106,7 +104,7 @@ impl AdmissionControl {
         let mut placed: Vec<&mut AdmittedViewer> =
             self.viewers.values_mut().filter(|v| v.flows && v.has_place()).collect();
         placed.sort_by_key(|viewer| viewer.rank);
-        // What is known of the link is rough: half of them at most.
+        // The estimate is rough: redirect half of the viewers at most.
         let most = placed.len().div_ceil(2);
         let surplus = fits.map_or(1, |fits| placed.len().saturating_sub(fits)).clamp(1, most.max(1));
         for viewer in placed.into_iter().rev().take(surplus) {
@@ -116,7 +114,8 @@ impl AdmissionControl {
         }
     }
 
-    /// To be called often. `is_pushing`: the CDN has the stream, and somebody may go there. `fits` viewers have room, as far as that is known.
+    /// Periodic update. `is_pushing`: the CDN has the stream, so that viewers can be redirected. `fits`: the number of viewers within
+    /// capacity, if known.
     pub(super) fn look(&mut self, is_pushing: bool, fits: Option<usize>, now: Instant) {
         let since = |at: Instant| now.saturating_duration_since(at);
         if !is_pushing {
@@ -152,17 +151,17 @@ impl AdmissionControl {
         if let Some((id, viewer)) = away.min_by_key(|(_, viewer)| viewer.rank) {
             viewer.room.send_replace(true);
             viewer.rank = rank;
-            tracing::info!("a viewer on this network is asked back from the CDN");
+            tracing::info!("a LAN viewer is invited back from the CDN");
             (self.back, self.freed) = (Some((*id, now)), None);
         }
     }
 
-    /// Whether somebody waits for a place.
+    /// Whether a viewer waits to be admitted.
     pub(super) fn are_wanted(&self) -> bool {
         self.viewers.values().any(|viewer| !viewer.has_place())
     }
 
-    /// In which order viewers have what there is; none where it is divided evenly, because somebody has nowhere to go.
+    /// The priority of each viewer in the allocation, lowest first; `None` for equal shares, while a viewer without another path needs one.
     pub(super) fn ranks(&self) -> impl Iterator<Item = (u64, Option<u64>)> {
         let is_even = self.viewers.values().any(|viewer| viewer.insists);
         self.viewers.iter().map(move |(id, viewer)| (*id, (!is_even).then_some(viewer.rank)))
@@ -174,15 +173,15 @@ impl AdmissionControl {
     }
 }
 
-/// After somebody was asked to go, or has left, until it shows what that has done.
+/// Time until a redirect or a departure takes effect.
 const SETTLES: Duration = Duration::from_millis(2500);
-/// Who flows for so long after it was asked to go has nowhere to go: a fallback flows within a second, and proves itself for another.
+/// A viewer still active this long after it was redirected has no other path: a fallback is active within a second and verified in another.
 const INSISTS: Duration = Duration::from_secs(6);
-/// Who was asked back and has had everything for so long has its place for good: five GOPs.
+/// Probation after being invited back: five keyframe intervals.
 const PROVED: Duration = Duration::from_secs(10);
-/// Without a shortage for so long, or a quarter of that where the link seems to have room, one is asked back to see whether there is.
+/// Interval between probes, or a quarter of it if the estimate says that there is capacity.
 const PAUSE: Duration = Duration::from_secs(20);
-/// However often there was none.
+/// Upper bound of the interval between probes.
 const LONGEST_PAUSE: Duration = Duration::from_secs(320);
 
 #[cfg(test)]
@@ -217,7 +216,7 @@ mod tests {
             self.places.left_out(fits, self.at(millis));
         }
 
-        /// Looks every 100 ms; whoever has no place stops, and whoever has one flows.
+        /// Updates every 100 ms; viewers follow each decision.
         fn obey(&mut self, from: u64, to: u64) {
             for millis in (from..to).step_by(100) {
                 self.places.look(true, None, self.at(millis));
@@ -234,34 +233,34 @@ mod tests {
     }
 
     #[test]
-    fn who_came_last_goes_first_and_one_at_a_time() {
+    fn the_newest_viewer_is_redirected_first_and_one_at_a_time() {
         let mut room = Room::new(4);
         assert_eq!(room.placed(), [0, 1, 2, 3]);
         room.short(0, None);
         assert_eq!(room.placed(), [0, 1, 2]);
         room.obey(0, 1000);
         room.short(1000, None);
-        assert_eq!(room.placed(), [0, 1, 2], "it shows yet what that has done");
+        assert_eq!(room.placed(), [0, 1, 2], "the first redirect has not taken effect yet");
         room.short(3000, None);
         assert_eq!(room.placed(), [0, 1]);
         room.join(4);
-        assert_eq!(room.placed(), [0, 1], "who comes later waits, too");
+        assert_eq!(room.placed(), [0, 1], "a later viewer waits, too");
         assert!(room.places.are_wanted());
     }
 
     #[test]
-    fn of_many_half_go_at_once() {
+    fn at_most_half_of_the_viewers_are_redirected_at_once() {
         let mut room = Room::new(8);
         room.short(0, Some(2));
         assert_eq!(room.placed(), [0, 1, 2, 3]);
         room.short(3000, Some(2));
         assert_eq!(room.placed(), [0, 1]);
         room.short(6000, Some(2));
-        assert_eq!(room.placed(), [0], "less than was thought");
+        assert_eq!(room.placed(), [0], "the estimate was too high");
     }
 
     #[test]
-    fn a_free_place_is_the_longest_waiting_one_s() {
+    fn the_longest_waiting_viewer_is_invited_back_first() {
         let mut room = Room::new(4);
         room.short(0, Some(2));
         room.obey(0, 5000);
@@ -273,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn who_is_asked_back_in_vain_waits_for_longer() {
+    fn a_failed_probe_doubles_the_interval() {
         let mut room = Room::new(3);
         room.short(0, None);
         room.obey(0, 20_000);
@@ -281,19 +280,19 @@ mod tests {
         room.obey(20_000, 20_300);
         assert_eq!(room.placed(), [0, 1, 2]);
         room.short(22_000, None);
-        assert_eq!(room.placed(), [0, 1], "at once: it is known who is too much");
+        assert_eq!(room.placed(), [0, 1], "at once: the viewer on probation is the surplus");
         room.obey(22_000, 61_000);
         assert_eq!(room.placed(), [0, 1]);
         room.obey(61_000, 62_300);
         assert_eq!(room.placed(), [0, 1, 2]);
-        // This time there is room.
+        // This time there is capacity.
         room.obey(62_300, 73_000);
         assert_eq!((room.placed().len(), room.places.pause), (3, PAUSE));
         assert!(!room.places.are_wanted());
     }
 
     #[test]
-    fn who_has_nowhere_to_go_has_an_even_part() {
+    fn a_viewer_without_another_path_gets_an_equal_share() {
         let mut room = Room::new(3);
         room.short(0, None);
         assert!(room.places.ranks().all(|(_, rank)| rank.is_some()));
@@ -301,7 +300,7 @@ mod tests {
             room.places.look(true, None, room.at(millis));
         }
         assert!(room.places.ranks().all(|(_, rank)| rank.is_none()));
-        // Others may be able to go.
+        // Others may have another path.
         room.short(7000, None);
         assert_eq!(room.placed(), [0]);
         room.places.flows(2, false, room.at(7100));
@@ -309,19 +308,19 @@ mod tests {
     }
 
     #[test]
-    fn where_the_link_has_room_somebody_is_asked_back_sooner() {
+    fn free_capacity_shortens_the_interval() {
         let mut room = Room::new(3);
         room.short(0, Some(1));
         room.obey(0, 1000);
         assert_eq!(room.placed(), [0]);
         room.places.look(true, Some(1), room.at(5500));
-        assert_eq!(room.placed(), [0], "not for two");
+        assert_eq!(room.placed(), [0], "capacity for one only");
         room.places.look(true, Some(2), room.at(5500));
         assert_eq!(room.placed(), [0, 1]);
     }
 
     #[test]
-    fn without_a_cdn_everybody_has_a_place() {
+    fn without_a_cdn_every_viewer_is_admitted() {
         let mut room = Room::new(3);
         room.short(0, Some(1));
         room.obey(0, 1000);

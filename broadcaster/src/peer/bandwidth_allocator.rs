@@ -1,14 +1,13 @@
-//! What the push to the CDN leaves to viewers where both share a link, and how it is divided among them: pure.
+//! Estimates the capacity of a link shared by the push and LAN viewers, and allocates what the push leaves among the viewers. Pure.
 //!
-//! Nobody tells how wide a shared link is, but a queue before it is seen: pings of the push take longer than they did, and so do the
-//! round trips of those viewers whose packets wait in the same queue. Only where both are seen is there anything to share. From then on
-//! there is an estimate of what the link takes, and it stays while viewers come and go, as the link does. Of that the push has what it
-//! wants, at once and whenever it wants it; what is left in that moment is the viewers', in the order that they have their places in
-//! ([`places`](super::places)), or in equal parts. So an IDR of the push meets no queue that viewers have made, and the estimate need
-//! only follow the link: it falls while the push waits for longer than [`TARGET`] and rises while it waits for less, the further from it
-//! the faster, and against the direction in which the wait changes, so that it settles instead of swinging. Where what arrives through
-//! the full link ([`delivery_rate`](crate::taken)) is less than half of the estimate, it is another link, and where it is more, the estimate was too
-//! low: it begins anew from that.
+//! A shared bottleneck is detected by its queue: the RTT of the push's pings grows, and so does the RTT of the viewers whose packets are
+//! in the same queue. Only if both are observed is the capacity estimated; the estimate is kept while viewers join and leave.
+//! The push has strict priority. Viewers get the rest, by their rank ([`AdmissionControl`](super::admission::AdmissionControl)) or in equal shares, so that an
+//! IDR of the push meets no queue of the viewers' making.
+//!
+//! The estimate decreases while the queueing delay of the push exceeds [`TARGET`] and increases while it is below, in proportion to the
+//! distance, with a derivative term that damps oscillation. If the delivery rate through the full link
+//! ([`DeliveryRateEstimator`](crate::delivery_rate::DeliveryRateEstimator)) is below half of the estimate, or above it, the estimate restarts from the delivery rate.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
@@ -17,74 +16,74 @@ use net::relay::Grant;
 
 use crate::delivery_rate::DeliveryRateEstimator;
 
-/// See the module's text.
+/// The capacity estimate and its allocation. See the module documentation.
 #[derive(Debug)]
 pub(super) struct BandwidthAllocator {
-    /// Bytes per second that the link takes; `None` while nothing needs to be divided.
+    /// Estimated capacity in bytes per second; `None` without a shared bottleneck.
     link: Option<f64>,
     /// Since when there is an estimate.
     known: Option<Instant>,
-    /// Where the estimate fell from, or a little less: it comes back to there quickly, and goes on slowly.
+    /// Slightly below the estimate before its last decrease: the increase is fast up to here and slow beyond.
     goal: f64,
-    /// Since when it falls, and from where.
+    /// Start of the current decrease, and the estimate then.
     fall: Option<(Instant, f64)>,
-    /// When the push last waited at all.
+    /// When the push last had queueing delay.
     stirred: Instant,
     viewers: BTreeMap<u64, ViewerFlow>,
-    /// What the link takes of all that goes, while there is a queue before it.
+    /// The delivery rate of all that is sent through the link.
     taken: DeliveryRateEstimator,
-    /// That, by the last update.
+    /// The delivery rate while there is a queue, as of the last update.
     full: Option<f64>,
-    /// What is not yet divided; negative while the push has taken more than there was.
+    /// Unallocated bytes; negative while the push has used more than the capacity.
     undivided: f64,
     divided: Instant,
     push: PushFlow,
     updated: Instant,
-    /// When a viewer last had to wait for its part.
+    /// When a viewer last waited for its share.
     short: Instant,
-    /// Whether others would watch if there were room: then what the link takes is not forgotten.
+    /// Whether redirected viewers wait to be admitted: then the estimate is kept.
     is_wanted: bool,
 }
 
 #[derive(Debug)]
 struct PushFlow {
-    /// How long its packets wait on the way, and when that was told; `None` while nothing is pushed.
+    /// Queueing delay and when it was reported; `None` while disconnected.
     wait: Option<(Duration, Instant)>,
-    /// The quickest that it was there and back.
+    /// Base RTT.
     way: Duration,
-    /// The wait that the estimate was last changed by, in seconds.
+    /// The delay at the last update, in seconds.
     last_wait: f64,
-    /// Bytes that went since the last update.
+    /// Bytes sent since the last update.
     sent: f64,
-    /// Bytes per second, over [`MEAN`].
+    /// Bytes per second, averaged over [`MEAN`].
     rate: f64,
-    /// Seconds that this is the mean of.
+    /// Seconds that the average covers so far.
     time: f64,
 }
 
 #[derive(Debug)]
 struct ViewerFlow {
-    /// Bytes that may go now; negative while what went is still being paid for.
+    /// Bytes that may be sent now; negative after sending in advance.
     tokens: f64,
-    /// When its packets last waited in a queue.
+    /// When its packets were last queued.
     queued: Option<Instant>,
-    /// The longest that they have waited for since the last update, and that fading.
+    /// Maximum queueing delay in seconds since the last update, decaying.
     longest: f64,
-    /// Whether it is one of those that share the link with the push.
+    /// Whether it is behind the bottleneck shared with the push.
     shares: bool,
-    /// Bytes that went since the last update.
+    /// Bytes sent since the last update.
     sent: f64,
-    /// Bytes that went of late, update by update, while its packets were not seen to wait in the push's queue.
+    /// Bytes sent in the last updates while its packets were not seen in the push's queue, latest first.
     before: VecDeque<f64>,
     was_short: bool,
-    /// When it last was.
+    /// When it last waited for its share.
     short: Option<Instant>,
-    /// Who has a lower one has its part first; without, all have equal ones.
+    /// Priority, lowest first; `None` for equal shares.
     rank: Option<u64>,
 }
 
 impl ViewerFlow {
-    /// Whether its packets were seen to wait of late.
+    /// Whether its packets were queued recently.
     fn is_queued(&self, now: Instant) -> bool {
         self.queued.is_some_and(|at| now.saturating_duration_since(at) < REMEMBER)
     }
@@ -111,7 +110,7 @@ impl BandwidthAllocator {
         }
     }
 
-    /// In which order viewers have their parts, and whether others wait for one.
+    /// Sets the viewers' priorities, and whether further viewers wait to be admitted.
     pub(super) fn rank(&mut self, ranks: impl Iterator<Item = (u64, Option<u64>)>, is_wanted: bool) {
         self.is_wanted = is_wanted;
         for (id, rank) in ranks {
@@ -125,30 +124,30 @@ impl BandwidthAllocator {
         self.viewers.len()
     }
 
-    /// The longest that packets of any viewer have waited for of late.
+    /// Recent maximum queueing delay of any viewer.
     pub(super) fn longest(&self) -> Duration {
         Duration::from_secs_f64(self.viewers.values().map(|viewer| viewer.longest).fold(0.0, f64::max))
     }
 
-    /// A viewer has to wait for another limit than this.
+    /// A viewer waits because of another limit than the capacity.
     pub(super) fn kept_waiting(&mut self, id: u64, now: Instant) {
         if let Some(viewer) = self.viewers.get_mut(&id) {
             viewer.short = Some(now);
         }
     }
 
-    /// Whether a viewer had to wait for its part of late: then that is why it lacks something, and not its own link.
+    /// Whether a viewer recently waited for its share: then its own link is not the cause of drops.
     pub(super) fn is_short(&self, id: u64, now: Instant) -> bool {
         let short = self.viewers.get(&id).and_then(|viewer| viewer.short);
         short.is_some_and(|at| now.saturating_duration_since(at) < REMEMBER)
     }
 
-    /// For how many viewers there is room beside the push, if the link is known.
+    /// Number of viewers within capacity beside the push; `None` without an estimate.
     pub(super) fn fits(&self) -> Option<usize> {
         self.link.filter(|_| self.push.rate > LEAST).map(|link| ((link / self.push.rate - 1.0) / OVERHEAD) as usize)
     }
 
-    /// Whether what the link takes is rather guessed than measured yet: no reason for anybody to go.
+    /// Whether the estimate has not converged yet: no viewer is redirected because of it.
     pub(super) fn is_guess(&self, now: Instant) -> bool {
         self.link.is_some() && !self.is_older(CATCHES_UP, now)
     }
@@ -157,14 +156,14 @@ impl BandwidthAllocator {
         self.known.is_some_and(|at| now.saturating_duration_since(at) > than)
     }
 
-    /// Bytes per second that the link takes in all, where viewers' packets are seen to wait beside the push's, and about as long: otherwise it
-    /// waits somewhere else. `None`, too, while that is a first guess.
+    /// Capacity in bytes per second, if viewers' packets queue together with the push's and about as long: otherwise the push is delayed
+    /// elsewhere. `None`, too, while it is a first guess.
     pub(super) fn takes(&self, now: Instant) -> Option<f64> {
         let is_here = self.push.wait.is_some_and(|(wait, _)| self.longest() >= wait / 2);
         let link = self.link.filter(|_| {
             is_here && self.is_older(SETTLES, now) && self.viewers.values().any(|viewer| viewer.is_queued(now))
         })?;
-        // The estimate leaves the push what it has of late, even where the link does not.
+        // The estimate is at least the push's recent rate, even if the link delivers less.
         Some(link.min(self.full.unwrap_or(f64::INFINITY)))
     }
 
@@ -190,14 +189,14 @@ impl BandwidthAllocator {
         self.viewers.remove(&id);
     }
 
-    /// So many bytes were handed to the push's connection.
+    /// Accounts bytes written to the push's connection.
     pub(super) fn pushed(&mut self, bytes: usize) {
         self.push.sent += bytes as f64;
         self.undivided -= bytes as f64;
     }
 
-    /// How long what is pushed waits in queues on its way, which takes `way` there and back without them; `None` while nothing is pushed. To be
-    /// told at least as often as units are pushed: silence counts as waiting.
+    /// Feeds the push's queueing delay, `None` while disconnected, and its base RTT `way`. Call it for every unit: missing feedback counts
+    /// as delay.
     pub(super) fn push_waits(&mut self, wait: Option<Duration>, way: Duration, now: Instant) {
         if wait.is_some() && self.push.wait.is_none() {
             (self.push.rate, self.push.time, self.push.sent) = (0.0, 0.0, 0.0);
@@ -207,7 +206,8 @@ impl BandwidthAllocator {
         self.update(now);
     }
 
-    /// Asks for a viewer whose packets wait for `queueing` on their way. A unit that may not be cut (`whole`) goes a little in advance.
+    /// Requests to send `wanted` bytes to a viewer whose packets have the queueing delay `queueing`. A unit that must not be split
+    /// (`whole`) may be sent slightly in advance.
     pub(super) fn ask(&mut self, id: u64, wanted: usize, whole: bool, queueing: Duration, now: Instant) -> Grant {
         if let Some(viewer) = self.viewers.get_mut(&id) {
             viewer.longest = viewer.longest.max(queueing.as_secs_f64());
@@ -240,7 +240,7 @@ impl BandwidthAllocator {
         self.viewers.values().filter(|viewer| viewer.shares).count().max(1) as f64
     }
 
-    /// Gives each viewer its part of what the link has taken since the last time, or of what the push has taken beyond that.
+    /// Refills the viewers' tokens with the capacity since the last time, minus what the push has used.
     fn divide(&mut self, now: Instant) {
         let seconds = now.saturating_duration_since(self.divided).as_secs_f64();
         self.divided = now;
@@ -261,7 +261,7 @@ impl BandwidthAllocator {
             viewer.tokens += taken;
             self.undivided -= taken;
         }
-        // What one does not want is another's.
+        // Unused shares go to others.
         for _ in 0..2 {
             let takers = self.viewers.values().filter(|viewer| viewer.shares && viewer.tokens < most).count();
             let part = self.undivided / takers.max(1) as f64;
@@ -283,7 +283,7 @@ impl BandwidthAllocator {
         let is_queued = |viewer: &ViewerFlow| viewer.is_queued(now);
         let is_shared = self.viewers.values().any(is_queued);
         let pushed = std::mem::take(&mut self.push.sent) / seconds;
-        // A push that has only begun has its mean so far.
+        // At the start the average covers the time so far.
         self.push.time = (self.push.time + seconds).min(MEAN.as_secs_f64());
         self.push.rate += (pushed - self.push.rate) * (seconds / self.push.time).min(1.0);
         let went = self.viewers.values().filter(|v| v.shares || is_queued(v)).map(|v| v.sent).sum::<f64>() / seconds;
@@ -294,12 +294,12 @@ impl BandwidthAllocator {
             let silent = now.saturating_duration_since(told).saturating_sub(TOLD);
             wait.max(silent).as_secs_f64()
         });
-        // What waits elsewhere on its way, or on the way of its acknowledgements, is not for viewers to make up for.
+        // Delay elsewhere, or on the return path, is not caused by viewers.
         let longest = self.longest().as_secs_f64();
         let wait = if self.viewers.is_empty() { wait } else { wait.min(longest + QUEUE.as_secs_f64()) };
         let change = wait - std::mem::replace(&mut self.push.last_wait, wait);
         let off = 1.0 - wait / TARGET.as_secs_f64();
-        // What went to somebody whose packets are now seen to wait there went there all the while.
+        // Attribute bytes already sent by a viewer newly found behind the bottleneck.
         for viewer in self.viewers.values_mut() {
             if viewer.shares || is_queued(viewer) {
                 self.taken.note_before(viewer.before.drain(..));
@@ -314,7 +314,7 @@ impl BandwidthAllocator {
         let suffers = off < 0.0 && is_shared;
         match &mut self.link {
             None if suffers => {
-                // What came and made no queue went on.
+                // What was sent without causing a queue was delivered.
                 let took = full.or(self.taken.rate()).unwrap_or((went + pushed) / (1.0 + (change / seconds).max(0.0)));
                 let took = took.max(self.push.rate);
                 (self.link, self.known) = (Some((took * FIRST).max(self.push.rate + LEAST)), Some(now));
@@ -322,13 +322,13 @@ impl BandwidthAllocator {
                 (self.divided, self.undivided, self.short) = (now, 0.0, now);
             }
             None => {}
-            // Viewers' packets wait nowhere: it is not for them that the push waits.
+            // The viewers' packets are not queued: they do not cause the delay.
             Some(_) if off < 0.0 && !is_shared => {}
             Some(link) => {
                 if wait > CALM.as_secs_f64() {
                     self.stirred = now;
                 }
-                // The longer nothing waits, the less is what it fell from a measure.
+                // The longer there is no delay, the less the last decrease tells.
                 let calm = now.saturating_duration_since(self.stirred).saturating_sub(LULL).as_secs_f64();
                 let returns = *link < self.goal;
                 let rise = if returns { RETURN } else { (RISE * (1.0 + PROBE * calm)).min(RETURN) };
@@ -336,10 +336,10 @@ impl BandwidthAllocator {
                 let lead = if off > 0.0 { 0.0 } else { (-LEAD * change / seconds).clamp(-0.3, 0.0) };
                 let factor = (pull * seconds + lead).exp();
                 if factor < 1.0 {
-                    // What was sent before shows for a while: no more than half is taken before it can have gone.
+                    // Feedback lags: decrease by no more than half before the effect can be seen.
                     let (since, from) = self.fall.unwrap_or((now, *link));
                     if self.fall.is_none() {
-                        // One that falls again on its way back has lost sight of it only in part.
+                        // A decrease during recovery keeps part of the goal.
                         self.goal = (*link * NEARLY).max(self.goal * AGAIN);
                     }
                     let is_shown = now.saturating_duration_since(since) > SHOWN;
@@ -348,14 +348,13 @@ impl BandwidthAllocator {
                     *link = (*link * factor).max(from / 2.0).min(*link);
                 } else {
                     self.fall = None;
-                    // What nobody wanted proves nothing.
+                    // Unused capacity proves nothing.
                     let wanted = if returns { WANTED } else { 2 * EVERY };
                     if now.saturating_duration_since(self.short) < wanted {
                         *link *= factor;
                     }
                 }
-                // What arrives through a full link is measured and no guess: where that is much less, it need not be come down to by steps, and
-                // where it is more, the link has proved to take that.
+                // The delivery rate of a full link is a measurement: adopt it at once if it is far below the estimate, or above it.
                 if let Some(full) = full.filter(|full| suffers && *full < *link * MUCH_LESS) {
                     *link = full * FIRST;
                     (self.goal, self.fall) = (full * NEARLY, Some((now, *link)));
@@ -396,69 +395,69 @@ impl BandwidthAllocator {
     }
 }
 
-/// The wait that the push is held to: less than an IDR's time on a slow link would be noise, much more would be felt.
+/// Target queueing delay of the push: below an IDR's transmission time on a slow link it is noise, far above it is noticeable.
 const TARGET: Duration = Duration::from_millis(60);
-/// A viewer's packets that take so much longer than they could have a queue before them.
+/// Queueing delay from which on a viewer's packets count as queued.
 const QUEUE: Duration = Duration::from_millis(20);
-/// For how long a queue that was seen counts.
+/// How long an observed queue counts as recent.
 const REMEMBER: Duration = Duration::from_millis(1000);
-/// Of the longest wait of a viewer's packets: it is told late, and only when something is sent.
+/// Half-life of a viewer's maximum delay, which is measured late and only while it is sent data.
 const HALF_LIFE: Duration = Duration::from_millis(300);
-/// How often the estimate is changed: about as often as the push's wait is measured.
+/// Update interval: about that of the delay measurements.
 const EVERY: Duration = Duration::from_millis(100);
-/// What the push takes is even over two GOPs.
+/// Averaging time of the push's rate: two keyframe intervals.
 const MEAN: Duration = Duration::from_millis(4000);
-/// A push that tells nothing for longer is stuck: several units' time.
+/// Missing feedback for longer counts as delay: several units' time.
 const TOLD: Duration = Duration::from_millis(150);
-/// After so long the first guess has been corrected by what was measured.
+/// Time until measurements have corrected the first guess.
 const SETTLES: Duration = Duration::from_millis(500);
-/// And after so long whoever was late by its fault has caught up: a GOP.
+/// Time until the estimate counts as converged: a keyframe interval, after which viewers have caught up.
 const CATCHES_UP: Duration = Duration::from_millis(2000);
-/// Of what went when the push first waits.
+/// The first estimate, relative to the delivery rate when the push is first delayed.
 const FIRST: f64 = 0.8;
-/// What arrives through a full link, of the estimate: it was another link.
+/// A delivery rate below this fraction of the estimate means another bottleneck.
 const MUCH_LESS: f64 = 0.5;
-/// Per second, without any wait, up to where the estimate fell from.
+/// Relative increase per second without delay, up to the goal.
 const RETURN: f64 = 0.5;
-/// Of where it was to come back to.
+/// Fraction of the goal that is kept on a decrease during recovery.
 const AGAIN: f64 = 0.8;
-/// Of where it fell from: it was too much.
+/// The goal, relative to the estimate before a decrease.
 const NEARLY: f64 = 0.95;
-/// Per second, without any wait, beyond; and so much more for each second that there was none.
+/// Relative increase per second without delay, beyond the goal.
 const RISE: f64 = 0.05;
-/// Per second, at twice the target; at three times or more, twice that.
+/// Relative decrease per second at twice the target delay; at three times or more, twice that.
 const FALL: f64 = 0.5;
-/// How long it takes until what was sent has gone and that is known.
+/// Time until the effect of a decrease is measured.
 const SHOWN: Duration = Duration::from_millis(1000);
-/// Longer than from one IDR to the next: then there is no wait at all.
+/// Time without delay before the increase accelerates: longer than a keyframe interval.
 const LULL: Duration = Duration::from_millis(3000);
-/// Per second of calm, in rises.
+/// Acceleration of the increase per second without delay.
 const PROBE: f64 = 8.0;
-/// A copy of the stream for a viewer, in copies for the push: what QUIC adds, and that units are not even.
+/// A viewer's copy relative to the push's: QUIC's overhead, and uneven unit sizes.
 const OVERHEAD: f64 = 1.1;
-/// A wait that is none.
+/// Delay below this counts as none.
 const CALM: Duration = Duration::from_millis(20);
-/// Of the change that the wait tells.
+/// Gain of the derivative term.
 const LEAD: f64 = 0.2;
-/// Bytes per second to all together, however the push fares: 80 kbit/s.
+/// Minimum for all viewers together in bytes per second: 80 kbit/s.
 const LEAST: f64 = 10_000.0;
-/// How long after somebody had to wait more is wanted: whoever has skipped the rest of a group wants nothing until the next.
+/// How long after a viewer waited the capacity counts as used: a viewer that skipped the rest of a group requests nothing until the next.
 const WANTED: Duration = Duration::from_millis(2500);
-/// For so long nobody may have waited for its part before there is nothing to divide any more.
+/// Time without any viewer waiting after which the estimate is dropped.
 const FREE: Duration = Duration::from_secs(10);
-/// What may go at once after a pause: short, for it goes in front of the push.
+/// Burst after a pause: short, since it delays the push.
 const BURST: Duration = Duration::from_millis(100);
-/// The most that viewers pay for what the push took: a push that makes up for an outage does not silence them for as long.
+/// Bounds what viewers repay for the push's use: retransmission after an outage does not silence them for as long.
 const DEBT: Duration = Duration::from_millis(1000);
-/// Updates that are remembered of a viewer whose packets wait nowhere: half a second, as [`DeliveryRateEstimator`] does.
+/// Updates remembered of a viewer whose packets are not queued: half a second, the window of [`DeliveryRateEstimator`].
 const UNSEEN: usize = 4;
-/// Bytes that are worth a datagram.
+/// Minimum grant in bytes: about one datagram.
 const PIECE: f64 = 1200.0;
-/// For how long in advance sound may be sent.
+/// How far in advance audio may be sent.
 const ADVANCE: Duration = Duration::from_millis(500);
-/// Bounds one wait: the estimate may have risen since.
+/// Bounds one wait: the estimate may increase meanwhile.
 const LONGEST: Duration = Duration::from_millis(200);
-/// A timer's grain.
+/// Minimum wait: a timer's resolution.
 const SHORTEST: Duration = Duration::from_millis(1);
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! A virtual link with one queue, a push and viewers on it.
+//! Simulation of a link with one queue, shared by a push and viewers.
 
 use std::collections::VecDeque;
 
@@ -10,19 +10,19 @@ type Millis = u64;
 /// A packet in the queue of the link.
 #[derive(Clone, Copy, Debug)]
 struct Packet {
-    /// `None` is the push.
+    /// `None` for the push.
     viewer: Option<usize>,
     bytes: usize,
-    /// When it was queued; of a ping when it was asked for.
+    /// When it was queued; for a ping, when it was requested.
     at: Millis,
     is_ping: bool,
-    /// Whether it ends an IDR.
+    /// Whether it is the last packet of an IDR.
     ends_idr: bool,
-    /// Whether it ends a picture.
+    /// Whether it is the last packet of a frame.
     ends_picture: bool,
 }
 
-/// 500 kbit/s of pictures and 128 kbit/s of sound, times `scale`.
+/// 500 kbit/s of video and 128 kbit/s of audio, times `scale`.
 #[derive(Clone, Copy, Debug)]
 struct Unit {
     at: Millis,
@@ -44,51 +44,51 @@ fn units(until: Millis, scale: f64) -> Vec<Unit> {
     units
 }
 
-/// What one viewer's lanes are at: the newest units first, an IDR and then what follows while that is not late.
+/// One viewer's tracks: the newest IDR first, then what follows while that is not late.
 #[derive(Default)]
 struct Lane {
     sounds: VecDeque<Unit>,
     pictures: VecDeque<Unit>,
     skips: bool,
     ready: Millis,
-    /// Lost on the way, to be sent again.
+    /// Bytes lost, to be retransmitted.
     again: usize,
     queueing: f64,
     idrs: usize,
     got: usize,
-    /// When pictures were whole.
+    /// When frames were complete.
     shown: Vec<Millis>,
     has_left: bool,
 }
 
-/// What the push and the viewers had, from `settled` on.
+/// What the push and the viewers received, from `settled` on.
 struct Outcome {
     waits: Vec<Millis>,
     idrs: Vec<usize>,
     got: Vec<usize>,
-    /// Bytes that the push left.
+    /// Bytes of capacity that the push left.
     left: f64,
     made: usize,
     made_idrs: usize,
     is_free: bool,
-    /// When each viewer had its pictures.
+    /// When each viewer's frames were complete.
     shown: Vec<Vec<Millis>>,
 }
 
 struct Setting {
-    /// Bytes per second, by time.
+    /// Capacity in bytes per second, by time.
     link: fn(Millis) -> f64,
     queue: usize,
     viewers: usize,
-    /// When the n-th joins.
+    /// When the n-th viewer joins.
     joins: fn(usize) -> Millis,
     /// When it leaves.
     leaves: fn(usize) -> Millis,
-    /// Whether the viewers' packets take the link.
+    /// Whether the viewers are behind the link.
     is_shared: bool,
-    /// Whether who came first has its part first.
+    /// Whether viewers have priority by the order in which they joined.
     is_ranked: bool,
-    /// What the push waits for elsewhere.
+    /// Delay of the push elsewhere, in milliseconds, by time.
     elsewhere: fn(Millis) -> Millis,
     scale: f64,
     until: Millis,
@@ -104,7 +104,7 @@ fn run(setting: &Setting) -> Outcome {
     let mut queue: VecDeque<Packet> = VecDeque::new();
     let (mut queued, mut budget) = (0usize, 0.0f64);
     let mut lanes: Vec<Lane> = (0..setting.viewers).map(|_| Lane::default()).collect();
-    // The push: what waits in the sender, its window, what is under way.
+    // The push: what is queued in the sender, its congestion window, what is in flight.
     let (mut unsent, mut window, mut flying): (VecDeque<Packet>, f64, usize) = (VecDeque::new(), 20_000.0, 0);
     let mut acks: VecDeque<(Millis, Packet)> = VecDeque::new();
     let (mut ping, mut least, mut waits, mut last_waits) = (None, Millis::MAX, Vec::new(), [0; 2]);
@@ -135,7 +135,7 @@ fn run(setting: &Setting) -> Outcome {
                 if now - (setting.joins)(n) < 40 && lane.pictures.is_empty() && lane.shown.is_empty() {
                     share.join(n as u64);
                     share.rank(std::iter::once((n as u64, setting.is_ranked.then_some(n as u64))), false);
-                    // It begins at the last IDR.
+                    // It starts at the last IDR.
                     let before = &all[..next - 1];
                     let idr = before.iter().rposition(|unit| unit.is_idr).unwrap_or(before.len());
                     lane.pictures.extend(before[idr..].iter().filter(|unit| !unit.is_sound));
@@ -236,7 +236,7 @@ fn run(setting: &Setting) -> Outcome {
                             } else if !enqueue(packet, &mut queued) {
                                 lane.again += piece;
                                 lane.idrs += usize::from(ends_idr && is_settled);
-                                // As a congestion window would.
+                                // As with a congestion window.
                                 lane.ready = now + 50;
                             }
                         }
@@ -308,7 +308,7 @@ fn run(setting: &Setting) -> Outcome {
     }
 }
 
-/// Twice the stream and a bit, for three copies: everybody sees pictures, and the push hardly waits.
+/// Slightly more than twice the stream for three copies: every viewer gets frames, and the push is hardly delayed.
 const NARROW: Setting = Setting {
     link: |_| 1_700_000.0 / 8.0,
     queue: 64 << 10,
@@ -326,7 +326,7 @@ const NARROW: Setting = Setting {
 #[track_caller]
 fn check(setting: &Setting, part: f64, idrs: f64) {
     let Outcome { waits, idrs: had, got, left, made, made_idrs, .. } = run(setting);
-    // Of what is left nobody can have more than there is.
+    // Viewers cannot use more than the stream.
     let left = left.min((made * setting.viewers) as f64);
     let (half, most) = (waits[waits.len() / 2], waits[waits.len() - 1 - waits.len() / 50]);
     let all: usize = got.iter().sum();
@@ -342,53 +342,53 @@ fn check(setting: &Setting, part: f64, idrs: f64) {
 }
 
 #[test]
-fn viewers_have_what_the_push_leaves() {
+fn viewers_get_what_the_push_leaves() {
     check(&NARROW, 0.7, 0.9);
 }
 
 #[test]
-fn three_viewers_fill_the_paper_s_uplink() {
+fn three_viewers_fill_the_uplink_of_the_paper() {
     check(&Setting { link: |_| 4_000_000.0 / 8.0, viewers: 3, scale: 1.6, ..NARROW }, 0.7, 0.9);
 }
 
-/// Sound alone takes three fifths of what is left.
+/// Audio alone uses three fifths of what is left.
 #[test]
-fn four_viewers_see_little_more_than_idrs() {
+fn four_viewers_get_little_more_than_idrs() {
     check(&Setting { viewers: 4, joins: |n| 3000 + n as u64 * 500, ..NARROW }, 0.7, 0.5);
 }
 
 #[test]
-fn six_viewers_hear_and_hardly_see() {
+fn six_viewers_get_little_more_than_audio() {
     check(&Setting { viewers: 6, joins: |n| 3000 + n as u64 * 500, ..NARROW }, 0.7, 0.0);
 }
 
 #[test]
-fn a_link_that_narrows_and_widens() {
+fn the_estimate_follows_a_changing_capacity() {
     let link = |now| if (25_000..35_000).contains(&now) { 1_200_000.0 } else { 2_400_000.0 } / 8.0;
     check(&Setting { link, ..NARROW }, 0.7, 0.8);
 }
 
 #[test]
-fn a_queue_that_is_short_or_long() {
+fn short_and_long_queues_work() {
     check(&Setting { queue: 24 << 10, ..NARROW }, 0.6, 0.8);
     check(&Setting { queue: 256 << 10, ..NARROW }, 0.7, 0.9);
 }
 
 #[test]
-fn where_there_is_room_nobody_waits() {
+fn with_free_capacity_nothing_is_limited() {
     let outcome = run(&Setting { link: |_| 20_000_000.0 / 8.0, ..NARROW });
     assert!(outcome.is_free);
     assert_eq!(outcome.idrs, [outcome.made_idrs; 2]);
 }
 
-/// Longest time without a picture from `from` to `until`, the time before the first included.
+/// Longest time without a frame from `from` to `until`, the time before the first included.
 fn hole(shown: &[Millis], from: Millis, until: Millis) -> Millis {
     let within = shown.iter().copied().filter(|at| (from..until).contains(at));
     let all: Vec<Millis> = std::iter::once(from).chain(within).chain([until]).collect();
     all.windows(2).map(|two| two[1] - two[0]).max().unwrap_or(Millis::MAX)
 }
 
-/// Viewers come and go, two and three at a time: the link is the same, whoever watches.
+/// Viewers join and leave, two and three at a time.
 #[track_caller]
 fn check_coming_and_going(setting: &Setting, first: Millis, longest: Millis) {
     let setting = Setting {
@@ -407,30 +407,30 @@ fn check_coming_and_going(setting: &Setting, first: Millis, longest: Millis) {
 }
 
 #[test]
-fn who_comes_or_goes_is_no_reason_to_begin_anew() {
+fn the_estimate_is_kept_while_viewers_join_and_leave() {
     check_coming_and_going(&Setting { viewers: 4, ..NARROW }, 1500, 2000);
     check_coming_and_going(&Setting { link: |_| 4_000_000.0 / 8.0, viewers: 6, scale: 1.6, ..NARROW }, 600, 1500);
 }
 
-/// The push waits, but not for viewers: their packets wait nowhere.
+/// The push is delayed, but not by viewers: their packets are not queued.
 #[test]
-fn a_push_with_troubles_of_its_own_costs_viewers_nothing() {
+fn a_push_delayed_elsewhere_does_not_limit_viewers() {
     let outcome = run(&Setting { link: |_| 600_000.0 / 8.0, is_shared: false, ..NARROW });
     assert!(outcome.is_free);
     assert_eq!(outcome.idrs, [outcome.made_idrs; 2]);
 }
 
-/// The way of the acknowledgements is full, with what the server sends to others.
+/// The return path is full.
 #[test]
-fn what_waits_elsewhere_is_not_made_up_for_here() {
+fn delay_on_the_return_path_does_not_limit_viewers() {
     let elsewhere = |now| if now > 20_000 { 400 } else { 0 };
     let outcome = run(&Setting { link: |_| 4_000_000.0 / 8.0, scale: 1.6, elsewhere, ..NARROW });
     println!("{:?} of {}: {:?} of {}", outcome.idrs, outcome.made_idrs, outcome.got, outcome.made);
-    assert!(outcome.got.iter().all(|got| *got as f64 > outcome.made as f64 * 0.98), "viewers had to make up for it");
+    assert!(outcome.got.iter().all(|got| *got as f64 > outcome.made as f64 * 0.98), "viewers were limited");
 }
 
 #[test]
-fn who_came_first_has_all_and_the_last_what_is_left() {
+fn earlier_viewers_have_priority() {
     let setting = Setting { link: |_| 3_200_000.0 / 8.0, scale: 1.6, viewers: 3, is_ranked: true, ..NARROW };
     let outcome = run(&setting);
     println!("{:?} of {}", outcome.got, outcome.made);
@@ -439,7 +439,7 @@ fn who_came_first_has_all_and_the_last_what_is_left() {
 }
 
 #[test]
-fn a_first_guess_is_told_to_nobody() {
+fn a_first_guess_is_not_reported() {
     let start = Instant::now();
     let at = |millis| start + Duration::from_millis(millis);
     let mut share = BandwidthAllocator::new(start);
@@ -456,7 +456,7 @@ fn a_first_guess_is_told_to_nobody() {
     assert_eq!(go(100, 400), (true, false));
     assert_eq!(go(400, 1000), (true, true));
     assert_eq!(go(1000, 3000), (false, true));
-    // Viewers' packets wait for less than half as long: it is somewhere else that the push waits.
+    // The viewers' packets are delayed less than half as long: the push is delayed elsewhere.
     share.push_waits(Some(Duration::from_millis(500)), Duration::from_millis(50), at(3010));
     assert_eq!(share.takes(at(3010)), None);
 }

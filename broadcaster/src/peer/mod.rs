@@ -1,8 +1,8 @@
-//! The peer: serves viewers on the broadcaster's own network straight from the window that publishing reads.
+//! The peer server: serves LAN viewers over QUIC, straight from the window that publishing reads.
 //!
-//! Who may watch is the CDN's to say: a viewer shows a ticket that the CDN signed, which is verified here without asking it. Where no CDN
-//! can be reached, whoever knows the code on this screen may. What is announced on the network is a name that only those who were
-//! told the secret can recognise. No viewer is told of another.
+//! The CDN authorises viewers: each presents a ticket that the CDN signed, which is verified here offline. Without a CDN, the pairing
+//! code that this broadcaster's terminal shows authorises instead. The name advertised by mDNS can be recognised only with a secret
+//! that the CDN hands to authorised viewers. No viewer learns of another.
 
 mod admission;
 mod bandwidth_allocator;
@@ -30,37 +30,37 @@ use crate::stats::Stats;
 use send_order::ViewerFirst;
 use uplink::Uplink;
 
-/// How viewers on this network are served.
+/// How LAN viewers are served.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct PeerSettings {
-    /// Where QUIC is heard; `None` for any port on all interfaces.
+    /// UDP address to listen on; `None`: any free port on all interfaces.
     pub listen: Option<SocketAddr>,
-    /// Viewers at once.
+    /// Maximum number of viewers at once.
     pub max_viewers: usize,
-    /// Bits per second to all of them together.
+    /// Maximum bits per second to all viewers together; `None`: no limit.
     pub bitrate_limit: Option<u64>,
-    /// Whether to announce it by mDNS.
+    /// Whether to advertise by mDNS.
     pub announce: bool,
 }
 
-/// Why there is no peer.
+/// Why the server did not start.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The port is taken, or the address is not ours.
-    #[error("cannot serve viewers on this network at {address}: {source}")]
+    /// The port is in use, or the address is not this machine's.
+    #[error("cannot listen for LAN viewers at {address}: {source}")]
     Bind {
-        /// Where.
+        /// The address that was given, or that of all interfaces.
         address: SocketAddr,
-        /// The system's reason.
+        /// The system's error.
         source: std::io::Error,
     },
-    /// The system gives no random numbers.
+    /// No identity could be generated.
     #[error(transparent)]
     Trust(#[from] trust::Error),
 }
 
-/// Serves viewers on this network.
+/// The server for LAN viewers. Shared by the task that serves, by publishing and by each viewer.
 #[derive(Debug)]
 pub struct PeerServer {
     endpoint: quinn::Endpoint,
@@ -72,22 +72,23 @@ pub struct PeerServer {
     upload: Uplink,
     lead: ViewerFirst,
     admission: Mutex<Admission>,
-    /// Becomes true with the first viewer.
+    /// Becomes `true` with the first viewer.
     has_viewer: watch::Sender<bool>,
 }
 
-/// Who may come in.
+/// State by which connections are admitted.
 #[derive(Debug, Default)]
 struct Admission {
-    /// For tickets; there is none before a CDN has said what it signs them with.
+    /// Verifies tickets; `None` until a CDN has sent its public key.
     verifier: Option<(TicketIssuer, TicketVerifier)>,
     attempts: pairing::AttemptLimiter,
-    /// Connections by address, those that are still shaking hands included.
+    /// Number of connections by address, including those in the handshake.
     connections: HashMap<IpAddr, usize>,
 }
 
 impl PeerServer {
-    /// Listens. To be called within the runtime. `has_viewer` becomes true with the first viewer.
+    /// Binds the endpoint; [`serve`](Self::serve) accepts connections. Call it within a tokio runtime. `has_viewer` becomes `true` with
+    /// the first viewer.
     ///
     /// # Errors
     /// See [`Error`].
@@ -104,7 +105,7 @@ impl PeerServer {
             config.max_incoming(MAX_INCOMING);
             config
         };
-        // Both families where the system has both.
+        // Dual-stack if the system supports it.
         let any: [SocketAddr; 2] = [([0u16; 8], 0).into(), ([0u8; 4], 0).into()];
         let endpoint = match settings.listen {
             Some(address) => bind(config(), address)?,
@@ -132,21 +133,21 @@ impl PeerServer {
         }))
     }
 
-    /// What a CDN passes on to viewers that it admits.
+    /// What the CDN hands to authorised viewers: certificate pin, mDNS secret, addresses.
     pub fn advertisement(&self) -> &PeerAdvertisement {
         &self.advertisement
     }
 
-    /// What a viewer without a CDN types, and where it connects.
+    /// The pairing code for viewers without a CDN.
     pub fn code(&self) -> &Code {
         &self.code
     }
 
-    /// A CDN says how it lets viewers in.
+    /// Sets the public key by which the CDN's tickets are verified, on each connection to a CDN.
     pub fn set_ticket_key(&self, tickets: &TicketIssuer) {
         let mut admission = self.admission.lock();
         match &mut admission.verifier {
-            // The memory of used tickets stays: after an outage they are as used as before.
+            // The record of used tickets is kept, so that an outage does not make them valid again.
             Some((known, verifier)) if known.stream == tickets.stream => {
                 verifier.set_key(tickets.key);
                 known.key = tickets.key;
@@ -158,37 +159,37 @@ impl PeerServer {
         }
     }
 
-    /// So many bytes were pushed to the CDN: where viewers share its link, they have what is left.
+    /// Accounts `bytes` pushed to the CDN. On a shared bottleneck viewers get what is left.
     pub fn on_pushed(&self, bytes: usize) {
         self.upload.pushed(bytes);
     }
 
-    /// To be waited for before the picture at `position` is pushed: the copy of a viewer that keeps up leaves first. Of several none does: the
-    /// push would wait for all of them.
+    /// Await this before pushing the frame at `position`: with a single viewer that keeps up, the viewer's copy is sent first. With
+    /// several it returns at once, since the push would wait for all of them.
     pub async fn wait_for_viewer(&self, position: u64) {
         if self.upload.flowing() == 1 {
             self.lead.wait(position).await;
         }
     }
 
-    /// Whether a viewer's copies go first over a link that is narrow for them.
+    /// Whether a single viewer shares a bottleneck with the push, so that its copies are sent first.
     pub fn shares_bottleneck_with_viewer(&self) -> bool {
         self.upload.flowing() == 1 && self.upload.is_narrow()
     }
 
-    /// Bits per second that the link to the CDN takes in all, where viewers take a part of it and make way for what is pushed; `None` where
-    /// they do not.
+    /// Estimated capacity in bits per second of the bottleneck that viewers share with the push and on which they yield to it; `None` if
+    /// they share none.
     pub fn link_capacity(&self) -> Option<u64> {
         self.upload.takes()
     }
 
-    /// How long what is pushed to the CDN waits in queues on its way, which takes `way` there and back without them; `None` while there is
-    /// no connection. To be told often: a push that tells nothing counts as one that waits.
+    /// Feeds the push's queueing delay and base RTT (`way`) into the capacity estimate; `None` while it is disconnected. Call it often: a
+    /// push without feedback counts as delayed.
     pub fn on_push_feedback(&self, wait: Option<Duration>, way: Duration) {
         self.upload.push_waits(wait, way);
     }
 
-    /// Lets viewers in until it is dropped, and announces itself.
+    /// Accepts viewers, and advertises by mDNS if so set, until the future is dropped or the endpoint is closed.
     pub async fn serve(self: Arc<Self>) {
         let _announcer = self.settings.announce.then(|| self.announce()).flatten();
         let mut viewers = JoinSet::new();
@@ -199,7 +200,7 @@ impl PeerServer {
             };
             let Some(incoming) = incoming else { return };
             let address = incoming.remote_address().ip();
-            // An address that is not its own takes no place from others: once some shake hands, whoever comes proves its own first
+            // Spoofed addresses must not exhaust the limits: with many pending handshakes, address validation by Retry comes first
             // (RFC 9000 §8.1.2).
             if self.must_validate_address(incoming.remote_address_validated()) {
                 let _ = incoming.retry();
@@ -214,7 +215,7 @@ impl PeerServer {
         }
     }
 
-    /// Says goodbye to those who watch.
+    /// Closes all connections, waiting for 200 ms at most.
     pub async fn close(&self) {
         self.endpoint.close(quinn::VarInt::from_u32(0), b"the broadcast is over");
         let _ = tokio::time::timeout(CLOSE_TIMEOUT, self.endpoint.wait_idle()).await;
@@ -227,7 +228,7 @@ impl PeerServer {
         match Announcer::start(&self.advertisement.secret, port, options) {
             Ok(announcer) => Some(announcer),
             Err(error) => {
-                tracing::warn!(%error, "viewers on this network cannot find this broadcaster by mDNS");
+                tracing::warn!(%error, "cannot advertise by mDNS: LAN viewers need an address from the server");
                 None
             }
         }
@@ -257,32 +258,32 @@ impl PeerServer {
         };
         let (connection, request) = match tokio::time::timeout(HANDSHAKE_TIMEOUT, asked).await {
             Ok(Ok(asked)) => asked,
-            Ok(Err(error)) => return tracing::debug!(%error, "no viewer after all"),
-            Err(_) => return tracing::debug!("a viewer that said nothing"),
+            Ok(Err(error)) => return tracing::debug!(%error, "a LAN viewer's handshake failed"),
+            Err(_) => return tracing::debug!("a LAN viewer's handshake timed out"),
         };
         let proof = match self.admit(&request, &connection) {
             Ok(proof) => proof,
             Err((code, reason)) => {
                 self.stats.lan_viewers_rejected.increment();
-                tracing::warn!(%reason, "refused a viewer on this network");
+                tracing::warn!(%reason, "rejected a LAN viewer");
                 return request.refuse(code, &reason).await;
             }
         };
         if self.stats.lan_viewers.value() >= self.settings.max_viewers as u64 || !self.has_upload_capacity() {
             self.stats.lan_viewers_rejected.increment();
-            return request.refuse(RefusalCode::Busy, "This broadcaster serves as many viewers as it may.").await;
+            return request.refuse(RefusalCode::Busy, "This broadcaster is at its limit of LAN viewers.").await;
         }
         self.stats.lan_viewers.increment();
         self.has_viewer.send_replace(true);
-        tracing::info!("a viewer on this network");
+        tracing::info!("a LAN viewer connected");
         let (id, admitted) = self.upload.join();
         let source = ViewerSource { id, admitted, peer: self.clone() };
         let ended = request.serve(Arc::new(source), proof, std::future::pending()).await;
         self.stats.lan_viewers.decrement();
-        tracing::info!(?ended, "a viewer on this network left");
+        tracing::info!(?ended, "a LAN viewer disconnected");
     }
 
-    /// Whether a viewer may watch; what proves to it that we know the code, if it came by that.
+    /// Verifies a viewer's ticket or pairing code. For a code, returns our own proof of knowing it.
     fn admit(
         &self,
         request: &Request,
@@ -294,7 +295,7 @@ impl PeerServer {
             Proof::Ticket(ticket) => {
                 let now = net::clock::unix_seconds();
                 let Some((_, verifier)) = &mut admission.verifier else {
-                    return Err(denied("this broadcaster has no CDN whose tickets it takes".to_owned()));
+                    return Err(denied("this broadcaster accepts no tickets: it is not connected to a CDN".to_owned()));
                 };
                 verifier.redeem(ticket, now).map(|()| None).map_err(|refusal| denied(refusal.to_string()))
             }
@@ -304,11 +305,11 @@ impl PeerServer {
                 verified.map_err(|error| denied(error.to_string()))?;
                 Ok(Some(pairing::broadcaster_proof(&self.code, &exporter)))
             }
-            Proof::None => Err(denied("a ticket or the code is needed".to_owned())),
+            Proof::None => Err(denied("a ticket or the pairing code is required".to_owned())),
         }
     }
 
-    /// Whether the upload limit bears another viewer, as the stream is now.
+    /// Whether the bitrate limit has room for another viewer at the stream's current bitrate.
     fn has_upload_capacity(&self) -> bool {
         let Some(limit) = self.settings.bitrate_limit else { return true };
         let (bytes, duration) = self.broadcast.with_window(|window| (window.bytes() as u64, window.duration()));
@@ -322,7 +323,7 @@ fn bind(config: quinn::ServerConfig, address: SocketAddr) -> Result<quinn::Endpo
     quinn::Endpoint::server(config, address).map_err(|source| Error::Bind { address, source })
 }
 
-/// A connection's place, until it is dropped.
+/// Counts a connection against the limits until it is dropped.
 struct ConnectionPermit {
     peer: Arc<PeerServer>,
     address: IpAddr,
@@ -340,12 +341,12 @@ impl Drop for ConnectionPermit {
     }
 }
 
-/// The broadcast, as one viewer's subscription sees it.
+/// The broadcast as the source of one viewer's subscription.
 struct ViewerSource {
     peer: Arc<PeerServer>,
-    /// By which its share is known.
+    /// The viewer's number in the uplink's allocation.
     id: u64,
-    /// Whether it has a place.
+    /// Whether the uplink has capacity for it.
     admitted: watch::Receiver<bool>,
 }
 
@@ -404,22 +405,22 @@ impl relay::Source for ViewerSource {
     fn stamps(&self, at: Option<Timestamp>) -> Option<TimingReport> {
         let broadcast = &self.peer.broadcast;
         let (now, units) = (broadcast.now(), broadcast.timing_log().sample(MAX_UNITS, at).collect());
-        // One clock for all.
+        // All stages are stamped by this machine's clock.
         Some(TimingReport { received: now, answered: now, epoch: broadcast.epoch(), broadcaster: None, units })
     }
 }
 
-/// From the first packet to the request.
+/// Bounds the time from the first packet to the request.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(8);
-/// How long viewers may take to hear that it is over.
+/// Bounds closing the connections at the end.
 const CLOSE_TIMEOUT: Duration = Duration::from_millis(200);
-/// Handshakes that wait to be looked at.
+/// Incoming connections that wait to be accepted.
 const MAX_INCOMING: usize = 64;
-/// Connections beyond those of viewers: who knocks must be heard before it is known whether it may come in.
+/// Connections beyond the maximum number of viewers: a viewer must be heard before it can be rejected.
 const MAX_PENDING_HANDSHAKES: usize = 16;
-/// Handshakes under way from which on an address has to be proven: more than a family's viewers that all come at once.
+/// Pending handshakes from which on addresses are validated: more than a household's viewers that join at once.
 const RETRY_THRESHOLD: usize = 6;
-/// One machine's viewers; a flood from one address leaves room for others.
+/// Connections from one address: enough for one machine's viewers, while a flood from one address leaves room for others.
 const MAX_PER_ADDRESS: usize = 8;
 
 #[cfg(test)]

@@ -1,19 +1,18 @@
-//! Whose copy of a picture leaves first, where the push and a viewer on this network share a link.
+//! Orders the two copies of a frame when the push and a LAN viewer share an uplink.
 //!
-//! Two copies take twice the time, and whichever ends last is late by that of the other, however they are mixed. Left to themselves
-//! they mix, since the kernel paces the push, and both are late. So one copy for this network goes first: to its viewer it is a third of the delay, to
-//! those of the CDN less than a tenth. Where the link is too narrow for both this is not asked: viewers have what the push leaves then
-//! ([`share`](super::share)), and are behind it.
+//! Whichever copy finishes last is delayed by the transmission time of the other. Without an order they interleave, since the kernel paces
+//! the push, and both are late. So the viewer's copy goes first: for the viewer it saves a third of the delay, for those of the CDN it adds
+//! less than a tenth. On a link too slow for both this does not apply: the push has priority ([`BandwidthAllocator`](super::bandwidth_allocator::BandwidthAllocator)).
 
 use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-/// Lets the push wait for a viewer, a moment at most.
+/// Lets the push wait briefly for the viewer.
 #[derive(Debug)]
 pub(super) struct ViewerFirst {
-    /// The position after the last picture that a viewer's connection has taken.
+    /// Window position after the last frame written to a viewer's connection.
     next: watch::Sender<u64>,
 }
 
@@ -22,7 +21,7 @@ impl ViewerFirst {
         Self { next: watch::Sender::new(0) }
     }
 
-    /// A viewer's connection took the picture at `position`.
+    /// The frame at `position` was written to a viewer's connection.
     pub(super) fn took(&self, position: u64) {
         self.next.send_if_modified(|next| {
             let is_newer = *next <= position;
@@ -31,7 +30,7 @@ impl ViewerFirst {
         });
     }
 
-    /// Returns when a viewer's connection has taken the picture at `position`; at once if none keeps up, or there is none.
+    /// Waits until the frame at `position` is written to a viewer's connection, for [`LONGEST`] at most; returns at once if no viewer keeps up.
     pub(super) async fn wait(&self, position: u64) {
         let mut next = self.next.subscribe();
         let taken = *next.borrow_and_update();
@@ -39,15 +38,15 @@ impl ViewerFirst {
             return;
         }
         if timeout(LONGEST, next.wait_for(|next| *next > position)).await.is_ok() {
-            // Whoever sends it was woken before us.
+            // Lets the task that sends it run first.
             tokio::task::yield_now().await;
         }
     }
 }
 
-/// Units by which a viewer that keeps up is behind: two pictures with their sound.
+/// A viewer keeps up if it is at most this many units behind: two frames with their audio.
 const KEEPS_UP: u64 = 6;
-/// What the push may lose in vain when a viewer leaves or falls behind: a few times, until it is seen not to keep up.
+/// Bounds one wait; spent in vain a few times when a viewer leaves or falls behind, until it no longer counts as keeping up.
 const LONGEST: Duration = Duration::from_millis(2);
 
 #[cfg(test)]
@@ -74,20 +73,20 @@ mod tests {
         assert_eq!(before.elapsed(), Duration::ZERO);
         lead.took(90);
         lead.wait(103).await;
-        assert_eq!(before.elapsed(), Duration::ZERO, "another viewer that is behind changes nothing");
+        assert_eq!(before.elapsed(), Duration::ZERO, "a viewer that is behind does not matter");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn it_waits_for_no_other() {
+    async fn the_push_does_not_wait_for_other_viewers() {
         let lead = ViewerFirst::new();
         let before = Instant::now();
         lead.wait(100).await;
-        assert_eq!(before.elapsed(), Duration::ZERO, "there was never one");
+        assert_eq!(before.elapsed(), Duration::ZERO, "no viewer yet");
         lead.took(100);
         lead.wait(102).await;
-        assert!(before.elapsed() >= LONGEST, "it may come yet");
+        assert!(before.elapsed() >= LONGEST, "the viewer may still keep up");
         let before = Instant::now();
         lead.wait(100 + KEEPS_UP + 2).await;
-        assert_eq!(before.elapsed(), Duration::ZERO, "it does not");
+        assert_eq!(before.elapsed(), Duration::ZERO, "the viewer has fallen behind");
     }
 }

@@ -1,4 +1,4 @@
-//! Who may shake hands.
+//! Tests of address validation.
 
 use std::net::Ipv4Addr;
 
@@ -25,7 +25,7 @@ async fn connect(peer: &PeerServer, address: SocketAddr) -> (quinn::Endpoint, qu
     (endpoint, connection)
 }
 
-/// Stands before `server` for one client; says how many Retry packets (RFC 9000 §17.2.5) it has passed on.
+/// A UDP proxy before `server` for one client. Counts the Retry packets (RFC 9000 §17.2.5) that it forwards.
 async fn count_retries(server: SocketAddr) -> (SocketAddr, watch::Receiver<usize>) {
     let (outside, inside) = (
         UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap(),
@@ -43,7 +43,7 @@ async fn count_retries(server: SocketAddr) -> (SocketAddr, watch::Receiver<usize
                 }
                 Ok(length) = inside.recv(&mut from_server) => {
                     retries.send_modify(|count| *count += usize::from(from_server[0] & 0xf0 == 0xf0));
-                    outside.send_to(&from_server[..length], client.expect("it is answered")).await.unwrap();
+                    outside.send_to(&from_server[..length], client.expect("the client sent first")).await.unwrap();
                 }
             }
         }
@@ -52,14 +52,14 @@ async fn count_retries(server: SocketAddr) -> (SocketAddr, watch::Receiver<usize
 }
 
 #[tokio::test]
-async fn in_a_crowd_addresses_are_proven_first() {
+async fn addresses_are_validated_once_many_handshakes_are_pending() {
     let peer = peer();
     let server = peer.endpoint.local_addr().unwrap();
     tokio::spawn(peer.clone().serve());
     let (address, retries) = count_retries(server).await;
     let first = connect(&peer, address).await;
-    assert_eq!(*retries.borrow(), 0, "nobody else is there");
-    // They say nothing once they are connected.
+    assert_eq!(*retries.borrow(), 0, "no other handshake is pending");
+    // They send no request once they are connected.
     let mut silent = vec![first];
     while silent.len() < RETRY_THRESHOLD {
         silent.push(connect(&peer, server).await);
@@ -69,6 +69,6 @@ async fn in_a_crowd_addresses_are_proven_first() {
     assert_eq!(
         (*retries.borrow(), connection.close_reason()),
         (1, None),
-        "it is let in once it has proven its address"
+        "it is accepted once its address is validated"
     );
 }

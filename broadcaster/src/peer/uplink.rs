@@ -1,5 +1,5 @@
-//! How much goes to all viewers on this network together: at most what the user allows, and at most what the push to the CDN leaves where
-//! both share a link ([`share`](super::share)); and for whom there is none ([`places`](super::places)).
+//! State what is sent to all LAN viewers together: to the configured bitrate, and on a shared bottleneck to what the push leaves
+//! ([`BandwidthAllocator`](super::bandwidth_allocator::BandwidthAllocator)). Viewers beyond the capacity are redirected to the CDN ([`AdmissionControl`](super::admission::AdmissionControl)).
 
 use std::time::{Duration, Instant};
 
@@ -19,29 +19,29 @@ struct State {
     user: Option<TokenBucket>,
     share: BandwidthAllocator,
     places: AdmissionControl,
-    /// The number of the next viewer.
+    /// The next viewer's number.
     next: u64,
 }
 
-/// What the user allows.
+/// A token bucket for the configured bitrate.
 #[derive(Debug)]
 struct TokenBucket {
     /// Bytes per second.
     rate: f64,
-    /// Bytes that may go now; negative while what went is still being paid for.
+    /// Bytes that may be sent now; negative after sending in advance.
     tokens: f64,
     filled: Instant,
 }
 
 impl Uplink {
-    /// At most `limit` bits per second, over any time longer than [`BURST`].
+    /// `limit`: bits per second to all viewers, averaged over any time longer than [`BURST`]; `None` for no limit.
     pub(super) fn new(limit: Option<u64>) -> Self {
         let now = Instant::now();
         let user = limit.map(|bits| TokenBucket::new(bits as f64 / 8.0, now));
         Self(Mutex::new(State { user, share: BandwidthAllocator::new(now), places: AdmissionControl::new(), next: 0 }))
     }
 
-    /// A viewer comes: its number, and whether there is room for it.
+    /// Adds a viewer. Returns its number, and whether it is admitted.
     pub(super) fn join(&self) -> (u64, watch::Receiver<bool>) {
         let mut limits = self.0.lock();
         let id = limits.next;
@@ -49,7 +49,7 @@ impl Uplink {
         (id, limits.places.join(id))
     }
 
-    /// A viewer leaves.
+    /// Removes a viewer.
     pub(super) fn leave(&self, id: u64) {
         self.place(|limits| {
             limits.share.leave(id);
@@ -57,7 +57,7 @@ impl Uplink {
         });
     }
 
-    /// A viewer is sent the stream from now on, or no longer.
+    /// A viewer's subscription became active or idle.
     pub(super) fn flows(&self, id: u64, flows: bool) {
         self.place(|limits| {
             if flows {
@@ -69,11 +69,11 @@ impl Uplink {
         });
     }
 
-    /// A viewer could not be sent everything.
+    /// Units were dropped for a viewer.
     pub(super) fn left_out(&self, id: u64) {
         self.place(|limits| {
             let now = Instant::now();
-            // What a viewer's own link does not take is no reason for another to go.
+            // A viewer whose own link is too slow is no reason to redirect another.
             if limits.share.is_short(id, now) && !limits.share.is_guess(now) {
                 limits.places.left_out(limits.share.fits(), now);
             }
@@ -86,12 +86,12 @@ impl Uplink {
         limits.share.rank(limits.places.ranks(), limits.places.are_wanted());
     }
 
-    /// So many bytes were pushed.
+    /// Accounts bytes pushed to the CDN.
     pub(super) fn pushed(&self, bytes: usize) {
         self.0.lock().share.pushed(bytes);
     }
 
-    /// How long what is pushed waits on its way, and how long that takes without; `None` while nothing is pushed.
+    /// Feeds the push's queueing delay, `None` while disconnected, and its base RTT.
     pub(super) fn push_waits(&self, wait: Option<Duration>, way: Duration) {
         let now = Instant::now();
         self.place(|limits| {
@@ -100,22 +100,22 @@ impl Uplink {
         });
     }
 
-    /// Bits per second that the push's link takes in all, where viewers take a part of it.
+    /// Estimated capacity in bits per second of the link shared with the push; `None` if viewers share none.
     pub(super) fn takes(&self) -> Option<u64> {
         self.0.lock().share.takes(Instant::now()).map(|bytes| (bytes * 8.0) as u64)
     }
 
-    /// Viewers that are sent the stream: those that wait for a place are connected, too.
+    /// Number of viewers with an active subscription; viewers that wait to be admitted are connected, but idle.
     pub(super) fn flowing(&self) -> usize {
         self.0.lock().share.viewers()
     }
 
-    /// Whether what goes to viewers waits before their link, be it only for itself.
+    /// Whether the viewers' packets queue before their link.
     pub(super) fn is_narrow(&self) -> bool {
         self.0.lock().share.longest() > NARROW
     }
 
-    /// Asks for a viewer. `whole` says that a unit may not be cut.
+    /// Requests to send `wanted` bytes to a viewer. `whole`: the unit must not be split.
     pub(super) fn ask(&self, id: u64, wanted: usize, whole: bool, queueing: Duration) -> Grant {
         let now = Instant::now();
         let limits = &mut *self.0.lock();
@@ -140,7 +140,7 @@ impl TokenBucket {
         Self { rate, tokens: rate * BURST.as_secs_f64(), filled: now }
     }
 
-    /// What could be taken.
+    /// Bytes that could be sent now.
     fn look(&mut self, wanted: usize, whole: bool, now: Instant) -> Grant {
         let passed = now.saturating_duration_since(self.filled).as_secs_f64();
         self.filled = now;
@@ -155,15 +155,15 @@ impl TokenBucket {
     }
 }
 
-/// What a picture's own packets wait for each other on a link of some megabits; on a quick one it is a fraction of this.
+/// Queueing delay of a frame's own packets on a link of some Mbit/s; on a fast one it is a fraction of this.
 const NARROW: Duration = Duration::from_millis(4);
-/// An IDR may go at once.
+/// Burst size as time at the limit: an IDR may be sent at once.
 const BURST: Duration = Duration::from_millis(500);
-/// Bytes that are worth a datagram.
+/// Minimum grant in bytes: about one datagram.
 const PIECE: f64 = 1200.0;
 /// Bounds one wait.
 const LONGEST: Duration = Duration::from_millis(500);
-/// A timer's grain.
+/// Minimum wait: a timer's resolution.
 const SHORTEST: Duration = Duration::from_millis(1);
 
 #[cfg(test)]
@@ -171,7 +171,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_users_rate_holds_over_time() {
+    fn the_configured_bitrate_holds_on_average() {
         let start = Instant::now();
         let mut bucket = TokenBucket::new(100_000.0, start);
         let mut take = |wanted, whole, millis| {
@@ -184,29 +184,29 @@ mod tests {
         assert_eq!(take(60_000, false, 0), Grant::Bytes(50_000));
         assert_eq!(take(10_000, false, 0), Grant::RetryAfter(Duration::from_millis(12)));
         assert_eq!(take(10_000, false, 12), Grant::Bytes(1200));
-        // Sound is not cut; what comes after it pays for it.
+        // Audio is not split; what follows waits for it.
         assert_eq!(take(10_000, true, 12), Grant::Bytes(10_000));
         assert_eq!(take(300, true, 12), Grant::RetryAfter(Duration::from_millis(100)));
-        // A long pause saves up no more than a burst.
+        // A long pause accumulates no more than one burst.
         assert_eq!(take(60_000, false, 60_000), Grant::Bytes(50_000));
     }
 
     #[test]
-    fn whoever_lacks_what_its_own_link_does_not_take_sends_nobody_away() {
+    fn a_viewer_limited_by_its_own_link_redirects_nobody() {
         let upload = Uplink::new(Some(800_000));
         let viewers = [upload.join(), upload.join()];
         viewers.iter().for_each(|(id, _)| upload.flows(*id, true));
         upload.push_waits(Some(Duration::ZERO), Duration::ZERO);
         upload.left_out(0);
         assert!(viewers.iter().all(|(_, room)| *room.borrow()));
-        // Now it is the limit.
+        // Now the configured limit is the cause.
         while matches!(upload.ask(0, 100_000, false, Duration::ZERO), Grant::Bytes(_)) {}
         upload.left_out(0);
         assert_eq!(viewers.map(|(_, room)| *room.borrow()), [true, false]);
     }
 
     #[test]
-    fn without_limit_or_trouble_nothing_waits() {
+    fn without_limits_nothing_waits() {
         let upload = Uplink::new(None);
         let (id, _) = upload.join();
         upload.flows(id, true);
@@ -214,6 +214,6 @@ mod tests {
             assert_eq!(upload.ask(id, 100_000, false, Duration::from_millis(50)), Grant::Bytes(100_000));
         }
         upload.leave(id);
-        assert_eq!(upload.ask(id, 1, false, Duration::ZERO), Grant::Bytes(1), "whoever has left is not waited for");
+        assert_eq!(upload.ask(id, 1, false, Duration::ZERO), Grant::Bytes(1), "a removed viewer is not limited");
     }
 }

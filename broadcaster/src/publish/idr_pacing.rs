@@ -1,22 +1,22 @@
-//! An IDR that is pushed where a viewer next door has its copy of it over the same narrow link.
+//! Paces a pushed IDR when a LAN viewer shares the bottleneck.
 //!
-//! Two copies of an IDR take such a link for longer than there is from one picture to the next, and the viewer's copy of that would wait behind the
-//! push's IDR. So the kernel is asked to spread this one over the time of a picture and a half (`SO_MAX_PACING_RATE`, socket(7)), in which
-//! the link sends the viewer's copy first anyway. Elsewhere than on Linux nothing is spread.
+//! Two copies of an IDR occupy a slow link for longer than a frame interval, so the viewer's copy of the next frame would queue behind the
+//! push's IDR. So the kernel paces that IDR over one and a half frame intervals (`SO_MAX_PACING_RATE`, socket(7)), during which the link
+//! sends the viewer's copy first. On other platforms than Linux nothing is paced.
 
 use std::time::Duration;
 
 use media::live_window::Entry;
 use net::rtmp::client::Publisher;
 
-/// Of one connection.
+/// The pacing state of one connection.
 #[derive(Debug, Default)]
 pub(super) struct IdrPacer {
     is_spread: bool,
 }
 
 impl IdrPacer {
-    /// To be told of each picture before it is pushed; `is_narrow`: a viewer's packets wait before the link.
+    /// Call before each frame is pushed. `is_narrow`: a viewer's packets queue before the link.
     pub(super) fn before(&mut self, entry: &Entry, is_narrow: bool, publisher: &Publisher) {
         let rate = entry.predecessor_dts.filter(|_| is_narrow && entry.unit.random_access).map(|after| {
             let interval =
@@ -30,7 +30,7 @@ impl IdrPacer {
     }
 }
 
-/// Bytes per second.
+/// Pacing rate in bytes per second.
 fn rate(bytes: usize, interval: Duration) -> u32 {
     let time = interval.mul_f64(PICTURES).min(LONGEST);
     ((bytes as f64 / time.as_secs_f64()) as u32).max(LEAST)
@@ -60,11 +60,11 @@ fn set(publisher: &Publisher, rate: Option<u32>) {
 #[cfg(not(target_os = "linux"))]
 fn set(_: &Publisher, _: Option<u32>) {}
 
-/// Pictures that an IDR is spread over.
+/// Frame intervals that an IDR is paced over.
 const PICTURES: f64 = 1.5;
-/// However far apart they are.
+/// Upper bound of the time that an IDR is paced over.
 const LONGEST: Duration = Duration::from_millis(60);
-/// Bytes per second: what no link would be slower for.
+/// Minimum pacing rate in bytes per second.
 const LEAST: u32 = 10_000;
 
 #[cfg(test)]
@@ -72,10 +72,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_idr_is_spread_over_a_picture_and_a_half() {
+    fn an_idr_is_paced_over_one_and_a_half_frame_intervals() {
         assert_eq!(rate(10_000, Duration::from_millis(33)), 202_020);
         assert_eq!(rate(10_000, Duration::from_millis(16)), 416_666);
-        assert_eq!(rate(6_000, Duration::from_secs(1)), 100_000, "no longer, however far apart pictures are");
+        assert_eq!(rate(6_000, Duration::from_secs(1)), 100_000, "bounded for low frame rates");
         assert_eq!(rate(10, Duration::from_millis(33)), LEAST);
     }
 }

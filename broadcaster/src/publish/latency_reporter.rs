@@ -1,4 +1,4 @@
-//! Telling the server when units were captured, encoded and sent, and learning its clock by the way.
+//! Reports to the server when units were captured, encoded and sent; the exchange also estimates the offset of its clock.
 
 use std::time::{Duration, Instant};
 
@@ -9,20 +9,20 @@ use net::rtmp::client::Publisher;
 
 use crate::broadcast::Broadcast;
 
-/// Over one connection.
+/// Schedules the reports of one connection.
 #[derive(Debug, Default)]
 pub(super) struct LatencyReporter {
     last: Option<Instant>,
-    /// How often it was told.
+    /// Number of reports so far.
     count: u32,
-    /// The last unit that was told of.
+    /// DTS of the last unit reported.
     last_reported: Option<Timestamp>,
 }
 
 impl LatencyReporter {
-    /// Tells what is new, if it is time. It goes out with what is sent next.
+    /// Queues a report of the units sent since the last one, if one is due. It leaves with the next write.
     pub(super) fn report(&mut self, broadcast: &Broadcast, publisher: &mut Publisher) {
-        // The first answers, of an idle connection, say most of the clock.
+        // The first exchanges, on an idle connection, bound the clock offset best.
         let wait = if self.count < FAST_REPORTS { FAST_INTERVAL } else { INTERVAL };
         let now = Instant::now();
         if self.last.is_some_and(|last| now < last + wait) {
@@ -39,9 +39,9 @@ impl LatencyReporter {
     }
 }
 
-/// Questions that come quickly.
+/// Number of reports at [`FAST_INTERVAL`].
 const FAST_REPORTS: u32 = 4;
-/// Between those.
+/// Time between the first reports.
 const FAST_INTERVAL: Duration = Duration::from_millis(250);
-/// Between the others: 6 kbit/s at 30 pictures a second.
+/// Time between further reports: 6 kbit/s at 30 frames per second.
 const INTERVAL: Duration = Duration::from_secs(1);

@@ -1,4 +1,4 @@
-//! `--unit-log`: one line for each access unit that leaves, once, however often it is sent.
+//! `--unit-log`: one line per access unit sent (`TRACK DTS PTS SHA-256`), once, however often it is retransmitted.
 
 use std::fs::File;
 use std::io::{BufWriter, Write};
@@ -8,7 +8,7 @@ use data_encoding::HEXLOWER;
 use media::live_window::Entry;
 use sha2::{Digest, Sha256};
 
-/// An open log.
+/// An open unit log.
 #[derive(Debug)]
 pub struct UnitLog {
     out: BufWriter<File>,
@@ -16,12 +16,12 @@ pub struct UnitLog {
 }
 
 impl UnitLog {
-    /// Creates or empties the file.
+    /// Creates or truncates the file.
     pub fn create(path: &Path) -> std::io::Result<Self> {
         Ok(Self { out: BufWriter::new(File::create(path)?), next: 0 })
     }
 
-    /// Logs a unit, unless it was.
+    /// Logs a unit, unless it was logged before. Positions rise.
     pub fn add(&mut self, entry: &Entry) -> std::io::Result<()> {
         if entry.position < self.next {
             return Ok(());
@@ -32,7 +32,7 @@ impl UnitLog {
         writeln!(self.out, "{} {} {} {hash}", unit.track, unit.dts.as_millis(), unit.pts.as_millis())
     }
 
-    /// Makes what was logged visible to others.
+    /// Writes buffered lines to the file.
     pub fn flush(&mut self) -> std::io::Result<()> {
         self.out.flush()
     }

@@ -1,4 +1,4 @@
-//! Which cameras, screens and microphones there are, and which one is meant by a name.
+//! Lists cameras, screens and microphones, and selects one by name.
 
 use std::ffi::{CStr, CString};
 use std::fmt::Write as _;
@@ -17,100 +17,103 @@ pub mod v4l2;
 
 use platform::HERE;
 
-/// What the machine can capture.
+/// The capture devices of this machine; serialised, the output of `broadcaster devices --json`.
 #[derive(Debug, Default, Serialize)]
 pub struct Inventory {
-    /// Cameras.
+    /// Cameras, by device number.
     pub cameras: Vec<Camera>,
-    /// Screens.
+    /// X displays; elsewhere the platform's default screen.
     pub screens: Vec<Screen>,
-    /// Microphones and other sources of sound.
+    /// Microphones and other audio sources, the default first.
     pub microphones: Vec<Microphone>,
 }
 
-/// A camera.
+/// A camera that was found.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Camera {
-    /// What `--source webcam:…` takes.
+    /// The device name for `--source webcam:…`.
     pub device: String,
-    /// What its maker calls it.
+    /// The name that its driver reports.
     pub name: String,
-    /// How it delivers pictures; empty where that can not be asked.
+    /// Its capture modes; empty where they cannot be queried.
     pub modes: Vec<v4l2::Mode>,
 }
 
-/// A screen.
+/// A screen that was found.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Screen {
-    /// What `--source screen:…` takes.
+    /// The display name for `--source screen:…`.
     pub display: String,
-    /// Pixels, if it could be opened.
+    /// Width and height in pixels; `None` if it cannot be opened.
     pub size: Option<(u32, u32)>,
 }
 
-/// A source of sound.
+/// An audio source that was found.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Microphone {
-    /// What `--audio …` takes.
+    /// The device name for `--audio …`.
     pub device: String,
-    /// What the system calls it.
+    /// The name that the system reports.
     pub name: String,
 }
 
-/// Why there is no such device.
+/// Why no device was selected.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// There is none at all.
-    #[error("there is no {0}; `broadcaster devices` lists what there is")]
+    /// The machine has no device of this kind.
+    #[error("no {0} found; see `broadcaster devices`")]
     None(&'static str),
-    /// There is none of this name.
-    #[error("there is no {kind} `{wanted}`; `broadcaster devices` lists what there is")]
+    /// No device has this name.
+    #[error("no {kind} `{wanted}` found; see `broadcaster devices`")]
     Unknown {
-        /// What was looked for.
+        /// The kind of device.
         kind: &'static str,
-        /// By what name.
+        /// The name, path or number that was asked for.
         wanted: String,
     },
     /// A Wayland session without X.
     #[error(
-        "this is a Wayland session, whose screen no program may read by itself: let this one read the graphics card (--source screen:kms, as root or with CAP_SYS_ADMIN), log in to an X11 session, or name the display of an XWayland or Xvfb server (--source screen:0)"
+        "Wayland does not let programs capture the screen by themselves: capture through the graphics card (--source screen:kms, as root or with CAP_SYS_ADMIN), log in to an X11 session, or name the display of an XWayland or Xvfb server (--source screen:0)"
     )]
     Wayland,
-    /// No session.
-    #[error("there is no display: set DISPLAY, or name one with --source screen:0")]
+    /// There is no X display.
+    #[error("no display found: set DISPLAY, or name one with --source screen:0")]
     NoDisplay,
 }
 
-/// A camera or screen that was chosen.
+/// A camera or screen that was selected.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VideoDevice {
-    /// For people.
+    /// Name for logs and messages.
     pub name: String,
     format: &'static str,
     url: String,
-    /// A V4L2 card's name, by which it is found again under another number.
+    /// A V4L2 card's name, by which the camera is found again under another device number.
     card: Option<String>,
 }
 
-/// A microphone that was chosen.
+/// A microphone that was selected.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AudioDevice {
-    /// For people.
+    /// Name for logs and messages.
     pub name: String,
     format: &'static str,
     url: String,
 }
 
 impl Inventory {
-    /// Looks around.
+    /// Lists all devices. Opens each X display briefly to learn its size.
     pub fn take() -> Self {
         let _quiet = FfmpegLogGuard::begin();
         Self { cameras: cameras(true), screens: screens(), microphones: microphones() }
     }
 }
 
-/// The camera meant by `wanted`: a path, a number or (part of) a name; the first if nothing is wanted.
+/// Selects a camera by path, number or (part of) its name; without `wanted`, the first one.
+///
+/// # Errors
+/// [`Error::None`] or [`Error::Unknown`].
 pub fn camera(wanted: Option<&str>) -> Result<VideoDevice, Error> {
     let _quiet = FfmpegLogGuard::begin();
     choose_camera(&cameras(false), wanted)
@@ -131,7 +134,7 @@ fn choose_camera(cameras: &[Camera], wanted: Option<&str>) -> Result<VideoDevice
             let name = format!("{} ({})", camera.name, camera.device);
             Ok(device(&camera.device, name, Some(camera.name.clone())))
         }
-        // Links of udev, such as /dev/v4l/by-id/…, and platforms whose FFmpeg lists nothing.
+        // udev's links, such as /dev/v4l/by-id/…, and platforms where FFmpeg lists nothing.
         (None, Some(path)) if Path::new(path).exists() || HERE.camera != "v4l2" => {
             Ok(device(path, path.to_owned(), None))
         }
@@ -143,7 +146,10 @@ fn choose_camera(cameras: &[Camera], wanted: Option<&str>) -> Result<VideoDevice
     }
 }
 
-/// The screen meant by `wanted`, or the session's.
+/// Selects a screen by display name, or by `kms[:CARD]`; without `wanted`, the session's.
+///
+/// # Errors
+/// [`Error::Wayland`] or [`Error::NoDisplay`].
 pub fn screen(wanted: Option<&str>) -> Result<VideoDevice, Error> {
     let env = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
     choose_screen(wanted, env("DISPLAY"), env("WAYLAND_DISPLAY"))
@@ -162,7 +168,7 @@ fn choose_screen(wanted: Option<&str>, x11: Option<String>, wayland: Option<Stri
         }
         (Some(wanted), ..) => wanted.to_owned(),
         (None, ..) if HERE.screen != "x11grab" => HERE.default_screen.to_owned(),
-        // Through XWayland, X11 clients see each other but not the screen.
+        // XWayland shows X11 clients each other, but not the screen.
         (None, _, Some(_)) => return Err(Error::Wayland),
         (None, Some(display), None) => display,
         (None, None, None) => return Err(Error::NoDisplay),
@@ -170,7 +176,10 @@ fn choose_screen(wanted: Option<&str>, x11: Option<String>, wayland: Option<Stri
     Ok(VideoDevice { name: format!("screen {url}"), format: HERE.screen, url, card: None })
 }
 
-/// The microphone meant by `wanted`: `FORMAT:DEVICE`, or a name of the default format; the first if nothing is wanted.
+/// Selects a microphone by `FORMAT:DEVICE`, or by a name in the default format; without `wanted`, the first one.
+///
+/// # Errors
+/// [`Error::None`].
 pub fn microphone(wanted: Option<&str>) -> Result<AudioDevice, Error> {
     let _quiet = FfmpegLogGuard::begin();
     match wanted {
@@ -182,7 +191,7 @@ pub fn microphone(wanted: Option<&str>) -> Result<AudioDevice, Error> {
 fn named_microphone(wanted: &str) -> AudioDevice {
     let known =
         HERE.microphones.iter().find_map(|format| Some((*format, wanted.strip_prefix(format)?.strip_prefix(':')?)));
-    // What has an ALSA plugin's form is ALSA's.
+    // Names in the syntax of an ALSA plugin are ALSA's.
     let is_alsa = ["hw:", "plughw:", "sysdefault", "dsnoop:"].iter().any(|prefix| wanted.starts_with(prefix));
     let (format, url) = known.unwrap_or(match HERE.microphones {
         [.., last] if is_alsa => (last, wanted),
@@ -193,7 +202,7 @@ fn named_microphone(wanted: &str) -> AudioDevice {
 }
 
 impl VideoDevice {
-    /// How to open it so that what it delivers is nearest to what is wanted.
+    /// How to open it in the mode nearest to `size` and `fps`.
     pub(super) fn input_spec(&self, size: Option<(u32, u32)>, fps: Option<f64>) -> InputSpec {
         let mut options: Vec<(&'static str, String)> = Vec::new();
         let mut url = self.url.clone();
@@ -219,7 +228,7 @@ impl VideoDevice {
                 options.push(("device", std::mem::replace(&mut url, "-".into())));
                 options.push(("framerate", fps.unwrap_or(DEFAULT_FPS).to_string()));
             }
-            // AVFoundation and DirectShow refuse what is not a mode: ask for no more than was asked of us.
+            // AVFoundation and DirectShow reject what is not a mode: request no more than the user did.
             _ => {
                 let fps = fps.or((self.format == "avfoundation").then_some(DEFAULT_FPS));
                 options.extend(fps.map(|fps| ("framerate", fps.to_string())));
@@ -232,7 +241,7 @@ impl VideoDevice {
 }
 
 impl AudioDevice {
-    /// How to open it, what is best first: not every sound card delivers every rate and number of channels.
+    /// Ways to open it, preferred first: not every sound card supports every rate and channel count.
     pub(super) fn input_specs(&self) -> Vec<InputSpec> {
         let url = format!("{}{}", HERE.microphone_prefix, self.url);
         let spec = |url: &str, options| InputSpec { format: Some(self.format), url: url.to_owned(), options };
@@ -293,7 +302,7 @@ fn screens() -> Vec<Screen> {
 fn microphones() -> Vec<Microphone> {
     let mut found = Vec::new();
     for format in HERE.microphones {
-        // Asking PulseAudio where there is none would start one, or wait.
+        // Querying PulseAudio where it does not run would start it or block.
         if *format == "pulse" && !pulse_is_there() {
             continue;
         }
@@ -302,7 +311,7 @@ fn microphones() -> Vec<Microphone> {
             continue;
         }
         let devices = listed(format, ffi::AVMediaType::AVMEDIA_TYPE_AUDIO).into_iter();
-        // What a loudspeaker plays is a source too, but no microphone: it goes last.
+        // Monitors of outputs are sources too, but no microphones: they come last.
         let (monitors, inputs): (Vec<_>, Vec<_>) = devices.partition(|(device, _)| device.ends_with(".monitor"));
         let microphone = |(device, name): (String, String)| Microphone { device: format!("{format}:{device}"), name };
         found.extend(inputs.into_iter().chain(monitors).map(microphone));
@@ -317,7 +326,7 @@ fn pulse_is_there() -> bool {
         || Path::new("/var/run/pulse/native").exists()
 }
 
-/// Sound cards that capture, from the kernel's list: `01-00: Loopback PCM : Loopback PCM : playback 8 : capture 8`.
+/// ALSA capture devices, from the kernel's list: `01-00: Loopback PCM : Loopback PCM : playback 8 : capture 8`.
 fn alsa_captures() -> Vec<Microphone> {
     parse_alsa(&std::fs::read_to_string("/proc/asound/pcm").unwrap_or_default())
 }
@@ -328,13 +337,13 @@ fn parse_alsa(list: &str) -> Vec<Microphone> {
         let (card, device) = fields.next()?.split_once('-')?;
         let (card, device) = (card.trim().parse::<u32>().ok()?, device.trim().parse::<u32>().ok()?);
         let name = fields.next()?.trim().to_owned();
-        // `plughw` converts what the card can not deliver itself.
+        // `plughw` converts to formats that the card does not support.
         line.contains("capture").then(|| Microphone { device: format!("alsa:plughw:{card},{device}"), name })
     };
     list.lines().filter_map(microphone).take(MAX_LISTED).collect()
 }
 
-/// What FFmpeg lists for one of its input formats: names and descriptions.
+/// Names and descriptions of the devices that FFmpeg lists for an input format.
 fn listed(format: &str, kind: ffi::AVMediaType) -> Vec<(String, String)> {
     let Ok(format) = CString::new(format) else { return Vec::new() };
     let mut found = Vec::new();
@@ -363,7 +372,7 @@ fn listed(format: &str, kind: ffi::AVMediaType) -> Vec<(String, String)> {
     found
 }
 
-/// The list for people.
+/// Renders the inventory as text.
 pub fn describe(inventory: &Inventory) -> String {
     let mut text = String::new();
     let mut line = |words: String| {
@@ -376,7 +385,7 @@ pub fn describe(inventory: &Inventory) -> String {
             line(format!("      {mode}"));
         }
         if camera.modes.is_empty() {
-            line("      its driver does not tell its modes".into());
+            line("      its driver reports no modes".into());
         }
     }
     if inventory.cameras.is_empty() {
@@ -384,7 +393,7 @@ pub fn describe(inventory: &Inventory) -> String {
     }
     line("\nScreens (--source screen:DISPLAY):".into());
     for screen in &inventory.screens {
-        let size = screen.size.map_or("can not be opened".into(), |(width, height)| format!("{width}x{height}"));
+        let size = screen.size.map_or("cannot be opened".into(), |(width, height)| format!("{width}x{height}"));
         line(format!("  {}  {size}", screen.display));
     }
     if inventory.screens.is_empty() {
@@ -403,14 +412,14 @@ pub fn describe(inventory: &Inventory) -> String {
 /// The first graphics card.
 const KMS_CARD: &str = "/dev/dri/card0";
 
-/// What cameras are asked for unless told otherwise: more is seldom watched, and costs every viewer.
+/// The camera mode requested by default: a larger one costs every viewer bandwidth and is rarely needed.
 const DEFAULT_SIZE: (u32, u32) = (1280, 720);
 const DEFAULT_FPS: f64 = 30.0;
-/// Bytes: 20 ms of 48 kHz stereo. FFmpeg's own choice is some seconds.
+/// Bytes: 20 ms of 48 kHz stereo. FFmpeg's default is some seconds.
 const PULSE_FRAGMENT: u32 = 3840;
-/// Bounds what is opened to list it.
+/// Bounds the X displays that are opened to list them.
 const MAX_SCREENS: usize = 16;
-/// Bounds every list that a system gives.
+/// Bounds each list that the system returns.
 const MAX_LISTED: usize = 256;
 
 #[cfg(test)]
@@ -419,7 +428,7 @@ mod tests {
 
     #[cfg(target_os = "linux")]
     #[test]
-    fn cameras_by_path_number_and_name() {
+    fn cameras_are_selected_by_path_number_and_name() {
         let camera = |device: &str, name: &str| Camera { device: device.into(), name: name.into(), modes: Vec::new() };
         let cameras = [camera("/dev/video0", "Integrated Camera"), camera("/dev/video2", "vivid")];
         for (wanted, expected) in [
@@ -438,7 +447,7 @@ mod tests {
 
     #[cfg(target_os = "linux")]
     #[test]
-    fn screens_of_the_session() {
+    fn the_screen_of_the_session_is_selected() {
         let chosen = |wanted, x11: Option<&str>, wayland: Option<&str>| {
             choose_screen(wanted, x11.map(str::to_owned), wayland.map(str::to_owned)).map(|device| device.url)
         };
@@ -452,7 +461,7 @@ mod tests {
 
     #[cfg(target_os = "linux")]
     #[test]
-    fn microphones_by_name() {
+    fn microphones_are_selected_by_name() {
         for (wanted, format, url) in [
             ("alsa:plughw:1,0", "alsa", "plughw:1,0"),
             ("plughw:1,0", "alsa", "plughw:1,0"),
@@ -467,7 +476,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_machine_says_so() {
+    fn an_empty_inventory_lists_none() {
         assert_eq!(describe(&Inventory::default()).matches("  none\n").count(), 3);
     }
 }

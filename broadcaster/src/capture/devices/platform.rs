@@ -1,25 +1,25 @@
-//! How each platform's devices are reached through FFmpeg. One table; everything else asks it.
+//! FFmpeg's input formats and device names on each platform, in one table.
 
-/// FFmpeg's input formats on one platform, and how a device is written for them.
+/// FFmpeg's input formats on one platform, and the syntax of their device names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Platform {
-    /// Cameras.
+    /// Input format of cameras.
     pub(crate) camera: &'static str,
-    /// What a camera that is not named is called.
+    /// Name of the default camera.
     pub(crate) default_camera: &'static str,
-    /// What a camera's name is prefixed with.
+    /// Prefix of a camera's name.
     pub(crate) camera_prefix: &'static str,
-    /// Screens.
+    /// Input format of screens.
     pub(crate) screen: &'static str,
-    /// What a screen that is not named is called.
+    /// Name of the default screen.
     pub(crate) default_screen: &'static str,
-    /// Microphones, best first.
+    /// Input formats of microphones, preferred first.
     pub(crate) microphones: &'static [&'static str],
-    /// What a microphone's name is prefixed with.
+    /// Prefix of a microphone's name.
     pub(crate) microphone_prefix: &'static str,
 }
 
-/// This machine's.
+/// The platform that this program was built for.
 pub(crate) const HERE: Platform = if cfg!(target_os = "macos") {
     MACOS
 } else if cfg!(target_os = "windows") {

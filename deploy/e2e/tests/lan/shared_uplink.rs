@@ -67,7 +67,7 @@ fn a_viewer_over_capacity_is_redirected_to_the_cdn() -> Result<()> {
     let since = last_picture(&second)?;
     let shown = second.pictures()?;
     second.wait_pictures(shown + WATCH / 2, TIMEOUT)?;
-    let asked = "asked to take the CDN's stream";
+    let asked = "redirected to the CDN";
     ensure!(broadcaster.process.err().contains(asked), "nobody was asked to go: {}", broadcaster.process.err());
     let mut by_peer = 0;
     for mut viewer in [first, second] {

@@ -9,7 +9,7 @@ use rustix::ioctl::{Opcode, Updater, opcode};
 
 use super::mode::{FORMATS, Mode};
 
-/// Paths and names of the devices that capture pictures, in the order of their numbers.
+/// Paths and names of the video capture devices, by device number.
 pub(crate) fn cameras() -> Vec<(String, String)> {
     let mut numbers: Vec<u32> = std::fs::read_dir("/dev")
         .into_iter()
@@ -26,7 +26,7 @@ pub(crate) fn cameras() -> Vec<(String, String)> {
     named.collect()
 }
 
-/// The modes of a camera; none if it can not be asked.
+/// A camera's modes; empty if its driver cannot be queried.
 pub(crate) fn modes(path: &str) -> Vec<Mode> {
     let Ok(device) = open(path) else { return Vec::new() };
     let mut modes: Vec<Mode> = Vec::new();
@@ -49,7 +49,7 @@ fn open(path: &str) -> io::Result<OwnedFd> {
     rustix::fs::open(path, OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC, Permissions::empty())
 }
 
-/// The card's name, if it captures pictures in one plane, as FFmpeg reads them.
+/// The card's name, if it supports single-planar video capture, which is what FFmpeg reads.
 fn capture_name(path: &str) -> io::Result<Option<String>> {
     let device = open(path)?;
     let mut capability = Capability::default();
@@ -72,7 +72,7 @@ fn sizes(device: &OwnedFd, format: u32) -> Vec<(u32, u32)> {
             sizes.push((entry.numbers[0], entry.numbers[1]));
             continue;
         }
-        // Continuous or stepwise: min, max, step of the width and then of the height. The usual sizes within.
+        // Continuous or stepwise: minimum, maximum and step of the width, then of the height. Offer the common sizes within.
         let [min_width, max_width, step_width, min_height, max_height, step_height] = entry.numbers;
         let on_grid =
             |n: u32, min: u32, max: u32, step: u32| n >= min && n <= max && (n - min).is_multiple_of(step.max(1));
@@ -176,9 +176,9 @@ const CAN_CAPTURE: u32 = 1;
 const HAS_DEVICE_CAPS: u32 = 0x8000_0000;
 /// `V4L2_FRMSIZE_TYPE_DISCRETE` and `V4L2_FRMIVAL_TYPE_DISCRETE`.
 const DISCRETE: u32 = 1;
-/// Bounds every list that a driver is asked for: real ones have some tens of entries.
+/// Bounds each list that a driver enumerates: real ones have some tens of entries.
 const MAX_ENTRIES: u32 = 256;
-/// Bounds the devices looked at.
+/// Bounds the devices that are queried.
 const MAX_DEVICES: usize = 64;
 const COMMON_SIZES: [(u32, u32); 10] = [
     (160, 120),
@@ -199,7 +199,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn requests_are_the_kernels() {
+    fn opcodes_match_the_kernel() {
         // From <linux/videodev2.h> on x86_64.
         assert_eq!(VIDIOC_QUERYCAP, 0x8068_5600);
         assert_eq!(VIDIOC_ENUM_FMT, 0xc040_5602);

@@ -1,19 +1,19 @@
-//! The capture modes of a camera, and the choice of the one nearest to what was asked for. Pure.
+//! A camera's capture modes, and the choice of the nearest one. Pure.
 
 use std::fmt;
 
 use serde::Serialize;
 
-/// One way in which a camera delivers pictures.
+/// One capture mode of a camera.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Mode {
-    /// FFmpeg's `input_format`: a pixel format's or a codec's name.
+    /// FFmpeg's `input_format`: the name of a pixel format or codec.
     pub format: &'static str,
-    /// Pixels.
+    /// Width in pixels.
     pub width: u32,
-    /// Pixels.
+    /// Height in pixels.
     pub height: u32,
-    /// Pictures per second, highest first.
+    /// Frame rates in frames per second, highest first; empty if the driver reports none.
     pub fps: Vec<f64>,
 }
 
@@ -27,8 +27,8 @@ impl fmt::Display for Mode {
     }
 }
 
-/// The mode nearest to `size` and `fps`, and its rate: first by size, larger rather than smaller; then by rate, faster rather
-/// than slower; then formats that need no decoding.
+/// The mode nearest to `size` and `fps`, and its rate. Size counts first, preferring larger to smaller; then rate, preferring
+/// faster to slower; then formats that are cheap to convert.
 pub(crate) fn nearest(modes: &[Mode], size: (u32, u32), fps: f64) -> Option<(&Mode, Option<f64>)> {
     let candidates = modes.iter().flat_map(|mode| {
         let rates: Vec<_> = if mode.fps.is_empty() { vec![None] } else { mode.fps.iter().copied().map(Some).collect() };
@@ -43,14 +43,14 @@ pub(crate) fn nearest(modes: &[Mode], size: (u32, u32), fps: f64) -> Option<(&Mo
     })
 }
 
-/// How far `have` is from `want`, in thousandths; to be short weighs four times as much as to be over.
+/// Relative distance of `have` from `want` in thousandths; falling short weighs four times as much as exceeding.
 fn distance(have: f64, want: f64) -> u64 {
     let over = (have - want) / want.max(1.0);
     ((if over < 0.0 { -over * 4.0 } else { over }) * 1000.0).round() as u64
 }
 
-/// The FourCCs that FFmpeg's v4l2 input reads, and its names for them; what costs least to convert comes first. Compressed
-/// motion pictures are left out: they would be decoded with a delay.
+/// FourCCs that FFmpeg's v4l2 input supports, with its names for them, cheapest conversion first. Inter-frame codecs are left out:
+/// decoding them adds delay.
 pub(super) const FORMATS: [(&[u8; 4], &str); 9] = [
     (b"YU12", "yuv420p"),
     (b"NV12", "nv12"),
@@ -72,7 +72,7 @@ mod tests {
     }
 
     #[test]
-    fn the_nearest_mode() {
+    fn the_nearest_mode_is_chosen() {
         let modes = [
             mode("yuyv422", 640, 480, &[30.0, 15.0]),
             mode("yuyv422", 1280, 720, &[10.0, 5.0]),
@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn modes_read_well() {
+    fn modes_are_displayed_with_rounded_rates() {
         assert_eq!(mode("mjpeg", 640, 480, &[30.0, 29.97003]).to_string(), "640x480 mjpeg at 30, 29.97 fps");
         assert_eq!(mode("nv12", 640, 480, &[]).to_string(), "640x480 nv12");
     }
