@@ -5,22 +5,18 @@
 //! are drained, what is queued is sent, and the stream is unpublished.
 
 use std::sync::Arc;
-use std::thread;
 use std::time::Duration;
 
 use anyhow::Context;
-use media::{Epoch, TrackId};
+use media::Epoch;
 use net::trace::Trace;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 
 use crate::broadcast::Broadcast;
-use crate::capture::file::FileProbe;
-use crate::capture::source::{Audio, Source};
-use crate::capture::{self, CaptureContext, device, devices, file, test_pattern};
+use crate::capture::plan::CapturePlan;
+use crate::capture::{self, CaptureContext, devices};
 use crate::clock::BroadcastClock;
 use crate::config::BroadcastSettings;
-use crate::encode::video::VideoEncoding;
-use crate::encode::{DropOldestQueue, EncoderChoice, Picture};
 use crate::log::LogFormat;
 use crate::peer::{self, PeerServer};
 use crate::publish::unit_log::UnitLog;
@@ -29,28 +25,10 @@ use crate::shutdown::ShutdownSignal;
 use crate::stats::Stats;
 use crate::status::{self, StatsSampler};
 
-/// Where pictures come from.
-enum SourcePlan {
-    Device(devices::VideoDevice),
-    File(FileProbe),
-    Test,
-}
-
-/// Where sound comes from.
-enum AudioPlan {
-    Device(devices::AudioDevice),
-    WithFile,
-    Tone,
-    None,
-}
-
-/// Failures that have an exit code of their own.
+/// Failures of a broadcast as a whole.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// There is no such device or file.
-    #[error("{0}")]
-    NoInput(String),
     /// `--duration` passed before anything was sent.
     #[error("the duration is over, and nothing was sent: no server was reachable")]
     NothingSent,
@@ -72,7 +50,7 @@ pub fn list_devices(json: bool) -> anyhow::Result<String> {
 /// [`Error`], [`publish::Error`], or what opening a source, the peer server, the unit log or the trace failed with.
 pub async fn run(settings: BroadcastSettings, log: LogFormat) -> anyhow::Result<()> {
     capture::init().context("FFmpeg does not initialise")?;
-    let (plan, sound) = plan(&settings)?;
+    let plan = CapturePlan::make(&settings.source, &settings.audio, &settings.capture)?;
     let unit_log =
         settings.unit_log.as_deref().map(UnitLog::create).transpose().context("cannot create the unit log")?;
 
@@ -82,9 +60,8 @@ pub async fn run(settings: BroadcastSettings, log: LogFormat) -> anyhow::Result<
     let stats = Arc::new(Stats::default());
     net::clock::set_test_offset(settings.clock_offset.saturating_mul(1000));
     let clock = BroadcastClock::start();
-    let expected = expected_tracks(&plan, &sound);
     let epoch = Epoch(rand::random());
-    let broadcast = Broadcast::new(epoch, clock.zero(), &expected, settings.window, stats.clone());
+    let broadcast = Broadcast::new(epoch, clock.zero(), &plan.tracks(), settings.window, stats.clone());
     let broadcast = Arc::new(broadcast.with_trace(trace.clone()));
     tracing::info!(%epoch, server = %settings.url, source = %settings.source, "broadcasting");
     let context = CaptureContext {
@@ -119,7 +96,7 @@ pub async fn run(settings: BroadcastSettings, log: LogFormat) -> anyhow::Result<
     let time_up = after(settings.run_for);
     tokio::pin!(signal, time_up);
     let mut is_time_up = false;
-    let waits = matches!(plan, SourcePlan::File(_));
+    let waits = plan.is_file();
     let mut published: Option<Result<(), publish::Error>> = None;
     let mut failure = None;
     // A file waits for the first connection; a live source does not.
@@ -132,7 +109,7 @@ pub async fn run(settings: BroadcastSettings, log: LogFormat) -> anyhow::Result<
     };
     let mut ended_by_itself = false;
     if may_start {
-        let mut sources = start(&context, plan, sound);
+        let mut sources = plan.start(&context);
         tokio::select! {
             ended = sources.recv() => {
                 failure = ended.flatten();
@@ -228,112 +205,6 @@ async fn after(duration: Option<Duration>) {
     }
 }
 
-fn plan(settings: &BroadcastSettings) -> Result<(SourcePlan, AudioPlan), Error> {
-    let no_input = |error: &dyn std::fmt::Display| Error::NoInput(error.to_string());
-    let plan = match &settings.source {
-        Source::Test => SourcePlan::Test,
-        Source::Auto => match devices::camera(None) {
-            Ok(camera) => SourcePlan::Device(camera),
-            Err(_) => {
-                tracing::info!("no camera found: broadcasting the test pattern");
-                SourcePlan::Test
-            }
-        },
-        Source::Webcam(wanted) => SourcePlan::Device(devices::camera(wanted.as_deref()).map_err(|e| no_input(&e))?),
-        Source::Screen(wanted) => SourcePlan::Device(devices::screen(wanted.as_deref()).map_err(|e| no_input(&e))?),
-        Source::File(path) => {
-            let own_sound = settings.audio == Audio::Auto;
-            SourcePlan::File(FileProbe::open(path, own_sound, &settings.capture).map_err(|e| no_input(&e))?)
-        }
-    };
-    let sound = match (&settings.audio, &plan) {
-        (Audio::None, _) => AudioPlan::None,
-        (Audio::Tone, _) | (Audio::Auto, SourcePlan::Test) => AudioPlan::Tone,
-        (Audio::Device(wanted), _) => AudioPlan::Device(devices::microphone(Some(wanted)).map_err(|e| no_input(&e))?),
-        (Audio::Auto, SourcePlan::File(file)) => file.audio().map_or(AudioPlan::None, |_| AudioPlan::WithFile),
-        (Audio::Auto, SourcePlan::Device(_)) => match devices::microphone(None) {
-            Ok(microphone) => AudioPlan::Device(microphone),
-            Err(_) => {
-                tracing::info!("no microphone found: broadcasting without audio");
-                AudioPlan::None
-            }
-        },
-    };
-    Ok((plan, sound))
-}
-
-fn expected_tracks(plan: &SourcePlan, sound: &AudioPlan) -> Vec<TrackId> {
-    let has_pictures = !matches!(plan, SourcePlan::File(file) if file.video().is_none());
-    let video = has_pictures.then_some(TrackId::VIDEO);
-    let audio = (!matches!(sound, AudioPlan::None)).then_some(TrackId::AUDIO);
-    video.into_iter().chain(audio).collect()
-}
-
-/// Starts the capture threads. The channel delivers once the sources have ended and the encoders are drained: `Some` with the
-/// reason after a failure, or else `None`.
-fn start(context: &CaptureContext, plan: SourcePlan, sound: AudioPlan) -> mpsc::Receiver<Option<String>> {
-    let (ended, receiver) = mpsc::channel(1);
-    let context = context.clone();
-    let supervise = move || {
-        let outcome = capture_all(&context, plan, sound);
-        // The receiver is gone if the process is ending for another reason.
-        let _ = ended.blocking_send(outcome.err());
-    };
-    spawn("capture", supervise);
-    receiver
-}
-
-/// Runs the video source, the video encoder and the audio source, each on a thread, until the video source ends.
-fn capture_all(context: &CaptureContext, plan: SourcePlan, sound: AudioPlan) -> Result<(), String> {
-    let burn_in = context.settings.burn_in.unwrap_or(matches!(plan, SourcePlan::Test));
-    let capacity = if matches!(plan, SourcePlan::File(_)) { FILE_QUEUE } else { LIVE_QUEUE };
-    let pictures = Arc::new(DropOldestQueue::<Picture>::new(capacity));
-    let mut settings = context.settings.video.clone();
-    // A file with `copy` has nothing to encode; validation rejected `copy` for other sources.
-    if settings.encoder == EncoderChoice::Copy {
-        settings.encoder = EncoderChoice::Auto;
-    }
-    let encoding =
-        VideoEncoding::new(settings, burn_in, context.clock, context.broadcast.clone(), context.stats.clone());
-    thread::scope(|scope| {
-        let encoder = scope.spawn(|| {
-            let result = encoding.run(&pictures);
-            // Without an encoder there is no point in capturing.
-            if result.is_err() {
-                pictures.close();
-                context.shutdown.trigger();
-            }
-            result
-        });
-        let sound = scope.spawn(|| match &sound {
-            AudioPlan::Device(device) => device::run_audio(context, device),
-            AudioPlan::Tone => test_pattern::run_tone_or_none(context),
-            AudioPlan::WithFile | AudioPlan::None => {}
-        });
-        let captured = match &plan {
-            SourcePlan::Device(device) => {
-                device::run_video(context, device, &pictures);
-                Ok(())
-            }
-            SourcePlan::Test => {
-                test_pattern::run_video(context, &pictures).map_err(|error| format!("the test pattern failed: {error}"))
-            }
-            SourcePlan::File(file) => file::run(context, file, &pictures).map_err(|error| error.to_string()),
-        };
-        // The broadcast ends with its pictures.
-        context.shutdown.trigger();
-        pictures.close();
-        let encoded = encoder.join().map_err(|_| "the encoder's thread panicked".to_owned())?;
-        sound.join().map_err(|_| "the sound's thread panicked".to_owned())?;
-        captured.and(encoded.map_err(|error| error.to_string()))
-    })
-}
-
-fn spawn(name: &str, run: impl FnOnce() + Send + 'static) {
-    let spawned = thread::Builder::new().name(name.to_owned()).spawn(run);
-    spawned.expect("the system has a thread left for a program that just started");
-}
-
 /// Completes on Ctrl-C or SIGTERM.
 async fn terminated() {
     #[cfg(unix)]
@@ -352,13 +223,6 @@ async fn terminated() {
         std::future::pending::<()>().await;
     }
 }
-
-/// Frames queued for the encoder from a live source: only the newest is of use.
-const LIVE_QUEUE: usize = 1;
-
-/// Frames queued for the encoder from a file: its decoder releases all reordered frames at once, up to 16 in H.264 and HEVC, and
-/// one may be queued already.
-const FILE_QUEUE: usize = 17;
 
 /// Bounds draining the encoders. With [`DRAIN_TIMEOUT`] and [`ABORT_TIMEOUT`] it stays below one second, so that Ctrl-C feels instant.
 const FLUSH_TIMEOUT: Duration = Duration::from_millis(350);

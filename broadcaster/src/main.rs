@@ -3,6 +3,7 @@
 use std::io::Write;
 use std::process::ExitCode;
 
+use broadcaster::capture::plan::NoInput;
 use broadcaster::config::{Cli, Command};
 use broadcaster::{app, doctor, log, publish};
 use clap::Parser;
@@ -32,9 +33,11 @@ fn main() -> ExitCode {
     };
     let Err(error) = result else { return ExitCode::SUCCESS };
     tracing::error!("{error:#}");
-    match (error.downcast_ref::<app::Error>(), error.downcast_ref::<publish::Error>()) {
-        (Some(app::Error::NoInput(_)), _) => ExitCode::from(NO_INPUT),
-        (_, Some(publish::Error::Refused(_))) => ExitCode::from(REFUSED),
+    if error.is::<NoInput>() {
+        return ExitCode::from(NO_INPUT);
+    }
+    match error.downcast_ref() {
+        Some(publish::Error::Refused(_)) => ExitCode::from(REFUSED),
         _ => ExitCode::FAILURE,
     }
 }

@@ -21,6 +21,7 @@ pub mod devices;
 pub mod file;
 mod frame_rate_limit;
 mod input;
+pub mod plan;
 pub mod source;
 pub mod test_pattern;
 mod timestamp_offset;
@@ -102,3 +103,18 @@ const RETRY: ExponentialBuilder = ExponentialBuilder::new()
 
 /// With jitter at most 4 s: a camera that is plugged in again should appear soon.
 const MAX_BACKOFF: Duration = Duration::from_secs(2);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_double_up_to_four_seconds_and_never_end() {
+        let mut backoff = RETRY.build();
+        for step in [250, 500, 1000, 2000, 2000, 2000, 2000] {
+            let step = Duration::from_millis(step);
+            let wait = backoff.next().unwrap();
+            assert!((step..=step * 2).contains(&wait), "{wait:?}");
+        }
+    }
+}
