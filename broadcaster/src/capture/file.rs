@@ -2,7 +2,7 @@
 //!
 //! A packet is sent when its DTS is due. A loop continues where the file ended: the offset from the file's timestamps to the media
 //! clock is whole milliseconds, so that differences of PTS and DTS are exact. Where the file's timestamps jump, as in concatenated
-//! recordings, the offset changes so that the broadcast's do not: see [`timestamp_offset`].
+//! recordings, the offset changes so that the broadcast's do not: see `timestamp_offset`.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

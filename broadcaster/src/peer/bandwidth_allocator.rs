@@ -2,12 +2,13 @@
 //!
 //! A shared bottleneck is detected by its queue: the RTT of the push's pings grows, and so does the RTT of the viewers whose packets are
 //! in the same queue. Only if both are observed is the capacity estimated; the estimate is kept while viewers join and leave.
-//! The push has strict priority. Viewers get the rest, by their rank ([`AdmissionControl`](super::admission::AdmissionControl)) or in equal shares, so that an
-//! IDR of the push meets no queue of the viewers' making.
+//! The push has strict priority, so that its IDRs meet no queue of the viewers' making. Viewers get the rest, by their rank
+//! ([`AdmissionControl`](super::admission::AdmissionControl)) or in equal shares.
 //!
 //! The estimate decreases while the queueing delay of the push exceeds [`TARGET`] and increases while it is below, in proportion to the
 //! distance, with a derivative term that damps oscillation. If the delivery rate through the full link
-//! ([`DeliveryRateEstimator`](crate::delivery_rate::DeliveryRateEstimator)) is below half of the estimate, or above it, the estimate restarts from the delivery rate.
+//! ([`DeliveryRateEstimator`](crate::delivery_rate::DeliveryRateEstimator)) is below half of the estimate, or above it,
+//! the estimate restarts from the delivery rate.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};

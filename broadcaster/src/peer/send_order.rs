@@ -2,7 +2,8 @@
 //!
 //! Whichever copy finishes last is delayed by the transmission time of the other. Without an order they interleave, since the kernel paces
 //! the push, and both are late. So the viewer's copy goes first: for the viewer it saves a third of the delay, for those of the CDN it adds
-//! less than a tenth. On a link too slow for both this does not apply: the push has priority ([`BandwidthAllocator`](super::bandwidth_allocator::BandwidthAllocator)).
+//! less than a tenth. On a link too slow for both this does not apply: the push has priority
+//! ([`BandwidthAllocator`](super::bandwidth_allocator::BandwidthAllocator)).
 
 use std::time::Duration;
 

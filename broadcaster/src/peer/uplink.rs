@@ -1,5 +1,6 @@
-//! State what is sent to all LAN viewers together: to the configured bitrate, and on a shared bottleneck to what the push leaves
-//! ([`BandwidthAllocator`](super::bandwidth_allocator::BandwidthAllocator)). Viewers beyond the capacity are redirected to the CDN ([`AdmissionControl`](super::admission::AdmissionControl)).
+//! Caps what is sent to all LAN viewers together: to the configured bitrate, and on a shared bottleneck to what the push leaves
+//! ([`BandwidthAllocator`](super::bandwidth_allocator::BandwidthAllocator)). Viewers beyond the capacity are redirected to the CDN
+//! ([`AdmissionControl`](super::admission::AdmissionControl)).
 
 use std::time::{Duration, Instant};
 
