@@ -65,7 +65,7 @@ pub struct Publish {
     #[arg(long = "loop", help_heading = "Input")]
     pub looped: bool,
 
-    /// Stop after N seconds, including the time spent connecting; fails if nothing was sent by then.
+    /// Stop after this many seconds, connecting included; fails if nothing was sent by then.
     #[arg(long, value_name = "SECONDS", help_heading = "Input")]
     pub duration: Option<f64>,
 
