@@ -1,4 +1,4 @@
-//! What segmenting costs: bytes a second through [`hls::Segmenter`], as a ratio to copying the same bytes in the same run, and
+//! What segmenting costs: bytes a second through [`Segmenter`], as a ratio to copying the same bytes in the same run, and
 //! allocations per access unit. `cargo bench -p nearcast-media --bench segmenter`.
 #![allow(clippy::print_stdout, reason = "a benchmark prints its result")]
 
@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use media::cmaf::{Segmenter, SegmenterConfig};
 use media::codec::{Codec, CodecConfig, Format};
-use media::hls::{Segmenter, SegmenterConfig};
 use media::live_window::{Bounds, Entry, LiveWindow};
 use media::{AccessUnit, Catalog, Epoch, Timestamp, Track, TrackId, WallClock};
 
@@ -55,7 +55,7 @@ fn main() {
         for entry in &entries {
             segmenter.push(entry, WallClock::from_micros(0));
         }
-        black_box(segmenter.playlist());
+        black_box(segmenter.window());
         allocations.store(ALLOCATIONS.load(Ordering::Relaxed) - before, Ordering::Relaxed);
     });
 

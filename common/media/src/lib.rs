@@ -5,11 +5,12 @@
 //!
 //! A reader who follows the media meets, in order: [`access_unit`] (the currency), [`catalog`] (what a broadcast consists
 //! of), [`codec`], [`flv`] (how RTMP carries it), [`timestamp_unwrap`] (32-bit clocks unwrapped), [`track_order`] (which
-//! unit follows which), [`live_window`] (what a server holds), [`fmp4`] and [`hls`] (how HTTP carries it), then [`path_merge`], [`select`] and [`latency`] (what a viewer does).
+//! unit follows which), [`live_window`] (what a server holds), [`fmp4`], [`cmaf`] and [`hls`] (how HTTP carries it), then [`path_merge`], [`select`] and [`latency`] (what a viewer does).
 #![forbid(unsafe_code)]
 
 pub mod access_unit;
 pub mod catalog;
+pub mod cmaf;
 pub mod codec;
 pub mod flv;
 pub mod fmp4;

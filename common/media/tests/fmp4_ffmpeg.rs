@@ -8,8 +8,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use media::cmaf::{Segmenter, SegmenterConfig, SegmenterCounters};
 use media::fmp4::{self, Event, Reader};
-use media::hls::{self, Resource, Segmenter, SegmenterConfig};
+use media::hls::{self, Resource};
 use media::live_window::{Bounds, LiveWindow};
 use media::{AccessUnit, Catalog, Epoch, Timestamp, TrackId, WallClock};
 
@@ -114,8 +115,8 @@ impl Case {
             segmenter.push(&entry, WallClock::from_micros(0));
         }
         segmenter.end();
-        assert_eq!(segmenter.counters(), hls::SegmenterCounters::default());
-        let playlist = segmenter.playlist();
+        assert_eq!(segmenter.counters(), SegmenterCounters::default());
+        let playlist = segmenter.window();
         assert!(playlist.segments.len() >= 2, "{}", playlist.segments.len());
 
         // Our own reader gets back what went in.

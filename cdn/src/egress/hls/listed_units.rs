@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use media::AccessUnit;
-use media::hls::Playlist;
+use media::cmaf::SegmentWindow;
 use media::latency::Stage;
 
 use crate::hub::LiveStream;
@@ -12,7 +12,7 @@ use crate::hub::LiveStream;
 #[derive(Debug, Default)]
 pub(super) struct ListedUnits {
     /// The playlist that was looked at last.
-    playlist: Arc<Playlist>,
+    playlist: Arc<SegmentWindow>,
     unlisted: Vec<AccessUnit>,
     /// In parts alone.
     in_parts: Vec<AccessUnit>,
@@ -20,10 +20,10 @@ pub(super) struct ListedUnits {
 
 impl ListedUnits {
     /// The packager was given `unit`, and has made `playlist`: a part or segment that is new in it ended before that unit.
-    pub(super) fn take(&mut self, stream: &LiveStream, playlist: &Arc<Playlist>, unit: &AccessUnit) {
+    pub(super) fn take(&mut self, stream: &LiveStream, playlist: &Arc<SegmentWindow>, unit: &AccessUnit) {
         if !Arc::ptr_eq(&self.playlist, playlist) {
-            let newest = |p: &Playlist| p.segments.last().map(|segment| segment.msn);
-            let parts = |p: &Playlist| p.open.as_ref().map(|open| (open.msn, open.parts.len()));
+            let newest = |p: &SegmentWindow| p.segments.last().map(|segment| segment.msn);
+            let parts = |p: &SegmentWindow| p.open.as_ref().map(|open| (open.msn, open.parts.len()));
             if parts(playlist).is_some_and(|(_, count)| count > 0) && parts(playlist) != parts(&self.playlist)
                 || newest(playlist) != newest(&self.playlist)
             {

@@ -40,7 +40,7 @@ pub struct Settings {
 
 impl Default for Settings {
     fn default() -> Self {
-        let packager = media::hls::SegmenterConfig::default();
+        let packager = media::cmaf::SegmenterConfig::default();
         Self {
             segment_duration: packager.segment_target,
             part_duration: packager.part_target,

@@ -3,7 +3,8 @@
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use media::hls::{self, Playlist, Segmenter};
+use media::cmaf::{SegmentWindow, Segmenter, SegmenterConfig};
+use media::hls;
 use media::live_window::{Cursor, LiveWindow};
 use media::time::WallClock;
 use net::clock;
@@ -29,7 +30,7 @@ pub const MEDIA_PLAYLIST: &str = "media.m3u8";
 #[derive(Debug, Default)]
 pub struct Snapshot {
     /// Segments, parts and init segments.
-    pub playlist: Arc<Playlist>,
+    pub playlist: Arc<SegmentWindow>,
     media: Text,
     delta: Text,
     multivariant: Text,
@@ -56,8 +57,8 @@ impl Snapshot {
     }
 
     /// The one that comes after this.
-    fn followed_by(&self, playlist: Arc<Playlist>) -> Self {
-        let lists = |p: &Playlist| (p.segments.first().map(|s| s.msn), p.segments.last().map(|s| s.msn), p.ended);
+    fn followed_by(&self, playlist: Arc<SegmentWindow>) -> Self {
+        let lists = |p: &SegmentWindow| (p.segments.first().map(|s| s.msn), p.segments.last().map(|s| s.msn), p.ended);
         if lists(&self.playlist) != lists(&playlist) {
             return Self { playlist, ..Self::default() };
         }
@@ -180,7 +181,7 @@ impl HlsStream {
 /// Packages until the stream is taken away or the server goes.
 pub(super) async fn run(hls_stream: Arc<HlsStream>, settings: Settings) {
     let stream = hls_stream.stream.clone();
-    let mut segmenter = Segmenter::new(hls::SegmenterConfig {
+    let mut segmenter = Segmenter::new(SegmenterConfig {
         segment_target: settings.segment_duration,
         part_target: settings.part_duration,
         low_latency: settings.low_latency,
@@ -211,7 +212,7 @@ pub(super) async fn run(hls_stream: Arc<HlsStream>, settings: Settings) {
             has_ended = false;
             for entry in &read.entries {
                 is_new |= segmenter.push(entry, clock::now());
-                listed_units.take(&stream, &segmenter.playlist(), &entry.unit);
+                listed_units.take(&stream, &segmenter.window(), &entry.unit);
             }
             tokio::task::yield_now().await;
         }
@@ -222,7 +223,7 @@ pub(super) async fn run(hls_stream: Arc<HlsStream>, settings: Settings) {
             info!(stream = stream.name(), "HLS ended");
         }
         if is_new {
-            publish(&hls_stream, segmenter.playlist());
+            publish(&hls_stream, segmenter.window());
         }
         tokio::select! {
             () = hls_stream.stop.cancelled() => return,
@@ -233,7 +234,7 @@ pub(super) async fn run(hls_stream: Arc<HlsStream>, settings: Settings) {
 }
 
 /// Puts the snapshot where everybody sees it, and wakes those who wait for it.
-fn publish(hls_stream: &HlsStream, playlist: Arc<Playlist>) {
+fn publish(hls_stream: &HlsStream, playlist: Arc<SegmentWindow>) {
     let old = hls_stream.now();
     if let Some(newest) = playlist.segments.last().filter(|newest| old.playlist.segments.last() != Some(*newest)) {
         debug!(stream = hls_stream.stream.name(), msn = newest.msn, duration = ?newest.duration, "segment");

@@ -1,19 +1,19 @@
-//! What a request that waits is waiting for: which parts there are, which is next, and what is too far off
+//! Blocking playlist reload and preload hints: which segments and parts exist, which comes next, and which requests to reject
 //! (RFC 8216bis §6.2.5.2, §4.4.5.3).
 
 use std::time::Duration;
 
-use super::snapshot::Playlist;
+use crate::cmaf::SegmentWindow;
 
-impl Playlist {
-    /// The part that will be complete next, as media sequence number and index; none where nothing will be.
+impl SegmentWindow {
+    /// The next part, as media sequence number and index in the segment. `None` without low latency, and after the end of the stream.
     pub fn preload_hint(&self) -> Option<(u64, u64)> {
         let open = || self.open.as_ref().map_or((self.next_msn, 0), |open| (open.msn, open.parts.len() as u64));
         (self.low_latency && !self.ended).then(open)
     }
 
-    /// Whether the playlist contains the segment `msn`, or with an index that part of it, or anything later. An index beyond the
-    /// last of a complete segment is the first of the next.
+    /// Whether the segment `msn`, or its part `part` if given, or anything later is available. A part index beyond the last part of a complete
+    /// segment means the first part of the next segment.
     pub fn contains(&self, msn: u64, part: Option<u64>) -> bool {
         let Some(last) = self.segments.last() else { return false };
         let Some(part) = part else { return msn <= last.msn };
@@ -27,13 +27,14 @@ impl Playlist {
         }
     }
 
-    /// Whether nobody who has read the playlist would ask for this yet: it is refused, not waited for.
+    /// Whether a request for this segment or part is to be rejected (400) instead of blocked: no client that has loaded the playlist has a
+    /// reason to make it yet.
     pub fn is_too_far_ahead(&self, msn: u64, part: Option<u64>) -> bool {
         let Some(last) = self.segments.last() else { return true };
         let open = self.open.as_ref().map_or(0, |open| open.parts.len() as u64);
         let ahead = msn.saturating_sub(last.msn);
         let parts = match ahead {
-            // There, or to be rolled over.
+            // It exists, or means the first part of the next segment.
             0 => 0,
             1 => part.unwrap_or(0).saturating_sub(open),
             _ => part.unwrap_or(0),
@@ -41,19 +42,19 @@ impl Playlist {
         ahead > SEGMENTS_AHEAD || parts > advance_part_limit(self.part_target)
     }
 
-    /// How long a request may be kept waiting before it is told to ask again: three target durations (§6.2.5.2).
+    /// How long a request may block before it is answered with 503: three target durations (§6.2.5.2).
     pub fn blocking_timeout(&self) -> Duration {
-        Duration::from_secs(self.target_duration) * WAIT
+        Duration::from_secs(self.target_duration) * BLOCKING_TARGETS
     }
 }
 
-/// The Advance Part Limit (§6.2.5.2): three seconds of parts, rounded up, or three.
+/// The Advance Part Limit (§6.2.5.2): three seconds of parts, rounded up, and at least three parts.
 fn advance_part_limit(part_target: Duration) -> u64 {
     let parts = 3000u128.div_ceil(part_target.as_millis().max(1));
     u64::try_from(parts).unwrap_or(u64::MAX).max(3)
 }
 
-/// How far the number of a segment that is waited for may be beyond that of the last one (§6.2.5.2).
+/// How far a requested media sequence number may be beyond the last complete segment (§6.2.5.2).
 const SEGMENTS_AHEAD: u64 = 2;
-/// In target durations.
-const WAIT: u32 = 3;
+/// Blocking timeout in target durations (§6.2.5.2).
+const BLOCKING_TARGETS: u32 = 3;

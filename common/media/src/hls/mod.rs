@@ -1,9 +1,10 @@
-//! HTTP Live Streaming: the segmenter and the playlists of a server, the parser and the scheduler of a client.
+//! HTTP Live Streaming: the playlists of a server, and the parser and playlist client of a viewer.
 //!
-//! The segmenter's unit is the part: one fragment of about a fifth of a second. Segments are whole numbers of parts. Playlists
-//! are plain values: a snapshot goes in and text comes out, and the other way round.
+//! The server side turns a snapshot of the available segments ([`SegmentWindow`](crate::cmaf::SegmentWindow)) into text; what is in the segments
+//! and where they end is decided in [`cmaf`](crate::cmaf). The client side parses playlists of any server and decides what to fetch next.
+//! Both are pure: HTTP, timers and retries belong to the caller.
 //!
-//! RFC 8216 (version 7), and RFC 8216bis for what concerns parts.
+//! RFC 8216 (protocol version 7), and RFC 8216bis for low latency.
 
 mod attributes;
 mod blocking_reload;
@@ -11,21 +12,17 @@ pub mod client;
 mod parse;
 mod playlist;
 mod render;
-mod segment_store;
-mod segmenter;
-mod snapshot;
+mod resource;
 #[cfg(test)]
 mod tests;
-mod timeline;
 
 pub use parse::{MAX_TEXT, parse, parse_media, parse_multivariant};
 pub use playlist::{
     AudioRendition, ByteRange, Map, MediaPart, MediaPlaylist, MediaSegment, Multivariant, ParsedPlaylist, PlaylistType,
     PreloadHint, RenditionReport, ServerControl, Start, TrailingParts, Variant,
 };
-pub use render::{delta_update, media_playlist};
-pub use segmenter::{Segmenter, SegmenterConfig, SegmenterCounters};
-pub use snapshot::{Bandwidth, Init, Part, Playlist, Resource, Segment, multivariant};
+pub use render::{delta_update, media_playlist, multivariant};
+pub use resource::Resource;
 
 /// Why a playlist could not be read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

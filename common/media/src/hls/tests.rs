@@ -11,6 +11,7 @@ use super::render::to_media_playlist;
 use super::*;
 use crate::access_unit::{AccessUnit, TrackId};
 use crate::catalog::{Catalog, Epoch, Track};
+use crate::cmaf::{Bandwidth, Part, Segment, SegmentWindow, Segmenter, SegmenterConfig, SegmenterCounters};
 use crate::codec::{Codec, CodecConfig, Format};
 use crate::fmp4::{Event, Reader};
 use crate::live_window::{Bounds, LiveWindow};
@@ -85,22 +86,22 @@ impl Stream {
     }
 
     fn text(&self) -> String {
-        media_playlist(&self.segmenter.playlist()).unwrap_or_default()
+        media_playlist(&self.segmenter.window()).unwrap_or_default()
     }
 
     /// Without what is said of parts.
     fn classic(&self) -> String {
-        let playlist = Playlist { low_latency: false, ..Playlist::clone(&self.segmenter.playlist()) };
+        let playlist = SegmentWindow { low_latency: false, ..SegmentWindow::clone(&self.segmenter.window()) };
         media_playlist(&playlist).unwrap_or_default()
     }
 
     fn durations(&self) -> Vec<u128> {
-        self.segmenter.playlist().segments.iter().map(|segment| segment.duration.as_millis()).collect()
+        self.segmenter.window().segments.iter().map(|segment| segment.duration.as_millis()).collect()
     }
 
     /// What a client gets that fetches everything listed, in order.
     fn received(&self) -> Vec<AccessUnit> {
-        let playlist = self.segmenter.playlist();
+        let playlist = self.segmenter.window();
         let mut units = Vec::new();
         let mut reader = Reader::new(Epoch(0));
         let mut init = None;
@@ -128,7 +129,7 @@ impl Stream {
 }
 
 fn init_name(stream: &Stream, segment: usize) -> String {
-    Resource::Init(stream.segmenter.playlist().segments[segment].init).to_string()
+    Resource::Init(stream.segmenter.window().segments[segment].init).to_string()
 }
 
 #[test]
@@ -160,15 +161,15 @@ seg-8.m4s
 "
         )
     );
-    let open = stream.segmenter.playlist().open.clone().unwrap();
+    let open = stream.segmenter.window().open.clone().unwrap();
     assert_eq!((open.msn, open.parts.len()), (9, 4));
     stream.segmenter.end();
     assert!(stream.classic().ends_with("#EXTINF:1.000,\nseg-9.m4s\n#EXT-X-ENDLIST\n"), "{}", stream.classic());
     stream.assert_all_received();
 
-    let text = multivariant(&stream.segmenter.playlist(), "media.m3u8").unwrap();
+    let text = multivariant(&stream.segmenter.window(), "media.m3u8").unwrap();
     let parsed = parse_multivariant(&text).unwrap();
-    let bandwidth = stream.segmenter.playlist().bandwidth().unwrap();
+    let bandwidth = stream.segmenter.window().bandwidth().unwrap();
     assert_eq!(bandwidth, Bandwidth { peak: 39_520, average: 39_520 });
     assert_eq!(
         text,
@@ -207,7 +208,7 @@ fn cuts_at_idrs_near_the_target() {
             dts += gop;
         }
         stream.segmenter.end();
-        let playlist = stream.segmenter.playlist();
+        let playlist = stream.segmenter.window();
         assert_eq!((stream.durations(), playlist.target_duration), (expected.to_vec(), target), "{gops:?}");
         assert_eq!(playlist.independent, playlist.segments.iter().all(|segment| segment.independent));
         assert!(playlist.segments.iter().all(|s| (s.duration.as_millis() + 500) / 1000 <= u128::from(target)));
@@ -222,8 +223,8 @@ fn sound_alone() {
     stream.segmenter.end();
     let durations = stream.durations();
     assert!(durations[..durations.len() - 1].iter().all(|d| (1990..=2010).contains(d)), "{durations:?}");
-    assert!(stream.segmenter.playlist().segments.iter().all(|segment| segment.independent));
-    assert_eq!(stream.segmenter.playlist().frame_rate(), None);
+    assert!(stream.segmenter.window().segments.iter().all(|segment| segment.independent));
+    assert_eq!(stream.segmenter.window().frame_rate(), None);
     stream.assert_all_received();
 }
 
@@ -236,7 +237,7 @@ fn a_return_with_the_same_epoch_leaves_no_trace() {
     stream.pictures(3000, 8200, 1000);
     assert!(!stream.text().contains("DISCONTINUITY"));
     assert_eq!(stream.durations(), [2000; 4]);
-    assert_eq!(stream.segmenter.playlist().inits.len(), 1);
+    assert_eq!(stream.segmenter.window().inits.len(), 1);
 }
 
 #[test]
@@ -290,7 +291,7 @@ fn a_track_that_joins() {
     // While the first segment is open: no trace.
     let mut stream = Stream::new(SegmenterConfig::default(), catalog(1, &[video()]));
     stream.pictures(0, 600, 1000);
-    assert!(stream.segmenter.playlist().open.is_none());
+    assert!(stream.segmenter.window().open.is_none());
     stream.catalog = catalog(1, &[video(), sound()]);
     stream.both(600, 4200, 1000);
     assert!(!stream.text().contains("DISCONTINUITY"));
@@ -304,7 +305,7 @@ fn a_track_that_joins() {
     stream.catalog = catalog(1, &[video(), sound()]);
     stream.both(2600, 8200, 2000);
     stream.segmenter.end();
-    let playlist = stream.segmenter.playlist();
+    let playlist = stream.segmenter.window();
     let marks: Vec<_> = playlist.segments.iter().map(|s| (s.discontinuity, s.independent)).collect();
     assert_eq!(marks, [(false, true), (false, true), (true, true), (false, true), (false, true)]);
     stream.assert_all_received();
@@ -321,7 +322,7 @@ fn a_track_that_changes() {
     stream.both(3000, 6200, 1000);
     assert_eq!(stream.durations(), [2000, 1000, 2000]);
     assert_eq!(
-        stream.segmenter.playlist().segments.iter().map(|s| s.discontinuity).collect::<Vec<_>>(),
+        stream.segmenter.window().segments.iter().map(|s| s.discontinuity).collect::<Vec<_>>(),
         [false, false, true]
     );
     stream.segmenter.end();
@@ -366,7 +367,7 @@ fn what_can_not_be_carried_is_counted() {
     let expected = SegmenterCounters { refused: 148 + 1, undecodable: 1 + 24, dependent_segments: 0 };
     assert_eq!(stream.segmenter.counters(), expected);
     let nothing = Stream::new(SegmenterConfig::default(), catalog(1, &[]));
-    assert_eq!((nothing.text(), multivariant(&nothing.segmenter.playlist(), "x")), (String::new(), None));
+    assert_eq!((nothing.text(), multivariant(&nothing.segmenter.window(), "x")), (String::new(), None));
 }
 
 #[test]
@@ -376,7 +377,7 @@ fn the_window_slides_and_segments_linger() {
         catalog(1, &[video()]),
     );
     stream.pictures(0, 60_100, 1000);
-    let playlist = stream.segmenter.playlist();
+    let playlist = stream.segmenter.window();
     let msns = |segments: &[Arc<Segment>]| segments.iter().map(|s| s.msn).collect::<Vec<_>>();
     assert_eq!(msns(&playlist.segments), [26, 27, 28, 29]);
     // A segment, and the longest playlist that had it.
@@ -387,13 +388,13 @@ fn the_window_slides_and_segments_linger() {
     let mut stream =
         Stream::new(SegmenterConfig { window: Duration::ZERO, ..SegmenterConfig::default() }, catalog(1, &[video()]));
     stream.pictures(0, 60_100, 1000);
-    assert_eq!(stream.segmenter.playlist().segments.len(), 3);
+    assert_eq!(stream.segmenter.window().segments.len(), 3);
 
     // Bytes are over all that.
     let mut stream =
         Stream::new(SegmenterConfig { bytes: 20_000, ..SegmenterConfig::default() }, catalog(1, &[video()]));
     stream.pictures(0, 60_100, 1000);
-    let playlist = stream.segmenter.playlist();
+    let playlist = stream.segmenter.window();
     assert!(playlist.segments.iter().chain(&playlist.unlisted).map(|s| s.bytes).sum::<usize>() <= 20_000);
     assert!(!playlist.segments.is_empty());
 }
@@ -426,7 +427,7 @@ fn sound_ahead_of_its_pictures_cuts_nothing() {
     }
     stream.segmenter.end();
     assert_eq!(stream.durations()[..4], [2000; 4]);
-    assert!(stream.segmenter.playlist().independent);
+    assert!(stream.segmenter.window().independent);
     stream.assert_all_received();
 }
 
@@ -684,12 +685,12 @@ proptest! {
                     dts[1] += step;
                 }
             }
-            let playlist = stream.segmenter.playlist();
+            let playlist = stream.segmenter.window();
             prop_assert!(target == 0 || target == playlist.target_duration, "the target duration never changes");
             target = playlist.target_duration;
         }
         stream.segmenter.end();
-        let playlist = stream.segmenter.playlist();
+        let playlist = stream.segmenter.window();
         for pair in playlist.segments.windows(2) {
             prop_assert_eq!(pair[1].msn, pair[0].msn + 1);
             prop_assert_eq!(pair[1].discontinuity_sequence, pair[0].discontinuity_sequence + u64::from(pair[1].discontinuity));

@@ -49,7 +49,7 @@ seg-10.m4s
     stream.segmenter.end();
     let text = stream.text();
     assert!(text.ends_with("seg-11.m4s\n#EXT-X-ENDLIST\n") && !text.contains("HINT"), "{text}");
-    assert_eq!(delta_update(&stream.segmenter.playlist()), Some(text), "what is over is given out whole");
+    assert_eq!(delta_update(&stream.segmenter.window()), Some(text), "what is over is given out whole");
 }
 
 #[test]
@@ -57,9 +57,9 @@ fn a_delta_update_leaves_out_what_is_old() {
     let mut stream = Stream::new(SegmenterConfig::default(), catalog(1, &[video()]));
     stream.pictures(0, 10_300, 1000);
     let whole = stream.text();
-    assert_eq!(delta_update(&stream.segmenter.playlist()), Some(whole), "nothing is old yet");
+    assert_eq!(delta_update(&stream.segmenter.window()), Some(whole), "nothing is old yet");
     stream.pictures(10_320, 20_100, 1000);
-    let playlist = stream.segmenter.playlist();
+    let playlist = stream.segmenter.window();
     let text = delta_update(&playlist).unwrap();
     let init = init_name(&stream, 0);
     let head = format!(
@@ -80,7 +80,7 @@ fn without_parts_there_is_no_word_of_them() {
     stream.pictures(0, 20_300, 1000);
     let text = stream.text();
     assert!(!["PART", "HINT", "CONTROL"].iter().any(|word| text.contains(word)), "{text}");
-    assert_eq!(stream.segmenter.playlist().preload_hint(), None);
+    assert_eq!(stream.segmenter.window().preload_hint(), None);
 }
 
 /// Milliseconds between pictures in turn, and what their parts come to: never longer than is promised, and at least 85% of it unless
@@ -107,7 +107,7 @@ fn parts_are_as_long_as_they_must_be() {
             stream.push(TrackId::VIDEO, dts, 0, n % gop == 0, 10);
             dts += steps[n % steps.len()];
         }
-        let playlist = stream.segmenter.playlist();
+        let playlist = stream.segmenter.window();
         let target = playlist.part_target;
         let mut all = Vec::new();
         for segment in &playlist.segments {
@@ -130,17 +130,17 @@ fn a_part_says_whether_there_is_an_idr_in_it() {
     let mut stream = Stream::new(SegmenterConfig::default(), catalog(1, &[video()]));
     // Every 1.12 s: within the sixth part of a segment that began with one.
     stream.pictures(0, 11_000, 1120);
-    for segment in &stream.segmenter.playlist().segments {
+    for segment in &stream.segmenter.window().segments {
         let independent: Vec<_> = segment.parts.iter().map(|part| part.independent).collect();
         assert_eq!(independent.iter().filter(|is| **is).count(), 2, "{independent:?}");
     }
 }
 
 /// Segments 0 and 1 of ten parts each, and three parts of 2.
-fn three_parts_in() -> Arc<Playlist> {
+fn three_parts_in() -> Arc<SegmentWindow> {
     let mut stream = Stream::new(SegmenterConfig::default(), catalog(1, &[video()]));
     stream.pictures(0, 4640, 2000);
-    stream.segmenter.playlist()
+    stream.segmenter.window()
 }
 
 #[test]
@@ -171,7 +171,7 @@ fn what_is_there_and_what_is_next() {
         assert_eq!(found, (has, is_far), "{msn} {part:?}");
     }
     assert_eq!(playlist.blocking_timeout(), Duration::from_secs(6));
-    let empty = Playlist::default();
+    let empty = SegmentWindow::default();
     assert!(!empty.contains(0, None) && empty.is_too_far_ahead(0, None));
 }
 
@@ -189,12 +189,12 @@ fn a_hint_is_kept() {
             stream.push(TrackId::VIDEO, dts, 0, dts % 1000 == 0, 100);
         }
         stream.push(TrackId::AUDIO, dts, 0, true, 10);
-        let playlist = stream.segmenter.playlist();
+        let playlist = stream.segmenter.window();
         if !playlist.segments.is_empty() {
             hints.extend(playlist.preload_hint().filter(|hint| hints.last() != Some(hint)));
         }
     }
-    let playlist = stream.segmenter.playlist();
+    let playlist = stream.segmenter.window();
     let kept: Vec<_> = hints.iter().rev().skip(1).filter(|(msn, _)| *msn >= playlist.segments[0].msn).collect();
     assert!(kept.len() > 50, "{hints:?}");
     assert!(kept.iter().all(|(msn, index)| playlist.part(*msn, *index).is_some()), "{hints:?}");

@@ -19,7 +19,7 @@ struct Follower {
 
 impl Follower {
     fn see(&mut self, stream: &Stream) {
-        let playlist = stream.segmenter.playlist();
+        let playlist = stream.segmenter.window();
         let Some(whole) = media_playlist(&playlist) else { return };
         let text = match self.client.reload() {
             Some(reload) if !playlist.ended && !playlist.contains(reload.msn, Some(reload.part)) => return,

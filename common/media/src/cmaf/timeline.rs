@@ -1,50 +1,51 @@
-//! The broadcast that a segmenter has in hand: where it is on its timeline, and the segment in the making.
+//! One epoch as the segmenter sees it: how far it has come on its timeline, and the segment in progress.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::snapshot::{Init, Part, Segment};
+use super::segment::{Init, Part, Segment};
 use crate::access_unit::{AccessUnit, TrackId, TrackKind};
 use crate::catalog::Catalog;
 use crate::fmp4::{self, Fragmenter, rendition};
 use crate::time::{Timestamp, WallClock};
 
-/// The broadcast in hand.
+/// The epoch that is being cut.
 #[derive(Debug)]
 pub(super) struct Timeline {
-    /// What the entries said last, to see a change by comparing pointers.
+    /// The catalog of the newest unit. A change is seen by comparing pointers.
     pub(super) catalog: Arc<Catalog>,
-    /// What `init` is made of: the tracks of the rendition that fMP4 can carry.
+    /// The init segment in force.
     pub(super) init: Arc<Init>,
-    /// What is to be in force from the next segment on.
+    /// The init segment that comes into force with the next segment.
     pub(super) next_init: Option<Arc<Init>>,
     pub(super) fragmenter: Fragmenter,
-    /// Wall-clock time of PTS 0 by arrival.
+    /// Wall-clock time of PTS 0, from the arrival of the first unit.
     pub(super) arrival_clock: WallClock,
-    /// Whether an IDR was seen; always so without pictures.
+    /// Whether there has been an IDR; true without pictures.
     pub(super) has_idr: bool,
-    /// PTS less DTS of the newest IDR: puts DTS on the presentation's timeline.
+    /// `pts - dts` of the newest IDR in milliseconds: moves DTS onto the presentation timeline.
     pub(super) composition_lead: i64,
-    /// The latest point on that timeline, and the latest of the track that is cut by.
+    /// The latest point on the presentation timeline, of all tracks and of the primary track.
     pub(super) edge: Option<Timestamp>,
     pub(super) primary_edge: Option<Timestamp>,
-    /// The longest time between two units of that track.
+    /// The longest interval between two units of the primary track, in milliseconds.
     pub(super) step: i64,
     pub(super) newest_idr: Option<Timestamp>,
-    /// The lengths of the newest GOPs in milliseconds.
+    /// Durations of the newest GOPs in milliseconds.
     pub(super) gops: VecDeque<i64>,
+    /// By kind: audio, video.
     pub(super) last_dts: [Option<Timestamp>; 2],
     pub(super) open: Option<OpenSegment>,
-    /// Whether the open segment is the first of this init segment, which nobody has seen.
+    /// Whether the open segment is the first with this init segment: no client has seen either, so tracks may still be added.
     pub(super) init_is_provisional: bool,
-    /// Whether the next segment does not go on where the one before ended.
+    /// Whether the next segment starts with a discontinuity.
     pub(super) discontinuity_pending: bool,
-    /// Units of tracks that join with the next segment.
+    /// Units of tracks that join with the next init segment.
     pub(super) waiting: Vec<AccessUnit>,
 }
 
-/// The segment in the making.
+/// The segment in progress.
 #[derive(Debug)]
 pub(super) struct OpenSegment {
     pub(super) start: Timestamp,
@@ -91,6 +92,7 @@ impl Timeline {
         }
     }
 
+    /// Puts `init` in force.
     pub(super) fn switch(&mut self, init: Arc<Init>) {
         self.fragmenter = Fragmenter::new(self.fragmenter.sequence(), &init.catalog);
         if init.catalog.video().map(|track| track.id) != self.init.catalog.video().map(|track| track.id) {
@@ -99,7 +101,7 @@ impl Timeline {
         self.init = init;
     }
 
-    /// Whether the unit comes after those of its track before it, and not before the start of the timeline.
+    /// Whether the unit's DTS is greater than the last of its track and not negative. If so, it becomes the last.
     pub(super) fn admits(&mut self, unit: &AccessUnit) -> bool {
         let last = &mut self.last_dts[usize::from(unit.track.is_video())];
         let rises = unit.dts >= Timestamp::ZERO && last.is_none_or(|last| unit.dts > last);
@@ -113,23 +115,25 @@ impl Timeline {
         self.init.catalog.video().is_some()
     }
 
-    /// Whether segments are cut by this track: the pictures, or the sound if there are none.
+    /// Whether this track decides where segments end: the video track, or the audio track if there is no video.
     pub(super) fn is_primary(&self, id: TrackId) -> bool {
         id.is_video() || !self.has_pictures()
     }
 
-    /// Where what was placed so far ends, as far as can be told without what follows.
+    /// The estimated end of the units so far. `None` before the first unit.
     pub(super) fn end(&self) -> Option<Timestamp> {
         let primary = self.primary_edge.map(|edge| edge + Duration::from_millis(self.step.max(1).unsigned_abs()));
         primary.max(self.edge)
     }
 
+    /// Takes the composition time of an IDR as that of its GOP.
     pub(super) fn update_lead(&mut self, unit: &AccessUnit) {
         if unit.track.is_video() && unit.random_access {
             self.composition_lead = unit.composition_time().clamp(0, MAX_COMPOSITION_LEAD);
         }
     }
 
+    /// Notes that a GOP begins at `at`.
     pub(super) fn record_gop(&mut self, at: Timestamp) {
         if let Some(before) = self.newest_idr {
             self.gops.push_back(at - before);
@@ -140,13 +144,14 @@ impl Timeline {
         self.newest_idr = Some(at);
     }
 
-    /// Where a unit is on the presentation's timeline, in an order that only rises: its DTS, moved by the lead of its GOP's IDR.
+    /// The unit's place on the presentation timeline, in decoding order: its DTS plus the composition time of its GOP's IDR.
     pub(super) fn time_of(&self, unit: &AccessUnit) -> Timestamp {
         let composition_lead = if unit.track.is_video() { self.composition_lead } else { 0 };
         unit.dts + Duration::from_millis(composition_lead.unsigned_abs())
     }
 
-    /// Whether to end the segment at this IDR: nearer to the target than the next one will be, or the last in time.
+    /// Whether the segment, `elapsed` ms long, ends at this IDR: it is nearer to the target than the next one will be, or it is the last one within
+    /// `limit` ms.
     pub(super) fn ends_at_idr(&self, elapsed: i64, target: Duration, limit: i64) -> bool {
         let target = target.as_millis() as i64;
         let (Some(newest), Some(longest)) = (self.gops.back(), self.gops.iter().max()) else {
@@ -155,14 +160,14 @@ impl Timeline {
         elapsed >= target / 4 && (elapsed + newest / 2 >= target || elapsed + longest > limit)
     }
 
-    /// Whether this unit's track is not in the init segment as it is in the next.
+    /// Whether this unit's track has another configuration in the next init segment, or is only there.
     pub(super) fn waits_for_next_init(&self, unit: &AccessUnit) -> bool {
         let next = self.next_init.as_ref().and_then(|init| init.catalog.track(unit.track));
         next.is_some() && next != self.init.catalog.track(unit.track)
     }
 
-    /// Whether the next init segment can come into force at this unit: at an IDR, and wherever pictures are configured anew or
-    /// there are none.
+    /// Whether the next init segment can come into force at this unit: at an IDR, at any picture if the video configuration changes, and at any unit
+    /// if there are no pictures.
     pub(super) fn can_switch_at(&self, unit: &AccessUnit) -> bool {
         let next = self.next_init.as_ref().and_then(|next| next.catalog.video());
         let pictures_change =
@@ -173,6 +178,18 @@ impl Timeline {
         }
     }
 
+    /// Duration of the longest of the newest GOPs in milliseconds; 0 if none is complete.
+    pub(super) fn longest_gop(&self) -> i64 {
+        self.gops.iter().copied().max().unwrap_or(0)
+    }
+
+    /// The segment in progress; starts one at `start` if there is none.
+    pub(super) fn open_segment(&mut self, start: Timestamp) -> &mut OpenSegment {
+        let discontinuity_pending = &mut self.discontinuity_pending;
+        self.open.get_or_insert_with(|| OpenSegment::new(start, std::mem::take(discontinuity_pending)))
+    }
+
+    /// The segment that `open` makes if it ends at `end`, not numbered yet.
     pub(super) fn segment(&self, open: OpenSegment, end: Timestamp) -> Segment {
         let clock = self.init.catalog.clock.unwrap_or(self.arrival_clock);
         Segment {
@@ -191,7 +208,7 @@ impl Timeline {
 }
 
 impl OpenSegment {
-    pub(super) fn new(start: Timestamp, discontinuity: bool) -> Self {
+    fn new(start: Timestamp, discontinuity: bool) -> Self {
         Self {
             start,
             discontinuity,
@@ -217,18 +234,18 @@ impl OpenSegment {
         !self.parts.is_empty() || !self.units.is_empty()
     }
 
-    /// Whether the part in the making has what parts are cut by.
-    pub(super) fn has_picture_or_sound(&self, has_pictures: bool) -> bool {
+    /// Whether the part in progress has a unit of the primary track.
+    pub(super) fn has_primary_unit(&self, has_pictures: bool) -> bool {
         self.units.iter().any(|unit| unit.track.is_video() || !has_pictures)
     }
 
-    /// The finished parts as a segment of their own.
+    /// A copy without the part in progress.
     pub(super) fn completed_parts(&self) -> Self {
         Self { parts: self.parts.clone(), units: Vec::new(), ..*self }
     }
 }
 
-/// The init segment of what fMP4 can carry of a catalog's rendition; `None` if that is nothing.
+/// The init segment for the tracks of the catalog's rendition that fMP4 can carry; `None` if it can carry none of them.
 pub(super) fn init(catalog: &Catalog) -> Option<Arc<Init>> {
     let mut carried = Catalog { tracks: Vec::new(), ..catalog.clone() };
     for track in rendition(catalog) {
@@ -241,7 +258,7 @@ pub(super) fn init(catalog: &Catalog) -> Option<Arc<Init>> {
     Some(Arc::new(Init { id: fnv1a(&bytes), catalog: Arc::new(carried), bytes }))
 }
 
-/// Whether everything in `old` is in `new`, the clock too.
+/// Whether `new` has every track of `old` unchanged, and its clock.
 pub(super) fn adds_only(old: &Catalog, new: &Catalog) -> bool {
     (old.clock.is_none() || old.clock == new.clock) && old.tracks.iter().all(|track| new.track(track.id) == Some(track))
 }
@@ -250,14 +267,14 @@ pub(super) fn same_tracks(old: &Catalog, new: &Catalog) -> bool {
     rendition(old).eq(rendition(new))
 }
 
-/// Sixty-four bits tell the few init segments of a stream apart; who forges a collision spoils nothing but that stream.
+/// FNV-1a, 64 bits. A stream has few init segments, and a publisher that forges a collision damages only its own stream.
 fn fnv1a(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
-/// How many GOPs tell how long the next will be.
+/// Number of GOPs that the duration of the next one is estimated from.
 const GOP_HISTORY: usize = 8;
-/// In milliseconds: pictures further apart are no step but a pause.
+/// In milliseconds. A longer interval between two units is a pause, and says nothing about the frame rate.
 pub(super) const MAX_STEP: i64 = 200;
-/// In milliseconds: sixteen B-frames at 5 pictures a second take less.
+/// In milliseconds. Sixteen B-frames at 5 frames per second take less.
 const MAX_COMPOSITION_LEAD: i64 = 4000;

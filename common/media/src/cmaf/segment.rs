@@ -1,0 +1,145 @@
+//! Parts, segments and init segments, and the snapshot of all that is available at one moment.
+//!
+//! A server keeps the newest snapshot and answers requests from it without a lock: everything in it is shared, and nothing in it changes.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::catalog::Catalog;
+use crate::fmp4::Fragment;
+use crate::time::WallClock;
+
+/// A part: one fragment.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Part {
+    /// `moof` and `mdat`; the payloads are shared with the access units.
+    pub fragment: Fragment,
+    /// Media time from its start to the start of the next part.
+    pub duration: Duration,
+    /// Whether it contains an IDR, or has no pictures at all: decoding can start in it (`INDEPENDENT`, RFC 8216bis §4.4.4.9).
+    pub independent: bool,
+}
+
+/// A segment: a sequence of parts.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Segment {
+    /// Media sequence number. Each segment's is one more than that of the segment before, across epochs.
+    pub msn: u64,
+    /// Whether `EXT-X-DISCONTINUITY` precedes it.
+    pub discontinuity: bool,
+    /// Number of discontinuities since the start of the stream, its own included.
+    pub discontinuity_sequence: u64,
+    /// Wall-clock time of its start: by the broadcaster's clock, or time of arrival if the publisher stated no clock.
+    pub program_date_time: WallClock,
+    /// Media time from its start to its end, at most the target duration when rounded to seconds.
+    pub duration: Duration,
+    /// Whether its first picture is an IDR, or it has no pictures: decoding can start with it.
+    pub independent: bool,
+    /// [`Init::id`] of its init segment.
+    pub init: u64,
+    /// At least one.
+    pub parts: Vec<Part>,
+    /// Sum over all parts.
+    pub bytes: usize,
+    /// Number of pictures.
+    pub pictures: u32,
+}
+
+/// An init segment.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Init {
+    /// Hash of `bytes`: equal content has an equal id, so caches may keep it for ever.
+    pub id: u64,
+    /// The tracks that it describes: those of the rendition that fMP4 can carry.
+    pub catalog: Arc<Catalog>,
+    /// `ftyp` and `moov`.
+    pub bytes: Bytes,
+}
+
+/// The segments and parts of a stream that are available at one moment.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct SegmentWindow {
+    /// `EXT-X-TARGETDURATION` in seconds. 0 until the first segment is complete; never changes after that.
+    pub target_duration: u64,
+    /// `PART-TARGET`: no part is longer, unless a single picture is. Zero until the first segment is complete; never changes after that.
+    pub part_target: Duration,
+    /// Whether parts are listed and may be requested before they exist.
+    pub low_latency: bool,
+    /// Media sequence number of the segment after the last complete one.
+    pub next_msn: u64,
+    /// `EXT-X-DISCONTINUITY-SEQUENCE`: discontinuities before the first listed segment.
+    pub discontinuity_sequence: u64,
+    /// Whether every segment of the stream so far was [independent](Segment::independent).
+    pub independent: bool,
+    /// The listed segments, oldest first.
+    pub segments: Vec<Arc<Segment>>,
+    /// Segments that have left the playlist and are still available, oldest first.
+    pub unlisted: Vec<Arc<Segment>>,
+    /// The complete parts of the segment in progress, as a segment; `None` if there are none.
+    pub open: Option<Arc<Segment>>,
+    /// The init segments of all of these.
+    pub inits: Vec<Arc<Init>>,
+    /// Whether the stream has ended.
+    pub ended: bool,
+}
+
+/// Bit rate of a rendition, in bits per second, container included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bandwidth {
+    /// Of the largest segment (RFC 8216 §4.1, "peak segment bit rate").
+    pub peak: u64,
+    /// Over all listed segments.
+    pub average: u64,
+}
+
+impl SegmentWindow {
+    /// The init segment with this [id](Init::id).
+    pub fn init(&self, id: u64) -> Option<Bytes> {
+        self.inits.iter().find(|init| init.id == id).map(|init| init.bytes.clone())
+    }
+
+    /// The bytes of a complete segment, listed or not. Cloning them copies no media.
+    pub fn segment(&self, msn: u64) -> Option<Vec<Bytes>> {
+        let segment = self.segments.iter().chain(&self.unlisted).find(|s| s.msn == msn)?;
+        Some(segment.parts.iter().flat_map(|part| part.fragment.chunks()).collect())
+    }
+
+    /// The bytes of part `index` of a segment, complete or in progress. Cloning them copies no media.
+    pub fn part(&self, msn: u64, index: u64) -> Option<Vec<Bytes>> {
+        let segment = self.segments.iter().chain(&self.unlisted).chain(&self.open).find(|s| s.msn == msn)?;
+        Some(segment.parts.get(usize::try_from(index).ok()?)?.fragment.chunks().collect())
+    }
+
+    /// The tracks of the newest listed segment; `None` if none is listed.
+    pub fn catalog(&self) -> Option<&Arc<Catalog>> {
+        let newest = self.segments.last()?;
+        self.inits.iter().find(|init| init.id == newest.init).map(|init| &init.catalog)
+    }
+
+    /// Bit rate of the listed segments; `None` if none is listed.
+    pub fn bandwidth(&self) -> Option<Bandwidth> {
+        let rate =
+            |bytes: usize, duration: Duration| (bytes as f64 * 8.0 / duration.as_secs_f64().max(0.001)).ceil() as u64;
+        let (bytes, duration) = self
+            .segments
+            .iter()
+            .fold((0, Duration::ZERO), |(bytes, duration), s| (bytes + s.bytes, duration + s.duration));
+        let average = (!self.segments.is_empty()).then(|| rate(bytes, duration))?;
+        // RFC 8216 §4.1: the peak is that of runs between 0.5 and 1.5 target durations.
+        let shortest = Duration::from_millis(self.target_duration * 500);
+        let peak = self.segments.iter().filter(|s| s.duration >= shortest).map(|s| rate(s.bytes, s.duration)).max();
+        Some(Bandwidth { peak: peak.unwrap_or(0).max(average), average })
+    }
+
+    /// Frames per second over the listed segments of the newest init segment, to two decimals; `None` without pictures.
+    pub fn frame_rate(&self) -> Option<f64> {
+        let newest = self.segments.last()?.init;
+        let same = self.segments.iter().filter(|s| s.init == newest);
+        let (pictures, duration) =
+            same.fold((0, Duration::ZERO), |(pictures, duration), s| (pictures + s.pictures, duration + s.duration));
+        let rate = f64::from(pictures) / duration.as_secs_f64().max(0.001);
+        (pictures > 0).then(|| (rate * 100.0).round() / 100.0)
+    }
+}

@@ -1,0 +1,95 @@
+//! The seam between segmenter and store. Where segments are cut is tested with the playlists, in `hls`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::*;
+use crate::access_unit::{AccessUnit, TrackId};
+use crate::catalog::{Catalog, Epoch, Track};
+use crate::codec::{Codec, CodecConfig, Format};
+use crate::live_window::{Bounds, LiveWindow};
+use crate::time::{Timestamp, WallClock};
+
+/// Keeps every segment for ever and lists the newest two: what a recording to a disk would do.
+#[derive(Debug, Default)]
+struct Archive {
+    segments: Vec<Arc<Segment>>,
+    inits: Vec<Arc<Init>>,
+    target_durations: Vec<Duration>,
+    first_listed: usize,
+}
+
+impl SegmentStore for Archive {
+    fn push(&mut self, segment: Arc<Segment>, init: &Arc<Init>, target_duration: Duration) {
+        if self.inits.iter().all(|stored| stored.id != init.id) {
+            self.inits.push(Arc::clone(init));
+        }
+        self.segments.push(segment);
+        self.target_durations.push(target_duration);
+        self.first_listed = self.first_listed.max(self.segments.len().saturating_sub(2));
+    }
+
+    fn unlist_all(&mut self) {
+        self.first_listed = self.segments.len();
+    }
+
+    fn listed(&self) -> Vec<Arc<Segment>> {
+        self.segments[self.first_listed..].to_vec()
+    }
+
+    fn unlisted(&self) -> Vec<Arc<Segment>> {
+        self.segments[..self.first_listed].to_vec()
+    }
+
+    fn inits(&self) -> Vec<Arc<Init>> {
+        self.inits.clone()
+    }
+}
+
+/// Audio frames of 20 ms with DTS from `from` up to `to`, in milliseconds.
+fn push(segmenter: &mut Segmenter<Archive>, window: &mut LiveWindow, epoch: u64, from: i64, to: i64) {
+    let format = Format::Audio { sample_rate: 48_000, channels: 2 };
+    let config = CodecConfig { codec: Codec::Aac, record: Bytes::from_static(&[0x11, 0x90]), format };
+    let mut catalog = Catalog::new(Epoch(epoch));
+    catalog.set_track(Track { id: TrackId::AUDIO, config });
+    let catalog = Arc::new(catalog);
+    for dts in (from..to).step_by(20) {
+        let dts = Timestamp::from_millis(dts);
+        let payload = Bytes::from_static(&[0; 100]);
+        let unit =
+            AccessUnit { epoch: Epoch(epoch), track: TrackId::AUDIO, dts, pts: dts, random_access: true, payload };
+        segmenter.push(&window.push(Arc::clone(&catalog), unit).clone(), WallClock::from_micros(0));
+    }
+}
+
+#[test]
+fn another_store_gets_every_segment_once_and_decides_what_is_listed() {
+    let config = SegmenterConfig { first_sequence: 40, ..SegmenterConfig::default() };
+    let mut segmenter = Segmenter::with_store(config, Archive::default());
+    let mut window = LiveWindow::new(Bounds { duration: Duration::from_secs(60), bytes: usize::MAX });
+    push(&mut segmenter, &mut window, 1, 0, 60_020);
+    let archive = segmenter.store();
+    let numbers: Vec<u64> = archive.segments.iter().map(|segment| segment.msn).collect();
+    assert_eq!(numbers, (40..70).collect::<Vec<_>>());
+    assert!(archive.target_durations.iter().all(|target| *target == Duration::from_secs(2)));
+    let snapshot = segmenter.window();
+    let listed: Vec<u64> = snapshot.segments.iter().map(|segment| segment.msn).collect();
+    assert_eq!((listed, snapshot.next_msn, snapshot.target_duration), (vec![68, 69], 70, 2));
+    assert!(snapshot.segment(40).is_some(), "what the store keeps is available");
+}
+
+#[test]
+fn a_broadcast_after_the_end_lists_nothing_of_the_one_before() {
+    let mut segmenter = Segmenter::with_store(SegmenterConfig::default(), Archive::default());
+    let mut window = LiveWindow::new(Bounds { duration: Duration::from_secs(60), bytes: usize::MAX });
+    push(&mut segmenter, &mut window, 1, 0, 5000);
+    segmenter.end();
+    assert!(segmenter.window().ended);
+    push(&mut segmenter, &mut window, 2, 0, 2020);
+    let snapshot = segmenter.window();
+    let listed: Vec<_> = snapshot.segments.iter().map(|segment| (segment.msn, segment.discontinuity)).collect();
+    assert_eq!((listed, snapshot.unlisted.len(), snapshot.ended), (vec![(3, true)], 3, false));
+    assert_eq!((snapshot.inits.len(), snapshot.discontinuity_sequence), (2, 0));
+}
