@@ -4,33 +4,10 @@
 //! is in force from a given access unit on.
 
 use std::collections::BTreeMap;
-use std::fmt;
-use std::str::FromStr;
 
-use crate::access_unit::{TrackId, TrackKind};
+use crate::access_unit::{Epoch, TrackId, TrackKind};
 use crate::codec::CodecConfig;
 use crate::time::{Timestamp, WallClock};
-
-/// One broadcast: a random 64-bit number that the broadcaster chose, or that ingest chose for a publisher that knows none.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Epoch(pub u64);
-
-/// Sixteen hexadecimal digits.
-impl fmt::Display for Epoch {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:016x}", self.0)
-    }
-}
-
-/// Reads exactly what `Display` writes.
-impl FromStr for Epoch {
-    type Err = std::num::ParseIntError;
-    fn from_str(s: &str) -> Result<Self, Self::Err> {
-        // The radix parser takes a sign; no epoch has one.
-        let s = if s.len() == 16 && !s.starts_with('+') { s } else { "" };
-        u64::from_str_radix(s, 16).map(Self)
-    }
-}
 
 /// A track and how to decode it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -128,18 +105,3 @@ impl Catalog {
 
 /// Bounds what a publisher can make every subscriber hold: more tracks than any encoder sends.
 pub const MAX_TRACKS: usize = 16;
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn epoch_text_both_ways() {
-        for n in [0, 1, 0xdead_beef, u64::MAX] {
-            assert_eq!(Epoch(n).to_string().parse(), Ok(Epoch(n)));
-        }
-        for bad in ["", "1", "+000000000000001", "00000000000000001", "g000000000000000"] {
-            assert!(bad.parse::<Epoch>().is_err(), "{bad}");
-        }
-    }
-}

@@ -24,8 +24,8 @@ pub mod time;
 pub mod timestamp_unwrap;
 pub mod track_order;
 
-pub use access_unit::{AccessUnit, TrackId, TrackKind};
-pub use catalog::{Catalog, Epoch, Track};
+pub use access_unit::{AccessUnit, Epoch, TrackId, TrackKind};
+pub use catalog::{Catalog, Track};
 pub use live_window::{Cursor, LiveWindow};
 pub use time::{Timestamp, WallClock};
 pub use track_order::TrackOrder;

@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::access_unit::{AccessUnit, TrackId};
-use crate::catalog::{Catalog, Epoch};
+use crate::access_unit::{AccessUnit, Epoch, TrackId};
+use crate::catalog::Catalog;
 use crate::time::Timestamp;
 use crate::track_order::TrackOrder;
 
@@ -315,7 +315,6 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::access_unit::TrackId;
     use crate::catalog::Track;
     use crate::codec::{Codec, CodecConfig, Format};
     use crate::time::Timestamp;

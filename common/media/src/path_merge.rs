@@ -13,8 +13,8 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use crate::access_unit::{AccessUnit, TrackId};
-use crate::catalog::{Catalog, Epoch};
+use crate::access_unit::{AccessUnit, Epoch, TrackId};
+use crate::catalog::Catalog;
 use crate::time::{Timestamp, WallClock};
 use crate::track_order::TrackOrder;
 

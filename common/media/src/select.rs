@@ -18,41 +18,18 @@
 mod arrival_stats;
 mod config;
 mod path;
+mod path_profile;
 
 use std::time::Duration;
 
 use self::arrival_stats::{ActivePath, ArrivalStats};
 pub use self::config::{Mode, SelectorConfig};
+pub use self::path::Action;
 use self::path::{Path, State};
+pub use self::path_profile::PathProfile;
 use crate::access_unit::TrackKind;
 use crate::path_merge::PathId;
 use crate::time::Timestamp;
-
-/// What a path is like, as far as the choice among paths goes by it. Which protocol it speaks is the caller's business.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PathProfile {
-    /// Order of preference: of two paths, the one with the lower rank is better. Paths of one rank keep the order in which they were added.
-    pub rank: u8,
-    /// Whether it can be connected and admitted while no units flow, one round trip from flowing.
-    pub can_idle: bool,
-    /// How unevenly it delivers: the shortest time without a unit that counts as a stall, however even its arrivals were.
-    pub min_stall_timeout: Duration,
-}
-
-/// What the caller is to do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Action {
-    /// Connect this path and push its units into the path merger.
-    Open(PathId),
-    /// Connect this path, but have it send nothing.
-    OpenIdle(PathId),
-    /// Have an idle path send from the first unit that is lacking.
-    Start(PathId),
-    /// Have a path send nothing any more, and stay connected.
-    Stop(PathId),
-    /// Disconnect this path.
-    Close(PathId),
-}
 
 /// Chooses among paths. See the module's text.
 #[derive(Debug)]

@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use media::Epoch;
 use media::access_unit::TrackId;
-use media::catalog::Epoch;
 use media::time::{Timestamp, WallClock};
 use net::rtmp::client::{self, ClientOptions};
 use net::rtmp::server::{self, PlayerEvent, Publisher, Request};

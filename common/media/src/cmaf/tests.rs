@@ -6,8 +6,8 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::*;
-use crate::access_unit::{AccessUnit, TrackId};
-use crate::catalog::{Catalog, Epoch, Track};
+use crate::access_unit::{AccessUnit, Epoch, TrackId};
+use crate::catalog::{Catalog, Track};
 use crate::codec::{Codec, CodecConfig, Format};
 use crate::live_window::{Bounds, LiveWindow};
 use crate::time::{Timestamp, WallClock};

@@ -6,8 +6,8 @@ use bytes::Bytes;
 
 use super::body::{self, Content, Packet};
 use super::{Error, Event};
-use crate::access_unit::{AccessUnit, TrackId, TrackKind};
-use crate::catalog::{Epoch, MAX_TRACKS, Track};
+use crate::access_unit::{AccessUnit, Epoch, TrackId, TrackKind};
+use crate::catalog::{MAX_TRACKS, Track};
 use crate::codec::{self, Codec, CodecConfig, Format, nal, opus};
 use crate::time::Timestamp;
 use crate::timestamp_unwrap::{TimestampUnwrapper, Unwrapped};

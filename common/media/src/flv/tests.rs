@@ -4,8 +4,8 @@ use bytes::{BufMut, Bytes};
 use proptest::prelude::*;
 
 use super::*;
-use crate::access_unit::TrackKind;
-use crate::catalog::{Epoch, MAX_TRACKS};
+use crate::access_unit::{Epoch, TrackKind};
+use crate::catalog::MAX_TRACKS;
 use crate::codec::{Codec, CodecConfig, Format};
 use crate::time::Timestamp;
 

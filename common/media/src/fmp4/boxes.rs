@@ -1,4 +1,6 @@
-//! Walking boxes that are held whole, and the few ways to take numbers out of them (ISO/IEC 14496-12 §4.2).
+//! Boxes: walking those that are in memory as a whole, taking numbers out of them, and writing one around its content (ISO/IEC 14496-12 §4.2).
+
+use mp4_atom::BufMut;
 
 use super::Error;
 
@@ -118,3 +120,25 @@ pub(super) fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
 pub(super) fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
     array(bytes, at).map(u64::from_be_bytes)
 }
+
+/// A box around what `content` writes.
+pub(super) fn write_box(
+    out: &mut Vec<u8>,
+    kind: &[u8; 4],
+    content: impl FnOnce(&mut Vec<u8>) -> Result<(), Error>,
+) -> Result<(), Error> {
+    let start = out.len();
+    out.extend_from_slice(&[0, 0, 0, 0]);
+    out.extend_from_slice(kind);
+    content(out)?;
+    let size = u32::try_from(out.len() - start).map_err(|_| Error::TooLarge { bytes: out.len() - start })?;
+    out.set_slice(start, &size.to_be_bytes());
+    Ok(())
+}
+
+/// `sample_depends_on` = 2: on no other.
+pub(super) const INDEPENDENT: u32 = 0x0200_0000;
+/// `sample_depends_on` = 1, and `sample_is_non_sync_sample`.
+pub(super) const DEPENDENT: u32 = 0x0101_0000;
+/// `sample_is_non_sync_sample`.
+pub(super) const NON_SYNC: u32 = 0x0001_0000;

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use mp4_atom::{BufMut, Encode, Mfhd, Prft, ReferenceTime, Tfdt, Tfhd};
 
-use super::init::write_box;
+use super::boxes::{DEPENDENT, INDEPENDENT, write_box};
 use super::ticks::TrackClock;
 use super::{Error, rendition, track_number};
 use crate::access_unit::{AccessUnit, TrackId};
@@ -188,11 +188,6 @@ fn reference_time(id: TrackId, captured: WallClock, tick: i64) -> Prft {
         utc_time_semantics: ReferenceTime::Input,
     }
 }
-
-/// `sample_depends_on` = 2: on no other.
-pub(super) const INDEPENDENT: u32 = 0x0200_0000;
-/// `sample_depends_on` = 1, and `sample_is_non_sync_sample`.
-pub(super) const DEPENDENT: u32 = 0x0101_0000;
 
 const VERSION_1: u32 = 1 << 24;
 const DATA_OFFSET: u32 = 0x1;

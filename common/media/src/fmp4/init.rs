@@ -6,6 +6,7 @@ use mp4_atom::{
     Tkhd, Trex, Url, Vmhd,
 };
 
+use super::boxes::{DEPENDENT, INDEPENDENT, write_box};
 use super::ticks::timescale;
 use super::{EPOCH_BOX, Error, NO_CLOCK, rendition, sample_entry, track_number};
 use crate::catalog::{Catalog, Track};
@@ -105,26 +106,7 @@ fn movie_extends(track: &Track) -> Trex {
     Trex {
         track_id: track_number(track.id),
         default_sample_description_index: 1,
-        default_sample_flags: if track.id.is_video() {
-            super::fragment::DEPENDENT
-        } else {
-            super::fragment::INDEPENDENT
-        },
+        default_sample_flags: if track.id.is_video() { DEPENDENT } else { INDEPENDENT },
         ..Trex::default()
     }
-}
-
-/// A box around what `content` writes.
-pub(super) fn write_box(
-    out: &mut Vec<u8>,
-    kind: &[u8; 4],
-    content: impl FnOnce(&mut Vec<u8>) -> Result<(), Error>,
-) -> Result<(), Error> {
-    let start = out.len();
-    out.extend_from_slice(&[0, 0, 0, 0]);
-    out.extend_from_slice(kind);
-    content(out)?;
-    let size = u32::try_from(out.len() - start).map_err(|_| Error::TooLarge { bytes: out.len() - start })?;
-    out.set_slice(start, &size.to_be_bytes());
-    Ok(())
 }

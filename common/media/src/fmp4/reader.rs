@@ -7,12 +7,12 @@
 use bytes::{Buf as _, Bytes, BytesMut};
 use mp4_atom::{Atom, Tfdt, Tfhd, Trun};
 
-use super::boxes::{BoxLocation, Header, children, u64_at};
+use super::boxes::{BoxLocation, Header, NON_SYNC, children, u64_at};
 use super::moov::{self, FileTrack};
 use super::ticks::to_millis;
 use super::{EPOCH_BOX, Error, NO_CLOCK, numbered_track};
-use crate::access_unit::{AccessUnit, TrackId, TrackKind};
-use crate::catalog::{Catalog, Epoch, Track};
+use crate::access_unit::{AccessUnit, Epoch, TrackId, TrackKind};
+use crate::catalog::{Catalog, Track};
 use crate::codec::Format;
 use crate::time::{Timestamp, WallClock};
 
@@ -348,8 +348,6 @@ impl Reader {
 
 /// To pass over this much is to pass over the rest.
 const ENDLESS: u64 = 1 << 62;
-/// `sample_is_non_sync_sample`.
-const NON_SYNC: u32 = 0x0001_0000;
 /// Of a `moov` or `moof` box: a live stream's take a few kilobytes.
 const MAX_HEAD: u64 = 4 << 20;
 /// Of a `uuid` box that may be ours, which takes 40 bytes; longer ones are somebody else's.

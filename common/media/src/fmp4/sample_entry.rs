@@ -7,8 +7,7 @@
 use bytes::Bytes;
 
 use super::Error;
-use super::boxes::{BoxLocation, array, child, u16_at, u32_at};
-use super::init::write_box;
+use super::boxes::{BoxLocation, array, child, u16_at, u32_at, write_box};
 use crate::catalog::{Catalog, Track, Value};
 use crate::codec::{Codec, CodecConfig, Format};
 

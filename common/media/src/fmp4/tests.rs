@@ -8,8 +8,8 @@ use proptest::prelude::*;
 
 use super::boxes::{BoxLocation, children};
 use super::*;
-use crate::access_unit::AccessUnit;
-use crate::catalog::{Epoch, Value};
+use crate::access_unit::{AccessUnit, Epoch};
+use crate::catalog::Value;
 use crate::codec::{CodecConfig, Format};
 use crate::time::WallClock;
 

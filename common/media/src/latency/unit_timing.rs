@@ -3,8 +3,7 @@
 use std::collections::VecDeque;
 
 use super::{Stage, StageTimes};
-use crate::access_unit::TrackId;
-use crate::catalog::Epoch;
+use crate::access_unit::{Epoch, TrackId};
 use crate::time::{Timestamp, WallClock};
 
 /// One unit's stamps. Each is by the clock of the host that the stage is on.

@@ -4,8 +4,23 @@ use std::time::Duration;
 
 use super::arrival_stats::ActivePath;
 use super::config::SelectorConfig;
-use super::{Action, PathProfile};
+use super::path_profile::PathProfile;
 use crate::path_merge::PathId;
+
+/// What the caller is to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Connect this path and push its units into the path merger.
+    Open(PathId),
+    /// Connect this path, but have it send nothing.
+    OpenIdle(PathId),
+    /// Have an idle path send from the first unit that is lacking.
+    Start(PathId),
+    /// Have a path send nothing any more, and stay connected.
+    Stop(PathId),
+    /// Disconnect this path.
+    Close(PathId),
+}
 
 #[derive(Debug)]
 pub(super) struct Path {

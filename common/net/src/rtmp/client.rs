@@ -5,9 +5,10 @@ use std::fmt;
 use std::time::Duration;
 
 use bytes::Bytes;
+use media::Epoch;
 use media::WallClock;
 use media::access_unit::{AccessUnit, TrackKind};
-use media::catalog::{Epoch, Track};
+use media::catalog::Track;
 use media::flv;
 use media::latency::{ClockOffset, Exchange, OffsetEstimator, UnitTiming};
 use socket2::{SockRef, Socket};

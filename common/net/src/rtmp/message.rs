@@ -9,8 +9,9 @@ use std::net::SocketAddr;
 
 use bytes::Bytes;
 use data_encoding::HEXLOWER;
+use media::Epoch;
 use media::access_unit::{TrackId, TrackKind};
-use media::catalog::{Epoch, Value};
+use media::catalog::Value;
 use media::time::{Timestamp, WallClock};
 
 use super::gap::Gap;

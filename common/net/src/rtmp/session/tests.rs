@@ -1,8 +1,9 @@
 //! Engines against each other, and the server's against hostile clients, byte by byte.
 
 use bytes::{Bytes, BytesMut};
+use media::Epoch;
 use media::access_unit::TrackId;
-use media::catalog::{Epoch, Value as Scalar};
+use media::catalog::Value as Scalar;
 use media::time::{Timestamp, WallClock};
 use proptest::prelude::*;
 

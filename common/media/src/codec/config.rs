@@ -1,0 +1,123 @@
+//! A codec with its decoder configuration, and what is asked of any codec: random access, the format within the stream, the RFC 6381 name.
+
+use bytes::Bytes;
+
+use super::error::Error;
+use super::format::{Codec, Format};
+use super::{aac, av1, flac, h264, hevc, mp3, opus, vp9};
+
+/// A codec with its decoder configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CodecConfig {
+    /// Which codec.
+    pub codec: Codec,
+    /// `AVCDecoderConfigurationRecord`, `HEVCDecoderConfigurationRecord`, `AV1CodecConfigurationRecord`, `VPCodecConfigurationRecord`,
+    /// `AudioSpecificConfig`, Opus `ID header` (RFC 7845 §5.1), FLAC `fLaC` + STREAMINFO block; empty for MP3.
+    pub record: Bytes,
+    /// Picture or sound format.
+    pub format: Format,
+}
+
+impl CodecConfig {
+    /// Reads the picture or sound format out of a configuration record, and brings the record into the form that
+    /// [`CodecConfig::record`] promises: a VP9 record without the header of its box, a FLAC one with `fLaC` before it.
+    ///
+    /// MP3 has no record: see [`CodecConfig::mp3`].
+    pub fn from_record(codec: Codec, record: Bytes) -> Result<Self, Error> {
+        if record.len() > MAX_RECORD {
+            return Err(Error::Unsupported {
+                what: "configuration record of this many bytes",
+                value: record.len() as u64,
+            });
+        }
+        let record = match codec {
+            Codec::Vp9 => vp9::without_box_header(record),
+            Codec::Flac => flac::record_from(&record)?,
+            _ => record,
+        };
+        let format = match codec {
+            Codec::H264 => h264::format(&record)?,
+            Codec::Hevc => hevc::format(&record)?,
+            Codec::Av1 => av1::format(&record)?,
+            Codec::Vp9 => vp9::format(&record)?,
+            Codec::Aac => aac::format(&record)?,
+            Codec::Opus => opus::format(&record)?,
+            Codec::Flac => flac::format(&record)?,
+            Codec::Mp3 => return Err(Error::Missing { what: "MP3 frame header" }),
+        };
+        Ok(Self { codec, record, format })
+    }
+
+    /// The configuration of an MP3 stream, from any frame of it.
+    pub fn mp3(frame: &[u8]) -> Result<Self, Error> {
+        let header = mp3::FrameHeader::parse(frame)?;
+        let format = Format::Audio { sample_rate: header.sample_rate, channels: header.channels };
+        Ok(Self { codec: Codec::Mp3, record: Bytes::new(), format })
+    }
+
+    /// The `codecs` parameter of RFC 6381, as `EXT-X-STREAM-INF` and Media Source Extensions want it.
+    pub fn rfc6381(&self) -> String {
+        match (self.codec, self.format) {
+            (Codec::H264, _) => h264::rfc6381(&self.record),
+            (Codec::Hevc, _) => hevc::rfc6381(&self.record),
+            (Codec::Av1, _) => av1::rfc6381(&self.record),
+            (Codec::Vp9, _) => vp9::rfc6381(&self.record),
+            (Codec::Aac, _) => aac::rfc6381(&self.record),
+            // In lower case: what every browser knows, where some do not know the sample entry's own spelling.
+            (Codec::Opus, _) => "opus".to_owned(),
+            (Codec::Flac, _) => "fLaC".to_owned(),
+            (Codec::Mp3, Format::Audio { sample_rate, .. }) => mp3::rfc6381(sample_rate),
+            (Codec::Mp3, Format::Video { .. }) => mp3::rfc6381(0),
+        }
+    }
+
+    /// Bytes of a NAL unit length in this track's payloads; `None` for a codec without NAL units.
+    pub fn nal_length_size(&self) -> Result<Option<usize>, Error> {
+        match self.codec {
+            Codec::H264 => h264::length_size(&self.record).map(Some),
+            Codec::Hevc => hevc::length_size(&self.record).map(Some),
+            _ => Ok(None),
+        }
+    }
+
+    /// The same configuration for payloads with 4-byte NAL unit lengths: the only ones that Nearcast carries.
+    pub fn with_four_byte_lengths(mut self) -> Self {
+        let at = match self.codec {
+            Codec::H264 => 4,
+            Codec::Hevc => 21,
+            _ => return self,
+        };
+        if self.record.get(at).is_some_and(|byte| byte & 3 != 3) {
+            let mut record = self.record.to_vec();
+            record[at] |= 3;
+            self.record = record.into();
+        }
+        self
+    }
+}
+
+/// Whether decoding can start at an access unit: its own bits tell, not a container's flag. True of all sound.
+pub fn is_random_access(codec: Codec, payload: &[u8]) -> bool {
+    match codec {
+        Codec::H264 => h264::is_random_access(payload),
+        Codec::Hevc => hevc::is_random_access(payload),
+        Codec::Av1 => av1::is_random_access(payload),
+        Codec::Vp9 => vp9::is_key_frame(payload),
+        Codec::Aac | Codec::Opus | Codec::Flac | Codec::Mp3 => true,
+    }
+}
+
+/// The format that an access unit tells, for the codecs whose record may not: VP9 and AV1 key frames, and every MP3 frame.
+pub fn format_in_band(codec: Codec, payload: &[u8]) -> Option<Format> {
+    match codec {
+        Codec::Vp9 => vp9::KeyFrame::parse(payload).map(|key| Format::Video { width: key.width, height: key.height }),
+        Codec::Av1 => {
+            av1::SequenceHeader::find(payload).map(|seq| Format::Video { width: seq.width, height: seq.height })
+        }
+        Codec::Mp3 => CodecConfig::mp3(payload).ok().map(|config| config.format),
+        Codec::H264 | Codec::Hevc | Codec::Aac | Codec::Opus | Codec::Flac => None,
+    }
+}
+
+/// Bounds what a publisher can make every subscriber hold; real records are some hundred bytes.
+pub const MAX_RECORD: usize = 64 << 10;
