@@ -13,8 +13,8 @@ use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, timeout};
 use tracing::{debug, warn};
 
-use super::browser::Event;
 use super::daemon::Daemon;
+use super::event::Event;
 use super::service_cache::ServiceCache;
 use super::service_record;
 use super::{BrowserOptions, Error, SERVICE};

@@ -3,7 +3,6 @@
 //! A continuous query (RFC 6762 §5.2) for [`SERVICE`](super::SERVICE), as browsing wants it (RFC 6763 §4, §5). It tells what is
 //! announced, and does not decide whether that is true: see the [module](super).
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,38 +10,8 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
 use super::browse_task::{self, Shared, Subscription};
+use super::event::Event;
 use super::{BrowserOptions, Error, name, service_record};
-
-/// What happened on the LAN. `instance` is an [instance name](super::instance_name).
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Event {
-    /// An instance is there that was not.
-    Found {
-        /// Which.
-        instance: String,
-        /// Where to try it, over all interfaces and both families: 1 to 16, the better ones first. IPv6 link-local addresses have
-        /// the scope of the interface that they were heard on.
-        addresses: Vec<SocketAddr>,
-        /// What it speaks, [`VERSION`](super::VERSION) if it is as this program. Others are told too, so that a viewer can say why
-        /// it does not connect.
-        version: u8,
-    },
-    /// Its addresses, port or version are others now. The fields are those of [`Found`](Self::Found), in full.
-    Changed {
-        /// Which.
-        instance: String,
-        /// All of its addresses from now on.
-        addresses: Vec<SocketAddr>,
-        /// What it speaks from now on.
-        version: u8,
-    },
-    /// It said goodbye, its records expired, or the interface that it was heard on is gone.
-    Lost {
-        /// Which.
-        instance: String,
-    },
-}
 
 /// A look around that goes on until this is dropped.
 #[derive(Debug)]

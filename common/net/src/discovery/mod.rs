@@ -25,14 +25,16 @@ mod browse_task;
 mod browser;
 mod daemon;
 mod error;
+mod event;
 mod options;
 mod service_cache;
 mod service_record;
 
 pub use addresses::own_addresses;
 pub use announcer::Announcer;
-pub use browser::{Browser, Event};
+pub use browser::Browser;
 pub use error::Error;
+pub use event::Event;
 pub use name::{NameMatcher, instance_name, slot_at};
 pub use options::{AnnouncerOptions, BrowserOptions, Clock, Interfaces};
 

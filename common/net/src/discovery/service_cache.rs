@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use super::browser::Event;
+use super::event::Event;
 use super::service_record::ServiceRecord;
 
 /// The instances held, at most [`MAX_INSTANCES`].

@@ -8,9 +8,10 @@ use reqwest::{Client, Url};
 use serde_json::Value;
 use tokio::time::Instant;
 
+use super::http;
 use super::probe::{ProbeError, as_millis, millis};
-use super::server::Role;
-use super::{Check, http};
+use super::report::Check;
+use super::role::Role;
 use crate::clock;
 use crate::trust::ticket;
 
@@ -68,7 +69,7 @@ const TICKETS: Duration = Duration::from_secs(ticket::SKEW);
 
 #[cfg(test)]
 mod tests {
-    use super::super::Status;
+    use super::super::report::Status;
     use super::*;
 
     #[test]

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use if_addrs::IfAddr;
 use quinn::Endpoint;
 
-use super::Check;
 use super::probe::{self, ProbeError, as_millis, millis};
+use super::report::Check;
 use crate::discovery;
 use crate::relay::{self, Side};
 use crate::trust::{Identity, tls};
@@ -194,9 +194,9 @@ mod tests {
     async fn a_port_that_is_taken_is_told() {
         let holder = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
         let check = udp(Some(holder.local_addr().unwrap())).await;
-        assert_eq!(check.status(), super::super::Status::Fail);
+        assert_eq!(check.status(), super::super::report::Status::Fail);
         drop(holder);
         let check = udp(Some("127.0.0.1:0".parse().unwrap())).await;
-        assert_eq!(check.status(), super::super::Status::Ok, "{check:?}");
+        assert_eq!(check.status(), super::super::report::Status::Ok, "{check:?}");
     }
 }

@@ -1,8 +1,8 @@
-//! What `broadcaster doctor` and `viewer doctor` have in common: a report for people and for programs, and the checks of what both
-//! stand on: this machine ([`machine`]), the network's multicast ([`multicast`]) and a server ([`server`]).
+//! The checks that `broadcaster doctor` and `viewer doctor` share: this machine ([`machine`]), the network's multicast ([`multicast`])
+//! and a server ([`server`]), and their [`Report`].
 //!
-//! Here is the report, which is pure, and the order of the checks. None waits without a deadline, and together they take six seconds at most. None says a
-//! key, a ticket, a secret or a code: what is shown of a URL is its host and its port.
+//! Every check has a deadline; all of them together take at most six seconds. None shows a key, a ticket, a secret or a pairing code: of a URL
+//! only host and port are shown.
 
 pub mod machine;
 pub mod multicast;
@@ -12,43 +12,18 @@ mod clock;
 mod http;
 mod peer;
 mod probe;
+mod report;
+mod role;
 
 use std::net::SocketAddr;
 
-use serde_json::{Map, Value, json};
 use tokio::sync::oneshot;
 
-pub use server::{Role, Target};
+pub use report::{Check, Report, Status};
+pub use role::Role;
+pub use server::Target;
 
-/// How a check went.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Status {
-    /// It works.
-    Ok,
-    /// It works less well than it could.
-    Warn,
-    /// It does not work.
-    Fail,
-}
-
-/// What one check found.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Check {
-    name: &'static str,
-    status: Status,
-    found: String,
-    fix: Option<String>,
-    values: Vec<(&'static str, f64)>,
-}
-
-/// All checks, in the order in which they are told.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Report {
-    checks: Vec<Check>,
-}
-
-/// Looks at all that a publisher and a subscriber have in common: this machine, its network, and what is at `target`. UDP is heard at
-/// `listen`, or at any port. Six seconds at most.
+/// Checks this machine, its network and `target`. UDP is tested at `listen`, or at any free port. Takes at most six seconds.
 pub async fn examine(target: Option<&Target>, role: Role, listen: Option<SocketAddr>) -> Vec<Check> {
     let (tell, lan_broadcasters) = oneshot::channel();
     let announce = match role {
@@ -64,152 +39,3 @@ pub async fn examine(target: Option<&Target>, role: Role, listen: Option<SocketA
     let (udp, mdns, server) = tokio::join!(machine::udp(listen), multicast::check(announce, tell), server);
     [machine::interfaces(), udp].into_iter().chain(mdns).chain(server).collect()
 }
-
-impl Check {
-    /// It works; `found` says what was seen.
-    pub fn ok(name: &'static str, found: impl Into<String>) -> Self {
-        Self::new(name, Status::Ok, found.into(), None)
-    }
-
-    /// It works less well than it could; `fix` says what to do.
-    pub fn warn(name: &'static str, found: impl Into<String>, fix: impl Into<String>) -> Self {
-        Self::new(name, Status::Warn, found.into(), Some(fix.into()))
-    }
-
-    /// It does not work; `fix` says what to do.
-    pub fn fail(name: &'static str, found: impl Into<String>, fix: impl Into<String>) -> Self {
-        Self::new(name, Status::Fail, found.into(), Some(fix.into()))
-    }
-
-    /// With a number for programs, its unit in its name: `round_trip_ms`.
-    #[must_use]
-    pub fn with(mut self, name: &'static str, value: f64) -> Self {
-        self.values.push((name, value));
-        self
-    }
-
-    /// What was checked.
-    pub fn name(&self) -> &'static str {
-        self.name
-    }
-
-    /// How it went.
-    pub fn status(&self) -> Status {
-        self.status
-    }
-
-    /// As grave as `status`, if that is graver, and there is something to fix.
-    #[must_use]
-    pub fn at_least(mut self, status: Status) -> Self {
-        if self.fix.is_some() {
-            self.status = self.status.max(status);
-        }
-        self
-    }
-
-    fn new(name: &'static str, status: Status, found: String, fix: Option<String>) -> Self {
-        Self { name, status, found: plain(&found), fix: fix.map(|fix| plain(&fix)), values: Vec::new() }
-    }
-}
-
-impl Report {
-    /// Of these checks.
-    pub fn new(checks: Vec<Check>) -> Self {
-        Self { checks }
-    }
-
-    /// Whether anything failed.
-    pub fn has_failed(&self) -> bool {
-        self.checks.iter().any(|check| check.status == Status::Fail)
-    }
-
-    /// A line for each check, in columns, and an indented one below it with what to do. Lines are broken at `width` characters, on a
-    /// terminal; elsewhere, they are not.
-    pub fn text(&self, width: Option<usize>) -> String {
-        let names = self.checks.iter().map(|check| check.name.chars().count()).max().unwrap_or(0);
-        let indent = STATUS + names + GAP;
-        let mut text = String::new();
-        for check in &self.checks {
-            let head = format!("{:<STATUS$}{:<names$}{:GAP$}", word(check.status), check.name, "");
-            fold(&mut text, &head, &check.found, indent, width);
-            if let Some(fix) = &check.fix {
-                fold(&mut text, &format!("{:indent$}fix: ", ""), fix, indent + 5, width);
-            }
-        }
-        text
-    }
-
-    /// One object: `ok`, and `checks` with `check`, `status` (`ok`, `warn`, `fail`), `found`, `fix` and `values` where there are any.
-    pub fn json(&self) -> String {
-        let checks: Vec<Value> = self.checks.iter().map(object).collect();
-        format!("{:#}\n", json!({ "ok": !self.has_failed(), "checks": checks }))
-    }
-
-    /// As asked for, for standard output: JSON, or text as wide as the terminal.
-    pub fn render(&self, json: bool) -> String {
-        let width = || terminal_size::terminal_size_of(std::io::stdout()).map(|(width, _)| usize::from(width.0));
-        if json { self.json() } else { self.text(width()) }
-    }
-}
-
-fn object(check: &Check) -> Value {
-    let mut object = Map::new();
-    object.insert("check".into(), check.name.into());
-    object.insert("status".into(), word(check.status).to_ascii_lowercase().into());
-    object.insert("found".into(), check.found.as_str().into());
-    if let Some(fix) = &check.fix {
-        object.insert("fix".into(), fix.as_str().into());
-    }
-    if !check.values.is_empty() {
-        let values: Map<String, Value> =
-            check.values.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
-        object.insert("values".into(), values.into());
-    }
-    object.into()
-}
-
-fn word(status: Status) -> &'static str {
-    match status {
-        Status::Ok => "ok",
-        Status::Warn => "warn",
-        Status::Fail => "FAIL",
-    }
-}
-
-/// Adds `head` and `text`, going on below the first line's text where that is full.
-fn fold(out: &mut String, head: &str, text: &str, indent: usize, width: Option<usize>) {
-    // On a terminal too narrow for columns, it breaks lines better by itself.
-    let room = width.and_then(|width| width.checked_sub(indent)).filter(|room| *room >= LEAST_ROOM);
-    out.push_str(head);
-    let mut used = 0;
-    for word in text.split(' ') {
-        let length = word.chars().count();
-        if used > 0 && room.is_some_and(|room| used + 1 + length > room) {
-            *out += &format!("\n{:indent$}", "");
-            used = 0;
-        } else if used > 0 {
-            out.push(' ');
-            used += 1;
-        }
-        out.push_str(word);
-        used += length;
-    }
-    out.push('\n');
-}
-
-/// One line, whatever a server says: nobody else moves this terminal's cursor.
-fn plain(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(MAX_TEXT).collect()
-}
-
-/// Columns of the status: the longest word, and two spaces.
-const STATUS: usize = 6;
-/// Between the name and what was found.
-const GAP: usize = 2;
-/// Columns below which breaking lines makes them harder to read.
-const LEAST_ROOM: usize = 30;
-/// Bounds what a server's words take of the screen.
-const MAX_TEXT: usize = 400;
-
-#[cfg(test)]
-mod tests;

@@ -7,8 +7,8 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 
-use super::Check;
 use super::machine::Networks;
+use super::report::Check;
 use crate::discovery::{self, Announcer, AnnouncerOptions, Browser, BrowserOptions, Event, NameMatcher};
 
 /// The broadcasters that were heard: their addresses by their name of the moment.
@@ -162,7 +162,7 @@ const FALLBACK_PORT: u16 = 9;
 
 #[cfg(test)]
 mod tests {
-    use super::super::Status;
+    use super::super::report::Status;
     use super::*;
 
     #[test]

@@ -10,9 +10,9 @@ use media::TrackId;
 use quinn::{Endpoint, VarInt};
 
 use super::client::MAX_HELD;
-use super::coding::put_varint;
 use super::server::{self, Ended};
 use super::tests::{Live, connect, serve, unit};
+use super::wire::coding::put_varint;
 use super::wire::{self, GroupHeader, Proof, ServerMessage, Start};
 use super::{Error, Side, subscribe, transport};
 use crate::trust::{Identity, tls};

@@ -13,8 +13,6 @@ pub mod reassembly;
 pub mod server;
 pub mod wire;
 
-mod catalog;
-mod coding;
 mod congestion;
 mod drop_policy;
 mod track_sender;

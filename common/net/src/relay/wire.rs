@@ -2,6 +2,10 @@
 //!
 //! Integers are QUIC's variable-length ones (RFC 9000 §16); signed ones are zigzag-coded into them first.
 
+pub(super) mod coding;
+
+mod catalog;
+mod error;
 mod group;
 mod timing;
 
@@ -9,43 +13,11 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use media::latency::TimingReport;
 use media::{Epoch, Timestamp, TrackId};
 
-pub use self::group::{GroupHeader, GroupReader, MAX_CATALOG, MAX_UNIT, ReceivedUnit, put_catalog, put_unit_head};
-use super::coding::{
+use self::coding::{
     array, bounded, byte, peek_varint, put_bytes, put_signed, put_varint, text, timestamp, track, track_byte, varint,
 };
-
-/// What is wrong with the bytes of a peer.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum Error {
-    /// They end inside a structure.
-    #[error("{0} is cut short")]
-    Truncated(&'static str),
-    /// A length or a count is over its bound.
-    #[error("{what} of {value} is over the limit of {limit}")]
-    Limit {
-        /// Of what.
-        what: &'static str,
-        /// What it says.
-        value: u64,
-        /// What it may say.
-        limit: u64,
-    },
-    /// A value that means nothing.
-    #[error("{what} {value} means nothing")]
-    Unknown {
-        /// Of what.
-        what: &'static str,
-        /// What it says.
-        value: u64,
-    },
-    /// A unit came before the catalog that it needs.
-    #[error("a unit came before any catalog")]
-    NoCatalog,
-    /// Text that is not UTF-8.
-    #[error("{0} is not UTF-8")]
-    Text(&'static str),
-}
+pub use self::error::Error;
+pub use self::group::{GroupHeader, GroupReader, MAX_CATALOG, MAX_UNIT, ReceivedUnit, put_catalog, put_unit_head};
 
 /// What a subscriber offers to be let in.
 #[derive(Clone, PartialEq, Eq)]

@@ -10,12 +10,13 @@ use std::net::SocketAddr;
 use bytes::Bytes;
 use data_encoding::HEXLOWER;
 use media::Epoch;
-use media::access_unit::{TrackId, TrackKind};
+use media::access_unit::TrackId;
 use media::catalog::Value;
 use media::time::{Timestamp, WallClock};
 
 use super::gap::Gap;
 use super::publisher_timing::PublisherTiming;
+use super::track_name::parse_track;
 use crate::trust::{Pin, PublicKey};
 
 /// One message of a publisher to its subscribers.
@@ -176,16 +177,6 @@ impl fmt::Display for Resume {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} after {}", self.epoch, self.have_text())
     }
-}
-
-/// Reads what `TrackId`'s `Display` writes: `v0`, `a1`.
-pub fn parse_track(text: &str) -> Option<TrackId> {
-    let kind = match text.as_bytes().first()? {
-        b'v' => TrackKind::Video,
-        b'a' => TrackKind::Audio,
-        _ => return None,
-    };
-    Some(TrackId { kind, index: text.get(1..)?.parse().ok()? })
 }
 
 /// Carries the epoch in `onMetaData`, in `onStatus` and in a play name's query.

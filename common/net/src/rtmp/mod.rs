@@ -26,10 +26,12 @@ mod limits;
 mod message;
 mod publisher_timing;
 mod rtt_probe;
+mod track_name;
 
 pub use error::{Blame, Error};
 pub use gap::Gap;
 pub use limits::Limits;
-pub use message::{MAX_PEER_ADDRESSES, Message, Metadata, PeerAdvertisement, Resume, TicketIssuer, parse_track};
+pub use message::{MAX_PEER_ADDRESSES, Message, Metadata, PeerAdvertisement, Resume, TicketIssuer};
 pub use publisher_timing::{MAX_TIMED_UNITS, PublisherTiming};
+pub use track_name::parse_track;
 pub use url::Url;

@@ -6,7 +6,7 @@
 use media::latency::{ClockOffset, Exchange, Stage, StageTimes, UnitTiming};
 use media::{Epoch, Timestamp, WallClock};
 
-use super::message::parse_track;
+use super::track_name::parse_track;
 
 /// See the module's text. Stages are by the broadcaster's clock.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -13,8 +13,7 @@ use data_encoding::HEXLOWER;
 use ring::digest;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
-use super::tls::SERVER_NAME;
-use super::{Error, thirty_two};
+use super::error::{Error, thirty_two};
 
 /// A certificate and its key.
 pub struct Identity {
@@ -99,6 +98,9 @@ impl FromStr for Pin {
         thirty_two(text).map(Self)
     }
 }
+
+/// The server name that clients send and every certificate carries: TLS requires one, and it must not identify the server.
+pub const SERVER_NAME: &str = "nearcast";
 
 #[cfg(test)]
 mod tests {

@@ -32,46 +32,12 @@ pub mod pairing;
 pub mod ticket;
 pub mod tls;
 
+mod error;
+
 #[cfg(test)]
 mod loopback;
 
+pub use error::Error;
 pub use identity::{Identity, Pin};
 pub use pairing::Code;
 pub use ticket::{PublicKey, Signer, TicketVerifier};
-
-use data_encoding::HEXLOWER;
-
-/// Why something could not be made or read. What a broadcaster answers to a ticket is [`ticket::Refusal`].
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum Error {
-    /// The certificate could not be made.
-    #[error("cannot make a certificate: {0}")]
-    Certificate(#[from] rcgen::Error),
-    /// The system has no randomness to give.
-    #[error("the system gave no random bytes to make a key from")]
-    Random,
-    /// Not a [`Pin`] or [`ticket::PublicKey`].
-    #[error("not 64 lower-case hexadecimal digits")]
-    Hex,
-    /// A stream's name is empty or longer than [`ticket::MAX_STREAM`].
-    #[error("a ticket's stream must have a name of 1 to {} bytes", ticket::MAX_STREAM)]
-    StreamName,
-    /// Not a [`pairing::Code`].
-    #[error("a pairing code has 16 letters and digits, none of them a U")]
-    Code,
-    /// The TLS session gives no keying material: its handshake has not ended.
-    #[error("the connection is not ready for pairing")]
-    Exporter,
-    /// A proof by someone who does not know the code, or that was made for another TLS session.
-    #[error("the other end did not prove that it knows the pairing code: a wrong code, or someone in between")]
-    WrongProof,
-    /// [`pairing::MAX_WRONG`] proofs were wrong within [`pairing::WINDOW`].
-    #[error("too many wrong pairing codes: wait a minute")]
-    TooManyAttempts,
-}
-
-/// Reads 64 lower-case hexadecimal digits: one text for each value.
-fn thirty_two(text: &str) -> Result<[u8; 32], Error> {
-    HEXLOWER.decode(text.as_bytes()).ok().and_then(|bytes| bytes.try_into().ok()).ok_or(Error::Hex)
-}

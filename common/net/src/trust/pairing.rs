@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use ring::hmac;
 
-use super::Error;
+use super::error::Error;
 
 /// What the broadcaster's screen shows: 80 random bits as `XXXX-XXXX-XXXX-XXXX`.
 ///

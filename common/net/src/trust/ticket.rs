@@ -16,7 +16,7 @@ use data_encoding::{BASE64URL_NOPAD, HEXLOWER};
 use ring::rand::SystemRandom;
 use ring::signature::{ED25519, Ed25519KeyPair, KeyPair, UnparsedPublicKey};
 
-use super::{Error, thirty_two};
+use super::error::{Error, thirty_two};
 
 /// Why a ticket does not admit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -111,7 +111,7 @@ impl Signer {
     /// [`Error::StreamName`] if the stream's name is empty or longer than [`MAX_STREAM`].
     pub fn issue(&self, stream: &str, epoch: u64, now_unix: u64) -> Result<String, Error> {
         if !is_stream(stream) {
-            return Err(Error::StreamName);
+            return Err(Error::StreamName { limit: MAX_STREAM });
         }
         let expires = now_unix.saturating_add(LIFETIME);
         Ok(self.sign(&Ticket { stream: stream.to_owned(), epoch, expires, nonce: rand::random() }.body()))

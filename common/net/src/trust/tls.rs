@@ -21,7 +21,8 @@ use rustls::{
 };
 use subtle::ConstantTimeEq;
 
-use super::{Identity, Pin};
+pub use super::identity::SERVER_NAME;
+use super::identity::{Identity, Pin};
 
 /// What a server with this identity speaks; the client must offer `alpn`.
 pub fn server_config(identity: &Identity, alpn: &[u8]) -> quinn::ServerConfig {
@@ -144,9 +145,6 @@ impl fmt::Debug for WrongPin {
         fmt::Display::fmt(self, f)
     }
 }
-
-/// The name that clients ask for and all certificates bear: TLS wants one, and any that told servers apart would tell others too.
-pub const SERVER_NAME: &str = "nearcast";
 
 #[cfg(test)]
 mod tests;

@@ -18,18 +18,11 @@ use target::{Server, shown};
 
 use super::multicast::LanBroadcasters;
 use super::probe::{self, ProbeError, as_millis, millis};
-use super::{Check, Status, clock, http, peer};
+use super::report::{Check, Status};
+use super::role::Role;
+use super::{clock, http, peer};
 use crate::rtmp;
 use crate::trust::Pin;
-
-/// Who asks: what is grave for one is a detour for the other.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Role {
-    /// It needs RTMP.
-    Publisher,
-    /// Any way will do.
-    Subscriber,
-}
 
 /// Looks at what is at `target`; who is heard on this network comes by `lan_broadcasters`.
 pub async fn check(target: &Target, role: Role, lan_broadcasters: oneshot::Receiver<LanBroadcasters>) -> Vec<Check> {

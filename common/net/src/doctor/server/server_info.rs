@@ -4,10 +4,11 @@ use reqwest::Client;
 use serde_json::Value;
 use tokio::time::Instant;
 
-use super::Role;
 use super::target::{Server, shown};
+use crate::doctor::http;
 use crate::doctor::probe::{as_millis, millis};
-use crate::doctor::{Check, http};
+use crate::doctor::report::Check;
+use crate::doctor::role::Role;
 
 /// What it says.
 #[derive(Debug, Default)]

@@ -2,7 +2,7 @@
 
 use reqwest::Url;
 
-use super::Role;
+use crate::doctor::role::Role;
 use crate::rtmp;
 
 /// What a URL leads to.

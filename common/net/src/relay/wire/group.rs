@@ -5,9 +5,9 @@ use std::sync::Arc;
 use bytes::{Buf, BufMut, BytesMut};
 use media::{AccessUnit, Catalog, Timestamp, TrackId};
 
-use super::Error;
-use crate::relay::catalog;
-use crate::relay::coding::{limit, peek_varint, put_bytes, put_signed, put_varint, track, track_byte, unzigzag};
+use super::catalog;
+use super::coding::{limit, peek_varint, put_bytes, put_signed, put_varint, track, track_byte, unzigzag};
+use super::error::Error;
 
 /// What begins each group's stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -4,10 +4,8 @@ use bytes::{BufMut, Bytes, BytesMut};
 use media::latency::{ClockOffset, MAX_UNITS, Stage, StageTimes, TimingReport, UnitTiming};
 use media::{Epoch, Timestamp, WallClock};
 
-use super::Error;
-use crate::relay::coding::{
-    array, bounded, byte, put_signed, put_varint, signed, timestamp, track, track_byte, varint,
-};
+use super::coding::{array, bounded, byte, put_signed, put_varint, signed, timestamp, track, track_byte, varint};
+use super::error::Error;
 
 pub(super) fn put_request(out: &mut BytesMut, at: Option<Timestamp>) {
     out.put_u8(u8::from(at.is_some()));

@@ -1,6 +1,6 @@
 //! Walks an AMF0 message without recursion and writes it again in the subset that rml_amf0 reads safely.
 
-use super::{Error, MAX_DEPTH, MAX_VALUES};
+use super::error::{Error, MAX_DEPTH, MAX_VALUES};
 
 /// Checks `bytes` against the bounds. What it returns has, apart from numbers, booleans, strings, null and undefined, only objects
 /// and strict arrays of right counts; every string is UTF-8; nothing is truncated.

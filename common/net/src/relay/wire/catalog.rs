@@ -8,7 +8,7 @@ use media::{Catalog, Epoch, Track, WallClock};
 use super::coding::{
     array, bounded, byte, bytes, put_bytes, put_signed, put_varint, signed, text, track, track_byte, varint,
 };
-use super::wire::Error;
+use super::error::Error;
 
 /// Appends a catalog.
 pub(super) fn encode(out: &mut BytesMut, catalog: &Catalog) {

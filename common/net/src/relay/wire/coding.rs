@@ -3,7 +3,7 @@
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use media::{Timestamp, TrackId, TrackKind};
 
-use super::wire::Error;
+use super::error::Error;
 
 /// Appends a length and the bytes.
 pub(super) fn put_bytes(out: &mut BytesMut, bytes: &[u8]) {
@@ -12,7 +12,7 @@ pub(super) fn put_bytes(out: &mut BytesMut, bytes: &[u8]) {
 }
 
 /// Appends an integer below 2^62 (RFC 9000 §16); what is above is written as 2^62 - 1.
-pub(super) fn put_varint(out: &mut BytesMut, value: u64) {
+pub(in crate::relay) fn put_varint(out: &mut BytesMut, value: u64) {
     match value {
         0..0x40 => out.put_u8(value as u8),
         0x40..0x4000 => out.put_u16(value as u16 | 0x4000),

@@ -1,0 +1,34 @@
+//! What a browser reports of the broadcasters on the LAN.
+
+use std::net::SocketAddr;
+
+/// A change of one instance. `instance` is an [instance name](super::instance_name).
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Event {
+    /// An instance appeared.
+    Found {
+        /// The instance name.
+        instance: String,
+        /// Addresses to try, over all interfaces and both families: 1 to 16, in order of preference. IPv6 link-local addresses have
+        /// the scope of the interface on which they were heard.
+        addresses: Vec<SocketAddr>,
+        /// The version of the announcement, [`VERSION`](super::VERSION) if it is this program's. Other versions are reported too, so
+        /// that a viewer can say why it does not connect.
+        version: u8,
+    },
+    /// The addresses, the port or the version of a known instance changed. The fields replace those of [`Found`](Self::Found).
+    Changed {
+        /// The instance name.
+        instance: String,
+        /// All of its addresses from now on.
+        addresses: Vec<SocketAddr>,
+        /// Its version from now on.
+        version: u8,
+    },
+    /// The instance sent a goodbye, its records expired, or the interface on which it was heard is gone.
+    Lost {
+        /// The instance name.
+        instance: String,
+    },
+}

@@ -1,0 +1,34 @@
+//! Protocol violations that parsing finds. `SPEC.md` §3 to §5.
+
+/// How the bytes of a peer violate the protocol.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The message ends inside the named structure.
+    #[error("{0} is cut short")]
+    Truncated(&'static str),
+    /// A length or a count exceeds its bound.
+    #[error("{what} of {value} is over the limit of {limit}")]
+    Limit {
+        /// The field.
+        what: &'static str,
+        /// The value on the wire.
+        value: u64,
+        /// The largest value that is accepted.
+        limit: u64,
+    },
+    /// A value that this version does not define.
+    #[error("{what} {value} means nothing")]
+    Unknown {
+        /// The field.
+        what: &'static str,
+        /// The value on the wire.
+        value: u64,
+    },
+    /// A group has a unit before its first catalog.
+    #[error("a unit came before any catalog")]
+    NoCatalog,
+    /// The named text is not UTF-8.
+    #[error("{0} is not UTF-8")]
+    Text(&'static str),
+}
