@@ -18,7 +18,9 @@ use media::latency::{MAX_UNITS, Stage, TimingReport};
 use media::live_window::ReadBatch;
 use media::{AccessUnit, Cursor, LiveWindow, Timestamp, TrackKind};
 use net::discovery::{Announcer, AnnouncerOptions, own_addresses};
-use net::relay::{self, Grant, Proof, RefusalCode, Request, Side};
+use net::relay::{
+    self, Delivery, Grant, Proof, RefusalCode, Request, SendGate, Side, StreamSource, SubscriptionObserver,
+};
 use net::rtmp::{PeerAdvertisement, TicketIssuer};
 use net::trust::{self, Code, Identity, TicketVerifier, pairing, tls};
 use parking_lot::Mutex;
@@ -277,8 +279,9 @@ impl PeerServer {
         self.has_viewer.send_replace(true);
         tracing::info!("a LAN viewer connected");
         let (id, admitted) = self.upload.join();
-        let source = ViewerSource { id, admitted, peer: self.clone() };
-        let ended = request.serve(Arc::new(source), proof, std::future::pending()).await;
+        let source = Arc::new(ViewerSource { id, admitted, peer: self.clone() });
+        let delivery = Delivery::new(source.clone()).gated_by(source.clone()).observed_by(source);
+        let ended = request.serve(delivery, proof, std::future::pending()).await;
         self.stats.lan_viewers.decrement();
         tracing::info!(?ended, "a LAN viewer disconnected");
     }
@@ -356,8 +359,8 @@ impl Drop for ViewerSource {
     }
 }
 
-impl relay::Source for ViewerSource {
-    type News = Progress;
+impl StreamSource for ViewerSource {
+    type Change = Progress;
 
     fn read(&self, cursor: &mut Cursor, max_bytes: usize) -> ReadBatch {
         self.peer.broadcast.with_window(|window| cursor.read(window, max_bytes))
@@ -375,38 +378,42 @@ impl relay::Source for ViewerSource {
         self.peer.broadcast.changed().borrow().ended
     }
 
-    fn allow(&self, kind: TrackKind, wanted: usize, queueing: Duration) -> Grant {
-        self.peer.upload.ask(self.id, wanted, kind == TrackKind::Audio, queueing)
+    fn timing(&self, at: Option<Timestamp>) -> Option<TimingReport> {
+        let broadcast = &self.peer.broadcast;
+        let (now, units) = (broadcast.now(), broadcast.timing_log().sample(MAX_UNITS, at).collect());
+        // The server's clock is the broadcaster's.
+        Some(TimingReport { received: now, answered: now, epoch: broadcast.epoch(), broadcaster: None, units })
+    }
+}
+
+impl SendGate for ViewerSource {
+    fn acquire(&self, kind: TrackKind, wanted: usize, queue_delay: Duration) -> Grant {
+        self.peer.upload.ask(self.id, wanted, kind == TrackKind::Audio, queue_delay)
     }
 
-    fn room(&self) -> Option<watch::Receiver<bool>> {
+    fn capacity_available(&self) -> Option<watch::Receiver<bool>> {
         Some(self.admitted.clone())
     }
+}
 
-    fn flows(&self, flows: bool) {
-        self.peer.upload.flows(self.id, flows);
+impl SubscriptionObserver for ViewerSource {
+    fn on_active(&self, active: bool) {
+        self.peer.upload.flows(self.id, active);
     }
 
-    fn left_out(&self) {
-        self.peer.upload.left_out(self.id);
-    }
-
-    fn sent(&self, kind: TrackKind, position: u64, bytes: usize) {
+    fn on_sent(&self, kind: TrackKind, position: u64, bytes: usize) {
         if kind == TrackKind::Video {
             self.peer.lead.took(position);
         }
         self.peer.stats.lan_bytes.add(bytes as u64);
     }
 
-    fn relayed(&self, unit: &AccessUnit) {
+    fn on_first_send(&self, unit: &AccessUnit) {
         self.peer.broadcast.stamp(unit, Stage::Relayed);
     }
 
-    fn stamps(&self, at: Option<Timestamp>) -> Option<TimingReport> {
-        let broadcast = &self.peer.broadcast;
-        let (now, units) = (broadcast.now(), broadcast.timing_log().sample(MAX_UNITS, at).collect());
-        // All stages are stamped by this machine's clock.
-        Some(TimingReport { received: now, answered: now, epoch: broadcast.epoch(), broadcaster: None, units })
+    fn on_dropped(&self) {
+        self.peer.upload.left_out(self.id);
     }
 }
 

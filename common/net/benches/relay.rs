@@ -18,7 +18,7 @@ use media::codec::{Codec, CodecConfig, Format};
 use media::live_window::{Bounds, ReadBatch};
 use media::{AccessUnit, Catalog, Cursor, Epoch, LiveWindow, Timestamp, Track, TrackId, TrackOrder};
 use net::relay::wire::ALPN;
-use net::relay::{Event, Proof, Side, Source, Start, accept, subscribe, transport};
+use net::relay::{Delivery, Event, Proof, Side, Start, StreamSource, accept, subscribe, transport};
 use net::trust::{Identity, tls};
 use parking_lot::Mutex;
 use quinn::Endpoint;
@@ -235,7 +235,7 @@ fn relay(server: &Runtime, viewers: &Runtime, count: usize) -> Result<(Outlet, W
 }
 
 async fn serve(incoming: quinn::Incoming, source: Arc<Live>) -> Result<()> {
-    accept(incoming.await?).await?.serve(source, None, std::future::pending()).await;
+    accept(incoming.await?).await?.serve(Delivery::new(source), None, std::future::pending()).await;
     Ok(())
 }
 
@@ -260,8 +260,8 @@ impl Live {
     }
 }
 
-impl Source for Live {
-    type News = bool;
+impl StreamSource for Live {
+    type Change = bool;
 
     fn read(&self, cursor: &mut Cursor, max_bytes: usize) -> ReadBatch {
         cursor.read(&self.window.lock(), max_bytes)

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 pub mod bbr;
+pub mod blame;
 pub mod clock;
 pub mod discovery;
 #[cfg(feature = "doctor")]

@@ -10,7 +10,7 @@ use std::time::Duration;
 use media::latency::TimingReport;
 use media::live_window::ReadBatch;
 use media::{AccessUnit, Cursor, LiveWindow, Timestamp, TrackKind};
-use net::relay::{self, RefusalCode, Side};
+use net::relay::{self, Delivery, RefusalCode, Side, StreamSource, SubscriptionObserver};
 use net::trust::{Identity, Pin, tls};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -118,7 +118,9 @@ async fn subscriber(incoming: quinn::Incoming, permit: ConnectionPermit, hub: Ar
     };
     let _viewer = stream.subscriber("relay");
     tracing::debug!(stream = stream.name(), "subscriber");
-    let ended = request.serve(Arc::new(Window(stream)), None, stop.cancelled_owned()).await;
+    let window = Arc::new(Window(stream));
+    let delivery = Delivery::new(window.clone()).observed_by(window);
+    let ended = request.serve(delivery, None, stop.cancelled_owned()).await;
     tracing::debug!(?ended, "subscriber left");
     drop(permit);
 }
@@ -126,8 +128,8 @@ async fn subscriber(incoming: quinn::Incoming, permit: ConnectionPermit, hub: Ar
 /// A stream of the hub, as the relay protocol sees it.
 struct Window(Arc<LiveStream>);
 
-impl relay::Source for Window {
-    type News = u64;
+impl StreamSource for Window {
+    type Change = u64;
 
     fn read(&self, cursor: &mut Cursor, max_bytes: usize) -> ReadBatch {
         self.0.read(cursor, max_bytes)
@@ -141,16 +143,18 @@ impl relay::Source for Window {
         self.0.changed()
     }
 
-    fn sent(&self, _kind: TrackKind, _position: u64, bytes: usize) {
+    fn timing(&self, at: Option<Timestamp>) -> Option<TimingReport> {
+        self.0.latency().report(at)
+    }
+}
+
+impl SubscriptionObserver for Window {
+    fn on_sent(&self, _kind: TrackKind, _position: u64, bytes: usize) {
         self.0.count_sent(bytes as u64);
     }
 
-    fn relayed(&self, unit: &AccessUnit) {
+    fn on_first_send(&self, unit: &AccessUnit) {
         self.0.latency().on_relayed(unit, "relay");
-    }
-
-    fn stamps(&self, at: Option<Timestamp>) -> Option<TimingReport> {
-        self.0.latency().report(at)
     }
 }
 

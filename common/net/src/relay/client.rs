@@ -1,8 +1,8 @@
-//! The subscribing end. `SPEC.md` §2, §4.
+//! The subscribing end of a subscription. `SPEC.md` §2, §4.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::BytesMut;
 use media::latency::TimingReport;
@@ -10,56 +10,57 @@ use media::{Timestamp, TrackId};
 use quinn::{Connection, RecvStream, SendStream, VarInt};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
-use super::Error;
+use super::error::Error;
 use super::reassembly::{GroupInput, Reassembly, ReorderOutput};
 use super::wire::{self, ClientMessage, GroupHeader, GroupReader, Proof, ReceivedUnit, ServerMessage, Start};
 
-/// What a subscription brings.
+/// What a subscription delivers.
 #[derive(Clone, Debug)]
 pub enum Event {
-    /// The next unit of its track.
+    /// The next unit of its track, in decoding order.
     Unit(ReceivedUnit),
-    /// Units of this track were given up on the way: what comes next does not follow.
+    /// Units of this track were dropped on the way: the next unit does not follow the last one.
     Gap(TrackId),
-    /// Whether the server has room for this subscription; without, it had better be stopped until there is.
+    /// Whether the server has the capacity to send this subscriber the whole stream. Without it, the subscriber should stop if it has
+    /// another path. Capacity is assumed until the first event.
     Capacity(bool),
-    /// The broadcast is over; nothing follows.
+    /// The broadcast is over and all of it was delivered.
     Ended,
     /// The answer to [`request_timing`](Subscription::request_timing).
     Timing {
-        /// What it says.
+        /// When units passed the stages before this host.
         report: TimingReport,
-        /// When it was asked for.
-        requested_at: Instant,
-        /// When it came.
-        received_at: Instant,
+        /// When the request was written, by this host's monotonic clock.
+        requested_at: std::time::Instant,
+        /// When the answer was read, by the same clock.
+        received_at: std::time::Instant,
     },
 }
 
-/// A subscription that was let in. It flows from [`start`](Self::start) on. Dropping it leaves.
+/// An accepted subscription. It is idle until [`start`](Self::start). Dropping it closes the connection.
 #[derive(Debug)]
 pub struct Subscription {
     connection: Connection,
     send: SendStream,
     generation: Arc<AtomicU32>,
-    arrivals: mpsc::Receiver<Arrival>,
+    incoming: mpsc::Receiver<Incoming>,
     reassembly: Reassembly,
-    /// That the server knows the code: to be checked before anything is believed.
+    /// The server's proof that it knows the pairing code, which the caller must verify.
     proof: Option<[u8; 32]>,
     has_ended: bool,
-    /// When stamps were asked for that have not come yet.
+    /// When the timing was requested that has not arrived yet.
     timing_requested_at: Option<Instant>,
-    /// What all groups together may still hold of payload.
-    room: Arc<Semaphore>,
+    /// Bytes that all groups together may still hold.
+    memory: Arc<Semaphore>,
     _tasks: JoinSet<()>,
 }
 
 /// From the tasks that read streams.
 #[derive(Debug)]
-enum Arrival {
-    /// With the room that it takes.
+enum Incoming {
+    /// With the memory that it takes.
     Group(GroupHeader, GroupInput, Option<OwnedSemaphorePermit>),
     Ended,
     Capacity(bool),
@@ -67,8 +68,8 @@ enum Arrival {
     Failed(Error),
 }
 
-/// Asks for the stream called `name` over a connection whose other end is known to be the right one, unless `proof` is of the code:
-/// then the caller checks [`Subscription::proof`].
+/// Subscribes to the stream `name`. The caller has authenticated the server by its pin; or `proof` is of the pairing code, and the caller
+/// verifies [`Subscription::proof`] before it uses anything that the server sends.
 ///
 /// # Errors
 /// [`Error::Refused`], [`Error::Timeout`] after [`RESPONSE_TIMEOUT`], and those of the connection.
@@ -80,36 +81,38 @@ pub async fn subscribe(connection: Connection, name: &str, proof: Proof) -> Resu
         match next_message(&mut recv, &mut buffer).await? {
             Some(ServerMessage::Accepted { proof }) => Ok((send, recv, buffer, proof)),
             Some(ServerMessage::Refused { code, reason }) => Err(Error::Refused { code, reason }),
-            Some(_) => Err(Error::Protocol(wire::Error::Unknown { what: "first reply", value: 0 })),
-            None => Err(Error::Closed { waiting_for: "the answer to subscribe" }),
+            Some(message) => Err(Error::Unexpected { message: message.name(), expected: "ACCEPTED or REFUSED" }),
+            None => Err(Error::Closed { waiting_for: "the answer to SUBSCRIBE" }),
         }
     };
-    let timed_out = Err(Error::Timeout { waiting_for: "answer to subscribe", after: RESPONSE_TIMEOUT });
+    let timed_out = Err(Error::Timeout { waiting_for: "answer to SUBSCRIBE", after: RESPONSE_TIMEOUT });
     let (send, recv, buffer, proof) = timeout(RESPONSE_TIMEOUT, answered).await.unwrap_or(timed_out)?;
     let generation = Arc::new(AtomicU32::new(0));
-    let (arrived, arrivals) = mpsc::channel(ARRIVALS);
+    let (sender, incoming) = mpsc::channel(MAX_INCOMING);
     let mut tasks = JoinSet::new();
-    tasks.spawn(read_control(recv, buffer, arrived.clone()));
-    let room = Arc::new(Semaphore::new(MAX_HELD));
-    tasks
-        .spawn(read_groups(connection.clone(), Shared { generation: generation.clone(), arrived, room: room.clone() }));
+    tasks.spawn(read_control(recv, buffer, sender.clone()));
+    let memory = Arc::new(Semaphore::new(MAX_HELD));
+    tasks.spawn(read_groups(
+        connection.clone(),
+        Shared { generation: generation.clone(), incoming: sender, memory: memory.clone() },
+    ));
     let reassembly = Reassembly::default();
     Ok(Subscription {
         connection,
         send,
         generation,
-        arrivals,
+        incoming,
         reassembly,
         proof,
         has_ended: false,
         timing_requested_at: None,
-        room,
+        memory,
         _tasks: tasks,
     })
 }
 
 impl Subscription {
-    /// Has it flow, from `at` on; what was under way is given up.
+    /// Starts, or restarts, the flow of units at `at`. Units of an earlier start that are still in flight are discarded.
     ///
     /// # Errors
     /// Those of writing.
@@ -120,7 +123,7 @@ impl Subscription {
         write(&mut self.send, &ClientMessage::Start { generation, at }).await
     }
 
-    /// Has it send nothing until the next start.
+    /// Makes the subscription idle until the next start.
     ///
     /// # Errors
     /// Those of writing.
@@ -131,8 +134,8 @@ impl Subscription {
         write(&mut self.send, &ClientMessage::Stop).await
     }
 
-    /// Asks how units came to the server, up to the one at `at` or to the newest, and what its clock shows. A server that notes no stamps does not
-    /// answer; one that is asked oftener than 64 times in 10 s ends the connection.
+    /// Requests the timing of units up to the one with DTS `at`, or to the newest, and an exchange of clocks. The answer is
+    /// [`Event::Timing`]. A server that records no timing does not answer; more than 64 requests in 10 s violate the protocol.
     ///
     /// # Errors
     /// Those of writing.
@@ -144,7 +147,7 @@ impl Subscription {
     /// The next event. Cancel safe.
     ///
     /// # Errors
-    /// Whatever ends the subscription.
+    /// What ended the subscription; see [`Error::is_violation`] and [`Error::retry`].
     pub async fn next(&mut self) -> Result<Event, Error> {
         loop {
             match self.reassembly.pop() {
@@ -152,42 +155,43 @@ impl Subscription {
                 Some(ReorderOutput::Gap(track)) => return Ok(Event::Gap(track)),
                 None => {}
             }
-            match self.arrivals.recv().await {
-                Some(Arrival::Group(group, item, room)) => {
-                    self.reassembly.push(group, item);
-                    // What reassembly holds it bounds by itself.
-                    drop(room);
+            match self.incoming.recv().await {
+                Some(Incoming::Group(group, input, memory)) => {
+                    self.reassembly.push(group, input);
+                    // Reassembly bounds its own memory.
+                    drop(memory);
                 }
-                Some(Arrival::Timing(report, received_at)) => {
-                    // One that nobody asked for tells nothing of the clocks.
+                Some(Incoming::Timing(report, received_at)) => {
+                    // Without a request it is no exchange of clocks.
                     let Some(requested_at) = self.timing_requested_at.take() else { continue };
+                    let (requested_at, received_at) = (requested_at.into_std(), received_at.into_std());
                     return Ok(Event::Timing { report, requested_at, received_at });
                 }
-                Some(Arrival::Capacity(has_room)) => return Ok(Event::Capacity(has_room)),
-                Some(Arrival::Ended) => self.has_ended = true,
-                Some(Arrival::Failed(_)) | None if self.has_ended => return Ok(Event::Ended),
-                Some(Arrival::Failed(error)) => return Err(error),
+                Some(Incoming::Capacity(available)) => return Ok(Event::Capacity(available)),
+                Some(Incoming::Ended) => self.has_ended = true,
+                Some(Incoming::Failed(_)) | None if self.has_ended => return Ok(Event::Ended),
+                Some(Incoming::Failed(error)) => return Err(error),
                 None => return Err(Error::Closed { waiting_for: "the next unit" }),
             }
         }
     }
 
-    /// What the server answered to a proof of the code.
+    /// The server's proof that it knows the pairing code, if the client proved it.
     pub fn proof(&self) -> Option<[u8; 32]> {
         self.proof
     }
 
-    /// The connection's round trip, as QUIC measures it.
+    /// QUIC's smoothed round-trip time.
     pub fn round_trip(&self) -> Duration {
         self.connection.rtt()
     }
 
-    /// Bytes that are held for units that are not whole yet or that nobody has asked for: at most [`MAX_HELD`].
+    /// Bytes held for units that are incomplete or not read yet: at most [`MAX_HELD`].
     pub fn held_bytes(&self) -> usize {
-        MAX_HELD - self.room.available_permits()
+        MAX_HELD - self.memory.available_permits()
     }
 
-    /// Bytes that came, all of them: what this path costs the link.
+    /// Bytes received in UDP datagrams, headers of QUIC included.
     pub fn received_bytes(&self) -> u64 {
         self.connection.stats().udp_rx.bytes
     }
@@ -199,39 +203,39 @@ impl Drop for Subscription {
     }
 }
 
-/// What both ends of this TLS session, and nobody else, know (RFC 5705).
+/// Keying material that only the two ends of this TLS session have (RFC 5705).
 pub fn exporter(connection: &Connection, label: &[u8]) -> Option<[u8; 32]> {
     let mut out = [0; 32];
     connection.export_keying_material(&mut out, label, &[]).ok().map(|()| out)
 }
 
-async fn read_control(mut recv: RecvStream, mut buffer: BytesMut, arrived: mpsc::Sender<Arrival>) {
+async fn read_control(mut recv: RecvStream, mut buffer: BytesMut, incoming: mpsc::Sender<Incoming>) {
     loop {
-        let arrival = match next_message(&mut recv, &mut buffer).await {
+        let message = match next_message(&mut recv, &mut buffer).await {
             Ok(Some(ServerMessage::Dropped { generation, track, sequence })) => {
-                Arrival::Group(GroupHeader { generation, track, sequence }, GroupInput::Reset, None)
+                Incoming::Group(GroupHeader { generation, track, sequence }, GroupInput::Reset, None)
             }
-            Ok(Some(ServerMessage::Ended)) => Arrival::Ended,
-            Ok(Some(ServerMessage::Capacity(has_room))) => Arrival::Capacity(has_room),
-            Ok(Some(ServerMessage::Timing(report))) => Arrival::Timing(report, Instant::now()),
+            Ok(Some(ServerMessage::Ended)) => Incoming::Ended,
+            Ok(Some(ServerMessage::Capacity(available))) => Incoming::Capacity(available),
+            Ok(Some(ServerMessage::Timing(report))) => Incoming::Timing(report, Instant::now()),
             Ok(Some(_)) => continue,
-            // The streams tell the rest.
+            // The groups' streams deliver the rest.
             Ok(None) => return,
-            Err(error) => Arrival::Failed(error),
+            Err(error) => Incoming::Failed(error),
         };
-        let is_failure = matches!(arrival, Arrival::Failed(_));
-        if arrived.send(arrival).await.is_err() || is_failure {
+        let is_failure = matches!(message, Incoming::Failed(_));
+        if incoming.send(message).await.is_err() || is_failure {
             return;
         }
     }
 }
 
-/// What the readers of all groups share.
+/// State that the readers of all groups share.
 #[derive(Clone, Debug)]
 struct Shared {
     generation: Arc<AtomicU32>,
-    arrived: mpsc::Sender<Arrival>,
-    room: Arc<Semaphore>,
+    incoming: mpsc::Sender<Incoming>,
+    memory: Arc<Semaphore>,
 }
 
 async fn read_groups(connection: Connection, shared: Shared) {
@@ -241,9 +245,9 @@ async fn read_groups(connection: Connection, shared: Shared) {
             stream = connection.accept_uni() => match stream {
                 Ok(stream) => drop(readers.spawn(read_group(stream, shared.clone()))),
                 Err(error) => {
-                    // What has come is read before the end is told.
+                    // Data that has arrived is delivered before the error.
                     while readers.join_next().await.is_some() {}
-                    let _ = shared.arrived.send(Arrival::Failed(error.into())).await;
+                    let _ = shared.incoming.send(Incoming::Failed(error.into())).await;
                     return;
                 }
             },
@@ -252,30 +256,30 @@ async fn read_groups(connection: Connection, shared: Shared) {
     }
 }
 
-/// Reads one group to its end. A group of an earlier start is not read.
+/// Reads one group to its end, or stops it if it belongs to an earlier start.
 async fn read_group(mut stream: RecvStream, shared: Shared) {
     let mut reader = GroupReader::default();
     let result = group(&mut stream, &mut reader, &shared).await;
     let header = reader.header().ok().flatten();
     let last = match (result, header) {
-        (Ok(true), Some(header)) => Arrival::Group(header, GroupInput::Complete, None),
-        // Reset, or the connection is lost. One whose header never came is told of on the control stream.
-        (Ok(false) | Err(Error::Read(_)), Some(header)) => Arrival::Group(header, GroupInput::Reset, None),
+        (Ok(true), Some(header)) => Incoming::Group(header, GroupInput::Complete, None),
+        // Reset, or the connection is lost. The control stream reports groups whose header never arrived.
+        (Ok(false) | Err(Error::Read(_)), Some(header)) => Incoming::Group(header, GroupInput::Reset, None),
         (Ok(_) | Err(Error::Read(_)), None) => return,
-        (Err(error), _) => Arrival::Failed(error),
+        (Err(error), _) => Incoming::Failed(error),
     };
-    let _ = shared.arrived.send(last).await;
+    let _ = shared.incoming.send(last).await;
 }
 
-/// Whether it ended where a group may end.
+/// Returns whether the stream ended between two frames.
 async fn group(stream: &mut RecvStream, reader: &mut GroupReader, shared: &Shared) -> Result<bool, Error> {
     let mut held: Option<OwnedSemaphorePermit> = None;
     while let Some(chunk) = stream.read_chunk(READ, true).await? {
         let bytes = u32::try_from(chunk.bytes.len()).unwrap_or(u32::MAX);
-        let Ok(room) = shared.room.clone().acquire_many_owned(bytes).await else { return Ok(false) };
+        let Ok(more) = shared.memory.clone().acquire_many_owned(bytes).await else { return Ok(false) };
         match &mut held {
-            Some(held) => held.merge(room),
-            None => held = Some(room),
+            Some(held) => held.merge(more),
+            None => held = Some(more),
         }
         reader.push(&chunk.bytes);
         let Some(header) = reader.header()? else { continue };
@@ -284,9 +288,9 @@ async fn group(stream: &mut RecvStream, reader: &mut GroupReader, shared: &Share
             return Ok(false);
         }
         while let Some(unit) = reader.unit()? {
-            // All that is no longer the reader's goes with the unit.
-            let room = held.as_mut().and_then(|held| held.split(held.num_permits().saturating_sub(reader.held())));
-            if shared.arrived.send(Arrival::Group(header, GroupInput::Unit(unit), room)).await.is_err() {
+            // Memory that the reader no longer holds goes with the unit.
+            let memory = held.as_mut().and_then(|held| held.split(held.num_permits().saturating_sub(reader.held())));
+            if shared.incoming.send(Incoming::Group(header, GroupInput::Unit(unit), memory)).await.is_err() {
                 return Ok(false);
             }
         }
@@ -306,18 +310,18 @@ async fn next_message(recv: &mut RecvStream, buffer: &mut BytesMut) -> Result<Op
     }
 }
 
-async fn write(send: &mut SendStream, ask: &ClientMessage) -> Result<(), Error> {
+async fn write(send: &mut SendStream, message: &ClientMessage) -> Result<(), Error> {
     let mut bytes = BytesMut::new();
-    ask.encode(&mut bytes);
+    message.encode(&mut bytes);
     Ok(send.write_all(&bytes).await?)
 }
 
-/// From the connection to the answer.
+/// From `SUBSCRIBE` to its answer.
 pub const RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);
-/// What is taken of a stream at once.
+/// Bytes that one read takes from a stream.
 const READ: usize = 64 << 10;
-/// Bytes of all groups together that are held for a unit that is not whole yet, or wait for the reader: twice the largest unit. Whoever
-/// sends halves of more than that is not read any further, and soon found silent.
+/// Bounds the bytes, over all groups, of units that are incomplete or not read yet: twice the largest unit. A server that sends more
+/// incomplete units is not read any further, and soon counts as stalled.
 pub const MAX_HELD: usize = 32 << 20;
-/// Units that wait for the reader; more wait in QUIC's windows.
-const ARRIVALS: usize = 64;
+/// Bounds the units that wait for the application; more wait in QUIC's windows.
+const MAX_INCOMING: usize = 64;

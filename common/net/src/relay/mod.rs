@@ -15,78 +15,20 @@ pub mod wire;
 
 mod congestion;
 mod drop_policy;
+mod error;
+mod source;
 mod track_sender;
 mod transport;
 
 #[cfg(test)]
-mod hostile_tests;
+mod sim;
 #[cfg(test)]
 mod tests;
 
+pub use crate::blame::Blame;
 pub use client::{Event, Subscription, subscribe};
-pub use server::{Grant, Request, Source, accept};
+pub use error::Error;
+pub use server::{Request, accept};
+pub use source::{Delivery, Grant, SendGate, StreamSource, SubscriptionObserver};
 pub use transport::{Side, endpoint_config, transport};
 pub use wire::{Proof, RefusalCode, Start};
-
-/// Why a subscription ends, or does not begin.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum Error {
-    /// The connection could not be made, or is lost.
-    #[error("the connection is lost: {0}")]
-    Connection(#[from] quinn::ConnectionError),
-    /// The other end says no.
-    #[error("refused: {reason} ({code:?})")]
-    Refused {
-        /// Why, for programs.
-        code: RefusalCode,
-        /// Why, for people; at most [`wire::MAX_REASON`] bytes, without control characters.
-        reason: String,
-    },
-    /// What came is not the protocol.
-    #[error("the peer breaks the relay protocol: {0}")]
-    Protocol(#[from] wire::Error),
-    /// The other end closed the control stream.
-    #[error("the peer closed the subscription while we waited for {waiting_for}")]
-    Closed {
-        /// What.
-        waiting_for: &'static str,
-    },
-    /// It took too long.
-    #[error("no {waiting_for} within {after:?}")]
-    Timeout {
-        /// What.
-        waiting_for: &'static str,
-        /// How long we waited.
-        after: std::time::Duration,
-    },
-    /// The other end asks for more than it may.
-    #[error("more than {most} {what} requests within {within:?}")]
-    TooOften {
-        /// For what.
-        what: &'static str,
-        /// How often it may.
-        most: u32,
-        /// Within how long.
-        within: std::time::Duration,
-    },
-    /// Writing to a stream failed.
-    #[error("cannot write: {0}")]
-    Write(#[from] quinn::WriteError),
-    /// Reading from a stream failed.
-    #[error("cannot read: {0}")]
-    Read(#[from] quinn::ReadError),
-}
-
-impl Error {
-    /// Whether trying again may help.
-    pub fn retry(&self) -> bool {
-        match self {
-            Self::Refused { code, .. } => code.retry(),
-            Self::Connection(quinn::ConnectionError::TransportError(_) | quinn::ConnectionError::VersionMismatch) => {
-                false
-            }
-            _ => true,
-        }
-    }
-}

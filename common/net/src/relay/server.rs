@@ -1,91 +1,32 @@
-//! The serving end: a subscription from its first message to its last. `SPEC.md` §2, §4.
+//! The serving end of a subscription, from its first message to its last. `SPEC.md` §2, §4.
 //!
-//! A request is returned to the caller, who knows streams and proofs, and accepts or refuses it. From then on the subscriber is two
-//! cursors on the live window, one for sound and one for pictures ([`track_sender`](super::track_sender)): no queue of its own but what QUIC holds,
-//! which is bounded.
+//! A request is returned to the caller, which knows streams and proofs, and accepts or refuses it. From then on the subscriber is two
+//! cursors on the live window, one for audio and one for video ([`track_sender`](super::track_sender)). It has no queue of its own but
+//! QUIC's send buffer, which is bounded.
 
 use std::future::Future;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use media::latency::TimingReport;
-use media::live_window::ReadBatch;
-use media::{AccessUnit, Cursor, LiveWindow, Timestamp, TrackKind};
+use media::{Cursor, LiveWindow, TrackKind};
 use quinn::{Connection, RecvStream, SendStream, VarInt};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 
-use super::Error;
 use super::drop_policy::DropPolicy;
+use super::error::Error;
+use super::source::{Delivery, SendGate, StreamSource, SubscriptionObserver};
 use super::track_sender::{DroppedGroup, TrackSender};
-use super::wire::{self, ClientMessage, Proof, RefusalCode, ServerMessage, Start};
+use super::wire::{self, BAD_REQUEST, ClientMessage, Proof, REFUSED, RefusalCode, ServerMessage, Start};
 
-/// A live stream that can be subscribed to.
-pub trait Source: Send + Sync + 'static {
-    /// What [`changed`](Self::changed) carries; it is the change alone that counts.
-    type News: Send + Sync + 'static;
-
-    /// Takes what is new to a cursor, at most so many bytes of payload.
-    fn read(&self, cursor: &mut Cursor, max_bytes: usize) -> ReadBatch;
-
-    /// A look at the window, which must neither wait nor do I/O.
-    fn with_window<T>(&self, look: impl FnOnce(&LiveWindow) -> T) -> T;
-
-    /// Says when there is something to read, or the end.
-    fn changed(&self) -> watch::Receiver<Self::News>;
-
-    /// Whether no unit will follow those in the window.
-    fn has_ended(&self) -> bool {
-        false
-    }
-
-    /// How much of `wanted` bytes of a unit may go to this subscriber now: a limit on the rate, or a link that others need more. Packets to
-    /// it wait for `queueing` on their way, as QUIC measures it. What was allowed counts as used.
-    fn allow(&self, _kind: TrackKind, wanted: usize, _queueing: Duration) -> Grant {
-        Grant::Bytes(wanted)
-    }
-
-    /// Whether there is room for this subscriber, as it changes; `None` where there always is.
-    fn room(&self) -> Option<watch::Receiver<bool>> {
-        None
-    }
-
-    /// It is sent the stream from now on, or no longer.
-    fn flows(&self, _flows: bool) {}
-
-    /// A unit was left out, or several: they could not be sent in time.
-    fn left_out(&self) {}
-
-    /// A unit is handed to QUIC for the first time, of all its subscribers.
-    fn relayed(&self, _unit: &AccessUnit) {}
-
-    /// How the units up to the one at `at`, or to the newest, came here, and what the clock shows; `None` where nobody notes that.
-    fn stamps(&self, _at: Option<Timestamp>) -> Option<TimingReport> {
-        None
-    }
-
-    /// The unit at `position` of the window was handed to QUIC, `bytes` with what goes before it.
-    fn sent(&self, _kind: TrackKind, _position: u64, _bytes: usize) {}
-}
-
-/// What a subscriber may be sent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Grant {
-    /// So many bytes, at least one.
-    Bytes(usize),
-    /// Nothing now: to be asked again after this time.
-    RetryAfter(Duration),
-}
-
-/// Somebody who asks to subscribe. Dropping it closes the connection.
+/// A client that asks to subscribe. Dropping it closes the connection.
 #[derive(Debug)]
 pub struct Request {
-    /// The stream's name; may be empty.
+    /// The name of the stream; empty if the client leaves it to the server.
     pub name: String,
-    /// What it offers as proof.
+    /// What the client offers to be admitted.
     pub proof: Proof,
     connection: Connection,
     send: SendStream,
@@ -96,73 +37,73 @@ pub struct Request {
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Ended {
-    /// The subscriber left.
+    /// The subscriber closed it, or its connection is lost.
     Unsubscribed,
-    /// The broadcast is over and all was sent.
+    /// The broadcast is over and all of it was sent.
     Complete,
-    /// The caller stopped it.
+    /// The caller's `stop` completed.
     Stopped,
-    /// It failed.
+    /// The subscriber violated the protocol, or sending failed.
     Failed(Error),
 }
 
-/// Reads what a new connection asks for, within [`REQUEST_TIMEOUT`].
+/// Reads the request of a new connection, within [`REQUEST_TIMEOUT`].
 ///
 /// # Errors
-/// Whatever the peer does wrong; the connection is closed then.
+/// [`Error::Timeout`], violations of the protocol, and those of the connection; the connection is closed then.
 pub async fn accept(connection: Connection) -> Result<Request, Error> {
     let asked = async {
         let (send, recv) = connection.accept_bi().await?;
         let mut control = Control { recv, buffer: BytesMut::new() };
         match control.next().await? {
             Some(ClientMessage::Subscribe { name, proof }) => Ok((send, control, name, proof)),
-            Some(_) => Err(Error::Closed { waiting_for: "subscribe: it began with something else" }),
-            None => Err(Error::Closed { waiting_for: "subscribe" }),
+            Some(message) => Err(Error::Unexpected { message: message.name(), expected: "SUBSCRIBE" }),
+            None => Err(Error::Closed { waiting_for: "SUBSCRIBE" }),
         }
     };
     let (send, control, name, proof) = timeout(REQUEST_TIMEOUT, asked)
         .await
-        .unwrap_or(Err(Error::Timeout { waiting_for: "subscribe", after: REQUEST_TIMEOUT }))
+        .unwrap_or(Err(Error::Timeout { waiting_for: "SUBSCRIBE", after: REQUEST_TIMEOUT }))
         .inspect_err(|error| connection.close(VarInt::from_u32(BAD_REQUEST), error.to_string().as_bytes()))?;
     Ok(Request { name, proof, connection, send, control })
 }
 
 impl Request {
-    /// Where it comes from.
+    /// The address and port of the client.
     pub fn peer(&self) -> SocketAddr {
         self.connection.remote_address()
     }
 
-    /// What both ends of this TLS session, and nobody else, know (RFC 5705): binds a proof to it.
+    /// Keying material that only the two ends of this TLS session have (RFC 5705), to bind a proof to the session.
     pub fn exporter(&self, label: &[u8]) -> Option<[u8; 32]> {
         let mut out = [0; 32];
         self.connection.export_keying_material(&mut out, label, &[]).ok().map(|()| out)
     }
 
-    /// Says no, and closes once that is heard.
+    /// Sends `REFUSED` and closes once the client has read it, or after [`CLOSE_TIMEOUT`].
     pub async fn refuse(mut self, code: RefusalCode, reason: &str) {
         let mut reason = reason.to_owned();
         reason.truncate(reason.floor_char_boundary(wire::MAX_REASON as usize));
-        let said = async {
+        let sending = async {
             write(&mut self.send, &ServerMessage::Refused { code, reason }).await?;
             let _ = self.send.finish();
             self.send.stopped().await.ok();
             Ok::<_, Error>(())
         };
-        let _ = timeout(CLOSE_TIMEOUT, said).await;
+        let _ = timeout(CLOSE_TIMEOUT, sending).await;
         self.connection.close(VarInt::from_u32(REFUSED), b"refused");
     }
 
-    /// Lets it in and serves it `source` until it leaves, the broadcast has ended, or `stop` completes. `proof` answers a proof of the
-    /// code.
-    pub async fn serve<S: Source>(
+    /// Accepts the request and serves `delivery` until the client leaves, the broadcast has ended, or `stop` completes. `proof` is the
+    /// server's own proof of the pairing code, for a client that proved it.
+    pub async fn serve<S: StreamSource, G: SendGate, O: SubscriptionObserver>(
         self,
-        source: Arc<S>,
+        delivery: Delivery<S, G, O>,
         proof: Option<[u8; 32]>,
         stop: impl Future<Output = ()>,
     ) -> Ended {
         let Self { connection, mut send, mut control, .. } = self;
-        let served = serve(&connection, &mut send, &mut control, source, proof);
+        let served = serve(&connection, &mut send, &mut control, delivery, proof);
         let ended = tokio::select! {
             ended = served => ended.unwrap_or_else(Ended::Failed),
             () = stop => Ended::Stopped,
@@ -173,7 +114,7 @@ impl Request {
             let _ = timeout(CLOSE_TIMEOUT, connection.closed()).await;
         }
         match &ended {
-            Ended::Failed(error @ (Error::Protocol(_) | Error::TooOften { .. })) => {
+            Ended::Failed(error) if error.is_violation() => {
                 connection.close(VarInt::from_u32(BAD_REQUEST), error.to_string().as_bytes());
             }
             _ => connection.close(VarInt::from_u32(0), b"bye"),
@@ -182,45 +123,48 @@ impl Request {
     }
 }
 
-async fn serve<S: Source>(
+async fn serve<S: StreamSource, G: SendGate, O: SubscriptionObserver>(
     connection: &Connection,
     send: &mut SendStream,
     control: &mut Control,
-    source: Arc<S>,
+    delivery: Delivery<S, G, O>,
     proof: Option<[u8; 32]>,
 ) -> Result<Ended, Error> {
+    let Delivery { source, observer, .. } = delivery.clone();
     write(send, &ServerMessage::Accepted { proof }).await?;
     let mut senders: JoinSet<Result<(), Error>> = JoinSet::new();
     let (dropped, mut drops) = mpsc::channel::<DroppedGroup>(MAX_DROPS);
     // Both senders end when the broadcast has.
     let mut running = 0;
-    let mut room = source.room();
-    if let Some(room) = &mut room {
-        // Room is what a subscriber takes for granted.
-        room.mark_changed();
+    let mut capacity = delivery.gate.capacity_available();
+    if let Some(capacity) = &mut capacity {
+        // Clients assume that there is capacity: its absence is reported from the start.
+        capacity.mark_changed();
     }
-    let mut has_room = true;
+    let mut has_capacity = true;
     let (mut starts, mut timing_requests) = (RequestLimiter::default(), RequestLimiter::default());
     loop {
         tokio::select! {
-            asked = control.next() => match asked {
+            message = control.next() => match message {
                 Ok(None) => return Ok(Ended::Unsubscribed),
                 Err(Error::Connection(_) | Error::Read(_)) => return Ok(Ended::Unsubscribed),
                 Err(error) => return Err(error),
-                Ok(Some(ClientMessage::Subscribe { .. })) => return Err(Error::Closed { waiting_for: "a start: it subscribed twice" }),
+                Ok(Some(message @ ClientMessage::Subscribe { .. })) => {
+                    return Err(Error::Unexpected { message: message.name(), expected: "START, STOP or TIMING" });
+                }
                 Ok(Some(ClientMessage::Stop)) => {
                     senders.shutdown().await;
                     running = 0;
-                    source.flows(false);
+                    observer.on_active(false);
                 }
                 Ok(Some(ClientMessage::Timing { at })) => {
-                    timing_requests.count("stamps", Instant::now())?;
-                    if let Some(report) = source.stamps(at) {
+                    timing_requests.count("TIMING", Instant::now())?;
+                    if let Some(report) = source.timing(at) {
                         write(send, &ServerMessage::Timing(report)).await?;
                     }
                 }
                 Ok(Some(ClientMessage::Start { generation, at })) => {
-                    starts.count("start", Instant::now())?;
+                    starts.count("START", Instant::now())?;
                     senders.shutdown().await;
                     let cursor = source.with_window(|window| position(window, &at)).map_or(Cursor::at_live_edge(), Cursor::at);
                     let have = match at {
@@ -228,16 +172,24 @@ async fn serve<S: Source>(
                         Start::After { epoch, have } => Some((epoch, have)),
                     };
                     for kind in [TrackKind::Audio, TrackKind::Video] {
-                        let (connection, have, dropped) = (connection.clone(), have.clone(), dropped.clone());
-                        let sender = TrackSender { connection, generation, kind, have, dropped, budget: 0, drop_policy: DropPolicy::new(kind) };
-                        senders.spawn(sender.run(source.clone(), cursor));
+                        let sender = TrackSender {
+                            connection: connection.clone(),
+                            delivery: delivery.clone(),
+                            generation,
+                            kind,
+                            have: have.clone(),
+                            dropped: dropped.clone(),
+                            budget: 0,
+                            drop_policy: DropPolicy::new(kind),
+                        };
+                        senders.spawn(sender.run(cursor.clone()));
                     }
                     running = 2;
-                    source.flows(true);
+                    observer.on_active(true);
                 }
             },
-            now = changed(&mut room) => {
-                if std::mem::replace(&mut has_room, now) != now {
+            now = changed(&mut capacity) => {
+                if std::mem::replace(&mut has_capacity, now) != now {
                     write(send, &ServerMessage::Capacity(now)).await?;
                 }
             }
@@ -253,24 +205,24 @@ async fn serve<S: Source>(
                     }
                 }
                 Ok(Err(error)) => return Err(error),
-                // Shut down with the others.
+                // Aborted together with the other.
                 Err(_) => running -= 1,
             },
         }
     }
 }
 
-/// What there is to say of room when it changes; never, where it does not.
-async fn changed(room: &mut Option<watch::Receiver<bool>>) -> bool {
-    if let Some(room) = room
-        && room.changed().await.is_ok()
+/// The next change of the available capacity; pends where it is not limited.
+async fn changed(capacity: &mut Option<watch::Receiver<bool>>) -> bool {
+    if let Some(capacity) = capacity
+        && capacity.changed().await.is_ok()
     {
-        return *room.borrow_and_update();
+        return *capacity.borrow_and_update();
     }
     std::future::pending().await
 }
 
-/// How often a subscriber has asked for something that costs more than to ask for it: a start is two tasks and a join from the newest IDR on.
+/// Counts requests that cost the server more than the client: a START is two tasks and a join from the newest IDR.
 #[derive(Debug, Default)]
 struct RequestLimiter {
     since: Option<Instant>,
@@ -284,13 +236,13 @@ impl RequestLimiter {
         }
         self.count += 1;
         if self.count > MAX_REQUESTS {
-            return Err(Error::TooOften { what, most: MAX_REQUESTS, within: REQUEST_WINDOW });
+            return Err(Error::TooOften { what, limit: MAX_REQUESTS, within: REQUEST_WINDOW });
         }
         Ok(())
     }
 }
 
-/// The window's position to send from; `None` for the newest IDR, or the next one to come.
+/// The position in the window to send from; `None` for the newest IDR, or the next one to come.
 fn position(window: &LiveWindow, at: &Start) -> Option<u64> {
     let Start::After { epoch, have } = at else { return None };
     let had = |track| have.iter().find(|(known, _)| *known == track).map(|(_, dts)| *dts);
@@ -305,8 +257,8 @@ fn position(window: &LiveWindow, at: &Start) -> Option<u64> {
             None
         }
         Some(first) => Some(first.position),
-        // It has all that is here, or all that there was is gone with a restart: what comes next is next. Another broadcast is
-        // joined where it can be.
+        // The client has every unit of the window, or the window is empty after a restart: continue with the next unit. Another
+        // broadcast is joined at its newest IDR.
         None if window.newest().is_none_or(|newest| newest.unit.epoch == *epoch) => Some(window.next_position()),
         None => None,
     }
@@ -340,18 +292,15 @@ async fn write(send: &mut SendStream, reply: &ServerMessage) -> Result<(), Error
     Ok(send.write_all(&bytes).await?)
 }
 
-/// From the handshake to the request.
+/// From the handshake to `SUBSCRIBE`.
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
-/// Starts, and timing_requests for stamps, within [`REQUEST_WINDOW`]: a viewer whose path comes and goes starts some times a second at most.
+/// Bounds `START`, and `TIMING`, within [`REQUEST_WINDOW`]: a client whose path comes and goes starts a few times a second at most.
 pub(super) const MAX_REQUESTS: u32 = 64;
-/// What [`MAX_REQUESTS`] are counted in.
+/// The period that [`MAX_REQUESTS`] applies to.
 const REQUEST_WINDOW: Duration = Duration::from_secs(10);
-/// How long a refusal, or the end, may take to be heard.
+/// How long a refusal, or the end, may take to arrive.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
-/// What is taken of a control stream at once.
+/// Bytes that one read takes from a control stream.
 const READ: usize = 4 << 10;
-/// Groups given up that wait to be told: more only after the subscriber has heard of these.
+/// Bounds the `DROPPED` messages that are queued: senders wait until the control stream takes them.
 const MAX_DROPS: usize = 16;
-// Application error codes of the connection (RFC 9000 §20.2): SPEC.md §6.
-const REFUSED: u32 = 1;
-pub(super) const BAD_REQUEST: u32 = 2;

@@ -1,10 +1,10 @@
-//! One half of a subscription, sound or pictures: a cursor on the live window, and the streams that its groups go out on.
+//! One half of a subscription, audio or video: a cursor on the live window, and the QUIC streams that carry its groups.
 //!
-//! A lane is given its budget first and chooses then what to send of what there is by now ([`drop_policy`](super::drop_policy)), so that a small
-//! budget is spent on what is newest: sound, an IDR, and as many of the pictures after it as the budget bears. QUIC is handed no more than
-//! its congestion window takes, so that what was chosen goes at once and little has to be taken back. Sound has a lane of its own and room
-//! of its own, so that a picture that waits for room never holds it back; QUIC sends it first. Only what cannot be handed over at all is
-//! given up: its stream is reset, the subscriber is told, and the cursor goes on at the newest IDR.
+//! A sender waits for its budget first and decides then which of the units that exist by now it sends ([`drop_policy`](super::drop_policy)),
+//! so that a small budget is spent on the newest: audio, an IDR, and as many of the pictures after it as the budget allows. QUIC is given no
+//! more than its congestion window takes, so that what was chosen leaves at once and little has to be taken back. Audio has a sender and a
+//! part of QUIC's send buffer of its own, so that a picture that waits never blocks it; QUIC sends it first. Only a group that cannot be
+//! written at all is dropped: its stream is reset, the subscriber is informed, and the cursor moves to the newest IDR.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,25 +16,26 @@ use quinn::{Connection, SendStream, VarInt};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep};
 
-use super::Error;
 use super::drop_policy::{Decision, DropPolicy};
-use super::server::{Grant, Source};
+use super::error::Error;
+use super::source::{Delivery, Grant, SendGate, StreamSource, SubscriptionObserver};
 use super::wire::{self, GroupHeader};
 
-/// What sends one kind of track.
-pub(super) struct TrackSender {
+/// Sends the tracks of one kind to one subscriber.
+pub(super) struct TrackSender<S, G, O> {
     pub(super) connection: Connection,
+    pub(super) delivery: Delivery<S, G, O>,
     pub(super) generation: u32,
     pub(super) kind: TrackKind,
-    /// What the subscriber has of a broadcast: that is not sent.
+    /// The last unit of each track that the subscriber already has; units up to it are not sent.
     pub(super) have: Option<(Epoch, Vec<(TrackId, Timestamp)>)>,
     pub(super) dropped: mpsc::Sender<DroppedGroup>,
-    /// Bytes that may go and have not yet gone.
+    /// Bytes that were granted and not yet sent.
     pub(super) budget: usize,
     pub(super) drop_policy: DropPolicy,
 }
 
-/// A group that will not come whole.
+/// A group whose stream was reset.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct DroppedGroup {
     pub(super) generation: u32,
@@ -42,21 +43,22 @@ pub(super) struct DroppedGroup {
     pub(super) sequence: u64,
 }
 
-/// A track's stream under way.
+/// The current group of a track.
 struct Group {
     track: TrackId,
     sequence: u64,
-    /// `None` before its first unit, and after a group was given up.
+    /// `None` before its first unit, and after the group was reset.
     stream: Option<SendStream>,
     catalog: Option<Arc<Catalog>>,
 }
 
-/// A unit could not be sent before it was overtaken.
+/// A unit could not be written before a newer random access point made it useless.
 struct Superseded;
 
-impl TrackSender {
-    /// Sends until the broadcast has ended, or the connection.
-    pub(super) async fn run<S: Source>(mut self, source: Arc<S>, mut cursor: Cursor) -> Result<(), Error> {
+impl<S: StreamSource, G: SendGate, O: SubscriptionObserver> TrackSender<S, G, O> {
+    /// Sends from `cursor` on until the stream ends or the connection fails.
+    pub(super) async fn run(mut self, mut cursor: Cursor) -> Result<(), Error> {
+        let Delivery { source, observer, .. } = self.delivery.clone();
         let mut groups: Vec<Group> = Vec::new();
         let mut changed = source.changed();
         loop {
@@ -89,28 +91,28 @@ impl TrackSender {
                 }
                 let wanted = entry.unit.payload.len() + UNIT_OVERHEAD;
                 if self.budget < wanted {
-                    self.wait_for_budget(&*source, wanted - self.budget).await;
+                    self.wait_for_budget(wanted - self.budget).await;
                 }
-                match self.decide(&*source, entry) {
+                match self.decide(entry) {
                     Decision::Send => {}
                     Decision::Skip => {
-                        source.left_out();
+                        observer.on_dropped();
                         groups.iter_mut().for_each(Group::finish);
                         continue;
                     }
                     Decision::Jump => {
-                        source.left_out();
+                        observer.on_dropped();
                         groups.iter_mut().for_each(Group::finish);
-                        self.jump(&*source, &mut cursor);
+                        self.jump(&mut cursor);
                         break;
                     }
                 }
-                match self.send(&*source, &mut groups, entry).await? {
-                    Ok(bytes) => source.sent(self.kind, entry.position, bytes),
+                match self.send(&mut groups, entry).await? {
+                    Ok(bytes) => observer.on_sent(self.kind, entry.position, bytes),
                     Err(Superseded) => {
-                        source.left_out();
+                        observer.on_dropped();
                         self.reset_groups(&mut groups).await;
-                        self.jump(&*source, &mut cursor);
+                        self.jump(&mut cursor);
                         break;
                     }
                 }
@@ -118,15 +120,15 @@ impl TrackSender {
         }
     }
 
-    /// Waits until something may go.
-    async fn wait_for_budget<S: Source>(&mut self, source: &S, wanted: usize) {
+    /// Waits until the gate grants at least one of `wanted` bytes.
+    async fn wait_for_budget(&mut self, wanted: usize) {
         loop {
             let path = self.connection.stats().path;
-            // What QUIC has not yet sent could not be taken back for something newer. Sound has some room that pictures never use.
-            let room =
+            // Bytes that QUIC buffers cannot be replaced by newer ones, so it buffers few. Audio has a part that video never uses.
+            let extra =
                 if self.kind == TrackKind::Audio { EXTRA_SEND_WINDOW + AUDIO_SEND_WINDOW } else { EXTRA_SEND_WINDOW };
-            self.connection.set_send_window(path.cwnd + room);
-            match source.allow(self.kind, wanted, path.rtt.saturating_sub(path.min_rtt)) {
+            self.connection.set_send_window(path.cwnd + extra);
+            match self.delivery.gate.acquire(self.kind, wanted, path.rtt.saturating_sub(path.min_rtt)) {
                 Grant::Bytes(bytes) => {
                     self.budget += bytes.max(1);
                     return;
@@ -139,17 +141,18 @@ impl TrackSender {
         }
     }
 
-    fn decide<S: Source>(&mut self, source: &S, entry: &Entry) -> Decision {
+    fn decide(&mut self, entry: &Entry) -> Decision {
         if !self.drop_policy.is_behind() {
             return Decision::Send;
         }
-        let (lag, newest) = source.with_window(|window| (window.lag(entry.position), window.join_position()));
+        let (lag, newest) =
+            self.delivery.source.with_window(|window| (window.lag(entry.position), window.join_position()));
         self.drop_policy.decide(entry.starts_gop, lag, newest.is_some_and(|newest| newest > entry.position))
     }
 
-    /// Pictures go on at the newest IDR, sound with the next that comes.
-    fn jump<S: Source>(&self, source: &S, cursor: &mut Cursor) {
-        source.with_window(|window| {
+    /// Video continues at the newest IDR, audio with the next unit that arrives.
+    fn jump(&self, cursor: &mut Cursor) {
+        self.delivery.source.with_window(|window| {
             if self.kind == TrackKind::Video || window.newest().is_some_and(|newest| newest.catalog.video().is_none()) {
                 cursor.jump_to_live_edge(window);
             } else {
@@ -158,18 +161,15 @@ impl TrackSender {
         });
     }
 
+    /// Whether the subscriber said that it has this unit.
     fn has(&self, entry: &Entry) -> bool {
         let unit = &entry.unit;
         let Some((_, tracks)) = self.have.as_ref().filter(|(epoch, _)| *epoch == unit.epoch) else { return false };
         tracks.iter().any(|(track, dts)| *track == unit.track && unit.dts <= *dts)
     }
 
-    async fn send<S: Source>(
-        &mut self,
-        source: &S,
-        groups: &mut Vec<Group>,
-        entry: &Entry,
-    ) -> Result<Result<usize, Superseded>, Error> {
+    /// Sends one unit, with the group header and the catalog where they are due; returns the bytes written.
+    async fn send(&mut self, groups: &mut Vec<Group>, entry: &Entry) -> Result<Result<usize, Superseded>, Error> {
         let at = match groups.iter().position(|group| group.track == entry.unit.track) {
             Some(at) => at,
             None => {
@@ -178,7 +178,7 @@ impl TrackSender {
             }
         };
         let group = &mut groups[at];
-        // What this subscriber's stream needs beside the unit.
+        // What this subscriber needs before the unit.
         let mut opening = BytesMut::new();
         if group.stream.is_none() {
             let stream = self.connection.open_uni().await?;
@@ -193,7 +193,7 @@ impl TrackSender {
             group.catalog = Some(entry.catalog.clone());
         }
         let head = entry.head(|| {
-            source.relayed(&entry.unit);
+            self.delivery.observer.on_first_send(&entry.unit);
             let mut head = BytesMut::new();
             wire::put_unit_head(&mut head, &entry.unit, entry.predecessor_dts);
             head.freeze()
@@ -203,7 +203,7 @@ impl TrackSender {
         let mut is_sent = false;
         while !is_sent {
             if self.budget == 0 {
-                self.wait_for_budget(source, left.iter().map(Bytes::len).sum()).await;
+                self.wait_for_budget(left.iter().map(Bytes::len).sum()).await;
             }
             let piece = left.each_mut().map(|chunk| {
                 let piece = chunk.split_to(chunk.len().min(self.budget));
@@ -211,29 +211,29 @@ impl TrackSender {
                 piece
             });
             is_sent = left.iter().all(Bytes::is_empty);
-            // It stays its group's, which resets it if this is stopped in the middle of a unit.
-            let stream = groups[at].stream.as_mut().expect("it was just opened");
-            if self.write_unit(source, stream, piece, entry.position).await?.is_err() {
+            // The group keeps the stream, and resets it if this future is dropped in the middle of a unit.
+            let stream = groups[at].stream.as_mut().expect("the stream was opened above");
+            if self.write_unit(stream, piece, entry.position).await?.is_err() {
                 return Ok(Err(Superseded));
             }
         }
         Ok(Ok(bytes))
     }
 
-    async fn write_unit<S: Source>(
+    /// Writes a granted piece of the unit at `position`.
+    async fn write_unit(
         &mut self,
-        source: &S,
         stream: &mut SendStream,
         mut piece: [Bytes; 3],
         position: u64,
     ) -> Result<Result<(), Superseded>, Error> {
-        // Counted in looks, not by the clock: while this process itself is held up, nobody is late. Pictures go first, which makes
-        // room for sound.
-        let patience = if self.kind == TrackKind::Audio { 2 * STALL_CHECKS } else { STALL_CHECKS };
-        let mut looks = 0;
-        let begun = Instant::now();
-        let mut look = interval_at(begun + STALL_CHECK_INTERVAL, STALL_CHECK_INTERVAL);
-        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        // Counted in checks, not by the clock: a pause of this process itself is no stall. Video is dropped first, which frees
+        // capacity for audio.
+        let allowed = if self.kind == TrackKind::Audio { 2 * STALL_CHECKS } else { STALL_CHECKS };
+        let mut stalled = 0;
+        let started = Instant::now();
+        let mut check = interval_at(started + STALL_CHECK_INTERVAL, STALL_CHECK_INTERVAL);
+        check.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut left = &mut piece[..];
         loop {
             let empty = left.iter().take_while(|chunk| chunk.is_empty()).count();
@@ -245,30 +245,30 @@ impl TrackSender {
                 written = stream.write_chunks(left) => {
                     let written = written?;
                     left = &mut left[written.chunks..];
-                    looks = 0;
+                    stalled = 0;
                 }
-                _ = look.tick() => {
-                    looks += 1;
-                    let newest = source.with_window(|window| window.join_position());
-                    if looks > patience && newest.is_some_and(|newest| newest > position) {
+                _ = check.tick() => {
+                    stalled += 1;
+                    let newest = self.delivery.source.with_window(|window| window.join_position());
+                    if stalled > allowed && newest.is_some_and(|newest| newest > position) {
                         return Ok(Err(Superseded));
                     }
                 }
             }
         }
-        self.drop_policy.waited(begun.elapsed());
+        self.drop_policy.waited(started.elapsed());
         Ok(Ok(()))
     }
 
-    /// Gives up all groups under way, and says so.
+    /// Resets the streams of all groups in progress and queues a message about each.
     async fn reset_groups(&self, groups: &mut [Group]) {
         for group in groups.iter_mut().filter(|group| group.stream.is_some()) {
             if let Some(mut stream) = group.stream.take() {
                 let _ = stream.reset(VarInt::from_u32(SUPERSEDED));
             }
-            let told = DroppedGroup { generation: self.generation, track: group.track, sequence: group.sequence };
+            let dropped = DroppedGroup { generation: self.generation, track: group.track, sequence: group.sequence };
             group.sequence += 1;
-            let _ = self.dropped.send(told).await;
+            let _ = self.dropped.send(dropped).await;
         }
     }
 }
@@ -282,13 +282,13 @@ impl Group {
     }
 }
 
-/// All sound before pictures. What is left of a group before its successor: that is little by then, and a subscriber waits for it.
+/// All audio before video. The rest of an older group before the newer one: it is short by then, and the subscriber waits for it.
 fn priority(kind: TrackKind, sequence: u64) -> i32 {
     let first = if kind == TrackKind::Audio { AUDIO_PRIORITY } else { 0 };
     first - i32::try_from(sequence).unwrap_or(AUDIO_PRIORITY).min(AUDIO_PRIORITY - 1)
 }
 
-/// A lane that is shut down leaves no half of a unit behind that looks like a whole group: dropping a stream would finish it.
+/// Dropping a quinn stream would finish it: a group that ends inside a unit must be reset instead.
 impl Drop for Group {
     fn drop(&mut self) {
         if let Some(mut stream) = self.stream.take() {
@@ -297,19 +297,19 @@ impl Drop for Group {
     }
 }
 
-/// Payload that is taken from the window at once.
+/// Bounds the payload that one read takes from the window.
 const READ_BATCH_BYTES: usize = 256 << 10;
-/// What a unit weighs beside its payload, mostly.
+/// The typical framing of a unit.
 const UNIT_OVERHEAD: usize = 32;
-/// Bytes that QUIC has beyond those that it may have under way, so that it is never idle: some packets.
+/// QUIC's send buffer beyond the congestion window, so that it never idles: a few packets.
 const EXTRA_SEND_WINDOW: u64 = 16 << 10;
-/// Beyond that, for sound: a second of a good one.
+/// Further buffer for audio: a second at 256 kbit/s.
 const AUDIO_SEND_WINDOW: u64 = 32 << 10;
-/// Above every picture's priority, for as many groups as a year has.
+/// Above every video priority, for as many groups as a year has.
 const AUDIO_PRIORITY: i32 = 1 << 24;
-/// How often a unit that waits for room looks whether it is overtaken.
+/// How often a blocked write checks whether its unit is superseded.
 const STALL_CHECK_INTERVAL: Duration = Duration::from_millis(50);
-/// A picture of which nothing could be handed over in so many looks, a second, while there is a newer IDR, is given up; a sound after
+/// A video group of which nothing could be written for this many checks (1 s), while there is a newer IDR, is reset; an audio group after
 /// twice as many.
 const STALL_CHECKS: u32 = 20;
 /// The stream's error code: SPEC.md §6.
@@ -320,7 +320,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sound_goes_first_and_then_the_older_group() {
+    fn audio_has_priority_and_then_the_older_group() {
         use TrackKind::{Audio, Video};
         assert!(priority(Audio, u64::MAX) > priority(Video, 0));
         for kind in [Audio, Video] {

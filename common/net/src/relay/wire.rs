@@ -158,6 +158,16 @@ impl RefusalCode {
 }
 
 impl ClientMessage {
+    /// The name of the message in `SPEC.md`.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Subscribe { .. } => "SUBSCRIBE",
+            Self::Start { .. } => "START",
+            Self::Stop => "STOP",
+            Self::Timing { .. } => "TIMING",
+        }
+    }
+
     /// Appends it.
     pub fn encode(&self, out: &mut BytesMut) {
         let mut body = BytesMut::new();
@@ -240,6 +250,18 @@ impl ClientMessage {
 }
 
 impl ServerMessage {
+    /// The name of the message in `SPEC.md`.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Accepted { .. } => "ACCEPTED",
+            Self::Refused { .. } => "REFUSED",
+            Self::Dropped { .. } => "DROPPED",
+            Self::Ended => "ENDED",
+            Self::Timing(_) => "TIMING",
+            Self::Capacity(_) => "CAPACITY",
+        }
+    }
+
     /// Appends it.
     pub fn encode(&self, out: &mut BytesMut) {
         let mut body = BytesMut::new();
@@ -342,3 +364,8 @@ pub const MAX_NAME: u64 = 64;
 pub const MAX_TICKET: u64 = 1 << 10;
 /// A reason, in bytes.
 pub const MAX_REASON: u64 = 512;
+// Application error codes of the connection (RFC 9000 §20.2): SPEC.md §6.
+/// The server refused the subscription.
+pub(super) const REFUSED: u32 = 1;
+/// The peer violated the protocol.
+pub(super) const BAD_REQUEST: u32 = 2;

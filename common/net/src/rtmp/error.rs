@@ -4,6 +4,7 @@ use std::io;
 use std::time::Duration;
 
 use super::{amf, chunk, url};
+use crate::blame::Blame;
 
 /// Why a connection ended.
 #[derive(Debug, thiserror::Error)]
@@ -85,17 +86,6 @@ pub enum Error {
         /// Which.
         what: &'static str,
     },
-}
-
-/// Whose fault an error is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Blame {
-    /// The other end broke the protocol or a bound, or refused.
-    Peer,
-    /// The way between.
-    Network,
-    /// Our configuration or our own input.
-    Us,
 }
 
 impl Error {

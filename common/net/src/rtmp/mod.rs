@@ -28,7 +28,8 @@ mod publisher_timing;
 mod rtt_probe;
 mod track_name;
 
-pub use error::{Blame, Error};
+pub use crate::blame::Blame;
+pub use error::Error;
 pub use gap::Gap;
 pub use limits::Limits;
 pub use message::{MAX_PEER_ADDRESSES, Message, Metadata, PeerAdvertisement, Resume, TicketIssuer};
