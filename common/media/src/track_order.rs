@@ -3,8 +3,8 @@
 //! A sender and a receiver that each keep a [`TrackOrder`] agree on the predecessor of every unit, as long as the sender states those that
 //! the order does not tell: after it left units out, and where it begins.
 
-use crate::access_unit::{AccessUnit, TrackId};
-use crate::catalog::{Epoch, MAX_TRACKS};
+use crate::access_unit::{AccessUnit, Epoch, TrackId};
+use crate::catalog::MAX_TRACKS;
 use crate::time::Timestamp;
 
 /// The newest unit of each track of one epoch.

@@ -60,7 +60,8 @@ fn push(segmenter: &mut Segmenter<Archive>, window: &mut LiveWindow, epoch: u64,
         let payload = Bytes::from_static(&[0; 100]);
         let unit =
             AccessUnit { epoch: Epoch(epoch), track: TrackId::AUDIO, dts, pts: dts, random_access: true, payload };
-        segmenter.push(&window.push(Arc::clone(&catalog), unit).clone(), WallClock::from_micros(0));
+        let previous = (dts > Timestamp::ZERO).then(|| Timestamp::from_millis(dts.as_millis() - 20));
+        segmenter.push(&window.push(Arc::clone(&catalog), unit, previous).clone(), WallClock::from_micros(0));
     }
 }
 

@@ -2,6 +2,7 @@
 //!
 //! The expectations are FFmpeg's own (ffprobe, and the records that its MP4 muxer writes for the same stream).
 
+use bytes::Bytes;
 use proptest::prelude::*;
 
 use super::*;

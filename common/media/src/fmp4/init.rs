@@ -2,8 +2,8 @@
 
 use bytes::Bytes;
 use mp4_atom::{
-    BufMut, Dref, DrefEntry, Encode, FixedPoint, FourCC, Ftyp, Hdlr, Matrix, Mdhd, Mvhd, Smhd, Stco, Stsc, Stsz, Stts,
-    Tkhd, Trex, Url, Vmhd,
+    Dref, DrefEntry, Encode, FixedPoint, FourCC, Ftyp, Hdlr, Matrix, Mdhd, Mvhd, Smhd, Stco, Stsc, Stsz, Stts, Tkhd,
+    Trex, Url, Vmhd,
 };
 
 use super::boxes::{DEPENDENT, INDEPENDENT, write_box};

@@ -1,7 +1,7 @@
 //! What a server tells a viewer of the way that units have come to it.
 
 use super::{ClockOffset, Stage, StageTimes, UnitTiming};
-use crate::access_unit::{Epoch, TrackId};
+use crate::access_unit::Epoch;
 use crate::time::WallClock;
 
 /// A server's answer, which is an exchange of clocks too: see [`Exchange`](super::Exchange).
@@ -47,6 +47,7 @@ pub const MAX_UNITS: usize = 8;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::access_unit::TrackId;
     use crate::time::Timestamp;
 
     #[test]

@@ -4,11 +4,12 @@
 //! message goes before it: after units were left out, and where a connection begins in the middle of a broadcast. It holds for the next unit
 //! of each track that it names.
 
+use media::access_unit::Epoch;
 use media::access_unit::TrackId;
-use media::catalog::{Epoch, MAX_TRACKS};
+use media::catalog::MAX_TRACKS;
 use media::time::Timestamp;
 
-use super::message::parse_track;
+use super::track_name::parse_track;
 
 /// See the module's text.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -10,9 +10,9 @@ use e2e::until;
 use lab::Direction;
 use lab::link::shape::Shape;
 
-use e2e::TIMEOUT;
 use crate::shared_uplink::stats;
 use crate::testbed::{LAN, LanTestbed};
+use e2e::TIMEOUT;
 
 #[test]
 fn an_outage_longer_than_the_resend_window_costs_a_viewer_of_both_paths_nothing() -> Result<()> {
