@@ -12,7 +12,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use anyhow::{Context, Result};
 
 use crate::namespace::{self, Namespace, ip};
-use crate::network::Endpoint;
 
 /// A host. Made by [`crate::Network::host`]; of no use once its network is dropped.
 #[derive(Debug)]
@@ -45,12 +44,6 @@ impl Host {
     /// The address of eth0; `None` until the host is connected.
     pub fn address(&self) -> Option<Ipv4Addr> {
         self.addresses().first().copied()
-    }
-
-    /// This host as the end of a cable or link: a new interface (`eth0`, `eth1`, ...) with this address and a
-    /// prefix of [`crate::network::PREFIX_LENGTH`]. The address must be in 10.0.0.0/8.
-    pub fn at(&self, address: Ipv4Addr) -> Endpoint<'_> {
-        Endpoint::Host(self, address)
     }
 
     /// Takes the next interface's name for `address`.

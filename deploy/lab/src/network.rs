@@ -51,6 +51,14 @@ pub enum Endpoint<'a> {
     Switch(&'a Switch),
 }
 
+impl Host {
+    /// This host as the end of a cable or link: a new interface (`eth0`, `eth1`, ...) with this address and a
+    /// prefix of [`PREFIX_LENGTH`]. The address must be in 10.0.0.0/8.
+    pub fn at(&self, address: Ipv4Addr) -> Endpoint<'_> {
+        Endpoint::Host(self, address)
+    }
+}
+
 impl Switch {
     /// The name it was made under.
     pub fn name(&self) -> &str {

@@ -3,10 +3,10 @@
 pub mod cli;
 mod control_socket;
 mod latency_bounds;
+mod output;
 mod privilege;
 mod up;
 
-use std::io::Write;
 use std::path::Path;
 use std::time::Duration;
 
@@ -17,6 +17,7 @@ use crate::load;
 use crate::signals;
 use crate::topology::Topology;
 use cli::{Cli, Command};
+use output::print;
 
 /// The command line or a topology makes no sense.
 #[derive(Debug, thiserror::Error)]
@@ -110,12 +111,6 @@ fn list() -> String {
         text += &format!("  {name:<12} {about}\n");
     }
     text
-}
-
-fn print(text: &str) -> Result<()> {
-    let mut out = std::io::stdout().lock();
-    out.write_all(text.as_bytes())?;
-    Ok(out.flush()?)
 }
 
 /// Those that come with the program.

@@ -6,7 +6,8 @@ use std::sync::mpsc::{SyncSender, sync_channel};
 
 use anyhow::Result;
 
-use super::{control_socket, print};
+use super::control_socket;
+use super::output::print;
 use crate::link::{Emulator, Priority};
 use crate::signals;
 use crate::topology::Topology;

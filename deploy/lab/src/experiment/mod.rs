@@ -9,6 +9,7 @@ mod fanout;
 mod handover;
 mod intra_refresh;
 mod latency_breakdown;
+mod options;
 mod outcome;
 mod paper;
 mod periscope;
@@ -19,11 +20,10 @@ mod testbed;
 mod trace_reader;
 
 use std::fmt;
-use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::link::Emulator;
+pub use options::Options;
 use outcome::Outcome;
 use testbed::Testbed;
 
@@ -77,25 +77,6 @@ pub const ALL: &[Experiment] = &[
     },
 ];
 
-/// How to run one.
-#[derive(Clone, Debug)]
-pub struct Options {
-    /// Shorter.
-    pub quick: bool,
-    /// Of everything random.
-    pub seed: u64,
-    /// Who emulates the links.
-    pub links: Emulator,
-    /// Where results go.
-    pub out: PathBuf,
-    /// Where the programs are; `None` is beside this one.
-    pub programs: Option<PathBuf>,
-    /// Whether logs and traces are kept.
-    pub keep: bool,
-    /// Other servers, by name and command, for `comparison`.
-    pub other_servers: Vec<(String, String)>,
-}
-
 /// The run was made and written down, but the emulator did not keep time.
 #[derive(Debug)]
 pub struct InvalidRun(String);
@@ -139,22 +120,6 @@ pub fn run_all(wanted: &[&Experiment], options: &Options, print: &mut dyn FnMut(
     }
     ensure!(faults.is_empty(), "what must never be was seen: {}", faults.join("; "));
     if invalid.is_empty() { Ok(()) } else { Err(InvalidRun(invalid.join("; ")).into()) }
-}
-
-/// The command that makes a result again, wherever its results went and its programs were.
-fn command(name: &str, options: &Options) -> String {
-    let quick = if options.quick { " --quick" } else { "" };
-    let links = match options.links {
-        Emulator::Userspace => "",
-        Emulator::Netem => " --links netem",
-        Emulator::Auto => " --links auto",
-    };
-    format!("lab run {name}{quick}{links} --seed {}", options.seed)
-}
-
-/// A file among an experiment's results.
-fn result_file(out: &Path, name: &str, extension: &str) -> PathBuf {
-    out.join(format!("{name}.{extension}"))
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
-use super::{Options, command, result_file};
+use super::options::Options;
 use crate::figure::{self, Figure};
 use crate::lateness::Lateness;
 
@@ -53,7 +53,7 @@ impl Outcome {
         });
         let record = json!({
             "experiment": name,
-            "command": command(name, options),
+            "command": options.command(name),
             "version": env!("CARGO_PKG_VERSION"),
             "seed": options.seed,
             "links": format!("{:?}", options.links).to_lowercase(),
@@ -67,7 +67,7 @@ impl Outcome {
         let mut figure = self.figure.clone();
         let timeliness =
             if self.lateness.count() > 0 { caption(&self.lateness) } else { "no link emulated".to_owned() };
-        figure.caption = format!("{}   ·   {}", command(name, options), timeliness);
+        figure.caption = format!("{}   ·   {}", options.command(name), timeliness);
         figure.invalid = self.invalid.clone();
         let svg = figure::svg(&figure)?;
         let mut written = Vec::new();
@@ -77,7 +77,7 @@ impl Outcome {
             ("png", figure::png(&svg)?),
             ("svg", svg.into_bytes()),
         ] {
-            let path = result_file(&options.out, name, extension);
+            let path = options.result_file(name, extension);
             std::fs::write(&path, bytes).with_context(|| format!("write {}", path.display()))?;
             written.push(path);
         }

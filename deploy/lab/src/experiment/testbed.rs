@@ -7,7 +7,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use super::{Options, result_file, trace_reader};
+use super::options::Options;
+use super::trace_reader;
 use crate::host::Host;
 use crate::link::Emulator;
 use crate::process::{Process, pin};
@@ -51,7 +52,7 @@ impl Testbed {
             );
         }
         let (work, directory) = if options.keep {
-            let work = result_file(&options.out, name, "work");
+            let work = options.result_file(name, "work");
             // An earlier run's traces would be taken for this one's.
             if work.exists() {
                 std::fs::remove_dir_all(&work).with_context(|| format!("empty {}", work.display()))?;

@@ -16,9 +16,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
 
-use super::Priority;
 use super::packet_socket::{PacketSocket, monotonic};
 use super::pipe::{Counters, Pipe, count};
+use super::priority::{Priority, raise_priority};
 use super::shape::Shape;
 use crate::lateness::Histogram;
 
@@ -234,19 +234,6 @@ fn drain(wake: &OwnedFd) {
     unsafe { libc::read(wake.as_raw_fd(), count.as_mut_ptr().cast(), count.len()) };
 }
 
-/// Raises the calling thread as far as the machine allows.
-pub(super) fn raise_priority() -> Priority {
-    // SAFETY: prctl with this option takes an integer and acts on the calling thread.
-    unsafe { libc::prctl(libc::PR_SET_TIMERSLACK, 1) };
-    let parameters = libc::sched_param { sched_priority: REAL_TIME_PRIORITY };
-    // SAFETY: pid 0 is the calling thread, and `parameters` outlives the call.
-    if unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &raw const parameters) } == 0 {
-        return Priority::RealTime;
-    }
-    // SAFETY: setpriority takes integers only, and 0 is the calling thread.
-    if unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, NICE) } == 0 { Priority::Nice } else { Priority::Normal }
-}
-
 /// Frames taken from one socket before what is due is sent: bounds how long a flood holds back the frames of
 /// the other direction, at up to 5 µs a frame, to a tenth of a millisecond.
 const BATCH: usize = 16;
@@ -266,9 +253,3 @@ const MAX_FRAME: usize = 2048;
 
 /// How long a command may take. The thread answers within microseconds; this is for a machine that hangs.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// Priority under SCHED_FIFO, 1 to 99: above ordinary programs, below the kernel's own threads at 50.
-const REAL_TIME_PRIORITY: i32 = 40;
-
-/// Niceness where real time is not allowed: the highest priority there is.
-const NICE: i32 = -20;

@@ -11,14 +11,18 @@ use anyhow::Result;
 use crate::interface::Interface;
 use crate::lateness::Lateness;
 use crate::namespace::Namespace;
+pub use counts::{FrameCounts, Stats};
 use netem::NetemLink;
+pub use priority::Priority;
 use shape::Shape;
 use userspace::UserspaceLink;
 
+mod counts;
 mod forward;
 pub(crate) mod netem;
 mod packet_socket;
 mod pipe;
+mod priority;
 pub mod shape;
 pub(crate) mod timer_probe;
 mod userspace;
@@ -53,60 +57,6 @@ impl Direction {
             Direction::AToB => 0,
             Direction::BToA => 1,
         }
-    }
-}
-
-/// How the emulator's thread is scheduled. Anything but real time makes invalid runs likely on a busy machine.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Priority {
-    /// SCHED_FIFO.
-    RealTime,
-    /// Ordinary scheduling, with the highest niceness priority.
-    Nice,
-    /// Ordinary scheduling: neither was allowed.
-    Normal,
-}
-
-/// What happened in one direction since the link was made, in frames.
-///
-/// `received + duplicated` is the sum of all others but `kernel_drops`, and of the frames still on their way. netem tells no more than
-/// `sent`, `sent_bytes`, `lost` and `link_down_drops`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct FrameCounts {
-    /// Taken in at the near end.
-    pub received: u64,
-    /// Put out at the far end.
-    pub sent: u64,
-    /// Their lengths together.
-    pub sent_bytes: u64,
-    /// Lost by the shape's random or burst loss; by netem, dropped at the full queue, too.
-    pub lost: u64,
-    /// Dropped at the full queue.
-    pub queue_drops: u64,
-    /// Second copies made by the shape.
-    pub duplicated: u64,
-    /// Swallowed because the link was cut or a black hole.
-    pub link_down_drops: u64,
-    /// Dropped by the emulator against the shape: oversized, too many in flight, or refused by the kernel.
-    pub emulator_drops: u64,
-    /// Dropped by the kernel before the emulator saw them.
-    pub kernel_drops: u64,
-}
-
-/// The counts of both directions.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Stats {
-    /// First end to second.
-    pub a_to_b: FrameCounts,
-    /// Second end to first.
-    pub b_to_a: FrameCounts,
-}
-
-impl Stats {
-    /// Frames that the emulator or the kernel dropped against the shape, both directions together. Other than
-    /// zero, the run is invalid.
-    pub fn improper_drops(&self) -> u64 {
-        [self.a_to_b, self.b_to_a].iter().map(|counts| counts.emulator_drops + counts.kernel_drops).sum()
     }
 }
 

@@ -11,7 +11,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
 
-use super::FrameCounts;
+use super::counts::FrameCounts;
 use super::pipe::MAX_IN_FLIGHT_BYTES;
 use super::shape::{BurstLoss, Jitter, MAX_RATE, Shape};
 use crate::namespace::{Namespace, ip, tc};

@@ -12,9 +12,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use super::forward::raise_priority;
 use super::netem::microseconds;
 use super::packet_socket::{PacketSocket, monotonic};
+use super::priority::raise_priority;
 use crate::interface::Interface;
 use crate::lateness::{Histogram, Lateness};
 use crate::namespace::{Namespace, ip, tc};

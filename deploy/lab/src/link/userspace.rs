@@ -8,11 +8,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context, Result};
 
+use super::counts::FrameCounts;
 use super::forward::{ForwardLoop, Forwarder, LoopCommand};
 use super::packet_socket::PacketSocket;
 use super::pipe::{Counters, Pipe};
+use super::priority::Priority;
 use super::shape::Shape;
-use super::{FrameCounts, Priority};
+
 use crate::lateness::{Histogram, Lateness};
 use crate::namespace::Namespace;
 

@@ -11,8 +11,8 @@ use media::{Epoch, WallClock, fmp4};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::LoadViewer;
 use super::http::{Http, HttpResponse, locate};
+use super::viewer::LoadViewer;
 
 /// Where a stream's media playlist is.
 #[derive(Clone, Debug)]

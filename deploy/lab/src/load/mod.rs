@@ -7,6 +7,7 @@ mod hls;
 mod http;
 mod push;
 mod tally;
+mod viewer;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -15,13 +16,13 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use media::{AccessUnit, WallClock};
 use serde_json::{Value, json};
 use tokio::task::{JoinSet, LocalSet};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::process::{memory_kib, processor_time};
 use tally::Tally;
+use viewer::LoadViewer;
 
 /// How the crowd watches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, clap::ValueEnum)]
@@ -80,25 +81,6 @@ pub struct Summary {
     generator: f64,
     /// Processor time that the server has used, and what it holds in KiB.
     server: Option<(Duration, u64)>,
-}
-
-/// One of the crowd.
-struct LoadViewer {
-    number: usize,
-    tally: Rc<RefCell<Tally>>,
-}
-
-impl LoadViewer {
-    /// A unit has come; `clock` is the wall-clock time of PTS 0.
-    fn unit(&self, unit: &AccessUnit, clock: Option<WallClock>) {
-        let captured = clock.map(|clock| clock.at(unit.pts));
-        self.tally.borrow_mut().unit(self.number, unit, captured, net::clock::system());
-    }
-
-    /// A playlist, a part or a segment has come whole.
-    fn request(&self) {
-        self.tally.borrow_mut().request(self.number);
-    }
 }
 
 /// Where to, once it is known.

@@ -10,8 +10,8 @@ use net::rtmp::{Message, Url, client};
 use net::trust::{Pin, tls};
 use quinn::Endpoint;
 
-use super::LoadViewer;
 use super::http::{Http, locate};
+use super::viewer::LoadViewer;
 
 /// Plays by RTMP until something breaks.
 pub(super) async fn rtmp(viewer: &LoadViewer, url: &Url) -> Result<()> {
