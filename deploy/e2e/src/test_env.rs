@@ -79,9 +79,8 @@ impl Drop for TestEnv {
 }
 
 /// The number of the user that this runs as; 0 is root, whom some programs refuse.
-pub(crate) fn user() -> libc::uid_t {
-    // SAFETY: it reads a number and cannot fail.
-    unsafe { libc::geteuid() }
+pub(crate) fn user() -> u32 {
+    rustix::process::geteuid().as_raw()
 }
 
 /// The end of every log, for whoever reads why a test failed.

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use e2e::{Broadcaster, Cdn, ExternalPlayer, TIMEOUT, TestEnv, Viewer, ensure_consecutive, until};
+use rustix::process::Signal;
 
 #[test]
 fn a_server_restart_loses_no_access_unit() -> Result<()> {
@@ -32,7 +33,7 @@ fn ctrl_c_stops_the_broadcaster_promptly_whatever_the_server_does() -> Result<()
     type Outage = fn(&mut Cdn);
     let cases: [(&str, Outage); 3] = [
         ("takes what it gets", |_| ()),
-        ("is silent", |cdn| cdn.process.signal(libc::SIGSTOP)),
+        ("is silent", |cdn| cdn.process.signal(Signal::STOP)),
         ("is away", |cdn| cdn.process.kill()),
     ];
     for (name, outage) in cases {

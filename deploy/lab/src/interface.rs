@@ -2,15 +2,16 @@
 //!
 //! It is not the making of interfaces, which `ip` does ([`crate::network`]). Ioctls are used where a change is
 //! timed (a link cut in the middle of a run) or where `ip` cannot do it (offloads, without the program
-//! ethtool).
+//! ethtool). rustix knows neither `ifreq` nor these ioctls, so that they are libc's.
 
 use std::io;
 use std::mem;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 
 /// An interface, by name, in the namespace that the opening thread was in. The name is looked up on every
 /// call; the namespace is fixed by the control socket, so calls may come from any thread.
@@ -28,13 +29,8 @@ impl Interface {
         if name.is_empty() || name.len() >= libc::IFNAMSIZ {
             bail!("interface name {name:?} is not 1 to {} bytes", libc::IFNAMSIZ - 1);
         }
-        // SAFETY: socket takes integers only.
-        let fd = unsafe { libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) };
-        if fd < 0 {
-            return Err(io::Error::last_os_error()).context("make a control socket");
-        }
-        // SAFETY: `fd` was just returned by socket and nothing else owns it.
-        let control = unsafe { OwnedFd::from_raw_fd(fd) };
+        let control = socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None)
+            .context("make a control socket")?;
         Ok(Interface { control, name: name.to_owned() })
     }
 

@@ -9,15 +9,17 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::AsRawFd;
-use std::os::unix::ffi::OsStrExt;
+use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Once};
 
 use anyhow::{Context, Result, bail};
+use rustix::mount::{UnmountFlags, unmount};
+use rustix::process::{Pid, Signal, kill_process};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use crate::interface::Interface;
 
@@ -112,11 +114,7 @@ impl Drop for Namespace {
 /// Moves the calling thread into the namespace behind `handle`. Allocates nothing, so it may run between fork
 /// and exec.
 pub(crate) fn enter(handle: &File) -> io::Result<()> {
-    // SAFETY: setns reads only its two integer arguments, and the handle is open for the whole call.
-    match unsafe { libc::setns(handle.as_raw_fd(), libc::CLONE_NEWNET) } {
-        0 => Ok(()),
-        _ => Err(io::Error::last_os_error()),
-    }
+    Ok(move_into_link_name_space(handle.as_fd(), Some(LinkNameSpaceType::Network))?)
 }
 
 /// Fails unless `role` can be part of a namespace's name: 1 to [`MAX_ROLE`] of `a-z 0-9 -`.
@@ -214,19 +212,17 @@ fn end_processes_inside(path: &Path) {
     let Ok(processes) = fs::read_dir("/proc") else { return };
     for process in processes.flatten() {
         let Some(pid) = process.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else { continue };
-        if pid > 1 && pid as u32 != std::process::id() && identity(&process.path().join("ns/net")) == Some(target) {
-            // SAFETY: kill reads only its two integer arguments.
-            unsafe { libc::kill(pid, libc::SIGKILL) };
+        let is_other = pid > 1 && pid as u32 != std::process::id();
+        if is_other && identity(&process.path().join("ns/net")) == Some(target) {
+            // One that has ended meanwhile is as good as killed.
+            let _ = Pid::from_raw(pid).map(|pid| kill_process(pid, Signal::KILL));
         }
     }
 }
 
 /// Takes the name away, as `ip netns delete` does. A failure only leaves a name for the next [`sweep`].
 fn detach(path: &Path) {
-    let mut bytes = PathBuf::from(path).into_os_string().as_bytes().to_vec();
-    bytes.push(0);
-    // SAFETY: `bytes` is a NUL-terminated path that outlives the call.
-    unsafe { libc::umount2(bytes.as_ptr().cast(), libc::MNT_DETACH) };
+    let _ = unmount(path, UnmountFlags::DETACH);
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
             eprintln!("lab: cannot remove {}: {error}", path.display());

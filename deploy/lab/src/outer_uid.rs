@@ -2,8 +2,7 @@
 
 /// The user's number as everybody else sees it, whatever this process thinks it is (user_namespaces(7), "User and group ID mappings").
 pub(crate) fn outer_uid() -> u32 {
-    // SAFETY: it reads a number and cannot fail.
-    let here = unsafe { libc::geteuid() };
+    let here = rustix::process::geteuid().as_raw();
     let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
     mapped(here, &map)
 }

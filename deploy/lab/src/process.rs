@@ -1,4 +1,6 @@
 //! A child process with its output in files, ended by its number when the run or test is done with it.
+//!
+//! rustix has signal masks only among its experimental parts, so that a child's mask is reset by libc.
 
 use std::fs::File;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
@@ -7,6 +9,8 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use rustix::process::{Pid, Signal, kill_process, kill_process_group, set_parent_process_death_signal};
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 use crate::wait::until;
 
@@ -27,10 +31,10 @@ impl Process {
         let err = directory.join(format!("{name}.err"));
         command.stdin(Stdio::null()).stdout(File::create(&out)?).stderr(File::create(&err)?);
         // A test runner that is killed takes its children along: no stray server keeps a port or a core.
-        // SAFETY: prctl, sigemptyset and pthread_sigmask are async-signal-safe and touch nothing of this process but a local set.
+        // SAFETY: prctl (a bare system call here), sigemptyset and pthread_sigmask are async-signal-safe and touch nothing of this process but a local set.
         unsafe {
             command.pre_exec(|| {
-                libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+                set_parent_process_death_signal(Some(Signal::KILL))?;
                 // Signals that this process has a thread of its own wait for are the child's to take.
                 let mut none = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
                 libc::sigemptyset(none.as_mut_ptr());
@@ -110,30 +114,32 @@ impl Process {
 
     /// Asks it to end, as Ctrl-C does.
     pub fn interrupt(&self) {
-        self.signal(libc::SIGINT);
+        self.signal(Signal::INT);
     }
 
     /// Asks it to end, as a service manager does.
     pub fn terminate(&self) {
-        self.signal(libc::SIGTERM);
+        self.signal(Signal::TERM);
     }
 
     /// Stops or continues it, or whatever else `signal` means.
-    pub fn signal(&self, signal: libc::c_int) {
-        let pid = libc::pid_t::try_from(self.pid()).expect("a process number fits");
-        // SAFETY: the child is ours and not yet waited for, so its number cannot be another's.
-        unsafe { libc::kill(pid, signal) };
+    pub fn signal(&self, signal: Signal) {
+        // The child is ours and not yet waited for, so its number cannot be another's. One that has ended takes no signal.
+        let _ = kill_process(self.id(), signal);
     }
 
     /// Ends it and what it started without a word: SIGKILL.
     pub fn kill(&mut self) {
-        let group = -libc::pid_t::try_from(self.pid()).expect("a process number fits");
         if matches!(self.child.try_wait(), Ok(None)) {
-            // SAFETY: the group is that of our child, which has not been waited for, so its number is still its own.
-            unsafe { libc::kill(group, libc::SIGKILL) };
+            // The group is that of our child, which has not been waited for, so its number is still its own.
+            let _ = kill_process_group(self.id(), Signal::KILL);
         }
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+
+    fn id(&self) -> Pid {
+        Pid::from_child(&self.child)
     }
 
     /// Memory that it holds, in KiB.
@@ -171,28 +177,18 @@ pub(crate) fn processor_time(pid: u32) -> Result<Duration> {
 
 /// Has what `command` starts keep to one core. Threads that it makes keep to it, too, and programs that size themselves see one core.
 pub(crate) fn pin(command: &mut Command, core: usize) {
-    // SAFETY: the macros write to a set of this function's own; sched_setaffinity makes one system call and allocates nothing, so it may run in a
-    // forked child.
+    let mut set = CpuSet::new();
+    set.set(core);
+    // SAFETY: sched_setaffinity makes one system call and allocates nothing, so it may run in a forked child.
     unsafe {
-        let mut set = std::mem::zeroed::<libc::cpu_set_t>();
-        libc::CPU_SET(core, &mut set);
-        command.pre_exec(move || match libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &set) {
-            0 => Ok(()),
-            _ => Err(std::io::Error::last_os_error()),
-        });
+        command.pre_exec(move || Ok(sched_setaffinity(None, &set)?));
     }
 }
 
-/// The cores that this process may use.
+/// The cores that this process may use, by number; none where the kernel does not tell.
 pub(crate) fn cores() -> Vec<usize> {
-    // SAFETY: the set is this function's own, and as large as is said.
-    unsafe {
-        let mut set = std::mem::zeroed::<libc::cpu_set_t>();
-        match libc::sched_getaffinity(0, size_of::<libc::cpu_set_t>(), &mut set) {
-            0 => (0..libc::CPU_SETSIZE as usize).filter(|core| libc::CPU_ISSET(*core, &set)).collect(),
-            _ => Vec::new(),
-        }
-    }
+    let set = sched_getaffinity(None).unwrap_or_default();
+    (0..CpuSet::MAX_CPU).filter(|core| set.is_set(*core)).collect()
 }
 
 fn read(path: &Path) -> String {

@@ -1,4 +1,6 @@
 //! What happens on Ctrl-C and SIGTERM: something of the caller's, in a thread that only waits for them.
+//!
+//! rustix has no `sigwait`, so that these calls are libc's.
 
 use std::mem::MaybeUninit;
 use std::ptr;

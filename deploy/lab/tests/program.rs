@@ -14,6 +14,7 @@ use std::time::Duration;
 use lab::Topology;
 use lab::namespace::DIRECTORY;
 use probe::{Echo, TIMEOUT, ping, socket};
+use rustix::process::{Pid, Signal, kill_process};
 
 #[allow(dead_code, reason = "shared by the tests in this folder")]
 mod probe;
@@ -63,9 +64,8 @@ impl Up {
         Command::new(env!("CARGO_BIN_EXE_lab")).args(["send", "--pid", &pid]).args(words).output().unwrap()
     }
 
-    fn signal(&self, signal: libc::c_int) {
-        // SAFETY: the child is ours and not yet waited for.
-        unsafe { libc::kill(self.child.id() as libc::pid_t, signal) };
+    fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
     }
 }
 
@@ -125,7 +125,7 @@ fn ctrl_c_removes_the_network_and_end_of_input_does_not() {
     // The end of its input alone is none: it may never have had one.
     drop(up.input.take());
     assert!(up.send(&["show"]).status.success());
-    up.signal(libc::SIGINT);
+    up.signal(Signal::INT);
     assert!(up.child.wait().unwrap().success());
     assert_eq!(up.namespaces(), 0);
 }
@@ -134,7 +134,7 @@ fn ctrl_c_removes_the_network_and_end_of_input_does_not() {
 fn the_next_start_removes_namespaces_of_a_killed_process() {
     let mut killed = Up::start();
     let pid = killed.child.id();
-    killed.signal(libc::SIGKILL);
+    killed.signal(Signal::KILL);
     killed.child.wait().unwrap();
     // Another test's start may have been there first.
     let mut next = Up::start();

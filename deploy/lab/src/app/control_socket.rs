@@ -21,8 +21,7 @@ impl ControlSocket {
         let directory = directory();
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&directory)?;
         // In a directory for all, somebody else may have been first.
-        // SAFETY: it reads a number and cannot fail.
-        let user = unsafe { libc::geteuid() };
+        let user = rustix::process::geteuid().as_raw();
         let owner = std::fs::metadata(&directory)?.uid();
         ensure!(owner == user, "{} belongs to another user", directory.display());
         let path = directory.join(format!("{}.sock", std::process::id()));

@@ -8,9 +8,7 @@ use anyhow::{Result, bail};
 /// Returns when this process may make namespaces. Without root it starts anew in a user namespace, where it may; fails, saying what
 /// to do, where those are not allowed.
 pub(super) fn obtain() -> Result<()> {
-    // SAFETY: it reads a number and cannot fail.
-    let user = unsafe { libc::geteuid() };
-    if user == 0 {
+    if rustix::process::geteuid().is_root() {
         return Ok(());
     }
     let allowed = Command::new("unshare").args([&NAMESPACES[..], &["--", "true"]].concat()).output();

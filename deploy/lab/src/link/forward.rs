@@ -7,14 +7,15 @@
 
 use std::hint;
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
-use std::ptr;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, Sender, SyncSender};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use rustix::io::Errno;
 
 use super::packet_socket::{PacketSocket, monotonic};
 use super::pipe::{Counters, Pipe, count};
@@ -53,13 +54,8 @@ pub(crate) struct ForwardLoop {
 impl Forwarder {
     /// Starts the thread, and returns once it has its priority. Fails when no thread can be started.
     pub(crate) fn start(name: &str, forward_loop: ForwardLoop) -> Result<Forwarder> {
-        // SAFETY: eventfd takes integers only.
-        let fd = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) };
-        if fd < 0 {
-            return Err(io::Error::last_os_error()).context("make an eventfd");
-        }
-        // SAFETY: `fd` was just returned by eventfd and nothing else owns it.
-        let wake = Arc::new(unsafe { OwnedFd::from_raw_fd(fd) });
+        let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).context("make an eventfd")?;
+        let wake = Arc::new(wake);
         let (commands, received) = mpsc::channel();
         let (report, priority) = mpsc::sync_channel(1);
         let waker = Arc::clone(&wake);
@@ -90,10 +86,8 @@ impl Forwarder {
     pub(crate) fn send(&self, command: LoopCommand) -> Result<()> {
         let (done, answer) = mpsc::sync_channel(1);
         self.commands.send((command, done)).map_err(|_| anyhow!("the link's thread has ended"))?;
-        let one = 1u64.to_ne_bytes();
-        // SAFETY: the pointer and length are those of a live array. The write fails only when the counter is
-        // full, and then the thread is being woken already.
-        unsafe { libc::write(self.wake.as_raw_fd(), one.as_ptr().cast(), one.len()) };
+        // It fails only when the counter is full, and then the thread is being woken already.
+        let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
         answer.recv_timeout(COMMAND_TIMEOUT).context("the link's thread does not answer")
     }
 }
@@ -113,12 +107,11 @@ impl ForwardLoop {
         let mut buffer = vec![0; MAX_FRAME];
         let mut spin = SpinBudget { budget: 0, since: monotonic() };
         loop {
-            let polled = |fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
-            let [near, far] = self.sockets.each_ref().map(|socket| polled(socket.raw_fd()));
+            let [near, far] = self.sockets.each_ref().map(|socket| PollFd::new(socket, PollFlags::IN));
             let next = self.pipes.iter().filter_map(Pipe::next_event).min();
             let early = spin.allowance();
             let timeout = next.map(|next| next.saturating_sub(monotonic() + early));
-            match wait(&mut [near, far, polled(wake.as_raw_fd())], timeout.map(Duration::from_nanos)) {
+            match wait(&mut [near, far, PollFd::new(wake, PollFlags::IN)], timeout.map(Duration::from_nanos)) {
                 Err(_) => return,
                 Ok(true) => {}
                 Ok(false) if early > 0 => spin.until(next.unwrap_or(0)),
@@ -213,25 +206,19 @@ impl SpinBudget {
 
 /// Waits for a descriptor (true) or the time (false). Fails when polling is impossible, which only a mistake
 /// here can cause.
-fn wait(polled: &mut [libc::pollfd; 3], timeout: Option<Duration>) -> io::Result<bool> {
-    let timeout = timeout.map(|t| libc::timespec { tv_sec: t.as_secs() as _, tv_nsec: t.subsec_nanos() as _ });
-    let time = timeout.as_ref().map_or(ptr::null(), ptr::from_ref);
-    // SAFETY: the array's pointer and length are true, and `time` is null or points to the timespec above.
-    let ready = unsafe { libc::ppoll(polled.as_mut_ptr(), polled.len() as _, time, ptr::null()) };
-    match ready {
-        0.. => Ok(ready > 0),
-        _ => match io::Error::last_os_error() {
-            // As if a descriptor were ready: the loop finds out what there is to do.
-            error if error.kind() == io::ErrorKind::Interrupted => Ok(true),
-            error => Err(error),
-        },
+fn wait(polled: &mut [PollFd<'_>; 3], timeout: Option<Duration>) -> io::Result<bool> {
+    let timeout = timeout.map(|t| Timespec { tv_sec: t.as_secs() as i64, tv_nsec: i64::from(t.subsec_nanos()) });
+    match poll(polled, timeout.as_ref()) {
+        Ok(ready) => Ok(ready > 0),
+        // As if a descriptor were ready: the loop finds out what there is to do.
+        Err(Errno::INTR) => Ok(true),
+        Err(error) => Err(error.into()),
     }
 }
 
 fn drain(wake: &OwnedFd) {
-    let mut count = [0u8; 8];
-    // SAFETY: the pointer and length are those of a live array; nothing to read is no matter.
-    unsafe { libc::read(wake.as_raw_fd(), count.as_mut_ptr().cast(), count.len()) };
+    // Nothing to read is no error.
+    let _ = rustix::io::read(wake, &mut [0u8; 8]);
 }
 
 /// Frames taken from one socket before what is due is sent: bounds how long a flood holds back the frames of

@@ -2,14 +2,18 @@
 //!
 //! It moves whole Ethernet frames between the kernel and a buffer and decides nothing about them; what happens
 //! to a frame is in [`super::pipe`].
+//!
+//! rustix has neither the options of packet(7), nor `sockaddr_ll`, nor `SCM_TIMESTAMPNS`: these calls are libc's.
 
-use std::ffi::CString;
 use std::io;
 use std::mem;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::{Context, Result};
+use rustix::net::netdevice::name_to_index;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
+use rustix::time::{ClockId, clock_gettime};
 
 /// A raw packet socket bound to one interface: every frame that arrives there, whoever it is for, and no frame
 /// that leaves there.
@@ -34,21 +38,10 @@ impl PacketSocket {
     ///
     /// Fails when there is no such interface, or without CAP_NET_RAW and CAP_NET_ADMIN.
     pub(crate) fn open(interface: &str) -> Result<PacketSocket> {
-        let name = CString::new(interface).context("interface name")?;
-        // SAFETY: `name` is a NUL-terminated string that outlives the call.
-        let index = unsafe { libc::if_nametoindex(name.as_ptr()) };
-        if index == 0 {
-            return Err(io::Error::last_os_error()).with_context(|| format!("find interface {interface}"));
-        }
         // Protocol 0 receives nothing until bind names the interface, so no frame of another one slips in.
-        let kind = libc::SOCK_RAW | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
-        // SAFETY: socket takes integers only.
-        let fd = unsafe { libc::socket(libc::AF_PACKET, kind, 0) };
-        if fd < 0 {
-            return Err(io::Error::last_os_error()).context("make a packet socket");
-        }
-        // SAFETY: `fd` was just returned by socket and nothing else owns it.
-        let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let fd = socket_with(AddressFamily::PACKET, SocketType::RAW, flags, None).context("make a packet socket")?;
+        let index = name_to_index(&fd, interface).with_context(|| format!("find interface {interface}"))?;
         let promiscuous = libc::packet_mreq {
             mr_ifindex: index as i32,
             mr_type: libc::PACKET_MR_PROMISC as u16,
@@ -80,11 +73,6 @@ impl PacketSocket {
         Ok(PacketSocket { fd, kernel_drops: AtomicU64::new(0) })
     }
 
-    /// The descriptor, for polling.
-    pub(crate) fn raw_fd(&self) -> RawFd {
-        self.fd.as_raw_fd()
-    }
-
     /// Takes the next frame, without waiting; `None` when there is none. Reports once, as an error of kind
     /// `NetworkDown`, that the interface went down.
     pub(crate) fn receive(&self, buffer: &mut [u8]) -> io::Result<Option<Received>> {
@@ -99,12 +87,12 @@ impl PacketSocket {
         message.msg_controllen = mem::size_of_val(&control) as _;
         // SAFETY: the message points to `part`, which points to `buffer`, and to `control`, each with its true
         // size, and all outlive the call.
-        let length = unsafe { libc::recvmsg(self.raw_fd(), &raw mut message, libc::MSG_TRUNC) };
+        let length = unsafe { libc::recvmsg(self.fd.as_raw_fd(), &raw mut message, libc::MSG_TRUNC) };
         if length < 0 {
             let error = io::Error::last_os_error();
             return if error.kind() == io::ErrorKind::WouldBlock { Ok(None) } else { Err(error) };
         }
-        let (now, wall) = (monotonic(), clock(libc::CLOCK_REALTIME));
+        let (now, wall) = (monotonic(), clock(ClockId::Realtime));
         // The timestamp is wall time. Its age carries over to the monotonic clock; an age that cannot be comes
         // from a step of the wall clock, and then the frame counts as just arrived.
         let age = stamp(&message).and_then(|stamp| wall.checked_sub(stamp)).filter(|age| *age <= MAX_AGE);
@@ -114,7 +102,7 @@ impl PacketSocket {
     /// Sends one frame, without waiting.
     pub(crate) fn send(&self, frame: &[u8]) -> io::Result<()> {
         // SAFETY: the pointer and length are those of a live slice.
-        let sent = unsafe { libc::send(self.raw_fd(), frame.as_ptr().cast(), frame.len(), libc::MSG_DONTWAIT) };
+        let sent = unsafe { libc::send(self.fd.as_raw_fd(), frame.as_ptr().cast(), frame.len(), libc::MSG_DONTWAIT) };
         if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
     }
 
@@ -125,7 +113,7 @@ impl PacketSocket {
         // SAFETY: the option writes one tpacket_stats, whose true size is given; reading resets the kernel's.
         let outcome = unsafe {
             libc::getsockopt(
-                self.raw_fd(),
+                self.fd.as_raw_fd(),
                 libc::SOL_PACKET,
                 libc::PACKET_STATISTICS,
                 (&raw mut statistics).cast(),
@@ -137,20 +125,24 @@ impl PacketSocket {
     }
 }
 
+impl AsFd for PacketSocket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
 /// Nanoseconds on the clock that all of the emulator's times are on.
 pub(crate) fn monotonic() -> u64 {
-    clock(libc::CLOCK_MONOTONIC)
+    clock(ClockId::Monotonic)
 }
 
-fn clock(id: libc::clockid_t) -> u64 {
-    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: the call writes one timespec, which `time` is; both clocks exist on every Linux.
-    unsafe { libc::clock_gettime(id, &raw mut time) };
-    nanoseconds(time)
+fn clock(id: ClockId) -> u64 {
+    let time = clock_gettime(id);
+    nanoseconds(time.tv_sec, time.tv_nsec)
 }
 
-fn nanoseconds(time: libc::timespec) -> u64 {
-    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
+fn nanoseconds(seconds: i64, nanoseconds: i64) -> u64 {
+    seconds as u64 * 1_000_000_000 + nanoseconds as u64
 }
 
 /// The kernel's receive timestamp among the control messages, wall time in nanoseconds.
@@ -162,7 +154,8 @@ fn stamp(message: &libc::msghdr) -> Option<u64> {
         let (level, kind) = unsafe { ((*header).cmsg_level, (*header).cmsg_type) };
         if level == libc::SOL_SOCKET && kind == libc::SCM_TIMESTAMPNS {
             // SAFETY: the data of this kind of message is a timespec, not necessarily aligned.
-            return Some(nanoseconds(unsafe { libc::CMSG_DATA(header).cast::<libc::timespec>().read_unaligned() }));
+            let time = unsafe { libc::CMSG_DATA(header).cast::<libc::timespec>().read_unaligned() };
+            return Some(nanoseconds(time.tv_sec, time.tv_nsec));
         }
         // SAFETY: as for CMSG_FIRSTHDR; `header` is a header of this message.
         header = unsafe { libc::CMSG_NXTHDR(message, header) };

@@ -4,13 +4,13 @@
 //! netem tells nothing of the kind. What holds up these frames (a core that does not wake, interrupts that wait) holds up all the others;
 //! what holds up a single link is not seen.
 
-use std::ptr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::netem::microseconds;
 use super::packet_socket::{PacketSocket, monotonic};
@@ -89,10 +89,10 @@ fn take_until(time: u64, far: &PacketSocket, histogram: &Histogram) {
         if left == 0 {
             return;
         }
-        let mut polled = libc::pollfd { fd: far.raw_fd(), events: libc::POLLIN, revents: 0 };
-        let timeout = libc::timespec { tv_sec: 0, tv_nsec: left.min(EVERY) as _ };
-        // SAFETY: both pointers are those of live values. An interrupted wait is a short one.
-        unsafe { libc::ppoll(&raw mut polled, 1, &raw const timeout, ptr::null()) };
+        let mut polled = [PollFd::new(far, PollFlags::IN)];
+        let timeout = Timespec { tv_sec: 0, tv_nsec: left.min(EVERY) as i64 };
+        // An interrupted wait is a short one.
+        let _ = poll(&mut polled, Some(&timeout));
     }
 }
 
