@@ -1,7 +1,6 @@
-//! The network that Nearcast's tests need: a home LAN with a broadcaster and two viewers, and a CDN on the
-//! other side of a router and a slow link.
+//! A home network: a LAN with a broadcaster and two viewers, and a CDN behind a router and a slow link.
 //!
-//! It is one network made from [`crate::network`]; others are made from the same parts.
+//! It is built from the parts in [`crate::network`].
 //!
 //! ```text
 //!  broadcaster 10.77.0.10 ----+
@@ -9,8 +8,7 @@
 //!  viewer2     10.77.0.22 ----+
 //! ```
 //!
-//! The router is there so that multicast of the LAN stays on the LAN, as it does at home: a CDN on the same
-//! switch would hear mDNS.
+//! The router keeps the LAN's multicast on the LAN: a CDN on the same switch would receive mDNS.
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -22,13 +20,13 @@ use crate::link::Link;
 use crate::link::shape::Shape;
 use crate::network::{Network, Switch};
 
-/// What a [`HomeNetwork`] is like.
+/// Parameters of a [`HomeNetwork`].
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct HomeNetworkConfig {
-    /// Seed of everything random.
+    /// Seed of all random draws.
     pub seed: u64,
     /// Both directions of the link between each of the three hosts and the switch. Two hosts are two links
-    /// apart, so twice its delay. `None` makes plain cables.
+    /// apart, so twice its delay. `None` connects them by cables without emulation.
     pub lan: Option<Shape>,
     /// Both directions of the link between router and CDN. They can be set apart afterwards.
     pub wan: Shape,
@@ -52,14 +50,14 @@ pub struct HomeNetwork {
     /// The server beyond the WAN link, [`CDN`].
     pub cdn: Host,
     /// The links of broadcaster, viewer1 and viewer2, in that order, each with the host as its first end;
-    /// empty when the config has plain cables.
+    /// empty for cables without emulation.
     pub lan: Vec<Arc<Link>>,
     /// The link to the CDN; the router is its first end, so `AToB` is upload.
     pub wan: Arc<Link>,
 }
 
 impl HomeNetwork {
-    /// Makes the network; returns once every link has carrier. Fails when a shape is out of range, and as
+    /// Builds the network; returns once every link has carrier. Fails when a shape is out of range, and as
     /// [`Network::new`] does.
     pub fn build(config: &HomeNetworkConfig) -> Result<HomeNetwork> {
         let mut network = Network::new(config.seed)?;

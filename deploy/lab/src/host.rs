@@ -1,7 +1,7 @@
-//! A host of the lab: a network namespace with addresses, in which programs, closures and sockets run.
+//! A host: a network namespace with addresses, in which programs, closures and sockets run.
 //!
-//! It is not a virtual machine: a host shares files, processes, users and the clock with the machine. Its
-//! name resolution is the machine's (/etc/resolv.conf), and no name server is reached, so use addresses.
+//! It is not a virtual machine: files, processes, users and the clock are shared with the machine. Name resolution is the machine's
+//! (/etc/resolv.conf), whose name servers are unreachable, so use addresses.
 
 use std::ffi::OsStr;
 use std::net::Ipv4Addr;
@@ -13,12 +13,12 @@ use anyhow::{Context, Result};
 
 use crate::namespace::{self, Namespace, ip};
 
-/// A host. Made by [`crate::Network::host`]; of no use once its network is dropped.
+/// A host. Created by [`crate::Network::host`]; unusable once its network is dropped.
 #[derive(Debug)]
 pub struct Host {
     name: String,
     namespace: Arc<Namespace>,
-    /// One for each interface, in order: the first is that of eth0.
+    /// One per interface, in order: the first is that of eth0.
     addresses: Mutex<Vec<Ipv4Addr>>,
 }
 
@@ -27,7 +27,7 @@ impl Host {
         Host { name: name.to_owned(), namespace, addresses: Mutex::new(Vec::new()) }
     }
 
-    /// The name it was made under.
+    /// The name given at creation.
     pub fn name(&self) -> &str {
         &self.name
     }
@@ -53,9 +53,8 @@ impl Host {
         format!("eth{}", addresses.len() - 1)
     }
 
-    /// A command that runs `program` inside this host. Arguments, streams, environment and the way of starting
-    /// are the caller's, who also waits for the process; one still running when the network is dropped is
-    /// ended with SIGKILL.
+    /// A command that runs `program` in this host. The caller sets arguments, streams and environment, starts it and waits for it; a
+    /// process still running when the network is dropped is killed with SIGKILL.
     ///
     /// Starting it fails as it does outside, and when the namespace cannot be entered.
     pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
@@ -66,24 +65,22 @@ impl Host {
         command
     }
 
-    /// Runs `work` on a fresh thread inside this host, waits for it, and returns its value; a panic in it goes
-    /// on in the caller. A socket made in it belongs to this host wherever it is used afterwards, so most
-    /// tests need nothing but `host.run(|| UdpSocket::bind(..))`.
+    /// Runs `work` on a new thread in this host, waits for it, and returns its value; a panic propagates to the caller. A socket created in
+    /// it belongs to this host wherever it is used afterwards, so most tests only need `host.run(|| UdpSocket::bind(..))`.
     ///
     /// Fails when the thread cannot start or enter the namespace.
     pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T> {
         self.namespace.run(work)
     }
 
-    /// Sends what is not on one of its own networks to `gateway`. Fails when the gateway is on none of them.
+    /// Sets the default route to `gateway`. Fails when the gateway is on none of the host's networks.
     pub fn default_route(&self, gateway: Ipv4Addr) -> Result<()> {
         let name = self.namespace.name();
         ip(&["-n", name, "route", "replace", "default", "via", &gateway.to_string()])
             .with_context(|| format!("default route of {}", self.name))
     }
 
-    /// Makes the host a router: it passes packets from one of its networks on to another. Multicast is not
-    /// passed on.
+    /// Makes the host a router: it forwards unicast packets between its networks, but no multicast.
     pub fn forward_packets(&self) -> Result<()> {
         let file = "/proc/sys/net/ipv4/ip_forward";
         self.run(|| std::fs::write(file, "1"))?.with_context(|| format!("write {file} on {}", self.name))

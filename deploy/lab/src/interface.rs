@@ -1,8 +1,7 @@
 //! Ioctls on one network interface of one namespace: up, down, and offloads off.
 //!
-//! It is not the making of interfaces, which `ip` does ([`crate::network`]). Ioctls are used where a change is
-//! timed (a link cut in the middle of a run) or where `ip` cannot do it (offloads, without the program
-//! ethtool). rustix knows neither `ifreq` nor these ioctls, so that they are libc's.
+//! `ip` creates interfaces ([`crate::network`]). Ioctls are used where the time of a change matters (a link cut during a run) or where `ip`
+//! cannot do it (offloads, without the program ethtool). rustix knows neither `ifreq` nor these ioctls, so that they are libc's.
 
 use std::io;
 use std::mem;
@@ -44,15 +43,15 @@ impl Interface {
         self.set_flag(libc::IFF_UP, false)
     }
 
-    /// Waits until the kernel takes the interface for operational (up and with carrier), or for not so. It
-    /// works that out in the background after a change, and a bridge forwards through a port only then.
+    /// Waits until the kernel considers the interface operational (up and with carrier), or not. It updates that state asynchronously, and a
+    /// bridge forwards through a port only then.
     ///
-    /// Fails when it has not come about within [`CARRIER_TIMEOUT`].
+    /// Fails after [`CARRIER_TIMEOUT`].
     pub(crate) fn await_running(&self, running: bool) -> Result<()> {
         let deadline = Instant::now() + CARRIER_TIMEOUT;
         loop {
-            // Asking for the link state makes recent kernels (6.9 and later) work it out at once rather than up
-            // to a second later; where it does not, the wait is longer and nothing else.
+            // Reading the link state makes kernels since 6.9 update it at once rather than up to a second later; on older ones the wait is
+            // longer.
             let _ = self.ethtool(GET_LINK, 0);
             if (self.flags()? & libc::IFF_RUNNING != 0) == running {
                 return Ok(());

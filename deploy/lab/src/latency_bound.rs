@@ -1,8 +1,7 @@
-//! The floor: how soon the last bit of an access unit can arrive after its first bit was sent, by arithmetic alone.
+//! The lower bound on latency: from the first bit of an access unit sent to its last bit received, computed from link rates and delays.
 //!
-//! It is what links of a given rate and delay allow a sender without any overhead: packets of one size, sent back to back, stored
-//! and forwarded whole at every link, in order, with nothing else on the way but what is said. No program can be faster over the
-//! same path; how much slower one is, is what it costs. Pure: times are parameters.
+//! It assumes a sender without overhead: packets of one size, sent back to back, stored and forwarded at every link, in order, without cross
+//! traffic. The excess of a measured latency over the bound is the cost of the program. Pure: times are parameters.
 
 use std::time::Duration;
 
@@ -23,12 +22,12 @@ impl From<Shape> for Hop {
     }
 }
 
-/// How units are cut into packets.
+/// How access units are split into packets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Framing {
-    /// Most bytes of a unit in one packet; at least 1.
+    /// Maximum payload bytes per packet; at least 1.
     pub payload: usize,
-    /// Bytes that every packet has besides, on the wire.
+    /// Header bytes of every packet, on the wire.
     pub headers: usize,
 }
 
@@ -46,10 +45,10 @@ impl Framing {
     }
 }
 
-/// A path with the state of its links: each knows until when it is busy with what was sent before.
+/// A path and, for each of its links, until when it is busy.
 ///
-/// A path is one or more *legs*, each a run of links that forward packet by packet. Between two legs stands a relay that forwards
-/// a unit when it has all of it.
+/// A path is one or more *legs*, each a sequence of links that forward packet by packet. Between two legs is a relay that forwards whole access
+/// units.
 #[derive(Clone, Debug)]
 pub struct PathModel {
     framing: Framing,
@@ -65,19 +64,18 @@ struct LinkState {
 }
 
 impl PathModel {
-    /// An idle path of these legs.
+    /// A path of these legs, idle at first.
     pub fn new(framing: Framing, legs: &[Vec<Hop>]) -> PathModel {
         let links = |leg: &Vec<Hop>| leg.iter().map(|hop| LinkState { hop: *hop, free_at: 0 }).collect();
         PathModel { framing, legs: legs.iter().map(links).collect(), copies_first: 0 }
     }
 
-    /// The same, where so many other copies of each unit go over the first link before this one.
+    /// The same path, where this many other copies of each unit precede it on the first link.
     pub fn after_copies(self, copies_first: usize) -> PathModel {
         PathModel { copies_first, ..self }
     }
 
-    /// Sends a unit of `bytes` at `sent`, behind all that was sent before; how long after that its last bit arrives. Units are to
-    /// be given in the order in which they are sent.
+    /// Sends a unit of `bytes` at time `sent`, queued behind earlier units, and returns its latency. Call it in the order of sending.
     pub fn send(&mut self, sent: Duration, bytes: usize) -> Duration {
         let start = nanoseconds(sent);
         if let Some(first) = self.legs.first_mut().and_then(|leg| leg.first_mut()) {
@@ -96,7 +94,7 @@ impl PathModel {
         Duration::from_nanos(ready - start)
     }
 
-    /// What a unit of `bytes` takes on this path while it is idle.
+    /// The latency of a unit of `bytes` on the idle path.
     pub fn idle_latency(&self, bytes: usize) -> Duration {
         let mut idle = self.clone();
         idle.legs.iter_mut().flatten().for_each(|link| link.free_at = 0);
@@ -105,7 +103,7 @@ impl PathModel {
 }
 
 impl LinkState {
-    /// When a packet that is there at `at` has all arrived at the other end.
+    /// When a packet that reaches the link at `at` has been received at its other end, nanoseconds.
     fn forward(&mut self, at: u64, length: usize) -> u64 {
         let shape = Shape { rate: self.hop.rate, ..Shape::PERFECT };
         self.free_at = at.max(self.free_at) + shape.serialisation_ns(length);
@@ -117,21 +115,21 @@ fn nanoseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX / 4)
 }
 
-/// The four bounds that a broadcaster, its viewer and a CDN have.
+/// The four paths between a broadcaster, a viewer and a CDN that have a bound.
 #[derive(Clone, Debug)]
 pub struct LatencyBounds {
-    /// Through the CDN, if it forwards packets as they come.
+    /// Via a CDN that forwards packets as they arrive.
     pub cdn_packets: PathModel,
-    /// Through the CDN, if it forwards whole units.
+    /// Via a CDN that forwards whole units.
     pub cdn_units: PathModel,
-    /// Straight from the broadcaster.
+    /// Directly from the broadcaster.
     pub peer: PathModel,
-    /// Straight from the broadcaster, if the copy for the CDN goes first.
+    /// Directly from the broadcaster, with the CDN's copy sent first.
     pub peer_second: PathModel,
 }
 
 impl LatencyBounds {
-    /// Of these three runs of links: broadcaster to CDN, CDN to viewer, broadcaster to viewer.
+    /// From the links broadcaster to CDN, CDN to viewer, and broadcaster to viewer.
     pub fn new(framing: Framing, up: &[Hop], down: &[Hop], direct: &[Hop]) -> LatencyBounds {
         let direct = PathModel::new(framing, &[direct.to_vec()]);
         LatencyBounds {
@@ -142,7 +140,7 @@ impl LatencyBounds {
         }
     }
 
-    /// All four, with what to call them.
+    /// All four with their display names.
     pub fn named(&self) -> [(&'static str, &PathModel); 4] {
         [
             ("CDN, forwarding packets", &self.cdn_packets),
@@ -153,7 +151,7 @@ impl LatencyBounds {
     }
 }
 
-/// What the analysis assumes: UDP payload of 1,400 bytes, and Ethernet, IP, UDP and 16 bytes of a transport's own.
+/// Assumption of the analysis: 1,400 bytes of UDP payload; headers of Ethernet, IP, UDP and 16 bytes of a transport protocol.
 pub const FRAMING: Framing = Framing { payload: 1_400, headers: 58 };
 
 /// Mean access unit of the analysis, bytes: 1 Mbit/s at 30 pictures a second.

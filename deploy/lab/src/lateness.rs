@@ -1,9 +1,7 @@
-//! How late the emulator sent frames: a histogram that the forwarding threads write without locks, and the
-//! snapshot by which a run is judged.
+//! The emulator's timing error: a lock-free histogram that the forwarding threads write, and snapshots that decide whether a run is valid.
 //!
-//! Lateness is actual send time minus ideal send time, where the ideal is computed from the kernel's receive
-//! timestamp and the link's shape. It is what the machine added to the network, and is not a property of the
-//! emulated network: queueing and jitter that the shape asks for are part of the ideal.
+//! Lateness is actual minus ideal send time; the ideal follows from the kernel's receive timestamp and the link's shape, including queueing
+//! and jitter. So it is the delay that the machine's scheduling added.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -54,8 +52,8 @@ impl Lateness {
         self.max = self.max.max(other.max);
     }
 
-    /// What was counted since `earlier`, a snapshot of the same link or network: for judging one phase of a
-    /// run. The maximum stays that of the whole time.
+    /// What was counted since `earlier`, a snapshot of the same link or network: for one phase of a run. The maximum remains that of the
+    /// whole time.
     pub fn since(&self, earlier: &Lateness) -> Lateness {
         let counts = self.counts.iter().zip(&earlier.counts).map(|(now, then)| now.saturating_sub(*then)).collect();
         Lateness { counts, max: self.max }
@@ -66,23 +64,22 @@ impl Lateness {
         self.counts.iter().sum()
     }
 
-    /// The lateness that half of the frames do not pass; zero when there are none.
+    /// Median; zero when there are no frames.
     pub fn p50(&self) -> Duration {
         self.quantile(0.50)
     }
 
-    /// The lateness that 99% of the frames do not pass; zero when there are none.
+    /// 99th percentile; zero when there are no frames.
     pub fn p99(&self) -> Duration {
         self.quantile(0.99)
     }
 
-    /// The greatest lateness; zero when there are none.
+    /// Maximum; zero when there are no frames.
     pub fn max(&self) -> Duration {
         Duration::from_nanos(self.max)
     }
 
-    /// The lateness that the fraction `q` (0 to 1) of the frames do not pass, rounded up to the bucket's end,
-    /// which is at most 1/[`STEPS`] too much.
+    /// The quantile `q` (0 to 1), rounded up to the end of its bucket: at most 1/[`STEPS`] too large.
     pub fn quantile(&self, q: f64) -> Duration {
         let count = self.count();
         if count == 0 {
@@ -99,7 +96,7 @@ impl Lateness {
         self.max()
     }
 
-    /// Whether the run these were counted in is invalid, because its 99th percentile passes [`MAX_VALID_P99`].
+    /// Whether the run is invalid: the 99th percentile exceeds [`MAX_VALID_P99`].
     pub fn is_invalid(&self) -> bool {
         self.p99() > MAX_VALID_P99
     }
@@ -131,8 +128,8 @@ fn end_of(bucket: usize) -> u64 {
     (step << doubling) + ((1 << doubling) - 1)
 }
 
-/// A run is invalid when the 99th percentile of lateness passes this: the shortest delay that measurements in
-/// the lab tell apart is a few milliseconds, and an error above a quarter of that would decide the result.
+/// Above this 99th percentile of lateness a run is invalid: the shortest delays measured in the lab are a few milliseconds, and an error above a
+/// quarter of that would dominate the result.
 pub const MAX_VALID_P99: Duration = Duration::from_millis(1);
 
 /// Buckets for each doubling; a power of two. Sixteen bound the error of a quantile to 6%, which is finer than

@@ -1,45 +1,43 @@
-//! Network lab of Nearcast: hosts in network namespaces on one Linux machine, joined by switches and
-//! emulated links, so that a program under test runs unchanged against a network that is known.
+//! Network emulation on one Linux machine: hosts in network namespaces, connected by switches and emulated links, so that unmodified programs
+//! run over a network with known properties.
 //!
-//! It is not a simulator: real kernels' TCP and UDP run in real time over real interfaces, and a run is only
-//! worth what the machine's scheduling allows, which [`Network::ensure_valid`] judges from measured
-//! lateness. It is not a sandbox either: only the network is separate, files and processes are shared.
+//! It is not a simulator: the kernel's TCP and UDP run in real time over real interfaces. Whether scheduling delays distorted a run is
+//! measured; [`Network::ensure_valid`] reports it. It is not a sandbox: only the network is isolated, files and processes are shared.
 //!
 //! # Map
 //!
-//! | module | holds |
+//! | module | what it does |
 //! | --- | --- |
-//! | [`network`] | [`Network`], [`Switch`], [`Endpoint`]: what is made, and how it is wired |
-//! | [`host`] | [`Host`]: programs, closures and sockets inside one namespace |
-//! | [`home_network`] | [`HomeNetwork`]: a home LAN with a broadcaster, two viewers, and a CDN behind a router |
-//! | [`link`] | [`Link`]: the emulated link's handle; [`Shape`]: what it does to frames |
-//! | [`topology`] | [`Topology`]: a topology as TOML, checked and made; commands to it while it runs |
-//! | [`latency_bound`] | how soon the last bit of a unit can arrive, by arithmetic |
-//! | [`load`] | a crowd of viewers by one protocol, and what each of them got |
-//! | [`process`] | [`Process`]: a program with its output in files |
-//! | [`lateness`] | [`Lateness`]: how late the emulator was, and whether the run is invalid |
-//! | [`namespace`] | the namespaces' names, life and clean-up |
+//! | [`network`] | [`Network`], [`Switch`], [`Endpoint`]: creates namespaces, bridges and veth pairs |
+//! | [`host`] | [`Host`]: runs programs, closures and sockets in one namespace |
+//! | [`home_network`] | [`HomeNetwork`]: a LAN with a broadcaster and two viewers, and a CDN behind a router |
+//! | [`link`] | [`Link`]: the handle of an emulated link; [`Shape`]: rate, delay, loss, queue |
+//! | [`topology`] | [`Topology`]: a network as TOML, parsed, validated and built; commands while it runs |
+//! | [`latency_bound`] | the lower bound on an access unit's latency |
+//! | [`load`] | the load generator: many viewers by one protocol |
+//! | [`process`] | [`Process`]: a child process with its output in files |
+//! | [`lateness`] | [`Lateness`]: the emulator's timing error, and whether the run is invalid |
+//! | [`namespace`] | names, lifetime and cleanup of namespaces |
 //! | `interface` | ioctls on one interface: up, down, offloads |
-//! | `link::userspace` | the lab's own emulator of a link |
-//! | `link::netem`, `link::timer_probe` | the kernel's, and how late that is |
-//! | `link::pipe` | the model of one direction: queue, serialisation, loss, delay; no input or output |
-//! | `link::forward` | the thread that runs two pipes between two packet sockets |
+//! | `link::userspace` | the link emulator in userspace |
+//! | `link::netem`, `link::timer_probe` | the kernel's emulator, and its timing error |
+//! | `link::pipe` | the model of one direction: queue, serialisation, loss, delay; no I/O |
+//! | `link::forward` | the thread that runs both directions between two packet sockets |
 //! | `link::packet_socket` | the AF_PACKET socket and its receive timestamps |
 //!
-//! # How a frame travels an emulated link
+//! # The path of a frame over an emulated link
 //!
 //! ```text
 //!  host namespace        namespace "wire"              switch namespace
 //!  eth0 ==veth== w0a -> socket -> pipe -> socket -> w0b ==veth== p0 -- br0
 //! ```
 //!
-//! A cable without emulation ([`Network::cable`]) is one veth pair and goes past the wire namespace.
+//! A cable without emulation ([`Network::cable`]) is one veth pair that bypasses the wire namespace.
 //!
-//! # Needs
+//! # Requirements
 //!
 //! Root (CAP_SYS_ADMIN, CAP_NET_ADMIN, CAP_NET_RAW; CAP_SYS_NICE for real-time priority), the program `ip` of
-//! iproute2, and a kernel with network namespaces, veth, bridges and packet sockets. No queueing discipline
-//! such as netem is needed; [`Emulator`] has it used where there is one.
+//! iproute2, and a kernel with network namespaces, veth, bridges and packet sockets. netem is optional ([`Emulator`]).
 //!
 //! # Example
 //!

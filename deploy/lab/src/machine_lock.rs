@@ -1,11 +1,10 @@
-//! The lock on the machine: a measurement holds it alone, tests that measure nothing share it.
+//! A lock file that keeps experiments and end-to-end tests from running at the same time: they would distort each other's timing.
 
 use std::fs::File;
 
 use anyhow::{Context, Result};
 
-/// Waits until nobody else of this user has the machine, and has it alone until the file is dropped: for experiments, whose times mean
-/// nothing beside other work.
+/// Waits for the exclusive lock of this user, which is held until the file is dropped. Fails when the lock file cannot be created.
 pub fn lock_machine() -> Result<File> {
     let lock = open()?;
     if lock.try_lock().is_err() {

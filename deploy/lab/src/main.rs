@@ -1,4 +1,4 @@
-//! `lab`: networks on one machine, experiments in them, and the bounds that no network can go under.
+//! `lab`: emulated networks on one machine, experiments in them, a load generator, and lower bounds on latency.
 
 use std::process::ExitCode;
 

@@ -1,11 +1,9 @@
-//! One named network namespace: making it, entering it from a thread, removing it, and removing those that a
-//! dead process left.
+//! Named network namespaces: create, enter from a thread, remove, and remove those of dead processes.
 //!
-//! It is not the wiring ([`crate::network`]) and not what runs inside ([`crate::host`]).
+//! [`crate::network`] connects them, [`crate::host`] runs programs in them.
 //!
-//! Names are `nc<pid>-<serial>-<role>` under [`DIRECTORY`], where `ip netns` also looks, so a run can be
-//! watched with `ip netns exec`. The pid says who answers for the namespace: when no such process lives, the
-//! next start of a lab removes it ([`sweep`]).
+//! Names are `nc<pid>-<serial>-<role>` under [`DIRECTORY`], where `ip netns` also looks, so `ip netns exec` works in them. The pid names
+//! the owner: once that process is dead, the next start of a lab removes the namespace ([`sweep`]).
 
 use std::fs::{self, File};
 use std::io;
@@ -23,7 +21,7 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use crate::interface::Interface;
 
-/// A network namespace that this process made; removed when dropped.
+/// A network namespace created by this process; removed when dropped.
 #[derive(Debug)]
 pub struct Namespace {
     name: String,
@@ -33,10 +31,9 @@ pub struct Namespace {
 }
 
 impl Namespace {
-    /// Makes the namespace `nc<pid>-<serial>-<role>` with loopback up and IPv6 off.
+    /// Creates the namespace `nc<pid>-<serial>-<role>` with loopback up and IPv6 off.
     ///
-    /// IPv6 is off because router solicitations and duplicate address detection come at random times and
-    /// would take part in every run.
+    /// IPv6 is off because router solicitations and duplicate address detection at random times would disturb every run.
     ///
     /// Fails without root, without `ip`, or when `role` is not 1 to [`MAX_ROLE`] of `a-z 0-9 -`.
     pub(crate) fn create(serial: usize, role: &str) -> Result<Namespace> {
@@ -77,8 +74,8 @@ impl Namespace {
         Arc::clone(&self.handle)
     }
 
-    /// Runs `work` on a fresh thread that has entered the namespace, waits for it, and returns its value. A
-    /// panic in `work` goes on in the caller. Sockets made in `work` stay in the namespace wherever they go.
+    /// Runs `work` on a new thread in the namespace, waits for it, and returns its value. A panic in `work` propagates to the caller. Sockets
+    /// created in `work` stay in the namespace wherever they are used.
     ///
     /// Fails when the thread cannot start or enter.
     pub(crate) fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T> {
@@ -94,8 +91,8 @@ impl Namespace {
         })
     }
 
-    /// Ends every process whose main thread is inside, and removes the name. Later calls do nothing. The
-    /// kernel frees the namespace with its interfaces once no socket or handle holds it.
+    /// Kills every process whose main thread is inside, and removes the name. Later calls do nothing. The kernel frees the namespace and
+    /// its interfaces once no socket or handle refers to it.
     pub(crate) fn remove(&self) {
         if !self.removed.swap(true, Ordering::SeqCst) {
             let path = Path::new(DIRECTORY).join(&self.name);
@@ -146,11 +143,11 @@ fn tool(program: &str, arguments: &[&str]) -> Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// Removes the lab namespaces of processes that no longer live, with the processes still running inside
-/// them, and returns the names removed. Every [`crate::Network::new`] calls it.
+/// Kills the processes in the lab namespaces of dead processes, removes these namespaces, and returns their names. Every
+/// [`crate::Network::new`] calls it.
 ///
-/// On its first call in a process, namespaces under the process's own pid count as left over too: they are
-/// from an earlier process whose pid came round again.
+/// On its first call in a process, namespaces under the process's own pid are removed too: they belonged to an earlier process with the same
+/// pid.
 ///
 /// Fails when [`DIRECTORY`] cannot be read; a missing directory is an empty one.
 pub fn sweep() -> Result<Vec<String>> {
@@ -164,10 +161,10 @@ pub fn sweep() -> Result<Vec<String>> {
     Ok(removed)
 }
 
-/// Removes the namespaces that this process made, with the processes in them, at once: for a process that ends without
-/// dropping what it holds.
+/// Removes the namespaces of this process at once and kills the processes in them: for a process that exits without dropping its
+/// networks.
 pub(crate) fn abandon() {
-    // What cannot be removed is left to the next sweep.
+    // The next sweep removes what cannot be removed now.
     let _ = sweep_where(&mut Vec::new(), |pid| pid == std::process::id());
 }
 

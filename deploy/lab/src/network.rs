@@ -1,8 +1,7 @@
-//! The network: it makes hosts, switches, cables and links, and takes everything down when dropped.
+//! A network: creates hosts, switches, cables and links, and removes everything when dropped.
 //!
-//! It is not a description of any one network; a ready-made one is in [`crate::home_network`]. Nothing touches the
-//! machine's own network: veth pairs are made directly in the namespaces, and no address or route is set
-//! outside them.
+//! The machine's own network is not touched: veth pairs are created in the namespaces, and no address or route is set outside them. A
+//! ready-made network is in [`crate::home_network`].
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -24,17 +23,17 @@ use crate::namespace::{self, Namespace, ip};
 pub struct Network {
     serial: usize,
     seed: u64,
-    /// Where the emulator's ends of the links are.
+    /// The namespace of the emulator's ends of the links.
     wire: Namespace,
     namespaces: Vec<Arc<Namespace>>,
     links: Vec<Arc<Link>>,
     emulator: Emulator,
-    /// Whether the kernel has netem, once it was tried; how late it is, if it has.
+    /// The probe of netem's timing error, or why the kernel has no netem; `None` until it was needed.
     netem: Option<Result<TimerProbe, String>>,
 }
 
-/// A switch: a Linux bridge in a namespace of its own. It floods multicast to every port, as an unmanaged home
-/// switch does, unless it was made to snoop; and it runs no spanning tree, so make no loops.
+/// A switch: a Linux bridge in a namespace of its own. It floods multicast to every port, as an unmanaged switch does, unless IGMP snooping is
+/// on. It runs no spanning tree, so loops are not allowed.
 #[derive(Debug)]
 pub struct Switch {
     name: String,
@@ -42,7 +41,7 @@ pub struct Switch {
     ports: AtomicUsize,
 }
 
-/// What an end of a cable or link is plugged into: [`Host::at`] or [`Switch::port`].
+/// An end of a cable or link: [`Host::at`] or [`Switch::port`].
 #[derive(Clone, Copy, Debug)]
 pub enum Endpoint<'a> {
     /// A new interface of the host, with this address.
@@ -70,8 +69,8 @@ impl Switch {
         self.namespace.name()
     }
 
-    /// Keeps the switch from passing frames between this port (by the order of plugging in, from 0) and others so
-    /// isolated, as a switch that keeps clients apart; or ends that. A port that is not isolated reaches all.
+    /// Turns client isolation on or off for a port (numbered from 0 in the order of connection): the switch forwards no frames between
+    /// isolated ports. A port that is not isolated reaches all.
     ///
     /// Fails when there is no such port.
     pub fn isolate(&self, port: usize, isolated: bool) -> Result<()> {
@@ -86,10 +85,10 @@ impl Switch {
 }
 
 impl Network {
-    /// An empty network. Whatever is random in it follows from `seed`, together with the order in which links
-    /// are made; frames meet the same fates again as far as they come in the same order again.
+    /// An empty network. All random draws follow from `seed` and the order in which links are created; a run is reproducible as far as
+    /// frames arrive in the same order.
     ///
-    /// First removes what dead processes left ([`namespace::sweep`]). Fails without root or without `ip`.
+    /// First removes the namespaces of dead processes ([`namespace::sweep`]). Fails without root or without `ip`.
     pub fn new(seed: u64) -> Result<Network> {
         static SERIAL: AtomicUsize = AtomicUsize::new(0);
         namespace::sweep()?;
@@ -106,7 +105,7 @@ impl Network {
         })
     }
 
-    /// Has `emulator` make the links that are made from now on; without this, [`Emulator::Userspace`] does.
+    /// Sets the emulator of links created from now on; the default is [`Emulator::Userspace`].
     pub fn set_emulator(&mut self, emulator: Emulator) {
         self.emulator = emulator;
     }
@@ -122,7 +121,7 @@ impl Network {
         self.bridge(name, "type bridge stp_state 0 forward_delay 0 mcast_snooping 0")
     }
 
-    /// A switch that passes multicast only to ports whose hosts asked for it by IGMP, and asks them itself.
+    /// A switch with IGMP snooping and an IGMP querier: it forwards multicast only to ports whose hosts joined the group.
     pub fn snooping_switch(&mut self, name: &str) -> Result<Switch> {
         self.bridge(name, "type bridge stp_state 0 forward_delay 0 mcast_snooping 1 mcast_querier 1")
     }
@@ -136,8 +135,7 @@ impl Network {
         Ok(Switch { name: name.to_owned(), namespace, ports: AtomicUsize::new(0) })
     }
 
-    /// Joins two ends directly, as fast as the machine goes and without emulation. Returns once both ends have
-    /// carrier.
+    /// Connects two endpoints by a veth pair without emulation. Returns once both ends have carrier.
     ///
     /// Fails when an address is outside 10.0.0.0/8, or an interface cannot be made.
     pub fn cable(&self, a: Endpoint<'_>, b: Endpoint<'_>) -> Result<()> {
@@ -152,10 +150,10 @@ impl Network {
         Ok(())
     }
 
-    /// Joins two ends by an emulated link; `shapes` are those from `a` to `b` and from `b` to `a`. Returns
-    /// once it forwards and both ends have carrier.
+    /// Connects two endpoints by an emulated link; `shapes` are those from `a` to `b` and from `b` to `a`. Returns once it forwards and both
+    /// ends have carrier.
     ///
-    /// Fails when a shape is out of range, when it shall be netem and the kernel has none or cannot do it, and as [`Network::cable`] does.
+    /// Fails when a shape is out of range, when the emulator is netem and the kernel does not support it, and as [`Network::cable`] does.
     pub fn link(&mut self, name: &str, a: Endpoint<'_>, b: Endpoint<'_>, shapes: [Shape; 2]) -> Result<Arc<Link>> {
         for shape in &shapes {
             shape.validate().with_context(|| format!("link {name}"))?;
@@ -185,7 +183,7 @@ impl Network {
         Ok(link)
     }
 
-    /// Whether netem is to make a link of these shapes.
+    /// Whether netem emulates a link of these shapes.
     fn uses_netem(&mut self, shapes: &[Shape; 2]) -> Result<bool> {
         let possible = || shapes.iter().try_for_each(|shape| netem::arguments(shape).map(drop));
         match self.emulator {
@@ -194,25 +192,23 @@ impl Network {
             Emulator::Netem => {
                 possible()?;
                 self.netem().as_ref().map(|_| true).map_err(|why| {
-                    anyhow!(
-                        "no netem here: load it (modprobe sch_netem), or have the lab's own links (--links userspace). {why}"
-                    )
+                    anyhow!("this kernel has no netem: load it (modprobe sch_netem), or use --links userspace. {why}")
                 })
             }
         }
     }
 
-    /// Tries once whether the kernel has netem.
+    /// Starts the timer probe on first use, which tells whether the kernel has netem.
     fn netem(&mut self) -> &Result<TimerProbe, String> {
         self.netem.get_or_insert_with(|| TimerProbe::start(&self.wire).map_err(|why| format!("{why:#}")))
     }
 
-    /// The emulated links, in the order they were made.
+    /// The emulated links, in the order of creation.
     pub fn links(&self) -> &[Arc<Link>] {
         &self.links
     }
 
-    /// How late frames were sent so far, all links together, and of netem those that it is watched by; zero frames when there is no link.
+    /// The timing error so far of all links together, and of netem's probe frames; zero frames when there is no link.
     pub fn lateness(&self) -> Lateness {
         let mut all = Histogram::new().snapshot();
         self.links.iter().filter_map(|link| link.lateness()).chain(self.netem_lateness()).for_each(|of| all.merge(&of));
@@ -223,8 +219,8 @@ impl Network {
         self.netem.as_ref()?.as_ref().ok().map(TimerProbe::lateness)
     }
 
-    /// Fails, saying why, when what was measured so far in this network is invalid: a link's thread has failed, its
-    /// lateness passes [`crate::lateness::MAX_VALID_P99`], or frames were dropped against the shape.
+    /// Fails, with the reason, when measurements in this network are invalid: a link's thread has failed, its timing error exceeds
+    /// [`crate::lateness::MAX_VALID_P99`], or the emulator dropped frames.
     pub fn ensure_valid(&self) -> Result<()> {
         for link in &self.links {
             ensure!(link.is_running(), "run is invalid: link {} has stopped", link.name());
@@ -232,7 +228,7 @@ impl Network {
             if let Some(lateness) = link.lateness() {
                 ensure!(!lateness.is_invalid(), "run is invalid: link {}: {lateness}", link.name());
             }
-            ensure!(drops == 0, "run is invalid: link {}: {drops} frames dropped against the shape", link.name());
+            ensure!(drops == 0, "run is invalid: link {}: {drops} frames dropped by the emulator", link.name());
         }
         if let Some(lateness) = self.netem_lateness() {
             ensure!(!lateness.is_invalid(), "run is invalid: netem: {lateness}");
@@ -251,7 +247,7 @@ impl Drop for Network {
     fn drop(&mut self) {
         self.links.iter().for_each(|link| link.stop());
         self.netem = None;
-        // Hosts and links may outlive the network in the caller's hands: the names go now all the same.
+        // The caller may still hold hosts and links: the names are removed all the same.
         self.namespaces.iter().for_each(|namespace| namespace.remove());
         self.wire.remove();
     }
@@ -279,7 +275,7 @@ impl Endpoint<'_> {
         self.namespace().run(|| Interface::open(name))?
     }
 
-    /// Makes the new interface `name` ready: offloads off, address or bridge, up.
+    /// Configures the new interface `name`: offloads off, address or bridge, up.
     fn configure(&self, name: &str) -> Result<()> {
         let namespace = self.namespace().name();
         let interface = self.interface(name)?;
@@ -295,9 +291,9 @@ impl Endpoint<'_> {
     }
 }
 
-/// Makes a veth pair with each end in its namespace.
+/// Creates a veth pair with each end in its namespace.
 fn veth(a: (&Namespace, &str), b: (&Namespace, &str)) -> Result<()> {
-    // From inside: kernels before 6.13 look for the name where they are asked from, and many a machine has an eth0.
+    // From inside: kernels before 6.13 look the name up in the namespace of the caller, which often has an eth0.
     let first = ["-n", a.0.name(), "link", "add", a.1, "type", "veth"];
     let second = ["peer", "name", b.1, "netns", b.0.name()];
     ip(&[&first[..], &second].concat())

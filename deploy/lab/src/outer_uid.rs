@@ -1,6 +1,6 @@
-//! Who this is to the machine: the number of the user outside of any user namespace.
+//! The user id outside of any user namespace, by `/proc/self/uid_map`.
 
-/// The user's number as everybody else sees it, whatever this process thinks it is (user_namespaces(7), "User and group ID mappings").
+/// The effective user id, translated to the initial user namespace (user_namespaces(7), "User and group ID mappings").
 pub(crate) fn outer_uid() -> u32 {
     let here = rustix::process::geteuid().as_raw();
     let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();

@@ -1,4 +1,4 @@
-//! A child process with its output in files, ended by its number when the run or test is done with it.
+//! A child process with its output in files, killed by its process number when dropped.
 //!
 //! rustix has signal masks only among its experimental parts, so that a child's mask is reset by libc.
 
@@ -30,12 +30,12 @@ impl Process {
         let out = directory.join(format!("{name}.out"));
         let err = directory.join(format!("{name}.err"));
         command.stdin(Stdio::null()).stdout(File::create(&out)?).stderr(File::create(&err)?);
-        // A test runner that is killed takes its children along: no stray server keeps a port or a core.
+        // Children die with a test runner that is killed, so that no stray server keeps a port or a core.
         // SAFETY: prctl (a bare system call here), sigemptyset and pthread_sigmask are async-signal-safe and touch nothing of this process but a local set.
         unsafe {
             command.pre_exec(|| {
                 set_parent_process_death_signal(Some(Signal::KILL))?;
-                // Signals that this process has a thread of its own wait for are the child's to take.
+                // The child must not inherit the signals that this process blocks for its signal thread.
                 let mut none = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
                 libc::sigemptyset(none.as_mut_ptr());
                 libc::pthread_sigmask(libc::SIG_SETMASK, none.as_ptr(), std::ptr::null_mut());
@@ -48,7 +48,7 @@ impl Process {
         Ok(Self { name: name.to_owned(), child, out, err })
     }
 
-    /// What it was named.
+    /// The name given at start.
     pub fn name(&self) -> &str {
         &self.name
     }
@@ -68,12 +68,12 @@ impl Process {
         read(&self.err)
     }
 
-    /// Both, for messages that may be on either.
+    /// Standard output and standard error so far, in this order.
     pub fn log(&self) -> String {
         self.out() + &self.err()
     }
 
-    /// Where its standard output goes.
+    /// The file of its standard output.
     pub fn out_path(&self) -> &Path {
         &self.out
     }
@@ -83,7 +83,7 @@ impl Process {
         Ok(self.child.try_wait()?.is_none())
     }
 
-    /// Waits until a line on either output satisfies `wanted`, and gives that line. Fails if the program ends first.
+    /// Waits for a line on either output that satisfies `wanted`, and returns it. Fails after `within`, or when the process ends first.
     pub fn line(&mut self, within: Duration, what: &str, wanted: impl Fn(&str) -> bool) -> Result<String> {
         let name = self.name.clone();
         until(within, &format!("{name} to say {what}"), || {
@@ -97,13 +97,13 @@ impl Process {
         })
     }
 
-    /// Waits for its end.
+    /// Waits for its end and returns its exit status; fails after `within`.
     pub fn exit(&mut self, within: Duration) -> Result<ExitStatus> {
         let name = self.name.clone();
         until(within, &format!("the end of {name}"), || Ok(self.child.try_wait()?))
     }
 
-    /// Waits for its end, which must be a clean one.
+    /// Waits for its end. Fails unless the exit status is 0.
     pub fn success(&mut self, within: Duration) -> Result<()> {
         let status = self.exit(within)?;
         if !status.success() {
@@ -112,23 +112,23 @@ impl Process {
         Ok(())
     }
 
-    /// Asks it to end, as Ctrl-C does.
+    /// Sends SIGINT, as Ctrl-C does.
     pub fn interrupt(&self) {
         self.signal(Signal::INT);
     }
 
-    /// Asks it to end, as a service manager does.
+    /// Sends SIGTERM, as a service manager does.
     pub fn terminate(&self) {
         self.signal(Signal::TERM);
     }
 
-    /// Stops or continues it, or whatever else `signal` means.
+    /// Sends a signal; one to a process that has ended is ignored.
     pub fn signal(&self, signal: Signal) {
         // The child is ours and not yet waited for, so its number cannot be another's. One that has ended takes no signal.
         let _ = kill_process(self.id(), signal);
     }
 
-    /// Ends it and what it started without a word: SIGKILL.
+    /// Kills it and its process group with SIGKILL, and waits for it.
     pub fn kill(&mut self) {
         if matches!(self.child.try_wait(), Ok(None)) {
             // The group is that of our child, which has not been waited for, so its number is still its own.
@@ -142,12 +142,12 @@ impl Process {
         Pid::from_child(&self.child)
     }
 
-    /// Memory that it holds, in KiB.
+    /// Resident memory in KiB.
     pub fn memory_kib(&self) -> Result<u64> {
         memory_kib(self.pid())
     }
 
-    /// What it has used of processors so far.
+    /// CPU time used so far, user and system, of all threads.
     pub fn processor_time(&self) -> Result<Duration> {
         processor_time(self.pid())
     }
@@ -159,14 +159,14 @@ impl Drop for Process {
     }
 }
 
-/// Memory that a process holds, in KiB (`VmRSS` of proc(5)).
+/// Resident memory of a process in KiB (`VmRSS` of proc(5)).
 pub(crate) fn memory_kib(pid: u32) -> Result<u64> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
     Ok(line.trim().trim_end_matches(" kB").parse()?)
 }
 
-/// What a process has used so far, its threads together (proc(5): utime and stime, in hundredths of a second on every Linux).
+/// CPU time of a process so far, all threads together (proc(5): utime and stime, in steps of 10 ms on every Linux).
 pub(crate) fn processor_time(pid: u32) -> Result<Duration> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
     // The second field is a name that may hold anything; the third begins after its parenthesis.
@@ -175,7 +175,7 @@ pub(crate) fn processor_time(pid: u32) -> Result<Duration> {
     Ok(Duration::from_millis((ticks(11)? + ticks(12)?) * 10))
 }
 
-/// Has what `command` starts keep to one core. Threads that it makes keep to it, too, and programs that size themselves see one core.
+/// Pins the process that `command` starts, and all of its threads, to one core; it also sees only one core when it sizes its thread pools.
 pub(crate) fn pin(command: &mut Command, core: usize) {
     let mut set = CpuSet::new();
     set.set(core);

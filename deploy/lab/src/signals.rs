@@ -1,4 +1,4 @@
-//! What happens on Ctrl-C and SIGTERM: something of the caller's, in a thread that only waits for them.
+//! Runs a callback on SIGINT, SIGTERM or SIGHUP, in a thread that only waits for these signals.
 //!
 //! rustix has no `sigwait`, so that these calls are libc's.
 
@@ -7,8 +7,8 @@ use std::ptr;
 
 use anyhow::{Result, ensure};
 
-/// Has a thread wait for SIGINT, SIGTERM and SIGHUP, and run `then` on the first. To be called before other threads are made: they
-/// inherit that these signals wait, as children do unless [`crate::Process`] starts them.
+/// Starts a thread that waits for SIGINT, SIGTERM or SIGHUP and runs `then` on the first. Call it before other threads are started: they
+/// inherit the blocked signals, as child processes do unless [`crate::Process`] starts them.
 pub(crate) fn on_signal(then: impl FnOnce() + Send + 'static) -> Result<()> {
     let mut signals = MaybeUninit::<libc::sigset_t>::uninit();
     // SAFETY: sigemptyset initialises the set that its pointer refers to, and sigaddset adds to it.
@@ -21,7 +21,7 @@ pub(crate) fn on_signal(then: impl FnOnce() + Send + 'static) -> Result<()> {
     };
     // SAFETY: the set is initialised and outlives the call.
     let blocked = unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &raw const signals, ptr::null_mut()) };
-    ensure!(blocked == 0, "cannot hold back signals: error {blocked}");
+    ensure!(blocked == 0, "cannot block signals: error {blocked}");
     std::thread::Builder::new().name("signals".into()).spawn(move || {
         let mut signal = 0;
         // SAFETY: both pointers are to live values.

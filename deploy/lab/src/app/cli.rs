@@ -1,4 +1,4 @@
-//! What the user asks for.
+//! The command line of `lab`: commands, flags, defaults and help texts.
 
 use std::path::PathBuf;
 
@@ -8,35 +8,35 @@ use crate::latency_bound::{FRAMING, IDR_UNIT, MEAN_UNIT};
 use crate::link::Emulator;
 use crate::load::Protocol;
 
-/// Networks on one machine: hosts in network namespaces, joined by switches and emulated links; experiments with Nearcast's real
-/// programs in them, and their figures.
+/// Emulates networks on one machine (hosts in network namespaces, switches, emulated links), and runs experiments with Nearcast's
+/// programs in them.
 ///
-/// Needs Linux, the program `ip` (iproute2), and root, or else user namespaces, which it then enters by itself. With user namespaces
-/// alone the emulator has no real-time priority, and more runs are invalid.
+/// Needs Linux, the program `ip` (iproute2), and root or user namespaces; without root, `lab` enters a user namespace by itself. There the
+/// emulator has no real-time priority, and more runs are invalid.
 #[derive(Debug, Parser)]
 #[command(name = "lab", version, after_help = EXAMPLES)]
 pub struct Cli {
-    /// What to do.
+    /// The command with its arguments
     #[command(subcommand)]
     pub command: Command,
 }
 
-/// What to do.
+/// The commands of `lab`.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Make a network, keep it until Ctrl-C, and change it by commands on standard input (`help` lists them)
+    /// Create a network and keep it until Ctrl-C; commands on standard input change it (`help` lists them)
     Up(UpArgs),
-    /// Send a command to a network that is up: `lab set uplink loss=1%`, `lab send cut uplink`
+    /// Change a link of a running network: `lab set uplink loss=1%`
     Set(SendArgs),
-    /// The same for any command: `lab send heal uplink`
+    /// Send any command to a running network: `lab send cut uplink`
     Send(SendArgs),
-    /// Run an experiment, or `all`; writes NAME.json, NAME.csv, NAME.svg and NAME.png
+    /// Run one experiment or `all`; writes NAME.json, NAME.csv, NAME.svg and NAME.png
     Run(RunArgs),
     /// List experiments and topologies
     List,
-    /// Watch a stream as many viewers at once, by one protocol, and say what they got: a load generator for any server
+    /// Generate load: many concurrent viewers of one stream, by one protocol, for any server
     Load(LoadArgs),
-    /// How soon the last bit of a picture can arrive in a topology, by arithmetic
+    /// Compute the lower bound on the latency of a frame in a topology
     Bound(BoundArgs),
 }
 
@@ -45,10 +45,10 @@ pub enum Command {
 pub struct UpArgs {
     /// A TOML file, or the name of a topology that `lab list` shows
     pub topology: String,
-    /// Seed of everything random [default: the topology's]
+    /// Seed of all random draws [default: the topology's]
     #[arg(long)]
     pub seed: Option<u64>,
-    /// Who delays and loses frames
+    /// The link emulator
     #[arg(long, value_enum, default_value = "auto", value_name = "WHO")]
     pub links: Emulator,
 }
@@ -56,10 +56,10 @@ pub struct UpArgs {
 /// `lab set`, `lab send`.
 #[derive(Debug, Args)]
 pub struct SendArgs {
-    /// Which network, by the process number that `lab up` printed, if several are up
+    /// The process number that `lab up` printed; needed if several networks are running
     #[arg(long)]
     pub pid: Option<u32>,
-    /// The command's words
+    /// The command and its arguments
     #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
     pub words: Vec<String>,
 }
@@ -67,24 +67,24 @@ pub struct SendArgs {
 /// `lab run`.
 #[derive(Debug, Args)]
 pub struct RunArgs {
-    /// The experiment, as `lab list` names it, or `all`
+    /// An experiment that `lab list` shows, or `all`
     pub name: String,
-    /// A shorter run, for checking that it works: figures of it mean little
+    /// Run for a shorter time, as a smoke test: its figures are not meaningful
     #[arg(long)]
     pub quick: bool,
-    /// Seed of everything random
+    /// Seed of all random draws
     #[arg(long, default_value_t = 20_201_105)]
     pub seed: u64,
-    /// Where results go
+    /// The directory for results
     #[arg(long, value_name = "DIR", default_value = "lab-results")]
     pub out: PathBuf,
-    /// Where broadcaster, cdn and viewer are [default: beside this program]
+    /// The directory of broadcaster, cdn and viewer [default: that of this program]
     #[arg(long, value_name = "DIR", env = "NEARCAST_BIN")]
     pub bin: Option<PathBuf>,
-    /// For `comparison`: another server to measure, a command that listens on 0.0.0.0:1935 and lets live/live be published and played
+    /// For `comparison`: another server, by a command that listens on 0.0.0.0:1935 and accepts publishing and playing live/live
     #[arg(long = "server", value_name = "NAME=COMMAND", value_parser = other_server)]
     pub other_servers: Vec<(String, String)>,
-    /// Who delays and loses frames: with netem, what is random follows no seed
+    /// The link emulator; with netem, random draws do not follow the seed
     #[arg(long, value_enum, default_value = "userspace", value_name = "WHO")]
     pub links: Emulator,
     /// Keep the programs' logs and traces in DIR/NAME.work
@@ -98,22 +98,22 @@ pub struct RunArgs {
 pub struct LoadArgs {
     /// rtmp://HOST/APP/NAME for RTMP, http://HOST/….m3u8 for HLS, http://HOST:8080/NAME (a Nearcast stream's page) for HLS and relay
     pub url: String,
-    /// How they watch
+    /// The protocol of all viewers
     #[arg(long, value_enum)]
     pub protocol: Protocol,
-    /// How many watch
+    /// The number of concurrent viewers
     #[arg(long, default_value_t = 100, value_parser = viewers)]
     pub viewers: usize,
-    /// How many seconds are measured, once all have come
+    /// Seconds to measure, from when all viewers have joined
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     pub duration: u64,
-    /// Over how many seconds they come, evenly
+    /// Seconds over which the viewers join, evenly
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u64).range(0..=3600))]
     pub ramp: u64,
-    /// The server's process on this machine: measure its processor time and memory, too
+    /// The server's process on this machine: also measure its CPU time and memory
     #[arg(long)]
     pub pid: Option<u32>,
-    /// For programs
+    /// Print JSON
     #[arg(long)]
     pub json: bool,
 }
@@ -126,22 +126,22 @@ pub struct BoundArgs {
     /// The host that sends
     #[arg(long, default_value = "broadcaster")]
     pub from: String,
-    /// The host that relays
+    /// The host that forwards
     #[arg(long, default_value = "cdn")]
     pub relay: String,
     /// The host that receives
     #[arg(long, default_value = "viewer")]
     pub to: String,
-    /// Bytes of the units to send, as many as wanted
+    /// Size of an access unit in bytes; may be given several times
     #[arg(long = "unit", value_name = "BYTES", default_values_t = [MEAN_UNIT, IDR_UNIT])]
     pub units: Vec<usize>,
-    /// Bytes of a unit in one packet
+    /// Payload bytes per packet
     #[arg(long, default_value_t = FRAMING.payload, value_parser = payload)]
     pub payload: usize,
-    /// Bytes of a packet's headers, Ethernet's included
+    /// Header bytes per packet, including Ethernet
     #[arg(long, default_value_t = FRAMING.headers)]
     pub headers: usize,
-    /// For programs
+    /// Print JSON
     #[arg(long)]
     pub json: bool,
 }
@@ -160,7 +160,7 @@ fn viewers(text: &str) -> Result<usize, String> {
     (1..=MAX_VIEWERS).contains(&number).then_some(number).ok_or_else(|| format!("1 to {MAX_VIEWERS} viewers"))
 }
 
-/// What one thread may serve, on the fastest machine.
+/// More viewers than one thread can serve on a fast machine.
 const MAX_VIEWERS: usize = 20_000;
 
 fn payload(text: &str) -> Result<usize, String> {
@@ -169,31 +169,31 @@ fn payload(text: &str) -> Result<usize, String> {
 }
 
 const LOAD: &str = "\
-Each viewer is a client of its own, over sockets of its own, that takes everything and decodes nothing: RTMP players; HLS clients that
-reload the playlist and fetch every segment; low-latency clients whose reloads wait at the server, that take delta updates and ask for each
-part before it exists; relay subscribers. What is measured: units received, how far behind the lens pictures come (by the stream's clock, so the
-broadcaster's clock must be this machine's), and what is missing, repeated or behind by comparing the viewers with each other.
+Each viewer is a client with its own sockets that receives everything and decodes nothing: RTMP players; HLS clients that reload the playlist
+and fetch every segment; LL-HLS clients that use blocking reloads, delta updates and preload hints; relay subscribers. The report states the
+units received, the capture-to-receive latency (by the stream's clock, so the broadcaster must run on this machine), and missing, duplicate
+and lagging units, found by comparing the viewers.
 
-All comes from one thread and one address. Raise the server's limits for one address (Nearcast: rtmp., relay. and http.max_per_address; a
-low-latency viewer takes three connections; loopback is exempt for RTMP and relay), and give server and generator a core each:
+All viewers share one thread and one address. Raise the server's limits per address (Nearcast: rtmp., relay. and http.max_per_address; an
+LL-HLS viewer uses three connections; loopback is exempt for RTMP and relay), and give server and generator one core each:
   taskset -c 1 lab load --protocol ll-hls --viewers 500 --pid $(pidof cdn) http://127.0.0.1:8080/live
 
-Exit codes: 0 every viewer got everything, 1 one did not, 64 the command line makes no sense.";
+Exit codes: 0 every viewer received everything, 1 one did not, 64 invalid command line.";
 
 const EXAMPLES: &str = "\
 Examples:
-  lab list                                 what can be run
-  lab up paper-a                           the paper's network, with links of 4 Mbit/s
-  lab set uplink rate=2M loss=1%           change a link of it, from another terminal
-  lab send cut uplink                      pull a cable of it; `lab send heal uplink` plugs it in
-  lab run paper-fig2 --out results         delay per picture through the CDN and straight from the broadcaster
-  lab load --protocol hls --viewers 300 http://127.0.0.1:8080/live    what does that cost the server?
-  lab run all --quick                      does everything work here?
-  lab bound paper-a --unit 4167            what no sender can beat
+  lab list                                 list experiments and topologies
+  lab up paper-a                           create the paper's network, with links of 4 Mbit/s
+  lab set cdn rate=2M loss=1%              change one of its links, from another terminal
+  lab send cut viewer                      disconnect a link; `lab send heal viewer` reconnects it
+  lab run paper-fig2 --out results         measure the latency of each frame via the CDN and directly
+  lab run all --quick                      smoke test of all experiments
+  lab load --protocol hls --viewers 300 http://127.0.0.1:8080/live    generate load
+  lab bound paper-a --unit 4167            the lower bound on latency
 
-The programs are looked for beside this one: cargo build --release -p lab -p broadcaster -p cdn -p viewer.
-A result says whether the emulator kept time; a run in which it did not is invalid, and the exit code is 2.
-Exit codes: 0 done, 1 failed, 2 the run is invalid, 64 the command line or the topology makes no sense.";
+The programs must be in the directory of this one: cargo build --release -p lab -p broadcaster -p cdn -p viewer.
+A run is invalid if the link emulator missed its deadlines; the result says so, and the exit code is 2.
+Exit codes: 0 success, 1 failure, 2 invalid run, 64 invalid command line or topology.";
 
 #[cfg(test)]
 mod tests {

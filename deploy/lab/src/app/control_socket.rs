@@ -1,4 +1,5 @@
-//! The way from `lab set` to a `lab up` that runs: a Unix socket of its process number, one command and its answer a connection.
+//! The Unix socket by which `lab set` and `lab send` reach a running `lab up`: named after its process number, one command and its reply per
+//! connection.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
@@ -8,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 
-/// A socket that is heard; gone with this.
+/// A listening control socket; its file is removed on drop.
 #[derive(Debug)]
 pub(super) struct ControlSocket {
     pub(super) listener: UnixListener,
@@ -16,11 +17,11 @@ pub(super) struct ControlSocket {
 }
 
 impl ControlSocket {
-    /// Hears commands for this process.
+    /// Listens for commands to this process. Fails when the directory belongs to another user.
     pub(super) fn listen() -> Result<Self> {
         let directory = directory();
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&directory)?;
-        // In a directory for all, somebody else may have been first.
+        // In a world-writable directory another user may have created it first.
         let user = rustix::process::geteuid().as_raw();
         let owner = std::fs::metadata(&directory)?.uid();
         ensure!(owner == user, "{} belongs to another user", directory.display());
@@ -37,7 +38,7 @@ impl Drop for ControlSocket {
     }
 }
 
-/// Reads the command of one connection; the answer goes the other way by [`reply`].
+/// Reads the command of one connection, at most 4 KiB; [`reply`] answers it.
 pub(super) fn read_command(stream: &UnixStream) -> Result<String> {
     stream.set_read_timeout(Some(TIMEOUT))?;
     let mut line = String::new();
@@ -45,7 +46,7 @@ pub(super) fn read_command(stream: &UnixStream) -> Result<String> {
     Ok(line.trim().to_owned())
 }
 
-/// Says how it went: `ok` or `error` on the first line.
+/// Sends the outcome: `ok` or `error` on the first line, then the output or the error.
 pub(super) fn reply(mut stream: UnixStream, outcome: &Result<String>) -> std::io::Result<()> {
     stream.set_write_timeout(Some(TIMEOUT))?;
     match outcome {
@@ -54,7 +55,7 @@ pub(super) fn reply(mut stream: UnixStream, outcome: &Result<String>) -> std::io
     }
 }
 
-/// Sends `line` to the network of `pid`, or to the only one that is up, and gives its answer.
+/// Sends `line` to the network of process `pid`, or to the only running one, and returns its output.
 pub(super) fn send(pid: Option<u32>, line: &str) -> Result<String> {
     let mut up = Vec::new();
     for entry in std::fs::read_dir(directory()).into_iter().flatten().flatten() {
@@ -63,16 +64,16 @@ pub(super) fn send(pid: Option<u32>, line: &str) -> Result<String> {
         match (owner, UnixStream::connect(&path)) {
             (Some(owner), Ok(stream)) if pid.is_none_or(|pid| pid == owner) => up.push((owner, stream)),
             (_, Ok(_)) => {}
-            // Its process was killed.
+            // A stale socket of a killed process.
             (_, Err(_)) => drop(std::fs::remove_file(&path)),
         }
     }
     let (_, mut stream) = match up.len() {
-        0 => bail!("no such network is up; `lab up TOPOLOGY` makes one"),
+        0 => bail!("no such network is up; `lab up TOPOLOGY` creates one"),
         1 => up.remove(0),
         _ => {
             let pids: Vec<String> = up.iter().map(|(pid, _)| pid.to_string()).collect();
-            bail!("several networks are up: say which with --pid, one of {}", pids.join(", "))
+            bail!("several networks are up: choose one with --pid, of {}", pids.join(", "))
         }
     };
     stream.set_read_timeout(Some(TIMEOUT))?;
@@ -82,11 +83,11 @@ pub(super) fn send(pid: Option<u32>, line: &str) -> Result<String> {
     match answer.split_once('\n') {
         Some(("ok", said)) => Ok(said.to_owned()),
         Some(("error", why)) => bail!("{why}"),
-        _ => bail!("an answer that makes no sense: {answer:?}"),
+        _ => bail!("unexpected reply: {answer:?}"),
     }
 }
 
-/// Where sockets are: root's in /run, others' in a directory of their own.
+/// The directory of control sockets: in /run for root, in the temporary directory for others.
 fn directory() -> PathBuf {
     match crate::outer_uid::outer_uid() {
         0 => PathBuf::from("/run/nearcast-lab"),
@@ -94,8 +95,8 @@ fn directory() -> PathBuf {
     }
 }
 
-/// A command is carried out in milliseconds; cutting a cable on a busy machine in seconds.
+/// A command takes milliseconds; cutting a link on a busy machine may take seconds.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Bytes of the longest command.
+/// Maximum bytes of a command.
 const MAX_LINE: u64 = 4096;

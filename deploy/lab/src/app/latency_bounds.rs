@@ -1,4 +1,4 @@
-//! `lab bound`: the bounds of a topology as a table, or as JSON.
+//! `lab bound`: the lower bounds on latency in a topology, as a table or JSON.
 
 use std::fmt::Write;
 
@@ -9,7 +9,7 @@ use super::cli;
 use crate::latency_bound::{Framing, LatencyBounds};
 use crate::topology::Topology;
 
-/// The table. Fails when a host is not there or cannot be reached.
+/// The table or JSON. Fails when a host does not exist or cannot be reached.
 pub(super) fn table(topology: &Topology, args: &cli::BoundArgs) -> Result<String> {
     ensure!(args.from != args.to, "--from and --to are the same host");
     let framing = Framing { payload: args.payload, headers: args.headers };
@@ -24,7 +24,7 @@ pub(super) fn table(topology: &Topology, args: &cli::BoundArgs) -> Result<String
         return Ok(format!("{:#}\n", json!({ "unit_bytes": args.units, "framing": framing, "bound_ms": paths })));
     }
     let mut text = format!(
-        "From the first bit sent by {} to the last bit at {}, in milliseconds; {} bytes of payload and {} of headers a packet.\n\n",
+        "From the first bit sent by {} to the last bit at {}, in milliseconds; {} bytes of payload and {} of headers per packet.\n\n",
         args.from, args.to, args.payload, args.headers
     );
     let _ = write!(text, "{:<28}", "");

@@ -1,4 +1,4 @@
-//! The program `lab`: what each of its commands does.
+//! The commands of the program `lab`.
 
 pub mod cli;
 mod control_socket;
@@ -19,12 +19,12 @@ use crate::topology::Topology;
 use cli::{Cli, Command};
 use output::print;
 
-/// The command line or a topology makes no sense.
+/// An invalid command line or topology.
 #[derive(Debug, thiserror::Error)]
 #[error("{0:#}")]
 pub struct UsageError(anyhow::Error);
 
-/// Does what is asked.
+/// Executes the command line.
 pub fn run(cli: Cli) -> Result<()> {
     match cli.command {
         Command::Up(up) => {
@@ -66,7 +66,7 @@ pub fn run(cli: Cli) -> Result<()> {
             })?;
             print(&if args.json { format!("{}\n", summary.to_json()) } else { summary.to_text() })?;
             let faults = summary.faults();
-            ensure!(faults.is_empty(), "not every viewer got everything: {}", faults.join(", "));
+            ensure!(faults.is_empty(), "not every viewer received everything: {}", faults.join(", "));
             Ok(())
         }
         Command::Bound(args) => {
@@ -76,7 +76,7 @@ pub fn run(cli: Cli) -> Result<()> {
     }
 }
 
-/// What a failure ends the program with.
+/// The exit code for an error.
 pub fn exit_code(error: &anyhow::Error) -> u8 {
     if error.is::<UsageError>() {
         USAGE
@@ -87,14 +87,14 @@ pub fn exit_code(error: &anyhow::Error) -> u8 {
     }
 }
 
-/// A topology by its name or its file.
+/// A shipped topology by name, or one in a TOML file.
 pub fn topology(wanted: &str) -> Result<Topology> {
     let shipped = TOPOLOGIES.iter().find(|(name, _)| *name == wanted);
     let topology = match shipped {
         Some((name, text)) => text.parse::<Topology>().with_context(|| format!("topology {name}")),
         None => Topology::read(Path::new(wanted)).with_context(|| {
             let names: Vec<&str> = TOPOLOGIES.iter().map(|(name, _)| *name).collect();
-            format!("{wanted:?} is not one of {}, so it is taken for a file", names.join(", "))
+            format!("{wanted:?} is none of {}, so it is read as a file", names.join(", "))
         }),
     };
     topology.map_err(|error| UsageError(error).into())
@@ -113,7 +113,7 @@ fn list() -> String {
     text
 }
 
-/// Those that come with the program.
+/// The topologies that are built into the program, by name.
 pub const TOPOLOGIES: [(&str, &str); 4] = [
     ("paper-a", include_str!("../../topologies/paper-a.toml")),
     ("paper-b", include_str!("../../topologies/paper-b.toml")),
@@ -124,10 +124,10 @@ pub const TOPOLOGIES: [(&str, &str); 4] = [
 /// `EX_USAGE` of sysexits.h.
 pub const USAGE: u8 = 64;
 
-/// What shells give a process that Ctrl-C ended.
+/// The exit code by which shells report SIGINT.
 const INTERRUPTED: i32 = 130;
 
-/// A run that means nothing because the emulator was late.
+/// Exit code of an invalid run: the emulator missed its deadlines.
 const INVALID: u8 = 2;
 
 #[cfg(test)]

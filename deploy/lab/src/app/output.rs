@@ -1,10 +1,10 @@
-//! Standard output, written and flushed at once: whoever drives `lab up` through a pipe reads each reply as it comes.
+//! Standard output, flushed after each write, so that a program that drives `lab up` through a pipe reads each reply at once.
 
 use std::io::Write;
 
 use anyhow::Result;
 
-/// Writes `text` as it is. Fails when nobody reads it any more.
+/// Writes `text` unchanged and flushes. Fails when the reader is gone.
 pub(super) fn print(text: &str) -> Result<()> {
     let mut out = std::io::stdout().lock();
     out.write_all(text.as_bytes())?;

@@ -1,12 +1,12 @@
-//! Root, or what stands in for it: namespaces of users, network and mounts of one's own.
+//! Root, or a user namespace with its own network and mount namespaces.
 
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
 use anyhow::{Result, bail};
 
-/// Returns when this process may make namespaces. Without root it starts anew in a user namespace, where it may; fails, saying what
-/// to do, where those are not allowed.
+/// Returns when this process may create namespaces. Without root it re-executes itself in a user namespace; where these are disabled, the
+/// error says how to enable them.
 pub(super) fn obtain() -> Result<()> {
     if rustix::process::geteuid().is_root() {
         return Ok(());
@@ -14,15 +14,15 @@ pub(super) fn obtain() -> Result<()> {
     let allowed = Command::new("unshare").args([&NAMESPACES[..], &["--", "true"]].concat()).output();
     if !allowed.is_ok_and(|tried| tried.status.success()) {
         bail!(
-            "making networks needs root, or user namespaces, which are off here: run it with sudo, or turn them on \
+            "networks need root or user namespaces, which are disabled here: use sudo, or enable them \
                (sysctl user.max_user_namespaces=10000; on Debian also kernel.unprivileged_userns_clone=1; on Ubuntu also \
                kernel.apparmor_restrict_unprivileged_userns=0)"
         );
     }
-    eprintln!("lab: no root: in a user namespace, without real-time priority; more runs are invalid that way");
+    eprintln!("lab: not root: running in a user namespace without real-time priority, where more runs are invalid");
     let mut arguments = std::env::args_os();
     arguments.next();
-    // Names of namespaces are kept under /run, which is root's: a /run of one's own goes with it.
+    // The names of namespaces are files under /run, which belongs to root: mount a private one.
     let error = Command::new("unshare")
         .args(NAMESPACES)
         .args(["--", "sh", "-c", "mount -t tmpfs tmpfs /run && exec \"$0\" \"$@\""])

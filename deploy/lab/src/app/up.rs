@@ -1,4 +1,4 @@
-//! `lab up`: a network that stays until it is asked to go.
+//! `lab up`: keeps a network running and executes commands until `quit` or a signal.
 
 use std::io::BufRead;
 use std::os::unix::net::UnixStream;
@@ -19,17 +19,17 @@ enum Event {
     End,
 }
 
-/// Makes the network, carries out commands, and takes it down at `quit`, Ctrl-C or SIGTERM.
+/// Builds the network, executes commands, and removes the network on `quit`, Ctrl-C or SIGTERM.
 pub(super) fn run(topology: &Topology) -> Result<()> {
     let (events, received) = sync_channel(EVENTS);
     let on_signal = events.clone();
-    // Before any thread is made, so that none of them takes the signal instead.
+    // Before any thread is started, so that all of them block the signals.
     signals::on_signal(move || drop(on_signal.send(Event::End)))?;
     let built = topology.build()?;
     let control = control_socket::ControlSocket::listen()?;
     let seed = topology.seed;
     print(&format!(
-        "{}\n{HELP}\nup as process {}, seed {seed}; Ctrl-C takes it down\n",
+        "{}\n{HELP}\nup as process {}, seed {seed}; Ctrl-C removes it\n",
         built.describe(),
         std::process::id()
     ))?;
@@ -37,13 +37,13 @@ pub(super) fn run(topology: &Topology) -> Result<()> {
         if let Some(priority) = link.priority().filter(|priority| *priority != Priority::RealTime) {
             let name = link.name();
             eprintln!(
-                "lab: link {name} has no real-time priority ({priority:?}): it will be late when the machine is busy"
+                "lab: link {name} has no real-time priority ({priority:?}): expect timing errors on a busy machine"
             );
         }
     }
     if built.links.values().any(|link| link.emulator() == Emulator::Netem) {
         eprintln!(
-            "lab: by netem: what is random follows no seed, queues are counted in frames; --links userspace knows both"
+            "lab: emulated by netem: random draws follow no seed, and queues are limited in frames; --links userspace has neither limitation"
         );
     }
     listen(&control, events.clone())?;
@@ -58,7 +58,7 @@ pub(super) fn run(topology: &Topology) -> Result<()> {
             },
             Event::Command(stream) => {
                 let outcome = control_socket::read_command(&stream).and_then(|line| built.command(&line));
-                // Who asked and left needs no answer.
+                // A client that disconnected needs no reply.
                 let _ = control_socket::reply(stream, &outcome);
             }
         }
@@ -68,7 +68,7 @@ pub(super) fn run(topology: &Topology) -> Result<()> {
 
 fn read_lines(events: SyncSender<Event>) {
     std::thread::spawn(move || {
-        // The end of the input is not the end of the network: it may never have had one.
+        // The end of standard input does not end the network: there may have been no input at all.
         for line in std::io::stdin().lock().lines().map_while(Result::ok) {
             if events.send(Event::Line(line)).is_err() {
                 return;
@@ -89,5 +89,5 @@ fn listen(control: &control_socket::ControlSocket, events: SyncSender<Event>) ->
     Ok(())
 }
 
-/// Commands that wait.
+/// Maximum queued commands.
 const EVENTS: usize = 16;

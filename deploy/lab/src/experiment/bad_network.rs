@@ -1,7 +1,7 @@
-//! `bad-network`: what loss, bursts, jitter and a narrowed uplink do to start-up, to delay and to the picture, on each path.
+//! `bad-network`: startup time, latency and freezes under loss, bursts, jitter and a slow uplink, for each path by itself.
 //!
-//! Three viewers watch at once, each over a link of its own and by one path alone: straight from the broadcaster, by the relay
-//! protocol from the CDN, and by RTMP from the CDN. Their links are bad in the same way.
+//! Three viewers watch concurrently, each over its own link and by one path: directly from the broadcaster, by the relay protocol from the CDN, and by
+//! RTMP from the CDN. Their links are impaired in the same way.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ use crate::latency_bound::{FRAMING, LatencyBounds};
 use crate::link::shape::Shape;
 use crate::topology::shape_syntax;
 
-/// What is wrong with the viewers' links, in the words of `lab set`; the last narrows the broadcaster's uplink instead.
+/// Impairments of the viewers' links, in the syntax of `lab set`; the last one limits the broadcaster's uplink instead.
 const CONDITIONS: [(&str, &str); 7] = [
     ("none", ""),
     ("1% loss", "loss=1%"),
@@ -31,28 +31,28 @@ const CONDITIONS: [(&str, &str); 7] = [
 
 const NARROWED: &str = "uplink 0.7M";
 
-/// A picture that comes so much later than was usual is no longer late, milliseconds: it is within a viewer's buffer.
+/// Latency above the previous median that counts as recovered, milliseconds: a viewer's buffer absorbs it.
 const RECOVERED: f64 = 50.0;
 
-/// Each path, by its name for people and for `viewer --transport`.
+/// Each path: display name, argument of `viewer --transport`, colour.
 const PATHS: [(&str, &str, Colour); 3] =
     [("peer", "peer", VERMILION), ("relay, CDN", "relay", BLUE), ("RTMP, CDN", "rtmp", GREEN)];
 
-/// One path under one condition.
+/// The result of one path under one condition.
 struct PathSample {
     condition: usize,
     path: usize,
-    /// From the viewer's start to its first picture, milliseconds; none if there was none.
+    /// Startup time to the first frame, milliseconds; `None` if there was none.
     startup: Option<f64>,
-    /// Of each picture from the encoder to the viewer, milliseconds, in order.
+    /// Encoder-to-viewer latency of each frame, milliseconds, ascending.
     delays: Vec<f64>,
     summary: Value,
-    /// Pictures of the time that never came.
+    /// Frames of the interval that were not received.
     missing: usize,
-    /// The longest time for which no further picture could be shown, milliseconds.
-    standstill: Option<f64>,
-    /// From the uplink's being whole again until every picture is within [`RECOVERED`] of what was usual before, milliseconds; none if
-    /// the uplink was whole all the time, or not within the time.
+    /// The longest time without a displayable new frame, milliseconds.
+    freeze: Option<f64>,
+    /// Time from the restoration of the uplink until every frame is within [`RECOVERED`] of the previous median, milliseconds; `None` if the
+    /// uplink was not limited, or without recovery within the interval.
     recovery: Option<f64>,
 }
 
@@ -97,10 +97,10 @@ pub(super) fn run(testbed: &Testbed) -> Result<Outcome> {
         }
         std::thread::sleep(testbed.seconds(8, 3));
         let to = now();
-        // What is late arrives yet.
+        // Late frames still arrive.
         std::thread::sleep(Duration::from_millis(1500));
         for (path, mut viewer) in viewers.into_iter().enumerate() {
-            // One that saw nothing ends by failing; that is a finding.
+            // A viewer without any frame exits with an error, which is a result.
             let summary = viewer.finish().unwrap_or(Value::Null);
             ended.push((condition, path, Interval { from, healed, to }, viewer, summary));
         }
@@ -121,7 +121,7 @@ pub(super) fn run(testbed: &Testbed) -> Result<Outcome> {
             path,
             startup: summary["startup_ms"].as_f64(),
             missing: made.iter().filter(|at| interval.contains(**at)).count().saturating_sub(delays.len()),
-            standstill: interval.standstill(&pictures),
+            freeze: interval.freeze(&pictures),
             recovery: interval.recovery(&made, &pictures),
             delays,
             summary,
@@ -139,19 +139,19 @@ pub(super) fn run(testbed: &Testbed) -> Result<Outcome> {
             "stalls",
             "skipped",
             "missing",
-            "standstill_ms",
+            "freeze_ms",
             "recovery_ms",
         ],
         rows: seen.iter().map(PathSample::row).collect(),
         figure: figure(&seen),
-        // On one path alone, what it loses is lost: a finding.
+        // With a single path, lost units are a result and not a fault.
         faults: Vec::new(),
         lateness,
         invalid,
     })
 }
 
-/// `shape`, changed as `lab set` would.
+/// `shape` with the settings applied, in the syntax of `lab set`.
 fn altered(mut shape: Shape, settings: &str) -> Result<Shape> {
     for setting in settings.split_whitespace() {
         let (key, value) = setting.split_once('=').context("a condition is KEY=VALUE")?;
@@ -160,11 +160,11 @@ fn altered(mut shape: Shape, settings: &str) -> Result<Shape> {
     Ok(shape)
 }
 
-/// When a condition was measured, microseconds since the Unix epoch.
+/// The interval in which a condition was measured, microseconds since the Unix epoch.
 #[derive(Clone, Copy)]
 struct Interval {
     from: i64,
-    /// When the uplink was whole again, if it was narrowed.
+    /// When the uplink was restored, if it was limited.
     healed: Option<i64>,
     to: i64,
 }
@@ -174,8 +174,8 @@ impl Interval {
         (self.from..self.to).contains(&at)
     }
 
-    /// A picture can be shown when all before it have come, and is late by what was the last of them.
-    fn standstill(self, pictures: &[Picture]) -> Option<f64> {
+    /// The longest freeze in milliseconds: a frame can be displayed once it and all frames before it have arrived.
+    fn freeze(self, pictures: &[Picture]) -> Option<f64> {
         let mut latest = None;
         let mut longest: Option<i64> = None;
         for picture in pictures.iter().filter(|picture| self.contains(picture.encoded)) {
@@ -186,7 +186,7 @@ impl Interval {
         longest.map(|longest| longest as f64 / 1e3)
     }
 
-    /// `made` are the times at which pictures were encoded. One that never came is late.
+    /// The recovery time in milliseconds. `made` are the encoding times of all frames; one that was not received counts as late.
     fn recovery(self, made: &[i64], pictures: &[Picture]) -> Option<f64> {
         let healed = self.healed?;
         let usual = sorted(pictures.iter().filter(|p| p.encoded < self.from).map(Picture::delay_ms));
@@ -212,7 +212,7 @@ impl PathSample {
         json!({
             "condition": CONDITIONS[self.condition].0, "path": PATHS[self.path].0, "startup_ms": self.startup,
             "delay_ms": { "p50": self.delay(0.5).map(round), "p99": self.delay(0.99).map(round) },
-            "missing": self.missing, "standstill_ms": self.standstill.map(round), "recovery_ms": self.recovery.map(round),
+            "missing": self.missing, "freeze_ms": self.freeze.map(round), "recovery_ms": self.recovery.map(round),
             "summary": self.summary,
         })
     }
@@ -220,19 +220,19 @@ impl PathSample {
     fn line(&self) -> String {
         let ms = |value: Option<f64>| value.map_or("-".to_owned(), |value| format!("{value:.0}"));
         let recovery = match self.recovery {
-            Some(recovery) => format!(", as before {recovery:.0} ms after the uplink was"),
-            None if CONDITIONS[self.condition].0 == NARROWED => ", not as before by the end".to_owned(),
+            Some(recovery) => format!(", recovered after {recovery:.0} ms"),
+            None if CONDITIONS[self.condition].0 == NARROWED => ", not recovered by the end".to_owned(),
             None => String::new(),
         };
         format!(
-            "{:<14} {:<12} start {:>5} ms, delay {:>5} median {:>6} p99 ms, {} stalls, {:.0} ms at a time, {} skipped, {} missing{recovery}",
+            "{:<14} {:<12} startup {:>5} ms, latency p50 {:>5} ms, p99 {:>6} ms, {} stalls, longest freeze {:.0} ms, {} skipped, {} missing{recovery}",
             CONDITIONS[self.condition].0,
             PATHS[self.path].0,
             ms(self.startup),
             ms(self.delay(0.5)),
             ms(self.delay(0.99)),
             self.count("stalls"),
-            self.standstill.unwrap_or(0.0),
+            self.freeze.unwrap_or(0.0),
             self.count("frames_skipped"),
             self.missing,
         )
@@ -249,7 +249,7 @@ impl PathSample {
             self.count("stalls").to_string(),
             self.count("frames_skipped").to_string(),
             self.missing.to_string(),
-            number(self.standstill),
+            number(self.freeze),
             number(self.recovery),
         ]
     }
@@ -260,7 +260,7 @@ fn figure(seen: &[PathSample]) -> Figure {
     let place = |seen: &PathSample| seen.condition as f64 + (seen.path as f64 - 1.0) * 0.26;
     let mut delays = Vec::new();
     let mut starts = Vec::new();
-    let mut standstills = Vec::new();
+    let mut freezes = Vec::new();
     for (path, (name, _, colour)) in PATHS.iter().enumerate() {
         let of = || seen.iter().filter(move |seen| seen.path == path);
         for one in of() {
@@ -275,25 +275,25 @@ fn figure(seen: &[PathSample]) -> Figure {
                 });
             }
         }
-        let nothing = of().filter(|one| one.delays.is_empty()).map(|one| (place(one), 10.0, "none came".to_owned()));
+        let nothing = of().filter(|one| one.delays.is_empty()).map(|one| (place(one), 10.0, "no frames".to_owned()));
         delays.push(Mark::Bars { name: String::new(), colour: *colour, width: 0.0, bars: nothing.collect() });
         let medians = of().filter_map(|one| Some((place(one), one.delay(0.5)?.max(10.0)))).collect();
         delays.push(Mark::Dots { name: (*name).to_owned(), colour: *colour, points: medians, radius: 8 });
         let start = |one: &PathSample| one.startup.map(|ms| (place(one), ms, format!("{ms:.0}")));
         let bars = of().filter_map(start).collect();
         starts.push(Mark::Bars { name: (*name).to_owned(), colour: *colour, width: 0.22, bars });
-        let still = |one: &PathSample| one.standstill.map(|ms| (place(one), ms, format!("{ms:.0}")));
+        let still = |one: &PathSample| one.freeze.map(|ms| (place(one), ms, format!("{ms:.0}")));
         let bars = of().filter_map(still).collect();
-        standstills.push(Mark::Bars { name: (*name).to_owned(), colour: *colour, width: 0.22, bars });
+        freezes.push(Mark::Bars { name: (*name).to_owned(), colour: *colour, width: 0.22, bars });
     }
     let worst = seen.iter().filter_map(|one| one.delay(0.99)).fold(1000.0, f64::max);
     let slowest = seen.iter().filter_map(|one| one.startup).fold(100.0, f64::max);
-    let longest = seen.iter().filter_map(|one| one.standstill).fold(100.0, f64::max);
+    let longest = seen.iter().filter_map(|one| one.freeze).fold(100.0, f64::max);
     let recoveries: Vec<String> = seen
         .iter()
         .filter(|one| CONDITIONS[one.condition].0 == NARROWED)
         .map(|one| {
-            let time = one.recovery.map_or("no time that was watched".to_owned(), |ms| format!("{ms:.0} ms"));
+            let time = one.recovery.map_or("no time within the run".to_owned(), |ms| format!("{ms:.0} ms"));
             format!("{time} ({})", PATHS[one.path].0)
         })
         .collect();
@@ -305,18 +305,18 @@ fn figure(seen: &[PathSample]) -> Figure {
         margin: 40,
         marks,
     };
-    let decades = Axis::new("ms, each step is ten times", 10.0, 10f64.powf(worst.log10().ceil())).log();
+    let decades = Axis::new("ms, log scale", 10.0, 10f64.powf(worst.log10().ceil())).log();
     Figure {
-        title: "Bad networks: each path by itself".into(),
+        title: "Impaired networks: each path by itself".into(),
         subtitle: vec![
-            "LAN links of 10 Mbit/s and 8 ms, a CDN link of 100 Mbit/s and 30 ms. What is wrong is so on the viewers' own links, both ways;".into(),
-            "bursts lose 3% in runs of five. In the last, the broadcaster's uplink falls under the stream's 1 Mbit/s for four seconds;".into(),
-            format!("after it delays were as before within {}.", recoveries.join(", ")),
+            "LAN links of 10 Mbit/s and 8 ms, a CDN link of 100 Mbit/s and 30 ms. Impairments are on the viewers' links, in both directions;".into(),
+            "bursts lose 3% in runs of five. In the last condition the uplink drops to 0.7 Mbit/s for four seconds, below the bitrate of 1 Mbit/s;".into(),
+            format!("then latency recovered within {}.", recoveries.join(", ")),
         ],
         rows: vec![
-            Row { height: 520, panels: vec![panel("Delay from encoder to viewer: the dot is the median, the line goes to p99", decades, delays)] },
-            Row { height: 430, panels: vec![panel("Start-up: milliseconds to the first picture", Axis::new("ms", 0.0, slowest * 1.2), starts)] },
-            Row { height: 400, panels: vec![panel("Longest time without a further picture, before any buffer", Axis::new("ms", 0.0, longest * 1.25), standstills)] },
+            Row { height: 520, panels: vec![panel("Encoder-to-viewer latency: the dot is p50, the line extends to p99", decades, delays)] },
+            Row { height: 430, panels: vec![panel("Startup: time to the first frame", Axis::new("ms", 0.0, slowest * 1.2), starts)] },
+            Row { height: 400, panels: vec![panel("Longest freeze, before buffering", Axis::new("ms", 0.0, longest * 1.25), freezes)] },
         ],
         ..Figure::default()
     }
@@ -326,7 +326,7 @@ fn figure(seen: &[PathSample]) -> Figure {
 mod tests {
     use super::*;
 
-    /// Pictures every 100 ms from 0, with these delays in milliseconds; `None` never came.
+    /// Frames every 100 ms from 0 with these latencies in milliseconds; `None` was not received.
     fn pictures(delays: &[Option<i64>]) -> (Vec<i64>, Vec<Picture>) {
         let made: Vec<i64> = (0..delays.len() as i64).map(|n| n * 100_000).collect();
         let came = made.iter().zip(delays).filter_map(|(encoded, delay)| {
@@ -349,12 +349,12 @@ mod tests {
     fn a_freeze_ends_with_the_next_picture() {
         let interval = Interval { from: 0, healed: None, to: 1_000_000 };
         let (_, even) = pictures(&[Some(20); 5]);
-        assert_eq!(interval.standstill(&even), Some(100.0));
-        // The third is late by 450 ms, and those behind it wait for it.
+        assert_eq!(interval.freeze(&even), Some(100.0));
+        // The third frame has 450 ms, and the later ones wait for it.
         let (made, late) = pictures(&[Some(20), Some(20), Some(450), Some(20), Some(20), Some(20)]);
-        assert_eq!(interval.standstill(&late), Some(530.0));
-        assert_eq!(interval.recovery(&made, &late), None, "the uplink was whole");
-        assert_eq!(interval.standstill(&[]), None);
+        assert_eq!(interval.freeze(&late), Some(530.0));
+        assert_eq!(interval.recovery(&made, &late), None, "the uplink was not limited");
+        assert_eq!(interval.freeze(&[]), None);
     }
 
     #[test]
@@ -363,11 +363,11 @@ mod tests {
         let usual = [Some(20), Some(22), Some(24)];
         let then = [Some(400), Some(500), None, Some(60), Some(30), Some(30), Some(30)];
         let (made, came) = pictures(&[&usual[..], &then].concat());
-        // The picture of 600 ms is in time, and so are those after it.
+        // The frame of 600 ms is in time, and so are all later ones.
         assert_eq!(interval.recovery(&made, &came), Some(160.0));
         let (made, came) = pictures(&[&usual[..], &[Some(400); 7]].concat());
         assert_eq!(interval.recovery(&made, &came), None);
         let (made, came) = pictures(&[Some(20); 10]);
-        assert_eq!(interval.recovery(&made, &came), Some(0.0), "it was never late");
+        assert_eq!(interval.recovery(&made, &came), Some(0.0), "no frame was late");
     }
 }

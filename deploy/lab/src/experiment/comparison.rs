@@ -1,7 +1,7 @@
-//! `comparison`: the same stream through Nearcast's server and others', one after the other in one run: RTMP delay, and what a viewer costs.
+//! `comparison`: RTMP latency and CPU time per viewer of Nearcast's server and others, one after the other in one run.
 //!
-//! Beside nginx with its RTMP module, any server can be measured that listens on 0.0.0.0:1935 and lets `live/live` be published and
-//! played: `lab run comparison --server NAME=COMMAND`.
+//! Besides nginx with its RTMP module, any server can be measured that listens on 0.0.0.0:1935 and accepts publishing and playing `live/live`:
+//! `lab run comparison --server NAME=COMMAND`.
 
 use std::path::Path;
 use std::process::Command;
@@ -20,18 +20,18 @@ use crate::latency_bound::{FRAMING, LatencyBounds};
 use crate::process::Process;
 use crate::wait::until;
 
-/// One server before one crowd.
+/// The result of one server at one number of players.
 struct ServerSample {
     server: String,
-    crowd: usize,
-    /// From the encoder to the viewer, milliseconds, in order.
+    players: usize,
+    /// Encoder-to-viewer latency, milliseconds, ascending.
     delays: Vec<f64>,
-    /// Milliseconds of the server's processor time for a viewer's second; the measured viewer is one of them.
+    /// The server's CPU time per viewer-second in milliseconds, the measured viewer included.
     cost: f64,
 }
 
 pub(super) fn run(testbed: &Testbed) -> Result<Outcome> {
-    let crowds: &[usize] = if testbed.quick { &[0, 4] } else { &CROWDS };
+    let player_counts: &[usize] = if testbed.quick { &[0, 4] } else { &PLAYER_COUNTS };
     let mut servers = vec![("Nearcast".to_owned(), None), ("nginx-rtmp".to_owned(), None)];
     servers.extend(testbed.other_servers.iter().map(|(name, command)| (name.clone(), Some(command.as_str()))));
     let mut samples = Vec::new();
@@ -41,7 +41,7 @@ pub(super) fn run(testbed: &Testbed) -> Result<Outcome> {
         let topology = testbed.topology(include_str!("../../topologies/rack.toml"))?;
         let bounds = LatencyBounds::new(FRAMING, &[], &[], &[]);
         let built = topology.build()?;
-        let (source, host, crowd) = (built.host("broadcaster")?, built.host("server")?, built.host("crowd")?);
+        let (source, host, player_host) = (built.host("broadcaster")?, built.host("server")?, built.host("players")?);
         let address = host.address().context("the server's host has no address")?;
         let (server, key) = match (name.as_str(), command) {
             ("Nearcast", None) => {
@@ -55,17 +55,17 @@ pub(super) fn run(testbed: &Testbed) -> Result<Outcome> {
         let mut broadcaster = testbed.broadcaster(source, &format!("rtmp://{address}/live/{key}"), &options)?;
         broadcaster.wait_pictures("pushed", "", 30, 0, START)?;
         let url = format!("rtmp://{address}/live/live");
-        let mut viewer = testbed.viewer(&format!("viewer.{name}"), crowd, &url, &[])?;
+        let mut viewer = testbed.viewer(&format!("viewer.{name}"), player_host, &url, &[])?;
         viewer.wait_pictures("received", "", 60, 0, START)?;
         let mut players: Vec<Process> = Vec::new();
         let mut spans = Vec::new();
-        for size in crowds {
+        for size in player_counts {
             while players.len() < *size {
-                let mut player = crowd.command("ffmpeg");
+                let mut player = player_host.command("ffmpeg");
                 player.args(["-nostdin", "-loglevel", "error", "-i", &url, "-c", "copy", "-f", "null", "-"]);
                 players.push(testbed.start(&format!("player.{name}.{}", players.len()), &mut player)?);
             }
-            // They join, and find their pace.
+            // Time for the players to join.
             std::thread::sleep(testbed.seconds(5, 2));
             let (from, before) = (now(), server.processor_time()?);
             std::thread::sleep(testbed.seconds(10, 3));
@@ -83,10 +83,10 @@ pub(super) fn run(testbed: &Testbed) -> Result<Outcome> {
         }
         broadcaster.finish()?;
         let pictures = pictures::join(&broadcaster.rows()?, &viewer.rows()?, &bounds);
-        for (crowd, from, to, cost) in spans {
+        for (count, from, to, cost) in spans {
             let within = pictures.iter().filter(|picture| (from..to).contains(&picture.encoded));
             let delays = sorted(within.map(|picture| picture.delay_ms()));
-            samples.push(ServerSample { server: name.clone(), crowd, delays, cost });
+            samples.push(ServerSample { server: name.clone(), players: count, delays, cost });
         }
         lateness = Some(built.network.lateness());
     }
@@ -95,10 +95,10 @@ pub(super) fn run(testbed: &Testbed) -> Result<Outcome> {
         lines: samples.iter().map(ServerSample::line).collect(),
         columns: &["server", "viewers", "delay_p50_ms", "delay_p99_ms", "cpu_ms_per_viewer_second"],
         rows: samples.iter().map(ServerSample::row).collect(),
-        figure: figure(&samples, crowds),
+        figure: figure(&samples, player_counts),
         faults,
         lateness: lateness.context("no server was measured")?,
-        // No link is emulated here, so there is no emulator to be late.
+        // No link is emulated here, so there is no timing error.
         invalid: None,
     })
 }
@@ -116,7 +116,7 @@ fn nginx(testbed: &Testbed, host: &Host) -> Result<Process> {
     );
     let file = testbed.path("nginx.conf");
     std::fs::write(&file, text)?;
-    // Debian keeps it where only root's path looks.
+    // Debian installs it in /usr/sbin, which is only in root's PATH.
     let program = if Path::new("/usr/sbin/nginx").exists() { "/usr/sbin/nginx" } else { "nginx" };
     let mut command = host.command(program);
     command.arg("-p").arg(&directory).arg("-c").arg(&file);
@@ -125,12 +125,12 @@ fn nginx(testbed: &Testbed, host: &Host) -> Result<Process> {
 
 fn other(testbed: &Testbed, host: &Host, name: &str, line: &str) -> Result<Process> {
     let mut command = host.command("sh");
-    // Replaced by the server, so that its processor time is counted.
+    // exec, so that the CPU time of the process is that of the server.
     command.args(["-c", &format!("exec {line}")]);
     listening(testbed, host, name, command)
 }
 
-/// Starts a server and waits until it takes connections.
+/// Starts a server and waits until it accepts connections.
 fn listening(testbed: &Testbed, host: &Host, name: &str, mut command: Command) -> Result<Process> {
     let address = host.address().context("the server's host has no address")?;
     let mut process = testbed.start(name, &mut command)?;
@@ -148,7 +148,7 @@ impl ServerSample {
 
     fn findings(&self) -> Value {
         json!({
-            "server": self.server, "viewers": self.crowd + 1, "cpu_ms_per_viewer_second": round(self.cost),
+            "server": self.server, "viewers": self.players + 1, "cpu_ms_per_viewer_second": round(self.cost),
             "delay_ms": { "p50": self.delay(0.5).map(round), "p99": self.delay(0.99).map(round) },
         })
     }
@@ -156,9 +156,9 @@ impl ServerSample {
     fn line(&self) -> String {
         let ms = |q| self.delay(q).map_or("-".to_owned(), |value| format!("{value:.1}"));
         format!(
-            "{:<12} {:>3} viewers: delay {} ms median, {} ms p99; {:.2} ms of processor a viewer's second",
+            "{:<12} {:>3} viewers: latency p50 {} ms, p99 {} ms; {:.2} ms of CPU time per viewer-second",
             self.server,
-            self.crowd + 1,
+            self.players + 1,
             ms(0.5),
             ms(0.99),
             self.cost
@@ -169,7 +169,7 @@ impl ServerSample {
         let number = |value: Option<f64>| value.map_or(String::new(), |value| round(value).to_string());
         vec![
             self.server.clone(),
-            (self.crowd + 1).to_string(),
+            (self.players + 1).to_string(),
             number(self.delay(0.5)),
             number(self.delay(0.99)),
             round(self.cost).to_string(),
@@ -177,18 +177,18 @@ impl ServerSample {
     }
 }
 
-fn figure(samples: &[ServerSample], crowds: &[usize]) -> Figure {
+fn figure(samples: &[ServerSample], player_counts: &[usize]) -> Figure {
     let mut servers: Vec<&str> = samples.iter().map(|sample| sample.server.as_str()).collect();
     servers.dedup();
-    let names: Vec<String> = crowds
+    let names: Vec<String> = player_counts
         .iter()
-        .map(|crowd| if *crowd == 0 { "1 viewer".to_owned() } else { format!("{} viewers", crowd + 1) })
+        .map(|players| if *players == 0 { "1 viewer".to_owned() } else { format!("{} viewers", players + 1) })
         .collect();
     let width = 0.7 / servers.len() as f64;
     let place = |sample: &ServerSample| {
         let server = servers.iter().position(|name| *name == sample.server).unwrap_or(0) as f64;
-        let crowd = crowds.iter().position(|crowd| *crowd == sample.crowd).unwrap_or(0) as f64;
-        crowd + (server - (servers.len() as f64 - 1.0) / 2.0) * width
+        let players = player_counts.iter().position(|players| *players == sample.players).unwrap_or(0) as f64;
+        players + (server - (servers.len() as f64 - 1.0) / 2.0) * width
     };
     let (mut delays, mut costs) = (Vec::new(), Vec::new());
     for (n, server) in servers.iter().enumerate() {
@@ -216,20 +216,20 @@ fn figure(samples: &[ServerSample], crowds: &[usize]) -> Figure {
         marks,
     };
     Figure {
-        title: "The same stream through other servers, by RTMP".into(),
+        title: "The same stream through other RTMP servers".into(),
         subtitle: vec![
-            "1 Mbit/s, 30 pictures a second, published and played by Nearcast's programs; the crowd plays by ffmpeg. No emulated links:".into(),
-            "what is seen is the server. Publisher, crowd and server share this machine's cores.".into(),
+            "1 Mbit/s at 30 fps, published and measured by Nearcast's programs; the other players are ffmpeg. Links are not emulated,".into(),
+            "so that the server dominates. Publisher, players and server share the cores of this machine.".into(),
         ],
         rows: vec![
-            Row { height: 500, panels: vec![panel("Delay from encoder to viewer: the dot is the median, the line goes to p99", Axis::new("ms", 0.0, worst * 1.15), delays)] },
-            Row { height: 460, panels: vec![panel("Processor time of the server for one viewer's second", Axis::new("ms", 0.0, dearest * 1.2), costs)] },
+            Row { height: 500, panels: vec![panel("Encoder-to-viewer latency: the dot is p50, the line extends to p99", Axis::new("ms", 0.0, worst * 1.15), delays)] },
+            Row { height: 460, panels: vec![panel("Server CPU time per viewer-second", Axis::new("ms", 0.0, dearest * 1.2), costs)] },
         ],
         ..Figure::default()
     }
 }
 
-/// Viewers beside the measured one.
-const CROWDS: [usize; 4] = [0, 10, 20, 40];
-/// On a busy machine.
+/// Numbers of players besides the measured viewer.
+const PLAYER_COUNTS: [usize; 4] = [0, 10, 20, 40];
+/// Timeout for a program to start, on a busy machine.
 const START: Duration = Duration::from_secs(30);

@@ -1,7 +1,6 @@
-//! `fanout-lan`: one viewer after another joins on the broadcaster's own network, whose uplink carries 4 Mbit/s: what each of them
-//! sees, and what each link carries.
+//! `fanout-lan`: one to eight LAN viewers of a broadcaster with an uplink of 4 Mbit/s: latency of each viewer, and load of each link.
 //!
-//! Every copy is a unicast one. Three of them beside the one for the CDN are more than the uplink takes.
+//! All copies are unicast. Three viewers and the push exceed the uplink.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,25 +17,25 @@ use crate::latency_bound::{FRAMING, LatencyBounds, MEAN_UNIT};
 use crate::link::Link;
 use crate::topology::{HostConfig, LinkConfig, Topology};
 
-/// With so many viewers.
+/// The result at one number of viewers.
 struct ViewerCountSample {
     viewers: usize,
     /// Microseconds since the Unix epoch.
     from: i64,
     to: i64,
-    /// Bits a second on the broadcaster's uplink, and from the CDN to the switch.
+    /// Load of the broadcaster's uplink and of the link from the CDN to the switch, bits per second.
     uplink: f64,
     from_cdn: f64,
     seen: Vec<ViewerSample>,
 }
 
-/// By one viewer, in one sample.
+/// The result of one viewer in one sample.
 struct ViewerSample {
-    /// Milliseconds, in order.
+    /// Encoder-to-viewer latency, milliseconds, ascending.
     delays: Vec<f64>,
-    /// The share of pictures that came straight from the broadcaster.
+    /// Share of frames received directly from the broadcaster, 0 to 1.
     by_peer: f64,
-    /// Pictures that were encoded in this sample and never came.
+    /// Frames encoded in this interval that were not received.
     missing: usize,
 }
 
@@ -65,7 +64,7 @@ pub(super) fn run(testbed: &Testbed) -> Result<Outcome> {
         let viewer = testbed.viewer(&name, built.host(&name)?, &format!("http://{address}:8080/live"), &[])?;
         viewers.push(viewer);
         viewers[n - 1].wait_pictures("received", "", 30, 0, START).with_context(|| format!("viewer {n}"))?;
-        // Long enough to find the broadcaster and to move, or to be sent away.
+        // Time to discover the broadcaster and switch to it, or to be redirected to the CDN.
         std::thread::sleep(testbed.seconds(6, 3));
         let (from, carried) = (now(), carried(uplink, from_cdn));
         std::thread::sleep(testbed.seconds(8, 3));
@@ -75,7 +74,7 @@ pub(super) fn run(testbed: &Testbed) -> Result<Outcome> {
     }
     let lateness = built.network.lateness().since(&before);
     let invalid = built.network.ensure_valid().err().map(|error| format!("{error:#}"));
-    // What is still on its way counts, too.
+    // Frames in flight count as well.
     std::thread::sleep(Duration::from_secs(1));
     let mut summaries = Vec::new();
     for viewer in &mut viewers {
@@ -113,19 +112,19 @@ pub(super) fn run(testbed: &Testbed) -> Result<Outcome> {
         ],
         rows: samples.iter().flat_map(ViewerCountSample::rows).collect(),
         figure: figure(&samples, &bounds),
-        // On a link that cannot carry what it is given, units are left out: that is a finding, and no fault.
+        // On an overloaded link units are dropped, which is a result and not a fault.
         faults: Vec::new(),
         lateness,
         invalid,
     })
 }
 
-/// Bytes that the broadcaster has sent, and that have come from the CDN.
+/// Bytes sent by the broadcaster, and bytes from the CDN to the switch, so far.
 fn carried(uplink: &Arc<Link>, from_cdn: &Arc<Link>) -> [u64; 2] {
     [uplink.stats().a_to_b.sent_bytes, from_cdn.stats().b_to_a.sent_bytes]
 }
 
-/// The paper's network with more viewers, each on a link as the first one's.
+/// The paper's network with `count` viewers, each on a link like the first one's.
 pub(super) fn with_viewers(mut topology: Topology, count: usize) -> Result<Topology> {
     let first = topology.link("viewer")?.clone();
     for n in 2..=count {
@@ -164,7 +163,7 @@ impl ViewerCountSample {
         let by_peer = self.seen.iter().filter(|seen| seen.by_peer > 0.5).count();
         let missing: usize = self.seen.iter().map(|seen| seen.missing).sum();
         format!(
-            "{} viewers: median {} ms, p99 {} ms; {by_peer} by the peer; uplink {:.2} Mbit/s, from the CDN {:.2}; {missing} missing",
+            "{} viewers: p50 {} ms, p99 {} ms; {by_peer} served by the broadcaster; uplink {:.2} Mbit/s, from the CDN {:.2} Mbit/s; {missing} frames missing",
             self.viewers,
             span(of(0.5)),
             span(of(0.99)),
@@ -208,17 +207,17 @@ fn figure(samples: &[ViewerCountSample], bounds: &LatencyBounds) -> Figure {
     let level = |y: f64, what: &str, colour| Mark::Level { y, colour, label: format!("{y:.0} ms: {what}") };
     let delays = Panel {
         width: 1.0,
-        title: "Delay of pictures at each viewer, from the encoder".into(),
-        x: Axis::new("viewers at once", 0.5, most + 0.5),
-        y: Axis::new("ms, each step is ten times", 10.0, 10f64.powf(highest.log10().ceil())).log(),
+        title: "Frame latency at each viewer, encoder to viewer".into(),
+        x: Axis::new("concurrent viewers", 0.5, most + 0.5),
+        y: Axis::new("ms, log scale", 10.0, 10f64.powf(highest.log10().ceil())).log(),
         margin: 270,
         marks: vec![
-            level(ms(&bounds.peer), "floor, peer", VERMILION),
-            level(ms(&bounds.cdn_units), "floor, CDN", BLUE),
-            dots("median, from the broadcaster", VERMILION, points(0.5, true), 7),
-            dots("its p99", ORANGE, points(0.99, true), 5),
-            dots("median, through the CDN", BLUE, points(0.5, false), 7),
-            dots("its p99", GREEN, points(0.99, false), 5),
+            level(ms(&bounds.peer), "lower bound, peer", VERMILION),
+            level(ms(&bounds.cdn_units), "lower bound, CDN", BLUE),
+            dots("p50, from the broadcaster", VERMILION, points(0.5, true), 7),
+            dots("p99, from the broadcaster", ORANGE, points(0.99, true), 5),
+            dots("p50, via the CDN", BLUE, points(0.5, false), 7),
+            dots("p99, via the CDN", GREEN, points(0.99, false), 5),
         ],
     };
     let line = |name: &str, colour, dashed, of: &dyn Fn(&ViewerCountSample) -> f64| {
@@ -228,25 +227,20 @@ fn figure(samples: &[ViewerCountSample], bounds: &LatencyBounds) -> Figure {
     let copy = FRAMING.wire_bytes(MEAN_UNIT) as f64 * 8.0 * 30.0;
     let load = Panel {
         width: 1.0,
-        title: "What the links carry".into(),
-        x: Axis::new("viewers at once", 0.5, most + 0.5),
+        title: "Link load".into(),
+        x: Axis::new("concurrent viewers", 0.5, most + 0.5),
         y: Axis::new("Mbit/s", 0.0, (copy * (most + 1.0) / 1e6).max(4.0).ceil() + 0.5),
         margin: 270,
         marks: vec![
-            Mark::Level { y: 4.0, colour: GREY, label: "4 Mbit/s: the links".into() },
-            line("the broadcaster's uplink", VERMILION, false, &|sample| sample.uplink),
-            line("the CDN to the viewers", BLUE, false, &|sample| sample.from_cdn),
-            line("a copy for each viewer, and one for the CDN", GREY, true, &|sample| {
-                copy * (sample.viewers as f64 + 1.0)
-            }),
+            Mark::Level { y: 4.0, colour: GREY, label: "4 Mbit/s: link rate".into() },
+            line("broadcaster uplink", VERMILION, false, &|sample| sample.uplink),
+            line("CDN to viewers", BLUE, false, &|sample| sample.from_cdn),
+            line("one copy per viewer and one for the CDN", GREY, true, &|sample| copy * (sample.viewers as f64 + 1.0)),
         ],
     };
     Figure {
-        title: "One to eight viewers on the broadcaster's network, over an uplink of 4 Mbit/s".into(),
-        subtitle: vec![
-            "Each viewer gets a copy of its own (unicast); the CDN gets one, too. 1 Mbit/s, 30 pictures a second."
-                .into(),
-        ],
+        title: "One to eight LAN viewers over an uplink of 4 Mbit/s".into(),
+        subtitle: vec!["One unicast copy for each viewer and one for the CDN; 1 Mbit/s at 30 fps.".into()],
         rows: vec![
             Row { height: 600, panels: vec![delays] },
             Row { height: 440, panels: vec![load] },
@@ -256,7 +250,7 @@ fn figure(samples: &[ViewerCountSample], bounds: &LatencyBounds) -> Figure {
     }
 }
 
-/// The share of pictures that no copy came of.
+/// The panel with the share of frames that were not received.
 fn missing(samples: &[ViewerCountSample]) -> Panel {
     let share = |sample: &ViewerCountSample| {
         let missing: usize = sample.seen.iter().map(|seen| seen.missing).sum();
@@ -266,8 +260,8 @@ fn missing(samples: &[ViewerCountSample]) -> Panel {
     };
     Panel {
         width: 1.0,
-        title: "Pictures that did not come, by then".into(),
-        x: Axis::new("viewers at once", 0.5, samples.len() as f64 + 0.5),
+        title: "Frames that were not received".into(),
+        x: Axis::new("concurrent viewers", 0.5, samples.len() as f64 + 0.5),
         y: Axis::new("%", 0.0, 115.0),
         margin: 270,
         marks: vec![Mark::Bars {
@@ -280,9 +274,9 @@ fn missing(samples: &[ViewerCountSample]) -> Panel {
 }
 
 const PEER: &str = "LAN peer";
-/// Viewers at the end.
+/// Maximum number of viewers.
 const MOST: usize = 8;
-/// To join, on a link that others fill.
+/// Timeout for a viewer to join, on a saturated link.
 const START: Duration = Duration::from_secs(60);
 
 #[cfg(test)]

@@ -1,8 +1,7 @@
-//! `handover`: the changes of path that failures of the direct link make, as a timeline and as a table.
+//! `handover`: path switches caused by failures of the direct link, as a timeline and a table.
 //!
-//! Two viewers in the house watch at once: one whose fallback stands ready and idle (warm), one to whom two paths flow (hot). The
-//! direct link fails in every way that links fail in, and is healed; the CDN dies and comes back. The stream itself goes on, by the
-//! broadcaster's other way out.
+//! Two LAN viewers watch concurrently: one with an idle fallback (warm), one with two active paths (hot). The direct link fails in five ways and is
+//! healed each time; the CDN is killed and restarted. The push continues over the broadcaster's second uplink.
 
 use std::time::Duration;
 
@@ -19,7 +18,7 @@ use crate::link::shape::Shape;
 use crate::process::Process;
 use crate::topology::build::BuiltTopology;
 
-/// A way to fail, in the order of a round.
+/// The kinds of failure, in the order of a round.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum FailureKind {
     Cut,
@@ -52,19 +51,19 @@ impl FailureKind {
     }
 }
 
-/// One failure, in microseconds since the Unix epoch.
+/// One failure; times in microseconds since the Unix epoch.
 struct Failure {
     cause: FailureKind,
     failed: i64,
     healed: i64,
 }
 
-/// A viewer and what it went through.
+/// The result of one viewer.
 struct ViewerSample {
     mode: &'static str,
     pictures: Vec<Picture>,
     summary: Value,
-    /// The cause of each change of path but the first, which is the move to the broadcaster at the start.
+    /// The cause of each path switch except the first, which is the upgrade to the broadcaster at the start.
     causes: Vec<FailureKind>,
 }
 
@@ -134,7 +133,7 @@ pub(super) fn run(testbed: &Testbed) -> Result<Outcome> {
             "viewers": watched.iter().map(|w| json!({ "mode": w.mode, "summary": w.summary })).collect::<Vec<_>>(),
         }),
         lines: lines(&table),
-        columns: &["mode", "cause", "to", "why", "late_ms", "stood_ms", "lost"],
+        columns: &["mode", "cause", "to", "reason", "delay_ms", "freeze_ms", "lost"],
         rows: table.iter().map(PathSwitch::row).collect(),
         figure: figure(&watched, &failures, &table, begun),
         faults,
@@ -143,7 +142,7 @@ pub(super) fn run(testbed: &Testbed) -> Result<Outcome> {
     })
 }
 
-/// Has the direct link, or the CDN, fail; waits until the viewers have noticed where they must; mends it.
+/// Causes a failure of the direct link or the CDN, waits until the viewers have switched if they must, and repairs it.
 fn fail(
     testbed: &Testbed,
     built: &BuiltTopology,
@@ -164,7 +163,7 @@ fn fail(
         FailureKind::KilledCdn => server.take().context("there is no cdn to kill")?.kill(),
     }
     match cause {
-        // They may stay, if enough comes through.
+        // The viewers may stay if enough packets arrive.
         FailureKind::Loss | FailureKind::DelayStep => std::thread::sleep(Duration::from_millis(1200)),
         FailureKind::KilledCdn => std::thread::sleep(Duration::from_millis(500)),
         FailureKind::Cut | FailureKind::BlackHole | FailureKind::LongBlackHole => {
@@ -172,7 +171,7 @@ fn fail(
         }
     }
     match cause {
-        // Longer than a silent path is kept: it has to be found and opened anew.
+        // Longer than a stalled path is kept open: it must be discovered and opened again.
         FailureKind::LongBlackHole => std::thread::sleep(Duration::from_millis(2500)),
         FailureKind::KilledCdn => *server = Some(testbed.cdn(built.host("cdn")?)?),
         _ => {}
@@ -181,22 +180,22 @@ fn fail(
     direct.set_both(whole)?;
     let healed = now();
     if cause == FailureKind::KilledCdn {
-        // The publisher's and the viewers' own pace of coming back.
+        // Time for the publisher and the viewers to reconnect.
         std::thread::sleep(Duration::from_millis(2500));
     }
     Ok(Failure { cause, failed, healed })
 }
 
-/// One change of path.
+/// One path switch.
 struct PathSwitch {
     mode: &'static str,
     cause: FailureKind,
     to_peer: bool,
-    why: String,
-    /// How much later the first picture by the new path came than its time says.
-    late: Option<f64>,
-    /// How much longer a picture stood than it should have.
-    stood: Option<f64>,
+    reason: String,
+    /// How delay the first frame on the new path arrived, milliseconds.
+    delay: Option<f64>,
+    /// How much longer than its duration a frame stayed on the screen, milliseconds.
+    freeze: Option<f64>,
     lost: u64,
 }
 
@@ -208,9 +207,9 @@ impl PathSwitch {
             self.mode.to_owned(),
             self.cause.words().to_owned(),
             to.to_owned(),
-            self.why.clone(),
-            number(self.late),
-            number(self.stood),
+            self.reason.clone(),
+            number(self.delay),
+            number(self.freeze),
             self.lost.to_string(),
         ]
     }
@@ -219,33 +218,33 @@ impl PathSwitch {
 impl ViewerSample {
     fn changes(&self) -> Vec<PathSwitch> {
         let recent = self.summary["switches"]["recent"].as_array().cloned().unwrap_or_default();
-        // Of very many, the oldest are forgotten.
+        // The viewer's summary keeps a limited number of switches.
         let known = self.causes.len().min(recent.len());
         let pairs = recent[recent.len() - known..].iter().zip(&self.causes[self.causes.len() - known..]);
         let change = |(said, cause): (&Value, &FailureKind)| PathSwitch {
             mode: self.mode,
             cause: *cause,
             to_peer: said["to"].as_str().is_some_and(|to| to.starts_with(PEER)),
-            why: said["reason"].as_str().unwrap_or_default().to_owned(),
-            late: said["delay_ms"].as_f64(),
-            stood: said["freeze_ms"].as_f64(),
+            reason: said["reason"].as_str().unwrap_or_default().to_owned(),
+            delay: said["delay_ms"].as_f64(),
+            freeze: said["freeze_ms"].as_f64(),
             lost: said["lost"].as_u64().unwrap_or(0),
         };
         pairs.map(change).collect()
     }
 }
 
-/// What one kind of change cost, each time: milliseconds, in order.
+/// All switches of one kind; milliseconds, ascending.
 struct SwitchGroup {
     mode: &'static str,
     cause: FailureKind,
     to_peer: bool,
     count: usize,
-    late: Vec<f64>,
-    stood: Vec<f64>,
+    delay: Vec<f64>,
+    freeze: Vec<f64>,
 }
 
-/// Every kind of change that there was.
+/// Groups the switches by viewer, cause and direction.
 fn groups(table: &[PathSwitch]) -> Vec<SwitchGroup> {
     let mut groups = Vec::new();
     for mode in ["warm", "hot"] {
@@ -253,10 +252,10 @@ fn groups(table: &[PathSwitch]) -> Vec<SwitchGroup> {
             for to_peer in [false, true] {
                 let of = |c: &&PathSwitch| (c.mode, c.cause, c.to_peer) == (mode, cause, to_peer);
                 let count = table.iter().filter(of).count();
-                let late = sorted(table.iter().filter(of).filter_map(|change| change.late));
-                let stood = sorted(table.iter().filter(of).filter_map(|change| change.stood));
+                let delay = sorted(table.iter().filter(of).filter_map(|change| change.delay));
+                let freeze = sorted(table.iter().filter(of).filter_map(|change| change.freeze));
                 if count > 0 {
-                    groups.push(SwitchGroup { mode, cause, to_peer, count, late, stood });
+                    groups.push(SwitchGroup { mode, cause, to_peer, count, delay, freeze });
                 }
             }
         }
@@ -269,8 +268,8 @@ fn summarise(table: &[PathSwitch]) -> Value {
         let to = if group.to_peer { "peer" } else { "cdn" };
         json!({
             "mode": group.mode, "cause": group.cause.words(), "to": to, "changes": group.count,
-            "late_ms": { "median": quantile(&group.late, 0.5), "worst": group.late.last() },
-            "stood_ms": { "median": quantile(&group.stood, 0.5), "worst": group.stood.last() },
+            "delay_ms": { "median": quantile(&group.delay, 0.5), "max": group.delay.last() },
+            "freeze_ms": { "median": quantile(&group.freeze, 0.5), "max": group.freeze.last() },
         })
     };
     groups(table).into_iter().map(group).collect()
@@ -278,18 +277,18 @@ fn summarise(table: &[PathSwitch]) -> Value {
 
 fn lines(table: &[PathSwitch]) -> Vec<String> {
     let mut lines = vec![format!(
-        "{} changes of path; late: the first picture by the new path, against its time; stood: a picture, too long",
+        "{} path switches; delay: lateness of the first frame on the new path; freeze: extra time on the screen",
         table.len()
     )];
-    for SwitchGroup { mode, cause, to_peer, count, late, stood } in groups(table) {
+    for SwitchGroup { mode, cause, to_peer, count, delay, freeze } in groups(table) {
         let ms = |values: &[f64]| {
             let of = |value: Option<f64>| value.map_or("-".to_owned(), |value| format!("{value:.0}"));
             format!("{:>4} / {:>4}", of(quantile(values, 0.5)), of(values.last().copied()))
         };
         let to = if to_peer { "to the peer" } else { "to the CDN" };
-        let (cause, late, stood) = (cause.words(), ms(&late), ms(&stood));
+        let (cause, delay, freeze) = (cause.words(), ms(&delay), ms(&freeze));
         lines.push(format!(
-            "{mode:<5} {cause:<16} {to:<12} {count:>3} times; median / worst: late {late} ms, stood {stood} ms"
+            "{mode:<5} {cause:<16} {to:<12} {count:>3} times; median / max: delay {delay} ms, freeze {freeze} ms"
         ));
     }
     lines
@@ -298,21 +297,21 @@ fn lines(table: &[PathSwitch]) -> Vec<String> {
 fn figure(watched: &[ViewerSample], failures: &[Failure], table: &[PathSwitch], begun: i64) -> Figure {
     let mut rows: Vec<Row> =
         watched.iter().map(|w| Row { height: 440, panels: vec![timeline(w, failures, begun)] }).collect();
-    let worst = table.iter().filter_map(|change| change.late).fold(100.0, f64::max);
+    let worst = table.iter().filter_map(|change| change.delay).fold(100.0, f64::max);
     let strips = ["warm", "hot"].map(|mode| strip(mode, table, (worst * 1.1 / 50.0).ceil() * 50.0));
     rows.push(Row { height: 480, panels: strips.into() });
     Figure {
-        title: "Changes of path: what the network does, and what the viewer sees".into(),
+        title: "Path switches when links or the CDN fail".into(),
         subtitle: vec![
-            "A house with the broadcaster and two viewers 8 ms apart, and a CDN 30 ms beyond. Each shaded stretch is a failure, until healed.".into(),
-            "Warm: the other path is connected and idle. Hot: both flow, and the first copy of each picture counts. No picture is lost.".into(),
+            "Broadcaster and two viewers on a LAN of 8 ms, a CDN 30 ms beyond it. Shaded: from failure to repair.".into(),
+            "Warm: the fallback is connected and idle. Hot: both paths are active, and the first copy of each frame counts. No frame is lost.".into(),
         ],
         rows,
         ..Figure::default()
     }
 }
 
-/// The first round, as one viewer had it.
+/// The panel with the first round of one viewer.
 fn timeline(watched: &ViewerSample, failures: &[Failure], begun: i64) -> Panel {
     let seconds = |at: i64| (at - begun) as f64 / 1e6;
     let first = &failures[..failures.len().min(FailureKind::ALL.len())];
@@ -329,37 +328,37 @@ fn timeline(watched: &ViewerSample, failures: &[Failure], begun: i64) -> Panel {
         of.map(|p| (seconds(p.encoded), p.delay_ms().min(CEILING))).filter(|(x, _)| *x <= end).collect::<Vec<_>>()
     };
     let dots = |name: &str, colour: Colour, points| Mark::Dots { name: name.into(), colour, points, radius: 3 };
-    marks.push(dots("first copy through the CDN", BLUE, points(false)));
+    marks.push(dots("first copy via the CDN", BLUE, points(false)));
     marks.push(dots("first copy from the broadcaster", VERMILION, points(true)));
     Panel {
         width: 1.0,
-        title: format!("Delay of each picture, {}", watched.mode),
+        title: format!("Latency of each frame, {}", watched.mode),
         x: Axis::new("seconds", 0.0, end),
-        // Room above for what happens.
-        y: Axis::new("delay in ms", 0.0, CEILING * 1.35),
+        // Space above for the labels of failures.
+        y: Axis::new("latency in ms", 0.0, CEILING * 1.35),
         margin: 40,
         marks,
     }
 }
 
-/// Every change of one viewer, by cause.
+/// The panel with all switches of one viewer, by cause.
 fn strip(mode: &str, table: &[PathSwitch], highest: f64) -> Panel {
     let names: Vec<String> = FailureKind::ALL.iter().map(|cause| cause.words().to_owned()).collect();
     let points = |to_peer: bool| {
         let of =
-            table.iter().filter(|c| c.mode == mode && c.to_peer == to_peer).filter_map(|c| Some((c.cause, c.late?)));
-        // Beside each other, so that none hides another.
-        let place = |(n, (cause, late)): (usize, (FailureKind, f64))| {
+            table.iter().filter(|c| c.mode == mode && c.to_peer == to_peer).filter_map(|c| Some((c.cause, c.delay?)));
+        // Spread horizontally, so that no dot hides another.
+        let place = |(n, (cause, delay)): (usize, (FailureKind, f64))| {
             let at = FailureKind::ALL.iter().position(|other| *other == cause).unwrap_or(0) as f64;
             let side = if to_peer { 0.18 } else { -0.18 };
-            (at + side + (n % 5) as f64 * 0.04 - 0.08, late.max(0.0))
+            (at + side + (n % 5) as f64 * 0.04 - 0.08, delay.max(0.0))
         };
         of.enumerate().map(place).collect::<Vec<_>>()
     };
     let dots = |name: &str, colour: Colour, points| Mark::Dots { name: name.into(), colour, points, radius: 6 };
     Panel {
         width: 1.0,
-        title: format!("How late the first picture by the new path came, {mode}"),
+        title: format!("Delay of the first frame on the new path, {mode}"),
         x: Axis::named("", &names),
         y: Axis::new("ms", 0.0, highest),
         margin: 30,
@@ -369,11 +368,11 @@ fn strip(mode: &str, table: &[PathSwitch], highest: f64) -> Panel {
 
 const PEER: &str = "LAN peer";
 const CDN: &str = "relay";
-/// Each cause comes so often.
+/// How often each kind of failure is repeated.
 const ROUNDS: usize = 6;
-/// From one failure's end to the next.
+/// Pause between two failures.
 const BETWEEN: Duration = Duration::from_millis(1500);
-/// To find the broadcaster, or to notice, on a busy machine.
+/// Timeout for discovery and for path switches, on a busy machine.
 const START: Duration = Duration::from_secs(40);
-/// Of the timeline's axis: what takes longer is drawn at its edge.
+/// Maximum of the timeline's latency axis, milliseconds; larger values are drawn at its edge.
 const CEILING: f64 = 300.0;

@@ -1,5 +1,5 @@
-//! `intra-refresh`: IDRs every two seconds against pictures that are refreshed column by column, at the same bitrate, on links of 4 Mbit/s: an
-//! IDR is several pictures' worth of bytes at once, which the link takes as long to carry.
+//! `intra-refresh`: latency with an IDR every two seconds and with intra refresh, at the same bitrate on links of 4 Mbit/s. An IDR has the size of
+//! several frames, and takes as long on the link.
 
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
@@ -11,13 +11,13 @@ use super::testbed::Testbed;
 use crate::figure::{Axis, BLUE, Colour, Figure, GREY, Mark, Panel, Row, VERMILION};
 use crate::latency_bound::{FRAMING, LatencyBounds};
 
-/// How pictures are refreshed, and how the broadcaster is told.
+/// Refresh modes: display name, and options of `broadcaster`.
 const MODES: [(&str, &[&str]); 2] = [("an IDR every 2 s", &[]), ("intra-refresh", &["--intra-refresh"])];
 
-/// Each path, by its name for people and for `viewer --transport`.
+/// Each path: display name, argument of `viewer --transport`, colour.
 const PATHS: [(&str, &str, Colour); 2] = [("CDN", "relay", BLUE), ("peer", "peer", VERMILION)];
 
-/// One mode by one path.
+/// The result of one mode over one path.
 struct RefreshSample {
     mode: usize,
     path: usize,
@@ -110,7 +110,7 @@ impl RefreshSample {
 
     fn line(&self) -> String {
         format!(
-            "{:<22} delay {:.1} median, {:.1} p99, {:.1} worst; {:.0} bytes a picture, {:.0} the largest; the first after {} ms",
+            "{:<22} latency p50 {:.1} ms, p99 {:.1} ms, max {:.1} ms; frame size mean {:.0} bytes, max {:.0}; first frame after {} ms",
             self.name(),
             self.delay(0.5),
             self.delay(0.99),
@@ -148,27 +148,27 @@ fn figure(seen: &[RefreshSample]) -> Figure {
         marks,
     };
     Figure {
-        title: "IDRs and intra-refresh: the same bitrate, the same links".into(),
+        title: "IDRs and intra refresh at the same bitrate on the same links".into(),
         subtitle: vec![
-            "All links of 4 Mbit/s, 8 ms to the switch and 30 ms to the CDN; a stream of 1 Mbit/s at 30 pictures a second. Nothing else on the way.".into(),
+            "All links 4 Mbit/s, 8 ms to the switch and 30 ms to the CDN; 1 Mbit/s at 30 fps; no cross traffic.".into(),
         ],
         rows: vec![
             Row {
                 height: 460,
                 panels: vec![panel(
-                    "Delay from encoder to viewer",
+                    "Encoder-to-viewer latency",
                     Axis::new("ms", 0.0, highest),
                     vec![
-                        bars("median", GREY, -0.28, &|one| one.delay(0.5)),
+                        bars("p50", GREY, -0.28, &|one| one.delay(0.5)),
                         bars("p99", BLUE, 0.0, &|one| one.delay(0.99)),
-                        bars("worst", VERMILION, 0.28, &|one| one.delay(1.0)),
+                        bars("max", VERMILION, 0.28, &|one| one.delay(1.0)),
                     ],
                 )],
             },
             Row {
                 height: 380,
                 panels: vec![panel(
-                    "Size of a picture",
+                    "Frame size",
                     Axis::new("kB", 0.0, largest),
                     vec![
                         bars("mean", GREY, -0.15, &|one| one.mean() / 1e3),
@@ -181,6 +181,7 @@ fn figure(seen: &[RefreshSample]) -> Figure {
     }
 }
 
-/// Pictures that must have come before anything is measured.
+/// Frames received before measuring starts.
 const JOINING: usize = 30;
+/// Timeout for the first frames, on a busy machine.
 const START: std::time::Duration = std::time::Duration::from_secs(30);

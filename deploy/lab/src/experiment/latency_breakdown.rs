@@ -1,5 +1,5 @@
-//! The way of each picture from lens to eye: the traces of broadcaster, server and viewer joined by name, and its time divided into the six components
-//! of Wang et al., "Anatomy of a Personalized Livestreaming System" (IMC 2016).
+//! The glass-to-glass latency of each frame, from the traces of broadcaster, server and viewer, divided into the six components of Wang et al.,
+//! "Anatomy of a Personalized Livestreaming System" (IMC 2016).
 
 use std::collections::BTreeMap;
 
@@ -9,20 +9,20 @@ use media::latency::{Delivery, LatencyComponent, Stage, StageTimes};
 use super::trace_reader::TraceRow;
 use crate::load::Protocol;
 
-/// What the paper divides the time into, in the order in which it passes.
+/// The paper's components of latency, in the order in which they pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ImcComponent {
-    /// From the lens to the server: the encoder and the broadcaster's queue are in it, as they are in the paper's.
+    /// From capture to the server, including the encoder and the broadcaster's queue, as in the paper.
     Upload,
-    /// Until what it is cut into is whole; of units that pass one by one, until the server passes it on.
+    /// Until the part or segment is complete; for protocols that push units, until the server forwards the unit.
     Chunking,
-    /// To the server that the viewer asks.
+    /// From the origin to the edge server that the viewer uses.
     OriginToEdge,
-    /// Until the viewer asks.
+    /// Until the viewer's request.
     Polling,
-    /// To the viewer.
+    /// From the server to the viewer.
     LastMile,
-    /// In the viewer, until it is shown: its decoder is in it.
+    /// In the viewer until presentation, including the decoder.
     Buffering,
 }
 
@@ -58,7 +58,7 @@ impl ImcComponent {
     }
 }
 
-/// One picture that was shown.
+/// The latency of one presented frame and its components.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Breakdown {
     pub(super) captured: i64,
@@ -68,19 +68,19 @@ pub(super) struct Breakdown {
 }
 
 impl Breakdown {
-    /// From the lens to the eye, milliseconds.
+    /// Glass-to-glass latency, milliseconds.
     pub(super) fn total_ms(&self) -> f64 {
         (self.presented - self.captured) as f64 / 1e3
     }
 
-    /// Milliseconds.
+    /// One of the viewer's own components, milliseconds.
     pub(super) fn part_ms(&self, part: LatencyComponent) -> f64 {
         self.parts[part as usize] as f64 / 1e3
     }
 
-    /// Milliseconds.
+    /// One of the paper's components, milliseconds.
     pub(super) fn imc_ms(&self, component: ImcComponent) -> f64 {
-        // Nothing is zero, not the negative zero of an empty sum.
+        // Starts at zero, because an empty sum is negative zero.
         LatencyComponent::ALL
             .into_iter()
             .filter(|part| ImcComponent::of(*part) == component)
@@ -88,7 +88,7 @@ impl Breakdown {
     }
 }
 
-/// Every picture that the viewer has shown and all have traced, in the order of DTS; and how many pictures were shown that someone has not traced.
+/// The breakdown of every presented frame that all programs have traced, by DTS, and the number of presented frames with missing stages.
 pub(super) fn join(
     protocol: Protocol,
     broadcaster: &[TraceRow],
@@ -98,9 +98,9 @@ pub(super) fn join(
     let delivery = delivery(protocol);
     let mut pictures: BTreeMap<i64, StageTimes> = BTreeMap::new();
     for row in broadcaster.iter().chain(server).chain(viewer).filter(|row| row.track.starts_with('v')) {
-        // Handing it to the connection is as near as it comes to sending where that is not traced.
+        // Where sending is not traced, handing over to the connection is the closest stage.
         let Some(stage) = Stage::named(&row.stage).or((row.stage == "pushed").then_some(Stage::Sent)) else { continue };
-        // The server passes it on to others, too, by other ways.
+        // The server also forwards it by other protocols.
         if stage == Stage::Relayed && row.path != protocol.name() {
             continue;
         }
@@ -135,7 +135,7 @@ fn delivery(protocol: Protocol) -> Delivery {
     }
 }
 
-/// Without one of these, its time would be counted with the next part's.
+/// The stages that must be traced: without one of them its time would be attributed to the next component.
 fn needed(delivery: Delivery) -> &'static [Stage] {
     match delivery {
         Delivery::Parts => {

@@ -1,7 +1,6 @@
-//! Experiments: Nearcast's real programs in made networks, measured, and what came of it as JSON, CSV and a figure.
+//! Experiments: Nearcast's programs measured in emulated networks; results are written as JSON, CSV and a figure.
 //!
-//! An experiment is a function from a [`Testbed`] to an [`Outcome`]; what all have in common is here: where results go, what is
-//! noted of the machine, and whether the run counts.
+//! An experiment is a function from a [`Testbed`] to an [`Outcome`]. This module has the list of experiments and runs them.
 
 mod bad_network;
 mod comparison;
@@ -27,57 +26,57 @@ pub use options::Options;
 use outcome::Outcome;
 use testbed::Testbed;
 
-/// An experiment.
+/// An experiment that `lab run` knows.
 #[derive(Debug)]
 pub struct Experiment {
-    /// What it is called.
+    /// The name on the command line and of the result files.
     pub name: &'static str,
-    /// What it shows.
+    /// A one-line description for `lab list`.
     pub about: &'static str,
     run: fn(&Testbed) -> Result<Outcome>,
 }
 
-/// All of them, in the order in which they are run.
+/// All experiments, in the order in which `lab run all` runs them.
 pub const ALL: &[Experiment] = &[
     Experiment {
         name: "paper-fig2",
-        about: "links of 4 Mbit/s: delay per picture through the CDN and straight from the broadcaster, beside pings",
+        about: "links of 4 Mbit/s: latency of each frame via the CDN and directly from the broadcaster, compared with pings",
         run: paper::figure_2,
     },
     Experiment { name: "paper-fig3", about: "the same with links of 100 and 10 Mbit/s", run: paper::figure_3 },
     Experiment {
         name: "handover",
-        about: "the direct link fails in every way, and the CDN too: what each change of path costs two viewers",
+        about: "path switches of two viewers when the direct link or the CDN fails: delay and freeze of each",
         run: handover::run,
     },
     Experiment {
         name: "fanout-lan",
-        about: "one to eight viewers on the broadcaster's network: delay of each, and what the links carry",
+        about: "one to eight LAN viewers: latency of each, and load of the links",
         run: fanout::run,
     },
     Experiment {
         name: "intra-refresh",
-        about: "links of 4 Mbit/s: IDRs every two seconds against pictures that are refreshed column by column",
+        about: "links of 4 Mbit/s: latency with an IDR every two seconds and with intra refresh",
         run: intra_refresh::run,
     },
     Experiment {
         name: "bad-network",
-        about: "loss, bursts, jitter and a narrowed uplink: start-up, delay and stalls on each path by itself",
+        about: "loss, bursts, jitter and a slow uplink: startup, latency and freezes of each path by itself",
         run: bad_network::run,
     },
     Experiment {
         name: "comparison",
-        about: "the same stream through Nearcast's server, nginx-rtmp and others: RTMP delay and what a viewer costs",
+        about: "Nearcast's server, nginx-rtmp and others: RTMP latency and CPU time per viewer",
         run: comparison::run,
     },
     Experiment {
         name: "periscope",
-        about: "where the time goes by RTMP, relay, LL-HLS and HLS, beside IMC 2016's; the server's load of 100 to 500 viewers",
+        about: "latency breakdown of RTMP, relay, LL-HLS and HLS, compared with IMC 2016; server load with 100 to 500 viewers",
         run: periscope::run,
     },
 ];
 
-/// The run was made and written down, but the emulator did not keep time.
+/// The run finished and its results were written, but they are invalid: the emulator missed its deadlines.
 #[derive(Debug)]
 pub struct InvalidRun(String);
 
@@ -89,7 +88,7 @@ impl fmt::Display for InvalidRun {
 
 impl std::error::Error for InvalidRun {}
 
-/// The experiment of that name, or all for `all`. Fails with the names that there are.
+/// The experiment of that name, or all of them for `all`. The error lists the names.
 pub fn select(name: &str) -> Result<Vec<&'static Experiment>> {
     let found: Vec<_> = ALL.iter().filter(|experiment| name == "all" || experiment.name == name).collect();
     if found.is_empty() {
@@ -99,8 +98,8 @@ pub fn select(name: &str) -> Result<Vec<&'static Experiment>> {
     Ok(found)
 }
 
-/// Runs them one after the other and writes what came of each. Fails at the first that cannot be run; with [`InvalidRun`] at the end if
-/// one of them does not count.
+/// Runs the experiments one after the other and writes the results of each. Fails at the first that cannot be run, at the end if one had a
+/// fault, and with [`InvalidRun`] if one was invalid.
 pub fn run_all(wanted: &[&Experiment], options: &Options, print: &mut dyn FnMut(&str)) -> Result<()> {
     std::fs::create_dir_all(&options.out).with_context(|| format!("make {}", options.out.display()))?;
     let (mut invalid, mut faults) = (Vec::new(), Vec::new());
@@ -118,7 +117,7 @@ pub fn run_all(wanted: &[&Experiment], options: &Options, print: &mut dyn FnMut(
             invalid.push(format!("{}: {why}", experiment.name));
         }
     }
-    ensure!(faults.is_empty(), "what must never be was seen: {}", faults.join("; "));
+    ensure!(faults.is_empty(), "faults: {}", faults.join("; "));
     if invalid.is_empty() { Ok(()) } else { Err(InvalidRun(invalid.join("; ")).into()) }
 }
 

@@ -1,30 +1,30 @@
-//! How an experiment is run: what `lab run` was told.
+//! The options of `lab run`.
 
 use std::path::PathBuf;
 
 use crate::link::Emulator;
 
-/// How to run one.
+/// How to run experiments.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Shorter.
+    /// Run for a shorter time.
     pub quick: bool,
-    /// Of everything random.
+    /// Seed of all random draws.
     pub seed: u64,
-    /// Who emulates the links.
+    /// The link emulator.
     pub links: Emulator,
-    /// Where results go.
+    /// The directory for results.
     pub out: PathBuf,
-    /// Where the programs are; `None` is beside this one.
+    /// The directory of the programs; `None` for that of this program.
     pub programs: Option<PathBuf>,
-    /// Whether logs and traces are kept.
+    /// Whether logs and traces are kept in `out/NAME.work`.
     pub keep: bool,
     /// Other servers, by name and command, for `comparison`.
     pub other_servers: Vec<(String, String)>,
 }
 
 impl Options {
-    /// The command that makes a result again, wherever its results went and its programs were.
+    /// The command that reproduces a result, without the directories.
     pub(super) fn command(&self, name: &str) -> String {
         let quick = if self.quick { " --quick" } else { "" };
         let links = match self.links {
@@ -35,7 +35,7 @@ impl Options {
         format!("lab run {name}{quick}{links} --seed {}", self.seed)
     }
 
-    /// A file among an experiment's results.
+    /// The path of a result file of an experiment.
     pub(super) fn result_file(&self, name: &str, extension: &str) -> PathBuf {
         self.out.join(format!("{name}.{extension}"))
     }

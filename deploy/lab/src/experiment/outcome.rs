@@ -1,4 +1,4 @@
-//! What an experiment gives: numbers for programs, rows for spreadsheets, lines for people, and a figure.
+//! The results of an experiment: findings (JSON), rows (CSV), lines of text, and a figure.
 
 use std::path::PathBuf;
 
@@ -9,28 +9,28 @@ use super::options::Options;
 use crate::figure::{self, Figure};
 use crate::lateness::Lateness;
 
-/// Everything that came of a run.
+/// The results of one run.
 #[derive(Debug)]
 pub(super) struct Outcome {
-    /// The findings.
+    /// The findings, for the JSON file.
     pub(super) findings: Value,
-    /// The findings in words, a line each.
+    /// The findings as lines of text.
     pub(super) lines: Vec<String>,
-    /// Names of the columns of `rows`.
+    /// Column names of `rows`.
     pub(super) columns: &'static [&'static str],
-    /// One measurement each.
+    /// Rows of the CSV file, one per measurement.
     pub(super) rows: Vec<Vec<String>>,
     pub(super) figure: Figure,
-    /// What must never be, whatever the network does.
+    /// Violated invariants, such as lost or duplicated units; they fail the run.
     pub(super) faults: Vec<String>,
-    /// How late the emulator was.
+    /// The emulator's timing error.
     pub(super) lateness: Lateness,
-    /// Why the run does not count, if it does not.
+    /// Why the run is invalid, if it is.
     pub(super) invalid: Option<String>,
 }
 
 impl Outcome {
-    /// For people.
+    /// The results as text.
     pub(super) fn to_text(&self) -> String {
         let mut text: String = self.lines.iter().map(|line| format!("  {line}\n")).collect();
         if self.lateness.count() > 0 {
@@ -42,7 +42,7 @@ impl Outcome {
         text
     }
 
-    /// Writes the four files, and gives their names.
+    /// Writes JSON, CSV, PNG and SVG, and returns their paths.
     pub(super) fn write(&self, name: &str, options: &Options) -> Result<Vec<PathBuf>> {
         let millis = |d: std::time::Duration| (d.as_secs_f64() * 1e6).round() / 1e3;
         let emulator = json!({
@@ -94,7 +94,7 @@ impl Outcome {
     }
 }
 
-/// RFC 4180 §2.
+/// Quotes a CSV field if needed (RFC 4180 §2).
 fn quoted(field: &str) -> String {
     if field.contains([',', '"', '\n']) { format!("\"{}\"", field.replace('"', "\"\"")) } else { field.to_owned() }
 }
@@ -104,7 +104,7 @@ fn caption(lateness: &Lateness) -> String {
     format!("emulator late by {:.2} ms at p99, {} frames", millis(lateness.p99()), lateness.count())
 }
 
-/// What of the machine bears on the figures.
+/// Properties of the machine that affect the results.
 fn machine() -> Value {
     let first = |path: &str| {
         std::fs::read_to_string(path).ok().and_then(|text| text.lines().next().map(|line| line.trim().to_owned()))
@@ -121,20 +121,20 @@ fn machine() -> Value {
     })
 }
 
-/// The share `q` of `values` that is not exceeded, by the nearest rank; `None` of none. `values` are sorted.
+/// The quantile `q` (0 to 1) of sorted `values`, by the nearest rank; `None` if there are none.
 pub(super) fn quantile(values: &[f64], q: f64) -> Option<f64> {
     let rank = ((values.len() as f64 * q).ceil() as usize).clamp(1, values.len().max(1));
     values.get(rank - 1).copied()
 }
 
-/// `values` in order; what is no number is not among them.
+/// `values` in ascending order, without NaN.
 pub(super) fn sorted(values: impl IntoIterator<Item = f64>) -> Vec<f64> {
     let mut values: Vec<f64> = values.into_iter().filter(|value| !value.is_nan()).collect();
     values.sort_by(f64::total_cmp);
     values
 }
 
-/// To a thousandth.
+/// Rounds to three decimals.
 pub(super) fn round(value: f64) -> f64 {
     (value * 1e3).round() / 1e3
 }

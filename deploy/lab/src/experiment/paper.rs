@@ -1,8 +1,7 @@
-//! `paper-fig2`, `paper-fig3`: the paper's topology and its ping trains, beside what pings cannot tell: how long each picture takes
-//! through the CDN and straight from the broadcaster, with the change from one to the other and back in mid-run.
+//! `paper-fig2`, `paper-fig3`: the paper's topology and ping trains, and the latency of each video frame via the CDN and directly from the broadcaster,
+//! with a path switch in each direction during the run.
 //!
-//! The paper's switch is told to let the broadcaster and the viewer reach each other; so is this one: their ports are isolated at
-//! first, then connected, then isolated again. Nobody tells the programs.
+//! As in the paper, the switch isolates broadcaster and viewer at first, connects them, and isolates them again; the programs are not notified.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -35,11 +34,11 @@ pub(super) fn figure_3(testbed: &Testbed) -> Result<Outcome> {
     )
 }
 
-/// What was measured.
+/// The measurements of one run.
 struct Measurement {
     pictures: Vec<Picture>,
     pings: Vec<PingArrival>,
-    /// When measuring began, the switch let them reach each other, isolated them, and the end: microseconds.
+    /// When measuring began, the switch connected the two, isolated them, and measuring ended: microseconds since the Unix epoch.
     begun: i64,
     connected: i64,
     isolated: i64,
@@ -110,7 +109,7 @@ impl Measurement {
         self.pictures.iter().filter(|picture| picture.path.starts_with(path)).collect()
     }
 
-    /// How far over their bounds pictures are, away from changes of path or everywhere.
+    /// Excess of each frame over its bound, milliseconds, ascending; away from path switches, or everywhere.
     fn over(&self, path: &str, everywhere: bool) -> Vec<f64> {
         let wanted = self.by(path).into_iter().filter(|picture| everywhere || picture.settled);
         sorted(wanted.map(|picture| picture.delay_ms() - picture.bound_ms))
@@ -120,7 +119,7 @@ impl Measurement {
         sorted(self.by(path).iter().map(|picture| picture.delay_ms()))
     }
 
-    /// One-way delay of the pings of one train, in milliseconds, with when they were sent.
+    /// The pings of one train: when each was sent, in seconds, and its one-way latency in milliseconds.
     fn pings(&self, relayed: bool) -> Vec<(f64, f64)> {
         let within = |ping: &&PingArrival| ping.relayed == relayed && (self.begun..self.ended).contains(&ping.sent);
         let point = |ping: &PingArrival| (self.seconds(ping.sent), (ping.received - ping.sent) as f64 / 1e3);
@@ -156,7 +155,7 @@ impl Measurement {
         })
     }
 
-    /// Mean size of a unit, and of one that is no IDR and one that is.
+    /// Mean size in bytes of all units, of those that are not IDRs, and of IDRs.
     fn sizes(&self) -> [(&'static str, f64); 3] {
         let mean = |wanted: &dyn Fn(&Picture) -> bool| {
             let sizes: Vec<f64> = self.pictures.iter().filter(|p| wanted(p)).map(|p| p.bytes as f64).collect();
@@ -174,7 +173,7 @@ impl Measurement {
             let (delays, over, all) = (self.delays(path), self.over(path, false), self.over(path, true));
             let ms = |values: &[f64], q| quantile(values, q).map_or("-".to_owned(), |value| format!("{value:.1}"));
             format!(
-                "{words}: {} pictures, delay {} ms median, {} ms p99; over the floor {} and {} ms (goal {} and {}), near changes of path too {} and {}",
+                "{words}: {} frames, latency p50 {} ms, p99 {} ms; above the bound {} and {} ms (target {} and {}), including path switches {} and {}",
                 delays.len(),
                 ms(&delays, 0.5),
                 ms(&delays, 0.99),
@@ -187,10 +186,10 @@ impl Measurement {
             )
         };
         vec![
-            line("through the CDN", "relay"),
-            line("from the peer  ", PEER),
+            line("via the CDN ", "relay"),
+            line("direct      ", PEER),
             format!(
-                "idle round trips: {:.1} ms to the CDN, {:.1} ms to the broadcaster",
+                "round trips on the idle network: {:.1} ms to the CDN, {:.1} ms to the broadcaster",
                 self.round_trips[0].as_secs_f64() * 1e3,
                 self.round_trips[1].as_secs_f64() * 1e3
             ),
@@ -206,26 +205,26 @@ impl Measurement {
         let [_, (_, small), (_, idr)] = self.sizes();
         let mut marks = self.bands(end);
         marks.extend(self.bound_levels(small as usize, idr as usize));
-        marks.push(Mark::Dots { name: "through the CDN".into(), colour: BLUE, points: points("relay"), radius: 4 });
+        marks.push(Mark::Dots { name: "via the CDN".into(), colour: BLUE, points: points("relay"), radius: 4 });
         marks.push(Mark::Dots {
-            name: "from the broadcaster".into(),
+            name: "directly from the broadcaster".into(),
             colour: VERMILION,
             points: points(PEER),
             radius: 4,
         });
         let delays = Panel {
             width: 1.0,
-            title: "Each picture: from the encoder to the viewer".into(),
+            title: "Latency of each frame, encoder to viewer".into(),
             x: Axis::new("seconds", 0.0, end),
-            y: Axis::new("delay in ms", 0.0, (highest * 1.12 / 50.0).ceil() * 50.0),
+            y: Axis::new("latency in ms", 0.0, (highest * 1.12 / 50.0).ceil() * 50.0),
             margin: 330,
             marks,
         };
         Figure {
-            title: format!("The paper's Figure {number}, with pictures: {links}"),
+            title: format!("Figure {number} of the paper, measured per frame: {links}"),
             subtitle: vec![
-                "Dashed: the floor, which no sender can beat: links at their rate, nothing else on the way.".into(),
-                "1 Mbit/s, 30 pictures a second, an IDR every two seconds, which are the upper rows of dots.".into(),
+                "Dashed: the lower bound that follows from link rate and delay alone, without cross traffic.".into(),
+                "1 Mbit/s at 30 fps with an IDR every 2 s: the upper rows of dots.".into(),
             ],
             rows: vec![
                 Row { height: 640, panels: vec![delays] },
@@ -239,9 +238,9 @@ impl Measurement {
         let (connected, isolated) = (self.seconds(self.connected), self.seconds(self.isolated));
         let band = |from, to, colour: Colour, label: &str| Mark::Band { from, to, colour, label: label.into() };
         vec![
-            band(0.0, connected, GREY, "kept apart by the switch"),
-            band(connected, isolated, VERMILION, "the two reach each other"),
-            band(isolated, end, GREY, "kept apart"),
+            band(0.0, connected, GREY, "isolated by the switch"),
+            band(connected, isolated, VERMILION, "broadcaster and viewer reach each other"),
+            band(isolated, end, GREY, "isolated"),
         ]
     }
 
@@ -274,13 +273,13 @@ impl Measurement {
                 label.clear();
             }
         });
-        marks.push(dots("by way of the CDN", BLUE, true));
-        marks.push(dots("straight", VERMILION, false));
+        marks.push(dots("via the CDN", BLUE, true));
+        marks.push(dots("direct", VERMILION, false));
         Panel {
             width: 1.0,
-            title: "What the paper measured: pings, one way".into(),
+            title: "What the paper measured: one-way pings".into(),
             x: Axis::new("seconds", 0.0, end),
-            y: Axis::new("delay in ms", 0.0, (highest * 1.1 / 20.0).ceil() * 20.0),
+            y: Axis::new("latency in ms", 0.0, (highest * 1.1 / 20.0).ceil() * 20.0),
             margin: 30,
             marks,
         }
@@ -297,15 +296,15 @@ impl Measurement {
             ["relay", PEER].iter().filter_map(|path| quantile(&self.over(path, false), 0.99)).fold(GOAL.1, f64::max);
         Panel {
             width: 0.85,
-            title: "Over the floor, away from changes; upright: the goals".into(),
-            x: Axis::new("ms over the floor", 0.0, (worst * 1.25 / 5.0).ceil() * 5.0),
-            y: Axis::new("% of pictures", 0.0, 100.0),
+            title: "Excess over the bound; vertical lines: the targets".into(),
+            x: Axis::new("ms above the bound", 0.0, (worst * 1.25 / 5.0).ceil() * 5.0),
+            y: Axis::new("% of frames", 0.0, 100.0),
             margin: 90,
             marks: vec![
                 Mark::Event { x: GOAL.0, label: String::new() },
-                Mark::Event { x: GOAL.1, label: "\n\n\n3 ms at half,\n10 ms at 99%".into() },
-                Mark::Level { y: 50.0, colour: INK, label: "half".into() },
-                Mark::Level { y: 99.0, colour: INK, label: "99%".into() },
+                Mark::Event { x: GOAL.1, label: "\n\n\n3 ms at p50,\n10 ms at p99".into() },
+                Mark::Level { y: 50.0, colour: INK, label: "p50".into() },
+                Mark::Level { y: 99.0, colour: INK, label: "p99".into() },
                 curve("CDN", "relay", BLUE, false),
                 curve("peer", PEER, VERMILION, true),
             ],
@@ -313,13 +312,13 @@ impl Measurement {
     }
 }
 
-/// What a viewer calls the path from the broadcaster.
+/// The viewer's name for the path from the broadcaster.
 const PEER: &str = "LAN peer";
-/// Median and 99th percentile over the floor, milliseconds: what is aimed at.
+/// Target for the excess over the bound, milliseconds: median and 99th percentile.
 const GOAL: (f64, f64) = (3.0, 10.0);
-/// Pictures after which a path is in use.
+/// Frames after which a path counts as in use.
 const JOINING: usize = 45;
-/// Of the idle network.
+/// Round trips measured on the idle network.
 const PINGS: usize = 11;
-/// To join, or to find the broadcaster, which mDNS repeats at growing intervals.
+/// Timeout for joining and for discovery; mDNS queries repeat at growing intervals.
 const START: Duration = Duration::from_secs(60);

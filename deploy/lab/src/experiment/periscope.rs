@@ -1,8 +1,8 @@
-//! `periscope`: where the time between lens and eye goes, by RTMP, the relay protocol, LL-HLS and HLS, in the parts and beside the figures of Wang et
-//! al., "Anatomy of a Personalized Livestreaming System" (IMC 2016); and what 100 to 500 viewers by each cost the server.
+//! `periscope`: the glass-to-glass latency of RTMP, the relay protocol, LL-HLS and HLS, broken down and compared as in Wang et al., "Anatomy of a
+//! Personalized Livestreaming System" (IMC 2016); and the server's load with 100 to 500 viewers of each.
 //!
-//! All hosts share one clock, so that the parts are exact: `--trace` of the three programs, joined by the pictures' names. Buffers are those that users
-//! get. There is one server, so that nothing goes from an origin to an edge.
+//! All hosts share one clock, so the components are exact: they come from the `--trace` files of the three programs, joined by DTS. Buffers have their
+//! default sizes. There is one server, so no time passes from an origin to an edge.
 
 use std::time::Duration;
 
@@ -19,14 +19,14 @@ use super::testbed::Testbed;
 use crate::figure::{Axis, BLUE, Colour, Figure, GREEN, GREY, Mark, ORANGE, PALETTE, PURPLE, Panel, Row, VERMILION};
 use crate::load::Protocol;
 
-/// In the order of their delay.
+/// All protocols, by increasing latency.
 const PROTOCOLS: [Protocol; 4] = [Protocol::Relay, Protocol::Rtmp, Protocol::LowLatencyHls, Protocol::Hls];
 
-/// One viewer, while it was measured.
+/// The result of one viewer.
 struct ViewerSample {
     protocol: Protocol,
     breakdowns: Vec<Breakdown>,
-    /// Pictures shown that someone has not traced.
+    /// Presented frames with missing stages.
     incomplete: usize,
     summary: Value,
 }
@@ -54,7 +54,7 @@ pub(super) fn run(testbed: &Testbed) -> Result<Outcome> {
     for viewer in &mut viewers {
         viewer.wait_pictures("presented", "", 30, 0, START)?;
     }
-    // Buffers find what they need.
+    // Time for adaptive buffers to settle.
     std::thread::sleep(testbed.seconds(8, 3));
     let before = built.network.lateness();
     let from = now();
@@ -71,7 +71,7 @@ pub(super) fn run(testbed: &Testbed) -> Result<Outcome> {
     let mut seen = Vec::new();
     for ((protocol, viewer), summary) in PROTOCOLS.into_iter().zip(&viewers).zip(summaries) {
         let shown = viewer.rows()?.into_iter();
-        // What was shown outside of the time is as if it had not been.
+        // Frames presented outside of the interval are not counted.
         let rows: Vec<_> = shown.filter(|row| row.stage != "presented" || (from..to).contains(&row.at)).collect();
         let (breakdowns, incomplete) = latency_breakdown::join(protocol, &sent, &passed, &rows);
         seen.push(ViewerSample { protocol, breakdowns, incomplete, summary });
@@ -101,7 +101,7 @@ pub(super) fn run(testbed: &Testbed) -> Result<Outcome> {
 }
 
 impl ViewerSample {
-    /// Milliseconds.
+    /// The mean over all frames, milliseconds.
     fn mean(&self, of: impl Fn(&Breakdown) -> f64) -> f64 {
         self.breakdowns.iter().map(of).sum::<f64>() / self.breakdowns.len().max(1) as f64
     }
@@ -113,7 +113,7 @@ impl ViewerSample {
     fn faults(&self) -> Vec<String> {
         let mut faults = pictures::faults(&self.summary);
         if self.breakdowns.is_empty() || self.incomplete > self.breakdowns.len() / MAX_INCOMPLETE {
-            faults.push(format!("{} pictures traced whole, {} not", self.breakdowns.len(), self.incomplete));
+            faults.push(format!("{} frames traced completely, {} not", self.breakdowns.len(), self.incomplete));
         }
         let sum = |breakdown: &Breakdown| {
             ImcComponent::ALL.into_iter().map(|component| breakdown.imc_ms(component)).sum::<f64>()
@@ -121,7 +121,7 @@ impl ViewerSample {
         let wrong =
             self.breakdowns.iter().filter(|breakdown| (sum(breakdown) - breakdown.total_ms()).abs() > 1e-3).count();
         if wrong > 0 {
-            faults.push(format!("the parts of {wrong} pictures do not add up"));
+            faults.push(format!("the components of {wrong} frames do not add up"));
         }
         for part in LatencyComponent::ALL {
             let mean = self.mean(|breakdown| breakdown.part_ms(part));
@@ -159,7 +159,7 @@ impl ViewerSample {
             .map(|component| format!("{} {:.1}", component.name(), self.mean(|breakdown| breakdown.imc_ms(*component))))
             .collect();
         format!(
-            "{:<7} {:>7.1} ms from lens to eye (p99 {:.1}): {}; {} pictures, {} not traced whole",
+            "{:<7} {:>7.1} ms glass to glass (p99 {:.1}): {}; {} frames, {} not traced completely",
             self.protocol.name(),
             self.mean(Breakdown::total_ms),
             quantile(&self.totals(), 0.99).unwrap_or(f64::NAN),
@@ -196,16 +196,20 @@ fn figure(seen: &[ViewerSample], samples: &[LoadSample]) -> Figure {
     let all: Vec<(String, [f64; 6])> = ours.iter().cloned().chain(imc).collect();
     let quick: Vec<(String, [f64; 6])> =
         ours.into_iter().filter(|(_, parts)| parts.iter().sum::<f64>() < 2e3).collect();
-    let whole = stacked("From lens to eye, mean", "s", 1e-3, &all, 1.55);
-    let near = stacked("The quick ones, in milliseconds", "ms", 1.0, &quick, 1.0);
-    let how = if server_load::is_pinned() { "server and crowd on a core each" } else { "server and crowd on one core" };
+    let whole = stacked("Glass-to-glass latency, mean", "s", 1e-3, &all, 1.55);
+    let near = stacked("Below two seconds, in ms", "ms", 1.0, &quick, 1.0);
+    let how = if server_load::is_pinned() {
+        "server and load generator on one core each"
+    } else {
+        "server and load generator share one core"
+    };
     Figure {
-        title: "Where the time goes, and what viewers cost the server".into(),
+        title: "Latency breakdown by protocol, and server load by number of viewers".into(),
         subtitle: vec![
-            "Uplink 10 Mbit/s and 20 ms, viewers 20 ms from the server, buffers as users get them. Origin to edge: one server: none."
+            "Uplink 10 Mbit/s and 20 ms, viewers 20 ms from the server, default buffers. One server, hence no time from origin to edge."
                 .into(),
-            "Upload holds the encoder, buffering the decoder. IMC 2016: Periscope; of its RTMP what is no buffering is not told apart.".into(),
-            format!("Below: 1 Mbit/s, 30 pictures a second, every viewer gets everything; {how}."),
+            "Upload includes the encoder, buffering the decoder. IMC 2016 is Periscope; for its RTMP only total and buffering are published.".into(),
+            format!("Below: 1 Mbit/s at 30 fps, every viewer receives every unit; {how}."),
         ],
         rows: vec![
             Row { height: 760, panels: vec![whole, near] },
@@ -244,7 +248,7 @@ fn stacked(title: &str, unit: &str, scale: f64, bars: &[(String, [f64; 6])], wid
     marks.push(Mark::Pieces { name: String::new(), colour: GREY, width: 0.62, pieces: wholes });
     let names: Vec<String> = bars.iter().map(|(name, _)| name.clone()).collect();
     if unit != "s" {
-        // The legend beside it holds here, too.
+        // The legend of the panel beside it applies here.
         marks.iter_mut().for_each(|mark| {
             if let Mark::Pieces { name, .. } = mark {
                 name.clear();
@@ -261,7 +265,7 @@ fn stacked(title: &str, unit: &str, scale: f64, bars: &[(String, [f64; 6])], wid
     }
 }
 
-/// One line for each protocol.
+/// Marks with one line per protocol.
 fn lines(samples: &[LoadSample], of: impl Fn(&LoadSample) -> Option<f64>) -> Vec<Mark> {
     let mut marks = Vec::new();
     for (protocol, colour) in PROTOCOLS.into_iter().zip(PALETTE) {
@@ -281,7 +285,7 @@ fn cost(samples: &[LoadSample]) -> Panel {
     let highest = samples.iter().map(|sample| sample.cpu_cores * 100.0).fold(1.0, f64::max);
     Panel {
         width: 1.0,
-        title: "Processor time of the server".into(),
+        title: "Server CPU usage".into(),
         x: Axis::new("viewers", 0.0, most(samples) * 1.04),
         y: Axis::new("% of a core", 0.0, highest * 1.12),
         margin: 30,
@@ -295,9 +299,9 @@ fn latency(samples: &[LoadSample]) -> Panel {
     let decade = |value: f64, up: bool| 10f64.powf(if up { value.log10().ceil() } else { value.log10().floor() });
     Panel {
         width: 1.0,
-        title: "From lens to viewer, p99: without buffering".into(),
+        title: "Capture-to-receive latency, p99".into(),
         x: Axis::new("viewers", 0.0, most(samples) * 1.04),
-        y: Axis::new("ms, each step is ten times", decade(least.min(highest), false), decade(highest, true)).log(),
+        y: Axis::new("ms, log scale", decade(least.min(highest), false), decade(highest, true)).log(),
         margin: 30,
         marks: lines(samples, |sample| sample.latency_ms("p99")),
     }
@@ -311,18 +315,18 @@ fn place(protocol: Protocol) -> usize {
     PROTOCOLS.iter().position(|other| *other == protocol).unwrap_or(0)
 }
 
-/// Of [`PROTOCOLS`], for people.
+/// Display names of [`PROTOCOLS`].
 const TITLES: [&str; 4] = ["relay", "RTMP", "LL-HLS", "HLS"];
-/// Of the six components.
+/// Colours of the six components.
 const COLOURS: [Colour; 6] = [BLUE, VERMILION, GREY, ORANGE, PURPLE, GREEN];
-/// Seconds, in the order of [`ImcComponent::ALL`]. Of RTMP the paper's text tells the whole and the buffering: the rest stands under upload.
+/// The paper's figures in seconds, in the order of [`ImcComponent::ALL`]. For RTMP only total and buffering are published: the rest is under upload.
 const IMC: [(&str, [f64; 6]); 2] =
     [("RTMP", [0.25, 0.0, 0.0, 0.0, 0.0, 1.15]), ("HLS", [0.24, 3.0, 0.3, 1.2, 0.05, 6.9])];
-/// Of so many pictures, one may lack a stage.
+/// One frame in this many may lack a stage.
 const MAX_INCOMPLETE: usize = 20;
-/// Milliseconds. Two threads that stamp one moment may do so in either order; time does not run backwards on average.
+/// Lower limit of a component's mean, milliseconds: two threads may stamp the same moment in either order, but the mean is not negative.
 const BACKWARDS: f64 = -1.0;
-/// To show the first pictures, three segments behind the live edge, on a busy machine.
+/// Timeout for the first frames, three segments behind the live edge, on a busy machine.
 const START: Duration = Duration::from_secs(60);
 
 #[cfg(test)]
@@ -339,6 +343,6 @@ mod tests {
     fn a_viewer_without_traces_is_a_fault() {
         let summary = json!({ "lost": 0, "switches": { "lost": 0 }, "marker": { "gaps": 0, "repeats": 0 } });
         let seen = ViewerSample { protocol: Protocol::Hls, breakdowns: Vec::new(), incomplete: 7, summary };
-        assert_eq!(seen.faults(), ["hls: 0 pictures traced whole, 7 not"]);
+        assert_eq!(seen.faults(), ["hls: 0 frames traced completely, 7 not"]);
     }
 }

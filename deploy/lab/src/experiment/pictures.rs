@@ -1,4 +1,4 @@
-//! Pictures' journeys: the broadcaster's trace and a viewer's, joined by name, with each picture's floor.
+//! The latency of each video frame: the broadcaster's and a viewer's traces joined by DTS, with the frame's lower bound.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -9,22 +9,22 @@ use super::outcome::round;
 use super::trace_reader::TraceRow;
 use crate::latency_bound::LatencyBounds;
 
-/// One picture that arrived.
+/// One frame that a viewer received.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Picture {
-    /// Milliseconds.
+    /// Decoding timestamp, milliseconds.
     pub(super) dts: i64,
     pub(super) bytes: usize,
     pub(super) random_access: bool,
-    /// The path that brought its first copy.
+    /// The path of the first copy.
     pub(super) path: String,
-    /// When it left the encoder: microseconds since the Unix epoch.
+    /// When it left the encoder, microseconds since the Unix epoch.
     pub(super) encoded: i64,
-    /// When its first copy was whole at the viewer.
+    /// When the first copy was completely received, microseconds since the Unix epoch.
     pub(super) received: i64,
-    /// What its path would take at best, behind the pictures before it.
+    /// The lower bound for its path, queued behind earlier frames, milliseconds.
     pub(super) bound_ms: f64,
-    /// Whether no change of path is near.
+    /// Whether no path switch is near.
     pub(super) settled: bool,
 }
 
@@ -33,7 +33,7 @@ impl Picture {
         (self.received - self.encoded) as f64 / 1e3
     }
 
-    /// As [`COLUMNS`] say, the time counted from `begun`.
+    /// The row for [`COLUMNS`], with the time since `begun`.
     pub(super) fn row(&self, begun: i64) -> Vec<String> {
         let seconds = (self.encoded - begun) as f64 / 1e6;
         vec![
@@ -49,10 +49,10 @@ impl Picture {
     }
 }
 
-/// What [`Picture::row`] gives.
+/// The columns of [`Picture::row`].
 pub(super) const COLUMNS: &[&str] = &["seconds", "dts_ms", "bytes", "idr", "path", "delay_ms", "bound_ms", "settled"];
 
-/// Every picture that arrived live, in the order of encoding: those encoded before the first arrival came with joining.
+/// Every frame received live, in the order of encoding. Frames encoded before the first arrival belong to joining and are left out.
 pub(super) fn join(sent: &[TraceRow], came: &[TraceRow], bounds: &LatencyBounds) -> Vec<Picture> {
     let video = |row: &&TraceRow, stage: &str| row.stage == stage && row.track.starts_with('v');
     let mut first: BTreeMap<i64, &TraceRow> = BTreeMap::new();
@@ -67,7 +67,7 @@ pub(super) fn join(sent: &[TraceRow], came: &[TraceRow], bounds: &LatencyBounds)
     let mut pictures = Vec::new();
     let start = sent.first().map_or(0, |row| row.at);
     for row in sent.iter().filter(|row| video(row, "encoded")) {
-        // Every picture takes its place on every path, whichever it came by.
+        // Every frame occupies every path, by whichever it was received.
         let at = Duration::from_micros(u64::try_from(row.at - start).unwrap_or(0));
         let (cdn, peer) = (bounds.cdn_units.send(at, row.bytes), bounds.peer.send(at, row.bytes));
         let Some(arrived) = first.get(&row.dts).filter(|_| row.at >= begun) else { continue };
@@ -91,7 +91,7 @@ pub(super) fn join(sent: &[TraceRow], came: &[TraceRow], bounds: &LatencyBounds)
     pictures
 }
 
-/// What a viewer's summary says that must not be: units lost or shown twice, whatever the paths did.
+/// Faults in a viewer's summary: units lost or presented twice, whatever the paths did.
 pub(super) fn faults(summary: &Value) -> Vec<String> {
     let mut faults = Vec::new();
     let mut demand = |what: &str, value: &Value| {
@@ -100,24 +100,24 @@ pub(super) fn faults(summary: &Value) -> Vec<String> {
         }
     };
     demand("units lost", &summary["lost"]);
-    demand("units lost at changes of path", &summary["switches"]["lost"]);
-    // What playback leaves out to get back to the live edge was not lost on the way.
+    demand("units lost at path switches", &summary["switches"]["lost"]);
+    // Frames that playback skips to catch up with the live edge were not lost.
     let left_out = summary["frames_skipped"].as_u64().unwrap_or(0) + summary["frames_late"].as_u64().unwrap_or(0);
     let gaps = summary["marker"]["gaps"].as_u64();
     demand(
-        "pictures missing by their own count",
+        "frames missing by the burnt-in counter",
         &gaps.map_or(Value::Null, |gaps| gaps.saturating_sub(left_out).into()),
     );
-    demand("pictures repeated or out of order by their own count", &summary["marker"]["repeats"]);
+    demand("frames repeated or out of order by the burnt-in counter", &summary["marker"]["repeats"]);
     faults
 }
 
-/// A path that fails brings late pictures before it is left: microseconds.
+/// Frames this long before a path switch are not settled, microseconds: a failing path delivers late.
 const BEFORE: i64 = 500_000;
-/// A path that is new brings what it is behind with: microseconds.
+/// Frames this long after a path switch are not settled, microseconds: a new path first catches up.
 const AFTER: i64 = 2_000_000;
 
-/// The stream of the analysis: 1 Mbit/s at 30 pictures a second, an IDR every two seconds, no sound.
+/// Options of `broadcaster` for the stream of the analysis: 1 Mbit/s at 30 fps, an IDR every two seconds, no audio.
 pub(super) const STREAM: [&str; 12] =
     ["--source", "test", "--audio", "none", "--size", "640x360", "--fps", "30", "--bitrate", "1M", "--gop", "2s"];
 

@@ -1,6 +1,6 @@
-//! Ping trains: small datagrams at an even pace from one host to another, straight and through a third, with the one-way delay of each.
+//! Ping trains: datagrams at a fixed interval from one host to another, directly and via a third host, with the one-way latency of each.
 //!
-//! All hosts share one clock, so one way is measured where a real ping has to be content with there and back.
+//! All hosts share one clock, so one-way latency can be measured.
 
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::sync::Arc;
@@ -12,18 +12,18 @@ use anyhow::{Context, Result};
 
 use crate::host::Host;
 
-/// One datagram's journey.
+/// One received datagram.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct PingArrival {
-    /// Which train.
+    /// Whether it belongs to the train via the third host.
     pub(super) relayed: bool,
-    /// Microseconds since the Unix epoch.
+    /// Send time, microseconds since the Unix epoch.
     pub(super) sent: i64,
-    /// The same.
+    /// Receive time, microseconds since the Unix epoch.
     pub(super) received: i64,
 }
 
-/// Trains that run.
+/// The running threads of both trains.
 #[derive(Debug)]
 pub(super) struct PingTrains {
     stop: Arc<AtomicBool>,
@@ -33,7 +33,7 @@ pub(super) struct PingTrains {
 }
 
 impl PingTrains {
-    /// Sends from `from` to `to` straight, and through `relay`, which passes on what it gets at once.
+    /// Starts sending from `from` to `to` directly, and via `relay`, which forwards immediately.
     pub(super) fn start(from: &Host, relay: &Host, to: &Host) -> Result<PingTrains> {
         let bind = |host: &Host| -> Result<(UdpSocket, SocketAddr)> {
             let address = host.address().context("a host without an address")?;
@@ -53,7 +53,7 @@ impl PingTrains {
             let mut buffer = [0; 64];
             while !is_over() {
                 if let Ok(length) = middle.recv(&mut buffer) {
-                    // A datagram that cannot be sent is a lost one.
+                    // A datagram that cannot be sent counts as lost.
                     let _ = middle.send_to(&buffer[..length], end_address);
                 }
             }
@@ -86,22 +86,22 @@ impl PingTrains {
         Ok(PingTrains { stop, sender, relay, receiver })
     }
 
-    /// Ends them, and gives what arrived.
+    /// Stops the threads and returns the received datagrams.
     pub(super) fn finish(self) -> Result<Vec<PingArrival>> {
         self.stop.store(true, Ordering::Relaxed);
         let ended = [self.sender.join().is_ok(), self.relay.join().is_ok()];
         let arrivals = self.receiver.join().ok().filter(|_| ended == [true, true]);
-        arrivals.context("a thread of the ping trains broke down")
+        arrivals.context("a thread of the ping trains panicked")
     }
 }
 
-/// Microseconds since the Unix epoch.
+/// The current time, microseconds since the Unix epoch.
 pub(super) fn now() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
 }
 
-/// Round-trip time of one probe after another between two hosts, both idle; the median of `count`.
+/// The median round-trip time of `count` sequential pings between two idle hosts.
 pub(super) fn round_trip(from: &Host, to: &Host, count: usize) -> Result<Duration> {
     let bind = |host: &Host| -> Result<UdpSocket> {
         let socket = host.run(|| UdpSocket::bind((host.address().unwrap_or(Ipv4Addr::UNSPECIFIED), 0)))??;
@@ -124,11 +124,11 @@ pub(super) fn round_trip(from: &Host, to: &Host, count: usize) -> Result<Duratio
     times.get(times.len() / 2).copied().context("no pings")
 }
 
-/// Of a datagram: `ping`'s 56 bytes.
+/// Payload bytes of a datagram, as of `ping`.
 const SIZE: usize = 56;
-/// Between two datagrams of one train.
+/// Interval between two datagrams of one train.
 const PING_INTERVAL: Duration = Duration::from_millis(100);
-/// How often threads look whether they shall end.
+/// Interval at which threads check for the stop flag.
 const TICK: Duration = Duration::from_millis(50);
-/// Longer than any path here.
+/// Timeout of one ping, longer than any round trip here.
 const TIMEOUT: Duration = Duration::from_secs(2);

@@ -1,4 +1,4 @@
-//! What an experiment stands on: the programs, started in hosts, with their logs and traces in one directory.
+//! The programs under test: starts them in hosts, and reads their logs and traces.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -15,21 +15,21 @@ use crate::process::{Process, pin};
 use crate::topology::Topology;
 use crate::wait::until;
 
-/// A directory and the programs.
+/// The programs and a working directory.
 #[derive(Debug)]
 pub(super) struct Testbed {
     pub(super) quick: bool,
     pub(super) seed: u64,
     links: Emulator,
-    /// Other servers, by name and command.
+    /// Other servers to compare with, by name and command.
     pub(super) other_servers: Vec<(String, String)>,
     programs: PathBuf,
     work: PathBuf,
-    /// Gone with it, unless kept.
+    /// Removes `work` on drop; `None` if it is kept.
     _directory: Option<tempfile::TempDir>,
 }
 
-/// A program that traces.
+/// A running program that writes a trace.
 #[derive(Debug)]
 pub(super) struct Traced {
     pub(super) process: Process,
@@ -37,7 +37,7 @@ pub(super) struct Traced {
 }
 
 impl Testbed {
-    /// Finds the programs, and makes the directory.
+    /// Finds the programs and creates the working directory. Fails when a program is missing.
     pub(super) fn new(name: &str, options: &Options) -> Result<Testbed> {
         let programs = match &options.programs {
             Some(directory) => directory.clone(),
@@ -47,13 +47,13 @@ impl Testbed {
             let path = programs.join(program);
             ensure!(
                 path.exists(),
-                "there is no {}: build it (cargo build --release -p broadcaster -p cdn -p viewer), or say where it is with --bin",
+                "there is no {}: build it (cargo build --release -p broadcaster -p cdn -p viewer), or set its directory with --bin",
                 path.display()
             );
         }
         let (work, directory) = if options.keep {
             let work = options.result_file(name, "work");
-            // An earlier run's traces would be taken for this one's.
+            // Traces of an earlier run would be read as those of this one.
             if work.exists() {
                 std::fs::remove_dir_all(&work).with_context(|| format!("empty {}", work.display()))?;
             }
@@ -74,7 +74,7 @@ impl Testbed {
         })
     }
 
-    /// A shipped topology with this run's seed.
+    /// Parses a shipped topology and sets the seed and emulator of this run.
     pub(super) fn topology(&self, text: &str) -> Result<Topology> {
         let mut topology: Topology = text.parse()?;
         topology.seed = self.seed;
@@ -82,29 +82,29 @@ impl Testbed {
         Ok(topology)
     }
 
-    /// `seconds`, or `quick` of them in a short run.
+    /// `seconds`, or `quick` seconds in a quick run.
     pub(super) fn seconds(&self, seconds: u64, quick: u64) -> Duration {
         Duration::from_secs(if self.quick { quick } else { seconds })
     }
 
-    /// A path in the directory.
+    /// A path in the working directory.
     pub(super) fn path(&self, name: &str) -> PathBuf {
         self.work.join(name)
     }
 
-    /// One of the programs, to be run in a host.
+    /// A command that runs one of the programs in a host.
     pub(super) fn command(&self, host: &Host, program: &str) -> Command {
         let mut command = host.command(self.programs.join(program));
         command.env_remove("RUST_LOG");
         command
     }
 
-    /// Starts what was prepared; its output is in files of that name.
+    /// Starts `command` with its output in files of that name.
     pub(super) fn start(&self, name: &str, command: &mut Command) -> Result<Process> {
         Process::spawn(&self.work, name, command)
     }
 
-    /// A stream key for `live`.
+    /// Creates a stream key for `live`.
     pub(super) fn key(&self) -> Result<String> {
         let made = Command::new(self.programs.join("cdn"))
             .args(["key", "new", "live", "--data"])
@@ -117,12 +117,12 @@ impl Testbed {
         Ok(key.context("cdn key new printed no key")?.to_owned())
     }
 
-    /// Starts a `cdn` at the host's address, on the usual ports, and waits until it listens.
+    /// Starts a `cdn` on the default ports and waits until it listens.
     pub(super) fn cdn(&self, host: &Host) -> Result<Process> {
         self.serve(&mut self.cdn_command(host)?)
     }
 
-    /// The same, tracing.
+    /// Starts a `cdn` that writes a trace.
     pub(super) fn traced_cdn(&self, host: &Host) -> Result<Traced> {
         let trace = self.path("cdn.trace");
         let mut command = self.cdn_command(host)?;
@@ -130,7 +130,7 @@ impl Testbed {
         Ok(Traced { process: self.serve(&mut command)?, trace })
     }
 
-    /// What [`Testbed::cdn`] starts.
+    /// The command that [`Testbed::cdn`] starts.
     pub(super) fn cdn_command(&self, host: &Host) -> Result<Command> {
         let address = host.address().context("the CDN's host has no address")?;
         let mut command = self.command(host, "cdn");
@@ -148,14 +148,14 @@ impl Testbed {
         Ok(command)
     }
 
-    /// Starts a `cdn` that was prepared, and waits until it listens.
+    /// Starts a prepared `cdn` command and waits until it listens.
     pub(super) fn serve(&self, command: &mut Command) -> Result<Process> {
         let mut process = self.start("cdn", command)?;
         process.line(START, "where it listens", |line| line.contains(r#""listening""#))?;
         Ok(process)
     }
 
-    /// Starts a `broadcaster` that pushes to `url` on that core, if one is given.
+    /// Starts a `broadcaster` that pushes to `url`, pinned to `core` if given.
     pub(super) fn pinned_broadcaster(
         &self,
         host: &Host,
@@ -173,7 +173,7 @@ impl Testbed {
         self.pinned_broadcaster(host, url, options, None)
     }
 
-    /// Starts a `viewer` without a window, its output in files of that name.
+    /// Starts a headless `viewer` with its output in files of that name.
     pub(super) fn viewer(&self, name: &str, host: &Host, url: &str, options: &[&str]) -> Result<Traced> {
         let command = self.command(host, "viewer");
         self.traced(name, command, &[&["--headless", "--log", "json", "--stats", "json"], options, &[url]].concat())
@@ -187,7 +187,7 @@ impl Testbed {
 }
 
 impl Traced {
-    /// What it has traced so far; nothing while it has not begun.
+    /// The rows traced so far.
     pub(super) fn rows(&self) -> Result<Vec<trace_reader::TraceRow>> {
         if self.trace.exists() && std::fs::metadata(&self.trace)?.len() > 0 {
             trace_reader::read(&self.trace)
@@ -196,7 +196,8 @@ impl Traced {
         }
     }
 
-    /// Waits until it has traced `count` pictures at `stage` by a path whose name begins with `path`, from `since` on (microseconds).
+    /// Waits until it has traced `count` frames at `stage`, on a path whose name begins with `path`, since `since` (microseconds since the Unix
+    /// epoch). Fails after `within`, or when the program ends.
     pub(super) fn wait_pictures(
         &mut self,
         stage: &str,
@@ -205,7 +206,7 @@ impl Traced {
         since: i64,
         within: Duration,
     ) -> Result<()> {
-        let what = format!("{count} pictures {stage} {path}");
+        let what = format!("{count} frames {stage} {path}");
         until(within, &what, || {
             ensure!(self.process.running()?, "{} ended: {}", self.process.name(), last_lines(&self.process.err()));
             let is_one = |row: &trace_reader::TraceRow| {
@@ -215,7 +216,7 @@ impl Traced {
         })
     }
 
-    /// The changes of path that a viewer has logged.
+    /// The path switches that a viewer has logged.
     pub(super) fn switches(&self) -> Vec<Value> {
         let log = self.process.err();
         let switched = log.lines().filter(|line| line.contains(r#""switched""#));
@@ -225,9 +226,9 @@ impl Traced {
             .collect()
     }
 
-    /// Waits until a viewer's pictures come by a path whose name begins with `source`.
+    /// Waits until a viewer's active path has a name that begins with `source`.
     pub(super) fn wait_source(&mut self, source: &str, within: Duration) -> Result<()> {
-        until(within, &format!("pictures by {source}"), || {
+        until(within, &format!("frames by {source}"), || {
             ensure!(self.process.running()?, "{} ended: {}", self.process.name(), last_lines(&self.process.err()));
             let to = self.switches().last().and_then(|switch| switch["to"].as_str().map(str::to_owned));
             let by = || {
@@ -238,7 +239,7 @@ impl Traced {
         })
     }
 
-    /// Asks it to end, and gives the last object that it printed: its summary.
+    /// Interrupts it, waits for its end, and returns the last JSON object that it printed: its summary.
     pub(super) fn finish(&mut self) -> Result<Value> {
         self.process.interrupt();
         self.process.exit(END)?;
@@ -251,15 +252,15 @@ impl Traced {
     }
 }
 
-/// The end of a log, for an error's text.
+/// The last lines of a log, for an error message.
 fn last_lines(log: &str) -> String {
     let lines: Vec<&str> = log.lines().collect();
     lines[lines.len().saturating_sub(5)..].join(" | ")
 }
 
-/// On a busy machine.
+/// Timeout for a server to listen, on a busy machine.
 const START: Duration = Duration::from_secs(20);
-/// How long a program may take to end when asked.
+/// Timeout for a program to end after SIGINT.
 const END: Duration = Duration::from_secs(10);
 
 #[cfg(test)]

@@ -1,27 +1,27 @@
-//! Reading what programs trace (`--trace`): a row for each access unit and stage.
+//! Reads `--trace` files of the programs: CSV with one row per access unit and stage.
 
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 
-/// One line of a trace.
+/// One row of a trace.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct TraceRow {
-    /// `encoded`, `received` …
+    /// The stage: `encoded`, `received` …
     pub(super) stage: String,
-    /// `v0`, `a0`.
+    /// The track: `v0`, `a0`.
     pub(super) track: String,
-    /// Milliseconds.
+    /// Decoding timestamp, milliseconds.
     pub(super) dts: i64,
     pub(super) random_access: bool,
     pub(super) bytes: usize,
-    /// What the program calls the path; empty if there is only one.
+    /// The program's name for the path; empty if there is only one.
     pub(super) path: String,
-    /// Microseconds since the Unix epoch.
+    /// When the unit passed the stage, microseconds since the Unix epoch.
     pub(super) at: i64,
 }
 
-/// All whole lines of a trace that is perhaps still being written.
+/// All complete lines of a trace, which may still be growing. Fails on an unknown header or a malformed line.
 pub(super) fn read(path: &Path) -> Result<Vec<TraceRow>> {
     let text = std::fs::read_to_string(path).with_context(|| format!("read the trace {}", path.display()))?;
     parse(&text).with_context(|| format!("trace {}", path.display()))
@@ -31,7 +31,10 @@ fn parse(text: &str) -> Result<Vec<TraceRow>> {
     let whole = &text[..text.rfind('\n').map_or(0, |end| end + 1)];
     let mut lines = whole.lines();
     let header = lines.next().unwrap_or_default();
-    ensure!(header == HEADER, "its columns are {header:?}, and {HEADER:?} are wanted: another version's programs?");
+    ensure!(
+        header == HEADER,
+        "the columns are {header:?}, expected {HEADER:?}; the programs may be of another version"
+    );
     lines.map(|line| row(line).with_context(|| format!("line {line:?}"))).collect()
 }
 

@@ -1,5 +1,4 @@
-//! Drawing: plotters lays out axes and writes SVG, resvg makes PNG of it with a typeface of its own, so that it looks the same on
-//! every machine.
+//! Rendering: plotters lays out axes and writes SVG; resvg renders it to PNG with a bundled font, so that it looks the same on every machine.
 
 use std::sync::Arc;
 
@@ -24,7 +23,7 @@ use super::{Axis, Colour, Figure, GREY, INK, Mark, Panel};
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 type Chart<'a, 'b, Y> = ChartContext<'a, SVGBackend<'b>, Cartesian2d<RangedCoordf64, Y>>;
 
-/// The figure as SVG.
+/// Renders the figure as SVG.
 pub(crate) fn svg(figure: &Figure) -> Result<String> {
     let head = HEAD + figure.subtitle.len() as u32 * LINE;
     let invalid = if figure.invalid.is_some() { LINE + 16 } else { 0 };
@@ -65,14 +64,14 @@ pub(crate) fn svg(figure: &Figure) -> Result<String> {
     Ok(text)
 }
 
-/// The same as pixels.
+/// Renders the SVG as PNG, with the bundled font.
 pub(crate) fn png(svg: &str) -> Result<Vec<u8>> {
     let mut options = usvg::Options { font_family: FAMILY.to_owned(), ..usvg::Options::default() };
     let fonts = Arc::make_mut(&mut options.fontdb);
     fonts.load_font_data(epaint_default_fonts::UBUNTU_LIGHT.to_vec());
     let family = fonts.faces().next().and_then(|face| face.families.first()).map(|(name, _)| name.clone());
     fonts.set_sans_serif_family(family.context("the typeface has no name")?);
-    // The typeface is a light one: an outline makes it a regular one.
+    // The bundled font is light: an outline gives it a regular weight.
     let tree = usvg::Tree::from_str(&embolden(svg), &options).context("the figure is no SVG")?;
     let size = tree.size().to_int_size();
     let mut pixels = Pixmap::new(size.width(), size.height()).context("a figure without size")?;
@@ -128,7 +127,7 @@ where
     for mark in &panel.marks {
         draw_mark(&mut chart, panel, mark)?;
     }
-    // What is written lies on top of what is drawn.
+    // Text is drawn last, on top of everything.
     let mut levels = Vec::new();
     for mark in &panel.marks {
         match mark {
@@ -162,7 +161,7 @@ where
             _ => {}
         }
     }
-    // Labels of levels that are close are moved apart, from the top down.
+    // Overlapping labels of levels are moved apart, from top to bottom.
     levels.sort_by_key(|((_, y), ..)| *y);
     let mut free = i32::MIN;
     for ((x, y), colour, label) in levels {
@@ -252,7 +251,7 @@ where
     Ok(())
 }
 
-/// The title, and below it what each colour means.
+/// The panel's title, and the legend below it.
 fn legend(root: &Area, area: &Area, panel: &Panel) -> Result<()> {
     let (left, top) = area.get_base_pixel();
     let mut x = left + 118;
@@ -296,7 +295,7 @@ fn write(root: &Area, text: &str, at: (i32, i32), size: i32, colour: Colour, sid
     root.draw(&Text::new(text.to_owned(), at, style)).map_err(failed)
 }
 
-/// Without what says nothing: `0.5`, `20`, `1500`.
+/// Without trailing zeros: `0.5`, `20`, `1500`.
 fn number(value: f64) -> String {
     let text = format!("{value:.2}");
     text.trim_end_matches('0').trim_end_matches('.').to_owned()
@@ -310,23 +309,23 @@ fn fill(colour: Colour, opacity: f64) -> ShapeStyle {
     rgb(colour).mix(opacity).filled()
 }
 
-/// The backend's errors hold types of its own.
+/// Converts the backend's generic error types.
 fn failed(error: impl std::fmt::Display) -> anyhow::Error {
     anyhow!("cannot draw: {error}")
 }
 
-/// Pixels: twice what a page of text shows, so that whole pixels are fine enough.
+/// Width in pixels: twice the displayed width, so that whole pixels are fine enough.
 const WIDTH: u32 = 1800;
 const MARGIN: i32 = 36;
-/// Of the title.
+/// Height of the title, pixels.
 const HEAD: u32 = 84;
-/// Of a line of the subtitle.
+/// Height of a line of the subtitle, pixels.
 const LINE: u32 = 34;
-/// Of a panel's title and legend.
+/// Height of a panel's title and legend, pixels.
 const TOP: u32 = 100;
-/// Of the caption.
+/// Height of the caption, pixels.
 const FOOT: u32 = 66;
-/// What plotters calls the typeface.
+/// The font family in plotters' SVG.
 const FAMILY: &str = "sans-serif";
 
 #[cfg(test)]
@@ -399,7 +398,7 @@ mod tests {
         let png = png(&svg).unwrap();
         let decoded = Pixmap::decode_png(&png).unwrap();
         assert_eq!(decoded.width(), WIDTH);
-        // Text leaves ink: the title's place is not all white.
+        // The area of the title is not all white, so text was rendered.
         let is_inked = (40..200).any(|x| (20..60).any(|y| decoded.pixel(x, y).is_some_and(|p| p.red() < 128)));
         assert!(is_inked, "the title is not there");
     }

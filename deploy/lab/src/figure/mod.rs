@@ -1,28 +1,28 @@
-//! A figure as data: panels, axes, marks. [`draw`] makes SVG and PNG of it.
+//! A figure as data: panels, axes, marks. [`draw`] renders it as SVG and PNG.
 //!
-//! Colours are those of Okabe and Ito, which people of every colour vision tell apart; nothing is said by colour alone.
+//! The palette is Okabe and Ito's, which is safe for all kinds of colour vision; no information is in the colour alone.
 
 mod draw;
 
 pub(crate) use draw::{png, svg};
 
-/// A whole figure.
+/// A figure: title, subtitle, rows of panels, caption.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Figure {
     pub(crate) title: String,
-    /// What it shows, in a sentence or two; a line each.
+    /// Lines of explanation.
     pub(crate) subtitle: Vec<String>,
-    /// How it was made.
+    /// The command that reproduces it.
     pub(crate) caption: String,
-    /// Why its figures mean nothing, if they do not.
+    /// Why the run is invalid, if it is; shown as a red banner.
     pub(crate) invalid: Option<String>,
     pub(crate) rows: Vec<Row>,
 }
 
-/// Panels beside each other.
+/// Panels side by side.
 #[derive(Clone, Debug)]
 pub(crate) struct Row {
-    /// Pixels.
+    /// Height in pixels.
     pub(crate) height: u32,
     pub(crate) panels: Vec<Panel>,
 }
@@ -30,7 +30,7 @@ pub(crate) struct Row {
 /// One pair of axes.
 #[derive(Clone, Debug)]
 pub(crate) struct Panel {
-    /// Its share of the row's width.
+    /// Relative width within the row.
     pub(crate) width: f64,
     pub(crate) title: String,
     pub(crate) x: Axis,
@@ -40,22 +40,22 @@ pub(crate) struct Panel {
     pub(crate) marks: Vec<Mark>,
 }
 
-/// An axis.
+/// An axis: a range of numbers, or names.
 #[derive(Clone, Debug)]
 pub(crate) struct Axis {
-    /// With its unit.
+    /// The label, with its unit.
     pub(crate) label: String,
     pub(crate) from: f64,
     pub(crate) to: f64,
-    /// Names of 0, 1, 2 …, in place of numbers.
+    /// Names for the values 0, 1, 2 …, instead of numbers.
     pub(crate) names: Vec<String>,
-    /// Whether equal distances are equal ratios.
+    /// Whether the scale is logarithmic.
     pub(crate) log: bool,
 }
 
 impl Axis {
     pub(crate) fn new(label: &str, from: f64, to: f64) -> Axis {
-        // An axis without extent cannot be drawn.
+        // plotters cannot draw an empty range.
         Axis { label: label.to_owned(), from, to: to.max(from + 1e-3), names: Vec::new(), log: false }
     }
 
@@ -69,27 +69,27 @@ impl Axis {
     }
 }
 
-/// Something on a panel. Marks with a name are in its legend.
+/// An element of a panel. Marks with a name appear in its legend.
 #[derive(Clone, Debug)]
 pub(crate) enum Mark {
-    /// A point each.
+    /// Scattered points.
     Dots { name: String, colour: Colour, points: Vec<(f64, f64)>, radius: u32 },
-    /// Joined points.
+    /// Points connected by a line.
     Line { name: String, colour: Colour, points: Vec<(f64, f64)>, width: u32, dashed: bool },
     /// A horizontal line with a label at the right.
     Level { y: f64, colour: Colour, label: String },
     /// A vertical line with a label at its upper end.
     Event { x: f64, label: String },
-    /// A shaded stretch with a label above it.
+    /// A shaded range of x with a label at its top.
     Band { from: f64, to: f64, colour: Colour, label: String },
-    /// Upright bars: position, height, and what to write above.
+    /// Vertical bars: position, height, and the text above.
     Bars { name: String, colour: Colour, width: f64, bars: Vec<(f64, f64, String)> },
-    /// Pieces of bars that stand on each other: position, lower and upper end, and what to write in it, if there is room. What has no height
-    /// is not drawn, and what is written is above it.
+    /// Stacked bars: position, lower and upper end, and the text inside if it fits. A piece without height is not drawn; its text is above
+    /// that position.
     Pieces { name: String, colour: Colour, width: f64, pieces: Vec<(f64, f64, f64, String)> },
 }
 
-/// Red, green, blue.
+/// Red, green, blue, 0 to 255.
 pub(crate) type Colour = (u8, u8, u8);
 
 pub(crate) const BLUE: Colour = (0, 114, 178);
@@ -100,5 +100,5 @@ pub(crate) const PURPLE: Colour = (204, 121, 167);
 pub(crate) const INK: Colour = (38, 38, 38);
 pub(crate) const GREY: Colour = (130, 130, 130);
 
-/// For as many series as there are colours.
+/// Colours for up to four series.
 pub(crate) const PALETTE: [Colour; 4] = [BLUE, VERMILION, GREEN, ORANGE];

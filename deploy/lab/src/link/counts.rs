@@ -1,26 +1,26 @@
-//! What an emulator counts: frames forwarded and dropped in each direction of a link, by cause.
+//! Counters of a link: frames forwarded and dropped in each direction, by cause.
 
-/// What happened in one direction since the link was made, in frames.
+/// Counters of one direction since the link was created, in frames.
 ///
-/// `received + duplicated` is the sum of all others but `kernel_drops`, and of the frames still on their way. netem tells no more than
+/// `received + duplicated` is the sum of all others but `kernel_drops`, plus the frames in flight. netem reports only
 /// `sent`, `sent_bytes`, `lost` and `link_down_drops`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct FrameCounts {
-    /// Taken in at the near end.
+    /// Frames that entered at the near end.
     pub received: u64,
-    /// Put out at the far end.
+    /// Frames that left at the far end.
     pub sent: u64,
-    /// Their lengths together.
+    /// Bytes of those that left.
     pub sent_bytes: u64,
-    /// Lost by the shape's random or burst loss; by netem, dropped at the full queue, too.
+    /// Random and burst loss of the shape; with netem, also drops at the full queue.
     pub lost: u64,
-    /// Dropped at the full queue.
+    /// Dropped because the queue was full.
     pub queue_drops: u64,
-    /// Second copies made by the shape.
+    /// Duplicates made by the shape.
     pub duplicated: u64,
-    /// Swallowed because the link was cut or a black hole.
+    /// Dropped while the link was cut or a black hole.
     pub link_down_drops: u64,
-    /// Dropped by the emulator against the shape: oversized, too many in flight, or refused by the kernel.
+    /// Dropped by the emulator, not by the shape: oversized, too many in flight, or rejected by the kernel.
     pub emulator_drops: u64,
     /// Dropped by the kernel before the emulator saw them.
     pub kernel_drops: u64,

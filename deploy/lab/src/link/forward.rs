@@ -1,9 +1,7 @@
-//! The thread of one emulated link: it reads both packet sockets, runs both pipes, and sends each frame when it
-//! is due.
+//! The thread of one emulated link: it reads both packet sockets, runs both pipes, and sends each frame when it is due.
 //!
-//! It holds no policy: what a frame suffers is in [`super::pipe`], and what a caller may ask for is in
-//! [`super::Link`]. One thread for both directions keeps a link's work in one place on machines with few
-//! cores; links do not wait for each other.
+//! It holds no policy: [`super::pipe`] decides what happens to a frame, [`super::Link`] is the interface for callers. One thread serves both
+//! directions of a link, which suits machines with few cores; links do not wait for each other.
 
 use std::hint;
 use std::io;
@@ -23,14 +21,14 @@ use super::priority::{Priority, raise_priority};
 use super::shape::Shape;
 use crate::lateness::Histogram;
 
-/// What the thread is asked to do; carried out before the next frame.
+/// A command to the thread; executed before the next frame.
 #[derive(Debug)]
 pub(crate) enum LoopCommand {
     /// Change the shape of a pipe, by its index.
     Set(usize, Shape),
-    /// Open or shut both pipes.
+    /// Open or close both pipes.
     Open(bool),
-    /// End.
+    /// End the thread.
     Stop,
 }
 
@@ -43,7 +41,7 @@ pub(crate) struct Forwarder {
     priority: Priority,
 }
 
-/// What the thread owns: frames that arrive at socket `i` enter pipe `i` and leave by socket `1 - i`.
+/// The state of the thread: frames that arrive at socket `i` enter pipe `i` and leave by socket `1 - i`.
 pub(crate) struct ForwardLoop {
     pub(crate) sockets: Arc<[PacketSocket; 2]>,
     pub(crate) pipes: [Pipe; 2],
@@ -71,18 +69,18 @@ impl Forwarder {
         Ok(Forwarder { commands, wake, thread: Some(thread), priority })
     }
 
-    /// How the thread is scheduled.
+    /// The thread's scheduling class.
     pub(crate) fn priority(&self) -> Priority {
         self.priority
     }
 
-    /// Whether the thread has not ended: only a mistake in it makes it end before it is dropped.
+    /// Whether the thread still runs: before this is dropped, only a bug ends it.
     pub(crate) fn is_running(&self) -> bool {
         self.thread.as_ref().is_some_and(|thread| !thread.is_finished())
     }
 
-    /// Has the thread carry out `command`, and returns when it has. Fails when the thread has ended or does not
-    /// answer within [`COMMAND_TIMEOUT`].
+    /// Sends `command` to the thread and waits until it is executed. Fails when the thread has ended or does not reply within
+    /// [`COMMAND_TIMEOUT`].
     pub(crate) fn send(&self, command: LoopCommand) -> Result<()> {
         let (done, answer) = mpsc::sync_channel(1);
         self.commands.send((command, done)).map_err(|_| anyhow!("the link's thread has ended"))?;
@@ -95,7 +93,7 @@ impl Forwarder {
 impl Drop for Forwarder {
     fn drop(&mut self) {
         if let Some(thread) = self.thread.take() {
-            // A thread that has ended already is as good as stopped; its panic was printed when it happened.
+            // A thread that has already ended needs no stopping; its panic was printed when it happened.
             let _ = self.send(LoopCommand::Stop);
             let _ = thread.join();
         }
@@ -127,7 +125,7 @@ impl ForwardLoop {
                         return;
                     }
                 }
-                // An asker that gave up waiting needs no answer.
+                // A caller that timed out needs no reply.
                 let _ = done.send(());
             }
             for index in 0..2 {
@@ -149,7 +147,7 @@ impl ForwardLoop {
                     count(&self.counters[index].received, 1);
                     count(&self.counters[index].emulator_drops, 1);
                 }
-                // An error is one of the interface, reported once (it was cut): the next frame decides.
+                // The interface went down (the link was cut); the error is reported once.
                 Ok(None) | Err(_) => break,
             }
         }
@@ -175,17 +173,16 @@ impl ForwardLoop {
     }
 }
 
-/// Busy waiting for the last part of a wait. A sleeping core takes some 100 µs to wake in a virtual machine,
-/// which every frame on an idle machine would be late by; the share is limited because a real-time thread that
-/// spins takes the core from the programs under test.
+/// Spins for the last part of a wait. In a virtual machine a sleeping core takes about 100 µs to wake, by which every frame on an idle machine
+/// would be late. The share of time is limited, because a real-time thread that spins takes the core from the programs under test.
 struct SpinBudget {
-    /// Nanoseconds that may be spun, at most [`SPIN_SAVINGS`].
+    /// Nanoseconds left for spinning, at most [`SPIN_SAVINGS`].
     budget: u64,
     since: u64,
 }
 
 impl SpinBudget {
-    /// How much before its time the coming wait may end.
+    /// How early the next wait may end to spin for the rest, nanoseconds.
     fn allowance(&mut self) -> u64 {
         let now = monotonic();
         self.budget = (self.budget + (now - self.since) / SPIN_SHARE).min(SPIN_SAVINGS);
@@ -204,39 +201,36 @@ impl SpinBudget {
     }
 }
 
-/// Waits for a descriptor (true) or the time (false). Fails when polling is impossible, which only a mistake
-/// here can cause.
+/// Waits until a descriptor is readable (true) or the timeout expires (false). Fails when poll(2) does, which only a bug here can cause.
 fn wait(polled: &mut [PollFd<'_>; 3], timeout: Option<Duration>) -> io::Result<bool> {
     let timeout = timeout.map(|t| Timespec { tv_sec: t.as_secs() as i64, tv_nsec: i64::from(t.subsec_nanos()) });
     match poll(polled, timeout.as_ref()) {
         Ok(ready) => Ok(ready > 0),
-        // As if a descriptor were ready: the loop finds out what there is to do.
+        // As if a descriptor were readable: the loop checks all of them.
         Err(Errno::INTR) => Ok(true),
         Err(error) => Err(error.into()),
     }
 }
 
 fn drain(wake: &OwnedFd) {
-    // Nothing to read is no error.
+    // It fails when the counter is zero, which is fine.
     let _ = rustix::io::read(wake, &mut [0u8; 8]);
 }
 
-/// Frames taken from one socket before what is due is sent: bounds how long a flood holds back the frames of
-/// the other direction, at up to 5 µs a frame, to a tenth of a millisecond.
+/// Frames read from one socket before due frames are sent. At up to 5 µs a frame, a flood in one direction delays the other by at most 0.1 ms.
 const BATCH: usize = 16;
 
-/// How long before its time a wait ends to spin for the rest, nanoseconds: what a sleeping core takes to wake.
+/// How early a wait ends to spin for the rest, nanoseconds: the time that a sleeping core takes to wake.
 const SPIN: u64 = 100_000;
 
-/// One part in so many of the time may be spun: 5% of one core for each link.
+/// One part in this many of the time may be spent spinning: 5% of one core per link.
 const SPIN_SHARE: u64 = 20;
 
-/// Most spinning that can be saved up, nanoseconds: enough for the answers to a handful of frames.
+/// Maximum budget for spinning, nanoseconds: enough for a handful of frames in a row.
 const SPIN_SAVINGS: u64 = 1_000_000;
 
-/// Greatest frame, bytes: an Ethernet frame with a VLAN tag is 1,518. A longer one means an offload is on, and
-/// is dropped and counted.
+/// Maximum frame size, bytes: an Ethernet frame with a VLAN tag has 1,518. A longer one means that an offload is on; it is dropped and counted.
 const MAX_FRAME: usize = 2048;
 
-/// How long a command may take. The thread answers within microseconds; this is for a machine that hangs.
+/// Timeout of a command. The thread replies within microseconds; this is for a machine that hangs.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(5);

@@ -1,8 +1,7 @@
-//! The emulated link's handle: changing its shape, cutting and healing it, and reading its counters, all while
-//! it runs.
+//! The handle of an emulated link: change its shape, cut and heal it, and read its counters while it runs.
 //!
-//! It is not the cable's making, which is in [`crate::network`], nor the emulation, which is in `userspace` (packet sockets and a thread) or
-//! in `netem` (the kernel's). Every method may be called from any thread.
+//! [`crate::network`] creates the interfaces; `userspace` (packet sockets and a thread) or `netem` (the kernel) emulates the link. Every
+//! method may be called from any thread.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -27,19 +26,19 @@ pub mod shape;
 pub(crate) mod timer_probe;
 mod userspace;
 
-/// Who delays and loses the frames of a link.
+/// What emulates a link.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum Emulator {
-    /// The lab's: does all that a topology can say, draws by the seed, and notes how late each frame was
+    /// The lab's own emulator: supports every setting, follows the seed, records its timing error for each frame
     #[default]
     Userspace,
-    /// The kernel's: counts queues in frames, loses frames before they take up the link, and draws by no seed
+    /// The kernel's tc-netem: queues are limited in frames, loss precedes serialisation, no seed
     Netem,
-    /// netem where the kernel has it, for each link that it can be told of; else own
+    /// netem for each link that the kernel can emulate, else userspace
     Auto,
 }
 
-/// A way along a link, from the end named first when it was made (A) to the other (B), or back.
+/// A direction of a link; A is the end named first when the link was created.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Direction {
     /// From the first end to the second.
@@ -98,12 +97,12 @@ impl Link {
         Ok(Link { name: name.to_owned(), near: [near_a?, near_b?], far, shapes: Mutex::new(shapes), engine })
     }
 
-    /// The name it was made under.
+    /// The name given at creation.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Who emulates it: never [`Emulator::Auto`].
+    /// The emulator in use: never [`Emulator::Auto`].
     pub fn emulator(&self) -> Emulator {
         match self.engine {
             Engine::Userspace(_) => Emulator::Userspace,
@@ -112,7 +111,7 @@ impl Link {
     }
 
     /// Changes what one direction does, from the next frame on: rate and queue for frames that have not begun
-    /// serialisation, all else for frames that have not entered the delay line. Returns once in force.
+    /// serialisation, all else for frames that have not entered the delay line. Returns once in effect.
     ///
     /// Fails when a field is out of its range, when netem emulates the link and cannot do it, or when the network is gone.
     pub fn set(&self, direction: Direction, shape: Shape) -> Result<()> {
@@ -136,8 +135,8 @@ impl Link {
         self.shapes()[direction.index()]
     }
 
-    /// Pulls the cable: both ends lose carrier, as programs at the ends may notice, and frames on their way are
-    /// lost. Addresses and routes stay. Returns once both ends have noticed.
+    /// Disconnects the cable: both ends lose carrier, and frames in flight are lost. Addresses and routes stay. Returns once both ends
+    /// have lost carrier.
     ///
     /// Fails when an interface cannot be set down or the network is gone.
     pub fn cut(&self) -> Result<()> {
@@ -147,15 +146,14 @@ impl Link {
         self.far.iter().try_for_each(|end| end.await_running(false))
     }
 
-    /// Drops every frame from now on, and those on their way, while both ends keep carrier: nothing but
-    /// silence tells. Returns once in force. Fails when the network is gone.
+    /// Drops every frame from now on, and those in flight, while both ends keep carrier. Returns once in effect. Fails when the network
+    /// is gone.
     pub fn blackhole(&self) -> Result<()> {
         let _one_at_a_time = self.shapes();
         self.open(false)
     }
 
-    /// Ends a cut or a black hole, or both; nothing happens on a sound link. Returns once both ends have
-    /// carrier.
+    /// Ends a cut or a black hole, or both; has no effect on a working link. Returns once both ends have carrier.
     ///
     /// Fails when an interface does not come up or the network is gone.
     pub fn heal(&self) -> Result<()> {
@@ -172,7 +170,7 @@ impl Link {
         }
     }
 
-    /// What happened so far.
+    /// Counters of both directions since the link was created.
     pub fn stats(&self) -> Stats {
         let [a_to_b, b_to_a] = match &self.engine {
             Engine::Userspace(link) => link.counts(),
@@ -181,7 +179,7 @@ impl Link {
         Stats { a_to_b, b_to_a }
     }
 
-    /// How late frames were sent so far, both directions together; netem does not tell.
+    /// The timing error so far, both directions together; `None` for netem, which does not report it.
     pub fn lateness(&self) -> Option<Lateness> {
         match &self.engine {
             Engine::Userspace(link) => Some(link.lateness()),
@@ -205,7 +203,7 @@ impl Link {
         }
     }
 
-    /// Ends it; from then on nothing passes.
+    /// Stops the emulator; from then on nothing is forwarded.
     pub(crate) fn stop(&self) {
         match &self.engine {
             Engine::Userspace(link) => link.stop(),

@@ -1,9 +1,8 @@
-//! The kernel's emulator of one link, netem (tc-netem(8)): in the wire namespace a bridge joins the link's two ends, and each end holds
-//! up what leaves by it.
+//! A link emulated by the kernel's netem (tc-netem(8)): in the wire namespace a bridge connects the two ends of the link, and a netem
+//! queueing discipline on each end delays what leaves there.
 //!
-//! Nothing of it runs in this process, so nothing here can be late; how late the kernel's timers are, [`super::timer_probe`] tells. What is not
-//! as with [`super::userspace`]: the queue is counted in frames, frames are lost before they take up the link, what is random follows no
-//! seed, and behind a rate nothing overtakes.
+//! Differences from [`super::userspace`]: the queue is limited in frames, loss precedes serialisation, random draws follow no seed, and with a
+//! rate frames are not reordered. [`super::timer_probe`] measures the kernel's timing error.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -16,7 +15,7 @@ use super::pipe::MAX_IN_FLIGHT_BYTES;
 use super::shape::{BurstLoss, Jitter, MAX_RATE, Shape};
 use crate::namespace::{Namespace, ip, tc};
 
-/// A link that netem emulates.
+/// A link emulated by netem.
 #[derive(Debug)]
 pub(super) struct NetemLink {
     /// The wire namespace's name.
@@ -25,23 +24,23 @@ pub(super) struct NetemLink {
     directions: Mutex<Option<[NetemDirection; 2]>>,
 }
 
-/// One direction: what leaves by one end.
+/// One direction: the queueing discipline of one end.
 #[derive(Debug)]
 struct NetemDirection {
     end: String,
     shape: Shape,
     open: bool,
-    /// Whether the queueing discipline in place has a table of normal jitter, which only a new one is without.
+    /// Whether the current discipline has the table of normal jitter, which only a new discipline gets rid of.
     has_table: bool,
-    /// What disciplines counted that are no longer in place.
+    /// Counts of earlier disciplines that were replaced.
     past: FrameCounts,
 }
 
 impl NetemLink {
-    /// Joins the interfaces `ends` of the namespace `wire`, which must be up. Fails when netem cannot do what a shape says.
+    /// Connects the interfaces `ends` of the namespace `wire`, which must be up. Fails when netem cannot emulate a shape.
     pub(super) fn start(wire: &Namespace, ends: [&str; 2], shapes: [Shape; 2]) -> Result<NetemLink> {
         let hub = format!("hub{}", ends[0]);
-        // A bridge that forgets every address at once sends each frame out at the other port.
+        // A bridge without address table floods each frame, which here means to the other port.
         let flags = "type bridge stp_state 0 forward_delay 0 mcast_snooping 0 ageing_time 0";
         let add: Vec<&str> = ["-n", wire.name(), "link", "add", &hub].into_iter().chain(flags.split(' ')).collect();
         ip(&add)?;
@@ -62,8 +61,8 @@ impl NetemLink {
         Ok(NetemLink { wire: wire.name().to_owned(), directions: Mutex::new(Some(directions)) })
     }
 
-    /// The shape of one direction, by its index, from the next frame on; frames on their way are lost when normal jitter ends. Fails
-    /// when netem cannot do it, or the network is gone.
+    /// Sets the shape of one direction, by its index, from the next frame on; frames in flight are lost when normal jitter is turned off.
+    /// Fails when netem cannot emulate it, or the network is gone.
     pub(super) fn set(&self, index: usize, shape: Shape) -> Result<()> {
         let wanted = arguments(&shape)?;
         let mut directions = self.directions();
@@ -79,7 +78,7 @@ impl NetemLink {
         Ok(())
     }
 
-    /// Lets frames pass, or swallows them and those on their way. Fails when the network is gone.
+    /// Forwards frames, or drops them and those in flight. Fails when the network is gone.
     pub(super) fn open(&self, open: bool) -> Result<()> {
         for direction in self.directions().as_mut().context(GONE)? {
             if direction.open && !open {
@@ -94,7 +93,7 @@ impl NetemLink {
         Ok(())
     }
 
-    /// What happened so far, by direction; once the network is gone, nothing.
+    /// Counters by direction; all zero once the network is gone.
     pub(super) fn counts(&self) -> [FrameCounts; 2] {
         let directions = self.directions();
         directions.as_ref().map_or_else(Default::default, |directions| {
@@ -107,22 +106,22 @@ impl NetemLink {
         self.directions().is_some()
     }
 
-    /// Swallows all from now on: who holds the link may keep the wire namespace alive after its name is gone.
+    /// Drops everything from now on: a caller that holds the link may keep the wire namespace alive after its name is removed.
     pub(super) fn stop(&self) {
         for direction in self.directions().take().into_iter().flatten() {
-            // Where that fails the interface is gone already.
+            // It fails when the interface is already gone.
             let _ = place(&self.wire, &direction.end, &[BLACKHOLE.to_owned()]);
         }
     }
 
     fn directions(&self) -> MutexGuard<'_, Option<[NetemDirection; 2]>> {
-        // A panic elsewhere leaves a direction that was changed or not, and the kernel holds the truth.
+        // A panic elsewhere leaves each direction either changed or not; the kernel has the actual state.
         self.directions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl NetemDirection {
-    /// Puts a discipline in place that drops everything, and with it goes what the last one held.
+    /// Installs a discipline that drops everything; the frames of the previous one are lost.
     fn swallow(&mut self, wire: &str) -> Result<()> {
         self.past = self.counts(wire);
         place(wire, &self.end, &[BLACKHOLE.to_owned()])?;
@@ -130,7 +129,7 @@ impl NetemDirection {
         Ok(())
     }
 
-    /// The past, and what the discipline in place has counted. One that cannot be read has counted nothing.
+    /// Counts of earlier disciplines and of the current one, which counts as zero if it cannot be read.
     fn counts(&self, wire: &str) -> FrameCounts {
         let said = tc(&["-n", wire, "-s", "-j", "qdisc", "show", "dev", &self.end]).unwrap_or_default();
         let now: Vec<Discipline> = serde_json::from_str(&said).unwrap_or_default();
@@ -147,7 +146,7 @@ impl NetemDirection {
     }
 }
 
-/// What `tc -s -j qdisc show` says of one.
+/// One discipline in the output of `tc -s -j qdisc show`.
 #[derive(Deserialize)]
 struct Discipline {
     kind: String,
@@ -159,7 +158,7 @@ struct Discipline {
     drops: u64,
 }
 
-/// Puts a discipline at the root of an interface. One of the same kind is changed and keeps its frames; another is replaced, and its
+/// Sets the root discipline of an interface. One of the same kind is changed and keeps its frames; one of another kind is replaced, and its
 /// frames are lost.
 fn place(wire: &str, end: &str, discipline: &[String]) -> Result<()> {
     let mut words = vec!["-n", wire, "qdisc", "replace", "dev", end, "root"];
@@ -167,7 +166,7 @@ fn place(wire: &str, end: &str, discipline: &[String]) -> Result<()> {
     tc(&words).map(drop)
 }
 
-/// The words after `root` that make netem do what `shape` says. Fails when nothing does.
+/// The arguments of `tc` after `root` that make netem emulate `shape`. Fails when it cannot.
 pub(crate) fn arguments(shape: &Shape) -> Result<Vec<String>> {
     let percent = |chance: f64| format!("{}%", chance * 100.0);
     let (jitter, normal) = match shape.jitter {
@@ -177,7 +176,7 @@ pub(crate) fn arguments(shape: &Shape) -> Result<Vec<String>> {
     };
     ensure!(
         shape.rate.is_none() || !shape.reorder || jitter.is_none(),
-        "netem lets nothing overtake behind a rate: leave out rate or reorder, or have the lab's own links (--links userspace)"
+        "netem does not reorder with a rate: leave out rate or reorder, or use --links userspace"
     );
     let mut words = vec!["netem".to_owned(), "limit".to_owned(), limit(shape).to_string()];
     words.extend(["delay".to_owned(), microseconds(shape.delay)]);
@@ -185,11 +184,11 @@ pub(crate) fn arguments(shape: &Shape) -> Result<Vec<String>> {
     if normal {
         words.extend(["distribution", "normal"].map(str::to_owned));
     }
-    // It keeps frames in order only if there is a rate.
+    // netem keeps frames in order only with a rate.
     let rate = shape.rate.unwrap_or(if shape.reorder { 0 } else { MAX_RATE });
     words.extend(["rate".to_owned(), format!("{rate}bit")]);
     match shape.burst {
-        // It has one model of loss at a time; independent loss on top of bursts makes both states lossier.
+        // netem has one loss model at a time: random loss is added to both states of the burst model.
         Some(BurstLoss { to_bad, to_good, loss_good, loss_bad }) => {
             let also = |chance: f64| 1.0 - (1.0 - chance) * (1.0 - shape.loss);
             words.extend(["loss", "gemodel"].map(str::to_owned));
@@ -204,12 +203,12 @@ pub(crate) fn arguments(shape: &Shape) -> Result<Vec<String>> {
     Ok(words)
 }
 
-/// A time in the words of `tc`, which does not know nanoseconds in every version.
+/// A time as an argument of `tc`, which does not accept nanoseconds in every version.
 pub(super) fn microseconds(time: Duration) -> String {
     format!("{}us", time.as_nanos() as f64 / 1e3)
 }
 
-/// Most frames that netem may hold: it counts those that wait for the link and those on their way together.
+/// netem's limit in frames, which covers both the queue and the frames in flight.
 fn limit(shape: &Shape) -> u128 {
     let Some(rate) = shape.rate else { return MAX_IN_FLIGHT_BYTES as u128 / FULL_FRAME };
     let spread = match shape.jitter {
@@ -224,10 +223,10 @@ fn has_table(shape: &Shape) -> bool {
     matches!(shape.jitter, Jitter::Normal(_))
 }
 
-/// Bytes of a full Ethernet frame, of which queues are taken to be.
+/// Bytes of a full Ethernet frame, in which queues are counted.
 const FULL_FRAME: u128 = 1_514;
 
-/// The discipline that drops everything.
+/// The name of the discipline that drops everything.
 const BLACKHOLE: &str = "blackhole";
 
 const GONE: &str = "the link's network is gone";
@@ -245,7 +244,7 @@ mod tests {
         let ms = Duration::from_millis;
         assert_eq!(words(Shape::PERFECT), "netem limit 44325 delay 0us rate 10000000000bit");
         let narrow = Shape { rate: Some(4_000_000), delay: ms(30), loss: 0.01, ..Shape::PERFECT };
-        // 128 KiB that wait and 15,000 bytes on their way.
+        // A queue of 128 KiB and 15,000 bytes in flight.
         assert_eq!(words(narrow), "netem limit 97 delay 30000us rate 4000000bit loss random 1%");
         let loose = Shape { jitter: Jitter::Uniform(ms(5)), reorder: true, duplicate: 0.5, ..Shape::PERFECT };
         assert_eq!(words(loose), "netem limit 44325 delay 0us 5000us rate 0bit duplicate 50%");

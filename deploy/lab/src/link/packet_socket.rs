@@ -1,7 +1,6 @@
 //! The packet socket at one end of an emulated link, and the clock that its timestamps are converted to.
 //!
-//! It moves whole Ethernet frames between the kernel and a buffer and decides nothing about them; what happens
-//! to a frame is in [`super::pipe`].
+//! It moves whole Ethernet frames between the kernel and a buffer; [`super::pipe`] decides what happens to them.
 //!
 //! rustix has neither the options of packet(7), nor `sockaddr_ll`, nor `SCM_TIMESTAMPNS`: these calls are libc's.
 
@@ -15,8 +14,7 @@ use rustix::net::netdevice::name_to_index;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 use rustix::time::{ClockId, clock_gettime};
 
-/// A raw packet socket bound to one interface: every frame that arrives there, whoever it is for, and no frame
-/// that leaves there.
+/// A raw packet socket bound to one interface: it receives every frame that arrives there, for any address, and none that leaves there.
 #[derive(Debug)]
 pub(crate) struct PacketSocket {
     fd: OwnedFd,
@@ -26,9 +24,9 @@ pub(crate) struct PacketSocket {
 /// A frame that [`PacketSocket::receive`] put in the buffer.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Received {
-    /// Bytes, from the Ethernet header on. Above the buffer's size when the frame was cut off.
+    /// Bytes, including the Ethernet header. Larger than the buffer if the frame was truncated.
     pub(crate) length: usize,
-    /// When the kernel took the frame in, on the clock of [`monotonic`].
+    /// When the kernel received the frame, on the clock of [`monotonic`].
     pub(crate) at: u64,
 }
 
@@ -53,7 +51,7 @@ impl PacketSocket {
             ("receive buffer", libc::SO_RCVBUFFORCE, libc::SO_RCVBUF),
             ("send buffer", libc::SO_SNDBUFFORCE, libc::SO_SNDBUF),
         ] {
-            // The root of a user namespace may only ask, and gets what the machine allows to everybody; frames dropped for it are counted.
+            // The root of a user namespace cannot force the size and gets at most the machine's limit; frames dropped for it are counted.
             set_option(&fd, libc::SOL_SOCKET, force, &SOCKET_BUFFER)
                 .or_else(|_| set_option(&fd, libc::SOL_SOCKET, ask, &SOCKET_BUFFER))
                 .context(what)?;
@@ -73,8 +71,7 @@ impl PacketSocket {
         Ok(PacketSocket { fd, kernel_drops: AtomicU64::new(0) })
     }
 
-    /// Takes the next frame, without waiting; `None` when there is none. Reports once, as an error of kind
-    /// `NetworkDown`, that the interface went down.
+    /// Receives the next frame without waiting; `None` when there is none. Fails once with `NetworkDown` when the interface went down.
     pub(crate) fn receive(&self, buffer: &mut [u8]) -> io::Result<Option<Received>> {
         let mut part = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
         // Aligned for the control message headers that the kernel writes.
@@ -93,8 +90,8 @@ impl PacketSocket {
             return if error.kind() == io::ErrorKind::WouldBlock { Ok(None) } else { Err(error) };
         }
         let (now, wall) = (monotonic(), clock(ClockId::Realtime));
-        // The timestamp is wall time. Its age carries over to the monotonic clock; an age that cannot be comes
-        // from a step of the wall clock, and then the frame counts as just arrived.
+        // The timestamp is wall-clock time. Its age is transferred to the monotonic clock; an impossible age comes from a step of the wall
+        // clock, and the frame then counts as just received.
         let age = stamp(&message).and_then(|stamp| wall.checked_sub(stamp)).filter(|age| *age <= MAX_AGE);
         Ok(Some(Received { length: length as usize, at: now - age.unwrap_or(0).min(now) }))
     }
@@ -131,7 +128,7 @@ impl AsFd for PacketSocket {
     }
 }
 
-/// Nanoseconds on the clock that all of the emulator's times are on.
+/// Nanoseconds of CLOCK_MONOTONIC, on which all times of the emulator are.
 pub(crate) fn monotonic() -> u64 {
     clock(ClockId::Monotonic)
 }
@@ -172,10 +169,9 @@ fn set_option<T>(fd: &OwnedFd, level: i32, name: i32, value: &T) -> io::Result<(
     }
 }
 
-/// Kernel buffer of each socket and way, bytes: with the kernel's bookkeeping it holds some 3,000 full frames,
-/// 30 ms at 1 Gbit/s, longer than the thread is ever kept from running in a run that counts.
+/// Kernel buffer of each socket and direction, bytes: including the kernel's overhead it holds about 3,000 full frames, 30 ms at 1 Gbit/s, longer
+/// than the thread is ever delayed in a valid run.
 const SOCKET_BUFFER: i32 = 8 << 20;
 
-/// Greatest believable age of a frame when it is read, nanoseconds: a thread kept away for longer has invalidated
-/// the run anyway.
+/// Maximum plausible age of a frame when it is read, nanoseconds: a thread that was delayed for longer has invalidated the run anyway.
 const MAX_AGE: u64 = 5_000_000_000;

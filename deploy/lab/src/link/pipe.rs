@@ -1,9 +1,8 @@
 //! The model of one direction of a link: a drop-tail queue, a serialiser, a lossy wire and a delay line, in
 //! virtual time.
 //!
-//! It does no input or output and reads no clock: every call brings its time, in nanoseconds of one monotonic
-//! clock. Frames are handled at the times they should be, not at the times the thread gets to them, so a late
-//! thread sends late but never drops, delays or reorders differently.
+//! It does no I/O and reads no clock: every call states its time, in nanoseconds of one monotonic clock. Frames are handled at their ideal
+//! times, so a delayed thread sends late but never drops, delays or reorders differently.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
@@ -16,7 +15,7 @@ use rand::{RngExt, SeedableRng};
 
 use super::shape::{Jitter, NORMAL_CUT, Shape};
 
-/// What happened to the frames of one direction; written by the pipe's thread, read by any.
+/// Counters of one direction; written by the pipe's thread, read by any.
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
     pub(crate) received: AtomicU64,
@@ -29,12 +28,12 @@ pub(crate) struct Counters {
     pub(crate) emulator_drops: AtomicU64,
 }
 
-/// Adds `n` to a counter that orders nothing else.
+/// Adds `n` to a counter, without ordering other memory accesses.
 pub(crate) fn count(counter: &AtomicU64, n: u64) {
     counter.fetch_add(n, Ordering::Relaxed);
 }
 
-/// One frame on its way, due at the far end at `at`. Ordered by time, then by order of entry.
+/// A frame in the delay line, due at the far end at `at`. Ordered by time, then by order of entry.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct InFlightFrame {
     at: u64,
@@ -54,7 +53,7 @@ pub(crate) struct Pipe {
     queued_bytes: usize,
     /// When the first frame of `queue` leaves the serialiser; `None` exactly when `queue` is empty.
     first_done: Option<u64>,
-    /// When the serialiser last became free: a frame that is handed in late cannot start before that.
+    /// When the serialiser last became idle: a frame that is handed in late cannot start before that.
     free_since: u64,
     in_flight: BinaryHeap<Reverse<InFlightFrame>>,
     in_flight_bytes: usize,
@@ -87,11 +86,11 @@ impl Pipe {
     /// delay line (all else).
     pub(crate) fn set(&mut self, shape: Shape) {
         self.shape = shape;
-        // The chain starts anew with the new parameters.
+        // The Markov chain restarts with the new parameters.
         self.burst_is_bad = false;
     }
 
-    /// Opens or shuts the pipe. Shutting loses what waits and flies.
+    /// Opens or closes the pipe. Closing drops queued frames and frames in flight.
     pub(crate) fn set_open(&mut self, open: bool) {
         self.open = open;
         if !open {
@@ -99,7 +98,7 @@ impl Pipe {
             self.queue.clear();
             self.in_flight.clear();
             (self.queued_bytes, self.in_flight_bytes, self.first_done) = (0, 0, None);
-            // Frames that never arrive hold back none that come after.
+            // Dropped frames do not delay later ones.
             self.last_arrival = 0;
         }
     }
@@ -151,8 +150,8 @@ impl Pipe {
     }
 
     fn fly(&mut self, done: u64, frame: Box<[u8]>) {
-        // Every frame takes the same number of draws, used or not: then a frame's fate depends only on the
-        // seed and on its number, and changing one probability leaves the others' outcomes as they were.
+        // Every frame consumes the same number of draws, used or not: its outcome then depends only on the seed and its number, and changing
+        // one probability does not affect the other outcomes.
         let [loss, step, burst_loss, duplicate] = self.random.random::<[f64; 4]>();
         let (delay, duplicate_delay) = (self.draw_delay(), self.draw_delay());
         let mut lost = loss < self.shape.loss;
@@ -199,13 +198,13 @@ impl Pipe {
                 normal.clamp(-NORMAL_CUT, NORMAL_CUT) * deviation.as_nanos() as f64
             }
         };
-        // The cast takes what is under zero to zero.
+        // The cast turns negative values into zero.
         (self.shape.delay.as_nanos() as f64 + shift) as u64
     }
 }
 
-/// Most bytes on the delay line of one direction: a shape without rate but with delay is bounded by nothing
-/// else. 64 MiB is a second at 500 Mbit/s, above what the emulator forwards in time.
+/// Maximum bytes in the delay line of one direction: nothing else bounds a shape with delay but without rate. 64 MiB is a second at 500 Mbit/s, more than
+/// the emulator forwards in time.
 pub(crate) const MAX_IN_FLIGHT_BYTES: usize = 64 << 20;
 
 #[cfg(test)]

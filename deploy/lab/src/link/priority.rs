@@ -4,20 +4,20 @@
 
 use std::num::NonZeroU64;
 
-/// How the emulator's thread is scheduled. Anything but real time makes invalid runs likely on a busy machine.
+/// The scheduling class of the emulator's thread. Other than real time, invalid runs are likely on a busy machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Priority {
-    /// SCHED_FIFO.
+    /// `SCHED_FIFO`.
     RealTime,
-    /// Ordinary scheduling, with the highest niceness priority.
+    /// `SCHED_OTHER` with the lowest nice value, -20.
     Nice,
-    /// Ordinary scheduling: neither was allowed.
+    /// `SCHED_OTHER` as inherited: neither of the others was permitted.
     Normal,
 }
 
-/// Raises the calling thread as far as the machine allows.
+/// Raises the calling thread's priority as far as the machine permits, and returns the class that was reached.
 pub(super) fn raise_priority() -> Priority {
-    // One nanosecond: none. Without it timers are up to 50 µs late.
+    // One nanosecond, the minimum: by default timers are up to 50 µs late.
     let _ = rustix::thread::set_current_timer_slack(Some(NonZeroU64::MIN));
     let parameters = libc::sched_param { sched_priority: REAL_TIME_PRIORITY };
     // SAFETY: pid 0 is the calling thread, and `parameters` outlives the call.
@@ -31,5 +31,5 @@ pub(super) fn raise_priority() -> Priority {
 /// Priority under SCHED_FIFO, 1 to 99: above ordinary programs, below the kernel's own threads at 50.
 const REAL_TIME_PRIORITY: i32 = 40;
 
-/// Niceness where real time is not allowed: the highest priority there is.
+/// Nice value where real time is not permitted: the highest priority.
 const NICE: i32 = -20;

@@ -1,29 +1,28 @@
 //! What one direction of an emulated link does to frames: rate, delay, jitter, loss, duplication and queue,
 //! and the bounds of each.
 //!
-//! It is the description only; `link::pipe` carries it out. Frame lengths are those of Ethernet frames with
+//! It is only the description; `link::pipe` implements it. Frame lengths are those of Ethernet frames with
 //! their 14-byte header and without preamble and check sequence, so a UDP payload is 42 bytes shorter.
 
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
 
-/// The behaviour of one direction of a link. The default passes everything at once: no rate limit, no delay,
-/// no loss.
+/// The behaviour of one direction of a link. The default forwards everything at once: no rate limit, no delay, no loss.
 ///
 /// Order of effects on a frame: drop-tail queue, serialisation at `rate`, loss, then `delay` with `jitter`. A
-/// lost frame has used the link's capacity, as on a radio link. A duplicate uses none, has a jitter of its own,
-/// and comes from a frame that was not lost.
+/// lost frame has used the link's capacity, as on a radio link. A duplicate uses none, has its own jitter, and is made of a frame that was not
+/// lost.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Shape {
-    /// Bits per second, [`MIN_RATE`] to [`MAX_RATE`]; `None` serialises in no time.
+    /// Bits per second, [`MIN_RATE`] to [`MAX_RATE`]; `None` for no limit.
     pub rate: Option<u64>,
     /// One-way propagation delay, at most [`MAX_DELAY`].
     pub delay: Duration,
     /// Random variation of the delay.
     pub jitter: Jitter,
-    /// Whether jitter may let a frame overtake an earlier one. When false, a frame that jitter would bring
-    /// forward past its predecessor arrives right after it, which shifts the mean delay up a little.
+    /// Whether jitter may reorder frames. If false, a frame that would overtake its predecessor arrives right after it, which raises the mean
+    /// delay slightly.
     pub reorder: bool,
     /// Probability, 0 to 1, that a frame is lost, independent of all others.
     pub loss: f64,
@@ -31,18 +30,17 @@ pub struct Shape {
     pub burst: Option<BurstLoss>,
     /// Probability, 0 to 1, that a frame arrives twice.
     pub duplicate: f64,
-    /// Bytes that may wait for or be in serialisation, [`MIN_QUEUE`] to [`MAX_QUEUE`]; a frame that would pass
-    /// it is dropped. Without a rate nothing waits.
+    /// Bytes queued or being serialised, [`MIN_QUEUE`] to [`MAX_QUEUE`]; a frame that would exceed it is dropped. Without a rate nothing queues.
     pub queue: usize,
 }
 
-/// Random variation of the one-way delay; the varied delay never goes under zero.
+/// Random variation of the one-way delay; the resulting delay is never below zero.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub enum Jitter {
-    /// None.
+    /// No variation.
     #[default]
     None,
-    /// Evenly spread from minus to plus this, at most [`MAX_DELAY`].
+    /// Uniform between minus and plus this, at most [`MAX_DELAY`].
     Uniform(Duration),
     /// Normally distributed with this standard deviation, at most [`MAX_DELAY`], cut off at
     /// [`NORMAL_CUT`] deviations.
@@ -80,7 +78,7 @@ impl Default for Shape {
 }
 
 impl Shape {
-    /// Passes everything at once: the default.
+    /// Forwards everything at once: the default.
     pub const PERFECT: Shape = Shape {
         rate: None,
         delay: Duration::ZERO,
@@ -110,9 +108,9 @@ impl Shape {
         if let Some(rate) = self.rate {
             ensure!((MIN_RATE..=MAX_RATE).contains(&rate), "rate {rate} bit/s is not in {MIN_RATE} to {MAX_RATE}");
         }
-        ensure!(self.delay <= MAX_DELAY, "delay {:?} passes {MAX_DELAY:?}", self.delay);
+        ensure!(self.delay <= MAX_DELAY, "delay {:?} exceeds {MAX_DELAY:?}", self.delay);
         if let Jitter::Uniform(width) | Jitter::Normal(width) = self.jitter {
-            ensure!(width <= MAX_DELAY, "jitter {width:?} passes {MAX_DELAY:?}");
+            ensure!(width <= MAX_DELAY, "jitter {width:?} exceeds {MAX_DELAY:?}");
         }
         let mut chances = vec![("loss", self.loss), ("duplicate", self.duplicate)];
         if let Some(burst) = self.burst {
@@ -133,10 +131,10 @@ impl Shape {
 /// Lowest rate, bit/s: a full frame takes 12 s, longer than any timeout under test.
 pub const MIN_RATE: u64 = 1_000;
 
-/// Highest rate, bit/s: a full frame takes 1.2 µs, under what the emulator can tell apart.
+/// Highest rate, bit/s: a full frame takes 1.2 µs, below the emulator's resolution.
 pub const MAX_RATE: u64 = 10_000_000_000;
 
-/// Longest delay and jitter: longer than any path on Earth, short enough that a unit mistake shows.
+/// Longest delay and jitter: longer than any path on Earth, short enough to reveal a wrong unit.
 pub const MAX_DELAY: Duration = Duration::from_secs(10);
 
 /// Normal jitter is cut off at this many standard deviations, so that one draw in thousands does not decide
@@ -146,10 +144,10 @@ pub const NORMAL_CUT: f64 = 4.0;
 /// Smallest queue, bytes: one full Ethernet frame, without which nothing could pass.
 pub const MIN_QUEUE: usize = 1_514;
 
-/// Greatest queue, bytes: 16 MiB is over half a minute at 4 Mbit/s, beyond any real router.
+/// Largest queue, bytes: 16 MiB is over half a minute at 4 Mbit/s, beyond any real router.
 pub const MAX_QUEUE: usize = 16 << 20;
 
-/// Queue by default, bytes: a quarter of a second at 4 Mbit/s, as in a common home router.
+/// Default queue, bytes: a quarter of a second at 4 Mbit/s, as in a common home router.
 pub const DEFAULT_QUEUE: usize = 128 << 10;
 
 #[cfg(test)]

@@ -1,8 +1,8 @@
-//! How late the kernel's timers are, where netem emulates: a thread sends a small frame every few milliseconds over a pair of interfaces
-//! of its own that netem delays by a known time, and looks when it comes.
+//! Measures the timing error of netem: a thread sends a small frame every 5 ms over its own pair of interfaces, which netem delays by a
+//! known time, and compares the arrival time.
 //!
-//! netem tells nothing of the kind. What holds up these frames (a core that does not wake, interrupts that wait) holds up all the others;
-//! what holds up a single link is not seen.
+//! netem itself does not report it. Whatever delays these frames (a core that wakes late, pending interrupts) delays those of all links; a delay
+//! of a single link is not detected.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -28,12 +28,12 @@ pub(crate) struct TimerProbe {
 }
 
 impl TimerProbe {
-    /// Starts it in the namespace `wire`, once in each. Fails, with nothing left behind, where the kernel has no netem or there is no `tc`.
+    /// Starts the probe in the namespace `wire`, at most once in each. Fails, and leaves nothing behind, without netem in the kernel or without `tc`.
     pub(crate) fn start(wire: &Namespace) -> Result<TimerProbe> {
         let [near, far] = ENDS;
         ip(&["-n", wire.name(), "link", "add", near, "type", "veth", "peer", "name", far])?;
         TimerProbe::between(wire).inspect_err(|_| {
-            // It goes with the namespace at the latest.
+            // At the latest it disappears with the namespace.
             let _ = ip(&["-n", wire.name(), "link", "delete", near]);
         })
     }
@@ -60,7 +60,7 @@ impl TimerProbe {
         Ok(TimerProbe { histogram, stop, thread: Some(thread.context("start a thread")?) })
     }
 
-    /// How late its frames were so far.
+    /// The timing error so far.
     pub(crate) fn lateness(&self) -> Lateness {
         self.histogram.snapshot()
     }
@@ -91,12 +91,12 @@ fn take_until(time: u64, far: &PacketSocket, histogram: &Histogram) {
         }
         let mut polled = [PollFd::new(far, PollFlags::IN)];
         let timeout = Timespec { tv_sec: 0, tv_nsec: left.min(EVERY) as i64 };
-        // An interrupted wait is a short one.
+        // An interrupted wait is just shorter.
         let _ = poll(&mut polled, Some(&timeout));
     }
 }
 
-/// An Ethernet frame to everybody that bears a time.
+/// A broadcast Ethernet frame that carries a timestamp.
 fn frame(time: u64) -> [u8; 60] {
     let mut frame = [0; 60];
     frame[..6].fill(0xff);
@@ -109,16 +109,16 @@ fn sent_at(frame: &[u8]) -> Option<u64> {
     (frame.get(12..14)? == ETHERTYPE).then(|| frame.get(14..22)?.try_into().ok().map(u64::from_be_bytes))?
 }
 
-/// Its interfaces in the wire namespace.
+/// The probe's interfaces in the wire namespace.
 const ENDS: [&str; 2] = ["probe0", "probe1"];
 
-/// How long netem holds up each of its frames: as long as a short link.
+/// netem's delay of each frame: as on a short link.
 const DELAY: Duration = Duration::from_millis(10);
 
-/// How often one is sent, nanoseconds: two hundred a second are enough for a percentile within seconds, and cost next to nothing.
+/// Interval between frames, nanoseconds: 200 per second give a 99th percentile within seconds at negligible cost.
 const EVERY: u64 = 5_000_000;
 
-/// For local experiments (IEEE 802, table 2 of §9.2.4).
+/// EtherType for local experiments (IEEE 802, table 2 of §9.2.4).
 const ETHERTYPE: [u8; 2] = [0x88, 0xb5];
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
-//! The lab's own emulator of one link: a packet socket at each end, and a thread between them that runs the model.
+//! A link emulated in userspace: a packet socket at each end, and a thread between them that runs the model.
 //!
-//! It is the only one that follows a seed and knows how late each frame was. The model is in [`super::pipe`], the thread in
+//! Only this emulator follows a seed and measures its timing error for each frame. The model is in [`super::pipe`], the thread in
 //! [`super::forward`].
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -54,17 +54,17 @@ impl UserspaceLink {
         Ok(UserspaceLink { sockets, counters, histogram, priority, forwarder: Mutex::new(Some(forwarder)) })
     }
 
-    /// The shape of one direction, by its index, from the next frame on. Fails when the network is gone.
+    /// Sets the shape of one direction, by its index, from the next frame on. Fails when the network is gone.
     pub(super) fn set(&self, index: usize, shape: Shape) -> Result<()> {
         self.send(LoopCommand::Set(index, shape))
     }
 
-    /// Lets frames pass, or swallows them and those on their way. Fails when the network is gone.
+    /// Forwards frames, or drops them and those in flight. Fails when the network is gone.
     pub(super) fn open(&self, open: bool) -> Result<()> {
         self.send(LoopCommand::Open(open))
     }
 
-    /// What happened so far, by direction.
+    /// Counters by direction.
     pub(super) fn counts(&self) -> [FrameCounts; 2] {
         [0, 1].map(|i| {
             let counters = &self.counters[i];
@@ -83,12 +83,12 @@ impl UserspaceLink {
         })
     }
 
-    /// How late frames were sent so far, both directions together.
+    /// The timing error so far, both directions together.
     pub(super) fn lateness(&self) -> Lateness {
         self.histogram.snapshot()
     }
 
-    /// How the thread is scheduled.
+    /// The thread's scheduling class.
     pub(super) fn priority(&self) -> Priority {
         self.priority
     }
@@ -108,7 +108,7 @@ impl UserspaceLink {
     }
 
     fn forwarder(&self) -> MutexGuard<'_, Option<Forwarder>> {
-        // A panic elsewhere leaves a whole forwarder or none.
+        // A panic elsewhere leaves either a valid forwarder or none.
         self.forwarder.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,5 +1,5 @@
-//! Viewers by HLS: by whole segments (RFC 8216 §6.3), or by parts as players of low latency do: a reload that waits at the server, delta
-//! updates, and the next part asked for before it exists (RFC 8216bis §6.3).
+//! HLS viewers: whole segments (RFC 8216 §6.3), or low latency with parts, blocking reloads, delta updates and preload hints (RFC 8216bis
+//! §6.3).
 
 use std::time::Duration;
 
@@ -14,18 +14,18 @@ use tokio::time::{Instant, sleep, sleep_until};
 use super::http::{Http, HttpResponse, locate};
 use super::viewer::LoadViewer;
 
-/// Where a stream's media playlist is.
+/// The location of a stream's media playlist.
 #[derive(Clone, Debug)]
 pub(super) struct Playlist {
     server: std::net::SocketAddr,
     authority: String,
     path: String,
-    /// How long its segments are at most.
+    /// `EXT-X-TARGETDURATION`.
     pub(super) target: Duration,
 }
 
-/// Finds the media playlist behind `url`: that itself, or the variant of the highest rate. Fails if it is none that can be played, or
-/// lists no parts where these are wanted.
+/// Resolves `url` to a media playlist: itself, or the variant with the highest bandwidth. Fails if it cannot be played, or lists no parts
+/// although `by_parts` is set.
 pub(super) async fn find(url: &str, by_parts: bool) -> Result<Playlist> {
     let (server, authority, path) = locate(url).await?;
     let http = Http::new(server, &authority);
@@ -38,12 +38,12 @@ pub(super) async fn find(url: &str, by_parts: bool) -> Result<Playlist> {
             (path, playlist)
         }
     };
-    ensure!(!playlist.end_list, "{url} is no live stream");
-    ensure!(!by_parts || has_parts(&playlist), "{url} lists no parts that can be waited for");
+    ensure!(!playlist.end_list, "{url} is not a live stream");
+    ensure!(!by_parts || has_parts(&playlist), "{url} does not support low latency: no parts, or no blocking reload");
     Ok(Playlist { server, authority, path, target: playlist.target_duration })
 }
 
-/// Plays by whole segments until something breaks.
+/// Plays whole segments until an error.
 pub(super) async fn segments(viewer: &LoadViewer, playlist: &Playlist) -> Result<()> {
     let http = Http::new(playlist.server, &playlist.authority);
     let started = Instant::now();
@@ -58,7 +58,7 @@ pub(super) async fn segments(viewer: &LoadViewer, playlist: &Playlist) -> Result
                 viewer.request();
             }
             PlaylistAction::Fetch(fetch) => {
-                ensure!(fetch.lost == 0, "segments were gone before they were asked for");
+                ensure!(fetch.lost == 0, "segments left the playlist before they were requested");
                 let answer = http.get(&path_of(&playlist.path, &fetch.uri)?).await?;
                 reader.read(viewer, &http, &playlist.path, &fetch, answer).await?;
             }
@@ -66,23 +66,23 @@ pub(super) async fn segments(viewer: &LoadViewer, playlist: &Playlist) -> Result
     }
 }
 
-/// Plays by parts until something breaks.
+/// Plays parts until an error.
 pub(super) async fn parts(viewer: &LoadViewer, playlist: &Playlist) -> Result<()> {
     let http = Http::new(playlist.server, &playlist.authority);
     let (mut playlist_client, mut reader) = (PartClient::new(false), Reader::default());
     playlist_client.on_playlist(load(&http, &playlist.path).await?);
     viewer.request();
-    // Each of them goes on while parts are read; dropping them ends them.
+    // Both continue while parts are read; dropping a set aborts its tasks.
     let (mut loading, mut ahead) = (JoinSet::new(), JoinSet::new());
     let mut ahead_of = None;
     let mut pause = Duration::ZERO;
     loop {
         while let Some(fetch) = playlist_client.next() {
-            ensure!(fetch.lost == 0, "parts were gone before they were asked for");
+            ensure!(fetch.lost == 0, "parts left the playlist before they were requested");
             let path = path_of(&playlist.path, &fetch.uri)?;
             let was_asked = ahead_of.take_if(|ahead: &mut String| *ahead == path && fetch.byte_range.is_none());
             let answer = match was_asked {
-                Some(_) => ahead.join_next().await.context("nothing was asked ahead")??,
+                Some(_) => ahead.join_next().await.context("no request for the hinted part")??,
                 None => http.get(&path).await,
             };
             reader.read(viewer, &http, &playlist.path, &fetch, answer?).await?;
@@ -97,7 +97,7 @@ pub(super) async fn parts(viewer: &LoadViewer, playlist: &Playlist) -> Result<()
         if let Some(hint) = playlist_client.hint() {
             let path = path_of(&playlist.path, hint)?;
             if ahead_of.as_ref() != Some(&path) {
-                // What was hinted at and did not come to be is not wanted.
+                // The part of the previous hint was never listed.
                 ahead = JoinSet::new();
                 let (http, path_asked) = (http.clone(), path.clone());
                 ahead.spawn_local(async move { http.get(&path_asked).await });
@@ -108,7 +108,7 @@ pub(super) async fn parts(viewer: &LoadViewer, playlist: &Playlist) -> Result<()
         let before = playlist_client.reload();
         playlist_client.on_playlist(loaded?);
         viewer.request();
-        // One that answers at once with what was there is not asked at once again.
+        // A server that does not block reloads is not polled in a busy loop.
         pause = if before == playlist_client.reload() { RELOAD_BACKOFF } else { Duration::ZERO };
     }
 }
@@ -127,7 +127,7 @@ fn reload(
     });
 }
 
-/// The playlist's path, asking for one to be waited for (RFC 8216bis §6.2.5).
+/// The playlist's path with delivery directives for a blocking reload (RFC 8216bis §6.2.5).
 fn with_directives(path: &str, wanted: Option<Reload>) -> String {
     let Some(Reload { msn, part, skip }) = wanted else { return path.to_owned() };
     let separator = if path.contains('?') { '&' } else { '?' };
@@ -140,17 +140,17 @@ async fn load(http: &Http, path: &str) -> Result<MediaPlaylist> {
 }
 
 async fn text(http: &Http, path: &str) -> Result<String> {
-    String::from_utf8(http.whole(path).await?.into()).with_context(|| format!("{path} is no text"))
+    String::from_utf8(http.whole(path).await?.into()).with_context(|| format!("{path} is not UTF-8"))
 }
 
-/// The path of what a playlist at `base` names `uri`. Fails where that is at another server.
+/// Resolves `uri` in a playlist at `base` to a path. Fails if it is on another server.
 fn path_of(base: &str, uri: &str) -> Result<String> {
     let resolved = resolve(&format!("{BASE_AUTHORITY}{base}"), uri);
-    let path = resolved.strip_prefix(BASE_AUTHORITY).with_context(|| format!("{uri} is at another server"))?;
+    let path = resolved.strip_prefix(BASE_AUTHORITY).with_context(|| format!("{uri} is on another server"))?;
     Ok(path.to_owned())
 }
 
-/// Reads the units of segments and parts.
+/// Demuxes segments and parts into access units.
 #[derive(Default)]
 struct Reader {
     fmp4: Option<fmp4::Reader>,
@@ -167,8 +167,8 @@ impl Reader {
         fetch: &Fetch,
         mut answer: HttpResponse,
     ) -> Result<()> {
-        let map = fetch.map.as_ref().context("its segments are no fragmented MP4")?;
-        ensure!(!fetch.encrypted && fetch.byte_range.is_none(), "it is encrypted, or in byte ranges");
+        let map = fetch.map.as_ref().context("its segments are not fragmented MP4")?;
+        ensure!(!fetch.encrypted && fetch.byte_range.is_none(), "encryption and byte ranges are not supported");
         if fetch.new_map || self.fmp4.is_none() {
             let mut reader = fmp4::Reader::new(Epoch(0));
             self.clock = None;
@@ -204,9 +204,9 @@ impl Reader {
     }
 }
 
-/// Stands for the server in resolving.
+/// A placeholder for the server's authority when URIs are resolved.
 const BASE_AUTHORITY: &str = "http://here";
-/// Before a playlist that said nothing new is asked for again.
+/// Pause before a playlist that had nothing new is reloaded.
 const RELOAD_BACKOFF: Duration = Duration::from_millis(300);
 
 #[cfg(test)]

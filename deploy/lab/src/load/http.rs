@@ -1,4 +1,4 @@
-//! A player's HTTP: a few connections to one server, each used again once its answer is read (RFC 9112 §9.3). Plain HTTP, no redirects.
+//! A player's HTTP client: a few persistent connections to one server (RFC 9112 §9.3). Plain HTTP, no redirects.
 
 use std::cell::RefCell;
 use std::net::SocketAddr;
@@ -18,7 +18,7 @@ use tokio::time::timeout;
 
 type Sender = SendRequest<Empty<Bytes>>;
 
-/// One player's connections.
+/// The idle connections of one player.
 #[derive(Clone, Debug)]
 pub(super) struct Http {
     server: SocketAddr,
@@ -26,11 +26,11 @@ pub(super) struct Http {
     idle: Rc<RefCell<Vec<Sender>>>,
 }
 
-/// An answer whose body is still to come.
+/// A response whose body has not been read yet.
 #[derive(Debug)]
 pub(super) struct HttpResponse {
     body: Incoming,
-    is_packed: bool,
+    is_compressed: bool,
     sender: Option<Sender>,
     idle: Rc<RefCell<Vec<Sender>>>,
 }
@@ -40,11 +40,11 @@ impl Http {
         Self { server, authority: authority.into(), idle: Rc::default() }
     }
 
-    /// Asks for a path. Fails unless the answer is a good one, and comes within [`READ_TIMEOUT`].
+    /// Requests a path. Fails unless the response is 200 and arrives within [`READ_TIMEOUT`].
     pub(super) async fn get(&self, path: &str) -> Result<HttpResponse> {
         timeout(READ_TIMEOUT, self.answer(path))
             .await
-            .with_context(|| format!("{path}: no answer within {READ_TIMEOUT:?}"))?
+            .with_context(|| format!("{path}: no response within {READ_TIMEOUT:?}"))?
     }
 
     async fn answer(&self, path: &str) -> Result<HttpResponse> {
@@ -53,14 +53,14 @@ impl Http {
             .header(HOST, &*self.authority)
             .header(ACCEPT_ENCODING, "gzip")
             .body(Empty::new())
-            .with_context(|| format!("{path} is no path"))?;
+            .with_context(|| format!("{path} is not a valid path"))?;
         let response = sender.send_request(request).await.with_context(|| format!("GET {path}"))?;
         ensure!(response.status() == StatusCode::OK, "GET {path}: {}", response.status());
-        let is_packed = response.headers().get(CONTENT_ENCODING).is_some_and(|coding| coding == "gzip");
-        Ok(HttpResponse { body: response.into_body(), is_packed, sender: Some(sender), idle: self.idle.clone() })
+        let is_compressed = response.headers().get(CONTENT_ENCODING).is_some_and(|coding| coding == "gzip");
+        Ok(HttpResponse { body: response.into_body(), is_compressed, sender: Some(sender), idle: self.idle.clone() })
     }
 
-    /// The whole body, unpacked.
+    /// The whole body, decompressed.
     pub(super) async fn whole(&self, path: &str) -> Result<Bytes> {
         let mut answer = self.get(path).await?;
         let mut whole = BytesMut::new();
@@ -68,7 +68,7 @@ impl Http {
             whole.extend_from_slice(&bytes);
             ensure!(whole.len() <= MAX_BODY, "{path} is longer than {MAX_BODY} bytes");
         }
-        if !answer.is_packed {
+        if !answer.is_compressed {
             return Ok(whole.freeze());
         }
         let mut plain = Vec::new();
@@ -80,26 +80,28 @@ impl Http {
     async fn connection(&self) -> Result<Sender> {
         loop {
             let Some(mut sender) = self.idle.borrow_mut().pop() else { break };
-            // One that the server has closed meanwhile is of no use.
+            // The server may have closed it meanwhile.
             if sender.ready().await.is_ok() {
                 return Ok(sender);
             }
         }
         let connected = timeout(CONNECT_TIMEOUT, TcpStream::connect(self.server)).await;
-        let socket = connected.with_context(|| format!("{}: no answer within {CONNECT_TIMEOUT:?}", self.server))??;
+        let socket =
+            connected.with_context(|| format!("{}: no connection within {CONNECT_TIMEOUT:?}", self.server))??;
         socket.set_nodelay(true)?;
         let (sender, connection) = handshake(TokioIo::new(socket)).await?;
-        // Why it ended, whoever asks by it is told.
+        // Its error is reported to whoever uses the connection.
         tokio::task::spawn_local(async move { drop(connection.await) });
         Ok(sender)
     }
 }
 
 impl HttpResponse {
-    /// The next bytes of the body, as they are sent; none at its end, after which the connection is free for others.
+    /// The next bytes of the body; `None` at its end, after which the connection is idle again.
     pub(super) async fn bytes(&mut self) -> Result<Option<Bytes>> {
         loop {
-            let frame = timeout(READ_TIMEOUT, self.body.frame()).await.context("the answer stopped in its middle")?;
+            let frame =
+                timeout(READ_TIMEOUT, self.body.frame()).await.context("the response stopped before its end")?;
             match frame {
                 Some(frame) => {
                     if let Ok(bytes) = frame?.into_data() {
@@ -115,10 +117,10 @@ impl HttpResponse {
     }
 }
 
-/// Where an address is that begins with `http://`, and its path.
+/// Splits a URL that begins with `http://` into socket address, authority and path. Fails on other schemes, and if the name does not resolve.
 pub(super) async fn locate(url: &str) -> Result<(SocketAddr, String, String)> {
     let Some(rest) = url.strip_prefix("http://") else {
-        bail!("{url}: an address that begins with http:// is wanted");
+        bail!("{url}: a URL that begins with http:// is expected");
     };
     let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
     let has_port = authority.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
@@ -127,9 +129,9 @@ pub(super) async fn locate(url: &str) -> Result<(SocketAddr, String, String)> {
     Ok((found.with_context(|| format!("{place} has no address"))?, authority.to_owned(), path.to_owned()))
 }
 
-/// Of TCP.
+/// Timeout of the TCP handshake.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// The longest silence: a reload waits at the server for three target durations at most.
+/// Timeout of each read: a blocking reload takes three target durations at most.
 const READ_TIMEOUT: Duration = Duration::from_secs(10);
-/// Bytes of a playlist, an init segment or an answer of the API.
+/// Maximum bytes of a playlist, an init segment or an API response.
 const MAX_BODY: usize = 4 << 20;

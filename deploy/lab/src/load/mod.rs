@@ -1,7 +1,7 @@
-//! A load generator: a crowd of viewers of one stream, by one protocol, over real sockets, and what each of them got.
+//! A load generator: many concurrent viewers of one stream, by one protocol, over real sockets, and a report of what they received.
 //!
-//! It works against any server whose stream has a clock or not; Nearcast's own relay protocol it finds by the stream's page. Nothing is
-//! decoded. Everything runs on one thread, so that it can be kept to one core while the server has another.
+//! It works with any server; the address of Nearcast's relay protocol is looked up by the stream's page. Nothing is decoded. Everything runs on one
+//! thread, so that it can be pinned to one core while the server has another.
 
 mod hls;
 mod http;
@@ -25,22 +25,22 @@ use crate::process::{memory_kib, processor_time};
 use tally::Tally;
 use viewer::LoadViewer;
 
-/// How the crowd watches.
+/// The protocol of all viewers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, clap::ValueEnum)]
 pub enum Protocol {
     /// RTMP
     Rtmp,
     /// Nearcast's relay protocol
     Relay,
-    /// HLS by parts, as they are made
+    /// Low-latency HLS
     #[value(name = "ll-hls")]
     LowLatencyHls,
-    /// HLS by whole segments
+    /// HLS with whole segments
     Hls,
 }
 
 impl Protocol {
-    /// As it is written on the command line, and by `viewer --transport`.
+    /// The name on the command line, as in `viewer --transport`.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Rtmp => "rtmp",
@@ -51,40 +51,40 @@ impl Protocol {
     }
 }
 
-/// What is wanted of the crowd.
+/// Parameters of a run.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// `rtmp://…`, `http://….m3u8`, or a Nearcast stream's page.
     pub url: String,
-    /// How they watch.
+    /// The protocol of all viewers.
     pub protocol: Protocol,
-    /// How many.
+    /// The number of viewers.
     pub viewers: usize,
-    /// Over which time they come.
+    /// The time over which the viewers join, evenly.
     pub ramp: Duration,
-    /// How long is measured, once all have come.
+    /// How long is measured, from when all viewers have joined.
     pub duration: Duration,
-    /// The server's process on this machine, to be measured too.
+    /// The server's process on this machine, to be measured as well.
     pub pid: Option<u32>,
 }
 
-/// What came of it.
+/// The result of a run.
 #[derive(Clone, Debug)]
 pub struct Summary {
     options: Options,
     joined: usize,
-    /// How long it was measured.
+    /// How long was measured.
     took: Duration,
     totals: tally::Totals,
-    /// Why viewers ended, and how many did.
+    /// Why viewers ended, and how many for each reason.
     errors: BTreeMap<String, usize>,
-    /// Of one core, what this program itself has used.
+    /// CPU usage of this program, in cores.
     generator: f64,
-    /// Processor time that the server has used, and what it holds in KiB.
+    /// CPU time of the server while it was measured, and its resident memory in KiB.
     server: Option<(Duration, u64)>,
 }
 
-/// Where to, once it is known.
+/// The resolved target of the viewers.
 #[derive(Clone)]
 enum Target {
     Rtmp(net::rtmp::Url),
@@ -93,9 +93,9 @@ enum Target {
     Segments(hls::Playlist),
 }
 
-/// Has the crowd come, watch and go. Fails where the stream cannot be watched at all; what single viewers lack is in the summary.
+/// Runs the viewers. Fails when the stream cannot be played at all; faults of single viewers are in the summary.
 pub fn run(options: &Options) -> Result<Summary> {
-    // Each viewer has up to three sockets.
+    // A viewer uses up to three sockets.
     raise_file_limit()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     LocalSet::new().block_on(&runtime, run_viewers(options))
@@ -152,7 +152,7 @@ async fn run_viewers(options: &Options) -> Result<Summary> {
     let server = after.0.zip(before.0).zip(memory).map(|((after, before), memory)| (after - before, memory));
     let generator = (after.1 - before.1).as_secs_f64() / took.as_secs_f64();
     viewers.shutdown().await;
-    // What says goodbye over QUIC is sent by tasks of its own: else the server would keep their places until it misses them.
+    // QUIC's CONNECTION_CLOSE is sent by tasks in the background: without it the server would keep the connections until they time out.
     sleep(CLOSE_TIME).await;
     Ok(Summary { options: options.clone(), joined, took, totals, errors, generator, server })
 }
@@ -163,11 +163,11 @@ async fn find(options: &Options) -> Result<Target> {
     let playlist = || page.map_or(url.to_owned(), |_| format!("{url}/index.m3u8"));
     Ok(match options.protocol {
         Protocol::Rtmp => {
-            ensure!(url.starts_with("rtmp://"), "RTMP is watched at rtmp://HOST/APP/NAME");
+            ensure!(url.starts_with("rtmp://"), "RTMP needs a URL rtmp://HOST/APP/NAME");
             Target::Rtmp(net::rtmp::url::parse(url)?)
         }
         Protocol::Relay => {
-            ensure!(page.is_some(), "the relay protocol is found by the stream's page: http://HOST:8080/NAME");
+            ensure!(page.is_some(), "the relay protocol needs the URL of the stream's page: http://HOST:8080/NAME");
             Target::Relay(push::find_relay(url).await?)
         }
         Protocol::LowLatencyHls => Target::Parts(hls::find(&playlist(), true).await?),
@@ -177,7 +177,7 @@ async fn find(options: &Options) -> Result<Target> {
 
 fn record_end(errors: &mut BTreeMap<String, usize>, ended: Result<Result<()>, tokio::task::JoinError>) {
     let why = match ended {
-        Ok(Ok(())) => "it ended".to_owned(),
+        Ok(Ok(())) => "ended without an error".to_owned(),
         Ok(Err(error)) => format!("{error:#}"),
         Err(error) => error.to_string(),
     };
@@ -186,22 +186,22 @@ fn record_end(errors: &mut BTreeMap<String, usize>, ended: Result<Result<()>, to
 }
 
 impl Summary {
-    /// What must not be: viewers that did not come, ended, or lack something. Empty if all is well.
+    /// Faults: viewers that did not join, ended, or lack something. Empty if there are none.
     pub fn faults(&self) -> Vec<String> {
         let totals = &self.totals;
         let ended: usize = self.errors.values().sum();
         let faults = [
-            (self.options.viewers - self.joined, "viewers that never got anything"),
+            (self.options.viewers - self.joined, "viewers that never received anything"),
             (ended, "viewers that ended"),
             (totals.lagging, "viewers that fell behind"),
             (usize::try_from(totals.missing).unwrap_or(usize::MAX), "units that a viewer missed"),
-            (usize::try_from(totals.repeated).unwrap_or(usize::MAX), "units repeated or out of order"),
+            (usize::try_from(totals.repeated).unwrap_or(usize::MAX), "units duplicated or out of order"),
             (usize::try_from(totals.other_epochs).unwrap_or(usize::MAX), "units of another broadcast"),
         ];
         faults.iter().filter(|(number, _)| *number > 0).map(|(number, what)| format!("{number} {what}")).collect()
     }
 
-    /// For programs.
+    /// The report as JSON.
     pub fn to_json(&self) -> Value {
         let totals = &self.totals;
         let viewer_seconds = self.took.as_secs_f64() * self.options.viewers as f64;
@@ -230,13 +230,13 @@ impl Summary {
         })
     }
 
-    /// For people.
+    /// The report as text.
     pub fn to_text(&self) -> String {
         let (totals, seconds) = (&self.totals, self.took.as_secs_f64());
         let ms = |percent| self.latency_ms(percent).map_or("-".to_owned(), |ms| format!("{ms:.1}"));
         let mut text = format!(
-            "{} of {} viewers by {} for {seconds:.1} s\n  received: {} pictures, {} units, {:.1} Mbit/s; {} answers to requests\n  \
-             behind the lens: {} ms at the median, {} at p99, {} at most\n  missing {}, repeated {}, viewers that fell behind {}\n  \
+            "{} of {} viewers by {} for {seconds:.1} s\n  received: {} frames, {} units, {:.1} Mbit/s; {} responses\n  \
+             capture-to-receive latency: p50 {} ms, p99 {}, max {}\n  missing {}, duplicated {}, lagging viewers {}\n  \
              this generator used {:.0}% of a core{}\n",
             self.joined,
             self.options.viewers,
@@ -252,7 +252,7 @@ impl Summary {
             totals.repeated,
             totals.lagging,
             self.generator * 100.0,
-            if self.generator > MAX_GENERATOR_CPU { ": too much; it is late itself" } else { "" },
+            if self.generator > MAX_GENERATOR_CPU { ": too much, so its latency figures are too high" } else { "" },
         );
         if let Some((processor, memory)) = self.server {
             let core = processor.as_secs_f64() / seconds;
@@ -260,7 +260,7 @@ impl Summary {
             let memory = memory as f64 / 1024.0;
             let _ = writeln!(
                 text,
-                "  the server used {:.1}% of a core, {each:.3} ms a viewer's second, and holds {memory:.1} MiB",
+                "  the server used {:.1}% of a core, {each:.3} ms per viewer-second, and {memory:.1} MiB of memory",
                 core * 100.0
             );
         }
@@ -270,7 +270,7 @@ impl Summary {
         text
     }
 
-    /// Milliseconds from the lens to the viewer that so many of a hundred pictures did not exceed; `None` where the stream states no clock.
+    /// A percentile of the capture-to-receive latency in milliseconds; `None` if the stream states no clock.
     fn latency_ms(&self, percent: usize) -> Option<f64> {
         let late = &self.totals.latency;
         let rank = (late.len() * percent).div_ceil(100).clamp(1, late.len().max(1));
@@ -284,18 +284,18 @@ fn raise_file_limit() -> Result<()> {
     setrlimit(Resource::Nofile, raised).context("cannot raise the limit of open files")
 }
 
-/// For the last viewer to come.
+/// Timeout for the last viewer to join, after the ramp.
 const JOIN_TIMEOUT: Duration = Duration::from_secs(20);
-/// Connections open their windows.
+/// Time for congestion windows to open before measuring.
 const SETTLE_TIME: Duration = Duration::from_secs(2);
-/// For goodbyes to leave.
+/// Time for closing messages to be sent.
 const CLOSE_TIME: Duration = Duration::from_millis(300);
-/// How often it is looked whether all have come.
+/// Interval at which joined viewers are counted.
 const JOIN_POLL: Duration = Duration::from_millis(20);
-/// By how much a viewer may have gone on less than the time that was measured; by segments, a segment more: the last may come just
-/// after the end.
+/// By how much a viewer's progress in media time may fall short of the measured time. With segments, one target duration more: the last may arrive
+/// just after the end.
 const LAG_TOLERANCE: Duration = Duration::from_secs(1);
-/// Different reasons that are kept.
+/// Maximum distinct reasons that are kept.
 const MAX_ERRORS: usize = 8;
-/// Of a core: above it, what is late is the generator.
+/// CPU usage in cores above which the generator itself adds latency.
 const MAX_GENERATOR_CPU: f64 = 0.9;

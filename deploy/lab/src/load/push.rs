@@ -1,4 +1,4 @@
-//! Viewers that get units as they come: by RTMP, and by the relay protocol.
+//! Viewers of protocols that push units: RTMP and the relay protocol.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -13,10 +13,10 @@ use quinn::Endpoint;
 use super::http::{Http, locate};
 use super::viewer::LoadViewer;
 
-/// Plays by RTMP until something breaks.
+/// Plays RTMP until an error.
 pub(super) async fn rtmp(viewer: &LoadViewer, url: &Url) -> Result<()> {
     let mut player = client::play(url, client::ClientOptions::default()).await?;
-    // The same for all viewers where the server names none.
+    // The same for all viewers if the server states no epoch.
     let (mut demuxer, mut clock) = (flv::Demuxer::new(Epoch(0)), None);
     loop {
         let events = match player.next().await?.context("the server closed the connection")? {
@@ -44,7 +44,7 @@ pub(super) async fn rtmp(viewer: &LoadViewer, url: &Url) -> Result<()> {
     }
 }
 
-/// Where a server's relay protocol is to be had.
+/// The address of a server's relay protocol.
 #[derive(Clone, Debug)]
 pub(super) struct Relay {
     address: SocketAddr,
@@ -52,7 +52,7 @@ pub(super) struct Relay {
     name: String,
 }
 
-/// Asks the server of a stream's page where its relay protocol is.
+/// Looks up the relay protocol's address by the URL of a stream's page. Fails if the server offers none.
 pub(super) async fn find_relay(page: &str) -> Result<Relay> {
     let (server, authority, path) = locate(page).await?;
     let name = path.trim_matches('/').to_owned();
@@ -66,7 +66,7 @@ pub(super) async fn find_relay(page: &str) -> Result<Relay> {
     Ok(Relay { address: found.with_context(|| format!("{place} has no address"))?, pin, name })
 }
 
-/// Plays by the relay protocol until something breaks. Each viewer has a socket of its own.
+/// Plays the relay protocol until an error. Each viewer has its own socket.
 pub(super) async fn relay(viewer: &LoadViewer, relay: &Relay) -> Result<()> {
     let any: SocketAddr = if relay.address.is_ipv4() { ([0u8; 4], 0).into() } else { ([0u16; 8], 0).into() };
     let endpoint = Endpoint::client(any)?;
@@ -79,7 +79,7 @@ pub(super) async fn relay(viewer: &LoadViewer, relay: &Relay) -> Result<()> {
         match subscription.next().await? {
             Event::Unit(arrived) => viewer.unit(&arrived.unit, arrived.catalog.clock),
             Event::Timing { .. } | Event::Capacity(_) => {}
-            Event::Gap(track) => bail!("units of {track} were given up on the way"),
+            Event::Gap(track) => bail!("units of {track} were dropped by the server"),
             Event::Ended => bail!("the stream has ended"),
         }
     }

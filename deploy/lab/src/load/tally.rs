@@ -1,7 +1,7 @@
-//! What each viewer of a crowd has received, and whether that was everything. Pure: instants are parameters.
+//! What each viewer has received, and whether it was everything. Pure: times are parameters.
 //!
-//! Nobody tells the crowd what the stream holds; it is what any of its viewers has got. Whoever lacks a unit that another has, between
-//! the first and the last of its own, has missed it.
+//! The content of the stream is the union of what all viewers received. A unit is missing if another viewer has it, and it lies between the first and
+//! the last unit of this viewer.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
@@ -9,16 +9,16 @@ use std::time::Duration;
 
 use media::{Epoch, Timestamp, TrackId, TrackKind, WallClock};
 
-/// The receipts of a crowd, by the viewer's number.
+/// What all viewers received, by viewer number.
 #[derive(Debug)]
 pub(super) struct Tally {
     viewers: Vec<ViewerTally>,
-    /// Every unit that anyone has got.
+    /// Every unit that any viewer received.
     seen: BTreeMap<TrackId, BTreeSet<Timestamp>>,
     epoch: Option<Epoch>,
-    /// Whether what comes is counted.
+    /// Whether units are counted now.
     counts: bool,
-    /// How late pictures came, in microseconds; those of a stream with a clock.
+    /// Capture-to-receive latency of video units in microseconds, if the stream states a clock.
     latency: Vec<i64>,
     bytes: u64,
     other_epochs: u64,
@@ -27,37 +27,38 @@ pub(super) struct Tally {
 #[derive(Clone, Debug, Default)]
 struct ViewerTally {
     tracks: BTreeMap<TrackId, TrackTally>,
-    /// Parts, segments and playlists.
+    /// Responses: parts, segments and playlists.
     requests: u64,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct TrackTally {
-    /// The last unit before counting began.
+    /// DTS of the last unit before counting began.
     from: Timestamp,
     last: Timestamp,
     count: u64,
     repeated: u64,
 }
 
-/// What came of it, of the time in which it was counted.
+/// The totals of the time that was counted.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Totals {
     pub(super) pictures: u64,
     pub(super) units: u64,
     pub(super) bytes: u64,
     pub(super) requests: u64,
-    /// Units that others got and a viewer did not, of all viewers.
+    /// Missing units, summed over all viewers.
     pub(super) missing: u64,
-    /// Units that a viewer got again, or out of order.
+    /// Units that a viewer received again or out of order.
     pub(super) repeated: u64,
-    /// Units of another broadcast than the first.
+    /// Units of another epoch than the first one.
     pub(super) other_epochs: u64,
-    /// Viewers that went on by less than they should have.
+    /// Viewers whose progress in media time fell short.
     pub(super) lagging: usize,
-    /// DTS of pictures after which, and up to which, all viewers together were counted, in milliseconds; and how many different pictures they got.
+    /// The range of video DTS that all viewers together were counted for, in milliseconds (start excluded, end included), and the number of distinct
+    /// video units in it.
     pub(super) span: Option<(i64, i64, usize)>,
-    /// Microseconds, in order.
+    /// Microseconds, ascending.
     pub(super) latency: Vec<i64>,
 }
 
@@ -74,7 +75,7 @@ impl Tally {
         }
     }
 
-    /// A viewer has got a unit, whose picture was taken at `captured`, if that is known.
+    /// Records a unit that a viewer received, with its capture time if known.
     pub(super) fn unit(
         &mut self,
         viewer: usize,
@@ -106,17 +107,17 @@ impl Tally {
         }
     }
 
-    /// A viewer has got an answer to a request.
+    /// Records a response to a viewer's request.
     pub(super) fn request(&mut self, viewer: usize) {
         self.viewers[viewer].requests += 1;
     }
 
-    /// How many viewers have got anything.
+    /// The number of viewers that have received a unit.
     pub(super) fn joined(&self) -> usize {
         self.viewers.iter().filter(|viewer| !viewer.tracks.is_empty()).count()
     }
 
-    /// Counts from here on.
+    /// Starts counting.
     pub(super) fn begin(&mut self) {
         for viewer in &mut self.viewers {
             viewer.requests = 0;
@@ -128,7 +129,7 @@ impl Tally {
         self.latency.clear();
     }
 
-    /// What came since [`begin`](Self::begin), `window` ago. A viewer that has gone on by less than that, but for `slack`, is lagging.
+    /// The totals since [`begin`](Self::begin), `window` ago. A viewer whose media time advanced by less than `window - slack` is lagging.
     pub(super) fn end(&mut self, window: Duration, slack: Duration) -> Totals {
         self.counts = false;
         let mut totals = Totals { bytes: self.bytes, other_epochs: self.other_epochs, ..Totals::default() };
@@ -161,7 +162,7 @@ impl Tally {
     }
 }
 
-/// What comes after `from`, up to `to`.
+/// The range after `from`, up to and including `to`.
 fn since(from: Timestamp, to: Timestamp) -> (Bound<Timestamp>, Bound<Timestamp>) {
     (Bound::Excluded(from), Bound::Included(to))
 }
@@ -221,7 +222,7 @@ mod tests {
         give(&mut tally, 1, 400..1000);
         let totals = tally.end(SECOND * 5, SECOND);
         assert_eq!((totals.lagging, totals.missing), (1, 0));
-        // Nothing came any more, to anyone.
+        // No viewer received anything.
         tally.begin();
         let totals = tally.end(SECOND * 5, SECOND);
         assert_eq!((totals.lagging, totals.pictures, totals.missing), (2, 0, 0));

@@ -1,4 +1,4 @@
-//! Making the network that a [`Topology`] describes.
+//! Builds the network that a [`Topology`] describes.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -11,24 +11,24 @@ use crate::host::Host;
 use crate::link::{Direction, Emulator, Link};
 use crate::network::{Endpoint, Network, Switch};
 
-/// A network made by topology; dropping it takes it down.
+/// A network built from a [`Topology`]; dropping it removes it.
 #[derive(Debug)]
 pub struct BuiltTopology {
     /// Everything below belongs to it.
     pub network: Network,
-    /// By name.
+    /// Hosts by name.
     pub hosts: BTreeMap<String, Host>,
-    /// By name.
+    /// Switches by name.
     pub switches: BTreeMap<String, Switch>,
-    /// By name.
+    /// Links by name.
     pub links: BTreeMap<String, Arc<Link>>,
-    /// The ports that a link has at switches: the switch, and the port's number there.
+    /// The switch ports of each link: the switch's name and the port number there.
     pub(crate) ports: BTreeMap<String, Vec<(String, usize)>>,
 }
 
 impl Topology {
-    /// Makes the network; returns once every link has carrier. Fails without root, and when an interface cannot be made; what was
-    /// made by then is gone.
+    /// Builds the network; returns once every link has carrier. Fails without root, and when an interface cannot be created; a partial
+    /// network is removed.
     pub fn build(&self) -> Result<BuiltTopology> {
         let mut network = Network::new(self.seed)?;
         network.set_emulator(self.emulator);
@@ -76,29 +76,29 @@ impl Topology {
 }
 
 impl BuiltTopology {
-    /// The host of that name. Fails with the names that there are.
+    /// The host of that name. The error lists the existing ones.
     pub fn host(&self, name: &str) -> Result<&Host> {
         self.hosts.get(name).with_context(|| format!("there is no host {name:?}; there are: {}", names(&self.hosts)))
     }
 
-    /// The link of that name. Fails with the names that there are.
+    /// The link of that name. The error lists the existing ones.
     pub fn link(&self, name: &str) -> Result<&Arc<Link>> {
         self.links.get(name).with_context(|| format!("there is no link {name:?}; there are: {}", names(&self.links)))
     }
 
-    /// Keeps the switches from passing frames between this link and other links so kept apart; those that are not reach all.
+    /// Turns client isolation on or off for a link: switches forward no frames between isolated links.
     ///
-    /// Fails when the link ends at no switch.
+    /// Fails when the link is not connected to a switch.
     pub fn isolate(&self, link: &str, isolated: bool) -> Result<()> {
         self.link(link)?;
-        let ports = self.ports.get(link).with_context(|| format!("link {link} ends at no switch"))?;
+        let ports = self.ports.get(link).with_context(|| format!("link {link} is not connected to a switch"))?;
         for (switch, port) in ports {
             self.switches[switch].isolate(*port, isolated)?;
         }
         Ok(())
     }
 
-    /// What there is and what it does, for people.
+    /// Hosts, switches and links with their shapes, as text.
     pub fn describe(&self) -> String {
         let mut text = String::new();
         for (name, host) in &self.hosts {

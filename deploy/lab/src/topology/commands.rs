@@ -1,4 +1,4 @@
-//! Commands to a running network, a line each: what `lab up` reads from its standard input and `lab set` sends to it.
+//! Commands to a running network, one per line: `lab up` reads them from standard input, `lab set` and `lab send` send them.
 
 use std::fmt::Write;
 
@@ -9,7 +9,7 @@ use super::shape_syntax;
 use crate::link::{Direction, Emulator, FrameCounts};
 
 impl BuiltTopology {
-    /// Carries out one line and gives what there is to say. Fails, with nothing changed, when the line makes no sense.
+    /// Executes one line and returns its output. Fails, without any change, when the line is invalid.
     pub fn command(&self, line: &str) -> Result<String> {
         let words: Vec<&str> = line.split_whitespace().collect();
         match words[..] {
@@ -18,31 +18,31 @@ impl BuiltTopology {
             ["show"] => Ok(self.describe()),
             ["stats"] => Ok(self.statistics()),
             ["cut", link] => self.link(link)?.cut().map(|()| format!("{link}: cut\n")),
-            ["blackhole", link] => self.link(link)?.blackhole().map(|()| format!("{link}: swallows everything\n")),
-            ["heal", link] => self.link(link)?.heal().map(|()| format!("{link}: whole\n")),
-            ["isolate", link] => self.isolate(link, true).map(|()| format!("{link}: kept apart\n")),
-            ["join", link] => self.isolate(link, false).map(|()| format!("{link}: reaches all\n")),
+            ["blackhole", link] => self.link(link)?.blackhole().map(|()| format!("{link}: black hole\n")),
+            ["heal", link] => self.link(link)?.heal().map(|()| format!("{link}: healed\n")),
+            ["isolate", link] => self.isolate(link, true).map(|()| format!("{link}: isolated\n")),
+            ["join", link] => self.isolate(link, false).map(|()| format!("{link}: not isolated\n")),
             ["set", link, ref settings @ ..] => self.set(link, settings),
-            [other, ..] => bail!("what is {other:?}, or what is missing after it? `help` lists the commands"),
+            [other, ..] => bail!("unknown command or missing argument: {other:?}; `help` lists the commands"),
         }
     }
 
-    /// `LINK[:a-to-b|:b-to-a] KEY=VALUE…`: all of it, or nothing.
+    /// `LINK[:a-to-b|:b-to-a] KEY=VALUE…`: applies all settings or none.
     fn set(&self, link: &str, settings: &[&str]) -> Result<String> {
         let (name, directions) = match link.split_once(':') {
             None => (link, &Direction::BOTH[..]),
             Some((name, "a-to-b")) => (name, &[Direction::AToB][..]),
             Some((name, "b-to-a")) => (name, &[Direction::BToA][..]),
-            Some((_, other)) => bail!("{other:?} is no direction: a-to-b or b-to-a"),
+            Some((_, other)) => bail!("{other:?} is not a direction: a-to-b or b-to-a"),
         };
-        ensure!(!settings.is_empty(), "set {link}: what? As in: set {link} delay=30ms loss=1%");
+        ensure!(!settings.is_empty(), "set {link}: no setting; for example: set {link} delay=30ms loss=1%");
         let link = self.link(name)?;
         let mut wanted = Vec::new();
         for direction in directions {
             let mut shape = link.shape(*direction);
             for setting in settings {
                 let (key, value) = setting.split_once('=').with_context(|| format!("{setting:?} is not KEY=VALUE"))?;
-                // A command has no quotes: `jitter=normal:5ms`.
+                // A command line has no quotes: `jitter=normal:5ms`.
                 shape_syntax::apply(&mut shape, key, &value.replace(':', " "))?;
             }
             shape.validate()?;
@@ -83,11 +83,11 @@ impl BuiltTopology {
     }
 }
 
-/// What can be said to a running network.
+/// The commands of a running network.
 pub const HELP: &str = "\
 set LINK[:a-to-b|:b-to-a] KEY=VALUE ...   change a link: rate=4M delay=30ms jitter=5ms (or jitter=normal:5ms) reorder=true
                                           loss=1% burst=TO-BAD/TO-GOOD/LOSS-GOOD/LOSS-BAD duplicate=1% queue=128KiB
-cut LINK | blackhole LINK | heal LINK     pull the cable, lose packets without a word, mend both
-isolate LINK | join LINK                  have the switch pass nothing between isolated links; undo it
+cut LINK | blackhole LINK | heal LINK     disconnect the cable, drop all packets, undo either
+isolate LINK | join LINK                  turn client isolation on or off: isolated links do not reach each other
 show | stats | help | quit
 ";

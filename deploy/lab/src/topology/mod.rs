@@ -48,13 +48,13 @@ use crate::link::{Direction, Emulator};
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Topology {
-    /// What it is, for people.
+    /// A one-line description for `lab list`.
     #[serde(default)]
     pub about: String,
-    /// Seed of everything random.
+    /// Seed of all random draws.
     #[serde(default)]
     pub seed: u64,
-    /// Who emulates the links; not in the file, for it is not of the topology.
+    /// The link emulator; not part of the file.
     #[serde(skip)]
     pub emulator: Emulator,
     /// Hosts.
@@ -154,20 +154,21 @@ impl LinkConfig {
 }
 
 impl Topology {
-    /// Reads and checks a file. Fails with the file's name, the line where TOML is at fault, and the key.
+    /// Reads and validates a file. The error names the file, the line of a TOML error, and the key.
     pub fn read(path: &Path) -> Result<Topology> {
         let text = std::fs::read_to_string(path).with_context(|| format!("read the topology {}", path.display()))?;
         text.parse::<Topology>().with_context(|| format!("topology {}", path.display()))
     }
 
-    /// The link of that name.
+    /// The link of that name. The error lists the existing ones.
     pub fn link(&self, name: &str) -> Result<&LinkConfig> {
         let names: Vec<&str> = self.links.iter().map(|link| link.name.as_str()).collect();
         let found = self.links.iter().find(|link| link.name == name);
         found.with_context(|| format!("there is no link {name:?}; there are: {}", names.join(", ")))
     }
 
-    /// The links from one host to another, by the way with the fewest, through switches and routers. Cables take no time.
+    /// The links of the shortest path (fewest hops) from one host to another, across switches and routers. Cables count as links without delay.
+    /// Fails when there is no such host or no path.
     pub fn hops(&self, from: &str, to: &str) -> Result<Vec<Hop>> {
         for name in [from, to] {
             ensure!(self.hosts.iter().any(|host| host.name == name), "there is no host {name:?}; there are: {}", {
@@ -209,12 +210,12 @@ impl Topology {
         bail!("no link leads from {from} to {to}")
     }
 
-    /// What an end's text means.
+    /// Parses the text of an endpoint: `SWITCH`, `HOST`, or `HOST ADDRESS`.
     pub(crate) fn endpoint_ref(&self, text: &str) -> Result<EndpointRef> {
         let mut words = text.split_whitespace();
         let name = words.next().context("is empty: name a switch, a host, or a host and its address there")?;
         let address = words.next();
-        ensure!(words.next().is_none(), "{text:?} is more than a host and its address");
+        ensure!(words.next().is_none(), "{text:?}: expected a host and its address");
         if self.switches.iter().any(|switch| switch.name == name) {
             ensure!(address.is_none(), "{text:?}: a switch has no address");
             return Ok(EndpointRef::Switch(name.to_owned()));
@@ -222,7 +223,7 @@ impl Topology {
         let host = self.hosts.iter().find(|host| host.name == name);
         let host = host.with_context(|| format!("{name:?} is neither a [[host]] nor a [[switch]]"))?;
         let address = match address {
-            Some(address) => address.parse().with_context(|| format!("{address:?} is no IPv4 address"))?,
+            Some(address) => address.parse().with_context(|| format!("{address:?} is not an IPv4 address"))?,
             None => host.address.with_context(|| {
                 format!("host {name} has no address: give it `address`, or write \"{name} 10.…\" at this end")
             })?,
@@ -230,20 +231,20 @@ impl Topology {
         Ok(EndpointRef::Host(name.to_owned(), address))
     }
 
-    /// Fails, naming the key, when something is wrong that would else be found only when the network is half made.
+    /// Validates what building would otherwise only find in a partially built network. The error names the key.
     fn check(&self) -> Result<()> {
         let mut names = BTreeSet::new();
         let named =
             self.hosts.iter().map(|h| ("host", &h.name)).chain(self.switches.iter().map(|s| ("switch", &s.name)));
         for (kind, name) in named {
             crate::namespace::check_role(name).with_context(|| format!("[[{kind}]] name"))?;
-            ensure!(name != "wire", "[[{kind}]] name: `wire` is the lab's own; take another");
+            ensure!(name != "wire", "[[{kind}]] name: `wire` is reserved; use another");
             ensure!(
                 names.insert(name),
                 "[[{kind}]] name: {name:?} is used twice; names are unique among hosts and switches"
             );
         }
-        ensure!(!self.hosts.is_empty(), "there is no [[host]]: a network without hosts does nothing");
+        ensure!(!self.hosts.is_empty(), "there is no [[host]]; a network needs at least one");
         let mut names = BTreeSet::new();
         for link in &self.links {
             ensure!(names.insert(&link.name), "[[link]] name: {:?} is used twice; name each link once", link.name);
@@ -255,7 +256,7 @@ impl Topology {
         for (what, a, b) in links.chain(cables) {
             let a = self.endpoint_ref(a).with_context(|| format!("{what}: a"))?;
             let b = self.endpoint_ref(b).with_context(|| format!("{what}: b"))?;
-            ensure!(a.name() != b.name(), "{what}: both ends are {}; a link joins two", a.name());
+            ensure!(a.name() != b.name(), "{what}: both ends are {}; a link needs two", a.name());
             for endpoint in [a, b] {
                 let EndpointRef::Host(host, address) = endpoint else { continue };
                 ensure!(address.octets()[0] == 10, "{what}: address {address} of {host} is not in 10.0.0.0/8");

@@ -1,6 +1,4 @@
-//! A link's behaviour in words, as files and commands give it: `rate = "4M"`, `delay=8ms`.
-//!
-//! It is not the behaviour itself, nor its bounds, which are [`Shape`]'s.
+//! The text syntax of a [`Shape`] in topology files and commands: `rate = "4M"`, `delay=8ms`.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -9,7 +7,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::link::shape::{BurstLoss, Jitter, Shape};
 
-/// `onto`, with what `table` says changed. Fails with the key and what may stand there.
+/// `onto` with the settings of `table` applied. The error names the key and the expected value.
 pub(crate) fn from_table(mut onto: Shape, table: &BTreeMap<String, toml::Value>) -> Result<Shape> {
     for (key, value) in table {
         match value {
@@ -23,7 +21,7 @@ pub(crate) fn from_table(mut onto: Shape, table: &BTreeMap<String, toml::Value>)
     Ok(onto)
 }
 
-/// Changes one field. Fails with the key and what may stand there; bounds are not checked.
+/// Sets one field. The error names the key and the expected value; ranges are not checked.
 pub fn apply(shape: &mut Shape, key: &str, value: &str) -> Result<()> {
     let named = |what: &str| format!("{key} {value:?}: {what}");
     match key {
@@ -51,7 +49,7 @@ pub fn apply(shape: &mut Shape, key: &str, value: &str) -> Result<()> {
                 value.parse().map_err(anyhow::Error::msg).with_context(|| named("write bytes, as 128KiB"))?;
             shape.queue = usize::try_from(size.as_u64()).context("queue")?;
         }
-        // Of a command line, where there are no tables.
+        // The form for command lines, which have no tables.
         "burst" if value == "none" => shape.burst = None,
         "burst" => {
             let parts: Vec<&str> = value.split('/').collect();
@@ -71,7 +69,7 @@ pub fn apply(shape: &mut Shape, key: &str, value: &str) -> Result<()> {
     Ok(())
 }
 
-/// A shape in the words that [`apply`] takes, without what does nothing.
+/// A shape in the syntax of [`apply`], without settings that have no effect.
 pub fn describe(shape: &Shape) -> String {
     let mut words = Vec::new();
     let percent = |share: f64| format!("{}%", (share * 1e6).round() / 1e4);
@@ -148,7 +146,7 @@ fn chance(text: &str) -> Result<f64> {
     })
 }
 
-/// The key that was probably meant.
+/// A suggestion for a misspelt key.
 fn suggestion(key: &str) -> String {
     let near = KEYS.iter().find(|known| {
         let shared = known.chars().zip(key.chars()).take_while(|(a, b)| a == b).count();
@@ -157,7 +155,7 @@ fn suggestion(key: &str) -> String {
     near.map_or(String::new(), |near| format!(" (do you mean {near:?}?)"))
 }
 
-/// What a link's direction can be told.
+/// The settings of one direction of a link.
 pub const KEYS: [&str; 8] = ["rate", "delay", "jitter", "reorder", "loss", "burst", "duplicate", "queue"];
 
 #[cfg(test)]

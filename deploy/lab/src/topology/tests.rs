@@ -1,4 +1,4 @@
-//! Tests of topologies as text: what is read, what is refused and in which words, and what the shipped ones say.
+//! Tests of topology files: parsing, error messages, and the shipped topologies.
 
 use std::time::Duration;
 
@@ -37,7 +37,7 @@ fn errors_name_the_key() {
         (with("address = \"10.1.1.1\"", "adress = \"10.1.1.1\""), "unknown field `adress`"),
         (with("name = \"a\"", "name = \"A b\""), "[[host]] name"),
         (with("name = \"b\"", "name = \"a\""), "\"a\" is used twice"),
-        (with("name = \"b\"", "name = \"wire\""), "take another"),
+        (with("name = \"b\"", "name = \"wire\""), "use another"),
         (with("b = \"b\"", "b = \"c\""), "link l: b: \"c\" is neither a [[host]] nor a [[switch]]"),
         (with("b = \"b\"", "b = \"a\""), "both ends are a"),
         (with("b = \"b\"", "b = \"b 10.1.1.1\""), "already that of a at link l"),
@@ -63,7 +63,7 @@ fn errors_list_the_existing_names() {
     assert!(topology.hops("a", "b").unwrap_err().to_string().contains("no link leads from a to b"));
 }
 
-/// The shipped topologies are the paper's: the analysis comes out of the files, too.
+/// The shipped files give the results of the paper's analysis.
 #[test]
 fn the_paper_topologies_have_the_published_bounds() {
     for (text, wanted) in [
