@@ -1,6 +1,7 @@
 //! The protocol drivers that Nearcast's applications share: sockets and their engines, over the pure `media` crate.
 #![forbid(unsafe_code)]
 
+pub mod api;
 pub mod bbr;
 pub mod blame;
 pub mod clock;

@@ -3,20 +3,16 @@
 //! Playback information is requested at the start, before each connection to the broadcaster (a ticket is good for one), and when another
 //! broadcast is on air.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
-use data_encoding::HEXLOWER;
 use media::Timestamp;
 use media::latency::TimingReport;
-use net::trust::Pin;
+use net::api::{PlaybackInfo, StreamTiming};
 use reqwest::{StatusCode, Url, header};
-use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::Error;
 use super::http::root_cause;
-use super::stamped::Stamped;
 
 /// A client for one stream's API.
 #[derive(Clone, Debug)]
@@ -24,65 +20,6 @@ pub(super) struct ApiClient {
     http: reqwest::Client,
     page: Url,
     name: String,
-}
-
-/// What the server says.
-#[derive(Clone, Debug, Deserialize)]
-pub(super) struct PlaybackInfo {
-    pub(super) urls: Urls,
-    /// What a server of the first version does not say.
-    pub(super) hls: Option<Hls>,
-    pub(super) relay: Option<Relay>,
-    pub(super) peer: Option<Peer>,
-}
-
-/// Addresses of what every player understands.
-#[derive(Clone, Debug, Deserialize)]
-pub(super) struct Urls {
-    pub(super) hls: Option<String>,
-    pub(super) rtmp: Option<String>,
-}
-
-/// How the playlist can be played.
-#[derive(Clone, Debug, Deserialize)]
-pub(super) struct Hls {
-    pub(super) low_latency: bool,
-}
-
-/// The relay protocol from the server.
-#[derive(Clone, Debug, Deserialize)]
-pub(super) struct Relay {
-    pub(super) host: String,
-    pub(super) port: u16,
-    pub(super) pin: String,
-}
-
-/// The relay protocol from the broadcaster.
-#[derive(Clone, Deserialize)]
-pub(super) struct Peer {
-    pub(super) pin: String,
-    pub(super) secret: String,
-    #[serde(default)]
-    pub(super) addresses: Vec<SocketAddr>,
-    pub(super) ticket: String,
-}
-
-/// Shows neither secret nor ticket.
-impl std::fmt::Debug for Peer {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Peer").field("pin", &self.pin).field("addresses", &self.addresses).finish_non_exhaustive()
-    }
-}
-
-impl Peer {
-    pub(super) fn pin(&self) -> Option<Pin> {
-        self.pin.parse().ok()
-    }
-
-    /// What the broadcaster's names on the network are derived from.
-    pub(super) fn secret(&self) -> Option<[u8; 16]> {
-        HEXLOWER.decode(self.secret.as_bytes()).ok()?.try_into().ok()
-    }
 }
 
 impl ApiClient {
@@ -115,7 +52,7 @@ impl ApiClient {
     /// When units passed the server's stages, up to the one with DTS `at`, or up to the newest; `None` if the server has no such API.
     pub(super) async fn stamps(&self, at: Option<Timestamp>) -> Result<Option<TimingReport>, Error> {
         let question = at.map_or("timing".to_owned(), |at| format!("timing?at={}", at.as_millis()));
-        Ok(self.request::<Stamped>(&question).await?.and_then(|told| told.report()))
+        Ok(self.request::<StreamTiming>(&question).await?.and_then(StreamTiming::into_report))
     }
 
     async fn request<T: DeserializeOwned>(&self, what: &str) -> Result<Option<T>, Error> {

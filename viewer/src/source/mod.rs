@@ -14,7 +14,6 @@ mod peer;
 mod relay;
 mod resolve;
 mod rtmp;
-mod stamped;
 mod supervisor;
 mod timing_poll;
 mod transport;

@@ -9,10 +9,11 @@ use std::sync::Arc;
 
 use media::latency::Delivery;
 use media::select::{Mode, PathProfile};
+use net::api::PlaybackInfo;
 use quinn::Endpoint;
 use tokio::sync::watch;
 
-use super::api_client::{ApiClient, PlaybackInfo};
+use super::api_client::ApiClient;
 use super::discovery::CandidateAddresses;
 use super::{Error, EventSender, Position};
 

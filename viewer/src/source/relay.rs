@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use media::latency::Delivery;
 use media::select::PathProfile;
+use net::api::PlaybackInfo;
 use net::relay::{self, Event, Proof, Side, Start};
 use net::trust::{Code, Pin, pairing, tls};
 use quinn::Endpoint;
@@ -17,7 +18,7 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep_until, timeout};
 use tracing::debug;
 
-use super::api_client::{ApiClient, PlaybackInfo};
+use super::api_client::ApiClient;
 use super::path::{Cost, OpenContext, Opening, PathSource, ServerOffer, Source, Transport};
 use super::timing_poll::{self, PollSchedule};
 use super::{Error, EventSender, PathEvent, Position};

@@ -1,0 +1,389 @@
+//! The JSON of the server's HTTP interface, `/api/v1`: written by `cdn`, read by `viewer` and by scripts.
+//!
+//! Readers ignore fields that they do not know; fields that an earlier server did not send are optional or have a default. Times are
+//! microseconds of Unix time where a name ends in `_us`, and RFC 3339 text elsewhere.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use data_encoding::HEXLOWER;
+use media::latency::{ClockOffset, MAX_UNITS, Stage, StageTimes, TimingReport, UnitTiming};
+use media::{Timestamp, WallClock};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::rtmp::parse_track;
+use crate::trust::Pin;
+
+/// `/api/v1/streams`: all streams, by name.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+pub struct StreamList {
+    /// On air or not.
+    pub streams: Vec<StreamInfo>,
+}
+
+/// `/api/v1/streams/NAME`: one stream, at the moment of the request. Says neither who publishes from where nor any key.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+pub struct StreamInfo {
+    /// The name that it is played under.
+    pub name: String,
+    /// Whether it is on air.
+    pub state: StreamState,
+    /// Since when it is in that state; absent while `offline`.
+    pub since: Option<String>,
+    /// Epoch of the newest broadcast: 16 hexadecimal digits.
+    pub epoch: Option<String>,
+    /// When PTS 0 was captured, by the publisher's clock; absent if it states none. Then HLS dates are those of arrival.
+    pub clock: Option<String>,
+    /// Tracks of the newest broadcast.
+    pub tracks: Vec<TrackInfo>,
+    /// How many watch.
+    pub viewers: ViewerCounts,
+    /// Bits per second, mean over the live window.
+    pub bitrate: u64,
+    /// What the live window holds.
+    pub window: WindowInfo,
+    /// What the media playlist lists; absent before the first segment.
+    pub hls: Option<PlaylistInfo>,
+    /// What the stream has seen since the server started.
+    pub counters: StreamCounters,
+    /// Where it can be played.
+    pub urls: Urls,
+}
+
+/// Whether a stream is on air.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum StreamState {
+    /// Somebody publishes.
+    Live,
+    /// The publisher is gone and expected back; players wait.
+    Disconnected,
+    /// The publisher is gone and the wait for it is over.
+    Ended,
+    /// Nobody has published since the server started.
+    Offline,
+}
+
+/// A track of a stream.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+pub struct TrackInfo {
+    /// `v0`, `a0`, …
+    pub id: String,
+    /// `video` or `audio`.
+    pub kind: String,
+    /// The codec's usual name, such as `H.264`.
+    pub codec: String,
+    /// The `codecs` parameter of RFC 6381.
+    pub rfc6381: String,
+    /// Picture width in pixels.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub width: Option<u32>,
+    /// Picture height in pixels.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub height: Option<u32>,
+    /// Pictures per second, as the publisher's metadata says.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub frame_rate: Option<f64>,
+    /// Samples per second.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sample_rate: Option<u32>,
+    /// Audio channels.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub channels: Option<u16>,
+}
+
+/// How many watch a stream; those by HLS are estimated.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+pub struct ViewerCounts {
+    /// By all protocols.
+    pub total: usize,
+    /// By `rtmp`, `hls`, `relay`.
+    #[serde(flatten)]
+    pub by_protocol: BTreeMap<String, usize>,
+}
+
+/// What a live window holds.
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize, Serialize)]
+pub struct WindowInfo {
+    /// Media time from the oldest unit to the newest.
+    pub seconds: f64,
+    /// Payload.
+    pub bytes: usize,
+    /// Position of the oldest unit.
+    pub first_position: u64,
+    /// Position that the next unit will have.
+    pub next_position: u64,
+}
+
+/// What a media playlist lists (RFC 8216bis).
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize, Serialize)]
+pub struct PlaylistInfo {
+    /// `EXT-X-MEDIA-SEQUENCE`.
+    pub media_sequence: u64,
+    /// Segments listed.
+    pub segments: usize,
+    /// Their duration.
+    pub seconds: f64,
+    /// `EXT-X-TARGETDURATION`.
+    pub target_duration_seconds: u64,
+    /// `PART-TARGET`; without, there are no parts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub part_target_seconds: Option<f64>,
+}
+
+/// What a stream has seen since the server started.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+pub struct StreamCounters {
+    /// Access units ingested.
+    pub units: u64,
+    /// Payload of those.
+    pub received_bytes: u64,
+    /// Handed to viewers.
+    pub sent_bytes: u64,
+    /// Units dropped because the stream had them already.
+    pub duplicate_units: u64,
+    /// Publishers accepted.
+    pub publishers: u64,
+    /// Publishers that another one with the same key took over from.
+    pub takeovers: u64,
+    /// Times that a slow subscriber was moved to the newest IDR.
+    pub resyncs: u64,
+    /// Units that slow subscribers did not get.
+    pub skipped_units: u64,
+}
+
+/// Where a stream can be played, as seen by whoever asks.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+pub struct Urls {
+    /// The page.
+    #[serde(default)]
+    pub page: String,
+    /// The multivariant playlist.
+    pub hls: Option<String>,
+    /// RTMP.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rtmp: Option<String>,
+}
+
+/// `/api/v1/streams/NAME/watch`: all that a viewer needs to take the best path to a stream, and to be admitted there.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+pub struct PlaybackInfo {
+    /// The stream's name.
+    #[serde(default)]
+    pub name: String,
+    /// Epoch of the newest broadcast: 16 hexadecimal digits.
+    pub epoch: Option<String>,
+    /// Where it can be played.
+    pub urls: Urls,
+    /// How the playlist can be played.
+    pub hls: Option<HlsInfo>,
+    /// The relay protocol from this server.
+    pub relay: Option<RelayInfo>,
+    /// The relay protocol from the broadcaster.
+    pub peer: Option<PeerInfo>,
+}
+
+/// How a stream's playlist can be played.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+pub struct HlsInfo {
+    /// Whether it lists parts (LL-HLS).
+    pub low_latency: bool,
+}
+
+/// Where a server speaks the relay protocol.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+pub struct RelayInfo {
+    /// Host name or address.
+    pub host: String,
+    /// UDP port.
+    pub port: u16,
+    /// SHA-256 of its certificate: 64 hexadecimal digits.
+    pub pin: String,
+}
+
+/// How a broadcaster is found and admits a viewer.
+#[derive(Clone, PartialEq, Eq, Deserialize, Serialize)]
+pub struct PeerInfo {
+    /// SHA-256 of its certificate: 64 hexadecimal digits.
+    pub pin: String,
+    /// What its mDNS names are derived from: 32 hexadecimal digits.
+    pub secret: String,
+    /// Where it listens; only for a viewer behind the same public address.
+    #[serde(default)]
+    pub addresses: Vec<SocketAddr>,
+    /// Admits this viewer once, until it expires.
+    pub ticket: String,
+    /// When the ticket expires, in seconds of Unix time.
+    #[serde(default)]
+    pub expires: u64,
+}
+
+/// Shows neither secret nor ticket.
+impl std::fmt::Debug for PeerInfo {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PeerInfo").field("pin", &self.pin).field("addresses", &self.addresses).finish_non_exhaustive()
+    }
+}
+
+impl PeerInfo {
+    /// The pin; `None` if it is none.
+    pub fn pin(&self) -> Option<Pin> {
+        self.pin.parse().ok()
+    }
+
+    /// The secret; `None` if it is none.
+    pub fn secret(&self) -> Option<[u8; 16]> {
+        HEXLOWER.decode(self.secret.as_bytes()).ok()?.try_into().ok()
+    }
+}
+
+/// `/api/v1/streams/NAME/timing`: when the last units passed which stage, and what the server's clock shows.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+pub struct StreamTiming {
+    /// When the request was read, by the server's clock.
+    pub received_us: i64,
+    /// When it was answered, by the server's clock.
+    pub answered_us: i64,
+    /// Epoch of the units: 16 hexadecimal digits.
+    pub epoch: String,
+    /// The clock of the stages `captured`, `encoded` and `sent`; without, the server's.
+    pub broadcaster: Option<BroadcasterClock>,
+    /// In order of DTS; at most eight.
+    pub units: Vec<UnitTimes>,
+}
+
+/// How far a broadcaster's clock is from the server's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+pub struct BroadcasterClock {
+    /// What the broadcaster's clock shows when the server's shows zero.
+    pub offset_us: i64,
+    /// How wrong that may be.
+    pub uncertainty_us: u64,
+}
+
+/// When one unit passed each stage.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+pub struct UnitTimes {
+    /// Its track: `v0`, `a0`, …
+    pub track: String,
+    /// Its DTS in milliseconds.
+    pub dts: i64,
+    /// `captured_us`, `ingested_us`, … ([`Stage::name`]); a stage whose time is not known is left out.
+    #[serde(flatten)]
+    pub stages: BTreeMap<String, Value>,
+}
+
+impl From<&TimingReport> for StreamTiming {
+    fn from(report: &TimingReport) -> Self {
+        let unit = |unit: &UnitTiming| {
+            let known = Stage::ALL.into_iter().filter_map(|stage| Some((stage, unit.stamps.at(stage)?)));
+            let stages = known.map(|(stage, at)| (format!("{}_us", stage.name()), at.as_micros().into())).collect();
+            UnitTimes { track: unit.track.to_string(), dts: unit.dts.as_millis(), stages }
+        };
+        let clock =
+            |clock: ClockOffset| BroadcasterClock { offset_us: clock.micros, uncertainty_us: clock.uncertainty };
+        Self {
+            received_us: report.received.as_micros(),
+            answered_us: report.answered.as_micros(),
+            epoch: report.epoch.to_string(),
+            broadcaster: report.broadcaster.map(clock),
+            units: report.units.iter().map(unit).collect(),
+        }
+    }
+}
+
+impl StreamTiming {
+    /// The report; stages and tracks that this version does not know are left out. `None` if the epoch is none.
+    pub fn into_report(self) -> Option<TimingReport> {
+        let unit = |unit: UnitTimes| {
+            let mut stamps = StageTimes::default();
+            for (name, at) in &unit.stages {
+                let stage = name.strip_suffix("_us").and_then(Stage::named);
+                if let Some((stage, at)) = stage.zip(at.as_i64()) {
+                    stamps.stamp(stage, WallClock::from_micros(at));
+                }
+            }
+            Some(UnitTiming { track: parse_track(&unit.track)?, dts: Timestamp::from_millis(unit.dts), stamps })
+        };
+        let clock =
+            |clock: BroadcasterClock| ClockOffset { micros: clock.offset_us, uncertainty: clock.uncertainty_us };
+        Some(TimingReport {
+            received: WallClock::from_micros(self.received_us),
+            answered: WallClock::from_micros(self.answered_us),
+            epoch: self.epoch.parse().ok()?,
+            broadcaster: self.broadcaster.map(clock),
+            units: self.units.into_iter().take(MAX_UNITS).filter_map(unit).collect(),
+        })
+    }
+}
+
+/// `/api/v1/time`: the server's clock.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+pub struct ServerTime {
+    /// Unix time.
+    pub now_us: i64,
+    /// The same as RFC 3339 text.
+    pub now: String,
+}
+
+/// The body of an answer that is no success.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+pub struct ApiError {
+    /// What is wrong, for people.
+    pub error: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use media::{Epoch, TrackId};
+
+    use super::*;
+
+    #[test]
+    fn a_timing_report_is_read_as_it_was_written() {
+        let mut stamps = StageTimes::default();
+        stamps.stamp(Stage::Captured, WallClock::from_micros(1));
+        stamps.stamp(Stage::InPart, WallClock::from_micros(2));
+        let report = TimingReport {
+            received: WallClock::from_micros(5),
+            answered: WallClock::from_micros(6),
+            epoch: Epoch(255),
+            broadcaster: Some(ClockOffset { micros: -7, uncertainty: 3 }),
+            units: vec![UnitTiming { track: TrackId::VIDEO, dts: Timestamp::from_millis(40), stamps }],
+        };
+        let text = serde_json::to_string(&StreamTiming::from(&report)).unwrap();
+        assert_eq!(serde_json::from_str::<StreamTiming>(&text).unwrap().into_report(), Some(report));
+    }
+
+    #[test]
+    fn unknown_stages_tracks_and_fields_are_left_out() {
+        let text = r#"{"received_us":5,"answered_us":6,"epoch":"00000000000000ff","later":1,
+            "broadcaster":{"offset_us":-7,"uncertainty_us":3},
+            "units":[{"track":"v0","dts":40,"captured_us":1,"in_part_us":2,"teleported_us":3,"sent_us":"x"},{"track":"?","dts":1}]}"#;
+        let report = serde_json::from_str::<StreamTiming>(text).unwrap().into_report().unwrap();
+        assert_eq!(report.broadcaster, Some(ClockOffset { micros: -7, uncertainty: 3 }));
+        assert_eq!((report.epoch.0, report.received.as_micros(), report.answered.as_micros()), (255, 5, 6));
+        let [unit] = &report.units[..] else { panic!("{:?}", report.units) };
+        assert_eq!((unit.track, unit.dts), (TrackId::VIDEO, Timestamp::from_millis(40)));
+        let stages: Vec<_> = Stage::ALL.into_iter().filter(|stage| unit.stamps.at(*stage).is_some()).collect();
+        assert_eq!(stages, [Stage::Captured, Stage::InPart]);
+        let none = text.replace("00000000000000ff", "zz");
+        assert!(serde_json::from_str::<StreamTiming>(&none).unwrap().into_report().is_none());
+    }
+
+    #[test]
+    fn a_server_of_the_first_version_is_understood() {
+        let info: PlaybackInfo = serde_json::from_str(r#"{"urls":{"hls":"http://h/live/index.m3u8"}}"#).unwrap();
+        assert_eq!((info.urls.hls.as_deref(), info.hls, info.peer), (Some("http://h/live/index.m3u8"), None, None));
+    }
+
+    #[test]
+    fn neither_secret_nor_ticket_is_shown() {
+        let text = r#"{"pin":"ab","secret":"0123456789abcdef0123456789abcdef","ticket":"opens"}"#;
+        let peer: PeerInfo = serde_json::from_str(text).unwrap();
+        assert!(peer.secret().is_some() && peer.pin().is_none());
+        let shown = format!("{peer:?}");
+        assert!(!shown.contains("0123") && !shown.contains("opens"), "{shown}");
+    }
+}
