@@ -1,10 +1,10 @@
-//! Puts the server together, runs it, and takes it down.
+//! One server: bound, run, and taken down.
 //!
 //! The order matters: everything is checked before anything binds, everything is bound before anything is announced, and the ways
-//! in close before the ways out.
+//! in close before the ways out. Several servers may run in one process: nothing here prints, handles signals or changes the process.
 
-use std::io::Write;
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::future::Future;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,44 +12,216 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use net::trace::Trace;
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::atomic_file::replace;
 use crate::auth::{Keyring, Secret, StreamName};
-use crate::config::{Config, LogFormat};
+use crate::config::Config;
+use crate::connection_limit::ConnectionLimiter;
+use crate::egress::hls::{self, Hls};
 use crate::egress::relay::{self, Relay};
 use crate::egress::rtmp::Fanout;
+use crate::http;
 use crate::hub::{self, Hub};
+use crate::metrics::{self, Delays, Metrics};
 use crate::rendezvous::PeerDirectory;
 use crate::rtmp::{self, RtmpServer};
-use crate::{egress, http};
 
-/// Runs a server until it is told to stop.
-pub async fn run(config: Config) -> anyhow::Result<()> {
-    let needed = config.rtmp.max_connections + config.http.max_connections;
-    raise_file_limit(needed);
-    let keys = Arc::new(Keyring::open(config.keys_file())?);
-    let rtmp = bind(config.rtmp.listen, "rtmp.listen").await?;
-    let pages = bind(config.http.listen, "http.listen").await?;
-    let relay = match config.relay.listen {
-        Some(address) => Some(bind_relay(address, &config)?),
-        None => None,
-    };
-    let metrics = match config.metrics.listen {
-        // Figures are no reason not to run: a second server on the same machine has none until it is given another port.
-        Some(address) => {
-            bind(address, "metrics.listen").await.inspect_err(|e| tracing::warn!("no metrics: {e:#}")).ok()
+/// A server that is bound and does not serve yet.
+#[derive(Debug)]
+pub struct Server {
+    config: Config,
+    keys: Arc<Keyring>,
+    first_key: Option<(StreamName, Secret)>,
+    hub: Arc<Hub>,
+    fanout: Arc<Fanout>,
+    rtmp: TcpListener,
+    http: TcpListener,
+    relay: Option<Relay>,
+    metrics: Option<TcpListener>,
+    addresses: Addresses,
+}
+
+/// Where a server listens. A port that was configured as 0 is the one that the system chose.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Addresses {
+    /// RTMP.
+    pub rtmp: SocketAddr,
+    /// HTTP.
+    pub http: SocketAddr,
+    /// The relay protocol (QUIC, UDP), if it is on.
+    pub relay: Option<SocketAddr>,
+    /// `/metrics`, if it is on and the address was free.
+    pub metrics: Option<SocketAddr>,
+}
+
+impl Server {
+    /// Opens the keys, binds all listeners and starts the fan-out threads. A server without any key makes one.
+    ///
+    /// # Errors
+    /// An address that cannot be bound, files that cannot be read or written, and an engine that the kernel does not have.
+    pub async fn bind(config: Config) -> anyhow::Result<Self> {
+        let keys = Arc::new(Keyring::open(config.keys_file())?);
+        let rtmp = bind(config.rtmp.listen, "rtmp.listen").await?;
+        let http = bind(config.http.listen, "http.listen").await?;
+        let relay = config.relay.listen.map(|address| bind_relay(address, &config)).transpose()?;
+        let metrics = match config.metrics.listen {
+            // Metrics are no reason not to run: a second server on the same machine has none until it is given another port.
+            Some(address) => {
+                bind(address, "metrics.listen").await.inspect_err(|e| tracing::warn!("no metrics: {e:#}")).ok()
+            }
+            None => None,
+        };
+        let fanout = Arc::new(Fanout::start(&config.fanout, config.rtmp.write_timeout)?);
+        tracing::info!(engine = fanout.engine(), shards = fanout.shards(), "fan-out");
+        let first_key = make_first_key(&keys)?;
+        let hub = make_hub(&config)?;
+        for name in keys.names() {
+            hub.open(name.as_str());
         }
-        None => None,
-    };
-    let fanout = Arc::new(Fanout::start(&config.fanout, config.rtmp.write_timeout)?);
-    tracing::info!(engine = fanout.engine(), shards = fanout.shards(), "fan-out");
-    let fanout_failed = fanout.failed();
-    let first_key = make_first_key(&keys)?;
+        let addresses = Addresses {
+            rtmp: rtmp.local_addr()?,
+            http: http.local_addr()?,
+            relay: relay.as_ref().map(Relay::local_addr).transpose()?,
+            metrics: metrics.as_ref().map(TcpListener::local_addr).transpose()?,
+        };
+        Ok(Self { config, keys, first_key, hub, fanout, rtmp, http, relay, metrics, addresses })
+    }
 
+    /// Where it listens.
+    pub fn addresses(&self) -> Addresses {
+        self.addresses
+    }
+
+    /// What it was configured with.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The key that was made because there was none, and its stream. It is kept nowhere else: whoever embeds a server shows it.
+    pub fn first_key(&self) -> Option<&(StreamName, Secret)> {
+        self.first_key.as_ref()
+    }
+
+    /// The publish keys.
+    pub fn keys(&self) -> &Arc<Keyring> {
+        &self.keys
+    }
+
+    /// The streams.
+    pub fn hub(&self) -> &Arc<Hub> {
+        &self.hub
+    }
+
+    /// Serves until `shutdown` is ready; then ends publishers, tells players, and lets requests finish within the drain time. A caller
+    /// that drops the future stops the server at once.
+    ///
+    /// # Errors
+    /// A listener or a fan-out thread that ended by itself.
+    pub async fn run(self, shutdown: impl Future<Output = ()>) -> anyhow::Result<()> {
+        let Self { config, keys, hub, fanout, rtmp, http, relay, metrics, addresses, .. } = self;
+        let (stop, packagers) = (CancellationToken::new(), CancellationToken::new());
+        let _ends_all = EndsAll { hub: hub.clone(), stop: stop.clone() };
+        let limiter = |max, per_address| ConnectionLimiter::new(max, per_address);
+        let rtmp_limiter = limiter(config.rtmp.max_connections, config.rtmp.max_per_address);
+        let http_limiter = limiter(config.http.max_connections, config.http.max_per_address);
+        let metrics_limiter = limiter(METRICS_CONNECTIONS, METRICS_CONNECTIONS);
+
+        let relay_pin = addresses.relay.map(|address| address.port()).zip(relay.as_ref().map(Relay::pin));
+        let peers = PeerDirectory::new(relay_pin)?;
+        let hls = Hls::new(hub.clone(), hls_settings(&config));
+        let rtmp_server =
+            RtmpServer::new(hub.clone(), keys.clone(), fanout.clone(), peers.clone(), rtmp_limiter.clone(), &config);
+        let http_server = http::Server::new(hub.clone(), hls.clone(), http_settings(&config, addresses, peers));
+        let delays = Delays::new(hub.clone());
+
+        let mut registry = Metrics::default();
+        registry.register(metrics::Process::new(Instant::now()));
+        registry.register(metrics::Streams::new(hub.clone(), hls.clone()));
+        registry.register(delays.clone());
+        let listeners = metrics::Listeners::default()
+            .with("rtmp", rtmp_limiter)
+            .with("http", http_limiter.clone())
+            .with("metrics", metrics_limiter.clone());
+        registry.register(match &relay {
+            Some(relay) => listeners.with("relay", relay.limiter().clone()),
+            None => listeners,
+        });
+        registry.register(metrics::Rtmp::new(&rtmp_server, &fanout));
+        registry.register(http_server.responses());
+
+        // Aborted when this future ends, however it ends.
+        let mut background = JoinSet::new();
+        if let Some(listener) = metrics {
+            background.spawn(http::serve_metrics(listener, metrics_limiter, Arc::new(registry), stop.clone()));
+        }
+        background.spawn({
+            let hub = hub.clone();
+            async move { hub.keep_sweeping().await }
+        });
+        background.spawn(watch_keys(keys, hub.clone()));
+        background.spawn(async move { delays.keep_observing().await });
+        background.spawn(hls.run(packagers.clone()));
+        let mut rtmp_task = AbortOnDropHandle::new(tokio::spawn(rtmp_server.serve(rtmp, stop.clone())));
+        let mut http_task = AbortOnDropHandle::new(tokio::spawn({
+            let stop = stop.clone();
+            async move { http_server.serve(http, http_limiter, stop).await }
+        }));
+        let relay_task =
+            relay.map(|relay| AbortOnDropHandle::new(tokio::spawn(relay.serve(hub.clone(), stop.clone()))));
+
+        let failed = tokio::select! {
+            () = shutdown => None,
+            ended = &mut rtmp_task => Some(anyhow::anyhow!("the RTMP listener ended: {ended:?}")),
+            ended = &mut http_task => Some(anyhow::anyhow!("the HTTP listener ended: {ended:?}")),
+            () = fanout.failed().cancelled_owned() => {
+                Some(anyhow::anyhow!("a fan-out thread ended, and its players with it"))
+            }
+        };
+
+        let deadline = Instant::now() + config.drain;
+        stop.cancel();
+        hub.block_all();
+        let drained = async {
+            // A task that ended by itself must not be polled again.
+            if !rtmp_task.is_finished() {
+                let _ = (&mut rtmp_task).await;
+            }
+            let _ = tokio::task::spawn_blocking(move || fanout.stop(deadline)).await;
+            if !http_task.is_finished() {
+                let _ = (&mut http_task).await;
+            }
+            packagers.cancel();
+            if let Some(relay) = relay_task {
+                let _ = relay.await;
+            }
+        };
+        match tokio::time::timeout_at(deadline.into(), drained).await {
+            Ok(()) => tracing::info!("stopped"),
+            Err(_) => tracing::warn!(after = ?config.drain, "stopped with connections open"),
+        }
+        failed.map_or(Ok(()), Err)
+    }
+}
+
+/// Ends publishers and listeners when a running server is dropped.
+struct EndsAll {
+    hub: Arc<Hub>,
+    stop: CancellationToken,
+}
+
+impl Drop for EndsAll {
+    fn drop(&mut self) {
+        self.stop.cancel();
+        self.hub.block_all();
+    }
+}
+
+fn make_hub(config: &Config) -> anyhow::Result<Arc<Hub>> {
     let trace = config.trace.as_deref().map(|path| Trace::create(path).with_context(|| path.display().to_string()));
-    let hub = hub::Settings {
+    let settings = hub::Settings {
         window: media::live_window::Bounds {
             duration: config.hub.buffer_window,
             bytes: config.hub.buffer_bytes.as_u64() as usize,
@@ -57,97 +229,25 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         grace: config.hub.grace,
         grace_after_unpublish: config.hub.grace_after_unpublish,
     };
-    let hub = Hub::with_trace(hub, trace.transpose()?.map(Arc::new));
-    for name in keys.names() {
-        hub.open(name.as_str());
-    }
-    // Before anybody knows that it runs, and may want it not to.
-    let mut signals = Signals::new()?;
-    let relay_address = relay.as_ref().map(Relay::local_addr).transpose()?;
-    let addresses = Addresses { rtmp: rtmp.local_addr()?, http: pages.local_addr()?, relay: relay_address };
-    let peers = PeerDirectory::new(relay_address.map(|address| address.port()).zip(relay.as_ref().map(Relay::pin)))?;
-
-    let stop = CancellationToken::new();
-    let rtmp_server = RtmpServer::new(hub.clone(), keys.clone(), fanout.clone(), peers.clone(), &config);
-    let mut settings = http_settings(&config, addresses.rtmp.port());
-    settings.metrics = http::MetricsSource::new({
-        // Whoever reads figures must not keep the door open.
-        let rtmp_server = Arc::downgrade(&rtmp_server);
-        move || rtmp_server.upgrade().map(|rtmp_server| rtmp_server.metrics()).unwrap_or_default()
-    });
-    settings.peers = Some(peers);
-    let server = http::Server::new(hub.clone(), settings);
-    let mut rtmp_task = tokio::spawn(rtmp_server.serve(rtmp, stop.clone()));
-    let mut http_task = tokio::spawn({
-        let (server, stop) = (server.clone(), stop.clone());
-        async move { server.serve(pages, stop).await }
-    });
-    let relay_task = relay.map(|relay| tokio::spawn(relay.serve(hub.clone(), stop.clone())));
-    if let Some(listener) = metrics {
-        let stop = stop.clone();
-        tokio::spawn(async move { server.serve_metrics(listener, stop).await });
-    }
-    let sweeper = tokio::spawn({
-        let hub = hub.clone();
-        async move { hub.keep_sweeping().await }
-    });
-    let watcher = tokio::spawn(watch_keys(keys.clone(), hub.clone()));
-    announce(&config, &addresses, &keys, first_key)?;
-
-    let failed = tokio::select! {
-        name = signals.next() => {
-            tracing::info!(signal = name, "stopping");
-            None
-        }
-        ended = &mut rtmp_task => Some(anyhow::anyhow!("the RTMP listener ended: {ended:?}")),
-        ended = &mut http_task => Some(anyhow::anyhow!("the HTTP side ended: {ended:?}")),
-        () = fanout_failed.cancelled() => Some(anyhow::anyhow!("a fan-out thread ended, and its players with it")),
-    };
-
-    let deadline = Instant::now() + config.drain;
-    stop.cancel();
-    hub.block_all();
-    let drained = async {
-        // Whoever ended by itself has ended already.
-        if !rtmp_task.is_finished() {
-            let _ = (&mut rtmp_task).await;
-        }
-        // The door is closed and its publishers are gone, so nobody else holds the fan-out.
-        if let Some(fanout) = Arc::into_inner(fanout) {
-            let _ = tokio::task::spawn_blocking(move || fanout.stop(deadline)).await;
-        }
-        if !http_task.is_finished() {
-            let _ = (&mut http_task).await;
-        }
-        if let Some(relay) = relay_task {
-            let _ = relay.await;
-        }
-    };
-    tokio::select! {
-        done = tokio::time::timeout_at(deadline.into(), drained) => match done {
-            Ok(()) => tracing::info!("stopped"),
-            Err(_) => tracing::warn!(after = ?config.drain, "stopped with connections open"),
-        },
-        name = signals.next() => tracing::warn!(signal = name, "stopped at once"),
-    }
-    sweeper.abort();
-    watcher.abort();
-    failed.map_or(Ok(()), Err)
+    Ok(Hub::with_trace(settings, trace.transpose()?.map(Arc::new)))
 }
 
-fn http_settings(config: &Config, rtmp_port: u16) -> http::Settings {
+fn hls_settings(config: &Config) -> hls::Settings {
+    let mut settings = hls::Settings::default();
+    settings.segment_duration = config.hls.segment_duration;
+    settings.part_duration = config.hls.part_duration;
+    settings.low_latency = config.hls.low_latency;
+    settings.playlist_window = config.hls.playlist_window;
+    settings.max_bytes = config.hls.max_bytes.as_u64() as usize;
+    settings
+}
+
+fn http_settings(config: &Config, addresses: Addresses, peers: Arc<PeerDirectory>) -> http::Settings {
     let mut settings = http::Settings::default();
-    settings.limits.connections = config.http.max_connections;
-    settings.limits.connections_per_address = config.http.max_per_address;
-    settings.hls = egress::hls::Settings::default();
-    settings.hls.segment_duration = config.hls.segment_duration;
-    settings.hls.part_duration = config.hls.part_duration;
-    settings.hls.low_latency = config.hls.low_latency;
-    settings.hls.playlist_window = config.hls.playlist_window;
-    settings.hls.max_bytes = config.hls.max_bytes.as_u64() as usize;
-    settings.rtmp_port = Some(rtmp_port);
+    settings.rtmp_port = Some(addresses.rtmp.port());
     settings.rtmp_app = config.rtmp.app.clone();
     settings.rtmp_host = Some(config.public_host.clone()).filter(|host| !host.is_empty());
+    settings.peers = Some(peers);
     settings
 }
 
@@ -202,118 +302,9 @@ async fn watch_keys(keys: Arc<Keyring>, hub: Arc<Hub>) {
     }
 }
 
-/// Every connection is a file, and the usual limit of 1024 is soon reached.
-fn raise_file_limit(connections: usize) {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let limit = getrlimit(Resource::Nofile);
-    let wanted = (connections + OTHER_FILES) as u64;
-    if limit.current.is_none_or(|current| current >= wanted) {
-        return;
-    }
-    let current = Some(limit.maximum.map_or(wanted, |maximum| maximum.min(wanted)));
-    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current, maximum: limit.maximum }) {
-        tracing::warn!(%error, "cannot raise the limit of open files");
-    }
-    let have = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
-    if have < wanted {
-        tracing::warn!(have, wanted, "the system allows fewer open files than the configuration allows connections");
-    }
-}
-
-struct Addresses {
-    rtmp: SocketAddr,
-    http: SocketAddr,
-    relay: Option<SocketAddr>,
-}
-
-/// Tells people, or programs, where the server is; and the first key, which is seen here only.
-fn announce(
-    config: &Config,
-    addresses: &Addresses,
-    keys: &Keyring,
-    first_key: Option<(StreamName, Secret)>,
-) -> anyhow::Result<()> {
-    let mut out = std::io::stdout().lock();
-    if config.log.format == LogFormat::Json {
-        if let Some((name, key)) = &first_key {
-            let event = serde_json::json!({"event": "first_key", "stream": name.as_str(), "key": key.reveal()});
-            writeln!(out, "{event}")?;
-        }
-        let (rtmp, http) = (addresses.rtmp.to_string(), addresses.http.to_string());
-        let relay = addresses.relay.map(|address| address.to_string());
-        let event = serde_json::json!({"event": "listening", "rtmp": rtmp, "http": http, "relay": relay});
-        writeln!(out, "{event}")?;
-        return Ok(out.flush()?);
-    }
-    let host = |bound: &SocketAddr| match config.public_host.as_str() {
-        "" => show_host(bound.ip()),
-        host => host.to_owned(),
-    };
-    let with_port = |bound: &SocketAddr, usual: u16| match bound.port() {
-        port if port == usual => host(bound),
-        port => format!("{}:{port}", host(bound)),
-    };
-    let (rtmp, pages) = (with_port(&addresses.rtmp, 1935), with_port(&addresses.http, 80));
-    let app = &config.rtmp.app;
-    let name = first_key.as_ref().map(|(name, _)| name.clone()).or_else(|| keys.names().into_iter().next());
-    let name = name.as_ref().map_or("NAME", StreamName::as_str);
-    writeln!(out, "Nearcast cdn {}\n", env!("CARGO_PKG_VERSION"))?;
-    match &first_key {
-        Some((_, key)) => {
-            writeln!(out, "In OBS, Settings, Stream:")?;
-            writeln!(
-                out,
-                "  Service     Custom...\n  Server      rtmp://{rtmp}/{app}\n  Stream Key  {}\n",
-                key.reveal()
-            )?;
-            writeln!(out, "The key is shown this once. Another: cdn key new {name} --replace\n")?;
-        }
-        None => {
-            writeln!(out, "Publish to rtmp://{rtmp}/{app} with a stream key. A new one: cdn key new NAME\n")?;
-        }
-    }
-    writeln!(out, "Watch at\n  http://{pages}/{name}\n  rtmp://{rtmp}/{app}/{name}\n")?;
-    Ok(out.flush()?)
-}
-
-/// An address that others can use: the bound one, or the one that this machine reaches others from.
-fn show_host(bound: IpAddr) -> String {
-    let reachable = || {
-        // Connecting a datagram socket sends nothing; the address is of a range for documentation (RFC 5737).
-        let socket = UdpSocket::bind("0.0.0.0:0").ok()?;
-        socket.connect("192.0.2.1:9").ok()?;
-        Some(socket.local_addr().ok()?.ip())
-    };
-    let shown = if bound.is_unspecified() { reachable() } else { Some(bound) };
-    match shown.filter(|ip| !ip.is_unspecified()) {
-        Some(IpAddr::V6(v6)) => format!("[{v6}]"),
-        Some(v4) => v4.to_string(),
-        None => "localhost".into(),
-    }
-}
-
-/// The signals that end a server.
-struct Signals {
-    terminate: tokio::signal::unix::Signal,
-    interrupt: tokio::signal::unix::Signal,
-}
-
-impl Signals {
-    fn new() -> anyhow::Result<Self> {
-        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
-    }
-
-    async fn next(&mut self) -> &'static str {
-        tokio::select! {
-            _ = self.terminate.recv() => "SIGTERM",
-            _ = self.interrupt.recv() => "SIGINT",
-        }
-    }
-}
-
-/// The stream of a server that has never been told of any.
+/// The stream of a server that has no key yet.
 const FIRST_STREAM: &str = "live";
 /// How late a changed key file is noticed; publishers with a new key do not wait for it.
 const KEYS_INTERVAL: Duration = Duration::from_secs(1);
-/// Listeners, pipes, logs, and connections that are just being refused.
-const OTHER_FILES: usize = 256;
+/// Scrapers at a time: one or two are usual.
+const METRICS_CONNECTIONS: usize = 64;

@@ -1,32 +1,34 @@
-//! Writing a small file that nobody else may read, whole or not at all.
+//! Replaces a small file as a whole: after a crash it is the old one or the new one, never half of either.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-/// Puts `contents` in the place of the file at `path`, readable by its owner alone. Whenever the host fails, the file is the old one or
-/// the new one, and never half of either. Of several at once the last one stands.
+use tempfile::NamedTempFile;
+
+/// Writes `contents` to `path`, readable by its owner alone, whether or not there is a file. Of several writers at once the last one wins.
+///
+/// # Errors
+/// Those of the file system; the old file is then untouched.
 pub(crate) fn replace(path: &Path, contents: &[u8]) -> io::Result<()> {
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(".new");
-    let new = path.with_file_name(name);
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
-    file.write_all(contents)?;
-    file.sync_all()?;
-    fs::rename(&new, path)?;
     let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mut file = NamedTempFile::new_in(directory)?;
+    file.write_all(contents)?;
+    file.as_file().sync_all()?;
+    file.persist(path)?;
+    // The name too must outlive a crash.
     File::open(directory)?.sync_all()
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;
 
     #[test]
-    fn the_file_is_the_new_one_and_its_owner_s() {
+    fn the_file_is_replaced_and_private() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("a.secret");
         for contents in ["a longer one", "short"] {

@@ -1,30 +1,29 @@
-//! The command line.
+//! The command line: `cdn`, and `cdn key …`.
 
 use std::io::Write;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use anyhow::Context;
+use cdn::auth::{Keyring, StreamName};
+use cdn::config::{self, Config, FanoutEngine, LogFormat};
 use clap::{Args, Parser, Subcommand};
-
-use crate::auth::{Keyring, StreamName};
-use crate::config::{self, Config, FanoutEngine, Layers, LogFormat};
 
 /// Takes live streams in by RTMP and gives them out by RTMP, HLS and the relay protocol.
 #[derive(Debug, Parser)]
 #[command(name = "cdn", version, args_conflicts_with_subcommands = true)]
-pub struct Cli {
+pub(crate) struct Cli {
     /// Instead of running a server.
     #[command(subcommand)]
-    pub command: Option<Command>,
+    pub(crate) command: Option<Command>,
     /// Settings of the server.
     #[command(flatten)]
-    pub flags: Flags,
+    pub(crate) flags: Flags,
 }
 
 /// What can be done besides running.
 #[derive(Debug, Subcommand)]
-pub enum Command {
+pub(crate) enum Command {
     /// Publish keys: who may publish, and as which stream.
     Key {
         /// What to do with them.
@@ -35,7 +34,7 @@ pub enum Command {
 
 /// What can be done with publish keys.
 #[derive(Debug, Subcommand)]
-pub enum KeyAction {
+pub(crate) enum KeyAction {
     /// Makes a key for the stream NAME and prints it, this once.
     New {
         /// What the stream is played under.
@@ -65,60 +64,60 @@ pub enum KeyAction {
 
 /// Where settings and keys are.
 #[derive(Debug, Default, Args)]
-pub struct DataPaths {
+pub(crate) struct DataPaths {
     /// The configuration file; see deploy/cdn.toml.
     #[arg(long, value_name = "FILE", env = "NEARCAST_CONFIG")]
-    pub config: Option<PathBuf>,
+    pub(crate) config: Option<PathBuf>,
     /// The directory of what must outlive a restart.
     #[arg(long, value_name = "DIR")]
-    pub data: Option<PathBuf>,
+    pub(crate) data: Option<PathBuf>,
     /// The file of publish keys, if not keys.toml in the data directory.
     #[arg(long, value_name = "FILE")]
-    pub keys: Option<PathBuf>,
+    pub(crate) keys: Option<PathBuf>,
 }
 
 /// Settings that have flags. The rest is in the configuration file.
 #[derive(Debug, Default, Args)]
-pub struct Flags {
+pub(crate) struct Flags {
     /// Where settings and keys are.
     #[command(flatten)]
-    pub paths: DataPaths,
+    pub(crate) paths: DataPaths,
     /// Where RTMP is heard.
     #[arg(long, value_name = "ADDR")]
-    pub rtmp: Option<SocketAddr>,
+    pub(crate) rtmp: Option<SocketAddr>,
     /// Where HTTP is heard.
     #[arg(long, value_name = "ADDR")]
-    pub http: Option<SocketAddr>,
+    pub(crate) http: Option<SocketAddr>,
     /// Where the relay protocol (QUIC, UDP) is heard, or `off`.
     #[arg(long, value_name = "ADDR")]
-    pub relay: Option<OptionalAddress>,
+    pub(crate) relay: Option<OptionalAddress>,
     /// Where /metrics is heard, or `off`.
     #[arg(long, value_name = "ADDR")]
-    pub metrics: Option<OptionalAddress>,
+    pub(crate) metrics: Option<OptionalAddress>,
     /// What people call this server in URLs.
     #[arg(long, value_name = "HOST")]
-    pub public_host: Option<String>,
+    pub(crate) public_host: Option<String>,
     /// How RTMP players are written to.
     #[arg(long, value_name = "ENGINE")]
-    pub fanout: Option<FanoutEngine>,
+    pub(crate) fanout: Option<FanoutEngine>,
     /// The form of logs.
     #[arg(long, value_name = "FORMAT")]
-    pub log: Option<LogFormat>,
+    pub(crate) log: Option<LogFormat>,
     /// How much is logged: error, warn, info, debug, trace.
     #[arg(long, value_name = "LEVEL")]
-    pub log_level: Option<String>,
+    pub(crate) log_level: Option<String>,
     /// Write a line for each access unit when it is ingested, first relayed, and listed in a part and a segment: stage, track, DTS, bytes,
     /// protocol, time of day.
     #[arg(long, value_name = "FILE", help_heading = "Diagnostics")]
-    pub trace: Option<PathBuf>,
+    pub(crate) trace: Option<PathBuf>,
     /// Take the time to be so many milliseconds later than the system says, to see how a wrong clock is borne.
     #[arg(long, value_name = "MS", allow_negative_numbers = true, default_value_t = 0, help_heading = "Diagnostics")]
-    pub clock_offset: i64,
+    pub(crate) clock_offset: i64,
 }
 
 /// An address, or nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct OptionalAddress(Option<SocketAddr>);
+pub(crate) struct OptionalAddress(Option<SocketAddr>);
 
 impl std::str::FromStr for OptionalAddress {
     type Err = std::net::AddrParseError;
@@ -130,11 +129,7 @@ impl std::str::FromStr for OptionalAddress {
 impl DataPaths {
     /// The settings as file and variables give them, with `flags` on top.
     fn load(self, flags: impl FnOnce(&mut Config)) -> Result<Config, config::Error> {
-        let layers = match &self.config {
-            Some(path) => Layers::new().file(path)?,
-            None => Layers::new(),
-        };
-        layers.environment(std::env::vars_os())?.finish(|config| {
+        cdn::load(self.config.as_deref(), std::env::vars_os(), |config| {
             set(&mut config.data, self.data);
             set(&mut config.keys, self.keys);
             flags(config);
@@ -144,7 +139,7 @@ impl DataPaths {
 
 impl Flags {
     /// The settings, checked.
-    pub fn load(self) -> Result<Config, config::Error> {
+    pub(crate) fn load(self) -> Result<Config, config::Error> {
         let Self { paths, rtmp, http, relay, metrics, public_host, fanout, log, log_level, trace, .. } = self;
         paths.load(|config| {
             set(&mut config.rtmp.listen, rtmp);
@@ -162,7 +157,7 @@ impl Flags {
 
 impl KeyAction {
     /// Does it.
-    pub fn run(self) -> anyhow::Result<()> {
+    pub(crate) fn run(self) -> anyhow::Result<()> {
         let open = |paths: DataPaths| -> anyhow::Result<Keyring> {
             Keyring::open(paths.load(|_| {})?.keys_file()).context("cannot open the keys")
         };

@@ -1,4 +1,4 @@
-//! How many connections there may be, in all and from one address.
+//! How many connections a listener may have at a time, in all and from one address; the same for RTMP, HTTP and the relay protocol.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-/// Counts the connections of one door.
+/// Counts the connections of one listener.
 #[derive(Debug)]
 pub struct ConnectionLimiter {
     total: usize,
@@ -18,29 +18,31 @@ pub struct ConnectionLimiter {
 struct Taken {
     total: usize,
     by_address: HashMap<IpAddr, usize>,
+    accepted: u64,
     rejected: u64,
 }
 
-/// Why a connection is not let in.
+/// Why a connection is rejected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Rejected {
-    /// The server is full.
+    /// The listener has as many connections as it may.
     #[error("there are {limit} connections already")]
     Total {
-        /// The bound.
+        /// How many that is.
         limit: usize,
     },
-    /// The peer has enough.
+    /// The peer's address, or its IPv6 /64, has as many as it may.
     #[error("there are {limit} connections from this address already")]
     Address {
-        /// The bound.
+        /// How many that is.
         limit: usize,
     },
 }
 
 impl ConnectionLimiter {
-    /// At most `total` connections, `per_address` of them from one address; loopback, where proxies are, counts only in all.
+    /// At most `total` connections at a time, `per_address` of them from one IPv4 address or one IPv6 /64. Loopback, where proxies
+    /// are, is exempt from the second.
     pub fn new(total: usize, per_address: usize) -> Arc<Self> {
         Arc::new(Self { total, per_address, taken: Mutex::default() })
     }
@@ -63,21 +65,27 @@ impl ConnectionLimiter {
         }
         taken.by_address.insert(peer, of_address + 1);
         taken.total += 1;
+        taken.accepted += 1;
         Ok(ConnectionPermit { limiter: self.clone(), peer })
     }
 
-    /// Connections now.
+    /// Open connections.
     pub fn count(&self) -> usize {
         self.taken.lock().total
     }
 
-    /// Connections that were rejected.
+    /// Connections accepted since the start.
+    pub fn accepted(&self) -> u64 {
+        self.taken.lock().accepted
+    }
+
+    /// Connections rejected since the start.
     pub fn rejected(&self) -> u64 {
         self.taken.lock().rejected
     }
 }
 
-/// A connection's place, until it is dropped.
+/// One connection's share of the limits, given back when it is dropped.
 #[derive(Debug)]
 pub struct ConnectionPermit {
     limiter: Arc<ConnectionLimiter>,
@@ -97,8 +105,9 @@ impl Drop for ConnectionPermit {
     }
 }
 
-/// Who counts as one peer: an IPv4 address, mapped ones included, or an IPv6 /64, which is what one customer gets.
-fn client_prefix(peer: IpAddr) -> IpAddr {
+/// What counts as one client: an IPv4 address, mapped ones included, or an IPv6 /64, which is what one customer gets. Loopback stays
+/// as it is.
+pub(crate) fn client_prefix(peer: IpAddr) -> IpAddr {
     match peer.to_canonical() {
         IpAddr::V6(v6) if !v6.is_loopback() => {
             let [a, b, c, d, ..] = v6.segments();
@@ -113,7 +122,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn seats_are_counted_and_given_back() {
+    fn permits_are_counted_and_given_back() {
         let limiter = ConnectionLimiter::new(3, 2);
         let try_acquire = |peer: &str| limiter.try_acquire(peer.parse().unwrap());
         let first = try_acquire("192.0.2.1").unwrap();
@@ -122,13 +131,14 @@ mod tests {
         let _third = try_acquire("2001:db8::1").unwrap();
         assert_eq!(try_acquire("198.51.100.1").unwrap_err(), Rejected::Total { limit: 3 });
         drop(first);
-        assert_eq!((limiter.count(), limiter.rejected()), (2, 2));
+        assert_eq!((limiter.count(), limiter.accepted(), limiter.rejected()), (2, 3, 2));
         let _fourth = try_acquire("2001:db8::ffff").unwrap();
         assert_eq!(limiter.taken.lock().by_address.len(), 2);
+        assert_eq!(try_acquire("2001:db8::2").map(drop), Err(Rejected::Total { limit: 3 }));
     }
 
     #[test]
-    fn loopback_counts_only_in_all() {
+    fn loopback_has_no_limit_of_its_own() {
         let limiter = ConnectionLimiter::new(3, 1);
         let _permits: Vec<_> =
             ["127.0.0.1", "127.0.0.1", "::1"].map(|p| limiter.try_acquire(p.parse().unwrap()).unwrap()).into();

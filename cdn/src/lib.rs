@@ -6,16 +6,20 @@
 //! settings, and [`app`] assembles everything.
 #![deny(unsafe_code)]
 
-pub mod app;
+mod app;
 mod atomic_file;
 pub mod auth;
-pub mod cli;
 pub mod config;
 pub mod connection_limit;
 pub mod egress;
 pub mod http;
 pub mod hub;
 pub mod ingest;
+mod listener;
+pub mod metrics;
 mod precompressed;
 pub mod rendezvous;
 pub mod rtmp;
+
+pub use app::{Addresses, Server};
+pub use config::load;

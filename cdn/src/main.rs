@@ -1,13 +1,22 @@
-//! `cdn`: the server's command. Everything else is in the library.
+//! `cdn`: the server's command: flags, logs, signals, and what is printed. The server itself is the library.
+
+mod announce;
+mod cli;
+mod process;
 
 use std::io::IsTerminal;
 use std::process::ExitCode;
 
-use cdn::cli::{Cli, Command};
+use cdn::Server;
 use cdn::config::{Config, LogFormat};
 use clap::Parser;
+use tokio_util::sync::CancellationToken;
 use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
+
+use announce::announce;
+use cli::{Cli, Command};
+use process::{Signals, raise_file_limit};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -25,12 +34,35 @@ fn main() -> ExitCode {
     };
     let run = || {
         let runtime = tokio::runtime::Runtime::new()?;
-        let result = runtime.block_on(cdn::app::run(config));
+        let result = runtime.block_on(serve(config));
         // What has not ended by now is not waited for.
         runtime.shutdown_background();
         result
     };
     run().map_or_else(|error: anyhow::Error| fail(&error, 1), |()| ExitCode::SUCCESS)
+}
+
+/// Runs a server until it is told to stop; a second signal ends it at once.
+async fn serve(config: Config) -> anyhow::Result<()> {
+    raise_file_limit(config.rtmp.max_connections + config.http.max_connections);
+    // Before anybody knows that it runs, and may want it not to.
+    let mut signals = Signals::new()?;
+    let server = Server::bind(config).await?;
+    announce(&server)?;
+    let shutdown = CancellationToken::new();
+    let mut run = std::pin::pin!(server.run(shutdown.cancelled()));
+    tokio::select! {
+        result = &mut run => return result,
+        signal = signals.next() => tracing::info!(signal, "stopping"),
+    }
+    shutdown.cancel();
+    tokio::select! {
+        result = run => result,
+        signal = signals.next() => {
+            tracing::warn!(signal, "stopped at once");
+            Ok(())
+        }
+    }
 }
 
 /// Logs until the guard is dropped. Lines are written by a thread of their own, and dropped when [`LOG_LINES`] wait: whoever

@@ -1,19 +1,24 @@
-//! What an admitted viewer is told: how to reach the stream here, who its broadcaster is, and a ticket that lets it in there.
+//! Brings viewers and broadcasters together: what an admitted viewer is told of this server's relay and of the broadcaster's, with a
+//! ticket that admits it there.
 //!
-//! A broadcaster offers itself over its authenticated publish session; the offer lives as long as that session. The secret and the ticket
-//! go to admitted viewers only; addresses only to those who come from the broadcaster's own network, as far as this server can
-//! see: behind the same public address.
+//! A broadcaster registers itself over its authenticated publish session; the registration lives as long as that session. The secret
+//! and the ticket go to admitted viewers only; addresses only to those who come from the broadcaster's own network, as far as this
+//! server can see: behind the same public address.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
 
+use data_encoding::HEXLOWER;
 use media::Epoch;
+use net::api::PeerInfo;
 use net::rtmp::{PeerAdvertisement, TicketIssuer};
 use net::trust::{self, Pin, Signer};
 use parking_lot::RwLock;
 
-/// Who may be told what.
+use crate::connection_limit::client_prefix;
+
+/// The relay of this server, and the broadcasters that are registered, by stream.
 #[derive(Debug)]
 pub struct PeerDirectory {
     signer: Signer,
@@ -31,38 +36,16 @@ struct Registration {
 }
 
 /// What one viewer is told of one stream.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct WatchInfo {
-    /// The relay of this server.
+    /// UDP port and certificate pin of this server's relay.
     pub relay: Option<(u16, Pin)>,
-    /// The broadcaster's.
+    /// The broadcaster, with a ticket of [`trust::ticket::LIFETIME`] seconds.
     pub peer: Option<PeerInfo>,
 }
 
-/// How a broadcaster is found and lets a viewer in.
-#[derive(Clone, PartialEq, Eq)]
-pub struct PeerInfo {
-    /// Of its certificate.
-    pub pin: Pin,
-    /// What its names on the network are derived from.
-    pub secret: [u8; 16],
-    /// Where it listens, if the viewer seems to be where it is.
-    pub addresses: Vec<SocketAddr>,
-    /// Opens one connection to it, for [`trust::ticket::LIFETIME`] seconds.
-    pub ticket: String,
-    /// When the ticket is over, in seconds of Unix time.
-    pub expires: u64,
-}
-
-/// Shows neither secret nor ticket.
-impl std::fmt::Debug for PeerInfo {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("PeerInfo").field("pin", &self.pin).finish_non_exhaustive()
-    }
-}
-
 impl PeerDirectory {
-    /// Nobody has offered anything. Tickets are signed with a key of this run: a broadcaster is told it with each session.
+    /// A directory without broadcasters. Tickets are signed with a key of this run, which each broadcaster is told with its session.
     ///
     /// # Errors
     /// Where the system gives no random numbers.
@@ -70,12 +53,13 @@ impl PeerDirectory {
         Ok(Arc::new(Self { signer: Signer::generate()?, relay, registrations: RwLock::default() }))
     }
 
-    /// What the publisher of the stream called `name` must know to let viewers in.
+    /// What the publisher of the stream called `name` must know to verify tickets.
     pub fn tickets(&self, name: &str) -> TicketIssuer {
         TicketIssuer { stream: name.to_owned(), key: self.signer.public_key() }
     }
 
-    /// The publisher of `name`, in its `session`, offers itself; it is seen at `from`. What an earlier session offered is over.
+    /// Registers the publisher of `name`, which is seen at `from`, until the guard is dropped. It replaces that of an earlier
+    /// `session`.
     pub fn register(
         self: &Arc<Self>,
         name: &str,
@@ -96,8 +80,8 @@ impl PeerDirectory {
             let ticket = self.signer.issue(name, epoch.0, now).ok()?;
             let is_same_network = from.is_some_and(|from| is_same_network(from, registration.from));
             Some(PeerInfo {
-                pin: registration.offer.pin,
-                secret: registration.offer.secret,
+                pin: registration.offer.pin.to_string(),
+                secret: HEXLOWER.encode(&registration.offer.secret),
                 addresses: if is_same_network { registration.offer.addresses.clone() } else { Vec::new() },
                 ticket,
                 expires: now + trust::ticket::LIFETIME,
@@ -107,7 +91,7 @@ impl PeerDirectory {
     }
 }
 
-/// An offer, until this is dropped.
+/// Removes a registration when it is dropped, unless a later session has replaced it.
 #[derive(Debug)]
 pub struct RegistrationGuard {
     peers: Arc<PeerDirectory>,
@@ -134,14 +118,6 @@ fn is_same_network(a: IpAddr, b: IpAddr) -> bool {
     client_prefix(a) == client_prefix(b) || own(a).is_some_and(|network| own(b) == Some(network))
 }
 
-/// What one network shows of itself: an IPv4 address, or an IPv6 /64.
-fn client_prefix(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(v6) if !v6.is_loopback() => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() >> 64 << 64)),
-        other => other,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -156,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_go_to_the_neighbours_only() {
+    fn addresses_go_only_to_viewers_on_the_same_network() {
         let peers = PeerDirectory::new(None).unwrap();
         assert_eq!(addresses(&peers, Some("203.0.113.7")), None);
         let _guard = peers.register("live", 1, offer("192.168.1.5:4444"), "::ffff:203.0.113.7".parse().unwrap());
@@ -179,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn an_offer_goes_with_its_session_and_not_with_an_earlier_one() {
+    fn a_registration_ends_with_its_session_and_not_with_an_earlier_one() {
         let peers = PeerDirectory::new(None).unwrap();
         let from = "192.0.2.1".parse().unwrap();
         let first = peers.register("live", 1, offer("192.0.2.1:1"), from);
@@ -197,6 +173,6 @@ mod tests {
         let info = peers.watch_info("live", Some(Epoch(1)), None);
         let ticket = info.peer.as_ref().unwrap().ticket.clone();
         let shown = format!("{info:?} {peers:?}");
-        assert!(!shown.contains(&ticket) && !shown.contains("1, 1, 1"), "{shown}");
+        assert!(!shown.contains(&ticket) && !shown.contains("1, 1, 1") && !shown.contains("010101"), "{shown}");
     }
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use cdn::config::FanoutEngine;
 use cdn::hub::PublisherInfo;
 use media::{Timestamp, TrackId};
-use support::{Server, audio, catalog, picture, sound, video, viewers, within};
+use support::{Server, audio, catalog, picture, sound, video, viewers};
 
 const V: TrackId = TrackId::VIDEO;
 const A: TrackId = TrackId::AUDIO;
@@ -212,7 +212,8 @@ async fn a_player_that_takes_nothing_is_closed() {
             tokio::task::yield_now().await;
         }
         viewers(&stream, 0).await;
-        assert_eq!((server.fanout.write_timeouts(), server.fanout.players()), (1, 0));
+        let (timeouts, players) = ("nearcast_rtmp_write_timeouts_total", "nearcast_rtmp_players");
+        assert_eq!((server.metric(timeouts).await, server.metric(players).await), (1, 0));
     }
 }
 
@@ -240,26 +241,29 @@ async fn players_wait_for_a_publisher_and_hear_the_end() {
 }
 
 #[tokio::test]
-async fn going_down_is_told() {
+async fn players_are_told_of_a_shutdown() {
     let server = Server::start(FanoutEngine::Auto, |_| {}).await;
     server.key("live");
     let stream = server.hub.stream("live").unwrap();
     let mut viewer = server.play("live").await.unwrap();
     viewers(&stream, 1).await;
-    server.stop.cancel();
-    // The door holds the fan-out until it is closed.
-    let mut fanout = server.fanout;
-    let fanout = within(async {
-        loop {
-            match std::sync::Arc::try_unwrap(fanout) {
-                Ok(fanout) => break fanout,
-                Err(shared) => fanout = shared,
-            }
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    })
-    .await;
-    let stopping = tokio::task::spawn_blocking(move || fanout.stop(Instant::now() + support::PATIENCE));
+    server.shut_down();
     assert_eq!(viewer.times(1).await, []);
-    within(stopping).await.unwrap();
+    server.stopped().await;
+}
+
+#[tokio::test]
+async fn several_servers_run_in_one_process() {
+    let (one, two) =
+        tokio::join!(Server::start(FanoutEngine::Auto, |_| {}), Server::start(FanoutEngine::Epoll, |_| {}));
+    let c = catalog(1, &[video()]);
+    for (server, millis) in [(&one, 0), (&two, 400)] {
+        server.key("live");
+        let publishing = server.hub.stream("live").unwrap().publish(PublisherInfo::default());
+        publishing.push(&c, picture(1, millis, true, 100));
+        assert_eq!(server.play("live").await.unwrap().times(1).await, [(V, millis)]);
+    }
+    one.stopped().await;
+    assert!(two.play("live").await.is_ok(), "the other runs on");
+    two.stopped().await;
 }

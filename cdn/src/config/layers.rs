@@ -1,4 +1,8 @@
-//! Where settings come from, and which wins.
+//! Where settings come from, and which layer wins.
+//!
+//! figment and config were tried on paper and left out: with either, a variable such as `NEARCAST_HUB_GRACE_AFTER_UNPUBLISH` needs a table of
+//! our own to tell the section from the key, figment's errors lose the line of the file, and both bring a second TOML parser. What
+//! is left to write is `merge` and `find` below.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -58,6 +62,22 @@ pub enum Error {
         /// What it must be.
         why: &'static str,
     },
+}
+
+/// The configuration of a server: defaults, then `file` if there is one, then variables of `environment`, then `overrides`; checked.
+///
+/// # Errors
+/// What is wrong, with the key and where it comes from.
+pub fn load(
+    file: Option<&Path>,
+    environment: impl IntoIterator<Item = (OsString, OsString)>,
+    overrides: impl FnOnce(&mut Config),
+) -> Result<Config, Error> {
+    let layers = match file {
+        Some(path) => Layers::new().file(path)?,
+        None => Layers::new(),
+    };
+    layers.environment(environment.into_iter())?.finish(overrides)
 }
 
 /// Settings on their way: defaults with layers put over them.

@@ -1,158 +1,58 @@
-//! `/api/v1`: what is on air, for programs and for the page. Never says who publishes from where, or any key.
+//! `/api/v1`: what is on air, for programs and for the page. The JSON's shape is `net::api`.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
 use axum::body::Body;
-use axum::extract::{Path, State};
+use axum::extract::{self, Path};
 use axum::http::header::{HOST, HeaderMap};
 use axum::http::{Response, StatusCode};
 use media::catalog::Value;
 use media::codec::Format;
 use media::time::WallClock;
 use media::{Catalog, Track};
+use net::api::{
+    ApiError, PlaylistInfo, ServerTime, StreamCounters, StreamInfo, StreamList, StreamState, TrackInfo, Urls,
+    ViewerCounts, WindowInfo,
+};
 use net::clock;
 use serde::Serialize;
 
-use super::Shared;
 use super::reply::{self, ContentHeaders};
+use super::shared::Shared;
 use crate::egress::hls::{HlsStream, MULTIVARIANT_PLAYLIST};
-use crate::hub::{Info, LiveStream, State as StreamState};
+use crate::hub::{Info, LiveStream, State};
 use crate::precompressed::Precompressed;
 
-#[derive(Serialize)]
-struct StreamsJson {
-    streams: Vec<StreamJson>,
-}
-
-#[derive(Serialize)]
-struct StreamJson {
-    name: String,
-    /// `live`, `disconnected` (the publisher is expected back), `ended`, or `offline` (nobody has published yet).
-    state: &'static str,
-    /// Since when it is in that state.
-    since: Option<String>,
-    /// Of the newest broadcast: 16 hexadecimal digits.
-    epoch: Option<String>,
-    /// When PTS 0 was captured, by the publisher's clock; absent if it tells none. Then HLS dates are those of arrival.
-    clock: Option<String>,
-    tracks: Vec<TrackJson>,
-    viewers: ViewersJson,
-    /// Bits per second, mean over the window.
-    bitrate: u64,
-    window: WindowJson,
-    hls: Option<HlsJson>,
-    counters: CountersJson,
-    urls: UrlsJson,
-}
-
-#[derive(Serialize)]
-struct TrackJson {
-    id: String,
-    kind: &'static str,
-    codec: &'static str,
-    rfc6381: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    width: Option<u32>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    height: Option<u32>,
-    /// Pictures per second, as the publisher says.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    frame_rate: Option<f64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    sample_rate: Option<u32>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    channels: Option<u16>,
-}
-
-#[derive(Serialize)]
-struct ViewersJson {
-    total: usize,
-    #[serde(flatten)]
-    by_protocol: BTreeMap<&'static str, usize>,
-}
-
-#[derive(Serialize)]
-struct WindowJson {
-    seconds: f64,
-    bytes: usize,
-    first_position: u64,
-    next_position: u64,
-}
-
-/// What the packager lists.
-#[derive(Serialize)]
-struct HlsJson {
-    media_sequence: u64,
-    segments: usize,
-    seconds: f64,
-    target_duration_seconds: u64,
-    /// `PART-TARGET`; without, there are no parts.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    part_target_seconds: Option<f64>,
-}
-
-#[derive(Serialize)]
-struct CountersJson {
-    units: u64,
-    received_bytes: u64,
-    sent_bytes: u64,
-    duplicate_units: u64,
-    publishers: u64,
-    takeovers: u64,
-    resyncs: u64,
-    skipped_units: u64,
-}
-
-#[derive(Serialize)]
-pub(super) struct UrlsJson {
-    page: String,
-    hls: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    rtmp: Option<String>,
-}
-
-#[derive(Serialize)]
-struct TimeJson {
-    now_us: i64,
-    now: String,
-}
-
-#[derive(Serialize)]
-pub(super) struct ErrorJson<'a> {
-    pub(super) error: &'a str,
-}
-
 /// `/api/v1/streams`
-pub(super) async fn streams(State(shared): State<Arc<Shared>>, headers: HeaderMap) -> Response<Body> {
+pub(super) async fn streams(extract::State(shared): extract::State<Arc<Shared>>, headers: HeaderMap) -> Response<Body> {
     let base_url = BaseUrl::of(&headers, &shared);
     let streams = shared.hub.streams().iter().map(|stream| describe(&shared, stream, &base_url)).collect();
-    json(StatusCode::OK, &StreamsJson { streams }, &headers)
+    json(StatusCode::OK, &StreamList { streams }, &headers)
 }
 
 /// `/api/v1/streams/NAME`
 pub(super) async fn stream(
-    State(shared): State<Arc<Shared>>,
+    extract::State(shared): extract::State<Arc<Shared>>,
     Path(name): Path<String>,
     headers: HeaderMap,
 ) -> Response<Body> {
     match shared.hub.stream(&name) {
         Some(stream) => json(StatusCode::OK, &describe(&shared, &stream, &BaseUrl::of(&headers, &shared)), &headers),
-        None => json(StatusCode::NOT_FOUND, &ErrorJson { error: "there is no stream of this name here" }, &headers),
+        None => failure(StatusCode::NOT_FOUND, NO_STREAM, &headers),
     }
 }
 
 /// `/api/v1/time`: this server's clock, so that a page can tell how far behind capture it is, whatever its own clock says.
 pub(super) async fn time(headers: HeaderMap) -> Response<Body> {
     let now = clock::now();
-    json(StatusCode::OK, &TimeJson { now_us: now.as_micros(), now: now.to_rfc3339() }, &headers)
+    json(StatusCode::OK, &ServerTime { now_us: now.as_micros(), now: now.to_rfc3339() }, &headers)
 }
 
 /// The rest of `/api`.
 pub(super) async fn unknown(headers: HeaderMap) -> Response<Body> {
     let error = "there is nothing here; see /api/v1/streams, /api/v1/streams/NAME, /api/v1/streams/NAME/watch, /api/v1/streams/NAME/timing and /api/v1/time";
-    json(StatusCode::NOT_FOUND, &ErrorJson { error }, &headers)
+    failure(StatusCode::NOT_FOUND, error, &headers)
 }
 
 pub(super) fn json(status: StatusCode, value: &impl Serialize, headers: &HeaderMap) -> Response<Body> {
@@ -164,15 +64,20 @@ pub(super) fn json(status: StatusCode, value: &impl Serialize, headers: &HeaderM
     response
 }
 
-fn describe(shared: &Shared, stream: &LiveStream, base_url: &BaseUrl) -> StreamJson {
+pub(super) fn failure(status: StatusCode, error: &str, headers: &HeaderMap) -> Response<Body> {
+    json(status, &ApiError { error: error.to_owned() }, headers)
+}
+
+fn describe(shared: &Shared, stream: &LiveStream, base_url: &BaseUrl) -> StreamInfo {
     let Info { name, state, catalog, viewers, window, bitrate, counters, .. } = stream.info();
     let (state, since) = match state {
-        StreamState::Idle => ("offline", None),
-        StreamState::Live { since } => ("live", Some(since)),
-        StreamState::Disconnected { since, .. } => ("disconnected", Some(since)),
-        StreamState::Ended { since } => ("ended", Some(since)),
+        State::Idle => (StreamState::Offline, None),
+        State::Live { since } => (StreamState::Live, Some(since)),
+        State::Disconnected { since, .. } => (StreamState::Disconnected, Some(since)),
+        State::Ended { since } => (StreamState::Ended, Some(since)),
     };
-    StreamJson {
+    let by_protocol = viewers.iter().map(|(protocol, count)| ((*protocol).to_owned(), *count)).collect();
+    StreamInfo {
         state,
         since: since.map(|since| wall_clock(since).to_rfc3339()),
         epoch: catalog.as_ref().map(|c| c.epoch.to_string()),
@@ -181,16 +86,16 @@ fn describe(shared: &Shared, stream: &LiveStream, base_url: &BaseUrl) -> StreamJ
             .as_ref()
             .map(|c| c.tracks.iter().map(|track| describe_track(track, c)).collect())
             .unwrap_or_default(),
-        viewers: ViewersJson { total: viewers.values().sum(), by_protocol: viewers },
+        viewers: ViewerCounts { total: viewers.values().sum(), by_protocol },
         bitrate,
-        window: WindowJson {
+        window: WindowInfo {
             seconds: window.duration.as_secs_f64(),
             bytes: window.bytes,
             first_position: window.first_position,
             next_position: window.next_position,
         },
         hls: shared.hls.stream(&name).as_deref().and_then(describe_hls),
-        counters: CountersJson {
+        counters: StreamCounters {
             units: counters.units,
             received_bytes: counters.bytes,
             sent_bytes: counters.sent_bytes,
@@ -205,9 +110,9 @@ fn describe(shared: &Shared, stream: &LiveStream, base_url: &BaseUrl) -> StreamJ
     }
 }
 
-fn describe_track(track: &Track, catalog: &Catalog) -> TrackJson {
+fn describe_track(track: &Track, catalog: &Catalog) -> TrackInfo {
     let (width, height, sample_rate, channels) = match track.config.format {
-        // Zero is what a record says that does not tell.
+        // A decoder configuration that does not say has zero.
         Format::Video { width, height } => {
             (Some(width).filter(|w| *w > 0), Some(height).filter(|h| *h > 0), None, None)
         }
@@ -217,10 +122,10 @@ fn describe_track(track: &Track, catalog: &Catalog) -> TrackJson {
         Some(Value::Number(rate)) if *rate > 0.0 && track.id.is_video() => Some(*rate),
         _ => None,
     });
-    TrackJson {
+    TrackInfo {
         id: track.id.to_string(),
-        kind: if track.id.is_video() { "video" } else { "audio" },
-        codec: track.config.codec.name(),
+        kind: if track.id.is_video() { "video" } else { "audio" }.to_owned(),
+        codec: track.config.codec.name().to_owned(),
         rfc6381: track.config.rfc6381(),
         width,
         height,
@@ -230,10 +135,10 @@ fn describe_track(track: &Track, catalog: &Catalog) -> TrackJson {
     }
 }
 
-fn describe_hls(hls_stream: &HlsStream) -> Option<HlsJson> {
+fn describe_hls(hls_stream: &HlsStream) -> Option<PlaylistInfo> {
     let playlist = hls_stream.now().playlist.clone();
     let first = playlist.segments.first()?;
-    Some(HlsJson {
+    Some(PlaylistInfo {
         media_sequence: first.msn,
         segments: playlist.segments.len(),
         seconds: playlist.segments.iter().map(|s| s.duration.as_secs_f64()).sum(),
@@ -264,13 +169,13 @@ impl BaseUrl {
         }
     }
 
-    pub(super) fn urls(&self, name: &str) -> UrlsJson {
+    pub(super) fn urls(&self, name: &str) -> Urls {
         let base = format!("{}://{}/{name}", self.scheme, self.authority);
         let rtmp = self.rtmp.as_ref().map(|(port, app)| match port {
             1935 => format!("rtmp://{}/{app}/{name}", self.host()),
             port => format!("rtmp://{}:{port}/{app}/{name}", self.host()),
         });
-        UrlsJson { hls: format!("{base}/{MULTIVARIANT_PLAYLIST}"), page: base, rtmp }
+        Urls { hls: Some(format!("{base}/{MULTIVARIANT_PLAYLIST}")), page: base, rtmp }
     }
 
     /// The host to reach other ports at: as told, or the authority without its port; the colons of `[::1]` are not one.
@@ -295,6 +200,9 @@ fn wall_clock(instant: Instant) -> WallClock {
     let ago = i64::try_from(instant.elapsed().as_micros()).unwrap_or(i64::MAX);
     WallClock::from_micros(clock::now().as_micros().saturating_sub(ago))
 }
+
+/// Why there is no answer about a name.
+pub(super) const NO_STREAM: &str = "there is no stream of this name here";
 
 const JSON: ContentHeaders = ContentHeaders { content_type: "application/json", cache_control: reply::NO_STORE };
 

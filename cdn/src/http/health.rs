@@ -7,7 +7,8 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::http::{Response, StatusCode};
 
-use super::{Shared, reply};
+use super::reply;
+use super::shared::Shared;
 
 pub(super) async fn healthz() -> Response<Body> {
     reply::text(StatusCode::OK, "ok")

@@ -1,7 +1,6 @@
-//! Playlists, init segments, segments and parts (RFC 8216, RFC 8216bis), out of memory.
+//! HLS over HTTP: status codes, caching, ranges and entity tags of what `crate::egress::hls` answers.
 //!
-//! A request may wait: for the playlist that has a certain part (`_HLS_msn`, `_HLS_part`) and for the part that the playlist hints at.
-//! Waiting takes a connection, of which there are only so many from one address, and lasts three target durations at most.
+//! A blocking request takes a connection, of which there are only so many from one address, and lasts three target durations at most.
 
 use std::hash::{BuildHasher, Hash, Hasher};
 use std::sync::Arc;
@@ -20,9 +19,8 @@ use media::hls::Resource;
 use super::payload::Payload;
 use super::range::{self, RequestedRange};
 use super::reply::{self, ContentHeaders};
-use super::{Peer, Shared};
-use crate::egress::hls::{BlockingRequest, BlockingResult, HlsStream, MEDIA_PLAYLIST, MULTIVARIANT_PLAYLIST, Snapshot};
-use crate::hub::State as StreamState;
+use super::shared::{Peer, Shared};
+use crate::egress::hls::{self, HlsStream, MULTIVARIANT_PLAYLIST, Request, Unavailable};
 use crate::precompressed::Precompressed;
 
 /// `/NAME/FILE`.
@@ -33,135 +31,65 @@ pub(super) async fn file(
     peer: Option<Extension<Peer>>,
     headers: HeaderMap,
 ) -> Response<Body> {
-    let playlist: Option<Text> = match file.as_str() {
-        MULTIVARIANT_PLAYLIST => Some(Snapshot::multivariant),
-        MEDIA_PLAYLIST => Some(Snapshot::media),
-        _ => None,
-    };
-    let resource = Resource::from_name(&file);
-    if playlist.is_none() && resource.is_none() {
+    let parsed = Request::parse(&file, query.as_deref().unwrap_or_default(), shared.hls.settings().low_latency);
+    let Some(request) = parsed.transpose() else {
         let text = format!(
             "There is no {file:?} here. A stream's playlist is at /NAME/{MULTIVARIANT_PLAYLIST}, its page at /NAME."
         );
         return reply::text(StatusCode::NOT_FOUND, text);
-    }
+    };
     let Some(hls_stream) = shared.hls.stream(&name) else { return unknown(&name) };
     if file != MULTIVARIANT_PLAYLIST {
         hls_stream.on_request(client_hash(&shared, peer.map(|Extension(peer)| peer), &headers), Instant::now());
     }
-    match (playlist, resource) {
-        (Some(text), _) => {
-            let has_directives = file == MEDIA_PLAYLIST && shared.settings.hls.low_latency;
-            match Directives::parse(query.as_deref().filter(|_| has_directives).unwrap_or_default()) {
-                Ok(directives) => serve_playlist(&shared, &hls_stream, text, directives, &headers).await,
-                Err(what) => reply::text(StatusCode::BAD_REQUEST, what),
-            }
-        }
-        (None, Some(resource)) => serve_media(&hls_stream, resource, &headers).await,
-        (None, None) => unknown(&name),
-    }
-}
-
-/// Which of a snapshot's texts is served.
-type Text = fn(&Snapshot) -> Option<&Precompressed>;
-
-/// What a client asks of a media playlist by its query (RFC 8216bis §6.2.5).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Directives {
-    wanted: Option<BlockingRequest>,
-    skip: bool,
-}
-
-impl Directives {
-    /// Parameters of other names are other people's; of these, what is no decimal number is refused, and why.
-    fn parse(query: &str) -> Result<Self, &'static str> {
-        let value = |name: &str| query.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='));
-        let number = |name| match value(name) {
-            None => Ok(None),
-            Some(text) if !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) => {
-                text.parse().map(Some).map_err(|_| "A number of this size names no segment and no part.")
-            }
-            Some(_) => Err("_HLS_msn and _HLS_part are decimal numbers."),
-        };
-        let wanted = match (number("_HLS_msn")?, number("_HLS_part")?) {
-            (Some(msn), part) => Some(BlockingRequest { msn, part }),
-            (None, None) => None,
-            (None, Some(_)) => return Err("_HLS_part says nothing without _HLS_msn."),
-        };
-        Ok(Self { wanted, skip: matches!(value("_HLS_skip"), Some("YES" | "v2")) })
-    }
-}
-
-async fn serve_playlist(
-    shared: &Shared,
-    hls_stream: &HlsStream,
-    text: Text,
-    directives: Directives,
-    headers: &HeaderMap,
-) -> Response<Body> {
-    let stream = hls_stream.stream();
-    if let StreamState::Ended { since } = stream.state()
-        && since.elapsed() > ENDED_PLAYLIST_TTL
-    {
-        return offline(stream.name());
-    }
-    let Some(mut snapshot) = hls_stream.playable(shared.settings.first_segment_wait).await else {
-        return unavailable(hls_stream, "has no complete segment yet");
+    let request = match request {
+        Ok(request) => request,
+        Err(why) => return reply::text(StatusCode::BAD_REQUEST, why.to_string()),
     };
-    if let Some(wanted) = directives.wanted {
-        snapshot = match hls_stream.blocking_reload(snapshot, wanted).await {
-            BlockingResult::Ready(snapshot) => snapshot,
-            BlockingResult::TooFarAhead => {
-                let text = "This is further off than the playlist says that anything is. Read it without _HLS_msn.";
-                return reply::text(StatusCode::BAD_REQUEST, text);
-            }
-            BlockingResult::TimedOut => return unavailable(hls_stream, "has had nothing new for a while"),
-        };
+    match hls_stream.respond(request, shared.settings.first_segment_wait).await {
+        Ok(hls::Response::Playlist { text, is_blocking }) => playlist(&hls_stream, &text, is_blocking, &headers),
+        Ok(hls::Response::Media { resource, pieces }) => {
+            let length = pieces.iter().map(|piece| piece.len() as u64).sum::<u64>();
+            media(&hls_stream, pieces, length, &format!("\"{}-{length}\"", tag(resource)), &headers)
+        }
+        Err(why) => unavailable(&name, why),
     }
-    let text = if directives.skip { Snapshot::delta } else { text };
-    let Some(document) = text(&snapshot) else { return unavailable(hls_stream, "has no complete segment yet") };
-    let form = if directives.wanted.is_some() { BLOCKING_PLAYLIST } else { PLAYLIST };
-    let mut response = reply::precompressed(document, form, headers);
+}
+
+fn playlist(hls_stream: &HlsStream, text: &Precompressed, is_blocking: bool, headers: &HeaderMap) -> Response<Body> {
+    let form = if is_blocking { BLOCKING_PLAYLIST } else { PLAYLIST };
+    let mut response = reply::precompressed(text, form, headers);
     if response.status() == StatusCode::OK {
         let body = http_body::Body::size_hint(response.body()).exact().unwrap_or(0);
-        stream.count_sent(body);
+        hls_stream.stream().count_sent(body);
     }
     response.headers_mut().remove(ACCEPT_RANGES);
     response
 }
 
-/// What to say where there is nothing to give out for now.
-fn unavailable(hls_stream: &HlsStream, why: &str) -> Response<Body> {
-    let stream = hls_stream.stream();
-    match stream.state() {
-        StreamState::Idle | StreamState::Ended { .. } => offline(stream.name()),
-        StreamState::Live { .. } | StreamState::Disconnected { .. } => {
-            let text = format!("The stream {:?} is on air, but {why}. Ask again in a moment.", stream.name());
+/// What to say where there is nothing to give out.
+fn unavailable(name: &str, why: Unavailable) -> Response<Body> {
+    match why {
+        Unavailable::Offline => {
+            let text = format!("The stream {name:?} is known here, but {why}. Ask again when it is on air.");
+            reply::retry_later(StatusCode::NOT_FOUND, text)
+        }
+        Unavailable::NoSegment | Unavailable::NoUpdate | Unavailable::NoPart => {
+            let text = format!("The stream {name:?} is on air, but {why}. Ask again in a moment.");
             reply::retry_later(StatusCode::SERVICE_UNAVAILABLE, text)
         }
+        Unavailable::TooFarAhead => reply::text(StatusCode::BAD_REQUEST, why.to_string()),
+        Unavailable::NotHeld => reply::text(StatusCode::NOT_FOUND, why.to_string()),
     }
 }
 
-async fn serve_media(hls_stream: &HlsStream, resource: Resource, headers: &HeaderMap) -> Response<Body> {
-    let snapshot = match resource {
-        Resource::Part(msn, index) => match hls_stream.part(msn, index).await {
-            BlockingResult::Ready(snapshot) => snapshot,
-            BlockingResult::TooFarAhead | BlockingResult::TimedOut => {
-                return unavailable(hls_stream, "this part of it has not come");
-            }
-        },
-        Resource::Init(_) | Resource::Segment(_) => hls_stream.now(),
-    };
-    let (found, tag) = match resource {
-        Resource::Init(id) => (snapshot.playlist.init(id).map(|bytes| vec![bytes]), format!("init-{id}")),
-        Resource::Segment(msn) => (snapshot.playlist.segment(msn), format!("seg-{msn}")),
-        Resource::Part(msn, index) => (snapshot.playlist.part(msn, index), format!("part-{msn}-{index}")),
-    };
-    let Some(pieces) = found else {
-        return reply::text(StatusCode::NOT_FOUND, "This is not held: it is too old, or not complete yet.");
-    };
-    let length = pieces.iter().map(|piece| piece.len() as u64).sum::<u64>();
-    media(hls_stream, pieces, length, &format!("\"{tag}-{length}\""), headers)
+/// What an entity tag begins with; with the length it names the content, because media never changes.
+fn tag(resource: Resource) -> String {
+    match resource {
+        Resource::Init(id) => format!("init-{id}"),
+        Resource::Segment(msn) => format!("seg-{msn}"),
+        Resource::Part(msn, index) => format!("part-{msn}-{index}"),
+    }
 }
 
 fn media(hls_stream: &HlsStream, pieces: Vec<Bytes>, length: u64, etag: &str, headers: &HeaderMap) -> Response<Body> {
@@ -190,12 +118,6 @@ fn media(hls_stream: &HlsStream, pieces: Vec<Bytes>, length: u64, etag: &str, he
     response.expect("constants and numbers are valid header values")
 }
 
-fn offline(name: &str) -> Response<Body> {
-    let text =
-        format!("The stream {name:?} is known here, but nobody publishes it right now. Ask again when it is on air.");
-    reply::retry_later(StatusCode::NOT_FOUND, text)
-}
-
 pub(super) fn unknown(name: &str) -> Response<Body> {
     // As long as a name may be, and no longer: it is a stranger's.
     let asked: String = name.chars().take(64).collect();
@@ -220,7 +142,3 @@ const PLAYLIST: ContentHeaders =
 /// A playlist that was waited for: its address names a part that it has, so that it is as true later, and of no use once segments are gone
 /// (RFC 8216bis §6.2.5.2 leaves it to the server; this is the six target durations that caches are advised to keep it).
 const BLOCKING_PLAYLIST: ContentHeaders = ContentHeaders { cache_control: "public, max-age=12", ..PLAYLIST };
-
-/// How long an ended stream's last playlist is served, so that players hear that it ended. After that a newcomer hears that it is
-/// offline, in place of old pictures.
-const ENDED_PLAYLIST_TTL: std::time::Duration = std::time::Duration::from_secs(60);

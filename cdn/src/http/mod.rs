@@ -1,7 +1,7 @@
-//! HTTP: the page, the interface for programs, health, metrics, and what the HLS packagers hold.
+//! HTTP: the pages, the API, health, HLS, and `/metrics` on a listener of its own.
 //!
-//! Types of axum and hyper live in the modules of this folder and never leave it. Nothing here knows RTMP, keys or publishers'
-//! addresses.
+//! Types of axum and hyper live in the modules of this folder and never leave it. What HLS answers is decided in
+//! `crate::egress::hls`; here it is mapped to status codes and headers.
 
 mod api;
 mod assets;
@@ -14,16 +14,17 @@ mod payload;
 mod playback_info;
 mod range;
 mod reply;
+mod settings;
+mod shared;
 #[cfg(test)]
 mod tests;
 mod timing;
 mod write_deadline;
 
 use std::hash::RandomState;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{Request, State};
@@ -31,65 +32,19 @@ use axum::http::header;
 use axum::middleware::{self, Next};
 use axum::response::Response;
 use axum::routing::get;
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::DescriptorEncoder;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tower_http::cors::{AllowHeaders, AllowMethods, AllowOrigin, CorsLayer};
 
-pub use connections::Limits;
-pub use metrics::{Metric, MetricsSource};
-
+use crate::connection_limit::ConnectionLimiter;
 use crate::egress::hls::Hls;
 use crate::hub::Hub;
-use crate::rendezvous::PeerDirectory;
-
-/// What the HTTP side is told.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub struct Settings {
-    /// What connections are held to.
-    pub limits: Limits,
-    /// How streams are packaged.
-    pub hls: crate::egress::hls::Settings,
-    /// The port that play addresses of RTMP name; `None` hides them.
-    pub rtmp_port: Option<u16>,
-    /// The application that play addresses of RTMP name.
-    pub rtmp_app: String,
-    /// The host that play addresses of RTMP name, where it is not the one that HTTP was asked under.
-    pub rtmp_host: Option<String>,
-    /// How long a request for a playlist waits for the first segment of a stream that is on air.
-    pub first_segment_wait: Duration,
-    /// How long requests are still taken after the stop, so that balancers see `/readyz` fail before connections do.
-    pub drain: Duration,
-    /// What `/metrics` says besides its own.
-    pub metrics: MetricsSource,
-    /// What viewers are told; none, and they are told of no relay and no broadcaster.
-    pub peers: Option<Arc<PeerDirectory>>,
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Self {
-            limits: Limits::default(),
-            hls: crate::egress::hls::Settings::default(),
-            rtmp_port: Some(1935),
-            rtmp_app: "live".to_owned(),
-            rtmp_host: None,
-            first_segment_wait: Duration::from_secs(8),
-            drain: Duration::from_millis(500),
-            metrics: MetricsSource::default(),
-            peers: None,
-        }
-    }
-}
-
-/// Why the HTTP side ended.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum Error {
-    /// The listener failed.
-    #[error("HTTP listener failed")]
-    Listener(#[from] std::io::Error),
-}
+use crate::listener::LimitedListener;
+use crate::metrics::{Kind, Metrics, write};
+pub use settings::{Limits, Settings};
+use shared::{ResponseCounters, Shared};
 
 /// The HTTP side of one server.
 #[derive(Clone, Debug)]
@@ -97,63 +52,36 @@ pub struct Server {
     shared: Arc<Shared>,
 }
 
-/// What every route sees.
-#[derive(Debug)]
-struct Shared {
-    hub: Arc<Hub>,
-    hls: Arc<Hls>,
-    settings: Settings,
-    started: Instant,
-    is_draining: AtomicBool,
-    counters: Arc<metrics::Counters>,
-    /// Keys the marks of HLS viewers, so that a mark tells nothing about an address.
-    client_hash_keys: RandomState,
-}
-
-/// Where a request came from.
-#[derive(Clone, Copy, Debug)]
-struct Peer(SocketAddr);
-
 impl Server {
-    /// The HTTP side of `hub`. Nothing runs until [`serve`](Self::serve).
-    pub fn new(hub: Arc<Hub>, settings: Settings) -> Self {
-        let hls = Hls::new(hub.clone(), settings.hls.clone());
+    /// The pages, the API and the packaged streams of `hub`. Nothing runs until [`serve`](Self::serve).
+    pub fn new(hub: Arc<Hub>, hls: Arc<Hls>, settings: Settings) -> Self {
         let shared = Shared {
             hub,
             hls,
             settings,
-            started: Instant::now(),
             is_draining: AtomicBool::new(false),
-            counters: Arc::default(),
+            responses: ResponseCounters::default(),
             client_hash_keys: RandomState::new(),
         };
         Self { shared: Arc::new(shared) }
     }
 
-    /// Packages the hub's streams and serves them on `listener` until `stop` is cancelled; then lets open requests finish, for a
+    /// Serves on `listener`, as many connections as `limiter` lets, until `stop` is cancelled; then lets open requests finish, for a
     /// bounded time.
-    pub async fn serve(&self, listener: TcpListener, stop: CancellationToken) -> Result<(), Error> {
-        let packagers = stop.child_token();
-        let packaging = tokio::spawn(self.shared.hls.clone().run(packagers.clone()));
+    pub async fn serve(&self, listener: TcpListener, limiter: Arc<ConnectionLimiter>, stop: CancellationToken) {
         let shared = self.shared.clone();
         let begin_drain = async move {
             stop.cancelled().await;
             shared.is_draining.store(true, Ordering::Relaxed);
             tokio::time::sleep(shared.settings.drain).await;
         };
-        let (limits, counters) = (&self.shared.settings.limits, &self.shared.counters);
-        let result = connections::serve(listener, self.router(), limits, counters, begin_drain).await;
-        packagers.cancel();
-        // It only waits and spawns: its end is immediate, and a panic in it has been printed.
-        let _ = packaging.await;
-        Ok(result?)
+        let listener = LimitedListener::new(listener, limiter);
+        connections::serve(listener, self.router(), &self.shared.settings.limits, begin_drain).await;
     }
 
-    /// Serves `/metrics` on `listener` until `stop` is cancelled. The listener is one that viewers can not reach.
-    pub async fn serve_metrics(&self, listener: TcpListener, stop: CancellationToken) -> Result<(), Error> {
-        let router = Router::new().route("/metrics", get(metrics::metrics)).with_state(self.shared.clone());
-        let own = Arc::default();
-        Ok(connections::serve(listener, router, &Limits::default(), &own, stop.cancelled_owned()).await?)
+    /// The collector of its responses by status class.
+    pub fn responses(&self) -> impl Collector + use<> {
+        Responses(self.shared.clone())
     }
 
     fn router(&self) -> Router {
@@ -179,6 +107,31 @@ impl Server {
     }
 }
 
+/// Collects what [`ResponseCounters`] counts.
+#[derive(Debug)]
+struct Responses(Arc<Shared>);
+
+impl Collector for Responses {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let classes = ["1xx", "2xx", "3xx", "4xx", "5xx"];
+        let samples = classes.into_iter().zip(self.0.responses.load());
+        let samples = samples.map(|(class, count)| ([("class", class)], count as f64));
+        write(&mut encoder, Kind::Counter, "nearcast_http_responses", "Responses by class of status.", samples)
+    }
+}
+
+/// Serves `/metrics` on `listener`, which viewers cannot reach, until `stop` is cancelled.
+pub async fn serve_metrics(
+    listener: TcpListener,
+    limiter: Arc<ConnectionLimiter>,
+    metrics: Arc<Metrics>,
+    stop: CancellationToken,
+) {
+    let router = Router::new().route("/metrics", get(metrics::metrics)).with_state(metrics);
+    let listener = LimitedListener::new(listener, limiter);
+    connections::serve(listener, router, &Limits::default(), stop.cancelled_owned()).await;
+}
+
 /// Everything here may be read by any page: it is public, and no request carries anybody's rights.
 fn cors() -> CorsLayer {
     CorsLayer::new()
@@ -199,7 +152,7 @@ fn cors() -> CorsLayer {
 
 async fn common_headers(State(shared): State<Arc<Shared>>, request: Request, next: Next) -> Response {
     let mut response = next.run(request).await;
-    shared.counters.count_response(response.status().as_u16());
+    shared.responses.count(response.status().as_u16());
     let headers = response.headers_mut();
     for (name, value) in reply::COMMON_HEADERS {
         headers.entry(name).or_insert(value);

@@ -8,7 +8,8 @@ use axum::http::header::{ACCEPT, CONTENT_SECURITY_POLICY, HeaderMap, HeaderName,
 use axum::http::{Response, StatusCode, Uri};
 
 use super::assets::asset as embedded;
-use super::{Shared, hls, reply};
+use super::shared::Shared;
+use super::{hls, reply};
 
 /// `/`
 pub(super) async fn index(headers: HeaderMap) -> Response<Body> {

@@ -18,7 +18,10 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
 use super::{Limits, Server, Settings};
+use crate::connection_limit::ConnectionLimiter;
+use crate::egress::hls::{self, Hls};
 use crate::hub::{self, Hub, PublishGuard, PublisherInfo};
+use crate::metrics::{self, Metrics};
 
 mod low_latency;
 mod timing;
@@ -27,6 +30,7 @@ const PEER: &str = "203.0.113.77:50123";
 
 struct Fixture {
     hub: Arc<Hub>,
+    hls: Arc<Hls>,
     server: Server,
     stop: CancellationToken,
 }
@@ -39,17 +43,18 @@ struct Reply {
 
 impl Fixture {
     fn new() -> Self {
-        Self::with(Settings::default())
+        Self::with(Settings::default(), hls::Settings::default())
     }
 
-    fn with(settings: Settings) -> Self {
+    fn with(settings: Settings, hls: hls::Settings) -> Self {
         let window = Bounds { duration: Duration::from_secs(30), bytes: 1 << 20 };
         let grace = Duration::from_secs(10);
         let hub = Hub::new(hub::Settings { window, grace, grace_after_unpublish: grace });
-        let server = Server::new(hub.clone(), settings);
+        let hls = Hls::new(hub.clone(), hls);
+        let server = Server::new(hub.clone(), hls.clone(), settings);
         let stop = CancellationToken::new();
-        tokio::spawn(server.shared.hls.clone().run(stop.clone()));
-        Self { hub, server, stop }
+        tokio::spawn(hls.clone().run(stop.clone()));
+        Self { hub, hls, server, stop }
     }
 
     fn publish(&self) -> PublishGuard {
@@ -426,19 +431,22 @@ async fn the_interface_describes_streams_and_leaks_nothing() {
     ] {
         assert_eq!(json.pointer(pointer), Some(&expected), "{pointer} of {json}");
     }
-    let metrics = super::metrics::metrics(axum::extract::State(fixture.server.shared.clone())).await;
-    let metrics = metrics.into_body().collect().await.unwrap().to_bytes();
-    for text in [one.text(), all.text(), std::str::from_utf8(&metrics).unwrap()] {
+    let mut metrics = Metrics::default();
+    metrics.register(metrics::Streams::new(fixture.hub.clone(), fixture.hls.clone()));
+    metrics.register(fixture.server.responses());
+    let metrics = metrics.render();
+    for text in [one.text(), all.text(), &metrics] {
         assert!(!text.contains("203.0.113") && !text.contains("50123"), "{text}");
     }
     for line in [
+        "# TYPE nearcast_stream_received_units_total counter",
         "nearcast_stream_live{stream=\"live\"} 1",
         "nearcast_stream_live{stream=\"idle\"} 0",
         "nearcast_stream_received_units_total{stream=\"live\"} 250",
         "nearcast_stream_viewers{stream=\"live\",protocol=\"hls\"} 1",
         "nearcast_http_responses_total{class=\"2xx\"} 3",
     ] {
-        assert!(std::str::from_utf8(&metrics).unwrap().lines().any(|l| l == line), "{line}");
+        assert!(metrics.lines().any(|l| l == line), "{line} is not in\n{metrics}");
     }
 }
 
@@ -471,13 +479,19 @@ async fn a_draining_server_is_not_ready_but_healthy() {
     assert_eq!(fixture.fetch("/healthz", &[]).await.status, StatusCode::OK);
 }
 
-async fn listening(limits: Limits) -> (Fixture, std::net::SocketAddr) {
-    let fixture = Fixture::with(Settings { limits, drain: Duration::ZERO, ..Settings::default() });
+/// A server on loopback that takes so many connections.
+async fn listening(limits: Limits, connections: usize) -> (Fixture, Arc<ConnectionLimiter>, std::net::SocketAddr) {
+    let settings = Settings { limits, drain: Duration::ZERO, ..Settings::default() };
+    let fixture = Fixture::with(settings, hls::Settings::default());
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let (server, stop) = (fixture.server.clone(), fixture.stop.clone());
-    tokio::spawn(async move { server.serve(listener, stop).await });
-    (fixture, address)
+    let limiter = ConnectionLimiter::new(connections, connections);
+    tokio::spawn({
+        let limiter = limiter.clone();
+        async move { server.serve(listener, limiter, stop).await }
+    });
+    (fixture, limiter, address)
 }
 
 /// Everything until the server closes.
@@ -490,7 +504,8 @@ async fn rest(socket: &mut TcpStream) -> String {
 
 #[tokio::test]
 async fn a_header_that_never_ends_is_given_up() {
-    let (_fixture, address) = listening(Limits { header_timeout: Duration::from_secs(1), ..Limits::default() }).await;
+    let limits = Limits { header_timeout: Duration::from_millis(50), ..Limits::default() };
+    let (_fixture, _, address) = listening(limits, 8).await;
     let mut slow = TcpStream::connect(address).await.unwrap();
     slow.write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\nX-Slow: ").await.unwrap();
     assert!(!rest(&mut slow).await.contains("200 OK"));
@@ -501,7 +516,7 @@ async fn a_header_that_never_ends_is_given_up() {
 
 #[tokio::test]
 async fn a_header_that_is_too_long_is_refused() {
-    let (_fixture, address) = listening(Limits::default()).await;
+    let (_fixture, _, address) = listening(Limits::default(), 8).await;
     let mut socket = TcpStream::connect(address).await.unwrap();
     let (mut reader, mut writer) = socket.split();
     let long = format!("GET /healthz HTTP/1.1\r\nHost: x\r\nX-Long: {}\r\n\r\n", "a".repeat(100_000));
@@ -511,8 +526,8 @@ async fn a_header_that_is_too_long_is_refused() {
 }
 
 #[tokio::test]
-async fn one_address_has_only_so_many_connections() {
-    let (fixture, address) = listening(Limits { connections_per_address: 1, ..Limits::default() }).await;
+async fn a_connection_beyond_the_limit_is_closed_at_once() {
+    let (fixture, limiter, address) = listening(Limits::default(), 1).await;
     let mut first = TcpStream::connect(address).await.unwrap();
     first.write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
     let mut word = [0; 12];
@@ -520,10 +535,10 @@ async fn one_address_has_only_so_many_connections() {
     assert_eq!(&word, b"HTTP/1.1 200");
     let mut second = TcpStream::connect(address).await.unwrap();
     assert_eq!(rest(&mut second).await, "");
-    assert_eq!(fixture.server.shared.counters.refused.load(Ordering::Relaxed), 1);
+    assert_eq!((limiter.count(), limiter.accepted(), limiter.rejected()), (1, 1, 1));
     fixture.stop.cancel();
     rest(&mut first).await;
-    assert_eq!(fixture.server.shared.counters.open.load(Ordering::Relaxed), 0);
+    assert_eq!(limiter.count(), 0);
 }
 
 /// `AVCDecoderConfigurationRecord` of x264's baseline, 64×64.

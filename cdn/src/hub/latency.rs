@@ -3,10 +3,9 @@
 //!
 //! Only one track is noted, the pictures' if there are any: a lookup in a table for each picture and stage, whatever the number of viewers.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use media::latency::{ClockOffset, Delivery, LatencyComponent, MAX_UNITS, Stage, TimingLog, TimingReport, UnitTiming};
+use media::latency::{ClockOffset, MAX_UNITS, Stage, TimingLog, TimingReport, UnitTiming};
 use media::{AccessUnit, Catalog, Epoch, Timestamp, WallClock};
 use net::clock;
 use net::rtmp::PublisherTiming;
@@ -26,9 +25,6 @@ struct Timings {
     /// From this server's clock to the broadcaster's.
     broadcaster: Option<(Epoch, ClockOffset)>,
 }
-
-/// How long units took of late, by delivery and part: medians and what one in a hundred exceeds, in seconds.
-pub type LatencyBreakdown = BTreeMap<(&'static str, &'static str), [(&'static str, f64); 2]>;
 
 impl LatencyTracker {
     pub(super) fn new(trace: Option<Arc<Trace>>) -> Self {
@@ -110,37 +106,11 @@ impl LatencyTracker {
         Some(TimingReport { received: now, answered: now, epoch, broadcaster, units: units(&timings.timing_log) })
     }
 
-    /// Where the time of the held units went, up to when this server handed them out, by its clock; and how surely it knows the broadcaster's.
-    pub fn breakdown(&self) -> (LatencyBreakdown, Option<ClockOffset>) {
-        let Some(report) = self.report_of(|timing_log| timing_log.last(usize::MAX, None).collect()) else {
-            return (LatencyBreakdown::new(), None);
-        };
-        let mut all: BTreeMap<(&str, &str), Vec<i64>> = BTreeMap::new();
-        for unit in report.rebase(ClockOffset::default()) {
-            for (delivery, name, last) in DELIVERIES {
-                for (part, micros) in unit.stamps.components(delivery) {
-                    let of_all = part <= LatencyComponent::Upload && delivery == Delivery::Units;
-                    if of_all || part == last {
-                        all.entry((if of_all { "all" } else { name }, part.name())).or_default().push(micros);
-                    }
-                }
-            }
-        }
-        let quantiles = |mut micros: Vec<i64>| {
-            micros.sort_unstable();
-            let at = |share: f64| micros[((micros.len() - 1) as f64 * share).round() as usize] as f64 / 1e6;
-            [("0.5", at(0.5)), ("0.99", at(0.99))]
-        };
-        (all.into_iter().map(|(key, micros)| (key, quantiles(micros))).collect(), report.broadcaster)
+    /// All units held, at most 1024, with what is known of their broadcaster's clock; `None` before there are any.
+    pub fn held_units(&self) -> Option<TimingReport> {
+        self.report_of(|timing_log| timing_log.last(usize::MAX, None).collect())
     }
 }
-
-/// How a server delivers, what that is called, and the part that is its own.
-const DELIVERIES: [(Delivery, &str, LatencyComponent); 3] = [
-    (Delivery::Units, "units", LatencyComponent::Server),
-    (Delivery::Parts, "parts", LatencyComponent::Chunking),
-    (Delivery::Segments, "segments", LatencyComponent::Chunking),
-];
 
 #[cfg(test)]
 mod tests {
@@ -199,12 +169,8 @@ mod tests {
         let stages: Vec<_> = Stage::ALL.into_iter().filter(|stage| ours.at(*stage).is_some()).collect();
         use Stage::*;
         assert_eq!(stages, [Captured, Encoded, Sent, Ingested, Relayed, InPart]);
-        let (parts, broadcaster) = tracker.breakdown();
-        assert_eq!(broadcaster, report.broadcaster);
-        let names: Vec<_> = parts.keys().copied().collect();
-        let all =
-            [("all", "encoding"), ("all", "queue"), ("all", "upload"), ("parts", "chunking"), ("units", "server")];
-        assert_eq!(names, all);
+        let held = tracker.held_units().unwrap();
+        assert_eq!((held.broadcaster, held.units.len()), (report.broadcaster, 2));
     }
 
     #[test]

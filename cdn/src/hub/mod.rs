@@ -25,7 +25,7 @@ use parking_lot::RwLock;
 use tokio::sync::watch;
 
 pub use high_water::HighWaterMarks;
-pub use latency::{LatencyBreakdown, LatencyTracker};
+pub use latency::LatencyTracker;
 pub use live_stream::{Counters, Info, LiveStream, State, WindowInfo};
 pub use publish_guard::{PublishGuard, PublisherInfo, PushOutcome, RevokeReason};
 pub use subscribers::SubscriberGuard;

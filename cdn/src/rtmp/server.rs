@@ -1,5 +1,5 @@
-//! The RTMP door: one port for publishers and players. Lets them in, finds out what they want and whether they may, and hands
-//! publishers to ingest and players to the fan-out.
+//! Accepts RTMP connections, checks what each asks for and whether it may, and hands publishers to ingest and players to the
+//! fan-out.
 
 use std::io;
 use std::net::SocketAddr;
@@ -21,12 +21,12 @@ use crate::auth::{Keyring, StreamName};
 use crate::config::Config;
 use crate::connection_limit::{ConnectionLimiter, ConnectionPermit};
 use crate::egress::rtmp::{AcceptedPlayer, Fanout};
-use crate::http::Metric;
 use crate::hub::{Hub, PublisherInfo, RevokeReason, State};
 use crate::ingest;
+use crate::listener::LimitedListener;
 use crate::rendezvous::PeerDirectory;
 
-/// The RTMP door of a server.
+/// The RTMP listener of one server.
 #[derive(Debug)]
 pub struct RtmpServer {
     hub: Arc<Hub>,
@@ -42,12 +42,13 @@ pub struct RtmpServer {
 }
 
 impl RtmpServer {
-    /// A door to `hub`.
+    /// A server of the streams of `hub`, whose connections `limiter` bounds.
     pub fn new(
         hub: Arc<Hub>,
         keys: Arc<Keyring>,
         fanout: Arc<Fanout>,
         peers: Arc<PeerDirectory>,
+        limiter: Arc<ConnectionLimiter>,
         config: &Config,
     ) -> Arc<Self> {
         let rtmp = &config.rtmp;
@@ -62,7 +63,6 @@ impl RtmpServer {
             ..Limits::default()
         };
         let ingest = ingest::Settings { track_wait: config.hub.track_wait, max_pending_bytes: max_message };
-        let limiter = ConnectionLimiter::new(rtmp.max_connections, rtmp.max_per_address);
         let notsent_lowat = config.fanout.notsent_lowat.as_u64() as u32;
         Arc::new(Self {
             hub,
@@ -78,56 +78,20 @@ impl RtmpServer {
         })
     }
 
-    /// What monitoring may want to know.
-    pub fn metrics(&self) -> Vec<Metric> {
-        let metric = |name, kind, help, value| Metric { name, kind, help, value };
-        vec![
-            metric("nearcast_rtmp_connections_open", "gauge", "Open connections.", self.limiter.count() as u64),
-            metric("nearcast_rtmp_refused_total", "counter", "Connections over a limit.", self.limiter.rejected()),
-            metric(
-                "nearcast_rtmp_auth_failures_total",
-                "counter",
-                "Publishers refused.",
-                self.auth_failures.load(Ordering::Relaxed),
-            ),
-            metric("nearcast_rtmp_players", "gauge", "Players by RTMP.", self.fanout.players()),
-            metric(
-                "nearcast_rtmp_write_timeouts_total",
-                "counter",
-                "Players closed because they took nothing.",
-                self.fanout.write_timeouts(),
-            ),
-        ]
+    /// Publishers refused because their stream key is not valid.
+    pub fn auth_failures(&self) -> u64 {
+        self.auth_failures.load(Ordering::Relaxed)
     }
 
-    /// Lets connections in until `stop` is cancelled; returns when the last publisher has gone.
-    ///
-    /// # Errors
-    /// Those of the listener that do not pass.
-    pub async fn serve(self: Arc<Self>, listener: TcpListener, stop: CancellationToken) -> io::Result<()> {
+    /// Accepts connections until `stop` is cancelled; returns when the last publisher has gone.
+    pub async fn serve(self: Arc<Self>, listener: TcpListener, stop: CancellationToken) {
+        let listener = LimitedListener::new(listener, self.limiter.clone());
         let connections = TaskTracker::new();
         let mut id = 0u64;
         loop {
-            let accepted = tokio::select! {
+            let (socket, peer, permit) = tokio::select! {
                 () = stop.cancelled() => break,
                 accepted = listener.accept() => accepted,
-            };
-            let (socket, peer) = match accepted {
-                Ok(accepted) => accepted,
-                Err(error) if is_about_one_connection(&error) => continue,
-                Err(error) => {
-                    // Out of file descriptors or memory: that passes when somebody leaves.
-                    tracing::error!(%error, "cannot accept");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
-                    continue;
-                }
-            };
-            let permit = match self.limiter.try_acquire(peer.ip()) {
-                Ok(permit) => permit,
-                Err(why) => {
-                    tracing::debug!(%peer, %why, "refused");
-                    continue;
-                }
             };
             id += 1;
             let span = tracing::info_span!("conn", id, %peer);
@@ -137,7 +101,6 @@ impl RtmpServer {
         drop(listener);
         connections.close();
         connections.wait().await;
-        Ok(())
     }
 
     async fn connection(&self, socket: TcpStream, peer: SocketAddr, permit: ConnectionPermit, stop: CancellationToken) {
@@ -306,18 +269,10 @@ fn prepare(socket: &TcpStream) -> io::Result<()> {
     socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE / 3).with_retries(3))
 }
 
-/// Errors of `accept` that are about the connection that was to be accepted (accept(2)).
-fn is_about_one_connection(error: &io::Error) -> bool {
-    use io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted};
-    matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted)
-}
-
 /// Names under which encoders with a field for a query put a key.
 const QUERY_KEYS: &[&str] = &["key", "streamkey", "stream_key"];
 /// Keys that one publisher may try at once.
 const MAX_KEY_CANDIDATES: usize = 4;
-/// Between two tries while the system is out of something.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Silence before the kernel asks whether the peer is still there.
 const KEEPALIVE: Duration = Duration::from_secs(30);
 

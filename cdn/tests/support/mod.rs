@@ -7,76 +7,94 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use cdn::auth::Keyring;
-use cdn::config::{Config, FanoutEngine, Layers};
-use cdn::egress::rtmp::Fanout;
-use cdn::hub::{self, Hub, LiveStream};
-use cdn::rendezvous::PeerDirectory;
-use cdn::rtmp::RtmpServer;
+use cdn::config::{Config, FanoutEngine};
+use cdn::hub::{Hub, LiveStream};
 use media::codec::{Codec, CodecConfig};
 use media::flv::{Demuxer, Event};
-use media::live_window::Bounds;
 use media::{AccessUnit, Catalog, Epoch, Timestamp, Track, TrackId, TrackOrder};
 use net::rtmp::client::{self, ClientOptions};
 use net::rtmp::{Message, url};
-use tokio::net::TcpListener;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 /// Nothing on loopback takes this long unless it hangs.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A server without HTTP.
+/// A server in this process, on ports of its own.
 pub struct Server {
     pub hub: Arc<Hub>,
-    pub fanout: Arc<Fanout>,
     pub keys: Arc<Keyring>,
-    pub address: SocketAddr,
-    pub stop: CancellationToken,
+    pub rtmp: SocketAddr,
+    pub http: SocketAddr,
+    metrics: SocketAddr,
+    shutdown: CancellationToken,
+    running: JoinHandle<anyhow::Result<()>>,
     _data: tempfile::TempDir,
 }
 
 impl Server {
     pub async fn start(engine: FanoutEngine, adjust: impl FnOnce(&mut Config)) -> Self {
         let data = tempfile::tempdir().unwrap();
-        let config = Layers::new()
-            .finish(|config| {
-                config.data = data.path().into();
-                config.fanout.engine = engine;
-                config.fanout.shards = 1;
-                adjust(config);
-            })
-            .unwrap();
-        let keys = Arc::new(Keyring::open(config.keys_file()).unwrap());
-        let hub = Hub::new(hub::Settings {
-            window: Bounds { duration: config.hub.buffer_window, bytes: config.hub.buffer_bytes.as_u64() as usize },
-            grace: config.hub.grace,
-            grace_after_unpublish: config.hub.grace_after_unpublish,
-        });
-        let fanout = Arc::new(Fanout::start(&config.fanout, config.rtmp.write_timeout).unwrap());
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let stop = CancellationToken::new();
-        tokio::spawn(
-            RtmpServer::new(hub.clone(), keys.clone(), fanout.clone(), PeerDirectory::new(None).unwrap(), &config)
-                .serve(listener, stop.clone()),
-        );
-        Self { hub, fanout, keys, address, stop, _data: data }
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        let config = cdn::load(None, [], |config| {
+            config.data = data.path().into();
+            (config.rtmp.listen, config.http.listen) = (any, any);
+            (config.relay.listen, config.metrics.listen) = (None, Some(any));
+            config.fanout.engine = engine;
+            config.fanout.shards = 1;
+            adjust(config);
+        })
+        .unwrap();
+        let server = cdn::Server::bind(config).await.unwrap();
+        let cdn::Addresses { rtmp, http, metrics, .. } = server.addresses();
+        let (hub, keys) = (server.hub().clone(), server.keys().clone());
+        let shutdown = CancellationToken::new();
+        let running = tokio::spawn(server.run(shutdown.clone().cancelled_owned()));
+        Self { hub, keys, rtmp, http, metrics: metrics.unwrap(), shutdown, running, _data: data }
     }
 
-    /// Makes a stream and gives its key.
+    /// Makes a stream and gives its key; a key that there was is replaced.
     pub fn key(&self, name: &str) -> String {
-        let key = self.keys.create(&name.parse().unwrap(), false).unwrap();
+        let key = self.keys.create(&name.parse().unwrap(), true).unwrap();
         self.hub.open(name);
         key.reveal().to_owned()
     }
 
+    /// The value of a metric without labels.
+    pub async fn metric(&self, name: &str) -> u64 {
+        let text = within(async {
+            let mut socket = TcpStream::connect(self.metrics).await.unwrap();
+            socket.write_all(b"GET /metrics HTTP/1.0\r\nHost: x\r\n\r\n").await.unwrap();
+            let mut text = String::new();
+            socket.read_to_string(&mut text).await.unwrap();
+            text
+        })
+        .await;
+        let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok());
+        value.unwrap_or_else(|| panic!("no {name} in {text}"))
+    }
+
+    /// Tells the server to shut down.
+    pub fn shut_down(&self) {
+        self.shutdown.cancel();
+    }
+
+    /// Returns when it has shut down.
+    pub async fn stopped(self) {
+        self.shut_down();
+        within(self.running).await.unwrap().unwrap();
+    }
+
     /// A publisher with this in the place of the stream key.
     pub async fn publish(&self, key: &str) -> Result<client::Publisher, net::rtmp::Error> {
-        let url = url::parse(&format!("rtmp://{}/live/{key}", self.address)).unwrap();
+        let url = url::parse(&format!("rtmp://{}/live/{key}", self.rtmp)).unwrap();
         within(client::publish(&url, ClientOptions::default())).await
     }
 
     pub async fn play(&self, name: &str) -> Result<Viewer, net::rtmp::Error> {
-        let url = url::parse(&format!("rtmp://{}/live/{name}", self.address)).unwrap();
+        let url = url::parse(&format!("rtmp://{}/live/{name}", self.rtmp)).unwrap();
         let player = within(client::play(&url, ClientOptions::default())).await?;
         Ok(Viewer {
             player,

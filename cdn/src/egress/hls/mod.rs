@@ -1,55 +1,32 @@
-//! HLS: one packager a stream turns the hub's access units into fMP4 segments and playlists, in memory.
+//! HLS (RFC 8216, RFC 8216bis): one packager a stream turns the hub's access units into fMP4 segments and playlists, in memory.
 //!
-//! A packager is one more subscriber: a cursor. It starts when its stream is first published and outlives every publisher, so
-//! media sequence numbers go on. What it holds is published as an immutable snapshot; readers share it and nobody waits for
-//! anybody, unless it asks to: for a part that is about to be (RFC 8216bis). RFC 8216; the cutting and the texts are `media::hls`.
+//! A packager is one more subscriber: a cursor. It starts when its stream is opened and outlives every publisher, so media
+//! sequence numbers go on. What it holds is published as an immutable snapshot that all readers share; a request waits only
+//! where it asks to, for a part that is about to come. Segmenting and rendering are `media::hls`; nothing here knows HTTP.
 
+mod hls_stream;
 mod listed_units;
 mod recent_clients;
+mod request;
+mod settings;
+mod snapshot;
 mod stream_packager;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use parking_lot::RwLock;
 use tokio_util::sync::CancellationToken;
 
-pub use recent_clients::RecentClients;
-pub use stream_packager::{
-    BlockingRequest, BlockingResult, HlsStream, MEDIA_PLAYLIST, MULTIVARIANT_PLAYLIST, Snapshot,
+pub use hls_stream::HlsStream;
+pub use request::{
+    BlockingRequest, Directives, InvalidDirective, MEDIA_PLAYLIST, MULTIVARIANT_PLAYLIST, Request, Response,
+    Unavailable,
 };
+pub use settings::Settings;
+pub use snapshot::Snapshot;
 
 use crate::hub::{Hub, LiveStream};
-
-/// How streams are packaged.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Settings {
-    /// Segments end at the IDR nearest to this.
-    pub segment_duration: Duration,
-    /// Parts are about this long.
-    pub part_duration: Duration,
-    /// Whether playlists list parts, and requests may wait for them (LL-HLS).
-    pub low_latency: bool,
-    /// How much a playlist lists.
-    pub playlist_window: Duration,
-    /// Most bytes held for one stream, listed or not. The payloads are shared with the live window.
-    pub max_bytes: usize,
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        let packager = media::cmaf::SegmenterConfig::default();
-        Self {
-            segment_duration: packager.segment_target,
-            part_duration: packager.part_target,
-            low_latency: packager.low_latency,
-            playlist_window: packager.window,
-            max_bytes: packager.bytes,
-        }
-    }
-}
 
 /// The packagers of all streams of a hub.
 #[derive(Debug)]
@@ -65,6 +42,11 @@ impl Hls {
     /// No packager yet: see [`run`](Self::run).
     pub fn new(hub: Arc<Hub>, settings: Settings) -> Arc<Self> {
         Arc::new(Self { hub, settings, streams: RwLock::default(), stop: CancellationToken::new() })
+    }
+
+    /// How streams are packaged.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
     }
 
     /// The packaged form of the stream called `name`, if the hub holds such a stream. To be called within the runtime.

@@ -7,13 +7,13 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-/// Clients that asked recently. Holds opaque marks, never addresses.
+/// Clients that asked recently. Holds opaque hashes, never addresses.
 #[derive(Debug, Default)]
-pub struct RecentClients(Mutex<HashMap<u64, Instant>>);
+pub(super) struct RecentClients(Mutex<HashMap<u64, Instant>>);
 
 impl RecentClients {
     /// Notes a client. True if it is new and there is room for it.
-    pub fn on_request(&self, client: u64, now: Instant) -> bool {
+    pub(super) fn on_request(&self, client: u64, now: Instant) -> bool {
         let mut seen = self.0.lock();
         if let Some(last) = seen.get_mut(&client) {
             *last = now;
@@ -27,7 +27,7 @@ impl RecentClients {
     }
 
     /// How many asked within the last the expiry; forgets the others.
-    pub fn count(&self, now: Instant) -> usize {
+    pub(super) fn count(&self, now: Instant) -> usize {
         let mut seen = self.0.lock();
         seen.retain(|_, last| now.saturating_duration_since(*last) < EXPIRY);
         seen.len()

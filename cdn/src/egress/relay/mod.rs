@@ -70,6 +70,11 @@ impl Relay {
         self.pin
     }
 
+    /// What bounds its connections.
+    pub fn limiter(&self) -> &Arc<ConnectionLimiter> {
+        &self.limiter
+    }
+
     /// Lets subscribers in until `stop` is cancelled; then tells them, and returns when they have heard.
     pub async fn serve(self, hub: Arc<Hub>, stop: CancellationToken) {
         let subscribers = TaskTracker::new();

@@ -5,6 +5,7 @@
 //! under way: one that is slow delays nobody, and is put at the newest IDR when it is too far behind.
 
 mod batch;
+mod pending_write;
 mod shard;
 mod stream_batcher;
 mod submit;
@@ -20,7 +21,7 @@ use std::time::{Duration, Instant};
 
 use media::live_window::Cursor;
 use net::rtmp::server::PlayState;
-
+use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use crate::config;
@@ -33,7 +34,7 @@ use subscriber::NewSubscriber;
 #[derive(Debug)]
 pub struct Fanout {
     mailboxes: Vec<Arc<Mailbox>>,
-    threads: Vec<JoinHandle<io::Result<()>>>,
+    threads: Mutex<Vec<JoinHandle<io::Result<()>>>>,
     engine: &'static str,
     failed: CancellationToken,
 }
@@ -50,7 +51,7 @@ pub enum Error {
     Thread(#[from] io::Error),
 }
 
-/// A player that the door has let in.
+/// A player whose request was accepted.
 pub struct AcceptedPlayer {
     /// Its socket, with nothing left unsent.
     pub socket: std::net::TcpStream,
@@ -62,7 +63,7 @@ pub struct AcceptedPlayer {
     pub start: Cursor,
     /// Whether it continues a play that was interrupted, and wants everything from there on.
     pub is_resuming: bool,
-    /// Dropped when it leaves.
+    /// Its share of the connection limits; dropped when it leaves.
     pub permit: Box<dyn Any + Send>,
 }
 
@@ -78,7 +79,7 @@ impl Fanout {
             write_timeout,
         };
         let failed = CancellationToken::new();
-        let mut fanout = Self { mailboxes: Vec::new(), threads: Vec::new(), engine: "", failed };
+        let mut fanout = Self { mailboxes: Vec::new(), threads: Mutex::default(), engine: "", failed };
         for index in 0..count {
             let submitter = Submitter::new(config.engine).map_err(Error::Engine)?;
             fanout.engine = submitter.name();
@@ -88,7 +89,7 @@ impl Fanout {
             let monitor = ShardMonitor { mailbox: mailbox.clone(), failed: fanout.failed.clone() };
             fanout.mailboxes.push(mailbox);
             let thread = std::thread::Builder::new().name(format!("fanout-{index}"));
-            fanout.threads.push(thread.spawn(move || monitor.run(|| shard.run()))?);
+            fanout.threads.get_mut().push(thread.spawn(move || monitor.run(|| shard.run()))?);
         }
         Ok(fanout)
     }
@@ -103,12 +104,12 @@ impl Fanout {
         self.mailboxes.len()
     }
 
-    /// How many players there are.
+    /// Players connected.
     pub fn players(&self) -> u64 {
         self.mailboxes.iter().map(|mailbox| mailbox.players.load(Ordering::Relaxed)).sum()
     }
 
-    /// How many players were closed because they took nothing.
+    /// Players closed because they took nothing for the write timeout.
     pub fn write_timeouts(&self) -> u64 {
         self.mailboxes.iter().map(|mailbox| mailbox.write_timeouts.load(Ordering::Relaxed)).sum()
     }
@@ -138,17 +139,26 @@ impl Fanout {
         Err(io::Error::other("no fan-out thread is left"))
     }
 
-    /// Tells all players that the server is going, and returns when they have heard it or at `deadline`. Blocks.
-    pub fn stop(self, deadline: Instant) {
+    /// Tells all players that the server shuts down, and returns when all have been told or at `deadline`. Blocks.
+    pub fn stop(&self, deadline: Instant) {
         for mailbox in &self.mailboxes {
             mailbox.stop(deadline);
         }
-        for thread in self.threads {
+        for thread in std::mem::take(&mut *self.threads.lock()) {
             match thread.join() {
                 // An error it has told itself.
                 Ok(_) => {}
                 Err(_) => tracing::error!("a fan-out thread panicked"),
             }
+        }
+    }
+}
+
+/// A fan-out that nobody stopped ends its threads without telling its players.
+impl Drop for Fanout {
+    fn drop(&mut self) {
+        for mailbox in &self.mailboxes {
+            mailbox.stop(Instant::now());
         }
     }
 }

@@ -15,8 +15,9 @@ use mio::{Events, Interest, Poll, Token};
 use parking_lot::Mutex;
 use slab::Slab;
 
+use super::pending_write::PendingWrite;
 use super::stream_batcher::{StateChange, StreamBatcher};
-use super::submit::{PendingWrite, Submitter};
+use super::submit::Submitter;
 use super::subscriber::{DisconnectReason, NewSubscriber, Subscriber};
 use crate::hub;
 

@@ -2,23 +2,9 @@
 
 use std::io::{self, IoSlice, Write};
 
-use bytes::Bytes;
-use mio::net::TcpStream;
-
+use super::pending_write::{PendingWrite, rest};
 use super::uring::Ring;
 use crate::config::FanoutEngine;
-
-/// One write: what is left of a batch, to one socket.
-#[derive(Debug)]
-pub(super) struct PendingWrite<'a> {
-    pub(super) socket: &'a TcpStream,
-    /// None is empty.
-    pub(super) parts: &'a [Bytes],
-    /// Bytes of `parts` that the socket has taken before; less than all.
-    pub(super) skip: usize,
-    /// Bytes that the socket took now, or why it took none.
-    pub(super) outcome: io::Result<usize>,
-}
 
 /// Writes without waiting.
 #[derive(Debug)]
@@ -92,16 +78,6 @@ fn write_directly(write: &mut PendingWrite<'_>) {
             outcome => break outcome,
         }
     };
-}
-
-/// What is left of `parts` after the first `skip` bytes; no slice is empty.
-pub(super) fn rest(parts: &[Bytes], skip: usize) -> impl Iterator<Item = &[u8]> {
-    let mut skip = skip;
-    parts.iter().filter_map(move |part| {
-        let from = skip.min(part.len());
-        skip -= from;
-        Some(&part[from..]).filter(|slice| !slice.is_empty())
-    })
 }
 
 /// Slices of one system call: more than a tick ever has, and little enough for the stack. The kernel takes 1024.

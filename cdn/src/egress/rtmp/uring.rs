@@ -2,7 +2,7 @@
 //!
 //! The only unsafe code of this crate. Its one idea: a submission does not return before the kernel has answered every write of
 //! it, so nothing that the kernel was shown can go away too early. The answers do not wait for any peer: `MSG_DONTWAIT` makes
-//! a write that finds no room fail at once.
+//! a write that finds no room fail at once. `iovec` and `msghdr` are libc's, because io-uring's own interface takes them.
 #![allow(unsafe_code)]
 
 use std::io;
@@ -10,8 +10,9 @@ use std::os::fd::AsRawFd;
 
 use bytes::Bytes;
 use io_uring::{IoUring, opcode, types};
+use rustix::io::Errno;
 
-use super::submit::{PendingWrite, rest};
+use super::pending_write::{PendingWrite, rest};
 
 /// A ring and the tables that its writes point to.
 pub(super) struct Ring {
@@ -70,7 +71,7 @@ impl Ring {
         let mut open = writes.len();
         while open > 0 {
             if let Err(error) = self.ring.submit_and_wait(open) {
-                let is_passing = matches!(error.raw_os_error(), Some(libc::EINTR | libc::EAGAIN | libc::EBUSY));
+                let is_passing = matches!(Errno::from_io_error(&error), Some(Errno::INTR | Errno::AGAIN | Errno::BUSY));
                 if !is_passing {
                     // The kernel may still read what this thread would free by returning or unwinding.
                     tracing::error!(%error, "io_uring failed with writes in flight");

@@ -224,9 +224,9 @@ async fn futures_of<F: Future>(futures: Vec<F>) -> Vec<F::Output> {
 
 #[tokio::test]
 async fn a_server_without_parts_waits_for_nothing() {
-    let mut settings = Settings::default();
-    settings.hls.low_latency = false;
-    let fixture = Fixture::with(settings);
+    let mut hls = hls::Settings::default();
+    hls.low_latency = false;
+    let fixture = Fixture::with(Settings::default(), hls);
     let publishing = fixture.publish();
     push(&publishing, 1, 0..21);
     first_segment(&fixture).await;
@@ -241,7 +241,7 @@ async fn a_server_without_parts_waits_for_nothing() {
 
 #[tokio::test]
 async fn one_connection_brings_the_playlist_and_the_part() {
-    let (fixture, address) = listening(Limits::default()).await;
+    let (fixture, _, address) = listening(Limits::default(), 8).await;
     let publishing = fixture.publish();
     push(&publishing, 1, 0..5);
     let segment = first_segment(&fixture).await;

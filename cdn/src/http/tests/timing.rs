@@ -1,11 +1,11 @@
-//! `/api/v1/streams/NAME/timing` and what `/metrics` says of it.
+//! `/api/v1/streams/NAME/timing`, and the delays in `/metrics`.
 
-use axum::extract::State;
+use media::WallClock;
 
 use super::*;
 
 #[tokio::test]
-async fn stamps_of_units_are_told_with_the_clock() {
+async fn unit_times_come_with_the_clock() {
     let fixture = Fixture::new();
     fixture.hub.open("live");
     let path = "/api/v1/streams/live/timing";
@@ -13,7 +13,7 @@ async fn stamps_of_units_are_told_with_the_clock() {
     assert_eq!(fixture.fetch("/api/v1/streams/nobody/timing", &[]).await.status, StatusCode::NOT_FOUND);
     let publishing = fixture.publish();
     push(&publishing, 7, 0..10);
-    let hls_stream = fixture.server.shared.hls.stream("live").unwrap();
+    let hls_stream = fixture.hls.stream("live").unwrap();
     hls_stream.playable(Duration::from_secs(5)).await.unwrap();
     for bad in ["?at=x", "?at=", "?at=99999999999999999999"] {
         assert_eq!(fixture.fetch(&format!("{path}{bad}"), &[]).await.status, StatusCode::BAD_REQUEST, "{bad}");
@@ -37,13 +37,15 @@ async fn stamps_of_units_are_told_with_the_clock() {
         assert!(ingested <= in_part && in_part <= in_segment, "{unit}");
         assert!(unit.get("encoded_us").is_none() && unit.get("presented_us").is_none());
     }
-    let metrics = super::super::metrics::metrics(State(fixture.server.shared.clone())).await;
-    let text = metrics.into_body().collect().await.unwrap().to_bytes();
-    let text = std::str::from_utf8(&text).unwrap();
+    let delays = metrics::Delays::new(fixture.hub.clone());
+    let mut metrics = Metrics::default();
+    metrics.register(delays.clone());
+    delays.observe(WallClock::from_micros(net::clock::now().as_micros() + 60_000_000));
+    let text = metrics.render();
     for line in [
-        "nearcast_stream_delay_seconds{stream=\"live\",delivery=\"all\",part=\"upload\",quantile=\"0.5\"} ",
-        "nearcast_stream_delay_seconds{stream=\"live\",delivery=\"parts\",part=\"chunking\",quantile=\"0.99\"} ",
-        "# TYPE nearcast_stream_clock_uncertainty_seconds gauge",
+        "# TYPE nearcast_stream_delay_seconds histogram",
+        "nearcast_stream_delay_seconds_bucket{stream=\"live\",delivery=\"all\",component=\"upload\",le=\"+Inf\"} 250",
+        "nearcast_stream_delay_seconds_count{stream=\"live\",delivery=\"parts\",component=\"chunking\"} ",
     ] {
         assert!(text.contains(line), "{line} is not in\n{text}");
     }

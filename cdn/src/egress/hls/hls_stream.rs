@@ -1,0 +1,205 @@
+//! One stream as HLS clients see it: the newest snapshot, those who wait for the next, and who has asked of late.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use media::hls::Resource;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::recent_clients::RecentClients;
+use super::request::{BlockingRequest, Directives, Request, Response, Unavailable};
+use super::snapshot::Snapshot;
+use crate::hub::{LiveStream, State};
+use crate::precompressed::Precompressed;
+
+/// A packaged stream.
+#[derive(Debug)]
+pub struct HlsStream {
+    stream: Arc<LiveStream>,
+    snapshot: watch::Sender<Arc<Snapshot>>,
+    clients: RecentClients,
+    stop: CancellationToken,
+}
+
+/// How a blocking request ended.
+enum BlockingResult {
+    /// What it waits for is in this snapshot.
+    Ready(Arc<Snapshot>),
+    /// It names something further ahead than any client asks for that knows the playlist.
+    TooFarAhead,
+    /// It has not come within the time that the playlist promises, or will not.
+    TimedOut,
+}
+
+impl HlsStream {
+    pub(super) fn new(stream: Arc<LiveStream>, stop: CancellationToken) -> Arc<Self> {
+        Arc::new(Self { stream, snapshot: watch::Sender::default(), clients: RecentClients::default(), stop })
+    }
+
+    /// The stream that it packages.
+    pub fn stream(&self) -> &Arc<LiveStream> {
+        &self.stream
+    }
+
+    /// The newest snapshot.
+    pub fn now(&self) -> Arc<Snapshot> {
+        self.snapshot.borrow().clone()
+    }
+
+    /// Answers `request`, and waits where it asks for something that is about to come: at most `first_segment_wait` for the first
+    /// segment of a stream that is on air, three target durations for a part or a newer playlist.
+    ///
+    /// # Errors
+    /// Why there is nothing to answer with.
+    pub async fn respond(&self, request: Request, first_segment_wait: Duration) -> Result<Response, Unavailable> {
+        match request {
+            Request::Multivariant => {
+                self.playlist(Directives::default(), Snapshot::multivariant, first_segment_wait).await
+            }
+            Request::Media(directives) => {
+                let text = if directives.skip { Snapshot::delta } else { Snapshot::media };
+                self.playlist(directives, text, first_segment_wait).await
+            }
+            Request::Resource(resource) => {
+                self.resource(resource).await.map(|pieces| Response::Media { resource, pieces })
+            }
+        }
+    }
+
+    async fn playlist(
+        &self,
+        directives: Directives,
+        text: fn(&Snapshot) -> Option<&Precompressed>,
+        first_segment_wait: Duration,
+    ) -> Result<Response, Unavailable> {
+        if let State::Ended { since } = self.stream.state()
+            && since.elapsed() > ENDED_PLAYLIST_TTL
+        {
+            return Err(Unavailable::Offline);
+        }
+        let playable = self.playable(first_segment_wait).await;
+        let mut snapshot = playable.ok_or_else(|| self.unavailable(Unavailable::NoSegment))?;
+        if let Some(wanted) = directives.block_for {
+            snapshot = match self.blocking_reload(snapshot, wanted).await {
+                BlockingResult::Ready(snapshot) => snapshot,
+                BlockingResult::TooFarAhead => return Err(Unavailable::TooFarAhead),
+                BlockingResult::TimedOut => return Err(self.unavailable(Unavailable::NoUpdate)),
+            };
+        }
+        let text = text(&snapshot).cloned().ok_or_else(|| self.unavailable(Unavailable::NoSegment))?;
+        Ok(Response::Playlist { text, is_blocking: directives.block_for.is_some() })
+    }
+
+    async fn resource(&self, resource: Resource) -> Result<Vec<Bytes>, Unavailable> {
+        let snapshot = match resource {
+            Resource::Part(msn, index) => match self.part(msn, index).await {
+                BlockingResult::Ready(snapshot) => snapshot,
+                BlockingResult::TooFarAhead | BlockingResult::TimedOut => {
+                    return Err(self.unavailable(Unavailable::NoPart));
+                }
+            },
+            Resource::Init(_) | Resource::Segment(_) => self.now(),
+        };
+        let found = match resource {
+            Resource::Init(id) => snapshot.playlist.init(id).map(|bytes| vec![bytes]),
+            Resource::Segment(msn) => snapshot.playlist.segment(msn),
+            Resource::Part(msn, index) => snapshot.playlist.part(msn, index),
+        };
+        found.ok_or(Unavailable::NotHeld)
+    }
+
+    /// `on_air` for a stream that is on air or expected back, else that it is offline.
+    fn unavailable(&self, on_air: Unavailable) -> Unavailable {
+        match self.stream.state() {
+            State::Idle | State::Ended { .. } => Unavailable::Offline,
+            State::Live { .. } | State::Disconnected { .. } => on_air,
+        }
+    }
+
+    /// Waits at most `timeout` for a playlist that a player can start with. `None` if there is none by then.
+    ///
+    /// A stream that ended and is back has, for the length of its first segment, only the playlist that says that it is over.
+    pub async fn playable(&self, timeout: Duration) -> Option<Arc<Snapshot>> {
+        let is_on_air = !matches!(self.stream.state(), State::Idle | State::Ended { .. });
+        let timeout = if is_on_air { timeout } else { Duration::ZERO };
+        self.wait(timeout, |s| !(s.playlist.segments.is_empty() || s.playlist.ended && is_on_air)).await
+    }
+
+    /// Waits until the playlist has come to what is wanted, from `snapshot` on. A playlist that is over never will, and is what there is
+    /// to say (RFC 8216bis §6.2.5.2).
+    ///
+    /// All who wait for the same part are woken once, by the snapshot that has it, and share its text.
+    async fn blocking_reload(&self, snapshot: Arc<Snapshot>, wanted: BlockingRequest) -> BlockingResult {
+        let BlockingRequest { msn, part } = wanted;
+        let has_come = |s: &Snapshot| s.playlist.ended || s.playlist.contains(msn, part);
+        if has_come(&snapshot) {
+            return BlockingResult::Ready(snapshot);
+        }
+        if snapshot.playlist.is_too_far_ahead(msn, part) {
+            return BlockingResult::TooFarAhead;
+        }
+        let timeout = snapshot.playlist.blocking_timeout();
+        drop(snapshot);
+        self.wait(timeout, has_come).await.map_or(BlockingResult::TimedOut, BlockingResult::Ready)
+    }
+
+    /// The part, which is waited for if it is the next: the one of the preload hint (RFC 8216bis §4.4.5.3).
+    async fn part(&self, msn: u64, index: u64) -> BlockingResult {
+        let now = self.now();
+        if now.playlist.preload_hint() != Some((msn, index)) || now.playlist.segments.is_empty() {
+            return BlockingResult::Ready(now);
+        }
+        let timeout = now.playlist.blocking_timeout();
+        drop(now);
+        let is_past = |s: &Snapshot| s.playlist.preload_hint() != Some((msn, index));
+        self.wait(timeout, is_past).await.map_or(BlockingResult::TimedOut, BlockingResult::Ready)
+    }
+
+    async fn wait(&self, timeout: Duration, until: impl Fn(&Snapshot) -> bool) -> Option<Arc<Snapshot>> {
+        let mut snapshots = self.snapshot.subscribe();
+        let ready = snapshots.wait_for(|snapshot| until(snapshot));
+        let found = tokio::select! {
+            biased;
+            found = ready => found.ok().map(|snapshot| snapshot.clone()),
+            () = tokio::time::sleep(timeout) => None,
+            () = self.stop.cancelled() => None,
+        };
+        found
+    }
+
+    /// Counts the client as a viewer from `now` until it has not asked for a while; `client` is a number that stands for it.
+    pub fn on_request(&self, client: u64, now: Instant) {
+        if self.clients.on_request(client, now) {
+            self.count_viewers(now);
+        }
+    }
+
+    /// Tells the stream how many clients have asked of late.
+    pub(super) fn count_viewers(&self, now: Instant) {
+        self.stream.set_viewers(PROTOCOL, self.clients.count(now));
+    }
+
+    /// Puts `snapshot` where everybody sees it, and wakes those who wait for it.
+    pub(super) fn publish(&self, snapshot: Snapshot) {
+        self.snapshot.send_replace(Arc::new(snapshot));
+    }
+
+    /// Ends the packager, and the waits of all clients.
+    pub(super) fn stop(&self) {
+        self.stop.cancel();
+    }
+
+    /// Cancelled by [`stop`](Self::stop), or when the server shuts down.
+    pub(super) fn stopped(&self) -> &CancellationToken {
+        &self.stop
+    }
+}
+
+/// The name that this egress counts its viewers under.
+const PROTOCOL: &str = "hls";
+
+/// How long an ended stream's last playlist is served, so that players learn that it ended. After that the stream counts as offline:
+/// a newcomer must not start with old pictures.
+const ENDED_PLAYLIST_TTL: Duration = Duration::from_secs(60);

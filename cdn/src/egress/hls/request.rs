@@ -1,0 +1,162 @@
+//! What clients ask of a packaged stream, and what they are answered, in HLS's own terms. How that goes over HTTP is
+//! `crate::http`'s business.
+
+use bytes::Bytes;
+use media::hls::Resource;
+
+use crate::precompressed::Precompressed;
+
+/// The last path component of the multivariant playlist.
+pub const MULTIVARIANT_PLAYLIST: &str = "index.m3u8";
+
+/// The last path component of the media playlist.
+pub const MEDIA_PLAYLIST: &str = "media.m3u8";
+
+/// A file of a stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Request {
+    /// The multivariant playlist.
+    Multivariant,
+    /// The media playlist, and which state of it.
+    Media(Directives),
+    /// An init segment, a segment or a part.
+    Resource(Resource),
+}
+
+/// Delivery directives of a request for a media playlist (RFC 8216bis §6.2.5).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Directives {
+    /// The playlist that the request blocks for; without, the newest is served at once.
+    pub block_for: Option<BlockingRequest>,
+    /// Whether a delta update will do (`_HLS_skip`).
+    pub skip: bool,
+}
+
+/// What a blocking request waits for: `_HLS_msn` and `_HLS_part`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BlockingRequest {
+    /// The media sequence number of a segment.
+    pub msn: u64,
+    /// The index of a part of it; without one, the whole segment.
+    pub part: Option<u64>,
+}
+
+/// Why delivery directives cannot be read. Each is the client's fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum InvalidDirective {
+    /// Something else than decimal digits.
+    #[error("_HLS_msn and _HLS_part are decimal numbers.")]
+    NotANumber,
+    /// A number beyond 64 bits.
+    #[error("A number of this size names no segment and no part.")]
+    TooLarge,
+    /// `_HLS_part` alone (RFC 8216bis §6.2.5.2).
+    #[error("_HLS_part says nothing without _HLS_msn.")]
+    PartWithoutMsn,
+}
+
+/// What a request is answered.
+#[derive(Clone, Debug)]
+pub enum Response {
+    /// A playlist.
+    Playlist {
+        /// Its text.
+        text: Precompressed,
+        /// Whether the request blocked for it: then the same request is answered the same for as long as the segments are held.
+        is_blocking: bool,
+    },
+    /// An init segment, a segment or a part. It never changes.
+    Media {
+        /// Which of them.
+        resource: Resource,
+        /// Its bytes, in pieces that follow each other.
+        pieces: Vec<Bytes>,
+    },
+}
+
+/// Why there is nothing to answer with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Unavailable {
+    /// Nobody publishes the stream, and the last broadcast is over.
+    #[error("nobody publishes it right now")]
+    Offline,
+    /// The stream is on air, and its first segment is not complete.
+    #[error("has no complete segment yet")]
+    NoSegment,
+    /// The stream is on air, and what the request blocked for did not come in time.
+    #[error("has had nothing new for a while")]
+    NoUpdate,
+    /// The stream is on air, and the part did not come in time.
+    #[error("this part of it has not come")]
+    NoPart,
+    /// The request names something further ahead than any client asks for that knows the playlist (RFC 8216bis §6.2.5.2).
+    #[error("This is further off than the playlist says that anything is. Read it without _HLS_msn.")]
+    TooFarAhead,
+    /// The segment or part was evicted, or is neither complete nor announced.
+    #[error("This is not held: it is too old, or not complete yet.")]
+    NotHeld,
+}
+
+impl Request {
+    /// The request for the file `name` of a stream with a URL's `query`; `None` if HLS has no such file. Directives count only where
+    /// `low_latency` is on.
+    ///
+    /// # Errors
+    /// Directives that cannot be read; parameters of other names are ignored.
+    pub fn parse(name: &str, query: &str, low_latency: bool) -> Result<Option<Self>, InvalidDirective> {
+        Ok(match name {
+            MULTIVARIANT_PLAYLIST => Some(Self::Multivariant),
+            MEDIA_PLAYLIST => Some(Self::Media(Directives::parse(if low_latency { query } else { "" })?)),
+            _ => Resource::from_name(name).map(Self::Resource),
+        })
+    }
+}
+
+impl Directives {
+    fn parse(query: &str) -> Result<Self, InvalidDirective> {
+        let value = |name: &str| query.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='));
+        let number = |name| match value(name) {
+            None => Ok(None),
+            Some(text) if !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) => {
+                text.parse().map(Some).map_err(|_| InvalidDirective::TooLarge)
+            }
+            Some(_) => Err(InvalidDirective::NotANumber),
+        };
+        let block_for = match (number("_HLS_msn")?, number("_HLS_part")?) {
+            (Some(msn), part) => Some(BlockingRequest { msn, part }),
+            (None, None) => None,
+            (None, Some(_)) => return Err(InvalidDirective::PartWithoutMsn),
+        };
+        Ok(Self { block_for, skip: matches!(value("_HLS_skip"), Some("YES" | "v2")) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_and_directives_become_requests() {
+        let blocking = |msn, part, skip| {
+            Ok(Some(Request::Media(Directives { block_for: Some(BlockingRequest { msn, part }), skip })))
+        };
+        for (name, query, expected) in [
+            ("index.m3u8", "_HLS_msn=x", Ok(Some(Request::Multivariant))),
+            ("media.m3u8", "", Ok(Some(Request::Media(Directives::default())))),
+            ("media.m3u8", "token=1&_HLS_msn=7", blocking(7, None, false)),
+            ("media.m3u8", "_HLS_msn=7&_HLS_part=3&_HLS_skip=YES", blocking(7, Some(3), true)),
+            ("media.m3u8", "_HLS_part=3", Err(InvalidDirective::PartWithoutMsn)),
+            ("media.m3u8", "_HLS_msn=-1", Err(InvalidDirective::NotANumber)),
+            ("media.m3u8", "_HLS_msn=18446744073709551616", Err(InvalidDirective::TooLarge)),
+            ("seg-12.m4s", "_HLS_msn=-1", Ok(Some(Request::Resource(Resource::Segment(12))))),
+            ("part-12-3.m4s", "", Ok(Some(Request::Resource(Resource::Part(12, 3))))),
+            ("other.txt", "", Ok(None)),
+        ] {
+            assert_eq!(Request::parse(name, query, true), expected, "{name}?{query}");
+        }
+        let ignored = Request::parse("media.m3u8", "_HLS_msn=-1", false);
+        assert_eq!(ignored, Ok(Some(Request::Media(Directives::default()))), "without LL-HLS there are no directives");
+    }
+}

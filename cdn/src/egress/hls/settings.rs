@@ -1,0 +1,32 @@
+//! How streams are packaged.
+
+use std::time::Duration;
+
+/// The shape of segments, parts and playlists, the same for every stream of a server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Settings {
+    /// Target duration of a segment, which ends at the IDR nearest to it.
+    pub segment_duration: Duration,
+    /// Target duration of a part.
+    pub part_duration: Duration,
+    /// Whether playlists list parts, and requests may wait for them (LL-HLS).
+    pub low_latency: bool,
+    /// Media time that a playlist lists.
+    pub playlist_window: Duration,
+    /// Upper bound of the bytes held for one stream, listed or not. The payloads are shared with the live window.
+    pub max_bytes: usize,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        let packager = media::cmaf::SegmenterConfig::default();
+        Self {
+            segment_duration: packager.segment_target,
+            part_duration: packager.part_target,
+            low_latency: packager.low_latency,
+            playlist_window: packager.window,
+            max_bytes: packager.bytes,
+        }
+    }
+}

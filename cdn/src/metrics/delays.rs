@@ -1,0 +1,174 @@
+//! Where a picture's time goes on its way to and through this server, as histograms; and how far the broadcaster's clock is off.
+//!
+//! A unit is observed once, [`SETTLE_TIME`] after it was ingested: by then the broadcaster has reported when it encoded and sent it, and
+//! the playlist lists it. All times are by this server's clock.
+
+use std::collections::BTreeMap;
+use std::fmt::Error;
+use std::sync::Arc;
+use std::time::Duration;
+
+use media::latency::{ClockOffset, Delivery, LatencyComponent, Stage, StageTimes};
+use media::{Epoch, Timestamp, WallClock};
+use parking_lot::Mutex;
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::metrics::TypedMetric;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::histogram::Histogram;
+
+use super::samples::{Kind, write};
+use crate::hub::Hub;
+
+/// The delays of all streams of a hub.
+#[derive(Debug)]
+pub struct Delays {
+    hub: Arc<Hub>,
+    histograms: Family<Labels, Histogram, fn() -> Histogram>,
+    /// The last unit of each stream that was observed.
+    observed: Mutex<BTreeMap<String, (Epoch, Timestamp)>>,
+}
+
+/// Stream, delivery and component of a delay.
+type Labels = [(&'static str, String); 3];
+
+impl Delays {
+    /// Nothing is observed until somebody calls [`observe`](Self::observe).
+    pub fn new(hub: Arc<Hub>) -> Arc<Self> {
+        let histograms = Family::new_with_constructor(histogram as fn() -> Histogram);
+        Arc::new(Self { hub, histograms, observed: Mutex::default() })
+    }
+
+    /// Observes units for ever, once a second.
+    pub async fn keep_observing(&self) {
+        let mut ticks = tokio::time::interval(INTERVAL);
+        loop {
+            ticks.tick().await;
+            self.observe(net::clock::now());
+        }
+    }
+
+    /// Observes the units that were ingested [`SETTLE_TIME`] before `now` and are not observed yet.
+    pub fn observe(&self, now: WallClock) {
+        let mut observed = self.observed.lock();
+        let streams = self.hub.streams();
+        observed.retain(|name, _| streams.iter().any(|stream| stream.name() == name));
+        for stream in streams {
+            let Some(report) = stream.latency().held_units() else { continue };
+            let last = observed.get(stream.name()).filter(|(epoch, _)| *epoch == report.epoch).map(|(_, dts)| *dts);
+            for unit in report.rebase(ClockOffset::default()) {
+                let is_new = last.is_none_or(|last| unit.dts > last);
+                let age = unit.stamps.at(Stage::Ingested).map(|ingested| now.micros_since(ingested));
+                if is_new && age.is_some_and(|age| age >= SETTLE_TIME.as_micros() as i64) {
+                    self.observe_unit(stream.name(), unit.stamps);
+                    observed.insert(stream.name().to_owned(), (report.epoch, unit.dts));
+                }
+            }
+        }
+    }
+
+    fn observe_unit(&self, stream: &str, stamps: StageTimes) {
+        for (delivery, name, own) in DELIVERIES {
+            for (part, micros) in stamps.components(delivery) {
+                let of_all = part <= LatencyComponent::Upload && delivery == Delivery::Units;
+                if of_all || part == own {
+                    let delivery = if of_all { "all" } else { name };
+                    let labels = [("stream", stream), ("delivery", delivery), ("component", part.name())];
+                    let labels = labels.map(|(key, value)| (key, value.to_owned()));
+                    // Clocks that disagree make a component negative, which a histogram's sum must never be.
+                    self.histograms.get_or_create(&labels).observe(micros.max(0) as f64 / 1e6);
+                }
+            }
+        }
+    }
+}
+
+impl Collector for Delays {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), Error> {
+        let help =
+            "What the time of a picture was spent on until this server handed it out, by component and delivery.";
+        let delays = encoder.encode_descriptor("nearcast_stream_delay_seconds", help, None, Histogram::TYPE)?;
+        self.histograms.encode(delays)?;
+        let clocks: Vec<_> = self
+            .hub
+            .streams()
+            .iter()
+            .filter_map(|stream| Some((stream.name().to_owned(), stream.latency().held_units()?.broadcaster?)))
+            .collect();
+        let offsets = clocks.iter().map(|(name, clock)| ([("stream", name.as_str())], clock.micros as f64 / 1e6));
+        let (name, help) = ("nearcast_stream_clock_offset_seconds", "The broadcaster's clock less this server's.");
+        write(&mut encoder, Kind::Gauge, name, help, offsets)?;
+        let bounds = clocks.iter().map(|(name, clock)| ([("stream", name.as_str())], clock.uncertainty as f64 / 1e6));
+        let (name, help) = ("nearcast_stream_clock_uncertainty_seconds", "Bound of the error of the clock offset.");
+        write(&mut encoder, Kind::Gauge, name, help, bounds)
+    }
+}
+
+fn histogram() -> Histogram {
+    Histogram::new(BUCKETS)
+}
+
+/// How a server delivers, what that is called, and the component that is its own.
+const DELIVERIES: [(Delivery, &str, LatencyComponent); 3] = [
+    (Delivery::Units, "units", LatencyComponent::Server),
+    (Delivery::Parts, "parts", LatencyComponent::Chunking),
+    (Delivery::Segments, "segments", LatencyComponent::Chunking),
+];
+
+/// Upper bounds in seconds: from the fan-out's fraction of a millisecond to a long segment.
+const BUCKETS: [f64; 14] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+
+/// Long enough for a broadcaster's report, which comes once a second, and for a segment of several seconds; short enough that the last
+/// 1024 units, which are held, reach further back at 100 pictures a second.
+const SETTLE_TIME: Duration = Duration::from_secs(8);
+
+/// Between two looks at what has settled.
+const INTERVAL: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use media::codec::{Codec, CodecConfig, Format};
+    use media::live_window::Bounds;
+    use media::{AccessUnit, Catalog, Track, TrackId};
+
+    use super::*;
+    use crate::hub::{PublisherInfo, Settings};
+    use crate::metrics::Metrics;
+
+    #[test]
+    fn each_unit_is_observed_once_and_only_when_it_has_settled() {
+        let window = Bounds { duration: Duration::from_secs(60), bytes: 1 << 20 };
+        let hub = Hub::new(Settings { window, grace: Duration::ZERO, grace_after_unpublish: Duration::ZERO });
+        let stream = hub.open("live");
+        let guard = stream.publish(PublisherInfo::default());
+        let mut catalog = Catalog::new(Epoch(7));
+        let config =
+            CodecConfig { codec: Codec::H264, record: Bytes::new(), format: Format::Video { width: 16, height: 16 } };
+        catalog.set_track(Track { id: TrackId::VIDEO, config });
+        catalog.clock = Some(net::clock::now());
+        let catalog = Arc::new(catalog);
+        for n in 0..3 {
+            let dts = Timestamp::from_millis(n * 40);
+            let (track, payload) = (TrackId::VIDEO, Bytes::new());
+            let unit = AccessUnit { epoch: Epoch(7), track, dts, pts: dts, random_access: n == 0, payload };
+            guard.push(&catalog, unit.clone());
+            stream.latency().on_relayed(&unit, "rtmp");
+        }
+        let delays = Delays::new(hub);
+        let mut metrics = Metrics::default();
+        metrics.register(delays.clone());
+        let now = net::clock::now();
+        let later = WallClock::from_micros(now.as_micros() + SETTLE_TIME.as_micros() as i64);
+        let check = |at, expected: Option<u32>| {
+            delays.observe(at);
+            let text = metrics.render();
+            let name = "nearcast_stream_delay_seconds_count{stream=\"live\",delivery=\"units\",component=\"server\"} ";
+            let count = text.lines().find_map(|line| line.strip_prefix(name)?.parse().ok());
+            assert_eq!(count, expected, "{text}");
+        };
+        check(now, None);
+        check(later, Some(3));
+        check(later, Some(3));
+    }
+}

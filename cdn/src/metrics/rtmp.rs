@@ -1,0 +1,43 @@
+//! RTMP: publishers that were refused, and players.
+
+use std::fmt::Error;
+use std::sync::{Arc, Weak};
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::DescriptorEncoder;
+
+use super::samples::{Kind, write};
+use crate::egress::rtmp::Fanout;
+use crate::rtmp::RtmpServer;
+
+/// Collects what the RTMP listener and the fan-out count.
+#[derive(Debug)]
+pub struct Rtmp {
+    server: Weak<RtmpServer>,
+    fanout: Weak<Fanout>,
+}
+
+impl Rtmp {
+    /// Neither is kept alive for it.
+    pub fn new(server: &Arc<RtmpServer>, fanout: &Arc<Fanout>) -> Self {
+        Self { server: Arc::downgrade(server), fanout: Arc::downgrade(fanout) }
+    }
+}
+
+impl Collector for Rtmp {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), Error> {
+        if let Some(server) = self.server.upgrade() {
+            let failures = [(NONE, server.auth_failures() as f64)];
+            let (name, help) = ("nearcast_rtmp_auth_failures", "Publishers refused because their key is not valid.");
+            write(&mut encoder, Kind::Counter, name, help, failures)?;
+        }
+        let Some(fanout) = self.fanout.upgrade() else { return Ok(()) };
+        let players = [(NONE, fanout.players() as f64)];
+        write(&mut encoder, Kind::Gauge, "nearcast_rtmp_players", "Players by RTMP.", players)?;
+        let timeouts = [(NONE, fanout.write_timeouts() as f64)];
+        let (name, help) = ("nearcast_rtmp_write_timeouts", "Players closed because they took nothing for too long.");
+        write(&mut encoder, Kind::Counter, name, help, timeouts)
+    }
+}
+
+const NONE: [(&str, &str); 0] = [];

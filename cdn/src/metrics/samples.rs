@@ -1,0 +1,44 @@
+//! Writes families whose values are read on each scrape.
+
+use std::fmt::Error;
+
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, NoLabelSet};
+use prometheus_client::metrics::MetricType;
+
+/// Whether a family's values only rise.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// They do; the name gets the suffix `_total`.
+    Counter,
+    /// They do not.
+    Gauge,
+}
+
+/// Writes the family `name` with a value for each label set; nothing where there are none.
+pub(crate) fn write<L: EncodeLabelSet>(
+    encoder: &mut DescriptorEncoder<'_>,
+    kind: Kind,
+    name: &str,
+    help: &str,
+    samples: impl IntoIterator<Item = (L, f64)>,
+) -> Result<(), Error> {
+    let mut samples = samples.into_iter().peekable();
+    if samples.peek().is_none() {
+        return Ok(());
+    }
+    let metric_type = match kind {
+        Kind::Counter => MetricType::Counter,
+        Kind::Gauge => MetricType::Gauge,
+    };
+    let mut family = encoder.encode_descriptor(name, help, None, metric_type)?;
+    for (labels, value) in samples {
+        let mut metric = family.encode_family(&labels)?;
+        match kind {
+            // Counters here are whole numbers, and written as such.
+            Kind::Counter => metric.encode_counter::<NoLabelSet, u64, f64>(&(value as u64), None)?,
+            Kind::Gauge if value.fract() == 0.0 => metric.encode_gauge(&(value as i64))?,
+            Kind::Gauge => metric.encode_gauge(&value)?,
+        }
+    }
+    Ok(())
+}
