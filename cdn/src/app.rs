@@ -47,9 +47,9 @@ pub struct Server {
 /// Where a server listens. A port that was configured as 0 is the one that the system chose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Addresses {
-    /// RTMP.
+    /// RTMP, for publishers and players.
     pub rtmp: SocketAddr,
-    /// HTTP.
+    /// HTTP: pages, API and HLS.
     pub http: SocketAddr,
     /// The relay protocol (QUIC, UDP), if it is on.
     pub relay: Option<SocketAddr>,
@@ -105,12 +105,12 @@ impl Server {
         self.first_key.as_ref()
     }
 
-    /// The publish keys.
+    /// The publish keys; changes take effect at once.
     pub fn keys(&self) -> &Arc<Keyring> {
         &self.keys
     }
 
-    /// The streams.
+    /// The streams, to publish to and to read from directly.
     pub fn hub(&self) -> &Arc<Hub> {
         &self.hub
     }
@@ -233,22 +233,23 @@ fn make_hub(config: &Config) -> anyhow::Result<Arc<Hub>> {
 }
 
 fn hls_settings(config: &Config) -> hls::Settings {
-    let mut settings = hls::Settings::default();
-    settings.segment_duration = config.hls.segment_duration;
-    settings.part_duration = config.hls.part_duration;
-    settings.low_latency = config.hls.low_latency;
-    settings.playlist_window = config.hls.playlist_window;
-    settings.max_bytes = config.hls.max_bytes.as_u64() as usize;
-    settings
+    hls::Settings {
+        segment_duration: config.hls.segment_duration,
+        part_duration: config.hls.part_duration,
+        low_latency: config.hls.low_latency,
+        playlist_window: config.hls.playlist_window,
+        max_bytes: config.hls.max_bytes.as_u64() as usize,
+    }
 }
 
 fn http_settings(config: &Config, addresses: Addresses, peers: Arc<PeerDirectory>) -> http::Settings {
-    let mut settings = http::Settings::default();
-    settings.rtmp_port = Some(addresses.rtmp.port());
-    settings.rtmp_app = config.rtmp.app.clone();
-    settings.rtmp_host = Some(config.public_host.clone()).filter(|host| !host.is_empty());
-    settings.peers = Some(peers);
-    settings
+    http::Settings {
+        rtmp_port: Some(addresses.rtmp.port()),
+        rtmp_app: config.rtmp.app.clone(),
+        rtmp_host: Some(config.public_host.clone()).filter(|host| !host.is_empty()),
+        peers: Some(peers),
+        ..http::Settings::default()
+    }
 }
 
 /// A secret of this installation, made at the first start; readable by its owner only.
@@ -272,7 +273,7 @@ fn bind_relay(address: SocketAddr, config: &Config) -> anyhow::Result<Relay> {
     let secret = load_or_create_secret(&config.data).unwrap_or_else(|error| {
         tracing::warn!(
             error = format!("{error:#}"),
-            "viewers will take some seconds to notice when this server is restarted"
+            "no secret that outlives this run: viewers will notice a restart by a timeout only"
         );
         rand::random()
     });

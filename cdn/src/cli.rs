@@ -9,113 +9,112 @@ use cdn::auth::{Keyring, StreamName};
 use cdn::config::{self, Config, FanoutEngine, LogFormat};
 use clap::{Args, Parser, Subcommand};
 
-/// Takes live streams in by RTMP and gives them out by RTMP, HLS and the relay protocol.
+/// Live streaming server: ingests RTMP and serves RTMP, HLS, low-latency HLS and the relay protocol.
 #[derive(Debug, Parser)]
 #[command(name = "cdn", version, args_conflicts_with_subcommands = true)]
 pub(crate) struct Cli {
-    /// Instead of running a server.
+    /// What to do instead of running a server.
     #[command(subcommand)]
     pub(crate) command: Option<Command>,
-    /// Settings of the server.
+    /// Settings of the server that is run.
     #[command(flatten)]
     pub(crate) flags: Flags,
 }
 
-/// What can be done besides running.
+/// Commands other than running a server.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Publish keys: who may publish, and as which stream.
+    /// Manage publish keys: who may publish, and under which stream name.
     Key {
-        /// What to do with them.
+        /// New, list or remove.
         #[command(subcommand)]
         action: KeyAction,
     },
 }
 
-/// What can be done with publish keys.
+/// Management of publish keys.
 #[derive(Debug, Subcommand)]
 pub(crate) enum KeyAction {
-    /// Makes a key for the stream NAME and prints it, this once.
+    /// Create a key for the stream NAME and print it; it is not shown again.
     New {
-        /// What the stream is played under.
+        /// Name under which the stream is played.
         name: StreamName,
-        /// Replaces the key that there is; its publisher has to go.
+        /// Replace an existing key; a publisher that uses it is disconnected.
         #[arg(long)]
         replace: bool,
-        /// Where the keys are.
+        /// Where the key file is.
         #[command(flatten)]
         paths: DataPaths,
     },
-    /// Lists the streams that have a key.
+    /// List the streams that have a key.
     List {
-        /// Where the keys are.
+        /// Where the key file is.
         #[command(flatten)]
         paths: DataPaths,
     },
-    /// Removes the key of the stream NAME; its publisher and its players have to go.
+    /// Remove the key of the stream NAME; its publisher and its players are disconnected.
     Remove {
-        /// Which stream.
+        /// Name of the stream.
         name: StreamName,
-        /// Where the keys are.
+        /// Where the key file is.
         #[command(flatten)]
         paths: DataPaths,
     },
 }
 
-/// Where settings and keys are.
+/// Paths of the configuration, the data and the keys.
 #[derive(Debug, Default, Args)]
 pub(crate) struct DataPaths {
-    /// The configuration file; see deploy/cdn.toml.
+    /// Configuration file; deploy/cdn.toml lists every setting.
     #[arg(long, value_name = "FILE", env = "NEARCAST_CONFIG")]
     pub(crate) config: Option<PathBuf>,
-    /// The directory of what must outlive a restart.
+    /// Directory for persistent data.
     #[arg(long, value_name = "DIR")]
     pub(crate) data: Option<PathBuf>,
-    /// The file of publish keys, if not keys.toml in the data directory.
+    /// File of publish keys [default: keys.toml in the data directory].
     #[arg(long, value_name = "FILE")]
     pub(crate) keys: Option<PathBuf>,
 }
 
-/// Settings that have flags. The rest is in the configuration file.
+/// Settings that have flags; the others are set in the configuration file.
 #[derive(Debug, Default, Args)]
 pub(crate) struct Flags {
-    /// Where settings and keys are.
+    /// Configuration, data and keys.
     #[command(flatten)]
     pub(crate) paths: DataPaths,
-    /// Where RTMP is heard.
+    /// Address to listen on for RTMP.
     #[arg(long, value_name = "ADDR")]
     pub(crate) rtmp: Option<SocketAddr>,
-    /// Where HTTP is heard.
+    /// Address to listen on for HTTP.
     #[arg(long, value_name = "ADDR")]
     pub(crate) http: Option<SocketAddr>,
-    /// Where the relay protocol (QUIC, UDP) is heard, or `off`.
+    /// Address to listen on for the relay protocol (QUIC over UDP), or `off`.
     #[arg(long, value_name = "ADDR")]
     pub(crate) relay: Option<OptionalAddress>,
-    /// Where /metrics is heard, or `off`.
+    /// Address to serve Prometheus metrics on, or `off`.
     #[arg(long, value_name = "ADDR")]
     pub(crate) metrics: Option<OptionalAddress>,
-    /// What people call this server in URLs.
+    /// Host name of this server in the URLs that it shows.
     #[arg(long, value_name = "HOST")]
     pub(crate) public_host: Option<String>,
-    /// How RTMP players are written to.
+    /// How data is written to RTMP players.
     #[arg(long, value_name = "ENGINE")]
     pub(crate) fanout: Option<FanoutEngine>,
-    /// The form of logs.
+    /// Log format.
     #[arg(long, value_name = "FORMAT")]
     pub(crate) log: Option<LogFormat>,
-    /// How much is logged: error, warn, info, debug, trace.
+    /// Log level: error, warn, info, debug, trace, or a filter such as info,cdn::egress=debug.
     #[arg(long, value_name = "LEVEL")]
     pub(crate) log_level: Option<String>,
-    /// Write a line for each access unit when it is ingested, first relayed, and listed in a part and a segment: stage, track, DTS, bytes,
-    /// protocol, time of day.
+    /// Write a CSV line for each access unit when it is ingested, first relayed, and listed in a part and in a segment.
     #[arg(long, value_name = "FILE", help_heading = "Diagnostics")]
     pub(crate) trace: Option<PathBuf>,
-    /// Take the time to be so many milliseconds later than the system says, to see how a wrong clock is borne.
+    /// Shift the clock by MS milliseconds (testing).
     #[arg(long, value_name = "MS", allow_negative_numbers = true, default_value_t = 0, help_heading = "Diagnostics")]
     pub(crate) clock_offset: i64,
 }
 
-/// An address, or nothing.
+/// An address, or `off`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct OptionalAddress(Option<SocketAddr>);
 
@@ -127,7 +126,7 @@ impl std::str::FromStr for OptionalAddress {
 }
 
 impl DataPaths {
-    /// The settings as file and variables give them, with `flags` on top.
+    /// The configuration of file and environment, with `flags` over it.
     fn load(self, flags: impl FnOnce(&mut Config)) -> Result<Config, config::Error> {
         cdn::load(self.config.as_deref(), std::env::vars_os(), |config| {
             set(&mut config.data, self.data);
@@ -138,7 +137,7 @@ impl DataPaths {
 }
 
 impl Flags {
-    /// The settings, checked.
+    /// The checked configuration, flags included.
     pub(crate) fn load(self) -> Result<Config, config::Error> {
         let Self { paths, rtmp, http, relay, metrics, public_host, fanout, log, log_level, trace, .. } = self;
         paths.load(|config| {
@@ -156,7 +155,7 @@ impl Flags {
 }
 
 impl KeyAction {
-    /// Does it.
+    /// Carries the command out; prints to standard output.
     pub(crate) fn run(self) -> anyhow::Result<()> {
         let open = |paths: DataPaths| -> anyhow::Result<Keyring> {
             Keyring::open(paths.load(|_| {})?.keys_file()).context("cannot open the keys")

@@ -69,7 +69,7 @@ impl ConnectionLimiter {
         Ok(ConnectionPermit { limiter: self.clone(), peer })
     }
 
-    /// Open connections.
+    /// Connections that are open now.
     pub fn count(&self) -> usize {
         self.taken.lock().total
     }

@@ -1,4 +1,4 @@
-//! A text that many ask for and that is made once: its bytes, the same bytes compressed, and the tag that names them.
+//! Text that is served to many: compressed once, and tagged by its content.
 
 use std::io::Write;
 
@@ -8,19 +8,19 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use sha2::{Digest, Sha256};
 
-/// A text ready to be served. Cloning it copies no text.
+/// A text ready to be served: plain, compressed, and its tag. Cloning it copies no text.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Precompressed {
-    /// As it is.
+    /// The text itself.
     pub plain: Bytes,
-    /// With gzip (RFC 1952), where that is smaller.
+    /// The same with gzip (RFC 1952), if that is smaller.
     pub gzip: Option<Bytes>,
-    /// Names the content: hexadecimal digits, the same for the same bytes.
+    /// Hexadecimal digits, the same for the same bytes; made for entity tags.
     pub tag: String,
 }
 
 impl Precompressed {
-    /// Names and compresses `plain`.
+    /// Tags and compresses `plain`.
     pub fn new(plain: impl Into<Bytes>) -> Self {
         let plain = plain.into();
         let tag = HEXLOWER.encode(&Sha256::digest(&plain)[..TAG_BYTES]);
@@ -51,7 +51,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn compresses_what_is_worth_it() {
+    fn long_texts_are_compressed_and_tagged_by_content() {
         let long = Precompressed::new("#EXTINF:2.000,\n".repeat(100));
         let mut back = String::new();
         let packed = long.gzip.expect("a repetitive text shrinks");

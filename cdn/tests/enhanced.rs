@@ -29,7 +29,7 @@ fn content(unit: AccessUnit) -> (TrackId, i64, i64, bool, Bytes) {
 }
 
 #[tokio::test]
-async fn tracks_and_timestamp_modifiers_pass_unharmed() {
+async fn tracks_and_timestamp_modifiers_pass_unchanged() {
     for engine in [FanoutEngine::Auto, FanoutEngine::Epoll] {
         let server = Server::start(engine, |_| {}).await;
         let key = server.key("live");

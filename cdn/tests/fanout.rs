@@ -39,7 +39,7 @@ async fn a_join_starts_at_the_newest_idr_at_once() {
 }
 
 #[tokio::test]
-async fn a_player_that_comes_back_misses_nothing() {
+async fn a_resuming_player_misses_nothing() {
     let server = Server::start(FanoutEngine::Auto, |_| {}).await;
     server.key("live");
     let stream = server.hub.stream("live").unwrap();
@@ -115,7 +115,7 @@ async fn a_player_is_told_which_unit_follows_which() {
 }
 
 #[tokio::test]
-async fn changes_are_told_before_the_unit_that_needs_them() {
+async fn a_catalog_change_precedes_the_unit_that_needs_it() {
     for engine in ENGINES {
         let server = Server::start(engine, |_| {}).await;
         server.key("live");
@@ -136,7 +136,7 @@ async fn changes_are_told_before_the_unit_that_needs_them() {
 }
 
 #[tokio::test]
-async fn sound_alone_does_not_wait_for_a_picture() {
+async fn audio_alone_does_not_wait_for_video() {
     for engine in ENGINES {
         let server = Server::start(engine, |_| {}).await;
         server.key("live");
@@ -153,7 +153,7 @@ async fn sound_alone_does_not_wait_for_a_picture() {
 }
 
 #[tokio::test]
-async fn a_slow_player_delays_nobody_and_jumps() {
+async fn a_slow_player_delays_nobody_and_resyncs_at_an_idr() {
     for engine in ENGINES {
         let server = Server::start(engine, |config| {
             config.hub.buffer_bytes = bytesize::ByteSize::mib(8);
@@ -198,7 +198,7 @@ async fn a_slow_player_delays_nobody_and_jumps() {
 }
 
 #[tokio::test]
-async fn a_player_that_takes_nothing_is_closed() {
+async fn a_player_that_takes_nothing_times_out() {
     for engine in ENGINES {
         let server = Server::start(engine, |config| config.rtmp.write_timeout = Duration::from_secs(1)).await;
         server.key("live");
@@ -218,7 +218,7 @@ async fn a_player_that_takes_nothing_is_closed() {
 }
 
 #[tokio::test]
-async fn players_wait_for_a_publisher_and_hear_the_end() {
+async fn players_wait_for_a_publisher_and_are_told_of_the_end() {
     let server = Server::start(FanoutEngine::Auto, |config| config.hub.grace = Duration::from_secs(60)).await;
     server.key("live");
     let stream = server.hub.stream("live").unwrap();

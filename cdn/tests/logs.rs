@@ -10,7 +10,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 #[test]
-fn a_full_pipe_of_logs_holds_nobody_up() {
+fn a_full_log_pipe_does_not_block_the_server() {
     let data = tempfile::tempdir().unwrap();
     let mut command = program::cdn(data.path());
     command.args(["--log", "json", "--log-level", "trace"]);

@@ -38,7 +38,7 @@ fn start(data: &Path, relay: SocketAddr) -> Server {
 }
 
 #[tokio::test]
-async fn a_subscriber_learns_of_a_restart_before_its_connection_times_out() {
+async fn a_restart_resets_relay_connections_before_they_time_out() {
     let data = tempfile::tempdir().unwrap();
     let any = (Ipv4Addr::LOCALHOST, 0).into();
     let first = start(data.path(), any);

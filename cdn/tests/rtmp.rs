@@ -1,4 +1,5 @@
-//! The `cdn` command with other people's programs: ffmpeg publishes, ffprobe and ffmpeg play.
+//! RTMP with other people's programs, ffmpeg and ffprobe: the server in this process, and where it is about flags, logs and signals, the
+//! `cdn` command.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
@@ -10,7 +11,8 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
-use support::within;
+use cdn::config::FanoutEngine;
+use support::{Server, within};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdout, Command};
 use tokio::task::JoinHandle;
@@ -105,81 +107,81 @@ async fn packets(file: &Path) -> Vec<String> {
 /// Makes a file, publishes it with `-c copy`, and plays it with `-c copy` into another, from the first packet on. What arrives must
 /// be what was sent: every packet, bit by bit, with its PTS and DTS.
 async fn there_and_back(encode: &str) {
-    let cdn = Cdn::start(&[]).await;
+    let server = Server::start(FanoutEngine::Auto, |_| {}).await;
     let files = tempfile::tempdir().unwrap();
     let (sent, received) = (files.path().join("sent.flv"), files.path().join("received.flv"));
     let mut make = ffmpeg(encode);
     make.arg(&sent);
     run(make).await;
     // The player comes first and waits.
-    let mut play = ffmpeg(&format!("-i rtmp://{}/live/live -c copy -copyts", cdn.rtmp));
+    let mut play = ffmpeg(&format!("-i rtmp://{}/live/live -c copy -copyts", server.rtmp));
     let mut player = play.arg(&received).spawn().unwrap();
     let mut publish = Command::new("ffmpeg");
     publish.args(["-v", "error", "-nostdin", "-re", "-i"]).arg(&sent).args(["-c", "copy", "-f", "flv"]);
-    publish.arg(format!("rtmp://{}/live/{}", cdn.rtmp, cdn.key));
+    publish.arg(format!("rtmp://{}/live/{}", server.rtmp, server.key("live")));
     run(publish).await;
     // The stream ends some seconds after the goodbye, and with it the play.
     assert!(within(player.wait()).await.unwrap().success());
     let (sent, received) = (packets(&sent).await, packets(&received).await);
     assert!(sent.len() > 50);
     assert_eq!(received, sent);
-    cdn.stop().await;
+    server.stopped().await;
 }
 
 const PICTURES: &str = "-f lavfi -i testsrc2=size=320x180:rate=25:duration=4";
 const TONE: &str = "-f lavfi -i sine=frequency=440:duration=4";
 
-#[tokio::test]
-async fn h264_with_b_frames_and_aac() {
+#[tokio::test(flavor = "multi_thread")]
+async fn h264_with_b_frames_and_aac_passes_unchanged() {
     there_and_back(&format!("{PICTURES} {TONE} -pix_fmt yuv420p -c:v libx264 -preset veryfast -bf 3 -g 25 -c:a aac"))
         .await;
 }
 
-#[tokio::test]
-async fn video_only() {
+#[tokio::test(flavor = "multi_thread")]
+async fn video_alone_passes_unchanged() {
     there_and_back(&format!("{PICTURES} -pix_fmt yuv420p -c:v libx264 -preset ultrafast -tune zerolatency -g 25"))
         .await;
 }
 
-#[tokio::test]
-async fn audio_only() {
+#[tokio::test(flavor = "multi_thread")]
+async fn audio_alone_passes_unchanged() {
     there_and_back(&format!("{TONE} -c:a aac")).await;
 }
 
-#[tokio::test]
-async fn ffprobe_joins_in_the_middle() {
-    let cdn = Cdn::start(&[]).await;
-    let url = format!("rtmp://{}/live/{}", cdn.rtmp, cdn.key);
+#[tokio::test(flavor = "multi_thread")]
+async fn a_join_in_mid_stream_starts_at_an_idr() {
+    let server = Server::start(FanoutEngine::Auto, |_| {}).await;
+    let url = format!("rtmp://{}/live/{}", server.rtmp, server.key("live"));
     let encode =
         "-re -f lavfi -i testsrc2=size=320x180:rate=25 -pix_fmt yuv420p -c:v libx264 -preset ultrafast -g 25 -f flv";
     let mut publisher = ffmpeg(encode).arg(&url).spawn().unwrap();
     let mut probe = Command::new("ffprobe");
     probe.args(["-v", "error", "-show_entries", "packet=flags", "-of", "csv=p=0", "-read_intervals", "%+1"]);
     let flags = run({
-        probe.arg(format!("rtmp://{}/live/live", cdn.rtmp));
+        probe.arg(format!("rtmp://{}/live/live", server.rtmp));
         probe
     })
     .await;
     assert!(flags.starts_with("K_"), "it starts at an IDR: {flags}");
     publisher.kill().await.unwrap();
-    cdn.stop().await;
+    server.stopped().await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_second_publisher_takes_over_at_once() {
-    let cdn = Cdn::start(&[]).await;
-    let url = format!("rtmp://{}/live/{}", cdn.rtmp, cdn.key);
+    let server = Server::start(FanoutEngine::Auto, |_| {}).await;
+    let url = format!("rtmp://{}/live/{}", server.rtmp, server.key("live"));
     let encode =
         "-re -f lavfi -i testsrc2=size=320x180:rate=25 -pix_fmt yuv420p -c:v libx264 -preset ultrafast -g 25 -f flv";
     let files = tempfile::tempdir().unwrap();
     let received = files.path().join("received.flv");
-    let mut play = ffmpeg(&format!("-i rtmp://{}/live/live -c copy -copyts -t 6", cdn.rtmp));
+    let mut play = ffmpeg(&format!("-i rtmp://{}/live/live -c copy -copyts -t 6", server.rtmp));
     let mut player = play.arg(&received).spawn().unwrap();
     let mut first = ffmpeg(encode).arg(&url).spawn().unwrap();
     let mut probe = Command::new("ffprobe");
     probe
         .args(["-v", "error", "-read_intervals", "%+0.5", "-show_packets"])
-        .arg(format!("rtmp://{}/live/live", cdn.rtmp));
+        .arg(format!("rtmp://{}/live/live", server.rtmp));
     run(probe).await;
     let mut second = ffmpeg(encode).arg(&url).spawn().unwrap();
     let status = within(first.wait()).await.unwrap();
@@ -190,11 +192,11 @@ async fn a_second_publisher_takes_over_at_once() {
     let dts: Vec<i64> =
         packets(&received).await.iter().map(|p| p.split(',').nth(2).unwrap().parse().unwrap()).collect();
     assert!(dts.len() > 50 && dts.windows(2).all(|pair| pair[0] < pair[1]), "{dts:?}");
-    cdn.stop().await;
+    server.stopped().await;
 }
 
 #[tokio::test]
-async fn keys_are_let_in_in_all_their_places_and_never_logged() {
+async fn keys_are_accepted_in_all_their_places_and_never_logged() {
     let cdn = Cdn::start(&[]).await;
     let encode = "-f lavfi -i sine=duration=0.5 -c:a aac -f flv";
     let (rtmp, key) = (&cdn.rtmp, &cdn.key);
@@ -226,7 +228,7 @@ async fn keys_are_let_in_in_all_their_places_and_never_logged() {
 }
 
 #[tokio::test]
-async fn bad_configuration_is_refused_before_anything_binds() {
+async fn bad_configuration_is_rejected_before_anything_binds() {
     let check = async |arguments: &[&str], says: &str| {
         let output = Command::from(program::binary()).args(arguments).output().await.unwrap();
         let error = String::from_utf8_lossy(&output.stderr);
@@ -241,7 +243,7 @@ async fn bad_configuration_is_refused_before_anything_binds() {
 }
 
 #[tokio::test]
-async fn without_anything_it_makes_a_stream_and_says_how_to_use_it() {
+async fn the_first_start_makes_a_key_and_prints_how_to_use_it() {
     let data = tempfile::tempdir().unwrap();
     let mut child = Command::from(program::cdn(data.path()))
         .stdout(Stdio::piped())

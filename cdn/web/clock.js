@@ -1,15 +1,15 @@
-// The server's clock as seen from here, with a bound on the error.
+// An estimate of the server's clock with an error bound.
 //
-// Each probe asks the server for its time. The answer was made at some moment between the request and its arrival, so the
-// middle is wrong by at most half the round trip, whatever the two directions took. The probe with the smallest bound is
-// kept; its bound grows with age, because quartz drifts. Time here is performance.now(), which nobody sets back.
+// Each probe requests the server's time, which was read at some moment between request and response: the midpoint is wrong by at most
+// half the round trip, however asymmetric that is. The probe with the smallest bound is kept; its bound grows with age, because
+// clocks drift. Local time is performance.now(), which is never set back.
 
 const URL_OF_TIME = "/api/v1/time";
 /** Milliseconds between probes: enough that drift stays below the bound of one round trip. */
 const INTERVAL = 20_000;
-/** A quick first burst, because the first probe also pays for the connection. */
+/** Probes at the start, because the first one includes the connection's setup. */
 const BURST = 4;
-/** Relative speed of two uncorrected crystals, generously. */
+/** Bound of the drift between two clocks: 100 ppm. */
 const DRIFT = 100e-6;
 
 export class ServerClock {
@@ -42,7 +42,7 @@ export class ServerClock {
       const probe = { offset: now_us / 1000 - (sent + arrived) / 2, half: (arrived - sent) / 2, at: arrived };
       if (!this.#best || bound(probe, arrived) <= bound(this.#best, arrived)) this.#best = probe;
     } catch {
-      // The server is away. The last answer stands, with a bound that grows.
+      // The server does not answer. The last probe stands, with a bound that grows.
     }
   }
 }

@@ -1,4 +1,4 @@
-// How numbers and tracks are put into words. Pure.
+// Formats numbers and tracks as text. Pure.
 
 export function bitrate(bits) {
   if (!(bits > 0)) return "–";
@@ -10,7 +10,7 @@ export function seconds(value) {
   return `${value.toFixed(size < 10 ? 2 : size < 100 ? 1 : 0)} s`;
 }
 
-/** An error bound, rounded up: a bound that is rounded down is a lie. */
+/** An error bound, rounded up: rounded down it would not hold. */
 export function bound(value) {
   return value < 1 ? `${Math.ceil(value * 1000)} ms` : seconds(Math.ceil(value * 10) / 10);
 }

@@ -1,4 +1,4 @@
-// The list of streams. Asks again every few seconds; draws only what changed, so that focus and hover stay.
+// The list of streams, refreshed every few seconds. Only changes are drawn, so that focus and hover stay.
 
 import { ago, bitrate, count, track } from "/assets/format.js";
 
@@ -49,7 +49,7 @@ function newCard(name) {
 
 function fill(card, stream) {
   const set = (selector, text) => { const node = card.querySelector(selector); if (node.textContent !== text) node.textContent = text; };
-  const words = { live: "Live", disconnected: "Away", offline: "Offline" };
+  const words = { live: "Live", disconnected: "Waiting", offline: "Offline" };
   card.firstChild.dataset.state = stream.state;
   card.querySelector(".pill").dataset.state = stream.state;
   set(".pill", words[stream.state] ?? stream.state);
@@ -57,7 +57,7 @@ function fill(card, stream) {
   set(".chip", count(stream.viewers.total, "viewer", "viewers"));
   const facts = stream.state === "live"
     ? [stream.tracks.map(track).join(", "), bitrate(stream.bitrate), stream.since ? `for ${ago(stream.since)}` : ""]
-    : [stream.state === "disconnected" ? "The publisher is away" : "Not publishing", stream.since ? `for ${ago(stream.since)}` : ""];
+    : [stream.state === "disconnected" ? "The publisher is disconnected" : "Not publishing", stream.since ? `for ${ago(stream.since)}` : ""];
   set("p", facts.filter((f) => f && f !== "–").join(" · "));
 }
 

@@ -1,19 +1,20 @@
-// Where the time from lens to screen goes: what the server tells of some pictures, and when the player asked for what they are in and had it.
+// Glass-to-glass latency by component: from the server's timing report of some pictures, and from when the player requested and received
+// the parts or segments that they are in.
 //
-// The server tells each stage by the clock of the host that it is on, and how far the broadcaster's is from its own; times here are the
-// server's, in milliseconds since the Unix epoch. What is left of the whole is the buffer's, so that the parts add up.
+// The report gives each stage by the clock of its host, and the offset of the broadcaster's clock; times here are by the server's clock,
+// in milliseconds since the Unix epoch. The remainder counts as buffering, so that the components add up.
 
-/** Milliseconds between questions. */
-const ASK = 5_000;
-/** The broadcaster tells the server once a second of what it has sent. */
-const TOLD_WITHIN = 1_500;
-/** Loads that are remembered: half a minute of parts. */
-const LOADS = 160;
+/** Milliseconds between timing requests. */
+const POLL_INTERVAL = 5_000;
+/** Milliseconds after which the broadcaster, which reports once a second, has told the server of a picture. */
+const REPORT_DELAY = 1_500;
+/** Loads kept: half a minute of parts. */
+const MAX_LOADS = 160;
 
-export const PARTS = ["encoding", "queue", "upload", "chunking", "polling", "last mile", "buffering"];
+export const COMPONENTS = ["encoding", "queue", "upload", "chunking", "polling", "last mile", "buffering"];
 
 export class LatencyBreakdown {
-  #url; #clock; #loads = []; #parts = null; #offset = null; #asked = -Infinity;
+  #url; #clock; #loads = []; #components = null; #offset = null; #polled = -Infinity;
 
   /** `clock` is the server's, see clock.js. */
   constructor(name, clock) {
@@ -21,52 +22,52 @@ export class LatencyBreakdown {
     this.#clock = clock;
   }
 
-  /** `{ ms, error }`: the broadcaster's clock less the server's, or null where nobody compares them. */
+  /** `{ ms, error }`: the broadcaster's clock less the server's; null if it is not known. */
   get offset() { return this.#offset; }
 
-  /** A part or segment came: `from` and `to` are capture times of what is in it, `asked` and `came` on the server's clock. */
-  load(load) {
+  /** A part or segment was received: `from` and `to` are the capture times of its content, `requested` and `received` by the server's clock. */
+  onLoad(load) {
     this.#loads.push(load);
-    if (this.#loads.length > LOADS) this.#loads.shift();
+    if (this.#loads.length > MAX_LOADS) this.#loads.shift();
   }
 
-  /** Asks about what is on the screen now, if it is time: `dts` in milliseconds, `inParts` whether it is played by parts. */
-  async ask(dts, inParts) {
+  /** Requests the timing of what is on the screen now, if it is time: `dts` in milliseconds, `inParts` whether parts are played. */
+  async poll(dts, inParts) {
     const now = performance.now();
-    if (now - this.#asked < ASK || !this.#clock.read()) return;
-    this.#asked = now;
+    if (now - this.#polled < POLL_INTERVAL || !this.#clock.read()) return;
+    this.#polled = now;
     try {
-      const response = await fetch(`${this.#url}?at=${Math.round(dts - TOLD_WITHIN)}`, { cache: "no-store" });
+      const response = await fetch(`${this.#url}?at=${Math.round(dts - REPORT_DELAY)}`, { cache: "no-store" });
       if (!response.ok) throw new Error(response.status);
-      this.#take(await response.json(), inParts);
+      this.#onReport(await response.json(), inParts);
     } catch {
-      this.#parts = null; // a server that is away, or does not tell
+      this.#components = null; // the server does not answer, or has no report
     }
   }
 
-  /** `[name, milliseconds]` for each part that is known; they add up to `total`. */
-  parts(total) {
-    if (!this.#parts) return [];
-    const known = PARTS.filter((part) => this.#parts[part] !== undefined).map((part) => [part, Math.max(0, this.#parts[part])]);
+  /** `[name, milliseconds]` for each component that is known; they add up to `total` milliseconds. */
+  components(total) {
+    if (!this.#components) return [];
+    const known = COMPONENTS.filter((name) => this.#components[name] !== undefined).map((name) => [name, Math.max(0, this.#components[name])]);
     const rest = total - known.reduce((sum, [, ms]) => sum + ms, 0);
     return rest >= 0 ? [...known, ["buffering", rest]] : [];
   }
 
-  #take({ broadcaster, units }, inParts) {
+  #onReport({ broadcaster, units }, inParts) {
     this.#offset = broadcaster && { ms: broadcaster.offset_us / 1000, error: broadcaster.uncertainty_us / 1000 };
     const ahead = this.#offset?.ms ?? 0, sums = {}, counts = {};
-    const add = (part, ms) => { sums[part] = (sums[part] ?? 0) + ms; counts[part] = (counts[part] ?? 0) + 1; };
+    const add = (name, ms) => { sums[name] = (sums[name] ?? 0) + ms; counts[name] = (counts[name] ?? 0) + 1; };
     for (const unit of units) {
       const ours = (us, by = 0) => us === undefined ? undefined : us / 1000 - by;
       const listed = ours(inParts ? unit.in_part_us : unit.in_segment_us);
       const captured = ours(unit.captured_us), load = this.#loads.findLast(({ from, to }) => from <= captured && captured < to);
-      const asked = load && listed !== undefined ? Math.max(load.asked, listed) : undefined;
+      const requested = load && listed !== undefined ? Math.max(load.requested, listed) : undefined;
       const stages = [
         [null, ours(unit.captured_us, ahead)], ["encoding", ours(unit.encoded_us, ahead)], ["queue", ours(unit.sent_us, ahead)],
-        ["upload", ours(unit.ingested_us)], ["chunking", listed], ["polling", asked], ["last mile", asked && load.came],
+        ["upload", ours(unit.ingested_us)], ["chunking", listed], ["polling", requested], ["last mile", requested && load.received],
       ].filter(([, at]) => at !== undefined);
-      stages.slice(1).forEach(([part, at], n) => add(part, at - stages[n][1]));
+      stages.slice(1).forEach(([name, at], n) => add(name, at - stages[n][1]));
     }
-    this.#parts = Object.fromEntries(Object.keys(sums).map((part) => [part, sums[part] / counts[part]]));
+    this.#components = Object.fromEntries(Object.keys(sums).map((name) => [name, sums[name] / counts[name]]));
   }
 }

@@ -1,7 +1,7 @@
-// Plays one HLS URL in a <video>, by hls.js where Media Source Extensions exist and by the browser's own HLS elsewhere
-// (Safari on iPhones). Keeps going: a failure is followed by a new attempt, never by the end.
+// Plays one HLS URL in a <video>: by hls.js where Media Source Extensions exist, else by the browser's own HLS (Safari on iPhones).
+// A failure is always followed by a new attempt.
 
-/** What hls.js is told; the rest is its defaults. */
+/** Settings of hls.js that differ from its defaults. */
 const SETTINGS = {
   enableWorker: false, // fMP4 is passed through: there is nothing to transmux, and the content policy needs no blob: scripts
   lowLatencyMode: true,
@@ -11,21 +11,21 @@ const SETTINGS = {
   maxBufferLength: 30,
   playlistLoadPolicy: {
     default: {
-      // A playlist that is waited for comes with the next part, or after three target durations of nothing new: at most 30 s.
+      // A blocking reload is answered with the next part, or after three target durations without one: at most 30 s.
       maxTimeToFirstByteMs: 35_000,
       maxLoadTimeMs: 40_000,
-      // While the publisher is away, the server says each time to ask again: that is no failure, and the picture stays.
+      // While the publisher is disconnected, the server answers 503 with Retry-After: that is no failure, and the picture stays.
       timeoutRetry: { maxNumRetry: 10, retryDelayMs: 0, maxRetryDelayMs: 0 },
       errorRetry: { maxNumRetry: 10, retryDelayMs: 500, maxRetryDelayMs: 2_000 },
     },
   },
 };
-/** Target durations behind the live edge from which playback skips in place of catching up. */
+/** Target durations behind the live edge from which playback skips instead of catching up. */
 const SKIP_BEHIND = 10;
-/** Milliseconds between attempts, doubling, with jitter, so that a server that returns is not met by everyone at once. */
+/** Milliseconds between attempts: doubling, with jitter, so that a server that returns is not met by all players at once. */
 const RETRY_FIRST = 500;
 const RETRY_MAX = 8_000;
-/** Seconds that playback may stand still while the stream is live, before it is nudged, and before it is begun anew. */
+/** Seconds that playback may stall while the stream is live before the position is nudged, and before playback is restarted. */
 const NUDGE_AFTER = 4;
 const RESTART_AFTER = 12;
 
@@ -37,7 +37,7 @@ export class Playback extends EventTarget {
     super();
     this.#video = video;
     this.#url = url;
-    video.addEventListener("error", () => this.#running && !this.#hls && this.#later(video.error?.message || "the browser gave up"));
+    video.addEventListener("error", () => this.#running && !this.#hls && this.#retryLater(video.error?.message || "the browser gave up"));
   }
 
   get running() { return this.#running; }
@@ -60,14 +60,14 @@ export class Playback extends EventTarget {
     this.#hls = null;
   }
 
-  /** Wall-clock time (ms) at which the picture on the screen was captured, by EXT-X-PROGRAM-DATE-TIME. */
+  /** Capture time of the picture on the screen in milliseconds of Unix time, by EXT-X-PROGRAM-DATE-TIME; null if it is not known. */
   get date() {
     if (this.#hls) return this.#hls.playingDate?.getTime() ?? null;
     const start = this.#video.getStartDate?.().getTime();
     return Number.isFinite(start) ? start + this.#video.currentTime * 1000 : null;
   }
 
-  /** `{ name, detail }`: which protocol is really in use. */
+  /** `{ name, detail }`: the protocol in use. */
   get mode() {
     if (!this.#hls) return this.#video.src && !globalThis.Hls?.isSupported() ? { name: "HLS", detail: "by the browser itself" } : { name: "–", detail: "" };
     const details = this.#hls.latestLevelDetails;
@@ -85,7 +85,7 @@ export class Playback extends EventTarget {
     return 0;
   }
 
-  /** Seconds behind the place where a player of this stream should be; negative is ahead. */
+  /** Seconds behind the live sync position; negative is ahead. */
   get lag() {
     const edge = this.liveEdge;
     return edge === null ? 0 : edge - this.#video.currentTime;
@@ -102,7 +102,7 @@ export class Playback extends EventTarget {
     this.#play();
   }
 
-  /** To be called about once a second while the stream is live: sees that the picture moves. */
+  /** To be called about once a second while the stream is live: recovers stalled playback. */
   watch() {
     const now = performance.now();
     const { currentTime, paused, buffered } = this.#video;
@@ -124,26 +124,26 @@ export class Playback extends EventTarget {
   #startHls() {
     const { Hls } = globalThis;
     const hls = new Hls(SETTINGS);
-    // Given to the constructor, it would have to come with a hold-back, which would then override the playlist's own.
+    // The constructor takes it only together with a hold-back, which would override the playlist's own.
     hls.config.liveMaxLatencyDurationCount = SKIP_BEHIND;
     this.#hls = hls;
     hls.on(Hls.Events.MANIFEST_PARSED, () => this.#play());
     hls.on(Hls.Events.FRAG_BUFFERED, () => { this.#retry = RETRY_FIRST; this.#mediaErrors = 0; this.#emit("progress"); });
-    // A part, or a segment that was fetched whole: performance.now() of both ends, and the capture times of what is in it.
+    // A part, or a segment that was fetched whole: the times of request and receipt by performance.now(), and the capture times of its content.
     hls.on(Hls.Events.FRAG_LOADED, (_, { frag, part }) => {
       const { loading } = (part ?? frag).stats, from = frag.programDateTime + 1000 * (part ? part.start - frag.start : 0);
-      if (frag.type === "main" && Number.isFinite(from)) this.#emit("load", { from, to: from + 1000 * (part ?? frag).duration, asked: loading.start, came: loading.end });
+      if (frag.type === "main" && Number.isFinite(from)) this.#emit("load", { from, to: from + 1000 * (part ?? frag).duration, requested: loading.start, received: loading.end });
     });
     hls.on(Hls.Events.ERROR, (_, data) => {
       if (!data.fatal || hls !== this.#hls) return;
       if (data.type === Hls.ErrorTypes.MEDIA_ERROR && data.details !== Hls.ErrorDetails.MANIFEST_INCOMPATIBLE_CODECS_ERROR && this.#mediaErrors++ < 2) hls.recoverMediaError();
-      else this.#later(data.details, data.response?.code);
+      else this.#retryLater(data.details, data.response?.code);
     });
     hls.loadSource(this.#url);
     hls.attachMedia(this.#video);
   }
 
-  #later(reason, status) {
+  #retryLater(reason, status) {
     this.#hls?.destroy();
     this.#hls = null;
     this.#emit("failure", { reason, status });

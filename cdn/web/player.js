@@ -1,21 +1,21 @@
-// The player page of one stream: what the server says about it, what the player does, and the controls between them.
+// The page of one stream: its state by the API, the player, and the controls.
 
 import { ServerClock } from "/assets/clock.js";
 import { bitrate, bound, count, seconds, track } from "/assets/format.js";
-import { LatencyBreakdown, PARTS } from "/assets/latency_breakdown.js";
+import { COMPONENTS, LatencyBreakdown } from "/assets/latency_breakdown.js";
 import { Playback } from "/assets/playback.js";
 
-/** Milliseconds between questions to the server: while someone looks, and while nobody does. */
-const ASK = 2_000;
-const ASK_HIDDEN = 15_000;
+/** Milliseconds between requests for the stream's state: while the page is visible, and while it is hidden. */
+const POLL_INTERVAL = 2_000;
+const POLL_INTERVAL_HIDDEN = 15_000;
 const TICK = 500;
-/** Milliseconds without a pointer's move after which the controls of a playing picture hide. */
+/** Milliseconds without pointer movement after which the controls hide during playback. */
 const IDLE = 2_500;
-/** Seconds behind the live edge from which the button to skip there is worth its place. */
+/** Seconds behind the live edge from which the button "Go to live" is shown. */
 const FAR_BEHIND = 6;
-/** Points of the latency's curve: one a tick, a minute in all. */
+/** Points of the latency curve: one a tick, a minute in all. */
 const CURVE = 120;
-/** Capture to screen can not take less than nothing: below this many seconds the publisher's clock is wrong, not fast. */
+/** Glass-to-glass latency cannot be negative: below this many seconds the publisher's clock is wrong. */
 const CLOCK_DISAGREES = -0.05;
 
 const name = decodeURIComponent(location.pathname.split("/")[1]);
@@ -25,9 +25,9 @@ const playback = new Playback(video, `/${encodeURIComponent(name)}/index.m3u8`);
 const clock = new ServerClock();
 const breakdown = new LatencyBreakdown(name, clock);
 
-let stream = null; // what the server said last
+let stream = null; // the newest answer of the API
 let reachable = true;
-let blocked = false; // the browser refused to start by itself
+let blocked = false; // the browser refused autoplay
 let unsupported = "";
 let failure = null;
 let hasPicture = false; // something of this broadcast was shown
@@ -38,7 +38,7 @@ document.title = `${name} · Nearcast`;
 
 // ---- the server ----
 
-async function ask() {
+async function poll() {
   const was = stream?.state;
   try {
     const response = await fetch(`/api/v1/streams/${encodeURIComponent(name)}`, { cache: "no-store" });
@@ -51,10 +51,10 @@ async function ask() {
   if (reachable && stream.state === "live" && was !== "live") begin(was);
   showStream();
   showState();
-  setTimeout(ask, document.hidden ? ASK_HIDDEN : ASK);
+  setTimeout(poll, document.hidden ? POLL_INTERVAL_HIDDEN : POLL_INTERVAL);
 }
 
-/** The publisher is there. A player that waits for it goes on by itself; after an end, or at first, it starts. */
+/** The stream is live. A player that waited for the publisher continues by itself; at first, or after an end, playback starts. */
 function begin(was) {
   if (playback.running && was === "disconnected") return;
   curve.length = 0;
@@ -62,9 +62,9 @@ function begin(was) {
 }
 
 playback.addEventListener("progress", () => { failure = null; blocked = false; });
-playback.addEventListener("load", ({ detail: { from, to, asked, came } }) => {
+playback.addEventListener("load", ({ detail: { from, to, requested, received } }) => {
   const now = clock.read(), here = performance.now();
-  if (now) breakdown.load({ from, to, asked: now.now - (here - asked), came: now.now - (here - came) });
+  if (now) breakdown.onLoad({ from, to, requested: now.now - (here - requested), received: now.now - (here - received) });
 });
 playback.addEventListener("failure", ({ detail }) => { failure = detail; showState(); });
 playback.addEventListener("blocked", () => { blocked = true; showState(); });
@@ -97,19 +97,19 @@ function showState() {
   $("unmute").hidden = !(video.muted && flows && now === "live");
 }
 
-/** What lies over the picture, or nothing while there is one. */
+/** The overlay: title and text, or null while the video is visible. */
 function veil(now, flows) {
   if (unsupported) return { title: "This browser cannot play the stream", text: `${unsupported} The addresses below work in VLC, mpv or ffplay.` };
   if (flows && hasPicture) return null;
   const title = name;
   switch (now) {
     case "connecting": return { title: "Connecting", busy: true };
-    case "unreachable": return { title: "The server does not answer", text: "Trying again; this page goes on by itself.", busy: true };
-    case "unknown": return { title: `There is no stream “${title}” here`, text: "Check the address. If it starts, this page begins to play by itself." };
-    case "offline": case "ended": return { title: `“${title}” is offline`, text: "When it goes live, this page begins to play by itself.", waves: true };
-    case "disconnected": return { title: "The publisher is away", text: "This page goes on by itself when the stream returns.", waves: true };
+    case "unreachable": return { title: "The server does not answer", text: "Trying again. This page resumes by itself.", busy: true };
+    case "unknown": return { title: `There is no stream “${title}” here`, text: "Check the address. If the stream starts, this page plays it." };
+    case "offline": case "ended": return { title: `“${title}” is offline`, text: "This page plays it when it goes live.", waves: true };
+    case "disconnected": return { title: "The publisher is disconnected", text: "This page resumes when the stream returns.", waves: true };
   }
-  if (blocked) return { title: "Ready", text: "This browser does not start by itself.", play: true };
+  if (blocked) return { title: "Ready", text: "This browser does not allow autoplay.", play: true };
   if (failure?.reason === "manifestIncompatibleCodecsError") return { title: "This browser cannot decode the stream", text: `It carries ${stream.tracks.map((t) => t.codec).join(" and ")}. The addresses below work in VLC, mpv or ffplay.` };
   if (failure && failure.status !== 404 && failure.status !== 503) return { title: "Interrupted", text: `${failure.reason}; trying again.`, busy: true };
   if (video.paused && hasPicture) return null;
@@ -146,7 +146,7 @@ function showUrls() {
   }));
 }
 
-/** The clipboard interface exists only on https and localhost; a plain LAN address takes the old way. */
+/** navigator.clipboard exists only in secure contexts; on a plain LAN address, execCommand copies. */
 async function copy(text, node, button) {
   let done = false;
   try {
@@ -183,37 +183,37 @@ function tick() {
   setTimeout(tick, TICK);
 }
 
-/** Capture to screen. Honest about what is not known: the network's asymmetry, and a publisher that states no clock. */
+/** Glass-to-glass latency with its error bound; where the publisher states no clock, latency since ingest. */
 function showLatency() {
   const date = playback.date, now = clock.read();
   const known = date !== null && now !== null && hasPicture && state() === "live";
   $("latency-chip").hidden = !known;
-  if (!known) { stat("latency", "–", ""); showParts([]); return; }
-  if (stream.clock) breakdown.ask(date - Date.parse(stream.clock), playback.mode.name === "LL-HLS");
+  if (!known) { stat("latency", "–", ""); showComponents([]); return; }
+  if (stream.clock) breakdown.poll(date - Date.parse(stream.clock), playback.mode.name === "LL-HLS");
   // The date is by the broadcaster's clock, the time by the server's.
   const apart = breakdown.offset ?? { ms: 0, error: 0 };
   const value = (now.now + apart.ms - date) / 1000;
-  const since = stream.clock ? "behind capture" : "since arrival here; no capture time is stated";
+  const since = stream.clock ? "glass to glass" : "since ingest; the publisher states no capture time";
   if (value < CLOCK_DISAGREES - now.error / 1000) {
     $("latency-chip").hidden = true;
-    stat("latency", "–", "the publisher's clock is ahead of the server's: set by NTP?");
+    stat("latency", "–", "the publisher's clock is ahead of the server's: is it set by NTP?");
     return;
   }
   stat("latency", seconds(value), `± ${bound((now.error + apart.error) / 1000)}, ${since}`);
-  showParts(breakdown.parts(value * 1000));
-  $("latency-chip").textContent = `${value.toFixed(1)} s behind ${stream.clock ? "capture" : "arrival"}`;
+  showComponents(breakdown.components(value * 1000));
+  $("latency-chip").textContent = `${value.toFixed(1)} s ${stream.clock ? "latency" : "since ingest"}`;
   curve.push(value);
   if (curve.length > CURVE) curve.shift();
   const top = Math.max(...curve) * 1.15;
   $("latency-line").setAttribute("points", curve.map((v, n) => `${(100 * (CURVE - curve.length + n)) / (CURVE - 1)},${100 - (90 * Math.max(v, 0)) / top}`).join(" "));
 }
 
-/** Where the latency goes, as one bar. */
-function showParts(parts) {
+/** The latency by component, as one bar. */
+function showComponents(parts) {
   $("parts").hidden = parts.length === 0;
   const total = parts.reduce((sum, [, ms]) => sum + ms, 0);
   const words = ([part, ms]) => `${part} ${ms < 10 ? ms.toFixed(1) : Math.round(ms)} ms`;
-  const make = (tag, part, more) => Object.assign(document.createElement(tag), { className: `part-${PARTS.indexOf(part)}`, ...more });
+  const make = (tag, part, more) => Object.assign(document.createElement(tag), { className: `part-${COMPONENTS.indexOf(part)}`, ...more });
   $("parts-bar").replaceChildren(...parts.map((part) => {
     const piece = make("i", part[0], { title: words(part) });
     piece.style.flexGrow = part[1] / total;
@@ -240,7 +240,7 @@ function setMuted(muted) {
 function changeVolume(by) {
   video.volume = Math.min(1, Math.max(0, video.volume + by));
   video.muted = video.volume === 0;
-  say(`Volume ${Math.round(video.volume * 100)}%`);
+  showMessage(`Volume ${Math.round(video.volume * 100)}%`);
 }
 
 function toggleFullscreen() {
@@ -254,24 +254,24 @@ function togglePip() {
   else video.requestPictureInPicture?.().catch(() => {});
 }
 
-let saying = 0;
-function say(text) {
+let messageTimer = 0;
+function showMessage(text) {
   $("message").textContent = text;
   $("message").hidden = false;
-  clearTimeout(saying);
-  saying = setTimeout(() => { $("message").hidden = true; }, 900);
+  clearTimeout(messageTimer);
+  messageTimer = setTimeout(() => { $("message").hidden = true; }, 900);
 }
 
 function seek(by) {
   if (!video.seekable.length) return;
   const { seekable } = video;
   video.currentTime = Math.min(Math.max(video.currentTime + by, seekable.start(0)), Math.max(playback.liveEdge ?? 0, video.currentTime));
-  say(by < 0 ? `${-by} s back` : `${by} s forward`);
+  showMessage(by < 0 ? `${-by} s back` : `${by} s forward`);
 }
 
 const KEYS = {
   " ": togglePlay, k: togglePlay, f: toggleFullscreen, p: togglePip,
-  m: () => { setMuted(!video.muted); say(video.muted ? "Muted" : "Sound on"); },
+  m: () => { setMuted(!video.muted); showMessage(video.muted ? "Muted" : "Sound on"); },
   l: () => playback.toLive(),
   ArrowUp: () => changeVolume(0.1), ArrowDown: () => changeVolume(-0.1),
   ArrowLeft: () => seek(-5), ArrowRight: () => seek(5),
@@ -340,5 +340,5 @@ video.muted = true;
 showPlay();
 showVolume();
 clock.start();
-ask();
+poll();
 tick();

@@ -1,4 +1,4 @@
-//! The file of publish keys: hashes only, readable by its owner only, read again when it changes.
+//! The file of publish keys: salted hashes, readable by its owner only, reloaded when it changes.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -19,7 +19,7 @@ use crate::atomic_file::replace;
 pub struct Keyring {
     path: PathBuf,
     loaded: RwLock<Loaded>,
-    /// The version of the file that could not be used, if the last look found one: it is complained of once.
+    /// The version of the file that could not be used, if the last reload found one: it is reported once.
     refused: Mutex<Option<Option<Stamp>>>,
 }
 
@@ -44,7 +44,7 @@ pub enum Error {
     /// The file cannot be read or written.
     #[error("{path}: {source}")]
     Io {
-        /// Which.
+        /// The key file, or its directory.
         path: PathBuf,
         /// The system's reason.
         source: io::Error,
@@ -52,7 +52,7 @@ pub enum Error {
     /// The file is damaged.
     #[error("{path}: {why}")]
     Damaged {
-        /// Which.
+        /// The key file.
         path: PathBuf,
         /// What is wrong.
         why: String,
@@ -60,7 +60,7 @@ pub enum Error {
     /// A name in the file is not one.
     #[error("{path}: {source}")]
     Name {
-        /// Which.
+        /// The key file.
         path: PathBuf,
         /// What is wrong.
         source: InvalidName,
@@ -68,13 +68,13 @@ pub enum Error {
     /// The name has a key.
     #[error("the stream {name} has a key; remove it first, or replace it with --replace")]
     Exists {
-        /// Which.
+        /// The stream.
         name: StreamName,
     },
     /// The name has no key.
     #[error("the stream {name} has no key")]
     Missing {
-        /// Which.
+        /// The stream.
         name: StreamName,
     },
     /// More keys than a publisher can be looked up among.
@@ -274,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_finds_its_stream_and_nothing_else() {
+    fn a_key_resolves_to_its_stream_only() {
         let (_directory, ring) = ring();
         let (a, b) = (ring.create(&name("a"), false).unwrap(), ring.create(&name("b"), false).unwrap());
         assert_eq!(ring.resolve(a.reveal()), Some(name("a")));
@@ -286,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn the_file_is_private_and_holds_no_key() {
+    fn the_file_is_private_and_holds_hashes_only() {
         let (_directory, ring) = ring();
         let key = ring.create(&name("a"), false).unwrap();
         let text = fs::read_to_string(&ring.path).unwrap();
@@ -296,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn one_key_a_stream() {
+    fn a_stream_has_one_key() {
         let (_directory, ring) = ring();
         let old = ring.create(&name("a"), false).unwrap();
         assert!(matches!(ring.create(&name("a"), false), Err(Error::Exists { .. })));
@@ -308,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn another_process_changes_the_file() {
+    fn changes_by_another_process_are_reloaded() {
         let (_directory, ring) = ring();
         ring.create(&name("a"), false).unwrap();
         ring.create(&name("b"), false).unwrap();
@@ -322,12 +322,12 @@ mod tests {
         assert_eq!((ring.resolve(c.reveal()), ring.resolve(b.reveal())), (Some(name("c")), Some(name("b"))));
         fs::write(&ring.path, "key = 1").unwrap();
         assert!(matches!(ring.reload(), Err(Error::Damaged { .. })));
-        assert_eq!(ring.reload().unwrap(), Changes::default(), "it is complained of once");
+        assert_eq!(ring.reload().unwrap(), Changes::default(), "it is reported once");
         assert_eq!(ring.resolve(c.reveal()), Some(name("c")));
     }
 
     #[test]
-    fn a_file_that_is_gone_or_empty_for_a_moment_takes_no_stream_away() {
+    fn a_file_that_is_missing_or_empty_removes_no_stream() {
         let (_directory, ring) = ring();
         let key = ring.create(&name("a"), false).unwrap();
         let good = fs::read_to_string(&ring.path).unwrap();
@@ -351,7 +351,7 @@ mod tests {
     }
 
     #[test]
-    fn damaged_files() {
+    fn damaged_files_are_rejected() {
         let (_directory, ring) = ring();
         ring.create(&name("a"), false).unwrap();
         let good = fs::read_to_string(&ring.path).unwrap();

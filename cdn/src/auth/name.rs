@@ -1,4 +1,4 @@
-//! Names of streams: what people play. Public, and never a key.
+//! Stream names: public, part of every URL, never a key.
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,7 +7,7 @@ use std::str::FromStr;
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct StreamName(String);
 
-/// Why a name is refused.
+/// Why a text is no stream name.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum InvalidName {
@@ -22,13 +22,13 @@ pub enum InvalidName {
         "a stream's name is made of A-Z a-z 0-9 - _ . and starts with a letter or digit: {found:?} is not allowed there"
     )]
     Character {
-        /// Which.
+        /// The first such character.
         found: char,
     },
     /// A name that has another meaning in URLs.
     #[error("{name:?} is the path of something else on this server")]
     Reserved {
-        /// Which.
+        /// The name.
         name: String,
     },
     /// A name that reads like a key.
@@ -37,7 +37,7 @@ pub enum InvalidName {
 }
 
 impl StreamName {
-    /// As text.
+    /// The name as it stands in URLs.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -81,7 +81,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names() {
+    fn names_are_url_safe_and_not_reserved() {
         for good in ["live", "a", "Room-1_b.c", "0", &"x".repeat(64)] {
             assert_eq!(good.parse::<StreamName>().unwrap().as_str(), good);
         }

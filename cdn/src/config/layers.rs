@@ -12,14 +12,14 @@ use toml::{Table, Value};
 
 use super::Config;
 
-/// Why a configuration is refused.
+/// What is wrong with a configuration.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// The file cannot be read.
     #[error("cannot read {path}: {source}")]
     Read {
-        /// Which.
+        /// The file.
         path: PathBuf,
         /// The system's reason.
         source: std::io::Error,
@@ -27,29 +27,29 @@ pub enum Error {
     /// The file is not TOML.
     #[error("{path}: {source}")]
     Syntax {
-        /// Which.
+        /// The file.
         path: PathBuf,
-        /// Where and why.
+        /// Line, column and reason.
         source: Box<toml::de::Error>,
     },
-    /// A key is unknown, or its value is of the wrong kind.
+    /// A key is unknown, or its value has the wrong type.
     #[error("{from}: {source}")]
     Shape {
-        /// The file, or the variable.
+        /// The file, or the name of the variable.
         from: String,
-        /// Which key and why.
+        /// The key and the reason.
         source: Box<toml::de::Error>,
     },
-    /// A variable that looks like ours names no setting.
+    /// A variable named like a section of the configuration names no setting.
     #[error("the environment variable {name} names no setting; see deploy/cdn.toml for those there are")]
     UnknownVariable {
-        /// Which.
+        /// The variable.
         name: String,
     },
     /// A variable's value cannot be read.
     #[error("the environment variable {name} must be {expected}")]
     Variable {
-        /// Which.
+        /// The variable.
         name: String,
         /// What was expected.
         expected: &'static str,
@@ -57,7 +57,7 @@ pub enum Error {
     /// A value that no server can run with.
     #[error("{key} {why}")]
     Value {
-        /// Which.
+        /// The key, with its section.
         key: &'static str,
         /// What it must be.
         why: &'static str,
@@ -80,26 +80,26 @@ pub fn load(
     layers.environment(environment.into_iter())?.finish(overrides)
 }
 
-/// Settings on their way: defaults with layers put over them.
+/// The defaults with the layers so far put over them.
 #[derive(Clone, Debug)]
 pub struct Layers {
     settings: Table,
 }
 
 impl Layers {
-    /// The defaults.
+    /// The defaults alone.
     pub fn new() -> Self {
         let settings = Table::try_from(Config::default()).expect("the defaults are TOML: a test says so");
         Self { settings }
     }
 
-    /// Puts a file over what there is.
+    /// Puts a file over the layers so far.
     pub fn file(self, path: &Path) -> Result<Self, Error> {
         let text = std::fs::read_to_string(path).map_err(|source| Error::Read { path: path.into(), source })?;
         self.text(&text, path)
     }
 
-    /// Puts the text of a file over what there is.
+    /// Puts the text of a file over the layers so far; errors name `path`.
     pub fn text(mut self, text: &str, path: &Path) -> Result<Self, Error> {
         let table: Table =
             text.parse().map_err(|source| Error::Syntax { path: path.into(), source: Box::new(source) })?;
@@ -108,7 +108,7 @@ impl Layers {
         Ok(self)
     }
 
-    /// Puts variables over what there is: `NEARCAST_RTMP_LISTEN` is `rtmp.listen`.
+    /// Puts environment variables over the layers so far: `NEARCAST_RTMP_LISTEN` is `rtmp.listen`.
     pub fn environment(mut self, variables: impl Iterator<Item = (OsString, OsString)>) -> Result<Self, Error> {
         let sections: Vec<String> =
             self.settings.iter().filter(|(_, v)| v.is_table()).map(|(k, _)| variable(&[k])).collect();
@@ -133,7 +133,7 @@ impl Layers {
         Ok(self)
     }
 
-    /// The settings, checked, after `flags` have had the last word.
+    /// The checked configuration, with `flags` as the last layer.
     pub fn finish(self, flags: impl FnOnce(&mut Config)) -> Result<Config, Error> {
         let mut config = self.shape(|| "defaults".to_owned())?;
         flags(&mut config);

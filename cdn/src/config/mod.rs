@@ -18,187 +18,187 @@ use serde::{Deserialize, Serialize};
 
 pub use layers::{Error, Layers, load};
 
-/// Everything that can be set.
+/// All settings of a server.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
-    /// The directory of what must outlive a restart.
+    /// Directory for what must outlive a restart.
     pub data: PathBuf,
-    /// The file of publish keys; empty for `keys.toml` in `data`.
+    /// File of publish keys; empty for `keys.toml` in `data`.
     pub keys: PathBuf,
-    /// How long connections may take to finish when the server is told to stop.
+    /// How long connections may take to finish at shutdown.
     #[serde(with = "units::duration")]
     pub drain: Duration,
-    /// What people call this server in URLs: a host name or an address, no port; empty for the machine's address.
+    /// Host name or address of this server in URLs, without a port; empty for the machine's address.
     pub public_host: String,
-    /// Logs.
+    /// `[log]`: format and level.
     pub log: Log,
-    /// The RTMP door.
+    /// `[rtmp]`: the listener of publishers and players.
     pub rtmp: Rtmp,
-    /// What each stream is held to.
+    /// `[hub]`: the live buffer of each stream, and how long a stream waits for its publisher.
     pub hub: Hub,
-    /// RTMP out.
+    /// `[fanout]`: writing to RTMP players.
     pub fanout: Fanout,
-    /// HTTP.
+    /// `[http]`: the listener of pages, API and HLS.
     pub http: Http,
-    /// HLS out.
+    /// `[hls]`: segments, parts and playlists.
     pub hls: Hls,
-    /// The relay protocol out.
+    /// `[relay]`: the listener of the relay protocol.
     pub relay: Relay,
-    /// Figures for monitoring.
+    /// `[metrics]`: the listener of `/metrics`.
     pub metrics: Metrics,
-    /// Where to note when units passed which stage: for one run, so it is a flag alone.
+    /// File to trace to when units pass which stage. It is for one run, so it is a flag only.
     #[serde(skip)]
     pub trace: Option<PathBuf>,
 }
 
-/// Logs.
+/// `[log]`.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Log {
-    /// Text for people or JSON lines for machines.
+    /// Text or JSON lines.
     pub format: LogFormat,
     /// `error`, `warn`, `info`, `debug`, `trace`, or a filter such as `info,cdn::egress=debug`.
     pub level: String,
 }
 
-/// The form of logs.
+/// Format of the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum LogFormat {
-    /// For people.
+    /// One line an event, for people.
     Text,
-    /// For machines; events that tests and scripts wait for go to standard output.
+    /// One JSON object an event; what the server announces on standard output is JSON then too.
     Json,
 }
 
-/// The RTMP door.
+/// `[rtmp]`.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Rtmp {
-    /// Where RTMP is heard.
+    /// Address to listen on.
     pub listen: SocketAddr,
-    /// The application of URLs: `rtmp://host/APP/NAME`.
+    /// Application name in URLs: `rtmp://host/APP/NAME`.
     pub app: String,
-    /// Connections in all.
+    /// Connections at a time.
     pub max_connections: usize,
-    /// Connections from one address; loopback is exempt.
+    /// Connections at a time from one IPv4 address or IPv6 /64; loopback is exempt.
     pub max_per_address: usize,
-    /// From the TCP connection to `publish` or `play`.
+    /// Time from the TCP connection to `publish` or `play`.
     #[serde(with = "units::duration")]
     pub handshake_timeout: Duration,
-    /// The longest silence of a publisher.
+    /// Silence after which a publisher counts as gone.
     #[serde(with = "units::duration")]
     pub idle_timeout: Duration,
-    /// The longest that a write may make no progress.
+    /// Time without progress of a write after which the peer counts as gone.
     #[serde(with = "units::duration")]
     pub write_timeout: Duration,
-    /// The largest audio or video message.
+    /// Largest audio or video message.
     pub max_message: ByteSize,
 }
 
-/// What each stream is held to.
+/// `[hub]`.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Hub {
-    /// Media time held of each stream.
+    /// Media time in the live buffer of each stream.
     #[serde(with = "units::duration")]
     pub buffer_window: Duration,
-    /// Payload held of each stream.
+    /// Payload in the live buffer of each stream.
     pub buffer_bytes: ByteSize,
-    /// How long a stream whose publisher vanished stays open.
+    /// How long a stream waits for a publisher whose connection was lost.
     #[serde(with = "units::duration")]
     pub grace: Duration,
-    /// How long a stream whose publisher said goodbye stays open.
+    /// How long a stream waits after its publisher unpublished.
     #[serde(with = "units::duration")]
     pub grace_after_unpublish: Duration,
-    /// How long a new publisher's first units wait until all its tracks are known.
+    /// How long the first units of a publisher wait until all its tracks are known.
     #[serde(with = "units::duration")]
     pub track_wait: Duration,
 }
 
-/// RTMP out.
+/// `[fanout]`.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Fanout {
-    /// How writes reach the kernel.
+    /// How data is written to sockets.
     pub engine: FanoutEngine,
-    /// Threads that write; 0 for one per core.
+    /// Writer threads; 0 for one per core.
     pub shards: usize,
-    /// The longest that sound waits for a picture to ride with.
+    /// Longest time that audio waits to be written together with the next picture.
     #[serde(with = "units::duration")]
     pub audio_batch_delay: Duration,
-    /// How far a slow player may fall behind before it is put at the newest IDR.
+    /// How far a slow player may fall behind before it is moved to the newest IDR.
     #[serde(with = "units::duration")]
     pub max_lag: Duration,
     /// How long a player may wait for a stream that is not on air.
     #[serde(with = "units::duration")]
     pub idle_player_timeout: Duration,
-    /// Bytes of a player that wait in the kernel, not yet sent.
+    /// `TCP_NOTSENT_LOWAT` of player sockets: bytes that may wait in the kernel unsent.
     pub notsent_lowat: ByteSize,
 }
 
-/// How writes reach the kernel.
+/// How data is written to the sockets of RTMP players.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum FanoutEngine {
-    /// io_uring where the kernel allows it, else one write at a time.
+    /// io_uring where the kernel allows it, else epoll.
     Auto,
-    /// io_uring, or refuse to start.
+    /// io_uring: one system call for many sockets; or refuse to start.
     Uring,
-    /// One write at a time.
+    /// epoll: one system call per socket.
     Epoll,
 }
 
-/// HTTP.
+/// `[http]`.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Http {
-    /// Where HTTP is heard.
+    /// Address to listen on.
     pub listen: SocketAddr,
-    /// Connections in all.
+    /// Connections at a time.
     pub max_connections: usize,
-    /// Connections from one address; loopback is exempt.
+    /// Connections at a time from one IPv4 address or IPv6 /64; loopback is exempt.
     pub max_per_address: usize,
 }
 
-/// HLS out.
+/// `[hls]`.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Hls {
-    /// The length that segments are cut near, at an IDR.
+    /// Target duration of segments, which are cut at the IDR nearest to it.
     #[serde(with = "units::duration")]
     pub segment_duration: Duration,
-    /// The length of parts.
+    /// Target duration of parts.
     #[serde(with = "units::duration")]
     pub part_duration: Duration,
-    /// Whether players may take parts as they are made.
+    /// Whether playlists list parts (LL-HLS).
     pub low_latency: bool,
-    /// Media time in the playlist.
+    /// Media time that a playlist lists.
     #[serde(with = "units::duration")]
     pub playlist_window: Duration,
-    /// Bytes of segments held per stream.
+    /// Bytes of segments held for each stream.
     pub max_bytes: ByteSize,
 }
 
-/// The relay protocol out.
+/// `[relay]`.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Relay {
-    /// Where QUIC is heard (UDP); empty for nowhere.
+    /// UDP address to listen on; empty for none.
     #[serde(with = "units::optional_address")]
     pub listen: Option<SocketAddr>,
-    /// Connections in all.
+    /// Connections at a time.
     pub max_connections: usize,
-    /// Connections from one address; loopback is exempt.
+    /// Connections at a time from one IPv4 address or IPv6 /64; loopback is exempt.
     pub max_per_address: usize,
 }
 
-/// Figures for monitoring.
+/// `[metrics]`.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Metrics {
-    /// Where `/metrics` is heard; empty for nowhere.
+    /// Address to listen on; empty for none.
     #[serde(with = "units::optional_address")]
     pub listen: Option<SocketAddr>,
 }
@@ -262,7 +262,7 @@ impl Config {
         if self.keys.as_os_str().is_empty() { self.data.join("keys.toml") } else { self.keys.clone() }
     }
 
-    /// Refuses values that no server can run with.
+    /// Rejects values that no server can run with.
     fn check(&self) -> Result<(), Error> {
         let refuse = |key: &'static str, why: &'static str| Err(Error::Value { key, why });
         let app_is_fine =
@@ -294,7 +294,7 @@ impl Config {
             ("hls.playlist_window", self.hls.playlist_window),
         ] {
             if wait.is_zero() {
-                return refuse(key, "must be longer than nothing");
+                return refuse(key, "must be longer than 0s");
             }
         }
         for (key, wait) in [
@@ -308,7 +308,7 @@ impl Config {
             }
         }
         if !(64 << 10..=16_777_215).contains(&self.rtmp.max_message.as_u64()) {
-            return refuse("rtmp.max_message", "must be from 64 KiB to 16777215 bytes, the most that RTMP can say");
+            return refuse("rtmp.max_message", "must be from 64 KiB to 16777215 bytes, the most that RTMP can carry");
         }
         if self.hub.buffer_bytes.as_u64() < self.rtmp.max_message.as_u64() {
             return refuse("hub.buffer_bytes", "must be at least rtmp.max_message");
@@ -320,7 +320,7 @@ impl Config {
             return refuse("fanout.shards", "must be at most 256");
         }
         if self.hls.part_duration < SHORTEST_PART {
-            return refuse("hls.part_duration", "must be at least 100ms: a player asks twice for each");
+            return refuse("hls.part_duration", "must be at least 100ms: a player sends two requests for each part");
         }
         if self.hls.part_duration > self.hls.segment_duration {
             return refuse("hls.part_duration", "must not be longer than hls.segment_duration");

@@ -18,7 +18,7 @@ fn with_variables(variables: &[(&str, &str)]) -> Result<Config, Error> {
 }
 
 #[test]
-fn without_anything_it_is_the_defaults() {
+fn without_any_layer_the_defaults_hold() {
     assert_eq!(Layers::new().finish(|_| {}).unwrap(), Config::default());
 }
 
@@ -58,14 +58,14 @@ fn later_layers_win() {
 }
 
 #[test]
-fn files_that_are_refused() {
+fn wrong_files_are_rejected_with_the_key() {
     for (text, says) in [
         ("colour = 1", "unknown field `colour`"),
         ("[rtmp]\nlissen = '0.0.0.0:1'", "unknown field `lissen`"),
         ("[rtmp]\nlisten = 1935", "invalid type"),
         ("[rtmp]\nidle_timeout = 30", "invalid type"),
         ("[rtmp]\nidle_timeout = '30 parsecs'", "not a duration"),
-        ("[rtmp]\nidle_timeout = '0s'", "rtmp.idle_timeout must be longer than nothing"),
+        ("[rtmp]\nidle_timeout = '0s'", "rtmp.idle_timeout must be longer than 0s"),
         ("[rtmp]\nmax_message = '20 MB'", "rtmp.max_message must be"),
         ("[rtmp]\nmax_connections = 0", "rtmp.max_connections must be at least 1"),
         ("[rtmp]\napp = 'a/b'", "rtmp.app must be"),
@@ -83,7 +83,7 @@ fn files_that_are_refused() {
 }
 
 #[test]
-fn variables_that_are_refused() {
+fn wrong_variables_are_rejected_with_their_name() {
     for (name, value, says) in [
         ("NEARCAST_RTMP_LISSEN", "x", "names no setting"),
         ("NEARCAST_FANOUT_SHARDS", "many", "a whole number"),

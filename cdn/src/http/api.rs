@@ -147,7 +147,7 @@ fn describe_hls(hls_stream: &HlsStream) -> Option<PlaylistInfo> {
     })
 }
 
-/// How this server was addressed: what it answers with must work from where the question came.
+/// The scheme and host that a client used: URLs in the answer must work from where the request came.
 pub(super) struct BaseUrl {
     scheme: &'static str,
     /// With the port, if one was given.
@@ -201,7 +201,7 @@ fn wall_clock(instant: Instant) -> WallClock {
     WallClock::from_micros(clock::now().as_micros().saturating_sub(ago))
 }
 
-/// Why there is no answer about a name.
+/// Answer to a name that no stream has.
 pub(super) const NO_STREAM: &str = "there is no stream of this name here";
 
 const JSON: ContentHeaders = ContentHeaders { content_type: "application/json", cache_control: reply::NO_STORE };

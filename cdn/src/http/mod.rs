@@ -132,7 +132,7 @@ pub async fn serve_metrics(
     connections::serve(listener, router, &Limits::default(), stop.cancelled_owned()).await;
 }
 
-/// Everything here may be read by any page: it is public, and no request carries anybody's rights.
+/// Any page of any origin may read everything: it is public, and no request carries credentials.
 fn cors() -> CorsLayer {
     CorsLayer::new()
         .allow_origin(AllowOrigin::any())

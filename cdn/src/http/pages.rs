@@ -55,7 +55,7 @@ pub(super) async fn robots() -> Response<Body> {
     reply::text(StatusCode::OK, "User-agent: *\nDisallow: /")
 }
 
-/// Everything else.
+/// Fallback for paths that nothing is served at.
 pub(super) async fn nothing(uri: Uri) -> Response<Body> {
     let text = format!(
         "There is nothing at {:?}. The streams of this server are listed at / and at /api/v1/streams.",

@@ -1,4 +1,4 @@
-//! A body that is handed out piece by piece, as it lies in memory: no viewer has a copy of its own.
+//! A response body that shares the pieces of a segment with all others: no viewer has a copy of its own.
 
 use std::convert::Infallible;
 use std::ops::Range;

@@ -1,4 +1,4 @@
-//! The replies that routes give: documents with their conditions (RFC 9110 §13), plain words, and the headers of all of them.
+//! Responses of the routes: texts with entity tags and compression (RFC 9110 §8.4, §13), short messages, and the headers of all responses.
 
 use axum::body::Body;
 use axum::http::header::{
@@ -9,14 +9,14 @@ use axum::http::{Response, StatusCode};
 
 use crate::precompressed::Precompressed;
 
-/// How a document is served.
+/// Content type and caching of a response.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ContentHeaders {
     pub(super) content_type: &'static str,
     pub(super) cache_control: &'static str,
 }
 
-/// The document, compressed if the client takes that; or only the word that the client has it.
+/// The text, compressed if the client accepts that; or 304 if the client has it.
 pub(super) fn precompressed(document: &Precompressed, form: ContentHeaders, request: &HeaderMap) -> Response<Body> {
     let packed = document.gzip.as_ref().filter(|_| takes_gzip(request));
     let etag = match packed {
@@ -39,7 +39,7 @@ pub(super) fn precompressed(document: &Precompressed, form: ContentHeaders, requ
     response.expect("constants and hexadecimal digits are valid header values")
 }
 
-/// A few words for people who read with curl.
+/// A short message, for people who read with curl.
 pub(super) fn text(status: StatusCode, text: impl Into<String>) -> Response<Body> {
     let mut response = Response::new(Body::from(text.into() + "\n"));
     *response.status_mut() = status;
@@ -49,7 +49,7 @@ pub(super) fn text(status: StatusCode, text: impl Into<String>) -> Response<Body
     response
 }
 
-/// The same, for what may be there in a moment.
+/// The same with `Retry-After`, for what may be there in a moment.
 pub(super) fn retry_later(status: StatusCode, text: impl Into<String>) -> Response<Body> {
     let mut response = self::text(status, text);
     response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER_SECONDS));
@@ -80,19 +80,19 @@ fn takes_gzip(request: &HeaderMap) -> bool {
     any
 }
 
-/// Never kept by anybody: it is about this moment.
+/// Not cached: it is true of this moment only.
 pub(super) const NO_STORE: &str = "no-store";
 
-/// Kept, and asked about each time: it changes when the server is updated.
+/// Cached and revalidated each time: it changes when the server is updated.
 pub(super) const NO_CACHE: &str = "no-cache";
 
-/// Its address names its content.
+/// Cached for good: the URL names the content.
 pub(super) const IMMUTABLE: &str = "public, max-age=31536000, immutable";
 
-/// Seconds after which to ask again for a stream that is not there: a segment's length.
+/// Seconds after which to ask again for a stream that is not there: the duration of a segment.
 const RETRY_AFTER_SECONDS: &str = "2";
 
-/// On every reply. `Cross-Origin-Resource-Policy` lets pages that isolate themselves show the stream.
+/// On every response. `Cross-Origin-Resource-Policy` lets pages that isolate themselves show the stream.
 pub(super) const COMMON_HEADERS: [(HeaderName, HeaderValue); 3] = [
     (axum::http::header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
     (HeaderName::from_static("cross-origin-resource-policy"), HeaderValue::from_static("cross-origin")),

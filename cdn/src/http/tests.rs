@@ -136,7 +136,7 @@ fn unpacked(body: &[u8]) -> String {
 }
 
 #[tokio::test]
-async fn addresses_and_what_they_answer() {
+async fn every_path_has_a_status_a_type_and_a_cache_policy() {
     let fixture = Fixture::new();
     fixture.hub.open("live");
     let html = "text/html; charset=utf-8";
@@ -197,7 +197,7 @@ async fn pages_load_nothing_from_elsewhere() {
 }
 
 #[tokio::test]
-async fn any_page_may_ask() {
+async fn any_origin_may_read() {
     let fixture = Fixture::new();
     for path in ["/live/index.m3u8", "/live/seg-1.m4s", "/api/v1/streams", "/nothing/at/all"] {
         let asked = [("origin", "https://example.org"), ("access-control-request-method", "GET")];
@@ -219,7 +219,7 @@ async fn any_page_may_ask() {
 }
 
 #[tokio::test]
-async fn texts_are_compressed_for_who_takes_it() {
+async fn texts_are_compressed_for_clients_that_accept_gzip() {
     let fixture = Fixture::new();
     let publishing = fixture.publish();
     push(&publishing, 1, 0..5);
@@ -246,7 +246,7 @@ async fn texts_are_compressed_for_who_takes_it() {
 }
 
 #[tokio::test]
-async fn what_a_client_has_is_not_sent_again() {
+async fn a_matching_etag_is_answered_with_304() {
     let fixture = Fixture::new();
     let publishing = fixture.publish();
     push(&publishing, 1, 0..5);
@@ -294,7 +294,7 @@ async fn playlists_lead_to_init_and_segments() {
 }
 
 #[tokio::test]
-async fn ranges_of_a_segment() {
+async fn one_range_of_a_segment_is_served() {
     let fixture = Fixture::new();
     let publishing = fixture.publish();
     push(&publishing, 1, 0..5);
@@ -336,7 +336,7 @@ async fn a_playlist_waits_for_the_first_segment() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_is_not_on_air_is_said_at_once() {
+async fn an_offline_stream_is_reported_at_once() {
     let fixture = Fixture::new();
     fixture.hub.open("live");
     let started = tokio::time::Instant::now();
@@ -395,7 +395,7 @@ async fn an_ended_stream_says_so_and_comes_back() {
 }
 
 #[tokio::test]
-async fn the_interface_describes_streams_and_leaks_nothing() {
+async fn the_api_describes_streams_and_leaks_no_addresses() {
     let fixture = Fixture::new();
     fixture.hub.open("idle");
     let publishing = fixture.publish();
@@ -451,7 +451,7 @@ async fn the_interface_describes_streams_and_leaks_nothing() {
 }
 
 #[tokio::test]
-async fn addresses_follow_the_question() {
+async fn urls_follow_the_host_of_the_request() {
     let fixture = Fixture::new();
     fixture.hub.open("live");
     let check = async |headers: &[(&str, &str)], page: &str, rtmp: &str| {
@@ -503,7 +503,7 @@ async fn rest(socket: &mut TcpStream) -> String {
 }
 
 #[tokio::test]
-async fn a_header_that_never_ends_is_given_up() {
+async fn a_header_that_never_ends_times_out() {
     let limits = Limits { header_timeout: Duration::from_millis(50), ..Limits::default() };
     let (_fixture, _, address) = listening(limits, 8).await;
     let mut slow = TcpStream::connect(address).await.unwrap();
@@ -515,7 +515,7 @@ async fn a_header_that_never_ends_is_given_up() {
 }
 
 #[tokio::test]
-async fn a_header_that_is_too_long_is_refused() {
+async fn a_header_that_is_too_long_is_rejected() {
     let (_fixture, _, address) = listening(Limits::default(), 8).await;
     let mut socket = TcpStream::connect(address).await.unwrap();
     let (mut reader, mut writer) = socket.split();

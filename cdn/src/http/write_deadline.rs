@@ -1,4 +1,4 @@
-//! A socket whose peer must read: a write that can not go on for a while fails, in place of holding memory for ever.
+//! A socket whose peer must read: a write that makes no progress for too long fails, instead of holding memory for ever.
 //!
 //! hyper bounds how long it waits for requests (`header_read_timeout`), but not for clients that never read their response.
 
@@ -84,7 +84,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn a_peer_that_does_not_read_is_given_up() {
+    async fn a_peer_that_does_not_read_times_out() {
         let (near, _far) = duplex(8);
         let started = Instant::now();
         let error = WriteDeadline::new(near, Duration::from_secs(10)).write_all(&[0; 9]).await.unwrap_err();

@@ -1,4 +1,4 @@
-//! Where a player that comes back goes on: `nearcastEpoch=HEX&nearcastAfter=v0:12345` in its play name.
+//! Where a reconnecting player resumes: `nearcastEpoch=HEX&nearcastAfter=v0:12345` in the query of its play name.
 
 use media::{Epoch, LiveWindow, Timestamp, TrackId};
 use net::rtmp::Resume;
@@ -12,7 +12,7 @@ pub(crate) struct ResumePoint {
 }
 
 impl ResumePoint {
-    /// Reads a play name's query.
+    /// From the query of a play name; `None` if it says nothing or nothing that can be read.
     pub(crate) fn from_query(query: &[(String, String)]) -> Option<Self> {
         let value = |name| query.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str());
         // The same words as a publisher's resumption, but for the colon, which needs no escape in a URL's query.
@@ -64,7 +64,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn read_from_a_query() {
+    fn a_resume_point_is_read_from_a_query() {
         let after = |epoch: &str, after: &str| {
             ResumePoint::from_query(&[("nearcastEpoch".into(), epoch.into()), ("nearcastAfter".into(), after.into())])
         };
@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn goes_on_where_the_player_was() {
+    fn a_player_resumes_at_the_gop_of_its_last_unit() {
         let check = |window: &LiveWindow, is_on_air, dts, expected| {
             let after = ResumePoint { epoch: Epoch(7), track: TrackId::VIDEO, dts: Timestamp::from_millis(dts) };
             assert_eq!(after.position(window, is_on_air), expected, "{dts}");
@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn waits_for_its_broadcast_where_that_is_not_held() {
+    fn a_player_waits_for_its_broadcast_if_that_is_not_held() {
         let check = |window: &LiveWindow, is_on_air, expected| {
             let after = ResumePoint { epoch: Epoch(7), track: TrackId::VIDEO, dts: Timestamp::from_millis(120) };
             assert_eq!(after.position(window, is_on_air), expected);

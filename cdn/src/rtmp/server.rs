@@ -127,7 +127,7 @@ impl RtmpServer {
             let why = "The stream key is not valid. Make one with: cdn key new NAME";
             // Not `BadName`, which servers also say of a key in use: this one will not come free, and no encoder should wait for it.
             if let Err(error) = request.reject("NetStream.Publish.Denied", why).await {
-                tracing::debug!(%error, "the refused publisher did not hear it");
+                tracing::debug!(%error, "the publisher was gone before it was told");
             }
             return;
         };
@@ -136,13 +136,13 @@ impl RtmpServer {
             let agent = request.agent.clone();
             tracing::info!(agent = agent.as_deref(), "publisher");
             let publish = stream.publish(PublisherInfo { peer: peer.to_string(), agent, protocol: "rtmp" });
-            // A key that was revoked after it was looked up, but before there was a publisher to dismiss, opens nothing.
+            // A key that was revoked after it was looked up, but before there was a publisher to kick, must not publish.
             let has_key = self.find_publisher(&request).is_some_and(|name| name.as_str() == stream.name());
             if let Some(why) = publish.revoke_reason().or((!has_key).then_some(RevokeReason::KeyRevoked)) {
                 tracing::info!(?why, "publisher refused");
                 let (code, description) = ingest::rejection_status(why);
                 if let Err(error) = request.reject(code, description).await {
-                    tracing::debug!(%error, "the refused publisher did not hear it");
+                    tracing::debug!(%error, "the publisher was gone before it was told");
                 }
                 return;
             }
@@ -168,7 +168,7 @@ impl RtmpServer {
         let Some(stream) = name.and_then(|name| self.hub.stream(name.as_str())) else {
             tracing::debug!("player refused: no such stream");
             if let Err(error) = request.reject("NetStream.Play.StreamNotFound", "There is no such stream.").await {
-                tracing::debug!(%error, "the refused player did not hear it");
+                tracing::debug!(%error, "the player was gone before it was told");
             }
             return;
         };
@@ -183,7 +183,7 @@ impl RtmpServer {
         let position =
             resume_point.and_then(|resume_point| stream.with_window(|window| resume_point.position(window, is_on_air)));
         tracing::debug!(stream = stream.name(), agent = agent.as_deref(), resumes = position.is_some(), "player");
-        let socket = match self.into_blocking_socket(socket) {
+        let socket = match self.detach_socket(socket) {
             Ok(socket) => socket,
             Err(error) => return tracing::debug!(%error, "the player was gone before it began"),
         };
@@ -195,17 +195,17 @@ impl RtmpServer {
         }
     }
 
-    /// Whose key the publisher has: in the place of the stream's name, in the query, or in the app after the slash. A name that
-    /// comes along with a key in the query must be that of the key.
+    /// The stream of the publisher's key, which is in the place of the stream's name, in the query, or in the app after the slash. A name
+    /// that comes along with a key in the query must be that of the key.
     fn publisher_stream(&self, request: &PublishRequest<TcpStream>) -> Option<StreamName> {
         self.find_publisher(request).or_else(|| {
-            // It may be newer than what was read.
+            // The key may be newer than the last reload.
             reload_keys(&self.keys, &self.hub);
             self.find_publisher(request)
         })
     }
 
-    /// The same by the keys that are known.
+    /// The same by the keys that are loaded.
     fn find_publisher(&self, request: &PublishRequest<TcpStream>) -> Option<StreamName> {
         let (app, rest) = split_app(&request.app);
         if app == self.app { self.find_key(&request.name, rest, &request.query) } else { None }
@@ -223,36 +223,36 @@ impl RtmpServer {
         (stream.as_str() == named).then_some(stream)
     }
 
-    /// An app for logs: what comes after the slash may be a key.
+    /// The app as it may be logged: what comes after the slash may be a key.
     fn redacted_app<'a>(&self, app: &'a str) -> &'a str {
         let (first, _) = split_app(app);
         if first == self.app { first } else { "another" }
     }
 
-    fn into_blocking_socket(&self, socket: TcpStream) -> io::Result<std::net::TcpStream> {
+    fn detach_socket(&self, socket: TcpStream) -> io::Result<std::net::TcpStream> {
         SockRef::from(&socket).set_tcp_notsent_lowat(self.notsent_lowat)?;
         socket.into_std()
     }
 }
 
-/// Reads the keys again, if they changed, and has the hub follow.
+/// Reloads the keys, if they changed; opens the streams of new ones and ends those of removed ones.
 pub fn reload_keys(keys: &Keyring, hub: &Hub) {
     match keys.reload() {
         Ok(changes) => {
             for name in &changes.added {
-                tracing::info!(stream = %name, "there is a new key");
+                tracing::info!(stream = %name, "key added");
                 hub.open(name.as_str());
             }
             for name in &changes.replaced {
-                tracing::info!(stream = %name, "there is another key");
+                tracing::info!(stream = %name, "key replaced");
                 hub.kick(name.as_str());
             }
             for name in &changes.removed {
-                tracing::info!(stream = %name, "the key was removed");
+                tracing::info!(stream = %name, "key removed");
                 hub.end(name.as_str());
             }
         }
-        Err(error) => tracing::warn!(%error, "the keys stay as they were"),
+        Err(error) => tracing::warn!(%error, "the keys cannot be reloaded and stay as they were"),
     }
 }
 
@@ -265,13 +265,13 @@ fn split_app(app: &str) -> (&str, &str) {
 fn prepare(socket: &TcpStream) -> io::Result<()> {
     socket.set_nodelay(true)?;
     let socket = SockRef::from(socket);
-    // Finds peers whose machine went away without a word, while nothing is being written to them.
+    // Detects peers whose machine is gone while nothing is being written to them.
     socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE / 3).with_retries(3))
 }
 
 /// Names under which encoders with a field for a query put a key.
 const QUERY_KEYS: &[&str] = &["key", "streamkey", "stream_key"];
-/// Keys that one publisher may try at once.
+/// Places of a key that are tried for one publisher.
 const MAX_KEY_CANDIDATES: usize = 4;
 /// Silence before the kernel asks whether the peer is still there.
 const KEEPALIVE: Duration = Duration::from_secs(30);
@@ -281,7 +281,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn apps() {
+    fn an_app_is_split_at_its_first_slash() {
         for (app, expected) in [
             ("live", ("live", "")),
             ("live/", ("live", "")),

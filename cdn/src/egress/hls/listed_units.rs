@@ -1,4 +1,4 @@
-//! Which units the playlist has come to list: what is stamped when a part or a segment is whole.
+//! Which units the playlist has come to list, for the time at which a part or segment became available.
 
 use std::sync::Arc;
 
@@ -8,13 +8,13 @@ use media::latency::Stage;
 
 use crate::hub::LiveStream;
 
-/// Units that are in no listed part, or in no listed segment, yet.
+/// Units that are not in a listed part or segment yet.
 #[derive(Debug, Default)]
 pub(super) struct ListedUnits {
-    /// The playlist that was looked at last.
+    /// The playlist that was compared last.
     playlist: Arc<SegmentWindow>,
     unlisted: Vec<AccessUnit>,
-    /// In parts alone.
+    /// In a listed part, but not in a listed segment.
     in_parts: Vec<AccessUnit>,
 }
 
@@ -37,11 +37,11 @@ impl ListedUnits {
             self.playlist = playlist.clone();
         }
         if self.unlisted.len() + self.in_parts.len() < MAX_UNLISTED {
-            // Its name alone: the payload is the window's.
+            // Without the payload, which the window holds.
             self.unlisted.push(AccessUnit { payload: bytes::Bytes::new(), ..unit.clone() });
         }
     }
 }
 
-/// A segment of ten seconds, of pictures and sound as they come oftest.
+/// A segment of ten seconds at the highest rates of pictures and audio.
 const MAX_UNLISTED: usize = 4096;

@@ -1,6 +1,6 @@
-//! Counts who watches by HLS, where nobody says goodbye: clients that asked for media a moment ago.
+//! Estimates how many watch by HLS, which has no sessions: clients that have requested media of late.
 //!
-//! An estimate: viewers behind one address with the same browser count as one, those behind a caching proxy as the proxy.
+//! Viewers behind one address with the same browser count as one, those behind a caching proxy as the proxy.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 pub(super) struct RecentClients(Mutex<HashMap<u64, Instant>>);
 
 impl RecentClients {
-    /// Notes a client. True if it is new and there is room for it.
+    /// Notes a request of `client`. True if it is new and there is room for it.
     pub(super) fn on_request(&self, client: u64, now: Instant) -> bool {
         let mut seen = self.0.lock();
         if let Some(last) = seen.get_mut(&client) {
@@ -26,7 +26,7 @@ impl RecentClients {
         true
     }
 
-    /// How many asked within the last the expiry; forgets the others.
+    /// How many have requested something within the expiry time; forgets the others.
     pub(super) fn count(&self, now: Instant) -> usize {
         let mut seen = self.0.lock();
         seen.retain(|_, last| now.saturating_duration_since(*last) < EXPIRY);
@@ -34,7 +34,7 @@ impl RecentClients {
     }
 }
 
-/// A player asks at least every target duration; three misses of a generous one mean that it left.
+/// A player sends a request at least every target duration: this is three of a generous four seconds.
 const EXPIRY: Duration = Duration::from_secs(12);
 
 /// Bounds the memory that clients under ever new names can take: 24 bytes each.

@@ -59,9 +59,9 @@ pub enum InvalidDirective {
 /// What a request is answered.
 #[derive(Clone, Debug)]
 pub enum Response {
-    /// A playlist.
+    /// A multivariant or media playlist.
     Playlist {
-        /// Its text.
+        /// Its text (RFC 8216), compressed too.
         text: Precompressed,
         /// Whether the request blocked for it: then the same request is answered the same for as long as the segments are held.
         is_blocking: bool,

@@ -2,7 +2,8 @@
 
 use std::sync::{Arc, OnceLock};
 
-use media::hls::{self, Playlist};
+use media::cmaf::SegmentWindow;
+use media::hls;
 
 use super::request::MEDIA_PLAYLIST;
 use crate::precompressed::Precompressed;
@@ -13,7 +14,7 @@ use crate::precompressed::Precompressed;
 #[derive(Debug, Default)]
 pub struct Snapshot {
     /// Segments, parts and init segments.
-    pub playlist: Arc<Playlist>,
+    pub playlist: Arc<SegmentWindow>,
     media: Text,
     delta: Text,
     multivariant: Text,
@@ -40,8 +41,8 @@ impl Snapshot {
     }
 
     /// The snapshot of `playlist`, which comes after this one; it keeps the texts that are still true.
-    pub(super) fn followed_by(&self, playlist: Arc<Playlist>) -> Self {
-        let lists = |p: &Playlist| (p.segments.first().map(|s| s.msn), p.segments.last().map(|s| s.msn), p.ended);
+    pub(super) fn followed_by(&self, playlist: Arc<SegmentWindow>) -> Self {
+        let lists = |p: &SegmentWindow| (p.segments.first().map(|s| s.msn), p.segments.last().map(|s| s.msn), p.ended);
         if lists(&self.playlist) != lists(&playlist) {
             return Self { playlist, ..Self::default() };
         }

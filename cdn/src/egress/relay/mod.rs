@@ -1,7 +1,7 @@
-//! The relay protocol out: viewers, and later other servers, subscribe to live windows over QUIC.
+//! The relay protocol: viewers subscribe to live windows over QUIC.
 //!
-//! Streams are as public here as they are by RTMP and HLS, so no proof is asked for. The certificate is of this run; viewers learn its
-//! pin from the API.
+//! Streams are as public here as they are by RTMP and HLS, so subscribers need no ticket. The certificate is made at the start; viewers
+//! learn its pin from the API.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -20,14 +20,14 @@ use tracing::Instrument;
 use crate::connection_limit::{ConnectionLimiter, ConnectionPermit};
 use crate::hub::{Hub, LiveStream};
 
-/// What the relay is held to.
+/// Connection limits, and the secret of the endpoint.
 #[derive(Clone, Copy)]
 pub struct Settings {
-    /// Connections in all.
+    /// Connections at a time.
     pub max_connections: usize,
-    /// Connections from one address; loopback is exempt.
+    /// Connections at a time from one address; loopback is exempt.
     pub max_per_address: usize,
-    /// What stays the same from one run to the next: see [`relay::endpoint_config`].
+    /// Key of stateless resets, the same from one run to the next: see [`relay::endpoint_config`].
     pub secret: [u8; 32],
 }
 
@@ -57,7 +57,7 @@ impl Relay {
         Ok(Self { endpoint, pin: identity.pin(), limiter })
     }
 
-    /// Where it is heard.
+    /// Address that it is bound to.
     ///
     /// # Errors
     /// Those of the socket.
@@ -65,7 +65,7 @@ impl Relay {
         self.endpoint.local_addr()
     }
 
-    /// Of its certificate.
+    /// SHA-256 of its certificate, which clients verify.
     pub fn pin(&self) -> Pin {
         self.pin
     }
@@ -75,7 +75,7 @@ impl Relay {
         &self.limiter
     }
 
-    /// Lets subscribers in until `stop` is cancelled; then tells them, and returns when they have heard.
+    /// Serves subscribers until `stop` is cancelled; then closes their connections, and returns when all are closed.
     pub async fn serve(self, hub: Arc<Hub>, stop: CancellationToken) {
         let subscribers = TaskTracker::new();
         loop {
@@ -85,7 +85,7 @@ impl Relay {
             };
             let Some(incoming) = incoming else { break };
             let peer = incoming.remote_address();
-            // An address that is not its own costs its owner nothing: a full server answers only to those who prove theirs.
+            // Under load, clients must prove their address before they cost anything.
             if !incoming.remote_address_validated() && self.endpoint.open_connections() > CROWDED {
                 let _ = incoming.retry();
                 continue;
@@ -93,7 +93,7 @@ impl Relay {
             let permit = match self.limiter.try_acquire(peer.ip()) {
                 Ok(permit) => permit,
                 Err(why) => {
-                    tracing::debug!(%peer, %why, "refused");
+                    tracing::debug!(%peer, %why, "connection rejected");
                     incoming.refuse();
                     continue;
                 }
@@ -103,7 +103,7 @@ impl Relay {
         }
         subscribers.close();
         subscribers.wait().await;
-        self.endpoint.close(quinn::VarInt::from_u32(0), b"the server is going");
+        self.endpoint.close(quinn::VarInt::from_u32(0), b"the server is shutting down");
         self.endpoint.wait_idle().await;
     }
 }
@@ -165,7 +165,7 @@ impl SubscriptionObserver for Window {
 
 /// From the first packet to the request.
 const HANDSHAKE: Duration = Duration::from_secs(10);
-/// Handshakes that wait to be looked at.
+/// Handshakes that wait to be accepted.
 const MAX_INCOMING: usize = 1024;
 /// From so many connections on, newcomers prove their address first (RFC 9000 §8.1.2): a round trip against forged floods.
 const CROWDED: usize = 512;

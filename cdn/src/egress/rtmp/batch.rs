@@ -1,4 +1,4 @@
-//! What is sent in one go: consecutive access units as RTMP chunks, made once for all who are at the same place.
+//! Consecutive access units as RTMP chunks, serialised once for all players at the same position.
 
 use std::sync::Arc;
 
@@ -11,14 +11,14 @@ use net::rtmp::{Gap, Message, Metadata};
 /// Bytes for a socket: chunk headers and shared slices of payloads, in order.
 #[derive(Debug, Default)]
 pub(super) struct Batch {
-    /// None is empty.
+    /// No part is empty.
     pub(super) parts: Vec<Bytes>,
     /// Sum of the parts.
     pub(super) len: usize,
 }
 
-/// Turns units into a batch. `catalog` and `order` are what the receivers know and have had, and are brought up to date: a change of the
-/// catalog goes before the first unit that needs it, and a gap before the first unit that does not follow on what they had.
+/// Serialises units. `catalog` and `order` are what the receivers have, and are updated: a change of the catalog is sent before the first unit that
+/// needs it, and a gap before the first unit whose predecessor the receivers do not have.
 pub(super) fn encode(entries: &[Entry], catalog: &mut Option<Arc<Catalog>>, order: &mut TrackOrder) -> Batch {
     let mut batch = Batch::default();
     encode_into(&mut batch, entries, catalog, order);
@@ -73,7 +73,7 @@ fn change_catalog(batch: &mut Batch, catalog: &mut Option<Arc<Catalog>>, entry: 
     }
 }
 
-/// Bytes that are no media: an answer, a goodbye.
+/// A batch of bytes that are no media: replies and status messages.
 pub(super) fn control(bytes: Bytes) -> Batch {
     let mut batch = Batch::default();
     batch.push_bytes(bytes);
@@ -116,7 +116,7 @@ impl Batch {
     fn push(&mut self, framed: Result<Framed, net::rtmp::Error>, what: &'static str) {
         match framed {
             Ok(framed) => framed.parts.into_iter().for_each(|part| self.push_bytes(part)),
-            // Ingest lets through no message longer than RTMP can say, so this costs a stream nothing that it had.
+            // Ingest accepts no message longer than RTMP can carry, so this loses nothing that a stream had.
             Err(error) => tracing::warn!(%error, what, "not sent"),
         }
     }

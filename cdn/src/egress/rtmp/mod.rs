@@ -1,8 +1,8 @@
-//! RTMP out: the hot path.
+//! RTMP fan-out: the hot path.
 //!
-//! A few threads, the shards, own all players' sockets. What a stream has new is serialised once per shard and written to all its
-//! players with as few system calls as the kernel allows. A player is a cursor on its stream's window and at most one batch
-//! under way: one that is slow delays nobody, and is put at the newest IDR when it is too far behind.
+//! A few threads, the shards, own the sockets of all players. New units of a stream are serialised once per shard and written to all
+//! its players with as few system calls as the kernel allows. A player is a cursor on its stream's window and at most one batch in
+//! flight: a slow one delays nobody, and is moved to the newest IDR when it lags too far.
 
 mod batch;
 mod pending_write;
@@ -30,7 +30,7 @@ use shard::{Mailbox, Settings, Shard};
 use submit::Submitter;
 use subscriber::NewSubscriber;
 
-/// The shards.
+/// The shards and their mailboxes.
 #[derive(Debug)]
 pub struct Fanout {
     mailboxes: Vec<Arc<Mailbox>>,
@@ -43,10 +43,10 @@ pub struct Fanout {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The engine that was asked for cannot be had.
+    /// The kernel does not offer the engine that was configured.
     #[error("the kernel does not let this process use io_uring: {0}; set fanout.engine to auto or epoll")]
     Engine(io::Error),
-    /// A poll or a thread could not be made.
+    /// A poll or a thread could not be created.
     #[error("cannot start a fan-out thread: {0}")]
     Thread(#[from] io::Error),
 }
@@ -55,13 +55,13 @@ pub enum Error {
 pub struct AcceptedPlayer {
     /// Its socket, with nothing left unsent.
     pub socket: std::net::TcpStream,
-    /// What understands the client.
+    /// The state of its RTMP session.
     pub play: PlayState,
-    /// What it plays.
+    /// The stream that it plays.
     pub stream: Arc<LiveStream>,
-    /// Where it starts.
+    /// Its first position in the stream's window.
     pub start: Cursor,
-    /// Whether it continues a play that was interrupted, and wants everything from there on.
+    /// Whether it resumes an interrupted play, and so wants every unit from there on.
     pub is_resuming: bool,
     /// Its share of the connection limits; dropped when it leaves.
     pub permit: Box<dyn Any + Send>,
@@ -99,12 +99,12 @@ impl Fanout {
         self.engine
     }
 
-    /// How many threads write.
+    /// Number of writer threads.
     pub fn shards(&self) -> usize {
         self.mailboxes.len()
     }
 
-    /// Players connected.
+    /// Players connected, over all shards.
     pub fn players(&self) -> u64 {
         self.mailboxes.iter().map(|mailbox| mailbox.players.load(Ordering::Relaxed)).sum()
     }
@@ -114,7 +114,7 @@ impl Fanout {
         self.mailboxes.iter().map(|mailbox| mailbox.write_timeouts.load(Ordering::Relaxed)).sum()
     }
 
-    /// Cancelled when a shard has ended that was not told to: its players are gone, and the server had better start anew.
+    /// Cancelled when a shard ends that was not told to: its players are gone, and the server should be restarted.
     pub fn failed(&self) -> CancellationToken {
         self.failed.clone()
     }
@@ -122,7 +122,7 @@ impl Fanout {
     /// Gives a player to the shard that has the fewest.
     ///
     /// # Errors
-    /// Those of the socket, and that there is no shard left.
+    /// Those of the socket, and that no shard is left.
     pub fn add(&self, player: AcceptedPlayer) -> io::Result<()> {
         player.socket.set_nonblocking(true)?;
         let socket = mio::net::TcpStream::from_std(player.socket);
@@ -146,7 +146,7 @@ impl Fanout {
         }
         for thread in std::mem::take(&mut *self.threads.lock()) {
             match thread.join() {
-                // An error it has told itself.
+                // The shard has logged its error itself.
                 Ok(_) => {}
                 Err(_) => tracing::error!("a fan-out thread panicked"),
             }
@@ -163,7 +163,7 @@ impl Drop for Fanout {
     }
 }
 
-/// Sees a shard's end, however it ends.
+/// Reports the end of a shard, however it ends.
 struct ShardMonitor {
     mailbox: Arc<Mailbox>,
     failed: CancellationToken,
@@ -172,7 +172,7 @@ struct ShardMonitor {
 impl ShardMonitor {
     fn run(self, shard: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
         let result = shard();
-        // Said here, for whoever would join the thread may never come.
+        // Logged here, because the thread may never be joined.
         if let Err(error) = &result {
             tracing::error!(%error, "a fan-out thread failed");
         }
@@ -193,7 +193,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_shard_that_dies_is_noticed() {
+    fn the_death_of_a_shard_is_reported() {
         let watched = |stop: bool, shard: fn() -> io::Result<()>| {
             let mailbox = Mailbox::new(&mio::Poll::new().unwrap()).unwrap();
             let failed = CancellationToken::new();
@@ -202,7 +202,7 @@ mod tests {
                 mailbox.stop(Instant::now());
             }
             let _ = std::thread::spawn(move || monitor.run(shard)).join();
-            assert!(mailbox.is_closed(), "nobody is sent there any more");
+            assert!(mailbox.is_closed(), "it gets no more players");
             failed.is_cancelled()
         };
         assert!(watched(false, || panic!("of the test")));

@@ -1,8 +1,8 @@
 //! A thread that owns many players' sockets.
 //!
-//! It sleeps until a publisher, a client, or a deadline wakes it. Then every stream that has news makes one batch for all its
-//! players, and everybody who can be written to is, in one submission. Nobody is waited for: a socket without room is left
-//! alone until the kernel says that it has some.
+//! It sleeps until a publisher, a client, or a deadline wakes it. Then every stream with new units makes one batch for all its
+//! players, and all sockets that have room are written to in one submission. It waits for none: a full socket is skipped until the
+//! kernel reports that it is writable.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -24,7 +24,7 @@ use crate::hub;
 #[cfg(test)]
 mod tests;
 
-/// What a shard is held to.
+/// Timeouts and bounds of a shard's players.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Settings {
     pub(super) audio_batch_delay: Duration,
@@ -33,28 +33,28 @@ pub(super) struct Settings {
     pub(super) write_timeout: Duration,
 }
 
-/// How others reach a shard.
+/// How other threads reach a shard.
 #[derive(Debug)]
 pub(super) struct Mailbox {
     waker: mio::Waker,
-    /// Whether the shard was woken and has not looked yet.
+    /// Whether the shard was woken and has not drained the mailbox yet.
     is_woken: AtomicBool,
     inbox: Mutex<Inbox>,
     is_stopping: AtomicBool,
-    /// Players that it has, those under way to it included.
+    /// Players of the shard, those still in the mailbox included.
     pub(super) players: AtomicU64,
-    /// Players that were closed because they took nothing.
+    /// Players closed because they took nothing for the write timeout.
     pub(super) write_timeouts: AtomicU64,
 }
 
 #[derive(Default)]
 struct Inbox {
     new_subscribers: Vec<NewSubscriber>,
-    /// Keys of feeds with news.
+    /// Keys of feeds whose stream has changed.
     news: Vec<usize>,
-    /// When to be gone.
+    /// Deadline of the shutdown, once there is one.
     stop: Option<Instant>,
-    /// Whether nobody looks into it any more.
+    /// Whether the shard has ended.
     is_closed: bool,
 }
 
@@ -79,7 +79,7 @@ impl Mailbox {
         }))
     }
 
-    /// Hands a player over, or gives it back if the shard is gone.
+    /// Hands a player over, or returns it if the shard has ended.
     pub(super) fn add(&self, new: Box<NewSubscriber>) -> Result<(), Box<NewSubscriber>> {
         {
             let mut inbox = self.inbox.lock();
@@ -99,7 +99,7 @@ impl Mailbox {
         self.wake();
     }
 
-    /// The shard is gone, and with it its players, those under way to it included. Returns whether it was told to go.
+    /// The shard has ended, and with it its players, those in the mailbox included. Returns whether it was told to.
     pub(super) fn close(&self) -> bool {
         let mut inbox = self.inbox.lock();
         inbox.is_closed = true;
@@ -108,7 +108,7 @@ impl Mailbox {
         self.is_stopping.load(Ordering::Acquire)
     }
 
-    /// Whether the shard is gone.
+    /// Whether the shard has ended.
     #[cfg(test)]
     pub(super) fn is_closed(&self) -> bool {
         self.inbox.lock().is_closed
@@ -122,7 +122,7 @@ impl Mailbox {
     }
 }
 
-/// Woken by the hub when a feed's stream has news.
+/// Woken by the hub when a feed's stream has changed.
 struct FeedWaker {
     key: usize,
     is_noted: AtomicBool,
@@ -150,7 +150,7 @@ pub(super) struct Shard {
     subscribers: Slab<Subscriber>,
     feeds: Slab<(StreamBatcher, Arc<FeedWaker>)>,
     feed_of: BTreeMap<String, usize>,
-    /// Keys of players to look at in this pass.
+    /// Keys of players to write to in this pass.
     queue: Vec<usize>,
     buffer: Box<[u8]>,
     swept: Instant,
@@ -174,7 +174,7 @@ impl Shard {
         }
     }
 
-    /// Runs until it is stopped and everybody has gone, or must.
+    /// Runs until it is stopped and all players have left, or the deadline is over.
     pub(super) fn run(mut self) -> io::Result<()> {
         self.submitter.enable()?;
         let mut events = Events::with_capacity(EVENTS);
@@ -238,7 +238,7 @@ impl Shard {
         }
         if let Some(deadline) = stop {
             self.stop = Some(deadline);
-            self.shutdown_all("NetConnection.Connect.Closed", "The server is going down.", now);
+            self.shutdown_all("NetConnection.Connect.Closed", "The server is shutting down.", now);
         }
     }
 
@@ -254,7 +254,7 @@ impl Shard {
         subscriber.wait(self.feeds[feed].0.is_live, now);
         let heard = subscriber.read_buffered_input();
         if self.stop.is_some() {
-            subscriber.shutdown("NetConnection.Connect.Closed", "The server is going down.", now);
+            subscriber.shutdown("NetConnection.Connect.Closed", "The server is shutting down.", now);
         }
         match registered.map_err(DisconnectReason::from).and(heard) {
             Ok(()) => self.enqueue(key),
@@ -262,11 +262,11 @@ impl Shard {
         }
     }
 
-    /// The feed of a stream, made if this is its first player here.
+    /// The key of a stream's feed, which is created for its first player in this shard.
     fn feed(&mut self, new: &NewSubscriber, now: Instant) -> usize {
         let name = new.stream.name();
         if let Some(key) = self.feed_of.get(name).copied() {
-            // A stream that was removed and made again has the same name and is another.
+            // A stream that was removed and created again has the same name but is another stream.
             if Arc::ptr_eq(&self.feeds[key].0.stream, &new.stream) {
                 return key;
             }
@@ -291,10 +291,10 @@ impl Shard {
         }
     }
 
-    /// Makes a batch of a feed's news and puts its players in the queue.
+    /// Makes a batch of a feed's new units and queues its players.
     fn poll_feed(&mut self, key: usize, now: Instant) {
         let Some((feed, waker)) = self.feeds.get_mut(key) else { return };
-        // Before the look: news that comes during it is noted again.
+        // Before the poll: a change during it is reported again.
         waker.is_noted.store(false, Ordering::Release);
         let has_news = feed.advance(now);
         let has_ended = feed.poll_state() == StateChange::Ended;
@@ -317,7 +317,8 @@ impl Shard {
         }
     }
 
-    /// Writes to everybody in the queue who has room, again while there is more, but not for ever: news must have its turn.
+    /// Writes to all queued players whose sockets have room, repeatedly while there is more, but only so often: new units must have their
+    /// turn.
     fn write(&mut self, now: Instant) {
         for _ in 0..PASSES {
             if self.queue.is_empty() {
@@ -359,7 +360,7 @@ impl Shard {
             match subscriber.on_written(outcome, now) {
                 Ok(bytes) => {
                     self.feeds[subscriber.feed].0.stream.count_sent(bytes as u64);
-                    // More may be to say; and only a write that finds no room makes the kernel tell when there is some.
+                    // There may be more; and only a write that finds no room makes the kernel report when there is some.
                     if subscriber.has_room {
                         self.enqueue(key);
                     }
@@ -372,7 +373,7 @@ impl Shard {
         }
     }
 
-    /// Removes those who take nothing, and those who waited too long for a stream; looks after the connections of the others.
+    /// Removes players whose writes or waits have timed out, and maintains the connections of the others.
     fn sweep(&mut self, now: Instant) {
         self.swept = now;
         let mut write_timed_out = Vec::new();
@@ -391,7 +392,7 @@ impl Shard {
             self.remove(key, &DisconnectReason::WriteTimeout);
         }
         for key in wait_timed_out {
-            // Not `StreamNotFound`: the stream is known, and it makes sense to come again.
+            // Not `StreamNotFound`: the stream is known, and it makes sense to reconnect.
             self.subscribers[key].shutdown("NetStream.Play.Failed", "The stream is not on air.", now);
             self.enqueue(key);
         }
@@ -429,9 +430,9 @@ impl Shard {
 }
 
 const MAILBOX: Token = Token(usize::MAX);
-/// Socket events of one look; more are for the next.
+/// Socket events of one poll; the rest is for the next.
 const EVENTS: usize = 1024;
-/// Bytes read from a player at once; it says little.
+/// Bytes read from a player at once; players send little.
 const READ_BUFFER: usize = 16 << 10;
 /// Writes to one player before the others have their turn: a joining player gets a few megabytes.
 const PASSES: usize = 4;

@@ -1,4 +1,4 @@
-//! A stream as one shard sees it: where the shard is, the newest batch, and who gets it.
+//! A stream as one shard sees it: the shard's cursor, the newest batch, and the players that get it.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -22,7 +22,7 @@ pub(super) struct StreamBatcher {
     /// What players have had that got all its batches.
     order: TrackOrder,
     looked: Instant,
-    /// When the last picture was decoded, and how long after the one before, as far as it tells the rate.
+    /// DTS of the last picture, and the interval to the one before, which tells the frame rate.
     last_picture: Option<(Epoch, Timestamp)>,
     picture_interval: Option<Duration>,
     _waker: WakerGuard,
@@ -38,7 +38,7 @@ pub(super) struct NewestBatch {
     pub(super) batch: Arc<Batch>,
 }
 
-/// What a look at the stream's state found.
+/// How the stream's state has changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum StateChange {
     None,
@@ -48,7 +48,7 @@ pub(super) enum StateChange {
 
 impl StreamBatcher {
     pub(super) fn new(stream: Arc<LiveStream>, waker: WakerGuard, now: Instant) -> Self {
-        // The waker is registered, so what comes after this look is announced.
+        // The waker is registered, so what comes after this is announced.
         let position = stream.next_position();
         let is_live = matches!(stream.state(), State::Live { .. } | State::Disconnected { .. });
         Self {
@@ -72,7 +72,7 @@ impl StreamBatcher {
         self.position
     }
 
-    /// Makes a batch of what is new. Returns whether there was anything.
+    /// Makes a batch of the new units. Returns whether there were any.
     pub(super) fn advance(&mut self, now: Instant) -> bool {
         self.looked = now;
         let read = self.stream.read(&mut self.cursor, BATCH);
@@ -103,20 +103,20 @@ impl StreamBatcher {
         }
     }
 
-    /// Lets go of the batch: those who are late look for themselves, and nobody holds payload that the window evicted.
+    /// Drops the batch: players that are late read the window themselves, and nobody keeps payload that the window evicted.
     pub(super) fn forget_batch(&mut self) {
         self.newest = None;
     }
 
-    /// When to look at it, though no picture came. `None` while nothing can come unannounced.
+    /// When to poll it though no picture has come: audio alone does not wake the shard. `None` while the stream is not on air.
     pub(super) fn deadline(&self, audio_batch_delay: Duration) -> Option<Instant> {
-        // Sound that a picture will take along soon is not worth a write to every player.
+        // Audio that a picture will take along soon is not worth a write to every player.
         let rides = self.picture_interval.filter(|interval| *interval <= FREQUENT).map(|interval| interval * 3 / 2);
         let wait = rides.map_or(audio_batch_delay, |rides| rides.max(audio_batch_delay));
         self.is_live.then_some(self.looked + wait)
     }
 
-    /// Looks at the stream's state.
+    /// Compares the stream's state with the last poll.
     pub(super) fn poll_state(&mut self) -> StateChange {
         let was_live = self.is_live;
         self.is_live = matches!(self.stream.state(), State::Live { .. } | State::Disconnected { .. });
@@ -126,5 +126,5 @@ impl StreamBatcher {
 
 /// Payload of one batch. More than that comes only when a publisher bursts, and the rest follows in the next pass.
 const BATCH: usize = 1 << 20;
-/// Pictures that come less often than this do not carry sound.
+/// Audio waits for pictures only where they come at least this often.
 const FREQUENT: Duration = Duration::from_millis(100);

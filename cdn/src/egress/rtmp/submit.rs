@@ -11,17 +11,17 @@ use crate::config::FanoutEngine;
 pub(super) enum Submitter {
     Uring {
         ring: Box<Ring>,
-        /// Whether nothing else will do.
+        /// Whether falling back to epoll is forbidden.
         is_required: bool,
     },
     Direct,
 }
 
 impl Submitter {
-    /// What `engine` asks for.
+    /// The submitter for `engine`.
     ///
     /// # Errors
-    /// Why io_uring cannot be had, if nothing else will do.
+    /// Why io_uring is not available, if it is required.
     pub(super) fn new(engine: FanoutEngine) -> io::Result<Self> {
         match engine {
             FanoutEngine::Epoll => Ok(Self::Direct),
@@ -43,12 +43,12 @@ impl Submitter {
     /// Binds it to the calling thread, which alone submits from now on.
     ///
     /// # Errors
-    /// Why io_uring cannot be had after all, if nothing else will do.
+    /// Why io_uring is not available after all, if it is required.
     pub(super) fn enable(&mut self) -> io::Result<()> {
         let Self::Uring { ring, is_required } = self else { return Ok(()) };
         match ring.enable() {
             Err(error) if !*is_required => {
-                tracing::warn!(%error, "io_uring cannot be had after all: going on with epoll");
+                tracing::warn!(%error, "io_uring is not available after all: falling back to epoll");
                 *self = Self::Direct;
                 Ok(())
             }
@@ -56,7 +56,7 @@ impl Submitter {
         }
     }
 
-    /// Does all `writes` and notes what came of each.
+    /// Submits all `writes` and notes the outcome of each.
     pub(super) fn submit(&mut self, writes: &mut [PendingWrite<'_>]) {
         match self {
             Self::Uring { ring, .. } => ring.submit(writes),
@@ -88,7 +88,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_ring_that_fails_late_is_done_without_if_it_may_be() {
+    fn a_ring_that_fails_late_is_replaced_by_epoll_unless_it_is_required() {
         for (engine, expected) in [(FanoutEngine::Auto, Some("epoll")), (FanoutEngine::Uring, None)] {
             // Where the kernel has no io_uring there is nothing to see.
             let Ok(mut submitter) = Submitter::new(engine) else { continue };

@@ -1,4 +1,4 @@
-//! One player: a socket, a cursor, and at most one batch under way.
+//! One player: a socket, a cursor on its stream's window, and at most one batch in flight.
 
 use std::any::Any;
 use std::io::{self, Read};
@@ -25,35 +25,35 @@ pub(super) struct Subscriber {
     pub(super) socket: TcpStream,
     /// Its feed's key in the shard.
     pub(super) feed: usize,
-    /// Where it is in its feed's list of members.
+    /// Its index in its feed's list of members.
     pub(super) member: usize,
-    /// Whether the shard will look at it in its next pass.
+    /// Whether the shard will write to it in its next pass.
     pub(super) is_queued: bool,
-    /// When the socket last took something, or was given something to take after it had nothing.
+    /// When the socket last accepted bytes, or was given a batch after it had none: what the write timeout counts from.
     pub(super) progress: Instant,
     /// Since when it waits for a stream to come on air; `None` while it does not.
     waiting_since: Option<Instant>,
-    /// False from a write that found no room until the kernel says that there is some.
+    /// False from a write that found the socket full until the kernel reports it writable.
     pub(super) has_room: bool,
     play: PlayState,
     cursor: Cursor,
-    /// What it knows of the broadcast.
+    /// The catalog that it was sent last.
     catalog: Option<Arc<Catalog>>,
     /// What it gets next does not follow on what it got: it must be told what that follows.
     is_at_gap: bool,
     in_flight: Option<InFlight>,
-    /// Set by a write that found no room, until it has caught up: only such a player may be too slow.
+    /// Set by a write that found the socket full, until it has caught up: only such a player is moved to the newest IDR.
     is_slow: bool,
-    /// It came back for what it missed, so it may be behind until it has caught up.
+    /// It resumes an interrupted play, so it may lag until it has caught up.
     is_resuming: bool,
     is_paused: bool,
-    /// Whether the player said something since its answers were last taken: asking costs more than knowing, for every picture.
+    /// Whether the player sent something since its replies were last taken: for every picture, asking costs more than this flag.
     may_have_replies: bool,
-    /// No media any more; it goes when everything is written.
+    /// It gets no more media and is closed when everything is written.
     is_leaving: bool,
     steady: ProbeRttSuppressor,
     _counted: SubscriberGuard,
-    /// Its place among the connections of the server.
+    /// Its share of the connection limits.
     _permit: Box<dyn Any + Send>,
 }
 
@@ -63,7 +63,7 @@ struct InFlight {
     sent: usize,
 }
 
-/// Why a player is gone.
+/// Why a player was disconnected.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum DisconnectReason {
     #[error("it closed the connection")]
@@ -72,7 +72,7 @@ pub(super) enum DisconnectReason {
     Ended,
     #[error("its stream ended")]
     StreamEnded,
-    #[error("it took nothing for too long")]
+    #[error("write timeout")]
     WriteTimeout,
     #[error(transparent)]
     Io(#[from] io::Error),
@@ -117,13 +117,13 @@ impl Subscriber {
         }
     }
 
-    /// Whether it has been given anything of a broadcast yet.
+    /// Whether it has been sent anything of a broadcast.
     pub(super) fn has_started(&self) -> bool {
         self.catalog.is_some()
     }
 
-    /// Makes sure that there is something to write, if there is anything to say. Media comes from the feed's newest batch if
-    /// this player is where that starts, else from its own look at the window.
+    /// Puts a batch in flight, if none is and there is something to send: replies first, then the feed's newest batch if it starts where
+    /// this player is, else units that it reads from the window itself.
     pub(super) fn prepare(
         &mut self,
         feed: &StreamBatcher,
@@ -159,7 +159,7 @@ impl Subscriber {
         }
         let mut read = feed.stream.read(&mut self.cursor, READ_BATCH_BYTES);
         self.is_at_gap |= read.skipped > 0;
-        // No further than the feed, so that the next batch of the feed fits.
+        // No further than the feed, so that the feed's next batch fits.
         let within = read.entries.partition_point(|entry| entry.position < feed.position());
         if let Some(beyond) = read.entries.get(within) {
             self.cursor = Cursor::at(beyond.position);
@@ -188,7 +188,7 @@ impl Subscriber {
         Ok(())
     }
 
-    /// There was nothing under way, so the time for the socket to take something begins now.
+    /// Nothing was in flight, so the write timeout counts from now.
     fn start(&mut self, batch: Arc<Batch>, now: Instant) {
         if !batch.is_empty() {
             self.progress = now;
@@ -196,31 +196,31 @@ impl Subscriber {
         }
     }
 
-    /// Notes whether its stream is on air; says how long it has waited for one. What it asks meanwhile does not prolong that.
+    /// Notes whether its stream is on air; returns how long it has waited for one. Its requests meanwhile do not prolong that.
     pub(super) fn wait(&mut self, is_live: bool, now: Instant) -> Option<Duration> {
         let since = if is_live { None } else { Some(self.waiting_since.unwrap_or(now)) };
         self.waiting_since = since;
         since.map(|since| now.saturating_duration_since(since))
     }
 
-    /// Looks after its connection.
+    /// Keeps BBR from its periodic slow phase on the connection.
     pub(super) fn keep_steady(&mut self, now: Instant) {
         if !self.is_slow && !self.is_blocked() && self.steady.is_due(now) {
             self.steady.restart(SockRef::from(&self.socket), now);
         }
     }
 
-    /// What to write now: a batch, and how much of it the socket has taken before.
+    /// What to write now: a batch, and how many bytes of it the socket has taken; `None` while the socket is full.
     pub(super) fn under_way(&self) -> Option<(&[Bytes], usize)> {
         self.in_flight.as_ref().filter(|_| self.has_room).map(|f| (f.batch.parts.as_slice(), f.sent))
     }
 
-    /// Whether there is something that the socket has not taken.
+    /// Whether a batch is in flight.
     pub(super) fn is_blocked(&self) -> bool {
         self.in_flight.is_some()
     }
 
-    /// Notes what came of a write. Returns how many bytes the socket took.
+    /// Notes the outcome of a write. Returns how many bytes the socket took.
     pub(super) fn on_written(&mut self, outcome: io::Result<usize>, now: Instant) -> Result<usize, DisconnectReason> {
         match outcome {
             Ok(0) => Err(DisconnectReason::Closed),
@@ -244,9 +244,9 @@ impl Subscriber {
         }
     }
 
-    /// Reads what the player sent. Answers wait in `play` until the batch under way is written.
+    /// Reads what the player sent. Replies wait in `play` until the batch in flight is written.
     pub(super) fn read_input(&mut self, buffer: &mut [u8]) -> Result<(), DisconnectReason> {
-        // A peer that sends without end has its turn again when the others had theirs.
+        // Bounded, so that a peer that sends without end delays nobody.
         for _ in 0..READS_AT_ONCE {
             let bytes = match self.socket.read(buffer) {
                 Ok(0) => return Err(DisconnectReason::Closed),
@@ -258,10 +258,10 @@ impl Subscriber {
             let events = self.play.input(bytes)?;
             self.handle_events(events)?;
         }
-        Err(io::Error::other("it floods us").into())
+        Err(io::Error::other("it sends without end").into())
     }
 
-    /// Hears what the player said before its socket was handed over.
+    /// Handles what the player sent before its socket was handed over.
     pub(super) fn read_buffered_input(&mut self) -> Result<(), DisconnectReason> {
         let events = self.play.input(&[])?;
         self.handle_events(events)
@@ -284,7 +284,7 @@ impl Subscriber {
         Ok(())
     }
 
-    /// Ends the play politely: what is under way is finished, the goodbye follows, then it goes.
+    /// Ends the play in order: the batch in flight is finished, a status message follows, then the connection is closed.
     pub(super) fn shutdown(&mut self, code: &str, description: &str, now: Instant) {
         if self.is_leaving {
             return;
@@ -308,7 +308,7 @@ impl Subscriber {
     }
 }
 
-/// Payload that one player may hold on to beyond the window, while its socket takes it.
+/// Payload that one player may keep alive beyond the window, while its socket takes it.
 const READ_BATCH_BYTES: usize = 1 << 20;
-/// Players say little: an acknowledgement every few megabytes.
+/// Players send little: an acknowledgement every few megabytes.
 const READS_AT_ONCE: usize = 64;

@@ -47,7 +47,7 @@ impl Ring {
         self.ring.submitter().register_enable_rings()
     }
 
-    /// Does all `writes` and notes what came of each.
+    /// Submits all `writes` and notes the outcome of each.
     pub(super) fn submit(&mut self, writes: &mut [PendingWrite<'_>]) {
         for some in writes.chunks_mut(ENTRIES as usize) {
             self.submit_some(some);

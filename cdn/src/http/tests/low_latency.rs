@@ -62,7 +62,7 @@ async fn a_reload_waits_for_the_part_that_it_names() {
 }
 
 #[tokio::test]
-async fn a_delta_update_is_for_who_asks() {
+async fn a_delta_update_is_served_on_request() {
     let fixture = Fixture::new();
     let publishing = fixture.publish();
     push(&publishing, 1, 0..21);
@@ -78,7 +78,7 @@ async fn a_delta_update_is_for_who_asks() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_makes_no_sense_is_refused_at_once() {
+async fn invalid_directives_are_rejected_at_once() {
     let (fixture, _publishing, first) = on_air().await;
     let open = first + 2;
     let started = tokio::time::Instant::now();
@@ -118,7 +118,7 @@ async fn what_makes_no_sense_is_refused_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_waits_in_vain_is_told_to_ask_again() {
+async fn a_blocking_request_that_times_out_may_be_repeated() {
     let (fixture, publishing, first) = on_air().await;
     let open = first + 2;
     let paths = [playlist(&format!("_HLS_msn={open}&_HLS_part=4")), format!("/live/part-{open}-4.m4s")];
@@ -143,7 +143,7 @@ async fn who_waits_in_vain_is_told_to_ask_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn waiting_ends_with_the_stream() {
+async fn blocking_requests_end_with_the_stream() {
     let (fixture, publishing, first) = on_air().await;
     let reload = playlist(&format!("_HLS_msn={}", first + 3));
     let part = format!("/live/part-{}-4.m4s", first + 2);
@@ -160,7 +160,7 @@ async fn waiting_ends_with_the_stream() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn waiting_ends_with_the_server() {
+async fn blocking_requests_end_with_the_server() {
     let (fixture, _publishing, first) = on_air().await;
     let started = tokio::time::Instant::now();
     let paths = [playlist(&format!("_HLS_msn={}", first + 2)), format!("/live/part-{}-4.m4s", first + 2)];
@@ -172,7 +172,7 @@ async fn waiting_ends_with_the_server() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn another_broadcast_goes_on_with_the_numbers() {
+async fn sequence_numbers_continue_across_broadcasts() {
     let (fixture, publishing, first) = on_air().await;
     let reload = playlist(&format!("_HLS_msn={}&_HLS_part=0", first + 3));
     let hinted = format!("/live/part-{}-0.m4s", first + 3);
@@ -186,7 +186,7 @@ async fn another_broadcast_goes_on_with_the_numbers() {
 }
 
 #[tokio::test]
-async fn all_who_wait_share_one_text() {
+async fn all_blocking_requests_share_one_text() {
     let (fixture, publishing, first) = on_air().await;
     let path = playlist(&format!("_HLS_msn={}&_HLS_part=4&_HLS_skip=YES", first + 2));
     let waiting: Vec<_> = (0..1000).map(|_| fixture.fetch(&path, &[])).collect();
@@ -223,9 +223,8 @@ async fn futures_of<F: Future>(futures: Vec<F>) -> Vec<F::Output> {
 }
 
 #[tokio::test]
-async fn a_server_without_parts_waits_for_nothing() {
-    let mut hls = hls::Settings::default();
-    hls.low_latency = false;
+async fn without_ll_hls_no_request_blocks() {
+    let hls = hls::Settings { low_latency: false, ..hls::Settings::default() };
     let fixture = Fixture::with(Settings::default(), hls);
     let publishing = fixture.publish();
     push(&publishing, 1, 0..21);

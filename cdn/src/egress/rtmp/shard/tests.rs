@@ -155,7 +155,7 @@ impl Ends {
 }
 
 #[tokio::test]
-async fn a_player_is_stuck_by_what_it_did_not_take_since_it_was_given_it() {
+async fn the_write_timeout_counts_from_the_last_progress() {
     let (mut shard, stream, start) = (shard(), stream(), Instant::now());
     let publishing = publish(&stream);
     let mut ends = join(&mut shard, &stream, false, start).await;
@@ -171,7 +171,7 @@ async fn a_player_is_stuck_by_what_it_did_not_take_since_it_was_given_it() {
 }
 
 #[tokio::test]
-async fn a_player_that_asks_waits_no_longer_than_others() {
+async fn requests_do_not_prolong_the_wait_for_a_stream() {
     let (mut shard, stream, start) = (shard(), stream(), Instant::now());
     let mut ends = join(&mut shard, &stream, false, start).await;
     // RTMP 1.0 §7.1.7: ping request.
@@ -209,7 +209,7 @@ async fn a_player_that_asks_waits_no_longer_than_others() {
 }
 
 #[tokio::test]
-async fn what_a_player_said_before_the_hand_over_is_heard() {
+async fn input_before_the_hand_over_is_handled() {
     let (mut shard, stream, start) = (shard(), stream(), Instant::now());
     let _ends = join(&mut shard, &stream, true, start).await;
     assert_eq!((shard.subscribers.len(), shard.feeds.len()), (0, 0));
