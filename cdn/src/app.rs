@@ -134,7 +134,7 @@ impl Server {
         let hls = Hls::new(hub.clone(), hls_settings(&config));
         let rtmp_server =
             RtmpServer::new(hub.clone(), keys.clone(), fanout.clone(), peers.clone(), rtmp_limiter.clone(), &config);
-        let http_server = http::Server::new(hub.clone(), hls.clone(), http_settings(&config, addresses, peers));
+        let http_server = http::HttpServer::new(hub.clone(), hls.clone(), http_settings(&config, addresses, peers));
         let delays = Delays::new(hub.clone());
 
         let mut registry = Metrics::default();

@@ -48,11 +48,11 @@ use shared::{ResponseCounters, Shared};
 
 /// The HTTP side of one server.
 #[derive(Clone, Debug)]
-pub struct Server {
+pub struct HttpServer {
     shared: Arc<Shared>,
 }
 
-impl Server {
+impl HttpServer {
     /// The pages, the API and the packaged streams of `hub`. Nothing runs until [`serve`](Self::serve).
     pub fn new(hub: Arc<Hub>, hls: Arc<Hls>, settings: Settings) -> Self {
         let shared = Shared {

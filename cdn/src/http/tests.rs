@@ -17,7 +17,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
-use super::{Limits, Server, Settings};
+use super::{HttpServer, Limits, Settings};
 use crate::connection_limit::ConnectionLimiter;
 use crate::egress::hls::{self, Hls};
 use crate::hub::{self, Hub, PublishGuard, PublisherInfo};
@@ -31,7 +31,7 @@ const PEER: &str = "203.0.113.77:50123";
 struct Fixture {
     hub: Arc<Hub>,
     hls: Arc<Hls>,
-    server: Server,
+    server: HttpServer,
     stop: CancellationToken,
 }
 
@@ -51,7 +51,7 @@ impl Fixture {
         let grace = Duration::from_secs(10);
         let hub = Hub::new(hub::Settings { window, grace, grace_after_unpublish: grace });
         let hls = Hls::new(hub.clone(), hls);
-        let server = Server::new(hub.clone(), hls.clone(), settings);
+        let server = HttpServer::new(hub.clone(), hls.clone(), settings);
         let stop = CancellationToken::new();
         tokio::spawn(hls.clone().run(stop.clone()));
         Self { hub, hls, server, stop }

@@ -3,7 +3,7 @@
 //! A unit is observed once, [`SETTLE_TIME`] after it was ingested: by then the broadcaster has reported when it encoded and sent it, and
 //! the playlist lists it. All times are by this server's clock.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Error;
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,8 +25,15 @@ use crate::hub::Hub;
 pub struct Delays {
     hub: Arc<Hub>,
     histograms: Family<Labels, Histogram, fn() -> Histogram>,
-    /// The last unit of each stream that was observed.
-    observed: Mutex<BTreeMap<String, (Epoch, Timestamp)>>,
+    observed: Mutex<BTreeMap<String, Observed>>,
+}
+
+/// What has been observed of one stream.
+#[derive(Debug, Default)]
+struct Observed {
+    last: Option<(Epoch, Timestamp)>,
+    /// Its histograms, which go with the stream.
+    labels: BTreeSet<Labels>,
 }
 
 /// Stream, delivery and component of a delay.
@@ -48,26 +55,35 @@ impl Delays {
         }
     }
 
-    /// Observes the units that were ingested [`SETTLE_TIME`] before `now` and are not observed yet.
+    /// Observes the units that were ingested at least eight seconds before `now` and are not observed yet.
     pub fn observe(&self, now: WallClock) {
         let mut observed = self.observed.lock();
         let streams = self.hub.streams();
-        observed.retain(|name, _| streams.iter().any(|stream| stream.name() == name));
+        observed.retain(|name, old| {
+            let is_held = streams.iter().any(|stream| stream.name() == name);
+            if !is_held {
+                for labels in &old.labels {
+                    self.histograms.remove(labels);
+                }
+            }
+            is_held
+        });
         for stream in streams {
             let Some(report) = stream.latency().held_units() else { continue };
-            let last = observed.get(stream.name()).filter(|(epoch, _)| *epoch == report.epoch).map(|(_, dts)| *dts);
+            let of_stream = observed.entry(stream.name().to_owned()).or_default();
+            let last = of_stream.last.filter(|(epoch, _)| *epoch == report.epoch).map(|(_, dts)| dts);
             for unit in report.rebase(ClockOffset::default()) {
                 let is_new = last.is_none_or(|last| unit.dts > last);
                 let age = unit.stamps.at(Stage::Ingested).map(|ingested| now.micros_since(ingested));
                 if is_new && age.is_some_and(|age| age >= SETTLE_TIME.as_micros() as i64) {
-                    self.observe_unit(stream.name(), unit.stamps);
-                    observed.insert(stream.name().to_owned(), (report.epoch, unit.dts));
+                    self.observe_unit(stream.name(), unit.stamps, &mut of_stream.labels);
+                    of_stream.last = Some((report.epoch, unit.dts));
                 }
             }
         }
     }
 
-    fn observe_unit(&self, stream: &str, stamps: StageTimes) {
+    fn observe_unit(&self, stream: &str, stamps: StageTimes, of_stream: &mut BTreeSet<Labels>) {
         for (delivery, name, own) in DELIVERIES {
             for (part, micros) in stamps.components(delivery) {
                 let of_all = part <= LatencyComponent::Upload && delivery == Delivery::Units;
@@ -77,6 +93,7 @@ impl Delays {
                     let labels = labels.map(|(key, value)| (key, value.to_owned()));
                     // Clocks that disagree make a component negative, which a histogram's sum must never be.
                     self.histograms.get_or_create(&labels).observe(micros.max(0) as f64 / 1e6);
+                    of_stream.insert(labels);
                 }
             }
         }
@@ -137,7 +154,7 @@ mod tests {
     use crate::metrics::Metrics;
 
     #[test]
-    fn each_unit_is_observed_once_and_only_when_it_has_settled() {
+    fn each_unit_is_observed_once_when_it_has_settled() {
         let window = Bounds { duration: Duration::from_secs(60), bytes: 1 << 20 };
         let hub = Hub::new(Settings { window, grace: Duration::ZERO, grace_after_unpublish: Duration::ZERO });
         let stream = hub.open("live");
@@ -155,7 +172,7 @@ mod tests {
             guard.push(&catalog, unit.clone());
             stream.latency().on_relayed(&unit, "rtmp");
         }
-        let delays = Delays::new(hub);
+        let delays = Delays::new(hub.clone());
         let mut metrics = Metrics::default();
         metrics.register(delays.clone());
         let now = net::clock::now();
@@ -170,5 +187,7 @@ mod tests {
         check(now, None);
         check(later, Some(3));
         check(later, Some(3));
+        hub.end("live");
+        check(later, None);
     }
 }

@@ -1,6 +1,7 @@
 //! What `/metrics` exposes, in the text format of Prometheus 0.0.4.
 //!
-//! Each server of a process has a registry of its own. Nothing is counted twice for it: collectors read, on each scrape, the atomics
+//! Each server of a process has a registry of its own, which is why this is `prometheus-client` and not the `metrics` facade with its one
+//! recorder a process. Nothing is counted twice for it: collectors read, on each scrape, the atomics
 //! and snapshots that the rest of the server keeps anyway, so that the fan-out pays nothing. Only delays are observed here, once a
 //! second and off the data path ([`Delays`]).
 
