@@ -260,7 +260,7 @@ async fn several_servers_run_in_one_process() {
     for (server, millis) in [(&one, 0), (&two, 400)] {
         server.key("live");
         let publishing = server.hub.stream("live").unwrap().publish(PublisherInfo::default());
-        publishing.push(&c, picture(1, millis, true, 100));
+        publishing.push(&c, picture(1, millis, true, 100), None);
         assert_eq!(server.play("live").await.unwrap().times(1).await, [(V, millis)]);
     }
     one.stopped().await;

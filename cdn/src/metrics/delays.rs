@@ -169,7 +169,8 @@ mod tests {
             let dts = Timestamp::from_millis(n * 40);
             let (track, payload) = (TrackId::VIDEO, Bytes::new());
             let unit = AccessUnit { epoch: Epoch(7), track, dts, pts: dts, random_access: n == 0, payload };
-            guard.push(&catalog, unit.clone());
+            let previous = (n > 0).then(|| Timestamp::from_millis((n - 1) * 40));
+            guard.push(&catalog, unit.clone(), previous);
             stream.latency().on_relayed(&unit, "rtmp");
         }
         let delays = Delays::new(hub.clone());

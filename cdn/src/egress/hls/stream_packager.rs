@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use media::cmaf::{SegmentWindow, Segmenter, SegmenterConfig};
-use media::hls;
 use media::live_window::{Cursor, LiveWindow};
 use media::time::WallClock;
 use net::clock;
