@@ -12,6 +12,7 @@ pub mod access_unit;
 pub mod catalog;
 pub mod cmaf;
 pub mod codec;
+mod derived;
 pub mod flv;
 pub mod fmp4;
 pub mod frame_counter;

@@ -4,14 +4,14 @@
 //! no queue of its own. One that the window has overtaken goes on at the newest random access point, and is told how many
 //! units it missed. Positions count access units from the start of the stream and never repeat, whatever epochs come and go.
 
+use std::any::Any;
 use std::collections::VecDeque;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
-
-use bytes::Bytes;
 
 use crate::access_unit::{AccessUnit, Epoch, TrackId};
 use crate::catalog::Catalog;
+use crate::derived::Derived;
 use crate::time::Timestamp;
 use crate::track_order::TrackOrder;
 
@@ -33,15 +33,15 @@ pub struct Entry {
     at: i64,
     /// What it adds to what the window holds: its payload, and its catalog if that is a new one.
     weight: usize,
-    /// See [`head`](Self::head).
-    head: Arc<OnceLock<Bytes>>,
+    /// See [`derived`](Self::derived).
+    derived: Arc<Derived>,
 }
 
 impl Entry {
-    /// What goes before the payload on the wire, the same for every subscriber: made by the first who needs it, and shared with the others. There
-    /// is one, so it is for the one protocol that frames units singly; RTMP and HLS frame many at once, and share that.
-    pub fn head(&self, make: impl FnOnce() -> Bytes) -> Bytes {
-        self.head.get_or_init(make).clone()
+    /// What a kind of reader makes of this unit, the same for all of that kind: made by the first who needs it, shared with the others, and
+    /// gone with the unit. Each kind has a type of its own.
+    pub fn derived<T: Any + Send + Sync>(&self, make: impl FnOnce() -> T) -> Arc<T> {
+        self.derived.get_or_make(make)
     }
 }
 
@@ -102,7 +102,6 @@ impl LiveWindow {
         if starts_gop {
             self.gops.push_back(self.next_position);
         }
-        let head = Arc::default();
         self.entries.push_back(Entry {
             position: self.next_position,
             starts_gop,
@@ -111,7 +110,7 @@ impl LiveWindow {
             predecessor_dts,
             at,
             weight,
-            head,
+            derived: Arc::default(),
         });
         self.next_position += 1;
         self.evict();
@@ -408,19 +407,11 @@ mod tests {
     }
 
     #[test]
-    fn a_head_is_made_once_for_all() {
+    fn what_is_derived_of_a_unit_is_made_once_for_all() {
         let mut w = window(10_000, 10_000);
         w.push(catalog(1, true), unit(1, TrackId::VIDEO, 0, true, 1), None);
-        let mut made = 0;
-        let mut read = || {
-            let entries = Cursor::at(0).read(&w, 100).entries;
-            entries[0].head(|| {
-                made += 1;
-                Bytes::from(vec![1, 2, 3])
-            })
-        };
-        let (one, other) = (read(), read());
-        assert_eq!((one.as_ptr(), one.len(), made), (other.as_ptr(), 3, 1));
+        let read = |value: u64| *Cursor::at(0).read(&w, 100).entries[0].derived(|| value);
+        assert_eq!((read(1), read(2)), (1, 1));
     }
 
     #[test]

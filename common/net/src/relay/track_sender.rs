@@ -52,6 +52,9 @@ struct Group {
     catalog: Option<Arc<Catalog>>,
 }
 
+/// The bytes that precede a unit's payload, the same for all subscribers: made once, and kept with the unit.
+struct UnitHead(Bytes);
+
 /// A unit could not be written before a newer random access point made it useless.
 struct Superseded;
 
@@ -192,13 +195,18 @@ impl<S: StreamSource, G: SendGate, O: SubscriptionObserver> TrackSender<S, G, O>
             wire::put_catalog(&mut opening, &entry.catalog);
             group.catalog = Some(entry.catalog.clone());
         }
-        let head = entry.head(|| {
-            self.delivery.observer.on_first_send(&entry.unit);
+        let mut is_first = false;
+        let head = entry.derived(|| {
+            is_first = true;
             let mut head = BytesMut::new();
             wire::put_unit_head(&mut head, &entry.unit, entry.predecessor_dts);
-            head.freeze()
+            UnitHead(head.freeze())
         });
-        let mut left = [opening.freeze(), head, entry.unit.payload.clone()];
+        // Outside of the closure, which others wait for: an observer may write to a file.
+        if is_first {
+            self.delivery.observer.on_first_send(&entry.unit);
+        }
+        let mut left = [opening.freeze(), head.0.clone(), entry.unit.payload.clone()];
         let bytes = left.iter().map(Bytes::len).sum();
         let mut is_sent = false;
         while !is_sent {
