@@ -8,13 +8,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use live::{Interest, LiveStream, Progress};
 use media::catalog::{Metadata, Value};
 use media::codec::{CodecConfig, Format};
 use media::latency::{Stage, TimingLog};
 use media::live_window::{Bounds, LiveWindow};
 use media::{AccessUnit, Catalog, Epoch, Track, TrackId, TrackOrder, WallClock};
 use net::clock;
-use net::trace::Trace;
+use net::trace::{Trace, UnitRef};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
@@ -25,28 +26,17 @@ use crate::timestamps::TimestampNormalizer;
 /// One broadcast. Shared by the threads that make it and the task that publishes it.
 #[derive(Debug)]
 pub struct Broadcast {
+    live: LiveStream,
     inner: Mutex<Inner>,
-    changed: watch::Sender<Progress>,
     stats: Arc<Stats>,
     trace: Option<Arc<Trace>>,
-    timing_log: Mutex<TimingLog>,
     uplink: RateControl,
     /// One moment by the clock that the broadcast's times are by, and by the monotonic one: who sets the clock meanwhile moves no stamp.
     clock_anchor: (WallClock, Instant),
 }
 
-/// How far the broadcast is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Progress {
-    /// The window's next position.
-    pub next: u64,
-    /// Whether no unit will follow.
-    pub ended: bool,
-}
-
 #[derive(Debug)]
 struct Inner {
-    window: LiveWindow,
     catalog: Arc<Catalog>,
     /// Tracks that have yet to tell their configuration.
     expected_tracks: Vec<TrackId>,
@@ -64,7 +54,6 @@ impl Broadcast {
         let mut catalog = Catalog::new(epoch);
         catalog.clock = Some(clock);
         let inner = Inner {
-            window: LiveWindow::new(bounds),
             catalog: Arc::new(catalog),
             expected_tracks: expected.to_vec(),
             track_deadline: None,
@@ -72,14 +61,12 @@ impl Broadcast {
             order: TrackOrder::default(),
             normalizers: BTreeMap::new(),
         };
-        let changed = watch::channel(Progress::default()).0;
         let clock_anchor = (clock::now(), Instant::now());
         Self {
+            live: LiveStream::new(bounds),
             inner: Mutex::new(inner),
-            changed,
             stats,
             trace: None,
-            timing_log: Mutex::default(),
             uplink: RateControl::default(),
             clock_anchor,
         }
@@ -140,21 +127,20 @@ impl Broadcast {
         self.stats.bytes.add(payload.len() as u64);
         self.stats.pictures.add(u64::from(track.is_video()));
         let unit = AccessUnit { epoch: inner.catalog.epoch, track, dts, pts, random_access, payload };
-        if let Some(trace) = &self.trace {
-            if let Some(captured) = inner.catalog.captured_at(unit.pts) {
-                trace.note("captured", &unit, "", captured);
-            }
-            trace.now("encoded", &unit, "");
+        let captured = inner.catalog.captured_at(unit.pts);
+        if let Some(captured) = captured {
+            let stages = [(Stage::Captured, captured), (Stage::Encoded, self.now())];
+            self.live.begin_timing(&inner.catalog, &unit, stages);
         }
-        if let Some(captured) =
-            inner.catalog.captured_at(unit.pts).filter(|_| inner.catalog.timing_track() == Some(track))
-        {
-            let mut timing = self.timing_log.lock();
-            timing.stamp(unit.epoch, track, dts, Stage::Captured, captured);
-            timing.stamp(unit.epoch, track, dts, Stage::Encoded, self.now());
-        }
+        let (traced, encoded) = (UnitRef::from(&unit), clock::system());
         inner.pending.push(unit);
         self.flush_pending(&mut inner, false);
+        drop(inner);
+        // Writes to a file: under no lock.
+        if let Some(trace) = &self.trace {
+            captured.into_iter().for_each(|captured| trace.note(Stage::Captured.name(), traced, "", captured));
+            trace.note(Stage::Encoded.name(), traced, "", encoded);
+        }
     }
 
     /// The time, by the clock that the broadcast's times are by.
@@ -166,32 +152,29 @@ impl Broadcast {
 
     /// Notes that a unit passes `stage` now.
     pub fn stamp(&self, unit: &AccessUnit, stage: Stage) {
-        let mut timing = self.timing_log.lock();
-        if timing.of() == Some((unit.epoch, unit.track)) {
-            timing.stamp(unit.epoch, unit.track, unit.dts, stage, self.now());
-        }
+        self.live.stamp([unit], stage, self.now());
     }
 
     /// The stamps of the last units.
     pub fn timing_log(&self) -> parking_lot::MutexGuard<'_, TimingLog> {
-        self.timing_log.lock()
+        self.live.timing()
     }
 
     /// Says that no unit will follow.
     pub fn end(&self) {
         let mut inner = self.inner.lock();
         self.flush_pending(&mut inner, true);
-        self.changed.send_modify(|progress| progress.ended = true);
+        self.live.end();
     }
 
     /// Reads the window.
     pub fn with_window<T>(&self, read: impl FnOnce(&LiveWindow) -> T) -> T {
-        read(&self.inner.lock().window)
+        self.live.with_window(read)
     }
 
     /// Wakes when units were added or the broadcast ended.
     pub fn changed(&self) -> watch::Receiver<Progress> {
-        self.changed.subscribe()
+        self.live.changed()
     }
 
     /// Moves what waits into the window, once it need not wait.
@@ -212,10 +195,9 @@ impl Broadcast {
         for unit in pending {
             let catalog = inner.catalog.clone();
             let predecessor = inner.order.follow(&unit);
-            inner.window.push(catalog, unit, predecessor);
+            self.live.push(catalog, unit, predecessor);
         }
-        let next = inner.window.next_position();
-        self.changed.send_modify(|progress| progress.next = next);
+        self.live.wake(Interest::Pictures);
     }
 }
 
@@ -299,7 +281,7 @@ mod tests {
         b.skip_track(TrackId::AUDIO);
         assert_eq!(order(&b), ["v0@0"]);
         let progress = *b.changed().borrow();
-        assert_eq!(progress, Progress { next: 1, ended: false });
+        assert_eq!(progress, Progress { next_position: 1, ended: false });
     }
 
     #[test]

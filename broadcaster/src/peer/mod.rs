@@ -14,6 +14,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use live::Progress;
 use media::latency::{MAX_UNITS, Stage, TimingReport};
 use media::live_window::ReadBatch;
 use media::{AccessUnit, Cursor, LiveWindow, Timestamp, TrackKind};
@@ -27,7 +28,7 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use crate::broadcast::{Broadcast, Progress};
+use crate::broadcast::Broadcast;
 use crate::stats::Stats;
 use send_order::ViewerFirst;
 use uplink::Uplink;

@@ -5,41 +5,43 @@
 
 use std::sync::Arc;
 
+use live::LiveStream;
 use media::latency::{ClockOffset, MAX_UNITS, Stage, TimingLog, TimingReport, UnitTiming};
 use media::{AccessUnit, Catalog, Epoch, Timestamp, WallClock};
 use net::clock;
-use net::rtmp::PublisherTiming;
 use net::trace::{self, Trace};
 use parking_lot::Mutex;
 
-/// The stamps of one stream.
-#[derive(Debug, Default)]
+/// Says when one stream's units passed which stage. The stages themselves are the stream's; here is what only a server knows.
+#[derive(Debug)]
 pub struct LatencyTracker {
-    timings: Mutex<Timings>,
+    live: Arc<LiveStream>,
+    /// From this server's clock to the broadcaster's.
+    broadcaster: Mutex<Option<(Epoch, ClockOffset)>>,
     trace: Option<Arc<Trace>>,
 }
 
-#[derive(Debug, Default)]
-struct Timings {
-    timing_log: TimingLog,
-    /// From this server's clock to the broadcaster's.
-    broadcaster: Option<(Epoch, ClockOffset)>,
+/// What a publisher tells of its own stages.
+#[derive(Clone, Debug)]
+pub struct PublisherReport {
+    /// The broadcast.
+    pub epoch: Epoch,
+    /// From the publisher's clock to this server's, as far as the publisher knows.
+    pub server_clock: Option<ClockOffset>,
+    /// When units were encoded and sent, by the publisher's clock.
+    pub units: Vec<UnitTiming>,
 }
 
 impl LatencyTracker {
-    pub(super) fn new(trace: Option<Arc<Trace>>) -> Self {
-        Self { timings: Mutex::default(), trace }
+    pub(super) fn new(live: Arc<LiveStream>, trace: Option<Arc<Trace>>) -> Self {
+        Self { live, broadcaster: Mutex::default(), trace }
     }
 
-    /// A unit was read whole. In memory alone, for this is noted under the lock of the window.
+    /// A unit was read whole. In memory alone, for this is noted under a lock.
     pub(super) fn on_ingested(&self, catalog: &Catalog, unit: &AccessUnit) {
-        if catalog.timing_track() == Some(unit.track) {
-            let now = clock::now();
-            let captured = catalog.captured_at(unit.pts).unwrap_or(now);
-            let timing_log = &mut self.timings.lock().timing_log;
-            timing_log.stamp(unit.epoch, unit.track, unit.dts, Stage::Captured, captured);
-            timing_log.stamp(unit.epoch, unit.track, unit.dts, Stage::Ingested, now);
-        }
+        let now = clock::now();
+        let captured = catalog.captured_at(unit.pts).unwrap_or(now);
+        self.live.begin_timing(catalog, unit, [(Stage::Captured, captured), (Stage::Ingested, now)]);
     }
 
     /// The trace's line of a unit that was read whole at `at`, by the system's clock. It is a write to a file: under no lock.
@@ -49,44 +51,36 @@ impl LatencyTracker {
         }
     }
 
-    /// A unit is handed to the first connection, or to the first batch for many; `by` names the protocol.
+    /// A unit is handed to the first connection, or to the first batch for many; `by` is what the trace calls this way out.
     pub fn on_relayed(&self, unit: &AccessUnit, by: &str) {
         if let Some(trace) = &self.trace {
             trace.now(Stage::Relayed.name(), unit, by);
         }
-        let mut timings = self.timings.lock();
-        if timings.timing_log.of() == Some((unit.epoch, unit.track)) {
-            timings.timing_log.stamp(unit.epoch, unit.track, unit.dts, Stage::Relayed, clock::now());
-        }
+        self.live.stamp([unit], Stage::Relayed, clock::now());
     }
 
-    /// These units are listed, in a part or in a segment.
+    /// These units can be had in a larger piece, which `stage` names.
     pub fn on_listed(&self, units: &[AccessUnit], stage: Stage) {
         let now = clock::now();
         // Before the lock: nobody waits for the trace's file who only wants to note or to ask.
         if let Some(trace) = &self.trace {
             units.iter().for_each(|unit| trace.now(stage.name(), unit, ""));
         }
-        let mut timings = self.timings.lock();
-        for unit in units {
-            if timings.timing_log.of() == Some((unit.epoch, unit.track)) {
-                timings.timing_log.stamp(unit.epoch, unit.track, unit.dts, stage, now);
-            }
-        }
+        self.live.stamp(units, stage, now);
     }
 
-    /// Takes what the broadcaster tells. What it says of units that this server has not had is nothing.
-    pub fn on_publisher_report(&self, told: &PublisherTiming) {
-        let mut timings = self.timings.lock();
-        if timings.timing_log.of().is_none_or(|(epoch, _)| epoch != told.epoch) {
+    /// Takes what the publisher tells. What it says of units that this server has not had is nothing.
+    pub fn on_publisher_report(&self, report: &PublisherReport) {
+        let mut timing = self.live.timing();
+        if timing.of().is_none_or(|(epoch, _)| epoch != report.epoch) {
             return;
         }
-        timings.broadcaster = told.server.map(|server| (told.epoch, server.inverse()));
-        for unit in &told.units {
-            let known = timings.timing_log.unit(told.epoch, unit.track, unit.dts).is_some();
+        *self.broadcaster.lock() = report.server_clock.map(|server| (report.epoch, server.inverse()));
+        for unit in &report.units {
+            let known = timing.unit(report.epoch, unit.track, unit.dts).is_some();
             for stage in [Stage::Encoded, Stage::Sent].into_iter().filter(|_| known) {
                 if let Some(at) = unit.stamps.at(stage) {
-                    timings.timing_log.stamp(told.epoch, unit.track, unit.dts, stage, at);
+                    timing.stamp(report.epoch, unit.track, unit.dts, stage, at);
                 }
             }
         }
@@ -100,10 +94,10 @@ impl LatencyTracker {
     /// Those units with what is known of their broadcaster's clock: of one moment, so that both are of one broadcast.
     fn report_of(&self, units: impl FnOnce(&TimingLog) -> Vec<UnitTiming>) -> Option<TimingReport> {
         let now = clock::now();
-        let timings = self.timings.lock();
-        let (epoch, _) = timings.timing_log.of()?;
-        let broadcaster = timings.broadcaster.filter(|(of, _)| *of == epoch).map(|(_, offset)| offset);
-        Some(TimingReport { received: now, answered: now, epoch, broadcaster, units: units(&timings.timing_log) })
+        let timing = self.live.timing();
+        let (epoch, _) = timing.of()?;
+        let broadcaster = self.broadcaster.lock().filter(|(of, _)| *of == epoch).map(|(_, offset)| offset);
+        Some(TimingReport { received: now, answered: now, epoch, broadcaster, units: units(&timing) })
     }
 
     /// All units held, at most 1024, with what is known of their broadcaster's clock; `None` before there are any.
@@ -114,9 +108,12 @@ impl LatencyTracker {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use bytes::Bytes;
     use media::codec::{Codec, CodecConfig, Format};
     use media::latency::StageTimes;
+    use media::live_window::Bounds;
     use media::{Track, TrackId};
 
     use super::*;
@@ -131,6 +128,11 @@ mod tests {
         catalog
     }
 
+    fn tracker() -> LatencyTracker {
+        let bounds = Bounds { duration: Duration::from_secs(1), bytes: 1 << 20 };
+        LatencyTracker::new(Arc::new(LiveStream::new(bounds)), None)
+    }
+
     fn unit(track: TrackId, dts: i64) -> AccessUnit {
         let dts = Timestamp::from_millis(dts);
         AccessUnit { epoch: Epoch(7), track, dts, pts: dts, random_access: true, payload: Bytes::new() }
@@ -142,12 +144,12 @@ mod tests {
         // The broadcaster's clock is a minute ahead of this one.
         let ahead = 60_000_000;
         let of_theirs = |micros: i64| WallClock::from_micros(began.as_micros() + ahead + micros);
-        let (tracker, catalog) = (LatencyTracker::default(), catalog(of_theirs(0)));
+        let (tracker, catalog) = (tracker(), catalog(of_theirs(0)));
         assert_eq!(tracker.report(None), None);
         for dts in [0, 40] {
             tracker.on_ingested(&catalog, &unit(TrackId::VIDEO, dts));
             tracker.on_ingested(&catalog, &unit(TrackId::AUDIO, dts));
-            tracker.on_relayed(&unit(TrackId::VIDEO, dts), "rtmp");
+            tracker.on_relayed(&unit(TrackId::VIDEO, dts), "to players");
         }
         tracker.on_listed(&[unit(TrackId::VIDEO, 0), unit(TrackId::AUDIO, 0)], Stage::InPart);
         let mut stamps = StageTimes::default();
@@ -155,10 +157,9 @@ mod tests {
         stamps.stamp(Stage::Sent, of_theirs(20));
         let journey = |dts| UnitTiming { track: TrackId::VIDEO, dts: Timestamp::from_millis(dts), stamps };
         let server = Some(ClockOffset { micros: -ahead, uncertainty: 7 });
-        let told =
-            PublisherTiming { sent: of_theirs(30), server, epoch: Epoch(7), units: vec![journey(0), journey(99_999)] };
+        let told = PublisherReport { epoch: Epoch(7), server_clock: server, units: vec![journey(0), journey(99_999)] };
         tracker.on_publisher_report(&told);
-        tracker.on_publisher_report(&PublisherTiming { epoch: Epoch(8), server: None, ..told });
+        tracker.on_publisher_report(&PublisherReport { epoch: Epoch(8), server_clock: None, ..told });
         let report = tracker.report(Some(Timestamp::from_millis(39))).unwrap();
         assert_eq!(report.broadcaster, Some(ClockOffset { micros: ahead, uncertainty: 7 }));
         let told: Vec<_> = report.units.iter().map(|unit| (unit.track, unit.dts.as_millis())).collect();
@@ -177,7 +178,7 @@ mod tests {
     fn sound_is_noted_where_there_are_no_pictures() {
         let mut catalog = catalog(clock::now());
         catalog.tracks.retain(|track| !track.id.is_video());
-        let tracker = LatencyTracker::default();
+        let tracker = tracker();
         tracker.on_ingested(&catalog, &unit(TrackId::AUDIO, 0));
         assert_eq!(tracker.report(None).unwrap().units[0].track, TrackId::AUDIO);
     }

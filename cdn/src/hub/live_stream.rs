@@ -1,4 +1,4 @@
-//! One stream: its live window, what is known about it, and who must hear of news.
+//! One named stream: its units ([`live::LiveStream`]), and on top of them its publishers, one after the other, its state and its counters.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -6,8 +6,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
+use live::{Interest, Progress, WakerGuard};
 use media::live_window::{Cursor, LiveWindow, ReadBatch};
-use media::{AccessUnit, Catalog, Timestamp, TrackId};
+use media::{AccessUnit, Catalog, Timestamp};
 use net::clock;
 use net::trace::{Trace, UnitRef};
 use parking_lot::RwLock;
@@ -16,10 +17,9 @@ use tokio::sync::watch;
 use super::Settings;
 use super::high_water::HighWaterMarks;
 use super::latency::LatencyTracker;
-use super::publish_guard::{PublishGuard, PublisherInfo, PushOutcome, RevokeReason};
+use super::publisher::{PublisherInfo, PushOutcome, RevokeReason};
 use super::reader_deadline::DueTimes;
 use super::subscribers::{SubscriberGuard, Subscribers};
-use super::wakers::{Interest, WakerGuard, Wakers};
 
 /// Whether a stream is on air.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,9 +50,8 @@ pub enum State {
 pub struct LiveStream {
     name: String,
     settings: Settings,
+    live: Arc<live::LiveStream>,
     shared: RwLock<Shared>,
-    changed: watch::Sender<u64>,
-    wakers: Arc<Wakers>,
     subscribers: Arc<Subscribers>,
     counters: AtomicCounters,
     latency: LatencyTracker,
@@ -60,7 +59,6 @@ pub struct LiveStream {
 
 #[derive(Debug)]
 struct Shared {
-    window: LiveWindow,
     due_times: DueTimes,
     state: State,
     catalog: Option<Arc<Catalog>>,
@@ -149,7 +147,6 @@ pub struct Info {
 impl LiveStream {
     pub(super) fn new(name: &str, settings: Settings, trace: Option<Arc<Trace>>) -> Arc<Self> {
         let shared = Shared {
-            window: LiveWindow::new(settings.window),
             due_times: DueTimes::default(),
             state: State::Idle,
             catalog: None,
@@ -158,15 +155,15 @@ impl LiveStream {
             next_writer: 0,
             closed: None,
         };
+        let live = Arc::new(live::LiveStream::new(settings.window));
         Arc::new(Self {
             name: name.to_owned(),
             settings,
+            latency: LatencyTracker::new(live.clone(), trace),
+            live,
             shared: RwLock::new(shared),
-            changed: watch::Sender::new(0),
-            wakers: Arc::default(),
             subscribers: Arc::default(),
             counters: AtomicCounters::default(),
-            latency: LatencyTracker::new(trace),
         })
     }
 
@@ -178,7 +175,7 @@ impl LiveStream {
     /// Takes what is new to `cursor`, at most `max_bytes` of payload and at least one unit if there is one. Counts what the
     /// window had to skip.
     pub fn read(&self, cursor: &mut Cursor, max_bytes: usize) -> ReadBatch {
-        let read = cursor.read(&self.shared.read().window, max_bytes);
+        let read = self.live.read(cursor, max_bytes);
         if read.skipped > 0 {
             self.count_resync(read.skipped);
         }
@@ -187,7 +184,7 @@ impl LiveStream {
 
     /// Puts `cursor` at the newest GOP if that is ahead, and counts it. Returns how many units that skips.
     pub fn jump_to_live_edge(&self, cursor: &mut Cursor) -> u64 {
-        let skipped = cursor.jump_to_live_edge(&self.shared.read().window);
+        let skipped = self.live.with_window(|window| cursor.jump_to_live_edge(window));
         if skipped > 0 {
             self.count_resync(skipped);
         }
@@ -197,30 +194,29 @@ impl LiveStream {
     /// How long the unit that `cursor` reads next has waited for it. A backlog that a publisher sends at once does not count
     /// as waiting while its reader takes it at twice the speed that it plays at.
     pub fn lag(&self, cursor: &Cursor, now: Instant) -> Duration {
-        let shared = self.shared.read();
-        let position = cursor.position().filter(|position| *position < shared.window.next_position());
-        position.map_or(Duration::ZERO, |position| shared.due_times.lateness(position, now))
+        let position = cursor.position().filter(|position| *position < self.next_position());
+        position.map_or(Duration::ZERO, |position| self.shared.read().due_times.lateness(position, now))
     }
 
     /// A look at the window. Readers share it; the publisher waits meanwhile, so `look` must neither wait nor do I/O.
     pub fn with_window<T>(&self, look: impl FnOnce(&LiveWindow) -> T) -> T {
-        look(&self.shared.read().window)
+        self.live.with_window(look)
     }
 
     /// Position that the next unit will have.
     pub fn next_position(&self) -> u64 {
-        self.shared.read().window.next_position()
+        self.live.next_position()
     }
 
-    /// Says when units are added (the value is the position that the next one will have) and when the state changes.
-    pub fn changed(&self) -> watch::Receiver<u64> {
-        self.changed.subscribe()
+    /// Says when units are added, and when the state changes. It never says that none will follow: a publisher may come back.
+    pub fn changed(&self) -> watch::Receiver<Progress> {
+        self.live.changed()
     }
 
     /// Has `waker` woken at the news that `interest` names, for readers that do not live in an async runtime, until the guard
     /// is dropped. Wakes come on the publisher's thread: a waker only signals.
     pub fn on_publish(&self, interest: Interest, waker: Waker) -> WakerGuard {
-        Wakers::register(&self.wakers, interest, waker)
+        self.live.register(interest, waker)
     }
 
     /// The newest catalog. `None` until somebody has published.
@@ -243,7 +239,7 @@ impl LiveStream {
         Subscribers::enter(&self.subscribers, protocol)
     }
 
-    /// Sets how many viewers a protocol without connections (HLS) is estimated to have.
+    /// Sets how many viewers a protocol without connections is estimated to have.
     pub fn set_viewers(&self, protocol: &'static str, count: usize) {
         self.subscribers.set(protocol, count);
     }
@@ -255,13 +251,13 @@ impl LiveStream {
 
     /// A snapshot.
     pub fn info(&self) -> Info {
+        let window = self.with_window(|window| WindowInfo {
+            first_position: window.first_position(),
+            next_position: window.next_position(),
+            duration: window.duration(),
+            bytes: window.bytes(),
+        });
         let shared = self.shared.read();
-        let window = WindowInfo {
-            first_position: shared.window.first_position(),
-            next_position: shared.window.next_position(),
-            duration: shared.window.duration(),
-            bytes: shared.window.bytes(),
-        };
         let millis = window.duration.as_millis() as u64;
         Info {
             name: self.name.clone(),
@@ -275,18 +271,15 @@ impl LiveStream {
         }
     }
 
-    /// Lets a publisher in, in the place of the one that was there: from here on only the new one's units are taken, and the
-    /// old one hears that it is dismissed. The caller has checked that it may.
-    ///
-    /// One that comes too late, to a stream that was removed or a server that is going, is dismissed before it begins: see
-    /// [`PublishGuard::revoke_reason`].
-    pub fn publish(self: &Arc<Self>, info: PublisherInfo) -> PublishGuard {
+    /// Makes room for a publisher: its number, what the stream has had, and where it hears that it must go.
+    pub(super) fn admit(&self, info: PublisherInfo) -> (u64, HighWaterMarks, watch::Receiver<Option<RevokeReason>>) {
         let mut shared = self.shared.write();
         let id = shared.next_writer;
         shared.next_writer += 1;
         let (revocation, revoked) = watch::channel(shared.closed);
+        let high_water = shared.high_water.clone();
         if shared.closed.is_some() {
-            return PublishGuard::new(self.clone(), id, shared.high_water.clone(), revoked);
+            return (id, high_water, revoked);
         }
         if let Some(old) = shared.writer.replace(Writer { id, info, revocation }) {
             old.revocation.send_replace(Some(RevokeReason::TakenOver));
@@ -294,10 +287,9 @@ impl LiveStream {
         }
         self.counters.publishers.fetch_add(1, Ordering::Relaxed);
         shared.state = State::Live { since: Instant::now() };
-        let high_water = shared.high_water.clone();
         drop(shared);
         self.announce();
-        PublishGuard::new(self.clone(), id, high_water, revoked)
+        (id, high_water, revoked)
     }
 
     pub(super) fn push(
@@ -311,7 +303,7 @@ impl LiveStream {
         let (track, size) = (unit.track, unit.payload.len() as u64);
         let (epoch, dts) = (unit.epoch, unit.dts);
         let (traced, read_at) = (UnitRef::from(&unit), clock::system());
-        let (position, is_picture) = {
+        let (position, news) = {
             let mut shared = self.shared.write();
             if shared.writer.as_ref().is_none_or(|w| w.id != writer) {
                 return PushOutcome::Revoked;
@@ -326,17 +318,17 @@ impl LiveStream {
             }
             // Before anybody can read it.
             self.latency.on_ingested(catalog, &unit);
-            let Shared { window, due_times, .. } = &mut *shared;
-            let position = window.push(catalog.clone(), unit, predecessor_dts).position;
-            due_times.on_unit(position, epoch, dts, Instant::now());
-            due_times.evict_before(window.first_position());
-            (position, is_new || is_picture(track))
+            let pushed = self.live.push(catalog.clone(), unit, predecessor_dts);
+            shared.due_times.on_unit(pushed.position, epoch, dts, Instant::now());
+            shared.due_times.evict_before(pushed.first_position);
+            // Another catalog concerns everybody.
+            let is_for_all = is_new || track.is_video();
+            (pushed.position, if is_for_all { Interest::Pictures } else { Interest::EveryUnit })
         };
         self.latency.trace_ingested(traced, read_at);
         self.counters.units.fetch_add(1, Ordering::Relaxed);
         self.counters.bytes.fetch_add(size, Ordering::Relaxed);
-        self.changed.send_replace(position + 1);
-        self.wakers.wake(if is_picture { Interest::Pictures } else { Interest::EveryUnit });
+        self.live.wake(news);
         PushOutcome::Accepted { position }
     }
 
@@ -396,9 +388,7 @@ impl LiveStream {
 
     /// Tells everybody who waits that there is something to look at.
     fn announce(&self) {
-        let next = self.next_position();
-        self.changed.send_modify(|position| *position = next.max(*position));
-        self.wakers.wake(Interest::Pictures);
+        self.live.wake(Interest::Pictures);
     }
 
     fn count_resync(&self, skipped_units: u64) {
@@ -421,8 +411,4 @@ impl AtomicCounters {
             sent_bytes: load(&self.sent_bytes),
         }
     }
-}
-
-fn is_picture(track: TrackId) -> bool {
-    track.is_video()
 }

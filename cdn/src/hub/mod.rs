@@ -7,9 +7,9 @@ mod high_water;
 mod latency;
 mod live_stream;
 mod publish_guard;
+mod publisher;
 mod reader_deadline;
 mod subscribers;
-mod wakers;
 
 #[cfg(test)]
 mod tests;
@@ -25,11 +25,12 @@ use parking_lot::RwLock;
 use tokio::sync::watch;
 
 pub use high_water::HighWaterMarks;
-pub use latency::LatencyTracker;
+pub use latency::{LatencyTracker, PublisherReport};
+pub use live::{Interest, WakerGuard};
 pub use live_stream::{Counters, Info, LiveStream, State, WindowInfo};
-pub use publish_guard::{PublishGuard, PublisherInfo, PushOutcome, RevokeReason};
+pub use publish_guard::PublishGuard;
+pub use publisher::{PublisherInfo, PushOutcome, RevokeReason};
 pub use subscribers::SubscriberGuard;
-pub use wakers::{Interest, WakerGuard};
 
 /// What every stream of a hub is held to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -7,42 +7,7 @@ use tokio::sync::watch;
 
 use super::high_water::HighWaterMarks;
 use super::live_stream::LiveStream;
-
-/// Who publishes, for people and monitoring. Holds no secrets.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct PublisherInfo {
-    /// Its address.
-    pub peer: String,
-    /// What it calls itself.
-    pub agent: Option<String>,
-    /// How it came.
-    pub protocol: &'static str,
-}
-
-/// Why a publisher must go.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RevokeReason {
-    /// Another came with the same key.
-    TakenOver,
-    /// The stream was taken away.
-    KeyRevoked,
-    /// The server is going.
-    ShuttingDown,
-}
-
-/// What became of a unit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PushOutcome {
-    /// It is in the window.
-    Accepted {
-        /// How many units the stream had before it.
-        position: u64,
-    },
-    /// The stream had it.
-    Duplicate,
-    /// Its publisher was dismissed.
-    Revoked,
-}
+use super::publisher::{PublisherInfo, PushOutcome, RevokeReason};
 
 /// The right to write to a stream, until it is dropped or somebody takes over. Dropping it means that the publisher vanished.
 #[derive(Debug)]
@@ -54,16 +19,19 @@ pub struct PublishGuard {
     is_unpublished: bool,
 }
 
-impl PublishGuard {
-    pub(super) fn new(
-        stream: Arc<LiveStream>,
-        writer: u64,
-        high_water: HighWaterMarks,
-        revoked: watch::Receiver<Option<RevokeReason>>,
-    ) -> Self {
-        Self { stream, writer, high_water, revoked, is_unpublished: false }
+impl LiveStream {
+    /// Lets a publisher in, in the place of the one that was there: from here on only the new one's units are taken, and the
+    /// old one hears that it is dismissed. The caller has checked that it may.
+    ///
+    /// One that comes too late, to a stream that was removed or a server that is going, is dismissed before it begins: see
+    /// [`PublishGuard::revoke_reason`].
+    pub fn publish(self: &Arc<Self>, info: PublisherInfo) -> PublishGuard {
+        let (writer, high_water, revoked) = self.admit(info);
+        PublishGuard { stream: self.clone(), writer, high_water, revoked, is_unpublished: false }
     }
+}
 
+impl PublishGuard {
     /// The stream.
     pub fn stream(&self) -> &Arc<LiveStream> {
         &self.stream

@@ -125,7 +125,7 @@ fn readers_go_on_from_one_publisher_to_the_next() {
     drop(first);
     push(&publish(&stream), &catalog(2), [400, 440]);
     assert_eq!(names(&stream, &mut cursor), [(2, 400), (2, 440)]);
-    assert_eq!((*changed.borrow(), stream.next_position()), (4, 4));
+    assert_eq!((changed.borrow().next_position, stream.next_position()), (4, 4));
 }
 
 #[test]
@@ -243,3 +243,23 @@ fn wakers_hear_what_concerns_them() {
     push(&publish(&stream), &a, [80]);
     assert_eq!(counts(), (4, 3));
 }
+
+/// Nor do the other crates that it is made of: to add a protocol is to add a folder and a line of assembly.
+#[test]
+fn the_hub_names_no_protocol() {
+    let hub = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/hub");
+    let sources = [hub, std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../common/live/src")];
+    let files = sources.iter().flat_map(|folder| std::fs::read_dir(folder).unwrap()).map(|file| file.unwrap().path());
+    let mut read = 0;
+    for file in files.filter(|file| !file.ends_with("tests.rs")) {
+        let text = std::fs::read_to_string(&file).unwrap().to_lowercase();
+        let words = text.split(|c: char| !c.is_alphanumeric());
+        let found: Vec<_> = words.filter(|word| PROTOCOLS.contains(word)).collect();
+        assert!(found.is_empty(), "{}: {found:?}", file.display());
+        read += 1;
+    }
+    assert!(read > 8, "{read} files");
+}
+
+const PROTOCOLS: [&str; 12] =
+    ["rtmp", "hls", "relay", "http", "https", "quic", "quinn", "whip", "whep", "srt", "webrtc", "axum"];

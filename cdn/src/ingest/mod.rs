@@ -10,10 +10,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use net::rtmp::server::Publisher;
-use net::rtmp::{self, Message, Resume};
+use net::rtmp::{self, Message, PublisherTiming, Resume};
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use crate::hub::{PublishGuard, PushOutcome, RevokeReason};
+use crate::hub::{PublishGuard, PublisherReport, PushOutcome, RevokeReason};
 use crate::rendezvous::PeerDirectory;
 use track_assembler::{Assembled, TrackAssembler};
 
@@ -92,8 +92,9 @@ where
                     drop(offer.replace(context.peers.register(publish.stream().name(), session, peer, context.from)));
                     continue;
                 }
-                Ok(Some(Message::Timing(told))) => {
-                    publish.stream().latency().on_publisher_report(&told);
+                Ok(Some(Message::Timing(PublisherTiming { epoch, server, units, .. }))) => {
+                    let report = PublisherReport { epoch, server_clock: server, units };
+                    publish.stream().latency().on_publisher_report(&report);
                     continue;
                 }
                 Ok(Some(message)) => match assembler.message(message, Instant::now()) {

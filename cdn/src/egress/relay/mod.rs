@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use live::Progress;
 use media::latency::TimingReport;
 use media::live_window::ReadBatch;
 use media::{AccessUnit, Cursor, LiveWindow, Timestamp, TrackKind};
@@ -134,7 +135,7 @@ async fn subscriber(incoming: quinn::Incoming, permit: ConnectionPermit, hub: Ar
 struct Window(Arc<LiveStream>);
 
 impl StreamSource for Window {
-    type Change = u64;
+    type Change = Progress;
 
     fn read(&self, cursor: &mut Cursor, max_bytes: usize) -> ReadBatch {
         self.0.read(cursor, max_bytes)
@@ -144,7 +145,7 @@ impl StreamSource for Window {
         self.0.with_window(look)
     }
 
-    fn changed(&self) -> watch::Receiver<u64> {
+    fn changed(&self) -> watch::Receiver<Progress> {
         self.0.changed()
     }
 

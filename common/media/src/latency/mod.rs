@@ -174,6 +174,27 @@ pub enum Delivery {
 }
 
 impl Delivery {
+    /// The ways of a server.
+    pub const FROM_SERVER: [Self; 3] = [Self::Units, Self::Parts, Self::Segments];
+
+    /// The name in statistics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Direct => "direct",
+            Self::Units => "units",
+            Self::Parts => "parts",
+            Self::Segments => "segments",
+        }
+    }
+
+    /// What the time between a server's having a unit and its giving it out is spent on.
+    pub const fn server_component(self) -> LatencyComponent {
+        match self {
+            Self::Direct | Self::Units => LatencyComponent::Server,
+            Self::Parts | Self::Segments => LatencyComponent::Chunking,
+        }
+    }
+
     const fn passes(self, stage: Stage) -> bool {
         match stage {
             Stage::Sent | Stage::Ingested => !matches!(self, Self::Direct),

@@ -6,7 +6,7 @@ use std::task::Waker;
 
 use parking_lot::Mutex;
 
-/// Which news wakes a reader. A change of state or catalog wakes every reader.
+/// Which news wakes a reader. What concerns everybody (a change of state, say) is told as news of pictures.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Interest {
     /// Every access unit.
@@ -16,7 +16,7 @@ pub enum Interest {
 }
 
 #[derive(Debug, Default)]
-pub(super) struct Wakers {
+pub(crate) struct Wakers {
     registered: Mutex<Registered>,
 }
 
@@ -27,7 +27,7 @@ struct Registered {
 }
 
 impl Wakers {
-    pub(super) fn register(this: &Arc<Self>, interest: Interest, waker: Waker) -> WakerGuard {
+    pub(crate) fn register(this: &Arc<Self>, interest: Interest, waker: Waker) -> WakerGuard {
         let mut registered = this.registered.lock();
         let id = registered.next_id;
         registered.next_id += 1;
@@ -36,7 +36,7 @@ impl Wakers {
     }
 
     /// Wakes those whom `news` concerns: pictures concern everybody.
-    pub(super) fn wake(&self, news: Interest) {
+    pub(crate) fn wake(&self, news: Interest) {
         for (interest, waker) in self.registered.lock().wakers.values() {
             if news == Interest::Pictures || *interest == Interest::EveryUnit {
                 waker.wake_by_ref();

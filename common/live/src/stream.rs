@@ -1,0 +1,210 @@
+//! The stream: its live window, how far it is, and when its last units passed which stage.
+
+use std::sync::Arc;
+use std::task::Waker;
+
+use media::latency::{Stage, TimingLog};
+use media::live_window::{Bounds, ReadBatch};
+use media::{AccessUnit, Catalog, Cursor, LiveWindow, Timestamp, WallClock};
+use parking_lot::{Mutex, MutexGuard, RwLock};
+use tokio::sync::watch;
+
+use crate::wakers::{Interest, WakerGuard, Wakers};
+
+/// One live stream. Shared by its writer and its readers; a reader is a [`Cursor`].
+#[derive(Debug)]
+pub struct LiveStream {
+    window: RwLock<LiveWindow>,
+    progress: watch::Sender<Progress>,
+    wakers: Arc<Wakers>,
+    timing: Mutex<TimingLog>,
+}
+
+/// How far the stream is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// Position that the window's next unit will have.
+    pub next_position: u64,
+    /// Whether no unit will follow.
+    pub ended: bool,
+}
+
+/// Where a unit came to be in the window.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pushed {
+    /// Its own position.
+    pub position: u64,
+    /// Position of the oldest unit that is still held.
+    pub first_position: u64,
+}
+
+impl LiveStream {
+    /// An empty stream whose window holds at most `bounds`.
+    pub fn new(bounds: Bounds) -> Self {
+        Self {
+            window: RwLock::new(LiveWindow::new(bounds)),
+            progress: watch::Sender::default(),
+            wakers: Arc::default(),
+            timing: Mutex::default(),
+        }
+    }
+
+    /// Adds a unit; see [`LiveWindow::push`]. Nobody is woken before [`wake`](Self::wake).
+    pub fn push(&self, catalog: Arc<Catalog>, unit: AccessUnit, predecessor_dts: Option<Timestamp>) -> Pushed {
+        let mut window = self.window.write();
+        let position = window.push(catalog, unit, predecessor_dts).position;
+        Pushed { position, first_position: window.first_position() }
+    }
+
+    /// Tells those whom `news` concerns that there is something to look at, here or at the caller.
+    pub fn wake(&self, news: Interest) {
+        let next = self.next_position();
+        self.progress.send_modify(|progress| progress.next_position = next.max(progress.next_position));
+        self.wakers.wake(news);
+    }
+
+    /// Says that no unit will follow.
+    pub fn end(&self) {
+        self.progress.send_modify(|progress| progress.ended = true);
+        self.wakers.wake(Interest::Pictures);
+    }
+
+    /// Takes what is new to `cursor`, at most `max_bytes` of payload and at least one unit if there is one.
+    pub fn read(&self, cursor: &mut Cursor, max_bytes: usize) -> ReadBatch {
+        cursor.read(&self.window.read(), max_bytes)
+    }
+
+    /// A look at the window. Readers share it; the writer waits meanwhile, so `look` must neither wait nor do I/O.
+    pub fn with_window<T>(&self, look: impl FnOnce(&LiveWindow) -> T) -> T {
+        look(&self.window.read())
+    }
+
+    /// Position that the next unit will have.
+    pub fn next_position(&self) -> u64 {
+        self.window.read().next_position()
+    }
+
+    /// Changes with each [`wake`](Self::wake) and at the end.
+    pub fn changed(&self) -> watch::Receiver<Progress> {
+        self.progress.subscribe()
+    }
+
+    /// Has `waker` woken at the news that `interest` names, for readers that do not live in an async runtime, until the guard is dropped. Wakes
+    /// come on the writer's thread: a waker only signals.
+    pub fn register(&self, interest: Interest, waker: Waker) -> WakerGuard {
+        Wakers::register(&self.wakers, interest, waker)
+    }
+
+    /// Notes the first stages of a unit of the catalog's timing track, before anybody can read it; of other tracks none are noted.
+    pub fn begin_timing(
+        &self,
+        catalog: &Catalog,
+        unit: &AccessUnit,
+        stages: impl IntoIterator<Item = (Stage, WallClock)>,
+    ) {
+        if catalog.timing_track() == Some(unit.track) {
+            let mut timing = self.timing.lock();
+            for (stage, at) in stages {
+                timing.stamp(unit.epoch, unit.track, unit.dts, stage, at);
+            }
+        }
+    }
+
+    /// Notes that units passed `stage` at `at`, those of them that are timed.
+    pub fn stamp<'a>(&self, units: impl IntoIterator<Item = &'a AccessUnit>, stage: Stage, at: WallClock) {
+        let mut timing = self.timing.lock();
+        for unit in units {
+            if timing.of() == Some((unit.epoch, unit.track)) {
+                timing.stamp(unit.epoch, unit.track, unit.dts, stage, at);
+            }
+        }
+    }
+
+    /// When the last units passed which stage.
+    pub fn timing(&self) -> MutexGuard<'_, TimingLog> {
+        self.timing.lock()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::task::Wake;
+    use std::time::Duration;
+
+    use bytes::Bytes;
+    use media::codec::{Codec, CodecConfig, Format};
+    use media::{Epoch, Track, TrackId};
+
+    use super::*;
+
+    fn stream() -> LiveStream {
+        LiveStream::new(Bounds { duration: Duration::from_secs(1), bytes: 1 << 20 })
+    }
+
+    fn catalog() -> Arc<Catalog> {
+        let mut catalog = Catalog::new(Epoch(1));
+        let format = Format::Video { width: 1, height: 1 };
+        let config = CodecConfig { codec: Codec::H264, record: Bytes::new(), format };
+        catalog.set_track(Track { id: TrackId::VIDEO, config });
+        Arc::new(catalog)
+    }
+
+    fn unit(track: TrackId, dts: i64) -> AccessUnit {
+        let dts = Timestamp::from_millis(dts);
+        AccessUnit { epoch: Epoch(1), track, dts, pts: dts, random_access: true, payload: Bytes::from_static(b"x") }
+    }
+
+    #[test]
+    fn readers_hear_of_what_is_new_once_they_are_woken() {
+        let (stream, catalog) = (stream(), catalog());
+        let (mut changed, mut cursor) = (stream.changed(), Cursor::at_live_edge());
+        for n in 0..3 {
+            let pushed = stream.push(catalog.clone(), unit(TrackId::VIDEO, n * 600), None);
+            assert_eq!((pushed.position, pushed.first_position), (n as u64, (n as u64).saturating_sub(1)));
+        }
+        assert!(!changed.has_changed().unwrap());
+        stream.wake(Interest::Pictures);
+        assert_eq!(*changed.borrow_and_update(), Progress { next_position: 3, ended: false });
+        assert_eq!(stream.read(&mut cursor, usize::MAX).entries.len(), 1, "from the newest IDR on");
+        stream.end();
+        assert_eq!(*changed.borrow_and_update(), Progress { next_position: 3, ended: true });
+    }
+
+    #[test]
+    fn a_waker_hears_what_concerns_it() {
+        #[derive(Default)]
+        struct Count(AtomicUsize);
+        impl Wake for Count {
+            fn wake(self: Arc<Self>) {
+                self.0.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+        let stream = stream();
+        let [all, pictures] = [(); 2].map(|()| Arc::new(Count::default()));
+        let guards = [
+            stream.register(Interest::EveryUnit, Waker::from(all.clone())),
+            stream.register(Interest::Pictures, Waker::from(pictures.clone())),
+        ];
+        stream.wake(Interest::EveryUnit);
+        stream.wake(Interest::Pictures);
+        drop(guards);
+        stream.wake(Interest::Pictures);
+        assert_eq!([all, pictures].map(|count| count.0.load(Ordering::Relaxed)), [2, 1]);
+    }
+
+    #[test]
+    fn one_track_is_timed() {
+        let (stream, catalog) = (stream(), catalog());
+        let at = WallClock::from_micros;
+        let (picture, sound) = (unit(TrackId::VIDEO, 0), unit(TrackId::AUDIO, 0));
+        stream.begin_timing(&catalog, &sound, [(Stage::Captured, at(1))]);
+        stream.begin_timing(&catalog, &picture, [(Stage::Captured, at(2)), (Stage::Encoded, at(3))]);
+        stream.stamp([&picture, &sound], Stage::Sent, at(4));
+        let timing = stream.timing();
+        let stages = timing.unit(Epoch(1), TrackId::VIDEO, picture.dts).unwrap();
+        let noted = [Stage::Captured, Stage::Encoded, Stage::Sent].map(|stage| stages.at(stage));
+        assert_eq!(noted, [2, 3, 4].map(|micros| Some(at(micros))));
+        assert_eq!(timing.unit(Epoch(1), TrackId::AUDIO, sound.dts), None);
+    }
+}
