@@ -1,5 +1,8 @@
 //! Ingest: a publisher that was let in, from its first message to its last.
 
+mod epochs;
+mod pending;
+mod rtmp_reader;
 #[cfg(test)]
 mod tests;
 mod track_assembler;
@@ -9,13 +12,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use media::{Epoch, Timestamp};
 use net::rtmp::server::Publisher;
 use net::rtmp::{self, Message, PublisherTiming, Resume};
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use crate::hub::{PublishGuard, PublisherReport, PushOutcome, RevokeReason};
+use crate::hub::{HighWaterMarks, PublishGuard, PublisherReport, PushOutcome, RevokeReason};
 use crate::rendezvous::PeerDirectory;
-use track_assembler::{Assembled, TrackAssembler};
+use rtmp_reader::RtmpReader;
+use track_assembler::Assembled;
 
 /// What a publisher is held to.
 #[derive(Clone, Copy, Debug)]
@@ -66,22 +71,21 @@ pub async fn run<S>(
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let limits =
-        track_assembler::Settings { track_wait: settings.track_wait, max_pending_bytes: settings.max_pending_bytes };
-    let mut assembler = TrackAssembler::new(limits, track_assembler::last_epoch(publish.high_water()));
+    let limits = pending::Settings { track_wait: settings.track_wait, max_pending_bytes: settings.max_pending_bytes };
+    let mut reader = RtmpReader::new(limits, last_epoch(publish.high_water()));
     let mut unreadable = UnreadableMessages::default();
     let mut epoch = None;
     // Gone with the publisher.
     let mut offer = None;
     loop {
-        let deadline = assembler.deadline().map(tokio::time::Instant::from_std);
+        let deadline = reader.deadline().map(tokio::time::Instant::from_std);
         let units = tokio::select! {
             biased;
             why = publish.revoked() => return close_revoked(publisher, why).await,
-            () = sleep_until(deadline) => assembler.on_deadline(Instant::now()),
+            () = sleep_until(deadline) => reader.on_deadline(Instant::now()),
             message = publisher.next() => match message {
                 Ok(Some(Message::EndOfStream)) => {
-                    push(&publish, assembler.message(Message::EndOfStream, Instant::now()).unwrap_or_default());
+                    push(&publish, reader.message(Message::EndOfStream, Instant::now()).unwrap_or_default());
                     publish.unpublish();
                     linger(publisher).await;
                     return Ended::Unpublished;
@@ -97,13 +101,13 @@ where
                     publish.stream().latency().on_publisher_report(&report);
                     continue;
                 }
-                Ok(Some(message)) => match assembler.message(message, Instant::now()) {
+                Ok(Some(message)) => match reader.message(message, Instant::now()) {
                     Ok(units) => {
                         unreadable.in_a_row = 0;
                         units
                     }
                     Err(error) => {
-                        if unreadable.is_enough(&error) || matches!(error, track_assembler::Error::TooManyEpochs) {
+                        if unreadable.is_enough(&error) || matches!(error, rtmp_reader::Error::TooManyEpochs(_)) {
                             let why = "Nothing that this server can carry came.";
                             let _ = publisher.close("NetStream.Publish.Failed", why).await;
                             return Ended::Unreadable;
@@ -115,7 +119,7 @@ where
                 Err(error) => return Ended::Failed(error),
             },
         };
-        if let Some(Assembled { catalog, .. }) = units.last().filter(|_| epoch != Some(assembler.epoch())) {
+        if let Some(Assembled { catalog, .. }) = units.last().filter(|_| epoch != Some(reader.epoch())) {
             epoch = Some(catalog.epoch);
             let tracks: Vec<_> = catalog.tracks.iter().map(|t| format!("{} {}", t.id, t.config.rfc6381())).collect();
             tracing::info!(epoch = %catalog.epoch, tracks = tracks.join(", "), clock = catalog.clock.is_some(), "on air");
@@ -125,6 +129,12 @@ where
             return close_revoked(publisher, why).await;
         }
     }
+}
+
+/// The newest DTS of all tracks that a stream had of its last epoch.
+fn last_epoch(high_water: &HighWaterMarks) -> Option<(Epoch, Timestamp)> {
+    let (epoch, tracks) = high_water.last()?;
+    tracks.iter().map(|(_, dts)| *dts).max().map(|dts| (epoch, dts))
 }
 
 /// Returns whether the publisher may go on.
@@ -175,7 +185,7 @@ struct UnreadableMessages {
 
 impl UnreadableMessages {
     /// Counts one, tells of it at most once a second, and says whether the publisher must go.
-    fn is_enough(&mut self, error: &track_assembler::Error) -> bool {
+    fn is_enough(&mut self, error: &rtmp_reader::Error) -> bool {
         self.in_a_row += 1;
         self.unreported += 1;
         if self.reported.is_none_or(|at| at.elapsed() >= REPORT_INTERVAL) {

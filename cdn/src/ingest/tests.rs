@@ -5,10 +5,13 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use media::catalog::Value;
-use media::{Catalog, Epoch, Timestamp, TrackId, WallClock};
+use media::codec::{Codec, CodecConfig, Format};
+use media::{AccessUnit, Catalog, Epoch, Timestamp, Track, TrackId, WallClock};
 use net::rtmp::{Gap, Message, Metadata};
 
-use super::track_assembler::{Assembled, Error, Settings, TrackAssembler};
+use super::pending::{ExpectedTracks, Settings};
+use super::rtmp_reader::{Error, RtmpReader};
+use super::track_assembler::{Assembled, TrackAssembler};
 
 const SETTINGS: Settings = Settings { track_wait: Duration::from_secs(1), max_pending_bytes: 1000 };
 
@@ -44,9 +47,9 @@ fn metadata(keys: &[&str], epoch: Option<u64>) -> Message {
     Message::Metadata(Metadata { values, epoch: epoch.map(Epoch), clock, dts: None })
 }
 
-fn feed(assembler: &mut TrackAssembler, messages: impl IntoIterator<Item = Message>) -> Vec<Assembled> {
+fn feed(reader: &mut RtmpReader, messages: impl IntoIterator<Item = Message>) -> Vec<Assembled> {
     let now = Instant::now();
-    messages.into_iter().flat_map(|message| assembler.message(message, now).unwrap()).collect()
+    messages.into_iter().flat_map(|message| reader.message(message, now).unwrap()).collect()
 }
 
 fn times(units: &[Assembled]) -> Vec<(TrackId, i64)> {
@@ -59,8 +62,8 @@ const A: TrackId = TrackId::AUDIO;
 #[test]
 fn units_wait_for_the_tracks_that_were_promised() {
     let check = |messages: Vec<Message>, expected: &[(TrackId, i64)], tracks: usize| {
-        let mut assembler = TrackAssembler::new(SETTINGS, None);
-        let units = feed(&mut assembler, messages);
+        let mut reader = RtmpReader::new(SETTINGS, None);
+        let units = feed(&mut reader, messages);
         assert_eq!(times(&units), expected);
         assert!(units.iter().all(|Assembled { catalog, .. }| catalog.tracks.len() == tracks));
     };
@@ -76,25 +79,23 @@ fn units_wait_for_the_tracks_that_were_promised() {
 
 #[test]
 fn the_wait_is_bounded_in_time_and_bytes() {
-    let mut assembler = TrackAssembler::new(SETTINGS, None);
-    assert_eq!(assembler.deadline(), None);
-    assert!(feed(&mut assembler, [video(0, AVC), idr(0)]).is_empty());
-    let deadline = assembler.deadline().unwrap();
-    assert!(assembler.on_deadline(deadline - Duration::from_millis(1)).is_empty());
-    assert_eq!(times(&assembler.on_deadline(deadline)), [(V, 0)]);
-    assert_eq!((assembler.deadline(), times(&feed(&mut assembler, [idr(40)]))), (None, vec![(V, 40)]));
+    let mut reader = RtmpReader::new(SETTINGS, None);
+    assert_eq!(reader.deadline(), None);
+    assert!(feed(&mut reader, [video(0, AVC), idr(0)]).is_empty());
+    let deadline = reader.deadline().unwrap();
+    assert!(reader.on_deadline(deadline - Duration::from_millis(1)).is_empty());
+    assert_eq!(times(&reader.on_deadline(deadline)), [(V, 0)]);
+    assert_eq!((reader.deadline(), times(&feed(&mut reader, [idr(40)]))), (None, vec![(V, 40)]));
 
-    let mut assembler = TrackAssembler::new(Settings { max_pending_bytes: 10, ..SETTINGS }, None);
-    assert_eq!(feed(&mut assembler, [video(0, AVC), idr(0), idr(40)]).len(), 2);
+    let mut reader = RtmpReader::new(Settings { max_pending_bytes: 10, ..SETTINGS }, None);
+    assert_eq!(feed(&mut reader, [video(0, AVC), idr(0), idr(40)]).len(), 2);
 }
 
 #[test]
 fn a_track_that_comes_late_makes_a_new_catalog() {
-    let mut assembler = TrackAssembler::new(SETTINGS, None);
-    let units = feed(
-        &mut assembler,
-        [metadata(&["videocodecid"], None), video(0, AVC), idr(0), audio(0, AAC), sound(9), idr(40)],
-    );
+    let mut reader = RtmpReader::new(SETTINGS, None);
+    let units =
+        feed(&mut reader, [metadata(&["videocodecid"], None), video(0, AVC), idr(0), audio(0, AAC), sound(9), idr(40)]);
     let tracks: Vec<_> = units.iter().map(|Assembled { catalog, .. }| catalog.tracks.len()).collect();
     assert_eq!(tracks, [1, 2, 2]);
     assert!(Arc::ptr_eq(&units[1].catalog, &units[2].catalog));
@@ -104,9 +105,9 @@ fn a_track_that_comes_late_makes_a_new_catalog() {
 #[test]
 fn a_stated_epoch_is_kept_exactly() {
     let last = Some((Epoch(7), Timestamp::from_millis(1_000)));
-    let mut assembler = TrackAssembler::new(SETTINGS, last);
+    let mut reader = RtmpReader::new(SETTINGS, last);
     let units =
-        feed(&mut assembler, [metadata(&["videocodecid"], Some(7)), video(0, AVC), idr(960), idr(1000), idr(1040)]);
+        feed(&mut reader, [metadata(&["videocodecid"], Some(7)), video(0, AVC), idr(960), idr(1000), idr(1040)]);
     assert_eq!(times(&units), [(V, 960), (V, 1000), (V, 1040)]);
     assert!(
         units.iter().all(|Assembled { catalog, unit, .. }| unit.epoch == Epoch(7)
@@ -122,54 +123,54 @@ fn a_unit_follows_what_its_publisher_states() {
     let follows = |units: &[Assembled]| -> Vec<_> {
         units.iter().map(|ready| ready.predecessor_dts.map(Timestamp::as_millis)).collect()
     };
-    let mut assembler = TrackAssembler::new(SETTINGS, None);
+    let mut reader = RtmpReader::new(SETTINGS, None);
     let begins = [metadata(&["videocodecid"], Some(7)), gap(7, V, Some(460)), video(0, AVC), idr(500), idr(540)];
-    assert_eq!(follows(&feed(&mut assembler, begins)), [Some(460), Some(500)], "it begins where others have been");
+    assert_eq!(follows(&feed(&mut reader, begins)), [Some(460), Some(500)], "it begins where others have been");
     let skips = [gap(7, V, Some(960)), gap(7, A, Some(3)), idr(1000), gap(8, V, Some(1)), idr(1040)];
-    assert_eq!(follows(&feed(&mut assembler, skips)), [Some(960), Some(1000)], "another broadcast's is nothing");
-    assert_eq!(follows(&feed(&mut assembler, [gap(7, V, None), idr(2000)])), [None], "it does not know");
+    assert_eq!(follows(&feed(&mut reader, skips)), [Some(960), Some(1000)], "another broadcast's is nothing");
+    assert_eq!(follows(&feed(&mut reader, [gap(7, V, None), idr(2000)])), [None], "it does not know");
     // One that states no epoch has no other path: its order is the truth.
-    let mut assembler = TrackAssembler::new(SETTINGS, Some((Epoch(7), Timestamp::from_millis(60_000))));
-    let units = feed(&mut assembler, [metadata(&["videocodecid"], None), video(0, AVC), idr(0), idr(500), idr(533)]);
+    let mut reader = RtmpReader::new(SETTINGS, Some((Epoch(7), Timestamp::from_millis(60_000))));
+    let units = feed(&mut reader, [metadata(&["videocodecid"], None), video(0, AVC), idr(0), idr(500), idr(533)]);
     assert_eq!(follows(&units), [None, Some(60_040), Some(60_540)]);
     // Units that came before it said who it is follow each other as they are named then.
-    let mut assembler = TrackAssembler::new(SETTINGS, Some((Epoch(6), Timestamp::from_millis(60_000))));
+    let mut reader = RtmpReader::new(SETTINGS, Some((Epoch(6), Timestamp::from_millis(60_000))));
     let units =
-        feed(&mut assembler, [video(0, AVC), idr(960), idr(1000), metadata(&["videocodecid"], Some(7)), idr(1040)]);
+        feed(&mut reader, [video(0, AVC), idr(960), idr(1000), metadata(&["videocodecid"], Some(7)), idr(1040)]);
     assert_eq!(follows(&units), [None, Some(960), Some(1000)]);
 }
 
 #[test]
 fn a_resumed_broadcast_older_than_the_clock_of_rtmp() {
     let far = (1i64 << 32) + 500;
-    let mut assembler = TrackAssembler::new(SETTINGS, Some((Epoch(7), Timestamp::from_millis(far))));
-    let units = feed(&mut assembler, [metadata(&["videocodecid"], Some(7)), video(0, AVC), idr(540)]);
+    let mut reader = RtmpReader::new(SETTINGS, Some((Epoch(7), Timestamp::from_millis(far))));
+    let units = feed(&mut reader, [metadata(&["videocodecid"], Some(7)), video(0, AVC), idr(540)]);
     assert_eq!(times(&units), [(V, far + 40)]);
 }
 
 #[test]
 fn a_broadcast_older_than_the_clock_of_rtmp_that_this_server_never_saw() {
     let far = (1i64 << 32) + 500;
-    let mut assembler = TrackAssembler::new(SETTINGS, Some((Epoch(8), Timestamp::from_millis(77))));
+    let mut reader = RtmpReader::new(SETTINGS, Some((Epoch(8), Timestamp::from_millis(77))));
     let Message::Metadata(metadata) = metadata(&["videocodecid"], Some(7)) else { unreachable!() };
     let metadata = Metadata { dts: Some(Timestamp::from_millis(far)), ..metadata };
-    let units = feed(&mut assembler, [Message::Metadata(metadata), video(0, AVC), idr(540)]);
+    let units = feed(&mut reader, [Message::Metadata(metadata), video(0, AVC), idr(540)]);
     assert_eq!(times(&units), [(V, far + 40)]);
 }
 
 #[test]
 fn a_publisher_without_epoch_goes_on_where_the_stream_was() {
-    let mut assembler = TrackAssembler::new(SETTINGS, Some((Epoch(7), Timestamp::from_millis(60_000))));
-    let units = feed(&mut assembler, [metadata(&["videocodecid"], None), video(0, AVC), idr(0), idr(33)]);
+    let mut reader = RtmpReader::new(SETTINGS, Some((Epoch(7), Timestamp::from_millis(60_000))));
+    let units = feed(&mut reader, [metadata(&["videocodecid"], None), video(0, AVC), idr(0), idr(33)]);
     assert_eq!(times(&units), [(V, 60_040), (V, 60_073)]);
     assert_ne!(units[0].unit.epoch, Epoch(7));
 }
 
 #[test]
 fn a_clock_that_jumps_begins_an_epoch() {
-    let mut assembler = TrackAssembler::new(SETTINGS, None);
-    let one = feed(&mut assembler, [metadata(&["videocodecid"], None), video(0, AVC), idr(500_000), idr(500_040)]);
-    let two = feed(&mut assembler, [idr(0), idr(40)]);
+    let mut reader = RtmpReader::new(SETTINGS, None);
+    let one = feed(&mut reader, [metadata(&["videocodecid"], None), video(0, AVC), idr(500_000), idr(500_040)]);
+    let two = feed(&mut reader, [idr(0), idr(40)]);
     assert_eq!(times(&one), [(V, 500_000), (V, 500_040)]);
     assert_eq!(times(&two), [(V, 500_080), (V, 500_120)]);
     assert_ne!(one[0].unit.epoch, two[0].unit.epoch);
@@ -178,31 +179,31 @@ fn a_clock_that_jumps_begins_an_epoch() {
 
 #[test]
 fn metadata_that_changes_makes_a_new_catalog() {
-    let mut assembler = TrackAssembler::new(SETTINGS, None);
-    let one = feed(&mut assembler, [metadata(&["videocodecid"], None), video(0, AVC), idr(0)]);
-    let same = feed(&mut assembler, [metadata(&["videocodecid"], None), idr(40)]);
+    let mut reader = RtmpReader::new(SETTINGS, None);
+    let one = feed(&mut reader, [metadata(&["videocodecid"], None), video(0, AVC), idr(0)]);
+    let same = feed(&mut reader, [metadata(&["videocodecid"], None), idr(40)]);
     let later = Instant::now() + Duration::from_secs(2);
-    assembler.message(metadata(&["videocodecid", "x"], None), later).unwrap();
-    let other = assembler.message(idr(80), later).unwrap();
+    reader.message(metadata(&["videocodecid", "x"], None), later).unwrap();
+    let other = reader.message(idr(80), later).unwrap();
     assert!(Arc::ptr_eq(&one[0].catalog, &same[0].catalog));
     assert_eq!((other[0].catalog.epoch, other[0].catalog.metadata.len()), (one[0].catalog.epoch, 2));
 }
 
 #[test]
 fn metadata_that_changes_without_end_makes_few_catalogs() {
-    let mut assembler = TrackAssembler::new(SETTINGS, None);
-    feed(&mut assembler, [metadata(&["videocodecid"], None), video(0, AVC), idr(0)]);
+    let mut reader = RtmpReader::new(SETTINGS, None);
+    feed(&mut reader, [metadata(&["videocodecid"], None), video(0, AVC), idr(0)]);
     let start = Instant::now();
     let mut catalogs: Vec<Arc<Catalog>> = Vec::new();
     for n in 0..500u32 {
         let now = start + Duration::from_millis(10) * n;
-        assembler.message(metadata(&["videocodecid", &n.to_string()], None), now).unwrap();
-        let units = assembler.message(idr(n * 10 + 10), now).unwrap();
+        reader.message(metadata(&["videocodecid", &n.to_string()], None), now).unwrap();
+        let units = reader.message(idr(n * 10 + 10), now).unwrap();
         catalogs.extend(units.into_iter().map(|Assembled { catalog, .. }| catalog));
     }
     // The last change is not lost, though nothing more is said.
     let now = start + Duration::from_secs(7);
-    catalogs.extend(assembler.message(idr(6000), now).unwrap().into_iter().map(|Assembled { catalog, .. }| catalog));
+    catalogs.extend(reader.message(idr(6000), now).unwrap().into_iter().map(|Assembled { catalog, .. }| catalog));
     assert!(catalogs.last().unwrap().metadata.contains_key("499"));
     catalogs.dedup_by(|a, b| Arc::ptr_eq(a, b));
     assert!((4..=7).contains(&catalogs.len()), "{}", catalogs.len());
@@ -211,10 +212,10 @@ fn metadata_that_changes_without_end_makes_few_catalogs() {
     let mut values = media::catalog::Metadata::new();
     values.extend([("a".to_owned(), Value::String("x".repeat(9000))), ("b".to_owned(), Value::Boolean(true))]);
     values.extend((0..1000).map(|n| (format!("key{n}"), Value::String("x".repeat(20)))));
-    assembler.message(metadata(&["y"], None), now).unwrap();
+    reader.message(metadata(&["y"], None), now).unwrap();
     let said = Metadata { values, epoch: Some(Epoch(9)), ..Metadata::default() };
-    assembler.message(Message::Metadata(said), now).unwrap();
-    let units = assembler.message(idr(6100), now).unwrap();
+    reader.message(Message::Metadata(said), now).unwrap();
+    let units = reader.message(idr(6100), now).unwrap();
     let kept = &units[0].catalog.metadata;
     assert!(units[0].catalog.epoch == Epoch(9) && kept.contains_key("b") && !kept.contains_key("a"));
     assert!(!kept.contains_key("y") && (200..500).contains(&kept.len()), "{}", kept.len());
@@ -226,11 +227,11 @@ fn broadcasts_without_end_are_refused() {
     let stated = |n: u64| vec![metadata(&["videocodecid"], Some(n))];
     let jumping = |n: u64| vec![idr(if n.is_multiple_of(2) { 0 } else { 5_000_000 })];
     let check = |messages: &dyn Fn(u64) -> Vec<Message>, seconds_apart: u64| {
-        let mut assembler = TrackAssembler::new(SETTINGS, None);
-        feed(&mut assembler, [metadata(&["videocodecid"], None), video(0, AVC)]);
+        let mut reader = RtmpReader::new(SETTINGS, None);
+        feed(&mut reader, [metadata(&["videocodecid"], None), video(0, AVC)]);
         let steps = (0..100).flat_map(|n| messages(n).into_iter().map(move |m| (m, n)));
-        let mut answers = steps.map(|(m, n)| assembler.message(m, start + Duration::from_secs(n * seconds_apart)));
-        answers.any(|answer| matches!(answer, Err(Error::TooManyEpochs)))
+        let mut answers = steps.map(|(m, n)| reader.message(m, start + Duration::from_secs(n * seconds_apart)));
+        answers.any(|answer| matches!(answer, Err(Error::TooManyEpochs(_))))
     };
     assert!(check(&stated, 0) && check(&jumping, 0) && check(&jumping, 1));
     assert!(!check(&stated, 3) && !check(&jumping, 3));
@@ -248,10 +249,10 @@ fn units_before_a_stated_epoch_are_timed_as_its_own() {
         (None, Some(far), (3 << 32) + 960),
     ] {
         let last_epoch = last.map(|(epoch, dts)| (Epoch(epoch), Timestamp::from_millis(dts)));
-        let mut assembler = TrackAssembler::new(SETTINGS, last_epoch);
+        let mut reader = RtmpReader::new(SETTINGS, last_epoch);
         let Message::Metadata(about) = metadata(&["videocodecid"], Some(7)) else { unreachable!() };
         let about = Metadata { dts: stated.map(Timestamp::from_millis), ..about };
-        let units = feed(&mut assembler, [video(0, AVC), idr(960), Message::Metadata(about), idr(1000)]);
+        let units = feed(&mut reader, [video(0, AVC), idr(960), Message::Metadata(about), idr(1000)]);
         assert_eq!(times(&units), [(V, expected), (V, expected + 40)], "{last:?} {stated:?}");
         assert!(
             units.iter().all(|Assembled { catalog, unit, .. }| unit.epoch == Epoch(7) && catalog.epoch == Epoch(7))
@@ -264,16 +265,45 @@ fn units_before_a_stated_epoch_are_timed_as_its_own() {
 fn a_stated_place_holds_on_both_sides_of_a_wrap() {
     let near = Timestamp::from_millis((2 << 32) - 20);
     let about = Message::Metadata(Metadata { epoch: Some(Epoch(7)), dts: Some(near), ..Metadata::default() });
-    let mut assembler = TrackAssembler::new(SETTINGS, None);
-    let units = feed(&mut assembler, [about, video(0, AVC), audio(0, AAC), sound(3), idr(u32::MAX - 9)]);
+    let mut reader = RtmpReader::new(SETTINGS, None);
+    let units = feed(&mut reader, [about, video(0, AVC), audio(0, AAC), sound(3), idr(u32::MAX - 9)]);
     assert_eq!(times(&units), [(A, (2 << 32) + 3), (V, (2 << 32) - 10)]);
 }
 
 #[test]
 fn what_can_not_be_read_is_an_error_and_not_the_end() {
-    let mut assembler = TrackAssembler::new(SETTINGS, None);
+    let mut reader = RtmpReader::new(SETTINGS, None);
     for body in [&[0x12][..], &[0x17, 1, 0, 0], &[0x17, 0, 0, 0, 0, 1]] {
-        assert!(assembler.message(video(0, body), Instant::now()).is_err(), "{body:?}");
+        assert!(reader.message(video(0, body), Instant::now()).is_err(), "{body:?}");
     }
-    assert_eq!(feed(&mut assembler, [metadata(&["videocodecid"], None), video(0, AVC), idr(0)]).len(), 1);
+    assert_eq!(feed(&mut reader, [metadata(&["videocodecid"], None), video(0, AVC), idr(0)]).len(), 1);
+}
+
+/// As a protocol would feed it that has neither FLV nor 32-bit clocks.
+#[test]
+fn tracks_and_units_are_enough() {
+    let now = Instant::now();
+    let track = |id, codec, format| Track { id, config: CodecConfig { codec, record: Bytes::new(), format } };
+    let video = track(V, Codec::Vp9, Format::Video { width: 16, height: 16 });
+    let audio = track(A, Codec::Opus, Format::Audio { sample_rate: 48_000, channels: 2 });
+    let unit = |track, dts| {
+        let dts = Timestamp::from_millis(dts);
+        AccessUnit { epoch: Epoch(0), track, dts, pts: dts, random_access: true, payload: Bytes::from_static(b"x") }
+    };
+    let mut assembler = TrackAssembler::new(SETTINGS, Some((Epoch(7), Timestamp::from_millis(1000))));
+    assembler.begin_stated_epoch(Epoch(8), now, |dts| dts).unwrap();
+    let expected = ExpectedTracks { video: true, audio: true };
+    assembler.on_metadata(media::catalog::Metadata::new(), None, expected, now);
+    assert!(assembler.on_unit(unit(V, 0), now).is_empty(), "of a track that is not known");
+    assembler.on_track(video);
+    assert!(assembler.on_unit(unit(V, 40), now).is_empty() && assembler.flush_if_due().is_empty());
+    // A gap concerns what comes after it, not what waits.
+    let ready = assembler.on_gap(Epoch(8), V, Some(Timestamp::from_millis(400)));
+    assert_eq!((times(&ready), ready[0].predecessor_dts), (vec![(V, 40)], None));
+    let ready = assembler.on_unit(unit(V, 440), now);
+    assert_eq!(ready[0].predecessor_dts, Some(Timestamp::from_millis(400)));
+    let tracks = ready[0].catalog.tracks.len();
+    assembler.on_track(audio);
+    let ready = assembler.on_unit(unit(A, 450), now);
+    assert_eq!((tracks, ready[0].catalog.tracks.len(), ready[0].unit.epoch), (1, 2, Epoch(8)));
 }

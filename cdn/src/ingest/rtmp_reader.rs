@@ -1,0 +1,122 @@
+//! From an RTMP publisher's messages to what [`TrackAssembler`] takes. Pure: time is a parameter.
+
+use std::time::Instant;
+
+use media::flv::{self, Demuxer, Event};
+use media::timestamp_unwrap::TimestampUnwrapper;
+use media::{Epoch, Timestamp};
+use net::rtmp::{Gap, Message, Metadata};
+
+use super::epochs::TooManyEpochs;
+use super::pending::{ExpectedTracks, Settings};
+use super::track_assembler::{Assembled, TrackAssembler};
+
+/// Reads one publisher.
+#[derive(Debug)]
+pub(crate) struct RtmpReader {
+    demuxer: Demuxer,
+    assembler: TrackAssembler,
+}
+
+/// Why a message is refused.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub(crate) enum Error {
+    /// A tag body cannot be read. The next may be right.
+    #[error(transparent)]
+    Body(#[from] flv::Error),
+    /// The publisher must go.
+    #[error(transparent)]
+    TooManyEpochs(#[from] TooManyEpochs),
+}
+
+impl RtmpReader {
+    /// For a publisher of a stream that had, of its last epoch, units up to a DTS.
+    pub(crate) fn new(settings: Settings, last_epoch: Option<(Epoch, Timestamp)>) -> Self {
+        let assembler = TrackAssembler::new(settings, last_epoch);
+        Self { demuxer: Demuxer::new(assembler.epoch()), assembler }
+    }
+
+    /// The broadcast that units now belong to.
+    pub(crate) fn epoch(&self) -> Epoch {
+        self.assembler.epoch()
+    }
+
+    /// When [`on_deadline`](Self::on_deadline) is to be called.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        self.assembler.deadline()
+    }
+
+    /// Gives what has waited long enough by `now`.
+    pub(crate) fn on_deadline(&mut self, now: Instant) -> Vec<Assembled> {
+        self.assembler.on_deadline(now)
+    }
+
+    /// Takes a message; gives the units that are ready.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub(crate) fn message(&mut self, message: Message, now: Instant) -> Result<Vec<Assembled>, Error> {
+        self.assembler.on_time(now);
+        let mut ready = match message {
+            Message::Metadata(metadata) => self.metadata(metadata, now)?,
+            Message::Audio { timestamp, body } => {
+                let events = self.demuxer.audio(timestamp, body)?;
+                self.events(events, now)?
+            }
+            Message::Video { timestamp, body } => {
+                let events = self.demuxer.video(timestamp, body)?;
+                self.events(events, now)?
+            }
+            Message::EndOfStream => return Ok(self.assembler.flush()),
+            Message::Gap(gap) => self.gap(&gap),
+            // Dealt with before it comes here.
+            Message::Peer(_) | Message::Timing(_) => return Ok(Vec::new()),
+        };
+        ready.extend(self.assembler.flush_if_due());
+        Ok(ready)
+    }
+
+    fn events(&mut self, events: Vec<Event>, now: Instant) -> Result<Vec<Assembled>, Error> {
+        let mut ready = Vec::new();
+        for event in events {
+            match event {
+                Event::Track(track) => ready.extend(self.assembler.on_track(track)),
+                Event::Unit(unit) => ready.extend(self.assembler.on_unit(unit, now)),
+                Event::Jump { from, to } => {
+                    tracing::info!(from, to, "the publisher's clock jumped: a new epoch begins");
+                    ready.extend(self.assembler.begin_own_epoch(now)?);
+                    self.demuxer.set_epoch(self.assembler.epoch());
+                    self.demuxer.set_exact(false);
+                }
+                Event::EndOfSequence(track) => tracing::debug!(%track, "end of sequence"),
+            }
+        }
+        Ok(ready)
+    }
+
+    fn gap(&mut self, gap: &Gap) -> Vec<Assembled> {
+        let stated = gap.predecessors.iter();
+        stated.flat_map(|(track, predecessor)| self.assembler.on_gap(gap.epoch, *track, *predecessor)).collect()
+    }
+
+    fn metadata(&mut self, metadata: Metadata, now: Instant) -> Result<Vec<Assembled>, Error> {
+        let Metadata { values, epoch, clock, dts } = metadata;
+        let mut ready = Vec::new();
+        let is_another = |epoch: &Epoch| !self.assembler.is_epoch_stated() || *epoch != self.assembler.epoch();
+        if let Some(epoch) = epoch.filter(is_another) {
+            let near = dts.or(self.assembler.last_of(epoch));
+            let unwrapper = |near: Timestamp| TimestampUnwrapper::near(near.as_millis());
+            let mut timeline = near.map_or_else(TimestampUnwrapper::new, unwrapper);
+            let retime = |dts: Timestamp| Timestamp::from_millis(timeline.unwrap_exact(dts.as_rtmp()));
+            ready = self.assembler.begin_stated_epoch(epoch, now, retime)?;
+            self.demuxer.set_epoch(epoch);
+            self.demuxer.set_exact(true);
+            near.into_iter().for_each(|near| self.demuxer.resume_near(near));
+        }
+        // FLV 10.1 §E.5: these are there if the track is.
+        let [video, audio] = ["videocodecid", "audiocodecid"].map(|key| values.contains_key(key));
+        self.assembler.on_metadata(values, clock, ExpectedTracks { video, audio }, now);
+        Ok(ready)
+    }
+}
