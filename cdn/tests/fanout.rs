@@ -88,11 +88,11 @@ async fn a_player_is_told_which_unit_follows_which() {
                 before(n * 40).map(|dts| Timestamp::from_millis(dts.as_millis() + 7)),
             );
         };
-        (0..4).chain(20..24).for_each(push);
+        push(0);
+        assert_eq!((early.times(2).await, early.predecessor), (vec![(V, 0), (A, 7)], None), "the first of all");
+        (1..4).chain(20..24).for_each(push);
         let mut late = server.play("live").await.unwrap();
-        for (viewer, pictures) in
-            [(&mut early, [0, 1, 2, 3, 20, 21, 22, 23].as_slice()), (&mut late, &[20, 21, 22, 23])]
-        {
+        for (viewer, pictures) in [(&mut early, [1, 2, 3, 20, 21, 22, 23].as_slice()), (&mut late, &[20, 21, 22, 23])] {
             for n in pictures {
                 assert_eq!(
                     (viewer.next().await.unwrap().dts.as_millis(), viewer.predecessor),

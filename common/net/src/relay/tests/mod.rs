@@ -14,7 +14,7 @@ use bytes::Bytes;
 use media::codec::{Codec, CodecConfig, Format};
 use media::latency::{StageTimes, TimingReport, UnitTiming};
 use media::live_window::{Bounds, ReadBatch};
-use media::{AccessUnit, Catalog, Cursor, Epoch, LiveWindow, Timestamp, Track, TrackId, WallClock};
+use media::{AccessUnit, Catalog, Cursor, Epoch, LiveWindow, Timestamp, Track, TrackId, TrackOrder, WallClock};
 use parking_lot::Mutex;
 use quinn::Endpoint;
 use tokio::sync::{Notify, mpsc, watch};
@@ -31,6 +31,8 @@ use crate::trust::{Identity, Pin, tls};
 /// A live stream that a test writes: 33 ms pictures with an IDR every tenth, and an audio unit of 10 bytes with each.
 struct TestStream {
     window: Mutex<LiveWindow>,
+    /// Of the units that were pushed: nothing is left out here.
+    order: Mutex<TrackOrder>,
     changed: watch::Sender<bool>,
     catalog: Arc<Catalog>,
     /// Where the two senders of the only subscriber stopped reading.
@@ -46,6 +48,7 @@ impl TestStream {
         let bounds = Bounds { duration: Duration::from_secs(10), bytes: 64 << 20 };
         Arc::new(Self {
             window: LiveWindow::new(bounds).into(),
+            order: Mutex::default(),
             changed: watch::Sender::new(false),
             catalog: catalog(7),
             read_positions: Mutex::default(),
@@ -65,9 +68,13 @@ impl TestStream {
     fn push(&self, range: std::ops::Range<i64>, size: usize) {
         for n in range {
             let mut window = self.window.lock();
-            let previous = |offset| (n > 0).then(|| Timestamp::from_millis((n - 1) * FRAME_MS + offset));
-            window.push(self.catalog.clone(), unit(TrackId::VIDEO, n * FRAME_MS, n % GOP == 0, size), previous(0));
-            window.push(self.catalog.clone(), unit(TrackId::AUDIO, n * FRAME_MS + 5, true, 10), previous(5));
+            let mut order = self.order.lock();
+            let picture = unit(TrackId::VIDEO, n * FRAME_MS, n % GOP == 0, size);
+            for unit in [picture, unit(TrackId::AUDIO, n * FRAME_MS + 5, true, 10)] {
+                let predecessor = order.follow(&unit);
+                window.push(self.catalog.clone(), unit, predecessor);
+            }
+            drop(order);
             drop(window);
             self.changed.send_modify(|_| {});
         }
