@@ -97,6 +97,6 @@ fn read(path: &Path) -> String {
 /// The host's loopback as qemu's user network shows it to the guest.
 pub const HOST_FROM_GUEST: &str = "10.0.2.2";
 /// For what takes a second on a quiet machine: an emulated processor is some thirty times slower than its host.
-pub const COMMAND_TIMEOUT: Duration = Duration::from_secs(60);
+pub const COMMAND_TIMEOUT: Duration = Duration::from_secs(120);
 /// For what takes ten.
-pub const BOOT_TIMEOUT: Duration = Duration::from_secs(90);
+pub const BOOT_TIMEOUT: Duration = Duration::from_secs(300);

@@ -21,7 +21,7 @@ pub struct TestEnv {
 impl TestEnv {
     /// Waits until no experiment measures. Tests run beside each other: programs pick their own ports, and waits are for events.
     pub fn new() -> Result<Self> {
-        let machine = ::lab::lock_machine_shared()?;
+        let machine = ::lab::share_machine()?;
         let directory = tempfile::Builder::new().prefix("nearcast-e2e.").tempdir()?;
         Ok(Self { directory, names: RefCell::default(), _machine: machine })
     }

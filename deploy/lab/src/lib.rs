@@ -81,7 +81,7 @@ pub use host::Host;
 pub use lateness::Lateness;
 pub use link::shape::{BurstLoss, Jitter, Shape};
 pub use link::{Direction, Emulator, FrameCounts, Link, Priority, Stats};
-pub use machine_lock::{lock_machine, lock_machine_shared};
+pub use machine_lock::{lock_machine, share_machine};
 pub use network::{Endpoint, Network, Switch};
 pub use process::Process;
 pub use topology::Topology;

@@ -16,7 +16,7 @@ pub fn lock_machine() -> Result<File> {
 }
 
 /// Waits until nobody measures, and keeps others from it until the file is dropped: for end-to-end tests, of which several may run.
-pub fn lock_machine_shared() -> Result<File> {
+pub fn share_machine() -> Result<File> {
     let lock = open()?;
     if lock.try_lock_shared().is_err() {
         eprintln!("lab: waiting for an experiment to end");

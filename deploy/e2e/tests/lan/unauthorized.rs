@@ -25,7 +25,10 @@ struct PeerCredentials {
 
 impl PeerCredentials {
     fn of(testbed: &LanTestbed, host: usize) -> Result<Self> {
-        let said = testbed.ask(host, "/api/v1/streams/live/watch")?;
+        let said = e2e::until(TIMEOUT, "the broadcaster to offer itself", || {
+            let said = testbed.ask(host, "/api/v1/streams/live/watch")?;
+            Ok((!said["peer"].is_null()).then_some(said))
+        })?;
         let text =
             |name: &str| said["peer"][name].as_str().map(str::to_owned).with_context(|| format!("no {name}: {said}"));
         let secret = HEXLOWER.decode(text("secret")?.as_bytes())?;
