@@ -197,6 +197,11 @@ pub enum Error {
 }
 
 impl Error {
+    /// Whether the server and this viewer disagree about the protocol. A path that fails so is closed for good, even if it has worked.
+    pub fn is_violation(&self) -> bool {
+        matches!(self, Self::Relay { source, .. } if source.is_violation())
+    }
+
     /// Whether another attempt may succeed.
     pub fn retry(&self) -> bool {
         match self {

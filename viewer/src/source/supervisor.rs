@@ -324,8 +324,8 @@ impl Supervisor {
         }
         self.selector.on_failed(id, self.now());
         let Some(path) = self.paths.get_mut(&id) else { return Ok(()) };
-        // A server that restarts may not know its streams for a moment; one that has never known this one will not.
-        let is_permanent = !error.retry() && !path.has_delivered;
+        // A server that restarts may not know its streams for a moment; one that never knew this one does not.
+        let is_permanent = error.is_violation() || !error.retry() && !path.has_delivered;
         match &error {
             Error::NotLive { .. } => {
                 debug!(%error);
