@@ -242,6 +242,7 @@ async fn read_groups(connection: Connection, shared: Shared) {
     let mut readers = JoinSet::new();
     loop {
         tokio::select! {
+            biased;
             stream = connection.accept_uni() => match stream {
                 Ok(stream) => drop(readers.spawn(read_group(stream, shared.clone()))),
                 Err(error) => {

@@ -145,6 +145,7 @@ async fn serve<S: StreamSource, G: SendGate, O: SubscriptionObserver>(
     let (mut starts, mut timing_requests) = (RequestLimiter::default(), RequestLimiter::default());
     loop {
         tokio::select! {
+            biased;
             message = control.next() => match message {
                 Ok(None) => return Ok(Ended::Unsubscribed),
                 Err(Error::Connection(_) | Error::Read(_)) => return Ok(Ended::Unsubscribed),

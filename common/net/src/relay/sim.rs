@@ -3,7 +3,7 @@
 //! A test runs on one thread under Tokio's paused clock, which jumps to the next timer when every task waits. quinn reads that clock too,
 //! so both ends, their timers and the links share it, and an hour of streaming takes as long as its computation. A [`Link`] has a rate, a
 //! delay, a queue, jitter and losses; what is random comes from a seed, which a failing test prints. Time has a resolution of 1 ms, which is
-//! Tokio's. Keys and nonces of TLS are random still: they change no sizes or times but by a byte or two of the handshake.
+//! Tokio's. The keys of TLS stay random: they change the sizes of the handshake's packets by a byte or two, and nothing else.
 
 use std::collections::{BTreeMap, HashMap};
 use std::future::Future;
@@ -19,7 +19,7 @@ use quinn::udp::{RecvMeta, Transmit};
 use quinn::{AsyncUdpSocket, Endpoint, EndpointConfig, ServerConfig, UdpPoller};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::time::{Instant, Sleep, sleep_until, timeout};
 
 /// One direction of a path between two endpoints.
 #[derive(Clone, Copy, Debug)]
@@ -91,7 +91,9 @@ pub(super) fn simulate<F: Future<Output = ()>>(test: impl Fn(Network) -> F) {
     for seed in seeds {
         let _printed = PrintSeed(seed);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
-        runtime.block_on(async { test(Network::new(seed)).await });
+        // A test that waits for ever would keep virtual time running.
+        let test = async { timeout(LONGEST, test(Network::new(seed))).await.expect("the test ends") };
+        runtime.block_on(test);
     }
 }
 
@@ -271,5 +273,7 @@ fn index(address: SocketAddr) -> Option<usize> {
 
 /// The relay's usual port.
 const PORT: u16 = 4443;
+/// Bounds a run, in virtual time.
+const LONGEST: Duration = Duration::from_secs(3600);
 /// Few, as every test runs with each of them; more are tried by `NEARCAST_SIM_SEED`.
 const SEEDS: [u64; 3] = [1, 2, 3];

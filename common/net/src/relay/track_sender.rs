@@ -106,7 +106,7 @@ impl<S: StreamSource, G: SendGate, O: SubscriptionObserver> TrackSender<S, G, O>
                     Decision::Jump => {
                         observer.on_dropped();
                         groups.iter_mut().for_each(Group::finish);
-                        self.jump(&mut cursor);
+                        self.jump(&mut cursor, entry.position);
                         break;
                     }
                 }
@@ -115,7 +115,7 @@ impl<S: StreamSource, G: SendGate, O: SubscriptionObserver> TrackSender<S, G, O>
                     Err(Superseded) => {
                         observer.on_dropped();
                         self.reset_groups(&mut groups).await;
-                        self.jump(&mut cursor);
+                        self.jump(&mut cursor, entry.position);
                         break;
                     }
                 }
@@ -153,14 +153,16 @@ impl<S: StreamSource, G: SendGate, O: SubscriptionObserver> TrackSender<S, G, O>
         self.drop_policy.decide(entry.starts_gop, lag, newest.is_some_and(|newest| newest > entry.position))
     }
 
-    /// Video continues at the newest IDR, audio with the next unit that arrives.
-    fn jump(&self, cursor: &mut Cursor) {
-        self.delivery.source.with_window(|window| {
-            if self.kind == TrackKind::Video || window.newest().is_some_and(|newest| newest.catalog.video().is_none()) {
-                cursor.jump_to_live_edge(window);
-            } else {
-                *cursor = Cursor::at(window.next_position());
+    /// Moves the cursor behind the unit at `position`, which is skipped: video continues at the newest IDR, audio with the next unit that
+    /// arrives. The cursor may have read that IDR already, together with the units that are skipped.
+    fn jump(&self, cursor: &mut Cursor, position: u64) {
+        *cursor = self.delivery.source.with_window(|window| {
+            let has_video = window.newest().is_none_or(|newest| newest.catalog.video().is_some());
+            if self.kind == TrackKind::Audio && has_video {
+                return Cursor::at(window.next_position());
             }
+            let newest = window.join_position().filter(|newest| *newest > position);
+            Cursor::at(newest.unwrap_or(position + 1))
         });
     }
 
@@ -250,6 +252,7 @@ impl<S: StreamSource, G: SendGate, O: SubscriptionObserver> TrackSender<S, G, O>
                 break;
             }
             tokio::select! {
+                biased;
                 written = stream.write_chunks(left) => {
                     let written = written?;
                     left = &mut left[written.chunks..];

@@ -98,7 +98,7 @@ async fn serve_bytes(network: Network, identity: Identity, bytes: &'static [u8])
 
 #[test]
 fn a_server_that_violates_the_protocol_is_not_retried() {
-    for bytes in [&b"\x3f\x00"[..], b"\x16\x01\x07", b"\x11\xff\xff\xff\xff"] {
+    for bytes in [&b"\x3f\x00"[..], b"\x16\x01\x07", b"\x11\xff\xff\xff\xff\xff\xff\xff\xff"] {
         simulate(|network| async move {
             let identity = Identity::generate().unwrap();
             let pin = identity.pin();
@@ -106,7 +106,8 @@ fn a_server_that_violates_the_protocol_is_not_retried() {
             tokio::task::yield_now().await;
             let (_endpoint, connection) = connect(&network, network.server(), pin).await;
             let mut subscription = subscribe(connection, "", Proof::None).await.unwrap();
-            let error = subscription.next().await.unwrap_err();
+            let next = timeout(Duration::from_secs(5), subscription.next()).await.expect("an error within 5 s");
+            let error = next.unwrap_err();
             assert!(matches!(error, Error::Protocol(_)), "{error:?}");
             assert_eq!((error.blame(), error.is_violation(), error.retry()), (Blame::Peer, true, false));
         });
