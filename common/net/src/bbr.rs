@@ -1,44 +1,44 @@
-//! TCP under live media: Linux's BBR without its pauses.
+//! Keeps Linux's TCP BBR from pausing a live stream.
 //!
-//! A BBR that has met no shorter round trip for ten seconds holds the connection to four packets under way for 200 ms, to see what the
-//! path is like without a queue (ProbeRTT; `tcp_bbr.c`, draft-cardwell-iccrg-bbr-congestion-control-00 §4.3.5). A transfer has pauses in
-//! which it sees that for nothing; a live stream has none, needs more than four packets a round trip, and falls behind each time. But a stream
-//! that takes less than the path has makes no queue, so there is nothing to look for: what BBR measures all the while is right. It can not
-//! be told so, but it can be begun anew, which keeps the window and forgets how old the measure is.
+//! A BBR connection whose minimum RTT was not updated for ten seconds limits itself to four packets in flight for 200 ms, to measure the path
+//! without a queue (ProbeRTT; `tcp_bbr.c`, draft-cardwell-iccrg-bbr-congestion-control-00 §4.3.5). Bulk transfers have idle periods that
+//! make this unnecessary; a live stream has none, needs more than four packets per round trip, and stalls each time. But a stream below the
+//! capacity of its path makes no queue, so its RTT measurements are right all the time. BBR has no option to disable ProbeRTT, but switching
+//! the congestion control away and back restarts it, which keeps the window and resets the age of the minimum RTT.
 //!
-//! Other congestion controls have no such pause, and nothing is done to them.
+//! Other congestion controls do not pause, and are left alone.
 
 use std::time::{Duration, Instant};
 
 use socket2::SockRef;
 
-/// Keeps one connection's BBR from pausing.
+/// Suppresses ProbeRTT on one connection.
 #[derive(Clone, Debug)]
 pub struct ProbeRttSuppressor {
-    /// The connection's congestion control, a BBR; `None` for any other.
+    /// The name of the congestion control if it is a BBR.
     bbr: Option<Vec<u8>>,
     restarted: Instant,
 }
 
 impl ProbeRttSuppressor {
-    /// For a connection that was just made.
+    /// Starts with a new connection.
     pub fn new(socket: SockRef<'_>, now: Instant) -> Self {
         Self { bbr: congestion(&socket).filter(|name| name.starts_with(b"bbr")), restarted: now }
     }
 
-    /// Whether it is time. To be asked at least once a second.
+    /// Whether [`restart`](Self::restart) is due. To be polled at least once a second.
     pub fn is_due(&self, now: Instant) -> bool {
         self.bbr.is_some() && now.saturating_duration_since(self.restarted) >= RESTART_INTERVAL
     }
 
-    /// Begins anew. To be done only while the connection takes all that is written to it: where the link is full, there is a queue
-    /// to be seen through, and the pause is right.
+    /// Restarts BBR. Call it only while the connection takes everything that is written: on a saturated link there is a queue, and the
+    /// measurement is needed.
     pub fn restart(&mut self, socket: SockRef<'_>, now: Instant) {
         self.restarted = now;
         let Some(name) = &self.bbr else { return };
-        // The same name again would change nothing. Reno is in every kernel, and has hardly a packet's time.
+        // Setting the same name changes nothing. Reno is in every kernel, and is active for hardly a packet's time.
         if set_congestion(&socket, b"reno") && !set_congestion(&socket, name) {
-            // A route's own setting, which may not be chosen: what it has now has no pauses.
+            // A route's own setting, which may not be chosen by name. Reno does not pause.
             self.bbr = None;
         }
     }
@@ -65,7 +65,7 @@ fn set_congestion(_: &SockRef<'_>, _: &[u8]) -> bool {
     false
 }
 
-/// Well before the ten seconds, and before the five of later versions.
+/// Well before the ten seconds of BBRv1, and the five of later versions.
 const RESTART_INTERVAL: Duration = Duration::from_secs(4);
 
 #[cfg(test)]

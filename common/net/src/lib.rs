@@ -1,4 +1,5 @@
-//! The protocol drivers that Nearcast's applications share: sockets and their engines, over the pure `media` crate.
+//! The network protocols that Nearcast's applications share: RTMP, the relay protocol over QUIC, LAN discovery by mDNS, and trust. Pure engines
+//! over the `media` crate, and the drivers that connect them to sockets.
 #![forbid(unsafe_code)]
 
 pub mod api;

@@ -1,12 +1,12 @@
-//! The trace: one line for each access unit and stage that it passes, with the time of day, for whoever asks where the time goes.
+//! The unit trace: a CSV file with one line for each access unit and stage that it passes, for latency analysis.
 //!
-//! It is not the latency that people are shown, which `media::latency` keeps as a distribution. Off, it costs the look at an
-//! `Option`; on, a write of some sixty bytes a line. Lines are comma-separated under a header:
+//! The latency that users see is a distribution in `media::latency` instead. Without a trace the cost is a check of an `Option`, with one it is
+//! a write of about 60 bytes a line. The columns:
 //!
 //! `stage,track,dts_ms,random_access,bytes,path,at_us`
 //!
-//! `at_us` is the host's wall clock in microseconds since the Unix epoch, UTC; `path` is what the program calls the way that the
-//! unit came or went, if there are several.
+//! `at_us` is the host's wall clock in microseconds since the Unix epoch, UTC; `path` is the program's name for the path that the unit
+//! took, if there are several.
 
 use std::fs::File;
 use std::io::{self, LineWriter, Write};
@@ -16,21 +16,20 @@ use std::sync::{Mutex, PoisonError};
 use crate::clock;
 use media::{AccessUnit, Timestamp, TrackId, WallClock};
 
-/// An open trace; every line is in the file when [`Trace::note`] returns. A file that can no longer be written ends it silently:
-/// what is measured must not fail for being measured.
+/// An open trace file. Every line is in the file when [`Trace::note`] returns. Write errors are ignored: tracing must not break the stream.
 #[derive(Debug)]
 pub struct Trace(Mutex<LineWriter<File>>);
 
-/// The unit that a line is about.
+/// The fields of a unit that a line shows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct UnitRef {
-    /// Its track.
+    /// The track of the unit.
     pub track: TrackId,
-    /// Its name within the track.
+    /// The DTS, which identifies the unit within its track and epoch.
     pub dts: Timestamp,
     /// Whether decoding can begin with it.
     pub random_access: bool,
-    /// Of its payload.
+    /// The size of the payload.
     pub bytes: usize,
 }
 
@@ -48,23 +47,23 @@ impl Trace {
         Ok(Self(Mutex::new(out)))
     }
 
-    /// Notes that a unit passes `stage` now.
+    /// Writes that a unit passes `stage` now.
     pub fn now(&self, stage: &str, unit: impl Into<UnitRef>, path: &str) {
         self.note(stage, unit, path, clock::system());
     }
 
-    /// Notes that a unit passed `stage` at `at`.
+    /// Writes that a unit passed `stage` at `at`.
     pub fn note(&self, stage: &str, unit: impl Into<UnitRef>, path: &str, at: WallClock) {
         let unit = unit.into();
         let line = line(stage, unit, path, at);
-        // No line is left half-written by a panic: they are written whole.
+        // Lines are written whole, so a poisoned lock guards no partial line.
         let _ = self.0.lock().unwrap_or_else(PoisonError::into_inner).write_all(line.as_bytes());
     }
 }
 
 fn line(stage: &str, unit: UnitRef, path: &str, at: WallClock) -> String {
     let UnitRef { track, dts, random_access, bytes } = unit;
-    // A path is named by the program, never by the network; still, it must not make columns.
+    // The path must not add columns.
     let path = path.replace([',', '\n'], " ");
     format!("{stage},{track},{},{},{bytes},{path},{}\n", dts.as_millis(), u8::from(random_access), at.as_micros())
 }

@@ -27,7 +27,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_others_can_use() {
+    fn only_addresses_that_others_can_reach_are_shared() {
         for (address, is) in [
             ("192.168.1.5", true),
             ("127.0.0.1", false),

@@ -1,7 +1,7 @@
-//! The broadcaster's end: says that a broadcast is here, under another name every ten minutes, and says goodbye.
+//! Announces a broadcast on the LAN, under a new name every ten minutes, and withdraws it at the end.
 //!
-//! Announcing and goodbyes as RFC 6762 §8.3 and §10.1, without the probing of §8.1: an 80-bit name that nobody else can compute,
-//! and a random host name, need not be asked for first. It does not answer viewers, it only tells them where the relay is.
+//! Announcing and goodbyes as RFC 6762 §8.3 and §10.1, without the probing of §8.1: an 80-bit name that nobody else can compute
+//! and a random host name do not conflict.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,14 +18,14 @@ use super::daemon::Daemon;
 use super::name::{self, NameMatcher, SECRET_LEN, slot_at};
 use super::{AnnouncerOptions, Clock, Error, SERVICE, VERSION, service_record};
 
-/// A broadcast that is announced until this is dropped or [stopped](Self::stop).
+/// Announces a broadcast until it is dropped or [stopped](Self::stop).
 #[derive(Debug)]
 pub struct Announcer {
-    /// Dropped to tell the thread to end.
+    /// Dropping it ends the thread.
     on: Option<mpsc::Sender<()>>,
-    /// Disconnects once the first goodbye is sent.
+    /// Disconnects when the first goodbye packet is sent.
     goodbye: mpsc::Receiver<()>,
-    /// Resolves once all is done.
+    /// Resolves when the thread has ended.
     done: Option<oneshot::Receiver<()>>,
     announced: Arc<AtomicBool>,
 }
@@ -34,8 +34,8 @@ impl Announcer {
     /// Announces the broadcast of `secret`, whose relay listens for QUIC on UDP `port`, on every address of the chosen interfaces.
     ///
     /// # Errors
-    /// [`Error::Port`] for port 0; [`Error::Mdns`], [`Error::Thread`] or [`Error::Random`] if the system gives no means. Not if
-    /// there is no network: it is announced as soon as there is one.
+    /// [`Error::Port`] for port 0; [`Error::Mdns`], [`Error::Thread`] or [`Error::Random`] if the system lacks the resources. A
+    /// missing network is no error: the announcement is sent as soon as there is one.
     pub fn start(secret: &[u8; SECRET_LEN], port: u16, options: AnnouncerOptions) -> Result<Self, Error> {
         if port == 0 {
             return Err(Error::Port);
@@ -67,14 +67,14 @@ impl Announcer {
         Ok(Self { on: Some(on), goodbye, done: Some(done), announced })
     }
 
-    /// Whether an announcement has left this machine by at least one interface. True within about a second where there is a
-    /// network; for diagnosis, as nothing tells whether anybody hears it.
+    /// Whether an announcement was sent on at least one interface: within about a second if there is a network. For diagnosis only, as it
+    /// does not show whether anybody receives it.
     #[must_use]
     pub fn announced(&self) -> bool {
         self.announced.load(Ordering::Relaxed)
     }
 
-    /// Says goodbye, twice in case one is lost, and waits for that: about 150 ms, and a second at most.
+    /// Sends a goodbye packet twice, in case one is lost, and waits for that: about 150 ms, a second at most.
     pub async fn stop(mut self) {
         self.on = None;
         if let Some(done) = self.done.take()
@@ -86,8 +86,8 @@ impl Announcer {
 }
 
 impl Drop for Announcer {
-    /// Says goodbye and waits until that is sent, a few milliseconds and 250 at most; the second goodbye follows by itself, if the
-    /// process lives that long.
+    /// Sends a goodbye packet and waits until it is sent, a few milliseconds and 250 at most; the second one follows if the process lives
+    /// that long.
     fn drop(&mut self) {
         self.on = None;
         if self.goodbye.recv_timeout(GOODBYE_TIMEOUT) == Err(RecvTimeoutError::Timeout) {
@@ -96,7 +96,7 @@ impl Drop for Announcer {
     }
 }
 
-/// The thread that keeps the name that of the present slot.
+/// The thread that renames the announcement with each slot.
 struct AnnounceTask {
     daemon: Daemon,
     events: Receiver<DaemonEvent>,
@@ -110,7 +110,7 @@ struct AnnounceTask {
 
 impl AnnounceTask {
     fn run(mut self, off: &mpsc::Receiver<()>, said: mpsc::Sender<()>, finished: oneshot::Sender<()>) {
-        // Nothing is ever sent: the wait ends early only by the announcer's end.
+        // Nothing is ever sent on `off`: the wait ends early only when the announcer is dropped.
         while off.recv_timeout(CLOCK_POLL) == Err(RecvTimeoutError::Timeout) {
             self.drain_events();
             self.rotate_name();
@@ -122,7 +122,7 @@ impl AnnounceTask {
         drop(finished);
     }
 
-    /// Registers the next name and then withdraws the old one, so that at no moment there is none.
+    /// Registers the next name before it withdraws the old one, so that there is always one.
     fn rotate_name(&mut self) {
         let slot = slot_at(self.clock.unix_seconds());
         if slot == self.slot {
@@ -134,7 +134,7 @@ impl AnnounceTask {
                 let old = std::mem::replace(&mut self.fullname, fullname);
                 self.unregister(&old);
             }
-            // The old name still matches for a slot's time, so there is time to try again.
+            // The old name matches for another slot, so there is time to try again.
             Err(error) => warn!(%error, "the LAN announcement keeps its old name"),
         }
     }
@@ -144,10 +144,10 @@ impl AnnounceTask {
             // The answer comes after the packets.
             Ok(answer) => {
                 if answer.recv_timeout(GOODBYE_TIMEOUT).is_err() {
-                    debug!(fullname, "no word whether the goodbye was sent");
+                    debug!(fullname, "the goodbye was not confirmed");
                 }
             }
-            Err(error) => debug!(%error, fullname, "no goodbye"),
+            Err(error) => debug!(%error, fullname, "cannot send a goodbye"),
         }
     }
 
@@ -163,8 +163,8 @@ impl AnnounceTask {
     }
 }
 
-/// Registers the name of a slot and gives it in full. Each name gets a host name of its own: mdns-sd's goodbye takes the host's
-/// addresses along, which would tear those of the next name out of viewers' caches; and a host name that stayed would link the
+/// Registers the name of a slot and returns its full name. Each name gets a host name of its own: mdns-sd's goodbye takes the host's
+/// addresses along, which would remove those of the next name from viewers' caches; and a host name that stayed would link the
 /// names.
 fn register(daemon: &Daemon, broadcast: &NameMatcher, slot: u64, port: u16) -> Result<String, Error> {
     let instance = broadcast.name(slot);
@@ -180,15 +180,14 @@ fn register(daemon: &Daemon, broadcast: &NameMatcher, slot: u64, port: u16) -> R
     Ok(service_record::fullname(&instance))
 }
 
-/// How often the clock is read. Not a timer until the next slot: one that a suspended laptop stops, and a corrected clock
-/// outdates.
+/// How often the clock is read. A timer until the next slot would be wrong after a suspend or a clock correction.
 const CLOCK_POLL: Duration = Duration::from_secs(1);
 
-/// For the goodbye to be sent: mDNS's thread does it between two packets.
+/// Bounds the wait for a goodbye: the mDNS thread sends it between two packets.
 const GOODBYE_TIMEOUT: Duration = Duration::from_millis(250);
 
 /// mdns-sd repeats a goodbye 120 ms after the first; its thread must not end before.
 const SECOND_GOODBYE: Duration = Duration::from_millis(150);
 
-/// For all of it.
+/// Bounds the whole shutdown.
 const STOP_TIMEOUT: Duration = Duration::from_secs(1);

@@ -1,8 +1,8 @@
-//! The task behind a browser: takes what mdns-sd tells, keeps it in the cache, and hands the differences on.
+//! The task behind a browser: feeds the events of mdns-sd to the service cache, and reports the differences.
 //!
-//! mdns-sd's cache has no bound, and a subscription whose thousand places are full is closed. So the task counts the cache, and
-//! starts mDNS restart where somebody fills it; who is really there is found again within a moment. And it asks again for who was
-//! lost, which mdns-sd does not for an instance that it knows by name (RFC 6762 §5.2, §10).
+//! mdns-sd's cache has no bound, and it closes a subscription with a thousand unread events. So the task counts the cached records, and
+//! restarts mDNS when there are too many; hosts that are there are found again at once. It also
+//! sends queries again after a loss, which mdns-sd does not for an instance that it knows by name (RFC 6762 §5.2, §10).
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -19,12 +19,12 @@ use super::service_cache::ServiceCache;
 use super::service_record;
 use super::{BrowserOptions, Error, SERVICE};
 
-/// What the browser and its task both use.
+/// State that the browser and its task share.
 #[derive(Debug)]
 pub(super) struct Shared {
     daemon: Mutex<Arc<Daemon>>,
     heard: AtomicBool,
-    /// Wakes the task to requery again.
+    /// Wakes the task to send queries again.
     pub(super) requery: Notify,
 }
 
@@ -34,7 +34,7 @@ impl Shared {
         Self { daemon, heard: AtomicBool::new(false), requery: Notify::new() }
     }
 
-    /// The present mDNS thread, which may be another one later.
+    /// The current mDNS thread, which a restart replaces.
     pub(super) fn daemon(&self) -> Arc<Daemon> {
         Arc::clone(&self.daemon.lock().unwrap_or_else(PoisonError::into_inner))
     }
@@ -54,7 +54,7 @@ impl Shared {
     }
 }
 
-/// Records that mdns-sd holds from others. It counts no packets that come in, only what they left in its cache.
+/// The number of records that mdns-sd caches from other hosts. It has no counter of received packets.
 async fn cached_records(daemon: &Daemon) -> Result<i64, Error> {
     let answer = daemon.tell("counting", ServiceDaemon::get_metrics)?;
     let Ok(Ok(metrics)) = timeout(RESPONSE_TIMEOUT, answer.recv_async()).await else { return Err(Error::Silent) };
@@ -79,7 +79,7 @@ impl Subscription {
         Ok(Self { daemon, found, next: None, survey })
     }
 
-    /// Browses restart while the present subscription goes on: mdns-sd moves to the new one, which closes the old one after its last
+    /// Browses again while the current subscription goes on: mdns-sd moves to the new one, which closes the old one after its last
     /// event, asks for what its cache knows by name only, and starts the series of its questions again.
     fn browse_again(&mut self) {
         if self.next.is_none() {
@@ -115,7 +115,7 @@ impl Subscription {
     }
 }
 
-/// Runs until the viewer drops the other end of `out`, or mDNS cannot be started restart.
+/// Runs until the receiver of `out` is dropped, or mDNS cannot be restarted.
 pub(super) async fn run(
     shared: Arc<Shared>,
     options: BrowserOptions,
@@ -123,7 +123,7 @@ pub(super) async fn run(
     out: mpsc::Sender<Event>,
 ) {
     let mut cache = ServiceCache::default();
-    // When to requery again for who was lost, and how long after the time before.
+    // When to send queries again after a loss, and how long after the previous ones.
     let mut requery: Option<(Instant, Duration)> = None;
     let mut stale_until = None;
     let mut count = interval(COUNT_INTERVAL);
@@ -168,7 +168,7 @@ pub(super) async fn run(
             }
         };
         if restart {
-            warn!("mDNS starts restart: it holds too much, does not answer, or told more than was taken");
+            warn!("restarting mDNS: its cache is too large, it does not answer, or events were missed");
             sleep(RESTART_DELAY).await;
             match Subscription::start(&options) {
                 Ok(started) => subscription = started,
@@ -235,7 +235,7 @@ const CACHE_COUNTERS: [&str; 6] = [
     "cached_records-subtype",
 ];
 
-/// Records in mdns-sd's cache above which it starts restart: some megabytes. The largest LANs have some hundred services of all
+/// Records in mdns-sd's cache above which it is restarted: some megabytes. The largest LANs have some hundred services of all
 /// kinds.
 const MAX_RECORDS: i64 = 4096;
 
@@ -245,7 +245,7 @@ const COUNT_INTERVAL: Duration = Duration::from_secs(10);
 /// mDNS's thread answers between two packets.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Before mDNS starts restart, so that a flood does not become our busy loop.
+/// The pause before a restart, so that a flood of records does not cause a busy loop.
 const RESTART_DELAY: Duration = Duration::from_secs(1);
 
 /// How long what was known before may take to be seen again: three of mdns-sd's questions.

@@ -1,7 +1,7 @@
-//! The viewer's end: which broadcasters the LAN has, as they come, move and go.
+//! Finds the broadcasters on the LAN and reports changes.
 //!
-//! A continuous query (RFC 6762 §5.2) for [`SERVICE`](super::SERVICE), as browsing wants it (RFC 6763 §4, §5). It tells what is
-//! announced, and does not decide whether that is true: see the [module](super).
+//! A continuous query (RFC 6762 §5.2) for [`SERVICE`](super::SERVICE), as browsing wants it (RFC 6763 §4, §5). It reports what
+//! is announced, which need not be true: see the [module](super).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use super::browse_task::{self, Shared, Subscription};
 use super::event::Event;
 use super::{BrowserOptions, Error, name, service_record};
 
-/// A look around that goes on until this is dropped.
+/// Browses until it is dropped.
 #[derive(Debug)]
 pub struct Browser {
     events: mpsc::Receiver<Event>,
@@ -21,10 +21,10 @@ pub struct Browser {
 }
 
 impl Browser {
-    /// Starts to look, from within a Tokio runtime. Dropping the browser, or the runtime, ends it.
+    /// Starts to browse; requires a Tokio runtime. Dropping the browser, or the runtime, ends it.
     ///
     /// # Errors
-    /// [`Error::NoRuntime`] outside of a runtime; [`Error::Mdns`] if mdns-sd cannot start. Not if there is no network.
+    /// [`Error::NoRuntime`] outside of a runtime; [`Error::Mdns`] if mdns-sd cannot start. A missing network is no error.
     pub fn start(options: BrowserOptions) -> Result<Self, Error> {
         let runtime = Handle::try_current().map_err(|_| Error::NoRuntime)?;
         let subscription = Subscription::start(&options)?;
@@ -34,21 +34,21 @@ impl Browser {
         Ok(Self { events, shared })
     }
 
-    /// The next event; `None` if mDNS ended and could not be started anew, after which another browser may. Cancel-safe.
+    /// The next event; `None` if mDNS ended and could not be restarted; a new browser may succeed. Cancel safe.
     ///
-    /// Whoever does not call it for a while is told the outcome of what happened meanwhile, not every step.
+    /// After a pause of the caller, only the resulting state is reported, not every intermediate change.
     pub async fn next(&mut self) -> Option<Event> {
         self.events.recv().await
     }
 
-    /// Asks whether an instance that fell silent is still there (RFC 6762 §10.4). If it does not answer within two seconds, it is
-    /// [`Lost`](Event::Lost); otherwise nothing happens.
+    /// Queries whether an instance is still there (RFC 6762 §10.4). If it does not answer within two seconds, [`Lost`](Event::Lost) follows;
+    /// otherwise nothing happens.
     ///
-    /// Somebody who was killed says no goodbye, and is believed to be there for up to two minutes unless asked.
+    /// A broadcaster that was killed sends no goodbye, and stays in the cache for up to two minutes otherwise.
     ///
     /// # Errors
-    /// [`Error::NotAnInstance`] for any text that cannot be a name; [`Error::Mdns`] if mDNS ended. An instance that is unknown is
-    /// none.
+    /// [`Error::NotAnInstance`] for any text that cannot be a name; [`Error::Mdns`] if mDNS ended. An unknown instance is no
+    /// error.
     pub fn verify(&self, instance: &str) -> Result<(), Error> {
         if !name::is_instance_name(instance) {
             return Err(Error::NotAnInstance(instance.to_owned()));
@@ -57,17 +57,16 @@ impl Browser {
         self.shared.daemon().tell("verifying", |inner| inner.verify(fullname.clone(), VERIFY))
     }
 
-    /// Asks the LAN once more, now and after 1, 2, 4… seconds. Without it the questions become rare with time, down to one an
-    /// hour, since broadcasters announce themselves (RFC 6762 §5.2); where multicast gets lost that may not be enough for a viewer
-    /// who waits.
+    /// Sends queries again, now and after 1, 2, 4… seconds. Otherwise the interval grows to an hour, because broadcasters announce themselves
+    /// (RFC 6762 §5.2); where multicast is lossy that may be too rare.
     pub fn refresh(&self) {
         self.shared.requery.notify_one();
     }
 
-    /// Whether any mDNS answer has been heard since the start, of a broadcaster or, with [`survey`](BrowserOptions::survey), of
-    /// anybody. False after some seconds with `survey` means that nobody is there or that the network drops multicast.
+    /// Whether any mDNS answer was received since the start, from a broadcaster or, with [`survey`](BrowserOptions::survey), from any host.
+    /// False after some seconds with `survey` means that no host answers or that the network drops multicast.
     ///
-    /// This machine's own announcements count too: they are heard by multicast as others' are. Queries are not counted.
+    /// This host's own announcements count too; queries do not.
     ///
     /// # Errors
     /// [`Error::Mdns`] or [`Error::Silent`] if mDNS ended.
@@ -76,9 +75,9 @@ impl Browser {
     }
 }
 
-/// Events that wait for the viewer. More wait in the ledger, one for each instance.
+/// Bounds the events that wait for the caller. Further changes wait in the service cache, one for each instance.
 const EVENTS: usize = 16;
 
-/// How long an instance has to answer when asked. RFC 6762 §10.4 has ten seconds for caches in general; a viewer whose stream
-/// stopped wants to know sooner, and both of mdns-sd's questions, a second apart, still fit.
+/// How long an instance may take to answer. RFC 6762 §10.4 says ten seconds; a viewer whose stream stopped needs to know sooner, and both of
+/// mdns-sd's queries, a second apart, still fit.
 const VERIFY: Duration = Duration::from_secs(2);

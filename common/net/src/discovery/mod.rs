@@ -1,21 +1,20 @@
-//! The LAN's discovery room: a broadcaster says that it is here, a viewer who has the broadcast's secret recognises it.
+//! LAN discovery: a broadcaster announces itself, and a viewer that has the broadcast's secret recognises it.
 //!
 //! Multicast DNS (RFC 6762) carries DNS-Based Service Discovery (RFC 6763): one service type, [`SERVICE`], one instance for each
-//! broadcast. [`Announcer`] registers it, [`Browser`] finds it, [`name`] says whose it is. mdns-sd is beneath: packets, the cache,
-//! interfaces that come and go.
+//! broadcast. [`Announcer`] registers it, [`Browser`] finds it, [`name`] derives the names. The mdns-sd crate handles packets, the cache, and changing
+//! interfaces.
 //!
-//! # What a stranger on the LAN learns
-//! That somebody here broadcasts, from which addresses and on which port; not what, and not for whom. The instance name is an HMAC
-//! under a secret that the CDN gives to admitted viewers only, and another every ten minutes; the host name is random and goes
-//! with it; the TXT record is `v=1`. Who compares addresses still links one slot's name to the next's.
+//! # What others on the LAN learn
+//! That somebody broadcasts, from which addresses and port; not what, and not to whom. The instance name is an HMAC
+//! under a secret that the CDN gives to admitted viewers only, and changes every ten minutes; the host name is random and
+//! changes with it; the TXT record is `v=1`. By the addresses, the names of successive slots can still be linked.
 //!
-//! # What it is worth
-//! A hint, and never more. Anybody on the LAN can answer: with a name heard a moment ago and an address of their own, with records
-//! that never expire, with goodbyes for others. So an address from here is one to try, and whoever answers there proves by the
-//! transport's own authentication that they are the broadcaster; a `Lost` does not end a connection that still delivers; and a LAN
-//! where nothing is found (many drop multicast) is no error but a reason to come by another way.
+//! # Trust
+//! Results are hints. Anybody on the LAN can answer with a name that it has heard and an address of its own, with records that never expire,
+//! or with goodbyes for others. So an address is one to try, and the transport authenticates the broadcaster; a `Lost` event does not end a
+//! connection that still delivers; and finding nothing (many networks drop multicast) is no error but a reason to use another path.
 //!
-//! It is not the transport, and it does not connect.
+//! This module does not connect.
 
 pub mod name;
 

@@ -120,7 +120,7 @@ mod tests {
     const SECRET: [u8; 16] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15];
 
     #[test]
-    fn base32_is_rfc_4648_s() {
+    fn base32_matches_rfc_4648() {
         let table =
             [("", ""), ("f", "my"), ("fo", "mzxq"), ("foo", "mzxw6"), ("foob", "mzxw6yq"), ("foobar", "mzxw6ytboi")];
         for (plain, coded) in table {
@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn names_are_those_of_another_implementation() {
+    fn names_match_another_implementation() {
         // From Python's hmac and base64 modules.
         let table = NAMES_ELSEWHERE;
         for (secret, slot, name) in table {
@@ -164,14 +164,14 @@ mod tests {
     }
 
     #[test]
-    fn the_ends_of_time_do_not_overflow() {
+    fn extreme_times_do_not_overflow() {
         let wanted = NameMatcher::new(&SECRET);
         assert!(wanted.matches(&instance_name(&SECRET, 0), 0));
         assert!(wanted.matches(&instance_name(&SECRET, u64::MAX / 600), u64::MAX));
     }
 
     #[test]
-    fn names_have_a_strict_form() {
+    fn malformed_names_are_rejected() {
         let good = "abcdefghijklmn27";
         assert!(is_instance_name(good));
         for bad in [
@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn debug_keeps_the_secret() {
+    fn debug_does_not_show_the_secret() {
         assert_eq!(format!("{:?}", NameMatcher::new(&SECRET)), "NameMatcher { .. }");
     }
 

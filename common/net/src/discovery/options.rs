@@ -86,7 +86,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_clock_is_the_system_s_unless_told() {
+    fn the_default_clock_is_the_systems() {
         assert!(Clock::default().unix_seconds() > 1_700_000_000);
         let clock = Clock::from_fn(|| 42);
         assert_eq!(clock.unix_seconds(), 42);

@@ -1,7 +1,7 @@
-//! From what mdns-sd resolved to what a viewer may try: the checks that a record from an unknown machine has to pass.
+//! Validates what mdns-sd resolved. Pure.
 //!
-//! It judges form only (RFC 6763 §4.1, §6.4): a record that passes is as unproven as any. What fails is ignored, since everybody
-//! on the LAN can send it.
+//! The checks are of form only (RFC 6763 §4.1, §6.4): a valid record is as unauthenticated as any. Invalid ones are ignored, since any host
+//! on the LAN can send them.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
 
@@ -9,18 +9,18 @@ use mdns_sd::{ResolvedService, ScopedIp};
 
 use super::{SERVICE, name};
 
-/// An instance as its records describe it at one moment.
+/// An instance as its current records describe it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct ServiceRecord {
     /// The first label of its full name.
     pub(super) instance: String,
-    /// Where it can be tried: 1 to [`MAX_ADDRESSES`], each once, in the order of [`rank`].
+    /// Addresses to try: 1 to [`MAX_ADDRESSES`], distinct, in the order of [`rank`].
     pub(super) addresses: Vec<SocketAddr>,
     /// `v` of its TXT record.
     pub(super) version: u8,
 }
 
-/// Why a record is ignored.
+/// Why a record is invalid.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Malformed {
     #[error("its name is not one of ours")]
@@ -33,9 +33,9 @@ pub(super) enum Malformed {
     Addresses,
 }
 
-/// What `resolved` says, if it is well-formed. Loopback addresses count only if `loopback`.
+/// Validates `resolved`. Loopback addresses count only if `loopback`.
 ///
-/// mdns-sd resolves from its whole cache each time, over all interfaces and both families, so this replaces what was known before.
+/// mdns-sd resolves from its whole cache, over all interfaces and both families, so the result replaces earlier ones.
 pub(super) fn read(resolved: &ResolvedService, loopback: bool) -> Result<ServiceRecord, Malformed> {
     let instance = instance_of(&resolved.fullname).ok_or(Malformed::Name)?;
     if resolved.port == 0 {
@@ -62,7 +62,7 @@ pub(super) fn read(resolved: &ResolvedService, loopback: bool) -> Result<Service
     Ok(ServiceRecord { instance: instance.to_owned(), addresses, version })
 }
 
-/// The instance name of a full name of our service type, if it has the form of one.
+/// The instance name in a full name of [`SERVICE`], if it has the form of one.
 pub(super) fn instance_of(fullname: &str) -> Option<&str> {
     let label = fullname.strip_suffix(SERVICE)?.strip_suffix('.')?;
     name::is_instance_name(label).then_some(label)
@@ -78,7 +78,7 @@ fn version(text: &str) -> Option<u8> {
     text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok())?
 }
 
-/// The socket address to try, unless no machine on the LAN can have this one.
+/// The socket address, unless no host on the LAN can have it.
 fn usable(ip: IpAddr, scope: u32, port: u16, loopback: bool) -> Option<SocketAddr> {
     if ip.is_unspecified() || ip.is_multicast() || (ip.is_loopback() && !loopback) {
         return None;
@@ -86,7 +86,7 @@ fn usable(ip: IpAddr, scope: u32, port: u16, loopback: bool) -> Option<SocketAdd
     match ip {
         IpAddr::V4(v4) if v4.is_broadcast() => None,
         IpAddr::V4(_) => Some(SocketAddr::new(ip, port)),
-        // It would reach by IPv6's name what the checks above refuse.
+        // An IPv4 address in disguise, which the checks above would not see.
         IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some() => None,
         IpAddr::V6(v6) if v6.is_unicast_link_local() => scoped(v6, scope, port),
         // A scope on any other address would keep routing from choosing the interface.
@@ -99,7 +99,7 @@ fn scoped(ip: Ipv6Addr, scope: u32, port: u16) -> Option<SocketAddr> {
     (scope != 0).then(|| SocketAddrV6::new(ip, port, 0, scope).into())
 }
 
-/// Link-local addresses come last: the others survive a move to another interface.
+/// Link-local addresses last: the others survive a change of interface.
 fn rank(ip: IpAddr) -> u8 {
     match ip {
         IpAddr::V4(v4) => u8::from(v4.is_link_local()),
@@ -107,7 +107,7 @@ fn rank(ip: IpAddr) -> u8 {
     }
 }
 
-/// Addresses of one instance. A laptop has a handful; whoever sends hundreds wants the viewer to try them all.
+/// Bounds the addresses of an instance. A laptop has a handful; hundreds are an attempt to make the viewer try them all.
 pub(super) const MAX_ADDRESSES: usize = 16;
 
 #[cfg(test)]
@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn a_good_record_is_read() {
+    fn a_valid_record_is_accepted() {
         let seen =
             read(&resolved(NAME, &["192.0.2.7", "2001:db8::7", "169.254.3.4"], 4433, &[("v", "1")]), false).unwrap();
         assert_eq!((seen.instance.as_str(), seen.version), (NAME, 1));
@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn malformed_records_are_told_apart() {
+    fn malformed_records_are_rejected_with_the_reason() {
         let good = ["192.0.2.7"];
         let table = [
             (resolved("Living room", &good, 1, &[("v", "1")]), Malformed::Name),
@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_nobody_can_have_are_left_out() {
+    fn unusable_addresses_are_left_out() {
         let table = [
             ("192.0.2.7", 0, Some("192.0.2.7:9")),
             ("255.255.255.255", 0, None),
@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn full_names_go_both_ways() {
+    fn full_names_are_parsed_as_they_were_built() {
         assert_eq!(instance_of(&fullname(NAME)), Some(NAME));
         for other in ["", SERVICE, "abcdefghijklmn27._http._tcp.local.", "x.abcdefghijklmn27._nearcast._udp.local."] {
             assert_eq!(instance_of(other), None, "{other}");

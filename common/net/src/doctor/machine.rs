@@ -171,7 +171,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn whose_network() {
+    fn addresses_are_located_on_networks() {
         let network =
             |address: &str, prefix| Network { interface: "eth0".to_owned(), address: address.parse().unwrap(), prefix };
         let networks = Networks(vec![network("192.168.1.5", 24), network("fd00::5", 64)]);
@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_port_that_is_taken_is_told() {
+    async fn a_port_in_use_fails() {
         let holder = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
         let check = udp(Some(holder.local_addr().unwrap())).await;
         assert_eq!(check.status(), super::super::report::Status::Fail);

@@ -93,12 +93,12 @@ fn into(heard: bool, found: &LanBroadcasters, hears_itself: bool, own: &Networks
             "mDNS in",
             "nobody else answers on this network: nobody is there, or it drops multicast",
             "if others are there: turn off client isolation (guest mode) and IGMP snooping without a querier in the access point or switch; \
-             or name the broadcaster by hand: viewer --peer HOST:PORT",
+             or name the broadcaster: viewer --peer HOST:PORT",
         ),
         (false, false) => Check::warn(
             "mDNS in",
             "nothing is heard, not even by this machine of itself",
-            "let UDP 5353 in by this machine's firewall: sudo ufw allow 5353/udp; or name the broadcaster by hand: viewer --peer HOST:PORT",
+            "let UDP 5353 in by this machine's firewall: sudo ufw allow 5353/udp; or name the broadcaster: viewer --peer HOST:PORT",
         ),
     }
 }
@@ -166,7 +166,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_made_of_it() {
+    fn findings_are_judged() {
         let echo = Some(Duration::from_millis(3));
         for (announced, echo, wanted) in [
             (true, echo, Status::Ok),

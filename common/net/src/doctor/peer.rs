@@ -43,7 +43,7 @@ pub(super) async fn check(
         return Check::warn(
             "direct",
             "the broadcaster is on another network, as far as the server sees, and mDNS does not find it here",
-            "nothing, if it really is elsewhere: the server serves you; else name it by hand: viewer --peer HOST:PORT",
+            "nothing, if it really is elsewhere: the server serves you; else name it: viewer --peer HOST:PORT",
         );
     }
     let networks = Networks::own();
@@ -115,7 +115,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_server_says_of_it() {
+    fn a_peer_advertisement_is_parsed() {
         let pin = "ab".repeat(32);
         let good = json!({ "pin": pin, "secret": "00".repeat(16), "addresses": ["192.0.2.7:4444", "nonsense"], "ticket": "x" });
         let (_, secret, addresses) = read(&good).unwrap();

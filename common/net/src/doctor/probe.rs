@@ -1,4 +1,4 @@
-//! Whether somebody answers: by TCP, by RTMP's handshake, by QUIC's. With deadlines, and with words for what went wrong.
+//! Probes of an address by a TCP connection, an RTMP handshake or a QUIC handshake, with deadlines and readable errors.
 
 use std::io::{Error, ErrorKind};
 use std::net::SocketAddr;
@@ -15,18 +15,18 @@ use crate::relay::{self, Side};
 use crate::rtmp::handshake::Handshake;
 use crate::trust::{Pin, tls};
 
-/// Why nobody answers.
+/// Why a probe failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum ProbeError {
-    /// The machine is there, and nothing listens.
+    /// The host answers, but nothing listens on the port.
     Refused,
-    /// Not a packet came back.
+    /// No packet came back.
     Silent,
-    /// There is no way there.
+    /// There is no route to the host.
     NoRoute,
-    /// Somebody else answers than was expected.
+    /// The certificate has another pin than expected.
     WrongPin,
-    /// Anything else, in words.
+    /// Any other error, as text.
     Other(String),
 }
 
@@ -162,7 +162,7 @@ mod tests {
     use crate::trust::Identity;
 
     #[tokio::test]
-    async fn only_the_right_certificate_will_do() {
+    async fn only_the_pinned_certificate_is_accepted() {
         let identity = Identity::generate().unwrap();
         let config = tls::server_config(&identity, relay::wire::ALPN);
         let server = Endpoint::server(config, "127.0.0.1:0".parse().unwrap()).unwrap();
@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_does_not_speak_rtmp_is_told_from_who_is_not_there() {
+    async fn another_protocol_is_distinguished_from_a_closed_port() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let web = tokio::spawn(async move {

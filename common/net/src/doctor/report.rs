@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-/// How a check went.
+/// The result of a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Status {
     /// It works.
@@ -13,7 +13,7 @@ pub enum Status {
     Fail,
 }
 
-/// What one check found.
+/// One check: its name, its result, what was found, and how to fix it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Check {
     name: &'static str,
@@ -23,7 +23,7 @@ pub struct Check {
     values: Vec<(&'static str, f64)>,
 }
 
-/// All checks, in the order in which they are told.
+/// All checks, in the order in which they are shown.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Report {
     checks: Vec<Check>,
@@ -52,17 +52,17 @@ impl Check {
         self
     }
 
-    /// What was checked.
+    /// The name of the check.
     pub fn name(&self) -> &'static str {
         self.name
     }
 
-    /// How it went.
+    /// The result of the check.
     pub fn status(&self) -> Status {
         self.status
     }
 
-    /// As grave as `status`, if that is graver, and there is something to fix.
+    /// Raises the status to `status` if there is something to fix.
     #[must_use]
     pub fn at_least(mut self, status: Status) -> Self {
         if self.fix.is_some() {
@@ -77,12 +77,12 @@ impl Check {
 }
 
 impl Report {
-    /// Of these checks.
+    /// A report of `checks`.
     pub fn new(checks: Vec<Check>) -> Self {
         Self { checks }
     }
 
-    /// Whether anything failed.
+    /// Whether any check failed.
     pub fn has_failed(&self) -> bool {
         self.checks.iter().any(|check| check.status == Status::Fail)
     }
@@ -109,7 +109,7 @@ impl Report {
         format!("{:#}\n", json!({ "ok": !self.has_failed(), "checks": checks }))
     }
 
-    /// As asked for, for standard output: JSON, or text as wide as the terminal.
+    /// For standard output: JSON, or text as wide as the terminal.
     pub fn render(&self, json: bool) -> String {
         let width = || terminal_size::terminal_size_of(std::io::stdout()).map(|(width, _)| usize::from(width.0));
         if json { self.json() } else { self.text(width()) }

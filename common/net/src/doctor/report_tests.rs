@@ -12,7 +12,7 @@ fn report() -> Report {
 }
 
 #[test]
-fn in_columns() {
+fn the_report_in_columns() {
     for (width, wanted) in [
         (
             None,
@@ -47,7 +47,7 @@ fn in_columns() {
 }
 
 #[test]
-fn for_programs() {
+fn the_report_as_json() {
     let value: Value = serde_json::from_str(&report().json()).unwrap();
     let wanted = json!({ "ok": false, "checks": [
         { "check": "UDP", "status": "ok", "found": "port 40000 is free" },
@@ -73,7 +73,7 @@ fn only_failures_fail() {
 }
 
 #[test]
-fn what_a_server_says_stays_on_its_line() {
+fn control_characters_of_a_server_are_removed() {
     let text = Report::new(vec![Check::ok("a", format!("x\r\n\x1b[2J{}", "y".repeat(1000)))]).text(None);
     assert_eq!(text.lines().count(), 1);
     assert!(text.len() < 420 && !text.contains('\x1b'));

@@ -1,19 +1,20 @@
-//! Congestion control for live media over QUIC (RFC 9002 §7): pure.
+//! Delay-based congestion control for live media over QUIC (RFC 9002 §7): pure.
 //!
-//! A stream of pictures takes less than its link has, nearly always, and what it needs then is to be left alone: packets lost by chance,
-//! as radio loses them, say nothing of a full link, and a window that each of them shrinks soon bears the stream no more. What does say that
-//! a link is full is a queue before it. So, once a round trip:
+//! A live stream nearly always needs less than its link can carry, and needs it steadily. Packets that are lost by chance, as on radio
+//! links, are no sign of congestion, and a window that shrinks with each of them soon does not carry the stream any more. The sign of
+//! congestion is queueing delay. So, once per round trip:
 //!
-//! - Where all packets have waited for longer than [`TARGET_QUEUE_DELAY`] beyond the shortest way of the last seconds, twice in a row, the window becomes
-//!   what went through in the time of that way and half of such a wait, so that the queue drains. On an uneven path it may be a longer one.
-//! - A queue that stays, however little is sent, is another's: then its wait counts as part of the way, and the window is what it was.
-//! - LossMeter of more than [`LOSS_THRESHOLD`] take a third of the window, but none of what gets through.
-//! - Where neither is so and the sender had to wait for the window, it grows: doubling at first, little where there is a queue, and faster
-//!   from round to round. It never shrinks because the sender has little to send.
+//! - If the queueing delay of every packet exceeds [`TARGET_QUEUE_DELAY`] above the minimum RTT for two rounds, the window is set to the
+//!   delivery rate × (minimum RTT + target/2), so that the queue drains. The threshold is higher on a path with jitter.
+//! - A queue that persists after several reductions belongs to other traffic: its delay becomes part of the minimum RTT, and the window is
+//!   restored.
+//! - A loss rate above [`LOSS_THRESHOLD`] reduces the window by 30%, but not below delivery rate × (minimum RTT + target/2).
+//! - Otherwise, if the window limited the sender, it grows: doubling at first, slowly after a reduction, and faster from round to round. It
+//!   never shrinks because the application sends little.
 //!
-//! Of the same family as BBR and LEDBAT, but with nothing to be probed for by pauses: a stream that is near to live shows what the way is like
-//! without a queue all the while. Only one that fills its link for long lets the queue drain for a moment, when what it knows of the way
-//! gets old. quinn's own BBR bears loss as well, but sends nearly nothing any more where the link takes less than the stream for long.
+//! BBR and LEDBAT are of the same family. No probing by pauses is needed: a stream near the live edge shows the path without a queue all
+//! the time. Only a stream that fills its link for long lets the queue drain for a moment when the minimum RTT expires. quinn's own BBR
+//! tolerates losses too, but nearly stops sending where the link carries less than the stream for long.
 
 use std::any::Any;
 use std::sync::Arc;
@@ -22,51 +23,52 @@ use std::time::{Duration, Instant};
 use quinn::congestion::{Controller, ControllerFactory};
 use quinn_proto::RttEstimator;
 
-/// See the module's text.
+/// The controller of one connection; see the module documentation.
 #[derive(Clone, Debug)]
 pub(super) struct LowDelay {
-    /// Bytes that may be under way.
+    /// Congestion window in bytes.
     window: u64,
     mtu: u64,
-    /// By how much of itself the window grows in a round.
+    /// Growth of the window per round, as a fraction of it: [`MIN_GROWTH`] to 1.
     growth: f64,
     min_rtt_filter: MinRttFilter,
     round: Round,
     loss: LossMeter,
-    /// By how many seconds round trips of one round differ, in the mean: a queue of ours changes slowly, an uneven path from packet to packet.
+    /// Smoothed difference of the longest and the shortest RTT of a round, in seconds: a queue of ours changes slowly, jitter from packet
+    /// to packet.
     jitter: f64,
-    /// Rounds in a row with too long a queue.
+    /// Consecutive rounds with too much queueing delay.
     queued_rounds: u32,
-    /// How often the window was reduced since there was no queue, and what it was before.
+    /// Reductions of the window since there was no queue, and the window before the first of them.
     reductions: u32,
     before: u64,
-    /// What was sent from then on shows what a change has done.
+    /// When the window was reduced, until packets sent after that are acknowledged.
     reduced_at: Option<Instant>,
     reduction_acked: bool,
-    /// What is known of the way without a queue is being forgotten.
+    /// The minimum RTT is about to expire.
     min_rtt_expired: bool,
-    /// What the window was before it was reduced to see the way without a queue.
+    /// The window before it was reduced to measure the minimum RTT.
     window_before_drain: Option<u64>,
-    /// Nothing is under way.
+    /// No bytes are in flight.
     is_idle: bool,
 }
 
-/// From a moment until a packet that was sent after it is acknowledged, and [`MIN_ROUND_PACKETS`] are, or for [`MAX_ROUND`].
+/// Measurements of one round: until a packet sent in it is acknowledged, and at least [`MIN_ROUND_PACKETS`] are, or for [`MAX_ROUND`].
 #[derive(Clone, Debug)]
 struct Round {
     began: Instant,
-    /// Whether a packet that was sent since is acknowledged.
+    /// Whether a packet sent in this round is acknowledged.
     has_returned: bool,
     packets: u32,
     acknowledged: u64,
-    /// The shortest round trip, and the longest.
+    /// The shortest and the longest RTT.
     least: Option<Duration>,
     most: Duration,
-    /// Whether the sender had to wait for the window.
+    /// Whether the window limited the sender.
     is_limited: bool,
 }
 
-/// The shortest round trip of the last [`MIN_RTT_WINDOW`], or up to twice that.
+/// Windowed minimum of the RTT, over the last [`MIN_RTT_WINDOW`] to twice that.
 #[derive(Clone, Debug)]
 struct MinRttFilter {
     before: Option<Duration>,
@@ -74,7 +76,7 @@ struct MinRttFilter {
     since: Instant,
 }
 
-/// Bytes, since loss were last looked at.
+/// Delivered and lost bytes since the loss rate was last judged.
 #[derive(Clone, Debug)]
 struct LossMeter {
     delivered: u64,
@@ -105,7 +107,7 @@ impl LowDelay {
 
     fn sent(&mut self, now: Instant) {
         if std::mem::take(&mut self.is_idle) {
-            // Pauses of the sender are no measure; what was seen of the way before them is.
+            // A round must not span a pause of the sender; what it measured before counts.
             let before = std::mem::replace(&mut self.round, Round::new(now));
             if let Some(least) = before.least {
                 self.min_rtt_expired |= self.min_rtt_filter.update(least, now).1;
@@ -138,7 +140,7 @@ impl LowDelay {
         }
     }
 
-    /// `is_dead`: nothing at all came through for some round trips.
+    /// `is_dead`: persistent congestion (RFC 9002 §7.6). `bytes` is 0 for an ECN mark.
     fn lost(&mut self, now: Instant, bytes: u64, is_dead: bool) {
         self.loss.lost += bytes;
         if is_dead {
@@ -146,7 +148,7 @@ impl LowDelay {
             self.min_rtt_filter = MinRttFilter { before: None, now: None, since: now };
             (self.growth, self.reductions, self.queued_rounds, self.window_before_drain) = (1.0, 0, 0, None);
         } else if bytes == 0 && self.reduced_at.is_none() {
-            // A router's mark (RFC 3168): a queue, though no packet had to be lost for it.
+            // An ECN mark (RFC 3168): a queue, although no packet was lost.
             self.shrink_to(self.window as f64 * ECN_BETA);
             self.reduced_at = Some(now);
         }
@@ -171,7 +173,7 @@ impl LowDelay {
             self.reduced_at = Some(now);
             return;
         }
-        // Fewer packets than the least window must not be asked for.
+        // The minimum window itself makes a queue on a slow link.
         let uneven = (self.jitter / 2.0).min(TARGET_QUEUE_DELAY.as_secs_f64());
         let tolerated = (TARGET_QUEUE_DELAY.as_secs_f64() + uneven)
             .max(1.5 * (MIN_WINDOW_PACKETS * self.mtu) as f64 / rate.max(1.0));
@@ -187,7 +189,7 @@ impl LowDelay {
         if is_lossy {
             self.shrink_to(passes.max(self.window as f64 * LOSS_BETA));
         } else if round.is_limited {
-            // A queue that begins says what the link takes.
+            // A queue is building up: the link is nearly full.
             if least - min_rtt > TARGET_QUEUE_DELAY / 2 {
                 self.growth = MIN_GROWTH;
             }
@@ -238,7 +240,7 @@ impl Round {
 }
 
 impl MinRttFilter {
-    /// The shortest, this one included, and whether the older half is being forgotten.
+    /// The minimum including `round_trip`, and whether the older half of the window expires now.
     fn update(&mut self, round_trip: Duration, now: Instant) -> (Duration, bool) {
         let shorter = |known: Option<Duration>| known.map_or(round_trip, |known| known.min(round_trip));
         self.now = Some(shorter(self.now));
@@ -252,7 +254,7 @@ impl MinRttFilter {
 }
 
 impl LossMeter {
-    /// Begins anew once there are enough packets to tell.
+    /// Whether the loss rate is above the threshold; restarts the measurement once it has enough packets.
     fn is_heavy_loss(&mut self, mtu: u64, now: Instant) -> bool {
         let all = self.delivered + self.lost;
         if all < LOSS_SAMPLE_PACKETS * mtu && now.saturating_duration_since(self.since) < LOSS_SAMPLE_TIME {
@@ -303,7 +305,7 @@ impl Controller for LowDelay {
     }
 }
 
-/// Makes one [`LowDelay`] for each connection.
+/// Creates a [`LowDelay`] for each connection.
 #[derive(Debug)]
 pub(super) struct Factory;
 
@@ -313,42 +315,42 @@ impl ControllerFactory for Factory {
     }
 }
 
-/// A join is a GOP at once: half a second of a usual stream in the first round trip. Bytes.
+/// The initial window in bytes: a join sends a GOP at once, half a second of a usual stream in the first round trip.
 const INITIAL_WINDOW: u64 = 64 << 10;
-/// Packets that may always be under way, so that a round trip can be measured and a loss be told from the packets after it.
+/// The minimum window in packets: enough to measure an RTT and to detect a loss by the packets after it.
 const MIN_WINDOW_PACKETS: u64 = 4;
-/// Packets, after nothing came through (RFC 9002 §7.2).
+/// The window in packets after persistent congestion (RFC 9002 §7.2).
 const RESTART_WINDOW_PACKETS: u64 = 10;
-/// Bounds what one connection may have under way: a tenth of a second at 160 Mbit/s.
+/// Bounds the bytes in flight of one connection: a tenth of a second at 160 Mbit/s.
 const MAX_WINDOW: u64 = 2 << 20;
-/// The longest wait before a link that is no sign of a full one: an IDR on a slow link, a radio's pause, and more than what viewers of a shared
-/// uplink are held to (`peer::share`), which is to be settled there first.
+/// Queueing delay that is no sign of congestion: an IDR on a slow link, a radio's pause, and more than what viewers of a shared uplink are
+/// held to (`peer::share`), which has to act first.
 const TARGET_QUEUE_DELAY: Duration = Duration::from_millis(100);
-/// Before a link that has become slow, a round trip is the time that its whole queue takes.
+/// Bounds a round: on a link that has become slow, an RTT is the time to drain its whole queue.
 const MAX_ROUND: Duration = Duration::from_millis(250);
-/// Packets by which a round trip is told: on an uneven path one says little.
+/// The fewest packets of a round: on a path with jitter, one RTT says little.
 const MIN_ROUND_PACKETS: u32 = 4;
-/// Rounds in a row: one alone may be a moment's burst.
+/// Consecutive rounds of queueing delay before a reduction: one alone may be a burst.
 const QUEUE_ROUNDS: u32 = 2;
-/// Reductions that a queue of ours does not outlive.
+/// Reductions that a queue of our own does not survive.
 const MAX_REDUCTIONS: u32 = 3;
-/// Of the packets. Less is borne: to halve the rate would not halve loss that are chance.
+/// The loss rate that is tolerated: halving the rate would not halve random losses.
 const LOSS_THRESHOLD: f64 = 0.2;
-/// Packets of which loss are told: at a tenth of chance, one look in fifty is wrong.
+/// The fewest packets to judge the loss rate by: at 10% of random loss, one judgement in fifty is wrong.
 const LOSS_SAMPLE_PACKETS: u64 = 48;
-/// When fewer packets are not waited for any longer.
+/// How long that many packets are waited for.
 const LOSS_SAMPLE_TIME: Duration = Duration::from_secs(2);
-/// Of the window, where loss are heavy.
+/// The factor of the window after heavy loss.
 const LOSS_BETA: f64 = 0.7;
-/// Of the window, where a router marks (RFC 8511).
+/// The factor of the window after an ECN mark (RFC 8511).
 const ECN_BETA: f64 = 0.85;
-/// Growth in a round after the window was reduced.
+/// The growth in the round after a reduction.
 const MIN_GROWTH: f64 = 1.0 / 16.0;
-/// From one round to the next.
+/// The factor of the growth from one round to the next.
 const GROWTH_ACCELERATION: f64 = 1.5;
-/// Windows of what went through in a round trip: beyond, none is of use.
+/// Bounds the growth, in bandwidth-delay products: a larger window is of no use.
 const MAX_BDP_GAIN: f64 = 4.0;
-/// How old the shortest round trip may be; a path changes.
+/// How old the minimum RTT may be, because routes change.
 const MIN_RTT_WINDOW: Duration = Duration::from_secs(10);
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! A sender and a link in virtual time: what comes of [`LowDelay`] on each kind of link.
+//! [`LowDelay`] over simulated links in virtual time.
 
 use std::collections::VecDeque;
 
@@ -7,7 +7,7 @@ use rand::{RngExt, SeedableRng};
 
 use super::*;
 
-/// One link, and what is sent over it.
+/// A link and the application's bitrate.
 #[derive(Clone, Copy)]
 struct Link {
     /// Bytes per second.
@@ -15,13 +15,13 @@ struct Link {
     round_trip: Duration,
     /// Bytes that may wait before it.
     queue: f64,
-    /// Of the packets.
+    /// The share of packets lost at random.
     loss: f64,
-    /// How long packets wait for others' besides.
+    /// Additional delay by other traffic.
     others: Duration,
-    /// How much longer a packet may take, in order: evenly spread.
+    /// The largest additional delay of a packet, evenly distributed; packets stay in order.
     jitter: Duration,
-    /// What the application makes: bytes per second.
+    /// Bytes per second that the application sends.
     made: f64,
 }
 
@@ -52,7 +52,7 @@ struct Sender {
     flying: VecDeque<(u64, Instant, Option<Instant>)>,
 }
 
-/// What came of some seconds.
+/// The result of some seconds.
 #[derive(Debug)]
 struct Seen {
     /// Bytes per second that arrived.
@@ -155,7 +155,7 @@ const MTU: u16 = 1200;
 const MILLI: Duration = Duration::from_millis(1);
 
 #[test]
-fn losses_by_chance_take_nothing_from_a_stream() {
+fn random_losses_do_not_slow_a_stream() {
     for loss in [0.0, 0.01, 0.05, 0.1, 0.15] {
         let mut sender = Sender::new(Link { loss, ..USUAL });
         let seen = sender.run(60);
@@ -171,7 +171,7 @@ fn a_quiet_stream_keeps_its_window() {
 }
 
 #[test]
-fn an_uneven_way_is_no_full_one() {
+fn jitter_is_not_taken_for_congestion() {
     for loss in [0.0, 0.05] {
         let mut sender = Sender::new(Link { jitter: Duration::from_millis(100), loss, ..USUAL });
         let seen = sender.run(120);
@@ -181,7 +181,7 @@ fn an_uneven_way_is_no_full_one() {
 }
 
 #[test]
-fn a_full_link_is_filled_with_little_of_a_queue() {
+fn a_saturated_link_is_filled_with_a_short_queue() {
     // The third has 80 ms of queue by the fewest packets that go at all.
     for (rate, round_trip, most) in
         [(60e3, 80, 130.0), (150e3, 80, 130.0), (60e3, 3, 180.0), (1.25e6, 30, 130.0), (5e6, 150, 130.0)]
@@ -198,7 +198,7 @@ fn a_full_link_is_filled_with_little_of_a_queue() {
 }
 
 #[test]
-fn a_link_that_was_narrow_is_found_wide_again() {
+fn the_rate_recovers_when_the_link_widens() {
     let mut sender = Sender::new(Link { made: 400e3, ..USUAL });
     sender.run(5);
     sender.link.rate = 40e3;
@@ -213,7 +213,7 @@ fn a_link_that_was_narrow_is_found_wide_again() {
 }
 
 #[test]
-fn another_s_queue_is_borne() {
+fn the_queue_of_other_traffic_does_not_slow_the_stream() {
     let mut sender = Sender::new(USUAL);
     sender.run(5);
     sender.link.others = Duration::from_millis(300);
@@ -224,7 +224,7 @@ fn another_s_queue_is_borne() {
 }
 
 #[test]
-fn a_queue_that_overflows_soon_is_not_flooded() {
+fn a_shallow_queue_is_not_flooded() {
     // A third of a second's worth was asked for, a hundredth fits: all signs of a full link are loss.
     let mut sender = Sender::new(Link { queue: 4e3, rate: 150e3, made: 600e3, ..USUAL });
     sender.run(5);
@@ -236,7 +236,7 @@ fn a_queue_that_overflows_soon_is_not_flooded() {
 }
 
 #[test]
-fn after_silence_it_begins_small() {
+fn persistent_congestion_restarts_with_a_small_window() {
     let now = Instant::now();
     let mut controller = LowDelay::new(now, MTU);
     controller.lost(now, 5000, true);

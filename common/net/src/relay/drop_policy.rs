@@ -1,20 +1,19 @@
-//! What a lane sends of what it comes upon, once it has a share to spend. Pure.
+//! Which units a track sender sends when it is behind. Pure.
 //!
-//! A lane that keeps up sends everything. One that has had to wait and is late leaves out the rest of the group, so that the next IDR meets
-//! a share that is unspent. An IDR is always sent whole, however late it is by then, for it can be shown; of several that wait only the
-//! newest is.
+//! A sender that keeps up sends everything. One that had to wait for its budget, and is late, skips the rest of the group, so that the next IDR
+//! finds an unspent budget. An IDR is always sent whole, however late, because it can be shown; of several that wait, only the newest.
 
 use std::time::Duration;
 
 use media::TrackKind;
 
-/// See the module's text.
+/// The state of one sender.
 #[derive(Debug)]
 pub(super) struct DropPolicy {
     kind: TrackKind,
-    /// How long the lane has had to wait since it last had everything.
+    /// How long the sender has waited since it last had sent everything.
     waited: Duration,
-    /// Whether the rest of the group is left out.
+    /// Whether the rest of the group is skipped.
     is_skipping: bool,
 }
 
@@ -23,9 +22,9 @@ pub(super) struct DropPolicy {
 pub(super) enum Decision {
     /// Send it.
     Send,
-    /// Leave it out.
+    /// Skip it.
     Skip,
-    /// Go on at what is newest.
+    /// Skip everything up to the newest random access point.
     Jump,
 }
 
@@ -34,28 +33,28 @@ impl DropPolicy {
         Self { kind, waited: Duration::ZERO, is_skipping: false }
     }
 
-    /// There was nothing left to send.
+    /// There is nothing left to send.
     pub(super) fn caught_up(&mut self) {
         self.waited = Duration::ZERO;
     }
 
-    /// The lane had to wait for its share, or for room.
+    /// The sender waited for its budget or for space in QUIC's send buffer.
     pub(super) fn waited(&mut self, time: Duration) {
         self.waited = self.waited.saturating_add(time);
     }
 
-    /// Whether a unit belongs to what is left out.
+    /// Whether the unit belongs to a group whose rest is skipped.
     pub(super) fn should_skip(&mut self, starts_gop: bool) -> bool {
         self.is_skipping &= !starts_gop;
         self.is_skipping
     }
 
-    /// Whether it is worth looking how late the lane is. A subscriber that resumes begins late, and is to have all of it.
+    /// Whether the sender does not keep up. A subscriber that resumes starts late but gets everything as long as the sender keeps up.
     pub(super) fn is_behind(&self) -> bool {
         self.waited > BEHIND_AFTER
     }
 
-    /// About a unit that is `lag` older than the newest. `has_newer_start`: a group has begun since.
+    /// What to do with a unit that is `lag` older than the newest. `has_newer_start`: a newer group has started.
     pub(super) fn decide(&mut self, starts_gop: bool, lag: Duration, has_newer_start: bool) -> Decision {
         if !self.is_behind() || lag <= MAX_LAG {
             return Decision::Send;
@@ -72,9 +71,9 @@ impl DropPolicy {
     }
 }
 
-/// What is older than this is left out by a lane that does not keep up.
+/// A sender that does not keep up skips units that are older than this.
 const MAX_LAG: Duration = Duration::from_millis(1000);
-/// A lane that has waited for longer than this since it last had everything does not keep up.
+/// A sender that has waited longer than this since it last had sent everything does not keep up.
 const BEHIND_AFTER: Duration = Duration::from_millis(300);
 
 #[cfg(test)]

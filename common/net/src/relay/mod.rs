@@ -1,12 +1,13 @@
-//! The relay protocol: live windows published and subscribed over QUIC. `SPEC.md` beside this file is its specification.
+//! The relay protocol: live windows of access units, published and subscribed over QUIC. `SPEC.md` beside this file is its specification.
 //!
-//! The model is Media over QUIC's: a track's groups of pictures are groups, one unidirectional stream each, so that a
-//! late one can be given up; sound goes before pictures. A subscription may be idle: open, let in and one round trip from flowing. Units keep
-//! their names `(epoch, track, dts)`, and each says which one it follows.
+//! The model is that of Media over QUIC: a track is a sequence of groups, a group is a GOP on a unidirectional stream of its own, so that a
+//! late one can be dropped; audio is sent before video. A subscription may be idle: connected, admitted, and one round trip from flowing. Units
+//! keep their identity `(epoch, track, dts)`, and each states its predecessor.
 //!
-//! One protocol serves a viewer from the broadcaster on its network and from a server. In the order that bytes meet it: [`wire`] (pure:
-//! what they mean), [`server`] (a live window out), [`reassembly`] (pure: groups back in order), [`client`]. Who may subscribe is the
-//! caller's to say: a request is handed over with what it offers as proof, and nothing is sent before it is accepted.
+//! The same protocol serves a viewer from the broadcaster on its LAN and from a server. In the order of the data: [`wire`] (pure: messages and
+//! frames), [`server`] (sends a live window), [`reassembly`] (pure: groups back in order), [`client`]. The application decides who may subscribe: it
+//! gets each request with its proof, and nothing is sent before it accepts. What it provides is in three traits: [`StreamSource`], [`SendGate`] and
+//! [`SubscriptionObserver`].
 
 pub mod client;
 pub mod reassembly;

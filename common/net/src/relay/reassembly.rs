@@ -1,7 +1,7 @@
-//! Groups back in order: each on a stream of its own, they come beside and before one another. Pure.
+//! Puts groups back in order: each arrives on a stream of its own, in parallel with others. Pure.
 //!
-//! Within a track, a group's units go out before those of the next group; tracks do not wait for each other. A group that was given up
-//! ends where it is, and so does one whose rest was left out: what comes after it says by itself that it does not follow.
+//! Within a track, the units of a group come out before those of the next group; tracks do not wait for each other. A group that was reset
+//! ends where it was, and so does one whose rest the server skipped: the next unit states a predecessor that did not arrive.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -9,52 +9,52 @@ use media::{Epoch, Timestamp, TrackId};
 
 use super::wire::{GroupHeader, ReceivedUnit};
 
-/// What came of a group.
+/// Input from one group's stream.
 #[derive(Clone, Debug, PartialEq)]
 pub enum GroupInput {
-    /// A unit.
+    /// Its next unit.
     Unit(ReceivedUnit),
-    /// All of it has come.
+    /// The stream ended: the group has no more units.
     Complete,
-    /// The rest of it, or all of it, will not come.
+    /// The stream was reset: the rest of the group is lost.
     Reset,
 }
 
-/// What goes out.
+/// Output in order.
 #[derive(Clone, Debug, PartialEq)]
 pub enum ReorderOutput {
     /// The next unit of its track.
     Unit(ReceivedUnit),
-    /// Units of this track are missing before the next.
+    /// Units of this track are missing before its next unit.
     Gap(TrackId),
 }
 
-/// The groups of one start. See the module's text.
+/// The groups of one start.
 #[derive(Debug, Default)]
 pub struct Reassembly {
     generation: u32,
     tracks: BTreeMap<TrackId, Groups>,
     out: VecDeque<ReorderOutput>,
-    /// Payload that waits for an earlier group.
+    /// Bytes of payload that wait for an earlier group.
     bytes: usize,
 }
 
 #[derive(Debug, Default)]
 struct Groups {
-    /// The group that goes out.
+    /// The sequence of the group whose units come out.
     current: u64,
-    /// The last unit that went out, unless a gap was told since.
+    /// The last unit that came out, unless a gap was reported since.
     last: Option<(Epoch, Timestamp)>,
     waiting: BTreeMap<u64, VecDeque<GroupInput>>,
 }
 
 impl Reassembly {
-    /// Forgets everything: groups of `generation` count from now on.
+    /// Drops everything and accepts groups of `generation` from now on.
     pub fn start(&mut self, generation: u32) {
         *self = Self { generation, ..Self::default() };
     }
 
-    /// Takes what came of a group. What is of another start, or of a group that is over, is dropped.
+    /// Takes input. Input of another generation, or of a group that has ended, is dropped.
     pub fn push(&mut self, group: GroupHeader, item: GroupInput) {
         let is_known = self.tracks.contains_key(&group.track) || self.tracks.len() < media::catalog::MAX_TRACKS;
         if group.generation != self.generation || !is_known {
@@ -70,7 +70,7 @@ impl Reassembly {
         groups.waiting.entry(group.sequence).or_default().push_back(item);
         self.release(group.track);
         while self.bytes > MAX_WAITING_BYTES {
-            // The first group that something waits for is not worth waiting for any longer.
+            // Give up on the first group that others wait for.
             let behind = self.tracks.iter().find(|(_, groups)| !groups.waiting.is_empty()).map(|(track, _)| *track);
             let Some(track) = behind else { break };
             let groups = self.tracks.get_mut(&track).expect("it was just found");
@@ -79,7 +79,7 @@ impl Reassembly {
         }
     }
 
-    /// The next that is due.
+    /// The next output.
     pub fn pop(&mut self) -> Option<ReorderOutput> {
         self.out.pop_front()
     }
@@ -92,7 +92,7 @@ impl Reassembly {
                 match item {
                     GroupInput::Unit(unit) => {
                         self.bytes -= unit.unit.payload.len();
-                        // The server left units out to keep up.
+                        // The server skipped units to keep up.
                         let is_gap =
                             |(epoch, last)| epoch == unit.unit.epoch && unit.predecessor_dts.is_some_and(|a| a > last);
                         if groups.last.replace((unit.unit.epoch, unit.unit.dts)).is_some_and(is_gap) {
@@ -124,7 +124,7 @@ impl Reassembly {
     }
 }
 
-/// Bounds what waits for an earlier group: two seconds at 32 Mbit/s.
+/// Bounds the payload that waits for an earlier group: two seconds at 32 Mbit/s.
 const MAX_WAITING_BYTES: usize = 8 << 20;
 
 #[cfg(test)]
@@ -160,7 +160,7 @@ mod tests {
     const A: TrackId = TrackId::AUDIO;
 
     #[test]
-    fn a_group_waits_for_the_one_before_and_tracks_do_not_wait() {
+    fn a_group_waits_for_its_predecessor_and_tracks_do_not_wait_for_each_other() {
         let mut r = Reassembly::default();
         r.start(1);
         r.push(group(1, V, 1), unit(V, 50, 1));
@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_given_up_is_a_gap_and_comes_no_more() {
+    fn a_reset_group_is_a_gap_and_its_late_units_are_dropped() {
         let mut r = Reassembly::default();
         r.start(1);
         r.push(group(1, V, 1), unit(V, 50, 1));
@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_left_out_is_a_gap() {
+    fn skipped_units_are_a_gap() {
         let mut r = Reassembly::default();
         r.start(1);
         for (sequence, dts, after) in [(0, 10, None), (0, 20, Some(10)), (1, 50, Some(40)), (1, 60, Some(50))] {
@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn what_waits_is_bounded() {
+    fn waiting_units_are_bounded() {
         let mut r = Reassembly::default();
         r.start(1);
         for n in 0..20 {

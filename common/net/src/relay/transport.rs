@@ -1,4 +1,4 @@
-//! QUIC's settings for live media (RFC 9000, RFC 9002).
+//! QUIC transport parameters for live media (RFC 9000 §7.4, RFC 9002).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,23 +7,23 @@ use quinn::{ConnectionId, ConnectionIdGenerator, EndpointConfig, IdleTimeout, Tr
 
 use super::congestion;
 
-/// Which end of a connection.
+/// One end of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Side {
-    /// The one that sends media.
+    /// The end that sends media.
     Server,
-    /// The one that takes it.
+    /// The end that receives media.
     Client,
 }
 
-/// The transport for one end. Bounds: unsent and unacknowledged bytes per connection on the server's side, bytes that the
-/// application has not read on the client's, streams on both.
+/// The transport configuration of one end. It bounds the unsent and unacknowledged bytes of a connection on the server, the bytes that the
+/// application has not read on the client, and the streams on both.
 pub fn transport(side: Side) -> TransportConfig {
     let mut config = TransportConfig::default();
     let idle = IdleTimeout::try_from(IDLE).expect("some seconds fit into an idle timeout");
     config
         .max_idle_timeout(Some(idle))
-        // An idle fallback must be found dead before it is needed, and NATs forget UDP within half a minute.
+        // A dead fallback must be noticed before it is needed, and NATs drop UDP mappings within half a minute.
         .keep_alive_interval(Some(KEEP_ALIVE))
         .initial_rtt(INITIAL_RTT)
         .datagram_receive_buffer_size(None)
@@ -48,17 +48,17 @@ pub fn transport(side: Side) -> TransportConfig {
     config
 }
 
-/// A server's end point. With the same `secret` after a restart it answers packets of connections that it knows no more with a stateless
-/// reset (RFC 9000 §10.3), so that a subscriber learns with its next packet that its fallback is none; who knows the secret can
-/// end connections, and nothing else.
+/// The configuration of a server's endpoint. With the same `secret` after a restart it answers packets of unknown connections with a stateless
+/// reset (RFC 9000 §10.3), so that a subscriber learns with its next packet that the connection is dead. Whoever has the secret can reset
+/// connections, and nothing else.
 pub fn endpoint_config(secret: &[u8; 32]) -> EndpointConfig {
     let mut config = EndpointConfig::new(Arc::new(ring::hmac::Key::new(ring::hmac::HMAC_SHA256, secret)));
     config.cid_generator(|| Box::new(AnyId));
     config
 }
 
-/// Random connection IDs, any of which may be an earlier run's: quinn's own tell those of other runs apart, and such packets are dropped
-/// without an answer.
+/// Random connection IDs, so that those of an earlier run are valid too: quinn's own generator recognises foreign IDs, and such packets are
+/// dropped without an answer.
 struct AnyId;
 
 impl ConnectionIdGenerator for AnyId {
@@ -75,19 +75,19 @@ impl ConnectionIdGenerator for AnyId {
     }
 }
 
-/// As quinn's own: nobody guesses one of 2^64.
+/// As in quinn's own generator: 2^64 values cannot be guessed.
 const ID_LENGTH: usize = 8;
-/// A peer that says nothing for so long is gone; silence of its media is noticed long before.
+/// The idle timeout of a connection; a stall of its media is noticed long before.
 const IDLE: Duration = Duration::from_secs(4);
-/// How soon a server that was restarted is found out; some 60 bytes each time.
+/// How soon the restart of a server is noticed; some 60 bytes each time.
 const KEEP_ALIVE: Duration = Duration::from_secs(1);
-/// Of a server on the same continent; a LAN is measured with the first answer.
+/// The RTT before the first measurement: a server on the same continent.
 const INITIAL_RTT: Duration = Duration::from_millis(50);
-/// Bounds what one slow subscriber holds back of a stream: a second at 16 Mbit/s.
+/// Bounds the send buffer of a slow subscriber: a second at 16 Mbit/s.
 const SEND_WINDOW: u64 = 2 << 20;
-/// A subscriber sends control messages only.
+/// The receive window of a server: subscribers send control messages only.
 const CONTROL_WINDOW: u32 = 16 << 10;
-/// Bounds what a viewer that does not keep up can be sent: four seconds at 16 Mbit/s.
+/// The receive window of a client, which bounds what a viewer that does not keep up can be sent: four seconds at 16 Mbit/s.
 const RECEIVE_WINDOW: u32 = 8 << 20;
-/// Groups under way at once: sixteen tracks, some of them late.
+/// Bounds the groups in progress: sixteen tracks, some of them late.
 const MAX_GROUPS: u32 = 128;

@@ -1,4 +1,4 @@
-//! What the relay protocol's bytes mean: control messages here, and what follows on a track's own stream in `group`. Pure. `SPEC.md` §3 to §5.
+//! The encoding of the relay protocol: control messages here, the frames of a group's stream in `group`. Pure. `SPEC.md` §3 to §5.
 //!
 //! Integers are QUIC's variable-length ones (RFC 9000 §16); signed ones are zigzag-coded into them first.
 
@@ -19,18 +19,18 @@ use self::coding::{
 pub use self::error::Error;
 pub use self::group::{GroupHeader, GroupReader, MAX_CATALOG, MAX_UNIT, ReceivedUnit, put_catalog, put_unit_head};
 
-/// What a subscriber offers to be let in.
+/// What a subscriber presents to be admitted.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Proof {
-    /// Nothing: the stream is for everybody.
+    /// Nothing: the stream is public.
     None,
-    /// A ticket that the CDN signed.
+    /// A ticket signed by the CDN, as text; see [`trust::ticket`](crate::trust::ticket).
     Ticket(String),
-    /// That it knows the code on the broadcaster's screen, bound to this TLS session.
+    /// An HMAC that proves knowledge of the pairing code, bound to this TLS session.
     Code([u8; 32]),
 }
 
-/// Shows no secret.
+/// Redacts tickets and proofs.
 impl std::fmt::Debug for Proof {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
@@ -41,97 +41,97 @@ impl std::fmt::Debug for Proof {
     }
 }
 
-/// Where a subscription starts to flow.
+/// Where a subscription starts.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Start {
     /// At the newest IDR.
     #[default]
     LiveEdge,
-    /// After the last unit of each track that the subscriber has: from the very next one, if that is held.
+    /// After the last unit of each track that the subscriber has: at the very next one, if the window still has it.
     After {
-        /// Of which broadcast.
+        /// The broadcast that the units belong to.
         epoch: Epoch,
-        /// At most [`media::catalog::MAX_TRACKS`].
+        /// The last DTS of each track; at most [`media::catalog::MAX_TRACKS`].
         have: Vec<(TrackId, Timestamp)>,
     },
 }
 
-/// From a subscriber, on the control stream.
+/// A message from a subscriber on the control stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ClientMessage {
-    /// The first message, once.
+    /// Opens the subscription: the first message, once.
     Subscribe {
-        /// The stream's name; empty where the server has one stream only.
+        /// The name of the stream; empty where the server has one stream only.
         name: String,
-        /// Why it may.
+        /// What admits the subscriber.
         proof: Proof,
     },
-    /// Begin to flow, or begin anew: streams of earlier generations are given up.
+    /// Starts or restarts the flow; streams of earlier generations are dropped.
     Start {
-        /// Rises with each start; streams name it.
+        /// Increases with each start; each group's stream carries it.
         generation: u32,
-        /// Where.
+        /// The first unit.
         at: Start,
     },
-    /// Send nothing until the next start.
+    /// Makes the subscription idle until the next start.
     Stop,
-    /// Say how units came here, up to the one at `at` or to the newest, and what the clock shows.
+    /// Requests the timing of units and an exchange of clocks.
     Timing {
-        /// DTS of the last unit to tell of.
+        /// The DTS of the last unit to report; `None` for the newest.
         at: Option<Timestamp>,
     },
 }
 
-/// From a server, on the control stream.
+/// A message from a server on the control stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ServerMessage {
-    /// The subscriber is let in.
+    /// The subscription is accepted.
     Accepted {
-        /// That the server knows the code, where the subscriber proved it too.
+        /// The server's proof of the pairing code, if the subscriber proved it.
         proof: Option<[u8; 32]>,
     },
-    /// It is not; nothing follows.
+    /// The subscription is refused; nothing follows.
     Refused {
-        /// For programs.
+        /// The reason for programs.
         code: RefusalCode,
-        /// For people.
+        /// The reason for people; at most [`MAX_REASON`] bytes.
         reason: String,
     },
-    /// A group will not come, or not whole.
+    /// A group was reset: it will not arrive, or not completely.
     Dropped {
-        /// Of which start.
+        /// The generation of its start.
         generation: u32,
-        /// Of which track.
+        /// Its track.
         track: TrackId,
-        /// Its number in the track.
+        /// Its sequence number in the track.
         sequence: u64,
     },
-    /// The broadcast is over, and all of it was sent.
+    /// The broadcast is over and all of it was sent.
     Ended,
-    /// The answer to a question for stamps.
+    /// The answer to a `TIMING` request.
     Timing(TimingReport),
-    /// Whether the server has what it takes to send this subscriber everything.
+    /// Whether the server has the capacity to send this subscriber the whole stream.
     Capacity(bool),
 }
 
-/// Why a subscriber is not let in.
+/// Why a subscription is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum RefusalCode {
-    /// There is no such stream.
+    /// The server has no stream of this name.
     UnknownStream,
-    /// The proof is none.
+    /// The proof is missing or invalid.
     Denied,
-    /// No more subscribers fit.
+    /// The server has reached its limit of subscribers.
     Busy,
-    /// The server is going.
+    /// The server shuts down.
     Leaving,
-    /// A code of a later version.
+    /// A code that this version does not define.
     Other(u64),
 }
 
 impl RefusalCode {
-    /// Whether trying again, with a new proof, may help.
+    /// Whether subscribing again, with a new proof, may succeed.
     pub const fn retry(self) -> bool {
         !matches!(self, Self::UnknownStream)
     }
@@ -168,7 +168,7 @@ impl ClientMessage {
         }
     }
 
-    /// Appends it.
+    /// Appends the message to `out`.
     pub fn encode(&self, out: &mut BytesMut) {
         let mut body = BytesMut::new();
         let kind = match self {
@@ -262,7 +262,7 @@ impl ServerMessage {
         }
     }
 
-    /// Appends it.
+    /// Appends the message to `out`.
     pub fn encode(&self, out: &mut BytesMut) {
         let mut body = BytesMut::new();
         let kind = match self {
@@ -287,8 +287,8 @@ impl ServerMessage {
                 timing::put_response(&mut body, report);
                 0x15
             }
-            Self::Capacity(has_room) => {
-                body.put_u8(u8::from(*has_room));
+            Self::Capacity(available) => {
+                body.put_u8(u8::from(*available));
                 0x16
             }
         };
@@ -305,7 +305,7 @@ impl ServerMessage {
             0x12 => {
                 let code = RefusalCode::from_number(varint(body)?);
                 let reason = text(body, "a reason", MAX_REASON)?;
-                // What a peer sends ends up in logs and terminals.
+                // The text ends up in logs and terminals.
                 Ok(Self::Refused { code, reason: reason.chars().filter(|c| !c.is_control()).collect() })
             }
             0x13 => {
@@ -314,16 +314,16 @@ impl ServerMessage {
             }
             0x14 => Ok(Self::Ended),
             0x15 => Ok(Self::Timing(timing::response(body)?)),
-            0x16 => match byte(body, "a word of room")? {
-                room @ 0..=1 => Ok(Self::Capacity(room == 1)),
-                other => Err(Error::Unknown { what: "word of room", value: other.into() }),
+            0x16 => match byte(body, "a capacity")? {
+                capacity @ 0..=1 => Ok(Self::Capacity(capacity == 1)),
+                other => Err(Error::Unknown { what: "capacity", value: other.into() }),
             },
             other => Err(Error::Unknown { what: "reply", value: other }),
         }
     }
 }
 
-/// Takes the first whole message out of what has come on a control stream; `None` while it is not all there.
+/// Splits the first complete message, as its type and body, off the bytes of a control stream; `None` while it is incomplete.
 pub fn take_message(buffer: &mut BytesMut) -> Result<Option<(u64, Bytes)>, Error> {
     let mut peek = &buffer[..];
     let (Some(kind), Some(len)) = (peek_varint(&mut peek), peek_varint(&mut peek)) else { return Ok(None) };
@@ -339,12 +339,12 @@ pub fn take_message(buffer: &mut BytesMut) -> Result<Option<(u64, Bytes)>, Error
     Ok(Some((kind, buffer.split_to(len).freeze())))
 }
 
-/// Reads a subscriber's message.
+/// Decodes a subscriber's message.
 pub fn client_message(message: (u64, Bytes)) -> Result<ClientMessage, Error> {
     ClientMessage::decode(message.0, message.1)
 }
 
-/// Reads a server's message.
+/// Decodes a server's message.
 pub fn server_message(message: (u64, Bytes)) -> Result<ServerMessage, Error> {
     ServerMessage::decode(message.0, message.1)
 }
@@ -354,15 +354,15 @@ fn put_message(out: &mut BytesMut, kind: u64, body: &[u8]) {
     put_bytes(out, body);
 }
 
-/// Names the protocol and its version in the TLS handshake (RFC 7301). Another version is another name.
+/// The protocol and its version in the TLS handshake (RFC 7301). Another version has another name.
 pub const ALPN: &[u8] = b"nearcast-relay/1";
-/// A control message: a ticket and a name, and room.
+/// Bounds a control message, in bytes: a ticket, a name, and some reserve.
 pub const MAX_MESSAGE: u64 = 4 << 10;
-/// A stream's name; names are at most 64 characters.
+/// Bounds the name of a stream, in bytes.
 pub const MAX_NAME: u64 = 64;
-/// A ticket as text.
+/// Bounds a ticket, in bytes of text.
 pub const MAX_TICKET: u64 = 1 << 10;
-/// A reason, in bytes.
+/// Bounds the text of a refusal, in bytes.
 pub const MAX_REASON: u64 = 512;
 // Application error codes of the connection (RFC 9000 §20.2): SPEC.md §6.
 /// The server refused the subscription.

@@ -1,4 +1,4 @@
-//! The client's end: publish to, or play from, any RTMP server.
+//! An RTMP client: publishes to, or plays from, any RTMP server.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -26,13 +26,13 @@ use super::{
 };
 use crate::bbr::ProbeRttSuppressor;
 
-/// How a client connects.
+/// Settings of a client connection.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct ClientOptions {
-    /// The bounds of the connection; `handshake` covers name resolution and TCP too.
+    /// Limits and time-outs; `handshake` includes name resolution and the TCP connect.
     pub limits: Limits,
-    /// `flashVer` of `connect`.
+    /// The client's name, sent as `flashVer` of `connect`.
     pub agent: String,
 }
 
@@ -63,7 +63,7 @@ pub async fn play(url: &Url, options: ClientOptions) -> Result<Player, Error> {
     play_by(io, url, options, deadline).await
 }
 
-/// [`publish`] over a connection that exists.
+/// [`publish`] over an established connection.
 ///
 /// # Errors
 /// As [`publish`].
@@ -75,7 +75,7 @@ where
     publish_by(io, url, options, deadline).await
 }
 
-/// [`play`] over a connection that exists.
+/// [`play`] over an established connection.
 ///
 /// # Errors
 /// As [`publish`].
@@ -122,9 +122,9 @@ async fn connect(url: &Url, options: &ClientOptions) -> Result<(TcpStream, Deadl
     let connecting = TcpStream::connect((url.host.as_str(), url.port));
     let io = timeout_at(deadline.at(), connecting).await.map_err(|_| deadline.passed())?;
     let io = io.map_err(|source| Error::Io { during: "connecting", source })?;
-    // An access unit must not wait for the acknowledgement of the one before.
+    // An access unit must not wait for the acknowledgement of the previous one (Nagle).
     io.set_nodelay(true).map_err(|source| Error::Io { during: "connecting", source })?;
-    // What the link does not take yet stays with us, where it can still be counted, and given up for something newer.
+    // Unsent data stays in this process, where it is counted and can be dropped for newer data.
     #[cfg(target_os = "linux")]
     SockRef::from(&io)
         .set_tcp_notsent_lowat(NOTSENT_LOWAT)
@@ -163,35 +163,35 @@ pub struct Publisher<S = TcpStream> {
     resume: Option<Resume>,
     ticket_issuer: Option<TicketIssuer>,
     acknowledged: Option<u32>,
-    /// How many bytes the socket had taken when; at most [`MAX_PENDING_WRITES`].
+    /// Bytes written in total after each write, and when; at most [`MAX_PENDING_WRITES`].
     pending_writes: VecDeque<(u64, Instant)>,
     rtt_probe: RttProbe,
     began: Instant,
-    /// The question for the server's clock that is under way: by our clock, and by the monotonic one.
+    /// When the outstanding clock request was sent, by the wall clock and by the monotonic one.
     clock_request: Option<(WallClock, Instant)>,
     clock: OffsetEstimator,
-    /// The connection's socket, where it is one.
+    /// The TCP socket, if the connection is one.
     tcp: Option<(ProbeRttSuppressor, Socket)>,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Publisher<S> {
-    /// What the server still holds of this stream's last broadcast.
+    /// The position at which the server wants the publisher to resume, if it has units of this stream's last broadcast.
     pub fn resume(&self) -> Option<&Resume> {
         self.resume.as_ref()
     }
 
-    /// How the server lets viewers in, if it tells.
+    /// The key that the server signs viewers' tickets with, if it says so.
     pub fn ticket_issuer(&self) -> Option<&TicketIssuer> {
         self.ticket_issuer.as_ref()
     }
 
-    /// Tells the server where viewers on this network find us; goes out with the next send.
+    /// Advertises this broadcaster's relay for LAN viewers to the server; sent with the next message.
     pub fn advertise_peer(&mut self, offer: &PeerAdvertisement) {
         self.connection.session.advertise_peer(offer);
     }
 
-    /// Tells the server when units passed our stages by a clock that shows `now`, and asks for its own; goes out with the next send. Nothing,
-    /// where the server is not Nearcast's.
+    /// Reports when units passed this host's stages, by a clock that shows `now`, and requests the server's clock; sent with the next message.
+    /// Does nothing if the server is not a Nearcast `cdn`.
     pub fn send_timing(&mut self, now: WallClock, epoch: Epoch, units: Vec<UnitTiming>) {
         if self.server_is_nearcast() {
             self.clock_request = Some((now, Instant::now()));
@@ -200,14 +200,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Publisher<S> {
         }
     }
 
-    /// States which units the next ones follow; goes out before the next send. Nothing, where the server is not Nearcast's.
+    /// States the predecessors of the next units; sent before the next message. Does nothing where the server is not Nearcast's.
     pub fn state_gap(&mut self, gap: &Gap) {
         if self.server_is_nearcast() {
             self.connection.session.state_gap(gap);
         }
     }
 
-    /// From our clock to the server's, as far as exchanges have timing.
+    /// The offset from this host's clock to the server's; `None` before the first exchange.
     pub fn server_clock(&self) -> Option<ClockOffset> {
         self.clock.offset(self.began.elapsed())
     }
@@ -217,10 +217,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Publisher<S> {
         self.connection.session.server_is_nearcast()
     }
 
-    /// Sends one message; returns when the socket has taken it. If cancelled, the rest goes with the next call.
+    /// Sends one message; returns when the socket has taken it. If cancelled, the rest is sent by the next call.
     ///
     /// # Errors
-    /// Those of writing, [`Error::Refused`] if the server ends the stream, [`Error::Unsendable`].
+    /// Write errors, [`Error::Refused`] if the server ends the stream, [`Error::Unsendable`].
     pub async fn send(&mut self, message: Message) -> Result<(), Error> {
         match message {
             Message::Audio { timestamp, body } => self.send_body(TrackKind::Audio, timestamp, &[], &body).await,
@@ -269,7 +269,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Publisher<S> {
         self.send_body(track.id.kind, unit.dts.as_rtmp(), &head, &unit.payload).await
     }
 
-    /// Returns when nothing is left to write.
+    /// Returns when everything is written.
     ///
     /// # Errors
     /// Those of writing.
@@ -278,8 +278,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Publisher<S> {
         self.process_events()
     }
 
-    /// Watches the connection while there is nothing to send; returns only with what ended it. Cancel safe: run it beside the wait
-    /// for the next access unit, so that a server's no, or its end, is heard at once and round trips are measured.
+    /// Reads from the connection while there is nothing to send; returns only with the error that ended it. Cancel safe: run it beside the
+    /// wait for the next access unit, so that a rejection or a disconnect is noticed at once and the RTT is measured.
     pub async fn idle(&mut self) -> Error {
         loop {
             let step = self.idle_step().await;
@@ -289,35 +289,35 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Publisher<S> {
         }
     }
 
-    /// The connection's socket, where it is one: for what only its owner can know of how it should send.
+    /// The TCP socket, if the connection is one, for socket options.
     #[cfg(unix)]
     pub fn socket(&self) -> Option<std::os::fd::BorrowedFd<'_>> {
         self.tcp.as_ref().map(|(_, socket)| std::os::fd::AsFd::as_fd(socket))
     }
 
-    /// Bytes that the server has not yet acknowledged, those that wait here included; `None` until it first acknowledges.
+    /// Bytes that the server has not acknowledged, unsent ones included; `None` before its first acknowledgement.
     pub fn unacknowledged_bytes(&self) -> Option<u64> {
         let sent = self.connection.sent();
         self.acknowledged.map(|a| sent - delivered(sent, a) + self.connection.unsent() as u64)
     }
 
-    /// The last measured time from writing a byte to hearing that it delivered, queues on the way included.
+    /// The last measured RTT, queueing included.
     pub fn round_trip(&self) -> Option<Duration> {
         self.rtt_probe.round_trip
     }
 
-    /// How much longer than the min_rtt round trip of this connection the last two took, the one under way included: what is written
-    /// now waits about as long in queues. `None` before the first is known, and for a server that answers no pings.
+    /// The queueing delay: the last two RTTs, outstanding pings included, above the minimum RTT. `None` before the first measurement, and
+    /// for a server that is not pinged.
     pub fn queue_delay(&self) -> Option<Duration> {
         self.rtt_probe.queue_delay(Instant::now())
     }
 
-    /// The min_rtt round trip of this connection: what there is without queues. `None` where [`Publisher::queue_delay`] is.
+    /// The minimum RTT of this connection; `None` as [`Publisher::queue_delay`].
     pub fn min_rtt(&self) -> Option<Duration> {
         self.rtt_probe.min_rtt()
     }
 
-    /// Ends the stream politely.
+    /// Ends the stream with `FCUnpublish` and `deleteStream`, and closes the connection.
     ///
     /// # Errors
     /// Those of writing.
@@ -386,7 +386,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Publisher<S> {
                     while self.pending_writes.front().is_some_and(|(upto, _)| *upto < delivered) {
                         self.pending_writes.pop_front();
                     }
-                    // The byte that made the server acknowledge went out with the first write that reaches it.
+                    // The server acknowledged upon a byte of the first write that reaches that count.
                     if let (Some((_, at)), false) = (self.pending_writes.front(), self.server_is_nearcast()) {
                         self.rtt_probe.round_trip = Some(at.elapsed());
                     }
@@ -397,7 +397,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Publisher<S> {
                     let clock_request = self.clock_request.take_if(|(sent, _)| *sent == exchange.sent);
                     if let Some(micros) = clock_request.and_then(|(_, at)| i64::try_from(at.elapsed().as_micros()).ok())
                     {
-                        // By the clock that nobody sets meanwhile.
+                        // By the monotonic clock, which nobody adjusts meanwhile.
                         let returned = WallClock::from_micros(exchange.sent.as_micros().saturating_add(micros));
                         self.clock.record(self.began.elapsed(), Exchange { returned, ..exchange });
                     }
@@ -409,8 +409,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Publisher<S> {
     }
 }
 
-/// How many of `sent` bytes delivered by an acknowledgement modulo 2^32. A server that counts otherwise (without the handshake, or
-/// further than we are) is taken for one that has it all.
+/// How many of `sent` bytes an acknowledgement modulo 2^32 covers. A server that counts otherwise (without the handshake, or more than was
+/// sent) is assumed to have everything.
 fn delivered(sent: u64, acknowledged: u32) -> u64 {
     let missing = (sent as u32).wrapping_sub(acknowledged);
     if missing > u32::MAX / 2 { sent } else { sent.saturating_sub(missing.into()) }
@@ -427,7 +427,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Player<S> {
     ///
     /// # Errors
     /// Whatever the server does wrong, [`Error::Refused`] if it ends the play, and [`Error::Timeout`] after `limits.idle` of silence
-    /// (a Nearcast server that has nothing to play still answers pings, so its silence means that it is gone).
+    /// (a Nearcast server that has nothing to play still answers pings, so silence means that it is gone).
     pub async fn next(&mut self) -> Result<Option<Message>, Error> {
         loop {
             while let Some(event) = self.connection.session.event() {
@@ -453,12 +453,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Player<S> {
         self.connection.session.server_is_nearcast()
     }
 
-    /// The last measured round trip; `None` where the server does not answer pings.
+    /// The last measured RTT; `None` if the server is not pinged.
     pub fn round_trip(&self) -> Option<Duration> {
         self.rtt_probe.round_trip
     }
 
-    /// Ends the play politely.
+    /// Ends playback with `deleteStream`, and closes the connection.
     ///
     /// # Errors
     /// Those of writing.
@@ -481,16 +481,16 @@ impl<S> fmt::Debug for Player<S> {
 }
 
 const AGENT: &str = concat!("FMLE/3.0 (compatible; Nearcast/", env!("CARGO_PKG_VERSION"), ")");
-/// Bytes that may wait in the kernel, not yet sent: an IDR and what follows it within a round trip.
+/// `TCP_NOTSENT_LOWAT`, in bytes: an IDR and what follows within a round trip.
 #[cfg(target_os = "linux")]
 const NOTSENT_LOWAT: u32 = 64 << 10;
-/// Often enough for a status line.
+/// The ping interval of a player: often enough for a status line.
 const PING_INTERVAL: Duration = Duration::from_secs(1);
-/// Often enough to see at once that a publisher's link is full: 3 kbit/s.
+/// The ping interval of a publisher, which notices a saturated uplink at once: 3 kbit/s.
 const PUBLISH_PING_INTERVAL: Duration = Duration::from_millis(100);
-/// A queue that is none of one picture's making: the link is full.
+/// The queueing delay of a saturated link: more than a single picture causes.
 const FULL_LINK_DELAY: Duration = Duration::from_millis(150);
-/// Writes whose acknowledgement is awaited: ten seconds of a busy stream.
+/// Bounds the writes whose acknowledgement is outstanding: ten seconds of a busy stream.
 const MAX_PENDING_WRITES: usize = 1024;
-/// A wait that another one ends.
+/// The time limit of a wait that another time limit ends.
 const FOREVER: Duration = Duration::from_secs(3600);

@@ -1,4 +1,4 @@
-//! A socket and a session: bytes in and out, each with its deadline.
+//! Drives a session over a socket; every read and write has a deadline.
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -15,7 +15,7 @@ use super::framing::Framed;
 use super::session::{ClientSession, ServerSession};
 use super::{Error, Limits};
 
-/// A pure engine.
+/// A pure session.
 pub(super) trait Session {
     fn input(&mut self, bytes: &[u8]) -> Result<(), Error>;
     fn output(&mut self) -> Bytes;
@@ -46,7 +46,7 @@ impl Session for ClientSession {
     }
 }
 
-/// All its state is here, not in futures: every method is cancel safe.
+/// A connection. All state is in it and none in futures: every method is cancel safe.
 pub(super) struct Connection<S, E> {
     pub(super) session: E,
     pub(super) limits: Limits,

@@ -89,7 +89,7 @@ pub enum Error {
 }
 
 impl Error {
-    /// Whose fault it is.
+    /// The party at fault.
     pub fn blame(&self) -> Blame {
         match self {
             Self::Io { .. } | Self::Closed { .. } | Self::Timeout { .. } => Blame::Network,
@@ -98,7 +98,7 @@ impl Error {
         }
     }
 
-    /// Whether connecting again, after a pause, can help. A name that is taken may come free; a peer that speaks another protocol
+    /// Whether connecting again, after a pause, may succeed. A stream name in use may become free; a peer that speaks another protocol
     /// will speak it again.
     pub fn retry(&self) -> bool {
         match self {

@@ -211,7 +211,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn resume_both_ways() {
+    fn a_resume_position_is_read_as_it_was_written() {
         let resume = Resume {
             epoch: Epoch(0xabc),
             have: vec![(TrackId::VIDEO, Timestamp::from_millis(12345)), (TrackId::AUDIO, Timestamp::from_millis(-21))],
@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn peer_offer_both_ways() {
+    fn a_peer_advertisement_is_read_as_it_was_written() {
         let addresses = vec!["192.0.2.1:4444".parse().unwrap(), "[2001:db8::1]:4444".parse().unwrap()];
         let offer = PeerAdvertisement { pin: Pin::of(b"certificate"), secret: *b"0123456789abcdef", addresses };
         let properties = offer.to_properties();
@@ -240,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn metadata_keys_both_ways() {
+    fn metadata_keys_are_read_as_they_were_written() {
         let metadata = Metadata {
             values: [("encoder".to_owned(), Value::String("x".into()))].into(),
             epoch: Some(Epoch(7)),
@@ -257,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn an_epoch_at_second_hand_is_no_epoch() {
+    fn a_relayed_epoch_is_ignored() {
         let metadata = Metadata {
             epoch: Some(Epoch(7)),
             clock: Some(WallClock::from_micros(1_795_352_493_250_123)),

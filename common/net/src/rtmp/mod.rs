@@ -1,14 +1,14 @@
-//! RTMP both ways: the sessions are pure, `server` and `client` drive sockets.
+//! RTMP as a server and as a client: the sessions are pure, [`server`] and [`client`] drive sockets.
 //!
 //! Adobe's *Real Time Messaging Protocol 1.0* with *Enhanced RTMP v2*'s `connect` capabilities. What is in an audio or video message
-//! is `media::flv`'s concern; this module carries the bodies as they are.
+//! is parsed by `media::flv`; this module carries the bodies unchanged.
 //!
-//! In the order that bytes meet it: [`handshake`], [`chunk`], [`session`] (control messages and commands over [`amf`]), then
-//! [`server`] and [`client`]. [`framing`] is the way back out, serialised once for any number of players.
+//! In the order of the data: [`handshake`], [`chunk`], [`session`] (control messages and commands over [`amf`]), then
+//! [`server`] and [`client`]. [`framing`] serialises a message once for any number of players.
 //!
-//! rml_rtmp is beneath, behind a front of our own, because it trusts its peer: its AMF0 reader recurses without bound, its chunk
-//! reader has one buffer for all chunk streams and no limit on lengths, its server session answers a handful of commands and panics on
-//! some. From it come the handshake and, behind our AMF0 guard, the AMF0 values and message encodings.
+//! rml_rtmp provides the handshake and, behind our AMF0 guard, the AMF0 values and message encodings. Its chunk reader and sessions are not
+//! used, because they trust the peer: the AMF0 reader recurses without bound, the chunk reader has one buffer for all chunk streams and no
+//! limit on lengths, and the server session answers a handful of commands and panics on some.
 
 pub mod amf;
 pub mod chunk;

@@ -1,23 +1,23 @@
-//! What a broadcaster tells its server of when units were captured, encoded and sent: `nearcastTiming`, once a second. Pure.
+//! The timing that a broadcaster reports to its server once a second, by `nearcastTiming`: when units were captured, encoded and sent. Pure.
 //!
-//! The server answers with `nearcastClock`, and so the message is an exchange of clocks too: `clock` is when the broadcaster sent it, which
-//! comes back with when the server read it. All are microseconds of Unix time, as text, for a double is not exact enough for sums.
+//! The server answers with `nearcastClock`, so that the message is an exchange of clocks too: `clock` is when the broadcaster sent it, and
+//! comes back with when the server read it. All times are microseconds of Unix time, as text, because a double is not exact enough for sums.
 
 use media::latency::{ClockOffset, Exchange, Stage, StageTimes, UnitTiming};
 use media::{Epoch, Timestamp, WallClock};
 
 use super::track_name::parse_track;
 
-/// See the module's text. Stages are by the broadcaster's clock.
+/// One report. Times are by the broadcaster's clock.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PublisherTiming {
-    /// When it was sent.
+    /// When the report was sent.
     pub sent: WallClock,
-    /// From the broadcaster's clock to the server's, as far as the broadcaster knows.
+    /// The offset from the broadcaster's clock to the server's, once the broadcaster knows it.
     pub server: Option<ClockOffset>,
-    /// Of the units.
+    /// The epoch of the units.
     pub epoch: Epoch,
-    /// Units of one track; at most [`MAX_TIMED_UNITS`].
+    /// Recent units of one track; at most [`MAX_TIMED_UNITS`].
     pub units: Vec<UnitTiming>,
 }
 
@@ -41,7 +41,7 @@ impl PublisherTiming {
         properties
     }
 
-    /// Reads them. Units that are none are left out.
+    /// Parses the properties; malformed units are left out.
     pub(crate) fn from_properties<'a>(property: impl Fn(&str) -> Option<&'a str>) -> Option<Self> {
         let sent = WallClock::from_micros(property("clock")?.parse().ok()?);
         let offset = property("offset").zip(property("uncertainty"));
@@ -64,19 +64,19 @@ impl PublisherTiming {
     }
 }
 
-/// What the server answers, in text: `clock` as it came, and when it was read and answered.
+/// The properties of `nearcastClock`: `clock` as received, and when it was read and answered.
 pub(crate) fn answer(sent: WallClock, now: WallClock) -> [(&'static str, String); 3] {
     [("clock", sent), ("received", now), ("answered", now)].map(|(key, at)| (key, at.as_micros().to_string()))
 }
 
-/// Reads the answer, which came at `returned`.
+/// Parses the answer, which arrived at `returned`.
 pub(crate) fn exchange<'a>(property: impl Fn(&str) -> Option<&'a str>, returned: WallClock) -> Option<Exchange> {
     let at = |key| property(key)?.parse().ok().map(WallClock::from_micros);
     Some(Exchange { sent: at("clock")?, received: at("received")?, answered: at("answered")?, returned })
 }
 
 const STAGES: [Stage; 3] = [Stage::Captured, Stage::Encoded, Stage::Sent];
-/// A second of pictures at 60 a second, and some; 3 kB of text.
+/// Bounds the units of a report: a second of pictures at 60 fps and some reserve; 3 kB of text.
 pub const MAX_TIMED_UNITS: usize = 64;
 
 #[cfg(test)]

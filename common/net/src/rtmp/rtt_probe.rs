@@ -1,4 +1,4 @@
-//! A client's pings, and what they tell of the way to the server.
+//! RTT measurement by RTMP pings, and detection of a dead server.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -10,19 +10,19 @@ use super::Error;
 use super::connection::Connection;
 use super::session::ClientSession;
 
-/// Pings a Nearcast server: measures the round trip and notices a server that is gone. Others are left alone, as many do not answer.
+/// Pings a Nearcast server to measure the RTT and to notice that it is gone. Other servers are not pinged, as many do not answer.
 pub(super) struct RttProbe {
     started: Instant,
     next: Instant,
-    /// The numbers of the pings that are under way, and when each left, the oldest first. They go on while answers are waited for: a queue
-    /// that grows is known by them as soon as it can be.
+    /// Number and time of the pings in flight, the oldest first. Pings continue while answers are outstanding, so that a growing queue is
+    /// noticed early.
     pending: VecDeque<(u32, Instant)>,
     overdue: bool,
     interval: Duration,
     pub(super) round_trip: Option<Duration>,
-    /// The one previous that.
+    /// The RTT before the last one.
     previous: Duration,
-    /// The min_rtt.
+    /// The minimum RTT of the connection; `Duration::MAX` before the first.
     min_rtt: Duration,
 }
 
@@ -42,7 +42,8 @@ impl RttProbe {
         }
     }
 
-    /// Of two measures the lesser: a moment's burst makes one of them long, a queue that stays makes both.
+    /// The smaller of the last two RTTs, or the age of the oldest ping in flight, above the minimum RTT: a burst delays one measurement, a
+    /// standing queue delays both.
     pub(super) fn queue_delay(&self, now: Instant) -> Option<Duration> {
         let min_rtt = self.min_rtt()?;
         let pending = self.pending.front().map_or(Duration::ZERO, |(_, since)| now - *since);
@@ -58,7 +59,10 @@ impl RttProbe {
         self.next
     }
 
-    /// Pings if it is time.
+    /// Sends a ping if one is due.
+    ///
+    /// # Errors
+    /// [`Error::Timeout`] if a ping has been unanswered for `limits.idle`.
     pub(super) fn poll<S: AsyncRead + AsyncWrite + Unpin>(
         &mut self,
         connection: &mut Connection<S, ClientSession>,
@@ -71,7 +75,7 @@ impl RttProbe {
         if !connection.session.server_is_nearcast() {
             return Ok(());
         }
-        // Overdue twice: a caller that slept finds the answer unread, and reads it previous the second time.
+        // Twice in a row: after a long sleep of the caller the answer is there but unread.
         let is_overdue = self.pending.front().is_some_and(|(_, since)| now - *since > connection.limits.idle);
         if is_overdue && std::mem::replace(&mut self.overdue, true) {
             return Err(Error::Timeout { waiting_for: "answer to a ping", after: connection.limits.idle });
@@ -86,7 +90,7 @@ impl RttProbe {
 
     pub(super) fn pong(&mut self, stamp: u32) {
         let Some(place) = self.pending.iter().position(|(pending, _)| *pending == stamp) else { return };
-        // Answers come in the order of what they answer.
+        // Answers arrive in order.
         let Some((_, since)) = self.pending.drain(..=place).next_back() else { return };
         let round_trip = since.elapsed();
         self.previous = self.round_trip.replace(round_trip).unwrap_or_default();
@@ -95,5 +99,5 @@ impl RttProbe {
     }
 }
 
-/// Pings that may be under way at once: some seconds of them; more would say no more of a way that is stuck.
+/// Bounds the pings in flight: some seconds of them.
 const MAX_PENDING_PINGS: usize = 32;

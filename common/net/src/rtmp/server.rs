@@ -1,4 +1,4 @@
-//! The server's end of a connection: from accept to publish or play.
+//! An RTMP server connection, from accept to publish or play.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -13,12 +13,12 @@ use super::session::{ServerEvent, ServerSession, StreamRequest};
 use super::{Error, Limits, Message, Resume, TicketIssuer, url};
 use crate::clock;
 
-/// What a client wants.
+/// A client's request.
 #[derive(Debug)]
 pub enum Request<S> {
-    /// To publish.
+    /// The client wants to publish.
     Publish(PublishRequest<S>),
-    /// To play.
+    /// The client wants to play.
     Play(PlayRequest<S>),
 }
 
@@ -26,9 +26,9 @@ pub enum Request<S> {
 pub struct PublishRequest<S> {
     /// The application, slashes included.
     pub app: String,
-    /// The stream key: what came before `?`.
+    /// The stream key: the part before `?`.
     pub name: String,
-    /// The pairs after `?`, of the app and then of the name.
+    /// The query pairs of the app, then those of the name.
     pub query: Vec<(String, String)>,
     /// `tcUrl` of `connect`.
     pub tc_url: Option<String>,
@@ -41,9 +41,9 @@ pub struct PublishRequest<S> {
 pub struct PlayRequest<S> {
     /// The application, slashes included.
     pub app: String,
-    /// The stream's name: what came before `?`.
+    /// The name of the stream: the part before `?`.
     pub name: String,
-    /// The pairs after `?`, of the app and then of the name.
+    /// The query pairs of the app, then those of the name.
     pub query: Vec<(String, String)>,
     /// `tcUrl` of `connect`.
     pub tc_url: Option<String>,
@@ -55,7 +55,7 @@ pub struct PlayRequest<S> {
 /// Handshake, `connect`, `createStream`, up to `publish` or `play`, all within `limits.handshake`.
 ///
 /// # Errors
-/// Whatever the peer does wrong, and [`Error::Timeout`].
+/// Protocol and limit violations of the peer, and [`Error::Timeout`].
 pub async fn accept<S: AsyncRead + AsyncWrite + Unpin>(io: S, limits: &Limits) -> Result<Request<S>, Error> {
     let deadline = Deadline::after("publish or play", limits.handshake);
     let mut connection = Connection::new(io, ServerSession::new(limits), limits);
@@ -80,7 +80,7 @@ pub async fn accept<S: AsyncRead + AsyncWrite + Unpin>(io: S, limits: &Limits) -
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> PublishRequest<S> {
-    /// Lets it publish, and tells it where to resume.
+    /// Accepts the publisher, and tells it where to resume.
     ///
     /// # Errors
     /// Those of writing.
@@ -88,7 +88,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> PublishRequest<S> {
         self.accept_with(resume, None).await
     }
 
-    /// The same, and tells it how its viewers are let in.
+    /// Accepts the publisher, and tells it where to resume and which key signs its viewers' tickets.
     ///
     /// # Errors
     /// Those of writing.
@@ -102,7 +102,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> PublishRequest<S> {
         Ok(Publisher { connection: self.connection })
     }
 
-    /// Says no, with a code such as `NetStream.Publish.BadName`, and closes.
+    /// Rejects the publisher with a code such as `NetStream.Publish.BadName`, and closes the connection.
     ///
     /// # Errors
     /// Those of writing.
@@ -112,7 +112,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> PublishRequest<S> {
     }
 }
 
-/// A connection that publishes.
+/// A connection whose client publishes.
 pub struct Publisher<S> {
     connection: Connection<S, ServerSession>,
 }
@@ -145,7 +145,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Publisher<S> {
         }
     }
 
-    /// Tells the publisher why it must go, and closes.
+    /// Sends `onStatus` of level `error`, and closes the connection.
     ///
     /// # Errors
     /// Those of writing.
@@ -156,7 +156,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Publisher<S> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> PlayRequest<S> {
-    /// Lets it play: `StreamBegin`, `NetStream.Play.Reset`, `NetStream.Play.Start`; media may follow in chunks of
+    /// Accepts the player with `StreamBegin`, `NetStream.Play.Reset`, `NetStream.Play.Start`; media may follow in chunks of
     /// [`PLAY_CHUNK_SIZE`].
     ///
     /// # Errors
@@ -167,7 +167,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> PlayRequest<S> {
         Ok(Player { connection: self.connection })
     }
 
-    /// Says no, with a code such as `NetStream.Play.StreamNotFound`, and closes.
+    /// Rejects the player with a code such as `NetStream.Play.StreamNotFound`, and closes the connection.
     ///
     /// # Errors
     /// Those of writing.
@@ -177,7 +177,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> PlayRequest<S> {
     }
 }
 
-/// A connection that plays.
+/// A connection whose client plays.
 pub struct Player<S> {
     connection: Connection<S, ServerSession>,
 }
@@ -191,7 +191,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Player<S> {
         self.send_framed(&framing::message(message, PLAY_CHUNK_SIZE)?).await
     }
 
-    /// Sends what was framed for many.
+    /// Sends a message that was framed for many players.
     ///
     /// # Errors
     /// Those of writing, and whatever the peer does wrong meanwhile.
@@ -200,12 +200,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Player<S> {
         self.connection.flush(self.connection.write_deadline()).await
     }
 
-    /// What the client has said so far.
+    /// The next event that the client has caused.
     pub fn event(&mut self) -> Option<PlayerEvent> {
         player_event(&mut self.connection.session)
     }
 
-    /// Tells the client why it must go, and closes.
+    /// Sends `onStatus` of level `error`, and closes the connection.
     ///
     /// # Errors
     /// Those of writing.
@@ -214,8 +214,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Player<S> {
         self.connection.close().await
     }
 
-    /// The socket, with nothing left unsent unless a send was cancelled, and what understands the client's bytes: for a fan-out
-    /// that writes by itself.
+    /// The socket, with nothing left unsent unless a send was cancelled, and the state that parses the client's bytes: for a fan-out that
+    /// writes by itself.
     pub fn into_parts(self) -> (S, PlayState) {
         let (io, mut session) = self.connection.into_parts();
         let early = std::iter::from_fn(|| player_event(&mut session)).collect();
@@ -231,20 +231,20 @@ fn player_event(session: &mut ServerSession) -> Option<PlayerEvent> {
     }
 }
 
-/// Understands what a player sends while somebody else writes the media.
+/// Parses what a player sends while its caller writes the media.
 #[derive(Debug)]
 pub struct PlayState {
     session: ServerSession,
-    /// Said before the socket was handed over.
+    /// Events from before the socket was handed over.
     early: VecDeque<PlayerEvent>,
 }
 
 impl PlayState {
-    /// Takes what the client sent; `&[]` gives what it said before the hand-over. Afterwards [`PlayState::replies`] may hold bytes
+    /// Parses bytes from the client; `&[]` returns the events from before the hand-over. Afterwards [`PlayState::replies`] may hold bytes
     /// to write between two messages.
     ///
     /// # Errors
-    /// Whatever the peer does wrong: close the connection.
+    /// Protocol and limit violations of the peer: close the connection.
     pub fn input(&mut self, bytes: &[u8]) -> Result<Vec<PlayerEvent>, Error> {
         if !bytes.is_empty() {
             self.session.input(bytes)?;
@@ -259,7 +259,7 @@ impl PlayState {
         self.session.output()
     }
 
-    /// The bytes that end the play towards the client, with a code such as `NetStream.Play.Failed`.
+    /// The bytes that end playback, an `onStatus` with a code such as `NetStream.Play.Failed`.
     pub fn close_message(&mut self, code: &str, description: &str) -> Bytes {
         self.session.reject(code, description);
         self.session.output()

@@ -162,7 +162,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn takes_apart() {
+    fn urls_are_parsed() {
         let url = |host: &str, port, app: &str, name: &str, tls| {
             Ok(Url { host: host.into(), port, app: app.into(), name: name.into(), tls })
         };
@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn never_shows_the_key() {
+    fn display_and_debug_do_not_show_the_key() {
         let url = parse("rtmp://host:1936/live/sekrit?pass=sekrit").unwrap();
         assert_eq!(url.to_string(), "rtmp://host:1936/live/***");
         assert!(!format!("{url:?} {url:#?} {url}").contains("sekrit"));

@@ -1,4 +1,4 @@
-//! What a broadcaster or a server shows in a TLS handshake: a certificate of its own making, known by its hash.
+//! The self-signed certificate of a broadcaster or a server, identified by its hash.
 //!
 //! An identity lasts for one broadcast or one server run and is never written to a disk. The certificate says nothing: no name, no
 //! host, no date that tells when it was made. It is not a certificate for browsers or for any authority, and nobody reads more of it
@@ -22,7 +22,7 @@ pub struct Identity {
 }
 
 impl Identity {
-    /// Makes a new one.
+    /// Generates a key and a certificate.
     ///
     /// # Errors
     /// [`Error::Certificate`] if the system gives no randomness.
@@ -36,7 +36,7 @@ impl Identity {
         Ok(Self { certificate, key: PrivateKeyDer::Pkcs8(key.serialize_der().into()) })
     }
 
-    /// By what others know it.
+    /// The hash that identifies the certificate.
     pub fn pin(&self) -> Pin {
         Pin::of(&self.certificate)
     }
@@ -61,13 +61,13 @@ impl fmt::Debug for Identity {
 pub struct Pin([u8; 32]);
 
 impl Pin {
-    /// That of a certificate in DER.
+    /// The pin of a DER-encoded certificate.
     pub fn of(certificate: &[u8]) -> Self {
         let hash = digest::digest(&digest::SHA256, certificate);
         Self(hash.as_ref().try_into().expect("SHA-256 has 32 bytes"))
     }
 
-    /// The hash itself.
+    /// The 32 bytes of the hash.
     pub fn as_bytes(&self) -> &[u8; 32] {
         &self.0
     }
@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn each_identity_is_new_and_says_nothing() {
+    fn each_identity_is_new_and_anonymous() {
         let (one, other) = (Identity::generate().unwrap(), Identity::generate().unwrap());
         assert_ne!(one.pin(), other.pin());
         assert_eq!(one.pin(), Pin::of(&one.certificate()));

@@ -1,4 +1,4 @@
-//! Pairing by a code on the broadcaster's screen, for when no CDN can be reached.
+//! Pairing by a code on the broadcaster's screen, without a CDN.
 //!
 //! Both ends prove over a TLS session without a pin ([`tls::client_config_unpinned`](super::tls::client_config_unpinned)) that they
 //! know the code: first the viewer, whose proof goes through [`AttemptLimiter`], then the broadcaster. The proofs hold for that one
@@ -27,7 +27,7 @@ use super::error::Error;
 pub struct Code([u8; BYTES]);
 
 impl Code {
-    /// A new one.
+    /// Generates a random code.
     pub fn generate() -> Self {
         Self(rand::random())
     }
@@ -86,7 +86,7 @@ fn digit(character: char) -> Option<u128> {
     ALPHABET.iter().position(|digit| char::from(*digit) == character).map(|place| place as u128)
 }
 
-/// What only the two ends of this TLS session have in common; the proofs are bound to it.
+/// Keying material that only the two ends of this TLS session have; the proofs are bound to it.
 ///
 /// # Errors
 /// [`Error::Exporter`] before the handshake's end.
@@ -96,17 +96,17 @@ pub fn exporter(connection: &quinn::Connection) -> Result<[u8; 32], Error> {
     Ok(exporter)
 }
 
-/// What a viewer shows to a broadcaster; that one checks it with [`AttemptLimiter::verify_viewer`].
+/// A viewer's proof, which the broadcaster verifies with [`AttemptLimiter::verify_viewer`].
 pub fn viewer_proof(code: &Code, exporter: &[u8; 32]) -> [u8; 32] {
     proof(code, VIEWER, exporter)
 }
 
-/// What a broadcaster shows to a viewer that has proven itself.
+/// A broadcaster's proof, for a viewer whose own proof was right.
 pub fn broadcaster_proof(code: &Code, exporter: &[u8; 32]) -> [u8; 32] {
     proof(code, BROADCASTER, exporter)
 }
 
-/// Checks, as a viewer, what the broadcaster shows.
+/// Verifies a broadcaster's proof.
 ///
 /// # Errors
 /// [`Error::WrongProof`]: the connection must be dropped.
@@ -123,18 +123,18 @@ fn verify(code: &Code, label: &[u8], exporter: &[u8; 32], proof: &[u8]) -> Resul
     hmac::verify(&code.key(), &[label, exporter].concat(), proof).map_err(|_| Error::WrongProof)
 }
 
-/// The broadcaster's check of viewers, which wears guessers out: [`MAX_WRONG`] wrong proofs in [`WINDOW`] from all of them together.
+/// Verifies viewers' proofs and limits guesses: [`MAX_WRONG`] wrong proofs in [`WINDOW`], from all viewers together.
 ///
-/// A guesser can thereby keep honest viewers from pairing, for as long as it goes on. It cannot be told from them by its address, and
-/// being kept out is the lesser evil.
+/// An attacker can thereby block pairing for as long as it keeps guessing. Addresses do not distinguish it from honest viewers, and being
+/// blocked is the lesser evil.
 #[derive(Debug, Default)]
 pub struct AttemptLimiter {
-    /// When the last proofs were wrong; at most [`MAX_WRONG`].
+    /// Times of the last wrong proofs; at most [`MAX_WRONG`].
     wrong: VecDeque<Instant>,
 }
 
 impl AttemptLimiter {
-    /// Checks what a viewer shows. One call both counts and checks, so that guesses made at once are counted too.
+    /// Verifies a viewer's proof. One call both counts and verifies, so that parallel guesses count too.
     ///
     /// # Errors
     /// [`Error::WrongProof`]; [`Error::TooManyAttempts`] if there were too many of them, without a look at this one.

@@ -1,8 +1,7 @@
-//! Tickets: a CDN lets a viewer in, and a broadcaster checks that offline.
+//! Tickets: a CDN admits a viewer, and a broadcaster verifies that offline.
 //!
-//! A [`Signer`] issues them, a [`TicketVerifier`] admits each once, for one stream and one broadcast of it, within [`LIFETIME`]. A ticket says
-//! that the CDN let somebody in just now. It does not say whom: it is a bearer's and is shown only to a broadcaster that has proven
-//! itself ([`tls::client_config`](super::tls::client_config)). It is not a session either: what follows is the connection's.
+//! A [`Signer`] issues them, a [`TicketVerifier`] admits each once, for one stream and one broadcast of it, within [`LIFETIME`]. A ticket
+//! proves that the CDN admitted its bearer just now, without naming it. It is sent only to a broadcaster that is authenticated ([`tls::client_config`](super::tls::client_config)). It is not a session either: what follows is the connection's.
 //!
 //! The text is base64url without padding (RFC 4648 §5) of `body || signature`. The body is a version byte 1, the stream's length in
 //! one byte and the stream, then epoch, expiry (unsigned, 64 bits, big-endian) and a nonce of 16 bytes. The signature is Ed25519
@@ -18,7 +17,7 @@ use ring::signature::{ED25519, Ed25519KeyPair, KeyPair, UnparsedPublicKey};
 
 use super::error::{Error, thirty_two};
 
-/// Why a ticket does not admit.
+/// Why a ticket is rejected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Refusal {
@@ -48,7 +47,7 @@ pub enum Refusal {
     Busy,
 }
 
-/// What is signed.
+/// The signed content.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Ticket {
     stream: String,
@@ -87,7 +86,7 @@ fn signed(body: &[u8]) -> Vec<u8> {
     [DOMAIN, body].concat()
 }
 
-/// What a CDN signs tickets with.
+/// The key that a CDN signs tickets with.
 pub struct Signer(Ed25519KeyPair);
 
 impl Signer {
@@ -100,7 +99,7 @@ impl Signer {
         Ok(Self(Ed25519KeyPair::from_pkcs8(document.as_ref()).expect("ring reads the key that it wrote")))
     }
 
-    /// What verifies its tickets.
+    /// The public key that verifies its tickets.
     pub fn public_key(&self) -> PublicKey {
         PublicKey(self.0.public_key().as_ref().try_into().expect("an Ed25519 public key has 32 bytes"))
     }
@@ -129,19 +128,19 @@ impl fmt::Debug for Signer {
     }
 }
 
-/// What a CDN's tickets are verified with.
+/// The public key that verifies a CDN's tickets.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct PublicKey([u8; 32]);
 
 impl PublicKey {
-    /// As RFC 8032 encodes it.
+    /// The 32 bytes of RFC 8032 §5.1.2.
     pub fn as_bytes(&self) -> &[u8; 32] {
         &self.0
     }
 }
 
 impl From<[u8; 32]> for PublicKey {
-    /// Bytes that are no point of the curve verify nothing.
+    /// Bytes that are not a point of the curve verify no signature.
     fn from(bytes: [u8; 32]) -> Self {
         Self(bytes)
     }
@@ -167,7 +166,7 @@ impl FromStr for PublicKey {
     }
 }
 
-/// Admits the bearers of tickets to one broadcast.
+/// Verifies tickets for one broadcast, each once.
 pub struct TicketVerifier {
     key: PublicKey,
     stream: String,
@@ -185,12 +184,12 @@ impl TicketVerifier {
         Self { key: public_key, stream: stream.into(), epoch, used: BTreeSet::new(), forgotten: 0 }
     }
 
-    /// Takes the key of a CDN that restarted; tickets of the old one are refused from now on.
+    /// Replaces the key after a restart of the CDN; tickets of the old key are rejected from now on.
     pub fn set_key(&mut self, public_key: PublicKey) {
         self.key = public_key;
     }
 
-    /// Admits the bearer of `text`, once.
+    /// Verifies the ticket `text` and marks it as used.
     ///
     /// The two clocks may differ by [`SKEW`]: a ticket is taken until that long after its expiry, and remembered as long.
     ///

@@ -1,4 +1,4 @@
-//! TLS 1.3 for QUIC where a certificate is believed for its hash alone.
+//! TLS 1.3 for QUIC with certificates that are pinned by their hash.
 //!
 //! No names, no dates, no authorities: the client knows the one certificate that it expects ([`client_config`]), or it knows none yet
 //! and pairs ([`client_config_unpinned`]). That the server has the certificate's key is verified in both cases. There is no 0-RTT, as
@@ -24,7 +24,7 @@ use subtle::ConstantTimeEq;
 pub use super::identity::SERVER_NAME;
 use super::identity::{Identity, Pin};
 
-/// What a server with this identity speaks; the client must offer `alpn`.
+/// The configuration of a server with this identity; clients must offer `alpn`.
 pub fn server_config(identity: &Identity, alpn: &[u8]) -> quinn::ServerConfig {
     let mut config = rustls::ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&TLS13])
@@ -39,12 +39,12 @@ pub fn server_config(identity: &Identity, alpn: &[u8]) -> quinn::ServerConfig {
     quinn::ServerConfig::with_crypto(Arc::new(config))
 }
 
-/// What a client speaks to the one server with this pin. Connect to [`SERVER_NAME`].
+/// The configuration of a client that accepts only the server with this pin. Connect to [`SERVER_NAME`].
 pub fn client_config(pin: Pin, alpn: &[u8]) -> quinn::ClientConfig {
     client(Some(pin), alpn)
 }
 
-/// What a client speaks to a server that it cannot know yet. Connect to [`SERVER_NAME`].
+/// The configuration of a client that accepts any server, for pairing. Connect to [`SERVER_NAME`].
 ///
 /// The connection is private between two ends, but **the other end may be anybody**: the caller must authenticate it with
 /// [`pairing`](super::pairing) before it sends or believes anything but proofs.

@@ -1,4 +1,4 @@
-//! What a server says by HTTP: whether it is one of ours, and how the stream is.
+//! What a server reports by HTTP: whether it is a Nearcast server, and the state of the stream.
 
 use reqwest::Client;
 use serde_json::Value;
@@ -10,21 +10,21 @@ use crate::doctor::probe::{as_millis, millis};
 use crate::doctor::report::Check;
 use crate::doctor::role::Role;
 
-/// What it says.
+/// The answers of a server.
 #[derive(Debug, Default)]
 pub(super) struct ServerInfo {
-    /// Whether it answers as one of ours does.
+    /// Whether it is a Nearcast server.
     pub(super) is_nearcast: bool,
     /// `/api/v1/streams/NAME/watch`, if the stream is known there. It holds a ticket: not for screens.
     pub(super) watch: Option<Value>,
-    /// Where RTMP is, if it says so.
+    /// The RTMP URL of a stream, if the server states one.
     pub(super) rtmp: Option<String>,
-    /// Whether somebody broadcasts.
+    /// Whether the stream is live.
     pub(super) is_live: bool,
     pub(super) checks: Vec<Check>,
 }
 
-/// Asks which streams there are, and how to watch the one that is named.
+/// Queries the list of streams, and how to watch the named one.
 pub(super) async fn ask(client: &Client, server: &Server, role: Role) -> ServerInfo {
     let started = Instant::now();
     let all = async {

@@ -1,30 +1,30 @@
-//! From what the user typed to what can be checked. Pure. Errors never show the URL: it may hold a key.
+//! Parses the URL that the user gave. Pure. Errors never show the URL, which may contain a key.
 
 use reqwest::Url;
 
 use crate::doctor::role::Role;
 use crate::rtmp;
 
-/// What a URL leads to.
+/// What a URL names.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Target {
-    /// A server, and a stream of it.
+    /// A server and one of its streams.
     Server(Box<Server>),
-    /// A broadcaster: host and port, or several.
+    /// A broadcaster: `HOST:PORT`, one or several.
     Broadcaster(Vec<String>),
 }
 
-/// A server, as far as a URL tells.
+/// What a URL says about a server.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Server {
     pub(super) host: String,
-    /// Where its HTTP is.
+    /// The origin of its HTTP API.
     pub(super) origin: Url,
-    /// Whether that is a guess.
+    /// Whether the origin is a guess.
     pub(super) is_guess: bool,
     /// The stream's name; never a key.
     pub(super) name: Option<String>,
-    /// Where its RTMP is, if that is what the URL says.
+    /// Host and port of RTMP, if the URL is `rtmp://`.
     pub(super) rtmp: Option<(String, u16)>,
     /// The playlist that the URL names.
     pub(super) hls: Option<Url>,
@@ -52,7 +52,7 @@ pub enum Error {
 }
 
 impl Target {
-    /// Takes `url` apart.
+    /// Parses `url`.
     ///
     /// # Errors
     /// See [`Error`].
@@ -74,7 +74,7 @@ impl Target {
     }
 }
 
-/// Shows nothing: a name that is a key in the wrong place looks like any other.
+/// Redacted: the stream name may be a key in the wrong place.
 impl std::fmt::Debug for Target {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {

@@ -6,7 +6,7 @@ use super::server_info::stream;
 use super::*;
 
 #[test]
-fn what_was_typed() {
+fn urls_are_parsed_by_role() {
     let describe = |url: &str, role| match Target::parse(url, role) {
         Ok(Target::Server(s)) => {
             let rtmp = s.rtmp.map(|(host, port)| format!("{host}:{port}"));
@@ -46,7 +46,7 @@ fn what_was_typed() {
 }
 
 #[test]
-fn what_the_server_says_of_a_stream() {
+fn the_state_of_a_stream_is_judged() {
     let live =
         json!({ "state": "live", "tracks": [{ "codec": "H.264", "width": 1280, "height": 720 }, { "codec": "AAC" }] });
     assert_eq!(stream(&live, Role::Subscriber), (Check::ok("stream", "live: H.264 1280x720, AAC"), true));
@@ -58,7 +58,7 @@ fn what_the_server_says_of_a_stream() {
 }
 
 #[test]
-fn one_way_is_enough_for_a_viewer() {
+fn one_working_transport_is_enough_for_a_viewer() {
     let (ok, warn) = (|name| Check::ok(name, ""), |name| Check::warn(name, "", ""));
     for (ways, role, wanted) in [
         (vec![warn("RTMP"), ok("relay")], Role::Subscriber, [Status::Warn, Status::Ok]),
@@ -72,7 +72,7 @@ fn one_way_is_enough_for_a_viewer() {
 }
 
 #[tokio::test]
-async fn a_server_that_is_not_there() {
+async fn a_server_that_does_not_listen_fails_without_showing_the_url() {
     // Bound and dropped: nobody listens.
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let (_, lan_broadcasters) = oneshot::channel();

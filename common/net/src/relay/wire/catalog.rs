@@ -1,4 +1,4 @@
-//! A catalog as bytes. Pure. `SPEC.md` §5.2.
+//! The encoding of a catalog. Pure. `SPEC.md` §5.2.
 
 use bytes::{BufMut, Bytes, BytesMut};
 use media::catalog::{MAX_TRACKS, Metadata, Value};
@@ -47,7 +47,7 @@ pub(super) fn encode(out: &mut BytesMut, catalog: &Catalog) {
     }
 }
 
-/// Reads what [`encode`] wrote. Tracks of codecs that are not known are left out: their units are nobody's then.
+/// Decodes what [`encode`] wrote. Tracks of unknown codecs are left out, and nobody will use their units.
 pub(super) fn decode(body: &mut Bytes) -> Result<Catalog, Error> {
     let mut catalog = Catalog::new(Epoch(u64::from_be_bytes(array(body, "an epoch")?)));
     if byte(body, "a clock")? != 0 {
@@ -66,7 +66,7 @@ pub(super) fn decode(body: &mut Bytes) -> Result<Catalog, Error> {
         } else {
             Format::Audio { sample_rate: a, channels: u16::try_from(b).unwrap_or(u16::MAX) }
         };
-        // A copy of its own: the catalog outlives the buffer that it came in.
+        // A copy, because the catalog outlives the receive buffer.
         let record = Bytes::copy_from_slice(&record);
         catalog.set_track(Track { id, config: CodecConfig { codec, record, format } });
     }
@@ -93,7 +93,7 @@ fn fits(key: &str, value: &Value) -> bool {
     key.len().max(len) as u64 <= MAX_TEXT
 }
 
-/// Metadata of one broadcast: real ones have about twenty.
+/// Bounds the metadata of one broadcast: real ones have about twenty entries.
 const MAX_METADATA: u64 = 256;
-/// A key or a text, in bytes: what ingest keeps in all.
+/// Bounds a key or a text, in bytes: what ingest keeps in all.
 const MAX_TEXT: u64 = 8 << 10;

@@ -1,17 +1,17 @@
-//! How numbers, bytes and tracks are written in the relay protocol. Pure. `SPEC.md` §3, RFC 9000 §16.
+//! The encoding of integers, byte strings and tracks. Pure. `SPEC.md` §3, RFC 9000 §16.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use media::{Timestamp, TrackId, TrackKind};
 
 use super::error::Error;
 
-/// Appends a length and the bytes.
+/// Appends the length as a varint, then the bytes.
 pub(super) fn put_bytes(out: &mut BytesMut, bytes: &[u8]) {
     put_varint(out, bytes.len() as u64);
     out.put_slice(bytes);
 }
 
-/// Appends an integer below 2^62 (RFC 9000 §16); what is above is written as 2^62 - 1.
+/// Appends an integer below 2^62 (RFC 9000 §16); larger ones are written as 2^62 - 1.
 pub(in crate::relay) fn put_varint(out: &mut BytesMut, value: u64) {
     match value {
         0..0x40 => out.put_u8(value as u8),
@@ -93,5 +93,5 @@ pub(super) fn track(byte: u8) -> TrackId {
     TrackId { kind: if byte & 0x80 == 0 { TrackKind::Video } else { TrackKind::Audio }, index: byte & 0x7f }
 }
 
-/// What eight bytes of a variable-length integer hold.
+/// The largest variable-length integer.
 const MAX_VARINT: u64 = (1 << 62) - 1;

@@ -1,4 +1,4 @@
-//! A track's stream: its header, then frames of catalogs and units. `SPEC.md` §5.
+//! The stream of a group: a header, then frames of catalogs and units. `SPEC.md` §5.
 
 use std::sync::Arc;
 
@@ -9,30 +9,30 @@ use super::catalog;
 use super::coding::{limit, peek_varint, put_bytes, put_signed, put_varint, track, track_byte, unzigzag};
 use super::error::Error;
 
-/// What begins each group's stream.
+/// The header of a group's stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct GroupHeader {
-    /// Of which start.
+    /// The generation of the start that it belongs to.
     pub generation: u32,
-    /// Of which track.
+    /// Its track.
     pub track: TrackId,
-    /// Its number in the track, from 0 at each start.
+    /// Its sequence number in the track, from 0 at each start.
     pub sequence: u64,
 }
 
-/// A unit as it comes out of a group.
+/// A unit as received.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ReceivedUnit {
-    /// What it is decoded with.
+    /// The catalog in force, which its decoder needs.
     pub catalog: Arc<Catalog>,
-    /// The unit.
+    /// The access unit; its payload is a slice of the receive buffer.
     pub unit: AccessUnit,
-    /// The unit of its track that it follows; `None` for the first of its epoch.
+    /// The DTS of the unit before it in its track and epoch; `None` for the first.
     pub predecessor_dts: Option<Timestamp>,
 }
 
 impl GroupHeader {
-    /// Appends it.
+    /// Appends the header to `out`.
     pub fn encode(self, out: &mut BytesMut) {
         put_varint(out, u64::from(self.generation));
         out.put_u8(track_byte(self.track));
@@ -48,7 +48,7 @@ pub fn put_catalog(out: &mut BytesMut, catalog: &Catalog) {
     put_bytes(out, &body);
 }
 
-/// Appends the head of a unit frame; the payload follows it.
+/// Appends the head of a unit frame, which the payload must follow.
 pub fn put_unit_head(out: &mut BytesMut, unit: &AccessUnit, after: Option<Timestamp>) {
     let after = after.and_then(|after| u64::try_from(unit.dts - after).ok());
     out.put_u8(UNIT | if unit.random_access { RANDOM_ACCESS } else { 0 } | if after.is_some() { FOLLOWS } else { 0 });
@@ -60,7 +60,7 @@ pub fn put_unit_head(out: &mut BytesMut, unit: &AccessUnit, after: Option<Timest
     put_varint(out, unit.payload.len() as u64);
 }
 
-/// Reads a group's stream as its bytes come.
+/// Parses a group's stream incrementally.
 #[derive(Debug, Default)]
 pub struct GroupReader {
     buffer: BytesMut,
@@ -69,12 +69,12 @@ pub struct GroupReader {
 }
 
 impl GroupReader {
-    /// Takes bytes.
+    /// Appends bytes from the stream.
     pub fn push(&mut self, bytes: &[u8]) {
         self.buffer.extend_from_slice(bytes);
     }
 
-    /// The header, once it is there.
+    /// The header, once it is complete.
     pub fn header(&mut self) -> Result<Option<GroupHeader>, Error> {
         if self.header.is_none() {
             let mut peek = &self.buffer[..];
@@ -97,7 +97,7 @@ impl GroupReader {
         Ok(self.header)
     }
 
-    /// The next unit, once it is whole.
+    /// The next unit, once it is complete.
     pub fn unit(&mut self) -> Result<Option<ReceivedUnit>, Error> {
         let Some(header) = self.header()? else { return Ok(None) };
         loop {
@@ -128,9 +128,9 @@ impl GroupReader {
             let Some((dts, composition, step, len)) = head else { return Ok(None) };
             limit("access unit", len, MAX_UNIT)?;
             if (peek.len() as u64) < len {
-                // One allocation for the rest of it, however it comes, unless it is so large that only what comes of it is believed.
+                // One allocation for the rest of the unit, unless the stated length is so large that only received bytes count.
                 let missing = len as usize - peek.len();
-                self.buffer.reserve(missing.min(BELIEVED));
+                self.buffer.reserve(missing.min(MAX_RESERVE));
                 return Ok(None);
             }
             let Some(catalog) = self.catalog.clone() else { return Err(Error::NoCatalog) };
@@ -151,23 +151,23 @@ impl GroupReader {
         }
     }
 
-    /// Bytes that are held of a frame that is not whole.
+    /// Bytes held of an incomplete frame.
     pub fn held(&self) -> usize {
         self.buffer.len()
     }
 
-    /// Whether the stream may end here: not inside a frame.
+    /// Whether the stream may end here, and not inside a frame.
     pub fn is_between_frames(&self) -> bool {
         self.header.is_some() && self.buffer.is_empty()
     }
 }
 
-/// A catalog: decoder configurations and metadata as ingest bounds them, for all tracks.
+/// Bounds a catalog, in bytes: the decoder configurations and metadata that ingest accepts, for all tracks.
 pub const MAX_CATALOG: u64 = 256 << 10;
-/// An access unit: what RTMP can carry at most.
+/// Bounds the payload of an access unit, in bytes: the most that RTMP can carry.
 pub const MAX_UNIT: u64 = (1 << 24) - 1;
-/// What is allocated for a unit at once because its head says so.
-const BELIEVED: usize = 1 << 20;
+/// Bounds what is allocated at once for a length that a peer states.
+const MAX_RESERVE: usize = 1 << 20;
 // A unit frame's first byte.
 const UNIT: u8 = 1;
 const RANDOM_ACCESS: u8 = 2;

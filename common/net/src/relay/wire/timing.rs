@@ -1,4 +1,4 @@
-//! `STAMPS` in both directions: how a server tells a viewer of the way that units have come to it. Pure. `SPEC.md` §4, §4.1.
+//! `TIMING` in both directions: when units passed the stages up to the server. Pure. `SPEC.md` §4, §4.1.
 
 use bytes::{BufMut, Bytes, BytesMut};
 use media::latency::{ClockOffset, MAX_UNITS, Stage, StageTimes, TimingReport, UnitTiming};
@@ -13,7 +13,7 @@ pub(super) fn put_request(out: &mut BytesMut, at: Option<Timestamp>) {
 }
 
 pub(super) fn request(body: &mut Bytes) -> Result<Option<Timestamp>, Error> {
-    (byte(body, "a request for stamps")? != 0).then(|| timestamp(body)).transpose()
+    (byte(body, "a timing request")? != 0).then(|| timestamp(body)).transpose()
 }
 
 pub(super) fn put_response(out: &mut BytesMut, response: &TimingReport) {
@@ -30,7 +30,7 @@ pub(super) fn put_response(out: &mut BytesMut, response: &TimingReport) {
     for unit in units {
         out.put_u8(track_byte(unit.track));
         put_signed(out, unit.dts.as_millis());
-        let known = told().filter_map(|stage| Some((stage, unit.stamps.at(stage)?)));
+        let known = reported_stages().filter_map(|stage| Some((stage, unit.stamps.at(stage)?)));
         put_varint(out, known.clone().fold(0, |mask, (stage, _)| mask | 1 << stage as u64));
         for (_, at) in known {
             put_signed(out, at.micros_since(response.received));
@@ -47,13 +47,13 @@ pub(super) fn response(body: &mut Bytes) -> Result<TimingReport, Error> {
         0 => None,
         _ => Some(ClockOffset { micros: signed(body)?, uncertainty: varint(body)? }),
     };
-    let count = bounded(body, "number of stamped units", MAX_UNITS as u64)?;
+    let count = bounded(body, "number of timed units", MAX_UNITS as u64)?;
     let mut units = Vec::with_capacity(count as usize);
     for _ in 0..count {
         let (track, dts) = (track(byte(body, "a track")?), timestamp(body)?);
         let mask = varint(body)?;
         let mut stamps = StageTimes::default();
-        for stage in told().filter(|stage| mask & 1 << *stage as u64 != 0) {
+        for stage in reported_stages().filter(|stage| mask & 1 << *stage as u64 != 0) {
             stamps.stamp(stage, after(signed(body)?));
         }
         units.push(UnitTiming { track, dts, stamps });
@@ -61,8 +61,8 @@ pub(super) fn response(body: &mut Bytes) -> Result<TimingReport, Error> {
     Ok(TimingReport { received, answered, epoch, broadcaster, units })
 }
 
-/// What a server can know of. The number of a stage is its bit in the mask.
-fn told() -> impl Iterator<Item = Stage> + Clone {
+/// The stages that a server knows of. The number of a stage is its bit in the mask.
+fn reported_stages() -> impl Iterator<Item = Stage> + Clone {
     Stage::ALL.into_iter().filter(|stage| *stage < Stage::Requested)
 }
 
@@ -109,7 +109,7 @@ mod tests {
         }
 
         #[test]
-        fn a_report_that_is_cut_or_wild_is_an_error_or_a_report(response in any_report(), cut: usize, bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+        fn a_truncated_report_is_an_error_and_arbitrary_bytes_do_not_panic(response in any_report(), cut: usize, bytes in prop::collection::vec(any::<u8>(), 0..200)) {
             let mut whole = BytesMut::new();
             put_response(&mut whole, &response);
             let cut = cut % whole.len();

@@ -7,7 +7,7 @@ fn n(number: f64) -> Value {
 }
 
 #[test]
-fn reads_what_is_legal() {
+fn legal_messages_are_read() {
     let number = [0, 0x40, 0x08, 0, 0, 0, 0, 0, 0];
     for (bytes, expected) in [
         (vec![], vec![]),
@@ -35,7 +35,7 @@ fn reads_what_is_legal() {
 }
 
 #[test]
-fn refuses_what_is_not() {
+fn illegal_messages_are_rejected() {
     let nested = |opener: &[u8], times: usize| opener.repeat(times);
     let bomb = [&[0x0a][..], &u32::MAX.to_be_bytes()].concat();
     for (bytes, expected) in [
@@ -61,7 +61,7 @@ fn refuses_what_is_not() {
 }
 
 #[test]
-fn metadata_both_ways() {
+fn metadata_is_read_as_it_was_written() {
     let metadata: Metadata = [
         ("width".to_owned(), Scalar::Number(1280.0)),
         ("stereo".to_owned(), Scalar::Boolean(true)),
@@ -80,13 +80,13 @@ fn metadata_both_ways() {
 
 proptest::proptest! {
     #[test]
-    fn random_bytes_are_harmless(bytes in proptest::collection::vec(0..18u8, 0..200)) {
+    fn random_bytes_do_not_panic(bytes in proptest::collection::vec(0..18u8, 0..200)) {
         let _ = decode(&bytes);
     }
 
     /// What the guard lets through is read to the end, with nothing left out.
     #[test]
-    fn guarded_is_a_fixed_point(bytes in proptest::collection::vec(0..18u8, 0..60)) {
+    fn guarding_twice_changes_nothing(bytes in proptest::collection::vec(0..18u8, 0..60)) {
         if let Ok(guarded) = guard(&bytes) {
             proptest::prop_assert_eq!(guard(&guarded).unwrap(), guarded.clone());
             proptest::prop_assert!(rml_amf0::deserialize(&mut guarded.as_slice()).is_ok());

@@ -98,7 +98,7 @@ fn audio_inside_a_video_message() {
 }
 
 #[test]
-fn extended_timestamps_both_habits() {
+fn extended_timestamps_are_read_with_and_without_repetition() {
     let body: Vec<u8> = (0..200).map(|i| i as u8).collect();
     let head = [0x06, 0xff, 0xff, 0xff, 0, 0, 200, 9, 1, 0, 0, 0, 0x01, 0x02, 0x03, 0x04];
     let expected = vec![message(9, 1, 0x0102_0304, &body), message(8, 1, 7, b"a")];
@@ -163,7 +163,7 @@ fn chunk_size_and_abort_take_effect_at_once() {
 }
 
 #[test]
-fn hostile_bytes_are_refused() {
+fn hostile_bytes_are_rejected() {
     let many: Vec<u8> =
         (2..12).flat_map(|id| [id, 0, 0, 0, 0, 0, 200, 8, 1, 0, 0, 0].into_iter().chain([0; 128])).collect();
     let fat: Vec<u8> = [
@@ -192,7 +192,7 @@ fn hostile_bytes_are_refused() {
 }
 
 #[test]
-fn memory_follows_what_arrives_not_what_is_announced() {
+fn memory_grows_with_received_bytes_not_with_announced_lengths() {
     let mut reader = Reader::new(&limits());
     let bytes: Vec<u8> =
         (2..10).flat_map(|id| [id, 0, 0, 0, 0x0f, 0xff, 0xff, 9, 1, 0, 0, 0].into_iter().chain([0; 128])).collect();
@@ -371,7 +371,7 @@ proptest! {
 
     /// No bytes make the reader panic or hold more than its bound.
     #[test]
-    fn random_bytes_are_harmless(bytes in proptest::collection::vec(any::<u8>(), 0..3000)) {
+    fn random_bytes_do_not_panic(bytes in proptest::collection::vec(any::<u8>(), 0..3000)) {
         let mut reader = Reader::new(&limits());
         let mut input = &bytes[..];
         while let Ok(Some(_)) = reader.read(&mut input) {}

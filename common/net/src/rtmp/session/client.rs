@@ -1,4 +1,4 @@
-//! The client's engine: from the first packet to publishing or playing, against any server.
+//! The client's session, from the first packet to publishing or playing. Pure.
 //!
 //! `connect` is the first message and is cut to the default chunk size: ffmpeg's server mode reads nothing else.
 
@@ -21,37 +21,37 @@ use crate::rtmp::message::{
 use crate::rtmp::publisher_timing::{self, PublisherTiming};
 use crate::rtmp::{Error, Gap, Limits, Message, PeerAdvertisement, Resume, TicketIssuer, Url};
 
-/// What a client is there for.
+/// Whether a client publishes or plays.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ClientRole {
-    /// To publish under the URL's name.
+    /// It publishes under the URL's name.
     Publish,
-    /// To play the URL's name.
+    /// It plays the URL's name.
     Play,
 }
 
-/// What a server says.
+/// An event from the server.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum ClientEvent {
     /// Publishing or playing may begin. At most once.
     Started {
-        /// What a Nearcast server still holds of the stream's last broadcast.
+        /// Where to resume, if a Nearcast server has units of the stream's last broadcast.
         resume: Option<Resume>,
-        /// How it lets viewers in, if it tells.
+        /// The key that signs viewers' tickets, if the server says so.
         ticket_issuer: Option<TicketIssuer>,
     },
-    /// Played.
+    /// A message of the stream that is played.
     Message(Message),
-    /// It has received this many bytes, modulo 2^32.
+    /// The server has received this many bytes, modulo 2^32.
     Acknowledged(u32),
     /// Answers [`ClientSession::ping`] with the same number.
     Pong(u32),
-    /// Answers [`ClientSession::send_timing`]; it came when the caller gives it.
+    /// The answer to [`ClientSession::send_timing`]; the caller sets `returned`, as there is no clock here.
     Clock(Exchange),
 }
 
-/// The engine. After an error it must not be used again.
+/// The session. After an error it must not be used again.
 pub struct ClientSession {
     wire: Wire,
     events: VecDeque<ClientEvent>,
@@ -73,14 +73,14 @@ enum Phase {
 }
 
 impl ClientSession {
-    /// A connection about to begin; its first packet is in [`ClientSession::output`]. `agent` is stated as `flashVer`.
+    /// A new connection; its first packet is in [`ClientSession::output`]. `agent` is stated as `flashVer`.
     pub fn new(role: ClientRole, url: Url, agent: String, limits: &Limits) -> Self {
         let wire = Wire::client(limits);
         let phase = Phase::Handshaking;
         Self { wire, events: VecDeque::new(), role, url, agent, phase, nearcast: false, stream: 0 }
     }
 
-    /// Takes what the server sent. Events and output may follow.
+    /// Takes bytes from the server. Events and output may follow.
     ///
     /// # Errors
     /// Whatever ends the connection; [`Error::Refused`] if the server said no, with the URL's name redacted from its words.
@@ -118,12 +118,12 @@ impl ClientSession {
         self.events.pop_front()
     }
 
-    /// Events that wait.
+    /// The number of events not taken yet.
     pub fn pending(&self) -> usize {
         self.events.len()
     }
 
-    /// Takes what is to be sent to the server; empty if there is nothing.
+    /// Takes the bytes to send to the server; empty if there are none.
     pub fn output(&mut self) -> Bytes {
         self.wire.take_output()
     }
@@ -133,12 +133,12 @@ impl ClientSession {
         self.nearcast
     }
 
-    /// The message stream that the server gave us.
+    /// The message stream ID from `createStream`.
     pub fn message_stream(&self) -> u32 {
         self.stream
     }
 
-    /// The chunk size that the server expects of us.
+    /// The chunk size of what the client sends.
     pub fn chunk_size(&self) -> u32 {
         self.wire.chunk_size()
     }
@@ -149,25 +149,25 @@ impl ClientSession {
         command::user_control(out, chunk_size, command::PING_REQUEST, &[stamp]);
     }
 
-    /// Tells the server where viewers on this network find the publisher. Nearcast's passes it on; others do not know the command.
+    /// Sends `nearcastPeer`: where LAN viewers find the publisher. A Nearcast server passes it on; others ignore the command.
     pub fn advertise_peer(&mut self, offer: &PeerAdvertisement) {
         let (out, chunk_size) = self.wire.out();
         command(out, chunk_size, 0, PEER_COMMAND, 0.0, [Value::Null, amf::texts(offer.to_properties())]);
     }
 
-    /// Tells the server when units passed our stages, and asks for its clock. For Nearcast's alone.
+    /// Sends `nearcastTiming`, which also requests the server's clock. For Nearcast servers only.
     pub fn send_timing(&mut self, timing: &PublisherTiming) {
         let (out, chunk_size) = self.wire.out();
         command(out, chunk_size, 0, TIMING_COMMAND, 0.0, [Value::Null, amf::texts(timing.to_properties())]);
     }
 
-    /// States which units the next ones follow. For Nearcast's alone.
+    /// States the predecessors of the next units. For Nearcast's servers alone.
     pub fn state_gap(&mut self, gap: &Gap) {
         let (out, chunk_size) = self.wire.out();
         command(out, chunk_size, 0, GAP_COMMAND, 0.0, [Value::Null, amf::texts(gap.to_properties())]);
     }
 
-    /// Says that publishing or playing is over.
+    /// Ends publishing or playing with `FCUnpublish` and `deleteStream`.
     pub fn finish(&mut self) {
         if self.phase != Phase::Started {
             return;
@@ -366,7 +366,7 @@ impl ClientSession {
         }
     }
 
-    /// Servers tell it in one way or in two; it is told on once.
+    /// Servers signal the end in one way or in two; it is reported once.
     fn end_of_stream(&mut self) {
         let end = ClientEvent::Message(Message::EndOfStream);
         if self.phase == Phase::Started && self.role == ClientRole::Play && self.events.back() != Some(&end) {
@@ -374,7 +374,7 @@ impl ClientSession {
         }
     }
 
-    /// The server's words, without the key that they may repeat.
+    /// The server's reason, with the stream key redacted.
     fn refused(&self, info: &Value) -> Error {
         let (key, query) = self.url.name.split_once('?').unwrap_or((&self.url.name, ""));
         let clean = |field| {
@@ -386,7 +386,7 @@ impl ClientSession {
                     }
                 }
             }
-            // What a peer sends ends up in logs and terminals.
+            // The text ends up in logs and terminals.
             words.chars().filter(|c| !c.is_control()).take(MAX_REASON).collect()
         };
         Error::Refused { code: clean("code"), description: clean("description") }

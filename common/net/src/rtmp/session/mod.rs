@@ -1,7 +1,7 @@
-//! The pure engines: bytes in; bytes and events out. No sockets, no clocks.
+//! The sessions of server and client: bytes in, bytes and events out. No sockets, no clocks.
 //!
-//! The commands are ours rather than rml_rtmp's sessions', which answer fewer of them than encoders send, drop what `connect` states,
-//! and let a peer create streams without end. Audio and video pass through as they are.
+//! rml_rtmp's sessions are not used: they answer fewer commands than encoders send, drop properties of `connect`, and let a peer create
+//! streams without limit. Audio and video pass through unchanged.
 
 pub(crate) mod command;
 

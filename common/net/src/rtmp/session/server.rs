@@ -1,4 +1,4 @@
-//! The server's engine: answers a client up to `publish` or `play`, then tells what it says.
+//! The server's session: answers a client up to `publish` or `play`, then reports its messages. Pure.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -18,7 +18,7 @@ use crate::rtmp::message::{
 use crate::rtmp::publisher_timing::{self, PublisherTiming};
 use crate::rtmp::{Error, Gap, Limits, Message, Metadata, PeerAdvertisement, Resume, TicketIssuer, url};
 
-/// What a client asked for.
+/// A client's request to publish or to play.
 #[derive(Clone, PartialEq, Eq)]
 pub struct StreamRequest {
     /// The application, slashes included.
@@ -43,35 +43,35 @@ impl fmt::Debug for StreamRequest {
     }
 }
 
-/// What a client says.
+/// An event from the client.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum ServerEvent {
-    /// Wants to publish: answer with [`ServerSession::accept_publish`] or [`ServerSession::reject`].
+    /// The client wants to publish: answer with [`ServerSession::accept_publish`] or [`ServerSession::reject`].
     Publish(StreamRequest),
-    /// Wants to play: answer with [`ServerSession::accept_play`] or [`ServerSession::reject`].
+    /// The client wants to play: answer with [`ServerSession::accept_play`] or [`ServerSession::reject`].
     Play(StreamRequest),
-    /// Published.
+    /// A message of the stream that is published.
     Message(Message),
-    /// From a player.
+    /// An event of a player.
     Player(PlayerEvent),
 }
 
-/// What a player says after `play`.
+/// An event of a player after `play`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum PlayerEvent {
-    /// `pause`: true to pause, false to go on. Already answered.
+    /// `pause` (true) or resume (false). Already answered.
     Pause(bool),
-    /// It has received this many bytes, modulo 2^32.
+    /// The player has received this many bytes, modulo 2^32.
     Acknowledged(u32),
-    /// It buffers this many milliseconds.
+    /// The player buffers this many milliseconds.
     BufferLength(u32),
-    /// It ends the play: `closeStream`, `deleteStream`.
+    /// The player ended playback: `closeStream` or `deleteStream`.
     Close,
 }
 
-/// The engine. After an error it must not be used again.
+/// The session. After an error it must not be used again.
 pub struct ServerSession {
     wire: Wire,
     events: VecDeque<ServerEvent>,
@@ -89,7 +89,7 @@ struct Connect {
     agent: Option<String>,
 }
 
-/// What the connection is for, and on which message stream.
+/// What the connection does, and on which message stream.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum StreamState {
     Idle,
@@ -100,7 +100,7 @@ enum StreamState {
 }
 
 impl ServerSession {
-    /// A connection that was just accepted.
+    /// A new connection.
     pub fn new(limits: &Limits) -> Self {
         Self {
             wire: Wire::server(limits),
@@ -112,7 +112,7 @@ impl ServerSession {
         }
     }
 
-    /// Takes what the client sent. Events and output may follow.
+    /// Takes bytes from the client. Events and output may follow.
     ///
     /// # Errors
     /// Whatever ends the connection; the peer is to blame.
@@ -145,17 +145,17 @@ impl ServerSession {
         self.events.pop_front()
     }
 
-    /// Events that wait.
+    /// The number of events not taken yet.
     pub fn pending(&self) -> usize {
         self.events.len()
     }
 
-    /// Takes what is to be sent to the client; empty if there is nothing.
+    /// Takes the bytes to send to the client; empty if there are none.
     pub fn output(&mut self) -> Bytes {
         self.wire.take_output()
     }
 
-    /// Answers [`ServerEvent::Publish`] with yes.
+    /// Accepts [`ServerEvent::Publish`].
     pub fn accept_publish(&mut self, resume: Option<&Resume>, ticket_issuer: Option<&TicketIssuer>) {
         let StreamState::PublishRequested(stream) = self.state else { return };
         self.state = StreamState::Publishing(stream);
@@ -175,7 +175,7 @@ impl ServerSession {
         status.write(out, chunk_size, stream);
     }
 
-    /// Answers [`ServerEvent::Play`] with yes. Media follows on [`PLAY_STREAM`] in chunks of [`PLAY_CHUNK_SIZE`].
+    /// Accepts [`ServerEvent::Play`]. Media follows on [`PLAY_STREAM`] in chunks of [`PLAY_CHUNK_SIZE`].
     pub fn accept_play(&mut self) {
         let StreamState::PlayRequested(stream) = self.state else { return };
         self.state = StreamState::Playing(stream);
@@ -185,7 +185,7 @@ impl ServerSession {
         Status::new("status", "NetStream.Play.Start", "Playing.").write(out, chunk_size, stream);
     }
 
-    /// Says no to what was asked, or ends what goes on: an `onStatus` of level `error`. Close the connection once it is sent.
+    /// Rejects a request, or ends publishing or playing: an `onStatus` of level `error`. Close the connection once it is sent.
     pub fn reject(&mut self, code: &str, description: &str) {
         let stream = match self.state {
             StreamState::Idle => 0,
@@ -199,7 +199,7 @@ impl ServerSession {
         Status::new("error", code, description).write(out, chunk_size, stream);
     }
 
-    /// Answers [`Message::Timing`] that was sent at `sent` by the publisher's clock with ours.
+    /// Answers a [`Message::Timing`] that the publisher sent at `sent`, by its clock, with this host's time `now`.
     pub fn answer_timing(&mut self, sent: WallClock, now: WallClock) {
         let (out, chunk_size) = self.wire.out();
         command(out, chunk_size, 0, CLOCK_COMMAND, 0.0, [Value::Null, amf::texts(publisher_timing::answer(sent, now))]);

@@ -199,7 +199,7 @@ fn play_and_end() {
 }
 
 #[test]
-fn only_a_publisher_that_was_let_in_may_send_much() {
+fn long_messages_need_an_accepted_publisher() {
     let limits = Limits::default();
     let body = vec![0; limits.max_command + 1];
     // Never finished: what matters is what is taken in.
@@ -225,7 +225,7 @@ fn only_a_publisher_that_was_let_in_may_send_much() {
 }
 
 #[test]
-fn what_a_client_calls_itself_is_cut() {
+fn a_long_client_name_is_truncated() {
     let mut hand = Hand::new();
     let agent = format!("\x1b[31m\n{}", "é".repeat(60_000 / 2));
     let object = amf::object([("app", amf::string("live")), ("flashVer", amf::string(agent))]);
@@ -293,7 +293,7 @@ fn pings_are_answered() {
 }
 
 #[test]
-fn connect_is_answered_as_the_client_can_read() {
+fn connect_is_answered_by_the_clients_capabilities() {
     let connect = |more: Vec<(&str, Value)>| {
         let mut hand = Hand::new();
         let properties = [("app", amf::string("/live/?a=1"))].into_iter().chain(more);
@@ -330,7 +330,7 @@ fn connect_is_answered_as_the_client_can_read() {
 }
 
 #[test]
-fn every_command_that_encoders_send_has_its_answer() {
+fn every_command_that_encoders_send_is_answered() {
     let text = |s: &str| vec![amf::string(s)];
     for (call, arguments, expected) in [
         ("releaseStream", text("k"), vec!["_result "]),
@@ -449,7 +449,7 @@ fn aggregates_are_split_and_rebased() {
 }
 
 #[test]
-fn hostile_commands_are_refused_in_words() {
+fn hostile_commands_are_rejected_with_a_reason() {
     let amf_command = |name: &str| amf::encode(vec![amf::string(name), Value::Number(1.0), Value::Null]).unwrap();
     let nested = [&b"\x02\0\x07connect\0\0\0\0\0\0\0\0\0"[..], &b"\x03\0\x01a".repeat(5000)].concat();
     let fails =
@@ -494,7 +494,7 @@ fn hostile_commands_are_refused_in_words() {
 }
 
 #[test]
-fn a_peer_that_asks_without_reading_is_cut_off() {
+fn a_peer_that_never_reads_its_answers_is_disconnected() {
     let mut hand = Hand::connected();
     let mut pings = BytesMut::new();
     for _ in 0..3000 {
@@ -505,7 +505,7 @@ fn a_peer_that_asks_without_reading_is_cut_off() {
 }
 
 #[test]
-fn create_after_delete_gives_the_stream_that_is_played_on() {
+fn create_after_delete_reuses_the_message_stream() {
     let mut hand = Hand::connected();
     let id = |answers: Vec<Vec<Value>>| command::number(answers[0].get(3)).unwrap();
     assert_eq!(id(hand.call(0, "createStream", 1.0, vec![]).unwrap()), 1.0);
@@ -519,7 +519,7 @@ fn create_after_delete_gives_the_stream_that_is_played_on() {
 }
 
 #[test]
-fn media_before_the_answer_is_kept_and_before_the_question_dropped() {
+fn media_before_acceptance_is_kept_and_before_publish_dropped() {
     let mut hand = Hand::connected();
     hand.send(kind::VIDEO, 1, b"too early").unwrap();
     hand.call(0, "createStream", 2.0, vec![]).unwrap();
@@ -535,7 +535,7 @@ fn media_before_the_answer_is_kept_and_before_the_question_dropped() {
 proptest! {
     /// Random bytes after the handshake, and before it.
     #[test]
-    fn random_bytes_are_harmless(bytes in proptest::collection::vec(any::<u8>(), 0..4000), cut in 1..500usize) {
+    fn random_bytes_do_not_panic(bytes in proptest::collection::vec(any::<u8>(), 0..4000), cut in 1..500usize) {
         for mut hand in [Hand::connected(), Hand::publishing()] {
             let _ = bytes.chunks(cut).try_for_each(|piece| hand.server.input(piece));
         }

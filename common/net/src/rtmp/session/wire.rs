@@ -1,4 +1,4 @@
-//! What both ends share: handshake, chunk stream, acknowledgements, pings.
+//! The part below commands that both ends share: handshake, chunk stream, acknowledgements, pings. Pure.
 
 use bytes::{Bytes, BytesMut};
 
@@ -22,7 +22,7 @@ pub(super) struct Wire {
     window: u64,
 }
 
-/// What is left for a session once the wire has done its part.
+/// Input that is left for the session.
 pub(super) enum Inbound {
     /// Media, data, a command, or something unknown.
     Message(RawMessage),
@@ -146,11 +146,11 @@ impl Wire {
     }
 }
 
-/// Where arriving bytes belong.
+/// What received bytes belong to.
 pub(super) enum Input {
-    /// The handshake took them.
+    /// The handshake, which is not complete.
     Handshake,
-    /// The handshake ended; these are the bytes after it.
+    /// The handshake, which is complete now; these are the bytes after it.
     HandshakeDone(Vec<u8>),
     /// The chunk stream.
     Chunks,

@@ -12,7 +12,7 @@ fn code(text: &str) -> Code {
 }
 
 #[test]
-fn codes_that_are_forgiven() {
+fn codes_are_read_in_any_case_and_spacing() {
     let expected = "01AB-CDEF-GHJK-MNPQ";
     for text in [
         expected,
@@ -33,7 +33,7 @@ fn codes_that_are_forgiven() {
 }
 
 #[test]
-fn codes_that_are_not() {
+fn malformed_codes_are_rejected() {
     let long = "1".repeat(17);
     let spaced = format!("{}1111111111111111", " ".repeat(MAX_TEXT));
     for text in [
@@ -90,7 +90,7 @@ fn a_proof_is_for_one_end_one_session_and_one_code() {
 }
 
 #[test]
-fn guessers_are_worn_out() {
+fn guesses_are_limited() {
     let (code, exporter, start) = (Code::generate(), [3; 32], Instant::now());
     let right = viewer_proof(&code, &exporter);
     let after = |seconds| start + Duration::from_secs(seconds);
@@ -141,7 +141,7 @@ async fn both_ends_prove_themselves() {
 }
 
 #[tokio::test]
-async fn somebody_in_the_middle_gains_nothing() {
+async fn a_man_in_the_middle_gains_nothing() {
     let code = Code::generate();
     // Two sessions, each between a party that knows the code and one that does not.
     let [(_a, viewer), (_b, front)] = pair(&Identity::generate().unwrap()).await;

@@ -32,7 +32,7 @@ fn an_issued_ticket_admits_once() {
 }
 
 #[test]
-fn every_refusal() {
+fn each_kind_of_rejection() {
     let signer = Signer::generate().unwrap();
     let sign = |ticket: Ticket| signer.sign(&ticket.body());
     let good = sign(ticket());
@@ -83,7 +83,7 @@ fn every_refusal() {
 }
 
 #[test]
-fn the_bounds_of_time_are_inclusive() {
+fn time_limits_are_inclusive() {
     let signer = Signer::generate().unwrap();
     let mut verifier = verifier(&signer);
     for (number, expires) in [NOW - SKEW, NOW, NOW + LIFETIME, NOW + LIFETIME + SKEW].into_iter().enumerate() {
@@ -96,7 +96,7 @@ fn the_bounds_of_time_are_inclusive() {
 }
 
 #[test]
-fn a_refusal_does_not_use_the_ticket_up() {
+fn a_rejected_ticket_is_not_used_up() {
     let signer = Signer::generate().unwrap();
     let text = signer.issue("garden", 7, NOW).unwrap();
     let mut verifier = verifier(&signer);
@@ -139,7 +139,7 @@ fn the_memory_is_bounded() {
 }
 
 #[test]
-fn a_clock_that_is_set_back_lets_nothing_in_twice() {
+fn a_clock_that_is_set_back_admits_no_ticket_twice() {
     let signer = Signer::generate().unwrap();
     let mut verifier = verifier(&signer);
     let text = |expires, number| signer.sign(&numbered(expires, number).body());
@@ -198,7 +198,7 @@ fn debug_shows_no_secret() {
 
 proptest! {
     #[test]
-    fn an_altered_byte_is_refused(place: prop::sample::Index, with in 1u8..) {
+    fn an_altered_byte_is_rejected(place: prop::sample::Index, with in 1u8..) {
         let signer = Signer::generate().unwrap();
         let mut bytes = BASE64URL_NOPAD.decode(signer.issue("garden", 7, NOW).unwrap().as_bytes()).unwrap();
         let place = place.index(bytes.len());
@@ -208,7 +208,7 @@ proptest! {
     }
 
     #[test]
-    fn an_altered_character_is_refused(place: prop::sample::Index, with in "[A-Za-z0-9_-]") {
+    fn an_altered_character_is_rejected(place: prop::sample::Index, with in "[A-Za-z0-9_-]") {
         let signer = Signer::generate().unwrap();
         let mut text = signer.issue("garden", 7, NOW).unwrap();
         let place = place.index(text.len());
@@ -219,7 +219,7 @@ proptest! {
     }
 
     #[test]
-    fn hostile_text_is_refused(text in "\\PC{0,300}") {
+    fn hostile_text_is_rejected(text in "\\PC{0,300}") {
         prop_assert_eq!(verifier(&Signer::generate().unwrap()).redeem(&text, NOW), Err(Refusal::Malformed));
     }
 
@@ -230,7 +230,7 @@ proptest! {
     }
 
     #[test]
-    fn what_is_read_has_one_layout(body: Vec<u8>) {
+    fn each_ticket_has_one_encoding(body: Vec<u8>) {
         if let Some(ticket) = Ticket::parse(&body) {
             prop_assert_eq!(ticket.body(), body);
         }
