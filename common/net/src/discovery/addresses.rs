@@ -1,9 +1,9 @@
-//! This machine's own addresses, as others on its networks may reach it.
+//! This host's own addresses, at which others on its networks may reach it.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-/// `port` at each address of each interface that is up: IPv4 first, no loopback, and nothing link-local, which means nothing elsewhere. A
-/// machine without any is its own only neighbour: loopback.
+/// `port` at each address of each interface that is up: IPv4 first, without loopback and link-local addresses, which are not valid elsewhere.
+/// On a host without any other, the IPv4 loopback address.
 pub fn own_addresses(port: u16) -> Vec<SocketAddr> {
     let interfaces = if_addrs::get_if_addrs().unwrap_or_default();
     let mut addresses: Vec<IpAddr> = interfaces.into_iter().map(|interface| interface.ip()).filter(is_shared).collect();

@@ -1,6 +1,6 @@
-//! mdns-sd's thread with our settings, which ends with the handle that started it.
+//! The thread of mdns-sd, with our settings. It ends when its handle is dropped.
 //!
-//! It is the only place that knows how to choose interfaces and how to ask a busy thread again. The thread owns the sockets: one
+//! This is the only place that selects interfaces and retries commands to a busy thread. The thread owns the sockets: one
 //! for IPv4 and one for IPv6 on port 5353, shared with other responders of this machine (RFC 6762 §15.1).
 
 use std::fmt;
@@ -12,13 +12,13 @@ use tracing::debug;
 
 use super::{Error, Interfaces};
 
-/// A running thread. Dropping it ends the thread, which says goodbye for what is registered still.
+/// A running mDNS thread. Dropping it ends the thread, which sends goodbyes for what is still registered.
 pub(super) struct Daemon {
     inner: ServiceDaemon,
 }
 
 impl Daemon {
-    /// Starts it on the chosen interfaces.
+    /// Starts the thread on the given interfaces.
     ///
     /// Sockets that cannot be opened are no error here: without them nothing is sent and nothing found.
     pub(super) fn start(interfaces: &Interfaces, loopback: bool) -> Result<Self, Error> {
@@ -37,7 +37,7 @@ impl Daemon {
         Ok(daemon)
     }
 
-    /// Gives the thread a command, again for a few milliseconds if its queue is full.
+    /// Sends the thread a command, and retries for a few milliseconds while its queue is full.
     pub(super) fn tell<T>(
         &self,
         during: &'static str,
@@ -71,8 +71,8 @@ impl Drop for Daemon {
     }
 }
 
-/// Tries at a full queue. It holds a hundred commands, and the thread empties it in one go between two packets.
+/// Bounds the attempts at a full queue, which holds a hundred commands and is emptied between two packets.
 const TRIES: u32 = 5;
 
-/// Between two tries: short, because it may hold up an asynchronous runtime.
+/// The pause between two attempts: short, because it may block an asynchronous runtime.
 const PAUSE: Duration = Duration::from_millis(2);

@@ -1,7 +1,7 @@
-//! Whose instance it is: names that only holders of a broadcast's secret can compute, another for each slot of time.
+//! Instance names that only holders of a broadcast's secret can compute, a different one for each time slot.
 //!
-//! An instance name is the first label of a service instance name (RFC 6763 §4.1.1), of at most 63 bytes; ours has 16. Nothing
-//! here touches a network or a clock: the caller says what time it is.
+//! An instance name is the first label of a service instance name (RFC 6763 §4.1.1), of at most 63 bytes; ours has 16. Pure:
+//! the caller passes the time.
 
 use ring::hmac;
 
@@ -13,26 +13,26 @@ pub fn instance_name(secret: &[u8; SECRET_LEN], slot: u64) -> String {
     NameMatcher::new(secret).name(slot)
 }
 
-/// The slot that a moment is in; `unix_seconds` counts from 1970-01-01 UTC.
+/// The number of the slot that contains `unix_seconds` (since 1970-01-01 UTC).
 #[must_use]
 pub fn slot_at(unix_seconds: u64) -> u64 {
     unix_seconds / SLOT_SECONDS
 }
 
-/// A broadcast that somebody looks for, or announces: its secret, made ready to compute names.
+/// Computes and recognises the names of one broadcast from its secret.
 #[derive(Clone)]
 pub struct NameMatcher {
     key: hmac::Key,
 }
 
 impl NameMatcher {
-    /// The broadcast of `secret`.
+    /// Matches the names of the broadcast that has `secret`.
     #[must_use]
     pub fn new(secret: &[u8; SECRET_LEN]) -> Self {
         Self { key: hmac::Key::new(hmac::HMAC_SHA256, secret) }
     }
 
-    /// Its name in `slot`, as [`instance_name`].
+    /// The name in `slot`, as [`instance_name`].
     #[must_use]
     pub fn name(&self, slot: u64) -> String {
         let mut message = [0; LABEL.len() + size_of::<u64>()];
@@ -43,10 +43,10 @@ impl NameMatcher {
         base32(tag.as_ref().iter().take(NAME_BYTES).copied())
     }
 
-    /// Whether `instance` is a name of this broadcast's at `unix_seconds`: of the slot then, the one before or the one after.
+    /// Whether `instance`, the first label alone, is a name of this broadcast at `unix_seconds`: of that slot, the one before or the one after.
     ///
-    /// The neighbours count because two clocks differ, and because a record outlives its slot in caches. `instance` is the first
-    /// label alone. A match proves nothing about who announced it: everyone on the LAN has heard the name too.
+    /// Adjacent slots count because clocks differ and records outlive their slot in caches. A match does not authenticate the announcer:
+    /// every host on the LAN has received the name.
     #[must_use]
     pub fn matches(&self, instance: &str, unix_seconds: u64) -> bool {
         let slot = slot_at(unix_seconds);
@@ -56,7 +56,7 @@ impl NameMatcher {
 }
 
 impl std::fmt::Debug for NameMatcher {
-    /// Without the secret, which must not get into logs.
+    /// Omits the secret, which must not get into logs.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("NameMatcher").finish_non_exhaustive()
     }
@@ -92,20 +92,20 @@ fn digit(value: u32) -> char {
     char::from(ALPHABET[(value & 31) as usize])
 }
 
-/// Bytes of a broadcast's secret: 128 bits, which nobody guesses.
+/// The length of a broadcast's secret in bytes: 128 bits.
 pub const SECRET_LEN: usize = 16;
 
-/// Seconds of a slot. Short enough that a name tells little about a broadcaster's day, long against a record's life of two
-/// minutes.
+/// The length of a slot in seconds: short, so that a name says little about a broadcaster's habits, but long against the TTL of a record,
+/// two minutes.
 pub const SLOT_SECONDS: u64 = 600;
 
-/// Slots before and after the present one that count: a clock may be wrong by up to ten minutes.
+/// Adjacent slots that match: a clock may be wrong by up to ten minutes.
 const SLOTS_AROUND: u64 = 1;
 
-/// Keeps this use of the secret apart from any other.
+/// Separates this use of the secret from others.
 const LABEL: &[u8; 16] = b"nearcast-mdns-v1";
 
-/// Bytes of the HMAC in a name: 80 bits, so two broadcasts on one LAN do not meet, and a multiple of five.
+/// Bytes of the HMAC in a name: 80 bits, so that names do not collide, and a multiple of five bits.
 pub(super) const NAME_BYTES: usize = 10;
 
 /// Characters of a name.

@@ -1,67 +1,67 @@
-//! What a caller decides about discovery: on which interfaces, by which clock, and whom a viewer looks for.
+//! Options of discovery: interfaces, clock, and which broadcasts a viewer looks for.
 
 use std::fmt;
 use std::sync::Arc;
 
 use super::NameMatcher;
 
-/// Where mDNS is spoken. Interfaces that come or go later are followed (RFC 6762 §14).
+/// The interfaces on which mDNS runs. Later changes are followed (RFC 6762 §14).
 ///
-/// Point-to-point links, those that are down and Apple's peer-to-peer ones never count.
+/// Point-to-point links, interfaces that are down and Apple's peer-to-peer interfaces are never used.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Interfaces {
-    /// On all of them.
+    /// All interfaces.
     #[default]
     All,
-    /// On those with one of these names only, such as `eth0`; none at all if there is no such interface.
+    /// The interfaces with these names, such as `eth0`; none if they do not exist.
     Named(Vec<String>),
 }
 
-/// How a broadcaster announces itself.
+/// Options of an [`Announcer`](super::Announcer).
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct AnnouncerOptions {
-    /// Where.
+    /// The interfaces to use.
     pub interfaces: Interfaces,
-    /// Whether loopback counts as an interface. For tests: no viewer elsewhere can use `127.0.0.1`.
+    /// Whether to use the loopback interface, for tests: no other host can use `127.0.0.1`.
     pub loopback: bool,
-    /// What time it is, which decides the slot.
+    /// The clock that decides the time slot.
     pub clock: Clock,
 }
 
-/// How a viewer looks around.
+/// Options of a [`Browser`](super::Browser).
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct BrowserOptions {
-    /// Where.
+    /// The interfaces to use.
     pub interfaces: Interfaces,
-    /// Whether loopback counts as an interface, and a loopback address as an address. For tests.
+    /// Whether to use the loopback interface and loopback addresses, for tests.
     pub loopback: bool,
-    /// What time it is, which decides the slots that match [`matchers`](Self::matchers).
+    /// The clock that decides the time slots for [`matchers`](Self::matchers).
     pub clock: Clock,
-    /// The broadcasts to look for; all others are ignored. Empty means every instance.
+    /// The broadcasts to look for; others are ignored. Empty means every instance.
     ///
-    /// A viewer should say whom it wants: whoever floods the LAN with instances then cannot crowd the right one out of the bounded
-    /// number that is held, since the names to hold cannot be made up without the secret.
+    /// A viewer should set it: a flood of instances then cannot displace the right one from the bounded cache, because matching names cannot
+    /// be forged without the secret.
     pub matchers: Vec<NameMatcher>,
-    /// Whether to ask which services of any kind the LAN has (RFC 6763 §9), so that
+    /// Whether to query for services of any kind (RFC 6763 §9), so that
     /// [`Browser::has_heard`](super::Browser::has_heard) can tell a LAN without broadcasters from one that drops multicast.
-    /// For diagnosis: it makes every responder on the LAN answer.
+    /// For diagnosis, as it makes every responder on the LAN answer.
     pub survey: bool,
 }
 
-/// What time it is, in seconds since 1970-01-01 UTC. By default the system's clock; tests bring their own.
+/// A clock in seconds since 1970-01-01 UTC; the system's by default.
 #[derive(Clone)]
 pub struct Clock(Arc<dyn Fn() -> u64 + Send + Sync>);
 
 impl Clock {
-    /// The clock that `now` reads.
+    /// A clock that calls `now`, for tests.
     pub fn from_fn(now: impl Fn() -> u64 + Send + Sync + 'static) -> Self {
         Self(Arc::new(now))
     }
 
-    /// Seconds since 1970-01-01 UTC.
+    /// The current time in seconds since 1970-01-01 UTC.
     #[must_use]
     pub fn unix_seconds(&self) -> u64 {
         (self.0)()

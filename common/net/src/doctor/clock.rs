@@ -1,4 +1,4 @@
-//! How far this machine's clock is from a server's, which tells one time: it was read and answered at once.
+//! Compares this host's clock with a server's, which returns a single time for both reading and answering.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use super::role::Role;
 use crate::clock;
 use crate::trust::ticket;
 
-/// Asks a few times. `None` if whoever answers tells no time.
+/// Queries the server a few times. `None` if it returns no time.
 pub(super) async fn check(client: &Client, origin: &Url, role: Role) -> Result<Option<Check>, ProbeError> {
     let Ok(url) = origin.join("/api/v1/time") else { return Ok(None) };
     let mut estimator = OffsetEstimator::default();
@@ -26,7 +26,7 @@ pub(super) async fn check(client: &Client, origin: &Url, role: Role) -> Result<O
         }
         let (question, sent) = (Instant::now(), clock::now());
         let answer = http::get(client, url.clone()).await?;
-        // By the clock that nobody sets meanwhile.
+        // By the monotonic clock, which nobody adjusts meanwhile.
         let round_trip = i64::try_from(question.elapsed().as_micros()).unwrap_or(i64::MAX);
         let returned = WallClock::from_micros(sent.as_micros().saturating_add(round_trip));
         let Some(theirs) = answer.json().and_then(|json| json.get("now_us").and_then(Value::as_i64)) else {
@@ -38,7 +38,7 @@ pub(super) async fn check(client: &Client, origin: &Url, role: Role) -> Result<O
     Ok(estimator.offset(started.elapsed()).map(|server| judge(server, role)))
 }
 
-/// `server` is from our clock to the server's.
+/// `server` is the offset from this host's clock to the server's.
 fn judge(server: ClockOffset, role: Role) -> Check {
     let by = Duration::from_micros(server.micros.unsigned_abs());
     let uncertainty = Duration::from_micros(server.uncertainty);

@@ -1,4 +1,4 @@
-//! Small answers of a server, by HTTP.
+//! HTTP requests with small, bounded answers.
 
 use std::io;
 
@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::probe::{PROBE_TIMEOUT, ProbeError};
 
-/// What a server answered.
+/// An HTTP response.
 #[derive(Clone, Debug)]
 pub(super) struct Answer {
     pub(super) status: u16,
@@ -16,18 +16,18 @@ pub(super) struct Answer {
 }
 
 impl Answer {
-    /// What a Nearcast server says of itself is JSON, refusals included.
+    /// The body as JSON, if it is declared as such: a Nearcast server answers in JSON, errors included.
     pub(super) fn json(&self) -> Option<Value> {
         serde_json::from_slice(&self.body).ok().filter(|_| self.is_json)
     }
 }
 
-/// One for all questions, so that they share a connection.
+/// One client for all requests, so that they share a connection.
 pub(super) fn client() -> Result<Client, ProbeError> {
     Client::builder().timeout(PROBE_TIMEOUT).build().map_err(|error| trouble(&error))
 }
 
-/// Asks once.
+/// Sends one request.
 pub(super) async fn get(client: &Client, url: Url) -> Result<Answer, ProbeError> {
     let mut response = client.get(url).send().await.map_err(|error| trouble(&error))?;
     let status = response.status().as_u16();
@@ -43,7 +43,7 @@ pub(super) async fn get(client: &Client, url: Url) -> Result<Answer, ProbeError>
     Ok(Answer { status, body, is_json })
 }
 
-/// The innermost reason: the outer ones repeat the URL.
+/// The innermost error: the outer ones repeat the URL.
 fn trouble(error: &reqwest::Error) -> ProbeError {
     if error.is_timeout() {
         return ProbeError::Silent;

@@ -1,4 +1,4 @@
-//! This machine: its addresses, and whether it may speak and hear UDP.
+//! Checks of this host: its addresses, and whether it can send and receive UDP.
 
 use std::fmt::Write as _;
 use std::io::ErrorKind;
@@ -14,7 +14,7 @@ use crate::discovery;
 use crate::relay::{self, Side};
 use crate::trust::{Identity, tls};
 
-/// This machine's networks, as its interfaces tell.
+/// The networks of this host's interfaces.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Networks(Vec<Network>);
 
@@ -27,7 +27,7 @@ struct Network {
 
 impl Networks {
     pub(super) fn own() -> Self {
-        // The addresses that viewers are told, and nothing else.
+        // Only the addresses that are advertised to viewers.
         let shared: Vec<IpAddr> = discovery::own_addresses(0).into_iter().map(|address| address.ip()).collect();
         let interfaces = if_addrs::get_if_addrs().unwrap_or_default().into_iter();
         let networks = interfaces.filter(|interface| shared.contains(&interface.ip())).map(|interface| Network {
@@ -41,7 +41,7 @@ impl Networks {
         Self(networks.collect())
     }
 
-    /// Where an address is, seen from here.
+    /// Where an address is, as text: this machine, a local network, or elsewhere.
     pub(super) fn describe(&self, of: IpAddr) -> String {
         let of = of.to_canonical();
         if self.is_own(of) {
@@ -53,13 +53,13 @@ impl Networks {
         }
     }
 
-    /// Whether an address is this machine's own.
+    /// Whether an address is this host's own.
     pub(super) fn is_own(&self, address: IpAddr) -> bool {
         let address = address.to_canonical();
         address.is_loopback() || self.0.iter().any(|network| network.address == address)
     }
 
-    /// Whether an address is on one of this machine's networks, this machine itself included.
+    /// Whether an address is on one of this host's networks, or its own.
     pub(super) fn contain(&self, address: IpAddr) -> bool {
         address.to_canonical().is_loopback() || self.0.iter().any(|network| network.has(address.to_canonical()))
     }
@@ -76,7 +76,7 @@ impl Network {
     }
 }
 
-/// Which addresses others may reach this machine at.
+/// Checks which addresses others may reach this host at.
 pub fn interfaces() -> Check {
     let networks = Networks::own();
     if networks.0.iter().all(|network| network.address.is_loopback()) {
@@ -97,8 +97,8 @@ pub fn interfaces() -> Check {
     Check::ok("interfaces", text)
 }
 
-/// Whether UDP can be heard, at `listen` or at any free port: a QUIC handshake with ourselves. Whether others get through, only they can
-/// tell.
+/// Checks whether UDP is received at `listen`, or at any free port, by a QUIC handshake with itself. It cannot show whether other hosts get
+/// through.
 pub async fn udp(listen: Option<SocketAddr>) -> Check {
     let identity = match Identity::generate() {
         Ok(identity) => identity,

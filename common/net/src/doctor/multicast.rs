@@ -1,4 +1,4 @@
-//! Multicast DNS: whether what this machine announces is heard, and whether anybody else is.
+//! Checks of multicast DNS: whether this host's announcements are received, and whether other hosts answer.
 
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, UdpSocket};
@@ -11,19 +11,19 @@ use super::machine::Networks;
 use super::report::Check;
 use crate::discovery::{self, Announcer, AnnouncerOptions, Browser, BrowserOptions, Event, NameMatcher};
 
-/// The broadcasters that were heard: their addresses by their name of the moment.
+/// The broadcasters that were found: addresses by instance name.
 pub type LanBroadcasters = BTreeMap<String, Vec<SocketAddr>>;
 
-/// When this machine announces something, under a name that says nothing and for two seconds at most.
+/// When the check announces a service, under a random name and for two seconds at most.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Announce {
-    /// In any case: a broadcaster must be heard.
+    /// Always: a broadcaster must be found.
     Always,
-    /// If nobody answers: a viewer who hears nobody wants to know whether it hears at all.
+    /// If no host answers, to distinguish an empty network from one that drops multicast.
     IfSilent,
 }
 
-/// Listens, announces, and listens for that. Who is there goes to `lan_broadcasters` as soon as it is known.
+/// Listens, announces a service, and listens for it. Sends what it finds to `lan_broadcasters` as soon as possible.
 pub async fn check(announce: Announce, lan_broadcasters: oneshot::Sender<LanBroadcasters>) -> Vec<Check> {
     let options = BrowserOptions { survey: true, ..BrowserOptions::default() };
     let mut browser = match Browser::start(options) {
@@ -108,7 +108,7 @@ fn no_mdns(error: &discovery::Error) -> Check {
     Check::warn("mDNS", format!("cannot start: {error}"), fix)
 }
 
-/// Whether it was announced, and after which time this machine heard it.
+/// Whether the announcement was sent, and after which time this host received it.
 async fn announce_and_hear(browser: &mut Browser) -> Result<(bool, Option<Duration>), discovery::Error> {
     let secret: [u8; discovery::name::SECRET_LEN] = rand::random();
     let wanted = NameMatcher::new(&secret);
@@ -130,7 +130,7 @@ async fn announce_and_hear(browser: &mut Browser) -> Result<(bool, Option<Durati
     Ok((announced, echo.map(|at| at - started)))
 }
 
-/// Notes who is found, for a time or until one that is looked for is there; then, since when.
+/// Collects broadcasters for `time`, or until one matches; returns when that was.
 async fn collect(
     browser: &mut Browser,
     time: Duration,

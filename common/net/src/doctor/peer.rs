@@ -1,4 +1,4 @@
-//! The broadcaster behind a stream, straight over the network: where the server says that it is, and where multicast says.
+//! Checks the direct path to the broadcaster of a stream, at the addresses from the server and from multicast DNS.
 
 use std::net::SocketAddr;
 
@@ -17,13 +17,13 @@ use crate::discovery::{NameMatcher, name::SECRET_LEN};
 use crate::rtmp::MAX_PEER_ADDRESSES;
 use crate::trust::Pin;
 
-/// Whether it answers. `told` is what the server says of it; its ticket is left alone.
+/// Checks whether the broadcaster answers. `description` is the server's description of it; its ticket is not used.
 pub(super) async fn check(
-    told: Option<&Value>,
+    description: Option<&Value>,
     lan_broadcasters: oneshot::Receiver<LanBroadcasters>,
     role: Role,
 ) -> Check {
-    let Some((pin, secret, mut addresses)) = told.and_then(read) else {
+    let Some((pin, secret, mut addresses)) = description.and_then(read) else {
         let fix = match role {
             Role::Publisher => "nothing, if OBS or ffmpeg publishes; else broadcast without --no-lan",
             Role::Subscriber => "nothing, if OBS or ffmpeg publishes; else have the broadcaster run without --no-lan",
@@ -64,7 +64,7 @@ pub(super) async fn check(
     }
 }
 
-/// Whoever answers at an address, without knowing who it should be.
+/// Checks whether any relay answers at these addresses, without a pin.
 pub(super) async fn anybody(addresses: &[SocketAddr]) -> Check {
     let shown: Vec<String> = addresses.iter().take(MAX_SHOWN).map(ToString::to_string).collect();
     match probe::quic(addresses, None).await {
@@ -97,10 +97,10 @@ fn fix(trouble: &ProbeError, near: Option<&SocketAddr>, port: u16) -> String {
     }
 }
 
-fn read(told: &Value) -> Option<(Pin, [u8; SECRET_LEN], Vec<SocketAddr>)> {
-    let pin = told.get("pin")?.as_str()?.parse().ok()?;
-    let secret = HEXLOWER.decode(told.get("secret")?.as_str()?.as_bytes()).ok()?.try_into().ok()?;
-    let addresses = told.get("addresses").and_then(Value::as_array).into_iter().flatten();
+fn read(description: &Value) -> Option<(Pin, [u8; SECRET_LEN], Vec<SocketAddr>)> {
+    let pin = description.get("pin")?.as_str()?.parse().ok()?;
+    let secret = HEXLOWER.decode(description.get("secret")?.as_str()?.as_bytes()).ok()?.try_into().ok()?;
+    let addresses = description.get("addresses").and_then(Value::as_array).into_iter().flatten();
     let addresses = addresses.filter_map(|address| address.as_str()?.parse().ok()).take(MAX_PEER_ADDRESSES);
     Some((pin, secret, addresses.collect()))
 }

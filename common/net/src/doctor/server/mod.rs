@@ -1,6 +1,6 @@
-//! A server, seen from here: which of its protocols answer, what it says of a stream, and by how much the clocks differ.
+//! Checks of a server: which of its protocols answer, the state of a stream, and the difference of the clocks.
 //!
-//! Nothing is published and nothing is played: a broadcast that is on air does not notice.
+//! Nothing is published or played, so a live broadcast is not disturbed.
 
 mod server_info;
 mod target;
@@ -24,7 +24,7 @@ use super::{clock, http, peer};
 use crate::rtmp;
 use crate::trust::Pin;
 
-/// Looks at what is at `target`; who is heard on this network comes by `lan_broadcasters`.
+/// Checks `target`; the broadcasters on the LAN come by `lan_broadcasters`.
 pub async fn check(target: &Target, role: Role, lan_broadcasters: oneshot::Receiver<LanBroadcasters>) -> Vec<Check> {
     match target {
         Target::Server(server) => look(server, role, lan_broadcasters).await,
@@ -87,7 +87,7 @@ async fn look(server: &Server, role: Role, lan_broadcasters: oneshot::Receiver<L
     checks
 }
 
-/// A way that does not work is a failure where there is no other.
+/// A transport that does not work is a failure if the role has no other.
 fn weigh(ways: Vec<Check>, role: Role) -> Vec<Check> {
     let is_needed = |check: &Check| match role {
         Role::Publisher => check.name() == "RTMP",
