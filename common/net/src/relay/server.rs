@@ -1,7 +1,7 @@
 //! The serving end of a subscription, from its first message to its last. `SPEC.md` §2, §4.
 //!
 //! A request is returned to the caller, which knows streams and proofs, and accepts or refuses it. From then on the subscriber is two
-//! cursors on the live window, one for audio and one for video ([`track_sender`](super::track_sender)). It has no queue of its own but
+//! cursors on the live window, one for audio and one for video (`track_sender`). It has no queue of its own but
 //! QUIC's send buffer, which is bounded.
 
 use std::future::Future;
@@ -80,7 +80,7 @@ impl Request {
         self.connection.export_keying_material(&mut out, label, &[]).ok().map(|()| out)
     }
 
-    /// Sends `REFUSED` and closes once the client has read it, or after [`CLOSE_TIMEOUT`].
+    /// Sends `REFUSED` and closes once the client has read it, or after two seconds.
     pub async fn refuse(mut self, code: RefusalCode, reason: &str) {
         let mut reason = reason.to_owned();
         reason.truncate(reason.floor_char_boundary(wire::MAX_REASON as usize));
