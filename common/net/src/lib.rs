@@ -13,3 +13,6 @@ pub mod relay;
 pub mod rtmp;
 pub mod trace;
 pub mod trust;
+
+#[cfg(test)]
+mod sim;

@@ -22,8 +22,6 @@ mod track_sender;
 mod transport;
 
 #[cfg(test)]
-mod sim;
-#[cfg(test)]
 mod tests;
 
 pub use crate::blame::Blame;

@@ -11,11 +11,11 @@ use tokio::time::{sleep, timeout};
 
 use super::super::client::MAX_HELD;
 use super::super::server::{Ended, MAX_REQUESTS};
-use super::super::sim::{Network, simulate};
 use super::super::wire::coding::put_varint;
 use super::super::wire::{self, BAD_REQUEST, ClientMessage, GroupHeader, Proof, ServerMessage, Start};
 use super::super::{Blame, Error, subscribe};
 use super::{TestStream, connect, join, listen, serve, take, unit, watch_live};
+use crate::sim::{Network, simulate};
 use crate::trust::{Identity, Pin};
 
 /// Waits until `is_so`, for 30 s of virtual time at most.

@@ -6,8 +6,8 @@ use media::{Timestamp, TrackId};
 use tokio::time::{Instant, sleep};
 
 use super::super::Event;
-use super::super::sim::{Link, Network, simulate};
 use super::{FRAME_MS, TestStream, next, serve, watch_live};
+use crate::sim::{Link, Network, simulate};
 
 /// A unit at the subscriber.
 #[derive(Clone, Debug, PartialEq)]

@@ -21,11 +21,11 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::server::Ended;
-use super::sim::Network;
 use super::wire::{ALPN, Proof, ReceivedUnit, RefusalCode, Start};
 use super::{
     Delivery, Event, SendGate, Side, StreamSource, Subscription, SubscriptionObserver, accept, subscribe, transport,
 };
+use crate::sim::Network;
 use crate::trust::{Identity, Pin, tls};
 
 /// A live stream that a test writes: 33 ms pictures with an IDR every tenth, and an audio unit of 10 bytes with each.

@@ -6,10 +6,10 @@ use media::{Epoch, Timestamp, TrackId};
 use tokio::time::timeout;
 
 use super::super::server::{Ended, MAX_REQUESTS};
-use super::super::sim::simulate;
 use super::super::wire::{Proof, ReceivedUnit, Start};
 use super::super::{Error, Event, subscribe};
 use super::{TestStream, connect, join, next, serve, take, watch_live};
+use crate::sim::simulate;
 
 #[test]
 fn a_join_gets_the_newest_idr_at_once_and_then_every_unit() {

@@ -1,4 +1,4 @@
-//! A simulated network for the relay's tests: quinn's endpoints over in-memory links, in virtual time.
+//! A simulated network for tests over QUIC: quinn's endpoints over in-memory links, in virtual time.
 //!
 //! A test runs on one thread under Tokio's paused clock, which jumps to the next timer when every task waits. quinn reads that clock too,
 //! so both ends, their timers and the links share it, and an hour of streaming takes as long as its computation. A [`Link`] has a rate, a
@@ -23,19 +23,19 @@ use tokio::time::{Instant, Sleep, sleep_until, timeout};
 
 /// One direction of a path between two endpoints.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Link {
+pub(crate) struct Link {
     /// Bytes per second; `None` for no limit.
-    pub(super) rate: Option<f64>,
+    pub(crate) rate: Option<f64>,
     /// Propagation delay.
-    pub(super) delay: Duration,
+    pub(crate) delay: Duration,
     /// Bytes that may wait for the link; what exceeds that is lost.
-    pub(super) queue: f64,
+    pub(crate) queue: f64,
     /// The largest additional delay of a packet, evenly distributed; packets stay in order.
-    pub(super) jitter: Duration,
+    pub(crate) jitter: Duration,
     /// The share of packets that are lost by chance.
-    pub(super) loss: f64,
+    pub(crate) loss: f64,
     /// The share of packets of which one bit is flipped.
-    pub(super) corruption: f64,
+    pub(crate) corruption: f64,
 }
 
 impl Default for Link {
@@ -48,15 +48,15 @@ impl Default for Link {
 
 /// What became of the packets of one direction.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Counts {
-    pub(super) sent: u64,
-    pub(super) lost: u64,
-    pub(super) corrupted: u64,
+pub(crate) struct Counts {
+    pub(crate) sent: u64,
+    pub(crate) lost: u64,
+    pub(crate) corrupted: u64,
 }
 
 /// The network of one test run.
 #[derive(Clone)]
-pub(super) struct Network(Arc<Mutex<State>>);
+pub(crate) struct Network(Arc<Mutex<State>>);
 
 struct State {
     random: StdRng,
@@ -85,7 +85,7 @@ struct Inbox {
 }
 
 /// Runs `test` under virtual time for each of [`SEEDS`], or for the seed in `NEARCAST_SIM_SEED` alone.
-pub(super) fn simulate<F: Future<Output = ()>>(test: impl Fn(Network) -> F) {
+pub(crate) fn simulate<F: Future<Output = ()>>(test: impl Fn(Network) -> F) {
     let chosen = std::env::var("NEARCAST_SIM_SEED").ok().and_then(|seed| seed.parse().ok());
     let seeds = chosen.map_or(SEEDS.to_vec(), |seed| vec![seed]);
     for seed in seeds {
@@ -109,7 +109,7 @@ impl Drop for PrintSeed {
 }
 
 impl Network {
-    pub(super) fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         Self(Arc::new(Mutex::new(State {
             random: StdRng::seed_from_u64(seed),
             links: [Link::default(); 2],
@@ -121,22 +121,22 @@ impl Network {
     }
 
     /// Changes the links from the server and to the server, for packets that are sent from now on.
-    pub(super) fn set_links(&self, from_server: Link, to_server: Link) {
+    pub(crate) fn set_links(&self, from_server: Link, to_server: Link) {
         self.0.lock().links = [from_server, to_server];
     }
 
     /// The packets from the server, and to the server, so far.
-    pub(super) fn counts(&self) -> [Counts; 2] {
+    pub(crate) fn counts(&self) -> [Counts; 2] {
         self.0.lock().counts
     }
 
     /// The address of the first endpoint.
-    pub(super) fn server(&self) -> SocketAddr {
+    pub(crate) fn server(&self) -> SocketAddr {
         address(0)
     }
 
     /// A new endpoint with an address of its own. The first one is the server's.
-    pub(super) fn endpoint(&self, server: Option<ServerConfig>) -> Endpoint {
+    pub(crate) fn endpoint(&self, server: Option<ServerConfig>) -> Endpoint {
         let (index, seed) = {
             let mut state = self.0.lock();
             state.inboxes.push(Inbox::default());
