@@ -51,7 +51,7 @@ pub struct Switch {
     /// PTS of the first picture after it.
     #[serde(skip)]
     pub pts: Timestamp,
-    /// By how much a picture was shown longer than its duration, at worst within [`ATTRIBUTION_WINDOW`]; none before a picture after it was shown.
+    /// By how much a picture was shown longer than its duration, at worst within the half second after the switch; none before a picture after it was shown.
     #[serde(rename = "freeze_ms", serialize_with = "as_millis")]
     pub freeze: Option<Duration>,
 }

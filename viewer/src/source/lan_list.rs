@@ -9,7 +9,7 @@ use std::time::Duration;
 use net::discovery::{self, Browser, BrowserOptions, Event};
 use tokio::time::{Instant, timeout_at};
 
-/// Browses for [`LISTEN_TIME`], and returns the addresses of each broadcaster by its current mDNS instance name.
+/// Browses for 1.5 s, and returns the addresses of each broadcaster by its current mDNS instance name.
 ///
 /// # Errors
 /// If mDNS cannot be used on this machine.

@@ -1,6 +1,6 @@
 //! The paths of a stream: which there are, which of them are open, and the units that they deliver.
 //!
-//! A path leads to one server (or the broadcaster) by one transport. Each runs as a task of its own and reports [`PathEvent`]s; the supervisor opens
+//! A path leads to one server (or the broadcaster) by one transport. Each runs as a task of its own and reports `PathEvent`s; the supervisor opens
 //! and closes paths as [`media::select`] decides, and forwards everything through one bounded channel, so that a slow reader holds back the
 //! sockets. Merging the paths is the next module's work ([`pipeline`](crate::pipeline)).
 
