@@ -45,16 +45,16 @@ pub enum Command {
 /// The options of publishing, as given and not yet validated: see [`Publish::settings`].
 #[derive(Debug, Args)]
 pub struct Publish {
-    /// Publish URL: rtmp://HOST[:PORT]/APP/KEY, or rtmp://HOST/APP with the key from --key or NEARCAST_KEY.
-    #[arg(required = true)]
+    /// The publish URL, with the stream key or without it.
+    #[arg(required = true, help = URL_HELP)]
     pub url: Option<String>,
 
     /// Stream key. Prefer the environment variable: other users of this machine can see command lines.
     #[arg(long, env = "NEARCAST_KEY", hide_env_values = true)]
     pub key: Option<String>,
 
-    /// Source: auto (a webcam, or else test), webcam[:DEVICE], screen[:DISPLAY], screen:kms[:CARD], file:PATH or test (test pattern).
-    #[arg(short, long, default_value = "auto", help_heading = "Input")]
+    /// The video source.
+    #[arg(short, long, default_value = "auto", help_heading = "Input", help = SOURCE_HELP)]
     pub source: Source,
 
     /// Audio: auto, none, tone, or a device as `broadcaster devices` lists it.
@@ -288,6 +288,12 @@ fn with_key(url: &str, key: Option<&str>) -> String {
         (Some(key), Some((path, query))) => format!("{}/{key}?{query}", path.trim_end_matches('/')),
     }
 }
+
+const URL_HELP: &str =
+    "Publish URL: rtmp://HOST[:PORT]/APP/KEY, or rtmp://HOST/APP with the key from --key or NEARCAST_KEY";
+
+const SOURCE_HELP: &str = "Source: auto (a webcam, or else test), webcam[:DEVICE], screen[:DISPLAY], screen:kms[:CARD], file:PATH or test \
+    (test pattern)";
 
 const EXAMPLES: &str = "\
 Examples:

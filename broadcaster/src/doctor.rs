@@ -18,7 +18,8 @@ use crate::{capture, option_values};
 /// The options of `broadcaster doctor`.
 #[derive(Clone, Debug, Args)]
 pub struct DoctorArgs {
-    /// The server: a stream's page (http://HOST:8080/NAME, for the most complete check), or rtmp://HOST[:PORT]/APP.
+    /// The server to check: the URL of a stream's page, or an RTMP URL.
+    #[arg(help = URL_HELP)]
     pub url: Option<String>,
 
     /// Encoder, as for publishing: auto, copy, or an FFmpeg encoder's name.
@@ -128,6 +129,8 @@ fn gop(gop: Duration) -> Check {
     check.with("gop_ms", seconds * 1e3)
 }
 
+const URL_HELP: &str =
+    "The server: a stream's page (http://HOST:8080/NAME, for the most complete check), or rtmp://HOST[:PORT]/APP";
 const CHOOSE_ENCODER: &str = "name a working encoder, so that no other is tried: --encoder libx264";
 /// What most webcams deliver.
 const DEFAULT_SIZE: (u32, u32) = (1280, 720);
