@@ -1,4 +1,4 @@
-//! Headless Chromium, driven through chromedriver (W3C WebDriver) with nothing but a socket.
+//! Headless Chromium, driven by chromedriver (W3C WebDriver) over a plain socket.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -20,7 +20,7 @@ pub struct Browser {
 }
 
 impl Browser {
-    /// Starts one with a profile of its own and a window of 1280 by 900.
+    /// Starts a browser with a new profile and a window of 1280 by 900 pixels.
     pub fn start(env: &TestEnv) -> Result<Self> {
         let mut driver =
             env.spawn("chromedriver", Command::new("chromedriver").arg("--port=0").env("HOME", env.directory()))?;
@@ -35,7 +35,7 @@ impl Browser {
             "--disable-dev-shm-usage",
             "--window-size=1280,900",
         ];
-        // It is to talk to nobody but the server under test.
+        // No connections to anything but the server under test.
         arguments.extend([
             "--disable-quic",
             "--no-first-run",
@@ -50,7 +50,7 @@ impl Browser {
         Ok(Self { address, session, _driver: driver })
     }
 
-    /// Runs `script` in every page before the page's own scripts.
+    /// Runs `script` in every page, before the scripts of the page.
     pub fn before_each_page(&self, script: &str) -> Result<()> {
         let parameters = json!({ "cmd": "Page.addScriptToEvaluateOnNewDocument", "params": { "source": script } });
         self.post("/goog/cdp/execute", &parameters).map(drop)
@@ -61,12 +61,12 @@ impl Browser {
         self.post("/url", &json!({ "url": url })).map(drop)
     }
 
-    /// Runs the body of a function in the page, and gives what it returns.
+    /// Runs a function body in the page and returns its value.
     pub fn run(&self, script: &str) -> Result<Value> {
         self.post("/execute/sync", &json!({ "script": script, "args": [] }))
     }
 
-    /// What the page and the browser wrote to the console since last asked.
+    /// Console messages of the page and the browser since the last call.
     pub fn console(&self) -> Result<Vec<Value>> {
         Ok(self.post("/se/log", &json!({ "type": "browser" }))?.as_array().cloned().unwrap_or_default())
     }
@@ -89,7 +89,7 @@ impl Drop for Browser {
     }
 }
 
-/// One WebDriver command: its `value`, or its error.
+/// Sends one WebDriver command. Returns `value` of the response, or the error in it.
 fn ask(address: SocketAddr, method: &str, path: &str, body: &Value) -> Result<Value> {
     let mut stream = TcpStream::connect(address)?;
     stream.set_read_timeout(Some(TIMEOUT))?;
@@ -101,7 +101,7 @@ fn ask(address: SocketAddr, method: &str, path: &str, body: &Value) -> Result<Va
     )?;
     let mut answer = Vec::new();
     let mut buffer = [0; 65_536];
-    // It states a length and may keep the connection open all the same.
+    // chromedriver states a length and may keep the connection open.
     let body = loop {
         let n = stream.read(&mut buffer).with_context(|| format!("{method} {path}"))?;
         answer.extend_from_slice(&buffer[..n]);
@@ -117,7 +117,7 @@ fn ask(address: SocketAddr, method: &str, path: &str, body: &Value) -> Result<Va
                 break answer[end + 4..end + 4 + length].to_vec();
             }
         }
-        ensure!(n > 0, "{method} {path}: the answer ends early");
+        ensure!(n > 0, "{method} {path}: the response ends early");
     };
     let answer: Value = serde_json::from_slice(&body)?;
     let value = answer["value"].clone();
@@ -134,7 +134,7 @@ fn binary() -> Result<&'static str> {
         .context("no Chromium: run deploy/test, which installs it")
 }
 
-/// RFC 4648 §4.
+/// Decodes Base64 (RFC 4648 §4). Fails on other characters.
 pub fn from_base64(text: &str) -> Result<Vec<u8>> {
     let (mut bits, mut held, mut bytes) = (0u32, 0, Vec::with_capacity(text.len() / 4 * 3));
     for c in text.bytes().filter(|c| !matches!(c, b'=' | b'\n' | b'\r')) {

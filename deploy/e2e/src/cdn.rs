@@ -1,4 +1,4 @@
-//! The server under test, on ports that it picks by itself.
+//! The server under test, on ports that the system assigns.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -13,21 +13,21 @@ use crate::test_env::TestEnv;
 use ::lab::Process;
 use ::lab::{TIMEOUT, until};
 
-/// A running `cdn` with its data in the lab.
+/// A running `cdn` with its data in the test's directory.
 #[derive(Debug)]
 pub struct Cdn {
     /// The process.
     pub process: Process,
-    /// Where RTMP is heard.
+    /// The RTMP listener's address.
     pub rtmp: SocketAddr,
-    /// Where HTTP is heard.
+    /// The HTTP listener's address.
     pub http: SocketAddr,
     data: PathBuf,
     options: Vec<String>,
 }
 
 impl Cdn {
-    /// Starts one with a stream named `live` and `options` besides.
+    /// Starts a server with `options`.
     pub fn start(env: &TestEnv, options: &[&str]) -> Result<Self> {
         let data = env.path("cdn-data");
         let options: Vec<String> = options.iter().map(|&option| option.to_owned()).collect();
@@ -36,7 +36,7 @@ impl Cdn {
         Ok(Self { process, rtmp, http, data, options })
     }
 
-    /// Starts it again on the same ports with the same data, after its process ended or was killed.
+    /// Kills the process, if it still runs, and starts it again on the same ports with the same data.
     pub fn restart(&mut self, env: &TestEnv) -> Result<()> {
         self.process.kill();
         let (process, ..) = launch(env, &self.data, self.rtmp, self.http, &self.options)?;
@@ -44,7 +44,7 @@ impl Cdn {
         Ok(())
     }
 
-    /// Makes a publish key for `name` while no server has to run.
+    /// Creates a stream key for `name`; no server needs to run.
     pub fn key(env: &TestEnv, name: &str) -> Result<String> {
         let made =
             Command::new(program("cdn")?).args(["key", "new", name, "--data"]).arg(env.path("cdn-data")).output()?;
@@ -74,19 +74,19 @@ impl Cdn {
         format!("http://{}/{name}", self.http)
     }
 
-    /// Asks it for `path`.
+    /// Requests `path` by HTTP.
     pub fn get(&self, path: &str) -> Result<Response> {
         http::get(self.http, path)
     }
 
-    /// What the API says of a stream.
+    /// The stream's object in the API. Fails unless the status is 200.
     pub fn stream(&self, name: &str) -> Result<Value> {
         let response = self.get(&format!("/api/v1/streams/{name}"))?;
         ensure!(response.status == 200, "{}: {}", response.status, response.text());
         Ok(serde_json::from_slice(&response.body)?)
     }
 
-    /// Waits until `name` is on air.
+    /// Waits until the stream `name` is live.
     pub fn wait_live(&self, name: &str) -> Result<()> {
         until(TIMEOUT, &format!("stream {name} to be live"), || {
             let live = self.stream(name).is_ok_and(|stream| stream["state"] == "live");
@@ -94,7 +94,7 @@ impl Cdn {
         })
     }
 
-    /// Waits until the media playlist of `name` has a segment, and gives it.
+    /// Waits until the media playlist of `name` has a segment, and returns the playlist.
     pub fn wait_segment(&self, name: &str) -> Result<String> {
         until(TIMEOUT, &format!("a segment of {name}"), || {
             let answer = self.get(&format!("/{name}/media.m3u8"))?;
@@ -113,7 +113,7 @@ fn launch(
 ) -> Result<(Process, SocketAddr, SocketAddr)> {
     let mut command = Command::new(program("cdn")?);
     command.args(["--rtmp", &rtmp.to_string(), "--http", &http.to_string(), "--log", "json", "--data"]).arg(data);
-    // A port of its own for figures would be one more to collide on.
+    // Without metrics there is one port less to collide on.
     command.args(options).env("NEARCAST_METRICS_LISTEN", "").env("NEARCAST_RELAY_LISTEN", "127.0.0.1:0");
     let mut process = env.spawn("cdn", &mut command)?;
     let line = process.line(TIMEOUT, "where it listens", |line| line.contains(r#""listening""#))?;

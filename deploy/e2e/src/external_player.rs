@@ -1,4 +1,4 @@
-//! Other people's players, each made to write the pictures that it decodes into a file, so that their numbers can be read.
+//! Third-party players, each writing its decoded frames to a file, from which the frame numbers are read.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -10,24 +10,24 @@ use media::frame_counter;
 use crate::test_env::TestEnv;
 use ::lab::until;
 
-/// Who plays.
+/// A third-party player.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ExternalPlayer {
-    /// `ffmpeg`, into raw video.
+    /// `ffmpeg`, writing raw video.
     Ffmpeg,
-    /// `mpv`, in its encoding mode.
+    /// `mpv` in encoding mode.
     Mpv,
-    /// `cvlc`, into its YUV4MPEG2 video output.
+    /// `cvlc` with its YUV4MPEG2 video output.
     Vlc,
     /// `gst-launch-1.0` with `uridecodebin`.
     GStreamer,
 }
 
 impl ExternalPlayer {
-    /// All of them.
+    /// All players.
     pub const ALL: [Self; 4] = [Self::Ffmpeg, Self::Mpv, Self::Vlc, Self::GStreamer];
 
-    /// Plays `url`, which must be of the given picture size, until `count` pictures are decoded, and gives the counter of each.
+    /// Plays `url`, whose frames have the given size, until `count` frames are decoded, and returns the number of each; `None` if unreadable.
     pub fn frame_numbers(
         self,
         env: &TestEnv,
@@ -36,7 +36,7 @@ impl ExternalPlayer {
         count: usize,
         within: Duration,
     ) -> Result<Vec<Option<u32>>> {
-        // VLC refuses to run as root, and whoever it runs as must be able to write.
+        // VLC refuses to run as root; the user that it runs as needs write access.
         let directory = tempfile::Builder::new().prefix("player.").tempdir_in(env.directory())?;
         open_to_all(directory.path())?;
         open_to_all(env.directory())?;
@@ -48,7 +48,7 @@ impl ExternalPlayer {
         until(within, &format!("{name} to decode {count} pictures of {url}"), || {
             let running = player.running()?;
             let written = std::fs::metadata(&file).map_or(0, |meta| meta.len());
-            ensure!(running || written > 0, "{name} ended without a picture of {url}");
+            ensure!(running || written > 0, "{name} ended without a frame of {url}");
             Ok((written >= enough || !running).then_some(()))
         })?;
         player.kill();
@@ -136,7 +136,7 @@ impl ExternalPlayer {
     }
 }
 
-/// Raw pictures, or YUV4MPEG2: a header line, then a line `FRAME` before each picture.
+/// Reads frame numbers from raw video, or from YUV4MPEG2: a header line, then a line `FRAME` before each frame.
 fn read_frame_numbers(path: &PathBuf, width: usize, height: usize) -> Result<Vec<Option<u32>>> {
     let bytes = std::fs::read(path)?;
     let size = width * height * 3 / 2;
@@ -147,7 +147,7 @@ fn read_frame_numbers(path: &PathBuf, width: usize, height: usize) -> Result<Vec
     let line = bytes.iter().position(|byte| *byte == b'\n').context("no end of the header")?;
     let header = std::str::from_utf8(&bytes[..line])?;
     if !header.contains(&format!("W{width} H{height}")) {
-        bail!("pictures of another size: {header}");
+        bail!("frames of another size: {header}");
     }
     let frames = bytes[line + 1..].chunks_exact(FRAME.len() + size);
     frames.map(|frame| frame.strip_prefix(FRAME).map(read).context("no FRAME line")).collect()
@@ -161,5 +161,5 @@ fn open_to_all(directory: &Path) -> Result<()> {
 /// Pictures that VLC may show again.
 const REPEATED: usize = 30;
 const FRAME: &[u8] = b"FRAME\n";
-/// No header of VLC's is longer.
+/// Maximum length of VLC's header, bytes.
 const Y4M_HEADER: usize = 100;

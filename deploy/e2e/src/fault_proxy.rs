@@ -1,4 +1,4 @@
-//! A proxy before a server: connections pass through it, and break, stall or are refused when the test says so.
+//! A TCP proxy that injects faults: it forwards, stalls, or resets and refuses connections.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -6,22 +6,22 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use anyhow::Result;
 
-/// Stands between clients and one server.
+/// A proxy between clients and one server.
 #[derive(Debug)]
 pub struct FaultProxy {
-    /// Where clients come.
+    /// The address for clients.
     pub address: SocketAddr,
     state: Arc<(Mutex<State>, Condvar)>,
 }
 
-/// What it does with what comes.
+/// What the proxy does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ProxyMode {
-    /// All passes.
+    /// Forwards everything.
     Forward,
-    /// Connections are kept, and nothing passes.
+    /// Keeps connections open, and forwards nothing.
     Stall,
-    /// Connections are broken, and new ones too.
+    /// Closes all connections, including new ones.
     Refuse,
 }
 
@@ -32,7 +32,7 @@ struct State {
 }
 
 impl FaultProxy {
-    /// An open one before `server`.
+    /// Starts a forwarding proxy for `server`, on a port that the system assigns.
     pub fn start(server: SocketAddr) -> Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0")?;
         let address = listener.local_addr()?;
@@ -47,7 +47,7 @@ impl FaultProxy {
         Ok(proxy)
     }
 
-    /// Lets all through, nothing, or breaks it.
+    /// Changes the mode of all current and future connections.
     pub fn set(&self, mode: ProxyMode) {
         let mut state = self.state.0.lock().unwrap_or_else(PoisonError::into_inner);
         state.mode = mode;

@@ -1,4 +1,4 @@
-//! A few lines of HTTP/1.0 client, so that what the server says is seen as it says it.
+//! A minimal HTTP/1.0 client, which shows responses unmodified.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -6,30 +6,30 @@ use std::net::{SocketAddr, TcpStream};
 use ::lab::TIMEOUT;
 use anyhow::{Context, Result};
 
-/// An answer.
+/// A response.
 #[derive(Clone, Debug)]
 pub struct Response {
-    /// `200`.
+    /// The status code, such as 200.
     pub status: u16,
-    /// Names in lower case, with their values.
+    /// Headers: names in lower case, and values.
     pub headers: Vec<(String, String)>,
-    /// As it came.
+    /// The body, unmodified.
     pub body: Vec<u8>,
 }
 
 impl Response {
-    /// The value of a header; the name in lower case.
+    /// The value of a header by its name in lower case; `None` if it is missing.
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(n, _)| n == name).map(|(_, value)| value.as_str())
     }
 
-    /// The body as text.
+    /// The body as UTF-8, with replacement characters.
     pub fn text(&self) -> String {
         String::from_utf8_lossy(&self.body).into_owned()
     }
 }
 
-/// `GET path` from `address`.
+/// Requests `path` from `address`. Fails when there is no complete response in time.
 pub fn get(address: SocketAddr, path: &str) -> Result<Response> {
     let mut stream = TcpStream::connect_timeout(&address, TIMEOUT)?;
     stream.set_read_timeout(Some(TIMEOUT))?;

@@ -1,9 +1,8 @@
-//! The harness of the end-to-end tests: it runs the real `cdn`, `broadcaster` and `viewer`, and other people's programs beside
-//! them, on loopback, and reads what they show and log.
+//! The harness of the end-to-end tests: runs the real `cdn`, `broadcaster` and `viewer` and third-party programs on loopback, and checks their output
+//! and logs.
 //!
-//! Not a library for anything else. A test takes a [`TestEnv`], starts programs through it, waits for what they say or do within a
-//! deadline, and drops it: whatever it started is gone then, and the ends of all logs are on standard
-//! error, which the test runner shows if the test failed.
+//! A test creates a [`TestEnv`], starts programs in it, and waits with deadlines for what they print or do. Dropping the environment kills all
+//! programs and prints the ends of all logs to standard error, which the test runner shows if the test failed.
 
 mod broadcaster;
 mod browser;

@@ -1,4 +1,4 @@
-//! nginx with its RTMP module: another server for the broadcaster.
+//! nginx with its RTMP module: a third-party server for the broadcaster.
 
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::Command;
@@ -9,17 +9,17 @@ use crate::test_env::TestEnv;
 use ::lab::Process;
 use ::lab::{TIMEOUT, until};
 
-/// A running nginx that takes and gives any stream of the application `live`.
+/// A running nginx that accepts publishing and playing any stream of the application `live`.
 #[derive(Debug)]
 pub struct Nginx {
     /// The process.
     pub process: Process,
-    /// Where RTMP is heard.
+    /// The RTMP listener's address.
     pub rtmp: SocketAddr,
 }
 
 impl Nginx {
-    /// Starts one.
+    /// Starts nginx and waits until it listens.
     pub fn start(env: &TestEnv) -> Result<Self> {
         let rtmp = free_address()?;
         let directory = env.directory().display();
@@ -30,7 +30,7 @@ impl Nginx {
         );
         let file = env.path("nginx.conf");
         std::fs::write(&file, configuration)?;
-        // Debian keeps it where only root's path looks.
+        // Debian installs it in /usr/sbin, which is only in root's PATH.
         let program = if std::path::Path::new("/usr/sbin/nginx").exists() { "/usr/sbin/nginx" } else { "nginx" };
         let mut process =
             env.spawn("nginx", Command::new(program).arg("-p").arg(env.directory()).arg("-c").arg(&file))?;
@@ -53,7 +53,7 @@ fn module() -> Option<&'static str> {
         .find(|path| std::path::Path::new(path).exists())
 }
 
-/// nginx can not say which port it was given, so one is found for it.
+/// A free port: nginx cannot report a port that the system assigned.
 fn free_address() -> Result<SocketAddr> {
     Ok(TcpListener::bind(("127.0.0.1", 0))?.local_addr()?)
 }

@@ -1,4 +1,4 @@
-//! Pictures that carry a number: made into files by ffmpeg, and read back from whatever a player decodes.
+//! Clips whose frames carry a burnt-in number: encoded by ffmpeg, and read back from what a player decodes.
 
 use std::io::{Read, Write};
 use std::path::PathBuf;
@@ -10,22 +10,22 @@ use media::frame_counter;
 
 use crate::test_env::TestEnv;
 
-/// What a test file is made of.
+/// Parameters of a clip.
 #[derive(Clone, Debug)]
 pub struct ClipSpec {
-    /// Samples, even.
+    /// Width in samples, even.
     pub width: usize,
-    /// Lines, even.
+    /// Height in lines, even.
     pub height: usize,
-    /// Pictures a second.
+    /// Frames per second.
     pub rate: u32,
-    /// The number of the first picture.
+    /// The number of the first frame.
     pub first: u32,
-    /// Pictures in all.
+    /// The number of frames.
     pub count: u32,
-    /// ffmpeg's options for the encoders: `-c:v libx264 -bf 2`.
+    /// ffmpeg's encoder options, such as `-c:v libx264 -bf 2`.
     pub encoders: &'static [&'static str],
-    /// Whether a tone goes with it.
+    /// Whether there is an audio track with a tone.
     pub sound: bool,
 }
 
@@ -37,17 +37,17 @@ impl Default for ClipSpec {
     }
 }
 
-/// A file whose picture `n` is marked `n`, counted from the source's first.
+/// A file whose frames carry consecutive numbers, beginning with the first of its parameters.
 #[derive(Clone, Debug)]
 pub struct NumberedClip {
-    /// Where it is.
+    /// The file.
     pub path: PathBuf,
-    /// What it holds.
+    /// Its parameters.
     pub source: ClipSpec,
 }
 
 impl NumberedClip {
-    /// Encodes raw pictures with ffmpeg into a file named `name`, whose extension says the container.
+    /// Encodes a clip with ffmpeg into a file named `name`, whose extension selects the container.
     pub fn encode(env: &TestEnv, name: &str, source: ClipSpec) -> Result<Self> {
         let path = env.path(name);
         let size = format!("{}x{}", source.width, source.height);
@@ -65,20 +65,20 @@ impl NumberedClip {
             paint(&mut picture[..source.width * source.height], source.width, number);
             let drawn =
                 frame_counter::draw(&mut picture, source.width, source.width, source.height, number, u64::from(number));
-            ensure!(drawn, "{size} has no room for the mark");
+            ensure!(drawn, "{size} is too small for the frame number");
             match input.write_all(&picture) {
-                // It has what it wants, or says below why not: a file of sound alone takes no pictures.
+                // ffmpeg needs no more frames (an audio-only file takes none), or its exit status below tells the error.
                 Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => break,
                 written => written?,
             }
         }
         drop(input);
-        ensure!(encoder.wait()?.success(), "ffmpeg could not make {name}");
+        ensure!(encoder.wait()?.success(), "ffmpeg could not encode {name}");
         Ok(Self { path, source })
     }
 }
 
-/// Diagonal stripes that move: every picture differs from the one before, everywhere.
+/// Paints moving diagonal stripes: every frame differs from the previous one everywhere.
 fn paint(luma: &mut [u8], width: usize, number: u32) {
     for (y, line) in luma.chunks_exact_mut(width).enumerate() {
         for (x, sample) in line.iter_mut().enumerate() {
@@ -87,8 +87,8 @@ fn paint(luma: &mut [u8], width: usize, number: u32) {
     }
 }
 
-/// Decodes `input` (ffmpeg's words: options, `-i`, a file or URL) until `count` pictures have come or it ends, and reads the
-/// counter of each; `None` where it can not be read. ffmpeg neither drops nor repeats any here.
+/// Decodes `input` (ffmpeg's arguments: options, `-i`, a file or URL) until `count` frames or the end, and reads the number of each; `None` if
+/// unreadable. ffmpeg is told to neither drop nor duplicate frames.
 pub fn decode_frame_numbers(
     input: &[&str],
     width: usize,
@@ -116,18 +116,18 @@ pub fn decode_frame_numbers(
     Ok(marks)
 }
 
-/// Demands that every picture could be read and that each number is its predecessor's plus one. Gives the first and the last.
+/// Fails unless every number was readable and follows its predecessor. Returns the first and the last.
 pub fn ensure_consecutive(marks: &[Option<u32>]) -> Result<(u32, u32)> {
     let numbers: Vec<u32> = marks
         .iter()
         .copied()
         .enumerate()
-        .map(|(n, mark)| mark.with_context(|| format!("picture {n} has no mark")))
+        .map(|(n, mark)| mark.with_context(|| format!("frame {n} has no readable number")))
         .collect::<Result<_>>()?;
     for pair in numbers.windows(2) {
-        ensure!(pair[1] == pair[0].wrapping_add(1), "picture {} is followed by {}", pair[0], pair[1]);
+        ensure!(pair[1] == pair[0].wrapping_add(1), "frame {} is followed by {}", pair[0], pair[1]);
     }
-    Ok((*numbers.first().context("no picture")?, *numbers.last().expect("not empty")))
+    Ok((*numbers.first().context("no frame")?, *numbers.last().expect("not empty")))
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Where the programs under test are: beside this test's own executable, freshly built.
+//! Finds the programs under test: beside the test's executable, built on first use.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -8,8 +8,8 @@ use anyhow::{Context, Result, ensure};
 
 /// The path of `cdn`, `broadcaster` or `viewer`.
 ///
-/// The first call builds all three in the profile of the test itself, so that none is stale; `NEARCAST_BIN` names a directory
-/// of ready ones instead.
+/// The first call builds all three in the profile of the test, so that none is stale; `NEARCAST_BIN` names a directory of existing ones
+/// instead. Fails when they do not build.
 pub fn program(name: &str) -> Result<PathBuf> {
     static DIRECTORY: OnceLock<Result<PathBuf, String>> = OnceLock::new();
     let directory = DIRECTORY.get_or_init(|| find().map_err(|e| format!("{e:#}")));
@@ -33,8 +33,8 @@ fn find() -> Result<PathBuf> {
     cargo
         .args(["build", "--quiet", "--profile", profile, "-p", "cdn", "-p", "broadcaster", "-p", "viewer"])
         .current_dir(env!("CARGO_MANIFEST_DIR"));
-    // What the outer cargo says of this test's own package is not for the build scripts of others: some are built anew
-    // whenever it changes (ring 0.17), which is in each of these builds and in the next one by hand.
+    // The outer cargo's variables about this package must not reach build scripts of other crates: some are rebuilt whenever these change
+    // (ring 0.17), here and again in the next manual build.
     let told = std::env::vars_os().map(|(name, _)| name).filter(|name| is_of_package(&name.to_string_lossy()));
     for name in told {
         cargo.env_remove(name);

@@ -1,7 +1,7 @@
-//! A machine with another kernel: Debian's stock kernel under qemu's software emulation, with the drivers and the queueing disciplines
-//! that the host may lack, and our programs.
+//! A virtual machine: Debian's stock kernel under qemu's software emulation, with drivers and queueing disciplines that the host may lack, and the
+//! programs under test.
 //!
-//! `deploy/test` makes the image (deploy/guest/image) and says where it is in `NEARCAST_GUEST`.
+//! `deploy/test` builds the image (deploy/guest/image) and sets its directory in `NEARCAST_GUEST`.
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
@@ -13,7 +13,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::{Process, TestEnv, until};
 
-/// The emulated machine, and the shell on its second serial port.
+/// A running virtual machine with a shell on its second serial port.
 #[derive(Debug)]
 pub struct QemuVm {
     shell: UnixStream,
@@ -22,14 +22,14 @@ pub struct QemuVm {
 }
 
 impl QemuVm {
-    /// Boots it and waits for its shell. Fails without an image, and when it does not come up.
+    /// Boots it and waits for its shell. Fails without an image, and when it does not boot in time.
     pub fn boot(env: &TestEnv) -> Result<Self> {
         let image: PathBuf = std::env::var_os("NEARCAST_GUEST")
             .context("no NEARCAST_GUEST: run deploy/test --only webcam --only netem")?
             .into();
         let (console, socket) = (env.path("console.log"), env.path("shell"));
         let mut command = Command::new("qemu-system-x86_64");
-        // Software emulation works in any sandbox, and shows the same everywhere.
+        // Software emulation works in any sandbox and behaves the same everywhere.
         command.args([
             "-accel",
             "tcg,thread=multi",
@@ -63,7 +63,7 @@ impl QemuVm {
         Ok(Self { shell, commands: 0, _qemu: qemu })
     }
 
-    /// Runs one line of shell and gives what it printed.
+    /// Runs one shell command and returns its output. Fails after `within`.
     pub fn run(&mut self, line: &str, within: Duration) -> Result<String> {
         self.commands += 1;
         let end = format!("[end of command {}]", self.commands);
@@ -94,7 +94,7 @@ fn read(path: &Path) -> String {
     std::fs::read(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
 }
 
-/// The host's loopback as qemu's user network shows it to the guest.
+/// The address of the host's loopback in qemu's user network.
 pub const HOST_FROM_GUEST: &str = "10.0.2.2";
 /// For what takes a second on a quiet machine: an emulated processor is some thirty times slower than its host.
 pub const COMMAND_TIMEOUT: Duration = Duration::from_secs(120);

@@ -1,4 +1,4 @@
-//! A real X11 screen without a monitor, looked at by ffmpeg, and a keyboard for it.
+//! A virtual X11 screen (Xvfb): screenshots by ffmpeg, key presses by xdotool.
 
 use std::process::Command;
 
@@ -9,39 +9,39 @@ use crate::test_env::TestEnv;
 use ::lab::Process;
 use ::lab::{TIMEOUT, until};
 
-/// An X server of our own.
+/// A running X server.
 #[derive(Debug)]
 pub struct Screen {
-    /// `:99`, for DISPLAY.
+    /// The value for DISPLAY, such as `:99`.
     pub display: String,
     server: Process,
     size: (usize, usize),
 }
 
-/// What is in one window at one moment.
+/// The content of a window at one moment.
 #[derive(Clone, Debug)]
 pub struct Screenshot {
-    /// A byte a pixel, lines from the top.
+    /// One byte per pixel, lines from top to bottom.
     pub luma: Vec<u8>,
-    /// Pixels.
+    /// Width in pixels.
     pub width: usize,
-    /// Lines.
+    /// Height in pixels.
     pub height: usize,
 }
 
 impl Screen {
-    /// Starts one with a single screen of `width` by `height`, on a display number that it finds free by itself.
+    /// Starts a server with one screen of `width` by `height` pixels, on a free display number.
     pub fn start(env: &TestEnv, width: u32, height: u32) -> Result<Self> {
         let size = format!("{width}x{height}x24");
         let mut command = Command::new("Xvfb");
-        // It writes the number it took to standard output once it accepts clients.
+        // It prints its display number once it accepts clients.
         command.args(["-displayfd", "1", "-screen", "0", &size, "-nolisten", "tcp", "-noreset"]);
         let mut server = env.spawn("xvfb", &mut command)?;
         let number = server.line(TIMEOUT, "its display number", |line| line.trim().parse::<u32>().is_ok())?;
         Ok(Self { display: format!(":{}", number.trim()), server, size: (width as usize, height as usize) })
     }
 
-    /// Shows a moving test picture all over it.
+    /// Shows a moving test pattern in full screen.
     pub fn show_motion(&self, env: &TestEnv) -> Result<Process> {
         let mut command = Command::new("mpv");
         command.args([
@@ -58,30 +58,30 @@ impl Screen {
         env.spawn("motion", &mut command)
     }
 
-    /// Manages its windows, without decoration: nobody else makes one cover the screen.
+    /// Starts a window manager without decorations, which full screen requires.
     pub fn manage(&self, env: &TestEnv) -> Result<Process> {
         let mut command = Command::new("evilwm");
-        // The one font that needs no package.
+        // The only font that needs no package.
         command.args(["-bw", "0", "-fn", "fixed"]).env("DISPLAY", &self.display);
         env.spawn("evilwm", &mut command)
     }
 
-    /// Waits for a window whose title contains `title`, gives it the keyboard, and gives its number.
+    /// Waits for a window whose title contains `title`, focuses it, and returns its id.
     pub fn window(&self, title: &str) -> Result<String> {
         until(TIMEOUT, &format!("a window named {title}"), || {
             let found = self.xdotool(&["search", "--onlyvisible", "--name", title]).unwrap_or_default();
             let Some(window) = found.lines().next() else { return Ok(None) };
-            // It may be about to change its size, and then not be there for a moment.
+            // A window that is being resized may be unmapped for a moment.
             Ok(self.xdotool(&["windowfocus", window]).is_ok().then(|| window.to_owned()))
         })
     }
 
-    /// Presses and releases a key, by its X name, in the window that has the keyboard.
+    /// Presses and releases a key, by its X name, in the focused window.
     pub fn press(&self, key: &str) -> Result<()> {
         self.xdotool(&["key", key]).map(drop)
     }
 
-    /// What is in a window now. The whole screen is kept as `NAME.png` beside the logs.
+    /// Takes a screenshot of a window. The whole screen is saved as `NAME.png` beside the logs.
     pub fn shot(&self, env: &TestEnv, window: &str, name: &str) -> Result<Screenshot> {
         let geometry = self.xdotool(&["getwindowgeometry", "--shell", window])?;
         let number = |key: &str| -> Result<usize> {
@@ -90,7 +90,7 @@ impl Screen {
         };
         let (x, y, width, height) = (number("X")?, number("Y")?, number("WIDTH")?, number("HEIGHT")?);
         let (across, down) = self.size;
-        ensure!(x + width <= across && y + height <= down, "the window is not all on the screen: {geometry}");
+        ensure!(x + width <= across && y + height <= down, "the window exceeds the screen: {geometry}");
         let grabbed = Command::new("ffmpeg")
             .args(["-nostdin", "-loglevel", "error", "-y", "-f", "x11grab", "-draw_mouse", "0"])
             .args(["-video_size", &format!("{across}x{down}"), "-i", &self.display])
@@ -109,19 +109,19 @@ impl Screen {
         Ok(String::from_utf8_lossy(&done.stdout).into_owned())
     }
 
-    /// Whether the server still runs.
+    /// Fails if the server has ended.
     pub fn check(&mut self) -> Result<()> {
         self.server.running()?.then_some(()).context("the X server ended")
     }
 }
 
 impl Screenshot {
-    /// The number of the picture that is shown.
+    /// The burnt-in number of the displayed frame; `None` if unreadable.
     pub fn frame_number(&self) -> Option<u32> {
         frame_counter::read(&self.luma, self.width, self.width, self.height).map(|mark| mark.counter)
     }
 
-    /// The share of pixels that are almost black or white between the given shares of the width and of the height.
+    /// The share of almost black or white pixels in a region, given as ranges of 0 to 1 of the width and height.
     pub fn extremes(&self, across: std::ops::Range<f64>, down: std::ops::Range<f64>) -> f64 {
         let share = |range: std::ops::Range<f64>, of: usize| {
             (range.start * of as f64) as usize..(range.end * of as f64) as usize

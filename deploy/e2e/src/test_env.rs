@@ -26,7 +26,7 @@ impl TestEnv {
         Ok(Self { directory, names: RefCell::default(), _machine: machine })
     }
 
-    /// Where this test's files are; gone with it.
+    /// The test's directory; removed on drop.
     pub fn directory(&self) -> &Path {
         self.directory.path()
     }
@@ -36,13 +36,13 @@ impl TestEnv {
         self.directory.path().join(name)
     }
 
-    /// An empty file with a name of its own.
+    /// Creates an empty file with a unique name.
     pub(crate) fn file(&self, prefix: &str, suffix: &str) -> Result<PathBuf> {
         let file = tempfile::Builder::new().prefix(prefix).suffix(suffix).tempfile_in(self.directory())?;
         Ok(file.into_temp_path().keep()?)
     }
 
-    /// Starts a program of somebody else's.
+    /// Starts a third-party program.
     pub fn run<S: AsRef<OsStr>>(
         &self,
         name: &str,
@@ -52,7 +52,7 @@ impl TestEnv {
         self.spawn(name, Command::new(program).args(arguments))
     }
 
-    /// Starts `command`, logging under `name`, to which a number is added if it was used before.
+    /// Starts `command` with logs named `name`, followed by a number if the name was used before.
     pub fn spawn(&self, name: &str, command: &mut Command) -> Result<Process> {
         let mut names = self.names.borrow_mut();
         let before = names.iter().filter(|used| *used == name).count();
@@ -61,7 +61,7 @@ impl TestEnv {
         Process::spawn(self.directory(), &name, command)
     }
 
-    /// `true` where the test is to leave what it made: `NEARCAST_KEEP` is set.
+    /// Whether the directory is kept: `NEARCAST_KEEP` is set.
     fn keep() -> bool {
         std::env::var_os("NEARCAST_KEEP").is_some()
     }
@@ -69,7 +69,7 @@ impl TestEnv {
 
 impl Drop for TestEnv {
     fn drop(&mut self) {
-        // The test runner throws this away unless the test fails.
+        // The test runner discards this output unless the test fails.
         report(self.directory());
         if Self::keep() {
             self.directory.disable_cleanup(true);
@@ -78,12 +78,12 @@ impl Drop for TestEnv {
     }
 }
 
-/// The number of the user that this runs as; 0 is root, whom some programs refuse.
+/// The effective user id; some programs refuse to run as root (0).
 pub(crate) fn user() -> u32 {
     rustix::process::geteuid().as_raw()
 }
 
-/// The end of every log, for whoever reads why a test failed.
+/// Prints the end of every log.
 fn report(directory: &Path) {
     let Ok(entries) = fs::read_dir(directory) else { return };
     let mut logs: Vec<_> = entries.flatten().map(|entry| entry.path()).collect();
@@ -102,7 +102,7 @@ fn report(directory: &Path) {
     }
 }
 
-/// Enough to see the last events of each program without burying the assertion.
+/// Lines printed of each log: the last events of each program, without burying the assertion.
 const REPORTED_LINES: usize = 20;
-/// A player's progress line has no end.
+/// Maximum columns printed: progress lines of players are endless.
 const REPORTED_COLUMNS: usize = 400;

@@ -1,5 +1,4 @@
-//! Unit logs: one line per access unit, `v0 DTS PTS SHA256`, as the broadcaster writes them when units leave and the viewer when
-//! they have come.
+//! Unit logs: one line per access unit, `v0 DTS PTS SHA256`. The broadcaster logs sent units, the viewer received ones.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
@@ -9,17 +8,17 @@ use anyhow::{Context, Result, bail, ensure};
 /// One access unit as logged.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Unit {
-    /// `v0`, `a0`.
+    /// The track: `v0`, `a0`.
     pub track: String,
-    /// Milliseconds.
+    /// Decoding timestamp, milliseconds.
     pub dts: i64,
-    /// Milliseconds.
+    /// Presentation timestamp, milliseconds.
     pub pts: i64,
-    /// Of the payload, in hexadecimal.
+    /// SHA-256 of the payload, in hexadecimal.
     pub sha256: String,
 }
 
-/// Reads a log. A last line without its end is still being written, and left out.
+/// Reads a log. An incomplete last line is ignored. Fails on a malformed line.
 pub fn read_units(path: &Path) -> Result<Vec<Unit>> {
     let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
     let complete = &text[..text.rfind('\n').map_or(0, |end| end + 1)];
@@ -37,47 +36,46 @@ fn parse(line: &str) -> Result<Unit> {
     Ok(Unit { track: track.to_owned(), dts: dts.parse()?, pts: pts.parse()?, sha256: sha256.to_owned() })
 }
 
-/// Demands that on each track `came` is an unbroken run of `left`: the same units with the same times and the same bytes, in the
-/// same order, none missing between the first and the last that came. Gives the number of units compared, by track.
+/// Fails unless, on each track, `came` is a contiguous run of `left`: the same units with the same timestamps and bytes, in the same order, none missing
+/// between the first and the last received. Returns the number of units compared, by track.
 pub fn compare(left: &[Unit], came: &[Unit]) -> Result<BTreeMap<String, usize>> {
     let mut by_track: BTreeMap<&str, (Vec<&Unit>, Vec<&Unit>)> = BTreeMap::new();
     left.iter().for_each(|unit| by_track.entry(&unit.track).or_default().0.push(unit));
     came.iter().for_each(|unit| by_track.entry(&unit.track).or_default().1.push(unit));
     let mut counts = BTreeMap::new();
     for (track, (left, came)) in by_track {
-        // A resent unit leaves twice, and is the same both times.
+        // A resent unit is logged twice and must be identical.
         let mut seen = HashMap::new();
         let mut once = Vec::new();
         for unit in left {
             match seen.insert(unit.dts, unit) {
                 None => once.push(unit),
                 Some(before) => {
-                    ensure!(before == unit, "{track}: {unit:?} was resent as something else than {before:?}")
+                    ensure!(before == unit, "{track}: {unit:?} was resent as a different unit than {before:?}")
                 }
             }
         }
-        let first = came.first().with_context(|| format!("{track}: nothing came"))?;
+        let first = came.first().with_context(|| format!("{track}: nothing was received"))?;
         let start = once
             .iter()
             .position(|unit| unit.dts == first.dts)
-            .with_context(|| format!("{track}: {first:?} never left"))?;
+            .with_context(|| format!("{track}: {first:?} was never sent"))?;
         for (sent, got) in once[start..].iter().zip(&came) {
-            ensure!(sent == got, "{track}: {sent:?} left, and {got:?} came in its place");
+            ensure!(sent == got, "{track}: {sent:?} was sent, {got:?} received instead");
         }
-        ensure!(once.len() - start >= came.len(), "{track}: more came than left");
+        ensure!(once.len() - start >= came.len(), "{track}: more units received than sent");
         counts.insert(track.to_owned(), came.len());
     }
     Ok(counts)
 }
 
-/// Demands what [`compare`] does, and that the run goes on to the last unit that left, on each track: whatever is missing came
-/// before the run.
+/// Like [`compare`]; also fails unless the run ends with the last unit sent on each track, so that only units before the run are missing.
 pub fn compare_to_the_end(left: &[Unit], came: &[Unit]) -> Result<BTreeMap<String, usize>> {
     let counts = compare(left, came)?;
     for track in counts.keys() {
         let last = |units: &[Unit]| units.iter().filter(|unit| unit.track == *track).map(|unit| unit.dts).max();
         let (left, came) = (last(left), last(came));
-        ensure!(left == came, "{track}: the last that left is {left:?} ms, the last that came {came:?} ms");
+        ensure!(left == came, "{track}: the last unit sent is {left:?} ms, the last received {came:?} ms");
     }
     Ok(counts)
 }

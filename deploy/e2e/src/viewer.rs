@@ -15,7 +15,7 @@ use crate::unit_log::{Unit, read_units};
 use ::lab::Process;
 use ::lab::{TIMEOUT, until};
 
-/// A running `viewer` that logs every access unit it takes.
+/// A running `viewer` that logs every access unit it receives.
 #[derive(Debug)]
 pub struct Viewer {
     /// The process.
@@ -23,23 +23,23 @@ pub struct Viewer {
     unit_log: PathBuf,
 }
 
-/// What a viewer says when it ends.
+/// The JSON summary that a viewer prints at its end.
 #[derive(Clone, Debug)]
 pub struct ViewerSummary(pub Value);
 
 impl Viewer {
-    /// Starts one without a window that plays `url` with `options`.
+    /// Starts a headless viewer that plays `url` with `options`.
     pub fn start(env: &TestEnv, url: &str, options: &[&str]) -> Result<Self> {
         Self::start_command(env, Command::new(program("viewer")?), url, options)
     }
 
-    /// The same by a command that was prepared: in a network of its own, say.
+    /// Starts one by a prepared command, for example in a network namespace.
     pub fn start_command(env: &TestEnv, mut command: Command, url: &str, options: &[&str]) -> Result<Self> {
         command.arg("--headless");
         Self::spawn(env, command, url, options)
     }
 
-    /// Starts one in a window on `screen`. Its sound goes nowhere.
+    /// Starts one with a window on `screen`, and without audio output.
     pub fn start_on(env: &TestEnv, screen: &Screen, url: &str, options: &[&str]) -> Result<Self> {
         let mut command = Command::new(program("viewer")?);
         command.env("DISPLAY", &screen.display).env("SDL_VIDEODRIVER", "x11").env("SDL_AUDIODRIVER", "dummy");
@@ -52,29 +52,29 @@ impl Viewer {
         Ok(Self { process: env.spawn("viewer", &mut command)?, unit_log })
     }
 
-    /// Every access unit that came. The log is whole once the viewer has ended.
+    /// Every access unit that was received. The log is complete once the viewer has ended.
     pub fn units(&self) -> Result<Vec<Unit>> {
         read_units(&self.unit_log)
     }
 
-    /// Demands that the path merger let nothing through twice, once the viewer has ended. (What came again and was dropped there is no
-    /// fault: a server that resumes sends from an IDR.)
+    /// Fails if a unit passed the path merger twice; call it once the viewer has ended. (Duplicates that the merger dropped are no fault: a server that
+    /// resumes sends from an IDR.)
     pub fn ensure_no_duplicates(&self) -> Result<()> {
         let mut seen = HashSet::new();
         let twice = self.units()?.into_iter().find(|unit| !seen.insert(unit.clone()));
-        ensure!(twice.is_none(), "passed on twice: {twice:?}");
+        ensure!(twice.is_none(), "duplicate unit: {twice:?}");
         Ok(())
     }
 
-    /// Waits until `count` pictures have been shown in all.
+    /// Waits until `count` frames have been presented in total. Fails after `within`, or when the viewer ends.
     pub fn wait_pictures(&mut self, count: usize, within: Duration) -> Result<()> {
-        until(within, &format!("{count} pictures at the viewer"), || {
+        until(within, &format!("{count} frames at the viewer"), || {
             ensure!(self.process.running()?, "the viewer ended");
             Ok((self.pictures()? >= count).then_some(()))
         })
     }
 
-    /// How many pictures have been shown: it says so once a second.
+    /// The number of presented frames, by the last statistics line (one per second).
     pub fn pictures(&self) -> Result<usize> {
         let out = self.process.out();
         let complete = &out[..out.rfind('\n').unwrap_or(0)];
@@ -83,18 +83,18 @@ impl Viewer {
         Ok(said["pictures"].as_u64().and_then(|count| count.try_into().ok()).unwrap_or(0))
     }
 
-    /// Waits until the server has told it that the stream is over: everything that was sent has come then.
+    /// Waits until the viewer reports the end of the stream: by then it has received everything.
     pub fn wait_end(&mut self, within: Duration) -> Result<()> {
         self.process.line(within, "that the stream ended", |line| line.contains("The stream has ended")).map(drop)
     }
 
-    /// Asks it to end, and gives its summary.
+    /// Interrupts it and returns its summary.
     pub fn finish(&mut self) -> Result<ViewerSummary> {
         self.process.interrupt();
         self.summary(TIMEOUT)
     }
 
-    /// Waits for its end, which must be a clean one, and gives its summary.
+    /// Waits for its end and returns its summary. Fails unless it exits with success.
     pub fn summary(&mut self, within: Duration) -> Result<ViewerSummary> {
         self.process.success(within)?;
         let out = self.process.out();
@@ -105,20 +105,22 @@ impl Viewer {
 }
 
 impl ViewerSummary {
-    /// Pictures shown.
+    /// The number of presented frames.
     pub fn pictures(&self) -> u64 {
         self.0["pictures"].as_u64().unwrap_or(0)
     }
 
-    /// Demands at least `least` pictures, each marked one more than the one before: nothing lost, nothing twice.
+    /// Fails unless at least `least` frames were presented with consecutive numbers: none lost, none duplicated.
     pub fn ensure_unbroken(&self, least: u64) -> Result<()> {
         let said = &self.0;
-        ensure!(self.pictures() >= least, "fewer than {least} pictures: {said}");
+        ensure!(self.pictures() >= least, "fewer than {least} frames: {said}");
         let mark = &said["marker"];
-        let (first, last) =
-            (mark["first"].as_u64().context("no mark was read")?, mark["last"].as_u64().context("no mark was read")?);
+        let (first, last) = (
+            mark["first"].as_u64().context("no frame number was read")?,
+            mark["last"].as_u64().context("no frame number was read")?,
+        );
         ensure!(mark["gaps"] == 0 && mark["repeats"] == 0, "the counter is broken: {said}");
-        ensure!(last - first + 1 == self.pictures(), "{first} to {last} is not the number of pictures: {said}");
+        ensure!(last - first + 1 == self.pictures(), "{first} to {last} is not the number of frames: {said}");
         Ok(())
     }
 }

@@ -1,5 +1,4 @@
-//! hls.js in headless Chromium plays the page: by parts, time advances, nothing fatal happens, and the numbered pictures on the screen
-//! move on.
+//! The player page in headless Chromium: hls.js plays LL-HLS parts without fatal errors, and the burnt-in frame numbers on the screen advance.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -112,14 +111,14 @@ fn the_page_resumes_when_the_publisher_returns() -> Result<()> {
     Ok(())
 }
 
-/// Reads the mark from the picture that the page shows at this moment.
+/// Reads the frame number of the picture that the page currently shows.
 fn counter_on_screen(browser: &Browser) -> Result<Option<u32>> {
     let luma = browser.run(READ_PICTURE)?;
     let Some(text) = luma.as_str() else { return Ok(None) };
     Ok(frame_counter::read(&from_base64(text)?, WIDTH, WIDTH, HEIGHT).map(|mark| mark.counter))
 }
 
-/// Where whoever wants to look at the page finds it: `NEARCAST_SCREENSHOTS`, else with the logs.
+/// The path of the screenshot: in `NEARCAST_SCREENSHOTS`, else beside the logs.
 fn screenshot_path(env: &TestEnv) -> PathBuf {
     match std::env::var_os("NEARCAST_SCREENSHOTS") {
         Some(directory) => PathBuf::from(directory).join("page.png"),
@@ -132,7 +131,7 @@ const HEIGHT: usize = 360;
 /// How much of the stream is watched, in seconds of it.
 const WATCHED: f64 = 20.0;
 
-/// Keeps every error that hls.js reports, fatal or not, whatever the page does about it.
+/// Records every error that hls.js reports, fatal or not.
 const WATCH_HLS_JS: &str = "
     let real;
     Object.defineProperty(window, 'Hls', {
@@ -151,15 +150,15 @@ const WATCH_HLS_JS: &str = "
         },
     });";
 
-/// What the page says of how it plays.
+/// Reads the page's playback mode.
 const READ_MODE: &str = "return document.getElementById('stat-mode').textContent";
 
-/// What hls.js aims at, how far it thinks it is behind the live edge, and what the page measured between capture and screen, in seconds.
+/// Reads hls.js' target latency and its distance from the live edge, and the page's measured glass-to-glass latency, in seconds.
 const READ_LATENCY: &str = "
     const { latency, targetLatency } = window.watchedHls;
     return { latency, targetLatency, measured: document.getElementById('stat-latency').textContent };";
 
-/// The top of the current picture as luma, in base64.
+/// Reads the current frame's luma, in Base64.
 const READ_PICTURE: &str = "
     const video = document.querySelector('video');
     if (!video.videoWidth) return null;

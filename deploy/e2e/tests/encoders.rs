@@ -1,4 +1,4 @@
-//! Other people's encoders publish to the cdn, and the broadcaster publishes to other people's server.
+//! Third-party encoders publish to the cdn, and the broadcaster publishes to a third-party server.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -77,10 +77,10 @@ fn pts_and_dts_survive_an_ffmpeg_stream_copy() -> Result<()> {
     recorder.success(TIMEOUT)?;
     let (sent, came) = (packets(&file.path)?, packets(&recorded)?);
     for (kind, sent) in &sent {
-        let came = came.get(kind).with_context(|| format!("no {kind} came"))?;
-        ensure!(sent.len() == came.len(), "{} {kind} packets were sent, {} came", sent.len(), came.len());
+        let came = came.get(kind).with_context(|| format!("no {kind} was received"))?;
+        ensure!(sent.len() == came.len(), "{} {kind} packets were sent, {} received", sent.len(), came.len());
         for (sent, came) in sent.iter().zip(came) {
-            ensure!(sent == came, "{kind}: {sent:?} was sent, {came:?} came");
+            ensure!(sent == came, "{kind}: {sent:?} was sent, {came:?} received");
         }
     }
     let video = &sent["video"];
@@ -111,7 +111,7 @@ fn a_wrong_stream_key_is_rejected_with_a_reason() -> Result<()> {
         let status = broadcaster.process.exit(TIMEOUT)?;
         ensure!(!status.success(), "the broadcaster ended well with the key {wrong}");
         let log = broadcaster.process.log();
-        ensure!(log.contains("key"), "no word of the key: {log}");
+        ensure!(log.contains("key"), "the log does not mention the key: {log}");
         let mut ffmpeg = env.run(
             "ffmpeg",
             "ffmpeg",
@@ -146,7 +146,7 @@ fn publish_copy(env: &TestEnv, file: &Path, url: &str) -> Result<Process> {
     env.run("publisher", "ffmpeg", arguments)
 }
 
-/// One packet as ffprobe sees it: times in milliseconds from the file's first DTS, and a hash of its bytes.
+/// One packet as ffprobe reports it: timestamps in milliseconds from the file's first DTS, and a hash of its bytes.
 #[derive(Debug, PartialEq, Eq)]
 struct ProbedPacket {
     pts: i64,

@@ -1,4 +1,4 @@
-//! Streams that change while they are on air: another picture size, and with it other parameter sets, on one connection.
+//! Streams whose format changes while they are live: another resolution, and with it other parameter sets, on one connection.
 
 use anyhow::{Context, Result, ensure};
 use e2e::{Cdn, ClipSpec, NumberedClip, TIMEOUT, TestEnv, Viewer, until};
@@ -12,13 +12,13 @@ fn every_picture_is_decoded_across_a_resolution_change() -> Result<()> {
         width: 320,
         height: 180,
         first: HALF,
-        // After the other, with a picture's time between them.
+        // After the other clip, with one frame interval between them.
         encoders: &["-c:v", "libx264", "-bf", "0", "-g", "50", "-output_ts_offset", "8.04"],
         ..large.clone()
     };
     let (large, small) =
         (NumberedClip::encode(&env, "large.flv", large)?, NumberedClip::encode(&env, "small.flv", small)?);
-    // One file behind the other: the second begins with its own sequence headers, as an encoder's would that was set anew.
+    // Concatenated files: the second begins with its own sequence headers, like a reconfigured encoder.
     let mut both = std::fs::read(&large.path)?;
     both.extend(std::fs::read(&small.path)?.get(FLV_HEADER..).context("no FLV")?);
     let joined = env.path("both.flv");
@@ -47,16 +47,16 @@ fn every_picture_is_decoded_across_a_resolution_change() -> Result<()> {
     rtmp.wait_end(TIMEOUT)?;
     let summary = rtmp.finish()?;
     summary.ensure_unbroken(u64::from(2 * HALF))?;
-    ensure!(summary.0["marker"]["first"] == 0, "by RTMP, it does not begin with the first: {}", summary.0);
+    ensure!(summary.0["marker"]["first"] == 0, "by RTMP, the first frame is missing: {}", summary.0);
 
     let summary = hls.summary(TIMEOUT)?;
     summary.ensure_unbroken(u64::from(2 * HALF) - 100)?;
-    ensure!(summary.0["marker"]["last"] == 2 * HALF - 1, "by HLS, it does not end with the last: {}", summary.0);
-    ensure!(summary.0["codecs"].to_string().contains("320x180"), "the new size is not told: {}", summary.0);
+    ensure!(summary.0["marker"]["last"] == 2 * HALF - 1, "by HLS, the last frame is missing: {}", summary.0);
+    ensure!(summary.0["codecs"].to_string().contains("320x180"), "the new size is not reported: {}", summary.0);
     Ok(())
 }
 
-/// Pictures of each size: eight seconds, four segments.
+/// Frames of each size: eight seconds, four segments.
 const HALF: u32 = 200;
 /// The header of an FLV file, and the size of the tag before the first (Adobe FLV 10.1 §E.2, §E.3).
 const FLV_HEADER: usize = 13;

@@ -1,4 +1,4 @@
-//! The lab's load generator against the real server: a crowd by each protocol gets everything, and whoever does not is told of.
+//! The load generator against the real server: a burst of viewers joins by each protocol and receives every unit; viewers that do not are reported.
 
 use std::time::Duration;
 
@@ -19,10 +19,10 @@ fn every_viewer_receives_every_unit_by_each_protocol() -> Result<()> {
         let summary = load::run(&options)?;
         ensure!(summary.faults().is_empty(), "by {protocol:?}: {}", summary.to_text());
         let said = summary.to_json();
-        // Pictures and sound, of each viewer: the least that a crowd gets that is not behind.
-        ensure!(said["units"].as_u64() > said["pictures"].as_u64(), "no sound: {said}");
+        // Audio and video of each viewer.
+        ensure!(said["units"].as_u64() > said["pictures"].as_u64(), "no audio: {said}");
         ensure!(said["latency_ms"]["p50"].as_f64().is_some_and(|late| late > 0.0), "no clock: {said}");
-        ensure!(said["server"]["memory_kib"].as_u64() > Some(0), "no word of the server: {said}");
+        ensure!(said["server"]["memory_kib"].as_u64() > Some(0), "the report lacks the server: {said}");
         println!("{}", summary.to_text());
     }
     broadcaster.stop()
@@ -41,7 +41,7 @@ fn viewers_that_end_when_the_server_dies_are_reported() -> Result<()> {
     let watched = || Ok((cdn.stream("live")?["viewers"]["total"] == viewers).then_some(()));
     until(TIMEOUT, "all viewers", watched)?;
     cdn.process.kill();
-    let summary = load.join().ok().context("the generator broke down")??;
+    let summary = load.join().ok().context("the load generator panicked")??;
     let told = format!("{viewers} viewers that ended");
     ensure!(summary.faults().contains(&told), "{:?}", summary.faults());
     Ok(())

@@ -1,10 +1,10 @@
-//! Where the latency goes, as the programs say it themselves: each with a wrong clock of its own, by each path.
+//! The latency breakdown that the programs report, by each path, with clocks that differ between them.
 
 use anyhow::{Context, Result, ensure};
 use e2e::{Broadcaster, Cdn, TIMEOUT, TestEnv, Viewer, until};
 use serde_json::Value;
 
-/// A path, and the parts that a server must have told of.
+/// Each path, and the latency components that need the server's data.
 const PATHS: [(&str, &[&str]); 5] = [
     ("peer", &["encoding", "server"]),
     ("relay", &["encoding", "queue", "upload", "server"]),
@@ -37,8 +37,8 @@ fn clock_offsets_are_estimated_and_the_components_add_up() -> Result<()> {
         let parts: f64 = COMPONENTS.iter().filter_map(|part| latency[part].as_f64()).sum();
         let total = latency["total"].as_f64().with_context(|| format!("{via}: no total: {latency}"))?;
         ensure!((parts - total).abs() < ROUNDING_MS, "{via}: {parts} ms in parts: {latency}");
-        // The rest of the whole is the buffer's: less than nothing, if what was told is of units that were not shown, or not in time.
-        ensure!(latency["buffering"].as_f64() >= Some(0.0), "{via}: no time left for the buffer: {latency}");
+        // The remainder of the total is the buffer's: it would be negative if the components were of other units.
+        ensure!(latency["buffering"].as_f64() >= Some(0.0), "{via}: negative buffering: {latency}");
     }
 
     let said = cdn.get("/api/v1/streams/live/timing")?;
@@ -47,9 +47,9 @@ fn clock_offsets_are_estimated_and_the_components_add_up() -> Result<()> {
     let (offset, doubt) = (clock("offset_us")?, clock("uncertainty_us")?);
     ensure!(
         (offset - (BROADCASTER_OFFSET_US - SERVER_OFFSET_US)).abs() <= doubt,
-        "the server is wrong about the clocks: {offset} ± {doubt}"
+        "the server's estimate of the clock offset is wrong: {offset} ± {doubt}"
     );
-    ensure!(doubt < 100_000, "the server knows nothing of the clocks: ± {doubt}");
+    ensure!(doubt < 100_000, "the server's estimate of the clock offset is too uncertain: ± {doubt}");
     in_order(&cdn, offset, doubt)?;
 
     for (via, told, viewer) in &mut viewers {
@@ -59,17 +59,24 @@ fn clock_offsets_are_estimated_and_the_components_add_up() -> Result<()> {
         let ms = |name: &str| latency[name].as_f64().with_context(|| format!("{via}: no {name}: {}", summary.0));
         let (offset, doubt) = (ms("clock_offset")?, ms("clock_uncertainty")?);
         let truth = (BROADCASTER_OFFSET_US - VIEWER_OFFSET_US) as f64 / 1e3;
-        ensure!((offset - truth).abs() <= doubt + ROUNDING_MS, "{via} is wrong about the clocks: {offset} ± {doubt}");
-        // Pixels are the truth: the clock that is drawn into each picture is the one that its stamps are by.
-        ensure!(ms("pixels_worst")? <= FRAME_INTERVAL_MS, "{via}: the pixels tell another time: {latency}");
-        ensure!(told.iter().all(|part| latency[part].is_number()), "{via}: the summary lacks parts: {latency}");
-        ensure!(!summary.0["clocks_differ"].as_bool().unwrap_or(true), "{via}: it is known how far: {}", summary.0);
-        ensure!(ms("p50")? > 0.0, "{via}: shown before it was captured: {latency}");
+        ensure!(
+            (offset - truth).abs() <= doubt + ROUNDING_MS,
+            "{via}: the estimate of the clock offset is wrong: {offset} ± {doubt}"
+        );
+        // The clock drawn into each frame is the reference for its timestamps.
+        ensure!(ms("pixels_worst")? <= FRAME_INTERVAL_MS, "{via}: the burnt-in clock differs: {latency}");
+        ensure!(told.iter().all(|part| latency[part].is_number()), "{via}: the summary lacks components: {latency}");
+        ensure!(
+            !summary.0["clocks_differ"].as_bool().unwrap_or(true),
+            "{via}: the offset is known, but reported as unknown: {}",
+            summary.0
+        );
+        ensure!(ms("p50")? > 0.0, "{via}: negative latency: {latency}");
     }
     broadcaster.stop()
 }
 
-/// Whether the server tells every stage, and each after what causes it, once the clocks are made one.
+/// Waits until the server reports every stage of one unit. Fails if, after correcting clock offsets, a stage precedes its cause.
 fn in_order(cdn: &Cdn, offset: i64, doubt: i64) -> Result<()> {
     let ask = |at: &str| -> Result<Value> {
         Ok(serde_json::from_slice(&cdn.get(&format!("/api/v1/streams/live/timing{at}"))?.body)?)
@@ -81,7 +88,7 @@ fn in_order(cdn: &Cdn, offset: i64, doubt: i64) -> Result<()> {
         let units = said["units"].as_array().with_context(|| format!("no units: {said}"))?;
         let mut seen = [0; STAGE_ORDER.len()];
         for unit in units {
-            // By the server's clock. Without that, what the broadcaster does comes a third of a second after what it causes.
+            // By the server's clock. Uncorrected, the broadcaster's stages would come 0.37 s after their effects.
             let at = |stage: &str| {
                 let of_theirs = ["captured", "encoded", "sent"].contains(&stage);
                 Some(unit[format!("{stage}_us")].as_i64()? - if of_theirs { offset } else { 0 })
@@ -89,7 +96,7 @@ fn in_order(cdn: &Cdn, offset: i64, doubt: i64) -> Result<()> {
             for ((cause, effect, slack), seen) in STAGE_ORDER.iter().zip(&mut seen) {
                 let Some((before, after)) = at(cause).zip(at(effect)) else { continue };
                 let slack = slack.unwrap_or(doubt);
-                ensure!(before <= after + slack, "{effect} comes before {cause}, by more than {slack} us: {unit}");
+                ensure!(before <= after + slack, "{effect} precedes {cause} by more than {slack} us: {unit}");
                 *seen += 1;
             }
         }
@@ -97,7 +104,7 @@ fn in_order(cdn: &Cdn, offset: i64, doubt: i64) -> Result<()> {
     })
 }
 
-/// What the last line says of the latency.
+/// The latency object of the last statistics line.
 fn latency(viewer: &Viewer) -> Result<Option<Value>> {
     let out = viewer.process.out();
     let whole = &out[..out.rfind('\n').unwrap_or(0)];
@@ -105,8 +112,8 @@ fn latency(viewer: &Viewer) -> Result<Option<Value>> {
     Ok(Some(serde_json::from_str::<Value>(line)?["latency_ms"].take()))
 }
 
-/// Stages of which the first causes the second, and by how many microseconds the order may be wrong: where the clocks differ, what the server
-/// says. That the write to the socket has ended is known, on one machine, only after the server may have read it.
+/// Pairs of stages of which the first causes the second, and the tolerance in microseconds; `None` for the server's own uncertainty, where the clocks
+/// differ. On one machine the server may read a unit before the write to the socket returns.
 const STAGE_ORDER: [(&str, &str, Option<i64>); 6] = [
     ("captured", "encoded", Some(MILLISECOND_US)),
     ("encoded", "sent", Some(0)),
@@ -115,15 +122,15 @@ const STAGE_ORDER: [(&str, &str, Option<i64>); 6] = [
     ("ingested", "in_part", Some(0)),
     ("in_part", "in_segment", Some(0)),
 ];
-/// PTS are whole.
+/// PTS are whole milliseconds.
 const MILLISECOND_US: i64 = 1000;
 const COMPONENTS: [&str; 9] =
     ["encoding", "queue", "upload", "server", "chunking", "polling", "last_mile", "buffering", "decoding"];
-/// How far each clock is ahead, in microseconds.
+/// How far each program's clock is ahead, in microseconds.
 const BROADCASTER_OFFSET_US: i64 = 250_000;
 const SERVER_OFFSET_US: i64 = -120_000;
 const VIEWER_OFFSET_US: i64 = 40_000;
-/// Of tenths of a millisecond, for as many of them as there are.
+/// Sum of the rounding errors of all components, each rounded to 0.1 ms.
 const ROUNDING_MS: f64 = 0.25;
-/// One picture, in milliseconds.
+/// One frame interval, in milliseconds.
 const FRAME_INTERVAL_MS: f64 = 1000.0 / 30.0;

@@ -1,6 +1,6 @@
-//! The lab on a kernel that has netem: an emulated machine, as the host's may have none.
+//! The lab on a kernel with netem: in a virtual machine, because the host's kernel may have none.
 //!
-//! `deploy/test --only netem` makes the image first, with the program `lab` and its tests of netem in it.
+//! `deploy/test --only netem` builds the image first, with the program `lab` and its netem tests in it.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use e2e::qemu_vm::{BOOT_TIMEOUT, COMMAND_TIMEOUT, QemuVm};
 fn links_use_netem_where_the_kernel_supports_it() -> Result<()> {
     let env = TestEnv::new()?;
     let mut guest = QemuVm::boot(&env)?;
-    // Networks need a place for their names; the machine has neither netem nor bridges yet.
+    // Namespaces need a directory for their names; neither netem nor bridges are loaded yet.
     guest.run("mkdir -p /run/netns && mount -t tmpfs none /run/netns", COMMAND_TIMEOUT)?;
     guest.run("modprobe veth && modprobe bridge && cat /proc/sys/kernel/osrelease", COMMAND_TIMEOUT)?;
 
@@ -22,26 +22,29 @@ fn links_use_netem_where_the_kernel_supports_it() -> Result<()> {
     let without = guest.run(&up("--links netem"), BOOT_TIMEOUT)?;
     ensure!(
         without.contains("modprobe sch_netem") && without.contains("--links userspace"),
-        "no cure is named:\n{without}"
+        "the error names no remedy:\n{without}"
     );
     let own = guest.run(&up(""), BOOT_TIMEOUT)?;
-    ensure!(own.contains("up as process") && !own.contains("netem"), "without netem, links are the lab's own:\n{own}");
+    ensure!(
+        own.contains("up as process") && !own.contains("netem"),
+        "without netem, links are emulated in userspace:\n{own}"
+    );
 
     guest.run("modprobe sch_netem", COMMAND_TIMEOUT)?;
     let netem = guest.run(&up(""), BOOT_TIMEOUT)?;
-    ensure!(netem.contains("by netem") && netem.contains("delay=30ms"), "with it, they are netem's:\n{netem}");
-    ensure!(netem.contains("lost or dropped at the full queue"), "its counts are not told:\n{netem}");
+    ensure!(netem.contains("by netem") && netem.contains("delay=30ms"), "with netem, links use it:\n{netem}");
+    ensure!(netem.contains("lost or dropped at the full queue"), "its counters are not reported:\n{netem}");
     println!("{netem}");
 
     let tests = guest.run("links-by-netem --test-threads=1 --color never 2>&1", LINKS)?;
     println!("{tests}");
     ensure!(tests.contains("test result: ok. 8 passed"), "in the guest:\n{tests}");
     let left = guest.run("ls /run/netns; /bin/ip link show", COMMAND_TIMEOUT)?;
-    ensure!(!left.contains("nc"), "something was left behind:\n{left}");
+    ensure!(!left.contains("nc"), "namespaces or interfaces remain:\n{left}");
     Ok(())
 }
 
-/// Seconds in which a network is made there.
+/// Seconds in which the emulated machine builds a network.
 const A_WHILE: u32 = 8;
 
 /// All tests of links, on an emulated processor.

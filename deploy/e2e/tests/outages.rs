@@ -1,4 +1,4 @@
-//! Servers and publishers that die and come back, and publishers that fight for one key.
+//! Servers and publishers that are killed and restarted, and publishers that compete for one stream key.
 
 use std::time::{Duration, Instant};
 
@@ -32,15 +32,15 @@ fn ctrl_c_stops_the_broadcaster_promptly_whatever_the_server_does() -> Result<()
     let mut cdn = Cdn::start(&env, &[])?;
     type Outage = fn(&mut Cdn);
     let cases: [(&str, Outage); 3] = [
-        ("takes what it gets", |_| ()),
-        ("is silent", |cdn| cdn.process.signal(Signal::STOP)),
-        ("is away", |cdn| cdn.process.kill()),
+        ("is running", |_| ()),
+        ("is suspended", |cdn| cdn.process.signal(Signal::STOP)),
+        ("is down", |cdn| cdn.process.kill()),
     ];
     for (name, outage) in cases {
         let mut broadcaster = Broadcaster::start(&env, &cdn.publish_url(&key), &Broadcaster::SMALL)?;
         cdn.wait_live("live")?;
         outage(&mut cdn);
-        if name != "takes what it gets" {
+        if name != "is running" {
             std::thread::sleep(OUTAGE);
         }
         let asked = Instant::now();
@@ -93,7 +93,7 @@ fn players_stay_connected_while_the_publisher_restarts() -> Result<()> {
     );
 
     let seen: Vec<usize> = readers.iter().map(Viewer::pictures).collect::<Result<_>>()?;
-    // Its sound is coded differently: the same tone at the same time would look like a unit that came twice.
+    // A different audio bitrate: identical audio at the same timestamp would look like a duplicate unit.
     let options = [&Broadcaster::SMALL[..], &["--audio-bitrate", "96k"]].concat();
     let _second = Broadcaster::start(&env, &cdn.publish_url(&key), &options)?;
     for (reader, seen) in readers.iter_mut().zip(seen) {
@@ -104,13 +104,13 @@ fn players_stay_connected_while_the_publisher_restarts() -> Result<()> {
     ensure!(after.last() > while_away.last(), "no new segment after the return");
     ensure!(
         after.sequence >= while_away.sequence,
-        "media sequence numbers went back: {} to {}",
+        "media sequence numbers decreased: {} to {}",
         while_away.sequence,
         after.sequence
     );
     let marked = after.text.contains("#EXT-X-DISCONTINUITY\n")
         || after.discontinuity_sequence > while_away.discontinuity_sequence;
-    ensure!(marked, "another broadcast follows without a discontinuity: {}", after.text);
+    ensure!(marked, "no discontinuity before another broadcast: {}", after.text);
     for reader in &mut readers {
         reader.finish()?;
         reader.ensure_no_duplicates()?;
@@ -172,7 +172,7 @@ fn a_second_publisher_with_the_same_key_takes_over() -> Result<()> {
     })?;
     ensure!(
         after.sequence >= before.sequence,
-        "media sequence numbers went back: {} to {}",
+        "media sequence numbers decreased: {} to {}",
         before.sequence,
         after.sequence
     );
@@ -201,7 +201,7 @@ fn two_broadcasters_with_one_key_do_not_alternate() -> Result<()> {
 }
 
 #[test]
-fn the_server_drains_when_it_is_told_to_stop() -> Result<()> {
+fn the_server_drains_on_sigterm() -> Result<()> {
     let env = TestEnv::new()?;
     let key = Cdn::key(&env, "live")?;
     let mut cdn = Cdn::start(&env, &[])?;
@@ -213,7 +213,7 @@ fn the_server_drains_when_it_is_told_to_stop() -> Result<()> {
     viewer.finish()?.ensure_unbroken(20)
 }
 
-/// What is read off a media playlist.
+/// What the tests need of a media playlist.
 struct Playlist {
     text: String,
     sequence: u64,
@@ -240,13 +240,13 @@ impl Playlist {
         })
     }
 
-    /// The number after its last segment's.
+    /// The media sequence number after that of the last segment.
     fn last(&self) -> u64 {
         self.sequence + self.segments
     }
 }
 
-/// How long the server is away: what the broadcaster promises to bridge.
+/// Duration of the server's outage, within what the broadcaster promises to bridge.
 const OUTAGE: Duration = Duration::from_secs(5);
 /// It gives up by itself, unasked, ten seconds after the end of its broadcast: whoever asked it does not wait for that.
 const AT_ONCE: Duration = Duration::from_secs(9);

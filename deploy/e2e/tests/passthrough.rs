@@ -1,12 +1,12 @@
-//! Bit-exact passthrough: each access unit that the viewer gets, by RTMP and by HLS, is the one that left the broadcaster: the same
-//! times, the same SHA-256, none missing in between.
+//! Bit-exact passthrough: each access unit that a viewer receives by RTMP and HLS is the one that the broadcaster sent, with the same timestamps and
+//! SHA-256, and none is missing in between.
 
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, ensure};
 use e2e::{Broadcaster, Cdn, ClipSpec, NumberedClip, TIMEOUT, TestEnv, Unit, Viewer, compare_to_the_end};
 
-/// One kind of stream: what goes in.
+/// One kind of stream.
 struct Case {
     name: &'static str,
     file: &'static str,
@@ -66,7 +66,7 @@ const CASES: &[Case] = &[
     Case { name: "AAC alone", file: "audio.mp4", encoders: &["-vn", "-c:a", "aac", "-t", "12"] },
 ];
 
-/// One stream of several at once, on its way by both protocols.
+/// One of several concurrent streams, watched by both protocols.
 struct StreamRun {
     broadcaster: Broadcaster,
     rtmp: Viewer,
@@ -74,7 +74,7 @@ struct StreamRun {
 }
 
 impl StreamRun {
-    /// A broadcaster with `options`, and a viewer by RTMP that was there before it.
+    /// Starts a viewer by RTMP, and then a broadcaster with `options`.
     fn start(env: &TestEnv, cdn: &Cdn, name: &str, key: &str, options: &[&str]) -> Result<Self> {
         let rtmp = Viewer::start(env, &cdn.rtmp_url(name), &[])?;
         Ok(Self { rtmp, broadcaster: Broadcaster::start(env, &cdn.publish_url(key), options)?, hls: None })
@@ -86,7 +86,7 @@ impl StreamRun {
         Ok(())
     }
 
-    /// Waits for the end; gives what left and how much of each track came by RTMP.
+    /// Waits for the end; returns the units sent, and the number received by RTMP for each track.
     fn finish(&mut self) -> Result<(Vec<Unit>, BTreeMap<String, usize>)> {
         self.broadcaster.process.success(TIMEOUT)?;
         let left = self.broadcaster.units()?;
@@ -114,10 +114,7 @@ fn a_live_encoder_without_and_with_b_frames() -> Result<()> {
     for (bframes, run) in names.iter().zip(&mut runs) {
         let (left, counts) = run.finish()?;
         let reordered = left.iter().filter(|unit| unit.track == "v0" && unit.pts != unit.dts).count();
-        ensure!(
-            (reordered > 0) == (*bframes != "0"),
-            "{reordered} access units are shown later than decoded with {bframes} B-frames"
-        );
+        ensure!((reordered > 0) == (*bframes != "0"), "{reordered} access units with PTS != DTS at {bframes} B-frames");
         ensure!(counts["v0"] > 350 && counts["a0"] > 500, "too few by RTMP: {counts:?}");
         whole_by_hls(run.hls.as_mut().context("a viewer by HLS")?, &left)?;
     }
@@ -155,7 +152,7 @@ fn files_of_every_codec_pass_untouched() -> Result<()> {
 }
 
 impl Case {
-    /// The name of its stream.
+    /// The stream name.
     fn stream(&self) -> &str {
         self.file.split_once('.').map_or(self.file, |(stem, _)| stem)
     }
@@ -167,29 +164,33 @@ impl Case {
     fn passes(&self, run: &mut StreamRun) -> Result<String> {
         let (left, by_rtmp) = run.finish()?;
         let total: usize = by_rtmp.values().sum();
-        ensure!(total == left.len(), "{total} of {} access units came by RTMP", left.len());
+        ensure!(total == left.len(), "{total} of {} access units were received by RTMP", left.len());
         let by_hls = whole_by_hls(run.hls.as_mut().context("it could not be watched by HLS")?, &left)?;
         ensure!(by_hls.keys().eq(by_rtmp.keys()), "HLS carries {by_hls:?}");
         Ok(format!("{by_rtmp:?} by RTMP, {by_hls:?} by HLS"))
     }
 }
 
-/// Demands that a viewer of HLS, which ends by itself at the playlist's end, got everything from the first segment that it joined on.
+/// Fails unless an HLS viewer, which ends with the playlist, received everything from its first segment on. Returns the number of units by track.
 fn whole_by_hls(hls: &mut Viewer, left: &[Unit]) -> Result<BTreeMap<String, usize>> {
     hls.process.success(TIMEOUT)?;
     let came = hls.units()?;
     let counts = compare_to_the_end(left, &came).context("by HLS")?;
-    // It joins at the start of a segment, in all tracks alike: what it lacks is older than that. A unit of sound lasts 85 ms at most.
+    // It joins at the start of a segment with all tracks: only older units are missing. An audio unit lasts 85 ms at most.
     let first = |track: &String| came.iter().find(|unit| unit.track == *track).map(|unit| unit.dts);
     let starts: Vec<i64> = counts.keys().filter_map(first).collect();
     let joined = starts.iter().copied().min().context("no track")?;
-    ensure!(starts.iter().all(|start| start - joined < 100), "the tracks start apart: {starts:?} ms");
+    ensure!(starts.iter().all(|start| start - joined < 100), "the tracks start at different times: {starts:?} ms");
     let older = left.iter().filter(|unit| unit.dts < joined).count();
     let total: usize = counts.values().sum();
     let lacking = left.len() - total;
-    // Between the starts of two tracks there are a few units of the one that starts later.
-    ensure!(lacking <= older + 5, "{lacking} of {} are lacking, and only {older} left before {joined} ms", left.len());
-    // The newest segments of a stream that had only a few when the viewer came.
+    // The track that starts later lacks a few units between the two starts.
+    ensure!(
+        lacking <= older + 5,
+        "{lacking} of {} units are missing, and only {older} were sent before {joined} ms",
+        left.len()
+    );
+    // The stream had only a few segments when the viewer joined.
     ensure!(joined < 8_000, "it joined at {joined} ms, long after the first segment");
     Ok(counts)
 }

@@ -1,4 +1,4 @@
-//! Every picture of every kind of source arrives once: the counter burnt into it, read from what the viewer decoded, rises by one.
+//! Every frame of every kind of source arrives exactly once: the burnt-in frame numbers that the viewer decodes are consecutive.
 
 use anyhow::{Context, Result, ensure};
 use e2e::{
@@ -10,7 +10,7 @@ fn the_test_picture_by_rtmp_and_by_hls() -> Result<()> {
     let env = TestEnv::new()?;
     let key = Cdn::key(&env, "live")?;
     let cdn = Cdn::start(&env, &[])?;
-    // There before the publisher: it waits, and misses nothing.
+    // Started before the publisher: it waits, and receives the first frame.
     let mut early = Viewer::start(&env, &cdn.rtmp_url("live"), &[])?;
     let mut broadcaster = Broadcaster::start(&env, &cdn.publish_url(&key), &Broadcaster::SMALL)?;
     early.wait_pictures(30, TIMEOUT)?;
@@ -23,12 +23,12 @@ fn the_test_picture_by_rtmp_and_by_hls() -> Result<()> {
     }
     let first = early.finish()?;
     first.ensure_unbroken(280)?;
-    ensure!(first.0["marker"]["first"] == 0, "the viewer that waited missed the first pictures: {}", first.0);
+    ensure!(first.0["marker"]["first"] == 0, "the viewer that waited missed the first frames: {}", first.0);
     for viewer in [&mut late, &mut hls, &mut page] {
         viewer.finish()?.ensure_unbroken(200)?;
     }
     let sound = first.0["audio_frames"].as_u64().context("no count of sound")?;
-    ensure!(sound > 300, "only {sound} frames of sound were heard");
+    ensure!(sound > 300, "only {sound} audio frames were decoded");
     broadcaster.process.interrupt();
     broadcaster.process.success(TIMEOUT)
 }
@@ -58,7 +58,7 @@ fn an_encoded_file_arrives_from_first_to_last_picture() -> Result<()> {
 fn a_file_with_unsupported_codecs_is_transcoded() -> Result<()> {
     let env = TestEnv::new()?;
     let key = Cdn::key(&env, "live")?;
-    // No live protocol here carries either of these.
+    // No protocol here supports either codec.
     let encoders = &["-c:v", "mpeg2video", "-q:v", "3", "-c:a", "mp2"];
     let file = NumberedClip::encode(&env, "marked.mkv", ClipSpec { count: 150, encoders, ..ClipSpec::default() })?;
     let cdn = Cdn::start(&env, &[])?;
@@ -86,12 +86,12 @@ fn a_captured_screen_shows_motion() -> Result<()> {
     let marks = ExternalPlayer::Ffmpeg.frame_numbers(&env, &cdn.rtmp_url("live"), (640, 360), 40, TIMEOUT)?;
     ensure_consecutive(&marks)?;
     let change = mean_change(&cdn.rtmp_url("live"))?;
-    ensure!(change > 1.0, "the captured screen does not move: {change:.3} of 255 a picture");
+    ensure!(change > 1.0, "the captured screen does not move: mean difference {change:.3} of 255");
     screen.check()?;
     viewer.finish()?.ensure_unbroken(180)
 }
 
-/// How much two pictures in a row differ below the mark, by ffmpeg's own measure.
+/// The mean difference of consecutive frames below the frame number, measured by ffmpeg, 0 to 255.
 fn mean_change(url: &str) -> Result<f64> {
     let said = std::process::Command::new("timeout")
         .args(["30", "ffmpeg", "-nostdin", "-hide_banner", "-i", url, "-frames:v", "20", "-vf"])

@@ -1,4 +1,4 @@
-//! Other people's players, as Debian ships them, play RTMP and HLS; every picture that they decode is the next one.
+//! Third-party players, as packaged by Debian, play RTMP and HLS; the frames that they decode are consecutive.
 
 use std::process::Command;
 
@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use e2e::{Broadcaster, Cdn, ExternalPlayer, TIMEOUT, TestEnv, ensure_consecutive};
 use serde_json::Value;
 
-/// A stream on air, for as long as this lives.
+/// A live stream, until dropped.
 struct LiveStream {
     cdn: Cdn,
     _broadcaster: Broadcaster,
@@ -64,5 +64,5 @@ fn ffprobe_names_both_tracks_by_both_protocols() -> Result<()> {
     Ok(())
 }
 
-/// Two GOPs and a half.
+/// Frames to decode: two and a half GOPs.
 const PICTURES: usize = 150;

@@ -1,4 +1,4 @@
-//! Publish keys never reach a log, a page or an answer, however much is logged; and they are not on disk.
+//! Stream keys appear in no log at any level, no page and no response, and are not stored on disk.
 
 use std::path::Path;
 
@@ -24,7 +24,7 @@ fn stream_keys_appear_in_no_log_page_or_file() -> Result<()> {
         ("the list", cdn.get("/")?.text()),
         ("the API", cdn.stream("live")?.to_string()),
     ];
-    // A wrong key may be a right one with a slip: it is as secret.
+    // A wrong key may be a mistyped right one, so it is equally secret.
     let wrong = format!("{key}x");
     let mut refused = Broadcaster::start_with(&env, &cdn.publish_url(&wrong), &options, loud)?;
     refused.process.exit(TIMEOUT)?;
@@ -42,12 +42,12 @@ fn stream_keys_appear_in_no_log_page_or_file() -> Result<()> {
         ("the refused one's log", refused.process.log()),
     ]);
     for (place, text) in &seen {
-        ensure!(!text.contains(&key), "the publish key is in {place}");
+        ensure!(!text.contains(&key), "the stream key is in {place}");
     }
     search(env.directory(), &key)
 }
 
-/// Every file that the test left: logs, keys, configuration.
+/// Searches every file of the test: logs, keys, configuration.
 fn search(directory: &Path, key: &str) -> Result<()> {
     for entry in std::fs::read_dir(directory)? {
         let path = entry?.path();
@@ -58,7 +58,7 @@ fn search(directory: &Path, key: &str) -> Result<()> {
         let text = std::fs::read(&path)?;
         let line =
             String::from_utf8_lossy(&text).lines().find(|line| line.contains(key)).map(|line| line.replace(key, "KEY"));
-        ensure!(line.is_none(), "the publish key is in {}: {}", path.display(), line.unwrap_or_default());
+        ensure!(line.is_none(), "the stream key is in {}: {}", path.display(), line.unwrap_or_default());
     }
     Ok(())
 }

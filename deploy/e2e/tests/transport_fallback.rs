@@ -1,5 +1,4 @@
-//! Changes of path between RTMP and low-latency HLS: a viewer goes down the ladder when a path breaks or falls silent, climbs again, and loses
-//! and repeats nothing.
+//! Path switches between RTMP and LL-HLS: a viewer falls back when a path breaks or stalls, upgrades again, and neither loses nor duplicates a unit.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener};
@@ -54,13 +53,13 @@ fn hls_is_played_by_the_requested_variant() -> Result<()> {
         let summary = viewer.finish()?;
         summary.ensure_unbroken(90)?;
         let said = summary.0["source"].as_str().context("no source")?;
-        ensure!(said.starts_with(source), "by {via}, the pictures came by {said}");
+        ensure!(said.starts_with(source), "by {via}, the active path was {said}");
         compare(&broadcaster.units()?, &viewer.units()?)?;
     }
     broadcaster.stop()
 }
 
-/// Waits until the pictures come by a path whose name begins with this.
+/// Waits until the active path has a name that begins with `source`.
 fn wait_led_by(viewer: &mut Viewer, source: &str) -> Result<()> {
     until(TIMEOUT, &format!("pictures by {source}"), || {
         ensure!(viewer.process.running()?, "the viewer ended: {}", viewer.process.err());
@@ -69,7 +68,7 @@ fn wait_led_by(viewer: &mut Viewer, source: &str) -> Result<()> {
         let led = events.fold(None, |led: Option<String>, event| {
             let fields = &event["fields"];
             match fields["message"].as_str() {
-                // The first to connect leads until another is said to.
+                // The first path to connect is active until a switch is logged.
                 Some("connected") if led.is_none() => fields["source"].as_str().map(str::to_owned),
                 Some("switched") => fields["to"].as_str().map(str::to_owned),
                 _ => led,
@@ -79,7 +78,7 @@ fn wait_led_by(viewer: &mut Viewer, source: &str) -> Result<()> {
     })
 }
 
-/// A server that answers everything with `answer`: what a page says of a stream, with addresses of this test's choice.
+/// Starts a server that answers every request with `answer`: the playback info of a stream, with addresses chosen by the test.
 fn page(answer: &Value) -> Result<SocketAddr> {
     let listener = TcpListener::bind("127.0.0.1:0")?;
     let address = listener.local_addr()?;

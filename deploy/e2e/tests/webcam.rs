@@ -1,7 +1,7 @@
 //! Real drivers: Debian's stock kernel with its virtual camera (vivid), sound card (snd-aloop) and graphics card (virtio-gpu)
-//! under qemu's software emulation, the broadcaster inside it, the cdn and the viewer outside.
+//! under qemu's software emulation; the broadcaster runs in the virtual machine, the cdn and the viewer on the host.
 //!
-//! `deploy/test --only webcam` makes the image first.
+//! `deploy/test --only webcam` builds the image first.
 
 use anyhow::{Result, ensure};
 use e2e::qemu_vm::{BOOT_TIMEOUT, COMMAND_TIMEOUT, HOST_FROM_GUEST, QemuVm};
@@ -15,7 +15,7 @@ fn a_camera_is_found_broadcast_unplugged_and_plugged_in_again() -> Result<()> {
     let mut guest = QemuVm::boot(&env)?;
 
     let none = guest.run("broadcaster devices", COMMAND_TIMEOUT)?;
-    ensure!(!none.contains("/dev/video"), "a camera is listed before there is one:\n{none}");
+    ensure!(!none.contains("/dev/video"), "a camera is listed without one:\n{none}");
     guest.run(PLUG_IN, COMMAND_TIMEOUT)?;
     guest.run("modprobe snd-aloop", COMMAND_TIMEOUT)?;
     let devices = guest.run("broadcaster devices", COMMAND_TIMEOUT)?;
@@ -32,7 +32,7 @@ fn a_camera_is_found_broadcast_unplugged_and_plugged_in_again() -> Result<()> {
         first.wait_pictures(30, BOOT_TIMEOUT)?;
         let summary = first.finish()?;
         summary.ensure_unbroken(25)?;
-        ensure!(summary.0["audio_frames"].as_u64() > Some(50), "the microphone is not heard: {}", summary.0);
+        ensure!(summary.0["audio_frames"].as_u64() > Some(50), "no audio from the microphone: {}", summary.0);
 
         let mut second = Viewer::start(&env, &cdn.rtmp_url("live"), &[])?;
         second.wait_pictures(10, BOOT_TIMEOUT)?;
@@ -44,12 +44,12 @@ fn a_camera_is_found_broadcast_unplugged_and_plugged_in_again() -> Result<()> {
                 .any(|line| line.contains("video0") && (line.contains("WARN") || line.contains("ERROR")))
                 .then_some(()))
         })?;
-        // The driver can only go once nobody holds its device open: the broadcaster has let go of it, and still runs.
-        until(BOOT_TIMEOUT, "the driver to be let go", || {
+        // The driver unloads only when its device is closed: the broadcaster has closed it, and still runs.
+        until(BOOT_TIMEOUT, "the driver to unload", || {
             Ok(guest.run("rmmod vivid && echo gone", COMMAND_TIMEOUT)?.contains("gone").then_some(()))
         })?;
         let running = guest.run("pidof broadcaster", COMMAND_TIMEOUT)?;
-        ensure!(!running.trim().is_empty(), "the broadcaster ended when its camera was pulled out");
+        ensure!(!running.trim().is_empty(), "the broadcaster ended when its camera was unplugged");
 
         let before = second.pictures()?;
         guest.run(PLUG_IN, COMMAND_TIMEOUT)?;
@@ -87,5 +87,5 @@ fn a_screen_is_read_from_the_graphics_card() -> Result<()> {
     seen.inspect_err(|_| eprintln!("--- in the guest\n{log}"))
 }
 
-/// One camera with one capture node, which shows itself as a webcam (and not as a television tuner).
+/// Loads one camera with one capture node that is a webcam (and not a TV tuner).
 const PLUG_IN: &str = "modprobe vivid n_devs=1 node_types=0x1 num_inputs=1 input_types=0x0";

@@ -1,4 +1,4 @@
-//! The viewer's window on a real X11 screen: what is in it is what was broadcast, and the keys do what they say.
+//! The viewer's window on an X11 screen: it shows the broadcast frames, and its keys work.
 
 use anyhow::{Result, ensure};
 use e2e::{Broadcaster, Cdn, Screen, Screenshot, TIMEOUT, TestEnv, Viewer, until};
@@ -18,9 +18,9 @@ fn the_window_shows_pictures_and_handles_keys() -> Result<()> {
         until(TIMEOUT, what, || Ok(Some(screen.shot(&env, &window, name)?).filter(wanted)))
     };
 
-    // The statistics lie over the mark, which is there as soon as they are gone.
+    // The statistics overlay hides the frame number, which is visible without it.
     let covered = shot("overlay", "a window as large as the picture", &|s| (s.width, s.height) == (640, 360))?;
-    ensure!(covered.frame_number().is_none(), "the statistics cover nothing");
+    ensure!(covered.frame_number().is_none(), "the overlay does not cover the frame number");
     screen.press("i")?;
     let first = shot("picture", "the mark on the screen", &|s| s.frame_number().is_some())?;
     let later = shot("later", "another picture on the screen", &|s| {
@@ -60,6 +60,6 @@ fn a_viewer_with_a_duration_ends_by_itself() -> Result<()> {
     // A window on a loaded machine leaves late pictures out, and says so.
     let left_out = ["frames_late", "frames_skipped"].iter().filter_map(|name| summary.0[*name].as_u64()).sum::<u64>();
     let gaps = summary.0["marker"]["gaps"].as_u64();
-    ensure!(summary.pictures() > 50 && gaps <= Some(left_out), "not what was sent: {}", summary.0);
+    ensure!(summary.pictures() > 50 && gaps <= Some(left_out), "frames are missing: {}", summary.0);
     Ok(())
 }

@@ -1,11 +1,10 @@
-//! One's turn on the machine: two measurements at once would measure each other.
+//! A lock file that keeps experiments and end-to-end tests from running at the same time: they would distort each other's timing.
 
 use std::fs::File;
 
 use anyhow::{Context, Result};
 
-/// Waits until nobody else of this user has the machine, and has it until the file is dropped. End-to-end tests and experiments wait
-/// for each other so.
+/// Waits for the exclusive lock of this user, which is held until the file is dropped. Fails when the lock file cannot be created.
 pub fn lock_machine() -> Result<File> {
     let lock = open()?;
     if lock.try_lock().is_err() {

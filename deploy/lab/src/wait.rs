@@ -1,10 +1,10 @@
-//! Waiting for an event within a deadline, in place of sleeping for as long as it might take.
+//! Polling for a condition with a deadline, instead of a fixed sleep.
 
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
-/// Asks `poll` until it gives something. `what` is named in the error if `within` passes first.
+/// Calls `poll` every 20 ms until it returns a value. Fails when `poll` fails, or after `within`, with `what` in the error.
 pub fn until<T>(within: Duration, what: &str, mut poll: impl FnMut() -> Result<Option<T>>) -> Result<T> {
     let deadline = Instant::now() + within;
     loop {
@@ -18,7 +18,7 @@ pub fn until<T>(within: Duration, what: &str, mut poll: impl FnMut() -> Result<O
     }
 }
 
-/// Short against everything that is waited for, long against what asking costs.
+/// Short compared with all awaited events, long compared with the cost of polling.
 const INTERVAL: Duration = Duration::from_millis(20);
 
 /// For whatever takes some seconds on a quiet machine: a wait is over as soon as what it is for has come, and only a fault takes this long.

@@ -1,7 +1,7 @@
 //! Tests of emulated links on real interfaces: delay, rate, loss, black hole, cut, multicast.
 //!
-//! They need root and `ip`, make their own namespaces, and send nothing outside them. What a shape does in
-//! exact time is tested without interfaces in src/link/pipe_tests.rs; teardown is in tests/teardown.rs.
+//! They need root and `ip`, create their own namespaces, and send nothing outside them. Exact timing is tested without interfaces in
+//! src/link/pipe_tests.rs, cleanup in tests/teardown.rs.
 
 #![allow(unreachable_pub, clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -17,7 +17,7 @@ use probe::{Echo, TIMEOUT, median_rtt, ms, ping, settles, socket};
 
 mod probe;
 
-/// One test at a time: two at once would measure each other on a machine with two cores.
+/// One test at a time: concurrent tests would distort each other's timing.
 fn alone() -> MutexGuard<'static, ()> {
     static ALONE: Mutex<()> = Mutex::new(());
     ALONE.lock().unwrap_or_else(PoisonError::into_inner)
@@ -104,14 +104,13 @@ fn tcp_fills_the_rate_with_whole_frames() {
     assert_eq!(link.stats().a_to_b.emulator_drops, 0);
 }
 
-/// Sends `count` numbered datagrams from `a` to `b`, and gives the numbers that arrive.
+/// Sends `count` numbered datagrams from `a` to `b`, and returns the numbers received.
 fn arrivals(a: &Host, b: &Host, count: u32) -> BTreeSet<u32> {
     let (sender, receiver) = (socket(a, 0), socket(b, 0));
     let to = receiver.local_addr().unwrap();
     let mut numbers = BTreeSet::new();
     let mut buffer = [0; 4];
-    // In batches that fit the receiving socket; the last datagram of each is repeated until it arrives, so
-    // that nothing has to be waited out.
+    // In batches that fit the receiving socket; an end marker is repeated until it arrives, so that no timeout is needed.
     receiver.set_read_timeout(Some(ms(20))).unwrap();
     for batch in (0..count).collect::<Vec<_>>().chunks(100) {
         for number in batch {
@@ -172,11 +171,11 @@ fn a_black_hole_drops_every_frame_until_healed() {
     assert!(link.stats().a_to_b.link_down_drops >= 1);
     link.heal().unwrap();
     assert!(ping(&socket, echo.address, 3).is_some());
-    // What was sent meanwhile stays lost.
+    // Datagrams sent meanwhile remain lost.
     assert_eq!(ping(&socket, echo.address, 4).map(|_| ()), Some(()));
 }
 
-/// What `ip link show eth0` says inside the host.
+/// The output of `ip link show eth0` in the host.
 fn link_state(host: &Host) -> String {
     let output = host.command("ip").args(["link", "show", "eth0"]).output().unwrap();
     assert!(output.status.success());
@@ -200,7 +199,7 @@ fn a_cut_removes_the_carrier_and_healing_restores_it() {
         link.heal().unwrap();
         eprintln!("heal took {:?}", start.elapsed());
         assert!(!link_state(&a).contains("NO-CARRIER"));
-        // The addresses are resolved anew, as after plugging in.
+        // Addresses are resolved again, as after plugging in a cable.
         socket.set_read_timeout(Some(TIMEOUT)).unwrap();
         assert!(ping(&socket, echo.address, 20 + round).is_some());
     }
@@ -233,7 +232,7 @@ fn multicast_reaches_only_the_lan() {
                 }
             }
         }
-        // The link to the CDN keeps order, so what came before this datagram would be read before it.
+        // The link to the CDN keeps order, so anything sent before this datagram would be read before it.
         members[0].send_to(b"unicast", (home.cdn.address().unwrap(), 5353)).unwrap();
         let length = beyond.recv(&mut buffer).unwrap();
         assert_eq!(&buffer[..length], b"unicast");

@@ -1,7 +1,7 @@
-//! Tests of links that the kernel's netem emulates: it does what shapes say, and what it cannot do is refused.
+//! Tests of links emulated by the kernel's netem: it implements shapes, and rejects those that it cannot.
 //!
 //! They need root, `ip`, `tc` and a kernel with netem: `sudo -E cargo test -p lab --test netem`. Where the kernel has none,
-//! `deploy/test --only netem` runs them on an emulated machine, so that times are bounded as loosely as that needs.
+//! `deploy/test --only netem` runs them in a virtual machine, so time limits are loose.
 
 #![allow(unreachable_pub, clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -15,7 +15,7 @@ use probe::{Echo, TIMEOUT, median_rtt, ms, ping, settles, socket};
 #[allow(dead_code, reason = "shared by the tests in this folder")]
 mod probe;
 
-/// One test at a time: two at once would measure each other.
+/// One test at a time: concurrent tests would distort each other's timing.
 fn alone() -> MutexGuard<'static, ()> {
     static ALONE: Mutex<()> = Mutex::new(());
     ALONE.lock().unwrap_or_else(PoisonError::into_inner)
@@ -43,7 +43,7 @@ fn pair(shape: Shape) -> Pair {
 }
 
 impl Pair {
-    /// Sends so many numbered datagrams of `bytes` from a to b at once, and gives the numbers in the order in which they come.
+    /// Sends `count` numbered datagrams of `bytes` from a to b at once, and returns the numbers in the order of arrival.
     fn burst(&self, count: u32, bytes: usize) -> Vec<u32> {
         let (sender, receiver) = (socket(&self.a, 0), socket(&self.b, 0));
         let to = receiver.local_addr().unwrap();
@@ -61,7 +61,7 @@ impl Pair {
         .collect()
     }
 
-    /// The same in many small bursts, that no socket's buffer is full.
+    /// Sends many small bursts, which fit the socket's buffer.
     fn bursts(&self, rounds: usize) -> Vec<Vec<u32>> {
         (0..rounds).map(|_| self.burst(100, 4)).collect()
     }
@@ -95,7 +95,7 @@ fn frames_take_their_delay_and_their_length_over_the_rate() {
 fn a_full_queue_drops_arriving_frames() {
     let pair = pair(Shape { rate: Some(1_000_000), queue: 16 << 10, ..Shape::default() });
     let arrived = pair.burst(50, 1472);
-    // Eleven full frames are 16 KiB, and one or two leave while the burst comes in.
+    // Eleven full frames are 16 KiB, and a few leave while the burst arrives.
     assert!((11..=16).contains(&arrived.len()), "{arrived:?}");
     assert_eq!(pair.link.stats().a_to_b.lost, 50 - arrived.len() as u64, "{:?}", pair.link.stats());
 }
@@ -109,7 +109,7 @@ fn loss_duplication_and_burst_rates_match_their_probabilities() {
     assert!(arrived.abs_diff(1400) < 90, "{arrived} of 2000 at 30% loss");
     pair.set(Shape { duplicate: 0.3, ..Shape::default() });
     let arrived: usize = pair.bursts(20).iter().map(Vec::len).sum();
-    assert!(arrived.abs_diff(2600) < 90, "{arrived} of 2000, three of ten of them twice");
+    assert!(arrived.abs_diff(2600) < 90, "{arrived} of 2000 at 30% duplication");
     let burst = BurstLoss { to_bad: 0.05, to_good: 0.2, loss_good: 0.0, loss_bad: 1.0 };
     pair.set(Shape { burst: Some(burst), ..Shape::default() });
     let runs = pair.bursts(30);
@@ -121,7 +121,7 @@ fn loss_duplication_and_burst_rates_match_their_probabilities() {
             gaps += u32::from(gap > 0);
         }
     }
-    // A fifth of some 3000, in runs of five.
+    // A fifth of about 3000, in runs of five.
     assert!((350..850).contains(&lost), "{lost} lost in {gaps} gaps");
     assert!((3.5..6.5).contains(&(f64::from(lost) / f64::from(gaps))), "{lost} lost in {gaps} gaps");
 }
@@ -138,7 +138,7 @@ fn jitter_keeps_order_unless_reordering_is_enabled() {
         let mixed = pair.burst(100, 4);
         assert!(mixed.len() == 100 && !mixed.is_sorted(), "{jitter:?}: {mixed:?}");
     }
-    // No jitter is left over, from a table neither.
+    // No jitter remains, nor the table of normal jitter.
     pair.set(Shape { delay: ms(30), reorder: true, ..Shape::default() });
     let plain = pair.burst(100, 4);
     assert!(plain.len() == 100 && plain.is_sorted(), "{plain:?}");
@@ -203,10 +203,10 @@ fn a_link_forwards_nothing_after_its_network_is_dropped() {
     drop(network);
     assert!(!link.is_running());
     link.set(Direction::AToB, Shape::default()).unwrap_err();
-    // Without a way there it may not be sent at all.
+    // Without a route the send itself may fail.
     let _ = sender.send_to(&[2], to);
     receiver.set_read_timeout(Some(QUIET)).unwrap();
-    assert!(receiver.recv(&mut [0; 8]).is_err(), "it still passes frames");
+    assert!(receiver.recv(&mut [0; 8]).is_err(), "it still forwards frames");
 }
 
 #[test]
@@ -225,10 +225,10 @@ fn shapes_that_netem_cannot_emulate_are_rejected_or_emulated_in_userspace() {
     assert_eq!((odd.emulator(), plain.emulator()), (Emulator::Userspace, Emulator::Netem));
     let refused = plain.set(Direction::AToB, shape).unwrap_err();
     assert!(format!("{refused:#}").contains("--links userspace"), "{refused:#}");
-    assert_eq!(plain.shape(Direction::AToB), Shape::default(), "a refused change is none");
+    assert_eq!(plain.shape(Direction::AToB), Shape::default(), "a rejected change has no effect");
 }
 
-/// How much longer than on a quiet machine things may take on one that is emulated in software.
+/// Additional time that a machine emulated in software may take.
 const SLOW_MACHINE: Duration = Duration::from_millis(80);
 
 /// Silence after which a burst is over.

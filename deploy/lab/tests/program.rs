@@ -1,7 +1,7 @@
-//! Tests of the program `lab`: a network comes up, obeys and goes, whatever ends it; what makes no sense is told before anything is
-//! made.
+//! Tests of the program `lab`: a network starts, executes commands and is removed, however it ends; invalid arguments are rejected before anything is
+//! created.
 //!
-//! They need root and `ip`. What commands do to links is tested in tests/links.rs, what topologies may say in src/topology/tests.rs.
+//! They need root and `ip`. Links are tested in tests/links.rs, topology files in src/topology/tests.rs.
 
 #![allow(unreachable_pub, clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -19,7 +19,7 @@ use rustix::process::{Pid, Signal, kill_process};
 #[allow(dead_code, reason = "shared by the tests in this folder")]
 mod probe;
 
-/// A network that is up.
+/// A running `lab up`.
 struct Up {
     child: Child,
     input: Option<ChildStdin>,
@@ -93,7 +93,7 @@ fn commands_come_from_stdin_and_other_processes_until_quit() {
     let said = up.send(&["set", "cdn", "delay=40ms"]);
     let said = text(&said.stdout);
     assert!(said.contains("cdn:a-to-b rate=2M delay=40ms") && said.contains("cdn:b-to-a rate=4M delay=40ms"), "{said}");
-    // What makes no sense changes nothing, not even the half of it that would.
+    // An invalid command changes nothing, not even by its valid settings.
     for (words, expected) in [
         (&["set", "cdn", "delay=1ms", "dealy=2ms"][..], "do you mean \"delay\"?"),
         (&["set", "cdn:a-to-c", "delay=1ms"], "a-to-b or b-to-a"),
@@ -122,7 +122,7 @@ fn commands_come_from_stdin_and_other_processes_until_quit() {
 #[test]
 fn ctrl_c_removes_the_network_and_end_of_input_does_not() {
     let mut up = Up::start();
-    // The end of its input alone is none: it may never have had one.
+    // The end of standard input does not end it: there may have been no input at all.
     drop(up.input.take());
     assert!(up.send(&["show"]).status.success());
     up.signal(Signal::INT);
@@ -136,7 +136,7 @@ fn the_next_start_removes_namespaces_of_a_killed_process() {
     let pid = killed.child.id();
     killed.signal(Signal::KILL);
     killed.child.wait().unwrap();
-    // Another test's start may have been there first.
+    // The start of another test may have removed them first.
     let mut next = Up::start();
     assert_eq!(namespaces(pid), 0);
     assert_eq!(next.namespaces(), 5);

@@ -1,7 +1,6 @@
-//! Tests of the life of namespaces: programs and closures run inside, dropping removes everything, and what a
-//! dead process left is removed.
+//! Tests of the lifetime of namespaces: programs and closures run inside, dropping removes everything, and namespaces of dead processes are removed.
 //!
-//! They need root and `ip`. What links do is tested in tests/links.rs.
+//! They need root and `ip`. Links are tested in tests/links.rs.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -30,7 +29,7 @@ fn dropping_a_network_leaves_no_namespace_and_no_process() {
     let mut sleeper = home.cdn.command("sleep").arg("600").spawn().unwrap();
     drop(home);
     assert_eq!(names_beginning(&prefix), BTreeSet::new());
-    assert!(!sleeper.wait().unwrap().success(), "it was ended, not done");
+    assert!(!sleeper.wait().unwrap().success(), "it was killed");
 }
 
 #[test]
@@ -72,7 +71,7 @@ fn sweep_removes_namespaces_of_dead_processes_only() {
     for name in [&left_over, &living, &foreign] {
         run(&["netns", "add", name]);
     }
-    // A program that the dead process started there.
+    // A program of the dead process that still runs there.
     let mut orphan = Command::new("ip").args(["netns", "exec", &left_over, "sleep", "600"]).spawn().unwrap();
     let inside = |path: PathBuf| std::fs::metadata(path).map(|m| std::os::unix::fs::MetadataExt::ino(&m)).unwrap();
     while inside(format!("/proc/{}/ns/net", orphan.id()).into()) != inside(Path::new(DIRECTORY).join(&left_over)) {
@@ -116,12 +115,12 @@ fn closures_run_in_the_namespace_and_their_sockets_stay_in_it() {
     let mut network = Network::new(1).unwrap();
     let (a, b) = (network.host("a").unwrap(), network.host("b").unwrap());
     let bind = || TcpListener::bind((Ipv4Addr::LOCALHOST, 4433)).unwrap();
-    // The same port twice: two loopbacks, both up, neither of them the machine's.
+    // The same port twice: each namespace has its own loopback.
     let (first, _second) = (a.run(bind).unwrap(), b.run(bind).unwrap());
     let to = first.local_addr().unwrap();
     a.run(|| std::net::TcpStream::connect(to).unwrap()).unwrap();
     first.accept().unwrap();
-    // No way out.
+    // No route to the outside.
     let outside = a.run(|| UdpSocket::bind("0.0.0.0:0").unwrap().send_to(b"x", "192.0.2.1:9")).unwrap();
     assert!(outside.is_err());
     let panic = std::panic::catch_unwind(|| a.run(|| panic!("inside"))).unwrap_err();

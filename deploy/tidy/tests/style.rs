@@ -1,11 +1,11 @@
-//! The style that no compiler checks: what files are called, how they open, how long they grow, what they must not say.
+//! Style rules that no compiler checks: file names, module docs, file length, forbidden markers.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
-/// Every file that git knows, with its text.
+/// Every tracked file with this extension, and its text.
 fn files(extension: &str) -> Result<Vec<(PathBuf, String)>> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     let listed = Command::new("git").args(["ls-files", "-z"]).current_dir(&root).output().context("git")?;

@@ -1,5 +1,5 @@
-//! Bad input to the real server: it answers clearly or hangs up in time and logs why, its memory stays flat, and another stream is
-//! untouched the whole time.
+//! Hostile input to the real server: it responds with an error or disconnects in time and logs the reason, its memory does not grow, and another stream
+//! is unaffected throughout.
 
 mod rtmp;
 
@@ -12,10 +12,10 @@ use e2e::{Broadcaster, Cdn, TIMEOUT, TestEnv, Viewer, until};
 
 use rtmp::{RawRtmpClient, amf, command};
 
-/// The server under attack, with a stream on air that a viewer watches from before the attack until after it.
+/// A server under attack, with a live stream that a viewer watches before, during and after the attack.
 struct AttackedServer {
     cdn: Cdn,
-    /// For attacks that publish.
+    /// The stream key for attacks that publish.
     other_key: String,
     broadcaster: Broadcaster,
     viewer: Viewer,
@@ -28,9 +28,9 @@ impl AttackedServer {
         let env = TestEnv::new()?;
         let (key, other_key) = (Cdn::key(&env, "live")?, Cdn::key(&env, "other")?);
         let config = env.path("cdn.toml");
-        // Short, so that the test need not wait for what users are given longer for.
+        // Shorter than the default, to shorten the test.
         std::fs::write(&config, format!("[rtmp]\nhandshake_timeout = \"{}s\"\n", HANDSHAKE.as_secs()))?;
-        // Players that ask for what is not there are no news to who runs a server: they are logged at a lower level.
+        // Requests for missing streams are only logged at debug level.
         let options = ["--config", config.to_str().context("a path")?, "--log-level", "info,cdn=debug"];
         let cdn = Cdn::start(&env, &options)?;
         let mut viewer = Viewer::start(&env, &cdn.rtmp_url("live"), &[])?;
@@ -59,7 +59,7 @@ impl AttackedServer {
         Ok(client)
     }
 
-    /// Demands a line of the log for each of these reasons.
+    /// Waits for a log line with each of these reasons.
     fn ensure_logged(&self, reasons: &[&str]) -> Result<()> {
         for reason in reasons {
             until(TIMEOUT, &format!("a line of the log that says {reason:?}"), || {
@@ -70,7 +70,7 @@ impl AttackedServer {
         Ok(())
     }
 
-    /// The attack is over: nothing of it is left, and nobody else noticed.
+    /// Ends the attack. Fails unless the server runs, the viewer lost no frame, and memory is back to normal.
     fn finish(mut self) -> Result<()> {
         ensure!(self.cdn.process.running()?, "the server ended");
         ensure!(self.broadcaster.process.running()?, "the broadcaster ended");
@@ -99,12 +99,12 @@ fn noise_and_other_protocols() -> Result<()> {
             2 => b"GET /live HTTP/1.1\r\nHost: x\r\n\r\n".repeat(200),
             _ => vec![round as u8; 64 << 10],
         };
-        // It may hang up while we are still talking.
+        // The server may disconnect while data is still being sent.
         let _ = stream.write_all(&bytes);
         let _ = stream.shutdown(Shutdown::Write);
         hangs_up(&mut stream)?;
     }
-    // The handshake done right, and then noise in place of chunks.
+    // A valid handshake, then noise instead of chunks.
     for _ in 0..40 {
         let mut client = server.client()?;
         let _ = client.send(&noise.take(256 << 10).collect::<Vec<u8>>());
@@ -126,7 +126,7 @@ fn truncated_handshakes_and_silent_sockets() -> Result<()> {
     let mut silent = Vec::new();
     for length in [0, 1, 2, 9, 1536, 1537, 1538, 3072] {
         let bytes: Vec<u8> = [3].into_iter().chain(std::iter::repeat(0)).take(length).collect();
-        // One says goodbye in the middle, one goes silent, one is reset.
+        // One connection closes midway, one stays silent, one is reset.
         let mut closing = server.connect()?;
         closing.write_all(&bytes)?;
         closing.shutdown(Shutdown::Write)?;
@@ -140,11 +140,11 @@ fn truncated_handshakes_and_silent_sockets() -> Result<()> {
         quiet.write_all(&bytes)?;
         silent.push(quiet);
     }
-    // More of them than any client opens, all at once.
+    // More connections than any client opens, all at once.
     for _ in 0..150 {
         silent.push(server.connect()?);
     }
-    // One byte a while does not prolong it.
+    // Slowly trickling bytes must not extend the deadline.
     let mut trickle = server.connect()?;
     let begun = Instant::now();
     let mut gone = false;
@@ -166,7 +166,7 @@ fn truncated_handshakes_and_silent_sockets() -> Result<()> {
 #[test]
 fn out_of_range_message_lengths_and_chunk_sizes() -> Result<()> {
     let server = AttackedServer::start()?;
-    // A message of 16 MiB minus one, of every type, and as many of its bytes as the server cares to read.
+    // A message of 16 MiB minus one of every type, and as many of its bytes as the server reads.
     for kind in [1, 3, 8, 9, 15, 17, 18, 20, 22, 99] {
         let mut client = server.client()?;
         let mut flood = || -> Result<()> {
@@ -193,7 +193,7 @@ fn out_of_range_message_lengths_and_chunk_sizes() -> Result<()> {
             hangs_up(&mut client.stream).with_context(|| format!("chunk size {size:#x}"))?;
         }
     }
-    // Many chunk streams, each with a message that never ends.
+    // Many chunk streams, each with a message that never completes.
     for _ in 0..5 {
         let mut client = server.client()?;
         for id in 64..2000u32 {
@@ -227,7 +227,7 @@ fn malformed_and_deeply_nested_commands() -> Result<()> {
         (20, command("connect", 1.0, &nested_arrays)),
         (20, command("connect", 1.0, &nested_ecma)),
         (18, nested_objects),
-        // A type 17 message begins with a format byte, and then has something.
+        // A type 17 message begins with a format byte, followed by a command.
         (17, vec![0]),
         (17, vec![]),
         (17, vec![3]),
@@ -266,7 +266,7 @@ fn malformed_and_deeply_nested_commands() -> Result<()> {
                 .with_context(|| format!("type {kind}, {} bytes, connected: {connected}", body.len()))?;
         }
     }
-    // `createStream` for ever.
+    // Endless `createStream`.
     let mut client = server.client()?;
     client.connect()?;
     let begun = Instant::now();
@@ -299,7 +299,7 @@ fn publishing_malformed_media() -> Result<()> {
             for n in 0..200 {
                 let length = noise.next().unwrap_or(0) as usize * 8;
                 let mut body: Vec<u8> = noise.take(length).collect();
-                // Half of them begin as real tags do, so that more than the first byte is read.
+                // Half of them begin like valid tags, so that more than the first byte is parsed.
                 if let Some(first) = body.first_mut().filter(|_| n % 2 == 0) {
                     *first = [0x17, 0x27, 0xaf, 0x90, 0x91, 0x95, 0x96, 0x1c][n / 2 % 8];
                 }
@@ -310,7 +310,7 @@ fn publishing_malformed_media() -> Result<()> {
         let _ = client.stream.shutdown(Shutdown::Write);
         hangs_up(&mut client.stream)?;
     }
-    // A legal thing that breaks careless readers: an audio message between two chunks of a video message.
+    // Valid, but often mishandled: an audio message between two chunks of a video message.
     let mut client = server.publisher()?;
     let mut bytes = rtmp::header(6, 0, 200, 9, 1);
     bytes.extend([0x27; 128]);
@@ -355,7 +355,7 @@ fn requests_for_missing_streams_and_files() -> Result<()> {
         let status = server.cdn.get(path).map(|answer| answer.status);
         ensure!(!matches!(status, Ok(200 | 500..)), "{path:.40}: {status:?}");
     }
-    // Requests that never end, and headers without end.
+    // Incomplete requests, and endless headers.
     let mut slow: Vec<TcpStream> = Vec::new();
     for _ in 0..50 {
         let mut stream = TcpStream::connect(server.cdn.http)?;
@@ -371,20 +371,20 @@ fn requests_for_missing_streams_and_files() -> Result<()> {
     }
     ensure!(sent < 16 << 20, "16 MiB of headers were read");
 
-    // By RTMP: refused by name, at once.
+    // By RTMP: rejected at once with the reason.
     let mut client = server.client()?;
     client.play("nowhere")?;
     let said = client.wait_for(b"NetStream.Play.")?;
     ensure!(
         contains(&said, b"NetStream.Play.StreamNotFound"),
-        "not refused by name: {}",
+        "not rejected with StreamNotFound: {}",
         String::from_utf8_lossy(&said)
     );
     server.ensure_logged(&["player refused: no such stream", "no such stream was asked for by HTTP"])?;
     server.finish()
 }
 
-/// Reads until the other end hangs up, which it must within its deadline.
+/// Reads until the server disconnects. Fails if it does not within its deadline.
 fn hangs_up(stream: &mut TcpStream) -> Result<()> {
     let deadline = Instant::now() + TIMEOUT;
     let mut buffer = [0; 16 << 10];
@@ -394,7 +394,7 @@ fn hangs_up(stream: &mut TcpStream) -> Result<()> {
             Ok(0) => return Ok(()),
             Ok(_) => {}
             Err(e) if matches!(e.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut) => break,
-            // Reset: hung up, with our bytes unread.
+            // Reset: disconnected with unread bytes.
             Err(_) => return Ok(()),
         }
     }
@@ -414,7 +414,7 @@ fn contains(bytes: &[u8], wanted: &[u8]) -> bool {
     bytes.windows(wanted.len()).any(|window| window == wanted)
 }
 
-/// The same noise every time: xorshift.
+/// Reproducible noise: xorshift.
 struct Noise(u64);
 
 impl Iterator for &mut Noise {

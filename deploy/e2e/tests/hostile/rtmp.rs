@@ -1,4 +1,4 @@
-//! As much RTMP as it takes to be rude with: made by hand, so that nothing of ours keeps it from being wrong.
+//! A minimal RTMP client that can send malformed messages; independent of the project's own RTMP code.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -61,7 +61,7 @@ impl RawRtmpClient {
         self.message(3, 20, 1, &command("play", 3.0, &[vec![5], amf::string(name)].concat()))
     }
 
-    /// Reads until `wanted` has come, and gives everything up to then.
+    /// Reads until `wanted` was received, and returns everything read.
     pub(crate) fn wait_for(&mut self, wanted: &[u8]) -> Result<Vec<u8>> {
         let deadline = Instant::now() + TIMEOUT;
         let (mut said, mut buffer) = (Vec::new(), [0; 4096]);
@@ -70,7 +70,7 @@ impl RawRtmpClient {
             said.extend_from_slice(&buffer[..n]);
             if n == 0 || Instant::now() > deadline {
                 bail!(
-                    "no {} in what the server said: {}",
+                    "no {} in the server's response: {}",
                     String::from_utf8_lossy(wanted),
                     String::from_utf8_lossy(&said)
                 );

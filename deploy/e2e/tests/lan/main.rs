@@ -1,10 +1,8 @@
-//! The path on one's own network, on real network stacks: namespaces joined by emulated links. A viewer starts on the CDN, finds the
-//! broadcaster, moves, and moves back and forth as the direct link fails in every way that links fail in, with no access unit lost and none
-//! twice.
+//! The LAN path over real network stacks: namespaces connected by emulated links. A viewer starts on the CDN, discovers the broadcaster, upgrades, and
+//! switches back and forth as the direct link fails in various ways, without losing or duplicating an access unit.
 //!
-//! Needs root, as network namespaces do. Figures are printed, not judged: what is judged is that nothing is lost, repeated or out of
-//! order.
-#![allow(clippy::print_stdout, reason = "a test that measures says what it measured")]
+//! Needs root for network namespaces. Latencies are printed, not asserted: the assertions are that nothing is lost, duplicated or out of order.
+#![allow(clippy::print_stdout, reason = "a test that measures prints its results")]
 
 mod outage;
 mod shared_uplink;
@@ -22,20 +20,20 @@ use serde_json::Value;
 
 use testbed::{LAN, LanTestbed};
 
-/// The ways in which the direct link fails. The stream itself goes on, by the broadcaster's other link to the CDN.
+/// Failures of the direct link. The push continues over the broadcaster's other link to the CDN.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum FailureKind {
-    /// The cable is pulled.
+    /// The cable is unplugged: both ends lose carrier.
     Cut,
-    /// Packets vanish without a word.
+    /// All packets are dropped, and carrier stays.
     BlackHole,
-    /// The same for longer than a silent path is kept: it has to be found and opened anew.
+    /// A black hole for longer than a stalled path is kept: it must be discovered and opened again.
     LongBlackHole,
-    /// Three in ten are lost.
+    /// 30% packet loss.
     Loss,
-    /// Everything takes 150 ms longer at once.
+    /// The delay rises by 150 ms at once.
     DelayStep,
-    /// The CDN dies and comes back with another certificate: what stood ready, or flowed beside, has to be had anew.
+    /// The CDN is killed and restarts with another certificate: idle and active connections to it must be re-established.
     KilledCdn,
 }
 
@@ -50,7 +48,7 @@ const FAILURES: [FailureKind; 6] = [
 
 #[test]
 fn hundreds_of_path_switches_lose_no_unit() -> Result<()> {
-    // An event takes three seconds, and makes each of two viewers change its path there and back.
+    // A failure takes three seconds, and makes each of two viewers switch its path and back.
     let events: usize = std::env::var("NEARCAST_LAN_EVENTS").ok().and_then(|n| n.parse().ok()).unwrap_or(EVENTS);
     let mut testbed = LanTestbed::build()?;
     let mut broadcaster = testbed.broadcast(&[])?;
@@ -74,7 +72,7 @@ fn hundreds_of_path_switches_lose_no_unit() -> Result<()> {
             seen[at] = count;
         }
     }
-    // A moment of quiet, so that the last change has been shown.
+    // Time for the last switch to be presented.
     for (_, viewer) in &mut viewers {
         let shown = viewer.pictures()?;
         viewer.wait_pictures(shown + 60, TIMEOUT)?;
@@ -95,16 +93,15 @@ fn hundreds_of_path_switches_lose_no_unit() -> Result<()> {
         ensure!(said["lost"] == 0 && (summary.0["lost"] == 0 || !whole), "{mode}: units were lost: {}", summary.0);
         total += said["count"].as_u64().unwrap_or(0);
     }
-    println!("{total} changes of path, none of them lost or repeated a unit");
-    ensure!(total as usize >= events, "{total} changes of path for {events} events");
+    println!("{total} path switches without a lost or duplicate unit");
+    ensure!(total as usize >= events, "{total} path switches for {events} failures");
     let share = testbed.share_of_cdn_link(&left)?;
     println!("{}", testbed.lateness());
     println!("bytes from the CDN, failures included: {share:.2} of one copy of the stream");
     Ok(())
 }
 
-/// Another process is another broadcast, with another certificate and another name on the network: the viewer goes on by the CDN, and moves
-/// again.
+/// A restarted broadcaster is another broadcast with another certificate and mDNS name: the viewer falls back to the CDN and upgrades again.
 #[test]
 fn a_restarted_broadcaster_is_rediscovered() -> Result<()> {
     let testbed = LanTestbed::build()?;
@@ -126,16 +123,16 @@ fn a_restarted_broadcaster_is_rediscovered() -> Result<()> {
     viewer.wait_pictures(shown + 60, TIMEOUT)?;
     viewer.finish()?;
     second.stop()?;
-    // Each broadcast begins anew at zero.
+    // Each broadcast begins at zero.
     let mut newest = BTreeMap::new();
     let mut runs = [Vec::new(), Vec::new()];
     for unit in viewer.units()? {
         let (run, dts) = newest.entry(unit.track.clone()).or_insert((0, unit.dts));
         *run += usize::from(unit.dts < *dts);
         *dts = unit.dts;
-        runs.get_mut(*run).context("units went back in time more than once")?.push(unit);
+        runs.get_mut(*run).context("DTS decreased more than once")?.push(unit);
     }
-    // What a killed process had not written yet cannot be compared.
+    // Units that the killed process had not logged yet cannot be compared.
     let left = first.units()?;
     let written = |unit: &Unit| left.iter().any(|other| other.track == unit.track && other.dts >= unit.dts);
     runs[0].retain(written);
@@ -193,11 +190,11 @@ fn a_pairing_code_admits_viewers_without_a_server() -> Result<()> {
     let mut viewer = testbed.watch_url(0, &format!("nearcast://{address}#{code}"), &[])?;
     viewer.wait_pictures(60, TIMEOUT)?;
     viewer.finish()?.ensure_unbroken(60)?;
-    // Found by mDNS, among all who broadcast here.
+    // Discovered by mDNS.
     let mut viewer = testbed.watch_lan(1, &code)?;
     viewer.wait_pictures(60, TIMEOUT)?;
     viewer.finish()?.ensure_unbroken(60)?;
-    // Another code opens nothing.
+    // Another code is rejected.
     let mut stranger = testbed.watch_url(
         0,
         &format!("nearcast://{address}"),
@@ -213,7 +210,7 @@ fn a_pairing_code_admits_viewers_without_a_server() -> Result<()> {
 }
 
 impl LanTestbed {
-    /// Has the direct link fail, waits until the viewers have noticed where they must, and mends it.
+    /// Causes a failure, waits until the viewers have switched if they must, and repairs it.
     fn fail(&mut self, cause: FailureKind, viewers: &mut [(&str, Viewer); 2]) -> Result<()> {
         match cause {
             FailureKind::Cut => self.direct.cut()?,
@@ -252,7 +249,7 @@ impl LanTestbed {
     }
 }
 
-/// The changes of path that a viewer has logged.
+/// The path switches that a viewer has logged.
 fn switches(viewer: &Viewer) -> Vec<Value> {
     let log = viewer.process.err();
     let switched = log.lines().filter(|line| line.contains(r#""switched""#));
@@ -282,12 +279,12 @@ fn said_at(viewer: &Viewer, message: &str, source: &str) -> Option<WallClock> {
     })
 }
 
-/// Waits until the pictures come by a path whose name begins with `source`.
+/// Waits until the active path has a name that begins with `source`.
 fn wait_source(viewer: &mut Viewer, source: &str) -> Result<()> {
     wait_any_source(viewer, &[source])
 }
 
-/// The same for any of `sources`.
+/// Waits until the active path has a name that begins with any of `sources`.
 fn wait_any_source(viewer: &mut Viewer, sources: &[&str]) -> Result<()> {
     until(TIMEOUT, &format!("pictures by {}", sources.join(" or ")), || {
         ensure!(viewer.process.running()?, "the viewer ended: {}", viewer.process.err());
@@ -301,7 +298,7 @@ fn wait_any_source(viewer: &mut Viewer, sources: &[&str]) -> Result<()> {
     })
 }
 
-/// Waits until nothing flows but the path in use, and the fallback stands ready: after an unquiet time it goes on beside it for a while.
+/// Waits until only one path is active and the fallback is idle: after stalls the fallback stays active for a while.
 fn wait_idle(viewer: &mut Viewer) -> Result<()> {
     until(TIMEOUT, "an idle fallback", || {
         ensure!(viewer.process.running()?, "the viewer ended: {}", viewer.process.err());
@@ -312,8 +309,8 @@ fn wait_idle(viewer: &mut Viewer) -> Result<()> {
     })
 }
 
-/// What changes of path cost, by cause and direction: how late the first picture by the new path came, so how long one would stand at 60 ms of
-/// buffer; and how much longer one did stand than it should have.
+/// Prints the cost of path switches by cause and direction: how late the first frame on the new path arrived, hence the freeze at a buffer of 60 ms; and the
+/// measured freeze.
 fn report(mode: &str, said: &Value, caused: &[FailureKind]) {
     let recent = said["recent"].as_array().cloned().unwrap_or_default();
     // The first one is the move to the broadcaster at the start; of very many, the oldest are forgotten.
@@ -334,8 +331,8 @@ fn report(mode: &str, said: &Value, caused: &[FailureKind]) {
             };
             if let (Some((count, median, worst)), Some((.., stood))) = (of("delay_ms"), of("freeze_ms")) {
                 println!(
-                    "{mode:>5}  {cause:<14} {words:<12} {count:>3} times, late by {median:>5.1} ms median, {worst:>5.1} ms worst; \
-                     at 60 ms of buffer a picture stands {:>5.1} ms too long at worst; it stood {stood:>5.1} ms",
+                    "{mode:>5}  {cause:<14} {words:<12} {count:>3} times, delay {median:>5.1} ms median, {worst:>5.1} ms max; \
+                     freeze at a buffer of 60 ms at most {:>5.1} ms; measured {stood:>5.1} ms",
                     (worst - 60.0).max(0.0),
                     cause = format!("{cause:?}")
                 );
@@ -344,5 +341,5 @@ fn report(mode: &str, said: &Value, caused: &[FailureKind]) {
     }
 }
 
-/// Some two hundred changes of path.
+/// Failures, for about two hundred path switches.
 const EVENTS: usize = 60;

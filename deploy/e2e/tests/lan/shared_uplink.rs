@@ -1,5 +1,4 @@
-//! Several viewers on one network: a slow one delays nobody, and where the way out is narrow the CDN's copy goes first and all share what is
-//! left.
+//! Several LAN viewers: a slow one delays no other, and on a narrow uplink the push has priority and viewers share the rest.
 
 use std::collections::BTreeSet;
 
@@ -34,8 +33,8 @@ fn a_slow_viewer_delays_neither_other_viewers_nor_the_push() -> Result<()> {
         summary.0["latency_ms"], summary.0["stalls"]
     );
     let last = stats(&broadcaster.process)?;
-    ensure!(last["units_dropped"] == 0 && last["reconnects"] == 0, "the push suffered: {last}");
-    // It has skipped, and goes on as soon as there is room.
+    ensure!(last["units_dropped"] == 0 && last["reconnects"] == 0, "the push was affected: {last}");
+    // The slow viewer has skipped units, and resumes once its link is restored.
     testbed.second.set(Direction::BToA, Shape::PERFECT)?;
     let shown = slow.pictures()?;
     slow.wait_pictures(shown + 60, TIMEOUT)?;
@@ -44,19 +43,19 @@ fn a_slow_viewer_delays_neither_other_viewers_nor_the_push() -> Result<()> {
     Ok(())
 }
 
-/// Two copies and a bit: one for the CDN, and not enough for two viewers besides.
+/// An uplink for slightly more than two copies: the push, and not enough for two viewers.
 #[test]
 fn on_a_narrow_uplink_the_push_has_priority_and_viewers_share_the_rest() -> Result<()> {
     share(1_700_000, "500k", 2)
 }
 
-/// The paper's uplink and stream: the CDN's copy and three more are as much as it takes, and a little over with what QUIC adds.
+/// The paper's uplink and stream: the push and three viewers fill it, and slightly exceed it with QUIC's overhead.
 #[test]
 fn three_viewers_fill_the_paper_s_uplink() -> Result<()> {
     share(4_000_000, "872k", 3)
 }
 
-/// Two copies and a bit again, but both viewers may take the CDN's: one stays, one goes, and neither lacks anything.
+/// The same narrow uplink, but both viewers may fall back to the CDN: one is served by the broadcaster, one is redirected, and neither lacks a frame.
 #[test]
 fn a_viewer_over_capacity_is_redirected_to_the_cdn() -> Result<()> {
     let testbed = LanTestbed::build()?;
@@ -82,8 +81,8 @@ fn a_viewer_over_capacity_is_redirected_to_the_cdn() -> Result<()> {
         println!("by {source}: {} pictures, {missed} missed in a row at most", came.len());
         ensure!(missed == 0, "pictures are missing: {missed} by {source}");
     }
-    // Both, if the other was just asked back to see whether there is room.
-    ensure!(by_peer >= 1, "nobody is served by the broadcaster");
+    // Both, if the other was just invited back to probe the capacity.
+    ensure!(by_peer >= 1, "no viewer is served by the broadcaster");
     broadcaster.process.interrupt();
     broadcaster.process.success(TIMEOUT)?;
     Ok(())
@@ -100,14 +99,14 @@ fn share(link: u64, bitrate: &str, viewers: usize) -> Result<()> {
     for viewer in &mut near {
         viewer.wait_pictures(30, TIMEOUT)?;
     }
-    // What they share is found while they watch.
+    // Time for the allocation to converge.
     let shown = far.pictures()?;
     far.wait_pictures(shown + SETTLE, TIMEOUT)?;
     let since = near.iter().map(last_picture).collect::<Result<Vec<_>>>()?;
     let (before, sent_before) = (stats(&broadcaster.process)?, testbed.direct.stats().a_to_b.sent_bytes);
     far.wait_pictures(shown + SETTLE + WATCH, TIMEOUT)?;
     let (after, sent_after) = (stats(&broadcaster.process)?, testbed.direct.stats().a_to_b.sent_bytes);
-    // From the lens to the viewer's socket: what its buffer adds is its own, and older.
+    // From capture to receipt: without the viewer's own buffering.
     let latency = &stats(&far.process)?["latency_ms"];
     let part = |name: &str| latency[name].as_f64().with_context(|| format!("no {name} in {latency}"));
     let network = part("total")? - part("buffering")? - part("decoding")?;
@@ -139,9 +138,9 @@ fn share(link: u64, bitrate: &str, viewers: usize) -> Result<()> {
         // Whoever has to skip goes on at an IDR: the next, or, where the others' pictures leave no room for that, the one after it.
         ensure!(missed <= 2 * GOP + GOP / 2, "{missed} pictures missed in a row");
     }
-    // Half of what the push leaves: it takes 755 kbit/s of the narrow link and 1.1 Mbit/s of the paper's.
+    // Half of what the push leaves: it uses 755 kbit/s of the narrow link and 1.1 Mbit/s of the paper's.
     let left = link as f64 - if viewers == 2 { 755_000.0 } else { 1_100_000.0 };
-    ensure!(rate > left / 2.0, "viewers have {rate:.0} bit/s of {left:.0} that are left");
+    ensure!(rate > left / 2.0, "viewers receive {rate:.0} bit/s of the remaining {left:.0}");
     broadcaster.process.interrupt();
     broadcaster.process.success(TIMEOUT)?;
     Ok(())
@@ -170,9 +169,9 @@ fn last_picture(viewer: &Viewer) -> Result<i64> {
     pictures(viewer)?.last().copied().context("no pictures")
 }
 
-/// Pictures that are shown while the share is found: ten seconds.
+/// Frames presented while the allocation converges: ten seconds.
 const SETTLE: usize = 300;
-/// Pictures that are shown while it is watched: twenty seconds.
+/// Frames presented while measuring: twenty seconds.
 const WATCH: usize = 600;
 /// From one IDR to the next, in pictures.
 const GOP: usize = 60;

@@ -1,4 +1,4 @@
-//! A testbed with a broadcaster and two viewers on one switch, and a CDN beyond a router and a slower link.
+//! The network of the LAN tests: a broadcaster and two viewers on one switch, and a CDN behind a router and a slower link.
 //!
 //! ```text
 //!  broadcaster 10.77.0.10 ==== direct ====+
@@ -7,7 +7,7 @@
 //!  broadcaster 10.99.0.10 ---------------------------- 10.99.0.1 +
 //! ```
 //!
-//! The broadcaster has a second way out, so that its direct link can fail while the stream goes on.
+//! The broadcaster has a second uplink, so that its direct link can fail while the push continues.
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -21,7 +21,7 @@ use lab::network::{Network, Switch};
 use lab::{Host, Lateness};
 use serde_json::Value;
 
-/// Everything is taken down in the order of the fields: programs before the network that they are in.
+/// Dropped in the order of the fields: programs before the network that they run in.
 pub(crate) struct LanTestbed {
     cdn_process: Option<Process>,
     pub(crate) env: TestEnv,
@@ -29,9 +29,9 @@ pub(crate) struct LanTestbed {
     pub(crate) broadcaster: Host,
     pub(crate) viewers: [Host; 2],
     cdn: Host,
-    /// Between the broadcaster and the switch.
+    /// The link between the broadcaster and the switch.
     pub(crate) direct: Arc<Link>,
-    /// Between the second viewer and the switch.
+    /// The link between the second viewer and the switch.
     pub(crate) second: Arc<Link>,
     /// The broadcaster's other way out, which the push takes.
     pub(crate) uplink: Arc<Link>,
@@ -85,12 +85,12 @@ impl LanTestbed {
         Ok(testbed)
     }
 
-    /// Has everything that the broadcaster sends go by its direct link.
+    /// Routes all traffic of the broadcaster over its direct link.
     pub(crate) fn one_way_out(&self) -> Result<()> {
         self.broadcaster.default_route(ROUTER)
     }
 
-    /// Starts the CDN, again on the same ports.
+    /// Starts the CDN on fixed ports.
     pub(crate) fn start_cdn(&mut self) -> Result<()> {
         let mut command = self.cdn.command(program("cdn")?);
         command.args([
@@ -119,12 +119,12 @@ impl LanTestbed {
         self.cdn_process = None;
     }
 
-    /// A small test picture, served on this network at its own address alone.
+    /// Starts a broadcaster with a small test pattern, which serves LAN viewers at its LAN address only.
     pub(crate) fn broadcast(&self, options: &[&str]) -> Result<Broadcaster> {
         self.broadcast_at("500k", options)
     }
 
-    /// The same with pictures of another rate.
+    /// Starts one with another video bitrate.
     pub(crate) fn broadcast_at(&self, bitrate: &str, options: &[&str]) -> Result<Broadcaster> {
         let command = self.broadcaster.command(program("broadcaster")?);
         let url = format!("rtmp://{CDN}/live/{}", self.key);
@@ -135,10 +135,10 @@ impl LanTestbed {
         Broadcaster::start_command(&self.env, command, &url, &all)
     }
 
-    /// The same on a terminal of its own, where it shows its code; with its address.
+    /// Starts one on its own terminal, where it shows its pairing code. Returns it with its LAN address and the code.
     pub(crate) fn broadcast_with_code(&self) -> Result<(Broadcaster, String, String)> {
         let mut command = self.broadcaster.command("script");
-        // `script` gives it a terminal; what it shows there is on standard output.
+        // `script` provides a terminal and copies its content to standard output.
         let listen = format!("{BROADCASTER}:{PEER_PORT}");
         let line = format!(
             "{} --log text --lan-listen {listen} {} rtmp://{CDN}/live/{}",
@@ -153,7 +153,7 @@ impl LanTestbed {
         Ok((broadcaster, listen, code))
     }
 
-    /// A viewer of the stream's page, in one of the two hosts.
+    /// Starts a viewer of the stream's page on one of the two hosts.
     pub(crate) fn watch(&self, host: usize, options: &[&str]) -> Result<Viewer> {
         self.watch_url(host, &format!("http://{CDN}:8080/live"), options)
     }
@@ -164,31 +164,31 @@ impl LanTestbed {
         Viewer::start_command(&self.env, command, url, &[&["--log", "json"], options].concat())
     }
 
-    /// A viewer that looks for whoever shows `code`.
+    /// Starts a viewer that discovers the broadcaster with the pairing code `code`.
     pub(crate) fn watch_lan(&self, host: usize, code: &str) -> Result<Viewer> {
         let command = self.viewers[host].command(program("viewer")?);
         Viewer::start_command(&self.env, command, "--lan", &["--log", "json", "--pairing-code", code])
     }
 
-    /// Asks the CDN, from one of the viewers' hosts.
+    /// Requests `path` from the CDN on one of the viewers' hosts, and parses the JSON. Fails unless the status is 200.
     pub(crate) fn ask(&self, host: usize, path: &str) -> Result<Value> {
         let response = self.viewers[host].run(|| e2e::get((CDN, 8080).into(), path))??;
         ensure!(response.status == 200, "{}: {}", response.status, response.text());
         Ok(serde_json::from_slice(&response.body)?)
     }
 
-    /// Bytes that have come from the CDN to the viewers.
+    /// Bytes sent from the CDN to the viewers so far.
     pub(crate) fn cdn_link_bytes(&self) -> u64 {
         self.cdn_downlink.stats().a_to_b.sent_bytes
     }
 
-    /// What went over the CDN's link, as a share of one copy of the stream.
+    /// The traffic from the CDN, relative to one copy of the stream.
     pub(crate) fn share_of_cdn_link(&self, left: &[Unit]) -> Result<f64> {
         ensure!(!left.is_empty(), "nothing left");
         Ok(self.cdn_link_bytes() as f64 / self.payload_bytes(left.len()) as f64)
     }
 
-    /// About what so many units weigh at 500 kbit/s of pictures and 128 kbit/s of sound: 30 pictures and 47 sounds a second.
+    /// The approximate size of this many units: 500 kbit/s of video and 128 kbit/s of audio, with 30 and 47 units per second.
     pub(crate) fn payload_bytes(&self, units: usize) -> u64 {
         units as u64 * (500_000 + 128_000) / 8 / 77
     }
@@ -198,9 +198,9 @@ impl LanTestbed {
     }
 }
 
-/// Both directions of the broadcaster's own link: the paper's 8 ms.
+/// Both directions of the broadcaster's direct link: 8 ms, as in the paper.
 pub(crate) const LAN: Shape = Shape { delay: Duration::from_millis(8), ..Shape::PERFECT };
-/// Both directions of the link to the CDN: the paper's 30 ms.
+/// Both directions of the link to the CDN: 30 ms, as in the paper.
 const WAN: Shape = Shape { delay: Duration::from_millis(30), rate: Some(20_000_000), ..Shape::PERFECT };
 pub(crate) const BROADCASTER: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 10);
 const VIEWERS: [Ipv4Addr; 2] = [Ipv4Addr::new(10, 77, 0, 21), Ipv4Addr::new(10, 77, 0, 22)];

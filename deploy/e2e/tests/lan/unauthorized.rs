@@ -1,4 +1,4 @@
-//! Who must stay outside, on the network of a real broadcast: an impostor, a copied, an altered and a foreign ticket, a guesser, a flood.
+//! Unauthorized access on the LAN of a real broadcast: an impostor, replayed, altered and foreign tickets, missing proofs, and a flood of connections.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use serde_json::Value;
 use crate::testbed::{BROADCASTER, LanTestbed, PEER_PORT};
 use crate::{TIMEOUT, wait_source};
 
-/// What a viewer is told of the broadcaster.
+/// The credentials that the CDN gives a viewer for the broadcaster.
 struct PeerCredentials {
     pin: Pin,
     secret: [u8; 16],
@@ -46,20 +46,20 @@ fn unauthorized_clients_are_rejected_and_disturb_no_viewer() -> Result<()> {
     wait_source(&mut friend, "LAN peer")?;
     let stranger = &testbed.viewers[1];
 
-    // A ticket opens once.
+    // A ticket is valid once.
     let credentials = PeerCredentials::of(&testbed, 1)?;
     let first = subscribe(stranger, credentials.pin, Proof::Ticket(credentials.ticket.clone()))?;
     ensure!(first == Ok(()), "a good ticket was refused: {first:?}");
     let again = subscribe(stranger, credentials.pin, Proof::Ticket(credentials.ticket.clone()))?;
-    ensure!(refused(&again, "used"), "the same ticket opened twice: {again:?}");
+    ensure!(refused(&again, "used"), "the same ticket was accepted twice: {again:?}");
 
-    // None, one that was altered anywhere, one of another server.
+    // Altered tickets, missing proofs, and a ticket of another server.
     let fresh = PeerCredentials::of(&testbed, 1)?;
     for at in [4, fresh.ticket.len() / 2, fresh.ticket.len() - 3] {
         let mut forged = fresh.ticket.clone().into_bytes();
         forged[at] = if forged[at] == b'A' { b'B' } else { b'A' };
         let forged = subscribe(stranger, credentials.pin, Proof::Ticket(String::from_utf8(forged)?))?;
-        ensure!(matches!(forged, Err((RefusalCode::Denied, _))), "altered at {at}, it opened: {forged:?}");
+        ensure!(matches!(forged, Err((RefusalCode::Denied, _))), "altered at {at}, it was accepted: {forged:?}");
     }
     for proof in [Proof::None, Proof::Ticket("sesame".into()), Proof::Code([7; 32])] {
         let got = subscribe(stranger, credentials.pin, proof)?;
@@ -69,16 +69,16 @@ fn unauthorized_clients_are_rejected_and_disturb_no_viewer() -> Result<()> {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_secs();
     let foreign = signer.issue("live", 1, now)?;
     let foreign = subscribe(stranger, credentials.pin, Proof::Ticket(foreign))?;
-    ensure!(refused(&foreign, "sign"), "another server's ticket opened: {foreign:?}");
-    // The one that was looked at is still good for its owner.
+    ensure!(refused(&foreign, "sign"), "another server's ticket was accepted: {foreign:?}");
+    // The ticket of the altered copies is still valid for its owner.
     let owner = subscribe(stranger, credentials.pin, Proof::Ticket(fresh.ticket))?;
     ensure!(owner == Ok(()), "{owner:?}");
 
-    // A flood of connections, most of them refused before they cost anything.
+    // A flood of connections, most of them rejected before they cost anything.
     let refusals = flood(stranger, credentials.pin, 300)?;
     println!("of 300 connections at once, {refusals} were refused or not answered");
 
-    // Once it is over, there is room again for whoever may come.
+    // Afterwards there is capacity again for authorized viewers.
     let mut late = PeerCredentials::of(&testbed, 1)?;
     e2e::until(TIMEOUT, "a viewer to be let in after the flood", || {
         match subscribe(stranger, late.pin, Proof::Ticket(late.ticket.clone())) {
@@ -90,7 +90,7 @@ fn unauthorized_clients_are_rejected_and_disturb_no_viewer() -> Result<()> {
         }
     })?;
 
-    // Through all of it, the friend saw every picture, and is where it was.
+    // Throughout, the authorized viewer lost no frame and kept its path.
     let shown = friend.pictures()?;
     friend.wait_pictures(shown + 60, TIMEOUT)?;
     let summary = friend.finish()?;
@@ -102,7 +102,7 @@ fn unauthorized_clients_are_rejected_and_disturb_no_viewer() -> Result<()> {
 #[test]
 fn an_impostor_fails_certificate_pinning() -> Result<()> {
     let testbed = LanTestbed::build()?;
-    // Nothing tells the viewer where the real one is but mDNS, and there the impostor is louder.
+    // The viewer can only discover by mDNS, where only the impostor announces itself.
     let _broadcaster = testbed.broadcast(&["--no-mdns"])?;
     let mut first = testbed.watch(0, &[])?;
     wait_source(&mut first, "relay")?;
@@ -121,12 +121,12 @@ fn an_impostor_fails_certificate_pinning() -> Result<()> {
     Ok(())
 }
 
-/// Whether it was denied with a word of the reason.
+/// Whether it was denied with a reason that contains `word`.
 fn refused(result: &Result<(), (RefusalCode, String)>, word: &str) -> bool {
     matches!(result, Err((RefusalCode::Denied, reason)) if reason.contains(word))
 }
 
-/// Subscribes to the broadcaster from `host` and waits for a unit.
+/// Subscribes to the broadcaster from `host` and waits for a unit; returns the rejection if there is one.
 fn subscribe(host: &Host, pin: Pin, proof: Proof) -> Result<Result<(), (RefusalCode, String)>> {
     host.run(move || {
         runtime()?.block_on(async {
@@ -144,7 +144,7 @@ fn subscribe(host: &Host, pin: Pin, proof: Proof) -> Result<Result<(), (RefusalC
     })?
 }
 
-/// Opens `count` connections at once without subscribing; how many came to nothing.
+/// Opens `count` connections at once without subscribing, and returns how many failed.
 fn flood(host: &Host, pin: Pin, count: usize) -> Result<usize> {
     host.run(move || {
         runtime()?.block_on(async {
@@ -172,7 +172,7 @@ async fn connect(pin: Pin) -> Result<(quinn::Endpoint, quinn::Connection)> {
     Ok((endpoint, connection))
 }
 
-/// Announces a broadcast whose secret it has got hold of, and answers with a certificate of its own.
+/// Announces a broadcast, whose secret it has obtained, and presents its own certificate.
 struct Impostor {
     stop: Option<tokio::sync::oneshot::Sender<()>>,
     thread: Option<std::thread::JoinHandle<()>>,
@@ -182,7 +182,7 @@ impl Impostor {
     fn start(host: &Host, secret: &[u8; 16], tried: Arc<AtomicUsize>) -> Result<Self> {
         let (stop, stopped) = tokio::sync::oneshot::channel();
         let secret = *secret;
-        // Sockets belong to the network of the thread that makes them, wherever they are used afterwards.
+        // A socket belongs to the namespace of the thread that creates it.
         let (socket, announcer) = host.run(move || {
             let socket = std::net::UdpSocket::bind("0.0.0.0:0")?;
             let port = socket.local_addr()?.port();

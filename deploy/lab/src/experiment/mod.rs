@@ -1,6 +1,6 @@
 //! Experiments: Nearcast's programs measured in emulated networks; results are written as JSON, CSV and a figure.
 //!
-//! An experiment is a function from a [`Testbed`] to an [`Outcome`]. This module has the list of experiments and runs them.
+//! An experiment is a function from a `Testbed` to an `Outcome`. This module has the list of experiments and runs them.
 
 mod bad_network;
 mod comparison;

@@ -1,6 +1,4 @@
-//! Measuring between two hosts of the lab: sockets, an echo, and round-trip times.
-//!
-//! It is shared by the tests in this folder and checks nothing itself.
+//! Helpers of the tests in this folder: sockets, an echo server, and round-trip times between two hosts.
 
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
@@ -10,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use lab::Host;
 
-/// Shorthand: every time in the tests is in milliseconds.
+/// A duration in milliseconds.
 pub fn ms(milliseconds: u64) -> Duration {
     Duration::from_millis(milliseconds)
 }
@@ -55,10 +53,10 @@ impl Drop for Echo {
     }
 }
 
-/// One exchange with the echo; `None` when no answer comes within the socket's read timeout.
+/// One exchange with the echo server; `None` without a reply within the socket's read timeout.
 pub fn ping(socket: &UdpSocket, echo: SocketAddr, number: u32) -> Option<Duration> {
     let start = Instant::now();
-    // A host without carrier may refuse to send, which is as good as no answer.
+    // Without carrier the send may fail, which counts as no reply.
     socket.send_to(&number.to_be_bytes(), echo).ok()?;
     let mut answer = [0; 4];
     loop {
@@ -69,7 +67,7 @@ pub fn ping(socket: &UdpSocket, echo: SocketAddr, number: u32) -> Option<Duratio
     }
 }
 
-/// The middle round-trip time of `count` exchanges, after one that also resolves the addresses.
+/// The median round-trip time of `count` exchanges, after one that resolves the addresses.
 pub fn median_rtt(from: &Host, to: &Host, count: u32) -> Duration {
     let echo = Echo::start(to);
     let socket = socket(from, 0);
