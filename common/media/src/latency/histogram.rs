@@ -1,84 +1,75 @@
-//! How a latency is distributed, with the pictures that never came counted in.
+//! The distribution of a latency, with pictures that were never shown counted as infinitely late.
+//!
+//! The counting is done by the `hdrhistogram` crate; what it has no notion of are samples without a value.
 
 use std::time::Duration;
 
-/// The distribution of a latency: a histogram of fixed size with a relative error under 0.8%.
+use hdrhistogram::Histogram as Buckets;
+
+/// A histogram of latencies from 1 µs to 1 h with a relative error below 0.8%. Its memory is fixed: 26 KiB.
 ///
-/// What was never shown is infinitely late: left out, a path that loses half of its pictures would look like a quick one.
+/// A picture that was never shown counts as infinitely late. If it were left out, a path that loses half of its pictures would look like a fast
+/// one.
 #[derive(Clone, Debug)]
 pub struct Histogram {
-    counts: Vec<u64>,
-    count: u64,
+    buckets: Buckets<u64>,
     unpresented: u64,
     max: Duration,
 }
 
 impl Default for Histogram {
     fn default() -> Self {
-        Self { counts: vec![0; BUCKETS], count: 0, unpresented: 0, max: Duration::ZERO }
+        let buckets = Buckets::new_with_max(MAX_MICROS, SIGNIFICANT_DIGITS).expect("the bounds are valid");
+        Self { buckets, unpresented: 0, max: Duration::ZERO }
     }
 }
 
 impl Histogram {
-    /// Adds a sample; what is over an hour counts as an hour.
+    /// Adds a sample. More than an hour is counted as an hour.
     pub fn record(&mut self, latency: Duration) {
-        let micros = u64::try_from(latency.as_micros()).unwrap_or(u64::MAX).min(LONGEST_MICROS);
-        self.counts[bucket(micros)] += 1;
-        self.count += 1;
+        self.buckets.saturating_record(u64::try_from(latency.as_micros()).unwrap_or(u64::MAX));
         self.max = self.max.max(latency);
     }
 
-    /// Adds `samples` that never came.
+    /// Adds `samples` pictures that were never shown.
     pub fn record_unpresented(&mut self, samples: u64) {
         self.unpresented = self.unpresented.saturating_add(samples);
     }
 
-    /// How many samples came.
+    /// Number of samples with a latency.
     pub fn count(&self) -> u64 {
-        self.count
+        self.buckets.len()
     }
 
-    /// How many never came.
+    /// Number of pictures that were never shown.
     pub fn unpresented(&self) -> u64 {
         self.unpresented
     }
 
-    /// The longest of those that came.
+    /// The largest latency, exactly; zero without samples.
     pub fn max(&self) -> Duration {
         self.max
     }
 
-    /// The latency that a share of `quantile` (0 to 1) of the samples does not exceed. `None` without samples, and where it is infinite
-    /// because too many never came.
+    /// The latency that a fraction of `quantile` (0 to 1) of all samples does not exceed. `None` without samples, and if it is infinite because too
+    /// many pictures were never shown.
     pub fn quantile(&self, quantile: f64) -> Option<Duration> {
-        let all = self.count.saturating_add(self.unpresented);
+        let all = self.count().saturating_add(self.unpresented);
         let wanted = ((all as f64 * quantile.clamp(0.0, 1.0)).ceil() as u64).max(1);
-        let mut seen = 0;
-        let at = self.counts.iter().position(|n| {
-            seen += n;
+        let mut seen = 0u64;
+        let bucket = self.buckets.iter_recorded().find(|bucket| {
+            seen = seen.saturating_add(bucket.count_at_value());
             seen >= wanted
         })?;
-        Some(Duration::from_micros(upper_bound(at)).min(self.max))
+        let upper_bound = self.buckets.highest_equivalent(bucket.value_iterated_to());
+        Some(Duration::from_micros(upper_bound).min(self.max))
     }
 }
 
-/// 128 steps to each doubling; the first 128 microseconds have a bucket each.
-fn bucket(micros: u64) -> usize {
-    let doubling = (micros | 1).ilog2().saturating_sub(STEP_BITS);
-    (usize::try_from(doubling).unwrap_or(0) << STEP_BITS) + (micros >> doubling) as usize
-}
-
-fn upper_bound(bucket: usize) -> u64 {
-    let doubling = (bucket >> STEP_BITS).saturating_sub(1);
-    let step = bucket - (doubling << STEP_BITS);
-    ((step as u64 + 1) << doubling) - 1
-}
-
-/// 2^7 steps to each doubling: 1/128 of relative error, in 26 KiB.
-const STEP_BITS: u32 = 7;
-const LONGEST_MICROS: u64 = 3_600_000_000;
-/// An hour falls into bucket 24 * 128 + 214.
-const BUCKETS: usize = 26 << STEP_BITS;
+/// One hour. Longer latencies are a clock that was set, not a delay.
+const MAX_MICROS: u64 = 3_600_000_000;
+/// Two digits: 128 buckets for each power of two.
+const SIGNIFICANT_DIGITS: u8 = 2;
 
 #[cfg(test)]
 mod tests {
@@ -87,7 +78,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn quantiles() {
+    fn quantiles_are_exact_to_one_percent() {
         let mut histogram = Histogram::default();
         assert_eq!(histogram.quantile(0.5), None);
         for millis in 1..=100 {
@@ -101,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn what_never_came_is_later_than_all_that_did() {
+    fn a_picture_that_was_never_shown_is_later_than_all_others() {
         let mut histogram = Histogram::default();
         (0..98).for_each(|_| histogram.record(Duration::from_millis(10)));
         histogram.record_unpresented(2);
@@ -111,16 +102,21 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_bucket_holds_what_is_put_into_it(micros in 0..=LONGEST_MICROS) {
-            let at = bucket(micros);
-            prop_assert!(at < BUCKETS);
-            prop_assert!(upper_bound(at) >= micros && (at == 0 || upper_bound(at - 1) < micros));
-            prop_assert!(upper_bound(at) as f64 <= (micros as f64 * (1.0 + 1.0 / 128.0)).max(127.0));
+        fn a_quantile_is_at_most_one_bucket_above_the_sample(micros in 0..=MAX_MICROS, more in 0..=MAX_MICROS) {
+            let mut histogram = Histogram::default();
+            histogram.record(Duration::from_micros(micros));
+            histogram.record(Duration::from_micros(micros.saturating_add(more)));
+            let found = histogram.quantile(0.5).unwrap().as_micros() as u64;
+            prop_assert!(found >= micros.min(MAX_MICROS));
+            prop_assert!(found as f64 <= (micros as f64 * (1.0 + 1.0 / 128.0)).max(255.0));
         }
 
         #[test]
-        fn any_duration_is_taken(micros: u64) {
-            Histogram::default().record(Duration::from_micros(micros));
+        fn any_duration_is_counted(micros: u64) {
+            let mut histogram = Histogram::default();
+            histogram.record(Duration::from_micros(micros));
+            prop_assert_eq!(histogram.count(), 1);
+            prop_assert!(histogram.quantile(1.0).is_some());
         }
     }
 }
