@@ -1,4 +1,4 @@
-//! The path merger: several paths in, one sequence of access units out, each unit once.
+//! Path merging: several paths in, one sequence of access units out, each unit once (as in SMPTE ST 2022-7, seamless protection switching).
 //!
 //! Paths carry the same units under the same names, so merging needs no timing and no guesswork. A unit is next if its predecessor has
 //! been put out; it is a repeat if it is not newer than the last one put out; otherwise units are missing before it, and it waits for
@@ -7,8 +7,8 @@
 //! ([`PathMerger::skip_gap`]); with one path open there is nobody to wait for, and the path merger goes on at once, at the next random access
 //! point.
 //!
-//! What comes out rises strictly in DTS within a track, holds no unit twice, and starts (and goes on after a loss) at a random
-//! access point of the video track. Pure: which paths run, and when one is silent, is [`select`](crate::select)'s business.
+//! In the merged sequence DTS increases strictly within a track, no unit comes twice, and it starts, and continues after a loss, at a random
+//! access point of the video track. Pure: which paths are open, and when one has stalled, is decided by [`select`](crate::select).
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use crate::catalog::Catalog;
 use crate::time::{Timestamp, WallClock};
 use crate::track_order::TrackOrder;
 
-/// A path that units come by; the caller numbers them.
+/// Identifies a path. The caller assigns the numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PathId(pub u32);
 
@@ -53,47 +53,47 @@ impl From<Option<Timestamp>> for Predecessor {
 /// A unit of the merged sequence.
 #[derive(Clone, Debug)]
 pub struct MergedUnit {
-    /// What it is decoded with.
+    /// The catalog in force for this unit.
     pub catalog: Arc<Catalog>,
-    /// The unit.
+    /// The access unit.
     pub unit: AccessUnit,
-    /// The path that brought it first.
+    /// The path that delivered it first.
     pub path: PathId,
-    /// Units of its track that are missing before it, estimated from the usual interval; at least 1 after a known loss.
+    /// Number of units of its track that were lost just before it, estimated from the usual frame interval; at least 1 after a known loss.
     pub lost: u32,
 }
 
-/// What the path merger has done so far.
+/// Totals since the merger was created.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct MergeCounters {
-    /// Units put out.
+    /// Units in the merged sequence.
     pub units: u64,
-    /// Units that came again, and were dropped.
+    /// Copies of units already merged, which were dropped.
     pub duplicates: u64,
-    /// Units that never came, estimated where they left a hole.
+    /// Units that no path delivered, estimated from the gap.
     pub lost: u64,
-    /// Pictures among those.
+    /// The video units among the lost ones.
     pub lost_pictures: u64,
     /// Units dropped because decoding could not start at them.
     pub undecodable: u64,
-    /// Units dropped because the queue of waiting ones was full.
+    /// Units dropped because the queue of a path was full.
     pub overflowed: u64,
-    /// Times that the path which brings video changed.
+    /// Number of changes of the [active path](PathMerger::active_path).
     pub switches: u64,
 }
 
-/// Merges paths. See the module's text.
+/// Merges paths into one sequence. See the module documentation.
 #[derive(Debug, Default)]
 pub struct PathMerger {
     epoch: Option<Epoch>,
-    /// Wall-clock time of PTS 0 in this epoch: tells which of two epochs is the later one.
+    /// Wall-clock time of PTS 0 in this epoch: decides which of two epochs is the later one.
     clock: Option<WallClock>,
-    /// Epochs that are over, oldest first, and how far they had come: a late path may still send them, and a publisher that
-    /// was displaced may come back with its own.
+    /// Past epochs, oldest first, and how far each had come: a late path may still send their units, and a publisher that was replaced may return
+    /// with its own epoch.
     retired: VecDeque<(Epoch, BTreeMap<TrackId, TrackProgress>)>,
     tracks: BTreeMap<TrackId, TrackProgress>,
     paths: BTreeMap<PathId, Path>,
-    /// The path that brought the last unit of video (or of sound, where there is no video).
+    /// The path of the last video unit (of the last audio unit without video).
     active_path: Option<PathId>,
     /// Whether decoding has started in this epoch.
     started: bool,
@@ -105,7 +105,7 @@ struct TrackProgress {
     last: Timestamp,
     /// Milliseconds between units, smoothed; zero until two have come.
     interval: f64,
-    /// After a loss, nothing goes out before the next random access point.
+    /// Whether units are dropped until the next random access point, because of a loss.
     needs_random_access: bool,
 }
 
@@ -116,7 +116,7 @@ struct Path {
     order: TrackOrder,
     /// Whether the last unit of whatever track that this path brought has been put out.
     contiguous: bool,
-    /// Units that wait for another path to fill the hole before them, oldest first.
+    /// Units that wait for another path to fill the gap before them, oldest first.
     waiting: VecDeque<QueuedUnit>,
     bytes: usize,
 }
@@ -132,12 +132,12 @@ struct QueuedUnit {
 }
 
 impl PathMerger {
-    /// A merger that has seen nothing.
+    /// An empty merger without paths.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Opens a path, or begins it anew: what it brings next need not follow on what it brought before.
+    /// Opens a path, or marks a break in one: its next unit need not follow the last one it delivered.
     pub fn open(&mut self, path: PathId) {
         self.paths.insert(path, Path::default());
     }
@@ -169,8 +169,8 @@ impl PathMerger {
         let is_alone = self.paths.keys().all(|id| *id == path);
         let entry = self.paths.entry(path).or_default();
         if self.epoch != Some(unit.epoch) {
-            // Who has been in step, or has no rival, knows what is on air now. Of another path, only the clock or the fact that
-            // its epoch is over can tell.
+            // A path that delivered the current epoch, or is the only one, decides what is on air. For another path, the clock decides, and whether
+            // its epoch is a past one.
             let is_authority = is_alone || entry.epoch == self.epoch;
             let is_over = self.retired.iter().any(|(epoch, _)| *epoch == unit.epoch);
             let is_older = matches!((catalog.clock, self.clock), (Some(new), Some(now)) if new < now);
@@ -198,12 +198,12 @@ impl PathMerger {
         }
     }
 
-    /// Whether units are missing that an open path might still bring; the newest DTS that waits.
+    /// The newest DTS among queued units; `None` if no unit waits for a gap to be filled.
     pub fn waiting(&self) -> Option<Timestamp> {
         self.paths.values().filter_map(|p| p.waiting.back()).map(|waiting| waiting.unit.dts).max()
     }
 
-    /// Gives up on what is missing: goes on with the earliest unit that waits and can be decoded.
+    /// Gives up on the missing units and continues with the earliest queued unit that can be decoded.
     pub fn skip_gap(&mut self, out: &mut Vec<MergedUnit>) {
         loop {
             self.drain(out);
@@ -222,27 +222,27 @@ impl PathMerger {
         }
     }
 
-    /// What has happened so far.
+    /// Totals since the merger was created.
     pub fn counters(&self) -> MergeCounters {
         self.counters
     }
 
-    /// The epoch that goes out now.
+    /// The current epoch; `None` before the first unit.
     pub fn epoch(&self) -> Option<Epoch> {
         self.epoch
     }
 
-    /// The last unit put out of each track: what to ask a server to go on after.
+    /// DTS of the last merged unit of each track: where another path has to continue.
     pub fn position(&self) -> Vec<(TrackId, Timestamp)> {
         self.tracks.iter().map(|(id, track)| (*id, track.last)).collect()
     }
 
-    /// The path that brings the pictures now.
+    /// The path that delivered the last video unit (audio unit without video).
     pub fn active_path(&self) -> Option<PathId> {
         self.active_path
     }
 
-    /// Leaves the current epoch for another; one that was on air before goes on after what it had put out.
+    /// Changes to another epoch. A past epoch continues after its last merged unit.
     fn switch_epoch(&mut self, epoch: Epoch, catalog: &Catalog) {
         let again =
             self.retired.iter().position(|(retired, _)| *retired == epoch).and_then(|at| self.retired.remove(at));
@@ -258,7 +258,7 @@ impl PathMerger {
         }
     }
 
-    /// Queues a unit behind what waits on its path.
+    /// Appends a unit to the queue of its path, within bounds.
     fn enqueue(&mut self, id: PathId, waiting: QueuedUnit) {
         let path = self.paths.get_mut(&id).expect("the caller has looked the path up");
         path.bytes += waiting.unit.payload.len();
@@ -271,7 +271,7 @@ impl PathMerger {
         }
     }
 
-    /// Lets go whatever waits no longer, on any path.
+    /// Processes all queued units that need not wait any more.
     fn drain(&mut self, out: &mut Vec<MergedUnit>) {
         let ids: Vec<PathId> = self.paths.keys().copied().collect();
         while ids.iter().any(|id| self.take_next(*id, out)) {}
@@ -359,11 +359,11 @@ impl Path {
 }
 
 enum Placement {
-    /// It follows on what was put out.
+    /// It follows the last merged unit of its track.
     Next,
-    /// It was put out before.
+    /// It is a copy of a merged unit, or older.
     Duplicate,
-    /// Decoding has not started, or was broken off, and cannot start here.
+    /// It cannot be decoded: there is no random access point before it.
     Undecodable,
     /// Units are missing before it.
     Wait,
@@ -379,7 +379,7 @@ fn placement(
     let QueuedUnit { catalog, unit, predecessor, is_stated } = waiting;
     let is_key = unit.random_access && (unit.track.is_video() || catalog.video().is_none());
     let Some(track) = tracks.get(&unit.track) else {
-        // The first of its track: it starts the broadcast, or joins one that has started.
+        // The first unit of its track starts the broadcast, or joins one that has started.
         return match (started, unit.random_access) {
             (false, _) if is_key => Placement::Next,
             // Of a path that says what follows what, only one that follows a unit that never came could be missed: before the start.
@@ -412,13 +412,13 @@ fn placement(
     }
 }
 
-/// How many past epochs are told from new ones: a path is seldom more than one behind.
+/// Number of past epochs that are remembered. A path is seldom more than one behind.
 const RETIRED_EPOCHS: usize = 8;
-/// Bounds what a path may have waiting: 8 s of a 16 Mbit/s stream.
+/// Bounds the queue of a path: 8 s of a 16 Mbit/s stream.
 const MAX_WAITING_BYTES: usize = 16 << 20;
 /// A step of this many usual intervals is a hole even on one path: a server of others that jumped to the newest IDR says nothing.
 const GAP_INTERVALS: f64 = 3.5;
-/// A step of fewer usual intervals than this leaves no room for a unit in between.
+/// A step of fewer frame intervals than this leaves no room for a unit in between.
 const ADJACENT_INTERVALS: f64 = 1.5;
 
 #[cfg(test)]

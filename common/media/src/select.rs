@@ -1,19 +1,19 @@
-//! The selection: which paths a viewer runs, as pure policy.
+//! Path selection: decides which paths of a viewer are open, idle or active. Pure policy.
 //!
-//! Paths stand on a ladder, best first. The viewer starts on whatever answers first, the best with a head start; while on a lower
-//! rung, better ones are tried from time to time beside the path in use, so that a climb costs nothing if it fails. What stands
-//! ready for the moment when the path in use falls silent is the [`Mode`]'s choice. Silence is told by the path's own arrivals: a path
-//! that is usually even is missed within two pictures, one that comes in bursts is given the time of its bursts.
+//! Paths are in order of preference ([`PathKind`]). The viewer starts on the first path that answers, with a head start for the preferred one.
+//! While it plays from a less preferred path, the preferred ones are tried from time to time beside it, so that a failed attempt costs nothing.
+//! [`Mode`] says what is on standby for the moment when the active path stalls.
 //!
-//! A path that falls silent is not given up at once: the fallback flows beside it, and if it comes back before the fallback was of any
-//! use the alarm was a false one. False alarms make the next come later, as far as the viewer's buffer hides it; where it does not, they keep
-//! the fallback flowing for longer. Each failure doubles the time before a path is tried again, and success must last before it is
-//! forgotten. That is what damps flapping.
+//! A path is stalled when it delivers nothing for its stall timeout, which follows from its own arrivals: 2.5 frame intervals on a path that
+//! delivers evenly, longer on one that delivers in bursts. A stalled path is not closed at once: the fallback runs beside it. If the path comes
+//! back before the fallback has delivered anything newer, it was a false alarm. False alarms raise the stall timeout, as far as the viewer's
+//! buffer covers it, and keep the fallback running for longer. Each failure doubles the time until a path is tried again, and a path must deliver
+//! for a probation period before its failures are forgotten. Both damp flapping.
 //!
-//! A path whose server says that it has no room is left as soon as another flows, stays open, and is taken again when there is room. Without another it is kept.
+//! A path whose server reports that it has no capacity is left as soon as another one delivers. It stays open, and is used again when there is
+//! capacity. If it is the only path, it is kept.
 //!
-//! Time is a [`Duration`] since any fixed point, on a clock that only rises. The path merger makes the merge seamless; this decides
-//! only what is open and what flows.
+//! Time is a [`Duration`] since any fixed point, on a monotonic clock. Merging the paths without a gap is [`path_merge`](crate::path_merge)'s work.
 
 mod arrival_stats;
 mod config;
@@ -31,13 +31,13 @@ use crate::access_unit::TrackKind;
 use crate::path_merge::PathId;
 use crate::time::Timestamp;
 
-/// Chooses among paths. See the module's text.
+/// Decides which paths are open and which of them send. See the module documentation.
 #[derive(Debug)]
 pub struct Selector {
     config: SelectorConfig,
-    /// Best first.
+    /// In order of preference.
     paths: Vec<Path>,
-    /// Silence that nobody sees.
+    /// How much media the viewer's buffer holds: a stall of this duration is not visible.
     buffered: Duration,
 }
 
@@ -57,24 +57,24 @@ impl Selector {
         self.paths.insert(at, Path::new(id, profile));
     }
 
-    /// There is a path no more; the caller has closed it.
+    /// Removes a path. The caller has closed it.
     pub fn remove(&mut self, id: PathId) {
         self.paths.retain(|path| path.id != id);
     }
 
-    /// Whether there is such a path.
+    /// Whether a path with this id was added and not removed.
     pub fn contains(&self, id: PathId) -> bool {
         self.paths.iter().any(|path| path.id == id)
     }
 
-    /// A path may be tried again at once: there is news of it.
+    /// Lets a path be opened again at once, for example because discovery has found its server again.
     pub fn reset_backoff(&mut self, id: PathId) {
         if let Some(path) = self.path(id) {
             path.retry_at = Duration::ZERO;
         }
     }
 
-    /// A unit came by `path`; with the time of the unit that it follows, if the path says so.
+    /// A unit arrived on `path`. `predecessor` is the DTS of the unit of the same track that it follows, if the path states it.
     pub fn on_unit(
         &mut self,
         path: PathId,
@@ -83,13 +83,13 @@ impl Selector {
         dts: Timestamp,
         predecessor: Option<Timestamp>,
     ) {
-        // Who was missed for good reason was made up for by another.
+        // If another path has delivered newer units meanwhile, the stall was real: no false alarm.
         let is_covered =
             |active: &ActivePath| active.track(kind).is_some_and(|stats| self.is_newer_elsewhere(path, kind, stats));
         let is_covered = self.paths.iter().any(|p| p.id == path && p.active().as_ref().is_some_and(is_covered));
         let Some(path) = self.path(path) else { return };
         match &mut path.state {
-            // A path that was let go a moment ago may still deliver.
+            // A path that was just closed or stopped may still deliver.
             State::Closed | State::Idle => {}
             State::Opening { .. } => path.state = State::Active(ActivePath::begin(now, kind, dts)),
             State::Active(active) => {
@@ -105,7 +105,7 @@ impl Selector {
         }
     }
 
-    /// Another broadcast has begun, whose times have nothing to do with those before: what any path brings of it is newer.
+    /// A new epoch has begun. Its timestamps cannot be compared with those before: the first unit on any path counts as newer.
     pub fn on_new_epoch(&mut self) {
         for path in &mut self.paths {
             if let State::Active(active) = &mut path.state {
@@ -114,14 +114,14 @@ impl Selector {
         }
     }
 
-    /// `path` is connected. Where nothing flows at all, it may wait for the stream to begin.
+    /// `path` is connected but has no units yet. While no path delivers, it may wait for the stream to start.
     pub fn on_connected(&mut self, path: PathId) {
         if let Some(Path { state: State::Opening { connected, .. }, .. }) = self.path(path) {
             *connected = true;
         }
     }
 
-    /// `path` is connected and idle, as asked.
+    /// `path` is connected and idle, as requested by [`Action::OpenIdle`].
     pub fn on_idle(&mut self, path: PathId) {
         if let Some(path) = self.path(path)
             && matches!(path.state, State::Opening { idle: true, .. })
@@ -130,7 +130,7 @@ impl Selector {
         }
     }
 
-    /// `path` failed: it could not be opened, or it ended.
+    /// `path` could not be opened, or has ended. It is retried after a backoff that doubles with each failure in a row.
     pub fn on_failed(&mut self, path: PathId, now: Duration) {
         let config = self.config;
         if let Some(path) = self.path(path) {
@@ -138,7 +138,7 @@ impl Selector {
         }
     }
 
-    /// The server at the other end of `path` has room for us, or has none.
+    /// The server of `path` has capacity for this viewer, or has none.
     pub fn on_capacity(&mut self, path: PathId, available: bool) {
         if let Some(path) = self.path(path) {
             path.no_capacity = !available && !matches!(path.state, State::Closed);
@@ -146,37 +146,37 @@ impl Selector {
         }
     }
 
-    /// Units are missing on `path` that another might bring: what is idle is asked for them.
+    /// Units are missing on `path`. Starts an idle path, which may have them.
     pub fn on_gap(&mut self, path: PathId, now: Duration) -> Vec<Action> {
         let idle = self.paths.iter_mut().find(|p| p.id != path && p.is_standby());
         idle.map(|idle| idle.start(now)).into_iter().collect()
     }
 
-    /// The viewer's buffer hides silence of so long: false alarms may make a path's patience that long, and no longer.
+    /// Sets how much media the viewer has buffered. False alarms may raise the stall timeout of a path up to this duration.
     pub fn set_buffered(&mut self, buffered: Duration) {
         self.buffered = buffered;
     }
 
-    /// How long `path` may bring nothing before it is silent, as its arrivals go; `None` while it does not flow.
+    /// How long `path` may deliver nothing before it counts as stalled; `None` while it is not active.
     pub fn stall_timeout(&self, path: PathId) -> Option<Duration> {
         let path = self.paths.iter().find(|p| p.id == path)?;
         let active = path.active()?;
         active.tracks().map(|(_, stats)| self.stall_timeout_for(path, &active, stats)).min()
     }
 
-    /// How many paths bring units or were asked to, and how many stand ready.
+    /// Number of paths that deliver or were told to, and number of idle paths.
     pub fn running(&self) -> (usize, usize) {
         let flows = |path: &&Path| matches!(path.state, State::Active(_) | State::Opening { idle: false, .. });
         let is_idle = |path: &&Path| matches!(path.state, State::Idle);
         (self.paths.iter().filter(flows).count(), self.paths.iter().filter(is_idle).count())
     }
 
-    /// Whether `path` is silent, as its arrivals go.
+    /// Whether `path` is active and its stall timeout has passed.
     pub fn is_stalled(&self, path: PathId, now: Duration) -> bool {
         self.paths.iter().any(|p| p.id == path && self.stall_deadline(p).is_some_and(|at| now >= at))
     }
 
-    /// What is to be done now. Call it after each [`on_failed`](Self::on_failed) and [`on_idle`](Self::on_idle), when a path brings units, and
+    /// The actions that are due now. Call it after each [`on_failed`](Self::on_failed) and [`on_idle`](Self::on_idle), when a path brings units, and
     /// at [`deadline`](Self::deadline).
     pub fn poll(&mut self, now: Duration) -> Vec<Action> {
         let config = self.config;
@@ -185,7 +185,7 @@ impl Selector {
         let flows = self.paths.iter().any(|path| matches!(path.state, State::Active(_)));
         for path in &mut self.paths {
             match path.state {
-                // With nothing else to try, or nothing that flows either, patience costs nothing: the stream may not have begun.
+                // With no other path to try, or none that delivers, waiting costs nothing: the stream may not have started.
                 State::Opening { since, connected, .. }
                     if now >= since + config.open_timeout && !is_alone && (flows || !connected) =>
                 {
@@ -203,7 +203,7 @@ impl Selector {
         actions
     }
 
-    /// When [`poll`](Self::poll) next has something to do, if nothing happens before.
+    /// When to call [`poll`](Self::poll) next if no event comes before; `None` if no timer is running.
     pub fn deadline(&self, now: Duration) -> Option<Duration> {
         let is_alone = self.paths.len() == 1;
         let times = self.paths.iter().flat_map(|path| match path.state {
@@ -225,7 +225,7 @@ impl Selector {
         self.paths.iter_mut().find(|path| path.id == id)
     }
 
-    /// Whether any other path has brought a newer unit of this kind.
+    /// Whether any other path has delivered a newer unit of this kind.
     fn is_newer_elsewhere(&self, id: PathId, kind: TrackKind, stats: &ArrivalStats) -> bool {
         self.paths
             .iter()
@@ -244,14 +244,14 @@ impl Selector {
         stall_timeout
     }
 
-    /// When its pictures or its sound will have been away for too long.
+    /// When its video or its audio, whichever comes first, reaches its stall timeout.
     fn stall_deadline(&self, path: &Path) -> Option<Duration> {
         let active = path.active()?;
         let awaited = active.tracks().filter(|(_, stats)| !stats.track_absent);
         awaited.map(|(_, stats)| stats.last + self.stall_timeout_for(path, &active, stats)).min()
     }
 
-    /// Pictures that no path has, while sound goes on, or the other way round, are not the path's fault.
+    /// If no path has video while audio continues, or the other way round, the track has left the broadcast: the path is not stalled.
     fn mark_absent_tracks(&mut self, now: Duration) {
         for n in 0..self.paths.len() {
             let path = &self.paths[n];
@@ -274,9 +274,9 @@ impl Selector {
         }
     }
 
-    /// Whether `path` has raised false alarms, the last of them so lately that another must be expected: the fallback goes on beside it.
+    /// Whether the path had a false alarm so recently that another one is likely: the fallback keeps running beside it.
     fn is_unreliable(&self, path: &Path, now: Duration) -> bool {
-        // The first one says nothing yet.
+        // The first false alarm does not count.
         let steady = self.config.probation * path.false_alarms.saturating_sub(1).min(MAX_FALSE_ALARMS);
         now < path.last_false_alarm + steady
     }
@@ -285,13 +285,13 @@ impl Selector {
         self.stall_deadline(path).is_some_and(|at| now < at)
     }
 
-    /// How many paths flow where all is well.
+    /// How many paths are to be active when all is well.
     fn wanted_paths(&self) -> usize {
         if self.config.mode == Mode::Hot { 2 } else { 1 }
     }
 
-    /// Lets a path go when others make it superfluous: as many better ones as are wanted, proved and as new; or any that is newer,
-    /// while it is as good as dead.
+    /// Closes or stops paths that are no longer needed: when enough preferred paths are past probation and have the same units, or when a path has
+    /// been stalled for `dead_after` and another has newer units.
     fn close_superseded(&mut self, now: Duration, actions: &mut Vec<Action>) {
         let config = self.config;
         for n in (0..self.paths.len()).rev() {
@@ -337,7 +337,7 @@ impl Selector {
         }
     }
 
-    /// Calls for the next path when none, or too few, can be heard, and for those above the best that can.
+    /// Opens or starts the next path if none is live, and tries the paths that are preferred over the best live one.
     fn open_fallback(&mut self, now: Duration, actions: &mut Vec<Action>) {
         let live =
             |selector: &Self, n: usize| selector.is_live(&selector.paths[n], now) && !selector.paths[n].no_capacity;
@@ -346,7 +346,7 @@ impl Selector {
         let best = (0..self.paths.len()).find(|n| live(self, *n)).unwrap_or(self.paths.len());
         if count == 0 {
             self.mark_stalled(now);
-            // What is idle is the nearest; it need not wait for what is still connecting.
+            // An idle path is one round trip away; it need not wait for one that is still connecting.
             let fallback_opening =
                 self.paths.iter().any(|p| matches!(p.state, State::Opening { idle: false, since, .. } if p.profile.can_idle && now < since + self.config.head_start));
             // A part is better than nothing, and all is better than a part.
@@ -361,7 +361,7 @@ impl Selector {
         if self.paths.iter().any(is_new) {
             return;
         }
-        // An idle path above the best flows again; else the best closed one that may be tried is opened.
+        // A preferred idle path is started again; otherwise the most preferred closed one whose backoff is over is opened.
         let next = self.paths[..best].iter_mut().find(|path| match path.state {
             State::Idle => !path.no_capacity,
             State::Closed => path.retry_at <= now,
@@ -372,6 +372,7 @@ impl Selector {
         }
     }
 
+    /// Marks the tracks that have stalled, so that their return is recognised as a false alarm.
     fn mark_stalled(&mut self, now: Duration) {
         for n in 0..self.paths.len() {
             let Some(mut active) = self.paths[n].active() else { continue };
@@ -386,7 +387,7 @@ impl Selector {
         }
     }
 
-    /// With a path in use that has proved itself, makes the one below it ready.
+    /// While a path is live and past probation, keeps the next path in order of preference on standby.
     fn ensure_standby(&mut self, now: Duration, actions: &mut Vec<Action>) {
         let mode = self.config.mode;
         let past_probation = |path: &Path| {
@@ -413,11 +414,11 @@ impl Selector {
     }
 }
 
-/// Where a unit comes every so often, silence of so many times that is one: noticed within three, the look of it included.
+/// A path that can idle is stalled after this many frame intervals without a unit; with scheduling, within three.
 const STALL_INTERVALS: f64 = 2.5;
-/// False alarms stretch a path's patience by half of it each, up to this many.
+/// Each false alarm adds half of the stall timeout, up to this many.
 const MAX_FALSE_ALARMS: u32 = 6;
-/// A path without a false alarm for so long is an even one again.
+/// After this time without a false alarm, earlier ones are forgotten.
 const FALSE_ALARM_MEMORY: Duration = Duration::from_secs(30);
 
 #[cfg(test)]

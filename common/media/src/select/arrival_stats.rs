@@ -1,47 +1,47 @@
-//! How a path's units usually arrive, pictures and sound each by themselves, and so what is silence.
+//! How the units of a path usually arrive, video and audio separately, and thereby when the path has stalled.
 //!
-//! Sound that goes on says nothing about pictures: where packets are lost, the larger units are held up first.
+//! Audio that continues says nothing about video: where packets are lost, the larger units are delayed first.
 
 use std::time::Duration;
 
 use crate::access_unit::TrackKind;
 use crate::time::Timestamp;
 
-/// A path that brings units.
+/// A path that delivers units.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ActivePath {
-    /// When its first unit came.
+    /// Arrival of its first unit.
     pub(super) since: Duration,
-    /// Since when no units were left out.
+    /// Since when it has left out no unit.
     pub(super) complete_since: Duration,
     video: Option<ArrivalStats>,
     audio: Option<ArrivalStats>,
 }
 
-/// The arrivals of one kind of track.
+/// How the units of one kind arrive.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ArrivalStats {
     pub(super) last: Duration,
     pub(super) newest: Timestamp,
-    /// The longest step between two arrivals, slowly forgotten: bursts are part of how a path delivers.
+    /// The longest time between two arrivals, with a half-life of 1.5 s. Bursts are part of how a path delivers.
     pub(super) max_gap: Duration,
-    /// The longest step from a unit's time to that of the one that it follows, as slowly forgotten: what the broadcast itself is like.
+    /// The longest difference in DTS between a unit and its predecessor, with the same half-life: the frame interval of the broadcast.
     pub(super) frame_interval: Duration,
-    /// Whether it is silent, and others were called for it.
+    /// Whether it has stalled and a fallback was started for it.
     pub(super) stalled: bool,
-    /// Whether it is the broadcast that has none of this kind any more: no other path had any either.
+    /// Whether the broadcast no longer has a track of this kind: no other path had units of it either.
     pub(super) track_absent: bool,
 }
 
 impl ActivePath {
-    /// Its first unit has come.
+    /// Starts with the first unit of a path.
     pub(super) fn begin(now: Duration, kind: TrackKind, dts: Timestamp) -> Self {
         let mut active = Self { since: now, complete_since: now, video: None, audio: None };
         active.arrived(now, kind, dts, None);
         active
     }
 
-    /// Another has come.
+    /// Adds an arrival.
     pub(super) fn arrived(&mut self, now: Duration, kind: TrackKind, dts: Timestamp, predecessor: Option<Timestamp>) {
         let stats = match kind {
             TrackKind::Video => &mut self.video,
@@ -71,7 +71,7 @@ impl ActivePath {
         };
     }
 
-    /// One kind of its units.
+    /// The arrivals of one kind; `None` before the first unit.
     pub(super) fn track(&self, kind: TrackKind) -> Option<&ArrivalStats> {
         match kind {
             TrackKind::Video => self.video.as_ref(),
@@ -79,35 +79,35 @@ impl ActivePath {
         }
     }
 
-    /// All kinds that have come.
+    /// The arrivals of each kind that has had a unit.
     pub(super) fn tracks(&self) -> impl Iterator<Item = (TrackKind, &ArrivalStats)> {
         [TrackKind::Video, TrackKind::Audio].into_iter().filter_map(|kind| Some((kind, self.track(kind)?)))
     }
 
-    /// The same, to be changed.
+    /// Mutable access to the arrivals of each kind.
     pub(super) fn tracks_mut(&mut self) -> impl Iterator<Item = (TrackKind, &mut ArrivalStats)> {
         let video = self.video.as_mut().map(|stats| (TrackKind::Video, stats));
         video.into_iter().chain(self.audio.as_mut().map(|stats| (TrackKind::Audio, stats)))
     }
 
-    /// The longest interval of any kind: what the broadcast's pictures are like, if it has any.
+    /// The longest frame interval of any kind: that of the video, if there is any.
     pub(super) fn frame_interval(&self) -> Duration {
         self.tracks().map(|(_, stats)| stats.frame_interval).max().unwrap_or_default()
     }
 
-    /// Whether it has brought a newer unit of this kind than `other`.
+    /// Whether it has delivered a newer unit of this kind than `other`.
     pub(super) fn is_newer(&self, kind: TrackKind, other: &ArrivalStats) -> bool {
         self.track(kind).is_some_and(|own| own.newest > other.newest)
     }
 
-    /// Whether all that `other` has brought has come here too.
+    /// Whether it has delivered everything that `other` has.
     pub(super) fn covers(&self, other: &Self) -> bool {
         other.tracks().all(|(kind, theirs)| self.track(kind).is_some_and(|own| own.newest >= theirs.newest))
     }
 }
 
-/// Seconds in which half of a long step is forgotten: a bad moment must not make the next failure take long to be noticed. Where long steps
-/// return less often than this, as with each IDR, false alarms are what teaches patience.
+/// In seconds. One bad moment must not delay the detection of the next failure. If long gaps come less often than this, as with each IDR, false
+/// alarms raise the stall timeout instead.
 const HALF_LIFE: f64 = 1.5;
 /// Bounds what one outage makes a path's silence mean afterwards; a path that delivers segments has its profile's floor.
 const MAX_GAP: Duration = Duration::from_secs(1);

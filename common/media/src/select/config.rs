@@ -1,37 +1,37 @@
-//! What the selection is to be like.
+//! The configuration of the path selection.
 
 use std::time::Duration;
 
-/// What stands ready behind the path in use.
+/// What is on standby behind the active path.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Mode {
-    /// The fallback is open and let in, but idle: one round trip from flowing.
+    /// The fallback is connected and admitted, but idle: one round trip from its first unit.
     #[default]
     Warm,
-    /// Two paths flow and the first copy wins (the way of SMPTE ST 2022-7): perfect, at the price of bits.
+    /// Two paths are active and the first copy of each unit wins (seamless protection switching, SMPTE ST 2022-7), at twice the bit rate.
     Hot,
-    /// Nothing.
+    /// No fallback is connected until it is needed.
     Cold,
 }
 
-/// The policy's constants, changeable for tests and experiments.
+/// The timers of the policy.
 #[derive(Clone, Copy, Debug)]
 pub struct SelectorConfig {
-    /// What stands ready.
+    /// What is on standby. Default warm.
     pub mode: Mode,
-    /// A path that has not answered for so long is no reason not to try the next beside it.
+    /// How long a path may take to answer before the next one is tried beside it. Default 400 ms.
     pub head_start: Duration,
-    /// A path that has not brought a unit this long after it was opened has failed, if there is another to try.
+    /// How long a path may take from opening to its first unit before it has failed, if there is another path. Default 5 s.
     pub open_timeout: Duration,
     /// Silence is this many times the longest usual step between arrivals, and at least the path's [`PathProfile::min_stall_timeout`](super::PathProfile).
     pub stall_factor: f64,
-    /// A path that has been silent this much longer, while another flows, has failed.
+    /// How long after its stall timeout a path has failed, if another one is live. Default 1 s.
     pub dead_after: Duration,
-    /// First wait before a path that failed is tried again; doubles with each failure in a row.
+    /// Backoff after the first failure; doubles with each consecutive failure. Default 1 s.
     pub retry_min: Duration,
-    /// The longest such wait.
+    /// Upper bound of the backoff. Default 30 s.
     pub retry_max: Duration,
-    /// How long a better path must flow before the worse one is let go, and any path before its failures are forgotten.
+    /// How long a preferred path must deliver before the other one is closed, and any path before its failures are forgotten. Default 1 s.
     pub probation: Duration,
 }
 

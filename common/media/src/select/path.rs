@@ -1,4 +1,4 @@
-//! One path as the selection sees it: whether it is open, what comes by it, and how it did before.
+//! One path as the selection sees it: its state, its arrivals and its failures.
 
 use std::time::Duration;
 
@@ -7,16 +7,16 @@ use super::config::SelectorConfig;
 use super::path_profile::PathProfile;
 use crate::path_merge::PathId;
 
-/// What the caller is to do.
+/// What the caller has to do with a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
     /// Connect this path and push its units into the path merger.
     Open(PathId),
-    /// Connect this path, but have it send nothing.
+    /// Connect this path without having it send units.
     OpenIdle(PathId),
-    /// Have an idle path send from the first unit that is lacking.
+    /// Have an idle path send, from the first missing unit on.
     Start(PathId),
-    /// Have a path send nothing any more, and stay connected.
+    /// Have a path stop sending, and keep it connected.
     Stop(PathId),
     /// Disconnect this path.
     Close(PathId),
@@ -27,27 +27,27 @@ pub(super) struct Path {
     pub(super) id: PathId,
     pub(super) profile: PathProfile,
     pub(super) state: State,
-    /// Failures in a row.
+    /// Consecutive failures.
     pub(super) failures: u32,
-    /// Not to be opened before this.
+    /// End of its backoff: not opened before this.
     pub(super) retry_at: Duration,
-    /// False alarms, and when the last one was.
+    /// Number of false alarms, and the time of the last one.
     pub(super) false_alarms: u32,
     pub(super) last_false_alarm: Duration,
-    /// Its server has no room for us.
+    /// Its server has no capacity for this viewer.
     pub(super) no_capacity: bool,
-    /// It once had none: what it leaves out counts.
+    /// Its server had no capacity once: from then on, units that it leaves out count.
     pub(super) had_no_capacity: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
 pub(super) enum State {
     Closed,
-    /// Connecting, or asked to flow: nothing has come yet.
+    /// Connecting, or told to start: no unit has arrived yet.
     Opening {
         since: Duration,
         idle: bool,
-        /// Connected: it is the stream that has not begun.
+        /// Connected: the stream has not started.
         connected: bool,
     },
     Idle,
@@ -76,17 +76,17 @@ impl Path {
         }
     }
 
-    /// Since when it brings what a path is to bring before others are let go for it.
+    /// The start of its probation: when it last began to deliver, completely if it has left units out before.
     pub(super) fn probation_start(&self, active: &ActivePath) -> Duration {
         if self.had_no_capacity { active.complete_since } else { active.since }
     }
 
-    /// Whether it is idle and its server has room.
+    /// Whether it is idle and its server has capacity.
     pub(super) fn is_standby(&self) -> bool {
         matches!(self.state, State::Idle) && !self.no_capacity
     }
 
-    /// Has it flow: opened if it is closed, told to if it is idle.
+    /// Makes it active: opens it if it is closed, starts it if it is idle.
     pub(super) fn start(&mut self, now: Duration) -> Action {
         let was_idle = matches!(self.state, State::Idle);
         self.no_capacity &= was_idle;
