@@ -1,7 +1,7 @@
-//! The access unit: the one currency of the stack.
+//! The access unit: what every part of the stack exchanges.
 //!
 //! One coded picture, or one coded audio frame, exactly as the encoder made it. Its payload is allocated once and shared by
-//! reference; its name `(epoch, track, dts)` is the same on every path, server and peer.
+//! reference; its identity `(epoch, track, dts)` is the same on every path, server and peer.
 
 use std::fmt;
 use std::str::FromStr;
@@ -10,7 +10,7 @@ use bytes::Bytes;
 
 use crate::time::Timestamp;
 
-/// One broadcast: a random 64-bit number that the broadcaster chose, or that ingest chose for a publisher that knows none.
+/// Identifies one broadcast: a random 64-bit number, chosen by the broadcaster, or by the server for a publisher that states none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Epoch(pub u64);
 
@@ -31,16 +31,16 @@ impl FromStr for Epoch {
     }
 }
 
-/// Video or audio.
+/// The kind of a track.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum TrackKind {
-    /// Pictures.
+    /// Video: units are pictures.
     Video,
-    /// Sound.
+    /// Audio: units are audio frames.
     Audio,
 }
 
-/// Which track of a broadcast: its kind, and its number among those of its kind (Enhanced RTMP v2 `trackId`; 0 is the default).
+/// Identifies a track in a broadcast: its kind, and its number among the tracks of that kind (Enhanced RTMP v2 `trackId`; 0 is the default).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TrackId {
     /// Video or audio.
@@ -68,16 +68,16 @@ impl fmt::Display for TrackId {
     }
 }
 
-/// One access unit. Cloning it copies no media.
+/// One coded picture or audio frame. Cloning it copies no media.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AccessUnit {
     /// The broadcast it belongs to.
     pub epoch: Epoch,
     /// Its track in that broadcast.
     pub track: TrackId,
-    /// When it is decoded. Rises strictly within `(epoch, track)`.
+    /// Decoding time. Increases strictly within `(epoch, track)`.
     pub dts: Timestamp,
-    /// When it is shown: `dts` plus the composition time, which is zero without B-frames.
+    /// Presentation time: `dts` plus the composition time, which is zero without B-frames.
     pub pts: Timestamp,
     /// Whether decoding can start here: an IDR or other clean random access picture; every audio frame.
     pub random_access: bool,
@@ -86,19 +86,19 @@ pub struct AccessUnit {
     pub payload: Bytes,
 }
 
-/// The name that an access unit keeps on every path.
+/// The identity of an access unit, the same on every path and server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct UnitId {
-    /// The broadcast.
+    /// The broadcast it belongs to.
     pub epoch: Epoch,
-    /// The track in it.
+    /// Its track in that broadcast.
     pub track: TrackId,
-    /// The decoding time in it.
+    /// Its decoding time, unique within the track.
     pub dts: Timestamp,
 }
 
 impl AccessUnit {
-    /// Its name.
+    /// Its identity `(epoch, track, dts)`.
     pub const fn id(&self) -> UnitId {
         UnitId { epoch: self.epoch, track: self.track, dts: self.dts }
     }

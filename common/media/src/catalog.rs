@@ -1,4 +1,4 @@
-//! What a broadcast consists of: its epoch, its clock, and how each track is decoded.
+//! The catalog: the epoch of a broadcast, its clock, and the decoder configuration of each track.
 //!
 //! A catalog is immutable and shared; a change in mid-stream (a new picture size, a track that joins) makes a new one, which
 //! is in force from a given access unit on.
@@ -12,7 +12,7 @@ use crate::time::{Timestamp, WallClock};
 /// A track and how to decode it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Track {
-    /// Which track.
+    /// Its identity in the broadcast.
     pub id: TrackId,
     /// Its codec, decoder configuration and picture or sound format.
     pub config: CodecConfig,
@@ -35,18 +35,18 @@ pub type Metadata = BTreeMap<String, Value>;
 /// Everything about a broadcast that is not an access unit.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Catalog {
-    /// The broadcast.
+    /// The broadcast it describes.
     pub epoch: Epoch,
-    /// Wall-clock time of PTS 0, if the publisher told it; `None` means that nobody knows when pictures were captured.
+    /// Wall-clock time of PTS 0 by the broadcaster's clock. `None` if the publisher stated none: then capture times are unknown.
     pub clock: Option<WallClock>,
-    /// In the order in which they appeared; at most [`MAX_TRACKS`], no two with the same id.
+    /// In order of appearance; at most [`MAX_TRACKS`], no two with the same id.
     pub tracks: Vec<Track>,
-    /// What the publisher said about itself.
+    /// The publisher's `onMetaData`.
     pub metadata: Metadata,
 }
 
 impl Catalog {
-    /// A broadcast of which nothing is known yet.
+    /// A catalog without tracks, clock and metadata.
     pub fn new(epoch: Epoch) -> Self {
         Self { epoch, clock: None, tracks: Vec::new(), metadata: Metadata::new() }
     }
@@ -66,17 +66,17 @@ impl Catalog {
         self.tracks.iter().find(|t| t.id.kind == TrackKind::Audio)
     }
 
-    /// The track whose units say where the time goes: the first of pictures, or of sound where there are none.
+    /// The track that latency is measured on: the first video track, or the first audio track without video.
     pub fn timing_track(&self) -> Option<TrackId> {
         self.video().or_else(|| self.audio()).map(|track| track.id)
     }
 
-    /// When `pts` was captured.
+    /// Wall-clock time at which `pts` was captured; `None` without a clock.
     pub fn captured_at(&self, pts: Timestamp) -> Option<WallClock> {
         self.clock.map(|zero| zero.at(pts))
     }
 
-    /// What a publisher can make it hold: decoder configuration records and metadata, in bytes.
+    /// Size of what the publisher sent, in bytes: decoder configuration records and metadata.
     pub fn bytes(&self) -> usize {
         let value = |value: &Value| match value {
             Value::String(text) => text.len(),
@@ -103,5 +103,5 @@ impl Catalog {
     }
 }
 
-/// Bounds what a publisher can make every subscriber hold: more tracks than any encoder sends.
+/// Upper bound of the tracks of a broadcast, which every subscriber has to hold. No encoder sends as many.
 pub const MAX_TRACKS: usize = 16;

@@ -1,40 +1,40 @@
-//! The machine-readable mark: a counter and a clock drawn into a picture, readable after lossy coding and scaling.
+//! The burned-in frame counter: a counter and a clock drawn into a picture, readable after lossy coding and scaling.
 //!
-//! It is how a test knows, from decoded pixels alone, that no picture was lost or shown twice, and how the latency meter knows
-//! the truth. A band of 32 × 4 black and white cells lies at the top left:
+//! It lets a test see from decoded pixels alone that no picture was lost or shown twice, and lets the latency meter compare with the true capture
+//! time. It is a band of 32 × 4 black and white cells at the top left:
 //!
-//! | bits | what |
+//! | bits | content |
 //! |---|---|
-//! | 16 | sync pattern [`SYNC`] |
+//! | 16 | sync pattern `SYNC` |
 //! | 32 | counter |
 //! | 48 | clock, milliseconds since the Unix epoch |
 //! | 16 | spare, zero |
 //! | 16 | CRC-16/CCITT-FALSE of the counter and the clock |
 //!
 //! most significant bit first, left to right, top to bottom. A cell is a square of a 32nd of the picture's width in a picture
-//! up to [`SMALL`] pixels wide, and of an 80th in a larger one.
+//! up to 400 pixels wide, and of an 80th in a larger one.
 
-/// What a mark says.
+/// The content of the burned-in code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FrameCounter {
-    /// Rises by one a picture; wraps.
+    /// Number of the picture; increases by one for each picture and wraps.
     pub counter: u32,
     /// When the picture was captured: milliseconds since the Unix epoch, UTC; the low 48 bits.
     pub clock_ms: u64,
 }
 
-/// A plane of 8-bit luma samples, limited (16 to 235) or full range.
+/// The size of a plane of 8-bit luma samples, limited (16 to 235) or full range.
 #[derive(Clone, Copy, Debug)]
 struct Size {
-    /// Bytes from one line to the next; at least `width`.
+    /// Bytes from one line to the next, at least `width`.
     stride: usize,
-    /// Samples.
+    /// In samples.
     width: usize,
-    /// Lines.
+    /// In lines.
     height: usize,
 }
 
-/// Draws the mark into `luma`. Returns whether it fits: a picture under 64 samples wide or too low is left untouched.
+/// Draws the code into `luma`. Returns whether it fits: a picture less than 64 samples wide, or too low, is left unchanged.
 pub fn draw(luma: &mut [u8], stride: usize, width: usize, height: usize, counter: u32, clock_ms: u64) -> bool {
     let size = Size { stride, width, height };
     let Some(cells) = divisor(width).map(|per_width| Cells { size, per_width }).filter(|c| c.fits(luma.len())) else {
@@ -50,10 +50,10 @@ pub fn draw(luma: &mut [u8], stride: usize, width: usize, height: usize, counter
     true
 }
 
-/// Reads the mark from `luma`; `None` if there is none, or if it is damaged.
+/// Reads the code from `luma`; `None` if there is none, or if it is damaged.
 pub fn read(luma: &[u8], stride: usize, width: usize, height: usize) -> Option<FrameCounter> {
     let size = Size { stride, width, height };
-    // A picture that was scaled across the threshold carries the other cell size.
+    // A picture that was scaled across the threshold has the other cell size.
     [SMALL_DIVISOR, LARGE_DIVISOR].into_iter().find_map(|per_width| {
         let cells = Cells { size, per_width };
         cells.fits(luma.len()).then(|| cells.read(luma)).flatten()
@@ -92,7 +92,7 @@ impl Cells {
 
     fn read(&self, luma: &[u8]) -> Option<FrameCounter> {
         let means: Vec<u32> = self.positions().map(|(x, y)| self.mean(luma, x, y)).collect();
-        // The sync pattern says what black and white look like after coding.
+        // The sync pattern shows what black and white look like after coding.
         let sync = |wanted| (0..16usize).filter(move |n| SYNC >> (15 - n) & 1 == wanted).map(|n| means[n]);
         let (brightest_black, darkest_white) = (sync(0).max()?, sync(1).min()?);
         if darkest_white < brightest_black + MIN_CONTRAST {
@@ -156,7 +156,7 @@ const MIN_WIDTH: usize = 64;
 const MAX_WIDTH: usize = 16_384;
 const BLACK: u8 = 16;
 const WHITE: u8 = 235;
-/// Less than a third of full contrast between the worst white and the worst black is no mark.
+/// Less than a third of full contrast between the darkest white and the brightest black is not the code.
 const MIN_CONTRAST: u32 = 60;
 const CLOCK_MASK: u64 = (1 << 48) - 1;
 

@@ -1,8 +1,8 @@
-//! The live window: the last groups of pictures of one stream, bounded in time and in bytes, and the cursors that read it.
+//! The live window: the newest GOPs of one stream, bounded in time and in bytes, and the cursors that read it.
 //!
-//! The window knows access units and positions, never subscribers or protocols. A subscriber is a [`Cursor`]: a position, and
-//! no queue of its own. One that the window has overtaken goes on at the newest random access point, and is told how many
-//! units it missed. Positions count access units from the start of the stream and never repeat, whatever epochs come and go.
+//! The window knows access units and positions, never subscribers or protocols. A subscriber is a [`Cursor`]: a position without a queue. If the
+//! window has moved past it, it continues at the newest random access point and is told how many units it missed. Positions count access units from
+//! the start of the stream and never repeat, across epochs.
 
 use std::any::Any;
 use std::collections::VecDeque;
@@ -15,23 +15,23 @@ use crate::derived::Derived;
 use crate::time::Timestamp;
 use crate::track_order::TrackOrder;
 
-/// An access unit in the window, and the catalog in force from it on. Cloning copies no media.
+/// An access unit in the window, with the catalog in force for it. Cloning copies no media.
 #[derive(Clone, Debug)]
 pub struct Entry {
-    /// How many units the stream had before it.
+    /// Number of units that the stream had before it.
     pub position: u64,
-    /// Whether a subscriber can start here with everything that follows.
+    /// Whether a subscriber can start here.
     pub starts_gop: bool,
-    /// Shared with its neighbours: compare with `Arc::ptr_eq` to see a change.
+    /// The catalog in force. Neighbours share it: compare with `Arc::ptr_eq` to see a change.
     pub catalog: Arc<Catalog>,
-    /// The unit.
+    /// The access unit.
     pub unit: AccessUnit,
     /// DTS of the unit of its track that it follows, as its source states: not always one that the window has held. `None` for the first
     /// of its track in its epoch, and where the source cannot say.
     pub predecessor_dts: Option<Timestamp>,
-    /// Milliseconds on the window's own clock, which only rises; spans epochs.
+    /// Milliseconds on the window's own clock, which never goes back and continues across epochs.
     at: i64,
-    /// What it adds to what the window holds: its payload, and its catalog if that is a new one.
+    /// Bytes that it adds to the window: its payload, and its catalog if that is a new one.
     weight: usize,
     /// See [`derived`](Self::derived).
     derived: Arc<Derived>,
@@ -45,16 +45,16 @@ impl Entry {
     }
 }
 
-/// How much a window may hold. At least the newest unit is always held.
+/// Upper bounds of what a window holds. The newest unit is always held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bounds {
-    /// From the oldest unit to the newest.
+    /// Media time from the oldest unit to the newest.
     pub duration: Duration,
-    /// Sum of payloads, and of the catalogs they need.
+    /// Sum of the payloads and of the catalogs that they need.
     pub bytes: usize,
 }
 
-/// The last groups of pictures of one stream.
+/// The newest GOPs of one stream.
 #[derive(Debug)]
 pub struct LiveWindow {
     bounds: Bounds,
@@ -117,7 +117,7 @@ impl LiveWindow {
         self.entries.back().expect("an entry was just pushed, and eviction keeps the newest")
     }
 
-    /// Position of the oldest unit held; equals [`next_position`](Self::next_position) when empty.
+    /// Position of the oldest unit in the window; equals [`next_position`](Self::next_position) when empty.
     pub fn first_position(&self) -> u64 {
         self.next_position - self.entries.len() as u64
     }
@@ -127,23 +127,23 @@ impl LiveWindow {
         self.next_position
     }
 
-    /// Where a new subscriber starts: the newest GOP's start. `None` while there is none to start from.
+    /// Where a new subscriber starts: the start of the newest GOP. `None` if the window holds no start of a GOP.
     pub fn join_position(&self) -> Option<u64> {
         self.gops.back().copied()
     }
 
-    /// The start of the GOP that `position` is in: where to start so as to be able to decode it. `None` if that is gone.
+    /// The start of the GOP that contains `position`, where decoding has to start. `None` if it has left the window.
     pub fn gop_start(&self, position: u64) -> Option<u64> {
         self.gops.iter().rev().copied().find(|start| *start <= position)
     }
 
-    /// The held units from `position` on, oldest first. A position that is gone starts at the oldest held.
+    /// The units from `position` on, oldest first; from the oldest unit if that position has left the window.
     pub fn from(&self, position: u64) -> impl Iterator<Item = &Entry> {
         let skip = position.saturating_sub(self.first_position());
         self.entries.range(usize::try_from(skip).unwrap_or(usize::MAX).min(self.entries.len())..)
     }
 
-    /// The oldest unit held of `epoch` that somebody lacks who has each track up to the DTS in `have`, and nothing of the others.
+    /// The oldest unit of `epoch` that is missing for a receiver that has each track in `have` up to its DTS, and no unit of other tracks.
     pub fn first_missing(&self, epoch: Epoch, have: &[(TrackId, Timestamp)]) -> Option<&Entry> {
         let lacks = |unit: &AccessUnit| have.iter().all(|(track, last)| *track != unit.track || unit.dts > *last);
         self.entries.iter().find(|entry| entry.unit.epoch == epoch && lacks(&entry.unit))
@@ -180,19 +180,19 @@ impl LiveWindow {
         self.entries.back()
     }
 
-    /// How much media time the newest unit is ahead of the one at `position`, or of the oldest held if that is gone.
+    /// Media time from the unit at `position` (or the oldest one, if that has left the window) to the newest.
     pub fn lag(&self, position: u64) -> Duration {
         let (entry, newest) = (self.from(position).next(), self.entries.back());
         let millis = entry.zip(newest).map_or(0, |(entry, newest)| newest.at - entry.at);
         Duration::from_millis(millis.max(0) as u64)
     }
 
-    /// Sum of the payloads held.
+    /// Sum of the payloads in bytes.
     pub fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// Media time from the oldest unit held to the newest.
+    /// Media time from the oldest unit to the newest.
     pub fn duration(&self) -> Duration {
         match (self.entries.front(), self.entries.back()) {
             (Some(first), Some(last)) => Duration::from_millis((last.at - first.at).max(0) as u64),
@@ -200,7 +200,7 @@ impl LiveWindow {
         }
     }
 
-    /// A picture that can be joined at starts a GOP; without video, so does the first sound of every [`AUDIO_GOP`].
+    /// A random access point of the first video track starts a GOP; without video, the first audio unit of every [`AUDIO_GOP`] does.
     fn starts_gop(&self, catalog: &Catalog, unit: &AccessUnit, at: i64) -> bool {
         match catalog.video() {
             Some(video) => unit.random_access && unit.track == video.id,
@@ -214,7 +214,7 @@ impl LiveWindow {
 
     fn evict(&mut self) {
         while self.entries.len() > 1 && self.is_over() {
-            // A whole GOP goes, so that the window starts where a subscriber can. One that alone is over the bounds is cut.
+            // Whole GOPs are evicted, so that the window starts where a subscriber can. A single GOP that exceeds the bounds is cut.
             let end = match self.gops.get(1) {
                 Some(second) => *second,
                 None => self.first_position() + 1,
@@ -235,23 +235,23 @@ impl LiveWindow {
     }
 }
 
-/// A subscriber's place in a [`LiveWindow`].
+/// A subscriber's position in a [`LiveWindow`].
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Cursor {
     next: Option<u64>,
 }
 
-/// What a cursor found.
+/// The result of [`Cursor::read`].
 #[derive(Debug, Default)]
 pub struct ReadBatch {
-    /// The units that are new to this subscriber, oldest first.
+    /// The next units for this subscriber, oldest first.
     pub entries: Vec<Entry>,
-    /// How many units it will never get, because the window had moved on.
+    /// Number of units that it missed because the window has moved on.
     pub skipped: u64,
 }
 
 impl Cursor {
-    /// A cursor that starts at the newest GOP, or at the first one to come.
+    /// A cursor that starts at the newest GOP, or at the next one if there is none.
     pub fn at_live_edge() -> Self {
         Self { next: None }
     }
@@ -261,12 +261,12 @@ impl Cursor {
         Self { next: Some(position) }
     }
 
-    /// The position it reads next, once it has started.
+    /// The position of the next unit to read; `None` before it has started.
     pub fn position(&self) -> Option<u64> {
         self.next
     }
 
-    /// Takes what is new, at most `max_bytes` of payload (and at least one unit, if there is one).
+    /// Reads the units after the last read: at most `max_bytes` of payload, but at least one unit if there is one.
     pub fn read(&mut self, window: &LiveWindow, max_bytes: usize) -> ReadBatch {
         let skipped = self.catch_up(window);
         let Some(start) = self.next.or(window.join_position()) else {
@@ -286,7 +286,7 @@ impl Cursor {
         ReadBatch { entries, skipped }
     }
 
-    /// Goes on at the newest GOP, if that is ahead; returns how many units that skips.
+    /// Moves ahead to the newest GOP. Returns the number of units skipped, 0 if it was there already.
     pub fn jump_to_live_edge(&mut self, window: &LiveWindow) -> u64 {
         match (self.next, window.join_position()) {
             (Some(next), Some(join)) if next < join => {
@@ -297,7 +297,7 @@ impl Cursor {
         }
     }
 
-    /// If the window has moved on, goes on at the newest GOP, or at the next one to come; returns how many units that skips.
+    /// If its position has left the window, continues at the newest GOP, or at the next one. Returns the number of units skipped.
     fn catch_up(&mut self, window: &LiveWindow) -> u64 {
         let Some(next) = self.next.filter(|next| *next < window.first_position()) else { return 0 };
         self.next = window.join_position();
@@ -305,7 +305,7 @@ impl Cursor {
     }
 }
 
-/// How often a stream without pictures can be joined: the sound between two points is what a late joiner hears first.
+/// Distance of the points where a stream without video can be joined. A new subscriber gets up to this much past audio.
 pub const AUDIO_GOP: Duration = Duration::from_secs(1);
 
 #[cfg(test)]

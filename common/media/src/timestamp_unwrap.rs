@@ -1,14 +1,14 @@
-//! 32-bit RTMP clocks, unwrapped once to 64 bits.
+//! 32-bit RTMP timestamps, unwrapped once to 64 bits.
 //!
-//! One [`TimestampUnwrapper`] serves the audio and the video of a connection, so that both cross 2^32 together however they are
-//! interleaved. Not a jitter buffer: it reorders nothing. RTMP 1.0 §3 (timestamps: 32 bits, milliseconds, wrap-around).
+//! One [`TimestampUnwrapper`] serves the audio and the video of a connection, so that both cross 2^32 together however they are interleaved. It is
+//! not a jitter buffer and reorders nothing. RTMP 1.0 §3 (timestamps: 32 bits, milliseconds, wrap-around).
 
-/// Where a timestamp lies on the unwrapped timeline.
+/// The place of a timestamp on the unwrapped timeline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unwrapped {
     /// At this many milliseconds.
     At(i64),
-    /// The clock was set: the timeline went up to `from`, and starts again at `to`. Both in milliseconds.
+    /// The publisher's clock was set: the timeline reached `from` and restarts at `to`. Both in milliseconds.
     Jump {
         /// The latest point before the jump.
         from: i64,
@@ -17,31 +17,30 @@ pub enum Unwrapped {
     },
 }
 
-/// The unwrapped clock of one connection.
+/// Unwraps the timestamps of one connection.
 ///
-/// A timestamp means the point nearest to the latest one that has its low 32 bits. A step back over [`MAX_BACKWARD`], or
-/// ahead over [`MAX_FORWARD`], is a jump: the timeline starts anew at the timestamp itself. FFmpeg's timestamps wrap at 31
-/// bits, which is no jump either.
+/// A timestamp means the point nearest to the latest one with its low 32 bits. A step back by more than [`MAX_BACKWARD`], or ahead by more than
+/// [`MAX_FORWARD`], is a jump: the timeline restarts at the timestamp itself. FFmpeg's timestamps wrap at 31 bits, which is no jump either.
 #[derive(Clone, Debug, Default)]
 pub struct TimestampUnwrapper {
     latest: Option<i64>,
-    /// Whether `latest` was seen on this connection, not told by [`TimestampUnwrapper::near`].
+    /// Whether `latest` was seen on this connection, not given to [`TimestampUnwrapper::near`].
     has_started: bool,
 }
 
 impl TimestampUnwrapper {
-    /// A clock that has seen nothing: the first timestamp is taken as it is.
+    /// An unwrapper that takes the first timestamp as it is.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// A clock of which it is known that it is somewhere near `at`, in milliseconds: the first timestamp, however far
-    /// from there, is unwrapped and is no jump. For connections that go on with a broadcast that may have wrapped already.
+    /// An unwrapper that expects timestamps near `at`, in milliseconds: the first timestamp is unwrapped to the nearest point, however far that is, and is
+    /// never a jump. For connections that continue a broadcast whose clock may have wrapped.
     pub fn near(at: i64) -> Self {
         Self { latest: Some(at), has_started: false }
     }
 
-    /// The latest point, in milliseconds.
+    /// The latest point in milliseconds; `None` before the first timestamp.
     pub fn latest(&self) -> Option<i64> {
         self.latest
     }
@@ -62,7 +61,7 @@ impl TimestampUnwrapper {
         }
     }
 
-    /// Unwraps `rtmp` for a publisher whose timestamps are known to be exact: never a jump.
+    /// Unwraps `rtmp`, in milliseconds, for a publisher whose timestamps are exact: the result is never a jump.
     pub fn unwrap_exact(&mut self, rtmp: u32) -> i64 {
         let at = self.nearest(rtmp);
         self.latest = Some(at);
@@ -70,7 +69,7 @@ impl TimestampUnwrapper {
         at
     }
 
-    /// Starts anew at `rtmp`, as after a jump.
+    /// Restarts the timeline at `rtmp`, as after a jump, and returns that point in milliseconds.
     pub fn restart(&mut self, rtmp: u32) -> i64 {
         *self = Self::default();
         self.unwrap_exact(rtmp)
@@ -97,14 +96,14 @@ fn is_step(latest: i64, at: i64) -> bool {
 
 /// The point nearest to `latest` that has the low 31 bits of `rtmp`, if it has no others.
 fn nearest_of_31_bits(latest: i64, rtmp: u32) -> Option<i64> {
-    // Shifted up, the difference has its sign where 32-bit arithmetic has it.
+    // Shifted left by one, a 31-bit difference has its sign in bit 31.
     let step = (rtmp << 1).wrapping_sub((latest as u32) << 1) as i32 >> 1;
     (rtmp >> 31 == 0).then(|| latest.saturating_add(step.into()))
 }
 
-/// How far audio and video may be interleaved out of order, in milliseconds: going back further means that the clock was set.
+/// In milliseconds. Audio and video may be interleaved out of order by this much; a larger step back means that the clock was set.
 pub const MAX_BACKWARD: i64 = 10_000;
-/// How long a publisher may be silent on a clock that ran on, in milliseconds: encoders pause when a machine sleeps.
+/// In milliseconds. A publisher may pause for this long while its clock runs on: encoders pause when a machine sleeps.
 pub const MAX_FORWARD: i64 = 60_000;
 
 #[cfg(test)]

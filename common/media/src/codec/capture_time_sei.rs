@@ -1,35 +1,34 @@
-//! When a picture was captured and encoded, written into the picture's own access unit: it survives every server that passes units on, whatever
-//! that makes of metadata.
+//! The capture time SEI: when a picture was captured and encoded, written into its own access unit, so that it passes any server.
 //!
 //! It is an SEI message `user_data_unregistered` (ITU-T H.264 §D.1.7, payload type 5; the same in H.265 §D.2.7) before the first slice:
 //!
-//! | bytes | what |
+//! | bytes | content |
 //! |---|---|
-//! | 16 | [`UUID`] |
-//! | 1 | 1, the version |
-//! | 4 | counter, as in the picture's mark |
+//! | 16 | `UUID` |
+//! | 1 | version, 1 |
+//! | 4 | counter, as in the burned-in frame counter |
 //! | 8 | capture: microseconds since the Unix epoch, signed |
-//! | 4 | microseconds from capture until it was encoded; at most 2^32 - 1 |
+//! | 4 | microseconds from capture until it was encoded, at most 2^32 - 1 |
 //!
-//! big-endian. AV1 and VP9 have no such place that all muxers keep; their pictures bear the mark alone.
+//! all big-endian. AV1 and VP9 have no such message that all muxers keep: their pictures have only the burned-in frame counter.
 
 use bytes::{BufMut, Bytes, BytesMut};
 
 use super::{Codec, nal};
 use crate::time::WallClock;
 
-/// What a picture says of itself.
+/// When a picture was captured and encoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CaptureTime {
-    /// Rises by one a picture; wraps.
+    /// Number of the picture, as in its burned-in [`FrameCounter`](crate::frame_counter::FrameCounter); wraps.
     pub counter: u32,
-    /// When it was captured, by the broadcaster's clock.
+    /// Time of capture, by the broadcaster's clock.
     pub captured: WallClock,
-    /// When it came out of the encoder, by the same clock.
+    /// Time when it came out of the encoder, by the same clock.
     pub encoded: WallClock,
 }
 
-/// The unit with the stamp before its first slice; `None` for a codec that has no place for it, or a unit without slices.
+/// Returns the access unit with the SEI message before its first slice. `None` for codecs other than H.264 and HEVC, and if the unit has no slice.
 pub fn insert(codec: Codec, payload: &[u8], stamp: CaptureTime) -> Option<Bytes> {
     let kind = Kind::of(codec)?;
     let mut at = 0;
@@ -38,7 +37,7 @@ pub fn insert(codec: Codec, payload: &[u8], stamp: CaptureTime) -> Option<Bytes>
         at += if found { 0 } else { 4 + unit.len() };
         found
     })?;
-    // Empty units are left out by the iterator: there are none in what encoders give, or the place would be wrong.
+    // The iterator skips empty NAL units; encoders write none. If there is one, the offset would be wrong.
     if payload.get(at + 4..)?.as_ptr() != slice.as_ptr() {
         return None;
     }
@@ -50,7 +49,7 @@ pub fn insert(codec: Codec, payload: &[u8], stamp: CaptureTime) -> Option<Bytes>
     Some(out.freeze())
 }
 
-/// The stamp of a unit, if it bears one.
+/// Reads the SEI message of an access unit; `None` if it has none, or one of another version.
 pub fn read(codec: Codec, payload: &[u8]) -> Option<CaptureTime> {
     let kind = Kind::of(codec)?;
     let units = nal::length_prefixed(payload, 4).take_while(|unit| !kind.is_slice(unit));
@@ -133,7 +132,7 @@ impl Kind {
     }
 }
 
-/// `nearcast`, and eight bytes of chance.
+/// `nearcast` and eight random bytes.
 const UUID: [u8; 16] = *b"nearcast\x9b\x1e\x4c\xd7\xa3\x52\x0f\x68";
 const VERSION: u8 = 1;
 const USER_DATA_UNREGISTERED: u32 = 5;

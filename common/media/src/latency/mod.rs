@@ -1,8 +1,8 @@
-//! Latency: where the time between lens and eye goes, and how it is distributed.
+//! Latency: where the time from capture to presentation (glass to glass) goes, and how it is distributed.
 //!
-//! Every stage stamps a unit with the wall clock of its own host ([`StageTimes`]); hosts keep the stamps of the last units
-//! ([`TimingLog`]) and tell them on; how far two hosts' clocks are apart, and how surely, says [`ClockOffset`]. With all stamps on one
-//! clock, [`StageTimes::components`] says where the time went, and the parts add up to the whole. Pure: instants are parameters.
+//! Each stage stamps a unit with the wall clock of its own host ([`StageTimes`]). Hosts keep the times of the newest units ([`TimingLog`]) and send
+//! them to others ([`TimingReport`]). [`ClockOffset`] is the difference between two hosts' clocks with its uncertainty. With all times on one clock,
+//! [`StageTimes::components`] divides the latency into components that add up to the whole. Pure: instants are parameters.
 
 mod histogram;
 mod offset;
@@ -16,30 +16,30 @@ pub use self::unit_timing::{TimingLog, UnitTiming};
 
 use crate::time::WallClock;
 
-/// A point in the life of an access unit, in the order in which it passes them. Not every unit passes each: see [`StageTimes::components`].
+/// A point on the way of an access unit from camera to screen, in order. Which of them a unit passes depends on its [`Delivery`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Stage {
-    /// The picture left the lens, or the sound the microphone: wall-clock time of its PTS.
+    /// Captured by camera or microphone: the wall-clock time of its PTS.
     Captured,
-    /// The broadcaster's encoder gave it.
+    /// Came out of the broadcaster's encoder.
     Encoded,
-    /// The broadcaster handed it to the connection that it pushes over.
+    /// Handed by the broadcaster to its connection to the server.
     Sent,
-    /// A server has read the whole of it.
+    /// Received completely by a server.
     Ingested,
-    /// A server (the broadcaster itself, for a viewer on its network) first handed it to a connection, by RTMP or the relay protocol.
+    /// First handed to a viewer's connection, by RTMP or the relay protocol; by a server, or by the broadcaster for a viewer on its LAN.
     Relayed,
-    /// The playlist lists a part that it is in (RFC 8216bis §4.4.4.9).
+    /// Listed in a playlist as content of a part (RFC 8216bis §4.4.4.9).
     InPart,
-    /// The playlist lists a whole segment that it is in.
+    /// Listed in a playlist as content of a complete segment.
     InSegment,
-    /// The viewer asked for what it is in.
+    /// The viewer requested the segment or part that contains it.
     Requested,
-    /// It came out of the viewer's source: the network is behind it.
+    /// Received by the viewer.
     Received,
-    /// It came out of the path merger: of several copies the first, in its place.
+    /// Came out of the viewer's path merger, in order and once.
     Merged,
-    /// It left the viewer's buffer for the decoder.
+    /// Left the viewer's buffer for the decoder.
     Buffered,
     /// Its picture came out of the decoder.
     Decoded,
@@ -48,7 +48,7 @@ pub enum Stage {
 }
 
 impl Stage {
-    /// All of them, in order.
+    /// All stages, in order.
     pub const ALL: [Self; STAGES] = [
         Self::Captured,
         Self::Encoded,
@@ -65,7 +65,7 @@ impl Stage {
         Self::Presented,
     ];
 
-    /// The name in statistics and on the wire.
+    /// Its name in traces, in the API and on the wire: lower case with underscores, `in_part`.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Captured => "captured",
@@ -84,12 +84,12 @@ impl Stage {
         }
     }
 
-    /// The stage of that [`name`](Self::name).
+    /// The stage with this [`name`](Self::name).
     pub fn named(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|stage| stage.name() == name)
     }
 
-    /// What the time that ends with this stage is spent on.
+    /// The component that the time up to this stage, since the stage before, belongs to.
     pub const fn component(self) -> LatencyComponent {
         match self {
             Self::Captured | Self::Encoded => LatencyComponent::Encoding,
@@ -99,39 +99,39 @@ impl Stage {
             Self::InPart | Self::InSegment => LatencyComponent::Chunking,
             Self::Requested => LatencyComponent::Polling,
             Self::Received => LatencyComponent::LastMile,
-            // Whether it waits as a unit or as a picture, it is the buffer that it waits in.
+            // It waits in the buffer as a unit before the decoder, and as a picture after it.
             Self::Merged | Self::Buffered | Self::Presented => LatencyComponent::Buffering,
             Self::Decoded => LatencyComponent::Decoding,
         }
     }
 }
 
-/// What time is spent on, in the order in which it is. Upload, chunking, polling, last mile and buffering are those of Wang et al.,
+/// A component of the glass-to-glass latency, in order. Upload, chunking, polling, last mile and buffering are those of Wang et al.,
 /// "Anatomy of a Personalized Livestreaming System" (IMC 2016).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum LatencyComponent {
-    /// From the lens through the encoder.
+    /// From capture through the encoder.
     Encoding,
-    /// In the broadcaster, before the connection takes it.
+    /// In the broadcaster's send queue.
     Queue,
-    /// On the way to the server.
+    /// From the broadcaster to the server.
     Upload,
-    /// In the server that passes it on as it comes.
+    /// In a server that forwards single units.
     Server,
-    /// In the server, until what it is cut into is whole and listed.
+    /// In a server that cuts segments: until the part or segment is complete and listed.
     Chunking,
-    /// Until the viewer asks for what is listed.
+    /// From the listing until the viewer requests it.
     Polling,
-    /// On the way to the viewer; and whatever before it no stage has told of.
+    /// From the server to the viewer, and everything before that no stage was reported for.
     LastMile,
-    /// In the viewer's buffer: before the decoder, and after it until it is shown.
+    /// In the viewer's buffer, before and after the decoder.
     Buffering,
-    /// In the decoder.
+    /// In the viewer's decoder.
     Decoding,
 }
 
 impl LatencyComponent {
-    /// All of them, in order.
+    /// All components, in order.
     pub const ALL: [Self; 9] = [
         Self::Encoding,
         Self::Queue,
@@ -144,7 +144,7 @@ impl LatencyComponent {
         Self::Decoding,
     ];
 
-    /// The name in statistics.
+    /// Its name in statistics and metrics: lower case with underscores, `last_mile`.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Encoding => "encoding",
@@ -160,16 +160,16 @@ impl LatencyComponent {
     }
 }
 
-/// By which of its ways a unit came, for [`StageTimes::components`]: a server stamps it for all of them.
+/// How a unit reached the viewer. A server records the stages of all deliveries; [`StageTimes::components`] uses those of one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Delivery {
-    /// Straight from the broadcaster.
+    /// From the broadcaster, on the LAN.
     Direct,
-    /// Through a server, unit by unit: RTMP, the relay protocol.
+    /// Through a server, as single units: RTMP, the relay protocol.
     Units,
-    /// Through a server, in parts of segments.
+    /// Through a server, in parts: low-latency HLS.
     Parts,
-    /// Through a server, in segments.
+    /// Through a server, in segments: HLS.
     Segments,
 }
 
@@ -207,29 +207,29 @@ impl Delivery {
     }
 }
 
-/// When one access unit passed each stage.
+/// The wall-clock time at which one access unit passed each stage, as far as it is known.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct StageTimes([Option<WallClock>; STAGES]);
 
 impl StageTimes {
-    /// Notes that `stage` was passed at `at`.
+    /// Sets the time of `stage`, replacing an earlier one.
     pub fn stamp(&mut self, stage: Stage, at: WallClock) {
         self.0[stage as usize] = Some(at);
     }
 
-    /// When `stage` was passed.
+    /// The time of `stage`; `None` if it is not known.
     pub fn at(&self, stage: Stage) -> Option<WallClock> {
         self.0[stage as usize]
     }
 
-    /// Signed microseconds from one stage to another; `None` unless both are known.
+    /// Signed microseconds from one stage to another; `None` unless both are known. Only meaningful if both are on one clock.
     pub fn micros(&self, from: Stage, to: Stage) -> Option<i64> {
         Some(self.at(to)?.micros_since(self.at(from)?))
     }
 
-    /// Where the time went, from the first known stage on that a unit passes on its way `by`, in signed microseconds: they add up to
-    /// the time from the first known stage to the last. A stage that is not known is counted with the one after it. Whoever asks for what
-    /// is not there yet waits for the server, and not the server for it: then there is no polling. A part may come more than once.
+    /// The components of the latency in signed microseconds, for a unit delivered by `delivery`. They add up to the time from the first known stage to
+    /// the last. The time before an unknown stage counts for the next known one. The time in a blocking request counts as server time, not as
+    /// polling. A component may come more than once.
     pub fn components(&self, delivery: Delivery) -> impl Iterator<Item = (LatencyComponent, i64)> {
         let mut before: Option<WallClock> = None;
         let stamps = *self;

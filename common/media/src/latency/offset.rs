@@ -1,49 +1,49 @@
-//! How far another host's clock is from ours, and how surely.
+//! The offset between two hosts' clocks, with a bound on its error.
 //!
-//! Each question and answer bounds it from both sides, whatever the network did: the question was not read before it was sent, nor the answer read
-//! before it was given (RFC 5905 §8 has the four times). The true offset lies in all of these intervals at once, so that what is told is where
-//! they meet (Marzullo's algorithm for a single, truthful source), and half of its width is the uncertainty. Queues in one direction
-//! only, which mislead a mean of round trips, do no harm: the quickest question and the quickest answer need not be of one exchange.
+//! Each exchange bounds the offset from both sides, whatever the network did: the request was not received before it was sent, nor the response
+//! received before it was sent (RFC 5905 §8 has the four times). The true offset lies in the intersection of all these intervals (Marzullo's
+//! algorithm for a single, truthful source), and half of its width is the uncertainty. Queues in one direction, which mislead a mean of round
+//! trips, do no harm: the fastest request and the fastest response need not belong to one exchange.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
 use crate::time::WallClock;
 
-/// A question and its answer.
+/// The four times of a request and its response (RFC 5905 §8).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Exchange {
-    /// By our clock.
+    /// When the request was sent, by the local clock.
     pub sent: WallClock,
-    /// By theirs.
+    /// When it was received, by the remote clock.
     pub received: WallClock,
-    /// By theirs; not before `received`.
+    /// When the response was sent, by the remote clock; not before `received`.
     pub answered: WallClock,
-    /// By ours; not before `sent`.
+    /// When the response was received, by the local clock; not before `sent`.
     pub returned: WallClock,
 }
 
-/// What their clock shows when ours shows zero, in microseconds.
+/// The difference between a remote clock and the local one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ClockOffset {
-    /// Theirs less ours.
+    /// Remote minus local, in microseconds.
     pub micros: i64,
-    /// The truth is at most so much more or less.
+    /// The true difference is at most this many microseconds more or less.
     pub uncertainty: u64,
 }
 
 impl ClockOffset {
-    /// What their clock shows when ours shows `local`.
+    /// The remote clock's time at the local time `local`.
     pub fn to_remote(self, local: WallClock) -> WallClock {
         WallClock::from_micros(local.as_micros().saturating_add(self.micros))
     }
 
-    /// What our clock shows when theirs shows `remote`.
+    /// The local clock's time at the remote time `remote`.
     pub fn to_local(self, remote: WallClock) -> WallClock {
         WallClock::from_micros(remote.as_micros().saturating_sub(self.micros))
     }
 
-    /// From us to a third, where `next` is from them to the third.
+    /// The offset of a third clock from the local one, given its offset `next` from the remote one. Uncertainties add up.
     pub fn then(self, next: Self) -> Self {
         Self {
             micros: self.micros.saturating_add(next.micros),
@@ -51,19 +51,19 @@ impl ClockOffset {
         }
     }
 
-    /// From them to us.
+    /// The offset of the local clock from the remote one.
     pub fn inverse(self) -> Self {
         Self { micros: self.micros.saturating_neg(), ..self }
     }
 }
 
-/// Makes an offset of exchanges. The last 32 are kept.
+/// Estimates a clock offset from the last 32 exchanges.
 #[derive(Clone, Debug, Default)]
 pub struct OffsetEstimator {
     bounds: VecDeque<OffsetBounds>,
 }
 
-/// The least and the most that the offset was, by one exchange.
+/// The bounds of the offset that one exchange gives, in microseconds.
 #[derive(Clone, Copy, Debug)]
 struct OffsetBounds {
     /// On the local monotonic clock.
@@ -73,8 +73,8 @@ struct OffsetBounds {
 }
 
 impl OffsetEstimator {
-    /// Takes an exchange that ended at `now`, a local clock that only rises. One that contradicts itself is nothing; one that contradicts
-    /// those before it means that a clock was set, and they are forgotten.
+    /// Adds an exchange that ended at `now` on the local monotonic clock. An exchange with impossible times is ignored. One that contradicts those
+    /// before means that a clock was set: the earlier ones are dropped.
     pub fn record(&mut self, now: Duration, exchange: Exchange) {
         let least = exchange.answered.micros_since(exchange.returned);
         let most = exchange.received.micros_since(exchange.sent);
@@ -91,8 +91,7 @@ impl OffsetEstimator {
         self.bounds.push_back(new);
     }
 
-    /// The offset as it is known at `now`; `None` before the first exchange. The uncertainty grows with what the two crystals may have drifted
-    /// since.
+    /// The estimated offset at `now`; `None` before the first exchange. The uncertainty grows with the possible drift since the exchanges.
     pub fn offset(&self, now: Duration) -> Option<ClockOffset> {
         if self.bounds.is_empty() {
             return None;
@@ -102,7 +101,7 @@ impl OffsetEstimator {
         Some(ClockOffset { micros: least.saturating_add(width / 2), uncertainty: (width.unsigned_abs()).div_ceil(2) })
     }
 
-    /// Where all intervals meet, each widened by the drift since; `None` where they do not.
+    /// The intersection of all intervals, each widened by the possible drift since; `None` if it is empty.
     fn intersection(&self, now: Duration, new: Option<OffsetBounds>) -> Option<(i64, i64)> {
         let (least, most) =
             self.bounds.iter().copied().chain(new).fold((i64::MIN, i64::MAX), |(least, most), bounds| {
@@ -113,9 +112,9 @@ impl OffsetEstimator {
     }
 }
 
-/// How many exchanges are kept.
+/// Number of exchanges that are kept.
 const EXCHANGES: usize = 32;
-/// Two crystals drift apart by at most a ten thousandth: ± 50 millionths each.
+/// Two clocks drift apart by at most 1 in 10 000: ±50 ppm each.
 const DRIFT: i64 = 10_000;
 
 #[cfg(test)]

@@ -1,31 +1,31 @@
-//! What a server tells a viewer of the way that units have come to it.
+//! What a server reports to a viewer about the way of some units to it.
 
 use super::{ClockOffset, Stage, StageTimes, UnitTiming};
 use crate::access_unit::Epoch;
 use crate::time::WallClock;
 
-/// A server's answer, which is an exchange of clocks too: see [`Exchange`](super::Exchange).
+/// The stage times of some units, as a server reports them to a viewer. Its two times of the server's clock make an [`Exchange`](super::Exchange).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TimingReport {
-    /// When the question was read, by the server's clock.
+    /// When the request was read, by the server's clock.
     pub received: WallClock,
-    /// When the answer was given, by the server's clock.
+    /// When the response was written, by the server's clock.
     pub answered: WallClock,
-    /// Of the units.
+    /// Epoch of the units.
     pub epoch: Epoch,
-    /// From the server's clock to the broadcaster's; `None` where nobody knows, and all is stamped by the server's.
+    /// Offset of the broadcaster's clock from the server's. `None` if it is not known; then all times are by the server's clock.
     pub broadcaster: Option<ClockOffset>,
-    /// Units that have passed, in order of DTS; at most [`MAX_UNITS`].
+    /// At most [`MAX_UNITS`] units by increasing DTS.
     pub units: Vec<UnitTiming>,
 }
 
 impl TimingReport {
-    /// From our clock to the broadcaster's, where `server` is from ours to the server's.
+    /// Offset of the broadcaster's clock from ours, given the offset of the server's clock from ours.
     pub fn broadcaster(&self, server: ClockOffset) -> ClockOffset {
         self.broadcaster.map_or(server, |broadcaster| server.then(broadcaster))
     }
 
-    /// The units with all their stamps by our clock, where `server` is from ours to the server's.
+    /// The units with all their times on our clock, given the offset of the server's clock from ours.
     pub fn rebase(&self, server: ClockOffset) -> impl Iterator<Item = UnitTiming> {
         let broadcaster = self.broadcaster(server);
         self.units.iter().map(move |unit| {
@@ -41,7 +41,7 @@ impl TimingReport {
     }
 }
 
-/// How many units a report tells of: enough for a mean.
+/// Upper bound of the units in a report: enough for a mean.
 pub const MAX_UNITS: usize = 8;
 
 #[cfg(test)]

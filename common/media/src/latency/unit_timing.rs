@@ -1,4 +1,4 @@
-//! The stamps of the last units of a broadcast: what one host has noted itself and been told by others.
+//! The stage times of the newest units of a broadcast: what this host has recorded itself, and what others have reported.
 
 use std::collections::VecDeque;
 
@@ -6,29 +6,29 @@ use super::{Stage, StageTimes};
 use crate::access_unit::{Epoch, TrackId};
 use crate::time::{Timestamp, WallClock};
 
-/// One unit's stamps. Each is by the clock of the host that the stage is on.
+/// The stage times of one unit. Each time is by the clock of the host that the stage is on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct UnitTiming {
-    /// Of the unit.
+    /// Track of the unit.
     pub track: TrackId,
-    /// Its name in the track.
+    /// DTS of the unit.
     pub dts: Timestamp,
-    /// What is known.
+    /// The stage times that are known.
     pub stamps: StageTimes,
 }
 
-/// The last 1024 units of one track and one epoch: that of the last unit that was stamped. Pictures say where the time goes, so that
-/// is what callers stamp, or sound where there are none.
+/// The stage times of the last 1024 units of one track in one epoch: those of the unit that was stamped last. Callers stamp the
+/// [timing track](crate::Catalog::timing_track).
 #[derive(Clone, Debug, Default)]
 pub struct TimingLog {
     of: Option<(Epoch, TrackId)>,
-    /// DTS rises.
+    /// By increasing DTS.
     rows: VecDeque<(Timestamp, StageTimes)>,
 }
 
 impl TimingLog {
-    /// Notes that a unit passes `stage` at `at`. The earliest stamp of a stage counts. One of another epoch or track begins anew; one that is
-    /// older than all that are held is nothing.
+    /// Records that a unit passes `stage` at `at`. The earliest time of a stage counts. A unit of another epoch or track clears the log; a unit older
+    /// than all in a full log is ignored.
     pub fn stamp(&mut self, epoch: Epoch, track: TrackId, dts: Timestamp, stage: Stage, at: WallClock) {
         if self.of != Some((epoch, track)) {
             self.of = Some((epoch, track));
@@ -49,7 +49,7 @@ impl TimingLog {
         }
     }
 
-    /// Notes that all held units from `from` on and before `until` pass `stage` at `at`: they were cut into one piece.
+    /// Records that all logged units with a DTS in `range` pass `stage` at `at`: they are in one part or segment.
     pub fn stamp_range(&mut self, epoch: Epoch, range: std::ops::Range<Timestamp>, stage: Stage, at: WallClock) {
         if self.of.is_none_or(|(held, _)| held != epoch) {
             return;
@@ -59,12 +59,12 @@ impl TimingLog {
         rows.for_each(|(_, stamps)| stamps.stamp(stage, stamps.at(stage).map_or(at, |earlier| earlier.min(at))));
     }
 
-    /// What is held of, if anything.
+    /// The epoch and track of the log; `None` while it is empty.
     pub fn of(&self) -> Option<(Epoch, TrackId)> {
         self.of
     }
 
-    /// The stamps of one unit.
+    /// The stage times of one unit; `None` if it is not in the log.
     pub fn unit(&self, epoch: Epoch, track: TrackId, dts: Timestamp) -> Option<StageTimes> {
         if self.of != Some((epoch, track)) {
             return None;
@@ -73,8 +73,8 @@ impl TimingLog {
         self.rows.get(place).map(|(_, stamps)| *stamps)
     }
 
-    /// At most `count` units, spread over the last [`SAMPLED`] up to and with `until`, or up to the newest; in order. Those of one segment or part
-    /// that are next to each other have waited alike, and say nothing of the others.
+    /// At most `count` units in order, evenly spaced over the last 64 up to and including `until` (or the newest). Neighbours within one segment or
+    /// part have nearly equal times, so they would not represent the others.
     pub fn sample(&self, count: usize, until: Option<Timestamp>) -> impl Iterator<Item = UnitTiming> {
         let step = SAMPLED.div_ceil(count.max(1));
         let units: Vec<UnitTiming> = self.last(SAMPLED, until).collect();
@@ -82,7 +82,7 @@ impl TimingLog {
         units.into_iter().skip(first).step_by(step)
     }
 
-    /// The last `count` units up to and with `until`, or up to the newest; in order.
+    /// The last `count` units up to and including `until` (or the newest), in order.
     pub fn last(&self, count: usize, until: Option<Timestamp>) -> impl Iterator<Item = UnitTiming> {
         let end = until.map_or(self.rows.len(), |until| self.rows.partition_point(|(dts, _)| *dts <= until));
         let track = self.of.map_or(TrackId::VIDEO, |(_, track)| track);
@@ -94,9 +94,9 @@ impl TimingLog {
     }
 }
 
-/// About a segment of pictures.
+/// Number of units that samples are spread over: about a segment of video.
 const SAMPLED: usize = 64;
-/// A segment of 6 s three segments behind, at 60 pictures a second. 200 kB.
+/// Enough for a viewer three segments of 6 s behind, at 60 frames per second. 200 kB.
 const UNITS: usize = 1024;
 
 #[cfg(test)]
