@@ -5,25 +5,25 @@ use bytes::Bytes;
 use super::bits::BitReader;
 use super::{Error, Format};
 
-/// An `AudioSpecificConfig`.
+/// An `AudioSpecificConfig` (ISO/IEC 14496-3 §1.6.2.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AudioSpecificConfig {
     /// Audio object type of the core: 2 is AAC-LC.
     pub object_type: u8,
-    /// Of the core, in Hz.
+    /// Sampling rate of the core in Hz.
     pub sample_rate: u32,
-    /// Channels that come out: 2 for a mono core with parametric stereo.
+    /// Number of output channels: 2 for a mono core with parametric stereo.
     pub channels: u16,
-    /// SBR that is signalled, in either way: its output rate in Hz.
+    /// Output rate in Hz of SBR, if it is signalled explicitly, in either way.
     pub sbr_rate: Option<u32>,
-    /// Parametric stereo that is signalled, in either way.
+    /// Whether parametric stereo is signalled explicitly, in either way.
     pub ps: bool,
     /// `frameLengthFlag`: frames of 960 samples in place of 1024 (of 480 in place of 512 for ER AAC LD and ELD).
     pub short_frames: bool,
 }
 
 impl AudioSpecificConfig {
-    /// Reads one. What follows it in `record` is ignored.
+    /// Parses a record. Bytes after it are ignored.
     pub fn parse(record: &[u8]) -> Result<Self, Error> {
         let mut bits = BitReader::new(record, "AudioSpecificConfig");
         let mut object_type = object_type_of(&mut bits)?;
@@ -70,7 +70,7 @@ impl AudioSpecificConfig {
         Ok(Self { object_type, sample_rate, channels, sbr_rate, ps, short_frames })
     }
 
-    /// Writes one; SBR and PS are signalled explicitly and hierarchically, for then no decoder overlooks them.
+    /// Writes a record. SBR and PS are signalled explicitly and hierarchically, so that no decoder overlooks them.
     pub fn build(&self) -> Result<Bytes, Error> {
         let mut bits = BitWriter::default();
         let core_channels = if self.ps { 1 } else { self.channels };
@@ -98,12 +98,12 @@ impl AudioSpecificConfig {
         Ok(Bytes::from(bits.bytes))
     }
 
-    /// Samples per second that come out, in Hz.
+    /// Output sampling rate in Hz.
     pub fn output_rate(&self) -> u32 {
         self.sbr_rate.unwrap_or(self.sample_rate)
     }
 
-    /// Samples per frame and channel that come out, at [`output_rate`](Self::output_rate).
+    /// Output samples per frame and channel, at [`output_rate`](Self::output_rate).
     pub fn samples_per_frame(&self) -> u32 {
         let core = match (self.object_type, self.short_frames) {
             (LD | ELD, false) => 512,
@@ -115,7 +115,7 @@ impl AudioSpecificConfig {
     }
 }
 
-/// Takes the ADTS header off a frame, if it has one; returns what the header says.
+/// Removes the ADTS header of a frame and returns its content, if there is one.
 pub fn strip_adts(frame: Bytes) -> Result<(Option<AudioSpecificConfig>, Bytes), Error> {
     if frame.len() < 2 || frame[0] != 0xff || frame[1] & 0xf6 != 0xf0 {
         return Ok((None, frame));
@@ -175,7 +175,7 @@ fn sample_rate_of(bits: &mut BitReader<'_>) -> Result<u32, Error> {
     if rate == 0 { Err(Error::Unsupported { what: "AAC sample rate", value: 0 }) } else { Ok(rate) }
 }
 
-/// Table 1.19; 0 means that a program config element tells.
+/// Table 1.19; 0 means that a program config element states it.
 fn channels_of(configuration: u32) -> Result<u16, Error> {
     Ok(match configuration {
         0..=6 => configuration as u16,

@@ -1,15 +1,15 @@
 //! AV1: `AV1CodecConfigurationRecord`, OBUs and random access (AV1 bitstream §5.3 to §5.9, AV1 in ISOBMFF §2.3).
 //!
 //! A temporal unit is a random access point if its first frame is a shown key frame. Its sequence header may be in the
-//! temporal unit or only in the record: a decoder has been given the latter. A forward key frame (not shown at once) is no
-//! random access point, for what comes before it on screen can not be decoded.
+//! temporal unit or only in the record: a decoder has been given the latter. A forward key frame (not shown at once) is not a
+//! random access point, because the pictures shown before it cannot be decoded.
 
 use bytes::{BufMut, Bytes, BytesMut};
 
 use super::bits::BitReader;
 use super::{Error, Format};
 
-/// What a sequence header OBU says, as far as records and codec strings want it.
+/// The fields of a sequence header OBU that records and codec strings need (AV1 bitstream §5.5.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SequenceHeader {
     /// `seq_profile`.
@@ -20,17 +20,17 @@ pub struct SequenceHeader {
     pub high_tier: bool,
     /// Bits per sample: 8, 10 or 12.
     pub bit_depth: u8,
-    /// No chroma.
+    /// Whether there is no chroma.
     pub monochrome: bool,
-    /// Chroma is halved across.
+    /// Whether chroma has half the horizontal resolution.
     pub subsampling_x: bool,
-    /// Chroma is halved down.
+    /// Whether chroma has half the vertical resolution.
     pub subsampling_y: bool,
     /// `chroma_sample_position`.
     pub chroma_sample_position: u8,
-    /// Pixels.
+    /// Picture width in pixels.
     pub width: u32,
-    /// Pixels.
+    /// Picture height in pixels.
     pub height: u32,
 }
 
@@ -78,13 +78,13 @@ impl SequenceHeader {
         })
     }
 
-    /// The one in a run of OBUs, if there is one that can be read.
+    /// Finds and parses the sequence header in a sequence of OBUs; `None` if there is no valid one.
     pub fn find(obus: &[u8]) -> Option<Self> {
         Obus(obus).find(|obu| obu.kind == OBU_SEQUENCE_HEADER).and_then(|obu| Self::parse(obu.payload).ok())
     }
 }
 
-/// Reads the picture size out of an `AV1CodecConfigurationRecord`; zero by zero if it carries no sequence header.
+/// The picture size of an `AV1CodecConfigurationRecord`; zero by zero if it carries no sequence header.
 pub(super) fn format(record: &[u8]) -> Result<Format, Error> {
     let obus = record.get(4..).ok_or(Error::Truncated { what: "av1C" })?;
     if record[0] != 0x81 {
@@ -135,7 +135,7 @@ pub fn av1c_from_obus(obus: &[u8]) -> Result<Bytes, Error> {
     Ok(out.freeze())
 }
 
-/// Whether a temporal unit is a random access point: see the module's own words.
+/// Whether a temporal unit is a random access point, as defined in the module documentation.
 pub fn is_random_access(payload: &[u8]) -> bool {
     let mut reduced = false;
     for obu in Obus(payload) {

@@ -1,4 +1,4 @@
-//! A reader of bits, most significant first, as codec headers want them. Every read is checked; nothing here allocates.
+//! Reads bits of codec headers, most significant bit first. Every read is checked, and nothing is allocated.
 
 use super::Error;
 
@@ -6,7 +6,7 @@ use super::Error;
 #[derive(Clone, Debug)]
 pub(super) struct BitReader<'a> {
     data: &'a [u8],
-    /// In bits.
+    /// Position in bits.
     at: usize,
     what: &'static str,
 }
@@ -42,7 +42,7 @@ impl<'a> BitReader<'a> {
         self.at = self.at.next_multiple_of(8);
     }
 
-    /// Bits that are left.
+    /// Number of bits that are left.
     pub(super) fn left(&self) -> usize {
         (self.data.len() * 8).saturating_sub(self.at)
     }

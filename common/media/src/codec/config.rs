@@ -9,18 +9,18 @@ use super::{aac, av1, flac, h264, hevc, mp3, opus, vp9};
 /// A codec with its decoder configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CodecConfig {
-    /// Which codec.
+    /// The codec.
     pub codec: Codec,
     /// `AVCDecoderConfigurationRecord`, `HEVCDecoderConfigurationRecord`, `AV1CodecConfigurationRecord`, `VPCodecConfigurationRecord`,
     /// `AudioSpecificConfig`, Opus `ID header` (RFC 7845 §5.1), FLAC `fLaC` + STREAMINFO block; empty for MP3.
     pub record: Bytes,
-    /// Picture or sound format.
+    /// The format that the record states.
     pub format: Format,
 }
 
 impl CodecConfig {
-    /// Reads the picture or sound format out of a configuration record, and brings the record into the form that
-    /// [`CodecConfig::record`] promises: a VP9 record without the header of its box, a FLAC one with `fLaC` before it.
+    /// Parses the format out of a configuration record of at most [`MAX_RECORD`] bytes, and normalises the record to the form of
+    /// [`CodecConfig::record`]: a VP9 record without its box header, a FLAC record with `fLaC` before it.
     ///
     /// MP3 has no record: see [`CodecConfig::mp3`].
     pub fn from_record(codec: Codec, record: Bytes) -> Result<Self, Error> {
@@ -55,7 +55,7 @@ impl CodecConfig {
         Ok(Self { codec: Codec::Mp3, record: Bytes::new(), format })
     }
 
-    /// The `codecs` parameter of RFC 6381, as `EXT-X-STREAM-INF` and Media Source Extensions want it.
+    /// The `codecs` parameter of RFC 6381, for `EXT-X-STREAM-INF` and Media Source Extensions.
     pub fn rfc6381(&self) -> String {
         match (self.codec, self.format) {
             (Codec::H264, _) => h264::rfc6381(&self.record),
@@ -63,7 +63,7 @@ impl CodecConfig {
             (Codec::Av1, _) => av1::rfc6381(&self.record),
             (Codec::Vp9, _) => vp9::rfc6381(&self.record),
             (Codec::Aac, _) => aac::rfc6381(&self.record),
-            // In lower case: what every browser knows, where some do not know the sample entry's own spelling.
+            // Lower case: every browser knows it, and some do not know the spelling of the sample entry.
             (Codec::Opus, _) => "opus".to_owned(),
             (Codec::Flac, _) => "fLaC".to_owned(),
             (Codec::Mp3, Format::Audio { sample_rate, .. }) => mp3::rfc6381(sample_rate),
@@ -71,7 +71,7 @@ impl CodecConfig {
         }
     }
 
-    /// Bytes of a NAL unit length in this track's payloads; `None` for a codec without NAL units.
+    /// Size of the NAL unit length fields of this record, in bytes (1, 2 or 4); `None` for a codec without NAL units.
     pub fn nal_length_size(&self) -> Result<Option<usize>, Error> {
         match self.codec {
             Codec::H264 => h264::length_size(&self.record).map(Some),
@@ -96,7 +96,7 @@ impl CodecConfig {
     }
 }
 
-/// Whether decoding can start at an access unit: its own bits tell, not a container's flag. True of all sound.
+/// Whether decoding can start at an access unit, by its own bits and not by a container's flag. True for all audio.
 pub fn is_random_access(codec: Codec, payload: &[u8]) -> bool {
     match codec {
         Codec::H264 => h264::is_random_access(payload),
@@ -107,7 +107,7 @@ pub fn is_random_access(codec: Codec, payload: &[u8]) -> bool {
     }
 }
 
-/// The format that an access unit tells, for the codecs whose record may not: VP9 and AV1 key frames, and every MP3 frame.
+/// The format stated within an access unit, for the codecs whose record may not state it: VP9 and AV1 key frames, and every MP3 frame.
 pub fn format_in_band(codec: Codec, payload: &[u8]) -> Option<Format> {
     match codec {
         Codec::Vp9 => vp9::KeyFrame::parse(payload).map(|key| Format::Video { width: key.width, height: key.height }),
@@ -119,5 +119,5 @@ pub fn format_in_band(codec: Codec, payload: &[u8]) -> Option<Format> {
     }
 }
 
-/// Bounds what a publisher can make every subscriber hold; real records are some hundred bytes.
+/// Upper bound of a configuration record in bytes, which every subscriber has to hold. Real records have some hundred bytes.
 pub const MAX_RECORD: usize = 64 << 10;

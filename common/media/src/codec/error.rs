@@ -1,27 +1,27 @@
 //! Why a configuration record, or a header within a stream, cannot be read.
 
-/// Why a configuration record, or a header within a stream, can not be read.
+/// Why a configuration record, or a header within a stream, cannot be read. The input is at fault; a retry with the same bytes does not help.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// It ends too soon.
+    /// The structure ends too soon.
     #[error("{what} is cut short")]
     Truncated {
-        /// The structure.
+        /// Name of the structure.
         what: &'static str,
     },
     /// A value that the specification forbids, or that Nearcast does not carry.
     #[error("{what}: {value} is not supported")]
     Unsupported {
-        /// The field.
+        /// Name of the field.
         what: &'static str,
-        /// Its value.
+        /// The value that was read.
         value: u64,
     },
-    /// A structure that must be there is not.
+    /// A mandatory structure is missing.
     #[error("{what} is missing")]
     Missing {
-        /// The structure.
+        /// Name of the structure.
         what: &'static str,
     },
 }

@@ -5,23 +5,23 @@ use bytes::{BufMut, Bytes, BytesMut};
 use super::bits::BitReader;
 use super::{Error, Format};
 
-/// What STREAMINFO says.
+/// The content of a STREAMINFO block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StreamInfo {
-    /// Samples in the smallest block.
+    /// Samples per channel in the smallest block.
     pub min_block: u16,
-    /// Samples in the largest block.
+    /// Samples per channel in the largest block.
     pub max_block: u16,
-    /// Hz.
+    /// Sampling rate in Hz.
     pub sample_rate: u32,
-    /// 1 to 8.
+    /// Number of channels, 1 to 8.
     pub channels: u8,
-    /// 4 to 32.
+    /// Bits per sample, 4 to 32.
     pub bits_per_sample: u8,
 }
 
 impl StreamInfo {
-    /// Reads `fLaC` and the block, the block with its header, or its bare 34 bytes.
+    /// Parses `fLaC` and the block, the block with its header, or its bare 34 bytes.
     pub fn parse(record: &[u8]) -> Result<Self, Error> {
         let mut bits = BitReader::new(stream_info(record)?, "STREAMINFO");
         let (min_block, max_block) = (bits.read(16)? as u16, bits.read(16)? as u16);
@@ -63,5 +63,5 @@ fn stream_info(header: &[u8]) -> Result<&[u8], Error> {
 
 const MAGIC: &[u8] = b"fLaC";
 const LAST_BLOCK: u8 = 0x80;
-/// Bytes of the block without its header.
+/// Size of the block without its header, in bytes.
 const STREAM_INFO: usize = 34;

@@ -3,21 +3,21 @@
 /// A codec that Nearcast carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Codec {
-    /// ITU-T H.264 / ISO/IEC 14496-10.
+    /// H.264, AVC: ITU-T H.264, ISO/IEC 14496-10.
     H264,
-    /// ITU-T H.265 / ISO/IEC 23008-2.
+    /// H.265, HEVC: ITU-T H.265, ISO/IEC 23008-2.
     Hevc,
-    /// AOMedia Video 1.
+    /// AV1: AV1 Bitstream & Decoding Process Specification.
     Av1,
-    /// VP9.
+    /// VP9: VP9 Bitstream & Decoding Process Specification.
     Vp9,
-    /// ISO/IEC 14496-3.
+    /// AAC-LC, HE-AAC, HE-AACv2: ISO/IEC 14496-3.
     Aac,
-    /// RFC 6716.
+    /// Opus: RFC 6716.
     Opus,
-    /// RFC 9639.
+    /// FLAC: RFC 9639.
     Flac,
-    /// ISO/IEC 11172-3 layer III.
+    /// MP3: ISO/IEC 11172-3 and ISO/IEC 13818-3, layer III.
     Mp3,
 }
 
@@ -36,7 +36,7 @@ impl Codec {
         }
     }
 
-    /// The codec with this four-character code.
+    /// The codec with this four-character code; `None` for one that Nearcast does not carry.
     pub const fn from_fourcc(fourcc: [u8; 4]) -> Option<Self> {
         Some(match &fourcc {
             b"avc1" => Self::H264,
@@ -51,7 +51,7 @@ impl Codec {
         })
     }
 
-    /// The name that people use: `H.264`.
+    /// Its usual name, for people: `H.264`.
     pub const fn name(self) -> &'static str {
         match self {
             Self::H264 => "H.264",
@@ -65,27 +65,27 @@ impl Codec {
         }
     }
 
-    /// Whether it codes pictures.
+    /// Whether it is a video codec.
     pub const fn is_video(self) -> bool {
         matches!(self, Self::H264 | Self::Hevc | Self::Av1 | Self::Vp9)
     }
 }
 
-/// The picture or sound format, as the decoder configuration says it.
+/// The format of pictures or sound, as the decoder configuration states it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
-    /// Coded picture size in pixels after cropping. Zero where the record does not tell (VP9).
+    /// Picture size after cropping. Zero by zero if the record does not state it (VP9).
     Video {
-        /// Pixels.
+        /// Width in pixels.
         width: u32,
-        /// Pixels.
+        /// Height in pixels.
         height: u32,
     },
-    /// Sound.
+    /// Sampling rate and channels.
     Audio {
         /// Samples per second per channel.
         sample_rate: u32,
-        /// Channels.
+        /// Number of channels; 0 if the record does not state it.
         channels: u16,
     },
 }

@@ -3,17 +3,16 @@
 //! # Random access
 //!
 //! An access unit is a random access point if it is an IDR picture, or if it carries a recovery point SEI message
-//! (§D.1.8). The second is how intra-refresh streams (and open GOPs) say that a decoder may start: a stream with
-//! `intra-refresh` has one IDR in all, and nobody could ever join it later otherwise. A decoder that starts at a
-//! recovery point shows its first whole picture `recovery_frame_cnt` pictures later. What an FLV frame type or an
-//! encoder's key flag says is not asked: the bitstream decides.
+//! (§D.1.8). Intra-refresh streams and open GOPs mark the points where a decoder may start by the latter: an intra-refresh stream has a single
+//! IDR, so it could not be joined later otherwise. A decoder that starts at a recovery point shows its first complete picture
+//! `recovery_frame_cnt` pictures later. The bitstream decides, not the FLV frame type or an encoder's key flag.
 
 use bytes::{BufMut, Bytes, BytesMut};
 
 use super::bits::BitReader;
 use super::{Error, Format, nal};
 
-/// What a sequence parameter set says about the pictures.
+/// The fields of a sequence parameter set that records and codec strings need (ITU-T H.264 §7.3.2.1.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SequenceParameterSet {
     /// `profile_idc`.
@@ -28,9 +27,9 @@ pub struct SequenceParameterSet {
     pub bit_depth: u8,
     /// Chroma bits per sample.
     pub chroma_bit_depth: u8,
-    /// Pixels, cropping applied.
+    /// Picture width in pixels, cropping applied.
     pub width: u32,
-    /// Pixels, cropping applied.
+    /// Picture height in pixels, cropping applied.
     pub height: u32,
 }
 
@@ -100,7 +99,7 @@ impl SequenceParameterSet {
     }
 }
 
-/// Reads the picture size out of an `AVCDecoderConfigurationRecord`.
+/// The picture size of an `AVCDecoderConfigurationRecord`.
 pub(super) fn format(record: &Bytes) -> Result<Format, Error> {
     let sets = parameter_sets(record)?;
     let sps = sets.iter().find(|unit| nal_type(unit) == NAL_SPS).ok_or(Error::Missing { what: "SPS in avcC" })?;
@@ -114,14 +113,14 @@ pub(super) fn rfc6381(record: &[u8]) -> String {
     format!("avc1.{:02X}{:02X}{:02X}", byte(1), byte(2), byte(3))
 }
 
-/// Bytes of a NAL unit length under this record: 1, 2 or 4.
+/// Size of the NAL unit length fields of this record, in bytes: 1, 2 or 4.
 pub fn length_size(record: &[u8]) -> Result<usize, Error> {
     let byte = record.get(4).ok_or(Error::Truncated { what: "avcC" })?;
     nal_length_size(byte & 3)
 }
 
 /// Builds an `AVCDecoderConfigurationRecord` from Annex B parameter sets: an encoder's extradata, or an access unit that
-/// carries them in band. Other NAL units are passed over; each distinct parameter set is kept once.
+/// carries them in band. Other NAL units are ignored; each distinct parameter set is kept once.
 pub fn avcc_from_annexb_extradata(extradata: &[u8]) -> Result<Bytes, Error> {
     let (mut sps, mut pps) = (Vec::<&[u8]>::new(), Vec::<&[u8]>::new());
     for unit in nal::annexb(extradata) {
@@ -190,7 +189,7 @@ pub fn is_idr(payload: &[u8]) -> bool {
     nal::length_prefixed(payload, 4).map(nal_type).find(|kind| (1..=NAL_IDR).contains(kind)) == Some(NAL_IDR)
 }
 
-/// Whether an access unit of 4-byte lengths is a random access point: see the module's own words.
+/// Whether an access unit with 4-byte lengths is a random access point, as defined in the module documentation.
 pub fn is_random_access(payload: &[u8]) -> bool {
     for unit in nal::length_prefixed(payload, 4) {
         match nal_type(unit) {
@@ -208,7 +207,7 @@ fn nal_type(unit: &[u8]) -> u8 {
     unit.first().map_or(0, |header| header & 0x1f)
 }
 
-/// The profiles whose parameter sets tell chroma format and bit depth (ITU-T H.264 §7.3.2.1.1).
+/// The profiles whose parameter sets state chroma format and bit depth (ITU-T H.264 §7.3.2.1.1).
 fn has_chroma_format(profile: u8) -> bool {
     matches!(profile, 100 | 110 | 122 | 244 | 44 | 83 | 86 | 118 | 128 | 138 | 139 | 134 | 135)
 }
@@ -267,5 +266,5 @@ const NAL_SPS: u8 = 7;
 const NAL_PPS: u8 = 8;
 const NAL_AUD: u8 = 9;
 const CUT_SHORT: Error = Error::Truncated { what: "avcC" };
-/// More than level 6.2 allows a side: a larger one is a lie that would cost players memory.
+/// In pixels, more than level 6.2 allows for a side. A larger size is invalid and would cost players memory.
 pub(super) const MAX_SIZE: u32 = 16_888;

@@ -9,12 +9,12 @@ use super::bits::BitReader;
 use super::h264::{MAX_SIZE, nal_length_size};
 use super::{Error, Format, nal};
 
-/// What a sequence parameter set says about the pictures.
+/// The fields of a sequence parameter set that records and codec strings need (ITU-T H.265 §7.3.2.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SequenceParameterSet {
     /// `general_profile_space` to `general_level_idc`: the 12 bytes that the record repeats.
     pub profile_tier_level: [u8; 12],
-    /// How many temporal layers there may be.
+    /// Number of temporal layers, `sps_max_sub_layers_minus1` + 1.
     pub temporal_layers: u8,
     /// `sps_temporal_id_nesting_flag`.
     pub temporal_id_nested: bool,
@@ -24,9 +24,9 @@ pub struct SequenceParameterSet {
     pub bit_depth: u8,
     /// Chroma bits per sample.
     pub chroma_bit_depth: u8,
-    /// Pixels, the conformance window applied.
+    /// Picture width in pixels, conformance window applied.
     pub width: u32,
-    /// Pixels, the conformance window applied.
+    /// Picture height in pixels, conformance window applied.
     pub height: u32,
 }
 
@@ -81,7 +81,7 @@ impl SequenceParameterSet {
     }
 }
 
-/// Reads the picture size out of an `HEVCDecoderConfigurationRecord`.
+/// The picture size of an `HEVCDecoderConfigurationRecord`.
 pub(super) fn format(record: &Bytes) -> Result<Format, Error> {
     let sets = parameter_sets(record)?;
     let sps = sets.iter().find(|unit| nal_type(unit) == NAL_SPS).ok_or(Error::Missing { what: "SPS in hvcC" })?;
@@ -104,13 +104,13 @@ pub(super) fn rfc6381(record: &[u8]) -> String {
     text
 }
 
-/// Bytes of a NAL unit length under this record: 1, 2 or 4.
+/// Size of the NAL unit length fields of this record, in bytes: 1, 2 or 4.
 pub fn length_size(record: &[u8]) -> Result<usize, Error> {
     nal_length_size(record.get(21).ok_or(CUT_SHORT)? & 3)
 }
 
 /// Builds an `HEVCDecoderConfigurationRecord` from Annex B parameter sets: an encoder's extradata, or an access unit that
-/// carries them in band. Other NAL units are passed over; each distinct parameter set is kept once.
+/// carries them in band. Other NAL units are ignored; each distinct parameter set is kept once.
 pub fn hvcc_from_annexb_extradata(extradata: &[u8]) -> Result<Bytes, Error> {
     let mut arrays = [NAL_VPS, NAL_SPS, NAL_PPS].map(|kind| (kind, Vec::<&[u8]>::new()));
     for unit in nal::annexb(extradata) {
@@ -192,7 +192,7 @@ pub fn is_irap(payload: &[u8]) -> bool {
     first_slice.is_some_and(|kind| IRAP.contains(&kind))
 }
 
-/// Whether an access unit of 4-byte lengths is a random access point: see the module's own words.
+/// Whether an access unit with 4-byte lengths is a random access point, as defined in the module documentation.
 pub fn is_random_access(payload: &[u8]) -> bool {
     for unit in nal::length_prefixed(payload, 4) {
         match nal_type(unit) {

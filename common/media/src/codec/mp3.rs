@@ -2,19 +2,19 @@
 
 use super::Error;
 
-/// What a frame header says.
+/// The content of a frame header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FrameHeader {
-    /// Hz.
+    /// Sampling rate in Hz.
     pub sample_rate: u32,
-    /// 1 or 2.
+    /// Number of channels, 1 or 2.
     pub channels: u16,
-    /// Samples in the frame, per channel.
+    /// Samples per channel in the frame.
     pub samples: u32,
 }
 
 impl FrameHeader {
-    /// Reads the header that `frame` starts with.
+    /// Parses the header at the start of `frame`.
     pub fn parse(frame: &[u8]) -> Result<Self, Error> {
         let &[sync, second, third, fourth, ..] = frame else {
             return Err(Error::Truncated { what: "MP3 frame header" });

@@ -6,7 +6,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 
 use super::Error;
 
-/// The NAL units of an Annex B byte stream, start codes and trailing zeros taken off (ITU-T H.264 §B.1).
+/// The NAL units of an Annex B byte stream, without start codes and trailing zeros (ITU-T H.264 §B.1).
 pub fn annexb(stream: &[u8]) -> impl Iterator<Item = &[u8]> {
     let mut rest = after_start_code(stream);
     std::iter::from_fn(move || {
@@ -69,7 +69,7 @@ pub(super) fn to_annexb(parameter_sets: &[Bytes], payload: &[u8]) -> Result<Byte
     Ok(out.freeze())
 }
 
-/// Annex B to 4-byte lengths, with only the NAL units that `keep` says to keep.
+/// Annex B to 4-byte lengths, with only the NAL units for which `keep` is true.
 pub(super) fn annexb_to_length_prefixed(access_unit: &[u8], keep: impl Fn(&[u8]) -> bool) -> Bytes {
     let mut out = BytesMut::with_capacity(access_unit.len() + 16);
     for unit in annexb(access_unit).filter(|unit| keep(unit)) {
@@ -78,7 +78,7 @@ pub(super) fn annexb_to_length_prefixed(access_unit: &[u8], keep: impl Fn(&[u8])
     out.freeze()
 }
 
-/// The raw byte sequence payload of a NAL unit, its header included: emulation prevention taken out (ITU-T H.264 §7.4.1).
+/// The raw byte sequence payload of a NAL unit, its header included: without emulation prevention (ITU-T H.264 §7.4.1).
 pub(super) fn rbsp(unit: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(unit.len());
     let mut zeros = 0;
@@ -98,7 +98,7 @@ pub(super) fn has_sei_message(unit: &[u8], header: usize, wanted: u32) -> bool {
     sei_message(unit, header, wanted, |_| true).is_some()
 }
 
-/// The first message of this type in an SEI NAL unit that `is_it`; one that ends too soon as far as it goes.
+/// The payload of the first message of this type in an SEI NAL unit for which `is_it` is true; what there is of it, if it is cut short.
 pub(super) fn sei_message(unit: &[u8], header: usize, wanted: u32, is_it: impl Fn(&[u8]) -> bool) -> Option<Vec<u8>> {
     let data = rbsp(unit);
     let mut rest = data.get(header..).unwrap_or_default();
@@ -155,7 +155,7 @@ fn after_start_code(stream: &[u8]) -> Option<&[u8]> {
     find_start_code(stream).map(|at| &stream[at + 3..])
 }
 
-/// Where the next `00 00 01` is.
+/// Position of the next `00 00 01`.
 fn find_start_code(data: &[u8]) -> Option<usize> {
     let mut at = 0;
     while at + 3 <= data.len() {

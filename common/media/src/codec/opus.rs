@@ -4,18 +4,18 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use super::{Error, Format};
 
-/// An identification header.
+/// The identification header (RFC 7845 §5.1).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OpusHead {
-    /// Channels that come out.
+    /// Number of output channels.
     pub channels: u8,
     /// Samples at 48 kHz to drop at the start.
     pub pre_skip: u16,
-    /// What the encoder was given, in Hz; for information. Opus decodes at 48 kHz.
+    /// Sampling rate of the encoder's input in Hz, for information. Opus decodes at 48 kHz.
     pub input_sample_rate: u32,
-    /// Q7.8 dB.
+    /// Output gain in dB, Q7.8.
     pub output_gain: i16,
-    /// Channel mapping family.
+    /// Channel mapping family (RFC 7845 §5.1.1).
     pub mapping_family: u8,
     /// Stream count, coupled count and a byte per channel, for families other than 0 (RFC 7845 §5.1.1); empty for 0.
     pub mapping: Bytes,
@@ -44,7 +44,7 @@ impl OpusHead {
         })
     }
 
-    /// Reads one.
+    /// Parses a header, magic signature included.
     pub fn parse(record: &[u8]) -> Result<Self, Error> {
         let Some(mut rest) = record.strip_prefix(MAGIC) else { return Err(Error::Missing { what: "OpusHead" }) };
         if rest.len() < 11 {
@@ -69,7 +69,7 @@ impl OpusHead {
         Ok(Self { channels, pre_skip, input_sample_rate, output_gain, mapping_family, mapping })
     }
 
-    /// Writes one.
+    /// Writes the header, magic signature included.
     pub fn build(&self) -> Bytes {
         let mut out = BytesMut::new();
         out.put_slice(MAGIC);
@@ -106,6 +106,6 @@ pub(super) fn format(record: &[u8]) -> Result<Format, Error> {
 }
 
 const MAGIC: &[u8] = b"OpusHead";
-/// What decoders put out, whatever the encoder was given.
+/// Output rate of decoders in Hz, whatever the encoder's input was.
 const SAMPLE_RATE: u32 = 48_000;
 const CUT_SHORT: Error = Error::Truncated { what: "OpusHead" };

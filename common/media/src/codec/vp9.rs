@@ -1,30 +1,30 @@
 //! VP9: `VPCodecConfigurationRecord` and the uncompressed frame header (VP9 bitstream §6.2, VP Codec ISOBMFF Binding §3).
 //!
-//! The record is carried without the version and flags of the `vpcC` box. It does not tell the picture size; key frames do.
+//! The record is carried without the version and flags of the `vpcC` box. It does not state the picture size; key frames do.
 
 use bytes::Bytes;
 
 use super::bits::BitReader;
 use super::{Error, Format};
 
-/// What the header of a key frame says.
+/// The uncompressed header of a key frame (VP9 bitstream §6.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KeyFrame {
-    /// 0 to 3.
+    /// Profile, 0 to 3.
     pub profile: u8,
     /// Bits per sample: 8, 10 or 12.
     pub bit_depth: u8,
     /// `color_space`: 2 is BT.709.
     pub color_space: u8,
-    /// Full range.
+    /// Whether samples use the full range.
     pub full_range: bool,
-    /// Chroma is halved across.
+    /// Whether chroma has half the horizontal resolution.
     pub subsampling_x: bool,
-    /// Chroma is halved down.
+    /// Whether chroma has half the vertical resolution.
     pub subsampling_y: bool,
-    /// Pixels.
+    /// Picture width in pixels.
     pub width: u32,
-    /// Pixels.
+    /// Picture height in pixels.
     pub height: u32,
 }
 
@@ -71,9 +71,9 @@ pub fn is_key_frame(payload: &[u8]) -> bool {
     KeyFrame::parse(payload).is_some()
 }
 
-/// Builds a `VPCodecConfigurationRecord` from a key frame, for encoders that give none.
+/// Builds a `VPCodecConfigurationRecord` from a key frame, for encoders that provide none.
 ///
-/// The level is the lowest that the picture size allows: a key frame does not tell rates.
+/// The level is the lowest that the picture size allows: a key frame states no rates.
 pub fn vpcc_from_key_frame(payload: &[u8]) -> Result<Bytes, Error> {
     let frame = KeyFrame::parse(payload).ok_or(Error::Missing { what: "VP9 key frame" })?;
     let samples = u64::from(frame.width) * u64::from(frame.height);
@@ -97,12 +97,12 @@ pub fn vpcc_from_key_frame(payload: &[u8]) -> Result<Bytes, Error> {
     Ok(Bytes::copy_from_slice(&[frame.profile, level, depth, primaries, transfer, matrix, 0, 0]))
 }
 
-/// Takes the version and flags of a `vpcC` box off, which some publishers (FFmpeg from 7.1 on) send before the record.
+/// Removes the version and flags of a `vpcC` box, which some publishers (FFmpeg from 7.1 on) send before the record.
 pub(super) fn without_box_header(record: Bytes) -> Bytes {
     if record.len() >= 12 && record.starts_with(&[1, 0, 0, 0]) { record.slice(4..) } else { record }
 }
 
-/// Checks a record; it tells no size.
+/// Checks a record. The size is zero by zero: the record does not state it.
 pub(super) fn format(record: &[u8]) -> Result<Format, Error> {
     let fixed = record.get(..8).ok_or(Error::Truncated { what: "vpcC" })?;
     if fixed[0] > 3 {
@@ -114,7 +114,7 @@ pub(super) fn format(record: &[u8]) -> Result<Format, Error> {
     Ok(Format::Video { width: 0, height: 0 })
 }
 
-/// `vp09.PP.LL.DD` (VP Codec ISOBMFF Binding §4). An unknown level is named as the lowest, for players refuse level 0.
+/// `vp09.PP.LL.DD` (VP Codec ISOBMFF Binding §4). An unknown level is written as the lowest one, because players refuse level 0.
 pub(super) fn rfc6381(record: &[u8]) -> String {
     let byte = |at| record.get(at).copied().unwrap_or_default();
     format!("vp09.{:02}.{:02}.{:02}", byte(0), byte(1).max(10), byte(2) >> 4)

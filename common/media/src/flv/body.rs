@@ -1,7 +1,7 @@
-//! The bytes of a tag body, taken apart into [`Packet`]s: one for each track that the body speaks of.
+//! Splits a tag body into [`Packet`]s, one for each track in it.
 //!
 //! Legacy bodies: Adobe FLV 10.1 §E.4.2.1, §E.4.3.1. Enhanced: "Enhanced Audio", "Enhanced Video" of Enhanced RTMP v2, of
-//! which v1 is a subset. Not here: what a track is, or when a unit is decoded.
+//! which v1 is a subset. It knows neither tracks nor timestamps.
 
 use bytes::{Buf, Bytes};
 
@@ -9,7 +9,7 @@ use super::Error;
 use crate::access_unit::{TrackId, TrackKind};
 use crate::codec::Codec;
 
-/// What a body says of one track.
+/// The content of a body for one track.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Packet {
     pub(super) track: TrackId,
@@ -27,7 +27,7 @@ pub(super) enum Content {
         payload: Bytes,
     },
     SequenceEnd,
-    /// How many channels there are, for codecs whose record does not tell (`MultichannelConfig`).
+    /// Number of channels, for codecs whose record does not state it (`MultichannelConfig`).
     Channels(u8),
 }
 
@@ -162,8 +162,8 @@ fn packet(track: TrackId, packet_type: u8, fourcc: [u8; 4], mut reader: Reader) 
 
 /// Reads one ModEx and returns the packet type after it.
 ///
-/// The one kind that is defined, `TimestampOffsetNano`, tells nanoseconds under a millisecond. Nearcast's clock is whole
-/// milliseconds and a unit is named by them, so it is checked and left out; an unknown kind is passed over.
+/// The one kind that is defined, `TimestampOffsetNano`, states nanoseconds below a millisecond. Nearcast uses whole
+/// milliseconds, which identify a unit, so it is checked and dropped; an unknown kind is skipped.
 fn mod_ex(reader: &mut Reader) -> Result<u8, Error> {
     let mut size = usize::from(reader.u8("ModEx size")?) + 1;
     if size == 256 {
@@ -182,7 +182,7 @@ pub(super) const fn has_composition_time(codec: Codec) -> bool {
     matches!(codec, Codec::H264 | Codec::Hevc)
 }
 
-/// What is left of a body, and how long the whole was, for errors.
+/// The rest of a body, and the size of the whole body for errors.
 struct Reader {
     left: Bytes,
     have: usize,

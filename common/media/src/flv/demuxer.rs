@@ -14,11 +14,11 @@ use crate::timestamp_unwrap::{TimestampUnwrapper, Unwrapped};
 
 /// Reads the tag bodies of one connection.
 ///
-/// The payloads of units are slices of the bodies: nothing is copied, and every byte goes on as it came. The one exception
+/// The payloads of units are slices of the bodies: nothing is copied or changed. The one exception
 /// is H.264 and HEVC with NAL unit lengths of 1 or 2 bytes, which are rewritten to 4.
 ///
-/// A foreign publisher's timestamps are mended: DTS never goes below zero and rises by at least 1 ms within a track, for
-/// rounding makes equal ones at high rates. Those of one that states an epoch are taken as they are ([`Demuxer::set_exact`]).
+/// Timestamps of a foreign publisher are corrected: DTS is never negative and increases by at least 1 ms within a track, because rounding makes
+/// equal ones at high rates. Those of a publisher that states an epoch are taken as they are ([`Demuxer::set_exact`]).
 #[derive(Debug)]
 pub struct Demuxer {
     epoch: Epoch,
@@ -30,9 +30,9 @@ pub struct Demuxer {
 #[derive(Debug)]
 struct State {
     track: Track,
-    /// What the publisher's own record was, to notice that it repeats it.
+    /// The record as the publisher sent it, to recognise a repetition.
     sent_record: Bytes,
-    /// Of the lengths in the bodies, if not 4.
+    /// Size of the NAL unit lengths in the bodies, if it is not 4.
     short_lengths: Option<usize>,
     last_dts: Option<i64>,
 }
@@ -43,7 +43,7 @@ impl Demuxer {
         Self { epoch, exact: false, timeline: TimestampUnwrapper::new(), tracks: BTreeMap::new() }
     }
 
-    /// Units from now on belong to `epoch`. The tracks stay.
+    /// Sets the epoch of the following units. The tracks stay.
     ///
     /// With exact timestamps, another epoch is another clock: its first timestamp is taken as it is.
     pub fn set_epoch(&mut self, epoch: Epoch) {
@@ -53,37 +53,36 @@ impl Demuxer {
         self.epoch = epoch;
     }
 
-    /// Ends all tracks: the next decoder configuration of each is told anew, even if it is the same. For a sender that
-    /// announces every track of a new broadcast, so that one which the old had and the new has not is gone.
+    /// Forgets all tracks: the next decoder configuration of each is reported again, even if it is the same. For a sender that announces every track
+    /// of a new broadcast, so that a track which only the old one had disappears.
     pub fn forget_tracks(&mut self) {
         self.tracks.clear();
     }
 
-    /// Whether timestamps are exact DTS, because the publisher stated an epoch: they are not mended, and never jump.
+    /// Sets whether timestamps are exact DTS, because the publisher states an epoch. Exact timestamps are not corrected and never jump.
     pub fn set_exact(&mut self, exact: bool) {
         self.exact = exact;
     }
 
-    /// Tells that the connection goes on with a broadcast that was last seen at `dts`, so that a clock that has wrapped
-    /// since its start is unwrapped to the same point. To be called before the first unit.
+    /// Continues a broadcast that was last seen at `dts`, so that a clock that has wrapped since its start is unwrapped to the same point. To be called
+    /// before the first unit.
     pub fn resume_near(&mut self, dts: Timestamp) {
         self.timeline = TimestampUnwrapper::near(dts.as_millis());
     }
 
-    /// The tracks that have begun: what a new epoch's catalog starts with.
+    /// The tracks so far, with which the catalog of a new epoch starts.
     pub fn tracks(&self) -> impl Iterator<Item = &Track> {
         self.tracks.values().map(|state| &state.track)
     }
 
-    /// Reads an audio message's body; `timestamp` is the message's, in RTMP's 32-bit milliseconds.
+    /// Reads the body of an audio message. `timestamp` is that of the message: 32-bit milliseconds that wrap.
     ///
-    /// If a body speaks of several tracks, one that is refused does not take the others with it: there is an error only
-    /// if nothing else came of the body.
+    /// If a body contains several tracks and one is refused, the others are still returned: there is an error only if the body yields no event.
     pub fn audio(&mut self, timestamp: u32, body: Bytes) -> Result<Vec<Event>, Error> {
         self.read(TrackKind::Audio, timestamp, body)
     }
 
-    /// Reads a video message's body: as [`audio`](Self::audio).
+    /// Reads the body of a video message, like [`audio`](Self::audio).
     pub fn video(&mut self, timestamp: u32, body: Bytes) -> Result<Vec<Event>, Error> {
         self.read(TrackKind::Video, timestamp, body)
     }
@@ -198,7 +197,7 @@ impl Demuxer {
         Ok(())
     }
 
-    /// The message's point on the timeline. Only units ask: headers come with any timestamp, often zero.
+    /// Unwraps a message timestamp. Only used for units: sequence headers come with any timestamp, often zero.
     fn unwrap(&mut self, timestamp: u32, id: TrackId, events: &mut Vec<Event>) -> i64 {
         if self.exact {
             return self.timeline.unwrap_exact(timestamp);
@@ -237,7 +236,7 @@ impl Demuxer {
         Ok(())
     }
 
-    /// Begins a track, or changes it; tells of it if anything is new.
+    /// Starts a track or changes its configuration, and reports it if anything is new.
     fn begin(&mut self, id: TrackId, config: CodecConfig, events: &mut Vec<Event>) -> Result<&mut State, Error> {
         if !self.tracks.contains_key(&id) && self.tracks.len() >= MAX_TRACKS {
             return Err(Error::TooManyTracks(id));
@@ -262,12 +261,12 @@ fn lacks_size(config: &CodecConfig) -> bool {
     matches!(config.format, Format::Video { width: 0, .. })
 }
 
-/// A DTS that rises strictly and is not before zero, and a PTS that is not before it.
+/// Corrects a DTS so that it increases strictly and is not negative, and the PTS so that it is not before it.
 fn monotonic(dts: i64, composition: i64, last: Option<i64>) -> (i64, i64) {
     let mended = dts.max(last.map_or(0, |last| last.saturating_add(1)));
     (mended, if composition < 0 { dts + composition } else { (dts + composition).max(mended) })
 }
 
-/// How far a track's own timestamps may go back before it means that the clock was set, in milliseconds. Less is an
-/// encoder's rounding, and is mended.
+/// In milliseconds. Timestamps of one track that go back further mean that the clock was set; less is an encoder's rounding, and is
+/// corrected.
 const MAX_REWIND: i64 = 1000;

@@ -1,4 +1,4 @@
-//! FLV files: a header, then tags (Adobe FLV 10.1 §E.2, §E.3). What is in the bodies is [`super`]'s matter.
+//! FLV files: a header, then tags (Adobe FLV 10.1 §E.2, §E.3). The bodies are parsed in [`super`].
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
@@ -9,33 +9,33 @@ pub const VIDEO: u8 = 9;
 /// Tag type of script data: `onMetaData`, in AMF0.
 pub const SCRIPT: u8 = 18;
 
-/// One tag.
+/// A tag.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tag {
     /// [`AUDIO`], [`VIDEO`] or [`SCRIPT`].
     pub kind: u8,
     /// Milliseconds, 32 bits that wrap: the RTMP timestamp.
     pub timestamp: u32,
-    /// What follows the tag header.
+    /// The body, without tag header.
     pub body: Bytes,
 }
 
-/// Why a file can not be read on. The reader is of no use afterwards.
+/// Why a file cannot be read further. The reader must not be used afterwards.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// It does not start as FLV files do.
+    /// The file does not start with an FLV header.
     #[error("not an FLV file")]
     NotFlv,
-    /// Its header claims an absurd length.
+    /// The header states an impossible length.
     #[error("FLV header of {0} bytes")]
     Header(u32),
-    /// A tag of no known type.
+    /// A tag has an unknown type.
     #[error("byte {offset}: FLV tag type {kind}")]
     Tag {
-        /// Where the tag starts in the file.
+        /// Position of the tag in the file, in bytes.
         offset: u64,
-        /// Its type.
+        /// Type of the tag.
         kind: u8,
     },
 }
@@ -44,7 +44,7 @@ pub enum Error {
 #[derive(Debug, Default)]
 pub struct Reader {
     buffer: BytesMut,
-    /// Of the buffer's start in the file.
+    /// Position of the start of the buffer in the file.
     offset: u64,
     has_header: bool,
 }
@@ -110,7 +110,7 @@ impl Reader {
     }
 }
 
-/// What a file starts with. The flags are for information: players find tracks by their tags.
+/// The file header. The flags are for information: players find tracks by their tags.
 pub fn header(has_audio: bool, has_video: bool) -> Bytes {
     let mut out = BytesMut::with_capacity(FILE_HEADER + PREVIOUS_TAG_SIZE);
     out.put_slice(SIGNATURE);

@@ -1,8 +1,8 @@
 //! RTMP and FLV tag bodies: legacy (Adobe FLV 10.1 §E.4) and Enhanced RTMP v1 and v2.
 //!
-//! [`Demuxer`] reads what a publisher sends into tracks and access units; [`sequence_header`], [`unit_header`] and
+//! [`Demuxer`] turns what a publisher sends into tracks and access units; [`sequence_header`], [`unit_header`] and
 //! [`end_of_sequence`] write them, without touching payloads; [`mod@file`] puts bodies into FLV files. Metadata (`onMetaData`)
-//! is AMF0, and not read here.
+//! is AMF0 and is not parsed here.
 
 use crate::access_unit::{AccessUnit, TrackId};
 use crate::catalog::Track;
@@ -16,35 +16,35 @@ mod muxer;
 pub use demuxer::Demuxer;
 pub use muxer::{MAX_UNIT_HEADER, end_of_sequence, message_kind, sequence_header, unit_header};
 
-/// What a tag body meant.
+/// What a tag body contains.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// A track began, or its decoder configuration changed. In force from the next unit on.
+    /// A new track, or a new decoder configuration of one. In force from the next unit on.
     Track(Track),
     /// An access unit.
     Unit(AccessUnit),
-    /// The publisher ended this track's sequence. It may begin another.
+    /// The publisher ended the sequence of this track. It may start another one.
     EndOfSequence(TrackId),
-    /// The publisher's clock was set: what follows is a new broadcast, in which the tracks stay. Milliseconds on the
-    /// unwrapped timeline. Units after it in the same batch still carry the old epoch, and want the caller's new one.
+    /// The publisher's clock was set: a new broadcast begins, with the same tracks. Units after it in the same batch still have the old epoch; the
+    /// caller assigns a new one.
     Jump {
-        /// Where the timeline was.
+        /// The latest point of the timeline before, in milliseconds.
         from: i64,
-        /// Where it starts again.
+        /// The point where it continues, in milliseconds.
         to: i64,
     },
 }
 
-/// Why a tag body was refused. Bodies are independent: a caller may count it and go on with the next.
+/// Why a tag body was refused. The publisher is at fault. Bodies are independent: the caller may count the error and continue with the next.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// The body ends too soon.
     #[error("tag body of {have} bytes ends within its {what}")]
     Truncated {
-        /// What was being read.
+        /// The structure that is cut short.
         what: &'static str,
-        /// Bytes that the body has.
+        /// Size of the body in bytes.
         have: usize,
     },
     /// A codec that Nearcast does not carry, by its number in a legacy tag.
@@ -52,35 +52,35 @@ pub enum Error {
     LegacyCodec {
         /// `sound format` or `video codec`.
         what: &'static str,
-        /// Its number.
+        /// Number in the tag header.
         id: u8,
     },
     /// A codec that Nearcast does not carry, by its four-character code.
     #[error("codec {} is not supported", fourcc.escape_ascii())]
     FourCc {
-        /// Its code.
+        /// The four-character code.
         fourcc: [u8; 4],
     },
     /// A packet type, multitrack type or frame type that is reserved, or not supported.
     #[error("{what} {value} is not supported")]
     Unsupported {
-        /// The field.
+        /// Name of the field.
         what: &'static str,
-        /// Its value.
+        /// The value that was read.
         value: u8,
     },
-    /// An access unit of a track that has no decoder configuration, or one of another codec.
+    /// An access unit of a track without decoder configuration, or with one of another codec.
     #[error("track {0} has no decoder configuration yet")]
     NoConfiguration(TrackId),
-    /// One track more than Nearcast carries.
+    /// The track would exceed [`MAX_TRACKS`](crate::catalog::MAX_TRACKS).
     #[error("track {0} is one too many")]
     TooManyTracks(TrackId),
-    /// A decoder configuration or frame header that can not be read.
+    /// A decoder configuration or frame header is malformed.
     #[error("track {track}: {source}")]
     Codec {
-        /// Whose.
+        /// The track it belongs to.
         track: TrackId,
-        /// Why.
+        /// What is wrong with it.
         source: codec::Error,
     },
 }
