@@ -4,7 +4,7 @@ use mp4_atom::BufMut;
 
 use super::Error;
 
-/// Where an error is: the top-level box and its place in the file.
+/// Where an error is: the top-level box and its position in the file.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct BoxLocation {
     pub(super) kind: [u8; 4],
@@ -73,13 +73,13 @@ fn first(bytes: &[u8]) -> Option<([u8; 4], &[u8], &[u8])> {
     Some((header.kind, content, &bytes[size..]))
 }
 
-/// The head of a box.
+/// The header of a box.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Header {
     pub(super) kind: [u8; 4],
-    /// How long it is itself: 8 or 16 bytes.
+    /// Length of the header itself: 8 or 16 bytes.
     pub(super) length: usize,
-    /// Of the whole box; `None` for one that goes on to the end of the file. Not less than `length`, if it comes from `read`.
+    /// Size of the whole box, at least `length`; `None` for one that extends to the end of the file.
     pub(super) size: Option<u64>,
 }
 
@@ -121,7 +121,7 @@ pub(super) fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
     array(bytes, at).map(u64::from_be_bytes)
 }
 
-/// A box around what `content` writes.
+/// Writes a box around what `content` writes.
 pub(super) fn write_box(
     out: &mut Vec<u8>,
     kind: &[u8; 4],

@@ -10,22 +10,22 @@ use crate::access_unit::{AccessUnit, TrackId};
 use crate::catalog::Catalog;
 use crate::time::{Timestamp, WallClock};
 
-/// A fragment whose payloads are shared with whoever else holds the access units.
+/// A fragment. Its payloads are shared with the access units.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Fragment {
     /// `prft` if the clock is known, `moof`, and the header of `mdat`.
     pub head: Bytes,
-    /// The content of `mdat`.
+    /// The content of `mdat`, in order.
     pub payloads: Vec<Bytes>,
 }
 
 impl Fragment {
-    /// Bytes in all.
+    /// Size in bytes.
     pub fn len(&self) -> usize {
         self.head.len() + self.payloads.iter().map(Bytes::len).sum::<usize>()
     }
 
-    /// Whether there is nothing in it.
+    /// Whether it has no bytes.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -36,7 +36,7 @@ impl Fragment {
     }
 }
 
-/// Makes the fragments of one rendition, one after the other, so that sound joins without a gap from each to the next.
+/// Writes consecutive fragments of one rendition, so that audio continues without a gap from one to the next.
 #[derive(Clone, Debug)]
 pub struct Fragmenter {
     sequence: u32,
@@ -44,20 +44,20 @@ pub struct Fragmenter {
 }
 
 impl Fragmenter {
-    /// Starts with the fragment that has this sequence number (`mfhd`).
+    /// A writer whose first fragment has this `sequence_number` (`mfhd`).
     pub fn new(sequence: u32, catalog: &Catalog) -> Self {
         Self { sequence, tracks: rendition(catalog).map(|track| (track.id, TrackClock::new(track))).collect() }
     }
 
-    /// The sequence number of the next fragment.
+    /// The `sequence_number` of the next fragment.
     pub fn sequence(&self) -> u32 {
         self.sequence
     }
 
-    /// One fragment of those of `units` that belong to the rendition. `next_dts` tells when the unit after the last one of a
-    /// track is decoded, if anybody knows; otherwise the last lasts as long as the one before.
+    /// Writes a fragment with the `units` of the rendition. `next_dts` returns the DTS of the unit after the last one of a track, if it is known;
+    /// otherwise the last unit is as long as the one before.
     ///
-    /// DTS must rise within a track and not be negative ([`Error::Time`]).
+    /// DTS must increase within a track and not be negative ([`Error::Time`]).
     pub fn fragment(
         &mut self,
         catalog: &Catalog,
@@ -106,7 +106,7 @@ impl Fragmenter {
     }
 }
 
-/// A single fragment. Where several follow each other, a [`Fragmenter`] joins their sound better.
+/// Writes a single fragment. For consecutive ones use a [`Fragmenter`], which joins their audio without gaps.
 pub fn fragment(
     sequence: u32,
     catalog: &Catalog,
@@ -132,7 +132,7 @@ fn write_run<'a>(
         Tfhd { track_id: track_number(id), default_base_is_moof: true, ..Tfhd::default() }.encode(out)?;
         Tfdt { base_media_decode_time: start.unsigned_abs() }.encode(out)?;
         write_box(out, b"trun", |out| {
-            // Pictures say what they depend on, and when they are shown; sound is always as `trex` says.
+            // Video samples state their flags; audio samples have those of `trex`.
             let flags = DATA_OFFSET | DURATION | SIZE | if id.is_video() { FLAGS | COMPOSITION } else { COMPOSITION };
             out.extend_from_slice(&(VERSION_1 | flags).to_be_bytes());
             out.extend_from_slice(&(units.clone().count() as u32).to_be_bytes());
@@ -142,7 +142,7 @@ fn write_run<'a>(
             let mut tick = start;
             while let Some(unit) = units.next() {
                 let composition = i32::try_from(clock.nearest(unit.pts.as_millis()).saturating_sub(tick));
-                // A PTS that equals the DTS stays equal, wherever the pace put that.
+                // If PTS equals DTS, the composition offset is zero, whatever tick the DTS got.
                 let composition = if unit.pts == unit.dts { Ok(0) } else { composition };
                 let end = match units.peek() {
                     Some(next) if next.dts <= unit.dts => return Err(misplaced(next)),
@@ -169,7 +169,7 @@ fn place(clock: &mut TrackClock, unit: &AccessUnit) -> Result<i64, Error> {
     if unit.dts < Timestamp::ZERO || unit.dts.as_millis() > LATEST {
         return Err(misplaced(unit));
     }
-    // The pace may lead a first frame half a millisecond before zero, which `tfdt` can not say.
+    // The first frame may get a tick half a millisecond before zero, which `tfdt` cannot express.
     Ok(clock.place(unit.dts.as_millis()).max(0))
 }
 
@@ -177,7 +177,7 @@ fn misplaced(unit: &AccessUnit) -> Error {
     Error::Time { track: unit.track, dts: unit.dts, pts: unit.pts }
 }
 
-/// The lens's time of the first unit of the reference track (ISO/IEC 14496-12 §8.16.5).
+/// The capture time of the first unit of the reference track (ISO/IEC 14496-12 §8.16.5).
 fn reference_time(id: TrackId, captured: WallClock, tick: i64) -> Prft {
     let micros = i128::from(captured.as_micros()) + NTP_EPOCH_SECONDS * 1_000_000;
     Prft {
@@ -195,9 +195,9 @@ const DURATION: u32 = 0x100;
 const SIZE: u32 = 0x200;
 const FLAGS: u32 = 0x400;
 const COMPOSITION: u32 = 0x800;
-/// Of a run: duration, size, flags, composition offset.
+/// Size of a `trun` entry: duration, size, flags, composition offset.
 const BYTES_PER_SAMPLE: usize = 16;
 /// From NTP's epoch, 1900, to Unix's.
 const NTP_EPOCH_SECONDS: i128 = 2_208_988_800;
-/// A thousand years in milliseconds: no tick of it overflows.
+/// A thousand years in milliseconds: ticks do not overflow.
 const LATEST: i64 = 1000 * 366 * 86_400_000;

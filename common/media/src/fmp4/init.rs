@@ -1,4 +1,4 @@
-//! Init segments: `ftyp`, `moov` without samples, and the `uuid` box that names the broadcast (ISO/IEC 14496-12 §8.8.1).
+//! Init segments: `ftyp`, `moov` without samples, and the `uuid` box with the broadcast's identity (ISO/IEC 14496-12 §8.8.1).
 
 use bytes::Bytes;
 use mp4_atom::{
@@ -101,7 +101,7 @@ fn track_header(track: &Track) -> Tkhd {
     }
 }
 
-/// Sound can start anywhere; a picture says for itself where it can.
+/// Decoding can start at any audio sample; each video sample states its own flags.
 fn movie_extends(track: &Track) -> Trex {
     Trex {
         track_id: track_number(track.id),

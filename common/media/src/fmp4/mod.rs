@@ -1,11 +1,11 @@
-//! Fragmented MP4 (CMAF): how HTTP carries a broadcast. Init segments, fragments, and a reader that takes both back.
+//! Fragmented MP4: init segments, fragments, and a reader for both.
 //!
-//! One rendition is the first video and the first audio track of a catalog, muxed. What is written is read back exactly: the
-//! epoch and the clock travel in a `uuid` box after `moov`, a track's name in its `track_ID`, and the timescales let the
-//! whole-millisecond DTS and PTS be recovered. The reader also takes files that others made.
+//! One rendition is the first video and the first audio track of a catalog, muxed. The reader recovers exactly what was written:
+//! epoch and clock are in a `uuid` box after `moov`, the track id is in the `track_ID`, and the timescales preserve whole-millisecond DTS and PTS. It
+//! also reads files of other writers.
 //!
-//! mp4-atom writes and reads the single boxes. Their nesting is ours, because a decoder configuration record must pass through
-//! byte by byte, and a payload must not be copied.
+//! mp4-atom writes and reads single boxes. Their nesting is done here, because a decoder configuration record must be passed through unchanged and a
+//! payload must not be copied.
 //!
 //! ISO/IEC 14496-12 (boxes), ISO/IEC 14496-15 (H.264, HEVC), ISO/IEC 23000-19 (CMAF), and the ISO bindings of AV1, VP9,
 //! Opus and FLAC.
@@ -29,76 +29,75 @@ use crate::catalog::{Catalog, Track};
 use crate::codec::Codec;
 use crate::time::Timestamp;
 
-/// Why a file could not be written or read.
+/// Why an init segment or fragment could not be written, or a file not be read.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// The catalog has no track that fMP4 can carry.
     #[error("the catalog has no track to write")]
     NoTrack,
-    /// There is no unit of the rendition to make a fragment of.
+    /// There is no unit of the rendition to write.
     #[error("there is no unit to write")]
     NoUnit,
-    /// The decoder configuration record is not what its codec's binding wants.
+    /// The decoder configuration record does not have the form that the binding of its codec requires.
     #[error("{track}: the {codec:?} configuration record of {length} bytes is malformed")]
     Record {
-        /// Whose record.
+        /// Track of the record.
         track: TrackId,
-        /// Its codec.
+        /// Codec of the track.
         codec: Codec,
-        /// Its length in bytes.
+        /// Length of the record in bytes.
         length: usize,
     },
-    /// A unit that fMP4 can not express: its DTS is before the start of the timeline or not after that of the unit before, or its
-    /// PTS is hours from its DTS.
+    /// A unit that fMP4 cannot express: its DTS is negative or not greater than that of the unit before, or its PTS is hours from its DTS.
     #[error("{track}: a unit with DTS {dts} and PTS {pts} can not be written")]
     Time {
-        /// Its track.
+        /// Track of the unit.
         track: TrackId,
-        /// Its DTS.
+        /// DTS of the unit.
         dts: Timestamp,
-        /// Its PTS.
+        /// PTS of the unit.
         pts: Timestamp,
     },
-    /// More than one `mdat` can hold.
+    /// More than one `mdat` can hold (4 GiB).
     #[error("{bytes} bytes are too much for one fragment")]
     TooLarge {
-        /// How many.
+        /// Size in bytes.
         bytes: usize,
     },
-    /// What is read is not what ISO/IEC 14496-12 says.
+    /// The file violates ISO/IEC 14496-12, or exceeds what the reader holds.
     #[error("{what} in the `{kind}` box at byte {at}")]
     Malformed {
         /// What is wrong.
         what: &'static str,
-        /// The box.
+        /// Type of the box.
         kind: String,
-        /// Where the top-level box that holds it starts, counted from the reader's first byte.
+        /// Position of its top-level box, in bytes from the reader's first byte.
         at: u64,
     },
-    /// A single box, written or read.
+    /// A single box could not be written or read.
     #[error(transparent)]
     Box(#[from] mp4_atom::Error),
 }
 
-/// The tracks that one rendition carries: the first video and the first audio track.
+/// The tracks of the rendition: the first video and the first audio track of the catalog.
 pub fn rendition(catalog: &Catalog) -> impl Iterator<Item = &Track> {
     catalog.video().into_iter().chain(catalog.audio())
 }
 
-/// `v0` is 1, `a0` is 2, `v1` is 3: the name of a track survives without a table.
+/// The `track_ID` of a track: `v0` is 1, `a0` is 2, `v1` is 3.
 fn track_number(id: TrackId) -> u32 {
     u32::from(id.index) * 2 + if id.is_video() { 1 } else { 2 }
 }
 
-/// What [`track_number`] numbers so.
+/// The inverse of [`track_number`].
 fn numbered_track(number: u32) -> Option<TrackId> {
     let zero_based = number.checked_sub(1)?;
     let kind = if zero_based % 2 == 0 { TrackKind::Video } else { TrackKind::Audio };
     Some(TrackId { kind, index: u8::try_from(zero_based / 2).ok()? })
 }
 
-/// `usertype` of the box that names the broadcast. Its content: epoch (u64), then wall clock of PTS 0 in µs (i64).
+/// `usertype` of the `uuid` box with the broadcast's identity: epoch (u64), then wall-clock time of PTS 0 in µs (i64).
 const EPOCH_BOX: &[u8; 16] = b"nearcast-epoch-1";
-/// In the place of a clock that nobody knows.
+/// Written if the clock is not known.
 const NO_CLOCK: i64 = i64::MIN;

@@ -1,4 +1,4 @@
-//! Reads `moov`: which tracks there are, and what their fragments leave unsaid (ISO/IEC 14496-12 §8.2, §8.8.3).
+//! Reads `moov`: the tracks, and the defaults of their fragments (ISO/IEC 14496-12 §8.2, §8.8.3).
 
 use mp4_atom::{Atom, Trex};
 
@@ -14,13 +14,13 @@ pub(super) struct FileTrack {
     pub(super) number: u32,
     /// Ticks per second, not zero.
     pub(super) timescale: u32,
-    /// What the edit list adds to every time, in ticks: less than zero if it cuts off the start.
+    /// What the edit list adds to every timestamp, in ticks: negative if it cuts off the start.
     pub(super) shift: i64,
     pub(super) config: CodecConfig,
     pub(super) defaults: Defaults,
 }
 
-/// What a run does not say of a sample.
+/// The defaults of a sample's fields.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Defaults {
     pub(super) duration: u32,
@@ -66,7 +66,7 @@ fn read_track(trak: &[u8], movie_timescale: u32, location: BoxLocation) -> Resul
         descendant(trak, &[b"mdia", b"mdhd"], location)?.and_then(header_timescale).filter(|scale| *scale > 0);
     let timescale = required(timescale, "a track without a timescale")?;
     let Some(stsd) = descendant(trak, &[b"mdia", b"minf", b"stbl", b"stsd"], location)? else { return Ok(None) };
-    // The first entry: files that change codecs within a track are not made any more.
+    // Only the first entry: files that change the codec within a track are no longer made.
     let Some(entry) = children(stsd.get(8..).unwrap_or_default(), location).next() else { return Ok(None) };
     let (kind, entry) = entry?;
     let Some(config) = sample_entry::read(kind, entry, timescale, location)? else { return Ok(None) };
@@ -80,7 +80,7 @@ fn header_timescale(header: &[u8]) -> Option<u32> {
     u32_at(header, if header.first() == Some(&1) { 20 } else { 12 })
 }
 
-/// An edit list that cuts off the start of a track, delays it, or both, moves all of it; other edits are not for live streams.
+/// An edit list that cuts off the start of a track or delays it shifts all of it; other edits do not occur in live streams.
 fn edit_shift(elst: &[u8], timescale: u32, movie_timescale: u32) -> Option<i64> {
     let long = elst.first() == Some(&1);
     let count = u32_at(elst, 4)?.min(MAX_EDITS);

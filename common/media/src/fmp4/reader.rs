@@ -1,8 +1,7 @@
-//! The incremental reader of fragmented MP4, ours and anybody's.
+//! The incremental reader of fragmented MP4, by any writer.
 //!
-//! Bytes come cut anywhere. A box is held until it is whole, within bounds; what is of no use is passed over without being
-//! held. The units of a fragment come in DTS order whatever their order in the file, and their payloads are slices of the
-//! buffer that `mdat` arrived in.
+//! Input may be cut anywhere. A box is buffered until it is complete, within bounds; other boxes are skipped without buffering. The units of a
+//! fragment come in DTS order whatever their order in the file, and their payloads are slices of the buffer that `mdat` arrived in.
 
 use bytes::{Buf as _, Bytes, BytesMut};
 use mp4_atom::{Atom, Tfdt, Tfhd, Trun};
@@ -16,17 +15,16 @@ use crate::catalog::{Catalog, Track};
 use crate::codec::Format;
 use crate::time::{Timestamp, WallClock};
 
-/// What a file says, in order.
+/// What a file contains, in order.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Event {
-    /// What the units that follow belong to. Comes before the first unit, and again after an init segment that says
-    /// otherwise.
+    /// The catalog of the following units. Comes before the first unit, and again after an init segment with another catalog.
     Catalog(Catalog),
     /// The next unit.
     Unit(AccessUnit),
 }
 
-/// Reads fragmented MP4 as it arrives: an init segment, then fragments, with more init segments in between if need be.
+/// Reads fragmented MP4 as it arrives: an init segment, then fragments, and further init segments in between.
 ///
 /// After an error it must not be used any more.
 #[derive(Debug)]
@@ -83,15 +81,14 @@ impl Reader {
         }
     }
 
-    /// What follows is the start of a resource of its own, as each segment of HLS is: whatever is left of one that broke off is
-    /// forgotten, the init segment is not.
+    /// Starts a new resource, for example a segment of HLS. The rest of a resource that broke off is dropped; the init segment stays in force.
     pub fn begin_segment(&mut self) {
         self.buffer.clear();
         self.samples.clear();
         (self.need, self.skip) = (8, 0);
     }
 
-    /// The resource has ended: an error if that is in the middle of a box.
+    /// Ends the resource. Fails if it ended within a box.
     pub fn end_segment(&self) -> Result<(), Error> {
         // A box that is passed over may reach to the end of the file, wherever that is.
         let is_cut = !self.buffer.is_empty() || (1..ENDLESS).contains(&self.skip);
@@ -99,7 +96,7 @@ impl Reader {
         if is_cut { Err(BoxLocation { kind, at: self.at }.malformed("the end of the segment")) } else { Ok(()) }
     }
 
-    /// Takes the next bytes, cut anywhere. Holds at most 64 MiB and what one call brings.
+    /// Reads the next bytes, which may end anywhere. Buffers at most 64 MiB and the bytes of one call.
     pub fn push(&mut self, mut bytes: Bytes) -> Result<Vec<Event>, Error> {
         let mut events = Vec::new();
         if !self.buffer.is_empty() {
@@ -142,7 +139,7 @@ impl Reader {
         Ok(events)
     }
 
-    /// The header of the box that `bytes` start with, or `None` and what it takes to tell.
+    /// The header of the box at the start of `bytes`; `None` if it is incomplete, after setting `need`.
     fn next_header(&mut self, bytes: &[u8]) -> Result<Option<Header>, Error> {
         if !Header::is_complete(bytes) {
             self.need = if bytes.len() < 8 { 8 } else { 16 };
@@ -190,7 +187,7 @@ impl Reader {
         Ok(())
     }
 
-    /// Our own files name the broadcast, and their track numbers name the tracks.
+    /// Reads the identity of the broadcast from the `uuid` box of our own files, whose `track_ID`s are the track ids.
     fn take_epoch(&mut self, body: &[u8]) {
         let Some(content) = body.strip_prefix(EPOCH_BOX) else { return };
         let (Some(epoch), Some(clock)) = (u64_at(content, 0), u64_at(content, 8)) else { return };
@@ -224,7 +221,7 @@ impl Reader {
             return Err(location.malformed("a fragment before any init segment"));
         }
         self.samples.clear();
-        // Where a run's data is if nobody says: after the run before; the first, at `moof`.
+        // Default position of a run's data: after the run before, and for the first run at `moof`.
         let mut data = location.at;
         for found in children(body, location) {
             let (kind, traf) = found?;
@@ -235,7 +232,7 @@ impl Reader {
         Ok(())
     }
 
-    /// Returns where the data of this track ends.
+    /// Returns the position after the data of this track.
     fn take_traf(&mut self, traf: &[u8], location: BoxLocation, after: u64) -> Result<u64, Error> {
         let mut head = None;
         let mut data = after;
@@ -294,7 +291,7 @@ impl Reader {
             let dts = track.next_tick.saturating_add(track.file.shift);
             let pts = dts.saturating_add(sample.cts.unwrap_or(0));
             let (mut dts, mut pts) = (to_millis(dts, track.file.timescale), to_millis(pts, track.file.timescale));
-            // Foreign frames may be shorter than a millisecond, which is the least that tells two units apart.
+            // Foreign frames may be shorter than a millisecond, the smallest difference of two DTS.
             if let Some(last) = track.last_dts
                 && dts <= last
                 && last - dts < NEAR
@@ -312,7 +309,7 @@ impl Reader {
         Ok(data)
     }
 
-    /// Gives out the samples that lie in this `mdat`. Those of a fragment with several wait for the next.
+    /// Emits the samples in this `mdat`. If a fragment has several, the other samples wait for the next one.
     fn take_mdat(
         &mut self,
         at: u64,
@@ -346,7 +343,7 @@ impl Reader {
     }
 }
 
-/// To pass over this much is to pass over the rest.
+/// A number of bytes to skip that stands for the rest of the file.
 const ENDLESS: u64 = 1 << 62;
 /// Of a `moov` or `moof` box: a live stream's take a few kilobytes.
 const MAX_HEAD: u64 = 4 << 20;

@@ -1,8 +1,8 @@
-//! Sample entries: a codec with its configuration record, as `stsd` says it, both ways.
+//! Sample entries of `stsd`: a codec with its configuration record, written and read.
 //!
 //! Records pass through byte by byte where the binding carries them whole: `avcC` and `hvcC` (ISO/IEC 14496-15), `av1C`
 //! (AV1-ISOBMFF §2.3), `vpcC` (VP-ISOBMFF), `esds` (ISO/IEC 14496-14 §5.6), `dfLa` (FLAC-ISOBMFF §3.3.2). `dOps` (Opus-ISOBMFF
-//! §4.3.2) says what RFC 7845's ID header says, in the other byte order.
+//! §4.3.2) has the content of RFC 7845's ID header in the other byte order.
 
 use bytes::Bytes;
 
@@ -11,7 +11,7 @@ use super::boxes::{BoxLocation, array, child, u16_at, u32_at, write_box};
 use crate::catalog::{Catalog, Track, Value};
 use crate::codec::{Codec, CodecConfig, Format};
 
-/// Writes the sample entry of `track`. `catalog` tells the size of pictures where the record does not.
+/// Writes the sample entry of `track`. The picture size is that of the metadata in `catalog` if the record does not state it.
 pub(super) fn write(out: &mut Vec<u8>, catalog: &Catalog, track: &Track) -> Result<(), Error> {
     let config = &track.config;
     let malformed = || Error::Record { track: track.id, codec: config.codec, length: config.record.len() };
@@ -66,7 +66,7 @@ pub(super) fn read(
     }
     let head = match (is_visual, u16_at(entry, 8)) {
         (true, _) => VISUAL_HEAD,
-        // QuickTime's sound descriptions of version 1 and 2 say more before their boxes.
+        // QuickTime's sound descriptions of version 1 and 2 have more fields before their boxes.
         (false, Some(1)) => AUDIO_HEAD + 16,
         (false, Some(2)) => AUDIO_HEAD + 36,
         (false, _) => AUDIO_HEAD,
@@ -100,7 +100,7 @@ pub(super) fn read(
             _ => return Ok(None),
         },
     };
-    // The record knows better than the entry (SBR, cropping), where it can be read.
+    // The record is more accurate than the entry (SBR, cropping), if it can be parsed.
     let parsed = CodecConfig::from_record(codec, record.clone()).ok().map(|config| config.format);
     let format = match (parsed, said) {
         (Some(Format::Video { width: 1.., .. }) | Some(Format::Audio { sample_rate: 1.., .. }), _)
@@ -126,7 +126,7 @@ fn visual_head(out: &mut Vec<u8>, width: u32, height: u32) {
     out.extend_from_slice(&[0, 0x18, 0xff, 0xff]);
 }
 
-/// ISO/IEC 14496-12 §12.2.3. A rate that does not fit is said as zero; the record and the timescale know it.
+/// ISO/IEC 14496-12 §12.2.3. A rate that does not fit is written as zero; the record and the timescale have it.
 fn audio_head(out: &mut Vec<u8>, sample_rate: u32, channels: u16) {
     out.extend_from_slice(&[0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0]);
     out.extend_from_slice(&channels.to_be_bytes());
@@ -135,7 +135,7 @@ fn audio_head(out: &mut Vec<u8>, sample_rate: u32, channels: u16) {
     out.extend_from_slice(&[0, 0]);
 }
 
-/// What the publisher says of the size of its pictures.
+/// The picture size in the publisher's metadata; zero by zero without.
 fn size_in_metadata(catalog: &Catalog) -> (u32, u32) {
     let side = |key: &str| match catalog.metadata.get(key) {
         Some(Value::Number(side)) if (1.0..=65535.0).contains(side) => *side as u32,

@@ -1,8 +1,8 @@
 //! Whole milliseconds in the timescale of a track, and back without loss.
 //!
-//! Pictures count 1/90000 s, which whole milliseconds divide. Sound counts samples, because players join it by samples: its
-//! milliseconds are rounded ones, and each stands for all the sample positions that round to it. Within these a [`TrackClock`]
-//! keeps frames exactly one frame length apart, so that rounding does not reach the ear; the reader rounds the same way.
+//! Video counts 1/90000 s, which whole milliseconds divide. Audio counts samples, because players join frames by
+//! samples. Its milliseconds are rounded, and each stands for all sample positions that round to it. Among these, a [`TrackClock`] keeps frames
+//! exactly one frame length apart, so that rounding is not audible; the reader rounds the same way.
 
 use crate::catalog::Track;
 use crate::codec::{Codec, Format};
@@ -39,15 +39,15 @@ fn clamp(ticks: i128) -> i64 {
     ticks.clamp(i64::MIN.into(), i64::MAX.into()) as i64
 }
 
-/// Gives the access units of one track their ticks, in order.
+/// Assigns ticks to the access units of one track, in order.
 #[derive(Clone, Debug)]
 pub(super) struct TrackClock {
     timescale: u32,
-    /// The frame lengths that the codec knows, in ticks; empty for pictures.
+    /// The frame lengths of the codec, in ticks; empty for video.
     frames: &'static [u32],
-    /// The newest unit that was placed: milliseconds, ticks.
+    /// The newest unit: milliseconds and ticks.
     last: Option<(i64, i64)>,
-    /// How long the newest unit lasted, whose end is known.
+    /// The duration of the newest unit whose end is known, in ticks.
     duration: Option<u32>,
 }
 
@@ -82,17 +82,17 @@ impl TrackClock {
         tick
     }
 
-    /// The tick of a PTS, which no pace binds.
+    /// The tick nearest to a PTS.
     pub(super) fn nearest(&self, millis: i64) -> i64 {
         from_millis(millis, self.timescale)
     }
 
-    /// How long a unit lasts whose successor is not known: as long as the one before.
+    /// The duration in ticks of a unit without known successor: that of the unit before.
     pub(super) fn duration(&self) -> u32 {
         self.duration.or(self.frames.first().copied()).unwrap_or(self.timescale / 30)
     }
 
-    /// The frame length that explains this many milliseconds, if one does.
+    /// The frame length that rounds to this many milliseconds, if there is one.
     fn frame(&self, millis: i64) -> Option<u32> {
         self.frames.iter().copied().find(|frame| {
             let error = i64::from(*frame) * 1000 - millis.saturating_mul(self.timescale.into());
@@ -103,7 +103,7 @@ impl TrackClock {
 
 /// Every frame rate in use, and whole milliseconds, divide it.
 const VIDEO: u32 = 90_000;
-/// Below one tick a millisecond, milliseconds can not be told apart.
+/// With fewer than two ticks per millisecond, milliseconds could not be told apart.
 const LOWEST_EXACT: u32 = 2000;
 
 #[cfg(test)]

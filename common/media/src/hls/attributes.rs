@@ -9,7 +9,7 @@ use super::playlist::ByteRange;
 pub(super) struct Attributes<'a>(Vec<(&'a str, &'a str)>);
 
 impl<'a> Attributes<'a> {
-    /// Reads as much as makes sense; attributes over [`MAX_ATTRIBUTES`] are ignored, as unknown ones are.
+    /// Parses leniently; attributes over [`MAX_ATTRIBUTES`] are ignored.
     pub(super) fn parse(mut text: &'a str) -> Self {
         let mut found = Vec::new();
         while let Some((name, rest)) = text.split_once('=') {
@@ -56,12 +56,12 @@ pub(super) fn byte_range(text: &str, after: u64) -> Option<ByteRange> {
         None => (text.trim(), after),
     };
     let length: u64 = length.parse().ok()?;
-    // A range that ends beyond any number is no range.
+    // The end of the range must be a number.
     offset.checked_add(length)?;
     Some(ByteRange { length, offset })
 }
 
-/// A decimal integer that adds to others without overflow.
+/// A decimal integer of at most 2^53, so that sums do not overflow.
 pub(super) fn integer(text: &str) -> Option<u64> {
     text.trim().parse().ok().filter(|n| *n <= MAX_INTEGER)
 }
@@ -73,9 +73,9 @@ pub(super) fn seconds(text: &str) -> Option<Duration> {
     sane.then(|| Duration::from_micros((seconds * 1e6).round() as u64))
 }
 
-/// More than any tag has.
+/// Upper bound of attributes in a tag, more than any tag has.
 const MAX_ATTRIBUTES: usize = 32;
-/// What JavaScript's players can count to: beyond it no sequence number is meant.
+/// The largest integer of JavaScript players. No sequence number is larger.
 const MAX_INTEGER: u64 = 1 << 53;
 /// Ten years: sums of durations stay far from overflow.
 const MAX_SECONDS: f64 = 3.2e8;

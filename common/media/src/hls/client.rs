@@ -1,7 +1,7 @@
-//! What a client fetches next: a pure client over playlist snapshots (RFC 8216 §6.3).
+//! What a client fetches next, from the playlists it has loaded (RFC 8216 §6.3).
 //!
-//! The caller loads and fetches; it tells the client what it loaded and when, and asks for the next step. Sockets, retries
-//! of a fetch and blocking reload are the caller's. Here are whole segments; [`parts`] is for parts.
+//! Pure: the caller loads and fetches, tells the client what it loaded and when, and asks for the next action. Sockets, retries and blocking reload
+//! belong to the caller. This module plays whole segments; [`parts`] plays parts.
 
 pub mod parts;
 
@@ -11,89 +11,89 @@ use std::time::Duration;
 use super::playlist::{ByteRange, Map, MediaPlaylist, MediaSegment};
 use crate::time::WallClock;
 
-/// A segment to fetch.
+/// A segment or part to fetch.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Fetch {
-    /// Its media sequence number.
+    /// Media sequence number of the segment.
     pub msn: u64,
-    /// As written in the playlist: see [`resolve`].
+    /// URI as written in the playlist: see [`resolve`].
     pub uri: String,
-    /// The whole resource without.
+    /// Range of the resource; `None` for all of it.
     pub byte_range: Option<ByteRange>,
-    /// Its init segment; without one the format is not fragmented MP4.
+    /// Its init segment; `None` if the format is not fragmented MP4.
     pub map: Option<Arc<Map>>,
-    /// Whether `map` is not that of the segment before: the init segment goes to the reader first.
+    /// Whether the init segment must be given to the reader first, because it is not that of the segment before.
     pub new_map: bool,
-    /// The number of discontinuities before it: another number is another timeline.
+    /// Number of discontinuities before it, its own included. Another number means another timeline.
     pub discontinuity_sequence: u64,
-    /// Whether the decoder can not just go on from the segment before: a discontinuity, or segments that were lost.
+    /// Whether the decoder must restart, because of a discontinuity or of lost segments.
     pub restart: bool,
-    /// As announced.
+    /// Duration as stated in the playlist.
     pub duration: Duration,
-    /// As announced, or counted on from a segment before it.
+    /// Wall-clock time of its start, as stated, or computed from a segment before it.
     pub program_date_time: Option<WallClock>,
-    /// Whether it is encrypted: its bytes are of no use without a key.
+    /// Whether it is encrypted. Nearcast cannot decrypt.
     pub encrypted: bool,
-    /// How many segments just before it can never be had: they expired, or the server has a gap there.
+    /// Number of segments just before it that are lost: they expired, could not be fetched, or are gaps of the server.
     pub lost: u64,
 }
 
-/// What to do next.
+/// What the caller has to do next.
 #[derive(Clone, Debug, PartialEq)]
 pub enum PlaylistAction {
-    /// Fetch this; then ask again.
+    /// Fetch this, then call [`PlaylistClient::next`] again.
     Fetch(Box<Fetch>),
-    /// Load the media playlist again, at this time of the caller's clock.
+    /// Reload the media playlist at this time of the caller's clock.
     Reload(Duration),
-    /// There is nothing more.
+    /// The playlist has ended and every segment was returned.
     End,
 }
 
-/// Walks a media playlist as it grows.
+/// Follows a media playlist by whole segments.
 #[derive(Clone, Debug, Default)]
 pub struct PlaylistClient {
     hold_back: Option<Duration>,
     keep_all: bool,
-    /// The next segment's init segment goes to the reader whatever it is.
+    /// Whether the next fetch has `new_map`, whatever its init segment is.
     map_is_new: bool,
     playlist: Option<MediaPlaylist>,
     reload_at: Duration,
-    /// The segment to give out next; none before the start.
+    /// Media sequence number of the next segment; `None` before the start.
     next: Option<u64>,
     given: Option<Given>,
-    /// What it takes to give out the last segment once more: its number, and what was lost and given before it.
+    /// The state before the last fetch, to repeat it: its number, and what was lost and returned before it.
     before: Option<(u64, u64, Option<Given>)>,
     lost: u64,
 }
 
-/// What the decoder got last.
+/// The last fetch.
 #[derive(Clone, Debug)]
 struct Given {
     map: Option<Arc<Map>>,
     discontinuity_sequence: u64,
-    /// When the segment ends, if the playlist says.
+    /// Wall-clock time of its end, if it is known.
     end: Option<WallClock>,
 }
 
 impl PlaylistClient {
-    /// A client that starts `hold_back` behind the live edge, or, without, as far as the server and RFC 8216 §6.3.3 say:
-    /// three target durations. A playlist that is complete starts at its beginning, one with `EXT-X-START` there.
+    /// A client that starts `hold_back` behind the live edge. With `None` it starts at `EXT-X-START`, at `HOLD-BACK`, or three target durations behind
+    /// (RFC 8216 §6.3.3). A complete playlist is played from its beginning.
     pub fn new(hold_back: Option<Duration>) -> Self {
         Self { hold_back, ..Self::default() }
     }
 
-    /// For a client that wants everything: where segments expired, or the numbers started anew, it goes on at the oldest that
-    /// is listed, not at the live edge. What it has already may come again.
+    /// For a client that must not skip: after segments expired or the numbers restarted, it continues at the oldest listed segment instead of the live
+    /// edge. It may get segments that it has already.
     pub fn keep_all(self, keep_all: bool) -> Self {
         Self { keep_all, ..self }
     }
 
-    /// The playlists that follow are another rendition's: its init segment is not the one that was given.
+    /// The following playlists are those of another rendition, with another init segment.
     pub fn on_rendition_change(&mut self) {
         self.map_is_new = true;
     }
 
-    /// A playlist was loaded; `began` is when its loading began, on the caller's monotonic clock.
+    /// A playlist was loaded. `began` is the time when loading began, on the caller's monotonic clock.
     pub fn on_playlist(&mut self, began: Duration, mut playlist: MediaPlaylist) {
         let target = playlist.target_duration.max(MIN_TARGET);
         if let Some(before) = &self.playlist {
@@ -103,11 +103,11 @@ impl PlaylistClient {
             Some(before) => before.next_msn() != playlist.next_msn() || before.end_list != playlist.end_list,
             None => true,
         };
-        // §6.3.4, and of its successor: after a change wait as long as the newest segment lasts, else half a target duration.
+        // RFC 8216bis §6.3.4: after a change, wait for the duration of the newest segment, otherwise for half a target duration.
         let newest = playlist.segments.last().map_or(target, |segment| segment.duration.clamp(target / 2, target));
         self.reload_at = began + if is_new { newest } else { target / 2 };
         if self.next.is_some_and(|next| playlist.next_msn().saturating_add(RESTART_DISTANCE) < next) {
-            // The numbers started again: it is another server, or the same without memory.
+            // The numbers restarted: it is another server, or one that has lost its state.
             let index = self.relocate(&playlist);
             self.next = (!playlist.segments.is_empty()).then(|| playlist.media_sequence + playlist.skipped + index.0);
             self.given = None;
@@ -116,27 +116,26 @@ impl PlaylistClient {
         self.playlist = Some(playlist);
     }
 
-    /// Loading the playlist failed at `now`: the next attempt is half a target duration later.
+    /// Loading the playlist failed at `now`. The next attempt is half a target duration later.
     pub fn on_load_failed(&mut self, now: Duration) {
         let target = self.playlist.as_ref().map_or(Duration::ZERO, |playlist| playlist.target_duration);
         self.reload_at = now + target.max(MIN_TARGET) / 2;
     }
 
-    /// The segment that was given out last is wanted once more, as it was not had, or not whole. If it is listed no more, it
-    /// is lost.
+    /// The last fetch failed and is to be repeated. If the segment is no longer listed, it is lost.
     pub fn retry_fetch(&mut self) {
         if let Some((msn, lost, given)) = self.before.take() {
             (self.next, self.lost, self.given) = (Some(msn), lost, given);
         }
     }
 
-    /// The segment that was given out last could not be had: it counts as lost, and the decoder starts anew after it.
+    /// The last fetch failed for good: the segment counts as lost, and the decoder restarts after it.
     pub fn on_fetch_failed(&mut self) {
         self.before = None;
         self.lost += 1;
     }
 
-    /// What to do next. Each segment is given out once.
+    /// The next action. Each segment is returned once.
     #[expect(clippy::should_implement_trait, reason = "an iterator ends; a live playlist says when to ask again")]
     pub fn next(&mut self) -> PlaylistAction {
         let Some(playlist) = &self.playlist else { return PlaylistAction::Reload(self.reload_at) };
@@ -147,7 +146,7 @@ impl PlaylistClient {
             None => first + start(playlist, self.hold_back) as u64,
         };
         if next < first {
-            // What expired while we were away is gone; or a server that restarted counts from further up.
+            // Segments expired during an outage, or a server that restarted counts from a higher number.
             let (index, follows) = self.relocate(playlist);
             let to = first + index;
             self.lost += if follows { 0 } else { to - next };
@@ -167,7 +166,7 @@ impl PlaylistClient {
                 discontinuity_sequence: fetch.discontinuity_sequence,
                 end: fetch.program_date_time.map(|date| later(date, fetch.duration)),
             };
-            // Should it be given out again, its init segment belongs to it as it does now.
+            // If it is repeated, it must have the same `new_map`.
             let before = self.given.replace(given).filter(|_| !fetch.new_map);
             self.before = Some((next - 1, self.lost, before));
             self.next = Some(next);
@@ -178,7 +177,7 @@ impl PlaylistClient {
         self.wait()
     }
 
-    /// How much is listed after the segment that comes next: how far the caller could read ahead.
+    /// Media time that is listed from the next segment on.
     pub fn ahead(&self) -> Duration {
         let Some((playlist, next)) = self.playlist.as_ref().zip(self.next) else { return Duration::ZERO };
         let index = next.saturating_sub(playlist.media_sequence + playlist.skipped);
@@ -190,7 +189,7 @@ impl PlaylistClient {
             .sum()
     }
 
-    /// The index of the segment to go on with where what comes next is not listed, and whether it follows on what was given.
+    /// Where to continue if the next segment is not listed: the index of a segment, and whether it follows the last fetch.
     fn relocate(&self, playlist: &MediaPlaylist) -> (u64, bool) {
         if self.keep_all || playlist.end_list {
             return (0, false);
@@ -205,7 +204,7 @@ impl PlaylistClient {
                 })
             })
         });
-        // All else that is left is old: on to the live edge.
+        // Otherwise everything listed is old: continue at the live edge.
         (follows.unwrap_or_else(|| start(playlist, self.hold_back)) as u64, follows.is_some())
     }
 
@@ -217,7 +216,7 @@ impl PlaylistClient {
     }
 }
 
-/// A delta update leaves out what the client has (RFC 8216bis §6.2.5.1): that is in `before`.
+/// Fills in the segments that a delta update has skipped, from the playlist before (RFC 8216bis §6.2.5.1).
 fn fill_skipped(before: &MediaPlaylist, playlist: &mut MediaPlaylist) {
     if playlist.skipped == 0 {
         return;
@@ -231,7 +230,7 @@ fn fill_skipped(before: &MediaPlaylist, playlist: &mut MediaPlaylist) {
     let Some(known) = known else { return };
     let mut segments = known.to_vec();
     segments.append(&mut playlist.segments);
-    // What holds on need not be said again.
+    // A map stays in force without being repeated.
     let mut map = None;
     for segment in segments.iter_mut().chain([&mut playlist.trailing.head]) {
         map = segment.map.take().or(map);
@@ -240,7 +239,7 @@ fn fill_skipped(before: &MediaPlaylist, playlist: &mut MediaPlaylist) {
     (playlist.segments, playlist.skipped) = (segments, 0);
 }
 
-/// The segments from the first listed to the one with this number, which may be the one in the making.
+/// The segments from the first listed one to the one with this number, which may be the segment in progress.
 fn until(playlist: &MediaPlaylist, msn: u64) -> impl DoubleEndedIterator<Item = &MediaSegment> + Clone {
     let count = msn.saturating_sub(playlist.media_sequence + playlist.skipped).saturating_add(1);
     let count = usize::try_from(count).unwrap_or(usize::MAX);
@@ -271,7 +270,7 @@ fn later(clock: WallClock, by: Duration) -> WallClock {
     WallClock::from_micros(clock.as_micros().saturating_add(i64::try_from(by.as_micros()).unwrap_or(i64::MAX)))
 }
 
-/// When the last of these segments begins: as it says, or counted on within its discontinuity (§4.3.2.6).
+/// Wall-clock time at which the last of these segments starts, as stated or computed within its discontinuity (§4.3.2.6).
 fn date<'a>(segments: impl DoubleEndedIterator<Item = &'a MediaSegment>) -> Option<WallClock> {
     let mut after = Duration::ZERO;
     for (n, segment) in segments.rev().enumerate() {
@@ -288,7 +287,7 @@ fn date<'a>(segments: impl DoubleEndedIterator<Item = &'a MediaSegment>) -> Opti
     None
 }
 
-/// The index of the segment to start with, of a playlist that has one.
+/// The index of the segment to start with, in a playlist with segments.
 fn start(playlist: &MediaPlaylist, hold_back: Option<Duration>) -> usize {
     let total = playlist.duration();
     let at = match (hold_back, playlist.start) {
@@ -311,8 +310,8 @@ fn start(playlist: &MediaPlaylist, hold_back: Option<Duration>) -> usize {
     found.unwrap_or(playlist.segments.len().saturating_sub(1))
 }
 
-/// The absolute URI of `reference` in a playlist at `base` (RFC 3986 §5.2). `base` is absolute and hierarchical; its query and
-/// fragment do not pass on.
+/// The absolute URI of `reference` in a playlist at `base` (RFC 3986 §5.2). `base` is absolute and hierarchical; its query and fragment are
+/// dropped.
 pub fn resolve(base: &str, reference: &str) -> String {
     let reference = reference.trim();
     let has_scheme = reference.split_once(':').is_some_and(|(scheme, _)| {
@@ -340,7 +339,7 @@ pub fn resolve(base: &str, reference: &str) -> String {
     format!("{scheme}://{authority}{}{suffix}", without_dots(&merged))
 }
 
-/// RFC 3986 §5.2.4.
+/// Removes dot segments (RFC 3986 §5.2.4).
 fn without_dots(path: &str) -> String {
     let mut kept: Vec<&str> = Vec::new();
     let mut parts = path.split('/').skip(usize::from(path.starts_with('/'))).peekable();
@@ -361,9 +360,9 @@ fn without_dots(path: &str) -> String {
     format!("/{}", kept.join("/"))
 }
 
-/// A playlist that claims less, or nothing, is not loaded more often than twice in this time.
+/// The shortest target duration that is believed: a playlist is not reloaded more often than twice in this time.
 const MIN_TARGET: Duration = Duration::from_millis(500);
-/// How far media sequence numbers fall back before that is a restart, not a cache that is behind.
+/// If media sequence numbers fall back by more than this, the server has restarted; less is a stale cache.
 const RESTART_DISTANCE: u64 = 3;
-/// Dates and durations are rounded: what begins this much earlier than the segment before ended follows on it.
+/// Dates and durations are rounded: a segment that starts this much before the end of the last fetch still follows it.
 const DATE_TOLERANCE: Duration = Duration::from_millis(100);

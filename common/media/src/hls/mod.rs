@@ -24,34 +24,34 @@ pub use playlist::{
 pub use render::{delta_update, media_playlist, multivariant};
 pub use resource::Resource;
 
-/// Why a playlist could not be read.
+/// Why a playlist was refused. The server is at fault; loading it again may help if it was cut off or stale.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// The text does not start with `#EXTM3U`.
     #[error("not a playlist: it does not start with #EXTM3U")]
     NotAPlaylist,
-    /// A media playlist must say its target duration (RFC 8216 §4.3.3.1).
+    /// A media playlist without target duration (RFC 8216 §4.3.3.1).
     #[error("the playlist has no EXT-X-TARGETDURATION")]
     NoTargetDuration,
-    /// Longer than anything that makes sense.
+    /// Longer than [`MAX_TEXT`].
     #[error("a playlist of {length} bytes is not read")]
     TooLong {
-        /// In bytes.
+        /// Length in bytes.
         length: usize,
     },
-    /// More of something than makes sense.
+    /// More entries than are accepted.
     #[error("the playlist has too many {what}")]
     TooMany {
-        /// Of what.
+        /// The kind of entry.
         what: &'static str,
     },
-    /// Something else stands there.
+    /// A line is not what the specification requires.
     #[error("line {line} of the playlist: expected {what}")]
     Malformed {
-        /// What was expected.
+        /// What was expected instead.
         what: &'static str,
-        /// Counted from 1.
+        /// Line number, counted from 1.
         line: usize,
     },
 }

@@ -1,8 +1,7 @@
-//! Reads playlists, of anybody (RFC 8216 §4, RFC 8216bis §4.4).
+//! Parses playlists of any server (RFC 8216 §4, RFC 8216bis §4.4).
 //!
-//! Lenient where the specification lets a client be: line ends of either kind, comments, unknown tags and attributes. Strict
-//! about size, counts and what can not be played without. Text is taken by the line, so that work and memory are in proportion
-//! to its length, which is bounded.
+//! Lenient where the specification allows it: line ends of either kind, comments, unknown tags and attributes. Strict about size, counts, and tags
+//! that are needed to play. Text is read line by line: work and memory are proportional to its length, which is bounded.
 
 use std::sync::Arc;
 
@@ -16,7 +15,7 @@ use super::playlist::{
 };
 use crate::time::WallClock;
 
-/// Reads a playlist of either kind, at most [`MAX_TEXT`] bytes.
+/// Parses a playlist of either kind, of at most [`MAX_TEXT`] bytes.
 pub fn parse(text: &str) -> Result<ParsedPlaylist, Error> {
     // Each kind has tags that the other must not have (RFC 8216 §4.1).
     let is_multivariant = lines(text)?.any(|line| line.starts_with("#EXT-X-STREAM-INF"));
@@ -27,7 +26,7 @@ pub fn parse(text: &str) -> Result<ParsedPlaylist, Error> {
     }
 }
 
-/// Reads a media playlist, at most [`MAX_TEXT`] bytes.
+/// Parses a media playlist of at most [`MAX_TEXT`] bytes.
 pub fn parse_media(text: &str) -> Result<MediaPlaylist, Error> {
     let mut parser = MediaParser::default();
     for (number, line) in lines(text)?.enumerate() {
@@ -36,7 +35,7 @@ pub fn parse_media(text: &str) -> Result<MediaPlaylist, Error> {
     parser.finish()
 }
 
-/// Reads a multivariant playlist, at most [`MAX_TEXT`] bytes.
+/// Parses a multivariant playlist of at most [`MAX_TEXT`] bytes.
 pub fn parse_multivariant(text: &str) -> Result<Multivariant, Error> {
     let _ = lines(text)?;
     let text = text.trim_start_matches('\u{feff}');
@@ -71,12 +70,12 @@ pub fn parse_multivariant(text: &str) -> Result<Multivariant, Error> {
     })
 }
 
-/// The lines after `#EXTM3U`, without what surrounds them.
+/// The lines after `#EXTM3U`, trimmed.
 fn lines(text: &str) -> Result<impl Iterator<Item = &str>, Error> {
     if text.len() > MAX_TEXT {
         return Err(Error::TooLong { length: text.len() });
     }
-    // A byte order mark is forbidden (§4.1), and comes.
+    // A byte order mark is forbidden (§4.1), but some servers send one.
     let mut lines = text.trim_start_matches('\u{feff}').lines().map(str::trim);
     match lines.next() {
         Some("#EXTM3U") => Ok(lines),
@@ -88,13 +87,13 @@ fn lines(text: &str) -> Result<impl Iterator<Item = &str>, Error> {
 struct MediaParser {
     playlist: MediaPlaylist,
     has_target: bool,
-    /// What was said of the segment to come.
+    /// The tags so far of the next segment.
     next: MediaSegment,
     has_extinf: bool,
     /// Where the next range of the same resource starts.
     range_end: u64,
     part_range_end: u64,
-    /// The text of the range, until the URI tells whether it goes on from the one before.
+    /// The byte range as text: whether it continues the range before depends on the URI.
     byte_range: Option<String>,
     parts: usize,
 }
@@ -116,7 +115,7 @@ impl MediaParser {
         match tag {
             "#EXT-X-VERSION" => playlist.version = number()?,
             "#EXT-X-TARGETDURATION" => {
-                // Some write a decimal fraction, against the specification.
+                // Some servers write a decimal fraction, against the specification.
                 playlist.target_duration = seconds(value).ok_or("a duration")?;
                 self.has_target = true;
             }
@@ -191,7 +190,7 @@ impl MediaParser {
                     start: attributes.integer("BYTERANGE-START").unwrap_or(0),
                     length: attributes.integer("BYTERANGE-LENGTH"),
                 };
-                // One of each type may come; the part is what shortens the way.
+                // There may be one hint of each type; the part is the useful one.
                 if playlist.trailing.preload_hint.as_ref().is_none_or(|held| held.is_map) {
                     playlist.trailing.preload_hint = Some(hint);
                 }
@@ -208,7 +207,7 @@ impl MediaParser {
         Ok(())
     }
 
-    /// A URI ends the description of a segment; what holds on goes into the next.
+    /// A URI line ends a segment. Map and key stay in force for the next one.
     fn uri(&mut self, uri: &str) -> Result<(), &'static str> {
         if !std::mem::take(&mut self.has_extinf) {
             return Err("EXTINF before a URI");
@@ -221,7 +220,7 @@ impl MediaParser {
         self.next.encrypted = segment.encrypted;
         segment.uri = uri.to_owned();
         if let Some(text) = self.byte_range.take() {
-            // Without an offset it goes on where the range before ended, of the same resource.
+            // Without an offset, the range continues the one before, of the same resource.
             let continues = self.playlist.segments.last().is_some_and(|before| before.uri == uri);
             let after = if continues { self.range_end } else { 0 };
             segment.byte_range = Some(byte_range(&text, after).ok_or("a byte range")?);
@@ -242,9 +241,9 @@ impl MediaParser {
     }
 }
 
-/// A day of 2 s segments with all their tags takes less.
+/// Upper bound of a playlist in bytes. A day of 2 s segments with all their tags takes less.
 pub const MAX_TEXT: usize = 8 << 20;
-/// Three days of 2 s segments.
+/// Upper bound of segments, and of parts: three days of 2 s segments.
 const MAX_SEGMENTS: usize = 1 << 17;
-/// Far beyond any ladder.
+/// Upper bound of variants, audio renditions and rendition reports. Real playlists have some ten.
 const MAX_VARIANTS: usize = 256;

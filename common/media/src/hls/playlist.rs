@@ -1,7 +1,7 @@
 //! Playlists as values, and the media playlist's text.
 //!
-//! The values are what the text says, in the reader's units; [`parse`](super::parse) is the other way round. A media playlist
-//! is written by us, low-latency tags included, which m3u8-rs does not model; a multivariant one by m3u8-rs.
+//! [`parse`](super::parse) reads the text into these values. Media playlists are written here, because m3u8-rs has no low-latency tags; multivariant
+//! playlists are written by m3u8-rs.
 
 use std::fmt;
 use std::sync::Arc;
@@ -12,54 +12,54 @@ use crate::time::WallClock;
 /// A range of a resource (RFC 8216 §4.3.2.2), in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ByteRange {
-    /// How many bytes.
+    /// Length in bytes.
     pub length: u64,
-    /// From where.
+    /// Offset of the first byte.
     pub offset: u64,
 }
 
 /// `EXT-X-MAP`: where the init segment is (RFC 8216 §4.3.2.5).
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Map {
-    /// As written.
+    /// URI as written, relative to the playlist.
     pub uri: String,
-    /// The whole resource without.
+    /// Range of the resource; `None` for all of it.
     pub byte_range: Option<ByteRange>,
 }
 
 /// `EXT-X-PART` (RFC 8216bis §4.4.4.9).
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct MediaPart {
-    /// As written.
+    /// URI as written, relative to the playlist.
     pub uri: String,
-    /// `DURATION`.
+    /// `DURATION`, to the microsecond.
     pub duration: Duration,
-    /// `BYTERANGE`; the whole resource without.
+    /// `BYTERANGE`; `None` for the whole resource.
     pub byte_range: Option<ByteRange>,
-    /// `INDEPENDENT`: decoding can start with it.
+    /// `INDEPENDENT`: decoding can start in it.
     pub independent: bool,
-    /// `GAP`: not to be fetched.
+    /// `GAP`: not available, not to be fetched.
     pub gap: bool,
 }
 
 /// A segment as a playlist lists it.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct MediaSegment {
-    /// As written.
+    /// URI as written, relative to the playlist.
     pub uri: String,
-    /// `EXTINF`.
+    /// `EXTINF`, to the microsecond.
     pub duration: Duration,
-    /// The whole resource without.
+    /// `EXT-X-BYTERANGE`; `None` for the whole resource.
     pub byte_range: Option<ByteRange>,
     /// Whether `EXT-X-DISCONTINUITY` precedes it.
     pub discontinuity: bool,
     /// The `EXT-X-MAP` in force.
     pub map: Option<Arc<Map>>,
-    /// `EXT-X-PROGRAM-DATE-TIME`, where one is given for this very segment.
+    /// `EXT-X-PROGRAM-DATE-TIME` of this very segment.
     pub program_date_time: Option<WallClock>,
-    /// `EXT-X-GAP`: not to be fetched.
+    /// `EXT-X-GAP`: not available, not to be fetched.
     pub gap: bool,
-    /// Whether an `EXT-X-KEY` other than `NONE` is in force: Nearcast can not decrypt.
+    /// Whether an `EXT-X-KEY` other than `NONE` is in force. Nearcast cannot decrypt.
     pub encrypted: bool,
     /// Its parts, where the playlist still lists them.
     pub parts: Vec<MediaPart>,
@@ -70,35 +70,35 @@ pub struct MediaSegment {
 pub struct PreloadHint {
     /// Whether it is for an init segment (`TYPE=MAP`), not a part.
     pub is_map: bool,
-    /// As written.
+    /// URI as written, relative to the playlist.
     pub uri: String,
-    /// `BYTERANGE-START`.
+    /// `BYTERANGE-START`; 0 by default.
     pub start: u64,
-    /// `BYTERANGE-LENGTH`; to the end of the resource without.
+    /// `BYTERANGE-LENGTH`; `None` up to the end of the resource.
     pub length: Option<u64>,
 }
 
 /// `EXT-X-RENDITION-REPORT` (RFC 8216bis §4.4.5.4).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RenditionReport {
-    /// As written.
+    /// URI as written, relative to the playlist.
     pub uri: String,
-    /// `LAST-MSN`.
+    /// `LAST-MSN`: media sequence number of the last segment there.
     pub last_msn: Option<u64>,
-    /// `LAST-PART`.
+    /// `LAST-PART`: index of the last part there.
     pub last_part: Option<u64>,
 }
 
 /// `EXT-X-SERVER-CONTROL` (RFC 8216bis §4.4.3.8).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ServerControl {
-    /// `CAN-BLOCK-RELOAD`.
+    /// `CAN-BLOCK-RELOAD`: the server supports blocking reload.
     pub can_block_reload: bool,
-    /// `CAN-SKIP-UNTIL`.
+    /// `CAN-SKIP-UNTIL`: the skip boundary of delta updates.
     pub can_skip_until: Option<Duration>,
-    /// `HOLD-BACK`: how far from the live edge to play at least.
+    /// `HOLD-BACK`: minimum distance from the live edge.
     pub hold_back: Option<Duration>,
-    /// `PART-HOLD-BACK`: the same for a client that plays parts.
+    /// `PART-HOLD-BACK`: the same for clients that play parts.
     pub part_hold_back: Option<Duration>,
 }
 
@@ -107,74 +107,74 @@ pub struct ServerControl {
 pub struct Start {
     /// Milliseconds from the start of the playlist, or, if negative, from its end.
     pub offset_millis: i64,
-    /// Whether pictures before it are not to be shown.
+    /// `PRECISE`: pictures before it are not to be shown.
     pub precise: bool,
 }
 
-/// `EXT-X-PLAYLIST-TYPE`.
+/// `EXT-X-PLAYLIST-TYPE` (RFC 8216 §4.3.3.5).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PlaylistType {
-    /// Only grows.
+    /// `EVENT`: segments are only added.
     Event,
-    /// Never changes.
+    /// `VOD`: never changes.
     Vod,
 }
 
-/// A media playlist.
+/// A media playlist (RFC 8216 §4.3.3).
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct MediaPlaylist {
-    /// `EXT-X-VERSION`; 1 without.
+    /// `EXT-X-VERSION`; 1 by default.
     pub version: u64,
     /// `EXT-X-TARGETDURATION`: whole seconds.
     pub target_duration: Duration,
-    /// `EXT-X-MEDIA-SEQUENCE`: that of the first segment.
+    /// `EXT-X-MEDIA-SEQUENCE`: number of the first segment, skipped ones included.
     pub media_sequence: u64,
-    /// `EXT-X-DISCONTINUITY-SEQUENCE`: how many discontinuities left the playlist.
+    /// `EXT-X-DISCONTINUITY-SEQUENCE`: number of discontinuities that have left the playlist.
     pub discontinuity_sequence: u64,
-    /// `EXT-X-INDEPENDENT-SEGMENTS`.
+    /// `EXT-X-INDEPENDENT-SEGMENTS`: decoding can start with each segment.
     pub independent_segments: bool,
-    /// `EXT-X-PLAYLIST-TYPE`.
+    /// `EXT-X-PLAYLIST-TYPE` (RFC 8216 §4.3.3.5).
     pub playlist_type: Option<PlaylistType>,
-    /// `EXT-X-START`.
+    /// `EXT-X-START`, if there is one.
     pub start: Option<Start>,
-    /// `EXT-X-SERVER-CONTROL`.
+    /// `EXT-X-SERVER-CONTROL`; all false or `None` without the tag.
     pub server_control: ServerControl,
     /// `PART-TARGET` of `EXT-X-PART-INF`.
     pub part_target: Option<Duration>,
-    /// `SKIPPED-SEGMENTS` of `EXT-X-SKIP`: `segments` starts so many after `media_sequence`.
+    /// `SKIPPED-SEGMENTS` of `EXT-X-SKIP`: the first of `segments` has the number `media_sequence + skipped`.
     pub skipped: u64,
-    /// Oldest first.
+    /// The listed segments, oldest first.
     pub segments: Vec<MediaSegment>,
-    /// The parts after the last segment.
+    /// The parts of the segment in progress.
     pub trailing: TrailingParts,
-    /// `EXT-X-RENDITION-REPORT`.
+    /// `EXT-X-RENDITION-REPORT` tags, in order.
     pub rendition_reports: Vec<RenditionReport>,
-    /// `EXT-X-ENDLIST`: nothing will be added.
+    /// `EXT-X-ENDLIST`: no segment will be added.
     pub end_list: bool,
 }
 
-/// The segment in the making, of which only parts are listed.
+/// The segment in progress, of which only parts are listed.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct TrailingParts {
-    /// What precedes its parts, as it would a segment's URI; its URI is empty.
+    /// Its parts and the tags before them. The URI is empty.
     pub head: MediaSegment,
-    /// The part to come.
+    /// `EXT-X-PRELOAD-HINT`, if there is one.
     pub preload_hint: Option<PreloadHint>,
 }
 
 impl MediaPlaylist {
-    /// The media sequence number after that of the last segment.
+    /// Media sequence number of the segment after the last complete one.
     pub fn next_msn(&self) -> u64 {
         self.media_sequence.saturating_add(self.skipped).saturating_add(self.segments.len() as u64)
     }
 
-    /// Of all listed segments.
+    /// Sum of the durations of all listed segments.
     pub fn duration(&self) -> Duration {
         self.segments.iter().map(|segment| segment.duration).sum()
     }
 }
 
-/// The text, tags in the order in which RFC 8216 describes them.
+/// The text of the playlist, with the tags in the order of RFC 8216.
 impl fmt::Display for MediaPlaylist {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "#EXTM3U\n#EXT-X-VERSION:{}", self.version)?;
@@ -251,7 +251,7 @@ impl fmt::Display for MediaPlaylist {
     }
 }
 
-/// What holds until it is said otherwise.
+/// The state that stays in force from segment to segment.
 #[derive(Default)]
 struct Written {
     map: Option<Arc<Map>>,
@@ -268,7 +268,7 @@ impl Written {
             self.encrypted = segment.encrypted;
             writeln!(f, "#EXT-X-KEY:METHOD={}", if segment.encrypted { "UNKNOWN" } else { "NONE" })?;
         }
-        // After a discontinuity it is said again: some players forget it there.
+        // Repeated after a discontinuity, because some players forget it there.
         if let Some(map) = segment.map.as_ref().filter(|map| segment.discontinuity || self.map.as_ref() != Some(*map)) {
             let range = map.byte_range.map(|range| format!("\"{}@{}\"", range.length, range.offset));
             write_attributes(f, "#EXT-X-MAP", [("URI", Some(quoted(&map.uri))), ("BYTERANGE", range)])?;
@@ -315,7 +315,7 @@ fn quoted(text: &str) -> String {
     format!("\"{text}\"")
 }
 
-/// Milliseconds are what media is measured in; finer durations are kept as microseconds.
+/// A decimal number of seconds with three digits, or six if milliseconds do not suffice.
 fn seconds(duration: Duration) -> String {
     match duration.subsec_micros() {
         micros if micros % 1000 == 0 => format!("{}.{:03}", duration.as_secs(), micros / 1000),
@@ -326,52 +326,52 @@ fn seconds(duration: Duration) -> String {
 /// One `EXT-X-STREAM-INF` (RFC 8216 §4.3.4.2).
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Variant {
-    /// As written.
+    /// URI as written, relative to the playlist.
     pub uri: String,
-    /// Peak, in bits per second.
+    /// `BANDWIDTH`: peak bit rate in bits per second.
     pub bandwidth: u64,
-    /// Average, in bits per second.
+    /// `AVERAGE-BANDWIDTH` in bits per second.
     pub average_bandwidth: Option<u64>,
-    /// RFC 6381, comma-separated.
+    /// `CODECS`: RFC 6381 names, comma-separated.
     pub codecs: Option<String>,
-    /// Width and height in pixels.
+    /// `RESOLUTION`: width and height in pixels.
     pub resolution: Option<(u64, u64)>,
-    /// Pictures per second.
+    /// `FRAME-RATE` in frames per second.
     pub frame_rate: Option<f64>,
-    /// The `GROUP-ID` of its sound, if that is not muxed.
+    /// `AUDIO`: the `GROUP-ID` of its audio renditions, if audio is not muxed.
     pub audio: Option<String>,
 }
 
 /// One `EXT-X-MEDIA` of type `AUDIO` (RFC 8216 §4.3.4.1).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AudioRendition {
-    /// `GROUP-ID`.
+    /// `GROUP-ID`, which variants refer to.
     pub group: String,
-    /// `NAME`.
+    /// `NAME`, for people.
     pub name: String,
-    /// As written; muxed into the variant without.
+    /// URI as written; `None` if it is muxed into the variant.
     pub uri: Option<String>,
-    /// `DEFAULT`.
+    /// `DEFAULT`: to be played without a choice of the user.
     pub default: bool,
 }
 
-/// A multivariant playlist.
+/// A multivariant playlist (RFC 8216 §4.3.4).
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Multivariant {
-    /// `EXT-X-INDEPENDENT-SEGMENTS`.
+    /// `EXT-X-INDEPENDENT-SEGMENTS`: decoding can start with each segment.
     pub independent_segments: bool,
-    /// In the order written, without I-frame-only ones.
+    /// The variants in order, without I-frame playlists.
     pub variants: Vec<Variant>,
-    /// Sound that is not muxed.
+    /// The audio renditions in order.
     pub audio: Vec<AudioRendition>,
 }
 
-/// Either kind.
+/// A playlist of either kind.
 #[expect(clippy::large_enum_variant, reason = "one is made for each load, and taken apart at once")]
 #[derive(Clone, Debug, PartialEq)]
 pub enum ParsedPlaylist {
-    /// Lists segments.
+    /// A list of segments.
     Media(MediaPlaylist),
-    /// Lists media playlists.
+    /// A list of media playlists.
     Multivariant(Multivariant),
 }

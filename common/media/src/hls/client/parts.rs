@@ -1,38 +1,38 @@
 //! What a client of low-latency HLS fetches next: parts at the live edge, whole segments on the way there (RFC 8216bis §6.3.7).
 //!
-//! As pure as [`PlaylistClient`](super::PlaylistClient): the caller keeps a reload waiting at the server ([`PartClient::reload`]) and asks ahead
-//! for the part that is hinted at ([`PartClient::hint`]). What the playlist does not list yet is given out by [`PartClient::next`]
-//! no sooner than it is listed, because only then it is known what it belongs to.
+//! As pure as [`PlaylistClient`](super::PlaylistClient): the caller keeps a blocking reload pending ([`PartClient::reload`]) and requests the hinted
+//! part in advance ([`PartClient::hint`]). [`PartClient::next`] returns a part once it is listed, because only then it is known which segment it
+//! belongs to.
 
 use std::time::Duration;
 
 use super::{DATE_TOLERANCE, Fetch, Given, MediaPlaylist, RESTART_DISTANCE, describe, fill_skipped, later};
 use crate::time::WallClock;
 
-/// A playlist to ask for: the one that has what comes next.
+/// The directives of a blocking playlist reload (RFC 8216bis §6.2.5).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Reload {
-    /// `_HLS_msn`.
+    /// `_HLS_msn`: media sequence number of the segment that the playlist must contain.
     pub msn: u64,
-    /// `_HLS_part`.
+    /// `_HLS_part`: index of the part that it must contain.
     pub part: u64,
-    /// `_HLS_skip`: whether what is listed already may be left out.
+    /// `_HLS_skip`: whether the server may answer with a delta update.
     pub skip: bool,
 }
 
-/// Where to begin, and to go on where what comes next is not to be had.
+/// Where to start, and where to continue if the next part is no longer available.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum StartPosition {
-    /// As far behind the live edge as the server says (`PART-HOLD-BACK`).
+    /// At `PART-HOLD-BACK` behind the live edge.
     #[default]
     LiveEdge,
-    /// Where this moment's unit can be decoded from: other paths have come so far.
+    /// At the last independent part at or before this wall-clock time: other paths have come so far.
     At(WallClock),
-    /// Three target durations behind the live edge: other paths have come to a moment that the playlist can not name.
+    /// Three target durations behind the live edge: other paths have come to a time that the playlist cannot express.
     Behind,
 }
 
-/// Walks a playlist with parts as it grows.
+/// Follows a low-latency media playlist by parts.
 #[derive(Clone, Debug, Default)]
 pub struct PartClient {
     entry: StartPosition,
@@ -40,19 +40,19 @@ pub struct PartClient {
     playlist: Option<MediaPlaylist>,
     next: Option<PartPosition>,
     given: Option<Given>,
-    /// What it takes to give out the last one once more.
+    /// The state before the last fetch, to repeat it.
     before: Option<(PartPosition, u64, Option<Given>)>,
     lost: u64,
 }
 
-/// A segment, and a part of it; the segment as a whole begins with its first part.
+/// The position of a part. A whole segment has the position of its first part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct PartPosition {
     msn: u64,
     part: usize,
 }
 
-/// Whether a playlist can be played by parts: it lists them, and the server lets requests wait.
+/// Whether a playlist can be played by parts: it lists parts, and the server supports blocking reload.
 pub fn has_parts(playlist: &MediaPlaylist) -> bool {
     playlist.part_target.is_some_and(|target| !target.is_zero())
         && playlist.server_control.can_block_reload
@@ -61,12 +61,12 @@ pub fn has_parts(playlist: &MediaPlaylist) -> bool {
 }
 
 impl PartClient {
-    /// One that has seen nothing. With `keep_all`, it goes on at the oldest that is listed where more has expired.
+    /// A client that starts at the live edge. With `keep_all` it continues at the oldest listed segment after an outage, otherwise at the live edge.
     pub fn new(keep_all: bool) -> Self {
         Self { keep_all, ..Self::default() }
     }
 
-    /// The next playlist is begun at `entry`, whatever came before.
+    /// Starts again at `entry` with the next playlist.
     pub fn restart_at(&mut self, entry: StartPosition) {
         let keep_all = self.keep_all;
         *self = Self { entry, keep_all, ..Self::default() };
@@ -79,7 +79,7 @@ impl PartClient {
         }
         let has_restarted =
             self.next.is_some_and(|next| playlist.next_msn().saturating_add(RESTART_DISTANCE) < next.msn);
-        // A cache that is behind says nothing new.
+        // A stale cache: nothing new.
         let is_older = self.playlist.as_ref().is_some_and(|before| edge(&playlist) < edge(before));
         if is_older && !has_restarted {
             return;
@@ -90,14 +90,14 @@ impl PartClient {
         self.playlist = Some(playlist);
     }
 
-    /// What to ask for so that the answer comes with the next part; `None` before the first playlist, and after the last.
+    /// The directives of the next reload, which blocks until the next part exists. `None` before the first playlist and after the last.
     pub fn reload(&self) -> Option<Reload> {
         let playlist = self.playlist.as_ref().filter(|playlist| !playlist.end_list)?;
         let skip = playlist.server_control.can_skip_until.is_some() && playlist.skipped == 0;
         Some(Reload { msn: playlist.next_msn(), part: playlist.trailing.head.parts.len() as u64, skip })
     }
 
-    /// The URI of the part that comes after all that is listed, if that is what comes next.
+    /// The URI of the preload hint, if the next part to fetch is the hinted one.
     pub fn hint(&self) -> Option<&str> {
         let (playlist, next) = (self.playlist.as_ref()?, self.next?);
         let hint = playlist.trailing.preload_hint.as_ref()?;
@@ -105,27 +105,27 @@ impl PartClient {
         (is_whole && rolled_over(playlist, next) == edge(playlist)).then_some(hint.uri.as_str())
     }
 
-    /// Whether there is nothing more.
+    /// Whether the playlist has ended and every part was returned.
     pub fn has_ended(&self) -> bool {
         self.playlist.as_ref().is_some_and(|playlist| {
             playlist.end_list && self.next.is_none_or(|next| rolled_over(playlist, next) >= edge(playlist))
         })
     }
 
-    /// What was given out last is wanted once more, as it was not had, or not whole.
+    /// The last fetch failed and is to be repeated.
     pub fn retry_fetch(&mut self) {
         if let Some((position, lost, given)) = self.before.take() {
             (self.next, self.lost, self.given) = (Some(position), lost, given);
         }
     }
 
-    /// What was given out last could not be had: it counts as lost.
+    /// The last fetch failed for good: it counts as lost.
     pub fn on_fetch_failed(&mut self) {
         self.before = None;
         self.lost += 1;
     }
 
-    /// What to fetch next, once it is listed. Each is given out once.
+    /// The next part or segment to fetch; `None` until it is listed. Each is returned once.
     #[expect(clippy::should_implement_trait, reason = "what is not listed yet is no end")]
     pub fn next(&mut self) -> Option<Fetch> {
         let playlist = self.playlist.take()?;
@@ -155,7 +155,7 @@ impl PartClient {
                 _ => return None,
             };
             let part = segment.parts.get(position.part);
-            // One request for all of it where all of it is wanted, or where its parts are not listed any more.
+            // A single request for the segment if all of it is wanted, or if its parts are no longer listed.
             let is_whole = is_complete && (position.part == 0 || part.is_none());
             let part = part.filter(|_| !is_whole);
             if part.is_none() && !is_whole {
@@ -187,21 +187,21 @@ impl PartClient {
         }
     }
 
-    /// Goes on where what comes next is not listed any more, or has another number.
+    /// Finds where to continue if the next part is no longer listed, or has another number.
     fn relocate(&mut self, playlist: &MediaPlaylist) -> Option<()> {
         let end = self.given.as_ref().and_then(|given| given.end);
         let (to, follows) = match self.keep_all {
             true => (entries(playlist).first()?.0, false),
             false => begin(playlist, end.map_or(StartPosition::LiveEdge, StartPosition::At))?,
         };
-        // How many parts there were in what expired, nobody knows any more.
+        // The number of parts that expired is unknown: it counts as one.
         self.lost += u64::from(!follows);
         (self.next, self.given, self.before) = (Some(to), None, None);
         Some(())
     }
 }
 
-/// The place after everything that is listed.
+/// The position after everything that is listed.
 fn edge(playlist: &MediaPlaylist) -> PartPosition {
     PartPosition { msn: playlist.next_msn(), part: playlist.trailing.head.parts.len() }
 }
@@ -219,7 +219,7 @@ fn rolled_over(playlist: &MediaPlaylist, position: PartPosition) -> PartPosition
     }
 }
 
-/// Where decoding can begin: each with its time from the start of the list, and its date.
+/// The positions where decoding can start, each with its media time from the start of the playlist and its wall-clock time.
 fn entries(playlist: &MediaPlaylist) -> Vec<(PartPosition, Duration, Option<WallClock>)> {
     let first = playlist.media_sequence + playlist.skipped;
     let (mut at, mut begins, mut found) = (Duration::ZERO, None, Vec::new());
@@ -242,7 +242,7 @@ fn entries(playlist: &MediaPlaylist) -> Vec<(PartPosition, Duration, Option<Wall
     found
 }
 
-/// Where to begin, and whether that is where it was to be, or as near as can be had.
+/// The position to start at, and whether it is the requested one and not a substitute.
 fn begin(playlist: &MediaPlaylist, entry: StartPosition) -> Option<(PartPosition, bool)> {
     let entries = entries(playlist);
     let parts: Duration = playlist.trailing.head.parts.iter().map(|part| part.duration).sum();
