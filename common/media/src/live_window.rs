@@ -415,7 +415,7 @@ mod tests {
     }
 
     #[test]
-    fn finds_what_somebody_lacks() {
+    fn finds_the_first_missing_unit() {
         let mut w = window(10_000, 10_000);
         let c = catalog(1, true);
         for (track, dts) in [(TrackId::VIDEO, 0), (TrackId::AUDIO, 5), (TrackId::VIDEO, 40), (TrackId::AUDIO, 26)] {
@@ -503,7 +503,7 @@ mod tests {
     }
 
     #[test]
-    fn reads_in_bites() {
+    fn reads_at_most_the_given_bytes() {
         let mut w = window(10_000, 10_000);
         fill(&mut w, 0..10);
         let mut cursor = Cursor::at_live_edge();
@@ -525,7 +525,7 @@ mod tests {
     }
 
     #[test]
-    fn interleaved_tracks_do_not_hurry_its_clock() {
+    fn interleaved_tracks_do_not_advance_the_clock_twice() {
         let mut w = window(60_000, 1 << 20);
         let c = catalog(1, true);
         for n in 0..100 {

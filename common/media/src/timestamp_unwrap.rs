@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn goes_on_where_a_broadcast_was() {
+    fn continues_near_a_known_point() {
         let day_50 = 50 * 86_400_000i64;
         check(&mut TimestampUnwrapper::near(day_50), &[(day_50 as u32 - 100_000, Unwrapped::At(day_50 - 100_000))]);
         check(
@@ -204,7 +204,7 @@ mod tests {
         }
 
         #[test]
-        fn any_timestamps_are_answered(stamps in prop::collection::vec(any::<u32>(), 1..50), near in any::<i64>()) {
+        fn any_timestamps_are_unwrapped_without_panic(stamps in prop::collection::vec(any::<u32>(), 1..50), near in any::<i64>()) {
             let (mut fresh, mut told) = (TimestampUnwrapper::new(), TimestampUnwrapper::near(near));
             for stamp in stamps {
                 fresh.unwrap(stamp);

@@ -46,13 +46,13 @@ fn vp9_and_flac() {
 }
 
 #[test]
-fn sound_alone() {
+fn audio_only() {
     Case::new("mp3", &[SOUND_44], "-c:a libmp3lame").check(FRAGMENTED);
     Case::new("flac_96k", &["sine=sample_rate=96000:duration=5"], "-c:a flac -strict -2").check(FRAGMENTED);
 }
 
 #[test]
-fn pictures_alone() {
+fn video_only() {
     Case::new("video", &[PICTURES], "-c:v libx264 -preset ultrafast -g 50").check(FRAGMENTED);
 }
 

@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn it_stands_before_the_first_slice() {
+    fn the_message_is_inserted_before_the_first_slice() {
         let stamp = CaptureTime { counter: 0, captured: WallClock::from_micros(0), encoded: WallClock::from_micros(3) };
         for (codec, before, slice) in [
             (Codec::H264, [&[9u8, 0x10][..], &[6, 6, 1, 0x84, 0x80]], &[0x65u8, 0x88][..]),
@@ -181,14 +181,14 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_stamp_is_read_as_it_was_written(stamp in any_stamp(), hevc: bool) {
+        fn a_message_is_read_as_it_was_written(stamp in any_stamp(), hevc: bool) {
             let (codec, slice) = if hevc { (Codec::Hevc, &[2u8, 1, 0xff][..]) } else { (Codec::H264, &[0x41u8, 0xff][..]) };
             let stamped = insert(codec, &unit(&[slice]), stamp).unwrap();
             prop_assert_eq!(read(codec, &stamped), Some(stamp));
         }
 
         #[test]
-        fn no_bytes_make_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..200), cut in 0..60usize, stamp in any_stamp()) {
+        fn any_bytes_are_parsed_without_panic(bytes in prop::collection::vec(any::<u8>(), 0..200), cut in 0..60usize, stamp in any_stamp()) {
             for codec in [Codec::H264, Codec::Hevc] {
                 let _ = (read(codec, &bytes), insert(codec, &bytes, stamp));
                 let stamped = insert(codec, &unit(&[&[2, 1, 0xff]]), stamp).unwrap();

@@ -60,7 +60,7 @@ fn audio(sample_rate: u32, channels: u16) -> Format {
 }
 
 #[test]
-fn records_of_real_encoders() {
+fn parses_records_of_real_encoders() {
     let check = |codec, record: &str, format, rfc6381: &str| {
         let config = CodecConfig::from_record(codec, hex(record)).unwrap();
         assert_eq!((config.format, config.rfc6381().as_str()), (format, rfc6381), "{record}");
@@ -87,7 +87,7 @@ fn records_of_real_encoders() {
 }
 
 #[test]
-fn audio_specific_configs() {
+fn parses_and_writes_audio_specific_configs() {
     let check = |record: &str, format, rfc6381: &str, samples| {
         let config = CodecConfig::from_record(Codec::Aac, hex(record)).unwrap();
         assert_eq!((config.format, config.rfc6381().as_str()), (format, rfc6381), "{record}");
@@ -125,7 +125,7 @@ fn audio_specific_configs() {
 }
 
 #[test]
-fn h264_from_annexb() {
+fn builds_an_h264_record_from_annexb() {
     let record = h264::avcc_from_annexb_extradata(X264).unwrap();
     assert_eq!(
         record,
@@ -168,7 +168,7 @@ fn h264_picture_sizes() {
 }
 
 #[test]
-fn h264_lengths_of_two_bytes() {
+fn h264_length_fields_of_two_bytes_are_rewritten() {
     let mut record = h264::avcc_from_annexb_extradata(X264).unwrap().to_vec();
     let whole = CodecConfig::from_record(Codec::H264, record.clone().into()).unwrap();
     record[4] = 0xfd;
@@ -181,7 +181,7 @@ fn h264_lengths_of_two_bytes() {
 }
 
 #[test]
-fn hevc_from_annexb() {
+fn builds_an_hevc_record_from_annexb() {
     let record = hevc::hvcc_from_annexb_extradata(X265).unwrap();
     let expected = "0101600000009000000000001ef000fcfdf8f800000f03a00001001840010c01ffff0160000003009000000300\
                     0003001e959009a10001002942010101600000030090000003000003001ea020831659592e4caf016808000003\
@@ -284,7 +284,7 @@ fn opus_packets_and_heads() {
 }
 
 #[test]
-fn bad_records() {
+fn malformed_records_are_refused() {
     for codec in [Codec::H264, Codec::Hevc, Codec::Av1, Codec::Vp9, Codec::Aac, Codec::Opus, Codec::Flac, Codec::Mp3] {
         assert!(CodecConfig::from_record(codec, Bytes::new()).is_err(), "{codec:?}");
         let huge = Bytes::from(vec![1; MAX_RECORD + 1]);
@@ -327,7 +327,7 @@ fn damaged() -> impl Strategy<Value = Vec<u8>> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(1000))]
     #[test]
-    fn any_bytes_are_answered(bytes in prop_oneof![damaged(), prop::collection::vec(any::<u8>(), 0..200)]) {
+    fn any_bytes_are_parsed_without_panic(bytes in prop_oneof![damaged(), prop::collection::vec(any::<u8>(), 0..200)]) {
         let shared = Bytes::from(bytes.clone());
         for codec in [Codec::H264, Codec::Hevc, Codec::Av1, Codec::Vp9, Codec::Aac, Codec::Opus, Codec::Flac, Codec::Mp3] {
             if let Ok(config) = CodecConfig::from_record(codec, shared.clone()) {

@@ -153,7 +153,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn refuses_what_is_no_flv() {
+    fn a_file_that_is_not_flv_is_refused() {
         assert_eq!(Reader::new().push(b"\0\0\0\x18ftyp"), Err(Error::NotFlv));
         assert_eq!(Reader::new().push(b"FLV\x01\x05\xff\0\0\0"), Err(Error::Header(0xff00_0000)));
         let mut file = header(true, true).to_vec();
@@ -164,7 +164,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn writes_and_reads_in_any_bites(
+        fn a_file_is_read_in_pieces_of_any_size(
             tags in prop::collection::vec((prop::sample::select(vec![AUDIO, VIDEO, SCRIPT]), any::<u32>(), prop::collection::vec(any::<u8>(), 0..50)), 0..10),
             bite in 1usize..40,
         ) {
@@ -183,7 +183,7 @@ mod tests {
         }
 
         #[test]
-        fn any_bytes_are_answered(start in any::<bool>(), bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+        fn any_bytes_are_parsed_without_panic(start in any::<bool>(), bytes in prop::collection::vec(any::<u8>(), 0..300)) {
             let mut reader = Reader::new();
             if start {
                 reader.push(&header(true, true)).unwrap();

@@ -62,7 +62,7 @@ fn tracks(events: &[Event]) -> Vec<(TrackId, Codec, Format)> {
 }
 
 #[test]
-fn what_ffmpeg_writes_is_what_ffprobe_reads() {
+fn ffmpeg_files_give_the_units_that_ffprobe_lists() {
     let (_, events) = demux_file(X264_AAC);
     assert_eq!(
         tracks(&events),
@@ -101,7 +101,7 @@ fn what_ffmpeg_writes_is_what_ffprobe_reads() {
 }
 
 #[test]
-fn what_ffmpeg_writes_is_what_we_write() {
+fn our_bodies_equal_those_of_ffmpeg() {
     for file in [X264_AAC, X264_BFRAMES, MP3] {
         let mut demuxer = Demuxer::new(Epoch(7));
         for tag in file::Reader::new().push(file).unwrap() {
@@ -232,7 +232,7 @@ fn enhanced_audio() {
 }
 
 #[test]
-fn refusals() {
+fn malformed_bodies_are_refused() {
     let check = |kind, body: &[u8], expected: Error| {
         let mut demuxer = Demuxer::new(Epoch(7));
         demuxer.video(0, [b"\x17\0\0\0\0", &AVCC[..]].concat().into()).unwrap();
@@ -267,7 +267,7 @@ fn refusals() {
 }
 
 #[test]
-fn only_a_new_record_is_a_new_track() {
+fn a_repeated_record_is_not_reported_again() {
     let mut demuxer = Demuxer::new(Epoch(7));
     let header = body(&[b"\x17\0\0\0\0", &AVCC]);
     assert_eq!(demuxer.video(0, header.clone()).unwrap().len(), 1);
@@ -311,7 +311,7 @@ fn legacy_hevc_and_short_lengths() {
 }
 
 #[test]
-fn a_payload_shares_the_body() {
+fn a_payload_shares_the_memory_of_the_body() {
     let mut demuxer = Demuxer::new(Epoch(7));
     demuxer.video(0, body(&[b"\x17\0\0\0\0", &AVCC])).unwrap();
     let message = body(&[b"\x17\x01\0\0\0", IDR]);
@@ -321,7 +321,7 @@ fn a_payload_shares_the_body() {
 }
 
 #[test]
-fn tracks_are_bounded() {
+fn the_number_of_tracks_is_bounded() {
     let mut demuxer = Demuxer::new(Epoch(7));
     for index in 0..=255u8 {
         let result = demuxer.audio(0, body(&[b"\x95\x00mp4a", &[index], b"\x12\x10"]));
@@ -357,7 +357,7 @@ fn clock(exact: bool, near: Option<i64>, messages: &[(TrackKind, u32, i32)]) -> 
 }
 
 #[test]
-fn foreign_clocks_are_mended() {
+fn timestamps_of_foreign_publishers_are_corrected() {
     use TrackKind::{Audio as A, Video as V};
     let check = |messages: &[(TrackKind, u32, i32)], expected: &[(char, i64, i64)]| {
         assert_eq!(clock(false, None, messages), expected, "{messages:?}");
@@ -391,7 +391,7 @@ fn foreign_clocks_are_mended() {
 }
 
 #[test]
-fn only_units_tell_the_time() {
+fn timestamps_of_sequence_headers_are_ignored() {
     let mut demuxer = Demuxer::new(Epoch(7));
     let (video, audio) = (body(&[b"\x17\0\0\0\0", &AVCC]), body(&[b"\xaf\0\x12\x10"]));
     let mut read = |timestamp, tag: &Bytes| {
@@ -425,7 +425,7 @@ fn only_units_tell_the_time() {
 }
 
 #[test]
-fn exact_clocks_are_believed() {
+fn exact_timestamps_are_not_corrected() {
     use TrackKind::{Audio as A, Video as V};
     let day_50 = 50 * 86_400_000i64;
     let messages = [
@@ -440,7 +440,7 @@ fn exact_clocks_are_believed() {
 }
 
 #[test]
-fn another_exact_epoch_has_a_clock_of_its_own() {
+fn a_new_epoch_with_exact_timestamps_restarts_the_clock() {
     let mut demuxer = Demuxer::new(Epoch(7));
     demuxer.set_exact(true);
     demuxer.resume_near(Timestamp::from_millis(5 << 32));
@@ -524,7 +524,7 @@ proptest! {
     }
 
     #[test]
-    fn any_bodies_are_answered(
+    fn any_bodies_are_parsed_without_panic(
         exact in any::<bool>(),
         bodies in prop::collection::vec((any::<bool>(), any::<u32>(), 0usize..8, prop::collection::vec(any::<u8>(), 0..60)), 0..40),
     ) {

@@ -87,7 +87,7 @@ fn dump(bytes: &[u8]) -> String {
 }
 
 #[test]
-fn init_as_a_tree() {
+fn an_init_segment_has_these_boxes() {
     let init = init_segment(&catalog([video(), sound(44_100)])).unwrap();
     let expected = "\
 ftyp 24
@@ -142,7 +142,7 @@ uuid 40
 }
 
 #[test]
-fn fragment_as_a_tree() {
+fn a_fragment_has_these_boxes() {
     let catalog = catalog([video(), sound(48_000)]);
     let units = [
         unit(TrackId::VIDEO, 0, 80, true, b"IDR."),
@@ -199,7 +199,7 @@ mdat 21
 }
 
 #[test]
-fn every_codec_both_ways() {
+fn every_codec_is_written_and_read_back() {
     let opus = [&b"OpusHead"[..], &[1, 2, 0x38, 1, 0x80, 0xbb, 0, 0, 0, 0, 0]].concat();
     let surround = [&b"OpusHead"[..], &[1, 6, 0x38, 1, 0x80, 0xbb, 0, 0, 0xff, 1, 1, 4, 2, 0, 4, 1, 2, 3, 5]].concat();
     let mut flac = b"fLaC\x80\0\0\x22\x10\0\x10\0\0\0\0\0\0\0\x0a\xc4\x42\xf0".to_vec();
@@ -230,7 +230,7 @@ fn every_codec_both_ways() {
 }
 
 #[test]
-fn a_size_that_only_the_publisher_tells() {
+fn a_picture_size_is_taken_from_metadata_if_the_record_has_none() {
     let mut catalog = catalog([track(
         TrackId::VIDEO,
         Codec::Vp9,
@@ -265,7 +265,7 @@ fn malformed_records_are_refused() {
 }
 
 #[test]
-fn units_that_can_not_be_placed_are_refused() {
+fn units_with_impossible_timestamps_are_refused() {
     let catalog = catalog([video(), sound(48_000)]);
     let of = |units: &[AccessUnit]| fragment(1, &catalog, units, |_| None);
     assert!(matches!(of(&[]), Err(Error::NoUnit)));
@@ -276,7 +276,7 @@ fn units_that_can_not_be_placed_are_refused() {
 }
 
 #[test]
-fn passes_over_what_it_does_not_know() {
+fn unknown_boxes_are_skipped() {
     let catalog = catalog([video()]);
     let free = [&[0, 0, 0, 1][..], b"free", &[0, 0, 0, 0, 0, 0x10, 0, 0], &vec![0xee; (1 << 20) - 16]].concat();
     let foreign = [&[0, 0, 0, 32][..], b"uuid", &[9; 24]].concat();
@@ -288,7 +288,7 @@ fn passes_over_what_it_does_not_know() {
 }
 
 #[test]
-fn hostile_sizes() {
+fn impossible_box_sizes_are_refused() {
     for (bytes, what) in [
         (&b"\0\0\0\x07moov"[..], "a size that is less than the header's"),
         (b"\0\0\0\x01mdat\0\0\0\0\0\0\0\x0f", "a size that is less than the header's"),

@@ -123,7 +123,7 @@ mod tests {
     /// Rounded down, rounded to nearest or offset: after it has found its place the pace is one frame. Where milliseconds start
     /// between two samples it slips by one of them, now and then.
     #[test]
-    fn sound_keeps_its_pace_through_rounding() {
+    fn audio_frames_keep_their_distance_despite_rounding() {
         for (codec, rate, frame) in [
             (Codec::Aac, 48_000, 1024),
             (Codec::Aac, 44_100, 1024),
@@ -152,7 +152,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn milliseconds_survive(millis in -10i64..1 << 42, timescale in 1000u32..400_000) {
+        fn milliseconds_are_recovered_from_ticks(millis in -10i64..1 << 42, timescale in 1000u32..400_000) {
             prop_assert_eq!(to_millis(from_millis(millis, timescale), timescale), millis);
             let (first, last) = bounds(millis, timescale);
             prop_assert!(first <= last);
@@ -162,7 +162,7 @@ mod tests {
         }
 
         #[test]
-        fn any_steps_survive(steps in prop::collection::vec(1i64..200, 1..200), rate in prop::sample::select(vec![8000u32, 22_050, 44_100, 48_000, 96_000])) {
+        fn any_steps_are_recovered_from_ticks(steps in prop::collection::vec(1i64..200, 1..200), rate in prop::sample::select(vec![8000u32, 22_050, 44_100, 48_000, 96_000])) {
             let mut clock = TrackClock::new(&sound(Codec::Aac, rate));
             let mut millis = 0;
             for step in steps {

@@ -85,7 +85,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lists() {
+    fn parses_attribute_lists() {
         for (text, name, expected) in [
             ("A=1,B=2", "B", Some("2")),
             ("A=\"x,y=z\",B=2", "A", Some("x,y=z")),
@@ -103,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers() {
+    fn parses_durations_and_byte_ranges() {
         for (text, expected) in [
             ("2", Some(2_000_000)),
             ("0.3335", Some(333_500)),

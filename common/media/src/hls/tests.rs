@@ -133,7 +133,7 @@ fn init_name(stream: &Stream, segment: usize) -> String {
 }
 
 #[test]
-fn a_plain_stream() {
+fn a_stream_of_video_and_audio() {
     let mut stream = Stream::new(
         SegmenterConfig { first_sequence: 7, ..SegmenterConfig::default() },
         catalog(1, &[video(), sound()]),
@@ -217,7 +217,7 @@ fn cuts_at_idrs_near_the_target() {
 }
 
 #[test]
-fn sound_alone() {
+fn a_stream_of_audio_only() {
     let mut stream = Stream::new(SegmenterConfig::default(), catalog(1, &[sound()]));
     (0..400).for_each(|n| stream.push(TrackId::AUDIO, n * 1024 / 48, 0, true, 10));
     stream.segmenter.end();
@@ -229,7 +229,7 @@ fn sound_alone() {
 }
 
 #[test]
-fn a_return_with_the_same_epoch_leaves_no_trace() {
+fn a_reconnect_with_the_same_epoch_is_no_discontinuity() {
     let mut stream = Stream::new(SegmenterConfig::default(), catalog(1, &[video()]));
     stream.pictures(0, 3000, 1000);
     // Another session: the same broadcast, in a catalog of its own.
@@ -344,7 +344,7 @@ fn a_clock_that_becomes_known_is_no_discontinuity() {
 }
 
 #[test]
-fn a_hole_in_the_timeline() {
+fn a_long_gap_in_the_timeline_is_a_discontinuity() {
     let mut stream = Stream::new(SegmenterConfig::default(), catalog(1, &[video()]));
     stream.pictures(0, 3000, 1000);
     stream.pictures(5000, 8000, 1000);
@@ -357,7 +357,7 @@ fn a_hole_in_the_timeline() {
 }
 
 #[test]
-fn what_can_not_be_carried_is_counted() {
+fn units_that_cannot_be_written_are_counted() {
     let mut broken = sound();
     broken.config.record = Bytes::new();
     let mut stream = Stream::new(SegmenterConfig::default(), catalog(1, &[video(), broken]));
@@ -371,7 +371,7 @@ fn what_can_not_be_carried_is_counted() {
 }
 
 #[test]
-fn the_window_slides_and_segments_linger() {
+fn segments_leave_the_playlist_and_stay_available_for_a_while() {
     let mut stream = Stream::new(
         SegmenterConfig { window: Duration::from_secs(8), ..SegmenterConfig::default() },
         catalog(1, &[video()]),
@@ -417,7 +417,7 @@ fn b_frames_start_where_the_idr_is_shown() {
 }
 
 #[test]
-fn sound_ahead_of_its_pictures_cuts_nothing() {
+fn audio_ahead_of_video_cuts_no_segment() {
     let mut stream = Stream::new(SegmenterConfig::default(), catalog(1, &[video(), sound()]));
     for dts in (0..10_000).step_by(20) {
         if dts % 40 == 0 {
@@ -432,7 +432,7 @@ fn sound_ahead_of_its_pictures_cuts_nothing() {
 }
 
 #[test]
-fn sound_goes_on_where_pictures_stop() {
+fn segments_are_cut_by_audio_after_video_stops() {
     let mut stream = Stream::new(
         SegmenterConfig { window: Duration::from_secs(60), ..SegmenterConfig::default() },
         catalog(1, &[video(), sound()]),
@@ -449,7 +449,7 @@ fn sound_goes_on_where_pictures_stop() {
 }
 
 #[test]
-fn a_publisher_that_comes_after_the_end() {
+fn a_publisher_after_the_end_starts_a_new_list() {
     let mut stream = Stream::new(SegmenterConfig::default(), catalog(1, &[video()]));
     stream.pictures(0, 3000, 1000);
     stream.segmenter.end();
@@ -484,7 +484,7 @@ fn resources_have_one_name() {
 }
 
 #[test]
-fn reads_what_others_write() {
+fn parses_playlists_of_other_servers() {
     let text = "\u{feff}#EXTM3U\r\n# a comment\r\n#EXT-X-VERSION:6\r\n#EXT-X-TARGETDURATION:6\r\n#EXT-X-SERVER-CONTROL:CAN-BLOCK-RELOAD=YES,PART-HOLD-BACK=1.002,CAN-SKIP-UNTIL=24.0\r\n\
         #EXT-X-PART-INF:PART-TARGET=0.334\r\n#EXT-X-MEDIA-SEQUENCE:10\r\n#EXT-X-SOMETHING-NEW:\"a,b\"\r\n\
         #EXT-X-MAP:URI=\"i,n=it.mp4\",BYTERANGE=\"720@0\"\r\n#EXT-X-KEY:METHOD=AES-128,URI=\"k\"\r\n\r\n#EXTINF:5.96,a title, with a comma\r\n#EXT-X-BYTERANGE:1000@720\r\nall.mp4\r\n\
@@ -513,7 +513,7 @@ fn reads_what_others_write() {
 }
 
 #[test]
-fn refuses_what_is_no_playlist() {
+fn malformed_playlists_are_refused() {
     let huge = format!("#EXTM3U\n#EXT-X-TARGETDURATION:2\n{}", "#EXTINF:1,\nx\n".repeat(1 << 18));
     for (text, expected) in [
         ("", Error::NotAPlaylist),
@@ -827,7 +827,7 @@ fn a_client_starts_where_it_should() {
 }
 
 #[test]
-fn a_client_goes_on_after_an_outage() {
+fn a_client_continues_after_an_outage() {
     let dated = |first: u64, count: usize, at: i64| {
         let mut playlist = listed(first, &vec![2; count]);
         playlist.segments[0].program_date_time = Some(WallClock::from_micros(CLOCK.as_micros() + at * 1_000_000));
@@ -860,7 +860,7 @@ fn a_client_goes_on_after_an_outage() {
 }
 
 #[test]
-fn a_client_fetches_again() {
+fn a_client_repeats_a_fetch() {
     let mut client = PlaylistClient::new(Some(Duration::from_secs(4)));
     let fetch = |client: &mut PlaylistClient| match client.next() {
         PlaylistAction::Fetch(fetch) => *fetch,
@@ -884,7 +884,7 @@ fn a_client_fetches_again() {
 }
 
 #[test]
-fn a_client_takes_delta_updates() {
+fn a_client_applies_delta_updates() {
     let mut client = PlaylistClient::new(Some(Duration::ZERO));
     client.on_playlist(Duration::ZERO, listed(10, &[2; 8]));
     assert_eq!(msns(&fetched(&mut client)), [17]);

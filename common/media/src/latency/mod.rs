@@ -264,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn stamps_give_differences() {
+    fn the_time_between_two_stages() {
         let stamps = stamps(&[(Stage::Captured, 1)]);
         assert_eq!(stamps.micros(Stage::Captured, Stage::Presented), None);
         let mut stamps = stamps;
@@ -273,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn parts_are_those_of_the_way_and_add_up() {
+    fn components_depend_on_the_delivery_and_add_up() {
         use Stage::*;
         let all = stamps(&[
             (Captured, 0),
@@ -326,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_asked_for_in_advance_was_not_polled_for() {
+    fn a_blocking_request_has_no_polling_time() {
         use Stage::*;
         let early = stamps(&[(Captured, 0), (InPart, 200), (Requested, 50), (Received, 210)]);
         check(
@@ -337,14 +337,14 @@ mod tests {
     }
 
     #[test]
-    fn what_nobody_told_of_is_the_last_mile_s() {
+    fn time_without_reported_stages_counts_as_last_mile() {
         let plain = stamps(&[(Stage::Captured, 0), (Stage::Received, 90), (Stage::Presented, 120)]);
         check(&plain, Delivery::Units, &[(LatencyComponent::LastMile, 90), (LatencyComponent::Buffering, 30)]);
         check(&StageTimes::default(), Delivery::Units, &[]);
     }
 
     #[test]
-    fn names_are_read_back() {
+    fn stage_names_are_parsed_back() {
         assert!(Stage::ALL.into_iter().all(|stage| Stage::named(stage.name()) == Some(stage)));
         assert_eq!(Stage::named("Captured"), None);
         assert!(Stage::ALL.windows(2).all(|two| two[0] < two[1]));

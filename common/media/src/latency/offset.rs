@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn an_even_way_gives_the_truth_and_half_the_round_trip() {
+    fn a_symmetric_path_gives_the_true_offset_within_half_the_round_trip() {
         let mut estimator = OffsetEstimator::default();
         assert_eq!(estimator.offset(Duration::ZERO), None);
         estimator.record(Duration::ZERO, exchange(1_000_000, 250_000, 38_000, 500, 38_000));
@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_that_is_set_is_believed_again() {
+    fn a_clock_that_was_set_is_followed() {
         let mut estimator = OffsetEstimator::default();
         estimator.record(Duration::ZERO, exchange(0, 0, 5_000, 0, 5_000));
         estimator.record(Duration::ZERO, exchange(0, 3_600_000_000, 5_000, 0, 5_000));
@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn offsets_add_up_and_turn_round() {
+    fn offsets_are_composed_and_inverted() {
         let (first, second) =
             (ClockOffset { micros: 250, uncertainty: 3 }, ClockOffset { micros: -1000, uncertainty: 4 });
         assert_eq!(first.then(second), ClockOffset { micros: -750, uncertainty: 7 });
@@ -175,7 +175,7 @@ mod tests {
     proptest! {
         /// Whatever the network does, and with crystals that drift as far as they may.
         #[test]
-        fn the_truth_is_within_the_uncertainty(
+        fn the_true_offset_is_within_the_uncertainty(
             offset in -10_000_000_000i64..10_000_000_000,
             ways in prop::collection::vec((0..2_000_000i64, 0..50_000i64, 0..2_000_000i64, 0..60_000_000i64), 1..80),
             drift in -100i64..=100,
@@ -202,7 +202,7 @@ mod tests {
         }
 
         #[test]
-        fn no_clock_is_too_wild(times: [i64; 4], now: u64) {
+        fn any_times_are_accepted_without_panic(times: [i64; 4], now: u64) {
             let [sent, received, answered, returned] = times.map(WallClock::from_micros);
             let mut estimator = OffsetEstimator::default();
             let now = Duration::from_micros(now);

@@ -51,7 +51,7 @@ mod tests {
     use crate::time::Timestamp;
 
     #[test]
-    fn each_stamp_is_by_the_clock_of_its_host() {
+    fn each_stage_is_rebased_from_the_clock_of_its_host() {
         let mut stamps = StageTimes::default();
         // One instant, by two clocks: the server's is a second before ours, the broadcaster's two before the server's.
         stamps.stamp(Stage::Sent, WallClock::from_micros(3_000_000));

@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn stages_meet_in_one_row_and_the_earliest_counts() {
+    fn the_earliest_time_of_a_stage_counts() {
         let mut log = TimingLog::default();
         stamp(&mut log, 40, Stage::Ingested, 5);
         stamp(&mut log, 0, Stage::Encoded, 1);
@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn a_piece_is_stamped_whole() {
+    fn a_range_of_units_is_stamped() {
         let mut log = TimingLog::default();
         (0..5).for_each(|n| stamp(&mut log, n * 40, Stage::Ingested, n));
         let range = Timestamp::from_millis(40)..Timestamp::from_millis(120);
@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn units_are_spread_up_to_the_one_that_is_asked_for() {
+    fn samples_are_evenly_spaced_up_to_the_given_unit() {
         let mut log = TimingLog::default();
         assert_eq!(log.sample(8, None).count(), 0);
         (0..200).for_each(|n| stamp(&mut log, n * 10, Stage::Ingested, n));
@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn another_epoch_begins_anew() {
+    fn a_new_epoch_clears_the_log() {
         let mut log = TimingLog::default();
         stamp(&mut log, 0, Stage::Ingested, 1);
         log.stamp(Epoch(8), TrackId::VIDEO, Timestamp::ZERO, Stage::Ingested, WallClock::from_micros(2));

@@ -75,7 +75,7 @@ fn one_path_starts_at_an_idr() {
 }
 
 #[test]
-fn both_flow_and_the_first_copy_wins() {
+fn with_two_active_paths_the_first_copy_wins() {
     let mut run = Run::new();
     run.push(A, 0..5).push(B, 0..8).push(A, 5..9).push(B, 8..12);
     assert_eq!(run.numbers(), (0..12).collect::<Vec<_>>());
@@ -84,7 +84,7 @@ fn both_flow_and_the_first_copy_wins() {
 }
 
 #[test]
-fn a_path_that_is_ahead_waits_for_the_one_that_fills_the_hole() {
+fn a_path_that_is_ahead_waits_for_the_gap_to_be_filled() {
     let mut run = Run::new();
     run.push(A, 0..10).push(B, 20..25);
     assert_eq!(run.numbers().len(), 10);
@@ -95,14 +95,14 @@ fn a_path_that_is_ahead_waits_for_the_one_that_fills_the_hole() {
 }
 
 #[test]
-fn when_a_path_dies_the_other_goes_on_from_the_very_next_unit() {
+fn when_a_path_closes_the_other_continues_with_the_next_unit() {
     let mut run = Run::new();
     run.push(A, 0..15).push(B, 0..12).close(A).push(B, 12..30);
     assert_eq!(run.numbers(), (0..30).collect::<Vec<_>>());
 }
 
 #[test]
-fn what_nobody_can_bring_is_counted_and_skipped_to_an_idr() {
+fn units_that_no_path_has_are_counted_and_skipped_up_to_an_idr() {
     let mut run = Run::new();
     run.push(A, 0..10).push(B, 33..50);
     assert_eq!(run.numbers(), (0..10).collect::<Vec<_>>());
@@ -128,7 +128,7 @@ fn a_reconnected_path_overlaps_or_skips() {
 }
 
 #[test]
-fn a_server_that_skips_on_one_path_is_noticed() {
+fn a_skip_on_a_single_path_is_counted() {
     let mut run = Run::new();
     run.push(A, 0..30).push(A, 60..64);
     assert_eq!(run.merger.counters().lost, 30);
@@ -143,7 +143,7 @@ fn an_encoder_that_pauses_has_lost_nothing() {
 
 /// A path that names predecessors: video and sound may overtake each other, and what follows is exact from the first unit on.
 #[test]
-fn a_path_that_says_what_follows_what_is_believed() {
+fn stated_predecessors_are_believed() {
     let mut run = Run::new();
     let all = catalog(1, None, true);
     let contiguous = |run: &mut Run, numbers: &[i64]| {
@@ -177,7 +177,7 @@ fn a_new_epoch_retires_the_old_one() {
 }
 
 #[test]
-fn a_stale_path_does_not_bring_back_yesterday() {
+fn a_stale_path_does_not_bring_back_a_past_epoch() {
     let mut run = Run::new();
     let (today, yesterday) = (catalog(2, Some(200), true), catalog(1, Some(100), true));
     run.merger.push(A, &today, unit(2, 0), Predecessor::PathOrder, &mut run.out);
@@ -188,7 +188,7 @@ fn a_stale_path_does_not_bring_back_yesterday() {
 }
 
 #[test]
-fn a_publisher_that_was_displaced_comes_back() {
+fn a_replaced_publisher_returns_with_its_epoch() {
     let mut run = Run::new();
     let (ours, theirs) = (catalog(1, Some(100), true), catalog(2, Some(200), true));
     for n in 0..10 {
@@ -226,7 +226,7 @@ fn sound_alone_starts_anywhere() {
 }
 
 #[test]
-fn what_waits_is_bounded() {
+fn the_queue_of_a_path_is_bounded() {
     let mut run = Run::new();
     run.push(A, 0..10);
     let catalog = catalog(1, None, true);
@@ -280,7 +280,7 @@ fn play(ops: &[Op]) -> (Run, BTreeMap<u32, i64>) {
 
 proptest! {
     #[test]
-    fn rises_without_repeats_and_starts_at_an_idr(ops in ops()) {
+    fn dts_increases_without_duplicates_and_starts_at_an_idr(ops in ops()) {
         let (run, _) = play(&ops);
         let mut last: BTreeMap<TrackId, Timestamp> = BTreeMap::new();
         for merged in &run.out {

@@ -1,4 +1,4 @@
-//! Which paths run, over a virtual clock: starts, climbs, falls, false alarms.
+//! Which paths are open and active, over a virtual clock: start, upgrade, fallback, false alarms.
 
 use super::*;
 
@@ -33,13 +33,13 @@ fn lan(mode: Mode) -> Selector {
     selector(mode, &[(RELAY, RELAY_LIKE), (PEER, PEER_LIKE), (RTMP, RTMP_LIKE)])
 }
 
-/// One that follows on the one 20 ms before.
+/// A unit arrives that follows the one 20 ms before.
 fn arrived(selector: &mut Selector, path: PathId, at: u64, dts: i64) {
     let [dts, after] = [dts, dts - 20].map(Timestamp::from_millis);
     selector.on_unit(path, ms(at), TrackKind::Video, dts, Some(after));
 }
 
-/// A unit every 20 ms from `from` to `to` by each path that is `behind` so many ms; what there was to do, and when.
+/// A unit arrives every 20 ms from `from` to `to` on each path, which is `behind` by so many ms. Returns the actions and their times.
 fn feed(selector: &mut Selector, paths: &[(PathId, i64)], from: u64, to: u64) -> Vec<(u64, Action)> {
     let mut actions = Vec::new();
     for at in (from..to).step_by(20) {
@@ -56,19 +56,19 @@ fn only(actions: Vec<(u64, Action)>) -> Vec<Action> {
 }
 
 #[test]
-fn starts_on_the_best_and_gives_the_next_its_chance() {
+fn starts_on_the_preferred_path_and_opens_the_next_after_the_head_start() {
     let mut selector = both();
     assert_eq!(selector.poll(ms(0)), [Action::Open(RTMP)]);
     assert_eq!(selector.poll(ms(1)), []);
     assert_eq!(selector.deadline(ms(1)), Some(ms(400)));
     assert_eq!(selector.poll(ms(400)), [Action::Open(HLS)]);
-    // Whatever answers first plays; the better one, once it is there and proved, takes over.
+    // The path that answers first plays; the preferred one takes over after its probation.
     assert_eq!(feed(&mut selector, &[(HLS, 0)], 420, 1000), []);
     assert_eq!(only(feed(&mut selector, &[(HLS, 0), (RTMP, 0)], 1000, 2100)), [Action::Close(HLS)]);
 }
 
 #[test]
-fn falls_to_the_next_and_climbs_back_when_better_is_proved() {
+fn falls_back_to_the_next_path_and_upgrades_after_probation() {
     let mut selector = both();
     selector.poll(ms(0));
     selector.on_failed(RTMP, ms(10));
@@ -91,7 +91,7 @@ fn a_peer_that_is_found_is_climbed_to_and_the_relay_stays_ready() {
 }
 
 #[test]
-fn silence_is_missed_within_three_pictures_and_the_idle_path_flows() {
+fn a_stall_is_detected_within_three_pictures_and_the_idle_path_starts() {
     let mut selector = lan(Mode::Warm);
     assert_eq!(selector.poll(ms(0)), [Action::Open(PEER)]);
     let actions = feed(&mut selector, &[(PEER, 0)], 20, 5000);
@@ -103,7 +103,7 @@ fn silence_is_missed_within_three_pictures_and_the_idle_path_flows() {
     assert!(at <= ms(last + 100), "{at:?}: more than three pictures of 33 ms");
     assert_eq!(selector.poll(at), [Action::Start(RELAY)]);
     assert_eq!(selector.poll(at), [], "once");
-    // The peer stays open for a second, in case the alarm is false; then it has failed.
+    // The peer stays open for a second, in case of a false alarm; then it has failed.
     let actions = feed(&mut selector, &[(RELAY, 60)], 6100, 9000);
     assert_eq!(actions[0].1, Action::Close(PEER));
     assert!((7000..7100).contains(&actions[0].0), "{actions:?}");
@@ -111,7 +111,7 @@ fn silence_is_missed_within_three_pictures_and_the_idle_path_flows() {
 }
 
 #[test]
-fn a_peer_that_fails_is_followed_by_the_idle_path_at_once() {
+fn the_idle_path_starts_at_once_when_the_peer_fails() {
     let mut selector = lan(Mode::Warm);
     selector.poll(ms(0));
     feed(&mut selector, &[(PEER, 0)], 20, 2000);
@@ -127,7 +127,7 @@ fn a_peer_that_fails_is_followed_by_the_idle_path_at_once() {
 }
 
 #[test]
-fn a_false_alarm_costs_a_moment_and_makes_the_next_come_later() {
+fn a_false_alarm_raises_the_stall_timeout() {
     let mut selector = lan(Mode::Warm);
     selector.poll(ms(0));
     feed(&mut selector, &[(PEER, 0)], 20, 2000);
@@ -141,7 +141,7 @@ fn a_false_alarm_costs_a_moment_and_makes_the_next_come_later() {
     assert!(selector.stall_timeout(PEER).unwrap() > first);
 }
 
-/// A unit every 20 ms, but nothing for 120 ms of every second, and then all that was held up.
+/// A unit every 20 ms, but nothing for 120 ms of every second, and then all delayed units at once.
 fn halting(selector: &mut Selector, at: u64) {
     match at % 1000 {
         0..120 => {}
@@ -152,9 +152,9 @@ fn halting(selector: &mut Selector, at: u64) {
     }
 }
 
-/// The relay has brought hours of an earlier broadcast, the broadcaster nothing of it.
+/// The relay has delivered hours of an earlier broadcast, the peer none of it.
 #[test]
-fn another_broadcast_is_not_older_because_its_times_are() {
+fn a_new_epoch_with_smaller_timestamps_is_not_older() {
     let mut selector = lan(Mode::Warm);
     selector.poll(ms(0));
     selector.on_failed(PEER, ms(10));
@@ -167,9 +167,9 @@ fn another_broadcast_is_not_older_because_its_times_are() {
     assert!(actions.iter().any(|(_, action)| *action == Action::Stop(RELAY)), "{actions:?}");
 }
 
-/// Lost packets hold up large units first: sound comes, and pictures do not.
+/// Lost packets delay large units first: audio arrives, and video does not.
 #[test]
-fn pictures_are_missed_though_sound_goes_on() {
+fn missing_video_is_a_stall_although_audio_continues() {
     let mut selector = lan(Mode::Warm);
     selector.poll(ms(0));
     let sound = |selector: &mut Selector, at: u64| {
@@ -187,7 +187,7 @@ fn pictures_are_missed_though_sound_goes_on() {
         actions.extend(selector.poll(ms(at)).into_iter().map(|action| (at, action)));
     }
     assert_eq!(actions, [(2020, Action::Start(RELAY))]);
-    // No other path has pictures either: it is the broadcast that has none, and the relay may rest.
+    // No other path has video either: the broadcast has none, and the relay is stopped.
     actions.clear();
     for at in (2200..8000).step_by(20) {
         sound(&mut selector, at);
@@ -198,7 +198,7 @@ fn pictures_are_missed_though_sound_goes_on() {
         actions.extend(selector.poll(ms(at)).into_iter().map(|action| (at, action)));
     }
     assert_eq!(only(actions), [Action::Stop(RELAY)]);
-    // Pictures are back, and are missed again when they go.
+    // Video is back, and is missed again when it stops.
     for at in (8000..8200).step_by(20) {
         sound(&mut selector, at);
         assert_eq!(feed(&mut selector, &[(PEER, 0)], at, at + 20), []);
@@ -208,7 +208,7 @@ fn pictures_are_missed_though_sound_goes_on() {
 }
 
 #[test]
-fn a_path_that_keeps_raising_false_alarms_is_not_trusted_alone() {
+fn after_repeated_false_alarms_the_fallback_keeps_running() {
     let mut selector = lan(Mode::Warm);
     selector.poll(ms(0));
     feed(&mut selector, &[(PEER, 0)], 20, 2000);
@@ -234,7 +234,7 @@ fn a_path_that_keeps_raising_false_alarms_is_not_trusted_alone() {
         assert!(selector.stall_timeout(PEER).unwrap() <= ms(60), "three intervals of 20 ms, whatever happened before");
     }
     assert!((1..=8).contains(&calls), "{calls} calls of the relay for 20 pauses: it is to stay for a while");
-    // A buffer that hides them makes all of it needless.
+    // A buffer that covers the pauses makes the fallback unnecessary.
     selector.set_buffered(ms(400));
     let late = (22_000..60_000).step_by(20).filter(|at| {
         if at % 1000 > 120 {
@@ -250,7 +250,7 @@ fn a_path_that_keeps_raising_false_alarms_is_not_trusted_alone() {
 }
 
 #[test]
-fn a_true_alarm_makes_nobody_more_patient() {
+fn a_real_stall_does_not_raise_the_stall_timeout() {
     let mut selector = lan(Mode::Warm);
     selector.poll(ms(0));
     feed(&mut selector, &[(PEER, 0)], 20, 2000);
@@ -263,7 +263,7 @@ fn a_true_alarm_makes_nobody_more_patient() {
 }
 
 #[test]
-fn hot_keeps_two_flowing() {
+fn hot_standby_keeps_two_paths_active() {
     let mut selector = lan(Mode::Hot);
     selector.poll(ms(0));
     assert_eq!(feed(&mut selector, &[(PEER, 0)], 20, 1100), [(1020, Action::Open(RELAY))]);
@@ -274,7 +274,7 @@ fn hot_keeps_two_flowing() {
 }
 
 #[test]
-fn units_that_are_missing_are_asked_of_the_idle_path() {
+fn a_gap_starts_the_idle_path() {
     let mut selector = lan(Mode::Warm);
     selector.poll(ms(0));
     feed(&mut selector, &[(PEER, 0)], 20, 2000);
@@ -307,7 +307,7 @@ fn a_lone_path_may_wait_for_the_stream_to_begin() {
 }
 
 #[test]
-fn paths_that_are_connected_wait_together_for_the_stream_to_begin() {
+fn connected_paths_wait_together_for_the_stream_to_start() {
     let mut selector = both();
     selector.poll(ms(0));
     selector.on_connected(RTMP);
@@ -320,14 +320,14 @@ fn paths_that_are_connected_wait_together_for_the_stream_to_begin() {
 }
 
 #[test]
-fn a_path_that_never_starts_gives_way() {
+fn a_path_that_never_delivers_is_closed_after_the_open_timeout() {
     let mut selector = both();
     selector.poll(ms(0));
     selector.poll(ms(400));
     assert_eq!(selector.poll(ms(5000)), [Action::Close(RTMP)]);
 }
 
-/// On the peer, with the relay idle; then the peer has no room.
+/// The peer is active and the relay idle; then the peer has no capacity.
 fn without_capacity() -> Selector {
     let mut selector = lan(Mode::Warm);
     selector.poll(ms(0));
@@ -341,7 +341,7 @@ fn without_capacity() -> Selector {
 }
 
 #[test]
-fn a_path_without_room_is_left_once_another_flows_and_taken_again_when_there_is_room() {
+fn a_path_without_capacity_is_stopped_when_another_delivers_and_started_again_with_capacity() {
     let mut selector = without_capacity();
     assert_eq!(feed(&mut selector, &[(RELAY, 60)], 4000, 30_000), [], "it is not asked for room");
     selector.on_capacity(PEER, true);
@@ -351,11 +351,11 @@ fn a_path_without_room_is_left_once_another_flows_and_taken_again_when_there_is_
 }
 
 #[test]
-fn one_that_leaves_units_out_does_not_surpass_another() {
+fn a_path_that_leaves_units_out_does_not_supersede_another() {
     let mut selector = without_capacity();
     selector.on_capacity(PEER, true);
     assert_eq!(selector.poll(ms(4000)), [Action::Start(PEER)]);
-    // Ten units of it are missing twice a second.
+    // Ten of its units are missing twice a second.
     for at in (4020..9000).step_by(20) {
         arrived(&mut selector, RELAY, at, at as i64 - 60);
         if at % 500 >= 200 {
@@ -367,7 +367,7 @@ fn one_that_leaves_units_out_does_not_surpass_another() {
 }
 
 #[test]
-fn a_part_is_better_than_nothing() {
+fn an_incomplete_path_is_used_if_it_is_the_only_one() {
     let mut selector = without_capacity();
     selector.on_failed(RELAY, ms(4000));
     let mut actions = selector.poll(ms(4000));

@@ -53,7 +53,7 @@ seg-10.m4s
 }
 
 #[test]
-fn a_delta_update_leaves_out_what_is_old() {
+fn a_delta_update_skips_old_segments() {
     let mut stream = Stream::new(SegmenterConfig::default(), catalog(1, &[video()]));
     stream.pictures(0, 10_300, 1000);
     let whole = stream.text();
@@ -74,7 +74,7 @@ fn a_delta_update_leaves_out_what_is_old() {
 }
 
 #[test]
-fn without_parts_there_is_no_word_of_them() {
+fn without_low_latency_no_part_is_mentioned() {
     let mut stream =
         Stream::new(SegmenterConfig { low_latency: false, ..SegmenterConfig::default() }, catalog(1, &[video()]));
     stream.pictures(0, 20_300, 1000);
@@ -86,7 +86,7 @@ fn without_parts_there_is_no_word_of_them() {
 /// Milliseconds between pictures in turn, and what their parts come to: never longer than is promised, and at least 85% of it unless
 /// there is an IDR in them or they are the last of their segment (RFC 8216bis §4.4.4.9).
 #[test]
-fn parts_are_as_long_as_they_must_be() {
+fn part_durations_obey_the_part_target() {
     for (steps, gop, common) in [
         (&[40i64][..], 50, 200),
         (&[33, 33, 34], 60, 200),
@@ -126,7 +126,7 @@ fn parts_are_as_long_as_they_must_be() {
 }
 
 #[test]
-fn a_part_says_whether_there_is_an_idr_in_it() {
+fn a_part_with_an_idr_is_independent() {
     let mut stream = Stream::new(SegmenterConfig::default(), catalog(1, &[video()]));
     // Every 1.12 s: within the sixth part of a segment that began with one.
     stream.pictures(0, 11_000, 1120);
@@ -144,7 +144,7 @@ fn three_parts_in() -> Arc<SegmentWindow> {
 }
 
 #[test]
-fn what_is_there_and_what_is_next() {
+fn which_parts_are_available_next_or_too_far_ahead() {
     let playlist = three_parts_in();
     assert_eq!(playlist.preload_hint(), Some((2, 3)));
     assert!(playlist.part(2, 2).is_some() && playlist.part(2, 3).is_none() && playlist.part(0, 9).is_some());
@@ -176,7 +176,7 @@ fn what_is_there_and_what_is_next() {
 }
 
 #[test]
-fn a_hint_is_kept() {
+fn a_hinted_part_always_comes_into_being() {
     let mut stream = Stream::new(SegmenterConfig::default(), catalog(1, &[video(), sound()]));
     let mut hints: Vec<(u64, u64)> = Vec::new();
     for dts in (0..30_000).step_by(20) {

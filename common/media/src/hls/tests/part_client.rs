@@ -58,7 +58,7 @@ impl Follower {
 }
 
 #[test]
-fn a_client_takes_all_parts_as_they_are_made() {
+fn a_client_fetches_every_part() {
     let mut stream = Stream::new(SegmenterConfig::default(), catalog(1, &[video(), sound()]));
     let mut follower = Follower::default();
     let mut dts = [0i64; 2];
@@ -118,7 +118,7 @@ fn uris(client: &mut PartClient) -> Vec<String> {
 }
 
 #[test]
-fn a_client_of_parts_begins_where_it_should() {
+fn a_part_client_starts_where_it_should() {
     let after = |millis: i64| StartPosition::At(WallClock::from_micros(CLOCK.as_micros() + millis * 1000));
     for (entry, first, count) in [
         // 0.6 s behind the edge at 9.4 s, or more: 8.8 is in the middle of what can not be decoded.
@@ -146,7 +146,7 @@ fn a_client_of_parts_begins_where_it_should() {
 }
 
 #[test]
-fn a_client_of_parts_goes_on_after_an_outage() {
+fn a_part_client_continues_after_an_outage() {
     let moved = |numbers: i64, millis: i64| {
         let mut playlist = playlist();
         playlist.media_sequence = playlist.media_sequence.saturating_add_signed(numbers);
@@ -177,7 +177,7 @@ fn a_client_of_parts_goes_on_after_an_outage() {
 }
 
 #[test]
-fn a_client_of_parts_asks_again_and_gives_up() {
+fn a_part_client_repeats_a_fetch_and_gives_up() {
     let mut client = PartClient::new(false);
     assert_eq!((client.next(), client.reload(), client.hint()), (None, None, None));
     client.on_playlist(playlist());
@@ -201,7 +201,7 @@ fn a_client_of_parts_asks_again_and_gives_up() {
 }
 
 #[test]
-fn parts_that_are_not_there_are_passed_over() {
+fn gaps_are_skipped() {
     let mut gone = playlist();
     gone.trailing.head.parts[1].gap = true;
     let mut client = PartClient::new(false);
