@@ -1,4 +1,4 @@
-//! What an access unit is, and every container it travels in.
+//! The pure core: access units, codecs, containers, HLS, and what a viewer does with several paths.
 //!
 //! Pure: bytes and values in, bytes and values out. No sockets, clocks, threads, async runtime or FFmpeg: time is always a
 //! parameter. `deploy/test` proves the absence with `cargo tree`.

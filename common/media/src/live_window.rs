@@ -533,7 +533,7 @@ mod tests {
             w.push(c.clone(), unit(1, TrackId::AUDIO, n * 40 - 30, true, 1), None);
         }
         assert_eq!(w.duration(), Duration::from_millis(99 * 40));
-        // Another broadcast goes on where this one ended.
+        // The clock of another epoch continues where this one ended.
         let c = catalog(2, true);
         w.push(c.clone(), unit(2, TrackId::VIDEO, 500_000, true, 1), None);
         w.push(c, unit(2, TrackId::VIDEO, 500_040, false, 1), None);

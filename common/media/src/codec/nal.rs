@@ -159,7 +159,7 @@ fn after_start_code(stream: &[u8]) -> Option<&[u8]> {
 fn find_start_code(data: &[u8]) -> Option<usize> {
     let mut at = 0;
     while at + 3 <= data.len() {
-        // Of three bytes, the last tells the most: over 1 rules out a start code that touches it.
+        // The last of three bytes decides fastest: if it is greater than 1, no start code touches it.
         match data[at + 2] {
             2.. => at += 3,
             1 if data[at] == 0 && data[at + 1] == 0 => return Some(at),

@@ -1,7 +1,7 @@
 //! From tracks and access units to tag bodies.
 //!
-//! The default track of H.264, AAC and MP3 is written in legacy tags, which every player reads; all else in enhanced ones.
-//! A body is a header, made here, and the payload, which is shared: callers put the two behind each other on the wire.
+//! The default track of H.264, AAC and MP3 is written in legacy tags, which every player reads; everything else in enhanced ones.
+//! A body is a header, made here, and the payload, which is shared: callers send one after the other.
 
 use bytes::{BufMut, Bytes, BytesMut};
 
@@ -19,7 +19,7 @@ pub const fn message_kind(id: TrackId) -> u8 {
     if id.is_video() { 9 } else { 8 }
 }
 
-/// The body that carries a track's decoder configuration. Empty for MP3, which has none: nothing is to be sent.
+/// The body that carries a track's decoder configuration. Empty for MP3, which has none; then nothing is sent.
 pub fn sequence_header(track: &Track) -> Bytes {
     let record = &track.config.record;
     let mut out = BytesMut::with_capacity(MAX_UNIT_HEADER + record.len());
@@ -33,7 +33,7 @@ pub fn sequence_header(track: &Track) -> Bytes {
     out.freeze()
 }
 
-/// What goes before the payload of `unit`: 1 to [`MAX_UNIT_HEADER`] bytes.
+/// The header before the payload of `unit`, of 1 to [`MAX_UNIT_HEADER`] bytes.
 ///
 /// A composition time that does not fit 24 bits is cut to fit (over two hours); AV1, VP9 and audio have none on the wire.
 pub fn unit_header(track: &Track, unit: &AccessUnit) -> Bytes {
@@ -61,7 +61,7 @@ pub fn unit_header(track: &Track, unit: &AccessUnit) -> Bytes {
     out.freeze()
 }
 
-/// The body that ends a track's sequence. Empty where legacy tags have no such thing (AAC, MP3): nothing is to be sent.
+/// The body that ends a track's sequence. Empty if legacy tags have none (AAC, MP3); then nothing is sent.
 pub fn end_of_sequence(track: &Track) -> Bytes {
     let mut out = BytesMut::with_capacity(MAX_UNIT_HEADER);
     match (track.config.codec, is_legacy(track)) {
@@ -95,7 +95,7 @@ fn put_enhanced(out: &mut BytesMut, track: &Track, frame: u8, packet_type: u8) {
     }
 }
 
-/// Sound format, rate, size and type of an MP3 tag (Adobe FLV 10.1 §E.4.2.1). Rates that it can not say are said as
+/// Sound format, rate, size and type of an MP3 tag (Adobe FLV 10.1 §E.4.2.1). Rates that it cannot express are written as
 /// 44.1 kHz, as FFmpeg does: players read the frame header.
 fn mp3_sound(format: Format) -> u8 {
     let (rate, channels) = match format {
@@ -111,7 +111,7 @@ fn mp3_sound(format: Format) -> u8 {
     }
 }
 
-/// What AAC always says: 44.1 kHz, 16 bits, stereo (Adobe FLV 10.1 §E.4.2.1). The record tells the truth.
+/// The constant sound format of AAC: 44.1 kHz, 16 bits, stereo (Adobe FLV 10.1 §E.4.2.1). The record has the real one.
 const AAC_SOUND: u8 = 0x0f;
 /// The longest header before a payload: an enhanced multitrack body with a composition time has 10 bytes.
 pub const MAX_UNIT_HEADER: usize = 16;

@@ -84,7 +84,7 @@ pub(super) struct Header {
 }
 
 impl Header {
-    /// `None` if there are not enough bytes, or if the size is impossible: [`Header::is_complete`] tells which.
+    /// `None` if there are not enough bytes, or if the size is impossible: [`Header::is_complete`] distinguishes the two.
     pub(super) fn read(bytes: &[u8]) -> Option<Self> {
         let kind = array(bytes, 4)?;
         let (length, size) = match u32::from_be_bytes(array(bytes, 0)?) {

@@ -51,7 +51,7 @@ pub(super) fn write(out: &mut Vec<u8>, catalog: &Catalog, track: &Track) -> Resu
 }
 
 /// Reads a sample entry; `None` for one of a kind that Nearcast does not carry. `timescale` stands in for a sampling rate over
-/// 65535 Hz, which the entry can not say.
+/// 65535 Hz, which the entry cannot express.
 pub(super) fn read(
     kind: [u8; 4],
     entry: &[u8],

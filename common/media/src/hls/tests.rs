@@ -837,7 +837,7 @@ fn a_client_continues_after_an_outage() {
     for (keep_all, playlist, from, lost) in [
         (false, dated(60, 8, 200), 65, 47),
         (true, dated(60, 8, 200), 60, 42),
-        // A server that restarted counts from elsewhere, but the time goes on.
+        // A server that restarted has other numbers, but the wall-clock time continues.
         (false, dated(1_000, 10, 12), 1_002, 0),
         (false, dated(0, 10, 12), 2, 0),
         (true, dated(1_000, 10, 12), 1_000, 982),

@@ -197,7 +197,7 @@ fn a_replaced_publisher_returns_with_its_epoch() {
     for n in 0..4 {
         run.merger.push(A, &theirs, unit(2, n), Predecessor::PathOrder, &mut run.out);
     }
-    // Its first epoch goes on, with an overlap.
+    // Its first epoch continues, with an overlap.
     for n in 0..15 {
         run.merger.push(A, &ours, unit(1, n), Predecessor::PathOrder, &mut run.out);
     }
