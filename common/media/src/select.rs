@@ -1,6 +1,6 @@
 //! Path selection: decides which paths of a viewer are open, idle or active. Pure policy.
 //!
-//! Paths are in order of preference ([`PathKind`]). The viewer starts on the first path that answers, with a head start for the preferred one.
+//! Paths are in order of preference ([`PathProfile`]). The viewer starts on the first path that answers, with a head start for the preferred one.
 //! While it plays from a less preferred path, the preferred ones are tried from time to time beside it, so that a failed attempt costs nothing.
 //! [`Mode`] says what is on standby for the moment when the active path stalls.
 //!

@@ -183,7 +183,7 @@ async fn serve<S: StreamSource, G: SendGate, O: SubscriptionObserver>(
                             budget: 0,
                             drop_policy: DropPolicy::new(kind),
                         };
-                        senders.spawn(sender.run(cursor.clone()));
+                        senders.spawn(sender.run(cursor));
                     }
                     running = 2;
                     observer.on_active(true);
