@@ -45,7 +45,7 @@ impl ExternalPlayer {
         let mut player = env.spawn(&name, &mut self.command(url, &file, directory.path()))?;
         let written = if self == Self::Vlc { count + REPEATED } else { count };
         let enough = (written * (width * height * 3 / 2 + FRAME.len()) + Y4M_HEADER) as u64;
-        until(within, &format!("{name} to decode {count} pictures of {url}"), || {
+        until(within, &format!("{name} to decode {count} frames of {url}"), || {
             let running = player.running()?;
             let written = std::fs::metadata(&file).map_or(0, |meta| meta.len());
             ensure!(running || written > 0, "{name} ended without a frame of {url}");
@@ -54,10 +54,10 @@ impl ExternalPlayer {
         player.kill();
         let mut marks = read_frame_numbers(&file, width, height)?;
         if self == Self::Vlc {
-            // VLC 3.0 goes by a clock, and shows a picture again where the next is not decoded in time: on a busy machine.
+            // VLC 3.0 repeats a frame if the next is not decoded in time, as on a busy machine.
             marks.dedup();
         }
-        ensure!(marks.len() >= count, "{name} decoded {} pictures of {url} and ended", marks.len());
+        ensure!(marks.len() >= count, "{name} decoded {} frames of {url} and ended", marks.len());
         marks.truncate(count);
         Ok(marks)
     }
@@ -158,7 +158,7 @@ fn open_to_all(directory: &Path) -> Result<()> {
     Ok(std::fs::set_permissions(directory, std::fs::Permissions::from_mode(0o777))?)
 }
 
-/// Pictures that VLC may show again.
+/// Frames that VLC may repeat.
 const REPEATED: usize = 30;
 const FRAME: &[u8] = b"FRAME\n";
 /// Maximum length of VLC's header, bytes.

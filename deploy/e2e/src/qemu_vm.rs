@@ -96,7 +96,7 @@ fn read(path: &Path) -> String {
 
 /// The address of the host's loopback in qemu's user network.
 pub const HOST_FROM_GUEST: &str = "10.0.2.2";
-/// For what takes a second on a quiet machine: an emulated processor is some thirty times slower than its host.
+/// Timeout for what takes a second on an idle machine: an emulated CPU is about thirty times slower than its host.
 pub const COMMAND_TIMEOUT: Duration = Duration::from_secs(120);
-/// For what takes ten.
+/// Timeout for what takes ten seconds on an idle machine.
 pub const BOOT_TIMEOUT: Duration = Duration::from_secs(300);

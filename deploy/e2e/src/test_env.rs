@@ -1,4 +1,4 @@
-//! One test's use of the machine: a directory of its own for data and logs, and a share of the machine.
+//! The environment of one test: a shared lock on the machine, and a directory for data and logs.
 
 use std::cell::RefCell;
 use std::ffi::OsStr;
@@ -10,7 +10,7 @@ use anyhow::Result;
 
 use ::lab::Process;
 
-/// A directory of data and logs. No experiment measures for as long as this lives; other tests may run.
+/// A directory for data and logs, and a shared lock that keeps experiments from measuring; both are released on drop.
 #[derive(Debug)]
 pub struct TestEnv {
     directory: tempfile::TempDir,
@@ -19,7 +19,7 @@ pub struct TestEnv {
 }
 
 impl TestEnv {
-    /// Waits until no experiment measures. Tests run beside each other: programs pick their own ports, and waits are for events.
+    /// Waits until no experiment runs, and creates the directory. Tests may run concurrently: programs use ports that the system assigns.
     pub fn new() -> Result<Self> {
         let machine = ::lab::share_machine()?;
         let directory = tempfile::Builder::new().prefix("nearcast-e2e.").tempdir()?;

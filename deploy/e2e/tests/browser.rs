@@ -29,7 +29,7 @@ fn the_page_plays_by_parts_without_an_error() -> Result<()> {
     })?;
     let (begun_at, mut counters) = (time()?, Vec::new());
     until(TIMEOUT, "the page to play on", || {
-        // To look costs the browser time that it needs to play.
+        // Reading the frame costs the browser time that it needs for playback.
         std::thread::sleep(Duration::from_millis(100));
         counters.extend(counter_on_screen(&browser)?);
         Ok((time()? - begun_at >= WATCHED && counters.len() >= 20).then_some(()))
@@ -47,10 +47,10 @@ fn the_page_plays_by_parts_without_an_error() -> Result<()> {
     ensure!(browser.run("return !!window.sawHlsJs")? == true, "the page did not play by hls.js");
     let (parts, mode) = (browser.run("return window.hlsParts || 0")?, browser.run(READ_MODE)?);
     eprintln!("{parts} parts; the page says: {mode}; hls.js: {}", browser.run(READ_LATENCY)?);
-    // A part lasts a fifth of a second. After a stall, which a busy machine may cause, hls.js takes a segment whole.
+    // A part lasts 0.2 s. After a stall, as on a busy machine, hls.js loads a whole segment.
     ensure!(parts.as_f64().unwrap_or(0.0) > played, "hls.js took {parts} parts in {played:.1} s");
     ensure!(mode.as_str().is_some_and(|mode| mode.starts_with("LL-HLS")), "the page says {mode}");
-    ensure!(counters.is_sorted(), "the pictures went back: {counters:?}");
+    ensure!(counters.is_sorted(), "the frame numbers decreased: {counters:?}");
     let pictures = counters.last().context("not empty")? - counters[0];
     ensure!(f64::from(pictures) > 0.8 * 30.0 * played, "the pictures moved on by {pictures} in {played:.1} s");
     Ok(())
@@ -94,13 +94,13 @@ fn the_page_resumes_when_the_publisher_returns() -> Result<()> {
     until(TIMEOUT, "the page to say that the publisher is away", || {
         Ok((browser.run("return document.getElementById('state').dataset.state")? == "disconnected").then_some(()))
     })?;
-    // Long enough for a reload that waits in vain.
+    // Long enough for a blocking reload to time out.
     until(TIMEOUT, "hls.js to ask again", || {
         let waited = "return (window.hlsErrors || []).some((error) => error.details.startsWith('levelLoad'))";
         Ok((browser.run(waited)? == true).then_some(()))
     })?;
     let _second = Broadcaster::start(&env, &cdn.publish_url(&key), &Broadcaster::SMALL)?;
-    // It counts from 0 again.
+    // The second broadcast counts from 0 again.
     until(TIMEOUT, "pictures of the second broadcast", || {
         Ok(counter_on_screen(&browser)?.filter(|counter| *counter < before && *counter > 60).map(drop))
     })?;
@@ -128,7 +128,7 @@ fn screenshot_path(env: &TestEnv) -> PathBuf {
 
 const WIDTH: usize = 640;
 const HEIGHT: usize = 360;
-/// How much of the stream is watched, in seconds of it.
+/// Seconds of media time to watch.
 const WATCHED: f64 = 20.0;
 
 /// Records every error that hls.js reports, fatal or not.

@@ -39,7 +39,7 @@ fn gstreamer_publishes() -> Result<()> {
     let _gstreamer = env.run("gstreamer", "gst-launch-1.0", arguments)?;
     viewer.wait_pictures(200, TIMEOUT)?;
     let summary = viewer.finish()?;
-    ensure!(summary.0["audio_frames"].as_u64() > Some(100), "no sound came: {}", summary.0);
+    ensure!(summary.0["audio_frames"].as_u64() > Some(100), "no audio was received: {}", summary.0);
     // Its live sources leave out what they are late for, and no unit of another encoder's says which one it follows.
     ensure!(summary.pictures() > 150 && summary.0["decode_errors"] == 0, "{}", summary.0);
     Ok(())
@@ -73,7 +73,7 @@ fn pts_and_dts_survive_an_ffmpeg_stream_copy() -> Result<()> {
     let mut recorder = env.spawn("recorder", Command::new("ffmpeg").args(arguments).arg(&recorded))?;
     let mut publisher = publish_copy(&env, &file.path, &cdn.publish_url(&key))?;
     publisher.success(TIMEOUT)?;
-    // The stream ends when the grace period after the publisher's goodbye does, and the recorder with it.
+    // The stream ends with the grace period after the publisher's unpublish, and the recorder with it.
     recorder.success(TIMEOUT)?;
     let (sent, came) = (packets(&file.path)?, packets(&recorded)?);
     for (kind, sent) in &sent {
@@ -109,7 +109,7 @@ fn a_wrong_stream_key_is_rejected_with_a_reason() -> Result<()> {
     for wrong in ["live", "not-the-key"] {
         let mut broadcaster = Broadcaster::start(&env, &cdn.publish_url(wrong), &Broadcaster::SMALL)?;
         let status = broadcaster.process.exit(TIMEOUT)?;
-        ensure!(!status.success(), "the broadcaster ended well with the key {wrong}");
+        ensure!(!status.success(), "the broadcaster succeeded with the key {wrong}");
         let log = broadcaster.process.log();
         ensure!(log.contains("key"), "the log does not mention the key: {log}");
         let mut ffmpeg = env.run(

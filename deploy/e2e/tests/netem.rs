@@ -47,5 +47,5 @@ fn links_use_netem_where_the_kernel_supports_it() -> Result<()> {
 /// Seconds in which the emulated machine builds a network.
 const A_WHILE: u32 = 8;
 
-/// All tests of links, on an emulated processor.
+/// Timeout for all tests of links on an emulated CPU.
 const LINKS: Duration = Duration::from_secs(600);

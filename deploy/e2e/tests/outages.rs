@@ -18,7 +18,7 @@ fn a_server_restart_loses_no_access_unit() -> Result<()> {
     std::thread::sleep(OUTAGE);
     let before = viewer.pictures()?;
     cdn.restart(&env)?;
-    // The outage's own pictures, and some after it.
+    // The frames of the outage, and some after it.
     viewer.wait_pictures(before + 30 * OUTAGE.as_secs() as usize + 90, TIMEOUT)?;
     ensure!(broadcaster.process.running()?, "the broadcaster ended");
     viewer.finish()?.ensure_unbroken(90)?;
@@ -98,7 +98,7 @@ fn players_stay_connected_while_the_publisher_restarts() -> Result<()> {
     let _second = Broadcaster::start(&env, &cdn.publish_url(&key), &options)?;
     for (reader, seen) in readers.iter_mut().zip(seen) {
         reader.wait_pictures(seen + 150, TIMEOUT)?;
-        ensure!(reader.process.running()?, "a reader ended with the publisher");
+        ensure!(reader.process.running()?, "a player ended with the publisher");
     }
     let after = Playlist::of(&cdn)?;
     ensure!(after.last() > while_away.last(), "no new segment after the return");
@@ -160,10 +160,10 @@ fn a_second_publisher_with_the_same_key_takes_over() -> Result<()> {
         Ok((cdn.stream("live")?["epoch"] != epoch).then_some(()))
     })?;
     let status = first.exit(TIMEOUT)?;
-    ensure!(!status.success(), "the first publisher was not told");
+    ensure!(!status.success(), "the first publisher was not disconnected with an error");
     let seen = viewer.pictures()?;
     viewer.wait_pictures(seen + 90, TIMEOUT)?;
-    // What comes now is the second one's: numbered, and unbroken.
+    // Frames are now those of the second publisher: numbered and consecutive.
     ensure_consecutive(&ExternalPlayer::Ffmpeg.frame_numbers(&env, &cdn.rtmp_url("live"), (640, 360), 30, TIMEOUT)?)?;
     ensure!(second.process.running()?, "the second publisher ended");
     let after = until(TIMEOUT, "a segment of the second publisher", || {
@@ -193,9 +193,9 @@ fn two_broadcasters_with_one_key_do_not_alternate() -> Result<()> {
     until(TIMEOUT, "the second broadcaster to have the stream", || {
         Ok((cdn.stream("live")?["epoch"] != epoch).then_some(()))
     })?;
-    let status = first.process.exit(TIMEOUT).context("the loser goes on fighting")?;
-    ensure!(!status.success(), "the loser ended as if all were well");
-    ensure!(second.process.running()?, "the winner ended");
+    let status = first.process.exit(TIMEOUT).context("the replaced broadcaster keeps reconnecting")?;
+    ensure!(!status.success(), "the replaced broadcaster exited with success");
+    ensure!(second.process.running()?, "the second broadcaster ended");
     ensure_consecutive(&ExternalPlayer::Ffmpeg.frame_numbers(&env, &cdn.rtmp_url("live"), (640, 360), 60, TIMEOUT)?)?;
     Ok(())
 }
@@ -248,5 +248,5 @@ impl Playlist {
 
 /// Duration of the server's outage, within what the broadcaster promises to bridge.
 const OUTAGE: Duration = Duration::from_secs(5);
-/// It gives up by itself, unasked, ten seconds after the end of its broadcast: whoever asked it does not wait for that.
+/// The longest acceptable time to exit after Ctrl-C: less than the ten seconds after which the broadcaster gives up by itself.
 const AT_ONCE: Duration = Duration::from_secs(9);

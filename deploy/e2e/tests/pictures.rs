@@ -82,7 +82,7 @@ fn a_captured_screen_shows_motion() -> Result<()> {
     let options = ["--source", &source, "--audio", "none", "--fps", "20", "--burn-in"];
     let _broadcaster = Broadcaster::start(&env, &cdn.publish_url(&key), &options)?;
     viewer.wait_pictures(200, TIMEOUT)?;
-    // Somebody else's decoder says whether what was captured is the screen, which moves, and not a frozen or black one.
+    // A third-party decoder checks that the captured screen moves, and is not frozen or black.
     let marks = ExternalPlayer::Ffmpeg.frame_numbers(&env, &cdn.rtmp_url("live"), (640, 360), 40, TIMEOUT)?;
     ensure_consecutive(&marks)?;
     let change = mean_change(&cdn.rtmp_url("live"))?;

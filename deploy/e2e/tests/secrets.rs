@@ -28,7 +28,7 @@ fn stream_keys_appear_in_no_log_page_or_file() -> Result<()> {
     let wrong = format!("{key}x");
     let mut refused = Broadcaster::start_with(&env, &cdn.publish_url(&wrong), &options, loud)?;
     refused.process.exit(TIMEOUT)?;
-    // A server that goes away makes both ends talk about where they were.
+    // When the server restarts, both ends log connection details.
     cdn.restart(&env)?;
     let before = viewer.pictures()?;
     viewer.wait_pictures(before + 30, TIMEOUT)?;

@@ -61,7 +61,7 @@ fn hls_is_played_by_the_requested_variant() -> Result<()> {
 
 /// Waits until the active path has a name that begins with `source`.
 fn wait_led_by(viewer: &mut Viewer, source: &str) -> Result<()> {
-    until(TIMEOUT, &format!("pictures by {source}"), || {
+    until(TIMEOUT, &format!("frames by {source}"), || {
         ensure!(viewer.process.running()?, "the viewer ended: {}", viewer.process.err());
         let log = viewer.process.err();
         let events = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());

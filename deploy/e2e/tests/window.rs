@@ -42,8 +42,8 @@ fn the_window_shows_pictures_and_handles_keys() -> Result<()> {
 
     screen.press("q")?;
     let summary = viewer.summary(TIMEOUT)?;
-    ensure!(summary.0["marker"]["repeats"] == 0, "shown twice: {}", summary.0);
-    ensure!(summary.0["audio_frames"].as_u64() > Some(50), "no sound was played: {}", summary.0);
+    ensure!(summary.0["marker"]["repeats"] == 0, "frames were presented twice: {}", summary.0);
+    ensure!(summary.0["audio_frames"].as_u64() > Some(50), "no audio was played: {}", summary.0);
     Ok(())
 }
 
@@ -57,7 +57,7 @@ fn a_viewer_with_a_duration_ends_by_itself() -> Result<()> {
     let options = ["--no-skip", "--overlay", "--duration", "5"];
     let mut viewer = Viewer::start_on(&env, &screen, &cdn.page_url("live"), &options)?;
     let summary = viewer.summary(TIMEOUT)?;
-    // A window on a loaded machine leaves late pictures out, and says so.
+    // On a loaded machine the window drops late frames and counts them.
     let left_out = ["frames_late", "frames_skipped"].iter().filter_map(|name| summary.0[*name].as_u64()).sum::<u64>();
     let gaps = summary.0["marker"]["gaps"].as_u64();
     ensure!(summary.pictures() > 50 && gaps <= Some(left_out), "frames are missing: {}", summary.0);

@@ -14,7 +14,8 @@ pub fn lock_machine() -> Result<File> {
     Ok(lock)
 }
 
-/// Waits until nobody measures, and keeps others from it until the file is dropped: for end-to-end tests, of which several may run.
+/// Waits for the shared lock of this user, which is held until the file is dropped: for end-to-end tests, of which several may run. Fails when the
+/// lock file cannot be created.
 pub fn share_machine() -> Result<File> {
     let lock = open()?;
     if lock.try_lock_shared().is_err() {

@@ -21,5 +21,5 @@ pub fn until<T>(within: Duration, what: &str, mut poll: impl FnMut() -> Result<O
 /// Short compared with all awaited events, long compared with the cost of polling.
 const INTERVAL: Duration = Duration::from_millis(20);
 
-/// For whatever takes some seconds on a quiet machine: a wait is over as soon as what it is for has come, and only a fault takes this long.
+/// Default timeout for what takes some seconds on an idle machine: a wait ends with the awaited event, so only a fault takes this long.
 pub const TIMEOUT: Duration = Duration::from_secs(90);

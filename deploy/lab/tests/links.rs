@@ -84,7 +84,7 @@ fn tcp_fills_the_rate_with_whole_frames() {
     let address = b.address().unwrap();
     let listener = b.run(|| TcpListener::bind((address, 0)).unwrap()).unwrap();
     let to = listener.local_addr().unwrap();
-    // A full frame is 1514 bytes with 1448 of payload. What was on its way when the first byte was read is not timed.
+    // A full frame is 1514 bytes with 1448 of payload. Bytes in flight when the first byte was read are not timed.
     let expected = shape.serialisation(TCP_BYTES / 1448 * 1514);
     let tolerance = expected / 20 + ms(20);
     settles("TCP at 20 Mbit/s", expected - tolerance, expected + tolerance, || {
@@ -152,7 +152,7 @@ fn the_same_seed_loses_the_same_datagrams() {
         link.set(Direction::AToB, Shape { loss: 0.2, ..Shape::default() }).unwrap();
         arrivals(&a, &b, 100)
     };
-    // A frame that nobody sent on purpose, such as the kernel's to find an address again, moves all that follow by one.
+    // A frame that the kernel sends by itself, such as an ARP request, shifts the draws of all later frames by one.
     assert!((0..ATTEMPTS).any(|_| run(5) == run(5)), "{:?} and {:?}", run(5), run(5));
     assert_ne!(run(5), run(6));
 }
@@ -239,7 +239,7 @@ fn multicast_reaches_only_the_lan() {
     }
 }
 
-/// How often a pair of runs may be disturbed.
+/// Maximum attempts of a pair of runs.
 const ATTEMPTS: u32 = 5;
 
 /// Ethernet, IPv4 and UDP headers, bytes.

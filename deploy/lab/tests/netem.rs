@@ -79,7 +79,7 @@ fn frames_take_their_delay_and_their_length_over_the_rate() {
     };
     // 46 bytes there and back.
     round_trip("two times 30 ms", ms(60) + Duration::from_micros(2 * 368));
-    // Twenty of 1514 bytes in a row; the end is found by silence.
+    // Twenty frames of 1514 bytes in a row; the end is detected by a timeout.
     let row = ms(30) + Duration::from_micros(20 * 12_112);
     settles("20 full frames", row, row + SLOW_MACHINE, || {
         let start = std::time::Instant::now();
@@ -146,7 +146,7 @@ fn jitter_keeps_order_unless_reordering_is_enabled() {
 
 #[test]
 fn a_shape_change_drops_no_frame_and_a_black_hole_drops_all() {
-    // Longer than `tc` takes on any machine: what was sent before it is on its way when it acts.
+    // Longer than `tc` takes on any machine: datagrams sent before are still in flight when it takes effect.
     let slow = Shape { delay: Duration::from_secs(5), ..Shape::default() };
     let pair = pair(Shape::default());
     let echo = Echo::start(&pair.b);
@@ -155,20 +155,20 @@ fn a_shape_change_drops_no_frame_and_a_black_hole_drops_all() {
     pair.set(slow);
     sender.send_to(&[1], to).unwrap();
     pair.set(Shape { loss: 0.01, ..slow });
-    assert_eq!(receiver.recv(&mut [0; 8]).unwrap(), 1, "it was on its way when the link was changed");
+    assert_eq!(receiver.recv(&mut [0; 8]).unwrap(), 1, "it was in flight when the shape changed");
 
     sender.send_to(&[2], to).unwrap();
     pair.link.blackhole().unwrap();
     sender.send_to(&[3], to).unwrap();
-    // Held back until the hole is closed.
+    // Takes effect when the link is healed.
     pair.set(Shape { delay: ms(1), ..Shape::default() });
     let before = pair.link.stats().a_to_b;
     assert!(before.link_down_drops >= 1 && before.sent >= 1, "{before:?}");
     receiver.set_read_timeout(Some(slow.delay + QUIET)).unwrap();
-    assert!(receiver.recv(&mut [0; 8]).is_err(), "it was on its way when the hole opened, or sent into it");
+    assert!(receiver.recv(&mut [0; 8]).is_err(), "it was in flight when the black hole began, or sent into it");
     pair.link.heal().unwrap();
     let ask = socket(&pair.a, 0);
-    assert!(ping(&ask, echo.address, 7).unwrap() < slow.delay, "the new delay is in force");
+    assert!(ping(&ask, echo.address, 7).unwrap() < slow.delay, "the new delay is in effect");
     assert!(pair.link.stats().a_to_b.sent > before.sent);
 }
 
@@ -231,5 +231,5 @@ fn shapes_that_netem_cannot_emulate_are_rejected_or_emulated_in_userspace() {
 /// Additional time that a machine emulated in software may take.
 const SLOW_MACHINE: Duration = Duration::from_millis(80);
 
-/// Silence after which a burst is over.
+/// Timeout after which a burst is over.
 const QUIET: Duration = Duration::from_millis(1500);

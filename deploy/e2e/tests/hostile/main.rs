@@ -272,7 +272,7 @@ fn malformed_and_deeply_nested_commands() -> Result<()> {
     let begun = Instant::now();
     let create = command("createStream", 2.0, &[5]);
     while client.message(3, 20, 0, &create).is_ok() && begun.elapsed() < TIMEOUT {}
-    ensure!(begun.elapsed() < TIMEOUT, "createStream was answered for ever");
+    ensure!(begun.elapsed() < TIMEOUT, "createStream was answered endlessly");
     server.ensure_logged(&[
         "is nested deeper than",
         "a command: AMF0 ends inside a value, at byte",
@@ -292,7 +292,7 @@ fn publishing_malformed_media() -> Result<()> {
     let server = AttackedServer::start()?;
     let mut noise = Noise(11);
     for round in 0..60u32 {
-        // Data and aggregates may end the connection, and what came with them is not looked at: every other round goes without.
+        // Data and aggregate messages may end the connection before other messages are parsed: every other round omits them.
         let kinds = if round % 2 == 0 { [8, 9, 18, 22] } else { [8, 9, 8, 9] };
         let mut client = server.publisher().with_context(|| format!("round {round}"))?;
         let _ = (|| -> Result<()> {
@@ -437,8 +437,8 @@ impl Noise {
     }
 }
 
-/// What the server is told a handshake may take: long enough for those of this test, short enough to wait for the end of those that hang.
+/// The server's handshake timeout in this test: enough for valid handshakes, and short enough to wait for the end of stalled ones.
 const HANDSHAKE: Duration = Duration::from_secs(5);
-/// The stream on air fills its own window meanwhile: 30 s of less than 1 Mbit/s, as units and as segments. The attacks send some
+/// Tolerated growth of memory, KiB: the live stream fills its own windows meanwhile (30 s of less than 1 Mbit/s, as units and as segments). The attacks send
 /// hundreds of MiB.
 const GROWTH_KIB: u64 = 32 << 10;

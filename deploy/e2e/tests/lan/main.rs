@@ -88,7 +88,7 @@ fn hundreds_of_path_switches_lose_no_unit() -> Result<()> {
         let said = &summary.0["switches"];
         println!("{mode}: {counts:?} units, {} pictures, latency {}", summary.pictures(), summary.0["latency_ms"]);
         report(mode, said, caused);
-        // What the source left out, being late itself, looks to a viewer like a loss.
+        // Frames that a late source dropped look like losses to a viewer.
         let whole = said_last(&broadcaster.process, "late")?.as_u64() == Some(0);
         ensure!(said["lost"] == 0 && (summary.0["lost"] == 0 || !whole), "{mode}: units were lost: {}", summary.0);
         total += said["count"].as_u64().unwrap_or(0);
@@ -159,7 +159,7 @@ fn a_viewer_discovers_the_broadcaster_and_the_idle_fallback_costs_under_two_perc
         joined.micros_since(found) / 1000
     );
     until(TIMEOUT, "ten seconds of pictures with an idle fallback", || {
-        // Until the relay has proved superfluous, both flow.
+        // Both paths are active until the relay becomes idle.
         wait_idle(&mut viewer)?;
         let roused = count(&viewer, r#""message":"paths""#);
         let before = testbed.cdn_link_bytes();
@@ -168,7 +168,7 @@ fn a_viewer_discovers_the_broadcaster_and_the_idle_fallback_costs_under_two_perc
         viewer.wait_pictures(shown + 300, TIMEOUT)?;
         let bytes = testbed.cdn_link_bytes() - before;
         if count(&viewer, r#""message":"paths""#) > roused {
-            // A pause of a busy machine is no time of quiet.
+            // A pause of a busy machine does not count as stable.
             return Ok(None);
         }
         let media: u64 = testbed.payload_bytes(broadcaster.units()?.len() - left);
@@ -256,12 +256,12 @@ fn switches(viewer: &Viewer) -> Vec<Value> {
     switched.filter_map(|line| serde_json::from_str::<Value>(line).ok()).map(|line| line["fields"].clone()).collect()
 }
 
-/// How many lines of its log contain `words`.
+/// The number of log lines that contain `words`.
 fn count(viewer: &Viewer, words: &str) -> usize {
     viewer.process.err().lines().filter(|line| line.contains(words)).count()
 }
 
-/// The field `name` of the last line of a program's log that has it.
+/// The field `name` of the last log line that has it.
 fn said_last(process: &Process, name: &str) -> Result<Value> {
     let log = process.err();
     let said = log.lines().rev().filter_map(|line| serde_json::from_str::<Value>(line).ok());
@@ -286,7 +286,7 @@ fn wait_source(viewer: &mut Viewer, source: &str) -> Result<()> {
 
 /// Waits until the active path has a name that begins with any of `sources`.
 fn wait_any_source(viewer: &mut Viewer, sources: &[&str]) -> Result<()> {
-    until(TIMEOUT, &format!("pictures by {}", sources.join(" or ")), || {
+    until(TIMEOUT, &format!("frames by {}", sources.join(" or ")), || {
         ensure!(viewer.process.running()?, "the viewer ended: {}", viewer.process.err());
         let last = switches(viewer).last().and_then(|switch| switch["to"].as_str().map(str::to_owned));
         let now = last.or_else(|| {

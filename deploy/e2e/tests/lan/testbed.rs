@@ -35,7 +35,7 @@ pub(crate) struct LanTestbed {
     pub(crate) second: Arc<Link>,
     /// The broadcaster's other way out, which the push takes.
     pub(crate) uplink: Arc<Link>,
-    /// Between the router and the switch: what viewers get from the CDN, and nothing else.
+    /// The link between the router and the switch: it carries only the viewers' traffic with the CDN.
     cdn_downlink: Arc<Link>,
     _wan: Arc<Link>,
     _router: Host,

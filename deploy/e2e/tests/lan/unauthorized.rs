@@ -80,7 +80,7 @@ fn unauthorized_clients_are_rejected_and_disturb_no_viewer() -> Result<()> {
 
     // Afterwards there is capacity again for authorized viewers.
     let mut late = PeerCredentials::of(&testbed, 1)?;
-    e2e::until(TIMEOUT, "a viewer to be let in after the flood", || {
+    e2e::until(TIMEOUT, "a viewer to be admitted after the flood", || {
         match subscribe(stranger, late.pin, Proof::Ticket(late.ticket.clone())) {
             Ok(Ok(())) => Ok(Some(())),
             _ => {

@@ -92,5 +92,5 @@ pub fn settles(what: &str, least: Duration, longest: Duration, mut measure: impl
     }
 }
 
-/// Longest wait for something that must come: far above any delay here, even on a busy machine.
+/// Timeout of a receive: far above any delay here, even on a busy machine.
 pub const TIMEOUT: Duration = Duration::from_secs(60);
