@@ -31,13 +31,13 @@ fn an_outage_longer_than_the_resend_window_costs_a_viewer_of_both_paths_nothing(
     let shown = viewer.pictures()?;
     viewer.wait_pictures(shown + 60, TIMEOUT)?;
     for _ in 0..OUTAGES {
-        let skipped = stats(&broadcaster.process)?["lost"].as_u64();
+        let skipped = stats(&broadcaster.process)?["units_dropped"].as_u64();
         testbed.uplink.blackhole()?;
         std::thread::sleep(OUTAGE);
         testbed.uplink.heal()?;
         until(TIMEOUT, "that the push goes on at an IDR", || {
             let said = stats(&broadcaster.process)?;
-            Ok((said["lost"].as_u64() > skipped && said["queued"].as_u64() < Some(20)).then_some(()))
+            Ok((said["units_dropped"].as_u64() > skipped && said["queued"].as_u64() < Some(20)).then_some(()))
         })?;
         let shown = viewer.pictures()?;
         viewer.wait_pictures(shown + 60, TIMEOUT)?;
@@ -49,7 +49,7 @@ fn an_outage_longer_than_the_resend_window_costs_a_viewer_of_both_paths_nothing(
     let ahead = skips_ahead(&received(&came)?);
     println!("{OUTAGES} outages; after {ahead} of them the CDN was ahead of the broadcaster's own path");
     ensure!(ahead > 0, "the CDN was never ahead: nothing was tested");
-    ensure!(summary.0["lost"] == 0, "units were lost: {}", summary.0);
+    ensure!(summary.0["units_dropped"] == 0, "units were lost: {}", summary.0);
     viewer.ensure_no_duplicates()?;
     // The push's own log is not what was made: it lacks what was skipped.
     let mut made_by_track: BTreeMap<String, Vec<i64>> = BTreeMap::new();
