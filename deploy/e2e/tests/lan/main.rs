@@ -89,7 +89,7 @@ fn hundreds_of_path_switches_lose_no_unit() -> Result<()> {
         println!("{mode}: {counts:?} units, {} pictures, latency {}", summary.pictures(), summary.0["latency_ms"]);
         report(mode, said, caused);
         // Frames that a late source dropped look like losses to a viewer.
-        let whole = said_last(&broadcaster.process, "late")?.as_u64() == Some(0);
+        let whole = said_last(&broadcaster.process, "frames_dropped")?.as_u64() == Some(0);
         ensure!(said["lost"] == 0 && (summary.0["lost"] == 0 || !whole), "{mode}: units were lost: {}", summary.0);
         total += said["count"].as_u64().unwrap_or(0);
     }
