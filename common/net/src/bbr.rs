@@ -21,24 +21,23 @@ pub struct ProbeRttSuppressor {
 }
 
 impl ProbeRttSuppressor {
-    /// Starts with a new connection.
+    /// Starts for a new connection; `now` is on the monotonic clock.
     pub fn new(socket: SockRef<'_>, now: Instant) -> Self {
         Self { bbr: congestion(&socket).filter(|name| name.starts_with(b"bbr")), restarted: now }
     }
 
-    /// Whether [`restart`](Self::restart) is due. To be polled at least once a second.
+    /// Whether [`restart`](Self::restart) is due. Poll it at least once a second.
     pub fn is_due(&self, now: Instant) -> bool {
         self.bbr.is_some() && now.saturating_duration_since(self.restarted) >= RESTART_INTERVAL
     }
 
-    /// Restarts BBR. Call it only while the connection takes everything that is written: on a saturated link there is a queue, and the
-    /// measurement is needed.
+    /// Restarts BBR. Call it only while the connection accepts all data at once: a saturated link has a queue and needs the measurement.
     pub fn restart(&mut self, socket: SockRef<'_>, now: Instant) {
         self.restarted = now;
         let Some(name) = &self.bbr else { return };
-        // Setting the same name changes nothing. Reno is in every kernel, and is active for hardly a packet's time.
+        // Setting the current name again has no effect. Every kernel has Reno, and it is active for less than a packet interval.
         if set_congestion(&socket, b"reno") && !set_congestion(&socket, name) {
-            // A route's own setting, which may not be chosen by name. Reno does not pause.
+            // A route may select a congestion control that cannot be set by name. Stay on Reno, which does not pause.
             self.bbr = None;
         }
     }
@@ -65,7 +64,7 @@ fn set_congestion(_: &SockRef<'_>, _: &[u8]) -> bool {
     false
 }
 
-/// Well before the ten seconds of BBRv1, and the five of later versions.
+/// Below the minimum RTT age that triggers ProbeRTT: 10 s in BBRv1, 5 s in later versions.
 const RESTART_INTERVAL: Duration = Duration::from_secs(4);
 
 #[cfg(test)]

@@ -57,10 +57,10 @@ pub struct Subscription {
     _tasks: JoinSet<()>,
 }
 
-/// From the tasks that read streams.
+/// What the tasks that read streams send to the subscription.
 #[derive(Debug)]
 enum Incoming {
-    /// With the memory that it takes.
+    /// Input of one group, with the permit for the memory that it holds.
     Group(GroupHeader, GroupInput, Option<OwnedSemaphorePermit>),
     Ended,
     Capacity(bool),
@@ -68,11 +68,11 @@ enum Incoming {
     Failed(Error),
 }
 
-/// Subscribes to the stream `name`. The caller has authenticated the server by its pin; or `proof` is of the pairing code, and the caller
-/// verifies [`Subscription::proof`] before it uses anything that the server sends.
+/// Subscribes to the stream `name`. Either the caller has authenticated the server by its pin, or `proof` proves the pairing code and the
+/// caller verifies [`Subscription::proof`] before it uses anything that the server sends.
 ///
 /// # Errors
-/// [`Error::Refused`], [`Error::Timeout`] after [`RESPONSE_TIMEOUT`], and those of the connection.
+/// [`Error::Refused`], [`Error::Timeout`] after [`RESPONSE_TIMEOUT`], and connection errors.
 pub async fn subscribe(connection: Connection, name: &str, proof: Proof) -> Result<Subscription, Error> {
     let answered = async {
         let (mut send, mut recv) = connection.open_bi().await?;
@@ -115,7 +115,7 @@ impl Subscription {
     /// Starts, or restarts, the flow of units at `at`. Units of an earlier start that are still in flight are discarded.
     ///
     /// # Errors
-    /// Those of writing.
+    /// Write errors of the control stream.
     pub async fn start(&mut self, at: Start) -> Result<(), Error> {
         let generation = self.generation.load(Ordering::Relaxed).wrapping_add(1);
         self.generation.store(generation, Ordering::Relaxed);
@@ -126,7 +126,7 @@ impl Subscription {
     /// Makes the subscription idle until the next start.
     ///
     /// # Errors
-    /// Those of writing.
+    /// Write errors of the control stream.
     pub async fn stop(&mut self) -> Result<(), Error> {
         let generation = self.generation.load(Ordering::Relaxed).wrapping_add(1);
         self.generation.store(generation, Ordering::Relaxed);
@@ -138,7 +138,7 @@ impl Subscription {
     /// [`Event::Timing`]. A server that records no timing does not answer; more than 64 requests in 10 s violate the protocol.
     ///
     /// # Errors
-    /// Those of writing.
+    /// Write errors of the control stream.
     pub async fn request_timing(&mut self, at: Option<Timestamp>) -> Result<(), Error> {
         self.timing_requested_at = Some(Instant::now());
         write(&mut self.send, &ClientMessage::Timing { at }).await
@@ -147,7 +147,7 @@ impl Subscription {
     /// The next event. Cancel safe.
     ///
     /// # Errors
-    /// What ended the subscription; see [`Error::is_violation`] and [`Error::retry`].
+    /// The reason why the subscription ended; see [`Error::is_violation`] and [`Error::retry`].
     pub async fn next(&mut self) -> Result<Event, Error> {
         loop {
             match self.reassembly.pop() {
@@ -162,7 +162,7 @@ impl Subscription {
                     drop(memory);
                 }
                 Some(Incoming::Timing(report, received_at)) => {
-                    // Without a request it is no exchange of clocks.
+                    // Without a request there is no clock exchange.
                     let Some(requested_at) = self.timing_requested_at.take() else { continue };
                     let (requested_at, received_at) = (requested_at.into_std(), received_at.into_std());
                     return Ok(Event::Timing { report, requested_at, received_at });
@@ -289,7 +289,7 @@ async fn group(stream: &mut RecvStream, reader: &mut GroupReader, shared: &Share
             return Ok(false);
         }
         while let Some(unit) = reader.unit()? {
-            // Memory that the reader no longer holds goes with the unit.
+            // The permits for the memory that the reader no longer holds move with the unit.
             let memory = held.as_mut().and_then(|held| held.split(held.num_permits().saturating_sub(reader.held())));
             if shared.incoming.send(Incoming::Group(header, GroupInput::Unit(unit), memory)).await.is_err() {
                 return Ok(false);
@@ -321,8 +321,8 @@ async fn write(send: &mut SendStream, message: &ClientMessage) -> Result<(), Err
 pub const RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Bytes that one read takes from a stream.
 const READ: usize = 64 << 10;
-/// Bounds the bytes, over all groups, of units that are incomplete or not read yet: twice the largest unit. A server that sends more
-/// incomplete units is not read any further, and soon counts as stalled.
+/// Bounds the bytes, over all groups, of units that are incomplete or not read yet: twice the largest unit. If a server sends more
+/// incomplete units, the client stops reading, and the path soon counts as stalled.
 pub const MAX_HELD: usize = 32 << 20;
-/// Bounds the units that wait for the application; more wait in QUIC's windows.
+/// Bounds the units queued for the application; more stay in QUIC's receive window.
 const MAX_INCOMING: usize = 64;

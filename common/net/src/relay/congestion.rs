@@ -1,8 +1,8 @@
 //! Delay-based congestion control for live media over QUIC (RFC 9002 §7): pure.
 //!
-//! A live stream nearly always needs less than its link can carry, and needs it steadily. Packets that are lost by chance, as on radio
-//! links, are no sign of congestion, and a window that shrinks with each of them soon does not carry the stream any more. The sign of
-//! congestion is queueing delay. So, once per round trip:
+//! A live stream usually has a constant rate below the capacity of its link. Random losses, as on radio links, are not a sign of
+//! congestion; a window that shrinks with each of them soon becomes too small for the stream. The sign of congestion is queueing delay.
+//! So, once per round trip:
 //!
 //! - If the queueing delay of every packet exceeds [`TARGET_QUEUE_DELAY`] above the minimum RTT for two rounds, the window is set to the
 //!   delivery rate × (minimum RTT + target/2), so that the queue drains. The threshold is higher on a path with jitter.
@@ -12,9 +12,9 @@
 //! - Otherwise, if the window limited the sender, it grows: doubling at first, slowly after a reduction, and faster from round to round. It
 //!   never shrinks because the application sends little.
 //!
-//! BBR and LEDBAT are of the same family. No probing by pauses is needed: a stream near the live edge shows the path without a queue all
-//! the time. Only a stream that fills its link for long lets the queue drain for a moment when the minimum RTT expires. quinn's own BBR
-//! tolerates losses too, but nearly stops sending where the link carries less than the stream for long.
+//! BBR and LEDBAT are related algorithms. Unlike BBR, this one does not pause to probe the minimum RTT: a stream near the live edge measures
+//! the path without a queue all the time. Only if a stream has saturated its link until the minimum RTT expires, the window is reduced
+//! briefly so that the queue drains. quinn's own BBR tolerates losses too, but nearly stops sending if the link stays below the stream's rate.
 
 use std::any::Any;
 use std::sync::Arc;
@@ -34,12 +34,12 @@ pub(super) struct LowDelay {
     min_rtt_filter: MinRttFilter,
     round: Round,
     loss: LossMeter,
-    /// Smoothed difference of the longest and the shortest RTT of a round, in seconds: a queue of ours changes slowly, jitter from packet
+    /// Smoothed difference of the longest and the shortest RTT of a round, in seconds: our own queue changes slowly, jitter changes from packet
     /// to packet.
     jitter: f64,
     /// Consecutive rounds with too much queueing delay.
     queued_rounds: u32,
-    /// Reductions of the window since there was no queue, and the window before the first of them.
+    /// Reductions of the window since the last round without a queue, and the window before the first of them.
     reductions: u32,
     before: u64,
     /// When the window was reduced, until packets sent after that are acknowledged.
@@ -323,8 +323,8 @@ const MIN_WINDOW_PACKETS: u64 = 4;
 const RESTART_WINDOW_PACKETS: u64 = 10;
 /// Bounds the bytes in flight of one connection: a tenth of a second at 160 Mbit/s.
 const MAX_WINDOW: u64 = 2 << 20;
-/// Queueing delay that is no sign of congestion: an IDR on a slow link, a radio's pause, and more than what viewers of a shared uplink are
-/// held to (`peer::share`), which has to act first.
+/// Queueing delay below which there is no congestion: covers an IDR on a slow link and a pause of a radio link. It exceeds the limit for
+/// viewers on a shared uplink (`peer::share`), which has to act first.
 const TARGET_QUEUE_DELAY: Duration = Duration::from_millis(100);
 /// Bounds a round: on a link that has become slow, an RTT is the time to drain its whole queue.
 const MAX_ROUND: Duration = Duration::from_millis(250);
@@ -332,13 +332,13 @@ const MAX_ROUND: Duration = Duration::from_millis(250);
 const MIN_ROUND_PACKETS: u32 = 4;
 /// Consecutive rounds of queueing delay before a reduction: one alone may be a burst.
 const QUEUE_ROUNDS: u32 = 2;
-/// Reductions that a queue of our own does not survive.
+/// Reductions after which our own queue has drained; a queue that remains belongs to other traffic.
 const MAX_REDUCTIONS: u32 = 3;
 /// The loss rate that is tolerated: halving the rate would not halve random losses.
 const LOSS_THRESHOLD: f64 = 0.2;
 /// The fewest packets to judge the loss rate by: at 10% of random loss, one judgement in fifty is wrong.
 const LOSS_SAMPLE_PACKETS: u64 = 48;
-/// How long that many packets are waited for.
+/// The longest time to collect [`LOSS_SAMPLE_PACKETS`].
 const LOSS_SAMPLE_TIME: Duration = Duration::from_secs(2);
 /// The factor of the window after heavy loss.
 const LOSS_BETA: f64 = 0.7;

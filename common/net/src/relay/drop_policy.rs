@@ -1,17 +1,17 @@
 //! Which units a track sender sends when it is behind. Pure.
 //!
-//! A sender that keeps up sends everything. One that had to wait for its budget, and is late, skips the rest of the group, so that the next IDR
-//! finds an unspent budget. An IDR is always sent whole, however late, because it can be shown; of several that wait, only the newest.
+//! A sender that keeps up sends everything. A sender that waited for its budget and lags skips the rest of the group, so that budget is
+//! left for the next IDR. An IDR is always sent whole, however late, because it can be decoded; of several queued IDRs, only the newest.
 
 use std::time::Duration;
 
 use media::TrackKind;
 
-/// The state of one sender.
+/// The state of one track sender.
 #[derive(Debug)]
 pub(super) struct DropPolicy {
     kind: TrackKind,
-    /// How long the sender has waited since it last had sent everything.
+    /// How long the sender has waited since its queue was last empty.
     waited: Duration,
     /// Whether the rest of the group is skipped.
     is_skipping: bool,
@@ -20,9 +20,9 @@ pub(super) struct DropPolicy {
 /// What to do with a unit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Decision {
-    /// Send it.
+    /// Send the unit.
     Send,
-    /// Skip it.
+    /// Skip the unit and continue with the next one.
     Skip,
     /// Skip everything up to the newest random access point.
     Jump,
@@ -33,12 +33,12 @@ impl DropPolicy {
         Self { kind, waited: Duration::ZERO, is_skipping: false }
     }
 
-    /// There is nothing left to send.
+    /// Records that everything was sent.
     pub(super) fn caught_up(&mut self) {
         self.waited = Duration::ZERO;
     }
 
-    /// The sender waited for its budget or for space in QUIC's send buffer.
+    /// Records that the sender waited for its budget or for space in QUIC's send buffer.
     pub(super) fn waited(&mut self, time: Duration) {
         self.waited = self.waited.saturating_add(time);
     }
@@ -61,7 +61,7 @@ impl DropPolicy {
         }
         match (self.kind, has_newer_start) {
             (TrackKind::Audio, _) | (TrackKind::Video, true) => Decision::Jump,
-            // The newest IDR there is.
+            // No newer IDR exists.
             (TrackKind::Video, false) if starts_gop => Decision::Send,
             (TrackKind::Video, false) => {
                 self.is_skipping = true;
@@ -73,7 +73,7 @@ impl DropPolicy {
 
 /// A sender that does not keep up skips units that are older than this.
 const MAX_LAG: Duration = Duration::from_millis(1000);
-/// A sender that has waited longer than this since it last had sent everything does not keep up.
+/// A sender that has waited longer than this since its queue was last empty does not keep up.
 const BEHIND_AFTER: Duration = Duration::from_millis(300);
 
 #[cfg(test)]

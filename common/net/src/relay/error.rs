@@ -17,9 +17,9 @@ pub enum Error {
     /// The server refused the subscription.
     #[error("refused: {reason} ({code:?})")]
     Refused {
-        /// The reason for programs.
+        /// The reason code.
         code: RefusalCode,
-        /// The reason for people; at most [`wire::MAX_REASON`] bytes, without control characters.
+        /// The reason as text for people; at most [`wire::MAX_REASON`] bytes, without control characters.
         reason: String,
     },
     /// The peer sent malformed bytes.
@@ -28,7 +28,7 @@ pub enum Error {
     /// The peer sent a well-formed message where the protocol does not allow it.
     #[error("the peer violates the relay protocol: {message} where {expected} was expected")]
     Unexpected {
-        /// The message that came.
+        /// The message that was received.
         message: &'static str,
         /// What the protocol allows there.
         expected: &'static str,
@@ -36,13 +36,13 @@ pub enum Error {
     /// The peer closed the control stream.
     #[error("the peer closed the subscription while we waited for {waiting_for}")]
     Closed {
-        /// The message that did not come.
+        /// The message that was expected.
         waiting_for: &'static str,
     },
     /// The peer did not answer in time.
     #[error("no {waiting_for} within {after:?}")]
     Timeout {
-        /// The message that did not come.
+        /// The message that was expected.
         waiting_for: &'static str,
         /// The time limit.
         after: Duration,
@@ -50,9 +50,9 @@ pub enum Error {
     /// The peer sent a costly request more often than allowed.
     #[error("more than {limit} {what} requests within {within:?}")]
     TooOften {
-        /// The request.
+        /// The name of the request in `SPEC.md`: `START` or `TIMING`.
         what: &'static str,
-        /// How many are allowed.
+        /// The number of requests allowed within `within`.
         limit: u32,
         /// The period that `limit` applies to.
         within: Duration,
@@ -66,7 +66,7 @@ pub enum Error {
 }
 
 impl Error {
-    /// Whose fault it is.
+    /// The party at fault.
     pub fn blame(&self) -> Blame {
         match self {
             Self::Refused { .. } | Self::Protocol(_) | Self::Unexpected { .. } | Self::TooOften { .. } => Blame::Peer,
@@ -79,8 +79,8 @@ impl Error {
         }
     }
 
-    /// Whether one end speaks something else than this version of the protocol: the peer by our reading, or we by the peer's. Connecting
-    /// again leads to the same end, even if the connection worked for a while.
+    /// Whether one end violates this version of the protocol: the peer as we read it, or we as the peer does. Connecting again fails the same
+    /// way, even if the connection worked for a while.
     pub fn is_violation(&self) -> bool {
         match self {
             Self::Protocol(_) | Self::Unexpected { .. } | Self::TooOften { .. } => true,

@@ -1,7 +1,7 @@
 //! Puts groups back in order: each arrives on a stream of its own, in parallel with others. Pure.
 //!
-//! Within a track, the units of a group come out before those of the next group; tracks do not wait for each other. A group that was reset
-//! ends where it was, and so does one whose rest the server skipped: the next unit states a predecessor that did not arrive.
+//! Within a track, all units of a group precede those of the next group; tracks do not wait for each other. A group that was reset, or whose
+//! rest the server skipped, ends after its last received unit: the next unit states a predecessor that did not arrive.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -35,15 +35,15 @@ pub struct Reassembly {
     generation: u32,
     tracks: BTreeMap<TrackId, Groups>,
     out: VecDeque<ReorderOutput>,
-    /// Bytes of payload that wait for an earlier group.
+    /// Bytes of payload queued behind an earlier group.
     bytes: usize,
 }
 
 #[derive(Debug, Default)]
 struct Groups {
-    /// The sequence of the group whose units come out.
+    /// The sequence of the group that is being output.
     current: u64,
-    /// The last unit that came out, unless a gap was reported since.
+    /// The last unit output, unless a gap was reported since.
     last: Option<(Epoch, Timestamp)>,
     waiting: BTreeMap<u64, VecDeque<GroupInput>>,
 }
@@ -70,7 +70,7 @@ impl Reassembly {
         groups.waiting.entry(group.sequence).or_default().push_back(item);
         self.release(group.track);
         while self.bytes > MAX_WAITING_BYTES {
-            // Give up on the first group that others wait for.
+            // Give up on the first group that blocks others.
             let behind = self.tracks.iter().find(|(_, groups)| !groups.waiting.is_empty()).map(|(track, _)| *track);
             let Some(track) = behind else { break };
             let groups = self.tracks.get_mut(&track).expect("it was just found");
@@ -124,7 +124,7 @@ impl Reassembly {
     }
 }
 
-/// Bounds the payload that waits for an earlier group: two seconds at 32 Mbit/s.
+/// Bounds the payload queued behind an earlier group: two seconds at 32 Mbit/s.
 const MAX_WAITING_BYTES: usize = 8 << 20;
 
 #[cfg(test)]

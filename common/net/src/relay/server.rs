@@ -1,8 +1,7 @@
 //! The serving end of a subscription, from its first message to its last. `SPEC.md` §2, §4.
 //!
-//! A request is returned to the caller, which knows streams and proofs, and accepts or refuses it. From then on the subscriber is two
-//! cursors on the live window, one for audio and one for video (`track_sender`). It has no queue of its own but
-//! QUIC's send buffer, which is bounded.
+//! A request is returned to the caller, which knows streams and proofs, and accepts or refuses it. An accepted subscriber is two cursors on
+//! the live window, one for audio and one for video (`track_sender`). Its only queue is QUIC's send buffer, which is bounded.
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -21,19 +20,19 @@ use super::source::{Delivery, SendGate, StreamSource, SubscriptionObserver};
 use super::track_sender::{DroppedGroup, TrackSender};
 use super::wire::{self, BAD_REQUEST, ClientMessage, Proof, REFUSED, RefusalCode, ServerMessage, Start};
 
-/// A client that asks to subscribe. Dropping it closes the connection.
+/// A client's request to subscribe. Dropping it closes the connection.
 #[derive(Debug)]
 pub struct Request {
-    /// The name of the stream; empty if the client leaves it to the server.
+    /// The name of the stream; empty if the client leaves the choice to the server.
     pub name: String,
-    /// What the client offers to be admitted.
+    /// The client's proof of admission.
     pub proof: Proof,
     connection: Connection,
     send: SendStream,
     control: Control,
 }
 
-/// How a subscription went.
+/// How a subscription ended, from [`Request::serve`].
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Ended {
@@ -50,7 +49,7 @@ pub enum Ended {
 /// Reads the request of a new connection, within [`REQUEST_TIMEOUT`].
 ///
 /// # Errors
-/// [`Error::Timeout`], violations of the protocol, and those of the connection; the connection is closed then.
+/// [`Error::Timeout`], protocol violations, and connection errors; the connection is then closed.
 pub async fn accept(connection: Connection) -> Result<Request, Error> {
     let asked = async {
         let (send, recv) = connection.accept_bi().await?;
@@ -206,14 +205,14 @@ async fn serve<S: StreamSource, G: SendGate, O: SubscriptionObserver>(
                     }
                 }
                 Ok(Err(error)) => return Err(error),
-                // Aborted together with the other.
+                // Aborted together with the other sender.
                 Err(_) => running -= 1,
             },
         }
     }
 }
 
-/// The next change of the available capacity; pends where it is not limited.
+/// The next change of the available capacity; pends forever if capacity is not limited.
 async fn changed(capacity: &mut Option<watch::Receiver<bool>>) -> bool {
     if let Some(capacity) = capacity
         && capacity.changed().await.is_ok()
@@ -223,7 +222,7 @@ async fn changed(capacity: &mut Option<watch::Receiver<bool>>) -> bool {
     std::future::pending().await
 }
 
-/// Counts requests that cost the server more than the client: a START is two tasks and a join from the newest IDR.
+/// Limits requests that cost the server more than the client: each START spawns two tasks and sends from the newest IDR.
 #[derive(Debug, Default)]
 struct RequestLimiter {
     since: Option<Instant>,
@@ -243,12 +242,12 @@ impl RequestLimiter {
     }
 }
 
-/// The position in the window to send from; `None` for the newest IDR, or the next one to come.
+/// The position in the window to send from; `None` for the newest IDR, or for the next one if there is none.
 fn position(window: &LiveWindow, at: &Start) -> Option<u64> {
     let Start::After { epoch, have } = at else { return None };
     let had = |track| have.iter().find(|(known, _)| *known == track).map(|(_, dts)| *dts);
     match window.first_missing(*epoch, have) {
-        // What is between is gone, unless it never came here: an IDR is the next that can be decoded.
+        // The units in between have left the window or never reached this server. The next decodable unit is an IDR.
         Some(first)
             if had(first.unit.track).is_some_and(|dts| {
                 let held = || window.newest_before(first.position, *epoch, first.unit.track);
@@ -295,11 +294,11 @@ async fn write(send: &mut SendStream, reply: &ServerMessage) -> Result<(), Error
 
 /// From the handshake to `SUBSCRIBE`.
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
-/// Bounds `START`, and `TIMING`, within [`REQUEST_WINDOW`]: a client whose path comes and goes starts a few times a second at most.
+/// Bounds `START`, and `TIMING`, within [`REQUEST_WINDOW`]: a client on an unstable path starts a few times a second at most.
 pub(super) const MAX_REQUESTS: u32 = 64;
 /// The period that [`MAX_REQUESTS`] applies to.
 const REQUEST_WINDOW: Duration = Duration::from_secs(10);
-/// How long a refusal, or the end, may take to arrive.
+/// How long the client may take to receive a refusal or `ENDED`.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Bytes that one read takes from a control stream.
 const READ: usize = 4 << 10;

@@ -1,5 +1,5 @@
 //! What the serving end needs from its application, one trait for each role: a stream to read, a limit on what one subscriber may be
-//! sent, and somebody to tell what became of it.
+//! sent, and an observer of the subscription.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,7 +17,7 @@ pub trait StreamSource: Send + Sync + 'static {
     /// Reads the units after `cursor`, up to `max_bytes` of payload, and advances it.
     fn read(&self, cursor: &mut Cursor, max_bytes: usize) -> ReadBatch;
 
-    /// Calls `look` with the window. It must neither block nor do I/O.
+    /// Calls `look` with the window. `look` must neither block nor do I/O.
     fn with_window<T>(&self, look: impl FnOnce(&LiveWindow) -> T) -> T;
 
     /// Notifies when there are new units, or when the stream has ended.
@@ -28,8 +28,8 @@ pub trait StreamSource: Send + Sync + 'static {
         false
     }
 
-    /// When the units up to the one with DTS `at` (or the newest) passed each stage, with this host's clock; `None` if the stream does
-    /// not record that.
+    /// When the units up to the one with DTS `at` (or the newest) passed each stage, by this host's clock; `None` if the stream does not record
+    /// timing.
     fn timing(&self, _at: Option<Timestamp>) -> Option<TimingReport> {
         None
     }
@@ -37,8 +37,8 @@ pub trait StreamSource: Send + Sync + 'static {
 
 /// Decides how much one subscriber may be sent, and when: a rate limit, or the share of an uplink.
 pub trait SendGate: Send + Sync + 'static {
-    /// Asks to send `wanted` bytes of a unit. What is granted counts as used. `queue_delay` is QUIC's smoothed RTT above its minimum
-    /// for this subscriber's path.
+    /// Requests a grant for `wanted` bytes of a unit; granted bytes count as used. `queue_delay` is QUIC's smoothed RTT minus the minimum RTT of
+    /// this subscriber's path.
     fn acquire(&self, _kind: TrackKind, wanted: usize, _queue_delay: Duration) -> Grant {
         Grant::Bytes(wanted)
     }
@@ -58,28 +58,28 @@ pub enum Grant {
     RetryAfter(Duration),
 }
 
-/// Is told what happens to one subscription. No method may block.
+/// Observes one subscription. No method may block.
 pub trait SubscriptionObserver: Send + Sync + 'static {
-    /// The subscription flows from now on (true), or is idle (false).
+    /// The subscription became active (true) or idle (false).
     fn on_active(&self, _active: bool) {}
 
-    /// The unit at `position` of the window was handed to QUIC: `bytes` including its framing.
+    /// The unit at `position` of the window was written to QUIC; `bytes` includes its framing.
     fn on_sent(&self, _kind: TrackKind, _position: u64, _bytes: usize) {}
 
-    /// A unit was handed to QUIC for the first time, counted over all subscribers of the stream.
+    /// A unit was written to QUIC for the first time, counted over all subscribers of the stream.
     fn on_first_send(&self, _unit: &AccessUnit) {}
 
     /// One or more units were skipped because they could not be sent in time.
     fn on_dropped(&self) {}
 }
 
-/// Grants everything.
+/// A gate without a limit: grants every request in full.
 impl SendGate for () {}
 
-/// Ignores everything.
+/// An observer that ignores all events.
 impl SubscriptionObserver for () {}
 
-/// What one subscription is served with.
+/// The source, gate and observer of one subscription.
 #[derive(Debug)]
 pub struct Delivery<S, G = (), O = ()> {
     pub(super) source: Arc<S>,
@@ -88,20 +88,20 @@ pub struct Delivery<S, G = (), O = ()> {
 }
 
 impl<S> Delivery<S> {
-    /// Serves `source` without limits, observed by nobody.
+    /// Serves `source` without a limit and without an observer.
     pub fn new(source: Arc<S>) -> Self {
         Self { source, gate: Arc::new(()), observer: Arc::new(()) }
     }
 }
 
 impl<S, G, O> Delivery<S, G, O> {
-    /// Asks `gate` before anything is sent.
+    /// Limits what is sent by `gate`.
     #[must_use]
     pub fn gated_by<H>(self, gate: Arc<H>) -> Delivery<S, H, O> {
         Delivery { source: self.source, gate, observer: self.observer }
     }
 
-    /// Reports to `observer`.
+    /// Reports events to `observer`.
     #[must_use]
     pub fn observed_by<P>(self, observer: Arc<P>) -> Delivery<S, G, P> {
         Delivery { source: self.source, gate: self.gate, observer }

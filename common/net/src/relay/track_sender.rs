@@ -1,10 +1,10 @@
 //! One half of a subscription, audio or video: a cursor on the live window, and the QUIC streams that carry its groups.
 //!
-//! A sender waits for its budget first and decides then which of the units that exist by now it sends ([`drop_policy`](super::drop_policy)),
-//! so that a small budget is spent on the newest: audio, an IDR, and as many of the pictures after it as the budget allows. QUIC is given no
-//! more than its congestion window takes, so that what was chosen leaves at once and little has to be taken back. Audio has a sender and a
-//! part of QUIC's send buffer of its own, so that a picture that waits never blocks it; QUIC sends it first. Only a group that cannot be
-//! written at all is dropped: its stream is reset, the subscriber is informed, and the cursor moves to the newest IDR.
+//! A sender first waits for its budget and then decides which of the available units to send ([`drop_policy`](super::drop_policy)), so that
+//! a small budget is spent on the newest units: audio, an IDR, and as many frames after it as the budget allows. It writes to QUIC only what
+//! fits the congestion window, so that units leave at once and few have to be cancelled. Audio has a sender and a share of QUIC's send
+//! buffer of its own, so that a blocked video frame never delays it; QUIC sends it first. Only a group that cannot be written at all is
+//! dropped: its stream is reset, the subscriber is informed, and the cursor moves to the newest IDR.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,7 +30,7 @@ pub(super) struct TrackSender<S, G, O> {
     /// The last unit of each track that the subscriber already has; units up to it are not sent.
     pub(super) have: Option<(Epoch, Vec<(TrackId, Timestamp)>)>,
     pub(super) dropped: mpsc::Sender<DroppedGroup>,
-    /// Bytes that were granted and not yet sent.
+    /// Bytes granted and not sent yet.
     pub(super) budget: usize,
     pub(super) drop_policy: DropPolicy,
 }
@@ -55,7 +55,7 @@ struct Group {
 /// The bytes that precede a unit's payload, the same for all subscribers: made once, and kept with the unit.
 struct UnitHead(Bytes);
 
-/// A unit could not be written before a newer random access point made it useless.
+/// A newer random access point made the unit useless before it could be written.
 struct Superseded;
 
 impl<S: StreamSource, G: SendGate, O: SubscriptionObserver> TrackSender<S, G, O> {
@@ -127,7 +127,7 @@ impl<S: StreamSource, G: SendGate, O: SubscriptionObserver> TrackSender<S, G, O>
     async fn wait_for_budget(&mut self, wanted: usize) {
         loop {
             let path = self.connection.stats().path;
-            // Bytes that QUIC buffers cannot be replaced by newer ones, so it buffers few. Audio has a part that video never uses.
+            // Bytes buffered in QUIC cannot be replaced by newer units, so the buffer is small. Audio has a share that video never uses.
             let extra =
                 if self.kind == TrackKind::Audio { EXTRA_SEND_WINDOW + AUDIO_SEND_WINDOW } else { EXTRA_SEND_WINDOW };
             self.connection.set_send_window(path.cwnd + extra);
@@ -166,7 +166,7 @@ impl<S: StreamSource, G: SendGate, O: SubscriptionObserver> TrackSender<S, G, O>
         });
     }
 
-    /// Whether the subscriber said that it has this unit.
+    /// Whether the subscriber stated in `START` that it has this unit.
     fn has(&self, entry: &Entry) -> bool {
         let unit = &entry.unit;
         let Some((_, tracks)) = self.have.as_ref().filter(|(epoch, _)| *epoch == unit.epoch) else { return false };
@@ -204,7 +204,7 @@ impl<S: StreamSource, G: SendGate, O: SubscriptionObserver> TrackSender<S, G, O>
             wire::put_unit_head(&mut head, &entry.unit, entry.predecessor_dts);
             UnitHead(head.freeze())
         });
-        // Outside of the closure, which others wait for: an observer may write to a file.
+        // Called outside of the closure, on which other senders wait: an observer may write to a file.
         if is_first {
             self.delivery.observer.on_first_send(&entry.unit);
         }
@@ -237,8 +237,8 @@ impl<S: StreamSource, G: SendGate, O: SubscriptionObserver> TrackSender<S, G, O>
         mut piece: [Bytes; 3],
         position: u64,
     ) -> Result<Result<(), Superseded>, Error> {
-        // Counted in checks, not by the clock: a pause of this process itself is no stall. Video is dropped first, which frees
-        // capacity for audio.
+        // Counted in checks, not by the clock, so that a pause of this process is not a stall. Video is dropped first, which frees capacity for
+        // audio.
         let allowed = if self.kind == TrackKind::Audio { 2 * STALL_CHECKS } else { STALL_CHECKS };
         let mut stalled = 0;
         let started = Instant::now();
@@ -293,7 +293,7 @@ impl Group {
     }
 }
 
-/// All audio before video. The rest of an older group before the newer one: it is short by then, and the subscriber waits for it.
+/// Audio before video. The rest of an older group before a newer group: it is short by then, and the subscriber waits for it.
 fn priority(kind: TrackKind, sequence: u64) -> i32 {
     let first = if kind == TrackKind::Audio { AUDIO_PRIORITY } else { 0 };
     first - i32::try_from(sequence).unwrap_or(AUDIO_PRIORITY).min(AUDIO_PRIORITY - 1)
@@ -312,16 +312,16 @@ impl Drop for Group {
 const READ_BATCH_BYTES: usize = 256 << 10;
 /// The typical framing of a unit.
 const UNIT_OVERHEAD: usize = 32;
-/// QUIC's send buffer beyond the congestion window, so that it never idles: a few packets.
+/// QUIC's send buffer beyond the congestion window, so that the connection never idles: a few packets.
 const EXTRA_SEND_WINDOW: u64 = 16 << 10;
-/// Further buffer for audio: a second at 256 kbit/s.
+/// Additional send buffer for audio: one second at 256 kbit/s.
 const AUDIO_SEND_WINDOW: u64 = 32 << 10;
-/// Above every video priority, for as many groups as a year has.
+/// Above every video priority for more groups than a year has.
 const AUDIO_PRIORITY: i32 = 1 << 24;
 /// How often a blocked write checks whether its unit is superseded.
 const STALL_CHECK_INTERVAL: Duration = Duration::from_millis(50);
-/// A video group of which nothing could be written for this many checks (1 s), while there is a newer IDR, is reset; an audio group after
-/// twice as many.
+/// If nothing of a video group could be written for this many checks (1 s) while there is a newer IDR, the group is reset; an audio group
+/// after twice as many.
 const STALL_CHECKS: u32 = 20;
 /// The stream's error code: SPEC.md §6.
 const SUPERSEDED: u32 = 1;

@@ -23,7 +23,7 @@ pub fn transport(side: Side) -> TransportConfig {
     let idle = IdleTimeout::try_from(IDLE).expect("some seconds fit into an idle timeout");
     config
         .max_idle_timeout(Some(idle))
-        // A dead fallback must be noticed before it is needed, and NATs drop UDP mappings within half a minute.
+        // A dead fallback must be detected before it is needed, and NATs drop UDP mappings within 30 s.
         .keep_alive_interval(Some(KEEP_ALIVE))
         .initial_rtt(INITIAL_RTT)
         .datagram_receive_buffer_size(None)
@@ -48,9 +48,9 @@ pub fn transport(side: Side) -> TransportConfig {
     config
 }
 
-/// The configuration of a server's endpoint. With the same `secret` after a restart it answers packets of unknown connections with a stateless
-/// reset (RFC 9000 §10.3), so that a subscriber learns with its next packet that the connection is dead. Whoever has the secret can reset
-/// connections, and nothing else.
+/// The configuration of a server's endpoint. With the same `secret` after a restart, it answers packets of unknown connections with a
+/// stateless reset (RFC 9000 §10.3), so that a subscriber learns with its next packet that the connection is dead. The secret allows to
+/// reset connections, and nothing else.
 pub fn endpoint_config(secret: &[u8; 32]) -> EndpointConfig {
     let mut config = EndpointConfig::new(Arc::new(ring::hmac::Key::new(ring::hmac::HMAC_SHA256, secret)));
     config.cid_generator(|| Box::new(AnyId));
@@ -77,17 +77,17 @@ impl ConnectionIdGenerator for AnyId {
 
 /// As in quinn's own generator: 2^64 values cannot be guessed.
 const ID_LENGTH: usize = 8;
-/// The idle timeout of a connection; a stall of its media is noticed long before.
+/// The idle timeout of a connection. Path selection detects a stall of the media much earlier.
 const IDLE: Duration = Duration::from_secs(4);
-/// How soon the restart of a server is noticed; some 60 bytes each time.
+/// Bounds the time to detect a restarted server; each keep-alive costs about 60 bytes.
 const KEEP_ALIVE: Duration = Duration::from_secs(1);
 /// The RTT before the first measurement: a server on the same continent.
 const INITIAL_RTT: Duration = Duration::from_millis(50);
-/// Bounds the send buffer of a slow subscriber: a second at 16 Mbit/s.
+/// Bounds the send buffer of a slow subscriber: one second at 16 Mbit/s.
 const SEND_WINDOW: u64 = 2 << 20;
 /// The receive window of a server: subscribers send control messages only.
 const CONTROL_WINDOW: u32 = 16 << 10;
-/// The receive window of a client, which bounds what a viewer that does not keep up can be sent: four seconds at 16 Mbit/s.
+/// The receive window of a client, which bounds the data sent to a viewer that does not keep up: four seconds at 16 Mbit/s.
 const RECEIVE_WINDOW: u32 = 8 << 20;
-/// Bounds the groups in progress: sixteen tracks, some of them late.
+/// Bounds the groups in progress: eight for each of sixteen tracks.
 const MAX_GROUPS: u32 = 128;

@@ -19,7 +19,7 @@ use self::coding::{
 pub use self::error::Error;
 pub use self::group::{GroupHeader, GroupReader, MAX_CATALOG, MAX_UNIT, ReceivedUnit, put_catalog, put_unit_head};
 
-/// What a subscriber presents to be admitted.
+/// A subscriber's proof of admission.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Proof {
     /// Nothing: the stream is public.
@@ -63,14 +63,14 @@ pub enum ClientMessage {
     Subscribe {
         /// The name of the stream; empty where the server has one stream only.
         name: String,
-        /// What admits the subscriber.
+        /// The proof of admission.
         proof: Proof,
     },
     /// Starts or restarts the flow; streams of earlier generations are dropped.
     Start {
         /// Increases with each start; each group's stream carries it.
         generation: u32,
-        /// The first unit.
+        /// The position of the first unit.
         at: Start,
     },
     /// Makes the subscription idle until the next start.
@@ -92,18 +92,18 @@ pub enum ServerMessage {
     },
     /// The subscription is refused; nothing follows.
     Refused {
-        /// The reason for programs.
+        /// The reason code.
         code: RefusalCode,
-        /// The reason for people; at most [`MAX_REASON`] bytes.
+        /// The reason as text for people; at most [`MAX_REASON`] bytes.
         reason: String,
     },
-    /// A group was reset: it will not arrive, or not completely.
+    /// A group was reset: it does not arrive, or not completely.
     Dropped {
-        /// The generation of its start.
+        /// The generation of the start that the group belongs to.
         generation: u32,
-        /// Its track.
+        /// The track of the group.
         track: TrackId,
-        /// Its sequence number in the track.
+        /// The sequence number of the group in its track and generation, from 0.
         sequence: u64,
     },
     /// The broadcast is over and all of it was sent.
@@ -124,7 +124,7 @@ pub enum RefusalCode {
     Denied,
     /// The server has reached its limit of subscribers.
     Busy,
-    /// The server shuts down.
+    /// The server is shutting down.
     Leaving,
     /// A code that this version does not define.
     Other(u64),
@@ -305,7 +305,7 @@ impl ServerMessage {
             0x12 => {
                 let code = RefusalCode::from_number(varint(body)?);
                 let reason = text(body, "a reason", MAX_REASON)?;
-                // The text ends up in logs and terminals.
+                // The text is shown in logs and terminals.
                 Ok(Self::Refused { code, reason: reason.chars().filter(|c| !c.is_control()).collect() })
             }
             0x13 => {
@@ -354,9 +354,9 @@ fn put_message(out: &mut BytesMut, kind: u64, body: &[u8]) {
     put_bytes(out, body);
 }
 
-/// The protocol and its version in the TLS handshake (RFC 7301). Another version has another name.
+/// The protocol and its version in the TLS handshake (RFC 7301). Each version has its own name.
 pub const ALPN: &[u8] = b"nearcast-relay/1";
-/// Bounds a control message, in bytes: a ticket, a name, and some reserve.
+/// Bounds a control message, in bytes: a ticket and a name, with a reserve.
 pub const MAX_MESSAGE: u64 = 4 << 10;
 /// Bounds the name of a stream, in bytes.
 pub const MAX_NAME: u64 = 64;

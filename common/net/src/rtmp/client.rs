@@ -45,7 +45,7 @@ impl Default for ClientOptions {
 /// Connects and publishes.
 ///
 /// # Errors
-/// Those of the network; [`Error::Refused`] if the server says no; [`Error::Timeout`] after `limits.handshake`.
+/// Network errors; [`Error::Refused`] if the server rejects the request; [`Error::Timeout`] after `limits.handshake`.
 pub async fn publish(url: &Url, options: ClientOptions) -> Result<Publisher, Error> {
     let (io, deadline) = connect(url, &options).await?;
     let socket = SockRef::from(&io).try_clone().map_err(|source| Error::Io { during: "connecting", source })?;
@@ -180,7 +180,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Publisher<S> {
         self.resume.as_ref()
     }
 
-    /// The key that the server signs viewers' tickets with, if it says so.
+    /// The key that the server signs viewers' tickets with, if it states one.
     pub fn ticket_issuer(&self) -> Option<&TicketIssuer> {
         self.ticket_issuer.as_ref()
     }
@@ -200,7 +200,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Publisher<S> {
         }
     }
 
-    /// States the predecessors of the next units; sent before the next message. Does nothing where the server is not Nearcast's.
+    /// States the predecessors of the next units; sent before the next message. Does nothing if the server is not a Nearcast `cdn`.
     pub fn state_gap(&mut self, gap: &Gap) {
         if self.server_is_nearcast() {
             self.connection.session.state_gap(gap);
@@ -269,17 +269,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Publisher<S> {
         self.send_body(track.id.kind, unit.dts.as_rtmp(), &head, &unit.payload).await
     }
 
-    /// Returns when everything is written.
+    /// Writes everything that is queued.
     ///
     /// # Errors
-    /// Those of writing.
+    /// Write errors of the socket.
     pub async fn flush(&mut self) -> Result<(), Error> {
         self.connection.flush(self.connection.write_deadline()).await?;
         self.process_events()
     }
 
-    /// Reads from the connection while there is nothing to send; returns only with the error that ended it. Cancel safe: run it beside the
-    /// wait for the next access unit, so that a rejection or a disconnect is noticed at once and the RTT is measured.
+    /// Reads from the connection while there is nothing to send; returns only with the error that ended it. Cancel safe: run it concurrently
+    /// with the wait for the next access unit, so that a rejection or a disconnect is detected at once and the RTT is measured.
     pub async fn idle(&mut self) -> Error {
         loop {
             let step = self.idle_step().await;
@@ -312,7 +312,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Publisher<S> {
         self.rtt_probe.queue_delay(Instant::now())
     }
 
-    /// The minimum RTT of this connection; `None` as [`Publisher::queue_delay`].
+    /// The minimum RTT of this connection; `None` as for [`Publisher::queue_delay`].
     pub fn min_rtt(&self) -> Option<Duration> {
         self.rtt_probe.min_rtt()
     }
@@ -320,7 +320,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Publisher<S> {
     /// Ends the stream with `FCUnpublish` and `deleteStream`, and closes the connection.
     ///
     /// # Errors
-    /// Those of writing.
+    /// Write errors of the socket.
     pub async fn close(mut self) -> Result<(), Error> {
         self.connection.session.finish();
         self.connection.close().await
@@ -386,7 +386,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Publisher<S> {
                     while self.pending_writes.front().is_some_and(|(upto, _)| *upto < delivered) {
                         self.pending_writes.pop_front();
                     }
-                    // The server acknowledged upon a byte of the first write that reaches that count.
+                    // The server acknowledged a byte within the first write that reaches that count.
                     if let (Some((_, at)), false) = (self.pending_writes.front(), self.server_is_nearcast()) {
                         self.rtt_probe.round_trip = Some(at.elapsed());
                     }
@@ -397,7 +397,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Publisher<S> {
                     let clock_request = self.clock_request.take_if(|(sent, _)| *sent == exchange.sent);
                     if let Some(micros) = clock_request.and_then(|(_, at)| i64::try_from(at.elapsed().as_micros()).ok())
                     {
-                        // By the monotonic clock, which nobody adjusts meanwhile.
+                        // Measured on the monotonic clock, which is not adjusted in between.
                         let returned = WallClock::from_micros(exchange.sent.as_micros().saturating_add(micros));
                         self.clock.record(self.began.elapsed(), Exchange { returned, ..exchange });
                     }
@@ -409,8 +409,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Publisher<S> {
     }
 }
 
-/// How many of `sent` bytes an acknowledgement modulo 2^32 covers. A server that counts otherwise (without the handshake, or more than was
-/// sent) is assumed to have everything.
+/// How many of `sent` bytes an acknowledgement modulo 2^32 covers. A server that counts differently (without the handshake, or more than was
+/// sent) is assumed to have received everything.
 fn delivered(sent: u64, acknowledged: u32) -> u64 {
     let missing = (sent as u32).wrapping_sub(acknowledged);
     if missing > u32::MAX / 2 { sent } else { sent.saturating_sub(missing.into()) }
@@ -426,8 +426,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Player<S> {
     /// The next message; `None` once the server has closed the connection. Cancel safe.
     ///
     /// # Errors
-    /// Whatever the server does wrong, [`Error::Refused`] if it ends the play, and [`Error::Timeout`] after `limits.idle` of silence
-    /// (a Nearcast server that has nothing to play still answers pings, so silence means that it is gone).
+    /// Protocol and limit violations of the server, [`Error::Refused`] if it ends playback, and [`Error::Timeout`] after `limits.idle` without
+    /// data. A Nearcast server without media still answers pings, so silence means that it is gone.
     pub async fn next(&mut self) -> Result<Option<Message>, Error> {
         loop {
             while let Some(event) = self.connection.session.event() {
@@ -461,7 +461,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Player<S> {
     /// Ends playback with `deleteStream`, and closes the connection.
     ///
     /// # Errors
-    /// Those of writing.
+    /// Write errors of the socket.
     pub async fn close(mut self) -> Result<(), Error> {
         self.connection.session.finish();
         self.connection.close().await
@@ -481,16 +481,16 @@ impl<S> fmt::Debug for Player<S> {
 }
 
 const AGENT: &str = concat!("FMLE/3.0 (compatible; Nearcast/", env!("CARGO_PKG_VERSION"), ")");
-/// `TCP_NOTSENT_LOWAT`, in bytes: an IDR and what follows within a round trip.
+/// `TCP_NOTSENT_LOWAT`, in bytes: an IDR and the units of one round trip after it.
 #[cfg(target_os = "linux")]
 const NOTSENT_LOWAT: u32 = 64 << 10;
-/// The ping interval of a player: often enough for a status line.
+/// The ping interval of a player: the update rate of a status line.
 const PING_INTERVAL: Duration = Duration::from_secs(1);
-/// The ping interval of a publisher, which notices a saturated uplink at once: 3 kbit/s.
+/// The ping interval of a publisher: short, to detect a saturated uplink at once; costs 3 kbit/s.
 const PUBLISH_PING_INTERVAL: Duration = Duration::from_millis(100);
-/// The queueing delay of a saturated link: more than a single picture causes.
+/// The queueing delay that indicates a saturated link: more than a single frame causes.
 const FULL_LINK_DELAY: Duration = Duration::from_millis(150);
 /// Bounds the writes whose acknowledgement is outstanding: ten seconds of a busy stream.
 const MAX_PENDING_WRITES: usize = 1024;
-/// The time limit of a wait that another time limit ends.
+/// The deadline of a wait that another deadline ends earlier.
 const FOREVER: Duration = Duration::from_secs(3600);

@@ -15,7 +15,7 @@ use super::framing::Framed;
 use super::session::{ClientSession, ServerSession};
 use super::{Error, Limits};
 
-/// A pure session.
+/// A pure protocol session, as [`Connection`] drives it.
 pub(super) trait Session {
     fn input(&mut self, bytes: &[u8]) -> Result<(), Error>;
     fn output(&mut self) -> Bytes;
@@ -46,7 +46,7 @@ impl Session for ClientSession {
     }
 }
 
-/// A connection. All state is in it and none in futures: every method is cancel safe.
+/// A connection. All state is in it and none is in futures, so every method is cancel safe.
 pub(super) struct Connection<S, E> {
     pub(super) session: E,
     pub(super) limits: Limits,
@@ -72,25 +72,24 @@ impl<S: AsyncRead + AsyncWrite + Unpin, E: Session> Connection<S, E> {
         }
     }
 
-    /// Bytes that the socket has taken since the connection began.
+    /// Bytes written to the socket since the connection began.
     pub(super) fn sent(&self) -> u64 {
         self.sent
     }
 
-    /// Bytes that wait for the socket.
+    /// Bytes queued for the socket.
     pub(super) fn unsent(&self) -> usize {
         self.out.iter().map(Bytes::len).sum()
     }
 
-    /// Queues what the session and then `framed` have to say.
+    /// Queues the session's output, then `framed`.
     pub(super) fn queue(&mut self, framed: Option<&Framed>) {
         let own = self.session.output();
         let framed = framed.into_iter().flat_map(|f| f.parts.iter().cloned());
         self.out.extend(Some(own).into_iter().chain(framed).filter(|part| !part.is_empty()));
     }
 
-    /// Reads once and feeds the session, unless it has something to tell already. False once the peer has closed its side.
-    /// `deadline` bounds the wait.
+    /// Reads once and feeds the session, unless it has pending events. False once the peer has closed its side. `deadline` bounds the wait.
     pub(super) async fn fill(&mut self, deadline: Deadline) -> Result<bool, Error> {
         if self.session.pending() > 0 {
             return Ok(true);
@@ -99,8 +98,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin, E: Session> Connection<S, E> {
         timeout_at(deadline.at, wait).await.unwrap_or_else(|_| Err(deadline.passed()))
     }
 
-    /// Writes all that is queued and all that the session has to say, by `deadline`, and takes what arrives meanwhile: two ends that
-    /// both write before they read would lock each other up.
+    /// Writes everything queued and the session's output before `deadline`, and reads input meanwhile: two ends that both write before they
+    /// read would deadlock.
     pub(super) async fn flush(&mut self, deadline: Deadline) -> Result<(), Error> {
         self.queue(None);
         let bound = self.unsent() + MAX_ANSWERS;
@@ -108,7 +107,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin, E: Session> Connection<S, E> {
             while !self.out.is_empty() && self.unsent() < bound && self.session.pending() < MAX_EVENTS {
                 match self.poll_fill(cx)? {
                     Poll::Ready(true) => self.queue(None),
-                    // A peer that has said all may still want to hear.
+                    // A peer that has closed its writing side may still read.
                     Poll::Ready(false) | Poll::Pending => break,
                 }
             }
@@ -122,22 +121,22 @@ impl<S: AsyncRead + AsyncWrite + Unpin, E: Session> Connection<S, E> {
         self.ended
     }
 
-    /// A bound on a write that begins now.
+    /// The deadline of a write that begins now.
     pub(super) fn write_deadline(&self) -> Deadline {
         Deadline::after("room to write", self.limits.write)
     }
 
-    /// A bound on the peer's silence, from when it was last heard.
+    /// The deadline for the peer's next data, counted from its last data.
     pub(super) fn idle_deadline(&self) -> Deadline {
         Deadline { waiting_for: "byte from the peer", at: self.last_input + self.limits.idle, after: self.limits.idle }
     }
 
-    /// Says what is queued, closes our side, and waits a moment for the peer to close its own: a close with unread input would
-    /// take back what was just said.
+    /// Writes what is queued, closes our side, and waits up to [`LINGER`] for the peer to close its own: closing a socket with unread input
+    /// resets the connection, and the peer could lose the last bytes.
     pub(super) async fn close(&mut self) -> Result<(), Error> {
         self.flush(self.write_deadline()).await?;
         let shutdown = poll_fn(|cx| Pin::new(&mut self.io).poll_shutdown(cx));
-        // The peer may be gone, which is as good.
+        // An error means that the peer is gone, which ends the connection too.
         let _ = tokio::time::timeout(LINGER, shutdown).await;
         let deadline = Instant::now() + LINGER;
         let drain = poll_fn(|cx| {
@@ -147,7 +146,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin, E: Session> Connection<S, E> {
                     Ok(()) if !buffer.filled().is_empty() => {}
                     _ => return Poll::Ready(()),
                 }
-                // A peer that never stops sending must not keep us.
+                // A peer that never stops sending must not hold the connection open.
                 if Instant::now() >= deadline {
                     return Poll::Ready(());
                 }
@@ -157,7 +156,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin, E: Session> Connection<S, E> {
         Ok(())
     }
 
-    /// The socket; what is queued is lost.
+    /// The socket and the session; queued bytes are lost.
     pub(super) fn into_parts(self) -> (S, E) {
         (self.io, self.session)
     }
@@ -209,7 +208,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin, E: Session> Connection<S, E> {
     }
 }
 
-/// When a wait ends, and what it says then.
+/// When a wait ends, and the [`Error::Timeout`] that it ends with.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Deadline {
     waiting_for: &'static str,
@@ -231,13 +230,13 @@ impl Deadline {
     }
 }
 
-/// One read: large enough that a busy publisher costs few system calls, small enough to hold per connection.
+/// Bytes of one read: large enough that a busy publisher costs few system calls, small enough to allocate per connection.
 const READ_SIZE: usize = 32 << 10;
-/// Parts in one write.
+/// Bounds the slices of one vectored write.
 const MAX_SLICES: usize = 32;
-/// Answers that wait behind a write: a peer that asks without reading is not heard until it reads.
+/// Bounds the answers queued behind a write, in bytes: a peer that sends requests without reading is not read until it reads.
 const MAX_ANSWERS: usize = 64 << 10;
-/// Events that wait behind a write; the media that they hold arrived in as many reads.
+/// Bounds the events queued behind a write; the media that they hold arrived in as many reads.
 const MAX_EVENTS: usize = 64;
-/// How long a closed connection is drained.
+/// Bounds the time to drain a closed connection.
 const LINGER: Duration = Duration::from_secs(1);

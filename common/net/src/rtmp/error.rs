@@ -1,4 +1,4 @@
-//! What goes wrong on an RTMP connection, whose fault it is, and whether trying again helps.
+//! Errors of an RTMP connection, the party at fault, and whether a retry helps.
 
 use std::io;
 use std::time::Duration;
@@ -13,29 +13,29 @@ pub enum Error {
     /// The socket failed.
     #[error("{during}: {source}")]
     Io {
-        /// What was being done.
+        /// The operation that failed, as in `connecting`.
         during: &'static str,
-        /// The system's reason.
+        /// The error of the operating system.
         source: io::Error,
     },
-    /// The peer closed the connection where more had to come.
+    /// The peer closed the connection in the middle of an exchange.
     #[error("the peer closed the connection while we waited for {waiting_for}")]
     Closed {
-        /// What had to come.
+        /// The input that was expected.
         waiting_for: &'static str,
     },
-    /// A wait reached its deadline.
+    /// The peer did not send, or accept, data in time.
     #[error("no {waiting_for} within {after:?}")]
     Timeout {
-        /// What did not come.
+        /// The input or progress that was expected.
         waiting_for: &'static str,
-        /// The bound that it reached.
+        /// The time limit.
         after: Duration,
     },
-    /// The first bytes are of another protocol.
+    /// The first byte belongs to another protocol.
     #[error("this is not RTMP: the peer speaks {protocol}")]
     NotRtmp {
-        /// Which, as far as one byte tells.
+        /// The protocol, as far as the first byte shows.
         protocol: &'static str,
     },
     /// C0 or S0 asks for a version other than 3 (RTMP 1.0 §5.2.2).
@@ -50,40 +50,40 @@ pub enum Error {
     /// A command or data message is malformed or exceeds a bound.
     #[error("{command}: {source}")]
     Amf {
-        /// The command, as far as it was known.
+        /// The name of the command, as far as it was read.
         command: &'static str,
-        /// What is wrong with its AMF0.
+        /// The error in its AMF0.
         source: amf::Error,
     },
-    /// A well-formed message that makes no sense where it came.
+    /// A well-formed message that is not allowed in this state.
     #[error("{what}")]
     Protocol {
-        /// What was wrong.
+        /// The violation, as text.
         what: &'static str,
     },
-    /// The peer asked for more than a bound allows.
+    /// The peer exceeds a bound.
     #[error("the peer exceeds the limit of {limit} {what}")]
     Limit {
-        /// What is bounded.
+        /// The bounded quantity, with its unit.
         what: &'static str,
-        /// The bound.
+        /// The largest value that is accepted.
         limit: u64,
     },
-    /// The server said no. Its words are shown with the stream key redacted.
+    /// The server rejected the request. Its text is shown with the stream key redacted.
     #[error("the server refused: {code}: {description}")]
     Refused {
         /// `NetConnection.Connect.Rejected`, `NetStream.Publish.BadName` and the like.
         code: String,
-        /// The server's words.
+        /// The server's text for people, with the stream key redacted.
         description: String,
     },
     /// The URL cannot be used.
     #[error(transparent)]
     Url(#[from] url::Error),
-    /// What we were given to send cannot be sent.
+    /// The message that the caller passed cannot be encoded.
     #[error("cannot send {what}")]
     Unsendable {
-        /// Which.
+        /// The kind of message.
         what: &'static str,
     },
 }
@@ -98,8 +98,7 @@ impl Error {
         }
     }
 
-    /// Whether connecting again, after a pause, may succeed. A stream name in use may become free; a peer that speaks another protocol
-    /// will speak it again.
+    /// Whether connecting again, after a pause, may succeed: true if the stream name is in use, false if the peer speaks another protocol.
     pub fn retry(&self) -> bool {
         match self {
             Self::Io { .. } | Self::Closed { .. } | Self::Timeout { .. } => true,

@@ -1,8 +1,7 @@
-//! Messages to chunks, serialised once for any number of players.
+//! Serialises messages into chunks, once for any number of players.
 //!
-//! Every message starts with a type 0 chunk and goes on with type 3 chunks (RTMP 1.0 §5.3.1.2), so a frame depends on nothing that was
-//! sent before it: the same bytes are valid in every session whose message stream is 1 and whose chunk size is the one given.
-//! Payloads are shared slices, never copied.
+//! Every message is a type 0 chunk followed by type 3 chunks (RTMP 1.0 §5.3.1.2), so it does not depend on earlier messages: the same bytes
+//! are valid in every session with message stream 1 and the given chunk size. Payloads are shared slices, never copied.
 
 use bytes::{BufMut, Bytes, BytesMut};
 use media::access_unit::TrackKind;
@@ -13,7 +12,7 @@ use super::message::GAP_COMMAND;
 use super::session::command::{self, Status};
 use super::{Error, Message, Metadata, amf};
 
-/// One message as it goes to the wire: the concatenation of its parts.
+/// One serialised message: the concatenation of its parts.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Framed {
     /// Headers and slices of the payload, in order; none is empty.
@@ -21,17 +20,17 @@ pub struct Framed {
 }
 
 impl Framed {
-    /// Bytes on the wire.
+    /// The length in bytes on the wire, chunk headers included.
     pub fn len(&self) -> usize {
         self.parts.iter().map(Bytes::len).sum()
     }
 
-    /// Whether there is nothing to send.
+    /// Whether the message has no bytes.
     pub fn is_empty(&self) -> bool {
         self.parts.is_empty()
     }
 
-    /// One contiguous copy: for small messages and tests.
+    /// A contiguous copy, for small messages and tests.
     pub fn to_bytes(&self) -> Bytes {
         if let [only] = self.parts.as_slice() {
             return only.clone();
@@ -65,10 +64,10 @@ pub fn metadata_message(metadata: &Metadata, chunk_size: u32) -> Result<Framed, 
     Ok(whole(DATA_CHUNK_STREAM, kind::DATA, PLAY_STREAM, &body, chunk_size))
 }
 
-/// Any message, as a server sends it to players; an end of stream is `StreamEOF` and `NetStream.Play.UnpublishNotify`.
+/// Serialises any message as a server sends it to players; an end of stream becomes `StreamEOF` and `NetStream.Play.UnpublishNotify`.
 ///
 /// # Errors
-/// As those of [`media_message`] and [`metadata_message`].
+/// As [`media_message`] and [`metadata_message`].
 pub fn message(message: &Message, chunk_size: u32) -> Result<Framed, Error> {
     match message {
         Message::Audio { timestamp, body } => media_message(TrackKind::Audio, *timestamp, &[], body, chunk_size),
@@ -80,7 +79,7 @@ pub fn message(message: &Message, chunk_size: u32) -> Result<Framed, Error> {
             command::command(&mut out, chunk_size, PLAY_STREAM, GAP_COMMAND, 0.0, arguments);
             Ok(Framed { parts: vec![out.freeze()] })
         }
-        // For the server alone.
+        // Addressed to the server only.
         Message::Peer(_) => Err(Error::Unsendable { what: "an offer to viewers on another's network" }),
         Message::Timing(_) => Err(Error::Unsendable { what: "a publisher's stamps" }),
         Message::EndOfStream => {
@@ -114,7 +113,7 @@ pub(crate) fn media_on_stream(
     let mut header = BytesMut::with_capacity(16 + head.len());
     chunk::message_header(&mut header, chunk_stream, kind, message_stream, timestamp, length);
     let mut parts = Vec::with_capacity(2 * length.div_ceil(chunk_size).max(1));
-    // Only a peer with absurdly small chunks has the head cut.
+    // The head is split only for a peer with very small chunks.
     let mut room = chunk_size;
     let mut continued = BytesMut::new();
     if length > chunk_size {
@@ -151,13 +150,13 @@ pub(crate) fn whole(chunk_stream: u8, kind: u8, message_stream: u32, body: &[u8]
     Framed { parts: vec![out.freeze()] }
 }
 
-/// The message stream of every play session: sessions give it first, and play on no other.
+/// The message stream of every play session: `createStream` returns it first, and no other is used for playback.
 pub const PLAY_STREAM: u32 = 1;
 /// The chunk size of every play session: nearly every access unit is one chunk, and an audio frame never waits long behind a video chunk.
 pub const PLAY_CHUNK_SIZE: u32 = 64 << 10;
-/// Its own, so that sound never waits for the rest of a picture.
+/// A chunk stream of its own, so that audio never waits for the rest of a video frame.
 const AUDIO_CHUNK_STREAM: u8 = 4;
-/// Metadata and the like.
+/// The chunk stream of metadata and other data messages.
 pub(crate) const DATA_CHUNK_STREAM: u8 = 5;
-/// Pictures.
+/// The chunk stream of video messages.
 const VIDEO_CHUNK_STREAM: u8 = 6;

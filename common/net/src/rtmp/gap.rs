@@ -1,8 +1,8 @@
-//! `nearcastGap`: what the order of messages does not tell of which unit follows which. Pure.
+//! `nearcastGap`: states the predecessors of units where the order of messages does not show them. Pure.
 //!
-//! Between programs of ours an access unit follows the last one of its track that came on the same connection. Where that is not so, this
-//! message goes before it: after units were left out, and where a connection begins in the middle of a broadcast. It holds for the next unit
-//! of each track that it names.
+//! Between Nearcast programs, the predecessor of an access unit is the previous unit of its track on the same connection. Where it is not,
+//! the sender sends this message first: after it skipped units, and when a connection begins in the middle of a broadcast. It applies to the
+//! next unit of each track that it names.
 
 use media::access_unit::Epoch;
 use media::access_unit::TrackId;
@@ -11,13 +11,13 @@ use media::time::Timestamp;
 
 use super::track_name::parse_track;
 
-/// See the module's text.
+/// The predecessors of the next units; see the module documentation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Gap {
-    /// The broadcast.
+    /// The broadcast that the units belong to.
     pub epoch: Epoch,
-    /// DTS of the unit that the next unit of a track follows, whether the receiver ever had that or not; `None` where the sender does not
-    /// know either. At most [`MAX_TRACKS`].
+    /// For each track, the DTS of the predecessor of its next unit, whether or not the receiver has it; `None` if the sender does not know it.
+    /// At most [`MAX_TRACKS`].
     pub predecessors: Vec<(TrackId, Option<Timestamp>)>,
 }
 
@@ -31,7 +31,7 @@ impl Gap {
         [("epoch", self.epoch.to_string()), ("predecessors", predecessors.join(","))]
     }
 
-    /// Reads them. Of a track whose predecessor is no number, it is not known.
+    /// Parses the properties. A predecessor that is not a number counts as unknown.
     pub(crate) fn from_properties<'a>(property: impl Fn(&str) -> Option<&'a str>) -> Option<Self> {
         let predecessors = property("predecessors")?.split(',').take(MAX_TRACKS).filter_map(|entry| {
             let (track, dts) = entry.split_once('=')?;
@@ -42,7 +42,7 @@ impl Gap {
     }
 }
 
-/// Bounds a stated DTS, in milliseconds, as `nearcastDts` is bounded: sums with it stay far from overflow.
+/// Bounds a stated DTS in milliseconds, like `nearcastDts`, so that sums do not overflow.
 const MAX_DTS: u64 = 1 << 53;
 
 #[cfg(test)]

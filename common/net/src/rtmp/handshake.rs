@@ -1,13 +1,13 @@
 //! The handshake (RTMP 1.0 §5.2): rml_rtmp's, behind a check of the first byte.
 //!
-//! Plain and digest handshakes are both answered. The peer's echo is not verified: encoders in wide use get it wrong, and it proves
-//! nothing. One step never holds more than its packet and what was read along with it.
+//! Both plain and digest handshakes are answered. The peer's echo is not verified: widely used encoders get it wrong, and it proves
+//! nothing. A step holds at most its packet and the bytes read together with it.
 
 use rml_rtmp::handshake::{HandshakeProcessResult, PeerType};
 
 use super::Error;
 
-/// One end of a handshake under way.
+/// One end of a handshake in progress.
 pub struct Handshake {
     inner: rml_rtmp::handshake::Handshake,
     first_byte_seen: bool,
@@ -19,17 +19,17 @@ impl Handshake {
         Self { inner: rml_rtmp::handshake::Handshake::new(PeerType::Server), first_byte_seen: false }
     }
 
-    /// The client's end, and C0 + C1.
+    /// The client's end, and C0 + C1 to send.
     pub fn client() -> (Self, Vec<u8>) {
         let mut inner = rml_rtmp::handshake::Handshake::new(PeerType::Client);
         let opening = inner.generate_outbound_p0_and_p1().expect("a fresh handshake has its first packets");
         (Self { inner, first_byte_seen: false }, opening)
     }
 
-    /// Takes what the peer sent. Returns what to send, and once the handshake is over, what was read beyond it.
+    /// Takes bytes from the peer. Returns the bytes to send and, once the handshake is complete, the bytes received after it.
     ///
     /// # Errors
-    /// [`Error::NotRtmp`] and [`Error::Version`] by the first byte alone.
+    /// [`Error::NotRtmp`] and [`Error::Version`], decided by the first byte.
     pub fn input(&mut self, bytes: &[u8]) -> Result<(Vec<u8>, Option<Vec<u8>>), Error> {
         if let (false, Some(first)) = (self.first_byte_seen, bytes.first()) {
             check_version(*first)?;
@@ -80,7 +80,7 @@ mod tests {
         let mut c0c1 = vec![3];
         c0c1.extend((0..1536).map(|i| if i < 8 { 0 } else { (i % 251) as u8 }));
         let mut reply = Vec::new();
-        // Byte by byte: a handshake has no idea of packets.
+        // Byte by byte: the handshake must not depend on packet boundaries.
         for byte in &c0c1 {
             let (more, done) = server.input(&[*byte]).unwrap();
             reply.extend(more);

@@ -1,26 +1,26 @@
-//! What a peer may take: every wait, size and count of an RTMP connection has its bound here.
+//! The bounds of every wait, size and count of an RTMP connection.
 
 use std::time::Duration;
 
 /// The bounds of one connection. `Default` suits a server on the open internet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// From the first byte to `publish` or `play`, in all: a peer that trickles bytes does not prolong it.
+    /// Total time from the connection to `publish` or `play`: a peer that sends slowly does not extend it.
     pub handshake: Duration,
-    /// The longest silence of a publisher, or of a server that plays to us.
+    /// The longest time without data from a publisher, or from a server that we play from.
     pub idle: Duration,
-    /// The longest that one write may make no progress to completion.
+    /// The longest time that one write may take.
     pub write: Duration,
-    /// Bytes of one audio, video or aggregate message. The protocol's own bound is 16,777,215. A server takes no message longer
-    /// than `max_command` before it has let the client publish.
+    /// Bytes of one audio, video or aggregate message. The protocol's own bound is 16,777,215. Before it has accepted a publisher, a server
+    /// accepts no message longer than `max_command`.
     pub max_message: usize,
     /// Bytes of one command or data message.
     pub max_command: usize,
     /// Chunk streams in use at once. Real encoders use four to six.
     pub max_chunk_streams: usize,
-    /// Bytes of unfinished messages over all chunk streams, as allocated; twice `max_command` where `max_message` does not apply.
+    /// Bytes allocated for unfinished messages over all chunk streams; twice `max_command` before `max_message` applies.
     pub max_buffered: usize,
-    /// Message streams that `createStream` gives. Real clients want one or two.
+    /// Message streams that `createStream` creates. Real clients use one or two.
     pub max_message_streams: u32,
 }
 
@@ -35,7 +35,7 @@ impl Default for Limits {
             // The largest metadata seen in the wild is 4 kB.
             max_command: 64 << 10,
             max_chunk_streams: 32,
-            // One message under way per kind of media, and then some.
+            // One message in progress for each kind of media, with a reserve.
             max_buffered: 12 << 20,
             max_message_streams: 8,
         }

@@ -47,7 +47,7 @@ pub(super) fn encode(out: &mut BytesMut, catalog: &Catalog) {
     }
 }
 
-/// Decodes what [`encode`] wrote. Tracks of unknown codecs are left out, and nobody will use their units.
+/// Decodes a catalog as [`encode`] writes it. Tracks of unknown codecs are left out; their units are ignored.
 pub(super) fn decode(body: &mut Bytes) -> Result<Catalog, Error> {
     let mut catalog = Catalog::new(Epoch(u64::from_be_bytes(array(body, "an epoch")?)));
     if byte(body, "a clock")? != 0 {
@@ -95,5 +95,5 @@ fn fits(key: &str, value: &Value) -> bool {
 
 /// Bounds the metadata of one broadcast: real ones have about twenty entries.
 const MAX_METADATA: u64 = 256;
-/// Bounds a key or a text, in bytes: what ingest keeps in all.
+/// Bounds a key or a text, in bytes: the bound of ingest on all metadata.
 const MAX_TEXT: u64 = 8 << 10;

@@ -10,7 +10,7 @@ pub enum Error {
     /// A length or a count exceeds its bound.
     #[error("{what} of {value} is over the limit of {limit}")]
     Limit {
-        /// The field.
+        /// The name of the field.
         what: &'static str,
         /// The value on the wire.
         value: u64,
@@ -20,7 +20,7 @@ pub enum Error {
     /// A value that this version does not define.
     #[error("{what} {value} means nothing")]
     Unknown {
-        /// The field.
+        /// The name of the field.
         what: &'static str,
         /// The value on the wire.
         value: u64,

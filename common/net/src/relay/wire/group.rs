@@ -14,7 +14,7 @@ use super::error::Error;
 pub struct GroupHeader {
     /// The generation of the start that it belongs to.
     pub generation: u32,
-    /// Its track.
+    /// The track of all units in the group.
     pub track: TrackId,
     /// Its sequence number in the track, from 0 at each start.
     pub sequence: u64,
@@ -48,7 +48,7 @@ pub fn put_catalog(out: &mut BytesMut, catalog: &Catalog) {
     put_bytes(out, &body);
 }
 
-/// Appends the head of a unit frame, which the payload must follow.
+/// Appends the head of a unit frame; the payload must follow. `after` is the DTS of the predecessor.
 pub fn put_unit_head(out: &mut BytesMut, unit: &AccessUnit, after: Option<Timestamp>) {
     let after = after.and_then(|after| u64::try_from(unit.dts - after).ok());
     out.put_u8(UNIT | if unit.random_access { RANDOM_ACCESS } else { 0 } | if after.is_some() { FOLLOWS } else { 0 });
@@ -60,7 +60,7 @@ pub fn put_unit_head(out: &mut BytesMut, unit: &AccessUnit, after: Option<Timest
     put_varint(out, unit.payload.len() as u64);
 }
 
-/// Parses a group's stream incrementally.
+/// Parses a group's stream incrementally, with bounded memory.
 #[derive(Debug, Default)]
 pub struct GroupReader {
     buffer: BytesMut,
@@ -166,7 +166,7 @@ impl GroupReader {
 pub const MAX_CATALOG: u64 = 256 << 10;
 /// Bounds the payload of an access unit, in bytes: the most that RTMP can carry.
 pub const MAX_UNIT: u64 = (1 << 24) - 1;
-/// Bounds what is allocated at once for a length that a peer states.
+/// Bounds the memory allocated at once for a length stated by a peer.
 const MAX_RESERVE: usize = 1 << 20;
 // A unit frame's first byte.
 const UNIT: u8 = 1;

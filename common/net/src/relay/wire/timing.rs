@@ -61,7 +61,7 @@ pub(super) fn response(body: &mut Bytes) -> Result<TimingReport, Error> {
     Ok(TimingReport { received, answered, epoch, broadcaster, units })
 }
 
-/// The stages that a server knows of. The number of a stage is its bit in the mask.
+/// The stages up to the server. The index of a stage is its bit in the mask.
 fn reported_stages() -> impl Iterator<Item = Stage> + Clone {
     Stage::ALL.into_iter().filter(|stage| *stage < Stage::Requested)
 }

@@ -1,9 +1,9 @@
-//! Walks an AMF0 message without recursion and writes it again in the subset that rml_amf0 reads safely.
+//! Walks an AMF0 message without recursion and rewrites it in the subset that rml_amf0 reads safely.
 
 use super::error::{Error, MAX_DEPTH, MAX_VALUES};
 
-/// Checks `bytes` against the bounds. What it returns has, apart from numbers, booleans, strings, null and undefined, only objects
-/// and strict arrays of right counts; every string is UTF-8; nothing is truncated.
+/// Checks `bytes` against the bounds. The result contains only numbers, booleans, strings, null, undefined, objects, and strict arrays
+/// with correct counts; every string is UTF-8; nothing is truncated.
 pub fn guard(bytes: &[u8]) -> Result<Vec<u8>, Error> {
     let mut walk = Walk { bytes, at: 0, out: Vec::with_capacity(bytes.len()), open: Vec::new(), values: 0 };
     while walk.step()? {}
@@ -14,20 +14,20 @@ struct Walk<'a> {
     bytes: &'a [u8],
     at: usize,
     out: Vec<u8>,
-    /// What encloses the next value, outermost first; at most [`MAX_DEPTH`].
+    /// The containers of the next value, outermost first; at most [`MAX_DEPTH`].
     open: Vec<Open>,
     values: usize,
 }
 
 enum Open {
-    /// An object, or an ECMA array, which some encoders leave without its end.
+    /// An object, or an ECMA array, whose end marker some encoders omit.
     Object { may_lack_end: bool },
-    /// Elements to come.
+    /// A strict array, with the number of elements left.
     Array(u32),
 }
 
 impl<'a> Walk<'a> {
-    /// One value or one end. False at the end of the message.
+    /// Handles one value or one end marker. False at the end of the message.
     fn step(&mut self) -> Result<bool, Error> {
         match self.open.last_mut() {
             None if self.at == self.bytes.len() => return Ok(false),
@@ -102,7 +102,7 @@ impl<'a> Walk<'a> {
                 self.enter(at, Open::Object { may_lack_end: false })
             }
             ECMA_ARRAY => {
-                // The count is a hint, and often wrong.
+                // The count is only a hint and often wrong.
                 self.take(4)?;
                 self.enter(at, Open::Object { may_lack_end: true })
             }
@@ -140,7 +140,7 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
-    /// A 16-bit length and the text, made UTF-8 and cut to what the length can say.
+    /// Writes a 16-bit length and the text, converted to UTF-8 and cut to the largest length.
     fn write_text(&mut self, text: &[u8]) {
         let text = String::from_utf8_lossy(text);
         let text = &text[..text.floor_char_boundary(usize::from(u16::MAX))];

@@ -1,8 +1,7 @@
-//! AMF0 (Adobe's *Action Message Format AMF 0*) from and to the wire: rml_amf0 behind a guard.
+//! Reads and writes AMF0 (Adobe's *Action Message Format AMF 0*): rml_amf0 behind a guard.
 //!
-//! rml_amf0 recurses as deep as its input says, allocates what a length field says, takes a string that ends early for a whole one, and
-//! refuses dates and long strings. So [`guard`] first walks the message without recursion, bounds it, and rewrites what
-//! rml_amf0 does not know into what it does.
+//! rml_amf0 recurses as deep as its input does, allocates what a length field states, accepts truncated strings, and refuses dates and long
+//! strings. So [`guard`] first walks the message without recursion, bounds it, and rewrites unsupported types into supported ones.
 
 mod error;
 mod guard;
@@ -19,23 +18,23 @@ pub use error::{Error, MAX_DEPTH, MAX_VALUES};
 pub use guard::guard;
 pub use rml_amf0::Amf0Value as Value;
 
-/// Reads a message's values. ECMA arrays and typed objects become objects, dates numbers, references null.
+/// Reads the values of a message. ECMA arrays and typed objects become objects; dates become numbers, references null.
 pub fn decode(bytes: &[u8]) -> Result<Vec<Value>, Error> {
     let guarded = guard(bytes)?;
     rml_amf0::deserialize(&mut guarded.as_slice()).map_err(|_| Error::Shape("AMF0 is malformed"))
 }
 
-/// Writes values.
+/// Writes a message. [`Error`] if a string is longer than 65,535 bytes.
 pub fn encode(values: Vec<Value>) -> Result<Bytes, Error> {
     rml_amf0::serialize(&values).map(Bytes::from).map_err(|_| Error::Unencodable)
 }
 
-/// An object of these properties.
+/// An object with these properties.
 pub fn object<const N: usize>(properties: [(&str, Value); N]) -> Value {
     Value::Object(properties.into_iter().map(|(key, value)| (key.to_owned(), value)).collect())
 }
 
-/// An object of strings.
+/// An object whose properties are all strings.
 pub fn texts(properties: impl IntoIterator<Item = (&'static str, String)>) -> Value {
     Value::Object(properties.into_iter().map(|(key, text)| (key.to_owned(), string(text))).collect())
 }
@@ -45,7 +44,7 @@ pub fn string(text: impl Into<String>) -> Value {
     Value::Utf8String(text.into())
 }
 
-/// `onMetaData` and its ECMA array, the form that every player reads.
+/// `onMetaData` with an ECMA array, the form that every player reads.
 pub fn encode_metadata(metadata: &Metadata) -> Result<Bytes, Error> {
     let properties: HashMap<_, _> = metadata
         .iter()

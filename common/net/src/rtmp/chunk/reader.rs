@@ -1,26 +1,26 @@
-//! Chunks in: any fragmentation, any interleaving, nothing unbounded.
+//! The chunk reader: accepts any fragmentation and any interleaving, with bounded memory.
 //!
-//! Each chunk stream has its own buffer, which grows with what arrives, not with what is announced.
+//! Each chunk stream has its own buffer, which grows with received bytes, not with the announced length.
 
 use bytes::Bytes;
 
 use super::{DEFAULT_CHUNK_SIZE, EXTENDED, Error, RawMessage, kind};
 use crate::rtmp::Limits;
 
-/// Puts messages together.
+/// Assembles messages from chunks.
 #[derive(Debug)]
 pub struct Reader {
     chunk_size: usize,
     streams: Vec<ChunkStream>,
-    /// The bytes of a chunk header that is not yet whole.
+    /// The bytes of an incomplete chunk header.
     header: Vec<u8>,
     /// The chunk whose payload is being read: index into `streams`, bytes left.
     payload: Option<(usize, usize)>,
-    /// Bytes that turned out not to be an extended timestamp: they are read again, before all else.
+    /// Bytes that were not an extended timestamp after all: they are read again before new input.
     replay: Vec<u8>,
-    /// A type 3 chunk came without the extended timestamp that the specification wants repeated: this peer never repeats it.
+    /// Whether a type 3 chunk lacked the extended timestamp, which the specification requires to be repeated: this peer never repeats it.
     never_repeats: bool,
-    /// Allocated for unfinished messages.
+    /// Bytes allocated for unfinished messages.
     buffered: usize,
     abandoned: u64,
     max_message: usize,
@@ -39,12 +39,12 @@ struct ChunkStream {
     length: usize,
     kind: u8,
     message_stream: u32,
-    /// A message is under way.
+    /// Whether a message is in progress.
     open: bool,
     body: Vec<u8>,
 }
 
-/// A chunk header, whole.
+/// A complete chunk header.
 struct Header {
     format: u8,
     id: u32,
@@ -57,21 +57,21 @@ struct Header {
 
 enum Parsed {
     Whole(Header),
-    /// At least this many bytes in all.
+    /// The header is incomplete: it has at least this many bytes in total.
     Needs(usize),
-    /// A type 3 chunk without a repeated extended timestamp; all after this many bytes is payload.
+    /// A type 3 chunk without a repeated extended timestamp; everything after this many bytes is payload.
     NotRepeated(Header, usize),
 }
 
 impl Reader {
-    /// A fresh chunk stream with these bounds.
+    /// A reader for a new connection with these bounds.
     pub fn new(limits: &Limits) -> Self {
         let mut reader = Self::commands_only(limits);
         reader.allow_media(limits);
         reader
     }
 
-    /// A fresh chunk stream of a peer that has no business sending media yet: none of its messages may be longer than a command.
+    /// A reader for a peer that may not send media yet: no message may be longer than a command.
     pub fn commands_only(limits: &Limits) -> Self {
         Self {
             chunk_size: DEFAULT_CHUNK_SIZE as usize,
@@ -85,18 +85,18 @@ impl Reader {
             max_message: limits.max_command.min(limits.max_message),
             max_command: limits.max_command,
             max_chunk_streams: limits.max_chunk_streams,
-            // A command under way, and control messages or another command between its chunks.
+            // A command in progress, and control messages or another command between its chunks.
             max_buffered: limits.max_command.saturating_mul(2).min(limits.max_buffered),
         }
     }
 
-    /// Lets media in from here on.
+    /// Accepts media messages from now on.
     pub fn allow_media(&mut self, limits: &Limits) {
         self.max_message = limits.max_message;
         self.max_buffered = limits.max_buffered;
     }
 
-    /// Takes bytes from the front of `input` until a message is whole or `input` is used up.
+    /// Consumes bytes from the front of `input` until a message is complete or `input` is empty.
     pub fn read(&mut self, input: &mut &[u8]) -> Result<Option<RawMessage>, Error> {
         loop {
             let message = if self.replay.is_empty() {
@@ -117,17 +117,17 @@ impl Reader {
         }
     }
 
-    /// Allocated for unfinished messages, in bytes; at most `max_buffered`.
+    /// Bytes allocated for unfinished messages; at most `max_buffered`.
     pub fn buffered(&self) -> usize {
         self.buffered
     }
 
-    /// Messages dropped unfinished, by Abort or because another began on their chunk stream.
+    /// Number of messages dropped unfinished: by Abort, or because another message began on their chunk stream.
     pub fn abandoned(&self) -> u64 {
         self.abandoned
     }
 
-    /// One header, or one stretch of payload. `input` is not empty.
+    /// Reads one header or one piece of payload. `input` is not empty.
     fn step(&mut self, input: &mut &[u8]) -> Result<Option<RawMessage>, Error> {
         let Some((at, left)) = self.payload else { return self.step_header(input) };
         let (part, rest) = input.split_at(left.min(input.len()));
@@ -168,7 +168,7 @@ impl Reader {
         }
     }
 
-    /// RTMP 1.0 §5.3.1.
+    /// Parses the buffered chunk header (RTMP 1.0 §5.3.1).
     fn parse(&self) -> Result<Parsed, Error> {
         let bytes = self.header.as_slice();
         let Some(&first) = bytes.first() else { return Ok(Parsed::Needs(1)) };
@@ -198,7 +198,7 @@ impl Reader {
             kind: known.map_or(0, |s| s.kind),
             message_stream: known.map_or(0, |s| s.message_stream),
         };
-        // librtmp opens chunk stream 2 with a type 1 chunk; that has all but the message stream, which is 0 there.
+        // librtmp opens chunk stream 2 with a type 1 chunk, which has every field but the message stream ID; that is 0 there.
         if format >= 2 && known.is_none() {
             return Err(Error::NoPrecedent { chunk_stream: id, format });
         }
@@ -224,8 +224,8 @@ impl Reader {
             header.field = u32::from_be_bytes(*extension);
             return Ok(Parsed::Whole(header));
         }
-        // The specification has type 3 chunks repeat the extended timestamp, and ffmpeg does; librtmp of old and others do not,
-        // and some repeat the absolute timestamp where the field was a delta. What does not look like any of these is payload.
+        // The specification requires type 3 chunks to repeat the extended timestamp, as FFmpeg does. Old librtmp and others do not, and some
+        // repeat the absolute timestamp where the field was a delta. Bytes that match neither are payload.
         if self.never_repeats {
             return Ok(Parsed::Whole(header));
         }
@@ -238,7 +238,7 @@ impl Reader {
         Ok(if extension.len() == 4 { Parsed::Whole(header) } else { Parsed::Needs(basic + extension.len() + 1) })
     }
 
-    /// A chunk's header is whole: its payload comes next.
+    /// Handles a complete chunk header: the payload follows.
     fn begin(&mut self, header: Header) -> Result<Option<RawMessage>, Error> {
         let at = match self.streams.iter().position(|s| s.id == header.id) {
             Some(at) => at,
@@ -285,7 +285,7 @@ impl Reader {
         let stream = &mut self.streams[at];
         let (held, capacity) = (stream.body.len(), stream.body.capacity());
         if held + part.len() > capacity {
-            // Exact at the end, so that the body that subscribers share wastes nothing.
+            // The final size is exact, so that the body shared by subscribers wastes no memory.
             let wanted = stream.length.min((capacity * 2).max(FIRST_ALLOCATION).max(held + part.len()));
             if self.buffered - capacity + wanted > self.max_buffered {
                 return Err(Error::Buffered { limit: self.max_buffered });
@@ -297,7 +297,7 @@ impl Reader {
         Ok(())
     }
 
-    /// A chunk is whole, and so may be its message.
+    /// Handles the end of a chunk, which may complete its message.
     fn finish(&mut self, at: usize) -> Result<Option<RawMessage>, Error> {
         let stream = &mut self.streams[at];
         if stream.body.len() < stream.length {
@@ -353,13 +353,13 @@ impl ChunkStream {
     }
 }
 
-/// The one 32-bit number of a protocol control message.
+/// The single 32-bit number of a protocol control message (RTMP 1.0 §5.4).
 pub(crate) fn control_number(message: &RawMessage) -> Result<u32, Error> {
     let bytes = message.body.first_chunk();
     bytes.map(|b| u32::from_be_bytes(*b)).ok_or(Error::Control { kind: message.kind, length: message.body.len() })
 }
 
-/// Basic header, message header, extended timestamp.
+/// The longest chunk header, in bytes: basic header, message header, extended timestamp.
 const MAX_HEADER: usize = 3 + 11 + 4;
-/// What a message gets before it has shown that it is long: most audio and many video messages fit.
+/// Bytes allocated first for a message: most audio and many video messages fit.
 const FIRST_ALLOCATION: usize = 4096;

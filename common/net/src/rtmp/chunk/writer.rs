@@ -1,4 +1,4 @@
-//! Chunks out: a type 0 chunk, then type 3 chunks, so that no message depends on the one before it.
+//! The chunk writer: a type 0 chunk, then type 3 chunks, so that no message depends on an earlier one.
 
 use bytes::{BufMut, BytesMut};
 
@@ -25,7 +25,7 @@ pub fn message_header(
     }
 }
 
-/// Appends the header of each further chunk of a message: type 3, and the extended timestamp again if the first had one.
+/// Appends the header of each further chunk of a message: type 3, with the extended timestamp again if the first chunk had one.
 pub fn continuation_header(out: &mut BytesMut, chunk_stream: u8, timestamp: u32) {
     out.put_u8(0xc0 | chunk_stream);
     if timestamp >= EXTENDED {
@@ -33,7 +33,7 @@ pub fn continuation_header(out: &mut BytesMut, chunk_stream: u8, timestamp: u32)
     }
 }
 
-/// Appends a whole message, cut to `chunk_size`.
+/// Appends a complete message in chunks of `chunk_size` bytes.
 pub fn write(
     out: &mut BytesMut,
     chunk_size: u32,
