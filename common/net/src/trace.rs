@@ -1,7 +1,7 @@
 //! The unit trace: a CSV file with one line for each access unit and stage that it passes, for latency analysis.
 //!
-//! The latency that users see is a distribution in `media::latency` instead. Without a trace the cost is a check of an `Option`, with one it is
-//! a write of about 60 bytes a line. The columns:
+//! Users see latency as a distribution in `media::latency` instead. Without a trace the cost is a check of an `Option`; with one, a write of
+//! about 60 bytes a line. The columns:
 //!
 //! `stage,track,dts_ms,random_access,bytes,path,at_us`
 //!
@@ -29,7 +29,7 @@ pub struct UnitRef {
     pub dts: Timestamp,
     /// Whether decoding can begin with it.
     pub random_access: bool,
-    /// The size of the payload.
+    /// The size of the payload in bytes.
     pub bytes: usize,
 }
 

@@ -1,8 +1,7 @@
-//! What a publisher says, apart from protocol: media, metadata, and Nearcast's own keys in both.
+//! The messages of a publisher: media, metadata, and Nearcast's own properties and commands.
 //!
-//! `onMetaData` carries `nearcastEpoch` (16 hex digits), `nearcastClock` (µs since the Unix epoch of PTS 0) and `nearcastDts`
-//! (about where the timeline is, in ms); `onStatus` answers a publisher with `nearcastEpoch` and `nearcastHave`, which say where to
-//! resume.
+//! `onMetaData` carries `nearcastEpoch` (16 hex digits), `nearcastClock` (wall-clock time of PTS 0, in µs since the Unix epoch) and
+//! `nearcastDts` (a recent DTS, in ms). `onStatus` answers a publisher with `nearcastEpoch` and `nearcastHave`, which state where to resume.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -26,48 +25,48 @@ pub enum Message {
     Audio {
         /// DTS in milliseconds, modulo 2^32.
         timestamp: u32,
-        /// The tag body.
+        /// The FLV tag body.
         body: Bytes,
     },
     /// Message type 9: an FLV video tag body (RTMP 1.0 §7.1.5).
     Video {
         /// DTS in milliseconds, modulo 2^32.
         timestamp: u32,
-        /// The tag body.
+        /// The FLV tag body.
         body: Bytes,
     },
-    /// `onMetaData`.
+    /// A data message `onMetaData` (RTMP 1.0 §7.1.2).
     Metadata(Metadata),
-    /// `nearcastPeer`: where viewers on the publisher's own network find it. For the server alone, which tells admitted viewers.
+    /// `nearcastPeer`: where viewers on the publisher's network find it. Addressed to the server, which passes it to admitted viewers only.
     Peer(PeerAdvertisement),
-    /// `nearcastTiming`: when units passed the publisher's stages. For the server alone, which has answered it.
+    /// `nearcastTiming`: when units passed the publisher's stages. Addressed to the server, which has answered it.
     Timing(PublisherTiming),
-    /// `nearcastGap`: the next units do not follow the last that came. To our server from our broadcaster, and to our viewer from our server.
+    /// `nearcastGap`: the next units do not follow the previous ones. Sent by a Nearcast broadcaster to the server, and by the server to a viewer.
     Gap(Gap),
     /// The publisher ended its stream (`FCUnpublish`, `deleteStream`, `closeStream`), or the server did (`StreamEOF`,
     /// `NetStream.Play.UnpublishNotify`). More may follow on the same connection.
     EndOfStream,
 }
 
-/// `onMetaData`, with Nearcast's keys apart.
+/// `onMetaData`, with Nearcast's keys as fields.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Metadata {
-    /// Scalars, unknown keys included. Nearcast's own keys are not among them.
+    /// The scalar properties, unknown keys included, without Nearcast's own keys.
     pub values: media::catalog::Metadata,
     /// `nearcastEpoch`: the publisher's timestamps are the exact DTS of this broadcast.
     pub epoch: Option<Epoch>,
     /// `nearcastClock`: wall-clock time of PTS 0.
     pub clock: Option<WallClock>,
-    /// `nearcastDts`: the DTS of a unit near this message. RTMP's 32-bit timestamps that follow are unwrapped near it, so that a
-    /// receiver who was not there from the start counts the same wraps: they come every 49.7 days.
+    /// `nearcastDts`: the DTS of a unit near this message. Following 32-bit RTMP timestamps are unwrapped near it, so that a receiver that
+    /// joins late counts the same wraps, one every 49.7 days.
     pub dts: Option<Timestamp>,
 }
 
 impl Metadata {
-    /// Takes Nearcast's keys out of `values`. Malformed ones are dropped: a foreign publisher may relay what it does not understand.
+    /// Extracts Nearcast's keys from `values`. Malformed ones are dropped: a third-party publisher may relay keys that it does not understand.
     ///
-    /// An epoch counts only beside a clock or a DTS that is a number. FFmpeg copies metadata from its input to its output, numbers
-    /// as strings, while it counts timestamps from zero: that epoch is not the broadcast's any more.
+    /// An epoch is valid only together with a clock or a DTS that is a number. FFmpeg copies metadata from its input to its output with
+    /// numbers as strings and restarts timestamps at zero, so its output is no longer the broadcast of that epoch.
     pub fn from_values(mut values: media::catalog::Metadata) -> Self {
         let mut number = |key| match values.remove(key) {
             Some(Value::Number(number)) if number.is_finite() && number.abs() < 9.0e18 => Some(number as i64),
@@ -100,18 +99,18 @@ impl Metadata {
     }
 }
 
-/// What a broadcaster tells its server about the relay that it runs for viewers on its own network.
+/// How viewers on a broadcaster's own network find its relay; sent by the broadcaster to its server.
 #[derive(Clone, PartialEq, Eq)]
 pub struct PeerAdvertisement {
-    /// Of the certificate that it shows.
+    /// The pin of the relay's certificate.
     pub pin: Pin,
-    /// What the names are derived from under which it announces itself.
+    /// The secret from which the mDNS instance names are derived.
     pub secret: [u8; 16],
-    /// Where it listens; at most [`MAX_PEER_ADDRESSES`].
+    /// The addresses at which the relay listens; at most [`MAX_PEER_ADDRESSES`].
     pub addresses: Vec<SocketAddr>,
 }
 
-/// Whoever has the secret can recognise the broadcaster on its network: it is not shown.
+/// Redacts the secret, which allows to recognise the broadcaster on its network.
 impl fmt::Debug for PeerAdvertisement {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("PeerAdvertisement")
@@ -122,14 +121,14 @@ impl fmt::Debug for PeerAdvertisement {
 }
 
 impl PeerAdvertisement {
-    /// The properties of `nearcastPeer`, all of them strings.
+    /// The properties of `nearcastPeer`, all strings.
     pub(crate) fn to_properties(&self) -> [(&'static str, String); 3] {
         let secret = HEXLOWER.encode(&self.secret);
         let addresses: Vec<String> = self.addresses.iter().map(SocketAddr::to_string).collect();
         [("pin", self.pin.to_string()), ("secret", secret), ("addresses", addresses.join(","))]
     }
 
-    /// Reads them; addresses that are none are left out.
+    /// Parses the properties; invalid addresses are left out.
     pub(crate) fn from_properties<'a>(property: impl Fn(&str) -> Option<&'a str>) -> Option<Self> {
         let secret = HEXLOWER.decode(property("secret")?.as_bytes()).ok()?.try_into().ok()?;
         let addresses = property("addresses").unwrap_or_default().split(',');
@@ -138,26 +137,26 @@ impl PeerAdvertisement {
     }
 }
 
-/// What a broadcaster must know to tell the viewers that its server admitted from others.
+/// What a broadcaster needs to verify the tickets of viewers that its server admitted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TicketIssuer {
-    /// The name that the stream is played under.
+    /// The name under which viewers play the stream.
     pub stream: String,
-    /// What the server signs tickets with.
+    /// The public key that verifies the server's tickets.
     pub key: PublicKey,
 }
 
-/// Where a publisher that comes back goes on: what the server holds of a broadcast.
+/// The position at which a reconnecting publisher resumes: what the server holds of its broadcast.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Resume {
-    /// The broadcast that the stream last had.
+    /// The last broadcast of the stream.
     pub epoch: Epoch,
-    /// The last DTS that the server holds of each track; at most [`media::catalog::MAX_TRACKS`].
+    /// The last DTS of each track that the server holds; at most [`media::catalog::MAX_TRACKS`].
     pub have: Vec<(TrackId, Timestamp)>,
 }
 
 impl Resume {
-    /// Reads `nearcastEpoch` and `nearcastHave`. Tracks that do not parse are left out: they are sent again, and dropped as duplicates.
+    /// Parses `nearcastEpoch` and `nearcastHave`. Tracks that do not parse are left out: their units are sent again and dropped as duplicates.
     pub fn parse(epoch: &str, have: &str) -> Option<Self> {
         let have = have.split(',').take(media::catalog::MAX_TRACKS).filter_map(|entry| {
             let (track, dts) = entry.trim().split_once('=')?;
@@ -166,7 +165,7 @@ impl Resume {
         Some(Self { epoch: epoch.parse().ok()?, have: have.collect() })
     }
 
-    /// `nearcastHave`: `v0=12345,a0=12360`.
+    /// The value of `nearcastHave`: tracks and DTS in milliseconds, as in `v0=12345,a0=12360`.
     pub fn have_text(&self) -> String {
         let entries: Vec<String> = self.have.iter().map(|(t, dts)| format!("{t}={}", dts.as_millis())).collect();
         entries.join(",")
@@ -183,21 +182,21 @@ impl fmt::Display for Resume {
 pub(crate) const EPOCH_KEY: &str = "nearcastEpoch";
 /// Carries the wall-clock time of PTS 0 in `onMetaData`.
 pub(crate) const CLOCK_KEY: &str = "nearcastClock";
-/// Carries a DTS in `onMetaData`, in milliseconds.
+/// Carries a recent DTS in `onMetaData`, in milliseconds.
 pub(crate) const DTS_KEY: &str = "nearcastDts";
 /// Tells a server where viewers on the publisher's network find it.
 pub(crate) const PEER_COMMAND: &str = "nearcastPeer";
 /// Tells a server when units passed the publisher's stages.
 pub(crate) const TIMING_COMMAND: &str = "nearcastTiming";
-/// Answers that with the server's clock.
+/// Answers [`TIMING_COMMAND`] with the server's clock.
 pub(crate) const CLOCK_COMMAND: &str = "nearcastClock";
-/// States which units the next ones follow.
+/// States the predecessors of the next units.
 pub(crate) const GAP_COMMAND: &str = "nearcastGap";
-/// Carries the name that a stream is played under in `onStatus`.
+/// Carries the name under which a stream is played, in `onStatus`.
 pub(crate) const STREAM_KEY: &str = "nearcastStream";
-/// Carries the key that tickets are signed with in `onStatus`.
+/// Carries the public key that verifies tickets, in `onStatus`.
 pub(crate) const TICKETS_KEY: &str = "nearcastTickets";
-/// A machine's interfaces, IPv4 and IPv6; more are not worth a viewer's tries.
+/// Bounds the advertised addresses: IPv4 and IPv6 of a host's interfaces. A viewer tries each of them.
 pub const MAX_PEER_ADDRESSES: usize = 16;
 /// Bounds a stated DTS, in milliseconds: what a double holds exactly, 285,000 years.
 const MAX_DTS: u64 = 1 << 53;
@@ -264,7 +263,7 @@ mod tests {
             dts: Some(Timestamp::ZERO),
             ..Metadata::default()
         };
-        // As `ffmpeg -i rtmp://… -c copy -f flv rtmp://…` passes it on.
+        // As `ffmpeg -i rtmp://… -c copy -f flv rtmp://…` relays it.
         let relayed = metadata.to_values().into_iter().map(|(key, value)| match value {
             Value::Number(number) => (key, Value::String(format!("{number:.0}"))),
             other => (key, other),

@@ -1,7 +1,7 @@
-//! RTMP as a server and as a client: the sessions are pure, [`server`] and [`client`] drive sockets.
+//! RTMP server and client: the sessions are pure; [`server`] and [`client`] drive sockets.
 //!
-//! Adobe's *Real Time Messaging Protocol 1.0* with *Enhanced RTMP v2*'s `connect` capabilities. What is in an audio or video message
-//! is parsed by `media::flv`; this module carries the bodies unchanged.
+//! Adobe's *Real Time Messaging Protocol 1.0* with *Enhanced RTMP v2*'s `connect` capabilities. `media::flv` parses the bodies of audio and
+//! video messages; this module carries them unchanged.
 //!
 //! In the order of the data: [`handshake`], [`chunk`], [`session`] (control messages and commands over [`amf`]), then
 //! [`server`] and [`client`]. [`framing`] serialises a message once for any number of players.

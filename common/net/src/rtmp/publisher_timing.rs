@@ -1,7 +1,8 @@
 //! The timing that a broadcaster reports to its server once a second, by `nearcastTiming`: when units were captured, encoded and sent. Pure.
 //!
-//! The server answers with `nearcastClock`, so that the message is an exchange of clocks too: `clock` is when the broadcaster sent it, and
-//! comes back with when the server read it. All times are microseconds of Unix time, as text, because a double is not exact enough for sums.
+//! The server answers with `nearcastClock`, so that the message is also a clock exchange: `clock` is when the broadcaster sent it, and the
+//! answer repeats it with the time at which the server read it. All times are microseconds of Unix time, as text, because sums in a double
+//! are not exact enough.
 
 use media::latency::{ClockOffset, Exchange, Stage, StageTimes, UnitTiming};
 use media::{Epoch, Timestamp, WallClock};
@@ -31,7 +32,7 @@ impl PublisherTiming {
         if let Some(first) = self.units.first() {
             properties.push(("track", first.track.to_string()));
         }
-        // `DTS,captured,encoded,sent`, the last three before the message, in microseconds.
+        // `DTS,captured,encoded,sent`; the last three are microseconds before the message was sent.
         let ago = |unit: &UnitTiming, stage| unit.stamps.at(stage).map(|at| self.sent.micros_since(at).to_string());
         let units = self.units.iter().take(MAX_TIMED_UNITS).map(|unit| {
             let stages = STAGES.map(|stage| ago(unit, stage).unwrap_or_default()).join(",");
@@ -64,7 +65,7 @@ impl PublisherTiming {
     }
 }
 
-/// The properties of `nearcastClock`: `clock` as received, and when it was read and answered.
+/// The properties of `nearcastClock`: `clock` as received, and the server's time of reading and answering.
 pub(crate) fn answer(sent: WallClock, now: WallClock) -> [(&'static str, String); 3] {
     [("clock", sent), ("received", now), ("answered", now)].map(|(key, at)| (key, at.as_micros().to_string()))
 }
@@ -76,7 +77,7 @@ pub(crate) fn exchange<'a>(property: impl Fn(&str) -> Option<&'a str>, returned:
 }
 
 const STAGES: [Stage; 3] = [Stage::Captured, Stage::Encoded, Stage::Sent];
-/// Bounds the units of a report: a second of pictures at 60 fps and some reserve; 3 kB of text.
+/// Bounds the units of a report: one second of frames at 60 fps, with a reserve; 3 kB of text.
 pub const MAX_TIMED_UNITS: usize = 64;
 
 #[cfg(test)]

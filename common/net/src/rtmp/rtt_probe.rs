@@ -10,12 +10,12 @@ use super::Error;
 use super::connection::Connection;
 use super::session::ClientSession;
 
-/// Pings a Nearcast server to measure the RTT and to notice that it is gone. Other servers are not pinged, as many do not answer.
+/// Pings a Nearcast server to measure the RTT and to detect that it is gone. Other servers are not pinged, because many do not answer.
 pub(super) struct RttProbe {
     started: Instant,
     next: Instant,
-    /// Number and time of the pings in flight, the oldest first. Pings continue while answers are outstanding, so that a growing queue is
-    /// noticed early.
+    /// Number and time of the pings in flight, oldest first. Pings continue while answers are outstanding, so that a growing queue is detected
+    /// early.
     pending: VecDeque<(u32, Instant)>,
     overdue: bool,
     interval: Duration,
@@ -75,7 +75,7 @@ impl RttProbe {
         if !connection.session.server_is_nearcast() {
             return Ok(());
         }
-        // Twice in a row: after a long sleep of the caller the answer is there but unread.
+        // Overdue twice in a row: after a long pause of the caller, the answer has arrived but is not read yet.
         let is_overdue = self.pending.front().is_some_and(|(_, since)| now - *since > connection.limits.idle);
         if is_overdue && std::mem::replace(&mut self.overdue, true) {
             return Err(Error::Timeout { waiting_for: "answer to a ping", after: connection.limits.idle });
@@ -99,5 +99,5 @@ impl RttProbe {
     }
 }
 
-/// Bounds the pings in flight: some seconds of them.
+/// Bounds the pings in flight: about three seconds at the interval of a publisher.
 const MAX_PENDING_PINGS: usize = 32;

@@ -22,9 +22,9 @@ pub enum Request<S> {
     Play(PlayRequest<S>),
 }
 
-/// A client that asks to publish. Dropping it closes the connection without an answer.
+/// A client's request to publish. Dropping it closes the connection without an answer.
 pub struct PublishRequest<S> {
-    /// The application, slashes included.
+    /// The application, with its inner slashes.
     pub app: String,
     /// The stream key: the part before `?`.
     pub name: String,
@@ -37,9 +37,9 @@ pub struct PublishRequest<S> {
     connection: Connection<S, ServerSession>,
 }
 
-/// A client that asks to play. Dropping it closes the connection without an answer.
+/// A client's request to play. Dropping it closes the connection without an answer.
 pub struct PlayRequest<S> {
-    /// The application, slashes included.
+    /// The application, with its inner slashes.
     pub app: String,
     /// The name of the stream: the part before `?`.
     pub name: String,
@@ -52,7 +52,7 @@ pub struct PlayRequest<S> {
     connection: Connection<S, ServerSession>,
 }
 
-/// Handshake, `connect`, `createStream`, up to `publish` or `play`, all within `limits.handshake`.
+/// Handles the handshake, `connect` and `createStream` up to `publish` or `play`, all within `limits.handshake`.
 ///
 /// # Errors
 /// Protocol and limit violations of the peer, and [`Error::Timeout`].
@@ -80,18 +80,18 @@ pub async fn accept<S: AsyncRead + AsyncWrite + Unpin>(io: S, limits: &Limits) -
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> PublishRequest<S> {
-    /// Accepts the publisher, and tells it where to resume.
+    /// Accepts the publisher, and states where to resume.
     ///
     /// # Errors
-    /// Those of writing.
+    /// Write errors of the socket.
     pub async fn accept(self, resume: Option<Resume>) -> Result<Publisher<S>, Error> {
         self.accept_with(resume, None).await
     }
 
-    /// Accepts the publisher, and tells it where to resume and which key signs its viewers' tickets.
+    /// Accepts the publisher, and states where to resume and which key signs its viewers' tickets.
     ///
     /// # Errors
-    /// Those of writing.
+    /// Write errors of the socket.
     pub async fn accept_with(
         mut self,
         resume: Option<Resume>,
@@ -105,7 +105,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> PublishRequest<S> {
     /// Rejects the publisher with a code such as `NetStream.Publish.BadName`, and closes the connection.
     ///
     /// # Errors
-    /// Those of writing.
+    /// Write errors of the socket.
     pub async fn reject(mut self, code: &str, description: &str) -> Result<(), Error> {
         self.connection.session.reject(code, description);
         self.connection.close().await
@@ -118,10 +118,10 @@ pub struct Publisher<S> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Publisher<S> {
-    /// The next message; `None` once the peer has closed the connection. Cancel safe. Protocol traffic is answered within.
+    /// The next message; `None` once the peer has closed the connection. Cancel safe. Answers protocol messages internally.
     ///
     /// # Errors
-    /// Whatever the peer does wrong, and [`Error::Timeout`] after `limits.idle` of silence.
+    /// Protocol and limit violations of the peer, and [`Error::Timeout`] after `limits.idle` without data.
     pub async fn next(&mut self) -> Result<Option<Message>, Error> {
         let connection = &mut self.connection;
         loop {
@@ -148,7 +148,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Publisher<S> {
     /// Sends `onStatus` of level `error`, and closes the connection.
     ///
     /// # Errors
-    /// Those of writing.
+    /// Write errors of the socket.
     pub async fn close(mut self, code: &str, description: &str) -> Result<(), Error> {
         self.connection.session.reject(code, description);
         self.connection.close().await
@@ -160,7 +160,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> PlayRequest<S> {
     /// [`PLAY_CHUNK_SIZE`].
     ///
     /// # Errors
-    /// Those of writing.
+    /// Write errors of the socket.
     pub async fn accept(mut self) -> Result<Player<S>, Error> {
         self.connection.session.accept_play();
         self.connection.flush(self.connection.write_deadline()).await?;
@@ -170,7 +170,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> PlayRequest<S> {
     /// Rejects the player with a code such as `NetStream.Play.StreamNotFound`, and closes the connection.
     ///
     /// # Errors
-    /// Those of writing.
+    /// Write errors of the socket.
     pub async fn reject(mut self, code: &str, description: &str) -> Result<(), Error> {
         self.connection.session.reject(code, description);
         self.connection.close().await
@@ -186,21 +186,21 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Player<S> {
     /// Sends one message.
     ///
     /// # Errors
-    /// Those of writing, whatever the peer does wrong meanwhile, and [`Error::Unsendable`].
+    /// Write errors, protocol and limit violations of the peer, and [`Error::Unsendable`].
     pub async fn send(&mut self, message: &Message) -> Result<(), Error> {
         self.send_framed(&framing::message(message, PLAY_CHUNK_SIZE)?).await
     }
 
-    /// Sends a message that was framed for many players.
+    /// Sends a message that was serialised once for many players.
     ///
     /// # Errors
-    /// Those of writing, and whatever the peer does wrong meanwhile.
+    /// Write errors, and protocol and limit violations of the peer.
     pub async fn send_framed(&mut self, framed: &Framed) -> Result<(), Error> {
         self.connection.queue(Some(framed));
         self.connection.flush(self.connection.write_deadline()).await
     }
 
-    /// The next event that the client has caused.
+    /// The next event from the client.
     pub fn event(&mut self) -> Option<PlayerEvent> {
         player_event(&mut self.connection.session)
     }
@@ -208,14 +208,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Player<S> {
     /// Sends `onStatus` of level `error`, and closes the connection.
     ///
     /// # Errors
-    /// Those of writing.
+    /// Write errors of the socket.
     pub async fn close(mut self, code: &str, description: &str) -> Result<(), Error> {
         self.connection.session.reject(code, description);
         self.connection.close().await
     }
 
-    /// The socket, with nothing left unsent unless a send was cancelled, and the state that parses the client's bytes: for a fan-out that
-    /// writes by itself.
+    /// The socket, with nothing unsent unless a send was cancelled, and the state that parses the client's bytes: for a fan-out that writes to
+    /// the socket itself.
     pub fn into_parts(self) -> (S, PlayState) {
         let (io, mut session) = self.connection.into_parts();
         let early = std::iter::from_fn(|| player_event(&mut session)).collect();
@@ -235,13 +235,13 @@ fn player_event(session: &mut ServerSession) -> Option<PlayerEvent> {
 #[derive(Debug)]
 pub struct PlayState {
     session: ServerSession,
-    /// Events from before the socket was handed over.
+    /// Events from before [`Player::into_parts`].
     early: VecDeque<PlayerEvent>,
 }
 
 impl PlayState {
-    /// Parses bytes from the client; `&[]` returns the events from before the hand-over. Afterwards [`PlayState::replies`] may hold bytes
-    /// to write between two messages.
+    /// Parses bytes from the client; `&[]` returns the events from before [`Player::into_parts`]. Afterwards [`PlayState::replies`] may have
+    /// bytes to write between two messages.
     ///
     /// # Errors
     /// Protocol and limit violations of the peer: close the connection.
@@ -277,7 +277,7 @@ impl<S> fmt::Debug for PublishRequest<S> {
 
 impl<S> fmt::Debug for PlayRequest<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Those who mean to publish and play instead put their key in the same places.
+        // A user who plays instead of publishing by mistake puts the stream key in the same places.
         f.debug_struct("PlayRequest")
             .field("app", &url::shown_app(&self.app))
             .field("agent", &self.agent)

@@ -2,7 +2,7 @@
 
 use media::access_unit::{TrackId, TrackKind};
 
-/// Parses what `TrackId`'s `Display` writes: `v` or `a`, then the index from 0 to 255.
+/// Parses the form that `TrackId`'s `Display` writes: `v` or `a`, then the index from 0 to 255.
 pub fn parse_track(text: &str) -> Option<TrackId> {
     let kind = match text.as_bytes().first()? {
         b'v' => TrackKind::Video,

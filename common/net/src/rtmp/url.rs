@@ -1,16 +1,16 @@
-//! `rtmp://host[:port]/app[/more]/name[?query]`: taken apart, and shown without its secret.
+//! Parses `rtmp://host[:port]/app[/more]/name[?query]`, and shows it without its secret.
 //!
-//! The last path segment is the name; all before it is the app. When publishing, the name is the stream key, so `Display` and `Debug`
-//! never show it.
+//! The last path segment is the name; the segments before it are the app. For a publisher the name is the stream key, so `Display` and
+//! `Debug` never show it.
 
 use std::fmt;
 
-/// An RTMP URL.
+/// A parsed RTMP URL.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Url {
     /// Host name or address, IPv6 without brackets.
     pub host: String,
-    /// 1935 (RTMPS: 443) unless given.
+    /// TCP port; by default 1935, or 443 for RTMPS.
     pub port: u16,
     /// The application, possibly with slashes.
     pub app: String,
@@ -20,31 +20,31 @@ pub struct Url {
     pub tls: bool,
 }
 
-/// Why a URL cannot be used. Never shows the URL: it holds a key.
+/// Why a URL cannot be used. Never shows the URL, which contains a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// Neither `rtmp://` nor `rtmps://`.
+    /// The scheme is neither `rtmp` nor `rtmps`.
     #[error("the URL must start with rtmp:// or rtmps://")]
     Scheme,
-    /// No host, or a malformed one.
+    /// The host is missing or malformed.
     #[error("the URL has no valid host")]
     Host,
     /// The port is not a number from 1 to 65535.
     #[error("the URL's port is not a number from 1 to 65535")]
     Port,
-    /// Fewer than two path segments.
+    /// The path has fewer than two segments.
     #[error("the URL must be rtmp://HOST/APP/NAME: the stream's name or key is missing")]
     Name,
-    /// `rtmps` where only plain RTMP is spoken.
+    /// The scheme is `rtmps`, which is not supported yet.
     #[error("rtmps is not supported yet; use rtmp://")]
     Tls,
-    /// Longer than [`MAX_URL`].
+    /// The URL is longer than [`MAX_URL`].
     #[error("the URL is longer than {MAX_URL} bytes")]
     Length,
 }
 
-/// Takes `text` apart.
+/// Parses `text`.
 pub fn parse(text: &str) -> Result<Url, Error> {
     if text.len() > MAX_URL {
         return Err(Error::Length);
@@ -75,7 +75,7 @@ pub fn parse(text: &str) -> Result<Url, Error> {
         None => 1935,
         Some(text) => text.parse::<u16>().ok().filter(|p| *p != 0).ok_or(Error::Port)?,
     };
-    // A key's query may hold slashes: the path ends at its first question mark.
+    // The path ends at the first question mark: a key's query may contain slashes.
     let (plain_path, query) = path.split_once('?').map_or((path, None), |(p, q)| (p, Some(q)));
     let (app, name) = plain_path.trim_start_matches('/').rsplit_once('/').ok_or(Error::Name)?;
     let app = app.trim_end_matches('/');
@@ -87,13 +87,13 @@ pub fn parse(text: &str) -> Result<Url, Error> {
 }
 
 impl Url {
-    /// What `connect` states as `tcUrl`: the URL up to the app.
+    /// The `tcUrl` of `connect`: the URL up to the app.
     pub fn tc_url(&self) -> String {
         let scheme = if self.tls { "rtmps" } else { "rtmp" };
         format!("{scheme}://{}/{}", self.authority(), self.app)
     }
 
-    /// The URL with its name: for play, where the name is public. It shows a publisher's key.
+    /// The URL with its name. For players only, whose name is public: it would show a publisher's key.
     pub fn revealed(&self) -> String {
         format!("{}/{}", self.tc_url(), self.name)
     }
@@ -104,7 +104,7 @@ impl Url {
     }
 }
 
-/// `rtmp://host/live/***`.
+/// Redacts the name: `rtmp://host/live/***`.
 impl fmt::Display for Url {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/***", self.tc_url())
@@ -127,7 +127,7 @@ pub fn split_query(name: &str) -> (String, Vec<(String, String)>) {
     (name.to_owned(), pairs.collect())
 }
 
-/// An app as logs may show it: its first segment. An encoder whose operator puts the key into the server's URL has it in the rest.
+/// The part of an app that logs may show: its first segment. The rest may contain a key that the operator put into the server URL.
 pub fn shown_app(app: &str) -> &str {
     app.split('/').next().unwrap_or_default()
 }
@@ -152,9 +152,9 @@ fn decode(text: &str) -> String {
     String::from_utf8_lossy(&out).into_owned()
 }
 
-/// Bounds what is held of a URL: longer ones are mistakes.
+/// Bounds a URL in bytes: longer ones are mistakes.
 pub const MAX_URL: usize = 4096;
-/// Bounds a query's pairs: nobody sends more than a handful.
+/// Bounds the pairs of a query: real ones have a few.
 pub const MAX_QUERY: usize = 32;
 
 #[cfg(test)]

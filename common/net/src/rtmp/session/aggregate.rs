@@ -1,14 +1,14 @@
-//! Aggregate messages (RTMP 1.0 §7.1.6): several FLV tags in one message, taken apart again.
+//! Splits aggregate messages (RTMP 1.0 §7.1.6), which contain several FLV tags.
 
 use bytes::Bytes;
 
 use crate::rtmp::Error;
 use crate::rtmp::chunk::{RawMessage, kind};
 
-/// The messages within an aggregate. The first has the aggregate's timestamp, the others keep their distance from it.
+/// The messages in an aggregate. The first gets the aggregate's timestamp; the others keep their offset from it.
 ///
 /// # Errors
-/// [`Error::Protocol`] where a tag is longer than what is left. The tags before it are lost with the connection.
+/// [`Error::Protocol`] if a tag is longer than the rest of the message. The tags before it are lost with the connection.
 pub(super) fn split(aggregate: &RawMessage) -> Result<Vec<RawMessage>, Error> {
     let mut rest = aggregate.body.clone();
     let mut first = None;
@@ -22,19 +22,19 @@ pub(super) fn split(aggregate: &RawMessage) -> Result<Vec<RawMessage>, Error> {
         }
         let body: Bytes = rest.slice(11..11 + length);
         let timestamp = aggregate.timestamp.wrapping_add(stamp.wrapping_sub(*first.get_or_insert(stamp)));
-        // What an aggregate may hold; another aggregate is not among it.
+        // An aggregate may contain audio, video and data, but no aggregate.
         if length > 0 && matches!(header[0], kind::AUDIO | kind::VIDEO | kind::DATA) {
             if messages.len() == MAX_TAGS {
                 return Err(Error::Limit { what: "tags in an aggregate message", limit: MAX_TAGS as u64 });
             }
             messages.push(RawMessage { kind: header[0], stream: aggregate.stream, timestamp, body });
         }
-        // The back pointer after the last tag is left out by some.
+        // Some senders omit the back pointer after the last tag.
         rest = rest.slice((11 + length + 4).min(rest.len())..);
     }
     Ok(messages)
 }
 
 const TRUNCATED: Error = Error::Protocol { what: "an aggregate message ends inside a tag" };
-/// Bounds what one message becomes: servers put tens of tags into an aggregate.
+/// Bounds the tags of an aggregate: servers send tens of them.
 const MAX_TAGS: usize = 4096;

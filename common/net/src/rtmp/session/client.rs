@@ -1,6 +1,6 @@
-//! The client's session, from the first packet to publishing or playing. Pure.
+//! The client's session, from the handshake to publishing or playing. Pure.
 //!
-//! `connect` is the first message and is cut to the default chunk size: ffmpeg's server mode reads nothing else.
+//! `connect` is the first message and uses the default chunk size: FFmpeg's server mode accepts nothing else.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -24,9 +24,9 @@ use crate::rtmp::{Error, Gap, Limits, Message, PeerAdvertisement, Resume, Ticket
 /// Whether a client publishes or plays.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ClientRole {
-    /// It publishes under the URL's name.
+    /// The client publishes under the URL's name.
     Publish,
-    /// It plays the URL's name.
+    /// The client plays the stream with the URL's name.
     Play,
 }
 
@@ -38,7 +38,7 @@ pub enum ClientEvent {
     Started {
         /// Where to resume, if a Nearcast server has units of the stream's last broadcast.
         resume: Option<Resume>,
-        /// The key that signs viewers' tickets, if the server says so.
+        /// The key that signs viewers' tickets, if the server states one.
         ticket_issuer: Option<TicketIssuer>,
     },
     /// A message of the stream that is played.
@@ -47,11 +47,11 @@ pub enum ClientEvent {
     Acknowledged(u32),
     /// Answers [`ClientSession::ping`] with the same number.
     Pong(u32),
-    /// The answer to [`ClientSession::send_timing`]; the caller sets `returned`, as there is no clock here.
+    /// The answer to [`ClientSession::send_timing`]. The caller sets `returned`, because the session has no clock.
     Clock(Exchange),
 }
 
-/// The session. After an error it must not be used again.
+/// The session of one connection. After an error it must not be used again.
 pub struct ClientSession {
     wire: Wire,
     events: VecDeque<ClientEvent>,
@@ -73,7 +73,7 @@ enum Phase {
 }
 
 impl ClientSession {
-    /// A new connection; its first packet is in [`ClientSession::output`]. `agent` is stated as `flashVer`.
+    /// A session for a new connection; C0 and C1 are in [`ClientSession::output`]. `agent` is sent as `flashVer`.
     pub fn new(role: ClientRole, url: Url, agent: String, limits: &Limits) -> Self {
         let wire = Wire::client(limits);
         let phase = Phase::Handshaking;
@@ -83,7 +83,7 @@ impl ClientSession {
     /// Takes bytes from the server. Events and output may follow.
     ///
     /// # Errors
-    /// Whatever ends the connection; [`Error::Refused`] if the server said no, with the URL's name redacted from its words.
+    /// Any error ends the connection. [`Error::Refused`] if the server rejected the request, with the URL's name redacted from its text.
     pub fn input(&mut self, bytes: &[u8]) -> Result<(), Error> {
         let after;
         let mut input = match self.wire.receive(bytes)? {
@@ -128,7 +128,7 @@ impl ClientSession {
         self.wire.take_output()
     }
 
-    /// Whether the server has said that it is a Nearcast `cdn`.
+    /// Whether the server has identified itself as a Nearcast `cdn`.
     pub fn server_is_nearcast(&self) -> bool {
         self.nearcast
     }
@@ -143,7 +143,7 @@ impl ClientSession {
         self.wire.chunk_size()
     }
 
-    /// Asks the server to answer with the same number. Nearcast's does; few others do.
+    /// Sends a ping request (RTMP 1.0 §7.1.7), which the server answers with the same number. A Nearcast server does; few others do.
     pub fn ping(&mut self, stamp: u32) {
         let (out, chunk_size) = self.wire.out();
         command::user_control(out, chunk_size, command::PING_REQUEST, &[stamp]);
@@ -161,7 +161,7 @@ impl ClientSession {
         command(out, chunk_size, 0, TIMING_COMMAND, 0.0, [Value::Null, amf::texts(timing.to_properties())]);
     }
 
-    /// States the predecessors of the next units. For Nearcast's servers alone.
+    /// States the predecessors of the next units. For Nearcast servers only.
     pub fn state_gap(&mut self, gap: &Gap) {
         let (out, chunk_size) = self.wire.out();
         command(out, chunk_size, 0, GAP_COMMAND, 0.0, [Value::Null, amf::texts(gap.to_properties())]);
@@ -180,7 +180,7 @@ impl ClientSession {
         command(out, chunk_size, 0, "deleteStream", 7.0, [Value::Null, Value::Number(stream.into())]);
     }
 
-    /// RTMP 1.0 §7.2.1.1; the codec lists are Enhanced RTMP's.
+    /// Sends `connect` (RTMP 1.0 §7.2.1.1), with the codec lists of Enhanced RTMP v2.
     fn connect(&mut self) {
         let list = ["avc1", "hvc1", "av01", "vp09", "mp4a", "Opus", "fLaC", ".mp3"].map(amf::string);
         let mut properties = vec![
@@ -196,7 +196,7 @@ impl ClientSession {
             ClientRole::Play => properties.extend([
                 ("fpad", Value::Boolean(false)),
                 ("capabilities", Value::Number(15.0)),
-                // All of them (RTMP 1.0 §7.2.1.1).
+                // All codecs of the specification (RTMP 1.0 §7.2.1.1).
                 ("audioCodecs", Value::Number(4071.0)),
                 ("videoCodecs", Value::Number(252.0)),
                 ("videoFunction", Value::Number(1.0)),
@@ -239,7 +239,7 @@ impl ClientSession {
                 );
             }
             ClientRole::Play => {
-                // Live if there is such a stream (RTMP 1.0 §7.2.2.1).
+                // A live stream, or a recorded one if there is none (RTMP 1.0 §7.2.2.1).
                 let start = Value::Number(-2.0);
                 command(out, chunk_size, stream, "play", PUBLISH_OR_PLAY, [Value::Null, amf::string(name), start]);
                 command::user_control(out, chunk_size, command::SET_BUFFER_LENGTH, &[stream, BUFFER_LENGTH]);
@@ -273,7 +273,7 @@ impl ClientSession {
                 None => return Ok(()),
             },
         };
-        // Some servers send media without ever saying NetStream.Play.Start.
+        // Some servers send media without NetStream.Play.Start.
         self.start(None, None);
         self.events.push_back(ClientEvent::Message(message));
         Ok(())
@@ -288,7 +288,7 @@ impl ClientSession {
             });
         };
         let transaction = number(values.get(1)).unwrap_or(0.0);
-        // Some answers come without a command object; the information is then in its place.
+        // Some servers omit the command object, so that the information object takes its place.
         let info = values.get(3).or(values.get(2)).unwrap_or(&Value::Null);
         match name {
             "_result" if transaction == CONNECT && self.phase == Phase::Connecting => {
@@ -310,7 +310,7 @@ impl ClientSession {
                 Err(self.refused(info))
             }
             "onStatus" => self.status(info),
-            // When it came is the caller's to say: there is no clock here.
+            // The caller sets the time of arrival: the session has no clock.
             CLOCK_COMMAND => {
                 let exchange =
                     publisher_timing::exchange(|key| text(property(info, key)), WallClock::from_micros(i64::MAX));
@@ -348,7 +348,7 @@ impl ClientSession {
             "NetStream.Play.UnpublishNotify" | "NetStream.Play.Stop" | "NetStream.Play.Complete" => {
                 self.end_of_stream();
             }
-            // Some servers forget the level.
+            // Some servers omit the level.
             "NetStream.Publish.BadName"
             | "NetStream.Play.StreamNotFound"
             | "NetStream.Play.Failed"
@@ -366,7 +366,7 @@ impl ClientSession {
         }
     }
 
-    /// Servers signal the end in one way or in two; it is reported once.
+    /// Reports the end of the stream once, although servers may signal it twice.
     fn end_of_stream(&mut self) {
         let end = ClientEvent::Message(Message::EndOfStream);
         if self.phase == Phase::Started && self.role == ClientRole::Play && self.events.back() != Some(&end) {
@@ -386,7 +386,7 @@ impl ClientSession {
                     }
                 }
             }
-            // The text ends up in logs and terminals.
+            // The text is shown in logs and terminals.
             words.chars().filter(|c| !c.is_control()).take(MAX_REASON).collect()
         };
         Error::Refused { code: clean("code"), description: clean("description") }
@@ -397,7 +397,7 @@ fn says_nearcast(info: &Value) -> bool {
     matches!(property(info, SERVER_KEY), Some(Value::Boolean(true)))
 }
 
-/// Shows no name.
+/// Redacts the stream name, which may be a key.
 impl fmt::Debug for ClientSession {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ClientSession")
@@ -412,11 +412,11 @@ impl fmt::Debug for ClientSession {
 const CONNECT: f64 = 1.0;
 const CREATE_STREAM: f64 = 4.0;
 const PUBLISH_OR_PLAY: f64 = 5.0;
-/// The server acknowledges this often: about four times a second at 2 Mbit/s.
+/// The window acknowledgement size in bytes that we request: about four acknowledgements a second at 2 Mbit/s.
 const OUR_WINDOW: u32 = 64 << 10;
-/// What we publish in: one chunk for most access units, and within what every server takes.
+/// The chunk size for publishing: one chunk for most access units, and within the limit of every known server.
 const PUBLISH_CHUNK_SIZE: u32 = 60_000;
-/// Milliseconds that we tell servers we buffer: some hold back less for less.
+/// The buffer length in milliseconds stated to servers: some delay the stream less for a shorter buffer.
 const BUFFER_LENGTH: u32 = 300;
-/// Bounds a server's words, in characters.
+/// Bounds a server's error text, in characters.
 const MAX_REASON: usize = 300;

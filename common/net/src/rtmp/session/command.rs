@@ -1,13 +1,13 @@
-//! Commands and control messages out (RTMP 1.0 §5.4, §7.1, §7.2).
+//! Writes commands and control messages (RTMP 1.0 §5.4, §7.1, §7.2).
 
 use bytes::{BufMut, BytesMut};
 
 use crate::rtmp::amf::{self, Value};
 use crate::rtmp::chunk::{self, kind};
 
-/// Appends a command on the command chunk stream. `arguments` are the command object and what follows it.
+/// Appends a command on the command chunk stream. `arguments` are the command object and the values after it.
 ///
-/// A string over 65,535 bytes makes the command unencodable; it is then left out, which the peer sees as no answer.
+/// A command with a string over 65,535 bytes cannot be encoded and is not sent, so the peer gets no answer.
 pub(crate) fn command(
     out: &mut BytesMut,
     chunk_size: u32,
@@ -43,7 +43,7 @@ impl<'a> Status<'a> {
         self
     }
 
-    /// The object itself.
+    /// The information object as an AMF0 value.
     pub(crate) fn into_value(self) -> Value {
         let own = [("level", self.level), ("code", self.code), ("description", self.description)];
         let own = own.into_iter().map(|(key, text)| (key, amf::string(text)));
@@ -75,7 +75,7 @@ pub(crate) fn user_control(out: &mut BytesMut, chunk_size: u32, event: u16, numb
     chunk::write(out, chunk_size, CONTROL_CHUNK_STREAM, kind::USER_CONTROL, 0, 0, &body);
 }
 
-/// A property of an object.
+/// The property `key` of an object; `None` for other values.
 pub(crate) fn property<'v>(object: &'v Value, key: &str) -> Option<&'v Value> {
     match object {
         Value::Object(properties) => properties.get(key),
@@ -83,7 +83,7 @@ pub(crate) fn property<'v>(object: &'v Value, key: &str) -> Option<&'v Value> {
     }
 }
 
-/// A value's text.
+/// The text of a string value.
 pub(crate) fn text(value: Option<&Value>) -> Option<&str> {
     match value {
         Some(Value::Utf8String(text)) => Some(text),
@@ -91,7 +91,7 @@ pub(crate) fn text(value: Option<&Value>) -> Option<&str> {
     }
 }
 
-/// A value's number.
+/// The number of a numeric value.
 pub(crate) fn number(value: Option<&Value>) -> Option<f64> {
     match value {
         Some(Value::Number(number)) => Some(*number),
@@ -99,14 +99,14 @@ pub(crate) fn number(value: Option<&Value>) -> Option<f64> {
     }
 }
 
-// User control events.
+// User control event types (RTMP 1.0 §7.1.7).
 pub(crate) const STREAM_BEGIN: u16 = 0;
 pub(crate) const STREAM_EOF: u16 = 1;
 pub(crate) const SET_BUFFER_LENGTH: u16 = 3;
 pub(crate) const PING_REQUEST: u16 = 6;
 pub(crate) const PING_RESPONSE: u16 = 7;
 
-/// Protocol control messages have this one to themselves (RTMP 1.0 §5.3.1.1).
+/// The chunk stream of protocol control messages (RTMP 1.0 §5.3.1.1).
 const CONTROL_CHUNK_STREAM: u8 = 2;
-/// Commands and their answers; media never travels here.
+/// The chunk stream of commands and their answers; it never carries media.
 const COMMAND_CHUNK_STREAM: u8 = 3;

@@ -1,7 +1,7 @@
-//! The sessions of server and client: bytes in, bytes and events out. No sockets, no clocks.
+//! The sessions of server and client: bytes in, bytes and events out, without sockets and clocks.
 //!
-//! rml_rtmp's sessions are not used: they answer fewer commands than encoders send, drop properties of `connect`, and let a peer create
-//! streams without limit. Audio and video pass through unchanged.
+//! rml_rtmp's sessions are not used: they answer fewer commands than encoders send, drop properties of `connect`, and do not limit the
+//! streams that a peer creates. Audio and video pass through unchanged.
 
 pub(crate) mod command;
 

@@ -21,9 +21,9 @@ use crate::rtmp::{Error, Gap, Limits, Message, Metadata, PeerAdvertisement, Resu
 /// A client's request to publish or to play.
 #[derive(Clone, PartialEq, Eq)]
 pub struct StreamRequest {
-    /// The application, slashes included.
+    /// The application, with its inner slashes.
     pub app: String,
-    /// Stream key or play name, without its query.
+    /// The stream key or play name, without its query.
     pub name: String,
     /// The pairs of the app's query, then those of the name's.
     pub query: Vec<(String, String)>,
@@ -33,7 +33,7 @@ pub struct StreamRequest {
     pub agent: Option<String>,
 }
 
-/// Shows neither name nor query, and of the app the first segment only: a key may be in any of them.
+/// Redacts name and query, and all but the first segment of the app: any of them may contain a key.
 impl fmt::Debug for StreamRequest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("StreamRequest")
@@ -61,7 +61,7 @@ pub enum ServerEvent {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum PlayerEvent {
-    /// `pause` (true) or resume (false). Already answered.
+    /// The player paused (true) or resumed (false). The session has answered.
     Pause(bool),
     /// The player has received this many bytes, modulo 2^32.
     Acknowledged(u32),
@@ -71,12 +71,12 @@ pub enum PlayerEvent {
     Close,
 }
 
-/// The session. After an error it must not be used again.
+/// The session of one connection. After an error it must not be used again.
 pub struct ServerSession {
     wire: Wire,
     events: VecDeque<ServerEvent>,
     connected: Option<Connect>,
-    /// Message streams that exist, by number.
+    /// The IDs of the message streams that exist.
     streams: Vec<u32>,
     limits: Limits,
     state: StreamState,
@@ -89,7 +89,7 @@ struct Connect {
     agent: Option<String>,
 }
 
-/// What the connection does, and on which message stream.
+/// The role of the connection, and its message stream.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum StreamState {
     Idle,
@@ -100,7 +100,7 @@ enum StreamState {
 }
 
 impl ServerSession {
-    /// A new connection.
+    /// A session for a new connection, with these bounds.
     pub fn new(limits: &Limits) -> Self {
         Self {
             wire: Wire::server(limits),
@@ -115,7 +115,7 @@ impl ServerSession {
     /// Takes bytes from the client. Events and output may follow.
     ///
     /// # Errors
-    /// Whatever ends the connection; the peer is to blame.
+    /// Any error ends the connection; the peer is at fault.
     pub fn input(&mut self, bytes: &[u8]) -> Result<(), Error> {
         let after;
         let mut input = match self.wire.receive(bytes)? {
@@ -133,7 +133,7 @@ impl ServerSession {
                 Inbound::UserControl(command::SET_BUFFER_LENGTH, _, millis) => {
                     self.player_event(PlayerEvent::BufferLength(millis));
                 }
-                // A client does not limit a server's bandwidth; we have no use for other events.
+                // A client does not limit a server's bandwidth, and other user control events are not used.
                 Inbound::PeerBandwidth | Inbound::UserControl(..) => {}
             }
         }
@@ -155,7 +155,7 @@ impl ServerSession {
         self.wire.take_output()
     }
 
-    /// Accepts [`ServerEvent::Publish`].
+    /// Accepts [`ServerEvent::Publish`]; `resume` and `ticket_issuer` are sent in `onStatus`.
     pub fn accept_publish(&mut self, resume: Option<&Resume>, ticket_issuer: Option<&TicketIssuer>) {
         let StreamState::PublishRequested(stream) = self.state else { return };
         self.state = StreamState::Publishing(stream);
@@ -199,7 +199,7 @@ impl ServerSession {
         Status::new("error", code, description).write(out, chunk_size, stream);
     }
 
-    /// Answers a [`Message::Timing`] that the publisher sent at `sent`, by its clock, with this host's time `now`.
+    /// Answers a [`Message::Timing`] that the publisher sent at `sent`, by the publisher's clock, with this host's time `now`.
     pub fn answer_timing(&mut self, sent: WallClock, now: WallClock) {
         let (out, chunk_size) = self.wire.out();
         command(out, chunk_size, 0, CLOCK_COMMAND, 0.0, [Value::Null, amf::texts(publisher_timing::answer(sent, now))]);
@@ -220,19 +220,19 @@ impl ServerSession {
             kind::AUDIO | kind::VIDEO | kind::DATA | kind::DATA_AMF3 => self.published(message),
             kind::AGGREGATE => aggregate::split(&message)?.into_iter().try_for_each(|m| self.published(m)),
             kind::COMMAND => self.command(message.stream, &message.body),
-            // AMF3 commands are AMF0 behind a format byte in every encoder that sends them.
+            // Every known encoder sends AMF3 commands as a format byte and AMF0.
             kind::COMMAND_AMF3 => match message.body.split_first() {
                 Some((0, body)) => self.command(message.stream, body),
                 _ => Err(Error::Protocol { what: "an AMF3 command is not AMF0 within" }),
             },
-            // Shared objects and what nobody knows.
+            // Shared objects and unknown types.
             _ => Ok(()),
         }
     }
 
     fn published(&mut self, message: RawMessage) -> Result<(), Error> {
         let RawMessage { kind, timestamp, body, .. } = message;
-        // Empty messages are keep-alives of some encoders.
+        // Some encoders send empty messages as keep-alives.
         if !self.is_publisher() || body.is_empty() {
             return Ok(());
         }
@@ -259,7 +259,7 @@ impl ServerSession {
         };
         let (transaction, object) = match values.next() {
             Some(Value::Number(transaction)) => (transaction, values.next().unwrap_or(Value::Null)),
-            // `|RtmpSampleAccess` and the like come without.
+            // `|RtmpSampleAccess` and others have no transaction ID and no command object.
             _ => (0.0, Value::Null),
         };
         let arguments: Vec<Value> = values.collect();
@@ -298,7 +298,7 @@ impl ServerSession {
             "releaseStream" | "_checkbw" | "checkBandwidth" | "FCUnsubscribe" => {
                 self.result(transaction, Value::Undefined);
             }
-            // A live stream has no length.
+            // The length of a live stream is unknown.
             "getStreamLength" => self.result(transaction, Value::Number(0.0)),
             "pause" | "pauseRaw" => {
                 let pause = matches!(argument, Some(Value::Boolean(true)));
@@ -325,7 +325,7 @@ impl ServerSession {
                 let gap = Gap::from_properties(|key| argument.and_then(|object| text(property(object, key))));
                 self.events.extend(gap.map(|gap| ServerEvent::Message(Message::Gap(gap))));
             }
-            // Hints, and answers to what we did not ask.
+            // Hints, and answers without a request.
             "receiveAudio" | "receiveVideo" | "_result" | "_error" | "onStatus" => {}
             _ if transaction != 0.0 => {
                 let failed =
@@ -338,7 +338,7 @@ impl ServerSession {
         Ok(())
     }
 
-    /// RTMP 1.0 §7.2.1.1, Enhanced RTMP v2 "Enhancing NetConnection connect Command".
+    /// Answers `connect` (RTMP 1.0 §7.2.1.1; Enhanced RTMP v2, "Enhancing NetConnection connect Command").
     fn connect(&mut self, transaction: f64, object: &Value) -> Result<(), Error> {
         if self.connected.is_some() {
             return Err(Error::Protocol { what: "the client connects twice" });
@@ -354,7 +354,7 @@ impl ServerSession {
             app: app.trim_matches('/').to_owned(),
             query,
             tc_url: string("tcUrl"),
-            // It goes into logs and pages.
+            // The text is shown in logs and web pages.
             agent: string("flashVer").map(|words| words.chars().filter(|c| !c.is_control()).take(MAX_AGENT).collect()),
         });
 
@@ -388,7 +388,7 @@ impl ServerSession {
     }
 
     fn create_stream(&mut self, transaction: f64) -> Result<(), Error> {
-        // The lowest that is free, so that a client that deletes before it creates again gets the one that we play on.
+        // The lowest free ID, so that a client that deletes its stream before it creates another gets `PLAY_STREAM` again.
         let Some(id) = (1..=self.limits.max_message_streams).find(|id| !self.streams.contains(id)) else {
             return Err(Error::Limit { what: "message streams", limit: self.limits.max_message_streams.into() });
         };
@@ -433,7 +433,7 @@ impl ServerSession {
         Ok(())
     }
 
-    /// The role on `stream` is over; the connection may take another.
+    /// Ends the role on `stream`; the connection may take another one.
     fn end(&mut self, stream: u32) {
         let event = match self.state {
             StreamState::Publishing(s) | StreamState::PublishRequested(s) if s == stream => {
@@ -453,7 +453,7 @@ impl ServerSession {
         command(out, chunk_size, 0, "_result", transaction, [Value::Null, value]);
     }
 
-    /// Flash Media Live Encoder's commands get a status of their own.
+    /// Sends the status that Flash Media Live Encoder expects for its own commands.
     fn fc_status(&mut self, name: &str, code: &str, stream_name: Option<&str>) {
         let (out, chunk_size) = self.wire.out();
         let status = Status::new("status", code, stream_name.unwrap_or_default()).into_value();
@@ -461,21 +461,21 @@ impl ServerSession {
     }
 }
 
-/// Shows neither names nor queries.
+/// Redacts names and queries, which may contain keys.
 impl fmt::Debug for ServerSession {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ServerSession").field("events", &self.events.len()).finish_non_exhaustive()
     }
 }
 
-/// `onMetaData` out of a data message, with or without `@setDataFrame` before it, with or without its own name. Other data
-/// messages (`onTextData`, `onCuePoint`) have no place in the stack.
+/// `onMetaData` from a data message, with or without `@setDataFrame` before it, with or without its own name. Other data messages
+/// (`onTextData`, `onCuePoint`) are ignored.
 pub(super) fn metadata(message_kind: u8, body: &[u8]) -> Result<Option<Metadata>, Error> {
     let body = match (message_kind, body.split_first()) {
         (kind::DATA_AMF3, Some((0, body))) => body,
         _ => body,
     };
-    // Text and cue points may be in any shape; only what claims to be metadata must be well-formed.
+    // Text and cue points may have any form; only metadata must be well-formed.
     if !body.starts_with(b"\x02\0\x0d@setDataFrame") && !body.starts_with(b"\x02\0\x0aonMetaData") {
         return Ok(None);
     }
@@ -483,15 +483,15 @@ pub(super) fn metadata(message_kind: u8, body: &[u8]) -> Result<Option<Metadata>
     Ok(values.into_iter().skip(1).find(|v| matches!(v, Value::Object(_))).map(amf::scalars).map(Metadata::from_values))
 }
 
-/// Bounds what a client calls itself, in characters.
+/// Bounds the client's name, in characters.
 const MAX_AGENT: usize = 128;
-/// How much we let a peer send before it hears of it.
+/// The window acknowledgement size that we request, in bytes.
 const OUR_WINDOW: u32 = 2_500_000;
 /// Enhanced RTMP v2: `FourCcInfoMask.CanForward`.
 const CAN_FORWARD: f64 = 4.0;
 /// Enhanced RTMP v2 `capsEx`: multitrack (2), ModEx (4), nanosecond offsets within it (8). Not reconnect requests (1).
 const CAPS_EX: f64 = 14.0;
-/// What Nearcast carries of video, by FourCC.
+/// The video codecs that Nearcast carries, by FourCC.
 const VIDEO_CODECS: &[&str] = &["avc1", "hvc1", "av01", "vp09"];
-/// What Nearcast carries of audio, by FourCC.
+/// The audio codecs that Nearcast carries, by FourCC.
 const AUDIO_CODECS: &[&str] = &["mp4a", "Opus", "fLaC", ".mp3"];

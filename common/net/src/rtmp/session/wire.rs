@@ -1,4 +1,4 @@
-//! The part below commands that both ends share: handshake, chunk stream, acknowledgements, pings. Pure.
+//! The layer below commands, shared by both ends: handshake, chunk stream, acknowledgements, pings. Pure.
 
 use bytes::{Bytes, BytesMut};
 
@@ -12,23 +12,23 @@ pub(super) struct Wire {
     handshake: Option<Handshake>,
     reader: Reader,
     out: BytesMut,
-    /// Of what we send.
+    /// The chunk size that we send with.
     chunk_size: u32,
     /// Bytes received, the handshake included, as librtmp and SRS count.
     received: u64,
     /// [`Wire::received`] when we last acknowledged.
     acknowledged: u64,
-    /// How many bytes the peer wants acknowledged at a time.
+    /// The peer's window acknowledgement size, in bytes.
     window: u64,
 }
 
-/// Input that is left for the session.
+/// Input that the session has to handle.
 pub(super) enum Inbound {
     /// Media, data, a command, or something unknown.
     Message(RawMessage),
     /// The peer has received this many bytes, modulo 2^32.
     Acknowledged(u32),
-    /// The peer wants its bandwidth window acknowledged with ours.
+    /// Set Peer Bandwidth, which a client answers with its window acknowledgement size.
     PeerBandwidth,
     /// A user control message that is not a ping request, with its first two numbers.
     UserControl(u16, u32, u32),
@@ -56,7 +56,7 @@ impl Wire {
         }
     }
 
-    /// Counts `bytes`, and passes them through the handshake while that lasts. Returns what comes after it.
+    /// Counts `bytes`, and passes them to the handshake until it is complete. Returns the input after it.
     pub(super) fn receive(&mut self, bytes: &[u8]) -> Result<Input, Error> {
         self.received += bytes.len() as u64;
         let Some(handshake) = &mut self.handshake else { return Ok(Input::Chunks) };
@@ -71,13 +71,13 @@ impl Wire {
         })
     }
 
-    /// The next thing for the session out of `input`.
+    /// The next input for the session, from the front of `input`.
     pub(super) fn read(&mut self, input: &mut &[u8]) -> Result<Option<Inbound>, Error> {
         while let Some(message) = self.reader.read(input)? {
             match message.kind {
                 kind::ACKNOWLEDGEMENT => return Ok(Some(Inbound::Acknowledged(control_number(&message)?))),
                 kind::WINDOW => {
-                    // Zero would mean an acknowledgement for nothing.
+                    // A window of zero would require acknowledgements without data.
                     let window = control_number(&message)?;
                     self.window = if window == 0 { DEFAULT_WINDOW } else { window.into() };
                 }
@@ -94,7 +94,7 @@ impl Wire {
                             command::user_control(&mut self.out, self.chunk_size, command::PING_RESPONSE, &[stamp]);
                         }
                         (_, Some(a)) => return Ok(Some(Inbound::UserControl(event, a, b.unwrap_or(0)))),
-                        // Some servers send events of their own without numbers.
+                        // Some servers send events of their own without parameters.
                         (_, None) => {}
                     }
                 }
@@ -104,10 +104,10 @@ impl Wire {
         Ok(None)
     }
 
-    /// Acknowledges what arrived if the window is full: once per call, however small the window. Call it after reading.
+    /// Acknowledges received bytes if the window is full: once per call, however small the window. Call it after reading.
     ///
     /// # Errors
-    /// [`Error::Limit`] if the peer makes us answer more than [`MAX_PENDING`] without reading any of it.
+    /// [`Error::Limit`] if more than [`MAX_PENDING`] bytes of answers are queued because the peer does not read them.
     pub(super) fn acknowledge(&mut self) -> Result<(), Error> {
         if self.handshake.is_none() && self.received - self.acknowledged >= self.window {
             self.acknowledged = self.received;
@@ -119,28 +119,28 @@ impl Wire {
         Ok(())
     }
 
-    /// Where to append what is to be sent, and the chunk size to cut it with.
+    /// The output buffer, and the chunk size for messages appended to it.
     pub(super) fn out(&mut self) -> (&mut BytesMut, u32) {
         (&mut self.out, self.chunk_size)
     }
 
-    /// Announces and adopts another chunk size for what we send.
+    /// Announces and adopts another chunk size for sending.
     pub(super) fn set_chunk_size(&mut self, size: u32) {
         command::control(&mut self.out, self.chunk_size, kind::SET_CHUNK_SIZE, size);
         self.chunk_size = size;
     }
 
-    /// Lets the peer of a server send messages longer than commands: it may publish.
+    /// Accepts messages longer than commands, from a client that may publish.
     pub(super) fn allow_media(&mut self, limits: &Limits) {
         self.reader.allow_media(limits);
     }
 
-    /// The chunk size of what we send.
+    /// The chunk size for sending.
     pub(super) fn chunk_size(&self) -> u32 {
         self.chunk_size
     }
 
-    /// Takes what is to be sent.
+    /// Takes the bytes to send.
     pub(super) fn take_output(&mut self) -> Bytes {
         self.out.split().freeze()
     }
@@ -148,7 +148,7 @@ impl Wire {
 
 /// What received bytes belong to.
 pub(super) enum Input {
-    /// The handshake, which is not complete.
+    /// The handshake, which is not complete yet.
     Handshake,
     /// The handshake, which is complete now; these are the bytes after it.
     HandshakeDone(Vec<u8>),
@@ -156,7 +156,7 @@ pub(super) enum Input {
     Chunks,
 }
 
-/// Acknowledge this often where the peer does not say.
+/// The acknowledgement window in bytes until the peer sets one.
 const DEFAULT_WINDOW: u64 = 2_500_000;
-/// Bounds the answers that wait for a peer that does not read: 64 kB of tiny commands make less.
+/// Bounds the answers queued for a peer that does not read, in bytes: 64 kB of small commands produce less.
 const MAX_PENDING: usize = 1 << 20;
