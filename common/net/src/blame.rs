@@ -1,4 +1,4 @@
-//! Whose fault a connection's error is.
+//! The party at fault for a connection error.
 
 /// The party that has to change something before a connection can succeed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,4 +1,4 @@
-//! The wall clock, read in one place, with an offset to test how clocks that differ are handled.
+//! The wall clock, read in one place, with an offset to test hosts whose clocks differ.
 
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};

@@ -1,7 +1,7 @@
 //! Announces a broadcast on the LAN, under a new name every ten minutes, and withdraws it at the end.
 //!
-//! Announcing and goodbyes as RFC 6762 §8.3 and §10.1, without the probing of §8.1: an 80-bit name that nobody else can compute
-//! and a random host name do not conflict.
+//! Announcements and goodbyes follow RFC 6762 §8.3 and §10.1, without the probing of §8.1: an 80-bit name that no other host can compute and
+//! a random host name do not conflict.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -21,7 +21,7 @@ use super::{AnnouncerOptions, Clock, Error, SERVICE, VERSION, service_record};
 /// Announces a broadcast until it is dropped or [stopped](Self::stop).
 #[derive(Debug)]
 pub struct Announcer {
-    /// Dropping it ends the thread.
+    /// Dropping the sender ends the thread.
     on: Option<mpsc::Sender<()>>,
     /// Disconnects when the first goodbye packet is sent.
     goodbye: mpsc::Receiver<()>,
@@ -67,14 +67,14 @@ impl Announcer {
         Ok(Self { on: Some(on), goodbye, done: Some(done), announced })
     }
 
-    /// Whether an announcement was sent on at least one interface: within about a second if there is a network. For diagnosis only, as it
-    /// does not show whether anybody receives it.
+    /// Whether an announcement was sent on at least one interface: within about a second if there is a network. For diagnosis only: it does not
+    /// show whether any host receives it.
     #[must_use]
     pub fn announced(&self) -> bool {
         self.announced.load(Ordering::Relaxed)
     }
 
-    /// Sends a goodbye packet twice, in case one is lost, and waits for that: about 150 ms, a second at most.
+    /// Sends a goodbye packet twice, in case one is lost, and waits until both are sent: about 150 ms, one second at most.
     pub async fn stop(mut self) {
         self.on = None;
         if let Some(done) = self.done.take()
@@ -86,8 +86,7 @@ impl Announcer {
 }
 
 impl Drop for Announcer {
-    /// Sends a goodbye packet and waits until it is sent, a few milliseconds and 250 at most; the second one follows if the process lives
-    /// that long.
+    /// Sends a goodbye packet and waits until it is sent: a few milliseconds, 250 ms at most. The second one follows if the process still runs.
     fn drop(&mut self) {
         self.on = None;
         if self.goodbye.recv_timeout(GOODBYE_TIMEOUT) == Err(RecvTimeoutError::Timeout) {
@@ -122,7 +121,7 @@ impl AnnounceTask {
         drop(finished);
     }
 
-    /// Registers the next name before it withdraws the old one, so that there is always one.
+    /// Registers the next name before it withdraws the old one, so that one is always announced.
     fn rotate_name(&mut self) {
         let slot = slot_at(self.clock.unix_seconds());
         if slot == self.slot {
@@ -141,7 +140,7 @@ impl AnnounceTask {
 
     fn unregister(&self, fullname: &str) {
         match self.daemon.tell("saying goodbye", |inner| inner.unregister(fullname)) {
-            // The answer comes after the packets.
+            // mdns-sd answers after it has sent the packets.
             Ok(answer) => {
                 if answer.recv_timeout(GOODBYE_TIMEOUT).is_err() {
                     debug!(fullname, "the goodbye was not confirmed");
@@ -154,7 +153,7 @@ impl AnnounceTask {
     fn drain_events(&self) {
         for event in self.events.try_iter() {
             match event {
-                // A new address is announced without an event of its own.
+                // mdns-sd announces a new address without an event for the announcement.
                 DaemonEvent::Announce(..) | DaemonEvent::IpAdd(_) => self.announced.store(true, Ordering::Relaxed),
                 DaemonEvent::Error(error) => warn!(%error, "mDNS"),
                 other => debug!(event = ?other, "mDNS"),
@@ -163,9 +162,8 @@ impl AnnounceTask {
     }
 }
 
-/// Registers the name of a slot and returns its full name. Each name gets a host name of its own: mdns-sd's goodbye takes the host's
-/// addresses along, which would remove those of the next name from viewers' caches; and a host name that stayed would link the
-/// names.
+/// Registers the name of a slot and returns its full name. Each name gets its own host name: mdns-sd's goodbye includes the host's address
+/// records, which would remove those of the next name from viewers' caches, and a constant host name would link the names.
 fn register(daemon: &Daemon, broadcast: &NameMatcher, slot: u64, port: u16) -> Result<String, Error> {
     let instance = broadcast.name(slot);
     let mut random = [0; name::NAME_BYTES];

@@ -1,8 +1,8 @@
 //! The task behind a browser: feeds the events of mdns-sd to the service cache, and reports the differences.
 //!
 //! mdns-sd's cache has no bound, and it closes a subscription with a thousand unread events. So the task counts the cached records, and
-//! restarts mDNS when there are too many; hosts that are there are found again at once. It also
-//! sends queries again after a loss, which mdns-sd does not for an instance that it knows by name (RFC 6762 §5.2, §10).
+//! restarts mDNS when there are too many; present hosts are found again at once. It also sends queries again after a loss, which mdns-sd
+//! does not do for an instance that it knows by name (RFC 6762 §5.2, §10).
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -39,7 +39,7 @@ impl Shared {
         Arc::clone(&self.daemon.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// See [`Browser::has_heard`](super::Browser::has_heard).
+    /// Implements [`Browser::has_heard`](super::Browser::has_heard).
     pub(super) async fn has_heard(&self) -> Result<bool, Error> {
         if !self.heard.load(Ordering::Relaxed) && cached_records(&self.daemon()).await? > 0 {
             self.heard.store(true, Ordering::Relaxed);
@@ -61,11 +61,11 @@ async fn cached_records(daemon: &Daemon) -> Result<i64, Error> {
     Ok(CACHE_COUNTERS.iter().filter_map(|counter| metrics.get(*counter)).sum())
 }
 
-/// An mDNS thread with what it was asked.
+/// An mDNS thread with its active queries.
 pub(super) struct Subscription {
     daemon: Arc<Daemon>,
     found: Receiver<ServiceEvent>,
-    /// What takes the place of `found` once mdns-sd closes that.
+    /// The receiver that replaces `found` once mdns-sd closes it.
     next: Option<Receiver<ServiceEvent>>,
     survey: Option<Receiver<ServiceEvent>>,
 }
@@ -79,8 +79,8 @@ impl Subscription {
         Ok(Self { daemon, found, next: None, survey })
     }
 
-    /// Browses again while the current subscription goes on: mdns-sd moves to the new one, which closes the old one after its last
-    /// event, asks for what its cache knows by name only, and starts the series of its questions again.
+    /// Browses again while the current subscription continues. mdns-sd switches to the new one and closes the old one after its last event,
+    /// queries for instances that its cache knows only by name, and restarts its series of queries.
     fn browse_again(&mut self) {
         if self.next.is_none() {
             let next = self.daemon.tell("browsing again", |inner| inner.browse(SERVICE));
@@ -88,7 +88,7 @@ impl Subscription {
         }
     }
 
-    /// The next event, and whether it is the survey's. `None` if events were missed.
+    /// The next event, and whether it belongs to the survey. `None` if events were missed.
     async fn event(&mut self) -> Option<(ServiceEvent, bool)> {
         loop {
             let survey = async {
@@ -184,7 +184,7 @@ pub(super) async fn run(
     }
 }
 
-/// Puts an event into the cache. True if an instance was lost.
+/// Applies an event to the cache. True if an instance was lost.
 fn take(cache: &mut ServiceCache, options: &BrowserOptions, event: ServiceEvent) -> bool {
     match event {
         ServiceEvent::ServiceResolved(resolved) => match service_record::read(&resolved, options.loopback) {
@@ -214,7 +214,7 @@ fn is_wanted(options: &BrowserOptions, instance: &str) -> bool {
     options.matchers.is_empty() || options.matchers.iter().any(|matcher| matcher.matches(instance, now))
 }
 
-/// Pends until a time, and forever if there is none.
+/// Waits until `time`; pends forever if it is `None`.
 async fn until(time: Option<Instant>) {
     match time {
         Some(time) => sleep_until(time).await,
@@ -222,10 +222,10 @@ async fn until(time: Option<Instant>) {
     }
 }
 
-/// The name that asks for all service types (RFC 6763 §9).
+/// The name that enumerates all service types (RFC 6763 §9).
 const ANY_SERVICE: &str = "_services._dns-sd._udp.local.";
 
-/// mdns-sd's counters of what it holds from others.
+/// mdns-sd's counters of the records that it caches from other hosts.
 const CACHE_COUNTERS: [&str; 6] = [
     "cached_records-ptr",
     "cached_records-srv",
@@ -235,27 +235,26 @@ const CACHE_COUNTERS: [&str; 6] = [
     "cached_records-subtype",
 ];
 
-/// Records in mdns-sd's cache above which it is restarted: some megabytes. The largest LANs have some hundred services of all
-/// kinds.
+/// Bounds the records in mdns-sd's cache, a few megabytes; more cause a restart. The largest LANs have a few hundred services of all kinds.
 const MAX_RECORDS: i64 = 4096;
 
-/// Between two counts of them. A gigabit of forged records in that time is the machine's problem before it is ours.
+/// The interval between two counts of the records. A flood that fills the memory within it overloads the host in other ways first.
 const COUNT_INTERVAL: Duration = Duration::from_secs(10);
 
-/// mDNS's thread answers between two packets.
+/// Bounds the wait for the mDNS thread, which answers between two packets.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The pause before a restart, so that a flood of records does not cause a busy loop.
 const RESTART_DELAY: Duration = Duration::from_secs(1);
 
-/// How long what was known before may take to be seen again: three of mdns-sd's questions.
+/// How long a known instance may take to be found again after a restart: three of mdns-sd's queries.
 const STALE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// From a loss to the first question for who was lost: longer than a laptop's change of access points.
+/// The delay from a loss to the first repeated query: longer than a laptop takes to change access points.
 const FIRST_REQUERY: Duration = Duration::from_secs(5);
 
-/// By how much each wait is longer than the one before it (RFC 6762 §5.2 is_wanted two at least).
+/// The factor from one delay to the next (RFC 6762 §5.2 requires at least two).
 const REQUERY_FACTOR: u32 = 3;
 
-/// The longest of these waits, so there are three. Whoever comes back later announces itself.
+/// The longest of these delays, so there are three. A host that returns later announces itself.
 const LAST_REQUERY: Duration = Duration::from_secs(45);

@@ -1,7 +1,7 @@
 //! Finds the broadcasters on the LAN and reports changes.
 //!
-//! A continuous query (RFC 6762 §5.2) for [`SERVICE`](super::SERVICE), as browsing wants it (RFC 6763 §4, §5). It reports what
-//! is announced, which need not be true: see the [module](super).
+//! A continuous query (RFC 6762 §5.2) for [`SERVICE`](super::SERVICE), for browsing as in RFC 6763 §4 and §5. It reports announcements,
+//! which are not authenticated: see the [module](super).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use super::browse_task::{self, Shared, Subscription};
 use super::event::Event;
 use super::{BrowserOptions, Error, name, service_record};
 
-/// Browses until it is dropped.
+/// Browses for broadcasters until it is dropped.
 #[derive(Debug)]
 pub struct Browser {
     events: mpsc::Receiver<Event>,

@@ -30,7 +30,7 @@ impl Daemon {
             daemon.tell("choosing interfaces", |inner| inner.enable_interface(kinds.clone()))?;
         }
         if !loopback {
-            // Last, because later choices win.
+            // Last, because later selections take precedence.
             let kinds = vec![IfKind::LoopbackV4, IfKind::LoopbackV6];
             daemon.tell("leaving loopback out", |inner| inner.disable_interface(kinds.clone()))?;
         }
@@ -64,14 +64,14 @@ impl fmt::Debug for Daemon {
 
 impl Drop for Daemon {
     fn drop(&mut self) {
-        // Handles of mdns-sd's do not end the thread by going away: it keeps one itself.
+        // Dropping all handles does not end mdns-sd's thread: it holds one itself.
         if let Err(error) = self.tell("ending", ServiceDaemon::shutdown) {
             debug!(%error, "mDNS's thread was not told to end");
         }
     }
 }
 
-/// Bounds the attempts at a full queue, which holds a hundred commands and is emptied between two packets.
+/// Bounds the attempts to send to a full queue, which holds a hundred commands and is drained between two packets.
 const TRIES: u32 = 5;
 
 /// The pause between two attempts: short, because it may block an asynchronous runtime.

@@ -6,7 +6,7 @@ use std::io;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// mDNS refuses, or its thread has ended.
+    /// mdns-sd rejected an operation, or its thread has ended.
     #[error("mDNS, {during}: {source}")]
     Mdns {
         /// The operation that failed.
@@ -14,22 +14,22 @@ pub enum Error {
         /// The error of mdns-sd.
         source: mdns_sd::Error,
     },
-    /// A thread cannot be started.
+    /// A thread could not be started.
     #[error("a thread for mDNS: {0}")]
     Thread(#[source] io::Error),
-    /// Port 0, to which nobody can connect.
+    /// The port to announce is 0, to which no viewer can connect.
     #[error("port 0 cannot be announced")]
     Port,
-    /// The system gives no random bytes for a host name.
+    /// The system provided no random bytes for a host name.
     #[error("no random bytes for a host name")]
     Random,
-    /// A [`Browser`](super::Browser) is started outside of a Tokio runtime.
+    /// A [`Browser`](super::Browser) was started outside of a Tokio runtime.
     #[error("a browser needs a Tokio runtime with a timer")]
     NoRuntime,
-    /// A text that does not have the form of an instance name.
+    /// The text does not have the form of an instance name.
     #[error("{0:?} is not an instance name")]
     NotAnInstance(String),
-    /// mDNS's thread does not answer in time.
+    /// The mDNS thread did not answer in time.
     #[error("mDNS does not answer")]
     Silent,
 }

@@ -1,4 +1,4 @@
-//! What a browser reports of the broadcasters on the LAN.
+//! The events of a browser: broadcasters on the LAN that appear, change or leave.
 
 use std::net::SocketAddr;
 
@@ -10,8 +10,8 @@ pub enum Event {
     Found {
         /// The instance name.
         instance: String,
-        /// Addresses to try, over all interfaces and both families: 1 to 16, in order of preference. IPv6 link-local addresses have
-        /// the scope of the interface on which they were heard.
+        /// Addresses to try, over all interfaces and both families: 1 to 16, in order of preference. IPv6 link-local addresses have the
+        /// scope ID of the interface on which they were received.
         addresses: Vec<SocketAddr>,
         /// The version of the announcement, [`VERSION`](super::VERSION) if it is this program's. Other versions are reported too, so
         /// that a viewer can say why it does not connect.
@@ -26,7 +26,7 @@ pub enum Event {
         /// Its version from now on.
         version: u8,
     },
-    /// The instance sent a goodbye, its records expired, or the interface on which it was heard is gone.
+    /// The instance sent a goodbye, its records expired, or the interface on which they were received is gone.
     Lost {
         /// The instance name.
         instance: String,

@@ -4,15 +4,15 @@
 //! broadcast. [`Announcer`] registers it, [`Browser`] finds it, [`name`] derives the names. The mdns-sd crate handles packets, the cache, and changing
 //! interfaces.
 //!
-//! # What others on the LAN learn
-//! That somebody broadcasts, from which addresses and port; not what, and not to whom. The instance name is an HMAC
-//! under a secret that the CDN gives to admitted viewers only, and changes every ten minutes; the host name is random and
-//! changes with it; the TXT record is `v=1`. By the addresses, the names of successive slots can still be linked.
+//! # Privacy
+//! Other hosts on the LAN learn that a broadcast exists, its addresses and its port, but neither the stream nor its viewers. The instance
+//! name is an HMAC with a secret that the CDN gives to admitted viewers only, and changes every ten minutes; the host name is random and
+//! changes with it; the TXT record is `v=1`. The names of successive slots can still be linked by their addresses.
 //!
 //! # Trust
-//! Results are hints. Anybody on the LAN can answer with a name that it has heard and an address of its own, with records that never expire,
-//! or with goodbyes for others. So an address is one to try, and the transport authenticates the broadcaster; a `Lost` event does not end a
-//! connection that still delivers; and finding nothing (many networks drop multicast) is no error but a reason to use another path.
+//! Results are hints. Any host on the LAN can answer with a name that it has received and an address of its own, with records that never
+//! expire, or with goodbyes for others. So the transport authenticates the broadcaster; a `Lost` event does not end a connection that still
+//! delivers; and an empty result (many networks drop multicast) is not an error but a reason to use another path.
 //!
 //! This module does not connect.
 
@@ -40,5 +40,5 @@ pub use options::{AnnouncerOptions, BrowserOptions, Clock, Interfaces};
 /// The service type, fully qualified (RFC 6763 §4.1.2, §7). QUIC runs over UDP, hence `_udp`.
 pub const SERVICE: &str = "_nearcast._udp.local.";
 
-/// The version of what is announced: the value of the TXT record's only key, `v` (RFC 6763 §6).
+/// The version of the announcement: the value of the TXT record's only key, `v` (RFC 6763 §6).
 pub const VERSION: u8 = 1;

@@ -1,7 +1,7 @@
 //! Instance names that only holders of a broadcast's secret can compute, a different one for each time slot.
 //!
-//! An instance name is the first label of a service instance name (RFC 6763 §4.1.1), of at most 63 bytes; ours has 16. Pure:
-//! the caller passes the time.
+//! An instance name is the first label of a service instance name (RFC 6763 §4.1.1), at most 63 bytes; here it has 16. Pure: the caller
+//! passes the time.
 
 use ring::hmac;
 
@@ -56,7 +56,7 @@ impl NameMatcher {
 }
 
 impl std::fmt::Debug for NameMatcher {
-    /// Omits the secret, which must not get into logs.
+    /// Omits the secret, which must not appear in logs.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("NameMatcher").finish_non_exhaustive()
     }
@@ -79,7 +79,7 @@ pub(super) fn base32(bytes: impl IntoIterator<Item = u8>) -> String {
             bits -= 5;
             text.push(digit(held >> bits));
         }
-        // At most four bits are left over, so the next byte has room.
+        // At most four bits remain, so the next byte fits.
         held &= (1 << bits) - 1;
     }
     if bits > 0 {
@@ -95,20 +95,20 @@ fn digit(value: u32) -> char {
 /// The length of a broadcast's secret in bytes: 128 bits.
 pub const SECRET_LEN: usize = 16;
 
-/// The length of a slot in seconds: short, so that a name says little about a broadcaster's habits, but long against the TTL of a record,
-/// two minutes.
+/// The length of a slot in seconds: short, so that a name reveals little about a broadcaster's habits, but long compared with the TTL of a
+/// record, two minutes.
 pub const SLOT_SECONDS: u64 = 600;
 
 /// Adjacent slots that match: a clock may be wrong by up to ten minutes.
 const SLOTS_AROUND: u64 = 1;
 
-/// Separates this use of the secret from others.
+/// Domain separation of this use of the secret.
 const LABEL: &[u8; 16] = b"nearcast-mdns-v1";
 
 /// Bytes of the HMAC in a name: 80 bits, so that names do not collide, and a multiple of five bits.
 pub(super) const NAME_BYTES: usize = 10;
 
-/// Characters of a name.
+/// Characters of a name, of five bits each.
 const NAME_LEN: usize = NAME_BYTES * 8 / 5;
 
 const ALPHABET: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
@@ -131,7 +131,7 @@ mod tests {
 
     #[test]
     fn names_match_another_implementation() {
-        // From Python's hmac and base64 modules.
+        // Computed with Python's hmac and base64 modules.
         let table = NAMES_ELSEWHERE;
         for (secret, slot, name) in table {
             assert_eq!(instance_name(&secret, slot), name, "slot {slot}");

@@ -11,7 +11,7 @@ use super::NameMatcher;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Interfaces {
-    /// All interfaces.
+    /// All interfaces that mDNS can use.
     #[default]
     All,
     /// The interfaces with these names, such as `eth0`; none if they do not exist.
@@ -70,7 +70,7 @@ impl Clock {
 
 impl Default for Clock {
     fn default() -> Self {
-        // A system clock before 1970 is wrong in any case, so what it counts as does not matter.
+        // A system clock before 1970 is wrong in any case, so its value does not matter.
         Self::from_fn(crate::clock::unix_seconds)
     }
 }

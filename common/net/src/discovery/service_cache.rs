@@ -1,7 +1,7 @@
 //! The instances on the LAN, and those last reported to the caller: the difference is the next event.
 //!
-//! Pure and bounded: a caller that does not read misses intermediate states, never the last one, and costs no more memory than one that
-//! does. The TTLs of records are in mdns-sd's cache (RFC 6762 §10).
+//! Pure and bounded: a caller that does not read misses intermediate states, never the last one, and does not increase memory use. The TTLs
+//! of records are in mdns-sd's cache (RFC 6762 §10).
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -12,15 +12,15 @@ use super::service_record::ServiceRecord;
 #[derive(Debug, Default)]
 pub(super) struct ServiceCache {
     entries: BTreeMap<String, Entry>,
-    /// Instances whose state differs from the reported one, oldest first. Forgotten instances may remain here.
+    /// Instances whose state differs from the reported one, oldest first. May contain removed instances.
     changed: VecDeque<String>,
 }
 
 #[derive(Debug, Default)]
 struct Entry {
-    /// The current record, if the instance is there.
+    /// The current record; `None` if the instance is gone.
     current: Option<ServiceRecord>,
-    /// The record that was reported last, if the caller knows the instance.
+    /// The record reported last; `None` if the caller does not know the instance.
     reported: Option<ServiceRecord>,
     /// Whether the instance is in `changed`.
     queued: bool,
@@ -110,12 +110,12 @@ impl ServiceCache {
 
     fn forget(&mut self, instance: &str) {
         self.entries.remove(instance);
-        // A host that comes and goes must not grow the queue.
+        // A host that appears and leaves repeatedly must not grow the queue.
         self.changed.retain(|queued| queued != instance);
     }
 }
 
-/// Bounds the instances. A LAN has a few broadcasters, each with two names while it is renamed; more come from an attacker.
+/// Bounds the instances. A LAN has a few broadcasters, each with two names during a name change; more are an attack.
 pub(super) const MAX_INSTANCES: usize = 64;
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
-//! Validates what mdns-sd resolved. Pure.
+//! Validates the services that mdns-sd resolves. Pure.
 //!
-//! The checks are of form only (RFC 6763 §4.1, §6.4): a valid record is as unauthenticated as any. Invalid ones are ignored, since any host
-//! on the LAN can send them.
+//! Only the form is checked (RFC 6763 §4.1, §6.4): a valid record is not authenticated. Invalid records are ignored, because any host on the
+//! LAN can send them.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
 
@@ -73,7 +73,7 @@ pub(super) fn fullname(instance: &str) -> String {
     format!("{instance}.{SERVICE}")
 }
 
-/// Decimal digits alone: `u8`'s own parser would take a sign too.
+/// Parses decimal digits only: `u8`'s parser also accepts a sign.
 fn version(text: &str) -> Option<u8> {
     text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok())?
 }
@@ -86,20 +86,20 @@ fn usable(ip: IpAddr, scope: u32, port: u16, loopback: bool) -> Option<SocketAdd
     match ip {
         IpAddr::V4(v4) if v4.is_broadcast() => None,
         IpAddr::V4(_) => Some(SocketAddr::new(ip, port)),
-        // An IPv4 address in disguise, which the checks above would not see.
+        // An IPv4-mapped address, which would bypass the checks above.
         IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some() => None,
         IpAddr::V6(v6) if v6.is_unicast_link_local() => scoped(v6, scope, port),
-        // A scope on any other address would keep routing from choosing the interface.
+        // A scope ID on any other address would prevent routing from choosing the interface.
         IpAddr::V6(_) => Some(SocketAddr::new(ip, port)),
     }
 }
 
-/// A link-local address means nothing without the interface that it was heard on (RFC 4007 §6, RFC 6762 §16).
+/// A link-local address is valid only with the interface on which it was received (RFC 4007 §6, RFC 6762 §16).
 fn scoped(ip: Ipv6Addr, scope: u32, port: u16) -> Option<SocketAddr> {
     (scope != 0).then(|| SocketAddrV6::new(ip, port, 0, scope).into())
 }
 
-/// Link-local addresses last: the others survive a change of interface.
+/// Link-local addresses sort last: the others survive a change of interface.
 fn rank(ip: IpAddr) -> u8 {
     match ip {
         IpAddr::V4(v4) => u8::from(v4.is_link_local()),
@@ -107,7 +107,7 @@ fn rank(ip: IpAddr) -> u8 {
     }
 }
 
-/// Bounds the addresses of an instance. A laptop has a handful; hundreds are an attempt to make the viewer try them all.
+/// Bounds the addresses of an instance. A laptop has a few; hundreds are an attack that makes the viewer try them all.
 pub(super) const MAX_ADDRESSES: usize = 16;
 
 #[cfg(test)]

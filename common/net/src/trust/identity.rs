@@ -1,8 +1,7 @@
 //! The self-signed certificate of a broadcaster or a server, identified by its hash.
 //!
-//! An identity lasts for one broadcast or one server run and is never written to a disk. The certificate says nothing: no name, no
-//! host, no date that tells when it was made. It is not a certificate for browsers or for any authority, and nobody reads more of it
-//! than its hash and its key.
+//! An identity lasts for one broadcast or one server run and is never written to a disk. The certificate identifies nobody: it has a fixed
+//! name, no host, and fixed dates. It is not valid for browsers or any authority; peers use only its hash and its key.
 //!
 //! X.509 v3 (RFC 5280 §4.1), self-signed with ECDSA on P-256; the pin is SHA-256 (FIPS 180-4) of the whole DER certificate.
 
@@ -15,7 +14,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 use super::error::{Error, thirty_two};
 
-/// A certificate and its key.
+/// A self-signed certificate and its private key.
 pub struct Identity {
     certificate: CertificateDer<'static>,
     key: PrivateKeyDer<'static>,
@@ -25,10 +24,10 @@ impl Identity {
     /// Generates a key and a certificate.
     ///
     /// # Errors
-    /// [`Error::Certificate`] if the system gives no randomness.
+    /// [`Error::Certificate`] if the system provides no random bytes.
     pub fn generate() -> Result<Self, Error> {
         let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256)?;
-        // The validity is left at rcgen's widest: its dates would only tell when the broadcast began, and no clock is asked about it.
+        // The validity stays at rcgen's widest default: no client checks it, and other dates would reveal when the broadcast began.
         let mut params = rcgen::CertificateParams::new([SERVER_NAME.to_owned()])?;
         params.distinguished_name = rcgen::DistinguishedName::new();
         params.distinguished_name.push(rcgen::DnType::CommonName, SERVER_NAME);
@@ -56,7 +55,7 @@ impl fmt::Debug for Identity {
     }
 }
 
-/// SHA-256 of a certificate. Not a secret: whoever connects can compute it. What matters is from whom one has it.
+/// SHA-256 of a DER-encoded certificate. Not a secret: any client that connects can compute it. It must come from a trusted source.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Pin([u8; 32]);
 
@@ -126,7 +125,7 @@ mod tests {
         let (one, other) = (Identity::generate().unwrap(), Identity::generate().unwrap());
         assert_ne!(one.pin(), other.pin());
         assert_eq!(one.pin(), Pin::of(&one.certificate()));
-        // The fixed name is its subject, its issuer and its alternative name; what made it is not told.
+        // The fixed name is its subject, its issuer and its alternative name; the program that made it is not stated.
         let count = |text: &str| one.certificate.windows(text.len()).filter(|run| *run == text.as_bytes()).count();
         assert_eq!((count(SERVER_NAME), count("rcgen")), (3, 0));
         // Two certificates differ in key, serial number and signature only: the dates are the same.

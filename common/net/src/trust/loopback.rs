@@ -1,4 +1,4 @@
-//! Real QUIC endpoints on the loopback, for the tests of what happens in a handshake.
+//! Real QUIC endpoints on the loopback interface, for tests of handshakes.
 
 use std::net::{Ipv4Addr, SocketAddr};
 
@@ -9,7 +9,7 @@ use super::tls::{self, SERVER_NAME};
 
 pub(super) const ALPN: &[u8] = b"nearcast-test";
 
-/// A server that hands out its connections.
+/// A server endpoint whose connections the caller accepts.
 pub(super) fn listen(config: ServerConfig) -> (Endpoint, SocketAddr) {
     let endpoint = Endpoint::server(config, (Ipv4Addr::LOCALHOST, 0).into()).unwrap();
     let address = endpoint.local_addr().unwrap();
@@ -31,7 +31,7 @@ pub(super) fn serve(config: ServerConfig) -> SocketAddr {
     address
 }
 
-/// One connection, with the endpoint that it lives on.
+/// One connection, with its endpoint, which must outlive it.
 pub(super) async fn connect(to: SocketAddr, config: ClientConfig) -> Result<(Endpoint, Connection), ConnectionError> {
     let endpoint = Endpoint::client((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
     let connection = endpoint.connect_with(config, to, SERVER_NAME).unwrap().await?;

@@ -1,14 +1,14 @@
 //! Pairing by a code on the broadcaster's screen, without a CDN.
 //!
 //! Both ends prove over a TLS session without a pin ([`tls::client_config_unpinned`](super::tls::client_config_unpinned)) that they
-//! know the code: first the viewer, whose proof goes through [`AttemptLimiter`], then the broadcaster. The proofs hold for that one
-//! session: somebody in the middle has two sessions, one with each end, and a proof for one is worthless in the other.
+//! know the code: first the viewer, whose proof is verified by [`AttemptLimiter`], then the broadcaster. Proofs are bound to the session: a
+//! man in the middle has two sessions, one with each end, and a proof for one is invalid in the other.
 //!
-//! This is not a PAKE: whoever talks to a viewer as if it were the broadcaster gets a proof to try codes against at leisure. That is
-//! why the code has 80 bits, and why it must not become shorter. The code lasts for one broadcast and is not a password.
+//! This is not a PAKE: an attacker that impersonates the broadcaster gets a proof to test codes against offline. That is why the code has 80
+//! bits and must not become shorter. The code lasts for one broadcast and is not a password.
 //!
-//! The code is in Crockford's base32. The proof is HMAC-SHA256 (RFC 2104) with the code as key, over a label and the session's
-//! exporter (RFC 8446 §7.5, as RFC 9266 binds channels).
+//! The code is in Crockford's base32. The proof is HMAC-SHA256 (RFC 2104) with the code as key, over a label and the session's exporter
+//! (RFC 8446 §7.5; channel binding as in RFC 9266).
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -19,10 +19,9 @@ use ring::hmac;
 
 use super::error::Error;
 
-/// What the broadcaster's screen shows: 80 random bits as `XXXX-XXXX-XXXX-XXXX`.
+/// The pairing code that the broadcaster's screen shows: 80 random bits as `XXXX-XXXX-XXXX-XXXX`.
 ///
-/// `Display` shows it, for that screen; `Debug` does not. Read from text, it forgives what people do: case, spaces and dashes do not
-/// matter, O is 0, I and L are 1.
+/// `Display` shows it, for that screen; `Debug` does not. The parser ignores case, spaces and dashes, and reads O as 0, I and L as 1.
 #[derive(Clone)]
 pub struct Code([u8; BYTES]);
 
@@ -89,7 +88,7 @@ fn digit(character: char) -> Option<u128> {
 /// Keying material that only the two ends of this TLS session have; the proofs are bound to it.
 ///
 /// # Errors
-/// [`Error::Exporter`] before the handshake's end.
+/// [`Error::Exporter`] before the handshake is complete.
 pub fn exporter(connection: &quinn::Connection) -> Result<[u8; 32], Error> {
     let mut exporter = [0; 32];
     connection.export_keying_material(&mut exporter, EXPORTER_LABEL, b"").map_err(|_| Error::Exporter)?;
@@ -101,7 +100,7 @@ pub fn viewer_proof(code: &Code, exporter: &[u8; 32]) -> [u8; 32] {
     proof(code, VIEWER, exporter)
 }
 
-/// A broadcaster's proof, for a viewer whose own proof was right.
+/// A broadcaster's proof, for a viewer whose own proof was valid.
 pub fn broadcaster_proof(code: &Code, exporter: &[u8; 32]) -> [u8; 32] {
     proof(code, BROADCASTER, exporter)
 }
@@ -109,7 +108,7 @@ pub fn broadcaster_proof(code: &Code, exporter: &[u8; 32]) -> [u8; 32] {
 /// Verifies a broadcaster's proof.
 ///
 /// # Errors
-/// [`Error::WrongProof`]: the connection must be dropped.
+/// [`Error::WrongProof`]: the caller must close the connection.
 pub fn verify_broadcaster(code: &Code, exporter: &[u8; 32], proof: &[u8]) -> Result<(), Error> {
     verify(code, BROADCASTER, exporter, proof)
 }
@@ -125,8 +124,8 @@ fn verify(code: &Code, label: &[u8], exporter: &[u8; 32], proof: &[u8]) -> Resul
 
 /// Verifies viewers' proofs and limits guesses: [`MAX_WRONG`] wrong proofs in [`WINDOW`], from all viewers together.
 ///
-/// An attacker can thereby block pairing for as long as it keeps guessing. Addresses do not distinguish it from honest viewers, and being
-/// blocked is the lesser evil.
+/// An attacker can thereby block pairing for as long as it keeps guessing. Addresses do not distinguish it from honest viewers, and blocked
+/// pairing is less harmful than a guessed code.
 #[derive(Debug, Default)]
 pub struct AttemptLimiter {
     /// Times of the last wrong proofs; at most [`MAX_WRONG`].
@@ -137,7 +136,7 @@ impl AttemptLimiter {
     /// Verifies a viewer's proof. One call both counts and verifies, so that parallel guesses count too.
     ///
     /// # Errors
-    /// [`Error::WrongProof`]; [`Error::TooManyAttempts`] if there were too many of them, without a look at this one.
+    /// [`Error::WrongProof`]; [`Error::TooManyAttempts`] after too many wrong proofs, without verifying this one.
     pub fn verify_viewer(&mut self, code: &Code, exporter: &[u8; 32], proof: &[u8], now: Instant) -> Result<(), Error> {
         self.wrong.retain(|at| now.saturating_duration_since(*at) < WINDOW);
         if self.wrong.len() >= MAX_WRONG {
@@ -147,24 +146,24 @@ impl AttemptLimiter {
     }
 }
 
-/// For [`exporter`]. RFC 5705 §4 leaves names that begin so to private use.
+/// The label of [`exporter`]. RFC 5705 §4 reserves labels with this prefix for private use.
 pub const EXPORTER_LABEL: &[u8] = b"EXPERIMENTAL nearcast pairing v1";
-/// A person who mistypes gets this many tries; a guesser of 80 bits gets nowhere with them.
+/// Wrong proofs accepted within [`WINDOW`]: enough for a person who mistypes, useless to guess 80 bits.
 pub const MAX_WRONG: usize = 10;
-/// Over how long wrong proofs are counted: a pause that a person can wait for.
+/// The period over which wrong proofs are counted: a pause that a person can wait for.
 pub const WINDOW: Duration = Duration::from_secs(60);
-/// One label for each end, so that neither's proof can be sent back to it as the other's.
+/// One label for each end, so that a proof cannot be reflected to the end that made it.
 const VIEWER: &[u8] = b"nearcast-pairing-v1 viewer";
 const BROADCASTER: &[u8] = b"nearcast-pairing-v1 broadcaster";
-/// 80 bits: out of reach for whoever has a proof and tries codes on machines of his own.
+/// Bytes of a code. 80 bits resist an offline search with a captured proof.
 const BYTES: usize = 10;
-/// Of five bits each.
+/// Digits of a code, of five bits each.
 const DIGITS: usize = BYTES * 8 / 5;
-/// What a person carries from one screen to the other at a time.
+/// Digits between two dashes: what a person remembers while typing.
 const GROUP: usize = 4;
-/// Sixteen digits with whatever spaces and dashes people put between them.
+/// Bounds the text of a code in bytes: sixteen digits with spaces and dashes.
 const MAX_TEXT: usize = 128;
-/// Crockford's: without I, L, O, which look like digits, and U.
+/// Crockford's base32 alphabet: without I, L and O, which look like digits, and without U.
 const ALPHABET: &[u8; 32] = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ";
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Tickets: a CDN admits a viewer, and a broadcaster verifies that offline.
+//! Tickets: a CDN admits a viewer, and a broadcaster verifies the admission offline.
 //!
 //! A [`Signer`] issues them, a [`TicketVerifier`] admits each once, for one stream and one broadcast of it, within [`LIFETIME`]. A ticket
 //! proves that the CDN admitted its bearer just now, without naming it. It is sent only to a broadcaster that is authenticated ([`tls::client_config`](super::tls::client_config)). It is not a session either: what follows is the connection's.
@@ -21,33 +21,33 @@ use super::error::{Error, thirty_two};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Refusal {
-    /// Not the text of a ticket, or one of another version.
+    /// The text is not a ticket, or is one of another version.
     #[error("this is not a ticket")]
     Malformed,
-    /// Altered, or signed with another key.
+    /// The ticket was altered, or signed with another key.
     #[error("the ticket is not signed by this stream's CDN")]
     BadSignature,
-    /// For another stream.
+    /// The ticket is for another stream.
     #[error("the ticket is for another stream")]
     WrongStream,
-    /// For another broadcast of this stream.
+    /// The ticket is for another broadcast of this stream.
     #[error("the ticket is for another broadcast of this stream")]
     WrongEpoch,
-    /// Its time is over.
+    /// The ticket has expired, by more than [`SKEW`].
     #[error("the ticket has expired")]
     Expired,
-    /// It would be valid for longer than any CDN issues them: the clocks disagree.
+    /// The ticket expires more than [`LIFETIME`] + [`SKEW`] from now: the clocks disagree.
     #[error("the ticket is from the future: the CDN's clock and the broadcaster's disagree")]
     TooFarAhead,
-    /// It has already admitted.
+    /// The ticket was used before.
     #[error("the ticket has been used already")]
     Replayed,
-    /// The memory of used tickets is full.
+    /// The memory of used tickets is full; a retry after a minute may succeed.
     #[error("too many viewers came at once: try again in a minute")]
     Busy,
 }
 
-/// The signed content.
+/// The signed content of a ticket.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Ticket {
     stream: String,
@@ -86,14 +86,14 @@ fn signed(body: &[u8]) -> Vec<u8> {
     [DOMAIN, body].concat()
 }
 
-/// The key that a CDN signs tickets with.
+/// The private key with which a CDN signs tickets.
 pub struct Signer(Ed25519KeyPair);
 
 impl Signer {
-    /// Makes a new key. It lives as long as the CDN's process; [`TicketVerifier::set_key`] takes the next one.
+    /// Generates a key, which lasts for one CDN process; [`TicketVerifier::set_key`] sets the next one.
     ///
     /// # Errors
-    /// [`Error::Random`] if the system gives no randomness.
+    /// [`Error::Random`] if the system provides no random bytes.
     pub fn generate() -> Result<Self, Error> {
         let document = Ed25519KeyPair::generate_pkcs8(&SystemRandom::new()).map_err(|_| Error::Random)?;
         Ok(Self(Ed25519KeyPair::from_pkcs8(document.as_ref()).expect("ring reads the key that it wrote")))
@@ -173,13 +173,13 @@ pub struct TicketVerifier {
     epoch: u64,
     /// Expiry and nonce of the tickets that admitted, the oldest first; at most [`MEMORY`].
     used: BTreeSet<(u64, [u8; 16])>,
-    /// The latest expiry that `used` has dropped. Nothing as old is admitted, even if the clock is set back to when it was valid.
+    /// The latest expiry dropped from `used`. No ticket that expires at or before it is admitted, even if the clock is set back.
     forgotten: u64,
 }
 
 impl TicketVerifier {
-    /// A gate that has admitted nobody, and so remembers no ticket: two gates must not share stream, epoch and key, or each admits what
-    /// the other has. A stream's name that no ticket can have admits nobody ever.
+    /// A verifier without used tickets. Two verifiers must not share stream, epoch and key, or each admits tickets that the other has admitted.
+    /// A stream name that no ticket can have admits no viewer.
     pub fn new(public_key: PublicKey, stream: impl Into<String>, epoch: u64) -> Self {
         Self { key: public_key, stream: stream.into(), epoch, used: BTreeSet::new(), forgotten: 0 }
     }
@@ -191,10 +191,10 @@ impl TicketVerifier {
 
     /// Verifies the ticket `text` and marks it as used.
     ///
-    /// The two clocks may differ by [`SKEW`]: a ticket is taken until that long after its expiry, and remembered as long.
+    /// The two clocks may differ by [`SKEW`]: a ticket is accepted until that long after its expiry, and remembered as long.
     ///
     /// # Errors
-    /// Each [`Refusal`]; none uses the ticket up.
+    /// Any [`Refusal`]; a rejected ticket is not marked as used.
     pub fn redeem(&mut self, text: &str, now_unix: u64) -> Result<(), Refusal> {
         let ticket = self.authentic(text)?;
         if ticket.stream != self.stream {
@@ -218,7 +218,7 @@ impl TicketVerifier {
         Ok(())
     }
 
-    /// What the CDN signed, whatever that is. Cheap checks come before the signature; nothing is compared with a ticket before it.
+    /// The content that the CDN signed. Cheap checks of form precede the signature; the content is not used before it is verified.
     fn authentic(&self, text: &str) -> Result<Ticket, Refusal> {
         if text.len() > MAX_TEXT {
             return Err(Refusal::Malformed);
@@ -254,22 +254,22 @@ impl fmt::Debug for TicketVerifier {
     }
 }
 
-/// How long a ticket is valid, in seconds: enough to find and reach the broadcaster, too short to be worth passing on.
+/// How long a ticket is valid, in seconds: long enough to find and reach the broadcaster, too short to be passed on.
 pub const LIFETIME: u64 = 60;
-/// By how much the CDN's clock and the broadcaster's may differ, in seconds: those that a network sets agree better, and those that
-/// somebody set by hand and watch drift do not differ by much more.
+/// The largest accepted difference of the CDN's clock and the broadcaster's, in seconds: NTP keeps clocks closer than this, and clocks set
+/// by hand seldom differ by much more.
 pub const SKEW: u64 = 30;
-/// The longest name of a stream, in bytes: one that fits a line of the screen.
+/// The longest name of a stream, in bytes: fits one line of a screen.
 pub const MAX_STREAM: usize = 64;
-/// How many used tickets are remembered: more viewers than any broadcaster serves by itself, thirty times over, in about 200 KB.
+/// Bounds the used tickets that are remembered: thirty times the viewers that a broadcaster serves itself, in about 200 KB.
 const MEMORY: usize = 4096;
-/// The longest text: base64 of version, length, name, two numbers, nonce and signature.
+/// The longest text in bytes: base64 of version, length, name, two numbers, nonce and signature.
 const MAX_TEXT: usize = (1 + 1 + MAX_STREAM + 8 + 8 + 16 + SIGNATURE).div_ceil(3) * 4;
-/// Ed25519's.
+/// Bytes of an Ed25519 signature (RFC 8032 §5.1.6).
 const SIGNATURE: usize = 64;
-/// The only layout so far.
+/// The version of the layout.
 const VERSION: u8 = 1;
-/// Keeps a signature over a ticket from being one over anything else that the same key may ever sign.
+/// Domain separation: a signature over a ticket is not valid for other data signed with the same key.
 const DOMAIN: &[u8] = b"nearcast-ticket-v1";
 
 #[cfg(test)]

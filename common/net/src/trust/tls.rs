@@ -1,9 +1,9 @@
 //! TLS 1.3 for QUIC with certificates that are pinned by their hash.
 //!
-//! No names, no dates, no authorities: the client knows the one certificate that it expects ([`client_config`]), or it knows none yet
-//! and pairs ([`client_config_unpinned`]). That the server has the certificate's key is verified in both cases. There is no 0-RTT, as
-//! its data can be replayed, and no resumption: each connection is proven anew. Streams, datagrams and time-outs are not set here;
-//! they belong to the caller's `TransportConfig`. It is not for HTTPS.
+//! Names, dates and authorities are not checked: the client expects one certificate ([`client_config`]), or it has no pin yet and pairs
+//! ([`client_config_unpinned`]). Both verify that the server has the certificate's key. There is no 0-RTT, because its data can be
+//! replayed, and no resumption: each connection is authenticated anew. Streams, datagrams and time-outs are not set here; they belong to
+//! the caller's `TransportConfig`. Not for HTTPS.
 //!
 //! RFC 8446 §4.4.2 and §4.4.3 (Certificate, CertificateVerify), RFC 9001 §4.4 (peer authentication) and §8.1 (ALPN is required).
 
@@ -46,17 +46,17 @@ pub fn client_config(pin: Pin, alpn: &[u8]) -> quinn::ClientConfig {
 
 /// The configuration of a client that accepts any server, for pairing. Connect to [`SERVER_NAME`].
 ///
-/// The connection is private between two ends, but **the other end may be anybody**: the caller must authenticate it with
-/// [`pairing`](super::pairing) before it sends or believes anything but proofs.
+/// The connection is encrypted, but **the other end is not authenticated**: the caller must authenticate it with
+/// [`pairing`](super::pairing) before it sends or trusts anything but proofs.
 pub fn client_config_unpinned(alpn: &[u8]) -> quinn::ClientConfig {
     client(None, alpn)
 }
 
-/// Whether a connection of [`client_config`] failed because another certificate answered: not the network's failure but an impostor,
-/// or a pin of an earlier broadcast.
+/// Whether a connection of [`client_config`] failed because the server has another certificate: an impostor, or a pin of an earlier
+/// broadcast. The network is not at fault.
 pub fn is_wrong_pin(error: &quinn::ConnectionError) -> bool {
-    // rustls sends this alert for errors of a verifier's own, and ours has no other. A peer that sends it closes the connection,
-    // which is another variant.
+    // rustls sends this alert for application-defined verifier errors, and our verifier has no other. If the peer sends the alert, the error
+    // is another variant.
     let code = quinn::TransportErrorCode::crypto(AlertDescription::CertificateUnknown.into());
     matches!(error, quinn::ConnectionError::TransportError(error) if error.code == code)
 }
@@ -78,14 +78,14 @@ fn client(pin: Option<Pin>, alpn: &[u8]) -> quinn::ClientConfig {
     quinn::ClientConfig::new(Arc::new(config))
 }
 
-/// Ring's, and not the process's default, which another library may have chosen.
+/// Ring's provider instead of the process default, which another library may have set.
 fn provider() -> Arc<CryptoProvider> {
     Arc::new(crypto::ring::default_provider())
 }
 
 #[derive(Debug)]
 struct Verifier {
-    /// `None` while pairing, where the proofs take its place.
+    /// `None` for pairing, which authenticates the server by its proof instead.
     pin: Option<Pin>,
     algorithms: WebPkiSupportedAlgorithms,
 }
@@ -123,7 +123,7 @@ impl ServerCertVerifier for Verifier {
         leaf: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        // Anyone can copy a certificate; this is what tells its owner.
+        // Anybody can copy a certificate; the signature proves possession of its key.
         crypto::verify_tls13_signature(message, leaf, signature, &self.algorithms)
     }
 

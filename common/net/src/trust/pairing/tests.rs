@@ -1,4 +1,4 @@
-//! Codes as people type them, proofs over real QUIC connections, and somebody in the middle who passes them on.
+//! Codes as people type them, proofs over real QUIC connections, and a man in the middle that relays them.
 
 use proptest::prelude::*;
 use quinn::Connection;
@@ -79,7 +79,7 @@ fn a_proof_is_for_one_end_one_session_and_one_code() {
         proof
     };
     assert!(viewer(&right, &here, &viewers) && broadcaster(&right, &here, &broadcasters));
-    // Sent back to whoever made it.
+    // Reflected to the end that made it.
     assert!(!viewer(&right, &here, &broadcasters) && !broadcaster(&right, &here, &viewers));
     // In another session, with another code, altered, cut, absent.
     assert!(!viewer(&right, &there, &viewers) && !broadcaster(&right, &there, &broadcasters));
@@ -102,16 +102,16 @@ fn guesses_are_limited() {
             assert!(verify(&right, second).is_ok(), "the right one is not counted");
         }
     }
-    // Not even the right one tells a guesser anything now.
+    // A guesser learns nothing now, not even from the right code.
     for second in [MAX_WRONG as u64, 59] {
         assert!(matches!(verify(&right, second), Err(Error::TooManyAttempts)));
         assert!(matches!(verify(b"guess", second), Err(Error::TooManyAttempts)));
     }
-    // A minute after the first wrong one there is room for one more, and refused ones were not counted.
+    // A minute after the first wrong proof another one is allowed; refused ones were not counted.
     assert!(verify(&right, 60).is_ok());
     assert!(matches!(verify(b"guess", 60), Err(Error::WrongProof)));
     assert!(matches!(verify(b"guess", 60), Err(Error::TooManyAttempts)));
-    // A clock that an operating system sets back is no way around.
+    // A clock that is set back does not bypass the limit.
     assert!(matches!(verify(b"guess", 30), Err(Error::TooManyAttempts)));
     assert_eq!(limiter.wrong.len(), MAX_WRONG);
 }
@@ -156,7 +156,7 @@ async fn a_man_in_the_middle_gains_nothing() {
     let refused = AttemptLimiter::default().verify_viewer(&code, &at_broadcaster, &passed_on, Instant::now());
     assert!(matches!(refused, Err(Error::WrongProof)));
 
-    // Even a broadcaster that proved itself first would not be believed by the viewer, and nor is the viewer's own proof.
+    // The viewer rejects even the proof of a broadcaster that proves itself first, and its own proof reflected.
     send(&broadcaster, &broadcaster_proof(&code, &at_broadcaster)).await;
     send(&front, &receive(&back).await).await;
     assert!(matches!(verify_broadcaster(&code, &at_viewer, &receive(&viewer).await), Err(Error::WrongProof)));

@@ -1,4 +1,4 @@
-//! Every refusal, altered tickets, the memory's bound and what clocks do to it.
+//! Every refusal, altered tickets, and the bound of the memory with clocks that differ or jump.
 
 use proptest::prelude::*;
 
@@ -127,7 +127,7 @@ fn the_memory_is_bounded() {
     }
     assert_eq!(verifier.redeem(&text(NOW + LIFETIME, MEMORY), NOW), Err(Refusal::Busy));
     assert_eq!(verifier.redeem(&text(NOW + LIFETIME, 0), NOW), Err(Refusal::Replayed));
-    // One second after the oldest can be replayed no more, each newcomer takes the place of one of them.
+    // One second after the oldest can no longer be replayed, each new ticket replaces one of them.
     let later = NOW + LIFETIME + SKEW + 1;
     for number in 0..MEMORY / 2 {
         assert_eq!(verifier.redeem(&text(later + LIFETIME, MEMORY + number), later), Ok(()));
@@ -148,7 +148,7 @@ fn a_clock_that_is_set_back_admits_no_ticket_twice() {
     for number in 1..MEMORY {
         verifier.used.insert((NOW + 20, numbered(0, number).nonce));
     }
-    // An hour too far, the clock makes room for one; then it is right again.
+    // A clock that is an hour ahead makes room for one; then it is correct again.
     let wrong = NOW + 3600;
     assert_eq!(verifier.redeem(&text(wrong, MEMORY), wrong), Ok(()));
     assert_eq!(verifier.redeem(&first, NOW), Err(Refusal::Expired));
@@ -179,7 +179,7 @@ fn keys_as_text() {
 
 #[test]
 fn the_layout_is_fixed() {
-    // What another implementation must write, byte for byte.
+    // A test vector: the bytes that another implementation must write.
     let body = b"\x01\x06garden\0\0\0\0\0\0\0\x07\0\0\0\0\x6b\x49\xd2\x3c\t\t\t\t\t\t\t\t\t\t\t\t\t\t\t\t";
     assert_eq!(ticket().body(), body);
     assert_eq!(Ticket::parse(body), Some(ticket()));

@@ -6,8 +6,7 @@ use super::super::loopback::{ALPN, connect, pair, serve};
 use super::*;
 use crate::sim::simulate;
 
-/// A server that shows one identity's certificate and signs with another's key. It offers all that rustls can: sessions to resume and
-/// to send early data in.
+/// A server that presents one identity's certificate and signs with another's key. It offers session resumption and early data.
 fn thief(victim: &Identity, own: &Identity) -> quinn::ServerConfig {
     let key = provider().key_provider.load_private_key(own.key()).unwrap();
     let certified = CertifiedKey::new(vec![victim.certificate()], key);
@@ -65,7 +64,7 @@ async fn a_stolen_certificate_without_its_key_is_refused() {
         assert!(!is_wrong_pin(&error), "the pin was right: {error:?}");
         assert!(error.to_string().contains("BadSignature"), "{error}");
     }
-    // The thief's server itself works: with its own certificate it is let in.
+    // The thief's server itself works: with its own certificate it is accepted.
     let address = serve(thief(&own, &own));
     connect(address, client_config(own.pin(), ALPN)).await.unwrap();
 }
@@ -79,7 +78,7 @@ async fn another_protocol_is_refused() {
     assert!(matches!(error, quinn::ConnectionError::ConnectionClosed(_)), "{error:?}");
 }
 
-/// A client that resumes and sends early whenever it can.
+/// A client that resumes sessions and sends early data whenever it can.
 fn eager(pin: Pin) -> quinn::ClientConfig {
     let algorithms = provider().signature_verification_algorithms;
     let mut config = rustls::ClientConfig::builder_with_provider(provider())
@@ -115,7 +114,7 @@ fn there_is_no_early_data() {
             });
             let endpoint = network.endpoint(None);
             let first = endpoint.connect_with(client.clone(), address, SERVER_NAME).unwrap().await.unwrap();
-            // The server offers sessions to resume after the handshake.
+            // The server sends session tickets after the handshake.
             tokio::time::sleep(std::time::Duration::from_millis(100)).await;
             first.close(0u32.into(), b"");
             let second = endpoint.connect_with(client, address, SERVER_NAME).unwrap();
@@ -126,7 +125,7 @@ fn there_is_no_early_data() {
 
 #[tokio::test]
 async fn without_a_pin_any_server_is_accepted() {
-    // Why the caller must pair: two strangers look the same.
+    // This is why the caller must pair: an unpinned client accepts any server.
     for _ in 0..2 {
         let [(_, client), (_, server)] = pair(&Identity::generate().unwrap()).await;
         assert!(client.close_reason().is_none() && server.close_reason().is_none());
