@@ -1,10 +1,10 @@
-//! What the relay protocol adds to a live stream's delay over loopback, against the floor: the same units written to plain TCP sockets.
+//! Measures the delay that the relay protocol adds to a live stream over loopback, against the same units over plain TCP sockets (the floor).
 //!
 //! `cargo bench -p nearcast-net --bench relay -- [--viewers 1,20,100] [--seconds 4]`
 //!
-//! One process: the publisher and the server on a runtime of two threads, the viewers on another of two. 30 pictures and 47 sounds a
-//! second, 1.2 Mbit/s; every unit carries the time when it was published, so delay is measured from there to the viewer's having all
-//! of it, reassembled, in its hands. Not measured: joins, loss, any network.
+//! One process: the publisher and the server on a runtime of two threads, the viewers on another of two. 30 video frames and 47 audio frames
+//! a second, 1.2 Mbit/s. Every unit carries the time when it was published; delay is measured from then until the viewer has received and
+//! reassembled it. Not measured: joins, loss, any network.
 
 #![allow(clippy::print_stdout, reason = "a benchmark prints its result")]
 
@@ -60,20 +60,20 @@ enum Path {
     Relay,
 }
 
-/// What one path did in one run.
+/// The measurements of one path in one run.
 struct Figures {
-    /// Publish to received, of all units of all viewers.
+    /// Delay from publishing to reception, over all units of all viewers.
     p50: f64,
     p99: f64,
     max: f64,
-    /// The median of the IDRs alone, which are too few to show in the 99th percentile.
+    /// The median delay of IDRs, which are too few to affect the 99th percentile.
     idr: f64,
-    /// Milliseconds per second and viewer, of the server's threads and of all.
+    /// CPU milliseconds per second and viewer, of the server's threads and of all threads.
     server_cpu: f64,
     cpu: f64,
-    /// How often a server's thread was woken, a second.
+    /// Wake-ups of the server's threads per second.
     wakes: f64,
-    /// Units that some viewer did not get.
+    /// Units that a viewer did not receive, over all viewers.
     lost: usize,
 }
 
@@ -146,9 +146,9 @@ fn measure(path: Path, count: usize, seconds: Duration) -> Result<Figures> {
     })
 }
 
-/// A unit in a viewer's hands.
+/// A unit that a viewer has received.
 struct Receipt {
-    /// On the clock of [`nanos`].
+    /// Time of publishing, on the clock of [`nanos`].
     published: u64,
     delay: u64,
     is_idr: bool,
@@ -163,7 +163,7 @@ impl Receipt {
 
 type Watching = Vec<JoinHandle<Result<Vec<Receipt>>>>;
 
-/// Connections to plain sockets.
+/// Connects viewers by plain TCP sockets.
 fn floor(server: &Runtime, viewers: &Runtime, count: usize) -> Result<(Outlet, Watching)> {
     let listener = server.block_on(TcpListener::bind((Ipv4Addr::LOCALHOST, 0)))?;
     let address = listener.local_addr()?;
@@ -192,7 +192,7 @@ async fn watch_socket(mut socket: TcpStream) -> Result<Vec<Receipt>> {
     Ok(receipts)
 }
 
-/// Subscriptions to a live window, each over an endpoint of its own.
+/// Subscribes viewers to a live window, each over an endpoint of its own.
 fn relay(server: &Runtime, viewers: &Runtime, count: usize) -> Result<(Outlet, Watching)> {
     let live = Arc::new(Live::new());
     let identity = Identity::generate()?;
@@ -224,7 +224,7 @@ fn relay(server: &Runtime, viewers: &Runtime, count: usize) -> Result<(Outlet, W
             loop {
                 match subscription.next().await? {
                     Event::Unit(arrived) => receipts.push(Receipt::of(&arrived.unit.payload)),
-                    // What it lost is missing in the count.
+                    // Lost units are missing in the count of received ones.
                     Event::Gap(_) | Event::Timing { .. } | Event::Capacity(_) => {}
                     Event::Ended => return Ok(receipts),
                 }
@@ -280,14 +280,14 @@ impl StreamSource for Live {
     }
 }
 
-/// Where units go.
+/// Where the publisher writes units.
 enum Outlet {
-    /// To each in turn, its length first.
+    /// To each socket in turn, with the length first.
     Sockets(Vec<TcpStream>),
     Window(Arc<Live>),
 }
 
-/// Publishes for so long; returns when each unit was.
+/// Publishes for `time`; returns the time of each unit.
 async fn publish(mut outlet: Outlet, time: Duration) -> Result<Vec<u64>> {
     let start = Instant::now();
     let (mut pictures, mut sounds, mut published) = (0u32, 0u32, Vec::new());
@@ -336,9 +336,9 @@ async fn publish(mut outlet: Outlet, time: Duration) -> Result<Vec<u64>> {
     Ok(published)
 }
 
-/// What this process's threads have used.
+/// CPU time and wake-ups of this process's threads.
 struct Usage {
-    /// Nanoseconds, the kernel's work for them included.
+    /// CPU time in nanoseconds, including the kernel.
     server_cpu: u64,
     cpu: u64,
     /// Voluntary context switches: each ends with a wake-up.
@@ -368,23 +368,23 @@ fn runtime(name: &str) -> Result<Runtime> {
     Ok(Builder::new_multi_thread().worker_threads(THREADS).thread_name(name).enable_all().build()?)
 }
 
-/// A clock that publisher and viewers share.
+/// The clock shared by publisher and viewers, in nanoseconds.
 fn nanos() -> u64 {
     static START: OnceLock<Instant> = OnceLock::new();
     START.get_or_init(Instant::now).elapsed().as_nanos() as u64
 }
 
 const SERVER: &str = "server";
-/// Of each runtime.
+/// Threads of each runtime.
 const THREADS: usize = 2;
-/// Congestion windows open, allocators get their arenas.
+/// The time before measuring: congestion windows open, allocators create their arenas.
 const WARM_UP: Duration = Duration::from_millis(500);
-/// Published after the last unit that counts, so that its successors do not hurry it.
+/// The time of publishing after the last measured unit, so that every measured unit has successors.
 const TAIL: Duration = Duration::from_millis(200);
 const PICTURES_A_SECOND: u32 = 30;
-/// Pictures from one IDR to the next: two seconds.
+/// Video frames from one IDR to the next: two seconds.
 const GOP: u32 = 60;
 const PICTURE_BYTES: usize = 4000;
 const IDR_BYTES: usize = 30_000;
-/// At 48 kHz, 47 a second.
+/// Bytes of an audio frame; at 48 kHz there are 47 a second.
 const SOUND_BYTES: usize = 350;

@@ -1,7 +1,7 @@
-//! The JSON of the server's HTTP interface, `/api/v1`: written by `cdn`, read by `viewer` and by scripts.
+//! The JSON of the server's HTTP API, `/api/v1`: written by `cdn`, read by `viewer` and by scripts.
 //!
-//! Readers ignore fields that they do not know; fields that an earlier server did not send are optional or have a default. Times are
-//! microseconds of Unix time where a name ends in `_us`, and RFC 3339 text elsewhere.
+//! Readers ignore unknown fields; fields that an earlier server did not send are optional or have a default. Times are microseconds of Unix
+//! time if the name ends in `_us`, and RFC 3339 text otherwise.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -18,57 +18,57 @@ use crate::trust::Pin;
 /// `/api/v1/streams`: all streams, by name.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 pub struct StreamList {
-    /// On air or not.
+    /// The streams, live or not.
     pub streams: Vec<StreamInfo>,
 }
 
-/// `/api/v1/streams/NAME`: one stream, at the moment of the request. Says neither who publishes from where nor any key.
+/// `/api/v1/streams/NAME`: one stream, at the time of the request. Contains neither the publisher's address nor any key.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 pub struct StreamInfo {
-    /// The name that it is played under.
+    /// The name under which the stream is played.
     pub name: String,
-    /// Whether it is on air.
+    /// Whether the stream is live.
     pub state: StreamState,
-    /// Since when it is in that state; absent while `offline`.
+    /// The time since which it is in that state; absent while `offline`.
     pub since: Option<String>,
     /// Epoch of the newest broadcast: 16 hexadecimal digits.
     pub epoch: Option<String>,
-    /// When PTS 0 was captured, by the publisher's clock; absent if it states none. Then HLS dates are those of arrival.
+    /// Wall-clock time of PTS 0, by the publisher's clock; absent if the publisher states none. HLS dates are then times of arrival.
     pub clock: Option<String>,
     /// Tracks of the newest broadcast.
     pub tracks: Vec<TrackInfo>,
-    /// How many watch.
+    /// The number of viewers, by protocol.
     pub viewers: ViewerCounts,
-    /// Bits per second, mean over the live window.
+    /// Mean bit rate over the live window, in bits per second.
     pub bitrate: u64,
-    /// What the live window holds.
+    /// The extent of the live window.
     pub window: WindowInfo,
-    /// What the media playlist lists; absent before the first segment.
+    /// The extent of the media playlist; absent before the first segment.
     pub hls: Option<PlaylistInfo>,
-    /// What the stream has seen since the server started.
+    /// Counters since the server started.
     pub counters: StreamCounters,
-    /// Where it can be played.
+    /// The URLs at which the stream can be played.
     pub urls: Urls,
 }
 
-/// Whether a stream is on air.
+/// Whether a stream is live.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum StreamState {
-    /// Somebody publishes.
+    /// A publisher is connected.
     Live,
-    /// The publisher is gone and expected back; players wait.
+    /// The publisher has disconnected and may reconnect; players wait.
     Disconnected,
-    /// The publisher is gone and the wait for it is over.
+    /// The publisher has disconnected and the wait for it is over.
     Ended,
-    /// Nobody has published since the server started.
+    /// No publisher since the server started.
     Offline,
 }
 
 /// A track of a stream.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 pub struct TrackInfo {
-    /// `v0`, `a0`, …
+    /// The track ID: `v0`, `a0`, …
     pub id: String,
     /// `video` or `audio`.
     pub kind: String,
@@ -82,52 +82,52 @@ pub struct TrackInfo {
     /// Picture height in pixels.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub height: Option<u32>,
-    /// Pictures per second, as the publisher's metadata says.
+    /// Frames per second, from the publisher's metadata.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub frame_rate: Option<f64>,
     /// Samples per second.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sample_rate: Option<u32>,
-    /// Audio channels.
+    /// Number of audio channels.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub channels: Option<u16>,
 }
 
-/// How many watch a stream; those by HLS are estimated.
+/// The number of viewers of a stream; HLS viewers are estimated.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 pub struct ViewerCounts {
-    /// By all protocols.
+    /// Viewers over all protocols.
     pub total: usize,
-    /// By `rtmp`, `hls`, `relay`.
+    /// Viewers by protocol: `rtmp`, `hls`, `relay`.
     #[serde(flatten)]
     pub by_protocol: BTreeMap<String, usize>,
 }
 
-/// What a live window holds.
+/// The extent of a live window.
 #[derive(Clone, Copy, Debug, PartialEq, Deserialize, Serialize)]
 pub struct WindowInfo {
     /// Media time from the oldest unit to the newest.
     pub seconds: f64,
-    /// Payload.
+    /// Sum of the payloads in bytes.
     pub bytes: usize,
-    /// Position of the oldest unit.
+    /// Position of the oldest unit in the stream.
     pub first_position: u64,
-    /// Position that the next unit will have.
+    /// Position of the next unit.
     pub next_position: u64,
 }
 
-/// What a media playlist lists (RFC 8216bis).
+/// The extent of a media playlist (RFC 8216bis §4.4.3).
 #[derive(Clone, Copy, Debug, PartialEq, Deserialize, Serialize)]
 pub struct PlaylistInfo {
-    /// `EXT-X-MEDIA-SEQUENCE`.
+    /// `EXT-X-MEDIA-SEQUENCE`: media sequence number of the first listed segment.
     pub media_sequence: u64,
-    /// Segments listed.
+    /// Number of listed segments.
     pub segments: usize,
-    /// Their duration.
+    /// Total duration of the listed segments in seconds.
     pub seconds: f64,
-    /// `EXT-X-TARGETDURATION`.
+    /// `EXT-X-TARGETDURATION` in seconds.
     pub target_duration_seconds: u64,
-    /// `PART-TARGET`; without, there are no parts.
+    /// `PART-TARGET` in seconds; absent if the playlist has no parts.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub part_target_seconds: Option<f64>,
 }
@@ -137,36 +137,36 @@ pub struct PlaylistInfo {
 pub struct StreamCounters {
     /// Access units ingested.
     pub units: u64,
-    /// Payload of those.
+    /// Payload bytes of the ingested units.
     pub received_bytes: u64,
-    /// Handed to viewers.
+    /// Bytes sent to viewers.
     pub sent_bytes: u64,
     /// Units dropped because the stream had them already.
     pub duplicate_units: u64,
-    /// Publishers accepted.
+    /// Number of publishers accepted.
     pub publishers: u64,
-    /// Publishers that another one with the same key took over from.
+    /// Number of publishers that were replaced by another one with the same key.
     pub takeovers: u64,
-    /// Times that a slow subscriber was moved to the newest IDR.
+    /// Number of times that a slow subscriber was moved to the newest IDR.
     pub resyncs: u64,
-    /// Units that slow subscribers did not get.
+    /// Units skipped for slow subscribers.
     pub skipped_units: u64,
 }
 
-/// Where a stream can be played, as seen by whoever asks.
+/// The URLs of a stream, as the client that asks can reach them.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 pub struct Urls {
-    /// The page.
+    /// The watch page.
     #[serde(default)]
     pub page: String,
     /// The multivariant playlist.
     pub hls: Option<String>,
-    /// RTMP.
+    /// The `rtmp://` URL; absent if RTMP playback is not available.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rtmp: Option<String>,
 }
 
-/// `/api/v1/streams/NAME/watch`: all that a viewer needs to take the best path to a stream, and to be admitted there.
+/// `/api/v1/streams/NAME/watch`: what a viewer needs to choose the best path to a stream, and to be admitted.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub struct PlaybackInfo {
     /// The stream's name.
@@ -174,9 +174,9 @@ pub struct PlaybackInfo {
     pub name: String,
     /// Epoch of the newest broadcast: 16 hexadecimal digits.
     pub epoch: Option<String>,
-    /// Where it can be played.
+    /// The URLs at which the stream can be played.
     pub urls: Urls,
-    /// How the playlist can be played.
+    /// How the HLS playlist can be played.
     pub hls: Option<HlsInfo>,
     /// The relay protocol from this server.
     pub relay: Option<RelayInfo>,
@@ -191,35 +191,35 @@ pub struct HlsInfo {
     pub low_latency: bool,
 }
 
-/// Where a server speaks the relay protocol.
+/// The address and pin of a server's relay.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub struct RelayInfo {
     /// Host name or address.
     pub host: String,
-    /// UDP port.
+    /// UDP port, 1 to 65535.
     pub port: u16,
     /// SHA-256 of its certificate: 64 hexadecimal digits.
     pub pin: String,
 }
 
-/// How a broadcaster is found and admits a viewer.
+/// How a viewer finds a broadcaster on its network and is admitted.
 #[derive(Clone, PartialEq, Eq, Deserialize, Serialize)]
 pub struct PeerInfo {
     /// SHA-256 of its certificate: 64 hexadecimal digits.
     pub pin: String,
-    /// What its mDNS names are derived from: 32 hexadecimal digits.
+    /// The secret from which its mDNS names are derived: 32 hexadecimal digits.
     pub secret: String,
-    /// Where it listens; only for a viewer behind the same public address.
+    /// The addresses at which it listens; only for a viewer behind the same public address.
     #[serde(default)]
     pub addresses: Vec<SocketAddr>,
-    /// Admits this viewer once, until it expires.
+    /// The ticket that admits this viewer once, until it expires.
     pub ticket: String,
     /// When the ticket expires, in seconds of Unix time.
     #[serde(default)]
     pub expires: u64,
 }
 
-/// Shows neither secret nor ticket.
+/// Redacts the secret and the ticket.
 impl std::fmt::Debug for PeerInfo {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("PeerInfo").field("pin", &self.pin).field("addresses", &self.addresses).finish_non_exhaustive()
@@ -227,18 +227,18 @@ impl std::fmt::Debug for PeerInfo {
 }
 
 impl PeerInfo {
-    /// The pin; `None` if it is none.
+    /// The parsed pin; `None` if it is malformed.
     pub fn pin(&self) -> Option<Pin> {
         self.pin.parse().ok()
     }
 
-    /// The secret; `None` if it is none.
+    /// The parsed secret; `None` if it is malformed.
     pub fn secret(&self) -> Option<[u8; 16]> {
         HEXLOWER.decode(self.secret.as_bytes()).ok()?.try_into().ok()
     }
 }
 
-/// `/api/v1/streams/NAME/timing`: when the last units passed which stage, and what the server's clock shows.
+/// `/api/v1/streams/NAME/timing`: when the last units passed each stage, and a clock exchange with the server.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 pub struct StreamTiming {
     /// When the request was read, by the server's clock.
@@ -247,29 +247,29 @@ pub struct StreamTiming {
     pub answered_us: i64,
     /// Epoch of the units: 16 hexadecimal digits.
     pub epoch: String,
-    /// The clock of the stages `captured`, `encoded` and `sent`; without, the server's.
+    /// The clock of the stages `captured`, `encoded` and `sent`; if absent, they are on the server's clock.
     pub broadcaster: Option<BroadcasterClock>,
-    /// In order of DTS; at most eight.
+    /// The units in order of DTS; at most eight.
     pub units: Vec<UnitTimes>,
 }
 
-/// How far a broadcaster's clock is from the server's.
+/// The offset of a broadcaster's clock from the server's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub struct BroadcasterClock {
     /// What the broadcaster's clock shows when the server's shows zero.
     pub offset_us: i64,
-    /// How wrong that may be.
+    /// The largest error of the offset, in microseconds.
     pub uncertainty_us: u64,
 }
 
 /// When one unit passed each stage.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 pub struct UnitTimes {
-    /// Its track: `v0`, `a0`, …
+    /// The track ID: `v0`, `a0`, …
     pub track: String,
     /// Its DTS in milliseconds.
     pub dts: i64,
-    /// `captured_us`, `ingested_us`, … ([`Stage::name`]); a stage whose time is not known is left out.
+    /// Time of each stage in microseconds of Unix time: `captured_us`, `ingested_us`, … ([`Stage::name`]); unknown ones are left out.
     #[serde(flatten)]
     pub stages: BTreeMap<String, Value>,
 }
@@ -294,7 +294,7 @@ impl From<&TimingReport> for StreamTiming {
 }
 
 impl StreamTiming {
-    /// The report; stages and tracks that this version does not know are left out. `None` if the epoch is none.
+    /// Converts to a report; unknown stages and tracks are left out. `None` if the epoch is malformed.
     pub fn into_report(self) -> Option<TimingReport> {
         let unit = |unit: UnitTimes| {
             let mut stamps = StageTimes::default();
@@ -321,16 +321,16 @@ impl StreamTiming {
 /// `/api/v1/time`: the server's clock.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub struct ServerTime {
-    /// Unix time.
+    /// The server's wall clock in microseconds of Unix time.
     pub now_us: i64,
-    /// The same as RFC 3339 text.
+    /// The same time as RFC 3339 text.
     pub now: String,
 }
 
-/// The body of an answer that is no success.
+/// The body of an error response.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub struct ApiError {
-    /// What is wrong, for people.
+    /// The error as text for people.
     pub error: String,
 }
 

@@ -29,9 +29,9 @@ use tokio::time::{Instant, Sleep, sleep_until, timeout};
 pub(crate) struct Link {
     /// Bytes per second; `None` for no limit.
     pub(crate) rate: Option<f64>,
-    /// Propagation delay.
+    /// The propagation delay of each packet.
     pub(crate) delay: Duration,
-    /// Bytes that may wait for the link; what exceeds that is lost.
+    /// The queue before the link in bytes; packets that exceed it are lost.
     pub(crate) queue: f64,
     /// The largest additional delay of a packet, evenly distributed; packets stay in order.
     pub(crate) jitter: Duration,
@@ -49,7 +49,7 @@ impl Default for Link {
     }
 }
 
-/// What became of the packets of one direction.
+/// Counts of the packets of one direction.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Counts {
     pub(crate) sent: u64,
@@ -63,7 +63,7 @@ pub(crate) struct Network(Arc<Mutex<State>>);
 
 struct State {
     random: StdRng,
-    /// From the first endpoint, the server, to others; and from others to it.
+    /// From the first endpoint, the server, to the others, and from the others to it.
     links: [Link; 2],
     counts: [Counts; 2],
     lines: HashMap<(SocketAddr, SocketAddr), Line>,
@@ -74,7 +74,7 @@ struct State {
 /// The state of a link between two sockets.
 #[derive(Clone, Copy)]
 struct Line {
-    /// When the link has sent everything that waits for it.
+    /// When the link has sent its whole queue.
     free: Instant,
     /// The arrival of the last packet.
     last: Instant,
@@ -94,7 +94,7 @@ pub(crate) fn simulate<F: Future<Output = ()>>(test: impl Fn(Network) -> F) {
     for seed in seeds {
         let _printed = PrintSeed(seed);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
-        // A test that waits for ever would keep virtual time running.
+        // A test that waits forever would keep virtual time running.
         let test = async { timeout(LONGEST, test(Network::new(seed))).await.expect("the test ends") };
         runtime.block_on(test);
     }
@@ -278,7 +278,7 @@ fn index(address: SocketAddr) -> Option<usize> {
 const PORT: u16 = 4443;
 /// Bounds a run, in virtual time.
 const LONGEST: Duration = Duration::from_secs(3600);
-/// Few, as every test runs with each of them; more are tried by `NEARCAST_SIM_SEED`.
+/// Every test runs with each of these seeds; `NEARCAST_SIM_SEED` selects others.
 const SEEDS: [u64; 3] = [1, 2, 3];
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Server and client over in-memory pipes with paused time: every wait ends, nothing is held for a peer that stalls.
+//! Server and client over in-memory pipes with paused time: every wait ends, and a stalled peer holds no resources.
 #![allow(clippy::unwrap_used)] // All of this crate is tests, its helping functions too.
 
 use std::time::Duration;
@@ -130,14 +130,14 @@ async fn rejections_arrive_before_the_close() {
     assert_eq!(error.to_string(), "the server refused: NetStream.Publish.BadName: No stream has the *** ***.");
     assert!(error.retry() && error.blame() == Blame::Peer);
 
-    // Later, too: a publisher that only watches hears it.
+    // Later, too: a publisher that only reads receives it.
     let (mut client, server) = pair(1 << 16).await;
     let (error, closed) = tokio::join!(client.idle(), server.close("NetStream.Publish.Rejected", "Taken over."));
     closed.unwrap();
     assert_eq!(error.to_string(), "the server refused: NetStream.Publish.Rejected: Taken over.");
 }
 
-/// How long `accept` bears a client that sends `bytes`, one each `pause`, and what it says then.
+/// How long `accept` waits for a client that sends `bytes`, one each `pause`, and the error after that.
 async fn patience(bytes: &[u8], pause: Duration) -> (Duration, String) {
     let (mut near, far) = duplex(64);
     let bytes = bytes.to_vec();
@@ -148,7 +148,7 @@ async fn patience(bytes: &[u8], pause: Duration) -> (Duration, String) {
             }
             tokio::time::sleep(pause).await;
         }
-        // Reads nothing, closes nothing.
+        // Neither reads nor closes.
         std::future::pending::<()>().await;
     });
     let began = Instant::now();
@@ -220,7 +220,7 @@ async fn a_nearcast_server_that_waits_is_told_from_one_that_is_gone() {
     });
     let (mut io, mut state) = server.into_parts();
     let mut player = player.unwrap();
-    // Ten minutes with nothing to play, pings answered.
+    // Ten minutes without media, with pings answered.
     let answering = tokio::spawn(async move {
         let mut bytes = [0; 1000];
         let until = Instant::now() + Duration::from_secs(600);
@@ -249,7 +249,7 @@ async fn unacknowledged_bytes_are_what_the_server_has_not_seen() {
     for i in 0..10 {
         assert_eq!(server.next().await.unwrap(), Some(video(i, 10_000)));
     }
-    // The acknowledgement leaves with the server's next wait.
+    // The acknowledgement is written with the server's next wait.
     let _ = tokio::time::timeout(Duration::from_millis(1), server.next()).await;
     let _ = tokio::time::timeout(Duration::from_millis(1), client.idle()).await;
     let unacknowledged = client.unacknowledged_bytes().unwrap();

@@ -1,4 +1,4 @@
-//! Others over the loopback: ffmpeg publishes to our server, plays from it, and serves our client; so does nginx-rtmp.
+//! Interoperability over loopback: FFmpeg publishes to our server, plays from it, and serves our client; so does nginx-rtmp.
 #![allow(clippy::unwrap_used)] // All of this crate is tests, its helping functions too.
 
 use std::net::SocketAddr;
@@ -47,7 +47,7 @@ async fn listen() -> (TcpListener, SocketAddr) {
     (listener, address)
 }
 
-/// All that one ffmpeg publishes, `-t` of it.
+/// All messages that one FFmpeg process publishes in `seconds`.
 async fn publish_once(listener: &TcpListener, address: SocketAddr, seconds: &str, more: &[&str]) -> Vec<Message> {
     let target = format!("rtmp://{address}/live/instance/key?token=1");
     let ffmpeg = Process::ffmpeg(&[&["-re"], SOURCE, &["-t", seconds], ENCODE, more, &[&target]].concat());
@@ -63,7 +63,7 @@ async fn publish_once(listener: &TcpListener, address: SocketAddr, seconds: &str
         match publisher.next().await {
             Ok(Some(message)) => messages.push(message),
             Ok(None) => break,
-            // Who closes with our acknowledgements unread resets the connection; what it had to say it has said.
+            // A peer that closes with our acknowledgements unread resets the connection; it has sent everything.
             Err(rtmp::Error::Io { .. }) if messages.last() == Some(&Message::EndOfStream) => break,
             Err(error) => panic!("{error}"),
         }
@@ -73,7 +73,7 @@ async fn publish_once(listener: &TcpListener, address: SocketAddr, seconds: &str
 }
 
 fn pictures(messages: &[Message]) -> usize {
-    // An AVC tag's second byte tells a picture (1) from a sequence header (0).
+    // The second byte of an AVC tag distinguishes a frame (1) from a sequence header (0).
     messages.iter().filter(|m| matches!(m, Message::Video { body, .. } if body.get(1) == Some(&1))).count()
 }
 
@@ -86,7 +86,7 @@ async fn ffmpeg_publishes_and_plays_what_was_published() {
         assert!(matches!(&messages[0], Message::Metadata(m) if m.values.contains_key("encoder") && m.epoch.is_none()));
         assert_eq!(messages.last(), Some(&Message::EndOfStream));
 
-        // Back out to ffprobe: every picture, with its times.
+        // Play with ffprobe: every frame, with its timestamps.
         let source = format!("rtmp://{address}/live/show");
         let mut probe = Command::new("ffprobe");
         probe.args([
@@ -120,7 +120,7 @@ async fn ffmpeg_publishes_and_plays_what_was_published() {
 #[tokio::test(flavor = "multi_thread")]
 async fn ffmpeg_crosses_into_extended_timestamps() {
     let (listener, address) = listen().await;
-    // 2^24 ms is one second in. (ffmpeg itself wraps at 2^31: FLV timestamps are signed to it.)
+    // The timestamp 2^24 ms is one second after the start. (FFmpeg wraps at 2^31, because it reads FLV timestamps as signed.)
     let run = publish_once(&listener, address, "2", &["-output_ts_offset", "16776.2"]);
     let messages = timeout(Duration::from_secs(60), run).await.expect("within a minute");
     assert_eq!(pictures(&messages), 50);
@@ -135,7 +135,7 @@ async fn ffmpeg_crosses_into_extended_timestamps() {
     assert!(stamps.windows(2).all(|w| (30..=50).contains(&(w[1] - w[0]))), "{stamps:?}");
 }
 
-/// librtmp, which OBS is built on, is behind `rtmpsink`; `rtmp2sink` is GStreamer's own.
+/// `rtmpsink` uses librtmp, as OBS does; `rtmp2sink` is GStreamer's own implementation.
 #[tokio::test(flavor = "multi_thread")]
 async fn gstreamer_and_librtmp_publish() {
     for sink in ["rtmp2sink", "rtmpsink"] {
@@ -171,7 +171,7 @@ async fn our_client_publishes_to_ffmpeg() {
     let run = async {
         let (listener, address) = listen().await;
         let messages = publish_once(&listener, address, "1", &[]).await;
-        // ffmpeg's server mode takes no port 0: free ours, and give it that.
+        // FFmpeg's server mode does not accept port 0: bind a free port, release it, and pass it on.
         drop(listener);
         let target = format!("rtmp://{address}/live/key");
         let file = tempfile::Builder::new().suffix(".mkv").tempfile().unwrap();
@@ -181,7 +181,7 @@ async fn our_client_publishes_to_ffmpeg() {
         let mut publisher = loop {
             match client::publish(&url, ClientOptions::default()).await {
                 Ok(publisher) => break publisher,
-                // It takes a moment to listen.
+                // The server takes a moment to listen.
                 Err(error) if error.to_string().starts_with("connecting") => {
                     tokio::time::sleep(Duration::from_millis(10)).await;
                 }
@@ -237,7 +237,7 @@ async fn nginx_takes_what_we_publish_and_we_play_it_back() {
             Message::Video { body, .. } | Message::Audio { body, .. } => Some(body.clone()),
             _ => None,
         };
-        // Sequence headers first, so that nginx knows the codecs before anybody plays.
+        // Sequence headers first, so that nginx knows the codecs before a player connects.
         let is_header = |m: &Message| body(m).is_some_and(|b| b.get(1) == Some(&0));
         let (mut first, rest): (Vec<_>, Vec<_>) = messages.into_iter().partition(|m| is_header(m) || body(m).is_none());
         first.retain(|m| *m != Message::EndOfStream);

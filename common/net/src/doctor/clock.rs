@@ -26,7 +26,7 @@ pub(super) async fn check(client: &Client, origin: &Url, role: Role) -> Result<O
         }
         let (question, sent) = (Instant::now(), clock::now());
         let answer = http::get(client, url.clone()).await?;
-        // By the monotonic clock, which nobody adjusts meanwhile.
+        // Measured on the monotonic clock, which is not adjusted in between.
         let round_trip = i64::try_from(question.elapsed().as_micros()).unwrap_or(i64::MAX);
         let returned = WallClock::from_micros(sent.as_micros().saturating_add(round_trip));
         let Some(theirs) = answer.json().and_then(|json| json.get("now_us").and_then(Value::as_i64)) else {
@@ -58,13 +58,13 @@ fn judge(server: ClockOffset, role: Role) -> Check {
     check.with("ahead_ms", signed).with("uncertainty_ms", as_millis(uncertainty))
 }
 
-/// The first pays for the connection, of the others one may be unlucky.
+/// Number of requests: the first one includes the connection, and one of the others may be delayed.
 const QUESTIONS: usize = 3;
-/// A slow server is asked no more than once or twice.
+/// Bounds the total time of the requests, so that a slow server gets one or two.
 const ENOUGH: Duration = Duration::from_millis(400);
-/// What NTP keeps within anywhere, and what a viewer starts to see in the numbers.
+/// The offset that is reported: NTP stays below it, and latency figures show it.
 const NOTICEABLE: Duration = Duration::from_millis(100);
-/// Beyond, a broadcaster may refuse a ticket that is good.
+/// The offset above which a broadcaster may reject a valid ticket.
 const TICKETS: Duration = Duration::from_secs(ticket::SKEW);
 
 #[cfg(test)]

@@ -16,7 +16,7 @@ pub(super) struct Answer {
 }
 
 impl Answer {
-    /// The body as JSON, if it is declared as such: a Nearcast server answers in JSON, errors included.
+    /// The body as JSON, if the content type is JSON: a Nearcast server answers in JSON, errors included.
     pub(super) fn json(&self) -> Option<Value> {
         serde_json::from_slice(&self.body).ok().filter(|_| self.is_json)
     }
@@ -43,7 +43,7 @@ pub(super) async fn get(client: &Client, url: Url) -> Result<Answer, ProbeError>
     Ok(Answer { status, body, is_json })
 }
 
-/// The innermost error: the outer ones repeat the URL.
+/// The innermost error: outer ones repeat the URL.
 fn trouble(error: &reqwest::Error) -> ProbeError {
     if error.is_timeout() {
         return ProbeError::Silent;
@@ -55,5 +55,5 @@ fn trouble(error: &reqwest::Error) -> ProbeError {
     inner.downcast_ref::<io::Error>().map_or_else(|| ProbeError::Other(inner.to_string()), ProbeError::of)
 }
 
-/// A stream's description has some 2 kB, and a server has hundreds of them at most.
+/// Bounds a response in bytes: a stream's description has about 2 kB, and a server has a few hundred at most.
 const MAX_ANSWER: usize = 1 << 20;

@@ -27,7 +27,7 @@ struct Network {
 
 impl Networks {
     pub(super) fn own() -> Self {
-        // Only the addresses that are advertised to viewers.
+        // Only addresses that are advertised to viewers.
         let shared: Vec<IpAddr> = discovery::own_addresses(0).into_iter().map(|address| address.ip()).collect();
         let interfaces = if_addrs::get_if_addrs().unwrap_or_default().into_iter();
         let networks = interfaces.filter(|interface| shared.contains(&interface.ip())).map(|interface| Network {
@@ -76,7 +76,7 @@ impl Network {
     }
 }
 
-/// Checks which addresses others may reach this host at.
+/// Checks at which addresses other hosts may reach this one.
 pub fn interfaces() -> Check {
     let networks = Networks::own();
     if networks.0.iter().all(|network| network.address.is_loopback()) {
@@ -97,8 +97,8 @@ pub fn interfaces() -> Check {
     Check::ok("interfaces", text)
 }
 
-/// Checks whether UDP is received at `listen`, or at any free port, by a QUIC handshake with itself. It cannot show whether other hosts get
-/// through.
+/// Checks whether UDP is received at `listen`, or at any free port, by a QUIC handshake with itself. It cannot show whether other hosts can
+/// reach it.
 pub async fn udp(listen: Option<SocketAddr>) -> Check {
     let identity = match Identity::generate() {
         Ok(identity) => identity,
@@ -111,7 +111,7 @@ pub async fn udp(listen: Option<SocketAddr>) -> Check {
         Some(address) => Endpoint::server(config, address),
         None => Endpoint::server(config.clone(), any[0]).or_else(|_| Endpoint::server(config, any[1])),
     };
-    // Where no port in particular is asked for, RTMP goes on without.
+    // Without a requested port this is a warning only: RTMP works without UDP.
     let cannot = |found: String, fix: String| match listen {
         Some(_) => Check::fail("UDP", found, fix),
         None => Check::warn("UDP", found, fix),

@@ -1,8 +1,8 @@
 //! The checks that `broadcaster doctor` and `viewer doctor` share: this machine ([`machine`]), the network's multicast ([`multicast`])
 //! and a server ([`server`]), and their [`Report`].
 //!
-//! Every check has a deadline; all of them together take at most six seconds. None shows a key, a ticket, a secret or a pairing code: of a URL
-//! only host and port are shown.
+//! Every check has a deadline; all of them together take at most six seconds. None shows a key, a ticket, a secret or a pairing code; only
+//! host and port of a URL are shown.
 
 pub mod machine;
 pub mod multicast;

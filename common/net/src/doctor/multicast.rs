@@ -17,7 +17,7 @@ pub type LanBroadcasters = BTreeMap<String, Vec<SocketAddr>>;
 /// When the check announces a service, under a random name and for two seconds at most.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Announce {
-    /// Always: a broadcaster must be found.
+    /// Always, for a broadcaster: viewers must be able to find it.
     Always,
     /// If no host answers, to distinguish an empty network from one that drops multicast.
     IfSilent,
@@ -36,7 +36,7 @@ pub async fn check(announce: Announce, lan_broadcasters: oneshot::Sender<LanBroa
         Ok(heard) => heard,
         Err(error) => return vec![no_mdns(&error)],
     };
-    // Nobody waits where no server was named.
+    // Nothing receives this if no server was named.
     let _ = lan_broadcasters.send(found.clone());
     let heard_itself = match announce {
         Announce::IfSilent if heard => None,
@@ -112,7 +112,7 @@ fn no_mdns(error: &discovery::Error) -> Check {
 async fn announce_and_hear(browser: &mut Browser) -> Result<(bool, Option<Duration>), discovery::Error> {
     let secret: [u8; discovery::name::SECRET_LEN] = rand::random();
     let wanted = NameMatcher::new(&secret);
-    // A port of ours: whoever tries it meets nobody else.
+    // A port that is bound here, so that a viewer that tries it does not reach another program.
     let held = UdpSocket::bind(("0.0.0.0", 0)).and_then(|socket| Ok((socket.local_addr()?.port(), socket)));
     let port = held.as_ref().map_or(FALLBACK_PORT, |(port, _)| *port);
     let started = Instant::now();
@@ -121,7 +121,7 @@ async fn announce_and_hear(browser: &mut Browser) -> Result<(bool, Option<Durati
     let announcer = Announcer::start(&secret, port, options)?;
     let is_ours = |instance: &str| wanted.matches(instance, now);
     let echo = collect(browser, LISTEN, &mut LanBroadcasters::new(), is_ours).await;
-    // The announcer looks at what its thread did once a second.
+    // The announcer updates its state once a second.
     while !announcer.announced() && echo.is_none() && started.elapsed() < LISTEN {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
@@ -152,12 +152,12 @@ async fn collect(
     None
 }
 
-/// A responder answers within 120 ms (RFC 6762 §6), and once more if that was lost; an announcement goes out twice, a second apart
-/// (§8.3).
+/// How long to wait for answers: a responder answers within 120 ms (RFC 6762 §6), and again if that was lost; an announcement is sent twice,
+/// one second apart (§8.3).
 const LISTEN: Duration = Duration::from_millis(1500);
-/// Bounds a line.
+/// Bounds the names in a line of output.
 const MAX_LISTED: usize = 3;
-/// Discard's (RFC 863): nobody is there who would mind.
+/// The port of the discard service (RFC 863), which harms nobody.
 const FALLBACK_PORT: u16 = 9;
 
 #[cfg(test)]

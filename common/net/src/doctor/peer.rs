@@ -105,7 +105,7 @@ fn read(description: &Value) -> Option<(Pin, [u8; SECRET_LEN], Vec<SocketAddr>)>
     Some((pin, secret, addresses.collect()))
 }
 
-/// Bounds a line.
+/// Bounds the addresses in a line of output.
 const MAX_SHOWN: usize = 3;
 
 #[cfg(test)]

@@ -40,7 +40,7 @@ impl ProbeError {
         }
     }
 
-    /// Of what was tried at `target`, such as `TCP 1935 of host`.
+    /// The error as text, for the probe of `place`, such as `TCP 1935 of host`.
     pub(super) fn found(&self, place: &str) -> String {
         match self {
             Self::Refused => format!("nothing listens on {place}"),
@@ -51,7 +51,7 @@ impl ProbeError {
         }
     }
 
-    /// What to do about a port of a server. `start` says how to have it listen.
+    /// The remedy for a port of a server. `start` says how to make the server listen.
     pub(super) fn fix(&self, protocol: &str, port: u16, start: &str) -> String {
         let lower = protocol.to_ascii_lowercase();
         match self {
@@ -69,7 +69,7 @@ impl ProbeError {
     }
 }
 
-/// Makes RTMP's handshake (RTMP 1.0 §5.2) and goes. The round trip of the TCP connection.
+/// Makes an RTMP handshake (RTMP 1.0 §5.2) and closes. Returns the round trip of the TCP connection.
 pub(super) async fn rtmp(host: &str, port: u16) -> Result<Duration, ProbeError> {
     let shaking_hands = async {
         let started = Instant::now();
@@ -85,7 +85,7 @@ pub(super) async fn rtmp(host: &str, port: u16) -> Result<Duration, ProbeError> 
             }
             let (reply, done) =
                 handshake.input(&buffer[..length]).map_err(|error| ProbeError::Other(error.to_string()))?;
-            // The server's reader sees a whole handshake before the end.
+            // The server's reader receives a complete handshake before the end of the connection.
             let _ = io.write_all(&reply).await;
             if done.is_some() {
                 return Ok(round_trip);
@@ -95,7 +95,7 @@ pub(super) async fn rtmp(host: &str, port: u16) -> Result<Duration, ProbeError> 
     timeout(PROBE_TIMEOUT, shaking_hands).await.unwrap_or(Err(ProbeError::Silent))
 }
 
-/// Makes the QUIC handshake of the relay protocol with whichever of `addresses` is first, and goes. That one, and the round trip.
+/// Makes a QUIC handshake of the relay protocol with the first of `addresses` that answers, and closes. Returns it and the round trip.
 pub(super) async fn quic(addresses: &[SocketAddr], pin: Option<Pin>) -> Result<(SocketAddr, Duration), ProbeError> {
     let any: [SocketAddr; 2] = [([0u16; 8], 0).into(), ([0u8; 4], 0).into()];
     let endpoint =
@@ -135,25 +135,25 @@ pub(super) async fn quic(addresses: &[SocketAddr], pin: Option<Pin>) -> Result<(
     Err(trouble)
 }
 
-/// An IPv4 address as people know it, where the socket is of both families.
+/// Converts an IPv4-mapped address, from a dual-stack socket, to IPv4.
 fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 
-/// `0.4 ms`, `12 ms`.
+/// A duration for people: `0.4 ms`, `12 ms`.
 pub(super) fn millis(time: Duration) -> String {
     let millis = time.as_secs_f64() * 1e3;
     if millis < 9.95 { format!("{millis:.1} ms") } else { format!("{millis:.0} ms") }
 }
 
-/// For programs.
+/// A duration in milliseconds, for JSON.
 pub(super) fn as_millis(time: Duration) -> f64 {
     (time.as_secs_f64() * 1e6).round() / 1e3
 }
 
-/// For an answer from anywhere: two round trips around the globe and a packet lost. Three such waits follow one another at most.
+/// Bounds the wait for an answer: two of the longest round trips and one lost packet. At most three such waits follow one another.
 pub(super) const PROBE_TIMEOUT: Duration = Duration::from_millis(1500);
-/// For the goodbye to leave.
+/// Bounds the wait for the connection's close to be sent.
 const CLOSE_TIMEOUT: Duration = Duration::from_millis(100);
 
 #[cfg(test)]
@@ -193,7 +193,7 @@ mod tests {
         });
         let trouble = rtmp("127.0.0.1", port).await.unwrap_err();
         assert!(trouble.found("x").contains("speaks HTTP"), "{trouble:?}");
-        // Its listener is gone with it.
+        // The listener is closed too.
         web.await.unwrap();
         assert_eq!(rtmp("127.0.0.1", port).await, Err(ProbeError::Refused));
     }

@@ -5,9 +5,9 @@ use serde_json::{Map, Value, json};
 /// The result of a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Status {
-    /// It works.
+    /// The check passed.
     Ok,
-    /// It works less well than it could.
+    /// It works, with restrictions.
     Warn,
     /// It does not work.
     Fail,
@@ -30,22 +30,22 @@ pub struct Report {
 }
 
 impl Check {
-    /// It works; `found` says what was seen.
+    /// A check that passed; `found` says what was seen.
     pub fn ok(name: &'static str, found: impl Into<String>) -> Self {
         Self::new(name, Status::Ok, found.into(), None)
     }
 
-    /// It works less well than it could; `fix` says what to do.
+    /// A check that passed with restrictions; `fix` says what to do.
     pub fn warn(name: &'static str, found: impl Into<String>, fix: impl Into<String>) -> Self {
         Self::new(name, Status::Warn, found.into(), Some(fix.into()))
     }
 
-    /// It does not work; `fix` says what to do.
+    /// A check that failed; `fix` says what to do.
     pub fn fail(name: &'static str, found: impl Into<String>, fix: impl Into<String>) -> Self {
         Self::new(name, Status::Fail, found.into(), Some(fix.into()))
     }
 
-    /// With a number for programs, its unit in its name: `round_trip_ms`.
+    /// Adds a number for JSON, with its unit in its name: `round_trip_ms`.
     #[must_use]
     pub fn with(mut self, name: &'static str, value: f64) -> Self {
         self.values.push((name, value));
@@ -87,8 +87,8 @@ impl Report {
         self.checks.iter().any(|check| check.status == Status::Fail)
     }
 
-    /// A line for each check, in columns, and an indented one below it with what to do. Lines are broken at `width` characters, on a
-    /// terminal; elsewhere, they are not.
+    /// The report as text: a line for each check, in columns, followed by an indented line with the fix. Lines are broken at `width` characters
+    /// if it is given, on a terminal.
     pub fn text(&self, width: Option<usize>) -> String {
         let names = self.checks.iter().map(|check| check.name.chars().count()).max().unwrap_or(0);
         let indent = STATUS + names + GAP;
@@ -103,13 +103,13 @@ impl Report {
         text
     }
 
-    /// One object: `ok`, and `checks` with `check`, `status` (`ok`, `warn`, `fail`), `found`, `fix` and `values` where there are any.
+    /// One JSON object: `ok`, and `checks` with `check`, `status` (`ok`, `warn`, `fail`), `found`, `fix` and `values` if any.
     pub fn json(&self) -> String {
         let checks: Vec<Value> = self.checks.iter().map(object).collect();
         format!("{:#}\n", json!({ "ok": !self.has_failed(), "checks": checks }))
     }
 
-    /// For standard output: JSON, or text as wide as the terminal.
+    /// The report for standard output: JSON, or text as wide as the terminal.
     pub fn render(&self, json: bool) -> String {
         let width = || terminal_size::terminal_size_of(std::io::stdout()).map(|(width, _)| usize::from(width.0));
         if json { self.json() } else { self.text(width()) }
@@ -140,9 +140,9 @@ fn word(status: Status) -> &'static str {
     }
 }
 
-/// Adds `head` and `text`, going on below the first line's text where that is full.
+/// Appends `head` and `text`, and wraps the text at its own indentation.
 fn fold(out: &mut String, head: &str, text: &str, indent: usize, width: Option<usize>) {
-    // On a terminal too narrow for columns, it breaks lines better by itself.
+    // A terminal too narrow for columns breaks lines itself.
     let room = width.and_then(|width| width.checked_sub(indent)).filter(|room| *room >= LEAST_ROOM);
     out.push_str(head);
     let mut used = 0;
@@ -161,18 +161,18 @@ fn fold(out: &mut String, head: &str, text: &str, indent: usize, width: Option<u
     out.push('\n');
 }
 
-/// One line, whatever a server says: nobody else moves this terminal's cursor.
+/// Text as one line without control characters: a server must not control the terminal.
 fn plain(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(MAX_TEXT).collect()
 }
 
-/// Columns of the status: the longest word, and two spaces.
+/// Columns of the status: the longest word and two spaces.
 const STATUS: usize = 6;
-/// Between the name and what was found.
+/// Columns between the name and the finding.
 const GAP: usize = 2;
 /// Columns below which breaking lines makes them harder to read.
 const LEAST_ROOM: usize = 30;
-/// Bounds what a server's words take of the screen.
+/// Bounds a server's text on the screen, in characters.
 const MAX_TEXT: usize = 400;
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! The report, literally.
+//! The report as literal text and JSON.
 
 use super::*;
 
@@ -31,7 +31,7 @@ fn the_report_in_columns() {
              FAIL  RTMP     nothing listens on TCP 1935 of h\n               \
                             fix: start the cdn\n",
         ),
-        // Too narrow: left to the terminal.
+        // Too narrow: the terminal breaks the lines.
         (
             Some(20),
             "ok    UDP      port 40000 is free\n\

@@ -1,4 +1,4 @@
-//! Who runs `doctor`.
+//! The program that runs `doctor`.
 
 /// The role of the machine that is checked. It decides how serious a finding is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -13,11 +13,11 @@ struct Link {
     /// Bytes per second.
     rate: f64,
     round_trip: Duration,
-    /// Bytes that may wait before it.
+    /// The queue before the link, in bytes.
     queue: f64,
     /// The share of packets lost at random.
     loss: f64,
-    /// Additional delay by other traffic.
+    /// Additional delay caused by other traffic.
     others: Duration,
     /// The largest additional delay of a packet, evenly distributed; packets stay in order.
     jitter: Duration,
@@ -42,22 +42,22 @@ struct Sender {
     random: StdRng,
     /// Not yet sent.
     backlog: f64,
-    /// Whether that is so for want of window.
+    /// Whether the backlog exists because the window is too small.
     is_limited: bool,
     free: Instant,
-    /// When the last acknowledgement comes.
+    /// When the last acknowledgement arrives.
     last: Instant,
     next: u64,
-    /// Number, when it was sent, and when its acknowledgement comes, if it does.
+    /// Packet number, time of sending, and time of its acknowledgement, if it arrives.
     flying: VecDeque<(u64, Instant, Option<Instant>)>,
 }
 
-/// The result of some seconds.
+/// The result of a few seconds.
 #[derive(Debug)]
 struct Seen {
     /// Bytes per second that arrived.
     rate: f64,
-    /// The mean wait before the link, in milliseconds, of our own packets' making.
+    /// The mean queueing delay caused by our own packets, in milliseconds.
     queue_ms: f64,
     least_window: u64,
     backlog: f64,
@@ -129,7 +129,7 @@ impl Sender {
         self.controller.sent(self.now);
     }
 
-    /// Takes the acknowledgements that are due, and then what is lost: whatever three later ones have overtaken.
+    /// Processes the acknowledgements that are due, then losses: packets that three later ones have overtaken.
     fn acknowledge(&mut self) -> u64 {
         let is_due = |back: &Option<Instant>| back.is_some_and(|back| back <= self.now);
         let due: Vec<_> = self.flying.iter().filter(|(_, _, back)| is_due(back)).copied().collect();
@@ -144,7 +144,7 @@ impl Sender {
         let lost = (before - self.flying.len()) as u64 * u64::from(MTU);
         if lost > 0 {
             self.controller.lost(self.now, lost, false);
-            // They go again.
+            // Lost bytes are sent again.
             self.backlog += lost as f64;
         }
         due.len() as u64 * u64::from(MTU)
@@ -182,7 +182,7 @@ fn jitter_is_not_taken_for_congestion() {
 
 #[test]
 fn a_saturated_link_is_filled_with_a_short_queue() {
-    // The third has 80 ms of queue by the fewest packets that go at all.
+    // In the third case the minimum window alone causes a queue of 80 ms.
     for (rate, round_trip, most) in
         [(60e3, 80, 130.0), (150e3, 80, 130.0), (60e3, 3, 180.0), (1.25e6, 30, 130.0), (5e6, 150, 130.0)]
     {
@@ -225,7 +225,7 @@ fn the_queue_of_other_traffic_does_not_slow_the_stream() {
 
 #[test]
 fn a_shallow_queue_is_not_flooded() {
-    // A third of a second's worth was asked for, a hundredth fits: all signs of a full link are loss.
+    // The link is saturated and its queue holds only 27 ms, so that loss is the only sign of congestion.
     let mut sender = Sender::new(Link { queue: 4e3, rate: 150e3, made: 600e3, ..USUAL });
     sender.run(5);
     let before = sender.next;

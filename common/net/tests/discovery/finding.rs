@@ -1,4 +1,4 @@
-//! Who finds whom, how fast, and who notices that somebody left (RFC 6762 §5.2, §8.3, §10).
+//! Which broadcasters are found, how fast, and when their absence is detected (RFC 6762 §5.2, §8.3, §10).
 
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
@@ -22,7 +22,7 @@ async fn over_ipv4_found_and_lost() {
     assert_eq!(addresses, [format!("{}:{PORT}", Testbed::v4(1)).parse().unwrap()]);
     assert!(first.has_heard().await.unwrap());
 
-    // The second announcement comes a second later; whoever starts after it has to ask.
+    // The second announcement follows after one second; a browser that starts after it has to query.
     tokio::time::sleep(Duration::from_millis(2500)).await;
     while !announcer.announced() {
         tokio::time::sleep(Duration::from_millis(50)).await;
@@ -53,7 +53,7 @@ async fn over_ipv6_alone_found_with_its_scope_and_lost() {
     println!("IPv6 link-local, viewer there first: found after {:?}", begun.elapsed());
     let SocketAddr::V6(address) = addresses[0] else { panic!("{addresses:?}") };
     assert_eq!((address.ip().to_string(), address.port()), (Testbed::v6(1), PORT));
-    // The viewer's own interface, in the kernel's words: an index in hexadecimal in the second column.
+    // The viewer's own interface index, in hexadecimal, from the second column of the kernel's table.
     let interfaces = testbed.on(2, || std::fs::read_to_string("/proc/thread-self/net/if_inet6").unwrap());
     let line = interfaces.lines().find(|line| line.ends_with("lan0")).unwrap();
     let index = u32::from_str_radix(line.split_whitespace().nth(1).unwrap(), 16).unwrap();
@@ -98,7 +98,7 @@ async fn a_new_slot_is_a_new_name_and_the_old_one_goes() {
     println!("new slot: new name found after {:?}", begun.elapsed());
     lost(&mut browser, &name(&A, 0)).await;
     println!("new slot: old name lost after {:?}", begun.elapsed());
-    // The old name's second goodbye must not take the new one's addresses along.
+    // The old name's second goodbye must not remove the new name's addresses.
     quiet(&mut browser, 2500).await;
     let wanted = NameMatcher::new(&A);
     assert!(wanted.matches(&name(&A, 1), NOW), "for a viewer whose clock is late too");
@@ -163,7 +163,7 @@ async fn who_fell_silent_is_lost_when_asked_for() {
     browser.verify(&name(&B, 0)).unwrap();
     quiet(&mut browser, 2500).await;
 
-    // Asking again at once, instead of after the first wait.
+    // Query again at once, instead of after the first delay.
     testbed.plug(1, "down");
     browser.verify(&name(&A, 0)).unwrap();
     lost(&mut browser, &name(&A, 0)).await;
@@ -198,7 +198,7 @@ async fn dropped_multicast_is_no_error_and_can_be_told() {
     testbed.drop_multicast_to(2);
     let _announcer = announce(&testbed, 1, A, &clock);
     let mut deaf = browse(&testbed, 2, |options| options.survey = true);
-    // It looks for somebody else, so it finds nobody, but hears that there is mDNS.
+    // It looks for another broadcast, so it finds none, but it receives mDNS answers.
     let mut hearing = browse(&testbed, 3, |options| {
         options.survey = true;
         options.matchers = vec![NameMatcher::new(&B)];
@@ -220,7 +220,7 @@ async fn only_the_chosen_interfaces_are_used() {
     found(&mut seeing, &name(&A, 0), 1).await;
     quiet(&mut blind, 2000).await;
 
-    // Within one machine, for tests of others.
+    // Within one host over loopback, as other tests use it.
     let both = named("lo");
     let (here, there) = (both.clone(), both);
     let _inside = testbed.on(2, move || {

@@ -1,7 +1,6 @@
-//! What others on the LAN can do to a viewer, by accident or on purpose: the right broadcaster is found all the same.
+//! Interference by other hosts on the LAN, by accident or on purpose: the viewer still finds the right broadcaster.
 //!
-//! Packets are made by hand (RFC 1035 §4, RFC 6762 §18). That a forged address is not believed is the transport's test, not one of
-//! these.
+//! Packets are built by hand (RFC 1035 §4, RFC 6762 §18). That a forged address is not trusted is tested with the transport, not here.
 
 use std::collections::BTreeSet;
 use std::net::UdpSocket;
@@ -14,7 +13,7 @@ use net::discovery::{Announcer, AnnouncerOptions, Event, NameMatcher};
 use super::testbed::{Family, Testbed};
 use super::{A, B, PATIENCE, PORT, announce, browse, clock, found, lost, name, next, quiet};
 
-/// Sends each packet by multicast from a machine, in steps that a socket's buffer takes.
+/// Sends each packet by multicast from a machine, in batches that fit a socket's buffer.
 fn send(testbed: &Testbed, machine: u32, packets: Vec<Vec<u8>>) {
     testbed.on(machine, move || {
         let socket = UdpSocket::bind((Testbed::v4(machine).as_str(), 0)).unwrap();
@@ -58,7 +57,7 @@ fn pointer(instance: &str, ttl: u32) -> Vec<u8> {
     record("_nearcast._udp.local", 12, ttl, &labels(&format!("{instance}._nearcast._udp.local")))
 }
 
-/// All that announces an instance, at an address of nobody's.
+/// The records that announce an instance, at an unused address.
 fn announcement(instance: &str) -> Vec<u8> {
     let full = format!("{instance}._nearcast._udp.local");
     let mut server = vec![0, 0, 0, 0, 0, 9];
@@ -71,7 +70,7 @@ fn announcement(instance: &str) -> Vec<u8> {
     ])
 }
 
-/// Two thousand instances that nobody has.
+/// Announcements of two thousand instances that do not exist.
 fn flood() -> Vec<Vec<u8>> {
     let letters =
         |number: usize| format!("{number:04}").bytes().map(|digit| char::from(digit - b'0' + b'a')).collect::<String>();
@@ -102,7 +101,7 @@ async fn a_stranger_learns_no_more_than_that_somebody_broadcasts() {
     for kept in kept.iter().filter(|kept| !kept.is_empty()) {
         assert!(!text.contains(kept), "{kept}");
     }
-    // A name of 16 characters, a host name of as many, four records' frames: there is testbed for nothing else.
+    // A name of 16 characters, a host name of 16, and four record headers: there is room for nothing else.
     assert!(length < 160, "{length}");
 }
 
@@ -162,7 +161,7 @@ fn events_that_were_missed_are_made_up_for() {
     testbed.on(2, move || runtime().block_on(standing_still_in_a_flood(&shared)));
 }
 
-/// A runtime of the calling thread alone, for a viewer that mDNS is started anew for: that happens on the runtime's machine.
+/// A runtime on the calling thread only, for a viewer that restarts mDNS: the restart runs in the namespace of the runtime's thread.
 fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
 }
@@ -179,7 +178,7 @@ async fn standing_still_in_a_flood(testbed: &Testbed) {
     }
     assert_eq!(both, BTreeSet::from([name(&A, 0), name(&B, 0)]));
 
-    // The runtime's thread waits for the flood's end; meanwhile a broadcaster leaves.
+    // The runtime's thread waits for the end of the flood; meanwhile a broadcaster leaves.
     send(testbed, 3, flood());
     drop(b);
     std::thread::sleep(Duration::from_millis(1500));
@@ -212,7 +211,7 @@ async fn outliving_a_flood(testbed: &Testbed) {
         send(testbed, 3, part.to_vec());
         quiet(&mut browser, 20).await;
     }
-    // Until the cache is counted and, after that, what was doubted would be lost.
+    // Long enough that the cache is counted and stale instances would be lost.
     quiet(&mut browser, 18_000).await;
     let _b = announce(testbed, 1, B, &clock);
     found(&mut browser, &name(&B, 0), 1).await;
@@ -226,7 +225,7 @@ async fn a_forged_goodbye_is_mended() {
     let _announcer = announce(&testbed, 1, A, &clock);
     found(&mut browser, &name(&A, 0), 1).await;
     tokio::time::sleep(Duration::from_millis(1500)).await;
-    // One that an announcement follows within its second is mended before anybody is told (RFC 6762 §10.1): then it is forged again.
+    // If an announcement follows the forged goodbye within one second, no event is reported (RFC 6762 §10.1): forge it again.
     let mut told = None;
     for _ in 0..5 {
         send(&testbed, 3, vec![response(&[pointer(&name(&A, 0), 0)])]);
@@ -249,7 +248,7 @@ async fn a_broadcaster_that_crashed_and_came_back_is_followed() {
     let announcer = announce(&testbed, 1, A, &clock);
     found(&mut browser, &name(&A, 0), 1).await;
     tokio::time::sleep(Duration::from_millis(1500)).await;
-    // Its goodbye goes nowhere, as if it had been killed.
+    // Its goodbye is not received, as if it had been killed.
     testbed.plug(1, "down");
     drop(announcer);
     tokio::time::sleep(Duration::from_millis(500)).await;
@@ -268,7 +267,7 @@ async fn a_broadcaster_that_crashed_and_came_back_is_followed() {
         }
     }
     println!("crashed and back on another port: followed after {:?}", begun.elapsed());
-    // The old records' end is not the end of the new ones.
+    // The expiry of the old records does not remove the new ones.
     quiet(&mut browser, 3000).await;
     assert!(browser.verify(&name(&B, 0)).is_ok());
 }

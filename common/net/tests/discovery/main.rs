@@ -1,6 +1,7 @@
-//! Broadcasters and viewers on a LAN of network namespaces, not on the machine's own: what the tests share (RFC 6762, RFC 6763).
+//! Broadcasters and viewers on a LAN of network namespaces, not on the host's own network: shared code of the tests (RFC 6762, RFC 6763).
 //!
-//! They take seconds each, since caches and goodbyes are measured in seconds. They need root, and say that they are skipped without. The times to discovery are printed:
+//! Each test takes seconds, because caches and goodbyes do. The tests need root; without it they report that they are skipped. They print
+//! the times to discovery:
 //! `cargo test --test lan -- --nocapture`.
 
 #![expect(clippy::unwrap_used, reason = "the helpers of tests are tests too")]
@@ -22,10 +23,10 @@ const A: [u8; 16] = [0xa; 16];
 const B: [u8; 16] = [0xb; 16];
 const PORT: u16 = 4433;
 const NOW: u64 = 1_800_000_000;
-/// For what takes a second or two on a quiet machine.
+/// The deadline for events that take one or two seconds on an idle host.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A clock that stands still until told otherwise.
+/// A clock that stands still until the test changes it.
 fn clock() -> (Arc<AtomicU64>, Clock) {
     let seconds = Arc::new(AtomicU64::new(NOW));
     let read = Arc::clone(&seconds);
@@ -58,7 +59,7 @@ async fn next(browser: &mut Browser) -> Event {
     tokio::time::timeout(PATIENCE, browser.next()).await.expect("an event in time").expect("mDNS goes on")
 }
 
-/// Waits until `instance` has `expected` addresses, whatever it had before.
+/// Waits until `instance` has `expected` addresses; returns them.
 async fn found(browser: &mut Browser, instance: &str, expected: usize) -> Vec<SocketAddr> {
     loop {
         match next(browser).await {

@@ -1,7 +1,6 @@
-//! A LAN for tests: network namespaces on a bridge, which nothing else on the machine sees, removed afterwards. Needs root and
-//! iproute2.
+//! A LAN for tests: network namespaces on a bridge, isolated from the host and removed afterwards. Needs root and iproute2.
 //!
-//! Not a simulation of Wi-Fi: nothing is lost here unless a test pulls a plug.
+//! Not a simulation of Wi-Fi: nothing is lost unless a test unplugs a machine.
 
 use std::fs::File;
 use std::io::Write as _;
@@ -12,14 +11,14 @@ use std::thread;
 
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
-/// What addresses the machines of a testbed have.
+/// The address families of the machines of a testbed.
 #[derive(Clone, Copy)]
 pub(crate) enum Family {
-    /// `10.77.0.N` alone.
+    /// IPv4 only: `10.77.0.N`.
     V4,
-    /// A link-local address alone.
+    /// IPv6 only: a link-local address.
     V6,
-    /// Both.
+    /// Both families.
     Dual,
 }
 
@@ -30,8 +29,8 @@ pub(crate) struct Testbed {
 }
 
 impl Testbed {
-    /// Builds it. `None` where namespaces are not allowed, with a line that says so past the test runner, which keeps to itself what a
-    /// passing test prints. Whoever knows that they are allowed sets `NEARCAST_NAMESPACES=required`, and it fails instead.
+    /// Builds the testbed. `None` if namespaces are not allowed; a message then bypasses the test runner, which captures the output of passing
+    /// tests. With `NEARCAST_NAMESPACES=required` it fails instead.
     pub(crate) fn new(machines: u32, family: Family) -> Option<Self> {
         static TESTBEDS: AtomicU32 = AtomicU32::new(0);
         let prefix = format!("nclan{}-{}", std::process::id(), TESTBEDS.fetch_add(1, Ordering::Relaxed));
@@ -49,7 +48,7 @@ impl Testbed {
     fn build(&self, family: Family) -> Result<(), String> {
         let hub = self.name(0);
         ip(&format!("netns add {hub}"))?;
-        // Snooping would need a querier on the LAN to know who listens.
+        // Multicast snooping would need a querier on the LAN.
         ip(&format!("-n {hub} link add hub type bridge mcast_snooping 0"))?;
         ip(&format!("-n {hub} link set hub up"))?;
         for machine in 1..=self.machines {
@@ -58,7 +57,7 @@ impl Testbed {
             ip(&format!("-n {name} link set lo up"))?;
             ip(&format!("-n {hub} link add port{machine} type veth peer name lan0 netns {name}"))?;
             ip(&format!("-n {hub} link set port{machine} master hub up"))?;
-            // Addresses are given by hand: the kernel's own link-local one spends a second on detecting duplicates.
+            // Addresses are assigned manually: the kernel's own link-local address spends a second on duplicate address detection.
             ip(&format!("-n {name} link set lan0 addrgenmode none"))?;
             ip(&format!("-n {name} link set lan0 up"))?;
             if matches!(family, Family::V4 | Family::Dual) {
@@ -81,11 +80,11 @@ impl Testbed {
         format!("fe80::77:{machine}")
     }
 
-    /// Runs something on a machine: threads that it starts, and sockets that they open, stay there.
+    /// Runs `work` on a machine: threads that it starts, and sockets that they open, stay in its namespace.
     pub(crate) fn on<T: Send + 'static>(&self, machine: u32, work: impl FnOnce() -> T + Send + 'static) -> T {
         let path = format!("/run/netns/{}", self.name(machine));
         let runtime = tokio::runtime::Handle::try_current();
-        // A fresh thread, because this one must stay where it is.
+        // A new thread, because this one must stay in its namespace.
         let thread = thread::spawn(move || {
             let namespace = File::open(path).unwrap();
             move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network)).unwrap();
@@ -100,7 +99,7 @@ impl Testbed {
         ip(&format!("-n {} link set port{machine} {state}", self.name(0))).unwrap();
     }
 
-    /// Has the bridge drop what a machine is sent by multicast, as some Wi-Fi does.
+    /// Makes the bridge drop multicast to a machine, as some Wi-Fi networks do.
     pub(crate) fn drop_multicast_to(&self, machine: u32) {
         let port = format!("port{machine}");
         ip(&format!("-n {} link set {port} type bridge_slave mcast_flood off", self.name(0))).unwrap();
@@ -114,7 +113,7 @@ impl Testbed {
 impl Drop for Testbed {
     fn drop(&mut self) {
         for machine in (0..=self.machines).rev() {
-            // Those that were not built are no loss.
+            // Fails for machines that were not built, which does no harm.
             let _ = ip(&format!("netns del {}", self.name(machine)));
         }
     }

@@ -24,7 +24,7 @@ use super::{clock, http, peer};
 use crate::rtmp;
 use crate::trust::Pin;
 
-/// Checks `target`; the broadcasters on the LAN come by `lan_broadcasters`.
+/// Checks `target`; `lan_broadcasters` delivers the broadcasters found on the LAN.
 pub async fn check(target: &Target, role: Role, lan_broadcasters: oneshot::Receiver<LanBroadcasters>) -> Vec<Check> {
     match target {
         Target::Server(server) => look(server, role, lan_broadcasters).await,
@@ -65,7 +65,7 @@ async fn look(server: &Server, role: Role, lan_broadcasters: oneshot::Receiver<L
         match (by_url, parsed) {
             (Some(check), _) => Some(check),
             (None, Some(Ok(url))) => Some(rtmp(&url.host, url.port, "").await),
-            // A server whose HTTP is elsewhere than was said may well be there.
+            // The server may run with its HTTP API at another address.
             (None, None) if !info.is_nearcast && server.hls.is_none() => {
                 Some(rtmp(&server.host, RTMP_PORT, " (the usual port)").await)
             }
@@ -170,11 +170,11 @@ async fn hls(client: &Client, playlist: Url) -> Check {
     }
 }
 
-/// RTMP's (RTMP 1.0 §5).
+/// The default port of RTMP (RTMP 1.0 §5).
 const RTMP_PORT: u16 = 1935;
-/// Of one name.
+/// Bounds the addresses of one name.
 const MAX_ADDRESSES: usize = 8;
-/// For a name: a cache answers at once, a name server within a round trip or two.
+/// Bounds name resolution: a cache answers at once, a name server within one or two round trips.
 const NAME: Duration = Duration::from_secs(1);
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ use crate::doctor::role::Role;
 pub(super) struct ServerInfo {
     /// Whether it is a Nearcast server.
     pub(super) is_nearcast: bool,
-    /// `/api/v1/streams/NAME/watch`, if the stream is known there. It holds a ticket: not for screens.
+    /// `/api/v1/streams/NAME/watch`, if the server knows the stream. It contains a ticket and must not be shown.
     pub(super) watch: Option<Value>,
     /// The RTMP URL of a stream, if the server states one.
     pub(super) rtmp: Option<String>,
@@ -40,7 +40,7 @@ pub(super) async fn ask(client: &Client, server: &Server, role: Role) -> ServerI
     let at = shown(&server.origin);
     let streams = match all.map(|answer| (answer.status, answer.json())) {
         Ok((200, Some(streams))) => streams,
-        // What serves a playlist need not serve anything else.
+        // A server of playlists need not have any other interface.
         _ if server.hls.is_some() => return ServerInfo::default(),
         _ if server.is_guess => return ServerInfo { checks: vec![guessed_wrong(&at, role)], ..ServerInfo::default() },
         Ok((status, _)) => {
@@ -77,7 +77,7 @@ pub(super) async fn ask(client: &Client, server: &Server, role: Role) -> ServerI
     info
 }
 
-/// How the stream is, and whether somebody broadcasts.
+/// The state of the stream as a check, and whether it is live.
 pub(super) fn stream(description: &Value, role: Role) -> (Check, bool) {
     let tracks = description.get("tracks").and_then(Value::as_array).into_iter().flatten();
     let track = |track: &Value| {
@@ -107,5 +107,5 @@ fn guessed_wrong(at: &str, role: Role) -> Check {
     Check::warn("HTTP", found, fix)
 }
 
-/// Bounds a line.
+/// Bounds the tracks in a line of output.
 const MAX_TRACKS: usize = 6;

@@ -5,7 +5,7 @@ use reqwest::Url;
 use crate::doctor::role::Role;
 use crate::rtmp;
 
-/// What a URL names.
+/// The target that a URL names.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Target {
     /// A server and one of its streams.
@@ -14,7 +14,7 @@ pub enum Target {
     Broadcaster(Vec<String>),
 }
 
-/// What a URL says about a server.
+/// A server, as far as a URL describes it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Server {
     pub(super) host: String,
@@ -34,19 +34,19 @@ pub struct Server {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// Of another scheme.
+    /// The scheme is not supported.
     #[error("the URL must start with http://, https:// or rtmp:// (or, for a viewer, nearcast://)")]
     Scheme,
-    /// It is malformed, or has no host.
+    /// The URL is malformed, or has no host.
     #[error("the URL is none: http://HOST:8080/NAME or rtmp://HOST/APP")]
     Malformed,
-    /// RTMP's rules.
+    /// The `rtmp://` URL is invalid.
     #[error(transparent)]
     Rtmp(#[from] rtmp::url::Error),
-    /// A server without a stream.
+    /// The URL of a server names no stream.
     #[error("name a stream: http://HOST:8080/NAME")]
     Name,
-    /// A broadcaster without a port.
+    /// The URL of a broadcaster has no port.
     #[error("give the port too: nearcast://HOST:PORT")]
     Port,
 }
@@ -62,7 +62,7 @@ impl Target {
             "rtmp" | "rtmps" => rtmp_server(url.trim(), role).map(|server| Self::Server(Box::new(server))),
             "http" | "https" => http_server(url.trim(), role).map(|server| Self::Server(Box::new(server))),
             "nearcast" if role == Role::Subscriber => {
-                // What follows # is the code.
+                // The pairing code follows the `#`.
                 let names = rest.split('#').next().unwrap_or_default().trim_end_matches('/');
                 let names: Vec<String> = names.split(',').map(str::to_owned).collect();
                 let has_port =
@@ -86,7 +86,7 @@ impl std::fmt::Debug for Target {
 
 fn rtmp_server(url: &str, role: Role) -> Result<Server, Error> {
     let parsed = match rtmp::url::parse(url) {
-        // A publisher's key may come by another way; nobody checks it here, as that would end the broadcast that is on air.
+        // A publisher's key may be given elsewhere. It is not checked, because publishing with it would end the current broadcast.
         Err(rtmp::url::Error::Name) if role == Role::Publisher => {
             rtmp::url::parse(&format!("{}/app/key", url.trim_end_matches('/')))?
         }
@@ -103,7 +103,7 @@ fn rtmp_server(url: &str, role: Role) -> Result<Server, Error> {
         host: parsed.host,
         origin,
         is_guess: true,
-        // What a publisher's URL ends in is its key.
+        // The last segment of a publisher's URL is its key.
         name: Some(name).filter(|_| role == Role::Subscriber),
         hls: None,
     })
@@ -122,7 +122,7 @@ fn http_server(url: &str, role: Role) -> Result<Server, Error> {
     let name = match path.split('/').collect::<Vec<_>>()[..] {
         [""] if role == Role::Publisher => None,
         [""] => return Err(Error::Name),
-        // Our own playlists are under their stream's page.
+        // A Nearcast playlist is below its stream's page.
         [name, _] if is_playlist => Some(name.to_owned()),
         _ if is_playlist => None,
         [name] => Some(name.to_owned()),
@@ -131,11 +131,11 @@ fn http_server(url: &str, role: Role) -> Result<Server, Error> {
     Ok(Server { host, origin, is_guess: false, name, rtmp: None, hls: is_playlist.then_some(parsed) })
 }
 
-/// Scheme, host and port: whatever else a URL may hold is not for screens.
+/// Scheme, host and port of a URL: the rest may contain secrets and must not be shown.
 pub(super) fn shown(url: &Url) -> String {
     let host = url.host_str().unwrap_or_default();
     url.port().map_or_else(|| format!("{}://{host}", url.scheme()), |port| format!("{}://{host}:{port}", url.scheme()))
 }
 
-/// Our server's, unless it is told another.
+/// The default HTTP port of `cdn`.
 const HTTP_PORT: u16 = 8080;

@@ -1,4 +1,4 @@
-//! What is made of URLs and of answers.
+//! How URLs are parsed and answers of servers are judged.
 
 use serde_json::json;
 
@@ -73,7 +73,7 @@ fn one_working_transport_is_enough_for_a_viewer() {
 
 #[tokio::test]
 async fn a_server_that_does_not_listen_fails_without_showing_the_url() {
-    // Bound and dropped: nobody listens.
+    // Bound and dropped, so that nothing listens.
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let (_, lan_broadcasters) = oneshot::channel();
     let target = Target::parse(&format!("http://127.0.0.1:{port}/sekrit"), Role::Subscriber).unwrap();

@@ -47,7 +47,7 @@ fn a_subscriber_that_restarts_too_often_is_closed() {
         let reason = connection.closed().await;
         let quinn::ConnectionError::ApplicationClosed(close) = &reason else { panic!("{reason:?}") };
         assert_eq!(close.error_code, VarInt::from_u32(BAD_REQUEST));
-        // The client learns that it is its own fault, and that a new connection is of no use.
+        // The client learns that it is at fault, and that a retry does not help.
         let error = Error::from(reason);
         assert_eq!((error.blame(), error.retry()), (Blame::Us, false));
     });
@@ -142,7 +142,7 @@ async fn serve_halves(network: Network, identity: Identity, written: Arc<AtomicU
                 written.fetch_add(bytes, Ordering::Relaxed);
                 head = BytesMut::zeroed(4096);
             }
-            // It neither ends nor continues.
+            // The stream neither ends nor continues.
             connection.closed().await;
         });
     }
@@ -161,7 +161,7 @@ fn units_that_are_never_completed_hold_bounded_memory() {
         let mut subscription = subscribe(connection, "", Proof::None).await.unwrap();
         subscription.start(Start::LiveEdge).await.unwrap();
         until("it holds as much as it may", || subscription.held_bytes() > MAX_HELD - (64 << 10)).await;
-        // What is written beyond that waits in QUIC, whose windows bound it.
+        // More data stays in QUIC, whose windows bound it.
         let (written, most) = (written.load(Ordering::Relaxed), MAX_HELD + (16 << 20));
         assert!((MAX_HELD - (64 << 10)..most).contains(&written), "{written} bytes were taken");
     });
@@ -177,7 +177,7 @@ fn a_group_of_an_earlier_start_is_not_read() {
         for _ in 0..5 {
             subscription.start(Start::LiveEdge).await.unwrap();
         }
-        // Every picture once, however many starts were in flight.
+        // Every frame once, however many starts were in flight.
         assert_eq!(take(&mut subscription, 5).await.0, (0..5).map(|n| n * 33).collect::<Vec<_>>());
         let more = timeout(Duration::from_secs(1), subscription.next()).await;
         assert!(!matches!(&more, Ok(Ok(super::super::Event::Unit(unit))) if unit.unit.track.is_video()), "{more:?}");

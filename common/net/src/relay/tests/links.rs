@@ -9,13 +9,13 @@ use super::super::Event;
 use super::{FRAME_MS, TestStream, next, serve, watch_live};
 use crate::sim::{Link, Network, simulate};
 
-/// A unit at the subscriber.
+/// A unit as it arrives at the subscriber.
 #[derive(Clone, Debug, PartialEq)]
 struct Arrival {
     track: TrackId,
-    /// In milliseconds.
+    /// DTS in milliseconds.
     dts: i64,
-    /// From its push to its arrival.
+    /// Time from its push to its arrival.
     delay: Duration,
     /// Whether the unit before it of its track arrived too.
     follows: bool,

@@ -31,7 +31,7 @@ use crate::trust::{Identity, Pin, tls};
 /// A live stream that a test writes: 33 ms pictures with an IDR every tenth, and an audio unit of 10 bytes with each.
 struct TestStream {
     window: Mutex<LiveWindow>,
-    /// Of the units that were pushed: nothing is left out here.
+    /// The order of the pushed units, without gaps.
     order: Mutex<TrackOrder>,
     changed: watch::Sender<bool>,
     catalog: Arc<Catalog>,
@@ -107,7 +107,7 @@ impl StreamSource for TestStream {
         let from = cursor.position();
         let read = cursor.read(&self.window.lock(), max_bytes);
         let sender = positions.iter().position(|at| Some(*at) == from).or_else(|| {
-            // The one that is behind has jumped.
+            // The sender that lags has jumped.
             let behind = positions.iter().min().filter(|_| from.is_some());
             self.jumps.fetch_add(usize::from(behind.is_some()), Ordering::Relaxed);
             positions.iter().position(|at| Some(at) == behind)
@@ -217,7 +217,7 @@ async fn connect(network: &Network, address: SocketAddr, pin: Pin) -> (Endpoint,
     (endpoint, connection)
 }
 
-/// An idle subscription, and what it lives on.
+/// An idle subscription, with its endpoint, which must outlive it.
 async fn join(network: &Network, server: &Server) -> (Endpoint, Subscription) {
     let (endpoint, connection) = connect(network, server.address, server.pin).await;
     (endpoint, subscribe(connection, "live", Proof::None).await.unwrap())
@@ -234,7 +234,7 @@ async fn next(subscription: &mut Subscription) -> Event {
     timeout(Duration::from_secs(5), subscription.next()).await.expect("an event within 5 s").unwrap()
 }
 
-/// Units until `video` pictures have come: their DTS by track, in milliseconds. Checks that each is intact and follows the one before it.
+/// Receives units until `video` frames have arrived; returns their DTS by track, in milliseconds. Checks that each is intact and contiguous.
 async fn take(subscription: &mut Subscription, video: usize) -> (Vec<i64>, Vec<i64>) {
     let (mut pictures, mut sounds) = (Vec::new(), Vec::new());
     while pictures.len() < video {
@@ -253,7 +253,7 @@ async fn take(subscription: &mut Subscription, video: usize) -> (Vec<i64>, Vec<i
     (pictures, sounds)
 }
 
-/// The duration of a picture in milliseconds.
+/// The duration of a frame in milliseconds.
 const FRAME_MS: i64 = 33;
-/// Pictures from one IDR to the next.
+/// Frames from one IDR to the next.
 const GOP: i64 = 10;

@@ -37,7 +37,7 @@ fn a_subscriber_is_told_whether_there_is_capacity() {
         let server = serve(&network, &stream);
         let (_endpoint, mut subscription) = join(&network, &server).await;
         assert!(matches!(next(&mut subscription).await, Event::Capacity(false)), "before it flows");
-        // It may flow all the same.
+        // Units may be sent nevertheless.
         subscription.start(Start::LiveEdge).await.unwrap();
         take(&mut subscription, 5).await;
         stream.capacity.send_replace(true);
@@ -59,7 +59,7 @@ fn timing_is_sent_on_request_and_too_many_requests_end_the_subscription() {
         };
         assert_eq!((report.units[0].dts, report.epoch), (at, Epoch(7)));
         assert_eq!(received_at - requested_at, Duration::from_millis(2), "the round trip of the simulated link");
-        // A unit is reported as sent for the first time once, however many subscribers take it.
+        // A unit is reported as sent for the first time only once, however many subscribers receive it.
         subscription.start(Start::LiveEdge).await.unwrap();
         take(&mut subscription, 5).await;
         let (_other, mut second) = watch_live(&network, &server).await;

@@ -1,4 +1,4 @@
-//! The bytes of the protocol: what is written is read again, the vectors of SPEC.md, and malformed input.
+//! The bytes of the protocol: write-then-read identity, the vectors of SPEC.md, and malformed input.
 
 use bytes::BytesMut;
 use data_encoding::HEXLOWER;

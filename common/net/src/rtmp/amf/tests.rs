@@ -1,4 +1,4 @@
-//! AMF0 of every shape: what is legal comes through, what would harm rml_amf0 does not.
+//! AMF0 of every form: legal messages are read, and messages that would harm rml_amf0 are rejected.
 
 use super::*;
 
@@ -84,7 +84,7 @@ proptest::proptest! {
         let _ = decode(&bytes);
     }
 
-    /// What the guard lets through is read to the end, with nothing left out.
+    /// rml_amf0 reads the guard's output completely.
     #[test]
     fn guarding_twice_changes_nothing(bytes in proptest::collection::vec(0..18u8, 0..60)) {
         if let Ok(guarded) = guard(&bytes) {

@@ -1,4 +1,4 @@
-//! Chunks by the byte: every header form, both habits with extended timestamps, hostile input, and write-then-read identity.
+//! Chunks as bytes: every header form, both conventions of extended timestamps, hostile input, and write-then-read identity.
 
 use bytes::{BufMut, Bytes, BytesMut};
 use proptest::prelude::*;
@@ -10,7 +10,7 @@ fn limits() -> Limits {
     Limits { max_message: 1 << 20, max_command: 4096, max_chunk_streams: 8, max_buffered: 100_000, ..Limits::default() }
 }
 
-/// Reads `bytes` whole, then byte by byte: both must say the same.
+/// Reads `bytes` at once, then byte by byte: both results must be equal.
 fn read(bytes: &[u8]) -> Result<Vec<RawMessage>, Error> {
     let read = |pieces: &mut dyn Iterator<Item = &[u8]>| {
         let mut reader = Reader::new(&limits());
@@ -103,13 +103,13 @@ fn extended_timestamps_are_read_with_and_without_repetition() {
     let head = [0x06, 0xff, 0xff, 0xff, 0, 0, 200, 9, 1, 0, 0, 0, 0x01, 0x02, 0x03, 0x04];
     let expected = vec![message(9, 1, 0x0102_0304, &body), message(8, 1, 7, b"a")];
     let tail = [0x04, 0, 0, 7, 0, 0, 1, 8, 1, 0, 0, 0, b'a'];
-    // As the specification has it, and ffmpeg does: repeated.
+    // Repeated, as in the specification and FFmpeg.
     let repeated = join(&[&head, &body[..128], &[0xc6, 1, 2, 3, 4], &body[128..], &tail]);
     assert_eq!(read(&repeated).as_ref(), Ok(&expected));
-    // As librtmp of old does: not repeated.
+    // Not repeated, as in old librtmp.
     let silent = join(&[&head, &body[..128], &[0xc6], &body[128..], &tail]);
     assert_eq!(read(&silent).as_ref(), Ok(&expected));
-    // Not repeated, with less left than a timestamp has, and the beginning of one for payload.
+    // Not repeated, with less payload left than a timestamp has, and a payload that begins like one.
     let mut short = body[..130].to_vec();
     short[128..].copy_from_slice(&[1, 2]);
     let mut head130 = head;
@@ -143,11 +143,11 @@ fn chunk_size_and_abort_take_effect_at_once() {
     // The largest legal size.
     let bytes = join(&[&set(0x7fff_ffff), &[0x04, 0, 0, 0, 0, 0, 130, 8, 1, 0, 0, 0], &body]);
     assert_eq!(read(&bytes), Ok(vec![message(8, 1, 0, &body)]));
-    // Illegal ones, the high bit among them.
+    // Illegal sizes, including the high bit.
     for size in [0, 0x8000_0000, u32::MAX] {
         assert_eq!(read(&set(size)), Err(Error::ChunkSize { size }));
     }
-    // Abort drops what is under way on one chunk stream, and nothing elsewhere.
+    // Abort drops the message in progress on one chunk stream only.
     let bytes = join(&[
         &[0x06, 0, 0, 0, 0, 1, 0, 9, 1, 0, 0, 0],
         &[0; 128],
@@ -156,7 +156,7 @@ fn chunk_size_and_abort_take_effect_at_once() {
         &[0x02, 0, 0, 0, 0, 0, 4, 2, 0, 0, 0, 0, 0, 0, 0, 99],
     ]);
     assert_eq!(read(&bytes), Ok(vec![message(9, 1, 9, b"k")]));
-    // So does a message that begins before the last one's end.
+    // So does a message that begins before the end of the previous one.
     let bytes =
         join(&[&[0x06, 0, 0, 0, 0, 1, 0, 9, 1, 0, 0, 0], &[0; 128], &[0x06, 0, 0, 9, 0, 0, 1, 9, 1, 0, 0, 0, b'k']]);
     assert_eq!(read(&bytes), Ok(vec![message(9, 1, 9, b"k")]));
@@ -200,18 +200,18 @@ fn memory_grows_with_received_bytes_not_with_announced_lengths() {
     assert!(reader.buffered() <= 8 * 4096, "{}", reader.buffered());
 }
 
-/// A message as one sees fit to write it.
+/// A message, and how to write its chunks.
 #[derive(Clone, Debug)]
 struct Plan {
     chunk_stream: u32,
     kind: u8,
     timestamp: u32,
     body: Vec<u8>,
-    /// Which chunks are sent before the next message is looked at.
+    /// Number of chunks to write before the next message.
     urge: usize,
 }
 
-/// Writes messages in the shortest headers that the specification allows, interleaved by `turns`.
+/// Writes messages with the shortest headers that the specification allows, interleaved as in `turns`.
 fn write_tersely(plans: &[Plan], chunk_size: usize, repeat: bool, turns: &[usize]) -> (Vec<u8>, Vec<usize>) {
     #[derive(Clone, Copy)]
     struct Last {
@@ -222,7 +222,7 @@ fn write_tersely(plans: &[Plan], chunk_size: usize, repeat: bool, turns: &[usize
     }
     let mut out = BytesMut::new();
     let mut last: std::collections::BTreeMap<u32, Last> = Default::default();
-    // Per chunk stream, in order: the messages that wait.
+    // The queued messages of each chunk stream, in order.
     let mut queues: std::collections::BTreeMap<u32, std::collections::VecDeque<(usize, usize)>> = Default::default();
     for (i, plan) in plans.iter().enumerate() {
         queues.entry(plan.chunk_stream).or_default().push_back((i, 0));
@@ -308,7 +308,7 @@ fn plans() -> impl Strategy<Value = Vec<Plan>> {
 }
 
 proptest! {
-    /// Whatever the interleaving, the header forms, the chunk size, the habit and the fragmentation: the same messages come out.
+    /// The same messages are read for any interleaving, header form, chunk size, timestamp convention and fragmentation.
     #[test]
     fn write_then_read_is_identity(
         plans in plans(),
@@ -322,7 +322,7 @@ proptest! {
         write(&mut bytes, 128, 2, kind::SET_CHUNK_SIZE, 0, 0, &(chunk_size as u32).to_be_bytes());
         let (chunks, order) = write_tersely(&plans, chunk_size, repeat, &turns);
         bytes.put_slice(&chunks);
-        // A peer that does not repeat timestamps is found out by the bytes after: a stream goes on.
+        // The following bytes show that a peer does not repeat timestamps, so the stream must continue.
         write(&mut bytes, chunk_size as u32, 2, kind::ACKNOWLEDGEMENT, 0, 0, &[9; 4]);
         let mut reader = Reader::new(&limits());
         let mut messages = Vec::new();
@@ -341,7 +341,7 @@ proptest! {
         prop_assert_eq!(reader.buffered(), 0);
     }
 
-    /// Our own writer's frames, in any order and at any chunk size.
+    /// The output of our own writer, in any order and at any chunk size.
     #[test]
     fn framed_then_read_is_identity(
         units in proptest::collection::vec((any::<bool>(), any::<u32>(), proptest::collection::vec(any::<u8>(), 0..16), proptest::collection::vec(any::<u8>(), 0..500)), 1..10),

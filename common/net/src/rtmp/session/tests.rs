@@ -1,4 +1,4 @@
-//! Engines against each other, and the server's against hostile clients, byte by byte.
+//! Both sessions against each other, and the server's against hostile clients, byte by byte.
 
 use bytes::{Bytes, BytesMut};
 use media::Epoch;
@@ -16,7 +16,7 @@ use crate::rtmp::{
 };
 use crate::trust::Pin;
 
-/// A client by hand: handshaken, and nothing else.
+/// A scripted client, after the handshake.
 struct Hand {
     server: ServerSession,
     reader: Reader,
@@ -57,7 +57,7 @@ impl Hand {
         messages
     }
 
-    /// The commands that came back.
+    /// The commands that the server sent back.
     fn answers(&mut self) -> Vec<Vec<Value>> {
         let commands = self.raw_answers().into_iter().filter(|m| m.kind == kind::COMMAND);
         commands.map(|m| amf::decode(&m.body).unwrap()).collect()
@@ -90,14 +90,14 @@ fn name(command: &[Value]) -> &str {
     command::text(command.first()).unwrap_or_default()
 }
 
-/// Hands bytes both ways until nobody has anything to say.
+/// Exchanges bytes until neither end has output.
 fn settle(client: &mut ClientSession, server: &mut ServerSession) -> Result<(), Error> {
     loop {
         let (up, down) = (client.output(), server.output());
         if up.is_empty() && down.is_empty() {
             return Ok(());
         }
-        // Odd pieces: neither end may care where a read ends.
+        // Pieces of odd size: the result must not depend on where a read ends.
         up.chunks(97).try_for_each(|piece| server.input(piece))?;
         down.chunks(101).try_for_each(|piece| client.input(piece))?;
     }
@@ -123,7 +123,7 @@ fn publish_and_resume() {
     };
     assert_eq!(ask, expected);
     assert!(!format!("{ask:?} {server:?} {client:?}").contains("key"), "keys stay out of logs");
-    // OBS with the key in the server's URL, and nothing as the key.
+    // OBS with the key in the server URL, and an empty stream key.
     let misplaced = StreamRequest { app: "live/sekrit".into(), name: String::new(), ..ask };
     assert!(!format!("{misplaced:?}").contains("sekrit"));
     let resume = Resume { epoch: Epoch(9), have: vec![(TrackId::VIDEO, Timestamp::from_millis(77))] };
@@ -190,7 +190,7 @@ fn play_and_end() {
         assert_eq!(client.event(), None);
     }
     assert_eq!(server.event(), Some(ServerEvent::Player(PlayerEvent::BufferLength(300))));
-    // More than our window: the client has acknowledged, and its count is right.
+    // More than our window: the client has acknowledged, with the correct count.
     settle(&mut client, &mut server).unwrap();
     assert!(matches!(server.event(), Some(ServerEvent::Player(PlayerEvent::Acknowledged(_)))));
     client.finish();
@@ -202,7 +202,7 @@ fn play_and_end() {
 fn long_messages_need_an_accepted_publisher() {
     let limits = Limits::default();
     let body = vec![0; limits.max_command + 1];
-    // Never finished: what matters is what is taken in.
+    // Never finished: only the accepted bytes matter.
     let begin = |hand: &mut Hand| {
         let mut out = BytesMut::new();
         chunk::write(&mut out, 1 << 20, 6, kind::VIDEO, 1, 0, &body);
@@ -271,7 +271,7 @@ fn acknowledgements_count_every_byte() {
         assert_eq!(acknowledged(&mut hand), expected);
         since = if since >= 1000 { 0 } else { since };
     }
-    // A window of one byte: one answer per read, not one per byte. A window of none: the default.
+    // A window of one byte: one answer per read, not per byte. A window of zero: the default.
     for window in [1, 0] {
         let mut out = BytesMut::new();
         command::control(&mut out, 128, kind::WINDOW, window);
@@ -319,7 +319,7 @@ fn connect_is_answered_by_the_clients_capabilities() {
     let Some(Value::StrictArray(list)) = command::property(info, "fourCcList") else { panic!("no list") };
     assert!(list.contains(&amf::string("hvc1")) && list.contains(&amf::string("Opus")));
 
-    // The app's query joins the name's; slashes at the ends do not matter.
+    // The app's query is merged with the name's; leading and trailing slashes are ignored.
     let mut hand = connect(vec![("tcUrl", amf::string("rtmp://h/live")), ("flashVer", amf::string("OBS"))]);
     hand.call(0, "createStream", 2.0, vec![]).unwrap();
     hand.call(1, "publish", 3.0, vec![amf::string("k?b=2")]).unwrap();
@@ -428,7 +428,7 @@ fn aggregates_are_split_and_rebased() {
         tag(9, 0x0100_0005, b"w"),
     ]
     .concat();
-    // The last back pointer left out.
+    // The last back pointer is omitted.
     hand.server.input(&aggregate(&body[..body.len() - 4], 500)).unwrap();
     let body = Bytes::from_static;
     for expected in [
@@ -472,11 +472,11 @@ fn hostile_commands_are_rejected_with_a_reason() {
     ] {
         assert_eq!(fails(&mut hand, kind, stream, body), expected, "{body:02x?}");
     }
-    // Without end.
+    // `createStream` without end.
     let mut hand = Hand::connected();
     let error = (0..1000).find_map(|i| hand.call(0, "createStream", i.into(), vec![]).err()).unwrap();
     assert_eq!(error.to_string(), "the peer exceeds the limit of 8 message streams");
-    // On a message stream that is not there; twice.
+    // Publish on a message stream that does not exist; publish twice.
     let publish =
         |hand: &mut Hand, stream| hand.call(stream, "publish", 1.0, vec![amf::string("k")]).map_err(|e| e.to_string());
     assert_eq!(
@@ -487,7 +487,7 @@ fn hostile_commands_are_rejected_with_a_reason() {
         publish(&mut Hand::publishing(), 1).unwrap_err(),
         "the client publishes or plays twice on one connection"
     );
-    // Twice connected.
+    // `connect` twice.
     let mut hand = Hand::connected();
     let connect = vec![amf::string("connect"), Value::Number(1.0), amf::object([])];
     assert_eq!(hand.command(0, connect).unwrap_err().to_string(), "the client connects twice");
