@@ -1,14 +1,14 @@
-//! Path merging: several paths in, one sequence of access units out, each unit once (as in SMPTE ST 2022-7, seamless protection switching).
+//! Path merging: merges several paths into one sequence with each access unit once (as in SMPTE ST 2022-7, seamless protection switching).
 //!
-//! Paths carry the same units under the same names, so merging needs no timing and no guesswork. A unit is next if its predecessor has
-//! been put out; it is a repeat if it is not newer than the last one put out; otherwise units are missing before it, and it waits for
-//! another path to bring them. The predecessor is what the path states ([`Predecessor`]); of a path that cannot state it, the order
-//! stands in, unless a unit that begins a GOP comes so late that others may be missing before it. The caller decides how long to wait
-//! ([`PathMerger::skip_gap`]); with one path open there is nobody to wait for, and the path merger goes on at once, at the next random access
-//! point.
+//! Units have the same identity on every path, so merging needs neither timing nor heuristics. A unit is next if its predecessor was
+//! emitted; it is a duplicate if it is not newer than the last emitted unit of its track; otherwise units are missing before it, and it waits
+//! for another path to deliver them. The predecessor is the one that the path states ([`Predecessor`]). If the path cannot state it, it is the
+//! previous unit of the track on that path, unless a random access point follows so late that units may be missing before it. The caller
+//! decides how long to wait ([`PathMerger::skip_gap`]). With a single open path the merger does not wait, and continues at the next random
+//! access point.
 //!
-//! In the merged sequence DTS increases strictly within a track, no unit comes twice, and it starts, and continues after a loss, at a random
-//! access point of the video track. Pure: which paths are open, and when one has stalled, is decided by [`select`](crate::select).
+//! In the merged sequence DTS increases strictly within a track, no unit occurs twice, and the sequence starts, and continues after a loss,
+//! at a random access point of the video track. Pure: [`select`](crate::select) decides which paths are open and when one has stalled.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -22,19 +22,19 @@ use crate::track_order::TrackOrder;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PathId(pub u32);
 
-/// Which unit of its track a unit follows in the broadcast, as its path says.
+/// The predecessor of a unit: the unit before it in its track and broadcast, as far as its path states it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Predecessor {
-    /// The one with this DTS.
+    /// The unit with this DTS.
     Dts(Timestamp),
-    /// The first of its track, or one whose predecessor is not known.
+    /// The unit is the first of its track, or its predecessor is not known.
     Unknown,
-    /// The path says nothing (HLS, servers of others): most likely the unit that it brought before.
+    /// The path does not state predecessors (HLS, third-party servers): most likely the previous unit of the track on this path.
     PathOrder,
 }
 
 impl Predecessor {
-    /// The stated one.
+    /// The stated DTS; `None` if no predecessor is stated.
     pub fn dts(self) -> Option<Timestamp> {
         match self {
             Self::Dts(dts) => Some(dts),
@@ -43,7 +43,7 @@ impl Predecessor {
     }
 }
 
-/// What a path that states predecessors says: `None` is the first of its track, or not known.
+/// Converts the predecessor stated by a path; `None` if the unit is the first of its track, or its predecessor is not known.
 impl From<Option<Timestamp>> for Predecessor {
     fn from(stated: Option<Timestamp>) -> Self {
         stated.map_or(Self::Unknown, Self::Dts)
@@ -88,8 +88,8 @@ pub struct PathMerger {
     epoch: Option<Epoch>,
     /// Wall-clock time of PTS 0 in this epoch: decides which of two epochs is the later one.
     clock: Option<WallClock>,
-    /// Past epochs, oldest first, and how far each had come: a late path may still send their units, and a publisher that was replaced may return
-    /// with its own epoch.
+    /// Past epochs, oldest first, with the last merged unit of each track: a late path may still send their units, and a publisher that was
+    /// replaced may return with its own epoch.
     retired: VecDeque<(Epoch, BTreeMap<TrackId, TrackProgress>)>,
     tracks: BTreeMap<TrackId, TrackProgress>,
     paths: BTreeMap<PathId, Path>,
@@ -103,7 +103,7 @@ pub struct PathMerger {
 #[derive(Debug)]
 struct TrackProgress {
     last: Timestamp,
-    /// Milliseconds between units, smoothed; zero until two have come.
+    /// Smoothed interval between units in milliseconds; zero before the second unit.
     interval: f64,
     /// Whether units are dropped until the next random access point, because of a loss.
     needs_random_access: bool,
@@ -112,11 +112,11 @@ struct TrackProgress {
 #[derive(Debug, Default)]
 struct Path {
     epoch: Option<Epoch>,
-    /// The last unit of each track that this path brought without a gap.
+    /// The last unit of each track that this path delivered since its last gap.
     order: TrackOrder,
-    /// Whether the last unit of whatever track that this path brought has been put out.
+    /// Whether the last processed unit of this path, of any track, was emitted or a duplicate of an emitted one.
     contiguous: bool,
-    /// Units that wait for another path to fill the gap before them, oldest first.
+    /// Units queued until another path fills the gap before them, oldest first.
     waiting: VecDeque<QueuedUnit>,
     bytes: usize,
 }
@@ -125,9 +125,9 @@ struct Path {
 struct QueuedUnit {
     catalog: Arc<Catalog>,
     unit: AccessUnit,
-    /// The unit that it follows, if that is known.
+    /// DTS of its predecessor, if that is known.
     predecessor: Option<Timestamp>,
-    /// Whether the path stated it; else it is what the path brought before.
+    /// Whether the path stated it; otherwise it is the previous unit of the track on the path.
     is_stated: bool,
 }
 
@@ -142,7 +142,7 @@ impl PathMerger {
         self.paths.insert(path, Path::default());
     }
 
-    /// What a path brings next need not follow on what it brought before. What it has brought stays.
+    /// Marks a gap in a path: its next unit need not follow the last one it delivered. Queued units are kept.
     pub fn gap(&mut self, path: PathId) {
         if let Some(path) = self.paths.get_mut(&path) {
             path.order.clear();
@@ -150,14 +150,14 @@ impl PathMerger {
         }
     }
 
-    /// Closes a path. What it had waiting is dropped; if one path is left, that one goes on into `out`.
+    /// Closes a path and drops its queue. If one path is left, appends that path's queued units to `out`.
     pub fn close(&mut self, path: PathId, out: &mut Vec<MergedUnit>) {
         if self.paths.remove(&path).is_some() && self.paths.len() == 1 {
             self.skip_gap(out);
         }
     }
 
-    /// Takes the next unit of a path (which opens it) and puts what is due into `out`.
+    /// Takes the next unit of a path, opens the path if necessary, and appends the units that are due to `out`.
     pub fn push(
         &mut self,
         path: PathId,
@@ -169,8 +169,8 @@ impl PathMerger {
         let is_alone = self.paths.keys().all(|id| *id == path);
         let entry = self.paths.entry(path).or_default();
         if self.epoch != Some(unit.epoch) {
-            // A path that delivered the current epoch, or is the only one, decides what is on air. For another path, the clock decides, and whether
-            // its epoch is a past one.
+            // A path that delivered the current epoch, or is the only one, decides which epoch is live. For another path, the clock decides, and
+            // whether its epoch is a past one.
             let is_authority = is_alone || entry.epoch == self.epoch;
             let is_over = self.retired.iter().any(|(epoch, _)| *epoch == unit.epoch);
             let is_older = matches!((catalog.clock, self.clock), (Some(new), Some(now)) if new < now);
@@ -203,7 +203,7 @@ impl PathMerger {
         self.paths.values().filter_map(|p| p.waiting.back()).map(|waiting| waiting.unit.dts).max()
     }
 
-    /// Gives up on the missing units and continues with the earliest queued unit that can be decoded.
+    /// Gives up on the missing units and continues with the earliest queued unit at which decoding can start.
     pub fn skip_gap(&mut self, out: &mut Vec<MergedUnit>) {
         loop {
             self.drain(out);
@@ -271,13 +271,13 @@ impl PathMerger {
         }
     }
 
-    /// Processes all queued units that need not wait any more.
+    /// Processes all queued units that need not wait any longer.
     fn drain(&mut self, out: &mut Vec<MergedUnit>) {
         let ids: Vec<PathId> = self.paths.keys().copied().collect();
         while ids.iter().any(|id| self.take_next(*id, out)) {}
     }
 
-    /// Deals with the first unit that need not wait on a path; `false` if there is none.
+    /// Processes the first queued unit of a path that need not wait; `false` if there is none.
     fn take_next(&mut self, id: PathId, out: &mut Vec<MergedUnit>) -> bool {
         let is_alone = self.paths.len() == 1;
         let Some(path) = self.paths.get_mut(&id).filter(|path| path.epoch == self.epoch) else { return false };
@@ -309,8 +309,7 @@ impl PathMerger {
             Some(track) => {
                 let step = (unit.dts - track.last) as f64;
                 let missing = if track.interval > 0.0 { (step / track.interval).round() as i64 - 1 } else { 0 };
-                // A server that skips and does not say so goes on at a random access point; elsewhere a long step is an encoder that
-                // paused.
+                // A server that skips without stating it continues at a random access point; a long step elsewhere is a pause of the encoder.
                 let is_gap =
                     !is_stated && step > track.interval * GAP_INTERVALS && track.interval > 0.0 && unit.random_access;
                 if track.needs_random_access || is_gap {
@@ -340,8 +339,8 @@ impl PathMerger {
 }
 
 impl Path {
-    /// The first waiting unit that has an answer, and the answer. Whatever waits holds back its own track; of a path that states
-    /// predecessors, no other.
+    /// The first queued unit that need not wait, and its placement. A unit that waits blocks its own track; on a path that does not state
+    /// predecessors, it blocks all tracks.
     fn next_due(&self, placement: impl Fn(&Self, &QueuedUnit) -> Placement) -> Option<(usize, Placement)> {
         let mut held: Vec<TrackId> = Vec::new();
         for (at, waiting) in self.waiting.iter().enumerate() {
@@ -382,7 +381,7 @@ fn placement(
         // The first unit of its track starts the broadcast, or joins one that has started.
         return match (started, unit.random_access) {
             (false, _) if is_key => Placement::Next,
-            // Of a path that says what follows what, only one that follows a unit that never came could be missed: before the start.
+            // If the path states predecessors, only units before the start of the sequence can be missing.
             (true, true) if path.contiguous || *is_stated => Placement::Next,
             (true, true) => Placement::Wait,
             _ => Placement::Undecodable,
@@ -395,13 +394,13 @@ fn placement(
     let leaves_no_room = step < track.interval * ADJACENT_INTERVALS;
     let follows = match predecessor {
         Some(previous) if *is_stated => *previous == track.last,
-        // Whoever skips in silence goes on at a random access point; where that shows, another path is asked first.
+        // A server that skips without stating it continues at a random access point. If that may be the case, wait for another path.
         Some(previous) => {
             let may_have_skipped = unit.random_access && track.interval > 0.0 && !leaves_no_room;
             *previous == track.last && (is_alone || !may_have_skipped)
         }
-        // The first of its track on this path follows on the unit of another track before it, if no hole shows. HLS carries
-        // the tracks of a part one after the other, so the order alone is not proof.
+        // The first unit of its track on this path is next if the path's previous unit was emitted and no unit fits in between. HLS
+        // carries the tracks of a part one after the other, so the order alone is not sufficient.
         None => path.contiguous && leaves_no_room,
     };
     match (follows, track.needs_random_access) {
@@ -412,11 +411,12 @@ fn placement(
     }
 }
 
-/// Number of past epochs that are remembered. A path is seldom more than one behind.
+/// Bounds the past epochs that are remembered. A path is seldom more than one behind.
 const RETIRED_EPOCHS: usize = 8;
 /// Bounds the queue of a path: 8 s of a 16 Mbit/s stream.
 const MAX_WAITING_BYTES: usize = 16 << 20;
-/// A step of this many usual intervals is a hole even on one path: a server of others that jumped to the newest IDR says nothing.
+/// A step of more than this many usual intervals is a loss even on a single path: a third-party server jumps to the newest IDR without
+/// stating it.
 const GAP_INTERVALS: f64 = 3.5;
 /// A step of fewer frame intervals than this leaves no room for a unit in between.
 const ADJACENT_INTERVALS: f64 = 1.5;

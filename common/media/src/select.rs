@@ -1,19 +1,19 @@
 //! Path selection: decides which paths of a viewer are open, idle or active. Pure policy.
 //!
-//! Paths are in order of preference ([`PathProfile`]). The viewer starts on the first path that answers, with a head start for the preferred one.
-//! While it plays from a less preferred path, the preferred ones are tried from time to time beside it, so that a failed attempt costs nothing.
-//! [`Mode`] says what is on standby for the moment when the active path stalls.
+//! Paths are in order of preference ([`PathProfile`]). The viewer starts on the first path that answers, with a head start for the preferred
+//! one. While it plays from a less preferred path, it periodically tries the preferred ones in parallel, so that a failed attempt does no harm.
+//! [`Mode`] selects which fallback is on standby in case the active path stalls.
 //!
 //! A path is stalled when it delivers nothing for its stall timeout, which follows from its own arrivals: 2.5 frame intervals on a path that
-//! delivers evenly, longer on one that delivers in bursts. A stalled path is not closed at once: the fallback runs beside it. If the path comes
-//! back before the fallback has delivered anything newer, it was a false alarm. False alarms raise the stall timeout, as far as the viewer's
-//! buffer covers it, and keep the fallback running for longer. Each failure doubles the time until a path is tried again, and a path must deliver
-//! for a probation period before its failures are forgotten. Both damp flapping.
+//! delivers evenly, longer on one that delivers in bursts. A stalled path is not closed at once: the fallback runs in parallel. If the path
+//! recovers before the fallback has delivered anything newer, it was a false alarm. False alarms raise the stall timeout, as far as the
+//! viewer's buffer covers it, and keep the fallback running for longer. Each failure doubles the time until a path is tried again, and a path
+//! must deliver for a probation period before its failures are forgotten. Both damp flapping.
 //!
-//! A path whose server reports that it has no capacity is left as soon as another one delivers. It stays open, and is used again when there is
-//! capacity. If it is the only path, it is kept.
+//! If a path's server reports that it has no capacity, the viewer leaves the path as soon as another one delivers. The path stays open, and is
+//! used again when there is capacity. If it is the only path, it is kept.
 //!
-//! Time is a [`Duration`] since any fixed point, on a monotonic clock. Merging the paths without a gap is [`path_merge`](crate::path_merge)'s work.
+//! Time is a [`Duration`] since any fixed point, on a monotonic clock. [`path_merge`](crate::path_merge) merges the paths without a gap.
 
 mod arrival_stats;
 mod config;
@@ -35,14 +35,14 @@ use crate::time::Timestamp;
 #[derive(Debug)]
 pub struct Selector {
     config: SelectorConfig,
-    /// In order of preference.
+    /// The paths in order of preference.
     paths: Vec<Path>,
     /// How much media the viewer's buffer holds: a stall of this duration is not visible.
     buffered: Duration,
 }
 
 impl Selector {
-    /// A selection among `paths`, none of them open.
+    /// A selector over `paths`, all closed. The order of equal ranks is kept.
     pub fn new(config: SelectorConfig, paths: impl IntoIterator<Item = (PathId, PathProfile)>) -> Self {
         let mut selector = Self { config, paths: Vec::new(), buffered: Duration::ZERO };
         for (id, profile) in paths {
@@ -51,7 +51,7 @@ impl Selector {
         selector
     }
 
-    /// There is another path. The caller gives no number twice.
+    /// Adds a path. The caller must not reuse an id.
     pub fn add(&mut self, id: PathId, profile: PathProfile) {
         let at = self.paths.partition_point(|other| other.profile.rank <= profile.rank);
         self.paths.insert(at, Path::new(id, profile));
@@ -89,7 +89,7 @@ impl Selector {
         let is_covered = self.paths.iter().any(|p| p.id == path && p.active().as_ref().is_some_and(is_covered));
         let Some(path) = self.path(path) else { return };
         match &mut path.state {
-            // A path that was just closed or stopped may still deliver.
+            // A path that was just closed or stopped may still deliver units.
             State::Closed | State::Idle => {}
             State::Opening { .. } => path.state = State::Active(ActivePath::begin(now, kind, dts)),
             State::Active(active) => {
@@ -138,7 +138,7 @@ impl Selector {
         }
     }
 
-    /// The server of `path` has capacity for this viewer, or has none.
+    /// The server of `path` reports whether it has capacity for this viewer.
     pub fn on_capacity(&mut self, path: PathId, available: bool) {
         if let Some(path) = self.path(path) {
             path.no_capacity = !available && !matches!(path.state, State::Closed);
@@ -176,8 +176,8 @@ impl Selector {
         self.paths.iter().any(|p| p.id == path && self.stall_deadline(p).is_some_and(|at| now >= at))
     }
 
-    /// The actions that are due now. Call it after each [`on_failed`](Self::on_failed) and [`on_idle`](Self::on_idle), when a path brings units, and
-    /// at [`deadline`](Self::deadline).
+    /// The actions that are due now. Call it after each [`on_failed`](Self::on_failed) and [`on_idle`](Self::on_idle), when a path delivers
+    /// units, and at [`deadline`](Self::deadline).
     pub fn poll(&mut self, now: Duration) -> Vec<Action> {
         let config = self.config;
         let mut actions = Vec::new();
@@ -185,7 +185,7 @@ impl Selector {
         let flows = self.paths.iter().any(|path| matches!(path.state, State::Active(_)));
         for path in &mut self.paths {
             match path.state {
-                // With no other path to try, or none that delivers, waiting costs nothing: the stream may not have started.
+                // Waiting does no harm if no other path can be tried or delivers: the stream may not have started.
                 State::Opening { since, connected, .. }
                     if now >= since + config.open_timeout && !is_alone && (flows || !connected) =>
                 {
@@ -203,7 +203,7 @@ impl Selector {
         actions
     }
 
-    /// When to call [`poll`](Self::poll) next if no event comes before; `None` if no timer is running.
+    /// When to call [`poll`](Self::poll) next if no event occurs before; `None` if no timer is running.
     pub fn deadline(&self, now: Duration) -> Option<Duration> {
         let is_alone = self.paths.len() == 1;
         let times = self.paths.iter().flat_map(|path| match path.state {
@@ -237,14 +237,14 @@ impl Selector {
         let mut stall_timeout = stats.max_gap.mul_f64(self.config.stall_factor).max(floor);
         stall_timeout = stall_timeout.mul_f64(1.0 + f64::from(path.false_alarms.min(MAX_FALSE_ALARMS)) / 2.0);
         if path.profile.can_idle {
-            // What stands ready is asked for next to nothing: better too often than too late to be hidden.
+            // Starting a standby path costs little, so a stall is detected early enough that the buffer hides it, at the cost of false alarms.
             stall_timeout =
                 stall_timeout.min((active.frame_interval().mul_f64(STALL_INTERVALS)).max(self.buffered)).max(floor);
         }
         stall_timeout
     }
 
-    /// When its video or its audio, whichever comes first, reaches its stall timeout.
+    /// When its video or its audio, whichever is first, reaches its stall timeout.
     fn stall_deadline(&self, path: &Path) -> Option<Duration> {
         let active = path.active()?;
         let awaited = active.tracks().filter(|(_, stats)| !stats.track_absent);
@@ -274,7 +274,7 @@ impl Selector {
         }
     }
 
-    /// Whether the path had a false alarm so recently that another one is likely: the fallback keeps running beside it.
+    /// Whether the path had a false alarm so recently that another one is likely: the fallback keeps running in parallel.
     fn is_unreliable(&self, path: &Path, now: Duration) -> bool {
         // The first false alarm does not count.
         let steady = self.config.probation * path.false_alarms.saturating_sub(1).min(MAX_FALSE_ALARMS);
@@ -285,7 +285,7 @@ impl Selector {
         self.stall_deadline(path).is_some_and(|at| now < at)
     }
 
-    /// How many paths are to be active when all is well.
+    /// Number of active paths in normal operation.
     fn wanted_paths(&self) -> usize {
         if self.config.mode == Mode::Hot { 2 } else { 1 }
     }
@@ -349,7 +349,7 @@ impl Selector {
             // An idle path is one round trip away; it need not wait for one that is still connecting.
             let fallback_opening =
                 self.paths.iter().any(|p| matches!(p.state, State::Opening { idle: false, since, .. } if p.profile.can_idle && now < since + self.config.head_start));
-            // A part is better than nothing, and all is better than a part.
+            // If no path is live, a path without capacity is better than none; a standby path is preferred.
             let idle = self.paths.iter_mut().filter(|p| p.is_standby() || !any_live && matches!(p.state, State::Idle));
             if let Some(idle) = idle.min_by_key(|path| path.no_capacity).filter(|_| !fallback_opening) {
                 actions.push(idle.start(now));
@@ -414,7 +414,7 @@ impl Selector {
     }
 }
 
-/// A path that can idle is stalled after this many frame intervals without a unit; with scheduling, within three.
+/// A path that can idle is stalled after this many frame intervals without a unit; scheduling delays included, within three.
 const STALL_INTERVALS: f64 = 2.5;
 /// Each false alarm adds half of the stall timeout, up to this many.
 const MAX_FALSE_ALARMS: u32 = 6;

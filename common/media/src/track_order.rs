@@ -1,7 +1,7 @@
-//! Which unit each unit follows, for whoever passes units on one after the other.
+//! The predecessor of each unit, tracked by a sender or receiver of units in order.
 //!
-//! A sender and a receiver that each keep a [`TrackOrder`] agree on the predecessor of every unit, as long as the sender states those that
-//! the order does not tell: after it left units out, and where it begins.
+//! A sender and a receiver that each keep a [`TrackOrder`] agree on the predecessor of every unit, if the sender states the predecessors
+//! that the order does not show: after skipped units, and at the start.
 
 use crate::access_unit::{AccessUnit, Epoch, TrackId};
 use crate::catalog::MAX_TRACKS;
@@ -15,22 +15,22 @@ pub struct TrackOrder {
 }
 
 impl TrackOrder {
-    /// DTS of the unit that the next unit of `track` follows. `None` if no unit of the track has come in this epoch, or if it was stated that
-    /// nobody knows.
+    /// DTS of the predecessor of the next unit of `track`. `None` if the epoch has no unit of the track yet, or if the predecessor was stated to
+    /// be unknown.
     pub fn newest(&self, epoch: Epoch, track: TrackId) -> Option<Timestamp> {
         let of_epoch = if self.epoch == Some(epoch) { self.newest.as_slice() } else { &[] };
         of_epoch.iter().find(|(id, _)| *id == track).map(|(_, dts)| *dts)
     }
 
-    /// Notes `unit`; returns the DTS of the unit that it follows. A unit that is older than its predecessor follows none.
+    /// Records `unit`; returns the DTS of its predecessor. `None` if that is not known, or not older than the unit.
     pub fn follow(&mut self, unit: &AccessUnit) -> Option<Timestamp> {
         let predecessor = self.newest(unit.epoch, unit.track);
         self.state(unit.epoch, unit.track, Some(unit.dts.max(predecessor.unwrap_or(unit.dts))));
         predecessor.filter(|predecessor| *predecessor < unit.dts)
     }
 
-    /// The next unit of `track` follows the one at `predecessor`, whatever came before; `None` if that is not known. Another epoch than the
-    /// last one begins anew.
+    /// States that the next unit of `track` follows the one at `predecessor`, regardless of recorded units; `None` if it is not known. Another
+    /// epoch clears the order.
     pub fn state(&mut self, epoch: Epoch, track: TrackId, predecessor: Option<Timestamp>) {
         if self.epoch != Some(epoch) {
             *self = Self { epoch: Some(epoch), newest: Vec::new() };
@@ -44,7 +44,7 @@ impl TrackOrder {
         }
     }
 
-    /// Forgets all: nothing is known of what comes next.
+    /// Clears the order: the predecessors of the next units are unknown.
     pub fn clear(&mut self) {
         self.newest.clear();
     }

@@ -1,4 +1,4 @@
-//! The path merger over paths that lag, break, skip and come back: rising DTS, nothing twice, every start at an IDR.
+//! The path merger over paths that lag, break, skip and return: increasing DTS, no duplicates, every start at an IDR.
 
 use bytes::Bytes;
 use proptest::prelude::*;
@@ -20,7 +20,7 @@ fn catalog(epoch: u64, clock: Option<i64>, video: bool) -> Arc<Catalog> {
     Arc::new(catalog)
 }
 
-/// Unit `n` of a broadcast: a picture every 40 ms, an IDR every tenth, a sound between any two.
+/// Unit `n` of a broadcast: a video frame every 40 ms, every tenth an IDR, with an audio frame between two video frames.
 fn unit(epoch: u64, n: i64) -> AccessUnit {
     let (track, dts) = if n % 2 == 0 { (TrackId::VIDEO, n / 2 * 40) } else { (TrackId::AUDIO, n / 2 * 40 + 20) };
     let dts = Timestamp::from_millis(dts);
@@ -109,7 +109,7 @@ fn units_that_no_path_has_are_counted_and_skipped_up_to_an_idr() {
     run.close(A);
     let expected: Vec<_> = (0..10).chain((33..40).filter(|n| n % 2 == 1)).chain(40..50).collect();
     assert_eq!(run.numbers(), expected);
-    // Pictures 10, 12, … 38 and sounds 11, 13, … 31.
+    // Video frames 10, 12, … 38 and audio frames 11, 13, … 31.
     assert_eq!(run.merger.counters().lost, 15 + 11);
 }
 
@@ -141,7 +141,7 @@ fn an_encoder_that_pauses_has_lost_nothing() {
     assert_eq!(run.merger.counters(), MergeCounters { units: 20, ..MergeCounters::default() });
 }
 
-/// A path that names predecessors: video and sound may overtake each other, and what follows is exact from the first unit on.
+/// A path that states predecessors: audio and video may overtake each other, and the order is exact from the first unit on.
 #[test]
 fn stated_predecessors_are_believed() {
     let mut run = Run::new();
@@ -153,10 +153,10 @@ fn stated_predecessors_are_believed() {
         }
     };
     run.push(A, 0..11);
-    // From the very next unit on, the sound ahead of the pictures; no overlap shows the link.
+    // From the next unit on, with audio ahead of video, and without an overlap.
     contiguous(&mut run, &[11, 13, 15, 12, 14]);
     assert_eq!(run.numbers(), (0..11).chain([11, 13, 15, 12, 14]).collect::<Vec<_>>());
-    // A hole is known at once, though it leaves the room of one picture only.
+    // A gap of a single frame is detected at once.
     contiguous(&mut run, &[18, 20]);
     assert_eq!(run.merger.waiting(), Some(Timestamp::from_millis(400)));
     run.push(A, 11..19);
@@ -239,9 +239,9 @@ fn the_queue_of_a_path_is_bounded() {
 
 #[derive(Clone, Debug)]
 enum Op {
-    /// Path, how many units.
+    /// Path, and number of units.
     Advance(u32, i64),
-    /// Path, how far back from its position it begins again.
+    /// Path, and number of units that it goes back.
     Reopen(u32, i64),
     Close(u32),
 }
@@ -293,7 +293,7 @@ proptest! {
 
     #[test]
     fn nothing_is_lost_while_one_path_lives(ops in ops()) {
-        // Path 1 never restarts; whatever the others do, everything it brought comes out.
+        // Path 1 never restarts, so all of its units are emitted, whatever the other paths do.
         let ops: Vec<_> = ops.into_iter().filter(|op| !matches!(op, Op::Reopen(1, _) | Op::Close(1))).collect();
         let mut all = vec![Op::Advance(1, 1)];
         all.extend(ops);

@@ -1,6 +1,6 @@
-//! How the units of a path usually arrive, video and audio separately, and thereby when the path has stalled.
+//! Arrival statistics of a path, separately for audio and video, from which its stall timeout is derived.
 //!
-//! Audio that continues says nothing about video: where packets are lost, the larger units are delayed first.
+//! Audio that continues does not show that video does: with packet loss, larger units are delayed first.
 
 use std::time::Duration;
 
@@ -12,13 +12,13 @@ use crate::time::Timestamp;
 pub(super) struct ActivePath {
     /// Arrival of its first unit.
     pub(super) since: Duration,
-    /// Since when it has left out no unit.
+    /// Time since which it has skipped no unit.
     pub(super) complete_since: Duration,
     video: Option<ArrivalStats>,
     audio: Option<ArrivalStats>,
 }
 
-/// How the units of one kind arrive.
+/// Arrival statistics of the units of one kind.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ArrivalStats {
     pub(super) last: Duration,
@@ -34,7 +34,7 @@ pub(super) struct ArrivalStats {
 }
 
 impl ActivePath {
-    /// Starts with the first unit of a path.
+    /// Starts with the first unit of a path, which arrives at `now`.
     pub(super) fn begin(now: Duration, kind: TrackKind, dts: Timestamp) -> Self {
         let mut active = Self { since: now, complete_since: now, video: None, audio: None };
         active.arrived(now, kind, dts, None);
@@ -106,8 +106,8 @@ impl ActivePath {
     }
 }
 
-/// In seconds. One bad moment must not delay the detection of the next failure. If long gaps come less often than this, as with each IDR, false
-/// alarms raise the stall timeout instead.
+/// In seconds. A single long gap must not delay the detection of the next failure. If long gaps are less frequent than this, as with each IDR,
+/// false alarms raise the stall timeout instead.
 const HALF_LIFE: f64 = 1.5;
-/// Bounds what one outage makes a path's silence mean afterwards; a path that delivers segments has its profile's floor.
+/// Bounds the effect of one outage on the stall timeout; a path that delivers segments has a longer minimum in its profile.
 const MAX_GAP: Duration = Duration::from_secs(1);

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-/// What is on standby behind the active path.
+/// The standby of the active path.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Mode {
     /// The fallback is connected and admitted, but idle: one round trip from its first unit.
@@ -17,13 +17,14 @@ pub enum Mode {
 /// The timers of the policy.
 #[derive(Clone, Copy, Debug)]
 pub struct SelectorConfig {
-    /// What is on standby. Default warm.
+    /// The standby mode. Default [`Mode::Warm`].
     pub mode: Mode,
-    /// How long a path may take to answer before the next one is tried beside it. Default 400 ms.
+    /// How long a path may take to answer before the next one is tried in parallel. Default 400 ms.
     pub head_start: Duration,
     /// How long a path may take from opening to its first unit before it has failed, if there is another path. Default 5 s.
     pub open_timeout: Duration,
-    /// Silence is this many times the longest usual step between arrivals, and at least the path's [`PathProfile::min_stall_timeout`](super::PathProfile).
+    /// The stall timeout as a multiple of the longest usual interval between arrivals; at least
+    /// [`PathProfile::min_stall_timeout`](super::PathProfile::min_stall_timeout). Default 1.5.
     pub stall_factor: f64,
     /// How long after its stall timeout a path has failed, if another one is live. Default 1 s.
     pub dead_after: Duration,

@@ -7,16 +7,16 @@ use super::config::SelectorConfig;
 use super::path_profile::PathProfile;
 use crate::path_merge::PathId;
 
-/// What the caller has to do with a path.
+/// An action on a path, to be carried out by the caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
     /// Connect this path and push its units into the path merger.
     Open(PathId),
-    /// Connect this path without having it send units.
+    /// Connect this path without starting its units.
     OpenIdle(PathId),
-    /// Have an idle path send, from the first missing unit on.
+    /// Start an idle path, from the first missing unit on.
     Start(PathId),
-    /// Have a path stop sending, and keep it connected.
+    /// Stop the units of a path, and keep it connected.
     Stop(PathId),
     /// Disconnect this path.
     Close(PathId),
@@ -27,7 +27,7 @@ pub(super) struct Path {
     pub(super) id: PathId,
     pub(super) profile: PathProfile,
     pub(super) state: State,
-    /// Consecutive failures.
+    /// Number of consecutive failures, since its last completed probation.
     pub(super) failures: u32,
     /// End of its backoff: not opened before this.
     pub(super) retry_at: Duration,
@@ -36,7 +36,7 @@ pub(super) struct Path {
     pub(super) last_false_alarm: Duration,
     /// Its server has no capacity for this viewer.
     pub(super) no_capacity: bool,
-    /// Its server had no capacity once: from then on, units that it leaves out count.
+    /// Its server has had no capacity before: from then on, skipped units restart its probation.
     pub(super) had_no_capacity: bool,
 }
 
@@ -76,7 +76,7 @@ impl Path {
         }
     }
 
-    /// The start of its probation: when it last began to deliver, completely if it has left units out before.
+    /// The start of its probation: when it last began to deliver, or, after a lack of capacity, to deliver all units.
     pub(super) fn probation_start(&self, active: &ActivePath) -> Duration {
         if self.had_no_capacity { active.complete_since } else { active.since }
     }
@@ -86,7 +86,7 @@ impl Path {
         matches!(self.state, State::Idle) && !self.no_capacity
     }
 
-    /// Makes it active: opens it if it is closed, starts it if it is idle.
+    /// Activates it: opens it if it is closed, starts it if it is idle.
     pub(super) fn start(&mut self, now: Duration) -> Action {
         let was_idle = matches!(self.state, State::Idle);
         self.no_capacity &= was_idle;

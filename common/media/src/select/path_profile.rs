@@ -1,14 +1,14 @@
-//! What a path is like, as data: the choice among paths names no protocol.
+//! The properties of a path as data, so that path selection depends on no protocol.
 
 use std::time::Duration;
 
-/// What a path is like, as far as the choice among paths goes by it. Which protocol it speaks is the caller's business.
+/// The properties of a path that path selection uses. The protocol is the caller's concern.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PathProfile {
     /// Order of preference: of two paths, the one with the lower rank is better. Paths of one rank keep the order in which they were added.
     pub rank: u8,
-    /// Whether it can be connected and admitted while no units flow, one round trip from flowing.
+    /// Whether it can be connected and admitted without units, one round trip from its first unit.
     pub can_idle: bool,
-    /// How unevenly it delivers: the shortest time without a unit that counts as a stall, however even its arrivals were.
+    /// The lower bound of the stall timeout, however even its arrivals are.
     pub min_stall_timeout: Duration,
 }

@@ -118,7 +118,7 @@ fn the_idle_path_starts_at_once_when_the_peer_fails() {
     selector.on_idle(RELAY);
     selector.on_failed(PEER, ms(2001));
     assert_eq!(selector.poll(ms(2001)), [Action::Start(RELAY)]);
-    // And where nothing is idle, the next is opened.
+    // Without an idle path, the next one is opened.
     let mut selector = lan(Mode::Cold);
     selector.poll(ms(0));
     assert_eq!(feed(&mut selector, &[(PEER, 0)], 20, 2000), []);
@@ -372,7 +372,7 @@ fn an_incomplete_path_is_used_if_it_is_the_only_one() {
     selector.on_failed(RELAY, ms(4000));
     let mut actions = selector.poll(ms(4000));
     assert!(actions.contains(&Action::Start(PEER)), "{actions:?}");
-    // Others are tried beside it.
+    // Other paths are tried in parallel.
     actions = only(feed(&mut selector, &[(PEER, 0)], 4020, 5000));
     assert!(actions.contains(&Action::Open(RTMP)), "{actions:?}");
     assert!(!actions.contains(&Action::Stop(PEER)), "{actions:?}");

@@ -207,7 +207,7 @@ struct Plan {
     kind: u8,
     timestamp: u32,
     body: Vec<u8>,
-    /// Number of chunks to write before the next message.
+    /// Number of consecutive turns that this message's chunk stream gets.
     urge: usize,
 }
 
