@@ -1,7 +1,7 @@
-//! One server: bound, run, and taken down.
+//! One server: binds, runs and shuts down.
 //!
-//! The order matters: everything is checked before anything binds, everything is bound before anything is announced, and the ways
-//! in close before the ways out. Several servers may run in one process: nothing here prints, handles signals or changes the process.
+//! The order matters: everything is checked before anything binds, everything is bound before anything is announced, and ingest stops before
+//! egress. Several servers may run in one process: nothing here prints, handles signals or changes the process.
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -29,7 +29,7 @@ use crate::metrics::{self, Delays, Metrics};
 use crate::rendezvous::PeerDirectory;
 use crate::rtmp::{self, RtmpServer};
 
-/// A server that is bound and does not serve yet.
+/// A server that is bound but does not serve yet.
 #[derive(Debug)]
 pub struct Server {
     config: Config,
@@ -44,7 +44,7 @@ pub struct Server {
     addresses: Addresses,
 }
 
-/// Where a server listens. A port that was configured as 0 is the one that the system chose.
+/// The addresses that a server listens on. A port configured as 0 is replaced by the one that the system chose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Addresses {
     /// RTMP, for publishers and players.
@@ -58,17 +58,17 @@ pub struct Addresses {
 }
 
 impl Server {
-    /// Opens the keys, binds all listeners and starts the fan-out threads. A server without any key makes one.
+    /// Opens the key file, binds all listeners and starts the fan-out threads. Creates a first key if there is none.
     ///
     /// # Errors
-    /// An address that cannot be bound, files that cannot be read or written, and an engine that the kernel does not have.
+    /// If an address cannot be bound, a file cannot be read or written, or the kernel lacks the configured engine.
     pub async fn bind(config: Config) -> anyhow::Result<Self> {
         let keys = Arc::new(Keyring::open(config.keys_file())?);
         let rtmp = bind(config.rtmp.listen, "rtmp.listen").await?;
         let http = bind(config.http.listen, "http.listen").await?;
         let relay = config.relay.listen.map(|address| bind_relay(address, &config)).transpose()?;
         let metrics = match config.metrics.listen {
-            // Metrics are no reason not to run: a second server on the same machine has none until it is given another port.
+            // Not fatal: a second server on the same machine runs without metrics until it is configured with another port.
             Some(address) => {
                 bind(address, "metrics.listen").await.inspect_err(|e| tracing::warn!("no metrics: {e:#}")).ok()
             }
@@ -90,17 +90,18 @@ impl Server {
         Ok(Self { config, keys, first_key, hub, fanout, rtmp, http, relay, metrics, addresses })
     }
 
-    /// Where it listens.
+    /// The addresses that it listens on, with the ports that the system chose.
     pub fn addresses(&self) -> Addresses {
         self.addresses
     }
 
-    /// What it was configured with.
+    /// The configuration passed to [`bind`](Self::bind).
     pub fn config(&self) -> &Config {
         &self.config
     }
 
-    /// The key that was made because there was none, and its stream. It is kept nowhere else: whoever embeds a server shows it.
+    /// The first key, if [`bind`](Self::bind) created one, and its stream. The key file holds only its hash, so the caller must show it to the
+    /// user.
     pub fn first_key(&self) -> Option<&(StreamName, Secret)> {
         self.first_key.as_ref()
     }
@@ -110,16 +111,16 @@ impl Server {
         &self.keys
     }
 
-    /// The streams, to publish to and to read from directly.
+    /// The hub: its streams can be published to and read from directly.
     pub fn hub(&self) -> &Arc<Hub> {
         &self.hub
     }
 
-    /// Serves until `shutdown` is ready; then ends publishers, tells players, and lets requests finish within the drain time. A caller
-    /// that drops the future stops the server at once.
+    /// Serves until `shutdown` is ready. Then it revokes publishers, sends players a status message, and lets HTTP requests finish within the drain
+    /// time. Dropping the future stops the server at once.
     ///
     /// # Errors
-    /// A listener or a fan-out thread that ended by itself.
+    /// If a listener or a fan-out thread ended unexpectedly.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> anyhow::Result<()> {
         let Self { config, keys, hub, fanout, rtmp, http, relay, metrics, addresses, .. } = self;
         let (stop, packagers) = (CancellationToken::new(), CancellationToken::new());
@@ -152,7 +153,7 @@ impl Server {
         registry.register(metrics::Rtmp::new(&rtmp_server, &fanout));
         registry.register(http_server.responses());
 
-        // Aborted when this future ends, however it ends.
+        // Aborted when this future returns or is dropped.
         let mut background = JoinSet::new();
         if let Some(listener) = metrics {
             background.spawn(http::serve_metrics(listener, metrics_limiter, Arc::new(registry), stop.clone()));
@@ -206,7 +207,7 @@ impl Server {
     }
 }
 
-/// Ends publishers and listeners when a running server is dropped.
+/// Stops publishers and listeners when a running server is dropped.
 struct EndsAll {
     hub: Arc<Hub>,
     stop: CancellationToken,
@@ -252,7 +253,7 @@ fn http_settings(config: &Config, addresses: Addresses, peers: Arc<PeerDirectory
     }
 }
 
-/// A secret of this installation, made at the first start; readable by its owner only.
+/// The secret of this installation, created at the first start; its file is readable by the owner only.
 fn load_or_create_secret(data: &Path) -> anyhow::Result<[u8; 32]> {
     let path = data.join("relay.secret");
     let wrong = || format!("{}: not 32 bytes that this server made; delete the file to have a new one", path.display());
@@ -285,7 +286,7 @@ async fn bind(address: SocketAddr, key: &str) -> anyhow::Result<TcpListener> {
     TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address} ({key})"))
 }
 
-/// A server without any key could not be published to: it makes one.
+/// Creates a key if there is none, since nothing could be published without one.
 fn make_first_key(keys: &Keyring) -> anyhow::Result<Option<(StreamName, Secret)>> {
     if !keys.names().is_empty() {
         return Ok(None);
@@ -303,9 +304,9 @@ async fn watch_keys(keys: Arc<Keyring>, hub: Arc<Hub>) {
     }
 }
 
-/// The stream of a server that has no key yet.
+/// Stream name of the first key.
 const FIRST_STREAM: &str = "live";
-/// How late a changed key file is noticed; publishers with a new key do not wait for it.
+/// How often the key file is checked for changes. A publisher with a new key does not wait for it: an unknown key triggers a reload.
 const KEYS_INTERVAL: Duration = Duration::from_secs(1);
-/// Scrapers at a time: one or two are usual.
+/// Maximum number of connections to `/metrics`; one or two are usual.
 const METRICS_CONNECTIONS: usize = 64;

@@ -1,11 +1,11 @@
 //! The server: ingests live streams, holds the last seconds of each, and serves them to any number of viewers.
 //!
-//! To run one: [`load`] the configuration, [`Server::bind`] it, and [`Server::run`] it until it is told to shut down.
+//! To run one: [`load`] the configuration, [`Server::bind`] it, and [`Server::run`] it until shutdown.
 //!
-//! In the order in which an access unit passes the modules: [`rtmp`] (the RTMP listener), [`ingest`] (publishers), [`hub`] (live
-//! windows), [`egress`] (RTMP, HLS and the relay protocol), [`http`] (pages, API, HLS routes). [`auth`] holds the publish keys,
-//! [`rendezvous`] what viewers are told of relays and broadcasters, [`connection_limit`] the connection limits, [`config`] the
-//! settings, [`metrics`] what Prometheus scrapes; [`Server`] assembles everything.
+//! An access unit passes the modules in this order: [`rtmp`] (the RTMP listener), [`ingest`] (publishers), [`hub`] (live windows), [`egress`]
+//! (RTMP, HLS and the relay protocol), [`http`] (pages, API, HLS routes). [`auth`] holds the publish keys, [`rendezvous`] the relay and peer
+//! servers that viewers can use, [`connection_limit`] the connection limits, [`config`] the settings, [`metrics`] the Prometheus metrics;
+//! [`Server`] assembles everything.
 #![deny(unsafe_code)]
 
 mod app;

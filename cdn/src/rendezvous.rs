@@ -1,9 +1,9 @@
-//! Brings viewers and broadcasters together: what an admitted viewer is told of this server's relay and of the broadcaster's, with a
-//! ticket that admits it there.
+//! Connects viewers to broadcasters: gives a viewer the address of this server's relay and of the broadcaster's peer server, with a ticket for
+//! the latter.
 //!
-//! A broadcaster registers itself over its authenticated publish session; the registration lives as long as that session. The secret
-//! and the ticket go to admitted viewers only; addresses only to those who come from the broadcaster's own network, as far as this
-//! server can see: behind the same public address.
+//! A broadcaster registers over its authenticated publish session; the registration lasts as long as the session. Only admitted viewers get the
+//! secret and the ticket. Only viewers on the broadcaster's network, as far as this server can tell (the same public address), get its
+//! addresses.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -18,11 +18,11 @@ use parking_lot::RwLock;
 
 use crate::connection_limit::client_prefix;
 
-/// The relay of this server, and the broadcasters that are registered, by stream.
+/// The relay of this server, and the registered broadcasters by stream.
 #[derive(Debug)]
 pub struct PeerDirectory {
     signer: Signer,
-    /// The relay of this server: its port and its certificate.
+    /// UDP port and certificate pin of this server's relay.
     relay: Option<(u16, Pin)>,
     registrations: RwLock<BTreeMap<String, Registration>>,
 }
@@ -31,35 +31,36 @@ pub struct PeerDirectory {
 struct Registration {
     session: u64,
     offer: PeerAdvertisement,
-    /// Where this server sees its publisher.
+    /// The publisher's address as seen by this server.
     from: IpAddr,
 }
 
-/// What one viewer is told of one stream.
+/// The sources of one stream that one viewer may use besides RTMP and HLS.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct WatchInfo {
     /// UDP port and certificate pin of this server's relay.
     pub relay: Option<(u16, Pin)>,
-    /// The broadcaster, with a ticket of [`trust::ticket::LIFETIME`] seconds.
+    /// The broadcaster's peer server, with a ticket valid for [`trust::ticket::LIFETIME`] seconds.
     pub peer: Option<PeerInfo>,
 }
 
 impl PeerDirectory {
-    /// A directory without broadcasters. Tickets are signed with a key of this run, which each broadcaster is told with its session.
+    /// Creates a directory without broadcasters. Tickets are signed with a key generated here, whose public key each broadcaster receives when it
+    /// publishes.
     ///
     /// # Errors
-    /// Where the system gives no random numbers.
+    /// If the system provides no random numbers.
     pub fn new(relay: Option<(u16, Pin)>) -> Result<Arc<Self>, trust::Error> {
         Ok(Arc::new(Self { signer: Signer::generate()?, relay, registrations: RwLock::default() }))
     }
 
-    /// What the publisher of the stream called `name` must know to verify tickets.
+    /// The public key and stream name by which the publisher of the stream `name` verifies tickets.
     pub fn tickets(&self, name: &str) -> TicketIssuer {
         TicketIssuer { stream: name.to_owned(), key: self.signer.public_key() }
     }
 
-    /// Registers the publisher of `name`, which is seen at `from`, until the guard is dropped. It replaces that of an earlier
-    /// `session`.
+    /// Registers the peer server of the publisher of `name`, whose address is `from`, until the guard is dropped. Replaces the registration of an
+    /// earlier `session`.
     pub fn register(
         self: &Arc<Self>,
         name: &str,
@@ -71,8 +72,8 @@ impl PeerDirectory {
         RegistrationGuard { peers: self.clone(), name: name.to_owned(), session }
     }
 
-    /// What a viewer seen at `from` is told of the stream called `name`, whose broadcast is `epoch`. `None` for `from` where that is not
-    /// known, as behind a proxy.
+    /// The sources of the stream `name` for a viewer at `from`; `None` if its address is unknown, as behind a proxy. `epoch` is the current
+    /// broadcast; without it there is no peer.
     pub fn watch_info(&self, name: &str, epoch: Option<Epoch>, from: Option<IpAddr>) -> WatchInfo {
         let registrations = self.registrations.read();
         let peer = registrations.get(name).zip(epoch).and_then(|(registration, epoch)| {
@@ -108,8 +109,8 @@ impl Drop for RegistrationGuard {
     }
 }
 
-/// Whether two addresses seem to be of one network: behind one public address, or, where this server is inside that network and sees
-/// everybody's own, private ones (RFC 1918) of one /24.
+/// Whether two addresses seem to belong to one network: the same public address, or, if this server is inside the network, private addresses
+/// (RFC 1918) of one /24.
 fn is_same_network(a: IpAddr, b: IpAddr) -> bool {
     let own = |address: IpAddr| match address.to_canonical() {
         IpAddr::V4(v4) if v4.is_private() => Some(v4.to_bits() >> 8),

@@ -1,4 +1,4 @@
-//! The ways out of the hub, one folder each.
+//! Egress: reads the hub's streams and sends them to viewers. One folder per protocol.
 
 pub mod hls;
 pub mod relay;

@@ -1,6 +1,6 @@
-//! Which access units a stream has had: the newest DTS of each track of the last few epochs.
+//! High-water marks: the newest DTS that a stream received on each track, for the last few epochs.
 //!
-//! A publisher that comes back is told where to resume, and what it sends twice is dropped by name.
+//! They tell a reconnecting publisher where to resume, and identify retransmitted units, which are dropped.
 
 use std::collections::VecDeque;
 
@@ -9,22 +9,22 @@ use media::{Epoch, Timestamp, TrackId};
 /// The newest DTS of each `(epoch, track)`, for the last few epochs.
 #[derive(Clone, Debug, Default)]
 pub struct HighWaterMarks {
-    /// The epoch that was heard last is at the back.
+    /// Ordered by last use, the current epoch at the back.
     epochs: VecDeque<(Epoch, Vec<(TrackId, Timestamp)>)>,
 }
 
 impl HighWaterMarks {
-    /// The epoch that the stream had last, and the newest DTS of each of its tracks.
+    /// The current epoch and the newest DTS of each of its tracks. `None` before the first unit.
     pub fn last(&self) -> Option<(Epoch, &[(TrackId, Timestamp)])> {
         self.epochs.back().map(|(epoch, tracks)| (*epoch, tracks.as_slice()))
     }
 
-    /// The newest DTS of all tracks of the epoch that the stream had last.
+    /// The newest DTS of the current epoch, over all tracks. `None` before the first unit.
     pub fn last_dts(&self) -> Option<Timestamp> {
         self.epochs.back().and_then(|(_, tracks)| tracks.iter().map(|(_, dts)| *dts).max())
     }
 
-    /// Notes a unit. False if it is one that the stream has had.
+    /// Records a unit. Returns false for a duplicate: its DTS is not above the track's mark.
     pub(super) fn accept(&mut self, epoch: Epoch, track: TrackId, dts: Timestamp) -> bool {
         if self.epochs.back().is_none_or(|(last, _)| *last != epoch) {
             let tracks = match self.epochs.iter().position(|(e, _)| *e == epoch) {
@@ -51,6 +51,6 @@ impl HighWaterMarks {
     }
 }
 
-/// Publishers that take turns on one key (a main and a backup encoder) are few. Each epoch has as many tracks as its catalog,
-/// which is bounded.
+/// Bounds the epochs remembered: few publishers alternate on one key (a main and a backup encoder). The catalog bounds the tracks of
+/// each epoch.
 const MAX_EPOCHS: usize = 8;

@@ -1,7 +1,8 @@
-//! When a stream's units passed which stage: what this server notes, and what the broadcaster tells. For `/metrics`, for viewers who ask, and for
+//! Timestamps of a stream's units at each stage, measured by this server or reported by the broadcaster. Read by `/metrics`, by viewers and by
 //! the trace.
 //!
-//! Only one track is noted, the pictures' if there are any: a lookup in a table for each picture and stage, whatever the number of viewers.
+//! Only one track is stamped: the video track if there is one. The cost is one table lookup per frame and stage, independent of the number of
+//! viewers.
 
 use std::sync::Arc;
 
@@ -12,21 +13,21 @@ use net::clock;
 use net::trace::{self, Trace};
 use parking_lot::Mutex;
 
-/// Says when one stream's units passed which stage. The stages themselves are the stream's; here is what only a server knows.
+/// Stage timestamps of one stream. The [`LiveStream`] stores them; this type adds the broadcaster's clock offset and the trace.
 #[derive(Debug)]
 pub struct LatencyTracker {
     live: Arc<LiveStream>,
-    /// From this server's clock to the broadcaster's.
+    /// Offset from this server's clock to the broadcaster's, and the epoch it was reported for.
     broadcaster: Mutex<Option<(Epoch, ClockOffset)>>,
     trace: Option<Arc<Trace>>,
 }
 
-/// What a publisher tells of its own stages.
+/// A publisher's report of its own stages.
 #[derive(Clone, Debug)]
 pub struct PublisherReport {
-    /// The broadcast.
+    /// Epoch of the reported units. A report for another epoch than the stream's current one is ignored.
     pub epoch: Epoch,
-    /// From the publisher's clock to this server's, as far as the publisher knows.
+    /// Offset from the publisher's clock to this server's, as the publisher estimates it.
     pub server_clock: Option<ClockOffset>,
     /// When units were encoded and sent, by the publisher's clock.
     pub units: Vec<UnitTiming>,
@@ -37,21 +38,21 @@ impl LatencyTracker {
         Self { live, broadcaster: Mutex::default(), trace }
     }
 
-    /// A unit was read whole. In memory alone, for this is noted under a lock.
+    /// Stamps a unit that was received completely. The caller holds a lock, so this does no I/O.
     pub(super) fn on_ingested(&self, catalog: &Catalog, unit: &AccessUnit) {
         let now = clock::now();
         let captured = catalog.captured_at(unit.pts).unwrap_or(now);
         self.live.begin_timing(catalog, unit, [(Stage::Captured, captured), (Stage::Ingested, now)]);
     }
 
-    /// The trace's line of a unit that was read whole at `at`, by the system's clock. It is a write to a file: under no lock.
+    /// Writes the trace line of a unit received completely at `at` (system clock). Writes to a file, so the caller must hold no lock.
     pub(super) fn trace_ingested(&self, unit: trace::UnitRef, at: WallClock) {
         if let Some(trace) = &self.trace {
             trace.note(Stage::Ingested.name(), unit, "", at);
         }
     }
 
-    /// A unit is handed to the first connection, or to the first batch for many; `by` is what the trace calls this way out.
+    /// Stamps a unit when it is given to the first connection or written to the first batch. `by` is the egress's name in the trace.
     pub fn on_relayed(&self, unit: &AccessUnit, by: &str) {
         if let Some(trace) = &self.trace {
             trace.now(Stage::Relayed.name(), unit, by);
@@ -59,17 +60,17 @@ impl LatencyTracker {
         self.live.stamp([unit], Stage::Relayed, clock::now());
     }
 
-    /// These units can be had in a larger piece, which `stage` names.
+    /// Stamps units that a playlist now lists as a part or a segment; `stage` says which.
     pub fn on_listed(&self, units: &[AccessUnit], stage: Stage) {
         let now = clock::now();
-        // Before the lock: nobody waits for the trace's file who only wants to note or to ask.
+        // Before the lock: other readers and writers must not wait for the trace file.
         if let Some(trace) = &self.trace {
             units.iter().for_each(|unit| trace.now(stage.name(), unit, ""));
         }
         self.live.stamp(units, stage, now);
     }
 
-    /// Takes what the publisher tells. What it says of units that this server has not had is nothing.
+    /// Applies a publisher's report. Units that this server has not received are ignored.
     pub fn on_publisher_report(&self, report: &PublisherReport) {
         let mut timing = self.live.timing();
         if timing.of().is_none_or(|(epoch, _)| epoch != report.epoch) {
@@ -86,12 +87,12 @@ impl LatencyTracker {
         }
     }
 
-    /// How the last units up to the one at `at`, or to the newest, came here; `None` before there are any.
+    /// Stage timestamps of at most [`MAX_UNITS`] units, ending with the one at `at`, or with the newest. `None` before the first unit.
     pub fn report(&self, at: Option<Timestamp>) -> Option<TimingReport> {
         self.report_of(|timing_log| timing_log.sample(MAX_UNITS, at).collect())
     }
 
-    /// Those units with what is known of their broadcaster's clock: of one moment, so that both are of one broadcast.
+    /// The selected units with the broadcaster's clock offset. Both are read under one lock, so they belong to the same broadcast.
     fn report_of(&self, units: impl FnOnce(&TimingLog) -> Vec<UnitTiming>) -> Option<TimingReport> {
         let now = clock::now();
         let timing = self.live.timing();
@@ -100,7 +101,7 @@ impl LatencyTracker {
         Some(TimingReport { received: now, answered: now, epoch, broadcaster, units: units(&timing) })
     }
 
-    /// All units held, at most 1024, with what is known of their broadcaster's clock; `None` before there are any.
+    /// Stage timestamps of all units held, at most 1024, with the broadcaster's clock offset. `None` before the first unit.
     pub fn held_units(&self) -> Option<TimingReport> {
         self.report_of(|timing_log| timing_log.last(usize::MAX, None).collect())
     }

@@ -1,4 +1,4 @@
-//! One named stream: its units ([`live::LiveStream`]), and on top of them its publishers, one after the other, its state and its counters.
+//! One named stream. Adds successive publishers, the state and the counters to the window of units ([`live::LiveStream`]).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -24,28 +24,28 @@ use super::subscribers::{SubscriberGuard, Subscribers};
 /// Whether a stream is on air.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
-    /// Nobody has published yet.
+    /// There has been no publisher yet.
     Idle,
-    /// Somebody publishes.
+    /// A publisher is connected.
     Live {
-        /// Since this publisher came.
+        /// When this publisher was admitted.
         since: Instant,
     },
-    /// The publisher is gone and may come back; subscribers wait.
+    /// The publisher disconnected and may reconnect; subscribers wait.
     Disconnected {
-        /// Since it left.
+        /// When it disconnected.
         since: Instant,
-        /// When the stream ends, if nobody comes.
+        /// End of the grace period: when the stream ends unless a publisher connects.
         until: Instant,
     },
-    /// The publisher is gone and the wait for it is over. The next one brings the stream back.
+    /// The grace period is over. The next publisher makes the stream live again.
     Ended {
-        /// Since the wait was over.
+        /// When the grace period ended.
         since: Instant,
     },
 }
 
-/// A named stream. It outlives its publishers: positions and counters go on from one to the next.
+/// A named stream. It outlives its publishers: positions and counters continue across them.
 #[derive(Debug)]
 pub struct LiveStream {
     name: String,
@@ -63,10 +63,10 @@ struct Shared {
     state: State,
     catalog: Option<Arc<Catalog>>,
     high_water: HighWaterMarks,
-    /// The publisher whose units are taken, and how to dismiss it.
+    /// The current publisher, and the channel that revokes it.
     writer: Option<Writer>,
     next_writer: u64,
-    /// Why nobody may publish any more.
+    /// Set once the stream accepts no more publishers, with the reason.
     closed: Option<RevokeReason>,
 }
 
@@ -77,24 +77,24 @@ struct Writer {
     revocation: watch::Sender<Option<RevokeReason>>,
 }
 
-/// What a stream has seen since the server started.
+/// Counters of one stream since the server started.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
-    /// Access units taken.
+    /// Access units accepted.
     pub units: u64,
-    /// Payload of those, in bytes.
+    /// Payload of the accepted units, in bytes.
     pub bytes: u64,
-    /// Units dropped because the stream had them.
+    /// Units dropped as duplicates.
     pub duplicate_units: u64,
-    /// Publishers that were let in.
+    /// Publishers admitted.
     pub publishers: u64,
-    /// Publishers that were dismissed because another came with the same key.
+    /// Publishers revoked because another one connected with the same key.
     pub takeovers: u64,
-    /// Times that a slow subscriber was put at the newest GOP.
+    /// Times that a slow subscriber was moved to the newest GOP.
     pub resyncs: u64,
-    /// Units that slow subscribers did not get.
+    /// Units that slow subscribers skipped.
     pub skipped_units: u64,
-    /// Payload and framing handed to subscribers, in bytes.
+    /// Payload and framing sent to subscribers, in bytes.
     pub sent_bytes: u64,
 }
 
@@ -110,7 +110,7 @@ struct AtomicCounters {
     sent_bytes: AtomicU64,
 }
 
-/// What a stream's window holds.
+/// Extent of a stream's window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WindowInfo {
     /// Position of the oldest unit held.
@@ -123,24 +123,24 @@ pub struct WindowInfo {
     pub bytes: usize,
 }
 
-/// A stream at one moment, for people and monitoring.
+/// Snapshot of a stream, for people and monitoring.
 #[derive(Clone, Debug)]
 pub struct Info {
-    /// Its name.
+    /// The name that it is played under.
     pub name: String,
     /// Whether it is on air.
     pub state: State,
-    /// What it consists of, if anybody has published.
+    /// Its tracks and metadata. `None` until the first unit.
     pub catalog: Option<Arc<Catalog>>,
-    /// Who publishes.
+    /// The current publisher; `None` while the stream is not live.
     pub publisher: Option<PublisherInfo>,
     /// Subscribers by protocol.
     pub viewers: BTreeMap<&'static str, usize>,
-    /// What is held.
+    /// Extent of the window.
     pub window: WindowInfo,
     /// Mean over the window, in bits per second; zero while it holds less than two units.
     pub bitrate: u64,
-    /// What it has seen.
+    /// Counters since the server started.
     pub counters: Counters,
 }
 
@@ -172,8 +172,8 @@ impl LiveStream {
         &self.name
     }
 
-    /// Takes what is new to `cursor`, at most `max_bytes` of payload and at least one unit if there is one. Counts what the
-    /// window had to skip.
+    /// Reads the units after `cursor`: at most `max_bytes` of payload, but at least one unit if there is one. Counts units that the cursor
+    /// skipped because the window evicted them.
     pub fn read(&self, cursor: &mut Cursor, max_bytes: usize) -> ReadBatch {
         let read = self.live.read(cursor, max_bytes);
         if read.skipped > 0 {
@@ -182,7 +182,7 @@ impl LiveStream {
         read
     }
 
-    /// Puts `cursor` at the newest GOP if that is ahead, and counts it. Returns how many units that skips.
+    /// Moves `cursor` to the newest GOP if that is ahead, and counts a resync. Returns the number of units skipped.
     pub fn jump_to_live_edge(&self, cursor: &mut Cursor) -> u64 {
         let skipped = self.live.with_window(|window| cursor.jump_to_live_edge(window));
         if skipped > 0 {
@@ -191,14 +191,14 @@ impl LiveStream {
         skipped
     }
 
-    /// How long the unit that `cursor` reads next has waited for it. A backlog that a publisher sends at once does not count
-    /// as waiting while its reader takes it at twice the speed that it plays at.
+    /// How long the next unit of `cursor` has been overdue. A backlog sent in a burst does not count as long as the reader takes it at twice
+    /// real time: see `reader_deadline`.
     pub fn lag(&self, cursor: &Cursor, now: Instant) -> Duration {
         let position = cursor.position().filter(|position| *position < self.next_position());
         position.map_or(Duration::ZERO, |position| self.shared.read().due_times.lateness(position, now))
     }
 
-    /// A look at the window. Readers share it; the publisher waits meanwhile, so `look` must neither wait nor do I/O.
+    /// Calls `look` with the window under a read lock. The publisher waits for it, so `look` must neither block nor do I/O.
     pub fn with_window<T>(&self, look: impl FnOnce(&LiveWindow) -> T) -> T {
         self.live.with_window(look)
     }
@@ -208,18 +208,18 @@ impl LiveStream {
         self.live.next_position()
     }
 
-    /// Says when units are added, and when the state changes. It never says that none will follow: a publisher may come back.
+    /// Notifies of new units and state changes. Never reports the end: a publisher may reconnect.
     pub fn changed(&self) -> watch::Receiver<Progress> {
         self.live.changed()
     }
 
-    /// Has `waker` woken at the news that `interest` names, for readers that do not live in an async runtime, until the guard
-    /// is dropped. Wakes come on the publisher's thread: a waker only signals.
+    /// Registers `waker` for the events that `interest` selects until the guard is dropped; for readers outside an async runtime. It is called on
+    /// the publisher's thread, so it must only signal.
     pub fn on_publish(&self, interest: Interest, waker: Waker) -> WakerGuard {
         self.live.register(interest, waker)
     }
 
-    /// The newest catalog. `None` until somebody has published.
+    /// The newest catalog. `None` until the first unit.
     pub fn catalog(&self) -> Option<Arc<Catalog>> {
         self.shared.read().catalog.clone()
     }
@@ -229,17 +229,17 @@ impl LiveStream {
         self.shared.read().state
     }
 
-    /// When its units passed which stage.
+    /// Stage timestamps of its units.
     pub fn latency(&self) -> &LatencyTracker {
         &self.latency
     }
 
-    /// Counts a viewer by protocol until the guard is dropped.
+    /// Counts one viewer of `protocol` until the guard is dropped.
     pub fn subscriber(&self, protocol: &'static str) -> SubscriberGuard {
         Subscribers::enter(&self.subscribers, protocol)
     }
 
-    /// Sets how many viewers a protocol without connections is estimated to have.
+    /// Sets the estimated number of viewers of a protocol that has no connections (HLS).
     pub fn set_viewers(&self, protocol: &'static str, count: usize) {
         self.subscribers.set(protocol, count);
     }
@@ -249,7 +249,7 @@ impl LiveStream {
         self.counters.sent_bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// A snapshot.
+    /// A snapshot for the API and for metrics. The window, the state and the counters are each read at a slightly different moment.
     pub fn info(&self) -> Info {
         let window = self.with_window(|window| WindowInfo {
             first_position: window.first_position(),
@@ -271,7 +271,8 @@ impl LiveStream {
         }
     }
 
-    /// Makes room for a publisher: its number, what the stream has had, and where it hears that it must go.
+    /// Admits a publisher and revokes the current one. Returns its id, the high-water marks to resume from, and the channel on which it learns
+    /// that it is revoked.
     pub(super) fn admit(&self, info: PublisherInfo) -> (u64, HighWaterMarks, watch::Receiver<Option<RevokeReason>>) {
         let mut shared = self.shared.write();
         let id = shared.next_writer;
@@ -316,12 +317,12 @@ impl LiveStream {
             if is_new {
                 shared.catalog = Some(catalog.clone());
             }
-            // Before anybody can read it.
+            // Before the unit is visible to readers.
             self.latency.on_ingested(catalog, &unit);
             let pushed = self.live.push(catalog.clone(), unit, predecessor_dts);
             shared.due_times.on_unit(pushed.position, epoch, dts, Instant::now());
             shared.due_times.evict_before(pushed.first_position);
-            // Another catalog concerns everybody.
+            // A new catalog wakes all readers, also those that wait for video only.
             let is_for_all = is_new || track.is_video();
             (pushed.position, if is_for_all { Interest::Pictures } else { Interest::EveryUnit })
         };
@@ -332,7 +333,7 @@ impl LiveStream {
         PushOutcome::Accepted { position }
     }
 
-    /// The publisher `writer` is gone, for now or for good; does nothing if it had been dismissed.
+    /// Starts the grace period after the publisher `writer` disconnected or unpublished. Does nothing if it had been revoked.
     pub(super) fn on_disconnect(&self, writer: u64, is_unpublished: bool) {
         {
             let mut shared = self.shared.write();
@@ -347,7 +348,7 @@ impl LiveStream {
         self.announce();
     }
 
-    /// Has the publisher go, if there is one.
+    /// Revokes the current publisher, if there is one, and starts the grace period.
     pub(super) fn kick(&self, why: RevokeReason, now: Instant) {
         {
             let mut shared = self.shared.write();
@@ -358,13 +359,13 @@ impl LiveStream {
         self.announce();
     }
 
-    /// Has the publisher go, and lets no other in.
+    /// Revokes the current publisher and accepts no other from now on.
     pub(super) fn block(&self, why: RevokeReason, now: Instant) {
         self.shared.write().closed = Some(why);
         self.kick(why, now);
     }
 
-    /// Has the publisher go, lets no other in, and ends the stream at once.
+    /// Revokes the current publisher, accepts no other from now on, and ends the stream without a grace period.
     pub(super) fn end(&self, why: RevokeReason, now: Instant) {
         self.block(why, now);
         self.shared.write().state = State::Ended { since: now };
@@ -386,7 +387,7 @@ impl LiveStream {
         self.announce();
     }
 
-    /// Tells everybody who waits that there is something to look at.
+    /// Wakes all readers after a change of the state.
     fn announce(&self) {
         self.live.wake(Interest::Pictures);
     }

@@ -1,7 +1,7 @@
 //! The hub: the streams that this server holds, by name.
 //!
-//! The hub knows access units and subscribers, never a protocol's name. Ingest writes through a [`PublishGuard`], one
-//! writer a stream; egress reads with cursors, any number a stream. No lock is held across input or output.
+//! The hub knows access units and subscribers, but no protocol. Ingest writes through a [`PublishGuard`], one writer per stream; egress reads
+//! with cursors, any number per stream. No lock is held across I/O.
 
 mod high_water;
 mod latency;
@@ -32,14 +32,14 @@ pub use publish_guard::PublishGuard;
 pub use publisher::{PublisherInfo, PushOutcome, RevokeReason};
 pub use subscribers::SubscriberGuard;
 
-/// What every stream of a hub is held to.
+/// Limits and timeouts of every stream of a hub.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// How much of each stream is held.
+    /// Bounds of each stream's window: media time and bytes.
     pub window: Bounds,
-    /// How long a stream whose publisher vanished stays open for it to come back.
+    /// How long a stream waits for its publisher to reconnect after the connection was lost.
     pub grace: Duration,
-    /// The same for a publisher that said goodbye.
+    /// The same after the publisher has unpublished.
     pub grace_after_unpublish: Duration,
 }
 
@@ -49,9 +49,9 @@ pub struct Hub {
     settings: Settings,
     trace: Option<Arc<Trace>>,
     streams: RwLock<BTreeMap<String, Arc<LiveStream>>>,
-    /// Says that the set of streams is another.
+    /// Notifies when a stream is opened or removed.
     set_changed: watch::Sender<()>,
-    /// Whether the server is going.
+    /// Whether the server is shutting down.
     is_draining: AtomicBool,
 }
 
@@ -61,7 +61,7 @@ impl Hub {
         Self::with_trace(settings, None)
     }
 
-    /// The same, with a line in `trace` for each unit and stage that it passes here.
+    /// The same, writing a line to `trace` for each unit and stage.
     pub fn with_trace(settings: Settings, trace: Option<Arc<Trace>>) -> Arc<Self> {
         Arc::new(Self {
             settings,
@@ -72,13 +72,13 @@ impl Hub {
         })
     }
 
-    /// What the streams are held to.
+    /// Limits and timeouts of the streams.
     pub fn settings(&self) -> &Settings {
         &self.settings
     }
 
-    /// The stream called `name`, made if there is none. The caller knows that somebody may publish under that name: the number
-    /// of streams is the number of names it lets through.
+    /// The stream called `name`, created if it does not exist. The caller has checked that a publish key for `name` exists, which bounds the
+    /// number of streams.
     pub fn open(&self, name: &str) -> Arc<LiveStream> {
         if let Some(stream) = self.stream(name) {
             return stream;
@@ -88,7 +88,7 @@ impl Hub {
             .entry(name.to_owned())
             .or_insert_with(|| LiveStream::new(name, self.settings, self.trace.clone()))
             .clone();
-        // Under the lock: whoever drains later sees this stream in the set.
+        // Under the lock: a later `block_all` finds this stream in the set.
         if self.is_draining.load(Ordering::SeqCst) {
             stream.block(RevokeReason::ShuttingDown, Instant::now());
         }
@@ -107,7 +107,7 @@ impl Hub {
         self.streams.read().values().cloned().collect()
     }
 
-    /// Forgets the stream called `name`: its publisher is dismissed and its subscribers see it end.
+    /// Removes the stream called `name`: its publisher is revoked, and its subscribers see it end.
     pub fn end(&self, name: &str) {
         if let Some(stream) = self.streams.write().remove(name) {
             stream.end(RevokeReason::KeyRevoked, Instant::now());
@@ -115,19 +115,19 @@ impl Hub {
         self.set_changed.send_replace(());
     }
 
-    /// Says when a stream was opened or removed.
+    /// Notifies when a stream is opened or removed.
     pub fn streams_changed(&self) -> watch::Receiver<()> {
         self.set_changed.subscribe()
     }
 
-    /// Dismisses the publisher of the stream called `name`: its key is not the right one any more.
+    /// Revokes the publisher of the stream called `name`, because its key is no longer valid.
     pub fn kick(&self, name: &str) {
         if let Some(stream) = self.stream(name) {
             stream.kick(RevokeReason::KeyRevoked, Instant::now());
         }
     }
 
-    /// Dismisses all publishers, and those who come yet: the server is going. Streams are left open, for they go on elsewhere
+    /// Revokes all publishers, and rejects new ones: the server is shutting down. Streams stay open, since they may continue on another server
     /// or after the restart.
     pub fn block_all(&self) {
         self.is_draining.store(true, Ordering::SeqCst);
@@ -136,14 +136,14 @@ impl Hub {
         }
     }
 
-    /// Ends the streams whose grace has run out by `now`.
+    /// Ends the streams whose grace period is over at `now`.
     pub fn sweep(&self, now: Instant) {
         for stream in self.streams() {
             stream.end_if_grace_expired(now);
         }
     }
 
-    /// Sweeps for ever.
+    /// Calls [`sweep`](Self::sweep) periodically. Never returns.
     pub async fn keep_sweeping(&self) {
         let mut ticks = tokio::time::interval(SWEEP_INTERVAL);
         loop {

@@ -1,4 +1,4 @@
-//! The right to write to a stream. There is one at a time: whoever gets the next takes over.
+//! The right to write to a stream. One publisher holds it at a time; a new one takes it over.
 
 use std::sync::Arc;
 
@@ -9,7 +9,8 @@ use super::high_water::HighWaterMarks;
 use super::live_stream::LiveStream;
 use super::publisher::{PublisherInfo, PushOutcome, RevokeReason};
 
-/// The right to write to a stream, until it is dropped or somebody takes over. Dropping it means that the publisher vanished.
+/// The right to write to a stream, until it is dropped or taken over. Dropping it means that the connection was lost; see
+/// [`unpublish`](Self::unpublish) for an orderly end.
 #[derive(Debug)]
 pub struct PublishGuard {
     stream: Arc<LiveStream>,
@@ -20,11 +21,10 @@ pub struct PublishGuard {
 }
 
 impl LiveStream {
-    /// Lets a publisher in, in the place of the one that was there: from here on only the new one's units are taken, and the
-    /// old one hears that it is dismissed. The caller has checked that it may.
+    /// Admits a publisher in place of the current one, which is revoked: from now on only the new publisher's units are accepted. The caller has
+    /// authorised it.
     ///
-    /// One that comes too late, to a stream that was removed or a server that is going, is dismissed before it begins: see
-    /// [`PublishGuard::revoke_reason`].
+    /// If the stream was removed or the server is shutting down, the guard is revoked from the start: see [`PublishGuard::revoke_reason`].
     pub fn publish(self: &Arc<Self>, info: PublisherInfo) -> PublishGuard {
         let (writer, high_water, revoked) = self.admit(info);
         PublishGuard { stream: self.clone(), writer, high_water, revoked, is_unpublished: false }
@@ -32,36 +32,36 @@ impl LiveStream {
 }
 
 impl PublishGuard {
-    /// The stream.
+    /// The stream that it writes to.
     pub fn stream(&self) -> &Arc<LiveStream> {
         &self.stream
     }
 
-    /// What the stream had when this publisher came: where it may resume.
+    /// The stream's high-water marks when this publisher was admitted: where it may resume.
     pub fn high_water(&self) -> &HighWaterMarks {
         &self.high_water
     }
 
-    /// Adds a unit, in decode order within its track. One that the stream has is dropped and counted. `predecessor_dts` is the unit that it
-    /// follows in the broadcast: see [`LiveWindow::push`](media::LiveWindow::push).
+    /// Adds a unit. Units must be in decode order within their track; a duplicate is dropped and counted. `predecessor_dts` is the DTS of the
+    /// preceding unit of the track in the broadcast: see [`LiveWindow::push`](media::LiveWindow::push).
     pub fn push(&self, catalog: &Arc<Catalog>, unit: AccessUnit, predecessor_dts: Option<Timestamp>) -> PushOutcome {
         self.stream.push(self.writer, catalog, unit, predecessor_dts)
     }
 
-    /// Why this publisher must go, if it must.
+    /// Why this publisher was revoked; `None` while it was not.
     pub fn revoke_reason(&self) -> Option<RevokeReason> {
         *self.revoked.borrow()
     }
 
-    /// Waits until this publisher must go. Cancel safe.
+    /// Waits until this publisher is revoked. Cancel safe.
     pub async fn revoked(&self) -> RevokeReason {
         let mut revoked = self.revoked.clone();
         let why = revoked.wait_for(Option::is_some).await.ok().and_then(|why| *why);
-        // The sender goes with the stream's `Writer`, and that goes by a dismissal or by this guard's own end.
+        // The sender is dropped with the stream's `Writer`, only by a revocation or when this guard is dropped.
         why.unwrap_or(RevokeReason::KeyRevoked)
     }
 
-    /// Gives the right back: the publisher said that it is done.
+    /// Releases the right to write after the publisher has unpublished. Starts the shorter grace period.
     pub fn unpublish(mut self) {
         self.is_unpublished = true;
     }

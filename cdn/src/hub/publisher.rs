@@ -1,37 +1,37 @@
-//! Who publishes, what becomes of its units, and why it must go.
+//! A stream's publisher: its identity, the outcome of a push, and why it is revoked.
 
-/// Who publishes, for people and monitoring. Holds no secrets.
+/// Identity of a publisher, for people and monitoring. Contains no secrets.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PublisherInfo {
-    /// Its address.
+    /// Remote address as `IP:PORT`.
     pub peer: String,
-    /// What it calls itself.
+    /// The name and version that its software reports, if any.
     pub agent: Option<String>,
-    /// How it came.
+    /// Name of the ingest protocol.
     pub protocol: &'static str,
 }
 
-/// Why a publisher must go.
+/// Why a publisher is revoked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RevokeReason {
-    /// Another came with the same key.
+    /// Another publisher connected with the same key.
     TakenOver,
-    /// The stream was taken away.
+    /// The key was replaced or removed.
     KeyRevoked,
-    /// The server is going.
+    /// The server is shutting down.
     ShuttingDown,
 }
 
-/// What became of a unit.
+/// Outcome of pushing a unit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PushOutcome {
-    /// It is in the window.
+    /// The unit was added to the window.
     Accepted {
-        /// How many units the stream had before it.
+        /// Its position: the number of units that the stream accepted before it.
         position: u64,
     },
-    /// The stream had it.
+    /// A unit with this DTS or a later one was accepted before; the unit was dropped.
     Duplicate,
-    /// Its publisher was dismissed.
+    /// The publisher has been revoked; the unit was dropped.
     Revoked,
 }

@@ -1,18 +1,18 @@
-//! When units came: what a slow reader's lag is measured against.
+//! When each unit is due at a reader; a slow reader's lag is measured against it.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use media::{Epoch, Timestamp};
 
-/// When each held unit was due at a reader, within [`RESOLUTION`].
+/// When each held unit is due at a reader, to within [`RESOLUTION`].
 ///
-/// A unit is due when it comes. A publisher that returns sends its backlog faster than it plays, though, and readers without
-/// the room to take it as fast are not slow for that: in a burst, units are due no closer than at [`CATCH_UP_RATE`] times the speed at
-/// which they play. The time so given drains as the stream goes on in real time.
+/// A unit is due on arrival. But a reconnecting publisher sends its backlog faster than real time, and a reader without the bandwidth for
+/// that must not count as slow. So within a burst, due times advance at [`CATCH_UP_RATE`] times real time. The allowance shrinks as the stream
+/// continues in real time.
 #[derive(Debug, Default)]
 pub(super) struct DueTimes {
-    /// The first position that was due then, oldest first; those that follow are due as well, or soon.
+    /// `(position, due time)` pairs, oldest first. A mark applies to all positions up to the next mark.
     marks: VecDeque<(u64, Instant)>,
     last: Option<Last>,
 }
@@ -20,13 +20,13 @@ pub(super) struct DueTimes {
 #[derive(Clone, Copy, Debug)]
 struct Last {
     epoch: Epoch,
-    /// The newest of the epoch, over all tracks.
+    /// The newest DTS of the epoch, over all tracks.
     dts: Timestamp,
     due: Instant,
 }
 
 impl DueTimes {
-    /// Notes that the unit at `position` came at `now`.
+    /// Records that the unit at `position` arrived at `now`.
     pub(super) fn on_unit(&mut self, position: u64, epoch: Epoch, dts: Timestamp, now: Instant) {
         let last = self.last.filter(|last| last.epoch == epoch);
         let playing = last.map_or(Duration::ZERO, |last| dts.since(last.dts)).min(MAX_STEP);
@@ -38,14 +38,14 @@ impl DueTimes {
         }
     }
 
-    /// Forgets all before `first_held`.
+    /// Removes the marks that apply only to positions before `first_held`.
     pub(super) fn evict_before(&mut self, first_held: u64) {
         while self.marks.get(1).is_some_and(|(next, _)| *next <= first_held) {
             self.marks.pop_front();
         }
     }
 
-    /// How long the unit at `position` has been overdue by `now`; zero for one that is still to come.
+    /// How long the unit at `position` has been overdue at `now`; zero for one that has not arrived yet.
     pub(super) fn lateness(&self, position: u64, now: Instant) -> Duration {
         let after = self.marks.partition_point(|(from, _)| *from <= position);
         let due = self.marks.get(after.saturating_sub(1)).map(|(_, at)| *at);
@@ -53,11 +53,11 @@ impl DueTimes {
     }
 }
 
-/// How much faster than it plays a reader must take a backlog.
+/// Multiple of real time at which a reader must take a backlog.
 const CATCH_UP_RATE: u32 = 2;
-/// How early a unit may count as due.
+/// Granularity of the marks: how much too early a unit may count as due.
 const RESOLUTION: Duration = Duration::from_millis(100);
-/// Bounds what one unit adds: a publisher whose clock leaps does not make its readers' time stand still.
+/// Bounds how far one unit advances the due time, so that a jump of the publisher's clock does not excuse slow readers.
 const MAX_STEP: Duration = Duration::from_secs(1);
 
 #[cfg(test)]

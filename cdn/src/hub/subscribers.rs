@@ -1,4 +1,4 @@
-//! How many watch, by protocol.
+//! Viewer counts of one stream, by protocol.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

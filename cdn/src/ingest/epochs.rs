@@ -1,7 +1,7 @@
-//! Which broadcast a publisher's units belong to, and where its timeline lies. Pure: time is a parameter.
+//! Assigns a publisher's units to epochs and maps their timestamps to the stream's timeline. Pure: time is a parameter.
 //!
-//! A publisher that states an epoch is taken at its word. Another is given one, and its timeline is put after what the stream had, so that a
-//! player's clock never goes back.
+//! The epoch and timestamps of a publisher that states an epoch are used unchanged. Any other publisher gets a random epoch, and its timestamps
+//! are shifted past the newest DTS of the stream, so that a player's clock never goes back.
 
 use std::time::{Duration, Instant};
 
@@ -11,57 +11,57 @@ use media::{AccessUnit, Epoch, Timestamp};
 #[derive(Debug)]
 pub(super) struct Epochs {
     current: Epoch,
-    /// Whether the publisher stated it.
+    /// Whether the publisher stated the current epoch.
     is_stated: bool,
     /// Added to the timestamps of a publisher that stated no epoch, in milliseconds; `None` before its first unit.
     timestamp_offset: Option<i64>,
-    /// The newest DTS that the stream has had.
+    /// The newest DTS of the stream, from this publisher or an earlier one.
     newest: Option<Timestamp>,
-    /// The epoch that the stream had before this publisher, and how far.
+    /// The stream's last epoch before this publisher, and its newest DTS.
     last: Option<(Epoch, Timestamp)>,
-    /// How many it has begun since when.
+    /// Number of epochs begun in the current counting interval, and its start.
     begun: Option<(u32, Instant)>,
 }
 
-/// Every broadcast costs the stream a catalog, and all its players their place: this publisher must go.
+/// The publisher began more than [`MAX_EPOCHS`] epochs within [`EPOCHS_WITHIN`] and is disconnected: each new epoch costs the stream a catalog
+/// and makes all players start over.
 #[derive(Debug, thiserror::Error)]
 #[error("the publisher began more than {MAX_EPOCHS} broadcasts, or set its clock as often, within {EPOCHS_WITHIN:?}")]
 pub(crate) struct TooManyEpochs;
 
 impl Epochs {
-    /// For a publisher of a stream that had units of `last` up to a DTS.
+    /// `last`: the stream's last epoch before this publisher, and its newest DTS.
     pub(super) fn new(last: Option<(Epoch, Timestamp)>) -> Self {
         let (current, newest) = (Epoch(rand::random()), last.map(|(_, dts)| dts));
         Self { current, is_stated: false, timestamp_offset: None, newest, last, begun: None }
     }
 
-    /// The one that units now belong to.
+    /// The epoch of the units that arrive now.
     pub(super) fn current(&self) -> Epoch {
         self.current
     }
 
-    /// Whether the publisher stated it, and has exact timestamps.
+    /// Whether the publisher stated the current epoch; if so, its timestamps are used unchanged.
     pub(super) fn is_stated(&self) -> bool {
         self.is_stated
     }
 
-    /// How far the stream had come in `epoch` before this publisher, if that was the last that it had.
+    /// The newest DTS of `epoch` before this publisher, if that was the stream's last epoch.
     pub(super) fn last_of(&self, epoch: Epoch) -> Option<Timestamp> {
         self.last.filter(|(last, _)| *last == epoch).map(|(_, dts)| dts)
     }
 
-    /// Counts one that is about to begin.
+    /// Counts an epoch that is about to begin.
     ///
     /// # Errors
-    /// [`TooManyEpochs`] if it is one too many.
+    /// [`TooManyEpochs`] if that exceeds [`MAX_EPOCHS`] within [`EPOCHS_WITHIN`].
     pub(super) fn count(&mut self, now: Instant) -> Result<(), TooManyEpochs> {
         let (count, since) = self.begun.filter(|(_, since)| now < *since + EPOCHS_WITHIN).unwrap_or((0, now));
         self.begun = Some((count + 1, since));
         if count < MAX_EPOCHS { Ok(()) } else { Err(TooManyEpochs) }
     }
 
-    /// The publisher stated that its units are of `epoch`. Units that are pending are of it too, and are timed by `retime`, which takes the
-    /// publisher's own DTS.
+    /// Begins `epoch`, which the publisher stated. Pending units move to it; `retime` maps the publisher's DTS to the exact DTS.
     pub(super) fn begin_stated<'a>(
         &mut self,
         epoch: Epoch,
@@ -81,13 +81,13 @@ impl Epochs {
         (self.current, self.is_stated) = (epoch, true);
     }
 
-    /// Units from now on are of a broadcast that nobody has named.
+    /// Begins a new random epoch, which counts as not stated.
     pub(super) fn begin_own(&mut self) -> Epoch {
         (self.current, self.is_stated, self.timestamp_offset) = (Epoch(rand::random()), false, None);
         self.current
     }
 
-    /// Names a unit that came with the publisher's own timestamps, and puts it where it belongs on the stream's timeline.
+    /// Sets a unit's epoch, and maps its timestamps from the publisher's clock to the stream's timeline.
     pub(super) fn adopt(&mut self, unit: &mut AccessUnit) {
         unit.epoch = self.current;
         if !self.is_stated {
@@ -102,9 +102,9 @@ impl Epochs {
     }
 }
 
-/// Between the timelines of two publishers, in milliseconds: about a picture.
+/// Gap between the timelines of two publishers, in milliseconds: about one frame.
 const PUBLISHER_GAP_MS: i64 = 40;
-/// Broadcasts that one connection may begin within [`EPOCHS_WITHIN`]: playlists and looping files begin one an item.
+/// Epochs that one connection may begin within [`EPOCHS_WITHIN`]. Encoders that play playlists or loop files begin one per item.
 const MAX_EPOCHS: u32 = 30;
-/// See [`MAX_EPOCHS`].
+/// Interval over which [`MAX_EPOCHS`] is counted.
 const EPOCHS_WITHIN: Duration = Duration::from_secs(60);

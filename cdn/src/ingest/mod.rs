@@ -1,4 +1,4 @@
-//! Ingest: a publisher that was let in, from its first message to its last.
+//! Ingest: moves an admitted publisher's messages into the hub, from its first message to its last.
 
 mod epochs;
 mod pending;
@@ -22,46 +22,46 @@ use crate::rendezvous::PeerDirectory;
 use rtmp_reader::RtmpReader;
 use track_assembler::Assembled;
 
-/// What a publisher is held to.
+/// Limits on a publisher whose tracks are not known yet.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
     /// How long its first units wait until all its tracks are known.
     pub track_wait: Duration,
-    /// Payload that may wait, in bytes.
+    /// Maximum payload of the waiting units, in bytes.
     pub max_pending_bytes: usize,
 }
 
-/// Where a publisher is, and whom its offer to viewers on its own network goes to.
+/// A publisher's network address, and the directory in which its peer server is registered.
 #[derive(Clone, Copy, Debug)]
 pub struct PublisherContext<'a> {
-    /// The address that it is seen at.
+    /// Its IP address as seen by this server.
     pub from: IpAddr,
-    /// Who tells admitted viewers.
+    /// The directory from which admitted viewers learn of the publisher's peer server.
     pub peers: &'a Arc<PeerDirectory>,
 }
 
-/// How a publisher went.
+/// How a publisher's session ended.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Ended {
-    /// It said goodbye.
+    /// The publisher unpublished: it sent `FCUnpublish`, `deleteStream` or the like.
     Unpublished,
-    /// It closed the connection without a word.
+    /// The publisher closed the connection without unpublishing.
     Disconnected,
-    /// It had to go, and was told so.
+    /// The publisher was revoked and received a status message.
     Revoked(RevokeReason),
-    /// It sent nothing that can be read.
+    /// The publisher sent too many unreadable messages in a row, or began too many epochs.
     Unreadable,
     /// The connection failed.
     Failed(rtmp::Error),
 }
 
-/// Where a publisher may resume.
+/// The point at which a publisher may resume: the stream's last epoch, and the newest DTS of each track. `None` for a stream without units.
 pub fn resume(publish: &PublishGuard) -> Option<Resume> {
     publish.high_water().last().map(|(epoch, have)| Resume { epoch, have: have.to_vec() })
 }
 
-/// Carries everything that `publisher` sends into the hub, until it is gone or must go.
+/// Moves everything that `publisher` sends into the hub, until it ends its session or is revoked.
 pub async fn run<S>(
     mut publisher: Publisher<S>,
     publish: PublishGuard,
@@ -75,7 +75,7 @@ where
     let mut reader = RtmpReader::new(limits, last_epoch(publish.high_water()));
     let mut unreadable = UnreadableMessages::default();
     let mut epoch = None;
-    // Gone with the publisher.
+    // The registration is dropped with the publisher.
     let mut offer = None;
     loop {
         let deadline = reader.deadline().map(tokio::time::Instant::from_std);
@@ -131,13 +131,13 @@ where
     }
 }
 
-/// The newest DTS of all tracks that a stream had of its last epoch.
+/// The stream's last epoch, and its newest DTS over all tracks.
 fn last_epoch(high_water: &HighWaterMarks) -> Option<(Epoch, Timestamp)> {
     let (epoch, tracks) = high_water.last()?;
     tracks.iter().map(|(_, dts)| *dts).max().map(|dts| (epoch, dts))
 }
 
-/// Returns whether the publisher may go on.
+/// Pushes `units`. Returns false if the publisher was revoked.
 fn push(publish: &PublishGuard, units: Vec<Assembled>) -> bool {
     units.into_iter().all(|Assembled { catalog, unit, predecessor_dts }| {
         tracing::trace!(track = %unit.track, dts = %unit.dts, bytes = unit.payload.len(), "unit");
@@ -145,7 +145,7 @@ fn push(publish: &PublishGuard, units: Vec<Assembled>) -> bool {
     })
 }
 
-/// What a publisher that must go is told: the code, which says whether to come again, and words.
+/// The RTMP status of a revoked publisher: the code, which tells it whether to reconnect, and a description.
 pub fn rejection_status(why: RevokeReason) -> (&'static str, &'static str) {
     match why {
         RevokeReason::TakenOver => ("NetStream.Publish.BadName", "Another publisher came with the same key."),
@@ -162,7 +162,7 @@ async fn close_revoked<S: AsyncRead + AsyncWrite + Unpin>(publisher: Publisher<S
     Ended::Revoked(why)
 }
 
-/// Reads on until the peer closes, for a bounded time: closing first would cut off what it still writes.
+/// Reads until the peer closes, for at most [`LINGER_TIMEOUT`]. Closing first would reset the connection while the peer still writes.
 async fn linger<S: AsyncRead + AsyncWrite + Unpin>(mut publisher: Publisher<S>) {
     let until_closed = async { while let Ok(Some(_)) = publisher.next().await {} };
     let _ = tokio::time::timeout(LINGER_TIMEOUT, until_closed).await;
@@ -175,7 +175,7 @@ async fn sleep_until(deadline: Option<tokio::time::Instant>) {
     }
 }
 
-/// Messages that could not be read.
+/// Counts messages that could not be parsed.
 #[derive(Default)]
 struct UnreadableMessages {
     in_a_row: u32,
@@ -184,7 +184,7 @@ struct UnreadableMessages {
 }
 
 impl UnreadableMessages {
-    /// Counts one, tells of it at most once a second, and says whether the publisher must go.
+    /// Counts one and logs it, at most once per [`REPORT_INTERVAL`]. Returns whether [`MAX_REFUSED_IN_A_ROW`] is reached.
     fn is_enough(&mut self, error: &rtmp_reader::Error) -> bool {
         self.in_a_row += 1;
         self.unreported += 1;
@@ -197,11 +197,12 @@ impl UnreadableMessages {
     }
 }
 
-/// Numbers offers, so that one of an earlier session does not end a later one.
+/// Numbers peer registrations, so that dropping an earlier session's registration does not remove a later one.
 static SESSIONS: AtomicU64 = AtomicU64::new(0);
-/// How long a publisher that said goodbye may take to close.
+/// How long a publisher may take to close the connection after it unpublished.
 const LINGER_TIMEOUT: Duration = Duration::from_secs(2);
-/// Repeats are reported once in this time.
+/// Minimum time between log lines about unreadable messages.
 const REPORT_INTERVAL: Duration = Duration::from_secs(1);
-/// A publisher of a codec that is not carried sends some 80 messages a second; one whose stream is damaged recovers within a GOP.
+/// Unreadable messages in a row after which a publisher is disconnected. With an unsupported codec it sends some 80 per second; a damaged
+/// stream recovers within a GOP.
 const MAX_REFUSED_IN_A_ROW: u32 = 1000;

@@ -1,32 +1,31 @@
-//! The first units of a publisher, which wait until all its tracks are known, so that the first catalog is the whole one. Pure: time is a
-//! parameter.
+//! Holds a publisher's first units until all its tracks are known, so that the first catalog is complete. Pure: time is a parameter.
 
 use std::time::{Duration, Instant};
 
 use media::access_unit::TrackKind;
 use media::{AccessUnit, Catalog};
 
-/// What a publisher is held to while its first units wait.
+/// Limits on the wait of a publisher's first units.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Settings {
-    /// How long units wait for tracks.
+    /// Maximum wait for tracks, from the first unit.
     pub(crate) track_wait: Duration,
-    /// Payload that may wait.
+    /// Maximum payload of the waiting units, in bytes.
     pub(crate) max_pending_bytes: usize,
 }
 
-/// Which kinds of track a publisher has said that it has.
+/// The kinds of track that a publisher has declared in its metadata.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ExpectedTracks {
     pub(crate) video: bool,
     pub(crate) audio: bool,
 }
 
-/// Units that wait. Once taken, none wait any more.
+/// The waiting units. After [`take`](Self::take), units no longer wait.
 #[derive(Debug)]
 pub(super) struct Pending {
     settings: Settings,
-    /// `None` once they were taken.
+    /// `None` once the wait is over.
     units: Option<Vec<AccessUnit>>,
     bytes: usize,
     until: Option<Instant>,
@@ -38,17 +37,17 @@ impl Pending {
         Self { settings, units: Some(Vec::new()), bytes: 0, until: None, expected: None }
     }
 
-    /// The publisher says which tracks it has. Of one that has said nothing, or neither, both kinds are waited for.
+    /// Sets the tracks that the publisher declared. If it declared none, the wait is for both kinds.
     pub(super) fn expect(&mut self, expected: ExpectedTracks) {
         self.expected = Some(expected);
     }
 
-    /// When the wait is over, whatever is missing.
+    /// When the wait ends even if tracks are missing.
     pub(super) fn deadline(&self) -> Option<Instant> {
         self.until.filter(|_| self.units.is_some())
     }
 
-    /// Has a unit wait; gives it back if none wait any more.
+    /// Queues a unit; returns it if the wait is over.
     pub(super) fn push(&mut self, unit: AccessUnit, now: Instant) -> Option<AccessUnit> {
         let Some(units) = &mut self.units else { return Some(unit) };
         self.until.get_or_insert(now + self.settings.track_wait);
@@ -57,7 +56,7 @@ impl Pending {
         None
     }
 
-    /// Whether nothing is worth waiting for any longer: the tracks are there, or too much waits for them.
+    /// Whether the wait should end: all expected tracks are known, or the limits are reached.
     pub(super) fn is_due(&self, catalog: &Catalog) -> bool {
         let Some(units) = &self.units else { return false };
         let has = |kind| catalog.tracks.iter().any(|track| track.id.kind == kind);
@@ -67,16 +66,16 @@ impl Pending {
         is_complete || self.bytes > self.settings.max_pending_bytes || units.len() > MAX_PENDING_UNITS
     }
 
-    /// Those that wait, to be changed.
+    /// The waiting units, mutable.
     pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut AccessUnit> {
         self.units.iter_mut().flatten()
     }
 
-    /// Ends the wait.
+    /// Ends the wait and returns the units.
     pub(super) fn take(&mut self) -> Vec<AccessUnit> {
         self.units.take().unwrap_or_default()
     }
 }
 
-/// Units that may wait, however small: many seconds of sound.
+/// Maximum number of waiting units: many seconds of audio.
 const MAX_PENDING_UNITS: usize = 4096;

@@ -1,4 +1,4 @@
-//! From an RTMP publisher's messages to what [`TrackAssembler`] takes. Pure: time is a parameter.
+//! Demuxes an RTMP publisher's messages into calls of [`TrackAssembler`]. Pure: time is a parameter.
 
 use std::time::Instant;
 
@@ -11,7 +11,7 @@ use super::epochs::TooManyEpochs;
 use super::pending::{ExpectedTracks, Settings};
 use super::track_assembler::{Assembled, TrackAssembler};
 
-/// Reads one publisher.
+/// Reads the messages of one publisher.
 #[derive(Debug)]
 pub(crate) struct RtmpReader {
     demuxer: Demuxer,
@@ -22,40 +22,40 @@ pub(crate) struct RtmpReader {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub(crate) enum Error {
-    /// A tag body cannot be read. The next may be right.
+    /// A tag body cannot be parsed. Later messages may still be valid.
     #[error(transparent)]
     Body(#[from] flv::Error),
-    /// The publisher must go.
+    /// The publisher began too many epochs and must be disconnected.
     #[error(transparent)]
     TooManyEpochs(#[from] TooManyEpochs),
 }
 
 impl RtmpReader {
-    /// For a publisher of a stream that had, of its last epoch, units up to a DTS.
+    /// `last_epoch`: the stream's last epoch before this publisher, and its newest DTS.
     pub(crate) fn new(settings: Settings, last_epoch: Option<(Epoch, Timestamp)>) -> Self {
         let assembler = TrackAssembler::new(settings, last_epoch);
         Self { demuxer: Demuxer::new(assembler.epoch()), assembler }
     }
 
-    /// The broadcast that units now belong to.
+    /// The epoch of the units that arrive now.
     pub(crate) fn epoch(&self) -> Epoch {
         self.assembler.epoch()
     }
 
-    /// When [`on_deadline`](Self::on_deadline) is to be called.
+    /// When to call [`on_deadline`](Self::on_deadline); `None` if nothing waits.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         self.assembler.deadline()
     }
 
-    /// Gives what has waited long enough by `now`.
+    /// Returns the waiting units if the wait is over at `now`.
     pub(crate) fn on_deadline(&mut self, now: Instant) -> Vec<Assembled> {
         self.assembler.on_deadline(now)
     }
 
-    /// Takes a message; gives the units that are ready.
+    /// Processes a message and returns the units that are ready.
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// [`Error::Body`] if the message cannot be parsed, [`Error::TooManyEpochs`] if it begins one epoch too many.
     pub(crate) fn message(&mut self, message: Message, now: Instant) -> Result<Vec<Assembled>, Error> {
         self.assembler.on_time(now);
         let mut ready = match message {
@@ -70,7 +70,7 @@ impl RtmpReader {
             }
             Message::EndOfStream => return Ok(self.assembler.flush()),
             Message::Gap(gap) => self.gap(&gap),
-            // Dealt with before it comes here.
+            // The caller handles these.
             Message::Peer(_) | Message::Timing(_) => return Ok(Vec::new()),
         };
         ready.extend(self.assembler.flush_if_due());
@@ -114,7 +114,7 @@ impl RtmpReader {
             self.demuxer.set_exact(true);
             near.into_iter().for_each(|near| self.demuxer.resume_near(near));
         }
-        // FLV 10.1 §E.5: these are there if the track is.
+        // FLV 10.1 §E.5: each key is present if the track is.
         let [video, audio] = ["videocodecid", "audiocodecid"].map(|key| values.contains_key(key));
         self.assembler.on_metadata(values, clock, ExpectedTracks { video, audio }, now);
         Ok(ready)

@@ -1,8 +1,7 @@
-//! From a publisher's tracks and units to access units with their catalogs, whatever protocol brings them. Pure: time is a parameter.
+//! Combines a publisher's tracks and units into access units with catalogs, independent of the protocol. Pure: time is a parameter.
 //!
-//! A protocol's reader feeds it decoder configurations and units with 64-bit timestamps of the publisher's own clock; what it knows beside them
-//! (metadata, a stated epoch, gaps) it says by calls of their own. Which broadcast a unit belongs to is decided by [`Epochs`], how long the
-//! first ones wait by [`Pending`].
+//! A protocol's reader passes decoder configurations, units with 64-bit timestamps of the publisher's clock, metadata, stated epochs and gaps.
+//! [`Epochs`] assigns units to epochs; [`Pending`] decides how long the first units wait.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,41 +12,41 @@ use media::{AccessUnit, Catalog, Epoch, Timestamp, Track, TrackId, TrackOrder, W
 use super::epochs::{Epochs, TooManyEpochs};
 use super::pending::{ExpectedTracks, Pending, Settings};
 
-/// Assembles what one publisher sends.
+/// Assembles the access units of one publisher.
 #[derive(Debug)]
 pub(crate) struct TrackAssembler {
     epochs: Epochs,
     pending: Pending,
-    /// Being made; `shared` is it as it was last given out.
+    /// The current catalog. `shared` is the copy given out with units; `None` if the catalog has changed since.
     catalog: Catalog,
     shared: Option<Arc<Catalog>>,
-    /// Of the units that came by this connection; a publisher that left some out says so.
+    /// Order of the units received over this connection. A publisher that skips units states the gap.
     order: TrackOrder,
-    /// When the publisher may say something else about itself.
+    /// When the metadata may change again; see [`CHANGE_INTERVAL`].
     next_change: Option<Instant>,
-    /// What it said before it might.
+    /// Metadata received before `next_change`.
     deferred_metadata: Option<PublisherMetadata>,
 }
 
-/// What a publisher says about itself.
+/// Metadata of a publisher, and its clock: wall-clock time of PTS 0.
 #[derive(Debug)]
 struct PublisherMetadata {
     values: Metadata,
     clock: Option<WallClock>,
 }
 
-/// A unit that is ready for the stream.
+/// A unit that is ready to be pushed to the hub.
 #[derive(Debug)]
 pub(crate) struct Assembled {
-    /// The one in force.
+    /// The catalog that applies to the unit.
     pub(crate) catalog: Arc<Catalog>,
     pub(crate) unit: AccessUnit,
-    /// DTS of the unit that it follows, as its publisher states; of one that states nothing, the unit that came before.
+    /// DTS of the preceding unit of the track: as stated by the publisher, or else of the unit received before.
     pub(crate) predecessor_dts: Option<Timestamp>,
 }
 
 impl TrackAssembler {
-    /// For a publisher of a stream that had, of its last epoch, units up to a DTS.
+    /// `last_epoch`: the stream's last epoch before this publisher, and its newest DTS.
     pub(crate) fn new(settings: Settings, last_epoch: Option<(Epoch, Timestamp)>) -> Self {
         let epochs = Epochs::new(last_epoch);
         Self {
@@ -61,34 +60,34 @@ impl TrackAssembler {
         }
     }
 
-    /// The broadcast that units now belong to.
+    /// The epoch of the units that arrive now.
     pub(crate) fn epoch(&self) -> Epoch {
         self.epochs.current()
     }
 
-    /// Whether the publisher named it.
+    /// Whether the publisher stated the current epoch.
     pub(crate) fn is_epoch_stated(&self) -> bool {
         self.epochs.is_stated()
     }
 
-    /// How far the stream had come in `epoch` before this publisher, if that was its last.
+    /// The newest DTS of `epoch` before this publisher, if that was the stream's last epoch.
     pub(crate) fn last_of(&self, epoch: Epoch) -> Option<Timestamp> {
         self.epochs.last_of(epoch)
     }
 
-    /// When [`on_deadline`](Self::on_deadline) is to be called.
+    /// When to call [`on_deadline`](Self::on_deadline); `None` if nothing waits.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         self.pending.deadline()
     }
 
-    /// Gives what has waited long enough by `now`.
+    /// Returns the waiting units if the wait is over at `now`.
     pub(crate) fn on_deadline(&mut self, now: Instant) -> Vec<Assembled> {
         if self.deadline().is_some_and(|until| until <= now) { self.flush() } else { Vec::new() }
     }
 
-    /// A track's decoder configuration, new or changed.
+    /// Adds a track, or changes its decoder configuration. Returns units that waited and precede the change.
     pub(crate) fn on_track(&mut self, track: Track) -> Vec<Assembled> {
-        // A change in mid-wait concerns the units after it: those before it go first.
+        // A change applies to later units only, so the waiting ones are flushed first.
         let is_change = self.catalog.track(track.id).is_some_and(|known| *known != track);
         let ready = if is_change { self.flush() } else { Vec::new() };
         if self.catalog.set_track(track) {
@@ -97,7 +96,7 @@ impl TrackAssembler {
         ready
     }
 
-    /// A unit with the publisher's own timestamps, in decode order within its track.
+    /// Adds a unit with timestamps of the publisher's clock, in decode order within its track. Returns it if it need not wait.
     pub(crate) fn on_unit(&mut self, mut unit: AccessUnit, now: Instant) -> Vec<Assembled> {
         if self.catalog.track(unit.track).is_none() {
             tracing::debug!(track = %unit.track, "a unit of a track that is not carried");
@@ -110,31 +109,31 @@ impl TrackAssembler {
         }
     }
 
-    /// Gives what need not wait any longer: to be called after what may have completed the tracks, or the last unit that may wait.
+    /// Returns the waiting units if the wait should end. Call it after adding tracks, metadata or units.
     pub(crate) fn flush_if_due(&mut self) -> Vec<Assembled> {
         if self.pending.is_due(&self.catalog) { self.flush() } else { Vec::new() }
     }
 
-    /// Ends the wait: gives all that waits.
+    /// Ends the wait and returns the waiting units.
     pub(crate) fn flush(&mut self) -> Vec<Assembled> {
         let pending = self.pending.take();
         pending.into_iter().map(|unit| self.assemble(unit)).collect()
     }
 
-    /// The publisher left units out, or begins where others have been: the next unit of `track` follows the one at `predecessor`. A publisher that
-    /// named no epoch can know nothing of the kind.
+    /// The publisher states that the next unit of `track` follows the one at `predecessor`, because it skipped units or resumes a broadcast. Ignored
+    /// unless the publisher stated the current epoch.
     pub(crate) fn on_gap(&mut self, epoch: Epoch, track: TrackId, predecessor: Option<Timestamp>) -> Vec<Assembled> {
         if !self.epochs.is_stated() || epoch != self.epochs.current() {
             return Vec::new();
         }
-        // What waits of the track comes before the gap.
+        // Waiting units of the track precede the gap.
         let ready = if self.pending.iter_mut().any(|unit| unit.track == track) { self.flush() } else { Vec::new() };
         self.order.state(epoch, track, predecessor);
         ready
     }
 
-    /// What the publisher says about itself. Each change makes a catalog, which the stream's window holds and all its subscribers are sent: what
-    /// comes too soon after the last change is kept until [`on_time`](Self::on_time) takes it.
+    /// Sets the publisher's metadata. Each change creates a catalog, which the window holds and every subscriber receives, so changes within
+    /// [`CHANGE_INTERVAL`] of the last one are deferred until [`on_time`](Self::on_time).
     pub(crate) fn on_metadata(
         &mut self,
         values: Metadata,
@@ -146,18 +145,18 @@ impl TrackAssembler {
         self.change(PublisherMetadata { values: within_bounds(values), clock }, now);
     }
 
-    /// Takes metadata that came too soon, if it is time.
+    /// Applies deferred metadata once it is due.
     pub(crate) fn on_time(&mut self, now: Instant) {
         if let Some(metadata) = self.deferred_metadata.take() {
             self.change(metadata, now);
         }
     }
 
-    /// The publisher says whose units these are, and that its timestamps are exact. What waits of an unnamed broadcast is of this one; `retime`
-    /// gives the exact DTS of one by the publisher's own.
+    /// The publisher states the epoch of its units; its timestamps are exact from now on. Units waiting without a stated epoch move to this one;
+    /// `retime` maps their DTS to the exact DTS.
     ///
     /// # Errors
-    /// [`TooManyEpochs`] if it says so too often.
+    /// [`TooManyEpochs`] if the publisher begins epochs too often.
     pub(crate) fn begin_stated_epoch(
         &mut self,
         epoch: Epoch,
@@ -168,12 +167,12 @@ impl TrackAssembler {
         let ready = if self.epochs.is_stated() { self.flush() } else { Vec::new() };
         self.epochs.begin_stated(epoch, self.pending.iter_mut(), retime);
         self.begin_epoch(epoch);
-        // The clock of another broadcast would date its pictures wrongly.
+        // Deferring the new metadata would leave the previous broadcast's clock in the catalog and give wrong capture times.
         self.next_change = None;
         Ok(ready)
     }
 
-    /// Units from now on are of a broadcast that nobody has named: the publisher's clock jumped.
+    /// Begins an epoch that the publisher did not state, after its clock jumped.
     ///
     /// # Errors
     /// [`TooManyEpochs`] if that happens too often.
@@ -216,7 +215,7 @@ impl TrackAssembler {
     }
 }
 
-/// What is kept of a publisher's metadata, by key: it goes to every subscriber.
+/// The metadata entries that fit into [`MAX_METADATA`]; they are sent to every subscriber.
 fn within_bounds(values: Metadata) -> Metadata {
     let mut room = MAX_METADATA;
     let fits = |(key, value): &(String, Value)| {
@@ -228,7 +227,7 @@ fn within_bounds(values: Metadata) -> Metadata {
     values.into_iter().filter(fits).collect()
 }
 
-/// How often what a publisher says about itself may change.
+/// Minimum time between two changes of a publisher's metadata.
 const CHANGE_INTERVAL: Duration = Duration::from_secs(1);
-/// Keys and values that are kept, in bytes: ten times what encoders send.
+/// Maximum size of the keys and values kept, in bytes: ten times what encoders send.
 const MAX_METADATA: usize = 8 << 10;

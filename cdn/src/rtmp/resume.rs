@@ -3,7 +3,7 @@
 use media::{Epoch, LiveWindow, Timestamp, TrackId};
 use net::rtmp::Resume;
 
-/// The last unit that a player has, of one track.
+/// The last unit of one track that a player has received.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct ResumePoint {
     epoch: Epoch,
@@ -12,20 +12,20 @@ pub(crate) struct ResumePoint {
 }
 
 impl ResumePoint {
-    /// From the query of a play name; `None` if it says nothing or nothing that can be read.
+    /// Parses the query of a play name. `None` if the parameters are missing or malformed.
     pub(crate) fn from_query(query: &[(String, String)]) -> Option<Self> {
         let value = |name| query.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str());
-        // The same words as a publisher's resumption, but for the colon, which needs no escape in a URL's query.
+        // The syntax of a publisher's resume point, but with a colon, which needs no escape in a URL's query.
         let after = value("nearcastAfter")?.replacen(':', "=", 1);
         let Resume { epoch, have } = Resume::parse(value("nearcastEpoch")?, &after)?;
         have.first().map(|(track, dts)| Self { epoch, track: *track, dts: *dts })
     }
 
-    /// Where to start; `None` for the live edge, because the window no longer holds what the player had last.
+    /// The position to start from; `None` for the live edge, if the window no longer holds units that connect to the player's last one.
     ///
-    /// That is the start of the GOP of the last unit that the player has: it gets that again, and so sees that nothing is
-    /// missing. Where nothing of its broadcast is held, as after a restart of this server, it waits for the first unit to
-    /// come, unless another broadcast is on air.
+    /// Playback resumes at the start of the GOP of the last unit that the player has. The player receives that unit again and so knows that nothing
+    /// is missing. If the window holds nothing of the broadcast, as after a restart of this server, playback resumes with the next unit, unless
+    /// another broadcast is on air.
     pub(crate) fn position(&self, window: &LiveWindow, is_on_air: bool) -> Option<u64> {
         let mut is_held = false;
         let mut known = None;
@@ -34,14 +34,14 @@ impl ResumePoint {
             is_held = true;
             if entry.unit.track == self.track {
                 let side = if entry.unit.dts <= self.dts { &mut known } else { &mut new };
-                // The last that it has, the first that it has not.
+                // The last unit that the player has, and the first that it lacks.
                 if entry.unit.dts <= self.dts || side.is_none() {
                     *side = Some(entry.position);
                 }
             }
         }
         match known {
-            // Without an overlap, if all but the GOPs that begin after it is gone.
+            // If that GOP's start was evicted: from the next GOP, without an overlap.
             Some(known) => {
                 window.gop_start(known).or_else(|| window.gop_start(new.unwrap_or_else(|| window.next_position())))
             }

@@ -1,5 +1,4 @@
-//! Accepts RTMP connections, checks what each asks for and whether it may, and hands publishers to ingest and players to the
-//! fan-out.
+//! Accepts RTMP connections, authorises their requests, and hands publishers to ingest and players to the fan-out.
 
 use std::io;
 use std::net::SocketAddr;
@@ -42,7 +41,7 @@ pub struct RtmpServer {
 }
 
 impl RtmpServer {
-    /// A server of the streams of `hub`, whose connections `limiter` bounds.
+    /// Creates a listener for the streams of `hub`. `limiter` bounds its connections.
     pub fn new(
         hub: Arc<Hub>,
         keys: Arc<Keyring>,
@@ -58,7 +57,7 @@ impl RtmpServer {
             idle: rtmp.idle_timeout,
             write: rtmp.write_timeout,
             max_message,
-            // One message under way per kind of media, and then some.
+            // One incomplete message per kind of media, and room for commands.
             max_buffered: max_message.saturating_add(max_message / 2),
             ..Limits::default()
         };
@@ -78,12 +77,12 @@ impl RtmpServer {
         })
     }
 
-    /// Publishers refused because their stream key is not valid.
+    /// Number of publishers refused because their stream key is not valid.
     pub fn auth_failures(&self) -> u64 {
         self.auth_failures.load(Ordering::Relaxed)
     }
 
-    /// Accepts connections until `stop` is cancelled; returns when the last publisher has gone.
+    /// Accepts connections until `stop` is cancelled; returns when the last publisher has disconnected.
     pub async fn serve(self: Arc<Self>, listener: TcpListener, stop: CancellationToken) {
         let listener = LimitedListener::new(listener, self.limiter.clone());
         let connections = TaskTracker::new();
@@ -125,7 +124,7 @@ impl RtmpServer {
             self.auth_failures.fetch_add(1, Ordering::Relaxed);
             tracing::warn!(app = %self.redacted_app(&request.app), agent = request.agent.as_deref(), "publisher refused: no such key");
             let why = "The stream key is not valid. Make one with: cdn key new NAME";
-            // Not `BadName`, which servers also say of a key in use: this one will not come free, and no encoder should wait for it.
+            // Not `BadName`, which servers also send for a key in use: an encoder must not wait for this key to become free.
             if let Err(error) = request.reject("NetStream.Publish.Denied", why).await {
                 tracing::debug!(%error, "the publisher was gone before it was told");
             }
@@ -136,7 +135,7 @@ impl RtmpServer {
             let agent = request.agent.clone();
             tracing::info!(agent = agent.as_deref(), "publisher");
             let publish = stream.publish(PublisherInfo { peer: peer.to_string(), agent, protocol: "rtmp" });
-            // A key that was revoked after it was looked up, but before there was a publisher to kick, must not publish.
+            // The key may have been revoked after the lookup, before there was a publisher to kick.
             let has_key = self.find_publisher(&request).is_some_and(|name| name.as_str() == stream.name());
             if let Some(why) = publish.revoke_reason().or((!has_key).then_some(RevokeReason::KeyRevoked)) {
                 tracing::info!(?why, "publisher refused");
@@ -195,8 +194,8 @@ impl RtmpServer {
         }
     }
 
-    /// The stream of the publisher's key, which is in the place of the stream's name, in the query, or in the app after the slash. A name
-    /// that comes along with a key in the query must be that of the key.
+    /// The stream of the publisher's key. The key is given as the stream name, in the query, or in the app after the slash. A stream name given
+    /// together with a key in the query must be the key's.
     fn publisher_stream(&self, request: &PublishRequest<TcpStream>) -> Option<StreamName> {
         self.find_publisher(request).or_else(|| {
             // The key may be newer than the last reload.
@@ -205,7 +204,7 @@ impl RtmpServer {
         })
     }
 
-    /// The same by the keys that are loaded.
+    /// The same, by the loaded keys only.
     fn find_publisher(&self, request: &PublishRequest<TcpStream>) -> Option<StreamName> {
         let (app, rest) = split_app(&request.app);
         if app == self.app { self.find_key(&request.name, rest, &request.query) } else { None }
@@ -223,7 +222,7 @@ impl RtmpServer {
         (stream.as_str() == named).then_some(stream)
     }
 
-    /// The app as it may be logged: what comes after the slash may be a key.
+    /// The app without its part after the slash, which may be a key, for the log.
     fn redacted_app<'a>(&self, app: &'a str) -> &'a str {
         let (first, _) = split_app(app);
         if first == self.app { first } else { "another" }
@@ -235,7 +234,7 @@ impl RtmpServer {
     }
 }
 
-/// Reloads the keys, if they changed; opens the streams of new ones and ends those of removed ones.
+/// Reloads the keys if the file changed. Opens the streams of added keys, ends those of removed keys, and revokes publishers of replaced keys.
 pub fn reload_keys(keys: &Keyring, hub: &Hub) {
     match keys.reload() {
         Ok(changes) => {
@@ -256,7 +255,7 @@ pub fn reload_keys(keys: &Keyring, hub: &Hub) {
     }
 }
 
-/// `live/x?y` is the app `live`, and `x`.
+/// Splits an app at its first slash and drops the query: `live/x?y` gives `live` and `x`.
 fn split_app(app: &str) -> (&str, &str) {
     let path = app.split('?').next().unwrap_or_default().trim_matches('/');
     path.split_once('/').unwrap_or((path, ""))
@@ -265,15 +264,15 @@ fn split_app(app: &str) -> (&str, &str) {
 fn prepare(socket: &TcpStream) -> io::Result<()> {
     socket.set_nodelay(true)?;
     let socket = SockRef::from(socket);
-    // Detects peers whose machine is gone while nothing is being written to them.
+    // Detects peers that disappeared while nothing is written to them.
     socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE / 3).with_retries(3))
 }
 
-/// Names under which encoders with a field for a query put a key.
+/// Query parameters in which encoders send a key.
 const QUERY_KEYS: &[&str] = &["key", "streamkey", "stream_key"];
-/// Places of a key that are tried for one publisher.
+/// Maximum number of possible keys that are checked per publisher.
 const MAX_KEY_CANDIDATES: usize = 4;
-/// Silence before the kernel asks whether the peer is still there.
+/// Idle time before the kernel sends TCP keepalive probes.
 const KEEPALIVE: Duration = Duration::from_secs(30);
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! The relay protocol: viewers subscribe to live windows over QUIC.
 //!
-//! Streams are as public here as they are by RTMP and HLS, so subscribers need no ticket. The certificate is made at the start; viewers
-//! learn its pin from the API.
+//! Streams are public, as over RTMP and HLS, so subscribers need no ticket. The certificate is generated at start-up; viewers get its pin from
+//! the API.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -24,15 +24,15 @@ use crate::hub::{Hub, LiveStream};
 /// Connection limits, and the secret of the endpoint.
 #[derive(Clone, Copy)]
 pub struct Settings {
-    /// Connections at a time.
+    /// Maximum number of connections at once.
     pub max_connections: usize,
-    /// Connections at a time from one address; loopback is exempt.
+    /// Maximum number of connections at once from one address; loopback is exempt.
     pub max_per_address: usize,
-    /// Key of stateless resets, the same from one run to the next: see [`relay::endpoint_config`].
+    /// Key of stateless reset tokens, the same across restarts: see [`relay::endpoint_config`].
     pub secret: [u8; 32],
 }
 
-/// The relay of one server, bound and not yet serving.
+/// The relay endpoint of one server, bound but not serving yet.
 #[derive(Debug)]
 pub struct Relay {
     endpoint: quinn::Endpoint,
@@ -41,15 +41,15 @@ pub struct Relay {
 }
 
 impl Relay {
-    /// Binds `address`. To be called within the runtime.
+    /// Binds `address`. Call it within a tokio runtime.
     ///
     /// # Errors
-    /// Those of binding, and where the system gives no random numbers.
+    /// If the address cannot be bound, or if the system provides no random numbers.
     pub fn bind(address: SocketAddr, settings: Settings) -> anyhow::Result<Self> {
         let identity = Identity::generate()?;
         let mut config = tls::server_config(&identity, relay::wire::ALPN);
         config.transport_config(Arc::new(relay::transport(Side::Server)));
-        // Handshakes under way are bounded too: what comes on top is not answered, and comes again.
+        // Bounds pending handshakes too: further Initial packets are dropped, and clients retransmit them.
         config.max_incoming(MAX_INCOMING);
         let socket = std::net::UdpSocket::bind(address)?;
         let runtime = Arc::new(quinn::TokioRuntime);
@@ -58,10 +58,10 @@ impl Relay {
         Ok(Self { endpoint, pin: identity.pin(), limiter })
     }
 
-    /// Address that it is bound to.
+    /// The UDP address that it is bound to.
     ///
     /// # Errors
-    /// Those of the socket.
+    /// If the socket cannot report it.
     pub fn local_addr(&self) -> std::io::Result<SocketAddr> {
         self.endpoint.local_addr()
     }
@@ -71,12 +71,12 @@ impl Relay {
         self.pin
     }
 
-    /// What bounds its connections.
+    /// The limiter of its connections.
     pub fn limiter(&self) -> &Arc<ConnectionLimiter> {
         &self.limiter
     }
 
-    /// Serves subscribers until `stop` is cancelled; then closes their connections, and returns when all are closed.
+    /// Serves subscribers until `stop` is cancelled; then closes their connections and returns when all are closed.
     pub async fn serve(self, hub: Arc<Hub>, stop: CancellationToken) {
         let subscribers = TaskTracker::new();
         loop {
@@ -86,7 +86,7 @@ impl Relay {
             };
             let Some(incoming) = incoming else { break };
             let peer = incoming.remote_address();
-            // Under load, clients must prove their address before they cost anything.
+            // Under load, validate the client's address before allocating state for it.
             if !incoming.remote_address_validated() && self.endpoint.open_connections() > CROWDED {
                 let _ = incoming.retry();
                 continue;
@@ -131,7 +131,7 @@ async fn subscriber(incoming: quinn::Incoming, permit: ConnectionPermit, hub: Ar
     drop(permit);
 }
 
-/// A stream of the hub, as the relay protocol sees it.
+/// Adapts a stream of the hub to the relay protocol's source.
 struct Window(Arc<LiveStream>);
 
 impl StreamSource for Window {
@@ -164,9 +164,10 @@ impl SubscriptionObserver for Window {
     }
 }
 
-/// From the first packet to the request.
+/// Bounds the time from the first packet to the request.
 const HANDSHAKE: Duration = Duration::from_secs(10);
-/// Handshakes that wait to be accepted.
+/// Maximum number of handshakes that wait to be accepted.
 const MAX_INCOMING: usize = 1024;
-/// From so many connections on, newcomers prove their address first (RFC 9000 §8.1.2): a round trip against forged floods.
+/// Number of open connections above which new clients' addresses are validated by Retry (RFC 9000 §8.1.2): one more round trip, as protection
+/// against floods with spoofed addresses.
 const CROWDED: usize = 512;

@@ -17,15 +17,15 @@ pub(super) struct Batch {
     pub(super) len: usize,
 }
 
-/// Serialises units. `catalog` and `order` are what the receivers have, and are updated: a change of the catalog is sent before the first unit that
-/// needs it, and a gap before the first unit whose predecessor the receivers do not have.
+/// Serialises units. `catalog` and `order` are the receivers' state and are updated: a catalog change is sent before the first unit that needs
+/// it, and a gap message before a unit whose predecessor the receivers lack.
 pub(super) fn encode(entries: &[Entry], catalog: &mut Option<Arc<Catalog>>, order: &mut TrackOrder) -> Batch {
     let mut batch = Batch::default();
     encode_into(&mut batch, entries, catalog, order);
     batch
 }
 
-/// The same for one receiver that has not had all of what is right before `entries`: it is told first what follows what.
+/// The same for one receiver that lacks units before `entries`. `gap` is sent first and states the predecessor of each track's next unit.
 pub(super) fn encode_after(gap: Gap, entries: &[Entry], catalog: &mut Option<Arc<Catalog>>) -> Batch {
     let mut batch = Batch::default();
     let mut order = TrackOrder::default();
@@ -38,8 +38,8 @@ pub(super) fn encode_after(gap: Gap, entries: &[Entry], catalog: &mut Option<Arc
     batch
 }
 
-/// What the next unit of each track follows, for a receiver that begins with `entries`; also of the tracks that are not among these. `None`
-/// without entries.
+/// The gap message for a receiver that begins with `entries`: the predecessor of the next unit of every track, also of tracks without a unit in
+/// `entries`. `None` without entries.
 pub(super) fn gap_before(entries: &[Entry], window: &LiveWindow) -> Option<Gap> {
     let (first, last) = (entries.first()?, entries.last()?);
     let epoch = first.unit.epoch;
@@ -73,14 +73,14 @@ fn change_catalog(batch: &mut Batch, catalog: &mut Option<Arc<Catalog>>, entry: 
     }
 }
 
-/// A batch of bytes that are no media: replies and status messages.
+/// A batch of control bytes: replies and status messages.
 pub(super) fn control(bytes: Bytes) -> Batch {
     let mut batch = Batch::default();
     batch.push_bytes(bytes);
     batch
 }
 
-/// Metadata and the decoder configurations that are new, or all of them when a new epoch begins.
+/// Writes changed metadata and new decoder configurations; all of them if the epoch is new.
 fn announce(batch: &mut Batch, known: Option<&Catalog>, entry: &Entry) {
     let new = &entry.catalog;
     let known = known.filter(|known| known.epoch == new.epoch);
@@ -116,7 +116,7 @@ impl Batch {
     fn push(&mut self, framed: Result<Framed, net::rtmp::Error>, what: &'static str) {
         match framed {
             Ok(framed) => framed.parts.into_iter().for_each(|part| self.push_bytes(part)),
-            // Ingest accepts no message longer than RTMP can carry, so this loses nothing that a stream had.
+            // Ingest accepts no message longer than RTMP can carry, so this drops no unit of a stream.
             Err(error) => tracing::warn!(%error, what, "not sent"),
         }
     }

@@ -1,8 +1,8 @@
 //! RTMP fan-out: the hot path.
 //!
 //! A few threads, the shards, own the sockets of all players. New units of a stream are serialised once per shard and written to all
-//! its players with as few system calls as the kernel allows. A player is a cursor on its stream's window and at most one batch in
-//! flight: a slow one delays nobody, and is moved to the newest IDR when it lags too far.
+//! its players with as few system calls as the kernel allows. A player is a cursor on its stream's window with at most one batch in
+//! flight. A slow player does not delay others; it is moved to the newest IDR when it lags too far.
 
 mod batch;
 mod pending_write;
@@ -68,7 +68,10 @@ pub struct AcceptedPlayer {
 }
 
 impl Fanout {
-    /// Starts the shards. A player that takes nothing for `write_timeout` is closed.
+    /// Starts the shards. A player whose socket accepts no bytes for `write_timeout` is disconnected.
+    ///
+    /// # Errors
+    /// [`Error::Engine`] if io_uring is required and not available, [`Error::Thread`] if a poll or a thread cannot be created.
     pub fn start(config: &config::Fanout, write_timeout: Duration) -> Result<Self, Error> {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let count = if config.shards == 0 { cores } else { config.shards };
@@ -94,12 +97,12 @@ impl Fanout {
         Ok(fanout)
     }
 
-    /// `uring` or `epoll`.
+    /// The write engine in use: `uring` or `epoll`.
     pub fn engine(&self) -> &'static str {
         self.engine
     }
 
-    /// Number of writer threads.
+    /// Number of shards (writer threads).
     pub fn shards(&self) -> usize {
         self.mailboxes.len()
     }
@@ -109,20 +112,20 @@ impl Fanout {
         self.mailboxes.iter().map(|mailbox| mailbox.players.load(Ordering::Relaxed)).sum()
     }
 
-    /// Players closed because they took nothing for the write timeout.
+    /// Number of players disconnected because their socket accepted no bytes for the write timeout.
     pub fn write_timeouts(&self) -> u64 {
         self.mailboxes.iter().map(|mailbox| mailbox.write_timeouts.load(Ordering::Relaxed)).sum()
     }
 
-    /// Cancelled when a shard ends that was not told to: its players are gone, and the server should be restarted.
+    /// Cancelled when a shard ends without [`stop`](Self::stop): its players are disconnected, and the server should be restarted.
     pub fn failed(&self) -> CancellationToken {
         self.failed.clone()
     }
 
-    /// Gives a player to the shard that has the fewest.
+    /// Hands a player to the shard with the fewest players.
     ///
     /// # Errors
-    /// Those of the socket, and that no shard is left.
+    /// If the socket cannot be made non-blocking, or if all shards have ended.
     pub fn add(&self, player: AcceptedPlayer) -> io::Result<()> {
         player.socket.set_nonblocking(true)?;
         let socket = mio::net::TcpStream::from_std(player.socket);
@@ -139,7 +142,8 @@ impl Fanout {
         Err(io::Error::other("no fan-out thread is left"))
     }
 
-    /// Tells all players that the server shuts down, and returns when all have been told or at `deadline`. Blocks.
+    /// Sends all players a status message that the server shuts down, and closes their connections. Blocks until that is done, at most until
+    /// `deadline`.
     pub fn stop(&self, deadline: Instant) {
         for mailbox in &self.mailboxes {
             mailbox.stop(deadline);
@@ -154,7 +158,7 @@ impl Fanout {
     }
 }
 
-/// A fan-out that nobody stopped ends its threads without telling its players.
+/// Without [`Fanout::stop`], the threads end at once, and players get no status message.
 impl Drop for Fanout {
     fn drop(&mut self) {
         for mailbox in &self.mailboxes {
@@ -163,7 +167,7 @@ impl Drop for Fanout {
     }
 }
 
-/// Reports the end of a shard, however it ends.
+/// Reports the end of a shard's thread, including by error or panic.
 struct ShardMonitor {
     mailbox: Arc<Mailbox>,
     failed: CancellationToken,

@@ -9,11 +9,11 @@ use mio::net::TcpStream;
 #[derive(Debug)]
 pub(super) struct PendingWrite<'a> {
     pub(super) socket: &'a TcpStream,
-    /// None is empty.
+    /// The whole batch, without empty slices.
     pub(super) parts: &'a [Bytes],
-    /// Bytes of `parts` that the socket has taken before; less than all.
+    /// Bytes of `parts` that earlier writes have sent; less than all.
     pub(super) skip: usize,
-    /// Bytes that the socket took now, or why it took none.
+    /// Bytes sent by this write, or its error.
     pub(super) outcome: io::Result<usize>,
 }
 

@@ -1,8 +1,8 @@
 //! A thread that owns many players' sockets.
 //!
-//! It sleeps until a publisher, a client, or a deadline wakes it. Then every stream with new units makes one batch for all its
-//! players, and all sockets that have room are written to in one submission. It waits for none: a full socket is skipped until the
-//! kernel reports that it is writable.
+//! It sleeps until a publisher, a client or a deadline wakes it. Then it makes one batch per stream with new units, for all the stream's
+//! players, and writes to all sockets with room in one submission. It never blocks on a socket: a full one is skipped until the kernel
+//! reports it writable.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -33,7 +33,7 @@ pub(super) struct Settings {
     pub(super) write_timeout: Duration,
 }
 
-/// How other threads reach a shard.
+/// Messages to a shard from other threads, and its counters.
 #[derive(Debug)]
 pub(super) struct Mailbox {
     waker: mio::Waker,
@@ -43,7 +43,7 @@ pub(super) struct Mailbox {
     is_stopping: AtomicBool,
     /// Players of the shard, those still in the mailbox included.
     pub(super) players: AtomicU64,
-    /// Players closed because they took nothing for the write timeout.
+    /// Players disconnected because their socket accepted no bytes for the write timeout.
     pub(super) write_timeouts: AtomicU64,
 }
 
@@ -99,7 +99,7 @@ impl Mailbox {
         self.wake();
     }
 
-    /// The shard has ended, and with it its players, those in the mailbox included. Returns whether it was told to.
+    /// Marks the shard as ended and drops players still in the mailbox. Returns whether [`stop`](Self::stop) was called.
     pub(super) fn close(&self) -> bool {
         let mut inbox = self.inbox.lock();
         inbox.is_closed = true;
@@ -116,7 +116,7 @@ impl Mailbox {
 
     fn wake(&self) {
         if !self.is_woken.swap(true, Ordering::AcqRel) {
-            // A full counter means that the shard is woken already; nothing else can fail on an eventfd of ours.
+            // Writing to our own eventfd fails only if its counter is full, and then the shard is woken already.
             let _ = self.waker.wake();
         }
     }
@@ -317,8 +317,7 @@ impl Shard {
         }
     }
 
-    /// Writes to all queued players whose sockets have room, repeatedly while there is more, but only so often: new units must have their
-    /// turn.
+    /// Writes to all queued players whose sockets have room, in at most [`PASSES`] passes, so that new units of other streams are not delayed.
     fn write(&mut self, now: Instant) {
         for _ in 0..PASSES {
             if self.queue.is_empty() {
@@ -430,11 +429,11 @@ impl Shard {
 }
 
 const MAILBOX: Token = Token(usize::MAX);
-/// Socket events of one poll; the rest is for the next.
+/// Socket events per poll; further events follow in the next poll.
 const EVENTS: usize = 1024;
-/// Bytes read from a player at once; players send little.
+/// Bytes read from a player per system call; players send little.
 const READ_BUFFER: usize = 16 << 10;
-/// Writes to one player before the others have their turn: a joining player gets a few megabytes.
+/// Writes to one player before new units are polled again: a joining player gets a few megabytes.
 const PASSES: usize = 4;
-/// How late a deadline of seconds may be noticed.
+/// How late a timeout of seconds may be noticed.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);

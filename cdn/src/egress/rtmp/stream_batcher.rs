@@ -1,4 +1,4 @@
-//! A stream as one shard sees it: the shard's cursor, the newest batch, and the players that get it.
+//! One stream in one shard: the shard's cursor, the newest batch, and the players that receive it.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -19,16 +19,16 @@ pub(super) struct StreamBatcher {
     position: u64,
     newest: Option<NewestBatch>,
     catalog: Option<Arc<Catalog>>,
-    /// What players have had that got all its batches.
+    /// Order of the units sent to a player that received all batches.
     order: TrackOrder,
     looked: Instant,
-    /// DTS of the last picture, and the interval to the one before, which tells the frame rate.
+    /// DTS of the last video frame. `picture_interval` is the DTS difference to the one before.
     last_picture: Option<(Epoch, Timestamp)>,
     picture_interval: Option<Duration>,
     _waker: WakerGuard,
 }
 
-/// The newest units, ready to be written.
+/// The newest units, serialised.
 #[derive(Debug)]
 pub(super) struct NewestBatch {
     from: u64,
@@ -38,17 +38,17 @@ pub(super) struct NewestBatch {
     pub(super) batch: Arc<Batch>,
 }
 
-/// How the stream's state has changed.
+/// Change of the stream's state since the last poll.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum StateChange {
     None,
-    /// The wait for a publisher is over.
+    /// The grace period is over.
     Ended,
 }
 
 impl StreamBatcher {
     pub(super) fn new(stream: Arc<LiveStream>, waker: WakerGuard, now: Instant) -> Self {
-        // The waker is registered, so what comes after this is announced.
+        // The waker is registered already, so units after this position wake the shard.
         let position = stream.next_position();
         let is_live = matches!(stream.state(), State::Live { .. } | State::Disconnected { .. });
         Self {
@@ -67,7 +67,7 @@ impl StreamBatcher {
         }
     }
 
-    /// Position that its next batch starts at.
+    /// Window position at which the next batch starts.
     pub(super) fn position(&self) -> u64 {
         self.position
     }
@@ -93,7 +93,7 @@ impl StreamBatcher {
         true
     }
 
-    /// The newest batch, if it is what a player at `position` that knows `catalog` must get next.
+    /// The newest batch, if it starts at `position` and was encoded for receivers that have `catalog`.
     pub(super) fn newest_for(&self, position: Option<u64>, catalog: Option<&Arc<Catalog>>) -> Option<&NewestBatch> {
         let newest = self.newest.as_ref().filter(|newest| Some(newest.from) == position)?;
         match (&newest.catalog_before, catalog) {
@@ -103,14 +103,14 @@ impl StreamBatcher {
         }
     }
 
-    /// Drops the batch: players that are late read the window themselves, and nobody keeps payload that the window evicted.
+    /// Drops the newest batch, so that it does not keep payload alive that the window evicted. Players that lag read the window instead.
     pub(super) fn forget_batch(&mut self) {
         self.newest = None;
     }
 
-    /// When to poll it though no picture has come: audio alone does not wake the shard. `None` while the stream is not on air.
+    /// When to poll the stream without a new video frame, since audio alone does not wake the shard. `None` while the stream is not on air.
     pub(super) fn deadline(&self, audio_batch_delay: Duration) -> Option<Instant> {
-        // Audio that a picture will take along soon is not worth a write to every player.
+        // If a video frame is due soon, audio is sent with it: one write per player instead of two.
         let rides = self.picture_interval.filter(|interval| *interval <= FREQUENT).map(|interval| interval * 3 / 2);
         let wait = rides.map_or(audio_batch_delay, |rides| rides.max(audio_batch_delay));
         self.is_live.then_some(self.looked + wait)
@@ -124,7 +124,7 @@ impl StreamBatcher {
     }
 }
 
-/// Payload of one batch. More than that comes only when a publisher bursts, and the rest follows in the next pass.
+/// Maximum payload of one batch. Only a publisher's burst exceeds it; the rest follows in the next pass.
 const BATCH: usize = 1 << 20;
-/// Audio waits for pictures only where they come at least this often.
+/// Audio waits for video frames only if their interval is at most this.
 const FREQUENT: Duration = Duration::from_millis(100);

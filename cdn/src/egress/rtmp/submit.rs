@@ -6,7 +6,7 @@ use super::pending_write::{PendingWrite, rest};
 use super::uring::Ring;
 use crate::config::FanoutEngine;
 
-/// Writes without waiting.
+/// Submits non-blocking writes by io_uring or by system calls.
 #[derive(Debug)]
 pub(super) enum Submitter {
     Uring {
@@ -21,7 +21,7 @@ impl Submitter {
     /// The submitter for `engine`.
     ///
     /// # Errors
-    /// Why io_uring is not available, if it is required.
+    /// If `engine` requires io_uring and the kernel does not offer it.
     pub(super) fn new(engine: FanoutEngine) -> io::Result<Self> {
         match engine {
             FanoutEngine::Epoll => Ok(Self::Direct),
@@ -40,10 +40,10 @@ impl Submitter {
         }
     }
 
-    /// Binds it to the calling thread, which alone submits from now on.
+    /// Binds it to the calling thread, the only one that may submit from now on.
     ///
     /// # Errors
-    /// Why io_uring is not available after all, if it is required.
+    /// If io_uring is required and the ring cannot be enabled.
     pub(super) fn enable(&mut self) -> io::Result<()> {
         let Self::Uring { ring, is_required } = self else { return Ok(()) };
         match ring.enable() {
@@ -56,7 +56,7 @@ impl Submitter {
         }
     }
 
-    /// Submits all `writes` and notes the outcome of each.
+    /// Submits all `writes` and stores the outcome of each.
     pub(super) fn submit(&mut self, writes: &mut [PendingWrite<'_>]) {
         match self {
             Self::Uring { ring, .. } => ring.submit(writes),
@@ -80,7 +80,7 @@ fn write_directly(write: &mut PendingWrite<'_>) {
     };
 }
 
-/// Slices of one system call: more than a tick ever has, and little enough for the stack. The kernel takes 1024.
+/// Slices per system call: more than one frame needs, and few enough for the stack. The kernel's limit is 1024.
 const SLICES_AT_ONCE: usize = 128;
 
 #[cfg(test)]
@@ -90,7 +90,7 @@ mod tests {
     #[test]
     fn a_ring_that_fails_late_is_replaced_by_epoll_unless_it_is_required() {
         for (engine, expected) in [(FanoutEngine::Auto, Some("epoll")), (FanoutEngine::Uring, None)] {
-            // Where the kernel has no io_uring there is nothing to see.
+            // Skipped if the kernel has no io_uring.
             let Ok(mut submitter) = Submitter::new(engine) else { continue };
             submitter.enable().unwrap();
             if submitter.name() == "uring" {

@@ -29,27 +29,27 @@ pub(super) struct Subscriber {
     pub(super) member: usize,
     /// Whether the shard will write to it in its next pass.
     pub(super) is_queued: bool,
-    /// When the socket last accepted bytes, or was given a batch after it had none: what the write timeout counts from.
+    /// Start of the write timeout: when the socket last accepted bytes, or when a batch was put in flight after none was.
     pub(super) progress: Instant,
-    /// Since when it waits for a stream to come on air; `None` while it does not.
+    /// Since when it waits for the stream to come on air; `None` while it does not wait.
     waiting_since: Option<Instant>,
     /// False from a write that found the socket full until the kernel reports it writable.
     pub(super) has_room: bool,
     play: PlayState,
     cursor: Cursor,
-    /// The catalog that it was sent last.
+    /// The catalog sent last.
     catalog: Option<Arc<Catalog>>,
-    /// What it gets next does not follow on what it got: it must be told what that follows.
+    /// The next unit does not follow the last one sent, so a gap message must precede it.
     is_at_gap: bool,
     in_flight: Option<InFlight>,
-    /// Set by a write that found the socket full, until it has caught up: only such a player is moved to the newest IDR.
+    /// Set when a write finds the socket full, cleared when the player has caught up. Only a slow player is moved to the newest IDR.
     is_slow: bool,
-    /// It resumes an interrupted play, so it may lag until it has caught up.
+    /// It resumes an interrupted play and is not moved to the newest IDR until it has caught up.
     is_resuming: bool,
     is_paused: bool,
-    /// Whether the player sent something since its replies were last taken: for every picture, asking costs more than this flag.
+    /// Whether the player has sent something since its replies were last taken. Checking this flag on each frame is cheaper than asking `play`.
     may_have_replies: bool,
-    /// It gets no more media and is closed when everything is written.
+    /// It receives no more media, and is closed when everything is written.
     is_leaving: bool,
     steady: ProbeRttSuppressor,
     _counted: SubscriberGuard,
@@ -80,7 +80,7 @@ pub(super) enum DisconnectReason {
     Protocol(#[from] rtmp::Error),
 }
 
-/// What a player starts with.
+/// A player on its way to a shard; see [`AcceptedPlayer`](super::AcceptedPlayer).
 pub(super) struct NewSubscriber {
     pub(super) socket: TcpStream,
     pub(super) play: PlayState,
@@ -117,13 +117,13 @@ impl Subscriber {
         }
     }
 
-    /// Whether it has been sent anything of a broadcast.
+    /// Whether any media has been sent to it.
     pub(super) fn has_started(&self) -> bool {
         self.catalog.is_some()
     }
 
-    /// Puts a batch in flight, if none is and there is something to send: replies first, then the feed's newest batch if it starts where
-    /// this player is, else units that it reads from the window itself.
+    /// Puts a batch in flight if none is: replies first, then the feed's newest batch if it starts at this player's position, else units read
+    /// from the window.
     pub(super) fn prepare(
         &mut self,
         feed: &StreamBatcher,
@@ -159,7 +159,7 @@ impl Subscriber {
         }
         let mut read = feed.stream.read(&mut self.cursor, READ_BATCH_BYTES);
         self.is_at_gap |= read.skipped > 0;
-        // No further than the feed, so that the feed's next batch fits.
+        // Stop at the feed's position, so that the feed's next batch continues from it.
         let within = read.entries.partition_point(|entry| entry.position < feed.position());
         if let Some(beyond) = read.entries.get(within) {
             self.cursor = Cursor::at(beyond.position);
@@ -188,7 +188,7 @@ impl Subscriber {
         Ok(())
     }
 
-    /// Nothing was in flight, so the write timeout counts from now.
+    /// Puts `batch` in flight. Nothing was in flight before, so the write timeout starts now.
     fn start(&mut self, batch: Arc<Batch>, now: Instant) {
         if !batch.is_empty() {
             self.progress = now;
@@ -196,21 +196,21 @@ impl Subscriber {
         }
     }
 
-    /// Notes whether its stream is on air; returns how long it has waited for one. Its requests meanwhile do not prolong that.
+    /// Records whether the stream is on air, and returns how long the player has waited for it. Requests of the player do not extend the wait.
     pub(super) fn wait(&mut self, is_live: bool, now: Instant) -> Option<Duration> {
         let since = if is_live { None } else { Some(self.waiting_since.unwrap_or(now)) };
         self.waiting_since = since;
         since.map(|since| now.saturating_duration_since(since))
     }
 
-    /// Keeps BBR from its periodic slow phase on the connection.
+    /// Keeps BBR from its periodic slow phase (ProbeRTT) on the connection.
     pub(super) fn keep_steady(&mut self, now: Instant) {
         if !self.is_slow && !self.is_blocked() && self.steady.is_due(now) {
             self.steady.restart(SockRef::from(&self.socket), now);
         }
     }
 
-    /// What to write now: a batch, and how many bytes of it the socket has taken; `None` while the socket is full.
+    /// The batch to write, and how many of its bytes have been sent; `None` while the socket is full.
     pub(super) fn under_way(&self) -> Option<(&[Bytes], usize)> {
         self.in_flight.as_ref().filter(|_| self.has_room).map(|f| (f.batch.parts.as_slice(), f.sent))
     }
@@ -220,7 +220,7 @@ impl Subscriber {
         self.in_flight.is_some()
     }
 
-    /// Notes the outcome of a write. Returns how many bytes the socket took.
+    /// Records the outcome of a write. Returns the number of bytes sent.
     pub(super) fn on_written(&mut self, outcome: io::Result<usize>, now: Instant) -> Result<usize, DisconnectReason> {
         match outcome {
             Ok(0) => Err(DisconnectReason::Closed),
@@ -244,9 +244,9 @@ impl Subscriber {
         }
     }
 
-    /// Reads what the player sent. Replies wait in `play` until the batch in flight is written.
+    /// Reads the player's messages. Replies stay in `play` until the batch in flight is written.
     pub(super) fn read_input(&mut self, buffer: &mut [u8]) -> Result<(), DisconnectReason> {
-        // Bounded, so that a peer that sends without end delays nobody.
+        // Bounded, so that a peer that keeps sending does not delay others.
         for _ in 0..READS_AT_ONCE {
             let bytes = match self.socket.read(buffer) {
                 Ok(0) => return Err(DisconnectReason::Closed),
@@ -261,7 +261,7 @@ impl Subscriber {
         Err(io::Error::other("it sends without end").into())
     }
 
-    /// Handles what the player sent before its socket was handed over.
+    /// Handles bytes received before the socket was handed over.
     pub(super) fn read_buffered_input(&mut self) -> Result<(), DisconnectReason> {
         let events = self.play.input(&[])?;
         self.handle_events(events)
@@ -284,7 +284,7 @@ impl Subscriber {
         Ok(())
     }
 
-    /// Ends the play in order: the batch in flight is finished, a status message follows, then the connection is closed.
+    /// Shuts down gracefully: finishes the batch in flight, sends a status message, then closes the connection.
     pub(super) fn shutdown(&mut self, code: &str, description: &str, now: Instant) {
         if self.is_leaving {
             return;
@@ -308,7 +308,7 @@ impl Subscriber {
     }
 }
 
-/// Payload that one player may keep alive beyond the window, while its socket takes it.
+/// Maximum payload read from the window at once: bounds what one player keeps alive after the window evicts it.
 const READ_BATCH_BYTES: usize = 1 << 20;
-/// Players send little: an acknowledgement every few megabytes.
+/// Reads per socket event. Players send little: an acknowledgement every few megabytes.
 const READS_AT_ONCE: usize = 64;

@@ -1,8 +1,8 @@
 //! Many writes in one system call, through io_uring.
 //!
-//! The only unsafe code of this crate. Its one idea: a submission does not return before the kernel has answered every write of
-//! it, so nothing that the kernel was shown can go away too early. The answers do not wait for any peer: `MSG_DONTWAIT` makes
-//! a write that finds no room fail at once. `iovec` and `msghdr` are libc's, because io-uring's own interface takes them.
+//! The only unsafe code of this crate. A submission returns only after the kernel has completed all its writes, so all memory passed to the
+//! kernel outlives them. Completion does not depend on any peer: with `MSG_DONTWAIT`, a write to a full socket fails at once. `iovec` and
+//! `msghdr` are libc's types, which the io-uring crate's interface takes.
 #![allow(unsafe_code)]
 
 use std::io;
@@ -25,9 +25,9 @@ pub(super) struct Ring {
 unsafe impl Send for Ring {}
 
 impl Ring {
-    /// A ring, if the kernel has io_uring and lets this process use it.
+    /// Creates a ring. Fails if the kernel has no io_uring or does not let this process use it.
     pub(super) fn new() -> io::Result<Self> {
-        // A single thread submits and reaps; completions need no interruption of it. Kernels before 6.0 know neither flag.
+        // A single thread submits and reaps, and completions need not interrupt it. Kernels before 6.0 know neither flag.
         let ring = IoUring::builder()
             .setup_single_issuer()
             .setup_coop_taskrun()
@@ -42,19 +42,19 @@ impl Ring {
         Ok(Self { ring, slices: Vec::new(), messages: Vec::new() })
     }
 
-    /// Lets the calling thread, and no other, submit.
+    /// Makes the calling thread the only one that may submit.
     pub(super) fn enable(&mut self) -> io::Result<()> {
         self.ring.submitter().register_enable_rings()
     }
 
-    /// Submits all `writes` and notes the outcome of each.
+    /// Submits all `writes` and stores the outcome of each.
     pub(super) fn submit(&mut self, writes: &mut [PendingWrite<'_>]) {
         for some in writes.chunks_mut(ENTRIES as usize) {
             self.submit_some(some);
         }
     }
 
-    /// At most [`ENTRIES`] writes.
+    /// Submits at most [`ENTRIES`] writes.
     fn submit_some(&mut self, writes: &mut [PendingWrite<'_>]) {
         let heads = self.lay_out(writes);
         for (index, (write, head)) in writes.iter().zip(heads).enumerate() {
@@ -64,7 +64,7 @@ impl Ring {
                 .build()
                 .user_data(index as u64);
             // SAFETY: the entry points to a `msghdr` in `self.messages`, that to `iovec`s in `self.slices`, and those to bytes that
-            // `writes` borrows. None of them is touched before every entry was answered, below. The socket is borrowed for as long.
+            // `writes` borrows. None of them is modified before every entry has completed, below. The socket is borrowed for as long.
             let pushed = unsafe { self.ring.submission().push(&entry) };
             pushed.expect("the queue is empty before, and has room for a chunk of writes");
         }
@@ -73,7 +73,7 @@ impl Ring {
             if let Err(error) = self.ring.submit_and_wait(open) {
                 let is_passing = matches!(Errno::from_io_error(&error), Some(Errno::INTR | Errno::AGAIN | Errno::BUSY));
                 if !is_passing {
-                    // The kernel may still read what this thread would free by returning or unwinding.
+                    // The kernel may still read memory that returning or unwinding would free.
                     tracing::error!(%error, "io_uring failed with writes in flight");
                     std::process::abort();
                 }
@@ -88,7 +88,7 @@ impl Ring {
         }
     }
 
-    /// Fills the tables; returns which message is whose. Writes of the same bytes, which are neighbours, share one.
+    /// Fills the tables; returns the index of each write's message. Adjacent writes of the same bytes share a message.
     fn lay_out(&mut self, writes: &[PendingWrite<'_>]) -> Vec<usize> {
         self.slices.clear();
         self.messages.clear();
@@ -109,7 +109,7 @@ impl Ring {
             }
             heads.push(ranges.len() - 1);
         }
-        // Only now does `slices` stay where it is.
+        // `slices` does not reallocate from here on.
         let base = self.slices.as_mut_ptr();
         self.messages.extend(ranges.into_iter().map(|(from, count)| {
             // SAFETY: all-zero is a valid `msghdr`: no name, no slices, no control data.
@@ -129,7 +129,7 @@ impl std::fmt::Debug for Ring {
     }
 }
 
-/// Writes of one submission.
+/// Maximum number of writes per submission.
 const ENTRIES: u32 = 1024;
-/// Slices of one write; the kernel's own bound (`UIO_MAXIOV`) is 1024.
+/// Maximum number of slices per write; the kernel's limit (`UIO_MAXIOV`) is 1024.
 const SLICES_AT_ONCE: usize = 512;
