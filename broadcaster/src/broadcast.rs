@@ -1,7 +1,7 @@
 //! The broadcast: its catalog, and the window of access units that publishing reads.
 //!
-//! Encoders and passthrough write here from their threads; a unit gets its final name on the way in. Units wait until every
-//! expected track has told its decoder configuration, so that a subscriber learns of all tracks before the first unit.
+//! Encoders and passthrough write here from their threads. A unit gets its epoch and its final timestamps on the way in. Units wait until every
+//! expected track has its decoder configuration, so that a subscriber knows all tracks before the first unit.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -23,7 +23,7 @@ use crate::rate_control::RateControl;
 use crate::stats::Stats;
 use crate::timestamps::TimestampNormalizer;
 
-/// One broadcast. Shared by the threads that make it and the task that publishes it.
+/// One broadcast. Shared by the threads that produce units and the task that publishes them.
 #[derive(Debug)]
 pub struct Broadcast {
     live: LiveStream,
@@ -31,25 +31,25 @@ pub struct Broadcast {
     stats: Arc<Stats>,
     trace: Option<Arc<Trace>>,
     uplink: RateControl,
-    /// One moment by the clock that the broadcast's times are by, and by the monotonic one: who sets the clock meanwhile moves no stamp.
+    /// One moment on the wall clock and on the monotonic clock. All stamps derive from it, so setting the system clock does not affect them.
     clock_anchor: (WallClock, Instant),
 }
 
 #[derive(Debug)]
 struct Inner {
     catalog: Arc<Catalog>,
-    /// Tracks that have yet to tell their configuration.
+    /// Tracks whose decoder configuration is not known yet.
     expected_tracks: Vec<TrackId>,
-    /// When waiting for them ends; set by the first unit.
+    /// When the wait for `expected_tracks` ends; set by the first unit.
     track_deadline: Option<Instant>,
     pending: Vec<AccessUnit>,
-    /// Of what is in the window, and of what was: this is where the units are made, so their order is the truth.
+    /// Order of all units ever added to the window, which determines each unit's predecessor.
     order: TrackOrder,
     normalizers: BTreeMap<TrackId, TimestampNormalizer>,
 }
 
 impl Broadcast {
-    /// A broadcast that will have the tracks `expected`.
+    /// Creates a broadcast. `clock`: wall-clock time of PTS 0. Units wait for the configurations of the tracks `expected`.
     pub fn new(epoch: Epoch, clock: WallClock, expected: &[TrackId], bounds: Bounds, stats: Arc<Stats>) -> Self {
         let mut catalog = Catalog::new(epoch);
         catalog.clock = Some(clock);
@@ -72,27 +72,27 @@ impl Broadcast {
         }
     }
 
-    /// The same, with a line in `trace` for each unit when it is captured and when it is encoded.
+    /// The same, writing a line to `trace` for each unit when it is captured and when it is encoded.
     pub fn with_trace(self, trace: Option<Arc<Trace>>) -> Self {
         Self { trace, ..self }
     }
 
-    /// What the encoder is to make of the link that this is pushed over.
+    /// The rate control of the video encoder, fed with measurements of the uplink.
     pub fn uplink(&self) -> &RateControl {
         &self.uplink
     }
 
-    /// Which broadcast this is.
+    /// The epoch, which identifies the broadcast.
     pub fn epoch(&self) -> Epoch {
         self.inner.lock().catalog.epoch
     }
 
-    /// The catalog that units get from now on.
+    /// The current catalog, which applies to new units.
     pub fn catalog(&self) -> Arc<Catalog> {
         self.inner.lock().catalog.clone()
     }
 
-    /// Tells a track's configuration, and more about it for the metadata (`framerate`, `videodatarate`).
+    /// Sets a track's decoder configuration. `about`: further `onMetaData` properties of the track (`framerate`, `videodatarate`).
     pub fn add_track(&self, id: TrackId, config: CodecConfig, about: Metadata) {
         let mut inner = self.inner.lock();
         let mut catalog = Catalog::clone(&inner.catalog);
@@ -106,14 +106,14 @@ impl Broadcast {
         self.flush_pending(&mut inner, false);
     }
 
-    /// Says that `id` will not come, or not soon: the other tracks need not wait for it.
+    /// Removes `id` from the expected tracks, because it is missing or late: the other tracks no longer wait for it.
     pub fn skip_track(&self, id: TrackId) {
         let mut inner = self.inner.lock();
         inner.expected_tracks.retain(|track| *track != id);
         self.flush_pending(&mut inner, false);
     }
 
-    /// Adds a unit whose timestamps are milliseconds since PTS 0, not yet made to rise.
+    /// Adds a unit. `dts` and `pts` are milliseconds since PTS 0; they need not increase, since they are normalised here.
     pub fn push(&self, track: TrackId, dts: i64, pts: i64, random_access: bool, payload: Bytes) {
         let mut inner = self.inner.lock();
         if inner.catalog.track(track).is_none() {
@@ -136,48 +136,48 @@ impl Broadcast {
         inner.pending.push(unit);
         self.flush_pending(&mut inner, false);
         drop(inner);
-        // Writes to a file: under no lock.
+        // Writes to a file, so no lock is held.
         if let Some(trace) = &self.trace {
             captured.into_iter().for_each(|captured| trace.note(Stage::Captured.name(), traced, "", captured));
             trace.note(Stage::Encoded.name(), traced, "", encoded);
         }
     }
 
-    /// The time, by the clock that the broadcast's times are by.
+    /// The current time on the broadcast's clock: `clock_anchor` plus the monotonic time since.
     pub fn now(&self) -> WallClock {
         let (clock, at) = self.clock_anchor;
         let since = i64::try_from(at.elapsed().as_micros()).unwrap_or(i64::MAX);
         WallClock::from_micros(clock.as_micros().saturating_add(since))
     }
 
-    /// Notes that a unit passes `stage` now.
+    /// Stamps a unit with the current time at `stage`.
     pub fn stamp(&self, unit: &AccessUnit, stage: Stage) {
         self.live.stamp([unit], stage, self.now());
     }
 
-    /// The stamps of the last units.
+    /// Stage timestamps of the latest units. Holds a lock until it is dropped.
     pub fn timing_log(&self) -> parking_lot::MutexGuard<'_, TimingLog> {
         self.live.timing()
     }
 
-    /// Says that no unit will follow.
+    /// Ends the broadcast: flushes waiting units; none may follow.
     pub fn end(&self) {
         let mut inner = self.inner.lock();
         self.flush_pending(&mut inner, true);
         self.live.end();
     }
 
-    /// Reads the window.
+    /// Calls `read` with the window under a lock, so `read` must not block.
     pub fn with_window<T>(&self, read: impl FnOnce(&LiveWindow) -> T) -> T {
         self.live.with_window(read)
     }
 
-    /// Wakes when units were added or the broadcast ended.
+    /// Notifies when units are added or the broadcast ends.
     pub fn changed(&self) -> watch::Receiver<Progress> {
         self.live.changed()
     }
 
-    /// Moves what waits into the window, once it need not wait.
+    /// Moves waiting units to the window if all expected tracks are known, the wait is over, or `at_once` is set.
     fn flush_pending(&self, inner: &mut Inner, at_once: bool) {
         if inner.pending.is_empty() {
             return;
@@ -201,11 +201,11 @@ impl Broadcast {
     }
 }
 
-/// What `onMetaData` customarily says about a track.
+/// The usual `onMetaData` properties of a track.
 fn describe(config: &CodecConfig) -> Metadata {
     let number = |value: f64| Value::Number(value);
     let name = match config.codec.fourcc() {
-        // The numbers that FLV gave to its first codecs (FLV 10.1 §E.4.2.1, §E.4.3.1); newer ones are named by FourCC.
+        // FLV identifies its first codecs by number (FLV 10.1 §E.4.2.1, §E.4.3.1), newer ones by FourCC.
         [b'a', b'v', b'c', b'1'] => number(7.0),
         [b'm', b'p', b'4', b'a'] => number(10.0),
         [b'.', b'm', b'p', b'3'] => number(2.0),
@@ -227,10 +227,10 @@ fn describe(config: &CodecConfig) -> Metadata {
     }
 }
 
-/// How long the units of one track wait for the other's configuration: a microphone and an encoder open well within it.
+/// How long the units of one track wait for the other's configuration. Microphones and encoders open in less.
 const TRACK_WAIT: Duration = Duration::from_secs(3);
 
-/// How many units wait at most: ten times what [`TRACK_WAIT`] lets pile up at 60 fps with sound.
+/// Maximum number of waiting units: ten times what accumulates in [`TRACK_WAIT`] at 60 fps with audio.
 const MAX_PENDING: usize = 4096;
 
 #[cfg(test)]

@@ -52,7 +52,7 @@ pub struct UplinkSample {
     pub queueing: Duration,
     /// Delay before that: media time from the oldest unit not yet written to the newest.
     pub behind: Duration,
-    /// Total capacity in bits per second of a link shared with LAN viewers, who yield; `None` without them.
+    /// Total capacity in bits per second of a link shared with LAN viewers, which yield to the push; `None` without them.
     pub shared: Option<u64>,
 }
 
@@ -276,7 +276,7 @@ fn drained(wait: f64) -> f64 {
 const FLOOR: f64 = 0.15;
 /// Lower bound in bits per second, or the maximum if that is less.
 const LEAST: f64 = 100_000.0;
-/// Sampling interval.
+/// Interval between two samples of the delay.
 const EVERY: Duration = Duration::from_millis(100);
 /// The delivery rate is measured over this window.
 const WINDOW: Duration = Duration::from_millis(600);
@@ -305,7 +305,7 @@ const DRAIN: Duration = Duration::from_millis(1500);
 const UNKNOWN: Duration = Duration::from_millis(500);
 /// Relative to the last delay: more does not count as decreasing, since two pings may report the same.
 const FALLS: f64 = 0.95;
-/// Time until a change shows in the delay, besides the delay itself.
+/// Time until a change of the bitrate shows in the delay, in addition to the delay itself.
 const SHOWN: Duration = Duration::from_millis(600);
 /// Relative increase per second without overuse.
 const RISE: f64 = 0.07;

@@ -35,7 +35,7 @@ fn run(ceiling: u64, held: f64, until: Millis, rate: impl Fn(Millis) -> f64) -> 
     run_beside(ceiling, held, until, rate, None)
 }
 
-/// The same beside LAN viewers, who leave the push `rate` of the reported capacity.
+/// The same with LAN viewers, which leave the push `rate` of the reported capacity.
 fn run_beside(ceiling: u64, held: f64, until: Millis, rate: impl Fn(Millis) -> f64, shared: Option<u64>) -> Run {
     let start = Instant::now();
     let at = |t: Millis| start + Duration::from_millis(t);

@@ -21,7 +21,7 @@ impl ShutdownSignal {
         *self.0.0.lock()
     }
 
-    /// Sleeps for `duration`, or until the flag is set. Returns whether to go on: `false` once it is set.
+    /// Sleeps for `duration`, or until the flag is set. Returns whether to continue: `false` once the flag is set.
     pub fn sleep(&self, duration: Duration) -> bool {
         let deadline = Instant::now() + duration;
         let mut triggered = self.0.0.lock();

@@ -181,7 +181,7 @@ async fn after_an_outage_longer_than_the_window_the_server_is_told_what_the_next
         assert_eq!(receive_after_gap(&mut publisher, &mut demuxer).await, (oldest, Some(oldest - 40)), "{have:?}");
         assert_eq!(receive_after_gap(&mut publisher, &mut demuxer).await, (oldest + 40, None), "the order says it");
     }
-    // One that has all before it is told the same.
+    // A server that has all units before it gets the same.
     let mut publisher = accept(&run.listener, Some(2000 * 40)).await;
     assert_eq!(receive_after_gap(&mut publisher, &mut flv::Demuxer::new(EPOCH)).await, (2001 * 40, Some(2000 * 40)));
     run.abandon_reconnect.send_replace(true);

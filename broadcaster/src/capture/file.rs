@@ -93,7 +93,7 @@ impl FileProbe {
             };
             match codec.is_some() && !reencode {
                 true => Ok(Some(TrackAction::Passthrough)),
-                // Validation rejected options that require re-encoding beside `copy`.
+                // Validation has rejected `copy` together with options that require re-encoding.
                 false if copy && codec.is_none() => Err(Error::NotStreamable { what: id.name().to_owned() }),
                 false => Ok(Some(TrackAction::Reencode)),
             }
@@ -193,7 +193,7 @@ enum TrackOutput {
 }
 
 impl FilePlayback<'_> {
-    /// Plays the file once. Returns whether to go on.
+    /// Plays the file once. Returns whether to continue.
     fn play_once(&mut self) -> Result<bool, Error> {
         let mut input = open(&self.plan.path, &self.context.shutdown)?;
         let mut streams = self.streams(&input)?;
@@ -252,7 +252,7 @@ impl FilePlayback<'_> {
         Ok(streams)
     }
 
-    /// Waits until the packet is due, then sends or decodes it. Returns whether to go on.
+    /// Waits until the packet is due, then sends or decodes it. Returns whether to continue.
     fn packet(&mut self, stream: &mut Stream, mut packet: Packet, dts: i64) -> Result<bool, Error> {
         if !stream.joined && matches!(stream.output, TrackOutput::Passthrough { .. }) && !packet.is_key() {
             return Ok(true);

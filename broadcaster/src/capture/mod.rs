@@ -1,4 +1,4 @@
-//! Sources of pictures and sound: cameras, screens, microphones, files and the test pattern.
+//! Sources of video and audio: cameras, screens, microphones, files and the test pattern.
 //!
 //! A live source never blocks: each frame gets its capture time on the media clock and goes into a
 //! [`DropOldestQueue`](crate::encode::DropOldestQueue). A device that fails is logged and reopened while the broadcast continues.

@@ -16,7 +16,7 @@ pub(super) fn supports_forced_idr(name: &str) -> bool {
     !matches!(name, "libsvtav1" | "librav1e" | "h264_v4l2m2m" | "hevc_v4l2m2m")
 }
 
-/// Whether an encoder supports `maxrate` beside the mean bitrate. SVT-AV1 1.4 does not open with both.
+/// Whether an encoder supports `maxrate` together with the mean bitrate. SVT-AV1 1.4 does not open with both.
 pub(super) fn supports_maxrate(name: &str) -> bool {
     name != "libsvtav1"
 }

@@ -1,4 +1,4 @@
-//! Encodes pictures and sound to access units.
+//! Encodes video and audio to access units.
 
 use std::convert::Infallible;
 use std::str::FromStr;

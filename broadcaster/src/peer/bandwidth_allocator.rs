@@ -50,7 +50,7 @@ pub(super) struct BandwidthAllocator {
 struct PushFlow {
     /// Queueing delay and when it was reported; `None` while disconnected.
     wait: Option<(Duration, Instant)>,
-    /// Base RTT.
+    /// Minimum RTT of the push's connection, without queueing.
     way: Duration,
     /// The delay at the last update, in seconds.
     last_wait: f64,
@@ -143,7 +143,7 @@ impl BandwidthAllocator {
         short.is_some_and(|at| now.saturating_duration_since(at) < REMEMBER)
     }
 
-    /// Number of viewers within capacity beside the push; `None` without an estimate.
+    /// Number of viewers that fit into the capacity left by the push; `None` without an estimate.
     pub(super) fn fits(&self) -> Option<usize> {
         self.link.filter(|_| self.push.rate > LEAST).map(|link| ((link / self.push.rate - 1.0) / OVERHEAD) as usize)
     }

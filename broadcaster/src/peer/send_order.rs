@@ -47,7 +47,7 @@ impl ViewerFirst {
 
 /// A viewer keeps up if it is at most this many units behind: two frames with their audio.
 const KEEPS_UP: u64 = 6;
-/// Bounds one wait; spent in vain a few times when a viewer leaves or falls behind, until it no longer counts as keeping up.
+/// Bounds one wait. When a viewer leaves or falls behind, a few frames wait for the full time until it no longer counts as keeping up.
 const LONGEST: Duration = Duration::from_millis(2);
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
-//! Publishing: the broadcast's window goes to one RTMP server, across outages.
+//! Publishing: sends the broadcast's window to one RTMP server, across outages.
 //!
-//! Exactly this layer owns the retry. A server that comes back is told the same epoch, and gets what it lacks: see [`resume`].
+//! Only this layer reconnects. It states the same epoch to the server again and sends the units that the server lacks: see [`resume`].
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -29,24 +29,24 @@ use idr_pacing::IdrPacer;
 use latency_reporter::LatencyReporter;
 use unit_log::UnitLog;
 
-/// What is published, and where to.
+/// Publishes one broadcast to one server.
 #[derive(Debug)]
 pub struct RtmpPublisher {
-    /// The server and the key.
+    /// RTMP URL with the stream key.
     pub url: Url,
-    /// What is published.
+    /// The broadcast to publish.
     pub broadcast: Arc<Broadcast>,
-    /// The counters.
+    /// Counters and gauges of the push, shown in the status line.
     pub stats: Arc<Stats>,
-    /// What serves viewers on this network.
+    /// The peer server for LAN viewers, if there is one; it learns the push's rate and delay.
     pub peer: Option<Arc<PeerServer>>,
-    /// Where to log what leaves.
+    /// The log of sent units (`--unit-log`).
     pub unit_log: Option<UnitLog>,
-    /// Where to note when what left.
+    /// The trace of sent units (`--trace`).
     pub trace: Option<Arc<Trace>>,
     /// Becomes true with the first connection.
     pub connected: watch::Sender<bool>,
-    /// Becomes true when there is no time left to reach a server that is away.
+    /// Becomes true when the program must end without waiting for an unreachable server.
     pub abandon_reconnect: watch::Receiver<bool>,
 }
 
@@ -54,30 +54,33 @@ pub struct RtmpPublisher {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The server will not have it, now or later.
+    /// The server refused the stream for good, for example because the key is not valid.
     #[error("{0}")]
     Refused(rtmp::Error),
-    /// Another publisher has the same key. To fight for it would interrupt both for ever.
+    /// Another publisher took over with the same key. Reconnecting would interrupt both endlessly.
     #[error("another publisher took the stream over")]
     TakenOver,
-    /// The broadcast ended while the server was away, and it did not come back in time.
+    /// The broadcast ended during an outage, and the server was not reachable again within 10 s.
     #[error("the end of the broadcast did not reach the server: {0}")]
     Undelivered(rtmp::Error),
-    /// The unit log can not be written.
+    /// The unit log cannot be written.
     #[error("can not write the unit log: {0}")]
     UnitLog(#[from] std::io::Error),
 }
 
 /// How one connection ended.
 enum SessionEnd {
-    /// All was sent and the server knows.
+    /// Everything was sent, and the stream was unpublished.
     Complete,
     Failed(rtmp::Error),
     UnitLog(std::io::Error),
 }
 
 impl RtmpPublisher {
-    /// Publishes until the broadcast has ended and all of it was sent.
+    /// Publishes until the broadcast has ended and everything was sent, reconnecting after failures.
+    ///
+    /// # Errors
+    /// See [`Error`].
     pub async fn run(mut self) -> Result<(), Error> {
         let result = self.publish_with_retry().await;
         self.stats.set_state(State::Ended);
@@ -131,7 +134,7 @@ impl RtmpPublisher {
         }
     }
 
-    /// Sends over one connection. `next` is the position after the last unit that any connection took.
+    /// Sends over one connection. `next`: position after the last unit sent over any connection.
     async fn session(&mut self, mut publisher: Publisher, next: &mut u64) -> SessionEnd {
         let server = resume::ServerState { resume: publisher.resume(), is_nearcast: publisher.server_is_nearcast() };
         let epoch = self.broadcast.epoch();
@@ -139,7 +142,7 @@ impl RtmpPublisher {
         tracing::info!(server = %self.url, nearcast = server.is_nearcast, resumed = server.resume.is_some_and(|r| r.epoch == epoch), "connected");
         match from {
             Some(from) if from < *next => self.stats.units_retransmitted.add(*next - from),
-            // What was made before the first connection was made for nobody.
+            // Units from before the first connection do not count as dropped.
             Some(from) if *next > 0 => self.stats.units_dropped.add(from - *next),
             _ => {}
         }
@@ -168,7 +171,7 @@ impl RtmpPublisher {
         }
     }
 
-    /// Returns once the broadcast has ended and all of it was sent, or with what keeps the log from being written.
+    /// Returns `None` once the broadcast has ended and everything was sent, or the error of the unit log.
     async fn send(
         &mut self,
         publisher: &mut Publisher,
@@ -178,7 +181,7 @@ impl RtmpPublisher {
         let mut changed = self.broadcast.changed();
         let mut catalog: Option<Arc<Catalog>> = None;
         let (mut latency_reporter, mut spread) = (LatencyReporter::default(), IdrPacer::default());
-        // As the server sees it: of what came by this connection.
+        // Order of the units sent over this connection, as the server sees it.
         let mut order = TrackOrder::default();
         loop {
             let progress = *changed.borrow_and_update();
@@ -246,7 +249,7 @@ impl RtmpPublisher {
         }
     }
 
-    /// Tells the encoder how what is pushed waits, which is sent up to `position`.
+    /// Reports the push's queueing delay to the encoder's rate control. Units before `position` have been sent.
     fn report_uplink(&self, publisher: &Publisher, position: u64) {
         let behind = self.broadcast.with_window(|window| window.lag(position));
         let shared = self.peer.as_ref().and_then(|peer| peer.link_capacity());
@@ -259,7 +262,7 @@ impl RtmpPublisher {
         let queued = next.saturating_sub(cursor.position().unwrap_or(next));
         self.stats.queued.set(queued);
         if let Some(peer) = &self.peer {
-            // A server that answers no pings tells of its troubles only by what it does not take.
+            // If the server answers no pings, only the backlog shows congestion.
             let behind = if queued > BACKLOG_UNITS { BACKLOG_DELAY } else { Duration::ZERO };
             let wait = publisher.queue_delay().unwrap_or_default().max(behind);
             peer.on_push_feedback(Some(wait), publisher.min_rtt().unwrap_or_default());
@@ -270,7 +273,7 @@ impl RtmpPublisher {
     }
 }
 
-/// Sends the metadata, and the sequence headers of the tracks that are new or have changed.
+/// Sends the metadata, and sequence headers of new or changed tracks.
 async fn announce(
     publisher: &mut Publisher,
     last: Option<&Catalog>,
@@ -288,37 +291,36 @@ async fn announce(
     Ok(())
 }
 
-/// Whether a server that had accepted the stream says that its name is another's now: Nearcast's word for it, and others'.
+/// Whether a server that had accepted the stream reports a takeover. Nearcast and other servers use `BadName`.
 fn is_takeover(error: &rtmp::Error) -> bool {
     matches!(error, rtmp::Error::Refused { code, .. } if code == "NetStream.Publish.BadName")
 }
 
-/// How often the push is measured while there is nothing to send.
+/// Interval between measurements of the push while there is nothing to send.
 const MEASURE_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Units that wait to be sent before the push counts as late: two pictures with their sound.
+/// Unsent units above which the push counts as delayed: two frames with their audio.
 const BACKLOG_UNITS: u64 = 6;
 
-/// How late it is then, at least.
+/// Minimum delay assumed for a push with such a backlog.
 const BACKLOG_DELAY: Duration = Duration::from_millis(200);
 
-/// Waits between connection attempts: 125 to 250 ms at first, since a restarted server listens again within some hundred
-/// milliseconds; then twice that, up to [`MAX_BACKOFF`] to twice that. The jitter keeps broadcasters that lost the same server
-/// from reconnecting at once.
+/// Wait between connection attempts: 125 to 250 ms at first, since a restarted server listens again after a few hundred milliseconds; doubles up
+/// to [`MAX_BACKOFF`] to twice that. Jitter spreads the reconnects of broadcasters that lost the same server.
 const RECONNECT: ExponentialBuilder = ExponentialBuilder::new()
     .with_min_delay(Duration::from_millis(125))
     .with_max_delay(MAX_BACKOFF)
     .with_jitter()
     .without_max_times();
 
-/// With jitter at most 3 s: well below the window's 20 s, so that a server that comes back within it is found in time.
+/// At most 3 s with jitter: well below the window of 20 s, so that the push resumes without a loss after a short outage.
 const MAX_BACKOFF: Duration = Duration::from_millis(1500);
 
-/// A connection that held for longer was no accident: the next wait is short again.
+/// A connection that lasted longer than this resets the backoff.
 const STABLE_AFTER: Duration = Duration::from_secs(5);
 
-/// How long a broadcast that has ended waits for a server that is away.
+/// How long to reconnect to an unreachable server after the broadcast has ended.
 const FINAL_RETRY_WINDOW: Duration = Duration::from_secs(10);
 
-/// Payload bytes taken from the window at once: bounds what is held twice.
+/// Payload bytes read from the window at once: bounds the memory held after the window evicts it.
 const READ_BATCH_BYTES: usize = 1 << 20;

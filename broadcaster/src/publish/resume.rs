@@ -1,28 +1,28 @@
-//! Where to go on after a connection was made: pure.
+//! Where to resume on a new connection. Pure.
 
 use media::{Epoch, LiveWindow};
 use net::rtmp::Resume;
 
-/// What is known of the server.
+/// What the server reported when the connection was made.
 #[derive(Clone, Copy, Debug)]
 pub struct ServerState<'a> {
-    /// What it says that it holds.
+    /// The units that it already has; `None` if it reported none.
     pub resume: Option<&'a Resume>,
-    /// Whether it drops what it has already, so that too much does no harm.
+    /// Whether it is a Nearcast server, which drops duplicate units.
     pub is_nearcast: bool,
 }
 
-/// The window's position to send from; `None` to wait for the next GOP.
+/// The window position to send from; `None` to wait for the next GOP.
 ///
-/// A server that knows this epoch gets what it lacks. One of ours that does not, as after a restart, gets all that is held:
-/// its viewers that wait miss nothing. Any other gets the newest GOP, for it would show old ones as if they were new.
+/// A server that knows this epoch gets the units that it lacks. A Nearcast server that does not, as after a restart, gets the whole window, so
+/// that waiting viewers miss nothing. Any other server gets the newest GOP, since it would present older ones as live.
 pub fn position(window: &LiveWindow, epoch: Epoch, server: ServerState<'_>) -> Option<u64> {
     match server.resume.filter(|resume| resume.epoch == epoch) {
         Some(resume) => {
             let first = window.first_missing(epoch, &resume.have);
             Some(first.map_or(window.next_position(), |entry| entry.position))
         }
-        // What comes before the first IDR of all is its sound; what comes before the first that is held belongs to a lost GOP.
+        // Units before the broadcast's first IDR are its audio; units before the first IDR held belong to an incomplete GOP.
         None if server.is_nearcast && window.first_position() == 0 => window.join_position().and(Some(0)),
         None if server.is_nearcast => window.from(0).find(|entry| entry.starts_gop).map(|entry| entry.position),
         None => window.join_position(),
