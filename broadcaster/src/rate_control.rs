@@ -82,7 +82,7 @@ struct EncoderRateController {
     last_fall: Option<(Instant, f64)>,
 }
 
-/// One sample.
+/// Measurements of one sampling interval.
 #[derive(Clone, Copy, Debug)]
 struct Sample {
     at: Instant,
@@ -94,7 +94,7 @@ struct Sample {
 /// State while the queue drains.
 #[derive(Clone, Copy, Debug)]
 struct DrainState {
-    /// Estimated capacity.
+    /// Estimated capacity of the uplink.
     link: f64,
     /// When that was last lowered, and the delay then, in seconds.
     since: Instant,

@@ -38,7 +38,7 @@ pub enum Error {
     /// The file cannot be created.
     #[error("cannot write {path}: {source}")]
     Create {
-        /// The file.
+        /// Path of the recording.
         path: PathBuf,
         /// The system's reason.
         source: io::Error,
@@ -345,7 +345,7 @@ fn next_offset(open: &OpenFile, catalog: &Catalog, unit: &AccessUnit) -> i64 {
     by_clock.filter(|offset| (behind..behind + MAX_EPOCH_GAP).contains(offset)).unwrap_or(behind)
 }
 
-/// `talk.mp4`, `talk-2.mp4`.
+/// The path of file `number`, counted from 1: `talk.mp4`, then `talk-2.mp4`.
 fn numbered(path: &Path, number: u32) -> PathBuf {
     if number <= 1 {
         return path.to_owned();

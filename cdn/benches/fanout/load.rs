@@ -43,7 +43,7 @@ impl Publisher {
         Ok(Self { shared, thread })
     }
 
-    /// Pictures sent.
+    /// Number of video frames sent so far.
     pub(crate) fn pictures(&self) -> u64 {
         self.shared.pictures.load(Ordering::Relaxed)
     }

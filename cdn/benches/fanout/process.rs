@@ -91,7 +91,7 @@ impl Server {
         Ok(Duration::from_nanos(nanos))
     }
 
-    /// Resident memory.
+    /// Resident memory in bytes.
     pub(crate) fn resident_bytes(&self) -> anyhow::Result<u64> {
         let text = fs::read_to_string(format!("/proc/{}/statm", self.child.id()))?;
         let pages: u64 = text.split_whitespace().nth(1).context("statm")?.parse()?;
@@ -113,7 +113,7 @@ pub(crate) fn pin_to(core: usize) -> anyhow::Result<()> {
     sched_setaffinity(None, &set).with_context(|| format!("cannot use core {core}"))
 }
 
-/// The server's.
+/// CPU core that the server is pinned to.
 pub(crate) const SERVER_CORE: usize = 0;
-/// Publisher's and players'.
+/// CPU core that the publisher and the players are pinned to.
 pub(crate) const LOAD_CORE: usize = 1;

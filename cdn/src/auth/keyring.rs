@@ -68,13 +68,13 @@ pub enum Error {
     /// The name has a key.
     #[error("the stream {name} has a key; remove it first, or replace it with --replace")]
     Exists {
-        /// The stream.
+        /// Name of the stream that already has a key.
         name: StreamName,
     },
     /// The name has no key.
     #[error("the stream {name} has no key")]
     Missing {
-        /// The stream.
+        /// Name of the stream that has no key.
         name: StreamName,
     },
     /// More keys than a publisher can be looked up among.

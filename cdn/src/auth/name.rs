@@ -28,7 +28,7 @@ pub enum InvalidName {
     /// A name that has another meaning in URLs.
     #[error("{name:?} is the path of something else on this server")]
     Reserved {
-        /// The name.
+        /// The name, as given.
         name: String,
     },
     /// A name that reads like a key.

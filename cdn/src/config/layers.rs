@@ -19,7 +19,7 @@ pub enum Error {
     /// The file cannot be read.
     #[error("cannot read {path}: {source}")]
     Read {
-        /// The file.
+        /// Path of the configuration file.
         path: PathBuf,
         /// The system's reason.
         source: std::io::Error,
@@ -27,7 +27,7 @@ pub enum Error {
     /// The file is not TOML.
     #[error("{path}: {source}")]
     Syntax {
-        /// The file.
+        /// Path of the configuration file.
         path: PathBuf,
         /// Line, column and reason.
         source: Box<toml::de::Error>,
@@ -43,13 +43,13 @@ pub enum Error {
     /// A variable named like a section of the configuration names no setting.
     #[error("the environment variable {name} names no setting; see deploy/cdn.toml for those there are")]
     UnknownVariable {
-        /// The variable.
+        /// Name of the variable.
         name: String,
     },
     /// A variable's value cannot be read.
     #[error("the environment variable {name} must be {expected}")]
     Variable {
-        /// The variable.
+        /// Name of the variable.
         name: String,
         /// What was expected.
         expected: &'static str,

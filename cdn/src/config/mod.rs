@@ -52,7 +52,7 @@ pub struct Config {
     pub trace: Option<PathBuf>,
 }
 
-/// `[log]`.
+/// Section `[log]`: format and level of the log.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Log {
@@ -72,7 +72,7 @@ pub enum LogFormat {
     Json,
 }
 
-/// `[rtmp]`.
+/// Section `[rtmp]`: the listener for publishers and players.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Rtmp {
@@ -97,7 +97,7 @@ pub struct Rtmp {
     pub max_message: ByteSize,
 }
 
-/// `[hub]`.
+/// Section `[hub]`: the live windows and grace periods.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Hub {
@@ -117,7 +117,7 @@ pub struct Hub {
     pub track_wait: Duration,
 }
 
-/// `[fanout]`.
+/// Section `[fanout]`: the threads that write to RTMP players.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Fanout {
@@ -150,7 +150,7 @@ pub enum FanoutEngine {
     Epoll,
 }
 
-/// `[http]`.
+/// Section `[http]`: the listener for pages, HLS and the API.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Http {
@@ -162,7 +162,7 @@ pub struct Http {
     pub max_per_address: usize,
 }
 
-/// `[hls]`.
+/// Section `[hls]`: segments, parts and playlists.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Hls {
@@ -181,7 +181,7 @@ pub struct Hls {
     pub max_bytes: ByteSize,
 }
 
-/// `[relay]`.
+/// Section `[relay]`: the listener of the relay protocol.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Relay {
@@ -194,7 +194,7 @@ pub struct Relay {
     pub max_per_address: usize,
 }
 
-/// `[metrics]`.
+/// Section `[metrics]`: the listener for Prometheus.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Metrics {

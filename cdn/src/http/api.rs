@@ -24,14 +24,14 @@ use crate::egress::hls::{HlsStream, MULTIVARIANT_PLAYLIST};
 use crate::hub::{Info, LiveStream, State};
 use crate::precompressed::Precompressed;
 
-/// `/api/v1/streams`
+/// `GET /api/v1/streams`: all streams as a JSON array.
 pub(super) async fn streams(extract::State(shared): extract::State<Arc<Shared>>, headers: HeaderMap) -> Response<Body> {
     let base_url = BaseUrl::of(&headers, &shared);
     let streams = shared.hub.streams().iter().map(|stream| describe(&shared, stream, &base_url)).collect();
     json(StatusCode::OK, &StreamList { streams }, &headers)
 }
 
-/// `/api/v1/streams/NAME`
+/// `GET /api/v1/streams/NAME`: one stream as a JSON object.
 pub(super) async fn stream(
     extract::State(shared): extract::State<Arc<Shared>>,
     Path(name): Path<String>,

@@ -23,7 +23,7 @@ use super::shared::{Peer, Shared};
 use crate::egress::hls::{self, HlsStream, MULTIVARIANT_PLAYLIST, Request, Unavailable};
 use crate::precompressed::Precompressed;
 
-/// `/NAME/FILE`.
+/// `GET /NAME/FILE`: a playlist, segment, part or init segment.
 pub(super) async fn file(
     State(shared): State<Arc<Shared>>,
     Path((name, file)): Path<(String, String)>,

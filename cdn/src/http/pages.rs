@@ -11,7 +11,7 @@ use super::assets::asset as embedded;
 use super::shared::Shared;
 use super::{hls, reply};
 
-/// `/`
+/// `GET /`: the list of streams.
 pub(super) async fn index(headers: HeaderMap) -> Response<Body> {
     page("index.html", &headers)
 }
@@ -37,7 +37,7 @@ pub(super) async fn player(
     response
 }
 
-/// `/assets/PATH`
+/// `GET /assets/PATH`: an embedded file other than a page.
 pub(super) async fn asset(Path(path): Path<String>, headers: HeaderMap) -> Response<Body> {
     match embedded(&path).filter(|_| !path.ends_with(".html")) {
         Some((document, form)) => reply::precompressed(document, *form, &headers),

@@ -86,7 +86,7 @@ pub struct Counters {
     pub bytes: u64,
     /// Units dropped as duplicates.
     pub duplicate_units: u64,
-    /// Publishers admitted.
+    /// Publishers admitted, including those that took over.
     pub publishers: u64,
     /// Publishers revoked because another one connected with the same key.
     pub takeovers: u64,

@@ -14,7 +14,7 @@ use ::lab::{Process, TIMEOUT};
 /// A running `broadcaster` that logs every access unit that it sends.
 #[derive(Debug)]
 pub struct Broadcaster {
-    /// The process.
+    /// The running process; it is killed on drop.
     pub process: Process,
     unit_log: PathBuf,
 }

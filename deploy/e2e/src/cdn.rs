@@ -16,7 +16,7 @@ use ::lab::{TIMEOUT, until};
 /// A running `cdn` with its data in the test's directory.
 #[derive(Debug)]
 pub struct Cdn {
-    /// The process.
+    /// The running process; it is killed on drop.
     pub process: Process,
     /// The RTMP listener's address.
     pub rtmp: SocketAddr,
@@ -54,22 +54,22 @@ impl Cdn {
         Ok(key.to_owned())
     }
 
-    /// `rtmp://…/live/KEY`.
+    /// The URL to publish to with a key: `rtmp://…/live/KEY`.
     pub fn publish_url(&self, key: &str) -> String {
         format!("rtmp://{}/live/{key}", self.rtmp)
     }
 
-    /// `rtmp://…/live/NAME`.
+    /// The RTMP URL of a stream: `rtmp://…/live/NAME`.
     pub fn rtmp_url(&self, name: &str) -> String {
         format!("rtmp://{}/live/{name}", self.rtmp)
     }
 
-    /// `http://…/NAME/index.m3u8`.
+    /// The URL of a stream's multivariant playlist: `http://…/NAME/index.m3u8`.
     pub fn hls_url(&self, name: &str) -> String {
         format!("http://{}/{name}/index.m3u8", self.http)
     }
 
-    /// `http://…/NAME`.
+    /// The URL of a stream's page: `http://…/NAME`.
     pub fn page_url(&self, name: &str) -> String {
         format!("http://{}/{name}", self.http)
     }

@@ -24,7 +24,7 @@ pub enum ExternalPlayer {
 }
 
 impl ExternalPlayer {
-    /// All players.
+    /// Every player, in the order of declaration.
     pub const ALL: [Self; 4] = [Self::Ffmpeg, Self::Mpv, Self::Vlc, Self::GStreamer];
 
     /// Plays `url`, whose frames have the given size, until `count` frames are decoded, and returns the number of each; `None` if unreadable.

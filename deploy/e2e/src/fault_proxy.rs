@@ -17,7 +17,7 @@ pub struct FaultProxy {
 /// What the proxy does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ProxyMode {
-    /// Forwards everything.
+    /// Forwards all bytes in both directions.
     Forward,
     /// Keeps connections open, and forwards nothing.
     Stall,

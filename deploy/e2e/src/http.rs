@@ -6,7 +6,7 @@ use std::net::{SocketAddr, TcpStream};
 use ::lab::TIMEOUT;
 use anyhow::{Context, Result};
 
-/// A response.
+/// A complete HTTP response.
 #[derive(Clone, Debug)]
 pub struct Response {
     /// The status code, such as 200.

@@ -12,7 +12,7 @@ use ::lab::{TIMEOUT, until};
 /// A running nginx that accepts publishing and playing any stream of the application `live`.
 #[derive(Debug)]
 pub struct Nginx {
-    /// The process.
+    /// The running process; it is killed on drop.
     pub process: Process,
     /// The RTMP listener's address.
     pub rtmp: SocketAddr,
@@ -41,7 +41,7 @@ impl Nginx {
         Ok(Self { process, rtmp })
     }
 
-    /// `rtmp://…/live/NAME`.
+    /// The URL to publish and play a stream: `rtmp://…/live/NAME`.
     pub fn url(&self, name: &str) -> String {
         format!("rtmp://{}/live/{name}", self.rtmp)
     }

@@ -40,9 +40,9 @@ impl Default for ClipSpec {
 /// A file whose frames carry consecutive numbers, beginning with the first of its parameters.
 #[derive(Clone, Debug)]
 pub struct NumberedClip {
-    /// The file.
+    /// Path of the encoded file.
     pub path: PathBuf,
-    /// Its parameters.
+    /// The parameters that it was encoded with.
     pub source: ClipSpec,
 }
 

@@ -18,7 +18,7 @@ use ::lab::{TIMEOUT, until};
 /// A running `viewer` that logs every access unit it receives.
 #[derive(Debug)]
 pub struct Viewer {
-    /// The process.
+    /// The running process; it is killed on drop.
     pub process: Process,
     unit_log: PathBuf,
 }

@@ -59,7 +59,7 @@ pub struct PathModel {
 #[derive(Clone, Copy, Debug)]
 struct LinkState {
     hop: Hop,
-    /// Nanoseconds.
+    /// When the link is free again, in nanoseconds.
     free_at: u64,
 }
 

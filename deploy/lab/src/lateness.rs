@@ -39,7 +39,7 @@ impl Histogram {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Lateness {
     counts: Vec<u64>,
-    /// Nanoseconds, exact.
+    /// The largest lateness, in nanoseconds, not rounded to a bucket.
     max: u64,
 }
 
@@ -59,7 +59,7 @@ impl Lateness {
         Lateness { counts, max: self.max }
     }
 
-    /// Frames counted.
+    /// Number of frames counted.
     pub fn count(&self) -> u64 {
         self.counts.iter().sum()
     }

@@ -19,7 +19,7 @@ pub struct Module {
 /// `mod name;`: a module in a file of its own.
 #[derive(Debug, PartialEq, Eq)]
 pub struct FileModule {
-    /// Its name.
+    /// The module's name, without its path.
     pub name: String,
     /// `#[path = "…"]`, where there is one.
     pub path: Option<String>,

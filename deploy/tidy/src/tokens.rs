@@ -2,14 +2,14 @@
 //!
 //! This is not a complete lexer (The Rust Reference, "Tokens"): it tells apart what matters for finding names, and no more.
 
-/// One token.
+/// One token of Rust source.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Token {
     /// An identifier or keyword, without `r#`.
     Name(String),
     /// The contents of a string literal, escapes as written.
     Text(String),
-    /// `::`
+    /// The path separator `::`.
     PathSeparator,
     /// Any other character.
     Symbol(char),

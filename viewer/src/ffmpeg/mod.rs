@@ -39,7 +39,7 @@ pub enum Error {
     Call {
         /// What the call was for.
         doing: &'static str,
-        /// FFmpeg's error.
+        /// The error code that FFmpeg returned.
         source: ffmpeg::Error,
     },
 }

@@ -24,7 +24,7 @@ pub struct PlayoutConfig {
 /// What [`Playout::adjust`] asks its caller to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Adjustment {
-    /// Nothing.
+    /// The position continues without a jump.
     None,
     /// The position has jumped ahead; pictures before it are too late to present.
     Resync,

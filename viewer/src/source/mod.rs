@@ -38,7 +38,7 @@ pub use self::transport::{AUTO, TRANSPORTS};
 pub enum Event {
     /// A path was opened or reopened, and will deliver units.
     Opened {
-        /// The path.
+        /// The path that was opened.
         path: PathId,
         /// Its name: transport and address.
         source: String,
@@ -51,14 +51,14 @@ pub enum Event {
     },
     /// The data that the path delivers next was requested.
     RequestSent {
-        /// The path.
+        /// The path that sent the request.
         path: PathId,
         /// By this host's wall clock.
         at: WallClock,
     },
     /// The server (or broadcaster) of the path reported when units passed its stages.
     Timing {
-        /// The path.
+        /// The path whose server reported.
         path: PathId,
         /// Stages of some of its latest units.
         report: Box<latency::TimingReport>,
@@ -75,7 +75,7 @@ pub enum Event {
     Idle(PathId),
     /// A path was closed.
     Closed {
-        /// The path.
+        /// The path that was closed.
         path: PathId,
         /// Whether it failed; else it is not needed any more.
         failed: bool,
@@ -130,7 +130,7 @@ pub enum Error {
     /// The relay connection failed.
     #[error("{address}: {source}")]
     Relay {
-        /// `HOST:PORT`.
+        /// Address of the relay as `HOST:PORT`.
         address: String,
         /// The protocol's error.
         source: net::relay::Error,
@@ -148,7 +148,7 @@ pub enum Error {
         "{address} did not prove that it knows the pairing code: the code is wrong, or somebody intercepts the connection"
     )]
     Impostor {
-        /// `HOST:PORT`.
+        /// Address of the broadcaster as `HOST:PORT`.
         address: String,
     },
     /// An HTTP request failed.

@@ -60,7 +60,7 @@ impl PathSource for Peer {
 /// A broadcaster at a given address, whose pairing code is known.
 #[derive(Debug)]
 struct Paired {
-    /// `HOST:PORT`.
+    /// Address of the broadcaster as `HOST:PORT`.
     address: String,
     code: Arc<Code>,
 }

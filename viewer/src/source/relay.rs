@@ -39,7 +39,7 @@ pub(super) static TRANSPORT: Transport = Transport {
 /// A stream at a server's relay endpoint.
 #[derive(Clone, Debug)]
 struct RelaySource {
-    /// `HOST:PORT`.
+    /// Address of the relay as `HOST:PORT`.
     address: String,
     /// The stream's name there.
     name: String,

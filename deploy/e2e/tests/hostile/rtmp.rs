@@ -99,7 +99,7 @@ pub(crate) fn command(name: &str, transaction: f64, rest: &[u8]) -> Vec<u8> {
     [&amf::string(name)[..], &amf::number(transaction), rest].concat()
 }
 
-/// AMF0 values.
+/// Encoders of AMF0 values (AMF0 specification §2).
 pub(crate) mod amf {
     pub(crate) fn string(text: &str) -> Vec<u8> {
         [&[2][..], &(text.len() as u16).to_be_bytes(), text.as_bytes()].concat()

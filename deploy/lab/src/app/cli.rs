@@ -40,7 +40,7 @@ pub enum Command {
     Bound(BoundArgs),
 }
 
-/// `lab up`.
+/// Arguments of `lab up`.
 #[derive(Debug, Args)]
 pub struct UpArgs {
     /// A TOML file, or the name of a topology that `lab list` shows
@@ -64,7 +64,7 @@ pub struct SendArgs {
     pub words: Vec<String>,
 }
 
-/// `lab run`.
+/// Arguments of `lab run`.
 #[derive(Debug, Args)]
 pub struct RunArgs {
     /// An experiment that `lab list` shows, or `all`
@@ -92,7 +92,7 @@ pub struct RunArgs {
     pub keep: bool,
 }
 
-/// `lab load`.
+/// Arguments of `lab load`.
 #[derive(Debug, Args)]
 #[command(after_help = LOAD)]
 pub struct LoadArgs {
@@ -118,7 +118,7 @@ pub struct LoadArgs {
     pub json: bool,
 }
 
-/// `lab bound`.
+/// Arguments of `lab bound`.
 #[derive(Debug, Args)]
 pub struct BoundArgs {
     /// A TOML file, or the name of a topology that `lab list` shows

@@ -72,7 +72,7 @@ impl Axis {
 /// An element of a panel. Marks with a name appear in its legend.
 #[derive(Clone, Debug)]
 pub(crate) enum Mark {
-    /// Scattered points.
+    /// Points without connecting lines.
     Dots { name: String, colour: Colour, points: Vec<(f64, f64)>, radius: u32 },
     /// Points connected by a line.
     Line { name: String, colour: Colour, points: Vec<(f64, f64)>, width: u32, dashed: bool },

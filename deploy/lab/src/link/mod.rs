@@ -48,7 +48,7 @@ pub enum Direction {
 }
 
 impl Direction {
-    /// Both directions.
+    /// Both directions, in index order.
     pub const BOTH: [Direction; 2] = [Direction::AToB, Direction::BToA];
 
     fn index(self) -> usize {

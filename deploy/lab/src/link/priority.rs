@@ -7,7 +7,7 @@ use std::num::NonZeroU64;
 /// The scheduling class of the emulator's thread. Other than real time, invalid runs are likely on a busy machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Priority {
-    /// `SCHED_FIFO`.
+    /// Real-time scheduling (`SCHED_FIFO`).
     RealTime,
     /// `SCHED_OTHER` with the lowest nice value, -20.
     Nice,

@@ -37,7 +37,7 @@ pub struct Shape {
 /// Random variation of the one-way delay; the resulting delay is never below zero.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub enum Jitter {
-    /// No variation.
+    /// Every packet has the same delay.
     #[default]
     None,
     /// Uniform between minus and plus this, at most [`MAX_DELAY`].

@@ -20,7 +20,7 @@ pub(super) struct Playlist {
     server: std::net::SocketAddr,
     authority: String,
     path: String,
-    /// `EXT-X-TARGETDURATION`.
+    /// Value of the playlist's `EXT-X-TARGETDURATION`.
     pub(super) target: Duration,
 }
 

@@ -58,7 +58,7 @@ pub(super) struct Totals {
     /// The range of video DTS that all viewers together were counted for, in milliseconds (start excluded, end included), and the number of distinct
     /// video units in it.
     pub(super) span: Option<(i64, i64, usize)>,
-    /// Microseconds, ascending.
+    /// Latencies in microseconds, ascending.
     pub(super) latency: Vec<i64>,
 }
 
@@ -117,7 +117,7 @@ impl Tally {
         self.viewers.iter().filter(|viewer| !viewer.tracks.is_empty()).count()
     }
 
-    /// Starts counting.
+    /// Starts counting: resets the counters of all viewers.
     pub(super) fn begin(&mut self) {
         for viewer in &mut self.viewers {
             viewer.requests = 0;

@@ -44,7 +44,7 @@ use crate::latency_bound::Hop;
 use crate::link::shape::Shape;
 use crate::link::{Direction, Emulator};
 
-/// A topology.
+/// An emulated network, as in a TOML file.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Topology {
@@ -57,13 +57,13 @@ pub struct Topology {
     /// The link emulator; not part of the file.
     #[serde(skip)]
     pub emulator: Emulator,
-    /// Hosts.
+    /// Network namespaces that run programs (`[[host]]`).
     #[serde(default, rename = "host")]
     pub hosts: Vec<HostConfig>,
-    /// Switches.
+    /// Ethernet bridges (`[[switch]]`).
     #[serde(default, rename = "switch")]
     pub switches: Vec<SwitchConfig>,
-    /// Emulated links.
+    /// Links with emulated rate, delay and loss (`[[link]]`).
     #[serde(default, rename = "link")]
     pub links: Vec<LinkConfig>,
     /// Links without emulation.
@@ -71,7 +71,7 @@ pub struct Topology {
     pub cables: Vec<CableConfig>,
 }
 
-/// A host.
+/// A host of the topology, from a `[[host]]` table.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct HostConfig {
@@ -86,7 +86,7 @@ pub struct HostConfig {
     pub router: bool,
 }
 
-/// A switch.
+/// A switch of the topology, from a `[[switch]]` table.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct SwitchConfig {

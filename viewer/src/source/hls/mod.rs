@@ -90,7 +90,7 @@ impl PathSource for HlsSource {
 /// Whether a playlist is played by parts, as they are made, or by whole segments.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum LowLatency {
-    /// By segments.
+    /// Play whole segments only.
     Off,
     /// By parts where the playlist lists any, and by segments where not.
     Prefer,

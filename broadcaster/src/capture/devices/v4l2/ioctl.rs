@@ -114,7 +114,7 @@ fn ioctl<const OPCODE: Opcode, T>(device: &OwnedFd, argument: &mut T) -> io::Res
     unsafe { rustix::ioctl::ioctl(device, Updater::<OPCODE, T>::new(argument)) }
 }
 
-/// `struct v4l2_capability`.
+/// `struct v4l2_capability` of `linux/videodev2.h`.
 #[repr(C)]
 #[derive(Default)]
 struct Capability {
@@ -127,7 +127,7 @@ struct Capability {
     reserved: [u32; 3],
 }
 
-/// `struct v4l2_fmtdesc`.
+/// `struct v4l2_fmtdesc` of `linux/videodev2.h`.
 #[repr(C)]
 #[derive(Default)]
 struct FmtDesc {
@@ -140,7 +140,7 @@ struct FmtDesc {
     reserved: [u32; 3],
 }
 
-/// `struct v4l2_frmsizeenum`.
+/// `struct v4l2_frmsizeenum` of `linux/videodev2.h`.
 #[repr(C)]
 #[derive(Default)]
 struct SizeEnum {
@@ -151,7 +151,7 @@ struct SizeEnum {
     reserved: [u32; 2],
 }
 
-/// `struct v4l2_frmivalenum`.
+/// `struct v4l2_frmivalenum` of `linux/videodev2.h`.
 #[repr(C)]
 #[derive(Default)]
 struct IntervalEnum {
@@ -168,11 +168,11 @@ const VIDIOC_QUERYCAP: Opcode = opcode::read::<Capability>(b'V', 0);
 const VIDIOC_ENUM_FMT: Opcode = opcode::read_write::<FmtDesc>(b'V', 2);
 const VIDIOC_ENUM_FRAMESIZES: Opcode = opcode::read_write::<SizeEnum>(b'V', 74);
 const VIDIOC_ENUM_FRAMEINTERVALS: Opcode = opcode::read_write::<IntervalEnum>(b'V', 75);
-/// `V4L2_BUF_TYPE_VIDEO_CAPTURE`.
+/// `V4L2_BUF_TYPE_VIDEO_CAPTURE`, a `v4l2_buf_type`.
 const CAPTURE: u32 = 1;
-/// `V4L2_CAP_VIDEO_CAPTURE`.
+/// `V4L2_CAP_VIDEO_CAPTURE`, a capability flag.
 const CAN_CAPTURE: u32 = 1;
-/// `V4L2_CAP_DEVICE_CAPS`.
+/// `V4L2_CAP_DEVICE_CAPS`, a capability flag: `device_caps` is valid.
 const HAS_DEVICE_CAPS: u32 = 0x8000_0000;
 /// `V4L2_FRMSIZE_TYPE_DISCRETE` and `V4L2_FRMIVAL_TYPE_DISCRETE`.
 const DISCRETE: u32 = 1;
