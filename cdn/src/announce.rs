@@ -1,4 +1,4 @@
-//! What the command prints when it runs: where the server listens, and the first key, which is shown only here.
+//! The command's output at start-up: the server's addresses, and the first key, which is shown only here.
 
 use std::io::Write;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
@@ -53,10 +53,10 @@ pub(crate) fn announce(server: &Server) -> anyhow::Result<()> {
     Ok(out.flush()?)
 }
 
-/// An address that others can use: the bound one, or the one that this machine reaches others from.
+/// An address that other machines can use: the bound one, or for an unspecified address this machine's outgoing one.
 fn show_host(bound: IpAddr) -> String {
     let reachable = || {
-        // Connecting a datagram socket sends nothing; the address is of a range for documentation (RFC 5737).
+        // Connecting a UDP socket sends nothing. The address is from a documentation range (RFC 5737).
         let socket = UdpSocket::bind("0.0.0.0:0").ok()?;
         socket.connect("192.0.2.1:9").ok()?;
         Some(socket.local_addr().ok()?.ip())

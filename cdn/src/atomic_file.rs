@@ -1,4 +1,4 @@
-//! Replaces a small file as a whole: after a crash it is the old one or the new one, never half of either.
+//! Replaces a small file atomically: after a crash it has the old or the new contents, never a part of either.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -6,17 +6,17 @@ use std::path::Path;
 
 use tempfile::NamedTempFile;
 
-/// Writes `contents` to `path`, readable by its owner alone, whether or not there is a file. Of several writers at once the last one wins.
+/// Writes `contents` to `path`, readable by the owner only; creates or replaces the file. Of concurrent writers the last one wins.
 ///
 /// # Errors
-/// Those of the file system; the old file is then untouched.
+/// Those of the file system.
 pub(crate) fn replace(path: &Path, contents: &[u8]) -> io::Result<()> {
     let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let mut file = NamedTempFile::new_in(directory)?;
     file.write_all(contents)?;
     file.as_file().sync_all()?;
     file.persist(path)?;
-    // The name too must outlive a crash.
+    // The directory entry must also survive a crash.
     File::open(directory)?.sync_all()
 }
 

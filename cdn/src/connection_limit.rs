@@ -1,4 +1,4 @@
-//! How many connections a listener may have at a time, in all and from one address; the same for RTMP, HTTP and the relay protocol.
+//! Limits a listener's connections, in total and per client address; for RTMP, HTTP and the relay protocol.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-/// Counts the connections of one listener.
+/// Counts and limits the connections of one listener.
 #[derive(Debug)]
 pub struct ConnectionLimiter {
     total: usize,
@@ -26,13 +26,13 @@ struct Taken {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Rejected {
-    /// The listener has as many connections as it may.
+    /// The listener has reached its limit.
     #[error("there are {limit} connections already")]
     Total {
         /// How many that is.
         limit: usize,
     },
-    /// The peer's address, or its IPv6 /64, has as many as it may.
+    /// The peer's IPv4 address or IPv6 /64 has reached its limit.
     #[error("there are {limit} connections from this address already")]
     Address {
         /// How many that is.
@@ -41,13 +41,16 @@ pub enum Rejected {
 }
 
 impl ConnectionLimiter {
-    /// At most `total` connections at a time, `per_address` of them from one IPv4 address or one IPv6 /64. Loopback, where proxies
-    /// are, is exempt from the second.
+    /// Allows `total` connections at once, `per_address` of them from one IPv4 address or IPv6 /64. Loopback is exempt from the latter, because
+    /// local proxies connect from it.
     pub fn new(total: usize, per_address: usize) -> Arc<Self> {
         Arc::new(Self { total, per_address, taken: Mutex::default() })
     }
 
-    /// Lets a connection in until the seat is dropped.
+    /// Admits a connection until the permit is dropped.
+    ///
+    /// # Errors
+    /// [`Rejected`] if a limit is reached; the rejection is counted.
     pub fn try_acquire(self: &Arc<Self>, peer: IpAddr) -> Result<ConnectionPermit, Rejected> {
         let peer = client_prefix(peer);
         let mut taken = self.taken.lock();
@@ -69,23 +72,23 @@ impl ConnectionLimiter {
         Ok(ConnectionPermit { limiter: self.clone(), peer })
     }
 
-    /// Connections that are open now.
+    /// Number of open connections.
     pub fn count(&self) -> usize {
         self.taken.lock().total
     }
 
-    /// Connections accepted since the start.
+    /// Number of connections accepted since the start.
     pub fn accepted(&self) -> u64 {
         self.taken.lock().accepted
     }
 
-    /// Connections rejected since the start.
+    /// Number of connections rejected since the start.
     pub fn rejected(&self) -> u64 {
         self.taken.lock().rejected
     }
 }
 
-/// One connection's share of the limits, given back when it is dropped.
+/// One connection's share of the limits, released on drop.
 #[derive(Debug)]
 pub struct ConnectionPermit {
     limiter: Arc<ConnectionLimiter>,
@@ -105,8 +108,8 @@ impl Drop for ConnectionPermit {
     }
 }
 
-/// What counts as one client: an IPv4 address, mapped ones included, or an IPv6 /64, which is what one customer gets. Loopback stays
-/// as it is.
+/// The address prefix that counts as one client: an IPv4 address, also if mapped to IPv6, or the IPv6 /64 that a provider assigns to one
+/// customer. Loopback addresses are unchanged.
 pub(crate) fn client_prefix(peer: IpAddr) -> IpAddr {
     match peer.to_canonical() {
         IpAddr::V6(v6) if !v6.is_loopback() => {

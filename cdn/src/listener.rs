@@ -1,4 +1,4 @@
-//! A TCP listener whose connections are limited: what RTMP and HTTP accept from.
+//! A TCP listener with connection limits, used by RTMP and HTTP.
 
 use std::io;
 use std::net::SocketAddr;
@@ -21,15 +21,15 @@ impl LimitedListener {
         Self { listener, limiter }
     }
 
-    /// The next connection within the limits. Those beyond them are closed at once, and counted by the limiter; while the system is
-    /// out of descriptors or memory, this waits. Cancel safe.
+    /// Accepts the next connection within the limits. Connections beyond them are closed at once and counted by the limiter. Waits while the
+    /// system is out of file descriptors or memory. Cancel safe.
     pub(crate) async fn accept(&self) -> (TcpStream, SocketAddr, ConnectionPermit) {
         loop {
             let (socket, peer) = match self.listener.accept().await {
                 Ok(accepted) => accepted,
                 Err(error) if is_about_one_connection(&error) => continue,
                 Err(error) => {
-                    // Out of file descriptors or memory: that passes when another connection closes.
+                    // Out of file descriptors or memory, until another connection closes.
                     tracing::error!(%error, "cannot accept");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                     continue;
@@ -43,11 +43,11 @@ impl LimitedListener {
     }
 }
 
-/// Whether an error of `accept` is about the connection that was to be accepted: Linux reports its pending errors there (accept(2)).
+/// Whether an error of `accept` concerns only the connection to be accepted: Linux reports the new socket's pending errors there (accept(2)).
 fn is_about_one_connection(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
 }
 
-/// Between two attempts while the system is out of something.
+/// Pause between attempts while the system is out of file descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);

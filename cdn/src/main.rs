@@ -1,4 +1,4 @@
-//! `cdn`: the server's command: flags, logs, signals, and what is printed. The server itself is the library.
+//! `cdn`: the server's command: flags, logs, signals and output. The server itself is the library.
 
 mod announce;
 mod cli;
@@ -35,17 +35,17 @@ fn main() -> ExitCode {
     let run = || {
         let runtime = tokio::runtime::Runtime::new()?;
         let result = runtime.block_on(serve(config));
-        // What has not ended by now is not waited for.
+        // Do not wait for tasks that have not ended by now.
         runtime.shutdown_background();
         result
     };
     run().map_or_else(|error: anyhow::Error| fail(&error, 1), |()| ExitCode::SUCCESS)
 }
 
-/// Runs a server until it is told to stop; a second signal ends it at once.
+/// Runs a server until a signal; a second signal ends it at once.
 async fn serve(config: Config) -> anyhow::Result<()> {
     raise_file_limit(config.rtmp.max_connections + config.http.max_connections);
-    // Before anybody knows that it runs, and may want it not to.
+    // Before the addresses are printed, since a supervisor may send a signal right after.
     let mut signals = Signals::new()?;
     let server = Server::bind(config).await?;
     announce(&server)?;
@@ -65,8 +65,8 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     }
 }
 
-/// Logs until the guard is dropped. Lines are written by a thread of their own, and dropped when [`LOG_LINES`] wait: whoever
-/// reads them, or does not, must not be able to hold the server up.
+/// Logs until the guard is dropped. A separate thread writes the lines, and lines are dropped when [`LOG_LINES`] wait, so that a blocked reader
+/// does not block the server.
 fn start_logs(config: &Config, filter: EnvFilter) -> WorkerGuard {
     let is_terminal = std::io::stderr().is_terminal();
     let (writer, guard) = NonBlockingBuilder::default().buffered_lines_limit(LOG_LINES).finish(std::io::stderr());
@@ -83,7 +83,7 @@ fn fail(error: &anyhow::Error, code: u8) -> ExitCode {
     ExitCode::from(code)
 }
 
-/// Some megabytes of lines: more than a burst of connections writes.
+/// Maximum number of waiting log lines: some megabytes, more than a burst of connections logs.
 const LOG_LINES: usize = 16_384;
 
 /// The configuration is wrong (sysexits.h).

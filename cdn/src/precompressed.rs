@@ -1,4 +1,4 @@
-//! Text that is served to many: compressed once, and tagged by its content.
+//! Text served to many clients: compressed once, with an entity tag of its content.
 
 use std::io::Write;
 
@@ -8,14 +8,14 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use sha2::{Digest, Sha256};
 
-/// A text ready to be served: plain, compressed, and its tag. Cloning it copies no text.
+/// A text ready to serve: plain, compressed, and its tag. Cloning it copies no text.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Precompressed {
     /// The text itself.
     pub plain: Bytes,
     /// The same with gzip (RFC 1952), if that is smaller.
     pub gzip: Option<Bytes>,
-    /// Hexadecimal digits, the same for the same bytes; made for entity tags.
+    /// Hash of the plain text in hexadecimal digits, for entity tags.
     pub tag: String,
 }
 
@@ -38,10 +38,10 @@ fn compress(plain: &[u8]) -> Option<Bytes> {
     (packed.len() < plain.len()).then(|| packed.into())
 }
 
-/// Below this the header and an extra round through the decoder cost more than the bytes saved.
+/// Minimum size in bytes: below it, the gzip header and decoding cost more than the bytes saved.
 const WORTH_COMPRESSING: usize = 256;
 
-/// 64 bits tell apart what one server serves under one address.
+/// Bytes of the hash in a tag: 64 bits distinguish the contents that one server serves under one URL.
 const TAG_BYTES: usize = 8;
 
 #[cfg(test)]

@@ -1,8 +1,8 @@
-//! What the command does to its process: signals and the limit of open files.
+//! Process-wide settings of the command: signals and the limit of open files.
 
 use tokio::signal::unix::{SignalKind, signal};
 
-/// The signals that end a server.
+/// The signals that shut the server down.
 pub(crate) struct Signals {
     terminate: tokio::signal::unix::Signal,
     interrupt: tokio::signal::unix::Signal,
@@ -22,7 +22,7 @@ impl Signals {
     }
 }
 
-/// Every connection is a file, and the usual limit of 1024 is soon reached.
+/// Raises the limit of open files, since each connection is a file and the usual limit is 1024.
 pub(crate) fn raise_file_limit(connections: usize) {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);
@@ -40,5 +40,5 @@ pub(crate) fn raise_file_limit(connections: usize) {
     }
 }
 
-/// Listeners, pipes, logs, and connections that are just being refused.
+/// Files besides accepted connections: listeners, pipes, logs, and connections being refused.
 const OTHER_FILES: usize = 256;

@@ -14,12 +14,12 @@ use super::name::{InvalidName, StreamName};
 use super::secret::{Hash, Secret};
 use crate::atomic_file::replace;
 
-/// The publish keys of a server, one a stream.
+/// The publish keys of a server, one per stream.
 #[derive(Debug)]
 pub struct Keyring {
     path: PathBuf,
     loaded: RwLock<Loaded>,
-    /// The version of the file that could not be used, if the last reload found one: it is reported once.
+    /// The unusable version of the file that the last reload found, if any, so that it is reported only once.
     refused: Mutex<Option<Option<Stamp>>>,
 }
 
@@ -29,7 +29,7 @@ struct Loaded {
     stamp: Option<Stamp>,
 }
 
-/// Tells one version of the file from the next. Writers replace the file, so a change is a new inode.
+/// Identifies a version of the file. Writers replace the file, so each version has a new inode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Stamp {
     inode: u64,
@@ -57,7 +57,7 @@ pub enum Error {
         /// What is wrong.
         why: String,
     },
-    /// A name in the file is not one.
+    /// A name in the file is not a valid stream name.
     #[error("{path}: {source}")]
     Name {
         /// The key file.
@@ -65,7 +65,7 @@ pub enum Error {
         /// What is wrong.
         source: InvalidName,
     },
-    /// The name has a key.
+    /// The name already has a key.
     #[error("the stream {name} has a key; remove it first, or replace it with --replace")]
     Exists {
         /// Name of the stream that already has a key.
@@ -77,10 +77,10 @@ pub enum Error {
         /// Name of the stream that has no key.
         name: StreamName,
     },
-    /// More keys than a publisher can be looked up among.
+    /// The maximum number of keys is reached.
     #[error("there are {MAX_KEYS} keys already")]
     Full,
-    /// The system's generator failed.
+    /// The system's random number generator failed.
     #[error("no random numbers: {0}")]
     Random(#[from] rand::rngs::SysError),
 }
@@ -90,20 +90,20 @@ pub enum Error {
 pub struct Changes {
     /// Streams that now have a key.
     pub added: Vec<StreamName>,
-    /// Streams that have none any more.
+    /// Streams whose key was removed.
     pub removed: Vec<StreamName>,
-    /// Streams whose key is another one.
+    /// Streams whose key was replaced.
     pub replaced: Vec<StreamName>,
 }
 
 impl Keyring {
-    /// Reads the file at `path`; there need not be one.
+    /// Reads the file at `path`. A missing file is an empty keyring.
     pub fn open(path: PathBuf) -> Result<Self, Error> {
         let loaded = load(&path)?;
         Ok(Self { path, loaded: RwLock::new(loaded), refused: Mutex::default() })
     }
 
-    /// Whose key `presented` is. Takes the same time for every answer: all keys are tried, each in constant time.
+    /// The stream whose key `presented` is. Takes constant time: compares all keys, each in constant time.
     pub fn resolve(&self, presented: &str) -> Option<StreamName> {
         let loaded = self.loaded.read();
         loaded
@@ -122,7 +122,7 @@ impl Keyring {
         name.parse::<StreamName>().is_ok_and(|name| self.loaded.read().keys.contains_key(&name))
     }
 
-    /// Makes a key for `name` and writes the file. This is the only time that the key is seen.
+    /// Generates a key for `name` and writes the file, which holds only a hash: the key cannot be read again.
     pub fn create(&self, name: &StreamName, replace: bool) -> Result<Secret, Error> {
         let key = Secret::generate()?;
         let hash = key.hash()?;
@@ -144,8 +144,8 @@ impl Keyring {
         self.change(|keys| keys.remove(name).map(drop).ok_or(Error::Missing { name: name.clone() }))
     }
 
-    /// Reads the file again if it changed. A damaged file changes nothing, and is an error once. So is one that is gone or
-    /// empty: whoever removes the last key leaves a file that says so, and no key in a file is worth the streams that have one.
+    /// Reads the file again if it changed. A damaged, missing or empty file leaves the keys unchanged and is reported as an error once. (Removing
+    /// the last key writes a valid file without keys, so an empty file is an accident and must not end all streams.)
     pub fn reload(&self) -> Result<Changes, Error> {
         let stamp = stamp(&self.path)?;
         let mut refused = self.refused.lock();
@@ -172,7 +172,7 @@ impl Keyring {
         Ok(changes)
     }
 
-    /// Reads, changes and writes the file, while nobody else does.
+    /// Reads, changes and writes the file under an exclusive lock.
     fn change(&self, edit: impl FnOnce(&mut BTreeMap<StreamName, Hash>) -> Result<(), Error>) -> Result<(), Error> {
         let io = |path: &Path| {
             let path = path.to_owned();
@@ -180,7 +180,7 @@ impl Keyring {
         };
         let directory = self.path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
         fs::create_dir_all(directory).map_err(io(directory))?;
-        // The file itself is replaced, so the lock is on its directory.
+        // The file is replaced, so its directory is locked instead.
         let lock = File::open(directory).map_err(io(directory))?;
         lock.lock().map_err(io(directory))?;
         let mut loaded = load(&self.path)?;
@@ -254,7 +254,7 @@ fn unhex<const N: usize>(text: &str) -> Option<[u8; N]> {
 
 const HEADER: &str =
     "# Publish keys of this server: salted SHA-256 only. Written by `cdn key`; the keys themselves are nowhere.\n\n";
-/// A publisher is looked up by trying all hashes, at about half a microsecond each.
+/// Maximum number of keys: a lookup tries all hashes, at about half a microsecond each.
 const MAX_KEYS: usize = 10_000;
 
 #[cfg(test)]

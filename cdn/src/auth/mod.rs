@@ -1,4 +1,4 @@
-//! Who may publish: names of streams, publish keys, and the file that holds their hashes.
+//! Authorisation of publishers: stream names, publish keys, and the file that holds the keys' hashes.
 
 mod keyring;
 mod name;

@@ -3,21 +3,21 @@
 use std::fmt;
 use std::str::FromStr;
 
-/// A stream's name: 1 to 64 of `A-Z a-z 0-9 - _ .`, starting with a letter or digit, and none that the pages use.
+/// A stream name: 1 to 64 characters of `A-Z a-z 0-9 - _ .`, starting with a letter or digit, and not a path that the server uses.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct StreamName(String);
 
-/// Why a text is no stream name.
+/// Why a text is not a stream name.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum InvalidName {
     /// Too short or too long.
     #[error("a stream's name has 1 to {MAX_LEN} characters, not {len}")]
     Length {
-        /// How long it is.
+        /// Its length in characters.
         len: usize,
     },
-    /// A character that does not go into URLs as it is.
+    /// A character that URLs would have to escape.
     #[error(
         "a stream's name is made of A-Z a-z 0-9 - _ . and starts with a letter or digit: {found:?} is not allowed there"
     )]
@@ -31,13 +31,13 @@ pub enum InvalidName {
         /// The name, as given.
         name: String,
     },
-    /// A name that reads like a key.
+    /// A name that looks like a key.
     #[error("a stream's name must not look like a publish key")]
     Key,
 }
 
 impl StreamName {
-    /// The name as it stands in URLs.
+    /// The name as it appears in URLs.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -70,9 +70,9 @@ impl fmt::Display for StreamName {
     }
 }
 
-/// Fits a path segment, a log line and a file name.
+/// Maximum length: fits a path segment, a log line and a file name.
 const MAX_LEN: usize = 64;
-/// First path segments of the HTTP side, now or soon.
+/// First path segments that the HTTP server uses or may use in the future.
 const RESERVED: &[&str] =
     &["api", "assets", "chat", "favicon.ico", "healthz", "metrics", "readyz", "robots.txt", "static", "whep", "whip"];
 

@@ -11,7 +11,7 @@ use subtle::ConstantTimeEq;
 #[derive(Clone)]
 pub struct Secret(String);
 
-/// What is kept of a key: salt, and SHA-256 of salt and key. The key is random, so a slow hash would add nothing.
+/// Stored form of a key: salt, and SHA-256 of salt and key. The key is random, so a slow hash would add no security.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Hash {
     pub(super) salt: [u8; 16],
@@ -19,7 +19,7 @@ pub(super) struct Hash {
 }
 
 impl Secret {
-    /// A new key, from the system's generator.
+    /// Generates a key with the system's random number generator.
     pub(super) fn generate() -> Result<Self, SysError> {
         let mut bytes = [0; 20];
         SysRng.try_fill_bytes(&mut bytes)?;
@@ -27,7 +27,7 @@ impl Secret {
         Ok(Self(PREFIX.chars().chain(digits.map(|d| char::from_digit(d.into(), 16).expect("four bits"))).collect()))
     }
 
-    /// The key as it goes into an encoder.
+    /// The key in the clear, as entered into an encoder.
     pub fn reveal(&self) -> &str {
         &self.0
     }
@@ -52,7 +52,7 @@ impl fmt::Display for Secret {
 }
 
 impl Hash {
-    /// Whether this is the hash of `presented`; takes the same time whatever the answer.
+    /// Whether this is the hash of `presented`. Takes constant time.
     pub(super) fn is_of(&self, presented: &str) -> bool {
         digest(&self.salt, presented).ct_eq(&self.digest).into()
     }
@@ -62,7 +62,7 @@ fn digest(salt: &[u8; 16], key: &str) -> [u8; 32] {
     Sha256::new().chain_update(salt).chain_update(key.as_bytes()).finalize().into()
 }
 
-/// Tells people and secret scanners what they found: "Nearcast key".
+/// Prefix of every key ("Nearcast key"), by which people and secret scanners recognise it.
 pub(super) const PREFIX: &str = "nck_";
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
-//! Where a picture's time goes on its way to and through this server, as histograms; and how far the broadcaster's clock is off.
+//! Histograms of a frame's delays on the way to and through this server, and the offset of the broadcaster's clock.
 //!
 //! A unit is observed once, [`SETTLE_TIME`] after it was ingested: by then the broadcaster has reported when it encoded and sent it, and
-//! the playlist lists it. All times are by this server's clock.
+//! the playlist lists it. All times are on this server's clock.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Error;
@@ -28,11 +28,11 @@ pub struct Delays {
     observed: Mutex<BTreeMap<String, Observed>>,
 }
 
-/// What has been observed of one stream.
+/// State of one stream's observation.
 #[derive(Debug, Default)]
 struct Observed {
     last: Option<(Epoch, Timestamp)>,
-    /// Its histograms, which go with the stream.
+    /// Labels of its histograms, which are removed with the stream.
     labels: BTreeSet<Labels>,
 }
 
@@ -40,13 +40,13 @@ struct Observed {
 type Labels = [(&'static str, String); 3];
 
 impl Delays {
-    /// Nothing is observed until somebody calls [`observe`](Self::observe).
+    /// Creates empty histograms. Values are added by [`observe`](Self::observe) or [`keep_observing`](Self::keep_observing).
     pub fn new(hub: Arc<Hub>) -> Arc<Self> {
         let histograms = Family::new_with_constructor(histogram as fn() -> Histogram);
         Arc::new(Self { hub, histograms, observed: Mutex::default() })
     }
 
-    /// Observes units for ever, once a second.
+    /// Calls [`observe`](Self::observe) once a second. Never returns.
     pub async fn keep_observing(&self) {
         let mut ticks = tokio::time::interval(INTERVAL);
         loop {
@@ -91,7 +91,7 @@ impl Delays {
                     let delivery = if of_all { "all" } else { name };
                     let labels = [("stream", stream), ("delivery", delivery), ("component", part.name())];
                     let labels = labels.map(|(key, value)| (key, value.to_owned()));
-                    // Clocks that disagree make a component negative, which a histogram's sum must never be.
+                    // A wrong clock offset can make a component negative, but a histogram's sum must not decrease.
                     self.histograms.get_or_create(&labels).observe(micros.max(0) as f64 / 1e6);
                     of_stream.insert(labels);
                 }
@@ -125,21 +125,21 @@ fn histogram() -> Histogram {
     Histogram::new(BUCKETS)
 }
 
-/// How a server delivers, what that is called, and the component that is its own.
+/// Each way of delivery, its label, and the latency component that is specific to it.
 const DELIVERIES: [(Delivery, &str, LatencyComponent); 3] = [
     (Delivery::Units, "units", LatencyComponent::Server),
     (Delivery::Parts, "parts", LatencyComponent::Chunking),
     (Delivery::Segments, "segments", LatencyComponent::Chunking),
 ];
 
-/// Upper bounds in seconds: from the fan-out's fraction of a millisecond to a long segment.
+/// Upper bounds of the buckets in seconds: from a fraction of a millisecond (fan-out) to a long segment.
 const BUCKETS: [f64; 14] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 
-/// Long enough for a broadcaster's report, which comes once a second, and for a segment of several seconds; short enough that the last
-/// 1024 units, which are held, reach further back at 100 pictures a second.
+/// Age of a unit when it is observed. Long enough for a broadcaster's report, sent once a second, and for a segment of several seconds; short
+/// enough that the 1024 timing entries held still contain the unit at 100 frames per second.
 const SETTLE_TIME: Duration = Duration::from_secs(8);
 
-/// Between two looks at what has settled.
+/// Interval between two observations.
 const INTERVAL: Duration = Duration::from_secs(1);
 
 #[cfg(test)]

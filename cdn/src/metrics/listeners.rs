@@ -1,4 +1,4 @@
-//! The listeners' connections, and the responses by HTTP.
+//! Metrics of the listeners' connections.
 
 use std::fmt::Error;
 use std::sync::Arc;

@@ -1,9 +1,8 @@
-//! What `/metrics` exposes, in the text format of Prometheus 0.0.4.
+//! The metrics that `/metrics` exposes, in the Prometheus text format 0.0.4.
 //!
-//! Each server of a process has a registry of its own, which is why this is `prometheus-client` and not the `metrics` facade with its one
-//! recorder a process. Nothing is counted twice for it: collectors read, on each scrape, the atomics
-//! and snapshots that the rest of the server keeps anyway, so that the fan-out pays nothing. Only delays are observed here, once a
-//! second and off the data path ([`Delays`]).
+//! Each server of a process has its own registry; therefore `prometheus-client` is used, and not the `metrics` facade with one recorder per
+//! process. On each scrape, collectors read counters and snapshots that the server keeps anyway, so the fan-out has no additional cost. Only
+//! delays are observed here, once a second and off the data path ([`Delays`]).
 
 mod delays;
 mod listeners;
@@ -30,12 +29,12 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// Adds a collector, which is asked on each scrape.
+    /// Adds a collector, which is called on each scrape.
     pub fn register(&mut self, collector: impl Collector) {
         self.registry.register_collector(Box::new(collector));
     }
 
-    /// The text of one scrape.
+    /// Renders all metrics as the text of one scrape.
     pub fn render(&self) -> String {
         let mut text = String::new();
         prometheus_text::encode(&mut text, &self.registry).expect("writing to a String does not fail");

@@ -8,7 +8,7 @@ use prometheus_client::encoding::DescriptorEncoder;
 
 use super::samples::{Kind, write};
 
-/// Collects what is true of the whole process.
+/// Collects metrics of the whole process.
 #[derive(Debug)]
 pub struct Process {
     started: Instant,
@@ -32,7 +32,7 @@ impl Collector for Process {
     }
 }
 
-/// Linux tells it in pages; elsewhere the number is left out.
+/// Resident memory in bytes; Linux reports it in pages. `None` on other systems.
 fn resident_bytes() -> Option<u64> {
     let pages: u64 = std::fs::read_to_string("/proc/self/statm").ok()?.split(' ').nth(1)?.parse().ok()?;
     Some(pages * rustix::param::page_size() as u64)

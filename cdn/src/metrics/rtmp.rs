@@ -1,4 +1,4 @@
-//! RTMP: publishers that were refused, and players.
+//! RTMP metrics: refused publishers, and players.
 
 use std::fmt::Error;
 use std::sync::{Arc, Weak};
@@ -10,7 +10,7 @@ use super::samples::{Kind, write};
 use crate::egress::rtmp::Fanout;
 use crate::rtmp::RtmpServer;
 
-/// Collects what the RTMP listener and the fan-out count.
+/// Collects the counters of the RTMP listener and the fan-out.
 #[derive(Debug)]
 pub struct Rtmp {
     server: Weak<RtmpServer>,
@@ -18,7 +18,7 @@ pub struct Rtmp {
 }
 
 impl Rtmp {
-    /// Neither is kept alive for it.
+    /// Holds weak references, so that it does not keep the server or the fan-out alive.
     pub fn new(server: &Arc<RtmpServer>, fanout: &Arc<Fanout>) -> Self {
         Self { server: Arc::downgrade(server), fanout: Arc::downgrade(fanout) }
     }

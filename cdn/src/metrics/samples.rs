@@ -1,20 +1,20 @@
-//! Writes families whose values are read on each scrape.
+//! Encodes metric families whose values are read on each scrape.
 
 use std::fmt::Error;
 
 use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 
-/// Whether a family's values only rise.
+/// Type of a metric family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
-    /// They do; the name gets the suffix `_total`.
+    /// Values only increase; the name gets the suffix `_total`.
     Counter,
-    /// They do not.
+    /// Values may decrease.
     Gauge,
 }
 
-/// Writes the family `name` with a value for each label set; nothing where there are none.
+/// Writes the family `name` with a value for each label set; nothing if there are none.
 pub(crate) fn write<L: EncodeLabelSet>(
     encoder: &mut DescriptorEncoder<'_>,
     kind: Kind,
@@ -34,7 +34,7 @@ pub(crate) fn write<L: EncodeLabelSet>(
     for (labels, value) in samples {
         let mut metric = family.encode_family(&labels)?;
         match kind {
-            // Counters here are whole numbers, and written as such.
+            // All counters here are integers, and are written as such.
             Kind::Counter => metric.encode_counter::<NoLabelSet, u64, f64>(&(value as u64), None)?,
             Kind::Gauge if value.fract() == 0.0 => metric.encode_gauge(&(value as i64))?,
             Kind::Gauge => metric.encode_gauge(&value)?,

@@ -1,4 +1,4 @@
-//! The streams of the hub: what each has received and sent, and who watches.
+//! Metrics of the hub's streams: units and bytes received and sent, and viewers.
 
 use std::fmt::Error;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ pub struct Streams {
 }
 
 impl Streams {
-    /// The streams of `hub`, and their playlists in `hls`.
+    /// Collects the streams of `hub` and their playlists in `hls`.
     pub fn new(hub: Arc<Hub>, hls: Arc<Hls>) -> Self {
         Self { hub, hls }
     }
@@ -46,7 +46,7 @@ impl Collector for Streams {
     }
 }
 
-/// A family with one value a stream: kind, name, help, and where the value comes from.
+/// A family with one value per stream: kind, name, help, and the function that reads the value.
 type OfEach = (Kind, &'static str, &'static str, fn(&Info) -> f64);
 
 const OF_EACH: [OfEach; 13] = [

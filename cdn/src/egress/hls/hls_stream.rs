@@ -1,4 +1,4 @@
-//! One stream as HLS clients see it: the newest snapshot, those who wait for the next, and who has asked of late.
+//! One packaged stream: the newest snapshot, requests that wait for the next one, and recent clients.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -23,13 +23,13 @@ pub struct HlsStream {
     stop: CancellationToken,
 }
 
-/// How a blocking request ended.
+/// Result of a blocking request.
 enum BlockingResult {
-    /// What it waits for is in this snapshot.
+    /// The snapshot that contains the requested part or segment.
     Ready(Arc<Snapshot>),
-    /// It names something further ahead than any client asks for that knows the playlist.
+    /// The request names a part or segment too far ahead for a client that knows the playlist.
     TooFarAhead,
-    /// It has not come within the time that the playlist promises, or will not.
+    /// The part or segment did not arrive in time, or never will.
     TimedOut,
 }
 
@@ -48,11 +48,11 @@ impl HlsStream {
         self.snapshot.borrow().clone()
     }
 
-    /// Answers `request`, and waits where it asks for something that is about to come: at most `first_segment_wait` for the first
-    /// segment of a stream that is on air, three target durations for a part or a newer playlist.
+    /// Answers `request`. Waits at most `first_segment_wait` for the first segment of a stream that is on air, and at most three target durations
+    /// for a part or a newer playlist.
     ///
     /// # Errors
-    /// Why there is nothing to answer with.
+    /// [`Unavailable`] if there is nothing to serve.
     pub async fn respond(&self, request: Request, first_segment_wait: Duration) -> Result<Response, Unavailable> {
         match request {
             Request::Multivariant => {
@@ -110,7 +110,7 @@ impl HlsStream {
         found.ok_or(Unavailable::NotHeld)
     }
 
-    /// `on_air` for a stream that is on air or expected back, else that it is offline.
+    /// `on_air` if the stream is on air or within its grace period, else [`Unavailable::Offline`].
     fn unavailable(&self, on_air: Unavailable) -> Unavailable {
         match self.stream.state() {
             State::Idle | State::Ended { .. } => Unavailable::Offline,
@@ -120,17 +120,16 @@ impl HlsStream {
 
     /// Waits at most `timeout` for a playlist that a player can start with. `None` if there is none by then.
     ///
-    /// A stream that ended and is back has, for the length of its first segment, only the playlist that says that it is over.
+    /// A stream that restarts after its end has only the ended playlist until its first new segment is complete.
     pub async fn playable(&self, timeout: Duration) -> Option<Arc<Snapshot>> {
         let is_on_air = !matches!(self.stream.state(), State::Idle | State::Ended { .. });
         let timeout = if is_on_air { timeout } else { Duration::ZERO };
         self.wait(timeout, |s| !(s.playlist.segments.is_empty() || s.playlist.ended && is_on_air)).await
     }
 
-    /// Waits until the playlist has come to what is wanted, from `snapshot` on. A playlist that is over never will, and is what there is
-    /// to say (RFC 8216bis §6.2.5.2).
+    /// Waits until the playlist contains `wanted`, starting with `snapshot`. An ended playlist is returned at once (RFC 8216bis §6.2.5.2).
     ///
-    /// All who wait for the same part are woken once, by the snapshot that has it, and share its text.
+    /// All requests for the same part wake once, when a snapshot contains it, and share the rendered text.
     async fn blocking_reload(&self, snapshot: Arc<Snapshot>, wanted: BlockingRequest) -> BlockingResult {
         let BlockingRequest { msn, part } = wanted;
         let has_come = |s: &Snapshot| s.playlist.ended || s.playlist.contains(msn, part);
@@ -145,7 +144,7 @@ impl HlsStream {
         self.wait(timeout, has_come).await.map_or(BlockingResult::TimedOut, BlockingResult::Ready)
     }
 
-    /// The part, which is waited for if it is the next: the one of the preload hint (RFC 8216bis §4.4.5.3).
+    /// The snapshot with the part. Waits for the part if it is the next one, which the preload hint names (RFC 8216bis §4.4.5.3).
     async fn part(&self, msn: u64, index: u64) -> BlockingResult {
         let now = self.now();
         if now.playlist.preload_hint() != Some((msn, index)) || now.playlist.segments.is_empty() {
@@ -169,24 +168,24 @@ impl HlsStream {
         found
     }
 
-    /// Counts the client as a viewer from `now` until it has not asked for a while; `client` is a number that stands for it.
+    /// Counts a client as a viewer from `now` until it has sent no request for a while. `client`: a hash that identifies it.
     pub fn on_request(&self, client: u64, now: Instant) {
         if self.clients.on_request(client, now) {
             self.count_viewers(now);
         }
     }
 
-    /// Tells the stream how many clients have asked of late.
+    /// Sets the stream's viewer count to the number of recent clients.
     pub(super) fn count_viewers(&self, now: Instant) {
         self.stream.set_viewers(PROTOCOL, self.clients.count(now));
     }
 
-    /// Puts `snapshot` where everybody sees it, and wakes those who wait for it.
+    /// Publishes `snapshot` to all readers and wakes waiting requests.
     pub(super) fn publish(&self, snapshot: Snapshot) {
         self.snapshot.send_replace(Arc::new(snapshot));
     }
 
-    /// Ends the packager, and the waits of all clients.
+    /// Stops the packager and all waiting requests.
     pub(super) fn stop(&self) {
         self.stop.cancel();
     }
@@ -197,9 +196,9 @@ impl HlsStream {
     }
 }
 
-/// The name that this egress counts its viewers under.
+/// The protocol name under which viewers are counted.
 const PROTOCOL: &str = "hls";
 
-/// How long an ended stream's last playlist is served, so that players learn that it ended. After that the stream counts as offline:
-/// a newcomer must not start with old pictures.
+/// How long an ended stream's last playlist is served, so that players learn of the end. After that the stream counts as offline, so that new
+/// players do not start with old media.
 const ENDED_PLAYLIST_TTL: Duration = Duration::from_secs(60);

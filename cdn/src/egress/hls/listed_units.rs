@@ -1,4 +1,4 @@
-//! Which units the playlist has come to list, for the time at which a part or segment became available.
+//! Tracks which units the playlist lists, to stamp when their part or segment became available.
 
 use std::sync::Arc;
 
@@ -11,15 +11,15 @@ use crate::hub::LiveStream;
 /// Units that are not in a listed part or segment yet.
 #[derive(Debug, Default)]
 pub(super) struct ListedUnits {
-    /// The playlist that was compared last.
+    /// The playlist of the previous comparison.
     playlist: Arc<SegmentWindow>,
     unlisted: Vec<AccessUnit>,
-    /// In a listed part, but not in a listed segment.
+    /// Units in a listed part, but not in a listed segment yet.
     in_parts: Vec<AccessUnit>,
 }
 
 impl ListedUnits {
-    /// The packager was given `unit`, and has made `playlist`: a part or segment that is new in it ended before that unit.
+    /// Updates the lists after the packager processed `unit` and made `playlist`. A part or segment new in it ended before that unit.
     pub(super) fn take(&mut self, stream: &LiveStream, playlist: &Arc<SegmentWindow>, unit: &AccessUnit) {
         if !Arc::ptr_eq(&self.playlist, playlist) {
             let newest = |p: &SegmentWindow| p.segments.last().map(|segment| segment.msn);
@@ -37,11 +37,11 @@ impl ListedUnits {
             self.playlist = playlist.clone();
         }
         if self.unlisted.len() + self.in_parts.len() < MAX_UNLISTED {
-            // Without the payload, which the window holds.
+            // Without the payload, so that the memory is not held longer than the window holds it.
             self.unlisted.push(AccessUnit { payload: bytes::Bytes::new(), ..unit.clone() });
         }
     }
 }
 
-/// A segment of ten seconds at the highest rates of pictures and audio.
+/// Maximum number of units: a segment of ten seconds at the highest frame rates of video and audio.
 const MAX_UNLISTED: usize = 4096;

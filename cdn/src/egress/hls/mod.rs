@@ -1,8 +1,8 @@
-//! HLS (RFC 8216, RFC 8216bis): one packager a stream turns the hub's access units into fMP4 segments and playlists, in memory.
+//! HLS (RFC 8216, RFC 8216bis): one packager per stream turns the hub's access units into fMP4 segments and playlists, in memory.
 //!
-//! A packager is one more subscriber: a cursor. It starts when its stream is opened and outlives every publisher, so media
-//! sequence numbers go on. What it holds is published as an immutable snapshot that all readers share; a request waits only
-//! where it asks to, for a part that is about to come. Segmenting and rendering are `media::hls`; nothing here knows HTTP.
+//! A packager is a subscriber with a cursor. It starts when its stream is opened and outlives every publisher, so media sequence numbers
+//! continue. It publishes immutable snapshots that all readers share. A request waits only if it blocks for the next part or playlist.
+//! `media::hls` segments and renders; nothing here knows HTTP.
 
 mod hls_stream;
 mod listed_units;
@@ -34,12 +34,12 @@ pub struct Hls {
     hub: Arc<Hub>,
     settings: Settings,
     streams: RwLock<BTreeMap<String, Arc<HlsStream>>>,
-    /// Ends all packagers.
+    /// Stops all packagers.
     stop: CancellationToken,
 }
 
 impl Hls {
-    /// No packager yet: see [`run`](Self::run).
+    /// Creates it without packagers, which [`run`](Self::run) starts.
     pub fn new(hub: Arc<Hub>, settings: Settings) -> Arc<Self> {
         Arc::new(Self { hub, settings, streams: RwLock::default(), stop: CancellationToken::new() })
     }
@@ -49,19 +49,19 @@ impl Hls {
         &self.settings
     }
 
-    /// The packaged form of the stream called `name`, if the hub holds such a stream. To be called within the runtime.
+    /// The packaged stream called `name`; `None` if the hub has no such stream. Call it within a tokio runtime.
     pub fn stream(&self, name: &str) -> Option<Arc<HlsStream>> {
         let stream = self.hub.stream(name)?;
         let known =
             self.streams.read().get(name).filter(|hls_stream| Arc::ptr_eq(hls_stream.stream(), &stream)).cloned();
-        // A viewer may be faster than the news of a stream.
+        // A request may arrive before `run` is notified of a new stream.
         known.or_else(|| {
             self.follow_hub();
             self.streams.read().get(name).cloned()
         })
     }
 
-    /// Keeps one packager for every stream that the hub holds, until `stop` is cancelled.
+    /// Runs one packager for every stream of the hub, until `stop` is cancelled.
     pub async fn run(self: Arc<Self>, stop: CancellationToken) {
         let _ends_all = self.stop.clone().drop_guard();
         let mut opened = self.hub.streams_changed();
@@ -75,9 +75,9 @@ impl Hls {
         }
     }
 
-    /// Starts what is missing, and forgets what the hub has forgotten: the packager of a removed stream ends by itself.
+    /// Starts packagers of new streams and drops those of removed streams, which end by themselves.
     fn follow_hub(&self) {
-        // Asked under the lock, so that of two that follow the later one knows more.
+        // Read the hub under the lock, so that of two concurrent calls the later one has the newer list.
         let mut hls_streams = self.streams.write();
         let streams = self.hub.streams();
         hls_streams.retain(|_, old| {

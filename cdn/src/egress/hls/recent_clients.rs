@@ -1,4 +1,4 @@
-//! Estimates how many watch by HLS, which has no sessions: clients that have requested media of late.
+//! Estimates the number of HLS viewers. HLS has no sessions, so clients with a recent media request count.
 //!
 //! Viewers behind one address with the same browser count as one, those behind a caching proxy as the proxy.
 
@@ -7,12 +7,12 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-/// Clients that asked recently. Holds opaque hashes, never addresses.
+/// Clients with a recent request, and its time. Holds opaque hashes, never addresses.
 #[derive(Debug, Default)]
 pub(super) struct RecentClients(Mutex<HashMap<u64, Instant>>);
 
 impl RecentClients {
-    /// Notes a request of `client`. True if it is new and there is room for it.
+    /// Records a request of `client`. Returns true if the client is new and was added.
     pub(super) fn on_request(&self, client: u64, now: Instant) -> bool {
         let mut seen = self.0.lock();
         if let Some(last) = seen.get_mut(&client) {
@@ -26,7 +26,7 @@ impl RecentClients {
         true
     }
 
-    /// How many have requested something within the expiry time; forgets the others.
+    /// Number of clients with a request within [`EXPIRY`]; removes the others.
     pub(super) fn count(&self, now: Instant) -> usize {
         let mut seen = self.0.lock();
         seen.retain(|_, last| now.saturating_duration_since(*last) < EXPIRY);
@@ -34,10 +34,10 @@ impl RecentClients {
     }
 }
 
-/// A player sends a request at least every target duration: this is three of a generous four seconds.
+/// A player sends a request at least once per target duration: this is three target durations of four seconds.
 const EXPIRY: Duration = Duration::from_secs(12);
 
-/// Bounds the memory that clients under ever new names can take: 24 bytes each.
+/// Bounds memory against clients that change their identity: 24 bytes each.
 const MAX_CLIENTS: usize = 65_536;
 
 #[cfg(test)]

@@ -1,5 +1,4 @@
-//! What clients ask of a packaged stream, and what they are answered, in HLS's own terms. How that goes over HTTP is
-//! `crate::http`'s business.
+//! Requests to a packaged stream and their responses, in HLS terms. `crate::http` maps them to HTTP.
 
 use bytes::Bytes;
 use media::hls::Resource;
@@ -17,7 +16,7 @@ pub const MEDIA_PLAYLIST: &str = "media.m3u8";
 pub enum Request {
     /// The multivariant playlist.
     Multivariant,
-    /// The media playlist, and which state of it.
+    /// The media playlist, with delivery directives.
     Media(Directives),
     /// An init segment, a segment or a part.
     Resource(Resource),
@@ -26,85 +25,85 @@ pub enum Request {
 /// Delivery directives of a request for a media playlist (RFC 8216bis §6.2.5).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Directives {
-    /// The playlist that the request blocks for; without, the newest is served at once.
+    /// The playlist state that the request blocks for; `None` for the newest playlist at once.
     pub block_for: Option<BlockingRequest>,
-    /// Whether a delta update will do (`_HLS_skip`).
+    /// Whether the client accepts a delta update (`_HLS_skip`).
     pub skip: bool,
 }
 
-/// What a blocking request waits for: `_HLS_msn` and `_HLS_part`.
+/// The segment or part that a blocking request waits for: `_HLS_msn` and `_HLS_part`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BlockingRequest {
     /// The media sequence number of a segment.
     pub msn: u64,
-    /// The index of a part of it; without one, the whole segment.
+    /// The index of a part of the segment; `None` for the whole segment.
     pub part: Option<u64>,
 }
 
-/// Why delivery directives cannot be read. Each is the client's fault.
+/// Why delivery directives are invalid. Each case is the client's error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum InvalidDirective {
-    /// Something else than decimal digits.
+    /// A value that is not made of decimal digits.
     #[error("_HLS_msn and _HLS_part are decimal numbers.")]
     NotANumber,
-    /// A number beyond 64 bits.
+    /// A number that exceeds 64 bits.
     #[error("A number of this size names no segment and no part.")]
     TooLarge,
-    /// `_HLS_part` alone (RFC 8216bis §6.2.5.2).
+    /// `_HLS_part` without `_HLS_msn` (RFC 8216bis §6.2.5.2).
     #[error("_HLS_part says nothing without _HLS_msn.")]
     PartWithoutMsn,
 }
 
-/// What a request is answered.
+/// Response to a request.
 #[derive(Clone, Debug)]
 pub enum Response {
     /// A multivariant or media playlist.
     Playlist {
         /// Its text (RFC 8216), compressed too.
         text: Precompressed,
-        /// Whether the request blocked for it: then the same request is answered the same for as long as the segments are held.
+        /// Whether the request named a state of the playlist. If so, the response stays valid for this URL as long as the segments are held.
         is_blocking: bool,
     },
-    /// An init segment, a segment or a part. It never changes.
+    /// An init segment, a segment or a part. Its bytes never change.
     Media {
-        /// Which of them.
+        /// The resource that is served.
         resource: Resource,
-        /// Its bytes, in pieces that follow each other.
+        /// Its bytes, as consecutive pieces.
         pieces: Vec<Bytes>,
     },
 }
 
-/// Why there is nothing to answer with.
+/// Why there is nothing to serve.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Unavailable {
-    /// Nobody publishes the stream, and the last broadcast is over.
+    /// The stream has no publisher, and the last broadcast is over.
     #[error("nobody publishes it right now")]
     Offline,
-    /// The stream is on air, and its first segment is not complete.
+    /// The stream is on air, but its first segment is not complete yet.
     #[error("has no complete segment yet")]
     NoSegment,
-    /// The stream is on air, and what the request blocked for did not come in time.
+    /// The stream is on air, but the playlist that the request blocked for was not ready in time.
     #[error("has had nothing new for a while")]
     NoUpdate,
-    /// The stream is on air, and the part did not come in time.
+    /// The stream is on air, but the part was not ready in time.
     #[error("this part of it has not come")]
     NoPart,
-    /// The request names something further ahead than any client asks for that knows the playlist (RFC 8216bis §6.2.5.2).
+    /// The request names a part or segment too far ahead for a client that knows the playlist (RFC 8216bis §6.2.5.2).
     #[error("This is further off than the playlist says that anything is. Read it without _HLS_msn.")]
     TooFarAhead,
-    /// The segment or part was evicted, or is neither complete nor announced.
+    /// The segment or part was evicted, or is neither complete nor announced by a preload hint.
     #[error("This is not held: it is too old, or not complete yet.")]
     NotHeld,
 }
 
 impl Request {
-    /// The request for the file `name` of a stream with a URL's `query`; `None` if HLS has no such file. Directives count only where
+    /// Parses a request for the file `name` of a stream, with the URL's `query`; `None` if HLS has no such file. Directives are ignored unless
     /// `low_latency` is on.
     ///
     /// # Errors
-    /// Directives that cannot be read; parameters of other names are ignored.
+    /// [`InvalidDirective`] if a directive is malformed. Other parameters are ignored.
     pub fn parse(name: &str, query: &str, low_latency: bool) -> Result<Option<Self>, InvalidDirective> {
         Ok(match name {
             MULTIVARIANT_PLAYLIST => Some(Self::Multivariant),

@@ -10,7 +10,7 @@ pub struct Settings {
     pub segment_duration: Duration,
     /// Target duration of a part.
     pub part_duration: Duration,
-    /// Whether playlists list parts, and requests may wait for them (LL-HLS).
+    /// Whether playlists list parts, and requests may block for them (LL-HLS).
     pub low_latency: bool,
     /// Media time that a playlist lists.
     pub playlist_window: Duration,

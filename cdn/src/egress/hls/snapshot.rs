@@ -1,4 +1,4 @@
-//! What a stream offers at one moment: the playlist and its texts, immutable and shared by all who read it.
+//! Snapshot of a packaged stream: the playlist and its rendered texts, immutable and shared by all readers.
 
 use std::sync::{Arc, OnceLock};
 
@@ -8,9 +8,9 @@ use media::hls;
 use super::request::MEDIA_PLAYLIST;
 use crate::precompressed::Precompressed;
 
-/// What is served of a stream at one moment. Everything in it is shared, and what is asked for does not change.
+/// The state of a packaged stream at one moment. Immutable, and cheap to share.
 ///
-/// A text is rendered on first use, once for all who ask: a part that nobody waits for costs no playlist.
+/// A text is rendered on first use, once for all requests. A part that no request asks for costs no rendering.
 #[derive(Debug, Default)]
 pub struct Snapshot {
     /// Segments, parts and init segments.
@@ -20,7 +20,7 @@ pub struct Snapshot {
     multivariant: Text,
 }
 
-/// Shared with the snapshots of which it is equally true.
+/// A text, rendered on first use; shared by all snapshots for which it is the same.
 type Text = Arc<OnceLock<Option<Precompressed>>>;
 
 impl Snapshot {
@@ -29,7 +29,7 @@ impl Snapshot {
         self.media.get_or_init(|| hls::media_playlist(&self.playlist).map(Precompressed::new)).as_ref()
     }
 
-    /// The delta update (RFC 8216bis §6.2.5.1): the media playlist without what a client has that read it a moment ago.
+    /// The delta update (RFC 8216bis §6.2.5.1): the media playlist without the older segments, which a client already has.
     pub fn delta(&self) -> Option<&Precompressed> {
         self.delta.get_or_init(|| hls::delta_update(&self.playlist).map(Precompressed::new)).as_ref()
     }
@@ -40,7 +40,7 @@ impl Snapshot {
         self.multivariant.get_or_init(render).as_ref()
     }
 
-    /// The snapshot of `playlist`, which comes after this one; it keeps the texts that are still true.
+    /// The next snapshot, of `playlist`. Keeps the texts that have not changed.
     pub(super) fn followed_by(&self, playlist: Arc<SegmentWindow>) -> Self {
         let lists = |p: &SegmentWindow| (p.segments.first().map(|s| s.msn), p.segments.last().map(|s| s.msn), p.ended);
         if lists(&self.playlist) != lists(&playlist) {
@@ -49,7 +49,7 @@ impl Snapshot {
         let multivariant = self.multivariant.clone();
         match playlist.low_latency {
             true => Self { playlist, multivariant, ..Self::default() },
-            // Without parts, the texts are about complete segments alone.
+            // Without parts, the texts depend on complete segments only.
             false => Self { playlist, multivariant, media: self.media.clone(), delta: self.delta.clone() },
         }
     }

@@ -1,4 +1,4 @@
-//! One stream's segmenter: the task that feeds the segmenter from the hub and publishes a snapshot for each new part or segment.
+//! One stream's packager: the task that feeds the segmenter from the hub and publishes a snapshot for each new part or segment.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -26,7 +26,7 @@ pub(super) async fn run(hls_stream: Arc<HlsStream>, settings: Settings) {
         bytes: settings.max_bytes,
         first_sequence: first_sequence(clock::now()),
     });
-    // From the oldest unit held: the first viewers get all that there is to choose from, and a burst is not skipped.
+    // Start at the oldest unit held, so that the playlist covers the whole window and no unit of a burst is skipped.
     let mut cursor = Cursor::at(stream.with_window(LiveWindow::first_position));
     let mut changed = stream.changed();
     let mut ticks = interval(VIEWERS_INTERVAL);
@@ -35,7 +35,7 @@ pub(super) async fn run(hls_stream: Arc<HlsStream>, settings: Settings) {
     let mut listed_units = ListedUnits::default();
     loop {
         changed.borrow_and_update();
-        // The state is read before the units: what was pushed before the end is packaged before the end.
+        // Read the state before the units, so that units pushed before the end are packaged before it.
         let state = stream.state();
         let mut is_new = false;
         loop {
@@ -53,7 +53,7 @@ pub(super) async fn run(hls_stream: Arc<HlsStream>, settings: Settings) {
             }
             tokio::task::yield_now().await;
         }
-        // A server that shuts down is not a stream that ends: players are to ask again, here or elsewhere.
+        // On shutdown the playlist does not end: players must retry, here or on another server.
         if matches!(state, State::Ended { .. }) && !has_ended && !hls_stream.stopped().is_cancelled() {
             segmenter.end();
             (has_ended, is_new) = (true, true);
@@ -78,14 +78,14 @@ fn publish(hls_stream: &HlsStream, playlist: Arc<SegmentWindow>) {
     hls_stream.publish(old.followed_by(playlist));
 }
 
-/// Segments are longer than a second on average, so the Unix time in seconds is above every number that an earlier run of this
-/// server gave away: caches never mistake one run's segment for another's, and players see the sequence go on.
+/// The first media sequence number: the Unix time in seconds. Segments are longer than a second on average, so it exceeds every number of an
+/// earlier run. Caches do not confuse segments of different runs, and the sequence continues for players.
 fn first_sequence(now: WallClock) -> u64 {
     u64::try_from(now.as_micros() / 1_000_000).unwrap_or(0)
 }
 
-/// Payload taken from the window at a time, so that other tasks get their turn while a packager catches up.
+/// Maximum payload read from the window at once, so that a packager that catches up does not block other tasks.
 const READ_BATCH_BYTES: usize = 4 << 20;
 
-/// How late a viewer that left may be noticed, beyond its expiry.
+/// Interval between updates of the viewer count.
 const VIEWERS_INTERVAL: Duration = Duration::from_secs(1);
