@@ -61,7 +61,7 @@ async fn tracks_and_timestamp_modifiers_pass_unchanged() {
             (40, body(&[b"\xa7\x02\x07\xa1\x20\x03avc1", &wanted[3].payload])),
             // One track, whose number is not 0, with a composition time of 80 ms.
             (40, body(&[b"\xa6\x01avc1\x01", &ui24(80), &wanted[4].payload])),
-            // Many tracks, each with its codec, behind a modifier that nobody knows.
+            // Many tracks, each with its codec, behind an unknown modifier.
             (80, body(&[b"\xa7\x00\x2a\x16\x23avc1", &sized(&wanted[5]), b"avc1", &sized(&wanted[6])])),
         ];
         for (n, (timestamp, body)) in video.into_iter().enumerate() {

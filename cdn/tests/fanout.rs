@@ -1,4 +1,4 @@
-//! RTMP out over loopback, with both engines: joins, resumption, changes, sound alone, and players that are slow.
+//! RTMP egress over loopback, with both engines: joins, resumption, changes, audio only, and slow players.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
@@ -30,7 +30,7 @@ async fn a_join_starts_at_the_newest_idr_at_once() {
         let mut viewer = server.play("live").await.unwrap();
         assert_eq!(viewer.times(3).await, [(V, 800), (A, 807), (V, 840)]);
         assert_eq!(viewer.catalog, *c);
-        // And on with what comes.
+        // Then it continues with new units.
         assert_eq!(viewer.times(7).await.last(), Some(&(A, 967)));
         publishing.push(&c, picture(1, 1000, false, 200_000), None);
         let unit = viewer.next().await.unwrap();
@@ -50,7 +50,7 @@ async fn a_resuming_player_misses_nothing() {
     }
     for (after, first) in [
         ("nearcastEpoch=0000000000000abc&nearcastAfter=v0:840", 800),
-        // The first that is new is an IDR: the GOP before shows that nothing is missing.
+        // The first new unit is an IDR: the GOP before it shows that nothing is missing.
         ("nearcastEpoch=0000000000000abc&nearcastAfter=v0:1160", 800),
         ("nearcastEpoch=0000000000000abc&nearcastAfter=v0:999999", 2000),
         // Another broadcast, another track, nonsense.
@@ -64,7 +64,7 @@ async fn a_resuming_player_misses_nothing() {
     }
 }
 
-/// The picture before the one at `dts`.
+/// DTS of the frame before the one at `dts`.
 fn before(dts: i64) -> Option<Timestamp> {
     (dts > 0).then(|| Timestamp::from_millis(dts - 40))
 }
@@ -79,7 +79,7 @@ async fn a_player_is_told_which_unit_follows_which() {
         viewers(&stream, 1).await;
         let publishing = stream.publish(PublisherInfo::default());
         let c = catalog(1, &[video(), audio()]);
-        // A publisher that left out the pictures from 4 to 19, and the sounds with them.
+        // A publisher that skipped frames 4 to 19 and their audio.
         let push = |n: i64| {
             publishing.push(&c, picture(1, n * 40, n % 10 == 0, 100), before(n * 40));
             publishing.push(
@@ -103,7 +103,7 @@ async fn a_player_is_told_which_unit_follows_which() {
                 assert_eq!(viewer.predecessor.map(Timestamp::as_millis), expected, "the sound of {n}");
             }
         }
-        // Both get the same bytes from here on, and the next sound of the late one is the first that it gets so.
+        // Both get the same bytes from here on; the next audio unit is the late player's first.
         push(24);
         for viewer in [&mut early, &mut late] {
             for expected in [23 * 40, 23 * 40 + 7] {
@@ -157,7 +157,7 @@ async fn a_slow_player_delays_nobody_and_resyncs_at_an_idr() {
     for engine in ENGINES {
         let server = Server::start(engine, |config| {
             config.hub.buffer_bytes = bytesize::ByteSize::mib(8);
-            // It falls behind by what the window holds, not by time: that goes by on a busy machine for the fast one, too.
+            // The window's size, not time, limits how far it falls behind: on a busy machine the fast player lags in time too.
             config.fanout.max_lag = Duration::from_secs(60);
             config.rtmp.write_timeout = Duration::from_secs(60);
         })
@@ -169,7 +169,7 @@ async fn a_slow_player_delays_nobody_and_resyncs_at_an_idr() {
         let mut slow = server.play("live").await.unwrap();
         let mut fast = server.play("live").await.unwrap();
         viewers(&stream, 2).await;
-        // 40 MB, of which the slow player reads nothing: more than its socket takes, and more than the window holds.
+        // 40 MB, of which the slow player reads nothing: more than its socket buffer and the window hold.
         for n in 0..400 {
             publishing.push(&c, picture(1, n * 40, n % 10 == 0, 100_000), before(n * 40));
             assert_eq!(
@@ -178,7 +178,7 @@ async fn a_slow_player_delays_nobody_and_resyncs_at_an_idr() {
                 "the fast player gets each picture while the other is stuck"
             );
         }
-        // What its socket had taken is whole; then comes an IDR.
+        // Units already in its socket arrive complete; then an IDR follows.
         let mut last = slow.next().await.unwrap().dts.as_millis();
         let (mut gaps, mut received) = (0, 1);
         while last != 399 * 40 {
@@ -230,7 +230,7 @@ async fn players_wait_for_a_publisher_and_are_told_of_the_end() {
     first.push(&c, picture(1, 0, true, 100), None);
     assert_eq!(viewer.times(1).await, [(V, 0)]);
     drop(first);
-    // The publisher is away; the next one is seen on the same connection.
+    // The publisher has disconnected; the player receives the next one on the same connection.
     let second = stream.publish(PublisherInfo::default());
     second.push(&c, picture(1, 40, false, 100), None);
     assert_eq!(viewer.times(1).await, [(V, 40)]);

@@ -1,4 +1,4 @@
-//! Nobody reads the logs: the server goes on.
+//! The server continues if its logs are not read.
 #![allow(clippy::unwrap_used)]
 
 #[path = "support/program.rs"]

@@ -1,5 +1,5 @@
-//! A server that is killed and comes back on the same port: whoever still holds a connection of the relay protocol learns of it by a
-//! stateless reset (RFC 9000 §10.3), well before the connection would time out.
+//! A server that is killed and restarted on the same port: clients with an open relay connection receive a stateless reset (RFC 9000 §10.3), well
+//! before the connection would time out.
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
@@ -26,7 +26,7 @@ impl Drop for Server {
     }
 }
 
-/// Starts one; it says where its pages and its relay are.
+/// Starts a server and reads the addresses of its HTTP and relay listeners from its output.
 fn start(data: &Path, relay: SocketAddr) -> Server {
     let mut command = program::cdn_at(&relay.to_string(), data);
     let mut child = command.args(["--log", "json"]).stdout(Stdio::piped()).spawn().unwrap();

@@ -1,5 +1,4 @@
-//! RTMP with other people's programs, ffmpeg and ffprobe: the server in this process, and where it is about flags, logs and signals, the
-//! `cdn` command.
+//! RTMP with ffmpeg and ffprobe. The server runs in this process, except in tests of flags, logs and signals, which run the `cdn` command.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
@@ -23,7 +22,7 @@ struct Cdn {
     out: Lines<BufReader<ChildStdout>>,
     rtmp: String,
     key: String,
-    /// What it logs. Somebody has to read it, or a full pipe stops the server.
+    /// Reads its log, so that the pipe does not fill up.
     log: JoinHandle<String>,
     data: tempfile::TempDir,
 }
@@ -42,7 +41,7 @@ impl Cdn {
         Self { child, out, rtmp, key, log, data }
     }
 
-    /// Stops it politely and gives what it logged.
+    /// Stops it with SIGTERM and returns its log.
     async fn stop(mut self) -> String {
         interrupt(&self.child, "TERM").await;
         let status = within(self.child.wait()).await.unwrap();
@@ -104,8 +103,8 @@ async fn packets(file: &Path) -> Vec<String> {
     run(probe).await.lines().map(str::to_owned).collect()
 }
 
-/// Makes a file, publishes it with `-c copy`, and plays it with `-c copy` into another, from the first packet on. What arrives must
-/// be what was sent: every packet, bit by bit, with its PTS and DTS.
+/// Encodes a file, publishes it with `-c copy`, and plays it with `-c copy` into another, from the first packet on. Every packet must arrive
+/// bit-exact, with its PTS and DTS.
 async fn there_and_back(encode: &str) {
     let server = Server::start(FanoutEngine::Auto, |_| {}).await;
     let files = tempfile::tempdir().unwrap();
@@ -113,14 +112,14 @@ async fn there_and_back(encode: &str) {
     let mut make = ffmpeg(encode);
     make.arg(&sent);
     run(make).await;
-    // The player comes first and waits.
+    // The player connects first and waits.
     let mut play = ffmpeg(&format!("-i rtmp://{}/live/live -c copy -copyts", server.rtmp));
     let mut player = play.arg(&received).spawn().unwrap();
     let mut publish = Command::new("ffmpeg");
     publish.args(["-v", "error", "-nostdin", "-re", "-i"]).arg(&sent).args(["-c", "copy", "-f", "flv"]);
     publish.arg(format!("rtmp://{}/live/{}", server.rtmp, server.key("live")));
     run(publish).await;
-    // The stream ends some seconds after the goodbye, and with it the play.
+    // The stream, and the play with it, ends some seconds after the publisher unpublished.
     assert!(within(player.wait()).await.unwrap().success());
     let (sent, received) = (packets(&sent).await, packets(&received).await);
     assert!(sent.len() > 50);
@@ -188,7 +187,7 @@ async fn a_second_publisher_takes_over_at_once() {
     assert!(!status.success(), "the first publisher is told to go");
     assert!(within(player.wait()).await.unwrap().success());
     second.kill().await.unwrap();
-    // The clock of players goes on: no DTS is below the one before.
+    // The players' clock continues: no DTS is below the one before.
     let dts: Vec<i64> =
         packets(&received).await.iter().map(|p| p.split(',').nth(2).unwrap().parse().unwrap()).collect();
     assert!(dts.len() > 50 && dts.windows(2).all(|pair| pair[0] < pair[1]), "{dts:?}");
@@ -213,11 +212,11 @@ async fn keys_are_accepted_in_all_their_places_and_never_logged() {
         let output = within(ffmpeg(encode).arg(&url).output()).await.unwrap();
         assert_eq!(output.status.success(), is_let_in, "{url}: {}", String::from_utf8_lossy(&output.stderr));
     }
-    // A key made while the server runs is good at once.
+    // A key created while the server runs is valid at once.
     let new = cdn_key(cdn.data.path(), "second").await;
     let output = within(ffmpeg(encode).arg(format!("rtmp://{rtmp}/live/{new}")).output()).await.unwrap();
     assert!(output.status.success());
-    // Playing a key, which somebody will try.
+    // Playing by the key instead of the name.
     let mut probe = Command::new("ffprobe");
     let output = within(probe.arg(format!("rtmp://{rtmp}/live/{key}")).output()).await.unwrap();
     assert!(!output.status.success());
@@ -260,7 +259,7 @@ async fn the_first_start_makes_a_key_and_prints_how_to_use_it() {
     for words in ["Service     Custom...", "Server      rtmp://127.0.0.1:", "Stream Key  nck_"] {
         assert!(text.contains(words), "{text}");
     }
-    // The second signal ends it at once, whatever is open.
+    // The second signal ends it at once, even with open connections.
     interrupt(&child, "INT").await;
     assert!(within(child.wait()).await.unwrap().success());
 }

@@ -49,7 +49,7 @@ impl Server {
         );
         let file = data.path().join("nginx.conf");
         fs::write(&file, configuration)?;
-        // It does not tell when it listens: whoever asks early is refused, and asks again.
+        // It does not report when it listens, so retry while connections are refused.
         let mut command = Command::new("sh");
         command.args(["-c", "echo '{\"event\":\"listening\",\"rtmp\":\"127.0.0.1:'$1'\"}'; exec nginx -c $0"]);
         command.arg(&file).arg(port.to_string());

@@ -1,8 +1,8 @@
-//! Where settings come from, and which layer wins.
+//! The layers of the configuration, and their precedence.
 //!
-//! figment and config were tried on paper and left out: with either, a variable such as `NEARCAST_HUB_GRACE_AFTER_UNPUBLISH` needs a table of
-//! our own to tell the section from the key, figment's errors lose the line of the file, and both bring a second TOML parser. What
-//! is left to write is `merge` and `find` below.
+//! The crates figment and config are not used: with either, a variable such as `NEARCAST_HUB_GRACE_AFTER_UNPUBLISH` needs a custom table to
+//! separate section and key, figment's errors lose the line of the file, and both add a second TOML parser. Without them, `merge` and `find`
+//! below suffice.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -46,28 +46,28 @@ pub enum Error {
         /// Name of the variable.
         name: String,
     },
-    /// A variable's value cannot be read.
+    /// A variable's value cannot be parsed.
     #[error("the environment variable {name} must be {expected}")]
     Variable {
         /// Name of the variable.
         name: String,
-        /// What was expected.
+        /// What the value must be, in words.
         expected: &'static str,
     },
-    /// A value that no server can run with.
+    /// A value out of range.
     #[error("{key} {why}")]
     Value {
         /// The key, with its section.
         key: &'static str,
-        /// What it must be.
+        /// The requirement, in words.
         why: &'static str,
     },
 }
 
-/// The configuration of a server: defaults, then `file` if there is one, then variables of `environment`, then `overrides`; checked.
+/// Loads and checks the configuration: defaults, then `file` if there is one, then variables of `environment`, then `overrides`.
 ///
 /// # Errors
-/// What is wrong, with the key and where it comes from.
+/// [`Error`] with the key and its source.
 pub fn load(
     file: Option<&Path>,
     environment: impl IntoIterator<Item = (OsString, OsString)>,
@@ -80,26 +80,26 @@ pub fn load(
     layers.environment(environment.into_iter())?.finish(overrides)
 }
 
-/// The defaults with the layers so far put over them.
+/// The defaults, overridden by the layers added so far.
 #[derive(Clone, Debug)]
 pub struct Layers {
     settings: Table,
 }
 
 impl Layers {
-    /// The defaults alone.
+    /// The defaults without other layers.
     pub fn new() -> Self {
         let settings = Table::try_from(Config::default()).expect("the defaults are TOML: a test says so");
         Self { settings }
     }
 
-    /// Puts a file over the layers so far.
+    /// Adds a file as the next layer.
     pub fn file(self, path: &Path) -> Result<Self, Error> {
         let text = std::fs::read_to_string(path).map_err(|source| Error::Read { path: path.into(), source })?;
         self.text(&text, path)
     }
 
-    /// Puts the text of a file over the layers so far; errors name `path`.
+    /// Adds the text of a file as the next layer; errors name `path`.
     pub fn text(mut self, text: &str, path: &Path) -> Result<Self, Error> {
         let table: Table =
             text.parse().map_err(|source| Error::Syntax { path: path.into(), source: Box::new(source) })?;
@@ -108,14 +108,14 @@ impl Layers {
         Ok(self)
     }
 
-    /// Puts environment variables over the layers so far: `NEARCAST_RTMP_LISTEN` is `rtmp.listen`.
+    /// Adds environment variables as the next layer: `NEARCAST_RTMP_LISTEN` is `rtmp.listen`.
     pub fn environment(mut self, variables: impl Iterator<Item = (OsString, OsString)>) -> Result<Self, Error> {
         let sections: Vec<String> =
             self.settings.iter().filter(|(_, v)| v.is_table()).map(|(k, _)| variable(&[k])).collect();
         for (name, text) in variables {
             let Some(name) = name.to_str().filter(|name| name.starts_with(PREFIX)) else { continue };
             let Some(slot) = find(&mut self.settings, name) else {
-                // Other programs of the family have variables of their own; those that start like a section of ours are typos.
+                // Nearcast's other programs have their own variables. Only those that begin with one of our sections are typos.
                 if sections.iter().any(|s| name.strip_prefix(s.as_str()).is_some_and(|rest| rest.starts_with('_'))) {
                     return Err(Error::UnknownVariable { name: name.into() });
                 }
@@ -164,7 +164,7 @@ fn merge(under: &mut Table, over: Table) {
     }
 }
 
-/// The setting that the variable `name` names. Sections are one deep.
+/// The setting for the variable `name`. Sections are not nested.
 fn find<'a>(settings: &'a mut Table, name: &str) -> Option<&'a mut Value> {
     settings.iter_mut().find_map(|(key, value)| match value {
         Value::Table(section) => section.iter_mut().find(|(inner, _)| variable(&[key, inner]) == name).map(|(_, v)| v),

@@ -1,5 +1,5 @@
-//! The configuration: defaults, then a TOML file, then `NEARCAST_…` variables, then flags. Unknown keys are errors, and all of it
-//! is checked before anything binds.
+//! The configuration: defaults, then a TOML file, then `NEARCAST_…` variables, then flags. Unknown keys are errors. Everything is checked
+//! before anything binds.
 //!
 //! `deploy/cdn.toml` is the reference: every key with its default and what it bounds.
 
@@ -22,7 +22,7 @@ pub use layers::{Error, Layers, load};
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
-    /// Directory for what must outlive a restart.
+    /// Directory for persistent data: publish keys and the relay's secret.
     pub data: PathBuf,
     /// File of publish keys; empty for `keys.toml` in `data`.
     pub keys: PathBuf,
@@ -47,7 +47,7 @@ pub struct Config {
     pub relay: Relay,
     /// `[metrics]`: the listener of `/metrics`.
     pub metrics: Metrics,
-    /// File to trace to when units pass which stage. It is for one run, so it is a flag only.
+    /// File for the trace of units and stages. Set by a flag only, since it is for one run.
     #[serde(skip)]
     pub trace: Option<PathBuf>,
 }
@@ -66,9 +66,9 @@ pub struct Log {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum LogFormat {
-    /// One line an event, for people.
+    /// One line per event, for people.
     Text,
-    /// One JSON object an event; what the server announces on standard output is JSON then too.
+    /// One JSON object per event; the server's announcements on standard output are JSON too.
     Json,
 }
 
@@ -87,10 +87,10 @@ pub struct Rtmp {
     /// Time from the TCP connection to `publish` or `play`.
     #[serde(with = "units::duration")]
     pub handshake_timeout: Duration,
-    /// Silence after which a publisher counts as gone.
+    /// Time without data after which a publisher is disconnected.
     #[serde(with = "units::duration")]
     pub idle_timeout: Duration,
-    /// Time without progress of a write after which the peer counts as gone.
+    /// Time without progress of a write after which the peer is disconnected.
     #[serde(with = "units::duration")]
     pub write_timeout: Duration,
     /// Largest audio or video message.
@@ -144,7 +144,7 @@ pub struct Fanout {
 pub enum FanoutEngine {
     /// io_uring where the kernel allows it, else epoll.
     Auto,
-    /// io_uring: one system call for many sockets; or refuse to start.
+    /// io_uring: one system call for many sockets. The server does not start without it.
     Uring,
     /// epoll: one system call per socket.
     Epoll,
@@ -262,7 +262,7 @@ impl Config {
         if self.keys.as_os_str().is_empty() { self.data.join("keys.toml") } else { self.keys.clone() }
     }
 
-    /// Rejects values that no server can run with.
+    /// Rejects values out of range.
     fn check(&self) -> Result<(), Error> {
         let refuse = |key: &'static str, why: &'static str| Err(Error::Value { key, why });
         let app_is_fine =
@@ -332,9 +332,9 @@ impl Config {
     }
 }
 
-/// Twenty requests a second from each player.
+/// Minimum part duration: with two requests per part, twenty requests per second from each player.
 const SHORTEST_PART: Duration = Duration::from_millis(100);
-/// Keeps instants far from the end of the clock.
+/// Maximum of all durations, so that adding one to an instant cannot overflow.
 const LONGEST_WAIT: Duration = Duration::from_secs(365 * 24 * 3600);
-/// More threads than any machine that this runs on has cores.
+/// Maximum number of shards: more than any machine has cores.
 const MAX_SHARDS: usize = 256;

@@ -1,4 +1,4 @@
-//! How durations, sizes and optional addresses are written: `30s`, `8.0 MiB`, `127.0.0.1:9998`.
+//! Serialisation of durations, sizes and optional addresses: `30s`, `8.0 MiB`, `127.0.0.1:9998`.
 
 /// `1m 30s`, `45ms`.
 pub(super) mod duration {
@@ -16,7 +16,7 @@ pub(super) mod duration {
     }
 }
 
-/// An address, or nothing.
+/// An optional address; the empty string is `None`.
 pub(super) mod optional_address {
     use std::net::SocketAddr;
 

@@ -1,4 +1,4 @@
-//! `/api/v1`: what is on air, for programs and for the page. The JSON's shape is `net::api`.
+//! `/api/v1`: the streams and their state, for programs and for the page. `net::api` defines the JSON.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -43,13 +43,13 @@ pub(super) async fn stream(
     }
 }
 
-/// `/api/v1/time`: this server's clock, so that a page can tell how far behind capture it is, whatever its own clock says.
+/// `GET /api/v1/time`: this server's clock, so that a page can compute its latency even if its own clock is wrong.
 pub(super) async fn time(headers: HeaderMap) -> Response<Body> {
     let now = clock::now();
     json(StatusCode::OK, &ServerTime { now_us: now.as_micros(), now: now.to_rfc3339() }, &headers)
 }
 
-/// The rest of `/api`.
+/// All other paths of `/api`.
 pub(super) async fn unknown(headers: HeaderMap) -> Response<Body> {
     let error = "there is nothing here; see /api/v1/streams, /api/v1/streams/NAME, /api/v1/streams/NAME/watch, /api/v1/streams/NAME/timing and /api/v1/time";
     failure(StatusCode::NOT_FOUND, error, &headers)
@@ -112,7 +112,7 @@ fn describe(shared: &Shared, stream: &LiveStream, base_url: &BaseUrl) -> StreamI
 
 fn describe_track(track: &Track, catalog: &Catalog) -> TrackInfo {
     let (width, height, sample_rate, channels) = match track.config.format {
-        // A decoder configuration that does not say has zero.
+        // Zero if the decoder configuration does not state the size.
         Format::Video { width, height } => {
             (Some(width).filter(|w| *w > 0), Some(height).filter(|h| *h > 0), None, None)
         }
@@ -147,10 +147,10 @@ fn describe_hls(hls_stream: &HlsStream) -> Option<PlaylistInfo> {
     })
 }
 
-/// The scheme and host that a client used: URLs in the answer must work from where the request came.
+/// The scheme and host that a client used, since URLs in the response must work for that client.
 pub(super) struct BaseUrl {
     scheme: &'static str,
-    /// With the port, if one was given.
+    /// Host, with the port if the request had one.
     authority: String,
     rtmp_host: Option<String>,
     rtmp: Option<(u16, String)>,
@@ -178,7 +178,7 @@ impl BaseUrl {
         Urls { hls: Some(format!("{base}/{MULTIVARIANT_PLAYLIST}")), page: base, rtmp }
     }
 
-    /// The host to reach other ports at: as told, or the authority without its port; the colons of `[::1]` are not one.
+    /// The host for URLs with other ports: the configured one, or the authority without its port. Handles IPv6 literals such as `[::1]`.
     pub(super) fn host(&self) -> &str {
         if let Some(host) = &self.rtmp_host {
             return host;
@@ -190,7 +190,7 @@ impl BaseUrl {
     }
 }
 
-/// Whether a `Host` header is one: it goes into addresses that people copy.
+/// Whether a `Host` header is a valid authority; it becomes part of URLs that users copy.
 fn is_authority(host: &str) -> bool {
     let is_fine = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_' | b':' | b'[' | b']');
     !host.is_empty() && host.len() <= MAX_HOST && host.bytes().all(is_fine)
@@ -201,10 +201,10 @@ fn wall_clock(instant: Instant) -> WallClock {
     WallClock::from_micros(clock::now().as_micros().saturating_sub(ago))
 }
 
-/// Answer to a name that no stream has.
+/// Error text for an unknown stream name.
 pub(super) const NO_STREAM: &str = "there is no stream of this name here";
 
 const JSON: ContentHeaders = ContentHeaders { content_type: "application/json", cache_control: reply::NO_STORE };
 
-/// A domain name of full length, and a port.
+/// Maximum length of an authority: a domain name of maximum length, and a port.
 const MAX_HOST: usize = 260;

@@ -1,4 +1,4 @@
-//! What `cdn/web` holds, within the binary: made ready once, when the first page is asked for.
+//! The files of `cdn/web`, embedded in the binary and compressed once, on the first request.
 
 use std::collections::BTreeMap;
 use std::sync::LazyLock;

@@ -1,4 +1,4 @@
-//! Serves HTTP/1.1 connections and bounds each of them, so that one slow or greedy client harms nobody else.
+//! Serves HTTP/1.1 connections and bounds each of them, so that a slow or greedy client does not affect others.
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -44,7 +44,7 @@ pub(super) async fn serve(listener: LimitedListener, router: Router, limits: &Li
 }
 
 async fn serve_one(socket: TcpStream, peer: SocketAddr, router: Router, limits: Limits, watcher: Watcher) {
-    // A playlist must not wait for the acknowledgement of what went before.
+    // A playlist must not wait for the acknowledgement of earlier data (Nagle's algorithm).
     let _ = socket.set_nodelay(true);
     let service = hyper::service::service_fn(move |mut request: hyper::Request<Incoming>| {
         request.extensions_mut().insert(Peer(peer));
@@ -60,5 +60,5 @@ async fn serve_one(socket: TcpStream, peer: SocketAddr, router: Router, limits: 
     }
 }
 
-/// hyper 1 panics if told to buffer less.
+/// Minimum buffer size: hyper 1 panics on a smaller one.
 const HYPER_MIN_BUFFER: usize = 8192;

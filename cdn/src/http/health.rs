@@ -1,4 +1,4 @@
-//! `/healthz`: the process answers. `/readyz`: it may be given work; fails from the moment that it is told to stop.
+//! `/healthz`: the process is alive. `/readyz`: the server accepts work; fails once shutdown has begun.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;

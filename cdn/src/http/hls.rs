@@ -1,6 +1,6 @@
-//! HLS over HTTP: status codes, caching, ranges and entity tags of what `crate::egress::hls` answers.
+//! HLS over HTTP: maps responses of `crate::egress::hls` to status codes, caching headers, ranges and entity tags.
 //!
-//! A blocking request takes a connection, of which there are only so many from one address, and lasts three target durations at most.
+//! A blocking request occupies a connection, whose number per address is limited, for at most three target durations.
 
 use std::hash::{BuildHasher, Hash, Hasher};
 use std::sync::Arc;
@@ -67,7 +67,7 @@ fn playlist(hls_stream: &HlsStream, text: &Precompressed, is_blocking: bool, hea
     response
 }
 
-/// What to say where there is nothing to give out.
+/// The HTTP response if there is nothing to serve.
 fn unavailable(name: &str, why: Unavailable) -> Response<Body> {
     match why {
         Unavailable::Offline => {
@@ -83,7 +83,7 @@ fn unavailable(name: &str, why: Unavailable) -> Response<Body> {
     }
 }
 
-/// What an entity tag begins with; with the length it names the content, because media never changes.
+/// Prefix of a resource's entity tag. Together with the length it identifies the content, because media never changes.
 fn tag(resource: Resource) -> String {
     match resource {
         Resource::Init(id) => format!("init-{id}"),
@@ -99,7 +99,7 @@ fn media(hls_stream: &HlsStream, pieces: Vec<Bytes>, length: u64, etag: &str, he
         .header(ACCEPT_RANGES, "bytes")
         .header(ETAG, etag);
     let header = |name| headers.get(name).and_then(|value| value.to_str().ok());
-    // A range of what the client had is worth nothing if it had something else (RFC 9110 §13.1.5).
+    // Ignore the range if the client's copy is another representation (RFC 9110 §13.1.5).
     let is_same = headers.get(IF_RANGE).is_none_or(|held| held.as_bytes() == etag.as_bytes());
     let wanted = range::parse(header(RANGE).filter(|_| is_same), length);
     let stream = hls_stream.stream().clone();
@@ -119,7 +119,7 @@ fn media(hls_stream: &HlsStream, pieces: Vec<Bytes>, length: u64, etag: &str, he
 }
 
 pub(super) fn unknown(name: &str) -> Response<Body> {
-    // As long as a name may be, and no longer: it is a stranger's.
+    // Limited to the maximum length of a name, since the client chose it.
     let asked: String = name.chars().take(64).collect();
     tracing::debug!(name = ?asked, "no such stream was asked for by HTTP");
     let text =
@@ -127,7 +127,7 @@ pub(super) fn unknown(name: &str) -> Response<Body> {
     reply::text(StatusCode::NOT_FOUND, text)
 }
 
-/// Stands for a client: the same as long as this server runs, and useless to anybody else.
+/// A keyed hash that identifies a client while this server runs, and from which the address cannot be recovered.
 fn client_hash(shared: &Shared, peer: Option<Peer>, headers: &HeaderMap) -> u64 {
     let mut hasher = shared.client_hash_keys.build_hasher();
     peer.map(|Peer(address)| address.ip()).hash(&mut hasher);
@@ -135,10 +135,10 @@ fn client_hash(shared: &Shared, peer: Option<Peer>, headers: &HeaderMap) -> u64 
     hasher.finish()
 }
 
-/// A cache in front may give the same playlist to everybody for a second, half of what a player waits between two.
+/// A shared cache may serve the same playlist for a second, half of a player's reload interval.
 const PLAYLIST: ContentHeaders =
     ContentHeaders { content_type: "application/vnd.apple.mpegurl", cache_control: "public, max-age=1" };
 
-/// A playlist that was waited for: its address names a part that it has, so that it is as true later, and of no use once segments are gone
-/// (RFC 8216bis §6.2.5.2 leaves it to the server; this is the six target durations that caches are advised to keep it).
+/// A playlist from a blocking request: its URL names a part that it contains, so it stays valid until its segments are evicted
+/// (RFC 8216bis §6.2.5.2; `max-age` is the six target durations recommended for caches).
 const BLOCKING_PLAYLIST: ContentHeaders = ContentHeaders { cache_control: "public, max-age=12", ..PLAYLIST };

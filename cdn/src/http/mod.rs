@@ -1,7 +1,7 @@
-//! HTTP: the pages, the API, health, HLS, and `/metrics` on a listener of its own.
+//! HTTP: the pages, the API, health, HLS, and `/metrics` on a separate listener.
 //!
-//! Types of axum and hyper live in the modules of this folder and never leave it. What HLS answers is decided in
-//! `crate::egress::hls`; here it is mapped to status codes and headers.
+//! Types of axum and hyper never leave this folder. `crate::egress::hls` decides HLS responses; this module maps them to status codes and
+//! headers.
 
 mod api;
 mod assets;
@@ -53,7 +53,7 @@ pub struct HttpServer {
 }
 
 impl HttpServer {
-    /// The pages, the API and the packaged streams of `hub`. Nothing runs until [`serve`](Self::serve).
+    /// Creates the routes of the pages, the API and the packaged streams of `hub`. Nothing runs until [`serve`](Self::serve).
     pub fn new(hub: Arc<Hub>, hls: Arc<Hls>, settings: Settings) -> Self {
         let shared = Shared {
             hub,
@@ -66,8 +66,8 @@ impl HttpServer {
         Self { shared: Arc::new(shared) }
     }
 
-    /// Serves on `listener`, as many connections as `limiter` lets, until `stop` is cancelled; then lets open requests finish, for a
-    /// bounded time.
+    /// Serves connections of `listener` within the limits of `limiter` until `stop` is cancelled; then lets open requests finish within
+    /// [`Limits::drain_timeout`].
     pub async fn serve(&self, listener: TcpListener, limiter: Arc<ConnectionLimiter>, stop: CancellationToken) {
         let shared = self.shared.clone();
         let begin_drain = async move {
@@ -79,7 +79,7 @@ impl HttpServer {
         connections::serve(listener, self.router(), &self.shared.settings.limits, begin_drain).await;
     }
 
-    /// The collector of its responses by status class.
+    /// A metrics collector of its responses by status class.
     pub fn responses(&self) -> impl Collector + use<> {
         Responses(self.shared.clone())
     }
@@ -120,7 +120,7 @@ impl Collector for Responses {
     }
 }
 
-/// Serves `/metrics` on `listener`, which viewers cannot reach, until `stop` is cancelled.
+/// Serves `/metrics` on `listener`, which should not be reachable by viewers, until `stop` is cancelled.
 pub async fn serve_metrics(
     listener: TcpListener,
     limiter: Arc<ConnectionLimiter>,
@@ -132,7 +132,7 @@ pub async fn serve_metrics(
     connections::serve(listener, router, &Limits::default(), stop.cancelled_owned()).await;
 }
 
-/// Any page of any origin may read everything: it is public, and no request carries credentials.
+/// CORS: pages of any origin may read everything, since it is public and requests carry no credentials.
 fn cors() -> CorsLayer {
     CorsLayer::new()
         .allow_origin(AllowOrigin::any())
@@ -163,5 +163,5 @@ async fn common_headers(State(shared): State<Arc<Shared>>, request: Request, nex
     response
 }
 
-/// Browsers ask again after this; none honours more than a day.
+/// How long browsers cache a preflight response; none honours more than a day.
 const PREFLIGHT_AGE: Duration = Duration::from_secs(86_400);

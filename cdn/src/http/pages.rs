@@ -1,4 +1,4 @@
-//! The pages: `/` lists the streams, `/NAME` plays one. The same files serve every stream; what is on air they ask the API.
+//! The pages: `/` lists the streams, `/NAME` plays one. The same files serve every stream; they query the API for its state.
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ pub(super) async fn index(headers: HeaderMap) -> Response<Body> {
     page("index.html", &headers)
 }
 
-/// `/NAME`. A browser gets the page even if there is no such stream: it says so, and begins to play when there is.
+/// `GET /NAME`: the player. A browser gets the page even if the stream does not exist: the page says so, and plays once it exists.
 pub(super) async fn player(
     State(shared): State<Arc<Shared>>,
     Path(name): Path<String>,
@@ -45,17 +45,17 @@ pub(super) async fn asset(Path(path): Path<String>, headers: HeaderMap) -> Respo
     }
 }
 
-/// Browsers ask for it whatever a page says.
+/// `GET /favicon.ico`, which browsers request for every page.
 pub(super) async fn favicon(headers: HeaderMap) -> Response<Body> {
     asset(Path("logo.svg".to_owned()), headers).await
 }
 
-/// Live streams are nothing to index.
+/// `GET /robots.txt`: excludes crawlers, since live streams cannot be indexed.
 pub(super) async fn robots() -> Response<Body> {
     reply::text(StatusCode::OK, "User-agent: *\nDisallow: /")
 }
 
-/// Fallback for paths that nothing is served at.
+/// Fallback for unknown paths: 404.
 pub(super) async fn nothing(uri: Uri) -> Response<Body> {
     let text = format!(
         "There is nothing at {:?}. The streams of this server are listed at / and at /api/v1/streams.",
@@ -73,7 +73,7 @@ fn page(path: &str, headers: &HeaderMap) -> Response<Body> {
     response
 }
 
-/// Nothing from elsewhere, nothing inline. `blob:` is where Media Source Extensions put the video.
+/// Content Security Policy: no other origins and nothing inline. Media Source Extensions play video from `blob:` URLs.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; \
      media-src 'self' blob:; base-uri 'none'; form-action 'none'; frame-ancestors *";
 

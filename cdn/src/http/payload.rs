@@ -1,4 +1,4 @@
-//! A response body that shares the pieces of a segment with all others: no viewer has a copy of its own.
+//! A response body that shares a segment's bytes with all other responses, without a copy per viewer.
 
 use std::convert::Infallible;
 use std::ops::Range;
@@ -11,7 +11,7 @@ use http_body::{Body, Frame, SizeHint};
 
 use crate::hub::LiveStream;
 
-/// Shared pieces, and how many bytes of them are still to go.
+/// Shared pieces, and the number of bytes still to be sent.
 #[derive(Debug)]
 pub(super) struct Payload {
     pieces: std::vec::IntoIter<Bytes>,
@@ -20,7 +20,7 @@ pub(super) struct Payload {
 }
 
 impl Payload {
-    /// The bytes in `range` of `pieces`, counted as sent for `stream` when they go.
+    /// The bytes in `range` of `pieces`, counted as sent for `stream` when they are polled.
     pub(super) fn new(pieces: Vec<Bytes>, range: Range<u64>, stream: Arc<LiveStream>) -> Self {
         let mut at = 0u64;
         let mut wanted = Vec::with_capacity(pieces.len());
@@ -29,7 +29,7 @@ impl Payload {
             at = end;
             let (from, to) = (range.start.max(start), range.end.min(end));
             if from < to {
-                // Both are within the piece, whose length is a usize.
+                // Both offsets are within the piece, whose length is a usize.
                 wanted.push(piece.slice((from - start) as usize..(to - start) as usize));
             }
         }

@@ -1,4 +1,4 @@
-//! `/api/v1/streams/NAME/watch`: all that a viewer needs to take the best path to a stream, and to be admitted there.
+//! `/api/v1/streams/NAME/watch`: all transports of a stream, with the addresses, pins and tickets that a viewer needs for them.
 
 use std::sync::Arc;
 
@@ -39,5 +39,5 @@ pub(super) async fn playback_info(
     json(StatusCode::OK, &info, &headers)
 }
 
-/// Behind a proxy the address that a viewer comes from is the proxy's.
+/// Headers that show a proxy: then the connection's address is the proxy's, not the viewer's.
 const PROXY_HEADERS: [&str; 2] = ["x-forwarded-for", "x-real-ip"];

@@ -1,11 +1,11 @@
-//! Byte ranges (RFC 9110 §14). One range is served; several are answered with the whole, which is always allowed.
+//! Byte ranges (RFC 9110 §14). A single range is served; a request for several gets the whole body, which is always allowed.
 
 use std::ops::Range;
 
-/// What a `Range` header asks of a body.
+/// The part of a body that a `Range` header selects.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum RequestedRange {
-    /// All of it: no range, several, or one that makes no sense.
+    /// The whole body: no range, several ranges, or a malformed one.
     All,
     /// These bytes, not empty and within the body.
     Part(Range<u64>),
@@ -13,7 +13,7 @@ pub(super) enum RequestedRange {
     Unsatisfiable,
 }
 
-/// Reads a `Range` header for a body of `length` bytes.
+/// Parses a `Range` header for a body of `length` bytes.
 pub(super) fn parse(header: Option<&str>, length: u64) -> RequestedRange {
     let Some(spec) = header.and_then(|h| h.trim().strip_prefix("bytes=")) else { return RequestedRange::All };
     let Some((first, last)) = spec.split_once('-').filter(|_| !spec.contains(',')) else { return RequestedRange::All };

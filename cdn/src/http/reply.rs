@@ -16,7 +16,7 @@ pub(super) struct ContentHeaders {
     pub(super) cache_control: &'static str,
 }
 
-/// The text, compressed if the client accepts that; or 304 if the client has it.
+/// The text, compressed if the client accepts gzip; 304 if the client's entity tag matches.
 pub(super) fn precompressed(document: &Precompressed, form: ContentHeaders, request: &HeaderMap) -> Response<Body> {
     let packed = document.gzip.as_ref().filter(|_| takes_gzip(request));
     let etag = match packed {
@@ -39,7 +39,7 @@ pub(super) fn precompressed(document: &Precompressed, form: ContentHeaders, requ
     response.expect("constants and hexadecimal digits are valid header values")
 }
 
-/// A short message, for people who read with curl.
+/// A short plain-text message, readable with curl.
 pub(super) fn text(status: StatusCode, text: impl Into<String>) -> Response<Body> {
     let mut response = Response::new(Body::from(text.into() + "\n"));
     *response.status_mut() = status;
@@ -49,21 +49,21 @@ pub(super) fn text(status: StatusCode, text: impl Into<String>) -> Response<Body
     response
 }
 
-/// The same with `Retry-After`, for what may be there in a moment.
+/// The same with `Retry-After`, for resources that may exist soon.
 pub(super) fn retry_later(status: StatusCode, text: impl Into<String>) -> Response<Body> {
     let mut response = self::text(status, text);
     response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER_SECONDS));
     response
 }
 
-/// Whether the client holds what `etag` names (RFC 9110 §13.1.2: compared weakly).
+/// Whether the request's `If-None-Match` contains `etag` (RFC 9110 §13.1.2: weak comparison).
 pub(super) fn matches_etag(request: &HeaderMap, etag: &str) -> bool {
     let held =
         request.get_all(IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok()).flat_map(|list| list.split(','));
     held.map(str::trim).any(|held| held == "*" || held.strip_prefix("W/").unwrap_or(held) == etag)
 }
 
-/// Whether `Accept-Encoding` lists gzip, or anything, with a weight above zero (RFC 9110 §12.5.3).
+/// Whether `Accept-Encoding` lists gzip or `*` with a weight above zero (RFC 9110 §12.5.3).
 fn takes_gzip(request: &HeaderMap) -> bool {
     let codings =
         request.get_all(ACCEPT_ENCODING).iter().filter_map(|value| value.to_str().ok()).flat_map(|l| l.split(','));
@@ -80,19 +80,19 @@ fn takes_gzip(request: &HeaderMap) -> bool {
     any
 }
 
-/// Not cached: it is true of this moment only.
+/// Never cached: the response describes the current moment only.
 pub(super) const NO_STORE: &str = "no-store";
 
-/// Cached and revalidated each time: it changes when the server is updated.
+/// Cached, but revalidated on each use: the response changes when the server is updated.
 pub(super) const NO_CACHE: &str = "no-cache";
 
-/// Cached for good: the URL names the content.
+/// Cached permanently: the URL identifies the content.
 pub(super) const IMMUTABLE: &str = "public, max-age=31536000, immutable";
 
-/// Seconds after which to ask again for a stream that is not there: the duration of a segment.
+/// Value of `Retry-After` in seconds: the duration of a segment.
 const RETRY_AFTER_SECONDS: &str = "2";
 
-/// On every response. `Cross-Origin-Resource-Policy` lets pages that isolate themselves show the stream.
+/// Headers of every response. `Cross-Origin-Resource-Policy` lets cross-origin isolated pages embed the stream.
 pub(super) const COMMON_HEADERS: [(HeaderName, HeaderValue); 3] = [
     (axum::http::header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
     (HeaderName::from_static("cross-origin-resource-policy"), HeaderValue::from_static("cross-origin")),

@@ -1,4 +1,4 @@
-//! What the HTTP side is told.
+//! Settings of the HTTP server.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,17 +11,17 @@ use crate::rendezvous::PeerDirectory;
 pub struct Settings {
     /// Bounds of one connection.
     pub limits: Limits,
-    /// The port that RTMP play URLs name; `None` hides them.
+    /// Port in RTMP play URLs; `None` omits these URLs.
     pub rtmp_port: Option<u16>,
-    /// The application that RTMP play URLs name.
+    /// Application name in RTMP play URLs.
     pub rtmp_app: String,
-    /// The host that RTMP play URLs name, where it is not the one of the request.
+    /// Host in RTMP play URLs; `None` for the host of the request.
     pub rtmp_host: Option<String>,
     /// How long a request for a playlist waits for the first segment of a stream that is on air.
     pub first_segment_wait: Duration,
-    /// How long requests are still taken after the stop, so that balancers see `/readyz` fail before connections do.
+    /// How long requests are still accepted after shutdown begins, so that load balancers see `/readyz` fail before connections do.
     pub drain: Duration,
-    /// The relay and the broadcasters that viewers are told of; without, they are told of none.
+    /// The directory of the relay and of broadcasters' peer servers; `None` offers neither to viewers.
     pub peers: Option<Arc<PeerDirectory>>,
 }
 
@@ -39,17 +39,17 @@ impl Default for Settings {
     }
 }
 
-/// Bounds of one connection. How many connections there may be is the limiter's business.
+/// Bounds of one connection. [`ConnectionLimiter`](crate::connection_limit::ConnectionLimiter) bounds their number.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Limits {
-    /// From the moment that a request may come to the end of its header; so also how long an idle connection is kept.
+    /// Maximum time until a request's header is complete, counted from the previous response; so also the idle timeout of a connection.
     pub header_timeout: Duration,
-    /// How long a client may take in nothing of its response.
+    /// Maximum time without progress of a response.
     pub write_timeout: Duration,
-    /// Size of a request's header in bytes, its first line included.
+    /// Maximum size of a request's header in bytes, including the request line.
     pub header_bytes: usize,
-    /// How long open requests may take to finish once the server stops.
+    /// How long open requests may take to finish at shutdown.
     pub drain_timeout: Duration,
 }
 

@@ -1,4 +1,4 @@
-//! What every route sees.
+//! State shared by all routes.
 
 use std::hash::RandomState;
 use std::net::SocketAddr;
@@ -17,15 +17,15 @@ pub(super) struct Shared {
     pub(super) settings: Settings,
     pub(super) is_draining: AtomicBool,
     pub(super) responses: ResponseCounters,
-    /// Keys the hashes that stand for HLS clients, so that a hash tells nothing about an address.
+    /// Random keys of the hashes that identify HLS clients, so that a hash does not reveal an address.
     pub(super) client_hash_keys: RandomState,
 }
 
-/// Where a request came from.
+/// Remote address of a request's connection.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Peer(pub(super) SocketAddr);
 
-/// Responses by the first digit of their status, from 1 to 5.
+/// Number of responses by the first digit of their status, 1 to 5.
 #[derive(Debug, Default)]
 pub(super) struct ResponseCounters([AtomicU64; 5]);
 

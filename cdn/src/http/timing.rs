@@ -1,5 +1,5 @@
-//! `/api/v1/streams/NAME/timing`: when a stream's last units passed which stage, and what this server's clock shows, for viewers by RTMP
-//! and HLS and for the page. Viewers by the relay protocol ask on their own connection.
+//! `/api/v1/streams/NAME/timing`: stage timestamps of a stream's latest units, and this server's clock, for RTMP and HLS viewers and for the
+//! page. Relay viewers request it on their own connection.
 
 use std::sync::Arc;
 
@@ -15,10 +15,10 @@ use serde::Deserialize;
 use super::api::{NO_STREAM, failure, json};
 use super::shared::Shared;
 
-/// What is asked for.
+/// Query parameters of the request.
 #[derive(Deserialize)]
 pub(super) struct TimingQuery {
-    /// DTS of the last unit to report, in milliseconds; without, the newest.
+    /// DTS of the last unit to report, in milliseconds; `None` for the newest.
     at: Option<i64>,
 }
 

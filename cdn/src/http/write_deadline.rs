@@ -1,4 +1,4 @@
-//! A socket whose peer must read: a write that makes no progress for too long fails, instead of holding memory for ever.
+//! A socket with a write deadline: a write without progress for too long fails, instead of holding memory indefinitely.
 //!
 //! hyper bounds how long it waits for requests (`header_read_timeout`), but not for clients that never read their response.
 
@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep};
 
-/// `S`, with a bound on how long a write may make no progress.
+/// Wraps `S` and bounds the time that a write may make no progress.
 #[derive(Debug)]
 pub(super) struct WriteDeadline<S> {
     io: S,
@@ -24,7 +24,7 @@ impl<S> WriteDeadline<S> {
         Self { io, limit, timer: Box::pin(sleep(limit)), is_waiting: false }
     }
 
-    /// Passes progress on; turns a wait that is too long into an error.
+    /// Returns `result`, or an error if the write has been pending for too long.
     fn bounded<T>(&mut self, cx: &mut Context<'_>, result: Poll<Result<T>>) -> Poll<Result<T>> {
         if result.is_ready() {
             self.is_waiting = false;

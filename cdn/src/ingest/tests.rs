@@ -133,7 +133,7 @@ fn a_unit_follows_what_its_publisher_states() {
     let mut reader = RtmpReader::new(SETTINGS, Some((Epoch(7), Timestamp::from_millis(60_000))));
     let units = feed(&mut reader, [metadata(&["videocodecid"], None), video(0, AVC), idr(0), idr(500), idr(533)]);
     assert_eq!(follows(&units), [None, Some(60_040), Some(60_540)]);
-    // Units that came before it said who it is follow each other as they are named then.
+    // Units from before it stated the epoch get their predecessors in that epoch.
     let mut reader = RtmpReader::new(SETTINGS, Some((Epoch(6), Timestamp::from_millis(60_000))));
     let units =
         feed(&mut reader, [video(0, AVC), idr(960), idr(1000), metadata(&["videocodecid"], Some(7)), idr(1040)]);

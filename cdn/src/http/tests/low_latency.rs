@@ -1,4 +1,4 @@
-//! LL-HLS: requests that wait, for how long, and what they are told.
+//! LL-HLS: blocking requests, how long they wait, and their responses.
 
 use super::*;
 use crate::hub::PublishGuard;
