@@ -1,4 +1,4 @@
-//! The stream: its live window, how far it is, and when its last units passed which stage.
+//! The stream: its live window, its progress, and the stage times of its newest units.
 
 use std::sync::Arc;
 use std::task::Waker;
@@ -20,21 +20,21 @@ pub struct LiveStream {
     timing: Mutex<TimingLog>,
 }
 
-/// How far the stream is.
+/// The progress of a stream.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Progress {
-    /// Position that the window's next unit will have.
+    /// Position of the next unit.
     pub next_position: u64,
-    /// Whether no unit will follow.
+    /// Whether the stream has ended: no unit follows.
     pub ended: bool,
 }
 
-/// Where a unit came to be in the window.
+/// The position of an appended unit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pushed {
-    /// Its own position.
+    /// Position of the unit.
     pub position: u64,
-    /// Position of the oldest unit that is still held.
+    /// Position of the oldest unit in the window.
     pub first_position: u64,
 }
 
@@ -49,32 +49,32 @@ impl LiveStream {
         }
     }
 
-    /// Adds a unit; see [`LiveWindow::push`]. Nobody is woken before [`wake`](Self::wake).
+    /// Appends a unit; see [`LiveWindow::push`]. Readers are not woken until [`wake`](Self::wake).
     pub fn push(&self, catalog: Arc<Catalog>, unit: AccessUnit, predecessor_dts: Option<Timestamp>) -> Pushed {
         let mut window = self.window.write();
         let position = window.push(catalog, unit, predecessor_dts).position;
         Pushed { position, first_position: window.first_position() }
     }
 
-    /// Tells those whom `news` concerns that there is something to look at, here or at the caller.
+    /// Wakes the readers that `news` concerns: there are new units here, or a new state at the caller.
     pub fn wake(&self, news: Interest) {
         let next = self.next_position();
         self.progress.send_modify(|progress| progress.next_position = next.max(progress.next_position));
         self.wakers.wake(news);
     }
 
-    /// Says that no unit will follow.
+    /// Marks the stream as ended and wakes all readers.
     pub fn end(&self) {
         self.progress.send_modify(|progress| progress.ended = true);
         self.wakers.wake(Interest::Pictures);
     }
 
-    /// Takes what is new to `cursor`, at most `max_bytes` of payload and at least one unit if there is one.
+    /// Reads the units after `cursor`: at most `max_bytes` of payload, but at least one unit if there is one.
     pub fn read(&self, cursor: &mut Cursor, max_bytes: usize) -> ReadBatch {
         cursor.read(&self.window.read(), max_bytes)
     }
 
-    /// A look at the window. Readers share it; the writer waits meanwhile, so `look` must neither wait nor do I/O.
+    /// Calls `look` with the window under a shared lock. The writer waits meanwhile, so `look` must neither block nor do I/O.
     pub fn with_window<T>(&self, look: impl FnOnce(&LiveWindow) -> T) -> T {
         look(&self.window.read())
     }
@@ -84,18 +84,18 @@ impl LiveStream {
         self.window.read().next_position()
     }
 
-    /// Changes with each [`wake`](Self::wake) and at the end.
+    /// A receiver that changes with each [`wake`](Self::wake) and at the end.
     pub fn changed(&self) -> watch::Receiver<Progress> {
         self.progress.subscribe()
     }
 
-    /// Has `waker` woken at the news that `interest` names, for readers that do not live in an async runtime, until the guard is dropped. Wakes
-    /// come on the writer's thread: a waker only signals.
+    /// Registers `waker` for a reader outside the async runtime, until the guard is dropped. It is called on the writer's thread, so it must only
+    /// signal.
     pub fn register(&self, interest: Interest, waker: Waker) -> WakerGuard {
         Wakers::register(&self.wakers, interest, waker)
     }
 
-    /// Notes the first stages of a unit of the catalog's timing track, before anybody can read it; of other tracks none are noted.
+    /// Records the first stage times of a unit, before readers can see it. Units of tracks other than the catalog's timing track are ignored.
     pub fn begin_timing(
         &self,
         catalog: &Catalog,
@@ -110,7 +110,7 @@ impl LiveStream {
         }
     }
 
-    /// Notes that units passed `stage` at `at`, those of them that are timed.
+    /// Records that units passed `stage` at `at`. Units without recorded times are ignored.
     pub fn stamp<'a>(&self, units: impl IntoIterator<Item = &'a AccessUnit>, stage: Stage, at: WallClock) {
         let mut timing = self.timing.lock();
         for unit in units {
@@ -120,7 +120,7 @@ impl LiveStream {
         }
     }
 
-    /// When the last units passed which stage.
+    /// The stage times of the newest units.
     pub fn timing(&self) -> MutexGuard<'_, TimingLog> {
         self.timing.lock()
     }

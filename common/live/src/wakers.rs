@@ -1,4 +1,4 @@
-//! Readers that live outside the async runtime (threads that own many sockets) and the news that they are woken for.
+//! Wakers of readers outside the async runtime: threads that own many sockets.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -6,12 +6,12 @@ use std::task::Waker;
 
 use parking_lot::Mutex;
 
-/// Which news wakes a reader. What concerns everybody (a change of state, say) is told as news of pictures.
+/// The events that wake a reader. An event that concerns all readers, such as a change of state, is sent as `Pictures`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Interest {
     /// Every access unit.
     EveryUnit,
-    /// Video only: sound is picked up on the way, or by the reader's own deadline.
+    /// Video units only: the reader takes audio along with them, or at a deadline of its own.
     Pictures,
 }
 
@@ -35,7 +35,7 @@ impl Wakers {
         WakerGuard { wakers: this.clone(), id }
     }
 
-    /// Wakes those whom `news` concerns: pictures concern everybody.
+    /// Wakes the readers that `news` concerns; `Pictures` concerns all.
     pub(crate) fn wake(&self, news: Interest) {
         for (interest, waker) in self.registered.lock().wakers.values() {
             if news == Interest::Pictures || *interest == Interest::EveryUnit {
