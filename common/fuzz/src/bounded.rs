@@ -89,5 +89,5 @@ fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).to_owned()
 }
 
-/// No input of this size may keep a server busy for this long.
+/// The longest time that a target may spend on one input.
 const TOO_LONG: Duration = Duration::from_secs(5);

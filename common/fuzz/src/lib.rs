@@ -1,6 +1,6 @@
-//! The fuzz targets: every parser that meets a stranger's bytes, as a function of those bytes.
+//! The fuzz targets: every parser of untrusted bytes, as a function of those bytes.
 //!
-//! A target panics where an invariant breaks; all else about the input is its own affair. The same functions run under libFuzzer
+//! A target panics if an invariant is violated; rejecting the input is not a failure. The same functions run under libFuzzer
 //! (`fuzz_targets/`), which follows coverage, and under [`bounded`](../bounded.rs), which needs nothing but a stable toolchain.
 
 pub mod mutation;
@@ -19,10 +19,10 @@ use net::relay::wire;
 use net::rtmp::session::{ClientRole, ClientSession, ServerEvent, ServerSession};
 use net::rtmp::{Limits, amf, chunk, url};
 
-/// A target.
+/// A fuzz target: panics if an invariant is violated by the given input.
 pub type Target = fn(&[u8]);
 
-/// All of them, by name; each has its seeds in `seeds/NAME`.
+/// All targets, by name; each has its seeds in `seeds/NAME`.
 pub const TARGETS: &[(&str, Target)] = &[
     ("chunk_reader", chunk_reader),
     ("amf_command", amf_command),
@@ -32,7 +32,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("relay_group", relay_group),
 ];
 
-/// What a client, or a server, sends on an RTMP connection. The first byte says how it is cut, and whether the handshake is done.
+/// The bytes of a client, or a server, on an RTMP connection. The first byte selects how they are split, and whether the handshake is complete.
 pub fn chunk_reader(data: &[u8]) {
     let Some((first, data)) = data.split_first() else { return };
     let pieces = |data: &'_ [u8]| -> Vec<Vec<u8>> {
@@ -81,7 +81,7 @@ pub fn chunk_reader(data: &[u8]) {
     }
 }
 
-/// One command or data message on a connection that is connected. The first byte picks the message type.
+/// One command or data message on an established connection. The first byte selects the message type.
 pub fn amf_command(data: &[u8]) {
     let Some((first, body)) = data.split_first() else { return };
     if let Ok(guarded) = amf::guard(body) {
@@ -124,7 +124,7 @@ pub fn amf_command(data: &[u8]) {
     let _ = url::parse(&String::from_utf8_lossy(body));
 }
 
-/// FLV tags, each as type, 32-bit timestamp, 16-bit length, body. The first byte says whether timestamps are exact.
+/// FLV tags, each as type, 32-bit timestamp, 16-bit length, body. The first byte selects whether timestamps are exact.
 pub fn flv_tag(data: &[u8]) {
     let Some((first, mut data)) = data.split_first() else { return };
     let mut demuxer = flv::Demuxer::new(Epoch(1));
@@ -149,7 +149,7 @@ pub fn flv_tag(data: &[u8]) {
                     if let Some(track) = tracks.get(&unit.track) {
                         assert!(flv::unit_header(track, &unit).len() <= flv::MAX_UNIT_HEADER);
                     }
-                    // Exact timestamps are the publisher's own; the hub drops what does not rise.
+                    // Exact timestamps are the publisher's own; the hub drops units whose DTS does not increase.
                     let before = last.insert(unit.track, unit.dts);
                     assert!(
                         first & 1 != 0 || before.is_none_or(|b| b < unit.dts),
@@ -163,7 +163,7 @@ pub fn flv_tag(data: &[u8]) {
     }
 }
 
-/// A fragmented MP4, in pieces. The first byte says how it is cut.
+/// A fragmented MP4, in pieces. The first byte selects how it is split.
 pub fn fmp4_reader(data: &[u8]) {
     let Some((first, data)) = data.split_first() else { return };
     let cut = [1, 7, 100, 1000, 10_000, usize::MAX][usize::from(first % 6)];
@@ -187,7 +187,7 @@ pub fn hls_playlist(data: &[u8]) {
     if let Ok(playlist) = hls::parse_media(&text) {
         let mut playlist_client = PartClient::new(false);
         playlist_client.on_playlist(playlist.clone());
-        // Each listed segment and part is given out once at most.
+        // Each listed segment and part is returned at most once.
         let listed = |segment: &hls::MediaSegment| 1 + segment.parts.len();
         let most: usize = playlist.segments.iter().chain([&playlist.trailing.head]).map(listed).sum();
         let given = (0..=most).take_while(|_| playlist_client.next().is_some()).count();
@@ -196,7 +196,7 @@ pub fn hls_playlist(data: &[u8]) {
     }
 }
 
-/// A peer's plain handshake: version, zero time, zero version, anything; and an echo, which nobody checks.
+/// A peer's plain handshake: version, zero time, zero version, any bytes; and an echo, which is not verified.
 const HANDSHAKE: [u8; 1 + 1536 + 1536] = {
     let mut bytes = [3; 1 + 1536 + 1536];
     let mut i = 1;
@@ -207,14 +207,14 @@ const HANDSHAKE: [u8; 1 + 1536 + 1536] = {
     bytes
 };
 
-/// A group's stream, or a control stream, of the relay protocol. The first byte says which, and how it is cut.
+/// A group's stream, or a control stream, of the relay protocol. The first byte selects which one, and how it is split.
 pub fn relay_group(data: &[u8]) {
     let Some((first, data)) = data.split_first() else { return };
     if first & 1 == 1 {
         let mut buffer = BytesMut::from(data);
         while let Ok(Some(message)) = wire::take_message(&mut buffer) {
             let (ask, reply) = (wire::client_message(message.clone()), wire::server_message(message));
-            // What is read is written, and read again as the same.
+            // Read-then-write-then-read identity.
             let mut again = BytesMut::new();
             if let Ok(ask) = ask {
                 ask.encode(&mut again);

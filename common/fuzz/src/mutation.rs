@@ -1,4 +1,4 @@
-//! Inputs near the seeds: mutated at random, without a look at coverage, and repeatable from a number.
+//! Inputs near the seeds: random mutations without coverage feedback, repeatable from a number.
 
 use std::fs;
 use std::path::Path;
@@ -18,7 +18,7 @@ pub fn seeds(name: &str) -> Vec<Vec<u8>> {
 pub struct Mutator(u64);
 
 impl Mutator {
-    /// One that starts from `seed`; 0 counts as 1.
+    /// A source that starts from `seed`; 0 counts as 1.
     pub fn new(seed: u64) -> Self {
         Self(seed.max(1))
     }
@@ -40,7 +40,7 @@ impl Mutator {
                     input.splice(at..at, copy.repeat(times));
                 }
                 5 => {
-                    // A length field that lies.
+                    // A wrong length field.
                     let value = [0, 1, 0x7fff_ffff, 0x8000_0000, u32::MAX, self.next() as u32][self.below(6)];
                     let width = 1 + self.below(4);
                     for (place, byte) in input[at..].iter_mut().zip(&value.to_be_bytes()[4 - width..]) {
@@ -72,7 +72,7 @@ impl Mutator {
     }
 }
 
-/// Bytes that mean something to a parser: message types, box and chunk headers, limits.
+/// Bytes with a meaning to a parser: message types, box and chunk headers, limits.
 const INTERESTING: &[u8] = &[0, 1, 2, 3, 8, 9, 0x0a, 0x14, 0x16, 0x7f, 0x80, 0xc3, 0xff];
-/// What libFuzzer is given too: enough for whole sessions, little enough for many runs.
+/// The largest input in bytes, as for libFuzzer: enough for complete sessions, short enough for many runs.
 const MAX_INPUT: usize = 64 << 10;

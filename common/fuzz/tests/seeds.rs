@@ -1,5 +1,5 @@
-//! The seeds of each target, and inputs near them: what fuzzing once found stays found. A count of inputs, not a time; whoever changes a
-//! parser runs `common/fuzz/run` for longer.
+//! Regression tests of the fuzz targets: their seeds, and inputs near them. The number of inputs is fixed; after a change of a parser, run
+//! `common/fuzz/run` for longer.
 
 use nearcast_fuzz::mutation::{Mutator, seeds};
 use nearcast_fuzz::{TARGETS, Target};
@@ -34,7 +34,7 @@ fn relay_group() {
     replay("relay_group");
 }
 
-/// A target that is not among the tests above would go unnoticed.
+/// Every target has a test above.
 #[test]
 fn every_target_has_seeds_and_a_test() {
     let source = include_str!("seeds.rs");
@@ -58,5 +58,5 @@ fn replay(name: &str) {
 }
 
 const SEED: u64 = 1;
-/// Some seconds' worth in the unoptimised build.
+/// Mutations per target: a few seconds in the unoptimised build.
 const MUTATIONS: usize = 5_000;

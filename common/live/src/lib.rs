@@ -1,7 +1,7 @@
 //! A live stream in memory, as the broadcaster and the server hold it: one writer, any number of readers.
 //!
-//! It knows access units, positions and wall-clock times. It knows no protocol, no publisher's session and no clock: who may write is the
-//! caller's business, and instants are parameters.
+//! It knows access units, positions and wall-clock times, but no protocol, no publisher's session and no clock: the caller decides who may
+//! write, and instants are parameters.
 #![forbid(unsafe_code)]
 
 mod stream;

@@ -79,7 +79,7 @@ impl LiveStream {
         look(&self.window.read())
     }
 
-    /// Position that the next unit will have.
+    /// Position of the next unit.
     pub fn next_position(&self) -> u64 {
         self.window.read().next_position()
     }

@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 /// The events that wake a reader. An event that concerns all readers, such as a change of state, is sent as `Pictures`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Interest {
-    /// Every access unit.
+    /// Every access unit, audio included.
     EveryUnit,
     /// Video units only: the reader takes audio along with them, or at a deadline of its own.
     Pictures,
@@ -45,7 +45,7 @@ impl Wakers {
     }
 }
 
-/// A registered waker, until this is dropped.
+/// Keeps a waker registered until it is dropped.
 #[derive(Debug)]
 pub struct WakerGuard {
     wakers: Arc<Wakers>,

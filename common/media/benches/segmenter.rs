@@ -1,5 +1,5 @@
-//! What segmenting costs: bytes a second through [`Segmenter`], as a ratio to copying the same bytes in the same run, and
-//! allocations per access unit. `cargo bench -p nearcast-media --bench segmenter`.
+//! The cost of segmenting: bytes per second through [`Segmenter`], as a ratio to copying the same bytes in the same run, and allocations per
+//! access unit. `cargo bench -p nearcast-media --bench segmenter`.
 #![allow(clippy::print_stdout, reason = "a benchmark prints its result")]
 
 use std::alloc::{GlobalAlloc, Layout, System};
@@ -14,7 +14,7 @@ use media::codec::{Codec, CodecConfig, Format};
 use media::live_window::{Bounds, Entry, LiveWindow};
 use media::{AccessUnit, Catalog, Epoch, Timestamp, Track, TrackId, WallClock};
 
-/// Counts, and leaves the work to the system's allocator.
+/// Counts allocations and delegates to the system's allocator.
 struct Counting;
 
 static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
@@ -74,7 +74,7 @@ fn main() {
     println!("one stream takes {:.4}% of a core", share * 100.0);
 }
 
-/// The fastest of some runs: what the machine can do when nobody disturbs it.
+/// The fastest of several runs, which is least affected by other load.
 fn fastest(mut run: impl FnMut()) -> Duration {
     let time = |run: &mut dyn FnMut()| {
         let start = Instant::now();

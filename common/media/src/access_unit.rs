@@ -14,7 +14,7 @@ use crate::time::Timestamp;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Epoch(pub u64);
 
-/// Sixteen hexadecimal digits.
+/// Sixteen lower-case hexadecimal digits.
 impl fmt::Display for Epoch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:016x}", self.0)
@@ -61,7 +61,7 @@ impl TrackId {
     }
 }
 
-/// `v0`, `a1`.
+/// `v` or `a`, then the index: `v0`, `a1`.
 impl fmt::Display for TrackId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}{}", if self.is_video() { 'v' } else { 'a' }, self.index)

@@ -14,18 +14,18 @@ use crate::time::{Timestamp, WallClock};
 pub struct Track {
     /// Its identity in the broadcast.
     pub id: TrackId,
-    /// Its codec, decoder configuration and picture or sound format.
+    /// Its codec, decoder configuration, and video or audio format.
     pub config: CodecConfig,
 }
 
 /// A metadata value as publishers send them (AMF0 scalars; objects and arrays are dropped).
 #[derive(Clone, Debug, PartialEq)]
 pub enum Value {
-    /// AMF0 number.
+    /// An AMF0 number: an IEEE 754 double (AMF0 §2.2).
     Number(f64),
-    /// AMF0 boolean.
+    /// An AMF0 boolean (AMF0 §2.3).
     Boolean(bool),
-    /// AMF0 string.
+    /// An AMF0 string or long string, as UTF-8 (AMF0 §2.4, §2.14).
     String(String),
 }
 

@@ -1,14 +1,14 @@
-//! What readers make of a unit and share: framing that is the same for all of them, say.
+//! Values that readers derive from a unit and share, such as framing that is the same for all of them.
 
 use std::any::Any;
 use std::fmt;
 use std::sync::{Arc, OnceLock};
 
-/// A value of each type that any reader has made of one unit. Without a lock; of a type, the first value stays.
+/// One value of each type that a reader has derived from a unit. Without a lock; the first value of a type is kept.
 #[derive(Default)]
 pub(crate) struct Derived {
     value: OnceLock<Arc<dyn Any + Send + Sync>>,
-    /// Of the next type. There are as many types as kinds of readers that use this: few.
+    /// The value of the next type. There are as many types as kinds of readers: a few.
     next: OnceLock<Box<Derived>>,
 }
 

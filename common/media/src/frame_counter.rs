@@ -28,9 +28,9 @@ pub struct FrameCounter {
 struct Size {
     /// Bytes from one line to the next, at least `width`.
     stride: usize,
-    /// In samples.
+    /// Samples in a line.
     width: usize,
-    /// In lines.
+    /// Number of lines.
     height: usize,
 }
 
@@ -134,7 +134,7 @@ fn decode(bits: u128) -> Option<FrameCounter> {
     (bits == encode(mark)).then_some(mark)
 }
 
-/// CRC-16/CCITT-FALSE.
+/// CRC-16/CCITT-FALSE over the counter and the low 48 bits of the clock.
 fn crc16(counter: u32, clock: u64) -> u16 {
     let bytes = counter.to_be_bytes().into_iter().chain(clock.to_be_bytes().into_iter().skip(2));
     bytes.fold(0xffff, |crc, byte| {
@@ -150,7 +150,7 @@ const ROWS: usize = 4;
 const SMALL: usize = 400;
 const SMALL_DIVISOR: usize = 32;
 const LARGE_DIVISOR: usize = 80;
-/// Two samples a cell.
+/// The smallest width, with two samples a cell.
 const MIN_WIDTH: usize = 64;
 /// Bounds the arithmetic; no codec here goes further.
 const MAX_WIDTH: usize = 16_384;

@@ -1,11 +1,11 @@
-//! The pure core: access units, codecs, containers, HLS, and what a viewer does with several paths.
+//! The pure core: access units, codecs, containers, HLS, and the viewer's path selection and merging.
 //!
 //! Pure: bytes and values in, bytes and values out. No sockets, clocks, threads, async runtime or FFmpeg: time is always a
 //! parameter. `deploy/test` proves the absence with `cargo tree`.
 //!
-//! A reader who follows the media meets, in order: [`access_unit`] (the currency), [`catalog`] (what a broadcast consists
-//! of), [`codec`], [`flv`] (how RTMP carries it), [`timestamp_unwrap`] (32-bit clocks unwrapped), [`track_order`] (which
-//! unit follows which), [`live_window`] (what a server holds), [`fmp4`], [`cmaf`] and [`hls`] (how HTTP carries it), then [`path_merge`], [`select`] and [`latency`] (what a viewer does).
+//! In the order of the data: [`access_unit`] (the unit of exchange), [`catalog`] (the description of a broadcast), [`codec`], [`flv`] (RTMP
+//! message bodies), [`timestamp_unwrap`] (32-bit timestamps), [`track_order`] (the predecessors of units), [`live_window`] (what a server
+//! holds), [`fmp4`], [`cmaf`] and [`hls`] (delivery over HTTP), then [`path_merge`], [`select`] and [`latency`] (the viewer).
 #![forbid(unsafe_code)]
 
 pub mod access_unit;

@@ -1,8 +1,8 @@
 //! The live window: the newest GOPs of one stream, bounded in time and in bytes, and the cursors that read it.
 //!
 //! The window knows access units and positions, never subscribers or protocols. A subscriber is a [`Cursor`]: a position without a queue. If the
-//! window has moved past it, it continues at the newest random access point and is told how many units it missed. Positions count access units from
-//! the start of the stream and never repeat, across epochs.
+//! window has moved past it, it continues at the newest random access point and gets the number of units that it missed. Positions count access
+//! units from the start of the stream and never repeat, across epochs.
 
 use std::any::Any;
 use std::collections::VecDeque;
@@ -26,20 +26,20 @@ pub struct Entry {
     pub catalog: Arc<Catalog>,
     /// The access unit.
     pub unit: AccessUnit,
-    /// DTS of the unit of its track that it follows, as its source states: not always one that the window has held. `None` for the first
-    /// of its track in its epoch, and where the source cannot say.
+    /// DTS of its predecessor, the unit before it in its track, as its source states: not always a unit that the window has held. `None` for
+    /// the first of its track in its epoch, and if the source does not know it.
     pub predecessor_dts: Option<Timestamp>,
     /// Milliseconds on the window's own clock, which never goes back and continues across epochs.
     at: i64,
     /// Bytes that it adds to the window: its payload, and its catalog if that is a new one.
     weight: usize,
-    /// See [`derived`](Self::derived).
+    /// Values that readers have [derived](Self::derived) from the unit.
     derived: Arc<Derived>,
 }
 
 impl Entry {
-    /// What a kind of reader makes of this unit, the same for all of that kind: made by the first who needs it, shared with the others, and
-    /// gone with the unit. Each kind has a type of its own.
+    /// A value that one kind of reader derives from this unit. The first reader that needs it computes it; the others share it; it is dropped
+    /// with the unit. Each kind of reader has a type of its own.
     pub fn derived<T: Any + Send + Sync>(&self, make: impl FnOnce() -> T) -> Arc<T> {
         self.derived.get_or_make(make)
     }
@@ -84,15 +84,15 @@ impl LiveWindow {
 
     /// Appends a unit and evicts what no longer fits, oldest GOP first.
     ///
-    /// `predecessor_dts` is the unit of its track that it follows in the broadcast, which only its source knows: the unit before it in this
-    /// window is another one if the source left units out. The caller has made sure that `unit.epoch == catalog.epoch` and that DTS
-    /// rises within the track.
+    /// `predecessor_dts` is the DTS of the unit before it in its track of the broadcast. Only the source knows it: if the source skipped units,
+    /// the previous unit in this window is another one. The caller ensures that `unit.epoch == catalog.epoch` and that DTS increases within the
+    /// track.
     pub fn push(&mut self, catalog: Arc<Catalog>, unit: AccessUnit, predecessor_dts: Option<Timestamp>) -> &Entry {
         let newest = self.entries.back().map(|last| (last.unit.epoch, last.at));
         if newest.is_none_or(|(epoch, _)| epoch != unit.epoch) {
             self.offset = newest.map_or(0, |(_, at)| at).saturating_sub(unit.dts.as_millis());
         }
-        // By the epoch's own clock: to go by the unit before would count the distance between two tracks again and again.
+        // By the epoch's own clock: relative to the unit before, the distance between two tracks would be added repeatedly.
         let at = newest.map_or(0, |(_, at)| at).max(self.offset.saturating_add(unit.dts.as_millis()));
         let starts_gop = self.starts_gop(&catalog, &unit, at);
         let is_new_catalog = self.entries.back().is_none_or(|last| !Arc::ptr_eq(&last.catalog, &catalog));
@@ -122,7 +122,7 @@ impl LiveWindow {
         self.next_position - self.entries.len() as u64
     }
 
-    /// Position that the next unit will have.
+    /// Position of the next unit.
     pub fn next_position(&self) -> u64 {
         self.next_position
     }
@@ -143,7 +143,7 @@ impl LiveWindow {
         self.entries.range(usize::try_from(skip).unwrap_or(usize::MAX).min(self.entries.len())..)
     }
 
-    /// The oldest unit of `epoch` that is missing for a receiver that has each track in `have` up to its DTS, and no unit of other tracks.
+    /// The oldest unit of `epoch` that a receiver lacks if it has each track in `have` up to its DTS, and no unit of other tracks.
     pub fn first_missing(&self, epoch: Epoch, have: &[(TrackId, Timestamp)]) -> Option<&Entry> {
         let lacks = |unit: &AccessUnit| have.iter().all(|(track, last)| *track != unit.track || unit.dts > *last);
         self.entries.iter().find(|entry| entry.unit.epoch == epoch && lacks(&entry.unit))
@@ -156,7 +156,8 @@ impl LiveWindow {
         before.take_while(|entry| entry.unit.epoch == epoch).find(|entry| entry.unit.track == track)
     }
 
-    /// DTS of the unit that the next unit of `track` from `position` on follows, be it held or still to come; `None` where that is not known.
+    /// DTS of the predecessor of the next unit of `track` from `position` on, whether that unit is held or has not arrived yet; `None` if it is
+    /// not known.
     pub fn predecessor_of_next(&self, position: u64, epoch: Epoch, track: TrackId) -> Option<Timestamp> {
         let mut next = self.from(position).take_while(|entry| entry.unit.epoch == epoch);
         match next.find(|entry| entry.unit.track == track) {
@@ -165,7 +166,7 @@ impl LiveWindow {
         }
     }
 
-    /// What a reader that has come to `entry` without a skip has had of its broadcast, as far as it is held.
+    /// The track order of a reader that has read the units before `entry` without a skip, as far as the window holds them.
     pub fn order_before(&self, entry: &Entry) -> TrackOrder {
         let (mut order, epoch) = (TrackOrder::default(), entry.unit.epoch);
         for track in &entry.catalog.tracks {
@@ -339,7 +340,7 @@ mod tests {
         LiveWindow::new(Bounds { duration: Duration::from_millis(millis), bytes })
     }
 
-    /// Ten pictures a GOP, 40 ms apart, 10 bytes each.
+    /// Ten video frames a GOP, 40 ms apart, 10 bytes each.
     fn fill(window: &mut LiveWindow, pictures: std::ops::Range<i64>) {
         let catalog = catalog(1, true);
         for n in pictures {
@@ -359,7 +360,7 @@ mod tests {
         assert_eq!([10, 24, 25].map(|position| w.lag(position).as_millis()), [560, 0, 0]);
     }
 
-    /// A picture every 40 ms and a sound after each, as the source had them; those at `skipped` never came here.
+    /// A video frame every 40 ms with an audio frame after each, at the source; those at `skipped` never reached this window.
     fn fill_but(window: &mut LiveWindow, pictures: std::ops::Range<i64>, skipped: std::ops::Range<i64>) {
         let (catalog, mut order) = (catalog(1, true), TrackOrder::default());
         for n in pictures {

@@ -164,7 +164,7 @@ impl Selector {
         active.tracks().map(|(_, stats)| self.stall_timeout_for(path, &active, stats)).min()
     }
 
-    /// Number of paths that deliver or were told to, and number of idle paths.
+    /// Number of paths that deliver or were started, and number of idle paths.
     pub fn running(&self) -> (usize, usize) {
         let flows = |path: &&Path| matches!(path.state, State::Active(_) | State::Opening { idle: false, .. });
         let is_idle = |path: &&Path| matches!(path.state, State::Idle);

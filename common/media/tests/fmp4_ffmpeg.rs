@@ -1,5 +1,5 @@
-//! Real encodes and foreign readers: ffmpeg's fragmented MP4 goes through our reader, segmenter and writer, and comes out the
-//! same to ffprobe and to ffmpeg's decoders. Needs `ffmpeg` and `ffprobe`; touches no network.
+//! Real encodes and foreign readers: FFmpeg's fragmented MP4 passes our reader, segmenter and writer, and ffprobe and FFmpeg's decoders get
+//! the same result. Needs `ffmpeg` and `ffprobe`; uses no network.
 #![allow(clippy::unwrap_used, reason = "a failure here is a failed test")]
 
 use std::path::{Path, PathBuf};
@@ -77,7 +77,7 @@ impl Case {
         Self { folder, encoded }
     }
 
-    /// ffmpeg's file, our reader, our segmenter, our files: everything agrees.
+    /// Reads FFmpeg's file, segments it, and compares our files with it.
     fn check(&self, muxing: &str) {
         let foreign = self.folder.join("foreign.mp4");
         let mut mux = ffmpeg();
@@ -88,7 +88,7 @@ impl Case {
         run(mux.arg(&foreign));
         let (catalog, mut units) = read(&std::fs::read(&foreign).unwrap());
 
-        // What ffprobe sees in the foreign file, our reader sees.
+        // Our reader finds the same packets in the foreign file as ffprobe.
         let expected = packets(&foreign);
         for (index, track) in streams(&catalog).into_iter().enumerate() {
             let ours: Vec<_> = units.iter().filter(|unit| unit.track == track).map(Packet::of).collect();
@@ -119,7 +119,7 @@ impl Case {
         let playlist = segmenter.window();
         assert!(playlist.segments.len() >= 2, "{}", playlist.segments.len());
 
-        // Our own reader gets back what went in.
+        // Our own reader returns the units that were written.
         let mut file = playlist.init(playlist.segments[0].init).unwrap().to_vec();
         let mut written = vec![(Resource::Init(playlist.segments[0].init), file.clone())];
         for segment in &playlist.segments {
@@ -186,7 +186,7 @@ fn streams(catalog: &Catalog) -> Vec<TrackId> {
 
 #[derive(Clone, Debug, PartialEq)]
 struct Packet {
-    /// In seconds.
+    /// DTS in seconds.
     dts: f64,
     pts: f64,
     size: usize,

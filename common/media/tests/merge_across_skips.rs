@@ -1,5 +1,5 @@
-//! A broadcast that reaches a viewer by two paths, over a push that breaks, resends and skips, and a server that restarts: what either path
-//! brings comes out once, in order, and without a hole, for each path states which unit follows which.
+//! A broadcast that reaches a viewer over two paths, with a push that breaks, resends and skips, and a server that restarts: every unit that
+//! either path delivers is emitted once, in order, and without a gap, because each path states predecessors.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -17,7 +17,7 @@ const EPOCH: Epoch = Epoch(7);
 const LAN: PathId = PathId(1);
 const CDN: PathId = PathId(2);
 
-/// Unit `n` of the broadcast: a picture every 40 ms, an IDR every tenth, a sound between any two.
+/// Unit `n` of the broadcast: a video frame every 40 ms, every tenth an IDR, with an audio frame between two video frames.
 fn unit(n: i64) -> AccessUnit {
     let (track, at) = if n % 2 == 0 { (TrackId::VIDEO, n * 20) } else { (TrackId::AUDIO, n * 20) };
     let dts = Timestamp::from_millis(at);
@@ -25,12 +25,12 @@ fn unit(n: i64) -> AccessUnit {
     AccessUnit { epoch: EPOCH, track, dts, pts: dts, random_access, payload: Bytes::from_static(b"x") }
 }
 
-/// A window of so many units.
+/// A window of at most `units` units.
 fn window(units: u64) -> LiveWindow {
     LiveWindow::new(Bounds { duration: Duration::from_millis(units * 20), bytes: 1 << 20 })
 }
 
-/// One end of a connection that states only what the order of the units does not tell, as RTMP from our programs does.
+/// One end of a connection that states a predecessor only if the order of units does not show it, like Nearcast's RTMP.
 #[derive(Default)]
 struct Sender(TrackOrder);
 
@@ -38,7 +38,7 @@ struct Sender(TrackOrder);
 struct Receiver(TrackOrder);
 
 impl Sender {
-    /// What is stated before `entry` goes.
+    /// The statement before `entry`, if one is necessary.
     fn gap(&mut self, entry: &Entry) -> Option<Option<Timestamp>> {
         (self.0.follow(&entry.unit) != entry.predecessor_dts).then_some(entry.predecessor_dts)
     }
@@ -104,31 +104,31 @@ struct World {
     push: Option<Link>,
     server: Server,
     lan: Link,
-    /// Sent by the broadcaster to the viewer, and not there yet.
+    /// Units in flight from the broadcaster to the viewer.
     lan_in_flight: VecDeque<(AccessUnit, Option<Timestamp>)>,
     cdn: Option<Link>,
     egress: Egress,
     merger: PathMerger,
     out: Vec<MergedUnit>,
-    /// What either path has brought since it was opened: what waits on one that breaks is brought anew.
+    /// The units that each path has delivered since it was opened: units queued on a path that breaks are delivered again.
     brought: BTreeMap<PathId, BTreeSet<(TrackId, i64)>>,
 }
 
 #[derive(Clone, Debug)]
 enum Op {
-    /// The broadcaster makes so many units.
+    /// The broadcaster produces this many units.
     Make(i64),
-    /// The push carries so many; if it was broken, it connects first.
+    /// The push carries this many units; if it was broken, it connects first.
     Push(usize),
     /// The push breaks.
     Break,
     /// The server restarts: the push breaks, and so does the viewer's path to it.
     Restart,
-    /// So many of the units that the broadcaster has sent arrive at the viewer.
+    /// This many of the units sent by the broadcaster arrive at the viewer.
     Lan(usize),
-    /// The server brings so many units to the viewer; if that path was broken, it connects first.
+    /// The server delivers this many units to the viewer; if that path was broken, it connects first.
     Cdn(usize),
-    /// The viewer's path to the server breaks, and goes on after what the viewer has.
+    /// The viewer's path to the server breaks, and resumes after the viewer's last units.
     BreakCdn,
 }
 
@@ -147,7 +147,7 @@ impl World {
             catalog: Arc::new(catalog),
             made: 0,
             order: TrackOrder::default(),
-            // Three GOPs: a push that is away for longer skips.
+            // Three GOPs: a push that is interrupted for longer skips units.
             source: window(60),
             push: None,
             server: Server::new(),
@@ -237,7 +237,7 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
     prop::collection::vec(op, 1..120)
 }
 
-/// DTS of what came out, by track.
+/// DTS of the emitted units, by track.
 fn out_by_track(world: &World) -> BTreeMap<TrackId, Vec<i64>> {
     let mut out: BTreeMap<TrackId, Vec<i64>> = BTreeMap::new();
     for merged in &world.out {
@@ -248,7 +248,7 @@ fn out_by_track(world: &World) -> BTreeMap<TrackId, Vec<i64>> {
 
 fn check(ops: &[Op], egress: Egress) -> Result<(), TestCaseError> {
     let mut world = World::new(egress);
-    // The viewer has begun by both.
+    // The viewer has started on both paths.
     [Op::Make(10), Op::Push(10), Op::Lan(10), Op::Cdn(10)].iter().chain(ops).for_each(|op| world.step(op));
     for (track, out) in out_by_track(&world) {
         let expected: Vec<i64> = (0..out.len() as i64).map(|n| out[0] + n * 40).collect();
@@ -270,14 +270,14 @@ proptest! {
         check(&ops, Egress::States)?;
     }
 
-    /// HLS, and servers of others: nobody states anything on the way to the viewer.
+    /// HLS and third-party servers: no predecessors are stated on the path to the viewer.
     #[test]
     fn nor_where_one_path_cannot_state_what_follows_what(ops in ops()) {
         check(&ops, Egress::IsSilent)?;
     }
 }
 
-/// The fault that was found: an outage longer than the resend window, and the server ahead of the broadcaster's own path.
+/// A regression test: an outage longer than the resend window, with the server ahead of the broadcaster's own path.
 #[test]
 fn a_server_that_is_ahead_after_a_skip_waits_for_the_broadcaster() {
     for egress in [Egress::States, Egress::IsSilent] {

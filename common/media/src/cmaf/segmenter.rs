@@ -265,8 +265,8 @@ impl<S: SegmentStore> Segmenter<S> {
         }
     }
 
-    /// Sound cuts only where pictures have stopped, not where it runs ahead of them. Returns the start of the segment that begins with this unit, if
-    /// one does: the point where the segment before had to end.
+    /// Ends the segment or part at a unit of another track if video has stopped, not if audio is merely ahead of it, or if the segment is too
+    /// large. Returns where a segment that begins with this unit starts: at the latest end of the previous segment, or else at `at`.
     fn cut_before_other(&mut self, unit: &AccessUnit, at: Timestamp) -> Timestamp {
         let (limit, part_limit) = (self.targets.max_segment_millis(), self.targets.max_part_millis());
         let Some(open) = self.timeline.as_ref().and_then(|timeline| timeline.open.as_ref()) else { return at };
@@ -388,7 +388,7 @@ impl<S: SegmentStore> Segmenter<S> {
     }
 }
 
-/// How far sound may be ahead of the pictures it is interleaved with, in milliseconds. Encoders interleave more closely.
+/// How far audio may be ahead of the video that it is interleaved with, in milliseconds. Encoders interleave more closely.
 const MAX_AUDIO_LEAD: i64 = 1000;
 /// One segment may take this fraction (1/8) of the bytes that may be stored, so that several can be listed.
 const SEGMENT_SHARE: usize = 8;

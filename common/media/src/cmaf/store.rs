@@ -37,7 +37,7 @@ pub struct MemoryStore {
     listed: VecDeque<Arc<Segment>>,
     unlisted: VecDeque<Unlisted>,
     inits: Vec<Arc<Init>>,
-    /// Media time pushed so far, without holes in the timeline.
+    /// Media time pushed so far, without gaps in the timeline.
     elapsed: Duration,
     longest_listing: Duration,
 }

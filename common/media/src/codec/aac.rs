@@ -159,7 +159,7 @@ pub(super) fn rfc6381(record: &[u8]) -> String {
     format!("mp4a.40.{object_type}")
 }
 
-/// `GetAudioObjectType` (§1.6.2.1).
+/// Reads an audio object type, escaped or not: `GetAudioObjectType` (§1.6.2.1).
 fn object_type_of(bits: &mut BitReader<'_>) -> Result<u8, Error> {
     match bits.read(5)? {
         31 => Ok(32 + bits.read(6)? as u8),
@@ -175,7 +175,7 @@ fn sample_rate_of(bits: &mut BitReader<'_>) -> Result<u32, Error> {
     if rate == 0 { Err(Error::Unsupported { what: "AAC sample rate", value: 0 }) } else { Ok(rate) }
 }
 
-/// Table 1.19; 0 means that a program config element states it.
+/// The number of channels of a `channelConfiguration` (table 1.19); 0 if a program config element states it.
 fn channels_of(configuration: u32) -> Result<u16, Error> {
     Ok(match configuration {
         0..=6 => configuration as u16,
@@ -190,7 +190,7 @@ fn has_ga_config(object_type: u8) -> bool {
     matches!(object_type, 1..=4 | 6 | 7 | 17 | 19..=23)
 }
 
-/// `program_config_element` (§4.4.1.1): how many channels its elements make.
+/// The number of channels of a `program_config_element` (§4.4.1.1).
 fn program_config_channels(bits: &mut BitReader<'_>) -> Result<u16, Error> {
     bits.skip(4 + 2 + 4)?; // element_instance_tag, object_type, sampling_frequency_index
     let elements = bits.read(4)? + bits.read(4)? + bits.read(4)?; // front, side, back
@@ -269,6 +269,6 @@ const LD: u8 = 23;
 const PS: u8 = 29;
 const ELD: u8 = 39;
 const RESERVED_RATE: Error = Error::Unsupported { what: "AAC sample rate index", value: 13 };
-/// Table 1.18.
+/// Sampling rates in Hz by `samplingFrequencyIndex` (table 1.18).
 const SAMPLE_RATES: [u32; 13] =
     [96_000, 88_200, 64_000, 48_000, 44_100, 32_000, 24_000, 22_050, 16_000, 12_000, 11_025, 8_000, 7_350];

@@ -12,7 +12,7 @@ use super::{Error, Format};
 /// The fields of a sequence header OBU that records and codec strings need (AV1 bitstream §5.5.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SequenceHeader {
-    /// `seq_profile`.
+    /// `seq_profile`: 0 Main, 1 High, 2 Professional.
     pub profile: u8,
     /// `seq_level_idx` of the first operating point.
     pub level: u8,
@@ -26,7 +26,7 @@ pub struct SequenceHeader {
     pub subsampling_x: bool,
     /// Whether chroma has half the vertical resolution.
     pub subsampling_y: bool,
-    /// `chroma_sample_position`.
+    /// `chroma_sample_position`, 0 to 3 (AV1 bitstream §6.4.2).
     pub chroma_sample_position: u8,
     /// Picture width in pixels.
     pub width: u32,
@@ -191,7 +191,7 @@ struct Color {
 }
 
 impl Color {
-    /// `color_config` (§5.5.2).
+    /// Parses `color_config` (§5.5.2).
     fn parse(bits: &mut BitReader<'_>, profile: u8) -> Result<Self, Error> {
         let high = bits.flag()?;
         let bit_depth = match (high, profile == 2 && high && bits.flag()?) {

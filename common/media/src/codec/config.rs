@@ -1,4 +1,4 @@
-//! A codec with its decoder configuration, and what is asked of any codec: random access, the format within the stream, the RFC 6381 name.
+//! A codec with its decoder configuration, and the operations on any codec: random access, the format within the stream, the RFC 6381 name.
 
 use bytes::Bytes;
 
@@ -9,7 +9,7 @@ use super::{aac, av1, flac, h264, hevc, mp3, opus, vp9};
 /// A codec with its decoder configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CodecConfig {
-    /// The codec.
+    /// The codec that `record` configures.
     pub codec: Codec,
     /// `AVCDecoderConfigurationRecord`, `HEVCDecoderConfigurationRecord`, `AV1CodecConfigurationRecord`, `VPCodecConfigurationRecord`,
     /// `AudioSpecificConfig`, Opus `ID header` (RFC 7845 §5.1), FLAC `fLaC` + STREAMINFO block; empty for MP3.

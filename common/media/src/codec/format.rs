@@ -1,4 +1,4 @@
-//! The codecs that Nearcast carries, and the format of pictures and sound.
+//! The codecs that Nearcast carries, and video and audio formats.
 
 /// A codec that Nearcast carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -71,7 +71,7 @@ impl Codec {
     }
 }
 
-/// The format of pictures or sound, as the decoder configuration states it.
+/// The format of video or audio, as the decoder configuration states it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
     /// Picture size after cropping. Zero by zero if the record does not state it (VP9).

@@ -15,11 +15,11 @@ use super::{Error, Format, nal};
 /// The fields of a sequence parameter set that records and codec strings need (ITU-T H.264 §7.3.2.1.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SequenceParameterSet {
-    /// `profile_idc`.
+    /// `profile_idc`: 66 is Baseline, 77 Main, 100 High.
     pub profile: u8,
     /// The byte of `constraint_set` flags.
     pub constraints: u8,
-    /// `level_idc`.
+    /// `level_idc`: ten times the level.
     pub level: u8,
     /// `chroma_format_idc`: 1 is 4:2:0.
     pub chroma_format: u8,

@@ -16,7 +16,7 @@ pub struct SequenceParameterSet {
     pub profile_tier_level: [u8; 12],
     /// Number of temporal layers, `sps_max_sub_layers_minus1` + 1.
     pub temporal_layers: u8,
-    /// `sps_temporal_id_nesting_flag`.
+    /// `sps_temporal_id_nesting_flag`, which the record repeats as `temporalIdNested`.
     pub temporal_id_nested: bool,
     /// `chroma_format_idc`: 1 is 4:2:0.
     pub chroma_format: u8,
@@ -45,7 +45,7 @@ impl SequenceParameterSet {
         for byte in &mut profile_tier_level {
             *byte = bits.read(8)? as u8;
         }
-        // §7.3.3: which sub-layers tell a profile (88 bits) and a level (8 bits) of their own.
+        // §7.3.3: the sub-layers that state a profile (88 bits) and a level (8 bits) of their own.
         let mut of_sub_layers = 0;
         for _ in 0..sub_layers {
             of_sub_layers += if bits.flag()? { 88 } else { 0 };

@@ -125,7 +125,7 @@ impl Demuxer {
         record: Bytes,
         events: &mut Vec<Event>,
     ) -> Result<(), Error> {
-        // MP3 has nothing to say here; Opus may say nothing, and then is mono or stereo (Enhanced RTMP v2, `ExAudioTagBody`).
+        // MP3 has no sequence header. That of Opus may be empty, and the stream is then mono or stereo (Enhanced RTMP v2, `ExAudioTagBody`).
         if codec == Codec::Mp3 {
             return Ok(());
         }
@@ -163,7 +163,7 @@ impl Demuxer {
                 self.begin(id, config, events)?;
             }
             None => return Err(Error::NoConfiguration(id)),
-            // What the record does not tell, or MP3 has no record for, the stream does.
+            // The stream states what the record does not, and what MP3 has no record for.
             Some(state) if codec == Codec::Mp3 || lacks_size(&state.track.config) || codec == Codec::Vp9 => {
                 let format =
                     codec::format_in_band(codec, &payload).filter(|format| *format != state.track.config.format);
@@ -229,7 +229,7 @@ impl Demuxer {
                 CodecConfig { record: head.build(), format, ..config.clone() }
             }
             Codec::Aac if known == 0 => CodecConfig { format, ..config.clone() },
-            // The codec describes itself, and is believed before this.
+            // The codec's own description takes precedence.
             _ => return Ok(()),
         };
         self.begin(id, config, events)?;

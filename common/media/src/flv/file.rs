@@ -9,7 +9,7 @@ pub const VIDEO: u8 = 9;
 /// Tag type of script data: `onMetaData`, in AMF0.
 pub const SCRIPT: u8 = 18;
 
-/// A tag.
+/// A tag of a file (Adobe FLV 10.1 §E.4.1).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tag {
     /// [`AUDIO`], [`VIDEO`] or [`SCRIPT`].
@@ -88,7 +88,7 @@ impl Reader {
         Ok(true)
     }
 
-    /// A tag and the `PreviousTagSize` before it: so a file may end with or without the last of those.
+    /// Reads the `PreviousTagSize` before a tag, and the tag: a file may end with or without the last `PreviousTagSize`.
     fn read_tag(&mut self) -> Result<Option<Tag>, Error> {
         let Some(mut head) = self.buffer.get(PREVIOUS_TAG_SIZE..PREVIOUS_TAG_SIZE + TAG_HEADER) else {
             return Ok(None);
@@ -120,8 +120,8 @@ pub fn header(has_audio: bool, has_video: bool) -> Bytes {
     out.freeze()
 }
 
-/// Writes a tag whose body is `parts`, one behind the other, to the end of `out`. Returns whether it did: a body of
-/// 16 MiB or more has no place in the format.
+/// Appends a tag whose body is the concatenation of `parts` to `out`. Returns false, and appends nothing, for a body of 16 MiB or more, which
+/// the format cannot express.
 pub fn put_tag(out: &mut Vec<u8>, kind: u8, timestamp: u32, parts: &[&[u8]]) -> bool {
     let size: usize = parts.iter().map(|part| part.len()).sum();
     if size >= 1 << 24 {
@@ -143,7 +143,7 @@ const SIGNATURE: &[u8] = b"FLV";
 const FILE_HEADER: usize = 9;
 const TAG_HEADER: usize = 11;
 const PREVIOUS_TAG_SIZE: usize = 4;
-/// More than any writer puts there; the format has room for extensions.
+/// Bounds the file header in bytes: longer than any writer's, as the format allows extensions.
 const MAX_FILE_HEADER: u32 = 4096;
 
 #[cfg(test)]

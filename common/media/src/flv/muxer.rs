@@ -1,7 +1,7 @@
 //! From tracks and access units to tag bodies.
 //!
-//! The default track of H.264, AAC and MP3 is written in legacy tags, which every player reads; everything else in enhanced ones.
-//! A body is a header, made here, and the payload, which is shared: callers send one after the other.
+//! The default track of H.264, AAC and MP3 is written in legacy tags, which every player reads; everything else in enhanced ones. A body is a
+//! header, written here, and the shared payload; callers send one after the other.
 
 use bytes::{BufMut, Bytes, BytesMut};
 

@@ -1,4 +1,4 @@
-//! Tag bodies: what real encoders send, what the specification draws, and what nobody should send.
+//! Tag bodies: those of real encoders, those of the specification, and invalid ones.
 
 use bytes::{BufMut, Bytes};
 use proptest::prelude::*;
@@ -31,7 +31,7 @@ fn body(parts: &[&[u8]]) -> Bytes {
     parts.concat().into()
 }
 
-/// Everything that a file's tags mean.
+/// All events of a file's tags.
 fn demux_file(file: &[u8]) -> (Demuxer, Vec<Event>) {
     let mut demuxer = Demuxer::new(Epoch(7));
     let mut events = Vec::new();
@@ -121,14 +121,14 @@ fn our_bodies_equal_those_of_ffmpeg() {
                 }
                 other => panic!("{kind:?} {other:?}"),
             };
-            // FFmpeg says mono in the sound type of mono AAC; the specification fixes it to stereo.
+            // FFmpeg writes mono in the sound type of mono AAC; the specification fixes it to stereo.
             let same = |at: usize| written[at] == tag.body[at] || (kind == TrackKind::Audio && at == 0);
             assert!(written.len() == tag.body.len() && (0..written.len()).all(same), "{kind:?} {}", tag.timestamp);
         }
     }
 }
 
-/// What `bodies`, sent 40 ms apart from 1000 ms on, mean.
+/// The events of `bodies`, sent 40 ms apart from 1000 ms on.
 fn read(kind: TrackKind, bodies: &[Bytes]) -> Vec<Event> {
     let mut demuxer = Demuxer::new(Epoch(7));
     let mut events = Vec::new();
@@ -220,7 +220,7 @@ fn enhanced_audio() {
     let surround = body(&[b"\x94Opus\x01\x06\0\0\x06\x0f"]);
     let opus = [(a(0), Codec::Opus, audio(48_000, 2)), (a(0), Codec::Opus, audio(48_000, 6))];
     check(&[body(&[b"\x90Opus"]), body(&[b"\x91Opus\xfcx"]), surround.clone(), body(&[b"\x91Opus\xfcx"])], &opus, 2);
-    // With one, it knows better; and before any header there is nothing to configure.
+    // A header takes precedence, and before any header there is nothing to configure.
     let head = body(&[b"\x90OpusOpusHead\x01\x02\x38\x01\x80\xbb\0\0\0\0\0"]);
     check(&[surround.clone(), head, surround], &[(a(0), Codec::Opus, audio(48_000, 2))], 0);
     check(&[aac, body(&[b"\x94mp4a\x02\x02\x00\x01"])], &[(a(0), Codec::Aac, audio(44_100, 2))], 0);
@@ -367,7 +367,7 @@ fn timestamps_of_foreign_publishers_are_corrected() {
         &[(V, 10, 0), (V, 10, 0), (V, 5, 40), (V, 12, 0), (V, 50, 0)],
         &[('v', 10, 10), ('v', 11, 11), ('v', 12, 45), ('v', 13, 13), ('v', 50, 50)],
     );
-    // Sound seconds behind is no jump, and each track rises by itself.
+    // Audio that lags by seconds is no jump, and each track increases by itself.
     check(
         &[(V, 6000, 0), (A, 1000, 0), (A, 1000, 0), (V, 6040, 0)],
         &[('v', 6000, 6000), ('a', 1000, 1000), ('a', 1001, 1001), ('v', 6040, 6040)],

@@ -1,4 +1,4 @@
-//! Boxes: walking those that are in memory as a whole, taking numbers out of them, and writing one around its content (ISO/IEC 14496-12 §4.2).
+//! Boxes: iterates over complete boxes in memory, reads their numbers, and writes a box around its content (ISO/IEC 14496-12 §4.2).
 
 use mp4_atom::BufMut;
 
@@ -136,9 +136,9 @@ pub(super) fn write_box(
     Ok(())
 }
 
-/// `sample_depends_on` = 2: on no other.
+/// `sample_depends_on` = 2: the sample depends on no other.
 pub(super) const INDEPENDENT: u32 = 0x0200_0000;
 /// `sample_depends_on` = 1, and `sample_is_non_sync_sample`.
 pub(super) const DEPENDENT: u32 = 0x0101_0000;
-/// `sample_is_non_sync_sample`.
+/// `sample_is_non_sync_sample`: decoding cannot start at the sample (ISO/IEC 14496-12 §8.8.3.1).
 pub(super) const NON_SYNC: u32 = 0x0001_0000;

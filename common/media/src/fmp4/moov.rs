@@ -10,7 +10,7 @@ use crate::codec::CodecConfig;
 /// A track that Nearcast can carry.
 #[derive(Clone, Debug)]
 pub(super) struct FileTrack {
-    /// `track_ID`.
+    /// The `track_ID` in the file.
     pub(super) number: u32,
     /// Ticks per second, not zero.
     pub(super) timescale: u32,
@@ -66,7 +66,7 @@ fn read_track(trak: &[u8], movie_timescale: u32, location: BoxLocation) -> Resul
         descendant(trak, &[b"mdia", b"mdhd"], location)?.and_then(header_timescale).filter(|scale| *scale > 0);
     let timescale = required(timescale, "a track without a timescale")?;
     let Some(stsd) = descendant(trak, &[b"mdia", b"minf", b"stbl", b"stsd"], location)? else { return Ok(None) };
-    // Only the first entry: files that change the codec within a track are no longer made.
+    // Only the first entry: current writers do not change the codec within a track.
     let Some(entry) = children(stsd.get(8..).unwrap_or_default(), location).next() else { return Ok(None) };
     let (kind, entry) = entry?;
     let Some(config) = sample_entry::read(kind, entry, timescale, location)? else { return Ok(None) };
@@ -99,5 +99,5 @@ fn edit_shift(elst: &[u8], timescale: u32, movie_timescale: u32) -> Option<i64> 
     i64::try_from(delay).ok()
 }
 
-/// A delay and a cut.
+/// Bounds the entries that are read: a delay and a cut.
 const MAX_EDITS: u32 = 4;

@@ -26,16 +26,16 @@ pub enum Event {
 
 /// Reads fragmented MP4 as it arrives: an init segment, then fragments, and further init segments in between.
 ///
-/// After an error it must not be used any more.
+/// After an error it must not be used again.
 #[derive(Debug)]
 pub struct Reader {
     fallback: Epoch,
     buffer: BytesMut,
-    /// How many bytes `buffer` must hold to go on.
+    /// Number of bytes that `buffer` must hold to continue.
     need: usize,
-    /// How many bytes to pass over.
+    /// Number of bytes to skip.
     skip: u64,
-    /// How many bytes were taken before `buffer`.
+    /// Number of bytes consumed before `buffer`.
     at: u64,
     tracks: Vec<ReadTrack>,
     /// The init segment's catalog, until the first fragment proves that no epoch box is to come.
@@ -48,19 +48,19 @@ pub struct Reader {
 struct ReadTrack {
     id: TrackId,
     file: FileTrack,
-    /// Where the next run starts if nobody says.
+    /// The DTS in ticks at which the next run starts if no `tfdt` states it.
     next_tick: i64,
     last_dts: Option<i64>,
 }
 
-/// A sample that `moof` announced. `mdat` brings it.
+/// A sample that `moof` describes; its data follows in `mdat`.
 #[derive(Clone, Copy, Debug)]
 struct Sample {
     track: usize,
     dts: i64,
     pts: i64,
     random_access: bool,
-    /// In the file.
+    /// Position in the file.
     at: u64,
     size: u32,
 }
@@ -90,7 +90,7 @@ impl Reader {
 
     /// Ends the resource. Fails if it ended within a box.
     pub fn end_segment(&self) -> Result<(), Error> {
-        // A box that is passed over may reach to the end of the file, wherever that is.
+        // A skipped box may extend to the end of the file.
         let is_cut = !self.buffer.is_empty() || (1..ENDLESS).contains(&self.skip);
         let kind = self.buffer.get(4..8).and_then(|kind| kind.try_into().ok()).unwrap_or(*b"????");
         if is_cut { Err(BoxLocation { kind, at: self.at }.malformed("the end of the segment")) } else { Ok(()) }
@@ -345,15 +345,15 @@ impl Reader {
 
 /// A number of bytes to skip that stands for the rest of the file.
 const ENDLESS: u64 = 1 << 62;
-/// Of a `moov` or `moof` box: a live stream's take a few kilobytes.
+/// Bounds a `moov` or `moof` box in bytes: those of a live stream have a few kilobytes.
 const MAX_HEAD: u64 = 4 << 20;
-/// Of a `uuid` box that may be ours, which takes 40 bytes; longer ones are somebody else's.
+/// Bounds a `uuid` box that is buffered, in bytes: ours has 40 bytes; longer ones are of other writers.
 const MAX_UUID: u64 = 256;
-/// Of an `mdat` box: ten seconds at 50 Mbit/s.
+/// Bounds an `mdat` box in bytes: ten seconds at 50 Mbit/s.
 const MAX_MDAT: u64 = 64 << 20;
-/// Of one fragment: five minutes of the shortest audio frames, or half an hour of pictures.
+/// Bounds the samples of one fragment: five minutes of the shortest audio frames, or half an hour of video.
 const MAX_SAMPLES: usize = 1 << 16;
-/// In milliseconds: a DTS that falls back by less is rounding, by more a jump that is the source's own.
+/// In milliseconds. A DTS that falls back by less is a rounding error; by more, a jump of the source.
 const NEAR: i64 = 10;
-/// Leaves room to add durations and shifts: at 90 kHz, 1.6 million years.
+/// Bounds ticks, so that sums with durations and shifts do not overflow: 1.6 million years at 90 kHz.
 const LATEST_TICK: i64 = 1 << 62;

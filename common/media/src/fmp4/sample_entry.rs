@@ -153,7 +153,7 @@ fn vpcc(record: &[u8]) -> Option<Vec<u8>> {
     }
 }
 
-/// `OpusSpecificBox` out of an ID header.
+/// Converts an ID header to `OpusSpecificBox`.
 fn dops(record: &[u8]) -> Option<Vec<u8>> {
     let head = record.strip_prefix(OPUS_MAGIC)?;
     let (channels, pre_skip, rate) = (*head.get(1)?, array::<2>(head, 2)?, array::<4>(head, 4)?);
@@ -169,7 +169,7 @@ fn dops(record: &[u8]) -> Option<Vec<u8>> {
     Some(out)
 }
 
-/// An ID header out of `OpusSpecificBox`.
+/// Converts `OpusSpecificBox` to an ID header.
 fn opus_head(dops: &[u8]) -> Option<Bytes> {
     let (channels, pre_skip, rate) = (*dops.get(1)?, array::<2>(dops, 2)?, array::<4>(dops, 4)?);
     let (gain, family) = (array::<2>(dops, 8)?, *dops.get(10)?);
@@ -197,7 +197,7 @@ fn dfla(record: &[u8]) -> Option<Vec<u8>> {
     Some(out)
 }
 
-/// `ESDBox`: ES descriptor with a decoder configuration and no more than must be (ISO/IEC 14496-1 §7.2.6).
+/// `ESDBox`: an ES descriptor with a decoder configuration and the mandatory fields (ISO/IEC 14496-1 §7.2.6).
 fn esds(object: u8, specific: &[u8]) -> Vec<u8> {
     let specific = if specific.is_empty() { Vec::new() } else { descriptor(5, specific) };
     // Audio stream, upstream no, reserved one; buffer size and bit rates are not known.

@@ -1,4 +1,4 @@
-//! Fragments and init segments as trees of boxes, round trips, and what a hostile file may not do.
+//! Fragments and init segments as trees of boxes, round trips, and hostile files.
 
 use std::fmt::Write as _;
 
@@ -305,7 +305,7 @@ fn impossible_box_sizes_are_refused() {
     }
 }
 
-/// Units of two tracks as they come from an encoder: B-frames, jitter, sound in its own pace.
+/// Units of two tracks as an encoder produces them: B-frames, jitter, audio at its own pace.
 fn broadcast() -> impl Strategy<Value = (Vec<AccessUnit>, u32)> {
     let picture = (1i64..90, -50i64..200, any::<bool>(), 0usize..40);
     let frame = (1i64..60, 0usize..20);

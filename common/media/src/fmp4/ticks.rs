@@ -103,7 +103,7 @@ impl TrackClock {
 
 /// Every frame rate in use, and whole milliseconds, divide it.
 const VIDEO: u32 = 90_000;
-/// With fewer than two ticks per millisecond, milliseconds could not be told apart.
+/// With fewer than two ticks per millisecond, milliseconds could not be distinguished.
 const LOWEST_EXACT: u32 = 2000;
 
 #[cfg(test)]

@@ -158,7 +158,7 @@ pub struct MediaPlaylist {
 pub struct TrailingParts {
     /// Its parts and the tags before them. The URI is empty.
     pub head: MediaSegment,
-    /// `EXT-X-PRELOAD-HINT`, if there is one.
+    /// `EXT-X-PRELOAD-HINT` of a part or init segment, if there is one.
     pub preload_hint: Option<PreloadHint>,
 }
 

@@ -1,4 +1,4 @@
-//! Playlists as literal lines, where segments are cut, what is offered and fetched next.
+//! Playlists as literal lines, segment boundaries, preload hints, and the next resource to fetch.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,7 +24,7 @@ const AVCC: &[u8] = &[
     1, 0x64, 0, 0x0a, 0xff, 0xe1, 0, 0x17, 0x67, 0x64, 0, 0x0a, 0xac, 0xd9, 0x44, 0x26, 0x84, 0, 0, 3, 0, 4, 0, 0, 3,
     0, 0xc8, 0x3c, 0x48, 0x96, 0x58, 1, 0, 6, 0x68, 0xeb, 0xe3, 0xcb, 0x22, 0xc0, 0xfd, 0xf8, 0xf8, 0,
 ];
-/// 2026-11-22T13:01:33.250Z
+/// The wall-clock time 2026-11-22T13:01:33.250Z.
 const CLOCK: WallClock = WallClock::from_micros(1_795_352_493_250_000);
 
 fn video() -> Track {
@@ -89,7 +89,7 @@ impl Stream {
         media_playlist(&self.segmenter.window()).unwrap_or_default()
     }
 
-    /// Without what is said of parts.
+    /// The playlist without the tags of parts.
     fn classic(&self) -> String {
         let playlist = SegmentWindow { low_latency: false, ..SegmentWindow::clone(&self.segmenter.window()) };
         media_playlist(&playlist).unwrap_or_default()
@@ -99,7 +99,7 @@ impl Stream {
         self.segmenter.window().segments.iter().map(|segment| segment.duration.as_millis()).collect()
     }
 
-    /// What a client gets that fetches everything listed, in order.
+    /// The bytes that a client receives if it fetches everything listed, in order.
     fn received(&self) -> Vec<AccessUnit> {
         let playlist = self.segmenter.window();
         let mut units = Vec::new();
@@ -623,7 +623,7 @@ proptest! {
         prop_assert_eq!(parse_media(&playlist.to_string()), Ok(playlist));
     }
 
-    /// What m3u8-rs understands of what we write, it understands as we do.
+    /// m3u8-rs reads our playlists with the same values.
     #[test]
     fn m3u8_rs_agrees(mut playlist in playlist_strategy()) {
         for segment in playlist.segments.iter_mut().chain([&mut playlist.trailing.head]) {
@@ -658,7 +658,7 @@ proptest! {
         }
     }
 
-    /// Whatever a publisher does: playlists are legal, nothing exceeds the target, and what is received was sent.
+    /// For any publisher: playlists are valid, nothing exceeds the target, and the received units are those that were sent.
     #[test]
     fn any_stream_makes_legal_playlists(steps in prop::collection::vec((0u8..40, 1i64..120, any::<bool>(), 0usize..300), 1..400)) {
         let settings = SegmenterConfig { window: Duration::from_secs(1_000_000), ..SegmenterConfig::default() };
@@ -757,15 +757,15 @@ fn a_client_follows_a_live_playlist() {
     assert_eq!(client.next(), PlaylistAction::Reload(at(4200)));
     client.on_playlist(at(4200), listed(12, &[2; 8]));
     assert_eq!(msns(&fetched(&mut client)), [18, 19]);
-    // We were away: what expired is lost, and the rest is at the live edge again.
+    // After an outage of the client, expired segments are lost, and it continues at the live edge.
     client.on_playlist(at(90_000), listed(60, &[2; 8]));
     let after = fetched(&mut client);
     assert_eq!((msns(&after), after[0].lost, after[0].restart), (vec![65, 66, 67], 45, true));
-    // The server forgot everything.
+    // The server lost its state.
     client.on_playlist(at(95_000), listed(0, &[2; 5]));
     let after = fetched(&mut client);
     assert_eq!((msns(&after), after[0].restart, after[0].new_map), (vec![2, 3, 4], true, true));
-    // A cache that is behind is no restart.
+    // A stale cache is not a restart.
     client.on_playlist(at(96_000), listed(0, &[2; 4]));
     assert!(fetched(&mut client).is_empty());
     let mut last = listed(2, &[2; 4]);

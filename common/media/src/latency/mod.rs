@@ -174,7 +174,7 @@ pub enum Delivery {
 }
 
 impl Delivery {
-    /// The ways of a server.
+    /// The deliveries of a server.
     pub const FROM_SERVER: [Self; 3] = [Self::Units, Self::Parts, Self::Segments];
 
     /// The name in statistics.
@@ -187,7 +187,7 @@ impl Delivery {
         }
     }
 
-    /// What the time between a server's having a unit and its giving it out is spent on.
+    /// The component of the time from a server's reception of a unit to its delivery.
     pub const fn server_component(self) -> LatencyComponent {
         match self {
             Self::Direct | Self::Units => LatencyComponent::Server,

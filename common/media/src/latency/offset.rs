@@ -140,7 +140,7 @@ mod tests {
         assert_eq!(estimator.offset(Duration::ZERO), None);
         estimator.record(Duration::ZERO, exchange(1_000_000, 250_000, 38_000, 500, 38_000));
         assert_eq!(estimator.offset(Duration::ZERO), Some(ClockOffset { micros: 250_000, uncertainty: 38_000 }));
-        // Nothing new for ten seconds: two crystals may have gone a millisecond apart.
+        // No exchange for ten seconds: two crystals may have drifted apart by a millisecond.
         let later = estimator.offset(Duration::from_secs(10)).unwrap();
         assert_eq!(later, ClockOffset { micros: 250_000, uncertainty: 39_000 });
     }
@@ -173,7 +173,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever the network does, and with crystals that drift as far as they may.
+        /// For any network delays, with crystals that drift up to the bound.
         #[test]
         fn the_true_offset_is_within_the_uncertainty(
             offset in -10_000_000_000i64..10_000_000_000,
@@ -196,7 +196,7 @@ mod tests {
                 });
                 let found = estimator.offset(Duration::from_micros(at as u64)).unwrap();
                 let wrong = (found.micros - drifted(at)).unsigned_abs();
-                // What drifts within one exchange is rounded.
+                // The drift within one exchange is rounded.
                 prop_assert!(wrong <= found.uncertainty + 2 + 4_000_000 / 10_000, "{wrong} {found:?}");
             }
         }

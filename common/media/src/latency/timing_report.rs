@@ -1,4 +1,4 @@
-//! What a server reports to a viewer about the way of some units to it.
+//! The timing report of a server to a viewer: when some units passed the stages up to the server.
 
 use super::{ClockOffset, Stage, StageTimes, UnitTiming};
 use crate::access_unit::Epoch;

@@ -1,4 +1,4 @@
-//! The stage times of the newest units of a broadcast: what this host has recorded itself, and what others have reported.
+//! The stage times of the newest units of a broadcast, as recorded by this host or reported by others.
 
 use std::collections::VecDeque;
 

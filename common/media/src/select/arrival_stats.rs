@@ -79,7 +79,7 @@ impl ActivePath {
         }
     }
 
-    /// The arrivals of each kind that has had a unit.
+    /// The arrivals of each kind with at least one unit.
     pub(super) fn tracks(&self) -> impl Iterator<Item = (TrackKind, &ArrivalStats)> {
         [TrackKind::Video, TrackKind::Audio].into_iter().filter_map(|kind| Some((kind, self.track(kind)?)))
     }

@@ -43,7 +43,7 @@ pub(super) struct Path {
 #[derive(Clone, Copy, Debug)]
 pub(super) enum State {
     Closed,
-    /// Connecting, or told to start: no unit has arrived yet.
+    /// Connecting, or starting: no unit has arrived yet.
     Opening {
         since: Duration,
         idle: bool,

@@ -1,8 +1,8 @@
-//! The relay protocol: live windows of access units, published and subscribed over QUIC. `SPEC.md` beside this file is its specification.
+//! The relay protocol: live windows of access units, published and subscribed over QUIC. `SPEC.md` in this folder is its specification.
 //!
 //! The model is that of Media over QUIC: a track is a sequence of groups, a group is a GOP on a unidirectional stream of its own, so that a
-//! late one can be dropped; audio is sent before video. A subscription may be idle: connected, admitted, and one round trip from flowing. Units
-//! keep their identity `(epoch, track, dts)`, and each states its predecessor.
+//! late one can be dropped; audio is sent before video. A subscription may be idle: connected and admitted, one round trip from its first
+//! unit. Units keep their identity `(epoch, track, dts)`, and each states its predecessor.
 //!
 //! The same protocol serves a viewer from the broadcaster on its LAN and from a server. In the order of the data: [`wire`] (pure: messages and
 //! frames), [`server`] (sends a live window), [`reassembly`] (pure: groups back in order), [`client`]. The application decides who may subscribe: it

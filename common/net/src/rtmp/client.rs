@@ -175,7 +175,7 @@ pub struct Publisher<S = TcpStream> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Publisher<S> {
-    /// The position at which the server wants the publisher to resume, if it has units of this stream's last broadcast.
+    /// The position at which to resume, if the server has units of this stream's last broadcast.
     pub fn resume(&self) -> Option<&Resume> {
         self.resume.as_ref()
     }

@@ -16,9 +16,9 @@ use crate::clock;
 /// A client's request.
 #[derive(Debug)]
 pub enum Request<S> {
-    /// The client wants to publish.
+    /// A request to publish.
     Publish(PublishRequest<S>),
-    /// The client wants to play.
+    /// A request to play.
     Play(PlayRequest<S>),
 }
 

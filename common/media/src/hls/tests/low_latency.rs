@@ -1,4 +1,4 @@
-//! Parts: how long they are, how they are listed, what is left out of a delta update, and what a request waits for.
+//! Parts: their durations, their listing, delta updates, and blocking requests.
 
 use super::*;
 use crate::hls::delta_update;
@@ -83,8 +83,8 @@ fn without_low_latency_no_part_is_mentioned() {
     assert_eq!(stream.segmenter.window().preload_hint(), None);
 }
 
-/// Milliseconds between pictures in turn, and what their parts come to: never longer than is promised, and at least 85% of it unless
-/// there is an IDR in them or they are the last of their segment (RFC 8216bis §4.4.4.9).
+/// Intervals between video frames in milliseconds, and the resulting parts: at most the part target, and at least 85% of it unless they
+/// contain an IDR or are the last of their segment (RFC 8216bis §4.4.4.9).
 #[test]
 fn part_durations_obey_the_part_target() {
     for (steps, gop, common) in [
@@ -180,7 +180,7 @@ fn a_hinted_part_always_comes_into_being() {
     let mut stream = Stream::new(SegmenterConfig::default(), catalog(1, &[video(), sound()]));
     let mut hints: Vec<(u64, u64)> = Vec::new();
     for dts in (0..30_000).step_by(20) {
-        // Another broadcast in between, and a hole.
+        // Another broadcast in between, and a gap.
         if dts == 13_320 {
             stream.catalog = catalog(2, &[video(), sound()]);
         }

@@ -1,16 +1,16 @@
-//! A client of parts: against the segmenter, text by text, and against playlists that others might write.
+//! The part client, against the text of the segmenter's playlists, and against playlists of other servers.
 
 use super::*;
 use crate::hls::client::parts::{PartClient, StartPosition, has_parts};
 use crate::hls::delta_update;
 
-/// Follows a stream as it is made: each reload is answered when its part is there, by a delta update where that is asked for.
+/// Follows a growing stream: each reload is answered when its part is available, by a delta update if requested.
 #[derive(Default)]
 struct Follower {
     client: PartClient,
     reader: Option<Reader>,
     received: Vec<AccessUnit>,
-    /// How many requests were for parts, and how many of them were hinted at before.
+    /// Number of requests for parts, and number of those with a preload hint.
     parts: usize,
     hinted: Option<String>,
     kept: usize,
@@ -64,7 +64,7 @@ fn a_client_fetches_every_part() {
     let mut dts = [0i64; 2];
     for n in 0..2000 {
         if n == 700 {
-            // Another broadcast; and, later, a hole.
+            // Another broadcast and, later, a gap.
             stream.catalog = catalog(2, &[video(), sound()]);
         }
         dts = dts.map(|dts| if n == 1400 { dts + 9000 } else { dts });
@@ -85,7 +85,7 @@ fn a_client_fetches_every_part() {
         let sent = stream.sent.iter().filter(|unit| unit.track == id && (unit.dts >= from || unit.epoch != Epoch(1)));
         assert!(follower.received.iter().filter(|unit| unit.track == id).eq(sent), "{id}");
     }
-    // But for the first segment of each broadcast, and what followed the hole, which came at once.
+    // Except for the first segment of each broadcast, and the parts after the gap, which became available at once.
     assert!(follower.parts > 150 && follower.kept * 10 > follower.parts * 9, "{} {}", follower.parts, follower.kept);
 }
 
@@ -159,7 +159,7 @@ fn a_part_client_continues_after_an_outage() {
         (false, moved(0, 0), None, 0),
         (false, moved(-1, -2000), None, 0),
         (false, moved(1, 2000), Some("13.7"), 0),
-        // It expired, and the time has come too far.
+        // The part expired, and its time has left the playlist.
         (false, moved(90, 180_000), Some("14.0"), 1),
         (true, moved(90, 180_000), Some("10.m4s"), 1),
         // Other numbers, the same time.
@@ -211,7 +211,7 @@ fn gaps_are_skipped() {
 }
 
 proptest! {
-    /// Whatever a server says, a client of parts gives out a bounded number of things to fetch, and none twice in a row.
+    /// For any playlist, a part client returns a bounded number of fetches, and none twice in a row.
     #[test]
     fn any_playlists_are_followed(playlists in prop::collection::vec(playlist_strategy(), 1..6)) {
         let mut client = PartClient::new(false);

@@ -47,9 +47,9 @@ impl fmt::Debug for StreamRequest {
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum ServerEvent {
-    /// The client wants to publish: answer with [`ServerSession::accept_publish`] or [`ServerSession::reject`].
+    /// The client requests to publish: answer with [`ServerSession::accept_publish`] or [`ServerSession::reject`].
     Publish(StreamRequest),
-    /// The client wants to play: answer with [`ServerSession::accept_play`] or [`ServerSession::reject`].
+    /// The client requests to play: answer with [`ServerSession::accept_play`] or [`ServerSession::reject`].
     Play(StreamRequest),
     /// A message of the stream that is published.
     Message(Message),
