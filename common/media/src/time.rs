@@ -97,7 +97,7 @@ impl WallClock {
         format!("{year:04}-{month:02}-{day:02}T{h:02}:{m:02}:{s:02}.{ms:03}Z")
     }
 
-    /// Reads what [`WallClock::to_rfc3339`] writes, with any number of fraction digits and `Z` or `±hh:mm`.
+    /// Parses the form of [`WallClock::to_rfc3339`], with any number of fraction digits and `Z` or `±hh:mm`.
     pub fn from_rfc3339(text: &str) -> Option<Self> {
         let (date, rest) = text.trim().split_once(['T', 't', ' '])?;
         let mut date = date.splitn(3, '-').map(|n| n.parse::<i64>().ok());

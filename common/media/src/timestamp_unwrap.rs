@@ -12,7 +12,7 @@ pub enum Unwrapped {
     Jump {
         /// The latest point before the jump.
         from: i64,
-        /// Where the timestamp lies after it.
+        /// The timestamp on the new timeline.
         to: i64,
     },
 }

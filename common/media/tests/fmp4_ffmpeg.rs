@@ -138,7 +138,7 @@ impl Case {
             assert!(of(units) == of(&read_units), "{track}");
         }
 
-        // ffprobe sees every packet with its times and its bytes, ffmpeg decodes them to what the encode decodes to.
+        // ffprobe reads every packet with its timestamps and bytes, and FFmpeg decodes the file to the same frames as the encode.
         let ours = self.folder.join("ours.mp4");
         std::fs::write(&ours, &file).unwrap();
         self.assert_foreign_readers_agree(&ours, catalog, units);

@@ -132,7 +132,7 @@ pub struct PlaylistInfo {
     pub part_target_seconds: Option<f64>,
 }
 
-/// What a stream has seen since the server started.
+/// Counters of a stream since the server started.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 pub struct StreamCounters {
     /// Access units ingested.
@@ -176,7 +176,7 @@ pub struct PlaybackInfo {
     pub epoch: Option<String>,
     /// The URLs at which the stream can be played.
     pub urls: Urls,
-    /// How the HLS playlist can be played.
+    /// The playback modes of the HLS playlist.
     pub hls: Option<HlsInfo>,
     /// The relay protocol from this server.
     pub relay: Option<RelayInfo>,
@@ -184,7 +184,7 @@ pub struct PlaybackInfo {
     pub peer: Option<PeerInfo>,
 }
 
-/// How a stream's playlist can be played.
+/// The playback modes of a stream's playlist.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub struct HlsInfo {
     /// Whether it lists parts (LL-HLS).
@@ -256,7 +256,7 @@ pub struct StreamTiming {
 /// The offset of a broadcaster's clock from the server's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub struct BroadcasterClock {
-    /// What the broadcaster's clock shows when the server's shows zero.
+    /// The broadcaster's clock minus the server's, in microseconds.
     pub offset_us: i64,
     /// The largest error of the offset, in microseconds.
     pub uncertainty_us: u64,

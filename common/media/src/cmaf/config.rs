@@ -1,8 +1,8 @@
-//! What a segmenter aims at, and what it counts.
+//! The configuration and the counters of a segmenter.
 
 use std::time::Duration;
 
-/// How a stream is cut and how much of it is kept.
+/// The target durations and bounds of a segmenter.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SegmenterConfig {
     /// Segments end at the IDR nearest to this duration. Default 2 s.
@@ -39,7 +39,7 @@ impl Default for SegmenterConfig {
     }
 }
 
-/// What a segmenter could not write, counted since it was created.
+/// Counts of what a segmenter could not write, since it was created.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SegmenterCounters {
     /// Units that fMP4 cannot carry: the track has no usable configuration record, or the DTS does not increase.

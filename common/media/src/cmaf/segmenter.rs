@@ -115,12 +115,12 @@ impl<S: SegmentStore> Segmenter<S> {
         self.window.segment(msn)
     }
 
-    /// What could not be written so far.
+    /// The counters so far.
     pub fn counters(&self) -> SegmenterCounters {
         self.counters
     }
 
-    /// The store, for example to read from it what the window no longer has.
+    /// The store, for example to read segments that have left the window.
     pub fn store(&self) -> &S {
         &self.store
     }

@@ -1,4 +1,4 @@
-//! Where complete segments are kept.
+//! The store of complete segments.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -9,14 +9,14 @@ use super::segment::{Init, Segment};
 
 /// Keeps complete segments and decides how long each one is listed and how long it stays available (RFC 8216 §6.2.2).
 ///
-/// The segmenter calls it for each segment, in the order of media sequence numbers, and takes what is listed into its snapshot. Implementations
-/// must not block: one that writes to a disk or to an object store hands the segment to a task of its own.
+/// The segmenter calls it for each segment, in the order of media sequence numbers, and copies the listed segments into its snapshot.
+/// Implementations must not block: one that writes to a disk or to an object store passes the segment to a task of its own.
 pub trait SegmentStore: fmt::Debug {
     /// Adds the next segment, and drops what no longer fits. `init` is the init segment that it needs; `target_duration` is
     /// `EXT-X-TARGETDURATION`, and a playlist must list at least three times as much.
     fn push(&mut self, segment: Arc<Segment>, init: &Arc<Init>, target_duration: Duration);
 
-    /// Takes all segments off the list. They stay available for as long as if they had left it one by one.
+    /// Removes all segments from the list. They stay available for as long as if they had left it one by one.
     fn unlist_all(&mut self);
 
     /// The segments that playlists list, oldest first.

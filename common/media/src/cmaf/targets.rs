@@ -10,9 +10,9 @@ use super::segment::Segment;
 pub(super) struct Targets {
     segment_aim: Duration,
     part_aim: Duration,
-    /// In seconds; `None` until the first segment is complete.
+    /// `EXT-X-TARGETDURATION` in seconds; `None` until the first segment is complete.
     target_duration: Option<u64>,
-    /// `None` until the first segment is complete.
+    /// `PART-TARGET`; `None` until the first segment is complete.
     part_target: Option<Duration>,
 }
 

@@ -1,4 +1,4 @@
-//! The seam between segmenter and store. Where segments are cut is tested with the playlists, in `hls`.
+//! The interface of segmenter and store. Segment boundaries are tested with the playlists, in `hls`.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use crate::codec::{Codec, CodecConfig, Format};
 use crate::live_window::{Bounds, LiveWindow};
 use crate::time::{Timestamp, WallClock};
 
-/// Keeps every segment for ever and lists the newest two: what a recording to a disk would do.
+/// Keeps every segment and lists the newest two, like a recording to a disk.
 #[derive(Debug, Default)]
 struct Archive {
     segments: Vec<Arc<Segment>>,

@@ -1,4 +1,4 @@
-//! One epoch as the segmenter sees it: how far it has come on its timeline, and the segment in progress.
+//! The segmenter's state of one epoch: its progress on the timeline, and the segment in progress.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -34,7 +34,7 @@ pub(super) struct Timeline {
     pub(super) newest_idr: Option<Timestamp>,
     /// Durations of the newest GOPs in milliseconds.
     pub(super) gops: VecDeque<i64>,
-    /// By kind: audio, video.
+    /// The last DTS by kind: audio, video.
     pub(super) last_dts: [Option<Timestamp>; 2],
     pub(super) open: Option<OpenSegment>,
     /// Whether the open segment is the first with this init segment: no client has seen either, so tracks may still be added.

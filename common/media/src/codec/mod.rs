@@ -1,7 +1,7 @@
-//! Codecs: what a decoder must know before the first access unit, and the names that containers and players use for it.
+//! Codecs: decoder configurations, and the codec names that containers and players use.
 //!
-//! Configuration records are carried as the bytes that the publisher sent. Parsed is only what servers and playlists need (picture size, profile,
-//! sample rate), never the pictures. There is one module for each codec; [`CodecConfig`] chooses among them.
+//! Configuration records are carried as the bytes that the publisher sent. Only the fields that servers and playlists need (picture size, profile,
+//! sample rate) are parsed, never the coded pictures. There is one module for each codec; [`CodecConfig`] dispatches to them.
 
 pub mod aac;
 pub mod av1;

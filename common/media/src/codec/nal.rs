@@ -1,6 +1,6 @@
 //! NAL units, as H.264 and HEVC frame them: Annex B start codes, length prefixes, emulation prevention and SEI messages.
 //!
-//! Nothing here knows what a NAL unit type means; that is [`super::h264`] and [`super::hevc`].
+//! NAL unit types are interpreted by [`super::h264`] and [`super::hevc`].
 
 use bytes::{BufMut, Bytes, BytesMut};
 

@@ -235,7 +235,7 @@ fn vp9_frames() {
 
 #[test]
 fn mp3_frames() {
-    // LAME writes no tag before the first frame here that is not a frame by itself; ID3v2 comes first.
+    // An ID3v2 tag precedes the first frame; LAME's own tag is a valid frame.
     let id3 = 10 + LAME[6..10].iter().fold(0, |size, byte| size << 7 | usize::from(*byte));
     let config = CodecConfig::mp3(&LAME[id3..]).unwrap();
     assert_eq!((config.format, config.rfc6381().as_str()), (audio(48_000, 1), "mp4a.6B"));

@@ -1,4 +1,4 @@
-//! From tag bodies to tracks and access units.
+//! Reads tag bodies into tracks and access units.
 
 use std::collections::BTreeMap;
 

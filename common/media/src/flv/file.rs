@@ -40,7 +40,7 @@ pub enum Error {
     },
 }
 
-/// Reads a file as it arrives. Holds at most one tag (16 MiB), and what the last push had after it.
+/// Reads a file incrementally. Holds at most one tag (16 MiB) and the rest of the last push.
 #[derive(Debug, Default)]
 pub struct Reader {
     buffer: BytesMut,

@@ -1,4 +1,4 @@
-//! From tracks and access units to tag bodies.
+//! Writes tracks and access units as tag bodies.
 //!
 //! The default track of H.264, AAC and MP3 is written in legacy tags, which every player reads; everything else in enhanced ones. A body is a
 //! header, written here, and the shared payload; callers send one after the other.

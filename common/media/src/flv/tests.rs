@@ -406,7 +406,7 @@ fn timestamps_of_sequence_headers_are_ignored() {
     let far = 1 << 30;
     assert_eq!(read(0, &video), [-1]);
     assert_eq!(read(far, &picture), [far.into()]);
-    // FFmpeg gives sequence headers zero whatever the offset, and the end of sequence what it had at hand.
+    // FFmpeg writes sequence headers with timestamp zero for any offset, and the end of sequence with an arbitrary one.
     assert_eq!(read(0, &audio), [-1]);
     assert_eq!(read(far + 23, &sound), [i64::from(far) + 23]);
     assert_eq!(read(0, &video), []);

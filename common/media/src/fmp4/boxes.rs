@@ -4,7 +4,7 @@ use mp4_atom::BufMut;
 
 use super::Error;
 
-/// Where an error is: the top-level box and its position in the file.
+/// The location of an error: the top-level box and its position in the file.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct BoxLocation {
     pub(super) kind: [u8; 4],
@@ -62,7 +62,7 @@ pub(super) fn descendant<'a>(
     Ok(Some(body))
 }
 
-/// The first box: its kind, its content, and what follows it.
+/// The first box: its type, its content, and the bytes after it.
 fn first(bytes: &[u8]) -> Option<([u8; 4], &[u8], &[u8])> {
     let header = Header::read(bytes)?;
     let size = match header.size {

@@ -68,7 +68,7 @@ pub enum Error {
     /// The file violates ISO/IEC 14496-12, or exceeds what the reader holds.
     #[error("{what} in the `{kind}` box at byte {at}")]
     Malformed {
-        /// What is wrong.
+        /// The violation, as text.
         what: &'static str,
         /// Type of the box.
         kind: String,

@@ -15,7 +15,7 @@ use crate::catalog::{Catalog, Track};
 use crate::codec::Format;
 use crate::time::{Timestamp, WallClock};
 
-/// What a file contains, in order.
+/// An event of the reader, in the order of the file.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Event {
     /// The catalog of the following units. Comes before the first unit, and again after an init segment with another catalog.

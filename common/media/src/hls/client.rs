@@ -1,7 +1,7 @@
-//! What a client fetches next, from the playlists it has loaded (RFC 8216 §6.3).
+//! The playlist client: selects the next fetch from the playlists that were loaded (RFC 8216 §6.3).
 //!
-//! Pure: the caller loads and fetches, tells the client what it loaded and when, and asks for the next action. Sockets, retries and blocking reload
-//! belong to the caller. This module plays whole segments; [`parts`] plays parts.
+//! Pure: the caller loads and fetches, passes each playlist and its time of loading to the client, and polls the next action. Sockets, retries and
+//! blocking reload belong to the caller. This module plays complete segments; [`parts`] plays parts.
 
 pub mod parts;
 
@@ -38,7 +38,7 @@ pub struct Fetch {
     pub lost: u64,
 }
 
-/// What the caller has to do next.
+/// The caller's next action.
 #[derive(Clone, Debug, PartialEq)]
 pub enum PlaylistAction {
     /// Fetch this, then call [`PlaylistClient::next`] again.

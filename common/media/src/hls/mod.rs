@@ -46,10 +46,10 @@ pub enum Error {
         /// The kind of entry.
         what: &'static str,
     },
-    /// A line is not what the specification requires.
+    /// A line violates the specification.
     #[error("line {line} of the playlist: expected {what}")]
     Malformed {
-        /// What was expected instead.
+        /// The form that was expected.
         what: &'static str,
         /// Line number, counted from 1.
         line: usize,

@@ -192,7 +192,7 @@ fn cuts_at_idrs_near_the_target() {
         (&[920; 6], &[1840; 3], 2),
         (&[2480; 3], &[2480; 3], 2),
         (&[8000; 2], &[8000; 2], 8),
-        // Scene cuts: the IDR that comes early is passed over, or taken where the next would be too late.
+        // Scene cuts: an early IDR does not end the segment, unless the next one would be too late.
         (&[2000, 400, 2000, 2000], &[2000, 2400, 2000], 2),
         (&[2000, 800, 2000, 2000], &[2000, 800, 2000, 2000], 2),
         // Longer GOPs than the target allows: cut in the middle.
@@ -833,7 +833,7 @@ fn a_client_continues_after_an_outage() {
         playlist.segments[0].program_date_time = Some(WallClock::from_micros(CLOCK.as_micros() + at * 1_000_000));
         playlist
     };
-    // It has seen 10 to 17 of eight segments that end after 16 s. Then: whether it keeps all, the playlist, what it fetches.
+    // The client has seen segments 10 to 17, which end after 16 s. Cases: whether it keeps all, the playlist, and what it fetches.
     for (keep_all, playlist, from, lost) in [
         (false, dated(60, 8, 200), 65, 47),
         (true, dated(60, 8, 200), 60, 42),

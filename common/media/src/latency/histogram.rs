@@ -1,6 +1,6 @@
 //! The distribution of a latency, with pictures that were never shown counted as infinitely late.
 //!
-//! The counting is done by the `hdrhistogram` crate; what it has no notion of are samples without a value.
+//! The `hdrhistogram` crate counts the samples; this module adds samples without a value.
 
 use std::time::Duration;
 

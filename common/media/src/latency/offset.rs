@@ -66,7 +66,7 @@ pub struct OffsetEstimator {
 /// The bounds of the offset that one exchange gives, in microseconds.
 #[derive(Clone, Copy, Debug)]
 struct OffsetBounds {
-    /// On the local monotonic clock.
+    /// When the exchange ended, on the local monotonic clock.
     at: Duration,
     least: i64,
     most: i64,

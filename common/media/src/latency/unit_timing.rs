@@ -22,7 +22,7 @@ pub struct UnitTiming {
 #[derive(Clone, Debug, Default)]
 pub struct TimingLog {
     of: Option<(Epoch, TrackId)>,
-    /// By increasing DTS.
+    /// The logged units, by increasing DTS.
     rows: VecDeque<(Timestamp, StageTimes)>,
 }
 

@@ -16,7 +16,7 @@ use super::error::Error;
 use super::reassembly::{GroupInput, Reassembly, ReorderOutput};
 use super::wire::{self, ClientMessage, GroupHeader, GroupReader, Proof, ReceivedUnit, ServerMessage, Start};
 
-/// What a subscription delivers.
+/// An event of a subscription, in the order of delivery.
 #[derive(Clone, Debug)]
 pub enum Event {
     /// The next unit of its track, in decoding order.
@@ -57,7 +57,7 @@ pub struct Subscription {
     _tasks: JoinSet<()>,
 }
 
-/// What the tasks that read streams send to the subscription.
+/// Messages from the tasks that read streams to the subscription.
 #[derive(Debug)]
 enum Incoming {
     /// Input of one group, with the permit for the memory that it holds.

@@ -350,7 +350,7 @@ const MIN_GROWTH: f64 = 1.0 / 16.0;
 const GROWTH_ACCELERATION: f64 = 1.5;
 /// Bounds the growth, in bandwidth-delay products: a larger window is of no use.
 const MAX_BDP_GAIN: f64 = 4.0;
-/// How old the minimum RTT may be, because routes change.
+/// Bounds the age of the minimum RTT, because routes change.
 const MIN_RTT_WINDOW: Duration = Duration::from_secs(10);
 
 #[cfg(test)]

@@ -49,7 +49,7 @@ impl DropPolicy {
         self.is_skipping
     }
 
-    /// Whether the sender does not keep up. A subscriber that resumes starts late but gets everything as long as the sender keeps up.
+    /// Whether the sender does not keep up. A subscriber that resumes lags at first, but gets every unit while the sender keeps up.
     pub(super) fn is_behind(&self) -> bool {
         self.waited > BEHIND_AFTER
     }

@@ -183,7 +183,7 @@ impl<S: StreamSource, G: SendGate, O: SubscriptionObserver> TrackSender<S, G, O>
             }
         };
         let group = &mut groups[at];
-        // What this subscriber needs before the unit.
+        // Header and catalog that this subscriber needs before the unit.
         let mut opening = BytesMut::new();
         if group.stream.is_none() {
             let stream = self.connection.open_uni().await?;

@@ -44,7 +44,7 @@ pub enum Error {
     Length,
 }
 
-/// Parses `text`.
+/// Parses an RTMP URL of at most [`MAX_URL`] bytes; a missing port gets the default of its scheme.
 pub fn parse(text: &str) -> Result<Url, Error> {
     if text.len() > MAX_URL {
         return Err(Error::Length);

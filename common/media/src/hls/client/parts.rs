@@ -1,4 +1,4 @@
-//! What a client of low-latency HLS fetches next: parts at the live edge, whole segments on the way there (RFC 8216bis §6.3.7).
+//! The client of low-latency HLS: fetches parts at the live edge, and complete segments before it (RFC 8216bis §6.3.7).
 //!
 //! As pure as [`PlaylistClient`](super::PlaylistClient): the caller keeps a blocking reload pending ([`PartClient::reload`]) and requests the hinted
 //! part in advance ([`PartClient::hint`]). [`PartClient::next`] returns a part once it is listed, because only then it is known which segment it
@@ -26,9 +26,9 @@ pub enum StartPosition {
     /// At `PART-HOLD-BACK` behind the live edge.
     #[default]
     LiveEdge,
-    /// At the last independent part at or before this wall-clock time: other paths have come so far.
+    /// At the last independent part at or before this wall-clock time, which other paths have reached.
     At(WallClock),
-    /// Three target durations behind the live edge: other paths have come to a time that the playlist cannot express.
+    /// Three target durations behind the live edge: other paths have reached a time that the playlist cannot express.
     Behind,
 }
 
@@ -79,7 +79,7 @@ impl PartClient {
         }
         let has_restarted =
             self.next.is_some_and(|next| playlist.next_msn().saturating_add(RESTART_DISTANCE) < next.msn);
-        // A stale cache: nothing new.
+        // The playlist is from a stale cache.
         let is_older = self.playlist.as_ref().is_some_and(|before| edge(&playlist) < edge(before));
         if is_older && !has_restarted {
             return;

@@ -146,7 +146,7 @@ impl Wire {
     }
 }
 
-/// What received bytes belong to.
+/// The layer that received bytes belong to.
 pub(super) enum Input {
     /// The handshake, which is not complete yet.
     Handshake,
