@@ -1,4 +1,4 @@
-//! The access unit: what every part of the stack exchanges.
+//! The access unit: the unit that all parts of the stack exchange.
 //!
 //! One coded picture, or one coded audio frame, exactly as the encoder made it. Its payload is allocated once and shared by
 //! reference; its identity `(epoch, track, dts)` is the same on every path, server and peer.
@@ -34,7 +34,7 @@ impl FromStr for Epoch {
 /// The kind of a track.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum TrackKind {
-    /// Video: units are pictures.
+    /// Video: units are coded pictures.
     Video,
     /// Audio: units are audio frames.
     Audio,

@@ -248,7 +248,7 @@ fn packets(file: &Path) -> Vec<(usize, Packet)> {
     lines.map(|line| packet(line).unwrap_or_else(|| panic!("{line}"))).collect()
 }
 
-/// Hashes of the decoded pictures, and none if there are none; decoding must go without a complaint.
+/// Hashes of the decoded pictures; empty without video. Decoding must not report errors.
 fn pictures(file: &Path) -> Vec<String> {
     let mut command = ffmpeg();
     command.arg("-i").arg(file).args([

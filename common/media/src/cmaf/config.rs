@@ -7,7 +7,7 @@ use std::time::Duration;
 pub struct SegmenterConfig {
     /// Segments end at the IDR nearest to this duration. Default 2 s.
     pub segment_target: Duration,
-    /// Parts end at the picture nearest to this duration. Default 200 ms. The `PART-TARGET` of the playlist is 8% longer: see
+    /// Parts end at the video frame nearest to this duration. Default 200 ms. The `PART-TARGET` of the playlist is 8% longer: see
     /// [`SegmentWindow::part_target`](super::SegmentWindow::part_target).
     pub part_target: Duration,
     /// Whether playlists list parts and accept blocking requests for them (LL-HLS). Default true.
@@ -44,8 +44,8 @@ impl Default for SegmenterConfig {
 pub struct SegmenterCounters {
     /// Units that fMP4 cannot carry: the track has no usable configuration record, or the DTS does not increase.
     pub refused: u64,
-    /// Pictures before the first IDR of their epoch.
+    /// Video frames before the first IDR of their epoch.
     pub undecodable: u64,
-    /// Segments that do not start with an IDR, because none came in time.
+    /// Segments that do not start with an IDR, because none arrived in time.
     pub dependent_segments: u64,
 }

@@ -18,7 +18,7 @@ pub struct Part {
     pub fragment: Fragment,
     /// Media time from its start to the start of the next part.
     pub duration: Duration,
-    /// Whether it contains an IDR, or has no pictures at all: decoding can start in it (`INDEPENDENT`, RFC 8216bis §4.4.4.9).
+    /// Whether it contains an IDR, or has no video: decoding can start in it (`INDEPENDENT`, RFC 8216bis §4.4.4.9).
     pub independent: bool,
 }
 
@@ -35,7 +35,7 @@ pub struct Segment {
     pub program_date_time: WallClock,
     /// Media time from its start to its end, at most the target duration when rounded to seconds.
     pub duration: Duration,
-    /// Whether its first picture is an IDR, or it has no pictures: decoding can start with it.
+    /// Whether its first video frame is an IDR, or it has no video: decoding can start with it.
     pub independent: bool,
     /// [`Init::id`] of its init segment.
     pub init: u64,
@@ -43,7 +43,7 @@ pub struct Segment {
     pub parts: Vec<Part>,
     /// Sum over all parts.
     pub bytes: usize,
-    /// Number of pictures.
+    /// Number of video frames.
     pub pictures: u32,
 }
 
@@ -63,7 +63,7 @@ pub struct Init {
 pub struct SegmentWindow {
     /// `EXT-X-TARGETDURATION` in seconds. 0 until the first segment is complete; never changes after that.
     pub target_duration: u64,
-    /// `PART-TARGET`: no part is longer, unless a single picture is. Zero until the first segment is complete; never changes after that.
+    /// `PART-TARGET`: no part is longer, unless a single video frame is. Zero until the first segment is complete; never changes after that.
     pub part_target: Duration,
     /// Whether parts are listed and may be requested before they exist.
     pub low_latency: bool,
@@ -133,7 +133,7 @@ impl SegmentWindow {
         Some(Bandwidth { peak: peak.unwrap_or(0).max(average), average })
     }
 
-    /// Frames per second over the listed segments of the newest init segment, to two decimals; `None` without pictures.
+    /// Frames per second over the listed segments of the newest init segment, to two decimals; `None` without video.
     pub fn frame_rate(&self) -> Option<f64> {
         let newest = self.segments.last()?.init;
         let same = self.segments.iter().filter(|s| s.init == newest);

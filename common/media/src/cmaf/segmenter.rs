@@ -183,12 +183,12 @@ impl<S: SegmentStore> Segmenter<S> {
         self.close_segment(end, Some(unit));
         let Some(timeline) = &mut self.timeline else { return };
         let Some(next) = timeline.next_init.take() else { return };
-        // A clock that became known, or was corrected, moves no timestamp.
+        // A clock that became known, or was corrected, changes no timestamp.
         timeline.discontinuity_pending |= !same_tracks(&timeline.init.catalog, &next.catalog);
         timeline.switch(next);
         for waiting in std::mem::take(&mut timeline.waiting) {
             if timeline.admits(&waiting) {
-                // It is earlier than the picture that opens the segment; the segment starts at the picture nevertheless.
+                // It is earlier than the video frame that opens the segment; the segment starts at the video frame nevertheless.
                 timeline.open_segment(at).add(&waiting);
             } else {
                 self.counters.refused += 1;
@@ -224,7 +224,7 @@ impl<S: SegmentStore> Segmenter<S> {
             timeline.record_gop(at);
         }
         let start = if gap > limit {
-            // The gap belongs to no segment: the one before it ends with its own pictures.
+            // The gap belongs to no segment: the previous segment ends with its own last unit.
             timeline.discontinuity_pending = true;
             let end = timeline.end().map_or(at, |end| end.min(at));
             self.close_segment(end, None);

@@ -1,4 +1,4 @@
-//! How long parts and segments may be: the target durations, fixed by the first segment (RFC 8216 §6.2.1, RFC 8216bis §4.4.3.7).
+//! The target durations of parts and segments, fixed by the first segment (RFC 8216 §6.2.1, RFC 8216bis §4.4.3.7).
 
 use std::time::Duration;
 
@@ -58,7 +58,7 @@ impl Targets {
             let longest = self.segment_aim.max(segment.duration).max(longest_gop);
             rounded(longest).clamp(1, MAX_TARGET).max(rounded(segment.duration))
         });
-        // Parts hold whole pictures, so the first segment's parts show how long all will be, at 12 frames per second as at 60.
+        // A part is a whole number of frames, so the first segment's parts show the duration of all parts, at any frame rate.
         self.part_target.get_or_insert_with(|| {
             let longest = segment.parts.iter().map(|part| part.duration).max().unwrap_or_default();
             part_target_for(if longest * 4 < self.part_aim * 3 { self.part_aim } else { longest })

@@ -22,7 +22,7 @@ pub(super) struct Timeline {
     pub(super) fragmenter: Fragmenter,
     /// Wall-clock time of PTS 0, from the arrival of the first unit.
     pub(super) arrival_clock: WallClock,
-    /// Whether there has been an IDR; true without pictures.
+    /// Whether an IDR has arrived; true without video.
     pub(super) has_idr: bool,
     /// `pts - dts` of the newest IDR in milliseconds: moves DTS onto the presentation timeline.
     pub(super) composition_lead: i64,
@@ -50,7 +50,7 @@ pub(super) struct Timeline {
 pub(super) struct OpenSegment {
     pub(super) start: Timestamp,
     pub(super) discontinuity: bool,
-    /// Whether the first picture is an IDR, once there is a picture.
+    /// Whether the first video frame is an IDR; `None` before the first one.
     pub(super) independent: Option<bool>,
     pub(super) pictures: u32,
     pub(super) parts: Vec<Part>,
@@ -160,14 +160,14 @@ impl Timeline {
         elapsed >= target / 4 && (elapsed + newest / 2 >= target || elapsed + longest > limit)
     }
 
-    /// Whether this unit's track has another configuration in the next init segment, or is only there.
+    /// Whether this unit's track has another configuration in the next init segment, or exists only there.
     pub(super) fn waits_for_next_init(&self, unit: &AccessUnit) -> bool {
         let next = self.next_init.as_ref().and_then(|init| init.catalog.track(unit.track));
         next.is_some() && next != self.init.catalog.track(unit.track)
     }
 
-    /// Whether the next init segment can come into force at this unit: at an IDR, at any picture if the video configuration changes, and at any unit
-    /// if there are no pictures.
+    /// Whether the next init segment can come into force at this unit: at an IDR, at any video frame if the video configuration changes, and at any
+    /// unit without video.
     pub(super) fn can_switch_at(&self, unit: &AccessUnit) -> bool {
         let next = self.next_init.as_ref().and_then(|next| next.catalog.video());
         let pictures_change =

@@ -3,8 +3,8 @@
 //! # Random access
 //!
 //! An access unit is a random access point if it is an IDR picture, or if it carries a recovery point SEI message
-//! (§D.1.8). Intra-refresh streams and open GOPs mark the points where a decoder may start by the latter: an intra-refresh stream has a single
-//! IDR, so it could not be joined later otherwise. A decoder that starts at a recovery point shows its first complete picture
+//! (§D.1.8). Intra-refresh streams and open GOPs mark the points at which a decoder may start with the latter: an intra-refresh stream has a
+//! single IDR and could not be joined later otherwise. A decoder that starts at a recovery point shows its first complete picture
 //! `recovery_frame_cnt` pictures later. The bitstream decides, not the FLV frame type or an encoder's key flag.
 
 use bytes::{BufMut, Bytes, BytesMut};

@@ -21,7 +21,7 @@ pub(super) struct Packet {
 pub(super) enum Content {
     /// A decoder configuration record.
     SequenceStart(Bytes),
-    /// A coded picture or frame, and its composition time in milliseconds.
+    /// A coded picture or audio frame, and its composition time in milliseconds.
     Frame {
         composition: i32,
         payload: Bytes,
@@ -31,7 +31,7 @@ pub(super) enum Content {
     Channels(u8),
 }
 
-/// The packets of a body: in order, each readable or refused by itself. Empty for bodies without media, such as an audio
+/// The packets of a body, in order; each one is parsed or refused independently. Empty for bodies without media, such as an audio
 /// silence message, a seek command or colour metadata.
 pub(super) fn packets(kind: TrackKind, body: Bytes) -> Result<Vec<Result<Packet, Error>>, Error> {
     match (kind, body.first().copied()) {

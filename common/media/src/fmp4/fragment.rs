@@ -55,7 +55,7 @@ impl Fragmenter {
     }
 
     /// Writes a fragment with the `units` of the rendition. `next_dts` returns the DTS of the unit after the last one of a track, if it is known;
-    /// otherwise the last unit is as long as the one before.
+    /// otherwise the last unit gets the duration of the one before.
     ///
     /// DTS must increase within a track and not be negative ([`Error::Time`]).
     pub fn fragment(
@@ -197,7 +197,7 @@ const FLAGS: u32 = 0x400;
 const COMPOSITION: u32 = 0x800;
 /// Size of a `trun` entry: duration, size, flags, composition offset.
 const BYTES_PER_SAMPLE: usize = 16;
-/// From NTP's epoch, 1900, to Unix's.
+/// Seconds from the NTP epoch, 1900, to the Unix epoch.
 const NTP_EPOCH_SECONDS: i128 = 2_208_988_800;
-/// A thousand years in milliseconds: ticks do not overflow.
+/// Bounds a DTS in milliseconds, a thousand years, so that ticks do not overflow.
 const LATEST: i64 = 1000 * 366 * 86_400_000;

@@ -27,7 +27,7 @@ pub(super) fn to_millis(ticks: i64, timescale: u32) -> i64 {
     clamp((i128::from(ticks) * 2000 + timescale).div_euclid(timescale * 2))
 }
 
-/// First and last tick that [`to_millis`] makes `millis` of.
+/// The first and last tick that [`to_millis`] converts to `millis`.
 fn bounds(millis: i64, timescale: u32) -> (i64, i64) {
     let timescale = i128::from(timescale);
     let edge = |doubled: i128| -(-doubled * timescale).div_euclid(2000);
@@ -101,7 +101,7 @@ impl TrackClock {
     }
 }
 
-/// Every frame rate in use, and whole milliseconds, divide it.
+/// Ticks per second of video: a whole number per millisecond, and per frame at common frame rates.
 const VIDEO: u32 = 90_000;
 /// With fewer than two ticks per millisecond, milliseconds could not be distinguished.
 const LOWEST_EXACT: u32 = 2000;

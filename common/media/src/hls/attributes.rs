@@ -75,9 +75,9 @@ pub(super) fn seconds(text: &str) -> Option<Duration> {
 
 /// Upper bound of attributes in a tag, more than any tag has.
 const MAX_ATTRIBUTES: usize = 32;
-/// The largest integer of JavaScript players. No sequence number is larger.
+/// The largest integer that JavaScript players represent exactly; no sequence number is larger.
 const MAX_INTEGER: u64 = 1 << 53;
-/// Ten years: sums of durations stay far from overflow.
+/// Bounds a duration in seconds, ten years, so that sums do not overflow.
 const MAX_SECONDS: f64 = 3.2e8;
 
 #[cfg(test)]

@@ -66,9 +66,9 @@ impl Histogram {
     }
 }
 
-/// One hour. Longer latencies are a clock that was set, not a delay.
+/// The largest latency in microseconds, one hour: a longer one is caused by a clock that was set.
 const MAX_MICROS: u64 = 3_600_000_000;
-/// Two digits: 128 buckets for each power of two.
+/// Significant digits of the histogram: two, 128 buckets for each power of two.
 const SIGNIFICANT_DIGITS: u8 = 2;
 
 #[cfg(test)]

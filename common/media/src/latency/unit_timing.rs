@@ -94,9 +94,9 @@ impl TimingLog {
     }
 }
 
-/// Number of units that samples are spread over: about a segment of video.
+/// Number of units over which samples are spread: about one segment of video.
 const SAMPLED: usize = 64;
-/// Enough for a viewer three segments of 6 s behind, at 60 frames per second. 200 kB.
+/// Units in a log: enough for a viewer three segments of 6 s behind, at 60 frames per second; 200 kB.
 const UNITS: usize = 1024;
 
 #[cfg(test)]

@@ -49,8 +49,8 @@ pub fn transport(side: Side) -> TransportConfig {
 }
 
 /// The configuration of a server's endpoint. With the same `secret` after a restart, it answers packets of unknown connections with a
-/// stateless reset (RFC 9000 §10.3), so that a subscriber learns with its next packet that the connection is dead. The secret allows to
-/// reset connections, and nothing else.
+/// stateless reset (RFC 9000 §10.3), so that a subscriber learns with its next packet that the connection is dead. A party that knows the
+/// secret can reset connections, and nothing else.
 pub fn endpoint_config(secret: &[u8; 32]) -> EndpointConfig {
     let mut config = EndpointConfig::new(Arc::new(ring::hmac::Key::new(ring::hmac::HMAC_SHA256, secret)));
     config.cid_generator(|| Box::new(AnyId));

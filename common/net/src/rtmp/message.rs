@@ -110,7 +110,7 @@ pub struct PeerAdvertisement {
     pub addresses: Vec<SocketAddr>,
 }
 
-/// Redacts the secret, which allows to recognise the broadcaster on its network.
+/// Redacts the secret, with which any host could recognise the broadcaster on its network.
 impl fmt::Debug for PeerAdvertisement {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("PeerAdvertisement")

@@ -22,7 +22,7 @@ struct Arrival {
     random_access: bool,
 }
 
-/// Streams `frames` pictures of `size` bytes live, with their audio, while `change` acts on the network; returns what arrives.
+/// Streams `frames` video frames of `size` bytes live, with their audio, while `change` acts on the network; returns the arrivals.
 async fn stream(
     network: &Network,
     frames: i64,
@@ -75,7 +75,7 @@ fn check_complete(arrivals: &[Arrival], frames: i64) {
     }
 }
 
-/// Each picture follows the one that arrived before it, or is an IDR.
+/// Each video frame follows the one that arrived before it, or is an IDR.
 fn check_decodable(video: &[&Arrival]) {
     let is_missing = |picture: &&Arrival| !picture.follows && !picture.random_access;
     if let Some(at) = video.iter().position(is_missing) {

@@ -28,7 +28,7 @@ use super::{
 use crate::sim::Network;
 use crate::trust::{Identity, Pin, tls};
 
-/// A live stream that a test writes: 33 ms pictures with an IDR every tenth, and an audio unit of 10 bytes with each.
+/// A live stream that a test writes: a video frame every 33 ms, every tenth an IDR, and an audio frame of 10 bytes with each.
 struct TestStream {
     window: Mutex<LiveWindow>,
     /// The order of the pushed units, without gaps.
@@ -64,7 +64,7 @@ impl TestStream {
         self.jumps.load(Ordering::Relaxed)
     }
 
-    /// Appends pictures `range` of `size` bytes each, and their audio units, at once.
+    /// Appends video frames `range` of `size` bytes each, and their audio frames, at once.
     fn push(&self, range: std::ops::Range<i64>, size: usize) {
         for n in range {
             let mut window = self.window.lock();
