@@ -31,7 +31,7 @@ pub fn run(config: &Config) -> Result<bool> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let (url, options) = (config.url.clone(), config.path_options());
     let url = if config.lan { runtime.block_on(on_this_network(config))? } else { Some(url) };
-    // Without a pairing code, the list was all that was wanted.
+    // Without a pairing code, `--lan` only lists broadcasters.
     let Some(url) = url else { return Ok(config.pairing_code.is_none()) };
     crate::ffmpeg::init()?;
     let settings = PlayoutConfig {
@@ -91,7 +91,7 @@ pub fn run(config: &Config) -> Result<bool> {
     let is_over = || is_time_up(config.duration, &player);
     let shown = if config.is_headless() {
         headless::run(&player, &ready, is_over);
-        // A stream may have sound alone.
+        // A stream may have audio only.
         while !player.is_stopping() && !is_over() && !audio.is_finished() {
             thread::sleep(TICK);
         }
@@ -135,7 +135,7 @@ async fn on_this_network(config: &Config) -> Result<Option<String>> {
         eprint!("{}", source::render_broadcasters(&found));
         return Ok(None);
     }
-    // All are tried at once: those that do not know the code are rejected.
+    // All are tried at once: a broadcaster with another code fails the pairing.
     let addresses: Vec<String> = found.into_values().flatten().map(|address| address.to_string()).collect();
     Ok(Some(format!("nearcast://{}", addresses.join(","))))
 }
@@ -145,7 +145,7 @@ fn shown(url: &str) -> &str {
     url.split('#').next().unwrap_or_default()
 }
 
-/// Whether the command line is at fault.
+/// Whether the error is in the command line.
 pub fn is_usage(error: &anyhow::Error) -> bool {
     error.is::<config::Error>() || matches!(error.downcast_ref(), Some(source::Error::Url { .. }))
 }
@@ -203,7 +203,7 @@ const EVENT_QUEUE: usize = 32;
 const DECODED_QUEUE: usize = 4;
 /// How long a picture waits for another path to fill the gap before it.
 const GAP_TIMEOUT: Duration = Duration::from_millis(400);
-/// The same where nothing may be skipped: as long as HLS needs.
+/// The same if nothing may be skipped: as long as HLS needs.
 const RECORDING_GAP_TIMEOUT: Duration = Duration::from_secs(8);
 /// How often the end of the audio thread is checked.
 const TICK: Duration = Duration::from_millis(20);

@@ -123,7 +123,7 @@ pub enum Standby {
     /// The next path, connected and idle.
     #[default]
     Warm,
-    /// The next path delivers beside the first.
+    /// The next path delivers at the same time as the first.
     Hot,
     /// No fallback: the next path is connected when it is needed.
     Cold,
@@ -145,7 +145,7 @@ pub enum LogFormat {
     Json,
 }
 
-/// Flags that make no sense together.
+/// Invalid combinations of flags.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Error {
@@ -155,7 +155,7 @@ pub enum Error {
 }
 
 impl Config {
-    /// Where units are written to, besides playback.
+    /// The recordings and pipes that units are written to, in addition to playback.
     ///
     /// # Errors
     /// [`Error::Container`] if the extension of `--record` is unknown.
@@ -173,7 +173,7 @@ impl Config {
         Ok(targets)
     }
 
-    /// What the source needs to know of the command line.
+    /// The options that the source takes from the command line.
     pub fn path_options(&self) -> PathOptions {
         let mode = match self.standby {
             Standby::Warm => Mode::Warm,

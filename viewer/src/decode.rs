@@ -1,6 +1,6 @@
-//! The decoder threads: units in shortly before they are due, pictures and sound out.
+//! The decoder threads: take units shortly before they are due, and return pictures and audio.
 //!
-//! A unit that cannot be decoded is counted, and decoding goes on with the next one; FFmpeg conceals errors. A new codec configuration or
+//! A unit that cannot be decoded is counted, and decoding continues with the next one; FFmpeg conceals errors. A new codec configuration or
 //! timeline gets a new decoder, after the old one has been drained.
 
 use std::collections::VecDeque;
@@ -119,9 +119,9 @@ struct ActiveDecoder {
     timeline: u32,
     epoch: Epoch,
     config: CodecConfig,
-    /// None if it could not be opened: then its units are ignored.
+    /// `None` if it could not be opened: then its units are ignored.
     decoder: Option<VideoDecoder>,
-    /// Units whose pictures have not come out yet.
+    /// Units whose pictures the decoder has not returned yet.
     pending: VecDeque<Pending>,
 }
 
@@ -138,10 +138,10 @@ impl ActiveDecoder {
         Self { timeline: work.timeline, epoch: work.unit.epoch, config: config.clone(), decoder, pending }
     }
 
-    /// Records when a unit went in, for when its picture comes out.
+    /// Records when a unit was given to the decoder, until its picture is returned.
     fn expect(&mut self, player: &PlayerContext, work: &DecodeJob, begun: Duration) {
         let mut stamps = StageTimes::default();
-        // A server that does not forward the capture clock leaves the SEI in the picture.
+        // If the server does not forward the capture clock, the SEI still has the capture time.
         let stamped = || capture_time_sei::read(self.config.codec, &work.unit.payload).map(|stamp| stamp.captured);
         if let Some(captured) = work.catalog.captured_at(work.unit.pts).or_else(stamped) {
             stamps.stamp(Stage::Captured, captured);

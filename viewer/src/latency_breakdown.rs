@@ -1,7 +1,7 @@
-//! The components of glass-to-glass latency: this viewer's own stamps of each picture, and what servers report of the stages before.
+//! The components of glass-to-glass latency: this viewer's own timestamps of each picture, and the servers' reports of earlier stages.
 //!
-//! The viewer's stages are measured on every picture. The server reports the stages before now and then, for a few pictures that are spread over a
-//! segment. From then on the total and all components are those of these pictures, until the next report, so that they add up.
+//! The viewer's stages are measured on every picture. The server reports the earlier stages at intervals, for a few pictures spread over a
+//! segment. Until the next report, the total and all components are those of these pictures, so that they add up.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -64,7 +64,7 @@ impl Breakdown {
 pub(crate) struct LatencyTracker {
     /// This viewer's own stamps of the last pictures.
     units: TimingLog,
-    /// Offset to the clock of whoever reports on each path.
+    /// For each path, the offset to the clock of the server (or broadcaster) that reports on it.
     clocks: BTreeMap<PathId, OffsetEstimator>,
     /// Offset of the broadcaster's clock to this host's.
     broadcaster_clock: Option<ClockOffset>,
@@ -150,8 +150,8 @@ impl LatencyTracker {
         }
     }
 
-    /// What was reported of a unit, completed by this viewer's stamps; `None` if it was not presented on time. Units that a server sends at once to a
-    /// new subscriber have waited there, and say nothing about the latency.
+    /// The reported stages of a unit, completed by this viewer's stamps; `None` if it was not presented on time. Units of the initial burst to a new
+    /// subscriber have waited in the server and do not represent the latency.
     fn complete(&self, epoch: Epoch, told: &UnitTiming) -> Option<StageTimes> {
         let ours = self.units.unit(epoch, told.track, told.dts)?;
         ours.at(Stage::Presented)?;
@@ -238,7 +238,7 @@ mod tests {
             (Stage::Presented, 160_000),
         ]);
         let total = tracker.presented(EPOCH, Some((TrackId::VIDEO, dts)), &shown);
-        // One that the server sent on joining, and that was never presented on time.
+        // A unit of the initial burst, never presented on time.
         let held = Timestamp::ZERO;
         tracker.stamp(EPOCH, TrackId::VIDEO, held, Stage::Received, at(90_000));
         if tells {
@@ -293,7 +293,7 @@ mod tests {
             }
         );
         assert_eq!(found.parts().map(|(_, ms)| ms).sum::<f64>(), 160.0);
-        // A report of another path does not hold for this one.
+        // A report of another path does not apply to this one.
         tracker.set_active_path(PathId(4), Delivery::Direct);
         let found = tracker.breakdown();
         assert_eq!((found.upload, found.last_mile, found.total), (None, Some(90.0), Some(160.0)));

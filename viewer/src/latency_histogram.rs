@@ -20,7 +20,7 @@ impl LatencyHistogram {
         let Some(clock) = clock else {
             self.unsynced.push(micros);
             if self.unsynced.len() >= MAX_UNSYNCED {
-                // A server that has reported no clock for so long never will.
+                // The server has not reported its clock for so long that it never will.
                 self.negative += record_all(&mut self.synced, &self.unsynced);
                 self.unsynced.clear();
             }

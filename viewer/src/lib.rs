@@ -1,7 +1,7 @@
 //! Nearcast's player as a library, so that its modules can be tested.
 //!
 //! In the order of the data: [`source`] receives access units, [`pipeline`] merges and distributes them, [`record`] and [`unit_log`] write them
-//! to files and pipes, [`playback`] buffers and schedules them, [`decode`] decodes, [`present`] shows. [`doctor`] finds out why nothing plays.
+//! to files and pipes, [`playback`] buffers and schedules them, [`decode`] decodes them, [`present`] presents them. [`doctor`] diagnoses failures.
 
 pub mod app;
 pub mod clock;

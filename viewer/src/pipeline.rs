@@ -1,7 +1,7 @@
 //! From the source's events to all consumers of units: merges the paths, then feeds the unit log, the recordings, the pipe and playback.
 //!
-//! One thread does this, so that all consumers see one order. It blocks where it must (a full recording queue, a full buffer that may skip
-//! nothing), and the bounded channels before it pass that back to the sockets.
+//! One thread does this, so that all consumers see the same order. It blocks on a full recording queue, or on a full buffer if nothing may be
+//! skipped; the bounded channels before it then apply backpressure to the sockets.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -22,14 +22,14 @@ use crate::source::{self, Event, Position, State};
 use crate::switches::{Switch, SwitchReason};
 use crate::unit_log::UnitLog;
 
-/// The consumers of units besides playback.
+/// The consumers of units other than playback.
 #[derive(Debug, Default)]
 pub struct Outputs {
     /// Recordings and pipes.
     pub recorders: Vec<Recorder>,
     /// The file of `--unit-log`.
     pub unit_log: Option<UnitLog>,
-    /// Whether two paths deliver all the time: then playback keeps to the slower one.
+    /// Whether two paths deliver all the time: then playback is timed by the slower one.
     pub hot: bool,
     /// How long the merge waits for another path to fill a gap.
     pub gap_timeout: Duration,
@@ -71,7 +71,7 @@ struct Pipeline<'a> {
     position: &'a Position,
     outputs: Outputs,
     merger: PathMerger,
-    /// Name and burst (media that comes at once) of each path.
+    /// Name and burst (media delivered at once) of each path.
     sources: BTreeMap<PathId, (String, Duration)>,
     /// How each path delivers.
     deliveries: BTreeMap<PathId, Delivery>,
@@ -136,7 +136,7 @@ impl Pipeline<'_> {
                 if is_known && self.merger.counters().units > 0 {
                     self.player.stats.lock().reconnects += 1;
                 }
-                // A path that continues where it was has the same timing.
+                // A path that continues at its last position has the same timing.
                 let goes_on = is_known && burst.is_zero() && self.merger.counters().units > 0 && !complete;
                 if self.merger.active_path().is_none_or(|leader| leader == path && !goes_on) {
                     let mut playback = self.player.playback.lock();
@@ -302,7 +302,7 @@ impl Pipeline<'_> {
         }
     }
 
-    /// Detects and counts a switch to the path that this unit came by.
+    /// Detects and counts a switch to the path that delivered this unit.
     fn detect_switch(&mut self, path: PathId, catalog: &Catalog, unit: &AccessUnit, lost: u32) {
         if !unit.track.is_video() && catalog.video().is_some() {
             return;

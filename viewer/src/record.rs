@@ -1,6 +1,6 @@
 //! Recordings and pipes: units written without re-encoding to a file or to another player's standard input.
 //!
-//! A thread of its own writes, so that a slow disk or player delays neither the network nor the picture until a bounded queue is full. The next
+//! A separate thread writes, so that a slow disk or player delays neither the network nor playback until a bounded queue is full. The next
 //! broadcast continues in the same file, with the time between the two; a change of codec or picture size begins the next file: `talk.mp4`,
 //! `talk-2.mp4`.
 
@@ -90,7 +90,7 @@ impl Recorder {
         let (done, result) = sync_channel(1);
         let writer = Writer { target, first, files: 0, open: None, held: VecDeque::new(), started: false };
         let run = move || {
-            // Nobody may wait for the result any more.
+            // The receiver may have been dropped already.
             let _ = done.send(writer.run(&inbox));
         };
         thread::Builder::new().name("record".into()).spawn(run).map_err(|_| Error::Broken)?;
@@ -202,7 +202,7 @@ impl Writer {
             self.held.push_back((catalog, unit));
             self.write_held()?;
         }
-        // Too short to know all tracks: write what there is.
+        // The stream ended before all tracks were known: write the held units.
         self.write_held()
     }
 
@@ -305,7 +305,7 @@ impl Writer {
         let Some(open) = self.open.take() else { return result };
         let finished = open.muxer.finish().map_err(Error::from);
         let result = result.and(finished);
-        // That another program stops reading is no error, unless it exits with one.
+        // A program that stops reading is not an error, unless it exits with one.
         let result = if open.closed.load(Ordering::Relaxed) { Ok(()) } else { result };
         let (Some(mut child), Target::Command(command)) = (open.child, &self.target) else { return result };
         match wait(&mut child, CHILD_EXIT_TIMEOUT) {

@@ -1,4 +1,4 @@
-//! What the viewer counts and measures, for the status line, the overlay, the JSON line a second and the summary.
+//! Counters and measurements of the viewer, for the status line, the overlay, the JSON lines and the summary.
 
 use std::time::Duration;
 
@@ -91,7 +91,7 @@ pub struct PresentedFrame<'a> {
 /// The statistics line, once a second.
 #[derive(Clone, Debug, Serialize)]
 pub struct StatsLine {
-    /// The word `stats`, which tells this line from the summary.
+    /// Always `stats`, which distinguishes this line from the summary.
     pub event: &'static str,
     /// Seconds since the viewer started.
     pub seconds: f64,
@@ -122,7 +122,7 @@ pub struct StatsLine {
 /// The summary of a run.
 #[derive(Clone, Debug, Serialize)]
 pub struct Summary {
-    /// The word `summary`, which tells it from the lines before.
+    /// Always `summary`, which distinguishes it from the statistics lines.
     pub event: &'static str,
     /// Name of the last active path.
     pub source: String,
@@ -224,7 +224,7 @@ impl Stats {
             self.pixels.record(Duration::from_micros(drawn.micros_since(stamped).unsigned_abs()));
         }
         let total = self.tracker.presented(epoch, unit, stamps).or_else(|| {
-            // A server that does not forward the capture clock leaves the one drawn into the picture.
+            // If the server does not forward the capture clock, the clock drawn into the picture is used.
             Some(stamps.at(Stage::Presented)?.micros_since(drawn?))
                 .filter(|micros| (0..MAX_MARK_LATENCY).contains(micros))
         });
@@ -348,7 +348,7 @@ impl Stats {
             // The counter wraps around: only differences count.
             match counter.wrapping_sub(marker.last) as i32 {
                 1 => {}
-                // Those that were presented and could not be read are not missing.
+                // Pictures that were presented but could not be read are not missing.
                 ahead @ 2.. => marker.gaps += (u64::from(ahead.unsigned_abs()) - 1).saturating_sub(unread),
                 _ => marker.repeats += 1,
             }
@@ -436,7 +436,7 @@ mod tests {
             (&[Some(5), Some(5), Some(6)], 0, 1, 0),
             (&[Some(5), Some(6), Some(4), Some(5)], 0, 1, 0),
             (&[Some(u32::MAX), Some(0), Some(1)], 0, 0, 0),
-            // Presented though not read; one more is missing beside it; more unread than missing.
+            // Presented but unread; one unread and one missing; more unread than missing.
             (&[Some(5), None, Some(7)], 0, 0, 1),
             (&[None, Some(5), None, Some(8)], 1, 0, 1),
             (&[Some(5), None, None, Some(7), Some(9)], 1, 0, 2),

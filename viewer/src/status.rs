@@ -60,7 +60,7 @@ impl StatsOutput {
 
     fn json(self, value: &impl serde::Serialize) {
         let text = serde_json::to_string(value).expect("plain structures serialise");
-        // A closed pipe is no reason to stop playing.
+        // A closed pipe does not stop playback.
         let _ = if self.stdout_taken { writeln!(io::stderr(), "{text}") } else { writeln!(io::stdout(), "{text}") };
     }
 }
@@ -84,7 +84,7 @@ fn to_text(line: &StatsLine, width: usize) -> String {
 /// How often the status line is printed.
 const TICK: Duration = Duration::from_millis(200);
 const EVERY_SECOND: Duration = Duration::from_secs(1);
-/// Columns of a terminal that does not tell.
+/// Columns assumed if the terminal does not report its width.
 const DEFAULT_WIDTH: usize = 80;
 
 #[cfg(test)]

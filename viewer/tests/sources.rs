@@ -192,7 +192,7 @@ async fn a_stream_that_is_not_on_air_is_waited_for() {
     let (published, publishing) = tokio::sync::oneshot::channel();
     let server = tokio::spawn(async move {
         let mut player = play_request(&listener).await.accept().await.unwrap();
-        // The server sends nothing until somebody publishes.
+        // The server sends nothing until a publisher connects.
         publishing.await.unwrap();
         player.send(&Message::Audio { timestamp: 0, body: flv::sequence_header(&track()) }).await.unwrap();
         send(&mut player, 0..5).await;

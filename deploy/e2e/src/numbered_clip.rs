@@ -88,7 +88,7 @@ fn paint(luma: &mut [u8], width: usize, number: u32) {
 }
 
 /// Decodes `input` (ffmpeg's arguments: options, `-i`, a file or URL) until `count` frames or the end, and reads the number of each; `None` if
-/// unreadable. ffmpeg is told to neither drop nor duplicate frames.
+/// unreadable. ffmpeg's options prevent it from dropping or duplicating frames.
 pub fn decode_frame_numbers(
     input: &[&str],
     width: usize,

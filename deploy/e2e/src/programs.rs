@@ -1,4 +1,4 @@
-//! Finds the programs under test: beside the test's executable, built on first use.
+//! Finds the programs under test: in the directory of the test's build, built on first use.
 
 use std::path::PathBuf;
 use std::process::Command;

@@ -81,7 +81,7 @@ impl Screen {
         self.xdotool(&["key", key]).map(drop)
     }
 
-    /// Takes a screenshot of a window. The whole screen is saved as `NAME.png` beside the logs.
+    /// Takes a screenshot of a window. The whole screen is saved as `NAME.png` in the directory of the logs.
     pub fn shot(&self, env: &TestEnv, window: &str, name: &str) -> Result<Screenshot> {
         let geometry = self.xdotool(&["getwindowgeometry", "--shell", window])?;
         let number = |key: &str| -> Result<usize> {

@@ -118,7 +118,7 @@ fn counter_on_screen(browser: &Browser) -> Result<Option<u32>> {
     Ok(frame_counter::read(&from_base64(text)?, WIDTH, WIDTH, HEIGHT).map(|mark| mark.counter))
 }
 
-/// The path of the screenshot: in `NEARCAST_SCREENSHOTS`, else beside the logs.
+/// The path of the screenshot: in `NEARCAST_SCREENSHOTS`, else in the directory of the logs.
 fn screenshot_path(env: &TestEnv) -> PathBuf {
     match std::env::var_os("NEARCAST_SCREENSHOTS") {
         Some(directory) => PathBuf::from(directory).join("page.png"),

@@ -40,7 +40,7 @@ fn gstreamer_publishes() -> Result<()> {
     viewer.wait_pictures(200, TIMEOUT)?;
     let summary = viewer.finish()?;
     ensure!(summary.0["audio_frames"].as_u64() > Some(100), "no audio was received: {}", summary.0);
-    // Its live sources leave out what they are late for, and no unit of another encoder's says which one it follows.
+    // Its live sources drop late frames, and units of third-party encoders state no predecessor.
     ensure!(summary.pictures() > 150 && summary.0["decode_errors"] == 0, "{}", summary.0);
     Ok(())
 }

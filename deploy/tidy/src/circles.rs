@@ -1,12 +1,12 @@
-//! The circles in a graph of imports.
+//! Finds cycles in a graph of imports.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::{Path, PathBuf};
 
 use crate::imports::Graph;
 
-/// One shortest circle of each set of files that all reach each other: its files in the order of importing, the first also last. No two
-/// of these circles share a file, so that as many have to be opened at the least.
+/// One shortest cycle of each strongly connected set of files: its files in import order, the first repeated at the end. The cycles share no
+/// file, so at least as many imports must be removed.
 pub fn circles(graph: &Graph) -> Vec<Vec<PathBuf>> {
     let mut seen = BTreeSet::new();
     let mut circles = Vec::new();
@@ -22,7 +22,7 @@ pub fn circles(graph: &Graph) -> Vec<Vec<PathBuf>> {
     circles
 }
 
-/// Files that `file` reaches and that reach it, with itself.
+/// The strongly connected set of `file`: files that it reaches and that reach it, including itself.
 fn tied(graph: &Graph, file: &Path) -> BTreeSet<PathBuf> {
     let reached = reached(graph, file);
     let back = |other: &PathBuf| reaches(graph, other, file);
@@ -33,7 +33,7 @@ fn reaches(graph: &Graph, from: &Path, to: &Path) -> bool {
     reached(graph, from).contains(to)
 }
 
-/// Files that are reached from `file` by one import or more.
+/// Files reachable from `file` by one or more imports.
 fn reached(graph: &Graph, file: &Path) -> BTreeSet<PathBuf> {
     let mut reached = BTreeSet::new();
     let mut next = vec![file];
@@ -47,14 +47,14 @@ fn reached(graph: &Graph, file: &Path) -> BTreeSet<PathBuf> {
     reached
 }
 
-/// The shortest way from `file` back to it.
+/// The shortest cycle through `file`.
 fn circle_through(graph: &Graph, file: &Path) -> Option<Vec<PathBuf>> {
     let mut from = BTreeMap::new();
     let mut next = VecDeque::from([file]);
     while let Some(at) = next.pop_front() {
         for imported in graph.get(at).into_iter().flat_map(BTreeMap::keys) {
             if imported == file {
-                // Back from the end to the beginning, which `from` knows nothing of.
+                // Follow `from` from the end back to the start, which has no entry.
                 let mut circle = vec![file.to_owned()];
                 let mut before = at;
                 while before != file {

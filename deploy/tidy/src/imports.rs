@@ -1,8 +1,8 @@
-//! The files of one crate, and which of them import from which.
+//! The import graph of one crate's files.
 //!
-//! A file imports from another when its code outside of tests names something in it, by a `use` or in a path. What a module re-exports
-//! (`pub use`) counts for the file that defines it, and a re-export or a `mod` declaration is itself no import. Names that macros put
-//! together, and methods called on a value, are not seen.
+//! A file imports from another if its code outside tests names an item of it, by `use` or in a path. A re-exported item (`pub use`) counts for
+//! the file that defines it; a re-export or a `mod` declaration is not an import. Names built by macros, and methods called on a value, are not
+//! detected.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -17,8 +17,8 @@ pub type Graph = BTreeMap<PathBuf, BTreeMap<PathBuf, String>>;
 /// A module's path in its crate; empty for the root.
 type Name = Vec<String>;
 
-/// The graph of the crate whose root file (`lib.rs`, `main.rs`) is `root`. `read` gives the text of a file, if there is one. Fails where
-/// a declared module has no file.
+/// The graph of the crate whose root file (`lib.rs`, `main.rs`) is `root`. `read` returns the text of a file, if it exists. Fails if a declared
+/// module has no file.
 pub fn graph(root: &Path, read: &dyn Fn(&Path) -> Option<String>) -> Result<Graph> {
     let mut tree = Tree { nodes: BTreeMap::new(), read };
     let folder = root.parent().context("a file is in a folder")?;
@@ -51,7 +51,7 @@ struct Node {
 }
 
 impl Tree<'_> {
-    /// Adds the modules of `file` and of those that it declares; `folder` is where these are.
+    /// Adds the modules of `file`, and recursively the modules that it declares, whose files are in `folder`.
     fn load(&mut self, name: &Name, file: &Path, folder: &Path) -> Result<()> {
         let source = (self.read)(file).with_context(|| format!("no file {}", file.display()))?;
         for Module { name: inline, files, imports, paths } in modules(&source) {
@@ -84,7 +84,7 @@ impl Tree<'_> {
         files.into_iter().find(|file| (self.read)(file).is_some())
     }
 
-    /// The module in which what `path` names in `module` is defined, as far as this crate defines it.
+    /// The module that defines the item that `path` names in `module`; `None` if another crate defines it.
     fn resolve(&self, module: &Name, path: &[String], steps: usize) -> Option<Name> {
         let mut at = module.clone();
         let mut rest = path;
@@ -110,14 +110,14 @@ impl Tree<'_> {
         Some(at)
     }
 
-    /// Follows what `module` re-exports to where the first name of `rest` is defined; `None` if `module` itself does, or another crate.
+    /// Follows the re-exports of `module` to the module that defines the first name of `rest`; `None` if that is `module` itself, or another crate.
     fn defines(&self, module: &Name, rest: &[String], steps: usize) -> Option<Name> {
         let steps = steps.checked_sub(1)?;
         let exports = || self.nodes[module].imports.iter().filter(|import| import.is_public);
         if let Some(import) = exports().find(|import| import.name == rest[0]) {
             return self.resolve(module, &[&import.path, &rest[1..]].concat(), steps);
         }
-        // A glob does not say what it brings: it is this name if a module behind it declares or re-exports it.
+        // A glob lists no names: it includes this name if the module that it refers to declares or re-exports it.
         exports().filter(|import| import.name == "*").find_map(|import| {
             let from = self.resolve(module, &import.path[..import.path.len() - 1], steps)?;
             if self.nodes.contains_key(&child(&from, &rest[0])) {
@@ -132,7 +132,7 @@ fn child(module: &Name, name: &str) -> Name {
     [&module[..], &[name.to_owned()]].concat()
 }
 
-/// How many re-exports are followed one after the other: a circle of them ends there.
+/// Maximum length of a chain of re-exports, which bounds cycles.
 const MOST_STEPS: usize = 16;
 
 #[cfg(test)]

@@ -1,9 +1,8 @@
-//! What one file declares and names: its modules, its imports (`use`) and the paths in its code. Whatever stands under `#[cfg(test)]` is
-//! left out.
+//! The modules that a file declares, its imports (`use`), and the paths in its code. Items under `#[cfg(test)]` are ignored.
 
 use crate::tokens::{Token, tokens};
 
-/// What a module of a file holds: the file's own, or an inline one.
+/// The contents of a module: the file's own, or an inline one.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Module {
     /// The inline module's name within the file, from the outermost; empty for the file's own.
@@ -21,18 +20,18 @@ pub struct Module {
 pub struct FileModule {
     /// The module's name, without its path.
     pub name: String,
-    /// `#[path = "…"]`, where there is one.
+    /// The value of `#[path = "…"]`, if there is one.
     pub path: Option<String>,
 }
 
 /// One leaf of a `use` declaration.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Import {
-    /// The whole path; `self` at its end is left out, and a glob ends in `*`.
+    /// The full path, without a final `self`; a glob ends in `*`.
     pub path: Vec<String>,
     /// The name that it has in this module.
     pub name: String,
-    /// `pub use`, with whatever visibility.
+    /// Whether it is a `pub use`, with any visibility.
     pub is_public: bool,
 }
 
@@ -50,7 +49,7 @@ struct Parser<'a> {
 }
 
 impl<'a> Parser<'a> {
-    /// Reads up to the end of the module `into`, which its closing brace or the end of the file is.
+    /// Parses to the end of the module `into`: its closing brace, or the end of the file.
     fn module(&mut self, modules: &mut Vec<Module>, into: usize) {
         let (mut depth, mut is_public, mut path) = (0usize, false, None);
         while let Some(token) = self.tokens.get(self.at) {
@@ -64,7 +63,7 @@ impl<'a> Parser<'a> {
                     {
                         path = Some(text.clone());
                     } else {
-                        // A derived implementation may be told what to use.
+                        // The attribute of a derive macro may name items.
                         Parser { tokens: attribute, at: 0 }.module(modules, into);
                     }
                     continue;
@@ -117,7 +116,7 @@ impl<'a> Parser<'a> {
         }
     }
 
-    /// A tree of imports after `prefix`, up to the `;`, `,` or `}` behind it.
+    /// Parses a use tree after `prefix`, up to the `;`, `,` or `}` that follows it.
     fn import_tree(&mut self, prefix: &[String], is_public: bool, imports: &mut Vec<Import>) {
         let mut path = prefix.to_vec();
         let mut name = None;
@@ -152,7 +151,7 @@ impl<'a> Parser<'a> {
         }
     }
 
-    /// `a::b::c`, as far as it goes on with names.
+    /// Parses a path `a::b::c`, as long as names follow.
     fn path(&mut self) -> Vec<String> {
         let mut path = Vec::new();
         if self.tokens[self.at] == Token::PathSeparator {
@@ -170,7 +169,7 @@ impl<'a> Parser<'a> {
         path
     }
 
-    /// What is in the brackets of `#[…]` or `#![…]`, which it leaves behind.
+    /// Parses `#[…]` or `#![…]` and returns the tokens in the brackets.
     fn attribute(&mut self) -> &'a [Token] {
         self.at += 1 + usize::from(self.peek_is(1, '!'));
         let start = self.at + 1;
@@ -180,7 +179,7 @@ impl<'a> Parser<'a> {
         self.tokens.get(start..self.at.saturating_sub(1)).unwrap_or_default()
     }
 
-    /// Leaves behind what an attribute stands before: an item with its braces or semicolon, or a field, variant or arm with its comma.
+    /// Skips the target of an attribute: an item with its braces or semicolon, or a field, variant or arm with its comma.
     fn skip_item(&mut self) {
         let mut is_item = false;
         while let Some(token) = self.tokens.get(self.at) {
@@ -195,7 +194,7 @@ impl<'a> Parser<'a> {
                 }
                 Token::Symbol('{') => {
                     self.skip_brackets();
-                    // `use a::{b, c};` goes on.
+                    // `use a::{b, c};` continues after the braces.
                     self.at += usize::from(self.peek_is(0, ';') || self.peek_is(0, ','));
                     return;
                 }
@@ -215,7 +214,7 @@ impl<'a> Parser<'a> {
         }
     }
 
-    /// Leaves behind a bracket and all up to the one that closes it.
+    /// Skips a bracket and everything up to its closing bracket.
     fn skip_brackets(&mut self) {
         let mut depth = 0usize;
         while let Some(token) = self.tokens.get(self.at) {
@@ -242,7 +241,7 @@ fn is_for_tests(attribute: &[Token]) -> bool {
     attribute.first().and_then(Token::name) == Some("cfg") && has("test") && !has("not") && !has("any")
 }
 
-/// What begins an item, in which a comma ends nothing.
+/// Keywords that begin an item; a comma does not end an item.
 const ITEMS: [&str; 11] =
     ["const", "enum", "fn", "impl", "mod", "static", "struct", "trait", "type", "use", "macro_rules"];
 

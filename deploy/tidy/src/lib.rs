@@ -1,13 +1,13 @@
-//! Rules of the source tree that no compiler checks. The rules are in `tests/`; this library reads what they need.
+//! Rules of the source tree that the compiler does not check. The rules are in `tests/`; this library parses the source for them.
 //!
 //! | module | holds |
 //! | --- | --- |
 //! | [`tokens`] | Rust source as tokens, without comments |
-//! | [`items`] | the modules, imports and paths of one file, without what only tests see |
-//! | [`imports`] | the files of one crate and which of them import from which |
-//! | [`circles`] | the circles in such a graph |
+//! | [`items`] | the modules, imports and paths of one file, without test code |
+//! | [`imports`] | the import graph of one crate's files |
+//! | [`circles`] | the cycles in such a graph |
 //!
-//! It depends on nothing of the workspace, so that it is built and run before anything else is.
+//! It depends on no other crate of the workspace, so that it can run before the others are built.
 
 pub mod circles;
 pub mod imports;

@@ -1,6 +1,6 @@
-//! Rust source as tokens: names, text, `::` and single characters. Comments, numbers and white space are left out.
+//! Rust source as tokens: names, text, `::` and single characters. Comments, numbers and white space are omitted.
 //!
-//! This is not a complete lexer (The Rust Reference, "Tokens"): it tells apart what matters for finding names, and no more.
+//! This is not a complete lexer (The Rust Reference, "Tokens"): it distinguishes only what is needed to find names.
 
 /// One token of Rust source.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,7 +30,7 @@ impl Token {
     }
 }
 
-/// Takes `source` apart. What is cut short (an open comment or literal) ends with the source.
+/// Tokenises `source`. An unterminated comment or literal ends with the source.
 pub fn tokens(source: &str) -> Vec<Token> {
     let mut reader = Reader { rest: source };
     std::iter::from_fn(|| reader.next_token()).collect()
@@ -50,7 +50,7 @@ impl<'a> Reader<'a> {
             } else if self.rest.starts_with("/*") {
                 self.skip_block_comment();
             } else if first.is_ascii_digit() {
-                // `1.0` is two of these and a dot, which is no name either.
+                // `1.0` is two words and a dot, none of which is a name.
                 let word = self.word();
                 self.skip(word.len());
             } else if let Some(text) = self.raw_text() {
@@ -99,7 +99,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// `r"…"`, `r#"…"#`, and the same after `b` or `c`.
+    /// A raw string `r"…"`, `r#"…"#`, also with the prefix `b` or `c`.
     fn raw_text(&mut self) -> Option<String> {
         let after = self.rest.trim_start_matches(['b', 'c']);
         let after = (self.rest.len() - after.len() <= 1).then_some(after)?.strip_prefix('r')?;
@@ -131,7 +131,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// What is up to the closing `quote`, which is taken too.
+    /// The text up to the closing `quote`, which is consumed too.
     fn quoted(&mut self, quote: char) -> String {
         let mut escaped = false;
         let end = self.rest.char_indices().find(|(_, c)| {

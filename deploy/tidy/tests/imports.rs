@@ -1,4 +1,4 @@
-//! No file imports from one that, by whatever way round, imports from it: each can be read after those that it builds on.
+//! There are no cyclic imports between files, so each file can be read after those that it depends on.
 
 use std::path::{Path, PathBuf};
 

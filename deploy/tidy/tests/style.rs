@@ -1,4 +1,4 @@
-//! Style rules that no compiler checks: file names, module docs, file length, forbidden markers.
+//! Style rules that the compiler does not check: file names, module docs, file length, forbidden markers.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -13,7 +13,7 @@ fn files(extension: &str) -> Result<Vec<(PathBuf, String)>> {
     let names = String::from_utf8(listed.stdout)?;
     let mut files = Vec::new();
     for name in names.split('\0').filter(|name| name.ends_with(extension)) {
-        // A file deleted but not yet committed has no text to be untidy.
+        // A file may be deleted but not committed yet.
         if let Ok(text) = std::fs::read_to_string(root.join(name)) {
             files.push((PathBuf::from(name), text));
         }
@@ -60,7 +60,7 @@ fn no_file_outgrows_its_reader() -> Result<()> {
 
 #[test]
 fn no_test_is_switched_off_and_nothing_is_left_for_later() -> Result<()> {
-    // Put together here, so that this file does not find itself.
+    // Concatenated, so that this file does not contain the markers.
     let words = [
         ["#[ig", "nore"].concat(),
         ["todo", "!("].concat(),

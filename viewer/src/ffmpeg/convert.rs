@@ -126,5 +126,5 @@ impl Resampler {
 
 /// Lines up to which a picture without colour information is taken for standard definition (PAL has 576).
 const MAX_SD_LINES: u32 = 576;
-/// Samples that the resampler may put out beyond the ratio, by its filter's delay.
+/// Samples that the resampler may return beyond the ratio, because of its filter's delay.
 const RESAMPLER_SLACK: u64 = 256;

@@ -1,4 +1,4 @@
-//! Decoders: access units in, pictures and audio samples out.
+//! Decoders: turn access units into pictures and audio samples.
 
 use ffmpeg::codec::{context::Context, decoder, packet::Packet, threading};
 use ffmpeg_next as ffmpeg;
@@ -67,7 +67,7 @@ impl VideoDecoder {
         sent
     }
 
-    /// Puts out the pictures that are held for reordering. Nothing can be decoded afterwards.
+    /// Returns the pictures that are held for reordering. Nothing can be decoded afterwards.
     ///
     /// # Errors
     /// If a held picture cannot be decoded.

@@ -1,4 +1,4 @@
-//! MPEG transport streams (ISO/IEC 13818-1) of older HLS servers: one segment in, access units out.
+//! Demuxes MPEG transport streams (ISO/IEC 13818-1) of older HLS servers, one segment at a time, into access units.
 //!
 //! FFmpeg parses the container; payloads are converted to the forms that [`AccessUnit`](media::AccessUnit) demands.
 

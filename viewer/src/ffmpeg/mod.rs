@@ -16,7 +16,7 @@ pub use self::decoder::{AudioDecoder, Picture, VideoDecoder};
 pub use self::demuxer::{TsReader, Unit as TsUnit};
 pub use self::muxer::{Container, Muxer};
 
-/// What FFmpeg cannot do.
+/// Errors of FFmpeg.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {

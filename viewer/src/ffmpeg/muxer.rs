@@ -109,7 +109,7 @@ impl Muxer {
         }
         // SAFETY: the context is alive and ours; the field is a plain number.
         unsafe {
-            // FFmpeg 5.1 calls FLAC in MP4 experimental; its specification is final, and everyone reads it.
+            // FFmpeg 5.1 marks FLAC in MP4 as experimental, but its specification is final and widely supported.
             (*output.as_mut_ptr()).strict_std_compliance = ffmpeg::ffi::FF_COMPLIANCE_EXPERIMENTAL;
         }
         if live {
@@ -157,7 +157,7 @@ impl Muxer {
     }
 }
 
-/// Microseconds of sound alone that a recording which is cut off loses at most.
+/// Microseconds of audio that an audio-only recording loses at most when it is cut off.
 const FRAGMENT: &str = "2000000";
 
 fn can_hold(container: Container, track: &Track) -> bool {

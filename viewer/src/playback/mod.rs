@@ -136,7 +136,7 @@ impl Playback {
         }
     }
 
-    /// A duplicate of a unit arrived by a slower path. Its transit time counts for the buffer, so that playback can go on without a freeze when the
+    /// A duplicate of a unit arrived by a slower path. Its transit time counts for the buffer, so that playback continues without a freeze when the
     /// faster path fails.
     pub fn on_duplicate(&mut self, now: Duration, epoch: Epoch, kind: TrackKind, dts: Timestamp) {
         if let Some(timeline) = self.timelines.back_mut().filter(|timeline| timeline.epoch == epoch) {
@@ -236,7 +236,7 @@ impl Playback {
         self.ended = true;
     }
 
-    /// Pauses, or goes on.
+    /// Pauses, or resumes at the same position.
     pub fn pause(&mut self, now: Duration, paused: bool) {
         if self.paused && !paused {
             self.resumed = Some(now);
@@ -317,7 +317,7 @@ impl Playback {
 const DECODE_AHEAD: Duration = Duration::from_millis(250);
 /// A picture that waits for the decoder this long after it was due is skipped.
 const MAX_DECODE_LAG: Duration = Duration::from_millis(500);
-/// A skip so soon after a pause is due to it.
+/// A skip within this time after a pause is attributed to the pause.
 const USER_JUMP_WINDOW: Duration = Duration::from_secs(1);
 /// Bounds the buffer where nothing may be skipped: beyond it, the source is not read.
 const MAX_SPAN: Duration = Duration::from_secs(120);
@@ -325,7 +325,7 @@ const MAX_SPAN: Duration = Duration::from_secs(120);
 const MAX_SPAN_SKIPPING: Duration = Duration::from_secs(60);
 /// Bounds the buffer in bytes: 60 s at 17 Mbit/s.
 const MAX_BYTES: usize = 128 << 20;
-/// One that ends, one that plays, and two that come and go within the buffer.
+/// Timelines kept: one that ends, one that plays, and two short ones within the buffer.
 const MAX_TIMELINES: usize = 4;
 
 #[cfg(test)]

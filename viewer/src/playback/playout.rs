@@ -10,7 +10,7 @@ use media::{Timestamp, TrackKind};
 
 use super::jitter::JitterEstimator;
 
-/// What the user and the path demand of playout.
+/// Requirements of the user and the path on playout.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PlayoutConfig {
     /// A fixed playout delay instead of the adaptive one.
@@ -44,7 +44,7 @@ pub(super) struct Playout {
     jumped_to: i64,
     /// Until when the first units are a burst, whose spread says nothing about the path.
     settled_at: Option<Duration>,
-    /// Until when that may be extended while the burst goes on.
+    /// Until when that may be extended while the burst continues.
     settled_by: Duration,
     adjusted_at: Option<Duration>,
     target: i64,
@@ -103,7 +103,7 @@ impl Playout {
             // Only the minimum counts yet: the burst of a join lies above it by as much as the server holds.
             let least = self.jitter.min_of(kind);
             if least.is_some_and(|least| transit.saturating_add(BURST_THRESHOLD) < least) {
-                // It arrives faster than real time: the burst goes on, and on a busy host it may take longer.
+                // It arrives faster than real time, so the burst continues; on a busy host it may take longer.
                 self.settled_at = self.settled_at.max(Some((now + SETTLE_TIME).min(self.settled_by)));
             }
             if least.is_none_or(|least| transit < least) {
@@ -204,7 +204,7 @@ impl Playout {
         self.jitter.set_burst(burst);
     }
 
-    /// Pauses at the position, or goes on from there.
+    /// Pauses at the position, or resumes from it.
     pub(super) fn pause(&mut self, now: Duration, paused: bool) {
         if paused != self.paused {
             self.reanchor(now, if paused { 0.0 } else { 1.0 });
@@ -307,7 +307,7 @@ const SETTLE_ERROR: i64 = 40_000;
 const SKIP_ERROR: i64 = 1_000_000;
 /// Microseconds. Smaller errors are not corrected, so that the speed is 1 nearly always.
 const CORRECT_ERROR: i64 = 15_000;
-/// Microseconds. A correction goes on until the error is below this.
+/// Microseconds. A correction continues until the error is below this.
 const DONE_ERROR: i64 = 4_000;
 /// An error of this many microseconds would be corrected at double speed; 100 ms and more are at the full 5%.
 const CORRECT_WITHIN: f64 = 2_000_000.0;

@@ -11,7 +11,7 @@ use media::{AccessUnit, Catalog, Timestamp};
 pub struct DecodeJob {
     /// The playback timeline of its PTS.
     pub timeline: u32,
-    /// The catalog in force for it.
+    /// The catalog that applies to it.
     pub catalog: Arc<Catalog>,
     /// The unit, as it was merged.
     pub unit: AccessUnit,

@@ -98,7 +98,7 @@ impl SoundQueue {
         }
     }
 
-    /// Plays from the front, `step` of its frames for each one put out; returns how many frames were put out (at least one if any was left).
+    /// Plays from the front, `step` of its frames per output frame; returns the number of output frames (at least one if any was left).
     fn play(&mut self, out: &mut [f32], step: f64) -> usize {
         let next = self.queue.get(1).and_then(|sound| sound.samples.get(..CHANNELS)).map(|s| [s[0], s[1]]);
         let Some(front) = self.queue.front() else { return 0 };

@@ -1,4 +1,4 @@
-//! The sound card. If there is none, everything else works without sound.
+//! The sound card. If there is none, everything else works without audio.
 
 use std::sync::Arc;
 use std::time::Duration;

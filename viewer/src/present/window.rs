@@ -473,7 +473,7 @@ const TICK: Duration = Duration::from_millis(8);
 const PANEL_EVERY: Duration = Duration::from_millis(250);
 /// How long a message is shown.
 const MESSAGE: Duration = Duration::from_millis(1500);
-/// Bounds the decoded pictures that wait here, beside those in the decoder's channel.
+/// Bounds the decoded pictures that wait here, in addition to those in the decoder's channel.
 const MAX_DECODED: usize = 8;
 
 #[cfg(test)]

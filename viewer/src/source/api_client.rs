@@ -1,4 +1,4 @@
-//! The server's HTTP API for one stream, `/api/v1/streams/NAME`: how it can be played, and when its units passed which stage.
+//! The server's HTTP API for one stream, `/api/v1/streams/NAME`: its transports, and the stage timestamps of its units.
 //!
 //! Playback information is requested at the start, before each connection to the broadcaster (a ticket is good for one), and when another
 //! broadcast is on air.
@@ -49,7 +49,7 @@ impl ApiClient {
         self.request("watch").await
     }
 
-    /// When units passed the server's stages, up to the one with DTS `at`, or up to the newest; `None` if the server has no such API.
+    /// Stage timestamps of the server's units up to the one with DTS `at`, or up to the newest; `None` if the server has no such API.
     pub(super) async fn stamps(&self, at: Option<Timestamp>) -> Result<Option<TimingReport>, Error> {
         let question = at.map_or("timing".to_owned(), |at| format!("timing?at={}", at.as_millis()));
         Ok(self.request::<StreamTiming>(&question).await?.and_then(StreamTiming::into_report))

@@ -1,5 +1,5 @@
 //! Discovery of the broadcaster on this network: addresses that the server reports, and mDNS. Its mDNS names are derived from a secret that the
-//! server tells to admitted viewers. Addresses are hints only: the broadcaster is authenticated by its certificate.
+//! server gives to admitted viewers. Addresses are hints only: the broadcaster is authenticated by its certificate.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -50,7 +50,7 @@ pub(super) async fn run(
                     if asked.is_none() {
                         return;
                     }
-                    // Several requests are one.
+                    // Coalesce pending requests.
                     while requery.try_recv().is_ok() {}
                     if let Some(browsing) = &browsing {
                         browsing.browser.refresh();
@@ -73,8 +73,8 @@ pub(super) async fn run(
     }
 }
 
-/// How long a request to query the server again waits. The first is met at once; repeated ones (two paths that deliver different broadcasts in turn, a
-/// broadcaster that admits nobody) wait twice as long each time.
+/// Backoff of requests to query the server again. The first is served at once; repeated ones (two paths that alternate between broadcasts, a
+/// broadcaster that rejects all viewers) wait twice as long each time.
 #[derive(Debug, Default)]
 struct RequeryBackoff {
     last: Option<(Instant, Duration)>,
@@ -115,7 +115,7 @@ async fn next(browsing: &mut Option<BrowseSession>) -> Option<CandidateAddresses
     let Some(browsing) = browsing else { return std::future::pending().await };
     match browsing.browser.next().await? {
         Event::Found { addresses, .. } | Event::Changed { addresses, .. } => browsing.found = addresses,
-        // Names rotate: a new one is found before the old one is lost. Whether an address works, the connection shows.
+        // Names rotate: the new one is found before the old one expires. Connecting shows whether an address still works.
         _ => {}
     }
     Some(browsing.found.clone())
@@ -139,9 +139,9 @@ fn publish(candidates: &watch::Sender<CandidateAddresses>, hints: CandidateAddre
 
 /// How often the server is queried: a broadcaster may join this network at any time.
 const QUERY_INTERVAL: Duration = Duration::from_secs(15);
-/// The server learns of a broadcaster that reconnects a moment later.
+/// Minimum delay, since the server learns of a reconnected broadcaster a moment later.
 const MIN_REQUERY_DELAY: Duration = Duration::from_millis(50);
-/// After so long without a request, the next is met at once.
+/// After this time without a request, the next one is served at once.
 const BACKOFF_RESET: Duration = Duration::from_secs(10);
 /// Bounds the addresses: several interfaces of both families.
 const MAX_CANDIDATES: usize = 16;

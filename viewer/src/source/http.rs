@@ -1,4 +1,4 @@
-//! The HTTP client for everything that the viewer requests, and what its errors say.
+//! The HTTP client for all of the viewer's requests, and the text of its errors.
 
 use std::time::Duration;
 

@@ -1,8 +1,8 @@
-//! The paths of a stream: which there are, which of them are open, and the units that they deliver.
+//! The paths of a stream: finds them, opens them, and receives their units.
 //!
-//! A path leads to one server (or the broadcaster) by one transport. Each runs as a task of its own and reports `PathEvent`s; the supervisor opens
-//! and closes paths as [`media::select`] decides, and forwards everything through one bounded channel, so that a slow reader holds back the
-//! sockets. Merging the paths is the next module's work ([`pipeline`](crate::pipeline)).
+//! A path leads to one server (or the broadcaster) by one transport. Each runs in its own task and reports `PathEvent`s. The supervisor opens and
+//! closes paths as [`media::select`] decides, and forwards all events through one bounded channel, so that a slow reader applies backpressure to
+//! the sockets. The [`pipeline`](crate::pipeline) merges the paths.
 
 mod api_client;
 mod discovery;
@@ -84,11 +84,11 @@ pub enum Event {
     Unit {
         /// The path that delivered it.
         path: PathId,
-        /// The catalog in force for it.
+        /// The catalog that applies to it.
         catalog: Arc<Catalog>,
         /// The unit, as the path delivered it.
         unit: AccessUnit,
-        /// The unit that it follows in its track, as far as the path says.
+        /// The preceding unit of its track, if the path states it.
         predecessor: Predecessor,
     },
     /// The state of the stream changed.
@@ -215,7 +215,7 @@ impl Error {
     }
 }
 
-/// Where playback is, shared with the paths: the last merged units, after which a reopened path goes on, and the size of the buffer.
+/// The playback position, shared with the paths: the last merged units, after which a reopened path resumes, and the size of the buffer.
 #[derive(Clone, Debug, Default)]
 pub struct Position(Arc<Mutex<PositionState>>);
 
@@ -227,7 +227,7 @@ struct PositionState {
     shown: Option<Timestamp>,
 }
 
-/// Where to go on: an epoch, and the last DTS of each track.
+/// Where to resume: an epoch, and the last DTS of each track.
 pub type ResumePoint = (Epoch, Vec<(TrackId, Timestamp)>);
 
 impl Position {
@@ -273,12 +273,12 @@ enum PathEvent {
         burst: Duration,
         /// Whether the broadcast is over, and all of it there.
         complete: bool,
-        /// By which transport it delivers, where that is known only now; else by the path's own.
+        /// The transport that it delivers by, if that is known only after opening; `None` for the path's own.
         transport: Option<&'static Transport>,
     },
-    /// The server says that the stream has ended; it may go on.
+    /// The server reports that the stream has ended. It may start again.
     NotLive,
-    /// The server answers, but has had no new media for too long.
+    /// The server responds, but has had no new media for too long.
     Stalled,
     /// Connected, and idle as requested.
     Idle,
@@ -290,7 +290,7 @@ enum PathEvent {
     RequestSent(WallClock),
     /// When units passed the server's stages.
     Timing(Box<latency::TimingReport>, Exchange),
-    /// A unit, its catalog, and the unit that it follows, as far as the path says.
+    /// A unit, its catalog, and the preceding unit, if the path states it.
     Unit(Arc<Catalog>, AccessUnit, Predecessor),
     /// The task has ended. `Ok` means that the broadcast is over.
     Closed(Result<(), Error>),

@@ -62,7 +62,7 @@ pub(super) trait PathSource: fmt::Debug + Send + Sync {
     /// The address, without secrets.
     fn address(&self) -> String;
 
-    /// What discovery by mDNS has to do with it.
+    /// How the path depends on discovery.
     fn discovery(&self) -> Discovery {
         Discovery::Unused
     }
@@ -79,7 +79,7 @@ pub(super) trait PathSource: fmt::Debug + Send + Sync {
 pub(super) enum Discovery {
     /// Its address is known.
     Unused,
-    /// What is found is tried beside the addresses that are known.
+    /// Discovered addresses are tried in addition to the known ones.
     Helps,
     /// It takes part in selection only once an address was found.
     Required,
@@ -87,17 +87,17 @@ pub(super) enum Discovery {
 
 /// What a path may need when it is opened.
 pub(super) struct OpenContext {
-    /// Where playback is.
+    /// The playback position.
     pub(super) position: Position,
     /// For everything by HTTP.
     pub(super) http: reqwest::Client,
     /// Whether the stream has no other path.
     pub(super) is_only_path: bool,
-    /// After an outage, go on at the oldest unit that the server has, not at the live edge.
+    /// After an outage, resume at the oldest unit that the server holds, not at the live edge.
     pub(super) keep_all: bool,
     /// The socket of the relay protocol; `None` where the system gives no UDP socket.
     pub(super) endpoint: Option<Endpoint>,
-    /// Of a path that can be idle: whether units are to flow.
+    /// For a path that can be idle: whether it is to deliver units.
     pub(super) active: watch::Receiver<bool>,
     /// The server's API, if the stream was named by its page.
     pub(super) api: Option<ApiClient>,
@@ -123,7 +123,7 @@ pub(super) struct UrlRequest<'a> {
 pub(super) struct ServerOffer<'a> {
     /// How it can be played.
     pub(super) info: &'a PlaybackInfo,
-    /// Where to ask for a new one.
+    /// The API to request an updated description from.
     pub(super) api: &'a ApiClient,
     /// Addresses of the broadcaster that the user gave.
     pub(super) peer_addresses: &'a [String],
@@ -135,18 +135,18 @@ pub(super) struct ServerOffer<'a> {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct TransportFilter(pub(super) Option<&'static Transport>);
 
-/// What the user wants of the paths.
+/// The user's options for paths.
 #[derive(Clone, Debug, Default)]
 pub struct PathOptions {
     /// Which transports may be used.
     pub transport: TransportFilter,
-    /// What stands ready behind the path in use.
+    /// The fallback for the path in use.
     pub mode: Mode,
-    /// `HOST:PORT` of the broadcaster, to be tried beside what discovery finds.
+    /// `HOST:PORT` of the broadcaster, tried in addition to discovered addresses.
     pub peer_addresses: Vec<String>,
     /// The pairing code that the broadcaster shows.
     pub pairing_code: Option<String>,
-    /// After an outage, go on at the oldest unit that a server has, not at the live edge.
+    /// After an outage, resume at the oldest unit that a server holds, not at the live edge.
     pub keep_all: bool,
 }
 
@@ -155,7 +155,7 @@ pub struct PathOptions {
 pub struct PathDescription {
     /// The transport by which it was found.
     pub(super) transport: &'static Transport,
-    /// Its address, and what it keeps between two openings.
+    /// Its address, and the state kept between openings.
     pub(super) source: Source,
 }
 

@@ -22,7 +22,7 @@ pub(super) static TRANSPORT: Transport = Transport {
     name: "peer",
     help: "The broadcaster itself, on this network",
     label: "LAN",
-    // On a LAN, scheduling alone makes gaps of tens of milliseconds.
+    // On a LAN, scheduling alone causes gaps of tens of milliseconds.
     profile: PathProfile { rank: 10, can_idle: true, min_stall_timeout: Duration::from_millis(40) },
     delivery: Delivery::Direct,
     states_predecessor: true,
@@ -96,19 +96,19 @@ fn paired(request: &UrlRequest<'_>) -> Result<Vec<Source>, String> {
     if !addresses.iter().all(has_port) {
         return Err("give the port too: nearcast://HOST:PORT".to_owned());
     }
-    // Which of them shows this code is not known: the others refuse it.
+    // It is not known which broadcaster has this code; the others reject it.
     let code = Arc::new(code);
     Ok(addresses.into_iter().map(|address| Arc::new(Paired { address, code: code.clone() }) as Source).collect())
 }
 
-/// A server may learn of the broadcaster later: the path is always offered, and waits until an address is known.
+/// The path is always offered and waits until an address is known, since the server may learn of the broadcaster later.
 fn from_server(offer: &ServerOffer<'_>) -> Option<Source> {
     let is_known = offer.is_chosen || !offer.peer_addresses.is_empty();
     let discovery = if is_known { Discovery::Helps } else { Discovery::Required };
     Some(Arc::new(Peer { api: offer.api.clone(), manual: offer.peer_addresses.to_vec(), discovery }))
 }
 
-/// Where the broadcaster may be, and a new ticket: each is good for one connection.
+/// The broadcaster's possible addresses, and a new ticket: each is valid for one connection.
 async fn peer_target(
     api: &ApiClient,
     manual: &[String],

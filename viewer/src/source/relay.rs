@@ -1,6 +1,6 @@
-//! A path by the relay protocol, from a server or from the broadcaster itself: groups in, access units out.
+//! A path by the relay protocol, from a server or from the broadcaster itself: receives groups, returns access units.
 //!
-//! It can be idle: connected and admitted, with no units flowing. When it is made active, it goes on after the last unit that was merged.
+//! It can be idle: connected and admitted, without delivering units. When it becomes active, it resumes after the last merged unit.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -55,7 +55,7 @@ impl RelaySource {
         Some(Self { address, name: name.to_owned(), pin: relay.pin.parse().ok()? })
     }
 
-    /// As its server describes it now: one that was restarted has another certificate. The old description where the server does not answer.
+    /// The server's current description, since a restarted server has another certificate. The old description if the server does not respond.
     async fn refreshed(&self, api: &ApiClient) -> Self {
         let info = api.watch().await.ok().flatten();
         info.and_then(|info| Self::parse(&info, api.name())).unwrap_or_else(|| self.clone())
@@ -114,7 +114,7 @@ impl std::fmt::Debug for RelayTrust {
     }
 }
 
-/// Subscribes at `target`, and has units flow while the context says so, until it breaks or the broadcast is over (`Ok`).
+/// Subscribes at `target` and delivers units while the context says so, until the connection fails or the broadcast is over (`Ok`).
 ///
 /// # Errors
 /// [`Error::Unreachable`] without a UDP socket or where no address answers; [`Error::Impostor`] if the other end does not know the pairing
@@ -212,7 +212,7 @@ pub(super) fn endpoint() -> std::io::Result<Endpoint> {
     Endpoint::client(([0u16; 8], 0).into()).or_else(|_| Endpoint::client(([0u8; 4], 0).into()))
 }
 
-/// Connects to all addresses at once and takes the first that answers: which interface and family works is not known beforehand.
+/// Connects to all addresses at once and uses the first that responds, since it is unknown which interface and address family works.
 async fn connect(target: &RelayTarget, endpoint: &Endpoint) -> Result<quinn::Connection, Error> {
     let mut config = match &target.trust {
         RelayTrust::Pinned { pin, .. } => tls::client_config(*pin, relay::wire::ALPN),

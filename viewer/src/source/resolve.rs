@@ -1,7 +1,7 @@
-//! From what the user typed to the paths that lead there.
+//! Resolves the user's URL to paths.
 //!
-//! A URL that is a transport's own (`rtmp://…`, `….m3u8`, `nearcast://…`) is asked of each transport in turn. Any other `http(s)://host/NAME` is
-//! a stream's page: the server is asked what it offers. What answers with a playlist instead is taken for one.
+//! Each transport in turn is asked whether the URL is its own (`rtmp://…`, `….m3u8`, `nearcast://…`). Any other `http(s)://host/NAME` is a
+//! stream's page, whose server lists the transports. If the response is a playlist instead, it is played as one.
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ use super::transport::TRANSPORTS;
 /// The paths to a stream, best first.
 #[derive(Clone, Debug)]
 pub struct ResolvedPaths {
-    /// Those that are known; never empty.
+    /// The known paths; never empty.
     pub paths: Vec<PathDescription>,
     /// The server's API, if the stream was named by its page: a restarted server has another certificate, and it knows where the broadcaster is.
     pub(super) api: Option<ApiClient>,
@@ -40,7 +40,7 @@ pub async fn resolve(url: &str, options: &PathOptions, http: &reqwest::Client) -
     from_server(&page, options, http).await
 }
 
-/// The paths of a URL that is a transport's own; none if it is nobody's.
+/// The paths of a URL that belongs to a transport; empty if it belongs to none.
 fn from_url(url: &str, scheme: &str, options: &PathOptions) -> Result<Vec<PathDescription>, String> {
     let pairing_code = options.pairing_code.as_deref();
     let paths_by = |transport: &'static Transport, is_chosen| {

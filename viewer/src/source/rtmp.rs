@@ -1,4 +1,4 @@
-//! A path by RTMP: messages in, access units out.
+//! A path by RTMP: receives messages, returns access units.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -55,7 +55,7 @@ fn from_server(offer: &ServerOffer<'_>) -> Option<Source> {
     Some(Arc::new(RtmpSource(url)))
 }
 
-/// Plays `url` until it breaks. A Nearcast server goes on after `position`.
+/// Plays `url` until the connection fails. A Nearcast server resumes after `position`.
 async fn run(url: Url, position: Position, events: &EventSender) -> Result<(), Error> {
     let address = url.revealed();
     let failed = |source| failed(&url, source);
@@ -73,7 +73,7 @@ async fn run(url: Url, position: Position, events: &EventSender) -> Result<(), E
         let message = match player.next().await {
             Ok(Some(message)) => message,
             Ok(None) => return Err(failed(rtmp::Error::Closed { waiting_for: "the next message" })),
-            // A server without a publisher may send nothing for any time: that is no failure.
+            // A server without a publisher may send nothing for any time; that is not a failure.
             Err(rtmp::Error::Timeout { .. }) if !has_media => return Err(Error::NotLive { address }),
             Err(source) => return Err(failed(source)),
         };
@@ -125,19 +125,19 @@ struct MessageDemuxer {
     named: bool,
     /// The broadcast before this connection, and its newest DTS.
     seen: Option<(Epoch, Timestamp)>,
-    /// Whether the server states which unit follows which where its order does not tell. Others leave units out in silence.
+    /// Whether the server states predecessors where the order of units does not imply them. Other servers skip units without notice.
     states_gaps: bool,
     order: TrackOrder,
-    /// What this connection has brought.
+    /// Order of the units received over this connection.
     newest: TrackOrder,
 }
 
-/// A unit that came.
+/// A received unit.
 struct Arrived {
     catalog: Arc<Catalog>,
     unit: AccessUnit,
     predecessor: Predecessor,
-    /// Whether units were left out before it that this connection could have brought.
+    /// Whether units before it are missing that this connection could have delivered.
     is_after_gap: bool,
 }
 
@@ -215,7 +215,7 @@ impl MessageDemuxer {
         Arrived { catalog: self.catalog.clone(), unit, predecessor, is_after_gap }
     }
 
-    /// The server left units out, for it never had them or because this viewer was too slow; or it begins in the middle of a broadcast.
+    /// The server skipped units, because it never received them or because this viewer was too slow; or it begins in the middle of a broadcast.
     fn gap(&mut self, gap: &rtmp::Gap) {
         for (track, predecessor) in &gap.predecessors {
             self.order.state(gap.epoch, *track, *predecessor);

@@ -47,14 +47,14 @@ pub async fn run(url: String, options: PathOptions, position: Position, events: 
 /// One path and its task.
 struct Path {
     description: PathDescription,
-    /// Of a path that can be idle: whether units are to flow.
+    /// For a path that can be idle: whether it is to deliver units.
     active: watch::Sender<bool>,
     /// Number of the current opening.
     opening: u64,
     task: Option<JoinHandle<()>>,
     /// Whether it has ever delivered a unit.
     has_delivered: bool,
-    /// The error that another attempt cannot mend.
+    /// The error if another attempt cannot succeed.
     permanently_failed: Option<Error>,
 }
 
@@ -274,7 +274,7 @@ impl Supervisor {
             PathEvent::Gap => {
                 let actions = self.selector.on_gap(id, now);
                 self.apply(actions).await?;
-                // Where units state their predecessor, the merge finds gaps by itself.
+                // If units state their predecessor, the merge detects gaps itself.
                 if self.paths.get(&id).is_some_and(|path| !path.transport().states_predecessor) {
                     self.send(Event::Gap(id)).await?;
                 }
@@ -306,7 +306,7 @@ impl Supervisor {
                         self.send(Event::Ended).await?;
                         return Err(Closed);
                     }
-                    // Where there are other paths, the stream may go on when the broadcaster comes back.
+                    // If there are other paths, the stream may continue when the broadcaster returns.
                     Ok(()) => self.on_failure(id, Error::NotLive { address: self.describe(id) }).await?,
                     Err(error) => self.on_failure(id, error).await?,
                 }
@@ -316,7 +316,7 @@ impl Supervisor {
     }
 
     async fn on_failure(&mut self, id: PathId, error: Error) -> Result<(), Closed> {
-        // No failure, and there is no other path: it is tried at an even pace, so that the start of the stream is not missed.
+        // Not a failure, and there is no other path: retry at a constant interval, so that the start of the stream is not missed.
         if matches!(error, Error::NotLive { .. }) && self.paths.len() == 1 {
             debug!(%error);
             self.set_state(State::Waiting).await?;
@@ -324,7 +324,7 @@ impl Supervisor {
         }
         self.selector.on_failed(id, self.now());
         let Some(path) = self.paths.get_mut(&id) else { return Ok(()) };
-        // A server that restarts may not know its streams for a moment; one that never knew this one does not.
+        // A restarted server may not know its streams for a moment, but an error before the first unit is final.
         let is_permanent = error.is_violation() || !error.retry() && !path.has_delivered;
         match &error {
             Error::NotLive { .. } => {
@@ -332,7 +332,7 @@ impl Supervisor {
                 self.set_state(State::Waiting).await?;
             }
             error if is_permanent => warn!(%error, "a path failed for good"),
-            // Other paths deliver: this is no outage.
+            // Other paths deliver, so this is not an outage.
             error if self.paths.values().any(|path| path.task.is_some() && path.has_delivered) => {
                 info!(%error, "a path failed; others go on");
             }
@@ -429,7 +429,7 @@ fn jittered(wait: Duration) -> Duration {
 
 /// First wait before another attempt; doubles with each failure in a row.
 const RETRY_MIN: Duration = Duration::from_millis(500);
-/// The longest wait, by which a viewer may miss the start of a stream.
+/// The longest wait between attempts; a viewer may miss the start of a stream by as much.
 const RETRY_MAX: Duration = Duration::from_secs(8);
 /// The longest wait between two attempts at a stream that is not on air.
 const NOT_LIVE_POLL: Duration = Duration::from_secs(1);

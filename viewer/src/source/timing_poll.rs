@@ -1,5 +1,5 @@
-//! Polls the server for timing reports (when units passed its stages, and what its clock shows): on the relay's own connection, or by HTTP beside
-//! other transports.
+//! Polls the server for timing reports (stage timestamps and its clock): on the relay's own connection, or by HTTP in addition to other
+//! transports.
 
 use std::time::{Duration, Instant};
 
@@ -48,7 +48,7 @@ pub(super) fn unit_to_query(position: &Position) -> Option<Timestamp> {
     Some(position.last_presented()?.min(told(newest?)))
 }
 
-/// Runs a path to its end, and asks its server by HTTP meanwhile, if there is one to ask.
+/// Runs a path to its end, and meanwhile polls its server by HTTP, if it has an API.
 pub(super) async fn run_alongside(
     path: impl Future<Output = Result<(), Error>>,
     api: Option<ApiClient>,
@@ -67,7 +67,7 @@ pub(super) async fn run_alongside(
     }
 }
 
-/// Polls until it is dropped, or until the server turns out to have no timing API.
+/// Polls until it is dropped, or until the server responds that it has no timing API.
 async fn poll(api: &ApiClient, position: &Position, events: &EventSender) {
     let mut schedule = PollSchedule::start();
     loop {

@@ -1,4 +1,4 @@
-//! The transports that this viewer knows, best first. A new one is a module with its description, and a line here.
+//! The transports of this viewer, best first. To add one, add a module with its description, and a line here.
 
 use std::str::FromStr;
 

@@ -1,5 +1,5 @@
-//! A push that was away for longer than the broadcaster keeps what it has made: the CDN goes on at an IDR, and misses what came before. A
-//! viewer that takes both paths, of which the CDN's is then ahead, waits for the other and loses nothing.
+//! A push outage longer than the broadcaster's window: the CDN resumes at an IDR and misses the units before it. A viewer with both paths, of
+//! which the CDN's is then ahead, waits for the other and loses nothing.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -21,7 +21,7 @@ fn an_outage_longer_than_the_resend_window_costs_a_viewer_of_both_paths_nothing(
     let made_by = made.to_string_lossy();
     let options = ["--window", "1s", "--gop", "200ms", "--fixed-bitrate", "--stats", "json", "--trace", &*made_by];
     let mut broadcaster = testbed.broadcast(&options)?;
-    // The broadcaster's own path is the slower one, by less than the viewer waits for what is missing.
+    // The broadcaster's own path is slower, by less than the viewer waits for missing units.
     testbed.direct.set(Direction::AToB, Shape { delay: Duration::from_millis(300), ..LAN })?;
     let mut viewer = testbed.watch(0, &["--standby", "hot", "--trace", &came.to_string_lossy()])?;
     until(TIMEOUT, "pictures by both paths", || {
@@ -51,7 +51,7 @@ fn an_outage_longer_than_the_resend_window_costs_a_viewer_of_both_paths_nothing(
     ensure!(ahead > 0, "the CDN was never ahead: nothing was tested");
     ensure!(summary.0["units_dropped"] == 0, "units were lost: {}", summary.0);
     viewer.ensure_no_duplicates()?;
-    // The push's own log is not what was made: it lacks what was skipped.
+    // The push's unit log lacks the units that were skipped.
     let mut made_by_track: BTreeMap<String, Vec<i64>> = BTreeMap::new();
     for unit in read(&made, "encoded")? {
         made_by_track.entry(unit.track).or_default().push(unit.dts);
@@ -100,7 +100,7 @@ fn read(trace: &Path, stage: &str) -> Result<Vec<Line>> {
         .collect()
 }
 
-/// How often the CDN brought pictures that came long after the last that it had brought, before the broadcaster's own path was there.
+/// How often the CDN delivered frames after a gap before the broadcaster's own path had delivered them.
 fn skips_ahead(received: &[Line]) -> usize {
     let (mut by_cdn, mut by_lan, mut count) = (None, i64::MIN, 0);
     for unit in received.iter().filter(|unit| unit.track == "v0") {
@@ -114,11 +114,11 @@ fn skips_ahead(received: &[Line]) -> usize {
     count
 }
 
-/// Each is another throw of when in a GOP the push goes on.
+/// Number of outages; the push resumes at a different point of a GOP in each.
 const OUTAGES: usize = 3;
 /// The broadcaster keeps one second.
 const OUTAGE: Duration = Duration::from_secs(4);
-/// In milliseconds of DTS: what no encoder leaves out.
+/// Milliseconds of DTS: longer than any gap that an encoder leaves.
 const A_SKIP: i64 = 500;
 /// In milliseconds of DTS.
 const A_PICTURE: i64 = 34;

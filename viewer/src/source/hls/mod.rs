@@ -1,7 +1,7 @@
-//! A path by HLS: playlists, segments and parts in, access units out.
+//! A path by HLS: fetches playlists, segments and parts, returns access units.
 //!
-//! [`media::hls::client`] decides what to fetch next and when to reload the playlist; here are the requests, each with a deadline and a size
-//! limit. RFC 8216 §6.3; for parts RFC 8216bis §6.3.
+//! [`media::hls::client`] decides what to fetch next and when to reload the playlist; this module sends the requests, each with a deadline and a
+//! size limit. RFC 8216 §6.3; for parts RFC 8216bis §6.3.
 
 mod choose;
 mod parts;
@@ -36,7 +36,7 @@ pub(super) static LOW_LATENCY: Transport = Transport {
     delivery: Delivery::Parts,
     states_predecessor: false,
     cost: Cost::Server,
-    // Without a choice of the user, a playlist's path plays parts by itself where there are any.
+    // Unless the user chose it, a playlist's other path (`SEGMENTS`) plays parts if there are any.
     from_url: |request| from_url(request, LowLatency::Require).filter(|_| request.is_chosen),
     from_server: |offer| {
         let url =
@@ -59,7 +59,7 @@ pub(super) static SEGMENTS: Transport = Transport {
     from_server: |offer| Some(Arc::new(HlsSource::new(offer.info.urls.hls.as_ref()?, LowLatency::Off))),
 };
 
-/// A playlist, and what is kept between two openings, so that the path goes on where it was.
+/// A playlist, and the state kept between openings, so that the path resumes at its last position.
 #[derive(Debug)]
 pub(super) struct HlsSource {
     url: String,
@@ -92,13 +92,13 @@ impl PathSource for HlsSource {
 pub(super) enum LowLatency {
     /// Play whole segments only.
     Off,
-    /// By parts where the playlist lists any, and by segments where not.
+    /// Play parts if the playlist lists any, else segments.
     Prefer,
-    /// By parts, or not at all.
+    /// Play parts; fail if there are none.
     Require,
 }
 
-/// An address that ends like a playlist's.
+/// The path of a URL that ends like a playlist's.
 fn from_url(request: &UrlRequest<'_>, low_latency: LowLatency) -> UrlPaths {
     let path = reqwest::Url::parse(request.url).map(|url| url.path().to_ascii_lowercase()).ok()?;
     let is_playlist = path.ends_with(".m3u8") || path.ends_with(".m3u");
@@ -106,18 +106,18 @@ fn from_url(request: &UrlRequest<'_>, low_latency: LowLatency) -> UrlPaths {
     (is_http && is_playlist).then(|| Ok(vec![Arc::new(HlsSource::new(request.url, low_latency)) as Source]))
 }
 
-/// Plays the playlist until it ends (`Ok`) or breaks.
+/// Plays the playlist until it ends (`Ok`) or the path fails.
 async fn run(source: &HlsSource, context: &OpenContext, events: &EventSender) -> Result<(), Error> {
     let HlsSource { url, low_latency, state } = source;
     let http = &context.http;
     let mut kept = state.lock().await;
-    // Chosen anew each time: the variant that was there before may be what broke.
+    // Choose again on each opening, since the previous variant may be the one that failed.
     let playlist = choose(url, http).await?;
     let state = kept.get_or_insert_with(|| HlsState::new(playlist.clone(), context.keep_all));
     state.switch_playlist(playlist);
     let (first, base) = media_playlist(&state.playlist, http).await?;
     let complete = first.end_list;
-    // A playlist that has ended already is played from its start where there is no other path; else the stream is not on air.
+    // If there is no other path, an ended playlist is played from its start; else the stream counts as not on air.
     if complete && !context.is_only_path {
         *kept = None;
         return Err(Error::NotLive { address: url.clone() });
@@ -135,7 +135,7 @@ async fn run(source: &HlsSource, context: &OpenContext, events: &EventSender) ->
     }
     let result = if by_parts {
         state.part_failures += 1;
-        // Other paths may have gone on since this one was open, and where they are tells where to go on best.
+        // Other paths may have delivered more since this one was open, so resume at the playback position.
         let entry = parts::entry(&context.position).filter(|_| !context.is_only_path);
         let result = parts::run(state, first, base, http, entry, events).await;
         if state.part_failures >= MAX_ATTEMPTS && *low_latency == LowLatency::Prefer {
@@ -146,7 +146,7 @@ async fn run(source: &HlsSource, context: &OpenContext, events: &EventSender) ->
         segments::run(state, first, base, http, events).await
     };
     if result.is_ok() {
-        // Should it begin anew, it does so with another playlist.
+        // If the stream starts again, it has a new playlist.
         *kept = None;
     }
     result

@@ -24,8 +24,8 @@ use super::requests::{chunk, get, init, media_playlist, unsupported};
 use super::segments::PlaylistGrowth;
 use super::state::{HlsState, MAX_ATTEMPTS, MAX_SEGMENT, RETRY_PAUSE};
 
-/// Plays from `first`, whose URIs are relative to `base`, until the playlist ends (`Ok`) or the path fails. `entry` is where to begin; `None` goes on
-/// where it was.
+/// Plays from `first`, whose URIs are relative to `base`, until the playlist ends (`Ok`) or the path fails. `entry` is the start position; `None`
+/// continues at the last position.
 pub(super) async fn run(
     state: &mut HlsState,
     first: MediaPlaylist,
@@ -75,7 +75,7 @@ pub(super) async fn run(
                 if is_new && has_played && requests.has_waited {
                     state.part_failures = 0;
                 }
-                // A server that answers with what was there already is not asked again at once.
+                // Pause if the server responded without a change.
                 requests.load(state.parts.reload(), if is_new { Duration::ZERO } else { RETRY_PAUSE });
                 continue;
             }
@@ -85,7 +85,7 @@ pub(super) async fn run(
                     return Err(error);
                 }
                 debug!(%error, failed_loads, "cannot load the playlist");
-                // Without blocking: a server may answer a blocking reload with an error where nothing is new for long.
+                // Without blocking, since a server may respond to a blocking reload with an error if nothing new appears for long.
                 requests.load(None, RETRY_PAUSE * failed_loads);
                 continue;
             }
@@ -132,13 +132,13 @@ pub(super) async fn run(
             sleep(RETRY_PAUSE * failed_fetches).await;
             continue;
         }
-        // A server that is down may still have the part when it is back: it stays pending.
+        // The part stays pending, since a server that is down may still have it after a restart.
         if !error.retry() || media_playlist(&state.playlist, http).await.is_ok() {
             warn!(%error, "a part was skipped");
             state.fetch_pending = false;
             state.parts.on_fetch_failed();
         }
-        // Without it nothing can be decoded before the next IDR, but perhaps by another path, or by whole segments.
+        // Without the part nothing can be decoded before the next IDR; another path, or whole segments, may still have it.
         return Err(error);
     }
 }

@@ -1,4 +1,4 @@
-//! From the bytes of segments and parts to access units, whatever their container.
+//! Demuxes segments and parts of either container into access units.
 
 use std::sync::Arc;
 
@@ -25,7 +25,7 @@ pub(super) struct SegmentReader {
 }
 
 impl SegmentReader {
-    /// The next segment has this discontinuity sequence number: another number is another clock, and another epoch where the server states none.
+    /// Sets the discontinuity sequence number of the next segment. A new number means a new clock, and a new epoch if the server states none.
     pub(super) fn enter(&mut self, timeline: u64) {
         if self.timeline.replace(timeline) != Some(timeline) {
             self.fallback = Some(random_epoch());
@@ -38,7 +38,7 @@ impl SegmentReader {
         self.fmp4.is_none()
     }
 
-    /// A segment starts, at this date: what is left of an incomplete one is discarded.
+    /// Begins a segment with this date, and discards the rest of an incomplete one.
     pub(super) fn begin(&mut self, date: Option<WallClock>) {
         self.date = date;
         self.fmp4.as_mut().map(fmp4::Reader::begin_segment).unwrap_or_default();
@@ -52,7 +52,7 @@ impl SegmentReader {
         self.fmp4.as_ref().map_or(Ok(()), fmp4::Reader::end_segment)
     }
 
-    /// The last segment broke off: the reader needs its init segment again.
+    /// The last segment was cut off: the reader needs its init segment again.
     pub(super) fn broken(&mut self) {
         self.fmp4 = None;
     }

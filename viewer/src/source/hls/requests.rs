@@ -38,7 +38,7 @@ pub(super) async fn get(
     checked(request(url, range, http).await?, url)
 }
 
-/// The response, whatever its status.
+/// The response, with any status.
 pub(super) async fn request(
     url: &str,
     range: Option<ByteRange>,
@@ -58,7 +58,7 @@ pub(super) async fn request(
 pub(super) fn checked(response: reqwest::Response, url: &str) -> Result<reqwest::Response, Error> {
     match response.status() {
         status if status.is_success() => Ok(response),
-        // A playlist that does not exist may exist once somebody broadcasts.
+        // The playlist may exist once a broadcast starts.
         StatusCode::NOT_FOUND | StatusCode::GONE | StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_EARLY => {
             Err(Error::NotLive { address: url.to_owned() })
         }

@@ -76,7 +76,7 @@ pub(super) async fn run(
                     sleep(RETRY_PAUSE * failed_fetches).await;
                     continue;
                 }
-                // A server that is down may still have the segment when it is back: it stays pending.
+                // The segment stays pending, since a server that is down may still have it after a restart.
                 if error.retry() && media_playlist(&state.playlist, http).await.is_err() {
                     return Err(error);
                 }

@@ -1,4 +1,4 @@
-//! What an HLS path keeps from one opening to the next, and the limits that both ways of playing share.
+//! State that an HLS path keeps between openings, and limits shared by playback of parts and of segments.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::reader::SegmentReader;
 
-/// Where the path is in its playlist.
+/// The path's position in its playlist.
 #[derive(Debug)]
 pub(super) struct HlsState {
     /// URL of the media playlist.
@@ -40,7 +40,7 @@ impl HlsState {
         }
     }
 
-    /// Goes on with another media playlist of the same stream.
+    /// Continues with another media playlist of the same stream.
     pub(super) fn switch_playlist(&mut self, playlist: String) {
         if self.playlist != playlist {
             self.playlist = playlist;
