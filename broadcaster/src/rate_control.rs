@@ -210,7 +210,7 @@ impl EncoderRateController {
         let Some((took, aside)) = self.seen() else { return };
         let took = took.max(shared);
         if took * NEARLY >= self.target + aside {
-            // A backlog, as after an outage, not overuse: it drains by itself, or once viewers have yielded.
+            // A backlog, as after an outage, not overuse: it drains without a lower bitrate, or once viewers have yielded.
             return;
         }
         // A rise back to the point of the last decrease has met the same limit again.

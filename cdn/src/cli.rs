@@ -155,7 +155,7 @@ impl Flags {
 }
 
 impl KeyAction {
-    /// Carries the command out; prints to standard output.
+    /// Executes the command; prints to standard output.
     pub(crate) fn run(self) -> anyhow::Result<()> {
         let open = |paths: DataPaths| -> anyhow::Result<Keyring> {
             Keyring::open(paths.load(|_| {})?.keys_file()).context("cannot open the keys")

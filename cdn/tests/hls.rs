@@ -1,4 +1,4 @@
-//! HLS over loopback: ffmpeg publishes, ffmpeg's own HLS reader decodes every picture and sound, and nothing is out of place.
+//! HLS over loopback: ffmpeg publishes, and ffmpeg's HLS reader decodes every video and audio frame without complaints.
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
 mod support;
@@ -9,7 +9,7 @@ use cdn::config::FanoutEngine;
 use support::Server;
 use tokio::process::Command;
 
-/// Publishes `seconds` of a moving picture at 25 a second, with sound, as fast as it goes.
+/// Publishes `seconds` of moving video at 25 frames per second with audio, as fast as possible.
 async fn publish(server: &Server, seconds: u32, encoder: &[&str]) {
     let output = Command::new("ffmpeg")
         .args([
@@ -46,7 +46,7 @@ async fn publish(server: &Server, seconds: u32, encoder: &[&str]) {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
-/// Decodes the whole playlist, to its end: the counts of pictures and of sound frames, and what ffmpeg complained about.
+/// Decodes the playlist to its end. Returns the number of video and audio frames, and ffmpeg's complaints.
 async fn decode(server: &Server) -> (u64, u64, String) {
     let output = Command::new("ffprobe")
         .args(["-v", "warning", "-live_start_index", "0", "-rw_timeout", "20000000", "-count_frames"])

@@ -171,7 +171,7 @@ fn a_recording_continues_where_tracks_begin_at_different_times() {
     let mut again = Catalog::clone(&catalog);
     again.epoch = Epoch(2);
     let again = Arc::new(again);
-    // The next broadcast's pictures come first, and its sound is half a second older.
+    // The next broadcast's video arrives first, and its audio is half a second older.
     let mut next: Vec<_> = units.iter().map(|unit| AccessUnit { epoch: Epoch(2), ..unit.clone() }).collect();
     for unit in next.iter_mut().filter(|unit| unit.track.is_video()) {
         let later = Duration::from_millis(500);

@@ -33,7 +33,7 @@ pub use input::ReadError;
 pub struct CaptureSettings {
     /// How to encode pictures.
     pub video: VideoSettings,
-    /// How to encode sound.
+    /// How to encode audio.
     pub audio: AudioSettings,
     /// Whether to draw the counter and the clock into pictures; `None`: into the test pattern only.
     pub burn_in: Option<bool>,

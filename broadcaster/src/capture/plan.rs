@@ -28,7 +28,7 @@ enum SourcePlan {
     Test,
 }
 
-/// Where sound comes from.
+/// The source of audio.
 #[derive(Debug)]
 enum AudioPlan {
     Device(devices::AudioDevice),

@@ -1,4 +1,4 @@
-//! The audio encoder: takes sound in any format, and pushes AAC or Opus frames to the broadcast. Cheap enough for the capture thread.
+//! The audio encoder: takes audio in any format, and pushes AAC or Opus frames to the broadcast. Cheap enough for the capture thread.
 
 use std::sync::Arc;
 

@@ -1,5 +1,5 @@
-//! The floor: what no server that writes to each socket can be cheaper than. The same doors, and for every picture one plain write of one
-//! shared buffer to each socket in turn. No window, no joins, no slow players.
+//! The floor: the minimum cost of a server that writes to each socket. It accepts the same connections, and writes each frame from one shared
+//! buffer to each socket in turn. It has no window and handles neither joins nor slow players.
 
 use std::cell::RefCell;
 use std::io::Write;

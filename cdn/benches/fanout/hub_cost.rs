@@ -1,4 +1,4 @@
-//! What the hub costs a subscriber: from publishing a picture and its sound to every cursor having read them.
+//! The hub's cost per subscriber: from publishing a video frame and its audio until every cursor has read them.
 
 use std::time::{Duration, Instant};
 
@@ -41,5 +41,5 @@ pub(crate) fn run() {
     }
 }
 
-/// Pictures, each with a sound.
+/// Number of video frames, each with an audio unit.
 const TICKS: u32 = 1000;

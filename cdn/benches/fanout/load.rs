@@ -1,4 +1,4 @@
-//! The publisher: 30 pictures and 47 sounds a second, 1.08 Mbit/s, an IDR every two seconds. Every picture says when it was sent.
+//! The publisher: 30 video and 47 audio units per second, 1.08 Mbit/s, an IDR every two seconds. Each video frame carries its send time.
 
 use std::sync::Arc;
 use std::sync::OnceLock;
@@ -13,7 +13,7 @@ use net::rtmp::{Message, Metadata, url};
 
 use crate::Address;
 
-/// A publisher on a thread of its own.
+/// A publisher on a separate thread.
 pub(crate) struct Publisher {
     shared: Arc<Shared>,
     thread: JoinHandle<()>,
@@ -59,7 +59,7 @@ trait FilterStop {
 }
 
 impl FilterStop for Result<(), net::rtmp::Error> {
-    /// A server that is being taken down ends the connection.
+    /// Ignores errors after the stop, when the server closes the connection.
     fn filter_stop(self, shared: &Shared) -> Self {
         if shared.stop.load(Ordering::Relaxed) { Ok(()) } else { self }
     }
@@ -108,7 +108,7 @@ pub(crate) fn audio_track() -> Track {
     Track { id: TrackId::AUDIO, config }
 }
 
-/// A picture that says when it was made.
+/// A video frame that carries the time `at`.
 pub(crate) fn picture(at: Duration, is_idr: bool) -> AccessUnit {
     let size = if is_idr { IDR_BYTES } else { PICTURE_BYTES };
     let mut payload = vec![0xa5; size];
@@ -128,19 +128,19 @@ fn unit(track: TrackId, at: Duration, random_access: bool, payload: Vec<u8>) -> 
     AccessUnit { epoch: Epoch(1), track, dts, pts: dts, random_access, payload: payload.into() }
 }
 
-/// A clock that publisher and players share.
+/// Nanoseconds on a clock that publisher and players share.
 pub(crate) fn nanos() -> u64 {
     static START: OnceLock<Instant> = OnceLock::new();
     START.get_or_init(Instant::now).elapsed().as_nanos() as u64
 }
 
-/// Goes before the time in a picture.
+/// Precedes the time in a video frame.
 pub(crate) const MARK: &[u8; 8] = b"nearcast";
 const PICTURES_A_SECOND: u32 = 30;
-/// Pictures from one IDR to the next.
+/// Video frames from one IDR to the next.
 const GOP: u32 = 60;
-/// With the IDRs, 1 Mbit/s.
+/// Size of a frame other than an IDR: with the IDRs, 1 Mbit/s.
 const PICTURE_BYTES: usize = 3730;
 const IDR_BYTES: usize = 30_000;
-/// At 47 a second, 80 kbit/s.
+/// Size of an audio unit: at 47 per second, 80 kbit/s.
 const SOUND_BYTES: usize = 213;

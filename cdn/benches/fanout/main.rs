@@ -1,11 +1,10 @@
-//! What it costs to give one stream to many RTMP players, against the floor: a bare write of a shared buffer.
+//! The cost of sending one stream to many RTMP players, compared to the floor: plain writes of a shared buffer.
 //!
 //! `cargo bench -p cdn --bench fanout -- [--viewers 1,100,500] [--seconds 8] [--rounds 2] [--engines uring,epoll] [--nginx]`
 //!
-//! The server is a child process pinned to one core; publisher and players are threads of this process on another. The load is the one of
-//! the published comparisons: 30 pictures and 47 sounds a second, 1.08 Mbit/s. Every picture carries the time when it was sent, so delay is
-//! measured from the publisher's write to the player's read of the last byte. Floor and server take turns, because machines are
-//! noisy: what counts is the ratio.
+//! The server is a child process pinned to one core; publisher and players are threads of this process on another. The load is that of the
+//! published comparisons: 30 video and 47 audio units per second, 1.08 Mbit/s. Each video frame carries its send time, so delay is measured from
+//! the publisher's write to the player's read of the last byte. Floor and server alternate, because machines are noisy; the ratio is the result.
 
 #![allow(clippy::print_stdout, reason = "a benchmark prints")]
 
@@ -63,7 +62,7 @@ fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What one server did in one run.
+/// Results of one run of one server.
 struct Figures {
     /// Server CPU milliseconds per second and viewer.
     cpu: f64,
@@ -71,7 +70,7 @@ struct Figures {
     p99: f64,
     /// Kilobytes of resident memory per viewer.
     memory: f64,
-    /// Pictures that some player did not get.
+    /// Video frames that players did not receive, summed over all players.
     lost: u64,
 }
 
@@ -85,7 +84,7 @@ impl Figures {
 
 fn measure(server: Server, count: usize, seconds: Duration) -> anyhow::Result<Figures> {
     pin_to(process::LOAD_CORE)?;
-    // Players come before the publisher and wait, so that all start alike; the first one warms up what is made once.
+    // Players connect before the publisher and wait, so that all start alike; the first one warms up one-time state.
     let mut players = Players::start(server.address)?;
     players.join(1)?;
     let before = server.resident_bytes()?;
@@ -100,7 +99,7 @@ fn measure(server: Server, count: usize, seconds: Duration) -> anyhow::Result<Fi
     let delays = players.delays();
     publisher.stop();
     let at = |q: f64| delays.get(((delays.len() as f64 - 1.0) * q) as usize).copied().unwrap_or(f64::NAN);
-    // The last picture may be under way at either end.
+    // The last frame may still be in transit.
     let expected = sent.saturating_sub(1) * count as u64;
     Ok(Figures {
         cpu: cpu.as_secs_f64() * 1e3 / took.as_secs_f64() / count as f64,
@@ -117,8 +116,8 @@ fn raise_file_limit() -> anyhow::Result<()> {
     Ok(setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum })?)
 }
 
-/// Where a server is.
+/// Address of a server.
 type Address = SocketAddr;
 
-/// Connections open their windows, allocators their arenas.
+/// Time for congestion windows and allocators to settle.
 const WARM_UP: Duration = Duration::from_secs(2);

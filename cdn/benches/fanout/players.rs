@@ -1,4 +1,4 @@
-//! The players: one thread, one poll, many sockets; each reads chunks, and knows of pictures when their last byte has come.
+//! The players: one thread, one poll, many sockets; each reads chunks and detects the last byte of each video frame.
 
 use std::collections::HashMap;
 use std::io::{ErrorKind, Read, Write};
@@ -26,7 +26,7 @@ impl Players {
         Ok(Self { server, poll: Poll::new()?, players: Vec::new(), buffer: vec![0; 256 << 10], delays: Vec::new() })
     }
 
-    /// Connects `count` more and has them play.
+    /// Connects `count` more players and starts their playback.
     pub(crate) fn join(&mut self, count: usize) -> anyhow::Result<()> {
         for _ in 0..count {
             let mut socket = std::net::TcpStream::connect(self.server)?;
@@ -55,7 +55,7 @@ impl Players {
         Ok(())
     }
 
-    /// Plays; returns how long it was.
+    /// Plays for `time`; returns the actual duration.
     pub(crate) fn run_for(&mut self, time: Duration) -> anyhow::Result<Duration> {
         let start = Instant::now();
         let mut events = Events::with_capacity(1024);
@@ -82,12 +82,12 @@ impl Players {
         Ok(start.elapsed())
     }
 
-    /// Forgets the delays so far.
+    /// Discards the delays measured so far.
     pub(crate) fn forget(&mut self) {
         self.delays.clear();
     }
 
-    /// Delays of all pictures of all players, in milliseconds, sorted.
+    /// Delays of all video frames of all players, in milliseconds, sorted.
     pub(crate) fn delays(&mut self) -> Vec<f64> {
         self.delays.sort_by(f64::total_cmp);
         std::mem::take(&mut self.delays)
@@ -117,16 +117,16 @@ fn commands() -> Vec<u8> {
     [message(0, &connect), message(0, &create), message(1, &play)].concat()
 }
 
-/// Reads chunks (RTMP 1.0 §5.3), as little of them as it takes to know where messages end.
+/// Parses chunks (RTMP 1.0 §5.3) only as far as needed to find the ends of messages.
 #[derive(Default)]
 struct Chunks {
     chunk_size: Option<usize>,
-    /// Bytes of a header that is not whole.
+    /// Bytes of an incomplete header.
     partial: Vec<u8>,
     streams: HashMap<u8, Message>,
-    /// The chunk stream that is being read, and what is missing of its chunk.
+    /// The chunk stream of the current chunk, and the number of bytes still missing of the chunk.
     current: Option<(u8, usize)>,
-    /// Whether the server has said `NetStream.Play.Start`.
+    /// Whether the server has sent `NetStream.Play.Start`.
     plays: bool,
 }
 
@@ -163,7 +163,7 @@ impl Chunks {
         Ok(())
     }
 
-    /// Looks whether `partial` is a whole header.
+    /// Parses `partial` if it is a complete header.
     fn header(&mut self) {
         let header = &self.partial;
         let (format, stream) = (header[0] >> 6, header[0] & 63);
@@ -206,5 +206,5 @@ impl Chunks {
 }
 
 const PLAYS: &[u8] = b"NetStream.Play.Start";
-/// What is kept of a message: enough for a picture's time and a status.
+/// Bytes kept of a message: enough for a frame's time and a status.
 const HEAD: usize = 256;

@@ -1,4 +1,4 @@
-//! The server under test: a child process on a core of its own.
+//! The server under test: a child process pinned to its own core.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -13,7 +13,7 @@ use crate::{Address, program};
 /// A running server. Dropping it kills it.
 pub(crate) struct Server {
     pub(crate) address: Address,
-    /// What to publish as.
+    /// Stream key to publish with.
     pub(crate) key: String,
     child: Child,
     _data: tempfile::TempDir,
@@ -30,7 +30,7 @@ impl Server {
         Self::start(command, key, data)
     }
 
-    /// A bare write of a shared buffer to every socket.
+    /// The floor: plain writes of a shared buffer to every socket.
     pub(crate) fn floor() -> anyhow::Result<Self> {
         let mut command = Command::new(std::env::current_exe()?);
         command.arg("--floor");
@@ -81,7 +81,7 @@ impl Server {
         bail!("the server ended before it listened")
     }
 
-    /// Time that its threads have spent on the core, the kernel's work for them included.
+    /// CPU time of its threads, user and system.
     pub(crate) fn cpu(&self) -> anyhow::Result<Duration> {
         let mut nanos = 0;
         for task in fs::read_dir(format!("/proc/{}/task", self.child.id()))? {

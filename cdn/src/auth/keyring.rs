@@ -343,7 +343,7 @@ mod tests {
         assert_eq!(ring.reload().unwrap(), Changes::default());
         fs::remove_file(&ring.path).unwrap();
         check(&ring);
-        // The last key's end is another matter.
+        // Removing the last key is accepted, since it leaves a valid file.
         fs::write(&ring.path, &good).unwrap();
         Keyring::open(ring.path.clone()).unwrap().remove(&name("a")).unwrap();
         assert_eq!(ring.reload().unwrap().removed, [name("a")]);

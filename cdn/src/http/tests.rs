@@ -1,4 +1,4 @@
-//! The HTTP side in memory, from access units in the hub to status lines and headers; and its limits, over loopback.
+//! The HTTP server in memory, from access units in the hub to status lines and headers; and its limits, over loopback.
 
 use std::io::Read as _;
 use std::sync::Arc;
@@ -110,7 +110,7 @@ fn catalog(epoch: u64) -> Arc<Catalog> {
     Arc::new(catalog)
 }
 
-/// 25 pictures a second, an IDR each second, each picture of a known content; with sound that starts with it.
+/// Pushes 25 video frames per second with known content, an IDR each second, and audio that starts with them.
 fn push(publishing: &PublishGuard, epoch: u64, seconds: std::ops::Range<i64>) {
     let catalog = catalog(epoch);
     for n in seconds.start * 25..seconds.end * 25 {
@@ -479,7 +479,7 @@ async fn a_draining_server_is_not_ready_but_healthy() {
     assert_eq!(fixture.fetch("/healthz", &[]).await.status, StatusCode::OK);
 }
 
-/// A server on loopback that takes so many connections.
+/// A server on loopback that accepts at most `connections` connections.
 async fn listening(limits: Limits, connections: usize) -> (Fixture, Arc<ConnectionLimiter>, std::net::SocketAddr) {
     let settings = Settings { limits, drain: Duration::ZERO, ..Settings::default() };
     let fixture = Fixture::with(settings, hls::Settings::default());
@@ -494,10 +494,10 @@ async fn listening(limits: Limits, connections: usize) -> (Fixture, Arc<Connecti
     (fixture, limiter, address)
 }
 
-/// Everything until the server closes.
+/// All bytes until the server closes the connection.
 async fn rest(socket: &mut TcpStream) -> String {
     let mut text = Vec::new();
-    // A reset is a close that was in a hurry.
+    // A reset counts as a close.
     let _ = socket.read_to_end(&mut text).await;
     String::from_utf8_lossy(&text).into_owned()
 }

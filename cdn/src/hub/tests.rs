@@ -39,7 +39,7 @@ fn publish(stream: &Arc<LiveStream>) -> PublishGuard {
     stream.publish(PublisherInfo::default())
 }
 
-/// Pushes pictures at these times.
+/// Pushes video frames with these DTS, in milliseconds.
 fn push(publishing: &PublishGuard, catalog: &Arc<Catalog>, millis: impl IntoIterator<Item = i64>) -> Vec<PushOutcome> {
     millis.into_iter().map(|at| publishing.push(catalog, unit(catalog.epoch.0, TrackId::VIDEO, at), None)).collect()
 }
@@ -83,7 +83,7 @@ fn what_is_sent_twice_is_taken_once() {
         [duplicate, duplicate, duplicate, PushOutcome::Accepted { position: 4 }]
     );
     assert_eq!(second.push(&a, unit(1, TrackId::AUDIO, 90), None), duplicate);
-    // Another broadcast in between does not make the stream forget.
+    // Marks survive another broadcast in between.
     let third = publish(&stream);
     push(&third, &catalog(2), [0]);
     let fourth = publish(&stream);
@@ -138,7 +138,7 @@ fn jumps_are_counted() {
     push(&publishing, &catalog(1), (1..25).map(|n| n * 40));
     assert_eq!(stream.jump_to_live_edge(&mut cursor), 19);
     assert_eq!(stream.jump_to_live_edge(&mut cursor), 0);
-    // The window holds ten seconds: 250 pictures later it has moved on by itself.
+    // The window holds ten seconds: 250 frames later it has moved past the cursor.
     push(&publishing, &catalog(1), (25..400).map(|n| n * 40));
     let read = stream.read(&mut cursor, usize::MAX);
     let counters = stream.info().counters;
@@ -197,7 +197,7 @@ fn a_reader_lags_by_how_long_a_unit_waits_for_it() {
     push(&publishing, &catalog(2), (0..100).map(|n| n * 40));
     let in_a_second = Instant::now() + Duration::from_secs(1);
     let lag = |position| stream.lag(&Cursor::at(position), in_a_second).as_secs();
-    // A burst of four seconds, and another epoch before it: by a second from now, half of it has not had its time.
+    // A burst of four seconds, preceded by another epoch: a second later, half of it is not due yet.
     assert_eq!((lag(0), lag(1), lag(60), lag(101)), (1, 1, 0, 0));
     assert_eq!(stream.lag(&Cursor::at_live_edge(), in_a_second), Duration::ZERO);
 }
@@ -244,7 +244,7 @@ fn wakers_hear_what_concerns_them() {
     assert_eq!(counts(), (4, 3));
 }
 
-/// Nor do the other crates that it is made of: to add a protocol is to add a folder and a line of assembly.
+/// The same holds for the crates that it uses: adding a protocol takes a folder and a line of assembly.
 #[test]
 fn the_hub_names_no_protocol() {
     let hub = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/hub");

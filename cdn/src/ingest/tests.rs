@@ -1,4 +1,4 @@
-//! Intake: epochs, clocks, tracks that come late; and a publisher over an in-memory pipe.
+//! Ingest: epochs, clocks, late tracks; and a publisher over an in-memory pipe.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -129,7 +129,7 @@ fn a_unit_follows_what_its_publisher_states() {
     let skips = [gap(7, V, Some(960)), gap(7, A, Some(3)), idr(1000), gap(8, V, Some(1)), idr(1040)];
     assert_eq!(follows(&feed(&mut reader, skips)), [Some(960), Some(1000)], "another broadcast's is nothing");
     assert_eq!(follows(&feed(&mut reader, [gap(7, V, None), idr(2000)])), [None], "it does not know");
-    // One that states no epoch has no other path: its order is the truth.
+    // A publisher that states no epoch has no other path, so the order of its units determines predecessors.
     let mut reader = RtmpReader::new(SETTINGS, Some((Epoch(7), Timestamp::from_millis(60_000))));
     let units = feed(&mut reader, [metadata(&["videocodecid"], None), video(0, AVC), idr(0), idr(500), idr(533)]);
     assert_eq!(follows(&units), [None, Some(60_040), Some(60_540)]);
@@ -201,14 +201,14 @@ fn metadata_that_changes_without_end_makes_few_catalogs() {
         let units = reader.message(idr(n * 10 + 10), now).unwrap();
         catalogs.extend(units.into_iter().map(|Assembled { catalog, .. }| catalog));
     }
-    // The last change is not lost, though nothing more is said.
+    // The last change is applied even if no more metadata follows.
     let now = start + Duration::from_secs(7);
     catalogs.extend(reader.message(idr(6000), now).unwrap().into_iter().map(|Assembled { catalog, .. }| catalog));
     assert!(catalogs.last().unwrap().metadata.contains_key("499"));
     catalogs.dedup_by(|a, b| Arc::ptr_eq(a, b));
     assert!((4..=7).contains(&catalogs.len()), "{}", catalogs.len());
 
-    // Another broadcast does not wait, and what it says is cut to what everybody can be sent.
+    // Metadata of another broadcast is not deferred, and is truncated to the size limit.
     let mut values = media::catalog::Metadata::new();
     values.extend([("a".to_owned(), Value::String("x".repeat(9000))), ("b".to_owned(), Value::Boolean(true))]);
     values.extend((0..1000).map(|n| (format!("key{n}"), Value::String("x".repeat(20)))));
@@ -242,7 +242,7 @@ fn units_before_a_stated_epoch_are_timed_as_its_own() {
     let far = (3i64 << 32) + 500;
     for (last, stated, expected) in [
         (None, None, 960),
-        // Another broadcast was there: its timeline is no concern of this one.
+        // The timeline of an earlier broadcast does not affect this one.
         (Some((8, 70_000)), None, 960),
         (Some((7, 70_000)), None, 960),
         (Some((7, far)), None, (3 << 32) + 960),
@@ -279,7 +279,7 @@ fn what_can_not_be_read_is_an_error_and_not_the_end() {
     assert_eq!(feed(&mut reader, [metadata(&["videocodecid"], None), video(0, AVC), idr(0)]).len(), 1);
 }
 
-/// As a protocol would feed it that has neither FLV nor 32-bit clocks.
+/// Feeds the assembler like a protocol without FLV and 32-bit timestamps.
 #[test]
 fn tracks_and_units_are_enough() {
     let now = Instant::now();
@@ -297,7 +297,7 @@ fn tracks_and_units_are_enough() {
     assert!(assembler.on_unit(unit(V, 0), now).is_empty(), "of a track that is not known");
     assembler.on_track(video);
     assert!(assembler.on_unit(unit(V, 40), now).is_empty() && assembler.flush_if_due().is_empty());
-    // A gap concerns what comes after it, not what waits.
+    // A gap applies to later units, not to waiting ones.
     let ready = assembler.on_gap(Epoch(8), V, Some(Timestamp::from_millis(400)));
     assert_eq!((times(&ready), ready[0].predecessor_dts), (vec![(V, 40)], None));
     let ready = assembler.on_unit(unit(V, 440), now);

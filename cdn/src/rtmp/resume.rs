@@ -78,7 +78,7 @@ mod tests {
         assert_eq!(ResumePoint::from_query(&[]), None);
     }
 
-    /// Pictures `from..to` of each epoch, 40 ms apart with an IDR at each fifth, sound 10 ms after each. Two positions a picture.
+    /// Video frames `from..to` of each epoch, 40 ms apart, every fifth an IDR, with audio 10 ms after each. Two positions per frame.
     fn window(pictures: &[(u64, std::ops::Range<i64>)], millis: u64) -> LiveWindow {
         let mut window = LiveWindow::new(Bounds { duration: Duration::from_millis(millis), bytes: 1 << 20 });
         for (epoch, pictures) in pictures {
@@ -111,10 +111,10 @@ mod tests {
             // In the middle of a GOP: from its start.
             (240, Some(10)),
             (279, Some(10)),
-            // The first new unit is an IDR: the GOP before shows that nothing is between.
+            // The first new unit is an IDR: the GOP before it shows that nothing is missing.
             (360, Some(10)),
             (400, Some(20)),
-            // All of it, and more than all.
+            // The player has all units, or is ahead of the window.
             (760, Some(30)),
             (9999, Some(30)),
             (-1, None),
@@ -122,11 +122,11 @@ mod tests {
             check(&all, true, dts, expected);
             check(&all, false, dts, expected);
         }
-        // What it had last is gone; its start is gone, but not the GOP after it.
+        // The player's last unit was evicted.
         let late = window(&[(7, 0..40)], 400);
         assert!(late.first_position() > 30);
         check(&late, true, 240, None);
-        // Another broadcast came in between, or comes after.
+        // Another broadcast is in between or follows.
         let two = window(&[(7, 0..10), (8, 0..10)], 60_000);
         check(&two, true, 120, Some(0));
         check(&two, true, 360, Some(10));
@@ -146,7 +146,7 @@ mod tests {
         check(&other, false, Some(20));
         check(&other, true, None);
         check(&unjoinable, true, Some(6));
-        // It has begun anew, beyond what the player had: that is held, and is no reason to wait.
+        // The window holds only later units of the broadcast, so there is no reason to wait.
         check(&window(&[(7, 5..10)], 60_000), true, None);
     }
 }

@@ -1,4 +1,4 @@
-//! What the tests share: a server in this process, a publisher and a player made of the shared crates.
+//! Shared by the tests: a server in this process, and a publisher and a player based on the shared crates.
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used, reason = "test support; each test uses a part")]
 
 use std::net::SocketAddr;
@@ -19,10 +19,10 @@ use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-/// Nothing on loopback takes this long unless it hangs.
+/// Timeout of all waits: nothing on loopback takes this long unless it hangs.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A server in this process, on ports of its own.
+/// A server in this process, on ports that the system assigns.
 pub struct Server {
     pub hub: Arc<Hub>,
     pub keys: Arc<Keyring>,
@@ -55,7 +55,7 @@ impl Server {
         Self { hub, keys, rtmp, http, metrics: metrics.unwrap(), shutdown, running, _data: data }
     }
 
-    /// Makes a stream and gives its key; a key that there was is replaced.
+    /// Creates a key for the stream `name`, or replaces it, and returns the key.
     pub fn key(&self, name: &str) -> String {
         let key = self.keys.create(&name.parse().unwrap(), true).unwrap();
         self.hub.open(name);
@@ -76,18 +76,18 @@ impl Server {
         value.unwrap_or_else(|| panic!("no {name} in {text}"))
     }
 
-    /// Tells the server to shut down.
+    /// Begins the server's shutdown.
     pub fn shut_down(&self) {
         self.shutdown.cancel();
     }
 
-    /// Returns when it has shut down.
+    /// Waits until it has shut down.
     pub async fn stopped(self) {
         self.shut_down();
         within(self.running).await.unwrap().unwrap();
     }
 
-    /// A publisher with this in the place of the stream key.
+    /// Connects a publisher with `key` as the stream key.
     pub async fn publish(&self, key: &str) -> Result<client::Publisher, net::rtmp::Error> {
         let url = url::parse(&format!("rtmp://{}/live/{key}", self.rtmp)).unwrap();
         within(client::publish(&url, ClientOptions::default())).await
@@ -106,7 +106,7 @@ impl Server {
     }
 }
 
-/// Fails a test that hangs.
+/// Awaits `what`, and fails the test after [`PATIENCE`].
 pub async fn within<T>(what: impl Future<Output = T>) -> T {
     tokio::time::timeout(PATIENCE, what).await.expect("it hangs")
 }
@@ -117,7 +117,7 @@ pub struct Viewer {
     demuxer: Demuxer,
     pub catalog: Catalog,
     order: TrackOrder,
-    /// Of the last unit that came.
+    /// Stated predecessor of the last received unit.
     pub predecessor: Option<Timestamp>,
 }
 
@@ -160,7 +160,7 @@ impl Viewer {
         }
     }
 
-    /// The next `count` units by track and DTS.
+    /// Track and DTS of the next `count` units.
     pub async fn times(&mut self, count: usize) -> Vec<(TrackId, i64)> {
         let mut times = Vec::new();
         while times.len() < count {
@@ -197,7 +197,7 @@ pub fn catalog(epoch: u64, tracks: &[Track]) -> Arc<Catalog> {
     Arc::new(catalog)
 }
 
-/// A picture of `size` bytes or so.
+/// A video frame of about `size` bytes.
 pub fn picture(epoch: u64, millis: i64, is_idr: bool, size: usize) -> AccessUnit {
     let mut payload = vec![0xa5; size.max(6)];
     let nal = (payload.len() - 4) as u32;
@@ -220,7 +220,7 @@ pub fn sound(epoch: u64, millis: i64) -> AccessUnit {
     AccessUnit { epoch: Epoch(epoch), track: TrackId::AUDIO, dts, pts: dts, random_access: true, payload }
 }
 
-/// Returns when `count` viewers of `stream` are counted.
+/// Waits until `stream` counts `count` viewers.
 pub async fn viewers(stream: &LiveStream, count: usize) {
     within(async {
         while stream.info().viewers.get("rtmp").copied().unwrap_or(0) != count {

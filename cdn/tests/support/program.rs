@@ -1,4 +1,4 @@
-//! The server's own binary on free ports of loopback: for the tests and the bench of the whole program.
+//! The server's binary on free loopback ports, for the tests and the bench of the whole program.
 #![allow(dead_code, unreachable_pub, reason = "each test uses a part")]
 
 use std::path::Path;
@@ -9,7 +9,7 @@ pub fn cdn(data: &Path) -> Command {
     cdn_at("127.0.0.1:0", data)
 }
 
-/// The same, with the relay protocol at an address of one's own.
+/// The same, with the relay protocol at the address `relay`.
 pub fn cdn_at(relay: &str, data: &Path) -> Command {
     let mut command = binary();
     command.args(["--rtmp", "127.0.0.1:0", "--http", "127.0.0.1:0", "--relay", relay, "--metrics", "off", "--data"]);

@@ -15,7 +15,7 @@ pub struct Module {
     pub paths: Vec<Vec<String>>,
 }
 
-/// `mod name;`: a module in a file of its own.
+/// `mod name;`: a module in a separate file.
 #[derive(Debug, PartialEq, Eq)]
 pub struct FileModule {
     /// The module's name, without its path.

@@ -60,7 +60,7 @@ impl VideoDecoder {
     /// Decodes a unit; pictures that are ready go to `out`, in presentation order.
     ///
     /// # Errors
-    /// If the unit cannot be decoded. Decoding can go on with the next.
+    /// If the unit cannot be decoded. Decoding can continue with the next unit.
     pub fn decode(&mut self, unit: &AccessUnit, out: &mut Vec<Picture>) -> Result<(), Error> {
         let sent = self.decoder.send_packet(&packet(unit)).map_err(Error::call("decode a picture"));
         self.receive(out)?;
@@ -117,7 +117,7 @@ impl AudioDecoder {
     /// Decodes a unit; what is ready goes to `out`, as the PTS of the first sample and interleaved stereo samples.
     ///
     /// # Errors
-    /// If the unit cannot be decoded. Decoding can go on with the next.
+    /// If the unit cannot be decoded. Decoding can continue with the next unit.
     pub fn decode(&mut self, unit: &AccessUnit, out: &mut Vec<(Timestamp, Vec<f32>)>) -> Result<(), Error> {
         let sent = self.decoder.send_packet(&packet(unit)).map_err(Error::call("decode sound"));
         loop {

@@ -79,7 +79,7 @@ fn parameters(config: &CodecConfig) -> ffmpeg::codec::Parameters {
     let mut parameters = ffmpeg::codec::Parameters::new();
     parameters.set_id(id(config.codec));
     let extradata = match config.codec {
-        // FFmpeg wants the bare STREAMINFO: what follows the marker and the block's header (RFC 9639 §8).
+        // FFmpeg expects only the STREAMINFO, without the marker and the block's header (RFC 9639 §8).
         Codec::Flac if config.record.starts_with(b"fLaC") => config.record.get(8..42).unwrap_or(&config.record),
         // It makes this record itself, and no decoder reads it.
         Codec::Vp9 => &[],

@@ -48,7 +48,7 @@ pub(super) struct Playout {
     settled_by: Duration,
     adjusted_at: Option<Duration>,
     target: i64,
-    /// The slowest decoding of late, in microseconds, decaying.
+    /// The slowest recent decoding in microseconds, decaying.
     decoding: f64,
     correcting: bool,
     paused: bool,

@@ -61,7 +61,7 @@ pub struct AcceptedPlayer {
     pub stream: Arc<LiveStream>,
     /// Its first position in the stream's window.
     pub start: Cursor,
-    /// Whether it resumes an interrupted play, and so wants every unit from there on.
+    /// Whether it resumes an interrupted play and must receive every unit from there on.
     pub is_resuming: bool,
     /// Its share of the connection limits; dropped when it leaves.
     pub permit: Box<dyn Any + Send>,

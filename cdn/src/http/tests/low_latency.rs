@@ -26,7 +26,7 @@ async fn a_reload_waits_for_the_part_that_it_names() {
     assert!(whole.text().ends_with(&hint), "{}", whole.text());
     assert!(whole.text().contains("#EXT-X-SERVER-CONTROL:CAN-BLOCK-RELOAD=YES,CAN-SKIP-UNTIL=12.000,PART-HOLD-BACK="));
 
-    // What is there is given at once, and is no other than without a word.
+    // A playlist that already has the part is served at once, and is the same as without directives.
     let started = tokio::time::Instant::now();
     for there in [format!("_HLS_msn={first}"), format!("_HLS_msn={open}&_HLS_part=3"), "_HLS_msn=0&_HLS_part=99".into()]
     {
@@ -47,7 +47,7 @@ async fn a_reload_waits_for_the_part_that_it_names() {
     let ranged = fixture.fetch(&format!("/live/part-{open}-4.m4s"), &[("range", "bytes=10-19")]).await;
     assert_eq!((ranged.status.as_u16(), &ranged.body[..]), (206, &part.body[10..20]));
 
-    // A whole segment is waited for too, and is its parts.
+    // A request for a whole segment blocks too; the segment consists of its parts.
     let segment = playlist(&format!("_HLS_msn={open}"));
     let (reply, ()) = tokio::join!(fixture.fetch(&segment, &[]), async {
         tokio::task::yield_now().await;
@@ -105,12 +105,12 @@ async fn invalid_directives_are_rejected_at_once() {
             "{directives}"
         );
     }
-    // Not hinted at: not waited for.
+    // Parts without a preload hint are not waited for.
     for name in [format!("part-{open}-5.m4s"), format!("part-{}-0.m4s", open + 1), "part-0-0.m4s".to_owned()] {
         let reply = fixture.fetch(&format!("/live/{name}"), &[]).await;
         assert_eq!((reply.status, reply.header("cache-control")), (StatusCode::NOT_FOUND, "no-store"), "{name}");
     }
-    // Other people's parameters, and those of the other kind of playlist.
+    // Unknown parameters, and directives on the multivariant playlist.
     for path in ["/live/media.m3u8?token=x&_HLS=1&_hls_msn=-1", "/live/index.m3u8?_HLS_msn=-1"] {
         assert_eq!(fixture.fetch(path, &[]).await.status, StatusCode::OK, "{path}");
     }
@@ -133,7 +133,7 @@ async fn a_blocking_request_that_times_out_may_be_repeated() {
     told_after_six_seconds().await;
     drop(publishing);
     told_after_six_seconds().await;
-    // The publisher returns with its broadcast, and nothing is amiss.
+    // The publisher resumes its broadcast.
     let publishing = fixture.publish();
     let (reply, ()) = tokio::join!(fixture.fetch(&paths[0], &[]), async {
         tokio::task::yield_now().await;
@@ -153,7 +153,7 @@ async fn blocking_requests_end_with_the_stream() {
         fixture.hub.sweep(std::time::Instant::now() + Duration::from_secs(60));
     });
     assert!(text.text().ends_with("#EXT-X-ENDLIST\n"), "{}", text.text());
-    // What was in the making when the stream ended is its last part.
+    // The part in progress when the stream ended becomes its last part.
     assert_eq!(part.status, StatusCode::OK);
     let over = fixture.fetch(&playlist("_HLS_msn=99999999999&_HLS_skip=YES"), &[]).await;
     assert!(over.text().ends_with("#EXT-X-ENDLIST\n") && !over.text().contains("SKIP:"), "{}", over.text());

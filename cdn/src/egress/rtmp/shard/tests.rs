@@ -1,4 +1,4 @@
-//! A shard over loopback sockets, turn by turn, on a clock of the test's own.
+//! A shard over loopback sockets, one turn at a time, on a virtual clock.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -39,7 +39,7 @@ fn publish(stream: &Arc<LiveStream>) -> PublishGuard {
     stream.publish(PublisherInfo::default())
 }
 
-/// Pushes pictures of `size` bytes, 40 ms apart, with an IDR each second.
+/// Pushes video frames of `size` bytes, 40 ms apart, with an IDR each second.
 fn push(publishing: &PublishGuard, pictures: std::ops::Range<i64>, size: usize) {
     let mut catalog = Catalog::new(Epoch(1));
     let config =
@@ -54,7 +54,7 @@ fn push(publishing: &PublishGuard, pictures: std::ops::Range<i64>, size: usize) 
     }
 }
 
-/// What understands a client that plays; one that has hung up already says so on the way.
+/// The RTMP session state of a playing client. With `hangs_up`, the client has already closed the connection.
 async fn play_state(hangs_up: bool) -> PlayState {
     let (near, far) = tokio::io::duplex(1 << 16);
     let client = async {
@@ -69,7 +69,7 @@ async fn play_state(hangs_up: bool) -> PlayState {
     let server = async {
         let Request::Play(request) = server::accept(far, &Limits::default()).await.unwrap() else { panic!("no play") };
         let mut player = request.accept().await.unwrap();
-        // The client has its turn, and sending takes in what it says meanwhile.
+        // Let the client's task run; sending also reads the client's messages.
         for _ in 0..10 {
             tokio::task::yield_now().await;
         }
@@ -86,7 +86,7 @@ async fn play_state(hangs_up: bool) -> PlayState {
 /// A player's socket, both ends, and its cursor's start.
 struct Ends {
     client: TcpStream,
-    /// The server's end once more, to fill it behind the shard's back.
+    /// A duplicate of the server's end, to fill it without the shard.
     server: TcpStream,
 }
 
@@ -109,7 +109,7 @@ async fn join(shard: &mut Shard, stream: &Arc<LiveStream>, hangs_up: bool, now: 
     Ends { client, server }
 }
 
-/// One look at everything.
+/// One turn of the shard: polls, processes the mailbox, and writes.
 fn turn(shard: &mut Shard, now: Instant) {
     let mut events = Events::with_capacity(EVENTS);
     shard.poll.poll(&mut events, Some(Duration::from_millis(10))).unwrap();
@@ -121,11 +121,11 @@ fn turn(shard: &mut Shard, now: Instant) {
 }
 
 impl Ends {
-    /// Writes into the server's end until the kernel takes no more; returns how much it took.
+    /// Writes into the server's end until its buffer is full; returns the number of bytes written.
     fn fill(&mut self) -> usize {
         let mut filled = 0;
         let mut quiet = 0;
-        // The kernel moves bytes to the other end for a moment longer.
+        // The kernel keeps moving bytes to the other end for a moment.
         while quiet < 20 {
             match self.server.write(&[0; 1 << 16]) {
                 Ok(count) => (filled, quiet) = (filled + count, 0),
@@ -139,12 +139,12 @@ impl Ends {
         filled
     }
 
-    /// Reads what has arrived.
+    /// Reads all bytes that have arrived; returns their number.
     fn drain(&mut self) -> usize {
         self.heard().len()
     }
 
-    /// What has arrived.
+    /// The bytes that have arrived.
     fn heard(&mut self) -> Vec<u8> {
         let mut heard = Vec::new();
         match self.client.read_to_end(&mut heard) {
@@ -160,7 +160,7 @@ async fn the_write_timeout_counts_from_the_last_progress() {
     let publishing = publish(&stream);
     let mut ends = join(&mut shard, &stream, false, start).await;
     ends.fill();
-    // Nothing was published for longer than a write may take.
+    // Nothing was published for longer than the write timeout.
     let later = start + SETTINGS.write_timeout * 2;
     push(&publishing, 0..1, 100);
     turn(&mut shard, later);
@@ -192,11 +192,11 @@ async fn requests_do_not_prolong_the_wait_for_a_stream() {
     shard.sweep(now);
     turn(&mut shard, now);
     assert_eq!(shard.subscribers.len(), 0);
-    // The stream is known, only not on air: a player that hears so may come again.
+    // The stream is known but not on air, so the status lets the player reconnect.
     let said = String::from_utf8_lossy(&ends.heard()).into_owned();
     assert!(said.contains("NetStream.Play.Failed") && !said.contains("StreamNotFound"), "{said}");
 
-    // A stream on air is no wait, and a wait that media ended is over.
+    // No wait while the stream is on air; media ends a wait.
     let _ends = join(&mut shard, &stream, false, start).await;
     let publishing = publish(&stream);
     push(&publishing, 0..1, 100);
@@ -224,7 +224,7 @@ async fn a_backlog_is_not_lag() {
         let mut ends = join(&mut shard, &stream, false, start).await;
         turn(&mut shard, start);
         ends.fill();
-        // The publisher comes back with 20 s, of which the player can take nothing for a while.
+        // The publisher returns with a backlog of 20 s, and the player cannot receive for a while.
         let publishing = publish(&stream);
         push(&publishing, 25..26, 100);
         turn(&mut shard, start);
