@@ -239,7 +239,7 @@ impl LiveStream {
         Subscribers::enter(&self.subscribers, protocol)
     }
 
-    /// Sets the estimated number of viewers of a protocol that has no connections (HLS).
+    /// Sets the estimated number of viewers of a protocol without connections.
     pub fn set_viewers(&self, protocol: &'static str, count: usize) {
         self.subscribers.set(protocol, count);
     }
