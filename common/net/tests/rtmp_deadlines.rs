@@ -9,8 +9,9 @@ use media::access_unit::TrackId;
 use media::time::{Timestamp, WallClock};
 use net::rtmp::client::{self, ClientOptions};
 use net::rtmp::server::{self, PlayerEvent, Publisher, Request};
-use net::rtmp::{Blame, Error, Limits, Message, Metadata, Resume, Url, framing, url};
+use net::rtmp::{Blame, Error, Limits, Message, Metadata, PublisherTiming, Resume, Url, framing, url};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::Instant;
 
 fn key() -> Url {
@@ -59,6 +60,40 @@ async fn publish_through_a_narrow_pipe() {
     };
     let ((), got) = tokio::join!(publish, receive);
     assert_eq!(got, sent);
+}
+
+/// Over TCP, since a pipe in memory has no reset: the publisher closes with our answers unread.
+#[tokio::test]
+async fn what_a_publisher_sent_before_it_reset_the_connection_is_read() {
+    // All fits into the server's receive buffer: a reset discards what is still in the client's.
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(200_000).unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let listener = socket.listen(1).unwrap();
+    let near = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    let (far, _) = listener.accept().await.unwrap();
+    let url = key();
+    let (client, server) = tokio::join!(client::publish_over(near, &url, ClientOptions::default()), async {
+        match server::accept(far, &Limits::default()).await.unwrap() {
+            Request::Publish(request) => request.accept(None).await.unwrap(),
+            Request::Play(_) => panic!("asked to play"),
+        }
+    });
+    let (mut client, mut server) = (client.unwrap(), server);
+    // Each timing message is answered, so the server writes to a closed socket several times before it has read everything.
+    let timing = PublisherTiming { sent: WallClock::from_micros(1), server: None, epoch: Epoch(1), units: Vec::new() };
+    let timing = Message::Timing(timing);
+    let sent: Vec<_> = (0..150).flat_map(|i| [timing.clone(), video(i, 1_000)]).chain([Message::EndOfStream]).collect();
+    for message in sent.clone() {
+        client.send(message).await.unwrap();
+    }
+    client.flush().await.unwrap();
+    drop(client);
+    let mut got = Vec::new();
+    while let Ok(Some(message)) = server.next().await {
+        got.push(message);
+    }
+    assert!(got == sent, "{} of {} messages", got.len(), sent.len());
 }
 
 #[tokio::test(start_paused = true)]

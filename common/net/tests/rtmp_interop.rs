@@ -8,7 +8,7 @@ use std::time::Duration;
 use net::rtmp::client::{self, ClientOptions};
 use net::rtmp::server::{self, Request};
 use net::rtmp::{self, Limits, Message, url};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 
 /// A process that does not outlive its test.
@@ -47,6 +47,20 @@ async fn listen() -> (TcpListener, SocketAddr) {
     (listener, address)
 }
 
+/// All messages until the publisher closes the connection.
+async fn receive_all(mut publisher: server::Publisher<TcpStream>) -> Vec<Message> {
+    let mut messages = Vec::new();
+    loop {
+        match publisher.next().await {
+            Ok(Some(message)) => messages.push(message),
+            Ok(None) => return messages,
+            // A peer that closes with our acknowledgements unread resets the connection (RFC 2525 §2.17); it has sent everything.
+            Err(rtmp::Error::Io { .. }) if messages.last() == Some(&Message::EndOfStream) => return messages,
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
 /// All messages that one FFmpeg process publishes in `seconds`.
 async fn publish_once(listener: &TcpListener, address: SocketAddr, seconds: &str, more: &[&str]) -> Vec<Message> {
     let target = format!("rtmp://{address}/live/instance/key?token=1");
@@ -57,17 +71,7 @@ async fn publish_once(listener: &TcpListener, address: SocketAddr, seconds: &str
     };
     assert_eq!((request.app.as_str(), request.name.as_str()), ("live/instance", "key"));
     assert_eq!(request.query, [("token".to_owned(), "1".to_owned())]);
-    let mut publisher = request.accept(None).await.unwrap();
-    let mut messages = Vec::new();
-    loop {
-        match publisher.next().await {
-            Ok(Some(message)) => messages.push(message),
-            Ok(None) => break,
-            // A peer that closes with our acknowledgements unread resets the connection; it has sent everything.
-            Err(rtmp::Error::Io { .. }) if messages.last() == Some(&Message::EndOfStream) => break,
-            Err(error) => panic!("{error}"),
-        }
-    }
+    let messages = receive_all(request.accept(None).await.unwrap()).await;
     assert!(ffmpeg.wait_output().0, "ffmpeg ends content");
     messages
 }
@@ -152,12 +156,7 @@ async fn gstreamer_and_librtmp_publish() {
             let (socket, _) = listener.accept().await.unwrap();
             let Request::Publish(request) = server::accept(socket, &Limits::default()).await.unwrap() else { panic!() };
             assert_eq!((request.app.as_str(), request.name.as_str()), ("live", "key"));
-            let mut publisher = request.accept(None).await.unwrap();
-            let mut messages = Vec::new();
-            while let Some(message) = publisher.next().await.unwrap() {
-                messages.push(message);
-            }
-            messages
+            receive_all(request.accept(None).await.unwrap()).await
         };
         let messages = timeout(Duration::from_secs(60), run).await.expect("within a minute");
         assert_eq!(pictures(&messages), 50, "{sink}");

@@ -89,6 +89,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin, E: Session> Connection<S, E> {
         self.out.extend(Some(own).into_iter().chain(framed).filter(|part| !part.is_empty()));
     }
 
+    /// Drops what is queued for the socket.
+    pub(super) fn discard_queue(&mut self) {
+        self.out.clear();
+    }
+
     /// Reads once and feeds the session, unless it has pending events. False once the peer has closed its side. `deadline` bounds the wait.
     pub(super) async fn fill(&mut self, deadline: Deadline) -> Result<bool, Error> {
         if self.session.pending() > 0 {

@@ -138,7 +138,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Publisher<S> {
                 Some(ServerEvent::Player(_)) => continue,
                 None => {}
             }
-            connection.flush(connection.write_deadline()).await?;
+            match connection.flush(connection.write_deadline()).await {
+                // A publisher that is gone reads no answers. What it sent before is still in the socket's buffer.
+                Err(Error::Io { .. }) => connection.discard_queue(),
+                flushed => flushed?,
+            }
             if !connection.fill(connection.idle_deadline()).await? {
                 return Ok(None);
             }
