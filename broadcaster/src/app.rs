@@ -30,7 +30,7 @@ use crate::status::{self, StatsSampler};
 #[non_exhaustive]
 pub enum Error {
     /// `--duration` passed before anything was sent.
-    #[error("the duration is over, and nothing was sent: no server was reachable")]
+    #[error("nothing was sent: no server was reachable before the duration elapsed")]
     NothingSent,
 }
 
@@ -119,7 +119,7 @@ pub async fn run(settings: BroadcastSettings, log: LogFormat) -> anyhow::Result<
             () = &mut signal => tracing::info!("interrupted"),
             () = &mut time_up => {
                 is_time_up = true;
-                tracing::info!("the duration is over");
+                tracing::info!("the duration has elapsed");
             }
         }
         context.shutdown.trigger();

@@ -179,11 +179,11 @@ impl EncoderRateController {
         }
         let seen = self.seen();
         tracing::trace!(
-            wait_ms = (wait * 1e3) as u64,
-            took = seen.map(|seen| seen.0 as u64),
-            link = self.fallen.map(|fall| fall.link as u64),
-            target = self.target as u64,
-            "follow"
+            queue_delay_ms = (wait * 1e3) as u64,
+            delivery_rate = seen.map(|seen| seen.0 as u64),
+            link_rate = self.fallen.map(|fall| fall.link as u64),
+            target_bitrate = self.target as u64,
+            "rate control"
         );
     }
 

@@ -100,7 +100,7 @@ pub fn run_audio(context: &CaptureContext, device: &devices::AudioDevice) {
     if let Some(mut encoding) = encoding
         && let Err(error) = AudioEncoding::finish(&mut encoding)
     {
-        tracing::debug!(%error, "the last audio is lost");
+        tracing::debug!(%error, "cannot flush the audio encoder");
     }
 }
 

@@ -264,7 +264,7 @@ impl FilePlayback<'_> {
         let duration = stream.millis(packet.duration()).max(1);
         let packet_offset = self.offsets.next(&mut stream.offset, dts, duration, || (now - pts).max(-dts));
         if let Some(jump) = packet_offset.jump {
-            tracing::info!(track = %stream.track, dts, jump_ms = jump, "the file's timestamps jump; the broadcast's continue");
+            tracing::info!(track = %stream.track, dts, jump_ms = jump, "timestamp jump in the file, removed from the broadcast");
         }
         let offset = packet_offset.offset;
         if !self.context.shutdown.sleep(self.context.clock.until((dts + offset) * 1000)) {

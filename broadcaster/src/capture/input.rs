@@ -99,7 +99,7 @@ pub enum ReadError {
     #[error("{0}")]
     Device(#[from] Error),
     /// It delivered nothing for six seconds.
-    #[error("it delivered nothing for {} s", READ_TIMEOUT.as_secs())]
+    #[error("it delivered no data for {} s", READ_TIMEOUT.as_secs())]
     TimedOut,
 }
 

@@ -49,7 +49,7 @@ pub enum Error {
     #[error(transparent)]
     Codec(#[from] codec::Error),
     /// A NAL unit's length prefix exceeds its packet.
-    #[error("a NAL unit of {length} bytes in a packet with {left} left")]
+    #[error("a NAL unit of {length} bytes exceeds its packet, which has {left} bytes left")]
     Length {
         /// Bytes by the prefix.
         length: usize,

@@ -48,7 +48,7 @@ pub enum Error {
     #[error("the codec of `{0}` cannot be streamed")]
     Codec(String),
     /// It does not open.
-    #[error("`{name}` does not open: {source}")]
+    #[error("cannot open encoder `{name}`: {source}")]
     Open {
         /// FFmpeg's name of the encoder.
         name: String,
@@ -56,7 +56,7 @@ pub enum Error {
         source: ffmpeg_next::Error,
     },
     /// It opened, but produced no output.
-    #[error("`{0}` opens, but produces no output")]
+    #[error("encoder `{0}` opens, but produces no output")]
     Idle(String),
     /// None of the encoders that `auto` tries works.
     #[error("no H.264 encoder works; name one with --encoder")]
@@ -94,7 +94,7 @@ impl Encoder {
             let _quiet = FfmpegLogGuard::begin();
             match Self::open_verified(name, settings, video_format) {
                 Ok(encoder) => return Ok(encoder),
-                Err(error) => tracing::debug!(encoder = name, %error, "this encoder does not work"),
+                Err(error) => tracing::debug!(encoder = name, %error, "encoder probe failed"),
             }
         }
         Err(Error::None)

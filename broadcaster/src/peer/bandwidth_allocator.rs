@@ -367,15 +367,15 @@ impl BandwidthAllocator {
             }
         }
         tracing::trace!(
-            wait_ms = (wait * 1e3) as u64,
+            queue_delay_ms = (wait * 1e3) as u64,
             is_shared,
-            link = self.link.map(|rate| rate as u64),
-            goal = self.goal as u64,
-            full = full.map(|rate| rate as u64),
-            push = self.push.rate as u64,
-            went = went as u64,
+            link_rate = self.link.map(|rate| rate as u64),
+            last_good_rate = self.goal as u64,
+            saturated_rate = full.map(|rate| rate as u64),
+            push_rate = self.push.rate as u64,
+            viewers_rate = went as u64,
             viewers = ?self.viewers.values().map(|v| (v.shares, v.tokens as i64, v.sent as u64)).collect::<Vec<_>>(),
-            "share"
+            "bandwidth allocation"
         );
         if self.link.is_some() {
             for viewer in self.viewers.values_mut() {

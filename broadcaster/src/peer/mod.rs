@@ -284,7 +284,7 @@ impl PeerServer {
         let delivery = Delivery::new(source.clone()).gated_by(source.clone()).observed_by(source);
         let ended = request.serve(delivery, proof, std::future::pending()).await;
         self.stats.lan_viewers.decrement();
-        tracing::info!(?ended, "a LAN viewer disconnected");
+        tracing::info!(reason = ?ended, "a LAN viewer disconnected");
     }
 
     /// Verifies a viewer's ticket or pairing code. For a code, returns our own proof of knowing it.

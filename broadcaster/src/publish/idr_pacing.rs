@@ -53,7 +53,7 @@ fn set(publisher: &Publisher, rate: Option<u32>) {
         )
     };
     if result != 0 {
-        tracing::debug!(error = %std::io::Error::last_os_error(), "the push cannot be paced");
+        tracing::debug!(error = %std::io::Error::last_os_error(), "cannot pace the push (SO_MAX_PACING_RATE)");
     }
 }
 

@@ -58,13 +58,13 @@ pub enum Error {
     #[error("{0}")]
     Refused(rtmp::Error),
     /// Another publisher took over with the same key. Reconnecting would interrupt both endlessly.
-    #[error("another publisher took the stream over")]
+    #[error("another publisher took over the stream")]
     TakenOver,
     /// The broadcast ended during an outage, and the server was not reachable again within 10 s.
-    #[error("the end of the broadcast did not reach the server: {0}")]
+    #[error("cannot deliver the end of the broadcast to the server: {0}")]
     Undelivered(rtmp::Error),
     /// The unit log cannot be written.
-    #[error("can not write the unit log: {0}")]
+    #[error("cannot write the unit log: {0}")]
     UnitLog(#[from] std::io::Error),
 }
 
@@ -126,7 +126,7 @@ impl RtmpPublisher {
             self.stats.reconnects.increment();
             self.stats.pushed.set(0);
             self.stats.set_state(State::Waiting);
-            tracing::warn!(server = %self.url, %error, retry_in_ms = wait.as_millis() as u64, "no connection to the server");
+            tracing::warn!(server = %self.url, %error, retry_in_ms = wait.as_millis() as u64, "publishing failed; reconnecting");
             tokio::select! {
                 () = tokio::time::sleep(wait) => {}
                 _ = abandon_reconnect.wait_for(|abandon_reconnect| *abandon_reconnect) => return Ok(()),
@@ -162,7 +162,7 @@ impl RtmpPublisher {
             Ok(None) => match publisher.close().await {
                 Ok(()) => SessionEnd::Complete,
                 Err(error) => {
-                    tracing::debug!(%error, "the server did not wait for the end");
+                    tracing::debug!(%error, "the server closed the connection before the broadcast was unpublished");
                     SessionEnd::Complete
                 }
             },
@@ -188,10 +188,7 @@ impl RtmpPublisher {
             let read = self.broadcast.with_window(|window| cursor.read(window, READ_BATCH_BYTES));
             if read.skipped > 0 {
                 self.stats.units_dropped.add(read.skipped);
-                tracing::warn!(
-                    units = read.skipped,
-                    "the server takes less than is made: units were skipped up to the newest IDR"
-                );
+                tracing::warn!(units = read.skipped, "publishing is too slow: skipped units up to the newest IDR");
             }
             latency_reporter.report(&self.broadcast, publisher);
             if read.entries.is_empty() {
