@@ -205,7 +205,7 @@ async fn a_server_that_shuts_down_is_reconnected_to() {
     push(&run.broadcast, 0..2);
     let mut first = accept(&run.listener, None).await;
     receive(&mut first, &mut flv::Demuxer::new(EPOCH), 2).await;
-    first.close("NetConnection.Connect.Closed", "The server is going down. Come again.").await.unwrap();
+    first.close("NetConnection.Connect.Closed", "The server is shutting down. Reconnect later.").await.unwrap();
     let mut second = accept(&run.listener, Some(0)).await;
     assert_eq!(receive(&mut second, &mut flv::Demuxer::new(EPOCH), 1).await, dts(1..2));
     run.abandon_reconnect.send_replace(true);
@@ -217,7 +217,7 @@ async fn a_takeover_by_another_publisher_is_final() {
     push(&run.broadcast, 0..2);
     let mut first = accept(&run.listener, None).await;
     receive(&mut first, &mut flv::Demuxer::new(EPOCH), 2).await;
-    first.close("NetStream.Publish.BadName", "Another publisher came with the same key.").await.unwrap();
+    first.close("NetStream.Publish.BadName", "Another publisher took over with the same key.").await.unwrap();
     assert!(matches!(run.publishing.await.unwrap(), Err(Error::TakenOver)));
 }
 

@@ -178,7 +178,7 @@ impl Server {
             ended = &mut rtmp_task => Some(anyhow::anyhow!("the RTMP listener ended: {ended:?}")),
             ended = &mut http_task => Some(anyhow::anyhow!("the HTTP listener ended: {ended:?}")),
             () = fanout.failed().cancelled_owned() => {
-                Some(anyhow::anyhow!("a fan-out thread ended, and its players with it"))
+                Some(anyhow::anyhow!("a fan-out thread ended and disconnected its players"))
             }
         };
 
@@ -256,7 +256,7 @@ fn http_settings(config: &Config, addresses: Addresses, peers: Arc<PeerDirectory
 /// The secret of this installation, created at the first start; its file is readable by the owner only.
 fn load_or_create_secret(data: &Path) -> anyhow::Result<[u8; 32]> {
     let path = data.join("relay.secret");
-    let wrong = || format!("{}: not 32 bytes that this server made; delete the file to have a new one", path.display());
+    let wrong = || format!("{}: not a relay secret (32 bytes); delete the file to create a new one", path.display());
     match std::fs::read(&path) {
         Ok(secret) => <[u8; 32]>::try_from(secret).map_err(|_| anyhow::anyhow!(wrong())),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
@@ -274,7 +274,7 @@ fn bind_relay(address: SocketAddr, config: &Config) -> anyhow::Result<Relay> {
     let secret = load_or_create_secret(&config.data).unwrap_or_else(|error| {
         tracing::warn!(
             error = format!("{error:#}"),
-            "no secret that outlives this run: viewers will notice a restart by a timeout only"
+            "cannot store the relay secret: viewers will detect a restart only by timeout"
         );
         rand::random()
     });
@@ -291,8 +291,8 @@ fn make_first_key(keys: &Keyring) -> anyhow::Result<Option<(StreamName, Secret)>
     if !keys.names().is_empty() {
         return Ok(None);
     }
-    let name: StreamName = FIRST_STREAM.parse().expect("the first stream's name is one");
-    let key = keys.create(&name, false).context("cannot make the first publish key")?;
+    let name: StreamName = FIRST_STREAM.parse().expect("the first stream's name is valid");
+    let key = keys.create(&name, false).context("cannot create the first stream key")?;
     Ok(Some((name, key)))
 }
 

@@ -27,13 +27,13 @@ struct Taken {
 #[non_exhaustive]
 pub enum Rejected {
     /// The listener has reached its limit.
-    #[error("there are {limit} connections already")]
+    #[error("the limit of {limit} connections is reached")]
     Total {
         /// How many that is.
         limit: usize,
     },
     /// The peer's IPv4 address or IPv6 /64 has reached its limit.
-    #[error("there are {limit} connections from this address already")]
+    #[error("the limit of {limit} connections per address is reached")]
     Address {
         /// How many that is.
         limit: usize,

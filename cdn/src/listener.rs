@@ -30,14 +30,14 @@ impl LimitedListener {
                 Err(error) if is_about_one_connection(&error) => continue,
                 Err(error) => {
                     // Out of file descriptors or memory, until another connection closes.
-                    tracing::error!(%error, "cannot accept");
+                    tracing::error!(%error, "cannot accept a connection");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                     continue;
                 }
             };
             match self.limiter.try_acquire(peer.ip()) {
                 Ok(permit) => return (socket, peer, permit),
-                Err(why) => tracing::debug!(%peer, %why, "connection rejected"),
+                Err(reason) => tracing::debug!(%peer, %reason, "connection rejected"),
             }
         }
     }

@@ -34,9 +34,9 @@ pub(crate) fn raise_file_limit(connections: usize) {
     if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current, maximum: limit.maximum }) {
         tracing::warn!(%error, "cannot raise the limit of open files");
     }
-    let have = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
-    if have < wanted {
-        tracing::warn!(have, wanted, "the system allows fewer open files than the configuration allows connections");
+    let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    if limit < wanted {
+        tracing::warn!(limit, required = wanted, "the open file limit is below the configured number of connections");
     }
 }
 

@@ -222,7 +222,7 @@ async fn keys_are_accepted_in_all_their_places_and_never_logged() {
     assert!(!output.status.success());
     let (key, random) = (key.clone(), new[4..].to_owned());
     let log = cdn.stop().await;
-    assert!(log.contains("publisher refused"), "{log}");
+    assert!(log.contains("publisher rejected"), "{log}");
     assert!(!log.contains(&key[4..]) && !log.contains(&key[..20]) && !log.contains(&random), "a key is in the log");
 }
 

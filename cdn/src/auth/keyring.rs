@@ -78,10 +78,10 @@ pub enum Error {
         name: StreamName,
     },
     /// The maximum number of keys is reached.
-    #[error("there are {MAX_KEYS} keys already")]
+    #[error("the limit of {MAX_KEYS} keys is reached")]
     Full,
     /// The system's random number generator failed.
-    #[error("no random numbers: {0}")]
+    #[error("cannot get random numbers: {0}")]
     Random(#[from] rand::rngs::SysError),
 }
 

@@ -26,7 +26,7 @@ pub enum InvalidName {
         found: char,
     },
     /// A name that has another meaning in URLs.
-    #[error("{name:?} is the path of something else on this server")]
+    #[error("{name:?} is reserved: it is another path on this server")]
     Reserved {
         /// The name, as given.
         name: String,

@@ -41,7 +41,7 @@ pub enum Error {
         source: Box<toml::de::Error>,
     },
     /// A variable named like a section of the configuration names no setting.
-    #[error("the environment variable {name} names no setting; see deploy/cdn.toml for those there are")]
+    #[error("the environment variable {name} is not a setting; deploy/cdn.toml lists all settings")]
     UnknownVariable {
         /// Name of the variable.
         name: String,

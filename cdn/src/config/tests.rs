@@ -85,7 +85,7 @@ fn wrong_files_are_rejected_with_the_key() {
 #[test]
 fn wrong_variables_are_rejected_with_their_name() {
     for (name, value, says) in [
-        ("NEARCAST_RTMP_LISSEN", "x", "names no setting"),
+        ("NEARCAST_RTMP_LISSEN", "x", "is not a setting"),
         ("NEARCAST_FANOUT_SHARDS", "many", "a whole number"),
         ("NEARCAST_RTMP_IDLE_TIMEOUT", "soon", "not a duration"),
     ] {

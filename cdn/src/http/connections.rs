@@ -38,7 +38,7 @@ pub(super) async fn serve(listener: LimitedListener, router: Router, limits: &Li
     }
     drop(listener);
     if tokio::time::timeout(limits.drain_timeout, graceful.shutdown()).await.is_err() {
-        debug!(open = connections.len(), "not all requests finished in time");
+        debug!(open = connections.len(), "drain timeout: closing connections with unfinished requests");
     }
     connections.shutdown().await;
 }
@@ -56,7 +56,7 @@ async fn serve_one(socket: TcpStream, peer: SocketAddr, router: Router, limits: 
         .max_buf_size(limits.header_bytes.max(HYPER_MIN_BUFFER))
         .serve_connection(TokioIo::new(WriteDeadline::new(socket, limits.write_timeout)), service);
     if let Err(error) = watcher.watch(connection).await {
-        debug!(%peer, %error, "connection");
+        debug!(%peer, %error, "connection failed");
     }
 }
 

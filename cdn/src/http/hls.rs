@@ -71,11 +71,11 @@ fn playlist(hls_stream: &HlsStream, text: &Precompressed, is_blocking: bool, hea
 fn unavailable(name: &str, why: Unavailable) -> Response<Body> {
     match why {
         Unavailable::Offline => {
-            let text = format!("The stream {name:?} is known here, but {why}. Ask again when it is on air.");
+            let text = format!("The stream {name:?} exists, but {why}. Retry when it is live.");
             reply::retry_later(StatusCode::NOT_FOUND, text)
         }
         Unavailable::NoSegment | Unavailable::NoUpdate | Unavailable::NoPart => {
-            let text = format!("The stream {name:?} is on air, but {why}. Ask again in a moment.");
+            let text = format!("The stream {name:?} is live, but {why}. Retry in a moment.");
             reply::retry_later(StatusCode::SERVICE_UNAVAILABLE, text)
         }
         Unavailable::TooFarAhead => reply::text(StatusCode::BAD_REQUEST, why.to_string()),
@@ -121,7 +121,7 @@ fn media(hls_stream: &HlsStream, pieces: Vec<Bytes>, length: u64, etag: &str, he
 pub(super) fn unknown(name: &str) -> Response<Body> {
     // Limited to the maximum length of a name, since the client chose it.
     let asked: String = name.chars().take(64).collect();
-    tracing::debug!(name = ?asked, "no such stream was asked for by HTTP");
+    tracing::debug!(name = ?asked, "HTTP request for an unknown stream");
     let text =
         format!("There is no stream {name:?} here. The streams of this server are listed at / and at /api/v1/streams.");
     reply::text(StatusCode::NOT_FOUND, text)

@@ -342,7 +342,7 @@ async fn an_offline_stream_is_reported_at_once() {
     let started = tokio::time::Instant::now();
     let offline = fixture.fetch("/live/media.m3u8", &[]).await;
     assert_eq!((offline.status.as_u16(), offline.header("retry-after")), (404, "2"));
-    assert!(offline.text().contains("nobody publishes it right now"), "{}", offline.text());
+    assert!(offline.text().contains("is not live right now"), "{}", offline.text());
     let unknown = fixture.fetch("/nobody/media.m3u8", &[]).await;
     assert_eq!((unknown.status.as_u16(), unknown.header("retry-after")), (404, ""));
     assert!(unknown.text().contains("no stream \"nobody\" here"), "{}", unknown.text());

@@ -26,7 +26,7 @@ pub(super) struct Epochs {
 /// The publisher began more than [`MAX_EPOCHS`] epochs within [`EPOCHS_WITHIN`] and is disconnected: each new epoch costs the stream a catalog
 /// and makes all players start over.
 #[derive(Debug, thiserror::Error)]
-#[error("the publisher began more than {MAX_EPOCHS} broadcasts, or set its clock as often, within {EPOCHS_WITHIN:?}")]
+#[error("the publisher began more than {MAX_EPOCHS} epochs (new broadcasts or clock jumps) within {EPOCHS_WITHIN:?}")]
 pub(crate) struct TooManyEpochs;
 
 impl Epochs {

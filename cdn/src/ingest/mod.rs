@@ -91,7 +91,7 @@ where
                     return Ended::Unpublished;
                 }
                 Ok(Some(Message::Peer(peer))) => {
-                    tracing::info!(pin = %peer.pin, addresses = peer.addresses.len(), "serves viewers on its own network");
+                    tracing::info!(pin = %peer.pin, addresses = peer.addresses.len(), "the publisher serves LAN viewers");
                     let session = SESSIONS.fetch_add(1, Ordering::Relaxed);
                     drop(offer.replace(context.peers.register(publish.stream().name(), session, peer, context.from)));
                     continue;
@@ -108,7 +108,7 @@ where
                     }
                     Err(error) => {
                         if unreadable.is_enough(&error) || matches!(error, rtmp_reader::Error::TooManyEpochs(_)) {
-                            let why = "Nothing that this server can carry came.";
+                            let why = "The stream has no format that this server supports.";
                             let _ = publisher.close("NetStream.Publish.Failed", why).await;
                             return Ended::Unreadable;
                         }
@@ -148,16 +148,16 @@ fn push(publish: &PublishGuard, units: Vec<Assembled>) -> bool {
 /// The RTMP status of a revoked publisher: the code, which tells it whether to reconnect, and a description.
 pub fn rejection_status(why: RevokeReason) -> (&'static str, &'static str) {
     match why {
-        RevokeReason::TakenOver => ("NetStream.Publish.BadName", "Another publisher came with the same key."),
-        RevokeReason::KeyRevoked => ("NetStream.Publish.Denied", "This key is not valid any more."),
-        RevokeReason::ShuttingDown => ("NetConnection.Connect.Closed", "The server is going down. Come again."),
+        RevokeReason::TakenOver => ("NetStream.Publish.BadName", "Another publisher took over with the same key."),
+        RevokeReason::KeyRevoked => ("NetStream.Publish.Denied", "This key is no longer valid."),
+        RevokeReason::ShuttingDown => ("NetConnection.Connect.Closed", "The server is shutting down. Reconnect later."),
     }
 }
 
 async fn close_revoked<S: AsyncRead + AsyncWrite + Unpin>(publisher: Publisher<S>, why: RevokeReason) -> Ended {
     let (code, description) = rejection_status(why);
     if let Err(error) = publisher.close(code, description).await {
-        tracing::debug!(%error, "the revoked publisher did not hear it");
+        tracing::debug!(%error, "cannot notify the revoked publisher");
     }
     Ended::Revoked(why)
 }
@@ -189,7 +189,7 @@ impl UnreadableMessages {
         self.in_a_row += 1;
         self.unreported += 1;
         if self.reported.is_none_or(|at| at.elapsed() >= REPORT_INTERVAL) {
-            tracing::warn!(%error, count = self.unreported, "messages were unreadable");
+            tracing::warn!(%error, count = self.unreported, "skipped messages that cannot be parsed");
             self.reported = Some(Instant::now());
             self.unreported = 0;
         }

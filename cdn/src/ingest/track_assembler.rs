@@ -99,7 +99,7 @@ impl TrackAssembler {
     /// Adds a unit with timestamps of the publisher's clock, in decode order within its track. Returns it if it need not wait.
     pub(crate) fn on_unit(&mut self, mut unit: AccessUnit, now: Instant) -> Vec<Assembled> {
         if self.catalog.track(unit.track).is_none() {
-            tracing::debug!(track = %unit.track, "a unit of a track that is not carried");
+            tracing::debug!(track = %unit.track, "dropped a unit of a track that is not in the catalog");
             return Vec::new();
         }
         self.epochs.adopt(&mut unit);

@@ -104,7 +104,7 @@ impl RtmpServer {
 
     async fn connection(&self, socket: TcpStream, peer: SocketAddr, permit: ConnectionPermit, stop: CancellationToken) {
         if let Err(error) = prepare(&socket) {
-            tracing::debug!(%error, "the connection was gone at once");
+            tracing::debug!(%error, "cannot configure the socket");
             return;
         }
         let request = tokio::select! {
@@ -114,7 +114,7 @@ impl RtmpServer {
         match request {
             Ok(Request::Publish(request)) => self.publish(request, peer, permit).await,
             Ok(Request::Play(request)) => self.play(request, permit).await,
-            Err(error) => tracing::info!(%error, "no request"),
+            Err(error) => tracing::info!(%error, "handshake or request failed"),
         }
     }
 
@@ -122,26 +122,26 @@ impl RtmpServer {
         let stream = self.publisher_stream(&request);
         let Some(stream) = stream.and_then(|name| self.hub.stream(name.as_str())) else {
             self.auth_failures.fetch_add(1, Ordering::Relaxed);
-            tracing::warn!(app = %self.redacted_app(&request.app), agent = request.agent.as_deref(), "publisher refused: no such key");
-            let why = "The stream key is not valid. Make one with: cdn key new NAME";
+            tracing::warn!(app = %self.redacted_app(&request.app), agent = request.agent.as_deref(), "publisher rejected: invalid key");
+            let why = "The stream key is not valid. Create one with: cdn key new NAME";
             // Not `BadName`, which servers also send for a key in use: an encoder must not wait for this key to become free.
             if let Err(error) = request.reject("NetStream.Publish.Denied", why).await {
-                tracing::debug!(%error, "the publisher was gone before it was told");
+                tracing::debug!(%error, "the publisher disconnected before the rejection was sent");
             }
             return;
         };
         let span = tracing::info_span!("stream", name = stream.name());
         async {
             let agent = request.agent.clone();
-            tracing::info!(agent = agent.as_deref(), "publisher");
+            tracing::info!(agent = agent.as_deref(), "publisher connected");
             let publish = stream.publish(PublisherInfo { peer: peer.to_string(), agent, protocol: "rtmp" });
             // The key may have been revoked after the lookup, before there was a publisher to kick.
             let has_key = self.find_publisher(&request).is_some_and(|name| name.as_str() == stream.name());
             if let Some(why) = publish.revoke_reason().or((!has_key).then_some(RevokeReason::KeyRevoked)) {
-                tracing::info!(?why, "publisher refused");
+                tracing::info!(reason = ?why, "publisher rejected");
                 let (code, description) = ingest::rejection_status(why);
                 if let Err(error) = request.reject(code, description).await {
-                    tracing::debug!(%error, "the publisher was gone before it was told");
+                    tracing::debug!(%error, "the publisher disconnected before the rejection was sent");
                 }
                 return;
             }
@@ -150,9 +150,9 @@ impl RtmpServer {
                 Ok(publisher) => {
                     let context = ingest::PublisherContext { from: peer.ip(), peers: &self.peers };
                     let ended = ingest::run(publisher, publish, self.ingest, context).await;
-                    tracing::info!(?ended, "publisher left");
+                    tracing::info!(reason = ?ended, "publisher disconnected");
                 }
-                Err(error) => tracing::info!(%error, "the publisher was gone before it began"),
+                Err(error) => tracing::info!(%error, "the publisher disconnected during the handshake"),
             }
         }
         .instrument(span)
@@ -165,9 +165,9 @@ impl RtmpServer {
         let name = if request.name.is_empty() { rest } else { &request.name };
         let name = if app == self.app { name.parse::<StreamName>().ok() } else { None };
         let Some(stream) = name.and_then(|name| self.hub.stream(name.as_str())) else {
-            tracing::debug!("player refused: no such stream");
+            tracing::debug!("player rejected: no such stream");
             if let Err(error) = request.reject("NetStream.Play.StreamNotFound", "There is no such stream.").await {
-                tracing::debug!(%error, "the player was gone before it was told");
+                tracing::debug!(%error, "the player disconnected before the rejection was sent");
             }
             return;
         };
@@ -175,22 +175,27 @@ impl RtmpServer {
         let agent = request.agent.clone();
         let player = match request.accept().await {
             Ok(player) => player,
-            Err(error) => return tracing::debug!(%error, "the player was gone before it began"),
+            Err(error) => return tracing::debug!(%error, "the player disconnected during the handshake"),
         };
         let (socket, play) = player.into_parts();
         let is_on_air = matches!(stream.state(), State::Live { .. });
         let position =
             resume_point.and_then(|resume_point| stream.with_window(|window| resume_point.position(window, is_on_air)));
-        tracing::debug!(stream = stream.name(), agent = agent.as_deref(), resumes = position.is_some(), "player");
+        tracing::debug!(
+            stream = stream.name(),
+            agent = agent.as_deref(),
+            resumes = position.is_some(),
+            "player connected"
+        );
         let socket = match self.detach_socket(socket) {
             Ok(socket) => socket,
-            Err(error) => return tracing::debug!(%error, "the player was gone before it began"),
+            Err(error) => return tracing::debug!(%error, "cannot configure the player's socket"),
         };
         let start = position.map_or_else(Cursor::at_live_edge, Cursor::at);
         let player =
             AcceptedPlayer { socket, play, stream, start, is_resuming: position.is_some(), permit: Box::new(permit) };
         if let Err(error) = self.fanout.add(player) {
-            tracing::debug!(%error, "the player was gone before it began");
+            tracing::debug!(%error, "cannot hand the player to a fan-out thread");
         }
     }
 
@@ -251,7 +256,7 @@ pub fn reload_keys(keys: &Keyring, hub: &Hub) {
                 hub.end(name.as_str());
             }
         }
-        Err(error) => tracing::warn!(%error, "the keys cannot be reloaded and stay as they were"),
+        Err(error) => tracing::warn!(%error, "cannot reload the keys: the loaded ones stay valid"),
     }
 }
 

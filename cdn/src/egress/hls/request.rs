@@ -48,10 +48,10 @@ pub enum InvalidDirective {
     #[error("_HLS_msn and _HLS_part are decimal numbers.")]
     NotANumber,
     /// A number that exceeds 64 bits.
-    #[error("A number of this size names no segment and no part.")]
+    #[error("_HLS_msn or _HLS_part is out of range.")]
     TooLarge,
     /// `_HLS_part` without `_HLS_msn` (RFC 8216bis §6.2.5.2).
-    #[error("_HLS_part says nothing without _HLS_msn.")]
+    #[error("_HLS_part requires _HLS_msn.")]
     PartWithoutMsn,
 }
 
@@ -79,22 +79,22 @@ pub enum Response {
 #[non_exhaustive]
 pub enum Unavailable {
     /// The stream has no publisher, and the last broadcast is over.
-    #[error("nobody publishes it right now")]
+    #[error("is not live right now")]
     Offline,
     /// The stream is on air, but its first segment is not complete yet.
     #[error("has no complete segment yet")]
     NoSegment,
     /// The stream is on air, but the playlist that the request blocked for was not ready in time.
-    #[error("has had nothing new for a while")]
+    #[error("has had no new media for a while")]
     NoUpdate,
     /// The stream is on air, but the part was not ready in time.
-    #[error("this part of it has not come")]
+    #[error("has not reached this part yet")]
     NoPart,
     /// The request names a part or segment too far ahead for a client that knows the playlist (RFC 8216bis §6.2.5.2).
-    #[error("This is further off than the playlist says that anything is. Read it without _HLS_msn.")]
+    #[error("This is too far ahead of the playlist. Reload the playlist without _HLS_msn.")]
     TooFarAhead,
     /// The segment or part was evicted, or is neither complete nor announced by a preload hint.
-    #[error("This is not held: it is too old, or not complete yet.")]
+    #[error("This is not available: it is too old, or not complete yet.")]
     NotHeld,
 }
 

@@ -41,7 +41,7 @@ pub(super) async fn run(hls_stream: Arc<HlsStream>, settings: Settings) {
         loop {
             let read = stream.read(&mut cursor, READ_BATCH_BYTES);
             if read.skipped > 0 {
-                warn!(stream = stream.name(), units = read.skipped, "the packager fell behind");
+                warn!(stream = stream.name(), units = read.skipped, "HLS packaging fell behind: skipped units");
             }
             if read.entries.is_empty() {
                 break;

@@ -93,8 +93,8 @@ impl Relay {
             }
             let permit = match self.limiter.try_acquire(peer.ip()) {
                 Ok(permit) => permit,
-                Err(why) => {
-                    tracing::debug!(%peer, %why, "connection rejected");
+                Err(reason) => {
+                    tracing::debug!(%peer, %reason, "connection rejected");
                     incoming.refuse();
                     continue;
                 }
@@ -116,18 +116,18 @@ async fn subscriber(incoming: quinn::Incoming, permit: ConnectionPermit, hub: Ar
     };
     let request = match tokio::time::timeout(HANDSHAKE, asked).await {
         Ok(Ok(request)) => request,
-        Ok(Err(error)) => return tracing::debug!(%error, "no request"),
-        Err(_) => return tracing::debug!("no request in time"),
+        Ok(Err(error)) => return tracing::debug!(%error, "handshake or request failed"),
+        Err(_) => return tracing::debug!("handshake or request timed out"),
     };
     let Some(stream) = hub.stream(&request.name) else {
         return request.refuse(RefusalCode::UnknownStream, "There is no such stream.").await;
     };
     let _viewer = stream.subscriber("relay");
-    tracing::debug!(stream = stream.name(), "subscriber");
+    tracing::debug!(stream = stream.name(), "subscriber connected");
     let window = Arc::new(Window(stream));
     let delivery = Delivery::new(window.clone()).observed_by(window);
     let ended = request.serve(delivery, None, stop.cancelled_owned()).await;
-    tracing::debug!(?ended, "subscriber left");
+    tracing::debug!(reason = ?ended, "subscriber disconnected");
     drop(permit);
 }
 

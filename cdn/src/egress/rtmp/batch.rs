@@ -117,7 +117,7 @@ impl Batch {
         match framed {
             Ok(framed) => framed.parts.into_iter().for_each(|part| self.push_bytes(part)),
             // Ingest accepts no message longer than RTMP can carry, so this drops no unit of a stream.
-            Err(error) => tracing::warn!(%error, what, "not sent"),
+            Err(error) => tracing::warn!(%error, kind = what, "cannot encode a message"),
         }
     }
 

@@ -405,9 +405,9 @@ impl Shard {
         }
     }
 
-    fn remove(&mut self, key: usize, why: &DisconnectReason) {
+    fn remove(&mut self, key: usize, reason: &DisconnectReason) {
         let Some(mut subscriber) = self.subscribers.try_remove(key) else { return };
-        tracing::debug!(peer = ?subscriber.socket.peer_addr().ok(), started = subscriber.has_started(), %why, "player left");
+        tracing::debug!(peer = ?subscriber.socket.peer_addr().ok(), started = subscriber.has_started(), %reason, "player disconnected");
         let _ = self.poll.registry().deregister(&mut subscriber.socket);
         let _ = subscriber.socket.shutdown(std::net::Shutdown::Both);
         self.mailbox.players.fetch_sub(1, Ordering::Relaxed);

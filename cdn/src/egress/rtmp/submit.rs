@@ -48,7 +48,7 @@ impl Submitter {
         let Self::Uring { ring, is_required } = self else { return Ok(()) };
         match ring.enable() {
             Err(error) if !*is_required => {
-                tracing::warn!(%error, "io_uring is not available after all: falling back to epoll");
+                tracing::warn!(%error, "io_uring failed: falling back to epoll");
                 *self = Self::Direct;
                 Ok(())
             }

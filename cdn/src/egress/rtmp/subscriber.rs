@@ -66,11 +66,11 @@ struct InFlight {
 /// Why a player was disconnected.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum DisconnectReason {
-    #[error("it closed the connection")]
+    #[error("the player closed the connection")]
     Closed,
-    #[error("it ended the play")]
+    #[error("the player stopped playback")]
     Ended,
-    #[error("its stream ended")]
+    #[error("the stream ended")]
     StreamEnded,
     #[error("write timeout")]
     WriteTimeout,
