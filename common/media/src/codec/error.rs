@@ -5,7 +5,7 @@
 #[non_exhaustive]
 pub enum Error {
     /// The structure ends too soon.
-    #[error("{what} is cut short")]
+    #[error("{what} is truncated")]
     Truncated {
         /// Name of the structure.
         what: &'static str,

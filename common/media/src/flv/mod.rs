@@ -73,7 +73,7 @@ pub enum Error {
     #[error("track {0} has no decoder configuration yet")]
     NoConfiguration(TrackId),
     /// The track would exceed [`MAX_TRACKS`](crate::catalog::MAX_TRACKS).
-    #[error("track {0} is one too many")]
+    #[error("track {0} exceeds the limit of tracks")]
     TooManyTracks(TrackId),
     /// A decoder configuration or frame header is malformed.
     #[error("track {track}: {source}")]

@@ -37,7 +37,7 @@ pub enum Error {
     #[error("the catalog has no track to write")]
     NoTrack,
     /// There is no unit of the rendition to write.
-    #[error("there is no unit to write")]
+    #[error("the fragment has no unit to write")]
     NoUnit,
     /// The decoder configuration record does not have the form that the binding of its codec requires.
     #[error("{track}: the {codec:?} configuration record of {length} bytes is malformed")]
@@ -50,7 +50,7 @@ pub enum Error {
         length: usize,
     },
     /// A unit that fMP4 cannot express: its DTS is negative or not greater than that of the unit before, or its PTS is hours from its DTS.
-    #[error("{track}: a unit with DTS {dts} and PTS {pts} can not be written")]
+    #[error("{track}: a unit with DTS {dts} and PTS {pts} cannot be written")]
     Time {
         /// Track of the unit.
         track: TrackId,

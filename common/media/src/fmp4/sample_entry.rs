@@ -58,7 +58,7 @@ pub(super) fn read(
     timescale: u32,
     location: BoxLocation,
 ) -> Result<Option<CodecConfig>, Error> {
-    let truncated = || location.malformed("a sample entry that is cut short");
+    let truncated = || location.malformed("a truncated sample entry");
     let is_visual = matches!(&kind, b"avc1" | b"avc3" | b"hvc1" | b"hev1" | b"av01" | b"vp09");
     let is_sound = matches!(&kind, b"mp4a" | b"Opus" | b"fLaC" | b".mp3");
     if !is_visual && !is_sound {

@@ -35,7 +35,7 @@ pub enum Error {
     #[error("the playlist has no EXT-X-TARGETDURATION")]
     NoTargetDuration,
     /// Longer than [`MAX_TEXT`].
-    #[error("a playlist of {length} bytes is not read")]
+    #[error("a playlist of {length} bytes exceeds the size limit")]
     TooLong {
         /// Length in bytes.
         length: usize,

@@ -41,7 +41,7 @@ impl Announcer {
             return Err(Error::Port);
         }
         let daemon = Daemon::start(&options.interfaces, options.loopback)?;
-        let events = daemon.tell("listening", ServiceDaemon::monitor)?;
+        let events = daemon.tell("subscribing to events", ServiceDaemon::monitor)?;
         let broadcast = NameMatcher::new(secret);
         let slot = slot_at(options.clock.unix_seconds());
         let fullname = register(&daemon, &broadcast, slot, port)?;
@@ -80,7 +80,7 @@ impl Announcer {
         if let Some(done) = self.done.take()
             && tokio::time::timeout(STOP_TIMEOUT, done).await.is_err()
         {
-            debug!("the LAN announcer is late to stop");
+            debug!("the mDNS announcer did not stop in time");
         }
     }
 }
@@ -90,7 +90,7 @@ impl Drop for Announcer {
     fn drop(&mut self) {
         self.on = None;
         if self.goodbye.recv_timeout(GOODBYE_TIMEOUT) == Err(RecvTimeoutError::Timeout) {
-            debug!("the goodbye to the LAN is late");
+            debug!("the mDNS goodbye packet was not sent in time");
         }
     }
 }
@@ -134,19 +134,19 @@ impl AnnounceTask {
                 self.unregister(&old);
             }
             // The old name matches for another slot, so there is time to try again.
-            Err(error) => warn!(%error, "the LAN announcement keeps its old name"),
+            Err(error) => warn!(%error, "cannot rotate the announced mDNS name; retrying"),
         }
     }
 
     fn unregister(&self, fullname: &str) {
-        match self.daemon.tell("saying goodbye", |inner| inner.unregister(fullname)) {
+        match self.daemon.tell("unregistering", |inner| inner.unregister(fullname)) {
             // mdns-sd answers after it has sent the packets.
             Ok(answer) => {
                 if answer.recv_timeout(GOODBYE_TIMEOUT).is_err() {
-                    debug!(fullname, "the goodbye was not confirmed");
+                    debug!(fullname, "the mDNS goodbye packet was not confirmed");
                 }
             }
-            Err(error) => debug!(%error, fullname, "cannot send a goodbye"),
+            Err(error) => debug!(%error, fullname, "cannot send the mDNS goodbye packet"),
         }
     }
 
@@ -155,8 +155,8 @@ impl AnnounceTask {
             match event {
                 // mdns-sd announces a new address without an event for the announcement.
                 DaemonEvent::Announce(..) | DaemonEvent::IpAdd(_) => self.announced.store(true, Ordering::Relaxed),
-                DaemonEvent::Error(error) => warn!(%error, "mDNS"),
-                other => debug!(event = ?other, "mDNS"),
+                DaemonEvent::Error(error) => warn!(%error, "mDNS error"),
+                other => debug!(event = ?other, "mDNS event"),
             }
         }
     }

@@ -56,7 +56,7 @@ impl Shared {
 
 /// The number of records that mdns-sd caches from other hosts. It has no counter of received packets.
 async fn cached_records(daemon: &Daemon) -> Result<i64, Error> {
-    let answer = daemon.tell("counting", ServiceDaemon::get_metrics)?;
+    let answer = daemon.tell("reading metrics", ServiceDaemon::get_metrics)?;
     let Ok(Ok(metrics)) = timeout(RESPONSE_TIMEOUT, answer.recv_async()).await else { return Err(Error::Silent) };
     Ok(CACHE_COUNTERS.iter().filter_map(|counter| metrics.get(*counter)).sum())
 }
@@ -84,7 +84,7 @@ impl Subscription {
     fn browse_again(&mut self) {
         if self.next.is_none() {
             let next = self.daemon.tell("browsing again", |inner| inner.browse(SERVICE));
-            self.next = next.inspect_err(|error| debug!(%error, "the LAN is not asked again")).ok();
+            self.next = next.inspect_err(|error| debug!(%error, "cannot repeat the mDNS query")).ok();
         }
     }
 
@@ -173,7 +173,7 @@ pub(super) async fn run(
             match Subscription::start(&options) {
                 Ok(started) => subscription = started,
                 Err(error) => {
-                    warn!(%error, "no more LAN discovery");
+                    warn!(%error, "cannot restart mDNS: LAN discovery stops");
                     return;
                 }
             }
@@ -189,15 +189,15 @@ fn take(cache: &mut ServiceCache, options: &BrowserOptions, event: ServiceEvent)
     match event {
         ServiceEvent::ServiceResolved(resolved) => match service_record::read(&resolved, options.loopback) {
             Ok(record) if !is_wanted(options, &record.instance) => {
-                debug!(instance = record.instance, "an instance of another broadcast is ignored");
+                debug!(instance = record.instance, "ignored an mDNS instance of another broadcast");
             }
             Ok(record) => {
                 let instance = record.instance.clone();
                 if !cache.upsert(record) {
-                    debug!(instance, "too many instances on the LAN, this one is ignored");
+                    debug!(instance, "ignored an mDNS instance: the cache is full");
                 }
             }
-            Err(why) => debug!(fullname = ?resolved.fullname, %why, "a malformed instance is ignored"),
+            Err(reason) => debug!(fullname = ?resolved.fullname, %reason, "ignored a malformed mDNS instance"),
         },
         ServiceEvent::ServiceRemoved(_, fullname) => {
             if let Some(instance) = service_record::instance_of(&fullname) {

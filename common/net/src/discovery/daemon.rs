@@ -32,7 +32,7 @@ impl Daemon {
         if !loopback {
             // Last, because later selections take precedence.
             let kinds = vec![IfKind::LoopbackV4, IfKind::LoopbackV6];
-            daemon.tell("leaving loopback out", |inner| inner.disable_interface(kinds.clone()))?;
+            daemon.tell("disabling loopback", |inner| inner.disable_interface(kinds.clone()))?;
         }
         Ok(daemon)
     }
@@ -65,8 +65,8 @@ impl fmt::Debug for Daemon {
 impl Drop for Daemon {
     fn drop(&mut self) {
         // Dropping all handles does not end mdns-sd's thread: it holds one itself.
-        if let Err(error) = self.tell("ending", ServiceDaemon::shutdown) {
-            debug!(%error, "mDNS's thread was not told to end");
+        if let Err(error) = self.tell("shutting down", ServiceDaemon::shutdown) {
+            debug!(%error, "cannot stop the mDNS thread");
         }
     }
 }

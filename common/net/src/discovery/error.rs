@@ -15,13 +15,13 @@ pub enum Error {
         source: mdns_sd::Error,
     },
     /// A thread could not be started.
-    #[error("a thread for mDNS: {0}")]
+    #[error("cannot start the mDNS thread: {0}")]
     Thread(#[source] io::Error),
     /// The port to announce is 0, to which no viewer can connect.
     #[error("port 0 cannot be announced")]
     Port,
     /// The system provided no random bytes for a host name.
-    #[error("no random bytes for a host name")]
+    #[error("cannot get random bytes for a host name")]
     Random,
     /// A [`Browser`](super::Browser) was started outside of a Tokio runtime.
     #[error("a browser needs a Tokio runtime with a timer")]

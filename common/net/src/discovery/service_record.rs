@@ -23,13 +23,13 @@ pub(super) struct ServiceRecord {
 /// Why a record is invalid.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Malformed {
-    #[error("its name is not one of ours")]
+    #[error("its name is not a Nearcast instance name")]
     Name,
     #[error("its port is zero")]
     Port,
     #[error("its TXT record has no version from 0 to 255")]
     Version,
-    #[error("it has no address that could be tried")]
+    #[error("it has no usable address")]
     Addresses,
 }
 

@@ -12,7 +12,7 @@ use crate::blame::Blame;
 #[non_exhaustive]
 pub enum Error {
     /// The connection could not be established, or is lost.
-    #[error("the connection is lost: {0}")]
+    #[error("the connection was lost: {0}")]
     Connection(#[from] ConnectionError),
     /// The server refused the subscription.
     #[error("refused: {reason} ({code:?})")]

@@ -39,7 +39,7 @@ pub enum Error {
         protocol: &'static str,
     },
     /// C0 or S0 asks for a version other than 3 (RTMP 1.0 §5.2.2).
-    #[error("the peer wants RTMP version {version}, only 3 is spoken here")]
+    #[error("the peer requests RTMP version {version}; only version 3 is supported")]
     Version {
         /// The version byte.
         version: u8,

@@ -67,8 +67,8 @@ mod tests {
             (&b"GET / HTTP/1.1\r\n"[..], "this is not RTMP: the peer speaks HTTP"),
             (b"\x16\x03\x01", "this is not RTMP: the peer speaks TLS"),
             (b"\xff", "this is not RTMP: the peer speaks something else"),
-            (b"\x06", "the peer wants RTMP version 6, only 3 is spoken here"),
-            (b"\x00", "the peer wants RTMP version 0, only 3 is spoken here"),
+            (b"\x06", "the peer requests RTMP version 6; only version 3 is supported"),
+            (b"\x00", "the peer requests RTMP version 0; only version 3 is supported"),
         ] {
             assert_eq!(fails(bytes), expected);
         }

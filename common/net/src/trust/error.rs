@@ -10,7 +10,7 @@ pub enum Error {
     #[error("cannot make a certificate: {0}")]
     Certificate(#[from] rcgen::Error),
     /// The system provided no random bytes.
-    #[error("the system gave no random bytes to make a key from")]
+    #[error("the system provided no random bytes for a key")]
     Random,
     /// The text is not a [`Pin`](super::Pin) or [`PublicKey`](super::PublicKey).
     #[error("not 64 lower-case hexadecimal digits")]
@@ -28,7 +28,7 @@ pub enum Error {
     #[error("the connection is not ready for pairing")]
     Exporter,
     /// The proof was made with another code or for another TLS session.
-    #[error("the other end did not prove that it knows the pairing code: a wrong code, or someone in between")]
+    #[error("the peer did not prove that it knows the pairing code: wrong code, or an intercepted connection")]
     WrongProof,
     /// [`MAX_WRONG`](super::pairing::MAX_WRONG) proofs were wrong within [`WINDOW`](super::pairing::WINDOW).
     #[error("too many wrong pairing codes: wait a minute")]

@@ -37,13 +37,13 @@ pub enum Refusal {
     #[error("the ticket has expired")]
     Expired,
     /// The ticket expires more than [`LIFETIME`] + [`SKEW`] from now: the clocks disagree.
-    #[error("the ticket is from the future: the CDN's clock and the broadcaster's disagree")]
+    #[error("the ticket was issued in the future: the clocks of the CDN and the broadcaster differ")]
     TooFarAhead,
     /// The ticket was used before.
     #[error("the ticket has been used already")]
     Replayed,
     /// The memory of used tickets is full; a retry after a minute may succeed.
-    #[error("too many viewers came at once: try again in a minute")]
+    #[error("too many viewers connected at once: retry in a minute")]
     Busy,
 }
 

@@ -38,7 +38,7 @@ pub enum Error {
     #[error("the URL must start with http://, https:// or rtmp:// (or, for a viewer, nearcast://)")]
     Scheme,
     /// The URL is malformed, or has no host.
-    #[error("the URL is none: http://HOST:8080/NAME or rtmp://HOST/APP")]
+    #[error("the URL is malformed: give http://HOST:8080/NAME or rtmp://HOST/APP")]
     Malformed,
     /// The `rtmp://` URL is invalid.
     #[error(transparent)]

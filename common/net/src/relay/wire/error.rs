@@ -5,10 +5,10 @@
 #[non_exhaustive]
 pub enum Error {
     /// The message ends inside the named structure.
-    #[error("{0} is cut short")]
+    #[error("{0} is truncated")]
     Truncated(&'static str),
     /// A length or a count exceeds its bound.
-    #[error("{what} of {value} is over the limit of {limit}")]
+    #[error("{what} of {value} exceeds the limit of {limit}")]
     Limit {
         /// The name of the field.
         what: &'static str,
@@ -18,7 +18,7 @@ pub enum Error {
         limit: u64,
     },
     /// A value that this version does not define.
-    #[error("{what} {value} means nothing")]
+    #[error("{what} {value} is not defined")]
     Unknown {
         /// The name of the field.
         what: &'static str,
@@ -26,7 +26,7 @@ pub enum Error {
         value: u64,
     },
     /// A group has a unit before its first catalog.
-    #[error("a unit came before any catalog")]
+    #[error("a unit arrived before any catalog")]
     NoCatalog,
     /// The named text is not UTF-8.
     #[error("{0} is not UTF-8")]

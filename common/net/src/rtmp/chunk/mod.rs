@@ -33,13 +33,13 @@ pub struct RawMessage {
 #[non_exhaustive]
 pub enum Error {
     /// Chunk size 0 or over 2^31-1 (RTMP 1.0 §5.4.1).
-    #[error("the peer sets a chunk size of {size}; 1 to 2147483647 are legal")]
+    #[error("the peer sets a chunk size of {size}; it must be 1 to 2147483647")]
     ChunkSize {
         /// The chunk size that the peer set.
         size: u32,
     },
     /// A chunk omits header fields that no earlier chunk of its chunk stream has set.
-    #[error("chunk stream {chunk_stream} begins with a type {format} chunk, which has nothing to refer to")]
+    #[error("chunk stream {chunk_stream} begins with a type {format} chunk, which needs a preceding chunk")]
     NoPrecedent {
         /// The chunk stream ID.
         chunk_stream: u32,
