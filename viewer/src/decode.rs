@@ -78,7 +78,8 @@ pub fn audio(player: &PlayerContext, queue: Option<&Arc<Mutex<SoundQueue>>>) {
     while let Some(work) = player.next_job(TrackKind::Audio) {
         let Some(track) = work.catalog.track(work.unit.track) else { continue };
         if open.as_ref().is_none_or(|(timeline, config, _)| *timeline != work.timeline || *config != track.config) {
-            let decoder = AudioDecoder::new(&track.config, RATE).inspect_err(|error| error!(%error, "no sound"));
+            let decoder =
+                AudioDecoder::new(&track.config, RATE).inspect_err(|error| error!(%error, "cannot decode the audio"));
             open = Some((work.timeline, track.config.clone(), decoder.ok()));
         }
         let Some((_, _, Some(decoder))) = &mut open else { continue };
@@ -133,7 +134,7 @@ struct Pending {
 
 impl ActiveDecoder {
     fn open(work: &DecodeJob, config: &CodecConfig) -> Self {
-        let decoder = VideoDecoder::new(config).inspect_err(|error| error!(%error, "no picture")).ok();
+        let decoder = VideoDecoder::new(config).inspect_err(|error| error!(%error, "cannot decode the video")).ok();
         let pending = VecDeque::new();
         Self { timeline: work.timeline, epoch: work.unit.epoch, config: config.clone(), decoder, pending }
     }

@@ -215,7 +215,7 @@ impl Pipeline<'_> {
             State::Live => "live".to_owned(),
             State::Reconnecting { reason } => format!("reconnecting: {reason}"),
         };
-        info!(state = text);
+        info!(state = text, "state changed");
         self.player.stats.lock().state = text;
     }
 
@@ -226,7 +226,7 @@ impl Pipeline<'_> {
             (None, _) => self.waiting_since = None,
             (Some(_), None) => self.waiting_since = Some(now),
             (Some(_), Some(since)) if now >= since + self.outputs.gap_timeout => {
-                debug!("skipping a gap");
+                debug!("gap timeout: skipping the missing units");
                 self.merger.skip_gap(&mut self.merged);
                 self.waiting_since = None;
             }
@@ -250,13 +250,13 @@ impl Pipeline<'_> {
                 self.player.stats.lock().tracker.set_active_path(active_path, delivery);
             }
             if lost > 0 {
-                warn!(track = %unit.track, lost, "units are missing");
+                warn!(track = %unit.track, lost, "units lost");
             }
             if self.catalog.as_ref().is_none_or(|known| !Arc::ptr_eq(known, &catalog)) {
                 self.on_catalog(&catalog);
             }
             if let Some(Err(error)) = self.outputs.unit_log.as_mut().map(|log| log.write(&unit)) {
-                error!(%error, "the unit log ends here");
+                error!(%error, "cannot write the unit log; it ends here");
                 self.outputs.unit_log = None;
                 self.player.stats.lock().output_errors += 1;
             }
@@ -351,7 +351,7 @@ impl Pipeline<'_> {
             let mut tracks: Vec<_> = catalog.tracks.iter().collect();
             tracks.sort_by_key(|track| track.id);
             let codecs: Vec<String> = tracks.iter().map(|track| decode::describe(&track.config)).collect();
-            info!(epoch = %catalog.epoch, codecs = codecs.join(", "), tracks = tracks.len(), "broadcast");
+            info!(epoch = %catalog.epoch, codecs = codecs.join(", "), tracks = tracks.len(), "new catalog");
             self.player.stats.lock().codecs = codecs;
         }
         self.catalog = Some(catalog.clone());
@@ -362,9 +362,9 @@ impl Pipeline<'_> {
         // A closed pipe is a normal end, a full disk is not.
         let is_pipe = recorder.is_pipe();
         match recorder.finish() {
-            Ok(()) => info!("the other end of the pipe has closed"),
+            Ok(()) => info!("the pipe's reader closed it"),
             Err(error) => {
-                error!(%error, "the {} ends here", if is_pipe { "pipe" } else { "recording" });
+                error!(%error, "cannot write the {}; it ends here", if is_pipe { "pipe" } else { "recording" });
                 self.player.stats.lock().output_errors += 1;
             }
         }

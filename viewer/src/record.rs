@@ -131,7 +131,7 @@ impl Recorder {
         match self.result.recv_timeout(PIPE_DRAIN_TIMEOUT) {
             Ok(result) => result,
             Err(RecvTimeoutError::Timeout) => {
-                info!("the other program does not read; dropping the rest");
+                info!("the program behind the pipe does not read: dropping the remaining data");
                 Ok(())
             }
             Err(RecvTimeoutError::Disconnected) => Err(Error::Broken),
@@ -236,7 +236,7 @@ impl Writer {
             // When one broadcast follows another, a track may begin before the last one ended, which no container allows.
             open.left_out += 1;
             if open.left_out.is_power_of_two() {
-                warn!(track = %unit.track, left_out = open.left_out, "skipped a unit: its timestamp was written already");
+                warn!(track = %unit.track, skipped = open.left_out, "skipped a unit: its timestamp is not after the last one written");
             }
             return Ok(());
         }

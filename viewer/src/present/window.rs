@@ -71,7 +71,7 @@ pub fn run(
         card = sdl
             .audio()
             .and_then(|audio| Card::open(&audio, player, queue))
-            .inspect_err(|error| warn!(error, "no sound card"))
+            .inspect_err(|error| warn!(error, "cannot open a sound card: playing without audio"))
             .ok();
     }
     if let Some(card) = &mut card {
@@ -112,7 +112,7 @@ fn renderer(window: Window) -> Result<Canvas<Window>, Error> {
     let builder = window.into_canvas();
     let builder = if emulated { builder.software() } else { builder.accelerated().present_vsync() };
     let canvas = builder.build().map_err(|error| Error(error.to_string()))?;
-    info!(renderer = canvas.info().name, "window");
+    info!(renderer = canvas.info().name, "window opened");
     Ok(canvas)
 }
 
@@ -349,7 +349,7 @@ fn toggle_fullscreen(window: &mut Window) {
         _ => FullscreenType::Off,
     };
     if let Err(error) = window.set_fullscreen(next) {
-        warn!(error, "full screen");
+        warn!(error, "cannot change to full screen");
     }
 }
 

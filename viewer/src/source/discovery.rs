@@ -37,7 +37,7 @@ pub(super) async fn run(
                 let found = browsing.as_ref().map(|browsing| browsing.found.clone()).unwrap_or_default();
                 publish(&candidates, hints, &found);
             }
-            Err(error) => debug!(%error, "the server does not say where the broadcaster is"),
+            Err(error) => debug!(%error, "cannot get the broadcaster's addresses from the server"),
         }
         // Until an address changes, or it is time to query the server again.
         let pause = sleep(QUERY_INTERVAL);
@@ -104,7 +104,7 @@ impl BrowseSession {
         match Browser::start(options) {
             Ok(browser) => Some(Self { browser, found: CandidateAddresses::new() }),
             Err(error) => {
-                info!(%error, "no mDNS on this machine: using only the addresses that the server reports");
+                info!(%error, "mDNS is not available: using only the addresses that the server reports");
                 None
             }
         }

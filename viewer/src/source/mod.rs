@@ -145,7 +145,7 @@ pub enum Error {
     },
     /// The broadcaster does not know the pairing code.
     #[error(
-        "{address} did not prove that it knows the pairing code: the code is wrong, or somebody intercepts the connection"
+        "{address} did not prove that it knows the pairing code: the code is wrong, or the connection is intercepted"
     )]
     Impostor {
         /// Address of the broadcaster as `HOST:PORT`.
@@ -163,8 +163,8 @@ pub enum Error {
     },
     /// The server knows no stream of this name.
     #[error(
-        "{address} knows no stream named '{name}'. Check the spelling; the server lists what it has on its first page. \
-         To make this stream, run `cdn key new {name}` on the server"
+        "{address} has no stream named '{name}'. Check the spelling; the server's first page lists its streams. \
+         To create this stream, run `cdn key new {name}` on the server"
     )]
     UnknownStream {
         /// The server, as `scheme://host:port`.
@@ -173,7 +173,7 @@ pub enum Error {
         name: String,
     },
     /// The stream exists, but is not on air.
-    #[error("{address} is not on air")]
+    #[error("{address} is not live")]
     NotLive {
         /// URL or name of the stream.
         address: String,

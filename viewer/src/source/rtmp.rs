@@ -176,7 +176,7 @@ impl MessageDemuxer {
                 // Tag bodies are independent: one that cannot be parsed is skipped.
                 self.refused += 1;
                 if self.refused.is_power_of_two() {
-                    warn!(%error, refused = self.refused, "skipped a message that cannot be parsed");
+                    warn!(%error, skipped = self.refused, "skipped a message that cannot be parsed");
                 }
                 Vec::new()
             }

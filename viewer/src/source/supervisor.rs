@@ -34,7 +34,7 @@ pub async fn run(url: String, options: PathOptions, position: Position, events: 
         if !error.retry() {
             return drop(events.send(Event::Failed(error)).await);
         }
-        warn!(%error, "the server does not say what it offers; retrying");
+        warn!(%error, "cannot query the server; retrying");
         if events.send(Event::State(State::Reconnecting { reason: error.to_string() })).await.is_err() {
             return;
         }
@@ -183,7 +183,7 @@ impl Supervisor {
         self.apply(actions).await?;
         let running = self.selector.running();
         if std::mem::replace(&mut self.running, running) != running {
-            debug!(flowing = running.0, idle = running.1, "paths");
+            debug!(active = running.0, idle = running.1, "open paths");
         }
         let deadline = self.selector.deadline(self.now()).map_or(Instant::now() + IDLE_POLL, |at| self.started + at);
         tokio::select! {
@@ -202,7 +202,7 @@ impl Supervisor {
 
     async fn apply(&mut self, actions: Vec<Action>) -> Result<(), Closed> {
         for action in actions {
-            debug!(?action, "path");
+            debug!(?action, "path selection");
             match action {
                 Action::Open(path) => self.open(path, true).await?,
                 Action::OpenIdle(path) => self.open(path, false).await?,
@@ -220,7 +220,7 @@ impl Supervisor {
         if candidates.is_empty() {
             return;
         }
-        debug!(?candidates, "the broadcaster may be on this network");
+        debug!(?candidates, "discovered addresses of the broadcaster");
         for (id, path) in self.paths.iter().filter(|(_, path)| path.discovery() != Discovery::Unused) {
             if self.selector.contains(*id) {
                 self.selector.reset_backoff(*id);
@@ -259,7 +259,7 @@ impl Supervisor {
                 self.set_state(State::Waiting).await?;
             }
             PathEvent::Stalled => {
-                info!("the server has had no new media for a while");
+                info!("the server sends no new media");
                 self.set_state(State::Waiting).await?;
             }
             PathEvent::Idle => self.selector.on_idle(id),
@@ -318,7 +318,7 @@ impl Supervisor {
     async fn on_failure(&mut self, id: PathId, error: Error) -> Result<(), Closed> {
         // Not a failure, and there is no other path: retry at a constant interval, so that the start of the stream is not missed.
         if matches!(error, Error::NotLive { .. }) && self.paths.len() == 1 {
-            debug!(%error);
+            debug!(%error, "the stream is not live");
             self.set_state(State::Waiting).await?;
             return self.open_after(id, true, jittered(NOT_LIVE_POLL)).await;
         }
@@ -328,13 +328,13 @@ impl Supervisor {
         let is_permanent = error.is_violation() || !error.retry() && !path.has_delivered;
         match &error {
             Error::NotLive { .. } => {
-                debug!(%error);
+                debug!(%error, "a path failed: the stream is not live");
                 self.set_state(State::Waiting).await?;
             }
             error if is_permanent => warn!(%error, "a path failed for good"),
             // Other paths deliver, so this is not an outage.
             error if self.paths.values().any(|path| path.task.is_some() && path.has_delivered) => {
-                info!(%error, "a path failed; others go on");
+                info!(%error, "a path failed; other paths continue");
             }
             error => {
                 warn!(%error, "a path failed; retrying");

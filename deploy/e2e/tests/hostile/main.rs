@@ -114,8 +114,8 @@ fn noise_and_other_protocols() -> Result<()> {
     server.ensure_logged(&[
         "this is not RTMP: the peer speaks HTTP",
         "this is not RTMP: the peer speaks something else",
-        "the peer wants RTMP version",
-        "which has nothing to refer to",
+        "the peer requests RTMP version",
+        "which needs a preceding chunk",
     ])?;
     server.finish()
 }
@@ -380,7 +380,7 @@ fn requests_for_missing_streams_and_files() -> Result<()> {
         "not rejected with StreamNotFound: {}",
         String::from_utf8_lossy(&said)
     );
-    server.ensure_logged(&["player refused: no such stream", "no such stream was asked for by HTTP"])?;
+    server.ensure_logged(&["player rejected: no such stream", "HTTP request for an unknown stream"])?;
     server.finish()
 }
 

@@ -151,7 +151,7 @@ fn a_viewer_discovers_the_broadcaster_and_the_idle_fallback_costs_under_two_perc
     wait_source(&mut viewer, "LAN peer")?;
     let at = |what: &str, source: &str| said_at(&viewer, what, source).with_context(|| format!("no {what}"));
     let first = at("connected", "relay")?;
-    let found = at("the broadcaster may be on this network", "")?;
+    let found = at("discovered addresses of the broadcaster", "")?;
     let joined = at("connected", "LAN peer")?;
     println!(
         "found {} ms after the CDN was joined, and joined {} ms after it was found",
@@ -161,13 +161,13 @@ fn a_viewer_discovers_the_broadcaster_and_the_idle_fallback_costs_under_two_perc
     until(TIMEOUT, "ten seconds of pictures with an idle fallback", || {
         // Both paths are active until the relay becomes idle.
         wait_idle(&mut viewer)?;
-        let roused = count(&viewer, r#""message":"paths""#);
+        let roused = count(&viewer, r#""message":"open paths""#);
         let before = testbed.cdn_link_bytes();
         let left = broadcaster.units()?.len();
         let shown = viewer.pictures()?;
         viewer.wait_pictures(shown + 300, TIMEOUT)?;
         let bytes = testbed.cdn_link_bytes() - before;
-        if count(&viewer, r#""message":"paths""#) > roused {
+        if count(&viewer, r#""message":"open paths""#) > roused {
             // A pause of a busy machine does not count as stable.
             return Ok(None);
         }
@@ -303,9 +303,9 @@ fn wait_idle(viewer: &mut Viewer) -> Result<()> {
     until(TIMEOUT, "an idle fallback", || {
         ensure!(viewer.process.running()?, "the viewer ended: {}", viewer.process.err());
         let log = viewer.process.err();
-        let said = log.lines().rev().find(|line| line.contains(r#""message":"paths""#));
+        let said = log.lines().rev().find(|line| line.contains(r#""message":"open paths""#));
         let said = said.and_then(|line| serde_json::from_str::<Value>(line).ok()).map(|line| line["fields"].clone());
-        Ok(said.is_some_and(|said| said["flowing"] == 1 && said["idle"] == 1).then_some(()))
+        Ok(said.is_some_and(|said| said["active"] == 1 && said["idle"] == 1).then_some(()))
     })
 }
 

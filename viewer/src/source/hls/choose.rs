@@ -27,7 +27,7 @@ pub(super) async fn choose(url: &str, http: &reqwest::Client) -> Result<String, 
             if let Some(sound) = separate_sound(&list, best) {
                 warn!(
                     rendition = sound.name,
-                    "the audio is a separate rendition, which this viewer does not play: there will be no sound"
+                    "the audio is a separate rendition, which this viewer does not support: playing without audio"
                 );
             }
             Ok(resolve(&base, &best.uri))

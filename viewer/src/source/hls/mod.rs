@@ -139,7 +139,7 @@ async fn run(source: &HlsSource, context: &OpenContext, events: &EventSender) ->
         let entry = parts::entry(&context.position).filter(|_| !context.is_only_path);
         let result = parts::run(state, first, base, http, entry, events).await;
         if state.part_failures >= MAX_ATTEMPTS && *low_latency == LowLatency::Prefer {
-            warn!(url, "playing by parts failed repeatedly: by segments from here on");
+            warn!(url, "low-latency playback (parts) failed repeatedly: switching to whole segments");
         }
         result
     } else {
