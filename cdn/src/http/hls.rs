@@ -140,5 +140,5 @@ const PLAYLIST: ContentHeaders =
     ContentHeaders { content_type: "application/vnd.apple.mpegurl", cache_control: "public, max-age=1" };
 
 /// A playlist from a blocking request: its URL names a part that it contains, so it stays valid until its segments are evicted
-/// (RFC 8216bis §6.2.5.2; `max-age` is the six target durations recommended for caches).
+/// (RFC 8216bis §6.2.5.2; `max-age` is the six target durations that appendix B.1 recommends).
 const BLOCKING_PLAYLIST: ContentHeaders = ContentHeaders { cache_control: "public, max-age=12", ..PLAYLIST };

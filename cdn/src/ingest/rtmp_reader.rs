@@ -114,7 +114,7 @@ impl RtmpReader {
             self.demuxer.set_exact(true);
             near.into_iter().for_each(|near| self.demuxer.resume_near(near));
         }
-        // FLV 10.1 §E.5: each key is present if the track is.
+        // The keys of FLV 10.1 §E.5. An encoder writes each if it sends the track.
         let [video, audio] = ["videocodecid", "audiocodecid"].map(|key| values.contains_key(key));
         self.assembler.on_metadata(values, clock, ExpectedTracks { video, audio }, now);
         Ok(ready)

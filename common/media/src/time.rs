@@ -24,7 +24,7 @@ impl Timestamp {
         self.0
     }
 
-    /// The 32-bit RTMP clock of this point: wraps every 49.7 days (RTMP 1.0 §3).
+    /// The 32-bit RTMP clock of this point: wraps every 49.7 days (RTMP 1.0 §4).
     pub const fn as_rtmp(self) -> u32 {
         self.0 as u32
     }

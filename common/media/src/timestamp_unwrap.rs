@@ -1,7 +1,7 @@
 //! 32-bit RTMP timestamps, unwrapped once to 64 bits.
 //!
 //! One [`TimestampUnwrapper`] serves the audio and the video of a connection, so that both cross 2^32 together however they are interleaved. It is
-//! not a jitter buffer and reorders nothing. RTMP 1.0 §3 (timestamps: 32 bits, milliseconds, wrap-around).
+//! not a jitter buffer and reorders nothing. RTMP 1.0 §4 (timestamps: 32 bits, milliseconds, wrap-around).
 
 /// The place of a timestamp on the unwrapped timeline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,4 +1,4 @@
-//! HEVC: `HEVCDecoderConfigurationRecord`, NAL units and random access (ITU-T H.265, ISO/IEC 14496-15 §8.3.2).
+//! HEVC: `HEVCDecoderConfigurationRecord`, NAL units and random access (ITU-T H.265, ISO/IEC 14496-15 §8.3.3).
 //!
 //! An access unit is a random access point if it is an IRAP picture (IDR, CRA or BLA), or if it carries a recovery point
 //! SEI message: the same choice, for the same reason, as in [`super::h264`].
@@ -186,7 +186,7 @@ pub fn parameter_sets(record: &Bytes) -> Result<Vec<Bytes>, Error> {
     Ok(sets)
 }
 
-/// Whether an access unit of 4-byte lengths is an intra random access point (ITU-T H.265 §3.69).
+/// Whether an access unit of 4-byte lengths is an intra random access point (ITU-T H.265 §7.4.2.2).
 pub fn is_irap(payload: &[u8]) -> bool {
     let first_slice = nal::length_prefixed(payload, 4).map(nal_type).find(|kind| *kind < NAL_VPS);
     first_slice.is_some_and(|kind| IRAP.contains(&kind))

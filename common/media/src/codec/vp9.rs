@@ -1,4 +1,4 @@
-//! VP9: `VPCodecConfigurationRecord` and the uncompressed frame header (VP9 bitstream §6.2, VP Codec ISOBMFF Binding §3).
+//! VP9: `VPCodecConfigurationRecord` and the uncompressed frame header (VP9 bitstream §6.2, VP Codec ISOBMFF Binding).
 //!
 //! The record is carried without the version and flags of the `vpcC` box. It does not state the picture size; key frames do.
 
@@ -114,7 +114,8 @@ pub(super) fn format(record: &[u8]) -> Result<Format, Error> {
     Ok(Format::Video { width: 0, height: 0 })
 }
 
-/// `vp09.PP.LL.DD` (VP Codec ISOBMFF Binding §4). An unknown level is written as the lowest one, because players refuse level 0.
+/// `vp09.PP.LL.DD` (VP Codec ISOBMFF Binding, "Codecs Parameter String"). An unknown level is written as the lowest one, because players
+/// refuse level 0.
 pub(super) fn rfc6381(record: &[u8]) -> String {
     let byte = |at| record.get(at).copied().unwrap_or_default();
     format!("vp09.{:02}.{:02}.{:02}", byte(0), byte(1).max(10), byte(2) >> 4)
@@ -122,7 +123,7 @@ pub(super) fn rfc6381(record: &[u8]) -> String {
 
 const SYNC_CODE: u32 = 0x49_83_42;
 const RGB: u8 = 7;
-/// Most luma samples in a picture of each level (VP9 bitstream §A.2).
+/// Most luma samples in a picture of each level (VP9 bitstream, annex A).
 const LEVELS: [(u64, u8); 9] = [
     (36_864, 10),
     (73_728, 11),

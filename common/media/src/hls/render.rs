@@ -91,7 +91,7 @@ pub(super) fn to_media_playlist(window: &SegmentWindow) -> Option<MediaPlaylist>
     Some(playlist)
 }
 
-/// `EXT-X-VERSION` (RFC 8216bis §8): 9 for delta updates, otherwise 7, which RFC 8216 recommends for fragmented MP4.
+/// `EXT-X-VERSION` (RFC 8216bis §8): 9 for delta updates, otherwise 7, the version of RFC 8216. Fragmented MP4 requires 6 or more.
 fn version(window: &SegmentWindow) -> u64 {
     if window.low_latency { 9 } else { 7 }
 }
@@ -153,5 +153,5 @@ fn skip_old(mut playlist: MediaPlaylist) -> MediaPlaylist {
 const PART_HOLD_BACK: u32 = 3;
 /// `CAN-SKIP-UNTIL` in target durations: the minimum (§4.4.3.8).
 const SKIP_UNTIL: u32 = 6;
-/// How many target durations from the end parts are listed: the minimum (§6.2.2).
+/// How many target durations from the end parts are listed, as recommended (§6.2.2).
 const PARTS_LISTED: u32 = 3;

@@ -1,7 +1,7 @@
 //! The thread of mdns-sd, with our settings. It ends when its handle is dropped.
 //!
 //! This is the only place that selects interfaces and retries commands to a busy thread. The thread owns the sockets: one
-//! for IPv4 and one for IPv6 on port 5353, shared with other responders of this machine (RFC 6762 §15.1).
+//! for IPv4 and one for IPv6 on port 5353, shared with other responders of this machine (RFC 6762 §15).
 
 use std::fmt;
 use std::thread;

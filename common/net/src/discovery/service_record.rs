@@ -94,7 +94,7 @@ fn usable(ip: IpAddr, scope: u32, port: u16, loopback: bool) -> Option<SocketAdd
     }
 }
 
-/// A link-local address is valid only with the interface on which it was received (RFC 4007 §6, RFC 6762 §16).
+/// A link-local address is valid only with the interface on which it was received (RFC 4007 §6).
 fn scoped(ip: Ipv6Addr, scope: u32, port: u16) -> Option<SocketAddr> {
     (scope != 0).then(|| SocketAddrV6::new(ip, port, 0, scope).into())
 }

@@ -319,7 +319,7 @@ impl ControllerFactory for Factory {
 const INITIAL_WINDOW: u64 = 64 << 10;
 /// The minimum window in packets: enough to measure an RTT and to detect a loss by the packets after it.
 const MIN_WINDOW_PACKETS: u64 = 4;
-/// The window in packets after persistent congestion (RFC 9002 §7.2).
+/// The window in packets after persistent congestion: RFC 9002's initial window (§7.2), not its minimum (§7.6.2).
 const RESTART_WINDOW_PACKETS: u64 = 10;
 /// Bounds the bytes in flight of one connection: a tenth of a second at 160 Mbit/s.
 const MAX_WINDOW: u64 = 2 << 20;

@@ -118,7 +118,7 @@ const DELAY: Duration = Duration::from_millis(10);
 /// Interval between frames, nanoseconds: 200 per second give a 99th percentile within seconds at negligible cost.
 const EVERY: u64 = 5_000_000;
 
-/// EtherType for local experiments (IEEE 802, table 2 of §9.2.4).
+/// EtherType for local experiments (IEEE 802, "Local Experimental EtherType 1").
 const ETHERTYPE: [u8; 2] = [0x88, 0xb5];
 
 #[cfg(test)]

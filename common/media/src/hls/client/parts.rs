@@ -1,4 +1,4 @@
-//! The client of low-latency HLS: fetches parts at the live edge, and complete segments before it (RFC 8216bis §6.3.7).
+//! The client of low-latency HLS: fetches parts at the live edge, and complete segments before it (RFC 8216bis §6.3.8).
 //!
 //! As pure as [`PlaylistClient`](super::PlaylistClient): the caller keeps a blocking reload pending ([`PartClient::reload`]) and requests the hinted
 //! part in advance ([`PartClient::hint`]). [`PartClient::next`] returns a part once it is listed, because only then it is known which segment it

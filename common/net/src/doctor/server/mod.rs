@@ -170,7 +170,7 @@ async fn hls(client: &Client, playlist: Url) -> Check {
     }
 }
 
-/// The default port of RTMP (RTMP 1.0 §5).
+/// The default port of RTMP (registered with IANA as `macromedia-fcs`).
 const RTMP_PORT: u16 = 1935;
 /// Bounds the addresses of one name.
 const MAX_ADDRESSES: usize = 8;
