@@ -341,7 +341,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_timing_report_is_read_as_it_was_written() {
+    fn a_timing_report_round_trips() {
         let mut stamps = StageTimes::default();
         stamps.stamp(Stage::Captured, WallClock::from_micros(1));
         stamps.stamp(Stage::InPart, WallClock::from_micros(2));
@@ -357,7 +357,7 @@ mod tests {
     }
 
     #[test]
-    fn unknown_stages_tracks_and_fields_are_left_out() {
+    fn unknown_stages_tracks_and_fields_are_ignored() {
         let text = r#"{"received_us":5,"answered_us":6,"epoch":"00000000000000ff","later":1,
             "broadcaster":{"offset_us":-7,"uncertainty_us":3},
             "units":[{"track":"v0","dts":40,"captured_us":1,"in_part_us":2,"teleported_us":3,"sent_us":"x"},{"track":"?","dts":1}]}"#;
@@ -373,13 +373,13 @@ mod tests {
     }
 
     #[test]
-    fn a_server_of_the_first_version_is_understood() {
+    fn a_response_of_the_first_version_is_parsed() {
         let info: PlaybackInfo = serde_json::from_str(r#"{"urls":{"hls":"http://h/live/index.m3u8"}}"#).unwrap();
         assert_eq!((info.urls.hls.as_deref(), info.hls, info.peer), (Some("http://h/live/index.m3u8"), None, None));
     }
 
     #[test]
-    fn neither_secret_nor_ticket_is_shown() {
+    fn debug_shows_neither_secret_nor_ticket() {
         let text = r#"{"pin":"ab","secret":"0123456789abcdef0123456789abcdef","ticket":"opens"}"#;
         let peer: PeerInfo = serde_json::from_str(text).unwrap();
         assert!(peer.secret().is_some() && peer.pin().is_none());

@@ -39,7 +39,7 @@ fn video(timestamp: u32, size: usize) -> Message {
 }
 
 #[tokio::test(start_paused = true)]
-async fn publish_through_a_narrow_pipe() {
+async fn publishes_through_a_small_pipe() {
     let (mut client, mut server) = pair(64).await;
     assert!(client.server_is_nearcast());
     let metadata = Metadata { epoch: Some(Epoch(5)), clock: Some(WallClock::from_micros(6)), ..Metadata::default() };
@@ -64,7 +64,7 @@ async fn publish_through_a_narrow_pipe() {
 
 /// Over TCP, since a pipe in memory has no reset: the publisher closes with our answers unread.
 #[tokio::test]
-async fn what_a_publisher_sent_before_it_reset_the_connection_is_read() {
+async fn reads_everything_sent_before_a_connection_reset() {
     // All fits into the server's receive buffer: a reset discards what is still in the client's.
     let socket = TcpSocket::new_v4().unwrap();
     socket.set_recv_buffer_size(200_000).unwrap();
@@ -97,7 +97,7 @@ async fn what_a_publisher_sent_before_it_reset_the_connection_is_read() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn resume_reaches_the_publisher() {
+async fn the_publisher_receives_the_resume_position() {
     let (near, far) = duplex(1 << 16);
     let resume = Resume { epoch: Epoch(1), have: vec![(TrackId::AUDIO, Timestamp::from_millis(4))] };
     let url = key();
@@ -111,7 +111,7 @@ async fn resume_reaches_the_publisher() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn play_by_the_simple_way_and_by_parts() {
+async fn serves_a_player_before_and_after_into_parts() {
     let (near, far) = duplex(1 << 16);
     let url = url::parse("rtmp://host/live/show?nearcastAfter=v0:1").unwrap();
     let play = async {
@@ -193,7 +193,7 @@ async fn patience(bytes: &[u8], pause: Duration) -> (Duration, String) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_slow_handshake_has_one_deadline() {
+async fn one_deadline_covers_the_whole_handshake() {
     let ten = Duration::from_secs(10);
     let expected = (ten, "no publish or play within 10s".to_owned());
     // Silence; half a handshake; a byte a second.
@@ -219,7 +219,7 @@ async fn truncated_handshakes_and_closed_sockets() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_silent_publisher_times_out_and_a_cancelled_wait_does_not_prolong_it() {
+async fn a_silent_publisher_times_out_although_waits_are_cancelled() {
     let (mut client, mut server) = pair(1 << 16).await;
     client.send(video(0, 10)).await.unwrap();
     assert_eq!(server.next().await.unwrap(), Some(video(0, 10)));
@@ -235,7 +235,7 @@ async fn a_silent_publisher_times_out_and_a_cancelled_wait_does_not_prolong_it()
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_server_that_does_not_read_times_a_write_out() {
+async fn a_write_to_a_server_that_does_not_read_times_out() {
     let (mut client, server) = pair(1000).await;
     let began = Instant::now();
     let error = client.send(video(0, 100_000)).await.unwrap_err();
@@ -246,7 +246,7 @@ async fn a_server_that_does_not_read_times_a_write_out() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_nearcast_server_that_waits_is_told_from_one_that_is_gone() {
+async fn an_idle_nearcast_server_is_distinguished_from_a_dead_one() {
     let (near, far) = duplex(1 << 16);
     let url = url::parse("rtmp://host/live/show").unwrap();
     let (player, server) = tokio::join!(client::play_over(near, &url, ClientOptions::default()), async {
@@ -275,7 +275,7 @@ async fn a_nearcast_server_that_waits_is_told_from_one_that_is_gone() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn unacknowledged_bytes_are_what_the_server_has_not_seen() {
+async fn unacknowledged_bytes_count_data_that_the_server_has_not_received() {
     let (mut client, mut server) = pair(1 << 20).await;
     assert_eq!(client.unacknowledged_bytes(), None);
     for i in 0..10 {
@@ -293,7 +293,7 @@ async fn unacknowledged_bytes_are_what_the_server_has_not_seen() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_publisher_that_slept_does_not_take_an_unread_answer_for_none() {
+async fn a_publisher_reads_pending_answers_before_it_times_out() {
     let mut options = ClientOptions::default();
     options.limits.idle = Duration::from_secs(5);
     let (mut client, mut server) = pair_with(1 << 20, options).await;

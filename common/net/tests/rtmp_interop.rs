@@ -82,7 +82,7 @@ fn pictures(messages: &[Message]) -> usize {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn ffmpeg_publishes_and_plays_what_was_published() {
+async fn ffmpeg_publishes_and_plays() {
     let (listener, address) = listen().await;
     let run = async {
         let messages = publish_once(&listener, address, "2", &[]).await;
@@ -204,7 +204,7 @@ async fn our_client_publishes_to_ffmpeg() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nginx_takes_what_we_publish_and_we_play_it_back() {
+async fn nginx_relays_our_publisher_to_our_player() {
     let run = async {
         let (listener, address) = listen().await;
         let messages = publish_once(&listener, address, "1", &[]).await;

@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn full_names_are_parsed_as_they_were_built() {
+    fn full_names_round_trip() {
         assert_eq!(instance_of(&fullname(NAME)), Some(NAME));
         for other in ["", SERVICE, "abcdefghijklmn27._http._tcp.local.", "x.abcdefghijklmn27._nearcast._udp.local."] {
             assert_eq!(instance_of(other), None, "{other}");

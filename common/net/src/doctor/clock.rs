@@ -73,7 +73,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_offset_is_judged_by_size_and_role() {
+    fn a_clock_offset_is_classified_by_size_and_role() {
         for (ahead_ms, uncertainty_ms, role, wanted, words) in [
             (12, 1, Role::Subscriber, Status::Ok, "12 ms ahead of the server's, ± 1.0 ms"),
             (-12, 1, Role::Subscriber, Status::Ok, "12 ms behind the server's"),

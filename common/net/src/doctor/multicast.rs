@@ -166,7 +166,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn findings_are_judged() {
+    fn multicast_findings_are_classified() {
         let echo = Some(Duration::from_millis(3));
         for (announced, echo, wanted) in [
             (true, echo, Status::Ok),

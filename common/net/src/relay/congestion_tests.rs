@@ -171,7 +171,7 @@ fn a_quiet_stream_keeps_its_window() {
 }
 
 #[test]
-fn jitter_is_not_taken_for_congestion() {
+fn jitter_does_not_count_as_congestion() {
     for loss in [0.0, 0.05] {
         let mut sender = Sender::new(Link { jitter: Duration::from_millis(100), loss, ..USUAL });
         let seen = sender.run(120);

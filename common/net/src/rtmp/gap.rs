@@ -50,7 +50,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn both_ways() {
+    fn a_gap_message_round_trips() {
         let at = |millis| Some(Timestamp::from_millis(millis));
         let predecessors = vec![(TrackId::VIDEO, at(12_345)), (TrackId::AUDIO, None)];
         let gap = Gap { epoch: Epoch(0xabc), predecessors };
@@ -61,7 +61,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_read_is_left_out() {
+    fn malformed_entries_are_skipped() {
         let read = |epoch: &'static str, predecessors: &'static str| {
             Gap::from_properties(|key| Some(if key == "epoch" { epoch } else { predecessors }))
         };

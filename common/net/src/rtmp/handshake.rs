@@ -61,7 +61,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn first_byte() {
+    fn the_first_byte_identifies_other_protocols() {
         let fails = |bytes: &[u8]| Handshake::server().input(bytes).unwrap_err().to_string();
         for (bytes, expected) in [
             (&b"GET / HTTP/1.1\r\n"[..], "this is not RTMP: the peer speaks HTTP"),
@@ -75,7 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn plain_peer_is_echoed_and_its_wrong_echo_forgiven() {
+    fn a_plain_handshake_is_echoed_and_a_wrong_echo_is_accepted() {
         let mut server = Handshake::server();
         let mut c0c1 = vec![3];
         c0c1.extend((0..1536).map(|i| if i < 8 { 0 } else { (i % 251) as u8 }));

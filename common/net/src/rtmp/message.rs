@@ -210,7 +210,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_resume_position_is_read_as_it_was_written() {
+    fn a_resume_position_round_trips() {
         let resume = Resume {
             epoch: Epoch(0xabc),
             have: vec![(TrackId::VIDEO, Timestamp::from_millis(12345)), (TrackId::AUDIO, Timestamp::from_millis(-21))],
@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn a_peer_advertisement_is_read_as_it_was_written() {
+    fn a_peer_advertisement_round_trips() {
         let addresses = vec!["192.0.2.1:4444".parse().unwrap(), "[2001:db8::1]:4444".parse().unwrap()];
         let offer = PeerAdvertisement { pin: Pin::of(b"certificate"), secret: *b"0123456789abcdef", addresses };
         let properties = offer.to_properties();
@@ -239,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn metadata_keys_are_read_as_they_were_written() {
+    fn metadata_keys_round_trip() {
         let metadata = Metadata {
             values: [("encoder".to_owned(), Value::String("x".into()))].into(),
             epoch: Some(Epoch(7)),

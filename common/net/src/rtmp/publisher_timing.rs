@@ -94,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_exchange_is_read_as_it_was_written() {
+    fn a_clock_exchange_round_trips() {
         let (sent, read, came) =
             (WallClock::from_micros(5), WallClock::from_micros(1_795_352_493_250_123), WallClock::from_micros(9));
         let answer = answer(sent, read);
@@ -106,7 +106,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn timing_is_read_as_it_was_written(
+        fn timing_round_trips(
             sent in 0..4_000_000_000_000_000i64,
             server in prop::option::of((-1_000_000_000i64..1_000_000_000, 0..1_000_000u64)),
             epoch: u64,

@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn debug_shows_the_pin_and_no_key() {
+    fn debug_shows_the_pin_but_no_key() {
         let identity = Identity::generate().unwrap();
         assert_eq!(format!("{identity:?}"), format!("Identity {{ pin: {:?}, .. }}", identity.pin()));
     }

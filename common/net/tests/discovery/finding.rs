@@ -10,7 +10,7 @@ use super::testbed::{Family, Testbed};
 use super::{A, B, NOW, PORT, announce, browse, clock, found, lost, name, next, quiet};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn over_ipv4_found_and_lost() {
+async fn finds_and_loses_a_broadcaster_over_ipv4() {
     let Some(testbed) = Testbed::new(2, Family::V4) else { return };
     let (_, clock) = clock();
     let mut first = browse(&testbed, 2, |_| {});
@@ -18,7 +18,7 @@ async fn over_ipv4_found_and_lost() {
     let begun = Instant::now();
     let announcer = announce(&testbed, 1, A, &clock);
     let addresses = found(&mut first, &name(&A, 0), 1).await;
-    println!("IPv4, viewer there first: found after {:?}", begun.elapsed());
+    println!("IPv4, viewer started first: found after {:?}", begun.elapsed());
     assert_eq!(addresses, [format!("{}:{PORT}", Testbed::v4(1)).parse().unwrap()]);
     assert!(first.has_heard().await.unwrap());
 
@@ -30,7 +30,7 @@ async fn over_ipv4_found_and_lost() {
     let begun = Instant::now();
     let mut second = browse(&testbed, 2, |_| {});
     found(&mut second, &name(&A, 0), 1).await;
-    println!("IPv4, broadcaster there first: found after {:?}", begun.elapsed());
+    println!("IPv4, broadcaster started first: found after {:?}", begun.elapsed());
 
     let begun = Instant::now();
     announcer.stop().await;
@@ -42,7 +42,7 @@ async fn over_ipv4_found_and_lost() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn over_ipv6_alone_found_with_its_scope_and_lost() {
+async fn finds_a_broadcaster_over_ipv6_link_local_with_its_scope() {
     let Some(testbed) = Testbed::new(2, Family::V6) else { return };
     let (_, clock) = clock();
     let mut browser = browse(&testbed, 2, |_| {});
@@ -50,7 +50,7 @@ async fn over_ipv6_alone_found_with_its_scope_and_lost() {
     let begun = Instant::now();
     let announcer = announce(&testbed, 1, A, &clock);
     let addresses = found(&mut browser, &name(&A, 0), 1).await;
-    println!("IPv6 link-local, viewer there first: found after {:?}", begun.elapsed());
+    println!("IPv6 link-local, viewer started first: found after {:?}", begun.elapsed());
     let SocketAddr::V6(address) = addresses[0] else { panic!("{addresses:?}") };
     assert_eq!((address.ip().to_string(), address.port()), (Testbed::v6(1), PORT));
     // The viewer's own interface index, in hexadecimal, from the second column of the kernel's table.
@@ -62,7 +62,7 @@ async fn over_ipv6_alone_found_with_its_scope_and_lost() {
     let begun = Instant::now();
     let mut second = browse(&testbed, 2, |_| {});
     assert_eq!(found(&mut second, &name(&A, 0), 1).await, addresses);
-    println!("IPv6 link-local, broadcaster there first: found after {:?}", begun.elapsed());
+    println!("IPv6 link-local, broadcaster started first: found after {:?}", begun.elapsed());
 
     let begun = Instant::now();
     drop(announcer);
@@ -72,7 +72,7 @@ async fn over_ipv6_alone_found_with_its_scope_and_lost() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn over_both_the_addresses_come_together() {
+async fn reports_ipv4_and_ipv6_addresses_together() {
     let Some(testbed) = Testbed::new(2, Family::Dual) else { return };
     let (_, clock) = clock();
     let mut browser = browse(&testbed, 2, |_| {});
@@ -84,7 +84,7 @@ async fn over_both_the_addresses_come_together() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_new_slot_is_a_new_name_and_the_old_one_goes() {
+async fn a_new_time_slot_rotates_the_name() {
     let Some(testbed) = Testbed::new(2, Family::Dual) else { return };
     let (seconds, clock) = clock();
     let mut browser = browse(&testbed, 2, |_| {});
@@ -107,7 +107,7 @@ async fn a_new_slot_is_a_new_name_and_the_old_one_goes() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn two_broadcasters_are_told_apart() {
+async fn distinguishes_two_broadcasters() {
     let Some(testbed) = Testbed::new(3, Family::V4) else { return };
     let (_, clock) = clock();
     let mut everyone = browse(&testbed, 3, |_| {});
@@ -137,7 +137,7 @@ async fn two_broadcasters_are_told_apart() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_fell_silent_is_lost_when_asked_for() {
+async fn verify_detects_a_disconnected_broadcaster() {
     let Some(testbed) = Testbed::new(2, Family::Dual) else { return };
     let (_, clock) = clock();
     let mut browser = browse(&testbed, 2, |_| {});
@@ -176,7 +176,7 @@ async fn who_fell_silent_is_lost_when_asked_for() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_network_that_comes_later_is_used() {
+async fn announces_on_a_network_that_comes_up_later() {
     let Some(testbed) = Testbed::new(2, Family::V4) else { return };
     let (_, clock) = clock();
     testbed.plug(1, "down");
@@ -192,7 +192,7 @@ async fn a_network_that_comes_later_is_used() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn dropped_multicast_is_no_error_and_can_be_told() {
+async fn detects_dropped_multicast_without_an_error() {
     let Some(testbed) = Testbed::new(3, Family::Dual) else { return };
     let (_, clock) = clock();
     testbed.drop_multicast_to(2);
@@ -209,7 +209,7 @@ async fn dropped_multicast_is_no_error_and_can_be_told() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn only_the_chosen_interfaces_are_used() {
+async fn uses_only_the_configured_interfaces() {
     let Some(testbed) = Testbed::new(2, Family::V4) else { return };
     let (_, clock) = clock();
     let _announcer = announce(&testbed, 1, A, &clock);

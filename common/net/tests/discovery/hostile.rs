@@ -78,7 +78,7 @@ fn flood() -> Vec<Vec<u8>> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_stranger_learns_no_more_than_that_somebody_broadcasts() {
+async fn an_announcement_reveals_only_that_a_broadcaster_exists() {
     let Some(testbed) = Testbed::new(2, Family::V4) else { return };
     let (_, clock) = clock();
     let stranger = testbed.on(2, || {
@@ -106,7 +106,7 @@ async fn a_stranger_learns_no_more_than_that_somebody_broadcasts() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_malformed_is_ignored() {
+async fn ignores_malformed_packets_and_records() {
     let Some(testbed) = Testbed::new(3, Family::V4) else { return };
     let (_, clock) = clock();
     let mut browser = browse(&testbed, 2, |_| {});
@@ -133,7 +133,7 @@ async fn what_is_malformed_is_ignored() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_flood_crowds_nobody_out_who_is_wanted() {
+async fn a_flood_does_not_displace_wanted_instances() {
     let Some(testbed) = Testbed::new(3, Family::V4) else { return };
     let (_, clock) = clock();
     let mut everyone = browse(&testbed, 2, |_| {});
@@ -154,11 +154,11 @@ async fn a_flood_crowds_nobody_out_who_is_wanted() {
 }
 
 #[test]
-fn events_that_were_missed_are_made_up_for() {
+fn recovers_from_missed_events() {
     let Some(testbed) = Testbed::new(3, Family::V4) else { return };
     let testbed = Arc::new(testbed);
     let shared = Arc::clone(&testbed);
-    testbed.on(2, move || runtime().block_on(standing_still_in_a_flood(&shared)));
+    testbed.on(2, move || runtime().block_on(miss_events_during_a_flood(&shared)));
 }
 
 /// A runtime on the calling thread only, for a viewer that restarts mDNS: the restart runs in the namespace of the runtime's thread.
@@ -166,7 +166,7 @@ fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
 }
 
-async fn standing_still_in_a_flood(testbed: &Testbed) {
+async fn miss_events_during_a_flood(testbed: &Testbed) {
     let (_, clock) = clock();
     let mut browser = browse(testbed, 2, |options| options.matchers = vec![NameMatcher::new(&A), NameMatcher::new(&B)]);
     let _a = announce(testbed, 1, A, &clock);
@@ -184,7 +184,7 @@ async fn standing_still_in_a_flood(testbed: &Testbed) {
     std::thread::sleep(Duration::from_millis(1500));
     let begun = Instant::now();
     lost(&mut browser, &name(&B, 0)).await;
-    println!("after missed events: who left meanwhile is lost after {:?}", begun.elapsed());
+    println!("after missed events: the stopped broadcaster is lost after {:?}", begun.elapsed());
     quiet(&mut browser, 1000).await;
     let b = announce(testbed, 1, B, &clock);
     found(&mut browser, &name(&B, 0), 1).await;
@@ -194,14 +194,14 @@ async fn standing_still_in_a_flood(testbed: &Testbed) {
 }
 
 #[test]
-fn a_cache_that_others_fill_is_emptied_unnoticed() {
+fn a_cache_filled_by_others_is_cleared_without_events() {
     let Some(testbed) = Testbed::new(3, Family::V4) else { return };
     let testbed = Arc::new(testbed);
     let shared = Arc::clone(&testbed);
-    testbed.on(2, move || runtime().block_on(outliving_a_flood(&shared)));
+    testbed.on(2, move || runtime().block_on(fill_the_cache_with_a_flood(&shared)));
 }
 
-async fn outliving_a_flood(testbed: &Testbed) {
+async fn fill_the_cache_with_a_flood(testbed: &Testbed) {
     let (_, clock) = clock();
     let mut browser = browse(testbed, 2, |options| options.matchers = vec![NameMatcher::new(&A), NameMatcher::new(&B)]);
     let _a = announce(testbed, 1, A, &clock);
@@ -218,7 +218,7 @@ async fn outliving_a_flood(testbed: &Testbed) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_forged_goodbye_is_mended() {
+async fn recovers_from_a_forged_goodbye() {
     let Some(testbed) = Testbed::new(3, Family::V4) else { return };
     let (_, clock) = clock();
     let mut browser = browse(&testbed, 2, |_| {});
@@ -241,7 +241,7 @@ async fn a_forged_goodbye_is_mended() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_broadcaster_that_crashed_and_came_back_is_followed() {
+async fn follows_a_broadcaster_that_restarts_after_a_crash() {
     let Some(testbed) = Testbed::new(2, Family::V4) else { return };
     let (_, clock) = clock();
     let mut browser = browse(&testbed, 2, |_| {});

@@ -1,8 +1,8 @@
 //! Broadcasters and viewers on a LAN of network namespaces, not on the host's own network: shared code of the tests (RFC 6762, RFC 6763).
 //!
-//! Each test takes seconds, because caches and goodbyes do. The tests need root; without it they report that they are skipped. They print
+//! Each test takes seconds: mDNS caches and goodbyes are slow. The tests need root; without it they report that they are skipped. They print
 //! the times to discovery:
-//! `cargo test --test lan -- --nocapture`.
+//! `cargo test --test discovery -- --nocapture`.
 
 #![expect(clippy::unwrap_used, reason = "the helpers of tests are tests too")]
 #![expect(clippy::print_stdout, reason = "they say how long discovery took")]

@@ -46,7 +46,7 @@ fn urls_are_parsed_by_role() {
 }
 
 #[test]
-fn the_state_of_a_stream_is_judged() {
+fn the_state_of_a_stream_is_classified() {
     let live =
         json!({ "state": "live", "tracks": [{ "codec": "H.264", "width": 1280, "height": 720 }, { "codec": "AAC" }] });
     assert_eq!(stream(&live, Role::Subscriber), (Check::ok("stream", "live: H.264 1280x720, AAC"), true));

@@ -88,7 +88,7 @@ fn longest(arrivals: &[Arrival]) -> Duration {
 }
 
 #[test]
-fn on_a_lan_a_unit_takes_the_links_delay() {
+fn on_a_lan_a_unit_takes_only_the_link_delay() {
     simulate(|network| async move {
         let (arrivals, gaps) = stream(&network, 150, 4000, async {}).await;
         check_complete(&arrivals, 150);
@@ -111,7 +111,7 @@ fn corrupted_packets_change_nothing() {
 }
 
 #[test]
-fn packets_lost_by_chance_arrive_a_round_trip_or_two_later() {
+fn randomly_lost_packets_arrive_one_or_two_round_trips_later() {
     simulate(|network| async move {
         let link = Link { delay: Duration::from_millis(10), loss: 0.05, ..Link::default() };
         network.set_links(link, link);

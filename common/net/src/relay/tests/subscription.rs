@@ -29,7 +29,7 @@ fn a_join_gets_the_newest_idr_at_once_and_then_every_unit() {
 }
 
 #[test]
-fn a_subscriber_is_told_whether_there_is_capacity() {
+fn a_subscriber_is_notified_of_capacity() {
     simulate(|network| async move {
         let stream = TestStream::new();
         stream.push(0..5, 1000);
@@ -155,7 +155,7 @@ fn a_subscriber_that_does_not_read_is_moved_to_the_newest_idr() {
 }
 
 #[test]
-fn a_refusal_says_why() {
+fn a_rejection_states_the_reason() {
     simulate(|network| async move {
         let stream = TestStream::new();
         let server = serve(&network, &stream);

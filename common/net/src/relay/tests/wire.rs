@@ -9,7 +9,7 @@ use super::{catalog, unit};
 use crate::relay::wire::{self, ClientMessage, GroupHeader, GroupReader, Proof, RefusalCode, ServerMessage, Start};
 
 #[test]
-fn messages_are_read_as_they_were_written() {
+fn messages_round_trip() {
     let have = vec![(TrackId::VIDEO, Timestamp::from_millis(-5)), (TrackId::AUDIO, Timestamp::from_millis(1 << 40))];
     let requests = [
         ClientMessage::Subscribe { name: "live".into(), proof: Proof::None },
@@ -59,7 +59,7 @@ fn group() -> BytesMut {
 
 /// Another implementation can be tested against the bytes in SPEC.md §7.
 #[test]
-fn the_specification_shows_these_bytes() {
+fn encoded_bytes_match_the_specification() {
     let encoded = |message: ClientMessage| {
         let mut bytes = BytesMut::new();
         message.encode(&mut bytes);

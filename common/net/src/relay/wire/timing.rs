@@ -99,7 +99,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_report_is_read_as_it_was_written(response in any_report()) {
+        fn a_report_round_trips(response in any_report()) {
             let mut bytes = BytesMut::new();
             put_response(&mut bytes, &response);
             prop_assert!((bytes.len() as u64) < super::super::MAX_MESSAGE - 16);

@@ -61,7 +61,7 @@ fn illegal_messages_are_rejected() {
 }
 
 #[test]
-fn metadata_is_read_as_it_was_written() {
+fn metadata_round_trips() {
     let metadata: Metadata = [
         ("width".to_owned(), Scalar::Number(1280.0)),
         ("stereo".to_owned(), Scalar::Boolean(true)),

@@ -359,7 +359,7 @@ fn every_command_that_encoders_send_is_answered() {
 }
 
 #[test]
-fn publisher_ends_in_any_of_three_ways() {
+fn a_publisher_may_end_in_three_ways() {
     for call in ["FCUnpublish", "closeStream", "deleteStream"] {
         let mut hand = Hand::publishing();
         hand.call(1, call, 0.0, vec![Value::Number(1.0)]).unwrap();

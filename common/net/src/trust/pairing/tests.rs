@@ -141,7 +141,7 @@ async fn both_ends_prove_themselves() {
 }
 
 #[tokio::test]
-async fn a_man_in_the_middle_gains_nothing() {
+async fn a_man_in_the_middle_is_rejected() {
     let code = Code::generate();
     // Two sessions, each between a party that knows the code and one that does not.
     let [(_a, viewer), (_b, front)] = pair(&Identity::generate().unwrap()).await;
@@ -176,7 +176,7 @@ async fn each_session_has_its_own_exporter() {
 
 proptest! {
     #[test]
-    fn codes_are_read_as_shown(bytes: [u8; 10]) {
+    fn displayed_codes_are_parsed_back(bytes: [u8; 10]) {
         prop_assert_eq!(code(&Code(bytes).to_string()).0, bytes);
         prop_assert_eq!(code(&Code(bytes).to_string().to_lowercase()).0, bytes);
     }

@@ -32,7 +32,7 @@ fn an_issued_ticket_admits_once() {
 }
 
 #[test]
-fn each_kind_of_rejection() {
+fn each_rejection_has_its_own_error() {
     let signer = Signer::generate().unwrap();
     let sign = |ticket: Ticket| signer.sign(&ticket.body());
     let good = sign(ticket());
@@ -96,7 +96,7 @@ fn time_limits_are_inclusive() {
 }
 
 #[test]
-fn a_rejected_ticket_is_not_used_up() {
+fn a_rejected_ticket_is_not_marked_used() {
     let signer = Signer::generate().unwrap();
     let text = signer.issue("garden", 7, NOW).unwrap();
     let mut verifier = verifier(&signer);
@@ -156,7 +156,7 @@ fn a_clock_that_is_set_back_admits_no_ticket_twice() {
 }
 
 #[test]
-fn names_of_streams() {
+fn stream_names_are_length_limited() {
     let signer = Signer::generate().unwrap();
     let longest = "é".repeat(MAX_STREAM / 2);
     for (name, can) in [("g", true), (longest.as_str(), true), ("", false), (&format!("{longest}x"), false)] {
@@ -170,7 +170,7 @@ fn names_of_streams() {
 }
 
 #[test]
-fn keys_as_text() {
+fn public_keys_round_trip_as_text() {
     let key = Signer::generate().unwrap().public_key();
     assert_eq!(key.to_string().parse::<PublicKey>().unwrap(), key);
     assert_eq!(PublicKey::from(*key.as_bytes()), key);
@@ -224,7 +224,7 @@ proptest! {
     }
 
     #[test]
-    fn bodies_are_read_as_written(stream in "\\PC{1,16}", epoch: u64, expires: u64, nonce: [u8; 16]) {
+    fn ticket_bodies_round_trip(stream in "\\PC{1,16}", epoch: u64, expires: u64, nonce: [u8; 16]) {
         let ticket = Ticket { stream, epoch, expires, nonce };
         prop_assert_eq!(Ticket::parse(&ticket.body()), Some(ticket));
     }

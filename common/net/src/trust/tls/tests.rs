@@ -21,7 +21,7 @@ fn thief(victim: &Identity, own: &Identity) -> quinn::ServerConfig {
 }
 
 #[tokio::test]
-async fn the_right_pin_is_accepted() {
+async fn accepts_the_pinned_certificate() {
     let identity = Identity::generate().unwrap();
     let address = serve(server_config(&identity, ALPN));
     let (_endpoint, connection) = connect(address, client_config(identity.pin(), ALPN)).await.unwrap();
@@ -33,7 +33,7 @@ async fn the_right_pin_is_accepted() {
 }
 
 #[tokio::test]
-async fn another_certificate_is_refused_and_named() {
+async fn rejects_another_certificate_and_names_both_pins() {
     let (identity, impostor) = (Identity::generate().unwrap(), Identity::generate().unwrap());
     let address = serve(server_config(&impostor, ALPN));
     let error = connect(address, client_config(identity.pin(), ALPN)).await.unwrap_err();
@@ -44,7 +44,7 @@ async fn another_certificate_is_refused_and_named() {
 }
 
 #[tokio::test]
-async fn every_bit_of_the_pin_counts() {
+async fn rejects_a_pin_that_differs_in_one_bit() {
     let identity = Identity::generate().unwrap();
     let address = serve(server_config(&identity, ALPN));
     for (byte, bit) in [(0, 0x80), (0, 1), (15, 1), (31, 0x80), (31, 1)] {
@@ -56,7 +56,7 @@ async fn every_bit_of_the_pin_counts() {
 }
 
 #[tokio::test]
-async fn a_stolen_certificate_without_its_key_is_refused() {
+async fn rejects_a_certificate_without_its_private_key() {
     let (victim, own) = (Identity::generate().unwrap(), Identity::generate().unwrap());
     let address = serve(thief(&victim, &own));
     for config in [client_config(victim.pin(), ALPN), client_config_unpinned(ALPN)] {
@@ -70,7 +70,7 @@ async fn a_stolen_certificate_without_its_key_is_refused() {
 }
 
 #[tokio::test]
-async fn another_protocol_is_refused() {
+async fn rejects_another_alpn_protocol() {
     let identity = Identity::generate().unwrap();
     let address = serve(server_config(&identity, ALPN));
     let error = connect(address, client_config(identity.pin(), b"h3")).await.unwrap_err();
@@ -93,7 +93,7 @@ fn eager(pin: Pin) -> quinn::ClientConfig {
 }
 
 #[test]
-fn there_is_no_early_data() {
+fn neither_side_uses_early_data() {
     simulate(|network| async move {
         let identity = Identity::generate().unwrap();
         let pin = identity.pin();
@@ -124,7 +124,7 @@ fn there_is_no_early_data() {
 }
 
 #[tokio::test]
-async fn without_a_pin_any_server_is_accepted() {
+async fn without_a_pin_accepts_any_server() {
     // This is why the caller must pair: an unpinned client accepts any server.
     for _ in 0..2 {
         let [(_, client), (_, server)] = pair(&Identity::generate().unwrap()).await;
@@ -133,7 +133,7 @@ async fn without_a_pin_any_server_is_accepted() {
 }
 
 #[test]
-fn a_peers_alert_is_not_taken_for_ours() {
+fn an_alert_of_the_peer_is_not_a_pin_mismatch() {
     let code = quinn::TransportErrorCode::crypto(AlertDescription::CertificateUnknown.into());
     let close = quinn::ConnectionClose { error_code: code, frame_type: None, reason: Default::default() };
     assert!(!is_wrong_pin(&quinn::ConnectionError::ConnectionClosed(close)));
