@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn readers_hear_of_what_is_new_once_they_are_woken() {
+    fn readers_are_notified_only_by_a_wake_up() {
         let (stream, catalog) = (stream(), catalog());
         let (mut changed, mut cursor) = (stream.changed(), Cursor::at_live_edge());
         for n in 0..3 {
@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn a_waker_hears_what_concerns_it() {
+    fn a_waker_is_called_for_the_events_it_registered_for() {
         #[derive(Default)]
         struct Count(AtomicUsize);
         impl Wake for Count {

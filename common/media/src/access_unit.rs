@@ -114,7 +114,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn epoch_text_both_ways() {
+    fn epoch_text_round_trips() {
         for n in [0, 1, 0xdead_beef, u64::MAX] {
             assert_eq!(Epoch(n).to_string().parse(), Ok(Epoch(n)));
         }

@@ -40,7 +40,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_value_of_each_type_is_made_once_for_all() {
+    fn a_value_of_each_type_is_made_once() {
         let derived = Derived::default();
         let mut made = 0;
         let mut word = |text: &'static str| {

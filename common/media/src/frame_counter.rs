@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_drawn_is_read_at_every_size() {
+    fn the_drawn_counter_is_read_at_every_size() {
         for (width, height) in
             [(64, 48), (160, 120), (176, 144), (320, 240), (640, 360), (1280, 720), (1920, 1080), (854, 480)]
         {
@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn is_read_after_scaling_to_half_size() {
+    fn the_counter_is_read_after_scaling_to_half_size() {
         let (width, height) = (1280, 720);
         let mut luma = picture(width, height);
         draw(&mut luma, width, width, height, 7, 9);
@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn a_picture_without_the_code_gives_none() {
+    fn a_picture_without_a_counter_gives_none() {
         assert_eq!(read(&picture(640, 360), 640, 640, 360), None);
         assert_eq!(read(&[16; 640 * 360], 640, 640, 360), None);
         for (stride, width, height) in [(0, 0, 0), (10, 10, 10), (100, 640, 360), (640, 640, 3), (usize::MAX, 640, 360)]
@@ -207,7 +207,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn is_read_through_noise_and_refused_if_damaged(counter: u32, clock in 0..1u64 << 48, noise in prop::collection::vec(-30i16..30, 997), cell in 16usize..112) {
+        fn the_counter_is_read_through_noise_and_rejected_if_damaged(counter: u32, clock in 0..1u64 << 48, noise in prop::collection::vec(-30i16..30, 997), cell in 16usize..112) {
             let (width, height) = (320, 240);
             let mut luma = picture(width, height);
             draw(&mut luma, width, width, height, counter, clock);

@@ -375,7 +375,7 @@ mod tests {
     }
 
     #[test]
-    fn a_unit_follows_the_one_that_its_source_states() {
+    fn the_predecessor_is_the_one_that_the_source_states() {
         let mut w = window(10_000, 10_000);
         fill_but(&mut w, 0..31, 3..30);
         let stated: Vec<_> = w.from(0).map(|e| e.predecessor_dts.map(Timestamp::as_millis)).collect();
@@ -383,7 +383,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reader_is_told_what_the_next_of_each_track_follows() {
+    fn a_reader_gets_the_predecessor_of_the_next_unit_per_track() {
         let mut w = window(10_000, 10_000);
         w.push(catalog(9, true), unit(9, TrackId::VIDEO, 7, true, 1), None);
         let mut both = Catalog::clone(&catalog(1, true));
@@ -408,7 +408,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_derived_of_a_unit_is_made_once_for_all() {
+    fn data_derived_from_a_unit_is_made_once_for_all_readers() {
         let mut w = window(10_000, 10_000);
         w.push(catalog(1, true), unit(1, TrackId::VIDEO, 0, true, 1), None);
         let read = |value: u64| *Cursor::at(0).read(&w, 100).entries[0].derived(|| value);
@@ -455,7 +455,7 @@ mod tests {
     }
 
     #[test]
-    fn an_endless_gop_is_cut_and_can_not_be_joined() {
+    fn an_oversized_gop_is_cut_and_cannot_be_joined() {
         let mut w = window(10_000, 50);
         let c = catalog(1, true);
         for n in 0..20 {
@@ -476,7 +476,7 @@ mod tests {
     }
 
     #[test]
-    fn an_overtaken_cursor_waits_for_a_gop_where_none_is_held() {
+    fn an_overtaken_cursor_waits_if_no_gop_is_held() {
         let mut w = window(10_000, 50);
         let c = catalog(1, true);
         let mut cursor = Cursor::at_live_edge();
@@ -516,7 +516,7 @@ mod tests {
     }
 
     #[test]
-    fn sound_alone_can_be_joined_every_second() {
+    fn audio_alone_can_be_joined_every_second() {
         let mut w = window(10_000, 10_000);
         let c = catalog(1, false);
         for n in 0..100 {

@@ -134,7 +134,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rfc3339_both_ways() {
+    fn rfc3339_round_trips() {
         for (micros, text) in [
             (0, "1970-01-01T00:00:00.000Z"),
             (951_782_400_000_000, "2000-02-29T00:00:00.000Z"),

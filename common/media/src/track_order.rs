@@ -62,7 +62,7 @@ mod tests {
     }
 
     #[test]
-    fn a_unit_follows_the_one_before_it_of_its_track() {
+    fn the_predecessor_is_the_previous_unit_of_the_track() {
         let mut order = TrackOrder::default();
         let mut follow = |epoch, track, dts| order.follow(&unit(epoch, track, dts)).map(Timestamp::as_millis);
         assert_eq!(follow(1, TrackId::VIDEO, 0), None);
@@ -75,7 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_stated_counts() {
+    fn a_stated_predecessor_overrides_the_order() {
         let mut order = TrackOrder::default();
         let at = |millis| Some(Timestamp::from_millis(millis));
         order.follow(&unit(1, TrackId::VIDEO, 40));
@@ -91,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn its_tracks_are_bounded() {
+    fn the_number_of_tracks_is_bounded() {
         let mut order = TrackOrder::default();
         for index in 0..=u8::MAX {
             order.follow(&unit(1, TrackId { index, ..TrackId::AUDIO }, 0));

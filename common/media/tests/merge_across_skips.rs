@@ -266,13 +266,13 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 500, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn nothing_that_a_path_brought_is_lost_or_comes_twice(ops in ops()) {
+    fn no_delivered_unit_is_lost_or_duplicated(ops in ops()) {
         check(&ops, Egress::States)?;
     }
 
     /// HLS and third-party servers: no predecessors are stated on the path to the viewer.
     #[test]
-    fn nor_where_one_path_cannot_state_what_follows_what(ops in ops()) {
+    fn no_unit_is_lost_if_one_path_states_no_predecessors(ops in ops()) {
         check(&ops, Egress::IsSilent)?;
     }
 }

@@ -82,7 +82,7 @@ fn another_store_gets_every_segment_once_and_decides_what_is_listed() {
 }
 
 #[test]
-fn a_broadcast_after_the_end_lists_nothing_of_the_one_before() {
+fn a_new_broadcast_lists_no_segment_of_the_previous_one() {
     let mut segmenter = Segmenter::with_store(SegmenterConfig::default(), Archive::default());
     let mut window = LiveWindow::new(Bounds { duration: Duration::from_secs(60), bytes: usize::MAX });
     push(&mut segmenter, &mut window, 1, 0, 5000);

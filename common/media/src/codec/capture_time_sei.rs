@@ -181,7 +181,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_message_is_read_as_it_was_written(stamp in any_stamp(), hevc: bool) {
+        fn a_message_round_trips(stamp in any_stamp(), hevc: bool) {
             let (codec, slice) = if hevc { (Codec::Hevc, &[2u8, 1, 0xff][..]) } else { (Codec::H264, &[0x41u8, 0xff][..]) };
             let stamped = insert(codec, &unit(&[slice]), stamp).unwrap();
             prop_assert_eq!(read(codec, &stamped), Some(stamp));

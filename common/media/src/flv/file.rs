@@ -153,7 +153,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_that_is_not_flv_is_refused() {
+    fn a_file_that_is_not_flv_is_rejected() {
         assert_eq!(Reader::new().push(b"\0\0\0\x18ftyp"), Err(Error::NotFlv));
         assert_eq!(Reader::new().push(b"FLV\x01\x05\xff\0\0\0"), Err(Error::Header(0xff00_0000)));
         let mut file = header(true, true).to_vec();

@@ -232,7 +232,7 @@ fn enhanced_audio() {
 }
 
 #[test]
-fn malformed_bodies_are_refused() {
+fn malformed_bodies_are_rejected() {
     let check = |kind, body: &[u8], expected: Error| {
         let mut demuxer = Demuxer::new(Epoch(7));
         demuxer.video(0, [b"\x17\0\0\0\0", &AVCC[..]].concat().into()).unwrap();

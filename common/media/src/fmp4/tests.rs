@@ -265,7 +265,7 @@ fn malformed_records_are_refused() {
 }
 
 #[test]
-fn units_with_impossible_timestamps_are_refused() {
+fn units_with_impossible_timestamps_are_rejected() {
     let catalog = catalog([video(), sound(48_000)]);
     let of = |units: &[AccessUnit]| fragment(1, &catalog, units, |_| None);
     assert!(matches!(of(&[]), Err(Error::NoUnit)));
@@ -288,7 +288,7 @@ fn unknown_boxes_are_skipped() {
 }
 
 #[test]
-fn impossible_box_sizes_are_refused() {
+fn impossible_box_sizes_are_rejected() {
     for (bytes, what) in [
         (&b"\0\0\0\x07moov"[..], "a size that is less than the header's"),
         (b"\0\0\0\x01mdat\0\0\0\0\0\0\0\x0f", "a size that is less than the header's"),
@@ -351,7 +351,7 @@ proptest! {
     }
 
     #[test]
-    fn damage_is_an_error_and_no_panic((units, rate) in broadcast(), damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..8), cut in 1usize..500) {
+    fn damaged_input_is_an_error_and_no_panic((units, rate) in broadcast(), damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..8), cut in 1usize..500) {
         let catalog = catalog([video(), sound(rate)]);
         let mut file = init_segment(&catalog).unwrap().to_vec();
         file.extend_from_slice(&joined(&fragment(1, &catalog, &units, |_| None).unwrap()));

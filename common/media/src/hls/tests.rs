@@ -513,7 +513,7 @@ fn parses_playlists_of_other_servers() {
 }
 
 #[test]
-fn malformed_playlists_are_refused() {
+fn malformed_playlists_are_rejected() {
     let huge = format!("#EXTM3U\n#EXT-X-TARGETDURATION:2\n{}", "#EXTINF:1,\nx\n".repeat(1 << 18));
     for (text, expected) in [
         ("", Error::NotAPlaylist),
@@ -807,7 +807,7 @@ fn a_client_follows_discontinuities_maps_and_gaps() {
 }
 
 #[test]
-fn a_client_starts_where_it_should() {
+fn a_client_starts_at_the_hold_back_or_the_start_tag() {
     let with = |change: &dyn Fn(&mut MediaPlaylist), hold_back: Option<u64>| {
         let mut playlist = listed(0, &[2; 10]);
         change(&mut playlist);

@@ -92,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn a_picture_that_was_never_shown_is_later_than_all_others() {
+    fn an_unpresented_picture_counts_as_infinitely_late() {
         let mut histogram = Histogram::default();
         (0..98).for_each(|_| histogram.record(Duration::from_millis(10)));
         histogram.record_unpresented(2);

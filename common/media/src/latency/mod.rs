@@ -344,7 +344,7 @@ mod tests {
     }
 
     #[test]
-    fn stage_names_are_parsed_back() {
+    fn stage_names_round_trip() {
         assert!(Stage::ALL.into_iter().all(|stage| Stage::named(stage.name()) == Some(stage)));
         assert_eq!(Stage::named("Captured"), None);
         assert!(Stage::ALL.windows(2).all(|two| two[0] < two[1]));

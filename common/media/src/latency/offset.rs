@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn queues_in_one_direction_at_a_time_do_not_mislead() {
+    fn one_way_queues_do_not_bias_the_offset() {
         let mut estimator = OffsetEstimator::default();
         for (there, back) in [(90_000, 8_000), (8_000, 300_000), (200_000, 30_000)] {
             estimator.record(Duration::ZERO, exchange(0, -7_000, there, 0, back));
@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_that_was_set_is_followed() {
+    fn a_clock_step_is_followed() {
         let mut estimator = OffsetEstimator::default();
         estimator.record(Duration::ZERO, exchange(0, 0, 5_000, 0, 5_000));
         estimator.record(Duration::ZERO, exchange(0, 3_600_000_000, 5_000, 0, 5_000));

@@ -135,7 +135,7 @@ fn a_skip_on_a_single_path_is_counted() {
 }
 
 #[test]
-fn an_encoder_that_pauses_has_lost_nothing() {
+fn an_encoder_pause_is_no_loss() {
     let mut run = Run::new();
     run.push(A, (0..30).step_by(2)).push(A, (50..60).step_by(2));
     assert_eq!(run.merger.counters(), MergeCounters { units: 20, ..MergeCounters::default() });
@@ -143,7 +143,7 @@ fn an_encoder_that_pauses_has_lost_nothing() {
 
 /// A path that states predecessors: audio and video may overtake each other, and the order is exact from the first unit on.
 #[test]
-fn stated_predecessors_are_believed() {
+fn stated_predecessors_decide_the_order() {
     let mut run = Run::new();
     let all = catalog(1, None, true);
     let contiguous = |run: &mut Run, numbers: &[i64]| {
@@ -216,7 +216,7 @@ fn a_publisher_with_an_earlier_clock_takes_over() {
 }
 
 #[test]
-fn sound_alone_starts_anywhere() {
+fn audio_alone_starts_at_any_unit() {
     let mut run = Run::new();
     let catalog = catalog(1, None, false);
     for n in [7, 9, 11] {
@@ -292,7 +292,7 @@ proptest! {
     }
 
     #[test]
-    fn nothing_is_lost_while_one_path_lives(ops in ops()) {
+    fn no_unit_is_lost_while_one_path_delivers(ops in ops()) {
         // Path 1 never restarts, so all of its units are emitted, whatever the other paths do.
         let ops: Vec<_> = ops.into_iter().filter(|op| !matches!(op, Op::Reopen(1, _) | Op::Close(1))).collect();
         let mut all = vec![Op::Advance(1, 1)];

@@ -79,7 +79,7 @@ fn falls_back_to_the_next_path_and_upgrades_after_probation() {
 }
 
 #[test]
-fn a_peer_that_is_found_is_climbed_to_and_the_relay_stays_ready() {
+fn a_discovered_peer_becomes_active_and_the_relay_stays_on_standby() {
     let mut selector = selector(Mode::Warm, &[(RELAY, RELAY_LIKE), (RTMP, RTMP_LIKE)]);
     assert_eq!(selector.poll(ms(0)), [Action::Open(RELAY)]);
     assert_eq!(feed(&mut selector, &[(RELAY, 60)], 20, 2000), []);
@@ -351,7 +351,7 @@ fn a_path_without_capacity_is_stopped_when_another_delivers_and_started_again_wi
 }
 
 #[test]
-fn a_path_that_leaves_units_out_does_not_supersede_another() {
+fn a_path_that_drops_units_does_not_supersede_another() {
     let mut selector = without_capacity();
     selector.on_capacity(PEER, true);
     assert_eq!(selector.poll(ms(4000)), [Action::Start(PEER)]);
@@ -379,7 +379,7 @@ fn an_incomplete_path_is_used_if_it_is_the_only_one() {
 }
 
 #[test]
-fn the_only_path_is_kept_without_room() {
+fn the_only_path_is_kept_without_capacity() {
     let mut selector = selector(Mode::Warm, &[(PEER, PEER_LIKE)]);
     selector.poll(ms(0));
     feed(&mut selector, &[(PEER, 0)], 20, 2000);

@@ -144,7 +144,7 @@ fn three_parts_in() -> Arc<SegmentWindow> {
 }
 
 #[test]
-fn which_parts_are_available_next_or_too_far_ahead() {
+fn parts_are_available_pending_or_too_far_ahead() {
     let playlist = three_parts_in();
     assert_eq!(playlist.preload_hint(), Some((2, 3)));
     assert!(playlist.part(2, 2).is_some() && playlist.part(2, 3).is_none() && playlist.part(0, 9).is_some());
@@ -176,7 +176,7 @@ fn which_parts_are_available_next_or_too_far_ahead() {
 }
 
 #[test]
-fn a_hinted_part_always_comes_into_being() {
+fn every_hinted_part_is_eventually_listed() {
     let mut stream = Stream::new(SegmenterConfig::default(), catalog(1, &[video(), sound()]));
     let mut hints: Vec<(u64, u64)> = Vec::new();
     for dts in (0..30_000).step_by(20) {

@@ -118,7 +118,7 @@ fn uris(client: &mut PartClient) -> Vec<String> {
 }
 
 #[test]
-fn a_part_client_starts_where_it_should() {
+fn a_part_client_starts_at_the_requested_position() {
     let after = |millis: i64| StartPosition::At(WallClock::from_micros(CLOCK.as_micros() + millis * 1000));
     for (entry, first, count) in [
         // 0.6 s behind the edge at 9.4 s, or more: 8.8 is in the middle of what can not be decoded.
