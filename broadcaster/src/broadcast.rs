@@ -261,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn units_wait_for_every_track() {
+    fn units_wait_until_all_expected_tracks_are_known() {
         let b = broadcast(&[TrackId::VIDEO, TrackId::AUDIO]);
         b.add_track(TrackId::VIDEO, video(), Metadata::new());
         b.push(TrackId::VIDEO, 40, 40, true, Bytes::from_static(b"v"));
@@ -274,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn a_track_that_does_not_come_is_not_waited_for() {
+    fn an_absent_track_is_skipped_after_the_deadline() {
         let b = broadcast(&[TrackId::VIDEO, TrackId::AUDIO]);
         b.add_track(TrackId::VIDEO, video(), Metadata::new());
         b.push(TrackId::VIDEO, 0, 0, true, Bytes::from_static(b"v"));
@@ -285,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn ending_releases_what_waits() {
+    fn ending_flushes_pending_units() {
         let b = broadcast(&[TrackId::VIDEO, TrackId::AUDIO]);
         b.add_track(TrackId::AUDIO, audio(), Metadata::new());
         b.push(TrackId::AUDIO, 0, 0, true, Bytes::from_static(b"a"));

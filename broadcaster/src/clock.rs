@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn the_clock_starts_at_the_lead() {
+    fn the_clock_starts_at_one_second() {
         let clock = BroadcastClock::start();
         assert_eq!(clock.at(clock.started), 1_000_000);
         assert_eq!(clock.at(clock.started + Duration::from_millis(40)), 1_040_000);

@@ -163,7 +163,7 @@ async fn receive_after_gap(publisher: &mut Publisher<TcpStream>, demuxer: &mut f
 }
 
 #[tokio::test]
-async fn after_an_outage_longer_than_the_window_the_server_is_told_what_the_next_unit_follows() {
+async fn a_gap_message_follows_an_outage_longer_than_the_window() {
     let run = start().await;
     push(&run.broadcast, 0..30);
     let mut first = accept(&run.listener, None).await;

@@ -164,7 +164,7 @@ fn timestamp_jumps_of_the_file_do_not_reach_the_broadcast() {
 }
 
 #[test]
-fn options_that_need_it_cause_a_reencode() {
+fn options_that_change_the_coding_cause_a_reencode() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("wish.mp4");
     make(&path, &X264);

@@ -125,7 +125,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn permits_are_counted_and_given_back() {
+    fn permits_are_counted_and_released() {
         let limiter = ConnectionLimiter::new(3, 2);
         let try_acquire = |peer: &str| limiter.try_acquire(peer.parse().unwrap());
         let first = try_acquire("192.0.2.1").unwrap();

@@ -39,7 +39,7 @@ async fn a_join_starts_at_the_newest_idr_at_once() {
 }
 
 #[tokio::test]
-async fn a_resuming_player_misses_nothing() {
+async fn a_resuming_player_misses_no_unit() {
     let server = Server::start(FanoutEngine::Auto, |_| {}).await;
     server.key("live");
     let stream = server.hub.stream("live").unwrap();
@@ -70,7 +70,7 @@ fn before(dts: i64) -> Option<Timestamp> {
 }
 
 #[tokio::test]
-async fn a_player_is_told_which_unit_follows_which() {
+async fn a_player_receives_the_predecessor_of_each_unit() {
     for engine in ENGINES {
         let server = Server::start(engine, |_| {}).await;
         server.key("live");
@@ -153,7 +153,7 @@ async fn audio_alone_does_not_wait_for_video() {
 }
 
 #[tokio::test]
-async fn a_slow_player_delays_nobody_and_resyncs_at_an_idr() {
+async fn a_slow_player_delays_no_other_and_resyncs_at_an_idr() {
     for engine in ENGINES {
         let server = Server::start(engine, |config| {
             config.hub.buffer_bytes = bytesize::ByteSize::mib(8);
@@ -198,7 +198,7 @@ async fn a_slow_player_delays_nobody_and_resyncs_at_an_idr() {
 }
 
 #[tokio::test]
-async fn a_player_that_takes_nothing_times_out() {
+async fn a_player_that_reads_nothing_times_out() {
     for engine in ENGINES {
         let server = Server::start(engine, |config| config.rtmp.write_timeout = Duration::from_secs(1)).await;
         server.key("live");
@@ -218,7 +218,7 @@ async fn a_player_that_takes_nothing_times_out() {
 }
 
 #[tokio::test]
-async fn players_wait_for_a_publisher_and_are_told_of_the_end() {
+async fn players_wait_for_a_publisher_and_are_notified_of_the_end() {
     let server = Server::start(FanoutEngine::Auto, |config| config.hub.grace = Duration::from_secs(60)).await;
     server.key("live");
     let stream = server.hub.stream("live").unwrap();
@@ -241,7 +241,7 @@ async fn players_wait_for_a_publisher_and_are_told_of_the_end() {
 }
 
 #[tokio::test]
-async fn players_are_told_of_a_shutdown() {
+async fn players_are_notified_of_a_shutdown() {
     let server = Server::start(FanoutEngine::Auto, |_| {}).await;
     server.key("live");
     let stream = server.hub.stream("live").unwrap();

@@ -67,7 +67,7 @@ async fn decode(server: &Server) -> (u64, u64, String) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn ffmpeg_decodes_all_that_ffmpeg_published() {
+async fn ffmpeg_decodes_every_frame_that_ffmpeg_published() {
     for encoder in [&["-tune", "zerolatency"][..], &["-bf", "2"]] {
         let adjust = |config: &mut cdn::config::Config| config.hub.grace_after_unpublish = Duration::from_secs(1);
         let server = Server::start(FanoutEngine::Auto, adjust).await;

@@ -266,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn pictures_are_not_skipped_where_they_are_recorded_without_a_window() {
+    fn recording_without_a_window_skips_no_pictures() {
         for (line, wanted) in [
             ("viewer u", true),
             ("viewer u --no-skip", false),

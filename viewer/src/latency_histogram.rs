@@ -90,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn unsynced_clocks_are_believed_after_a_while() {
+    fn an_unsynced_clock_is_accepted_after_a_timeout() {
         let mut latency = LatencyHistogram::default();
         (0..3 * MAX_UNSYNCED).for_each(|n| latency.record(if n % 2 == 0 { 40_000 } else { -40_000 }, None));
         assert!(latency.unsynced.len() < MAX_UNSYNCED);

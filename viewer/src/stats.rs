@@ -447,7 +447,7 @@ mod tests {
     }
 
     #[test]
-    fn latency_is_measured_from_stamps() {
+    fn latency_is_computed_from_stage_times() {
         let mut stats = Stats::default();
         let mut stamps = StageTimes::default();
         let stages = [Stage::Captured, Stage::Received, Stage::Buffered, Stage::Decoded, Stage::Presented];

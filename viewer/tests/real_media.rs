@@ -76,7 +76,7 @@ fn every_picture_is_decoded() {
 }
 
 #[test]
-fn decoding_goes_on_after_damaged_units() {
+fn decoding_continues_after_damaged_units() {
     viewer::ffmpeg::init().unwrap();
     let directory = tempfile::tempdir().unwrap();
     let (catalog, units) = encode(directory.path(), "damaged", CODECS[0].1);
@@ -229,7 +229,7 @@ fn a_pipe_fails_if_the_command_does() {
 }
 
 #[test]
-fn a_program_that_does_not_read_is_not_waited_for() {
+fn finishing_does_not_wait_for_a_pipe_reader_that_is_stuck() {
     viewer::ffmpeg::init().unwrap();
     let directory = tempfile::tempdir().unwrap();
     let (catalog, units) = encode(directory.path(), "unread", CODECS[0].1);

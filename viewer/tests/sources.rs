@@ -144,7 +144,7 @@ async fn send(player: &mut Player<TcpStream>, units: std::ops::Range<i64>) {
 }
 
 #[tokio::test]
-async fn an_rtmp_path_resumes_where_it_broke() {
+async fn an_rtmp_path_resumes_after_its_last_unit() {
     let (listener, address) = bind().await;
     let server = tokio::spawn(async move {
         let request = play_request(&listener).await;
@@ -187,7 +187,7 @@ async fn an_unknown_stream_fails_at_once() {
 }
 
 #[tokio::test]
-async fn a_stream_that_is_not_on_air_is_waited_for() {
+async fn a_viewer_waits_for_a_stream_that_is_not_live() {
     let (listener, address) = bind().await;
     let (published, publishing) = tokio::sync::oneshot::channel();
     let server = tokio::spawn(async move {
@@ -209,7 +209,7 @@ async fn a_stream_that_is_not_on_air_is_waited_for() {
 }
 
 #[tokio::test]
-async fn a_server_that_ends_a_wait_for_the_stream_is_asked_again() {
+async fn the_wait_for_a_stream_resumes_after_the_server_ends_it() {
     let (listener, address) = bind().await;
     let server = tokio::spawn(async move {
         // As Nearcast's server does after an hour without a publisher.
@@ -314,7 +314,7 @@ async fn hls_delivers_the_same_units() {
 }
 
 #[tokio::test]
-async fn a_playlist_of_a_stream_that_is_not_on_air_is_requested_until_it_is() {
+async fn a_playlist_is_polled_until_the_stream_is_live() {
     let (listener, address) = bind().await;
     let pages = hls_pages();
     let requests = Arc::new(AtomicUsize::new(0));
@@ -419,7 +419,7 @@ async fn ll_hls_delivers_the_same_units_by_parts() {
 }
 
 #[tokio::test]
-async fn segments_are_played_where_parts_fail() {
+async fn playback_falls_back_from_parts_to_segments() {
     let (listener, address) = bind().await;
     let pages = hls_pages();
     tokio::spawn(serve_with(listener, move |path, _| {
@@ -493,7 +493,7 @@ async fn the_next_path_of_a_page_is_tried_when_one_fails() {
 }
 
 #[tokio::test]
-async fn what_is_not_hls_fails_with_a_reason() {
+async fn a_response_that_is_not_hls_fails_with_a_reason() {
     let (listener, address) = bind().await;
     let page = |text: &'static str| ("text/plain", Bytes::from_static(text.as_bytes()));
     let pages = BTreeMap::from([

@@ -109,7 +109,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn waits_double_up_to_four_seconds_and_never_end() {
+    fn retry_delays_double_up_to_four_seconds_without_end() {
         let mut backoff = RETRY.build();
         for step in [250, 500, 1000, 2000, 2000, 2000, 2000] {
             let step = Duration::from_millis(step);

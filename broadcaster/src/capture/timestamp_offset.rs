@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn an_iteration_is_as_long_as_what_was_played() {
+    fn a_loop_iteration_lasts_as_long_as_the_media_it_played() {
         let mut offsets = TimestampOffsets::default();
         for round in 0..3 {
             let mut track = TrackOffset::default();

@@ -81,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn goes_on_where_the_server_is() {
+    fn publishing_resumes_at_the_unit_that_the_server_lacks() {
         const V: TrackId = TrackId::VIDEO;
         const A: TrackId = TrackId::AUDIO;
         check(Some((7, &[(V, 120), (A, 130)])), true, Some(8));

@@ -41,7 +41,7 @@ fn the_reference_file_is_the_defaults_and_names_every_key() {
 }
 
 #[test]
-fn later_layers_win() {
+fn later_layers_override_earlier_ones() {
     let layers = Layers::new().text("[rtmp]\nlisten = '127.0.0.1:1'\nidle_timeout = '1m 30s'", Path::new("x")).unwrap();
     let variables = [
         ("NEARCAST_RTMP_LISTEN", "127.0.0.1:2"),

@@ -51,7 +51,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reads_one_range() {
+    fn parses_a_single_range() {
         let check = |header, expected| assert_eq!(parse(Some(header), 100), expected, "{header}");
         check("bytes=0-0", Part(0..1));
         check("bytes=10-19", Part(10..20));

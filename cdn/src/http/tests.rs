@@ -269,7 +269,7 @@ async fn first_segment(fixture: &Fixture) -> String {
 }
 
 #[tokio::test]
-async fn playlists_lead_to_init_and_segments() {
+async fn playlists_reference_the_init_segment_and_segments() {
     let fixture = Fixture::new();
     let publishing = fixture.publish();
     push(&publishing, 1, 0..7);
@@ -350,7 +350,7 @@ async fn an_offline_stream_is_reported_at_once() {
 }
 
 #[tokio::test]
-async fn sequence_numbers_go_on_when_the_publisher_returns() {
+async fn sequence_numbers_continue_when_the_publisher_returns() {
     let fixture = Fixture::new();
     let publishing = fixture.publish();
     push(&publishing, 1, 0..5);
@@ -374,7 +374,7 @@ async fn sequence_numbers_go_on_when_the_publisher_returns() {
 }
 
 #[tokio::test]
-async fn an_ended_stream_says_so_and_comes_back() {
+async fn an_ended_stream_is_marked_and_can_restart() {
     let fixture = Fixture::new();
     let publishing = fixture.publish();
     push(&publishing, 1, 0..5);

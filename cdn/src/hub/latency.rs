@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_broadcaster_tells_and_what_is_noted_here_meet_in_a_report() {
+    fn a_report_joins_publisher_and_server_times() {
         let began = clock::now();
         // The broadcaster's clock is a minute ahead of this one.
         let ahead = 60_000_000;
@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn sound_is_noted_where_there_are_no_pictures() {
+    fn audio_is_timed_if_there_is_no_video() {
         let mut catalog = catalog(clock::now());
         catalog.tracks.retain(|track| !track.id.is_video());
         let tracker = tracker();

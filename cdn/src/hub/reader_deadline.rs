@@ -80,14 +80,14 @@ mod tests {
     }
 
     #[test]
-    fn in_real_time_units_are_due_as_they_come() {
+    fn units_in_real_time_are_due_on_arrival() {
         let units = (0..100).map(|n| (1, n as i64 * 40, n * 40));
         check(units, &[(0, 0, 0), (0, 4000, 4000), (50, 2000, 0), (50, 5000, 3000), (200, 4000, 0)]);
         check([], &[(0, 1000, 0)]);
     }
 
     #[test]
-    fn a_backlog_is_due_at_twice_the_speed_that_it_plays_at() {
+    fn a_backlog_is_due_at_twice_its_playback_speed() {
         // Twenty seconds at once, after half a minute of silence; then real time.
         let burst = (0..500).map(|n| (1, n * 40, 30_000));
         let live = (500..1500).map(|n| (1, n * 40, 30_000 + (n as u64 - 500) * 40));
@@ -98,13 +98,13 @@ mod tests {
     }
 
     #[test]
-    fn an_epoch_or_a_leap_of_the_clock_gives_no_time() {
+    fn a_new_epoch_or_clock_jump_gives_no_due_time() {
         let units = [(1, 0, 0), (2, 3_600_000, 40), (2, 3_600_040, 80), (2, 9_000_000, 120), (2, 9_000_040, 160)];
         check(units, &[(1, 2040, 2000), (4, 2600, 2000)]);
     }
 
     #[test]
-    fn what_is_gone_is_forgotten() {
+    fn due_times_of_evicted_units_are_removed() {
         let (mut due_times, start) = (DueTimes::default(), Instant::now());
         for n in 0..10_000u64 {
             let now = start + Duration::from_millis(n * 40);

@@ -66,7 +66,7 @@ async fn a_takeover_is_complete_at_once() {
 }
 
 #[test]
-fn what_is_sent_twice_is_taken_once() {
+fn duplicate_units_are_dropped() {
     let stream = hub().open("live");
     let a = catalog(1);
     let first = publish(&stream);
@@ -115,7 +115,7 @@ fn a_stream_waits_for_its_publisher() {
 }
 
 #[test]
-fn readers_go_on_from_one_publisher_to_the_next() {
+fn readers_continue_across_publishers() {
     let stream = hub().open("live");
     let mut cursor = Cursor::at_live_edge();
     let changed = stream.changed();
@@ -129,7 +129,7 @@ fn readers_go_on_from_one_publisher_to_the_next() {
 }
 
 #[test]
-fn jumps_are_counted() {
+fn resyncs_are_counted() {
     let stream = hub().open("live");
     let publishing = publish(&stream);
     let mut cursor = Cursor::at_live_edge();
@@ -165,7 +165,7 @@ async fn a_removed_stream_ends() {
 }
 
 #[tokio::test]
-async fn nobody_publishes_to_what_is_gone_or_going() {
+async fn publishing_to_a_removed_or_draining_stream_is_revoked() {
     let hub = hub();
     let removed = hub.open("live");
     hub.end("live");
@@ -190,7 +190,7 @@ async fn nobody_publishes_to_what_is_gone_or_going() {
 }
 
 #[test]
-fn a_reader_lags_by_how_long_a_unit_waits_for_it() {
+fn lag_is_the_time_that_the_next_unit_has_waited() {
     let stream = hub().open("live");
     let publishing = publish(&stream);
     push(&publishing, &catalog(1), [0]);
@@ -213,7 +213,7 @@ fn viewers_are_counted_by_protocol() {
 }
 
 #[test]
-fn wakers_hear_what_concerns_them() {
+fn wakers_are_called_for_the_events_they_registered_for() {
     #[derive(Default)]
     struct Count(AtomicUsize);
     impl Wake for Count {

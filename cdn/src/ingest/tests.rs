@@ -60,7 +60,7 @@ const V: TrackId = TrackId::VIDEO;
 const A: TrackId = TrackId::AUDIO;
 
 #[test]
-fn units_wait_for_the_tracks_that_were_promised() {
+fn units_wait_for_announced_tracks() {
     let check = |messages: Vec<Message>, expected: &[(TrackId, i64)], tracks: usize| {
         let mut reader = RtmpReader::new(SETTINGS, None);
         let units = feed(&mut reader, messages);
@@ -92,7 +92,7 @@ fn the_wait_is_bounded_in_time_and_bytes() {
 }
 
 #[test]
-fn a_track_that_comes_late_makes_a_new_catalog() {
+fn a_late_track_makes_a_new_catalog() {
     let mut reader = RtmpReader::new(SETTINGS, None);
     let units =
         feed(&mut reader, [metadata(&["videocodecid"], None), video(0, AVC), idr(0), audio(0, AAC), sound(9), idr(40)]);
@@ -116,7 +116,7 @@ fn a_stated_epoch_is_kept_exactly() {
 }
 
 #[test]
-fn a_unit_follows_what_its_publisher_states() {
+fn the_predecessor_is_the_one_that_the_publisher_states() {
     let gap = |epoch, track, dts: Option<i64>| {
         Message::Gap(Gap { epoch: Epoch(epoch), predecessors: vec![(track, dts.map(Timestamp::from_millis))] })
     };
@@ -141,7 +141,7 @@ fn a_unit_follows_what_its_publisher_states() {
 }
 
 #[test]
-fn a_resumed_broadcast_older_than_the_clock_of_rtmp() {
+fn a_resumed_broadcast_longer_than_the_rtmp_timestamp_range() {
     let far = (1i64 << 32) + 500;
     let mut reader = RtmpReader::new(SETTINGS, Some((Epoch(7), Timestamp::from_millis(far))));
     let units = feed(&mut reader, [metadata(&["videocodecid"], Some(7)), video(0, AVC), idr(540)]);
@@ -149,7 +149,7 @@ fn a_resumed_broadcast_older_than_the_clock_of_rtmp() {
 }
 
 #[test]
-fn a_broadcast_older_than_the_clock_of_rtmp_that_this_server_never_saw() {
+fn an_unknown_broadcast_longer_than_the_rtmp_timestamp_range() {
     let far = (1i64 << 32) + 500;
     let mut reader = RtmpReader::new(SETTINGS, Some((Epoch(8), Timestamp::from_millis(77))));
     let Message::Metadata(metadata) = metadata(&["videocodecid"], Some(7)) else { unreachable!() };
@@ -159,7 +159,7 @@ fn a_broadcast_older_than_the_clock_of_rtmp_that_this_server_never_saw() {
 }
 
 #[test]
-fn a_publisher_without_epoch_goes_on_where_the_stream_was() {
+fn a_publisher_without_epoch_continues_the_last_timeline() {
     let mut reader = RtmpReader::new(SETTINGS, Some((Epoch(7), Timestamp::from_millis(60_000))));
     let units = feed(&mut reader, [metadata(&["videocodecid"], None), video(0, AVC), idr(0), idr(33)]);
     assert_eq!(times(&units), [(V, 60_040), (V, 60_073)]);
@@ -167,7 +167,7 @@ fn a_publisher_without_epoch_goes_on_where_the_stream_was() {
 }
 
 #[test]
-fn a_clock_that_jumps_begins_an_epoch() {
+fn a_clock_jump_begins_a_new_epoch() {
     let mut reader = RtmpReader::new(SETTINGS, None);
     let one = feed(&mut reader, [metadata(&["videocodecid"], None), video(0, AVC), idr(500_000), idr(500_040)]);
     let two = feed(&mut reader, [idr(0), idr(40)]);
@@ -178,7 +178,7 @@ fn a_clock_that_jumps_begins_an_epoch() {
 }
 
 #[test]
-fn metadata_that_changes_makes_a_new_catalog() {
+fn changed_metadata_makes_a_new_catalog() {
     let mut reader = RtmpReader::new(SETTINGS, None);
     let one = feed(&mut reader, [metadata(&["videocodecid"], None), video(0, AVC), idr(0)]);
     let same = feed(&mut reader, [metadata(&["videocodecid"], None), idr(40)]);
@@ -190,7 +190,7 @@ fn metadata_that_changes_makes_a_new_catalog() {
 }
 
 #[test]
-fn metadata_that_changes_without_end_makes_few_catalogs() {
+fn frequent_metadata_changes_make_few_catalogs() {
     let mut reader = RtmpReader::new(SETTINGS, None);
     feed(&mut reader, [metadata(&["videocodecid"], None), video(0, AVC), idr(0)]);
     let start = Instant::now();
@@ -222,7 +222,7 @@ fn metadata_that_changes_without_end_makes_few_catalogs() {
 }
 
 #[test]
-fn broadcasts_without_end_are_refused() {
+fn too_many_epochs_are_rejected() {
     let start = Instant::now();
     let stated = |n: u64| vec![metadata(&["videocodecid"], Some(n))];
     let jumping = |n: u64| vec![idr(if n.is_multiple_of(2) { 0 } else { 5_000_000 })];
@@ -262,7 +262,7 @@ fn units_before_a_stated_epoch_are_timed_as_its_own() {
 }
 
 #[test]
-fn a_stated_place_holds_on_both_sides_of_a_wrap() {
+fn a_stated_dts_holds_on_both_sides_of_a_timestamp_wrap() {
     let near = Timestamp::from_millis((2 << 32) - 20);
     let about = Message::Metadata(Metadata { epoch: Some(Epoch(7)), dts: Some(near), ..Metadata::default() });
     let mut reader = RtmpReader::new(SETTINGS, None);
@@ -271,7 +271,7 @@ fn a_stated_place_holds_on_both_sides_of_a_wrap() {
 }
 
 #[test]
-fn what_can_not_be_read_is_an_error_and_not_the_end() {
+fn an_unparsable_message_is_an_error_but_not_fatal() {
     let mut reader = RtmpReader::new(SETTINGS, None);
     for body in [&[0x12][..], &[0x17, 1, 0, 0], &[0x17, 0, 0, 0, 0, 1]] {
         assert!(reader.message(video(0, body), Instant::now()).is_err(), "{body:?}");
@@ -281,7 +281,7 @@ fn what_can_not_be_read_is_an_error_and_not_the_end() {
 
 /// Feeds the assembler like a protocol without FLV and 32-bit timestamps.
 #[test]
-fn tracks_and_units_are_enough() {
+fn the_assembler_needs_no_protocol() {
     let now = Instant::now();
     let track = |id, codec, format| Track { id, config: CodecConfig { codec, record: Bytes::new(), format } };
     let video = track(V, Codec::Vp9, Format::Video { width: 16, height: 16 });

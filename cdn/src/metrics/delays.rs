@@ -154,7 +154,7 @@ mod tests {
     use crate::metrics::Metrics;
 
     #[test]
-    fn each_unit_is_observed_once_when_it_has_settled() {
+    fn each_unit_is_observed_once_after_its_times_are_final() {
         let window = Bounds { duration: Duration::from_secs(60), bytes: 1 << 20 };
         let hub = Hub::new(Settings { window, grace: Duration::ZERO, grace_after_unpublish: Duration::ZERO });
         let stream = hub.open("live");

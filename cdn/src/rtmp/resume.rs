@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn a_player_waits_for_its_broadcast_if_that_is_not_held() {
+    fn a_player_waits_for_its_broadcast_if_the_window_lacks_it() {
         let check = |window: &LiveWindow, is_on_air, expected| {
             let after = ResumePoint { epoch: Epoch(7), track: TrackId::VIDEO, dts: Timestamp::from_millis(120) };
             assert_eq!(after.position(window, is_on_air), expected);

@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn the_kind_that_takes_longer_has_the_whole_buffer_too() {
+    fn the_slower_track_kind_determines_the_minimum() {
         let mut transits = JitterEstimator::new(Duration::ZERO);
         for n in 0..100 {
             transits.record(ms(n * 20), TrackKind::Audio, 1_000);
@@ -212,7 +212,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_spread_covers_the_recent_one_and_never_rises_by_itself(
+        fn the_spread_covers_recent_jitter_and_never_rises_by_itself(
             transits in prop::collection::vec((1..60u64, 0..200_000i64), 1..300),
         ) {
             let mut jitter = TrackJitter::new(Duration::ZERO);

@@ -190,7 +190,7 @@ fn pictures_skipped_because_the_user_paused_or_jumped_are_counted_apart() {
 }
 
 #[test]
-fn an_outage_skips_nothing_where_nothing_may_be_skipped() {
+fn no_skip_mode_skips_nothing_after_an_outage() {
     let mut viewer = Viewer::new(PlayoutConfig { may_skip: false, ..live(None) });
     viewer.run(0, 25_000, &pictures(0..370, 25, |n| if (100..225).contains(&n) { 9000 } else { n * PICTURE }));
     assert_eq!(viewer.shown.len(), 370);
@@ -199,7 +199,7 @@ fn an_outage_skips_nothing_where_nothing_may_be_skipped() {
 }
 
 #[test]
-fn a_broadcast_that_is_over_is_played_in_full_at_normal_speed() {
+fn an_ended_broadcast_is_played_in_full_at_normal_speed() {
     // All of it arrives at once, and skipping is allowed.
     let mut viewer = Viewer::new(PlayoutConfig { burst: ms(2000), ..live(None) });
     viewer.playback.set_complete(true);
@@ -353,7 +353,7 @@ mod sound {
     }
 
     #[test]
-    fn silence_is_played_where_there_is_no_audio() {
+    fn silence_fills_missing_audio() {
         let mut queue = SoundQueue::new(RATE);
         let mut out = vec![1.0; 64];
         queue.fill(&mut out, ms(0), 1.0, |_, _| Some(ms(0)));

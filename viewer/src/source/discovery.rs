@@ -151,7 +151,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn repeated_requests_wait_ever_longer() {
+    fn repeated_requests_back_off() {
         let start = Instant::now();
         let (mut backoff, mut now, mut asked) = (RequeryBackoff::default(), start, 0);
         while now - start < Duration::from_secs(60) {

@@ -277,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stated_epoch_holds_for_the_units_after_it() {
+    fn a_stated_epoch_applies_to_later_units() {
         let mut demuxer = MessageDemuxer::new(Epoch(1), None);
         let metadata = rtmp::Metadata {
             epoch: Some(Epoch(2)),
@@ -289,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn a_unit_follows_what_a_server_of_ours_states() {
+    fn the_predecessor_is_the_one_that_a_nearcast_server_states() {
         let sound = |timestamp| Message::Audio { timestamp, body: Bytes::from_static(&[0xaf, 1, 0x21, 0x10]) };
         let gap = |dts| {
             let predecessors = vec![(TrackId::AUDIO, Some(Timestamp::from_millis(dts)))];

@@ -106,7 +106,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_report_is_about_a_unit_that_was_presented_and_reported() {
+    fn the_queried_unit_was_presented_and_reported() {
         let position = Position::default();
         assert_eq!(unit_to_query(&position), None);
         // A server may send any DTS.

@@ -197,7 +197,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_death_of_a_shard_is_reported() {
+    fn a_panicked_shard_is_reported() {
         let watched = |stop: bool, shard: fn() -> io::Result<()>| {
             let mailbox = Mailbox::new(&mio::Poll::new().unwrap()).unwrap();
             let failed = CancellationToken::new();

@@ -88,7 +88,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_ring_that_fails_late_is_replaced_by_epoll_unless_it_is_required() {
+    fn a_failing_io_uring_is_replaced_by_epoll_unless_it_is_required() {
         for (engine, expected) in [(FanoutEngine::Auto, Some("epoll")), (FanoutEngine::Uring, None)] {
             // Skipped if the kernel has no io_uring.
             let Ok(mut submitter) = Submitter::new(engine) else { continue };

@@ -43,7 +43,7 @@ fn pauses(source: &NotOnAir) -> Vec<Duration> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_only_path_of_a_stream_that_is_not_on_air_is_tried_at_an_even_pace() {
+async fn the_only_path_of_an_offline_stream_is_retried_at_a_constant_interval() {
     let source = Arc::new(NotOnAir::default());
     let states = run_for(std::slice::from_ref(&source), Duration::from_secs(60)).await;
     assert_eq!(states, [State::Waiting], "it is no outage");
@@ -54,7 +54,7 @@ async fn the_only_path_of_a_stream_that_is_not_on_air_is_tried_at_an_even_pace()
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_of_several_paths_of_a_stream_that_is_not_on_air_is_tried_ever_more_seldom() {
+async fn one_of_several_paths_of_an_offline_stream_is_retried_with_backoff() {
     let sources = [Arc::new(NotOnAir::default()), Arc::new(NotOnAir::default())];
     run_for(&sources, Duration::from_secs(60)).await;
     for source in &sources {

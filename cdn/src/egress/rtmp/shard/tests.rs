@@ -217,7 +217,7 @@ async fn input_before_the_hand_over_is_handled() {
 }
 
 #[tokio::test]
-async fn a_backlog_is_not_lag() {
+async fn a_resent_backlog_does_not_count_as_lag() {
     for (wait, expected) in [(1, 0), (5, 0), (16, 1)] {
         let (mut shard, stream, start) = (shard(), stream(), Instant::now());
         push(&publish(&stream), 0..25, 100);
