@@ -26,7 +26,7 @@ fn a_server_restart_loses_no_access_unit() -> Result<()> {
 }
 
 #[test]
-fn ctrl_c_stops_the_broadcaster_promptly_whatever_the_server_does() -> Result<()> {
+fn ctrl_c_stops_the_broadcaster_promptly_in_every_server_state() -> Result<()> {
     let env = TestEnv::new()?;
     let key = Cdn::key(&env, "live")?;
     let mut cdn = Cdn::start(&env, &[])?;

@@ -6,7 +6,7 @@ use e2e::{
 };
 
 #[test]
-fn the_test_picture_by_rtmp_and_by_hls() -> Result<()> {
+fn the_test_pattern_arrives_by_rtmp_and_by_hls() -> Result<()> {
     let env = TestEnv::new()?;
     let key = Cdn::key(&env, "live")?;
     let cdn = Cdn::start(&env, &[])?;

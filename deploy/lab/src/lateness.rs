@@ -144,7 +144,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_value_falls_in_the_bucket_that_ends_at_or_after_it() {
+    fn each_value_is_counted_in_the_first_bucket_that_contains_it() {
         for value in (0..100_000).chain([1 << 20, (1 << 33) + 12345, u64::MAX / 2, u64::MAX]) {
             let bucket = bucket_of(value);
             assert!(end_of(bucket) >= value, "{value}");

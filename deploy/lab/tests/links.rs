@@ -50,7 +50,7 @@ fn round_trips_take_the_configured_delays() {
 }
 
 #[test]
-fn a_cable_and_a_link_without_shape_add_next_to_nothing() {
+fn a_cable_and_an_unshaped_link_add_almost_no_delay() {
     let _alone = alone();
     let home = HomeNetwork::build(&HomeNetworkConfig { seed: 1, lan: None, wan: Shape::default() }).unwrap();
     settles("two cables", ms(0), ms(1), || median_rtt(&home.broadcaster, &home.viewer1, 200));

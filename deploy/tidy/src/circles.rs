@@ -88,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn each_knot_is_found_by_its_shortest_circle() {
+    fn each_cycle_set_is_reported_by_its_shortest_cycle() {
         assert_eq!(shown(&[("a", &["b", "c"]), ("b", &["c"]), ("c", &["d"]), ("d", &[])]), [""; 0]);
         assert_eq!(shown(&[("a", &["b"]), ("b", &["a"])]), ["a b a"]);
         assert_eq!(shown(&[("a", &["b"]), ("b", &["c"]), ("c", &["a", "d"]), ("d", &["c"])]), ["c d c"]);

@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn imports_lead_to_the_file_that_defines() {
+    fn imports_resolve_to_the_defining_file() {
         let tree = [
             ("lib.rs", "mod a; pub mod b; pub use b::Inner; mod c;"),
             ("a.rs", "use crate::Inner; fn f() -> crate::b::Other { crate::c::g() }"),
@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn a_parent_imports_from_its_child_where_its_code_names_it() {
+    fn a_parent_imports_from_a_child_that_its_code_names() {
         let tree = [("lib.rs", "mod a; mod b; use b::B; fn f() { a::g() }"), ("a.rs", ""), ("b.rs", "")];
         assert_eq!(shown(&tree), ["lib.rs: a.rs, b.rs"]);
         let tree = [("lib.rs", "mod a; mod b { pub(super) fn g() { super::a::h() } } pub use a::A;"), ("a.rs", "")];
@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn re_exports_that_lead_in_a_circle_end() {
+    fn cyclic_re_exports_terminate() {
         let tree =
             [("lib.rs", "mod a; mod b; mod c;"), ("a.rs", "pub use super::b::X;"), ("b.rs", "pub use super::a::X;")];
         assert_eq!(shown(&[&tree[..], &[("c.rs", "use crate::a::X;")]].concat()).len(), 1);

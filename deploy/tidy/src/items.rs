@@ -262,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn trees_of_imports_are_taken_apart() {
+    fn nested_imports_are_flattened() {
         assert_eq!(
             imports("use super::{self, a::{B, C as D}, e::*};\npub(crate) use crate::f::g;\nuse ::lab::h;"),
             [
@@ -277,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn what_only_tests_see_is_left_out() {
+    fn test_only_items_are_ignored() {
         let source = "
             #[cfg(test)] use crate::a::A;
             #[cfg(test)] use crate::{b, c};
@@ -295,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn modules_in_files_and_inline_are_told_apart() {
+    fn file_and_inline_modules_are_distinguished() {
         let modules = modules(
             "mod a; #[path = \"b_of_linux.rs\"] pub mod b; mod c { mod d; fn e() { super::f::g() } } fn h() { i::j() }",
         );

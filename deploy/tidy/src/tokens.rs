@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn names_are_told_from_text_and_comments() {
+    fn names_are_distinguished_from_text_and_comments() {
         for (source, expected) in [
             ("use crate::a::B;", "use crate :: a :: B ;"),
             ("a // crate::b\n/* crate::c /* d */ e */ f", "a f"),

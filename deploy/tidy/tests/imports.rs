@@ -7,7 +7,7 @@ use tidy::circles::circles;
 use tidy::imports::{Graph, graph};
 
 #[test]
-fn no_files_import_from_each_other_in_a_circle() -> Result<()> {
+fn no_cyclic_imports() -> Result<()> {
     let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize()?;
     let mut faults = Vec::new();
     let mut files = 0;
@@ -22,7 +22,7 @@ fn no_files_import_from_each_other_in_a_circle() -> Result<()> {
 }
 
 #[test]
-fn a_circle_is_found() -> Result<()> {
+fn detects_an_import_cycle() -> Result<()> {
     let read = |file: &Path| {
         let source = match file.to_str()? {
             "src/lib.rs" => "mod hub; mod ingest; pub use hub::Hub;",

@@ -32,12 +32,12 @@ fn check(extension: &str, fault: impl Fn(&Path, &str) -> Option<String>) -> Resu
 }
 
 #[test]
-fn every_source_file_says_what_it_is() -> Result<()> {
+fn every_source_file_has_module_docs() -> Result<()> {
     check(".rs", |_, text| (!text.starts_with("//! ")).then(|| "does not open with //!".into()))
 }
 
 #[test]
-fn no_file_is_named_after_nothing() -> Result<()> {
+fn no_file_has_a_meaningless_name() -> Result<()> {
     check(".rs", |path, _| {
         let name = path.file_stem()?.to_str()?;
         ["utils", "util", "helpers", "helper", "define", "types", "manager", "common", "misc"]
@@ -47,7 +47,7 @@ fn no_file_is_named_after_nothing() -> Result<()> {
 }
 
 #[test]
-fn no_file_outgrows_its_reader() -> Result<()> {
+fn no_file_is_too_long() -> Result<()> {
     check(".rs", |path, text| {
         if path.components().any(|part| ["tests", "tests.rs", "benches"].iter().any(|name| part.as_os_str() == *name)) {
             return None;
@@ -59,7 +59,7 @@ fn no_file_outgrows_its_reader() -> Result<()> {
 }
 
 #[test]
-fn no_test_is_switched_off_and_nothing_is_left_for_later() -> Result<()> {
+fn no_ignored_tests_and_no_todo_markers() -> Result<()> {
     // Concatenated, so that this file does not contain the markers.
     let words = [
         ["#[ig", "nore"].concat(),
@@ -73,7 +73,7 @@ fn no_test_is_switched_off_and_nothing_is_left_for_later() -> Result<()> {
 }
 
 #[test]
-fn every_crate_takes_the_lints_of_the_workspace() -> Result<()> {
+fn every_crate_inherits_the_workspace_lints() -> Result<()> {
     check("Cargo.toml", |_, text| {
         (text.contains("[package]") && !text.contains("[lints]\nworkspace = true"))
             .then(|| "lacks [lints] workspace = true".into())
@@ -88,7 +88,7 @@ fn the_core_forbids_unsafe_code() -> Result<()> {
 }
 
 #[test]
-fn no_line_ends_in_white_space() -> Result<()> {
+fn no_trailing_whitespace() -> Result<()> {
     for extension in [".rs", ".md", ".toml"] {
         check(extension, |_, text| {
             let line = text.lines().position(|line| line.ends_with([' ', '\t']))?;

@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn values_out_of_range_are_refused_by_name() {
+    fn values_out_of_range_are_rejected_with_their_name() {
         let burst = BurstLoss { to_bad: 0.1, to_good: -0.1, loss_good: 0.0, loss_bad: 1.0 };
         let late = MAX_DELAY + Duration::from_nanos(1);
         for (shape, name) in [
