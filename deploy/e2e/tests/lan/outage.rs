@@ -13,26 +13,43 @@ use lab::link::shape::Shape;
 use crate::shared_uplink::stats;
 use crate::testbed::{LAN, LanTestbed};
 
+/// The broadcaster's own path has delivered what the CDN lacks before the CDN goes on.
 #[test]
 fn an_outage_longer_than_the_resend_window_costs_a_viewer_of_both_paths_nothing() -> Result<()> {
+    outages(Duration::from_millis(300), Duration::from_secs(4))
+}
+
+/// The broadcaster's own path lags by more than the outage: when the CDN goes on, the viewer has shown only what came before the outage, and
+/// must wait for the other path's units although the CDN's newest unit is the next that the CDN has.
+#[test]
+fn an_outage_shorter_than_the_lag_of_the_other_path_costs_a_viewer_nothing() -> Result<()> {
+    outages(Duration::from_secs(2), Duration::from_millis(1300))
+}
+
+/// Watches [`OUTAGES`] outages of the push by both paths, of which the broadcaster's own lags by `lag`: less than the viewer waits for missing
+/// units.
+fn outages(lag: Duration, outage: Duration) -> Result<()> {
     let testbed = LanTestbed::build()?;
     let [made, came] = ["made.trace", "came.trace"].map(|name| testbed.env.path(name));
     let made_by = made.to_string_lossy();
     let options = ["--window", "1s", "--gop", "200ms", "--fixed-bitrate", "--stats", "json", "--trace", &*made_by];
     let mut broadcaster = testbed.broadcast(&options)?;
-    // The broadcaster's own path is slower, by less than the viewer waits for missing units.
-    testbed.direct.set(Direction::AToB, Shape { delay: Duration::from_millis(300), ..LAN })?;
     let mut viewer = testbed.watch(0, &["--standby", "hot", "--trace", &came.to_string_lossy()])?;
     until(TIMEOUT, "pictures by both paths", || {
         let by = |lan: bool| Ok::<_, anyhow::Error>(received(&came)?.iter().any(|unit| unit.is_lan() == lan));
         Ok((by(true)? && by(false)?).then_some(()))
     })?;
+    // By steps, since a path that falls silent is closed.
+    for step in 1..=LAG_STEPS {
+        testbed.direct.set(Direction::AToB, Shape { delay: LAN.delay + lag * step / LAG_STEPS, ..LAN })?;
+        std::thread::sleep(Duration::from_millis(200));
+    }
     let shown = viewer.pictures()?;
     viewer.wait_pictures(shown + 60, TIMEOUT)?;
     for _ in 0..OUTAGES {
         let skipped = stats(&broadcaster.process)?["units_dropped"].as_u64();
         testbed.uplink.blackhole()?;
-        std::thread::sleep(OUTAGE);
+        std::thread::sleep(outage);
         testbed.uplink.heal()?;
         until(TIMEOUT, "that the push goes on at an IDR", || {
             let said = stats(&broadcaster.process)?;
@@ -115,8 +132,8 @@ fn skips_ahead(received: &[Line]) -> usize {
 
 /// Number of outages; the push resumes at a different point of a GOP in each.
 const OUTAGES: usize = 3;
-/// The broadcaster keeps one second.
-const OUTAGE: Duration = Duration::from_secs(4);
+/// Number of steps in which the lag grows.
+const LAG_STEPS: u32 = 20;
 /// Milliseconds of DTS: longer than any gap that an encoder leaves.
 const A_SKIP: i64 = 500;
 /// In milliseconds of DTS.

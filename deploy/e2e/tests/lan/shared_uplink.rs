@@ -89,7 +89,7 @@ fn share(link: u64, bitrate: &str, viewers: usize) -> Result<()> {
     let testbed = LanTestbed::build()?;
     testbed.one_way_out()?;
     testbed.direct.set(Direction::AToB, Shape { rate: Some(link), queue: 64 << 10, ..LAN })?;
-    let mut broadcaster = testbed.broadcast_at(bitrate, &["--stats", "json"])?;
+    let mut broadcaster = testbed.broadcast_at(bitrate, &["--gop", "1s", "--stats", "json"])?;
     let mut far = testbed.watch(0, &["--transport", "rtmp"])?;
     far.wait_pictures(60, TIMEOUT)?;
     let mut near = (0..viewers).map(|n| testbed.watch(n % 2, &["--transport", "peer"])).collect::<Result<Vec<_>>>()?;
@@ -170,7 +170,7 @@ const SETTLE: usize = 300;
 /// Frames presented while measuring: twenty seconds.
 const WATCH: usize = 600;
 /// From one IDR to the next, in frames.
-const GOP: usize = 60;
+const GOP: usize = 30;
 
 /// The last line of statistics.
 pub(crate) fn stats(process: &Process) -> Result<Value> {
