@@ -94,14 +94,14 @@ async fn encoder(args: &DoctorArgs) -> Check {
         Ok(Ok(Ok((name, is_hardware, took)))) => {
             let by = if is_hardware { "hardware" } else { "software" };
             let millis = took.as_millis();
-            Check::ok("encoder", format!("{name} ({by}) works for {at}; found in {millis} ms"))
+            Check::ok("encoder", format!("{name} ({by}) works for {at}; selected in {millis} ms"))
                 .with("found_in_ms", millis as f64)
         }
         Ok(Ok(Err(error))) => Check::fail("encoder", format!("{at}: {error}"), encoder_fix(&args.encoder)),
         Ok(Err(_)) => Check::fail("encoder", format!("{at}: FFmpeg panicked"), CHOOSE_ENCODER),
         Err(_) => Check::fail(
             "encoder",
-            format!("{at}: no encoder opened within {OPEN_TIMEOUT:?}: a driver hangs"),
+            format!("{at}: no encoder opened within {OPEN_TIMEOUT:?}: a driver may hang"),
             CHOOSE_ENCODER,
         ),
     }

@@ -46,11 +46,11 @@ fn judge(server: ClockOffset, role: Role) -> Check {
     let way = if is_behind { "behind" } else { "ahead of" };
     let found = format!("{} {way} the server's, ± {}", millis(by), millis(uncertainty));
     let surely = by.saturating_sub(uncertainty);
-    let fix = "set this machine's clock by the network: sudo timedatectl set-ntp true; and see that the server's is";
+    let fix = "synchronise this machine's clock with NTP: sudo timedatectl set-ntp true; and check the server's clock";
     let check = if surely > TICKETS && role == Role::Publisher {
-        Check::fail("clock", format!("{found}: viewers' tickets are taken for expired"), fix)
+        Check::fail("clock", format!("{found}: valid tickets of viewers appear expired"), fix)
     } else if surely > NOTICEABLE {
-        Check::warn("clock", format!("{found}: latencies are shown wrong by as much"), fix)
+        Check::warn("clock", format!("{found}: latencies are wrong by this amount"), fix)
     } else {
         Check::ok("clock", found)
     };

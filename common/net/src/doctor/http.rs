@@ -37,7 +37,7 @@ pub(super) async fn get(client: &Client, url: Url) -> Result<Answer, ProbeError>
     while let Some(bytes) = response.chunk().await.map_err(|error| trouble(&error))? {
         body.extend_from_slice(&bytes);
         if body.len() > MAX_ANSWER {
-            return Err(ProbeError::Other(format!("the answer is longer than {MAX_ANSWER} bytes")));
+            return Err(ProbeError::Other(format!("the response is longer than {MAX_ANSWER} bytes")));
         }
     }
     Ok(Answer { status, body, is_json })

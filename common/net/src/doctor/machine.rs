@@ -82,8 +82,8 @@ pub fn interfaces() -> Check {
     if networks.0.iter().all(|network| network.address.is_loopback()) {
         return Check::warn(
             "interfaces",
-            "no network: loopback alone",
-            "connect a cable or join a Wi-Fi network; `ip addr` lists what there is",
+            "no network: only loopback is up",
+            "connect a cable or join a Wi-Fi network; `ip addr` lists the interfaces",
         );
     }
     let mut text = String::new();
@@ -102,7 +102,7 @@ pub fn interfaces() -> Check {
 pub async fn udp(listen: Option<SocketAddr>) -> Check {
     let identity = match Identity::generate() {
         Ok(identity) => identity,
-        Err(error) => return Check::fail("UDP", error.to_string(), "see that the system gives random numbers"),
+        Err(error) => return Check::fail("UDP", error.to_string(), "check the system's random number generator"),
     };
     let mut config = tls::server_config(&identity, relay::wire::ALPN);
     config.transport_config(Arc::new(relay::transport(Side::Server)));
@@ -122,11 +122,11 @@ pub async fn udp(listen: Option<SocketAddr>) -> Check {
         Ok(bound) => bound,
         Err(error) if error.kind() == ErrorKind::AddrInUse => {
             let fix =
-                format!("end what holds it (`ss -ulpn sport = :{}` names it), or choose another port", port(listen));
-            return cannot(format!("{wanted} is taken"), fix);
+                format!("stop the program that uses it (`ss -ulpn sport = :{}`), or choose another port", port(listen));
+            return cannot(format!("{wanted} is in use"), fix);
         }
         Err(error) => {
-            let fix = "choose an address of this machine, and a port above 1023 unless you are root; see what limits this program (container, AppArmor, SELinux)";
+            let fix = "choose an address of this machine, and a port above 1023 unless you are root; check restrictions by a container, AppArmor or SELinux";
             return cannot(format!("{wanted} cannot be opened: {error}"), fix.to_owned());
         }
     };
@@ -145,18 +145,18 @@ pub async fn udp(listen: Option<SocketAddr>) -> Check {
     match heard {
         Ok((address, round_trip)) => {
             let found =
-                format!("port {} opens, and answers at {} in {}", local.port(), address.ip(), millis(round_trip));
+                format!("port {} is open and reachable at {} in {}", local.port(), address.ip(), millis(round_trip));
             Check::ok("UDP", found).with("port", local.port().into()).with("round_trip_ms", as_millis(round_trip))
         }
         Err(trouble) => {
             let place = own.first().map_or(String::new(), SocketAddr::to_string);
             let found = match trouble {
                 ProbeError::Silent => {
-                    format!("port {} opens, but hears nothing that this machine sends to {place}", local.port())
+                    format!("port {} is open, but receives no packets that this machine sends to {place}", local.port())
                 }
                 other => other.found(&place),
             };
-            let fix = "let UDP in by the firewall of this machine: sudo ufw allow proto udp from LOCAL_NETWORK; `sudo nft list ruleset` shows what drops it";
+            let fix = "allow inbound UDP in this machine's firewall: sudo ufw allow proto udp from LOCAL_NETWORK; `sudo nft list ruleset` lists its rules";
             Check::warn("UDP", found, fix)
         }
     }

@@ -54,19 +54,19 @@ pub async fn check(announce: Announce, lan_broadcasters: oneshot::Sender<LanBroa
 fn out(announced: bool, echo: Option<Duration>) -> Check {
     match (announced, echo) {
         (_, Some(after)) => {
-            Check::ok("mDNS out", format!("announced, and heard by this machine after {} ms", after.as_millis()))
+            Check::ok("mDNS out", format!("announced, and received by this machine after {} ms", after.as_millis()))
                 .with("heard_after_ms", after.as_millis() as f64)
         }
         (true, None) => Check::warn(
             "mDNS out",
-            "announced, but not even this machine hears it",
-            "let UDP 5353 to and from 224.0.0.251 and ff02::fb through this machine's firewall: sudo ufw allow 5353/udp. Until then \
-             the server alone tells viewers where the broadcaster is",
+            "announced, but not received even by this machine",
+            "allow UDP 5353 to and from 224.0.0.251 and ff02::fb in this machine's firewall: sudo ufw allow 5353/udp. Until then, viewers \
+             get the broadcaster's address only from the server",
         ),
         (false, None) => Check::warn(
             "mDNS out",
-            "no interface took an announcement",
-            "use a network whose interface is up and does multicast (`ip -d link` shows MULTICAST; VPNs and containers often do not)",
+            "no interface could send the announcement",
+            "use a network whose interface is up and supports multicast (`ip -d link` shows MULTICAST; VPNs and containers often do not)",
         ),
     }
 }
@@ -81,30 +81,31 @@ fn into(heard: bool, found: &LanBroadcasters, hears_itself: bool, own: &Networks
         .collect();
     let shown = others[..others.len().min(MAX_LISTED)].join(", ");
     let found = match (others.len(), found.len()) {
-        (0, 0) => "somebody answers, if not this machine itself; no broadcaster".to_owned(),
-        (0, _) => "this machine's own broadcaster is heard, and no other".to_owned(),
-        (1, _) => format!("a broadcaster is heard at {shown}"),
-        (count, _) => format!("{count} broadcasters are heard: {shown}"),
+        (0, 0) => "mDNS answers are received, but no broadcaster is found".to_owned(),
+        (0, _) => "this machine's own broadcaster is found, and no other".to_owned(),
+        (1, _) => format!("found a broadcaster at {shown}"),
+        (count, _) => format!("found {count} broadcasters: {shown}"),
     };
     let count = others.len() as f64;
     match (heard, hears_itself) {
         (true, _) => Check::ok("mDNS in", found).with("broadcasters", count),
         (false, true) => Check::warn(
             "mDNS in",
-            "nobody else answers on this network: nobody is there, or it drops multicast",
-            "if others are there: turn off client isolation (guest mode) and IGMP snooping without a querier in the access point or switch; \
-             or name the broadcaster: viewer --peer HOST:PORT",
+            "no other host answers: the network has none with mDNS, or it drops multicast",
+            "if there are any: turn off client isolation (guest mode) and IGMP snooping without a querier in the access point or switch; \
+             or give the broadcaster's address: viewer --peer HOST:PORT",
         ),
         (false, false) => Check::warn(
             "mDNS in",
-            "nothing is heard, not even by this machine of itself",
-            "let UDP 5353 in by this machine's firewall: sudo ufw allow 5353/udp; or name the broadcaster: viewer --peer HOST:PORT",
+            "no mDNS is received, not even this machine's own",
+            "allow inbound UDP 5353 in this machine's firewall: sudo ufw allow 5353/udp; \
+             or give the broadcaster's address: viewer --peer HOST:PORT",
         ),
     }
 }
 
 fn no_mdns(error: &discovery::Error) -> Check {
-    let fix = "let this program open UDP 5353 beside other responders; until then the server alone tells where the broadcaster is";
+    let fix = "allow this program to share UDP 5353 with other responders; until then, only the server reports the broadcaster's address";
     Check::warn("mDNS", format!("cannot start: {error}"), fix)
 }
 
@@ -157,7 +158,7 @@ async fn collect(
 const LISTEN: Duration = Duration::from_millis(1500);
 /// Bounds the names in a line of output.
 const MAX_LISTED: usize = 3;
-/// The port of the discard service (RFC 863), which harms nobody.
+/// The port of the discard service (RFC 863), which is harmless.
 const FALLBACK_PORT: u16 = 9;
 
 #[cfg(test)]
@@ -179,11 +180,11 @@ mod tests {
         let own = Networks::default();
         let found = |address: &str| LanBroadcasters::from([("x".to_owned(), vec![address.parse().unwrap()])]);
         for (heard, found, hears_itself, words, wanted) in [
-            (true, found("192.0.2.7:4444"), false, "a broadcaster is heard at 192.0.2.7:4444", Status::Ok),
+            (true, found("192.0.2.7:4444"), false, "found a broadcaster at 192.0.2.7:4444", Status::Ok),
             (true, found("127.0.0.1:4444"), true, "this machine's own", Status::Ok),
-            (true, LanBroadcasters::new(), false, "no broadcaster", Status::Ok),
-            (false, LanBroadcasters::new(), true, "nobody else answers", Status::Warn),
-            (false, LanBroadcasters::new(), false, "nothing is heard", Status::Warn),
+            (true, LanBroadcasters::new(), false, "no broadcaster is found", Status::Ok),
+            (false, LanBroadcasters::new(), true, "no other host answers", Status::Warn),
+            (false, LanBroadcasters::new(), false, "no mDNS is received", Status::Warn),
         ] {
             let check = into(heard, &found, hears_itself, &own);
             assert!(check.status() == wanted && format!("{check:?}").contains(words), "{check:?}");

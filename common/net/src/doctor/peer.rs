@@ -25,10 +25,10 @@ pub(super) async fn check(
 ) -> Check {
     let Some((pin, secret, mut addresses)) = description.and_then(read) else {
         let fix = match role {
-            Role::Publisher => "nothing, if OBS or ffmpeg publishes; else broadcast without --no-lan",
-            Role::Subscriber => "nothing, if OBS or ffmpeg publishes; else have the broadcaster run without --no-lan",
+            Role::Publisher => "none needed if OBS or ffmpeg publishes; else broadcast without --no-lan",
+            Role::Subscriber => "none needed if OBS or ffmpeg publishes; else run the broadcaster without --no-lan",
         };
-        return Check::warn("direct", "the publisher serves no viewers on its own network", fix);
+        return Check::warn("direct", "the publisher does not serve LAN viewers", fix);
     };
     let lan_broadcasters = timeout(PROBE_TIMEOUT, lan_broadcasters).await.ok().and_then(Result::ok).unwrap_or_default();
     let (wanted, now) = (NameMatcher::new(&secret), clock::unix_seconds());
@@ -42,15 +42,15 @@ pub(super) async fn check(
     if addresses.is_empty() {
         return Check::warn(
             "direct",
-            "the broadcaster is on another network, as far as the server sees, and mDNS does not find it here",
-            "nothing, if it really is elsewhere: the server serves you; else name it: viewer --peer HOST:PORT",
+            "the server reports no address of the broadcaster for this network, and mDNS does not find it",
+            "none needed if it is on another network: the server delivers the stream; otherwise give its address: viewer --peer HOST:PORT",
         );
     }
     let networks = Networks::own();
     match probe::quic(&addresses, Some(pin)).await {
         Ok((address, round_trip)) => {
             let place = networks.describe(address.ip());
-            let by = if heard.contains(&address) { "; mDNS finds it too" } else { "" };
+            let by = if heard.contains(&address) { "; also found by mDNS" } else { "" };
             let found = format!("{address} answers in {}, on {place}{by}", millis(round_trip));
             Check::ok("direct", found).with("round_trip_ms", as_millis(round_trip))
         }
@@ -70,13 +70,13 @@ pub(super) async fn anybody(addresses: &[SocketAddr]) -> Check {
     match probe::quic(addresses, None).await {
         Ok((address, round_trip)) => {
             let place = Networks::own().describe(address.ip());
-            let found = format!("{address} answers in {}, on {place}; who it is, the code shows", millis(round_trip));
+            let found = format!("{address} answers in {}, on {place}; not authenticated yet", millis(round_trip));
             Check::ok("direct", found).with("round_trip_ms", as_millis(round_trip))
         }
         Err(trouble) => {
             let port = addresses.first().map_or(0, SocketAddr::port);
             let fix = format!(
-                "take address and port from the broadcaster's screen; open UDP {port} in the firewall of its machine: sudo ufw allow {port}/udp; \
+                "use the address and port that the broadcaster shows; open UDP {port} in its machine's firewall: sudo ufw allow {port}/udp; \
                  turn off client isolation in the access point"
             );
             Check::fail("direct", trouble.found(&shown.join(", ")), fix)
@@ -87,13 +87,13 @@ pub(super) async fn anybody(addresses: &[SocketAddr]) -> Check {
 fn fix(trouble: &ProbeError, near: Option<&SocketAddr>, port: u16) -> String {
     match (trouble, near) {
         (ProbeError::WrongPin, _) => {
-            "ask again in a moment: the broadcaster was just restarted, or somebody else has its port".to_owned()
+            "retry in a moment: the broadcaster was just restarted, or another program uses its port".to_owned()
         }
         (_, Some(_)) => format!(
             "open UDP {port} in the firewall of the broadcaster's machine: sudo ufw allow {port}/udp (broadcaster --lan-listen 0.0.0.0:{port} keeps \
-             the port), and turn off client isolation in the access point; until then the server serves you"
+             the port), and turn off client isolation in the access point; until then, the server delivers the stream"
         ),
-        (_, None) => "join the broadcaster's network, or route to it; until then the server serves you".to_owned(),
+        (_, None) => "join the broadcaster's network, or route to it; until then, the server delivers".to_owned(),
     }
 }
 

@@ -45,8 +45,8 @@ impl ProbeError {
         match self {
             Self::Refused => format!("nothing listens on {place}"),
             Self::Silent => format!("no answer from {place} within {:.1} s", PROBE_TIMEOUT.as_secs_f64()),
-            Self::NoRoute => format!("no way from this machine to {place}"),
-            Self::WrongPin => format!("{place} answers with another certificate than the server names"),
+            Self::NoRoute => format!("no route from this machine to {place}"),
+            Self::WrongPin => format!("{place} presents another certificate than the one that the server reports"),
             Self::Other(words) => format!("{place}: {words}"),
         }
     }
@@ -57,14 +57,14 @@ impl ProbeError {
         match self {
             Self::Refused => format!("{start}, or correct the port"),
             Self::Silent => format!(
-                "{start}; open {protocol} {port} in the server's firewall: sudo ufw allow {port}/{lower}, in its cloud's security group, and \
-                 outwards in this network's"
+                "{start}; open {protocol} {port} in the server's firewall (sudo ufw allow {port}/{lower}), in its cloud's security group, and \
+                 outbound in this network's firewall"
             ),
-            Self::NoRoute => "connect this machine to a network that leads there (`ip route` shows which do), and see that the host is up".to_owned(),
+            Self::NoRoute => "connect this machine to a network with a route to the host (see `ip route`), and check that the host is up".to_owned(),
             Self::WrongPin => {
-                format!("ask again: the server was just restarted, or something between answers on {protocol} {port}")
+                format!("retry: the server was just restarted, or another host answers on {protocol} {port}")
             }
-            Self::Other(_) => format!("{start}; see that host and port are right"),
+            Self::Other(_) => format!("{start}; check host and port"),
         }
     }
 }
@@ -81,7 +81,7 @@ pub(super) async fn rtmp(host: &str, port: u16) -> Result<Duration, ProbeError> 
         loop {
             let length = io.read(&mut buffer).await.map_err(|error| ProbeError::of(&error))?;
             if length == 0 {
-                return Err(ProbeError::Other("it hangs up during the RTMP handshake".to_owned()));
+                return Err(ProbeError::Other("it closes the connection during the RTMP handshake".to_owned()));
             }
             let (reply, done) =
                 handshake.input(&buffer[..length]).map_err(|error| ProbeError::Other(error.to_string()))?;

@@ -5,7 +5,7 @@ use super::*;
 fn report() -> Report {
     Report::new(vec![
         Check::ok("UDP", "port 40000 is free"),
-        Check::warn("mDNS in", "nobody answers on this network", "turn off client isolation in the access point")
+        Check::warn("mDNS in", "no host answers on the network", "turn off client isolation in the access point")
             .with("heard", 0.0),
         Check::fail("RTMP", "nothing listens on TCP 1935 of h", "start the cdn"),
     ])
@@ -17,7 +17,7 @@ fn the_report_in_columns() {
         (
             None,
             "ok    UDP      port 40000 is free\n\
-             warn  mDNS in  nobody answers on this network\n               \
+             warn  mDNS in  no host answers on the network\n               \
                             fix: turn off client isolation in the access point\n\
              FAIL  RTMP     nothing listens on TCP 1935 of h\n               \
                             fix: start the cdn\n",
@@ -25,7 +25,7 @@ fn the_report_in_columns() {
         (
             Some(50),
             "ok    UDP      port 40000 is free\n\
-             warn  mDNS in  nobody answers on this network\n               \
+             warn  mDNS in  no host answers on the network\n               \
                             fix: turn off client isolation in\n                    \
                                  the access point\n\
              FAIL  RTMP     nothing listens on TCP 1935 of h\n               \
@@ -35,7 +35,7 @@ fn the_report_in_columns() {
         (
             Some(20),
             "ok    UDP      port 40000 is free\n\
-             warn  mDNS in  nobody answers on this network\n               \
+             warn  mDNS in  no host answers on the network\n               \
                             fix: turn off client isolation in the access point\n\
              FAIL  RTMP     nothing listens on TCP 1935 of h\n               \
                             fix: start the cdn\n",
@@ -51,7 +51,7 @@ fn the_report_as_json() {
     let value: Value = serde_json::from_str(&report().json()).unwrap();
     let wanted = json!({ "ok": false, "checks": [
         { "check": "UDP", "status": "ok", "found": "port 40000 is free" },
-        { "check": "mDNS in", "status": "warn", "found": "nobody answers on this network",
+        { "check": "mDNS in", "status": "warn", "found": "no host answers on the network",
           "fix": "turn off client isolation in the access point", "values": { "heard": 0.0 } },
         { "check": "RTMP", "status": "fail", "found": "nothing listens on TCP 1935 of h", "fix": "start the cdn" },
     ] });

@@ -45,7 +45,7 @@ async fn look(server: &Server, role: Role, lan_broadcasters: oneshot::Receiver<L
     let client = match (known(&server.host).await, http::client()) {
         (Err(check), _) => return vec![check],
         (_, Err(trouble)) => {
-            return vec![Check::fail("HTTP", trouble.found("HTTP"), "see that this system has certificates")];
+            return vec![Check::fail("HTTP", trouble.found("HTTP"), "check that root certificates are installed")];
         }
         (Ok(()), Ok(client)) => client,
     };
@@ -67,7 +67,7 @@ async fn look(server: &Server, role: Role, lan_broadcasters: oneshot::Receiver<L
             (None, Some(Ok(url))) => Some(rtmp(&url.host, url.port, "").await),
             // The server may run with its HTTP API at another address.
             (None, None) if !info.is_nearcast && server.hls.is_none() => {
-                Some(rtmp(&server.host, RTMP_PORT, " (the usual port)").await)
+                Some(rtmp(&server.host, RTMP_PORT, " (the default port)").await)
             }
             _ => None,
         }
@@ -98,21 +98,21 @@ fn weigh(ways: Vec<Check>, role: Role) -> Vec<Check> {
 }
 
 async fn known(host: &str) -> Result<(), Check> {
-    let fix = format!("check the spelling; see that this machine can ask for names: getent hosts {host}");
+    let fix = format!("check the spelling, and name resolution on this machine: getent hosts {host}");
     match timeout(NAME, lookup_host((host, 0))).await {
         Ok(Ok(_)) => Ok(()),
-        Ok(Err(_)) => Err(Check::fail("server", format!("nobody knows a host called {host}"), fix)),
-        Err(_) => Err(Check::fail("server", format!("no name server says within {NAME:?} where {host} is"), fix)),
+        Ok(Err(_)) => Err(Check::fail("server", format!("the host name {host} does not resolve"), fix)),
+        Err(_) => Err(Check::fail("server", format!("no name server resolves {host} within {NAME:?}"), fix)),
     }
 }
 
 async fn rtmp(host: &str, port: u16, remark: &str) -> Check {
     let place = format!("TCP {port} of {host}{remark}");
     match probe::rtmp(host, port).await {
-        Ok(round_trip) => Check::ok("RTMP", format!("{place} shakes hands, round trip {}", millis(round_trip)))
+        Ok(round_trip) => Check::ok("RTMP", format!("{place} answers, round trip {}", millis(round_trip)))
             .with("round_trip_ms", as_millis(round_trip)),
         Err(trouble @ ProbeError::Other(_)) => {
-            let fix = "give the port that the cdn hears RTMP on: 1935, unless cdn --rtmp says otherwise";
+            let fix = "use the RTMP port of the cdn: 1935, unless cdn --rtmp sets another";
             Check::warn("RTMP", trouble.found(&place), fix)
         }
         Err(trouble) => {
@@ -128,8 +128,8 @@ async fn relay(watch: &Value) -> Check {
         Some((relay.get("host")?.as_str()?, u16::try_from(relay.get("port")?.as_u64()?).ok()?, pin))
     });
     let Some((host, port, pin)) = endpoint else {
-        let fix = "run the cdn with --relay 0.0.0.0:4443, and let UDP 4443 in; until then RTMP and HLS have to do";
-        return Check::warn("relay", "the server offers none", fix);
+        let fix = "run the cdn with --relay 0.0.0.0:4443, and allow inbound UDP 4443; else viewers use RTMP or HLS";
+        return Check::warn("relay", "the server does not offer the relay protocol", fix);
     };
     let place = format!("UDP {port} of {host}");
     let addresses = timeout(NAME, lookup_host(format!("{host}:{port}"))).await.ok().and_then(Result::ok);
@@ -137,7 +137,7 @@ async fn relay(watch: &Value) -> Check {
     match probe::quic(&addresses, Some(pin)).await {
         Ok((_, round_trip)) => Check::ok(
             "relay",
-            format!("{place} shakes hands with the right certificate, round trip {}", millis(round_trip)),
+            format!("{place} answers with the expected certificate, round trip {}", millis(round_trip)),
         )
         .with("round_trip_ms", as_millis(round_trip)),
         Err(trouble) => {
@@ -152,15 +152,15 @@ async fn hls(client: &Client, playlist: Url) -> Check {
     let started = Instant::now();
     match http::get(client, playlist.clone()).await {
         Ok(answer) if answer.status == 200 && answer.body.starts_with(b"#EXTM3U") => {
-            Check::ok("HLS", format!("{at} gives a playlist in {}", millis(started.elapsed())))
+            Check::ok("HLS", format!("{at} returns a playlist in {}", millis(started.elapsed())))
                 .with("answer_ms", as_millis(started.elapsed()))
         }
         Ok(answer) => {
-            let found = format!("{at} gives no playlist ({})", answer.status);
+            let found = format!("{at} returns no playlist ({})", answer.status);
             Check::warn(
                 "HLS",
                 found,
-                "ask again in some seconds: a broadcast needs a segment first; else check the address",
+                "retry in some seconds: a new broadcast needs a segment first; otherwise check the address",
             )
         }
         Err(trouble) => {

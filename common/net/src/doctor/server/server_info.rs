@@ -44,8 +44,8 @@ pub(super) async fn ask(client: &Client, server: &Server, role: Role) -> ServerI
         _ if server.hls.is_some() => return ServerInfo::default(),
         _ if server.is_guess => return ServerInfo { checks: vec![guessed_wrong(&at, role)], ..ServerInfo::default() },
         Ok((status, _)) => {
-            let found = format!("{at} answers ({status}), but is no Nearcast server");
-            let check = Check::fail("HTTP", found, "give a Nearcast stream's page: http://HOST:8080/NAME");
+            let found = format!("{at} answers ({status}), but is not a Nearcast server");
+            let check = Check::fail("HTTP", found, "give the page of a Nearcast stream: http://HOST:8080/NAME");
             return ServerInfo { checks: vec![check], ..ServerInfo::default() };
         }
         Err(trouble) => {
@@ -70,7 +70,7 @@ pub(super) async fn ask(client: &Client, server: &Server, role: Role) -> ServerI
             info.is_live = is_live;
         }
         None => {
-            let fix = "check the spelling (the server's first page lists its streams), or make it on the server: cdn key new NAME";
+            let fix = "check the spelling (the server's first page lists its streams), or create it on the server: cdn key new NAME";
             info.checks.push(Check::fail("stream", format!("{at} has no stream of this name"), fix));
         }
     }
@@ -87,23 +87,23 @@ pub(super) fn stream(description: &Value, role: Role) -> (Check, bool) {
     };
     let tracks: Vec<String> = tracks.filter_map(track).take(MAX_TRACKS).collect();
     let start = match role {
-        Role::Publisher => "start the broadcast, and look again: more can be checked then",
-        Role::Subscriber => "have the broadcast start; the viewer waits for it. More can be checked then",
+        Role::Publisher => "start the broadcast and run doctor again, to run more checks",
+        Role::Subscriber => "start the broadcast (a viewer waits for it) and run doctor again, to run more checks",
     };
-    let back = "see that the broadcaster runs and reaches the server: broadcaster doctor URL";
+    let back = "check that the broadcaster runs and reaches the server: broadcaster doctor URL";
     match description.get("state").and_then(Value::as_str) {
         Some("live") => (Check::ok("stream", format!("live: {}", tracks.join(", "))), true),
         Some("disconnected") => {
-            (Check::warn("stream", "the publisher is away, and may be back within seconds", back), false)
+            (Check::warn("stream", "the publisher is disconnected, and may reconnect within seconds", back), false)
         }
-        _ => (Check::warn("stream", "nobody broadcasts it at present", start), false),
+        _ => (Check::warn("stream", "not live", start), false),
     }
 }
 
 fn guessed_wrong(at: &str, role: Role) -> Check {
     let program = if role == Role::Publisher { "broadcaster" } else { "viewer" };
-    let found = format!("no Nearcast server at {at}, a guess: an rtmp:// URL does not tell where HTTP is");
-    let fix = format!("to have more checked, give the stream's page: {program} doctor http://HOST:PORT/NAME");
+    let found = format!("no Nearcast server at {at}, which is a guess: an rtmp:// URL has no HTTP address");
+    let fix = format!("to run more checks, give the stream's page: {program} doctor http://HOST:PORT/NAME");
     Check::warn("HTTP", found, fix)
 }
 
