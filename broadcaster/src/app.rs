@@ -44,7 +44,7 @@ pub fn list_devices(json: bool) -> anyhow::Result<String> {
     Ok(if json { serde_json::to_string_pretty(&inventory)? + "\n" } else { devices::describe(&inventory) })
 }
 
-/// Broadcasts until the source ends, the duration is over, SIGINT or SIGTERM arrives, or the server rejects the stream.
+/// Broadcasts until the source ends, the duration has elapsed, SIGINT or SIGTERM arrives, or the server rejects the stream.
 ///
 /// # Errors
 /// [`Error`], [`publish::Error`], or what opening a source, the peer server, the unit log or the trace failed with.
@@ -132,7 +132,7 @@ pub async fn run(settings: BroadcastSettings, log: LogFormat) -> anyhow::Result<
     let published = match published {
         Some(published) => published,
         None => {
-            // After an interrupt a server that is away is not waited for; at the end of a file it is, within FINAL_RETRY_WINDOW.
+            // After an interrupt, do not wait for an unreachable server; at the end of a file, wait up to FINAL_RETRY_WINDOW.
             tokio::select! {
                 result = &mut publishing => flatten(result),
                 () = after((!ended_by_itself).then_some(DRAIN_TIMEOUT)) => abort_publishing(&mut publishing, &abandon_reconnect).await,

@@ -57,11 +57,11 @@ pub(crate) fn width() -> usize {
     usize::from(columns).saturating_sub(1).max(1)
 }
 
-/// What is painted on the last row; empty while there is no status line.
+/// Text on the last row; empty while there is no status line.
 static STATUS_LINE: Mutex<String> = Mutex::new(String::new());
 
 /// Carriage return and erase to the end of the line (ECMA-48 §8.3.41).
 const ERASE_LINE: &[u8] = b"\r\x1b[K";
 
-/// The width of a terminal that does not tell: that of the VT100.
+/// The width assumed if the terminal does not report it: that of the VT100.
 const FALLBACK_COLUMNS: u16 = 80;

@@ -23,7 +23,7 @@ fn ui24(value: usize) -> [u8; 3] {
     bytes
 }
 
-/// What is left of a unit if the epoch is not looked at: the server makes one for publishers that have none.
+/// A unit without its epoch, which the server assigns if the publisher states none.
 fn content(unit: AccessUnit) -> (TrackId, i64, i64, bool, Bytes) {
     (unit.track, unit.dts.as_millis(), unit.pts.as_millis(), unit.random_access, unit.payload)
 }

@@ -6,7 +6,7 @@
 
 /** Milliseconds between timing requests. */
 const POLL_INTERVAL = 5_000;
-/** Milliseconds after which the broadcaster, which reports once a second, has told the server of a picture. */
+/** Milliseconds after which the broadcaster, which reports once a second, has reported a picture to the server. */
 const REPORT_DELAY = 1_500;
 /** Loads kept: half a minute of parts. */
 const MAX_LOADS = 160;

@@ -329,7 +329,7 @@ impl BandwidthAllocator {
                 if wait > CALM.as_secs_f64() {
                     self.stirred = now;
                 }
-                // The longer there is no delay, the less the last decrease tells.
+                // The longer there has been no delay, the less relevant the last decrease is.
                 let calm = now.saturating_duration_since(self.stirred).saturating_sub(LULL).as_secs_f64();
                 let returns = *link < self.goal;
                 let rise = if returns { RETURN } else { (RISE * (1.0 + PROBE * calm)).min(RETURN) };
@@ -349,7 +349,7 @@ impl BandwidthAllocator {
                     *link = (*link * factor).max(from / 2.0).min(*link);
                 } else {
                     self.fall = None;
-                    // Unused capacity proves nothing.
+                    // Increase only while the capacity is used: unused capacity is not measured.
                     let wanted = if returns { WANTED } else { 2 * EVERY };
                     if now.saturating_duration_since(self.short) < wanted {
                         *link *= factor;

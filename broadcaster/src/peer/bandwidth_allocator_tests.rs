@@ -61,7 +61,7 @@ struct Lane {
     has_left: bool,
 }
 
-/// What the push and the viewers received, from `settled` on.
+/// Bytes that the push and the viewers received, from `settled` on.
 struct Outcome {
     waits: Vec<Millis>,
     idrs: Vec<usize>,

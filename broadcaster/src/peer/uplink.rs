@@ -193,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn a_viewer_limited_by_its_own_link_redirects_nobody() {
+    fn a_viewer_limited_by_its_own_link_does_not_redirect_others() {
         let upload = Uplink::new(Some(800_000));
         let viewers = [upload.join(), upload.join()];
         viewers.iter().for_each(|(id, _)| upload.flows(*id, true));

@@ -390,7 +390,7 @@ async fn an_ended_stream_is_marked_and_can_restart() {
     assert!(!text.contains("#EXT-X-ENDLIST") && text.contains("#EXT-X-DISCONTINUITY\n"), "{text}");
     assert!(
         !text.contains(first.trim_start_matches("/live/")),
-        "whoever joins now does not see the last broadcast: {text}"
+        "a new viewer does not see the previous broadcast: {text}"
     );
 }
 

@@ -153,7 +153,7 @@ async fn a_removed_stream_ends() {
     let publishing = publish(&stream);
     hub.kick("live");
     assert_eq!(publishing.revoked().await, RevokeReason::KeyRevoked);
-    assert!(matches!(stream.state(), State::Disconnected { .. }), "somebody with the right key may come");
+    assert!(matches!(stream.state(), State::Disconnected { .. }), "a publisher may still connect");
     let publishing = publish(&stream);
     hub.end("live");
     assert_eq!(publishing.revoked().await, RevokeReason::KeyRevoked);

@@ -50,7 +50,7 @@ impl Collector for Streams {
 type OfEach = (Kind, &'static str, &'static str, fn(&Info) -> f64);
 
 const OF_EACH: [OfEach; 13] = [
-    (Kind::Gauge, "nearcast_stream_live", "1 while somebody publishes.", |i| {
+    (Kind::Gauge, "nearcast_stream_live", "1 while the stream has a publisher.", |i| {
         f64::from(u8::from(matches!(i.state, State::Live { .. })))
     }),
     (Kind::Counter, "nearcast_stream_received_units", "Access units ingested.", |i| i.counters.units as f64),

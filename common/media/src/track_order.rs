@@ -85,7 +85,7 @@ mod tests {
         assert_eq!(order.follow(&unit(1, TrackId::VIDEO, 1040)), at(1000));
         assert_eq!(order.follow(&unit(1, TrackId::AUDIO, 990)), at(970));
         order.state(Epoch(1), TrackId::AUDIO, None);
-        assert_eq!(order.follow(&unit(1, TrackId::AUDIO, 1011)), None, "nobody knows");
+        assert_eq!(order.follow(&unit(1, TrackId::AUDIO, 1011)), None, "not known");
         order.clear();
         assert_eq!(order.newest(Epoch(1), TrackId::VIDEO), None);
     }

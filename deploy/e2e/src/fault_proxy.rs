@@ -14,7 +14,7 @@ pub struct FaultProxy {
     state: Arc<(Mutex<State>, Condvar)>,
 }
 
-/// What the proxy does.
+/// The proxy's mode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ProxyMode {
     /// Forwards all bytes in both directions.

@@ -67,7 +67,7 @@ impl NumberedClip {
                 frame_counter::draw(&mut picture, source.width, source.width, source.height, number, u64::from(number));
             ensure!(drawn, "{size} is too small for the frame number");
             match input.write_all(&picture) {
-                // ffmpeg needs no more frames (an audio-only file takes none), or its exit status below tells the error.
+                // ffmpeg needs no more frames (an audio-only file takes none), or its exit status below reports the error.
                 Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => break,
                 written => written?,
             }

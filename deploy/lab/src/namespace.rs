@@ -211,7 +211,7 @@ fn end_processes_inside(path: &Path) {
         let Some(pid) = process.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else { continue };
         let is_other = pid > 1 && pid as u32 != std::process::id();
         if is_other && identity(&process.path().join("ns/net")) == Some(target) {
-            // One that has ended meanwhile is as good as killed.
+            // Ignore an error: the process may have ended meanwhile.
             let _ = Pid::from_raw(pid).map(|pid| kill_process(pid, Signal::KILL));
         }
     }

@@ -87,7 +87,7 @@ impl Process {
     pub fn line(&mut self, within: Duration, what: &str, wanted: impl Fn(&str) -> bool) -> Result<String> {
         let name = self.name.clone();
         until(within, &format!("{name} to say {what}"), || {
-            // Asked before the logs are read: what it said last is then in them.
+            // Checked before reading the logs, so that they contain its last output.
             let running = self.running()?;
             let line = self.log().lines().find(|line| wanted(line)).map(str::to_owned);
             match line {
@@ -185,7 +185,7 @@ pub(crate) fn pin(command: &mut Command, core: usize) {
     }
 }
 
-/// The cores that this process may use, by number; none where the kernel does not tell.
+/// The cores that this process may use, by number; empty if the kernel does not report them.
 pub(crate) fn cores() -> Vec<usize> {
     let set = sched_getaffinity(None).unwrap_or_default();
     (0..CpuSet::MAX_CPU).filter(|core| set.is_set(*core)).collect()

@@ -12,7 +12,7 @@ pub fn until<T>(within: Duration, what: &str, mut poll: impl FnMut() -> Result<O
             return Ok(found);
         }
         if Instant::now() >= deadline {
-            bail!("waited {within:?} in vain for {what}");
+            bail!("timed out after {within:?}, waiting for {what}");
         }
         std::thread::sleep(INTERVAL);
     }

@@ -1,4 +1,4 @@
-//! What a path to a stream is: its transport, described as data, and where it leads.
+//! A path to a stream: its transport, described as data, and its target.
 //!
 //! Selection, statistics, the command line and the supervisor read a [`Transport`]'s fields and know no protocol by name. A transport's module
 //! holds its description and its [`PathSource`]; the list of all of them is in [`transport`](super::transport).
@@ -85,7 +85,7 @@ pub(super) enum Discovery {
     Required,
 }
 
-/// What a path may need when it is opened.
+/// Context for opening a path.
 pub(super) struct OpenContext {
     /// The playback position.
     pub(super) position: Position,

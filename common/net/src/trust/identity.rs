@@ -1,7 +1,7 @@
 //! The self-signed certificate of a broadcaster or a server, identified by its hash.
 //!
-//! An identity lasts for one broadcast or one server run and is never written to a disk. The certificate identifies nobody: it has a fixed
-//! name, no host, and fixed dates. It is not valid for browsers or any authority; peers use only its hash and its key.
+//! An identity lasts for one broadcast or one server run and is never written to a disk. The certificate does not identify its owner: it has
+//! a fixed name, no host, and fixed dates. It is not valid for browsers or any authority; peers use only its hash and its key.
 //!
 //! X.509 v3 (RFC 5280 §4.1), self-signed with ECDSA on P-256; the pin is SHA-256 (FIPS 180-4) of the whole DER certificate.
 

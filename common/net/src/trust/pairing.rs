@@ -159,7 +159,7 @@ const BROADCASTER: &[u8] = b"nearcast-pairing-v1 broadcaster";
 const BYTES: usize = 10;
 /// Digits of a code, of five bits each.
 const DIGITS: usize = BYTES * 8 / 5;
-/// Digits between two dashes: what a person remembers while typing.
+/// Digits between two dashes: as many as a person remembers while typing.
 const GROUP: usize = 4;
 /// Bounds the text of a code in bytes: sixteen digits with spaces and dashes.
 const MAX_TEXT: usize = 128;

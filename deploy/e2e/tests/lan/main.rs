@@ -227,7 +227,7 @@ impl LanTestbed {
             FailureKind::KilledCdn => std::thread::sleep(Duration::from_millis(500)),
             _ => {
                 for (mode, viewer) in viewers.iter_mut() {
-                    // After the CDN's death a hot one may have RTMP before the relay: then both flow, and neither comes first for long.
+                    // After the CDN restarts, hot standby may connect RTMP before the relay: then both are active, and either may be first.
                     let by: &[&str] = if *mode == "hot" { &["relay", "RTMP"] } else { &["relay"] };
                     wait_any_source(viewer, by).with_context(|| format!("{mode} after {cause:?}"))?;
                 }

@@ -90,7 +90,7 @@ impl Http {
             connected.with_context(|| format!("{}: no connection within {CONNECT_TIMEOUT:?}", self.server))??;
         socket.set_nodelay(true)?;
         let (sender, connection) = handshake(TokioIo::new(socket)).await?;
-        // Its error is reported to whoever uses the connection.
+        // Its error is reported to the user of the connection.
         tokio::task::spawn_local(async move { drop(connection.await) });
         Ok(sender)
     }

@@ -49,10 +49,10 @@ impl HlsState {
     }
 }
 
-/// Attempts at a playlist or a segment before it is given up, segments lost in a row before the path is, and failures of playing by parts
-/// before it is not tried any more.
+/// Maximum attempts at a playlist or segment, maximum consecutive lost segments before the path fails, and maximum failures of low-latency
+/// playback (parts) before it is abandoned.
 pub(super) const MAX_ATTEMPTS: u32 = 3;
-/// Pause before a segment is requested again, longer each time: one that is listed a moment too early is there then.
+/// Pause before a segment is requested again, longer each time: a segment that is listed slightly too early is available by then.
 pub(super) const RETRY_PAUSE: Duration = Duration::from_millis(300);
 /// Bytes: ten seconds at 100 Mbit/s.
 pub(super) const MAX_SEGMENT: usize = 128 << 20;
