@@ -168,7 +168,7 @@ async fn a_gap_message_follows_an_outage_longer_than_the_window() {
     push(&run.broadcast, 0..30);
     let mut first = accept(&run.listener, None).await;
     let mut demuxer = flv::Demuxer::new(EPOCH);
-    assert_eq!(receive_after_gap(&mut first, &mut demuxer).await, (0, None), "the first follows none");
+    assert_eq!(receive_after_gap(&mut first, &mut demuxer).await, (0, None), "the first unit has no predecessor");
     receive(&mut first, &mut demuxer, 29).await;
     drop(first);
     // Two minutes, of which it keeps one.
@@ -179,7 +179,7 @@ async fn a_gap_message_follows_an_outage_longer_than_the_window() {
         let mut publisher = accept(&run.listener, have).await;
         let mut demuxer = flv::Demuxer::new(EPOCH);
         assert_eq!(receive_after_gap(&mut publisher, &mut demuxer).await, (oldest, Some(oldest - 40)), "{have:?}");
-        assert_eq!(receive_after_gap(&mut publisher, &mut demuxer).await, (oldest + 40, None), "the order says it");
+        assert_eq!(receive_after_gap(&mut publisher, &mut demuxer).await, (oldest + 40, None), "the order implies it");
     }
     // A server that has all units before it gets the same.
     let mut publisher = accept(&run.listener, Some(2000 * 40)).await;

@@ -148,7 +148,7 @@ mod tests {
         ] {
             assert_eq!(is_same_network(a.parse().unwrap(), b.parse().unwrap()), near, "{a} {b}");
         }
-        assert_eq!(peers.watch_info("live", None, None).peer, None, "nothing is on air");
+        assert_eq!(peers.watch_info("live", None, None).peer, None, "the stream is not live");
         assert_eq!(peers.watch_info("other", Some(Epoch(1)), None).peer, None);
         let _guard = peers.register("live", 2, offer("[fe80::5]:4444"), "2001:db8::1".parse().unwrap());
         assert_eq!(addresses(&peers, Some("2001:db8::2")), Some(1), "the same /64");

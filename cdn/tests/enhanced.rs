@@ -76,7 +76,7 @@ async fn tracks_and_timestamp_modifiers_pass_unchanged() {
         within(publisher.flush()).await.unwrap();
 
         for wanted in wanted {
-            let came = viewer.next().await.expect("the stream goes on");
+            let came = viewer.next().await.expect("the stream continues");
             assert_eq!(content(came), content(wanted), "{engine:?}");
         }
         let tracks: Vec<TrackId> = viewer.catalog.tracks.iter().map(|track| track.id).collect();

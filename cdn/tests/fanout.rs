@@ -183,7 +183,7 @@ async fn a_slow_player_delays_no_other_and_resyncs_at_an_idr() {
         let (mut gaps, mut received) = (0, 1);
         while last != 399 * 40 {
             let unit = slow.next().await.unwrap();
-            assert_eq!(slow.predecessor, before(unit.dts.as_millis()), "it is told what it missed");
+            assert_eq!(slow.predecessor, before(unit.dts.as_millis()), "the gap is stated");
             if unit.dts.as_millis() != last + 40 {
                 assert!(unit.random_access && unit.dts.as_millis() > last, "{last} to {}", unit.dts);
                 gaps += 1;

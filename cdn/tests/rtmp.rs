@@ -68,7 +68,7 @@ async fn spawn(data: &Path, flags: &[&str]) -> (Child, Lines<BufReader<ChildStdo
         .spawn()
         .unwrap();
     let mut out = BufReader::new(child.stdout.take().unwrap()).lines();
-    let line = within(out.next_line()).await.unwrap().expect("it says where it listens");
+    let line = within(out.next_line()).await.unwrap().expect("it prints its addresses");
     let event: serde_json::Value = serde_json::from_str(&line).unwrap();
     assert_eq!(event["event"], "listening");
     let rtmp = event["rtmp"].as_str().unwrap().to_owned();
@@ -184,7 +184,7 @@ async fn a_second_publisher_takes_over_at_once() {
     run(probe).await;
     let mut second = ffmpeg(encode).arg(&url).spawn().unwrap();
     let status = within(first.wait()).await.unwrap();
-    assert!(!status.success(), "the first publisher is told to go");
+    assert!(!status.success(), "the first publisher is disconnected");
     assert!(within(player.wait()).await.unwrap().success());
     second.kill().await.unwrap();
     // The players' clock continues: no DTS is below the one before.
@@ -253,7 +253,7 @@ async fn the_first_start_makes_a_key_and_prints_how_to_use_it() {
     let mut out = BufReader::new(child.stdout.take().unwrap()).lines();
     let mut text = String::new();
     while !text.contains("/live/live") {
-        text += &within(out.next_line()).await.unwrap().expect("it says where to watch");
+        text += &within(out.next_line()).await.unwrap().expect("it prints the URLs");
         text.push('\n');
     }
     for words in ["Service     Custom...", "Server      rtmp://127.0.0.1:", "Stream Key  nck_"] {

@@ -357,7 +357,7 @@ impl Pipeline<'_> {
         self.catalog = Some(catalog.clone());
     }
 
-    /// A recorder or pipe ended before it was asked to.
+    /// A recorder or pipe ended early.
     fn on_recorder_ended(&mut self, recorder: Recorder) {
         // A closed pipe is a normal end, a full disk is not.
         let is_pipe = recorder.is_pipe();

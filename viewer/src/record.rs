@@ -286,7 +286,7 @@ impl Writer {
             Target::Command(command) => {
                 let spawned = Command::new("sh").arg("-c").arg(command).stdin(Stdio::piped()).spawn();
                 let mut process = spawned.map_err(|source| Error::Spawn { command: command.clone(), source })?;
-                let stdin = process.stdin.take().expect("standard input was asked for");
+                let stdin = process.stdin.take().expect("standard input is piped");
                 child = Some(process);
                 Muxer::to_pipe(ClosedDetector { inner: stdin, closed: closed.clone() }, Container::Matroska, &tracks)?
             }

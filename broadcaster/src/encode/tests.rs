@@ -115,7 +115,7 @@ fn intra_refresh_sends_one_idr() {
 fn other_codecs_are_configured() {
     for (name, codec) in [("libx265", Codec::Hevc), ("libsvtav1", Codec::Av1), ("libvpx-vp9", Codec::Vp9)] {
         let units = encode(&VideoSettings { preset: (name == "libsvtav1").then(|| "12".into()), ..settings(name) }, 30);
-        let config = units[0].config.clone().unwrap_or_else(|| panic!("{name} tells no configuration"));
+        let config = units[0].config.clone().unwrap_or_else(|| panic!("{name} has no configuration"));
         assert_eq!((config.codec, config.format), (codec, Format::Video { width: 160, height: 120 }), "{name}");
         assert_eq!(units.len(), 30, "{name}");
         assert!(units[0].random_access, "{name}");

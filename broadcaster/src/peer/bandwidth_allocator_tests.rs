@@ -401,8 +401,8 @@ fn check_coming_and_going(setting: &Setting, first: Millis, longest: Millis) {
     for (n, shown) in outcome.shown.iter().enumerate() {
         let (from, until) = ((setting.joins)(n), (setting.leaves)(n).min(setting.until));
         let (came, hole) = (shown.first().map_or(Millis::MAX, |at| at - from), hole(shown, from, until));
-        println!("viewer {n}: the first after {came} ms, {hole} ms without at most, {} pictures", shown.len());
-        assert!(came <= first && hole <= longest, "viewer {n}: the first after {came} ms, {hole} ms without");
+        println!("viewer {n}: first frame after {came} ms, longest gap {hole} ms, {} frames", shown.len());
+        assert!(came <= first && hole <= longest, "viewer {n}: first frame after {came} ms, longest gap {hole} ms");
     }
 }
 

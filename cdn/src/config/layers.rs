@@ -89,7 +89,7 @@ pub struct Layers {
 impl Layers {
     /// The defaults without other layers.
     pub fn new() -> Self {
-        let settings = Table::try_from(Config::default()).expect("the defaults are TOML: a test says so");
+        let settings = Table::try_from(Config::default()).expect("the defaults are TOML: a test checks this");
         Self { settings }
     }
 

@@ -173,7 +173,7 @@ async fn every_path_has_a_status_a_type_and_a_cache_policy() {
         assert_eq!(found, (status, content_type, cache), "{path}");
         assert_eq!(reply.header("access-control-allow-origin"), "*", "{path}");
         assert_eq!(reply.header("x-content-type-options"), "nosniff", "{path}");
-        assert!(!reply.body.is_empty(), "{path} says something");
+        assert!(!reply.body.is_empty(), "{path} has a body");
         let posted = fixture.method(Method::POST, path, &[]).await.status;
         assert!(posted == StatusCode::METHOD_NOT_ALLOWED || path == "/a/b/c", "{path}: {posted}");
     }
@@ -356,7 +356,7 @@ async fn sequence_numbers_continue_when_the_publisher_returns() {
     push(&publishing, 1, 0..5);
     let first = first_segment(&fixture).await;
     let number = |path: &str| path.trim_start_matches("/live/seg-").trim_end_matches(".m4s").parse::<u64>().unwrap();
-    assert!(number(&first) > 1_700_000_000, "above all that an earlier run gave away");
+    assert!(number(&first) > 1_700_000_000, "above all numbers of an earlier run");
     drop(publishing);
     assert!(!fixture.fetch("/live/media.m3u8", &[]).await.text().contains("ENDLIST"));
     let publishing = fixture.publish();

@@ -164,7 +164,7 @@ mod tests {
         let report = tracker.report(Some(Timestamp::from_millis(39))).unwrap();
         assert_eq!(report.broadcaster, Some(ClockOffset { micros: ahead, uncertainty: 7 }));
         let told: Vec<_> = report.units.iter().map(|unit| (unit.track, unit.dts.as_millis())).collect();
-        assert_eq!(told, [(TrackId::VIDEO, 0)], "pictures alone, and none that never came");
+        assert_eq!(told, [(TrackId::VIDEO, 0)], "video only, and no unknown units");
         let ours = report.rebase(ClockOffset::default()).next().unwrap().stamps;
         assert_eq!(ours.micros(Stage::Captured, Stage::Sent), Some(20));
         assert_eq!(ours.micros(Stage::Encoded, Stage::Sent), Some(10));

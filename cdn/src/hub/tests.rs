@@ -104,7 +104,7 @@ fn a_stream_waits_for_its_publisher() {
     assert!(matches!(stream.state(), State::Disconnected { .. }));
     let second = publish(&stream);
     hub.sweep(now + GRACE * 2);
-    assert!(matches!(stream.state(), State::Live { .. }), "it came back");
+    assert!(matches!(stream.state(), State::Live { .. }), "the publisher reconnected");
     second.unpublish();
     hub.sweep(now + Duration::from_secs(4));
     assert!(matches!(stream.state(), State::Disconnected { .. }));

@@ -397,8 +397,8 @@ mod tests {
         w.push(both, unit(1, TrackId::VIDEO, 1240, false, 1), at(1200));
         let told = |position| [TrackId::VIDEO, TrackId::AUDIO].map(|id| w.predecessor_of_next(position, Epoch(1), id));
         assert_eq!(told(1), [at(360), None], "video, audio");
-        assert_eq!(told(3), [at(1160), at(410)], "no sound has come since");
-        assert_eq!(told(5), [at(1240), at(410)], "nothing has come since");
+        assert_eq!(told(3), [at(1160), at(410)], "no newer audio");
+        assert_eq!(told(5), [at(1240), at(410)], "no newer units");
         assert_eq!(w.predecessor_of_next(0, Epoch(9), TrackId::VIDEO), None);
         let order = |position| {
             let order = w.order_before(w.from(position).next().unwrap());

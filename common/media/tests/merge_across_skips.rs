@@ -252,11 +252,11 @@ fn check(ops: &[Op], egress: Egress) -> Result<(), TestCaseError> {
     [Op::Make(10), Op::Push(10), Op::Lan(10), Op::Cdn(10)].iter().chain(ops).for_each(|op| world.step(op));
     for (track, out) in out_by_track(&world) {
         let expected: Vec<i64> = (0..out.len() as i64).map(|n| out[0] + n * 40).collect();
-        prop_assert_eq!(&out, &expected, "{} came out with a hole, twice or out of order", track);
+        prop_assert_eq!(&out, &expected, "{} has a gap, a duplicate or wrong order", track);
         let next = out.last().map_or(0, |last| last + 40);
         let is_brought = world.brought.values().any(|brought| brought.contains(&(track, next)));
         let waits_for_nothing = is_brought && egress == Egress::States;
-        prop_assert!(!waits_for_nothing, "{}@{} was brought, and waits for nothing", track, next);
+        prop_assert!(!waits_for_nothing, "{}@{} was delivered, but waits for no reason", track, next);
     }
     prop_assert_eq!(world.merger.counters().lost, 0);
     Ok(())

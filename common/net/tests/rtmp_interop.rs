@@ -252,7 +252,7 @@ async fn nginx_relays_our_publisher_to_our_player() {
         let mut expected = rest.iter().filter_map(body);
         let mut wanted = expected.next();
         while let Some(body_wanted) = &wanted {
-            let message = player.next().await.unwrap().expect("nginx goes on");
+            let message = player.next().await.unwrap().expect("nginx continues");
             if body(&message).as_ref() == Some(body_wanted) {
                 wanted = expected.next();
             }

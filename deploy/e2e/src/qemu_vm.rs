@@ -77,7 +77,7 @@ impl QemuVm {
             }
             self.shell.set_read_timeout(Some(left))?;
             match self.shell.read(&mut buffer) {
-                Ok(0) => bail!("the guest is gone"),
+                Ok(0) => bail!("the guest closed its serial port"),
                 Ok(n) => said.extend_from_slice(&buffer[..n]),
                 Err(e) if matches!(e.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut) => continue,
                 Err(e) => return Err(e.into()),

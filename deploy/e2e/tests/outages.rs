@@ -47,7 +47,7 @@ fn ctrl_c_stops_the_broadcaster_promptly_in_every_server_state() -> Result<()> {
         broadcaster.process.interrupt();
         broadcaster.process.exit(TIMEOUT)?;
         let took = asked.elapsed();
-        ensure!(took < AT_ONCE, "where the server {name}, it took {took:?} to end");
+        ensure!(took < AT_ONCE, "the server {name}: the broadcaster took {took:?} to exit");
         cdn.restart(&env)?;
     }
     Ok(())

@@ -24,7 +24,7 @@ use self::queue::UnitQueue;
 pub enum NextAction {
     /// Decode this unit.
     Decode(Box<DecodeJob>),
-    /// Nothing is due; ask again at this time, if one is given, or when a unit arrives.
+    /// Nothing is due; call again at this time, if one is given, or when a unit arrives.
     Wait(Option<Duration>),
     /// There will be no more units.
     End,

@@ -28,7 +28,7 @@ pub(super) enum Adjustment {
     None,
     /// The position has jumped ahead; pictures before it are too late to present.
     Resync,
-    /// As `Resync`, but so far that what is not decoded yet need not be, where a random access point allows.
+    /// As `Resync`, but far enough that undecoded units can be skipped, up to a random access point.
     Skip,
 }
 
@@ -42,7 +42,7 @@ pub(super) struct Playout {
     newest: i64,
     /// Where the last jump went, in microseconds: media before it was skipped over.
     jumped_to: i64,
-    /// Until when the first units are a burst, whose spread says nothing about the path.
+    /// Until when the first units are a burst, whose spread does not represent the path.
     settled_at: Option<Duration>,
     /// Until when that may be extended while the burst continues.
     settled_by: Duration,

@@ -9,7 +9,7 @@ async fn unit_times_come_with_the_clock() {
     let fixture = Fixture::new();
     fixture.hub.open("live");
     let path = "/api/v1/streams/live/timing";
-    assert_eq!(fixture.fetch(path, &[]).await.status, StatusCode::NOT_FOUND, "nothing has come");
+    assert_eq!(fixture.fetch(path, &[]).await.status, StatusCode::NOT_FOUND, "no units yet");
     assert_eq!(fixture.fetch("/api/v1/streams/nobody/timing", &[]).await.status, StatusCode::NOT_FOUND);
     let publishing = fixture.publish();
     push(&publishing, 7, 0..10);
@@ -27,7 +27,7 @@ async fn unit_times_come_with_the_clock() {
     assert_eq!((said["epoch"].as_str(), &said["broadcaster"]), (Some("0000000000000007"), &serde_json::Value::Null));
     let units = said["units"].as_array().unwrap();
     let dts: Vec<_> = units.iter().map(|unit| unit["dts"].as_i64().unwrap()).collect();
-    assert_eq!(dts, [40, 360, 680, 1000], "spread, up to the one that was asked for");
+    assert_eq!(dts, [40, 360, 680, 1000], "evenly spaced, up to the requested unit");
     for unit in units {
         assert_eq!(unit["track"], "v0");
         let dts = unit["dts"].as_i64().unwrap();

@@ -136,7 +136,7 @@ impl PlaylistClient {
     }
 
     /// The next action. Each segment is returned once.
-    #[expect(clippy::should_implement_trait, reason = "an iterator ends; a live playlist says when to ask again")]
+    #[expect(clippy::should_implement_trait, reason = "unlike an iterator, it states when to call it again")]
     pub fn next(&mut self) -> PlaylistAction {
         let Some(playlist) = &self.playlist else { return PlaylistAction::Reload(self.reload_at) };
         let first = playlist.media_sequence + playlist.skipped;

@@ -137,7 +137,7 @@ fn a_false_alarm_raises_the_stall_timeout() {
     assert_eq!(selector.poll(ms(1980) + first), [Action::Start(RELAY)]);
     feed(&mut selector, &[(PEER, 0)], 2040, 2120);
     let actions = feed(&mut selector, &[(RELAY, 60), (PEER, 0)], 2120, 6000);
-    assert_eq!(actions, [(2120, Action::Stop(RELAY))], "at once: one alarm says little");
+    assert_eq!(actions, [(2120, Action::Stop(RELAY))], "at once: one false alarm is not enough");
     assert!(selector.stall_timeout(PEER).unwrap() > first);
 }
 
@@ -343,7 +343,7 @@ fn without_capacity() -> Selector {
 #[test]
 fn a_path_without_capacity_is_stopped_when_another_delivers_and_started_again_with_capacity() {
     let mut selector = without_capacity();
-    assert_eq!(feed(&mut selector, &[(RELAY, 60)], 4000, 30_000), [], "it is not asked for room");
+    assert_eq!(feed(&mut selector, &[(RELAY, 60)], 4000, 30_000), [], "no capacity request");
     selector.on_capacity(PEER, true);
     assert_eq!(selector.poll(ms(30_000)), [Action::Start(PEER)]);
     let actions = feed(&mut selector, &[(PEER, 0), (RELAY, 60)], 30_020, 40_000);

@@ -167,10 +167,10 @@ mod tests {
         cache.upsert(record("a", 99));
         cache.remove("a");
         cache.upsert(record("a", 99));
-        assert_eq!(drain(&mut cache), [""; 0], "what comes back as it was has not changed");
+        assert_eq!(drain(&mut cache), [""; 0], "an unchanged instance that returns is not reported");
         cache.upsert(record("b", 1));
         cache.remove("b");
-        assert_eq!(drain(&mut cache), [""; 0], "what came and went untold is not reported");
+        assert_eq!(drain(&mut cache), [""; 0], "an unreported instance that is removed is not reported");
     }
 
     #[test]
@@ -181,7 +181,7 @@ mod tests {
         }
         assert_eq!(drain(&mut cache).len(), MAX_INSTANCES);
         cache.remove("0");
-        assert!(!cache.upsert(record("new", 1)), "there is room only once the viewer knows");
+        assert!(!cache.upsert(record("new", 1)), "capacity is freed only after the removal is reported");
         drain(&mut cache);
         assert!(cache.upsert(record("new", 1)));
         for _ in 0..1000 {

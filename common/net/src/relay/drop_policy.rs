@@ -96,13 +96,13 @@ mod tests {
     fn a_late_sender_keeps_the_newest_idr_and_skips_the_rest_of_the_group() {
         let mut policy = DropPolicy::new(TrackKind::Video);
         policy.waited(301 * MS);
-        assert_eq!(policy.decide(true, 2500 * MS, false), Decision::Send, "the newest IDR there is");
+        assert_eq!(policy.decide(true, 2500 * MS, false), Decision::Send, "the newest IDR");
         assert!(!policy.should_skip(false));
         assert_eq!(policy.decide(false, 1500 * MS, false), Decision::Skip);
         assert!(policy.should_skip(false), "until the group ends");
         assert!(!policy.should_skip(true));
         assert_eq!(policy.decide(true, 10 * MS, false), Decision::Send);
-        assert_eq!(policy.decide(false, 1001 * MS, true), Decision::Jump, "to one that has come meanwhile");
+        assert_eq!(policy.decide(false, 1001 * MS, true), Decision::Jump, "to an IDR that arrived meanwhile");
         assert_eq!(policy.decide(true, 1001 * MS, true), Decision::Jump, "of two IDRs the newer");
     }
 

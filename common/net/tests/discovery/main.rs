@@ -5,7 +5,7 @@
 //! `cargo test --test discovery -- --nocapture`.
 
 #![expect(clippy::unwrap_used, reason = "the helpers of tests are tests too")]
-#![expect(clippy::print_stdout, reason = "they say how long discovery took")]
+#![expect(clippy::print_stdout, reason = "the tests print discovery times")]
 
 mod finding;
 mod hostile;
@@ -56,7 +56,7 @@ fn browse(testbed: &Testbed, machine: u32, set: impl FnOnce(&mut BrowserOptions)
 }
 
 async fn next(browser: &mut Browser) -> Event {
-    tokio::time::timeout(PATIENCE, browser.next()).await.expect("an event in time").expect("mDNS goes on")
+    tokio::time::timeout(PATIENCE, browser.next()).await.expect("an event in time").expect("mDNS continues")
 }
 
 /// Waits until `instance` has `expected` addresses; returns them.

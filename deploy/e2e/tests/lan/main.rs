@@ -266,7 +266,7 @@ fn said_last(process: &Process, name: &str) -> Result<Value> {
     let log = process.err();
     let said = log.lines().rev().filter_map(|line| serde_json::from_str::<Value>(line).ok());
     let mut fields = said.map(|line| line["fields"][name].clone()).filter(|field| !field.is_null());
-    fields.next().with_context(|| format!("nothing was said of {name}: {log}"))
+    fields.next().with_context(|| format!("no log line has the field {name}: {log}"))
 }
 
 /// When a viewer first logged `message`, with a source that begins with `source`.

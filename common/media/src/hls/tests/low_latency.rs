@@ -49,7 +49,7 @@ seg-10.m4s
     stream.segmenter.end();
     let text = stream.text();
     assert!(text.ends_with("seg-11.m4s\n#EXT-X-ENDLIST\n") && !text.contains("HINT"), "{text}");
-    assert_eq!(delta_update(&stream.segmenter.window()), Some(text), "what is over is given out whole");
+    assert_eq!(delta_update(&stream.segmenter.window()), Some(text), "an ended playlist is served in full");
 }
 
 #[test]
@@ -57,7 +57,7 @@ fn a_delta_update_skips_old_segments() {
     let mut stream = Stream::new(SegmenterConfig::default(), catalog(1, &[video()]));
     stream.pictures(0, 10_300, 1000);
     let whole = stream.text();
-    assert_eq!(delta_update(&stream.segmenter.window()), Some(whole), "nothing is old yet");
+    assert_eq!(delta_update(&stream.segmenter.window()), Some(whole), "no segment is old enough to skip");
     stream.pictures(10_320, 20_100, 1000);
     let playlist = stream.segmenter.window();
     let text = delta_update(&playlist).unwrap();

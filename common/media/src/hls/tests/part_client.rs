@@ -181,7 +181,7 @@ fn a_part_client_repeats_a_fetch_and_gives_up() {
     let mut client = PartClient::new(false);
     assert_eq!((client.next(), client.reload(), client.hint()), (None, None, None));
     client.on_playlist(playlist());
-    assert_eq!(client.hint(), None, "what is listed comes first");
+    assert_eq!(client.hint(), None, "listed parts precede the hinted one");
     let first = client.next().unwrap();
     client.retry_fetch();
     assert_eq!(client.next().unwrap(), first);

@@ -94,7 +94,7 @@ fn an_idle_subscription_resumes_at_the_very_next_unit() {
         let predecessor = first.predecessor_dts.map(Timestamp::as_millis);
         assert_eq!((first.unit.dts.as_millis(), predecessor), (14 * 33 + 5, Some(13 * 33 + 5)));
         let (pictures, _) = take(&mut subscription, 3).await;
-        assert_eq!(pictures, [15 * 33, 16 * 33, 17 * 33], "in the middle of a group, and nothing twice");
+        assert_eq!(pictures, [15 * 33, 16 * 33, 17 * 33], "in the middle of a group, without duplicates");
         // Stopped, and resumed ahead of the server: it waits for new units.
         subscription.stop().await.unwrap();
         stream.push(18..19, 1000);
