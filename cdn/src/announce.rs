@@ -43,10 +43,10 @@ pub(crate) fn announce(server: &Server) -> anyhow::Result<()> {
                 "  Service     Custom...\n  Server      rtmp://{rtmp}/{app}\n  Stream Key  {}\n",
                 key.reveal()
             )?;
-            writeln!(out, "The key is shown this once. Another: cdn key new {name} --replace\n")?;
+            writeln!(out, "The key is shown only once. To replace it: cdn key new {name} --replace\n")?;
         }
         None => {
-            writeln!(out, "Publish to rtmp://{rtmp}/{app} with a stream key. A new one: cdn key new NAME\n")?;
+            writeln!(out, "Publish to rtmp://{rtmp}/{app} with a stream key. To create one: cdn key new NAME\n")?;
         }
     }
     writeln!(out, "Watch at\n  http://{pages}/{name}\n  rtmp://{rtmp}/{app}/{name}\n")?;

@@ -215,7 +215,7 @@ async fn the_wait_for_a_stream_resumes_after_the_server_ends_it() {
         // As Nearcast's server does after an hour without a publisher.
         let (socket, play) = play_request(&listener).await.accept().await.unwrap().into_parts();
         let (mut socket, mut play) = (socket, play);
-        socket.write_all(&play.close_message("NetStream.Play.Failed", "The stream is not on air.")).await.unwrap();
+        socket.write_all(&play.close_message("NetStream.Play.Failed", "The stream is not live.")).await.unwrap();
         drop(socket);
         let mut player = begin(play_request(&listener).await).await;
         send(&mut player, 0..5).await;

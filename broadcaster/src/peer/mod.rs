@@ -220,7 +220,7 @@ impl PeerServer {
 
     /// Closes all connections, waiting for 200 ms at most.
     pub async fn close(&self) {
-        self.endpoint.close(quinn::VarInt::from_u32(0), b"the broadcast is over");
+        self.endpoint.close(quinn::VarInt::from_u32(0), b"the broadcast has ended");
         let _ = tokio::time::timeout(CLOSE_TIMEOUT, self.endpoint.wait_idle()).await;
     }
 

@@ -154,7 +154,7 @@ impl Keyring {
         }
         *refused = Some(stamp);
         if stamp.is_none_or(|stamp| stamp.len == 0) {
-            return Err(Error::Damaged { path: self.path.clone(), why: "it is gone, or empty".into() });
+            return Err(Error::Damaged { path: self.path.clone(), why: "the file is missing or empty".into() });
         }
         let new = load(&self.path)?;
         *refused = None;

@@ -34,7 +34,7 @@ pub(super) async fn file(
     let parsed = Request::parse(&file, query.as_deref().unwrap_or_default(), shared.hls.settings().low_latency);
     let Some(request) = parsed.transpose() else {
         let text = format!(
-            "There is no {file:?} here. A stream's playlist is at /NAME/{MULTIVARIANT_PLAYLIST}, its page at /NAME."
+            "There is no file {file:?}. A stream's playlist is at /NAME/{MULTIVARIANT_PLAYLIST}, its page at /NAME."
         );
         return reply::text(StatusCode::NOT_FOUND, text);
     };
@@ -123,7 +123,7 @@ pub(super) fn unknown(name: &str) -> Response<Body> {
     let asked: String = name.chars().take(64).collect();
     tracing::debug!(name = ?asked, "HTTP request for an unknown stream");
     let text =
-        format!("There is no stream {name:?} here. The streams of this server are listed at / and at /api/v1/streams.");
+        format!("There is no stream {name:?}. The streams of this server are listed at / and at /api/v1/streams.");
     reply::text(StatusCode::NOT_FOUND, text)
 }
 

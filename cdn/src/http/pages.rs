@@ -41,7 +41,7 @@ pub(super) async fn player(
 pub(super) async fn asset(Path(path): Path<String>, headers: HeaderMap) -> Response<Body> {
     match embedded(&path).filter(|_| !path.ends_with(".html")) {
         Some((document, form)) => reply::precompressed(document, *form, &headers),
-        None => reply::text(StatusCode::NOT_FOUND, "There is no such file here."),
+        None => reply::text(StatusCode::NOT_FOUND, "There is no such file."),
     }
 }
 
@@ -58,7 +58,7 @@ pub(super) async fn robots() -> Response<Body> {
 /// Fallback for unknown paths: 404.
 pub(super) async fn nothing(uri: Uri) -> Response<Body> {
     let text = format!(
-        "There is nothing at {:?}. The streams of this server are listed at / and at /api/v1/streams.",
+        "Nothing is served at {:?}. The streams of this server are listed at / and at /api/v1/streams.",
         uri.path()
     );
     reply::text(StatusCode::NOT_FOUND, text)

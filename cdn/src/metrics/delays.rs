@@ -102,8 +102,7 @@ impl Delays {
 
 impl Collector for Delays {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), Error> {
-        let help =
-            "What the time of a picture was spent on until this server handed it out, by component and delivery.";
+        let help = "Latency of video frames until this server sends them, by component and delivery.";
         let delays = encoder.encode_descriptor("nearcast_stream_delay_seconds", help, None, Histogram::TYPE)?;
         self.histograms.encode(delays)?;
         let clocks: Vec<_> = self
@@ -113,10 +112,10 @@ impl Collector for Delays {
             .filter_map(|stream| Some((stream.name().to_owned(), stream.latency().held_units()?.broadcaster?)))
             .collect();
         let offsets = clocks.iter().map(|(name, clock)| ([("stream", name.as_str())], clock.micros as f64 / 1e6));
-        let (name, help) = ("nearcast_stream_clock_offset_seconds", "The broadcaster's clock less this server's.");
+        let (name, help) = ("nearcast_stream_clock_offset_seconds", "The broadcaster's clock minus this server's.");
         write(&mut encoder, Kind::Gauge, name, help, offsets)?;
         let bounds = clocks.iter().map(|(name, clock)| ([("stream", name.as_str())], clock.uncertainty as f64 / 1e6));
-        let (name, help) = ("nearcast_stream_clock_uncertainty_seconds", "Bound of the error of the clock offset.");
+        let (name, help) = ("nearcast_stream_clock_uncertainty_seconds", "Maximum error of the clock offset.");
         write(&mut encoder, Kind::Gauge, name, help, bounds)
     }
 }

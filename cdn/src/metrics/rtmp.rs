@@ -28,14 +28,14 @@ impl Collector for Rtmp {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), Error> {
         if let Some(server) = self.server.upgrade() {
             let failures = [(NONE, server.auth_failures() as f64)];
-            let (name, help) = ("nearcast_rtmp_auth_failures", "Publishers refused because their key is not valid.");
+            let (name, help) = ("nearcast_rtmp_auth_failures", "Publishers rejected because their key is not valid.");
             write(&mut encoder, Kind::Counter, name, help, failures)?;
         }
         let Some(fanout) = self.fanout.upgrade() else { return Ok(()) };
         let players = [(NONE, fanout.players() as f64)];
-        write(&mut encoder, Kind::Gauge, "nearcast_rtmp_players", "Players by RTMP.", players)?;
+        write(&mut encoder, Kind::Gauge, "nearcast_rtmp_players", "RTMP players.", players)?;
         let timeouts = [(NONE, fanout.write_timeouts() as f64)];
-        let (name, help) = ("nearcast_rtmp_write_timeouts", "Players closed because they took nothing for too long.");
+        let (name, help) = ("nearcast_rtmp_write_timeouts", "Players disconnected because a write timed out.");
         write(&mut encoder, Kind::Counter, name, help, timeouts)
     }
 }

@@ -55,10 +55,8 @@ const OF_EACH: [OfEach; 13] = [
     }),
     (Kind::Counter, "nearcast_stream_received_units", "Access units ingested.", |i| i.counters.units as f64),
     (Kind::Counter, "nearcast_stream_received_bytes", "Payload ingested.", |i| i.counters.bytes as f64),
-    (Kind::Counter, "nearcast_stream_sent_bytes", "Bytes handed to viewers.", |i| i.counters.sent_bytes as f64),
-    (Kind::Counter, "nearcast_duplicate_units", "Units dropped because the stream had them already.", |i| {
-        i.counters.duplicate_units as f64
-    }),
+    (Kind::Counter, "nearcast_stream_sent_bytes", "Bytes sent to viewers.", |i| i.counters.sent_bytes as f64),
+    (Kind::Counter, "nearcast_duplicate_units", "Units dropped as duplicates.", |i| i.counters.duplicate_units as f64),
     (Kind::Counter, "nearcast_stream_publishers", "Publishers accepted.", |i| i.counters.publishers as f64),
     (Kind::Counter, "nearcast_stream_takeovers", "Publishers replaced by another with the same key.", |i| {
         i.counters.takeovers as f64
@@ -66,7 +64,7 @@ const OF_EACH: [OfEach; 13] = [
     (Kind::Counter, "nearcast_subscriber_resyncs", "Times that a slow viewer was moved to the newest IDR.", |i| {
         i.counters.resyncs as f64
     }),
-    (Kind::Counter, "nearcast_stream_skipped_units", "Units that slow viewers did not get.", |i| {
+    (Kind::Counter, "nearcast_stream_skipped_units", "Units skipped for slow viewers.", |i| {
         i.counters.skipped_units as f64
     }),
     (Kind::Gauge, "nearcast_stream_window_seconds", "Media time held.", |i| i.window.duration.as_secs_f64()),

@@ -392,7 +392,7 @@ impl Shard {
         }
         for key in wait_timed_out {
             // Not `StreamNotFound`: the stream is known, and it makes sense to reconnect.
-            self.subscribers[key].shutdown("NetStream.Play.Failed", "The stream is not on air.", now);
+            self.subscribers[key].shutdown("NetStream.Play.Failed", "The stream is not live.", now);
             self.enqueue(key);
         }
     }

@@ -119,7 +119,7 @@ pub(super) async fn quic(addresses: &[SocketAddr], pin: Option<Pin>) -> Result<(
         match attempt {
             Ok((_, Ok(Ok(connection)))) => {
                 let answer = (canonical(connection.remote_address()), connection.rtt());
-                connection.close(VarInt::from_u32(0), b"just looking");
+                connection.close(VarInt::from_u32(0), b"probe complete");
                 attempts.abort_all();
                 let _ = timeout(CLOSE_TIMEOUT, endpoint.wait_idle()).await;
                 return Ok(answer);

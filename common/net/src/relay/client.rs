@@ -199,7 +199,7 @@ impl Subscription {
 
 impl Drop for Subscription {
     fn drop(&mut self) {
-        self.connection.close(VarInt::from_u32(0), b"bye");
+        self.connection.close(VarInt::from_u32(0), b"closed");
     }
 }
 

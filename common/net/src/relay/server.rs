@@ -116,7 +116,7 @@ impl Request {
             Ended::Failed(error) if error.is_violation() => {
                 connection.close(VarInt::from_u32(BAD_REQUEST), error.to_string().as_bytes());
             }
-            _ => connection.close(VarInt::from_u32(0), b"bye"),
+            _ => connection.close(VarInt::from_u32(0), b"closed"),
         }
         ended
     }

@@ -152,7 +152,7 @@ where
         }
         connection.flush(deadline).await?;
         if !connection.fill(deadline).await? {
-            return Err(Error::Closed { waiting_for: "the server to agree" });
+            return Err(Error::Closed { waiting_for: "the server's response" });
         }
     }
 }

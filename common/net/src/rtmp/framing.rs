@@ -80,8 +80,8 @@ pub fn message(message: &Message, chunk_size: u32) -> Result<Framed, Error> {
             Ok(Framed { parts: vec![out.freeze()] })
         }
         // Addressed to the server only.
-        Message::Peer(_) => Err(Error::Unsendable { what: "an offer to viewers on another's network" }),
-        Message::Timing(_) => Err(Error::Unsendable { what: "a publisher's stamps" }),
+        Message::Peer(_) => Err(Error::Unsendable { what: "a peer advertisement to a player" }),
+        Message::Timing(_) => Err(Error::Unsendable { what: "publisher timing to a player" }),
         Message::EndOfStream => {
             let mut out = BytesMut::new();
             command::user_control(&mut out, chunk_size, command::STREAM_EOF, &[PLAY_STREAM]);

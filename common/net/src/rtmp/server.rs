@@ -133,7 +133,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Publisher<S> {
                     return Ok(Some(message));
                 }
                 Some(ServerEvent::Publish(_) | ServerEvent::Play(_)) => {
-                    return Err(Error::Protocol { what: "the publisher wants another stream on the same connection" });
+                    return Err(Error::Protocol { what: "the publisher requests another stream on this connection" });
                 }
                 Some(ServerEvent::Player(_)) => continue,
                 None => {}

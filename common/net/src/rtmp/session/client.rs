@@ -300,7 +300,7 @@ impl ClientSession {
                 let stream = number(Some(info)).filter(|n| (1.0..=f64::from(u32::MAX)).contains(n));
                 let Some(stream) = stream else {
                     let source = amf::Error::Shape("it has no stream number");
-                    return Err(Error::Amf { command: "the answer to createStream", source });
+                    return Err(Error::Amf { command: "the response to createStream", source });
                 };
                 self.stream = stream as u32;
                 self.request_stream();
@@ -322,7 +322,7 @@ impl ClientSession {
                 self.events.extend(gap.map(|gap| ClientEvent::Message(Message::Gap(gap))));
                 Ok(())
             }
-            "close" => Err(Error::Closed { waiting_for: "what we asked for: it said close" }),
+            "close" => Err(Error::Closed { waiting_for: "the response: it sent a close command" }),
             // onBWDone, onFCPublish, answers to releaseStream and FCPublish.
             _ => Ok(()),
         }

@@ -162,7 +162,7 @@ impl ServerSession {
         self.wire.allow_media(&self.limits);
         let (out, chunk_size) = self.wire.out();
         command::user_control(out, chunk_size, command::STREAM_BEGIN, &[stream]);
-        let mut status = Status::new("status", "NetStream.Publish.Start", "The stream is yours.")
+        let mut status = Status::new("status", "NetStream.Publish.Start", "Publishing started.")
             .with(SERVER_KEY, Value::Boolean(true));
         if let Some(resume) = resume {
             status = status.with(EPOCH_KEY, amf::string(resume.epoch.to_string()));
@@ -268,7 +268,7 @@ impl ServerSession {
             return self.connect(transaction, &object);
         }
         if self.connected.is_none() {
-            return Err(Error::Protocol { what: "a command came before connect" });
+            return Err(Error::Protocol { what: "a command precedes connect" });
         }
         match name.as_str() {
             "createStream" => self.create_stream(transaction)?,

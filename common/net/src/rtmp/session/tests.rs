@@ -466,7 +466,7 @@ fn hostile_commands_are_rejected_with_a_reason() {
         (fresh(), kind::COMMAND_AMF3, 0, b"", "an AMF3 command is not AMF0 within"),
         (fresh(), kind::COMMAND_AMF3, 0, b"\x0a\x0b", "an AMF3 command is not AMF0 within"),
         (fresh(), kind::COMMAND, 0, &amf_command("connect"), "connect: it has no command object"),
-        (fresh(), kind::COMMAND, 0, &amf_command("createStream"), "a command came before connect"),
+        (fresh(), kind::COMMAND, 0, &amf_command("createStream"), "a command precedes connect"),
         (Hand::connected(), kind::COMMAND, 0, &amf_command("play"), "play: it has no name"),
         (Hand::connected(), kind::COMMAND, 0, &amf_command("publish"), "publish: it has no name"),
     ] {
