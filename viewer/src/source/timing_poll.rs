@@ -32,12 +32,21 @@ impl PollSchedule {
     }
 }
 
-/// The clock exchange of a request that was sent and answered at these times.
+/// The clock exchange of a request that was sent, and whose response was received, at these times.
 pub(super) fn exchange(report: &TimingReport, asked: Instant, came: Instant) -> Exchange {
-    let now = clock::now().as_micros();
     let ago = |at: Instant| i64::try_from(at.elapsed().as_micros()).unwrap_or(i64::MAX);
-    let by_wall = |at| media::WallClock::from_micros(now.saturating_sub(ago(at)));
-    Exchange { sent: by_wall(asked), received: report.received, answered: report.answered, returned: by_wall(came) }
+    // Between two readings of a clock the process may be suspended. In this order that only widens the exchange: it must never seem to begin
+    // later, or to end earlier, than it did.
+    let returned_ago = ago(came);
+    let now = clock::now().as_micros();
+    let sent_ago = ago(asked);
+    let by_wall = |ago| media::WallClock::from_micros(now.saturating_sub(ago));
+    Exchange {
+        sent: by_wall(sent_ago),
+        received: report.received,
+        answered: report.answered,
+        returned: by_wall(returned_ago),
+    }
 }
 
 /// The unit to request a report about: one that was presented, and whose stages the broadcaster has reported to the server, which it does every
