@@ -1,8 +1,9 @@
 //! What ends a subscription, whose fault it is, and whether connecting again helps.
 
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use quinn::{ConnectionError, ReadError, VarInt, WriteError};
+use quinn::{ConnectionError, ReadError, TransportErrorCode, VarInt, WriteError};
 
 use super::wire::{self, BAD_REQUEST, RefusalCode};
 use crate::blame::Blame;
@@ -71,11 +72,7 @@ impl Error {
         match self {
             Self::Refused { .. } | Self::Protocol(_) | Self::Unexpected { .. } | Self::TooOften { .. } => Blame::Peer,
             Self::Closed { .. } | Self::Timeout { .. } => Blame::Network,
-            Self::Connection(_) | Self::Write(_) | Self::Read(_) => match self.lost_connection() {
-                Some(ConnectionError::TransportError(_) | ConnectionError::VersionMismatch) => Blame::Peer,
-                Some(error) if is_bad_request(error) => Blame::Us,
-                _ => Blame::Network,
-            },
+            Self::Connection(_) | Self::Write(_) | Self::Read(_) => self.connection_violator().unwrap_or(Blame::Network),
         }
     }
 
@@ -84,7 +81,7 @@ impl Error {
     pub fn is_violation(&self) -> bool {
         match self {
             Self::Protocol(_) | Self::Unexpected { .. } | Self::TooOften { .. } => true,
-            Self::Connection(_) | Self::Write(_) | Self::Read(_) => self.lost_connection().is_some_and(is_bad_request),
+            Self::Connection(_) | Self::Write(_) | Self::Read(_) => self.connection_violator().is_some(),
             Self::Refused { .. } | Self::Closed { .. } | Self::Timeout { .. } => false,
         }
     }
@@ -93,33 +90,74 @@ impl Error {
     pub fn retry(&self) -> bool {
         match self {
             Self::Refused { code, .. } => code.retry(),
-            Self::Connection(ConnectionError::TransportError(_) | ConnectionError::VersionMismatch) => false,
             _ => !self.is_violation(),
         }
     }
 
-    fn lost_connection(&self) -> Option<&ConnectionError> {
+    /// The party whose violation ended the connection, if it ended for one; the same whether the loss was noticed by reading, by writing or on
+    /// the connection itself.
+    fn connection_violator(&self) -> Option<Blame> {
         match self {
             Self::Connection(error)
             | Self::Write(WriteError::ConnectionLost(error))
-            | Self::Read(ReadError::ConnectionLost(error)) => Some(error),
+            | Self::Read(ReadError::ConnectionLost(error)) => violator(error),
             _ => None,
         }
     }
 }
 
-fn is_bad_request(error: &ConnectionError) -> bool {
-    matches!(error, ConnectionError::ApplicationClosed(close) if close.error_code == VarInt::from_u32(BAD_REQUEST))
+fn violator(error: &ConnectionError) -> Option<Blame> {
+    match error {
+        ConnectionError::VersionMismatch => Some(Blame::Peer),
+        ConnectionError::TransportError(error) if is_violation(error.code) => Some(Blame::Peer),
+        ConnectionError::ConnectionClosed(close) if is_violation(close.error_code) => Some(Blame::Us),
+        ConnectionError::ApplicationClosed(close) if close.error_code == VarInt::from_u32(BAD_REQUEST) => {
+            Some(Blame::Us)
+        }
+        _ => None,
+    }
 }
+
+/// Whether a QUIC error code (RFC 9000 §20.1) says that one end sent what it must not send. The others describe the state of an endpoint,
+/// and another connection may succeed: INTERNAL_ERROR, for example, is also QUIC's answer to too many gaps in a stream on a lossy network.
+fn is_violation(code: TransportErrorCode) -> bool {
+    matches!(
+        code,
+        TransportErrorCode::FLOW_CONTROL_ERROR
+            | TransportErrorCode::STREAM_LIMIT_ERROR
+            | TransportErrorCode::STREAM_STATE_ERROR
+            | TransportErrorCode::FINAL_SIZE_ERROR
+            | TransportErrorCode::FRAME_ENCODING_ERROR
+            | TransportErrorCode::TRANSPORT_PARAMETER_ERROR
+            | TransportErrorCode::CONNECTION_ID_LIMIT_ERROR
+            | TransportErrorCode::PROTOCOL_VIOLATION
+            | TransportErrorCode::CRYPTO_BUFFER_EXCEEDED
+            | TransportErrorCode::KEY_UPDATE_ERROR
+    ) || CRYPTO_ALERTS.contains(&u64::from(code))
+}
+
+/// CRYPTO_ERROR: the alerts of TLS (RFC 9001 §4.8), such as `no_application_protocol`: the peer does not know this version of the relay
+/// protocol.
+const CRYPTO_ALERTS: RangeInclusive<u64> = 0x0100..=0x01ff;
 
 #[cfg(test)]
 mod tests {
-    use quinn::ApplicationClose;
+    use quinn::{ApplicationClose, ConnectionClose};
 
     use super::*;
 
     fn closed(code: u32) -> ConnectionError {
         ConnectionError::ApplicationClosed(ApplicationClose { error_code: VarInt::from_u32(code), reason: "".into() })
+    }
+
+    /// A transport error that this end detected.
+    fn detected(code: TransportErrorCode) -> ConnectionError {
+        ConnectionError::TransportError(code.into())
+    }
+
+    /// A transport error that the peer reported.
+    fn reported(code: TransportErrorCode) -> ConnectionError {
+        ConnectionError::ConnectionClosed(ConnectionClose { error_code: code, frame_type: None, reason: "".into() })
     }
 
     #[test]
@@ -129,22 +167,54 @@ mod tests {
             (truncated(), Blame::Peer, false),
             (Error::Unexpected { message: "STOP", expected: "SUBSCRIBE" }, Blame::Peer, false),
             (Error::TooOften { what: "START", limit: 1, within: Duration::ZERO }, Blame::Peer, false),
-            (Error::Connection(closed(BAD_REQUEST)), Blame::Us, false),
-            (Error::Write(WriteError::ConnectionLost(closed(BAD_REQUEST))), Blame::Us, false),
-            (Error::Read(ReadError::ConnectionLost(closed(BAD_REQUEST))), Blame::Us, false),
-            (Error::Connection(ConnectionError::VersionMismatch), Blame::Peer, false),
-            (Error::Connection(ConnectionError::TimedOut), Blame::Network, true),
-            (Error::Connection(ConnectionError::Reset), Blame::Network, true),
-            (Error::Connection(closed(0)), Blame::Network, true),
-            (Error::Read(ReadError::ConnectionLost(ConnectionError::TimedOut)), Blame::Network, true),
+            (Error::Write(WriteError::Stopped(VarInt::from_u32(BAD_REQUEST))), Blame::Network, true),
+            (Error::Read(ReadError::Reset(VarInt::from_u32(BAD_REQUEST))), Blame::Network, true),
             (Error::Closed { waiting_for: "a unit" }, Blame::Network, true),
             (Error::Timeout { waiting_for: "a unit", after: Duration::ZERO }, Blame::Network, true),
             (Error::Refused { code: RefusalCode::UnknownStream, reason: String::new() }, Blame::Peer, false),
             (Error::Refused { code: RefusalCode::Busy, reason: String::new() }, Blame::Peer, true),
         ] {
             assert_eq!((error.blame(), error.retry()), (blame, retry), "{error:?}");
-            let refused = matches!(error, Error::Refused { .. } | Error::Connection(ConnectionError::VersionMismatch));
+            let refused = matches!(error, Error::Refused { .. });
             assert_eq!(error.is_violation(), !retry && !refused, "{error:?}");
+        }
+    }
+
+    #[test]
+    fn a_lost_connection_is_judged_the_same_wherever_it_is_noticed() {
+        let no_application_protocol = TransportErrorCode::crypto(120);
+        for (lost, blame, retry) in [
+            (closed(BAD_REQUEST), Blame::Us, false),
+            (closed(0), Blame::Network, true),
+            (ConnectionError::VersionMismatch, Blame::Peer, false),
+            (detected(TransportErrorCode::PROTOCOL_VIOLATION), Blame::Peer, false),
+            (detected(TransportErrorCode::FRAME_ENCODING_ERROR), Blame::Peer, false),
+            (detected(no_application_protocol), Blame::Peer, false),
+            (detected(TransportErrorCode::INTERNAL_ERROR), Blame::Network, true),
+            (reported(TransportErrorCode::PROTOCOL_VIOLATION), Blame::Us, false),
+            (reported(TransportErrorCode::FLOW_CONTROL_ERROR), Blame::Us, false),
+            (reported(TransportErrorCode::KEY_UPDATE_ERROR), Blame::Us, false),
+            (reported(TransportErrorCode::crypto(0)), Blame::Us, false),
+            (reported(no_application_protocol), Blame::Us, false),
+            (reported(TransportErrorCode::crypto(255)), Blame::Us, false),
+            (reported(TransportErrorCode::NO_ERROR), Blame::Network, true),
+            (reported(TransportErrorCode::INTERNAL_ERROR), Blame::Network, true),
+            (reported(TransportErrorCode::CONNECTION_REFUSED), Blame::Network, true),
+            (reported(TransportErrorCode::INVALID_TOKEN), Blame::Network, true),
+            (reported(TransportErrorCode::APPLICATION_ERROR), Blame::Network, true),
+            (reported(TransportErrorCode::AEAD_LIMIT_REACHED), Blame::Network, true),
+            (reported(TransportErrorCode::NO_VIABLE_PATH), Blame::Network, true),
+            (ConnectionError::TimedOut, Blame::Network, true),
+            (ConnectionError::Reset, Blame::Network, true),
+        ] {
+            for error in [
+                Error::Connection(lost.clone()),
+                Error::Write(WriteError::ConnectionLost(lost.clone())),
+                Error::Read(ReadError::ConnectionLost(lost)),
+            ] {
+                let judged = (error.blame(), error.retry(), error.is_violation());
+                assert_eq!(judged, (blame, retry, !retry), "{error:?}");
+            }
         }
     }
 }

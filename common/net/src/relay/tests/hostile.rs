@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::{BufMut, BytesMut};
 use media::TrackId;
-use quinn::VarInt;
+use quinn::{ConnectionError, VarInt};
 use tokio::time::{sleep, timeout};
 
 use super::super::client::MAX_HELD;
@@ -16,7 +16,7 @@ use super::super::wire::{self, BAD_REQUEST, ClientMessage, GroupHeader, Proof, S
 use super::super::{Blame, Error, subscribe};
 use super::{TestStream, connect, join, listen, serve, take, unit, watch_live};
 use crate::sim::{Network, simulate};
-use crate::trust::{Identity, Pin};
+use crate::trust::{Identity, Pin, tls};
 
 /// Waits until `is_so`, for 30 s of virtual time at most.
 async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
@@ -112,6 +112,18 @@ fn a_server_that_violates_the_protocol_is_not_retried() {
             assert_eq!((error.blame(), error.is_violation(), error.retry()), (Blame::Peer, true, false));
         });
     }
+}
+
+#[test]
+fn a_server_of_another_protocol_version_is_not_retried() {
+    simulate(|network| async move {
+        let server = serve(&network, &TestStream::new());
+        let config = tls::client_config(server.pin, b"nearcast-relay/2");
+        let connecting = network.endpoint(None).connect_with(config, server.address, tls::SERVER_NAME).unwrap();
+        let error = Error::from(connecting.await.unwrap_err());
+        assert!(matches!(error, Error::Connection(ConnectionError::ConnectionClosed(_))), "{error:?}");
+        assert_eq!((error.blame(), error.is_violation(), error.retry()), (Blame::Us, true, false), "{error:?}");
+    });
 }
 
 /// Serves a hundred groups, each with a large unit that is never completed; counts the bytes that QUIC takes.
