@@ -7,11 +7,11 @@ use media::{AccessUnit, Catalog};
 
 /// Limits on the wait of a publisher's first units.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Settings {
+pub struct PendingLimits {
     /// Maximum wait for tracks, from the first unit.
-    pub(crate) track_wait: Duration,
+    pub track_wait: Duration,
     /// Maximum payload of the waiting units, in bytes.
-    pub(crate) max_pending_bytes: usize,
+    pub max_pending_bytes: usize,
 }
 
 /// The kinds of track that a publisher has declared in its metadata.
@@ -24,7 +24,7 @@ pub(crate) struct ExpectedTracks {
 /// The waiting units. After [`take`](Self::take), units no longer wait.
 #[derive(Debug)]
 pub(super) struct Pending {
-    settings: Settings,
+    limits: PendingLimits,
     /// `None` once the wait is over.
     units: Option<Vec<AccessUnit>>,
     bytes: usize,
@@ -33,8 +33,8 @@ pub(super) struct Pending {
 }
 
 impl Pending {
-    pub(super) fn new(settings: Settings) -> Self {
-        Self { settings, units: Some(Vec::new()), bytes: 0, until: None, expected: None }
+    pub(super) fn new(limits: PendingLimits) -> Self {
+        Self { limits, units: Some(Vec::new()), bytes: 0, until: None, expected: None }
     }
 
     /// Sets the tracks that the publisher declared. If it declared none, the wait is for both kinds.
@@ -50,7 +50,7 @@ impl Pending {
     /// Queues a unit; returns it if the wait is over.
     pub(super) fn push(&mut self, unit: AccessUnit, now: Instant) -> Option<AccessUnit> {
         let Some(units) = &mut self.units else { return Some(unit) };
-        self.until.get_or_insert(now + self.settings.track_wait);
+        self.until.get_or_insert(now + self.limits.track_wait);
         self.bytes = self.bytes.saturating_add(unit.payload.len());
         units.push(unit);
         None
@@ -63,7 +63,7 @@ impl Pending {
         let said = self.expected.filter(|expected| expected.video || expected.audio);
         let wants = said.unwrap_or(ExpectedTracks { video: true, audio: true });
         let is_complete = (!wants.video || has(TrackKind::Video)) && (!wants.audio || has(TrackKind::Audio));
-        is_complete || self.bytes > self.settings.max_pending_bytes || units.len() > MAX_PENDING_UNITS
+        is_complete || self.bytes > self.limits.max_pending_bytes || units.len() > MAX_PENDING_UNITS
     }
 
     /// The waiting units, mutable.

@@ -1,6 +1,6 @@
 //! Combines a publisher's tracks and units into access units with catalogs, independent of the protocol. Pure: time is a parameter.
 //!
-//! A protocol's reader passes decoder configurations, units with 64-bit timestamps of the publisher's clock, metadata, stated epochs and gaps.
+//! The reader of a protocol passes decoder configurations, units with 64-bit timestamps of the publisher's clock, metadata, stated epochs and gaps.
 //! [`Epochs`] assigns units to epochs; [`Pending`] decides how long the first units wait.
 
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use media::catalog::{Metadata, Value};
 use media::{AccessUnit, Catalog, Epoch, Timestamp, Track, TrackId, TrackOrder, WallClock};
 
 use super::epochs::{Epochs, TooManyEpochs};
-use super::pending::{ExpectedTracks, Pending, Settings};
+use super::pending::{ExpectedTracks, Pending, PendingLimits};
 
 /// Assembles the access units of one publisher.
 #[derive(Debug)]
@@ -47,12 +47,12 @@ pub(crate) struct Assembled {
 
 impl TrackAssembler {
     /// `last_epoch`: the stream's last epoch before this publisher, and its newest DTS.
-    pub(crate) fn new(settings: Settings, last_epoch: Option<(Epoch, Timestamp)>) -> Self {
+    pub(crate) fn new(limits: PendingLimits, last_epoch: Option<(Epoch, Timestamp)>) -> Self {
         let epochs = Epochs::new(last_epoch);
         Self {
             catalog: Catalog::new(epochs.current()),
             epochs,
-            pending: Pending::new(settings),
+            pending: Pending::new(limits),
             shared: None,
             order: TrackOrder::default(),
             next_change: None,

@@ -6,6 +6,7 @@
 
 mod batch;
 mod pending_write;
+mod resume;
 mod shard;
 mod stream_batcher;
 mod submit;
@@ -26,6 +27,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config;
 use crate::hub::LiveStream;
+pub(crate) use resume::ResumePoint;
 use shard::{Mailbox, Settings, Shard};
 use submit::Submitter;
 use subscriber::NewSubscriber;

@@ -1,4 +1,5 @@
-//! Accepts RTMP connections, authorises their requests, and hands publishers to ingest and players to the fan-out.
+//! The RTMP listener, one port for publishers and players: authorises each connection's request, and hands publishers to ingest and players to
+//! the fan-out.
 
 use std::io;
 use std::net::SocketAddr;
@@ -15,13 +16,12 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 
-use super::resume::ResumePoint;
 use crate::auth::{Keyring, StreamName};
 use crate::config::Config;
 use crate::connection_limit::{ConnectionLimiter, ConnectionPermit};
-use crate::egress::rtmp::{AcceptedPlayer, Fanout};
+use crate::egress::rtmp::{AcceptedPlayer, Fanout, ResumePoint};
 use crate::hub::{Hub, PublisherInfo, RevokeReason, State};
-use crate::ingest;
+use crate::ingest::{self, PendingLimits};
 use crate::listener::LimitedListener;
 use crate::rendezvous::PeerDirectory;
 
@@ -34,7 +34,7 @@ pub struct RtmpServer {
     peers: Arc<PeerDirectory>,
     limiter: Arc<ConnectionLimiter>,
     limits: Limits,
-    ingest: ingest::Settings,
+    pending_limits: PendingLimits,
     app: String,
     notsent_lowat: u32,
     auth_failures: AtomicU64,
@@ -61,7 +61,7 @@ impl RtmpServer {
             max_buffered: max_message.saturating_add(max_message / 2),
             ..Limits::default()
         };
-        let ingest = ingest::Settings { track_wait: config.hub.track_wait, max_pending_bytes: max_message };
+        let pending_limits = PendingLimits { track_wait: config.hub.track_wait, max_pending_bytes: max_message };
         let notsent_lowat = config.fanout.notsent_lowat.as_u64() as u32;
         Arc::new(Self {
             hub,
@@ -70,7 +70,7 @@ impl RtmpServer {
             peers,
             limiter,
             limits,
-            ingest,
+            pending_limits,
             app: rtmp.app.clone(),
             notsent_lowat,
             auth_failures: AtomicU64::new(0),
@@ -139,17 +139,17 @@ impl RtmpServer {
             let has_key = self.find_publisher(&request).is_some_and(|name| name.as_str() == stream.name());
             if let Some(why) = publish.revoke_reason().or((!has_key).then_some(RevokeReason::KeyRevoked)) {
                 tracing::info!(reason = ?why, "publisher rejected");
-                let (code, description) = ingest::rejection_status(why);
+                let (code, description) = ingest::rtmp::rejection_status(why);
                 if let Err(error) = request.reject(code, description).await {
                     tracing::debug!(%error, "the publisher disconnected before the rejection was sent");
                 }
                 return;
             }
             let tickets = self.peers.tickets(stream.name());
-            match request.accept_with(ingest::resume(&publish), Some(&tickets)).await {
+            match request.accept_with(ingest::rtmp::resume(&publish), Some(&tickets)).await {
                 Ok(publisher) => {
-                    let context = ingest::PublisherContext { from: peer.ip(), peers: &self.peers };
-                    let ended = ingest::run(publisher, publish, self.ingest, context).await;
+                    let context = ingest::rtmp::PublisherContext { from: peer.ip(), peers: &self.peers };
+                    let ended = ingest::rtmp::run(publisher, publish, self.pending_limits, context).await;
                     tracing::info!(reason = ?ended, "publisher disconnected");
                 }
                 Err(error) => tracing::info!(%error, "the publisher disconnected during the handshake"),

@@ -7,13 +7,13 @@ use media::timestamp_unwrap::TimestampUnwrapper;
 use media::{Epoch, Timestamp};
 use net::rtmp::{Gap, Message, Metadata};
 
-use super::epochs::TooManyEpochs;
-use super::pending::{ExpectedTracks, Settings};
-use super::track_assembler::{Assembled, TrackAssembler};
+use crate::ingest::epochs::TooManyEpochs;
+use crate::ingest::pending::{ExpectedTracks, PendingLimits};
+use crate::ingest::track_assembler::{Assembled, TrackAssembler};
 
 /// Reads the messages of one publisher.
 #[derive(Debug)]
-pub(crate) struct RtmpReader {
+pub(crate) struct Reader {
     demuxer: Demuxer,
     assembler: TrackAssembler,
 }
@@ -30,10 +30,10 @@ pub(crate) enum Error {
     TooManyEpochs(#[from] TooManyEpochs),
 }
 
-impl RtmpReader {
+impl Reader {
     /// `last_epoch`: the stream's last epoch before this publisher, and its newest DTS.
-    pub(crate) fn new(settings: Settings, last_epoch: Option<(Epoch, Timestamp)>) -> Self {
-        let assembler = TrackAssembler::new(settings, last_epoch);
+    pub(crate) fn new(limits: PendingLimits, last_epoch: Option<(Epoch, Timestamp)>) -> Self {
+        let assembler = TrackAssembler::new(limits, last_epoch);
         Self { demuxer: Demuxer::new(assembler.epoch()), assembler }
     }
 

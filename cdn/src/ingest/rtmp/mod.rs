@@ -1,0 +1,181 @@
+//! The session of an RTMP publisher: moves its messages into the hub, from the first to the last.
+
+mod reader;
+#[cfg(test)]
+mod tests;
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use net::rtmp::server::Publisher;
+use net::rtmp::{self, Message, PublisherTiming, Resume};
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use super::pending::PendingLimits;
+use super::track_assembler::Assembled;
+use crate::hub::{PublishGuard, PublisherReport, RevokeReason};
+use crate::rendezvous::PeerDirectory;
+use reader::Reader;
+
+/// A publisher's network address, and the directory in which its peer server is registered.
+#[derive(Clone, Copy, Debug)]
+pub struct PublisherContext<'a> {
+    /// Its IP address as seen by this server.
+    pub from: IpAddr,
+    /// The directory from which admitted viewers learn of the publisher's peer server.
+    pub peers: &'a Arc<PeerDirectory>,
+}
+
+/// How a publisher's session ended.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Ended {
+    /// The publisher unpublished: it sent `FCUnpublish`, `deleteStream` or the like.
+    Unpublished,
+    /// The publisher closed the connection without unpublishing.
+    Disconnected,
+    /// The publisher was revoked and received a status message.
+    Revoked(RevokeReason),
+    /// The publisher sent too many unreadable messages in a row, or began too many epochs.
+    Unreadable,
+    /// The connection failed.
+    Failed(rtmp::Error),
+}
+
+/// The point at which a publisher may resume: the stream's last epoch, and the newest DTS of each track. `None` for a stream without units.
+pub fn resume(publish: &PublishGuard) -> Option<Resume> {
+    publish.high_water().last().map(|(epoch, have)| Resume { epoch, have: have.to_vec() })
+}
+
+/// Moves everything that `publisher` sends into the hub, until it ends its session or is revoked.
+pub async fn run<S>(
+    mut publisher: Publisher<S>,
+    publish: PublishGuard,
+    limits: PendingLimits,
+    context: PublisherContext<'_>,
+) -> Ended
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let mut reader = Reader::new(limits, super::last_epoch(publish.high_water()));
+    let mut unreadable = UnreadableMessages::default();
+    let mut epoch = None;
+    // The registration is dropped with the publisher.
+    let mut offer = None;
+    loop {
+        let deadline = reader.deadline().map(tokio::time::Instant::from_std);
+        let units = tokio::select! {
+            biased;
+            why = publish.revoked() => return close_revoked(publisher, why).await,
+            () = sleep_until(deadline) => reader.on_deadline(Instant::now()),
+            message = publisher.next() => match message {
+                Ok(Some(Message::EndOfStream)) => {
+                    super::push(&publish, reader.message(Message::EndOfStream, Instant::now()).unwrap_or_default());
+                    publish.unpublish();
+                    linger(publisher).await;
+                    return Ended::Unpublished;
+                }
+                Ok(Some(Message::Peer(peer))) => {
+                    tracing::info!(pin = %peer.pin, addresses = peer.addresses.len(), "the publisher serves LAN viewers");
+                    let session = SESSIONS.fetch_add(1, Ordering::Relaxed);
+                    drop(offer.replace(context.peers.register(publish.stream().name(), session, peer, context.from)));
+                    continue;
+                }
+                Ok(Some(Message::Timing(PublisherTiming { epoch, server, units, .. }))) => {
+                    let report = PublisherReport { epoch, server_clock: server, units };
+                    publish.stream().latency().on_publisher_report(&report);
+                    continue;
+                }
+                Ok(Some(message)) => match reader.message(message, Instant::now()) {
+                    Ok(units) => {
+                        unreadable.in_a_row = 0;
+                        units
+                    }
+                    Err(error) => {
+                        if unreadable.is_enough(&error) || matches!(error, reader::Error::TooManyEpochs(_)) {
+                            let why = "The stream has no format that this server supports.";
+                            let _ = publisher.close("NetStream.Publish.Failed", why).await;
+                            return Ended::Unreadable;
+                        }
+                        Vec::new()
+                    }
+                },
+                Ok(None) => return Ended::Disconnected,
+                Err(error) => return Ended::Failed(error),
+            },
+        };
+        if let Some(Assembled { catalog, .. }) = units.last().filter(|_| epoch != Some(reader.epoch())) {
+            epoch = Some(catalog.epoch);
+            let tracks: Vec<_> = catalog.tracks.iter().map(|t| format!("{} {}", t.id, t.config.rfc6381())).collect();
+            tracing::info!(epoch = %catalog.epoch, tracks = tracks.join(", "), clock = catalog.clock.is_some(), "on air");
+        }
+        if !super::push(&publish, units) {
+            let why = publish.revoked().await;
+            return close_revoked(publisher, why).await;
+        }
+    }
+}
+
+/// The RTMP status of a revoked publisher: the code, which tells it whether to reconnect, and a description.
+pub fn rejection_status(why: RevokeReason) -> (&'static str, &'static str) {
+    match why {
+        RevokeReason::TakenOver => ("NetStream.Publish.BadName", "Another publisher took over with the same key."),
+        RevokeReason::KeyRevoked => ("NetStream.Publish.Denied", "This key is no longer valid."),
+        RevokeReason::ShuttingDown => ("NetConnection.Connect.Closed", "The server is shutting down. Reconnect later."),
+    }
+}
+
+async fn close_revoked<S: AsyncRead + AsyncWrite + Unpin>(publisher: Publisher<S>, why: RevokeReason) -> Ended {
+    let (code, description) = rejection_status(why);
+    if let Err(error) = publisher.close(code, description).await {
+        tracing::debug!(%error, "cannot notify the revoked publisher");
+    }
+    Ended::Revoked(why)
+}
+
+/// Reads until the peer closes, for at most [`LINGER_TIMEOUT`]. Closing first would reset the connection while the peer still writes.
+async fn linger<S: AsyncRead + AsyncWrite + Unpin>(mut publisher: Publisher<S>) {
+    let until_closed = async { while let Ok(Some(_)) = publisher.next().await {} };
+    let _ = tokio::time::timeout(LINGER_TIMEOUT, until_closed).await;
+}
+
+async fn sleep_until(deadline: Option<tokio::time::Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Counts messages that could not be parsed.
+#[derive(Default)]
+struct UnreadableMessages {
+    in_a_row: u32,
+    unreported: u64,
+    reported: Option<Instant>,
+}
+
+impl UnreadableMessages {
+    /// Counts one and logs it, at most once per [`REPORT_INTERVAL`]. Returns whether [`MAX_REFUSED_IN_A_ROW`] is reached.
+    fn is_enough(&mut self, error: &reader::Error) -> bool {
+        self.in_a_row += 1;
+        self.unreported += 1;
+        if self.reported.is_none_or(|at| at.elapsed() >= REPORT_INTERVAL) {
+            tracing::warn!(%error, count = self.unreported, "skipped messages that cannot be parsed");
+            self.reported = Some(Instant::now());
+            self.unreported = 0;
+        }
+        self.in_a_row >= MAX_REFUSED_IN_A_ROW
+    }
+}
+
+/// Numbers peer registrations, so that dropping an earlier session's registration does not remove a later one.
+static SESSIONS: AtomicU64 = AtomicU64::new(0);
+/// How long a publisher may take to close the connection after it unpublished.
+const LINGER_TIMEOUT: Duration = Duration::from_secs(2);
+/// Minimum time between log lines about unreadable messages.
+const REPORT_INTERVAL: Duration = Duration::from_secs(1);
+/// Unreadable messages in a row after which a publisher is disconnected. With an unsupported codec it sends some 80 per second; a damaged
+/// stream recovers within a GOP.
+const MAX_REFUSED_IN_A_ROW: u32 = 1000;
