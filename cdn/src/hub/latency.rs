@@ -60,8 +60,8 @@ impl LatencyTracker {
         self.live.stamp([unit], Stage::Relayed, clock::now());
     }
 
-    /// Stamps units that a playlist now lists as a part or a segment; `stage` says which.
-    pub fn on_listed(&self, units: &[AccessUnit], stage: Stage) {
+    /// Stamps units that an egress has brought to `stage` for all its subscribers at once.
+    pub fn on_stage(&self, units: &[AccessUnit], stage: Stage) {
         let now = clock::now();
         // Before the lock: other readers and writers must not wait for the trace file.
         if let Some(trace) = &self.trace {
@@ -152,7 +152,7 @@ mod tests {
             tracker.on_ingested(&catalog, &unit(TrackId::AUDIO, dts));
             tracker.on_relayed(&unit(TrackId::VIDEO, dts), "to players");
         }
-        tracker.on_listed(&[unit(TrackId::VIDEO, 0), unit(TrackId::AUDIO, 0)], Stage::InPart);
+        tracker.on_stage(&[unit(TrackId::VIDEO, 0), unit(TrackId::AUDIO, 0)], Stage::InPart);
         let mut stamps = StageTimes::default();
         stamps.stamp(Stage::Encoded, of_theirs(10));
         stamps.stamp(Stage::Sent, of_theirs(20));

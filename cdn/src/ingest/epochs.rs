@@ -104,7 +104,7 @@ impl Epochs {
 
 /// Gap between the timelines of two publishers, in milliseconds: about one frame.
 const PUBLISHER_GAP_MS: i64 = 40;
-/// Epochs that one connection may begin within [`EPOCHS_WITHIN`]. Encoders that play playlists or loop files begin one per item.
+/// Epochs that one connection may begin within [`EPOCHS_WITHIN`]. Encoders that play a list of files, or loop one, begin one per item.
 const MAX_EPOCHS: u32 = 30;
 /// Interval over which [`MAX_EPOCHS`] is counted.
 const EPOCHS_WITHIN: Duration = Duration::from_secs(60);

@@ -27,11 +27,11 @@ impl ListedUnits {
             if parts(playlist).is_some_and(|(_, count)| count > 0) && parts(playlist) != parts(&self.playlist)
                 || newest(playlist) != newest(&self.playlist)
             {
-                stream.latency().on_listed(&self.unlisted, Stage::InPart);
+                stream.latency().on_stage(&self.unlisted, Stage::InPart);
                 self.in_parts.append(&mut self.unlisted);
             }
             if newest(playlist) != newest(&self.playlist) {
-                stream.latency().on_listed(&self.in_parts, Stage::InSegment);
+                stream.latency().on_stage(&self.in_parts, Stage::InSegment);
                 self.in_parts.clear();
             }
             self.playlist = playlist.clone();
