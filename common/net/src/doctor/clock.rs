@@ -5,13 +5,13 @@ use std::time::Duration;
 use media::WallClock;
 use media::latency::{ClockOffset, Exchange, OffsetEstimator};
 use reqwest::{Client, Url};
-use serde_json::Value;
 use tokio::time::Instant;
 
 use super::http;
 use super::probe::{ProbeError, as_millis, millis};
 use super::report::Check;
 use super::role::Role;
+use crate::api::ServerTime;
 use crate::clock;
 use crate::trust::ticket;
 
@@ -29,10 +29,8 @@ pub(super) async fn check(client: &Client, origin: &Url, role: Role) -> Result<O
         // Measured on the monotonic clock, which is not adjusted in between.
         let round_trip = i64::try_from(question.elapsed().as_micros()).unwrap_or(i64::MAX);
         let returned = WallClock::from_micros(sent.as_micros().saturating_add(round_trip));
-        let Some(theirs) = answer.json().and_then(|json| json.get("now_us").and_then(Value::as_i64)) else {
-            return Ok(None);
-        };
-        let theirs = WallClock::from_micros(theirs);
+        let Some(ServerTime { now_us, .. }) = answer.json() else { return Ok(None) };
+        let theirs = WallClock::from_micros(now_us);
         estimator.record(started.elapsed(), Exchange { sent, received: theirs, answered: theirs, returned });
     }
     Ok(estimator.offset(started.elapsed()).map(|server| judge(server, role)))

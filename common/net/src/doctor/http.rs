@@ -3,7 +3,7 @@
 use std::io;
 
 use reqwest::{Client, Url, header};
-use serde_json::Value;
+use serde::de::DeserializeOwned;
 
 use super::probe::{PROBE_TIMEOUT, ProbeError};
 
@@ -16,9 +16,9 @@ pub(super) struct Answer {
 }
 
 impl Answer {
-    /// The body as JSON, if the content type is JSON: a Nearcast server answers in JSON, errors included.
-    pub(super) fn json(&self) -> Option<Value> {
-        serde_json::from_slice(&self.body).ok().filter(|_| self.is_json)
+    /// The body as `T`, if it is JSON by its content type: a Nearcast server answers in JSON, errors included.
+    pub(super) fn json<T: DeserializeOwned>(&self) -> Option<T> {
+        self.is_json.then(|| serde_json::from_slice(&self.body).ok()).flatten()
     }
 }
 

@@ -2,8 +2,6 @@
 
 use std::net::SocketAddr;
 
-use data_encoding::HEXLOWER;
-use serde_json::Value;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
@@ -12,18 +10,19 @@ use super::multicast::LanBroadcasters;
 use super::probe::{self, PROBE_TIMEOUT, ProbeError, as_millis, millis};
 use super::report::Check;
 use super::role::Role;
+use crate::api::PeerInfo;
 use crate::clock;
-use crate::discovery::{NameMatcher, name::SECRET_LEN};
+use crate::discovery::NameMatcher;
 use crate::rtmp::MAX_PEER_ADDRESSES;
-use crate::trust::Pin;
 
 /// Checks whether the broadcaster answers. `description` is the server's description of it; its ticket is not used.
 pub(super) async fn check(
-    description: Option<&Value>,
+    description: Option<&PeerInfo>,
     lan_broadcasters: oneshot::Receiver<LanBroadcasters>,
     role: Role,
 ) -> Check {
-    let Some((pin, secret, mut addresses)) = description.and_then(read) else {
+    let parsed = description.and_then(|peer| Some((peer.pin()?, peer.secret()?, addresses_of(peer))));
+    let Some((pin, secret, mut addresses)) = parsed else {
         let fix = match role {
             Role::Publisher => "none needed if OBS or ffmpeg publishes; else broadcast without --no-lan",
             Role::Subscriber => "none needed if OBS or ffmpeg publishes; else run the broadcaster without --no-lan",
@@ -97,12 +96,8 @@ fn fix(trouble: &ProbeError, near: Option<&SocketAddr>, port: u16) -> String {
     }
 }
 
-fn read(description: &Value) -> Option<(Pin, [u8; SECRET_LEN], Vec<SocketAddr>)> {
-    let pin = description.get("pin")?.as_str()?.parse().ok()?;
-    let secret = HEXLOWER.decode(description.get("secret")?.as_str()?.as_bytes()).ok()?.try_into().ok()?;
-    let addresses = description.get("addresses").and_then(Value::as_array).into_iter().flatten();
-    let addresses = addresses.filter_map(|address| address.as_str()?.parse().ok()).take(MAX_PEER_ADDRESSES);
-    Some((pin, secret, addresses.collect()))
+fn addresses_of(peer: &PeerInfo) -> Vec<SocketAddr> {
+    peer.addresses.iter().copied().take(MAX_PEER_ADDRESSES).collect()
 }
 
 /// Bounds the addresses in a line of output.
@@ -112,21 +107,34 @@ const MAX_SHOWN: usize = 3;
 mod tests {
     use serde_json::json;
 
+    use super::super::report::Status;
     use super::*;
 
-    #[test]
-    fn a_peer_advertisement_is_parsed() {
+    #[tokio::test]
+    async fn a_broadcaster_without_a_valid_pin_or_secret_is_not_asked() {
         let pin = "ab".repeat(32);
-        let good = json!({ "pin": pin, "secret": "00".repeat(16), "addresses": ["192.0.2.7:4444", "nonsense"], "ticket": "x" });
-        let (_, secret, addresses) = read(&good).unwrap();
-        assert_eq!((secret, addresses), ([0; 16], vec!["192.0.2.7:4444".parse().unwrap()]));
-        for bad in [
-            json!(null),
-            json!({}),
-            json!({ "pin": pin, "secret": "0" }),
-            json!({ "pin": "x", "secret": "00".repeat(16) }),
-        ] {
-            assert!(read(&bad).is_none(), "{bad}");
+        let good = json!({ "pin": pin, "secret": "00".repeat(16), "ticket": "x" });
+        let checked = async |peer: Option<PeerInfo>| {
+            let (_, lan_broadcasters) = oneshot::channel();
+            let check = check(peer.as_ref(), lan_broadcasters, Role::Subscriber).await;
+            assert_eq!(check.status(), Status::Warn);
+            format!("{check:?}")
+        };
+        let found = checked(Some(serde_json::from_value(good.clone()).unwrap())).await;
+        assert!(found.contains("on another network"), "{found}");
+        for (key, value) in [("secret", "0".to_owned()), ("secret", "zz".repeat(16)), ("pin", "x".to_owned())] {
+            let mut bad = good.clone();
+            bad[key] = value.into();
+            let found = checked(Some(serde_json::from_value(bad).unwrap())).await;
+            assert!(found.contains("serves no viewers"), "{found}");
         }
+        assert!(checked(None).await.contains("serves no viewers"));
+    }
+
+    #[test]
+    fn the_addresses_of_a_broadcaster_are_bounded() {
+        let addresses: Vec<_> = (0..50).map(|n| format!("192.0.2.7:{}", 4000 + n)).collect();
+        let peer = json!({ "pin": "", "secret": "", "addresses": addresses, "ticket": "" });
+        assert_eq!(addresses_of(&serde_json::from_value(peer).unwrap()).len(), MAX_PEER_ADDRESSES);
     }
 }

@@ -8,7 +8,6 @@ mod target;
 use std::time::Duration;
 
 use reqwest::{Client, Url};
-use serde_json::Value;
 use tokio::net::lookup_host;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout};
@@ -21,6 +20,7 @@ use super::probe::{self, ProbeError, as_millis, millis};
 use super::report::{Check, Status};
 use super::role::Role;
 use super::{clock, http, peer};
+use crate::api::PlaybackInfo;
 use crate::rtmp;
 use crate::trust::Pin;
 
@@ -57,9 +57,8 @@ async fn look(server: &Server, role: Role, lan_broadcasters: oneshot::Receiver<L
     };
     let (clock, info, by_url) =
         tokio::join!(clock::check(&client, &server.origin, role), server_info::ask(&client, server, role), by_url);
-    let watch = info.watch.as_ref();
-    let url = |name: &str| watch?.get("urls")?.get(name)?.as_str();
-    let relay = async { Some(relay(watch?).await) };
+    let playback = info.playback.as_ref();
+    let relay = async { Some(relay(playback?).await) };
     let rtmp = async {
         let parsed = info.rtmp.as_deref().map(rtmp::url::parse);
         match (by_url, parsed) {
@@ -73,12 +72,13 @@ async fn look(server: &Server, role: Role, lan_broadcasters: oneshot::Receiver<L
         }
     };
     let hls = async {
-        let advertised = url("hls").filter(|_| info.is_live).and_then(|url| Url::parse(url).ok());
+        let advertised = playback.filter(|_| info.is_live).and_then(|playback| playback.urls.hls.as_deref());
+        let advertised = advertised.and_then(|url| Url::parse(url).ok());
         Some(hls(&client, server.hls.clone().or(advertised)?).await)
     };
     let direct = async {
-        let watch = watch.filter(|_| info.is_live)?;
-        Some(peer::check(watch.get("peer").filter(|peer| !peer.is_null()), lan_broadcasters, role).await)
+        let playback = playback.filter(|_| info.is_live)?;
+        Some(peer::check(playback.peer.as_ref(), lan_broadcasters, role).await)
     };
     let (relay, rtmp, hls, direct) = tokio::join!(relay, rtmp, hls, direct);
     let mut checks = info.checks;
@@ -122,10 +122,10 @@ async fn rtmp(host: &str, port: u16, remark: &str) -> Check {
     }
 }
 
-async fn relay(watch: &Value) -> Check {
-    let endpoint = watch.get("relay").and_then(|relay| {
-        let pin: Pin = relay.get("pin")?.as_str()?.parse().ok()?;
-        Some((relay.get("host")?.as_str()?, u16::try_from(relay.get("port")?.as_u64()?).ok()?, pin))
+async fn relay(playback: &PlaybackInfo) -> Check {
+    let endpoint = playback.relay.as_ref().and_then(|relay| {
+        let pin: Pin = relay.pin.parse().ok()?;
+        Some((relay.host.as_str(), relay.port, pin))
     });
     let Some((host, port, pin)) = endpoint else {
         let fix = "run the cdn with --relay 0.0.0.0:4443, and allow inbound UDP 4443; else viewers use RTMP or HLS";

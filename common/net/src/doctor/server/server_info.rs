@@ -1,10 +1,10 @@
 //! What a server reports by HTTP: whether it is a Nearcast server, and the state of the stream.
 
 use reqwest::Client;
-use serde_json::Value;
 use tokio::time::Instant;
 
 use super::target::{Server, shown};
+use crate::api::{PlaybackInfo, StreamInfo, StreamList, StreamState, TrackInfo};
 use crate::doctor::http;
 use crate::doctor::probe::{as_millis, millis};
 use crate::doctor::report::Check;
@@ -15,8 +15,8 @@ use crate::doctor::role::Role;
 pub(super) struct ServerInfo {
     /// Whether it is a Nearcast server.
     pub(super) is_nearcast: bool,
-    /// `/api/v1/streams/NAME/watch`, if the server knows the stream. It contains a ticket and must not be shown.
-    pub(super) watch: Option<Value>,
+    /// How to watch the stream, if the server knows it.
+    pub(super) playback: Option<PlaybackInfo>,
     /// The RTMP URL of a stream, if the server states one.
     pub(super) rtmp: Option<String>,
     /// Whether the stream is live.
@@ -32,14 +32,14 @@ pub(super) async fn ask(client: &Client, server: &Server, role: Role) -> ServerI
         let answer = http::get(client, url).await;
         Some((answer, started.elapsed()))
     };
-    let watch = async {
+    let playback = async {
         let url = server.origin.join(&format!("/api/v1/streams/{}/watch", server.name.as_ref()?)).ok()?;
         http::get(client, url).await.ok()
     };
-    let (Some((all, took)), watch) = tokio::join!(all, watch) else { return ServerInfo::default() };
+    let (Some((all, took)), playback) = tokio::join!(all, playback) else { return ServerInfo::default() };
     let at = shown(&server.origin);
     let streams = match all.map(|answer| (answer.status, answer.json())) {
-        Ok((200, Some(streams))) => streams,
+        Ok((200, Some(StreamList { streams }))) => streams,
         // A server of playlists need not have any other interface.
         _ if server.hls.is_some() => return ServerInfo::default(),
         _ if server.is_guess => return ServerInfo { checks: vec![guessed_wrong(&at, role)], ..ServerInfo::default() },
@@ -55,15 +55,14 @@ pub(super) async fn ask(client: &Client, server: &Server, role: Role) -> ServerI
         }
     };
     let http = Check::ok("HTTP", format!("{at} answers in {}", millis(took))).with("answer_ms", as_millis(took));
-    let streams = streams.get("streams").and_then(Value::as_array).cloned().unwrap_or_default();
-    let rtmp = streams.iter().find_map(|stream| stream.get("urls")?.get("rtmp")?.as_str().map(str::to_owned));
+    let rtmp = streams.iter().find_map(|stream| stream.urls.rtmp.clone());
     let mut info = ServerInfo { is_nearcast: true, rtmp, checks: vec![http], ..ServerInfo::default() };
     if server.name.is_none() {
         return info;
     }
-    info.watch = watch.filter(|answer| answer.status == 200).and_then(|answer| answer.json());
-    let name = info.watch.as_ref().and_then(|watch| watch.get("name"));
-    match streams.iter().find(|stream| name.is_some() && stream.get("name") == name) {
+    info.playback = playback.filter(|answer| answer.status == 200).and_then(|answer| answer.json());
+    let name = info.playback.as_ref().map(|playback| &playback.name);
+    match streams.iter().find(|stream| Some(&stream.name) == name) {
         Some(description) => {
             let (check, is_live) = stream(description, role);
             info.checks.push(check);
@@ -78,25 +77,25 @@ pub(super) async fn ask(client: &Client, server: &Server, role: Role) -> ServerI
 }
 
 /// The state of the stream as a check, and whether it is live.
-pub(super) fn stream(description: &Value, role: Role) -> (Check, bool) {
-    let tracks = description.get("tracks").and_then(Value::as_array).into_iter().flatten();
-    let track = |track: &Value| {
-        let codec = track.get("codec")?.as_str()?;
-        let size = track.get("width").and_then(Value::as_u64).zip(track.get("height").and_then(Value::as_u64));
-        Some(size.map_or_else(|| codec.to_owned(), |(width, height)| format!("{codec} {width}x{height}")))
+pub(super) fn stream(description: &StreamInfo, role: Role) -> (Check, bool) {
+    let track = |TrackInfo { codec, width, height, .. }: &TrackInfo| match width.zip(*height) {
+        Some((width, height)) => format!("{codec} {width}x{height}"),
+        None => codec.clone(),
     };
-    let tracks: Vec<String> = tracks.filter_map(track).take(MAX_TRACKS).collect();
+    let tracks: Vec<String> = description.tracks.iter().take(MAX_TRACKS).map(track).collect();
     let start = match role {
         Role::Publisher => "start the broadcast and run doctor again, to run more checks",
         Role::Subscriber => "start the broadcast (a viewer waits for it) and run doctor again, to run more checks",
     };
     let back = "check that the broadcaster runs and reaches the server: broadcaster doctor URL";
-    match description.get("state").and_then(Value::as_str) {
-        Some("live") => (Check::ok("stream", format!("live: {}", tracks.join(", "))), true),
-        Some("disconnected") => {
+    match description.state {
+        StreamState::Live => (Check::ok("stream", format!("live: {}", tracks.join(", "))), true),
+        StreamState::Disconnected => {
             (Check::warn("stream", "the publisher is disconnected, and may reconnect within seconds", back), false)
         }
-        _ => (Check::warn("stream", "not live", start), false),
+        StreamState::Ended | StreamState::Offline => {
+            (Check::warn("stream", "not live", start), false)
+        }
     }
 }
 
