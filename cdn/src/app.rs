@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use net::connection_limit::ConnectionLimiter;
 use net::trace::Trace;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
@@ -19,7 +20,6 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::atomic_file::replace;
 use crate::auth::{Keyring, Secret, StreamName};
 use crate::config::Config;
-use crate::connection_limit::ConnectionLimiter;
 use crate::egress::hls::{self, Hls};
 use crate::egress::relay::{self, Relay};
 use crate::egress::rtmp::Fanout;

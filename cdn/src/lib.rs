@@ -4,15 +4,13 @@
 //!
 //! An access unit passes the modules in this order: [`rtmp`] (the RTMP listener), [`ingest`] (publishers), [`hub`] (live windows), [`egress`]
 //! (RTMP, HLS and the relay protocol), [`http`] (pages, API, HLS routes). [`auth`] holds the publish keys, [`rendezvous`] the relay and peer
-//! servers that viewers can use, [`connection_limit`] the connection limits, [`config`] the settings, [`metrics`] the Prometheus metrics;
-//! [`Server`] assembles everything.
+//! servers that viewers can use, [`config`] the settings, [`metrics`] the Prometheus metrics; [`Server`] assembles everything.
 #![deny(unsafe_code)]
 
 mod app;
 mod atomic_file;
 pub mod auth;
 pub mod config;
-pub mod connection_limit;
 pub mod egress;
 pub mod http;
 pub mod hub;

@@ -5,9 +5,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use net::connection_limit::{ConnectionLimiter, ConnectionPermit};
 use tokio::net::{TcpListener, TcpStream};
-
-use crate::connection_limit::{ConnectionLimiter, ConnectionPermit};
 
 /// A bound listener and the limits of its connections.
 #[derive(Debug)]

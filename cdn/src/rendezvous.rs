@@ -12,11 +12,10 @@ use std::sync::Arc;
 use data_encoding::HEXLOWER;
 use media::Epoch;
 use net::api::PeerInfo;
+use net::connection_limit::client_prefix;
 use net::rtmp::{PeerAdvertisement, TicketIssuer};
 use net::trust::{self, Pin, Signer};
 use parking_lot::RwLock;
-
-use crate::connection_limit::client_prefix;
 
 /// The relay of this server, and the registered broadcasters by stream.
 #[derive(Debug)]

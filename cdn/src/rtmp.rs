@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use media::Cursor;
+use net::connection_limit::{ConnectionLimiter, ConnectionPermit};
 use net::rtmp::Limits;
 use net::rtmp::server::{self, PlayRequest, PublishRequest, Request};
 use socket2::{SockRef, TcpKeepalive};
@@ -18,7 +19,6 @@ use tracing::Instrument;
 
 use crate::auth::{Keyring, StreamName};
 use crate::config::Config;
-use crate::connection_limit::{ConnectionLimiter, ConnectionPermit};
 use crate::egress::rtmp::{AcceptedPlayer, Fanout, ResumePoint};
 use crate::hub::{Hub, PublisherInfo, RevokeReason, State};
 use crate::ingest::{self, PendingLimits};

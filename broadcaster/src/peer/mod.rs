@@ -9,8 +9,7 @@ mod bandwidth_allocator;
 mod send_order;
 mod uplink;
 
-use std::collections::HashMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -18,6 +17,7 @@ use live::Progress;
 use media::latency::{MAX_UNITS, Stage, TimingReport};
 use media::live_window::ReadBatch;
 use media::{AccessUnit, Cursor, LiveWindow, Timestamp, TrackKind};
+use net::connection_limit::{ConnectionLimiter, ConnectionPermit};
 use net::discovery::{Announcer, AnnouncerOptions, own_addresses};
 use net::relay::{
     self, Delivery, Grant, Proof, RefusalCode, Request, SendGate, Side, StreamSource, SubscriptionObserver,
@@ -74,19 +74,19 @@ pub struct PeerServer {
     stats: Arc<Stats>,
     upload: Uplink,
     lead: ViewerFirst,
+    /// Of all connections, including those in the handshake.
+    limiter: Arc<ConnectionLimiter>,
     admission: Mutex<Admission>,
     /// Becomes `true` with the first viewer.
     has_viewer: watch::Sender<bool>,
 }
 
-/// State by which connections are admitted.
+/// State by which viewers are admitted.
 #[derive(Debug, Default)]
 struct Admission {
     /// Verifies tickets; `None` until a CDN has sent its public key.
     verifier: Option<(TicketIssuer, TicketVerifier)>,
     attempts: pairing::AttemptLimiter,
-    /// Number of connections by address, including those in the handshake.
-    connections: HashMap<IpAddr, usize>,
 }
 
 impl PeerServer {
@@ -121,7 +121,9 @@ impl PeerServer {
         };
         let advertisement = PeerAdvertisement { pin: identity.pin(), secret: rand::random(), addresses };
         let upload = Uplink::new(settings.bitrate_limit);
-        let admission = Mutex::default();
+        let max_connections = settings.max_viewers.saturating_add(MAX_PENDING_HANDSHAKES);
+        let per_ipv6_prefix = settings.max_viewers.max(MAX_PER_ADDRESS);
+        let limiter = ConnectionLimiter::with_ipv6_limit(max_connections, MAX_PER_ADDRESS, per_ipv6_prefix);
         Ok(Arc::new(Self {
             endpoint,
             advertisement,
@@ -131,7 +133,8 @@ impl PeerServer {
             stats,
             upload,
             lead: ViewerFirst::new(),
-            admission,
+            limiter,
+            admission: Mutex::default(),
             has_viewer,
         }))
     }
@@ -202,17 +205,20 @@ impl PeerServer {
                 Some(_) = viewers.join_next() => continue,
             };
             let Some(incoming) = incoming else { return };
-            let address = incoming.remote_address().ip();
             // Spoofed addresses must not exhaust the limits: with many pending handshakes, address validation by Retry comes first
             // (RFC 9000 §8.1.2).
             if self.must_validate_address(incoming.remote_address_validated()) {
                 let _ = incoming.retry();
                 continue;
             }
-            let Some(permit) = self.clone().try_admit(address) else {
-                self.stats.lan_viewers_rejected.increment();
-                incoming.refuse();
-                continue;
+            let permit = match self.limiter.try_acquire(incoming.remote_address().ip()) {
+                Ok(permit) => permit,
+                Err(reason) => {
+                    tracing::debug!(%reason, "a LAN viewer's connection was rejected");
+                    self.stats.lan_viewers_rejected.increment();
+                    incoming.refuse();
+                    continue;
+                }
             };
             viewers.spawn(self.clone().viewer(incoming, permit));
         }
@@ -238,20 +244,7 @@ impl PeerServer {
     }
 
     fn must_validate_address(&self, is_proven: bool) -> bool {
-        let total: usize = self.admission.lock().connections.values().sum();
-        !is_proven && total.saturating_sub(self.stats.lan_viewers.value() as usize) >= RETRY_THRESHOLD
-    }
-
-    fn try_admit(self: Arc<Self>, address: IpAddr) -> Option<ConnectionPermit> {
-        let mut admission = self.admission.lock();
-        let total: usize = admission.connections.values().sum();
-        let own = admission.connections.entry(address).or_default();
-        if *own >= MAX_PER_ADDRESS || total >= self.settings.max_viewers + MAX_PENDING_HANDSHAKES {
-            return None;
-        }
-        *own += 1;
-        drop(admission);
-        Some(ConnectionPermit { peer: self, address })
+        !is_proven && self.limiter.count().saturating_sub(self.stats.lan_viewers.value() as usize) >= RETRY_THRESHOLD
     }
 
     async fn viewer(self: Arc<Self>, incoming: quinn::Incoming, _permit: ConnectionPermit) {
@@ -325,24 +318,6 @@ impl PeerServer {
 
 fn bind(config: quinn::ServerConfig, address: SocketAddr) -> Result<quinn::Endpoint, Error> {
     quinn::Endpoint::server(config, address).map_err(|source| Error::Bind { address, source })
-}
-
-/// Counts a connection against the limits until it is dropped.
-struct ConnectionPermit {
-    peer: Arc<PeerServer>,
-    address: IpAddr,
-}
-
-impl Drop for ConnectionPermit {
-    fn drop(&mut self) {
-        let mut admission = self.peer.admission.lock();
-        if let Some(count) = admission.connections.get_mut(&self.address) {
-            *count -= 1;
-            if *count == 0 {
-                admission.connections.remove(&self.address);
-            }
-        }
-    }
 }
 
 /// The broadcast as the source of one viewer's subscription.
@@ -428,7 +403,8 @@ const MAX_INCOMING: usize = 64;
 const MAX_PENDING_HANDSHAKES: usize = 16;
 /// Pending handshakes from which on addresses are validated: more than a household's viewers that join at once.
 const RETRY_THRESHOLD: usize = 6;
-/// Connections from one address: enough for one machine's viewers, while a flood from one address leaves room for others.
+/// Connections from one IPv4 address: enough for one machine's viewers, while a flood from one address leaves room for others. An IPv6 /64
+/// may be the whole local network, so that as many are allowed from it as there may be viewers.
 const MAX_PER_ADDRESS: usize = 8;
 
 #[cfg(test)]

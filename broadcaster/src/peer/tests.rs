@@ -1,28 +1,37 @@
-//! Tests of address validation.
+//! Address validation, and the limits of connections.
 
 use std::net::Ipv4Addr;
 
 use media::live_window::Bounds;
 use media::{Epoch, TrackId, WallClock};
+use quinn::{ConnectionError, TransportErrorCode};
 use tokio::net::UdpSocket;
 
 use super::*;
 
-fn peer() -> Arc<PeerServer> {
+fn peer(max_viewers: usize) -> Arc<PeerServer> {
     let stats = Arc::new(Stats::default());
     let bounds = Bounds { duration: Duration::from_secs(10), bytes: 1 << 20 };
     let broadcast = Broadcast::new(Epoch(1), WallClock::from_micros(0), &[TrackId::VIDEO], bounds, stats.clone());
     let listen = Some((Ipv4Addr::LOCALHOST, 0).into());
-    let settings = PeerSettings { listen, max_viewers: 10, bitrate_limit: None, announce: false };
+    let settings = PeerSettings { listen, max_viewers, bitrate_limit: None, announce: false };
     PeerServer::start(settings, Arc::new(broadcast), stats, watch::Sender::new(false)).unwrap()
 }
 
 async fn connect(peer: &PeerServer, address: SocketAddr) -> (quinn::Endpoint, quinn::Connection) {
+    let (endpoint, connected) = try_connect(peer, address).await;
+    (endpoint, connected.unwrap())
+}
+
+async fn try_connect(
+    peer: &PeerServer,
+    address: SocketAddr,
+) -> (quinn::Endpoint, Result<quinn::Connection, ConnectionError>) {
     let endpoint = quinn::Endpoint::client((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
     let mut config = tls::client_config(peer.advertisement().pin, relay::wire::ALPN);
     config.transport_config(Arc::new(relay::transport(Side::Client)));
-    let connection = endpoint.connect_with(config, address, tls::SERVER_NAME).unwrap().await.unwrap();
-    (endpoint, connection)
+    let connected = endpoint.connect_with(config, address, tls::SERVER_NAME).unwrap().await;
+    (endpoint, connected)
 }
 
 /// A UDP proxy before `server` for one client. Counts the Retry packets (RFC 9000 §17.2.5) that it forwards.
@@ -53,7 +62,7 @@ async fn count_retries(server: SocketAddr) -> (SocketAddr, watch::Receiver<usize
 
 #[tokio::test]
 async fn addresses_are_validated_once_many_handshakes_are_pending() {
-    let peer = peer();
+    let peer = peer(10);
     let server = peer.endpoint.local_addr().unwrap();
     tokio::spawn(peer.clone().serve());
     let (address, retries) = count_retries(server).await;
@@ -71,4 +80,20 @@ async fn addresses_are_validated_once_many_handshakes_are_pending() {
         (1, None),
         "it is accepted once its address is validated"
     );
+}
+
+#[tokio::test]
+async fn connections_beyond_the_limit_are_refused_and_counted() {
+    let peer = peer(0);
+    let server = peer.endpoint.local_addr().unwrap();
+    tokio::spawn(peer.clone().serve());
+    let mut open = Vec::new();
+    while open.len() < MAX_PENDING_HANDSHAKES {
+        open.push(connect(&peer, server).await);
+    }
+    assert_eq!((peer.limiter.count(), peer.stats.lan_viewers_rejected.value()), (MAX_PENDING_HANDSHAKES, 0));
+    let (_endpoint, refused) = try_connect(&peer, server).await;
+    let Err(ConnectionError::ConnectionClosed(close)) = refused else { panic!("{refused:?}") };
+    assert_eq!(close.error_code, TransportErrorCode::CONNECTION_REFUSED);
+    assert_eq!(peer.stats.lan_viewers_rejected.value(), 1);
 }

@@ -32,13 +32,13 @@ use axum::http::header;
 use axum::middleware::{self, Next};
 use axum::response::Response;
 use axum::routing::get;
+use net::connection_limit::ConnectionLimiter;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::DescriptorEncoder;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tower_http::cors::{AllowHeaders, AllowMethods, AllowOrigin, CorsLayer};
 
-use crate::connection_limit::ConnectionLimiter;
 use crate::egress::hls::Hls;
 use crate::hub::Hub;
 use crate::listener::LimitedListener;

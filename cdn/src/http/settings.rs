@@ -39,7 +39,7 @@ impl Default for Settings {
     }
 }
 
-/// Bounds of one connection. [`ConnectionLimiter`](crate::connection_limit::ConnectionLimiter) bounds their number.
+/// Bounds of one connection. [`ConnectionLimiter`](net::connection_limit::ConnectionLimiter) bounds their number.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Limits {

@@ -12,13 +12,13 @@ use http_body_util::BodyExt as _;
 use media::codec::{Codec, CodecConfig};
 use media::live_window::Bounds;
 use media::{AccessUnit, Catalog, Epoch, Timestamp, Track, TrackId, WallClock};
+use net::connection_limit::ConnectionLimiter;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
 use super::{HttpServer, Limits, Settings};
-use crate::connection_limit::ConnectionLimiter;
 use crate::egress::hls::{self, Hls};
 use crate::hub::{self, Hub, PublishGuard, PublisherInfo};
 use crate::metrics::{self, Metrics};

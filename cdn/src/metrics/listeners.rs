@@ -3,11 +3,11 @@
 use std::fmt::Error;
 use std::sync::Arc;
 
+use net::connection_limit::ConnectionLimiter;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::DescriptorEncoder;
 
 use super::samples::{Kind, write};
-use crate::connection_limit::ConnectionLimiter;
 
 /// Collects the connection counts of all listeners.
 #[derive(Debug, Default)]

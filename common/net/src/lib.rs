@@ -6,6 +6,7 @@ pub mod api;
 pub mod bbr;
 pub mod blame;
 pub mod clock;
+pub mod connection_limit;
 pub mod discovery;
 #[cfg(feature = "doctor")]
 pub mod doctor;

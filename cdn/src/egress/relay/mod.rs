@@ -11,6 +11,7 @@ use live::Progress;
 use media::latency::TimingReport;
 use media::live_window::ReadBatch;
 use media::{AccessUnit, Cursor, LiveWindow, Timestamp, TrackKind};
+use net::connection_limit::{ConnectionLimiter, ConnectionPermit};
 use net::relay::{self, Delivery, RefusalCode, Side, StreamSource, SubscriptionObserver};
 use net::trust::{Identity, Pin, tls};
 use tokio::sync::watch;
@@ -18,7 +19,6 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 
-use crate::connection_limit::{ConnectionLimiter, ConnectionPermit};
 use crate::hub::{Hub, LiveStream};
 
 /// Connection limits, and the secret of the endpoint.

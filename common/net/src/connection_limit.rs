@@ -1,4 +1,4 @@
-//! Limits a listener's connections, in total and per client address; for RTMP, HTTP and the relay protocol.
+//! Limits a listener's connections, in total and per client; for RTMP, HTTP and the relay protocol, of a server and of a broadcaster.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
@@ -10,14 +10,15 @@ use parking_lot::Mutex;
 #[derive(Debug)]
 pub struct ConnectionLimiter {
     total: usize,
-    per_address: usize,
+    per_ipv4: usize,
+    per_ipv6_prefix: usize,
     taken: Mutex<Taken>,
 }
 
 #[derive(Debug, Default)]
 struct Taken {
     total: usize,
-    by_address: HashMap<IpAddr, usize>,
+    by_client: HashMap<IpAddr, usize>,
     accepted: u64,
     rejected: u64,
 }
@@ -44,7 +45,12 @@ impl ConnectionLimiter {
     /// Allows `total` connections at once, `per_address` of them from one IPv4 address or IPv6 /64. Loopback is exempt from the latter, because
     /// local proxies connect from it.
     pub fn new(total: usize, per_address: usize) -> Arc<Self> {
-        Arc::new(Self { total, per_address, taken: Mutex::default() })
+        Self::with_ipv6_limit(total, per_address, per_address)
+    }
+
+    /// The same, with a limit of its own for the connections from one IPv6 /64: on a local network, that is everybody.
+    pub fn with_ipv6_limit(total: usize, per_ipv4: usize, per_ipv6_prefix: usize) -> Arc<Self> {
+        Arc::new(Self { total, per_ipv4, per_ipv6_prefix, taken: Mutex::default() })
     }
 
     /// Admits a connection until the permit is dropped.
@@ -54,11 +60,12 @@ impl ConnectionLimiter {
     pub fn try_acquire(self: &Arc<Self>, peer: IpAddr) -> Result<ConnectionPermit, Rejected> {
         let peer = client_prefix(peer);
         let mut taken = self.taken.lock();
-        let of_address = taken.by_address.get(&peer).copied().unwrap_or(0);
+        let limit = if peer.is_ipv4() { self.per_ipv4 } else { self.per_ipv6_prefix };
+        let of_client = taken.by_client.get(&peer).copied().unwrap_or(0);
         let rejected = if taken.total >= self.total {
             Some(Rejected::Total { limit: self.total })
-        } else if !peer.is_loopback() && of_address >= self.per_address {
-            Some(Rejected::Address { limit: self.per_address })
+        } else if !peer.is_loopback() && of_client >= limit {
+            Some(Rejected::Address { limit })
         } else {
             None
         };
@@ -66,7 +73,7 @@ impl ConnectionLimiter {
             taken.rejected += 1;
             return Err(rejected);
         }
-        taken.by_address.insert(peer, of_address + 1);
+        taken.by_client.insert(peer, of_client + 1);
         taken.total += 1;
         taken.accepted += 1;
         Ok(ConnectionPermit { limiter: self.clone(), peer })
@@ -99,10 +106,10 @@ impl Drop for ConnectionPermit {
     fn drop(&mut self) {
         let mut taken = self.limiter.taken.lock();
         taken.total -= 1;
-        if let Some(count) = taken.by_address.get_mut(&self.peer) {
+        if let Some(count) = taken.by_client.get_mut(&self.peer) {
             *count -= 1;
             if *count == 0 {
-                taken.by_address.remove(&self.peer);
+                taken.by_client.remove(&self.peer);
             }
         }
     }
@@ -110,7 +117,7 @@ impl Drop for ConnectionPermit {
 
 /// The address prefix that counts as one client: an IPv4 address, also if mapped to IPv6, or the IPv6 /64 that a provider assigns to one
 /// customer. Loopback addresses are unchanged.
-pub(crate) fn client_prefix(peer: IpAddr) -> IpAddr {
+pub fn client_prefix(peer: IpAddr) -> IpAddr {
     match peer.to_canonical() {
         IpAddr::V6(v6) if !v6.is_loopback() => {
             let [a, b, c, d, ..] = v6.segments();
@@ -136,7 +143,7 @@ mod tests {
         drop(first);
         assert_eq!((limiter.count(), limiter.accepted(), limiter.rejected()), (2, 3, 2));
         let _fourth = try_acquire("2001:db8::ffff").unwrap();
-        assert_eq!(limiter.taken.lock().by_address.len(), 2);
+        assert_eq!(limiter.taken.lock().by_client.len(), 2);
         assert_eq!(try_acquire("2001:db8::2").map(drop), Err(Rejected::Total { limit: 3 }));
     }
 
@@ -146,5 +153,14 @@ mod tests {
         let _permits: Vec<_> =
             ["127.0.0.1", "127.0.0.1", "::1"].map(|p| limiter.try_acquire(p.parse().unwrap()).unwrap()).into();
         assert!(limiter.try_acquire("127.0.0.1".parse().unwrap()).is_err());
+    }
+
+    #[test]
+    fn a_local_network_of_ipv6_has_a_limit_of_its_own() {
+        let limiter = ConnectionLimiter::with_ipv6_limit(9, 1, 3);
+        let try_acquire = |peer: &str| limiter.try_acquire(peer.parse().unwrap());
+        let _permits: Vec<_> = ["fe80::1", "fe80::2", "fe80::3", "192.0.2.1"].map(|p| try_acquire(p).unwrap()).into();
+        assert_eq!(try_acquire("fe80::4").unwrap_err(), Rejected::Address { limit: 3 });
+        assert_eq!(try_acquire("::ffff:192.0.2.1").unwrap_err(), Rejected::Address { limit: 1 });
     }
 }
