@@ -13,7 +13,7 @@ use anyhow::Context;
 use net::connection_limit::ConnectionLimiter;
 use net::trace::Trace;
 use tokio::net::TcpListener;
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -120,7 +120,7 @@ impl Server {
     /// time. Dropping the future stops the server at once.
     ///
     /// # Errors
-    /// If a listener or a fan-out thread ended unexpectedly.
+    /// If a listener, the relay endpoint or a fan-out thread ended unexpectedly.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> anyhow::Result<()> {
         let Self { config, keys, hub, fanout, rtmp, http, relay, metrics, addresses, .. } = self;
         let (stop, packagers) = (CancellationToken::new(), CancellationToken::new());
@@ -170,13 +170,14 @@ impl Server {
             let stop = stop.clone();
             async move { http_server.serve(http, http_limiter, stop).await }
         }));
-        let relay_task =
+        let mut relay_task =
             relay.map(|relay| AbortOnDropHandle::new(tokio::spawn(relay.serve(hub.clone(), stop.clone()))));
 
         let failed = tokio::select! {
             () = shutdown => None,
             ended = &mut rtmp_task => Some(anyhow::anyhow!("the RTMP listener ended: {ended:?}")),
             ended = &mut http_task => Some(anyhow::anyhow!("the HTTP listener ended: {ended:?}")),
+            ended = ended(relay_task.as_mut()) => Some(anyhow::anyhow!("the relay endpoint ended: {ended:?}")),
             () = fanout.failed().cancelled_owned() => {
                 Some(anyhow::anyhow!("a fan-out thread ended and disconnected its players"))
             }
@@ -195,7 +196,7 @@ impl Server {
                 let _ = (&mut http_task).await;
             }
             packagers.cancel();
-            if let Some(relay) = relay_task {
+            if let Some(relay) = relay_task.filter(|task| !task.is_finished()) {
                 let _ = relay.await;
             }
         };
@@ -204,6 +205,14 @@ impl Server {
             Err(_) => tracing::warn!(after = ?config.drain, "stopped with connections open"),
         }
         failed.map_or(Ok(()), Err)
+    }
+}
+
+/// The end of `task`; never ready without a task.
+async fn ended(task: Option<&mut AbortOnDropHandle<()>>) -> Result<(), JoinError> {
+    match task {
+        Some(task) => task.await,
+        None => std::future::pending().await,
     }
 }
 
@@ -310,3 +319,24 @@ const FIRST_STREAM: &str = "live";
 const KEYS_INTERVAL: Duration = Duration::from_secs(1);
 /// Maximum number of connections to `/metrics`; one or two are usual.
 const METRICS_CONNECTIONS: usize = 64;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_relay_that_ends_ends_the_server() {
+        let data = tempfile::tempdir().unwrap();
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        let config = crate::load(None, [], |config| {
+            config.data = data.path().into();
+            (config.rtmp.listen, config.http.listen) = (any, any);
+            (config.relay.listen, config.metrics.listen) = (Some(any), None);
+            config.fanout.shards = 1;
+        });
+        let server = Server::bind(config.unwrap()).await.unwrap();
+        server.relay.as_ref().unwrap().close();
+        let error = server.run(std::future::pending()).await.unwrap_err();
+        assert!(error.to_string().contains("the relay endpoint ended"), "{error}");
+    }
+}

@@ -76,6 +76,12 @@ impl Relay {
         &self.limiter
     }
 
+    /// Ends [`serve`](Self::serve) as an error of the endpoint does.
+    #[cfg(test)]
+    pub(crate) fn close(&self) {
+        self.endpoint.close(quinn::VarInt::from_u32(0), b"");
+    }
+
     /// Serves subscribers until `stop` is cancelled; then closes their connections and returns when all are closed.
     pub async fn serve(self, hub: Arc<Hub>, stop: CancellationToken) {
         let subscribers = TaskTracker::new();
