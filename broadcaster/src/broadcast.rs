@@ -30,7 +30,7 @@ pub struct Broadcast {
     inner: Mutex<Inner>,
     stats: Arc<Stats>,
     trace: Option<Arc<Trace>>,
-    uplink: RateControl,
+    rate_control: RateControl,
     /// One moment on the wall clock and on the monotonic clock. All stamps derive from it, so setting the system clock does not affect them.
     clock_anchor: (WallClock, Instant),
 }
@@ -67,7 +67,7 @@ impl Broadcast {
             inner: Mutex::new(inner),
             stats,
             trace: None,
-            uplink: RateControl::default(),
+            rate_control: RateControl::default(),
             clock_anchor,
         }
     }
@@ -78,8 +78,8 @@ impl Broadcast {
     }
 
     /// The rate control of the video encoder, fed with measurements of the uplink.
-    pub fn uplink(&self) -> &RateControl {
-        &self.uplink
+    pub fn rate_control(&self) -> &RateControl {
+        &self.rate_control
     }
 
     /// The epoch, which identifies the broadcast.

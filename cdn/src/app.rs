@@ -123,7 +123,7 @@ impl Server {
     /// If a listener, the relay endpoint or a fan-out thread ended unexpectedly.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> anyhow::Result<()> {
         let Self { config, keys, hub, fanout, rtmp, http, relay, metrics, addresses, .. } = self;
-        let (stop, packagers) = (CancellationToken::new(), CancellationToken::new());
+        let (stop, segmenters) = (CancellationToken::new(), CancellationToken::new());
         let _ends_all = EndsAll { hub: hub.clone(), stop: stop.clone() };
         let limiter = |max, per_address| ConnectionLimiter::new(max, per_address);
         let rtmp_limiter = limiter(config.rtmp.max_connections, config.rtmp.max_per_address);
@@ -164,7 +164,7 @@ impl Server {
         });
         background.spawn(watch_keys(keys, hub.clone()));
         background.spawn(async move { delays.keep_observing().await });
-        background.spawn(hls.run(packagers.clone()));
+        background.spawn(hls.run(segmenters.clone()));
         let mut rtmp_task = AbortOnDropHandle::new(tokio::spawn(rtmp_server.serve(rtmp, stop.clone())));
         let mut http_task = AbortOnDropHandle::new(tokio::spawn({
             let stop = stop.clone();
@@ -195,7 +195,7 @@ impl Server {
             if !http_task.is_finished() {
                 let _ = (&mut http_task).await;
             }
-            packagers.cancel();
+            segmenters.cancel();
             if let Some(relay) = relay_task.filter(|task| !task.is_finished()) {
                 let _ = relay.await;
             }

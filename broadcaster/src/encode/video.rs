@@ -83,7 +83,7 @@ impl VideoEncoding {
                 if self.settings.fixed_bitrate {
                     tracing::debug!("rate control is off");
                 } else if open.encoder.set_bitrate(open.rate) {
-                    self.broadcast.uplink().follow(open.rate, Instant::now());
+                    self.broadcast.rate_control().follow(open.rate, Instant::now());
                 } else {
                     tracing::info!(
                         encoder = open.encoder.name(),
@@ -111,7 +111,7 @@ impl VideoEncoding {
             open.burned_in.push_back((pts, open.counter));
             open.counter = open.counter.wrapping_add(1);
         }
-        if let Some(target) = self.broadcast.uplink().target(Instant::now())
+        if let Some(target) = self.broadcast.rate_control().target(Instant::now())
             && open.is_change(target)
         {
             open.encoder.set_bitrate(target);

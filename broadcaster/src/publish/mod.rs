@@ -157,7 +157,7 @@ impl RtmpPublisher {
         if let Some(peer) = &self.peer {
             peer.on_push_feedback(None, Duration::ZERO);
         }
-        self.broadcast.uplink().waits(None, Instant::now());
+        self.broadcast.rate_control().waits(None, Instant::now());
         match sent {
             Ok(None) => match publisher.close().await {
                 Ok(()) => SessionEnd::Complete,
@@ -227,7 +227,7 @@ impl RtmpPublisher {
                 if let Some(peer) = &self.peer {
                     peer.on_pushed(entry.unit.payload.len());
                 }
-                self.broadcast.uplink().pushed(entry.unit.payload.len(), entry.unit.track.is_video());
+                self.broadcast.rate_control().pushed(entry.unit.payload.len(), entry.unit.track.is_video());
                 self.report_uplink(publisher, entry.position + 1);
                 self.stats.pushed.set(entry.position + 1);
                 *next = (*next).max(entry.position + 1);
@@ -251,7 +251,7 @@ impl RtmpPublisher {
         let behind = self.broadcast.with_window(|window| window.lag(position));
         let shared = self.peer.as_ref().and_then(|peer| peer.link_capacity());
         let wait = UplinkSample { queueing: publisher.queue_delay().unwrap_or_default(), behind, shared };
-        self.broadcast.uplink().waits(Some(wait), Instant::now());
+        self.broadcast.rate_control().waits(Some(wait), Instant::now());
     }
 
     fn measure(&self, publisher: &Publisher, cursor: &Cursor) {

@@ -45,12 +45,12 @@ impl ApiClient {
     ///
     /// # Errors
     /// [`Error::UnknownStream`] if the server does not know the stream, [`Error::Http`] for all other failures.
-    pub(super) async fn watch(&self) -> Result<Option<PlaybackInfo>, Error> {
+    pub(super) async fn playback_info(&self) -> Result<Option<PlaybackInfo>, Error> {
         self.request("watch").await
     }
 
     /// Stage timestamps of the server's units up to the one with DTS `at`, or up to the newest; `None` if the server has no such API.
-    pub(super) async fn stamps(&self, at: Option<Timestamp>) -> Result<Option<TimingReport>, Error> {
+    pub(super) async fn timing(&self, at: Option<Timestamp>) -> Result<Option<TimingReport>, Error> {
         let question = at.map_or("timing".to_owned(), |at| format!("timing?at={}", at.as_millis()));
         Ok(self.request::<StreamTiming>(&question).await?.and_then(StreamTiming::into_report))
     }

@@ -25,9 +25,9 @@ pub(super) async fn run(
     let mut browsing: Option<BrowseSession> = None;
     let mut backoff = RequeryBackoff::default();
     loop {
-        match api.watch().await {
-            Ok(watch) => {
-                let peer = watch.and_then(|watch| watch.peer);
+        match api.playback_info().await {
+            Ok(info) => {
+                let peer = info.and_then(|info| info.peer);
                 let told = peer.as_ref().and_then(|peer| peer.secret());
                 if told != secret {
                     secret = told;

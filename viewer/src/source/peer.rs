@@ -115,7 +115,7 @@ async fn peer_target(
     candidates: &CandidateAddresses,
 ) -> Result<RelayTarget, Error> {
     let not_live = || Error::NotLive { address: format!("the broadcaster of {}", api.name()) };
-    let peer = api.watch().await?.and_then(|info| info.peer).ok_or_else(not_live)?;
+    let peer = api.playback_info().await?.and_then(|info| info.peer).ok_or_else(not_live)?;
     let pin = peer.pin().ok_or_else(not_live)?;
     let mut addresses = manual.to_vec();
     addresses.extend(candidates.iter().chain(&peer.addresses).map(ToString::to_string));

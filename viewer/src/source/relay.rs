@@ -57,7 +57,7 @@ impl RelaySource {
 
     /// The server's current description, since a restarted server has another certificate. The old description if the server does not respond.
     async fn refreshed(&self, api: &ApiClient) -> Self {
-        let info = api.watch().await.ok().flatten();
+        let info = api.playback_info().await.ok().flatten();
         info.and_then(|info| Self::parse(&info, api.name())).unwrap_or_else(|| self.clone())
     }
 }
@@ -192,9 +192,9 @@ async fn run(
                 let exchange = timing_poll::exchange(&report, requested_at, received_at);
                 PathEvent::Timing(Box::new(report), exchange)
             }
-            Event::Capacity(has_room) => {
-                debug!(address = target.address, has_capacity = has_room, "capacity reported");
-                PathEvent::Capacity(has_room)
+            Event::Capacity(has_capacity) => {
+                debug!(address = target.address, has_capacity, "capacity reported");
+                PathEvent::Capacity(has_capacity)
             }
             Event::Ended => return Ok(()),
         };

@@ -70,7 +70,7 @@ async fn from_server(
 ) -> Result<ResolvedPaths, Error> {
     let api = ApiClient::new(page, http)?;
     let failed = |reason: &str, retry| Error::Http { url: page.to_string(), reason: reason.to_owned(), retry };
-    let Some(info) = api.watch().await? else {
+    let Some(info) = api.playback_info().await? else {
         let is_playlist = http.get(page.clone()).timeout(api_client::REQUEST_TIMEOUT).send().await.is_ok_and(|r| {
             let types = ["application/vnd.apple.mpegurl", "application/x-mpegurl", "audio/mpegurl"];
             r.status().is_success() && types.iter().any(|kind| is_of_type(&r, kind))

@@ -263,9 +263,9 @@ impl Supervisor {
                 self.set_state(State::Waiting).await?;
             }
             PathEvent::Idle => self.selector.on_idle(id),
-            PathEvent::Capacity(has_room) => {
-                self.selector.on_capacity(id, has_room);
-                if !has_room {
+            PathEvent::Capacity(has_capacity) => {
+                self.selector.on_capacity(id, has_capacity);
+                if !has_capacity {
                     self.send(Event::NoCapacity(id)).await?;
                 }
             }

@@ -83,7 +83,7 @@ async fn poll(api: &ApiClient, position: &Position, events: &EventSender) {
         tokio::time::sleep_until(schedule.next).await;
         schedule.on_request();
         let sent = Instant::now();
-        match api.stamps(unit_to_query(position)).await {
+        match api.timing(unit_to_query(position)).await {
             Ok(Some(report)) => {
                 let exchange = exchange(&report, sent, Instant::now());
                 if events.send(super::PathEvent::Timing(Box::new(report), exchange)).await.is_err() {

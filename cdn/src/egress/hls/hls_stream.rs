@@ -185,7 +185,7 @@ impl HlsStream {
         self.snapshot.send_replace(Arc::new(snapshot));
     }
 
-    /// Stops the packager and all waiting requests.
+    /// Stops the segmenter and all waiting requests.
     pub(super) fn stop(&self) {
         self.stop.cancel();
     }

@@ -19,7 +19,7 @@ pub(super) struct ListedUnits {
 }
 
 impl ListedUnits {
-    /// Updates the lists after the packager processed `unit` and made `playlist`. A part or segment new in it ended before that unit.
+    /// Updates the lists after the segmenter processed `unit` and made `playlist`. A part or segment new in it ended before that unit.
     pub(super) fn take(&mut self, stream: &LiveStream, playlist: &Arc<SegmentWindow>, unit: &AccessUnit) {
         if !Arc::ptr_eq(&self.playlist, playlist) {
             let newest = |p: &SegmentWindow| p.segments.last().map(|segment| segment.msn);

@@ -1,6 +1,6 @@
-//! HLS (RFC 8216, RFC 8216bis): one packager per stream turns the hub's access units into fMP4 segments and playlists, in memory.
+//! HLS (RFC 8216, RFC 8216bis): one segmenter per stream turns the hub's access units into fMP4 segments and playlists, in memory.
 //!
-//! A packager is a subscriber with a cursor. It starts when its stream is opened and outlives every publisher, so media sequence numbers
+//! The task of a segmenter is a subscriber with a cursor. It starts when its stream is opened and outlives every publisher, so media sequence numbers
 //! continue. It publishes immutable snapshots that all readers share. A request waits only if it blocks for the next part or playlist.
 //! `media::hls` segments and renders; nothing here knows HTTP.
 
@@ -10,7 +10,7 @@ mod recent_clients;
 mod request;
 mod settings;
 mod snapshot;
-mod stream_packager;
+mod stream_segmenter;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -28,18 +28,18 @@ pub use snapshot::Snapshot;
 
 use crate::hub::{Hub, LiveStream};
 
-/// The packagers of all streams of a hub.
+/// The segmenters of all streams of a hub.
 #[derive(Debug)]
 pub struct Hls {
     hub: Arc<Hub>,
     settings: Settings,
     streams: RwLock<BTreeMap<String, Arc<HlsStream>>>,
-    /// Stops all packagers.
+    /// Stops all segmenters.
     stop: CancellationToken,
 }
 
 impl Hls {
-    /// Creates it without packagers, which [`run`](Self::run) starts.
+    /// Creates it without segmenters, which [`run`](Self::run) starts.
     pub fn new(hub: Arc<Hub>, settings: Settings) -> Arc<Self> {
         Arc::new(Self { hub, settings, streams: RwLock::default(), stop: CancellationToken::new() })
     }
@@ -61,7 +61,7 @@ impl Hls {
         })
     }
 
-    /// Runs one packager for every stream of the hub, until `stop` is cancelled.
+    /// Runs one segmenter for every stream of the hub, until `stop` is cancelled.
     pub async fn run(self: Arc<Self>, stop: CancellationToken) {
         let _ends_all = self.stop.clone().drop_guard();
         let mut opened = self.hub.streams_changed();
@@ -75,7 +75,7 @@ impl Hls {
         }
     }
 
-    /// Starts packagers of new streams and drops those of removed streams, which end by themselves.
+    /// Starts segmenters of new streams and drops those of removed streams, which end by themselves.
     fn follow_hub(&self) {
         // Read the hub under the lock, so that of two concurrent calls the later one has the newer list.
         let mut hls_streams = self.streams.write();
@@ -94,7 +94,7 @@ impl Hls {
 
     fn start(&self, stream: Arc<LiveStream>) -> Arc<HlsStream> {
         let hls_stream = HlsStream::new(stream, self.stop.child_token());
-        tokio::spawn(stream_packager::run(hls_stream.clone(), self.settings.clone()));
+        tokio::spawn(stream_segmenter::run(hls_stream.clone(), self.settings.clone()));
         hls_stream
     }
 }

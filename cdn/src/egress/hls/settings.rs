@@ -20,13 +20,13 @@ pub struct Settings {
 
 impl Default for Settings {
     fn default() -> Self {
-        let packager = media::cmaf::SegmenterConfig::default();
+        let segmenter = media::cmaf::SegmenterConfig::default();
         Self {
-            segment_duration: packager.segment_target,
-            part_duration: packager.part_target,
-            low_latency: packager.low_latency,
-            playlist_window: packager.window,
-            max_bytes: packager.bytes,
+            segment_duration: segmenter.segment_target,
+            part_duration: segmenter.part_target,
+            low_latency: segmenter.low_latency,
+            playlist_window: segmenter.window,
+            max_bytes: segmenter.bytes,
         }
     }
 }

@@ -93,7 +93,7 @@ impl Relay {
             let Some(incoming) = incoming else { break };
             let peer = incoming.remote_address();
             // Under load, validate the client's address before allocating state for it.
-            if !incoming.remote_address_validated() && self.endpoint.open_connections() > CROWDED {
+            if !incoming.remote_address_validated() && self.endpoint.open_connections() > RETRY_THRESHOLD {
                 let _ = incoming.retry();
                 continue;
             }
@@ -120,7 +120,7 @@ async fn subscriber(incoming: quinn::Incoming, permit: ConnectionPermit, hub: Ar
         let connection = incoming.await?;
         relay::accept(connection).await
     };
-    let request = match tokio::time::timeout(HANDSHAKE, asked).await {
+    let request = match tokio::time::timeout(HANDSHAKE_TIMEOUT, asked).await {
         Ok(Ok(request)) => request,
         Ok(Err(error)) => return tracing::debug!(%error, "handshake or request failed"),
         Err(_) => return tracing::debug!("handshake or request timed out"),
@@ -171,9 +171,9 @@ impl SubscriptionObserver for Window {
 }
 
 /// Bounds the time from the first packet to the request.
-const HANDSHAKE: Duration = Duration::from_secs(10);
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Maximum number of handshakes that wait to be accepted.
 const MAX_INCOMING: usize = 1024;
 /// Number of open connections above which new clients' addresses are validated by Retry (RFC 9000 §8.1.2): one more round trip, as protection
 /// against floods with spoofed addresses.
-const CROWDED: usize = 512;
+const RETRY_THRESHOLD: usize = 512;

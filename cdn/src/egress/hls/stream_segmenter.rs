@@ -1,4 +1,4 @@
-//! One stream's packager: the task that feeds the segmenter from the hub and publishes a snapshot for each new part or segment.
+//! Segments one stream: the task that feeds its segmenter from the hub and publishes a snapshot for each new part or segment.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -15,7 +15,7 @@ use super::listed_units::ListedUnits;
 use super::settings::Settings;
 use crate::hub::State;
 
-/// Packages until the stream is removed or the server shuts down.
+/// Segments until the stream is removed or the server shuts down.
 pub(super) async fn run(hls_stream: Arc<HlsStream>, settings: Settings) {
     let stream = hls_stream.stream().clone();
     let mut segmenter = Segmenter::new(SegmenterConfig {
@@ -84,7 +84,7 @@ fn first_sequence(now: WallClock) -> u64 {
     u64::try_from(now.as_micros() / 1_000_000).unwrap_or(0)
 }
 
-/// Maximum payload read from the window at once, so that a packager that catches up does not block other tasks.
+/// Maximum payload read from the window at once, so that a task that catches up does not block other tasks.
 const READ_BATCH_BYTES: usize = 4 << 20;
 
 /// Interval between updates of the viewer count.
