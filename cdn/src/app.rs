@@ -231,7 +231,7 @@ impl Drop for EndsAll {
 
 fn make_hub(config: &Config) -> anyhow::Result<Arc<Hub>> {
     let trace = config.trace.as_deref().map(|path| Trace::create(path).with_context(|| path.display().to_string()));
-    let settings = hub::Settings {
+    let settings = hub::HubSettings {
         window: media::live_window::Bounds {
             duration: config.hub.buffer_window,
             bytes: config.hub.buffer_bytes.as_u64() as usize,
@@ -242,8 +242,8 @@ fn make_hub(config: &Config) -> anyhow::Result<Arc<Hub>> {
     Ok(Hub::with_trace(settings, trace.transpose()?.map(Arc::new)))
 }
 
-fn hls_settings(config: &Config) -> hls::Settings {
-    hls::Settings {
+fn hls_settings(config: &Config) -> hls::HlsSettings {
+    hls::HlsSettings {
         segment_duration: config.hls.segment_duration,
         part_duration: config.hls.part_duration,
         low_latency: config.hls.low_latency,
@@ -252,13 +252,13 @@ fn hls_settings(config: &Config) -> hls::Settings {
     }
 }
 
-fn http_settings(config: &Config, addresses: Addresses, peers: Arc<PeerDirectory>) -> http::Settings {
-    http::Settings {
+fn http_settings(config: &Config, addresses: Addresses, peers: Arc<PeerDirectory>) -> http::HttpSettings {
+    http::HttpSettings {
         rtmp_port: Some(addresses.rtmp.port()),
         rtmp_app: config.rtmp.app.clone(),
         rtmp_host: Some(config.public_host.clone()).filter(|host| !host.is_empty()),
         peers: Some(peers),
-        ..http::Settings::default()
+        ..http::HttpSettings::default()
     }
 }
 
@@ -287,7 +287,7 @@ fn bind_relay(address: SocketAddr, config: &Config) -> anyhow::Result<Relay> {
         );
         rand::random()
     });
-    Relay::bind(address, relay::Settings { max_connections, max_per_address, secret })
+    Relay::bind(address, relay::RelaySettings { max_connections, max_per_address, secret })
         .with_context(|| format!("cannot listen on {address}/udp (relay.listen; empty, or --relay off, for no relay)"))
 }
 

@@ -20,7 +20,7 @@ use tracing::Instrument;
 use crate::auth::{Keyring, StreamName};
 use crate::config::Config;
 use crate::egress::rtmp::{AcceptedPlayer, Fanout, ResumePoint};
-use crate::hub::{Hub, PublisherInfo, RevokeReason, State};
+use crate::hub::{Hub, PublishState, PublisherInfo, RevokeReason};
 use crate::ingest::{self, PendingLimits};
 use crate::listener::LimitedListener;
 use crate::rendezvous::PeerDirectory;
@@ -178,7 +178,7 @@ impl RtmpServer {
             Err(error) => return tracing::debug!(%error, "the player disconnected during the handshake"),
         };
         let (socket, play) = player.into_parts();
-        let is_on_air = matches!(stream.state(), State::Live { .. });
+        let is_on_air = matches!(stream.state(), PublishState::Live { .. });
         let position =
             resume_point.and_then(|resume_point| stream.with_window(|window| resume_point.position(window, is_on_air)));
         tracing::debug!(

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use media::latency::{
-    ClockOffset, Delivery, Exchange, LatencyComponent, OffsetEstimator, Stage, StageTimes, TimingLog, TimingReport,
+    ClockOffset, DeliveryMode, Exchange, LatencyComponent, OffsetEstimator, Stage, StageTimes, TimingLog, TimingReport,
     UnitTiming,
 };
 use media::path_merge::PathId;
@@ -61,7 +61,7 @@ impl Breakdown {
 
 /// Collects stamps and reports, and computes the breakdown.
 #[derive(Debug, Default)]
-pub(crate) struct LatencyTracker {
+pub(crate) struct PathLatency {
     /// This viewer's own stamps of the last pictures.
     units: TimingLog,
     /// For each path, the offset to the clock of the server (or broadcaster) that reports on it.
@@ -69,7 +69,7 @@ pub(crate) struct LatencyTracker {
     /// Offset of the broadcaster's clock to this host's.
     broadcaster_clock: Option<ClockOffset>,
     /// The active path, whose reports count, and how it delivers.
-    path: Option<(PathId, Delivery)>,
+    path: Option<(PathId, DeliveryMode)>,
     /// Means over the pictures of the last report, in microseconds.
     reported: BTreeMap<LatencyComponent, f64>,
     /// The viewer's own measurements: microseconds, smoothed.
@@ -80,9 +80,9 @@ pub(crate) struct LatencyTracker {
     last_presented: Option<Timestamp>,
 }
 
-impl LatencyTracker {
+impl PathLatency {
     /// Pictures are delivered by this path from now on.
-    pub(crate) fn set_active_path(&mut self, path: PathId, delivery: Delivery) {
+    pub(crate) fn set_active_path(&mut self, path: PathId, delivery: DeliveryMode) {
         if self.path != Some((path, delivery)) {
             self.path = Some((path, delivery));
             self.reported.clear();
@@ -226,9 +226,9 @@ mod tests {
     }
 
     /// A picture of a broadcaster whose clock is one second ahead of ours, by a server whose clock is half a second ahead.
-    fn seen(tracker: &mut LatencyTracker, tells: bool) -> Option<i64> {
+    fn seen(tracker: &mut PathLatency, tells: bool) -> Option<i64> {
         let (path, dts) = (PathId(3), Timestamp::from_millis(40));
-        tracker.set_active_path(path, Delivery::Units);
+        tracker.set_active_path(path, DeliveryMode::Units);
         tracker.stamp(EPOCH, TrackId::VIDEO, dts, Stage::Received, at(90_000));
         let shown = stamps(&[
             (Stage::Captured, 1_000_000),
@@ -273,7 +273,7 @@ mod tests {
 
     #[test]
     fn reported_stages_are_split_and_add_up_by_one_clock() {
-        let mut tracker = LatencyTracker::default();
+        let mut tracker = PathLatency::default();
         assert_eq!(seen(&mut tracker, true), Some(160_000));
         let found = tracker.breakdown();
         assert_eq!(
@@ -294,14 +294,14 @@ mod tests {
         );
         assert_eq!(found.parts().map(|(_, ms)| ms).sum::<f64>(), 160.0);
         // A report of another path does not apply to this one.
-        tracker.set_active_path(PathId(4), Delivery::Direct);
+        tracker.set_active_path(PathId(4), DeliveryMode::Direct);
         let found = tracker.breakdown();
         assert_eq!((found.upload, found.last_mile, found.total), (None, Some(90.0), Some(160.0)));
     }
 
     #[test]
     fn an_unknown_clock_offset_gives_no_negative_latency() {
-        let mut tracker = LatencyTracker::default();
+        let mut tracker = PathLatency::default();
         assert_eq!(seen(&mut tracker, false), Some(-840_000));
         let found = tracker.breakdown();
         assert_eq!((found.total, found.last_mile, found.buffering), (None, None, Some(68.0)));

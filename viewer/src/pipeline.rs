@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use media::latency::{Delivery, Stage};
+use media::latency::{DeliveryMode, Stage};
 use media::path_merge::{MergedUnit, PathId, PathMerger};
 use media::{AccessUnit, Catalog, Timestamp, WallClock};
 use net::clock;
@@ -74,7 +74,7 @@ struct Pipeline<'a> {
     /// Name and burst (media delivered at once) of each path.
     sources: BTreeMap<PathId, (String, Duration)>,
     /// How each path delivers.
-    deliveries: BTreeMap<PathId, Delivery>,
+    deliveries: BTreeMap<PathId, DeliveryMode>,
     /// When the data that arrives now was requested, on paths by request.
     requested_at: BTreeMap<PathId, WallClock>,
     /// The path that delivers the pictures.

@@ -9,7 +9,7 @@ use media::{Epoch, Timestamp, TrackId, WallClock};
 use serde::Serialize;
 
 pub use crate::latency_breakdown::Breakdown;
-use crate::latency_breakdown::LatencyTracker;
+use crate::latency_breakdown::PathLatency;
 use crate::latency_histogram::LatencyHistogram;
 use crate::playback::PlaybackStatus;
 use crate::switches::{SwitchSummary, Switches};
@@ -47,7 +47,7 @@ pub struct Stats {
     /// Difference between the clock drawn into a picture and its capture stamp, in either direction.
     pixels: Histogram,
     /// Components of the latency.
-    pub(crate) tracker: LatencyTracker,
+    pub(crate) tracker: PathLatency,
     /// Pictures presented in the last second.
     recent: FrameRate,
 }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use cdn::hub::{Hub, PublisherInfo, Settings};
+use cdn::hub::{Hub, HubSettings, PublisherInfo};
 use media::live_window::Bounds;
 use media::{Catalog, Cursor, Epoch};
 
@@ -12,7 +12,7 @@ pub(crate) fn run() {
     println!("{:<18} {:>11} {:>14} {:>17}", "hub", "subscribers", "ns/subscriber", "ns/unit published");
     for subscribers in [0, 1, 100, 500, 2000] {
         let window = Bounds { duration: Duration::from_secs(30), bytes: 64 << 20 };
-        let hub = Hub::new(Settings { window, grace: Duration::ZERO, grace_after_unpublish: Duration::ZERO });
+        let hub = Hub::new(HubSettings { window, grace: Duration::ZERO, grace_after_unpublish: Duration::ZERO });
         let stream = hub.open("live");
         let publishing = stream.publish(PublisherInfo::default());
         let mut catalog = Catalog::new(Epoch(1));

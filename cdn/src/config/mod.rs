@@ -34,19 +34,19 @@ pub struct Config {
     /// `[log]`: format and level.
     pub log: Log,
     /// `[rtmp]`: the listener of publishers and players.
-    pub rtmp: Rtmp,
+    pub rtmp: RtmpConfig,
     /// `[hub]`: the live buffer of each stream, and how long a stream waits for its publisher.
-    pub hub: Hub,
+    pub hub: HubConfig,
     /// `[fanout]`: writing to RTMP players.
-    pub fanout: Fanout,
+    pub fanout: FanoutConfig,
     /// `[http]`: the listener of pages, API and HLS.
-    pub http: Http,
+    pub http: HttpConfig,
     /// `[hls]`: segments, parts and playlists.
-    pub hls: Hls,
+    pub hls: HlsConfig,
     /// `[relay]`: the listener of the relay protocol.
-    pub relay: Relay,
+    pub relay: RelayConfig,
     /// `[metrics]`: the listener of `/metrics`.
-    pub metrics: Metrics,
+    pub metrics: MetricsConfig,
     /// File for the trace of units and stages. Set by a flag only, since it is for one run.
     #[serde(skip)]
     pub trace: Option<PathBuf>,
@@ -75,7 +75,7 @@ pub enum LogFormat {
 /// Section `[rtmp]`: the listener for publishers and players.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
-pub struct Rtmp {
+pub struct RtmpConfig {
     /// Address to listen on.
     pub listen: SocketAddr,
     /// Application name in URLs: `rtmp://host/APP/NAME`.
@@ -100,7 +100,7 @@ pub struct Rtmp {
 /// Section `[hub]`: the live windows and grace periods.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
-pub struct Hub {
+pub struct HubConfig {
     /// Media time in the live buffer of each stream.
     #[serde(with = "units::duration")]
     pub buffer_window: Duration,
@@ -120,7 +120,7 @@ pub struct Hub {
 /// Section `[fanout]`: the threads that write to RTMP players.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
-pub struct Fanout {
+pub struct FanoutConfig {
     /// How data is written to sockets.
     pub engine: FanoutEngine,
     /// Writer threads; 0 for one per core.
@@ -153,7 +153,7 @@ pub enum FanoutEngine {
 /// Section `[http]`: the listener for pages, HLS and the API.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
-pub struct Http {
+pub struct HttpConfig {
     /// Address to listen on.
     pub listen: SocketAddr,
     /// Connections at a time.
@@ -165,7 +165,7 @@ pub struct Http {
 /// Section `[hls]`: segments, parts and playlists.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
-pub struct Hls {
+pub struct HlsConfig {
     /// Target duration of segments, which are cut at the IDR nearest to it.
     #[serde(with = "units::duration")]
     pub segment_duration: Duration,
@@ -184,7 +184,7 @@ pub struct Hls {
 /// Section `[relay]`: the listener of the relay protocol.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
-pub struct Relay {
+pub struct RelayConfig {
     /// UDP address to listen on; empty for none.
     #[serde(with = "units::optional_address")]
     pub listen: Option<SocketAddr>,
@@ -197,7 +197,7 @@ pub struct Relay {
 /// Section `[metrics]`: the listener for Prometheus.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
-pub struct Metrics {
+pub struct MetricsConfig {
     /// Address to listen on; empty for none.
     #[serde(with = "units::optional_address")]
     pub listen: Option<SocketAddr>,
@@ -205,14 +205,14 @@ pub struct Metrics {
 
 impl Default for Config {
     fn default() -> Self {
-        let hls = crate::egress::hls::Settings::default();
+        let hls = crate::egress::hls::HlsSettings::default();
         Self {
             data: "nearcast-data".into(),
             keys: PathBuf::new(),
             drain: Duration::from_secs(10),
             public_host: String::new(),
             log: Log { format: LogFormat::Text, level: "info".into() },
-            rtmp: Rtmp {
+            rtmp: RtmpConfig {
                 listen: SocketAddr::from(([0, 0, 0, 0], 1935)),
                 app: "live".into(),
                 max_connections: 8192,
@@ -222,14 +222,14 @@ impl Default for Config {
                 write_timeout: Duration::from_secs(10),
                 max_message: ByteSize::mib(8),
             },
-            hub: Hub {
+            hub: HubConfig {
                 buffer_window: Duration::from_secs(30),
                 buffer_bytes: ByteSize::mib(64),
                 grace: Duration::from_secs(30),
                 grace_after_unpublish: Duration::from_secs(5),
                 track_wait: Duration::from_secs(1),
             },
-            fanout: Fanout {
+            fanout: FanoutConfig {
                 engine: FanoutEngine::Auto,
                 shards: 0,
                 audio_batch_delay: Duration::from_millis(45),
@@ -237,20 +237,24 @@ impl Default for Config {
                 idle_player_timeout: Duration::from_secs(3600),
                 notsent_lowat: ByteSize::kib(256),
             },
-            http: Http { listen: SocketAddr::from(([0, 0, 0, 0], 8080)), max_connections: 8192, max_per_address: 1024 },
-            hls: Hls {
+            http: HttpConfig {
+                listen: SocketAddr::from(([0, 0, 0, 0], 8080)),
+                max_connections: 8192,
+                max_per_address: 1024,
+            },
+            hls: HlsConfig {
                 segment_duration: hls.segment_duration,
                 part_duration: hls.part_duration,
                 low_latency: hls.low_latency,
                 playlist_window: hls.playlist_window,
                 max_bytes: ByteSize::b(hls.max_bytes as u64),
             },
-            relay: Relay {
+            relay: RelayConfig {
                 listen: Some(SocketAddr::from(([0, 0, 0, 0], 4443))),
                 max_connections: 2048,
                 max_per_address: 256,
             },
-            metrics: Metrics { listen: Some(SocketAddr::from(([127, 0, 0, 1], 9998))) },
+            metrics: MetricsConfig { listen: Some(SocketAddr::from(([127, 0, 0, 1], 9998))) },
             trace: None,
         }
     }

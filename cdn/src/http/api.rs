@@ -21,7 +21,7 @@ use serde::Serialize;
 use super::reply::{self, ContentHeaders};
 use super::shared::Shared;
 use crate::egress::hls::{HlsStream, MULTIVARIANT_PLAYLIST};
-use crate::hub::{Info, LiveStream, State};
+use crate::hub::{HubStream, Info, PublishState};
 use crate::precompressed::Precompressed;
 
 /// `GET /api/v1/streams`: all streams as a JSON array.
@@ -68,13 +68,13 @@ pub(super) fn failure(status: StatusCode, error: &str, headers: &HeaderMap) -> R
     json(status, &ApiError { error: error.to_owned() }, headers)
 }
 
-fn describe(shared: &Shared, stream: &LiveStream, base_url: &BaseUrl) -> StreamInfo {
+fn describe(shared: &Shared, stream: &HubStream, base_url: &BaseUrl) -> StreamInfo {
     let Info { name, state, catalog, viewers, window, bitrate, counters, .. } = stream.info();
     let (state, since) = match state {
-        State::Idle => (StreamState::Offline, None),
-        State::Live { since } => (StreamState::Live, Some(since)),
-        State::Disconnected { since, .. } => (StreamState::Disconnected, Some(since)),
-        State::Ended { since } => (StreamState::Ended, Some(since)),
+        PublishState::Idle => (StreamState::Offline, None),
+        PublishState::Live { since } => (StreamState::Live, Some(since)),
+        PublishState::Disconnected { since, .. } => (StreamState::Disconnected, Some(since)),
+        PublishState::Ended { since } => (StreamState::Ended, Some(since)),
     };
     let by_protocol = viewers.iter().map(|(protocol, count)| ((*protocol).to_owned(), *count)).collect();
     StreamInfo {

@@ -43,7 +43,7 @@ use crate::egress::hls::Hls;
 use crate::hub::Hub;
 use crate::listener::LimitedListener;
 use crate::metrics::{Kind, Metrics, write};
-pub use settings::{Limits, Settings};
+pub use settings::{HttpSettings, Limits};
 use shared::{ResponseCounters, Shared};
 
 /// The HTTP side of one server.
@@ -54,7 +54,7 @@ pub struct HttpServer {
 
 impl HttpServer {
     /// Creates the routes of the pages, the API and the packaged streams of `hub`. Nothing runs until [`serve`](Self::serve).
-    pub fn new(hub: Arc<Hub>, hls: Arc<Hls>, settings: Settings) -> Self {
+    pub fn new(hub: Arc<Hub>, hls: Arc<Hls>, settings: HttpSettings) -> Self {
         let shared = Shared {
             hub,
             hls,

@@ -9,19 +9,19 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 
-use crate::hub::LiveStream;
+use crate::hub::HubStream;
 
 /// Shared pieces, and the number of bytes still to be sent.
 #[derive(Debug)]
 pub(super) struct Payload {
     pieces: std::vec::IntoIter<Bytes>,
     remaining: u64,
-    stream: Arc<LiveStream>,
+    stream: Arc<HubStream>,
 }
 
 impl Payload {
     /// The bytes in `range` of `pieces`, counted as sent for `stream` when they are polled.
-    pub(super) fn new(pieces: Vec<Bytes>, range: Range<u64>, stream: Arc<LiveStream>) -> Self {
+    pub(super) fn new(pieces: Vec<Bytes>, range: Range<u64>, stream: Arc<HubStream>) -> Self {
         let mut at = 0u64;
         let mut wanted = Vec::with_capacity(pieces.len());
         for piece in pieces {

@@ -8,7 +8,7 @@ use crate::rendezvous::PeerDirectory;
 /// Settings of one server's HTTP side.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
-pub struct Settings {
+pub struct HttpSettings {
     /// Bounds of one connection.
     pub limits: Limits,
     /// Port in RTMP play URLs; `None` omits these URLs.
@@ -25,7 +25,7 @@ pub struct Settings {
     pub peers: Option<Arc<PeerDirectory>>,
 }
 
-impl Default for Settings {
+impl Default for HttpSettings {
     fn default() -> Self {
         Self {
             limits: Limits::default(),

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
-use super::settings::Settings;
+use super::settings::HttpSettings;
 use crate::egress::hls::Hls;
 use crate::hub::Hub;
 
@@ -14,7 +14,7 @@ use crate::hub::Hub;
 pub(super) struct Shared {
     pub(super) hub: Arc<Hub>,
     pub(super) hls: Arc<Hls>,
-    pub(super) settings: Settings,
+    pub(super) settings: HttpSettings,
     pub(super) is_draining: AtomicBool,
     pub(super) responses: ResponseCounters,
     /// Random keys of the hashes that identify HLS clients, so that a hash does not reveal an address.

@@ -18,7 +18,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
-use super::{HttpServer, Limits, Settings};
+use super::{HttpServer, HttpSettings, Limits};
 use crate::egress::hls::{self, Hls};
 use crate::hub::{self, Hub, PublishGuard, PublisherInfo};
 use crate::metrics::{self, Metrics};
@@ -43,13 +43,13 @@ struct Reply {
 
 impl Fixture {
     fn new() -> Self {
-        Self::with(Settings::default(), hls::Settings::default())
+        Self::with(HttpSettings::default(), hls::HlsSettings::default())
     }
 
-    fn with(settings: Settings, hls: hls::Settings) -> Self {
+    fn with(settings: HttpSettings, hls: hls::HlsSettings) -> Self {
         let window = Bounds { duration: Duration::from_secs(30), bytes: 1 << 20 };
         let grace = Duration::from_secs(10);
-        let hub = Hub::new(hub::Settings { window, grace, grace_after_unpublish: grace });
+        let hub = Hub::new(hub::HubSettings { window, grace, grace_after_unpublish: grace });
         let hls = Hls::new(hub.clone(), hls);
         let server = HttpServer::new(hub.clone(), hls.clone(), settings);
         let stop = CancellationToken::new();
@@ -481,8 +481,8 @@ async fn a_draining_server_is_not_ready_but_healthy() {
 
 /// A server on loopback that accepts at most `connections` connections.
 async fn listening(limits: Limits, connections: usize) -> (Fixture, Arc<ConnectionLimiter>, std::net::SocketAddr) {
-    let settings = Settings { limits, drain: Duration::ZERO, ..Settings::default() };
-    let fixture = Fixture::with(settings, hls::Settings::default());
+    let settings = HttpSettings { limits, drain: Duration::ZERO, ..HttpSettings::default() };
+    let fixture = Fixture::with(settings, hls::HlsSettings::default());
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let (server, stop) = (fixture.server.clone(), fixture.stop.clone());

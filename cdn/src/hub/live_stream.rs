@@ -14,7 +14,7 @@ use net::trace::{Trace, UnitRef};
 use parking_lot::RwLock;
 use tokio::sync::watch;
 
-use super::Settings;
+use super::HubSettings;
 use super::high_water::HighWaterMarks;
 use super::latency::LatencyTracker;
 use super::publisher::{PublisherInfo, PushOutcome, RevokeReason};
@@ -23,7 +23,7 @@ use super::subscribers::{SubscriberGuard, Subscribers};
 
 /// Whether a stream is on air.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum State {
+pub enum PublishState {
     /// There has been no publisher yet.
     Idle,
     /// A publisher is connected.
@@ -47,9 +47,9 @@ pub enum State {
 
 /// A named stream. It outlives its publishers: positions and counters continue across them.
 #[derive(Debug)]
-pub struct LiveStream {
+pub struct HubStream {
     name: String,
-    settings: Settings,
+    settings: HubSettings,
     live: Arc<live::LiveStream>,
     shared: RwLock<Shared>,
     subscribers: Arc<Subscribers>,
@@ -60,7 +60,7 @@ pub struct LiveStream {
 #[derive(Debug)]
 struct Shared {
     due_times: DueTimes,
-    state: State,
+    state: PublishState,
     catalog: Option<Arc<Catalog>>,
     high_water: HighWaterMarks,
     /// The current publisher, and the channel that revokes it.
@@ -112,7 +112,7 @@ struct AtomicCounters {
 
 /// Extent of a stream's window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct WindowInfo {
+pub struct WindowExtent {
     /// Position of the oldest unit held.
     pub first_position: u64,
     /// Position that the next unit will have.
@@ -129,7 +129,7 @@ pub struct Info {
     /// The name that it is played under.
     pub name: String,
     /// Whether it is on air.
-    pub state: State,
+    pub state: PublishState,
     /// Its tracks and metadata. `None` until the first unit.
     pub catalog: Option<Arc<Catalog>>,
     /// The current publisher; `None` while the stream is not live.
@@ -137,18 +137,18 @@ pub struct Info {
     /// Subscribers by protocol.
     pub viewers: BTreeMap<&'static str, usize>,
     /// Extent of the window.
-    pub window: WindowInfo,
+    pub window: WindowExtent,
     /// Mean over the window, in bits per second; zero while it holds less than two units.
     pub bitrate: u64,
     /// Counters since the server started.
     pub counters: Counters,
 }
 
-impl LiveStream {
-    pub(super) fn new(name: &str, settings: Settings, trace: Option<Arc<Trace>>) -> Arc<Self> {
+impl HubStream {
+    pub(super) fn new(name: &str, settings: HubSettings, trace: Option<Arc<Trace>>) -> Arc<Self> {
         let shared = Shared {
             due_times: DueTimes::default(),
-            state: State::Idle,
+            state: PublishState::Idle,
             catalog: None,
             high_water: HighWaterMarks::default(),
             writer: None,
@@ -225,7 +225,7 @@ impl LiveStream {
     }
 
     /// Whether it is on air.
-    pub fn state(&self) -> State {
+    pub fn state(&self) -> PublishState {
         self.shared.read().state
     }
 
@@ -251,7 +251,7 @@ impl LiveStream {
 
     /// A snapshot for the API and for metrics. The window, the state and the counters are each read at a slightly different moment.
     pub fn info(&self) -> Info {
-        let window = self.with_window(|window| WindowInfo {
+        let window = self.with_window(|window| WindowExtent {
             first_position: window.first_position(),
             next_position: window.next_position(),
             duration: window.duration(),
@@ -287,7 +287,7 @@ impl LiveStream {
             self.counters.takeovers.fetch_add(1, Ordering::Relaxed);
         }
         self.counters.publishers.fetch_add(1, Ordering::Relaxed);
-        shared.state = State::Live { since: Instant::now() };
+        shared.state = PublishState::Live { since: Instant::now() };
         drop(shared);
         self.announce();
         (id, high_water, revoked)
@@ -343,7 +343,7 @@ impl LiveStream {
             shared.writer = None;
             let grace = if is_unpublished { self.settings.grace_after_unpublish } else { self.settings.grace };
             let since = Instant::now();
-            shared.state = State::Disconnected { since, until: since + grace };
+            shared.state = PublishState::Disconnected { since, until: since + grace };
         }
         self.announce();
     }
@@ -354,7 +354,7 @@ impl LiveStream {
             let mut shared = self.shared.write();
             let Some(writer) = shared.writer.take() else { return };
             writer.revocation.send_replace(Some(why));
-            shared.state = State::Disconnected { since: now, until: now + self.settings.grace };
+            shared.state = PublishState::Disconnected { since: now, until: now + self.settings.grace };
         }
         self.announce();
     }
@@ -368,12 +368,12 @@ impl LiveStream {
     /// Revokes the current publisher, accepts no other from now on, and ends the stream without a grace period.
     pub(super) fn end(&self, why: RevokeReason, now: Instant) {
         self.block(why, now);
-        self.shared.write().state = State::Ended { since: now };
+        self.shared.write().state = PublishState::Ended { since: now };
         self.announce();
     }
 
     pub(super) fn end_if_grace_expired(&self, now: Instant) {
-        let is_overdue = |state| matches!(state, State::Disconnected { until, .. } if until <= now);
+        let is_overdue = |state| matches!(state, PublishState::Disconnected { until, .. } if until <= now);
         if !is_overdue(self.state()) {
             return;
         }
@@ -382,7 +382,7 @@ impl LiveStream {
             if !is_overdue(shared.state) {
                 return;
             }
-            shared.state = State::Ended { since: now };
+            shared.state = PublishState::Ended { since: now };
         }
         self.announce();
     }

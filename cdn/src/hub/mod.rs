@@ -27,14 +27,14 @@ use tokio::sync::watch;
 pub use high_water::HighWaterMarks;
 pub use latency::{LatencyTracker, PublisherReport};
 pub use live::{Interest, WakerGuard};
-pub use live_stream::{Counters, Info, LiveStream, State, WindowInfo};
+pub use live_stream::{Counters, HubStream, Info, PublishState, WindowExtent};
 pub use publish_guard::PublishGuard;
 pub use publisher::{PublisherInfo, PushOutcome, RevokeReason};
 pub use subscribers::SubscriberGuard;
 
 /// Limits and timeouts of every stream of a hub.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Settings {
+pub struct HubSettings {
     /// Bounds of each stream's window: media time and bytes.
     pub window: Bounds,
     /// How long a stream waits for its publisher to reconnect after the connection was lost.
@@ -46,9 +46,9 @@ pub struct Settings {
 /// The streams of this server.
 #[derive(Debug)]
 pub struct Hub {
-    settings: Settings,
+    settings: HubSettings,
     trace: Option<Arc<Trace>>,
-    streams: RwLock<BTreeMap<String, Arc<LiveStream>>>,
+    streams: RwLock<BTreeMap<String, Arc<HubStream>>>,
     /// Notifies when a stream is opened or removed.
     set_changed: watch::Sender<()>,
     /// Whether the server is shutting down.
@@ -57,12 +57,12 @@ pub struct Hub {
 
 impl Hub {
     /// A hub without streams.
-    pub fn new(settings: Settings) -> Arc<Self> {
+    pub fn new(settings: HubSettings) -> Arc<Self> {
         Self::with_trace(settings, None)
     }
 
     /// The same, writing a line to `trace` for each unit and stage.
-    pub fn with_trace(settings: Settings, trace: Option<Arc<Trace>>) -> Arc<Self> {
+    pub fn with_trace(settings: HubSettings, trace: Option<Arc<Trace>>) -> Arc<Self> {
         Arc::new(Self {
             settings,
             trace,
@@ -73,20 +73,20 @@ impl Hub {
     }
 
     /// Limits and timeouts of the streams.
-    pub fn settings(&self) -> &Settings {
+    pub fn settings(&self) -> &HubSettings {
         &self.settings
     }
 
     /// The stream called `name`, created if it does not exist. The caller has checked that a publish key for `name` exists, which bounds the
     /// number of streams.
-    pub fn open(&self, name: &str) -> Arc<LiveStream> {
+    pub fn open(&self, name: &str) -> Arc<HubStream> {
         if let Some(stream) = self.stream(name) {
             return stream;
         }
         let mut streams = self.streams.write();
         let stream = streams
             .entry(name.to_owned())
-            .or_insert_with(|| LiveStream::new(name, self.settings, self.trace.clone()))
+            .or_insert_with(|| HubStream::new(name, self.settings, self.trace.clone()))
             .clone();
         // Under the lock: a later `block_all` finds this stream in the set.
         if self.is_draining.load(Ordering::SeqCst) {
@@ -98,12 +98,12 @@ impl Hub {
     }
 
     /// The stream called `name`, on air or not.
-    pub fn stream(&self, name: &str) -> Option<Arc<LiveStream>> {
+    pub fn stream(&self, name: &str) -> Option<Arc<HubStream>> {
         self.streams.read().get(name).cloned()
     }
 
     /// All streams, on air or not, by name.
-    pub fn streams(&self) -> Vec<Arc<LiveStream>> {
+    pub fn streams(&self) -> Vec<Arc<HubStream>> {
         self.streams.read().values().cloned().collect()
     }
 

@@ -6,21 +6,21 @@ use media::{AccessUnit, Catalog, Timestamp};
 use tokio::sync::watch;
 
 use super::high_water::HighWaterMarks;
-use super::live_stream::LiveStream;
+use super::live_stream::HubStream;
 use super::publisher::{PublisherInfo, PushOutcome, RevokeReason};
 
 /// The right to write to a stream, until it is dropped or taken over. Dropping it means that the connection was lost; see
 /// [`unpublish`](Self::unpublish) for an orderly end.
 #[derive(Debug)]
 pub struct PublishGuard {
-    stream: Arc<LiveStream>,
+    stream: Arc<HubStream>,
     writer: u64,
     high_water: HighWaterMarks,
     revoked: watch::Receiver<Option<RevokeReason>>,
     is_unpublished: bool,
 }
 
-impl LiveStream {
+impl HubStream {
     /// Admits a publisher in place of the current one, which is revoked: from now on only the new publisher's units are accepted. The caller has
     /// authorised it.
     ///
@@ -33,7 +33,7 @@ impl LiveStream {
 
 impl PublishGuard {
     /// The stream that it writes to.
-    pub fn stream(&self) -> &Arc<LiveStream> {
+    pub fn stream(&self) -> &Arc<HubStream> {
         &self.stream
     }
 

@@ -10,13 +10,15 @@ use media::codec::{Codec, CodecConfig, Format};
 use media::live_window::Bounds;
 use media::{AccessUnit, Catalog, Cursor, Epoch, Timestamp, Track, TrackId};
 
-use super::{Hub, Interest, LiveStream, PublishGuard, PublisherInfo, PushOutcome, RevokeReason, Settings, State};
+use super::{
+    Hub, HubSettings, HubStream, Interest, PublishGuard, PublishState, PublisherInfo, PushOutcome, RevokeReason,
+};
 
 const GRACE: Duration = Duration::from_secs(30);
 
 fn hub() -> Arc<Hub> {
     let window = Bounds { duration: Duration::from_secs(10), bytes: 10_000 };
-    Hub::new(Settings { window, grace: GRACE, grace_after_unpublish: Duration::from_secs(5) })
+    Hub::new(HubSettings { window, grace: GRACE, grace_after_unpublish: Duration::from_secs(5) })
 }
 
 fn catalog(epoch: u64) -> Arc<Catalog> {
@@ -35,7 +37,7 @@ fn unit(epoch: u64, track: TrackId, millis: i64) -> AccessUnit {
     AccessUnit { epoch: Epoch(epoch), track, dts, pts: dts, random_access: millis % 400 == 0, payload }
 }
 
-fn publish(stream: &Arc<LiveStream>) -> PublishGuard {
+fn publish(stream: &Arc<HubStream>) -> PublishGuard {
     stream.publish(PublisherInfo::default())
 }
 
@@ -44,7 +46,7 @@ fn push(publishing: &PublishGuard, catalog: &Arc<Catalog>, millis: impl IntoIter
     millis.into_iter().map(|at| publishing.push(catalog, unit(catalog.epoch.0, TrackId::VIDEO, at), None)).collect()
 }
 
-fn names(stream: &LiveStream, cursor: &mut Cursor) -> Vec<(u64, i64)> {
+fn names(stream: &HubStream, cursor: &mut Cursor) -> Vec<(u64, i64)> {
     let entries = stream.read(cursor, usize::MAX).entries;
     entries.iter().map(|e| (e.unit.epoch.0, e.unit.dts.as_millis())).collect()
 }
@@ -59,7 +61,7 @@ async fn a_takeover_is_complete_at_once() {
     assert_eq!(first.revoked().await, RevokeReason::TakenOver);
     assert_eq!(push(&second, &b, [0]), [PushOutcome::Accepted { position: 2 }]);
     drop(first);
-    assert!(matches!(stream.state(), State::Live { .. }), "the old publisher's end is not the stream's");
+    assert!(matches!(stream.state(), PublishState::Live { .. }), "the old publisher's end is not the stream's");
     let info = stream.info();
     assert_eq!((info.counters.takeovers, info.counters.publishers, info.counters.units), (1, 2, 3));
     assert_eq!(info.catalog.map(|c| c.epoch), Some(Epoch(2)));
@@ -95,23 +97,23 @@ fn duplicate_units_are_dropped() {
 fn a_stream_waits_for_its_publisher() {
     let hub = hub();
     let stream = hub.open("live");
-    assert_eq!(stream.state(), State::Idle);
+    assert_eq!(stream.state(), PublishState::Idle);
     let first = publish(&stream);
-    assert!(matches!(stream.state(), State::Live { .. }));
+    assert!(matches!(stream.state(), PublishState::Live { .. }));
     drop(first);
     let now = Instant::now();
     hub.sweep(now + GRACE - Duration::from_secs(1));
-    assert!(matches!(stream.state(), State::Disconnected { .. }));
+    assert!(matches!(stream.state(), PublishState::Disconnected { .. }));
     let second = publish(&stream);
     hub.sweep(now + GRACE * 2);
-    assert!(matches!(stream.state(), State::Live { .. }), "the publisher reconnected");
+    assert!(matches!(stream.state(), PublishState::Live { .. }), "the publisher reconnected");
     second.unpublish();
     hub.sweep(now + Duration::from_secs(4));
-    assert!(matches!(stream.state(), State::Disconnected { .. }));
+    assert!(matches!(stream.state(), PublishState::Disconnected { .. }));
     hub.sweep(now + Duration::from_secs(6));
-    assert!(matches!(stream.state(), State::Ended { .. }));
+    assert!(matches!(stream.state(), PublishState::Ended { .. }));
     let _third = publish(&stream);
-    assert!(matches!(stream.state(), State::Live { .. }));
+    assert!(matches!(stream.state(), PublishState::Live { .. }));
 }
 
 #[test]
@@ -153,11 +155,11 @@ async fn a_removed_stream_ends() {
     let publishing = publish(&stream);
     hub.kick("live");
     assert_eq!(publishing.revoked().await, RevokeReason::KeyRevoked);
-    assert!(matches!(stream.state(), State::Disconnected { .. }), "a publisher may still connect");
+    assert!(matches!(stream.state(), PublishState::Disconnected { .. }), "a publisher may still connect");
     let publishing = publish(&stream);
     hub.end("live");
     assert_eq!(publishing.revoked().await, RevokeReason::KeyRevoked);
-    assert!(matches!(stream.state(), State::Ended { .. }));
+    assert!(matches!(stream.state(), PublishState::Ended { .. }));
     assert!(hub.stream("live").is_none());
     let publishing = publish(&hub.open("other"));
     hub.block_all();
@@ -182,10 +184,10 @@ async fn publishing_to_a_removed_or_draining_stream_is_revoked() {
         assert_eq!((publishing.revoke_reason(), publishing.revoked().await), (Some(why), why));
         assert_eq!(push(&publishing, &catalog(1), [0]), [PushOutcome::Revoked]);
         drop(publishing);
-        assert!(!matches!(stream.state(), State::Live { .. }), "{:?}", stream.state());
+        assert!(!matches!(stream.state(), PublishState::Live { .. }), "{:?}", stream.state());
         assert_eq!(stream.info().counters.publishers, 0);
     }
-    let stream = super::LiveStream::new("fresh", *hub.settings(), None);
+    let stream = super::HubStream::new("fresh", *hub.settings(), None);
     assert_eq!(publish(&stream).revoke_reason(), None);
 }
 
@@ -299,6 +301,6 @@ fn words(text: &str) -> Vec<String> {
 }
 
 const PROTOCOLS: [&str; 15] = [
-    "axum", "flv", "hls", "http", "m3u8", "playlist", "quic", "quinn", "relay", "rtmp", "segment", "srt", "webrtc", "whep",
-    "whip",
+    "axum", "flv", "hls", "http", "m3u8", "playlist", "quic", "quinn", "relay", "rtmp", "segment", "srt", "webrtc",
+    "whep", "whip",
 ];

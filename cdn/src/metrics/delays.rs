@@ -8,7 +8,7 @@ use std::fmt::Error;
 use std::sync::Arc;
 use std::time::Duration;
 
-use media::latency::{ClockOffset, Delivery, LatencyComponent, Stage, StageTimes};
+use media::latency::{ClockOffset, DeliveryMode, LatencyComponent, Stage, StageTimes};
 use media::{Epoch, Timestamp, WallClock};
 use parking_lot::Mutex;
 use prometheus_client::collector::Collector;
@@ -86,7 +86,7 @@ impl Delays {
     fn observe_unit(&self, stream: &str, stamps: StageTimes, of_stream: &mut BTreeSet<Labels>) {
         for (delivery, name, own) in DELIVERIES {
             for (part, micros) in stamps.components(delivery) {
-                let of_all = part <= LatencyComponent::Upload && delivery == Delivery::Units;
+                let of_all = part <= LatencyComponent::Upload && delivery == DeliveryMode::Units;
                 if of_all || part == own {
                     let delivery = if of_all { "all" } else { name };
                     let labels = [("stream", stream), ("delivery", delivery), ("component", part.name())];
@@ -125,10 +125,10 @@ fn histogram() -> Histogram {
 }
 
 /// Each way of delivery, its label, and the latency component that is specific to it.
-const DELIVERIES: [(Delivery, &str, LatencyComponent); 3] = [
-    (Delivery::Units, "units", LatencyComponent::Server),
-    (Delivery::Parts, "parts", LatencyComponent::Chunking),
-    (Delivery::Segments, "segments", LatencyComponent::Chunking),
+const DELIVERIES: [(DeliveryMode, &str, LatencyComponent); 3] = [
+    (DeliveryMode::Units, "units", LatencyComponent::Server),
+    (DeliveryMode::Parts, "parts", LatencyComponent::Chunking),
+    (DeliveryMode::Segments, "segments", LatencyComponent::Chunking),
 ];
 
 /// Upper bounds of the buckets in seconds: from a fraction of a millisecond (fan-out) to a long segment.
@@ -149,13 +149,13 @@ mod tests {
     use media::{AccessUnit, Catalog, Track, TrackId};
 
     use super::*;
-    use crate::hub::{PublisherInfo, Settings};
+    use crate::hub::{HubSettings, PublisherInfo};
     use crate::metrics::Metrics;
 
     #[test]
     fn each_unit_is_observed_once_after_its_times_are_final() {
         let window = Bounds { duration: Duration::from_secs(60), bytes: 1 << 20 };
-        let hub = Hub::new(Settings { window, grace: Duration::ZERO, grace_after_unpublish: Duration::ZERO });
+        let hub = Hub::new(HubSettings { window, grace: Duration::ZERO, grace_after_unpublish: Duration::ZERO });
         let stream = hub.open("live");
         let guard = stream.publish(PublisherInfo::default());
         let mut catalog = Catalog::new(Epoch(7));

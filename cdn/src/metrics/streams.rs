@@ -8,7 +8,7 @@ use prometheus_client::encoding::DescriptorEncoder;
 
 use super::samples::{Kind, write};
 use crate::egress::hls::Hls;
-use crate::hub::{Hub, Info, State};
+use crate::hub::{Hub, Info, PublishState};
 
 /// Collects a snapshot of every stream.
 #[derive(Debug)]
@@ -51,7 +51,7 @@ type OfEach = (Kind, &'static str, &'static str, fn(&Info) -> f64);
 
 const OF_EACH: [OfEach; 13] = [
     (Kind::Gauge, "nearcast_stream_live", "1 while the stream has a publisher.", |i| {
-        f64::from(u8::from(matches!(i.state, State::Live { .. })))
+        f64::from(u8::from(matches!(i.state, PublishState::Live { .. })))
     }),
     (Kind::Counter, "nearcast_stream_received_units", "Access units ingested.", |i| i.counters.units as f64),
     (Kind::Counter, "nearcast_stream_received_bytes", "Payload ingested.", |i| i.counters.bytes as f64),

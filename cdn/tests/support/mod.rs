@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use cdn::auth::Keyring;
 use cdn::config::{Config, FanoutEngine};
-use cdn::hub::{Hub, LiveStream};
+use cdn::hub::{Hub, HubStream};
 use media::codec::{Codec, CodecConfig};
 use media::flv::{Demuxer, Event};
 use media::{AccessUnit, Catalog, Epoch, Timestamp, Track, TrackId, TrackOrder};
@@ -221,7 +221,7 @@ pub fn sound(epoch: u64, millis: i64) -> AccessUnit {
 }
 
 /// Waits until `stream` counts `count` viewers.
-pub async fn viewers(stream: &LiveStream, count: usize) {
+pub async fn viewers(stream: &HubStream, count: usize) {
     within(async {
         while stream.info().viewers.get("rtmp").copied().unwrap_or(0) != count {
             tokio::time::sleep(Duration::from_millis(5)).await;

@@ -21,7 +21,7 @@ mod transport;
 use std::sync::Arc;
 use std::time::Duration;
 
-use media::latency::{self, Delivery, Exchange};
+use media::latency::{self, DeliveryMode, Exchange};
 use media::path_merge::{PathId, Predecessor};
 use media::{AccessUnit, Catalog, Epoch, Timestamp, TrackId, WallClock};
 use parking_lot::Mutex;
@@ -47,7 +47,7 @@ pub enum Event {
         /// Whether the broadcast is over and available from its first unit to its last.
         complete: bool,
         /// Which stages its units pass.
-        delivery: Delivery,
+        delivery: DeliveryMode,
     },
     /// The data that the path delivers next was requested.
     RequestSent {

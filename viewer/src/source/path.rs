@@ -7,7 +7,7 @@ use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use media::latency::Delivery;
+use media::latency::DeliveryMode;
 use media::select::{Mode, PathProfile};
 use net::api::PlaybackInfo;
 use quinn::Endpoint;
@@ -28,7 +28,7 @@ pub struct Transport {
     /// What path selection goes by.
     pub(super) profile: PathProfile,
     /// Which stages a unit passes on the way here, for the latency breakdown.
-    pub(super) delivery: Delivery,
+    pub(super) delivery: DeliveryMode,
     /// Whether each unit names its predecessor; without that, units follow each other in the order in which the path delivers them.
     pub(super) states_predecessor: bool,
     /// Whose uplink carries it.

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use media::latency::Delivery;
+use media::latency::DeliveryMode;
 use media::select::PathProfile;
 use net::trust::Code;
 
@@ -24,7 +24,7 @@ pub(super) static TRANSPORT: Transport = Transport {
     label: "LAN",
     // On a LAN, scheduling alone causes gaps of tens of milliseconds.
     profile: PathProfile { rank: 10, can_idle: true, min_stall_timeout: Duration::from_millis(40) },
-    delivery: Delivery::Direct,
+    delivery: DeliveryMode::Direct,
     states_predecessor: true,
     cost: Cost::Lan,
     from_url,

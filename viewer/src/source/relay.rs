@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use media::latency::Delivery;
+use media::latency::DeliveryMode;
 use media::select::PathProfile;
 use net::api::PlaybackInfo;
 use net::relay::{self, Event, Proof, Side, Start};
@@ -29,7 +29,7 @@ pub(super) static TRANSPORT: Transport = Transport {
     help: "The relay protocol (QUIC) from the server",
     label: "relay",
     profile: PathProfile { rank: 20, can_idle: true, min_stall_timeout: Duration::from_millis(60) },
-    delivery: Delivery::Units,
+    delivery: DeliveryMode::Units,
     states_predecessor: true,
     cost: Cost::Server,
     from_url: |_| None,

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use media::latency::Delivery;
+use media::latency::DeliveryMode;
 use media::path_merge::Predecessor;
 use media::select::PathProfile;
 use media::{AccessUnit, Catalog, Epoch, Timestamp, TrackOrder, flv};
@@ -20,7 +20,7 @@ pub(super) static TRANSPORT: Transport = Transport {
     help: "RTMP from the server",
     label: "RTMP",
     profile: PathProfile { rank: 30, can_idle: false, min_stall_timeout: Duration::from_millis(300) },
-    delivery: Delivery::Units,
+    delivery: DeliveryMode::Units,
     states_predecessor: false,
     cost: Cost::Server,
     from_url,

@@ -11,13 +11,13 @@ use tokio_util::sync::CancellationToken;
 use super::recent_clients::RecentClients;
 use super::request::{BlockingRequest, Directives, Request, Response, Unavailable};
 use super::snapshot::Snapshot;
-use crate::hub::{LiveStream, State};
+use crate::hub::{HubStream, PublishState};
 use crate::precompressed::Precompressed;
 
 /// A packaged stream.
 #[derive(Debug)]
 pub struct HlsStream {
-    stream: Arc<LiveStream>,
+    stream: Arc<HubStream>,
     snapshot: watch::Sender<Arc<Snapshot>>,
     clients: RecentClients,
     stop: CancellationToken,
@@ -34,12 +34,12 @@ enum BlockingResult {
 }
 
 impl HlsStream {
-    pub(super) fn new(stream: Arc<LiveStream>, stop: CancellationToken) -> Arc<Self> {
+    pub(super) fn new(stream: Arc<HubStream>, stop: CancellationToken) -> Arc<Self> {
         Arc::new(Self { stream, snapshot: watch::Sender::default(), clients: RecentClients::default(), stop })
     }
 
     /// The stream that it packages.
-    pub fn stream(&self) -> &Arc<LiveStream> {
+    pub fn stream(&self) -> &Arc<HubStream> {
         &self.stream
     }
 
@@ -74,7 +74,7 @@ impl HlsStream {
         text: fn(&Snapshot) -> Option<&Precompressed>,
         first_segment_wait: Duration,
     ) -> Result<Response, Unavailable> {
-        if let State::Ended { since } = self.stream.state()
+        if let PublishState::Ended { since } = self.stream.state()
             && since.elapsed() > ENDED_PLAYLIST_TTL
         {
             return Err(Unavailable::Offline);
@@ -113,8 +113,8 @@ impl HlsStream {
     /// `on_air` if the stream is on air or within its grace period, else [`Unavailable::Offline`].
     fn unavailable(&self, on_air: Unavailable) -> Unavailable {
         match self.stream.state() {
-            State::Idle | State::Ended { .. } => Unavailable::Offline,
-            State::Live { .. } | State::Disconnected { .. } => on_air,
+            PublishState::Idle | PublishState::Ended { .. } => Unavailable::Offline,
+            PublishState::Live { .. } | PublishState::Disconnected { .. } => on_air,
         }
     }
 
@@ -122,7 +122,7 @@ impl HlsStream {
     ///
     /// A stream that restarts after its end has only the ended playlist until its first new segment is complete.
     pub async fn playable(&self, timeout: Duration) -> Option<Arc<Snapshot>> {
-        let is_on_air = !matches!(self.stream.state(), State::Idle | State::Ended { .. });
+        let is_on_air = !matches!(self.stream.state(), PublishState::Idle | PublishState::Ended { .. });
         let timeout = if is_on_air { timeout } else { Duration::ZERO };
         self.wait(timeout, |s| !(s.playlist.segments.is_empty() || s.playlist.ended && is_on_air)).await
     }

@@ -6,7 +6,7 @@ use media::AccessUnit;
 use media::cmaf::SegmentWindow;
 use media::latency::Stage;
 
-use crate::hub::LiveStream;
+use crate::hub::HubStream;
 
 /// Units that are not in a listed part or segment yet.
 #[derive(Debug, Default)]
@@ -20,7 +20,7 @@ pub(super) struct ListedUnits {
 
 impl ListedUnits {
     /// Updates the lists after the segmenter processed `unit` and made `playlist`. A part or segment new in it ended before that unit.
-    pub(super) fn take(&mut self, stream: &LiveStream, playlist: &Arc<SegmentWindow>, unit: &AccessUnit) {
+    pub(super) fn take(&mut self, stream: &HubStream, playlist: &Arc<SegmentWindow>, unit: &AccessUnit) {
         if !Arc::ptr_eq(&self.playlist, playlist) {
             let newest = |p: &SegmentWindow| p.segments.last().map(|segment| segment.msn);
             let parts = |p: &SegmentWindow| p.open.as_ref().map(|open| (open.msn, open.parts.len()));

@@ -23,16 +23,16 @@ pub use request::{
     BlockingRequest, Directives, InvalidDirective, MEDIA_PLAYLIST, MULTIVARIANT_PLAYLIST, Request, Response,
     Unavailable,
 };
-pub use settings::Settings;
+pub use settings::HlsSettings;
 pub use snapshot::Snapshot;
 
-use crate::hub::{Hub, LiveStream};
+use crate::hub::{Hub, HubStream};
 
 /// The segmenters of all streams of a hub.
 #[derive(Debug)]
 pub struct Hls {
     hub: Arc<Hub>,
-    settings: Settings,
+    settings: HlsSettings,
     streams: RwLock<BTreeMap<String, Arc<HlsStream>>>,
     /// Stops all segmenters.
     stop: CancellationToken,
@@ -40,12 +40,12 @@ pub struct Hls {
 
 impl Hls {
     /// Creates it without segmenters, which [`run`](Self::run) starts.
-    pub fn new(hub: Arc<Hub>, settings: Settings) -> Arc<Self> {
+    pub fn new(hub: Arc<Hub>, settings: HlsSettings) -> Arc<Self> {
         Arc::new(Self { hub, settings, streams: RwLock::default(), stop: CancellationToken::new() })
     }
 
     /// How streams are packaged.
-    pub fn settings(&self) -> &Settings {
+    pub fn settings(&self) -> &HlsSettings {
         &self.settings
     }
 
@@ -92,7 +92,7 @@ impl Hls {
         }
     }
 
-    fn start(&self, stream: Arc<LiveStream>) -> Arc<HlsStream> {
+    fn start(&self, stream: Arc<HubStream>) -> Arc<HlsStream> {
         let hls_stream = HlsStream::new(stream, self.stop.child_token());
         tokio::spawn(stream_segmenter::run(hls_stream.clone(), self.settings.clone()));
         hls_stream

@@ -5,7 +5,7 @@ use std::time::Duration;
 /// The shape of segments, parts and playlists, the same for every stream of a server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Settings {
+pub struct HlsSettings {
     /// Target duration of a segment, which ends at the IDR nearest to it.
     pub segment_duration: Duration,
     /// Target duration of a part.
@@ -18,7 +18,7 @@ pub struct Settings {
     pub max_bytes: usize,
 }
 
-impl Default for Settings {
+impl Default for HlsSettings {
     fn default() -> Self {
         let segmenter = media::cmaf::SegmenterConfig::default();
         Self {

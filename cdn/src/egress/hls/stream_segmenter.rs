@@ -12,11 +12,11 @@ use tracing::{debug, info, warn};
 
 use super::hls_stream::HlsStream;
 use super::listed_units::ListedUnits;
-use super::settings::Settings;
-use crate::hub::State;
+use super::settings::HlsSettings;
+use crate::hub::PublishState;
 
 /// Segments until the stream is removed or the server shuts down.
-pub(super) async fn run(hls_stream: Arc<HlsStream>, settings: Settings) {
+pub(super) async fn run(hls_stream: Arc<HlsStream>, settings: HlsSettings) {
     let stream = hls_stream.stream().clone();
     let mut segmenter = Segmenter::new(SegmenterConfig {
         segment_target: settings.segment_duration,
@@ -54,7 +54,7 @@ pub(super) async fn run(hls_stream: Arc<HlsStream>, settings: Settings) {
             tokio::task::yield_now().await;
         }
         // On shutdown the playlist does not end: players must retry, here or on another server.
-        if matches!(state, State::Ended { .. }) && !has_ended && !hls_stream.stopped().is_cancelled() {
+        if matches!(state, PublishState::Ended { .. }) && !has_ended && !hls_stream.stopped().is_cancelled() {
             segmenter.end();
             (has_ended, is_new) = (true, true);
             info!(stream = stream.name(), "HLS ended");

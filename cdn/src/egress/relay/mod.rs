@@ -19,11 +19,11 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 
-use crate::hub::{Hub, LiveStream};
+use crate::hub::{Hub, HubStream};
 
 /// Connection limits, and the secret of the endpoint.
 #[derive(Clone, Copy)]
-pub struct Settings {
+pub struct RelaySettings {
     /// Maximum number of connections at once.
     pub max_connections: usize,
     /// Maximum number of connections at once from one address; loopback is exempt.
@@ -45,7 +45,7 @@ impl Relay {
     ///
     /// # Errors
     /// If the address cannot be bound, or if the system provides no random numbers.
-    pub fn bind(address: SocketAddr, settings: Settings) -> anyhow::Result<Self> {
+    pub fn bind(address: SocketAddr, settings: RelaySettings) -> anyhow::Result<Self> {
         let identity = Identity::generate()?;
         let mut config = tls::server_config(&identity, relay::wire::ALPN);
         config.transport_config(Arc::new(relay::transport(Side::Server)));
@@ -138,7 +138,7 @@ async fn subscriber(incoming: quinn::Incoming, permit: ConnectionPermit, hub: Ar
 }
 
 /// Adapts a stream of the hub to the relay protocol's source.
-struct Window(Arc<LiveStream>);
+struct Window(Arc<HubStream>);
 
 impl StreamSource for Window {
     type Change = Progress;

@@ -26,9 +26,9 @@ use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use crate::config;
-use crate::hub::LiveStream;
+use crate::hub::HubStream;
 pub(crate) use resume::ResumePoint;
-use shard::{Mailbox, Settings, Shard};
+use shard::{Mailbox, Shard, ShardSettings};
 use submit::Submitter;
 use subscriber::NewSubscriber;
 
@@ -60,7 +60,7 @@ pub struct AcceptedPlayer {
     /// The state of its RTMP session.
     pub play: PlayState,
     /// The stream that it plays.
-    pub stream: Arc<LiveStream>,
+    pub stream: Arc<HubStream>,
     /// Its first position in the stream's window.
     pub start: Cursor,
     /// Whether it resumes an interrupted play and must receive every unit from there on.
@@ -74,10 +74,10 @@ impl Fanout {
     ///
     /// # Errors
     /// [`Error::Engine`] if io_uring is required and not available, [`Error::Thread`] if a poll or a thread cannot be created.
-    pub fn start(config: &config::Fanout, write_timeout: Duration) -> Result<Self, Error> {
+    pub fn start(config: &config::FanoutConfig, write_timeout: Duration) -> Result<Self, Error> {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let count = if config.shards == 0 { cores } else { config.shards };
-        let settings = Settings {
+        let settings = ShardSettings {
             audio_batch_delay: config.audio_batch_delay,
             max_lag: config.max_lag,
             idle_player_timeout: config.idle_player_timeout,

@@ -26,7 +26,7 @@ mod tests;
 
 /// Timeouts and bounds of a shard's players.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Settings {
+pub(super) struct ShardSettings {
     pub(super) audio_batch_delay: Duration,
     pub(super) max_lag: Duration,
     pub(super) idle_player_timeout: Duration,
@@ -143,7 +143,7 @@ impl Wake for FeedWaker {
 }
 
 pub(super) struct Shard {
-    settings: Settings,
+    settings: ShardSettings,
     poll: Poll,
     mailbox: Arc<Mailbox>,
     submitter: Submitter,
@@ -158,7 +158,7 @@ pub(super) struct Shard {
 }
 
 impl Shard {
-    pub(super) fn new(settings: Settings, poll: Poll, mailbox: Arc<Mailbox>, submitter: Submitter) -> Self {
+    pub(super) fn new(settings: ShardSettings, poll: Poll, mailbox: Arc<Mailbox>, submitter: Submitter) -> Self {
         Self {
             settings,
             poll,

@@ -6,12 +6,12 @@ use std::time::{Duration, Instant};
 use media::{Catalog, Cursor, Epoch, Timestamp, TrackOrder};
 
 use super::batch::{self, Batch};
-use crate::hub::{LiveStream, State, WakerGuard};
+use crate::hub::{HubStream, PublishState, WakerGuard};
 
 /// A stream with players in this shard.
 #[derive(Debug)]
 pub(super) struct StreamBatcher {
-    pub(super) stream: Arc<LiveStream>,
+    pub(super) stream: Arc<HubStream>,
     /// Keys of its players.
     pub(super) members: Vec<usize>,
     pub(super) is_live: bool,
@@ -47,10 +47,10 @@ pub(super) enum StateChange {
 }
 
 impl StreamBatcher {
-    pub(super) fn new(stream: Arc<LiveStream>, waker: WakerGuard, now: Instant) -> Self {
+    pub(super) fn new(stream: Arc<HubStream>, waker: WakerGuard, now: Instant) -> Self {
         // The waker is registered already, so units after this position wake the shard.
         let position = stream.next_position();
-        let is_live = matches!(stream.state(), State::Live { .. } | State::Disconnected { .. });
+        let is_live = matches!(stream.state(), PublishState::Live { .. } | PublishState::Disconnected { .. });
         Self {
             catalog: stream.catalog(),
             stream,
@@ -119,7 +119,7 @@ impl StreamBatcher {
     /// Compares the stream's state with the last poll.
     pub(super) fn poll_state(&mut self) -> StateChange {
         let was_live = self.is_live;
-        self.is_live = matches!(self.stream.state(), State::Live { .. } | State::Disconnected { .. });
+        self.is_live = matches!(self.stream.state(), PublishState::Live { .. } | PublishState::Disconnected { .. });
         if was_live && !self.is_live { StateChange::Ended } else { StateChange::None }
     }
 }

@@ -18,7 +18,7 @@ use socket2::SockRef;
 
 use super::batch::{self, Batch};
 use super::stream_batcher::StreamBatcher;
-use crate::hub::{LiveStream, SubscriberGuard};
+use crate::hub::{HubStream, SubscriberGuard};
 
 /// A player of one shard.
 pub(super) struct Subscriber {
@@ -84,7 +84,7 @@ pub(super) enum DisconnectReason {
 pub(super) struct NewSubscriber {
     pub(super) socket: TcpStream,
     pub(super) play: PlayState,
-    pub(super) stream: Arc<LiveStream>,
+    pub(super) stream: Arc<HubStream>,
     pub(super) start: Cursor,
     pub(super) is_resuming: bool,
     pub(super) permit: Box<dyn Any + Send>,

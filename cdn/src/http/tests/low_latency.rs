@@ -224,8 +224,8 @@ async fn futures_of<F: Future>(futures: Vec<F>) -> Vec<F::Output> {
 
 #[tokio::test]
 async fn without_ll_hls_no_request_blocks() {
-    let hls = hls::Settings { low_latency: false, ..hls::Settings::default() };
-    let fixture = Fixture::with(Settings::default(), hls);
+    let hls = hls::HlsSettings { low_latency: false, ..hls::HlsSettings::default() };
+    let fixture = Fixture::with(HttpSettings::default(), hls);
     let publishing = fixture.publish();
     push(&publishing, 1, 0..21);
     first_segment(&fixture).await;

@@ -126,7 +126,7 @@ fn the_predecessor_is_the_one_that_the_publisher_states() {
     let begins = [metadata(&["videocodecid"], Some(7)), gap(7, V, Some(460)), video(0, AVC), idr(500), idr(540)];
     assert_eq!(follows(&feed(&mut reader, begins)), [Some(460), Some(500)], "it begins where others have been");
     let skips = [gap(7, V, Some(960)), gap(7, A, Some(3)), idr(1000), gap(8, V, Some(1)), idr(1040)];
-    assert_eq!(follows(&feed(&mut reader, skips)), [Some(960), Some(1000)], "another broadcast's is nothing");
+    assert_eq!(follows(&feed(&mut reader, skips)), [Some(960), Some(1000)], "a gap of another broadcast is ignored");
     assert_eq!(follows(&feed(&mut reader, [gap(7, V, None), idr(2000)])), [None], "it does not know");
     // A publisher that states no epoch has no other path, so the order of its units determines predecessors.
     let mut reader = Reader::new(LIMITS, Some((Epoch(7), Timestamp::from_millis(60_000))));

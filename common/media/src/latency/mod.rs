@@ -16,7 +16,7 @@ pub use self::unit_timing::{TimingLog, UnitTiming};
 
 use crate::time::WallClock;
 
-/// A point on the way of an access unit from camera to screen, in order. Which of them a unit passes depends on its [`Delivery`].
+/// A point on the way of an access unit from camera to screen, in order. Which of them a unit passes depends on its [`DeliveryMode`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Stage {
     /// Captured by camera or microphone: the wall-clock time of its PTS.
@@ -162,7 +162,7 @@ impl LatencyComponent {
 
 /// How a unit reached the viewer. A server records the stages of all deliveries; [`StageTimes::components`] uses those of one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Delivery {
+pub enum DeliveryMode {
     /// From the broadcaster, on the LAN.
     Direct,
     /// Through a server, as single units: RTMP, the relay protocol.
@@ -173,7 +173,7 @@ pub enum Delivery {
     Segments,
 }
 
-impl Delivery {
+impl DeliveryMode {
     /// The deliveries of a server.
     pub const FROM_SERVER: [Self; 3] = [Self::Units, Self::Parts, Self::Segments];
 
@@ -230,7 +230,7 @@ impl StageTimes {
     /// The components of the latency in signed microseconds, for a unit delivered by `delivery`. They add up to the time from the first known stage to
     /// the last. The time before an unknown stage counts for the next known one. The time in a blocking request counts as server time, not as
     /// polling. A component may come more than once.
-    pub fn components(&self, delivery: Delivery) -> impl Iterator<Item = (LatencyComponent, i64)> {
+    pub fn components(&self, delivery: DeliveryMode) -> impl Iterator<Item = (LatencyComponent, i64)> {
         let mut before: Option<WallClock> = None;
         let stamps = *self;
         Stage::ALL.into_iter().filter(move |stage| delivery.passes(*stage)).filter_map(move |stage| {
@@ -258,7 +258,7 @@ mod tests {
     }
 
     #[track_caller]
-    fn check(stamps: &StageTimes, by: Delivery, expected: &[(LatencyComponent, i64)]) {
+    fn check(stamps: &StageTimes, by: DeliveryMode, expected: &[(LatencyComponent, i64)]) {
         let found: Vec<_> = stamps.components(by).map(|(part, micros)| (part, micros / 1000)).collect();
         assert_eq!(found, expected, "{by:?}");
     }
@@ -294,10 +294,10 @@ mod tests {
             [(LatencyComponent::Buffering, 70), (LatencyComponent::Decoding, 3), (LatencyComponent::Buffering, 13)],
         );
         let with = |middle: &[(LatencyComponent, i64)]| [&head[..], middle, &tail[..]].concat();
-        check(&all, Delivery::Units, &with(&[(LatencyComponent::Server, 1), (LatencyComponent::LastMile, 2089)]));
+        check(&all, DeliveryMode::Units, &with(&[(LatencyComponent::Server, 1), (LatencyComponent::LastMile, 2089)]));
         check(
             &all,
-            Delivery::Parts,
+            DeliveryMode::Parts,
             &with(&[
                 (LatencyComponent::Chunking, 190),
                 (LatencyComponent::Polling, 1870),
@@ -306,7 +306,7 @@ mod tests {
         );
         check(
             &all,
-            Delivery::Segments,
+            DeliveryMode::Segments,
             &with(&[
                 (LatencyComponent::Chunking, 2000),
                 (LatencyComponent::Polling, 60),
@@ -318,8 +318,8 @@ mod tests {
             &tail[..],
         ]
         .concat();
-        check(&all, Delivery::Direct, &direct);
-        for by in [Delivery::Direct, Delivery::Units, Delivery::Parts, Delivery::Segments] {
+        check(&all, DeliveryMode::Direct, &direct);
+        for by in [DeliveryMode::Direct, DeliveryMode::Units, DeliveryMode::Parts, DeliveryMode::Segments] {
             let sum: i64 = all.components(by).map(|(_, micros)| micros).sum();
             assert_eq!(Some(sum), all.micros(Captured, Presented), "{by:?}");
         }
@@ -331,7 +331,7 @@ mod tests {
         let early = stamps(&[(Captured, 0), (InPart, 200), (Requested, 50), (Received, 210)]);
         check(
             &early,
-            Delivery::Parts,
+            DeliveryMode::Parts,
             &[(LatencyComponent::Chunking, 200), (LatencyComponent::Polling, 0), (LatencyComponent::LastMile, 10)],
         );
     }
@@ -339,8 +339,8 @@ mod tests {
     #[test]
     fn time_without_reported_stages_counts_as_last_mile() {
         let plain = stamps(&[(Stage::Captured, 0), (Stage::Received, 90), (Stage::Presented, 120)]);
-        check(&plain, Delivery::Units, &[(LatencyComponent::LastMile, 90), (LatencyComponent::Buffering, 30)]);
-        check(&StageTimes::default(), Delivery::Units, &[]);
+        check(&plain, DeliveryMode::Units, &[(LatencyComponent::LastMile, 90), (LatencyComponent::Buffering, 30)]);
+        check(&StageTimes::default(), DeliveryMode::Units, &[]);
     }
 
     #[test]

@@ -72,7 +72,9 @@ impl Error {
         match self {
             Self::Refused { .. } | Self::Protocol(_) | Self::Unexpected { .. } | Self::TooOften { .. } => Blame::Peer,
             Self::Closed { .. } | Self::Timeout { .. } => Blame::Network,
-            Self::Connection(_) | Self::Write(_) | Self::Read(_) => self.connection_violator().unwrap_or(Blame::Network),
+            Self::Connection(_) | Self::Write(_) | Self::Read(_) => {
+                self.connection_violator().unwrap_or(Blame::Network)
+            }
         }
     }
 

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use media::WallClock;
-use media::latency::{Delivery, LatencyComponent, Stage, StageTimes};
+use media::latency::{DeliveryMode, LatencyComponent, Stage, StageTimes};
 
 use super::trace_reader::TraceRow;
 use crate::load::Protocol;
@@ -127,21 +127,21 @@ pub(super) fn join(
     (breakdowns, incomplete)
 }
 
-fn delivery(protocol: Protocol) -> Delivery {
+fn delivery(protocol: Protocol) -> DeliveryMode {
     match protocol {
-        Protocol::Rtmp | Protocol::Relay => Delivery::Units,
-        Protocol::LowLatencyHls => Delivery::Parts,
-        Protocol::Hls => Delivery::Segments,
+        Protocol::Rtmp | Protocol::Relay => DeliveryMode::Units,
+        Protocol::LowLatencyHls => DeliveryMode::Parts,
+        Protocol::Hls => DeliveryMode::Segments,
     }
 }
 
 /// The stages that must be traced: without one of them its time would be attributed to the next component.
-fn needed(delivery: Delivery) -> &'static [Stage] {
+fn needed(delivery: DeliveryMode) -> &'static [Stage] {
     match delivery {
-        Delivery::Parts => {
+        DeliveryMode::Parts => {
             &[Stage::Captured, Stage::Ingested, Stage::InPart, Stage::Requested, Stage::Received, Stage::Buffered]
         }
-        Delivery::Segments => {
+        DeliveryMode::Segments => {
             &[Stage::Captured, Stage::Ingested, Stage::InSegment, Stage::Requested, Stage::Received, Stage::Buffered]
         }
         _ => &[Stage::Captured, Stage::Ingested, Stage::Relayed, Stage::Received, Stage::Buffered],

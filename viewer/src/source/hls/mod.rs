@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use media::hls::client::parts::has_parts;
-use media::latency::Delivery;
+use media::latency::DeliveryMode;
 use media::select::PathProfile;
 use tokio::sync::Mutex;
 use tracing::warn;
@@ -33,7 +33,7 @@ pub(super) static LOW_LATENCY: Transport = Transport {
     label: "LL-HLS",
     // Three parts of a fifth of a second, and a round trip.
     profile: PathProfile { rank: 40, can_idle: false, min_stall_timeout: Duration::from_millis(700) },
-    delivery: Delivery::Parts,
+    delivery: DeliveryMode::Parts,
     states_predecessor: false,
     cost: Cost::Server,
     // Unless the user chose it, a playlist's other path (`SEGMENTS`) plays parts if there are any.
@@ -52,7 +52,7 @@ pub(super) static SEGMENTS: Transport = Transport {
     label: "HLS",
     // Three segments.
     profile: PathProfile { rank: 50, can_idle: false, min_stall_timeout: Duration::from_secs(6) },
-    delivery: Delivery::Segments,
+    delivery: DeliveryMode::Segments,
     states_predecessor: false,
     cost: Cost::Server,
     from_url: |request| from_url(request, if request.is_chosen { LowLatency::Off } else { LowLatency::Prefer }),

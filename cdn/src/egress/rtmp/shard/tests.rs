@@ -14,9 +14,9 @@ use net::rtmp::{Limits, Message, Metadata, url};
 
 use super::*;
 use crate::config::FanoutEngine;
-use crate::hub::{Hub, LiveStream, PublishGuard, PublisherInfo};
+use crate::hub::{Hub, HubStream, PublishGuard, PublisherInfo};
 
-const SETTINGS: Settings = Settings {
+const SETTINGS: ShardSettings = ShardSettings {
     audio_batch_delay: Duration::from_millis(100),
     max_lag: Duration::from_secs(5),
     idle_player_timeout: Duration::from_secs(3600),
@@ -29,13 +29,13 @@ fn shard() -> Shard {
     Shard::new(SETTINGS, poll, mailbox, Submitter::new(FanoutEngine::Epoll).unwrap())
 }
 
-fn stream() -> Arc<LiveStream> {
+fn stream() -> Arc<HubStream> {
     let window = Bounds { duration: Duration::from_secs(60), bytes: 64 << 20 };
     let (grace, grace_after_unpublish) = (Duration::from_secs(30), Duration::from_secs(5));
-    Hub::new(hub::Settings { window, grace, grace_after_unpublish }).open("live")
+    Hub::new(hub::HubSettings { window, grace, grace_after_unpublish }).open("live")
 }
 
-fn publish(stream: &Arc<LiveStream>) -> PublishGuard {
+fn publish(stream: &Arc<HubStream>) -> PublishGuard {
     stream.publish(PublisherInfo::default())
 }
 
@@ -90,7 +90,7 @@ struct Ends {
     server: TcpStream,
 }
 
-async fn join(shard: &mut Shard, stream: &Arc<LiveStream>, hangs_up: bool, now: Instant) -> Ends {
+async fn join(shard: &mut Shard, stream: &Arc<HubStream>, hangs_up: bool, now: Instant) -> Ends {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     let (server, _) = listener.accept().unwrap();

@@ -93,9 +93,7 @@ pub(super) fn stream(description: &StreamInfo, role: Role) -> (Check, bool) {
         StreamState::Disconnected => {
             (Check::warn("stream", "the publisher is disconnected, and may reconnect within seconds", back), false)
         }
-        StreamState::Ended | StreamState::Offline => {
-            (Check::warn("stream", "not live", start), false)
-        }
+        StreamState::Ended | StreamState::Offline => (Check::warn("stream", "not live", start), false),
     }
 }
 

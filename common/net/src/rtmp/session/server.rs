@@ -79,7 +79,7 @@ pub struct ServerSession {
     /// The IDs of the message streams that exist.
     streams: Vec<u32>,
     limits: Limits,
-    state: StreamState,
+    state: MessageStreamState,
 }
 
 struct Connect {
@@ -91,7 +91,7 @@ struct Connect {
 
 /// The role of the connection, and its message stream.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum StreamState {
+enum MessageStreamState {
     Idle,
     PublishRequested(u32),
     PlayRequested(u32),
@@ -108,7 +108,7 @@ impl ServerSession {
             connected: None,
             streams: Vec::new(),
             limits: *limits,
-            state: StreamState::Idle,
+            state: MessageStreamState::Idle,
         }
     }
 
@@ -157,8 +157,8 @@ impl ServerSession {
 
     /// Accepts [`ServerEvent::Publish`]; `resume` and `ticket_issuer` are sent in `onStatus`.
     pub fn accept_publish(&mut self, resume: Option<&Resume>, ticket_issuer: Option<&TicketIssuer>) {
-        let StreamState::PublishRequested(stream) = self.state else { return };
-        self.state = StreamState::Publishing(stream);
+        let MessageStreamState::PublishRequested(stream) = self.state else { return };
+        self.state = MessageStreamState::Publishing(stream);
         self.wire.allow_media(&self.limits);
         let (out, chunk_size) = self.wire.out();
         command::user_control(out, chunk_size, command::STREAM_BEGIN, &[stream]);
@@ -177,8 +177,8 @@ impl ServerSession {
 
     /// Accepts [`ServerEvent::Play`]. Media follows on [`PLAY_STREAM`] in chunks of [`PLAY_CHUNK_SIZE`].
     pub fn accept_play(&mut self) {
-        let StreamState::PlayRequested(stream) = self.state else { return };
-        self.state = StreamState::Playing(stream);
+        let MessageStreamState::PlayRequested(stream) = self.state else { return };
+        self.state = MessageStreamState::Playing(stream);
         let (out, chunk_size) = self.wire.out();
         command::user_control(out, chunk_size, command::STREAM_BEGIN, &[stream]);
         Status::new("status", "NetStream.Play.Reset", "Playing and resetting.").write(out, chunk_size, stream);
@@ -188,13 +188,13 @@ impl ServerSession {
     /// Rejects a request, or ends publishing or playing: an `onStatus` of level `error`. Close the connection once it is sent.
     pub fn reject(&mut self, code: &str, description: &str) {
         let stream = match self.state {
-            StreamState::Idle => 0,
-            StreamState::PublishRequested(stream)
-            | StreamState::PlayRequested(stream)
-            | StreamState::Publishing(stream)
-            | StreamState::Playing(stream) => stream,
+            MessageStreamState::Idle => 0,
+            MessageStreamState::PublishRequested(stream)
+            | MessageStreamState::PlayRequested(stream)
+            | MessageStreamState::Publishing(stream)
+            | MessageStreamState::Playing(stream) => stream,
         };
-        self.state = StreamState::Idle;
+        self.state = MessageStreamState::Idle;
         let (out, chunk_size) = self.wire.out();
         Status::new("error", code, description).write(out, chunk_size, stream);
     }
@@ -206,13 +206,13 @@ impl ServerSession {
     }
 
     fn player_event(&mut self, event: PlayerEvent) {
-        if matches!(self.state, StreamState::Playing(_) | StreamState::PlayRequested(_)) {
+        if matches!(self.state, MessageStreamState::Playing(_) | MessageStreamState::PlayRequested(_)) {
             self.events.push_back(ServerEvent::Player(event));
         }
     }
 
     fn is_publisher(&self) -> bool {
-        matches!(self.state, StreamState::Publishing(_) | StreamState::PublishRequested(_))
+        matches!(self.state, MessageStreamState::Publishing(_) | MessageStreamState::PublishRequested(_))
     }
 
     fn message(&mut self, message: RawMessage) -> Result<(), Error> {
@@ -272,8 +272,8 @@ impl ServerSession {
         }
         match name.as_str() {
             "createStream" => self.create_stream(transaction)?,
-            "publish" => self.request_stream(stream, text(argument), StreamState::PublishRequested(stream))?,
-            "play" => self.request_stream(stream, text(argument), StreamState::PlayRequested(stream))?,
+            "publish" => self.request_stream(stream, text(argument), MessageStreamState::PublishRequested(stream))?,
+            "play" => self.request_stream(stream, text(argument), MessageStreamState::PlayRequested(stream))?,
             "deleteStream" => {
                 let stream = number(argument).map_or(stream, |n| n as u32);
                 self.streams.retain(|s| *s != stream);
@@ -283,7 +283,9 @@ impl ServerSession {
             "FCUnpublish" => {
                 self.fc_status("onFCUnpublish", "NetStream.Unpublish.Success", text(argument));
                 self.result(transaction, Value::Undefined);
-                if let StreamState::Publishing(stream) | StreamState::PublishRequested(stream) = self.state {
+                if let MessageStreamState::Publishing(stream) | MessageStreamState::PublishRequested(stream) =
+                    self.state
+                {
                     self.end(stream);
                 }
             }
@@ -311,17 +313,17 @@ impl ServerSession {
                 let (out, chunk_size) = self.wire.out();
                 Status::new("error", "NetStream.Seek.Failed", "The stream is live.").write(out, chunk_size, stream);
             }
-            PEER_COMMAND if matches!(self.state, StreamState::Publishing(_)) => {
+            PEER_COMMAND if matches!(self.state, MessageStreamState::Publishing(_)) => {
                 let offer =
                     PeerAdvertisement::from_properties(|key| argument.and_then(|object| text(property(object, key))));
                 self.events.extend(offer.map(|offer| ServerEvent::Message(Message::Peer(offer))));
             }
-            TIMING_COMMAND if matches!(self.state, StreamState::Publishing(_)) => {
+            TIMING_COMMAND if matches!(self.state, MessageStreamState::Publishing(_)) => {
                 let timing =
                     PublisherTiming::from_properties(|key| argument.and_then(|object| text(property(object, key))));
                 self.events.extend(timing.map(|timing| ServerEvent::Message(Message::Timing(timing))));
             }
-            GAP_COMMAND if matches!(self.state, StreamState::Publishing(_)) => {
+            GAP_COMMAND if matches!(self.state, MessageStreamState::Publishing(_)) => {
                 let gap = Gap::from_properties(|key| argument.and_then(|object| text(property(object, key))));
                 self.events.extend(gap.map(|gap| ServerEvent::Message(Message::Gap(gap))));
             }
@@ -397,14 +399,14 @@ impl ServerSession {
         Ok(())
     }
 
-    fn request_stream(&mut self, stream: u32, name: Option<&str>, state: StreamState) -> Result<(), Error> {
+    fn request_stream(&mut self, stream: u32, name: Option<&str>, state: MessageStreamState) -> Result<(), Error> {
         let Some(connect) = &self.connected else { unreachable!("commands before connect are refused") };
-        let publish = matches!(state, StreamState::PublishRequested(_));
+        let publish = matches!(state, MessageStreamState::PublishRequested(_));
         let Some(name) = name else {
             let command = if publish { "publish" } else { "play" };
             return Err(Error::Amf { command, source: amf::Error::Shape("it has no name") });
         };
-        if self.state != StreamState::Idle {
+        if self.state != MessageStreamState::Idle {
             return Err(Error::Protocol { what: "the client publishes or plays twice on one connection" });
         }
         if !self.streams.contains(&stream) {
@@ -436,15 +438,15 @@ impl ServerSession {
     /// Ends the role on `stream`; the connection may take another one.
     fn end(&mut self, stream: u32) {
         let event = match self.state {
-            StreamState::Publishing(s) | StreamState::PublishRequested(s) if s == stream => {
+            MessageStreamState::Publishing(s) | MessageStreamState::PublishRequested(s) if s == stream => {
                 ServerEvent::Message(Message::EndOfStream)
             }
-            StreamState::Playing(s) | StreamState::PlayRequested(s) if s == stream => {
+            MessageStreamState::Playing(s) | MessageStreamState::PlayRequested(s) if s == stream => {
                 ServerEvent::Player(PlayerEvent::Close)
             }
             _ => return,
         };
-        self.state = StreamState::Idle;
+        self.state = MessageStreamState::Idle;
         self.events.push_back(event);
     }
 
