@@ -1,5 +1,5 @@
-//! The RTMP listener, one port for publishers and players: authorises each connection's request, and hands publishers to ingest and players to
-//! the fan-out.
+//! The RTMP listener, one port for publishers and players: authorises each connection's request, and hands publishers to ingest and players
+//! to the fan-out.
 
 use std::io;
 use std::net::SocketAddr;

@@ -246,7 +246,8 @@ fn wakers_are_called_for_the_events_they_registered_for() {
     assert_eq!(counts(), (4, 3));
 }
 
-/// The same holds for the crates that it uses, and for the assembly of tracks in ingest: adding a protocol takes a folder and a line of assembly.
+/// The same holds for the crates that it uses, and for the assembly of tracks in ingest: adding a protocol takes a folder and a line of
+/// assembly.
 #[test]
 fn the_hub_names_no_protocol() {
     let package = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));

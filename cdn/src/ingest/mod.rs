@@ -1,7 +1,7 @@
 //! Ingest: makes the units of an admitted publisher part of its stream in the hub.
 //!
-//! The publisher's protocol has a folder of its own ([`rtmp`]): it reads messages and feeds the track assembler, which knows no protocol and
-//! returns units with their catalog, epoch and predecessor.
+//! The publisher's protocol has a folder of its own ([`rtmp`]): it reads messages and feeds the track assembler, which knows no protocol
+//! and returns units with their catalog, epoch and predecessor.
 
 mod epochs;
 mod pending;

@@ -1,7 +1,7 @@
 //! Combines a publisher's tracks and units into access units with catalogs, independent of the protocol. Pure: time is a parameter.
 //!
-//! The reader of a protocol passes decoder configurations, units with 64-bit timestamps of the publisher's clock, metadata, stated epochs and gaps.
-//! [`Epochs`] assigns units to epochs; [`Pending`] decides how long the first units wait.
+//! A protocol's reader passes decoder configurations, units with 64-bit timestamps of the publisher's clock, metadata, stated epochs and
+//! gaps. [`Epochs`] assigns units to epochs; [`Pending`] decides how long the first units wait.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -1,5 +1,5 @@
-//! Filters that select tests by binary, as in `binary(lan)`, name test targets that exist. A filter with an old name selects nothing, without
-//! an error (nextest, "Filterset DSL reference").
+//! Filters that select tests by binary, as in `binary(lan)`, name test targets that exist. A filter with an old name selects nothing,
+//! without an error (nextest, "Filterset DSL reference").
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -44,8 +44,8 @@ fn detects_a_filter_without_a_test_target() {
     assert_eq!(unknown(filter, &targets), ["binary(lan)", "binary(~rt)"]);
 }
 
-/// The names of the integration tests among `files`: `tests/NAME.rs` and `tests/NAME/main.rs` beside a `Cargo.toml` (The Cargo Book, "Target
-/// auto-discovery").
+/// The names of the integration tests among `files`: `tests/NAME.rs` and `tests/NAME/main.rs` beside a `Cargo.toml` (The Cargo Book,
+/// "Target auto-discovery").
 fn test_targets<'a>(files: impl IntoIterator<Item = &'a str>) -> BTreeSet<&'a str> {
     let files: BTreeSet<&str> = files.into_iter().collect();
     let target = |file: &'a str| {

@@ -1,8 +1,8 @@
 //! HLS (RFC 8216, RFC 8216bis): one segmenter per stream turns the hub's access units into fMP4 segments and playlists, in memory.
 //!
-//! The task of a segmenter is a subscriber with a cursor. It starts when its stream is opened and outlives every publisher, so media sequence numbers
-//! continue. It publishes immutable snapshots that all readers share. A request waits only if it blocks for the next part or playlist.
-//! `media::hls` segments and renders; nothing here knows HTTP.
+//! The task of a segmenter is a subscriber with a cursor. It starts when its stream is opened and outlives every publisher, so media
+//! sequence numbers continue. It publishes immutable snapshots that all readers share. A request waits only if it blocks for the next part or
+//! playlist. `media::hls` renders the playlists; nothing here knows HTTP.
 
 mod hls_stream;
 mod listed_units;

@@ -96,8 +96,8 @@ impl Error {
         }
     }
 
-    /// The party whose violation ended the connection, if it ended for one; the same whether the loss was noticed by reading, by writing or on
-    /// the connection itself.
+    /// The party whose violation ended the connection, if it ended for one; the same whether the loss was noticed by reading, by writing or
+    /// on the connection itself.
     fn connection_violator(&self) -> Option<Blame> {
         match self {
             Self::Connection(error)

@@ -101,9 +101,9 @@ impl Error {
     /// Whether connecting again, after a pause, may succeed: true if the stream name is in use, false if the peer speaks another protocol.
     ///
     /// True also after a malformed or forbidden message ([`Error::Chunk`], [`Error::Amf`], [`Error::Protocol`], [`Error::Limit`]), unlike
-    /// the relay protocol, whose ends are both ours. RTMP servers are also other people's, and what one of them sends wrong may depend on the
-    /// moment, as while it shuts down. The damage ends with the connection: the next one begins with its first chunk. Giving up would end a
-    /// broadcast for one message, and the callers' growing pauses bound the cost of a server that is always wrong.
+    /// the relay protocol, whose ends are both ours. RTMP servers are also other people's, and what one of them sends wrong may depend on
+    /// the moment, as while it shuts down. The damage ends with the connection: the next one begins with its first chunk. Giving up would
+    /// end a broadcast for one message, and the callers' growing pauses bound the cost of a server that is always wrong.
     pub fn retry(&self) -> bool {
         match self {
             Self::Io { .. } | Self::Closed { .. } | Self::Timeout { .. } => true,

@@ -119,8 +119,9 @@ fn a_server_of_another_protocol_version_is_not_retried() {
     simulate(|network| async move {
         let server = serve(&network, &TestStream::new());
         let config = tls::client_config(server.pin, b"nearcast-relay/2");
-        let connecting = network.endpoint(None).connect_with(config, server.address, tls::SERVER_NAME).unwrap();
-        let error = Error::from(connecting.await.unwrap_err());
+        let endpoint = network.endpoint(None);
+        let connected = endpoint.connect_with(config, server.address, tls::SERVER_NAME).unwrap().await;
+        let error = Error::from(connected.unwrap_err());
         assert!(matches!(error, Error::Connection(ConnectionError::ConnectionClosed(_))), "{error:?}");
         assert_eq!((error.blame(), error.is_violation(), error.retry()), (Blame::Us, true, false), "{error:?}");
     });
