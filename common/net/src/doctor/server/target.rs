@@ -9,7 +9,7 @@ use crate::rtmp;
 #[derive(Clone, PartialEq, Eq)]
 pub enum Target {
     /// A server and one of its streams.
-    ServerTarget(Box<ServerTarget>),
+    Server(Box<Server>),
     /// A broadcaster: `HOST:PORT`, one or several.
     Broadcaster(Vec<String>),
 }
@@ -59,8 +59,8 @@ impl Target {
     pub fn parse(url: &str, role: Role) -> Result<Self, Error> {
         let (scheme, rest) = url.trim().split_once("://").ok_or(Error::Scheme)?;
         match scheme.to_ascii_lowercase().as_str() {
-            "rtmp" | "rtmps" => rtmp_server(url.trim(), role).map(|server| Self::ServerTarget(Box::new(server))),
-            "http" | "https" => http_server(url.trim(), role).map(|server| Self::ServerTarget(Box::new(server))),
+            "rtmp" | "rtmps" => rtmp_server(url.trim(), role).map(|server| Self::Server(Box::new(server))),
+            "http" | "https" => http_server(url.trim(), role).map(|server| Self::Server(Box::new(server))),
             "nearcast" if role == Role::Subscriber => {
                 // The pairing code follows the `#`.
                 let names = rest.split('#').next().unwrap_or_default().trim_end_matches('/');
@@ -78,13 +78,13 @@ impl Target {
 impl std::fmt::Debug for Target {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
-            Self::ServerTarget(_) => "ServerTarget",
+            Self::Server(_) => "Server",
             Self::Broadcaster(_) => "Broadcaster",
         })
     }
 }
 
-fn rtmp_server(url: &str, role: Role) -> Result<ServerTarget, Error> {
+fn rtmp_server(url: &str, role: Role) -> Result<Server, Error> {
     let parsed = match rtmp::url::parse(url) {
         // A publisher's key may be given elsewhere. It is not checked, because publishing with it would end the current broadcast.
         Err(rtmp::url::Error::Name) if role == Role::Publisher => {
@@ -109,7 +109,7 @@ fn rtmp_server(url: &str, role: Role) -> Result<ServerTarget, Error> {
     })
 }
 
-fn http_server(url: &str, role: Role) -> Result<ServerTarget, Error> {
+fn http_server(url: &str, role: Role) -> Result<Server, Error> {
     let parsed = Url::parse(url).map_err(|_| Error::Malformed)?;
     let host = parsed.host_str().ok_or(Error::Malformed)?.trim_matches(['[', ']']).to_owned();
     let mut origin = parsed.clone();
