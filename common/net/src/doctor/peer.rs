@@ -126,9 +126,9 @@ mod tests {
             let mut bad = good.clone();
             bad[key] = value.into();
             let found = checked(Some(serde_json::from_value(bad).unwrap())).await;
-            assert!(found.contains("serves no viewers"), "{found}");
+            assert!(found.contains("does not serve LAN viewers"), "{found}");
         }
-        assert!(checked(None).await.contains("serves no viewers"));
+        assert!(checked(None).await.contains("does not serve LAN viewers"));
     }
 
     #[test]
