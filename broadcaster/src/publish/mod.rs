@@ -214,7 +214,7 @@ impl RtmpPublisher {
                     peer.wait_for_viewer(entry.position).await;
                     spread.before(entry, peer.shares_bottleneck_with_viewer(), publisher);
                 }
-                if order.follow(&entry.unit) != entry.predecessor_dts {
+                if order.must_state(&entry.unit, entry.predecessor_dts) {
                     let predecessors = vec![(entry.unit.track, entry.predecessor_dts)];
                     publisher.state_gap(&Gap { epoch: entry.unit.epoch, predecessors });
                 }

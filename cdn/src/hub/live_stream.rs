@@ -8,14 +8,13 @@ use std::time::{Duration, Instant};
 
 use live::{Interest, Progress, WakerGuard};
 use media::live_window::{Cursor, LiveWindow, ReadBatch};
-use media::{AccessUnit, Catalog, Timestamp};
+use media::{AccessUnit, Catalog, HighWaterMarks, Timestamp};
 use net::clock;
 use net::trace::{Trace, UnitRef};
 use parking_lot::RwLock;
 use tokio::sync::watch;
 
 use super::HubSettings;
-use super::high_water::HighWaterMarks;
 use super::latency::LatencyTracker;
 use super::publisher::{PublisherInfo, PushOutcome, RevokeReason};
 use super::reader_deadline::DueTimes;

@@ -3,7 +3,6 @@
 //! The hub knows access units and subscribers, but no protocol. Ingest writes through a [`PublishGuard`], one writer per stream; egress reads
 //! with cursors, any number per stream. No lock is held across I/O.
 
-mod high_water;
 mod latency;
 mod live_stream;
 mod publish_guard;
@@ -24,7 +23,6 @@ use net::trace::Trace;
 use parking_lot::RwLock;
 use tokio::sync::watch;
 
-pub use high_water::HighWaterMarks;
 pub use latency::{LatencyTracker, PublisherReport};
 pub use live::{Interest, WakerGuard};
 pub use live_stream::{Counters, HubStream, Info, PublishState, WindowExtent};

@@ -2,10 +2,9 @@
 
 use std::sync::Arc;
 
-use media::{AccessUnit, Catalog, Timestamp};
+use media::{AccessUnit, Catalog, HighWaterMarks, Timestamp};
 use tokio::sync::watch;
 
-use super::high_water::HighWaterMarks;
 use super::live_stream::HubStream;
 use super::publisher::{PublisherInfo, PushOutcome, RevokeReason};
 

@@ -10,9 +10,9 @@ pub mod rtmp;
 mod tests;
 mod track_assembler;
 
-use media::{Epoch, Timestamp};
+use media::{Epoch, HighWaterMarks, Timestamp};
 
-use crate::hub::{HighWaterMarks, PublishGuard, PushOutcome};
+use crate::hub::{PublishGuard, PushOutcome};
 pub use pending::PendingLimits;
 use track_assembler::Assembled;
 

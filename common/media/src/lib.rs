@@ -4,8 +4,9 @@
 //! parameter. `deploy/test` proves the absence with `cargo tree`.
 //!
 //! In the order of the data: [`access_unit`] (the unit of exchange), [`catalog`] (the description of a broadcast), [`codec`], [`flv`] (RTMP
-//! message bodies), [`timestamp_unwrap`] (32-bit timestamps), [`track_order`] (the predecessors of units), [`live_window`] (what a server
-//! holds), [`fmp4`], [`cmaf`] and [`hls`] (delivery over HTTP), then [`path_merge`], [`select`] and [`latency`] (the viewer).
+//! message bodies), [`timestamp_unwrap`] (32-bit timestamps), [`track_order`] (the predecessors of units), [`high_water`] and
+//! [`live_window`] (what a server has received, and what it holds), [`fmp4`], [`cmaf`] and [`hls`] (delivery over HTTP), then [`path_merge`],
+//! [`select`] and [`latency`] (the viewer).
 #![forbid(unsafe_code)]
 
 pub mod access_unit;
@@ -16,6 +17,7 @@ mod derived;
 pub mod flv;
 pub mod fmp4;
 pub mod frame_counter;
+pub mod high_water;
 pub mod hls;
 pub mod latency;
 pub mod live_window;
@@ -27,6 +29,7 @@ pub mod track_order;
 
 pub use access_unit::{AccessUnit, Epoch, TrackId, TrackKind};
 pub use catalog::{Catalog, Track};
+pub use high_water::HighWaterMarks;
 pub use live_window::{Cursor, LiveWindow};
 pub use time::{Timestamp, WallClock};
 pub use track_order::TrackOrder;

@@ -149,6 +149,27 @@ impl LiveWindow {
         self.entries.iter().find(|entry| entry.unit.epoch == epoch && lacks(&entry.unit))
     }
 
+    /// Where a subscriber continues that has each track of `epoch` in `have` up to its DTS. `None` for the live edge, if the window lacks units in
+    /// between or holds another epoch.
+    pub fn resume_position(&self, epoch: Epoch, have: &[(TrackId, Timestamp)]) -> Option<u64> {
+        let had = |track| have.iter().find(|(known, _)| *known == track).map(|(_, dts)| *dts);
+        match self.first_missing(epoch, have) {
+            // The units in between have left the window, or never reached it. The next decodable unit is an IDR.
+            Some(first)
+                if had(first.unit.track).is_some_and(|dts| {
+                    let held = || self.newest_before(first.position, epoch, first.unit.track);
+                    first.predecessor_dts != Some(dts) && held().is_none_or(|held| held.unit.dts != dts)
+                }) =>
+            {
+                None
+            }
+            Some(first) => Some(first.position),
+            // The subscriber has every unit of the window, or the window is empty after a restart: the next unit.
+            None if self.newest().is_none_or(|newest| newest.unit.epoch == epoch) => Some(self.next_position),
+            None => None,
+        }
+    }
+
     /// The held unit of the same track and epoch before the one at `position`.
     pub fn newest_before(&self, position: u64, epoch: Epoch, track: TrackId) -> Option<&Entry> {
         let held = usize::try_from(position.saturating_sub(self.first_position())).unwrap_or(usize::MAX);
@@ -432,6 +453,25 @@ mod tests {
         check(1, &[(TrackId::VIDEO, 40), (TrackId::AUDIO, 5)], Some(3));
         check(1, &[(TrackId::VIDEO, 99), (TrackId::AUDIO, 26)], None);
         check(2, &[], None);
+    }
+
+    #[test]
+    fn a_subscriber_resumes_after_its_last_unit_unless_units_are_missing_in_between() {
+        let (c, at) = (catalog(1, true), Timestamp::from_millis);
+        let mut w = window(10_000, 10_000);
+        let after = |w: &LiveWindow, epoch, dts| w.resume_position(Epoch(epoch), &[(TrackId::VIDEO, at(dts))]);
+        assert_eq!(after(&w, 1, 80), Some(0), "an empty window: its first unit");
+        // Frames 0 to 4, then a skip to 10, whose predecessor is 9.
+        for n in [0, 1, 2, 3, 4, 10, 11] {
+            w.push(c.clone(), unit(1, TrackId::VIDEO, n * 40, n % 5 == 0, 10), (n > 0).then(|| at((n - 1) * 40)));
+        }
+        for (dts, expected) in
+            [(80, Some(3)), (160, Some(5)), (200, None), (360, Some(5)), (400, Some(6)), (440, Some(7)), (9999, Some(7))]
+        {
+            assert_eq!(after(&w, 1, dts), expected, "after {dts}");
+        }
+        assert_eq!(after(&w, 2, 80), None, "another broadcast is joined at its newest IDR");
+        assert_eq!(w.resume_position(Epoch(1), &[(TrackId::AUDIO, at(0))]), Some(0), "no video yet");
     }
 
     #[test]

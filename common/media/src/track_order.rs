@@ -29,6 +29,11 @@ impl TrackOrder {
         predecessor.filter(|predecessor| *predecessor < unit.dts)
     }
 
+    /// Records `unit`, whose predecessor is at `predecessor`. Returns whether a sender must state that, because the order does not show it.
+    pub fn must_state(&mut self, unit: &AccessUnit, predecessor: Option<Timestamp>) -> bool {
+        self.follow(unit) != predecessor
+    }
+
     /// States that the next unit of `track` follows the one at `predecessor`, regardless of recorded units; `None` if it is not known. Another
     /// epoch clears the order.
     pub fn state(&mut self, epoch: Epoch, track: TrackId, predecessor: Option<Timestamp>) {

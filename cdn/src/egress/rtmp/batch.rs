@@ -57,7 +57,7 @@ fn encode_into(batch: &mut Batch, entries: &[Entry], catalog: &mut Option<Arc<Ca
         change_catalog(batch, catalog, entry);
         let (unit, id) = (&entry.unit, entry.unit.track);
         let Some(track) = entry.catalog.track(id) else { continue };
-        if order.follow(unit) != entry.predecessor_dts {
+        if order.must_state(unit, entry.predecessor_dts) {
             batch.gap(Gap { epoch: unit.epoch, predecessors: vec![(id, entry.predecessor_dts)] });
         }
         let head = flv::unit_header(track, unit);

@@ -244,23 +244,9 @@ impl RequestLimiter {
 
 /// The position in the window to send from; `None` for the newest IDR, or for the next one if there is none.
 fn position(window: &LiveWindow, at: &Start) -> Option<u64> {
-    let Start::After { epoch, have } = at else { return None };
-    let had = |track| have.iter().find(|(known, _)| *known == track).map(|(_, dts)| *dts);
-    match window.first_missing(*epoch, have) {
-        // The units in between have left the window or never reached this server. The next decodable unit is an IDR.
-        Some(first)
-            if had(first.unit.track).is_some_and(|dts| {
-                let held = || window.newest_before(first.position, *epoch, first.unit.track);
-                first.predecessor_dts != Some(dts) && held().is_none_or(|held| held.unit.dts != dts)
-            }) =>
-        {
-            None
-        }
-        Some(first) => Some(first.position),
-        // The client has every unit of the window, or the window is empty after a restart: continue with the next unit. Another
-        // broadcast is joined at its newest IDR.
-        None if window.newest().is_none_or(|newest| newest.unit.epoch == *epoch) => Some(window.next_position()),
-        None => None,
+    match at {
+        Start::LiveEdge => None,
+        Start::After { epoch, have } => window.resume_position(*epoch, have),
     }
 }
 

@@ -1,10 +1,11 @@
-//! High-water marks: the newest DTS that a stream received on each track, for the last few epochs.
+//! High-water marks: the newest DTS that a stream received on each track, for the last few epochs. Pure.
 //!
 //! They tell a reconnecting publisher where to resume, and identify retransmitted units, which are dropped.
 
 use std::collections::VecDeque;
 
-use media::{Epoch, Timestamp, TrackId};
+use crate::access_unit::{Epoch, TrackId};
+use crate::time::Timestamp;
 
 /// The newest DTS of each `(epoch, track)`, for the last few epochs.
 #[derive(Clone, Debug, Default)]
@@ -25,7 +26,7 @@ impl HighWaterMarks {
     }
 
     /// Records a unit. Returns false for a duplicate: its DTS is not above the track's mark.
-    pub(super) fn accept(&mut self, epoch: Epoch, track: TrackId, dts: Timestamp) -> bool {
+    pub fn accept(&mut self, epoch: Epoch, track: TrackId, dts: Timestamp) -> bool {
         if self.epochs.back().is_none_or(|(last, _)| *last != epoch) {
             let tracks = match self.epochs.iter().position(|(e, _)| *e == epoch) {
                 Some(at) => self.epochs.remove(at).map(|(_, tracks)| tracks).unwrap_or_default(),
