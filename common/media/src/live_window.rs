@@ -465,9 +465,15 @@ mod tests {
         for n in [0, 1, 2, 3, 4, 10, 11] {
             w.push(c.clone(), unit(1, TrackId::VIDEO, n * 40, n % 5 == 0, 10), (n > 0).then(|| at((n - 1) * 40)));
         }
-        for (dts, expected) in
-            [(80, Some(3)), (160, Some(5)), (200, None), (360, Some(5)), (400, Some(6)), (440, Some(7)), (9999, Some(7))]
-        {
+        for (dts, expected) in [
+            (80, Some(3)),
+            (160, Some(5)),
+            (200, None),
+            (360, Some(5)),
+            (400, Some(6)),
+            (440, Some(7)),
+            (9999, Some(7)),
+        ] {
             assert_eq!(after(&w, 1, dts), expected, "after {dts}");
         }
         assert_eq!(after(&w, 2, 80), None, "another broadcast is joined at its newest IDR");

@@ -4,8 +4,10 @@
 //! emitted; it is a duplicate if it is not newer than the last emitted unit of its track; otherwise units are missing before it, and it waits
 //! for another path to deliver them. The predecessor is the one that the path states ([`Predecessor`]). If the path cannot state it, it is the
 //! previous unit of the track on that path, unless a random access point follows so late that units may be missing before it. The caller
-//! decides how long to wait ([`PathMerger::skip_gap`]). With a single open path the merger does not wait, and continues at the next random
-//! access point.
+//! decides how long to wait ([`PathMerger::skip_gap`]). With a single open path the merger does not wait.
+//!
+//! After a loss, units are dropped up to the next random access point of their track. They are processed in the same order, so that a later
+//! random access point of one path does not displace an earlier one of another.
 //!
 //! In the merged sequence DTS increases strictly within a track, no unit occurs twice, and the sequence starts, and continues after a loss,
 //! at a random access point of the video track. Pure: [`select`](crate::select) decides which paths are open and when one has stalled.
@@ -102,7 +104,10 @@ pub struct PathMerger {
 
 #[derive(Debug)]
 struct TrackProgress {
+    /// The last processed unit: merged, or dropped because decoding cannot start at it.
     last: Timestamp,
+    /// The last merged unit.
+    merged: Timestamp,
     /// Smoothed interval between units in milliseconds; zero before the second unit.
     interval: f64,
     /// Whether units are dropped until the next random access point, because of a loss.
@@ -114,7 +119,7 @@ struct Path {
     epoch: Option<Epoch>,
     /// The last unit of each track that this path delivered since its last gap.
     order: TrackOrder,
-    /// Whether the last processed unit of this path, of any track, was emitted or a duplicate of an emitted one.
+    /// Whether the place of this path's last processed unit, of any track, in the merged sequence is known.
     contiguous: bool,
     /// Units queued until another path fills the gap before them, oldest first.
     waiting: VecDeque<QueuedUnit>,
@@ -166,19 +171,19 @@ impl PathMerger {
         predecessor: Predecessor,
         out: &mut Vec<MergedUnit>,
     ) {
-        let is_alone = self.paths.keys().all(|id| *id == path);
-        let entry = self.paths.entry(path).or_default();
+        self.paths.entry(path).or_default();
         if self.epoch != Some(unit.epoch) {
-            // A path that delivered the current epoch, or is the only one, decides which epoch is live. For another path, the clock decides, and
-            // whether its epoch is a past one.
-            let is_authority = is_alone || entry.epoch == self.epoch;
+            // A path that delivered the current epoch decides which epoch is live. For another path, the clock decides, and whether its epoch is a
+            // past one. If no open path delivered the current epoch, any path decides: nothing else could end it.
+            let is_authority = self.paths.values().all(|path| path.epoch != self.epoch)
+                || self.paths.get(&path).is_some_and(|path| path.epoch == self.epoch);
             let is_over = self.retired.iter().any(|(epoch, _)| *epoch == unit.epoch);
             let is_older = matches!((catalog.clock, self.clock), (Some(new), Some(now)) if new < now);
             if !is_authority && (is_over || is_older) {
                 self.counters.duplicates += 1;
                 return;
             }
-            self.switch_epoch(unit.epoch, catalog);
+            self.switch_epoch(unit.epoch, catalog, out);
         }
         let entry = self.paths.entry(path).or_default();
         if entry.epoch != Some(unit.epoch) {
@@ -203,22 +208,19 @@ impl PathMerger {
         self.paths.values().filter_map(|p| p.waiting.back()).map(|waiting| waiting.unit.dts).max()
     }
 
-    /// Gives up on the missing units and continues with the earliest queued unit at which decoding can start.
+    /// Gives up on the missing units and processes all queued ones, earliest first.
     pub fn skip_gap(&mut self, out: &mut Vec<MergedUnit>) {
         loop {
             self.drain(out);
-            let earliest = self.paths.iter().filter(|(_, p)| p.epoch == self.epoch).filter_map(|(id, path)| {
-                let unit = &path.waiting.front()?.unit;
-                Some((unit.dts, *id, unit.track))
-            });
-            let Some((_, path, track)) = earliest.min() else { return };
-            match self.tracks.get_mut(&track) {
-                Some(state) => state.needs_random_access = true,
-                None => self.paths.entry(path).or_default().contiguous = true,
+            let paths = self.paths.iter().filter(|(_, path)| path.epoch == self.epoch);
+            let waiting = paths.flat_map(|(id, path)| path.blocking().into_iter().map(|(dts, at)| (dts, *id, at)));
+            let Some((_, path, at)) = waiting.min() else { return };
+            let unit = &self.paths[&path].waiting[at].unit;
+            if let Some(track) = self.tracks.get_mut(&unit.track) {
+                track.needs_random_access = true;
             }
-            if !self.take_next(path, out) {
-                return;
-            }
+            let placement = if unit.random_access { Placement::Next } else { Placement::Undecodable };
+            self.take(path, at, placement, out);
         }
     }
 
@@ -232,7 +234,7 @@ impl PathMerger {
         self.epoch
     }
 
-    /// DTS of the last merged unit of each track: where another path has to continue.
+    /// DTS of the last unit of each track that was merged or given up: where another path has to continue.
     pub fn position(&self) -> Vec<(TrackId, Timestamp)> {
         self.tracks.iter().map(|(id, track)| (*id, track.last)).collect()
     }
@@ -242,8 +244,9 @@ impl PathMerger {
         self.active_path
     }
 
-    /// Changes to another epoch. A past epoch continues after its last merged unit.
-    fn switch_epoch(&mut self, epoch: Epoch, catalog: &Catalog) {
+    /// Changes to another epoch. What waits of the current one is appended to `out`. A past epoch continues after its last merged unit.
+    fn switch_epoch(&mut self, epoch: Epoch, catalog: &Catalog, out: &mut Vec<MergedUnit>) {
+        self.skip_gap(out);
         let again =
             self.retired.iter().position(|(retired, _)| *retired == epoch).and_then(|at| self.retired.remove(at));
         let tracks = std::mem::replace(&mut self.tracks, again.map(|(_, tracks)| tracks).unwrap_or_default());
@@ -253,9 +256,6 @@ impl PathMerger {
         }
         self.clock = catalog.clock;
         self.started = !self.tracks.is_empty();
-        for path in self.paths.values_mut() {
-            (path.waiting, path.bytes) = (VecDeque::new(), 0);
-        }
     }
 
     /// Appends a unit to the queue of its path, within bounds.
@@ -285,15 +285,24 @@ impl PathMerger {
         let Some((at, placement)) = path.next_due(|path, unit| placement(tracks, path, started, is_alone, unit)) else {
             return false;
         };
+        self.take(id, at, placement, out);
+        true
+    }
+
+    /// Processes the unit at index `at` of a path's queue.
+    fn take(&mut self, id: PathId, at: usize, placement: Placement, out: &mut Vec<MergedUnit>) {
+        let path = self.paths.get_mut(&id).expect("the caller has looked the path up");
         let QueuedUnit { catalog, unit, is_stated, .. } = path.waiting.remove(at).expect("it was just found");
         path.bytes -= unit.payload.len();
-        path.contiguous = matches!(placement, Placement::Next | Placement::Duplicate);
+        path.contiguous = matches!(placement, Placement::Next) || self.tracks.contains_key(&unit.track);
         match placement {
             Placement::Next => self.emit(id, catalog, unit, is_stated, out),
             Placement::Duplicate => self.counters.duplicates += 1,
-            Placement::Undecodable | Placement::Wait => self.counters.undecodable += 1,
+            Placement::Undecodable | Placement::Wait => {
+                self.counters.undecodable += 1;
+                self.tracks.entry(unit.track).and_modify(|track| track.last = unit.dts);
+            }
         }
-        true
     }
 
     fn emit(
@@ -307,7 +316,7 @@ impl PathMerger {
         let mut lost = 0;
         match self.tracks.get_mut(&unit.track) {
             Some(track) => {
-                let step = (unit.dts - track.last) as f64;
+                let step = (unit.dts - track.merged) as f64;
                 let missing = if track.interval > 0.0 { (step / track.interval).round() as i64 - 1 } else { 0 };
                 // A server that skips without stating it continues at a random access point; a long step elsewhere is a pause of the encoder.
                 let is_gap =
@@ -318,12 +327,13 @@ impl PathMerger {
                     let weight = if track.interval == 0.0 { 1.0 } else { 1.0 / 8.0 };
                     track.interval += (step - track.interval) * weight;
                 }
-                track.last = unit.dts;
+                (track.last, track.merged) = (unit.dts, unit.dts);
                 track.needs_random_access = false;
             }
             None => {
-                self.tracks
-                    .insert(unit.track, TrackProgress { last: unit.dts, interval: 0.0, needs_random_access: false });
+                let (last, merged) = (unit.dts, unit.dts);
+                let progress = TrackProgress { last, merged, interval: 0.0, needs_random_access: false };
+                self.tracks.insert(unit.track, progress);
             }
         }
         self.started = true;
@@ -355,12 +365,27 @@ impl Path {
         }
         None
     }
+
+    /// The units that block their tracks, with their indices, given that all queued units wait.
+    fn blocking(&self) -> Vec<(Timestamp, usize)> {
+        let (mut held, mut blocking) = (Vec::new(), Vec::new());
+        for (at, waiting) in self.waiting.iter().enumerate() {
+            if !held.contains(&waiting.unit.track) {
+                held.push(waiting.unit.track);
+                blocking.push((waiting.unit.dts, at));
+                if !waiting.is_stated {
+                    break;
+                }
+            }
+        }
+        blocking
+    }
 }
 
 enum Placement {
-    /// It follows the last merged unit of its track.
+    /// It follows the last processed unit of its track, and can be decoded.
     Next,
-    /// It is a copy of a merged unit, or older.
+    /// It is a copy of a processed unit, or older.
     Duplicate,
     /// It cannot be decoded: there is no random access point before it.
     Undecodable,
@@ -403,11 +428,10 @@ fn placement(
         // carries the tracks of a part one after the other, so the order alone is not sufficient.
         None => path.contiguous && leaves_no_room,
     };
-    match (follows, track.needs_random_access) {
-        (true, false) => Placement::Next,
-        (_, true) if unit.random_access => Placement::Next,
-        (_, true) => Placement::Undecodable,
-        (false, false) => Placement::Wait,
+    match follows {
+        true if track.needs_random_access && !unit.random_access => Placement::Undecodable,
+        true => Placement::Next,
+        false => Placement::Wait,
     }
 }
 

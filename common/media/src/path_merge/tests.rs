@@ -56,6 +56,16 @@ impl Run {
         self
     }
 
+    /// Units whose predecessors are stated.
+    fn push_stated(&mut self, path: PathId, numbers: impl IntoIterator<Item = i64>) -> &mut Self {
+        let catalog = catalog(1, None, true);
+        for n in numbers {
+            let predecessor = (n >= 2).then(|| unit(1, n - 2).dts);
+            self.merger.push(path, &catalog, unit(1, n), predecessor.into(), &mut self.out);
+        }
+        self
+    }
+
     fn close(&mut self, path: PathId) -> &mut Self {
         self.merger.close(path, &mut self.out);
         self
@@ -145,23 +155,59 @@ fn an_encoder_pause_is_no_loss() {
 #[test]
 fn stated_predecessors_decide_the_order() {
     let mut run = Run::new();
-    let all = catalog(1, None, true);
-    let contiguous = |run: &mut Run, numbers: &[i64]| {
-        for n in numbers {
-            let predecessor = (*n >= 2).then(|| unit(1, n - 2).dts);
-            run.merger.push(B, &all, unit(1, *n), predecessor.into(), &mut run.out);
-        }
-    };
     run.push(A, 0..11);
     // From the next unit on, with audio ahead of video, and without an overlap.
-    contiguous(&mut run, &[11, 13, 15, 12, 14]);
+    run.push_stated(B, [11, 13, 15, 12, 14]);
     assert_eq!(run.numbers(), (0..11).chain([11, 13, 15, 12, 14]).collect::<Vec<_>>());
     // A gap of a single frame is detected at once.
-    contiguous(&mut run, &[18, 20]);
+    run.push_stated(B, [18, 20]);
     assert_eq!(run.merger.waiting(), Some(Timestamp::from_millis(400)));
     run.push(A, 11..19);
     assert_eq!(run.numbers().len(), 20);
     assert_eq!(run.merger.counters().lost, 0);
+}
+
+/// No path has video 12 to 16. One has the IDR 20, the other only the next one.
+#[test]
+fn after_a_loss_a_later_idr_does_not_displace_an_earlier_one_of_another_path() {
+    let mut run = Run::new();
+    run.push_stated(A, (0..=10).step_by(2)).push_stated(B, (0..=10).step_by(2));
+    run.push_stated(A, (40..50).step_by(2)).push_stated(B, (18..40).step_by(2));
+    assert_eq!(run.numbers().len(), 6, "units are missing");
+    run.merger.skip_gap(&mut run.out);
+    assert_eq!(run.numbers(), (0..12).chain(20..50).filter(|n| n % 2 == 0).collect::<Vec<_>>());
+    let counters = run.merger.counters();
+    assert_eq!((counters.lost, counters.undecodable, run.merger.waiting()), (4, 1, None));
+}
+
+#[test]
+fn a_new_epoch_does_not_drop_units_that_wait() {
+    let mut run = Run::new();
+    run.push_stated(A, 0..10).push_stated(B, 20..25);
+    run.merger.push(A, &catalog(2, None, true), unit(2, 0), Predecessor::Unknown, &mut run.out);
+    assert_eq!(run.numbers(), (0..10).chain([20, 22, 24, 21, 23, 0]).collect::<Vec<_>>());
+}
+
+/// The only path that delivered the live epoch is gone, and all others deliver a past one.
+#[test]
+fn an_epoch_that_no_open_path_delivers_ends() {
+    let mut run = Run::new();
+    let (first, second) = (catalog(1, Some(100), true), catalog(2, Some(200), true));
+    let push = |run: &mut Run, path, catalog: &Arc<Catalog>, n| {
+        let predecessor = (n >= 2).then(|| unit(1, n - 2).dts);
+        run.merger.push(path, catalog, unit(catalog.epoch.0, n), predecessor.into(), &mut run.out);
+    };
+    push(&mut run, B, &first, 0);
+    push(&mut run, A, &second, 0);
+    run.close(A);
+    push(&mut run, B, &first, 1);
+    assert_eq!(run.merger.epoch(), Some(Epoch(1)), "the only path decides");
+    push(&mut run, A, &second, 1);
+    assert_eq!(run.merger.epoch(), Some(Epoch(1)), "the other path still delivers it");
+    run.close(B);
+    run.merger.open(B);
+    push(&mut run, A, &second, 2);
+    assert_eq!((run.merger.epoch(), run.out.len()), (Some(Epoch(2)), 4));
 }
 
 #[test]
