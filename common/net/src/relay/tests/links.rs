@@ -6,7 +6,7 @@ use media::{Timestamp, TrackId};
 use tokio::time::{Instant, sleep};
 
 use super::super::Event;
-use super::{FRAME_MS, TestStream, next, serve, watch_live};
+use super::{FRAME_MS, GOP, TestStream, next, serve, watch_live};
 use crate::sim::{Link, Network, simulate};
 
 /// A unit as it arrives at the subscriber.
@@ -20,6 +20,13 @@ struct Arrival {
     /// Whether the unit before it of its track arrived too.
     follows: bool,
     random_access: bool,
+}
+
+impl Arrival {
+    /// When it arrived, since the first push.
+    fn at(&self) -> Duration {
+        Duration::from_millis((self.dts / FRAME_MS * FRAME_MS) as u64) + self.delay
+    }
 }
 
 /// Streams `frames` video frames of `size` bytes live, with their audio, while `change` acts on the network; returns the arrivals.
@@ -138,6 +145,10 @@ fn a_link_that_is_too_narrow_carries_all_audio_and_the_newest_decodable_pictures
         check_decodable(&video);
         let slowest = video.iter().map(|arrival| arrival.delay).max().unwrap();
         assert!(slowest < Duration::from_millis(3000), "a picture took {slowest:?}");
+        let freeze = video.windows(2).map(|pair| pair[1].at().saturating_sub(pair[0].at())).max().unwrap();
+        // Of a GOP, the frames that come too late are left out, and the next GOP begins in time.
+        let gop = Duration::from_millis((GOP * FRAME_MS) as u64);
+        assert!(freeze < gop, "no picture for {freeze:?}");
     });
 }
 
@@ -174,6 +185,10 @@ fn after_a_long_outage_video_continues_at_an_idr() {
         let video = of(&arrivals, TrackId::VIDEO);
         check_decodable(&video);
         assert_eq!(video.last().unwrap().dts, 449 * FRAME_MS);
+        let healed = Duration::from_secs(6);
+        let resumed = video.iter().map(|arrival| arrival.at()).find(|at| *at >= healed).unwrap() - healed;
+        // The interval of keep-alives; probes alone would be as far apart as the outage was long (RFC 9002 §6.2.1).
+        assert!(resumed < Duration::from_secs(1), "the first picture came {resumed:?} after the outage");
         let settled = arrivals.iter().filter(|arrival| arrival.dts > 9000).map(|arrival| arrival.delay).max().unwrap();
         assert!(settled <= Duration::from_millis(100), "{settled:?} after the outage");
     });
