@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use media::{AccessUnit, Catalog, Epoch, TrackKind, fmp4};
 use viewer::ffmpeg::{AudioDecoder, Container, VideoDecoder};
@@ -243,7 +243,12 @@ fn finishing_does_not_wait_for_a_pipe_reader_that_is_stuck() {
     recorder.finish().unwrap();
     assert!(!ended.exists(), "the end of the recording waited for the program");
     std::fs::write(release, "").unwrap();
+    let deadline = Instant::now() + TIMEOUT;
     while !ended.exists() {
+        assert!(Instant::now() < deadline, "the released program has not ended within {TIMEOUT:?}");
         std::thread::sleep(Duration::from_millis(10));
     }
 }
+
+/// For what takes milliseconds on an idle machine: only a fault takes this long.
+const TIMEOUT: Duration = Duration::from_secs(90);

@@ -85,11 +85,10 @@ fn the_page_resumes_when_the_publisher_returns() -> Result<()> {
     let browser = Browser::start(&env)?;
     browser.before_each_page(WATCH_HLS_JS)?;
     browser.open(&cdn.page_url("live"))?;
-    let shown = |browser: &Browser| until(TIMEOUT, "pictures", || counter_on_screen(browser));
     until(TIMEOUT, "the page to play", || {
         Ok((browser.run("return document.querySelector('video').currentTime > 3")? == true).then_some(()))
     })?;
-    let before = shown(&browser)?;
+    until(TIMEOUT, "pictures", || counter_on_screen(&browser))?;
     first.process.kill();
     until(TIMEOUT, "the page to say that the publisher is away", || {
         Ok((browser.run("return document.getElementById('state').dataset.state")? == "disconnected").then_some(()))
@@ -99,10 +98,16 @@ fn the_page_resumes_when_the_publisher_returns() -> Result<()> {
         let waited = "return (window.hlsErrors || []).some((error) => error.details.startsWith('levelLoad'))";
         Ok((browser.run(waited)? == true).then_some(()))
     })?;
-    let _second = Broadcaster::start(&env, &cdn.publish_url(&key), &Broadcaster::SMALL)?;
-    // The second broadcast counts from 0 again.
-    until(TIMEOUT, "pictures of the second broadcast", || {
-        Ok(counter_on_screen(&browser)?.filter(|counter| *counter < before && *counter > 60).map(drop))
+    // The second broadcast has another picture size.
+    let options = ["--source", "test", "--audio", "tone", "--size", "320x180", "--fps", "30"];
+    let _second = Broadcaster::start(&env, &cdn.publish_url(&key), &options)?;
+    let time_of_second = || -> Result<Option<f64>> {
+        let time = "const v = document.querySelector('video'); return v.videoWidth === 320 ? v.currentTime : null";
+        Ok(browser.run(time)?.as_f64())
+    };
+    let begun_at = until(TIMEOUT, "pictures of the second broadcast", time_of_second)?;
+    until(TIMEOUT, "the second broadcast to play on", || {
+        Ok(time_of_second()?.filter(|time| *time > begun_at + 2.0).map(drop))
     })?;
     let errors = browser.run("return window.hlsErrors || []")?;
     eprintln!("{errors}");

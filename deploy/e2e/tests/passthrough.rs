@@ -70,7 +70,14 @@ const CASES: &[Case] = &[
 struct StreamRun {
     broadcaster: Broadcaster,
     rtmp: Viewer,
-    hls: Option<Viewer>,
+    hls: Option<HlsRun>,
+}
+
+/// A viewer by HLS.
+struct HlsRun {
+    viewer: Viewer,
+    /// Milliseconds of media that the playlist listed once the viewer had read it: the viewer joined no later.
+    listed: i64,
 }
 
 impl StreamRun {
@@ -81,8 +88,14 @@ impl StreamRun {
     }
 
     fn watch_by_hls(&mut self, env: &TestEnv, cdn: &Cdn, name: &str) -> Result<()> {
-        cdn.wait_segment(name)?;
-        self.hls = Some(Viewer::start(env, &cdn.hls_url(name), &[])?);
+        let first = cdn.wait_segment(name)?;
+        let mut viewer = Viewer::start(env, &cdn.hls_url(name), &[])?;
+        viewer.process.line(TIMEOUT, "that it has a playlist", |line| line.contains(r#""message":"connected""#))?;
+        let now = cdn.get(&format!("/{name}/media.m3u8"))?.text();
+        let begins =
+            |text: &str| text.lines().find(|line| line.starts_with("#EXT-X-MEDIA-SEQUENCE")).map(str::to_owned);
+        ensure!(begins(&first) == begins(&now), "segments have left the playlist: {now}");
+        self.hls = Some(HlsRun { viewer, listed: listed(&now)? });
         Ok(())
     }
 
@@ -172,9 +185,9 @@ impl Case {
 }
 
 /// Fails unless an HLS viewer, which ends with the playlist, received everything from its first segment on. Returns the number of units by track.
-fn whole_by_hls(hls: &mut Viewer, left: &[Unit]) -> Result<BTreeMap<String, usize>> {
-    hls.process.success(TIMEOUT)?;
-    let came = hls.units()?;
+fn whole_by_hls(hls: &mut HlsRun, left: &[Unit]) -> Result<BTreeMap<String, usize>> {
+    hls.viewer.process.success(TIMEOUT)?;
+    let came = hls.viewer.units()?;
     let counts = compare_to_the_end(left, &came).context("by HLS")?;
     // It joins at the start of a segment with all tracks: only older units are missing. An audio unit lasts 85 ms at most.
     let first = |track: &String| came.iter().find(|unit| unit.track == *track).map(|unit| unit.dts);
@@ -190,7 +203,27 @@ fn whole_by_hls(hls: &mut Viewer, left: &[Unit]) -> Result<BTreeMap<String, usiz
         "{lacking} of {} units are missing, and only {older} were sent before {joined} ms",
         left.len()
     );
-    // The stream had only a few segments when the viewer joined.
-    ensure!(joined < 8_000, "it joined at {joined} ms, long after the first segment");
+    let begun = left.iter().map(|unit| unit.dts).min().context("nothing was sent")?;
+    ensure!(
+        joined - begun < hls.listed,
+        "it joined {} ms after the start, and {} were listed",
+        joined - begun,
+        hls.listed
+    );
     Ok(counts)
+}
+
+/// The duration of all that a media playlist lists, in milliseconds: its segments, and the parts of the one in progress.
+fn listed(playlist: &str) -> Result<i64> {
+    let (mut segments, mut parts) = (0.0, 0.0);
+    for line in playlist.lines() {
+        if let Some(segment) = line.strip_prefix("#EXTINF:") {
+            segments += segment.trim_end_matches(',').parse::<f64>()?;
+            parts = 0.0;
+        } else if let Some(part) = line.strip_prefix("#EXT-X-PART:") {
+            let duration = part.split(',').find_map(|attribute| attribute.strip_prefix("DURATION="));
+            parts += duration.context("a part without a duration")?.parse::<f64>()?;
+        }
+    }
+    Ok(((segments + parts) * 1000.0) as i64)
 }

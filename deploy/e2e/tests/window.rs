@@ -1,7 +1,8 @@
 //! The viewer's window on an X11 screen: it shows the broadcast frames, and its keys work.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use e2e::{Broadcaster, Cdn, Screen, Screenshot, TIMEOUT, TestEnv, Viewer, until};
+use serde_json::Value;
 
 #[test]
 fn the_window_shows_pictures_and_handles_keys() -> Result<()> {
@@ -57,9 +58,16 @@ fn a_viewer_with_a_duration_ends_by_itself() -> Result<()> {
     let options = ["--no-skip", "--overlay", "--duration", "5"];
     let mut viewer = Viewer::start_on(&env, &screen, &cdn.page_url("live"), &options)?;
     let summary = viewer.summary(TIMEOUT)?;
+    let said = &summary.0;
+    let count = |said: &Value, name: &str| said[name].as_u64().with_context(|| format!("no {name}: {said}"));
+    let [first, last, gaps, repeats] = ["first", "last", "gaps", "repeats"].map(|name| count(&said["marker"], name));
+    let (first, last, gaps) = (first?, last?, gaps?);
+    let passed = last - first + 1;
     // On a loaded machine the window drops late frames and counts them.
-    let left_out = ["frames_late", "frames_skipped"].iter().filter_map(|name| summary.0[*name].as_u64()).sum::<u64>();
-    let gaps = summary.0["marker"]["gaps"].as_u64();
-    ensure!(summary.pictures() > 50 && gaps <= Some(left_out), "frames are missing: {}", summary.0);
+    let left_out = count(said, "frames_late")? + count(said, "frames_skipped")?;
+    ensure!(repeats? == 0 && gaps <= left_out, "frames are missing or repeated: {said}");
+    ensure!(passed == summary.pictures() + gaps, "{first} to {last} is not the number of frames: {said}");
+    // Five seconds, unless the picture froze.
+    ensure!(passed >= 145 || passed >= 50 && count(said, "stalls")? > 0, "{passed} frames in five seconds: {said}");
     Ok(())
 }

@@ -75,13 +75,13 @@ impl Pair {
 fn frames_take_their_delay_and_their_length_over_the_rate() {
     let pair = pair(Shape { delay: ms(30), rate: Some(1_000_000), ..Shape::default() });
     let round_trip = |what: &str, least: Duration| {
-        settles(what, least, least + SLOW_MACHINE, || median_rtt(&pair.a, &pair.b, 20));
+        settles(&pair.network, what, least, least + SLOW_MACHINE, || median_rtt(&pair.a, &pair.b, 20));
     };
     // 46 bytes there and back.
     round_trip("two times 30 ms", ms(60) + Duration::from_micros(2 * 368));
     // Twenty frames of 1514 bytes in a row; the end is detected by a timeout.
     let row = ms(30) + Duration::from_micros(20 * 12_112);
-    settles("20 full frames", row, row + SLOW_MACHINE, || {
+    settles(&pair.network, "20 full frames", row, row + SLOW_MACHINE, || {
         let start = std::time::Instant::now();
         assert_eq!(pair.burst(20, 1472).len(), 20);
         start.elapsed().saturating_sub(QUIET)

@@ -1,9 +1,10 @@
 //! Several LAN viewers: a slow one delays no other, and on a narrow uplink the push has priority and viewers share the rest.
 
 use std::collections::BTreeSet;
+use std::ops::RangeInclusive;
 
 use anyhow::{Context, Result, ensure};
-use e2e::{Broadcaster, Process, Viewer};
+use e2e::{Broadcaster, Process, Viewer, until};
 use lab::Direction;
 use lab::link::shape::Shape;
 use serde_json::Value;
@@ -66,17 +67,18 @@ fn a_viewer_over_capacity_is_redirected_to_the_cdn() -> Result<()> {
     let since = last_picture(&second)?;
     let shown = second.pictures()?;
     second.wait_pictures(shown + WATCH / 2, TIMEOUT)?;
+    let mut viewers = [first, second];
+    let watched = since..=wait_past_now(&broadcaster, &mut viewers)?;
     let asked = "redirected to the CDN";
     ensure!(broadcaster.process.err().contains(asked), "no viewer was redirected: {}", broadcaster.process.err());
     let mut by_peer = 0;
-    for mut viewer in [first, second] {
+    for mut viewer in viewers {
         let source = stats(&viewer.process)?["source"].clone();
         by_peer += usize::from(source == "LAN peer");
         viewer.finish()?;
-        let came: Vec<_> = pictures(&viewer)?.into_iter().filter(|dts| *dts >= since).collect();
-        let missed = missed(&pictures_left(&broadcaster)?, &came);
-        println!("by {source}: {} pictures, {missed} missed in a row at most", came.len());
-        ensure!(missed == 0, "pictures are missing: {missed} by {source}");
+        let missed = missed(&pictures_left(&broadcaster)?, &pictures(&viewer)?, watched.clone())?;
+        println!("by {source}: {missed} frames missed in a row at most, in {watched:?} ms");
+        ensure!(missed == 0, "frames are missing: {missed} by {source}");
     }
     // Both, if the other was just invited back to probe the capacity.
     ensure!(by_peer >= 1, "no viewer is served by the broadcaster");
@@ -102,6 +104,7 @@ fn share(link: u64, bitrate: &str, viewers: usize) -> Result<()> {
     let since = near.iter().map(last_picture).collect::<Result<Vec<_>>>()?;
     let (before, sent_before) = (stats(&broadcaster.process)?, testbed.direct.stats().a_to_b.sent_bytes);
     far.wait_pictures(shown + SETTLE + WATCH, TIMEOUT)?;
+    let end = wait_past_now(&broadcaster, &mut near)?;
     let (after, sent_after) = (stats(&broadcaster.process)?, testbed.direct.stats().a_to_b.sent_bytes);
     // From capture to receipt: without the viewer's own buffering.
     let latency = &stats(&far.process)?["latency_ms"];
@@ -120,20 +123,11 @@ fn share(link: u64, bitrate: &str, viewers: usize) -> Result<()> {
     ensure!(network < 1000.0, "the push is delayed by viewers: {network} ms");
     let left = pictures_left(&broadcaster)?;
     for (viewer, since) in near.iter_mut().zip(since) {
-        ensure!(viewer.process.running()?, "a viewer ended: {}", viewer.process.err());
         let shown = viewer.finish()?.0["pictures"].clone();
-        let came = pictures(viewer)?;
-        let until = *came.last().context("no pictures")?;
-        let came: Vec<_> = came.into_iter().filter(|dts| *dts >= since).collect();
-        let missed = missed(&left, &came);
-        println!(
-            "on the network: {} pictures in {} ms, {missed} missed in a row at most; {shown} shown",
-            came.len(),
-            until - since
-        );
-        ensure!(until - since > WATCH as i64 * 1000 / 30 / 2, "no more frames were received");
+        let missed = missed(&left, &pictures(viewer)?, since..=end)?;
+        println!("on the network: {missed} frames missed in a row at most, in {since} to {end} ms; {shown} shown");
         // A viewer that skips resumes at an IDR: the next, or the one after it if the others leave no capacity.
-        ensure!(missed <= 2 * GOP + GOP / 2, "{missed} pictures missed in a row");
+        ensure!(missed <= 2 * GOP + GOP / 2, "{missed} frames missed in a row");
     }
     // Half of what the push leaves: it uses 755 kbit/s of the narrow link and 1.1 Mbit/s of the paper's.
     let left = link as f64 - if viewers == 2 { 755_000.0 } else { 1_100_000.0 };
@@ -143,17 +137,30 @@ fn share(link: u64, bitrate: &str, viewers: usize) -> Result<()> {
     Ok(())
 }
 
+/// The newest frame that the push has sent by now. Returns once each viewer has received it or a later one, so that nothing up to it is in
+/// flight.
+fn wait_past_now(broadcaster: &Broadcaster, viewers: &mut [Viewer]) -> Result<i64> {
+    let end = pictures_left(broadcaster)?.last().copied().context("nothing was sent")?;
+    for viewer in viewers {
+        until(TIMEOUT, &format!("a viewer to receive frame {end} or a later one"), || {
+            ensure!(viewer.process.running()?, "a viewer ended: {}", viewer.process.err());
+            Ok((last_picture(viewer)? >= end).then_some(()))
+        })?;
+    }
+    Ok(end)
+}
+
 /// DTS of the frames sent so far.
 fn pictures_left(broadcaster: &Broadcaster) -> Result<Vec<i64>> {
     Ok(broadcaster.units()?.into_iter().filter(|unit| unit.track == "v0").map(|unit| unit.dts).collect())
 }
 
-/// The longest run of sent frames that were not received, between the first and the last received. Frames that the source dropped were never sent.
-fn missed(left: &[i64], came: &[i64]) -> usize {
+/// The longest run of frames sent in `watched` that were not received. Frames that the source dropped were never sent.
+fn missed(left: &[i64], came: &[i64], watched: RangeInclusive<i64>) -> Result<usize> {
     let (came, left): (BTreeSet<i64>, BTreeSet<i64>) = (came.iter().copied().collect(), left.iter().copied().collect());
-    let (Some(first), Some(last)) = (came.first(), came.last()) else { return left.len() };
-    let between: Vec<i64> = left.range(first..=last).copied().collect();
-    between.split(|dts| came.contains(dts)).map(<[_]>::len).max().unwrap_or(0)
+    let left: Vec<i64> = left.range(watched).copied().collect();
+    ensure!(left.len() >= WATCH / 3, "only {} frames were sent while watching", left.len());
+    Ok(left.split(|dts| came.contains(dts)).map(<[_]>::len).max().unwrap_or(0))
 }
 
 /// DTS of the received frames.
