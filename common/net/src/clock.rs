@@ -1,9 +1,10 @@
 //! The wall clock, read in one place, with an offset to test hosts whose clocks differ.
 
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use media::WallClock;
+use tokio::time::Instant;
 
 /// The system's time plus the offset of [`set_test_offset`].
 pub fn now() -> WallClock {
@@ -19,6 +20,15 @@ pub fn system() -> WallClock {
 /// Seconds since the Unix epoch by the system's clock, without the test offset: for expiry times.
 pub fn unix_seconds() -> u64 {
     u64::try_from(system().as_micros() / 1_000_000).unwrap_or(0)
+}
+
+/// The monotonic time of `time`, a recent time by [`now`], or an earlier one.
+pub(crate) fn monotonic_time(time: WallClock) -> Instant {
+    // Read before the wall clock, so that a suspension of the process in between makes the result earlier, and an exchange that began then seem
+    // longer: one that seems shorter than it was would bound the offset of two clocks wrongly.
+    let monotonic = Instant::now();
+    let ago = u64::try_from(now().micros_since(time)).unwrap_or(0);
+    monotonic.checked_sub(Duration::from_micros(ago)).unwrap_or(monotonic)
 }
 
 /// Sets how far [`now`] is ahead of the system's time, in microseconds, for the whole process. Call it before the clock is read.

@@ -25,6 +25,7 @@ use super::{
     url,
 };
 use crate::bbr::ProbeRttSuppressor;
+use crate::clock;
 
 /// Settings of a client connection.
 #[derive(Clone, Debug)]
@@ -194,12 +195,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Publisher<S> {
     /// Does nothing if the server is not a Nearcast `cdn`.
     pub fn send_timing(&mut self, now: WallClock, epoch: Epoch, units: Vec<UnitTiming>) {
         if self.server_is_nearcast() {
-            // The monotonic time of `now`. It is read before the wall clock, so that a suspension of the process in between makes it earlier,
-            // and the exchange seem longer: one that seems shorter than it was would bound the offset wrongly.
-            let monotonic = Instant::now();
-            let ago = u64::try_from(crate::clock::now().micros_since(now)).unwrap_or(0);
-            let at = monotonic.checked_sub(Duration::from_micros(ago)).unwrap_or(monotonic);
-            self.clock_request = Some((now, at));
+            self.clock_request = Some((now, clock::monotonic_time(now)));
             let timing = PublisherTiming { sent: now, server: self.server_clock(), epoch, units };
             self.connection.session.send_timing(&timing);
         }
