@@ -9,12 +9,12 @@
 //!
 //! The broadcaster has a second uplink, so that its direct link can fail while the push continues.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use e2e::{Broadcaster, Cdn, FaultProxy, Process, TIMEOUT, TestEnv, Unit, Viewer, program};
+use e2e::{Broadcaster, Cdn, Process, TIMEOUT, TestEnv, Unit, Viewer, program};
 use lab::link::Link;
 use lab::link::shape::Shape;
 use lab::network::{Network, Switch};
@@ -95,7 +95,7 @@ impl LanTestbed {
         let mut command = self.cdn.command(program("cdn")?);
         command.args([
             "--rtmp",
-            &format!("0.0.0.0:{RTMP_PORT}"),
+            "0.0.0.0:1935",
             "--http",
             "0.0.0.0:8080",
             "--relay",
@@ -124,30 +124,15 @@ impl LanTestbed {
         self.broadcast_at("500k", options)
     }
 
-    /// Starts one with another video bitrate than 500 kbit/s.
+    /// Starts one with another video bitrate.
     pub(crate) fn broadcast_at(&self, bitrate: &str, options: &[&str]) -> Result<Broadcaster> {
-        self.broadcast_to(&self.publish_url(None), bitrate, options)
-    }
-
-    /// Starts one that publishes to `url`.
-    pub(crate) fn broadcast_to(&self, url: &str, bitrate: &str, options: &[&str]) -> Result<Broadcaster> {
         let command = self.broadcaster.command(program("broadcaster")?);
+        let url = format!("rtmp://{CDN}/live/{}", self.key);
         let listen = format!("{BROADCASTER}:{PEER_PORT}");
         let mut all = vec!["--bitrate", bitrate, "--lan-listen", &listen];
         all.extend(Broadcaster::SMALL);
         all.extend(options);
-        Broadcaster::start_command(&self.env, command, url, &all)
-    }
-
-    /// Where the stream is published: at the CDN, or at a proxy for it.
-    pub(crate) fn publish_url(&self, proxy: Option<SocketAddr>) -> String {
-        let server = proxy.unwrap_or((CDN, RTMP_PORT).into());
-        format!("rtmp://{server}/live/{}", self.key)
-    }
-
-    /// Starts a proxy for the push on the broadcaster's host.
-    pub(crate) fn push_proxy(&self) -> Result<FaultProxy> {
-        self.broadcaster.run(|| FaultProxy::start((CDN, RTMP_PORT).into()))?
+        Broadcaster::start_command(&self.env, command, &url, &all)
     }
 
     /// Starts one on its own terminal, where it shows its pairing code. Returns it with its LAN address and the code.
@@ -225,5 +210,4 @@ const ROUTER_UPLINK: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 1);
 const ROUTER_WAN: Ipv4Addr = Ipv4Addr::new(10, 88, 0, 1);
 const CDN: Ipv4Addr = Ipv4Addr::new(10, 88, 0, 2);
 pub(crate) const PEER_PORT: u16 = 4444;
-const RTMP_PORT: u16 = 1935;
 const SEED: u64 = 20_201_105;
