@@ -29,7 +29,10 @@ fn an_outage_longer_than_the_resend_window_costs_a_viewer_of_both_paths_nothing(
     })?;
     let shown = viewer.pictures()?;
     viewer.wait_pictures(shown + 60, TIMEOUT)?;
-    for _ in 0..OUTAGES {
+    let (mut outages, mut ahead) = (0, 0);
+    // On a busy machine the CDN may go on late, in a few of them.
+    while outages < OUTAGES || ahead == 0 && outages < MAX_OUTAGES {
+        outages += 1;
         let figure = |name: &str| stats(&broadcaster.process)?[name].as_u64().with_context(|| format!("no {name}"));
         let skipped = figure("units_dropped")?;
         testbed.uplink.blackhole()?;
@@ -40,13 +43,13 @@ fn an_outage_longer_than_the_resend_window_costs_a_viewer_of_both_paths_nothing(
         })?;
         let shown = viewer.pictures()?;
         viewer.wait_pictures(shown + 60, TIMEOUT)?;
+        ahead = skips_ahead(&received(&came)?);
     }
     let summary = viewer.finish()?;
     broadcaster.process.interrupt();
     broadcaster.process.success(Duration::from_secs(5))?;
 
-    let ahead = skips_ahead(&received(&came)?);
-    println!("{OUTAGES} outages; after {ahead} of them the CDN was ahead of the broadcaster's own path");
+    println!("{outages} outages; after {ahead} of them the CDN was ahead of the broadcaster's own path");
     ensure!(ahead > 0, "the CDN was never ahead: nothing was tested");
     ensure!(summary.0["lost"] == 0, "units were lost: {}", summary.0);
     viewer.ensure_no_duplicates()?;
@@ -115,6 +118,8 @@ fn skips_ahead(received: &[Line]) -> usize {
 
 /// Number of outages; the push resumes at a different point of a GOP in each.
 const OUTAGES: usize = 3;
+/// Number of outages after which the test gives up waiting for one in which the CDN goes on first.
+const MAX_OUTAGES: usize = 10;
 /// The broadcaster keeps one second.
 const OUTAGE: Duration = Duration::from_secs(4);
 /// Milliseconds of DTS: longer than any gap that an encoder leaves.
