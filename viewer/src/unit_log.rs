@@ -16,16 +16,25 @@ pub struct UnitLog(BufWriter<File>);
 
 impl UnitLog {
     /// Creates or empties the file.
+    ///
+    /// # Errors
+    /// If the file cannot be created.
     pub fn create(path: &Path) -> io::Result<Self> {
         File::create(path).map(|file| Self(BufWriter::new(file)))
     }
 
     /// Appends a unit's line.
+    ///
+    /// # Errors
+    /// If the file cannot be written.
     pub fn write(&mut self, unit: &AccessUnit) -> io::Result<()> {
         writeln!(self.0, "{}", line(unit))
     }
 
     /// Writes what is buffered to the file.
+    ///
+    /// # Errors
+    /// If the file cannot be written.
     pub fn flush(&mut self) -> io::Result<()> {
         self.0.flush()
     }

@@ -98,6 +98,9 @@ pub struct Changes {
 
 impl Keyring {
     /// Reads the file at `path`. A missing file is an empty keyring.
+    ///
+    /// # Errors
+    /// If the file cannot be read, or a line of it is malformed.
     pub fn open(path: PathBuf) -> Result<Self, Error> {
         let loaded = load(&path)?;
         Ok(Self { path, loaded: RwLock::new(loaded), refused: Mutex::default() })
@@ -123,6 +126,9 @@ impl Keyring {
     }
 
     /// Generates a key for `name` and writes the file, which holds only a hash: the key cannot be read again.
+    ///
+    /// # Errors
+    /// If the name is taken and `replace` is false; I/O errors of the file.
     pub fn create(&self, name: &StreamName, replace: bool) -> Result<Secret, Error> {
         let key = Secret::generate()?;
         let hash = key.hash()?;
@@ -140,12 +146,18 @@ impl Keyring {
     }
 
     /// Removes the key of `name` and writes the file.
+    ///
+    /// # Errors
+    /// If there is no such name; I/O errors of the file.
     pub fn remove(&self, name: &StreamName) -> Result<(), Error> {
         self.change(|keys| keys.remove(name).map(drop).ok_or(Error::Missing { name: name.clone() }))
     }
 
     /// Reads the file again if it changed. A damaged, missing or empty file leaves the keys unchanged and is reported as an error once. (Removing
     /// the last key writes a valid file without keys, so an empty file is an accident and must not end all streams.)
+    ///
+    /// # Errors
+    /// If the file cannot be read, or a line of it is malformed; the keys stay as they were.
     pub fn reload(&self) -> Result<Changes, Error> {
         let stamp = stamp(&self.path)?;
         let mut refused = self.refused.lock();

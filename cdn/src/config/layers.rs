@@ -94,12 +94,18 @@ impl Layers {
     }
 
     /// Adds a file as the next layer.
+    ///
+    /// # Errors
+    /// If the file cannot be read, is no TOML, or has an unknown setting or a wrong value.
     pub fn file(self, path: &Path) -> Result<Self, Error> {
         let text = std::fs::read_to_string(path).map_err(|source| Error::Read { path: path.into(), source })?;
         self.text(&text, path)
     }
 
     /// Adds the text of a file as the next layer; errors name `path`.
+    ///
+    /// # Errors
+    /// If the text is no TOML, or has an unknown setting or a wrong value.
     pub fn text(mut self, text: &str, path: &Path) -> Result<Self, Error> {
         let table: Table =
             text.parse().map_err(|source| Error::Syntax { path: path.into(), source: Box::new(source) })?;
@@ -109,6 +115,9 @@ impl Layers {
     }
 
     /// Adds environment variables as the next layer: `NEARCAST_RTMP_LISTEN` is `rtmp.listen`.
+    ///
+    /// # Errors
+    /// If a variable names no setting, or has a wrong value.
     pub fn environment(mut self, variables: impl Iterator<Item = (OsString, OsString)>) -> Result<Self, Error> {
         let sections: Vec<String> =
             self.settings.iter().filter(|(_, v)| v.is_table()).map(|(k, _)| variable(&[k])).collect();
@@ -134,6 +143,9 @@ impl Layers {
     }
 
     /// The checked configuration, with `flags` as the last layer.
+    ///
+    /// # Errors
+    /// If settings contradict each other.
     pub fn finish(self, flags: impl FnOnce(&mut Config)) -> Result<Config, Error> {
         let mut config = self.shape(|| "defaults".to_owned())?;
         flags(&mut config);

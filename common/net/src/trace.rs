@@ -41,6 +41,9 @@ impl From<&AccessUnit> for UnitRef {
 
 impl Trace {
     /// Creates or empties the file, and writes the header.
+    ///
+    /// # Errors
+    /// If the file cannot be created.
     pub fn create(path: &Path) -> io::Result<Self> {
         let mut out = LineWriter::new(File::create(path)?);
         writeln!(out, "{HEADER}")?;

@@ -24,6 +24,9 @@ pub struct AudioSpecificConfig {
 
 impl AudioSpecificConfig {
     /// Parses a record. Bytes after it are ignored.
+    ///
+    /// # Errors
+    /// If the bytes are cut short or malformed, or state what is not supported.
     pub fn parse(record: &[u8]) -> Result<Self, Error> {
         let mut bits = BitReader::new(record, "AudioSpecificConfig");
         let mut object_type = object_type_of(&mut bits)?;
@@ -71,6 +74,9 @@ impl AudioSpecificConfig {
     }
 
     /// Writes a record. SBR and PS are signalled explicitly and hierarchically, so that no decoder overlooks them.
+    ///
+    /// # Errors
+    /// If a field has a value that the record cannot state.
     pub fn build(&self) -> Result<Bytes, Error> {
         let mut bits = BitWriter::default();
         let core_channels = if self.ps { 1 } else { self.channels };
@@ -116,6 +122,9 @@ impl AudioSpecificConfig {
 }
 
 /// Removes the ADTS header of a frame and returns its content, if there is one.
+///
+/// # Errors
+/// If the ADTS header is cut short or malformed.
 pub fn strip_adts(frame: Bytes) -> Result<(Option<AudioSpecificConfig>, Bytes), Error> {
     if frame.len() < 2 || frame[0] != 0xff || frame[1] & 0xf6 != 0xf0 {
         return Ok((None, frame));

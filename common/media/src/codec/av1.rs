@@ -36,6 +36,9 @@ pub struct SequenceHeader {
 
 impl SequenceHeader {
     /// Reads the payload of a sequence header OBU (AV1 bitstream §5.5.1).
+    ///
+    /// # Errors
+    /// If the bytes are cut short or malformed, or state what is not supported.
     pub fn parse(payload: &[u8]) -> Result<Self, Error> {
         let mut bits = BitReader::new(payload, "AV1 sequence header");
         let profile = bits.read(3)? as u8;
@@ -107,6 +110,9 @@ pub(super) fn rfc6381(record: &[u8]) -> String {
 }
 
 /// Builds an `AV1CodecConfigurationRecord` from OBUs that hold a sequence header: an encoder's extradata or a key frame.
+///
+/// # Errors
+/// If there is no sequence header, or a malformed one.
 pub fn av1c_from_obus(obus: &[u8]) -> Result<Bytes, Error> {
     let obu = Obus(obus).find(|obu| obu.kind == OBU_SEQUENCE_HEADER);
     let obu = obu.ok_or(Error::Missing { what: "AV1 sequence header" })?;

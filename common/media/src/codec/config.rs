@@ -23,6 +23,9 @@ impl CodecConfig {
     /// [`CodecConfig::record`]: a VP9 record without its box header, a FLAC record with `fLaC` before it.
     ///
     /// MP3 has no record: see [`CodecConfig::mp3`].
+    ///
+    /// # Errors
+    /// If the record is too long, cut short or malformed, or describes what is not supported.
     pub fn from_record(codec: Codec, record: Bytes) -> Result<Self, Error> {
         if record.len() > MAX_RECORD {
             return Err(Error::Unsupported {
@@ -49,6 +52,9 @@ impl CodecConfig {
     }
 
     /// The configuration of an MP3 stream, from any frame of it.
+    ///
+    /// # Errors
+    /// If the frame header is cut short or malformed.
     pub fn mp3(frame: &[u8]) -> Result<Self, Error> {
         let header = mp3::FrameHeader::parse(frame)?;
         let format = Format::Audio { sample_rate: header.sample_rate, channels: header.channels };
@@ -72,6 +78,9 @@ impl CodecConfig {
     }
 
     /// Size of the NAL unit length fields of this record, in bytes (1, 2 or 4); `None` for a codec without NAL units.
+    ///
+    /// # Errors
+    /// If the record is cut short, or states a length of 3 bytes.
     pub fn nal_length_size(&self) -> Result<Option<usize>, Error> {
         match self.codec {
             Codec::H264 => h264::length_size(&self.record).map(Some),

@@ -22,6 +22,9 @@ pub struct StreamInfo {
 
 impl StreamInfo {
     /// Parses `fLaC` and the block, the block with its header, or its bare 34 bytes.
+    ///
+    /// # Errors
+    /// If the bytes are cut short or malformed, or state what is not supported.
     pub fn parse(record: &[u8]) -> Result<Self, Error> {
         let mut bits = BitReader::new(stream_info(record)?, "STREAMINFO");
         let (min_block, max_block) = (bits.read(16)? as u16, bits.read(16)? as u16);
@@ -36,6 +39,9 @@ impl StreamInfo {
 }
 
 /// `fLaC` and a last STREAMINFO block, out of any of the forms that [`StreamInfo::parse`] reads: other blocks are dropped.
+///
+/// # Errors
+/// If the header has no STREAMINFO block.
 pub fn record_from(header: &[u8]) -> Result<Bytes, Error> {
     let info = stream_info(header)?;
     let mut out = BytesMut::with_capacity(8 + STREAM_INFO);

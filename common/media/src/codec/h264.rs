@@ -35,6 +35,9 @@ pub struct SequenceParameterSet {
 
 impl SequenceParameterSet {
     /// Reads a sequence parameter set NAL unit, header included (ITU-T H.264 §7.3.2.1.1).
+    ///
+    /// # Errors
+    /// If the bytes are cut short or malformed, or state what is not supported.
     pub fn parse(unit: &[u8]) -> Result<Self, Error> {
         let data = nal::rbsp(unit);
         let mut bits = BitReader::new(&data, "H.264 sequence parameter set");
@@ -114,6 +117,9 @@ pub(super) fn rfc6381(record: &[u8]) -> String {
 }
 
 /// Size of the NAL unit length fields of this record, in bytes: 1, 2 or 4.
+///
+/// # Errors
+/// If the bytes are cut short or malformed, or state what is not supported.
 pub fn length_size(record: &[u8]) -> Result<usize, Error> {
     let byte = record.get(4).ok_or(Error::Truncated { what: "avcC" })?;
     nal_length_size(byte & 3)
@@ -121,6 +127,9 @@ pub fn length_size(record: &[u8]) -> Result<usize, Error> {
 
 /// Builds an `AVCDecoderConfigurationRecord` from Annex B parameter sets: an encoder's extradata, or an access unit that
 /// carries them in band. Other NAL units are ignored; each distinct parameter set is kept once.
+///
+/// # Errors
+/// If the bytes are cut short or malformed, or state what is not supported.
 pub fn avcc_from_annexb_extradata(extradata: &[u8]) -> Result<Bytes, Error> {
     let (mut sps, mut pps) = (Vec::<&[u8]>::new(), Vec::<&[u8]>::new());
     for unit in nal::annexb(extradata) {
@@ -156,12 +165,18 @@ pub fn annexb_to_length_prefixed(access_unit: &[u8]) -> Bytes {
 }
 
 /// 4-byte lengths to Annex B with 4-byte start codes; the record's parameter sets go first if `with_parameter_sets`.
+///
+/// # Errors
+/// If the bytes are cut short or malformed, or state what is not supported.
 pub fn to_annexb(record: &Bytes, payload: &[u8], with_parameter_sets: bool) -> Result<Bytes, Error> {
     let sets = if with_parameter_sets { parameter_sets(record)? } else { Vec::new() };
     nal::to_annexb(&sets, payload)
 }
 
 /// The SPS and PPS NAL units of a record, in order. They share its memory.
+///
+/// # Errors
+/// If the bytes are cut short or malformed, or state what is not supported.
 pub fn parameter_sets(record: &Bytes) -> Result<Vec<Bytes>, Error> {
     if *record.first().ok_or(CUT_SHORT)? != 1 {
         return Err(Error::Unsupported { what: "avcC version", value: u64::from(record[0]) });

@@ -32,6 +32,9 @@ pub struct SequenceParameterSet {
 
 impl SequenceParameterSet {
     /// Reads a sequence parameter set NAL unit, header included (ITU-T H.265 §7.3.2.2).
+    ///
+    /// # Errors
+    /// If the bytes are cut short or malformed, or state what is not supported.
     pub fn parse(unit: &[u8]) -> Result<Self, Error> {
         if nal_type(unit) != NAL_SPS {
             return Err(Error::Missing { what: "HEVC sequence parameter set" });
@@ -105,12 +108,18 @@ pub(super) fn rfc6381(record: &[u8]) -> String {
 }
 
 /// Size of the NAL unit length fields of this record, in bytes: 1, 2 or 4.
+///
+/// # Errors
+/// If the bytes are cut short or malformed, or state what is not supported.
 pub fn length_size(record: &[u8]) -> Result<usize, Error> {
     nal_length_size(record.get(21).ok_or(CUT_SHORT)? & 3)
 }
 
 /// Builds an `HEVCDecoderConfigurationRecord` from Annex B parameter sets: an encoder's extradata, or an access unit that
 /// carries them in band. Other NAL units are ignored; each distinct parameter set is kept once.
+///
+/// # Errors
+/// If the bytes are cut short or malformed, or state what is not supported.
 pub fn hvcc_from_annexb_extradata(extradata: &[u8]) -> Result<Bytes, Error> {
     let mut arrays = [NAL_VPS, NAL_SPS, NAL_PPS].map(|kind| (kind, Vec::<&[u8]>::new()));
     for unit in nal::annexb(extradata) {
@@ -158,12 +167,18 @@ pub fn annexb_to_length_prefixed(access_unit: &[u8]) -> Bytes {
 }
 
 /// 4-byte lengths to Annex B with 4-byte start codes; the record's parameter sets go first if `with_parameter_sets`.
+///
+/// # Errors
+/// If the bytes are cut short or malformed, or state what is not supported.
 pub fn to_annexb(record: &Bytes, payload: &[u8], with_parameter_sets: bool) -> Result<Bytes, Error> {
     let sets = if with_parameter_sets { parameter_sets(record)? } else { Vec::new() };
     nal::to_annexb(&sets, payload)
 }
 
 /// The NAL units of a record (parameter sets, and SEI if it declares any), in order. They share its memory.
+///
+/// # Errors
+/// If the bytes are cut short or malformed, or state what is not supported.
 pub fn parameter_sets(record: &Bytes) -> Result<Vec<Bytes>, Error> {
     if *record.first().ok_or(CUT_SHORT)? != 1 {
         return Err(Error::Unsupported { what: "hvcC version", value: u64::from(record[0]) });

@@ -15,6 +15,9 @@ pub struct FrameHeader {
 
 impl FrameHeader {
     /// Parses the header at the start of `frame`.
+    ///
+    /// # Errors
+    /// If the bytes are cut short or malformed, or state what is not supported.
     pub fn parse(frame: &[u8]) -> Result<Self, Error> {
         let &[sync, second, third, fourth, ..] = frame else {
             return Err(Error::Truncated { what: "MP3 frame header" });

@@ -38,6 +38,9 @@ pub fn length_prefixed(payload: &[u8], length_size: usize) -> impl Iterator<Item
 }
 
 /// Rewrites `length_size`-byte lengths as 4-byte lengths, for the few encoders that use shorter ones.
+///
+/// # Errors
+/// If a NAL unit is longer than the access unit.
 pub fn with_four_byte_lengths(payload: &[u8], length_size: usize) -> Result<Bytes, Error> {
     let mut out = BytesMut::with_capacity(payload.len() + payload.len() / 8);
     let mut rest = payload;

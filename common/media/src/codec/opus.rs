@@ -23,6 +23,9 @@ pub struct OpusHead {
 
 impl OpusHead {
     /// The header of a stream whose publisher sends none, with the layouts of RFC 7845 §5.1.1.2 for 1 to 8 channels.
+    ///
+    /// # Errors
+    /// If the number of channels is 0, or more than the mapping families define.
     pub fn for_channels(channels: u8) -> Result<Self, Error> {
         let mapping: &[u8] = match channels {
             1 | 2 => &[],
@@ -45,6 +48,9 @@ impl OpusHead {
     }
 
     /// Parses a header, magic signature included.
+    ///
+    /// # Errors
+    /// If the bytes are cut short or malformed, or state what is not supported.
     pub fn parse(record: &[u8]) -> Result<Self, Error> {
         let Some(mut rest) = record.strip_prefix(MAGIC) else { return Err(Error::Missing { what: "OpusHead" }) };
         if rest.len() < 11 {

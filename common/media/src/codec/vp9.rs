@@ -74,6 +74,9 @@ pub fn is_key_frame(payload: &[u8]) -> bool {
 /// Builds a `VPCodecConfigurationRecord` from a key frame, for encoders that provide none.
 ///
 /// The level is the lowest that the picture size allows: a key frame states no rates.
+///
+/// # Errors
+/// If the frame is no key frame, or its header is malformed.
 pub fn vpcc_from_key_frame(payload: &[u8]) -> Result<Bytes, Error> {
     let frame = KeyFrame::parse(payload).ok_or(Error::Missing { what: "VP9 key frame" })?;
     let samples = u64::from(frame.width) * u64::from(frame.height);

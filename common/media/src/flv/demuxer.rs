@@ -78,11 +78,17 @@ impl Demuxer {
     /// Reads the body of an audio message. `timestamp` is that of the message: 32-bit milliseconds that wrap.
     ///
     /// If a body contains several tracks and one is refused, the others are still returned: there is an error only if the body yields no event.
+    ///
+    /// # Errors
+    /// If the body is malformed, of a codec that is not supported, or of a track without a decoder configuration.
     pub fn audio(&mut self, timestamp: u32, body: Bytes) -> Result<Vec<Event>, Error> {
         self.read(TrackKind::Audio, timestamp, body)
     }
 
     /// Reads the body of a video message, like [`audio`](Self::audio).
+    ///
+    /// # Errors
+    /// As for [`audio`](Self::audio).
     pub fn video(&mut self, timestamp: u32, body: Bytes) -> Result<Vec<Event>, Error> {
         self.read(TrackKind::Video, timestamp, body)
     }

@@ -56,6 +56,9 @@ impl Reader {
     }
 
     /// Takes the next bytes of the file; returns the tags that they complete. An incomplete tag is no error.
+    ///
+    /// # Errors
+    /// If the file is no FLV file, or a tag is malformed.
     pub fn push(&mut self, bytes: &[u8]) -> Result<Vec<Tag>, Error> {
         self.buffer.extend_from_slice(bytes);
         let mut tags = Vec::new();

@@ -58,6 +58,9 @@ impl Fragmenter {
     /// otherwise the last unit gets the duration of the one before.
     ///
     /// DTS must increase within a track and not be negative ([`Error::Time`]).
+    ///
+    /// # Errors
+    /// If there is no unit, if a DTS does not increase or is negative, or if the fragment would be too large.
     pub fn fragment(
         &mut self,
         catalog: &Catalog,
@@ -107,6 +110,9 @@ impl Fragmenter {
 }
 
 /// Writes a single fragment. For consecutive ones use a [`Fragmenter`], which joins their audio without gaps.
+///
+/// # Errors
+/// If there is no unit, if a DTS does not increase or is negative, or if the fragment would be too large.
 pub fn fragment(
     sequence: u32,
     catalog: &Catalog,

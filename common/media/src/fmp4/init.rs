@@ -13,6 +13,9 @@ use crate::catalog::{Catalog, Track};
 use crate::codec::Format;
 
 /// The init segment of `catalog`'s [rendition](super::rendition). The same catalog always makes the same bytes.
+///
+/// # Errors
+/// If the catalog has no track, or one that fMP4 cannot carry.
 pub fn init_segment(catalog: &Catalog) -> Result<Bytes, Error> {
     if rendition(catalog).next().is_none() {
         return Err(Error::NoTrack);

@@ -89,6 +89,9 @@ impl Reader {
     }
 
     /// Ends the resource. Fails if it ended within a box.
+    ///
+    /// # Errors
+    /// If the resource ended within a box.
     pub fn end_segment(&self) -> Result<(), Error> {
         // A skipped box may extend to the end of the file.
         let is_cut = !self.buffer.is_empty() || (1..ENDLESS).contains(&self.skip);
@@ -97,6 +100,9 @@ impl Reader {
     }
 
     /// Reads the next bytes, which may end anywhere. Buffers at most 64 MiB and the bytes of one call.
+    ///
+    /// # Errors
+    /// If a box is malformed, or exceeds a bound.
     pub fn push(&mut self, mut bytes: Bytes) -> Result<Vec<Event>, Error> {
         let mut events = Vec::new();
         if !self.buffer.is_empty() {

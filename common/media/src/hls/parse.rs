@@ -16,6 +16,9 @@ use super::playlist::{
 use crate::time::WallClock;
 
 /// Parses a playlist of either kind, of at most [`MAX_TEXT`] bytes.
+///
+/// # Errors
+/// If the text is no playlist of this kind; the error names the line.
 pub fn parse(text: &str) -> Result<ParsedPlaylist, Error> {
     // Each kind has tags that the other must not have (RFC 8216 §4.1).
     let is_multivariant = lines(text)?.any(|line| line.starts_with("#EXT-X-STREAM-INF"));
@@ -27,6 +30,9 @@ pub fn parse(text: &str) -> Result<ParsedPlaylist, Error> {
 }
 
 /// Parses a media playlist of at most [`MAX_TEXT`] bytes.
+///
+/// # Errors
+/// If the text is no playlist of this kind; the error names the line.
 pub fn parse_media(text: &str) -> Result<MediaPlaylist, Error> {
     let mut parser = MediaParser::default();
     for (number, line) in lines(text)?.enumerate() {
@@ -36,6 +42,9 @@ pub fn parse_media(text: &str) -> Result<MediaPlaylist, Error> {
 }
 
 /// Parses a multivariant playlist of at most [`MAX_TEXT`] bytes.
+///
+/// # Errors
+/// If the text is no playlist of this kind; the error names the line.
 pub fn parse_multivariant(text: &str) -> Result<Multivariant, Error> {
     let _ = lines(text)?;
     let text = text.trim_start_matches('\u{feff}');

@@ -324,6 +324,9 @@ impl ServerMessage {
 }
 
 /// Splits the first complete message, as its type and body, off the bytes of a control stream; `None` while it is incomplete.
+///
+/// # Errors
+/// If the message is longer than a message may be.
 pub fn take_message(buffer: &mut BytesMut) -> Result<Option<(u64, Bytes)>, Error> {
     let mut peek = &buffer[..];
     let (Some(kind), Some(len)) = (peek_varint(&mut peek), peek_varint(&mut peek)) else { return Ok(None) };
@@ -340,11 +343,17 @@ pub fn take_message(buffer: &mut BytesMut) -> Result<Option<(u64, Bytes)>, Error
 }
 
 /// Decodes a subscriber's message.
+///
+/// # Errors
+/// If the message is malformed, or of an unknown type.
 pub fn client_message(message: (u64, Bytes)) -> Result<ClientMessage, Error> {
     ClientMessage::decode(message.0, message.1)
 }
 
 /// Decodes a server's message.
+///
+/// # Errors
+/// If the message is malformed, or of an unknown type.
 pub fn server_message(message: (u64, Bytes)) -> Result<ServerMessage, Error> {
     ServerMessage::decode(message.0, message.1)
 }

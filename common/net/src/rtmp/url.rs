@@ -45,6 +45,9 @@ pub enum Error {
 }
 
 /// Parses an RTMP URL of at most [`MAX_URL`] bytes; a missing port gets the default of its scheme.
+///
+/// # Errors
+/// If the text is no RTMP URL with an application and a name.
 pub fn parse(text: &str) -> Result<Url, Error> {
     if text.len() > MAX_URL {
         return Err(Error::Length);

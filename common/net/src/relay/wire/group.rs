@@ -75,6 +75,9 @@ impl GroupReader {
     }
 
     /// The header, once it is complete.
+    ///
+    /// # Errors
+    /// If the stream is malformed, or exceeds a bound.
     pub fn header(&mut self) -> Result<Option<GroupHeader>, Error> {
         if self.header.is_none() {
             let mut peek = &self.buffer[..];
@@ -98,6 +101,9 @@ impl GroupReader {
     }
 
     /// The next unit, once it is complete.
+    ///
+    /// # Errors
+    /// If the stream is malformed, or exceeds a bound.
     pub fn unit(&mut self) -> Result<Option<ReceivedUnit>, Error> {
         let Some(header) = self.header()? else { return Ok(None) };
         loop {

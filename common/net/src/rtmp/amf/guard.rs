@@ -4,6 +4,9 @@ use super::error::{Error, MAX_DEPTH, MAX_VALUES};
 
 /// Checks `bytes` against the bounds. The result contains only numbers, booleans, strings, null, undefined, objects, and strict arrays
 /// with correct counts; every string is UTF-8; nothing is truncated.
+///
+/// # Errors
+/// If the bytes are cut short, malformed, or exceed a bound.
 pub fn guard(bytes: &[u8]) -> Result<Vec<u8>, Error> {
     let mut walk = Walk { bytes, at: 0, out: Vec::with_capacity(bytes.len()), open: Vec::new(), values: 0 };
     while walk.step()? {}

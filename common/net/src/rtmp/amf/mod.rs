@@ -19,12 +19,18 @@ pub use guard::guard;
 pub use rml_amf0::Amf0Value as Value;
 
 /// Reads the values of a message. ECMA arrays and typed objects become objects; dates become numbers, references null.
+///
+/// # Errors
+/// If the bytes are malformed, or exceed a bound.
 pub fn decode(bytes: &[u8]) -> Result<Vec<Value>, Error> {
     let guarded = guard(bytes)?;
     rml_amf0::deserialize(&mut guarded.as_slice()).map_err(|_| Error::Shape("AMF0 is malformed"))
 }
 
 /// Writes a message. [`Error`] if a string is longer than 65,535 bytes.
+///
+/// # Errors
+/// If a string is longer than AMF0 can state.
 pub fn encode(values: Vec<Value>) -> Result<Bytes, Error> {
     rml_amf0::serialize(&values).map(Bytes::from).map_err(|_| Error::Unencodable)
 }
@@ -45,6 +51,9 @@ pub fn string(text: impl Into<String>) -> Value {
 }
 
 /// `onMetaData` with an ECMA array, the form that every player reads.
+///
+/// # Errors
+/// If a string is longer than AMF0 can state.
 pub fn encode_metadata(metadata: &Metadata) -> Result<Bytes, Error> {
     let properties: HashMap<_, _> = metadata
         .iter()

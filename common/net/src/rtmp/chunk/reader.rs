@@ -97,6 +97,9 @@ impl Reader {
     }
 
     /// Consumes bytes from the front of `input` until a message is complete or `input` is empty.
+    ///
+    /// # Errors
+    /// If a chunk is malformed, or a message exceeds a bound.
     pub fn read(&mut self, input: &mut &[u8]) -> Result<Option<RawMessage>, Error> {
         loop {
             let message = if self.replay.is_empty() {
