@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that fails shows where")]
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use broadcaster::broadcast::Broadcast;
 use broadcaster::publish::unit_log::UnitLog;
@@ -60,7 +60,7 @@ async fn receive(publisher: &mut Publisher<TcpStream>, demuxer: &mut flv::Demuxe
                 demuxer.set_exact(true);
             }
             Message::Video { timestamp, body } => {
-                let units = demuxer.video(timestamp, body).unwrap();
+                let units = demuxer.video(timestamp, body, Instant::now()).unwrap();
                 dts.extend(units.into_iter().filter_map(|event| match event {
                     flv::Event::Unit(unit) => Some(unit.dts.as_millis()),
                     _ => None,
@@ -149,10 +149,11 @@ async fn receive_after_gap(publisher: &mut Publisher<TcpStream>, demuxer: &mut f
                 stated = predecessor.map(Timestamp::as_millis);
             }
             Message::Video { timestamp, body } => {
-                let found = demuxer.video(timestamp, body).unwrap().into_iter().find_map(|event| match event {
-                    flv::Event::Unit(unit) => Some(unit.dts.as_millis()),
-                    _ => None,
-                });
+                let found =
+                    demuxer.video(timestamp, body, Instant::now()).unwrap().into_iter().find_map(|event| match event {
+                        flv::Event::Unit(unit) => Some(unit.dts.as_millis()),
+                        _ => None,
+                    });
                 if let Some(dts) = found {
                     return (dts, stated);
                 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use media::Cursor;
 use net::connection_limit::{ConnectionLimiter, ConnectionPermit};
 use net::rtmp::Limits;
-use net::rtmp::server::{self, PlayRequest, PublishRequest, Request};
+use net::rtmp::server::{self, PlayRequest, PublishRequest, Publisher, Request};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
@@ -111,14 +111,27 @@ impl RtmpServer {
             () = stop.cancelled() => return,
             request = server::accept(socket, &self.limits) => request,
         };
-        match request {
-            Ok(Request::Publish(request)) => self.publish(request, peer, permit).await,
-            Ok(Request::Play(request)) => self.play(request, permit).await,
-            Err(error) => tracing::info!(%error, "handshake or request failed"),
+        let mut next = request.map(Some);
+        loop {
+            match next {
+                Ok(Some(Request::Publish(request))) => {
+                    let Some(publisher) = self.publish(request, peer).await else { return };
+                    // Closing first would reset the connection while the peer still writes; and it may publish again.
+                    next = tokio::select! {
+                        () = stop.cancelled() => return,
+                        () = tokio::time::sleep(NEXT_REQUEST_TIMEOUT) => return,
+                        next = publisher.next_request() => next,
+                    };
+                }
+                Ok(Some(Request::Play(request))) => return self.play(request, permit).await,
+                Ok(None) => return,
+                Err(error) => return tracing::info!(%error, "handshake or request failed"),
+            }
         }
     }
 
-    async fn publish(&self, request: PublishRequest<TcpStream>, peer: SocketAddr, permit: ConnectionPermit) {
+    /// Returns the connection if it may carry another request.
+    async fn publish(&self, request: PublishRequest<TcpStream>, peer: SocketAddr) -> Option<Publisher<TcpStream>> {
         let stream = self.publisher_stream(&request);
         let Some(stream) = stream.and_then(|name| self.hub.stream(name.as_str())) else {
             self.auth_failures.fetch_add(1, Ordering::Relaxed);
@@ -128,7 +141,7 @@ impl RtmpServer {
             if let Err(error) = request.reject("NetStream.Publish.Denied", why).await {
                 tracing::debug!(%error, "the publisher disconnected before the rejection was sent");
             }
-            return;
+            return None;
         };
         let span = tracing::info_span!("stream", name = stream.name());
         async {
@@ -143,28 +156,32 @@ impl RtmpServer {
                 if let Err(error) = request.reject(code, description).await {
                     tracing::debug!(%error, "the publisher disconnected before the rejection was sent");
                 }
-                return;
+                return None;
             }
             let tickets = self.peers.tickets(stream.name());
             match request.accept_with(ingest::rtmp::resume(&publish), Some(&tickets)).await {
                 Ok(publisher) => {
                     let context = ingest::rtmp::PublisherContext { from: peer.ip(), peers: &self.peers };
-                    let ended = ingest::rtmp::run(publisher, publish, self.pending_limits, context).await;
+                    let (ended, connection) = ingest::rtmp::run(publisher, publish, self.pending_limits, context).await;
                     tracing::info!(reason = ?ended, "publisher disconnected");
+                    connection
                 }
-                Err(error) => tracing::info!(%error, "the publisher disconnected during the handshake"),
+                Err(error) => {
+                    tracing::info!(%error, "the publisher disconnected during the handshake");
+                    None
+                }
             }
         }
         .instrument(span)
-        .await;
-        drop(permit);
+        .await
     }
 
     async fn play(&self, request: PlayRequest<TcpStream>, permit: ConnectionPermit) {
         let (app, rest) = split_app(&request.app);
         let name = if request.name.is_empty() { rest } else { &request.name };
-        let name = if app == self.app { name.parse::<StreamName>().ok() } else { None };
-        let Some(stream) = name.and_then(|name| self.hub.stream(name.as_str())) else {
+        let names = if app == self.app { played_names(name) } else { Vec::new() };
+        let names = names.into_iter().filter_map(|name| name.parse::<StreamName>().ok());
+        let Some(stream) = { names }.find_map(|name| self.hub.stream(name.as_str())) else {
             tracing::debug!("player rejected: no such stream");
             if let Err(error) = request.reject("NetStream.Play.StreamNotFound", "There is no such stream.").await {
                 tracing::debug!(%error, "the player disconnected before the rejection was sent");
@@ -239,6 +256,16 @@ impl RtmpServer {
     }
 }
 
+/// The stream names that a player may mean by `name`, the likeliest first. Flash players put `mp4:` or `flv:` before the name of a file, and others
+/// add `.flv`.
+fn played_names(name: &str) -> Vec<&str> {
+    let mut names = vec![name];
+    let bare = PLAY_PREFIXES.iter().find_map(|prefix| name.strip_prefix(prefix)).unwrap_or(name);
+    names.extend([bare, bare.strip_suffix(".flv").unwrap_or(bare)]);
+    names.dedup();
+    names
+}
+
 /// Reloads the keys if the file changed. Opens the streams of added keys, ends those of removed keys, and revokes publishers of replaced keys.
 pub fn reload_keys(keys: &Keyring, hub: &Hub) {
     match keys.reload() {
@@ -273,16 +300,33 @@ fn prepare(socket: &TcpStream) -> io::Result<()> {
     socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE / 3).with_retries(3))
 }
 
+/// What players put before the name of a stream.
+const PLAY_PREFIXES: &[&str] = &["mp4:", "flv:"];
 /// Query parameters in which encoders send a key.
 const QUERY_KEYS: &[&str] = &["key", "streamkey", "stream_key"];
 /// Maximum number of possible keys that are checked per publisher.
 const MAX_KEY_CANDIDATES: usize = 4;
 /// Idle time before the kernel sends TCP keepalive probes.
 const KEEPALIVE: Duration = Duration::from_secs(30);
+/// How long a publisher that unpublished may take to close the connection, or to publish again.
+const NEXT_REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_player_may_name_a_stream_like_a_file() {
+        for (name, expected) in [
+            ("live", vec!["live"]),
+            ("mp4:live", vec!["mp4:live", "live"]),
+            ("flv:live.flv", vec!["flv:live.flv", "live.flv", "live"]),
+            ("live.flv", vec!["live.flv", "live"]),
+            ("", vec![""]),
+        ] {
+            assert_eq!(played_names(name), expected);
+        }
+    }
 
     #[test]
     fn an_app_is_split_at_its_first_slash() {

@@ -6,7 +6,9 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use media::{AccessUnit, Catalog, Epoch, TrackKind, fmp4};
+use media::codec::silence::silence;
+use media::codec::{Codec, CodecConfig};
+use media::{AccessUnit, Catalog, Epoch, Timestamp, TrackId, TrackKind, fmp4};
 use viewer::ffmpeg::{AudioDecoder, Container, VideoDecoder};
 use viewer::record::{Recorder, Target};
 
@@ -41,6 +43,34 @@ const CODECS: [(&str, &str); 5] = [
     ("av1-opus", "-c:v libsvtav1 -preset 12 -c:a libopus -ac 2"),
     ("vp9-aac", "-c:v libvpx-vp9 -deadline realtime -cpu-used 8 -c:a aac"),
 ];
+
+/// Silent frames are decoded, to silence, and last as long as the frames that they stand in for.
+#[test]
+fn silent_frames_are_decoded() {
+    viewer::ffmpeg::init().unwrap();
+    // AudioSpecificConfig of AAC-LC at 48 kHz (ISO/IEC 14496-3 §1.6.2.1), by channel configuration.
+    let aac = [1u8, 2, 3, 4, 5, 6, 7].map(|layout| (Codec::Aac, vec![0x11, 0x80 | layout << 3], 1024));
+    let opus = [1, 2].map(|channels| {
+        (Codec::Opus, media::codec::opus::OpusHead::for_channels(channels).unwrap().build().to_vec(), 960)
+    });
+    for (codec, record, samples) in aac.into_iter().chain(opus) {
+        let config = CodecConfig::from_record(codec, record.into()).unwrap();
+        let silence = silence(&config).unwrap();
+        assert_eq!(config.samples_in(&silence), Some(samples as u32));
+        let mut audio = AudioDecoder::new(&config, 48_000).unwrap();
+        let mut decoded = Vec::new();
+        for n in 0..10 {
+            let dts = Timestamp::from_millis(n * 21);
+            let payload = silence.clone();
+            let unit =
+                AccessUnit { epoch: Epoch(1), track: TrackId::AUDIO, dts, pts: dts, random_access: true, payload };
+            audio.decode(&unit, &mut decoded).unwrap();
+        }
+        let pcm: Vec<f32> = decoded.into_iter().flat_map(|(_, pcm)| pcm).collect();
+        assert!(pcm.len() / 2 >= 8 * samples, "{codec:?}: {} samples", pcm.len() / 2);
+        assert!(pcm.iter().all(|sample| sample.abs() < 1e-4), "{codec:?} {:?} is not silent", config.format);
+    }
+}
 
 #[test]
 fn every_picture_is_decoded() {

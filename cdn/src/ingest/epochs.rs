@@ -26,7 +26,7 @@ pub(super) struct Epochs {
 /// The publisher began more than [`MAX_EPOCHS`] epochs within [`EPOCHS_WITHIN`] and is disconnected: each new epoch costs the stream a catalog
 /// and makes all players start over.
 #[derive(Debug, thiserror::Error)]
-#[error("the publisher began more than {MAX_EPOCHS} epochs (new broadcasts or clock jumps) within {EPOCHS_WITHIN:?}")]
+#[error("the publisher began more than {MAX_EPOCHS} broadcasts within {EPOCHS_WITHIN:?}")]
 pub(crate) struct TooManyEpochs;
 
 impl Epochs {
@@ -81,12 +81,6 @@ impl Epochs {
         (self.current, self.is_stated) = (epoch, true);
     }
 
-    /// Begins a new random epoch, which counts as not stated.
-    pub(super) fn begin_own(&mut self) -> Epoch {
-        (self.current, self.is_stated, self.timestamp_offset) = (Epoch(rand::random()), false, None);
-        self.current
-    }
-
     /// Sets a unit's epoch, and maps its timestamps from the publisher's clock to the stream's timeline.
     pub(super) fn adopt(&mut self, unit: &mut AccessUnit) {
         unit.epoch = self.current;
@@ -104,7 +98,7 @@ impl Epochs {
 
 /// Gap between the timelines of two publishers, in milliseconds: about one frame.
 const PUBLISHER_GAP_MS: i64 = 40;
-/// Epochs that one connection may begin within [`EPOCHS_WITHIN`]. Encoders that play a list of files, or loop one, begin one per item.
+/// Epochs that one connection may begin within [`EPOCHS_WITHIN`].
 const MAX_EPOCHS: u32 = 30;
 /// Interval over which [`MAX_EPOCHS`] is counted.
 const EPOCHS_WITHIN: Duration = Duration::from_secs(60);

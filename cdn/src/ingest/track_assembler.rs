@@ -172,22 +172,6 @@ impl TrackAssembler {
         Ok(ready)
     }
 
-    /// Begins an epoch that the publisher did not state, after its clock jumped.
-    ///
-    /// # Errors
-    /// [`TooManyEpochs`] if that happens too often.
-    pub(crate) fn begin_own_epoch(&mut self, now: Instant) -> Result<Vec<Assembled>, TooManyEpochs> {
-        self.epochs.count(now)?;
-        let ready = self.flush();
-        let epoch = self.epochs.begin_own();
-        self.catalog.clock = None;
-        if let Some(metadata) = &mut self.deferred_metadata {
-            metadata.clock = None;
-        }
-        self.begin_epoch(epoch);
-        Ok(ready)
-    }
-
     fn begin_epoch(&mut self, epoch: Epoch) {
         self.catalog.epoch = epoch;
         self.shared = None;

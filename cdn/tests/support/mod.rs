@@ -3,7 +3,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use cdn::auth::Keyring;
@@ -135,8 +135,8 @@ impl Viewer {
                     self.catalog.metadata = metadata.values;
                     continue;
                 }
-                Message::Audio { timestamp, body } => self.demuxer.audio(timestamp, body).unwrap(),
-                Message::Video { timestamp, body } => self.demuxer.video(timestamp, body).unwrap(),
+                Message::Audio { timestamp, body } => self.demuxer.audio(timestamp, body, Instant::now()).unwrap(),
+                Message::Video { timestamp, body } => self.demuxer.video(timestamp, body, Instant::now()).unwrap(),
                 Message::Gap(gap) => {
                     for (track, predecessor) in gap.predecessors {
                         self.order.state(gap.epoch, track, predecessor);

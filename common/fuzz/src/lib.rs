@@ -6,6 +6,7 @@
 pub mod mutation;
 
 use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use media::Epoch;
@@ -124,10 +125,11 @@ pub fn amf_command(data: &[u8]) {
     let _ = url::parse(&String::from_utf8_lossy(body));
 }
 
-/// FLV tags, each as type, 32-bit timestamp, 16-bit length, body. The first byte selects whether timestamps are exact.
+/// FLV tags, each as type and time since the tag before (bits 1 to 7, in milliseconds), 32-bit timestamp, 16-bit length, body. The first byte selects whether timestamps are exact.
 pub fn flv_tag(data: &[u8]) {
     let Some((first, mut data)) = data.split_first() else { return };
     let mut demuxer = flv::Demuxer::new(Epoch(1));
+    let mut now = Instant::now();
     demuxer.set_exact(first & 1 != 0);
     let mut last: BTreeMap<TrackId, Timestamp> = BTreeMap::new();
     let mut tracks = BTreeMap::new();
@@ -137,7 +139,9 @@ pub fn flv_tag(data: &[u8]) {
         let (body, after) = rest.split_at(length);
         data = after;
         let body = Bytes::copy_from_slice(body);
-        let events = if head[0] & 1 == 0 { demuxer.audio(timestamp, body) } else { demuxer.video(timestamp, body) };
+        now += Duration::from_millis((head[0] >> 1).into());
+        let events =
+            if head[0] & 1 == 0 { demuxer.audio(timestamp, body, now) } else { demuxer.video(timestamp, body, now) };
         for event in events.into_iter().flatten() {
             match event {
                 flv::Event::Track(track) => {
@@ -156,7 +160,6 @@ pub fn flv_tag(data: &[u8]) {
                         "DTS does not rise: {before:?} {unit:?}"
                     );
                 }
-                flv::Event::Jump { .. } => last.clear(),
                 _ => {}
             }
         }

@@ -4,7 +4,7 @@
 //! parameter. `deploy/test` proves the absence with `cargo tree`.
 //!
 //! In the order of the data: [`access_unit`] (the unit of exchange), [`catalog`] (the description of a broadcast), [`codec`], [`flv`] (RTMP
-//! message bodies), [`timestamp_unwrap`] (32-bit timestamps), [`track_order`] (the predecessors of units), [`high_water`] and
+//! message bodies), [`timestamp_mapper`] (timestamps as publishers send them), [`track_order`] (the predecessors of units), [`high_water`] and
 //! [`live_window`] (what a server has received, and what it holds), [`fmp4`], [`cmaf`] and [`hls`] (delivery over HTTP), then [`path_merge`],
 //! [`select`] and [`latency`] (the viewer).
 #![forbid(unsafe_code)]
@@ -20,10 +20,12 @@ pub mod frame_counter;
 pub mod high_water;
 pub mod hls;
 pub mod latency;
+pub mod least_delay;
 pub mod live_window;
 pub mod path_merge;
 pub mod select;
 pub mod time;
+pub mod timestamp_mapper;
 pub mod timestamp_unwrap;
 pub mod track_order;
 

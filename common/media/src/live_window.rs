@@ -50,7 +50,7 @@ impl Entry {
 pub struct Bounds {
     /// Media time from the oldest unit to the newest.
     pub duration: Duration,
-    /// Sum of the payloads and of the catalogs that they need.
+    /// Sum of the payloads and of the catalogs that they need. Beyond [`FREE_ENTRIES`] units, each unit counts [`ENTRY_COST`] in addition.
     pub bytes: usize,
 }
 
@@ -253,9 +253,15 @@ impl LiveWindow {
     }
 
     fn is_over(&self) -> bool {
-        self.weight > self.bounds.bytes || self.duration() > self.bounds.duration
+        let entries = self.entries.len().saturating_sub(FREE_ENTRIES).saturating_mul(ENTRY_COST);
+        self.weight.saturating_add(entries) > self.bounds.bytes || self.duration() > self.bounds.duration
     }
 }
+
+/// What a unit costs beside its payload, in bytes: its entry, the allocation of its payload, and what readers derive from it.
+pub const ENTRY_COST: usize = 512;
+/// Number of units whose cost is not counted: half a minute of an ordinary stream. It bounds what many tiny units cost.
+pub const FREE_ENTRIES: usize = 2048;
 
 /// A subscriber's position in a [`LiveWindow`].
 #[derive(Clone, Copy, Debug, Default)]
@@ -339,6 +345,23 @@ mod tests {
     use crate::catalog::Track;
     use crate::codec::{Codec, CodecConfig, Format};
     use crate::time::Timestamp;
+
+    #[test]
+    fn tiny_units_at_one_time_are_bounded() {
+        let bytes = 4 << 20;
+        let mut window = LiveWindow::new(Bounds { duration: Duration::from_secs(30), bytes });
+        let catalog = catalog(1, false);
+        for dts in 0..100_000i64 {
+            let dts = Timestamp::from_millis(dts / 10_000);
+            let payload = Bytes::from_static(b"x");
+            let track = TrackId::AUDIO;
+            let unit = AccessUnit { epoch: Epoch(1), track, dts, pts: dts, random_access: true, payload };
+            window.push(Arc::clone(&catalog), unit, None);
+            let entries = usize::try_from(window.next_position() - window.first_position()).unwrap();
+            assert!(entries <= FREE_ENTRIES + bytes / ENTRY_COST);
+        }
+        assert!(size_of::<Entry>() + size_of::<Derived>() < ENTRY_COST / 2);
+    }
 
     fn catalog(epoch: u64, video: bool) -> Arc<Catalog> {
         let mut catalog = Catalog::new(Epoch(epoch));

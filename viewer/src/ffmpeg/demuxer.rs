@@ -42,8 +42,12 @@ impl TsReader {
     /// If FFmpeg cannot parse it.
     pub fn segment(&mut self, segment: Bytes) -> Result<(Vec<Track>, Vec<Unit>), Error> {
         let io = StreamIo::from_read_seek(Cursor::new(segment)).map_err(Error::call("open the segment"))?;
-        let mut input =
-            ffmpeg::format::input_from_stream(io, Some("segment.ts"), None).map_err(Error::call("read the segment"))?;
+        // FFmpeg chooses the demuxer by the content, which a server chooses: a session description or a playlist would make it open sockets.
+        let mut options = ffmpeg::Dictionary::new();
+        options.set("format_whitelist", "mpegts");
+        options.set("protocol_whitelist", "none");
+        let mut input = ffmpeg::format::input_from_stream(io, Some("segment.ts"), Some(options))
+            .map_err(Error::call("read the segment"))?;
         let mut tracks: Vec<Option<(TrackId, Codec)>> = Vec::new();
         let mut described = Vec::new();
         for stream in input.streams() {
@@ -147,6 +151,18 @@ const WRAP: i64 = 1 << 33;
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Formats that name addresses: FFmpeg would open them.
+    #[test]
+    fn only_a_transport_stream_is_read() {
+        super::super::init().unwrap();
+        let description = "G\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=video 9 RTP/AVP 96\na=rtpmap:96 H264/90000\n";
+        let playlist = "#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:2,\nhttp://127.0.0.1:9/s.ts\n#EXT-X-ENDLIST\n";
+        for content in [description, playlist, "ffconcat version 1.0\nfile '/dev/zero'\n"] {
+            let content = Bytes::copy_from_slice(content.as_bytes());
+            assert!(TsReader::default().segment(content.clone()).is_err(), "{content:?}");
+        }
+    }
 
     #[test]
     fn timestamps_are_unwrapped_at_33_bits() {

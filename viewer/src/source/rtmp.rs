@@ -1,7 +1,7 @@
 //! A path by RTMP: receives messages, returns access units.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use media::latency::DeliveryMode;
 use media::path_merge::Predecessor;
@@ -157,9 +157,10 @@ impl MessageDemuxer {
     }
 
     fn take(&mut self, message: Message) -> Vec<Arrived> {
+        let arrived = Instant::now();
         let events = match message {
-            Message::Audio { timestamp, body } => self.demuxer.audio(timestamp, body),
-            Message::Video { timestamp, body } => self.demuxer.video(timestamp, body),
+            Message::Audio { timestamp, body } => self.demuxer.audio(timestamp, body, arrived),
+            Message::Video { timestamp, body } => self.demuxer.video(timestamp, body, arrived),
             Message::Metadata(metadata) => {
                 self.metadata(metadata);
                 return Vec::new();
@@ -196,9 +197,8 @@ impl MessageDemuxer {
                     unit.epoch = self.catalog.epoch;
                     units.push(self.arrived(unit));
                 }
-                flv::Event::Jump { from, to } => {
-                    debug!(from, to, "the publisher's clock jumped");
-                    self.begin(random_epoch());
+                flv::Event::ClockCorrected(track, correction) => {
+                    debug!(%track, ?correction, "timestamps are corrected");
                 }
                 flv::Event::EndOfSequence(track) => debug!(%track, "end of sequence"),
             }

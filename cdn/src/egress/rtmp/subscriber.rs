@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use media::Catalog;
 use media::live_window::Cursor;
+use media::{AccessUnit, Catalog, TrackKind};
 use mio::net::TcpStream;
 use net::bbr::ProbeRttSuppressor;
 use net::rtmp::framing::{self, PLAY_CHUNK_SIZE};
@@ -47,6 +47,7 @@ pub(super) struct Subscriber {
     /// It resumes an interrupted play and is not moved to the newest IDR until it has caught up.
     is_resuming: bool,
     is_paused: bool,
+    selection: Selection,
     /// Whether the player has sent something since its replies were last taken. Checking this flag on each frame is cheaper than asking `play`.
     may_have_replies: bool,
     /// It receives no more media, and is closed when everything is written.
@@ -55,6 +56,43 @@ pub(super) struct Subscriber {
     _counted: SubscriberGuard,
     /// Its share of the connection limits.
     _permit: Box<dyn Any + Send>,
+}
+
+/// The kinds of media that the player wants (`receiveAudio`, `receiveVideo`).
+#[derive(Debug, Default)]
+struct Selection {
+    without_audio: bool,
+    without_video: bool,
+    /// It wants video again, and gets it from the next IDR on.
+    awaits_idr: bool,
+}
+
+impl Selection {
+    fn set(&mut self, kind: TrackKind, receive: bool) {
+        match kind {
+            TrackKind::Audio => self.without_audio = !receive,
+            TrackKind::Video => {
+                self.awaits_idr |= receive && self.without_video;
+                self.without_video = !receive;
+            }
+        }
+    }
+
+    fn is_all(&self) -> bool {
+        !self.without_audio && !self.without_video && !self.awaits_idr
+    }
+
+    /// Whether the player gets this unit, the next one of the stream.
+    fn admits(&mut self, unit: &AccessUnit) -> bool {
+        if !unit.track.is_video() {
+            return !self.without_audio;
+        }
+        if self.without_video {
+            return false;
+        }
+        self.awaits_idr &= !unit.random_access;
+        !self.awaits_idr
+    }
 }
 
 #[derive(Debug)]
@@ -109,6 +147,7 @@ impl Subscriber {
             is_slow: false,
             is_resuming: new.is_resuming,
             is_paused: false,
+            selection: Selection::default(),
             may_have_replies: true,
             is_leaving: false,
             steady,
@@ -146,7 +185,7 @@ impl Subscriber {
             return Ok(());
         }
         let newest = feed.newest_for(self.cursor.position(), self.catalog.as_ref());
-        if let Some(newest) = newest.filter(|_| !self.is_at_gap) {
+        if let Some(newest) = newest.filter(|_| !self.is_at_gap && self.selection.is_all()) {
             self.cursor = Cursor::at(newest.to);
             self.catalog = Some(newest.catalog_after.clone());
             self.is_slow = false;
@@ -168,6 +207,10 @@ impl Subscriber {
         if read.entries.is_empty() {
             self.is_slow = false;
             self.is_resuming = false;
+            return Ok(());
+        }
+        read.entries.retain(|entry| self.selection.admits(&entry.unit));
+        if read.entries.is_empty() {
             return Ok(());
         }
         let entries = &read.entries;
@@ -277,6 +320,7 @@ impl Subscriber {
                     self.cursor = Cursor::at_live_edge();
                     self.is_at_gap = true;
                 }
+                PlayerEvent::Receive(kind, receive) => self.selection.set(kind, receive),
                 PlayerEvent::Close => return Err(DisconnectReason::Ended),
                 _ => {}
             }
@@ -312,3 +356,35 @@ impl Subscriber {
 const READ_BATCH_BYTES: usize = 1 << 20;
 /// Reads per socket event. Players send little: an acknowledgement every few megabytes.
 const READS_AT_ONCE: usize = 64;
+
+#[cfg(test)]
+mod tests {
+    use media::{Epoch, Timestamp, TrackId};
+
+    use super::*;
+
+    #[test]
+    fn a_player_gets_the_kinds_that_it_wants_and_video_from_an_idr_on() {
+        let unit = |track, random_access| {
+            let (dts, pts) = (Timestamp::ZERO, Timestamp::ZERO);
+            AccessUnit { epoch: Epoch(1), track, dts, pts, random_access, payload: Bytes::from_static(b"x") }
+        };
+        let mut selection = Selection::default();
+        let mut check = |set: Option<(TrackKind, bool)>, expected: [bool; 4]| {
+            set.into_iter().for_each(|(kind, receive)| selection.set(kind, receive));
+            let units = [
+                unit(TrackId::VIDEO, false),
+                unit(TrackId::AUDIO, true),
+                unit(TrackId::VIDEO, true),
+                unit(TrackId::VIDEO, false),
+            ];
+            assert_eq!(units.map(|unit| selection.admits(&unit)), expected, "{set:?}");
+        };
+        check(None, [true; 4]);
+        check(Some((TrackKind::Video, false)), [false, true, false, false]);
+        check(Some((TrackKind::Audio, false)), [false; 4]);
+        check(Some((TrackKind::Video, true)), [false, false, true, true]);
+        check(Some((TrackKind::Audio, true)), [true; 4]);
+        check(Some((TrackKind::Video, true)), [true; 4]);
+    }
+}

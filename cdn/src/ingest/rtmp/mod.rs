@@ -49,13 +49,14 @@ pub fn resume(publish: &PublishGuard) -> Option<Resume> {
     publish.high_water().last().map(|(epoch, have)| Resume { epoch, have: have.to_vec() })
 }
 
-/// Moves everything that `publisher` sends into the hub, until it ends its session or is revoked.
+/// Moves everything that `publisher` sends into the hub, until it ends its session or is revoked. Returns the connection if it may carry another
+/// request: after the publisher unpublished.
 pub async fn run<S>(
     mut publisher: Publisher<S>,
     publish: PublishGuard,
     limits: PendingLimits,
     context: PublisherContext<'_>,
-) -> Ended
+) -> (Ended, Option<Publisher<S>>)
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -68,14 +69,13 @@ where
         let deadline = reader.deadline().map(tokio::time::Instant::from_std);
         let units = tokio::select! {
             biased;
-            why = publish.revoked() => return close_revoked(publisher, why).await,
+            why = publish.revoked() => return (close_revoked(publisher, why).await, None),
             () = sleep_until(deadline) => reader.on_deadline(Instant::now()),
             message = publisher.next() => match message {
                 Ok(Some(Message::EndOfStream)) => {
                     super::push(&publish, reader.message(Message::EndOfStream, Instant::now()).unwrap_or_default());
                     publish.unpublish();
-                    linger(publisher).await;
-                    return Ended::Unpublished;
+                    return (Ended::Unpublished, Some(publisher));
                 }
                 Ok(Some(Message::Peer(peer))) => {
                     tracing::info!(pin = %peer.pin, addresses = peer.addresses.len(), "the publisher serves LAN viewers");
@@ -97,13 +97,13 @@ where
                         if unreadable.is_enough(&error) || matches!(error, reader::Error::TooManyEpochs(_)) {
                             let why = "The stream has no format that this server supports.";
                             let _ = publisher.close("NetStream.Publish.Failed", why).await;
-                            return Ended::Unreadable;
+                            return (Ended::Unreadable, None);
                         }
                         Vec::new()
                     }
                 },
-                Ok(None) => return Ended::Disconnected,
-                Err(error) => return Ended::Failed(error),
+                Ok(None) => return (Ended::Disconnected, None),
+                Err(error) => return (Ended::Failed(error), None),
             },
         };
         if let Some(Assembled { catalog, .. }) = units.last().filter(|_| epoch != Some(reader.epoch())) {
@@ -113,7 +113,7 @@ where
         }
         if !super::push(&publish, units) {
             let why = publish.revoked().await;
-            return close_revoked(publisher, why).await;
+            return (close_revoked(publisher, why).await, None);
         }
     }
 }
@@ -133,12 +133,6 @@ async fn close_revoked<S: AsyncRead + AsyncWrite + Unpin>(publisher: Publisher<S
         tracing::debug!(%error, "cannot notify the revoked publisher");
     }
     Ended::Revoked(why)
-}
-
-/// Reads until the peer closes, for at most [`LINGER_TIMEOUT`]. Closing first would reset the connection while the peer still writes.
-async fn linger<S: AsyncRead + AsyncWrite + Unpin>(mut publisher: Publisher<S>) {
-    let until_closed = async { while let Ok(Some(_)) = publisher.next().await {} };
-    let _ = tokio::time::timeout(LINGER_TIMEOUT, until_closed).await;
 }
 
 async fn sleep_until(deadline: Option<tokio::time::Instant>) {
@@ -172,8 +166,6 @@ impl UnreadableMessages {
 
 /// Numbers peer registrations, so that dropping an earlier session's registration does not remove a later one.
 static SESSIONS: AtomicU64 = AtomicU64::new(0);
-/// How long a publisher may take to close the connection after it unpublished.
-const LINGER_TIMEOUT: Duration = Duration::from_secs(2);
 /// Minimum time between log lines about unreadable messages.
 const REPORT_INTERVAL: Duration = Duration::from_secs(1);
 /// Unreadable messages in a row after which a publisher is disconnected. With an unsupported codec it sends some 80 per second; a damaged

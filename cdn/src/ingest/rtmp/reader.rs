@@ -61,12 +61,12 @@ impl Reader {
         let mut ready = match message {
             Message::Metadata(metadata) => self.metadata(metadata, now)?,
             Message::Audio { timestamp, body } => {
-                let events = self.demuxer.audio(timestamp, body)?;
-                self.events(events, now)?
+                let events = self.demuxer.audio(timestamp, body, now)?;
+                self.events(events, now)
             }
             Message::Video { timestamp, body } => {
-                let events = self.demuxer.video(timestamp, body)?;
-                self.events(events, now)?
+                let events = self.demuxer.video(timestamp, body, now)?;
+                self.events(events, now)
             }
             Message::EndOfStream => return Ok(self.assembler.flush()),
             Message::Gap(gap) => self.gap(&gap),
@@ -77,22 +77,19 @@ impl Reader {
         Ok(ready)
     }
 
-    fn events(&mut self, events: Vec<Event>, now: Instant) -> Result<Vec<Assembled>, Error> {
+    fn events(&mut self, events: Vec<Event>, now: Instant) -> Vec<Assembled> {
         let mut ready = Vec::new();
         for event in events {
             match event {
                 Event::Track(track) => ready.extend(self.assembler.on_track(track)),
                 Event::Unit(unit) => ready.extend(self.assembler.on_unit(unit, now)),
-                Event::Jump { from, to } => {
-                    tracing::info!(from, to, "the publisher's clock jumped: a new epoch begins");
-                    ready.extend(self.assembler.begin_own_epoch(now)?);
-                    self.demuxer.set_epoch(self.assembler.epoch());
-                    self.demuxer.set_exact(false);
+                Event::ClockCorrected(track, correction) => {
+                    tracing::info!(%track, ?correction, "timestamps of the publisher are corrected");
                 }
                 Event::EndOfSequence(track) => tracing::debug!(%track, "end of sequence"),
             }
         }
-        Ok(ready)
+        ready
     }
 
     fn gap(&mut self, gap: &Gap) -> Vec<Assembled> {
@@ -108,7 +105,7 @@ impl Reader {
             let near = dts.or(self.assembler.last_of(epoch));
             let unwrapper = |near: Timestamp| TimestampUnwrapper::near(near.as_millis());
             let mut timeline = near.map_or_else(TimestampUnwrapper::new, unwrapper);
-            let retime = |dts: Timestamp| Timestamp::from_millis(timeline.unwrap_exact(dts.as_rtmp()));
+            let retime = |dts: Timestamp| Timestamp::from_millis(timeline.unwrap(dts.as_rtmp()));
             ready = self.assembler.begin_stated_epoch(epoch, now, retime)?;
             self.demuxer.set_epoch(epoch);
             self.demuxer.set_exact(true);

@@ -94,6 +94,14 @@ pub struct Bandwidth {
     pub average: u64,
 }
 
+impl Segment {
+    /// What it costs to hold, in bytes.
+    pub fn cost(&self) -> usize {
+        let samples: usize = self.parts.iter().map(|part| part.fragment.payloads.len()).sum();
+        self.bytes.saturating_add(samples.saturating_mul(SAMPLE_COST))
+    }
+}
+
 impl SegmentWindow {
     /// The init segment with this [id](Init::id).
     pub fn init(&self, id: u64) -> Option<Bytes> {
@@ -143,3 +151,6 @@ impl SegmentWindow {
         (pictures > 0).then(|| (rate * 100.0).round() / 100.0)
     }
 }
+
+/// What a sample costs beside its payload, in bytes.
+pub(super) const SAMPLE_COST: usize = 128;

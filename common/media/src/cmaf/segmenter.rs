@@ -85,9 +85,13 @@ impl<S: SegmentStore> Segmenter<S> {
         if std::mem::take(&mut self.ended) {
             // A player that joins now must not see the broadcast that has ended.
             self.store.unlist_all();
+            self.targets = Targets::new(&self.config);
             self.update_window();
         }
-        self.apply_catalog(&entry.catalog, &entry.unit, arrived);
+        self.apply_catalog(&entry.catalog, &entry.unit);
+        if let Some(timeline) = &mut self.timeline {
+            timeline.observe_arrival(&entry.unit, arrived);
+        }
         self.accept(&entry.unit);
         before != Arc::as_ptr(&self.window)
     }
@@ -126,12 +130,12 @@ impl<S: SegmentStore> Segmenter<S> {
     }
 
     /// Starts a timeline for a new epoch, or prepares a change within the current one.
-    fn apply_catalog(&mut self, catalog: &Arc<Catalog>, unit: &AccessUnit, arrived: WallClock) {
+    fn apply_catalog(&mut self, catalog: &Arc<Catalog>, unit: &AccessUnit) {
         let Some(timeline) = self.timeline.as_mut().filter(|timeline| timeline.catalog.epoch == catalog.epoch) else {
             self.close_all();
+            self.targets.on_new_broadcast();
             let is_first = self.next_msn == self.config.first_sequence;
-            self.timeline = init(catalog)
-                .map(|init| Timeline::new(catalog, init, unit, arrived, self.fragment_sequence, !is_first));
+            self.timeline = init(catalog).map(|init| Timeline::new(catalog, init, self.fragment_sequence, !is_first));
             return;
         };
         if Arc::ptr_eq(&timeline.catalog, catalog) {
@@ -211,6 +215,8 @@ impl<S: SegmentStore> Segmenter<S> {
             self.counters.undecodable += 1;
             return;
         }
+        timeline.observe_sound(unit);
+        timeline.end_silence(unit);
         if !timeline.admits(unit) {
             self.counters.refused += 1;
             return;
@@ -290,6 +296,7 @@ impl<S: SegmentStore> Segmenter<S> {
     /// Makes a part of the units added since the last one. `next` is the unit that follows.
     fn close_part(&mut self, end: Timestamp, next: Option<&AccessUnit>) {
         let Some(timeline) = &mut self.timeline else { return };
+        timeline.fill_silence(end);
         let Some(open) = &mut timeline.open else { return };
         if open.units.is_empty() {
             return;
@@ -299,7 +306,9 @@ impl<S: SegmentStore> Segmenter<S> {
         match timeline.fragmenter.fragment(&timeline.init.catalog, &units, next_dts) {
             Ok(fragment) => {
                 let has_pictures = timeline.init.catalog.video().is_some();
-                let independent = !has_pictures || units.iter().any(|unit| unit.track.is_video() && unit.random_access);
+                // Only a part that begins with its IDR can be decoded from its start.
+                let first = units.iter().find(|unit| unit.track.is_video());
+                let independent = !has_pictures || first.is_some_and(|unit| unit.random_access);
                 open.parts.push(Part { duration: end.since(open.part_start), independent, fragment });
                 open.part_start = end.max(open.part_start);
             }
@@ -335,6 +344,9 @@ impl<S: SegmentStore> Segmenter<S> {
         self.next_msn += 1;
         self.discontinuities = segment.discontinuity_sequence;
         self.independent &= segment.independent;
+        if self.targets.begins_new_list(&segment, longest_gop) {
+            self.store.unlist_all();
+        }
         self.targets.on_segment(&segment, longest_gop);
         let target_duration = Duration::from_secs(self.targets.target_duration().unwrap_or(0));
         self.store.push(Arc::new(segment), init, target_duration);

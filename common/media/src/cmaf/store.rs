@@ -103,7 +103,7 @@ impl MemoryStore {
 
     fn stored_bytes(&self) -> usize {
         let unlisted = self.unlisted.iter().map(|unlisted| &unlisted.segment);
-        self.listed.iter().chain(unlisted).map(|segment| segment.bytes).sum()
+        self.listed.iter().chain(unlisted).map(|segment| segment.cost()).sum()
     }
 }
 

@@ -1,4 +1,7 @@
-//! The target durations of parts and segments, fixed by the first segment (RFC 8216 §6.2.1, RFC 8216bis §4.4.3.7).
+//! The target durations of parts and segments (RFC 8216 §6.2.1, RFC 8216bis §4.4.3.7).
+//!
+//! The first segment of a list fixes them, since a list must not change them. A new broadcast whose GOPs are much shorter, or too long, begins a new
+//! list.
 
 use std::time::Duration;
 
@@ -14,12 +17,14 @@ pub(super) struct Targets {
     target_duration: Option<u64>,
     /// `PART-TARGET`; `None` until the first segment is complete.
     part_target: Option<Duration>,
+    /// Whether the broadcast that fixed them is over, and the first segment of the next is not complete.
+    is_provisional: bool,
 }
 
 impl Targets {
     pub(super) fn new(config: &SegmenterConfig) -> Self {
         let (segment_aim, part_aim) = (config.segment_target, config.part_target);
-        Self { segment_aim, part_aim, target_duration: None, part_target: None }
+        Self { segment_aim, part_aim, target_duration: None, part_target: None, is_provisional: false }
     }
 
     /// `EXT-X-TARGETDURATION` in seconds, once it is fixed.
@@ -34,7 +39,7 @@ impl Targets {
 
     /// The longest duration of a segment in milliseconds: rounded to seconds, it must not exceed the target duration.
     pub(super) fn max_segment_millis(&self) -> i64 {
-        self.target_duration.unwrap_or(MAX_TARGET) as i64 * 1000 + 499
+        self.target_duration.filter(|_| !self.is_provisional).unwrap_or(MAX_TARGET) as i64 * 1000 + 499
     }
 
     /// The longest duration of a part in milliseconds.
@@ -51,18 +56,39 @@ impl Targets {
         length * 2 + step >= aim * 2 || length + step > limit || (is_idr && length * 100 >= limit * MIN_PART_PERCENT)
     }
 
-    /// Fixes the targets by the first segment; later segments change nothing. `longest_gop` predicts how long later segments will be.
+    /// Fixes the targets by the first segment. `longest_gop` predicts how long later segments will be.
     pub(super) fn on_segment(&mut self, segment: &Segment, longest_gop: Duration) {
-        self.target_duration.get_or_insert_with(|| {
-            let rounded = |duration: Duration| ((duration.as_millis() + 500) / 1000) as u64;
-            let longest = self.segment_aim.max(segment.duration).max(longest_gop);
-            rounded(longest).clamp(1, MAX_TARGET).max(rounded(segment.duration))
-        });
-        // A part is a whole number of frames, so the first segment's parts show the duration of all parts, at any frame rate.
-        self.part_target.get_or_insert_with(|| {
+        if self.target_duration.is_none() {
+            self.target_duration = Some(self.target_duration_for(segment, longest_gop));
+        }
+        if self.part_target.is_none() {
+            // A part is a whole number of frames, so the parts of one segment show the duration of all parts, at any frame rate.
             let longest = segment.parts.iter().map(|part| part.duration).max().unwrap_or_default();
-            part_target_for(if longest * 4 < self.part_aim * 3 { self.part_aim } else { longest })
-        });
+            let aim = if longest * 4 < self.part_aim * 3 { self.part_aim } else { longest };
+            self.part_target = Some(part_target_for(aim));
+        }
+    }
+
+    /// A new broadcast has begun: its first segment may be of any length.
+    pub(super) fn on_new_broadcast(&mut self) {
+        self.is_provisional = self.target_duration.is_some();
+    }
+
+    /// Forgets the targets if `segment`, the first of a new broadcast, needs others. Returns whether it did: the segment then begins a new list.
+    pub(super) fn begins_new_list(&mut self, segment: &Segment, longest_gop: Duration) -> bool {
+        let needed = self.target_duration_for(segment, longest_gop);
+        let differs = |current: u64| needed > current || needed * 2 <= current;
+        let begins = std::mem::take(&mut self.is_provisional) && self.target_duration.is_some_and(differs);
+        if begins {
+            (self.target_duration, self.part_target) = (None, None);
+        }
+        begins
+    }
+
+    fn target_duration_for(&self, segment: &Segment, longest_gop: Duration) -> u64 {
+        let rounded = |duration: Duration| ((duration.as_millis() + 500) / 1000) as u64;
+        let longest = self.segment_aim.max(segment.duration).max(longest_gop);
+        rounded(longest).clamp(1, MAX_TARGET).max(rounded(segment.duration))
     }
 }
 

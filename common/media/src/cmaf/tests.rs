@@ -51,7 +51,7 @@ impl SegmentStore for Archive {
 /// Audio frames of 20 ms with DTS from `from` up to `to`, in milliseconds.
 fn push(segmenter: &mut Segmenter<Archive>, window: &mut LiveWindow, epoch: u64, from: i64, to: i64) {
     let format = Format::Audio { sample_rate: 48_000, channels: 2 };
-    let config = CodecConfig { codec: Codec::Aac, record: Bytes::from_static(&[0x11, 0x90]), format };
+    let config = CodecConfig { codec: Codec::Aac, record: Bytes::from_static(&[0x11, 0x94]), format };
     let mut catalog = Catalog::new(Epoch(epoch));
     catalog.set_track(Track { id: TrackId::AUDIO, config });
     let catalog = Arc::new(catalog);
@@ -93,4 +93,75 @@ fn a_new_broadcast_lists_no_segment_of_the_previous_one() {
     let listed: Vec<_> = snapshot.segments.iter().map(|segment| (segment.msn, segment.discontinuity)).collect();
     assert_eq!((listed, snapshot.unlisted.len(), snapshot.ended), (vec![(3, true)], 3, false));
     assert_eq!((snapshot.inits.len(), snapshot.discontinuity_sequence), (2, 0));
+}
+
+/// Pushes `seconds` of pictures, 25 per second, with an IDR every `gop` milliseconds.
+fn push_pictures<S: SegmentStore>(segmenter: &mut Segmenter<S>, epoch: u64, from: i64, to: i64, gop: i64) {
+    let mut window = LiveWindow::new(Bounds { duration: Duration::from_secs(60), bytes: usize::MAX });
+    let format = Format::Video { width: 16, height: 16 };
+    let record = Bytes::from_static(&[1, 66, 0, 30, 0xff, 0xe0, 0]);
+    let mut catalog = Catalog::new(Epoch(epoch));
+    catalog.set_track(Track { id: TrackId::VIDEO, config: CodecConfig { codec: Codec::H264, record, format } });
+    let catalog = Arc::new(catalog);
+    for at in (from..to).step_by(40) {
+        let dts = Timestamp::from_millis(at);
+        let payload = Bytes::from_static(&[0; 100]);
+        let random_access = (at - from) % gop == 0;
+        let unit = AccessUnit { epoch: Epoch(epoch), track: TrackId::VIDEO, dts, pts: dts, random_access, payload };
+        let entry = window.push(Arc::clone(&catalog), unit, None).clone();
+        segmenter.push(&entry, WallClock::from_micros(at * 1000));
+    }
+}
+
+#[test]
+fn a_broadcast_with_other_gops_begins_a_new_list() {
+    let mut segmenter = Segmenter::new(SegmenterConfig::default());
+    let listed =
+        |segmenter: &Segmenter| segmenter.window().segments.iter().map(|segment| segment.msn).collect::<Vec<_>>();
+    push_pictures(&mut segmenter, 1, 0, 25_000, 10_000);
+    assert_eq!((segmenter.window().target_duration, listed(&segmenter)), (10, vec![0, 1]));
+    // Other publishers, while the stream goes on: shorter GOPs, the same, longer ones.
+    push_pictures(&mut segmenter, 2, 30_000, 36_000, 2000);
+    assert_eq!((segmenter.window().target_duration, listed(&segmenter)), (2, vec![3, 4]));
+    push_pictures(&mut segmenter, 3, 40_000, 46_000, 2000);
+    assert_eq!((segmenter.window().target_duration, listed(&segmenter)), (2, vec![3, 4, 5, 6, 7]));
+    push_pictures(&mut segmenter, 4, 50_000, 70_000, 8000);
+    let window = segmenter.window();
+    assert_eq!((window.target_duration, listed(&segmenter)), (8, vec![9, 10]));
+    assert!(window.segments[0].discontinuity && window.segments.iter().all(|segment| segment.independent));
+    // And after the stream has ended.
+    segmenter.end();
+    push_pictures(&mut segmenter, 5, 0, 5000, 2000);
+    assert_eq!(segmenter.window().target_duration, 2);
+}
+
+#[test]
+fn dates_follow_the_least_delay() {
+    let mut segmenter = Segmenter::new(SegmenterConfig::default());
+    let mut window = LiveWindow::new(Bounds { duration: Duration::from_secs(60), bytes: usize::MAX });
+    let format = Format::Audio { sample_rate: 48_000, channels: 2 };
+    let mut catalog = Catalog::new(Epoch(1));
+    let record = Bytes::from_static(&[0x11, 0x94]);
+    catalog.set_track(Track { id: TrackId::AUDIO, config: CodecConfig { codec: Codec::Aac, record, format } });
+    let catalog = Arc::new(catalog);
+    let mut errors = Vec::new();
+    for n in 0..6000i64 {
+        let made = n * 20;
+        // The first units arrive late; from 60 s on the publisher's clock runs 3% fast.
+        let at = made + (made - 60_000).max(0) * 3 / 100;
+        let arrived = made + if made < 1000 { 800 } else { 30 };
+        let dts = Timestamp::from_millis(at);
+        let payload = Bytes::from_static(&[0; 100]);
+        let unit = AccessUnit { epoch: Epoch(1), track: TrackId::AUDIO, dts, pts: dts, random_access: true, payload };
+        let entry = window.push(Arc::clone(&catalog), unit, None).clone();
+        if segmenter.push(&entry, WallClock::from_micros(arrived * 1000))
+            && let Some(segment) = segmenter.window().segments.last()
+            && made > 4000
+        {
+            let end = segment.program_date_time.as_micros() / 1000 + segment.duration.as_millis() as i64;
+            errors.push(end - arrived);
+        }
+    }
+    // A segment is dated when it is complete; it is never from the future, and at most a part late.
+    assert!(errors.iter().all(|error| (-2300..=100).contains(error)), "{errors:?}");
 }

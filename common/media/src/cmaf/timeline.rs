@@ -4,10 +4,13 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::segment::{Init, Part, Segment};
+use super::segment::{Init, Part, SAMPLE_COST, Segment};
 use crate::access_unit::{AccessUnit, TrackId, TrackKind};
 use crate::catalog::Catalog;
+use crate::codec::Format;
+use crate::codec::silence::silence;
 use crate::fmp4::{self, Fragmenter, rendition};
+use crate::least_delay::LeastDelay;
 use crate::time::{Timestamp, WallClock};
 
 /// The epoch that is being cut.
@@ -20,8 +23,8 @@ pub(super) struct Timeline {
     /// The init segment that comes into force with the next segment.
     pub(super) next_init: Option<Arc<Init>>,
     pub(super) fragmenter: Fragmenter,
-    /// Wall-clock time of PTS 0, from the arrival of the first unit.
-    pub(super) arrival_clock: WallClock,
+    /// Arrival minus PTS in milliseconds: the wall-clock time of PTS 0, for a publisher that does not state it.
+    delay: LeastDelay,
     /// Whether an IDR has arrived; true without video.
     pub(super) has_idr: bool,
     /// `pts - dts` of the newest IDR in milliseconds: moves DTS onto the presentation timeline.
@@ -43,6 +46,10 @@ pub(super) struct Timeline {
     pub(super) discontinuity_pending: bool,
     /// Units of tracks that join with the next init segment.
     pub(super) waiting: Vec<AccessUnit>,
+    /// How far the sound arrives behind the pictures, in milliseconds.
+    sound_lag: i64,
+    /// Whether silence stands in for the sound.
+    pub(super) is_silent: bool,
 }
 
 /// The segment in progress.
@@ -60,14 +67,7 @@ pub(super) struct OpenSegment {
 }
 
 impl Timeline {
-    pub(super) fn new(
-        catalog: &Arc<Catalog>,
-        init: Arc<Init>,
-        unit: &AccessUnit,
-        arrived: WallClock,
-        sequence: u32,
-        discontinuity_pending: bool,
-    ) -> Self {
+    pub(super) fn new(catalog: &Arc<Catalog>, init: Arc<Init>, sequence: u32, discontinuity_pending: bool) -> Self {
         let fragmenter = Fragmenter::new(sequence, &init.catalog);
         Self {
             catalog: Arc::clone(catalog),
@@ -75,9 +75,7 @@ impl Timeline {
             init,
             next_init: None,
             fragmenter,
-            arrival_clock: WallClock::from_micros(
-                arrived.as_micros().saturating_sub(unit.pts.as_millis().saturating_mul(1000)),
-            ),
+            delay: LeastDelay::default(),
             composition_lead: 0,
             edge: None,
             primary_edge: None,
@@ -89,7 +87,69 @@ impl Timeline {
             init_is_provisional: true,
             discontinuity_pending,
             waiting: Vec::new(),
+            sound_lag: 0,
+            is_silent: false,
         }
+    }
+
+    /// Notes when a unit arrived.
+    pub(super) fn observe_arrival(&mut self, unit: &AccessUnit, arrived: WallClock) {
+        let arrived = arrived.as_micros() / 1000;
+        self.delay.observe(arrived, arrived.saturating_sub(unit.pts.as_millis()));
+    }
+
+    /// Notes how far the sound at `unit` is behind the pictures, as the publisher interleaves them.
+    pub(super) fn observe_sound(&mut self, unit: &AccessUnit) {
+        if let Some(edge) = self.primary_edge.filter(|_| !unit.track.is_video() && self.has_pictures()) {
+            let lag = (edge - unit.dts).clamp(0, MAX_SOUND_LAG);
+            self.sound_lag = lag.max(self.sound_lag - self.sound_lag / 64);
+        }
+    }
+
+    /// Adds silent frames to the segment in progress where the sound is away while pictures go on until `end`: a player stops where one of its
+    /// tracks ends. A reader of ours drops them ([`Fragmenter::mark_filler`]).
+    pub(super) fn fill_silence(&mut self, end: Timestamp) {
+        let patience = if self.is_silent { SILENCE_MARGIN } else { SOUND_PATIENCE };
+        let end = end.as_millis() - self.sound_lag;
+        self.is_silent |= self.add_silence(end - SILENCE_MARGIN, patience - SILENCE_MARGIN);
+    }
+
+    /// Adds silent frames up to `unit`, if it is the first sound after sound was away.
+    pub(super) fn end_silence(&mut self, unit: &AccessUnit) {
+        if !unit.track.is_video() {
+            self.add_silence(unit.dts.as_millis(), if self.is_silent { 0 } else { SILENCE_MARGIN });
+            self.is_silent = false;
+        }
+    }
+
+    /// Adds silent frames between the newest sound and `end`, in milliseconds, if that is longer than `patience`. Returns whether it is.
+    fn add_silence(&mut self, end: i64, patience: i64) -> bool {
+        let Some(track) = self.init.catalog.audio().filter(|_| self.has_pictures() && self.has_idr) else {
+            return false;
+        };
+        let (Some(open), Some(payload)) = (&mut self.open, silence(&track.config)) else { return false };
+        let Format::Audio { sample_rate, .. } = track.config.format else { return false };
+        let Some(samples) = track.config.samples_in(&payload) else { return false };
+        let frame = i64::from(samples) * 1_000_000 / i64::from(sample_rate.max(1));
+        let last = &mut self.last_dts[usize::from(false)];
+        let start = match *last {
+            Some(last) => last.as_millis() * 1000 + frame,
+            None => open.part_start.as_millis() * 1000,
+        };
+        if end - start / 1000 <= patience || frame < 1000 {
+            return false;
+        }
+        // Less than half a frame is jitter.
+        let until = end * 1000 - frame / 2;
+        for at in (start..until).step_by(usize::try_from(frame).unwrap_or(1)).take(MAX_SILENCE) {
+            let dts = Timestamp::from_millis((at + 500) / 1000);
+            *last = Some(dts);
+            self.fragmenter.mark_filler(track.id, dts);
+            let epoch = self.catalog.epoch;
+            let payload = payload.clone();
+            open.add(&AccessUnit { epoch, track: track.id, dts, pts: dts, random_access: true, payload });
+        }
+        true
     }
 
     /// Puts `init` in force.
@@ -191,7 +251,8 @@ impl Timeline {
 
     /// The segment that `open` makes if it ends at `end`, not numbered yet.
     pub(super) fn segment(&self, open: OpenSegment, end: Timestamp) -> Segment {
-        let clock = self.init.catalog.clock.unwrap_or(self.arrival_clock);
+        let arrival_clock = WallClock::from_micros(self.delay.get().unwrap_or(0).saturating_mul(1000));
+        let clock = self.init.catalog.clock.unwrap_or(arrival_clock);
         Segment {
             msn: 0,
             discontinuity: open.discontinuity,
@@ -226,7 +287,7 @@ impl OpenSegment {
             self.independent.get_or_insert(unit.random_access);
             self.pictures += 1;
         }
-        self.bytes += unit.payload.len();
+        self.bytes += unit.payload.len() + SAMPLE_COST;
         self.units.push(unit.clone());
     }
 
@@ -276,5 +337,13 @@ fn fnv1a(bytes: &[u8]) -> u64 {
 const GOP_HISTORY: usize = 8;
 /// In milliseconds. A longer interval between two units is a pause, and says nothing about the frame rate.
 pub(super) const MAX_STEP: i64 = 200;
+/// In milliseconds. Bounds the lag of the sound that is taken for the publisher's interleaving.
+const MAX_SOUND_LAG: i64 = 5000;
+/// In milliseconds. Sound that is later than usual by this much is away.
+const SOUND_PATIENCE: i64 = 600;
+/// In milliseconds. Silence ends this long before the pictures, so that sound that comes back is not late.
+const SILENCE_MARGIN: i64 = 100;
+/// Bounds the silent frames that are added at once: ten seconds.
+const MAX_SILENCE: usize = 500;
 /// In milliseconds. Sixteen B-frames at 5 frames per second take less.
 const MAX_COMPOSITION_LEAD: i64 = 4000;

@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 
+use super::av1::SequenceHeader;
 use super::error::Error;
 use super::format::{Codec, Format};
 use super::{aac, av1, flac, h264, hevc, mp3, opus, vp9};
@@ -61,6 +62,30 @@ impl CodecConfig {
         Ok(Self { codec: Codec::Mp3, record: Bytes::new(), format })
     }
 
+    /// The configuration that a random access unit carries in band: H.264 and HEVC parameter sets, an AV1 sequence header. `None` for other codecs, and if
+    /// the unit carries none, or not all of it.
+    pub fn in_band(codec: Codec, random_access_unit: &[u8]) -> Option<Self> {
+        let record = match codec {
+            Codec::H264 => h264::avcc_from_access_unit(random_access_unit),
+            Codec::Hevc => hevc::hvcc_from_access_unit(random_access_unit),
+            Codec::Av1 => av1::av1c_from_obus(random_access_unit),
+            Codec::Vp9 | Codec::Aac | Codec::Opus | Codec::Flac | Codec::Mp3 => return None,
+        };
+        Self::from_record(codec, record.ok()?).ok()
+    }
+
+    /// Whether the record has every parameter set of `in_band`, or its sequence header.
+    pub fn contains(&self, in_band: &Self) -> bool {
+        let (own, theirs) = (&self.record, &in_band.record);
+        let sets = match self.codec {
+            Codec::H264 => h264::parameter_sets(own).ok().zip(h264::parameter_sets(theirs).ok()),
+            Codec::Hevc => hevc::parameter_sets(own).ok().zip(hevc::parameter_sets(theirs).ok()),
+            // `av1C` has four bytes before its OBUs.
+            _ => return own.get(4..).and_then(SequenceHeader::find) == theirs.get(4..).and_then(SequenceHeader::find),
+        };
+        sets.is_some_and(|(own, theirs)| theirs.iter().all(|set| own.contains(set)))
+    }
+
     /// The `codecs` parameter of RFC 6381, for `EXT-X-STREAM-INF` and Media Source Extensions.
     pub fn rfc6381(&self) -> String {
         match (self.codec, self.format) {
@@ -74,6 +99,18 @@ impl CodecConfig {
             (Codec::Flac, _) => "fLaC".to_owned(),
             (Codec::Mp3, Format::Audio { sample_rate, .. }) => mp3::rfc6381(sample_rate),
             (Codec::Mp3, Format::Video { .. }) => mp3::rfc6381(0),
+        }
+    }
+
+    /// Samples per channel that an audio payload decodes to, at the rate of [`CodecConfig::format`]. `None` for video, and for a payload or a
+    /// record that does not state it.
+    pub fn samples_in(&self, payload: &[u8]) -> Option<u32> {
+        match self.codec {
+            Codec::Aac => Some(aac::AudioSpecificConfig::parse(&self.record).ok()?.samples_per_frame()),
+            Codec::Opus => opus::packet_samples(payload),
+            Codec::Mp3 => Some(mp3::FrameHeader::parse(payload).ok()?.samples),
+            Codec::Flac => flac::frame_samples(payload),
+            Codec::H264 | Codec::Hevc | Codec::Av1 | Codec::Vp9 => None,
         }
     }
 

@@ -1,4 +1,4 @@
-//! FLAC: the STREAMINFO metadata block (RFC 9639 §8.2).
+//! FLAC: the STREAMINFO metadata block and the frame header (RFC 9639 §8.2, §9.1).
 
 use bytes::{BufMut, Bytes, BytesMut};
 
@@ -49,6 +49,26 @@ pub fn record_from(header: &[u8]) -> Result<Bytes, Error> {
     out.put_slice(&[LAST_BLOCK, 0, 0, STREAM_INFO as u8]);
     out.put_slice(info);
     Ok(out.freeze())
+}
+
+/// Samples per channel in a frame (RFC 9639 §9.1.1); `None` if it is no FLAC frame.
+pub fn frame_samples(frame: &[u8]) -> Option<u32> {
+    let &[0xff, 0xf8 | 0xf9, codes, _, ref coded_number @ ..] = frame else { return None };
+    // The number of the frame or of its first sample, in the manner of UTF-8, precedes an uncommon block size.
+    let number_bytes = match coded_number.first()?.leading_ones() {
+        0 => 1,
+        bytes @ 2..=7 => bytes as usize,
+        _ => return None,
+    };
+    let uncommon = coded_number.get(number_bytes..)?;
+    match u32::from(codes >> 4) {
+        1 => Some(192),
+        code @ 2..=5 => Some(144 << code),
+        6 => Some(u32::from(*uncommon.first()?) + 1),
+        7 => Some(u32::from(u16::from_be_bytes([*uncommon.first()?, *uncommon.get(1)?])) + 1),
+        code @ 8..=15 => Some(1 << code),
+        _ => None,
+    }
 }
 
 pub(super) fn format(record: &[u8]) -> Result<Format, Error> {

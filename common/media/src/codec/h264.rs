@@ -131,8 +131,20 @@ pub fn length_size(record: &[u8]) -> Result<usize, Error> {
 /// # Errors
 /// If the bytes are cut short or malformed, or state what is not supported.
 pub fn avcc_from_annexb_extradata(extradata: &[u8]) -> Result<Bytes, Error> {
+    avcc(nal::annexb(extradata))
+}
+
+/// Builds an `AVCDecoderConfigurationRecord` from the parameter sets in an access unit with 4-byte lengths.
+///
+/// # Errors
+/// [`Error::Missing`] if it has no SPS or no PPS; if the SPS is malformed.
+pub fn avcc_from_access_unit(access_unit: &[u8]) -> Result<Bytes, Error> {
+    avcc(nal::length_prefixed(access_unit, 4))
+}
+
+fn avcc<'a>(units: impl Iterator<Item = &'a [u8]>) -> Result<Bytes, Error> {
     let (mut sps, mut pps) = (Vec::<&[u8]>::new(), Vec::<&[u8]>::new());
-    for unit in nal::annexb(extradata) {
+    for unit in units {
         let list = match nal_type(unit) {
             NAL_SPS => &mut sps,
             NAL_PPS => &mut pps,

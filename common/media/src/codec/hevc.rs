@@ -121,8 +121,20 @@ pub fn length_size(record: &[u8]) -> Result<usize, Error> {
 /// # Errors
 /// If the bytes are cut short or malformed, or state what is not supported.
 pub fn hvcc_from_annexb_extradata(extradata: &[u8]) -> Result<Bytes, Error> {
+    hvcc(nal::annexb(extradata))
+}
+
+/// Builds an `HEVCDecoderConfigurationRecord` from the parameter sets in an access unit with 4-byte lengths.
+///
+/// # Errors
+/// [`Error::Missing`] if it has no VPS, SPS or PPS; if the SPS is malformed.
+pub fn hvcc_from_access_unit(access_unit: &[u8]) -> Result<Bytes, Error> {
+    hvcc(nal::length_prefixed(access_unit, 4))
+}
+
+fn hvcc<'a>(units: impl Iterator<Item = &'a [u8]>) -> Result<Bytes, Error> {
     let mut arrays = [NAL_VPS, NAL_SPS, NAL_PPS].map(|kind| (kind, Vec::<&[u8]>::new()));
-    for unit in nal::annexb(extradata) {
+    for unit in units {
         if let Some((_, list)) = arrays.iter_mut().find(|(kind, _)| *kind == nal_type(unit))
             && !list.contains(&unit)
         {

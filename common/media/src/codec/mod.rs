@@ -16,6 +16,7 @@ pub mod hevc;
 pub mod mp3;
 pub mod nal;
 pub mod opus;
+pub mod silence;
 #[cfg(test)]
 mod tests;
 pub mod vp9;

@@ -1,6 +1,7 @@
 //! Reads tag bodies into tracks and access units.
 
 use std::collections::BTreeMap;
+use std::time::Instant;
 
 use bytes::Bytes;
 
@@ -10,21 +11,31 @@ use crate::access_unit::{AccessUnit, Epoch, TrackId, TrackKind};
 use crate::catalog::{MAX_TRACKS, Track};
 use crate::codec::{self, Codec, CodecConfig, Format, nal, opus};
 use crate::time::Timestamp;
-use crate::timestamp_unwrap::{TimestampUnwrapper, Unwrapped};
+use crate::timestamp_mapper::{Mapped, TimestampMapper};
+use crate::timestamp_unwrap::TimestampUnwrapper;
 
 /// Reads the tag bodies of one connection.
 ///
 /// The payloads of units are slices of the bodies: nothing is copied or changed. The one exception
 /// is H.264 and HEVC with NAL unit lengths of 1 or 2 bytes, which are rewritten to 4.
 ///
-/// Timestamps of a foreign publisher are corrected: DTS is never negative and increases by at least 1 ms within a track, because rounding makes
-/// equal ones at high rates. Those of a publisher that states an epoch are taken as they are ([`Demuxer::set_exact`]).
+/// Timestamps of a foreign publisher are corrected by a [`TimestampMapper`]. Those of a publisher that states an epoch are taken as they are
+/// ([`Demuxer::set_exact`]).
 #[derive(Debug)]
 pub struct Demuxer {
     epoch: Epoch,
     exact: bool,
     timeline: TimestampUnwrapper,
+    mapper: TimestampMapper,
     tracks: BTreeMap<TrackId, State>,
+}
+
+/// When a message was made, by its publisher's clock, and when it arrived.
+#[derive(Clone, Copy, Debug)]
+struct MessageTime {
+    /// 32-bit milliseconds that wrap.
+    timestamp: u32,
+    arrived: Instant,
 }
 
 #[derive(Debug)]
@@ -34,13 +45,18 @@ struct State {
     sent_record: Bytes,
     /// Size of the NAL unit lengths in the bodies, if it is not 4.
     short_lengths: Option<usize>,
-    last_dts: Option<i64>,
 }
 
 impl Demuxer {
     /// A demuxer for a connection whose units belong to `epoch`.
     pub fn new(epoch: Epoch) -> Self {
-        Self { epoch, exact: false, timeline: TimestampUnwrapper::new(), tracks: BTreeMap::new() }
+        Self {
+            epoch,
+            exact: false,
+            timeline: TimestampUnwrapper::new(),
+            mapper: TimestampMapper::new(),
+            tracks: BTreeMap::new(),
+        }
     }
 
     /// Sets the epoch of the following units. The tracks stay.
@@ -75,29 +91,30 @@ impl Demuxer {
         self.tracks.values().map(|state| &state.track)
     }
 
-    /// Reads the body of an audio message. `timestamp` is that of the message: 32-bit milliseconds that wrap.
+    /// Reads the body of an audio message. `timestamp` is that of the message: 32-bit milliseconds that wrap. `arrived` is when the message
+    /// arrived.
     ///
     /// If a body contains several tracks and one is refused, the others are still returned: there is an error only if the body yields no event.
     ///
     /// # Errors
     /// If the body is malformed, of a codec that is not supported, or of a track without a decoder configuration.
-    pub fn audio(&mut self, timestamp: u32, body: Bytes) -> Result<Vec<Event>, Error> {
-        self.read(TrackKind::Audio, timestamp, body)
+    pub fn audio(&mut self, timestamp: u32, body: Bytes, arrived: Instant) -> Result<Vec<Event>, Error> {
+        self.read(TrackKind::Audio, timestamp, body, arrived)
     }
 
     /// Reads the body of a video message, like [`audio`](Self::audio).
     ///
     /// # Errors
     /// As for [`audio`](Self::audio).
-    pub fn video(&mut self, timestamp: u32, body: Bytes) -> Result<Vec<Event>, Error> {
-        self.read(TrackKind::Video, timestamp, body)
+    pub fn video(&mut self, timestamp: u32, body: Bytes, arrived: Instant) -> Result<Vec<Event>, Error> {
+        self.read(TrackKind::Video, timestamp, body, arrived)
     }
 
-    fn read(&mut self, kind: TrackKind, timestamp: u32, body: Bytes) -> Result<Vec<Event>, Error> {
+    fn read(&mut self, kind: TrackKind, timestamp: u32, body: Bytes, arrived: Instant) -> Result<Vec<Event>, Error> {
         let mut events = Vec::new();
         let mut refused = None;
         for packet in body::packets(kind, body)? {
-            let read = packet.and_then(|packet| self.packet(timestamp, packet, &mut events));
+            let read = packet.and_then(|packet| self.packet(MessageTime { timestamp, arrived }, packet, &mut events));
             refused = refused.or(read.err());
         }
         match refused {
@@ -106,14 +123,12 @@ impl Demuxer {
         }
     }
 
-    fn packet(&mut self, timestamp: u32, packet: Packet, events: &mut Vec<Event>) -> Result<(), Error> {
+    fn packet(&mut self, time: MessageTime, packet: Packet, events: &mut Vec<Event>) -> Result<(), Error> {
         let Packet { track, codec, content } = packet;
         match content {
             Content::SequenceStart(record) => self.sequence_start(track, codec, record, events),
             Content::Frame { payload, .. } if payload.is_empty() => Ok(()),
-            Content::Frame { composition, payload } => {
-                self.frame(timestamp, track, codec, composition, payload, events)
-            }
+            Content::Frame { composition, payload } => self.frame(time, track, codec, composition, payload, events),
             Content::SequenceEnd => {
                 if self.tracks.contains_key(&track) {
                     events.push(Event::EndOfSequence(track));
@@ -155,20 +170,32 @@ impl Demuxer {
 
     fn frame(
         &mut self,
-        timestamp: u32,
+        time: MessageTime,
         id: TrackId,
         codec: Codec,
         composition: i32,
         payload: Bytes,
         events: &mut Vec<Event>,
     ) -> Result<(), Error> {
-        let known = self.tracks.get(&id).filter(|state| state.track.config.codec == codec);
+        let is_known = |state: &&State| state.track.config.codec == codec;
+        let payload = match self.tracks.get(&id).filter(is_known).and_then(|state| state.short_lengths) {
+            Some(size) => {
+                nal::with_four_byte_lengths(&payload, size).map_err(|source| Error::Codec { track: id, source })?
+            }
+            None => payload,
+        };
+        let random_access = codec::is_random_access(codec, &payload);
+        // Decoders follow what the stream carries, so that is what the configuration must say, whatever the sequence header said.
+        let in_band = if random_access { CodecConfig::in_band(codec, &payload) } else { None };
+        let known = self.tracks.get(&id).filter(is_known);
         match known {
             None if codec == Codec::Mp3 => {
                 let config = CodecConfig::mp3(&payload).map_err(|source| Error::Codec { track: id, source })?;
                 self.begin(id, config, events)?;
             }
-            None => return Err(Error::NoConfiguration(id)),
+            None => {
+                self.begin(id, in_band.ok_or(Error::NoConfiguration(id))?, events)?;
+            }
             // The stream states what the record does not, and what MP3 has no record for.
             Some(state) if codec == Codec::Mp3 || lacks_size(&state.track.config) || codec == Codec::Vp9 => {
                 let format =
@@ -178,48 +205,22 @@ impl Demuxer {
                     self.begin(id, config, events)?;
                 }
             }
-            Some(_) => {}
-        }
-        let payload = match self.tracks.get(&id).and_then(|state| state.short_lengths) {
-            Some(size) => {
-                nal::with_four_byte_lengths(&payload, size).map_err(|source| Error::Codec { track: id, source })?
+            Some(state) => {
+                if let Some(config) = in_band.filter(|in_band| !state.track.config.contains(in_band)) {
+                    self.begin(id, config, events)?;
+                }
             }
-            None => payload,
+        }
+        let Mapped { dts, pts, correction } = if self.exact {
+            let dts = self.timeline.unwrap(time.timestamp);
+            let pts = dts.saturating_add(composition.into());
+            Mapped { dts: Timestamp::from_millis(dts), pts: Timestamp::from_millis(pts), correction: None }
+        } else {
+            self.mapper.map(id, time.timestamp, composition, time.arrived)
         };
-        let dts = self.unwrap(timestamp, id, events);
-        let composition = i64::from(composition);
-        let state = self.tracks.get_mut(&id).expect("the track was found or begun above");
-        let (dts, pts) =
-            if self.exact { (dts, dts + composition) } else { monotonic(dts, composition, state.last_dts) };
-        state.last_dts = Some(dts);
-        events.push(Event::Unit(AccessUnit {
-            epoch: self.epoch,
-            track: id,
-            dts: Timestamp::from_millis(dts),
-            pts: Timestamp::from_millis(pts),
-            random_access: codec::is_random_access(codec, &payload),
-            payload,
-        }));
+        events.extend(correction.map(|correction| Event::ClockCorrected(id, correction)));
+        events.push(Event::Unit(AccessUnit { epoch: self.epoch, track: id, dts, pts, random_access, payload }));
         Ok(())
-    }
-
-    /// Unwraps a message timestamp. Only used for units: sequence headers come with any timestamp, often zero.
-    fn unwrap(&mut self, timestamp: u32, id: TrackId, events: &mut Vec<Event>) -> i64 {
-        if self.exact {
-            return self.timeline.unwrap_exact(timestamp);
-        }
-        let last_dts = self.tracks.get(&id).and_then(|state| state.last_dts);
-        let (from, to) = match (self.timeline.unwrap(timestamp), last_dts) {
-            (Unwrapped::Jump { from, to }, _) => (from, to),
-            // Tracks are interleaved loosely, but within a track a message never comes before its turn.
-            (Unwrapped::At(at), Some(last)) if at < last - MAX_REWIND => (last, self.timeline.restart(timestamp)),
-            (Unwrapped::At(at), _) => return at,
-        };
-        for state in self.tracks.values_mut() {
-            state.last_dts = None;
-        }
-        events.push(Event::Jump { from, to });
-        to
     }
 
     fn channels(&mut self, id: TrackId, codec: Codec, channels: u8, events: &mut Vec<Event>) -> Result<(), Error> {
@@ -256,7 +257,6 @@ impl Demuxer {
             track: track.clone(),
             sent_record: Bytes::new(),
             short_lengths: None,
-            last_dts: None,
         });
         state.track = track;
         Ok(state)
@@ -266,13 +266,3 @@ impl Demuxer {
 fn lacks_size(config: &CodecConfig) -> bool {
     matches!(config.format, Format::Video { width: 0, .. })
 }
-
-/// Corrects a DTS so that it increases strictly and is not negative, and the PTS so that it is not before it.
-fn monotonic(dts: i64, composition: i64, last: Option<i64>) -> (i64, i64) {
-    let mended = dts.max(last.map_or(0, |last| last.saturating_add(1)));
-    (mended, if composition < 0 { dts + composition } else { (dts + composition).max(mended) })
-}
-
-/// In milliseconds. Timestamps of one track that go back further mean that the clock was set; less is an encoder's rounding, and is
-/// corrected.
-const MAX_REWIND: i64 = 1000;

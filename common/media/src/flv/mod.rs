@@ -7,6 +7,7 @@
 use crate::access_unit::{AccessUnit, TrackId};
 use crate::catalog::Track;
 use crate::codec;
+use crate::timestamp_mapper::ClockCorrection;
 
 mod body;
 mod demuxer;
@@ -23,16 +24,10 @@ pub enum Event {
     Track(Track),
     /// An access unit.
     Unit(AccessUnit),
+    /// The timestamps of this track are corrected from the next unit on; for the log.
+    ClockCorrected(TrackId, ClockCorrection),
     /// The publisher ended the sequence of this track. It may start another one.
     EndOfSequence(TrackId),
-    /// The publisher's clock was set: a new broadcast begins, with the same tracks. Units after it in the same batch still have the old epoch; the
-    /// caller assigns a new one.
-    Jump {
-        /// The latest point of the timeline before, in milliseconds.
-        from: i64,
-        /// The point where it continues, in milliseconds.
-        to: i64,
-    },
 }
 
 /// Why a tag body was refused. The publisher is at fault. Bodies are independent: the caller may count the error and continue with the next.

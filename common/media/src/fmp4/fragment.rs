@@ -1,11 +1,13 @@
 //! Fragments: one `moof` and the head of one `mdat`; the payloads follow by reference (ISO/IEC 14496-12 §8.8.4 to §8.8.8).
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
 use mp4_atom::{BufMut, Encode, Mfhd, Prft, ReferenceTime, Tfdt, Tfhd};
 
 use super::boxes::{DEPENDENT, INDEPENDENT, write_box};
 use super::ticks::TrackClock;
-use super::{Error, rendition, track_number};
+use super::{CORRECTIONS_BOX, Error, FILLER, rendition, track_number};
 use crate::access_unit::{AccessUnit, TrackId};
 use crate::catalog::Catalog;
 use crate::time::{Timestamp, WallClock};
@@ -41,12 +43,21 @@ impl Fragment {
 pub struct Fragmenter {
     sequence: u32,
     tracks: Vec<(TrackId, TrackClock)>,
+    /// Samples of the next fragment that stand in for missing units.
+    fillers: BTreeSet<(TrackId, Timestamp)>,
 }
 
 impl Fragmenter {
     /// A writer whose first fragment has this `sequence_number` (`mfhd`).
     pub fn new(sequence: u32, catalog: &Catalog) -> Self {
-        Self { sequence, tracks: rendition(catalog).map(|track| (track.id, TrackClock::new(track))).collect() }
+        let tracks = rendition(catalog).map(|track| (track.id, TrackClock::new(track))).collect();
+        Self { sequence, tracks, fillers: BTreeSet::new() }
+    }
+
+    /// States that the unit of `track` at `dts`, which the next fragment will contain, is no unit of the broadcast but stands in for missing ones.
+    /// A [`Reader`](super::Reader) drops it.
+    pub fn mark_filler(&mut self, track: TrackId, dts: Timestamp) {
+        self.fillers.insert((track, dts));
     }
 
     /// The `sequence_number` of the next fragment.
@@ -85,14 +96,22 @@ impl Fragmenter {
             reference_time(*id, captured, clock.nearest(first.pts.as_millis())).encode(&mut out)?;
         }
         let moof = out.len();
-        let (sequence, tracks) = (self.sequence, &mut self.tracks);
+        let (sequence, tracks, fillers) = (self.sequence, &mut self.tracks, &self.fillers);
         write_box(&mut out, b"moof", |out| {
             Mfhd { sequence_number: sequence }.encode(out)?;
             let mut data = 0usize;
-            for (id, clock) in tracks.iter_mut().filter(|(id, _)| of(*id).next().is_some()) {
-                offsets.push(write_run(out, *id, clock, of(*id), next_dts(*id), data)?);
-                payloads.extend(of(*id).map(|unit| unit.payload.clone()));
-                data += of(*id).map(|unit| unit.payload.len()).sum::<usize>();
+            for (id, clock) in tracks.iter_mut() {
+                let units: Vec<_> = of(*id).collect();
+                let is_filler = |unit: &AccessUnit| fillers.contains(&(*id, unit.dts));
+                let mut rest = units.as_slice();
+                while !rest.is_empty() {
+                    let run = write_run(out, *id, clock, rest, next_dts(*id), is_filler)?;
+                    let (written, later) = rest.split_at(run.samples);
+                    offsets.push((run.offset_at, data));
+                    payloads.extend(written.iter().map(|unit| unit.payload.clone()));
+                    data += written.iter().map(|unit| unit.payload.len()).sum::<usize>();
+                    rest = later;
+                }
             }
             Ok(())
         })?;
@@ -105,6 +124,7 @@ impl Fragmenter {
         out.extend_from_slice(&mdat.to_be_bytes());
         out.extend_from_slice(b"mdat");
         self.sequence = self.sequence.wrapping_add(1);
+        self.fillers.clear();
         Ok(Fragment { head: out.into(), payloads })
     }
 }
@@ -122,38 +142,53 @@ pub fn fragment(
     Fragmenter::new(sequence, catalog).fragment(catalog, units, next_dts)
 }
 
-/// `traf` of one track. Returns where in `out` its data offset stands, and what to add to the start of the data for it.
-fn write_run<'a>(
+/// A run that was written.
+struct Run {
+    /// Where in the output its data offset stands.
+    offset_at: usize,
+    samples: usize,
+}
+
+/// `traf` with the first of `units` up to a gap. There is at least one.
+fn write_run(
     out: &mut Vec<u8>,
     id: TrackId,
     clock: &mut TrackClock,
-    units: impl Iterator<Item = &'a AccessUnit> + Clone,
+    units: &[&AccessUnit],
     next_dts: Option<Timestamp>,
-    data: usize,
-) -> Result<(usize, usize), Error> {
-    let mut offset_at = 0;
+    is_filler: impl Fn(&AccessUnit) -> bool,
+) -> Result<Run, Error> {
+    let mut run = Run { offset_at: 0, samples: 0 };
+    let mut corrections = Vec::new();
     write_box(out, b"traf", |out| {
-        let first = units.clone().next().expect("a run is only written of units");
-        let start = place(clock, first)?;
+        let start = place(clock, units[0])?;
         Tfhd { track_id: track_number(id), default_base_is_moof: true, ..Tfhd::default() }.encode(out)?;
         Tfdt { base_media_decode_time: start.unsigned_abs() }.encode(out)?;
         write_box(out, b"trun", |out| {
             // Video samples state their flags; audio samples have those of `trex`.
             let flags = DATA_OFFSET | DURATION | SIZE | if id.is_video() { FLAGS | COMPOSITION } else { COMPOSITION };
             out.extend_from_slice(&(VERSION_1 | flags).to_be_bytes());
-            out.extend_from_slice(&(units.clone().count() as u32).to_be_bytes());
-            offset_at = out.len();
+            let count_at = out.len();
             out.extend_from_slice(&[0, 0, 0, 0]);
-            let mut units = units.clone().peekable();
+            run.offset_at = out.len();
+            out.extend_from_slice(&[0, 0, 0, 0]);
             let mut tick = start;
-            while let Some(unit) = units.next() {
+            for (n, unit) in units.iter().enumerate() {
+                clock.measure(&unit.payload);
                 let composition = i32::try_from(clock.nearest(unit.pts.as_millis()).saturating_sub(tick));
                 // If PTS equals DTS, the composition offset is zero, whatever tick the DTS got.
                 let composition = if unit.pts == unit.dts { Ok(0) } else { composition };
-                let end = match units.peek() {
-                    Some(next) if next.dts <= unit.dts => return Err(misplaced(next)),
-                    Some(next) => Some(place(clock, next)?),
-                    None => next_dts.filter(|next| *next > unit.dts).map(|next| clock.place(next.as_millis())),
+                corrections.push(if is_filler(unit) { FILLER } else { correction(clock, unit, tick) });
+                let next = units.get(n + 1);
+                if let Some(next) = next.filter(|next| next.dts <= unit.dts) {
+                    return Err(misplaced(next));
+                }
+                let next_dts = next.map(|next| next.dts).or(next_dts.filter(|next| *next > unit.dts));
+                let ends_run = next_dts.is_none_or(|next| clock.is_gap(next.as_millis()));
+                let end = match (ends_run, next, next_dts) {
+                    (false, Some(next), _) => Some(place(clock, next)?),
+                    (false, None, Some(next)) => Some(clock.place(next.as_millis())),
+                    _ => None,
                 };
                 let duration = end.map_or(clock.duration(), |end| u32::try_from(end - tick).unwrap_or(u32::MAX));
                 out.extend_from_slice(&duration.to_be_bytes());
@@ -163,12 +198,31 @@ fn write_run<'a>(
                     out.extend_from_slice(&flags.to_be_bytes());
                 }
                 out.extend_from_slice(&composition.map_err(|_| misplaced(unit))?.to_be_bytes());
+                run.samples += 1;
+                if ends_run {
+                    break;
+                }
                 tick = end.unwrap_or(tick);
             }
+            out.set_slice(count_at, &(run.samples as u32).to_be_bytes());
+            Ok(())
+        })?;
+        if corrections.iter().all(|correction| *correction == 0) {
+            return Ok(());
+        }
+        write_box(out, b"uuid", |out| {
+            out.extend_from_slice(CORRECTIONS_BOX);
+            corrections.iter().for_each(|correction| out.extend_from_slice(&correction.to_be_bytes()));
             Ok(())
         })
     })?;
-    Ok((offset_at, data))
+    Ok(run)
+}
+
+/// The DTS of a unit minus that of its sample, in milliseconds. Not zero where timestamps jitter and samples may not.
+fn correction(clock: &TrackClock, unit: &AccessUnit, tick: i64) -> i16 {
+    let difference = unit.dts.as_millis().saturating_sub(clock.to_millis(tick));
+    i16::try_from(difference).unwrap_or(i16::MAX).max(FILLER + 1)
 }
 
 fn place(clock: &mut TrackClock, unit: &AccessUnit) -> Result<i64, Error> {

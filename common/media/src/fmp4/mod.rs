@@ -99,5 +99,10 @@ fn numbered_track(number: u32) -> Option<TrackId> {
 
 /// `usertype` of the `uuid` box with the broadcast's identity: epoch (u64), then wall-clock time of PTS 0 in µs (i64).
 const EPOCH_BOX: &[u8; 16] = b"nearcast-epoch-1";
+/// `usertype` of the `uuid` box in a `traf` whose samples are not at the DTS of their units: for each sample an i16, the DTS of the unit minus that of
+/// the sample in milliseconds, or [`FILLER`].
+const CORRECTIONS_BOX: &[u8; 16] = b"nearcast-times-1";
+/// The correction of a sample that is no unit.
+const FILLER: i16 = i16::MIN;
 /// Written if the clock is not known.
 const NO_CLOCK: i64 = i64::MIN;

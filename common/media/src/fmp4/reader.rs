@@ -6,10 +6,10 @@
 use bytes::{Buf as _, Bytes, BytesMut};
 use mp4_atom::{Atom, Tfdt, Tfhd, Trun};
 
-use super::boxes::{BoxLocation, Header, NON_SYNC, children, u64_at};
+use super::boxes::{BoxLocation, Header, NON_SYNC, children, u32_at, u64_at};
 use super::moov::{self, FileTrack};
 use super::ticks::to_millis;
-use super::{EPOCH_BOX, Error, NO_CLOCK, numbered_track};
+use super::{CORRECTIONS_BOX, EPOCH_BOX, Error, FILLER, NO_CLOCK, numbered_track};
 use crate::access_unit::{AccessUnit, Epoch, TrackId, TrackKind};
 use crate::catalog::{Catalog, Track};
 use crate::codec::Format;
@@ -63,6 +63,8 @@ struct Sample {
     /// Position in the file.
     at: u64,
     size: u32,
+    /// Whether it stands in for missing units.
+    is_filler: bool,
 }
 
 impl Reader {
@@ -242,6 +244,8 @@ impl Reader {
     fn take_traf(&mut self, traf: &[u8], location: BoxLocation, after: u64) -> Result<u64, Error> {
         let mut head = None;
         let mut data = after;
+        // The first sample of the run that a `uuid` box would describe.
+        let mut first = self.samples.len();
         for found in children(traf, location) {
             let (kind, mut body) = found?;
             match &kind {
@@ -260,6 +264,11 @@ impl Reader {
                 }
                 b"trun" => {
                     let head = head.as_ref().ok_or_else(|| location.malformed("a run before its track's header"))?;
+                    // The samples of a run may be described without a byte each: the count is checked before they are read.
+                    let count = u32_at(body, 4).ok_or_else(|| location.malformed("a run without a count"))?;
+                    if self.samples.len().saturating_add(count as usize) > MAX_SAMPLES {
+                        return Err(location.malformed("more samples than a reader holds"));
+                    }
                     let run = Trun::decode_body(&mut body)?;
                     let base = match (head.base_data_offset, head.default_base_is_moof) {
                         (Some(base), _) => base,
@@ -272,22 +281,21 @@ impl Reader {
                             .ok_or_else(|| location.malformed("data before the start"))?,
                         None => data,
                     };
-                    data = self.take_run(&run, head, location, data)?;
+                    first = self.samples.len();
+                    data = self.take_run(&run, head, data);
                 }
+                b"uuid" => correct(self.samples.get_mut(first..).unwrap_or_default(), body),
                 _ => {}
             }
         }
         Ok(data)
     }
 
-    fn take_run(&mut self, run: &Trun, head: &Tfhd, location: BoxLocation, mut data: u64) -> Result<u64, Error> {
-        if self.samples.len().saturating_add(run.samples.len()) > MAX_SAMPLES {
-            return Err(location.malformed("more samples than a reader holds"));
-        }
+    fn take_run(&mut self, run: &Trun, head: &Tfhd, mut data: u64) -> u64 {
         let Some((index, track)) =
             self.tracks.iter_mut().enumerate().find(|(_, track)| track.file.number == head.track_id)
         else {
-            return Ok(data);
+            return data;
         };
         let defaults = track.file.defaults;
         let default_flags = head.default_sample_flags.unwrap_or(defaults.flags);
@@ -308,11 +316,11 @@ impl Reader {
             track.last_dts = Some(dts);
             let random_access =
                 sample.flags.unwrap_or(default_flags) & NON_SYNC == 0 || track.id.kind == TrackKind::Audio;
-            self.samples.push(Sample { track: index, dts, pts, random_access, at: data, size });
+            self.samples.push(Sample { track: index, dts, pts, random_access, at: data, size, is_filler: false });
             data = data.saturating_add(size.into());
             track.next_tick = track.next_tick.saturating_add(duration.into()).min(LATEST_TICK);
         }
-        Ok(data)
+        data
     }
 
     /// Emits the samples in this `mdat`. If a fragment has several, the other samples wait for the next one.
@@ -334,7 +342,12 @@ impl Reader {
         }
         self.samples = later;
         here.sort_by_key(|sample| sample.dts);
-        events.extend(here.into_iter().map(|sample| {
+        if events.len().saturating_add(here.len()) > MAX_EVENTS {
+            return Err(location.malformed("more samples than a reader holds"));
+        }
+        // A unit has at least a byte.
+        let units = here.into_iter().filter(|sample| !sample.is_filler && sample.size > 0);
+        events.extend(units.map(|sample| {
             let from = (sample.at - at) as usize;
             Event::Unit(AccessUnit {
                 epoch,
@@ -349,6 +362,20 @@ impl Reader {
     }
 }
 
+/// Moves the samples of a run to the DTS of their units, by the `uuid` box of our own files.
+fn correct(samples: &mut [Sample], body: &[u8]) {
+    let Some(corrections) = body.strip_prefix(CORRECTIONS_BOX) else { return };
+    for (sample, correction) in samples.iter_mut().zip(corrections.chunks_exact(2)) {
+        match i16::from_be_bytes([correction[0], correction[1]]) {
+            FILLER => sample.is_filler = true,
+            correction => {
+                sample.dts = sample.dts.saturating_add(correction.into());
+                sample.pts = sample.pts.saturating_add(correction.into());
+            }
+        }
+    }
+}
+
 /// A number of bytes to skip that stands for the rest of the file.
 const ENDLESS: u64 = 1 << 62;
 /// Bounds a `moov` or `moof` box in bytes: those of a live stream have a few kilobytes.
@@ -359,6 +386,8 @@ const MAX_UUID: u64 = 256;
 const MAX_MDAT: u64 = 64 << 20;
 /// Bounds the samples of one fragment: five minutes of the shortest audio frames, or half an hour of video.
 const MAX_SAMPLES: usize = 1 << 16;
+/// Bounds the events of one [`Reader::push`]: those of a segment with two of the longest fragments.
+const MAX_EVENTS: usize = 2 * MAX_SAMPLES;
 /// In milliseconds. A DTS that falls back by less is a rounding error; by more, a jump of the source.
 const NEAR: i64 = 10;
 /// Bounds ticks, so that sums with durations and shifts do not overflow: 1.6 million years at 90 kHz.

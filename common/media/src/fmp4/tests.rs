@@ -307,8 +307,8 @@ fn impossible_box_sizes_are_rejected() {
 
 /// Units of two tracks as an encoder produces them: B-frames, jitter, audio at its own pace.
 fn broadcast() -> impl Strategy<Value = (Vec<AccessUnit>, u32)> {
-    let picture = (1i64..90, -50i64..200, any::<bool>(), 0usize..40);
-    let frame = (1i64..60, 0usize..20);
+    let picture = (1i64..90, -50i64..200, any::<bool>(), 1usize..40);
+    let frame = (1i64..60, 1usize..20);
     let start = prop::sample::select(vec![0, 5, (1 << 32) - 500, 1 << 40]);
     let rate = prop::sample::select(vec![44_100, 48_000]);
     (prop::collection::vec(picture, 1..40), prop::collection::vec(frame, 0..60), start, rate).prop_map(
@@ -361,4 +361,14 @@ proptest! {
         }
         let _ = read_all(&file, cut);
     }
+}
+
+#[test]
+fn units_around_a_gap_are_read_back() {
+    let catalog = catalog([sound(48_000)]);
+    let units = [unit(TrackId::AUDIO, 0, 0, true, b"a"), unit(TrackId::AUDIO, 2501, 2501, true, b"b")];
+    let mut file = init_segment(&catalog).unwrap().to_vec();
+    file.extend_from_slice(&joined(&fragment(1, &catalog, &units, |_| None).unwrap()));
+    let read = read_all(&file, usize::MAX).unwrap();
+    assert_eq!(read.len(), 3, "{read:?}");
 }

@@ -58,23 +58,32 @@ pub struct PlayRequest<S> {
 /// Protocol and limit violations of the peer, and [`Error::Timeout`].
 pub async fn accept<S: AsyncRead + AsyncWrite + Unpin>(io: S, limits: &Limits) -> Result<Request<S>, Error> {
     let deadline = Deadline::after("publish or play", limits.handshake);
-    let mut connection = Connection::new(io, ServerSession::new(limits), limits);
+    let connection = Connection::new(io, ServerSession::new(limits), limits);
+    next_request(connection, deadline).await?.ok_or(Error::Closed { waiting_for: "publish or play" })
+}
+
+/// The next request on a connection; `None` if the client closes it.
+async fn next_request<S: AsyncRead + AsyncWrite + Unpin>(
+    mut connection: Connection<S, ServerSession>,
+    deadline: Deadline,
+) -> Result<Option<Request<S>>, Error> {
     loop {
         match connection.session.event() {
             Some(ServerEvent::Publish(request)) => {
                 let StreamRequest { app, name, query, tc_url, agent } = request;
-                return Ok(Request::Publish(PublishRequest { app, name, query, tc_url, agent, connection }));
+                let request = PublishRequest { app, name, query, tc_url, agent, connection };
+                return Ok(Some(Request::Publish(request)));
             }
             Some(ServerEvent::Play(request)) => {
                 let StreamRequest { app, name, query, tc_url, agent } = request;
-                return Ok(Request::Play(PlayRequest { app, name, query, tc_url, agent, connection }));
+                return Ok(Some(Request::Play(PlayRequest { app, name, query, tc_url, agent, connection })));
             }
             Some(ServerEvent::Message(_) | ServerEvent::Player(_)) => continue,
             None => {}
         }
         connection.flush(deadline).await?;
         if !connection.fill(deadline).await? {
-            return Err(Error::Closed { waiting_for: "publish or play" });
+            return Ok(None);
         }
     }
 }
@@ -147,6 +156,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Publisher<S> {
                 return Ok(None);
             }
         }
+    }
+
+    /// Waits up to `limits.idle` for another request on the same connection, after [`Message::EndOfStream`]; `None` if the client closes it.
+    ///
+    /// # Errors
+    /// As for [`accept`].
+    pub async fn next_request(self) -> Result<Option<Request<S>>, Error> {
+        let deadline = Deadline::after("publish or play", self.connection.limits.idle);
+        next_request(self.connection, deadline).await
     }
 
     /// Sends `onStatus` of level `error`, and closes the connection.

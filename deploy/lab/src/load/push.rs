@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use media::{Epoch, flv};
@@ -20,8 +21,8 @@ pub(super) async fn rtmp(viewer: &LoadViewer, url: &Url) -> Result<()> {
     let (mut demuxer, mut clock) = (flv::Demuxer::new(Epoch(0)), None);
     loop {
         let events = match player.next().await?.context("the server closed the connection")? {
-            Message::Audio { timestamp, body } => demuxer.audio(timestamp, body)?,
-            Message::Video { timestamp, body } => demuxer.video(timestamp, body)?,
+            Message::Audio { timestamp, body } => demuxer.audio(timestamp, body, Instant::now())?,
+            Message::Video { timestamp, body } => demuxer.video(timestamp, body, Instant::now())?,
             Message::Metadata(metadata) => {
                 clock = metadata.clock;
                 if let Some(epoch) = metadata.epoch {
@@ -37,8 +38,7 @@ pub(super) async fn rtmp(viewer: &LoadViewer, url: &Url) -> Result<()> {
         for event in events {
             match event {
                 flv::Event::Unit(unit) => viewer.unit(&unit, clock),
-                flv::Event::Jump { from, to } => bail!("timestamps jump from {from:?} to {to:?}"),
-                flv::Event::Track(_) | flv::Event::EndOfSequence(_) => {}
+                flv::Event::Track(_) | flv::Event::EndOfSequence(_) | flv::Event::ClockCorrected(..) => {}
             }
         }
     }

@@ -11,7 +11,7 @@ use media::latency::Exchange;
 
 use super::aggregate;
 use super::command::{self, command, number, property, text};
-use super::server::metadata;
+use super::metadata::MetadataReader;
 use super::wire::{Inbound, Input, Wire};
 use crate::rtmp::amf::{self, Value};
 use crate::rtmp::chunk::{RawMessage, kind};
@@ -61,6 +61,7 @@ pub struct ClientSession {
     phase: Phase,
     nearcast: bool,
     stream: u32,
+    metadata: MetadataReader,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,7 +78,17 @@ impl ClientSession {
     pub fn new(role: ClientRole, url: Url, agent: String, limits: &Limits) -> Self {
         let wire = Wire::client(limits);
         let phase = Phase::Handshaking;
-        Self { wire, events: VecDeque::new(), role, url, agent, phase, nearcast: false, stream: 0 }
+        Self {
+            wire,
+            events: VecDeque::new(),
+            role,
+            url,
+            agent,
+            phase,
+            nearcast: false,
+            stream: 0,
+            metadata: MetadataReader::default(),
+        }
     }
 
     /// Takes bytes from the server. Events and output may follow.
@@ -268,7 +279,7 @@ impl ClientSession {
         let message = match kind {
             kind::AUDIO => Message::Audio { timestamp, body },
             kind::VIDEO => Message::Video { timestamp, body },
-            _ => match metadata(kind, &body)? {
+            _ => match self.metadata.read(kind, &body) {
                 Some(metadata) => Message::Metadata(metadata),
                 None => return Ok(()),
             },

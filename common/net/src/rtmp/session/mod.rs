@@ -7,11 +7,14 @@ pub(crate) mod command;
 
 mod aggregate;
 mod client;
+mod metadata;
 mod server;
+mod server_event;
 mod wire;
 
 #[cfg(test)]
 mod tests;
 
 pub use client::{ClientEvent, ClientRole, ClientSession};
-pub use server::{PlayerEvent, ServerEvent, ServerSession, StreamRequest};
+pub use server::ServerSession;
+pub use server_event::{PlayerEvent, ServerEvent, StreamRequest};

@@ -4,10 +4,12 @@ use std::collections::VecDeque;
 use std::fmt;
 
 use bytes::Bytes;
-use media::WallClock;
+use media::{TrackKind, WallClock};
 
 use super::aggregate;
 use super::command::{self, Status, command, number, property, text};
+use super::metadata::MetadataReader;
+use super::server_event::{PlayerEvent, ServerEvent, StreamRequest};
 use super::wire::{Inbound, Input, Wire};
 use crate::rtmp::amf::{self, Value};
 use crate::rtmp::chunk::{RawMessage, kind};
@@ -16,60 +18,7 @@ use crate::rtmp::message::{
     CLOCK_COMMAND, EPOCH_KEY, GAP_COMMAND, HAVE_KEY, PEER_COMMAND, SERVER_KEY, STREAM_KEY, TICKETS_KEY, TIMING_COMMAND,
 };
 use crate::rtmp::publisher_timing::{self, PublisherTiming};
-use crate::rtmp::{Error, Gap, Limits, Message, Metadata, PeerAdvertisement, Resume, TicketIssuer, url};
-
-/// A client's request to publish or to play.
-#[derive(Clone, PartialEq, Eq)]
-pub struct StreamRequest {
-    /// The application, with its inner slashes.
-    pub app: String,
-    /// The stream key or play name, without its query.
-    pub name: String,
-    /// The pairs of the app's query, then those of the name's.
-    pub query: Vec<(String, String)>,
-    /// `tcUrl` of `connect`.
-    pub tc_url: Option<String>,
-    /// `flashVer` of `connect`.
-    pub agent: Option<String>,
-}
-
-/// Redacts name and query, and all but the first segment of the app: any of them may contain a key.
-impl fmt::Debug for StreamRequest {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("StreamRequest")
-            .field("app", &url::shown_app(&self.app))
-            .field("agent", &self.agent)
-            .finish_non_exhaustive()
-    }
-}
-
-/// An event from the client.
-#[derive(Clone, Debug, PartialEq)]
-#[non_exhaustive]
-pub enum ServerEvent {
-    /// The client requests to publish: answer with [`ServerSession::accept_publish`] or [`ServerSession::reject`].
-    Publish(StreamRequest),
-    /// The client requests to play: answer with [`ServerSession::accept_play`] or [`ServerSession::reject`].
-    Play(StreamRequest),
-    /// A message of the stream that is published.
-    Message(Message),
-    /// An event of a player.
-    Player(PlayerEvent),
-}
-
-/// An event of a player after `play`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum PlayerEvent {
-    /// The player paused (true) or resumed (false). The session has answered.
-    Pause(bool),
-    /// The player has received this many bytes, modulo 2^32.
-    Acknowledged(u32),
-    /// The player buffers this many milliseconds.
-    BufferLength(u32),
-    /// The player ended playback: `closeStream` or `deleteStream`.
-    Close,
-}
+use crate::rtmp::{Error, Gap, Limits, Message, PeerAdvertisement, Resume, TicketIssuer, url};
 
 /// The session of one connection. After an error it must not be used again.
 pub struct ServerSession {
@@ -80,6 +29,7 @@ pub struct ServerSession {
     streams: Vec<u32>,
     limits: Limits,
     state: MessageStreamState,
+    metadata: MetadataReader,
 }
 
 struct Connect {
@@ -109,6 +59,7 @@ impl ServerSession {
             streams: Vec::new(),
             limits: *limits,
             state: MessageStreamState::Idle,
+            metadata: MetadataReader::default(),
         }
     }
 
@@ -239,7 +190,7 @@ impl ServerSession {
         let message = match kind {
             kind::AUDIO => Message::Audio { timestamp, body },
             kind::VIDEO => Message::Video { timestamp, body },
-            _ => match metadata(kind, &body)? {
+            _ => match self.metadata.read(kind, &body) {
                 Some(metadata) => Message::Metadata(metadata),
                 None => return Ok(()),
             },
@@ -309,6 +260,18 @@ impl ServerSession {
                 Status::new("status", code, "").write(out, chunk_size, stream);
                 self.player_event(PlayerEvent::Pause(pause));
             }
+            // RTMP 1.0 §7.2.2.4 and §7.2.2.5: only the request to send again is answered.
+            "receiveAudio" | "receiveVideo" => {
+                let kind = if name == "receiveAudio" { TrackKind::Audio } else { TrackKind::Video };
+                let receive = !matches!(argument, Some(Value::Boolean(false)));
+                if receive {
+                    let (out, chunk_size) = self.wire.out();
+                    for code in ["NetStream.Seek.Notify", "NetStream.Play.Start"] {
+                        Status::new("status", code, "").write(out, chunk_size, stream);
+                    }
+                }
+                self.player_event(PlayerEvent::Receive(kind, receive));
+            }
             "seek" => {
                 let (out, chunk_size) = self.wire.out();
                 Status::new("error", "NetStream.Seek.Failed", "The stream is live.").write(out, chunk_size, stream);
@@ -328,7 +291,7 @@ impl ServerSession {
                 self.events.extend(gap.map(|gap| ServerEvent::Message(Message::Gap(gap))));
             }
             // Hints, and answers without a request.
-            "receiveAudio" | "receiveVideo" | "_result" | "_error" | "onStatus" => {}
+            "_result" | "_error" | "onStatus" => {}
             _ if transaction != 0.0 => {
                 let failed =
                     Status::new("error", "NetConnection.Call.Failed", "There is no such command.").into_value();
@@ -468,21 +431,6 @@ impl fmt::Debug for ServerSession {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ServerSession").field("events", &self.events.len()).finish_non_exhaustive()
     }
-}
-
-/// `onMetaData` from a data message, with or without `@setDataFrame` before it, with or without its own name. Other data messages
-/// (`onTextData`, `onCuePoint`) are ignored.
-pub(super) fn metadata(message_kind: u8, body: &[u8]) -> Result<Option<Metadata>, Error> {
-    let body = match (message_kind, body.split_first()) {
-        (kind::DATA_AMF3, Some((0, body))) => body,
-        _ => body,
-    };
-    // Text and cue points may have any form; only metadata must be well-formed.
-    if !body.starts_with(b"\x02\0\x0d@setDataFrame") && !body.starts_with(b"\x02\0\x0aonMetaData") {
-        return Ok(None);
-    }
-    let values = amf::decode(body).map_err(Error::amf("onMetaData"))?;
-    Ok(values.into_iter().skip(1).find(|v| matches!(v, Value::Object(_))).map(amf::scalars).map(Metadata::from_values))
 }
 
 /// Bounds the client's name, in characters.

@@ -345,6 +345,11 @@ fn every_command_that_encoders_send_is_answered() {
         ("seek", vec![Value::Number(0.0)], vec!["onStatus NetStream.Seek.Failed"]),
         ("receiveAudio", vec![Value::Boolean(false)], vec![]),
         ("receiveVideo", vec![Value::Boolean(false)], vec![]),
+        (
+            "receiveVideo",
+            vec![Value::Boolean(true)],
+            vec!["onStatus NetStream.Seek.Notify", "onStatus NetStream.Play.Start"],
+        ),
         ("deleteStream", vec![Value::Number(1e300)], vec![]),
         ("closeStream", vec![], vec![]),
         ("unheardOf", vec![], vec!["_error NetConnection.Call.Failed"]),
@@ -355,6 +360,22 @@ fn every_command_that_encoders_send_is_answered() {
         let answers: Vec<String> = answers.iter().map(|a| format!("{} {}", name(a), code(a))).collect();
         assert_eq!(answers, expected, "{call}");
         assert_eq!(hand.server.event(), None, "{call}");
+    }
+}
+
+#[test]
+fn a_connection_may_publish_again() {
+    let mut hand = Hand::publishing();
+    for round in 0..3 {
+        hand.call(1, "deleteStream", 0.0, vec![Value::Number(1.0)]).unwrap();
+        assert_eq!(hand.server.event(), Some(ServerEvent::Message(Message::EndOfStream)), "{round}");
+        hand.call(0, "createStream", 2.0, vec![]).unwrap();
+        hand.call(1, "publish", 3.0, vec![amf::string("again")]).unwrap();
+        let Some(ServerEvent::Publish(request)) = hand.server.event() else { panic!("no publish in round {round}") };
+        assert_eq!(request.name, "again");
+        hand.server.accept_publish(None, None);
+        hand.send(kind::AUDIO, 1, b"body").unwrap();
+        assert!(matches!(hand.server.event(), Some(ServerEvent::Message(Message::Audio { .. }))), "{round}");
     }
 }
 
