@@ -10,7 +10,10 @@ async function refresh() {
   try {
     const response = await fetch("/api/v1/streams", { cache: "no-store" });
     if (!response.ok) throw new Error(response.status);
-    draw((await response.json()).streams);
+    const { streams, publish } = await response.json();
+    draw(streams);
+    $("publish").textContent = publish ?? "";
+    $("how").hidden = !publish;
   } catch {
     $("summary").textContent = "The server does not answer; trying again.";
   }
@@ -42,7 +45,7 @@ function newCard(name) {
   // The same name has the same colour everywhere.
   const hue = [...name].reduce((sum, c) => (sum * 31 + c.codePointAt(0)) % 360, 200);
   card.querySelector(".art").style.setProperty("--hue", hue);
-  card.querySelector("b").textContent = [...name].slice(0, 2).join("");
+  card.querySelector("b").dataset.initials = [...name].slice(0, 2).join("");
   card.querySelector("h2").textContent = name;
   return card;
 }
@@ -61,5 +64,4 @@ function fill(card, stream) {
   set("p", facts.filter((f) => f && f !== "–").join(" · "));
 }
 
-$("publish").textContent = `rtmp://${location.hostname}/live`;
 refresh();

@@ -3,16 +3,16 @@
 import { ServerClock } from "/assets/clock.js";
 import { bitrate, bound, count, seconds, track } from "/assets/format.js";
 import { COMPONENTS, LatencyBreakdown } from "/assets/latency_breakdown.js";
-import { Playback } from "/assets/playback.js";
+import { BEHIND, Playback } from "/assets/playback.js";
 
 /** Milliseconds between requests for the stream's state: while the page is visible, and while it is hidden. */
 const POLL_INTERVAL = 2_000;
 const POLL_INTERVAL_HIDDEN = 15_000;
+/** Milliseconds after which a server that does not answer counts as unreachable. */
+const POLL_TIMEOUT = 5_000;
 const TICK = 500;
 /** Milliseconds without pointer movement after which the controls hide during playback. */
 const IDLE = 2_500;
-/** Seconds behind the live edge from which the button "Go to live" is shown. */
-const FAR_BEHIND = 6;
 /** Points of the latency curve: one a tick, a minute in all. */
 const CURVE = 120;
 /** Glass-to-glass latency cannot be negative: below this many seconds the publisher's clock is wrong. */
@@ -22,11 +22,13 @@ const name = decodeURIComponent(location.pathname.split("/")[1]);
 const $ = (id) => document.getElementById(id);
 const player = $("player"), video = $("video");
 const playback = new Playback(video, `/${encodeURIComponent(name)}/index.m3u8`);
+const embedded = document.documentElement.classList.contains("embed");
 const clock = new ServerClock();
 const breakdown = new LatencyBreakdown(name, clock);
 
 let stream = null; // the newest answer of the API
 let reachable = true;
+let flowing = false; // the server received media between its last two answers
 let blocked = false; // the browser refused autoplay
 let unsupported = "";
 let failure = null;
@@ -38,30 +40,54 @@ document.title = `${name} · Nearcast`;
 
 // ---- the server ----
 
+let pollTimer = 0;
 async function poll() {
-  const was = stream?.state;
+  clearTimeout(pollTimer);
+  const before = stream, wasReachable = reachable;
   try {
-    const response = await fetch(`/api/v1/streams/${encodeURIComponent(name)}`, { cache: "no-store" });
+    const signal = AbortSignal.timeout?.(POLL_TIMEOUT);
+    const response = await fetch(`/api/v1/streams/${encodeURIComponent(name)}`, { cache: "no-store", signal });
     if (!response.ok && response.status !== 404) throw new Error(response.status);
     stream = response.ok ? await response.json() : { state: "unknown", tracks: [], viewers: { total: 0 } };
     reachable = true;
   } catch {
     reachable = false;
   }
-  if (reachable && stream.state === "live" && was !== "live") begin(was);
+  if (reachable) onAnswer(before, wasReachable);
   showStream();
   showState();
-  setTimeout(poll, document.hidden ? POLL_INTERVAL_HIDDEN : POLL_INTERVAL);
+  clearTimeout(pollTimer); // another answer may have come meanwhile
+  pollTimer = setTimeout(poll, document.hidden ? POLL_INTERVAL_HIDDEN : POLL_INTERVAL);
 }
 
-/** The stream is live. A player that waited for the publisher continues by itself; at first, or after an end, playback starts. */
-function begin(was) {
-  if (playback.running && was === "disconnected") return;
+/** Plays a stream that is live. One that waited for the publisher continues by itself; at first, or after an end, playback starts. */
+function onAnswer(before, wasReachable) {
+  const units = stream.counters?.units ?? 0, unitsBefore = before?.counters?.units ?? 0, wasFlowing = flowing;
+  flowing = units !== unitsBefore;
+  if (stream.state !== "live") return;
+  const continues = playback.running && ["live", "disconnected"].includes(before?.state);
+  // Counters start anew with the server, and its playlists too.
+  if (!continues || units < unitsBefore) begin();
+  else if (!wasReachable) playback.reconnect();
+  else if (flowing && !wasFlowing) playback.hurry();
+}
+
+function begin() {
   curve.length = 0;
   playback.start();
 }
 
-playback.addEventListener("progress", () => { failure = null; blocked = false; });
+document.addEventListener("visibilitychange", () => {
+  if (document.hidden) return;
+  playback.hurry();
+  poll();
+});
+addEventListener("online", () => {
+  reachable = false; // as it was, whether or not a poll noticed: the next answer reconnects
+  poll();
+});
+
+playback.addEventListener("progress", () => { failure = null; });
 playback.addEventListener("load", ({ detail: { from, to, requested, received } }) => {
   const now = clock.read(), here = performance.now();
   if (now) breakdown.onLoad({ from, to, requested: now.now - (here - requested), received: now.now - (here - received) });
@@ -99,7 +125,8 @@ function showState() {
 
 /** The overlay: title and text, or null while the video is visible. */
 function veil(now, flows) {
-  if (unsupported) return { title: "This browser cannot play the stream", text: `${unsupported} The addresses below work in VLC, mpv or ffplay.` };
+  const elsewhere = embedded ? "" : "The addresses below work in VLC, mpv or ffplay.";
+  if (unsupported) return { title: "This browser cannot play the stream", text: `${unsupported} ${elsewhere}` };
   if (flows && hasPicture) return null;
   const title = name;
   switch (now) {
@@ -110,7 +137,7 @@ function veil(now, flows) {
     case "disconnected": return { title: "The publisher is disconnected", text: "This page resumes when the stream returns.", waves: true };
   }
   if (blocked) return { title: "Ready", text: "This browser does not allow autoplay.", play: true };
-  if (failure?.reason === "manifestIncompatibleCodecsError") return { title: "This browser cannot decode the stream", text: `It carries ${stream.tracks.map((t) => t.codec).join(" and ")}. The addresses below work in VLC, mpv or ffplay.` };
+  if (failure?.reason === "manifestIncompatibleCodecsError") return { title: "This browser cannot decode the stream", text: `It carries ${stream.tracks.map((t) => t.codec).join(" and ")}. ${elsewhere}` };
   if (failure && failure.status !== 404 && failure.status !== 503) return { title: "Interrupted", text: `${failure.reason}; trying again.`, busy: true };
   if (video.paused && hasPicture) return null;
   return { title: hasPicture ? "" : "Starting", busy: true };
@@ -168,7 +195,7 @@ function stat(id, value, detail) {
 }
 
 function tick() {
-  if (state() === "live") playback.watch();
+  playback.watch(state() === "live" && flowing);
   showState();
   showLatency();
   const { name: mode, detail } = playback.mode;
@@ -179,7 +206,7 @@ function tick() {
   stat("picture", video.videoWidth ? `${video.videoWidth}×${video.videoHeight}` : "–", video.videoWidth ? `shown at ${video.clientWidth}×${video.clientHeight}` : "");
   const quality = video.getVideoPlaybackQuality?.();
   stat("dropped", quality?.totalVideoFrames ? String(quality.droppedVideoFrames) : "–", quality?.totalVideoFrames ? `of ${count(quality.totalVideoFrames, "picture", "pictures")}` : "");
-  $("golive").hidden = !(state() === "live" && playback.running && hasPicture && playback.lag > FAR_BEHIND);
+  $("golive").hidden = !(state() === "live" && playback.running && hasPicture && playback.lag > BEHIND);
   setTimeout(tick, TICK);
 }
 
@@ -226,10 +253,9 @@ function showComponents(parts) {
 
 function togglePlay() {
   if (!playback.running) return;
-  if (!video.paused) return video.pause();
   blocked = false;
-  if (playback.lag > FAR_BEHIND) playback.toLive();
-  else video.play().catch(() => {});
+  if (video.paused) playback.play();
+  else playback.pause();
 }
 
 function setMuted(muted) {
@@ -263,9 +289,7 @@ function showMessage(text) {
 }
 
 function seek(by) {
-  if (!video.seekable.length) return;
-  const { seekable } = video;
-  video.currentTime = Math.min(Math.max(video.currentTime + by, seekable.start(0)), Math.max(playback.liveEdge ?? 0, video.currentTime));
+  playback.seek(by);
   showMessage(by < 0 ? `${-by} s back` : `${by} s forward`);
 }
 
@@ -296,11 +320,23 @@ function wake() {
   clearTimeout(idle);
   idle = setTimeout(() => player.classList.toggle("idle", !video.paused && $("veil").hidden && !player.querySelector(".controls:focus-within :focus-visible")), IDLE);
 }
+// A finger that finds the controls hidden shows them and does nothing else; a finger on the picture never pauses.
+let finger = false, onlyShows = false;
+player.addEventListener("pointerdown", ({ pointerType }) => {
+  finger = pointerType === "touch";
+  onlyShows = finger && player.classList.contains("idle");
+}, { capture: true });
+player.addEventListener("click", (event) => {
+  if (onlyShows) event.stopPropagation();
+  onlyShows = false;
+}, { capture: true });
 for (const type of ["pointermove", "pointerdown", "focusin"]) player.addEventListener(type, wake);
-player.addEventListener("pointerleave", () => player.classList.toggle("idle", !video.paused && $("veil").hidden));
+player.addEventListener("pointercancel", () => { onlyShows = false; });
+player.addEventListener("pointerleave", ({ pointerType }) => { if (pointerType === "mouse") player.classList.toggle("idle", !video.paused && $("veil").hidden); });
 
-video.addEventListener("click", togglePlay);
+video.addEventListener("click", () => { if (!finger) togglePlay(); });
 video.addEventListener("dblclick", toggleFullscreen);
+video.addEventListener("playing", () => { blocked = false; });
 video.addEventListener("timeupdate", () => { if (!hasPicture && video.currentTime > 0) { hasPicture = true; showState(); wake(); } });
 for (const type of ["playing", "waiting", "pause", "seeking", "seeked", "stalled"]) video.addEventListener(type, showState);
 function showPlay() {
@@ -330,6 +366,9 @@ $("fullscreen").addEventListener("click", toggleFullscreen);
 $("help-button").addEventListener("click", () => $("help").showModal());
 $("pip").addEventListener("click", togglePip);
 $("pip").hidden = !document.pictureInPictureEnabled;
+// The keys of keyboards and headsets, and the buttons of the picture in picture.
+navigator.mediaSession?.setActionHandler("play", () => playback.play());
+navigator.mediaSession?.setActionHandler("pause", () => playback.pause());
 
 function remember(volume) {
   try { localStorage.setItem("volume", volume); } catch { /* storage is switched off: the next visit starts at full volume */ }

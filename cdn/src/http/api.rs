@@ -28,7 +28,7 @@ use crate::precompressed::Precompressed;
 pub(super) async fn streams(extract::State(shared): extract::State<Arc<Shared>>, headers: HeaderMap) -> Response<Body> {
     let base_url = BaseUrl::of(&headers, &shared);
     let streams = shared.hub.streams().iter().map(|stream| describe(&shared, stream, &base_url)).collect();
-    json(StatusCode::OK, &StreamList { streams }, &headers)
+    json(StatusCode::OK, &StreamList { streams, publish: base_url.rtmp_app() }, &headers)
 }
 
 /// `GET /api/v1/streams/NAME`: one stream as a JSON object.
@@ -171,11 +171,16 @@ impl BaseUrl {
 
     pub(super) fn urls(&self, name: &str) -> Urls {
         let base = format!("{}://{}/{name}", self.scheme, self.authority);
-        let rtmp = self.rtmp.as_ref().map(|(port, app)| match port {
-            1935 => format!("rtmp://{}/{app}/{name}", self.host()),
-            port => format!("rtmp://{}:{port}/{app}/{name}", self.host()),
-        });
+        let rtmp = self.rtmp_app().map(|app| format!("{app}/{name}"));
         Urls { hls: Some(format!("{base}/{MULTIVARIANT_PLAYLIST}")), page: base, rtmp }
+    }
+
+    /// The URL of the RTMP application, which stream keys and names are appended to.
+    fn rtmp_app(&self) -> Option<String> {
+        self.rtmp.as_ref().map(|(port, app)| match port {
+            1935 => format!("rtmp://{}/{app}", self.host()),
+            port => format!("rtmp://{}:{port}/{app}", self.host()),
+        })
     }
 
     /// The host for URLs with other ports: the configured one, or the authority without its port. Handles IPv6 literals such as `[::1]`.

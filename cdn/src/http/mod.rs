@@ -99,6 +99,7 @@ impl HttpServer {
             .route("/api/v1/streams/{name}/timing", get(timing::timing))
             .route("/api/{*path}", get(api::unknown))
             .route("/{name}", get(pages::player))
+            .route("/{name}/", get(pages::without_slash))
             .route("/{name}/{file}", get(hls::file))
             .fallback(pages::nothing)
             .layer(middleware::from_fn_with_state(self.shared.clone(), common_headers))

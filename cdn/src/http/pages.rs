@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use axum::body::Body;
 use axum::extract::{Path, State};
-use axum::http::header::{ACCEPT, CONTENT_SECURITY_POLICY, HeaderMap, HeaderName, HeaderValue, REFERRER_POLICY};
+use axum::http::header::{
+    ACCEPT, CONTENT_SECURITY_POLICY, HeaderMap, HeaderName, HeaderValue, LOCATION, REFERRER_POLICY,
+};
 use axum::http::{Response, StatusCode, Uri};
 
 use super::assets::asset as embedded;
@@ -16,7 +18,9 @@ pub(super) async fn index(headers: HeaderMap) -> Response<Body> {
     page("index.html", &headers)
 }
 
-/// `GET /NAME`: the player. A browser gets the page even if the stream does not exist: the page says so, and plays once it exists.
+/// `GET /NAME`: the player; with the query `?embed` it shows nothing around the video.
+///
+/// A browser gets the page even if the stream does not exist: the page says so, and plays once it exists.
 pub(super) async fn player(
     State(shared): State<Arc<Shared>>,
     Path(name): Path<String>,
@@ -34,6 +38,16 @@ pub(super) async fn player(
     let mut response = page("player.html", &fresh);
     *response.status_mut() = StatusCode::NOT_FOUND;
     response.headers_mut().insert(axum::http::header::CACHE_CONTROL, HeaderValue::from_static(reply::NO_STORE));
+    response
+}
+
+/// `GET /NAME/`: redirects to `/NAME`. The location is relative, since a proxy may serve these paths below another.
+pub(super) async fn without_slash(uri: Uri) -> Response<Body> {
+    let query = uri.query().map(|query| format!("?{query}")).unwrap_or_default();
+    let location = format!("../{}{query}", uri.path().trim_matches('/'));
+    let Ok(value) = HeaderValue::try_from(&location) else { return nothing(uri).await };
+    let mut response = reply::text(StatusCode::PERMANENT_REDIRECT, format!("The page is at {location}"));
+    response.headers_mut().insert(LOCATION, value);
     response
 }
 

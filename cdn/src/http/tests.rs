@@ -145,6 +145,9 @@ async fn every_path_has_a_status_a_type_and_a_cache_policy() {
         ("/", 200, html, "no-cache"),
         ("/live", 200, html, "no-cache"),
         ("/nobody", 404, plain, "no-store"),
+        ("/live?embed", 200, html, "no-cache"),
+        ("/live/", 308, plain, "no-store"),
+        ("/nobody/", 308, plain, "no-store"),
         ("/assets/player.js", 200, "text/javascript; charset=utf-8", "no-cache"),
         ("/assets/page.css", 200, "text/css; charset=utf-8", "no-cache"),
         ("/assets/hls/hls.light.min.js", 200, "text/javascript; charset=utf-8", "no-cache"),
@@ -194,6 +197,21 @@ async fn pages_load_nothing_from_elsewhere() {
             assert_eq!(fixture.fetch(asset, &[]).await.status, StatusCode::OK, "{asset}");
         }
     }
+}
+
+#[tokio::test]
+async fn a_trailing_slash_redirects_to_the_page() {
+    let fixture = Fixture::new();
+    for (path, location) in [
+        ("/live/", "../live"),
+        ("/live/?embed", "../live?embed"),
+        ("/caf%C3%A9/", "../caf%C3%A9"),
+        ("/https:evil.example/", "../https:evil.example"),
+    ] {
+        let reply = fixture.fetch(path, &[]).await;
+        assert_eq!((reply.status, reply.header("location")), (StatusCode::PERMANENT_REDIRECT, location), "{path}");
+    }
+    assert_eq!(fixture.fetch("//evil.example/", &[]).await.status, StatusCode::NOT_FOUND);
 }
 
 #[tokio::test]
@@ -457,6 +475,8 @@ async fn urls_follow_the_host_of_the_request() {
     let check = async |headers: &[(&str, &str)], page: &str, rtmp: &str| {
         let urls = fixture.fetch("/api/v1/streams/live", headers).await.json()["urls"].clone();
         assert_eq!((urls["page"].as_str(), urls["rtmp"].as_str()), (Some(page), Some(rtmp)), "{headers:?}");
+        let publish = fixture.fetch("/api/v1/streams", headers).await.json()["publish"].clone();
+        assert_eq!(publish.as_str(), rtmp.strip_suffix("/live"), "{headers:?}");
     };
     check(&[("host", "[::1]:8080")], "http://[::1]:8080/live", "rtmp://[::1]/live/live").await;
     check(&[("host", "[::1]")], "http://[::1]/live", "rtmp://[::1]/live/live").await;
@@ -467,6 +487,16 @@ async fn urls_follow_the_host_of_the_request() {
     )
     .await;
     check(&[("host", "evil\"><script>")], "http://localhost/live", "rtmp://localhost/live/live").await;
+    let settings = HttpSettings {
+        rtmp_port: Some(1936),
+        rtmp_app: "in".to_owned(),
+        rtmp_host: Some("tv.example".to_owned()),
+        ..HttpSettings::default()
+    };
+    let list = Fixture::with(settings, hls::HlsSettings::default())
+        .fetch("/api/v1/streams", &[("host", "10.0.0.1:8080")])
+        .await;
+    assert_eq!(list.json()["publish"], "rtmp://tv.example:1936/in");
 }
 
 #[tokio::test]

@@ -20,6 +20,9 @@ use crate::trust::Pin;
 pub struct StreamList {
     /// The streams, live or not.
     pub streams: Vec<StreamInfo>,
+    /// The RTMP URL to publish to with a stream key: `rtmp://HOST/live`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub publish: Option<String>,
 }
 
 /// `/api/v1/streams/NAME`: one stream, at the time of the request. Contains neither the publisher's address nor any key.

@@ -52,8 +52,36 @@ impl Browser {
 
     /// Runs `script` in every page, before the scripts of the page.
     pub fn before_each_page(&self, script: &str) -> Result<()> {
-        let parameters = json!({ "cmd": "Page.addScriptToEvaluateOnNewDocument", "params": { "source": script } });
-        self.post("/goog/cdp/execute", &parameters).map(drop)
+        self.devtools("Page.addScriptToEvaluateOnNewDocument", &json!({ "source": script })).map(drop)
+    }
+
+    /// Disconnects the page from the network, or connects it again.
+    pub fn set_offline(&self, offline: bool) -> Result<()> {
+        self.devtools("Network.enable", &json!({}))?;
+        let unlimited = json!({ "offline": offline, "latency": 0, "downloadThroughput": -1, "uploadThroughput": -1 });
+        self.devtools("Network.emulateNetworkConditions", &unlimited).map(drop)
+    }
+
+    /// Puts the page into the background: the browser hides it and pauses its media.
+    pub fn hide(&self) -> Result<()> {
+        // A headless window has no other way; the page's scripts stop only between the two.
+        for state in ["frozen", "active"] {
+            self.devtools("Page.setWebLifecycleState", &json!({ "state": state }))?;
+        }
+        Ok(())
+    }
+
+    /// Makes a page that was hidden visible again.
+    pub fn show(&self) -> Result<()> {
+        // The browser shows the page as the next one when the one in front of it is closed.
+        let other = self.devtools("Target.createTarget", &json!({ "url": "about:blank" }))?;
+        self.devtools("Target.closeTarget", &json!({ "targetId": other["targetId"] }))?;
+        self.devtools("Page.bringToFront", &json!({})).map(drop)
+    }
+
+    /// Sends a command of the Chrome DevTools Protocol to the page.
+    pub fn devtools(&self, command: &str, parameters: &Value) -> Result<Value> {
+        self.post("/goog/cdp/execute", &json!({ "cmd": command, "params": parameters }))
     }
 
     /// Opens a page and waits until it is loaded.
@@ -64,6 +92,18 @@ impl Browser {
     /// Runs a function body in the page and returns its value.
     pub fn run(&self, script: &str) -> Result<Value> {
         self.post("/execute/sync", &json!({ "script": script, "args": [] }))
+    }
+
+    /// Taps with a finger at the centre of the element with the given id, whatever is drawn there.
+    pub fn tap(&self, id: &str) -> Result<()> {
+        let centre = "const r = document.getElementById(ID).getBoundingClientRect(); return [r.x + r.width / 2, r.y + r.height / 2]";
+        let centre = self.run(&centre.replace("ID", &json!(id).to_string()))?;
+        let at = |n: usize| centre[n].as_f64().map(|at| at as i64);
+        let go = json!({ "type": "pointerMove", "x": at(0).context("no place")?, "y": at(1).context("no place")? });
+        let actions = json!([go, { "type": "pointerDown", "button": 0 }, { "type": "pointerUp", "button": 0 }]);
+        let finger =
+            json!({ "type": "pointer", "id": "finger", "parameters": { "pointerType": "touch" }, "actions": actions });
+        self.post("/actions", &json!({ "actions": [finger] })).map(drop)
     }
 
     /// Console messages of the page and the browser since the last call.

@@ -39,7 +39,7 @@ pub(super) async fn ask(client: &Client, server: &Server, role: Role) -> ServerI
     let (Some((all, took)), playback) = tokio::join!(all, playback) else { return ServerInfo::default() };
     let at = shown(&server.origin);
     let streams = match all.map(|answer| (answer.status, answer.json())) {
-        Ok((200, Some(StreamList { streams }))) => streams,
+        Ok((200, Some(StreamList { streams, .. }))) => streams,
         // A server of playlists need not have any other interface.
         _ if server.hls.is_some() => return ServerInfo::default(),
         _ if server.is_guess => return ServerInfo { checks: vec![guessed_wrong(&at, role)], ..ServerInfo::default() },
