@@ -3,11 +3,12 @@
 mod reader;
 #[cfg(test)]
 mod tests;
+mod unreadable;
 
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use net::rtmp::server::Publisher;
 use net::rtmp::{self, Message, PublisherTiming, Resume};
@@ -18,6 +19,7 @@ use super::track_assembler::Assembled;
 use crate::hub::{PublishGuard, PublisherReport, RevokeReason};
 use crate::rendezvous::PeerDirectory;
 use reader::Reader;
+use unreadable::UnreadableMessages;
 
 /// A publisher's network address, and the directory in which its peer server is registered.
 #[derive(Clone, Copy, Debug)]
@@ -38,8 +40,8 @@ pub enum Ended {
     Disconnected,
     /// The publisher was revoked and received a status message.
     Revoked(RevokeReason),
-    /// The publisher sent too many unreadable messages in a row, or began too many epochs.
-    Unreadable,
+    /// The publisher sent what cannot be read, for this reason, and received a status message that states it.
+    Unreadable(String),
     /// The connection failed.
     Failed(rtmp::Error),
 }
@@ -90,14 +92,13 @@ where
                 }
                 Ok(Some(message)) => match reader.message(message, Instant::now()) {
                     Ok(units) => {
-                        unreadable.in_a_row = 0;
+                        unreadable.end_row();
                         units
                     }
                     Err(error) => {
-                        if unreadable.is_enough(&error) || matches!(error, reader::Error::TooManyEpochs(_)) {
-                            let why = "The stream has no format that this server supports.";
-                            let _ = publisher.close("NetStream.Publish.Failed", why).await;
-                            return (Ended::Unreadable, None);
+                        if let Some(reason) = unreadable.count(&error, Instant::now()) {
+                            let _ = publisher.close("NetStream.Publish.Failed", &reason).await;
+                            return (Ended::Unreadable(reason), None);
                         }
                         Vec::new()
                     }
@@ -142,32 +143,5 @@ async fn sleep_until(deadline: Option<tokio::time::Instant>) {
     }
 }
 
-/// Counts messages that could not be parsed.
-#[derive(Default)]
-struct UnreadableMessages {
-    in_a_row: u32,
-    unreported: u64,
-    reported: Option<Instant>,
-}
-
-impl UnreadableMessages {
-    /// Counts one and logs it, at most once per [`REPORT_INTERVAL`]. Returns whether [`MAX_REFUSED_IN_A_ROW`] is reached.
-    fn is_enough(&mut self, error: &reader::Error) -> bool {
-        self.in_a_row += 1;
-        self.unreported += 1;
-        if self.reported.is_none_or(|at| at.elapsed() >= REPORT_INTERVAL) {
-            tracing::warn!(%error, count = self.unreported, "skipped messages that cannot be parsed");
-            self.reported = Some(Instant::now());
-            self.unreported = 0;
-        }
-        self.in_a_row >= MAX_REFUSED_IN_A_ROW
-    }
-}
-
 /// Numbers peer registrations, so that dropping an earlier session's registration does not remove a later one.
 static SESSIONS: AtomicU64 = AtomicU64::new(0);
-/// Minimum time between log lines about unreadable messages.
-const REPORT_INTERVAL: Duration = Duration::from_secs(1);
-/// Unreadable messages in a row after which a publisher is disconnected. With an unsupported codec it sends some 80 per second; a damaged
-/// stream recovers within a GOP.
-const MAX_REFUSED_IN_A_ROW: u32 = 1000;

@@ -63,7 +63,7 @@ impl CodecConfig {
     }
 
     /// The configuration that a random access unit carries in band: H.264 and HEVC parameter sets, an AV1 sequence header. `None` for other codecs, and if
-    /// the unit carries none, or not all of it.
+    /// the unit carries none, or not all of it. For AAC see [`aac::strip_adts`].
     pub fn in_band(codec: Codec, random_access_unit: &[u8]) -> Option<Self> {
         let record = match codec {
             Codec::H264 => h264::avcc_from_access_unit(random_access_unit),

@@ -9,15 +9,15 @@ use super::body::{self, Content, Packet};
 use super::{Error, Event};
 use crate::access_unit::{AccessUnit, Epoch, TrackId, TrackKind};
 use crate::catalog::{MAX_TRACKS, Track};
-use crate::codec::{self, Codec, CodecConfig, Format, nal, opus};
+use crate::codec::{self, Codec, CodecConfig, Format, aac, nal, opus};
 use crate::time::Timestamp;
 use crate::timestamp_mapper::{Mapped, TimestampMapper};
 use crate::timestamp_unwrap::TimestampUnwrapper;
 
 /// Reads the tag bodies of one connection.
 ///
-/// The payloads of units are slices of the bodies: nothing is copied or changed. The one exception
-/// is H.264 and HEVC with NAL unit lengths of 1 or 2 bytes, which are rewritten to 4.
+/// The payloads of units are slices of the bodies: nothing is copied or changed. The exceptions are H.264 and HEVC with NAL unit lengths of 1
+/// or 2 bytes, which are rewritten to 4, and AAC with ADTS headers, which are removed.
 ///
 /// Timestamps of a foreign publisher are corrected by a [`TimestampMapper`]. Those of a publisher that states an epoch are taken as they are
 /// ([`Demuxer::set_exact`]).
@@ -186,7 +186,18 @@ impl Demuxer {
         };
         let random_access = codec::is_random_access(codec, &payload);
         // Decoders follow what the stream carries, so that is what the configuration must say, whatever the sequence header said.
-        let in_band = if random_access { CodecConfig::in_band(codec, &payload) } else { None };
+        let (in_band, payload) = match codec {
+            // An ADTS header does not belong here. It states less than a sequence header.
+            Codec::Aac => {
+                let (header, payload) =
+                    aac::strip_adts(payload).map_err(|source| Error::Codec { track: id, source })?;
+                let is_new = self.tracks.get(&id).is_none_or(|state| !is_known(&state));
+                let record = header.filter(|_| is_new).and_then(|header| header.build().ok());
+                (record.and_then(|record| CodecConfig::from_record(codec, record).ok()), payload)
+            }
+            _ if random_access => (CodecConfig::in_band(codec, &payload), payload),
+            _ => (None, payload),
+        };
         let known = self.tracks.get(&id).filter(is_known);
         match known {
             None if codec == Codec::Mp3 => {

@@ -527,3 +527,18 @@ proptest! {
         }
     }
 }
+
+/// AAC with an ADTS header before each frame, and no sequence header.
+#[test]
+fn adts_headers_configure_the_track_and_are_removed() {
+    let adts = include_bytes!("../../testdata/ffmpeg_aac_48k_mono.adts");
+    let length = (usize::from(adts[3] & 3) << 11) | (usize::from(adts[4]) << 3) | usize::from(adts[5] >> 5);
+    let mut demuxer = Demuxer::new(Epoch(1));
+    let frame = body(&[b"\xaf\x01", &adts[..length]]);
+    let events = demuxer.audio(0, frame.clone(), Instant::now()).unwrap();
+    let [Event::Track(track), Event::Unit(unit)] = &events[..] else { panic!("{events:?}") };
+    assert_eq!(track.config.format, Format::Audio { sample_rate: 48_000, channels: 1 });
+    assert_eq!(unit.payload[..], adts[7..length]);
+    let events = demuxer.audio(23, frame, Instant::now()).unwrap();
+    assert!(matches!(&events[..], [Event::Unit(_)]), "{events:?}");
+}

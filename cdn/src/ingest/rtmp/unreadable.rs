@@ -1,0 +1,121 @@
+//! Messages of a publisher that cannot be read: how many are tolerated, and what the publisher is told when it is refused. Pure: time is a parameter.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use media::{TrackId, flv};
+
+use super::reader::Error;
+
+/// Counts the messages of one publisher that cannot be read.
+#[derive(Debug, Default)]
+pub(super) struct UnreadableMessages {
+    in_a_row: u32,
+    unreported: u64,
+    reported: Option<Instant>,
+    unconfigured: BTreeMap<TrackId, Unconfigured>,
+}
+
+/// A track that sends media without a decoder configuration.
+#[derive(Clone, Copy, Debug)]
+struct Unconfigured {
+    since: Instant,
+    newest: Instant,
+}
+
+impl UnreadableMessages {
+    /// Notes that a message could be read.
+    pub(super) fn end_row(&mut self) {
+        self.in_a_row = 0;
+    }
+
+    /// Counts a message and logs it, at most once per [`REPORT_INTERVAL`]. Returns why the publisher must be refused, if it must: because nothing
+    /// that it sends can be read, or because one of its tracks can never be decoded, which its viewers would notice and it would not.
+    pub(super) fn count(&mut self, error: &Error, now: Instant) -> Option<String> {
+        self.in_a_row += 1;
+        self.unreported += 1;
+        if self.reported.is_none_or(|at| now.saturating_duration_since(at) >= REPORT_INTERVAL) {
+            tracing::warn!(%error, count = self.unreported, "skipped messages that cannot be read");
+            self.reported = Some(now);
+            self.unreported = 0;
+        }
+        match error {
+            Error::TooManyEpochs(_) => return Some(error.to_string()),
+            Error::Body(flv::Error::NoConfiguration(track)) => {
+                let seen = self.unconfigured.entry(*track).or_insert(Unconfigured { since: now, newest: now });
+                if now.saturating_duration_since(seen.newest) > MAX_CONFIGURATION_WAIT {
+                    seen.since = now;
+                }
+                seen.newest = now;
+                if now.saturating_duration_since(seen.since) >= MAX_CONFIGURATION_WAIT {
+                    let kind = if track.is_video() { "video" } else { "audio" };
+                    return Some(format!(
+                        "The {kind} track {track} has no decoder configuration. The encoder must send its sequence header before the media; \
+                         restarting the encoder may help."
+                    ));
+                }
+            }
+            Error::Body(_) => {}
+        }
+        (self.in_a_row >= MAX_IN_A_ROW).then(|| format!("No message of the stream can be read: {error}."))
+    }
+}
+
+/// Minimum time between log lines.
+const REPORT_INTERVAL: Duration = Duration::from_secs(10);
+/// How long a track may send media without a decoder configuration. Encoders that repeat it send it with every IDR.
+const MAX_CONFIGURATION_WAIT: Duration = Duration::from_secs(10);
+/// Unreadable messages in a row after which a publisher is refused. With an unsupported codec it sends some 80 per second; a damaged stream recovers
+/// within a GOP.
+const MAX_IN_A_ROW: u32 = 1000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const UNCONFIGURED: Error = Error::Body(flv::Error::NoConfiguration(TrackId::AUDIO));
+    const UNSUPPORTED: Error = Error::Body(flv::Error::FourCc { fourcc: *b"vvc1" });
+
+    #[test]
+    fn a_track_without_configuration_is_refused_though_others_can_be_read() {
+        let (mut unreadable, start) = (UnreadableMessages::default(), Instant::now());
+        let mut refused = None;
+        for millis in (0u64..20_000).step_by(20) {
+            unreadable.end_row();
+            if let Some(reason) = unreadable.count(&UNCONFIGURED, start + Duration::from_millis(millis)) {
+                refused = Some((millis, reason));
+                break;
+            }
+        }
+        let (millis, reason) = refused.unwrap();
+        assert_eq!(millis, 10_000);
+        assert!(reason.contains("audio track a0") && reason.contains("sequence header"), "{reason}");
+    }
+
+    #[test]
+    fn a_track_that_lacks_its_configuration_for_a_moment_is_kept() {
+        let (mut unreadable, start) = (UnreadableMessages::default(), Instant::now());
+        // Each time the encoder changes its codec, media precedes the sequence header.
+        for hour in 0..5 {
+            for millis in (0..8000).step_by(20) {
+                unreadable.end_row();
+                let now = start + Duration::from_secs(hour * 3600) + Duration::from_millis(millis);
+                assert_eq!(unreadable.count(&UNCONFIGURED, now), None);
+            }
+        }
+    }
+
+    #[test]
+    fn a_stream_of_which_nothing_can_be_read_is_refused_with_the_reason() {
+        let (mut unreadable, now) = (UnreadableMessages::default(), Instant::now());
+        for _ in 0..900 {
+            assert_eq!(unreadable.count(&UNSUPPORTED, now), None);
+        }
+        unreadable.end_row();
+        let refused = (1..).find_map(|n| unreadable.count(&UNSUPPORTED, now).map(|reason| (n, reason)));
+        assert_eq!(
+            refused,
+            Some((1000, "No message of the stream can be read: codec vvc1 is not supported.".to_owned()))
+        );
+    }
+}
