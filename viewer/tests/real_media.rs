@@ -30,6 +30,7 @@ fn read(file: &Path) -> (Arc<Catalog>, Vec<AccessUnit>) {
     for event in reader.push(std::fs::read(file).unwrap().into()).unwrap() {
         match event {
             fmp4::Event::Catalog(new) => catalog = Some(Arc::new(new)),
+            fmp4::Event::Predecessor(..) => {}
             fmp4::Event::Unit(unit) => units.push(unit),
         }
     }

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use media::cmaf::{Segmenter, SegmenterConfig};
 use media::codec::{Codec, CodecConfig, Format};
 use media::live_window::{Bounds, Entry, LiveWindow};
-use media::{AccessUnit, Catalog, Epoch, Timestamp, Track, TrackId, WallClock};
+use media::{AccessUnit, Catalog, Epoch, Timestamp, Track, TrackId, TrackOrder, WallClock};
 
 /// Counts allocations and delegates to the system's allocator.
 struct Counting;
@@ -111,7 +111,12 @@ fn broadcast() -> Vec<Entry> {
     }
     units.sort_by_key(|unit| unit.dts);
     let mut window = LiveWindow::new(Bounds { duration: Duration::MAX, bytes: usize::MAX });
-    units.into_iter().map(|unit| window.push(Arc::clone(&catalog), unit, None).clone()).collect()
+    let mut order = TrackOrder::default();
+    let mut push = |unit| {
+        let predecessor = order.follow(&unit);
+        window.push(Arc::clone(&catalog), unit, predecessor).clone()
+    };
+    units.into_iter().map(&mut push).collect()
 }
 
 const RUNS: usize = 15;

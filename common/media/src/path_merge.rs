@@ -13,6 +13,7 @@
 //! at a random access point of the video track. Pure: [`select`](crate::select) decides which paths are open and when one has stalled.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::ops::Range;
 use std::sync::Arc;
 
 use crate::access_unit::{AccessUnit, Epoch, TrackId};
@@ -99,6 +100,8 @@ pub struct PathMerger {
     active_path: Option<PathId>,
     /// Whether decoding has started in this epoch.
     started: bool,
+    /// The newest stretch of this epoch that a path skipped without stating it.
+    skipped: Option<Range<Timestamp>>,
     counters: MergeCounters,
 }
 
@@ -255,6 +258,7 @@ impl PathMerger {
             self.retired.pop_front();
         }
         self.clock = catalog.clock;
+        self.skipped = None;
         self.started = !self.tracks.is_empty();
     }
 
@@ -318,9 +322,19 @@ impl PathMerger {
             Some(track) => {
                 let step = (unit.dts - track.merged) as f64;
                 let missing = if track.interval > 0.0 { (step / track.interval).round() as i64 - 1 } else { 0 };
-                // A server that skips without stating it continues at a random access point; a long step elsewhere is a pause of the encoder.
-                let is_gap =
-                    !is_stated && step > track.interval * GAP_INTERVALS && track.interval > 0.0 && unit.random_access;
+                // A server that skips without stating it skips all tracks, and continues at a random access point; a long step elsewhere is a pause
+                // of the encoder.
+                let may_skip = match unit.track.is_video() || catalog.video().is_none() {
+                    true => unit.random_access,
+                    false => self
+                        .skipped
+                        .as_ref()
+                        .is_some_and(|skipped| track.merged < skipped.end && unit.dts > skipped.start),
+                };
+                let is_gap = !is_stated && step > track.interval * GAP_INTERVALS && track.interval > 0.0 && may_skip;
+                if is_gap && unit.track.is_video() {
+                    self.skipped = Some(track.merged..unit.dts);
+                }
                 if track.needs_random_access || is_gap {
                     lost = u32::try_from(missing).unwrap_or(0).max(u32::from(track.needs_random_access));
                 } else {

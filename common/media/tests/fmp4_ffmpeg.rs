@@ -215,6 +215,7 @@ fn read(file: &[u8]) -> (Catalog, Vec<AccessUnit>) {
         for event in reader.push(Bytes::copy_from_slice(piece)).unwrap() {
             match event {
                 Event::Catalog(read) => assert_eq!(catalog.replace(read), None),
+                Event::Predecessor(..) => {}
                 Event::Unit(unit) => units.push(unit),
             }
         }

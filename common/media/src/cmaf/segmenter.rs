@@ -92,7 +92,7 @@ impl<S: SegmentStore> Segmenter<S> {
         if let Some(timeline) = &mut self.timeline {
             timeline.observe_arrival(&entry.unit, arrived);
         }
-        self.accept(&entry.unit);
+        self.accept(entry);
         before != Arc::as_ptr(&self.window)
     }
 
@@ -157,25 +157,26 @@ impl<S: SegmentStore> Segmenter<S> {
         }
     }
 
-    fn accept(&mut self, unit: &AccessUnit) {
+    fn accept(&mut self, entry: &Entry) {
+        let unit = &entry.unit;
         let Some(timeline) = &mut self.timeline else {
             self.counters.refused += 1;
             return;
         };
         if timeline.waits_for_next_init(unit) {
-            let bytes: usize = timeline.waiting.iter().map(|unit| unit.payload.len()).sum();
+            let bytes: usize = timeline.waiting.iter().map(|waiting| waiting.unit.payload.len()).sum();
             let limit = self.targets.max_segment_millis();
-            let is_late = timeline.waiting.first().is_some_and(|first| unit.dts - first.dts > limit);
+            let is_late = timeline.waiting.first().is_some_and(|first| unit.dts - first.unit.dts > limit);
             if timeline.can_switch_at(unit) || is_late || bytes > self.config.bytes / WAITING_SHARE {
                 self.switch_and_cut(unit);
             } else {
-                timeline.waiting.push(unit.clone());
+                timeline.waiting.push(entry.clone());
                 return;
             }
         } else if timeline.next_init.is_some() && timeline.can_switch_at(unit) {
             self.switch_and_cut(unit);
         }
-        self.append(unit);
+        self.append(entry);
     }
 
     /// Closes the open segment before `unit` and starts the next one with the new init segment.
@@ -191,9 +192,9 @@ impl<S: SegmentStore> Segmenter<S> {
         timeline.discontinuity_pending |= !same_tracks(&timeline.init.catalog, &next.catalog);
         timeline.switch(next);
         for waiting in std::mem::take(&mut timeline.waiting) {
-            if timeline.admits(&waiting) {
+            if timeline.admits(&waiting.unit) {
                 // It is earlier than the video frame that opens the segment; the segment starts at the video frame nevertheless.
-                timeline.open_segment(at).add(&waiting);
+                timeline.add(at, &waiting);
             } else {
                 self.counters.refused += 1;
             }
@@ -202,7 +203,8 @@ impl<S: SegmentStore> Segmenter<S> {
     }
 
     /// Cuts before the unit if a segment or part ends there, then adds it.
-    fn append(&mut self, unit: &AccessUnit) {
+    fn append(&mut self, entry: &Entry) {
+        let unit = &entry.unit;
         let limit = self.targets.max_segment_millis();
         let Some(timeline) = &mut self.timeline else { return };
         if timeline.init.catalog.track(unit.track).is_none() {
@@ -249,7 +251,7 @@ impl<S: SegmentStore> Segmenter<S> {
             timeline.primary_edge = timeline.primary_edge.max(Some(at));
         }
         timeline.edge = timeline.edge.max(Some(at));
-        timeline.open_segment(start).add(unit);
+        timeline.add(start, entry);
     }
 
     /// Ends the segment or the part at this unit of the primary track, if it is due. `step` is the duration in milliseconds of the unit before it, and
@@ -364,7 +366,7 @@ impl<S: SegmentStore> Segmenter<S> {
         if timeline.next_init.is_some()
             && let Some(last) = timeline.waiting.last().cloned()
         {
-            self.switch_and_cut(&last);
+            self.switch_and_cut(&last.unit);
         }
         if let Some(end) = self.timeline.as_ref().and_then(Timeline::end) {
             self.close_segment(end, None);

@@ -9,8 +9,10 @@ use super::*;
 use crate::access_unit::{AccessUnit, Epoch, TrackId};
 use crate::catalog::{Catalog, Track};
 use crate::codec::{Codec, CodecConfig, Format};
+use crate::fmp4;
 use crate::live_window::{Bounds, LiveWindow};
 use crate::time::{Timestamp, WallClock};
+use crate::track_order::TrackOrder;
 
 /// Keeps every segment and lists the newest two, like a recording to a disk.
 #[derive(Debug, Default)]
@@ -108,7 +110,8 @@ fn push_pictures<S: SegmentStore>(segmenter: &mut Segmenter<S>, epoch: u64, from
         let payload = Bytes::from_static(&[0; 100]);
         let random_access = (at - from) % gop == 0;
         let unit = AccessUnit { epoch: Epoch(epoch), track: TrackId::VIDEO, dts, pts: dts, random_access, payload };
-        let entry = window.push(Arc::clone(&catalog), unit, None).clone();
+        let previous = (at > from).then(|| Timestamp::from_millis(at - 40));
+        let entry = window.push(Arc::clone(&catalog), unit, previous).clone();
         segmenter.push(&entry, WallClock::from_micros(at * 1000));
     }
 }
@@ -164,4 +167,63 @@ fn dates_follow_the_least_delay() {
     }
     // A segment is dated when it is complete; it is never from the future, and at most a part late.
     assert!(errors.iter().all(|error| (-2300..=100).contains(error)), "{errors:?}");
+}
+
+/// The sound is away from 8 to 12 s, because none was made; pictures between 14 and 15 s were made and did not arrive.
+#[test]
+fn files_tell_units_that_are_missing_from_units_that_were_never_made() {
+    let mut segmenter = Segmenter::with_store(SegmenterConfig::default(), Archive::default());
+    let mut window = LiveWindow::new(Bounds { duration: Duration::from_secs(60), bytes: usize::MAX });
+    let mut catalog = Catalog::new(Epoch(1));
+    let (video, audio) = (Format::Video { width: 16, height: 16 }, Format::Audio { sample_rate: 48_000, channels: 2 });
+    for (id, codec, record, format) in [
+        (TrackId::VIDEO, Codec::H264, &[1, 66, 0, 30, 0xff, 0xe0, 0][..], video),
+        (TrackId::AUDIO, Codec::Aac, &[0x11, 0x94], audio),
+    ] {
+        catalog.set_track(Track { id, config: CodecConfig { codec, record: Bytes::from_static(record), format } });
+    }
+    let catalog = Arc::new(catalog);
+    let (mut source, mut sent) = (TrackOrder::default(), Vec::new());
+    for at in (0..20_000).step_by(20) {
+        let dts = Timestamp::from_millis(at);
+        let unit = |track, random_access| {
+            let payload = Bytes::from_static(&[0; 10]);
+            AccessUnit { epoch: Epoch(1), track, dts, pts: dts, random_access, payload }
+        };
+        let picture = (at % 40 == 0).then(|| unit(TrackId::VIDEO, at % 1000 == 0));
+        let sound = (!(8000..12_000).contains(&at)).then(|| unit(TrackId::AUDIO, true));
+        for unit in picture.into_iter().chain(sound) {
+            let predecessor = source.follow(&unit);
+            if unit.track == TrackId::VIDEO && (14_040..15_000).contains(&at) {
+                continue;
+            }
+            sent.push((unit.track, at, predecessor.map(Timestamp::as_millis)));
+            segmenter
+                .push(&window.push(Arc::clone(&catalog), unit, predecessor).clone(), WallClock::from_micros(at * 1000));
+        }
+    }
+    segmenter.end();
+
+    let mut reader = fmp4::Reader::new(Epoch(7));
+    let (mut order, mut received) = (TrackOrder::default(), Vec::new());
+    reader.push(segmenter.store().inits[0].bytes.clone()).unwrap();
+    let chunks =
+        segmenter.store().segments.iter().flat_map(|segment| &segment.parts).flat_map(|part| part.fragment.chunks());
+    for event in chunks.flat_map(|chunk| reader.push(chunk).unwrap()) {
+        match event {
+            fmp4::Event::Predecessor(track, predecessor) => order.state(Epoch(1), track, predecessor),
+            fmp4::Event::Unit(unit) => {
+                received.push((unit.track, unit.dts.as_millis(), order.follow(&unit).map(Timestamp::as_millis)));
+            }
+            fmp4::Event::Catalog(_) => {}
+        }
+    }
+    assert!(reader.states_order());
+    sent.sort_unstable();
+    received.sort_unstable();
+    assert_eq!(received, sent);
+    assert!(
+        received.contains(&(TrackId::AUDIO, 12_000, Some(7980)))
+            && received.contains(&(TrackId::VIDEO, 15_000, Some(14_960)))
+    );
 }

@@ -11,7 +11,9 @@ use crate::codec::Format;
 use crate::codec::silence::silence;
 use crate::fmp4::{self, Fragmenter, rendition};
 use crate::least_delay::LeastDelay;
+use crate::live_window::Entry;
 use crate::time::{Timestamp, WallClock};
+use crate::track_order::TrackOrder;
 
 /// The epoch that is being cut.
 #[derive(Debug)]
@@ -45,7 +47,9 @@ pub(super) struct Timeline {
     /// Whether the next segment starts with a discontinuity.
     pub(super) discontinuity_pending: bool,
     /// Units of tracks that join with the next init segment.
-    pub(super) waiting: Vec<AccessUnit>,
+    pub(super) waiting: Vec<Entry>,
+    /// The order of the units that were written.
+    order: TrackOrder,
     /// How far the sound arrives behind the pictures, in milliseconds.
     sound_lag: i64,
     /// Whether silence stands in for the sound.
@@ -87,6 +91,7 @@ impl Timeline {
             init_is_provisional: true,
             discontinuity_pending,
             waiting: Vec::new(),
+            order: TrackOrder::default(),
             sound_lag: 0,
             is_silent: false,
         }
@@ -243,8 +248,17 @@ impl Timeline {
         self.gops.iter().copied().max().unwrap_or(0)
     }
 
+    /// Adds a unit to the segment in progress; starts one at `start` if there is none.
+    pub(super) fn add(&mut self, start: Timestamp, entry: &Entry) {
+        let (unit, predecessor) = (&entry.unit, entry.predecessor_dts);
+        if self.order.must_state(unit, predecessor) {
+            self.fragmenter.state_predecessor(unit.track, unit.dts, predecessor);
+        }
+        self.open_segment(start).add(unit);
+    }
+
     /// The segment in progress; starts one at `start` if there is none.
-    pub(super) fn open_segment(&mut self, start: Timestamp) -> &mut OpenSegment {
+    fn open_segment(&mut self, start: Timestamp) -> &mut OpenSegment {
         let discontinuity_pending = &mut self.discontinuity_pending;
         self.open.get_or_insert_with(|| OpenSegment::new(start, std::mem::take(discontinuity_pending)))
     }

@@ -1,13 +1,13 @@
 //! Fragments: one `moof` and the head of one `mdat`; the payloads follow by reference (ISO/IEC 14496-12 §8.8.4 to §8.8.8).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use mp4_atom::{BufMut, Encode, Mfhd, Prft, ReferenceTime, Tfdt, Tfhd};
 
 use super::boxes::{DEPENDENT, INDEPENDENT, write_box};
 use super::ticks::TrackClock;
-use super::{CORRECTIONS_BOX, Error, FILLER, rendition, track_number};
+use super::{CORRECTIONS_BOX, Error, FILLER, ORDER_BOX, UNKNOWN, rendition, track_number};
 use crate::access_unit::{AccessUnit, TrackId};
 use crate::catalog::Catalog;
 use crate::time::{Timestamp, WallClock};
@@ -45,19 +45,27 @@ pub struct Fragmenter {
     tracks: Vec<(TrackId, TrackClock)>,
     /// Samples of the next fragment that stand in for missing units.
     fillers: BTreeSet<(TrackId, Timestamp)>,
+    /// The predecessors of units of the next fragment, where they are not the unit before.
+    predecessors: BTreeMap<(TrackId, Timestamp), Option<Timestamp>>,
 }
 
 impl Fragmenter {
     /// A writer whose first fragment has this `sequence_number` (`mfhd`).
     pub fn new(sequence: u32, catalog: &Catalog) -> Self {
         let tracks = rendition(catalog).map(|track| (track.id, TrackClock::new(track))).collect();
-        Self { sequence, tracks, fillers: BTreeSet::new() }
+        Self { sequence, tracks, fillers: BTreeSet::new(), predecessors: BTreeMap::new() }
     }
 
     /// States that the unit of `track` at `dts`, which the next fragment will contain, is no unit of the broadcast but stands in for missing ones.
     /// A [`Reader`](super::Reader) drops it.
     pub fn mark_filler(&mut self, track: TrackId, dts: Timestamp) {
         self.fillers.insert((track, dts));
+    }
+
+    /// States that the unit of `track` at `dts`, which the next fragment will contain, does not follow the one before it in the file but the one at
+    /// `predecessor`; `None` if it is not known which.
+    pub fn state_predecessor(&mut self, track: TrackId, dts: Timestamp, predecessor: Option<Timestamp>) {
+        self.predecessors.insert((track, dts), predecessor);
     }
 
     /// The `sequence_number` of the next fragment.
@@ -96,16 +104,16 @@ impl Fragmenter {
             reference_time(*id, captured, clock.nearest(first.pts.as_millis())).encode(&mut out)?;
         }
         let moof = out.len();
-        let (sequence, tracks, fillers) = (self.sequence, &mut self.tracks, &self.fillers);
+        let (sequence, tracks) = (self.sequence, &mut self.tracks);
+        let notes = Notes { fillers: &self.fillers, predecessors: &self.predecessors };
         write_box(&mut out, b"moof", |out| {
             Mfhd { sequence_number: sequence }.encode(out)?;
             let mut data = 0usize;
             for (id, clock) in tracks.iter_mut() {
                 let units: Vec<_> = of(*id).collect();
-                let is_filler = |unit: &AccessUnit| fillers.contains(&(*id, unit.dts));
                 let mut rest = units.as_slice();
                 while !rest.is_empty() {
-                    let run = write_run(out, *id, clock, rest, next_dts(*id), is_filler)?;
+                    let run = write_run(out, *id, clock, rest, next_dts(*id), notes)?;
                     let (written, later) = rest.split_at(run.samples);
                     offsets.push((run.offset_at, data));
                     payloads.extend(written.iter().map(|unit| unit.payload.clone()));
@@ -125,6 +133,7 @@ impl Fragmenter {
         out.extend_from_slice(b"mdat");
         self.sequence = self.sequence.wrapping_add(1);
         self.fillers.clear();
+        self.predecessors.clear();
         Ok(Fragment { head: out.into(), payloads })
     }
 }
@@ -142,6 +151,13 @@ pub fn fragment(
     Fragmenter::new(sequence, catalog).fragment(catalog, units, next_dts)
 }
 
+/// What was stated of units of the next fragment.
+#[derive(Clone, Copy)]
+struct Notes<'a> {
+    fillers: &'a BTreeSet<(TrackId, Timestamp)>,
+    predecessors: &'a BTreeMap<(TrackId, Timestamp), Option<Timestamp>>,
+}
+
 /// A run that was written.
 struct Run {
     /// Where in the output its data offset stands.
@@ -156,10 +172,11 @@ fn write_run(
     clock: &mut TrackClock,
     units: &[&AccessUnit],
     next_dts: Option<Timestamp>,
-    is_filler: impl Fn(&AccessUnit) -> bool,
+    notes: Notes<'_>,
 ) -> Result<Run, Error> {
     let mut run = Run { offset_at: 0, samples: 0 };
     let mut corrections = Vec::new();
+    let mut predecessors = Vec::new();
     write_box(out, b"traf", |out| {
         let start = place(clock, units[0])?;
         Tfhd { track_id: track_number(id), default_base_is_moof: true, ..Tfhd::default() }.encode(out)?;
@@ -178,7 +195,9 @@ fn write_run(
                 let composition = i32::try_from(clock.nearest(unit.pts.as_millis()).saturating_sub(tick));
                 // If PTS equals DTS, the composition offset is zero, whatever tick the DTS got.
                 let composition = if unit.pts == unit.dts { Ok(0) } else { composition };
-                corrections.push(if is_filler(unit) { FILLER } else { correction(clock, unit, tick) });
+                let is_filler = notes.fillers.contains(&(id, unit.dts));
+                corrections.push(if is_filler { FILLER } else { correction(clock, unit, tick) });
+                predecessors.extend(notes.predecessors.get(&(id, unit.dts)).map(|stated| (n, *stated)));
                 let next = units.get(n + 1);
                 if let Some(next) = next.filter(|next| next.dts <= unit.dts) {
                     return Err(misplaced(next));
@@ -207,12 +226,22 @@ fn write_run(
             out.set_slice(count_at, &(run.samples as u32).to_be_bytes());
             Ok(())
         })?;
-        if corrections.iter().all(|correction| *correction == 0) {
+        if corrections.iter().any(|correction| *correction != 0) {
+            write_box(out, b"uuid", |out| {
+                out.extend_from_slice(CORRECTIONS_BOX);
+                corrections.iter().for_each(|correction| out.extend_from_slice(&correction.to_be_bytes()));
+                Ok(())
+            })?;
+        }
+        if predecessors.is_empty() {
             return Ok(());
         }
         write_box(out, b"uuid", |out| {
-            out.extend_from_slice(CORRECTIONS_BOX);
-            corrections.iter().for_each(|correction| out.extend_from_slice(&correction.to_be_bytes()));
+            out.extend_from_slice(ORDER_BOX);
+            for (sample, predecessor) in &predecessors {
+                out.extend_from_slice(&(*sample as u32).to_be_bytes());
+                out.extend_from_slice(&predecessor.map_or(UNKNOWN, Timestamp::as_millis).to_be_bytes());
+            }
             Ok(())
         })
     })?;

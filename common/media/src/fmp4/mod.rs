@@ -102,6 +102,11 @@ const EPOCH_BOX: &[u8; 16] = b"nearcast-epoch-1";
 /// `usertype` of the `uuid` box in a `traf` whose samples are not at the DTS of their units: for each sample an i16, the DTS of the unit minus that of
 /// the sample in milliseconds, or [`FILLER`].
 const CORRECTIONS_BOX: &[u8; 16] = b"nearcast-times-1";
+/// `usertype` of the `uuid` box in a `traf` with units that do not follow the unit before them in the file, because units between them are missing there:
+/// for each, the index of its sample in the run (u32), and the DTS of the unit that it follows in milliseconds (i64), or [`UNKNOWN`].
+const ORDER_BOX: &[u8; 16] = b"nearcast-order-1";
+/// The predecessor of a unit whose predecessor is not known.
+const UNKNOWN: i64 = i64::MIN;
 /// The correction of a sample that is no unit.
 const FILLER: i16 = i16::MIN;
 /// Written if the clock is not known.

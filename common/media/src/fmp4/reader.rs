@@ -9,7 +9,7 @@ use mp4_atom::{Atom, Tfdt, Tfhd, Trun};
 use super::boxes::{BoxLocation, Header, NON_SYNC, children, u32_at, u64_at};
 use super::moov::{self, FileTrack};
 use super::ticks::to_millis;
-use super::{CORRECTIONS_BOX, EPOCH_BOX, Error, FILLER, NO_CLOCK, numbered_track};
+use super::{CORRECTIONS_BOX, EPOCH_BOX, Error, FILLER, NO_CLOCK, ORDER_BOX, UNKNOWN, numbered_track};
 use crate::access_unit::{AccessUnit, Epoch, TrackId, TrackKind};
 use crate::catalog::{Catalog, Track};
 use crate::codec::Format;
@@ -20,6 +20,9 @@ use crate::time::{Timestamp, WallClock};
 pub enum Event {
     /// The catalog of the following units. Comes before the first unit, and again after an init segment with another catalog.
     Catalog(Catalog),
+    /// The next unit of this track does not follow the one before it in the file but the one with this DTS; `None` if it is not known which. Only from
+    /// a writer that [states the order](Reader::states_order).
+    Predecessor(TrackId, Option<Timestamp>),
     /// The next unit.
     Unit(AccessUnit),
 }
@@ -42,6 +45,7 @@ pub struct Reader {
     pending_catalog: Option<Catalog>,
     catalog: Option<Catalog>,
     samples: Vec<Sample>,
+    states_order: bool,
 }
 
 #[derive(Debug)]
@@ -65,6 +69,8 @@ struct Sample {
     size: u32,
     /// Whether it stands in for missing units.
     is_filler: bool,
+    /// What the file states of the unit before it; `None` if it is the one before in the file.
+    predecessor: Option<Option<Timestamp>>,
 }
 
 impl Reader {
@@ -80,7 +86,14 @@ impl Reader {
             pending_catalog: None,
             catalog: None,
             samples: Vec::new(),
+            states_order: false,
         }
+    }
+
+    /// Whether the writer of the init segment in force states where units are missing: ours does. Without a statement, units then follow each other
+    /// as they do in the file.
+    pub fn states_order(&self) -> bool {
+        self.states_order
     }
 
     /// Starts a new resource, for example a segment of HLS. The rest of a resource that broke off is dropped; the init segment stays in force.
@@ -179,6 +192,7 @@ impl Reader {
         let mut catalog = Catalog::new(self.fallback);
         self.tracks.clear();
         self.samples.clear();
+        self.states_order = false;
         let mut counts = [0u8; 2];
         for file in moov::read(body, location)? {
             let kind = match file.config.format {
@@ -215,6 +229,7 @@ impl Reader {
         }
         if named.tracks.len() == self.tracks.len() {
             *catalog = named;
+            self.states_order = true;
         }
     }
 
@@ -284,7 +299,7 @@ impl Reader {
                     first = self.samples.len();
                     data = self.take_run(&run, head, data);
                 }
-                b"uuid" => correct(self.samples.get_mut(first..).unwrap_or_default(), body),
+                b"uuid" => annotate(self.samples.get_mut(first..).unwrap_or_default(), body),
                 _ => {}
             }
         }
@@ -316,7 +331,16 @@ impl Reader {
             track.last_dts = Some(dts);
             let random_access =
                 sample.flags.unwrap_or(default_flags) & NON_SYNC == 0 || track.id.kind == TrackKind::Audio;
-            self.samples.push(Sample { track: index, dts, pts, random_access, at: data, size, is_filler: false });
+            self.samples.push(Sample {
+                track: index,
+                dts,
+                pts,
+                random_access,
+                at: data,
+                size,
+                is_filler: false,
+                predecessor: None,
+            });
             data = data.saturating_add(size.into());
             track.next_tick = track.next_tick.saturating_add(duration.into()).min(LATEST_TICK);
         }
@@ -347,23 +371,35 @@ impl Reader {
         }
         // A unit has at least a byte.
         let units = here.into_iter().filter(|sample| !sample.is_filler && sample.size > 0);
-        events.extend(units.map(|sample| {
+        for sample in units {
             let from = (sample.at - at) as usize;
-            Event::Unit(AccessUnit {
+            let track = self.tracks[sample.track].id;
+            events.extend(sample.predecessor.map(|predecessor| Event::Predecessor(track, predecessor)));
+            events.push(Event::Unit(AccessUnit {
                 epoch,
-                track: self.tracks[sample.track].id,
+                track,
                 dts: Timestamp::from_millis(sample.dts),
                 pts: Timestamp::from_millis(sample.pts),
                 random_access: sample.random_access,
                 payload: body.slice(from..from + sample.size as usize),
-            })
-        }));
+            }));
+        }
         Ok(())
     }
 }
 
-/// Moves the samples of a run to the DTS of their units, by the `uuid` box of our own files.
-fn correct(samples: &mut [Sample], body: &[u8]) {
+/// Reads a `uuid` box of our own files: moves the samples of a run to the DTS of their units, or notes their predecessors.
+fn annotate(samples: &mut [Sample], body: &[u8]) {
+    if let Some(order) = body.strip_prefix(ORDER_BOX) {
+        for stated in order.chunks_exact(12) {
+            let (Some(index), Some(dts)) = (u32_at(stated, 0), u64_at(stated, 4)) else { continue };
+            let predecessor = Some(dts as i64).filter(|dts| *dts != UNKNOWN).map(Timestamp::from_millis);
+            if let Some(sample) = samples.get_mut(index as usize) {
+                sample.predecessor = Some(predecessor);
+            }
+        }
+        return;
+    }
     let Some(corrections) = body.strip_prefix(CORRECTIONS_BOX) else { return };
     for (sample, correction) in samples.iter_mut().zip(corrections.chunks_exact(2)) {
         match i16::from_be_bytes([correction[0], correction[1]]) {

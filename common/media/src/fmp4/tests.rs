@@ -332,18 +332,50 @@ fn broadcast() -> impl Strategy<Value = (Vec<AccessUnit>, u32)> {
 
 proptest! {
     #[test]
-    fn written_then_read_is_identity((units, rate) in broadcast(), per_fragment in 1usize..20, cut in 1usize..5000, knows_next in any::<bool>()) {
+    fn written_then_read_is_identity(
+        (units, rate) in broadcast(),
+        stated in prop::collection::vec(prop::option::weighted(0.2, prop::option::of(0i64..1 << 40)), 300),
+        per_fragment in 1usize..20,
+        cut in 1usize..5000,
+        knows_next in any::<bool>(),
+    ) {
         let catalog = catalog([video(), sound(rate)]);
         let mut file = init_segment(&catalog).unwrap().to_vec();
         let mut fragmenter = Fragmenter::new(1, &catalog);
         for (n, some) in units.chunks(per_fragment).enumerate() {
             let rest = &units[((n + 1) * per_fragment).min(units.len())..];
             let next = |id| rest.iter().find(|u| knows_next && u.track == id).map(|u| u.dts);
+            for (n, unit) in some.iter().enumerate() {
+                if let Some(predecessor) = stated[n % stated.len()] {
+                    fragmenter.state_predecessor(unit.track, unit.dts, predecessor.map(Timestamp::from_millis));
+                }
+            }
             file.extend_from_slice(&joined(&fragmenter.fragment(&catalog, some, next).unwrap()));
         }
         let events = read_all(&file, cut).unwrap();
         prop_assert_eq!(&events[0], &Event::Catalog(catalog));
-        let read: Vec<_> = events[1..].iter().map(|event| match event { Event::Unit(unit) => unit.clone(), other => panic!("{other:?}") }).collect();
+        let (mut read, mut predecessors, mut pending) = (Vec::new(), Vec::new(), None);
+        for event in &events[1..] {
+            match event {
+                Event::Predecessor(track, predecessor) => prop_assert!(pending.replace((*track, *predecessor)).is_none()),
+                Event::Unit(unit) => {
+                    read.push(unit.clone());
+                    if let Some((track, predecessor)) = pending.take() {
+                        prop_assert_eq!(track, unit.track);
+                        predecessors.push((track, unit.dts, predecessor));
+                    }
+                }
+                Event::Catalog(_) => panic!("{event:?}"),
+            }
+        }
+        let mut expected: Vec<_> = units
+            .chunks(per_fragment)
+            .flat_map(|some| some.iter().enumerate())
+            .filter_map(|(n, unit)| Some((unit.track, unit.dts, stated[n % stated.len()]?.map(Timestamp::from_millis))))
+            .collect();
+        expected.sort_unstable_by_key(|(track, dts, _)| (*track, *dts));
+        predecessors.sort_unstable_by_key(|(track, dts, _)| (*track, *dts));
+        prop_assert_eq!(predecessors, expected);
         for id in [TrackId::VIDEO, TrackId::AUDIO] {
             let of = |units: &[AccessUnit]| units.iter().filter(|u| u.track == id).cloned().collect::<Vec<_>>();
             prop_assert_eq!(of(&read), of(&units));

@@ -17,6 +17,7 @@ use crate::codec::{Codec, CodecConfig, Format};
 use crate::fmp4::{Event, Reader};
 use crate::live_window::{Bounds, LiveWindow};
 use crate::time::{Timestamp, WallClock};
+use crate::track_order::TrackOrder;
 
 mod low_latency;
 mod part_client;
@@ -54,6 +55,7 @@ struct Stream {
     segmenter: Segmenter,
     catalog: Arc<Catalog>,
     sent: Vec<AccessUnit>,
+    order: TrackOrder,
     changes: usize,
     /// Every segment that has been listed, with its init segment.
     listed: BTreeMap<u64, (Bytes, Arc<Segment>)>,
@@ -67,6 +69,7 @@ impl Stream {
             segmenter: Segmenter::new(settings),
             catalog,
             sent: Vec::new(),
+            order: TrackOrder::default(),
             changes: 0,
             listed: BTreeMap::new(),
         }
@@ -77,7 +80,8 @@ impl Stream {
         let (dts, pts) = (Timestamp::from_millis(dts), Timestamp::from_millis(dts + composition));
         let unit = AccessUnit { epoch: self.catalog.epoch, track, dts, pts, random_access, payload };
         self.sent.push(unit.clone());
-        let entry = self.window.push(Arc::clone(&self.catalog), unit, None).clone();
+        let predecessor = self.order.follow(&unit);
+        let entry = self.window.push(Arc::clone(&self.catalog), unit, predecessor).clone();
         self.changes += usize::from(self.segmenter.push(&entry, WallClock::from_micros(dts.as_millis() * 1000)));
         self.note_listed();
     }
@@ -134,7 +138,7 @@ impl Stream {
             let bytes: Vec<_> = chunks.flat_map(|chunk| reader.push(chunk).unwrap()).collect();
             units.extend(bytes.into_iter().filter_map(|event| match event {
                 Event::Unit(unit) => Some(unit),
-                Event::Catalog(_) => None,
+                Event::Catalog(_) | Event::Predecessor(..) => None,
             }));
         }
         units

@@ -12,7 +12,6 @@ use media::WallClock;
 use media::hls::MediaPlaylist;
 use media::hls::client::parts::{PartClient, Reload, StartPosition};
 use media::hls::client::{Fetch, resolve};
-use media::path_merge::Predecessor;
 use net::clock;
 use reqwest::Response;
 use tokio::time::sleep;
@@ -35,6 +34,7 @@ pub(super) async fn run(
     events: &EventSender,
 ) -> Result<(), Error> {
     let was_pending = std::mem::take(&mut state.fetch_pending);
+    state.reader.skip();
     match entry {
         Some(entry) => state.parts.restart_at(entry),
         None if was_pending => state.parts.retry_fetch(),
@@ -49,8 +49,11 @@ pub(super) async fn run(
         if requests.current.is_none() {
             match state.parts.next() {
                 Some(fetch) => {
-                    if fetch.lost > 0 && events.send(PathEvent::Gap).await.is_err() {
-                        return Ok(());
+                    if fetch.lost > 0 {
+                        state.reader.skip();
+                        if events.send(PathEvent::Gap).await.is_err() {
+                            return Ok(());
+                        }
                     }
                     state.fetch_pending = true;
                     requests.begin(fetch)?;
@@ -105,8 +108,8 @@ pub(super) async fn run(
             },
             RequestEvent::Bytes(Ok(Some(bytes)), url) => {
                 let units = state.reader.fmp4(bytes).map_err(|error| unsupported(&url, error))?;
-                for (catalog, unit) in units {
-                    if events.send(PathEvent::Unit(catalog, unit, Predecessor::PathOrder)).await.is_err() {
+                for (catalog, unit, predecessor) in units {
+                    if events.send(PathEvent::Unit(catalog, unit, predecessor)).await.is_err() {
                         return Ok(());
                     }
                 }

@@ -3,12 +3,13 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use media::{AccessUnit, Catalog, Epoch, WallClock, fmp4};
+use media::path_merge::Predecessor;
+use media::{AccessUnit, Catalog, Epoch, TrackOrder, WallClock, fmp4};
 
 use super::super::random_epoch;
 use crate::ffmpeg::TsReader;
 
-pub(super) type Units = Vec<(Arc<Catalog>, AccessUnit)>;
+pub(super) type Units = Vec<(Arc<Catalog>, AccessUnit, Predecessor)>;
 
 /// Reads the segments of one rendition in either container, and keeps their catalog and epoch.
 #[derive(Debug, Default)]
@@ -22,6 +23,8 @@ pub(super) struct SegmentReader {
     catalog: Option<Arc<Catalog>>,
     /// `EXT-X-PROGRAM-DATE-TIME` of the next segment's first unit.
     date: Option<WallClock>,
+    /// The order of the units, if the server states where units are missing.
+    order: TrackOrder,
 }
 
 impl SegmentReader {
@@ -42,6 +45,11 @@ impl SegmentReader {
     pub(super) fn begin(&mut self, date: Option<WallClock>) {
         self.date = date;
         self.fmp4.as_mut().map(fmp4::Reader::begin_segment).unwrap_or_default();
+    }
+
+    /// The next segment need not follow the last one.
+    pub(super) fn skip(&mut self) {
+        self.order.clear();
     }
 
     /// The segment has ended.
@@ -71,7 +79,9 @@ impl SegmentReader {
     pub(super) fn fmp4(&mut self, bytes: Bytes) -> Result<Units, fmp4::Error> {
         let Some(reader) = &mut self.fmp4 else { return Ok(Units::new()) };
         let mut units = Units::new();
-        for event in reader.push(bytes)? {
+        let events = reader.push(bytes)?;
+        let states_order = reader.states_order();
+        for event in events {
             match event {
                 fmp4::Event::Catalog(mut catalog) => {
                     // A clock that was taken from the playlist is kept.
@@ -79,7 +89,15 @@ impl SegmentReader {
                     catalog.clock = catalog.clock.or(known.and_then(|known| known.clock));
                     self.catalog = Some(Arc::new(catalog));
                 }
-                fmp4::Event::Unit(unit) => units.extend(self.dated(unit)),
+                fmp4::Event::Predecessor(track, predecessor) => {
+                    let epoch = self.catalog.as_ref().map(|catalog| catalog.epoch);
+                    epoch.into_iter().for_each(|epoch| self.order.state(epoch, track, predecessor));
+                }
+                fmp4::Event::Unit(unit) => {
+                    let predecessor =
+                        if states_order { self.order.follow(&unit).into() } else { Predecessor::PathOrder };
+                    units.extend(self.dated(unit).map(|(catalog, unit)| (catalog, unit, predecessor)));
+                }
             }
         }
         Ok(units)
@@ -113,7 +131,8 @@ impl SegmentReader {
             random_access: u.random_access,
             payload: u.payload,
         };
-        Ok(found.into_iter().map(unit).filter_map(|unit| self.dated(unit)).collect())
+        let dated = found.into_iter().map(unit).filter_map(|unit| self.dated(unit));
+        Ok(dated.map(|(catalog, unit)| (catalog, unit, Predecessor::PathOrder)).collect())
     }
 
     /// The unit with its catalog, whose clock is taken from the playlist's date if the stream has none.

@@ -5,7 +5,6 @@ use std::time::Duration;
 use bytes::BytesMut;
 use media::hls;
 use media::hls::client::{Fetch, PlaylistAction, resolve};
-use media::path_merge::Predecessor;
 use net::clock;
 use tokio::time::{sleep, sleep_until};
 use tracing::{debug, warn};
@@ -23,6 +22,7 @@ pub(super) async fn run(
     http: &reqwest::Client,
     events: &EventSender,
 ) -> Result<(), Error> {
+    state.reader.skip();
     if std::mem::take(&mut state.fetch_pending) {
         state.playlist_client.retry_fetch();
     }
@@ -56,8 +56,11 @@ pub(super) async fn run(
             }
             PlaylistAction::Fetch(fetch) => {
                 state.fetch_pending = true;
-                if fetch.lost > 0 && events.send(PathEvent::Gap).await.is_err() {
-                    return Ok(());
+                if fetch.lost > 0 {
+                    state.reader.skip();
+                    if events.send(PathEvent::Gap).await.is_err() {
+                        return Ok(());
+                    }
                 }
                 let error = match segment(&base, http, &mut state.reader, &fetch, events).await {
                     Ok(Ok(())) => {
@@ -147,8 +150,8 @@ async fn segment(
             whole.extend_from_slice(&bytes);
             continue;
         }
-        for (catalog, unit) in reader.fmp4(bytes).map_err(|error| unsupported(&url, error))? {
-            if events.send(PathEvent::Unit(catalog, unit, Predecessor::PathOrder)).await.is_err() {
+        for (catalog, unit, predecessor) in reader.fmp4(bytes).map_err(|error| unsupported(&url, error))? {
+            if events.send(PathEvent::Unit(catalog, unit, predecessor)).await.is_err() {
                 return Ok(Err(Closed));
             }
         }
@@ -158,8 +161,8 @@ async fn segment(
         reader.end().map_err(|error| cut(error.to_string()))?;
     } else {
         let units = reader.whole(whole.freeze()).await.map_err(|reason| unsupported(&url, reason))?;
-        for (catalog, unit) in units {
-            if events.send(PathEvent::Unit(catalog, unit, Predecessor::PathOrder)).await.is_err() {
+        for (catalog, unit, predecessor) in units {
+            if events.send(PathEvent::Unit(catalog, unit, predecessor)).await.is_err() {
                 return Ok(Err(Closed));
             }
         }

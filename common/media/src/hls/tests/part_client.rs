@@ -49,7 +49,7 @@ impl Follower {
             let events = bytes.into_iter().flat_map(|chunk| reader.push(chunk).unwrap());
             self.received.extend(events.filter_map(|event| match event {
                 Event::Unit(unit) => Some(unit),
-                Event::Catalog(_) => None,
+                Event::Catalog(_) | Event::Predecessor(..) => None,
             }));
             reader.end_segment().unwrap();
         }
