@@ -14,6 +14,7 @@ mod peer;
 mod relay;
 mod resolve;
 mod rtmp;
+mod running_clock;
 mod supervisor;
 mod timing_poll;
 mod transport;

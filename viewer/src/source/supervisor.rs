@@ -16,6 +16,7 @@ use super::api_client::ApiClient;
 use super::discovery::{self, CandidateAddresses};
 use super::path::{Cost, Discovery, OpenContext, PathDescription, PathOptions, Transport};
 use super::resolve::{ResolvedPaths, resolve};
+use super::running_clock::RunningClock;
 use super::{Error, Event, EventSender, PathEvent, Position, State, http, relay};
 
 /// Receives the stream at `url` into `events` until it ends, fails for good, or the receiver of `events` is dropped.
@@ -100,7 +101,7 @@ struct Supervisor {
     events: mpsc::Sender<Event>,
     path_events: mpsc::Sender<(PathId, u64, PathEvent)>,
     inbox: mpsc::Receiver<(PathId, u64, PathEvent)>,
-    started: Instant,
+    clock: RunningClock,
     state: Option<State>,
 }
 
@@ -151,7 +152,7 @@ impl Supervisor {
             events,
             path_events,
             inbox,
-            started: Instant::now(),
+            clock: RunningClock::new(Instant::now()),
             state: Some(State::Connecting),
         }
     }
@@ -185,8 +186,10 @@ impl Supervisor {
         if std::mem::replace(&mut self.running, running) != running {
             debug!(active = running.0, idle = running.1, "open paths");
         }
-        let deadline = self.selector.deadline(self.now()).map_or(Instant::now() + IDLE_POLL, |at| self.started + at);
-        tokio::select! {
+        let now = self.now();
+        let idle_poll = Instant::now() + IDLE_POLL;
+        let deadline = self.selector.deadline(now).map_or(idle_poll, |at| self.clock.instant(at).min(idle_poll));
+        let step = tokio::select! {
             event = self.inbox.recv() => match event {
                 Some((path, opening, event)) => self.on_path_event(path, opening, event).await,
                 None => Err(Closed),
@@ -197,7 +200,9 @@ impl Supervisor {
             }
             () = sleep_until(deadline) => Ok(()),
             () = self.events.closed() => Err(Closed),
-        }
+        };
+        self.clock.woke(deadline, Instant::now());
+        step
     }
 
     async fn apply(&mut self, actions: Vec<Action>) -> Result<(), Closed> {
@@ -322,7 +327,8 @@ impl Supervisor {
             self.set_state(State::Waiting).await?;
             return self.open_after(id, true, jittered(NOT_LIVE_POLL)).await;
         }
-        self.selector.on_failed(id, self.now());
+        let now = self.now();
+        self.selector.on_failed(id, now);
         let Some(path) = self.paths.get_mut(&id) else { return Ok(()) };
         // A restarted server may not know its streams for a moment, but an error before the first unit is final.
         let is_permanent = error.is_violation() || !error.retry() && !path.has_delivered;
@@ -366,9 +372,10 @@ impl Supervisor {
     async fn open_after(&mut self, id: PathId, flows: bool, pause: Duration) -> Result<(), Closed> {
         let (is_only_path, keep_all) = (self.paths.len() == 1, self.options.keep_all);
         let candidates = self.candidates.borrow().clone();
+        let now = self.now();
         let Some(path) = self.paths.get_mut(&id) else { return Ok(()) };
         if path.permanently_failed.is_some() {
-            self.selector.on_failed(id, self.started.elapsed());
+            self.selector.on_failed(id, now);
             return Ok(());
         }
         path.opening += 1;
@@ -398,7 +405,8 @@ impl Supervisor {
         if let Some(task) = self.paths.get_mut(&id).and_then(|path| path.task.take()) {
             task.abort();
         }
-        let failed = self.selector.is_stalled(id, self.now());
+        let now = self.now();
+        let failed = self.selector.is_stalled(id, now);
         self.send(Event::Closed { path: id, failed }).await
     }
 
@@ -418,8 +426,8 @@ impl Supervisor {
         self.paths.get(&id).map_or(String::new(), |path| path.description.name())
     }
 
-    fn now(&self) -> Duration {
-        self.started.elapsed()
+    fn now(&mut self) -> Duration {
+        self.clock.at(Instant::now())
     }
 }
 

@@ -16,6 +16,7 @@ use anyhow::{Context, Result, ensure};
 use e2e::{Process, TIMEOUT, Unit, Viewer, compare, until};
 use lab::link::shape::Shape;
 use media::WallClock;
+use rustix::process::Signal;
 use serde_json::Value;
 
 use testbed::{LAN, LanTestbed};
@@ -36,6 +37,9 @@ enum FailureKind {
     /// The CDN is killed and restarts with another certificate: idle and active connections to it must be re-established.
     KilledCdn,
 }
+
+/// How often the viewer is stopped, for 150 to 600 ms.
+const STOPS: u64 = 10;
 
 const FAILURES: [FailureKind; 6] = [
     FailureKind::Cut,
@@ -98,6 +102,33 @@ fn hundreds_of_path_switches_lose_no_unit() -> Result<()> {
     let share = testbed.share_of_cdn_link(&left)?;
     println!("{}", testbed.lateness());
     println!("bytes from the CDN, failures included: {share:.2} of one copy of the stream");
+    Ok(())
+}
+
+/// A process that is kept from running, by a suspension or a starved host, finds what arrived meanwhile in its sockets: no path was silent.
+#[test]
+fn a_viewer_that_was_kept_from_running_stays_on_its_path() -> Result<()> {
+    let testbed = LanTestbed::build()?;
+    let mut broadcaster = testbed.broadcast(&[])?;
+    let mut viewer = testbed.watch(0, &["--buffer", "60"])?;
+    wait_source(&mut viewer, "LAN peer")?;
+    wait_idle(&mut viewer)?;
+    let before = switches(&viewer).len();
+    for n in 0..STOPS {
+        viewer.process.signal(Signal::STOP);
+        std::thread::sleep(Duration::from_millis(150 + n * 50));
+        viewer.process.signal(Signal::CONT);
+        std::thread::sleep(Duration::from_millis(700));
+    }
+    let shown = viewer.pictures()?;
+    viewer.wait_pictures(shown + 60, TIMEOUT)?;
+    let made = switches(&viewer).split_off(before);
+    let summary = viewer.finish()?;
+    broadcaster.stop_and_compare(&viewer)?;
+    ensure!(summary.0["lost"] == 0, "units were lost: {}", summary.0);
+    // A machine that runs other tests may keep the broadcaster from running too.
+    println!("{} path switches in {STOPS} stops", made.len());
+    ensure!(made.len() <= 2, "the viewer left its path: {made:?}");
     Ok(())
 }
 
