@@ -149,6 +149,8 @@ function showStream() {
   $("watching").hidden = state() === "unknown";
   $("viewers").textContent = count(stream.viewers.total, "viewer", "viewers");
   stat("bitrate", stream.state === "live" ? bitrate(stream.bitrate) : "–", stream.state === "live" ? "from the publisher" : "");
+  $("advice").textContent = (stream.state === "live" && stream.advice?.join(" ")) || "";
+  $("advice").hidden = !$("advice").textContent;
   showUrls();
 }
 

@@ -13,7 +13,7 @@ use media::time::WallClock;
 use media::{Catalog, Track};
 use net::api::{
     ApiError, PlaylistInfo, ServerTime, StreamCounters, StreamInfo, StreamList, StreamState, TrackInfo, Urls,
-    ViewerCounts, WindowInfo,
+    ViewerCounts, WindowInfo, keyframe_advice,
 };
 use net::clock;
 use serde::Serialize;
@@ -76,6 +76,7 @@ fn describe(shared: &Shared, stream: &HubStream, base_url: &BaseUrl) -> StreamIn
         PublishState::Disconnected { since, .. } => (StreamState::Disconnected, Some(since)),
         PublishState::Ended { since } => (StreamState::Ended, Some(since)),
     };
+    let advice = window.gop_duration.and_then(keyframe_advice).into_iter().collect();
     let by_protocol = viewers.iter().map(|(protocol, count)| ((*protocol).to_owned(), *count)).collect();
     StreamInfo {
         state,
@@ -91,6 +92,7 @@ fn describe(shared: &Shared, stream: &HubStream, base_url: &BaseUrl) -> StreamIn
         window: WindowInfo {
             seconds: window.duration.as_secs_f64(),
             bytes: window.bytes,
+            keyframe_interval: window.gop_duration.map(|interval| interval.as_secs_f64()),
             first_position: window.first_position,
             next_position: window.next_position,
         },
@@ -106,6 +108,7 @@ fn describe(shared: &Shared, stream: &HubStream, base_url: &BaseUrl) -> StreamIn
             skipped_units: counters.skipped_units,
         },
         urls: base_url.urls(&name),
+        advice,
         name,
     }
 }

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use live::{Interest, Progress, WakerGuard};
 use media::live_window::{Cursor, LiveWindow, ReadBatch};
 use media::{AccessUnit, Catalog, HighWaterMarks, Timestamp};
+use net::api::keyframe_advice;
 use net::clock;
 use net::trace::{Trace, UnitRef};
 use parking_lot::RwLock;
@@ -54,6 +55,8 @@ pub struct HubStream {
     subscribers: Arc<Subscribers>,
     counters: AtomicCounters,
     latency: LatencyTracker,
+    /// The publisher that the operator was last told of by [`keyframe_advice`].
+    advised: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -120,6 +123,8 @@ pub struct WindowExtent {
     pub duration: Duration,
     /// Sum of payloads, in bytes.
     pub bytes: usize,
+    /// Interval of the points at which viewers can start: of the key frames, if there is video. `None` if none is held.
+    pub gop_duration: Option<Duration>,
 }
 
 /// Snapshot of a stream, for people and monitoring.
@@ -163,6 +168,7 @@ impl HubStream {
             shared: RwLock::new(shared),
             subscribers: Arc::default(),
             counters: AtomicCounters::default(),
+            advised: AtomicU64::new(u64::MAX),
         })
     }
 
@@ -255,6 +261,7 @@ impl HubStream {
             next_position: window.next_position(),
             duration: window.duration(),
             bytes: window.bytes(),
+            gop_duration: window.gop_duration(),
         });
         let shared = self.shared.read();
         let millis = window.duration.as_millis() as u64;
@@ -302,6 +309,7 @@ impl HubStream {
         debug_assert_eq!(catalog.epoch, unit.epoch, "a unit is of its catalog's epoch");
         let (track, size) = (unit.track, unit.payload.len() as u64);
         let (epoch, dts) = (unit.epoch, unit.dts);
+        let is_key_frame = unit.random_access && track.is_video();
         let (traced, read_at) = (UnitRef::from(&unit), clock::system());
         let (position, news) = {
             let mut shared = self.shared.write();
@@ -329,7 +337,20 @@ impl HubStream {
         self.counters.units.fetch_add(1, Ordering::Relaxed);
         self.counters.bytes.fetch_add(size, Ordering::Relaxed);
         self.live.wake(news);
+        if is_key_frame {
+            self.warn_of_long_gops(writer);
+        }
         PushOutcome::Accepted { position }
+    }
+
+    /// Tells the operator, once for each publisher, that its key frames are too far apart.
+    fn warn_of_long_gops(&self, writer: u64) {
+        let advice = self.with_window(LiveWindow::gop_duration).and_then(keyframe_advice);
+        if let Some(advice) = advice
+            && self.advised.swap(writer, Ordering::Relaxed) != writer
+        {
+            tracing::warn!(stream = self.name, "{advice}");
+        }
     }
 
     /// Starts the grace period after the publisher `writer` disconnected or unpublished. Does nothing if it had been revoked.

@@ -48,7 +48,7 @@ impl Entry {
 /// Upper bounds of what a window holds. The newest unit is always held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bounds {
-    /// Media time from the oldest unit to the newest.
+    /// Media time from the oldest unit to the newest. The newest GOP is held nevertheless, because no subscriber can start without its beginning.
     pub duration: Duration,
     /// Sum of the payloads and of the catalogs that they need. Beyond [`FREE_ENTRIES`] units, each unit counts [`ENTRY_COST`] in addition.
     pub bytes: usize,
@@ -66,6 +66,10 @@ pub struct LiveWindow {
     weight: usize,
     /// What to add to a DTS of the newest epoch to get the window's own clock.
     offset: i64,
+    /// Where the newest GOP of the newest epoch starts, by the window's own clock.
+    newest_start: Option<i64>,
+    /// Milliseconds between the newest two starts of GOPs in the newest epoch; zero before the second.
+    last_gop: i64,
 }
 
 impl LiveWindow {
@@ -79,6 +83,8 @@ impl LiveWindow {
             bytes: 0,
             weight: 0,
             offset: 0,
+            newest_start: None,
+            last_gop: 0,
         }
     }
 
@@ -91,6 +97,7 @@ impl LiveWindow {
         let newest = self.entries.back().map(|last| (last.unit.epoch, last.at));
         if newest.is_none_or(|(epoch, _)| epoch != unit.epoch) {
             self.offset = newest.map_or(0, |(_, at)| at).saturating_sub(unit.dts.as_millis());
+            (self.newest_start, self.last_gop) = (None, 0);
         }
         // By the epoch's own clock: relative to the unit before, the distance between two tracks would be added repeatedly.
         let at = newest.map_or(0, |(_, at)| at).max(self.offset.saturating_add(unit.dts.as_millis()));
@@ -101,6 +108,7 @@ impl LiveWindow {
         self.weight += weight;
         if starts_gop {
             self.gops.push_back(self.next_position);
+            self.last_gop = self.newest_start.replace(at).map_or(0, |before| at - before);
         }
         self.entries.push_back(Entry {
             position: self.next_position,
@@ -135,6 +143,13 @@ impl LiveWindow {
     /// The start of the GOP that contains `position`, where decoding has to start. `None` if it has left the window.
     pub fn gop_start(&self, position: u64) -> Option<u64> {
         self.gops.iter().rev().copied().find(|start| *start <= position)
+    }
+
+    /// Media time between the starts of the newest two GOPs of this epoch, or from the newest start to the newest unit if that is longer. `None` if
+    /// the epoch has no start of a GOP yet.
+    pub fn gop_duration(&self) -> Option<Duration> {
+        let open = self.entries.back()?.at - self.newest_start?;
+        Some(Duration::from_millis(self.last_gop.max(open).max(0) as u64))
     }
 
     /// The units from `position` on, oldest first; from the oldest unit if that position has left the window.
@@ -254,7 +269,8 @@ impl LiveWindow {
 
     fn is_over(&self) -> bool {
         let entries = self.entries.len().saturating_sub(FREE_ENTRIES).saturating_mul(ENTRY_COST);
-        self.weight.saturating_add(entries) > self.bounds.bytes || self.duration() > self.bounds.duration
+        let is_one_gop = self.gops.len() == 1 && self.gops.front() == Some(&self.first_position());
+        self.weight.saturating_add(entries) > self.bounds.bytes || !is_one_gop && self.duration() > self.bounds.duration
     }
 }
 
@@ -390,6 +406,24 @@ mod tests {
         for n in pictures {
             window.push(catalog.clone(), unit(1, TrackId::VIDEO, n * 40, n % 10 == 0, 10), None);
         }
+    }
+
+    #[test]
+    fn a_long_gop_is_held_as_long_as_its_bytes_allow() {
+        let catalog = catalog(1, true);
+        let mut w = window(1000, 2000);
+        for n in 0..150i64 {
+            w.push(catalog.clone(), unit(1, TrackId::VIDEO, n * 40, n == 0 || n == 100, 10), None);
+            let expected = if n < 100 { 0 } else { 100 };
+            assert_eq!(w.join_position(), Some(expected), "{n}");
+        }
+        assert_eq!((w.first_position(), w.gop_duration()), (100, Some(Duration::from_millis(4000))));
+        let mut w = window(1000, 500);
+        for n in 0..100i64 {
+            w.push(catalog.clone(), unit(1, TrackId::VIDEO, n * 40, n == 0, 10), None);
+        }
+        assert_eq!((w.join_position(), w.gop_duration()), (None, Some(Duration::from_millis(3960))));
+        assert!(w.duration() <= Duration::from_secs(1));
     }
 
     #[test]
@@ -619,7 +653,9 @@ mod tests {
                 dts += step;
                 let track = if video { TrackId::VIDEO } else { TrackId::AUDIO };
                 w.push(catalog(epoch, true), unit(epoch, track, dts, random_access, size), None);
-                prop_assert!(w.entries.len() == 1 || (w.bytes() <= 1000 && w.duration() <= Duration::from_millis(1000)));
+                prop_assert!(w.entries.len() == 1 || w.bytes() <= 1000);
+                let is_one_gop = w.gops.len() == 1 && w.join_position() == Some(w.first_position());
+                prop_assert!(is_one_gop || w.entries.len() == 1 || w.duration() <= Duration::from_millis(1000));
                 prop_assert_eq!(w.bytes(), w.entries.iter().map(|e| e.unit.payload.len()).sum::<usize>());
                 prop_assert_eq!(w.next_position(), n as u64 + 1);
                 prop_assert!(w.gops.iter().all(|g| w.from(*g).next().is_some_and(|e| e.position == *g && e.starts_gop)));

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use data_encoding::HEXLOWER;
 use media::latency::{ClockOffset, MAX_UNITS, Stage, StageTimes, TimingReport, UnitTiming};
@@ -52,6 +53,9 @@ pub struct StreamInfo {
     pub counters: StreamCounters,
     /// The URLs at which the stream can be played.
     pub urls: Urls,
+    /// What the publisher should change, in sentences; absent if nothing.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub advice: Vec<String>,
 }
 
 /// Whether a stream is live.
@@ -113,10 +117,24 @@ pub struct WindowInfo {
     pub seconds: f64,
     /// Sum of the payloads in bytes.
     pub bytes: usize,
+    /// Interval of the key frames in seconds; absent if the window holds none. Without video, the interval of points at which viewers can start.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keyframe_interval: Option<f64>,
     /// Position of the oldest unit in the stream.
     pub first_position: u64,
     /// Position of the next unit.
     pub next_position: u64,
+}
+
+/// What the publisher should change if its key frames are this far apart; `None` if nothing.
+pub fn keyframe_advice(interval: Duration) -> Option<String> {
+    (interval > MAX_KEYFRAME_INTERVAL).then(|| {
+        format!(
+            "The encoder sends a key frame every {:.1} s. Viewers can start only there, so they join late or play behind. Set the encoder's keyframe \
+             interval to 1 s.",
+            interval.as_secs_f64()
+        )
+    })
 }
 
 /// The extent of a media playlist (RFC 8216bis §4.4.3).
@@ -336,6 +354,9 @@ pub struct ApiError {
     /// The error as text for people.
     pub error: String,
 }
+
+/// Key frames that are further apart are worth a word: HLS segments are longer than their target, and viewers join late.
+const MAX_KEYFRAME_INTERVAL: Duration = Duration::from_secs(4);
 
 #[cfg(test)]
 mod tests {

@@ -1,10 +1,12 @@
 //! What a server reports by HTTP: whether it is a Nearcast server, and the state of the stream.
 
+use std::time::Duration;
+
 use reqwest::Client;
 use tokio::time::Instant;
 
 use super::target::{Server, shown};
-use crate::api::{PlaybackInfo, StreamInfo, StreamList, StreamState, TrackInfo};
+use crate::api::{PlaybackInfo, StreamInfo, StreamList, StreamState, TrackInfo, keyframe_advice};
 use crate::doctor::http;
 use crate::doctor::probe::{as_millis, millis};
 use crate::doctor::report::Check;
@@ -89,7 +91,18 @@ pub(super) fn stream(description: &StreamInfo, role: Role) -> (Check, bool) {
     };
     let back = "check that the broadcaster runs and reaches the server: broadcaster doctor URL";
     match description.state {
-        StreamState::Live => (Check::ok("stream", format!("live: {}", tracks.join(", "))), true),
+        StreamState::Live => {
+            let live = format!("live: {}", tracks.join(", "));
+            let interval = description.window.keyframe_interval.filter(|seconds| (0.0..MAX_INTERVAL).contains(seconds));
+            let advice = interval.map(Duration::from_secs_f64).and_then(keyframe_advice);
+            (
+                advice.map_or_else(
+                    || Check::ok("stream", live.clone()),
+                    |advice| Check::warn("stream", live.clone(), advice),
+                ),
+                true,
+            )
+        }
         StreamState::Disconnected => {
             (Check::warn("stream", "the publisher is disconnected, and may reconnect within seconds", back), false)
         }
@@ -104,5 +117,7 @@ fn guessed_wrong(at: &str, role: Role) -> Check {
     Check::warn("HTTP", found, fix)
 }
 
+/// Bounds the interval that a server states, in seconds.
+const MAX_INTERVAL: f64 = 86_400.0;
 /// Bounds the tracks in a line of output.
 const MAX_TRACKS: usize = 6;

@@ -60,10 +60,11 @@ fn stream_info(state: StreamState, tracks: Vec<TrackInfo>) -> StreamInfo {
         tracks,
         viewers: ViewerCounts::default(),
         bitrate: 0,
-        window: WindowInfo { seconds: 0.0, bytes: 0, first_position: 0, next_position: 0 },
+        window: WindowInfo { seconds: 0.0, bytes: 0, keyframe_interval: None, first_position: 0, next_position: 0 },
         hls: None,
         counters: StreamCounters::default(),
         urls: Urls::default(),
+        advice: Vec::new(),
     }
 }
 
@@ -71,6 +72,13 @@ fn stream_info(state: StreamState, tracks: Vec<TrackInfo>) -> StreamInfo {
 fn the_state_of_a_stream_is_classified() {
     let live = stream_info(StreamState::Live, vec![track("H.264", Some((1280, 720))), track("AAC", None)]);
     assert_eq!(stream(&live, Role::Subscriber), (Check::ok("stream", "live: H.264 1280x720, AAC"), true));
+    let mut rare = live.clone();
+    for (interval, status) in
+        [(2.0, Status::Ok), (8.3, Status::Warn), (f64::NAN, Status::Ok), (-1.0, Status::Ok), (1e300, Status::Ok)]
+    {
+        rare.window.keyframe_interval = Some(interval);
+        assert_eq!(stream(&rare, Role::Publisher).0.status(), status, "{interval}");
+    }
     for state in [StreamState::Disconnected, StreamState::Ended, StreamState::Offline] {
         let (check, is_live) = stream(&stream_info(state, Vec::new()), Role::Publisher);
         assert_eq!((check.status(), is_live), (Status::Warn, false), "{state:?}");
