@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use live::Progress;
-use media::latency::{MAX_UNITS, Stage, TimingReport};
+use media::latency::{ClockOffset, MAX_UNITS, Stage, TimingReport};
 use media::live_window::ReadBatch;
 use media::{AccessUnit, Cursor, LiveWindow, Timestamp, TrackKind};
 use net::connection_limit::{ConnectionLimiter, ConnectionPermit};
@@ -86,6 +86,8 @@ pub struct PeerServer {
 struct Admission {
     /// Verifies tickets; `None` until a CDN has sent its public key.
     verifier: Option<(TicketIssuer, TicketVerifier)>,
+    /// How far the CDN's clock, by which tickets expire, is ahead of this host's, in microseconds.
+    cdn_clock_ahead: i64,
     attempts: pairing::AttemptLimiter,
 }
 
@@ -162,6 +164,20 @@ impl PeerServer {
                 *verifier =
                     Some((tickets.clone(), TicketVerifier::new(tickets.key, &tickets.stream, self.broadcast.epoch().0)))
             }
+        }
+    }
+
+    /// Sets the measured offset from this host's clock to the CDN's, by which tickets expire.
+    pub fn set_cdn_clock(&self, offset: ClockOffset) {
+        let mut admission = self.admission.lock();
+        let before = std::mem::replace(&mut admission.cdn_clock_ahead, offset.micros);
+        let is_far = |micros: i64| micros.unsigned_abs() > NOTICEABLE_OFFSET.as_micros() as u64;
+        if is_far(offset.micros) && !is_far(before) {
+            let seconds = offset.micros as f64 / 1e6;
+            tracing::warn!(
+                seconds,
+                "this machine's clock is not the server's: latencies are wrong by as much; set it by NTP: sudo timedatectl set-ntp true"
+            );
         }
     }
 
@@ -290,7 +306,8 @@ impl PeerServer {
         let mut admission = self.admission.lock();
         match &request.proof {
             Proof::Ticket(ticket) => {
-                let now = net::clock::unix_seconds();
+                let ahead = admission.cdn_clock_ahead / 1_000_000;
+                let now = net::clock::unix_seconds().saturating_add_signed(ahead);
                 let Some((_, verifier)) = &mut admission.verifier else {
                     return Err(denied("this broadcaster accepts no tickets: it is not connected to a CDN".to_owned()));
                 };
@@ -393,6 +410,8 @@ impl SubscriptionObserver for ViewerSource {
     }
 }
 
+/// The offset of the CDN's clock that is worth a word: NTP stays far below it.
+const NOTICEABLE_OFFSET: Duration = Duration::from_secs(2);
 /// Bounds the time from the first packet to the request.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(8);
 /// Bounds closing the connections at the end.

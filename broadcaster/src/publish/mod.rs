@@ -191,6 +191,9 @@ impl RtmpPublisher {
                 tracing::warn!(units = read.skipped, "publishing is too slow: skipped units up to the newest IDR");
             }
             latency_reporter.report(&self.broadcast, publisher);
+            if let Some((peer, offset)) = self.peer.as_ref().zip(publisher.server_clock()) {
+                peer.set_cdn_clock(offset);
+            }
             if read.entries.is_empty() {
                 if progress.ended {
                     return Ok(None);

@@ -126,6 +126,7 @@ struct Path {
     contiguous: bool,
     /// Units queued until another path fills the gap before them, oldest first.
     waiting: VecDeque<QueuedUnit>,
+    /// What they cost.
     bytes: usize,
 }
 
@@ -265,11 +266,11 @@ impl PathMerger {
     /// Appends a unit to the queue of its path, within bounds.
     fn enqueue(&mut self, id: PathId, waiting: QueuedUnit) {
         let path = self.paths.get_mut(&id).expect("the caller has looked the path up");
-        path.bytes += waiting.unit.payload.len();
+        path.bytes += waiting.unit.payload.len() + UNIT_COST;
         path.waiting.push_back(waiting);
         while path.bytes > MAX_WAITING_BYTES && path.waiting.len() > 1 {
             if let Some(QueuedUnit { unit: dropped, .. }) = path.waiting.pop_front() {
-                path.bytes -= dropped.payload.len();
+                path.bytes -= dropped.payload.len() + UNIT_COST;
                 self.counters.overflowed += 1;
             }
         }
@@ -297,7 +298,7 @@ impl PathMerger {
     fn take(&mut self, id: PathId, at: usize, placement: Placement, out: &mut Vec<MergedUnit>) {
         let path = self.paths.get_mut(&id).expect("the caller has looked the path up");
         let QueuedUnit { catalog, unit, is_stated, .. } = path.waiting.remove(at).expect("it was just found");
-        path.bytes -= unit.payload.len();
+        path.bytes -= unit.payload.len() + UNIT_COST;
         path.contiguous = matches!(placement, Placement::Next) || self.tracks.contains_key(&unit.track);
         match placement {
             Placement::Next => self.emit(id, catalog, unit, is_stated, out),
@@ -451,7 +452,9 @@ fn placement(
 
 /// Bounds the past epochs that are remembered. A path is seldom more than one behind.
 const RETIRED_EPOCHS: usize = 8;
-/// Bounds the queue of a path: 8 s of a 16 Mbit/s stream.
+/// What a queued unit costs beside its payload, in bytes.
+const UNIT_COST: usize = 256;
+/// Bounds the queue of a path in bytes: 8 s of a 16 Mbit/s stream.
 const MAX_WAITING_BYTES: usize = 16 << 20;
 /// A step of more than this many usual intervals is a loss even on a single path: a third-party server jumps to the newest IDR without
 /// stating it.

@@ -17,9 +17,9 @@ pub fn system() -> WallClock {
     WallClock::from_micros(i64::try_from(since.as_micros()).unwrap_or(i64::MAX))
 }
 
-/// Seconds since the Unix epoch by the system's clock, without the test offset: for expiry times.
+/// Seconds since the Unix epoch by [`now`].
 pub fn unix_seconds() -> u64 {
-    u64::try_from(system().as_micros() / 1_000_000).unwrap_or(0)
+    u64::try_from(now().as_micros() / 1_000_000).unwrap_or(0)
 }
 
 /// The monotonic time of `time`, a recent time by [`now`], or an earlier one.

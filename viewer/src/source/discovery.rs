@@ -16,6 +16,9 @@ pub(super) type CandidateAddresses = Vec<SocketAddr>;
 
 /// Looks for the broadcaster of a stream until the receiver of `candidates` is dropped. A message in `requery` has the server asked again: another
 /// broadcast is on air, or the broadcaster is not at its last address.
+///
+/// mDNS tells everyone on the network what is asked, so nothing is asked while addresses are known and work, and the browser ends once it has found the
+/// broadcast: its later queries would name what it knows (RFC 6762 §7.1).
 pub(super) async fn run(
     api: ApiClient,
     candidates: watch::Sender<CandidateAddresses>,
@@ -23,6 +26,9 @@ pub(super) async fn run(
 ) {
     let mut secret = None;
     let mut browsing: Option<BrowseSession> = None;
+    let mut found = CandidateAddresses::new();
+    // Whether a path has failed at the addresses that are known.
+    let mut has_failed = false;
     let mut backoff = RequeryBackoff::default();
     loop {
         match api.playback_info().await {
@@ -31,10 +37,17 @@ pub(super) async fn run(
                 let told = peer.as_ref().and_then(|peer| peer.secret());
                 if told != secret {
                     secret = told;
-                    browsing = secret.and_then(|secret| BrowseSession::start(&secret));
+                    browsing = None;
+                    found.clear();
                 }
                 let hints = peer.map(|peer| peer.addresses).unwrap_or_default();
-                let found = browsing.as_ref().map(|browsing| browsing.found.clone()).unwrap_or_default();
+                let wants_addresses = has_failed || (hints.is_empty() && found.is_empty());
+                match &browsing {
+                    Some(browsing) if has_failed => browsing.browser.refresh(),
+                    None if wants_addresses => browsing = secret.and_then(|secret| BrowseSession::start(&secret)),
+                    _ => {}
+                }
+                has_failed = false;
                 publish(&candidates, hints, &found);
             }
             Err(error) => debug!(%error, "cannot get the broadcaster's addresses from the server"),
@@ -52,20 +65,17 @@ pub(super) async fn run(
                     }
                     // Coalesce pending requests.
                     while requery.try_recv().is_ok() {}
-                    if let Some(browsing) = &browsing {
-                        browsing.browser.refresh();
-                    }
+                    has_failed = true;
                     sleep(backoff.wait(Instant::now())).await;
                     break;
                 }
-                found = next(&mut browsing) => {
-                    match found {
-                        Some(found) => {
-                            // The borrow must end before the write.
-                            let known = candidates.borrow().clone();
-                            publish(&candidates, known, &found);
-                        }
-                        None => browsing = None,
+                addresses = next(&mut browsing) => {
+                    browsing = None;
+                    if let Some(addresses) = addresses {
+                        found = addresses;
+                        // The borrow must end before the write.
+                        let known = candidates.borrow().clone();
+                        publish(&candidates, known, &found);
                     }
                 }
             }
@@ -91,34 +101,34 @@ impl RequeryBackoff {
     }
 }
 
-/// An mDNS browser for one secret, and the addresses that it has found.
+/// An mDNS browser for the broadcast of one secret.
 struct BrowseSession {
     browser: Browser,
-    found: CandidateAddresses,
 }
 
 impl BrowseSession {
     fn start(secret: &[u8; 16]) -> Option<Self> {
         let mut options = BrowserOptions::default();
         options.matchers = vec![NameMatcher::new(secret)];
-        match Browser::start(options) {
-            Ok(browser) => Some(Self { browser, found: CandidateAddresses::new() }),
-            Err(error) => {
-                info!(%error, "mDNS is not available: using only the addresses that the server reports");
-                None
-            }
-        }
+        let browser = Browser::start(options);
+        browser
+            .map(|browser| Self { browser })
+            .inspect_err(
+                |error| info!(%error, "mDNS is not available: using only the addresses that the server reports"),
+            )
+            .ok()
     }
 }
 
+/// The addresses of the broadcast, once found; `None` if mDNS has ended.
 async fn next(browsing: &mut Option<BrowseSession>) -> Option<CandidateAddresses> {
     let Some(browsing) = browsing else { return std::future::pending().await };
-    match browsing.browser.next().await? {
-        Event::Found { addresses, .. } | Event::Changed { addresses, .. } => browsing.found = addresses,
-        // Names rotate: the new one is found before the old one expires. Connecting shows whether an address still works.
-        _ => {}
+    loop {
+        // A name that has expired is no matter: names rotate, and connecting shows whether an address still works.
+        if let Event::Found { addresses, .. } | Event::Changed { addresses, .. } = browsing.browser.next().await? {
+            return Some(addresses);
+        }
     }
-    Some(browsing.found.clone())
 }
 
 fn publish(candidates: &watch::Sender<CandidateAddresses>, hints: CandidateAddresses, found: &CandidateAddresses) {

@@ -10,13 +10,11 @@ use tokio::time::Instant;
 use super::http;
 use super::probe::{ProbeError, as_millis, millis};
 use super::report::Check;
-use super::role::Role;
 use crate::api::ServerTime;
 use crate::clock;
-use crate::trust::ticket;
 
 /// Queries the server a few times. `None` if it returns no time.
-pub(super) async fn check(client: &Client, origin: &Url, role: Role) -> Result<Option<Check>, ProbeError> {
+pub(super) async fn check(client: &Client, origin: &Url) -> Result<Option<Check>, ProbeError> {
     let Ok(url) = origin.join("/api/v1/time") else { return Ok(None) };
     let mut estimator = OffsetEstimator::default();
     let started = Instant::now();
@@ -33,11 +31,11 @@ pub(super) async fn check(client: &Client, origin: &Url, role: Role) -> Result<O
         let theirs = WallClock::from_micros(now_us);
         estimator.record(started.elapsed(), Exchange { sent, received: theirs, answered: theirs, returned });
     }
-    Ok(estimator.offset(started.elapsed()).map(|server| judge(server, role)))
+    Ok(estimator.offset(started.elapsed()).map(judge))
 }
 
 /// `server` is the offset from this host's clock to the server's.
-fn judge(server: ClockOffset, role: Role) -> Check {
+fn judge(server: ClockOffset) -> Check {
     let by = Duration::from_micros(server.micros.unsigned_abs());
     let uncertainty = Duration::from_micros(server.uncertainty);
     let is_behind = server.micros > 0;
@@ -45,9 +43,7 @@ fn judge(server: ClockOffset, role: Role) -> Check {
     let found = format!("{} {way} the server's, ± {}", millis(by), millis(uncertainty));
     let surely = by.saturating_sub(uncertainty);
     let fix = "synchronise this machine's clock with NTP: sudo timedatectl set-ntp true; and check the server's clock";
-    let check = if surely > TICKETS && role == Role::Publisher {
-        Check::fail("clock", format!("{found}: valid tickets of viewers appear expired"), fix)
-    } else if surely > NOTICEABLE {
+    let check = if surely > NOTICEABLE {
         Check::warn("clock", format!("{found}: latencies are wrong by this amount"), fix)
     } else {
         Check::ok("clock", found)
@@ -62,8 +58,6 @@ const QUESTIONS: usize = 3;
 const ENOUGH: Duration = Duration::from_millis(400);
 /// The offset that is reported: NTP stays below it, and latency figures show it.
 const NOTICEABLE: Duration = Duration::from_millis(100);
-/// The offset above which a broadcaster may reject a valid ticket.
-const TICKETS: Duration = Duration::from_secs(ticket::SKEW);
 
 #[cfg(test)]
 mod tests {
@@ -71,17 +65,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_clock_offset_is_classified_by_size_and_role() {
-        for (ahead_ms, uncertainty_ms, role, wanted, words) in [
-            (12, 1, Role::Subscriber, Status::Ok, "12 ms ahead of the server's, ± 1.0 ms"),
-            (-12, 1, Role::Subscriber, Status::Ok, "12 ms behind the server's"),
-            (400, 350, Role::Subscriber, Status::Ok, "400 ms"),
-            (400, 5, Role::Subscriber, Status::Warn, "latencies"),
-            (-31_000, 5, Role::Subscriber, Status::Warn, "latencies"),
-            (-31_000, 5, Role::Publisher, Status::Fail, "tickets"),
-            (29_000, 5, Role::Publisher, Status::Warn, "latencies"),
+    fn a_clock_offset_is_classified_by_size() {
+        for (ahead_ms, uncertainty_ms, wanted, words) in [
+            (12, 1, Status::Ok, "12 ms ahead of the server's, ± 1.0 ms"),
+            (-12, 1, Status::Ok, "12 ms behind the server's"),
+            (400, 350, Status::Ok, "400 ms"),
+            (400, 5, Status::Warn, "latencies"),
+            (-31_000, 5, Status::Warn, "latencies"),
+            (29_000, 5, Status::Warn, "latencies"),
         ] {
-            let check = judge(ClockOffset { micros: -ahead_ms * 1000, uncertainty: uncertainty_ms * 1000 }, role);
+            let check = judge(ClockOffset { micros: -ahead_ms * 1000, uncertainty: uncertainty_ms * 1000 });
             assert_eq!(check.status(), wanted, "{check:?}");
             assert!(format!("{check:?}").contains(words), "{check:?}");
         }

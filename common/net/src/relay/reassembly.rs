@@ -35,8 +35,8 @@ pub struct Reassembly {
     generation: u32,
     tracks: BTreeMap<TrackId, Groups>,
     out: VecDeque<ReorderOutput>,
-    /// Bytes of payload queued behind an earlier group.
-    bytes: usize,
+    /// What is queued behind an earlier group costs, in bytes.
+    cost: usize,
 }
 
 #[derive(Debug, Default)]
@@ -64,19 +64,32 @@ impl Reassembly {
         if group.sequence < groups.current {
             return;
         }
-        if let GroupInput::Unit(unit) = &item {
-            self.bytes += unit.unit.payload.len();
-        }
+        self.cost += cost(&item);
         groups.waiting.entry(group.sequence).or_default().push_back(item);
         self.release(group.track);
-        while self.bytes > MAX_WAITING_BYTES {
-            // Give up on the first group that blocks others.
+        while self.cost > MAX_WAITING {
+            // Give up on the groups that block others.
             let behind = self.tracks.iter().find(|(_, groups)| !groups.waiting.is_empty()).map(|(track, _)| *track);
             let Some(track) = behind else { break };
-            let groups = self.tracks.get_mut(&track).expect("it was just found");
-            groups.waiting.entry(groups.current).or_default().push_back(GroupInput::Reset);
-            self.release(track);
+            self.skip(track);
         }
+    }
+
+    /// Gives up on the group that is being output, and on those after it of which nothing has arrived.
+    fn skip(&mut self, track: TrackId) {
+        let Some(groups) = self.tracks.get_mut(&track) else { return };
+        match groups.waiting.first_key_value().map(|(sequence, _)| *sequence) {
+            Some(next) if next > groups.current => {
+                groups.current = next;
+                groups.last = None;
+                self.out.push_back(ReorderOutput::Gap(track));
+            }
+            _ => {
+                self.cost += cost(&GroupInput::Reset);
+                groups.waiting.entry(groups.current).or_default().push_back(GroupInput::Reset);
+            }
+        }
+        self.release(track);
     }
 
     /// The next output.
@@ -89,9 +102,9 @@ impl Reassembly {
         while let Some(waiting) = groups.waiting.get_mut(&groups.current) {
             let mut is_over = false;
             while let Some(item) = waiting.pop_front() {
+                self.cost -= cost(&item);
                 match item {
                     GroupInput::Unit(unit) => {
-                        self.bytes -= unit.unit.payload.len();
                         // The server skipped units to keep up.
                         let is_gap =
                             |(epoch, last)| epoch == unit.unit.epoch && unit.predecessor_dts.is_some_and(|a| a > last);
@@ -115,17 +128,23 @@ impl Reassembly {
                 return;
             }
             if let Some(rest) = groups.waiting.remove(&groups.current) {
-                let left =
-                    rest.iter().map(|item| if let GroupInput::Unit(unit) = item { unit.unit.payload.len() } else { 0 });
-                self.bytes -= left.sum::<usize>();
+                self.cost -= rest.iter().map(cost).sum::<usize>();
             }
             groups.current += 1;
         }
     }
 }
 
-/// Bounds the payload queued behind an earlier group: two seconds at 32 Mbit/s.
-const MAX_WAITING_BYTES: usize = 8 << 20;
+/// What an input costs while it waits, in bytes: its payload, its place in the queue, and that of its group, which may have no other input.
+fn cost(item: &GroupInput) -> usize {
+    let payload = if let GroupInput::Unit(unit) = item { unit.unit.payload.len() } else { 0 };
+    payload + INPUT_COST
+}
+
+/// What an input costs beside its payload, in bytes: the allocation of a queue for a few inputs, and an entry of the map of groups.
+const INPUT_COST: usize = 1024;
+/// Bounds the cost of what is queued behind an earlier group, in bytes: two seconds at 32 Mbit/s.
+const MAX_WAITING: usize = 8 << 20;
 
 #[cfg(test)]
 mod tests {
@@ -210,7 +229,21 @@ mod tests {
         for n in 0..20 {
             r.push(group(1, V, 1), unit(V, n, 1 << 20));
         }
-        assert!(r.bytes <= MAX_WAITING_BYTES);
+        assert!(r.cost <= MAX_WAITING);
         assert_eq!(drain(&mut r)[..2], ["gap v0", "v0@0"]);
+    }
+
+    #[test]
+    fn groups_far_ahead_are_reached_at_once_and_bounded() {
+        let mut r = Reassembly::default();
+        r.start(1);
+        for n in 0..100_000 {
+            let item = if n % 2 == 0 { GroupInput::Reset } else { unit(V, n, 0) };
+            r.push(group(1, V, (1 << 60) + n as u64 * 1000), item);
+            assert!(r.cost <= MAX_WAITING);
+            r.pop();
+        }
+        let left: usize = r.tracks.values().flat_map(|groups| groups.waiting.values()).flatten().map(cost).sum();
+        assert_eq!(left, r.cost);
     }
 }

@@ -4,6 +4,7 @@
 //! Needs root for network namespaces. Latencies are printed, not asserted: the assertions are that nothing is lost, duplicated or out of order.
 #![allow(clippy::print_stdout, reason = "a test that measures prints its results")]
 
+mod capture;
 mod outage;
 mod shared_uplink;
 mod testbed;
@@ -129,6 +130,22 @@ fn a_viewer_that_was_kept_from_running_stays_on_its_path() -> Result<()> {
     // A machine that runs other tests may keep the broadcaster from running too.
     println!("{} path switches in {STOPS} stops", made.len());
     ensure!(made.len() <= 2, "the viewer left its path: {made:?}");
+    Ok(())
+}
+
+/// Tickets expire by the server's clock, which the broadcaster measures: its own may be wrong.
+#[test]
+fn viewers_are_admitted_by_a_broadcaster_whose_clock_is_wrong() -> Result<()> {
+    let testbed = LanTestbed::build()?;
+    for ahead in ["-150000", "400000"] {
+        let mut broadcaster = testbed.broadcast(&["--clock-offset", ahead])?;
+        let mut viewer = testbed.watch(0, &[])?;
+        wait_source(&mut viewer, "LAN peer").with_context(|| format!("with a clock {ahead} ms ahead"))?;
+        let log = broadcaster.process.err();
+        ensure!(log.contains("this machine's clock is not the server's"), "nothing is said: {log}");
+        viewer.finish()?;
+        broadcaster.stop()?;
+    }
     Ok(())
 }
 

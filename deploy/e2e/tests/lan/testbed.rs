@@ -203,7 +203,7 @@ pub(crate) const LAN: Shape = Shape { delay: Duration::from_millis(8), ..Shape::
 /// Both directions of the link to the CDN: 30 ms, as in the paper.
 const WAN: Shape = Shape { delay: Duration::from_millis(30), rate: Some(20_000_000), ..Shape::PERFECT };
 pub(crate) const BROADCASTER: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 10);
-const VIEWERS: [Ipv4Addr; 2] = [Ipv4Addr::new(10, 77, 0, 21), Ipv4Addr::new(10, 77, 0, 22)];
+pub(crate) const VIEWERS: [Ipv4Addr; 2] = [Ipv4Addr::new(10, 77, 0, 21), Ipv4Addr::new(10, 77, 0, 22)];
 const ROUTER: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
 const UPLINK: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 10);
 const ROUTER_UPLINK: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 1);

@@ -56,7 +56,7 @@ async fn look(server: &Server, role: Role, lan_broadcasters: oneshot::Receiver<L
         }
     };
     let (clock, info, by_url) =
-        tokio::join!(clock::check(&client, &server.origin, role), server_info::ask(&client, server, role), by_url);
+        tokio::join!(clock::check(&client, &server.origin), server_info::ask(&client, server, role), by_url);
     let playback = info.playback.as_ref();
     let relay = async { Some(relay(playback?).await) };
     let rtmp = async {
