@@ -10,6 +10,8 @@
 //! viewer's buffer covers it, and keep the fallback running for longer. Each failure doubles the time until a path is tried again, and a path
 //! must deliver for a probation period before its failures are forgotten. Both damp flapping.
 //!
+//! A path that is silent for long although no other one is live is opened again: otherwise the last path would be kept for good.
+//!
 //! If a path's server reports that it has no capacity, the viewer leaves the path as soon as another one delivers. The path stays open, and is
 //! used again when there is capacity. If it is the only path, it is kept.
 //!
@@ -198,6 +200,7 @@ impl Selector {
         }
         self.mark_absent_tracks(now);
         self.close_superseded(now, &mut actions);
+        self.close_silent(now, &mut actions);
         self.open_fallback(now, &mut actions);
         self.ensure_standby(now, &mut actions);
         actions
@@ -211,8 +214,11 @@ impl Selector {
                 [Some(since + self.config.head_start), Some(since + self.config.open_timeout)]
             }
             State::Active(active) => {
-                let stall_deadline = self.stall_deadline(path).filter(|_| !is_alone);
-                let next = stall_deadline.map(|at| if now < at { at } else { at + self.config.dead_after });
+                let (dead_after, reopen_after) = (self.config.dead_after, self.config.reopen_after);
+                let next = self.stall_deadline(path).and_then(|at| {
+                    let times = if is_alone { [None, None] } else { [Some(at), Some(at + dead_after)] };
+                    times.into_iter().flatten().chain([at + reopen_after]).find(|at| now < *at)
+                });
                 [Some(path.probation_start(&active) + self.config.probation), next]
             }
             State::Closed => [Some(path.retry_at), None],
@@ -332,6 +338,25 @@ impl Selector {
                 actions.push(Action::Stop(path.id));
             } else {
                 path.state = State::Closed;
+                actions.push(Action::Close(path.id));
+            }
+        }
+    }
+
+    /// Closes the active paths that have been silent for `reopen_after` while no path is live. They may be opened again at once.
+    fn close_silent(&mut self, now: Duration, actions: &mut Vec<Action>) {
+        if self.paths.iter().any(|path| self.is_live(path, now)) {
+            return;
+        }
+        for n in 0..self.paths.len() {
+            let path = &self.paths[n];
+            let Some(active) = path.active() else { continue };
+            let is_silent = active.tracks().all(|(_, stats)| {
+                now >= stats.last + self.stall_timeout_for(path, &active, stats) + self.config.reopen_after
+            });
+            if is_silent {
+                let path = &mut self.paths[n];
+                (path.state, path.retry_at) = (State::Closed, now);
                 actions.push(Action::Close(path.id));
             }
         }

@@ -28,6 +28,9 @@ pub struct SelectorConfig {
     pub stall_factor: f64,
     /// How long after its stall timeout a path has failed, if another one is live. Default 1 s.
     pub dead_after: Duration,
+    /// How long after its stall timeout an active path is opened again if no other path is live. Its server may have lost it without closing the
+    /// connection, or its stream may have been removed. Default 15 s.
+    pub reopen_after: Duration,
     /// Backoff after the first failure; doubles with each consecutive failure. Default 1 s.
     pub retry_min: Duration,
     /// Upper bound of the backoff. Default 30 s.
@@ -44,6 +47,7 @@ impl Default for SelectorConfig {
             open_timeout: Duration::from_secs(5),
             stall_factor: 1.5,
             dead_after: Duration::from_secs(1),
+            reopen_after: Duration::from_secs(15),
             retry_min: Duration::from_secs(1),
             retry_max: Duration::from_secs(30),
             probation: Duration::from_secs(1),

@@ -386,3 +386,41 @@ fn the_only_path_is_kept_without_capacity() {
     selector.on_capacity(PEER, false);
     assert_eq!(feed(&mut selector, &[(PEER, 0)], 2000, 9000), []);
 }
+
+#[test]
+fn a_silent_last_path_is_opened_again() {
+    // The only one, and one whose fallbacks cannot be opened.
+    let (mut alone, mut last) = (selector(Mode::Warm, &[(RELAY, RELAY_LIKE)]), lan(Mode::Warm));
+    for (selector, path, failing) in [(&mut alone, RELAY, &[][..]), (&mut last, PEER, &[RELAY, RTMP][..])] {
+        assert_eq!(selector.poll(ms(0)), [Action::Open(path)]);
+        feed(selector, &[(path, 0)], 10, 1000);
+        let mut reopened = None;
+        let mut at = 1000;
+        while reopened.is_none() && at < 60_000 {
+            for failing in failing {
+                selector.on_failed(*failing, ms(at));
+            }
+            let actions = selector.poll(ms(at));
+            if let Some(close) = actions.iter().position(|action| *action == Action::Close(path)) {
+                assert_eq!(actions.get(close + 1), Some(&Action::Open(path)), "{actions:?}");
+                reopened = Some(at);
+            }
+            assert!(reopened.is_some() || selector.deadline(ms(at)).is_some());
+            at += 20;
+        }
+        let after = reopened.expect("it is opened again") - 1000;
+        assert!((15_000..16_500).contains(&after), "{after}");
+        // It is not opened again and again while it waits for units, and it plays on.
+        assert_eq!(selector.poll(ms(at + 30_000)).iter().filter(|action| **action == Action::Open(path)).count(), 0);
+        arrived(selector, path, at + 30_000, 31_000);
+        assert!(!selector.is_stalled(path, ms(at + 30_001)));
+    }
+}
+
+#[test]
+fn a_path_whose_fallback_is_live_is_not_opened_again_for_its_silence_alone() {
+    let mut selector = lan(Mode::Hot);
+    selector.poll(ms(0));
+    let actions = only(feed(&mut selector, &[(PEER, 0), (RELAY, 0)], 10, 40_000));
+    assert!(!actions.contains(&Action::Close(PEER)) && !actions.contains(&Action::Close(RELAY)), "{actions:?}");
+}
