@@ -63,6 +63,11 @@ impl LiveStream {
         self.wakers.wake(news);
     }
 
+    /// Empties the window. Readers get nothing until the next unit; those that had not read everything count what they miss as skipped.
+    pub fn clear(&self) {
+        self.window.write().clear();
+    }
+
     /// Marks the stream as ended and wakes all readers.
     pub fn end(&self) {
         self.progress.send_modify(|progress| progress.ended = true);
@@ -167,6 +172,9 @@ mod tests {
         stream.wake(Interest::Pictures);
         assert_eq!(*changed.borrow_and_update(), Progress { next_position: 3, ended: false });
         assert_eq!(stream.read(&mut cursor, usize::MAX).entries.len(), 1, "from the newest IDR on");
+        stream.clear();
+        assert_eq!(stream.read(&mut Cursor::at_live_edge(), usize::MAX).entries.len(), 0);
+        assert_eq!((stream.next_position(), stream.with_window(LiveWindow::bytes)), (3, 0));
         stream.end();
         assert_eq!(*changed.borrow_and_update(), Progress { next_position: 3, ended: true });
     }

@@ -125,6 +125,11 @@ impl LiveWindow {
         self.entries.back().expect("an entry was just pushed, and eviction keeps the newest")
     }
 
+    /// Evicts everything, as the stream has ended. Positions continue; until the next unit there is nothing to join or to read.
+    pub fn clear(&mut self) {
+        *self = Self { next_position: self.next_position, ..Self::new(self.bounds) };
+    }
+
     /// Position of the oldest unit in the window; equals [`next_position`](Self::next_position) when empty.
     pub fn first_position(&self) -> u64 {
         self.next_position - self.entries.len() as u64
@@ -593,6 +598,23 @@ mod tests {
         assert_eq!((read.skipped, read.entries.len(), cursor.position()), (19, 0, None));
         w.push(c, unit(1, TrackId::VIDEO, 800, true, 10), None);
         assert_eq!(cursor.read(&w, usize::MAX).entries[0].position, 20);
+    }
+
+    #[test]
+    fn a_cleared_window_holds_nothing_and_its_positions_continue() {
+        let mut w = window(10_000, 10_000);
+        fill(&mut w, 0..25);
+        let (mut behind, mut at_end) = (Cursor::at(3), Cursor::at(25));
+        w.clear();
+        assert_eq!((w.bytes(), w.duration(), w.join_position(), w.gop_start(20)), (0, Duration::ZERO, None, None));
+        assert_eq!((w.first_position(), w.next_position(), w.newest().is_none()), (25, 25, true));
+        let reads = [&mut Cursor::at_live_edge(), &mut behind, &mut at_end].map(|cursor| cursor.read(&w, usize::MAX));
+        assert_eq!(reads.map(|read| (read.entries.len(), read.skipped)), [(0, 0), (0, 22), (0, 0)]);
+        fill(&mut w, 30..32);
+        assert_eq!((w.first_position(), w.join_position(), w.duration()), (25, Some(25), Duration::from_millis(40)));
+        for mut cursor in [Cursor::at_live_edge(), behind, at_end] {
+            assert_eq!(cursor.read(&w, usize::MAX).entries.iter().map(|e| e.position).collect::<Vec<_>>(), [25, 26]);
+        }
     }
 
     #[test]
