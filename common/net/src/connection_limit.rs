@@ -79,6 +79,11 @@ impl ConnectionLimiter {
         Ok(ConnectionPermit { limiter: self.clone(), peer })
     }
 
+    /// The limit of all connections together.
+    pub fn total(&self) -> usize {
+        self.total
+    }
+
     /// Number of open connections.
     pub fn count(&self) -> usize {
         self.taken.lock().total

@@ -7,6 +7,7 @@ pub mod bbr;
 pub mod blame;
 pub mod clock;
 pub mod connection_limit;
+pub mod connection_slots;
 pub mod discovery;
 #[cfg(feature = "doctor")]
 pub mod doctor;
