@@ -48,6 +48,12 @@ pub enum Error {
         /// The time limit.
         after: Duration,
     },
+    /// The subscriber lets nothing be sent to it: no unit while it is active, or no message.
+    #[error("the subscriber took nothing for {after:?}")]
+    NotTaken {
+        /// The time limit.
+        after: Duration,
+    },
     /// The peer sent a costly request more often than allowed.
     #[error("more than {limit} {what} requests within {within:?}")]
     TooOften {
@@ -71,7 +77,7 @@ impl Error {
     pub fn blame(&self) -> Blame {
         match self {
             Self::Refused { .. } | Self::Protocol(_) | Self::Unexpected { .. } | Self::TooOften { .. } => Blame::Peer,
-            Self::Closed { .. } | Self::Timeout { .. } => Blame::Network,
+            Self::Closed { .. } | Self::Timeout { .. } | Self::NotTaken { .. } => Blame::Network,
             Self::Connection(_) | Self::Write(_) | Self::Read(_) => {
                 self.connection_violator().unwrap_or(Blame::Network)
             }
@@ -84,7 +90,7 @@ impl Error {
         match self {
             Self::Protocol(_) | Self::Unexpected { .. } | Self::TooOften { .. } => true,
             Self::Connection(_) | Self::Write(_) | Self::Read(_) => self.connection_violator().is_some(),
-            Self::Refused { .. } | Self::Closed { .. } | Self::Timeout { .. } => false,
+            Self::Refused { .. } | Self::Closed { .. } | Self::Timeout { .. } | Self::NotTaken { .. } => false,
         }
     }
 

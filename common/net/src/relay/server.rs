@@ -5,6 +5,8 @@
 
 use std::future::Future;
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -12,12 +14,12 @@ use media::{Cursor, LiveWindow, TrackKind};
 use quinn::{Connection, RecvStream, SendStream, VarInt};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
 use super::drop_policy::DropPolicy;
 use super::error::Error;
 use super::source::{Delivery, SendGate, StreamSource, SubscriptionObserver};
-use super::track_sender::{DroppedGroup, TrackSender};
+use super::track_sender::{DroppedGroup, Flow, TrackSender};
 use super::wire::{self, BAD_REQUEST, ClientMessage, Proof, REFUSED, RefusalCode, ServerMessage, Start};
 
 /// A client's request to subscribe. Dropping it closes the connection.
@@ -141,6 +143,9 @@ async fn serve<S: StreamSource, G: SendGate, O: SubscriptionObserver>(
         capacity.mark_changed();
     }
     let mut has_capacity = true;
+    let (flow, mut not_taken) = (Arc::new(Flow::default()), NotTaken::default());
+    let mut checks = interval(FLOW_CHECK_INTERVAL);
+    checks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let (mut starts, mut timing_requests) = (RequestLimiter::default(), RequestLimiter::default());
     loop {
         tokio::select! {
@@ -155,6 +160,7 @@ async fn serve<S: StreamSource, G: SendGate, O: SubscriptionObserver>(
                 Ok(Some(ClientMessage::Stop)) => {
                     senders.shutdown().await;
                     running = 0;
+                    not_taken = NotTaken::default();
                     observer.on_active(false);
                 }
                 Ok(Some(ClientMessage::Timing { at })) => {
@@ -181,6 +187,7 @@ async fn serve<S: StreamSource, G: SendGate, O: SubscriptionObserver>(
                             dropped: dropped.clone(),
                             budget: 0,
                             drop_policy: DropPolicy::new(kind),
+                            flow: flow.clone(),
                         };
                         senders.spawn(sender.run(cursor));
                     }
@@ -196,6 +203,7 @@ async fn serve<S: StreamSource, G: SendGate, O: SubscriptionObserver>(
             Some(DroppedGroup { generation, track, sequence }) = drops.recv() => {
                 write(send, &ServerMessage::Dropped { generation, track, sequence }).await?;
             }
+            _ = checks.tick(), if running > 0 => not_taken.check(&flow)?,
             Some(ended) = senders.join_next(), if running > 0 => match ended {
                 Ok(Ok(())) => {
                     running -= 1;
@@ -242,6 +250,29 @@ impl RequestLimiter {
     }
 }
 
+/// Detects a subscriber that keeps its subscription active and lets nothing be sent: by its flow control, or because it grants no streams.
+#[derive(Debug, Default)]
+struct NotTaken {
+    written: u64,
+    begun: u64,
+    /// Checks in a row that found writes pending or begun, and no unit written. Counted, so that a pause of this process is not the subscriber's.
+    checks: u32,
+}
+
+impl NotTaken {
+    fn check(&mut self, flow: &Flow) -> Result<(), Error> {
+        let (written, begun) = (flow.written.load(Ordering::Relaxed), flow.begun.load(Ordering::Relaxed));
+        let has_written = std::mem::replace(&mut self.written, written) != written;
+        let has_begun = std::mem::replace(&mut self.begun, begun) != begun;
+        let takes = has_written || !has_begun && flow.pending.load(Ordering::Relaxed) == 0;
+        self.checks = if takes { 0 } else { self.checks + 1 };
+        if self.checks > MAX_FLOW_CHECKS {
+            return Err(Error::NotTaken { after: FLOW_CHECK_INTERVAL * MAX_FLOW_CHECKS });
+        }
+        Ok(())
+    }
+}
+
 /// The position in the window to send from; `None` for the newest IDR, or for the next one if there is none.
 fn position(window: &LiveWindow, at: &Start) -> Option<u64> {
     match at {
@@ -272,10 +303,12 @@ impl Control {
     }
 }
 
+/// Writes a message, for which the subscriber has as long as for units.
 async fn write(send: &mut SendStream, reply: &ServerMessage) -> Result<(), Error> {
     let mut bytes = BytesMut::new();
     reply.encode(&mut bytes);
-    Ok(send.write_all(&bytes).await?)
+    let after = FLOW_CHECK_INTERVAL * MAX_FLOW_CHECKS;
+    Ok(timeout(after, send.write_all(&bytes)).await.map_err(|_| Error::NotTaken { after })??)
 }
 
 /// From the handshake to `SUBSCRIBE`.
@@ -284,6 +317,10 @@ pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 pub(super) const MAX_REQUESTS: u32 = 64;
 /// The period that [`MAX_REQUESTS`] applies to.
 const REQUEST_WINDOW: Duration = Duration::from_secs(10);
+/// How often it is checked whether an active subscriber takes what is sent.
+const FLOW_CHECK_INTERVAL: Duration = Duration::from_secs(5);
+/// Bounds how long a subscriber takes nothing, in checks: 30 s, in which a viewer has long given the path up.
+const MAX_FLOW_CHECKS: u32 = 6;
 /// How long the client may take to receive a refusal or `ENDED`.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Bytes that one read takes from a control stream.

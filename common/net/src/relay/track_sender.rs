@@ -7,6 +7,7 @@
 //! dropped: its stream is reset, the subscriber is informed, and the cursor moves to the newest IDR.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -33,6 +34,35 @@ pub(super) struct TrackSender<S, G, O> {
     /// Bytes granted and not sent yet.
     pub(super) budget: usize,
     pub(super) drop_policy: DropPolicy,
+    pub(super) flow: Arc<Flow>,
+}
+
+/// Whether the subscriber lets units be sent to it, as the senders of its subscription see it.
+#[derive(Debug, Default)]
+pub(super) struct Flow {
+    /// Units that were written to QUIC.
+    pub(super) written: AtomicU64,
+    /// Writes that were begun, of units or parts of them.
+    pub(super) begun: AtomicU64,
+    /// Writes that wait for the subscriber.
+    pub(super) pending: AtomicU64,
+}
+
+/// A write that is counted as pending until it is dropped.
+struct PendingWrite<'a>(&'a Flow);
+
+impl<'a> PendingWrite<'a> {
+    fn begin(flow: &'a Flow) -> Self {
+        flow.begun.fetch_add(1, Ordering::Relaxed);
+        flow.pending.fetch_add(1, Ordering::Relaxed);
+        Self(flow)
+    }
+}
+
+impl Drop for PendingWrite<'_> {
+    fn drop(&mut self) {
+        self.0.pending.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// A group whose stream was reset.
@@ -111,7 +141,10 @@ impl<S: StreamSource, G: SendGate, O: SubscriptionObserver> TrackSender<S, G, O>
                     }
                 }
                 match self.send(&mut groups, entry).await? {
-                    Ok(bytes) => observer.on_sent(self.kind, entry.position, bytes),
+                    Ok(bytes) => {
+                        self.flow.written.fetch_add(1, Ordering::Relaxed);
+                        observer.on_sent(self.kind, entry.position, bytes);
+                    }
                     Err(Superseded) => {
                         observer.on_dropped();
                         self.reset_groups(&mut groups).await;
@@ -186,7 +219,9 @@ impl<S: StreamSource, G: SendGate, O: SubscriptionObserver> TrackSender<S, G, O>
         // Header and catalog that this subscriber needs before the unit.
         let mut opening = BytesMut::new();
         if group.stream.is_none() {
+            let pending = PendingWrite::begin(&self.flow);
             let stream = self.connection.open_uni().await?;
+            drop(pending);
             let _ = stream.set_priority(priority(self.kind, group.sequence));
             group.stream = Some(stream);
             group.catalog = None;
@@ -237,6 +272,8 @@ impl<S: StreamSource, G: SendGate, O: SubscriptionObserver> TrackSender<S, G, O>
         mut piece: [Bytes; 3],
         position: u64,
     ) -> Result<Result<(), Superseded>, Error> {
+        let flow = self.flow.clone();
+        let _pending = PendingWrite::begin(&flow);
         // Counted in checks, not by the clock, so that a pause of this process is not a stall. Video is dropped first, which frees capacity for
         // audio.
         let allowed = if self.kind == TrackKind::Audio { 2 * STALL_CHECKS } else { STALL_CHECKS };

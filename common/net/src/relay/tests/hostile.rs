@@ -13,7 +13,7 @@ use super::super::client::MAX_HELD;
 use super::super::server::{Ended, MAX_REQUESTS};
 use super::super::wire::coding::put_varint;
 use super::super::wire::{self, BAD_REQUEST, ClientMessage, GroupHeader, Proof, ServerMessage, Start};
-use super::super::{Blame, Error, subscribe};
+use super::super::{Blame, Error, Side, subscribe, transport};
 use super::{TestStream, connect, join, listen, serve, take, unit, watch_live};
 use crate::sim::{Network, simulate};
 use crate::trust::{Identity, Pin, tls};
@@ -194,5 +194,49 @@ fn a_group_of_an_earlier_start_is_not_read() {
         assert_eq!(take(&mut subscription, 5).await.0, (0..5).map(|n| n * 33).collect::<Vec<_>>());
         let more = timeout(Duration::from_secs(1), subscription.next()).await;
         assert!(!matches!(&more, Ok(Ok(super::super::Event::Unit(unit))) if unit.unit.track.is_video()), "{more:?}");
+    });
+}
+
+/// How a subscription ends that is active for two minutes while the client's transport configuration limits what it takes.
+async fn end_of(network: &Network, limit: impl FnOnce(&mut quinn::TransportConfig)) -> Option<Ended> {
+    let stream = TestStream::new();
+    let mut server = serve(network, &stream);
+    let mut transport = transport(Side::Client);
+    limit(&mut transport);
+    let endpoint = network.endpoint(None);
+    let mut config = tls::client_config(server.pin, wire::ALPN);
+    config.transport_config(Arc::new(transport));
+    let connection = endpoint.connect_with(config, server.address, tls::SERVER_NAME).unwrap().await.unwrap();
+    let (mut send, _recv) = connection.open_bi().await.unwrap();
+    let mut messages = BytesMut::new();
+    ClientMessage::Subscribe { name: "live".into(), proof: Proof::None }.encode(&mut messages);
+    ClientMessage::Start { generation: 1, at: Start::LiveEdge }.encode(&mut messages);
+    send.write_all(&messages).await.unwrap();
+    stream.push_live(0..300, 1000).await;
+    // A gap of the publisher, which is not the subscriber's.
+    sleep(Duration::from_secs(60)).await;
+    stream.push_live(300..2000, 1000).await;
+    server.ends.try_recv().ok()
+}
+
+#[test]
+fn an_active_subscriber_that_takes_nothing_is_closed() {
+    simulate(|network| async move {
+        for limit in [
+            |transport: &mut quinn::TransportConfig| {
+                transport.receive_window(VarInt::from_u32(100));
+            },
+            |transport: &mut quinn::TransportConfig| {
+                transport.max_concurrent_uni_streams(VarInt::from_u32(0));
+            },
+        ] {
+            let end = end_of(&network, limit).await;
+            assert!(matches!(end, Some(Ended::Failed(Error::NotTaken { .. }))), "{end:?}");
+        }
+        // This one reads nothing either, but has room for all.
+        let end = end_of(&network, |transport| {
+            transport.receive_window(VarInt::from_u32(1 << 30)).max_concurrent_uni_streams(VarInt::from_u32(1 << 20));
+        });
+        assert!(end.await.is_none());
     });
 }
