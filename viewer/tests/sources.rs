@@ -173,17 +173,23 @@ async fn an_rtmp_path_resumes_after_its_last_unit() {
 }
 
 #[tokio::test]
-async fn an_unknown_stream_fails_at_once() {
+async fn an_unknown_stream_fails_once_the_server_has_said_so_for_a_while() {
     let (listener, address) = bind().await;
+    let requests = Arc::new(AtomicUsize::new(0));
+    let counted = requests.clone();
     tokio::spawn(async move {
-        let request = play_request(&listener).await;
-        let _ = request.reject("NetStream.Play.StreamNotFound", "no such stream").await;
+        loop {
+            let request = play_request(&listener).await;
+            counted.fetch_add(1, Ordering::Relaxed);
+            let _ = request.reject("NetStream.Play.StreamNotFound", "no such stream").await;
+        }
     });
     let mut watcher = Watcher::start(&format!("rtmp://{address}/live/shwo"), TransportFilter::AUTO);
     watcher.watch(|w| w.failure.is_some()).await;
     let error = watcher.failure.unwrap();
     assert!(matches!(&error, Error::UnknownStream { name, .. } if name == "shwo"), "{error}");
     assert!(error.to_string().contains("cdn key new shwo"));
+    assert!(requests.load(Ordering::Relaxed) > 2);
 }
 
 #[tokio::test]

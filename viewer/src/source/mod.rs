@@ -203,6 +203,18 @@ impl Error {
         matches!(self, Self::Relay { source, .. } if source.is_violation())
     }
 
+    /// Whether the server knows no stream of this name. It may in a moment: a server, a proxy or a key file is being changed.
+    pub fn is_unknown_stream(&self) -> bool {
+        let is_unknown = |source: &net::relay::Error| {
+            matches!(source, net::relay::Error::Refused { code: net::relay::RefusalCode::UnknownStream, .. })
+        };
+        match self {
+            Self::UnknownStream { .. } => true,
+            Self::Relay { source, .. } => is_unknown(source),
+            _ => false,
+        }
+    }
+
     /// Whether another attempt may succeed.
     pub fn retry(&self) -> bool {
         match self {

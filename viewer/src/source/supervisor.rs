@@ -25,14 +25,16 @@ pub async fn run(url: String, options: PathOptions, position: Position, events: 
         Ok(http) => http,
         Err(error) => return drop(events.send(Event::Failed(error)).await),
     };
-    let mut wait = RETRY_MIN;
+    let (mut wait, mut unknown_since) = (RETRY_MIN, None);
     let resolved = loop {
         let _ = events.send(Event::State(State::Connecting)).await;
         let error = match resolve(&url, &options, &http).await {
             Ok(resolved) => break resolved,
             Err(error) => error,
         };
-        if !error.retry() {
+        unknown_since = error.is_unknown_stream().then(|| unknown_since.unwrap_or_else(Instant::now));
+        let is_for_now = unknown_since.is_some_and(|since| since.elapsed() < UNKNOWN_PATIENCE);
+        if !error.retry() && !is_for_now {
             return drop(events.send(Event::Failed(error)).await);
         }
         warn!(%error, "cannot query the server; retrying");
@@ -57,6 +59,8 @@ struct Path {
     has_delivered: bool,
     /// The error if another attempt cannot succeed.
     permanently_failed: Option<Error>,
+    /// Since when its server has known no such stream, and the error that says so.
+    unknown_stream: Option<(Instant, Error)>,
 }
 
 impl Path {
@@ -68,7 +72,19 @@ impl Path {
             task: None,
             has_delivered: false,
             permanently_failed: None,
+            unknown_stream: None,
         }
+    }
+
+    /// Whether there is no hope for it: it can never work, or its server has known no such stream for a while. The latter is tried again
+    /// all the same, as long as another path has hope.
+    fn is_hopeless(&self) -> bool {
+        let is_unknown = self.unknown_stream.as_ref().is_some_and(|(since, _)| since.elapsed() >= UNKNOWN_PATIENCE);
+        self.permanently_failed.is_some() || is_unknown
+    }
+
+    fn take_failure(&mut self) -> Option<Error> {
+        self.permanently_failed.take().or(self.unknown_stream.take().map(|(_, error)| error))
     }
 
     fn transport(&self) -> &'static Transport {
@@ -250,6 +266,7 @@ impl Supervisor {
         };
         match event {
             PathEvent::Opened { burst, complete, transport } => {
+                path.unknown_stream = None;
                 self.selector.on_connected(id);
                 let transport = transport.unwrap_or(path.transport());
                 let (source, delivery) = (path.description.name_by(transport), transport.delivery);
@@ -321,6 +338,7 @@ impl Supervisor {
     }
 
     async fn on_failure(&mut self, id: PathId, error: Error) -> Result<(), Closed> {
+        let unknown_before = self.paths.get_mut(&id).and_then(|path| path.unknown_stream.take());
         // Not a failure, and there is no other path: retry at a constant interval, so that the start of the stream is not missed.
         if matches!(error, Error::NotLive { .. }) && self.paths.len() == 1 {
             debug!(%error, "the stream is not live");
@@ -330,8 +348,9 @@ impl Supervisor {
         let now = self.now();
         self.selector.on_failed(id, now);
         let Some(path) = self.paths.get_mut(&id) else { return Ok(()) };
-        // A restarted server may not know its streams for a moment, but an error before the first unit is final.
-        let is_permanent = error.is_violation() || !error.retry() && !path.has_delivered;
+        let is_unknown = error.is_unknown_stream();
+        // An error before the first unit is final, except that a stream may be unknown for a moment only.
+        let is_permanent = error.is_violation() || !error.retry() && !is_unknown && !path.has_delivered;
         match &error {
             Error::NotLive { .. } => {
                 debug!(%error, "a path failed: the stream is not live");
@@ -347,17 +366,18 @@ impl Supervisor {
                 self.set_state(State::Reconnecting { reason: error.to_string() }).await?;
             }
         }
-        if is_permanent {
-            if let Some(path) = self.paths.get_mut(&id) {
+        if let Some(path) = self.paths.get_mut(&id) {
+            if is_permanent {
                 path.permanently_failed = Some(error);
+            } else if is_unknown {
+                path.unknown_stream = Some((unknown_before.map_or_else(Instant::now, |(since, _)| since), error));
             }
-            if self.paths.values().all(|path| path.permanently_failed.is_some()) {
-                let first = self.paths.values_mut().find_map(|path| path.permanently_failed.take());
-                if let Some(error) = first {
-                    self.send(Event::Failed(error)).await?;
-                }
-                return Err(Closed);
+        }
+        if self.paths.values().all(Path::is_hopeless) {
+            if let Some(error) = self.paths.values_mut().find_map(Path::take_failure) {
+                self.send(Event::Failed(error)).await?;
             }
+            return Err(Closed);
         }
         Ok(())
     }
@@ -439,6 +459,8 @@ fn jittered(wait: Duration) -> Duration {
 const RETRY_MIN: Duration = Duration::from_millis(500);
 /// The longest wait between attempts; a viewer may miss the start of a stream by as much.
 const RETRY_MAX: Duration = Duration::from_secs(8);
+/// How long a server must keep saying that it knows no such stream before it is believed.
+const UNKNOWN_PATIENCE: Duration = Duration::from_secs(5);
 /// The longest wait between two attempts at a stream that is not on air.
 const NOT_LIVE_POLL: Duration = Duration::from_secs(1);
 /// Spread of the reconnects of many viewers.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use super::super::path::{Opening, PathSource};
+use super::super::path::{Opening, PathSource, Source};
 use super::super::rtmp;
 use super::*;
 
@@ -23,19 +23,56 @@ impl PathSource for NotOnAir {
     }
 }
 
-/// Runs a supervisor of these paths for so long, and gives the states that it reports.
-async fn run_for(sources: &[Arc<NotOnAir>], time: Duration) -> Vec<State> {
-    let describe = |source: &Arc<NotOnAir>| PathDescription { transport: &rtmp::TRANSPORT, source: source.clone() };
-    let resolved = ResolvedPaths { paths: sources.iter().map(describe).collect(), api: None };
+/// A path to a server that knows no such stream until some time has passed, and then opens it and sends nothing.
+#[derive(Debug)]
+struct UnknownFor {
+    time: Duration,
+    started: Instant,
+    openings: Mutex<Vec<Instant>>,
+}
+
+impl UnknownFor {
+    fn new(time: Duration) -> Arc<Self> {
+        Arc::new(Self { time, started: Instant::now(), openings: Mutex::default() })
+    }
+}
+
+impl PathSource for UnknownFor {
+    fn address(&self) -> String {
+        "test".to_owned()
+    }
+
+    fn open<'a>(&'a self, _: OpenContext, events: &'a EventSender) -> Opening<'a> {
+        self.openings.lock().push(Instant::now());
+        Box::pin(async {
+            if self.started.elapsed() < self.time {
+                return Err(Error::UnknownStream { address: self.address(), name: "name".to_owned() });
+            }
+            let _ = events.send(PathEvent::Opened { burst: Duration::ZERO, complete: false, transport: None }).await;
+            std::future::pending().await
+        })
+    }
+}
+
+/// Runs a supervisor of these paths for so long, and gives the events that it reports.
+async fn events_of(sources: Vec<Source>, time: Duration) -> Vec<Event> {
+    let describe = |source| PathDescription { transport: &rtmp::TRANSPORT, source };
+    let resolved = ResolvedPaths { paths: sources.into_iter().map(describe).collect(), api: None };
     let (events, mut inbox) = mpsc::channel(1024);
     let supervisor =
         Supervisor::new(resolved, http::client().unwrap(), PathOptions::default(), Position::default(), events);
     let _ = tokio::time::timeout(time, supervisor.run()).await;
-    let mut states = Vec::new();
-    while let Ok(event) = inbox.try_recv() {
-        states.extend(if let Event::State(state) = event { Some(state) } else { None });
-    }
-    states
+    std::iter::from_fn(|| inbox.try_recv().ok()).collect()
+}
+
+/// The same with paths to streams that are not on air: the states.
+async fn run_for(sources: &[Arc<NotOnAir>], time: Duration) -> Vec<State> {
+    let sources = sources.iter().map(|source| source.clone() as Source).collect();
+    let states = events_of(sources, time).await.into_iter().map(|event| match event {
+        Event::State(state) => Some(state),
+        _ => None,
+    });
+    states.flatten().collect()
 }
 
 fn pauses(source: &NotOnAir) -> Vec<Duration> {
@@ -62,4 +99,35 @@ async fn one_of_several_paths_of_an_offline_stream_is_retried_with_backoff() {
         assert!(pauses.first() < pauses.last() && pauses.len() < 20, "{pauses:?}");
         assert!(pauses.iter().all(|pause| *pause <= RETRY_MAX + RETRY_JITTER + IDLE_POLL), "{pauses:?}");
     }
+}
+
+fn has_failed(events: &[Event]) -> bool {
+    events.iter().any(|event| matches!(event, Event::Failed(_)))
+}
+
+fn has_opened(events: &[Event]) -> bool {
+    events.iter().any(|event| matches!(event, Event::Opened { .. }))
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_that_is_unknown_for_a_moment_is_played() {
+    let source = UnknownFor::new(UNKNOWN_PATIENCE / 2);
+    let events = events_of(vec![source.clone()], Duration::from_secs(60)).await;
+    assert!(has_opened(&events) && !has_failed(&events), "{events:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_that_stays_unknown_is_reported() {
+    let source = UnknownFor::new(Duration::MAX);
+    let events = events_of(vec![source.clone()], Duration::from_secs(60)).await;
+    assert!(matches!(events.last(), Some(Event::Failed(Error::UnknownStream { .. }))), "{events:?}");
+    let openings = source.openings.lock();
+    assert!(openings.len() > 2 && *openings.last().unwrap() - openings[0] >= UNKNOWN_PATIENCE, "{openings:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_path_whose_stream_is_unknown_is_tried_again_while_another_has_hope() {
+    let (unknown, other) = (UnknownFor::new(UNKNOWN_PATIENCE * 4), Arc::new(NotOnAir::default()));
+    let events = events_of(vec![unknown.clone(), other], Duration::from_secs(120)).await;
+    assert!(has_opened(&events) && !has_failed(&events), "{events:?}");
 }
