@@ -17,7 +17,8 @@ use live::Progress;
 use media::latency::{ClockOffset, MAX_UNITS, Stage, TimingReport};
 use media::live_window::ReadBatch;
 use media::{AccessUnit, Cursor, LiveWindow, Timestamp, TrackKind};
-use net::connection_limit::{ConnectionLimiter, ConnectionPermit};
+use net::connection_limit::ConnectionLimiter;
+use net::connection_slots::{ConnectionSlot, ConnectionSlots, Evictable};
 use net::discovery::{Announcer, AnnouncerOptions, own_addresses};
 use net::relay::{
     self, Delivery, Grant, Proof, RefusalCode, Request, SendGate, Side, StreamSource, SubscriptionObserver,
@@ -74,8 +75,10 @@ pub struct PeerServer {
     stats: Arc<Stats>,
     upload: Uplink,
     lead: ViewerFirst,
-    /// Of all connections, including those in the handshake.
-    limiter: Arc<ConnectionLimiter>,
+    /// Of the connections that are not admitted yet.
+    handshakes: Arc<ConnectionSlots>,
+    /// Of the admitted viewers.
+    seats: Arc<ConnectionLimiter>,
     admission: Mutex<Admission>,
     /// Becomes `true` with the first viewer.
     has_viewer: watch::Sender<bool>,
@@ -123,9 +126,8 @@ impl PeerServer {
         };
         let advertisement = PeerAdvertisement { pin: identity.pin(), secret: rand::random(), addresses };
         let upload = Uplink::new(settings.bitrate_limit);
-        let max_connections = settings.max_viewers.saturating_add(MAX_PENDING_HANDSHAKES);
-        let per_ipv6_prefix = settings.max_viewers.max(MAX_PER_ADDRESS);
-        let limiter = ConnectionLimiter::with_ipv6_limit(max_connections, MAX_PER_ADDRESS, per_ipv6_prefix);
+        let handshakes = ConnectionLimiter::with_ipv6_limit(MAX_HANDSHAKES, MAX_PER_ADDRESS, MAX_HANDSHAKES);
+        let seats = ConnectionLimiter::with_ipv6_limit(settings.max_viewers, MAX_PER_ADDRESS, settings.max_viewers);
         Ok(Arc::new(Self {
             endpoint,
             advertisement,
@@ -135,7 +137,8 @@ impl PeerServer {
             stats,
             upload,
             lead: ViewerFirst::new(),
-            limiter,
+            handshakes: ConnectionSlots::new(handshakes, 0, Evictable::Undeclared),
+            seats,
             admission: Mutex::default(),
             has_viewer,
         }))
@@ -223,12 +226,12 @@ impl PeerServer {
             let Some(incoming) = incoming else { return };
             // Spoofed addresses must not exhaust the limits: with many pending handshakes, address validation by Retry comes first
             // (RFC 9000 §8.1.2).
-            if self.must_validate_address(incoming.remote_address_validated()) {
+            if self.handshakes.undeclared() >= RETRY_THRESHOLD && !incoming.remote_address_validated() {
                 let _ = incoming.retry();
                 continue;
             }
-            let permit = match self.limiter.try_acquire(incoming.remote_address().ip()) {
-                Ok(permit) => permit,
+            let slot = match self.handshakes.try_acquire(incoming.remote_address().ip()) {
+                Ok(slot) => slot,
                 Err(reason) => {
                     tracing::debug!(%reason, "a LAN viewer's connection was rejected");
                     self.stats.lan_viewers_rejected.increment();
@@ -236,7 +239,7 @@ impl PeerServer {
                     continue;
                 }
             };
-            viewers.spawn(self.clone().viewer(incoming, permit));
+            viewers.spawn(self.clone().connection(incoming, slot));
         }
     }
 
@@ -259,32 +262,50 @@ impl PeerServer {
         }
     }
 
-    fn must_validate_address(&self, is_proven: bool) -> bool {
-        !is_proven && self.limiter.count().saturating_sub(self.stats.lan_viewers.value() as usize) >= RETRY_THRESHOLD
+    async fn connection(self: Arc<Self>, incoming: quinn::Incoming, slot: ConnectionSlot) {
+        let admitted = tokio::select! {
+            () = slot.evicted() => return tracing::debug!("a connection without a request was closed: a new one needed its slot"),
+            admitted = self.handshake(incoming) => admitted,
+        };
+        drop(slot);
+        let Some((request, proof)) = admitted else { return };
+        self.viewer(request, proof).await;
     }
 
-    async fn viewer(self: Arc<Self>, incoming: quinn::Incoming, _permit: ConnectionPermit) {
+    /// The request of a viewer that is admitted, and our own proof for it.
+    async fn handshake(&self, incoming: quinn::Incoming) -> Option<(Request, Option<[u8; 32]>)> {
         let asked = async {
             let connection = incoming.await?;
             Ok::<_, relay::Error>((connection.clone(), relay::accept(connection).await?))
         };
         let (connection, request) = match tokio::time::timeout(HANDSHAKE_TIMEOUT, asked).await {
             Ok(Ok(asked)) => asked,
-            Ok(Err(error)) => return tracing::debug!(%error, "a LAN viewer's handshake failed"),
-            Err(_) => return tracing::debug!("a LAN viewer's handshake timed out"),
+            Ok(Err(error)) => {
+                tracing::debug!(%error, "a LAN viewer's handshake failed");
+                return None;
+            }
+            Err(_) => {
+                tracing::debug!("a LAN viewer's handshake timed out");
+                return None;
+            }
         };
-        let proof = match self.admit(&request, &connection) {
-            Ok(proof) => proof,
+        match self.admit(&request, &connection) {
+            Ok(proof) => Some((request, proof)),
             Err((code, reason)) => {
                 self.stats.lan_viewers_rejected.increment();
                 tracing::warn!(%reason, "rejected a LAN viewer");
-                return request.refuse(code, &reason).await;
+                request.refuse(code, &reason).await;
+                None
             }
-        };
-        if self.stats.lan_viewers.value() >= self.settings.max_viewers as u64 || !self.has_upload_capacity() {
+        }
+    }
+
+    async fn viewer(self: Arc<Self>, request: Request, proof: Option<[u8; 32]>) {
+        let seat = self.seats.try_acquire(request.peer().ip()).ok().filter(|_| self.has_upload_capacity());
+        let Some(_seat) = seat else {
             self.stats.lan_viewers_rejected.increment();
             return request.refuse(RefusalCode::Busy, "This broadcaster is at its limit of LAN viewers.").await;
-        }
+        };
         self.stats.lan_viewers.increment();
         self.has_viewer.send_replace(true);
         tracing::info!("a LAN viewer connected");
@@ -418,8 +439,8 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(8);
 const CLOSE_TIMEOUT: Duration = Duration::from_millis(200);
 /// Incoming connections that wait to be accepted.
 const MAX_INCOMING: usize = 64;
-/// Connections beyond the maximum number of viewers: a viewer must be heard before it can be rejected.
-const MAX_PENDING_HANDSHAKES: usize = 16;
+/// Connections that are not admitted yet. When there are as many, each new one evicts the oldest of the address that has the most.
+const MAX_HANDSHAKES: usize = 64;
 /// Pending handshakes from which on addresses are validated: more than a household's viewers that join at once.
 const RETRY_THRESHOLD: usize = 6;
 /// Connections from one IPv4 address: enough for one machine's viewers, while a flood from one address leaves room for others. An IPv6 /64

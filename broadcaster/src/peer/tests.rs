@@ -4,7 +4,6 @@ use std::net::Ipv4Addr;
 
 use media::live_window::Bounds;
 use media::{Epoch, TrackId, WallClock};
-use quinn::{ConnectionError, TransportErrorCode};
 use tokio::net::UdpSocket;
 
 use super::*;
@@ -19,19 +18,11 @@ fn peer(max_viewers: usize) -> Arc<PeerServer> {
 }
 
 async fn connect(peer: &PeerServer, address: SocketAddr) -> (quinn::Endpoint, quinn::Connection) {
-    let (endpoint, connected) = try_connect(peer, address).await;
-    (endpoint, connected.unwrap())
-}
-
-async fn try_connect(
-    peer: &PeerServer,
-    address: SocketAddr,
-) -> (quinn::Endpoint, Result<quinn::Connection, ConnectionError>) {
     let endpoint = quinn::Endpoint::client((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
     let mut config = tls::client_config(peer.advertisement().pin, relay::wire::ALPN);
     config.transport_config(Arc::new(relay::transport(Side::Client)));
-    let connected = endpoint.connect_with(config, address, tls::SERVER_NAME).unwrap().await;
-    (endpoint, connected)
+    let connection = endpoint.connect_with(config, address, tls::SERVER_NAME).unwrap().await.unwrap();
+    (endpoint, connection)
 }
 
 /// A UDP proxy before `server` for one client. Counts the Retry packets (RFC 9000 §17.2.5) that it forwards.
@@ -82,18 +73,44 @@ async fn addresses_are_validated_once_many_handshakes_are_pending() {
     );
 }
 
+/// Subscribes with the pairing code.
+async fn subscribe(peer: &PeerServer, connection: quinn::Connection) -> Result<relay::Subscription, relay::Error> {
+    let proof = pairing::viewer_proof(peer.code(), &pairing::exporter(&connection).unwrap());
+    relay::subscribe(connection, "", Proof::Code(proof)).await
+}
+
 #[tokio::test]
-async fn connections_beyond_the_limit_are_refused_and_counted() {
-    let peer = peer(0);
+async fn strangers_that_say_nothing_do_not_keep_a_viewer_out() {
+    let peer = peer(1);
     let server = peer.endpoint.local_addr().unwrap();
     tokio::spawn(peer.clone().serve());
-    let mut open = Vec::new();
-    while open.len() < MAX_PENDING_HANDSHAKES {
-        open.push(connect(&peer, server).await);
+    let mut silent = Vec::new();
+    while silent.len() < MAX_HANDSHAKES * 2 {
+        silent.push(connect(&peer, server).await);
     }
-    assert_eq!((peer.limiter.count(), peer.stats.lan_viewers_rejected.value()), (MAX_PENDING_HANDSHAKES, 0));
-    let (_endpoint, refused) = try_connect(&peer, server).await;
-    let Err(ConnectionError::ConnectionClosed(close)) = refused else { panic!("{refused:?}") };
-    assert_eq!(close.error_code, TransportErrorCode::CONNECTION_REFUSED);
+    let (_endpoint, connection) = connect(&peer, server).await;
+    let _viewer = subscribe(&peer, connection).await.unwrap();
+    // The oldest made room, and nobody was refused.
+    silent[0].1.closed().await;
+    assert_eq!((peer.seats.count(), peer.stats.lan_viewers_rejected.value()), (1, 0));
+    assert!(peer.handshakes.limiter().count() <= MAX_HANDSHAKES);
+}
+
+#[tokio::test]
+async fn viewers_beyond_the_limit_are_refused_and_counted() {
+    let peer = peer(1);
+    let server = peer.endpoint.local_addr().unwrap();
+    tokio::spawn(peer.clone().serve());
+    let (_first, connection) = connect(&peer, server).await;
+    let admitted = subscribe(&peer, connection).await.unwrap();
+    let (_second, connection) = connect(&peer, server).await;
+    let refused = subscribe(&peer, connection).await;
+    assert!(matches!(refused, Err(relay::Error::Refused { code: RefusalCode::Busy, .. })), "{refused:?}");
     assert_eq!(peer.stats.lan_viewers_rejected.value(), 1);
+    drop(admitted);
+    while peer.seats.count() > 0 {
+        tokio::task::yield_now().await;
+    }
+    let (_third, connection) = connect(&peer, server).await;
+    subscribe(&peer, connection).await.unwrap();
 }
