@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Instant;
 
 use data_encoding::HEXLOWER;
 use media::Epoch;
@@ -15,7 +16,7 @@ use net::api::PeerInfo;
 use net::connection_limit::client_prefix;
 use net::rtmp::{PeerAdvertisement, TicketIssuer};
 use net::trust::{self, Pin, Signer};
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 
 /// The relay of this server, and the registered broadcasters by stream.
 #[derive(Debug)]
@@ -24,6 +25,7 @@ pub struct PeerDirectory {
     /// UDP port and certificate pin of this server's relay.
     relay: Option<(u16, Pin)>,
     registrations: RwLock<BTreeMap<String, Registration>>,
+    rations: Mutex<TicketRations>,
 }
 
 #[derive(Debug)]
@@ -50,7 +52,12 @@ impl PeerDirectory {
     /// # Errors
     /// If the system provides no random numbers.
     pub fn new(relay: Option<(u16, Pin)>) -> Result<Arc<Self>, trust::Error> {
-        Ok(Arc::new(Self { signer: Signer::generate()?, relay, registrations: RwLock::default() }))
+        Ok(Arc::new(Self {
+            signer: Signer::generate()?,
+            relay,
+            registrations: RwLock::default(),
+            rations: Mutex::default(),
+        }))
     }
 
     /// The public key and stream name by which the publisher of the stream `name` verifies tickets.
@@ -72,10 +79,14 @@ impl PeerDirectory {
     }
 
     /// The sources of the stream `name` for a viewer at `from`; `None` if its address is unknown, as behind a proxy. `epoch` is the current
-    /// broadcast; without it there is no peer.
+    /// broadcast; without it there is no peer. There is none either once `from` has had its ration of tickets.
     pub fn watch_info(&self, name: &str, epoch: Option<Epoch>, from: Option<IpAddr>) -> WatchInfo {
         let registrations = self.registrations.read();
         let peer = registrations.get(name).zip(epoch).and_then(|(registration, epoch)| {
+            if !self.rations.lock().take(from, Instant::now()) {
+                tracing::debug!(stream = name, "no ticket: the ration of the address is used up");
+                return None;
+            }
             let now = net::clock::unix_seconds();
             let ticket = self.signer.issue(name, epoch.0, now).ok()?;
             let is_same_network = from.is_some_and(|from| is_same_network(from, registration.from));
@@ -108,6 +119,42 @@ impl Drop for RegistrationGuard {
     }
 }
 
+/// The tickets that each address may still have, by IPv4 address or IPv6 /64. Without a bound, one viewer could take so many that a broadcaster's
+/// memory of used tickets is full, and nobody else is admitted.
+#[derive(Debug, Default)]
+struct TicketRations {
+    /// Tickets left, and when they were counted. An address that is not here has a full ration.
+    left: BTreeMap<Option<IpAddr>, (f64, Instant)>,
+}
+
+impl TicketRations {
+    /// Takes one of the tickets of the address, if it has one left.
+    fn take(&mut self, from: Option<IpAddr>, now: Instant) -> bool {
+        let refilled = |(left, since): (f64, Instant)| {
+            (left + now.saturating_duration_since(since).as_secs_f64() * RATION_PER_SECOND).min(RATION)
+        };
+        let mut prefix = from.map(client_prefix);
+        if self.left.len() >= MAX_RATIONS && !self.left.contains_key(&prefix) {
+            self.left.retain(|_, ration| refilled(*ration) < RATION);
+            // Addresses beyond the table share the ration of those that are unknown.
+            prefix = prefix.filter(|_| self.left.len() < MAX_RATIONS);
+        }
+        let ration = self.left.entry(prefix).or_insert((RATION, now));
+        let left = refilled(*ration);
+        let is_granted = left >= 1.0;
+        *ration = (if is_granted { left - 1.0 } else { left }, now);
+        is_granted
+    }
+}
+
+/// Tickets that one address may have at once: for all viewers of a large house behind one address, when they return together. Far below what
+/// fills a broadcaster's memory of used tickets.
+const RATION: f64 = 512.0;
+/// Tickets that an address gets back per second: [`RATION`] within the life of a ticket.
+const RATION_PER_SECOND: f64 = RATION / trust::ticket::LIFETIME as f64;
+/// Maximum number of addresses that have rations of their own.
+const MAX_RATIONS: usize = 4096;
+
 /// Whether two addresses seem to belong to one network: the same public address, or, if this server is inside the network, private addresses
 /// (RFC 1918) of one /24.
 fn is_same_network(a: IpAddr, b: IpAddr) -> bool {
@@ -120,6 +167,8 @@ fn is_same_network(a: IpAddr, b: IpAddr) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     fn offer(address: &str) -> PeerAdvertisement {
@@ -152,6 +201,41 @@ mod tests {
         let _guard = peers.register("live", 2, offer("[fe80::5]:4444"), "2001:db8::1".parse().unwrap());
         assert_eq!(addresses(&peers, Some("2001:db8::2")), Some(1), "the same /64");
         assert_eq!(addresses(&peers, Some("2001:db8:0:1::2")), Some(0));
+    }
+
+    #[test]
+    fn tickets_are_rationed_by_address() {
+        let (mut rations, start) = (TicketRations::default(), Instant::now());
+        let ip = |text: &str| Some(text.parse::<IpAddr>().unwrap());
+        let mut count =
+            |from: Option<IpAddr>, now| (0..RATION as usize * 2).filter(|_| rations.take(from, now)).count();
+        assert_eq!(count(ip("192.0.2.1"), start), RATION as usize);
+        assert_eq!(count(ip("::ffff:192.0.2.1"), start), 0);
+        assert_eq!(count(ip("2001:db8::1"), start), RATION as usize);
+        assert_eq!((count(ip("2001:db8::2"), start), count(ip("192.0.2.2"), start)), (0, RATION as usize));
+        assert_eq!(count(None, start), RATION as usize, "those behind an unknown proxy, together");
+        let half = start + Duration::from_secs(trust::ticket::LIFETIME / 2);
+        assert_eq!(count(ip("192.0.2.1"), half), RATION as usize / 2);
+        // Full rations are forgotten when there are too many addresses; used ones are not.
+        let mut rations = TicketRations::default();
+        for n in 0..MAX_RATIONS as u32 * 2 {
+            assert!(
+                rations.take(Some(IpAddr::from(n.to_be_bytes())), start) || n as usize >= MAX_RATIONS + RATION as usize
+            );
+        }
+        assert!(rations.left.len() <= MAX_RATIONS + 1);
+        assert!(rations.take(Some(IpAddr::from([255; 4])), start + Duration::from_secs(1)));
+        assert_eq!(rations.left.len(), 2, "the new one, and those beyond the table together");
+    }
+
+    #[test]
+    fn a_viewer_without_a_ticket_gets_the_relay_only() {
+        let peers = PeerDirectory::new(Some((1, Pin::of(b"relay")))).unwrap();
+        let _guard = peers.register("live", 1, offer("192.0.2.1:1"), "192.0.2.1".parse().unwrap());
+        let ask = || peers.watch_info("live", Some(Epoch(1)), Some("192.0.2.9".parse().unwrap()));
+        let infos: Vec<_> = (0..RATION as usize * 2).map(|_| ask()).collect();
+        assert!(infos[0].peer.is_some() && infos.last().unwrap().peer.is_none());
+        assert!(infos.iter().all(|info| info.relay.is_some()));
     }
 
     #[test]
