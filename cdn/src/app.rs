@@ -249,6 +249,7 @@ fn hls_settings(config: &Config) -> hls::HlsSettings {
         low_latency: config.hls.low_latency,
         playlist_window: config.hls.playlist_window,
         max_bytes: config.hls.max_bytes.as_u64() as usize,
+        ..hls::HlsSettings::default()
     }
 }
 

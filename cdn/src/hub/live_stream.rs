@@ -38,7 +38,7 @@ pub enum PublishState {
         /// End of the grace period: when the stream ends unless a publisher connects.
         until: Instant,
     },
-    /// The grace period is over. The next publisher makes the stream live again.
+    /// The grace period is over, and the window is empty. The next publisher makes the stream live again.
     Ended {
         /// When the grace period ended.
         since: Instant,
@@ -213,7 +213,7 @@ impl HubStream {
         self.live.next_position()
     }
 
-    /// Notifies of new units and state changes. Never reports the end: a publisher may reconnect.
+    /// Notifies of new units and state changes. Reports the end only when the stream is removed: until then a publisher may reconnect.
     pub fn changed(&self) -> watch::Receiver<Progress> {
         self.live.changed()
     }
@@ -227,6 +227,17 @@ impl HubStream {
     /// The newest catalog. `None` until the first unit.
     pub fn catalog(&self) -> Option<Arc<Catalog>> {
         self.shared.read().catalog.clone()
+    }
+
+    /// Whether it was removed from the hub: it will never be on air again, and its subscribers must leave.
+    pub fn is_removed(&self) -> bool {
+        self.live.changed().borrow().ended
+    }
+
+    /// Waits until it is removed. Cancel safe.
+    pub async fn removed(&self) {
+        // The sender lives as long as `self`.
+        let _ = self.live.changed().wait_for(|progress| progress.ended).await;
     }
 
     /// Whether it is on air.
@@ -385,11 +396,11 @@ impl HubStream {
         self.kick(why, now);
     }
 
-    /// Revokes the current publisher, accepts no other from now on, and ends the stream without a grace period.
+    /// Revokes the current publisher, accepts no other from now on, and ends the stream without a grace period: it is removed.
     pub(super) fn end(&self, why: RevokeReason, now: Instant) {
         self.block(why, now);
-        self.shared.write().state = PublishState::Ended { since: now };
-        self.announce();
+        self.set_ended(&mut self.shared.write(), now);
+        self.live.end();
     }
 
     pub(super) fn end_if_grace_expired(&self, now: Instant) {
@@ -402,9 +413,17 @@ impl HubStream {
             if !is_overdue(shared.state) {
                 return;
             }
-            shared.state = PublishState::Ended { since: now };
+            self.set_ended(&mut shared, now);
         }
         self.announce();
+    }
+
+    /// Ends the stream and empties its window, so that it holds no memory and nobody is sent what is over. Under the lock, since the window
+    /// already belongs to the next publisher once there is one.
+    fn set_ended(&self, shared: &mut Shared, now: Instant) {
+        shared.state = PublishState::Ended { since: now };
+        shared.due_times = DueTimes::default();
+        self.live.clear();
     }
 
     /// Wakes all readers after a change of the state.

@@ -117,6 +117,33 @@ fn a_stream_waits_for_its_publisher() {
 }
 
 #[test]
+fn an_ended_stream_holds_nothing_and_sends_nothing_old() {
+    let hub = hub();
+    let stream = hub.open("live");
+    let publishing = publish(&stream);
+    push(&publishing, &catalog(1), (0..100).map(|n| n * 40));
+    let mut reader = Cursor::at_live_edge();
+    names(&stream, &mut reader);
+    drop(publishing);
+    let now = Instant::now();
+    hub.sweep(now + GRACE - Duration::from_secs(1));
+    assert_eq!(stream.info().window.bytes, 1000, "until the grace period is over, a publisher and players may resume");
+    hub.sweep(now + GRACE);
+    let window = stream.info().window;
+    assert_eq!((window.bytes, window.duration), (0, Duration::ZERO));
+    assert_eq!((window.first_position, window.next_position), (100, 100));
+    let late = [Cursor::at_live_edge(), Cursor::at(window.first_position), Cursor::at(0)];
+    for mut cursor in late {
+        assert_eq!(names(&stream, &mut cursor), []);
+    }
+    assert_eq!(stream.lag(&Cursor::at(0), now + GRACE * 2), Duration::ZERO);
+    assert!(!stream.is_removed());
+    // The next broadcast reaches players that waited.
+    push(&publish(&stream), &catalog(2), [0, 40]);
+    assert_eq!(names(&stream, &mut reader), [(2, 0), (2, 40)]);
+}
+
+#[test]
 fn readers_continue_across_publishers() {
     let stream = hub().open("live");
     let mut cursor = Cursor::at_live_edge();
@@ -161,6 +188,8 @@ async fn a_removed_stream_ends() {
     assert_eq!(publishing.revoked().await, RevokeReason::KeyRevoked);
     assert!(matches!(stream.state(), PublishState::Ended { .. }));
     assert!(hub.stream("live").is_none());
+    assert!(stream.is_removed() && stream.changed().borrow().ended);
+    stream.removed().await;
     let publishing = publish(&hub.open("other"));
     hub.block_all();
     assert_eq!(publishing.revoked().await, RevokeReason::ShuttingDown);

@@ -20,6 +20,7 @@ pub struct HlsStream {
     stream: Arc<HubStream>,
     snapshot: watch::Sender<Arc<Snapshot>>,
     clients: RecentClients,
+    ended_playlist_ttl: Duration,
     stop: CancellationToken,
 }
 
@@ -34,8 +35,9 @@ enum BlockingResult {
 }
 
 impl HlsStream {
-    pub(super) fn new(stream: Arc<HubStream>, stop: CancellationToken) -> Arc<Self> {
-        Arc::new(Self { stream, snapshot: watch::Sender::default(), clients: RecentClients::default(), stop })
+    pub(super) fn new(stream: Arc<HubStream>, ended_playlist_ttl: Duration, stop: CancellationToken) -> Arc<Self> {
+        let (snapshot, clients) = (watch::Sender::default(), RecentClients::default());
+        Arc::new(Self { stream, snapshot, clients, ended_playlist_ttl, stop })
     }
 
     /// The stream that it packages.
@@ -75,7 +77,7 @@ impl HlsStream {
         first_segment_wait: Duration,
     ) -> Result<Response, Unavailable> {
         if let PublishState::Ended { since } = self.stream.state()
-            && since.elapsed() > ENDED_PLAYLIST_TTL
+            && since.elapsed() > self.ended_playlist_ttl
         {
             return Err(Unavailable::Offline);
         }
@@ -198,7 +200,3 @@ impl HlsStream {
 
 /// The protocol name under which viewers are counted.
 const PROTOCOL: &str = "hls";
-
-/// How long an ended stream's last playlist is served, so that players learn of the end. After that the stream counts as offline, so that new
-/// players do not start with old media.
-const ENDED_PLAYLIST_TTL: Duration = Duration::from_secs(60);

@@ -93,7 +93,7 @@ impl Hls {
     }
 
     fn start(&self, stream: Arc<HubStream>) -> Arc<HlsStream> {
-        let hls_stream = HlsStream::new(stream, self.stop.child_token());
+        let hls_stream = HlsStream::new(stream, self.settings.ended_playlist_ttl, self.stop.child_token());
         tokio::spawn(stream_segmenter::run(hls_stream.clone(), self.settings.clone()));
         hls_stream
     }

@@ -16,6 +16,9 @@ pub struct HlsSettings {
     pub playlist_window: Duration,
     /// Upper bound of the bytes held for one stream, listed or not. The payloads are shared with the live window.
     pub max_bytes: usize,
+    /// How long an ended stream's last playlist is served, so that players learn of the end. After that the stream counts as offline, so
+    /// that new players do not start with old media, and its segments are dropped.
+    pub ended_playlist_ttl: Duration,
 }
 
 impl Default for HlsSettings {
@@ -27,6 +30,7 @@ impl Default for HlsSettings {
             low_latency: segmenter.low_latency,
             playlist_window: segmenter.window,
             max_bytes: segmenter.bytes,
+            ended_playlist_ttl: Duration::from_secs(60),
         }
     }
 }

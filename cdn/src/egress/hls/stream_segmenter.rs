@@ -18,20 +18,14 @@ use crate::hub::PublishState;
 /// Segments until the stream is removed or the server shuts down.
 pub(super) async fn run(hls_stream: Arc<HlsStream>, settings: HlsSettings) {
     let stream = hls_stream.stream().clone();
-    let mut segmenter = Segmenter::new(SegmenterConfig {
-        segment_target: settings.segment_duration,
-        part_target: settings.part_duration,
-        low_latency: settings.low_latency,
-        window: settings.playlist_window,
-        bytes: settings.max_bytes,
-        first_sequence: first_sequence(clock::now()),
-    });
+    let mut segmenter = segmenter(&settings, first_sequence(clock::now()));
     // Start at the oldest unit held, so that the playlist covers the whole window and no unit of a burst is skipped.
     let mut cursor = Cursor::at(stream.with_window(LiveWindow::first_position));
     let mut changed = stream.changed();
     let mut ticks = interval(VIEWERS_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut has_ended = true;
+    // Whether the playlist has ended, and whether it was dropped since.
+    let (mut has_ended, mut is_dropped) = (true, true);
     let mut listed_units = ListedUnits::default();
     loop {
         changed.borrow_and_update();
@@ -46,7 +40,7 @@ pub(super) async fn run(hls_stream: Arc<HlsStream>, settings: HlsSettings) {
             if read.entries.is_empty() {
                 break;
             }
-            has_ended = false;
+            (has_ended, is_dropped) = (false, false);
             for entry in &read.entries {
                 is_new |= segmenter.push(entry, clock::now());
                 listed_units.take(&stream, &segmenter.window(), &entry.unit);
@@ -59,6 +53,13 @@ pub(super) async fn run(hls_stream: Arc<HlsStream>, settings: HlsSettings) {
             (has_ended, is_new) = (true, true);
             info!(stream = stream.name(), "HLS ended");
         }
+        if !is_dropped && has_ended && is_over(state, settings.ended_playlist_ttl) {
+            let next_msn = segmenter.window().segments.last().map_or(0, |last| last.msn + 1);
+            segmenter = self::segmenter(&settings, first_sequence(clock::now()).max(next_msn));
+            listed_units = ListedUnits::default();
+            (is_dropped, is_new) = (true, true);
+            debug!(stream = stream.name(), "the ended playlist is dropped");
+        }
         if is_new {
             publish(&hls_stream, segmenter.window());
         }
@@ -68,6 +69,22 @@ pub(super) async fn run(hls_stream: Arc<HlsStream>, settings: HlsSettings) {
             _ = ticks.tick() => hls_stream.count_viewers(Instant::now()),
         }
     }
+}
+
+fn segmenter(settings: &HlsSettings, first_sequence: u64) -> Segmenter {
+    Segmenter::new(SegmenterConfig {
+        segment_target: settings.segment_duration,
+        part_target: settings.part_duration,
+        low_latency: settings.low_latency,
+        window: settings.playlist_window,
+        bytes: settings.max_bytes,
+        first_sequence,
+    })
+}
+
+/// Whether a stream in this state ended so long ago that its playlist is served no more.
+fn is_over(state: PublishState, ended_playlist_ttl: Duration) -> bool {
+    matches!(state, PublishState::Ended { since } if since.elapsed() > ended_playlist_ttl)
 }
 
 fn publish(hls_stream: &HlsStream, playlist: Arc<SegmentWindow>) {

@@ -42,7 +42,7 @@ pub(super) struct NewestBatch {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum StateChange {
     None,
-    /// The grace period is over.
+    /// The grace period is over, or the stream is removed.
     Ended,
 }
 
@@ -120,7 +120,8 @@ impl StreamBatcher {
     pub(super) fn poll_state(&mut self) -> StateChange {
         let was_live = self.is_live;
         self.is_live = matches!(self.stream.state(), PublishState::Live { .. } | PublishState::Disconnected { .. });
-        if was_live && !self.is_live { StateChange::Ended } else { StateChange::None }
+        let has_ended = was_live && !self.is_live || self.stream.is_removed();
+        if has_ended { StateChange::Ended } else { StateChange::None }
     }
 }
 
