@@ -153,10 +153,17 @@ impl Server {
         registry.register(metrics::Rtmp::new(&rtmp_server, &fanout));
         registry.register(http_server.responses());
 
+        let metrics_hosts = config.metrics.hosts.iter().chain(Some(&config.public_host)).cloned().collect();
         // Aborted when this future returns or is dropped.
         let mut background = JoinSet::new();
         if let Some(listener) = metrics {
-            background.spawn(http::serve_metrics(listener, metrics_limiter, Arc::new(registry), stop.clone()));
+            background.spawn(http::serve_metrics(
+                listener,
+                metrics_limiter,
+                Arc::new(registry),
+                metrics_hosts,
+                stop.clone(),
+            ));
         }
         background.spawn({
             let hub = hub.clone();
@@ -259,6 +266,13 @@ fn http_settings(config: &Config, addresses: Addresses, peers: Arc<PeerDirectory
         rtmp_app: config.rtmp.app.clone(),
         rtmp_host: Some(config.public_host.clone()).filter(|host| !host.is_empty()),
         peers: Some(peers),
+        watch_origins: config.http.watch_origins.clone(),
+        trusted_proxies: config
+            .http
+            .trusted_proxies
+            .iter()
+            .filter_map(|network| http::parse_network(network))
+            .collect(),
         ..http::HttpSettings::default()
     }
 }

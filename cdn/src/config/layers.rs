@@ -114,7 +114,7 @@ impl Layers {
         Ok(self)
     }
 
-    /// Adds environment variables as the next layer: `NEARCAST_RTMP_LISTEN` is `rtmp.listen`.
+    /// Adds environment variables as the next layer: `NEARCAST_RTMP_LISTEN` is `rtmp.listen`. Commas separate the items of a list.
     ///
     /// # Errors
     /// If a variable names no setting, or has a wrong value.
@@ -134,6 +134,10 @@ impl Layers {
             let text = text.to_str().ok_or(wrong("UTF-8"))?;
             *slot = match slot {
                 Value::Integer(_) => Value::Integer(text.parse().map_err(|_| wrong("a whole number"))?),
+                Value::Array(_) => {
+                    let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
+                    Value::Array(items.map(|item| Value::String(item.into())).collect())
+                }
                 Value::Boolean(_) => Value::Boolean(text.parse().map_err(|_| wrong("true or false"))?),
                 _ => Value::String(text.into()),
             };

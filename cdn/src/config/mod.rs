@@ -160,6 +160,10 @@ pub struct HttpConfig {
     pub max_connections: usize,
     /// Connections at a time from one IPv4 address or IPv6 /64; loopback is exempt.
     pub max_per_address: usize,
+    /// Origins (`https://HOST`) whose pages may read `/api/v1/streams/NAME/watch`, or `*` for any.
+    pub watch_origins: Vec<String>,
+    /// Addresses or networks (CIDR) of proxies in front of the server, whose `X-Forwarded-` headers are believed.
+    pub trusted_proxies: Vec<String>,
 }
 
 /// Section `[hls]`: segments, parts and playlists.
@@ -201,6 +205,8 @@ pub struct MetricsConfig {
     /// Address to listen on; empty for none.
     #[serde(with = "units::optional_address")]
     pub listen: Option<SocketAddr>,
+    /// Host names, besides `public_host` and `localhost`, under which it is asked for; addresses always are.
+    pub hosts: Vec<String>,
 }
 
 impl Default for Config {
@@ -241,6 +247,8 @@ impl Default for Config {
                 listen: SocketAddr::from(([0, 0, 0, 0], 8080)),
                 max_connections: 8192,
                 max_per_address: 1024,
+                watch_origins: Vec::new(),
+                trusted_proxies: ["127.0.0.0/8", "::1"].map(String::from).to_vec(),
             },
             hls: HlsConfig {
                 segment_duration: hls.segment_duration,
@@ -254,7 +262,7 @@ impl Default for Config {
                 max_connections: 2048,
                 max_per_address: 256,
             },
-            metrics: MetricsConfig { listen: Some(SocketAddr::from(([127, 0, 0, 1], 9998))) },
+            metrics: MetricsConfig { listen: Some(SocketAddr::from(([127, 0, 0, 1], 9998))), hosts: Vec::new() },
             trace: None,
         }
     }
@@ -314,6 +322,19 @@ impl Config {
         if !(64 << 10..=16_777_215).contains(&self.rtmp.max_message.as_u64()) {
             return refuse("rtmp.max_message", "must be from 64 KiB to 16777215 bytes, the most that RTMP can carry");
         }
+        let is_origin = |origin: &String| {
+            let host = origin.strip_prefix("https://").or(origin.strip_prefix("http://"));
+            origin == "*" || host.is_some_and(|host| !host.is_empty() && host.bytes().all(is_of_authority))
+        };
+        if !self.http.watch_origins.iter().all(is_origin) {
+            return refuse("http.watch_origins", "must be origins such as https://tv.example, without a path, or *");
+        }
+        if !self.http.trusted_proxies.iter().all(|network| crate::http::parse_network(network).is_some()) {
+            return refuse("http.trusted_proxies", "must be addresses or networks such as 192.0.2.1 or 10.0.0.0/8");
+        }
+        if !self.metrics.hosts.iter().all(|host| !host.is_empty() && host.bytes().all(is_of_authority)) {
+            return refuse("metrics.hosts", "must be host names such as monitor.example, without a port");
+        }
         if self.hub.buffer_bytes.as_u64() < self.rtmp.max_message.as_u64() {
             return refuse("hub.buffer_bytes", "must be at least rtmp.max_message");
         }
@@ -334,6 +355,11 @@ impl Config {
         }
         Ok(())
     }
+}
+
+/// Whether a host with an optional port may contain this character.
+fn is_of_authority(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b".-_:[]".contains(&byte)
 }
 
 /// Minimum part duration: with two requests per part, twenty requests per second from each player.

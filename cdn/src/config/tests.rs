@@ -75,6 +75,10 @@ fn wrong_files_are_rejected_with_the_key() {
         ("[hls]\nplaylist_window = '5s'", "hls.playlist_window must be"),
         ("[fanout]\nengine = 'kqueue'", "unknown variant"),
         ("[metrics]\nlisten = 'here'", "invalid socket address"),
+        ("[metrics]\nhosts = ['a/b']", "metrics.hosts must be"),
+        ("[http]\ntrusted_proxies = ['proxy.example']", "http.trusted_proxies must be"),
+        ("[http]\nwatch_origins = ['tv.example']", "http.watch_origins must be"),
+        ("[http]\nwatch_origins = ['https://tv.example/']", "http.watch_origins must be"),
         ("[rtmp", "cdn.toml"),
     ] {
         let error = with_file(text).expect_err(text).to_string();
@@ -94,4 +98,6 @@ fn wrong_variables_are_rejected_with_their_name() {
     }
     assert_eq!(with_variables(&[("NEARCAST_SOMETHING_ELSE", "1")]).unwrap(), Config::default());
     assert_eq!(with_variables(&[("NEARCAST_METRICS_LISTEN", "")]).unwrap().metrics.listen, None);
+    let origins = with_variables(&[("NEARCAST_HTTP_WATCH_ORIGINS", "https://a.example, https://b.example:8443,")]);
+    assert_eq!(origins.unwrap().http.watch_origins, ["https://a.example", "https://b.example:8443"]);
 }

@@ -18,6 +18,7 @@ use net::api::{
 use net::clock;
 use serde::Serialize;
 
+use super::client::Client;
 use super::reply::{self, ContentHeaders};
 use super::shared::Shared;
 use crate::egress::hls::{HlsStream, MULTIVARIANT_PLAYLIST};
@@ -25,8 +26,12 @@ use crate::hub::{HubStream, Info, PublishState};
 use crate::precompressed::Precompressed;
 
 /// `GET /api/v1/streams`: all streams as a JSON array.
-pub(super) async fn streams(extract::State(shared): extract::State<Arc<Shared>>, headers: HeaderMap) -> Response<Body> {
-    let base_url = BaseUrl::of(&headers, &shared);
+pub(super) async fn streams(
+    extract::State(shared): extract::State<Arc<Shared>>,
+    client: Client,
+    headers: HeaderMap,
+) -> Response<Body> {
+    let base_url = BaseUrl::of(&client, &headers, &shared);
     let streams = shared.hub.streams().iter().map(|stream| describe(&shared, stream, &base_url)).collect();
     json(StatusCode::OK, &StreamList { streams, publish: base_url.rtmp_app() }, &headers)
 }
@@ -35,10 +40,13 @@ pub(super) async fn streams(extract::State(shared): extract::State<Arc<Shared>>,
 pub(super) async fn stream(
     extract::State(shared): extract::State<Arc<Shared>>,
     Path(name): Path<String>,
+    client: Client,
     headers: HeaderMap,
 ) -> Response<Body> {
     match shared.hub.stream(&name) {
-        Some(stream) => json(StatusCode::OK, &describe(&shared, &stream, &BaseUrl::of(&headers, &shared)), &headers),
+        Some(stream) => {
+            json(StatusCode::OK, &describe(&shared, &stream, &BaseUrl::of(&client, &headers, &shared)), &headers)
+        }
         None => failure(StatusCode::NOT_FOUND, NO_STREAM, &headers),
     }
 }
@@ -150,9 +158,11 @@ fn describe_hls(hls_stream: &HlsStream) -> Option<PlaylistInfo> {
     })
 }
 
-/// The scheme and host that a client used, since URLs in the response must work for that client.
+/// The scheme, host and prefix that a client used, since URLs in the response must work for that client.
 pub(super) struct BaseUrl {
     scheme: &'static str,
+    /// Path under which a proxy offers this server; empty without one.
+    prefix: String,
     /// Host, with the port if the request had one.
     authority: String,
     rtmp_host: Option<String>,
@@ -160,12 +170,11 @@ pub(super) struct BaseUrl {
 }
 
 impl BaseUrl {
-    pub(super) fn of(headers: &HeaderMap, shared: &Shared) -> Self {
-        let forwarded = headers.get("x-forwarded-proto").and_then(|v| v.to_str().ok());
-        let scheme = if forwarded.is_some_and(|f| f.eq_ignore_ascii_case("https")) { "https" } else { "http" };
+    pub(super) fn of(client: &Client, headers: &HeaderMap, shared: &Shared) -> Self {
         let host = headers.get(HOST).and_then(|v| v.to_str().ok()).filter(|host| is_authority(host));
         Self {
-            scheme,
+            scheme: client.scheme,
+            prefix: client.prefix.clone(),
             authority: host.unwrap_or("localhost").to_owned(),
             rtmp_host: shared.settings.rtmp_host.clone(),
             rtmp: shared.settings.rtmp_port.map(|port| (port, shared.settings.rtmp_app.clone())),
@@ -173,7 +182,7 @@ impl BaseUrl {
     }
 
     pub(super) fn urls(&self, name: &str) -> Urls {
-        let base = format!("{}://{}/{name}", self.scheme, self.authority);
+        let base = format!("{}://{}{}/{name}", self.scheme, self.authority, self.prefix);
         let rtmp = self.rtmp_app().map(|app| format!("{app}/{name}"));
         Urls { hls: Some(format!("{base}/{MULTIVARIANT_PLAYLIST}")), page: base, rtmp }
     }

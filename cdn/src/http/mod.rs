@@ -5,6 +5,7 @@
 
 mod api;
 mod assets;
+mod client;
 mod connections;
 mod health;
 mod hls;
@@ -28,7 +29,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{Request, State};
-use axum::http::header;
+use axum::http::header::{self, HeaderValue};
 use axum::middleware::{self, Next};
 use axum::response::Response;
 use axum::routing::get;
@@ -43,6 +44,7 @@ use crate::egress::hls::Hls;
 use crate::hub::Hub;
 use crate::listener::LimitedListener;
 use crate::metrics::{Kind, Metrics, write};
+pub(crate) use client::parse_network;
 pub use settings::{HttpSettings, Limits};
 use shared::{ResponseCounters, Shared};
 
@@ -95,16 +97,28 @@ impl HttpServer {
             .route("/api/v1/time", get(api::time))
             .route("/api/v1/streams", get(api::streams))
             .route("/api/v1/streams/{name}", get(api::stream))
-            .route("/api/v1/streams/{name}/watch", get(playback_info::playback_info))
             .route("/api/v1/streams/{name}/timing", get(timing::timing))
             .route("/api/{*path}", get(api::unknown))
             .route("/{name}", get(pages::player))
             .route("/{name}/", get(pages::without_slash))
             .route("/{name}/{file}", get(hls::file))
             .fallback(pages::nothing)
+            .layer(cors(AllowOrigin::any()))
+            .merge(self.watch_route())
             .layer(middleware::from_fn_with_state(self.shared.clone(), common_headers))
-            .layer(cors())
             .with_state(self.shared.clone())
+    }
+
+    /// The route of pins and tickets, which pages of other origins may read only if they are in the settings.
+    fn watch_route(&self) -> Router<Arc<Shared>> {
+        let route = Router::new().route("/api/v1/streams/{name}/watch", get(playback_info::playback_info));
+        let origins = &self.shared.settings.watch_origins;
+        if origins.is_empty() {
+            return route.layer(middleware::map_response(same_origin_only));
+        }
+        let is_any = origins.iter().any(|origin| origin == "*");
+        let origins = origins.iter().filter_map(|origin| HeaderValue::from_str(origin).ok());
+        route.layer(cors(if is_any { AllowOrigin::any() } else { AllowOrigin::list(origins) }))
     }
 }
 
@@ -121,22 +135,24 @@ impl Collector for Responses {
     }
 }
 
-/// Serves `/metrics` on `listener`, which should not be reachable by viewers, until `stop` is cancelled.
+/// Serves `/metrics` on `listener`, which should not be reachable by viewers, until `stop` is cancelled. `hosts` are the names under which
+/// it is asked for, besides addresses and `localhost`.
 pub async fn serve_metrics(
     listener: TcpListener,
     limiter: Arc<ConnectionLimiter>,
     metrics: Arc<Metrics>,
+    hosts: Vec<String>,
     stop: CancellationToken,
 ) {
-    let router = Router::new().route("/metrics", get(metrics::metrics)).with_state(metrics);
+    let router = metrics::router(metrics, hosts);
     let listener = LimitedListener::new(listener, limiter);
     connections::serve(listener, router, &Limits::default(), stop.cancelled_owned()).await;
 }
 
-/// CORS: pages of any origin may read everything, since it is public and requests carry no credentials.
-fn cors() -> CorsLayer {
+/// CORS for pages of `origins`: of any for what is public, since requests carry no credentials.
+fn cors(origins: AllowOrigin) -> CorsLayer {
     CorsLayer::new()
-        .allow_origin(AllowOrigin::any())
+        .allow_origin(origins)
         .allow_methods(AllowMethods::list([axum::http::Method::GET, axum::http::Method::HEAD]))
         .allow_headers(AllowHeaders::any())
         .expose_headers([
@@ -151,6 +167,12 @@ fn cors() -> CorsLayer {
         .max_age(PREFLIGHT_AGE)
 }
 
+async fn same_origin_only(mut response: Response) -> Response {
+    let policy = HeaderValue::from_static("same-origin");
+    response.headers_mut().insert(header::HeaderName::from_static("cross-origin-resource-policy"), policy);
+    response
+}
+
 async fn common_headers(State(shared): State<Arc<Shared>>, request: Request, next: Next) -> Response {
     let mut response = next.run(request).await;
     shared.responses.count(response.status().as_u16());
@@ -159,7 +181,7 @@ async fn common_headers(State(shared): State<Arc<Shared>>, request: Request, nex
         headers.entry(name).or_insert(value);
     }
     if shared.is_draining.load(Ordering::Relaxed) {
-        headers.insert(header::CONNECTION, header::HeaderValue::from_static("close"));
+        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     response
 }

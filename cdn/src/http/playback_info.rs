@@ -2,32 +2,31 @@
 
 use std::sync::Arc;
 
-use axum::Extension;
 use axum::body::Body;
 use axum::extract::{Path, State};
-use axum::http::header::{FORWARDED, HeaderMap};
+use axum::http::header::HeaderMap;
 use axum::http::{Response, StatusCode};
 use net::api::{HlsInfo, PlaybackInfo, RelayInfo};
 
 use super::api::{BaseUrl, NO_STREAM, failure, json};
-use super::shared::{Peer, Shared};
+use super::client::Client;
+use super::shared::Shared;
 use crate::rendezvous::WatchInfo;
 
 pub(super) async fn playback_info(
     State(shared): State<Arc<Shared>>,
     Path(name): Path<String>,
-    peer: Option<Extension<Peer>>,
+    client: Client,
     headers: HeaderMap,
 ) -> Response<Body> {
     let Some(stream) = shared.hub.stream(&name) else {
         return failure(StatusCode::NOT_FOUND, NO_STREAM, &headers);
     };
     let epoch = stream.catalog().map(|catalog| catalog.epoch);
-    let is_proxied = PROXY_HEADERS.iter().any(|name| headers.contains_key(*name)) || headers.contains_key(FORWARDED);
-    let from = peer.map(|Extension(Peer(address))| address.ip()).filter(|_| !is_proxied);
     let peers = shared.settings.peers.as_ref();
-    let WatchInfo { relay, peer } = peers.map(|peers| peers.watch_info(&name, epoch, from)).unwrap_or_default();
-    let base_url = BaseUrl::of(&headers, &shared);
+    let WatchInfo { relay, peer } =
+        peers.map(|peers| peers.watch_info(&name, epoch, client.address)).unwrap_or_default();
+    let base_url = BaseUrl::of(&client, &headers, &shared);
     let info = PlaybackInfo {
         urls: base_url.urls(&name),
         hls: Some(HlsInfo { low_latency: shared.hls.settings().low_latency }),
@@ -38,6 +37,3 @@ pub(super) async fn playback_info(
     };
     json(StatusCode::OK, &info, &headers)
 }
-
-/// Headers that show a proxy: then the connection's address is the proxy's, not the viewer's.
-const PROXY_HEADERS: [&str; 2] = ["x-forwarded-for", "x-real-ip"];

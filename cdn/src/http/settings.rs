@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use ipnet::IpNet;
+
 use crate::rendezvous::PeerDirectory;
 
 /// Settings of one server's HTTP side.
@@ -23,6 +25,10 @@ pub struct HttpSettings {
     pub drain: Duration,
     /// The directory of the relay and of broadcasters' peer servers; `None` offers neither to viewers.
     pub peers: Option<Arc<PeerDirectory>>,
+    /// Origins whose pages may read the playback information of a stream, which contains pins and tickets; `*` for any.
+    pub watch_origins: Vec<String>,
+    /// Proxies whose statements about clients (`X-Forwarded-For`, `-Proto`, `-Prefix`) are believed.
+    pub trusted_proxies: Vec<IpNet>,
 }
 
 impl Default for HttpSettings {
@@ -35,6 +41,8 @@ impl Default for HttpSettings {
             first_segment_wait: Duration::from_secs(8),
             drain: Duration::from_millis(500),
             peers: None,
+            watch_origins: Vec::new(),
+            trusted_proxies: Vec::new(),
         }
     }
 }

@@ -47,8 +47,11 @@ impl Fixture {
     }
 
     fn with(settings: HttpSettings, hls: hls::HlsSettings) -> Self {
+        Self::with_grace(settings, hls, Duration::from_secs(10))
+    }
+
+    fn with_grace(settings: HttpSettings, hls: hls::HlsSettings, grace: Duration) -> Self {
         let window = Bounds { duration: Duration::from_secs(30), bytes: 1 << 20 };
-        let grace = Duration::from_secs(10);
         let hub = Hub::new(hub::HubSettings { window, grace, grace_after_unpublish: grace });
         let hls = Hls::new(hub.clone(), hls);
         let server = HttpServer::new(hub.clone(), hls.clone(), settings);
@@ -237,6 +240,32 @@ async fn any_origin_may_read() {
 }
 
 #[tokio::test]
+async fn only_configured_origins_may_read_pins_and_tickets() {
+    let path = "/api/v1/streams/live/watch";
+    let preflight = [("origin", "https://tv.example"), ("access-control-request-method", "GET")];
+    for (origins, expected, policy) in [
+        (&[][..], "", "same-origin"),
+        (&["https://other.example"], "", "cross-origin"),
+        (&["https://other.example", "https://tv.example"], "https://tv.example", "cross-origin"),
+        (&["*"], "*", "cross-origin"),
+    ] {
+        let watch_origins = origins.iter().map(|origin| (*origin).to_owned()).collect();
+        let fixture =
+            Fixture::with(HttpSettings { watch_origins, ..HttpSettings::default() }, hls::HlsSettings::default());
+        fixture.hub.open("live");
+        let reply = fixture.fetch(path, &[("origin", "https://tv.example")]).await;
+        assert_eq!(reply.status, StatusCode::OK);
+        assert_eq!(reply.header("access-control-allow-origin"), expected, "{origins:?}");
+        assert_eq!(reply.header("cross-origin-resource-policy"), policy, "{origins:?}");
+        let reply = fixture.method(Method::OPTIONS, path, &preflight).await;
+        assert_eq!(reply.header("access-control-allow-origin"), expected, "{origins:?}");
+        // Everything else is public.
+        assert_eq!(fixture.fetch("/api/v1/streams", &[]).await.header("access-control-allow-origin"), "*");
+        assert_eq!(fixture.fetch("/a/b/c", &[]).await.header("access-control-allow-origin"), "*");
+    }
+}
+
+#[tokio::test]
 async fn texts_are_compressed_for_clients_that_accept_gzip() {
     let fixture = Fixture::new();
     let publishing = fixture.publish();
@@ -412,6 +441,30 @@ async fn an_ended_stream_is_marked_and_can_restart() {
     );
 }
 
+#[tokio::test(start_paused = true)]
+async fn an_ended_playlist_is_dropped_with_its_segments() {
+    let hls = hls::HlsSettings { ended_playlist_ttl: Duration::ZERO, ..hls::HlsSettings::default() };
+    let fixture = Fixture::with_grace(HttpSettings::default(), hls, Duration::ZERO);
+    let publishing = fixture.publish();
+    push(&publishing, 1, 0..5);
+    let first = first_segment(&fixture).await;
+    let number = |text: &str| text.lines().find_map(|line| line.strip_prefix("#EXT-X-MEDIA-SEQUENCE:")?.parse().ok());
+    let before: Option<u64> = number(fixture.fetch("/live/media.m3u8", &[]).await.text());
+    let held = fixture.hls.stream("live").unwrap();
+    drop(publishing);
+    fixture.hub.sweep(std::time::Instant::now());
+    while !held.now().playlist.segments.is_empty() {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert_eq!(fixture.fetch(&first, &[]).await.status, StatusCode::NOT_FOUND);
+    // Media sequence numbers do not go back.
+    let publishing = fixture.publish();
+    push(&publishing, 2, 0..5);
+    first_segment(&fixture).await;
+    let after = number(fixture.fetch("/live/media.m3u8", &[]).await.text());
+    assert!(after > before && before.is_some(), "{before:?} {after:?}");
+}
+
 #[tokio::test]
 async fn the_api_describes_streams_and_leaks_no_addresses() {
     let fixture = Fixture::new();
@@ -481,8 +534,9 @@ async fn urls_follow_the_host_of_the_request() {
     check(&[("host", "[::1]:8080")], "http://[::1]:8080/live", "rtmp://[::1]/live/live").await;
     check(&[("host", "[::1]")], "http://[::1]/live", "rtmp://[::1]/live/live").await;
     check(
+        // Without a trusted proxy, the header says nothing.
         &[("host", "tv.example"), ("x-forwarded-proto", "https")],
-        "https://tv.example/live",
+        "http://tv.example/live",
         "rtmp://tv.example/live/live",
     )
     .await;

@@ -66,7 +66,7 @@ impl Server {
     pub async fn metric(&self, name: &str) -> u64 {
         let text = within(async {
             let mut socket = TcpStream::connect(self.metrics).await.unwrap();
-            socket.write_all(b"GET /metrics HTTP/1.0\r\nHost: x\r\n\r\n").await.unwrap();
+            socket.write_all(b"GET /metrics HTTP/1.0\r\nHost: localhost\r\n\r\n").await.unwrap();
             let mut text = String::new();
             socket.read_to_string(&mut text).await.unwrap();
             text
