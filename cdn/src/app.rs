@@ -17,7 +17,7 @@ use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::atomic_file::replace;
+use crate::atomic_file::{create_directory_of, replace};
 use crate::auth::{Keyring, Secret, StreamName};
 use crate::config::Config;
 use crate::egress::hls::{self, Hls};
@@ -25,6 +25,7 @@ use crate::egress::relay::{self, Relay};
 use crate::egress::rtmp::Fanout;
 use crate::http;
 use crate::hub::{self, Hub};
+use crate::listener;
 use crate::metrics::{self, Delays, Metrics};
 use crate::rendezvous::PeerDirectory;
 use crate::rtmp::{self, RtmpServer};
@@ -64,14 +65,12 @@ impl Server {
     /// If an address cannot be bound, a file cannot be read or written, or the kernel lacks the configured engine.
     pub async fn bind(config: Config) -> anyhow::Result<Self> {
         let keys = Arc::new(Keyring::open(config.keys_file())?);
-        let rtmp = bind(config.rtmp.listen, "rtmp.listen").await?;
-        let http = bind(config.http.listen, "http.listen").await?;
+        let rtmp = bind(config.rtmp.listen, "rtmp.listen")?;
+        let http = bind(config.http.listen, "http.listen")?;
         let relay = config.relay.listen.map(|address| bind_relay(address, &config)).transpose()?;
         let metrics = match config.metrics.listen {
             // Not fatal: a second server on the same machine runs without metrics until it is configured with another port.
-            Some(address) => {
-                bind(address, "metrics.listen").await.inspect_err(|e| tracing::warn!("no metrics: {e:#}")).ok()
-            }
+            Some(address) => bind(address, "metrics.listen").inspect_err(|e| tracing::warn!("no metrics: {e:#}")).ok(),
             None => None,
         };
         let fanout = Arc::new(Fanout::start(&config.fanout, config.rtmp.write_timeout)?);
@@ -147,7 +146,7 @@ impl Server {
             .with("http", http_limiter.clone())
             .with("metrics", metrics_limiter.clone());
         registry.register(match &relay {
-            Some(relay) => listeners.with("relay", relay.limiter().clone()),
+            Some(relay) => listeners.with("relay", relay.slots().limiter().clone()),
             None => listeners,
         });
         registry.register(metrics::Rtmp::new(&rtmp_server, &fanout));
@@ -170,6 +169,10 @@ impl Server {
             async move { hub.keep_sweeping().await }
         });
         background.spawn(watch_keys(keys, hub.clone()));
+        background.spawn({
+            let rtmp_server = rtmp_server.clone();
+            async move { rtmp_server.keep_reporting().await }
+        });
         background.spawn(async move { delays.keep_observing().await });
         background.spawn(hls.run(segmenters.clone()));
         let mut rtmp_task = AbortOnDropHandle::new(tokio::spawn(rtmp_server.serve(rtmp, stop.clone())));
@@ -285,7 +288,8 @@ fn load_or_create_secret(data: &Path) -> anyhow::Result<[u8; 32]> {
         Ok(secret) => <[u8; 32]>::try_from(secret).map_err(|_| anyhow::anyhow!(wrong())),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             let secret: [u8; 32] = rand::random();
-            std::fs::create_dir_all(data).with_context(|| data.display().to_string())?;
+            create_directory_of(&path)
+                .map_err(|(path, error)| anyhow::Error::new(error).context(path.display().to_string()))?;
             replace(&path, &secret).with_context(|| path.display().to_string())?;
             Ok(secret)
         }
@@ -306,8 +310,8 @@ fn bind_relay(address: SocketAddr, config: &Config) -> anyhow::Result<Relay> {
         .with_context(|| format!("cannot listen on {address}/udp (relay.listen; empty, or --relay off, for no relay)"))
 }
 
-async fn bind(address: SocketAddr, key: &str) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address} ({key})"))
+fn bind(address: SocketAddr, key: &str) -> anyhow::Result<TcpListener> {
+    listener::bind(address).with_context(|| format!("cannot listen on {address} ({key})"))
 }
 
 /// Creates a key if there is none, since nothing could be published without one.

@@ -1,14 +1,16 @@
 //! The RTMP listener, one port for publishers and players: authorises each connection's request, and hands publishers to ingest and players
 //! to the fan-out.
 
+mod authorizer;
+
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use media::Cursor;
-use net::connection_limit::{ConnectionLimiter, ConnectionPermit};
+use net::connection_limit::ConnectionLimiter;
+use net::connection_slots::{ConnectionSlot, ConnectionSlots, Evictable};
 use net::rtmp::Limits;
 use net::rtmp::server::{self, PlayRequest, PublishRequest, Publisher, Request};
 use socket2::{SockRef, TcpKeepalive};
@@ -24,20 +26,21 @@ use crate::hub::{Hub, PublishState, PublisherInfo, RevokeReason};
 use crate::ingest::{self, PendingLimits};
 use crate::listener::LimitedListener;
 use crate::rendezvous::PeerDirectory;
+pub use authorizer::reload_keys;
+use authorizer::{Authorizer, Credentials, split_app};
 
 /// The RTMP listener of one server.
 #[derive(Debug)]
 pub struct RtmpServer {
     hub: Arc<Hub>,
-    keys: Arc<Keyring>,
+    authorizer: Authorizer,
     fanout: Arc<Fanout>,
     peers: Arc<PeerDirectory>,
-    limiter: Arc<ConnectionLimiter>,
+    slots: Arc<ConnectionSlots>,
     limits: Limits,
     pending_limits: PendingLimits,
     app: String,
     notsent_lowat: u32,
-    auth_failures: AtomicU64,
 }
 
 impl RtmpServer {
@@ -64,45 +67,76 @@ impl RtmpServer {
         let pending_limits = PendingLimits { track_wait: config.hub.track_wait, max_pending_bytes: max_message };
         let notsent_lowat = config.fanout.notsent_lowat.as_u64() as u32;
         Arc::new(Self {
+            authorizer: Authorizer::new(hub.clone(), keys, &rtmp.app),
             hub,
-            keys,
             fanout,
             peers,
-            limiter,
+            slots: ConnectionSlots::new(limiter, reserved_slots(rtmp.max_connections), Evictable::Waiting),
             limits,
             pending_limits,
             app: rtmp.app.clone(),
             notsent_lowat,
-            auth_failures: AtomicU64::new(0),
         })
     }
 
     /// Number of publishers refused because their stream key is not valid.
     pub fn auth_failures(&self) -> u64 {
-        self.auth_failures.load(Ordering::Relaxed)
+        self.authorizer.failed()
+    }
+
+    /// Number of connections closed because another one needed their slot: players that waited, and connections that had sent no request.
+    pub fn connections_evicted(&self) -> u64 {
+        self.slots.evicted()
+    }
+
+    /// Number of players rejected because all slots of players were taken.
+    pub fn players_rejected(&self) -> u64 {
+        self.slots.subscribers_rejected()
+    }
+
+    /// Logs how often each address failed, when its interval is over. Never returns.
+    pub async fn keep_reporting(&self) {
+        let mut ticks = tokio::time::interval(REPORT_INTERVAL);
+        loop {
+            ticks.tick().await;
+            self.authorizer.report(Instant::now());
+        }
     }
 
     /// Accepts connections until `stop` is cancelled; returns when the last publisher has disconnected.
     pub async fn serve(self: Arc<Self>, listener: TcpListener, stop: CancellationToken) {
-        let listener = LimitedListener::new(listener, self.limiter.clone());
+        let listener = LimitedListener::new(listener, self.slots.clone());
         let connections = TaskTracker::new();
         let mut id = 0u64;
         loop {
-            let (socket, peer, permit) = tokio::select! {
+            let (socket, peer, slot) = tokio::select! {
                 () = stop.cancelled() => break,
                 accepted = listener.accept() => accepted,
             };
             id += 1;
             let span = tracing::info_span!("conn", id, %peer);
             let (server, stop) = (self.clone(), stop.clone());
-            connections.spawn(async move { server.connection(socket, peer, permit, stop).await }.instrument(span));
+            connections.spawn(async move { server.connection(socket, peer, slot, stop).await }.instrument(span));
         }
         drop(listener);
         connections.close();
         connections.wait().await;
     }
 
-    async fn connection(&self, socket: TcpStream, peer: SocketAddr, permit: ConnectionPermit, stop: CancellationToken) {
+    async fn connection(&self, socket: TcpStream, peer: SocketAddr, slot: ConnectionSlot, stop: CancellationToken) {
+        tokio::select! {
+            () = slot.evicted() => tracing::debug!("disconnected: another connection needed the slot"),
+            () = self.serve_connection(socket, peer, slot, stop) => {}
+        }
+    }
+
+    async fn serve_connection(
+        &self,
+        socket: TcpStream,
+        peer: SocketAddr,
+        slot: ConnectionSlot,
+        stop: CancellationToken,
+    ) {
         if let Err(error) = prepare(&socket) {
             tracing::debug!(%error, "cannot configure the socket");
             return;
@@ -115,7 +149,7 @@ impl RtmpServer {
         loop {
             match next {
                 Ok(Some(Request::Publish(request))) => {
-                    let Some(publisher) = self.publish(request, peer).await else { return };
+                    let Some(publisher) = self.publish(request, peer, &slot).await else { return };
                     // Closing first would reset the connection while the peer still writes; and it may publish again.
                     next = tokio::select! {
                         () = stop.cancelled() => return,
@@ -123,19 +157,22 @@ impl RtmpServer {
                         next = publisher.next_request() => next,
                     };
                 }
-                Ok(Some(Request::Play(request))) => return self.play(request, permit).await,
+                Ok(Some(Request::Play(request))) => return self.play(request, slot).await,
                 Ok(None) => return,
-                Err(error) => return tracing::info!(%error, "handshake or request failed"),
+                Err(error) => return tracing::debug!(%error, "handshake or request failed"),
             }
         }
     }
 
     /// Returns the connection if it may carry another request.
-    async fn publish(&self, request: PublishRequest<TcpStream>, peer: SocketAddr) -> Option<Publisher<TcpStream>> {
-        let stream = self.publisher_stream(&request);
-        let Some(stream) = stream.and_then(|name| self.hub.stream(name.as_str())) else {
-            self.auth_failures.fetch_add(1, Ordering::Relaxed);
-            tracing::warn!(app = %self.redacted_app(&request.app), agent = request.agent.as_deref(), "publisher rejected: invalid key");
+    async fn publish(
+        &self,
+        request: PublishRequest<TcpStream>,
+        peer: SocketAddr,
+        slot: &ConnectionSlot,
+    ) -> Option<Publisher<TcpStream>> {
+        let Some(stream) = self.authorizer.authorize(credentials(&request), peer.ip()) else {
+            tracing::debug!(app = %self.redacted_app(&request.app), agent = request.agent.as_deref(), "publisher rejected: invalid key");
             let why = "The stream key is not valid. Create one with: cdn key new NAME";
             // Not `BadName`, which servers also send for a key in use: an encoder must not wait for this key to become free.
             if let Err(error) = request.reject("NetStream.Publish.Denied", why).await {
@@ -143,13 +180,16 @@ impl RtmpServer {
             }
             return None;
         };
+        if slot.set_publisher().is_err() {
+            return None;
+        }
         let span = tracing::info_span!("stream", name = stream.name());
         async {
             let agent = request.agent.clone();
             tracing::info!(agent = agent.as_deref(), "publisher connected");
             let publish = stream.publish(PublisherInfo { peer: peer.to_string(), agent, protocol: "rtmp" });
             // The key may have been revoked after the lookup, before there was a publisher to kick.
-            let has_key = self.find_publisher(&request).is_some_and(|name| name.as_str() == stream.name());
+            let has_key = self.authorizer.is_valid_for(credentials(&request), stream.name());
             if let Some(why) = publish.revoke_reason().or((!has_key).then_some(RevokeReason::KeyRevoked)) {
                 tracing::info!(reason = ?why, "publisher rejected");
                 let (code, description) = ingest::rtmp::rejection_status(why);
@@ -176,7 +216,7 @@ impl RtmpServer {
         .await
     }
 
-    async fn play(&self, request: PlayRequest<TcpStream>, permit: ConnectionPermit) {
+    async fn play(&self, request: PlayRequest<TcpStream>, slot: ConnectionSlot) {
         let (app, rest) = split_app(&request.app);
         let name = if request.name.is_empty() { rest } else { &request.name };
         let names = if app == self.app { played_names(name) } else { Vec::new() };
@@ -188,6 +228,14 @@ impl RtmpServer {
             }
             return;
         };
+        if slot.set_subscriber(!is_on_air(stream.state())).is_err() {
+            tracing::debug!("player rejected: no slot");
+            let why = "The server has no slot for another player.";
+            if let Err(error) = request.reject("NetStream.Play.Failed", why).await {
+                tracing::debug!(%error, "the player disconnected before the rejection was sent");
+            }
+            return;
+        }
         let resume_point = ResumePoint::from_query(&request.query);
         let agent = request.agent.clone();
         let player = match request.accept().await {
@@ -209,39 +257,10 @@ impl RtmpServer {
             Err(error) => return tracing::debug!(%error, "cannot configure the player's socket"),
         };
         let start = position.map_or_else(Cursor::at_live_edge, Cursor::at);
-        let player =
-            AcceptedPlayer { socket, play, stream, start, is_resuming: position.is_some(), permit: Box::new(permit) };
+        let player = AcceptedPlayer { socket, play, stream, start, is_resuming: position.is_some(), slot };
         if let Err(error) = self.fanout.add(player) {
             tracing::debug!(%error, "cannot hand the player to a fan-out thread");
         }
-    }
-
-    /// The stream of the publisher's key. The key is given as the stream name, in the query, or in the app after the slash. A stream name given
-    /// together with a key in the query must be the key's.
-    fn publisher_stream(&self, request: &PublishRequest<TcpStream>) -> Option<StreamName> {
-        self.find_publisher(request).or_else(|| {
-            // The key may be newer than the last reload.
-            reload_keys(&self.keys, &self.hub);
-            self.find_publisher(request)
-        })
-    }
-
-    /// The same, by the loaded keys only.
-    fn find_publisher(&self, request: &PublishRequest<TcpStream>) -> Option<StreamName> {
-        let (app, rest) = split_app(&request.app);
-        if app == self.app { self.find_key(&request.name, rest, &request.query) } else { None }
-    }
-
-    fn find_key(&self, name: &str, rest: &str, query: &[(String, String)]) -> Option<StreamName> {
-        let named = if name.is_empty() { rest } else { name };
-        if let Some(stream) = self.keys.resolve(named) {
-            return Some(stream);
-        }
-        let in_query =
-            query.iter().filter(|(key, _)| QUERY_KEYS.contains(&key.as_str())).map(|(_, value)| value.as_str());
-        let in_app = (!name.is_empty()).then_some(rest).filter(|rest| !rest.is_empty());
-        let stream = in_query.chain(in_app).take(MAX_KEY_CANDIDATES).find_map(|key| self.keys.resolve(key))?;
-        (stream.as_str() == named).then_some(stream)
     }
 
     /// The app without its part after the slash, which may be a key, for the log.
@@ -266,31 +285,18 @@ fn played_names(name: &str) -> Vec<&str> {
     names
 }
 
-/// Reloads the keys if the file changed. Opens the streams of added keys, ends those of removed keys, and revokes publishers of replaced keys.
-pub fn reload_keys(keys: &Keyring, hub: &Hub) {
-    match keys.reload() {
-        Ok(changes) => {
-            for name in &changes.added {
-                tracing::info!(stream = %name, "key added");
-                hub.open(name.as_str());
-            }
-            for name in &changes.replaced {
-                tracing::info!(stream = %name, "key replaced");
-                hub.kick(name.as_str());
-            }
-            for name in &changes.removed {
-                tracing::info!(stream = %name, "key removed");
-                hub.end(name.as_str());
-            }
-        }
-        Err(error) => tracing::warn!(%error, "cannot reload the keys: the loaded ones stay valid"),
-    }
+fn credentials(request: &PublishRequest<TcpStream>) -> Credentials<'_> {
+    Credentials { app: &request.app, name: &request.name, query: &request.query }
 }
 
-/// Splits an app at its first slash and drops the query: `live/x?y` gives `live` and `x`.
-fn split_app(app: &str) -> (&str, &str) {
-    let path = app.split('?').next().unwrap_or_default().trim_matches('/');
-    path.split_once('/').unwrap_or((path, ""))
+/// Number of slots out of `max` that players do not get.
+fn reserved_slots(max: usize) -> usize {
+    (max / RESERVED_SHARE).max(1).min(max.saturating_sub(1))
+}
+
+/// Whether players of the stream get media, or will once its publisher has reconnected.
+fn is_on_air(state: PublishState) -> bool {
+    matches!(state, PublishState::Live { .. } | PublishState::Disconnected { .. })
 }
 
 fn prepare(socket: &TcpStream) -> io::Result<()> {
@@ -302,18 +308,25 @@ fn prepare(socket: &TcpStream) -> io::Result<()> {
 
 /// What players put before the name of a stream.
 const PLAY_PREFIXES: &[&str] = &["mp4:", "flv:"];
-/// Query parameters in which encoders send a key.
-const QUERY_KEYS: &[&str] = &["key", "streamkey", "stream_key"];
-/// Maximum number of possible keys that are checked per publisher.
-const MAX_KEY_CANDIDATES: usize = 4;
+/// The part of the slots that is kept free of players, for publishers: one in eight.
+const RESERVED_SHARE: usize = 8;
 /// Idle time before the kernel sends TCP keepalive probes.
 const KEEPALIVE: Duration = Duration::from_secs(30);
+/// How late a report of failures may be.
+const REPORT_INTERVAL: Duration = Duration::from_secs(1);
 /// How long a publisher that unpublished may take to close the connection, or to publish again.
 const NEXT_REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_slot_in_eight_is_kept_free_of_players() {
+        for (max, expected) in [(1, 0), (2, 1), (7, 1), (16, 2), (8192, 1024)] {
+            assert_eq!(reserved_slots(max), expected, "{max}");
+        }
+    }
 
     #[test]
     fn a_player_may_name_a_stream_like_a_file() {
@@ -325,20 +338,6 @@ mod tests {
             ("", vec![""]),
         ] {
             assert_eq!(played_names(name), expected);
-        }
-    }
-
-    #[test]
-    fn an_app_is_split_at_its_first_slash() {
-        for (app, expected) in [
-            ("live", ("live", "")),
-            ("live/", ("live", "")),
-            ("/live/key", ("live", "key")),
-            ("live/key?a=b/c", ("live", "key")),
-            ("", ("", "")),
-            ("live/a/b", ("live", "a/b")),
-        ] {
-            assert_eq!(split_app(app), expected, "{app}");
         }
     }
 }

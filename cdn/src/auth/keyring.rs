@@ -1,7 +1,9 @@
-//! The file of publish keys: salted hashes, readable by its owner only, reloaded when it changes.
+//! The file of publish keys: an id and a salted hash of each, readable by its owner only, reloaded when it changes.
+//!
+//! A key is found by its id, so that the work does not depend on the number of keys.
 
-use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -11,8 +13,8 @@ use parking_lot::{Mutex, RwLock};
 use serde::{Deserialize, Serialize};
 
 use super::name::{InvalidName, StreamName};
-use super::secret::{Hash, Secret};
-use crate::atomic_file::replace;
+use super::secret::{Hash, KeyId, PresentedKey, Secret};
+use crate::atomic_file::{create_directory_of, lock, replace};
 
 /// The publish keys of a server, one per stream.
 #[derive(Debug)]
@@ -25,8 +27,16 @@ pub struct Keyring {
 
 #[derive(Debug, Default)]
 struct Loaded {
-    keys: BTreeMap<StreamName, Hash>,
+    keys: BTreeMap<StreamName, StoredKey>,
+    by_id: BTreeMap<KeyId, StreamName>,
     stamp: Option<Stamp>,
+}
+
+/// What is stored of a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct StoredKey {
+    id: KeyId,
+    hash: Hash,
 }
 
 /// Identifies a version of the file. Writers replace the file, so each version has a new inode.
@@ -106,13 +116,11 @@ impl Keyring {
         Ok(Self { path, loaded: RwLock::new(loaded), refused: Mutex::default() })
     }
 
-    /// The stream whose key `presented` is. Takes constant time: compares all keys, each in constant time.
-    pub fn resolve(&self, presented: &str) -> Option<StreamName> {
+    /// The stream whose key `presented` is, found by the key's id: one comparison in constant time, whatever the number of keys.
+    pub fn find(&self, presented: PresentedKey<'_>) -> Option<StreamName> {
         let loaded = self.loaded.read();
-        loaded
-            .keys
-            .iter()
-            .fold(None, |found, (name, hash)| if hash.is_of(presented) { Some(name.clone()) } else { found })
+        let name = loaded.by_id.get(&presented.id())?;
+        loaded.keys.get(name).is_some_and(|key| key.hash.is_of(presented)).then(|| name.clone())
     }
 
     /// The streams that have a key.
@@ -131,7 +139,7 @@ impl Keyring {
     /// If the name is taken and `replace` is false; I/O errors of the file.
     pub fn create(&self, name: &StreamName, replace: bool) -> Result<Secret, Error> {
         let key = Secret::generate()?;
-        let hash = key.hash()?;
+        let stored = StoredKey { id: key.presented().id(), hash: key.hash()? };
         self.change(|keys| {
             if keys.contains_key(name) && !replace {
                 return Err(Error::Exists { name: name.clone() });
@@ -139,7 +147,7 @@ impl Keyring {
             if keys.len() >= MAX_KEYS {
                 return Err(Error::Full);
             }
-            keys.insert(name.clone(), hash);
+            keys.insert(name.clone(), stored);
             Ok(())
         })?;
         Ok(key)
@@ -150,7 +158,10 @@ impl Keyring {
     /// # Errors
     /// If there is no such name; I/O errors of the file.
     pub fn remove(&self, name: &StreamName) -> Result<(), Error> {
-        self.change(|keys| keys.remove(name).map(drop).ok_or(Error::Missing { name: name.clone() }))
+        self.change(|keys| match keys.remove(name) {
+            Some(_) => Ok(()),
+            None => Err(Error::Missing { name: name.clone() }),
+        })
     }
 
     /// Reads the file again if it changed. A damaged, missing or empty file leaves the keys unchanged and is reported as an error once. (Removing
@@ -173,10 +184,10 @@ impl Keyring {
         let mut loaded = self.loaded.write();
         let old = std::mem::replace(&mut *loaded, new);
         let mut changes = Changes::default();
-        for (name, hash) in &loaded.keys {
+        for (name, key) in &loaded.keys {
             match old.keys.get(name) {
                 None => changes.added.push(name.clone()),
-                Some(before) if before != hash => changes.replaced.push(name.clone()),
+                Some(before) if before != key => changes.replaced.push(name.clone()),
                 Some(_) => {}
             }
         }
@@ -185,22 +196,26 @@ impl Keyring {
     }
 
     /// Reads, changes and writes the file under an exclusive lock.
-    fn change(&self, edit: impl FnOnce(&mut BTreeMap<StreamName, Hash>) -> Result<(), Error>) -> Result<(), Error> {
-        let io = |path: &Path| {
-            let path = path.to_owned();
-            move |source| Error::Io { path, source }
-        };
-        let directory = self.path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        fs::create_dir_all(directory).map_err(io(directory))?;
-        // The file is replaced, so its directory is locked instead.
-        let lock = File::open(directory).map_err(io(directory))?;
-        lock.lock().map_err(io(directory))?;
-        let mut loaded = load(&self.path)?;
-        edit(&mut loaded.keys)?;
-        replace(&self.path, render(&loaded.keys).as_bytes()).map_err(io(&self.path))?;
-        loaded.stamp = stamp(&self.path)?;
-        *self.loaded.write() = loaded;
+    fn change(
+        &self,
+        edit: impl FnOnce(&mut BTreeMap<StreamName, StoredKey>) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        create_directory_of(&self.path).map_err(|(path, source)| Error::Io { path, source })?;
+        let io = |source| Error::Io { path: self.path.clone(), source };
+        let _lock = lock(&self.path).map_err(io)?;
+        let mut keys = load(&self.path)?.keys;
+        edit(&mut keys)?;
+        replace(&self.path, render(&keys).as_bytes()).map_err(io)?;
+        let stamp = stamp(&self.path)?;
+        *self.loaded.write() = Loaded::new(keys, stamp);
         Ok(())
+    }
+}
+
+impl Loaded {
+    fn new(keys: BTreeMap<StreamName, StoredKey>, stamp: Option<Stamp>) -> Self {
+        let by_id = keys.iter().map(|(name, key)| (key.id, name.clone())).collect();
+        Self { keys, by_id, stamp }
     }
 }
 
@@ -215,6 +230,7 @@ struct KeyFile {
 #[serde(deny_unknown_fields)]
 struct KeyEntry {
     name: String,
+    id: String,
     salt: String,
     sha256: String,
 }
@@ -230,16 +246,20 @@ fn load(path: &Path) -> Result<Loaded, Error> {
     if document.key.len() > MAX_KEYS {
         return Err(Error::Full);
     }
-    let mut keys = BTreeMap::new();
+    let (mut keys, mut ids) = (BTreeMap::new(), BTreeSet::new());
     for row in document.key {
         let name: StreamName = row.name.parse().map_err(|source| Error::Name { path: path.into(), source })?;
+        let id = unhex(&row.id).ok_or_else(|| damaged(format!("the id of {name} is not 12 hex digits")))?;
         let salt = unhex(&row.salt).ok_or_else(|| damaged(format!("the salt of {name} is not 32 hex digits")))?;
         let digest = unhex(&row.sha256).ok_or_else(|| damaged(format!("the hash of {name} is not 64 hex digits")))?;
-        if keys.insert(name.clone(), Hash { salt, digest }).is_some() {
+        if !ids.insert(KeyId(id)) {
+            return Err(damaged(format!("another key has the id of {name}")));
+        }
+        if keys.insert(name.clone(), StoredKey { id: KeyId(id), hash: Hash { salt, digest } }).is_some() {
             return Err(damaged(format!("{name} is there twice")));
         }
     }
-    Ok(Loaded { keys, stamp })
+    Ok(Loaded::new(keys, stamp))
 }
 
 fn stamp(path: &Path) -> Result<Option<Stamp>, Error> {
@@ -250,11 +270,12 @@ fn stamp(path: &Path) -> Result<Option<Stamp>, Error> {
     }
 }
 
-fn render(keys: &BTreeMap<StreamName, Hash>) -> String {
-    let row = |(name, hash): (&StreamName, &Hash)| KeyEntry {
+fn render(keys: &BTreeMap<StreamName, StoredKey>) -> String {
+    let row = |(name, key): (&StreamName, &StoredKey)| KeyEntry {
         name: name.to_string(),
-        salt: HEXLOWER.encode(&hash.salt),
-        sha256: HEXLOWER.encode(&hash.digest),
+        id: HEXLOWER.encode(&key.id.0),
+        salt: HEXLOWER.encode(&key.hash.salt),
+        sha256: HEXLOWER.encode(&key.hash.digest),
     };
     let document = KeyFile { key: keys.iter().map(row).collect() };
     format!("{HEADER}{}", toml::to_string(&document).expect("rows of strings are TOML"))
@@ -265,8 +286,8 @@ fn unhex<const N: usize>(text: &str) -> Option<[u8; N]> {
 }
 
 const HEADER: &str =
-    "# Publish keys of this server: salted SHA-256 only. Written by `cdn key`; the keys themselves are nowhere.\n\n";
-/// Maximum number of keys: a lookup tries all hashes, at about half a microsecond each.
+    "# Publish keys of this server: ids and salted SHA-256. Written by `cdn key`; the keys themselves are nowhere.\n\n";
+/// Maximum number of keys: bounds the file and the memory.
 const MAX_KEYS: usize = 10_000;
 
 #[cfg(test)]
@@ -289,11 +310,10 @@ mod tests {
     fn a_key_resolves_to_its_stream_only() {
         let (_directory, ring) = ring();
         let (a, b) = (ring.create(&name("a"), false).unwrap(), ring.create(&name("b"), false).unwrap());
-        assert_eq!(ring.resolve(a.reveal()), Some(name("a")));
-        assert_eq!(ring.resolve(b.reveal()), Some(name("b")));
-        for wrong in ["", "a", "live", &a.reveal()[4..], &format!("{} ", a.reveal())] {
-            assert_eq!(ring.resolve(wrong), None, "{wrong}");
-        }
+        assert_eq!(ring.find(a.presented()), Some(name("a")));
+        assert_eq!(ring.find(b.presented()), Some(name("b")));
+        let unknown = Secret::generate().unwrap();
+        assert_eq!(ring.find(unknown.presented()), None);
         assert!(ring.knows("a") && !ring.knows("c") && !ring.knows("../a"));
     }
 
@@ -303,8 +323,9 @@ mod tests {
         let key = ring.create(&name("a"), false).unwrap();
         let text = fs::read_to_string(&ring.path).unwrap();
         assert!(!text.contains(key.reveal()) && !text.contains(&key.reveal()[4..]), "{text}");
-        assert_eq!(fs::metadata(&ring.path).unwrap().permissions().mode() & 0o777, 0o600);
-        assert_eq!(Keyring::open(ring.path.clone()).unwrap().resolve(key.reveal()), Some(name("a")));
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!((mode(&ring.path), mode(ring.path.parent().unwrap())), (0o600, 0o700));
+        assert_eq!(Keyring::open(ring.path.clone()).unwrap().find(key.presented()), Some(name("a")));
     }
 
     #[test]
@@ -313,10 +334,10 @@ mod tests {
         let old = ring.create(&name("a"), false).unwrap();
         assert!(matches!(ring.create(&name("a"), false), Err(Error::Exists { .. })));
         let new = ring.create(&name("a"), true).unwrap();
-        assert_eq!((ring.resolve(old.reveal()), ring.resolve(new.reveal())), (None, Some(name("a"))));
+        assert_eq!((ring.find(old.presented()), ring.find(new.presented())), (None, Some(name("a"))));
         ring.remove(&name("a")).unwrap();
         assert!(matches!(ring.remove(&name("a")), Err(Error::Missing { .. })));
-        assert_eq!(ring.resolve(new.reveal()), None);
+        assert_eq!(ring.find(new.presented()), None);
     }
 
     #[test]
@@ -331,11 +352,11 @@ mod tests {
         other.remove(&name("a")).unwrap();
         let changes = ring.reload().unwrap();
         assert_eq!(changes, Changes { added: vec![name("c")], removed: vec![name("a")], replaced: vec![name("b")] });
-        assert_eq!((ring.resolve(c.reveal()), ring.resolve(b.reveal())), (Some(name("c")), Some(name("b"))));
+        assert_eq!((ring.find(c.presented()), ring.find(b.presented())), (Some(name("c")), Some(name("b"))));
         fs::write(&ring.path, "key = 1").unwrap();
         assert!(matches!(ring.reload(), Err(Error::Damaged { .. })));
         assert_eq!(ring.reload().unwrap(), Changes::default(), "it is reported once");
-        assert_eq!(ring.resolve(c.reveal()), Some(name("c")));
+        assert_eq!(ring.find(c.presented()), Some(name("c")));
     }
 
     #[test]
@@ -345,7 +366,7 @@ mod tests {
         let good = fs::read_to_string(&ring.path).unwrap();
         let check = |ring: &Keyring| {
             assert!(matches!(ring.reload(), Err(Error::Damaged { .. })));
-            assert_eq!(ring.resolve(key.reveal()), Some(name("a")));
+            assert_eq!(ring.find(key.presented()), Some(name("a")));
         };
         fs::remove_file(&ring.path).unwrap();
         check(&ring);
@@ -359,7 +380,7 @@ mod tests {
         fs::write(&ring.path, &good).unwrap();
         Keyring::open(ring.path.clone()).unwrap().remove(&name("a")).unwrap();
         assert_eq!(ring.reload().unwrap().removed, [name("a")]);
-        assert_eq!(ring.resolve(key.reveal()), None);
+        assert_eq!(ring.find(key.presented()), None);
     }
 
     #[test]
@@ -367,13 +388,29 @@ mod tests {
         let (_directory, ring) = ring();
         ring.create(&name("a"), false).unwrap();
         let good = fs::read_to_string(&ring.path).unwrap();
-        for (from, to) in
-            [("sha256 = \"", "sha256 = \"é"), ("salt", "pepper"), ("\"a\"", "\"../a\""), ("[[key]]", "[[")]
-        {
+        for (from, to) in [
+            ("sha256 = \"", "sha256 = \"é"),
+            ("id = \"", "id = \"0"),
+            ("salt", "pepper"),
+            ("\"a\"", "\"../a\""),
+            ("[[key]]", "[["),
+        ] {
             let bad = good.replace(from, to);
             assert_ne!(bad, good);
             fs::write(&ring.path, bad).unwrap();
             assert!(Keyring::open(ring.path.clone()).is_err(), "{to}");
         }
+    }
+
+    #[test]
+    fn two_keys_with_one_id_are_rejected() {
+        let (_directory, ring) = ring();
+        for stream in ["a", "b"] {
+            ring.create(&name(stream), false).unwrap();
+        }
+        let text = fs::read_to_string(&ring.path).unwrap();
+        let ids: Vec<&str> = text.lines().filter(|line| line.starts_with("id = ")).collect();
+        fs::write(&ring.path, text.replace(ids[1], ids[0])).unwrap();
+        assert!(matches!(Keyring::open(ring.path.clone()), Err(Error::Damaged { .. })));
     }
 }

@@ -1,4 +1,4 @@
-//! A publish key: 160 random bits, shown once, kept only as a salted hash.
+//! A publish key: 160 random bits, shown once, kept only as an id by which it is found and a salted hash.
 
 use std::fmt;
 
@@ -18,6 +18,14 @@ pub(super) struct Hash {
     pub(super) digest: [u8; 32],
 }
 
+/// The first 48 bits of a hash of a key: where the keyring looks for it. It says nothing of the rest of the key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct KeyId(pub(super) [u8; 6]);
+
+/// A text with the form of a key, as a client presented it. Whether it is one, only the keyring knows.
+#[derive(Clone, Copy)]
+pub struct PresentedKey<'a>(&'a str);
+
 impl Secret {
     /// Generates a key with the system's random number generator.
     pub(super) fn generate() -> Result<Self, SysError> {
@@ -25,6 +33,11 @@ impl Secret {
         SysRng.try_fill_bytes(&mut bytes)?;
         let digits = bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]);
         Ok(Self(PREFIX.chars().chain(digits.map(|d| char::from_digit(d.into(), 16).expect("four bits"))).collect()))
+    }
+
+    /// The key, as a client would present it.
+    pub fn presented(&self) -> PresentedKey<'_> {
+        PresentedKey(&self.0)
     }
 
     /// The key in the clear, as entered into an encoder.
@@ -36,6 +49,25 @@ impl Secret {
         let mut salt = [0; 16];
         SysRng.try_fill_bytes(&mut salt)?;
         Ok(Hash { salt, digest: digest(&salt, &self.0) })
+    }
+}
+
+impl<'a> PresentedKey<'a> {
+    /// Checks the form only: the prefix, and 40 lower-case hexadecimal digits. The cost does not depend on the length of `text`.
+    pub fn parse(text: &'a str) -> Option<Self> {
+        let digits = text.strip_prefix(PREFIX).filter(|digits| digits.len() == KEY_DIGITS)?;
+        digits.bytes().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f')).then_some(Self(text))
+    }
+
+    pub(super) fn id(self) -> KeyId {
+        let hash: [u8; 32] = Sha256::new().chain_update(ID_DOMAIN).chain_update(self.0.as_bytes()).finalize().into();
+        KeyId(*hash.first_chunk().expect("a hash is longer than an id"))
+    }
+}
+
+impl fmt::Debug for PresentedKey<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
     }
 }
 
@@ -53,8 +85,8 @@ impl fmt::Display for Secret {
 
 impl Hash {
     /// Whether this is the hash of `presented`. Takes constant time.
-    pub(super) fn is_of(&self, presented: &str) -> bool {
-        digest(&self.salt, presented).ct_eq(&self.digest).into()
+    pub(super) fn is_of(&self, presented: PresentedKey<'_>) -> bool {
+        digest(&self.salt, presented.0).ct_eq(&self.digest).into()
     }
 }
 
@@ -64,6 +96,10 @@ fn digest(salt: &[u8; 16], key: &str) -> [u8; 32] {
 
 /// Prefix of every key ("Nearcast key"), by which people and secret scanners recognise it.
 pub(super) const PREFIX: &str = "nck_";
+/// Digits after the prefix: 160 bits.
+const KEY_DIGITS: usize = 40;
+/// Separates the hash of an id from every other hash of a key.
+const ID_DOMAIN: &[u8] = b"nearcast publish key id\0";
 
 #[cfg(test)]
 mod tests {
@@ -82,7 +118,40 @@ mod tests {
         let key = Secret::generate().unwrap();
         let (a, b) = (key.hash().unwrap(), key.hash().unwrap());
         assert_ne!(a, b);
-        assert!(a.is_of(key.reveal()) && b.is_of(key.reveal()));
-        assert!(!a.is_of("") && !a.is_of(&key.reveal()[1..]));
+        assert!(a.is_of(key.presented()) && b.is_of(key.presented()));
+        assert!(!a.is_of(Secret::generate().unwrap().presented()));
+    }
+
+    #[test]
+    fn only_the_form_of_a_key_is_a_presented_key() {
+        let key = Secret::generate().unwrap();
+        let good = key.reveal();
+        assert_eq!(PresentedKey::parse(good).map(PresentedKey::id), Some(key.presented().id()));
+        assert_eq!(format!("{:?}", key.presented()), "***");
+        for wrong in [
+            "",
+            "live",
+            PREFIX,
+            &good[1..],
+            &good[4..],
+            &format!("{good} "),
+            &format!("{good}0"),
+            &good[..43],
+            &format!("nck_{}", "A".repeat(40)),
+            &format!("nck_{}", "é".repeat(20)),
+            &"a".repeat(60_000),
+        ] {
+            assert!(PresentedKey::parse(wrong).is_none(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn an_id_is_part_of_neither_the_key_nor_its_hash() {
+        let key = Secret::generate().unwrap();
+        let id = key.presented().id();
+        assert_eq!(key.presented().id(), id);
+        assert_ne!(id, Secret::generate().unwrap().presented().id());
+        assert!(!key.reveal().contains(&data_encoding::HEXLOWER.encode(&id.0)));
+        assert_ne!(key.hash().unwrap().digest[..6], id.0);
     }
 }

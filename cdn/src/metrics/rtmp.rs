@@ -30,6 +30,13 @@ impl Collector for Rtmp {
             let failures = [(NONE, server.auth_failures() as f64)];
             let (name, help) = ("nearcast_rtmp_auth_failures", "Publishers rejected because their key is not valid.");
             write(&mut encoder, Kind::Counter, name, help, failures)?;
+            let evicted = [(NONE, server.connections_evicted() as f64)];
+            let (name, help) =
+                ("nearcast_rtmp_connections_evicted", "Idle connections closed because another one needed the slot.");
+            write(&mut encoder, Kind::Counter, name, help, evicted)?;
+            let rejected = [(NONE, server.players_rejected() as f64)];
+            let (name, help) = ("nearcast_rtmp_players_rejected", "Players rejected because there was no slot.");
+            write(&mut encoder, Kind::Counter, name, help, rejected)?;
         }
         let Some(fanout) = self.fanout.upgrade() else { return Ok(()) };
         let players = [(NONE, fanout.players() as f64)];

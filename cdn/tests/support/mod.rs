@@ -12,8 +12,10 @@ use cdn::hub::{Hub, HubStream};
 use media::codec::{Codec, CodecConfig};
 use media::flv::{Demuxer, Event};
 use media::{AccessUnit, Catalog, Epoch, Timestamp, Track, TrackId, TrackOrder};
+use net::relay::{self, Proof, Side, Subscription};
 use net::rtmp::client::{self, ClientOptions};
 use net::rtmp::{Message, url};
+use net::trust::{Pin, tls};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
@@ -28,6 +30,7 @@ pub struct Server {
     pub keys: Arc<Keyring>,
     pub rtmp: SocketAddr,
     pub http: SocketAddr,
+    pub relay: Option<SocketAddr>,
     metrics: SocketAddr,
     shutdown: CancellationToken,
     running: JoinHandle<anyhow::Result<()>>,
@@ -48,11 +51,11 @@ impl Server {
         })
         .unwrap();
         let server = cdn::Server::bind(config).await.unwrap();
-        let cdn::Addresses { rtmp, http, metrics, .. } = server.addresses();
+        let cdn::Addresses { rtmp, http, relay, metrics } = server.addresses();
         let (hub, keys) = (server.hub().clone(), server.keys().clone());
         let shutdown = CancellationToken::new();
         let running = tokio::spawn(server.run(shutdown.clone().cancelled_owned()));
-        Self { hub, keys, rtmp, http, metrics: metrics.unwrap(), shutdown, running, _data: data }
+        Self { hub, keys, rtmp, http, relay, metrics: metrics.unwrap(), shutdown, running, _data: data }
     }
 
     /// Creates a key for the stream `name`, or replaces it, and returns the key.
@@ -60,6 +63,34 @@ impl Server {
         let key = self.keys.create(&name.parse().unwrap(), true).unwrap();
         self.hub.open(name);
         key.reveal().to_owned()
+    }
+
+    /// The whole HTTP response to `GET path`.
+    pub async fn get(&self, path: &str) -> String {
+        within(async {
+            let mut socket = TcpStream::connect(self.http).await.unwrap();
+            socket.write_all(format!("GET {path} HTTP/1.0\r\nHost: x\r\n\r\n").as_bytes()).await.unwrap();
+            let mut response = String::new();
+            socket.read_to_string(&mut response).await.unwrap();
+            response
+        })
+        .await
+    }
+
+    /// A connection to the relay that has sent no request.
+    pub async fn connect_relay(&self) -> quinn::Connection {
+        let response = self.get("/api/v1/streams/live/watch").await;
+        let info: serde_json::Value = serde_json::from_str(response.split("\r\n\r\n").nth(1).unwrap()).unwrap();
+        let pin: Pin = info["relay"]["pin"].as_str().unwrap().parse().unwrap();
+        let endpoint = quinn::Endpoint::client(([127, 0, 0, 1], 0).into()).unwrap();
+        let mut config = tls::client_config(pin, relay::wire::ALPN);
+        config.transport_config(Arc::new(relay::transport(Side::Client)));
+        within(endpoint.connect_with(config, self.relay.unwrap(), tls::SERVER_NAME).unwrap()).await.unwrap()
+    }
+
+    /// An idle subscription to the stream `live`.
+    pub async fn subscribe(&self) -> Subscription {
+        within(relay::subscribe(self.connect_relay().await, "live", Proof::None)).await.unwrap()
     }
 
     /// The value of a metric without labels.

@@ -11,7 +11,8 @@ use live::Progress;
 use media::latency::TimingReport;
 use media::live_window::ReadBatch;
 use media::{AccessUnit, Cursor, LiveWindow, Timestamp, TrackKind};
-use net::connection_limit::{ConnectionLimiter, ConnectionPermit};
+use net::connection_limit::ConnectionLimiter;
+use net::connection_slots::{ConnectionSlot, ConnectionSlots, Evictable};
 use net::relay::{self, Delivery, RefusalCode, Side, StreamSource, SubscriptionObserver};
 use net::trust::{Identity, Pin, tls};
 use tokio::sync::watch;
@@ -37,7 +38,7 @@ pub struct RelaySettings {
 pub struct Relay {
     endpoint: quinn::Endpoint,
     pin: Pin,
-    limiter: Arc<ConnectionLimiter>,
+    slots: Arc<ConnectionSlots>,
 }
 
 impl Relay {
@@ -55,7 +56,9 @@ impl Relay {
         let runtime = Arc::new(quinn::TokioRuntime);
         let endpoint = quinn::Endpoint::new(relay::endpoint_config(&settings.secret), Some(config), socket, runtime)?;
         let limiter = ConnectionLimiter::new(settings.max_connections, settings.max_per_address);
-        Ok(Self { endpoint, pin: identity.pin(), limiter })
+        // An idle subscription is a viewer's fallback: it is worth more than a connection that has requested nothing.
+        let slots = ConnectionSlots::new(limiter, 0, Evictable::Undeclared);
+        Ok(Self { endpoint, pin: identity.pin(), slots })
     }
 
     /// The UDP address that it is bound to.
@@ -71,9 +74,9 @@ impl Relay {
         self.pin
     }
 
-    /// The limiter of its connections.
-    pub fn limiter(&self) -> &Arc<ConnectionLimiter> {
-        &self.limiter
+    /// The slots of its connections.
+    pub fn slots(&self) -> &Arc<ConnectionSlots> {
+        &self.slots
     }
 
     /// Ends [`serve`](Self::serve) as an error of the endpoint does.
@@ -92,13 +95,14 @@ impl Relay {
             };
             let Some(incoming) = incoming else { break };
             let peer = incoming.remote_address();
-            // Under load, validate the client's address before allocating state for it.
-            if !incoming.remote_address_validated() && self.endpoint.open_connections() > RETRY_THRESHOLD {
+            // Under load, validate the client's address before allocating state for it, or evicting another client for it.
+            let is_loaded = self.slots.undeclared() >= RETRY_THRESHOLD || self.slots.is_full();
+            if is_loaded && !incoming.remote_address_validated() {
                 let _ = incoming.retry();
                 continue;
             }
-            let permit = match self.limiter.try_acquire(peer.ip()) {
-                Ok(permit) => permit,
+            let slot = match self.slots.try_acquire(peer.ip()) {
+                Ok(slot) => slot,
                 Err(reason) => {
                     tracing::debug!(%peer, %reason, "connection rejected");
                     incoming.refuse();
@@ -106,7 +110,16 @@ impl Relay {
                 }
             };
             let span = tracing::info_span!("relay", %peer);
-            subscribers.spawn(subscriber(incoming, permit, hub.clone(), stop.clone()).instrument(span));
+            let (hub, stop) = (hub.clone(), stop.clone());
+            subscribers.spawn(
+                async move {
+                    tokio::select! {
+                        () = slot.evicted() => tracing::debug!("disconnected: another connection needed the slot"),
+                        () = subscriber(incoming, Arc::new(slot), hub, stop) => {}
+                    }
+                }
+                .instrument(span),
+            );
         }
         subscribers.close();
         subscribers.wait().await;
@@ -115,7 +128,7 @@ impl Relay {
     }
 }
 
-async fn subscriber(incoming: quinn::Incoming, permit: ConnectionPermit, hub: Arc<Hub>, stop: CancellationToken) {
+async fn subscriber(incoming: quinn::Incoming, slot: Arc<ConnectionSlot>, hub: Arc<Hub>, stop: CancellationToken) {
     let asked = async {
         let connection = incoming.await?;
         relay::accept(connection).await
@@ -128,45 +141,63 @@ async fn subscriber(incoming: quinn::Incoming, permit: ConnectionPermit, hub: Ar
     let Some(stream) = hub.stream(&request.name) else {
         return request.refuse(RefusalCode::UnknownStream, "There is no such stream.").await;
     };
+    // It waits until it starts.
+    if slot.set_subscriber(true).is_err() {
+        return request.refuse(RefusalCode::Busy, "This server is at its limit of subscribers.").await;
+    }
     let _viewer = stream.subscriber("relay");
     tracing::debug!(stream = stream.name(), "subscriber connected");
-    let window = Arc::new(Window(stream));
-    let delivery = Delivery::new(window.clone()).observed_by(window);
-    let ended = request.serve(delivery, None, stop.cancelled_owned()).await;
+    let source = Arc::new(SubscriberSource { stream: stream.clone(), slot });
+    let delivery = Delivery::new(source.clone()).observed_by(source);
+    // Of a removed stream, an idle subscription too.
+    let stopped = async {
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = stream.removed() => {}
+        }
+    };
+    let ended = request.serve(delivery, None, stopped).await;
     tracing::debug!(reason = ?ended, "subscriber disconnected");
-    drop(permit);
 }
 
-/// Adapts a stream of the hub to the relay protocol's source.
-struct Window(Arc<HubStream>);
+/// A stream of the hub as the source of one subscription.
+struct SubscriberSource {
+    stream: Arc<HubStream>,
+    slot: Arc<ConnectionSlot>,
+}
 
-impl StreamSource for Window {
+impl StreamSource for SubscriberSource {
     type Change = Progress;
 
     fn read(&self, cursor: &mut Cursor, max_bytes: usize) -> ReadBatch {
-        self.0.read(cursor, max_bytes)
+        self.stream.read(cursor, max_bytes)
     }
 
     fn with_window<T>(&self, look: impl FnOnce(&LiveWindow) -> T) -> T {
-        self.0.with_window(look)
+        self.stream.with_window(look)
     }
 
     fn changed(&self) -> watch::Receiver<Progress> {
-        self.0.changed()
+        self.stream.changed()
     }
 
     fn timing(&self, at: Option<Timestamp>) -> Option<TimingReport> {
-        self.0.latency().report(at)
+        self.stream.latency().report(at)
     }
 }
 
-impl SubscriptionObserver for Window {
+impl SubscriptionObserver for SubscriberSource {
+    fn on_active(&self, active: bool) {
+        // It fails only after an eviction, which ends the subscription.
+        let _ = self.slot.set_subscriber(!active);
+    }
+
     fn on_sent(&self, _kind: TrackKind, _position: u64, bytes: usize) {
-        self.0.count_sent(bytes as u64);
+        self.stream.count_sent(bytes as u64);
     }
 
     fn on_first_send(&self, unit: &AccessUnit) {
-        self.0.latency().on_relayed(unit, "relay");
+        self.stream.latency().on_relayed(unit, "relay");
     }
 }
 
@@ -174,6 +205,6 @@ impl SubscriptionObserver for Window {
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Maximum number of handshakes that wait to be accepted.
 const MAX_INCOMING: usize = 1024;
-/// Number of open connections above which new clients' addresses are validated by Retry (RFC 9000 §8.1.2): one more round trip, as protection
-/// against floods with spoofed addresses.
-const RETRY_THRESHOLD: usize = 512;
+/// Number of connections without a request from which on new clients' addresses are validated by Retry (RFC 9000 §8.1.2): one more round trip, as
+/// protection against floods with spoofed addresses.
+const RETRY_THRESHOLD: usize = 256;

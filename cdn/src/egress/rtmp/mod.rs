@@ -13,7 +13,6 @@ mod submit;
 mod subscriber;
 mod uring;
 
-use std::any::Any;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -21,6 +20,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use media::live_window::Cursor;
+use net::connection_slots::ConnectionSlot;
 use net::rtmp::server::PlayState;
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
@@ -65,8 +65,8 @@ pub struct AcceptedPlayer {
     pub start: Cursor,
     /// Whether it resumes an interrupted play and must receive every unit from there on.
     pub is_resuming: bool,
-    /// Its share of the connection limits; dropped when it leaves.
-    pub permit: Box<dyn Any + Send>,
+    /// Its slot among the connections of its listener; dropped when it leaves.
+    pub slot: ConnectionSlot,
 }
 
 impl Fanout {
@@ -131,8 +131,8 @@ impl Fanout {
     pub fn add(&self, player: AcceptedPlayer) -> io::Result<()> {
         player.socket.set_nonblocking(true)?;
         let socket = mio::net::TcpStream::from_std(player.socket);
-        let AcceptedPlayer { play, stream, start, is_resuming, permit, .. } = player;
-        let mut subscriber = Box::new(NewSubscriber { socket, play, stream, start, is_resuming, permit });
+        let AcceptedPlayer { play, stream, start, is_resuming, slot, .. } = player;
+        let mut subscriber = Box::new(NewSubscriber { socket, play, stream, start, is_resuming, slot });
         let mut mailboxes: Vec<&Arc<Mailbox>> = self.mailboxes.iter().collect();
         mailboxes.sort_by_key(|mailbox| mailbox.players.load(Ordering::Relaxed));
         for mailbox in mailboxes {

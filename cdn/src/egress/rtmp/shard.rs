@@ -52,6 +52,8 @@ struct Inbox {
     new_subscribers: Vec<NewSubscriber>,
     /// Keys of feeds whose stream has changed.
     news: Vec<usize>,
+    /// Keys of players that were evicted. A key may have been given to another player since.
+    evicted: Vec<usize>,
     /// Deadline of the shutdown, once there is one.
     stop: Option<Instant>,
     /// Whether the shard has ended.
@@ -142,6 +144,19 @@ impl Wake for FeedWaker {
     }
 }
 
+/// Woken when a player is evicted.
+struct EvictionWaker {
+    key: usize,
+    mailbox: Arc<Mailbox>,
+}
+
+impl Wake for EvictionWaker {
+    fn wake(self: Arc<Self>) {
+        self.mailbox.inbox.lock().evicted.push(self.key);
+        self.mailbox.wake();
+    }
+}
+
 pub(super) struct Shard {
     settings: ShardSettings,
     poll: Poll,
@@ -229,7 +244,13 @@ impl Shard {
 
     fn drain_mailbox(&mut self, now: Instant) {
         self.mailbox.is_woken.store(false, Ordering::Release);
-        let Inbox { new_subscribers, news, stop, .. } = std::mem::take(&mut *self.mailbox.inbox.lock());
+        let Inbox { new_subscribers, news, evicted, stop, .. } = std::mem::take(&mut *self.mailbox.inbox.lock());
+        for key in evicted {
+            // Without a status message, which a player that reads nothing would hold up.
+            if self.subscribers.get(key).is_some_and(|subscriber| subscriber.slot.is_evicted()) {
+                self.remove(key, &DisconnectReason::Evicted);
+            }
+        }
         for new in new_subscribers {
             self.add(new, now);
         }
@@ -252,9 +273,12 @@ impl Shard {
         let interest = Interest::READABLE | Interest::WRITABLE;
         let registered = self.poll.registry().register(&mut subscriber.socket, Token(key), interest);
         subscriber.wait(self.feeds[feed].0.is_live, now);
+        subscriber.slot.on_evicted(Waker::from(Arc::new(EvictionWaker { key, mailbox: self.mailbox.clone() })));
         let heard = subscriber.read_buffered_input();
         if self.stop.is_some() {
             subscriber.shutdown("NetConnection.Connect.Closed", "The server is shutting down.", now);
+        } else if self.feeds[feed].0.stream.is_removed() {
+            subscriber.shutdown(ENDED.0, ENDED.1, now);
         }
         match registered.map_err(DisconnectReason::from).and(heard) {
             Ok(()) => self.enqueue(key),
@@ -303,7 +327,7 @@ impl Shard {
         }
         for member in feed.members.clone() {
             if has_ended {
-                self.subscribers[member].shutdown("NetStream.Play.UnpublishNotify", "The stream has ended.", now);
+                self.subscribers[member].shutdown(ENDED.0, ENDED.1, now);
             }
             self.enqueue(member);
         }
@@ -428,6 +452,8 @@ impl Shard {
     }
 }
 
+/// Code and description of the status message that tells players of a stream's end.
+const ENDED: (&str, &str) = ("NetStream.Play.UnpublishNotify", "The stream has ended.");
 const MAILBOX: Token = Token(usize::MAX);
 /// Socket events per poll; further events follow in the next poll.
 const EVENTS: usize = 1024;

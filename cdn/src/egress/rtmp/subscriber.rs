@@ -1,6 +1,5 @@
 //! One player: a socket, a cursor on its stream's window, and at most one batch in flight.
 
-use std::any::Any;
 use std::io::{self, Read};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,6 +9,7 @@ use media::live_window::Cursor;
 use media::{AccessUnit, Catalog, TrackKind};
 use mio::net::TcpStream;
 use net::bbr::ProbeRttSuppressor;
+use net::connection_slots::ConnectionSlot;
 use net::rtmp::framing::{self, PLAY_CHUNK_SIZE};
 use net::rtmp::server::PlayState;
 use net::rtmp::session::PlayerEvent;
@@ -54,8 +54,10 @@ pub(super) struct Subscriber {
     is_leaving: bool,
     steady: ProbeRttSuppressor,
     _counted: SubscriberGuard,
-    /// Its share of the connection limits.
-    _permit: Box<dyn Any + Send>,
+    /// Its slot among the connections of its listener.
+    pub(super) slot: ConnectionSlot,
+    /// Whether it waits, as its slot was told last.
+    told_waiting: Option<bool>,
 }
 
 /// The kinds of media that the player wants (`receiveAudio`, `receiveVideo`).
@@ -108,6 +110,8 @@ pub(super) enum DisconnectReason {
     Closed,
     #[error("the player stopped playback")]
     Ended,
+    #[error("its slot was needed")]
+    Evicted,
     #[error("the stream ended")]
     StreamEnded,
     #[error("write timeout")]
@@ -125,7 +129,7 @@ pub(super) struct NewSubscriber {
     pub(super) stream: Arc<HubStream>,
     pub(super) start: Cursor,
     pub(super) is_resuming: bool,
-    pub(super) permit: Box<dyn Any + Send>,
+    pub(super) slot: ConnectionSlot,
 }
 
 impl Subscriber {
@@ -152,7 +156,8 @@ impl Subscriber {
             is_leaving: false,
             steady,
             _counted: new.stream.subscriber("rtmp"),
-            _permit: new.permit,
+            slot: new.slot,
+            told_waiting: None,
         }
     }
 
@@ -239,10 +244,16 @@ impl Subscriber {
         }
     }
 
-    /// Records whether the stream is on air, and returns how long the player has waited for it. Requests of the player do not extend the wait.
+    /// Records whether the stream is on air, which decides whether the player may be evicted, and returns how long the player has
+    /// waited for it. Requests of the player do not extend the wait.
     pub(super) fn wait(&mut self, is_live: bool, now: Instant) -> Option<Duration> {
         let since = if is_live { None } else { Some(self.waiting_since.unwrap_or(now)) };
         self.waiting_since = since;
+        let is_waiting = since.is_some() || self.is_paused;
+        if self.told_waiting.replace(is_waiting) != Some(is_waiting) {
+            // It fails only after an eviction, of which the shard is notified.
+            let _ = self.slot.set_subscriber(is_waiting);
+        }
         since.map(|since| now.saturating_duration_since(since))
     }
 

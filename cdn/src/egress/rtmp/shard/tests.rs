@@ -1,13 +1,15 @@
 //! A shard over loopback sockets, one turn at a time, on a virtual clock.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use media::codec::{Codec, CodecConfig, Format};
 use media::live_window::Bounds;
 use media::{AccessUnit, Catalog, Cursor, Epoch, Timestamp, Track, TrackId};
+use net::connection_limit::ConnectionLimiter;
+use net::connection_slots::{ConnectionSlot, ConnectionSlots, Evictable};
 use net::rtmp::client::{self, ClientOptions};
 use net::rtmp::server::{self, PlayState, Request};
 use net::rtmp::{Limits, Message, Metadata, url};
@@ -91,6 +93,16 @@ struct Ends {
 }
 
 async fn join(shard: &mut Shard, stream: &Arc<HubStream>, hangs_up: bool, now: Instant) -> Ends {
+    join_in(any_slot(), shard, stream, hangs_up, now).await
+}
+
+async fn join_in(
+    slot: ConnectionSlot,
+    shard: &mut Shard,
+    stream: &Arc<HubStream>,
+    hangs_up: bool,
+    now: Instant,
+) -> Ends {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     let (server, _) = listener.accept().unwrap();
@@ -102,7 +114,7 @@ async fn join(shard: &mut Shard, stream: &Arc<HubStream>, hangs_up: bool, now: I
         stream: stream.clone(),
         start: Cursor::at_live_edge(),
         is_resuming: false,
-        permit: Box::new(()),
+        slot,
     };
     assert!(shard.mailbox.add(Box::new(new)).is_ok());
     turn(shard, now);
@@ -239,5 +251,64 @@ async fn a_resent_backlog_does_not_count_as_lag() {
             turn(&mut shard, now);
         }
         assert_eq!(stream.info().counters.resyncs, expected, "{wait} s");
+    }
+}
+
+fn slots(count: usize) -> Arc<ConnectionSlots> {
+    ConnectionSlots::new(ConnectionLimiter::new(count, count), 0, Evictable::Waiting)
+}
+
+fn any_slot() -> ConnectionSlot {
+    slots(1).try_acquire(Ipv4Addr::LOCALHOST.into()).unwrap()
+}
+
+#[tokio::test]
+async fn an_evicted_player_is_disconnected_at_once() {
+    let (mut shard, stream, start) = (shard(), stream(), Instant::now());
+    let slots = slots(2);
+    let mut ends = Vec::new();
+    for address in [[192, 0, 2, 1], [192, 0, 2, 2]] {
+        let slot = slots.try_acquire(address.into()).unwrap();
+        ends.push(join_in(slot, &mut shard, &stream, false, start).await);
+    }
+    let _new = slots.try_acquire([192, 0, 2, 3].into()).unwrap();
+    turn(&mut shard, start);
+    assert_eq!((shard.subscribers.len(), shard.mailbox.players.load(Ordering::Relaxed)), (1, 1));
+    assert!(ends[0].client.read(&mut [0; 64]).is_ok() && ends[1].client.read(&mut [0; 64]).is_err());
+    // A waker that comes late finds another player at its key.
+    shard.mailbox.inbox.lock().evicted.extend([0, 1]);
+    turn(&mut shard, start);
+    assert_eq!(shard.subscribers.len(), 1);
+}
+
+#[tokio::test]
+async fn a_player_is_not_evicted_once_its_stream_is_on_air() {
+    let (mut shard, stream, start) = (shard(), stream(), Instant::now());
+    let slots = slots(1);
+    let slot = slots.try_acquire([192, 0, 2, 1].into()).unwrap();
+    let _ends = join_in(slot, &mut shard, &stream, false, start).await;
+    let publishing = publish(&stream);
+    push(&publishing, 0..1, 100);
+    turn(&mut shard, start);
+    shard.sweep(start);
+    assert!(slots.try_acquire([192, 0, 2, 2].into()).is_err());
+    assert_eq!((slots.evicted(), shard.subscribers.len()), (0, 1));
+}
+
+#[tokio::test]
+async fn a_player_of_a_removed_stream_is_disconnected_even_if_it_was_never_live() {
+    let window = Bounds { duration: Duration::from_secs(60), bytes: 64 << 20 };
+    let (grace, grace_after_unpublish) = (Duration::from_secs(30), Duration::from_secs(5));
+    let hub = Hub::new(hub::HubSettings { window, grace, grace_after_unpublish });
+    let stream = hub.open("live");
+    let (mut shard, start) = (shard(), Instant::now());
+    let mut early = join(&mut shard, &stream, false, start).await;
+    hub.end("live");
+    let mut late = join(&mut shard, &stream, false, start).await;
+    turn(&mut shard, start);
+    assert_eq!(shard.subscribers.len(), 0);
+    for ends in [&mut early, &mut late] {
+        let said = String::from_utf8_lossy(&ends.heard()).into_owned();
+        assert!(said.contains("NetStream.Play.UnpublishNotify"), "{said}");
     }
 }
