@@ -1,6 +1,7 @@
-//! The command's output at start-up: the server's addresses, and the first key, which is shown only here.
+//! The command's output at start-up: the server's addresses, and the first key, which is shown only here, and only on a terminal. Where the output
+//! goes elsewhere, others may read it (a journal, the logs of a container): the key is written to a file, which is named.
 
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 
 use cdn::Server;
@@ -11,9 +12,14 @@ use cdn::config::LogFormat;
 pub(crate) fn announce(server: &Server) -> anyhow::Result<()> {
     let (config, addresses, first_key) = (server.config(), server.addresses(), server.first_key());
     let mut out = std::io::stdout().lock();
+    let key_file = if out.is_terminal() { None } else { server.save_first_key()? };
     if config.log.format == LogFormat::Json {
         if let Some((name, key)) = first_key {
-            let event = serde_json::json!({"event": "first_key", "stream": name.as_str(), "key": key.reveal()});
+            let mut event = serde_json::json!({"event": "first_key", "stream": name.as_str()});
+            match &key_file {
+                Some(file) => event["file"] = file.display().to_string().into(),
+                None => event["key"] = key.reveal().into(),
+            }
             writeln!(out, "{event}")?;
         }
         let (rtmp, http) = (addresses.rtmp.to_string(), addresses.http.to_string());
@@ -37,13 +43,17 @@ pub(crate) fn announce(server: &Server) -> anyhow::Result<()> {
     writeln!(out, "Nearcast cdn {}\n", env!("CARGO_PKG_VERSION"))?;
     match first_key {
         Some((_, key)) => {
+            let shown = match &key_file {
+                Some(file) => format!("the content of {}", file.display()),
+                None => key.reveal().to_owned(),
+            };
             writeln!(out, "In OBS, Settings, Stream:")?;
-            writeln!(
-                out,
-                "  Service     Custom...\n  Server      rtmp://{rtmp}/{app}\n  Stream Key  {}\n",
-                key.reveal()
-            )?;
-            writeln!(out, "The key is shown only once. To replace it: cdn key new {name} --replace\n")?;
+            writeln!(out, "  Service     Custom...\n  Server      rtmp://{rtmp}/{app}\n  Stream Key  {shown}\n")?;
+            let once = match key_file {
+                Some(_) => "Delete that file once the key is in the encoder.",
+                None => "The key is shown only once.",
+            };
+            writeln!(out, "{once} To replace the key: cdn key new {name} --replace\n")?;
         }
         None => {
             writeln!(out, "Publish to rtmp://{rtmp}/{app} with a stream key. To create one: cdn key new NAME\n")?;

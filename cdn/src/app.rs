@@ -5,7 +5,7 @@
 
 use std::future::Future;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -100,9 +100,23 @@ impl Server {
     }
 
     /// The first key, if [`bind`](Self::bind) created one, and its stream. The key file holds only its hash, so the caller must show it to the
-    /// user.
+    /// user, or [save it](Self::save_first_key).
     pub fn first_key(&self) -> Option<&(StreamName, Secret)> {
         self.first_key.as_ref()
+    }
+
+    /// Writes the first key, if there is one, to `first.key` in the data directory, readable by its owner only, and returns the file's path. For
+    /// callers whose output others may read, such as a journal.
+    ///
+    /// # Errors
+    /// If the file cannot be written.
+    pub fn save_first_key(&self) -> anyhow::Result<Option<PathBuf>> {
+        let Some((_, key)) = &self.first_key else { return Ok(None) };
+        let path = self.config.data.join("first.key");
+        create_directory_of(&path)
+            .map_err(|(path, error)| anyhow::Error::new(error).context(path.display().to_string()))?;
+        replace(&path, format!("{}\n", key.reveal()).as_bytes()).with_context(|| path.display().to_string())?;
+        Ok(Some(path))
     }
 
     /// The publish keys; changes take effect at once.

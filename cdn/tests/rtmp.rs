@@ -6,6 +6,7 @@
 mod program;
 mod support;
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
@@ -241,9 +242,39 @@ async fn bad_configuration_is_rejected_before_anything_binds() {
     check(&["--log-level", "info,=,"], "log.level").await;
 }
 
+/// Starts `command` and returns it with its output, and what that was up to the URLs.
+async fn first_start(mut command: Command) -> (Child, Lines<BufReader<ChildStdout>>, String) {
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).kill_on_drop(true).spawn().unwrap();
+    let mut out = BufReader::new(child.stdout.take().unwrap()).lines();
+    let mut text = String::new();
+    while !text.contains("/live/live") {
+        text += &within(out.next_line()).await.unwrap().expect("it prints the URLs");
+        text.push('\n');
+    }
+    for words in ["Service     Custom...", "Server      rtmp://127.0.0.1:", "Stream Key  "] {
+        assert!(text.contains(words), "{text}");
+    }
+    (child, out, text)
+}
+
 #[tokio::test]
-async fn the_first_start_makes_a_key_and_prints_how_to_use_it() {
+async fn the_first_start_makes_a_key_and_writes_it_to_a_private_file() {
     let data = tempfile::tempdir().unwrap();
+    let (mut child, _out, text) = first_start(program::cdn(data.path()).into()).await;
+    let file = data.path().join("first.key");
+    assert!(text.contains(&format!("Stream Key  the content of {}", file.display())), "{text}");
+    let key = std::fs::read_to_string(&file).unwrap();
+    assert!(key.starts_with("nck_") && key.ends_with('\n') && !text.contains("nck_"), "{text}");
+    assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+    // It is the key of the stream `live`.
+    let rtmp = text.lines().find_map(|line| line.trim().strip_prefix("rtmp://")?.strip_suffix("/live/live")).unwrap();
+    let url = net::rtmp::url::parse(&format!("rtmp://{rtmp}/live/{}", key.trim())).unwrap();
+    within(net::rtmp::client::publish(&url, net::rtmp::client::ClientOptions::default())).await.unwrap();
+    // The second signal ends it at once, even with open connections.
+    interrupt(&child, "INT").await;
+    assert!(within(child.wait()).await.unwrap().success());
+    // No later start writes it again.
+    std::fs::remove_file(&file).unwrap();
     let mut child = Command::from(program::cdn(data.path()))
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
@@ -251,15 +282,20 @@ async fn the_first_start_makes_a_key_and_prints_how_to_use_it() {
         .spawn()
         .unwrap();
     let mut out = BufReader::new(child.stdout.take().unwrap()).lines();
-    let mut text = String::new();
-    while !text.contains("/live/live") {
-        text += &within(out.next_line()).await.unwrap().expect("it prints the URLs");
-        text.push('\n');
-    }
-    for words in ["Service     Custom...", "Server      rtmp://127.0.0.1:", "Stream Key  nck_"] {
-        assert!(text.contains(words), "{text}");
-    }
-    // The second signal ends it at once, even with open connections.
-    interrupt(&child, "INT").await;
-    assert!(within(child.wait()).await.unwrap().success());
+    while !within(out.next_line()).await.unwrap().unwrap().contains("/live/live") {}
+    assert!(!file.exists());
+}
+
+#[tokio::test]
+async fn the_first_key_is_shown_on_a_terminal_and_nowhere_else() {
+    let data = tempfile::tempdir().unwrap();
+    let cdn = program::cdn(data.path());
+    // script(1) runs it on a terminal of its own and copies what is shown there.
+    let words = std::iter::once(cdn.get_program()).chain(cdn.get_args());
+    let command = words.map(|word| format!("'{}'", word.to_str().unwrap())).collect::<Vec<_>>().join(" ");
+    let mut script = Command::new("script");
+    script.args(["--quiet", "--return", "--command", &command, "/dev/null"]).stdin(Stdio::null());
+    let (_child, _out, text) = first_start(script).await;
+    assert!(text.contains("Stream Key  nck_") && text.contains("shown only once"), "{text}");
+    assert!(!data.path().join("first.key").exists());
 }
