@@ -6,6 +6,7 @@
 pub mod mutation;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
@@ -15,7 +16,11 @@ use media::flv;
 use media::fmp4;
 use media::hls;
 use media::hls::client::parts::PartClient;
+use media::live_window::{Bounds, ENTRY_COST, FREE_ENTRIES, LiveWindow};
 use media::time::Timestamp;
+use media::timestamp_mapper::TimestampMapper;
+use media::{AccessUnit, Catalog, Cursor};
+use net::relay::reassembly::{GroupInput, Reassembly, ReorderOutput};
 use net::relay::wire;
 use net::rtmp::session::{ClientRole, ClientSession, ServerEvent, ServerSession};
 use net::rtmp::{Limits, amf, chunk, url};
@@ -31,7 +36,103 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("fmp4_reader", fmp4_reader),
     ("hls_playlist", hls_playlist),
     ("relay_group", relay_group),
+    ("live_window", live_window),
+    ("reassembly", reassembly),
+    ("timestamp_mapper", timestamp_mapper),
 ];
+
+/// Units of a stream, each as flags (track, random access, next epoch, new catalog), change of DTS in milliseconds (i16), size (u8). The first byte selects
+/// the bounds.
+pub fn live_window(data: &[u8]) {
+    let Some((first, data)) = data.split_first() else { return };
+    let bounds = Bounds { duration: Duration::from_millis(u64::from(*first) * 8), bytes: 1 << (10 + first % 8) };
+    let mut window = LiveWindow::new(bounds);
+    let (mut epoch, mut dts, mut read) = (Epoch(1), [0i64; 2], Cursor::at_live_edge());
+    let mut catalog = Arc::new(Catalog::new(epoch));
+    for unit in data.chunks_exact(4) {
+        let [flags, high, low, size] = [unit[0], unit[1], unit[2], unit[3]];
+        if flags & 4 != 0 {
+            epoch = Epoch(epoch.0 + 1);
+            dts = [0; 2];
+        }
+        if flags & 12 != 0 {
+            catalog = Arc::new(Catalog::new(epoch));
+        }
+        let track = if flags & 1 == 0 { TrackId::VIDEO } else { TrackId::AUDIO };
+        let newest = &mut dts[usize::from(track.is_video())];
+        *newest = newest.saturating_add(i64::from(i16::from_be_bytes([high, low])).max(1));
+        let at = Timestamp::from_millis(*newest);
+        let payload = Bytes::from(vec![0; usize::from(size)]);
+        let unit = AccessUnit { epoch, track, dts: at, pts: at, random_access: flags & 2 != 0, payload };
+        window.push(catalog.clone(), unit, None);
+        let held = usize::try_from(window.next_position() - window.first_position()).expect("few units");
+        assert!(held == 1 || window.bytes() <= bounds.bytes, "{} bytes", window.bytes());
+        assert!(held <= FREE_ENTRIES + bounds.bytes / ENTRY_COST + 1, "{held} units");
+        assert!(
+            window.join_position().is_none_or(|join| (window.first_position()..window.next_position()).contains(&join))
+        );
+        if flags & 16 != 0 {
+            let before = read.position();
+            let batch = read.read(&window, usize::from(size) * 8);
+            assert!(batch.entries.windows(2).all(|pair| pair[0].position + 1 == pair[1].position));
+            let went_back = before.zip(read.position()).is_some_and(|(before, after)| after < before);
+            assert!(!went_back, "a reader went back");
+        }
+    }
+}
+
+/// Groups of the relay protocol in any order, each input as flags (track, kind, generation), sequence (u64, only some of its bits), size (u8).
+pub fn reassembly(data: &[u8]) {
+    let catalog = Arc::new(Catalog::new(Epoch(1)));
+    let mut reassembly = Reassembly::default();
+    reassembly.start(1);
+    let mut newest: BTreeMap<TrackId, i64> = BTreeMap::new();
+    for (n, input) in data.chunks_exact(4).enumerate() {
+        let [flags, shift, low, size] = [input[0], input[1], input[2], input[3]];
+        let track = if flags & 1 == 0 { TrackId::VIDEO } else { TrackId::AUDIO };
+        let sequence = u64::from(low) << (shift % 56);
+        // The DTS names the group, so that the order of the output can be judged.
+        let dts = Timestamp::from_millis(i64::try_from(sequence).unwrap_or(i64::MAX));
+        let item = match flags >> 1 & 3 {
+            0 => GroupInput::Complete,
+            1 => GroupInput::Reset,
+            _ => GroupInput::Unit(wire::ReceivedUnit {
+                catalog: catalog.clone(),
+                unit: AccessUnit {
+                    epoch: Epoch(1),
+                    track,
+                    dts,
+                    pts: dts,
+                    random_access: true,
+                    payload: Bytes::from(vec![0; usize::from(size) << (n % 16)]),
+                },
+                predecessor_dts: None,
+            }),
+        };
+        reassembly.push(wire::GroupHeader { generation: 1 + u32::from(flags >> 7), track, sequence }, item);
+        while let Some(output) = reassembly.pop() {
+            if let ReorderOutput::Unit(unit) = output {
+                let dts = unit.unit.dts.as_millis();
+                assert!(newest.insert(unit.unit.track, dts).is_none_or(|before| before <= dts), "a group went back");
+            }
+        }
+    }
+}
+
+/// Timestamps of a publisher, each as flags (track), time since the one before in milliseconds (u16), timestamp (u32), composition time (i16).
+pub fn timestamp_mapper(data: &[u8]) {
+    let (mut mapper, mut now) = (TimestampMapper::new(), Instant::now());
+    let mut last = BTreeMap::new();
+    for message in data.chunks_exact(9) {
+        let track = [TrackId::VIDEO, TrackId::AUDIO][usize::from(message[0] & 1)];
+        now += Duration::from_millis(u16::from_be_bytes([message[1], message[2]]).into());
+        let timestamp = u32::from_be_bytes([message[3], message[4], message[5], message[6]]);
+        let composition = i16::from_be_bytes([message[7], message[8]]);
+        let mapped = mapper.map(track, timestamp, composition.into(), now);
+        assert!(mapped.dts >= Timestamp::ZERO, "a negative DTS");
+        assert!(last.insert(track, mapped.dts) < Some(mapped.dts), "DTS do not increase");
+    }
+}
 
 /// The bytes of a client, or a server, on an RTMP connection. The first byte selects how they are split, and whether the handshake is complete.
 pub fn chunk_reader(data: &[u8]) {

@@ -34,6 +34,21 @@ fn relay_group() {
     replay("relay_group");
 }
 
+#[test]
+fn live_window() {
+    replay("live_window");
+}
+
+#[test]
+fn reassembly() {
+    replay("reassembly");
+}
+
+#[test]
+fn timestamp_mapper() {
+    replay("timestamp_mapper");
+}
+
 /// Every target has a test above.
 #[test]
 fn every_target_has_seeds_and_a_test() {
