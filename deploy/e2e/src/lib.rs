@@ -4,6 +4,7 @@
 //! A test creates a [`TestEnv`], starts programs in it, and waits with deadlines for what they print or do. Dropping the environment kills all
 //! programs and prints the ends of all logs to standard error, which the test runner shows if the test failed.
 
+mod axe;
 mod broadcaster;
 mod browser;
 mod cdn;
@@ -21,6 +22,7 @@ mod unit_log;
 mod viewer;
 
 pub use ::lab::{Process, TIMEOUT, until};
+pub use axe::Axe;
 pub use broadcaster::Broadcaster;
 pub use browser::{Browser, from_base64};
 pub use cdn::Cdn;
