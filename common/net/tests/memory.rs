@@ -67,7 +67,7 @@ fn floods_of_tiny_units_stay_within_the_bounds() {
         merger.open(PathId(1));
         merger.open(PathId(2));
         merger.push(PathId(1), &catalog, unit(TrackId::AUDIO, 0, 1), Predecessor::Unknown, &mut merged);
-        for n in 0..200_000 {
+        for n in 0..80_000 {
             // Each says that another unit precedes it, which never arrives.
             let predecessor = Predecessor::Dts(Timestamp::from_millis(n * 2 + 9));
             merger.push(PathId(2), &catalog, unit(TrackId::AUDIO, n * 2 + 10, 1), predecessor, &mut merged);
