@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use command::signals::Signals;
 use media::Epoch;
 use net::trace::Trace;
 use tokio::sync::watch;
@@ -91,7 +92,7 @@ pub async fn run(settings: BroadcastSettings, log: LogFormat) -> anyhow::Result<
     let reporting = tokio::spawn(status::run(StatsSampler::new(stats.clone(), broadcast.clone()), log, settings.stats));
     let sampler = StatsSampler::new(stats.clone(), broadcast);
 
-    let signal = terminated();
+    let signal = terminated(Signals::new().context("cannot handle signals")?);
     // Time spent connecting counts.
     let time_up = after(settings.run_for);
     tokio::pin!(signal, time_up);
@@ -116,7 +117,7 @@ pub async fn run(settings: BroadcastSettings, log: LogFormat) -> anyhow::Result<
                 ended_by_itself = failure.is_none();
             }
             result = &mut publishing => published = Some(flatten(result)),
-            () = &mut signal => tracing::info!("interrupted"),
+            () = &mut signal => {}
             () = &mut time_up => {
                 is_time_up = true;
                 tracing::info!("the duration has elapsed");
@@ -166,10 +167,11 @@ fn start_peer_server(
     has_viewer: watch::Sender<bool>,
     log: LogFormat,
 ) -> anyhow::Result<Option<Arc<PeerServer>>> {
-    let Some(wanted) = settings.peer else { return Ok(None) };
+    let Some(wanted) = settings.peer.clone() else { return Ok(None) };
+    let (must_listen, has_own_code) = (wanted.listen.is_some(), wanted.code.is_some());
     let peer = match PeerServer::start(wanted, broadcast.clone(), stats.clone(), has_viewer) {
         Ok(peer) => peer,
-        Err(error @ peer::Error::Bind { .. }) if wanted.listen.is_some() => return Err(error.into()),
+        Err(error @ peer::Error::Bind { .. }) if must_listen => return Err(error.into()),
         Err(error) => {
             tracing::warn!(%error, "cannot serve LAN viewers: they receive the stream from the server");
             return Ok(None);
@@ -177,7 +179,7 @@ fn start_peer_server(
     };
     let addresses = peer.advertisement().addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
     tracing::info!(addresses, "serving LAN viewers");
-    status::show_code(&peer, log);
+    status::show_code(&peer, log, has_own_code);
     Ok(Some(peer))
 }
 
@@ -205,23 +207,10 @@ async fn after(duration: Option<Duration>) {
     }
 }
 
-/// Completes on Ctrl-C or SIGTERM.
-async fn terminated() {
-    #[cfg(unix)]
-    {
-        use tokio::signal::unix::{SignalKind, signal};
-        if let Ok(mut terminate) = signal(SignalKind::terminate()) {
-            tokio::select! {
-                _ = tokio::signal::ctrl_c() => {}
-                _ = terminate.recv() => {}
-            }
-            return;
-        }
-    }
-    // Without a handler, the signal ends the process.
-    if tokio::signal::ctrl_c().await.is_err() {
-        std::future::pending::<()>().await;
-    }
+/// Completes with a signal that ends the broadcast.
+async fn terminated(mut signals: Signals) {
+    let signal = signals.stop().await;
+    tracing::info!(signal, "stopping");
 }
 
 /// Bounds draining the encoders. With [`DRAIN_TIMEOUT`] and [`ABORT_TIMEOUT`] it stays below one second, so that Ctrl-C feels instant.

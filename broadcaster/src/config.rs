@@ -5,7 +5,10 @@ use std::time::Duration;
 
 use bytesize::ByteSize;
 use clap::{Args, Parser, Subcommand};
+use command::Exit;
+use command::reference::Reference;
 use media::live_window::Bounds;
+use net::listen::ListenAddress;
 
 use crate::capture::CaptureSettings;
 use crate::capture::source::{Audio, Source};
@@ -19,7 +22,7 @@ use crate::{doctor, option_values, peer};
 /// Works with a Nearcast cdn, nginx-rtmp and the usual services. After an outage it reconnects; a Nearcast cdn
 /// then receives everything it missed. Viewers on the same LAN can receive the stream directly.
 #[derive(Debug, Parser)]
-#[command(version, args_conflicts_with_subcommands = true, subcommand_negates_reqs = true, after_help = EXAMPLES)]
+#[command(version, args_conflicts_with_subcommands = true, subcommand_negates_reqs = true, max_term_width = 100, after_help = footer())]
 pub struct Cli {
     /// A command other than publishing; `None` publishes.
     #[command(subcommand)]
@@ -40,6 +43,11 @@ pub enum Command {
     },
     /// Check the encoder, this network and, given a URL, the server; say what to fix.
     Doctor(doctor::DoctorArgs),
+    /// Print a random code for --pairing-code.
+    PairingCode,
+    /// Manual pages and shell completions.
+    #[command(flatten)]
+    Reference(Reference),
 }
 
 /// The options of publishing, as given and not yet validated: see [`Publish::settings`].
@@ -129,9 +137,14 @@ pub struct Publish {
     #[arg(long, help_heading = "LAN")]
     pub no_lan: bool,
 
-    /// UDP address to listen on for LAN viewers [default: any free port, on all interfaces].
+    /// UDP port, or address and port, to listen on for LAN viewers [default: any free port, on all addresses].
     #[arg(long, value_name = "ADDR", help_heading = "LAN")]
-    pub lan_listen: Option<std::net::SocketAddr>,
+    pub lan_listen: Option<ListenAddress>,
+
+    /// Code by which viewers pair without a server: 16 letters and digits, as `broadcaster pairing-code` makes them [default: a random one,
+    /// which is shown, or logged where there is no terminal].
+    #[arg(long, value_name = "CODE", env = "NEARCAST_PAIRING_CODE", hide_env_values = true, value_parser = option_values::pairing_code, help_heading = "LAN")]
+    pub pairing_code: Option<net::trust::Code>,
 
     /// Maximum number of LAN viewers; further ones receive the stream from the server.
     #[arg(long, value_name = "N", default_value_t = 16, help_heading = "LAN")]
@@ -269,6 +282,7 @@ impl Publish {
                 max_viewers: self.max_lan_viewers,
                 bitrate_limit: self.lan_bitrate_limit,
                 announce: !self.no_mdns,
+                code: self.pairing_code,
             }),
             unit_log: self.unit_log,
             trace: self.trace,
@@ -315,8 +329,29 @@ Examples:
 Each track of a file is passed through without re-encoding if its codec can be streamed, unless an option of Video or
 Audio above requires re-encoding.
 
-Exit codes: 0 success, 1 failure, 64 invalid usage, 66 no such device or file, 77 the server rejects the stream key.
-RUST_LOG=broadcaster=debug logs more.";
+Environment:
+  NEARCAST_KEY           as --key
+  NEARCAST_PAIRING_CODE  as --pairing-code
+  RUST_LOG               log level, or filter: info (the default), debug, warn,broadcaster=debug
+
+SIGTERM and SIGINT end the broadcast in order. SIGHUP is logged: all options are on the command line.
+";
+
+/// What this command exits with.
+pub const EXIT_CODES: [(Exit, &str); 8] = [
+    (Exit::Success, "the source or --duration ended, or SIGTERM or SIGINT"),
+    (Exit::Failure, "another failure"),
+    (Exit::Usage, "the command line or RUST_LOG is wrong"),
+    (Exit::NoInput, "no such camera, display, microphone or file"),
+    (Exit::Unavailable, "the server cannot be reached, or has no such application"),
+    (Exit::System, "--lan-listen cannot be listened on"),
+    (Exit::CannotCreate, "the unit log or the trace cannot be written"),
+    (Exit::NotPermitted, "the server rejects the stream key, or another publisher took over"),
+];
+
+fn footer() -> String {
+    format!("{EXAMPLES}\n{}", command::exit::help(&EXIT_CODES))
+}
 
 /// A shorter window bridges no outage.
 const MIN_WINDOW: Duration = Duration::from_secs(1);

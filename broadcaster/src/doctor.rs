@@ -2,11 +2,11 @@
 //!
 //! It publishes nothing and tries no stream key, so that a running broadcast is not interrupted.
 
-use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use clap::Args;
 use net::doctor::{self, Check, Report, Role, Target};
+use net::listen::ListenAddress;
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
@@ -38,9 +38,9 @@ pub struct DoctorArgs {
     #[arg(long, value_parser = option_values::duration)]
     pub gop: Option<Duration>,
 
-    /// UDP address to listen on for LAN viewers, as for publishing [default: any free port].
+    /// UDP port, or address and port, to listen on for LAN viewers, as for publishing [default: any free port].
     #[arg(long, value_name = "ADDR")]
-    pub lan_listen: Option<SocketAddr>,
+    pub lan_listen: Option<ListenAddress>,
 
     /// Print as JSON.
     #[arg(long)]

@@ -16,6 +16,7 @@ pub mod config;
 mod delivery_rate;
 pub mod doctor;
 pub mod encode;
+pub mod exit;
 pub mod log;
 mod option_values;
 pub mod peer;

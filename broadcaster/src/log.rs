@@ -6,9 +6,9 @@ use std::io::{IsTerminal, stderr};
 use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
+use command::log_filter::{self, InvalidFilter};
 use ffmpeg_next::ffi;
 use parking_lot::Mutex;
-use tracing_subscriber::EnvFilter;
 
 use crate::terminal::StatusLineWriter;
 
@@ -23,9 +23,12 @@ pub enum LogFormat {
 
 /// Starts logging, once per process. `RUST_LOG` overrides the default level of `info`. Returns the format in use: without one
 /// given, text on a terminal and JSON elsewhere.
-pub fn start(format: Option<LogFormat>) -> LogFormat {
+///
+/// # Errors
+/// If `RUST_LOG` is no filter.
+pub fn start(format: Option<LogFormat>) -> Result<LogFormat, InvalidFilter> {
     let format = format.unwrap_or(if stderr().is_terminal() { LogFormat::Text } else { LogFormat::Json });
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let filter = log_filter::from_environment("info")?;
     let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(StatusLineWriter);
     // A second start, as in tests, keeps the first.
     let _ = match format {
@@ -33,7 +36,7 @@ pub fn start(format: Option<LogFormat>) -> LogFormat {
         LogFormat::Json => subscriber.json().try_init(),
     };
     route_ffmpeg();
-    format
+    Ok(format)
 }
 
 /// While it lives, FFmpeg's log lines on this thread are lowered to debug level: an attempt that may fail is not an error.

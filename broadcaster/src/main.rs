@@ -3,56 +3,56 @@
 use std::io::Write;
 use std::process::ExitCode;
 
-use broadcaster::capture::plan::NoInput;
 use broadcaster::config::{Cli, Command};
-use broadcaster::{app, doctor, log, publish};
-use clap::Parser;
+use broadcaster::{app, doctor, exit, log};
+use clap::{CommandFactory, Parser};
+use command::Exit;
 
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
-            let is_help = !error.use_stderr();
             let _ = error.print();
-            return if is_help { ExitCode::SUCCESS } else { ExitCode::from(USAGE) };
+            return if error.use_stderr() { Exit::Usage } else { Exit::Success }.into();
         }
     };
-    let format = log::start(cli.publish.log);
+    let format = match log::start(cli.publish.log) {
+        Ok(format) => format,
+        Err(error) => return wrong_usage(&format!("RUST_LOG: {error}")),
+    };
     let result = match cli.command {
-        Some(Command::Devices { json }) => {
-            app::list_devices(json).and_then(|list| Ok(std::io::stdout().write_all(list.as_bytes())?))
-        }
+        Some(Command::Devices { json }) => app::list_devices(json).and_then(|list| print(&list)),
         Some(Command::Doctor(args)) => return examine(&args),
+        Some(Command::PairingCode) => print(&format!("{}\n", net::trust::Code::generate())),
+        Some(Command::Reference(reference)) => reference.run(Cli::command()).map_err(Into::into),
         None => match cli.publish.settings() {
             Ok(settings) => run(app::run(settings, format)),
-            Err(error) => {
-                let _ = writeln!(std::io::stderr(), "error: {error}\n\nFor more information, try '--help'.");
-                return ExitCode::from(USAGE);
-            }
+            Err(error) => return wrong_usage(&error.to_string()),
         },
     };
-    let Err(error) = result else { return ExitCode::SUCCESS };
+    let Err(error) = result else { return Exit::Success.into() };
     tracing::error!("{error:#}");
-    if error.is::<NoInput>() {
-        return ExitCode::from(NO_INPUT);
-    }
-    match error.downcast_ref() {
-        Some(publish::Error::Refused(_)) => ExitCode::from(REFUSED),
-        _ => ExitCode::FAILURE,
-    }
+    exit::exit_of(&error).into()
 }
 
 /// Prints the diagnosis; the exit code is a failure if any check failed.
 fn examine(args: &doctor::DoctorArgs) -> ExitCode {
-    let report = match run(doctor::examine(args)) {
-        Ok(report) => report,
-        Err(error) => {
-            let _ = writeln!(std::io::stderr(), "error: {error:#}");
-            return ExitCode::from(USAGE);
+    match run(doctor::examine(args)) {
+        Ok(report) => {
+            let _ = print(&report.render(args.json));
+            if report.has_failed() { Exit::Failure } else { Exit::Success }.into()
         }
-    };
-    let _ = std::io::stdout().write_all(report.render(args.json).as_bytes());
-    if report.has_failed() { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+        Err(error) => wrong_usage(&format!("{error:#}")),
+    }
+}
+
+fn print(text: &str) -> anyhow::Result<()> {
+    Ok(std::io::stdout().write_all(text.as_bytes())?)
+}
+
+fn wrong_usage(error: &str) -> ExitCode {
+    let _ = writeln!(std::io::stderr(), "error: {error}\n\nFor more information, try '--help'.");
+    Exit::Usage.into()
 }
 
 fn run<T>(future: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
@@ -62,8 +62,3 @@ fn run<T>(future: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> 
     runtime.shutdown_background();
     result
 }
-
-/// `EX_USAGE`, `EX_NOINPUT` and `EX_NOPERM` of sysexits.h.
-const USAGE: u8 = 64;
-const NO_INPUT: u8 = 66;
-const REFUSED: u8 = 77;

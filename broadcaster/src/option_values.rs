@@ -1,7 +1,10 @@
 //! Parsers for the values of command-line options: picture sizes, frame rates, bitrates and durations. Pure.
 
+use std::collections::BTreeSet;
 use std::str::FromStr;
 use std::time::Duration;
+
+use net::trust::Code;
 
 /// `WIDTHxHEIGHT` in pixels: even numbers from 16 to [`MAX_SIDE`].
 pub(crate) fn size(text: &str) -> Result<(u32, u32), String> {
@@ -34,6 +37,19 @@ pub(crate) fn bitrate(text: &str) -> Result<u64, String> {
     if (8e3..=1e9).contains(&bits) { Ok(bits as u64) } else { Err("bits per second, such as 2500k or 6M".into()) }
 }
 
+/// A pairing code of 80 bits that are not obviously chosen by hand.
+pub(crate) fn pairing_code(text: &str) -> Result<Code, String> {
+    let code: Code = text.parse().map_err(|_| {
+        "16 letters and digits without I, L, O and U, such as 0123-4567-89AB-CDEF; dashes do not count".to_owned()
+    })?;
+    let digits: BTreeSet<char> = code.to_string().chars().filter(|c| *c != '-').collect();
+    // 16 random digits of 32 have fewer than 7 different ones once in a million.
+    if digits.len() < MIN_DIFFERENT_DIGITS {
+        return Err("too easy to guess: use one that `broadcaster pairing-code` prints".into());
+    }
+    Ok(code)
+}
+
 /// A duration from 100 ms to [`MAX_DURATION`]: seconds, or with a unit.
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     let parsed = match text.parse::<f64>() {
@@ -51,3 +67,31 @@ const MAX_SIDE: u32 = 8192;
 const MAX_FPS: f64 = 240.0;
 /// Longer GOPs and windows are typing errors.
 const MAX_DURATION: Duration = Duration::from_secs(600);
+/// Different digits that a pairing code has at least.
+const MIN_DIFFERENT_DIGITS: usize = 7;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pairing_code_is_as_long_as_a_random_one_and_not_obvious() {
+        for (text, accepted) in [
+            ("0123-4567-89AB-CDEF", true),
+            ("0123456789abcdef", true),
+            ("0123-4567-89AB-CDE", false),
+            ("0123-4567-89AB-CDEF-G", false),
+            ("0123-4567-89AB-CDEU", false),
+            ("0000-0000-0000-0000", false),
+            ("1234-1234-1234-1234", false),
+            ("secret", false),
+            ("", false),
+        ] {
+            assert_eq!(pairing_code(text).is_ok(), accepted, "{text}");
+        }
+        for _ in 0..1000 {
+            let code = Code::generate().to_string();
+            assert!(pairing_code(&code).is_ok(), "{code}");
+        }
+    }
+}

@@ -146,25 +146,33 @@ impl StatsSampler {
 }
 
 impl StatsReport {
-    /// The status line, cut to `width` characters.
+    /// The status line: as many figures as fit `width` characters, the most important first.
     pub fn line(&self, width: usize) -> String {
-        let clock = Duration::from_secs(self.seconds as u64);
-        let (minutes, seconds) = (clock.as_secs() / 60, clock.as_secs() % 60);
-        let bitrate = rate(self.bitrate);
-        let mut line =
-            format!("{:<10} {minutes:02}:{seconds:02}  {:>5.1} fps  {bitrate:>11}", self.state.word(), self.fps);
-        line +=
-            &format!("  queue {}  dropped {} frames, {} units", self.queued, self.frames_dropped, self.units_dropped);
-        if let Some(target) = self.bitrate_target {
-            line += &format!("  limited to {}", rate(target));
+        let seconds = self.seconds as u64;
+        let (minutes, seconds) = (seconds / 60, seconds % 60);
+        let target = self.bitrate_target.map(|target| format!("limited to {}", rate(target)));
+        let viewers = if self.lan_viewers == 1 { "viewer" } else { "viewers" };
+        let dropped = match (self.frames_dropped, self.units_dropped) {
+            (0, 0) => "dropped 0".to_owned(),
+            (frames, units) => format!("dropped {frames} frames, {units} units"),
+        };
+        let figures = [
+            Some(format!("{minutes:02}:{seconds:02}")),
+            Some(format!("{:.1} fps", self.fps)),
+            Some(rate(self.bitrate)),
+            Some(format!("{} LAN {viewers}", self.lan_viewers)),
+            target,
+            self.round_trip_ms.map(|rtt| format!("rtt {rtt:.0} ms")),
+            Some(dropped),
+            Some(format!("queue {}", self.queued)),
+        ];
+        let mut line: String = self.state.word().chars().take(width).collect();
+        for figure in figures.into_iter().flatten() {
+            if line.chars().count() + GAP.len() + figure.chars().count() > width {
+                break;
+            }
+            line = line + GAP + &figure;
         }
-        if let Some(rtt) = self.round_trip_ms {
-            line += &format!("  rtt {rtt:.1} ms");
-        }
-        if self.lan_viewers > 0 {
-            line += &format!("  LAN viewers {}", self.lan_viewers);
-        }
-        line.truncate(width);
         line
     }
 
@@ -196,6 +204,7 @@ pub async fn run(mut sampler: StatsSampler, log: LogFormat, stats: Option<StatsF
                 frames_dropped = report.frames_dropped,
                 units_dropped = report.units_dropped,
                 round_trip_ms = report.round_trip_ms,
+                lan_viewers = report.lan_viewers,
                 "status"
             );
         }
@@ -238,14 +247,16 @@ pub fn finish(sampler: &StatsSampler, log: LogFormat, stats: Option<StatsFormat>
     }
 }
 
-/// Shows how to watch on this LAN without a server: address, pairing code and QR code. Only on a terminal, since logs are read by
-/// others too.
-pub fn show_code(peer: &PeerServer, log: LogFormat) {
-    if log != LogFormat::Text || !io::stderr().is_terminal() {
-        return;
-    }
+/// Shows how to watch on this LAN without a server: address, pairing code and QR code on a terminal; a line of the log elsewhere, as of a
+/// service. A code that the user chose (`is_chosen`) is known already, and is not logged.
+pub fn show_code(peer: &PeerServer, log: LogFormat, is_chosen: bool) {
     let Some(address) = peer.advertisement().addresses.first() else { return };
     let code = peer.code();
+    if log != LogFormat::Text || !io::stderr().is_terminal() {
+        let pairing_code = if is_chosen { "the one of --pairing-code".to_owned() } else { code.to_string() };
+        tracing::info!(%address, pairing_code, "LAN viewers can pair without a server");
+        return;
+    }
     let mut text = format!("Watch on this LAN without a server:  viewer nearcast://{address} --pairing-code {code}\n");
     if let Ok(picture) = QrCode::new(format!("nearcast://{address}#{code}")) {
         text += &picture.render::<Dense1x2>().quiet_zone(true).build();
@@ -261,6 +272,9 @@ fn rate(bits: u64) -> String {
 fn tenths(n: f64) -> f64 {
     (n * 10.0).round() / 10.0
 }
+
+/// Between two figures of the status line.
+const GAP: &str = "  ";
 
 /// Seconds between status events in a log: often enough to show a trend, too rare to fill a disk.
 const LOG_INTERVAL: u64 = 10;
@@ -282,18 +296,28 @@ mod tests {
         let broadcast = Arc::new(Broadcast::new(Epoch(1), WallClock::from_micros(0), &[], bounds, stats.clone()));
         let mut report = StatsSampler::new(stats, broadcast).summary();
         (report.seconds, report.fps, report.bitrate) = (61.0, 29.97, 2_345_678);
-        assert_eq!(
-            report.line(200),
-            "live       01:01   30.0 fps   2.3 Mbit/s  queue 0  dropped 0 frames, 0 units  rtt 12.3 ms"
-        );
+        assert_eq!(report.line(79), "live  01:01  30.0 fps  2.3 Mbit/s  0 LAN viewers  rtt 12 ms  dropped 0  queue 0");
         report.bitrate_target = Some(640_000);
-        assert!(report.line(200).contains("0 units  limited to 640 kbit/s  rtt"), "{}", report.line(200));
-        assert_eq!(report.line(10), "live      ");
+        assert_eq!(report.line(79), "live  01:01  30.0 fps  2.3 Mbit/s  0 LAN viewers  limited to 640 kbit/s");
+        report.lan_viewers = 1;
+        report.frames_dropped = 2;
+        assert!(
+            report
+                .line(200)
+                .ends_with("  1 LAN viewer  limited to 640 kbit/s  rtt 12 ms  dropped 2 frames, 0 units  queue 0")
+        );
+        // The longest figures: the viewers still fit a terminal of 80 columns.
+        (report.seconds, report.fps, report.bitrate, report.lan_viewers) = (599_940.0, 240.0, 1_000_000_000, 1000);
+        report.state = State::Connecting;
+        assert_eq!(report.line(79), "connecting  9999:00  240.0 fps  1000.0 Mbit/s  1000 LAN viewers");
+        for width in 0..200 {
+            assert!(report.line(width).chars().count() <= width);
+        }
         assert_eq!(serde_json::to_value(&report).unwrap()["bitrate_target"], 640_000);
         let json = serde_json::to_value(&report).unwrap();
         assert_eq!(
             (&json["state"], &json["pictures"], &json["epoch"]),
-            (&"live".into(), &30.into(), &"0000000000000001".into())
+            (&"connecting".into(), &30.into(), &"0000000000000001".into())
         );
     }
 }

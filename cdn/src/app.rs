@@ -11,7 +11,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use net::connection_limit::ConnectionLimiter;
+use net::listen::ListenAddress;
 use net::trace::Trace;
+use parking_lot::RwLock;
 use tokio::net::TcpListener;
 use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
@@ -25,8 +27,8 @@ use crate::egress::relay::{self, Relay};
 use crate::egress::rtmp::Fanout;
 use crate::http;
 use crate::hub::{self, Hub};
-use crate::listener;
 use crate::metrics::{self, Delays, Metrics};
+use crate::reload::{Limiters, Reloader};
 use crate::rendezvous::PeerDirectory;
 use crate::rtmp::{self, RtmpServer};
 
@@ -43,6 +45,8 @@ pub struct Server {
     relay: Option<Relay>,
     metrics: Option<TcpListener>,
     addresses: Addresses,
+    limiters: Limiters,
+    live_http: Arc<RwLock<http::LiveSettings>>,
 }
 
 /// The addresses that a server listens on. A port configured as 0 is replaced by the one that the system chose.
@@ -58,6 +62,18 @@ pub struct Addresses {
     pub metrics: Option<SocketAddr>,
 }
 
+/// An address cannot be listened on.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot listen on {address} ({setting}): {reason}")]
+pub struct ListenError {
+    /// The address, as configured.
+    pub address: ListenAddress,
+    /// The key of the setting.
+    pub setting: &'static str,
+    /// The system's reason.
+    pub reason: String,
+}
+
 impl Server {
     /// Opens the key file, binds all listeners and starts the fan-out threads. Creates a first key if there is none.
     ///
@@ -70,7 +86,7 @@ impl Server {
         let relay = config.relay.listen.map(|address| bind_relay(address, &config)).transpose()?;
         let metrics = match config.metrics.listen {
             // Not fatal: a second server on the same machine runs without metrics until it is configured with another port.
-            Some(address) => bind(address, "metrics.listen").inspect_err(|e| tracing::warn!("no metrics: {e:#}")).ok(),
+            Some(address) => bind(address, "metrics.listen").inspect_err(|e| tracing::warn!("no metrics: {e}")).ok(),
             None => None,
         };
         let fanout = Arc::new(Fanout::start(&config.fanout, config.rtmp.write_timeout)?);
@@ -86,7 +102,24 @@ impl Server {
             relay: relay.as_ref().map(Relay::local_addr).transpose()?,
             metrics: metrics.as_ref().map(TcpListener::local_addr).transpose()?,
         };
-        Ok(Self { config, keys, first_key, hub, fanout, rtmp, http, relay, metrics, addresses })
+        let limiters = Limiters {
+            rtmp: ConnectionLimiter::new(config.rtmp.max_connections, config.rtmp.max_per_address),
+            http: ConnectionLimiter::new(config.http.max_connections, config.http.max_per_address),
+            relay: relay.as_ref().map(|relay| relay.slots().limiter().clone()),
+        };
+        let live_http = Arc::new(RwLock::new(http::LiveSettings::of(&config)));
+        Ok(Self { config, keys, first_key, hub, fanout, rtmp, http, relay, metrics, addresses, limiters, live_http })
+    }
+
+    /// Changes settings of this server while it runs.
+    pub fn reloader(&self) -> Reloader {
+        Reloader {
+            running: self.config.clone(),
+            keys: self.keys.clone(),
+            hub: self.hub.clone(),
+            limiters: self.limiters.clone(),
+            http: self.live_http.clone(),
+        }
     }
 
     /// The addresses that it listens on, with the ports that the system chose.
@@ -135,20 +168,19 @@ impl Server {
     /// # Errors
     /// If a listener, the relay endpoint or a fan-out thread ended unexpectedly.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> anyhow::Result<()> {
-        let Self { config, keys, hub, fanout, rtmp, http, relay, metrics, addresses, .. } = self;
+        let Self { config, keys, hub, fanout, rtmp, http, relay, metrics, addresses, limiters, live_http, .. } = self;
         let (stop, segmenters) = (CancellationToken::new(), CancellationToken::new());
         let _ends_all = EndsAll { hub: hub.clone(), stop: stop.clone() };
-        let limiter = |max, per_address| ConnectionLimiter::new(max, per_address);
-        let rtmp_limiter = limiter(config.rtmp.max_connections, config.rtmp.max_per_address);
-        let http_limiter = limiter(config.http.max_connections, config.http.max_per_address);
-        let metrics_limiter = limiter(METRICS_CONNECTIONS, METRICS_CONNECTIONS);
+        let Limiters { rtmp: rtmp_limiter, http: http_limiter, .. } = limiters;
+        let metrics_limiter = ConnectionLimiter::new(METRICS_CONNECTIONS, METRICS_CONNECTIONS);
 
         let relay_pin = addresses.relay.map(|address| address.port()).zip(relay.as_ref().map(Relay::pin));
         let peers = PeerDirectory::new(relay_pin)?;
         let hls = Hls::new(hub.clone(), hls_settings(&config));
         let rtmp_server =
             RtmpServer::new(hub.clone(), keys.clone(), fanout.clone(), peers.clone(), rtmp_limiter.clone(), &config);
-        let http_server = http::HttpServer::new(hub.clone(), hls.clone(), http_settings(&config, addresses, peers));
+        let http_server =
+            http::HttpServer::new(hub.clone(), hls.clone(), http_settings(&config, live_http, addresses, peers));
         let delays = Delays::new(hub.clone());
 
         let mut registry = Metrics::default();
@@ -277,19 +309,18 @@ fn hls_settings(config: &Config) -> hls::HlsSettings {
     }
 }
 
-fn http_settings(config: &Config, addresses: Addresses, peers: Arc<PeerDirectory>) -> http::HttpSettings {
+fn http_settings(
+    config: &Config,
+    live: Arc<RwLock<http::LiveSettings>>,
+    addresses: Addresses,
+    peers: Arc<PeerDirectory>,
+) -> http::HttpSettings {
     http::HttpSettings {
         rtmp_port: Some(addresses.rtmp.port()),
         rtmp_app: config.rtmp.app.clone(),
-        rtmp_host: Some(config.public_host.clone()).filter(|host| !host.is_empty()),
+        live,
         peers: Some(peers),
         watch_origins: config.http.watch_origins.clone(),
-        trusted_proxies: config
-            .http
-            .trusted_proxies
-            .iter()
-            .filter_map(|network| http::parse_network(network))
-            .collect(),
         ..http::HttpSettings::default()
     }
 }
@@ -311,9 +342,9 @@ fn load_or_create_secret(data: &Path) -> anyhow::Result<[u8; 32]> {
     }
 }
 
-fn bind_relay(address: SocketAddr, config: &Config) -> anyhow::Result<Relay> {
+fn bind_relay(address: ListenAddress, config: &Config) -> anyhow::Result<Relay> {
     let (max_connections, max_per_address) = (config.relay.max_connections, config.relay.max_per_address);
-    let secret = load_or_create_secret(&config.data).unwrap_or_else(|error| {
+    let secret = load_or_create_secret(&config.data_directory()).unwrap_or_else(|error| {
         tracing::warn!(
             error = format!("{error:#}"),
             "cannot store the relay secret: viewers will detect a restart only by timeout"
@@ -321,11 +352,12 @@ fn bind_relay(address: SocketAddr, config: &Config) -> anyhow::Result<Relay> {
         rand::random()
     });
     Relay::bind(address, relay::RelaySettings { max_connections, max_per_address, secret })
-        .with_context(|| format!("cannot listen on {address}/udp (relay.listen; empty, or --relay off, for no relay)"))
+        .map_err(|error| ListenError { address, setting: "relay.listen", reason: format!("{error:#}") }.into())
 }
 
-fn bind(address: SocketAddr, key: &str) -> anyhow::Result<TcpListener> {
-    listener::bind(address).with_context(|| format!("cannot listen on {address} ({key})"))
+fn bind(address: ListenAddress, setting: &'static str) -> Result<TcpListener, ListenError> {
+    let listener = address.bind_tcp().and_then(TcpListener::from_std);
+    listener.map_err(|error| ListenError { address, setting, reason: error.to_string() })
 }
 
 /// Creates a key if there is none, since nothing could be published without one.
@@ -363,6 +395,7 @@ mod tests {
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
         let config = crate::load(None, [], |config| {
             config.data = data.path().into();
+            let any = ListenAddress::from(any);
             (config.rtmp.listen, config.http.listen) = (any, any);
             (config.relay.listen, config.metrics.listen) = (Some(any), None);
             config.fanout.shards = 1;

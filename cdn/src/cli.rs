@@ -1,17 +1,20 @@
 //! The command line: `cdn`, and `cdn key …`.
 
+use std::collections::BTreeMap;
 use std::io::Write;
-use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use cdn::auth::{Keyring, StreamName};
 use cdn::config::{self, Config, FanoutEngine, LogFormat};
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
+use command::Exit;
+use command::reference::Reference;
+use net::listen::{InvalidListenAddress, ListenAddress};
 
 /// Live streaming server: ingests RTMP and serves RTMP, HLS, low-latency HLS and the relay protocol.
 #[derive(Debug, Parser)]
-#[command(name = "cdn", version, args_conflicts_with_subcommands = true)]
+#[command(name = "cdn", version, args_conflicts_with_subcommands = true, max_term_width = 100)]
 pub(crate) struct Cli {
     /// What to do instead of running a server.
     #[command(subcommand)]
@@ -30,6 +33,9 @@ pub(crate) enum Command {
         #[command(subcommand)]
         action: KeyAction,
     },
+    /// Manual pages and shell completions.
+    #[command(flatten)]
+    Reference(Reference),
 }
 
 /// Management of publish keys.
@@ -63,7 +69,7 @@ pub(crate) enum KeyAction {
 }
 
 /// Paths of the configuration, the data and the keys.
-#[derive(Debug, Default, Args)]
+#[derive(Clone, Debug, Default, Args)]
 pub(crate) struct DataPaths {
     /// Configuration file; deploy/cdn.toml lists every setting.
     #[arg(long, value_name = "FILE", env = "NEARCAST_CONFIG")]
@@ -71,23 +77,23 @@ pub(crate) struct DataPaths {
     /// Directory for persistent data.
     #[arg(long, value_name = "DIR")]
     pub(crate) data: Option<PathBuf>,
-    /// File of publish keys [default: keys.toml in the data directory].
+    /// File of publish keys.
     #[arg(long, value_name = "FILE")]
     pub(crate) keys: Option<PathBuf>,
 }
 
 /// Settings that have flags; the others are set in the configuration file.
-#[derive(Debug, Default, Args)]
+#[derive(Clone, Debug, Default, Args)]
 pub(crate) struct Flags {
     /// Configuration, data and keys.
     #[command(flatten)]
     pub(crate) paths: DataPaths,
     /// Address to listen on for RTMP.
     #[arg(long, value_name = "ADDR")]
-    pub(crate) rtmp: Option<SocketAddr>,
+    pub(crate) rtmp: Option<ListenAddress>,
     /// Address to listen on for HTTP.
     #[arg(long, value_name = "ADDR")]
-    pub(crate) http: Option<SocketAddr>,
+    pub(crate) http: Option<ListenAddress>,
     /// Address to listen on for the relay protocol (QUIC over UDP), or `off`.
     #[arg(long, value_name = "ADDR")]
     pub(crate) relay: Option<OptionalAddress>,
@@ -116,10 +122,10 @@ pub(crate) struct Flags {
 
 /// An address, or `off`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct OptionalAddress(Option<SocketAddr>);
+pub(crate) struct OptionalAddress(Option<ListenAddress>);
 
 impl std::str::FromStr for OptionalAddress {
-    type Err = std::net::AddrParseError;
+    type Err = InvalidListenAddress;
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         if text == "off" { Ok(Self(None)) } else { text.parse().map(|address| Self(Some(address))) }
     }
@@ -154,11 +160,81 @@ impl Flags {
     }
 }
 
+impl Cli {
+    /// The command line's definition. The help of each option that is a setting has its default and its variable, and all settings are listed.
+    pub(crate) fn definition() -> clap::Command {
+        let defaults: BTreeMap<String, toml::Value> = config::defaults().into_iter().collect();
+        let default = |key: &str| match &defaults[key] {
+            toml::Value::String(text) => text.clone(),
+            other => other.to_string(),
+        };
+        let document = |command: clap::Command, options: &[(&'static str, &'static str)]| {
+            options.iter().fold(command, |command, &(option, key)| {
+                let default = match key {
+                    "data" => "/var/lib/nearcast as root, else nearcast in $XDG_DATA_HOME or ~/.local/share".into(),
+                    "keys" => "keys.toml in the data directory".into(),
+                    "public_host" => "this machine's address".into(),
+                    _ => default(key),
+                };
+                command.mut_arg(option, |arg| {
+                    let help = arg.get_help().map(ToString::to_string).unwrap_or_default();
+                    arg.help(format!("{help} [env: {}] [default: {default}]", config::variable(key)))
+                })
+            })
+        };
+        let mut command = document(Self::command(), &SETTINGS).after_help(footer(false)).after_long_help(footer(true));
+        for action in ["new", "list", "remove"] {
+            command = command
+                .mut_subcommand("key", |key| key.mut_subcommand(action, |action| document(action, &SETTINGS[..2])));
+        }
+        command
+    }
+}
+
+/// The options that are settings, and the settings' keys.
+const SETTINGS: [(&str, &str); 10] = [
+    ("data", "data"),
+    ("keys", "keys"),
+    ("rtmp", "rtmp.listen"),
+    ("http", "http.listen"),
+    ("relay", "relay.listen"),
+    ("metrics", "metrics.listen"),
+    ("public_host", "public_host"),
+    ("fanout", "fanout.engine"),
+    ("log", "log.format"),
+    ("log_level", "log.level"),
+];
+
+/// What this command exits with.
+pub(crate) const EXIT_CODES: [(Exit, &str); 6] = [
+    (Exit::Success, "ended in order by SIGTERM or SIGINT, or the subcommand succeeded"),
+    (Exit::Failure, "another failure"),
+    (Exit::Usage, "the command line is wrong"),
+    (Exit::System, "an address cannot be listened on"),
+    (Exit::CannotCreate, "a file of the data directory cannot be read or written"),
+    (Exit::Configuration, "the configuration file or an environment variable is wrong"),
+];
+
+fn footer(with_settings: bool) -> String {
+    let mut text = String::new();
+    if with_settings {
+        text += "Settings, by environment variable, and by key of the configuration file with their defaults:\n";
+        for (key, value) in config::defaults() {
+            text += &format!("  {:<35} {key} = {value}\n", config::variable(&key));
+        }
+        text += "Flags override environment variables, which override the file.\n\n";
+    }
+    text += "SIGHUP reads the configuration and the keys again, and logs which settings need a restart.\n\n";
+    text + &command::exit::help(&EXIT_CODES)
+}
+
 impl KeyAction {
     /// Executes the command; prints to standard output.
     pub(crate) fn run(self) -> anyhow::Result<()> {
         let open = |paths: DataPaths| -> anyhow::Result<Keyring> {
-            Keyring::open(paths.load(|_| {})?.keys_file()).context("cannot open the keys")
+            let config = paths.load(|_| {})?;
+            become_owner(&config.data_directory());
+            Keyring::open(config.keys_file()).context("cannot open the keys")
         };
         let mut out = std::io::stdout().lock();
         match self {
@@ -177,8 +253,72 @@ impl KeyAction {
     }
 }
 
+/// As root, works as the owner of the data directory from here on, so that the service can read the files that this command writes.
+fn become_owner(data: &Path) {
+    use rustix::thread::{set_thread_gid, set_thread_uid};
+    let Ok(owner) = rustix::fs::stat(data) else { return };
+    if rustix::process::geteuid().is_root() && owner.st_uid != 0 {
+        let (uid, gid) = (rustix::fs::Uid::from_raw(owner.st_uid), rustix::fs::Gid::from_raw(owner.st_gid));
+        let _ = set_thread_gid(gid).and_then(|()| set_thread_uid(uid));
+    }
+}
+
 fn set<T>(slot: &mut T, value: Option<T>) {
     if let Some(value) = value {
         *slot = value;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn help(arguments: &[&str]) -> String {
+        // Wide, so that nothing wraps.
+        let definition = Cli::definition().term_width(1000).max_term_width(1000);
+        definition.try_get_matches_from(arguments).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Cli::definition().debug_assert();
+    }
+
+    #[test]
+    fn help_shows_every_setting_with_its_default_and_its_variable() {
+        let text = help(&["cdn", "--help"]);
+        // That these are the values of deploy/cdn.toml is a test of `config`.
+        for (key, value) in config::defaults() {
+            let line = format!("{key} = {value}");
+            let found = text
+                .lines()
+                .find(|found| found.trim_end().ends_with(&line))
+                .unwrap_or_else(|| panic!("{line}: {text}"));
+            assert!(found.trim_start().starts_with(&config::variable(&key)), "{found}");
+        }
+        for (option, key) in SETTINGS {
+            let option = format!("--{} <", option.replace('_', "-"));
+            let line =
+                text.lines().find(|line| line.trim_start().starts_with(&option)).unwrap_or_else(|| panic!("{option}"));
+            let expected = format!("[env: {}] [default: ", config::variable(key));
+            assert!(text[text.find(line).unwrap()..].contains(&expected), "{option}: {text}");
+        }
+        for exit in EXIT_CODES {
+            assert!(text.contains(&format!("{:>2}  {}", exit.0.code(), exit.1)), "{}", exit.1);
+        }
+    }
+
+    #[test]
+    fn the_key_commands_find_the_data_like_the_server() {
+        for action in [
+            &["cdn", "key", "new", "--help"][..],
+            &["cdn", "key", "list", "--help"],
+            &["cdn", "key", "remove", "--help"],
+        ] {
+            let text = help(action);
+            for variable in ["NEARCAST_CONFIG", "NEARCAST_DATA", "NEARCAST_KEYS"] {
+                assert!(text.contains(&format!("[env: {variable}")), "{action:?}: {text}");
+            }
+        }
     }
 }

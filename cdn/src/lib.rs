@@ -18,8 +18,9 @@ pub mod ingest;
 mod listener;
 pub mod metrics;
 mod precompressed;
+pub mod reload;
 pub mod rendezvous;
 pub mod rtmp;
 
-pub use app::{Addresses, Server};
+pub use app::{Addresses, ListenError, Server};
 pub use config::load;

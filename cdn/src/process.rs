@@ -1,26 +1,4 @@
-//! Process-wide settings of the command: signals and the limit of open files.
-
-use tokio::signal::unix::{SignalKind, signal};
-
-/// The signals that shut the server down.
-pub(crate) struct Signals {
-    terminate: tokio::signal::unix::Signal,
-    interrupt: tokio::signal::unix::Signal,
-}
-
-impl Signals {
-    pub(crate) fn new() -> anyhow::Result<Self> {
-        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
-    }
-
-    /// The name of the next signal. Cancel safe.
-    pub(crate) async fn next(&mut self) -> &'static str {
-        tokio::select! {
-            _ = self.terminate.recv() => "SIGTERM",
-            _ = self.interrupt.recv() => "SIGINT",
-        }
-    }
-}
+//! The limit of the process's open files.
 
 /// Raises the limit of open files, since each connection is a file and the usual limit is 1024.
 pub(crate) fn raise_file_limit(connections: usize) {

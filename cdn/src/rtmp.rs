@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 use media::Cursor;
 use net::connection_limit::ConnectionLimiter;
 use net::connection_slots::{ConnectionSlot, ConnectionSlots, Evictable};
-use net::rtmp::Limits;
 use net::rtmp::server::{self, PlayRequest, PublishRequest, Publisher, Request};
+use net::rtmp::{INVALID_APP, Limits};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
@@ -171,6 +171,14 @@ impl RtmpServer {
         peer: SocketAddr,
         slot: &ConnectionSlot,
     ) -> Option<Publisher<TcpStream>> {
+        if split_app(&request.app).0 != self.app {
+            tracing::info!(agent = request.agent.as_deref(), "publisher rejected: no such application");
+            let why = format!("There is no such application. Publish to rtmp://HOST/{}", self.app);
+            if let Err(error) = request.reject(INVALID_APP, &why).await {
+                tracing::debug!(%error, "the publisher disconnected before the rejection was sent");
+            }
+            return None;
+        }
         let Some(stream) = self.authorizer.authorize(credentials(&request), peer.ip()) else {
             tracing::debug!(app = %self.redacted_app(&request.app), agent = request.agent.as_deref(), "publisher rejected: invalid key");
             let why = "The stream key is not valid. Create one with: cdn key new NAME";

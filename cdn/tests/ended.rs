@@ -18,7 +18,7 @@ use support::{Server, catalog, picture, video, viewers, within};
 async fn server(grace: Duration) -> Server {
     let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
     let server = Server::start(FanoutEngine::Auto, |config| {
-        config.relay.listen = Some(any);
+        config.relay.listen = Some(any.into());
         (config.hub.grace, config.hub.grace_after_unpublish) = (grace, grace);
     })
     .await;

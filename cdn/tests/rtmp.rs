@@ -227,21 +227,6 @@ async fn keys_are_accepted_in_all_their_places_and_never_logged() {
     assert!(!log.contains(&key[4..]) && !log.contains(&key[..20]) && !log.contains(&random), "a key is in the log");
 }
 
-#[tokio::test]
-async fn bad_configuration_is_rejected_before_anything_binds() {
-    let check = async |arguments: &[&str], says: &str| {
-        let output = Command::from(program::binary()).args(arguments).output().await.unwrap();
-        let error = String::from_utf8_lossy(&output.stderr);
-        assert_eq!(output.status.code(), Some(64), "{arguments:?}: {error}");
-        assert!(error.contains(says), "{arguments:?}: {error}");
-    };
-    let file = tempfile::NamedTempFile::new().unwrap();
-    std::fs::write(file.path(), "[rtmp]\nlissen = '127.0.0.1:0'").unwrap();
-    check(&["--config", file.path().to_str().unwrap()], "unknown field `lissen`").await;
-    check(&["--config", "/nonexistent/cdn.toml"], "cannot read /nonexistent/cdn.toml").await;
-    check(&["--log-level", "info,=,"], "log.level").await;
-}
-
 /// Starts `command` and returns it with its output, and what that was up to the URLs.
 async fn first_start(mut command: Command) -> (Child, Lines<BufReader<ChildStdout>>, String) {
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).kill_on_drop(true).spawn().unwrap();

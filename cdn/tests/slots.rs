@@ -92,7 +92,7 @@ async fn waiting_players_do_not_shut_a_broadcaster_out() {
 #[tokio::test]
 async fn silent_connections_and_idle_subscriptions_do_not_shut_a_relay_viewer_out() {
     let server = Server::start(FanoutEngine::Auto, |config| {
-        config.relay.listen = Some(([127, 0, 0, 1], 0).into());
+        config.relay.listen = Some(std::net::SocketAddr::from(([127, 0, 0, 1], 0)).into());
         config.relay.max_connections = 4;
     })
     .await;

@@ -4,7 +4,7 @@
 // half the round trip, however asymmetric that is. The probe with the smallest bound is kept; its bound grows with age, because
 // clocks drift. Local time is performance.now(), which is never set back.
 
-const URL_OF_TIME = "/api/v1/time";
+const URL_OF_TIME = "api/v1/time";
 /** Milliseconds between probes: enough that drift stays below the bound of one round trip. */
 const INTERVAL = 20_000;
 /** Probes at the start, because the first one includes the connection's setup. */

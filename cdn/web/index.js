@@ -1,6 +1,6 @@
 // The list of streams, refreshed every few seconds. Only changes are drawn, so that focus and hover stay.
 
-import { ago, bitrate, count, track } from "/assets/format.js";
+import { ago, bitrate, count, track } from "./format.js";
 
 const INTERVAL = 3_000;
 const $ = (id) => document.getElementById(id);
@@ -8,7 +8,7 @@ const cards = new Map();
 
 async function refresh() {
   try {
-    const response = await fetch("/api/v1/streams", { cache: "no-store" });
+    const response = await fetch("api/v1/streams", { cache: "no-store" });
     if (!response.ok) throw new Error(response.status);
     const { streams, publish } = await response.json();
     draw(streams);
@@ -41,7 +41,7 @@ function newCard(name) {
   const card = document.createElement("li");
   card.innerHTML = `<a class="stream"><div class="art"><span class="pill"></span><span class="chip" hidden></span><b></b></div><div class="text"><h2></h2><p></p></div></a>`;
   const link = card.firstChild;
-  link.href = `/${encodeURIComponent(name)}`;
+  link.href = `./${encodeURIComponent(name)}`;
   // The same name has the same colour everywhere.
   const hue = [...name].reduce((sum, c) => (sum * 31 + c.codePointAt(0)) % 360, 200);
   card.querySelector(".art").style.setProperty("--hue", hue);

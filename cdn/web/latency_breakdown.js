@@ -18,7 +18,7 @@ export class LatencyBreakdown {
 
   /** `clock` is the server's, see clock.js. */
   constructor(name, clock) {
-    this.#url = `/api/v1/streams/${encodeURIComponent(name)}/timing`;
+    this.#url = `api/v1/streams/${encodeURIComponent(name)}/timing`;
     this.#clock = clock;
   }
 

@@ -43,8 +43,11 @@ const RESTART_AFTER = 3_000;
 const START_WITHIN = 12_000;
 /** Milliseconds after a start or an interruption in which playback seeks without delay. */
 const HURRY = 5_000;
-/** The rate of catching up; the seconds behind the target from which and until which it applies; the seconds of buffer that it must leave. */
+/** The rates of catching up, far from the target and near it; the seconds behind the target from which and until which they apply; the seconds of
+ *  buffer that they must leave. */
+const CATCH_UP_FAST = 1.15;
 const CATCH_UP = 1.05;
+const CATCH_UP_FAST_FROM = 0.4;
 const CATCH_UP_FROM = 0.08;
 const CATCH_UP_TO = 0.02;
 const CUSHION = 0.3;
@@ -237,7 +240,8 @@ export class Playback extends EventTarget {
   /** Catches up by playing a little faster. That of hls.js leaves a second of buffer, which is more than the target. */
   #catchUp() {
     const video = this.#video, late = video.playbackRate > 1 ? CATCH_UP_TO : CATCH_UP_FROM;
-    const rate = this.#hls && this.#following && this.lag > late && this.buffered > CUSHION ? CATCH_UP : 1;
+    const catchesUp = this.#hls && this.#following && this.lag > late && this.buffered > CUSHION;
+    const rate = !catchesUp ? 1 : this.lag > CATCH_UP_FAST_FROM ? CATCH_UP_FAST : CATCH_UP;
     if (video.playbackRate !== rate) video.playbackRate = rate;
   }
 

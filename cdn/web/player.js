@@ -1,9 +1,9 @@
 // The page of one stream: its state by the API, the player, and the controls.
 
-import { ServerClock } from "/assets/clock.js";
-import { bitrate, bound, count, seconds, track } from "/assets/format.js";
-import { COMPONENTS, LatencyBreakdown } from "/assets/latency_breakdown.js";
-import { BEHIND, Playback } from "/assets/playback.js";
+import { ServerClock } from "./clock.js";
+import { bitrate, bound, count, seconds, track } from "./format.js";
+import { COMPONENTS, LatencyBreakdown } from "./latency_breakdown.js";
+import { BEHIND, Playback } from "./playback.js";
 
 /** Milliseconds between requests for the stream's state: while the page is visible, and while it is hidden. */
 const POLL_INTERVAL = 2_000;
@@ -18,10 +18,11 @@ const CURVE = 120;
 /** Glass-to-glass latency cannot be negative: below this many seconds the publisher's clock is wrong. */
 const CLOCK_DISAGREES = -0.05;
 
-const name = decodeURIComponent(location.pathname.split("/")[1]);
+// The last segment of the path: a proxy may serve the pages below a path of its own.
+const name = decodeURIComponent(location.pathname.split("/").at(-1));
 const $ = (id) => document.getElementById(id);
 const player = $("player"), video = $("video");
-const playback = new Playback(video, `/${encodeURIComponent(name)}/index.m3u8`);
+const playback = new Playback(video, `./${encodeURIComponent(name)}/index.m3u8`);
 const embedded = document.documentElement.classList.contains("embed");
 const clock = new ServerClock();
 const breakdown = new LatencyBreakdown(name, clock);
@@ -46,7 +47,7 @@ async function poll() {
   const before = stream, wasReachable = reachable;
   try {
     const signal = AbortSignal.timeout?.(POLL_TIMEOUT);
-    const response = await fetch(`/api/v1/streams/${encodeURIComponent(name)}`, { cache: "no-store", signal });
+    const response = await fetch(`api/v1/streams/${encodeURIComponent(name)}`, { cache: "no-store", signal });
     if (!response.ok && response.status !== 404) throw new Error(response.status);
     stream = response.ok ? await response.json() : { state: "unknown", tracks: [], viewers: { total: 0 } };
     reachable = true;
@@ -157,7 +158,7 @@ function showStream() {
 function showUrls() {
   const urls = [
     ["Page", location.origin + location.pathname],
-    ["HLS", new URL(`/${encodeURIComponent(name)}/index.m3u8`, location.href).href],
+    ["HLS", new URL(`./${encodeURIComponent(name)}/index.m3u8`, location.href).href],
     ...(stream.urls?.rtmp ? [["RTMP", stream.urls.rtmp]] : []),
   ];
   const text = JSON.stringify(urls);

@@ -5,7 +5,10 @@ use std::sync::mpsc::sync_channel;
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
+use command::Exit;
+use command::signals::Signals;
+use net::relay::RefusalCode;
 use net::trace::Trace;
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
@@ -17,7 +20,7 @@ use crate::pipeline::{self, Outputs};
 use crate::playback::{PlayoutConfig, sound::SoundQueue};
 use crate::player_context::PlayerContext;
 use crate::present::{headless, window};
-use crate::record::Recorder;
+use crate::record::{self, Recorder};
 use crate::source::{self, Position};
 use crate::status::StatsOutput;
 use crate::unit_log::UnitLog;
@@ -56,7 +59,8 @@ pub fn run(config: &Config) -> Result<bool> {
         hot: config.standby == Standby::Hot,
         gap_timeout: if config.may_skip() { GAP_TIMEOUT } else { RECORDING_GAP_TIMEOUT },
     };
-    runtime.spawn(signals(player.clone()));
+    let signals = runtime.block_on(async { Signals::new() }).context("cannot handle signals")?;
+    runtime.spawn(handle_signals(signals, player.clone()));
     let position = Position::default();
     let (events, inbox) = mpsc::channel(EVENT_QUEUE);
     let source = runtime.spawn(source::run(url.clone(), options, position.clone(), events));
@@ -123,7 +127,7 @@ pub fn run(config: &Config) -> Result<bool> {
         return Err(error.into());
     }
     if stats.output_errors > 0 {
-        bail!("a recording, pipe or unit log is incomplete: see the log");
+        return Err(OutputIncomplete.into());
     }
     Ok(stats.has_played())
 }
@@ -145,10 +149,36 @@ fn shown(url: &str) -> &str {
     url.split('#').next().unwrap_or_default()
 }
 
-/// Whether the error is in the command line.
-pub fn is_usage(error: &anyhow::Error) -> bool {
-    error.is::<config::Error>() || matches!(error.downcast_ref(), Some(source::Error::Url { .. }))
+/// The exit code of an error that ended the program.
+pub fn exit_of(error: &anyhow::Error) -> Exit {
+    use source::Error as Source;
+    if error.is::<config::Error>() {
+        return Exit::Usage;
+    }
+    if error.is::<window::Error>() {
+        return Exit::NoInput;
+    }
+    match error.downcast_ref() {
+        Some(Source::Url { .. }) => Exit::Usage,
+        Some(Source::Impostor { .. }) => Exit::NotPermitted,
+        Some(Source::Relay { source: net::relay::Error::Refused { code: RefusalCode::Denied, .. }, .. }) => {
+            Exit::NotPermitted
+        }
+        Some(Source::UnknownStream { .. } | Source::Rtmp { .. } | Source::Unreachable { .. } | Source::Http { .. }) => {
+            Exit::Unavailable
+        }
+        Some(_) => Exit::Failure,
+        None if error.is::<OutputIncomplete>() || error.is::<record::Error>() || error.is::<std::io::Error>() => {
+            Exit::CannotCreate
+        }
+        None => Exit::Failure,
+    }
 }
+
+/// Something that was to be written is not complete; the log says what.
+#[derive(Debug, thiserror::Error)]
+#[error("a recording, pipe or unit log is incomplete: see the log")]
+struct OutputIncomplete;
 
 fn is_time_up(seconds: Option<Duration>, player: &PlayerContext) -> bool {
     seconds.is_some_and(|seconds| player.clock.now() >= end(seconds, player.stats.lock().first()))
@@ -161,34 +191,12 @@ fn end(seconds: Duration, first: Option<Duration>) -> Duration {
 }
 
 /// The first SIGINT or SIGTERM ends everything in order, the second at once.
-async fn signals(player: Arc<PlayerContext>) {
-    for first in [true, false] {
-        wait_for_signal().await;
-        if !first {
-            std::process::exit(INTERRUPTED);
-        }
-        info!("stopping");
-        player.stop();
-    }
-}
-
-#[cfg(unix)]
-async fn wait_for_signal() {
-    use tokio::signal::unix::{SignalKind, signal};
-    match signal(SignalKind::terminate()) {
-        Ok(mut terminate) => {
-            tokio::select! {
-                _ = tokio::signal::ctrl_c() => {}
-                _ = terminate.recv() => {}
-            }
-        }
-        Err(_) => drop(tokio::signal::ctrl_c().await),
-    }
-}
-
-#[cfg(not(unix))]
-async fn wait_for_signal() {
-    let _ = tokio::signal::ctrl_c().await;
+async fn handle_signals(mut signals: Signals, player: Arc<PlayerContext>) {
+    let signal = signals.stop().await;
+    info!(signal, "stopping");
+    player.stop();
+    signals.stop().await;
+    std::process::exit(INTERRUPTED);
 }
 
 fn spawn<T: Send + 'static>(name: &str, run: impl FnOnce() -> T + Send + 'static) -> Result<thread::JoinHandle<T>> {

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::{Parser, Subcommand, ValueEnum};
+use command::Exit;
+use command::reference::Reference;
 use media::select::Mode;
 
 use crate::doctor;
@@ -14,7 +16,7 @@ use crate::source::{self, PathOptions, TransportFilter};
 
 /// Plays a live stream in a window, with as little latency as the network allows.
 #[derive(Clone, Debug, Parser)]
-#[command(name = "viewer", version, args_conflicts_with_subcommands = true, subcommand_negates_reqs = true, after_help = EXAMPLES)]
+#[command(name = "viewer", version, args_conflicts_with_subcommands = true, subcommand_negates_reqs = true, max_term_width = 100, after_help = footer())]
 pub struct Config {
     /// A command other than to play
     #[command(subcommand)]
@@ -54,7 +56,7 @@ pub struct Config {
     pub lan: bool,
 
     /// The pairing code on the broadcaster's screen, for nearcast:// and --lan
-    #[arg(long, value_name = "CODE")]
+    #[arg(long, value_name = "CODE", env = "NEARCAST_PAIRING_CODE", hide_env_values = true)]
     pub pairing_code: Option<String>,
 
     /// An address of the broadcaster on this network, where mDNS does not find it; may be repeated
@@ -115,6 +117,9 @@ pub struct Config {
 pub enum Command {
     /// Check this machine and network, and with a URL the server and the broadcaster behind it; say what to fix
     Doctor(doctor::DoctorArgs),
+    /// Manual pages and shell completions
+    #[command(flatten)]
+    Reference(Reference),
 }
 
 /// The fallback for the path in use.
@@ -231,8 +236,28 @@ Examples:
 
 In the window, press ? for the keys. The viewer waits for a stream that is not on air yet,
 but not for one that the server does not know.
-Exit codes: 0 pictures (or sound) were played; 1 none were, or a recording, pipe or unit
-log failed; 64 the command line is wrong.";
+
+Environment:
+  NEARCAST_PAIRING_CODE  as --pairing-code
+  RUST_LOG               log level, or filter: debug, info,viewer=trace [default: warn on a terminal, else info]
+
+SIGTERM and SIGINT end it in order. SIGHUP is logged: all options are on the command line.
+";
+
+/// What this command exits with.
+pub const EXIT_CODES: [(Exit, &str); 7] = [
+    (Exit::Success, "pictures or sound were played"),
+    (Exit::Failure, "none were, or another failure"),
+    (Exit::Usage, "the command line or RUST_LOG is wrong"),
+    (Exit::NoInput, "no display for the window; --headless needs none"),
+    (Exit::Unavailable, "the server cannot be reached, or has no such stream"),
+    (Exit::CannotCreate, "a recording, the pipe, the unit log or the trace cannot be written"),
+    (Exit::NotPermitted, "the broadcaster does not accept the pairing code"),
+];
+
+fn footer() -> String {
+    format!("{EXAMPLES}\n{}", command::exit::help(&EXIT_CODES))
+}
 
 #[cfg(test)]
 mod tests {

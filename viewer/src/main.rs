@@ -3,10 +3,9 @@
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
-use clap::Parser;
-use clap::error::ErrorKind;
+use clap::{CommandFactory, Parser};
+use command::{Exit, log_filter};
 use tracing::error;
-use tracing_subscriber::EnvFilter;
 use viewer::config::{Command, Config, LogFormat};
 
 fn main() -> ExitCode {
@@ -14,14 +13,21 @@ fn main() -> ExitCode {
         Ok(config) => config,
         Err(error) => {
             let _ = error.print();
-            let is_help = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
-            return if is_help { ExitCode::SUCCESS } else { ExitCode::from(USAGE) };
+            return if error.use_stderr() { Exit::Usage } else { Exit::Success }.into();
         }
     };
+    if let Some(Command::Reference(reference)) = &config.command {
+        return match reference.run(Config::command()) {
+            Ok(()) => Exit::Success.into(),
+            Err(error) => failed(&error.to_string(), Exit::CannotCreate),
+        };
+    }
     let is_terminal = std::io::stderr().is_terminal();
     // A terminal has the status line: only warnings and errors go between.
-    let filter =
-        EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(if is_terminal { "warn" } else { "info" }));
+    let filter = match log_filter::from_environment(if is_terminal { "warn" } else { "info" }) {
+        Ok(filter) => filter,
+        Err(error) => return failed(&format!("{}: {error}", log_filter::VARIABLE), Exit::Usage),
+    };
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(is_terminal);
     match config.log {
         Some(LogFormat::Json) => log.json().init(),
@@ -32,14 +38,14 @@ fn main() -> ExitCode {
         return doctor(args);
     }
     match viewer::app::run(&config) {
-        Ok(true) => ExitCode::SUCCESS,
+        Ok(true) => Exit::Success.into(),
         Ok(false) => {
             error!("nothing was played");
-            ExitCode::FAILURE
+            Exit::Failure.into()
         }
         Err(error) => {
             error!("{error:#}");
-            ExitCode::from(if viewer::app::is_usage(&error) { USAGE } else { 1 })
+            viewer::app::exit_of(&error).into()
         }
     }
 }
@@ -49,14 +55,13 @@ fn doctor(args: &viewer::doctor::DoctorArgs) -> ExitCode {
     match viewer::doctor::examine(args) {
         Ok(report) => {
             let _ = std::io::stdout().write_all(report.render(args.json).as_bytes());
-            if report.has_failed() { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+            if report.has_failed() { Exit::Failure } else { Exit::Success }.into()
         }
-        Err(error) => {
-            error!("{error:#}");
-            ExitCode::from(USAGE)
-        }
+        Err(error) => failed(&format!("{error:#}"), Exit::Usage),
     }
 }
 
-/// `EX_USAGE` of sysexits.h.
-const USAGE: u8 = 64;
+fn failed(error: &str, exit: Exit) -> ExitCode {
+    let _ = writeln!(std::io::stderr(), "error: {error}");
+    exit.into()
+}

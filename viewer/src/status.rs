@@ -72,11 +72,12 @@ fn width() -> usize {
         .saturating_sub(1)
 }
 
+/// The state and the figures, and as much of the source's name as fits.
 fn to_text(line: &StatsLine, width: usize) -> String {
     let latency = line.latency_ms.total.map_or("unknown".to_owned(), |ms| format!("{ms:.0} ms"));
     let text = format!(
-        "{} | {} | {:.1} fps | latency {latency} | buffer {} ms | dropped {}",
-        line.source, line.state, line.fps, line.buffer_ms, line.frames_dropped
+        "{} | {:.1} fps | latency {latency} | buffer {} ms | dropped {} | {}",
+        line.state, line.fps, line.buffer_ms, line.frames_dropped, line.source
     );
     text.chars().take(width).collect()
 }
@@ -96,9 +97,10 @@ mod tests {
     #[test]
     fn the_status_line_is_cut_to_the_terminal() {
         let mut stats = Stats::default();
-        (stats.source, stats.state) = ("RTMP rtmp://h/live/x".to_owned(), "live".to_owned());
-        let text = to_text(&stats.line(Duration::from_secs(1), PlaybackStatus::default()), 118);
-        assert_eq!(text, "RTMP rtmp://h/live/x | live | 0.0 fps | latency unknown | buffer 0 ms | dropped 0");
+        (stats.source, stats.state) = ("RTMP rtmp://h/x".to_owned(), "live".to_owned());
+        let text = to_text(&stats.line(Duration::from_secs(1), PlaybackStatus::default()), 79);
+        assert_eq!(text, "live | 0.0 fps | latency unknown | buffer 0 ms | dropped 0 | RTMP rtmp://h/x");
+        assert!(text.chars().count() <= 79);
         stats.source = "x".repeat(500);
         assert_eq!(to_text(&stats.line(Duration::from_secs(1), PlaybackStatus::default()), 79).chars().count(), 79);
     }

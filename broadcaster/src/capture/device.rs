@@ -173,6 +173,9 @@ fn open(
             ffmpeg_next::Error::Other { errno: ffmpeg_next::error::ENOENT | ffmpeg_next::error::ENODEV } => {
                 ": is it plugged in?"
             }
+            ffmpeg_next::Error::Other { errno: ffmpeg_next::error::EIO } if spec.format == Some("x11grab") => {
+                ": the display is gone, or does not admit this user (XAUTHORITY)"
+            }
             _ => "",
         };
         Error::Open { device: device.to_owned(), source, hint }

@@ -20,6 +20,7 @@ use media::{AccessUnit, Cursor, LiveWindow, Timestamp, TrackKind};
 use net::connection_limit::ConnectionLimiter;
 use net::connection_slots::{ConnectionSlot, ConnectionSlots, Evictable};
 use net::discovery::{Announcer, AnnouncerOptions, own_addresses};
+use net::listen::ListenAddress;
 use net::relay::{
     self, Delivery, Grant, Proof, RefusalCode, Request, SendGate, Side, StreamSource, SubscriptionObserver,
 };
@@ -35,16 +36,18 @@ use send_order::ViewerFirst;
 use uplink::Uplink;
 
 /// How LAN viewers are served.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub struct PeerSettings {
-    /// UDP address to listen on; `None`: any free port on all interfaces.
-    pub listen: Option<SocketAddr>,
+    /// UDP address to listen on; `None`: any free port on all addresses.
+    pub listen: Option<ListenAddress>,
     /// Maximum number of viewers at once.
     pub max_viewers: usize,
     /// Maximum bits per second to all viewers together; `None`: no limit.
     pub bitrate_limit: Option<u64>,
     /// Whether to advertise by mDNS.
     pub announce: bool,
+    /// Code by which viewers pair without a server; `None`: a random one.
+    pub code: Option<Code>,
 }
 
 /// Why the server did not start.
@@ -55,7 +58,7 @@ pub enum Error {
     #[error("cannot listen for LAN viewers at {address}: {source}")]
     Bind {
         /// The address that was given, or that of all interfaces.
-        address: SocketAddr,
+        address: ListenAddress,
         /// The system's error.
         source: std::io::Error,
     },
@@ -107,22 +110,19 @@ impl PeerServer {
         has_viewer: watch::Sender<bool>,
     ) -> Result<Arc<Self>, Error> {
         let identity = Identity::generate()?;
-        let config = || {
-            let mut config = tls::server_config(&identity, relay::wire::ALPN);
-            config.transport_config(Arc::new(relay::transport(Side::Server)));
-            config.max_incoming(MAX_INCOMING);
-            config
-        };
-        // Dual-stack if the system supports it.
-        let any: [SocketAddr; 2] = [([0u16; 8], 0).into(), ([0u8; 4], 0).into()];
-        let endpoint = match settings.listen {
-            Some(address) => bind(config(), address)?,
-            None => bind(config(), any[0]).or_else(|_| bind(config(), any[1]))?,
-        };
-        let port = endpoint.local_addr().map_err(|source| Error::Bind { address: any[0], source })?.port();
-        let addresses = match settings.listen {
-            Some(address) if !address.ip().is_unspecified() => vec![SocketAddr::new(address.ip(), port)],
-            _ => own_addresses(port),
+        let mut config = tls::server_config(&identity, relay::wire::ALPN);
+        config.transport_config(Arc::new(relay::transport(Side::Server)));
+        config.max_incoming(MAX_INCOMING);
+        let address = settings.listen.unwrap_or(ListenAddress::AnyAddress(0));
+        let failed = |source| Error::Bind { address, source };
+        let socket = address.bind_udp().map_err(failed)?;
+        let runtime = Arc::new(quinn::TokioRuntime);
+        let endpoint = quinn::Endpoint::new(quinn::EndpointConfig::default(), Some(config), socket, runtime);
+        let endpoint = endpoint.map_err(failed)?;
+        let port = endpoint.local_addr().map_err(failed)?.port();
+        let addresses = match address.specific() {
+            Some(specific) => vec![SocketAddr::new(specific.ip(), port)],
+            None => own_addresses(port),
         };
         let advertisement = PeerAdvertisement { pin: identity.pin(), secret: rand::random(), addresses };
         let upload = Uplink::new(settings.bitrate_limit);
@@ -131,7 +131,7 @@ impl PeerServer {
         Ok(Arc::new(Self {
             endpoint,
             advertisement,
-            code: Code::generate(),
+            code: settings.code.clone().unwrap_or_else(Code::generate),
             settings,
             broadcast,
             stats,
@@ -352,10 +352,6 @@ impl PeerServer {
         let bitrate = if millis < 500 { 0 } else { bytes * 8000 / millis };
         bitrate.saturating_mul(self.stats.lan_viewers.value() + 1) <= limit
     }
-}
-
-fn bind(config: quinn::ServerConfig, address: SocketAddr) -> Result<quinn::Endpoint, Error> {
-    quinn::Endpoint::server(config, address).map_err(|source| Error::Bind { address, source })
 }
 
 /// The broadcast as the source of one viewer's subscription.

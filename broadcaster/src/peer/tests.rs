@@ -12,8 +12,8 @@ fn peer(max_viewers: usize) -> Arc<PeerServer> {
     let stats = Arc::new(Stats::default());
     let bounds = Bounds { duration: Duration::from_secs(10), bytes: 1 << 20 };
     let broadcast = Broadcast::new(Epoch(1), WallClock::from_micros(0), &[TrackId::VIDEO], bounds, stats.clone());
-    let listen = Some((Ipv4Addr::LOCALHOST, 0).into());
-    let settings = PeerSettings { listen, max_viewers, bitrate_limit: None, announce: false };
+    let listen = Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into());
+    let settings = PeerSettings { listen, max_viewers, bitrate_limit: None, announce: false, code: None };
     PeerServer::start(settings, Arc::new(broadcast), stats, watch::Sender::new(false)).unwrap()
 }
 

@@ -20,8 +20,8 @@ pub(super) struct LatencyReporter {
 }
 
 impl LatencyReporter {
-    /// Queues a report of the units sent since the last one, if one is due. It leaves with the next write.
-    pub(super) fn report(&mut self, broadcast: &Broadcast, publisher: &mut Publisher) {
+    /// Queues a report of the units sent since the last one and of the number of LAN viewers, if one is due. It leaves with the next write.
+    pub(super) fn report(&mut self, broadcast: &Broadcast, publisher: &mut Publisher, lan_viewers: u64) {
         // The first exchanges, on an idle connection, bound the clock offset best.
         let wait = if self.count < FAST_REPORTS { FAST_INTERVAL } else { INTERVAL };
         let now = Instant::now();
@@ -35,7 +35,12 @@ impl LatencyReporter {
                 && unit.stamps.at(Stage::Sent).is_some()
         });
         self.last_reported = units.last().map(|unit| unit.dts).or(self.last_reported);
-        publisher.send_timing(broadcast.now(), broadcast.epoch(), units);
+        publisher.send_timing(
+            broadcast.now(),
+            broadcast.epoch(),
+            units,
+            u32::try_from(lan_viewers).unwrap_or(u32::MAX),
+        );
     }
 }
 

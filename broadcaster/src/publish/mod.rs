@@ -190,7 +190,7 @@ impl RtmpPublisher {
                 self.stats.units_dropped.add(read.skipped);
                 tracing::warn!(units = read.skipped, "publishing is too slow: skipped units up to the newest IDR");
             }
-            latency_reporter.report(&self.broadcast, publisher);
+            latency_reporter.report(&self.broadcast, publisher, self.stats.lan_viewers.value());
             if let Some((peer, offset)) = self.peer.as_ref().zip(publisher.server_clock()) {
                 peer.set_cdn_clock(offset);
             }

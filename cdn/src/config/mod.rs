@@ -3,26 +3,31 @@
 //!
 //! `deploy/cdn.toml` is the reference: every key with its default and what it bounds.
 
+mod data_directory;
+mod keys;
 mod layers;
 mod units;
 
 #[cfg(test)]
 mod tests;
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use bytesize::ByteSize;
+use ipnet::IpNet;
+use net::listen::ListenAddress;
 use serde::{Deserialize, Serialize};
+use toml::Table;
 
-pub use layers::{Error, Layers, load};
+pub use keys::variable;
+pub use layers::{Error, Layers, Origin, load};
 
 /// All settings of a server.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
-    /// Directory for persistent data: publish keys and the relay's secret.
+    /// Directory for persistent data: publish keys and the relay's secret; empty for [`data_directory`](Self::data_directory)'s convention.
     pub data: PathBuf,
     /// File of publish keys; empty for `keys.toml` in `data`.
     pub keys: PathBuf,
@@ -77,7 +82,7 @@ pub enum LogFormat {
 #[serde(deny_unknown_fields)]
 pub struct RtmpConfig {
     /// Address to listen on.
-    pub listen: SocketAddr,
+    pub listen: ListenAddress,
     /// Application name in URLs: `rtmp://host/APP/NAME`.
     pub app: String,
     /// Connections at a time.
@@ -94,6 +99,7 @@ pub struct RtmpConfig {
     #[serde(with = "units::duration")]
     pub write_timeout: Duration,
     /// Largest audio or video message.
+    #[serde(serialize_with = "units::size::serialize")]
     pub max_message: ByteSize,
 }
 
@@ -105,6 +111,7 @@ pub struct HubConfig {
     #[serde(with = "units::duration")]
     pub buffer_window: Duration,
     /// Payload in the live buffer of each stream.
+    #[serde(serialize_with = "units::size::serialize")]
     pub buffer_bytes: ByteSize,
     /// How long a stream waits for a publisher whose connection was lost.
     #[serde(with = "units::duration")]
@@ -135,6 +142,7 @@ pub struct FanoutConfig {
     #[serde(with = "units::duration")]
     pub idle_player_timeout: Duration,
     /// `TCP_NOTSENT_LOWAT` of player sockets: bytes that may wait in the kernel unsent.
+    #[serde(serialize_with = "units::size::serialize")]
     pub notsent_lowat: ByteSize,
 }
 
@@ -155,15 +163,16 @@ pub enum FanoutEngine {
 #[serde(deny_unknown_fields)]
 pub struct HttpConfig {
     /// Address to listen on.
-    pub listen: SocketAddr,
+    pub listen: ListenAddress,
     /// Connections at a time.
     pub max_connections: usize,
     /// Connections at a time from one IPv4 address or IPv6 /64; loopback is exempt.
     pub max_per_address: usize,
     /// Origins (`https://HOST`) whose pages may read `/api/v1/streams/NAME/watch`, or `*` for any.
     pub watch_origins: Vec<String>,
-    /// Addresses or networks (CIDR) of proxies in front of the server, whose `X-Forwarded-` headers are believed.
-    pub trusted_proxies: Vec<String>,
+    /// Networks whose `X-Forwarded-…` headers are believed: those of reverse proxies.
+    #[serde(with = "units::networks")]
+    pub trusted_proxies: Vec<IpNet>,
 }
 
 /// Section `[hls]`: segments, parts and playlists.
@@ -182,6 +191,7 @@ pub struct HlsConfig {
     #[serde(with = "units::duration")]
     pub playlist_window: Duration,
     /// Bytes of segments held for each stream.
+    #[serde(serialize_with = "units::size::serialize")]
     pub max_bytes: ByteSize,
 }
 
@@ -191,7 +201,7 @@ pub struct HlsConfig {
 pub struct RelayConfig {
     /// UDP address to listen on; empty for none.
     #[serde(with = "units::optional_address")]
-    pub listen: Option<SocketAddr>,
+    pub listen: Option<ListenAddress>,
     /// Connections at a time.
     pub max_connections: usize,
     /// Connections at a time from one IPv4 address or IPv6 /64; loopback is exempt.
@@ -204,7 +214,7 @@ pub struct RelayConfig {
 pub struct MetricsConfig {
     /// Address to listen on; empty for none.
     #[serde(with = "units::optional_address")]
-    pub listen: Option<SocketAddr>,
+    pub listen: Option<ListenAddress>,
     /// Host names, besides `public_host` and `localhost`, under which it is asked for; addresses always are.
     pub hosts: Vec<String>,
 }
@@ -213,13 +223,13 @@ impl Default for Config {
     fn default() -> Self {
         let hls = crate::egress::hls::HlsSettings::default();
         Self {
-            data: "nearcast-data".into(),
+            data: PathBuf::new(),
             keys: PathBuf::new(),
             drain: Duration::from_secs(10),
             public_host: String::new(),
             log: Log { format: LogFormat::Text, level: "info".into() },
             rtmp: RtmpConfig {
-                listen: SocketAddr::from(([0, 0, 0, 0], 1935)),
+                listen: ListenAddress::AnyAddress(1935),
                 app: "live".into(),
                 max_connections: 8192,
                 max_per_address: 256,
@@ -244,11 +254,11 @@ impl Default for Config {
                 notsent_lowat: ByteSize::kib(256),
             },
             http: HttpConfig {
-                listen: SocketAddr::from(([0, 0, 0, 0], 8080)),
+                listen: ListenAddress::AnyAddress(8080),
                 max_connections: 8192,
                 max_per_address: 1024,
                 watch_origins: Vec::new(),
-                trusted_proxies: ["127.0.0.0/8", "::1"].map(String::from).to_vec(),
+                trusted_proxies: LOOPBACK.iter().map(|network| network.parse().expect("a valid network")).collect(),
             },
             hls: HlsConfig {
                 segment_duration: hls.segment_duration,
@@ -258,25 +268,48 @@ impl Default for Config {
                 max_bytes: ByteSize::b(hls.max_bytes as u64),
             },
             relay: RelayConfig {
-                listen: Some(SocketAddr::from(([0, 0, 0, 0], 4443))),
+                listen: Some(ListenAddress::AnyAddress(4443)),
                 max_connections: 2048,
                 max_per_address: 256,
             },
-            metrics: MetricsConfig { listen: Some(SocketAddr::from(([127, 0, 0, 1], 9998))), hosts: Vec::new() },
+            metrics: MetricsConfig {
+                listen: Some(ListenAddress::Address(([127, 0, 0, 1], 9998).into())),
+                hosts: Vec::new(),
+            },
             trace: None,
         }
     }
 }
 
 impl Config {
-    /// The file of publish keys.
-    pub fn keys_file(&self) -> PathBuf {
-        if self.keys.as_os_str().is_empty() { self.data.join("keys.toml") } else { self.keys.clone() }
+    /// The directory for persistent data: `data`, or by convention `/var/lib/nearcast` for root, else `nearcast` in `$XDG_DATA_HOME` or
+    /// `~/.local/share` (XDG Base Directory Specification).
+    pub fn data_directory(&self) -> PathBuf {
+        if self.data.as_os_str().is_empty() { data_directory::by_convention() } else { self.data.clone() }
     }
 
-    /// Rejects values out of range.
-    fn check(&self) -> Result<(), Error> {
-        let refuse = |key: &'static str, why: &'static str| Err(Error::Value { key, why });
+    /// The file of publish keys.
+    pub fn keys_file(&self) -> PathBuf {
+        if self.keys.as_os_str().is_empty() { self.data_directory().join("keys.toml") } else { self.keys.clone() }
+    }
+
+    /// All settings as TOML: sections and their keys, in the order of this file.
+    pub fn to_table(&self) -> Table {
+        Table::try_from(self).expect("the settings are TOML: a test checks this")
+    }
+
+    /// Keys, with their sections, of the settings whose values differ in `other`.
+    pub fn changes(&self, other: &Self) -> Vec<String> {
+        let (old, new) = (self.to_table(), other.to_table());
+        keys::keys(&old).into_iter().filter(|key| keys::value(&old, key) != keys::value(&new, key)).collect()
+    }
+
+    /// Rejects values out of range, with the key and the requirement.
+    fn check(&self) -> Result<(), (&'static str, String)> {
+        let refuse = |key: &'static str, why: &str| Err((key, why.to_owned()));
+        if let Err(error) = command::log_filter::parse(&self.log.level) {
+            return refuse("log.level", &error.to_string());
+        }
         let app_is_fine =
             !self.rtmp.app.is_empty() && self.rtmp.app.chars().all(|c| c.is_ascii_alphanumeric() || "-_".contains(c));
         if !app_is_fine {
@@ -329,9 +362,6 @@ impl Config {
         if !self.http.watch_origins.iter().all(is_origin) {
             return refuse("http.watch_origins", "must be origins such as https://tv.example, without a path, or *");
         }
-        if !self.http.trusted_proxies.iter().all(|network| crate::http::parse_network(network).is_some()) {
-            return refuse("http.trusted_proxies", "must be addresses or networks such as 192.0.2.1 or 10.0.0.0/8");
-        }
         if !self.metrics.hosts.iter().all(|host| !host.is_empty() && host.bytes().all(is_of_authority)) {
             return refuse("metrics.hosts", "must be host names such as monitor.example, without a port");
         }
@@ -362,6 +392,14 @@ fn is_of_authority(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b".-_:[]".contains(&byte)
 }
 
+/// All settings: their keys with sections, as `rtmp.listen`, and their defaults.
+pub fn defaults() -> Vec<(String, toml::Value)> {
+    let table = Config::default().to_table();
+    keys::keys(&table).into_iter().filter_map(|key| Some((key.clone(), keys::value(&table, &key)?.clone()))).collect()
+}
+
+/// Proxies on this machine are trusted by default: whoever controls one can reach the listener anyway.
+const LOOPBACK: [&str; 2] = ["127.0.0.0/8", "::1/128"];
 /// Minimum part duration: with two requests per part, twenty requests per second from each player.
 const SHORTEST_PART: Duration = Duration::from_millis(100);
 /// Maximum of all durations, so that adding one to an instant cannot overflow.

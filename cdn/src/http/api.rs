@@ -3,9 +3,10 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use axum::Extension;
 use axum::body::Body;
 use axum::extract::{self, Path};
-use axum::http::header::{HOST, HeaderMap};
+use axum::http::header::HeaderMap;
 use axum::http::{Response, StatusCode};
 use media::catalog::Value;
 use media::codec::Format;
@@ -18,7 +19,7 @@ use net::api::{
 use net::clock;
 use serde::Serialize;
 
-use super::client::Client;
+use super::forwarded::Origin;
 use super::reply::{self, ContentHeaders};
 use super::shared::Shared;
 use crate::egress::hls::{HlsStream, MULTIVARIANT_PLAYLIST};
@@ -28,10 +29,10 @@ use crate::precompressed::Precompressed;
 /// `GET /api/v1/streams`: all streams as a JSON array.
 pub(super) async fn streams(
     extract::State(shared): extract::State<Arc<Shared>>,
-    client: Client,
+    Extension(origin): Extension<Origin>,
     headers: HeaderMap,
 ) -> Response<Body> {
-    let base_url = BaseUrl::of(&client, &headers, &shared);
+    let base_url = BaseUrl::of(origin, &shared);
     let streams = shared.hub.streams().iter().map(|stream| describe(&shared, stream, &base_url)).collect();
     json(StatusCode::OK, &StreamList { streams, publish: base_url.rtmp_app() }, &headers)
 }
@@ -40,13 +41,11 @@ pub(super) async fn streams(
 pub(super) async fn stream(
     extract::State(shared): extract::State<Arc<Shared>>,
     Path(name): Path<String>,
-    client: Client,
+    Extension(origin): Extension<Origin>,
     headers: HeaderMap,
 ) -> Response<Body> {
     match shared.hub.stream(&name) {
-        Some(stream) => {
-            json(StatusCode::OK, &describe(&shared, &stream, &BaseUrl::of(&client, &headers, &shared)), &headers)
-        }
+        Some(stream) => json(StatusCode::OK, &describe(&shared, &stream, &BaseUrl::of(origin, &shared)), &headers),
         None => failure(StatusCode::NOT_FOUND, NO_STREAM, &headers),
     }
 }
@@ -158,31 +157,22 @@ fn describe_hls(hls_stream: &HlsStream) -> Option<PlaylistInfo> {
     })
 }
 
-/// The scheme, host and prefix that a client used, since URLs in the response must work for that client.
+/// The URL of this server that a client used, since URLs in the response must work for that client.
 pub(super) struct BaseUrl {
-    scheme: &'static str,
-    /// Path under which a proxy offers this server; empty without one.
-    prefix: String,
-    /// Host, with the port if the request had one.
-    authority: String,
-    rtmp_host: Option<String>,
+    origin: Origin,
+    public_host: Option<String>,
     rtmp: Option<(u16, String)>,
 }
 
 impl BaseUrl {
-    pub(super) fn of(client: &Client, headers: &HeaderMap, shared: &Shared) -> Self {
-        let host = headers.get(HOST).and_then(|v| v.to_str().ok()).filter(|host| is_authority(host));
-        Self {
-            scheme: client.scheme,
-            prefix: client.prefix.clone(),
-            authority: host.unwrap_or("localhost").to_owned(),
-            rtmp_host: shared.settings.rtmp_host.clone(),
-            rtmp: shared.settings.rtmp_port.map(|port| (port, shared.settings.rtmp_app.clone())),
-        }
+    pub(super) fn of(origin: Origin, shared: &Shared) -> Self {
+        let rtmp = shared.settings.rtmp_port.map(|port| (port, shared.settings.rtmp_app.clone()));
+        Self { origin, public_host: shared.settings.live.read().public_host.clone(), rtmp }
     }
 
     pub(super) fn urls(&self, name: &str) -> Urls {
-        let base = format!("{}://{}{}/{name}", self.scheme, self.authority, self.prefix);
+        let Origin { scheme, authority, prefix, .. } = &self.origin;
+        let base = format!("{scheme}://{authority}{prefix}/{name}");
         let rtmp = self.rtmp_app().map(|app| format!("{app}/{name}"));
         Urls { hls: Some(format!("{base}/{MULTIVARIANT_PLAYLIST}")), page: base, rtmp }
     }
@@ -197,20 +187,14 @@ impl BaseUrl {
 
     /// The host for URLs with other ports: the configured one, or the authority without its port. Handles IPv6 literals such as `[::1]`.
     pub(super) fn host(&self) -> &str {
-        if let Some(host) = &self.rtmp_host {
+        if let Some(host) = &self.public_host {
             return host;
         }
-        match self.authority.rsplit_once(':') {
+        match self.origin.authority.rsplit_once(':') {
             Some((host, port)) if !port.ends_with(']') => host,
-            _ => &self.authority,
+            _ => &self.origin.authority,
         }
     }
-}
-
-/// Whether a `Host` header is a valid authority; it becomes part of URLs that users copy.
-fn is_authority(host: &str) -> bool {
-    let is_fine = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_' | b':' | b'[' | b']');
-    !host.is_empty() && host.len() <= MAX_HOST && host.bytes().all(is_fine)
 }
 
 fn wall_clock(instant: Instant) -> WallClock {
@@ -222,6 +206,3 @@ fn wall_clock(instant: Instant) -> WallClock {
 pub(super) const NO_STREAM: &str = "there is no stream of this name here";
 
 const JSON: ContentHeaders = ContentHeaders { content_type: "application/json", cache_control: reply::NO_STORE };
-
-/// Maximum length of an authority: a domain name of maximum length, and a port.
-const MAX_HOST: usize = 260;

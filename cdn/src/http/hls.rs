@@ -3,9 +3,11 @@
 //! A blocking request occupies a connection, whose number per address is limited, for at most three target durations.
 
 use std::hash::{BuildHasher, Hash, Hasher};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
+use axum::Extension;
 use axum::body::Body;
 use axum::extract::{Path, RawQuery, State};
 use axum::http::header::{
@@ -15,7 +17,7 @@ use axum::http::{Response, StatusCode};
 use bytes::Bytes;
 use media::hls::Resource;
 
-use super::client::Client;
+use super::forwarded::Origin;
 use super::payload::Payload;
 use super::range::{self, RequestedRange};
 use super::reply::{self, ContentHeaders};
@@ -28,7 +30,7 @@ pub(super) async fn file(
     State(shared): State<Arc<Shared>>,
     Path((name, file)): Path<(String, String)>,
     RawQuery(query): RawQuery,
-    client: Client,
+    Extension(origin): Extension<Origin>,
     headers: HeaderMap,
 ) -> Response<Body> {
     let parsed = Request::parse(&file, query.as_deref().unwrap_or_default(), shared.hls.settings().low_latency);
@@ -40,7 +42,7 @@ pub(super) async fn file(
     };
     let Some(hls_stream) = shared.hls.stream(&name) else { return unknown(&name) };
     if file != MULTIVARIANT_PLAYLIST {
-        hls_stream.on_request(client_hash(&shared, &client, &headers), Instant::now());
+        hls_stream.on_request(client_hash(&shared, origin.client, &headers), Instant::now());
     }
     let request = match request {
         Ok(request) => request,
@@ -128,9 +130,9 @@ pub(super) fn unknown(name: &str) -> Response<Body> {
 }
 
 /// A keyed hash that identifies a client while this server runs, and from which the address cannot be recovered.
-fn client_hash(shared: &Shared, client: &Client, headers: &HeaderMap) -> u64 {
+fn client_hash(shared: &Shared, client: Option<IpAddr>, headers: &HeaderMap) -> u64 {
     let mut hasher = shared.client_hash_keys.build_hasher();
-    client.address.hash(&mut hasher);
+    client.hash(&mut hasher);
     headers.get(USER_AGENT).map(|agent| agent.as_bytes()).hash(&mut hasher);
     hasher.finish()
 }

@@ -5,8 +5,8 @@
 
 mod api;
 mod assets;
-mod client;
 mod connections;
+mod forwarded;
 mod health;
 mod hls;
 mod metrics;
@@ -33,6 +33,7 @@ use axum::http::header::{self, HeaderValue};
 use axum::middleware::{self, Next};
 use axum::response::Response;
 use axum::routing::get;
+use forwarded::Origin;
 use net::connection_limit::ConnectionLimiter;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::DescriptorEncoder;
@@ -44,9 +45,8 @@ use crate::egress::hls::Hls;
 use crate::hub::Hub;
 use crate::listener::LimitedListener;
 use crate::metrics::{Kind, Metrics, write};
-pub(crate) use client::parse_network;
-pub use settings::{HttpSettings, Limits};
-use shared::{ResponseCounters, Shared};
+pub use settings::{HttpSettings, Limits, LiveSettings};
+use shared::{Peer, ResponseCounters, Shared};
 
 /// The HTTP side of one server.
 #[derive(Clone, Debug)]
@@ -105,7 +105,7 @@ impl HttpServer {
             .fallback(pages::nothing)
             .layer(cors(AllowOrigin::any()))
             .merge(self.watch_route())
-            .layer(middleware::from_fn_with_state(self.shared.clone(), common_headers))
+            .layer(middleware::from_fn_with_state(self.shared.clone(), around_each_request))
             .with_state(self.shared.clone())
     }
 
@@ -173,7 +173,11 @@ async fn same_origin_only(mut response: Response) -> Response {
     response
 }
 
-async fn common_headers(State(shared): State<Arc<Shared>>, request: Request, next: Next) -> Response {
+/// States each request's origin, counts its response, and adds the headers that all responses have.
+async fn around_each_request(State(shared): State<Arc<Shared>>, mut request: Request, next: Next) -> Response {
+    let peer = request.extensions().get::<Peer>().map(|Peer(address)| address.ip());
+    let origin = Origin::of(request.headers(), peer, &shared.settings.live.read().trusted_proxies);
+    request.extensions_mut().insert(origin);
     let mut response = next.run(request).await;
     shared.responses.count(response.status().as_u16());
     let headers = response.headers_mut();

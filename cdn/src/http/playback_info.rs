@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use axum::Extension;
 use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::http::header::HeaderMap;
@@ -9,14 +10,14 @@ use axum::http::{Response, StatusCode};
 use net::api::{HlsInfo, PlaybackInfo, RelayInfo};
 
 use super::api::{BaseUrl, NO_STREAM, failure, json};
-use super::client::Client;
+use super::forwarded::Origin;
 use super::shared::Shared;
 use crate::rendezvous::WatchInfo;
 
 pub(super) async fn playback_info(
     State(shared): State<Arc<Shared>>,
     Path(name): Path<String>,
-    client: Client,
+    Extension(origin): Extension<Origin>,
     headers: HeaderMap,
 ) -> Response<Body> {
     let Some(stream) = shared.hub.stream(&name) else {
@@ -25,8 +26,8 @@ pub(super) async fn playback_info(
     let epoch = stream.catalog().map(|catalog| catalog.epoch);
     let peers = shared.settings.peers.as_ref();
     let WatchInfo { relay, peer } =
-        peers.map(|peers| peers.watch_info(&name, epoch, client.address)).unwrap_or_default();
-    let base_url = BaseUrl::of(&client, &headers, &shared);
+        peers.map(|peers| peers.watch_info(&name, epoch, origin.client)).unwrap_or_default();
+    let base_url = BaseUrl::of(origin, &shared);
     let info = PlaybackInfo {
         urls: base_url.urls(&name),
         hls: Some(HlsInfo { low_latency: shared.hls.settings().low_latency }),

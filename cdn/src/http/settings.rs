@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
+use parking_lot::RwLock;
 
+use crate::config::Config;
 use crate::rendezvous::PeerDirectory;
 
 /// Settings of one server's HTTP side.
@@ -17,8 +19,8 @@ pub struct HttpSettings {
     pub rtmp_port: Option<u16>,
     /// Application name in RTMP play URLs.
     pub rtmp_app: String,
-    /// Host in RTMP play URLs; `None` for the host of the request.
-    pub rtmp_host: Option<String>,
+    /// What can change while the server runs.
+    pub live: Arc<RwLock<LiveSettings>>,
     /// How long a request for a playlist waits for the first segment of a stream that is on air.
     pub first_segment_wait: Duration,
     /// How long requests are still accepted after shutdown begins, so that load balancers see `/readyz` fail before connections do.
@@ -27,8 +29,25 @@ pub struct HttpSettings {
     pub peers: Option<Arc<PeerDirectory>>,
     /// Origins whose pages may read the playback information of a stream, which contains pins and tickets; `*` for any.
     pub watch_origins: Vec<String>,
-    /// Proxies whose statements about clients (`X-Forwarded-For`, `-Proto`, `-Prefix`) are believed.
+}
+
+/// Settings that can change while the server runs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LiveSettings {
+    /// Host in URLs with other ports than the request's; `None` for the host of the request.
+    pub public_host: Option<String>,
+    /// Networks whose `X-Forwarded-…` headers are believed.
     pub trusted_proxies: Vec<IpNet>,
+}
+
+impl LiveSettings {
+    /// Those of a configuration.
+    pub(crate) fn of(config: &Config) -> Self {
+        Self {
+            public_host: Some(config.public_host.clone()).filter(|host| !host.is_empty()),
+            trusted_proxies: config.http.trusted_proxies.clone(),
+        }
+    }
 }
 
 impl Default for HttpSettings {
@@ -37,12 +56,11 @@ impl Default for HttpSettings {
             limits: Limits::default(),
             rtmp_port: Some(1935),
             rtmp_app: "live".to_owned(),
-            rtmp_host: None,
+            live: Arc::default(),
             first_segment_wait: Duration::from_secs(8),
             drain: Duration::from_millis(500),
             peers: None,
             watch_origins: Vec::new(),
-            trusted_proxies: Vec::new(),
         }
     }
 }

@@ -18,7 +18,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
-use super::{HttpServer, HttpSettings, Limits};
+use super::shared::Peer;
+use super::{HttpServer, HttpSettings, Limits, LiveSettings};
 use crate::egress::hls::{self, Hls};
 use crate::hub::{self, Hub, PublishGuard, PublisherInfo};
 use crate::metrics::{self, Metrics};
@@ -42,8 +43,12 @@ struct Reply {
 }
 
 impl Fixture {
+    /// Its requests come from a trusted proxy.
     fn new() -> Self {
-        Self::with(HttpSettings::default(), hls::HlsSettings::default())
+        let trusted_proxies = vec!["127.0.0.1/32".parse().unwrap()];
+        let live = LiveSettings { trusted_proxies, ..LiveSettings::default() };
+        let settings = HttpSettings { live: Arc::new(parking_lot::RwLock::new(live)), ..HttpSettings::default() };
+        Self::with(settings, hls::HlsSettings::default())
     }
 
     fn with(settings: HttpSettings, hls: hls::HlsSettings) -> Self {
@@ -64,7 +69,8 @@ impl Fixture {
         self.hub.open("live").publish(PublisherInfo { peer: PEER.to_owned(), agent: None, protocol: "rtmp" })
     }
 
-    async fn ask(&self, request: Request<Body>) -> Reply {
+    async fn ask(&self, mut request: Request<Body>) -> Reply {
+        request.extensions_mut().insert(Peer(std::net::SocketAddr::from(([127, 0, 0, 1], 1))));
         let response: Response<Body> = self.server.router().oneshot(request).await.unwrap();
         let (parts, body) = response.into_parts();
         Reply { status: parts.status, headers: parts.headers, body: body.collect().await.unwrap().to_bytes() }
@@ -533,10 +539,10 @@ async fn urls_follow_the_host_of_the_request() {
     };
     check(&[("host", "[::1]:8080")], "http://[::1]:8080/live", "rtmp://[::1]/live/live").await;
     check(&[("host", "[::1]")], "http://[::1]/live", "rtmp://[::1]/live/live").await;
+    // The proxy's own host is shown where it forwards no other.
     check(
-        // Without a trusted proxy, the header says nothing.
-        &[("host", "tv.example"), ("x-forwarded-proto", "https")],
-        "http://tv.example/live",
+        &[("host", "tv.example"), ("x-forwarded-proto", "https"), ("x-forwarded-prefix", "/stream")],
+        "https://tv.example/stream/live",
         "rtmp://tv.example/live/live",
     )
     .await;
@@ -544,7 +550,10 @@ async fn urls_follow_the_host_of_the_request() {
     let settings = HttpSettings {
         rtmp_port: Some(1936),
         rtmp_app: "in".to_owned(),
-        rtmp_host: Some("tv.example".to_owned()),
+        live: Arc::new(parking_lot::RwLock::new(LiveSettings {
+            public_host: Some("tv.example".to_owned()),
+            ..LiveSettings::default()
+        })),
         ..HttpSettings::default()
     };
     let list = Fixture::with(settings, hls::HlsSettings::default())

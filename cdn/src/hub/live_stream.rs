@@ -76,6 +76,7 @@ struct Shared {
 struct Writer {
     id: u64,
     info: PublisherInfo,
+    direct_viewers: u32,
     revocation: watch::Sender<Option<RevokeReason>>,
 }
 
@@ -140,6 +141,8 @@ pub struct Info {
     pub publisher: Option<PublisherInfo>,
     /// Subscribers by protocol.
     pub viewers: BTreeMap<&'static str, usize>,
+    /// Viewers that the publisher serves itself, as it reports; some of them are subscribers too, with an idle subscription.
+    pub direct_viewers: u32,
     /// Extent of the window.
     pub window: WindowExtent,
     /// Mean over the window, in bits per second; zero while it holds less than two units.
@@ -282,9 +285,17 @@ impl HubStream {
             catalog: shared.catalog.clone(),
             publisher: shared.writer.as_ref().map(|w| w.info.clone()),
             viewers: self.subscribers.by_protocol(),
+            direct_viewers: shared.writer.as_ref().map_or(0, |writer| writer.direct_viewers),
             window,
             bitrate: (window.bytes as u64 * 8 * 1000).checked_div(millis).unwrap_or(0),
             counters: self.counters.load(),
+        }
+    }
+
+    /// Ignored if the publisher `writer` is no longer the current one.
+    pub(super) fn set_direct_viewers(&self, writer: u64, count: u32) {
+        if let Some(writer) = self.shared.write().writer.as_mut().filter(|current| current.id == writer) {
+            writer.direct_viewers = count;
         }
     }
 
@@ -299,7 +310,7 @@ impl HubStream {
         if shared.closed.is_some() {
             return (id, high_water, revoked);
         }
-        if let Some(old) = shared.writer.replace(Writer { id, info, revocation }) {
+        if let Some(old) = shared.writer.replace(Writer { id, info, direct_viewers: 0, revocation }) {
             old.revocation.send_replace(Some(RevokeReason::TakenOver));
             self.counters.takeovers.fetch_add(1, Ordering::Relaxed);
         }

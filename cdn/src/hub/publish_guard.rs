@@ -47,6 +47,11 @@ impl PublishGuard {
         self.stream.push(self.writer, catalog, unit, predecessor_dts)
     }
 
+    /// Reports how many viewers the publisher serves itself.
+    pub fn set_direct_viewers(&self, count: u32) {
+        self.stream.set_direct_viewers(self.writer, count);
+    }
+
     /// Why this publisher was revoked; `None` while it was not.
     pub fn revoke_reason(&self) -> Option<RevokeReason> {
         *self.revoked.borrow()

@@ -34,7 +34,7 @@ pub(crate) fn write<L: EncodeLabelSet>(
     for (labels, value) in samples {
         let mut metric = family.encode_family(&labels)?;
         match kind {
-            // All counters here are integers, and are written as such.
+            Kind::Counter if value.fract() != 0.0 => metric.encode_counter::<NoLabelSet, f64, f64>(&value, None)?,
             Kind::Counter => metric.encode_counter::<NoLabelSet, u64, f64>(&(value as u64), None)?,
             Kind::Gauge if value.fract() == 0.0 => metric.encode_gauge(&(value as i64))?,
             Kind::Gauge => metric.encode_gauge(&value)?,

@@ -49,7 +49,7 @@ impl Collector for Streams {
 /// A family with one value per stream: kind, name, help, and the function that reads the value.
 type OfEach = (Kind, &'static str, &'static str, fn(&Info) -> f64);
 
-const OF_EACH: [OfEach; 13] = [
+const OF_EACH: [OfEach; 14] = [
     (Kind::Gauge, "nearcast_stream_live", "1 while the stream has a publisher.", |i| {
         f64::from(u8::from(matches!(i.state, PublishState::Live { .. })))
     }),
@@ -67,9 +67,17 @@ const OF_EACH: [OfEach; 13] = [
     (Kind::Counter, "nearcast_stream_skipped_units", "Units skipped for slow viewers.", |i| {
         i.counters.skipped_units as f64
     }),
+    (
+        Kind::Gauge,
+        "nearcast_stream_lan_viewers",
+        "Viewers on its LAN that the broadcaster serves, as it reports.",
+        |i| f64::from(i.direct_viewers),
+    ),
     (Kind::Gauge, "nearcast_stream_window_seconds", "Media time held.", |i| i.window.duration.as_secs_f64()),
     (Kind::Gauge, "nearcast_stream_window_bytes", "Payload held.", |i| i.window.bytes as f64),
-    (Kind::Gauge, "nearcast_stream_bitrate_bits_per_second", "Mean over the window.", |i| i.bitrate as f64),
+    (Kind::Gauge, "nearcast_stream_bytes_per_second", "Bitrate in bytes, mean over the window.", |i| {
+        i.bitrate as f64 / 8.0
+    }),
     (Kind::Gauge, "nearcast_stream_tracks", "Tracks of the newest broadcast.", |i| {
         i.catalog.as_ref().map_or(0.0, |catalog| catalog.tracks.len() as f64)
     }),

@@ -12,6 +12,7 @@ use cdn::hub::{Hub, HubStream};
 use media::codec::{Codec, CodecConfig};
 use media::flv::{Demuxer, Event};
 use media::{AccessUnit, Catalog, Epoch, Timestamp, Track, TrackId, TrackOrder};
+use net::listen::ListenAddress;
 use net::relay::{self, Proof, Side, Subscription};
 use net::rtmp::client::{self, ClientOptions};
 use net::rtmp::{Message, url};
@@ -40,7 +41,7 @@ pub struct Server {
 impl Server {
     pub async fn start(engine: FanoutEngine, adjust: impl FnOnce(&mut Config)) -> Self {
         let data = tempfile::tempdir().unwrap();
-        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        let any = ListenAddress::from(SocketAddr::from(([127, 0, 0, 1], 0)));
         let config = cdn::load(None, [], |config| {
             config.data = data.path().into();
             (config.rtmp.listen, config.http.listen) = (any, any);

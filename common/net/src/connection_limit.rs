@@ -9,18 +9,23 @@ use parking_lot::Mutex;
 /// Counts and limits the connections of one listener.
 #[derive(Debug)]
 pub struct ConnectionLimiter {
-    total: usize,
-    per_ipv4: usize,
-    per_ipv6_prefix: usize,
     taken: Mutex<Taken>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Taken {
+    limits: Limits,
     total: usize,
     by_client: HashMap<IpAddr, usize>,
     accepted: u64,
     rejected: u64,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Limits {
+    total: usize,
+    per_ipv4: usize,
+    per_ipv6_prefix: usize,
 }
 
 /// Why a connection is rejected.
@@ -50,7 +55,15 @@ impl ConnectionLimiter {
 
     /// The same, with a limit of its own for the connections from one IPv6 /64: on a local network, that is everybody.
     pub fn with_ipv6_limit(total: usize, per_ipv4: usize, per_ipv6_prefix: usize) -> Arc<Self> {
-        Arc::new(Self { total, per_ipv4, per_ipv6_prefix, taken: Mutex::default() })
+        let limits = Limits { total, per_ipv4, per_ipv6_prefix };
+        Arc::new(Self {
+            taken: Mutex::new(Taken { limits, total: 0, by_client: HashMap::new(), accepted: 0, rejected: 0 }),
+        })
+    }
+
+    /// Changes the limits, as [`new`](Self::new) sets them. Open connections stay, also if they are more than the new limits.
+    pub fn set_limits(&self, total: usize, per_address: usize) {
+        self.taken.lock().limits = Limits { total, per_ipv4: per_address, per_ipv6_prefix: per_address };
     }
 
     /// Admits a connection until the permit is dropped.
@@ -60,10 +73,11 @@ impl ConnectionLimiter {
     pub fn try_acquire(self: &Arc<Self>, peer: IpAddr) -> Result<ConnectionPermit, Rejected> {
         let peer = client_prefix(peer);
         let mut taken = self.taken.lock();
-        let limit = if peer.is_ipv4() { self.per_ipv4 } else { self.per_ipv6_prefix };
+        let limits = taken.limits;
+        let limit = if peer.is_ipv4() { limits.per_ipv4 } else { limits.per_ipv6_prefix };
         let of_client = taken.by_client.get(&peer).copied().unwrap_or(0);
-        let rejected = if taken.total >= self.total {
-            Some(Rejected::Total { limit: self.total })
+        let rejected = if taken.total >= limits.total {
+            Some(Rejected::Total { limit: limits.total })
         } else if !peer.is_loopback() && of_client >= limit {
             Some(Rejected::Address { limit })
         } else {
@@ -81,7 +95,7 @@ impl ConnectionLimiter {
 
     /// The limit of all connections together.
     pub fn total(&self) -> usize {
-        self.total
+        self.taken.lock().limits.total
     }
 
     /// Number of open connections.
@@ -150,6 +164,19 @@ mod tests {
         let _fourth = try_acquire("2001:db8::ffff").unwrap();
         assert_eq!(limiter.taken.lock().by_client.len(), 2);
         assert_eq!(try_acquire("2001:db8::2").map(drop), Err(Rejected::Total { limit: 3 }));
+    }
+
+    #[test]
+    fn limits_change_while_connections_stay() {
+        let limiter = ConnectionLimiter::new(2, 2);
+        let peer = "192.0.2.1".parse().unwrap();
+        let permits = [limiter.try_acquire(peer).unwrap(), limiter.try_acquire(peer).unwrap()];
+        limiter.set_limits(3, 1);
+        assert_eq!(limiter.count(), 2);
+        assert_eq!(limiter.try_acquire(peer).unwrap_err(), Rejected::Address { limit: 1 });
+        let _other = limiter.try_acquire("192.0.2.2".parse().unwrap()).unwrap();
+        drop(permits);
+        assert!(limiter.try_acquire(peer).is_ok());
     }
 
     #[test]

@@ -23,7 +23,8 @@ use eviction_order::EvictionOrder;
 #[derive(Debug)]
 pub struct ConnectionSlots {
     limiter: Arc<ConnectionLimiter>,
-    max_subscribers: usize,
+    /// Kept free of subscribers.
+    reserved: usize,
     held: Mutex<Held>,
 }
 
@@ -75,10 +76,9 @@ impl ConnectionSlots {
     /// The slots of a listener whose connections `limiter` limits. `reserved` of them are kept free of subscribers. Of the connections of one
     /// address, those of the kind `first` are evicted first.
     pub fn new(limiter: Arc<ConnectionLimiter>, reserved: usize, first: Evictable) -> Arc<Self> {
-        let max_subscribers = limiter.total().saturating_sub(reserved);
         let (next_id, by_id, order) = (0, HashMap::new(), EvictionOrder::new(first));
         let held = Held { next_id, by_id, order, subscribers: 0, undeclared: 0, evicted: 0, subscribers_rejected: 0 };
-        Arc::new(Self { limiter, max_subscribers, held: Mutex::new(held) })
+        Arc::new(Self { limiter, reserved, held: Mutex::new(held) })
     }
 
     /// The limiter of its connections, which counts them.
@@ -131,8 +131,10 @@ impl ConnectionSlots {
     }
 
     fn change(&self, id: u64, role: Role) -> Result<(), NoSlot> {
+        // The limit can change while the server runs.
+        let max_subscribers = self.limiter.total().saturating_sub(self.reserved);
         let mut held = self.held.lock();
-        let gone = held.change(id, role, self.max_subscribers);
+        let gone = held.change(id, role, max_subscribers);
         drop(held);
         gone.map(|gone| gone.into_iter().for_each(Connection::evict))
     }

@@ -11,6 +11,7 @@ pub mod connection_slots;
 pub mod discovery;
 #[cfg(feature = "doctor")]
 pub mod doctor;
+pub mod listen;
 pub mod relay;
 pub mod rtmp;
 pub mod trace;

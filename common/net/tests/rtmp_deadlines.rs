@@ -81,7 +81,13 @@ async fn reads_everything_sent_before_a_connection_reset() {
     });
     let (mut client, mut server) = (client.unwrap(), server);
     // Each timing message is answered, so the server writes to a closed socket several times before it has read everything.
-    let timing = PublisherTiming { sent: WallClock::from_micros(1), server: None, epoch: Epoch(1), units: Vec::new() };
+    let timing = PublisherTiming {
+        sent: WallClock::from_micros(1),
+        server: None,
+        epoch: Epoch(1),
+        units: Vec::new(),
+        lan_viewers: 0,
+    };
     let timing = Message::Timing(timing);
     let sent: Vec<_> = (0..150).flat_map(|i| [timing.clone(), video(i, 1_000)]).chain([Message::EndOfStream]).collect();
     for message in sent.clone() {

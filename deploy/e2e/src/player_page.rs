@@ -39,9 +39,14 @@ pub struct PlayerState {
 impl PlayerPage {
     /// Starts a browser and opens the page of `name` in it.
     pub fn open(env: &TestEnv, cdn: &Cdn, name: &str) -> Result<Self> {
+        Self::open_url(env, &cdn.page_url(name))
+    }
+
+    /// The same, at another URL, such as a proxy's.
+    pub fn open_url(env: &TestEnv, url: &str) -> Result<Self> {
         let browser = Browser::start(env)?;
         browser.before_each_page(WATCH_HLS_JS)?;
-        browser.open(&cdn.page_url(name))?;
+        browser.open(url)?;
         Ok(Self { browser })
     }
 

@@ -223,7 +223,7 @@ impl View<'_> {
         }
         self.panel_at = now + PANEL_EVERY;
         self.message.take_if(|(_, until)| *until <= now);
-        let scale = screen.text_scale();
+        let size = screen.text_size();
         let mut panels = Vec::new();
         let (status, is_paused) = {
             let playback = self.player.playback.lock();
@@ -235,18 +235,18 @@ impl View<'_> {
         };
         if self.statistics {
             panels.push((
-                Panel::text(&overlay::statistics(&line, &codecs, &status, switch.as_ref(), &self.sound()), scale),
+                Panel::text(&overlay::statistics(&line, &codecs, &status, switch.as_ref(), &self.sound()), size),
                 Corner::TopLeft,
             ));
         }
         if self.help {
-            panels.push((Panel::text(&overlay::help(), scale), Corner::Centre));
+            panels.push((Panel::text(&overlay::help(), size), Corner::Centre));
         }
         let message = self.message.as_ref().map(|(text, _)| text.clone());
         let message = message.or_else(|| is_paused.then(|| "paused: press Space to resume".to_owned()));
         let is_live = line.state == "live" || line.state.is_empty() && self.shown.is_some();
         if let Some(text) = message.or_else(|| (!is_live).then(|| line.state.clone())) {
-            panels.push((Panel::text(&[text], scale), Corner::Bottom));
+            panels.push((Panel::text(&[text], size), Corner::Bottom));
         }
         if panels != self.panels {
             screen.load_panels(&panels)?;
@@ -424,10 +424,10 @@ impl Screen<'_> {
         Ok(())
     }
 
-    /// Scale at which glyphs are about a fortieth of the window's height.
-    fn text_scale(&self) -> usize {
+    /// Pixels from line to line: about a thirtieth of the window's height.
+    fn text_size(&self) -> usize {
         let height = self.canvas.output_size().map_or(FIRST_SIZE.1, |(_, height)| height);
-        (height as usize / 320).max(1)
+        height as usize / 30
     }
 }
 
@@ -494,7 +494,7 @@ mod tests {
 
     #[test]
     fn panels_stay_in_the_window() {
-        let panel = Panel::text(&["x".repeat(100)], 4);
+        let panel = Panel::text(&["x".repeat(100)], 40);
         for corner in [Corner::TopLeft, Corner::Centre, Corner::Bottom] {
             let rect = place((640, 360), &panel, corner);
             assert!(rect.left() >= 0 && rect.top() >= 0 && rect.right() <= 640 && rect.bottom() <= 360, "{rect:?}");

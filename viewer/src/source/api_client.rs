@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use media::Timestamp;
 use media::latency::TimingReport;
-use net::api::{PlaybackInfo, StreamTiming};
+use net::api::{PlaybackInfo, StreamTiming, Urls};
 use reqwest::{StatusCode, Url, header};
 use serde::de::DeserializeOwned;
 
@@ -23,17 +23,32 @@ pub(super) struct ApiClient {
 }
 
 impl ApiClient {
-    /// For the stream whose page is `page`.
+    /// For the stream whose page is `page`. The name is the path's last segment: a proxy may serve the pages below a path of its own.
     ///
     /// # Errors
-    /// [`Error::Url`] if the page's path is not a stream's name.
+    /// [`Error::Url`] if the page's path has no stream's name.
     pub(super) fn new(page: &Url, http: &reqwest::Client) -> Result<Self, Error> {
-        let name = page.path().trim_matches('/').to_owned();
-        if name.is_empty() || name.contains('/') {
+        let path = page.path().trim_end_matches('/').to_owned();
+        let name = path.rsplit('/').next().unwrap_or_default().to_owned();
+        if name.is_empty() {
             let reason = format!("name a stream: {}/NAME, or a playlist that ends in .m3u8", address(page));
             return Err(Error::Url { url: page.to_string(), reason });
         }
-        Ok(Self { http: http.clone(), page: page.clone(), name })
+        // Without a slash at its end, so that relative URLs begin beside the page.
+        let mut page = page.clone();
+        page.set_path(&path);
+        Ok(Self { http: http.clone(), page, name })
+    }
+
+    /// The multivariant playlist that the server tells; `None` if it tells none. Where a proxy does not say what it is called, the server names its own
+    /// page and what is below it, and both are where this client found the page.
+    pub(super) fn playlist_url(&self, told: &Urls) -> Option<String> {
+        let playlist = told.hls.as_ref()?;
+        let below = playlist.strip_prefix(&told.page).filter(|below| !told.page.is_empty() && below.starts_with('/'));
+        let Some(below) = below else { return Some(playlist.clone()) };
+        let mut page = self.page.clone();
+        (page.set_query(None), page.set_fragment(None));
+        Some(format!("{page}{below}"))
     }
 
     /// The stream's name, from the page's path.
@@ -56,7 +71,7 @@ impl ApiClient {
     }
 
     async fn request<T: DeserializeOwned>(&self, what: &str) -> Result<Option<T>, Error> {
-        let path = format!("/api/v1/streams/{}/{what}", self.name);
+        let path = format!("./api/v1/streams/{}/{what}", self.name);
         let api = self.page.join(&path).unwrap_or_else(|_| self.page.clone());
         let failed = |reason: String, retry| Error::Http { url: api.to_string(), reason, retry };
         let request = self.http.get(api.clone()).timeout(REQUEST_TIMEOUT);
@@ -89,3 +104,27 @@ fn address(page: &Url) -> String {
 pub(super) const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// Bytes; a response has under 2 kB.
 const MAX_RESPONSE: usize = 64 << 10;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_playlist_is_where_the_server_says_or_below_the_page() {
+        let told = |page: &str, hls: &str| Urls { page: page.to_owned(), hls: Some(hls.to_owned()), rtmp: None };
+        let own = told("http://10.0.0.1:8080/live", "http://10.0.0.1:8080/live/index.m3u8");
+        for (page, told, playlist) in [
+            ("http://10.0.0.1:8080/live", &own, "http://10.0.0.1:8080/live/index.m3u8"),
+            ("http://h:8080/live/", &own, "http://h:8080/live/index.m3u8"),
+            ("https://h/stream/live", &own, "https://h/stream/live/index.m3u8"),
+            ("https://h/a/b/live/?x=y#z", &own, "https://h/a/b/live/index.m3u8"),
+            ("http://h/live", &told("http://h/live", "http://edge/live/index.m3u8"), "http://edge/live/index.m3u8"),
+            ("http://h/live", &told("", "http://edge/live/index.m3u8"), "http://edge/live/index.m3u8"),
+            ("http://h/live", &told("http://h/live", "http://h/live2/index.m3u8"), "http://h/live2/index.m3u8"),
+        ] {
+            let client = ApiClient::new(&page.parse().unwrap(), &reqwest::Client::new()).unwrap();
+            assert_eq!((client.name(), client.playlist_url(told).as_deref()), ("live", Some(playlist)), "{page}");
+        }
+        assert!(ApiClient::new(&"http://h/".parse().unwrap(), &reqwest::Client::new()).is_err());
+    }
+}

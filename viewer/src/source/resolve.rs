@@ -122,10 +122,10 @@ mod tests {
             ("http://h/a.m3u8", "rtmp", Err("--transport rtmp")),
             ("http://h/a.m3u8", "relay", Err("relay")),
             ("rtmp://h/x", "auto", Err("rtmp://HOST/APP/NAME")),
+            ("rtmps://h/live/x", "auto", Err("rtmps:// (RTMP over TLS) is not supported")),
             ("h/x", "auto", Err("must start with")),
             ("ftp://h/x", "auto", Err("must start with")),
             ("http://h/", "auto", Err("name a stream")),
-            ("http://h/a/b", "auto", Err("name a stream")),
         ] {
             let options = PathOptions { transport: transport.parse().unwrap(), ..PathOptions::default() };
             match (resolve(url, &options, &http).await, wanted) {

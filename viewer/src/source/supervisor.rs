@@ -61,6 +61,8 @@ struct Path {
     permanently_failed: Option<Error>,
     /// Since when its server has known no such stream, and the error that says so.
     unknown_stream: Option<(Instant, Error)>,
+    /// The last failure that was logged; the same one again is not, until the path has worked.
+    logged_failure: Option<String>,
 }
 
 impl Path {
@@ -73,6 +75,7 @@ impl Path {
             has_delivered: false,
             permanently_failed: None,
             unknown_stream: None,
+            logged_failure: None,
         }
     }
 
@@ -303,6 +306,7 @@ impl Supervisor {
             }
             PathEvent::Unit(catalog, unit, predecessor) => {
                 path.has_delivered = true;
+                path.logged_failure = None;
                 let is_another = self.epoch.replace(unit.epoch) != Some(unit.epoch);
                 if is_another {
                     self.selector.on_new_epoch();
@@ -351,6 +355,8 @@ impl Supervisor {
         let is_unknown = error.is_unknown_stream();
         // An error before the first unit is final, except that a stream may be unknown for a moment only.
         let is_permanent = error.is_violation() || !error.retry() && !is_unknown && !path.has_delivered;
+        let is_news = path.logged_failure.as_ref() != Some(&error.to_string());
+        path.logged_failure = Some(error.to_string());
         match &error {
             Error::NotLive { .. } => {
                 debug!(%error, "a path failed: the stream is not live");
@@ -359,10 +365,18 @@ impl Supervisor {
             error if is_permanent => warn!(%error, "a path failed for good"),
             // Other paths deliver, so this is not an outage.
             error if self.paths.values().any(|path| path.task.is_some() && path.has_delivered) => {
-                info!(%error, "a path failed; other paths continue");
+                if is_news {
+                    info!(%error, "a path failed; other paths continue, and it is tried again with growing pauses");
+                } else {
+                    debug!(%error, "a path failed again");
+                }
             }
             error => {
-                warn!(%error, "a path failed; retrying");
+                if is_news {
+                    warn!(%error, "a path failed; retrying with growing pauses");
+                } else {
+                    debug!(%error, "a path failed again");
+                }
                 self.set_state(State::Reconnecting { reason: error.to_string() }).await?;
             }
         }

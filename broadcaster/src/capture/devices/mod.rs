@@ -14,6 +14,8 @@ use crate::shutdown::ShutdownSignal;
 
 mod platform;
 pub mod v4l2;
+#[cfg(unix)]
+mod x11_display;
 
 use platform::HERE;
 
@@ -78,8 +80,18 @@ pub enum Error {
     )]
     Wayland,
     /// There is no X display.
-    #[error("no display found: set DISPLAY, or name one with --source screen:0")]
+    #[error(
+        "this session has no display to capture: run it in the desktop session, or name a display, as in --source screen:0"
+    )]
     NoDisplay,
+    /// The X display does not answer.
+    #[error("there is no display `{display}` here ({reason}); `broadcaster devices` lists the displays")]
+    DisplayNotFound {
+        /// The name of the display.
+        display: String,
+        /// The system's reason.
+        reason: String,
+    },
 }
 
 /// A camera or screen that was selected.
@@ -149,10 +161,16 @@ fn choose_camera(cameras: &[Camera], wanted: Option<&str>) -> Result<VideoDevice
 /// Selects a screen by display name, or by `kms[:CARD]`; without `wanted`, the session's.
 ///
 /// # Errors
-/// [`Error::Wayland`] or [`Error::NoDisplay`].
+/// [`Error::Wayland`], [`Error::NoDisplay`] or [`Error::DisplayNotFound`].
 pub fn screen(wanted: Option<&str>) -> Result<VideoDevice, Error> {
     let env = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
-    choose_screen(wanted, env("DISPLAY"), env("WAYLAND_DISPLAY"))
+    let screen = choose_screen(wanted, env("DISPLAY"), env("WAYLAND_DISPLAY"))?;
+    #[cfg(unix)]
+    if screen.format == "x11grab" {
+        x11_display::connect(&screen.url)
+            .map_err(|error| Error::DisplayNotFound { display: screen.url.clone(), reason: error.to_string() })?;
+    }
+    Ok(screen)
 }
 
 fn choose_screen(wanted: Option<&str>, x11: Option<String>, wayland: Option<String>) -> Result<VideoDevice, Error> {

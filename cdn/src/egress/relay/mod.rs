@@ -13,6 +13,7 @@ use media::live_window::ReadBatch;
 use media::{AccessUnit, Cursor, LiveWindow, Timestamp, TrackKind};
 use net::connection_limit::ConnectionLimiter;
 use net::connection_slots::{ConnectionSlot, ConnectionSlots, Evictable};
+use net::listen::{ListenAddress, canonical};
 use net::relay::{self, Delivery, RefusalCode, Side, StreamSource, SubscriptionObserver};
 use net::trust::{Identity, Pin, tls};
 use tokio::sync::watch;
@@ -46,13 +47,13 @@ impl Relay {
     ///
     /// # Errors
     /// If the address cannot be bound, or if the system provides no random numbers.
-    pub fn bind(address: SocketAddr, settings: RelaySettings) -> anyhow::Result<Self> {
+    pub fn bind(address: ListenAddress, settings: RelaySettings) -> anyhow::Result<Self> {
         let identity = Identity::generate()?;
         let mut config = tls::server_config(&identity, relay::wire::ALPN);
         config.transport_config(Arc::new(relay::transport(Side::Server)));
         // Bounds pending handshakes too: further Initial packets are dropped, and clients retransmit them.
         config.max_incoming(MAX_INCOMING);
-        let socket = std::net::UdpSocket::bind(address)?;
+        let socket = address.bind_udp()?;
         let runtime = Arc::new(quinn::TokioRuntime);
         let endpoint = quinn::Endpoint::new(relay::endpoint_config(&settings.secret), Some(config), socket, runtime)?;
         let limiter = ConnectionLimiter::new(settings.max_connections, settings.max_per_address);
@@ -94,7 +95,7 @@ impl Relay {
                 incoming = self.endpoint.accept() => incoming,
             };
             let Some(incoming) = incoming else { break };
-            let peer = incoming.remote_address();
+            let peer = canonical(incoming.remote_address());
             // Under load, validate the client's address before allocating state for it, or evicting another client for it.
             let is_loaded = self.slots.undeclared() >= RETRY_THRESHOLD || self.slots.is_full();
             if is_loaded && !incoming.remote_address_validated() {

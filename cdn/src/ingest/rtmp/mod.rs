@@ -85,9 +85,10 @@ where
                     drop(offer.replace(context.peers.register(publish.stream().name(), session, peer, context.from)));
                     continue;
                 }
-                Ok(Some(Message::Timing(PublisherTiming { epoch, server, units, .. }))) => {
+                Ok(Some(Message::Timing(PublisherTiming { epoch, server, units, lan_viewers, .. }))) => {
                     let report = PublisherReport { epoch, server_clock: server, units };
                     publish.stream().latency().on_publisher_report(&report);
+                    publish.set_direct_viewers(lan_viewers);
                     continue;
                 }
                 Ok(Some(message)) => match reader.message(message, Instant::now()) {

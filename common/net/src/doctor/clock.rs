@@ -15,7 +15,7 @@ use crate::clock;
 
 /// Queries the server a few times. `None` if it returns no time.
 pub(super) async fn check(client: &Client, origin: &Url) -> Result<Option<Check>, ProbeError> {
-    let Ok(url) = origin.join("/api/v1/time") else { return Ok(None) };
+    let Ok(url) = origin.join("api/v1/time") else { return Ok(None) };
     let mut estimator = OffsetEstimator::default();
     let started = Instant::now();
     for asked in 0..QUESTIONS {

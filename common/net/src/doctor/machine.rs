@@ -11,6 +11,7 @@ use quinn::Endpoint;
 use super::probe::{self, ProbeError, as_millis, millis};
 use super::report::Check;
 use crate::discovery;
+use crate::listen::ListenAddress;
 use crate::relay::{self, Side};
 use crate::trust::{Identity, tls};
 
@@ -99,18 +100,16 @@ pub fn interfaces() -> Check {
 
 /// Checks whether UDP is received at `listen`, or at any free port, by a QUIC handshake with itself. It cannot show whether other hosts can
 /// reach it.
-pub async fn udp(listen: Option<SocketAddr>) -> Check {
+pub async fn udp(listen: Option<ListenAddress>) -> Check {
     let identity = match Identity::generate() {
         Ok(identity) => identity,
         Err(error) => return Check::fail("UDP", error.to_string(), "check the system's random number generator"),
     };
     let mut config = tls::server_config(&identity, relay::wire::ALPN);
     config.transport_config(Arc::new(relay::transport(Side::Server)));
-    let any: [SocketAddr; 2] = [([0u16; 8], 0).into(), ([0u8; 4], 0).into()];
-    let bound = match listen {
-        Some(address) => Endpoint::server(config, address),
-        None => Endpoint::server(config.clone(), any[0]).or_else(|_| Endpoint::server(config, any[1])),
-    };
+    let bound = listen.unwrap_or(ListenAddress::AnyAddress(0)).bind_udp().and_then(|socket| {
+        Endpoint::new(quinn::EndpointConfig::default(), Some(config), socket, Arc::new(quinn::TokioRuntime))
+    });
     // Without a requested port this is a warning only: RTMP works without UDP.
     let cannot = |found: String, fix: String| match listen {
         Some(_) => Check::fail("UDP", found, fix),
@@ -162,7 +161,7 @@ pub async fn udp(listen: Option<SocketAddr>) -> Check {
     }
 }
 
-fn port(listen: Option<SocketAddr>) -> u16 {
+fn port(listen: Option<ListenAddress>) -> u16 {
     listen.map_or(0, |address| address.port())
 }
 
@@ -193,7 +192,7 @@ mod tests {
     #[tokio::test]
     async fn a_port_in_use_fails() {
         let holder = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
-        let check = udp(Some(holder.local_addr().unwrap())).await;
+        let check = udp(Some(holder.local_addr().unwrap().into())).await;
         assert_eq!(check.status(), super::super::report::Status::Fail);
         drop(holder);
         let check = udp(Some("127.0.0.1:0".parse().unwrap())).await;

@@ -15,16 +15,16 @@ mod probe;
 mod report;
 mod role;
 
-use std::net::SocketAddr;
-
 use tokio::sync::oneshot;
+
+use crate::listen::ListenAddress;
 
 pub use report::{Check, Report, Status};
 pub use role::Role;
 pub use server::Target;
 
 /// Checks this machine, its network and `target`. UDP is tested at `listen`, or at any free port. Takes at most six seconds.
-pub async fn examine(target: Option<&Target>, role: Role, listen: Option<SocketAddr>) -> Vec<Check> {
+pub async fn examine(target: Option<&Target>, role: Role, listen: Option<ListenAddress>) -> Vec<Check> {
     let (tell, lan_broadcasters) = oneshot::channel();
     let announce = match role {
         Role::Publisher => multicast::Announce::Always,

@@ -22,7 +22,6 @@ use super::rtt_probe::RttProbe;
 use super::session::{ClientEvent, ClientRole, ClientSession};
 use super::{
     Error, Gap, Limits, Message, Metadata, PeerAdvertisement, PublisherTiming, Resume, TicketIssuer, Url, amf, chunk,
-    url,
 };
 use crate::bbr::ProbeRttSuppressor;
 use crate::clock;
@@ -116,9 +115,6 @@ where
 }
 
 async fn connect(url: &Url, options: &ClientOptions) -> Result<(TcpStream, Deadline), Error> {
-    if url.tls {
-        return Err(url::Error::Tls.into());
-    }
     let deadline = Deadline::after("connection", options.limits.handshake);
     let connecting = TcpStream::connect((url.host.as_str(), url.port));
     let io = timeout_at(deadline.at(), connecting).await.map_err(|_| deadline.passed())?;
@@ -191,12 +187,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Publisher<S> {
         self.connection.session.advertise_peer(offer);
     }
 
-    /// Reports when units passed this host's stages, by a clock that shows `now`, and requests the server's clock; sent with the next message.
+    /// Reports when units passed this host's stages, by a clock that shows `now`, and the number of LAN viewers, and requests the server's clock; sent with the next message.
     /// Does nothing if the server is not a Nearcast `cdn`.
-    pub fn send_timing(&mut self, now: WallClock, epoch: Epoch, units: Vec<UnitTiming>) {
+    pub fn send_timing(&mut self, now: WallClock, epoch: Epoch, units: Vec<UnitTiming>, lan_viewers: u32) {
         if self.server_is_nearcast() {
             self.clock_request = Some((now, clock::monotonic_time(now)));
-            let timing = PublisherTiming { sent: now, server: self.server_clock(), epoch, units };
+            let timing = PublisherTiming { sent: now, server: self.server_clock(), epoch, units, lan_viewers };
             self.connection.session.send_timing(&timing);
         }
     }
@@ -235,7 +231,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Publisher<S> {
                 self.flush().await
             }
             Message::Timing(timing) => {
-                self.send_timing(timing.sent, timing.epoch, timing.units);
+                self.send_timing(timing.sent, timing.epoch, timing.units, timing.lan_viewers);
                 self.flush().await
             }
             Message::Gap(gap) => {

@@ -110,7 +110,7 @@ impl Error {
             Self::Refused { code, .. } => !matches!(
                 code.as_str(),
                 "NetConnection.Connect.Rejected"
-                    | "NetConnection.Connect.InvalidApp"
+                    | INVALID_APP
                     | "NetStream.Publish.Unauthorized"
                     | "NetStream.Publish.Denied"
                     | "NetStream.Play.Denied"
@@ -120,7 +120,15 @@ impl Error {
         }
     }
 
+    /// Whether the server rejected the application of the URL, and not the stream key.
+    pub fn is_about_the_app(&self) -> bool {
+        matches!(self, Self::Refused { code, .. } if code == INVALID_APP)
+    }
+
     pub(crate) fn amf(command: &'static str) -> impl FnOnce(amf::Error) -> Self {
         move |source| Self::Amf { command, source }
     }
 }
+
+/// Status code by which a server rejects an application that it does not have.
+pub const INVALID_APP: &str = "NetConnection.Connect.InvalidApp";

@@ -29,7 +29,7 @@ mod rtt_probe;
 mod track_name;
 
 pub use crate::blame::Blame;
-pub use error::Error;
+pub use error::{Error, INVALID_APP};
 pub use gap::Gap;
 pub use limits::Limits;
 pub use message::{MAX_PEER_ADDRESSES, Message, Metadata, PeerAdvertisement, Resume, TicketIssuer};

@@ -20,6 +20,8 @@ pub struct PublisherTiming {
     pub epoch: Epoch,
     /// Recent units of one track; at most [`MAX_TIMED_UNITS`].
     pub units: Vec<UnitTiming>,
+    /// How many LAN viewers the broadcaster serves itself; 0 if it does not say.
+    pub lan_viewers: u32,
 }
 
 impl PublisherTiming {
@@ -39,6 +41,7 @@ impl PublisherTiming {
             format!("{},{stages}", unit.dts.as_millis())
         });
         properties.push(("units", units.collect::<Vec<_>>().join(" ")));
+        properties.push(("lanViewers", self.lan_viewers.to_string()));
         properties
     }
 
@@ -61,7 +64,8 @@ impl PublisherTiming {
             }
             Some(UnitTiming { track: track?, dts, stamps })
         });
-        Some(Self { sent, server, epoch: property("epoch")?.parse().ok()?, units: units.collect() })
+        let lan_viewers = property("lanViewers").and_then(|count| count.parse().ok()).unwrap_or(0);
+        Some(Self { sent, server, epoch: property("epoch")?.parse().ok()?, units: units.collect(), lan_viewers })
     }
 }
 
@@ -110,6 +114,7 @@ mod tests {
             sent in 0..4_000_000_000_000_000i64,
             server in prop::option::of((-1_000_000_000i64..1_000_000_000, 0..1_000_000u64)),
             epoch: u64,
+            lan_viewers: u32,
             units in prop::collection::vec((-5_000..1_000_000_000i64, prop::collection::vec(prop::option::of(0..5_000_000i64), 3)), 0..MAX_TIMED_UNITS),
         ) {
             let units = units.into_iter().map(|(dts, stages)| {
@@ -120,15 +125,15 @@ mod tests {
                 UnitTiming { track: TrackId::VIDEO, dts: Timestamp::from_millis(dts), stamps }
             });
             let server = server.map(|(micros, uncertainty)| ClockOffset { micros, uncertainty });
-            let timing = PublisherTiming { sent: WallClock::from_micros(sent), server, epoch: Epoch(epoch), units: units.collect() };
+            let timing = PublisherTiming { sent: WallClock::from_micros(sent), server, epoch: Epoch(epoch), units: units.collect(), lan_viewers };
             let properties = timing.to_properties();
             prop_assert!(properties.iter().map(|(_, text)| text.len()).sum::<usize>() < 4096);
             prop_assert_eq!(read(&properties), Some(timing));
         }
 
         #[test]
-        fn malformed_properties_do_not_panic(texts in prop::collection::vec("[-0-9, a-z]{0,40}", 6)) {
-            let keys = ["clock", "epoch", "offset", "uncertainty", "track", "units"];
+        fn malformed_properties_do_not_panic(texts in prop::collection::vec("[-0-9, a-z]{0,40}", 7)) {
+            let keys = ["clock", "epoch", "offset", "uncertainty", "track", "units", "lanViewers"];
             let _ = read(&keys.into_iter().zip(texts).collect::<Vec<_>>());
             let units = [("clock", "9".to_owned()), ("epoch", Epoch(1).to_string()), ("track", "v0".into()), ("units", "1,2 x 3,,9223372036854775807,-9223372036854775808 4".into())];
             prop_assert_eq!(read(&units).map(|timing| timing.units.len()), Some(3));

@@ -10,22 +10,20 @@ use std::fmt;
 pub struct Url {
     /// Host name or address, IPv6 without brackets.
     pub host: String,
-    /// TCP port; by default 1935, or 443 for RTMPS.
+    /// TCP port; by default 1935.
     pub port: u16,
     /// The application, possibly with slashes.
     pub app: String,
     /// Play name or stream key, with its query if it has one.
     pub name: String,
-    /// Whether the scheme is `rtmps`.
-    pub tls: bool,
 }
 
 /// Why a URL cannot be used. Never shows the URL, which contains a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The scheme is neither `rtmp` nor `rtmps`.
-    #[error("the URL must start with rtmp:// or rtmps://")]
+    /// The scheme is not `rtmp`.
+    #[error("the URL must start with rtmp://")]
     Scheme,
     /// The host is missing or malformed.
     #[error("the URL has no valid host")]
@@ -36,8 +34,10 @@ pub enum Error {
     /// The path has fewer than two segments.
     #[error("the URL must be rtmp://HOST/APP/NAME: the stream's name or key is missing")]
     Name,
-    /// The scheme is `rtmps`, which is not supported yet.
-    #[error("rtmps is not supported yet; use rtmp://")]
+    /// The scheme is `rtmps`, which is not implemented.
+    #[error(
+        "rtmps:// (RTMP over TLS) is not supported; use rtmp://, which is not encrypted, within a network or VPN that you trust"
+    )]
     Tls,
     /// The URL is longer than [`MAX_URL`].
     #[error("the URL is longer than {MAX_URL} bytes")]
@@ -53,11 +53,11 @@ pub fn parse(text: &str) -> Result<Url, Error> {
         return Err(Error::Length);
     }
     let (scheme, rest) = text.trim().split_once("://").ok_or(Error::Scheme)?;
-    let tls = match scheme.to_ascii_lowercase().as_str() {
-        "rtmp" => false,
-        "rtmps" => true,
+    match scheme.to_ascii_lowercase().as_str() {
+        "rtmp" => {}
+        "rtmps" => return Err(Error::Tls),
         _ => return Err(Error::Scheme),
-    };
+    }
     let (authority, path) = rest.split_once('/').ok_or(Error::Name)?;
     let (host, port) = match authority.strip_prefix('[') {
         Some(v6) => {
@@ -74,7 +74,6 @@ pub fn parse(text: &str) -> Result<Url, Error> {
         return Err(Error::Host);
     }
     let port = match port {
-        None if tls => 443,
         None => 1935,
         Some(text) => text.parse::<u16>().ok().filter(|p| *p != 0).ok_or(Error::Port)?,
     };
@@ -86,14 +85,13 @@ pub fn parse(text: &str) -> Result<Url, Error> {
         return Err(Error::Name);
     }
     let name = query.map_or_else(|| name.to_owned(), |q| format!("{name}?{q}"));
-    Ok(Url { host: host.to_owned(), port, app: app.to_owned(), name, tls })
+    Ok(Url { host: host.to_owned(), port, app: app.to_owned(), name })
 }
 
 impl Url {
     /// The `tcUrl` of `connect`: the URL up to the app.
     pub fn tc_url(&self) -> String {
-        let scheme = if self.tls { "rtmps" } else { "rtmp" };
-        format!("{scheme}://{}/{}", self.authority(), self.app)
+        format!("rtmp://{}/{}", self.authority(), self.app)
     }
 
     /// The URL with its name. For players only, whose name is public: it would show a publisher's key.
@@ -103,7 +101,7 @@ impl Url {
 
     fn authority(&self) -> String {
         let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
-        if self.port == if self.tls { 443 } else { 1935 } { host } else { format!("{host}:{}", self.port) }
+        if self.port == 1935 { host } else { format!("{host}:{}", self.port) }
     }
 }
 
@@ -166,16 +164,16 @@ mod tests {
 
     #[test]
     fn urls_are_parsed() {
-        let url = |host: &str, port, app: &str, name: &str, tls| {
-            Ok(Url { host: host.into(), port, app: app.into(), name: name.into(), tls })
+        let url = |host: &str, port, app: &str, name: &str| {
+            Ok(Url { host: host.into(), port, app: app.into(), name: name.into() })
         };
         for (text, expected) in [
-            ("rtmp://h/live/key", url("h", 1935, "live", "key", false)),
-            ("RTMP://h:1/live/key?a=b/c", url("h", 1, "live", "key?a=b/c", false)),
-            ("rtmp://h//a/b/c/key", url("h", 1935, "a/b/c", "key", false)),
-            ("rtmps://h/app//key", url("h", 443, "app", "key", true)),
-            ("rtmp://[::1]:7/a/k", url("::1", 7, "a", "k", false)),
-            ("rtmp://[::1]/a/k", url("::1", 1935, "a", "k", false)),
+            ("rtmp://h/live/key", url("h", 1935, "live", "key")),
+            ("RTMP://h:1/live/key?a=b/c", url("h", 1, "live", "key?a=b/c")),
+            ("rtmp://h//a/b/c/key", url("h", 1935, "a/b/c", "key")),
+            ("rtmps://h/app//key", Err(Error::Tls)),
+            ("rtmp://[::1]:7/a/k", url("::1", 7, "a", "k")),
+            ("rtmp://[::1]/a/k", url("::1", 1935, "a", "k")),
             ("http://h/a/k", Err(Error::Scheme)),
             ("h/a/k", Err(Error::Scheme)),
             ("rtmp://h", Err(Error::Name)),

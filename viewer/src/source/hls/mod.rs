@@ -39,9 +39,9 @@ pub(super) static LOW_LATENCY: Transport = Transport {
     // Unless the user chose it, a playlist's other path (`SEGMENTS`) plays parts if there are any.
     from_url: |request| from_url(request, LowLatency::Require).filter(|_| request.is_chosen),
     from_server: |offer| {
-        let url =
-            offer.info.urls.hls.as_ref().filter(|_| offer.info.hls.as_ref().is_some_and(|hls| hls.low_latency))?;
-        Some(Arc::new(HlsSource::new(url, LowLatency::Require)))
+        let url = offer.api.playlist_url(&offer.info.urls);
+        let url = url.filter(|_| offer.info.hls.as_ref().is_some_and(|hls| hls.low_latency))?;
+        Some(Arc::new(HlsSource::new(&url, LowLatency::Require)))
     },
 };
 
@@ -56,7 +56,10 @@ pub(super) static SEGMENTS: Transport = Transport {
     states_predecessor: false,
     cost: Cost::Server,
     from_url: |request| from_url(request, if request.is_chosen { LowLatency::Off } else { LowLatency::Prefer }),
-    from_server: |offer| Some(Arc::new(HlsSource::new(offer.info.urls.hls.as_ref()?, LowLatency::Off))),
+    from_server: |offer| {
+        let url = offer.api.playlist_url(&offer.info.urls)?;
+        Some(Arc::new(HlsSource::new(&url, LowLatency::Off)))
+    },
 };
 
 /// A playlist, and the state kept between openings, so that the path resumes at its last position.

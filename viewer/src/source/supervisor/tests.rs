@@ -131,3 +131,57 @@ async fn a_path_whose_stream_is_unknown_is_tried_again_while_another_has_hope() 
     let events = events_of(vec![unknown.clone(), other], Duration::from_secs(120)).await;
     assert!(has_opened(&events) && !has_failed(&events), "{events:?}");
 }
+
+/// The path to a broadcaster that has no room for another viewer.
+#[derive(Debug, Default)]
+struct NoRoom(Mutex<Vec<Instant>>);
+
+impl PathSource for NoRoom {
+    fn address(&self) -> String {
+        "broadcaster".to_owned()
+    }
+
+    fn open<'a>(&'a self, _: OpenContext, _: &'a EventSender) -> Opening<'a> {
+        self.0.lock().push(Instant::now());
+        let source = net::relay::Error::Refused {
+            code: net::relay::RefusalCode::Busy,
+            reason: "This broadcaster is at its limit of LAN viewers.".to_owned(),
+        };
+        Box::pin(async { Err(Error::Relay { address: self.address(), source }) })
+    }
+}
+
+/// Collects a log.
+#[derive(Clone, Debug, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_viewer_that_is_refused_for_room_retries_with_backoff_and_logs_it_once() {
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt().with_writer(move || writer.clone()).with_ansi(false).finish();
+    let _guard = tracing::subscriber::set_default(subscriber);
+    let source = Arc::new(NoRoom::default());
+    let description = PathDescription { transport: &super::super::peer::TRANSPORT, source: source.clone() };
+    let resolved = ResolvedPaths { paths: vec![description], api: None };
+    let (events, _inbox) = mpsc::channel(1024);
+    let supervisor =
+        Supervisor::new(resolved, http::client().unwrap(), PathOptions::default(), Position::default(), events);
+    let _ = tokio::time::timeout(Duration::from_secs(300), supervisor.run()).await;
+    let pauses: Vec<Duration> = source.0.lock().windows(2).map(|pair| pair[1] - pair[0]).collect();
+    assert!((8..=40).contains(&pauses.len()), "{pauses:?}");
+    assert!(pauses[0] < pauses[pauses.len() - 1], "{pauses:?}");
+    let log = String::from_utf8(log.0.lock().clone()).unwrap();
+    assert_eq!(log.matches("at its limit of LAN viewers").count(), 1, "{log}");
+}

@@ -30,12 +30,12 @@ pub(super) struct ServerInfo {
 pub(super) async fn ask(client: &Client, server: &Server, role: Role) -> ServerInfo {
     let started = Instant::now();
     let all = async {
-        let url = server.origin.join("/api/v1/streams").ok()?;
+        let url = server.origin.join("api/v1/streams").ok()?;
         let answer = http::get(client, url).await;
         Some((answer, started.elapsed()))
     };
     let playback = async {
-        let url = server.origin.join(&format!("/api/v1/streams/{}/watch", server.name.as_ref()?)).ok()?;
+        let url = server.origin.join(&format!("api/v1/streams/{}/watch", server.name.as_ref()?)).ok()?;
         http::get(client, url).await.ok()
     };
     let (Some((all, took)), playback) = tokio::join!(all, playback) else { return ServerInfo::default() };

@@ -92,9 +92,6 @@ fn rtmp_server(url: &str, role: Role) -> Result<Server, Error> {
         }
         parsed => parsed?,
     };
-    if parsed.tls {
-        return Err(rtmp::url::Error::Tls.into());
-    }
     let host = if parsed.host.contains(':') { format!("[{}]", parsed.host) } else { parsed.host.clone() };
     let origin = Url::parse(&format!("http://{host}:{HTTP_PORT}/")).map_err(|_| Error::Malformed)?;
     let name = parsed.name.split('?').next().unwrap_or_default().to_owned();
@@ -113,21 +110,22 @@ fn http_server(url: &str, role: Role) -> Result<Server, Error> {
     let parsed = Url::parse(url).map_err(|_| Error::Malformed)?;
     let host = parsed.host_str().ok_or(Error::Malformed)?.trim_matches(['[', ']']).to_owned();
     let mut origin = parsed.clone();
-    origin.set_path("/");
     origin.set_query(None);
     origin.set_fragment(None);
     let path = parsed.path().trim_matches('/').to_owned();
     let lower = path.to_ascii_lowercase();
     let is_playlist = lower.ends_with(".m3u8") || lower.ends_with(".m3u");
-    let name = match path.split('/').collect::<Vec<_>>()[..] {
-        [""] if role == Role::Publisher => None,
+    // A proxy may serve all paths below one of its own.
+    let (prefix, name) = match path.split('/').collect::<Vec<_>>()[..] {
+        [""] if role == Role::Publisher => (String::new(), None),
         [""] => return Err(Error::Name),
         // A Nearcast playlist is below its stream's page.
-        [name, _] if is_playlist => Some(name.to_owned()),
-        _ if is_playlist => None,
-        [name] => Some(name.to_owned()),
-        _ => return Err(Error::Name),
+        [name, _] if is_playlist => (String::new(), Some(name.to_owned())),
+        _ if is_playlist => (String::new(), None),
+        [ref prefix @ .., name] => (prefix.join("/"), Some(name.to_owned())),
+        [] => return Err(Error::Malformed),
     };
+    origin.set_path(&if prefix.is_empty() { "/".to_owned() } else { format!("/{prefix}/") });
     Ok(Server { host, origin, is_guess: false, name, rtmp: None, hls: is_playlist.then_some(parsed) })
 }
 

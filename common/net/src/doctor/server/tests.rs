@@ -26,7 +26,8 @@ fn urls_are_parsed_by_role() {
         ("https://u:p@h/x?token=t#f", Role::Subscriber, r#"https://h Some("x") None None false"#),
         ("http://h:8080/", Role::Subscriber, "Name"),
         ("http://h:8080/", Role::Publisher, "http://h:8080 None None None false"),
-        ("http://h/a/b", Role::Publisher, "Name"),
+        // Below a path of a proxy.
+        ("http://h/a/b", Role::Publisher, r#"http://h Some("b") None None false"#),
         ("http://h/x/index.m3u8", Role::Subscriber, r#"http://h Some("x") None Some("http://h/x/index.m3u8") false"#),
         ("http://h/a/b/c.m3u8", Role::Subscriber, r#"http://h None None Some("http://h/a/b/c.m3u8") false"#),
         ("rtmp://h/live/x", Role::Subscriber, r#"http://h:8080 Some("x") Some("h:1935") None true"#),

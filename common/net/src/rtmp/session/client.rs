@@ -19,7 +19,7 @@ use crate::rtmp::message::{
     CLOCK_COMMAND, EPOCH_KEY, GAP_COMMAND, HAVE_KEY, PEER_COMMAND, SERVER_KEY, STREAM_KEY, TICKETS_KEY, TIMING_COMMAND,
 };
 use crate::rtmp::publisher_timing::{self, PublisherTiming};
-use crate::rtmp::{Error, Gap, Limits, Message, PeerAdvertisement, Resume, TicketIssuer, Url};
+use crate::rtmp::{Error, Gap, INVALID_APP, Limits, Message, PeerAdvertisement, Resume, TicketIssuer, Url};
 
 /// Whether a client publishes or plays.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -364,7 +364,8 @@ impl ClientSession {
             | "NetStream.Play.StreamNotFound"
             | "NetStream.Play.Failed"
             | "NetStream.Publish.Denied"
-            | "NetConnection.Connect.Rejected" => return Err(self.refused(info)),
+            | "NetConnection.Connect.Rejected"
+            | INVALID_APP => return Err(self.refused(info)),
             _ => {}
         }
         Ok(())

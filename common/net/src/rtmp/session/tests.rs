@@ -146,7 +146,7 @@ fn publish_and_resume() {
     assert_eq!(server.event(), Some(ServerEvent::Message(Message::Gap(gap))));
 
     let (sent, read) = (WallClock::from_micros(1_000), WallClock::from_micros(2_000));
-    let told = PublisherTiming { sent, server: None, epoch: Epoch(9), units: Vec::new() };
+    let told = PublisherTiming { sent, server: None, epoch: Epoch(9), units: Vec::new(), lan_viewers: 0 };
     client.send_timing(&told);
     settle(&mut client, &mut server).unwrap();
     assert_eq!(server.event(), Some(ServerEvent::Message(Message::Timing(told))));

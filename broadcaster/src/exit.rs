@@ -1,0 +1,25 @@
+//! The exit code of each error that ends the program; [`config::EXIT_CODES`](crate::config::EXIT_CODES) lists them for people.
+
+use command::Exit;
+
+use crate::capture::plan::NoInput;
+use crate::{app, peer, publish};
+
+/// The exit code of an error that ended the program.
+pub fn exit_of(error: &anyhow::Error) -> Exit {
+    if error.is::<NoInput>() {
+        return Exit::NoInput;
+    }
+    if error.is::<peer::Error>() {
+        return Exit::System;
+    }
+    match error.downcast_ref() {
+        Some(publish::Error::Refused(refusal)) if refusal.is_about_the_app() => Exit::Unavailable,
+        Some(publish::Error::Refused(_) | publish::Error::TakenOver) => Exit::NotPermitted,
+        Some(publish::Error::Undelivered(_)) => Exit::Unavailable,
+        Some(publish::Error::UnitLog(_)) => Exit::CannotCreate,
+        None if error.is::<app::Error>() => Exit::Unavailable,
+        None if error.is::<std::io::Error>() => Exit::CannotCreate,
+        None => Exit::Failure,
+    }
+}
