@@ -47,7 +47,8 @@ impl ApiClient {
         let below = playlist.strip_prefix(&told.page).filter(|below| !told.page.is_empty() && below.starts_with('/'));
         let Some(below) = below else { return Some(playlist.clone()) };
         let mut page = self.page.clone();
-        (page.set_query(None), page.set_fragment(None));
+        page.set_query(None);
+        page.set_fragment(None);
         Some(format!("{page}{below}"))
     }
 
