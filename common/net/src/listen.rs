@@ -204,4 +204,21 @@ mod tests {
         UdpSocket::bind("127.0.0.1:0").unwrap().send_to(b"x", ("127.0.0.1", port)).unwrap();
         assert_eq!(udp.recv_from(&mut [0]).unwrap().0, 1);
     }
+
+    /// The backlog that the kernel reports for a listening socket, as `ss` prints it.
+    fn backlog(port: u16) -> i32 {
+        let output =
+            std::process::Command::new("ss").args(["-Hltn", "sport", "=", &format!(":{port}")]).output().unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        text.split_whitespace().nth(2).unwrap_or_else(|| panic!("{port} is not in {text:?}")).parse().unwrap()
+    }
+
+    #[test]
+    fn a_burst_of_clients_fits_into_the_backlog() {
+        let system = std::fs::read_to_string("/proc/sys/net/core/somaxconn").unwrap().trim().parse().unwrap();
+        for address in ["127.0.0.1:0", "0"] {
+            let listener = address.parse::<ListenAddress>().unwrap().bind_tcp().unwrap();
+            assert_eq!(backlog(listener.local_addr().unwrap().port()), BACKLOG.min(system), "{address}");
+        }
+    }
 }
