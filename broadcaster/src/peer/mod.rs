@@ -427,7 +427,7 @@ impl SubscriptionObserver for ViewerSource {
     }
 }
 
-/// The offset of the CDN's clock that is worth a word: NTP stays far below it.
+/// The offset of the CDN's clock above which a warning is logged. NTP keeps clocks far below it.
 const NOTICEABLE_OFFSET: Duration = Duration::from_secs(2);
 /// Bounds the time from the first packet to the request.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(8);

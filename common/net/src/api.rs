@@ -355,7 +355,7 @@ pub struct ApiError {
     pub error: String,
 }
 
-/// Key frames that are further apart are worth a word: HLS segments are longer than their target, and viewers join late.
+/// Above this interval of key frames there is advice: HLS segments are longer than their target, and viewers join late.
 const MAX_KEYFRAME_INTERVAL: Duration = Duration::from_secs(4);
 
 #[cfg(test)]
