@@ -20,13 +20,14 @@ pub(super) struct LatencyReporter {
 }
 
 impl LatencyReporter {
-    /// Queues a report of the units sent since the last one and of the number of LAN viewers, if one is due. It leaves with the next write.
-    pub(super) fn report(&mut self, broadcast: &Broadcast, publisher: &mut Publisher, lan_viewers: u64) {
+    /// Queues a report of the units sent since the last one and of the number of LAN viewers, if one is due. It leaves with the next write. Returns
+    /// whether one was due.
+    pub(super) fn report(&mut self, broadcast: &Broadcast, publisher: &mut Publisher, lan_viewers: u64) -> bool {
         // The first exchanges, on an idle connection, bound the clock offset best.
         let wait = if self.count < FAST_REPORTS { FAST_INTERVAL } else { INTERVAL };
         let now = Instant::now();
         if self.last.is_some_and(|last| now < last + wait) {
-            return;
+            return false;
         }
         (self.last, self.count) = (Some(now), self.count + 1);
         let mut units: Vec<_> = broadcast.timing_log().last(MAX_TIMED_UNITS, None).collect();
@@ -41,6 +42,7 @@ impl LatencyReporter {
             units,
             u32::try_from(lan_viewers).unwrap_or(u32::MAX),
         );
+        true
     }
 }
 

@@ -190,8 +190,9 @@ impl RtmpPublisher {
                 self.stats.units_dropped.add(read.skipped);
                 tracing::warn!(units = read.skipped, "publishing is too slow: skipped units up to the newest IDR");
             }
-            latency_reporter.report(&self.broadcast, publisher, self.stats.lan_viewers.value());
-            if let Some((peer, offset)) = self.peer.as_ref().zip(publisher.server_clock()) {
+            let is_reported = latency_reporter.report(&self.broadcast, publisher, self.stats.lan_viewers.value());
+            // The exchange of the report before has ended; there is none in between.
+            if is_reported && let Some((peer, offset)) = self.peer.as_ref().zip(publisher.server_clock()) {
                 peer.set_cdn_clock(offset);
             }
             if read.entries.is_empty() {
