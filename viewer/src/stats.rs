@@ -103,6 +103,8 @@ pub struct StatsLine {
     pub fps: f64,
     /// Pictures presented so far.
     pub pictures: u64,
+    /// Audio units decoded so far.
+    pub audio_frames: u64,
     /// Components of the latency.
     pub latency_ms: Breakdown,
     /// Media time that waits to be decoded.
@@ -113,6 +115,8 @@ pub struct StatsLine {
     pub jitter_ms: u64,
     /// Playback speed: media seconds per second.
     pub speed: f64,
+    /// Units that never arrived so far.
+    pub lost: u64,
     /// Pictures not presented so far: decoded too late, or skipped to get back to the live edge.
     pub frames_dropped: u64,
     /// Path switches so far.
@@ -268,11 +272,13 @@ impl Stats {
             source: self.source.clone(),
             fps: (self.recent.fps * 10.0).round() / 10.0,
             pictures: self.pictures,
+            audio_frames: self.audio_frames,
             latency_ms: self.breakdown(),
             buffer_ms: millis(playback.buffered),
             target_ms: millis(playback.target),
             jitter_ms: millis(playback.jitter),
             speed: (playback.speed * 1000.0).round() / 1000.0,
+            lost: self.merge.lost,
             frames_dropped: self.late + playback.skipped,
             switches: self.switches.count(),
         }

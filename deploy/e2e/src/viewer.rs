@@ -1,6 +1,8 @@
 //! The viewer under test, headless or in a window.
 
 use std::collections::HashSet;
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
@@ -76,11 +78,22 @@ impl Viewer {
 
     /// The number of presented frames, by the last statistics line (one per second).
     pub fn pictures(&self) -> Result<usize> {
-        let out = self.process.out();
+        let pictures = self.stats()?.and_then(|stats| stats["pictures"].as_u64());
+        Ok(pictures.and_then(|count| count.try_into().ok()).unwrap_or(0))
+    }
+
+    /// The last statistics line (one per second), or the summary; `None` before the first.
+    pub fn stats(&self) -> Result<Option<Value>> {
+        let mut file = File::open(self.process.out_path())?;
+        let length = file.metadata()?.len();
+        file.seek(SeekFrom::Start(length.saturating_sub(LAST_LINES)))?;
+        let mut out = Vec::new();
+        file.read_to_end(&mut out)?;
+        let out = String::from_utf8_lossy(&out);
+        // The first of several lines may have lost its beginning.
         let complete = &out[..out.rfind('\n').unwrap_or(0)];
-        let Some(line) = complete.lines().rev().find(|line| line.contains(r#""pictures""#)) else { return Ok(0) };
-        let said: Value = serde_json::from_str(line)?;
-        Ok(said["pictures"].as_u64().and_then(|count| count.try_into().ok()).unwrap_or(0))
+        let line = complete.lines().rev().find(|line| line.starts_with('{') && line.contains(r#""pictures""#));
+        Ok(line.map(serde_json::from_str).transpose()?)
     }
 
     /// Waits until the viewer reports the end of the stream: by then it has received everything.
@@ -124,3 +137,6 @@ impl ViewerSummary {
         Ok(())
     }
 }
+
+/// Bytes at the end of the output that hold at least one whole statistics line.
+const LAST_LINES: u64 = 16 << 10;

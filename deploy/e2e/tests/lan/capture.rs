@@ -8,8 +8,8 @@ use anyhow::{Result, ensure};
 use lab::Host;
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::testbed::{BROADCASTER, LanTestbed, VIEWERS};
 use crate::wait_source;
+use e2e::lan_testbed::{BROADCASTER, LanTestbed, VIEWERS};
 
 /// A viewer asks which broadcasts there are. It never says which it knows: neither in a question nor among known answers (RFC 6762 §7.1), at the
 /// start, while it watches, and when its path fails.

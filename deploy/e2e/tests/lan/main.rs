@@ -7,7 +7,6 @@
 mod capture;
 mod outage;
 mod shared_uplink;
-mod testbed;
 mod unauthorized;
 
 use std::collections::BTreeMap;
@@ -20,7 +19,7 @@ use media::WallClock;
 use rustix::process::Signal;
 use serde_json::Value;
 
-use testbed::{LAN, LanTestbed};
+use e2e::lan_testbed::{LAN, LanTestbed};
 
 /// Failures of the direct link. The push continues over the broadcaster's other link to the CDN.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,7 +68,7 @@ fn hundreds_of_path_switches_lose_no_unit() -> Result<()> {
     for n in 0..events {
         let cause = FAILURES[n % FAILURES.len()];
         wait_idle(&mut viewers[0].1)?;
-        testbed.fail(cause, &mut viewers)?;
+        fail(&mut testbed, cause, &mut viewers)?;
         for (at, (_, viewer)) in viewers.iter_mut().enumerate() {
             wait_source(viewer, "LAN peer").with_context(|| format!("after {cause:?}, event {n}"))?;
             let count = switches(viewer).len();
@@ -257,44 +256,42 @@ fn a_pairing_code_admits_viewers_without_a_server() -> Result<()> {
     Ok(())
 }
 
-impl LanTestbed {
-    /// Causes a failure, waits until the viewers have switched if they must, and repairs it.
-    fn fail(&mut self, cause: FailureKind, viewers: &mut [(&str, Viewer); 2]) -> Result<()> {
-        match cause {
-            FailureKind::Cut => self.direct.cut()?,
-            FailureKind::BlackHole | FailureKind::LongBlackHole => self.direct.blackhole()?,
-            FailureKind::KilledCdn => self.kill_cdn()?,
-            FailureKind::Loss => self.direct.set_both(Shape { loss: 0.3, ..LAN })?,
-            FailureKind::DelayStep => {
-                self.direct.set_both(Shape { delay: LAN.delay + Duration::from_millis(150), ..LAN })?
-            }
+/// Causes a failure, waits until the viewers have switched if they must, and repairs it.
+fn fail(testbed: &mut LanTestbed, cause: FailureKind, viewers: &mut [(&str, Viewer); 2]) -> Result<()> {
+    match cause {
+        FailureKind::Cut => testbed.direct.cut()?,
+        FailureKind::BlackHole | FailureKind::LongBlackHole => testbed.direct.blackhole()?,
+        FailureKind::KilledCdn => testbed.kill_cdn()?,
+        FailureKind::Loss => testbed.direct.set_both(Shape { loss: 0.3, ..LAN })?,
+        FailureKind::DelayStep => {
+            testbed.direct.set_both(Shape { delay: LAN.delay + Duration::from_millis(150), ..LAN })?
         }
-        match cause {
-            // They may stay, if enough comes through.
-            FailureKind::Loss | FailureKind::DelayStep => std::thread::sleep(Duration::from_millis(1200)),
-            FailureKind::KilledCdn => std::thread::sleep(Duration::from_millis(500)),
-            _ => {
-                for (mode, viewer) in viewers.iter_mut() {
-                    // After the CDN restarts, hot standby may connect RTMP before the relay: then both are active, and either may be first.
-                    let by: &[&str] = if *mode == "hot" { &["relay", "RTMP"] } else { &["relay"] };
-                    wait_any_source(viewer, by).with_context(|| format!("{mode} after {cause:?}"))?;
-                }
-            }
-        }
-        match cause {
-            FailureKind::LongBlackHole => std::thread::sleep(Duration::from_millis(2500)),
-            FailureKind::KilledCdn => {
-                self.start_cdn()?;
-                return until(TIMEOUT, "the publisher to be back", || {
-                    let said = self.ask(0, "/api/v1/streams/live");
-                    Ok(said.is_ok_and(|said| said["state"] == "live").then_some(()))
-                });
-            }
-            _ => {}
-        }
-        self.direct.heal()?;
-        self.direct.set_both(LAN)
     }
+    match cause {
+        // They may stay, if enough comes through.
+        FailureKind::Loss | FailureKind::DelayStep => std::thread::sleep(Duration::from_millis(1200)),
+        FailureKind::KilledCdn => std::thread::sleep(Duration::from_millis(500)),
+        _ => {
+            for (mode, viewer) in viewers.iter_mut() {
+                // After the CDN restarts, hot standby may connect RTMP before the relay: then both are active, and either may be first.
+                let by: &[&str] = if *mode == "hot" { &["relay", "RTMP"] } else { &["relay"] };
+                wait_any_source(viewer, by).with_context(|| format!("{mode} after {cause:?}"))?;
+            }
+        }
+    }
+    match cause {
+        FailureKind::LongBlackHole => std::thread::sleep(Duration::from_millis(2500)),
+        FailureKind::KilledCdn => {
+            testbed.start_cdn()?;
+            return until(TIMEOUT, "the publisher to be back", || {
+                let said = testbed.ask(0, "/api/v1/streams/live");
+                Ok(said.is_ok_and(|said| said["state"] == "live").then_some(()))
+            });
+        }
+        _ => {}
+    }
+    testbed.direct.heal()?;
+    testbed.direct.set_both(LAN)
 }
 
 /// The path switches that a viewer has logged.

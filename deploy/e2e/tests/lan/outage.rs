@@ -11,7 +11,7 @@ use lab::Direction;
 use lab::link::shape::Shape;
 
 use crate::shared_uplink::stats;
-use crate::testbed::{LAN, LanTestbed};
+use e2e::lan_testbed::{LAN, LanTestbed};
 
 #[test]
 fn an_outage_longer_than_the_resend_window_costs_a_viewer_of_both_paths_nothing() -> Result<()> {

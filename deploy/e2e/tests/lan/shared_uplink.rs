@@ -9,8 +9,8 @@ use lab::Direction;
 use lab::link::shape::Shape;
 use serde_json::Value;
 
-use crate::testbed::{LAN, LanTestbed};
 use crate::{TIMEOUT, wait_source};
+use e2e::lan_testbed::{LAN, LanTestbed};
 
 #[test]
 fn a_slow_viewer_delays_neither_other_viewers_nor_the_push() -> Result<()> {

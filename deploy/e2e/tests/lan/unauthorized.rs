@@ -13,8 +13,8 @@ use net::relay::{self, Event, Proof, RefusalCode, Side, Start};
 use net::trust::{Identity, Pin, tls};
 use serde_json::Value;
 
-use crate::testbed::{BROADCASTER, LanTestbed, PEER_PORT};
 use crate::{TIMEOUT, wait_source};
+use e2e::lan_testbed::{BROADCASTER, LanTestbed, PEER_PORT};
 
 /// The credentials that the CDN gives a viewer for the broadcaster.
 struct PeerCredentials {

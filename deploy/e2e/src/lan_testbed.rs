@@ -13,45 +13,59 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ::lab::link::Link;
+use ::lab::link::shape::Shape;
+use ::lab::network::{Network, Switch};
+use ::lab::{Host, Lateness};
 use anyhow::{Context, Result, ensure};
-use e2e::{Broadcaster, Cdn, Process, TIMEOUT, TestEnv, Unit, Viewer, program};
-use lab::link::Link;
-use lab::link::shape::Shape;
-use lab::network::{Network, Switch};
-use lab::{Host, Lateness};
 use serde_json::Value;
 
-/// Dropped in the order of the fields: programs before the network that they run in.
-pub(crate) struct LanTestbed {
+use crate::broadcaster::Broadcaster;
+use crate::cdn::Cdn;
+use crate::http;
+use crate::programs::program;
+use crate::test_env::TestEnv;
+use crate::unit_log::Unit;
+use crate::viewer::Viewer;
+use ::lab::{Process, TIMEOUT};
+
+/// The network with its CDN. Dropped in the order of the fields: programs before the network that they run in.
+pub struct LanTestbed {
     cdn_process: Option<Process>,
-    pub(crate) env: TestEnv,
+    /// Where the programs of this network keep their data and logs.
+    pub env: TestEnv,
     key: String,
-    pub(crate) broadcaster: Host,
-    pub(crate) viewers: [Host; 2],
-    cdn: Host,
+    /// The broadcaster's host.
+    pub broadcaster: Host,
+    /// The hosts of the viewers.
+    pub viewers: [Arc<Host>; 2],
+    /// The host of the CDN.
+    pub cdn: Arc<Host>,
     /// The link between the broadcaster and the switch.
-    pub(crate) direct: Arc<Link>,
+    pub direct: Arc<Link>,
     /// The link between the second viewer and the switch.
-    pub(crate) second: Arc<Link>,
+    pub second: Arc<Link>,
     /// The broadcaster's other way out, which the push takes.
-    pub(crate) uplink: Arc<Link>,
+    pub uplink: Arc<Link>,
     /// The link between the router and the switch: it carries only the viewers' traffic with the CDN.
     cdn_downlink: Arc<Link>,
-    _wan: Arc<Link>,
+    /// The link between the router and the CDN.
+    pub wan: Arc<Link>,
     _router: Host,
     _switch: Switch,
     network: Network,
 }
 
 impl LanTestbed {
-    pub(crate) fn build() -> Result<Self> {
+    /// Creates the network, and starts the CDN on it.
+    pub fn build() -> Result<Self> {
         let env = TestEnv::new()?;
         let mut network = Network::new(SEED)?;
         let switch = network.switch("lan")?;
         let router = network.host("router")?;
         let broadcaster = network.host("broadcaster")?;
-        let viewers = [network.host("viewer1")?, network.host("viewer2")?];
-        let cdn = network.host("cdn")?;
+        let viewers: [Arc<Host>; 2] = [network.host("viewer1")?.into(), network.host("viewer2")?.into()];
+        let cdn: Arc<Host> = network.host("cdn")?.into();
         let direct = network.link("direct", broadcaster.at(BROADCASTER), switch.port(), [LAN; 2])?;
         network.cable(viewers[0].at(VIEWERS[0]), switch.port())?;
         let second = network.link("second", viewers[1].at(VIEWERS[1]), switch.port(), [Shape::PERFECT; 2])?;
@@ -76,7 +90,7 @@ impl LanTestbed {
             second,
             uplink,
             cdn_downlink,
-            _wan: wan,
+            wan,
             _router: router,
             _switch: switch,
             network,
@@ -86,12 +100,12 @@ impl LanTestbed {
     }
 
     /// Routes all traffic of the broadcaster over its direct link.
-    pub(crate) fn one_way_out(&self) -> Result<()> {
+    pub fn one_way_out(&self) -> Result<()> {
         self.broadcaster.default_route(ROUTER)
     }
 
     /// Starts the CDN on fixed ports.
-    pub(crate) fn start_cdn(&mut self) -> Result<()> {
+    pub fn start_cdn(&mut self) -> Result<()> {
         let mut command = self.cdn.command(program("cdn")?);
         command.args([
             "--rtmp",
@@ -110,33 +124,48 @@ impl LanTestbed {
         Ok(())
     }
 
-    pub(crate) fn kill_cdn(&mut self) -> Result<()> {
+    /// The running CDN. Fails if there is none.
+    pub fn cdn_process(&self) -> Result<&Process> {
+        self.cdn_process.as_ref().context("no cdn runs")
+    }
+
+    /// Kills the CDN with SIGKILL. Fails if none runs.
+    pub fn kill_cdn(&mut self) -> Result<()> {
         self.cdn_process.take().context("there is no cdn to kill")?.kill();
         Ok(())
     }
 
-    pub(crate) fn stop_cdn(&mut self) {
+    /// Kills the CDN, if one runs.
+    pub fn stop_cdn(&mut self) {
         self.cdn_process = None;
     }
 
     /// Starts a broadcaster with a small test pattern, which serves LAN viewers at its LAN address only.
-    pub(crate) fn broadcast(&self, options: &[&str]) -> Result<Broadcaster> {
+    pub fn broadcast(&self, options: &[&str]) -> Result<Broadcaster> {
         self.broadcast_at("500k", options)
     }
 
     /// Starts one with another video bitrate.
-    pub(crate) fn broadcast_at(&self, bitrate: &str, options: &[&str]) -> Result<Broadcaster> {
+    pub fn broadcast_at(&self, bitrate: &str, options: &[&str]) -> Result<Broadcaster> {
+        self.broadcast_with(&[&["--bitrate", bitrate][..], &Broadcaster::SMALL, options].concat())
+    }
+
+    /// Starts one with a tiny test pattern, for runs in which many programs share the processor.
+    pub fn broadcast_tiny(&self) -> Result<Broadcaster> {
+        self.broadcast_with(
+            &"--source test --audio tone --size 320x180 --fps 15 --bitrate 200k".split(' ').collect::<Vec<_>>(),
+        )
+    }
+
+    fn broadcast_with(&self, options: &[&str]) -> Result<Broadcaster> {
         let command = self.broadcaster.command(program("broadcaster")?);
         let url = format!("rtmp://{CDN}/live/{}", self.key);
         let listen = format!("{BROADCASTER}:{PEER_PORT}");
-        let mut all = vec!["--bitrate", bitrate, "--lan-listen", &listen];
-        all.extend(Broadcaster::SMALL);
-        all.extend(options);
-        Broadcaster::start_command(&self.env, command, &url, &all)
+        Broadcaster::start_command(&self.env, command, &url, &[&["--lan-listen", &listen][..], options].concat())
     }
 
     /// Starts one on its own terminal, where it shows its pairing code. Returns it with its LAN address and the code.
-    pub(crate) fn broadcast_with_code(&self) -> Result<(Broadcaster, String, String)> {
+    pub fn broadcast_with_code(&self) -> Result<(Broadcaster, String, String)> {
         let mut command = self.broadcaster.command("script");
         // `script` provides a terminal and copies its content to standard output.
         let listen = format!("{BROADCASTER}:{PEER_PORT}");
@@ -154,60 +183,71 @@ impl LanTestbed {
     }
 
     /// Starts a viewer of the stream's page on one of the two hosts.
-    pub(crate) fn watch(&self, host: usize, options: &[&str]) -> Result<Viewer> {
+    pub fn watch(&self, host: usize, options: &[&str]) -> Result<Viewer> {
         self.watch_url(host, &format!("http://{CDN}:8080/live"), options)
     }
 
-    pub(crate) fn watch_url(&self, host: usize, url: &str, options: &[&str]) -> Result<Viewer> {
-        let mut command = self.viewers[host].command(program("viewer")?);
+    /// Starts a viewer of `url` on one of the two hosts.
+    pub fn watch_url(&self, host: usize, url: &str, options: &[&str]) -> Result<Viewer> {
+        self.watch_from(&self.viewers[host], url, options)
+    }
+
+    /// Starts a viewer of `url` on any host.
+    pub fn watch_from(&self, host: &Host, url: &str, options: &[&str]) -> Result<Viewer> {
+        let mut command = host.command(program("viewer")?);
         command.env("RUST_LOG", "info,viewer::source=debug");
         Viewer::start_command(&self.env, command, url, &[&["--log", "json"], options].concat())
     }
 
     /// Starts a viewer that discovers the broadcaster with the pairing code `code`.
-    pub(crate) fn watch_lan(&self, host: usize, code: &str) -> Result<Viewer> {
+    pub fn watch_lan(&self, host: usize, code: &str) -> Result<Viewer> {
         let command = self.viewers[host].command(program("viewer")?);
         Viewer::start_command(&self.env, command, "--lan", &["--log", "json", "--pairing-code", code])
     }
 
     /// Requests `path` from the CDN on one of the viewers' hosts, and parses the JSON. Fails unless the status is 200.
-    pub(crate) fn ask(&self, host: usize, path: &str) -> Result<Value> {
-        let response = self.viewers[host].run(|| e2e::get((CDN, 8080).into(), path))??;
+    pub fn ask(&self, host: usize, path: &str) -> Result<Value> {
+        let response = self.viewers[host].run(|| http::get((CDN, 8080).into(), path))??;
         ensure!(response.status == 200, "{}: {}", response.status, response.text());
         Ok(serde_json::from_slice(&response.body)?)
     }
 
     /// Bytes sent from the CDN to the viewers so far.
-    pub(crate) fn cdn_link_bytes(&self) -> u64 {
+    pub fn cdn_link_bytes(&self) -> u64 {
         self.cdn_downlink.stats().a_to_b.sent_bytes
     }
 
     /// The traffic from the CDN, relative to one copy of the stream.
-    pub(crate) fn share_of_cdn_link(&self, left: &[Unit]) -> Result<f64> {
+    pub fn share_of_cdn_link(&self, left: &[Unit]) -> Result<f64> {
         ensure!(!left.is_empty(), "nothing left");
         Ok(self.cdn_link_bytes() as f64 / self.payload_bytes(left.len()) as f64)
     }
 
     /// The approximate size of this many units: 500 kbit/s of video and 128 kbit/s of audio, with 30 and 47 units per second.
-    pub(crate) fn payload_bytes(&self, units: usize) -> u64 {
+    pub fn payload_bytes(&self, units: usize) -> u64 {
         units as u64 * (500_000 + 128_000) / 8 / 77
     }
 
-    pub(crate) fn lateness(&self) -> Lateness {
+    /// How late the emulated links were so far.
+    pub fn lateness(&self) -> Lateness {
         self.network.lateness()
     }
 }
 
 /// Both directions of the broadcaster's direct link: 8 ms, as in the paper.
-pub(crate) const LAN: Shape = Shape { delay: Duration::from_millis(8), ..Shape::PERFECT };
+pub const LAN: Shape = Shape { delay: Duration::from_millis(8), ..Shape::PERFECT };
 /// Both directions of the link to the CDN: 30 ms, as in the paper.
-const WAN: Shape = Shape { delay: Duration::from_millis(30), rate: Some(20_000_000), ..Shape::PERFECT };
-pub(crate) const BROADCASTER: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 10);
-pub(crate) const VIEWERS: [Ipv4Addr; 2] = [Ipv4Addr::new(10, 77, 0, 21), Ipv4Addr::new(10, 77, 0, 22)];
+pub const WAN: Shape = Shape { delay: Duration::from_millis(30), rate: Some(20_000_000), ..Shape::PERFECT };
+/// The broadcaster's address on the LAN.
+pub const BROADCASTER: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 10);
+/// The addresses of the viewers.
+pub const VIEWERS: [Ipv4Addr; 2] = [Ipv4Addr::new(10, 77, 0, 21), Ipv4Addr::new(10, 77, 0, 22)];
 const ROUTER: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
 const UPLINK: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 10);
 const ROUTER_UPLINK: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 1);
 const ROUTER_WAN: Ipv4Addr = Ipv4Addr::new(10, 88, 0, 1);
-const CDN: Ipv4Addr = Ipv4Addr::new(10, 88, 0, 2);
-pub(crate) const PEER_PORT: u16 = 4444;
+/// The CDN's address.
+pub const CDN: Ipv4Addr = Ipv4Addr::new(10, 88, 0, 2);
+/// The port at which the broadcaster serves LAN viewers.
+pub const PEER_PORT: u16 = 4444;
 const SEED: u64 = 20_201_105;
