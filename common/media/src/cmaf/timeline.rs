@@ -111,11 +111,13 @@ impl Timeline {
         }
     }
 
-    /// Adds silent frames to the segment in progress where the sound is away while pictures go on until `end`: a player stops where one of its
-    /// tracks ends. A reader of ours drops them ([`Fragmenter::mark_filler`]).
+    /// Adds silent frames to the segment in progress, which ends at `end`, where the sound is away while pictures go on: a player stops where one of
+    /// its tracks ends. A reader of ours drops them ([`Fragmenter::mark_filler`]).
     pub(super) fn fill_silence(&mut self, end: Timestamp) {
         let patience = if self.is_silent { SILENCE_MARGIN } else { SOUND_PATIENCE };
-        let end = end.as_millis() - self.sound_lag;
+        // After a pause of both, the first picture may arrive before the last sound that precedes the pause.
+        let pictures_end = self.end().map_or(end, |pictures_end| pictures_end.min(end));
+        let end = pictures_end.as_millis() - self.sound_lag;
         self.is_silent |= self.add_silence(end - SILENCE_MARGIN, patience - SILENCE_MARGIN);
     }
 
