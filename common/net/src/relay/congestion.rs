@@ -6,8 +6,9 @@
 //!
 //! - If the queueing delay of every packet exceeds [`TARGET_QUEUE_DELAY`] above the minimum RTT for two rounds, the window is set to the
 //!   delivery rate × (minimum RTT + target/2), so that the queue drains. The threshold is higher on a path with jitter.
-//! - A queue that persists after several reductions belongs to other traffic: its delay becomes part of the minimum RTT, and the window is
-//!   restored.
+//! - A delay that is not our queue, but that of other traffic or of another route, becomes part of the minimum RTT, and the window is kept. It
+//!   shows in three ways: while the window does not limit the sender, it does not grow; when the window is reduced a little, it does not
+//!   fall; or it persists after several reductions.
 //! - A loss rate above [`LOSS_THRESHOLD`] reduces the window by 30%, but not below delivery rate × (minimum RTT + target/2).
 //! - Otherwise, if the window limited the sender, it grows: doubling at first, slowly after a reduction, and faster from round to round. It
 //!   never shrinks because the application sends little.
@@ -37,8 +38,11 @@ pub(super) struct LowDelay {
     /// Smoothed difference of the longest and the shortest RTT of a round, in seconds: our own queue changes slowly, jitter changes from packet
     /// to packet.
     jitter: f64,
-    /// Consecutive rounds with too much queueing delay.
+    /// Consecutive rounds with too much queueing delay, and the shortest RTT of the first of them.
     queued_rounds: u32,
+    queued_rtt: Duration,
+    /// The shortest RTT before the window was reduced a little, to see whether the delay follows.
+    probed_rtt: Option<Duration>,
     /// Reductions of the window since the last round without a queue, and the window before the first of them.
     reductions: u32,
     before: u64,
@@ -95,6 +99,8 @@ impl LowDelay {
             loss: LossMeter { delivered: 0, lost: 0, since: now },
             jitter: 0.0,
             queued_rounds: 0,
+            queued_rtt: Duration::ZERO,
+            probed_rtt: None,
             reductions: 0,
             before: INITIAL_WINDOW,
             reduced_at: None,
@@ -146,7 +152,8 @@ impl LowDelay {
         if is_dead {
             self.window = self.window.min(RESTART_WINDOW_PACKETS * self.mtu);
             self.min_rtt_filter = MinRttFilter { before: None, now: None, since: now };
-            (self.growth, self.reductions, self.queued_rounds, self.window_before_drain) = (1.0, 0, 0, None);
+            (self.growth, self.reductions, self.queued_rounds) = (1.0, 0, 0);
+            (self.probed_rtt, self.window_before_drain) = (None, None);
         } else if bytes == 0 && self.reduced_at.is_none() {
             // An ECN mark (RFC 3168): a queue, although no packet was lost.
             self.shrink_to(self.window as f64 * ECN_BETA);
@@ -179,13 +186,16 @@ impl LowDelay {
             .max(1.5 * (MIN_WINDOW_PACKETS * self.mtu) as f64 / rate.max(1.0));
         let passes = rate * (min_rtt + TARGET_QUEUE_DELAY / 2).as_secs_f64();
         if (least - min_rtt).as_secs_f64() > tolerated {
+            if self.queued_rounds == 0 {
+                self.queued_rtt = least;
+            }
             self.queued_rounds += 1;
-            if self.queued_rounds >= QUEUE_ROUNDS {
-                self.on_queue(passes, least, now);
+            if self.queued_rounds >= QUEUE_ROUNDS || self.probed_rtt.is_some() {
+                self.on_queue(round, passes, min_rtt, now);
             }
             return;
         }
-        (self.queued_rounds, self.reductions) = (0, 0);
+        (self.queued_rounds, self.reductions, self.probed_rtt) = (0, 0, None);
         if is_lossy {
             self.shrink_to(passes.max(self.window as f64 * LOSS_BETA));
         } else if round.is_limited {
@@ -200,19 +210,34 @@ impl LowDelay {
         }
     }
 
-    fn on_queue(&mut self, passes: f64, least: Duration, now: Instant) {
-        if self.reductions == 0 {
+    /// The delay was too long for some rounds, of which `round` is the last.
+    fn on_queue(&mut self, round: &Round, passes: f64, min_rtt: Duration, now: Instant) {
+        let Some(least) = round.least else { return };
+        if self.reductions == 0 && self.probed_rtt.is_none() {
             self.before = self.window;
         }
-        self.reductions += 1;
         self.queued_rounds = 0;
-        if self.reductions > MAX_REDUCTIONS {
+        let is_steady = least < self.queued_rtt + Duration::from_secs_f64(self.jitter / 2.0) + STEADY;
+        let is_foreign = match self.probed_rtt.take() {
+            // A queue of ours falls by as much as the window.
+            Some(probed) => least + probed.saturating_sub(min_rtt).mul_f64(PROBE_EFFECT) > probed,
+            // A queue of a sender that the window does not limit is one that grows.
+            None => is_steady && !round.is_limited,
+        };
+        if is_foreign || self.reductions == MAX_REDUCTIONS {
             self.min_rtt_filter = MinRttFilter { before: None, now: Some(least), since: now };
-            (self.window, self.reductions) = (self.before, 0);
+            (self.window, self.reductions, self.growth) = (self.before, 0, 1.0);
+            return;
+        }
+        let probe = self.window as f64 * PROBE_BETA;
+        if is_steady && self.reductions == 0 && self.window == self.before && passes < probe {
+            self.shrink_to(probe);
+            self.probed_rtt = Some(least);
         } else {
             self.shrink_to(passes);
-            self.reduced_at = Some(now);
+            self.reductions += 1;
         }
+        self.reduced_at = Some(now);
     }
 
     fn shrink_to(&mut self, bytes: f64) {
@@ -332,6 +357,11 @@ const MAX_ROUND: Duration = Duration::from_millis(250);
 const MIN_ROUND_PACKETS: u32 = 4;
 /// Consecutive rounds of queueing delay before a reduction: one alone may be a burst.
 const QUEUE_ROUNDS: u32 = 2;
+/// The factor of the window that shows whose queue it is, and the share of the delay that must go with it if it is ours.
+const PROBE_BETA: f64 = 0.7;
+const PROBE_EFFECT: f64 = 0.15;
+/// A delay that grows by less than this in a round is steady.
+const STEADY: Duration = Duration::from_millis(10);
 /// Reductions after which our own queue has drained; a queue that remains belongs to other traffic.
 const MAX_REDUCTIONS: u32 = 3;
 /// The loss rate that is tolerated: halving the rate would not halve random losses.

@@ -223,6 +223,27 @@ fn the_queue_of_other_traffic_does_not_slow_the_stream() {
     assert!(seen.backlog < 20e3, "{seen:?}");
 }
 
+/// A change of the route. The backlog is what a viewer is behind.
+#[test]
+fn a_longer_way_does_not_hold_a_stream_up() {
+    for made in [20e3, 41e3, 150e3, 625e3] {
+        for round_trip in [10, 60, 150] {
+            for step in [50, 110, 150, 300, 400] {
+                let mut sender = Sender::new(Link { round_trip: round_trip * MILLI, made, ..USUAL });
+                sender.run(8);
+                sender.backlog = 0.0;
+                sender.link.round_trip += step * MILLI;
+                let most = (0..20).map(|_| sender.run(1).backlog).fold(0.0, f64::max);
+                let behind = most / made;
+                let needed = made * sender.link.round_trip.as_secs_f64() / INITIAL_WINDOW as f64;
+                // A window that must grow takes some round trips.
+                let bound = if needed < 0.9 { 0.1 } else { 2.0 * needed };
+                assert!(behind < bound, "{made} {round_trip} {step}: {behind} s");
+            }
+        }
+    }
+}
+
 #[test]
 fn a_shallow_queue_is_not_flooded() {
     // The link is saturated and its queue holds only 27 ms, so that loss is the only sign of congestion.
