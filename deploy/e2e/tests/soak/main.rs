@@ -2,7 +2,8 @@
 //! turns on a second stream and something breaks every minute. Nothing may be lost, no path may stay stuck, and memory must not grow.
 //!
 //! `NEARCAST_SOAK_MINUTES` says how long; `deploy/test --soak MINUTES` runs it. It writes `soak.csv` (memory over time) and
-//! pictures of the page into `NEARCAST_SOAK_OUT`, if that is set. `NEARCAST_SOAK_FAULTS` names the only faults: `LanCut,PageHidden`.
+//! pictures of the page into `NEARCAST_SOAK_OUT`, if that is set. `NEARCAST_SOAK_FAULTS` and
+//! `NEARCAST_SOAK_ENCODERS` choose some of the faults and encoders by name: `LanCut,PageHidden`.
 //!
 //! What is lost is counted twice: by the viewers themselves, and by the unit logs of broadcaster and viewers, as the pictures (whose contents are
 //! unique) that were made between the first and the last that a viewer got of a broadcast, and that it did not get.
@@ -87,13 +88,12 @@ fn nothing_is_lost_no_path_stays_stuck_and_memory_does_not_grow() -> Result<()> 
     soak.watch_encoders()?;
     soak.begun = Instant::now();
     println!("{minutes} min: a fault each {period:?}, an encoder for {turn:?}");
-    let wanted = std::env::var("NEARCAST_SOAK_FAULTS").unwrap_or_default();
-    let is_wanted = |fault: &Fault| wanted.is_empty() || wanted.split(',').any(|name| name == format!("{fault:?}"));
-    let mut faults = Fault::ALL.into_iter().filter(is_wanted).cycle();
+    let chosen = chosen("NEARCAST_SOAK_FAULTS", &Fault::ALL)?;
+    let mut faults = chosen.iter().copied().cycle();
     let mut due = soak.begun + period / 2;
     while due + Duration::from_secs(20) < soak.begun + length {
         soak.wait_until(due)?;
-        let fault = faults.next().context("NEARCAST_SOAK_FAULTS names no fault, such as LanCut")?;
+        let fault = faults.next().context("there are faults")?;
         soak.suffer(fault)?;
         due = (due + period).max(Instant::now() + QUIET);
     }
@@ -403,6 +403,13 @@ fn spread(mut seconds: Vec<f64>) -> String {
     seconds.sort_by(f64::total_cmp);
     let at = |share: f64| seconds[((seconds.len() - 1) as f64 * share) as usize];
     format!("{:.2} s behind the live edge (median), {:.2} s (95 of 100), {} readings", at(0.5), at(0.95), seconds.len())
+}
+
+/// Those of `all` that the environment variable names, or all if it is not set.
+fn chosen<T: Copy + std::fmt::Debug>(variable: &str, all: &[T]) -> Result<Vec<T>> {
+    let Ok(names) = std::env::var(variable) else { return Ok(all.to_vec()) };
+    let find = |name: &str| all.iter().copied().find(|one| format!("{one:?}") == name);
+    names.split(',').map(|name| find(name).with_context(|| format!("{variable}: {name} is none of {all:?}"))).collect()
 }
 
 /// Where files are written, if anywhere.
