@@ -415,12 +415,12 @@ fn placement(
     is_alone: bool,
     waiting: &QueuedUnit,
 ) -> Placement {
-    let QueuedUnit { catalog, unit, predecessor, is_stated } = waiting;
-    let is_key = unit.random_access && (unit.track.is_video() || catalog.video().is_none());
+    let QueuedUnit { unit, predecessor, is_stated, .. } = waiting;
     let Some(track) = tracks.get(&unit.track) else {
         // The first unit of its track starts the broadcast, or joins one that has started.
         return match (started, unit.random_access) {
-            (false, _) if is_key => Placement::Next,
+            // Sound does not wait for pictures, which may be long away.
+            (false, true) => Placement::Next,
             // If the path states predecessors, only units before the start of the sequence can be missing.
             (true, true) if path.contiguous || *is_stated => Placement::Next,
             (true, true) => Placement::Wait,

@@ -77,11 +77,11 @@ impl Run {
 }
 
 #[test]
-fn one_path_starts_at_an_idr() {
+fn pictures_start_at_an_idr_and_sound_at_once() {
     let mut run = Run::new();
     run.push(A, 13..30);
-    assert_eq!(run.numbers(), (20..30).collect::<Vec<_>>());
-    assert_eq!(run.merger.counters(), MergeCounters { units: 10, undecodable: 7, ..MergeCounters::default() });
+    assert_eq!(run.numbers(), [13, 15, 17, 19].into_iter().chain(20..30).collect::<Vec<_>>());
+    assert_eq!(run.merger.counters(), MergeCounters { units: 14, undecodable: 3, ..MergeCounters::default() });
 }
 
 #[test]

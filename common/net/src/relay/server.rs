@@ -172,7 +172,7 @@ async fn serve<S: StreamSource, G: SendGate, O: SubscriptionObserver>(
                 Ok(Some(ClientMessage::Start { generation, at })) => {
                     starts.count("START", Instant::now())?;
                     senders.shutdown().await;
-                    let cursor = source.with_window(|window| position(window, &at)).map_or(Cursor::at_live_edge(), Cursor::at);
+                    let (cursor, sound) = source.with_window(|window| cursors(window, &at));
                     let have = match at {
                         Start::LiveEdge => None,
                         Start::After { epoch, have } => Some((epoch, have)),
@@ -189,7 +189,7 @@ async fn serve<S: StreamSource, G: SendGate, O: SubscriptionObserver>(
                             drop_policy: DropPolicy::new(kind),
                             flow: flow.clone(),
                         };
-                        senders.spawn(sender.run(cursor));
+                        senders.spawn(sender.run(if kind == TrackKind::Audio { sound } else { cursor }));
                     }
                     running = 2;
                     observer.on_active(true);
@@ -273,12 +273,15 @@ impl NotTaken {
     }
 }
 
-/// The position in the window to send from; `None` for the newest IDR, or for the next one if there is none.
-fn position(window: &LiveWindow, at: &Start) -> Option<u64> {
-    match at {
+/// Where pictures and sound start. Where no GOP can be joined, pictures start with the next one, and sound at once.
+fn cursors(window: &LiveWindow, at: &Start) -> (Cursor, Cursor) {
+    let resumed = match at {
         Start::LiveEdge => None,
         Start::After { epoch, have } => window.resume_position(*epoch, have),
-    }
+    };
+    let cursor = resumed.map_or(Cursor::at_live_edge(), Cursor::at);
+    let can_join = resumed.or(window.join_position()).is_some();
+    (cursor, if can_join { cursor } else { Cursor::at(window.next_position()) })
 }
 
 /// The reading half of a control stream.

@@ -29,6 +29,25 @@ fn a_join_gets_the_newest_idr_at_once_and_then_every_unit() {
 }
 
 #[test]
+fn a_join_without_an_idr_gets_sound_at_once_and_pictures_from_the_next_idr_on() {
+    simulate(|network| async move {
+        let stream = TestStream::new();
+        stream.push(1..3, 1000);
+        let server = serve(&network, &stream);
+        let (_endpoint, mut subscription) = watch_live(&network, &server).await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        stream.push(3..5, 1000);
+        for n in 3..5 {
+            let Event::Unit(ReceivedUnit { unit, .. }) = next(&mut subscription).await else { panic!("no sound") };
+            assert_eq!((unit.track, unit.dts.as_millis()), (TrackId::AUDIO, n * 33 + 5));
+        }
+        stream.push(5..13, 1000);
+        let (pictures, _) = take(&mut subscription, 3).await;
+        assert_eq!(pictures, (10..13).map(|n| n * 33).collect::<Vec<_>>());
+    });
+}
+
+#[test]
 fn a_subscriber_is_notified_of_capacity() {
     simulate(|network| async move {
         let stream = TestStream::new();
