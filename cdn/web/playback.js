@@ -1,5 +1,7 @@
 // Plays one HLS URL in a <video>: by hls.js where Media Source Extensions exist, else by the browser's own HLS (Safari on iPhones).
-// A failure is always followed by a new attempt, and playback that falls behind returns to its target. Both end playing, unless the viewer paused.
+// What recovery.js decides is done here.
+
+import { Recovery } from "./recovery.js";
 
 /** Settings of hls.js that differ from its defaults. */
 const SETTINGS = {
@@ -30,26 +32,16 @@ const SETTINGS = {
 };
 /** Target durations behind the live edge from which hls.js skips, even if the viewer has gone back. */
 const SKIP_BEHIND = 10;
-/** Milliseconds between attempts: doubling, with jitter, so that a server that returns is not met by all players at once. */
-const RETRY_FIRST = 500;
-const RETRY_MAX = 8_000;
-/** Seconds behind the target that count as behind, and the smallest number worth a seek: what is less is caught up by playing faster. */
-export const BEHIND = 2;
-const NEAR = 0.3;
-/** Milliseconds of standing still or being behind until playback seeks, and from the seek until it starts anew. */
-const SEEK_AFTER = 5_000;
-const RESTART_AFTER = 3_000;
-/** Milliseconds that a start may take. */
-const START_WITHIN = 12_000;
-/** Milliseconds after a start or an interruption in which playback seeks without delay. */
-const HURRY = 5_000;
-/** The rates of catching up, far from the target and near it; the seconds behind the target from which and until which they apply; the seconds of
- *  buffer that they must leave. */
+/** Milliseconds between two looks at what playback does. */
+const WATCH_INTERVAL = 250;
+/** The rates of playback far behind the target, behind it, and before it, where there is no buffer for the network's jitter; the seconds from which and until
+ *  which they apply; the seconds of buffer that catching up must leave. */
 const CATCH_UP_FAST = 1.15;
 const CATCH_UP = 1.05;
-const CATCH_UP_FAST_FROM = 0.4;
-const CATCH_UP_FROM = 0.08;
-const CATCH_UP_TO = 0.02;
+const FALL_BACK = 0.95;
+const FAST_FROM = 0.4;
+const SLIGHT_FROM = 0.08;
+const SLIGHT_TO = 0.02;
 const CUSHION = 0.3;
 /** Seconds that a stall adds to the distance from the live edge, the most that stalls add, and how much of it a second takes away. */
 const MARGIN_STEP = 0.2;
@@ -57,37 +49,33 @@ const MARGIN_MAX = 1.5;
 const MARGIN_DECAY = 0.02;
 
 export class Playback extends EventTarget {
-  #video; #url; #hls = null; #retry = RETRY_FIRST; #timer = 0; #running = false;
-  #wanted = true; // the viewer has not paused; the browser pauses too, as after a reload of the media
-  #following = true; // the viewer has not gone back from the live edge
-  #begun = false; // something has played since the last start
-  #margin = 0;
-  #lastTime = -1; #watchedAt = 0; #wellAt = 0; #soughtAt = 0; #hurryUntil = 0;
+  #video; #url; #hls = null; #recovery = new Recovery(); #flowing = false;
+  #margin = 0; #marginAt = 0;
 
   constructor(video, url) {
     super();
     this.#video = video;
     this.#url = url;
-    video.addEventListener("error", () => this.#running && !this.#hls && this.#retryLater(video.error?.message || "the browser gave up"));
-    video.addEventListener("playing", () => { if (!this.#begun) this.hurry(); this.#begun = true; });
-    video.addEventListener("timeupdate", () => this.#catchUp());
-    video.addEventListener("play", () => { this.#wanted = true; });
-    // By the browser's own controls; a hidden page may be paused to save power.
-    video.addEventListener("pause", () => { if (!document.hidden && !video.ended && video.readyState > 0) this.#wanted = false; });
+    video.addEventListener("error", () => !this.#hls && this.#fail(video.error?.message || "the browser gave up"));
+    video.addEventListener("timeupdate", () => this.#setRate());
+    // By the browser's own controls and keys, or by the browser itself.
+    video.addEventListener("play", () => !video.paused && this.#recovery.play());
+    video.addEventListener("pause", () => video.paused && !video.ended && this.#recovery.elementPaused(document.hidden));
+    setInterval(() => this.#watch(), WATCH_INTERVAL);
   }
 
-  get running() { return this.#running; }
+  get running() { return this.#recovery.running; }
 
+  /** Whether the server receives media: while it does not, nothing is expected to play. */
+  set flowing(flows) {
+    this.#flowing = flows;
+    this.#watch();
+  }
+
+  /** Starts with the newest broadcast, when it flows. If the viewer has paused, it starts when the viewer continues. */
   start() {
-    this.#wanted = this.#following = true;
-    this.#restart();
-  }
-
-  stop() {
-    this.#running = false;
-    clearTimeout(this.#timer);
-    this.#hls?.destroy();
-    this.#hls = null;
+    this.#recovery.start();
+    this.#watch();
   }
 
   /** Capture time of the picture on the screen in milliseconds of Unix time, by EXT-X-PROGRAM-DATE-TIME; null if it is not known. */
@@ -128,79 +116,83 @@ export class Playback extends EventTarget {
   }
 
   play() {
-    if (this.#following && this.lag > NEAR) this.toLive();
-    else this.#play();
+    this.#recovery.play();
+    this.#watch();
   }
 
   pause() {
-    this.#wanted = false;
+    this.#recovery.pause();
     this.#video.pause();
   }
 
   toLive() {
-    this.#following = true;
-    if (this.lag > 0) this.#video.currentTime = this.liveEdge;
-    this.#play();
+    this.#recovery.goLive();
+    this.#watch();
   }
 
   /** Moves by `by` seconds within what can be played. Gone back, playback stays back until it is near the live edge again. */
   seek(by) {
     const { seekable, currentTime } = this.#video;
     if (!seekable.length) return;
-    this.#following = false;
+    this.#recovery.goBack();
     this.#video.currentTime = Math.min(Math.max(currentTime + by, seekable.start(0)), Math.max(this.liveEdge ?? 0, currentTime));
   }
 
-  /** To be called after an interruption, such as a hidden page: for a moment, playback returns to its target without delay. */
+  /** To be called after an interruption, such as a hidden page. */
   hurry() {
-    this.#hurryUntil = performance.now() + HURRY;
+    this.#recovery.hurry();
+    this.#watch();
   }
 
   /** To be called when the network or the server is back: what waits to be requested again is requested now. */
   reconnect() {
-    if (!this.#running) return;
-    this.hurry();
-    if (this.#hls) this.#hls.startLoad();
-    else this.#restart();
+    this.#recovery.reconnect();
+    this.#watch();
   }
 
-  /** To be called about twice a second; `flowing` says that the server receives media. Brings playback back to its target. */
-  watch(flowing) {
-    const now = performance.now(), { currentTime, paused, seeking } = this.#video;
-    const moves = currentTime !== this.#lastTime && !seeking;
-    this.#lastTime = currentTime;
-    this.#margin = Math.max(0, this.#margin - MARGIN_DECAY * (now - this.#watchedAt) / 1000);
-    this.#watchedAt = now;
-    if (this.lag < NEAR) this.#following = true;
-    const hurried = now < this.#hurryUntil, behind = this.#following && this.lag > (hurried ? NEAR : BEHIND);
-    const idle = !this.#running || !this.#wanted || !flowing || (paused && document.hidden);
-    if (idle || (moves && !behind)) {
-      this.#wellAt = now;
-      this.#soughtAt = 0;
-      return;
-    }
-    if (paused) this.#play();
-    if (!this.#begun) {
-      if (now - this.#wellAt > START_WITHIN) this.#restart();
-    } else if (this.#soughtAt) {
-      if (now - this.#soughtAt > RESTART_AFTER) this.#restart();
-    } else if (hurried || now - this.#wellAt > SEEK_AFTER) {
-      this.#soughtAt = now;
-      if (this.lag > NEAR) this.toLive();
+  /** Brings playback back to its target, and the margin down. */
+  #watch() {
+    const { currentTime: time, paused, seeking } = this.#video, now = performance.now(), edge = this.liveEdge;
+    const lag = edge === null ? null : edge - time;
+    this.#margin = Math.max(0, this.#margin - MARGIN_DECAY * (now - this.#marginAt) / 1000);
+    this.#marginAt = now;
+    this.#setRate();
+    this.#act(this.#recovery.observe({ now, flowing: this.#flowing, hidden: document.hidden, time, paused, seeking, lag, fresh: this.#fresh }));
+  }
+
+  /** Whether the playlist is as new as it can be. */
+  get #fresh() {
+    const details = this.#hls?.latestLevelDetails;
+    return !details || details.age < 3 * (details.partTarget || details.targetduration);
+  }
+
+  #act(action) {
+    switch (action) {
+      case "play": return this.#play();
+      case "seek":
+        this.#video.currentTime = this.liveEdge;
+        return this.#play();
+      case "load":
+        // Without the stop, a request that is never answered would be waited for.
+        this.#hls?.stopLoad();
+        this.#hls?.startLoad();
+        if (this.#video.paused) this.#play();
+        return;
+      case "restart": return this.#restart();
     }
   }
 
   #restart() {
-    this.stop();
-    this.#running = true;
-    this.#begun = false;
-    this.#soughtAt = 0;
-    this.#wellAt = performance.now();
+    this.#hls?.destroy();
+    this.#hls = null;
     if (globalThis.Hls?.isSupported()) this.#startHls();
     else if (this.#video.canPlayType("application/vnd.apple.mpegurl")) {
       this.#video.src = this.#url;
-      if (this.#wanted) this.#play();
-    } else this.#emit("unsupported", "This browser plays neither Media Source Extensions nor HLS.");
+      this.#play();
+    } else {
+      this.#recovery.stop();
+      this.#emit("unsupported", "This browser plays neither Media Source Extensions nor HLS.");
+    }
   }
 
   #startHls() {
@@ -209,47 +201,50 @@ export class Playback extends EventTarget {
     // The constructor takes it only together with a hold-back, which would override the playlist's own.
     hls.config.liveMaxLatencyDurationCount = SKIP_BEHIND;
     this.#hls = hls;
-    hls.on(Hls.Events.MANIFEST_PARSED, () => this.#wanted && this.#play());
+    hls.on(Hls.Events.MANIFEST_PARSED, () => this.#recovery.state === "starting" && this.#play());
     hls.on(Hls.Events.LEVEL_UPDATED, (_, { details: { partHoldBack, holdBack, targetduration } }) => {
       hls.targetLatency = (partHoldBack || holdBack || 3 * targetduration) + this.#margin;
     });
-    hls.on(Hls.Events.FRAG_BUFFERED, () => { this.#retry = RETRY_FIRST; this.#emit("progress"); });
+    hls.on(Hls.Events.FRAG_BUFFERED, () => this.#emit("progress"));
     // A part, or a segment that was fetched whole: the times of request and receipt by performance.now(), and the capture times of its content.
     hls.on(Hls.Events.FRAG_LOADED, (_, { frag, part }) => {
       const { loading } = (part ?? frag).stats, from = frag.programDateTime + 1000 * (part ? part.start - frag.start : 0);
       if (frag.type === "main" && Number.isFinite(from)) this.#emit("load", { from, to: from + 1000 * (part ?? frag).duration, requested: loading.start, received: loading.end });
     });
     hls.on(Hls.Events.ERROR, (_, data) => {
-      if (data.details === Hls.ErrorDetails.BUFFER_STALLED_ERROR) this.#margin = Math.min(this.#margin + MARGIN_STEP, MARGIN_MAX);
+      // One while playback is on its way back says nothing about the network's jitter.
+      const stall = data.details === Hls.ErrorDetails.BUFFER_STALLED_ERROR && this.#recovery.state === "playing";
+      if (stall) this.#margin = Math.min(this.#margin + MARGIN_STEP, MARGIN_MAX);
       // hls.js cannot add or remove a track: a stream with other tracks is a media error, and a new instance plays it.
-      if (data.fatal && hls === this.#hls) this.#retryLater(data.details, data.response?.code);
+      if (data.fatal && hls === this.#hls) this.#fail(data.details, data.response?.code);
     });
     hls.loadSource(this.#url);
     hls.attachMedia(this.#video);
   }
 
-  #retryLater(reason, status) {
-    this.#hls?.destroy();
-    this.#hls = null;
+  /** The last picture stays until the next instance has one. */
+  #fail(reason, status) {
+    if (!this.#recovery.loads) return;
+    this.#recovery.fail();
+    this.#hls?.stopLoad();
     this.#emit("failure", { reason, status });
-    clearTimeout(this.#timer);
-    this.#timer = setTimeout(() => this.#restart(), this.#retry * (0.75 + Math.random() / 2));
-    this.#retry = Math.min(this.#retry * 2, RETRY_MAX);
   }
 
-  /** Catches up by playing a little faster. That of hls.js leaves a second of buffer, which is more than the target. */
-  #catchUp() {
-    const video = this.#video, late = video.playbackRate > 1 ? CATCH_UP_TO : CATCH_UP_FROM;
-    const catchesUp = this.#hls && this.#following && this.lag > late && this.buffered > CUSHION;
-    const rate = !catchesUp ? 1 : this.lag > CATCH_UP_FAST_FROM ? CATCH_UP_FAST : CATCH_UP;
+  /** Keeps to the target by playing a little faster or slower. hls.js catches up too, but leaves a second of buffer, which is more than the target. */
+  #setRate() {
+    const video = this.#video, { lag } = this, from = video.playbackRate === 1 ? SLIGHT_FROM : SLIGHT_TO;
+    let rate = 1;
+    if (this.#recovery.loads && this.#hls && this.#recovery.following && this.#flowing) {
+      if (lag > from && this.buffered > CUSHION) rate = lag > FAST_FROM ? CATCH_UP_FAST : CATCH_UP;
+      else if (lag < -from) rate = FALL_BACK;
+    }
     if (video.playbackRate !== rate) video.playbackRate = rate;
   }
 
   #play() {
-    this.#wanted = true;
     this.#video.play().catch((error) => {
       if (error.name !== "NotAllowedError") return;
-      this.#wanted = false;
+      this.#recovery.pause();
       this.#emit("blocked");
     });
   }

@@ -3,11 +3,16 @@
 import { ServerClock } from "./clock.js";
 import { bitrate, bound, count, seconds, track } from "./format.js";
 import { COMPONENTS, LatencyBreakdown } from "./latency_breakdown.js";
-import { BEHIND, Playback } from "./playback.js";
+import { Playback } from "./playback.js";
+import { BEHIND } from "./recovery.js";
 
 /** Milliseconds between requests for the stream's state: while the page is visible, and while it is hidden. */
 const POLL_INTERVAL = 2_000;
 const POLL_INTERVAL_HIDDEN = 15_000;
+/** The same while playback waits for the server or the publisher. */
+const POLL_INTERVAL_WAITING = 1_000;
+/** Milliseconds between two answers from which equal counters say that no media flows. */
+const COMPARE_AFTER = 1_500;
 /** Milliseconds after which a server that does not answer counts as unreachable. */
 const POLL_TIMEOUT = 5_000;
 const TICK = 500;
@@ -29,7 +34,8 @@ const breakdown = new LatencyBreakdown(name, clock);
 
 let stream = null; // the newest answer of the API
 let reachable = true;
-let flowing = false; // the server received media between its last two answers
+let compared = { units: 0, publishers: 0, at: 0 }; // the counters of an earlier answer
+let flowing = false; // the server received media since then
 let blocked = false; // the browser refused autoplay
 let unsupported = "";
 let failure = null;
@@ -44,33 +50,53 @@ document.title = `${name} · Nearcast`;
 let pollTimer = 0;
 async function poll() {
   clearTimeout(pollTimer);
-  const before = stream, wasReachable = reachable;
+  try {
+    await ask();
+    showStream();
+    showState();
+  } finally {
+    clearTimeout(pollTimer); // another answer may have come meanwhile
+    const waits = state() === "unreachable" || state() === "disconnected" || (state() === "live" && !flowing);
+    // A hidden page that plays is heard.
+    pollTimer = setTimeout(poll, document.hidden && video.paused ? POLL_INTERVAL_HIDDEN : waits ? POLL_INTERVAL_WAITING : POLL_INTERVAL);
+  }
+}
+
+let asked = 0;
+async function ask() {
+  const before = stream, wasReachable = reachable, number = ++asked;
+  let answer = null;
   try {
     const signal = AbortSignal.timeout?.(POLL_TIMEOUT);
     const response = await fetch(`api/v1/streams/${encodeURIComponent(name)}`, { cache: "no-store", signal });
     if (!response.ok && response.status !== 404) throw new Error(response.status);
-    stream = response.ok ? await response.json() : { state: "unknown", tracks: [], viewers: { total: 0 } };
-    reachable = true;
-  } catch {
-    reachable = false;
+    answer = response.ok ? await response.json() : { state: "unknown", tracks: [], viewers: { total: 0 } };
+  } catch { /* the server cannot be reached, or not in time */ }
+  if (number !== asked) return; // it was asked again meanwhile: an older answer would look like a server that was restarted
+  reachable = answer !== null;
+  if (!reachable) {
+    playback.flowing = false;
+    return;
   }
-  if (reachable) onAnswer(before, wasReachable);
-  showStream();
-  showState();
-  clearTimeout(pollTimer); // another answer may have come meanwhile
-  pollTimer = setTimeout(poll, document.hidden ? POLL_INTERVAL_HIDDEN : POLL_INTERVAL);
+  stream = answer;
+  onAnswer(before?.state, wasReachable);
 }
 
 /** Plays a stream that is live. One that waited for the publisher continues by itself; at first, or after an end, playback starts. */
-function onAnswer(before, wasReachable) {
-  const units = stream.counters?.units ?? 0, unitsBefore = before?.counters?.units ?? 0, wasFlowing = flowing;
-  flowing = units !== unitsBefore;
-  if (stream.state !== "live") return;
-  const continues = playback.running && ["live", "disconnected"].includes(before?.state);
+function onAnswer(stateBefore, wasReachable) {
+  const { units = 0, publishers = 0 } = stream.counters ?? {}, at = performance.now();
   // Counters start anew with the server, and its playlists too.
-  if (!continues || units < unitsBefore) begin();
-  else if (!wasReachable) playback.reconnect();
-  else if (flowing && !wasFlowing) playback.hurry();
+  const anew = units < compared.units || publishers < compared.publishers;
+  if (units !== compared.units || at - compared.at > COMPARE_AFTER) {
+    flowing = units !== compared.units;
+    compared = { units, publishers, at };
+  }
+  if (stream.state === "live") {
+    const continues = playback.running && ["live", "disconnected"].includes(stateBefore);
+    if (!continues || anew) begin();
+    else if (!wasReachable) playback.reconnect();
+  }
+  playback.flowing = stream.state === "live" && flowing;
 }
 
 function begin() {
@@ -132,7 +158,8 @@ function veil(now, flows) {
   const title = name;
   switch (now) {
     case "connecting": return { title: "Connecting", busy: true };
-    case "unreachable": return { title: "The server does not answer", text: "Trying again. This page resumes by itself.", busy: true };
+    case "unreachable": if (navigator.onLine === false) return { title: "This device is offline", text: "This page resumes when the network is back.", waves: true };
+      return { title: "The server does not answer", text: "Trying again. This page resumes by itself.", busy: true };
     case "unknown": return { title: `There is no stream “${title}” here`, text: "Check the address. If the stream starts, this page plays it." };
     case "offline": case "ended": return { title: `“${title}” is offline`, text: "This page plays it when it goes live.", waves: true };
     case "disconnected": return { title: "The publisher is disconnected", text: "This page resumes when the stream returns.", waves: true };
@@ -198,7 +225,6 @@ function stat(id, value, detail) {
 }
 
 function tick() {
-  playback.watch(state() === "live" && flowing);
   showState();
   showLatency();
   const { name: mode, detail } = playback.mode;
@@ -210,7 +236,6 @@ function tick() {
   const quality = video.getVideoPlaybackQuality?.();
   stat("dropped", quality?.totalVideoFrames ? String(quality.droppedVideoFrames) : "–", quality?.totalVideoFrames ? `of ${count(quality.totalVideoFrames, "picture", "pictures")}` : "");
   $("golive").hidden = !(state() === "live" && playback.running && hasPicture && playback.lag > BEHIND);
-  setTimeout(tick, TICK);
 }
 
 /** Glass-to-glass latency with its error bound; where the publisher states no clock, latency since ingest. */
@@ -383,4 +408,4 @@ showPlay();
 showVolume();
 clock.start();
 poll();
-tick();
+setInterval(tick, TICK);

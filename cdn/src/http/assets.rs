@@ -11,6 +11,7 @@ use crate::precompressed::Precompressed;
 #[derive(RustEmbed)]
 #[folder = "web"]
 #[exclude = "*.json"]
+#[exclude = "*.test.js"]
 #[exclude = "node_modules/*"]
 struct Web;
 

@@ -162,6 +162,8 @@ async fn every_path_has_a_status_a_type_and_a_cache_policy() {
         ("/assets/hls/hls.light.min.js", 200, "text/javascript; charset=utf-8", "no-cache"),
         ("/assets/hls/LICENSE", 200, plain, "no-cache"),
         ("/assets/package.json", 404, plain, "no-store"),
+        ("/assets/recovery.js", 200, "text/javascript; charset=utf-8", "no-cache"),
+        ("/assets/recovery.test.js", 404, plain, "no-store"),
         ("/assets/player.html", 404, plain, "no-store"),
         ("/assets/../Cargo.toml", 404, plain, "no-store"),
         ("/favicon.ico", 200, "image/svg+xml", "no-cache"),
