@@ -1,8 +1,9 @@
 //! The player page in a browser, seen through its video element and its hls.js.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use serde_json::Value;
 
 use crate::browser::Browser;
 use crate::cdn::Cdn;
@@ -64,18 +65,43 @@ impl PlayerPage {
         })
     }
 
-    /// Waits until pictures follow each other at the target. `after` names what happened before, for the error.
+    /// Waits until pictures have followed each other at the target for a second. `after` names what happened before, for the error.
     pub fn wait_at_target(&self, within: Duration, after: &str) -> Result<PlayerState> {
         let mut before = self.state()?;
+        let mut since = Instant::now();
         until(within, &format!("the page to play at its target after {after}"), || {
             // Reading the state costs the browser time that it needs for playback.
             std::thread::sleep(BETWEEN_READINGS);
             let now = self.state()?;
             let moves = now.time > before.time && now.pictures > before.pictures && !now.paused;
+            if !moves || !now.is_at_target() {
+                since = Instant::now();
+            }
             before = now.clone();
-            Ok((moves && now.is_at_target()).then_some(now))
+            Ok((since.elapsed() >= AT_TARGET_FOR).then_some(now))
         })
-        .with_context(|| format!("{before:?}"))
+        .with_context(|| format!("{before:?}\n{}", self.history().unwrap_or_else(|error| format!("{error:#}"))))
+    }
+
+    /// The distances of the play head from the live edge and those that the player aims at, in seconds, four times a second since the last call.
+    ///
+    /// # Errors
+    /// If the browser does not answer.
+    pub fn distances(&self) -> Result<Vec<(f64, f64)>> {
+        let read = self.browser.run("return window.playerDistances.splice(0)")?;
+        let pairs = read.as_array().into_iter().flatten();
+        Ok(pairs.filter_map(|pair| pair[0].as_f64().zip(pair[1].as_f64())).collect())
+    }
+
+    /// What happened in the page, newest last: a line per event of its video, its document and hls.js, with its time in milliseconds since the page
+    /// was opened and the play head in seconds. The events that a playing page has all the time are left out.
+    ///
+    /// # Errors
+    /// If the browser does not answer.
+    pub fn history(&self) -> Result<String> {
+        let lines = self.browser.run("return window.playerHistory")?;
+        let lines = lines.as_array().into_iter().flatten().filter_map(Value::as_str);
+        Ok(lines.collect::<Vec<_>>().join("\n"))
     }
 
     /// Waits until playback is more than `seconds` behind the live edge.
@@ -102,11 +128,42 @@ impl PlayerState {
 const AT_TARGET: f64 = 0.4;
 /// The most that stalls add to the page's target.
 const MAX_MARGIN: f64 = 1.5;
+/// What plays for a shorter time may still be what was loaded before an interruption.
+const AT_TARGET_FOR: Duration = Duration::from_secs(1);
 const BETWEEN_READINGS: Duration = Duration::from_millis(250);
 
-/// Keeps the instances and the errors of hls.js.
+/// Reads the state; keeps the instances and the errors of hls.js, the newest distances from the live edge, and the newest events.
 const WATCH_HLS_JS: &str = "
-    let real;
+    let real, video;
+    window.readState = () => {
+        const video = document.querySelector('video'), hls = window.watchedHls;
+        let details;
+        try { details = hls?.latestLevelDetails; } catch { /* this instance was destroyed, and there is no other yet */ }
+        return {
+            time: video.currentTime, paused: video.paused, pictures: video.getVideoPlaybackQuality().totalVideoFrames,
+            latency: details && details.edge + details.age - video.currentTime,
+            target: details && hls.targetLatency, holdBack: details && details.partHoldBack,
+        };
+    };
+    window.playerHistory = [];
+    window.playerDistances = [];
+    setInterval(() => {
+        if (!video) return;
+        const { latency, target } = readState();
+        window.playerDistances.push([latency, target]);
+        if (window.playerDistances.length > 1000) window.playerDistances.shift();
+    }, 250);
+    const note = (what) => {
+        window.playerHistory.push(`${Math.round(performance.now())} ${video?.currentTime.toFixed(3)} ${what}`);
+        if (window.playerHistory.length > 150) window.playerHistory.shift();
+    };
+    document.addEventListener('visibilitychange', () => note(document.visibilityState));
+    for (const type of ['online', 'offline']) addEventListener(type, () => note(type));
+    document.addEventListener('DOMContentLoaded', () => {
+        video = document.querySelector('video');
+        const types = ['play', 'pause', 'playing', 'waiting', 'seeking', 'seeked', 'emptied', 'loadedmetadata', 'canplay', 'ended', 'error'];
+        for (const type of types) video?.addEventListener(type, () => note(type));
+    });
     Object.defineProperty(window, 'Hls', {
         configurable: true,
         get: () => real,
@@ -115,6 +172,8 @@ const WATCH_HLS_JS: &str = "
             const trigger = hls.prototype.trigger;
             hls.prototype.trigger = function (name, data) {
                 if (name === 'hlsManifestLoading') window.watchedHls = this;
+                if (['hlsManifestLoading', 'hlsManifestParsed', 'hlsMediaAttached', 'hlsDestroying'].includes(name)) note(name);
+                if (name === 'hlsError') note(`${name} ${data.details} ${data.response?.code ?? ''} ${data.fatal ? 'fatal' : ''}`);
                 if (name === 'hlsFragLoaded' && data.part) window.hlsParts = (window.hlsParts ?? 0) + 1;
                 if (name === 'hlsError') (window.hlsErrors ??= []).push({ fatal: data.fatal, type: data.type, details: data.details });
                 return trigger.apply(this, arguments);
@@ -122,12 +181,4 @@ const WATCH_HLS_JS: &str = "
         },
     });";
 
-const READ_STATE: &str = "
-    const video = document.querySelector('video'), hls = window.watchedHls;
-    let details;
-    try { details = hls?.latestLevelDetails; } catch { /* this instance was destroyed, and there is no other yet */ }
-    return {
-        time: video.currentTime, paused: video.paused, pictures: video.getVideoPlaybackQuality().totalVideoFrames,
-        latency: details && details.edge + details.age - video.currentTime,
-        target: details && hls.targetLatency, holdBack: details && details.partHoldBack,
-    };";
+const READ_STATE: &str = "return readState()";

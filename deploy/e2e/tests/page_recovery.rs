@@ -1,33 +1,16 @@
 //! The player page after interruptions: it plays at its target again, without a click.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use e2e::{Broadcaster, Cdn, PlayerPage, TIMEOUT, TestEnv, until};
 
 #[test]
 fn the_page_plays_close_behind_the_live_edge() -> Result<()> {
     let env = TestEnv::new()?;
     let (_cdn, _broadcaster, page) = watching(&env)?;
-    let stalls = || Ok::<_, anyhow::Error>(page.browser.run(COUNT_STALLS)?.as_u64().unwrap_or(0));
-    let started = Instant::now();
-    let mut quiet_since = (Instant::now(), stalls()?);
-    loop {
-        std::thread::sleep(Duration::from_millis(250));
-        let (state, count) = (page.state()?, stalls()?);
-        if state.latency.zip(state.target).is_some_and(|(latency, target)| latency <= 0.75 && target <= 0.7) {
-            eprintln!("{state:?}, after {count} stalls");
-            return Ok(());
-        }
-        if count > quiet_since.1 {
-            quiet_since = (Instant::now(), count);
-        }
-        ensure!(quiet_since.0.elapsed() < FORGOTTEN, "{state:?}, {FORGOTTEN:?} after the last of {count} stalls");
-        if started.elapsed() > 2 * TIMEOUT {
-            eprintln!("skipped: the browser stalled {count} times, for want of processor time");
-            return Ok(());
-        }
-    }
+    wait_close(&page)
 }
 
 #[test]
@@ -95,6 +78,131 @@ fn the_page_plays_on_when_the_publisher_returns_with_other_tracks() -> Result<()
     Ok(())
 }
 
+/// Three minutes of faults in turn, or as many as `NEARCAST_PAGE_MINUTES`. After each the page is at its target again, without a click, and plays there; at
+/// the end it is as close as at the start.
+#[test]
+fn the_page_recovers_from_minutes_of_faults() -> Result<()> {
+    let minutes: u64 = match std::env::var("NEARCAST_PAGE_MINUTES") {
+        Ok(minutes) => minutes.parse().context("NEARCAST_PAGE_MINUTES")?,
+        Err(_) => 3,
+    };
+    let env = TestEnv::new()?;
+    let key = Cdn::key(&env, "live")?;
+    let mut cdn = Cdn::start(&env, &[])?;
+    let url = cdn.publish_url(&key);
+    let publish = |options: &[&str]| {
+        let picture = ["--source", "test", "--size", "640x360", "--fps", "30"];
+        Broadcaster::start(&env, &url, &[&picture, options].concat())
+    };
+    let mut options = OTHER_TRACKS[0];
+    let mut broadcaster = publish(options)?;
+    cdn.wait_live("live")?;
+    let page = PlayerPage::open(&env, &cdn, "live")?;
+    page.wait_at_target(TIMEOUT, "the start")?;
+    let mut undisturbed = Vec::new();
+    let mut times: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
+    let begun = Instant::now();
+    for turn in 0.. {
+        if begun.elapsed().as_secs() > minutes * 60 && turn >= 6 {
+            break;
+        }
+        page.distances()?;
+        std::thread::sleep(UNDISTURBED);
+        undisturbed.extend(page.distances()?);
+        let fault = match turn % 6 {
+            0 => {
+                broadcaster.process.kill();
+                page.wait_behind(TIMEOUT, 3.0)?;
+                broadcaster = publish(options)?;
+                "the publisher was killed"
+            }
+            1 => {
+                cdn.process.kill();
+                page.wait_behind(TIMEOUT, 3.0)?;
+                cdn.restart(&env)?;
+                "the server was killed"
+            }
+            2 => {
+                page.browser.set_offline(true)?;
+                page.wait_behind(TIMEOUT, 4.0)?;
+                page.browser.set_offline(false)?;
+                "the network was away"
+            }
+            3 => {
+                page.browser.hide()?;
+                page.wait_behind(TIMEOUT, 5.0)?;
+                page.browser.show()?;
+                "the page was hidden"
+            }
+            4 => {
+                broadcaster.process.kill();
+                page.wait_behind(TIMEOUT, 3.0)?;
+                options = OTHER_TRACKS[(turn / 6 + 1) % OTHER_TRACKS.len()];
+                broadcaster = publish(options)?;
+                "the publisher returned with other tracks"
+            }
+            _ => {
+                page.browser.run("document.querySelector('video').currentTime -= 8")?;
+                page.wait_behind(TIMEOUT, 6.0)?;
+                "it fell behind"
+            }
+        };
+        cdn.wait_live("live")?;
+        let over = Instant::now();
+        page.wait_at_target(SOON, fault)?;
+        let took = over.elapsed();
+        if took > SLOW {
+            eprintln!("{took:?} to the target after {fault}:\n{}", page.history()?);
+        }
+        times.entry(fault).or_default().push(took.as_secs_f64());
+    }
+    for (fault, times) in &mut times {
+        eprintln!("seconds to the target after {fault}: {}", Spread::of(times)?);
+    }
+    let (mut distances, mut beyond): (Vec<_>, Vec<_>) =
+        undisturbed.iter().map(|(distance, target)| (*distance, distance - target)).unzip();
+    eprintln!("seconds behind the live edge while undisturbed: {}", Spread::of(&mut distances)?);
+    let beyond = Spread::of(&mut beyond)?;
+    eprintln!("seconds behind the target while undisturbed: {beyond}");
+    ensure!(beyond.half < AT_TARGET, "the page does not stay at its target: it was {beyond} s behind it");
+    wait_close(&page)
+}
+
+/// Options of broadcasts with different tracks.
+const OTHER_TRACKS: [&[&str]; 3] =
+    [&["--audio", "tone"], &["--audio", "none"], &["--audio", "tone", "--audio-codec", "opus"]];
+/// A way back to the target that took longer is explained in the output.
+const SLOW: Duration = Duration::from_secs(8);
+/// How long the page is left alone between two faults.
+const UNDISTURBED: Duration = Duration::from_secs(3);
+/// Seconds behind its target in which the page counts as at its target.
+const AT_TARGET: f64 = 0.4;
+
+/// How measurements are distributed.
+#[derive(Debug)]
+struct Spread {
+    count: usize,
+    half: f64,
+    most: f64,
+    worst: f64,
+}
+
+impl Spread {
+    fn of(values: &mut [f64]) -> Result<Self> {
+        ensure!(!values.is_empty(), "nothing was measured");
+        values.sort_by(f64::total_cmp);
+        let at = |part: f64| values[((values.len() as f64 * part).ceil() as usize).max(1) - 1];
+        Ok(Self { count: values.len(), half: at(0.5), most: at(0.9), worst: at(1.0) })
+    }
+}
+
+impl std::fmt::Display for Spread {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { count, half, most, worst } = self;
+        write!(f, "median {half:.2}, 90% below {most:.2}, at most {worst:.2} (of {count})")
+    }
+}
+
 #[test]
 fn what_stalls_add_to_the_latency_goes_away() -> Result<()> {
     let env = TestEnv::new()?;
@@ -112,13 +220,28 @@ fn what_stalls_add_to_the_latency_goes_away() -> Result<()> {
 #[test]
 fn a_page_that_the_viewer_paused_stays_paused() -> Result<()> {
     let env = TestEnv::new()?;
-    let (_cdn, _broadcaster, page) = watching(&env)?;
+    let key = Cdn::key(&env, "live")?;
+    let mut cdn = Cdn::start(&env, &[])?;
+    let url = cdn.publish_url(&key);
+    let mut broadcaster = Broadcaster::start(&env, &url, &Broadcaster::SMALL)?;
+    cdn.wait_live("live")?;
+    let page = PlayerPage::open(&env, &cdn, "live")?;
+    page.wait_at_target(TIMEOUT, "the start")?;
     page.browser.run(PRESS_K)?;
     page.browser.set_offline(true)?;
     page.wait_behind(TIMEOUT, 4.0)?;
     page.browser.set_offline(false)?;
     page.wait_behind(TIMEOUT, 12.0)?;
     ensure!(page.state()?.paused, "the page plays although the viewer has paused");
+    broadcaster.process.kill();
+    cdn.restart(&env)?;
+    until(TIMEOUT, "the page to say that the stream is offline", || {
+        Ok((page.browser.run("return document.getElementById('state').dataset.state")? == "offline").then_some(()))
+    })?;
+    let _next = Broadcaster::start(&env, &url, &Broadcaster::SMALL)?;
+    cdn.wait_segment("live")?;
+    std::thread::sleep(TO_NOTICE);
+    ensure!(page.state()?.paused, "the page plays the next broadcast although the viewer has paused");
     page.browser.run(PRESS_K)?;
     page.wait_at_target(SOON, "the viewer continues")?;
     Ok(())
@@ -133,6 +256,29 @@ fn watching(env: &TestEnv) -> Result<(Cdn, Broadcaster, PlayerPage)> {
     let page = PlayerPage::open(env, &cdn, "live")?;
     page.wait_at_target(TIMEOUT, "the start")?;
     Ok((cdn, broadcaster, page))
+}
+
+/// Waits until the page is as close behind the live edge as it is where nothing stalls.
+fn wait_close(page: &PlayerPage) -> Result<()> {
+    let stalls = || Ok::<_, anyhow::Error>(page.browser.run(COUNT_STALLS)?.as_u64().unwrap_or(0));
+    let started = Instant::now();
+    let mut quiet_since = (Instant::now(), stalls()?);
+    loop {
+        std::thread::sleep(Duration::from_millis(250));
+        let (state, count) = (page.state()?, stalls()?);
+        if state.latency.zip(state.target).is_some_and(|(latency, target)| latency <= 0.75 && target <= 0.7) {
+            eprintln!("{state:?}, after {count} stalls");
+            return Ok(());
+        }
+        if count > quiet_since.1 {
+            quiet_since = (Instant::now(), count);
+        }
+        ensure!(quiet_since.0.elapsed() < FORGOTTEN, "{state:?}, {FORGOTTEN:?} after the last of {count} stalls");
+        if started.elapsed() > 2 * TIMEOUT {
+            eprintln!("skipped: the browser stalled {count} times, for want of processor time");
+            return Ok(());
+        }
+    }
 }
 
 /// How long the page may take to be at its target again: 5 s to notice that it is behind and 5 s to return, on a machine that runs other tests beside
@@ -152,4 +298,6 @@ const STALL: &str = "
     const { ErrorTypes, ErrorDetails, Events } = window.Hls;
     const stall = { type: ErrorTypes.MEDIA_ERROR, details: ErrorDetails.BUFFER_STALLED_ERROR, fatal: false, error: new Error() };
     window.watchedHls.trigger(Events.ERROR, stall);";
+/// In which the page has noticed the next broadcast, and would have played it.
+const TO_NOTICE: Duration = Duration::from_secs(6);
 const PRESS_K: &str = "document.body.dispatchEvent(new KeyboardEvent('keydown', { key: 'k', bubbles: true }))";
