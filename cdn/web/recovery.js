@@ -14,8 +14,9 @@ export const NEAR = 0.3;
 /** Milliseconds of being behind, and of standing still, until playback returns to its target by a seek. */
 const BEHIND_FOR = 4_000;
 const STANDS_FOR = 2_500;
-/** Milliseconds between two seeks on the way back; each doubles the next. */
+/** Milliseconds between two seeks on the way back, which each doubles; and the seconds behind the target that are worth another. */
 const SEEK_INTERVAL = 2_000;
+const SEEK_AGAIN = 1;
 /** Milliseconds that a start, or a way back that stands still, may take until an instance replaces it. Each restart doubles them: what a slow machine or
  *  link cannot start in time is given longer. */
 const PATIENCE_FIRST = 8_000;
@@ -205,12 +206,14 @@ export class Recovery {
       if (this.#stands) return this.#restart(true);
       // Seeks do not help, as it moves and is not at its target: the rate, or being behind, does the rest.
       if (moves) this.#enter("playing");
-    } else if (away && fresh && this.#clock >= this.#seekAt && (this.#seeks === 0 || lag > BEHIND)) {
+    } else if (paused) {
+      return "play"; // first: a browser that has just shown the page loses a seek before that
+    } else if (away && fresh && this.#clock >= this.#seekAt && (this.#seeks === 0 || lag > SEEK_AGAIN)) {
       return this.#seek();
     } else if (this.#stands && !seeking && !this.#loaded) {
       return this.#load();
     }
-    return paused ? "play" : null;
+    return null;
   }
 
   #play({ paused, lag }, moves) {

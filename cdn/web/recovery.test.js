@@ -81,7 +81,8 @@ test("a hidden page that is shown seeks at once", () => {
   const it = Case.playing();
   assert.deepEqual(it.observe(600_000, { hidden: true, paused: true, stands: true, lag: 30 }), [], "the browser paused it");
   it.recovery.hurry();
-  assert.deepEqual(it.observe(STEP, { hidden: false, stands: true }), [[STEP, "seek"]]);
+  assert.deepEqual(it.observe(STEP, { hidden: false, stands: true }), [[STEP, "play"]], "a seek would be lost while the browser resumes");
+  assert.deepEqual(it.observe(STEP, { paused: false, stands: true }), [[STEP, "seek"]]);
 });
 
 test("playback seeks when the playlist is up to date, not before", () => {
