@@ -24,7 +24,7 @@ const PATIENCE_MAX = 64_000;
 /** Milliseconds between attempts after errors: doubling, with jitter, so that a server that returns is not met by all players at once. */
 const RETRY_FIRST = 500;
 const RETRY_MAX = 8_000;
-/** Milliseconds at the target after which earlier restarts and errors no longer count. */
+/** Milliseconds of playing after which earlier errors, and starts that took too long, no longer count, once it is at its target. */
 const WELL_FOR = 5_000;
 /** Milliseconds of playing in a hidden page that show that the browser lets it play there. */
 const HIDDEN_FOR = 10_000;
@@ -51,7 +51,7 @@ export class Recovery {
   #lastTime = null; #movedAt = 0; #inTimeAt = 0;
   #seeks = 0; #seekAt = 0; #loaded = false; #loadDue = false; // on this way back
   #hiddenAt = null; #shownAt = 0; #playsHidden = false;
-  #patience = PATIENCE_FIRST; #retry = RETRY_FIRST;
+  #patience = PATIENCE_FIRST; #retry = RETRY_FIRST; #begunAt = 0; // when this instance began to play
   #random;
 
   /** `random` gives numbers from 0 to 1. */
@@ -186,6 +186,7 @@ export class Recovery {
 
   #start({ paused, lag }, moves) {
     if (moves) {
+      this.#begunAt = this.#clock;
       this.#enter("returning");
       return null;
     }
@@ -220,7 +221,7 @@ export class Recovery {
     const behind = this.#following && lag > BEHIND;
     if (!behind) this.#inTimeAt = this.#clock;
     if (this.#stands || this.#clock - this.#inTimeAt > BEHIND_FOR) this.#enter("returning");
-    else if (moves && !behind && this.#clock - this.#since > WELL_FOR) {
+    else if (moves && !behind && this.#clock - this.#begunAt > WELL_FOR) {
       this.#patience = PATIENCE_FIRST;
       this.#retry = RETRY_FIRST;
     }

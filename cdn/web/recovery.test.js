@@ -122,7 +122,11 @@ test("after an error the next attempt follows, later each time, and at once when
     delays.push(at);
   }
   assert.deepEqual(delays, [500, 1_000, 2_000, 4_000, 8_000, 8_000, 8_000]);
-  it.observe(20_000, { lag: 0 });
+  for (let n = 0; n < 4; n++) {
+    it.observe(2_000, { lag: 0 });
+    it.recovery.hurry();
+  }
+  it.observe(1_000);
   it.recovery.fail();
   assert.deepEqual(it.observe(500, { stands: true }), [[500, "restart"]], "what was before it played well does not count");
   it.recovery.fail();
@@ -131,6 +135,17 @@ test("after an error the next attempt follows, later each time, and at once when
   it.recovery.fail();
   it.recovery.reconnect();
   assert.deepEqual(it.observe(STEP, { stands: true }), [[STEP, "restart"]]);
+});
+
+test("errors between which it plays for a moment count", () => {
+  const it = Case.playing(), delays = [];
+  for (let n = 0; n < 4; n++) {
+    it.recovery.fail();
+    delays.push(it.observe(10_000, { stands: true }).find(([, action]) => action === "restart")[0]);
+    it.observe(1_500);
+    assert.equal(it.recovery.state, "playing");
+  }
+  assert.deepEqual(delays, [500, 1_000, 2_000, 4_000]);
 });
 
 test("a player that waits for an answer while it starts is replaced when the server is back", () => {
