@@ -14,9 +14,12 @@ export const NEAR = 0.3;
 /** Milliseconds of being behind, and of standing still, until playback returns to its target by a seek. */
 const BEHIND_FOR = 4_000;
 const STANDS_FOR = 2_500;
-/** Milliseconds between two seeks on the way back, which each doubles; and the seconds behind the target that are worth another. */
+/** Milliseconds between two seeks on the way back, which each doubles, and the most; the seconds behind the target that are worth another seek. */
 const SEEK_INTERVAL = 2_000;
+const SEEK_INTERVAL_MAX = 16_000;
 const SEEK_AGAIN = 1;
+/** Milliseconds at the target in which what falls behind again is still on its way back. */
+const SETTLES_FOR = 5_000;
 /** Milliseconds that a start, or a way back that stands still, may take until an instance replaces it. Each restart doubles them: what a slow machine or
  *  link cannot start in time is given longer. */
 const PATIENCE_FIRST = 8_000;
@@ -105,7 +108,7 @@ export class Recovery {
 
   /** An interruption is over, such as a hidden page. */
   hurry() {
-    if (this.#began) this.#enter("returning");
+    if (this.#began) this.#interrupt();
   }
 
   /** The network or the server is back: what waits for an answer waits in vain. */
@@ -113,7 +116,7 @@ export class Recovery {
     if (this.#phase === "due") this.#dueAt = this.#clock;
     else if (this.#phase === "starting") this.start();
     else if (this.#began) {
-      this.#enter("returning");
+      this.#interrupt();
       this.#loadDue = true;
     }
   }
@@ -149,7 +152,13 @@ export class Recovery {
 
   #enter(phase) {
     this.#phase = phase;
-    this.#since = this.#inTimeAt = this.#seekAt = this.#clock;
+    this.#since = this.#inTimeAt = this.#clock;
+  }
+
+  /** What was done on an earlier way back no longer counts. */
+  #interrupt(phase = "returning") {
+    this.#enter(phase);
+    this.#seekAt = this.#clock;
     this.#seeks = 0;
     this.#loaded = false;
   }
@@ -187,7 +196,7 @@ export class Recovery {
   #start({ paused, lag }, moves) {
     if (moves) {
       this.#begunAt = this.#clock;
-      this.#enter("returning");
+      this.#interrupt();
       return null;
     }
     if (this.#clock - this.#since > this.#patience) return this.#restart(true);
@@ -220,7 +229,8 @@ export class Recovery {
   #play({ paused, lag }, moves) {
     const behind = this.#following && lag > BEHIND;
     if (!behind) this.#inTimeAt = this.#clock;
-    if (this.#stands || this.#clock - this.#inTimeAt > BEHIND_FOR) this.#enter("returning");
+    if (this.#stands || this.#clock - this.#inTimeAt > BEHIND_FOR) this.#interrupt();
+    else if (this.#following && lag > SEEK_AGAIN && this.#clock - this.#since < SETTLES_FOR) this.#enter("returning");
     else if (moves && !behind && this.#clock - this.#begunAt > WELL_FOR) {
       this.#patience = PATIENCE_FIRST;
       this.#retry = RETRY_FIRST;
@@ -231,7 +241,7 @@ export class Recovery {
   get #stands() { return this.#clock - this.#movedAt > STANDS_FOR; }
 
   #seek() {
-    this.#seekAt = this.#clock + SEEK_INTERVAL * 2 ** this.#seeks++;
+    this.#seekAt = this.#clock + Math.min(SEEK_INTERVAL * 2 ** this.#seeks++, SEEK_INTERVAL_MAX);
     this.#lastTime = null; // the jump is no movement
     return "seek";
   }
@@ -248,7 +258,7 @@ export class Recovery {
     this.#following = true;
     this.#loadDue = false;
     this.#lastTime = null;
-    this.#enter("starting");
+    this.#interrupt("starting");
     return "restart";
   }
 }

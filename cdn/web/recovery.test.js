@@ -64,11 +64,20 @@ test("playback that is behind for seconds seeks", () => {
 
 test("seeks that do not help become rare, and playback that moves is not restarted", () => {
   const it = Case.playing();
-  const actions = it.observe(60_000, { lag: BEHIND + 1 });
+  const actions = it.observe(300_000, { lag: BEHIND + 1 });
   assert.deepEqual([...new Set(names(actions))], ["seek"]);
   const gaps = actions.slice(1).map(([at], n) => at - actions[n][0]);
-  assert.deepEqual(gaps.slice(0, 2), [2_000, 4_000]);
-  assert.ok(gaps.length > 10, "it goes on seeking");
+  assert.deepEqual(gaps.slice(0, 4), [2_000, 4_000, 8_000, 16_000]);
+  assert.ok(it.observe(20_000).length > 0, "it goes on seeking");
+});
+
+test("playback that falls behind again just after its return seeks again", () => {
+  const it = Case.playing();
+  it.recovery.hurry();
+  assert.deepEqual(it.observe(STEP, { lag: 5 }), [[STEP, "seek"]]);
+  assert.deepEqual(it.observe(2 * STEP, { lag: 0 }), []);
+  assert.equal(it.recovery.state, "playing");
+  assert.deepEqual(it.observe(1_500, { stands: true, lag: BEHIND - 0.5 }), [[1_500, "seek"]], "2 s after the first");
 });
 
 test("playback seeks at once when the publisher is back", () => {
