@@ -145,7 +145,7 @@ impl Server {
     /// If the file cannot be written.
     pub fn save_first_key(&self) -> anyhow::Result<Option<PathBuf>> {
         let Some((_, key)) = &self.first_key else { return Ok(None) };
-        let path = self.config.data.join("first.key");
+        let path = self.config.data_directory().join("first.key");
         create_directory_of(&path)
             .map_err(|(path, error)| anyhow::Error::new(error).context(path.display().to_string()))?;
         replace(&path, format!("{}\n", key.reveal()).as_bytes()).with_context(|| path.display().to_string())?;

@@ -190,6 +190,27 @@ fn the_server_and_the_key_commands_have_the_same_data() {
 }
 
 #[test]
+fn the_first_key_is_in_the_data_directory_of_the_user() {
+    use std::os::unix::process::CommandExt;
+    let home = tempfile::tempdir().unwrap();
+    // A user that is not root can find the program only where that user may look.
+    let program = home.path().join("cdn");
+    fs::copy(program::binary().get_program(), &program).unwrap();
+    let mut command = Command::new(program);
+    command.env_clear().env("HOME", home.path()).current_dir(home.path());
+    if rustix::process::geteuid().is_root() {
+        std::os::unix::fs::chown(home.path(), Some(65_534), Some(65_534)).unwrap();
+        command.uid(65_534).gid(65_534);
+    }
+    let ports =
+        ["--rtmp", "127.0.0.1:0", "--http", "127.0.0.1:0", "--relay", "off", "--metrics", "off", "--log", "json"];
+    let _server = Running::start(command.args(ports));
+    let data = home.path().join(".local/share/nearcast");
+    assert!(data.join("keys.toml").exists() && data.join("first.key").exists());
+    assert!(!home.path().join("first.key").exists());
+}
+
+#[test]
 fn as_root_the_key_commands_write_files_of_the_data_directorys_owner() {
     if !rustix::process::geteuid().is_root() {
         return;
