@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::atomic_file::{create_directory_of, replace};
-use crate::auth::{Keyring, Secret, StreamName};
+use crate::auth::{Keyring, LastPublishes, Secret, StreamName};
 use crate::config::Config;
 use crate::egress::hls::{self, Hls};
 use crate::egress::relay::{self, Relay};
@@ -177,8 +177,16 @@ impl Server {
         let relay_pin = addresses.relay.map(|address| address.port()).zip(relay.as_ref().map(Relay::pin));
         let peers = PeerDirectory::new(relay_pin)?;
         let hls = Hls::new(hub.clone(), hls_settings(&config));
-        let rtmp_server =
-            RtmpServer::new(hub.clone(), keys.clone(), fanout.clone(), peers.clone(), rtmp_limiter.clone(), &config);
+        let last_publishes = Arc::new(LastPublishes::new(config.last_publishes_file()));
+        let rtmp_server = RtmpServer::new(
+            hub.clone(),
+            keys.clone(),
+            fanout.clone(),
+            peers.clone(),
+            last_publishes.clone(),
+            rtmp_limiter.clone(),
+            &config,
+        );
         let http_server =
             http::HttpServer::new(hub.clone(), hls.clone(), http_settings(&config, live_http, addresses, peers));
         let delays = Delays::new(hub.clone());
@@ -215,6 +223,7 @@ impl Server {
             async move { hub.keep_sweeping().await }
         });
         background.spawn(watch_keys(keys, hub.clone()));
+        background.spawn(keep_saving(last_publishes.clone()));
         background.spawn({
             let rtmp_server = rtmp_server.clone();
             async move { rtmp_server.keep_reporting().await }
@@ -260,6 +269,7 @@ impl Server {
             Ok(()) => tracing::info!("stopped"),
             Err(_) => tracing::warn!(after = ?config.drain, "stopped with connections open"),
         }
+        save(last_publishes).await;
         failed.map_or(Ok(()), Err)
     }
 }
@@ -374,7 +384,25 @@ async fn watch_keys(keys: Arc<Keyring>, hub: Arc<Hub>) {
     let mut ticks = tokio::time::interval(KEYS_INTERVAL);
     loop {
         ticks.tick().await;
-        rtmp::reload_keys(&keys, &hub);
+        rtmp::check_keys(&keys, &hub);
+    }
+}
+
+/// Writes the last publishes now and then. Never returns.
+async fn keep_saving(last_publishes: Arc<LastPublishes>) {
+    let mut ticks = tokio::time::interval(SAVE_CHECK_INTERVAL);
+    loop {
+        ticks.tick().await;
+        if last_publishes.is_due(Instant::now()) {
+            save(last_publishes.clone()).await;
+        }
+    }
+}
+
+async fn save(last_publishes: Arc<LastPublishes>) {
+    let saved = tokio::task::spawn_blocking(move || last_publishes.save(Instant::now())).await;
+    if let Ok(Err(error)) = saved {
+        tracing::warn!(%error, "cannot write the last publishes: `cdn key list` shows earlier ones");
     }
 }
 
@@ -382,6 +410,8 @@ async fn watch_keys(keys: Arc<Keyring>, hub: Arc<Hub>) {
 const FIRST_STREAM: &str = "live";
 /// How often the key file is checked for changes. A publisher with a new key does not wait for it: an unknown key triggers a reload.
 const KEYS_INTERVAL: Duration = Duration::from_secs(1);
+/// How late a first publish may be written.
+const SAVE_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// Maximum number of connections to `/metrics`; one or two are usual.
 const METRICS_CONNECTIONS: usize = 64;
 

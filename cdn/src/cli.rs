@@ -1,16 +1,16 @@
 //! The command line: `cdn`, and `cdn key …`.
 
 use std::collections::BTreeMap;
-use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use anyhow::Context;
-use cdn::auth::{Keyring, StreamName};
 use cdn::config::{self, Config, FanoutEngine, LogFormat};
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use command::Exit;
 use command::reference::Reference;
 use net::listen::{InvalidListenAddress, ListenAddress};
+
+use crate::data_paths::{DataPaths, set};
+use crate::key_command::KeyAction;
 
 /// Live streaming server: ingests RTMP and serves RTMP, HLS, low-latency HLS and the relay protocol.
 #[derive(Debug, Parser)]
@@ -29,57 +29,13 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Manage publish keys: who may publish, and under which stream name.
     Key {
-        /// New, list or remove.
+        /// New, list, rotate or remove.
         #[command(subcommand)]
         action: KeyAction,
     },
     /// Manual pages and shell completions.
     #[command(flatten)]
     Reference(Reference),
-}
-
-/// Management of publish keys.
-#[derive(Debug, Subcommand)]
-pub(crate) enum KeyAction {
-    /// Create a key for the stream NAME and print it; it is not shown again.
-    New {
-        /// Name under which the stream is played.
-        name: StreamName,
-        /// Replace an existing key; a publisher that uses it is disconnected.
-        #[arg(long)]
-        replace: bool,
-        /// Where the key file is.
-        #[command(flatten)]
-        paths: DataPaths,
-    },
-    /// List the streams that have a key.
-    List {
-        /// Where the key file is.
-        #[command(flatten)]
-        paths: DataPaths,
-    },
-    /// Remove the key of the stream NAME; its publisher and its players are disconnected.
-    Remove {
-        /// Name of the stream.
-        name: StreamName,
-        /// Where the key file is.
-        #[command(flatten)]
-        paths: DataPaths,
-    },
-}
-
-/// Paths of the configuration, the data and the keys.
-#[derive(Clone, Debug, Default, Args)]
-pub(crate) struct DataPaths {
-    /// Configuration file; deploy/cdn.toml lists every setting.
-    #[arg(long, value_name = "FILE", env = "NEARCAST_CONFIG")]
-    pub(crate) config: Option<PathBuf>,
-    /// Directory for persistent data.
-    #[arg(long, value_name = "DIR")]
-    pub(crate) data: Option<PathBuf>,
-    /// File of publish keys.
-    #[arg(long, value_name = "FILE")]
-    pub(crate) keys: Option<PathBuf>,
 }
 
 /// Settings that have flags; the others are set in the configuration file.
@@ -131,17 +87,6 @@ impl std::str::FromStr for OptionalAddress {
     }
 }
 
-impl DataPaths {
-    /// The configuration of file and environment, with `flags` over it.
-    fn load(self, flags: impl FnOnce(&mut Config)) -> Result<Config, config::Error> {
-        cdn::load(self.config.as_deref(), std::env::vars_os(), |config| {
-            set(&mut config.data, self.data);
-            set(&mut config.keys, self.keys);
-            flags(config);
-        })
-    }
-}
-
 impl Flags {
     /// The checked configuration, flags included.
     pub(crate) fn load(self) -> Result<Config, config::Error> {
@@ -182,12 +127,8 @@ impl Cli {
                 })
             })
         };
-        let mut command = document(Self::command(), &SETTINGS).after_help(footer(false)).after_long_help(footer(true));
-        for action in ["new", "list", "remove"] {
-            command = command
-                .mut_subcommand("key", |key| key.mut_subcommand(action, |action| document(action, &SETTINGS[..2])));
-        }
-        command
+        let command = document(Self::command(), &SETTINGS).after_help(footer(false)).after_long_help(footer(true));
+        command.mut_subcommand("key", |key| key.mut_subcommands(|action| document(action, &SETTINGS[..2])))
     }
 }
 
@@ -226,47 +167,6 @@ fn footer(with_settings: bool) -> String {
     }
     text += "SIGHUP reads the configuration and the keys again, and logs which settings need a restart.\n\n";
     text + &command::exit::help(&EXIT_CODES)
-}
-
-impl KeyAction {
-    /// Executes the command; prints to standard output.
-    pub(crate) fn run(self) -> anyhow::Result<()> {
-        let open = |paths: DataPaths| -> anyhow::Result<Keyring> {
-            let config = paths.load(|_| {})?;
-            become_owner(&config.data_directory());
-            Keyring::open(config.keys_file()).context("cannot open the keys")
-        };
-        let mut out = std::io::stdout().lock();
-        match self {
-            Self::New { name, replace, paths } => {
-                let key = open(paths)?.create(&name, replace)?;
-                writeln!(out, "{}", key.reveal())?;
-            }
-            Self::List { paths } => {
-                for name in open(paths)?.names() {
-                    writeln!(out, "{name}")?;
-                }
-            }
-            Self::Remove { name, paths } => open(paths)?.remove(&name)?,
-        }
-        Ok(())
-    }
-}
-
-/// As root, works as the owner of the data directory from here on, so that the service can read the files that this command writes.
-fn become_owner(data: &Path) {
-    use rustix::thread::{set_thread_gid, set_thread_uid};
-    let Ok(owner) = rustix::fs::stat(data) else { return };
-    if rustix::process::geteuid().is_root() && owner.st_uid != 0 {
-        let (uid, gid) = (rustix::fs::Uid::from_raw(owner.st_uid), rustix::fs::Gid::from_raw(owner.st_gid));
-        let _ = set_thread_gid(gid).and_then(|()| set_thread_uid(uid));
-    }
-}
-
-fn set<T>(slot: &mut T, value: Option<T>) {
-    if let Some(value) = value {
-        *slot = value;
-    }
 }
 
 #[cfg(test)]
@@ -310,14 +210,13 @@ mod tests {
 
     #[test]
     fn the_key_commands_find_the_data_like_the_server() {
-        for action in [
-            &["cdn", "key", "new", "--help"][..],
-            &["cdn", "key", "list", "--help"],
-            &["cdn", "key", "remove", "--help"],
-        ] {
-            let text = help(action);
+        let definition = Cli::definition();
+        let key = definition.find_subcommand("key").unwrap();
+        assert!(key.get_subcommands().count() >= 4);
+        for action in key.get_subcommands().map(clap::Command::get_name) {
+            let text = help(&["cdn", "key", action, "--help"]);
             for variable in ["NEARCAST_CONFIG", "NEARCAST_DATA", "NEARCAST_KEYS"] {
-                assert!(text.contains(&format!("[env: {variable}")), "{action:?}: {text}");
+                assert!(text.contains(&format!("[env: {variable}")), "{action}: {text}");
             }
         }
     }

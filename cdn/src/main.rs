@@ -2,6 +2,8 @@
 
 mod announce;
 mod cli;
+mod data_paths;
+mod key_command;
 mod process;
 
 use std::io::IsTerminal;

@@ -19,15 +19,15 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 
-use crate::auth::{Keyring, StreamName};
+use crate::auth::{Keyring, LastPublish, LastPublishes, StreamName};
 use crate::config::Config;
 use crate::egress::rtmp::{AcceptedPlayer, Fanout, ResumePoint};
 use crate::hub::{Hub, PublishState, PublisherInfo, RevokeReason};
 use crate::ingest::{self, PendingLimits};
 use crate::listener::LimitedListener;
 use crate::rendezvous::PeerDirectory;
-pub use authorizer::reload_keys;
 use authorizer::{Authorizer, Credentials, split_app};
+pub use authorizer::{check_keys, reload_keys};
 
 /// The RTMP listener of one server.
 #[derive(Debug)]
@@ -36,6 +36,7 @@ pub struct RtmpServer {
     authorizer: Authorizer,
     fanout: Arc<Fanout>,
     peers: Arc<PeerDirectory>,
+    last_publishes: Arc<LastPublishes>,
     slots: Arc<ConnectionSlots>,
     limits: Limits,
     pending_limits: PendingLimits,
@@ -44,12 +45,13 @@ pub struct RtmpServer {
 }
 
 impl RtmpServer {
-    /// Creates a listener for the streams of `hub`. `limiter` bounds its connections.
+    /// Creates a listener for the streams of `hub`. `limiter` bounds its connections, and `last_publishes` records the use of `keys`.
     pub fn new(
         hub: Arc<Hub>,
         keys: Arc<Keyring>,
         fanout: Arc<Fanout>,
         peers: Arc<PeerDirectory>,
+        last_publishes: Arc<LastPublishes>,
         limiter: Arc<ConnectionLimiter>,
         config: &Config,
     ) -> Arc<Self> {
@@ -71,6 +73,7 @@ impl RtmpServer {
             hub,
             fanout,
             peers,
+            last_publishes,
             slots: ConnectionSlots::new(limiter, reserved_slots(rtmp.max_connections), Evictable::Waiting),
             limits,
             pending_limits,
@@ -179,7 +182,7 @@ impl RtmpServer {
             }
             return None;
         }
-        let Some(stream) = self.authorizer.authorize(credentials(&request), peer.ip()) else {
+        let Some((key, stream)) = self.authorizer.authorize(credentials(&request), peer.ip()) else {
             tracing::debug!(app = %self.redacted_app(&request.app), agent = request.agent.as_deref(), "publisher rejected: invalid key");
             let why = "The stream key is not valid. Create one with: cdn key new NAME";
             // Not `BadName`, which servers also send for a key in use: an encoder must not wait for this key to become free.
@@ -195,9 +198,10 @@ impl RtmpServer {
         async {
             let agent = request.agent.clone();
             tracing::info!(agent = agent.as_deref(), "publisher connected");
-            let publish = stream.publish(PublisherInfo { peer: peer.to_string(), agent, protocol: "rtmp" });
+            let info = PublisherInfo { peer: peer.to_string(), agent, protocol: "rtmp", key: Some(key.clone()) };
+            let publish = stream.publish(info);
             // The key may have been revoked after the lookup, before there was a publisher to kick.
-            let has_key = self.authorizer.is_valid_for(credentials(&request), stream.name());
+            let has_key = self.authorizer.is_valid(&key);
             if let Some(why) = publish.revoke_reason().or((!has_key).then_some(RevokeReason::KeyRevoked)) {
                 tracing::info!(reason = ?why, "publisher rejected");
                 let (code, description) = ingest::rtmp::rejection_status(why);
@@ -209,6 +213,8 @@ impl RtmpServer {
             let tickets = self.peers.tickets(stream.name());
             match request.accept_with(ingest::rtmp::resume(&publish), Some(&tickets)).await {
                 Ok(publisher) => {
+                    let at = net::clock::now();
+                    self.last_publishes.record(key.id, LastPublish { at, from: peer.ip().to_canonical() });
                     let context = ingest::rtmp::PublisherContext { from: peer.ip(), peers: &self.peers };
                     let (ended, connection) = ingest::rtmp::run(publisher, publish, self.pending_limits, context).await;
                     tracing::info!(reason = ?ended, "publisher disconnected");

@@ -189,6 +189,52 @@ fn the_server_and_the_key_commands_have_the_same_data() {
     assert!(server.get("/api/v1/streams").contains("\"talk\""));
 }
 
+/// The text of an output that succeeded.
+fn text(output: &Output) -> String {
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+#[test]
+fn keys_are_listed_with_dates_and_those_of_old_files_are_unknown() {
+    let data = tempfile::tempdir().unwrap();
+    let variables = [("NEARCAST_DATA", data.path())];
+    let old = "[[key]]\nname = 'old'\nid = '0123456789ab'\nsalt = '00112233445566778899aabbccddeeff'\n\
+        sha256 = '00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff'\n";
+    fs::write(data.path().join("keys.toml"), old).unwrap();
+    assert!(text(&run(&["key", "new", "new"], &variables)).starts_with("nck_"));
+    let list = text(&run(&["key", "list"], &variables));
+    let rows: Vec<Vec<&str>> = list.lines().skip(1).map(|line| line.split_whitespace().collect()).collect();
+    assert!(rows.len() == 2 && rows[0][0] == "new" && rows[0][1].ends_with('Z') && rows[0][2] == "never", "{list}");
+    assert_eq!(rows[1], ["old", "unknown", "unknown"]);
+
+    let rotated = run(&["key", "rotate", "old", "--overlap", "30m"], &variables);
+    assert!(text(&rotated).starts_with("nck_"));
+    assert!(String::from_utf8_lossy(&rotated.stderr).starts_with("The old key of old is valid until 2"));
+    let list: Vec<serde_json::Value> =
+        serde_json::from_str(&text(&run(&["key", "list", "--json"], &variables))).unwrap();
+    let fields = list
+        .iter()
+        .map(|key| (key["stream"].as_str().unwrap(), key["created"].is_string(), key["valid_until"].is_string()));
+    assert_eq!(fields.collect::<Vec<_>>(), [("new", true, false), ("old", true, false), ("old", false, true)]);
+    assert_eq!((&list[2]["id"], &list[2]["last_publish"]), (&"0123456789ab".into(), &serde_json::Value::Null));
+
+    for (arguments, expected, says) in [
+        (&["key", "rotate", "none"][..], 1, "the stream none has no key"),
+        (&["key", "rotate", "old", "--overlap", "2years"], 64, "at most 365d"),
+        (&["key", "rotate", "old", "--overlap", "soon"], 64, "is no duration: 30m, 24h, 7d"),
+        (&["key", "new", "old"], 1, "cdn key rotate old"),
+    ] {
+        let output = run(arguments, &variables);
+        let error = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(code(&output) == Some(expected) && error.contains(says), "{arguments:?}: {error}");
+    }
+    fs::write(data.path().join("last-publishes.toml"), "key = 1").unwrap();
+    let output = run(&["key", "list"], &variables);
+    assert!(String::from_utf8_lossy(&output.stderr).contains("the last use of the keys is unknown: "), "{output:?}");
+    assert_eq!(text(&output).lines().count(), 4);
+}
+
 #[test]
 fn the_first_key_is_in_the_data_directory_of_the_user() {
     use std::os::unix::process::CommandExt;

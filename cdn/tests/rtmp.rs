@@ -227,6 +227,60 @@ async fn keys_are_accepted_in_all_their_places_and_never_logged() {
     assert!(!log.contains(&key[4..]) && !log.contains(&key[..20]) && !log.contains(&random), "a key is in the log");
 }
 
+#[tokio::test]
+async fn a_rotated_key_publishes_until_the_overlap_is_over() {
+    let cdn = Cdn::start(&[]).await;
+    let url = |key: &str| format!("rtmp://{}/live/{key}", cdn.rtmp);
+    let cdn_key = async |arguments: &[&str]| {
+        let mut command = Command::from(program::binary());
+        run({
+            command.arg("key").args(arguments).arg("--data").arg(cdn.data.path());
+            command
+        })
+        .await
+    };
+    let list =
+        async || -> Vec<serde_json::Value> { serde_json::from_str(&cdn_key(&["list", "--json"]).await).unwrap() };
+    let listed = list().await;
+    assert!(listed.len() == 1 && listed[0]["created"].is_string() && listed[0]["last_publish"].is_null(), "{listed:?}");
+
+    let old = cdn.key.clone();
+    let new = cdn_key(&["rotate", "live", "--overlap", "6s"]).await.trim().to_owned();
+    let listed = list().await;
+    assert!(listed.len() == 2 && listed[0]["valid_until"].is_null() && listed[1]["valid_until"].is_string());
+    let endless = "-re -f lavfi -i sine -c:a aac -f flv";
+    let mut publisher = ffmpeg(endless).arg(url(&old)).spawn().unwrap();
+    within(async {
+        // Written while the server runs, and by a process of its own.
+        while list().await.get(1).is_none_or(|key| key["last_publish"]["from"] != "127.0.0.1") {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    })
+    .await;
+    assert!(publisher.try_wait().unwrap().is_none(), "the old key is valid and in use");
+    let ended = within(publisher.wait()).await.unwrap();
+    assert!(!ended.success(), "its publisher is disconnected at the end");
+    let publish = "-f lavfi -i sine=duration=0.5 -c:a aac -f flv";
+    for (key, is_let_in) in [(&old, false), (&new, true)] {
+        let output = within(ffmpeg(publish).arg(url(key)).output()).await.unwrap();
+        assert_eq!(output.status.success(), is_let_in, "{}", String::from_utf8_lossy(&output.stderr));
+    }
+    let before = list().await;
+    assert_eq!((before.len(), &before[0]["valid_until"]), (1, &serde_json::Value::Null));
+    let Cdn { child, log, data, .. } = cdn;
+    interrupt(&child, "TERM").await;
+    let log = within(log).await.unwrap();
+    assert!(log.contains("rotated key ended") && !log.contains(&new[4..]) && !log.contains(&old[4..]), "{log}");
+    // What was not written yet is written at the end.
+    let mut command = Command::from(program::binary());
+    let text = run({
+        command.args(["key", "list", "--data"]).arg(data.path());
+        command
+    })
+    .await;
+    assert!(text.contains("LAST PUBLISH") && text.contains("127.0.0.1"), "{text}");
+}
+
 /// Starts `command` and returns it with its output, and what that was up to the URLs.
 async fn first_start(mut command: Command) -> (Child, Lines<BufReader<ChildStdout>>, String) {
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).kill_on_drop(true).spawn().unwrap();

@@ -1,11 +1,16 @@
-//! Authorisation of publishers: stream names, publish keys, the file that holds the keys' hashes, and the count of failures.
+//! Authorisation of publishers: stream names, publish keys, the file that holds the keys' hashes, the last use of each key, and the count of
+//! failures.
 
 mod failures;
+mod key_file;
 mod keyring;
+mod last_publishes;
 mod name;
 mod secret;
 
 pub use failures::{AuthFailures, FailureReport, INTERVAL, LIMIT};
-pub use keyring::{Changes, Error, Keyring};
+pub use key_file::Error;
+pub use keyring::{Changes, KeyInfo, Keyring, ValidKey};
+pub use last_publishes::{LastPublish, LastPublishes};
 pub use name::{InvalidName, StreamName};
-pub use secret::{PresentedKey, Secret};
+pub use secret::{InvalidKeyId, KeyId, PresentedKey, Secret};

@@ -3,8 +3,11 @@
 use std::fmt;
 use std::str::FromStr;
 
+use serde::Serialize;
+
 /// A stream name: 1 to 64 characters of `A-Z a-z 0-9 - _ .`, starting with a letter or digit, and not a path that the server uses.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(transparent)]
 pub struct StreamName(String);
 
 /// Why a text is not a stream name.

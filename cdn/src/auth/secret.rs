@@ -1,9 +1,12 @@
 //! A publish key: 160 random bits, shown once, kept only as an id by which it is found and a salted hash.
 
 use std::fmt;
+use std::str::FromStr;
 
+use data_encoding::{HEXLOWER, HEXLOWER_PERMISSIVE};
 use rand::TryRng;
 use rand::rngs::{SysError, SysRng};
+use serde::{Serialize, Serializer};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
@@ -18,9 +21,9 @@ pub(super) struct Hash {
     pub(super) digest: [u8; 32],
 }
 
-/// The first 48 bits of a hash of a key: where the keyring looks for it. It says nothing of the rest of the key.
+/// The first 48 bits of a hash of a key: where the keyring looks for it. It says nothing of the rest of the key. Its text is 12 hexadecimal digits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct KeyId(pub(super) [u8; 6]);
+pub struct KeyId([u8; 6]);
 
 /// A text with the form of a key, as a client presented it. Whether it is one, only the keyring knows.
 #[derive(Clone, Copy)]
@@ -62,6 +65,32 @@ impl<'a> PresentedKey<'a> {
     pub(super) fn id(self) -> KeyId {
         let hash: [u8; 32] = Sha256::new().chain_update(ID_DOMAIN).chain_update(self.0.as_bytes()).finalize().into();
         KeyId(*hash.first_chunk().expect("a hash is longer than an id"))
+    }
+}
+
+impl fmt::Display for KeyId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&HEXLOWER.encode(&self.0))
+    }
+}
+
+/// A text is not 12 hexadecimal digits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the id of a key is 12 hexadecimal digits")]
+pub struct InvalidKeyId;
+
+impl Serialize for KeyId {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(self)
+    }
+}
+
+impl FromStr for KeyId {
+    type Err = InvalidKeyId;
+
+    fn from_str(text: &str) -> Result<Self, InvalidKeyId> {
+        let bytes = HEXLOWER_PERMISSIVE.decode(text.as_bytes()).map_err(|_| InvalidKeyId)?;
+        bytes.try_into().map(Self).map_err(|_| InvalidKeyId)
     }
 }
 
@@ -151,7 +180,8 @@ mod tests {
         let id = key.presented().id();
         assert_eq!(key.presented().id(), id);
         assert_ne!(id, Secret::generate().unwrap().presented().id());
-        assert!(!key.reveal().contains(&data_encoding::HEXLOWER.encode(&id.0)));
+        assert!(!key.reveal().contains(&id.to_string()));
+        assert_eq!(id.to_string().parse(), Ok(id));
         assert_ne!(key.hash().unwrap().digest[..6], id.0);
     }
 }

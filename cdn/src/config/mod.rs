@@ -27,7 +27,7 @@ pub use layers::{Error, Layers, Origin, load};
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
-    /// Directory for persistent data: publish keys and the relay's secret; empty for [`data_directory`](Self::data_directory)'s convention.
+    /// Directory for persistent data: publish keys, their last use, and the relay's secret; empty for [`data_directory`](Self::data_directory)'s convention.
     pub data: PathBuf,
     /// File of publish keys; empty for `keys.toml` in `data`.
     pub keys: PathBuf,
@@ -291,6 +291,11 @@ impl Config {
     /// The file of publish keys.
     pub fn keys_file(&self) -> PathBuf {
         if self.keys.as_os_str().is_empty() { self.data_directory().join("keys.toml") } else { self.keys.clone() }
+    }
+
+    /// The file in which the server keeps the last publish with each key.
+    pub fn last_publishes_file(&self) -> PathBuf {
+        self.data_directory().join("last-publishes.toml")
     }
 
     /// All settings as TOML: sections and their keys, in the order of this file.

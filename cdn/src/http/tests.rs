@@ -66,7 +66,11 @@ impl Fixture {
     }
 
     fn publish(&self) -> PublishGuard {
-        self.hub.open("live").publish(PublisherInfo { peer: PEER.to_owned(), agent: None, protocol: "rtmp" })
+        self.hub.open("live").publish(PublisherInfo {
+            peer: PEER.to_owned(),
+            protocol: "rtmp",
+            ..PublisherInfo::default()
+        })
     }
 
     async fn ask(&self, mut request: Request<Body>) -> Reply {

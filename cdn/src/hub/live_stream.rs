@@ -390,11 +390,14 @@ impl HubStream {
         self.announce();
     }
 
-    /// Revokes the current publisher, if there is one, and starts the grace period.
-    pub(super) fn kick(&self, why: RevokeReason, now: Instant) {
+    /// Revokes the current publisher, if there is one and it is meant, and starts the grace period.
+    pub(super) fn kick(&self, why: RevokeReason, now: Instant, is_meant: impl Fn(&PublisherInfo) -> bool) {
+        if !self.shared.read().writer.as_ref().is_some_and(|writer| is_meant(&writer.info)) {
+            return;
+        }
         {
             let mut shared = self.shared.write();
-            let Some(writer) = shared.writer.take() else { return };
+            let Some(writer) = shared.writer.take_if(|writer| is_meant(&writer.info)) else { return };
             writer.revocation.send_replace(Some(why));
             shared.state = PublishState::Disconnected { since: now, until: now + self.settings.grace };
         }
@@ -404,7 +407,7 @@ impl HubStream {
     /// Revokes the current publisher and accepts no other from now on.
     pub(super) fn block(&self, why: RevokeReason, now: Instant) {
         self.shared.write().closed = Some(why);
-        self.kick(why, now);
+        self.kick(why, now, |_| true);
     }
 
     /// Revokes the current publisher, accepts no other from now on, and ends the stream without a grace period: it is removed.

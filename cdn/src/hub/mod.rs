@@ -23,6 +23,7 @@ use net::trace::Trace;
 use parking_lot::RwLock;
 use tokio::sync::watch;
 
+use crate::auth::ValidKey;
 pub use latency::{LatencyTracker, PublisherReport};
 pub use live::{Interest, WakerGuard};
 pub use live_stream::{Counters, HubStream, Info, PublishState, WindowExtent};
@@ -118,10 +119,11 @@ impl Hub {
         self.set_changed.subscribe()
     }
 
-    /// Revokes the publisher of the stream called `name`, because its key is no longer valid.
-    pub fn kick(&self, name: &str) {
-        if let Some(stream) = self.stream(name) {
-            stream.kick(RevokeReason::KeyRevoked, Instant::now());
+    /// Revokes the publishers whose key is no longer valid.
+    pub fn revoke_keys(&self, is_valid: impl Fn(&ValidKey) -> bool) {
+        for stream in self.streams() {
+            let has_key = |publisher: &PublisherInfo| publisher.key.as_ref().is_none_or(&is_valid);
+            stream.kick(RevokeReason::KeyRevoked, Instant::now(), |publisher| !has_key(publisher));
         }
     }
 

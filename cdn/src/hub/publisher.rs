@@ -1,5 +1,7 @@
 //! A stream's publisher: its identity, the outcome of a push, and why it is revoked.
 
+use crate::auth::ValidKey;
+
 /// Identity of a publisher, for people and monitoring. Contains no secrets.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PublisherInfo {
@@ -9,6 +11,8 @@ pub struct PublisherInfo {
     pub agent: Option<String>,
     /// Name of the ingest protocol.
     pub protocol: &'static str,
+    /// The key that it was admitted by, if any.
+    pub key: Option<ValidKey>,
 }
 
 /// Why a publisher is revoked.
@@ -16,7 +20,7 @@ pub struct PublisherInfo {
 pub enum RevokeReason {
     /// Another publisher connected with the same key.
     TakenOver,
-    /// The key was replaced or removed.
+    /// The key was replaced or removed, or its end is over.
     KeyRevoked,
     /// The server is shutting down.
     ShuttingDown,

@@ -13,6 +13,7 @@ use media::{AccessUnit, Catalog, Cursor, Epoch, Timestamp, Track, TrackId};
 use super::{
     Hub, HubSettings, HubStream, Interest, PublishGuard, PublishState, PublisherInfo, PushOutcome, RevokeReason,
 };
+use crate::auth::ValidKey;
 
 const GRACE: Duration = Duration::from_secs(30);
 
@@ -180,10 +181,6 @@ async fn a_removed_stream_ends() {
     let hub = hub();
     let stream = hub.open("live");
     let publishing = publish(&stream);
-    hub.kick("live");
-    assert_eq!(publishing.revoked().await, RevokeReason::KeyRevoked);
-    assert!(matches!(stream.state(), PublishState::Disconnected { .. }), "a publisher may still connect");
-    let publishing = publish(&stream);
     hub.end("live");
     assert_eq!(publishing.revoked().await, RevokeReason::KeyRevoked);
     assert!(matches!(stream.state(), PublishState::Ended { .. }));
@@ -193,6 +190,27 @@ async fn a_removed_stream_ends() {
     let publishing = publish(&hub.open("other"));
     hub.block_all();
     assert_eq!(publishing.revoked().await, RevokeReason::ShuttingDown);
+}
+
+#[tokio::test]
+async fn the_publisher_whose_key_is_not_valid_is_revoked() {
+    let hub = hub();
+    let key = |stream: &str, id: &str| ValidKey { stream: stream.parse().unwrap(), id: id.parse().unwrap() };
+    let (old, new) = (key("live", "0123456789ab"), key("live", "0123456789ac"));
+    let publish_with = |stream: &Arc<HubStream>, key: &ValidKey| {
+        stream.publish(PublisherInfo { key: Some(key.clone()), ..PublisherInfo::default() })
+    };
+    let (stream, keyless) = (hub.open("live"), publish(&hub.open("keyless")));
+    let other = publish_with(&hub.open("other"), &key("other", "0123456789ad"));
+    let publishing = publish_with(&stream, &old);
+    hub.revoke_keys(|_| true);
+    assert_eq!(publishing.revoke_reason(), None);
+    hub.revoke_keys(|key| *key != old);
+    assert_eq!(publishing.revoked().await, RevokeReason::KeyRevoked);
+    assert!(matches!(stream.state(), PublishState::Disconnected { .. }), "a publisher may still connect");
+    let publishing = publish_with(&stream, &new);
+    hub.revoke_keys(|key| *key != old);
+    assert_eq!([&publishing, &other, &keyless].map(PublishGuard::revoke_reason), [None; 3]);
 }
 
 #[tokio::test]

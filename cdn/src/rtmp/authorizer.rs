@@ -9,7 +9,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use crate::auth::{AuthFailures, FailureReport, Keyring, PresentedKey, StreamName};
+use net::clock;
+
+use crate::auth::{AuthFailures, Changes, FailureReport, Keyring, PresentedKey, ValidKey};
 use crate::hub::{Hub, HubStream};
 
 /// Decides which stream a publisher may publish.
@@ -42,22 +44,22 @@ impl Authorizer {
         Self { hub, keys, app: app.to_owned(), failures: AuthFailures::default(), failed: AtomicU64::new(0) }
     }
 
-    /// The stream of the key in `credentials`. `None` if there is none, which is counted and reported for the address `from`.
-    pub(super) fn authorize(&self, credentials: Credentials<'_>, from: IpAddr) -> Option<Arc<HubStream>> {
-        let stream = self.find(credentials, from).and_then(|name| self.hub.stream(name.as_str()));
-        if stream.is_none() {
+    /// The key in `credentials` and its stream. `None` if there is none, which is counted and reported for the address `from`.
+    pub(super) fn authorize(&self, credentials: Credentials<'_>, from: IpAddr) -> Option<(ValidKey, Arc<HubStream>)> {
+        let found = self.find(credentials, from);
+        let admitted = found.and_then(|key| self.hub.stream(key.stream.as_str()).map(|stream| (key, stream)));
+        if admitted.is_none() {
             self.failed.fetch_add(1, Ordering::Relaxed);
             if let Some(report) = self.failures.on_failure(from, Instant::now()) {
                 log(report);
             }
         }
-        stream
+        admitted
     }
 
-    /// Whether the key in `credentials` is still that of the stream `name`, by the loaded keys.
-    pub(super) fn is_valid_for(&self, credentials: Credentials<'_>, name: &str) -> bool {
-        let candidates = self.candidates(credentials);
-        self.find_loaded(&candidates).is_some_and(|stream| stream.as_str() == name)
+    /// Whether a key that was found before is still valid, by the loaded keys.
+    pub(super) fn is_valid(&self, key: &ValidKey) -> bool {
+        self.keys.is_valid(key, clock::now())
     }
 
     /// Logs the totals of the addresses whose interval is over.
@@ -70,7 +72,7 @@ impl Authorizer {
         self.failed.load(Ordering::Relaxed)
     }
 
-    fn find(&self, credentials: Credentials<'_>, from: IpAddr) -> Option<StreamName> {
+    fn find(&self, credentials: Credentials<'_>, from: IpAddr) -> Option<ValidKey> {
         let candidates = self.candidates(credentials);
         let found = self.find_loaded(&candidates);
         if found.is_some() || candidates.is_empty() || self.failures.is_limited(from) {
@@ -81,10 +83,11 @@ impl Authorizer {
         self.find_loaded(&candidates)
     }
 
-    /// The stream of the first candidate that the loaded keys contain.
-    fn find_loaded(&self, candidates: &[Candidate<'_>]) -> Option<StreamName> {
+    /// The first candidate that the loaded keys contain.
+    fn find_loaded(&self, candidates: &[Candidate<'_>]) -> Option<ValidKey> {
+        let now = clock::now();
         candidates.iter().find_map(|(key, named)| {
-            self.keys.find(*key).filter(|stream| named.is_none_or(|named| stream.as_str() == named))
+            self.keys.find(*key, now).filter(|key| named.is_none_or(|named| key.stream.as_str() == named))
         })
     }
 
@@ -118,10 +121,20 @@ fn log(report: FailureReport) {
     }
 }
 
+/// Ends the keys whose time is over, reloads the others if the file changed, and revokes the publishers that have no valid key.
+pub fn check_keys(keys: &Keyring, hub: &Hub) {
+    for key in keys.expire(clock::now()) {
+        tracing::info!(stream = %key.stream, "rotated key ended");
+    }
+    reload_keys(keys, hub);
+    revoke_keys(keys, hub);
+}
+
 /// Reloads the keys if the file changed. Opens the streams of added keys, ends those of removed keys, and revokes publishers of replaced
 /// keys.
 pub fn reload_keys(keys: &Keyring, hub: &Hub) {
     match keys.reload() {
+        Ok(changes) if changes == Changes::default() => {}
         Ok(changes) => {
             for name in &changes.added {
                 tracing::info!(stream = %name, "key added");
@@ -129,15 +142,20 @@ pub fn reload_keys(keys: &Keyring, hub: &Hub) {
             }
             for name in &changes.replaced {
                 tracing::info!(stream = %name, "key replaced");
-                hub.kick(name.as_str());
             }
             for name in &changes.removed {
                 tracing::info!(stream = %name, "key removed");
                 hub.end(name.as_str());
             }
+            revoke_keys(keys, hub);
         }
         Err(error) => tracing::warn!(%error, "cannot reload the keys: the loaded ones stay valid"),
     }
+}
+
+fn revoke_keys(keys: &Keyring, hub: &Hub) {
+    let now = clock::now();
+    hub.revoke_keys(|key| keys.is_valid(key, now));
 }
 
 /// Splits an app at its first slash and drops the query: `live/x?y` gives `live` and `x`.
@@ -189,10 +207,14 @@ mod tests {
         fn ask(&self, app: &str, name: &str, query: &[(&str, &str)], from: &str) -> Option<String> {
             let query: Vec<_> = query.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
             let credentials = Credentials { app, name, query: &query };
-            let found = self.authorizer.authorize(credentials, from.parse().unwrap())?;
-            assert!(self.authorizer.is_valid_for(credentials, found.name()));
-            assert!(!self.authorizer.is_valid_for(credentials, "another"));
-            Some(found.name().to_owned())
+            let (key, stream) = self.authorizer.authorize(credentials, from.parse().unwrap())?;
+            assert!(self.authorizer.is_valid(&key));
+            assert_eq!(stream.name(), key.stream.as_str());
+            Some(stream.name().to_owned())
+        }
+
+        fn knows(&self, name: &str) -> bool {
+            self.authorizer.keys.names().iter().any(|known| known.as_str() == name)
         }
 
         fn new_key_of_another_process(&self, name: &str) -> String {
@@ -233,7 +255,7 @@ mod tests {
         let fixture = Fixture::new();
         let new = fixture.new_key_of_another_process("new");
         assert_eq!(fixture.ask("live", &new[..43], &[("key", "x")], STRANGER), None);
-        assert!(!fixture.authorizer.keys.knows("new"), "the key file was read");
+        assert!(!fixture.knows("new"), "the key file was read");
         assert_eq!(fixture.ask("live", &new, &[], STRANGER).as_deref(), Some("new"));
     }
 
@@ -246,7 +268,7 @@ mod tests {
         }
         let new = fixture.new_key_of_another_process("new");
         assert_eq!(fixture.ask("live", &new, &[], STRANGER), None);
-        assert!(!fixture.authorizer.keys.knows("new"), "the key file was read");
+        assert!(!fixture.knows("new"), "the key file was read");
         assert_eq!(fixture.ask("live", &fixture.key, &[], STRANGER).as_deref(), Some("live"));
         assert_eq!(fixture.ask("live", &new, &[], "192.0.2.2").as_deref(), Some("new"));
         assert_eq!(fixture.ask("live", &new, &[], STRANGER).as_deref(), Some("new"));

@@ -225,7 +225,7 @@ fn help_is_what_the_readme_says() -> Result<()> {
 fn each_program_writes_its_manual_and_completions() -> Result<()> {
     let env = TestEnv::new()?;
     for (name, pages) in [
-        ("cdn", &["cdn.1", "cdn-key.1", "cdn-key-new.1"][..]),
+        ("cdn", &["cdn.1", "cdn-key.1", "cdn-key-new.1", "cdn-key-rotate.1"][..]),
         ("broadcaster", &["broadcaster.1", "broadcaster-doctor.1", "broadcaster-devices.1"]),
         ("viewer", &["viewer.1", "viewer-doctor.1"]),
     ] {

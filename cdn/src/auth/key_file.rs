@@ -1,0 +1,244 @@
+//! The format of the key file: a row for each key, with the stream that it may publish.
+//!
+//! Each stream has one key without an end. A stream whose key was rotated also has the earlier ones, each with the time of its end.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use data_encoding::{HEXLOWER, HEXLOWER_PERMISSIVE};
+use media::WallClock;
+use serde::{Deserialize, Serialize};
+
+use super::name::{InvalidName, StreamName};
+use super::secret::{Hash, KeyId};
+
+/// What is stored of a key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct StoredKey {
+    pub(super) stream: StreamName,
+    pub(super) hash: Hash,
+    /// Unknown for keys of versions that did not store it.
+    pub(super) created: Option<WallClock>,
+    /// When the key ends, if it was rotated.
+    pub(super) valid_until: Option<WallClock>,
+}
+
+/// The keys of a file by their ids.
+pub(super) type StoredKeys = BTreeMap<KeyId, StoredKey>;
+
+impl StoredKey {
+    pub(super) fn is_valid(&self, now: WallClock) -> bool {
+        self.valid_until.is_none_or(|end| now < end)
+    }
+}
+
+/// Identifies a version of the file. Writers replace the file, so each version has a new inode.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Stamp {
+    inode: u64,
+    modified: (i64, i64),
+    pub(super) len: u64,
+}
+
+/// Why the keys cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The file cannot be read or written.
+    #[error("{path}: {source}")]
+    Io {
+        /// The key file, or its directory.
+        path: PathBuf,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// The file is damaged.
+    #[error("{path}: {why}")]
+    Damaged {
+        /// The key file.
+        path: PathBuf,
+        /// What is wrong.
+        why: String,
+    },
+    /// A name in the file is not a valid stream name.
+    #[error("{path}: {source}")]
+    Name {
+        /// The key file.
+        path: PathBuf,
+        /// What is wrong.
+        source: InvalidName,
+    },
+    /// The name already has a key.
+    #[error("the stream {name} has a key; replace it with `cdn key rotate {name}`, or at once with --replace")]
+    Exists {
+        /// Name of the stream that already has a key.
+        name: StreamName,
+    },
+    /// The name has no key.
+    #[error("the stream {name} has no key; `cdn key list` shows the streams that have one")]
+    Missing {
+        /// Name of the stream that has no key.
+        name: StreamName,
+    },
+    /// The maximum number of keys is reached.
+    #[error("the limit of {MAX_KEYS} keys is reached")]
+    Full,
+    /// The system's random number generator failed.
+    #[error("cannot get random numbers: {0}")]
+    Random(#[from] rand::rngs::SysError),
+}
+
+#[derive(Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+struct KeyFile {
+    #[serde(default)]
+    key: Vec<Row>,
+}
+
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+struct Row {
+    name: String,
+    id: String,
+    salt: String,
+    sha256: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    created: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    valid_until: Option<String>,
+}
+
+/// Reads the file; a missing one has no keys and no stamp.
+pub(super) fn load(path: &Path) -> Result<(StoredKeys, Option<Stamp>), Error> {
+    let stamp = stamp(path)?;
+    if stamp.is_none() {
+        return Ok(Default::default());
+    }
+    let text = fs::read_to_string(path).map_err(|source| Error::Io { path: path.into(), source })?;
+    Ok((parse(&text, path)?, stamp))
+}
+
+fn parse(text: &str, path: &Path) -> Result<StoredKeys, Error> {
+    let damaged = |why: String| Error::Damaged { path: path.into(), why };
+    let document: KeyFile = toml::from_str(text).map_err(|e| damaged(e.to_string()))?;
+    if document.key.len() > MAX_KEYS {
+        return Err(Error::Full);
+    }
+    let (mut keys, mut has_lasting) = (StoredKeys::new(), BTreeMap::new());
+    for row in document.key {
+        let stream: StreamName = row.name.parse().map_err(|source| Error::Name { path: path.into(), source })?;
+        let id = row.id.parse().map_err(|_| damaged(format!("the id of {stream} is not 12 hex digits")))?;
+        let salt = unhex(&row.salt).ok_or_else(|| damaged(format!("the salt of {stream} is not 32 hex digits")))?;
+        let digest = unhex(&row.sha256).ok_or_else(|| damaged(format!("the hash of {stream} is not 64 hex digits")))?;
+        let time = |field: &str, text: Option<String>| {
+            let parse = |text: String| {
+                WallClock::from_rfc3339(&text)
+                    .ok_or_else(|| damaged(format!("{field} of {stream} is not a time: {text:?}")))
+            };
+            text.map(parse).transpose()
+        };
+        let (created, valid_until) = (time("created", row.created)?, time("valid_until", row.valid_until)?);
+        let lasting: &mut bool = has_lasting.entry(stream.clone()).or_default();
+        if valid_until.is_none() && std::mem::replace(lasting, true) {
+            return Err(damaged(format!("two keys of {stream} have no valid_until")));
+        }
+        let key = StoredKey { stream, hash: Hash { salt, digest }, created, valid_until };
+        if let Some(other) = keys.insert(id, key) {
+            return Err(damaged(format!("another key has the id of that of {}", other.stream)));
+        }
+    }
+    match has_lasting.into_iter().find(|(_, has_lasting)| !has_lasting) {
+        Some((stream, _)) => Err(damaged(format!("each key of {stream} has a valid_until; one must have none"))),
+        None => Ok(keys),
+    }
+}
+
+pub(super) fn stamp(path: &Path) -> Result<Option<Stamp>, Error> {
+    match fs::metadata(path) {
+        Ok(m) => Ok(Some(Stamp { inode: m.ino(), modified: (m.mtime(), m.mtime_nsec()), len: m.len() })),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(Error::Io { path: path.into(), source }),
+    }
+}
+
+/// The contents of the file, in the order of the streams.
+pub(super) fn render(keys: &StoredKeys) -> String {
+    let row = |(id, key): (&KeyId, &StoredKey)| Row {
+        name: key.stream.to_string(),
+        id: id.to_string(),
+        salt: HEXLOWER.encode(&key.hash.salt),
+        sha256: HEXLOWER.encode(&key.hash.digest),
+        created: key.created.map(WallClock::to_rfc3339),
+        valid_until: key.valid_until.map(WallClock::to_rfc3339),
+    };
+    let mut document = KeyFile { key: keys.iter().map(row).collect() };
+    document.key.sort_by(|a, b| a.name.cmp(&b.name));
+    format!("{HEADER}{}", toml::to_string(&document).expect("rows of strings are TOML"))
+}
+
+fn unhex<const N: usize>(text: &str) -> Option<[u8; N]> {
+    HEXLOWER_PERMISSIVE.decode(text.as_bytes()).ok()?.try_into().ok()
+}
+
+const HEADER: &str =
+    "# Publish keys of this server: ids and salted SHA-256. Written by `cdn key`; the keys themselves are nowhere.\n\n";
+/// Maximum number of keys: bounds the file and the memory.
+pub(super) const MAX_KEYS: usize = 10_000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = r#"
+        [[key]]
+        name = "a"
+        id = "0123456789ab"
+        salt = "00112233445566778899aabbccddeeff"
+        sha256 = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff"
+        created = "2026-11-22T13:01:33.250Z"
+
+        [[key]]
+        name = "a"
+        id = "0123456789ac"
+        salt = "00112233445566778899aabbccddeeff"
+        sha256 = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff"
+        valid_until = "2026-11-23T13:01:33.250Z"
+    "#;
+
+    fn parsed(text: &str) -> Result<StoredKeys, String> {
+        parse(text, Path::new("keys.toml")).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn what_is_written_is_read() {
+        let keys = parsed(GOOD).unwrap();
+        let fields: Vec<_> = keys.values().map(|key| (key.created.is_some(), key.valid_until.is_some())).collect();
+        assert_eq!(fields, [(true, false), (false, true)]);
+        assert_eq!(parsed(&render(&keys)).unwrap(), keys);
+        assert_eq!(parsed("").unwrap(), StoredKeys::new());
+    }
+
+    #[test]
+    fn damaged_files_are_rejected_with_the_reason() {
+        for (from, to, says) in [
+            ("\n        sha256 = \"", "\n        sha256 = \"é", "the hash of a is not 64 hex digits"),
+            ("id = \"", "id = \"0", "the id of a is not 12 hex digits"),
+            ("salt = \"", "salt = \"0", "the salt of a is not 32 hex digits"),
+            ("salt", "pepper", "unknown field `pepper`"),
+            ("\"a\"", "\"../a\"", "keys.toml: a stream's name"),
+            ("[[key]]", "[[", "TOML parse error"),
+            ("ab\"", "ac\"", "another key has the id"),
+            ("created = \"2026", "created = \"some", "created of a is not a time: \"some-11-22"),
+            ("        valid_until = \"2026-11-23T13:01:33.250Z\"\n", "", "two keys of a have no valid_until"),
+            ("created", "valid_until", "each key of a has a valid_until"),
+        ] {
+            let bad = GOOD.replace(from, to);
+            assert_ne!(bad, GOOD);
+            let error = parsed(&bad).unwrap_err();
+            assert!(error.contains(says), "{says}: {error}");
+        }
+    }
+}
