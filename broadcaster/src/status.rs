@@ -265,8 +265,10 @@ pub fn show_code(peer: &PeerServer, log: LogFormat, is_chosen: bool) {
     let _ = StatusLineWriter.write_all(text.as_bytes());
 }
 
+/// A bitrate as on the player page (cdn/web/format.js): `640 kbit/s`, `2.3 Mbit/s`.
 fn rate(bits: u64) -> String {
-    if bits >= 1_000_000 { format!("{:.1} Mbit/s", bits as f64 / 1e6) } else { format!("{} kbit/s", bits / 1000) }
+    let kilobits = (bits + 500) / 1000;
+    if kilobits < 1000 { format!("{kilobits} kbit/s") } else { format!("{:.1} Mbit/s", bits as f64 / 1e6) }
 }
 
 fn tenths(n: f64) -> f64 {
@@ -285,6 +287,16 @@ mod tests {
     use media::{Epoch, WallClock};
 
     use super::*;
+
+    #[test]
+    fn bitrates_are_written_as_on_the_player_page() {
+        // An end-to-end test compares the page's with the same file.
+        let cases: serde_json::Value =
+            serde_json::from_str(include_str!("../../deploy/e2e/tests/figures.json")).unwrap();
+        for case in cases["bitrate"].as_array().unwrap() {
+            assert_eq!(rate(case[0].as_u64().unwrap()), case[1].as_str().unwrap(), "{}", case[0]);
+        }
+    }
 
     #[test]
     fn a_report_renders_as_a_line_and_as_json() {

@@ -1,6 +1,6 @@
 // The list of streams, refreshed every few seconds. Only changes are drawn, so that focus and hover stay.
 
-import { ago, bitrate, count, track } from "./format.js";
+import { STATES, ago, bitrate, count, track } from "./format.js";
 
 const INTERVAL = 3_000;
 const $ = (id) => document.getElementById(id);
@@ -52,10 +52,9 @@ function newCard(name) {
 
 function fill(card, stream) {
   const set = (selector, text) => { const node = card.querySelector(selector); if (node.textContent !== text) node.textContent = text; };
-  const words = { live: "Live", disconnected: "Waiting", offline: "Offline" };
   card.firstChild.dataset.state = stream.state;
   card.querySelector(".pill").dataset.state = stream.state;
-  set(".pill", words[stream.state] ?? stream.state);
+  set(".pill", STATES[stream.state] ?? stream.state);
   card.querySelector(".chip").hidden = stream.viewers.total === 0;
   set(".chip", count(stream.viewers.total, "viewer", "viewers"));
   const facts = stream.state === "live"

@@ -1,7 +1,7 @@
 // The page of one stream: its state by the API, the player, and the controls.
 
 import { ServerClock } from "./clock.js";
-import { bitrate, bound, count, seconds, track } from "./format.js";
+import { STATES, bitrate, bound, count, time, track } from "./format.js";
 import { COMPONENTS, LatencyBreakdown } from "./latency_breakdown.js";
 import { Playback } from "./playback.js";
 import { BEHIND } from "./recovery.js";
@@ -131,7 +131,7 @@ function state() {
   return stream.state;
 }
 
-const PILL = { connecting: "Connecting", live: "Live", disconnected: "Waiting", offline: "Offline", ended: "Offline", unknown: "Unknown", unreachable: "No answer" };
+const PILL = { ...STATES, connecting: "Connecting", unknown: "Unknown", unreachable: "No answer" };
 
 function showState() {
   const now = state();
@@ -231,8 +231,8 @@ function tick() {
   player.classList.toggle("off", !playback.running);
   stat("mode", playback.running ? mode : "–", playback.running ? detail : "");
   const buffered = playback.buffered;
-  stat("buffer", playback.running ? seconds(buffered) : "–", video.playbackRate === 1 ? "" : `playing at ${Math.round(video.playbackRate * 100)}%`);
-  stat("picture", video.videoWidth ? `${video.videoWidth}×${video.videoHeight}` : "–", video.videoWidth ? `shown at ${video.clientWidth}×${video.clientHeight}` : "");
+  stat("buffer", playback.running ? time(buffered) : "–", video.playbackRate === 1 ? "" : `playing at ${Math.round(video.playbackRate * 100)}%`);
+  stat("picture", video.videoWidth ? `${video.videoWidth}x${video.videoHeight}` : "–", video.videoWidth ? `shown at ${video.clientWidth}x${video.clientHeight}` : "");
   const quality = video.getVideoPlaybackQuality?.();
   stat("dropped", quality?.totalVideoFrames ? String(quality.droppedVideoFrames) : "–", quality?.totalVideoFrames ? `of ${count(quality.totalVideoFrames, "picture", "pictures")}` : "");
   $("golive").hidden = !(state() === "live" && playback.running && hasPicture && playback.lag > BEHIND);
@@ -254,9 +254,9 @@ function showLatency() {
     stat("latency", "–", "the publisher's clock is ahead of the server's: is it set by NTP?");
     return;
   }
-  stat("latency", seconds(value), `± ${bound((now.error + apart.error) / 1000)}, ${since}`);
+  stat("latency", time(value), `± ${bound((now.error + apart.error) / 1000)}, ${since}`);
   showComponents(breakdown.components(value * 1000));
-  $("latency-chip").textContent = `${value.toFixed(1)} s ${stream.clock ? "latency" : "since ingest"}`;
+  $("latency-chip").textContent = `${time(value)} ${stream.clock ? "latency" : "since ingest"}`;
   curve.push(value);
   if (curve.length > CURVE) curve.shift();
   const top = Math.max(...curve) * 1.15;
@@ -267,7 +267,7 @@ function showLatency() {
 function showComponents(parts) {
   $("parts").hidden = parts.length === 0;
   const total = parts.reduce((sum, [, ms]) => sum + ms, 0);
-  const words = ([part, ms]) => `${part} ${ms < 10 ? ms.toFixed(1) : Math.round(ms)} ms`;
+  const words = ([part, ms]) => `${part} ${time(ms / 1000)}`;
   const make = (tag, part, more) => Object.assign(document.createElement(tag), { className: `part-${COMPONENTS.indexOf(part)}`, ...more });
   $("parts-bar").replaceChildren(...parts.map((part) => {
     const piece = make("i", part[0], { title: words(part) });

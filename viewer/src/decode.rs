@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 use std::time::Duration;
 
-use media::codec::{CodecConfig, Format, capture_time_sei};
+use media::codec::{CodecConfig, capture_time_sei};
 use media::latency::{Stage, StageTimes};
 use media::{Epoch, Timestamp, TrackKind};
 use net::trace::UnitRef;
@@ -103,15 +103,6 @@ pub fn audio(player: &PlayerContext, queue: Option<&Arc<Mutex<SoundQueue>>>) {
             }
         }
         sounds.clear();
-    }
-}
-
-/// `H.264 1280x720`, `AAC 48000 Hz 2 ch`.
-pub fn describe(config: &CodecConfig) -> String {
-    match config.format {
-        Format::Video { width: 0, .. } => config.codec.name().to_owned(),
-        Format::Video { width, height } => format!("{} {width}x{height}", config.codec.name()),
-        Format::Audio { sample_rate, channels } => format!("{} {sample_rate} Hz {channels} ch", config.codec.name()),
     }
 }
 

@@ -172,7 +172,8 @@ impl PathLatency {
 
     /// The components now, smoothed over about a second.
     pub(crate) fn breakdown(&self) -> Breakdown {
-        let ms = |micros: f64| (micros / 100.0).round() / 10.0;
+        // Plus zero, so that nothing is a negative zero.
+        let ms = |micros: f64| (micros / 100.0).round() / 10.0 + 0.0;
         let round = |ms: f64| (ms * 10.0).round() / 10.0;
         let uncertainty = self.broadcaster_clock.map(|clock| ms(clock.uncertainty as f64));
         if self.reported.is_empty() {

@@ -9,6 +9,7 @@ pub mod config;
 pub mod decode;
 pub mod doctor;
 pub mod ffmpeg;
+mod figures;
 mod latency_breakdown;
 mod latency_histogram;
 pub mod pipeline;

@@ -15,7 +15,7 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tracing::{debug, error, info, warn};
 
-use crate::decode;
+use crate::figures;
 use crate::player_context::PlayerContext;
 use crate::record::Recorder;
 use crate::source::{self, Event, Position, State};
@@ -350,7 +350,7 @@ impl Pipeline<'_> {
         if self.catalog.as_ref().is_none_or(|known| known.tracks != catalog.tracks || known.epoch != catalog.epoch) {
             let mut tracks: Vec<_> = catalog.tracks.iter().collect();
             tracks.sort_by_key(|track| track.id);
-            let codecs: Vec<String> = tracks.iter().map(|track| decode::describe(&track.config)).collect();
+            let codecs: Vec<String> = tracks.iter().map(|track| figures::track(&track.config)).collect();
             info!(epoch = %catalog.epoch, codecs = codecs.join(", "), tracks = tracks.len(), "new catalog");
             self.player.stats.lock().codecs = codecs;
         }

@@ -8,6 +8,7 @@ use media::path_merge::MergeCounters;
 use media::{Epoch, Timestamp, TrackId, WallClock};
 use serde::Serialize;
 
+use crate::figures;
 pub use crate::latency_breakdown::Breakdown;
 use crate::latency_breakdown::PathLatency;
 use crate::latency_histogram::LatencyHistogram;
@@ -21,7 +22,7 @@ pub struct Stats {
     pub source: String,
     /// In words: `connecting`, `waiting for the broadcast`, `live`.
     pub state: String,
-    /// `H.264 1280x720`, `AAC 48000 Hz`.
+    /// `H.264 1280x720`, `AAC 48 kHz stereo`.
     pub codecs: Vec<String>,
     /// Audio units decoded.
     pub audio_frames: u64,
@@ -366,11 +367,12 @@ impl Stats {
 impl Summary {
     /// The summary as a few lines of text.
     pub fn to_text(&self) -> String {
-        let ms = |ms: Option<f64>| ms.map_or("never".to_owned(), |ms| format!("{ms} ms"));
+        let ms = |ms: Option<f64>| ms.map_or("never".to_owned(), figures::time);
         let latency = self.latency_ms.map_or("unknown".to_owned(), |l| {
-            let doubt = l.clock_uncertainty.map_or(String::new(), |doubt| format!(", ± {doubt} ms clock uncertainty"));
-            let parts: Vec<_> =
-                l.parts.parts().map(|(part, ms)| format!("{} {ms}", part.name().replace('_', " "))).collect();
+            let doubt = l
+                .clock_uncertainty
+                .map_or(String::new(), |doubt| format!(", ± {} clock uncertainty", figures::bound(doubt)));
+            let parts: Vec<_> = l.parts.parts().map(|(part, ms)| figures::component(part, ms)).collect();
             let parts = if parts.is_empty() { String::new() } else { format!("\n          {}", parts.join(" + ")) };
             format!(
                 "{} median, {} p99, {:.1}% of pictures never presented{doubt}{parts}",
@@ -384,7 +386,7 @@ impl Summary {
             let unread = if m.unread > 0 { format!(", {} unreadable", m.unread) } else { String::new() };
             format!("counter   {} to {}, {} missing, {} repeated{unread}\n", m.first, m.last, m.gaps, m.repeats)
         });
-        let startup = self.startup_ms.map_or("never".to_owned(), |ms| format!("after {ms} ms"));
+        let startup = self.startup_ms.map_or("never".to_owned(), |ms| format!("after {}", figures::time(ms as f64)));
         format!(
             "source    {}\ncodecs    {}\nshown     {} pictures, {} audio frames; the first {startup}\nlatency   {latency}{clocks}\n{marker}\
              problems  {} units lost, {} repeated, {} stalls, {} skipped, {} too late, {} reconnects, {} decode errors\n",

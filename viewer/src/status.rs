@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use terminal_size::Width;
 
+use crate::figures;
 use crate::player_context::PlayerContext;
 use crate::stats::{StatsLine, Summary};
 
@@ -74,10 +75,11 @@ fn width() -> usize {
 
 /// The state and the figures, and as much of the source's name as fits.
 fn to_text(line: &StatsLine, width: usize) -> String {
-    let latency = line.latency_ms.total.map_or("unknown".to_owned(), |ms| format!("{ms:.0} ms"));
+    let latency = line.latency_ms.total.map_or("unknown".to_owned(), figures::time);
+    let buffer = figures::time(line.buffer_ms as f64);
     let text = format!(
-        "{} | {:.1} fps | latency {latency} | buffer {} ms | dropped {} | {}",
-        line.state, line.fps, line.buffer_ms, line.frames_dropped, line.source
+        "{} | {:.1} fps | latency {latency} | buffer {buffer} | dropped {} | {}",
+        line.state, line.fps, line.frames_dropped, line.source
     );
     text.chars().take(width).collect()
 }

@@ -5,6 +5,7 @@
 use ab_glyph::{Font, FontRef, Glyph, PxScale, ScaleFont, point};
 use media::latency::LatencyComponent;
 
+use crate::figures;
 use crate::playback::PlaybackStatus;
 use crate::stats::{Breakdown, StatsLine};
 use crate::switches::Switch;
@@ -83,25 +84,31 @@ pub(super) fn statistics(
     last: Option<&Switch>,
     sound: &str,
 ) -> Vec<String> {
+    let time = |ms: u64| figures::time(ms as f64);
     let mut lines = vec![
         format!("source   {}", line.source),
         format!("state    {}", line.state),
-        format!("codec    {}", codecs.join(", ")),
-        format!("frames   {} at {:.1} fps, speed {:.2}", line.pictures, line.fps, line.speed),
+        format!("codecs   {}", codecs.join(", ")),
+        format!("pictures {} at {:.1} fps, speed {:.2}", line.pictures, line.fps, line.speed),
         format!(
-            "buffer   {} ms, {} kB, target {} ms, jitter {} ms",
-            line.buffer_ms,
+            "buffer   {}, {} kB, target {}, jitter {}",
+            time(line.buffer_ms),
             status.buffered_bytes / 1000,
-            line.target_ms,
-            line.jitter_ms
+            time(line.target_ms),
+            time(line.jitter_ms)
         ),
-        format!("dropped  {} late or skipped, {} stalls", line.frames_dropped, status.stalls),
+        format!(
+            "dropped  {} of {}, {} stalls",
+            line.frames_dropped,
+            line.pictures + line.frames_dropped,
+            status.stalls
+        ),
     ];
     lines.splice(4..4, latency(&line.latency_ms));
     if let Some(Switch { from, to, reason, lost, repeated, freeze, .. }) = last {
-        let cost = freeze.map_or("?".to_owned(), |freeze| freeze.as_millis().to_string());
+        let cost = freeze.map_or("?".to_owned(), |freeze| figures::time(freeze.as_secs_f64() * 1e3));
         lines.push(format!("switches {}, last from {from} to {to}", line.switches));
-        lines.push(format!("         reason {}, {cost} ms freeze, {lost} pictures lost", reason.as_str()));
+        lines.push(format!("         reason {}, {cost} freeze, {lost} pictures lost", reason.as_str()));
         lines.push(format!("         {repeated} duplicate units dropped"));
     }
     lines.push(format!("audio    {sound}"));
@@ -110,14 +117,12 @@ pub(super) fn statistics(
 
 /// The total, and its components: first those up to arrival, then those in the viewer.
 fn latency(latency: &Breakdown) -> Vec<String> {
-    let total = latency.total.map_or("-".to_owned(), |ms| format!("{ms:.0}"));
-    // A bound must not be rounded down.
-    let doubt = latency.uncertainty.map_or(String::new(), |ms| format!(" (± {:.0} clock uncertainty)", ms.ceil()));
-    let mut lines = vec![format!("latency  {total} ms{doubt}")];
-    let words = |part: LatencyComponent, ms: f64| format!("{} {ms:.0}", part.name().replace('_', " "));
+    let total = latency.total.map_or("unknown".to_owned(), figures::time);
+    let doubt = latency.uncertainty.map_or(String::new(), |ms| format!(" ± {} clock uncertainty", figures::bound(ms)));
+    let mut lines = vec![format!("latency  {total}{doubt}")];
     let (there, here): (Vec<_>, Vec<_>) = latency.parts().partition(|(part, _)| *part <= LatencyComponent::LastMile);
     for parts in [there, here] {
-        let words: Vec<String> = parts.into_iter().map(|(part, ms)| words(part, ms)).collect();
+        let words: Vec<String> = parts.into_iter().map(|(part, ms)| figures::component(part, ms)).collect();
         lines.extend((!words.is_empty()).then(|| format!("         {}", words.join(" + "))));
     }
     lines
