@@ -199,8 +199,7 @@ impl ClientSession {
             ("flashVer", amf::string(self.agent.as_str())),
             ("tcUrl", amf::string(self.url.tc_url())),
             ("fourCcList", Value::StrictArray(list.into())),
-            // Multitrack, ModEx, nanosecond offsets within it.
-            ("capsEx", Value::Number(14.0)),
+            ("capsEx", Value::Number(command::CAPS_EX)),
         ];
         match self.role {
             ClientRole::Publish => properties.push(("type", amf::string("nonprivate"))),

@@ -110,3 +110,6 @@ pub(crate) const PING_RESPONSE: u16 = 7;
 const CONTROL_CHUNK_STREAM: u8 = 2;
 /// The chunk stream of commands and their answers; it never carries media.
 const COMMAND_CHUNK_STREAM: u8 = 3;
+/// `capsEx` (Enhanced RTMP v2, "Enhancing NetConnection connect Command"), what both sides announce: multitrack (1 << 1) and ModEx (1 << 2). Not
+/// reconnect requests (1 << 0), and not `TimestampNanoOffset` (1 << 3): it is parsed, but timestamps are whole milliseconds.
+pub(super) const CAPS_EX: f64 = 6.0;

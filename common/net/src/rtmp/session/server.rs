@@ -345,7 +345,7 @@ impl ServerSession {
                 .with("fourCcList", Value::StrictArray(list))
                 .with("videoFourCcInfoMap", can(VIDEO_CODECS))
                 .with("audioFourCcInfoMap", can(AUDIO_CODECS))
-                .with("capsEx", Value::Number(CAPS_EX));
+                .with("capsEx", Value::Number(command::CAPS_EX));
         }
         let (out, chunk_size) = self.wire.out();
         command(out, chunk_size, 0, "_result", transaction, [properties, status.into_value()]);
@@ -439,8 +439,6 @@ const MAX_AGENT: usize = 128;
 const OUR_WINDOW: u32 = 2_500_000;
 /// Enhanced RTMP v2: `FourCcInfoMask.CanForward`.
 const CAN_FORWARD: f64 = 4.0;
-/// Enhanced RTMP v2 `capsEx`: multitrack (2), ModEx (4), nanosecond offsets within it (8). Not reconnect requests (1).
-const CAPS_EX: f64 = 14.0;
 /// The video codecs that Nearcast carries, by FourCC.
 const VIDEO_CODECS: &[&str] = &["avc1", "hvc1", "av01", "vp09"];
 /// The audio codecs that Nearcast carries, by FourCC.

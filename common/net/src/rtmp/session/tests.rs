@@ -293,6 +293,28 @@ fn pings_are_answered() {
 }
 
 #[test]
+fn the_client_announces_what_it_handles() {
+    for role in [ClientRole::Publish, ClientRole::Play] {
+        let (mut client, mut server) = pair(role, "rtmp://h/live/key");
+        server.input(&client.output()).unwrap();
+        client.input(&server.output()).unwrap();
+        // C2, and then the first command.
+        let sent = client.output();
+        let mut reader = Reader::new(&Limits::default());
+        let mut input = &sent[1536..];
+        let connect = loop {
+            let message = reader.read(&mut input).unwrap().expect("the client connects");
+            if message.kind == kind::COMMAND {
+                break amf::decode(&message.body).unwrap();
+            }
+        };
+        assert_eq!(name(&connect), "connect");
+        // Multitrack and ModEx, but no offsets of nanoseconds: timestamps are whole milliseconds.
+        assert_eq!(command::number(command::property(&connect[2], "capsEx")), Some(6.0));
+    }
+}
+
+#[test]
 fn connect_is_answered_by_the_clients_capabilities() {
     let connect = |more: Vec<(&str, Value)>| {
         let mut hand = Hand::new();
@@ -314,7 +336,7 @@ fn connect_is_answered_by_the_clients_capabilities() {
     ]);
     hand.command(0, vec![amf::string("connect"), Value::Number(1.0), object]).unwrap();
     let info = &hand.answers()[0][3];
-    assert_eq!(command::number(command::property(info, "capsEx")), Some(14.0));
+    assert_eq!(command::number(command::property(info, "capsEx")), Some(6.0));
     assert_eq!(command::number(command::property(info, "objectEncoding")), Some(3.0));
     let Some(Value::StrictArray(list)) = command::property(info, "fourCcList") else { panic!("no list") };
     assert!(list.contains(&amf::string("hvc1")) && list.contains(&amf::string("Opus")));
