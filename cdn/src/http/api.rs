@@ -205,4 +205,5 @@ fn wall_clock(instant: Instant) -> WallClock {
 /// Error text for an unknown stream name.
 pub(super) const NO_STREAM: &str = "there is no stream of this name here";
 
-const JSON: ContentHeaders = ContentHeaders { content_type: "application/json", cache_control: reply::NO_STORE };
+const JSON: ContentHeaders<'static> =
+    ContentHeaders { content_type: "application/json", cache_control: reply::NO_STORE };

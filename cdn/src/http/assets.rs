@@ -16,15 +16,15 @@ use crate::precompressed::Precompressed;
 struct Web;
 
 /// A file by its path in `cdn/web`, and how it is served.
-pub(super) fn asset(path: &str) -> Option<&'static (Precompressed, ContentHeaders)> {
-    static ASSETS: LazyLock<BTreeMap<String, (Precompressed, ContentHeaders)>> = LazyLock::new(|| {
+pub(super) fn asset(path: &str) -> Option<&'static (Precompressed, ContentHeaders<'static>)> {
+    static ASSETS: LazyLock<BTreeMap<String, (Precompressed, ContentHeaders<'static>)>> = LazyLock::new(|| {
         let read = |path: &str| Web::get(path).expect("a path that was just listed").data.into_owned();
         Web::iter().map(|path| (path.to_string(), (Precompressed::new(read(&path)), form(&path)))).collect()
     });
     ASSETS.get(path)
 }
 
-fn form(path: &str) -> ContentHeaders {
+fn form(path: &str) -> ContentHeaders<'static> {
     let content_type = match path.rsplit_once('.').map(|(_, extension)| extension) {
         Some("html") => "text/html; charset=utf-8",
         Some("css") => "text/css; charset=utf-8",

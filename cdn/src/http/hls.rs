@@ -5,7 +5,7 @@
 use std::hash::{BuildHasher, Hash, Hasher};
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use axum::Extension;
 use axum::body::Body;
@@ -49,7 +49,7 @@ pub(super) async fn file(
         Err(why) => return reply::text(StatusCode::BAD_REQUEST, why.to_string()),
     };
     match hls_stream.respond(request, shared.settings.first_segment_wait).await {
-        Ok(hls::Response::Playlist { text, is_blocking }) => playlist(&hls_stream, &text, is_blocking, &headers),
+        Ok(hls::Response::Playlist { text, max_age }) => playlist(&hls_stream, &text, max_age, &headers),
         Ok(hls::Response::Media { resource, pieces }) => {
             let length = pieces.iter().map(|piece| piece.len() as u64).sum::<u64>();
             media(&hls_stream, pieces, length, &format!("\"{}-{length}\"", tag(resource)), &headers)
@@ -58,8 +58,9 @@ pub(super) async fn file(
     }
 }
 
-fn playlist(hls_stream: &HlsStream, text: &Precompressed, is_blocking: bool, headers: &HeaderMap) -> Response<Body> {
-    let form = if is_blocking { BLOCKING_PLAYLIST } else { PLAYLIST };
+fn playlist(hls_stream: &HlsStream, text: &Precompressed, max_age: Duration, headers: &HeaderMap) -> Response<Body> {
+    let cache_control = format!("public, max-age={}", max_age.as_secs());
+    let form = ContentHeaders { content_type: "application/vnd.apple.mpegurl", cache_control: &cache_control };
     let mut response = reply::precompressed(text, form, headers);
     if response.status() == StatusCode::OK {
         let body = http_body::Body::size_hint(response.body()).exact().unwrap_or(0);
@@ -136,11 +137,3 @@ fn client_hash(shared: &Shared, client: Option<IpAddr>, headers: &HeaderMap) -> 
     headers.get(USER_AGENT).map(|agent| agent.as_bytes()).hash(&mut hasher);
     hasher.finish()
 }
-
-/// A shared cache may serve the same playlist for a second, half of a player's reload interval.
-const PLAYLIST: ContentHeaders =
-    ContentHeaders { content_type: "application/vnd.apple.mpegurl", cache_control: "public, max-age=1" };
-
-/// A playlist from a blocking request: its URL names a part that it contains, so it stays valid until its segments are evicted
-/// (RFC 8216bis §6.2.5.2; `max-age` is the six target durations that appendix B.1 recommends).
-const BLOCKING_PLAYLIST: ContentHeaders = ContentHeaders { cache_control: "public, max-age=12", ..PLAYLIST };

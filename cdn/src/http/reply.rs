@@ -11,13 +11,13 @@ use crate::precompressed::Precompressed;
 
 /// Content type and caching of a response.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct ContentHeaders {
+pub(super) struct ContentHeaders<'a> {
     pub(super) content_type: &'static str,
-    pub(super) cache_control: &'static str,
+    pub(super) cache_control: &'a str,
 }
 
 /// The text, compressed if the client accepts gzip; 304 if the client's entity tag matches.
-pub(super) fn precompressed(document: &Precompressed, form: ContentHeaders, request: &HeaderMap) -> Response<Body> {
+pub(super) fn precompressed(document: &Precompressed, form: ContentHeaders<'_>, request: &HeaderMap) -> Response<Body> {
     let packed = document.gzip.as_ref().filter(|_| takes_gzip(request));
     let etag = match packed {
         Some(_) => format!("\"{}-gz\"", document.tag),

@@ -91,7 +91,8 @@ impl HlsStream {
             };
         }
         let text = text(&snapshot).cloned().ok_or_else(|| self.unavailable(Unavailable::NoSegment))?;
-        Ok(Response::Playlist { text, is_blocking: directives.block_for.is_some() })
+        let target_duration = Duration::from_secs(snapshot.playlist.target_duration);
+        Ok(Response::Playlist { text, max_age: max_age(target_duration, directives.block_for.is_some()) })
     }
 
     async fn resource(&self, resource: Resource) -> Result<Vec<Bytes>, Unavailable> {
@@ -200,3 +201,25 @@ impl HlsStream {
 
 /// The protocol name under which viewers are counted.
 const PROTOCOL: &str = "hls";
+
+/// How long a shared cache may serve a playlist. The URL of a blocking request names a segment or part that the playlist has, so the response
+/// stays right for as long as its segments are held: six target durations are recommended (RFC 8216bis appendix B.1). Any other playlist is the newest
+/// for half a target duration, which is a player's reload interval where nothing has changed (§6.3.4); in whole seconds, and at least one.
+fn max_age(target_duration: Duration, is_blocking: bool) -> Duration {
+    if is_blocking { 6 * target_duration } else { (target_duration / 2).max(Duration::from_secs(1)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn caching_follows_the_target_duration() {
+        for (target, is_blocking, expected) in
+            [(2, true, 12), (8, true, 48), (1, false, 1), (2, false, 1), (8, false, 4)]
+        {
+            let max_age = max_age(Duration::from_secs(target), is_blocking);
+            assert_eq!(max_age.as_secs(), expected, "{target} {is_blocking}");
+        }
+    }
+}

@@ -1,5 +1,7 @@
 //! Requests to a packaged stream and their responses, in HLS terms. `crate::http` maps them to HTTP.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use media::hls::Resource;
 
@@ -62,8 +64,8 @@ pub enum Response {
     Playlist {
         /// Its text (RFC 8216), compressed too.
         text: Precompressed,
-        /// Whether the request named a state of the playlist. If so, the response stays valid for this URL as long as the segments are held.
-        is_blocking: bool,
+        /// How long a shared cache may serve it for the same URL.
+        max_age: Duration,
     },
     /// An init segment, a segment or a part. Its bytes never change.
     Media {

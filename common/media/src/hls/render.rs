@@ -36,7 +36,7 @@ pub fn multivariant(window: &SegmentWindow, uri: &str) -> Option<String> {
         _ => None,
     });
     let master = MasterPlaylist {
-        version: Some(version(window) as usize),
+        version: Some(VERSION as usize),
         independent_segments: window.independent,
         variants: vec![VariantStream {
             uri: uri.to_owned(),
@@ -59,7 +59,7 @@ pub(super) fn to_media_playlist(window: &SegmentWindow) -> Option<MediaPlaylist>
     let first = window.segments.first()?;
     let target_duration = Duration::from_secs(window.target_duration);
     let mut playlist = MediaPlaylist {
-        version: version(window),
+        version: VERSION,
         target_duration,
         media_sequence: first.msn,
         discontinuity_sequence: window.discontinuity_sequence,
@@ -89,11 +89,6 @@ pub(super) fn to_media_playlist(window: &SegmentWindow) -> Option<MediaPlaylist>
     }
     playlist.trailing = trailing(window, playlist.segments.last().and_then(|last| last.map.clone()));
     Some(playlist)
-}
-
-/// `EXT-X-VERSION` (RFC 8216bis §8): 9 for delta updates, otherwise 7, the version of RFC 8216. Fragmented MP4 requires 6 or more.
-fn version(window: &SegmentWindow) -> u64 {
-    if window.low_latency { 9 } else { 7 }
 }
 
 fn media_segment(segment: &Segment) -> MediaSegment {
@@ -146,9 +141,17 @@ fn skip_old(mut playlist: MediaPlaylist) -> MediaPlaylist {
     let count = playlist.segments.iter().take_while(can_go).count();
     playlist.segments.drain(..count);
     playlist.skipped = count as u64;
+    if playlist.skipped > 0 {
+        playlist.version = SKIP_VERSION;
+    }
     playlist
 }
 
+/// `EXT-X-VERSION`, the lowest that the tags permit: `EXT-X-MAP` without `EXT-X-I-FRAMES-ONLY` requires 6 (RFC 8216bis §8). No low-latency tag but
+/// `EXT-X-SKIP` requires more, and clients must not play versions that they do not know.
+const VERSION: u64 = 6;
+/// `EXT-X-VERSION` of a playlist with `EXT-X-SKIP` (§8).
+const SKIP_VERSION: u64 = 9;
 /// `PART-HOLD-BACK` in part targets: the recommended minimum (RFC 8216bis §4.4.3.8).
 const PART_HOLD_BACK: u32 = 3;
 /// `CAN-SKIP-UNTIL` in target durations: the minimum (§4.4.3.8).

@@ -171,7 +171,7 @@ fn a_stream_of_video_and_audio() {
         format!(
             "\
 #EXTM3U
-#EXT-X-VERSION:7
+#EXT-X-VERSION:6
 #EXT-X-TARGETDURATION:2
 #EXT-X-MEDIA-SEQUENCE:7
 #EXT-X-INDEPENDENT-SEGMENTS
@@ -198,7 +198,7 @@ seg-8.m4s
     assert_eq!(
         text,
         format!(
-            "#EXTM3U\n#EXT-X-VERSION:9\n#EXT-X-INDEPENDENT-SEGMENTS\n#EXT-X-STREAM-INF:BANDWIDTH={},AVERAGE-BANDWIDTH={},\
+            "#EXTM3U\n#EXT-X-VERSION:6\n#EXT-X-INDEPENDENT-SEGMENTS\n#EXT-X-STREAM-INF:BANDWIDTH={},AVERAGE-BANDWIDTH={},\
              CODECS=\"avc1.64000A,mp4a.40.2\",RESOLUTION=64x64,FRAME-RATE=25\nmedia.m3u8\n",
             bandwidth.peak, bandwidth.average
         )
@@ -280,7 +280,7 @@ fn another_epoch_is_a_discontinuity() {
         format!(
             "\
 #EXTM3U
-#EXT-X-VERSION:7
+#EXT-X-VERSION:6
 #EXT-X-TARGETDURATION:2
 #EXT-X-MEDIA-SEQUENCE:0
 #EXT-X-INDEPENDENT-SEGMENTS
