@@ -3,12 +3,11 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context;
 use cdn::auth::{KeyId, KeyInfo, Keyring, LastPublish, LastPublishes, StreamName};
-use cdn::config::Config;
 use clap::Subcommand;
 use media::WallClock;
 use serde::Serialize;
@@ -67,13 +66,12 @@ impl KeyAction {
         let mut out = io::stdout().lock();
         match self {
             Self::New { name, replace, paths } => {
-                let (_, keys) = open(paths)?;
+                let keys = open(paths)?.keys;
                 writeln!(out, "{}", keys.create(&name, replace)?.reveal())?;
             }
             Self::List { json, paths } => {
-                let (config, keys) = open(paths)?;
-                let publishes = LastPublishes::read(&config.last_publishes_file()).unwrap_or_else(|error| {
-                    let file = config.last_publishes_file();
+                let Data { keys, last_publishes: file } = open(paths)?;
+                let publishes = LastPublishes::read(&file).unwrap_or_else(|error| {
                     eprintln!("cdn: the last use of the keys is unknown: {}: {error}", file.display());
                     BTreeMap::new()
                 });
@@ -84,24 +82,31 @@ impl KeyAction {
                 }
             }
             Self::Rotate { name, overlap, paths } => {
-                let (_, keys) = open(paths)?;
+                let keys = open(paths)?.keys;
                 writeln!(out, "{}", keys.rotate(&name, overlap)?.reveal())?;
                 let old = keys.list(net::clock::now()).into_iter().filter(|info| info.key.stream == name);
                 if let Some(end) = old.filter_map(|info| info.valid_until).max() {
                     eprintln!("The old key of {name} is valid until {}.", minutes(&end.to_rfc3339()));
                 }
             }
-            Self::Remove { name, paths } => open(paths)?.1.remove(&name)?,
+            Self::Remove { name, paths } => open(paths)?.keys.remove(&name)?,
         }
         Ok(())
     }
 }
 
-fn open(paths: DataPaths) -> anyhow::Result<(Config, Keyring)> {
+/// The server's data, as far as it is about keys.
+struct Data {
+    keys: Keyring,
+    last_publishes: PathBuf,
+}
+
+fn open(paths: DataPaths) -> anyhow::Result<Data> {
     let config = paths.load(|_| {})?;
+    // Before this process becomes another user, whose directory by convention is another.
+    let (keys, last_publishes) = (config.keys_file(), config.last_publishes_file());
     become_owner(&config.data_directory());
-    let keys = Keyring::open(config.keys_file()).context("cannot open the keys")?;
-    Ok((config, keys))
+    Ok(Data { keys: Keyring::open(keys).context("cannot open the keys")?, last_publishes })
 }
 
 /// As root, works as the owner of the data directory from here on, so that the service can read the files that this command writes.
