@@ -31,7 +31,7 @@ fn main() -> ExitCode {
         },
     };
     let Err(error) = result else { return Exit::Success.into() };
-    tracing::error!("{error:#}");
+    tracing::error!("{}", command::with_causes(error.chain()));
     exit::exit_of(&error).into()
 }
 
@@ -42,7 +42,7 @@ fn examine(args: &doctor::DoctorArgs) -> ExitCode {
             let _ = print(&report.render(args.json));
             if report.has_failed() { Exit::Failure } else { Exit::Success }.into()
         }
-        Err(error) => wrong_usage(&format!("{error:#}")),
+        Err(error) => wrong_usage(&command::with_causes(error.chain())),
     }
 }
 

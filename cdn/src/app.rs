@@ -356,13 +356,14 @@ fn bind_relay(address: ListenAddress, config: &Config) -> anyhow::Result<Relay> 
     let (max_connections, max_per_address) = (config.relay.max_connections, config.relay.max_per_address);
     let secret = load_or_create_secret(&config.data_directory()).unwrap_or_else(|error| {
         tracing::warn!(
-            error = format!("{error:#}"),
+            error = command::with_causes(error.chain()),
             "cannot store the relay secret: viewers will detect a restart only by timeout"
         );
         rand::random()
     });
-    Relay::bind(address, relay::RelaySettings { max_connections, max_per_address, secret })
-        .map_err(|error| ListenError { address, setting: "relay.listen", reason: format!("{error:#}") }.into())
+    Relay::bind(address, relay::RelaySettings { max_connections, max_per_address, secret }).map_err(|error| {
+        ListenError { address, setting: "relay.listen", reason: command::with_causes(error.chain()) }.into()
+    })
 }
 
 fn bind(address: ListenAddress, setting: &'static str) -> Result<TcpListener, ListenError> {

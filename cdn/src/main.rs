@@ -39,7 +39,7 @@ fn main() -> ExitCode {
         None => run(cli.flags),
     };
     let Err(error) = result else { return Exit::Success.into() };
-    eprintln!("cdn: {error:#}");
+    eprintln!("cdn: {}", command::with_causes(error.chain()));
     exit_of(&error).into()
 }
 
@@ -97,12 +97,16 @@ fn reload(flags: Flags, reloader: &mut Reloader, set_filter: &SetFilter) {
     let filter = loaded.and_then(|config| Ok((command::log_filter::parse(&config.log.level)?, config)));
     let (filter, config) = match filter {
         Ok(loaded) => loaded,
-        Err(error) => return tracing::error!("not reloaded, the running configuration stays in force: {error:#}"),
+        Err(error) => {
+            let error = command::with_causes(error.chain());
+            return tracing::error!("not reloaded, the running configuration stays in force: {error}");
+        }
     };
     raise_file_limit(config.rtmp.max_connections + config.http.max_connections);
     let done = reloader.apply(&config);
     set_filter(filter);
-    tracing::info!(applied = done.applied.join(", "), "reloaded");
+    let applied = (!done.applied.is_empty()).then(|| done.applied.join(", "));
+    tracing::info!(applied, "reloaded");
     if !done.needs_restart.is_empty() {
         tracing::warn!(settings = done.needs_restart.join(", "), "these settings changed and need a restart");
     }

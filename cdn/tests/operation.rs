@@ -88,6 +88,9 @@ fn sighup_reloads_what_can_change_and_names_the_rest() {
     let line = server.logged("need a restart");
     assert!(line.contains("hls.low_latency") && !line.contains("public_host"), "{line}");
     assert!(server.get("/api/v1/streams").contains("rtmp://two.example:"));
+    server.signal(Signal::HUP);
+    let line = server.logged("\"reloaded\"");
+    assert!(!line.contains("applied"), "nothing changed: {line}");
     // At level info this event is not logged.
     server.get("/nothing/index.m3u8");
     server.logged("HTTP request for an unknown stream");
@@ -161,6 +164,7 @@ fn the_exit_code_tells_the_cause_and_the_error_is_printed_once() {
         let text = String::from_utf8(output.stderr.clone()).unwrap();
         assert_eq!(code(&output), Some(expected), "{arguments:?}: {text}");
         assert_eq!(text.matches(says).count(), 1, "{arguments:?}: {text}");
+        assert!(text.matches("(os error").count() <= 1, "the cause is printed twice: {text}");
     }
     for arguments in [["--help"].as_slice(), &["--version"], &["completions", "bash"]] {
         let output = run(arguments, &[]);

@@ -44,7 +44,7 @@ fn main() -> ExitCode {
             Exit::Failure.into()
         }
         Err(error) => {
-            error!("{error:#}");
+            error!("{}", command::with_causes(error.chain()));
             viewer::app::exit_of(&error).into()
         }
     }
@@ -57,7 +57,7 @@ fn doctor(args: &viewer::doctor::DoctorArgs) -> ExitCode {
             let _ = std::io::stdout().write_all(report.render(args.json).as_bytes());
             if report.has_failed() { Exit::Failure } else { Exit::Success }.into()
         }
-        Err(error) => failed(&format!("{error:#}"), Exit::Usage),
+        Err(error) => failed(&command::with_causes(error.chain()), Exit::Usage),
     }
 }
 

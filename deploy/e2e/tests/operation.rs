@@ -75,6 +75,7 @@ fn exit_codes_tell_the_cause() -> Result<()> {
         let text = String::from_utf8_lossy(&output.stderr);
         ensure!(output.status.code() == Some(code), "{name} {arguments:?}: {:?}, not {code}: {text}", output.status);
         ensure!(text.contains(says), "{name} {arguments:?}: {text}");
+        ensure!(text.matches("(os error").count() <= 1, "{name} {arguments:?} states the cause twice: {text}");
         ensure!(!text.contains(&key), "a key is shown: {text}");
     }
     Ok(())
