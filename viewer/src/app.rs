@@ -21,6 +21,7 @@ use crate::playback::{PlayoutConfig, sound::SoundQueue};
 use crate::player_context::PlayerContext;
 use crate::present::{headless, window};
 use crate::record::{self, Recorder};
+use crate::sandbox;
 use crate::source::{self, Position};
 use crate::status::StatsOutput;
 use crate::unit_log::UnitLog;
@@ -78,13 +79,13 @@ pub fn run(config: &Config) -> Result<bool> {
     let (pictures, ready) = sync_channel(DECODED_QUEUE);
     let video = {
         let player = player.clone();
-        spawn("video", move || decode::video(&player, &pictures))?
+        decoder("video", move || decode::video(&player, &pictures))?
     };
     let has_sound = !config.is_headless() && !config.no_sound;
     let sound = has_sound.then(|| Arc::new(Mutex::new(SoundQueue::new(decode::RATE))));
     let audio = {
         let (player, sound) = (player.clone(), sound.clone());
-        spawn("audio", move || decode::audio(&player, sound.as_ref()))?
+        decoder("audio", move || decode::audio(&player, sound.as_ref()))?
     };
     let output = StatsOutput::new(config.stats == Some(StatsFormat::Json), config.takes_stdout());
     let status = {
@@ -201,6 +202,10 @@ async fn handle_signals(mut signals: Signals, player: Arc<PlayerContext>) {
 
 fn spawn<T: Send + 'static>(name: &str, run: impl FnOnce() -> T + Send + 'static) -> Result<thread::JoinHandle<T>> {
     thread::Builder::new().name(name.to_owned()).spawn(run).with_context(|| format!("cannot start the {name} thread"))
+}
+
+fn decoder(name: &str, run: impl FnOnce() + Send + 'static) -> Result<thread::JoinHandle<()>> {
+    sandbox::spawn(name, None, run).with_context(|| format!("cannot start the {name} thread"))
 }
 
 /// How long to wait for the first picture at least, where `--duration` is shorter.

@@ -4,6 +4,8 @@ use anyhow::Result;
 use clap::Args;
 use net::doctor::{self, Report, Role, Target};
 
+use crate::sandbox;
+
 /// Arguments of `viewer doctor`.
 #[derive(Clone, Debug, Args)]
 pub struct DoctorArgs {
@@ -23,7 +25,8 @@ pub struct DoctorArgs {
 pub fn examine(args: &DoctorArgs) -> Result<Report> {
     let place = args.url.as_deref().map(|url| Target::parse(url, Role::Subscriber)).transpose()?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    let checks = runtime.block_on(doctor::examine(place.as_ref(), Role::Subscriber, None));
+    let mut checks = vec![sandbox::check()];
+    checks.extend(runtime.block_on(doctor::examine(place.as_ref(), Role::Subscriber, None)));
     // A name lookup that still runs must not keep the process alive.
     runtime.shutdown_background();
     Ok(Report::new(checks))

@@ -2,6 +2,7 @@
 //!
 //! In the order of the data: [`source`] receives access units, [`pipeline`] merges and distributes them, [`record`] and [`unit_log`] write them
 //! to files and pipes, [`playback`] buffers and schedules them, [`decode`] decodes them, [`present`] presents them. [`doctor`] diagnoses failures.
+//! FFmpeg runs in the threads of [`sandbox`].
 
 pub mod app;
 pub mod clock;
@@ -17,6 +18,7 @@ pub mod playback;
 pub mod player_context;
 pub mod present;
 pub mod record;
+pub mod sandbox;
 pub mod source;
 pub mod stats;
 pub mod status;

@@ -4,6 +4,8 @@
 //! broadcast continues in the same file, with the time between the two; a change of codec or picture size begins the next file: `talk.mp4`,
 //! `talk-2.mp4`.
 
+mod muxer_thread;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
@@ -18,7 +20,10 @@ use std::time::{Duration, Instant};
 use media::{AccessUnit, Catalog, Track, TrackId};
 use tracing::{info, warn};
 
-use crate::ffmpeg::{self, Container, Muxer};
+pub use self::muxer_thread::Error as MuxerError;
+use self::muxer_thread::MuxerThread;
+use crate::ffmpeg::{Container, Muxer};
+use crate::sandbox::Output;
 
 /// Where units are written to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,7 +66,7 @@ pub enum Error {
     },
     /// The muxer failed.
     #[error(transparent)]
-    Ffmpeg(#[from] ffmpeg::Error),
+    Muxer(#[from] MuxerError),
     /// The writing thread panicked: our bug.
     #[error("the writing thread panicked")]
     Broken,
@@ -167,7 +172,7 @@ struct Writer {
 }
 
 struct OpenFile {
-    muxer: Muxer,
+    muxer: MuxerThread,
     tracks: Vec<Track>,
     catalog: Arc<Catalog>,
     /// Added to all timestamps, in milliseconds, so that the file starts at zero and continues across epochs.
@@ -281,18 +286,24 @@ impl Writer {
                 };
                 let file = file.map_err(failed)?;
                 info!(path = %path.display(), "recording");
-                Muxer::to_file(file, *container, &tracks)?
+                let (container, tracks) = (*container, tracks.clone());
+                MuxerThread::start(Output::of(&file), move || Muxer::to_file(file, container, &tracks))?
             }
             Target::Command(command) => {
                 let spawned = Command::new("sh").arg("-c").arg(command).stdin(Stdio::piped()).spawn();
                 let mut process = spawned.map_err(|source| Error::Spawn { command: command.clone(), source })?;
                 let stdin = process.stdin.take().expect("standard input is piped");
                 child = Some(process);
-                Muxer::to_pipe(ClosedDetector { inner: stdin, closed: closed.clone() }, Container::Matroska, &tracks)?
+                let output = Output::of(&stdin);
+                to_pipe(output, ClosedDetector { inner: stdin, closed: closed.clone() }, &tracks)?
             }
             Target::Stdout => {
-                let stdout = ClosedDetector { inner: UnbufferedStdout(io::stdout()), closed: closed.clone() };
-                Muxer::to_pipe(stdout, Container::Matroska, &tracks)?
+                let output = Output::of(&io::stdout());
+                to_pipe(
+                    output,
+                    ClosedDetector { inner: UnbufferedStdout(io::stdout()), closed: closed.clone() },
+                    &tracks,
+                )?
             }
         };
         let offset = -unit.dts.as_millis();
@@ -329,6 +340,11 @@ fn wait(child: &mut Child, patience: Duration) -> Option<ExitStatus> {
             _ => return None,
         }
     }
+}
+
+fn to_pipe<W: Write + Send + 'static>(output: Output, pipe: W, tracks: &[Track]) -> Result<MuxerThread, MuxerError> {
+    let tracks = tracks.to_vec();
+    MuxerThread::start(output, move || Muxer::to_pipe(pipe, Container::Matroska, &tracks))
 }
 
 /// Whether the file can continue: the same tracks, in any order.

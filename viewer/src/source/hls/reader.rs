@@ -8,6 +8,7 @@ use media::{AccessUnit, Catalog, Epoch, TrackOrder, WallClock, fmp4};
 
 use super::super::random_epoch;
 use crate::ffmpeg::TsReader;
+use crate::sandbox;
 
 pub(super) type Units = Vec<(Arc<Catalog>, AccessUnit, Predecessor)>;
 
@@ -112,8 +113,10 @@ impl SegmentReader {
             return Err("the segment is neither fMP4 with an init segment nor MPEG-TS".to_owned());
         }
         let mut ts = std::mem::take(&mut self.ts);
-        let read =
-            tokio::task::spawn_blocking(move || (ts.segment(segment), ts)).await.map_err(|error| error.to_string())?;
+        // The runtime is woken by a thread of its own, since a sandboxed one cannot.
+        let demux = move || sandbox::run("demux", move || (ts.segment(segment), ts));
+        let read = tokio::task::spawn_blocking(demux).await.map_err(std::io::Error::other).flatten();
+        let read = read.map_err(|error| error.to_string())?;
         self.ts = read.1;
         let (tracks, found) = read.0.map_err(|error| error.to_string())?;
         let epoch = *self.fallback.get_or_insert_with(random_epoch);
@@ -150,3 +153,28 @@ impl SegmentReader {
 
 /// The first byte of every MPEG-TS packet (ISO/IEC 13818-1 §2.4.3.3).
 const TS_SYNC: u8 = 0x47;
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    /// By FFmpeg, in the sandbox.
+    #[tokio::test]
+    async fn a_transport_stream_is_read_whole() {
+        crate::ffmpeg::init().unwrap();
+        let encode = "-v error -nostdin -f lavfi -i testsrc2=s=320x180:r=25:d=2 -f lavfi -i sine=r=48000:d=2 \
+                      -c:v libx264 -preset ultrafast -c:a aac -f mpegts -";
+        let segment = Command::new("ffmpeg").args(encode.split_whitespace()).output().unwrap();
+        let mut reader = SegmentReader::default();
+        reader.enter(0);
+        let units = reader.whole(segment.stdout.into()).await.unwrap();
+        let (catalog, ..) = units.last().unwrap();
+        assert!(catalog.video().is_some() && catalog.audio().is_some(), "{catalog:?}");
+        let pictures = units.iter().filter(|(_, unit, _)| unit.track.is_video()).count();
+        assert_eq!(pictures, 50);
+        assert!((90..100).contains(&(units.len() - pictures)), "1024 samples each: {}", units.len() - pictures);
+        assert!(reader.whole(Bytes::from_static(b"#EXTM3U")).await.is_err());
+    }
+}
