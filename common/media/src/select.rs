@@ -10,7 +10,8 @@
 //! viewer's buffer covers it, and keep the fallback running for longer. Each failure doubles the time until a path is tried again, and a path
 //! must deliver for a probation period before its failures are forgotten. Both damp flapping.
 //!
-//! A path that is silent for long although no other one is live is opened again: otherwise the last path would be kept for good.
+//! A path that is silent for long although no other one is live is opened again: otherwise the last path would be kept for good. That holds for one
+//! that has never delivered too, after growing times, since its stream may not have begun.
 //!
 //! If a path's server reports that it has no capacity, the viewer leaves the path as soon as another one delivers. The path stays open, and is
 //! used again when there is capacity. If it is the only path, it is kept.
@@ -93,7 +94,10 @@ impl Selector {
         match &mut path.state {
             // A path that was just closed or stopped may still deliver units.
             State::Closed | State::Idle => {}
-            State::Opening { .. } => path.state = State::Active(ActivePath::begin(now, kind, dts)),
+            State::Opening { .. } => {
+                path.state = State::Active(ActivePath::begin(now, kind, dts));
+                path.vain_openings = 0;
+            }
             State::Active(active) => {
                 let stalled = active.track(kind).is_some_and(|stats| stats.stalled);
                 active.arrived(now, kind, dts, predecessor);
@@ -116,10 +120,17 @@ impl Selector {
         }
     }
 
-    /// `path` is connected but has no units yet. While no path delivers, it may wait for the stream to start.
+    /// `path` is connected but has no units yet. While no path delivers, it may wait for the stream to start; it is opened again now and then.
     pub fn on_connected(&mut self, path: PathId) {
         if let Some(Path { state: State::Opening { connected, .. }, .. }) = self.path(path) {
             *connected = true;
+        }
+    }
+
+    /// `path` was not opened because its stream is not on air, and is being opened again without a backoff.
+    pub fn on_reopened(&mut self, path: PathId, now: Duration) {
+        if let Some(path) = self.path(path) {
+            path.state = State::Opening { since: now, idle: false, connected: false };
         }
     }
 
@@ -187,11 +198,16 @@ impl Selector {
         let flows = self.paths.iter().any(|path| matches!(path.state, State::Active(_)));
         for path in &mut self.paths {
             match path.state {
-                // Waiting does no harm if no other path can be tried or delivers: the stream may not have started.
+                // Waiting does no harm for a while if no other path can be tried or delivers: the stream may not have started.
                 State::Opening { since, connected, .. }
                     if now >= since + config.open_timeout && !is_alone && (flows || !connected) =>
                 {
                     path.back_off(&config, now);
+                    actions.push(Action::Close(path.id));
+                }
+                State::Opening { since, idle: false, .. } if now >= since + path.longest_wait(&config) => {
+                    path.vain_openings += 1;
+                    (path.state, path.retry_at) = (State::Closed, now);
                     actions.push(Action::Close(path.id));
                 }
                 State::Active(active) if now >= active.since + config.probation => path.failures = 0,
@@ -210,8 +226,11 @@ impl Selector {
     pub fn deadline(&self, now: Duration) -> Option<Duration> {
         let is_alone = self.paths.len() == 1;
         let times = self.paths.iter().flat_map(|path| match path.state {
-            State::Opening { since, .. } if !is_alone => {
-                [Some(since + self.config.head_start), Some(since + self.config.open_timeout)]
+            State::Opening { since, idle, .. } => {
+                let among_others = [self.config.head_start, self.config.open_timeout].map(|after| since + after);
+                let wait = (!idle).then(|| since + path.longest_wait(&self.config));
+                let [head_start, open_timeout] = among_others.map(|at| Some(at).filter(|_| !is_alone));
+                [head_start, open_timeout, wait]
             }
             State::Active(active) => {
                 let (dead_after, reopen_after) = (self.config.dead_after, self.config.reopen_after);
@@ -219,10 +238,10 @@ impl Selector {
                     let times = if is_alone { [None, None] } else { [Some(at), Some(at + dead_after)] };
                     times.into_iter().flatten().chain([at + reopen_after]).find(|at| now < *at)
                 });
-                [Some(path.probation_start(&active) + self.config.probation), next]
+                [Some(path.probation_start(&active) + self.config.probation), next, None]
             }
-            State::Closed => [Some(path.retry_at), None],
-            State::Opening { .. } | State::Idle => [None, None],
+            State::Closed => [Some(path.retry_at), None, None],
+            State::Idle => [None; 3],
         });
         times.flatten().filter(|at| *at > now).min()
     }

@@ -342,14 +342,15 @@ impl Supervisor {
     }
 
     async fn on_failure(&mut self, id: PathId, error: Error) -> Result<(), Closed> {
+        let now = self.now();
         let unknown_before = self.paths.get_mut(&id).and_then(|path| path.unknown_stream.take());
         // Not a failure, and there is no other path: retry at a constant interval, so that the start of the stream is not missed.
         if matches!(error, Error::NotLive { .. }) && self.paths.len() == 1 {
             debug!(%error, "the stream is not live");
             self.set_state(State::Waiting).await?;
+            self.selector.on_reopened(id, now);
             return self.open_after(id, true, jittered(NOT_LIVE_POLL)).await;
         }
-        let now = self.now();
         self.selector.on_failed(id, now);
         let Some(path) = self.paths.get_mut(&id) else { return Ok(()) };
         let is_unknown = error.is_unknown_stream();

@@ -29,7 +29,8 @@ pub struct SelectorConfig {
     /// How long after its stall timeout a path has failed, if another one is live. Default 1 s.
     pub dead_after: Duration,
     /// How long after its stall timeout an active path is opened again if no other path is live. Its server may have lost it without closing the
-    /// connection, or its stream may have been removed. Default 15 s.
+    /// connection, or its stream may have been removed. A path that has delivered nothing is opened again after as long; the time doubles with each
+    /// opening in vain, three times. Default 15 s.
     pub reopen_after: Duration,
     /// Backoff after the first failure; doubles with each consecutive failure. Default 1 s.
     pub retry_min: Duration,

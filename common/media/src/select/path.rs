@@ -29,6 +29,8 @@ pub(super) struct Path {
     pub(super) state: State,
     /// Number of consecutive failures, since its last completed probation.
     pub(super) failures: u32,
+    /// Number of consecutive openings that waited in vain for a unit.
+    pub(super) vain_openings: u32,
     /// End of its backoff: not opened before this.
     pub(super) retry_at: Duration,
     /// Number of false alarms, and the time of the last one.
@@ -61,6 +63,7 @@ impl Path {
             profile,
             state: State::Closed,
             failures: 0,
+            vain_openings: 0,
             retry_at: Duration::ZERO,
             false_alarms: 0,
             last_false_alarm: Duration::ZERO,
@@ -94,6 +97,11 @@ impl Path {
         if was_idle { Action::Start(self.id) } else { Action::Open(self.id) }
     }
 
+    /// How long it may wait for its first unit before it is opened again.
+    pub(super) fn longest_wait(&self, config: &SelectorConfig) -> Duration {
+        config.reopen_after * (1 << self.vain_openings.min(MAX_DOUBLINGS))
+    }
+
     pub(super) fn back_off(&mut self, config: &SelectorConfig, now: Duration) {
         let wait = config.retry_min.saturating_mul(1 << self.failures.min(16)).min(config.retry_max);
         self.failures = self.failures.saturating_add(1);
@@ -102,3 +110,6 @@ impl Path {
         self.no_capacity = false;
     }
 }
+
+/// Bounds how often the wait for a first unit doubles: viewers that wait for a broadcast to begin must not be a load.
+const MAX_DOUBLINGS: u32 = 3;

@@ -299,11 +299,39 @@ fn failures_in_a_row_are_spaced_out() {
     assert_eq!(waits, [1, 2, 4, 8, 16, 30, 30]);
 }
 
+/// The times at which `path` is opened within ten minutes, while it delivers nothing.
+fn openings(selector: &mut Selector, path: PathId, connects: bool, failing: &[PathId]) -> Vec<u64> {
+    let mut openings = Vec::new();
+    for at in (0..600_000).step_by(50) {
+        let actions = selector.poll(ms(at));
+        failing.iter().for_each(|failing| selector.on_failed(*failing, ms(at)));
+        if actions.contains(&Action::Open(path)) {
+            openings.push(at);
+            if connects {
+                selector.on_connected(path);
+            }
+        }
+        assert!(selector.deadline(ms(at)).is_some(), "it waits without a deadline at {at}");
+    }
+    openings
+}
+
 #[test]
-fn a_lone_path_may_wait_for_the_stream_to_begin() {
-    let mut selector = selector(Mode::Warm, &[(HLS, HLS_LIKE)]);
-    selector.poll(ms(0));
-    assert_eq!((selector.deadline(ms(1)), selector.poll(ms(60_000))), (None, vec![]));
+fn a_path_that_never_delivers_is_opened_again_after_growing_times() {
+    for connects in [false, true] {
+        let mut alone = selector(Mode::Warm, &[(HLS, HLS_LIKE)]);
+        let times = openings(&mut alone, HLS, connects, &[]);
+        assert_eq!(times, [0, 15_000, 45_000, 105_000, 225_000, 345_000, 465_000, 585_000], "connected: {connects}");
+        // A unit ends the waiting, and the next wait begins anew.
+        arrived(&mut alone, HLS, 600_000, 0);
+        assert_eq!(only(feed(&mut alone, &[(HLS, 0)], 600_010, 604_000)), []);
+        let silent: Vec<u64> =
+            (604_000..640_000).filter(|at| alone.poll(ms(*at)).contains(&Action::Open(HLS))).collect();
+        assert!(silent.len() == 2 && silent[1] - silent[0] == 15_000, "{silent:?}");
+    }
+    // The others fail.
+    let times = openings(&mut both(), RTMP, true, &[HLS]);
+    assert_eq!(times, [0, 15_000, 45_000, 105_000, 225_000, 345_000, 465_000, 585_000]);
 }
 
 #[test]
@@ -313,9 +341,9 @@ fn connected_paths_wait_together_for_the_stream_to_start() {
     selector.on_connected(RTMP);
     selector.poll(ms(400));
     selector.on_failed(HLS, ms(410));
-    let opened: Vec<Action> = (410..60_000).step_by(50).flat_map(|at| selector.poll(ms(at))).collect();
+    let opened: Vec<Action> = (410..15_000).step_by(50).flat_map(|at| selector.poll(ms(at))).collect();
     assert!(!opened.contains(&Action::Close(RTMP)) && !opened.contains(&Action::Open(RTMP)), "{opened:?}");
-    let actions = only(feed(&mut selector, &[(RTMP, 0)], 60_000, 70_000));
+    let actions = only(feed(&mut selector, &[(RTMP, 0)], 14_990, 30_000));
     assert!(!actions.contains(&Action::Open(HLS)) && !actions.contains(&Action::Close(RTMP)), "{actions:?}");
 }
 
@@ -411,9 +439,9 @@ fn a_silent_last_path_is_opened_again() {
         let after = reopened.expect("it is opened again") - 1000;
         assert!((15_000..16_500).contains(&after), "{after}");
         // It is not opened again and again while it waits for units, and it plays on.
-        assert_eq!(selector.poll(ms(at + 30_000)).iter().filter(|action| **action == Action::Open(path)).count(), 0);
-        arrived(selector, path, at + 30_000, 31_000);
-        assert!(!selector.is_stalled(path, ms(at + 30_001)));
+        assert_eq!(selector.poll(ms(at + 14_900)).iter().filter(|action| **action == Action::Open(path)).count(), 0);
+        arrived(selector, path, at + 14_900, 31_000);
+        assert!(!selector.is_stalled(path, ms(at + 14_901)));
     }
 }
 

@@ -132,6 +132,21 @@ async fn a_path_whose_stream_is_unknown_is_tried_again_while_another_has_hope() 
     assert!(has_opened(&events) && !has_failed(&events), "{events:?}");
 }
 
+/// A server that has lost a connection, or never knew the stream that it was asked for, sends nothing more on it.
+#[tokio::test(start_paused = true)]
+async fn a_connected_path_that_never_delivers_is_opened_again() {
+    let silent = || UnknownFor::new(Duration::ZERO);
+    for others in [vec![], vec![silent()]] {
+        let source = silent();
+        let sources = [source.clone()].into_iter().chain(others).map(|source| source as Source).collect();
+        let events = events_of(sources, Duration::from_secs(60)).await;
+        let openings = source.openings.lock();
+        let pauses: Vec<u64> = openings.windows(2).map(|pair| (pair[1] - pair[0]).as_secs()).collect();
+        assert!(pauses.len() >= 2 && pauses[0] >= 15 && pauses[1] >= 29, "{pauses:?}");
+        assert!(has_opened(&events) && !has_failed(&events), "{events:?}");
+    }
+}
+
 /// The path to a broadcaster that has no room for another viewer.
 #[derive(Debug, Default)]
 struct NoRoom(Mutex<Vec<Instant>>);
