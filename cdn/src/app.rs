@@ -230,6 +230,7 @@ impl Server {
         });
         background.spawn(async move { delays.keep_observing().await });
         background.spawn(hls.run(segmenters.clone()));
+        let rtmp_reports = rtmp_server.clone();
         let mut rtmp_task = AbortOnDropHandle::new(tokio::spawn(rtmp_server.serve(rtmp, stop.clone())));
         let mut http_task = AbortOnDropHandle::new(tokio::spawn({
             let stop = stop.clone();
@@ -265,7 +266,9 @@ impl Server {
                 let _ = relay.await;
             }
         };
-        match tokio::time::timeout_at(deadline.into(), drained).await {
+        let drained = tokio::time::timeout_at(deadline.into(), drained).await;
+        rtmp_reports.finish_reports();
+        match drained {
             Ok(()) => tracing::info!("stopped"),
             Err(_) => tracing::warn!(after = ?config.drain, "stopped with connections open"),
         }

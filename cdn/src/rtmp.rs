@@ -97,6 +97,11 @@ impl RtmpServer {
         self.slots.subscribers_rejected()
     }
 
+    /// Logs the totals of failures to authenticate that are not logged yet, at the end.
+    pub fn finish_reports(&self) {
+        self.authorizer.finish(Instant::now());
+    }
+
     /// Logs how often each address failed, when its interval is over. Never returns.
     pub async fn keep_reporting(&self) {
         let mut ticks = tokio::time::interval(REPORT_INTERVAL);

@@ -17,6 +17,7 @@ use live::Progress;
 use media::latency::{ClockOffset, MAX_UNITS, Stage, TimingReport};
 use media::live_window::ReadBatch;
 use media::{AccessUnit, Cursor, LiveWindow, Timestamp, TrackKind};
+use net::auth_failures::{AuthFailures, FailureReport};
 use net::connection_limit::ConnectionLimiter;
 use net::connection_slots::{ConnectionSlot, ConnectionSlots, Evictable};
 use net::discovery::{Announcer, AnnouncerOptions, own_addresses};
@@ -83,6 +84,8 @@ pub struct PeerServer {
     /// Of the admitted viewers.
     seats: Arc<ConnectionLimiter>,
     admission: Mutex<Admission>,
+    /// Of the viewers without a valid ticket or code.
+    failures: AuthFailures,
     /// Becomes `true` with the first viewer.
     has_viewer: watch::Sender<bool>,
 }
@@ -140,6 +143,7 @@ impl PeerServer {
             handshakes: ConnectionSlots::new(handshakes, 0, Evictable::Undeclared),
             seats,
             admission: Mutex::default(),
+            failures: AuthFailures::default(),
             has_viewer,
         }))
     }
@@ -218,10 +222,15 @@ impl PeerServer {
     pub async fn serve(self: Arc<Self>) {
         let _announcer = self.settings.announce.then(|| self.announce()).flatten();
         let mut viewers = JoinSet::new();
+        let mut reports = tokio::time::interval(REPORT_INTERVAL);
         loop {
             let incoming = tokio::select! {
                 incoming = self.endpoint.accept() => incoming,
                 Some(_) = viewers.join_next() => continue,
+                _ = reports.tick() => {
+                    self.failures.expire(Instant::now()).into_iter().for_each(|total| log(total, None));
+                    continue;
+                }
             };
             let Some(incoming) = incoming else { return };
             // Spoofed addresses must not exhaust the limits: with many pending handshakes, address validation by Retry comes first
@@ -245,6 +254,7 @@ impl PeerServer {
 
     /// Closes all connections, waiting for 200 ms at most.
     pub async fn close(&self) {
+        self.failures.finish(Instant::now()).into_iter().for_each(|total| log(total, None));
         self.endpoint.close(quinn::VarInt::from_u32(0), b"the broadcast has ended");
         let _ = tokio::time::timeout(CLOSE_TIMEOUT, self.endpoint.wait_idle()).await;
     }
@@ -293,7 +303,9 @@ impl PeerServer {
             Ok(proof) => Some((request, proof)),
             Err((code, reason)) => {
                 self.stats.lan_viewers_rejected.increment();
-                tracing::warn!(%reason, "rejected a LAN viewer");
+                if let Some(report) = self.failures.on_failure(request.peer().ip(), Instant::now()) {
+                    log(report, Some(&reason));
+                }
                 request.refuse(code, &reason).await;
                 None
             }
@@ -351,6 +363,17 @@ impl PeerServer {
         let millis = (duration.as_millis() as u64).max(1);
         let bitrate = if millis < 500 { 0 } else { bytes * 8000 / millis };
         bitrate.saturating_mul(self.stats.lan_viewers.value() + 1) <= limit
+    }
+}
+
+/// Logs failures of an address; `reason` is that of the last one.
+fn log(report: FailureReport, reason: Option<&str>) {
+    let FailureReport { address, is_of_many, failures, within } = report;
+    let seconds = within.as_secs();
+    if is_of_many {
+        tracing::warn!(failures, seconds, reason, "LAN viewers from further addresses rejected");
+    } else {
+        tracing::warn!(%address, failures, seconds, reason, "LAN viewer rejected");
     }
 }
 
@@ -433,6 +456,8 @@ const NOTICEABLE_OFFSET: Duration = Duration::from_secs(2);
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(8);
 /// Bounds closing the connections at the end.
 const CLOSE_TIMEOUT: Duration = Duration::from_millis(200);
+/// How late a report of failures may be.
+const REPORT_INTERVAL: Duration = Duration::from_secs(1);
 /// Incoming connections that wait to be accepted.
 const MAX_INCOMING: usize = 64;
 /// Connections that are not admitted yet. When there are as many, each new one evicts the oldest of the address that has the most.

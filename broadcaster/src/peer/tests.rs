@@ -114,3 +114,40 @@ async fn viewers_beyond_the_limit_are_refused_and_counted() {
     let (_third, connection) = connect(&peer, server).await;
     subscribe(&peer, connection).await.unwrap();
 }
+
+/// Collects a log.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn viewers_without_a_ticket_fill_no_log() {
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt().with_writer(move || writer.clone()).with_ansi(false).finish();
+    let _guard = tracing::subscriber::set_default(subscriber);
+    let peer = peer(1);
+    let server = peer.endpoint.local_addr().unwrap();
+    tokio::spawn(peer.clone().serve());
+    for _ in 0..30 {
+        let (_endpoint, connection) = connect(&peer, server).await;
+        let refused = relay::subscribe(connection, "", Proof::None).await;
+        assert!(matches!(refused, Err(relay::Error::Refused { code: RefusalCode::Denied, .. })), "{refused:?}");
+    }
+    peer.close().await;
+    let log = String::from_utf8(log.0.lock().clone()).unwrap();
+    let lines: Vec<&str> = log.lines().filter(|line| line.contains("LAN viewer rejected")).collect();
+    let counts = lines.iter().map(|line| line.split("failures=").nth(1).unwrap().split(' ').next().unwrap());
+    assert_eq!(counts.collect::<Vec<_>>(), ["1", "10", "30"], "{log}");
+    assert!(lines[0].contains("a ticket or the pairing code is required"), "{log}");
+}

@@ -1,14 +1,11 @@
-//! Authorisation of publishers: stream names, publish keys, the file that holds the keys' hashes, the last use of each key, and the count of
-//! failures.
+//! Authorisation of publishers: stream names, publish keys, the file that holds the keys' hashes, and the last use of each key.
 
-mod failures;
 mod key_file;
 mod keyring;
 mod last_publishes;
 mod name;
 mod secret;
 
-pub use failures::{AuthFailures, FailureReport, INTERVAL, LIMIT};
 pub use key_file::Error;
 pub use keyring::{Changes, KeyInfo, Keyring, ValidKey};
 pub use last_publishes::{LastPublish, LastPublishes};

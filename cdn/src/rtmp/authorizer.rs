@@ -9,9 +9,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
+use net::auth_failures::{AuthFailures, FailureReport};
 use net::clock;
 
-use crate::auth::{AuthFailures, Changes, FailureReport, Keyring, PresentedKey, ValidKey};
+use crate::auth::{Changes, Keyring, PresentedKey, ValidKey};
 use crate::hub::{Hub, HubStream};
 
 /// Decides which stream a publisher may publish.
@@ -65,6 +66,11 @@ impl Authorizer {
     /// Logs the totals of the addresses whose interval is over.
     pub(super) fn report(&self, now: Instant) {
         self.failures.expire(now).into_iter().for_each(log);
+    }
+
+    /// Logs the totals that are not logged yet, at the end.
+    pub(super) fn finish(&self, now: Instant) {
+        self.failures.finish(now).into_iter().for_each(log);
     }
 
     /// Number of requests without a valid key.
@@ -263,7 +269,7 @@ mod tests {
     fn an_address_that_fails_often_gets_lookups_only_and_its_valid_keys_are_accepted() {
         let fixture = Fixture::new();
         let unknown = "nck_0123456789012345678901234567890123456789";
-        for _ in 0..crate::auth::LIMIT {
+        for _ in 0..net::auth_failures::LIMIT {
             assert_eq!(fixture.ask("live", unknown, &[], STRANGER), None);
         }
         let new = fixture.new_key_of_another_process("new");

@@ -1,8 +1,8 @@
-//! Failures of publishers to authenticate, counted by address: what the log says of them, and which addresses fail too often.
+//! Failures of clients to authenticate, counted by address: what the log says of them, and which addresses fail too often.
 //!
 //! Pure: the caller passes the time and logs the reports. An address gets one report at its first failure, one when it reaches the limit,
-//! and one with the total when its interval is over, however often it fails. A valid key is accepted from any address: the limit bounds
-//! what failures cost, so that nobody locks out a publisher with whom they share an address.
+//! and one with the total when its interval is over, however often it fails. Valid credentials are accepted from any address: the limit bounds
+//! what failures cost, so that nobody locks out a client with whom they share an address.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use net::connection_limit::client_prefix;
+use crate::connection_limit::client_prefix;
 
 /// The failures of the current intervals. An IPv4 address or IPv6 /64 counts as one address.
 #[derive(Debug, Default)]
@@ -76,8 +76,16 @@ impl AuthFailures {
 
     /// Forgets the counts whose interval is over at `now`. Returns reports of the failures that none has stated.
     pub fn expire(&self, now: Instant) -> Vec<FailureReport> {
+        self.forget(now, |count| now.saturating_duration_since(count.since) >= INTERVAL)
+    }
+
+    /// Forgets all counts, at the end of the program. Returns reports of the failures that none has stated.
+    pub fn finish(&self, now: Instant) -> Vec<FailureReport> {
+        self.forget(now, |_| true)
+    }
+
+    fn forget(&self, now: Instant, is_over: impl Fn(&Count) -> bool) -> Vec<FailureReport> {
         let mut recent = self.0.lock();
-        let is_over = |count: &Count| now.saturating_duration_since(count.since) >= INTERVAL;
         let mut over: Vec<_> =
             recent.by_prefix.extract_if(|_, count| is_over(count)).map(|(_, c)| (c, false)).collect();
         over.extend(recent.others.take_if(|count| is_over(count)).map(|count| (count, true)));
@@ -138,6 +146,18 @@ mod tests {
             failures.on_failure(ip("192.0.2.2"), start);
         }
         assert_eq!(stated(&failures.expire(start + INTERVAL)), [(ip("192.0.2.2"), 2)]);
+    }
+
+    #[test]
+    fn what_was_not_reported_is_stated_at_the_end() {
+        let (failures, start) = (AuthFailures::default(), Instant::now());
+        failures.on_failure(ip("192.0.2.1"), start);
+        for _ in 0..5 {
+            failures.on_failure(ip("192.0.2.2"), start);
+        }
+        assert_eq!(failures.expire(start), []);
+        assert_eq!(stated(&failures.finish(start)), [(ip("192.0.2.2"), 5)]);
+        assert_eq!(failures.finish(start), []);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 pub mod api;
+pub mod auth_failures;
 pub mod bbr;
 pub mod blame;
 pub mod clock;
