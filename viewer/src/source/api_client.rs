@@ -12,12 +12,12 @@ use reqwest::{StatusCode, Url, header};
 use serde::de::DeserializeOwned;
 
 use super::Error;
-use super::http::root_cause;
+use super::http::{HttpClient, may_retry, root_cause};
 
 /// A client for one stream's API.
 #[derive(Clone, Debug)]
 pub(super) struct ApiClient {
-    http: reqwest::Client,
+    http: HttpClient,
     page: Url,
     name: String,
 }
@@ -27,7 +27,7 @@ impl ApiClient {
     ///
     /// # Errors
     /// [`Error::Url`] if the page's path has no stream's name.
-    pub(super) fn new(page: &Url, http: &reqwest::Client) -> Result<Self, Error> {
+    pub(super) fn new(page: &Url, http: &HttpClient) -> Result<Self, Error> {
         let path = page.path().trim_end_matches('/').to_owned();
         let name = path.rsplit('/').next().unwrap_or_default().to_owned();
         if name.is_empty() {
@@ -75,8 +75,8 @@ impl ApiClient {
         let path = format!("./api/v1/streams/{}/{what}", self.name);
         let api = self.page.join(&path).unwrap_or_else(|_| self.page.clone());
         let failed = |reason: String, retry| Error::Http { url: api.to_string(), reason, retry };
-        let request = self.http.get(api.clone()).timeout(REQUEST_TIMEOUT);
-        let mut response = request.send().await.map_err(|error| failed(root_cause(&error), true))?;
+        let request = self.http.get(api.as_str())?.timeout(REQUEST_TIMEOUT);
+        let mut response = request.send().await.map_err(|error| failed(root_cause(&error), may_retry(&error)))?;
         let status = response.status();
         let kind = response.headers().get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or("");
         let is_json = kind.to_ascii_lowercase().starts_with("application/json");
@@ -123,9 +123,9 @@ mod tests {
             ("http://h/live", &told("", "http://edge/live/index.m3u8"), "http://edge/live/index.m3u8"),
             ("http://h/live", &told("http://h/live", "http://h/live2/index.m3u8"), "http://h/live2/index.m3u8"),
         ] {
-            let client = ApiClient::new(&page.parse().unwrap(), &reqwest::Client::new()).unwrap();
+            let client = ApiClient::new(&page.parse().unwrap(), &HttpClient::default()).unwrap();
             assert_eq!((client.name(), client.playlist_url(told).as_deref()), ("live", Some(playlist)), "{page}");
         }
-        assert!(ApiClient::new(&"http://h/".parse().unwrap(), &reqwest::Client::new()).is_err());
+        assert!(ApiClient::new(&"http://h/".parse().unwrap(), &HttpClient::default()).is_err());
     }
 }

@@ -11,6 +11,7 @@ mod http;
 mod lan_list;
 mod path;
 mod peer;
+mod reach;
 mod relay;
 mod resolve;
 mod rtmp;
@@ -30,7 +31,6 @@ use tokio::sync::mpsc;
 
 pub use self::lan_list::{list_broadcasters, render_broadcasters};
 pub use self::path::{PathDescription, PathOptions, Transport, TransportFilter};
-pub use self::resolve::{ResolvedPaths, resolve};
 pub use self::supervisor::run;
 pub use self::transport::{AUTO, TRANSPORTS};
 

@@ -15,6 +15,7 @@ use tokio::sync::watch;
 
 use super::api_client::ApiClient;
 use super::discovery::CandidateAddresses;
+use super::http::HttpClient;
 use super::{Error, EventSender, Position};
 
 /// A way for a stream to reach the viewer.
@@ -90,7 +91,7 @@ pub(super) struct OpenContext {
     /// The playback position.
     pub(super) position: Position,
     /// For everything by HTTP.
-    pub(super) http: reqwest::Client,
+    pub(super) http: HttpClient,
     /// Whether the stream has no other path.
     pub(super) is_only_path: bool,
     /// After an outage, resume at the oldest unit that the server holds, not at the live edge.

@@ -14,6 +14,7 @@ use super::discovery::CandidateAddresses;
 use super::path::{
     Cost, Discovery, OpenContext, Opening, PathSource, ServerOffer, Source, Transport, UrlPaths, UrlRequest,
 };
+use super::reach::Reach;
 use super::relay::{self, RelayTarget, RelayTrust};
 use super::{Error, EventSender};
 
@@ -51,7 +52,8 @@ impl PathSource for Peer {
 
     fn open<'a>(&'a self, context: OpenContext, events: &'a EventSender) -> Opening<'a> {
         Box::pin(async move {
-            let target = peer_target(&self.api, &self.manual, &context.candidates).await?;
+            let reach = context.http.reach();
+            let target = peer_target(&self.api, &self.manual, &context.candidates, reach).await?;
             relay::open(target, context, events).await
         })
     }
@@ -73,7 +75,7 @@ impl PathSource for Paired {
     fn open<'a>(&'a self, context: OpenContext, events: &'a EventSender) -> Opening<'a> {
         let trust = RelayTrust::Code(self.code.clone());
         let (address, addresses) = (self.address.clone(), vec![self.address.clone()]);
-        let target = RelayTarget { address, addresses, name: String::new(), trust };
+        let target = RelayTarget { address, addresses, name: String::new(), reach: Reach::anywhere(), trust };
         Box::pin(relay::open(target, context, events))
     }
 }
@@ -113,12 +115,14 @@ async fn peer_target(
     api: &ApiClient,
     manual: &[String],
     candidates: &CandidateAddresses,
+    reach: &Reach,
 ) -> Result<RelayTarget, Error> {
     let not_live = || Error::NotLive { address: format!("the broadcaster of {}", api.name()) };
     let peer = api.playback_info().await?.and_then(|info| info.peer).ok_or_else(not_live)?;
     let pin = peer.pin().ok_or_else(not_live)?;
     let mut addresses = manual.to_vec();
-    addresses.extend(candidates.iter().chain(&peer.addresses).map(ToString::to_string));
+    let told = candidates.iter().chain(&peer.addresses).filter(|address| reach.may_be_broadcaster(**address));
+    addresses.extend(told.map(ToString::to_string));
     let mut seen = BTreeSet::new();
     addresses.retain(|address| seen.insert(address.clone()));
     let trust = RelayTrust::Pinned { pin, ticket: Some(peer.ticket) };
@@ -126,6 +130,8 @@ async fn peer_target(
         address: "the broadcaster on this network".to_owned(),
         addresses,
         name: api.name().to_owned(),
+        // They are the user's, or were judged above.
+        reach: Reach::anywhere(),
         trust,
     })
 }

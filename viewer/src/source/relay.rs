@@ -12,7 +12,6 @@ use net::api::PlaybackInfo;
 use net::relay::{self, Event, Proof, Side, Start};
 use net::trust::{Code, Pin, pairing, tls};
 use quinn::Endpoint;
-use tokio::net::lookup_host;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{sleep_until, timeout};
@@ -20,6 +19,7 @@ use tracing::debug;
 
 use super::api_client::ApiClient;
 use super::path::{Cost, OpenContext, Opening, PathSource, ServerOffer, Source, Transport};
+use super::reach::Reach;
 use super::timing_poll::{self, PollSchedule};
 use super::{Error, EventSender, PathEvent, Position};
 
@@ -74,7 +74,9 @@ impl PathSource for RelaySource {
                 None => self.clone(),
             };
             let trust = RelayTrust::Pinned { pin, ticket: None };
-            open(RelayTarget { address: address.clone(), addresses: vec![address], name, trust }, context, events).await
+            let reach = context.http.reach().clone();
+            let target = RelayTarget { address: address.clone(), addresses: vec![address], name, reach, trust };
+            open(target, context, events).await
         })
     }
 }
@@ -92,6 +94,8 @@ pub(super) struct RelayTarget {
     pub(super) addresses: Vec<String>,
     /// The stream's name; empty for the only stream of a broadcaster.
     pub(super) name: String,
+    /// Which of their addresses may be used.
+    pub(super) reach: Reach,
     /// How both ends authenticate.
     pub(super) trust: RelayTrust,
 }
@@ -222,8 +226,12 @@ async fn connect(target: &RelayTarget, endpoint: &Endpoint) -> Result<quinn::Con
     let mut attempts = JoinSet::new();
     let mut reason = "no address is known".to_owned();
     for name in &target.addresses {
-        let found: Vec<SocketAddr> = match lookup_host(name.as_str()).await {
-            Ok(found) => found.take(MAX_ADDRESSES).collect(),
+        let Some((host, Ok(port))) = name.rsplit_once(':').map(|(host, port)| (host, port.parse())) else {
+            reason = format!("{name}: not HOST:PORT");
+            continue;
+        };
+        let found: Vec<SocketAddr> = match target.reach.addresses(host, port).await {
+            Ok(found) => found.into_iter().take(MAX_ADDRESSES).collect(),
             Err(error) => {
                 reason = format!("{name}: {error}");
                 continue;

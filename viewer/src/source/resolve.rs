@@ -10,14 +10,15 @@ use reqwest::header;
 use super::Error;
 use super::api_client::{self, ApiClient};
 use super::hls;
+use super::http::HttpClient;
 use super::path::{PathDescription, PathOptions, ServerOffer, Transport, UrlRequest};
 use super::transport::TRANSPORTS;
 
 /// The paths to a stream, best first.
 #[derive(Clone, Debug)]
-pub struct ResolvedPaths {
+pub(super) struct ResolvedPaths {
     /// The known paths; never empty.
-    pub paths: Vec<PathDescription>,
+    pub(super) paths: Vec<PathDescription>,
     /// The server's API, if the stream was named by its page: a restarted server has another certificate, and it knows where the broadcaster is.
     pub(super) api: Option<ApiClient>,
 }
@@ -26,7 +27,7 @@ pub struct ResolvedPaths {
 ///
 /// # Errors
 /// [`Error::Url`] if the URL makes no sense or `options` exclude its transport; [`Error::Http`] and [`Error::UnknownStream`] from the server.
-pub async fn resolve(url: &str, options: &PathOptions, http: &reqwest::Client) -> Result<ResolvedPaths, Error> {
+pub(super) async fn resolve(url: &str, options: &PathOptions, http: &HttpClient) -> Result<ResolvedPaths, Error> {
     let wrong = |reason: String| Error::Url { url: url.to_owned(), reason };
     let scheme = url.split_once("://").map(|(scheme, _)| scheme.to_ascii_lowercase()).unwrap_or_default();
     let paths = from_url(url, &scheme, options).map_err(wrong)?;
@@ -63,15 +64,11 @@ fn from_url(url: &str, scheme: &str, options: &PathOptions) -> Result<Vec<PathDe
 }
 
 /// The paths that the server of a stream's page offers.
-async fn from_server(
-    page: &reqwest::Url,
-    options: &PathOptions,
-    http: &reqwest::Client,
-) -> Result<ResolvedPaths, Error> {
+async fn from_server(page: &reqwest::Url, options: &PathOptions, http: &HttpClient) -> Result<ResolvedPaths, Error> {
     let api = ApiClient::new(page, http)?;
     let failed = |reason: &str, retry| Error::Http { url: page.to_string(), reason: reason.to_owned(), retry };
     let Some(info) = api.playback_info().await? else {
-        let is_playlist = http.get(page.clone()).timeout(api_client::REQUEST_TIMEOUT).send().await.is_ok_and(|r| {
+        let is_playlist = http.get(page.as_str())?.timeout(api_client::REQUEST_TIMEOUT).send().await.is_ok_and(|r| {
             let types = ["application/vnd.apple.mpegurl", "application/x-mpegurl", "audio/mpegurl"];
             r.status().is_success() && types.iter().any(|kind| is_of_type(&r, kind))
         });
@@ -105,7 +102,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_url_is_played_by_its_own_transport() {
-        let http = reqwest::Client::new();
+        let http = HttpClient::default();
         for (url, transport, wanted) in [
             ("rtmp://h/live/x", "auto", Ok("RTMP rtmp://h/live/x")),
             ("RTMP://h:1936/live/x", "rtmp", Ok("RTMP rtmp://h:1936/live/x")),

@@ -8,9 +8,12 @@ use media::path_merge::Predecessor;
 use media::select::PathProfile;
 use media::{AccessUnit, Catalog, Epoch, Timestamp, TrackOrder, flv};
 use net::rtmp::{self, Message, Url, client};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
 use tracing::{debug, warn};
 
 use super::path::{Cost, OpenContext, Opening, PathSource, ServerOffer, Source, Transport, UrlPaths, UrlRequest};
+use super::reach::Reach;
 use super::timing_poll::run_alongside;
 use super::{Closed, Error, EventSender, PathEvent, Position, ResumePoint, random_epoch};
 
@@ -38,8 +41,8 @@ impl PathSource for RtmpSource {
 
     fn open<'a>(&'a self, context: OpenContext, events: &'a EventSender) -> Opening<'a> {
         Box::pin(async move {
-            let (position, url) = (context.position.clone(), self.0.clone());
-            run_alongside(run(url, position, events), context.api, &context.position, events).await
+            let (position, url, reach) = (context.position.clone(), self.0.clone(), context.http.reach().clone());
+            run_alongside(run(url, position, reach, events), context.api, &context.position, events).await
         })
     }
 }
@@ -56,13 +59,17 @@ fn from_server(offer: &ServerOffer<'_>) -> Option<Source> {
 }
 
 /// Plays `url` until the connection fails. A Nearcast server resumes after `position`.
-async fn run(url: Url, position: Position, events: &EventSender) -> Result<(), Error> {
+async fn run(url: Url, position: Position, reach: Reach, events: &EventSender) -> Result<(), Error> {
     let address = url.revealed();
     let failed = |source| failed(&url, source);
     let resume = position.resume_point();
     let mut demuxer = MessageDemuxer::new(random_epoch(), resume.as_ref());
     let asked = Url { name: with_resume(&url.name, resume), ..url.clone() };
-    let mut player = client::play(&asked, client::ClientOptions::default()).await.map_err(failed)?;
+    let io = timeout(CONNECT, connect(&url, &reach))
+        .await
+        .unwrap_or_else(|_| Err(format!("no answer within {CONNECT:?}").into()));
+    let io = io.map_err(|error| Error::Unreachable { address: address.clone(), reason: error.to_string() })?;
+    let mut player = client::play_over(io, &asked, client::ClientOptions::default()).await.map_err(failed)?;
     demuxer.states_gaps = player.server_is_nearcast();
     debug!(address, "connected");
     if events.send(PathEvent::Opened { burst: Duration::ZERO, complete: false, transport: None }).await.is_err() {
@@ -82,6 +89,13 @@ async fn run(url: Url, position: Position, events: &EventSender) -> Result<(), E
             return Ok(());
         }
     }
+}
+
+async fn connect(url: &Url, reach: &Reach) -> Result<TcpStream, Box<dyn std::error::Error + Send + Sync>> {
+    let addresses = reach.addresses(&url.host, url.port).await?;
+    let io = TcpStream::connect(&addresses[..]).await?;
+    io.set_nodelay(true)?;
+    Ok(io)
 }
 
 async fn take(demuxer: &mut MessageDemuxer, message: Message, events: &EventSender) -> Result<(), Closed> {
@@ -254,6 +268,9 @@ impl MessageDemuxer {
         (catalog.epoch, catalog.clock) = (epoch, None);
     }
 }
+
+/// Name resolution and TCP together.
+const CONNECT: Duration = Duration::from_secs(10);
 
 #[cfg(test)]
 mod tests {

@@ -14,14 +14,16 @@ use tracing::{debug, info, warn};
 
 use super::api_client::ApiClient;
 use super::discovery::{self, CandidateAddresses};
+use super::http::{self, HttpClient};
 use super::path::{Cost, Discovery, OpenContext, PathDescription, PathOptions, Transport};
+use super::reach::Reach;
 use super::resolve::{ResolvedPaths, resolve};
 use super::running_clock::RunningClock;
-use super::{Error, Event, EventSender, PathEvent, Position, State, http, relay};
+use super::{Error, Event, EventSender, PathEvent, Position, State, relay};
 
 /// Receives the stream at `url` into `events` until it ends, fails for good, or the receiver of `events` is dropped.
 pub async fn run(url: String, options: PathOptions, position: Position, events: mpsc::Sender<Event>) {
-    let http = match http::client() {
+    let http = match http::client(Reach::of(&url)) {
         Ok(http) => http,
         Err(error) => return drop(events.send(Event::Failed(error)).await),
     };
@@ -104,7 +106,7 @@ struct Supervisor {
     selector: Selector,
     /// How many of them are active, and how many idle.
     running: (usize, usize),
-    http: reqwest::Client,
+    http: HttpClient,
     /// UDP socket of all paths by the relay protocol.
     endpoint: Option<Endpoint>,
     /// What discovery has found.
@@ -130,7 +132,7 @@ struct Closed;
 impl Supervisor {
     fn new(
         resolved: ResolvedPaths,
-        http: reqwest::Client,
+        http: HttpClient,
         options: PathOptions,
         position: Position,
         events: mpsc::Sender<Event>,

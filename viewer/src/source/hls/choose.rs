@@ -6,10 +6,11 @@ use reqwest::{StatusCode, header};
 use tracing::{debug, warn};
 
 use super::super::Error;
+use super::super::http::HttpClient;
 use super::requests::{checked, request, text, unsupported};
 
 /// The media playlist to play: `url` itself, or the best variant that it lists.
-pub(super) async fn choose(url: &str, http: &reqwest::Client) -> Result<String, Error> {
+pub(super) async fn choose(url: &str, http: &HttpClient) -> Result<String, Error> {
     let response = request(url, None, http).await?;
     // A server that knows the stream says with Retry-After that it is not on air yet (RFC 9110 §10.2.3).
     if response.status() == StatusCode::NOT_FOUND && !response.headers().contains_key(header::RETRY_AFTER) {

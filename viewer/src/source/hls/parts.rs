@@ -17,6 +17,7 @@ use reqwest::Response;
 use tokio::time::sleep;
 use tracing::{debug, warn};
 
+use super::super::http::HttpClient;
 use super::super::{Error, EventSender, PathEvent, Position};
 use super::reader::SegmentReader;
 use super::requests::{chunk, get, init, media_playlist, unsupported};
@@ -29,7 +30,7 @@ pub(super) async fn run(
     state: &mut HlsState,
     first: MediaPlaylist,
     base: String,
-    http: &reqwest::Client,
+    http: &HttpClient,
     entry: Option<StartPosition>,
     events: &EventSender,
 ) -> Result<(), Error> {
@@ -158,7 +159,7 @@ type MediaRequest = Pin<Box<dyn Future<Output = Result<Response, Error>> + Send>
 /// The requests in flight. Dropping it cancels them.
 #[derive(Default)]
 struct RequestPipeline {
-    http: reqwest::Client,
+    http: HttpClient,
     playlist: String,
     base: String,
     loading: Option<PlaylistRequest>,

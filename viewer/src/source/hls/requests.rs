@@ -7,10 +7,10 @@ use reqwest::{StatusCode, header};
 use tokio::time::timeout;
 
 use super::super::Error;
-use super::super::http::{READ_TIMEOUT, root_cause};
+use super::super::http::{HttpClient, READ_TIMEOUT, may_retry, root_cause};
 
 /// The playlist, and the base of its URIs: its URL after redirects (RFC 3986 §5.1.3).
-pub(super) async fn media_playlist(url: &str, http: &reqwest::Client) -> Result<(hls::MediaPlaylist, String), Error> {
+pub(super) async fn media_playlist(url: &str, http: &HttpClient) -> Result<(hls::MediaPlaylist, String), Error> {
     let (text, base) = text(get(url, None, http).await?, url).await?;
     let playlist = hls::parse_media(&text).map_err(|error| unsupported(&base, error))?;
     Ok((playlist, base))
@@ -30,11 +30,7 @@ pub(super) async fn text(mut response: reqwest::Response, url: &str) -> Result<(
     Ok((text, base))
 }
 
-pub(super) async fn get(
-    url: &str,
-    range: Option<ByteRange>,
-    http: &reqwest::Client,
-) -> Result<reqwest::Response, Error> {
+pub(super) async fn get(url: &str, range: Option<ByteRange>, http: &HttpClient) -> Result<reqwest::Response, Error> {
     checked(request(url, range, http).await?, url)
 }
 
@@ -42,16 +38,16 @@ pub(super) async fn get(
 pub(super) async fn request(
     url: &str,
     range: Option<ByteRange>,
-    http: &reqwest::Client,
+    http: &HttpClient,
 ) -> Result<reqwest::Response, Error> {
-    let mut request = http.get(url);
+    let mut request = http.get(url)?;
     if let Some(ByteRange { length, offset }) = range.filter(|range| range.length > 0) {
         request = request.header(header::RANGE, format!("bytes={offset}-{}", offset.saturating_add(length - 1)));
     }
     let failed = |reason: String, retry| Error::Http { url: url.to_owned(), reason, retry };
     let answer =
         timeout(READ_TIMEOUT, request.send()).await.map_err(|_| failed("no answer in time".to_owned(), true))?;
-    answer.map_err(|error| failed(root_cause(&error), !error.is_builder()))
+    answer.map_err(|error| failed(root_cause(&error), may_retry(&error)))
 }
 
 /// The response, if its status is a success.
@@ -74,7 +70,7 @@ pub(super) async fn chunk(response: &mut reqwest::Response, url: &str) -> Result
 }
 
 /// The bytes of an init segment.
-pub(super) async fn init(base: &str, map: &Map, http: &reqwest::Client) -> Result<Bytes, Error> {
+pub(super) async fn init(base: &str, map: &Map, http: &HttpClient) -> Result<Bytes, Error> {
     let url = resolve(base, &map.uri);
     let mut response = get(&url, map.byte_range, http).await?;
     let mut init = BytesMut::new();

@@ -9,6 +9,7 @@ use net::clock;
 use tokio::time::{sleep, sleep_until};
 use tracing::{debug, warn};
 
+use super::super::http::HttpClient;
 use super::super::{Closed, Error, EventSender, PathEvent};
 use super::reader::SegmentReader;
 use super::requests::{chunk, get, init, media_playlist, unsupported};
@@ -19,7 +20,7 @@ pub(super) async fn run(
     state: &mut HlsState,
     first: hls::MediaPlaylist,
     mut base: String,
-    http: &reqwest::Client,
+    http: &HttpClient,
     events: &EventSender,
 ) -> Result<(), Error> {
     state.reader.skip();
@@ -120,7 +121,7 @@ impl PlaylistGrowth {
 /// Fetches a segment, and its init segment if that is new, and reports their units.
 async fn segment(
     base: &str,
-    http: &reqwest::Client,
+    http: &HttpClient,
     reader: &mut SegmentReader,
     fetch: &Fetch,
     events: &EventSender,

@@ -59,8 +59,13 @@ async fn events_of(sources: Vec<Source>, time: Duration) -> Vec<Event> {
     let describe = |source| PathDescription { transport: &rtmp::TRANSPORT, source };
     let resolved = ResolvedPaths { paths: sources.into_iter().map(describe).collect(), api: None };
     let (events, mut inbox) = mpsc::channel(1024);
-    let supervisor =
-        Supervisor::new(resolved, http::client().unwrap(), PathOptions::default(), Position::default(), events);
+    let supervisor = Supervisor::new(
+        resolved,
+        http::client(Reach::anywhere()).unwrap(),
+        PathOptions::default(),
+        Position::default(),
+        events,
+    );
     let _ = tokio::time::timeout(time, supervisor.run()).await;
     std::iter::from_fn(|| inbox.try_recv().ok()).collect()
 }
@@ -191,8 +196,13 @@ async fn a_viewer_that_is_refused_for_room_retries_with_backoff_and_logs_it_once
     let description = PathDescription { transport: &super::super::peer::TRANSPORT, source: source.clone() };
     let resolved = ResolvedPaths { paths: vec![description], api: None };
     let (events, _inbox) = mpsc::channel(1024);
-    let supervisor =
-        Supervisor::new(resolved, http::client().unwrap(), PathOptions::default(), Position::default(), events);
+    let supervisor = Supervisor::new(
+        resolved,
+        http::client(Reach::anywhere()).unwrap(),
+        PathOptions::default(),
+        Position::default(),
+        events,
+    );
     let _ = tokio::time::timeout(Duration::from_secs(300), supervisor.run()).await;
     let pauses: Vec<Duration> = source.0.lock().windows(2).map(|pair| pair[1] - pair[0]).collect();
     assert!((8..=40).contains(&pauses.len()), "{pauses:?}");
