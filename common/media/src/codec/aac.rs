@@ -104,6 +104,12 @@ impl AudioSpecificConfig {
         Ok(Bytes::from(bits.bytes))
     }
 
+    /// Whether its frames can have ADTS headers, which state the object types 1 to 4 only. Frames of these begin with an element's type, never with a
+    /// syncword; those of the others (ER AAC LD and ELD) begin with any bits.
+    pub fn may_have_adts(&self) -> bool {
+        (1..=4).contains(&self.object_type)
+    }
+
     /// Output sampling rate in Hz.
     pub fn output_rate(&self) -> u32 {
         self.sbr_rate.unwrap_or(self.sample_rate)
@@ -121,7 +127,7 @@ impl AudioSpecificConfig {
     }
 }
 
-/// Removes the ADTS header of a frame and returns its content, if there is one.
+/// Removes the ADTS header of a frame and returns its content, if there is one. See [`AudioSpecificConfig::may_have_adts`].
 ///
 /// # Errors
 /// If the ADTS header is cut short or malformed.

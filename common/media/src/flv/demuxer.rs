@@ -188,7 +188,9 @@ impl Demuxer {
         // Decoders follow what the stream carries, so that is what the configuration must say, whatever the sequence header said.
         let (in_band, payload) = match codec {
             // An ADTS header does not belong here. It states less than a sequence header.
-            Codec::Aac => {
+            Codec::Aac
+                if self.tracks.get(&id).filter(is_known).is_none_or(|state| may_have_adts(&state.track.config)) =>
+            {
                 let (header, payload) =
                     aac::strip_adts(payload).map_err(|source| Error::Codec { track: id, source })?;
                 let is_new = self.tracks.get(&id).is_none_or(|state| !is_known(&state));
@@ -272,6 +274,10 @@ impl Demuxer {
         state.track = track;
         Ok(state)
     }
+}
+
+fn may_have_adts(config: &CodecConfig) -> bool {
+    aac::AudioSpecificConfig::parse(&config.record).is_ok_and(|config| config.may_have_adts())
 }
 
 fn lacks_size(config: &CodecConfig) -> bool {

@@ -542,3 +542,19 @@ fn adts_headers_configure_the_track_and_are_removed() {
     let events = demuxer.audio(23, frame, Instant::now()).unwrap();
     assert!(matches!(&events[..], [Event::Unit(_)]), "{events:?}");
 }
+
+/// Frames of AAC-ELD begin with any bits: also with those of an ADTS syncword.
+#[test]
+fn a_frame_that_begins_like_an_adts_header_is_not_cut() {
+    let mut demuxer = Demuxer::new(Epoch(1));
+    // ER AAC ELD, 48 kHz, stereo (ISO/IEC 14496-3 §1.6.2.1).
+    let events = demuxer.audio(0, body(&[b"\xaf\x00", b"\xf8\xe6\x40\x00"]), Instant::now()).unwrap();
+    assert!(matches!(&events[..], [Event::Track(_)]), "{events:?}");
+    for frame in
+        [&b"\xff\xf1\x50\x80\x01\x7f\xfc\x01\x02\x03\x04"[..], b"\xff\xf1\xff\xff\xff\xff\xff\xff", b"\xff\xf0"]
+    {
+        let events = demuxer.audio(21, body(&[b"\xaf\x01", frame]), Instant::now()).unwrap();
+        let [Event::Unit(unit)] = &events[..] else { panic!("{events:?}") };
+        assert_eq!(unit.payload[..], *frame);
+    }
+}
