@@ -12,10 +12,13 @@
 //! In the merged sequence DTS increases strictly within a track, no unit occurs twice, and the sequence starts, and continues after a loss,
 //! at a random access point of the video track. Pure: [`select`](crate::select) decides which paths are open and when one has stalled.
 
+mod waiting_units;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
 use std::sync::Arc;
 
+use self::waiting_units::{QueuedUnit, WaitingUnits};
 use crate::access_unit::{AccessUnit, Epoch, TrackId};
 use crate::catalog::Catalog;
 use crate::time::{Timestamp, WallClock};
@@ -124,20 +127,8 @@ struct Path {
     order: TrackOrder,
     /// Whether the place of this path's last processed unit, of any track, in the merged sequence is known.
     contiguous: bool,
-    /// Units queued until another path fills the gap before them, oldest first.
-    waiting: VecDeque<QueuedUnit>,
-    /// What they cost.
-    bytes: usize,
-}
-
-#[derive(Debug)]
-struct QueuedUnit {
-    catalog: Arc<Catalog>,
-    unit: AccessUnit,
-    /// DTS of its predecessor, if that is known.
-    predecessor: Option<Timestamp>,
-    /// Whether the path stated it; otherwise it is the previous unit of the track on the path.
-    is_stated: bool,
+    /// Units queued until another path fills the gap before them.
+    waiting: WaitingUnits,
 }
 
 impl PathMerger {
@@ -199,7 +190,8 @@ impl PathMerger {
             Predecessor::Unknown => (None, false),
             Predecessor::PathOrder => (before, false),
         };
-        self.enqueue(path, QueuedUnit { catalog: catalog.clone(), unit, predecessor, is_stated });
+        let queued = QueuedUnit { catalog: catalog.clone(), unit, predecessor, is_stated };
+        self.counters.overflowed += entry.waiting.push(queued);
         if self.paths.len() == 1 {
             self.skip_gap(out);
         } else {
@@ -209,7 +201,7 @@ impl PathMerger {
 
     /// The newest DTS among queued units; `None` if no unit waits for a gap to be filled.
     pub fn waiting(&self) -> Option<Timestamp> {
-        self.paths.values().filter_map(|p| p.waiting.back()).map(|waiting| waiting.unit.dts).max()
+        self.paths.values().filter_map(|path| path.waiting.newest()).max()
     }
 
     /// Gives up on the missing units and processes all queued ones, earliest first.
@@ -217,14 +209,15 @@ impl PathMerger {
         loop {
             self.drain(out);
             let paths = self.paths.iter().filter(|(_, path)| path.epoch == self.epoch);
-            let waiting = paths.flat_map(|(id, path)| path.blocking().into_iter().map(|(dts, at)| (dts, *id, at)));
-            let Some((_, path, at)) = waiting.min() else { return };
-            let unit = &self.paths[&path].waiting[at].unit;
-            if let Some(track) = self.tracks.get_mut(&unit.track) {
+            let blocking = paths.flat_map(|(id, path)| path.blocking().into_iter().map(|unit| (unit, *id)));
+            let first = blocking.min_by_key(|((number, waiting), id)| (waiting.unit.dts, *id, *number));
+            let Some(((_, QueuedUnit { unit, .. }), path)) = first else { return };
+            let (id, placement) =
+                (unit.track, if unit.random_access { Placement::Next } else { Placement::Undecodable });
+            if let Some(track) = self.tracks.get_mut(&id) {
                 track.needs_random_access = true;
             }
-            let placement = if unit.random_access { Placement::Next } else { Placement::Undecodable };
-            self.take(path, at, placement, out);
+            self.take(path, id, placement, out);
         }
     }
 
@@ -263,19 +256,6 @@ impl PathMerger {
         self.started = !self.tracks.is_empty();
     }
 
-    /// Appends a unit to the queue of its path, within bounds.
-    fn enqueue(&mut self, id: PathId, waiting: QueuedUnit) {
-        let path = self.paths.get_mut(&id).expect("the caller has looked the path up");
-        path.bytes += waiting.unit.payload.len() + UNIT_COST;
-        path.waiting.push_back(waiting);
-        while path.bytes > MAX_WAITING_BYTES && path.waiting.len() > 1 {
-            if let Some(QueuedUnit { unit: dropped, .. }) = path.waiting.pop_front() {
-                path.bytes -= dropped.payload.len() + UNIT_COST;
-                self.counters.overflowed += 1;
-            }
-        }
-    }
-
     /// Processes all queued units that need not wait any longer.
     fn drain(&mut self, out: &mut Vec<MergedUnit>) {
         let ids: Vec<PathId> = self.paths.keys().copied().collect();
@@ -287,18 +267,18 @@ impl PathMerger {
         let is_alone = self.paths.len() == 1;
         let Some(path) = self.paths.get_mut(&id).filter(|path| path.epoch == self.epoch) else { return false };
         let (tracks, started) = (&self.tracks, self.started);
-        let Some((at, placement)) = path.next_due(|path, unit| placement(tracks, path, started, is_alone, unit)) else {
+        let Some((track, placement)) = path.next_due(|path, unit| placement(tracks, path, started, is_alone, unit))
+        else {
             return false;
         };
-        self.take(id, at, placement, out);
+        self.take(id, track, placement, out);
         true
     }
 
-    /// Processes the unit at index `at` of a path's queue.
-    fn take(&mut self, id: PathId, at: usize, placement: Placement, out: &mut Vec<MergedUnit>) {
+    /// Processes the oldest queued unit of a path's track.
+    fn take(&mut self, id: PathId, track: TrackId, placement: Placement, out: &mut Vec<MergedUnit>) {
         let path = self.paths.get_mut(&id).expect("the caller has looked the path up");
-        let QueuedUnit { catalog, unit, is_stated, .. } = path.waiting.remove(at).expect("it was just found");
-        path.bytes -= unit.payload.len() + UNIT_COST;
+        let QueuedUnit { catalog, unit, is_stated, .. } = path.waiting.take(track).expect("it was just found");
         path.contiguous = matches!(placement, Placement::Next) || self.tracks.contains_key(&unit.track);
         match placement {
             Placement::Next => self.emit(id, catalog, unit, is_stated, out),
@@ -366,34 +346,24 @@ impl PathMerger {
 impl Path {
     /// The first queued unit that need not wait, and its placement. A unit that waits blocks its own track; on a path that does not state
     /// predecessors, it blocks all tracks.
-    fn next_due(&self, placement: impl Fn(&Self, &QueuedUnit) -> Placement) -> Option<(usize, Placement)> {
-        let mut held: Vec<TrackId> = Vec::new();
-        for (at, waiting) in self.waiting.iter().enumerate() {
-            if held.contains(&waiting.unit.track) {
-                continue;
-            }
+    fn next_due(&self, placement: impl Fn(&Self, &QueuedUnit) -> Placement) -> Option<(TrackId, Placement)> {
+        for (_, waiting) in self.waiting.oldest() {
             match placement(self, waiting) {
-                Placement::Wait if waiting.is_stated => held.push(waiting.unit.track),
+                Placement::Wait if waiting.is_stated => {}
                 Placement::Wait => return None,
-                found => return Some((at, found)),
+                found => return Some((waiting.unit.track, found)),
             }
         }
         None
     }
 
-    /// The units that block their tracks, with their indices, given that all queued units wait.
-    fn blocking(&self) -> Vec<(Timestamp, usize)> {
-        let (mut held, mut blocking) = (Vec::new(), Vec::new());
-        for (at, waiting) in self.waiting.iter().enumerate() {
-            if !held.contains(&waiting.unit.track) {
-                held.push(waiting.unit.track);
-                blocking.push((waiting.unit.dts, at));
-                if !waiting.is_stated {
-                    break;
-                }
-            }
+    /// The units that block their tracks, with their numbers, given that all queued units wait.
+    fn blocking(&self) -> Vec<(u64, &QueuedUnit)> {
+        let mut oldest = self.waiting.oldest();
+        if let Some(blocks_all) = oldest.iter().position(|(_, waiting)| !waiting.is_stated) {
+            oldest.truncate(blocks_all + 1);
         }
-        blocking
+        oldest
     }
 }
 
@@ -452,10 +422,6 @@ fn placement(
 
 /// Bounds the past epochs that are remembered. A path is seldom more than one behind.
 const RETIRED_EPOCHS: usize = 8;
-/// What a queued unit costs beside its payload, in bytes.
-const UNIT_COST: usize = 256;
-/// Bounds the queue of a path in bytes: 8 s of a 16 Mbit/s stream.
-const MAX_WAITING_BYTES: usize = 16 << 20;
 /// A step of more than this many usual intervals is a loss even on a single path: a third-party server jumps to the newest IDR without
 /// stating it.
 const GAP_INTERVALS: f64 = 3.5;

@@ -364,3 +364,23 @@ fn sound_that_was_not_made_is_not_lost() {
     run.push(A, (0..200).chain(600..1000));
     assert!(run.merger.counters().lost >= 199, "{:?}", run.merger.counters());
 }
+
+/// A hostile path sends units of which each lacks its predecessor: as many as the bound permits wait, and all are given up one after the other.
+#[test]
+fn a_full_queue_of_tiny_units_costs_little() {
+    let mut merger = PathMerger::new();
+    let (catalog, mut out) = (catalog(1, None, true), Vec::new());
+    merger.open(B);
+    merger.push(A, &catalog, unit(1, 0), Predecessor::Unknown, &mut out);
+    let began = std::time::Instant::now();
+    for n in 1..=65_000i64 {
+        let dts = Timestamp::from_millis(n * 10);
+        let unit = AccessUnit { dts, pts: dts, random_access: true, ..unit(1, 0) };
+        merger.push(A, &catalog, unit, Predecessor::Dts(Timestamp::from_millis(n * 10 - 5)), &mut out);
+    }
+    assert_eq!((out.len(), merger.waiting()), (1, Some(Timestamp::from_millis(650_000))));
+    merger.skip_gap(&mut out);
+    assert_eq!((out.len(), merger.waiting()), (65_001, None));
+    let took = began.elapsed();
+    assert!(took < std::time::Duration::from_secs(5), "{took:?}");
+}
