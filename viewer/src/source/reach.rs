@@ -28,8 +28,8 @@ struct Rule {
     is_public: fn(IpAddr) -> bool,
 }
 
-/// Resolves a host name.
-type Lookup = fn(String) -> Pin<Box<dyn Future<Output = std::io::Result<Vec<IpAddr>>> + Send>>;
+/// Resolves a host name, to addresses with the scope of link-local ones (RFC 4007 §11) and without a port.
+type Lookup = fn(String) -> Pin<Box<dyn Future<Output = std::io::Result<Vec<SocketAddr>>> + Send>>;
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -71,11 +71,12 @@ impl Reach {
     pub(super) async fn addresses(&self, host: &str, port: u16) -> Result<Vec<SocketAddr>, BoxError> {
         let host = bare(host);
         let found = match host.parse() {
-            Ok(address) => vec![address],
+            Ok(address) => vec![SocketAddr::new(address, port)],
             Err(_) => (self.0.lookup)(host.clone()).await?,
         };
-        let permitted = self.permitted(&host, found)?;
-        Ok(permitted.into_iter().map(|address| SocketAddr::new(address, port)).collect())
+        let mut permitted = self.permitted(&host, found)?;
+        permitted.iter_mut().for_each(|address| address.set_port(port));
+        Ok(permitted)
     }
 
     /// Whether `url` may be requested, as far as that shows before its host is resolved: HTTP clients do not look up addresses.
@@ -84,7 +85,7 @@ impl Reach {
     /// [`PrivateAddress`] if its host is an address that is not permitted.
     pub(super) fn check(&self, url: &Url) -> Result<(), PrivateAddress> {
         let host = bare(url.host_str().unwrap_or_default());
-        host.parse().map_or(Ok(()), |address| self.permitted(&host, vec![address]).map(drop))
+        host.parse().map_or(Ok(()), |address| self.permitted(&host, vec![SocketAddr::new(address, 0)]).map(drop))
     }
 
     /// Whether the server may name this address for the broadcaster on the viewer's network. It is on a private network, or shares its network with this
@@ -107,18 +108,20 @@ impl Reach {
         self.0.first.get().is_some_and(|first| first.iter().all(|address| !(self.0.is_public)(*address)))
     }
 
-    fn permitted(&self, host: &str, found: Vec<IpAddr>) -> Result<Vec<IpAddr>, PrivateAddress> {
+    fn permitted(&self, host: &str, found: Vec<SocketAddr>) -> Result<Vec<SocketAddr>, PrivateAddress> {
         let is_asked = self.0.asked.as_ref().is_some_and(|asked| asked.eq_ignore_ascii_case(host));
-        let first = if is_asked { Some(self.0.first.get_or_init(|| found.clone())) } else { None };
+        let first =
+            if is_asked { Some(self.0.first.get_or_init(|| found.iter().map(SocketAddr::ip).collect())) } else { None };
         if self.is_anywhere() {
             return Ok(found);
         }
-        let is_permitted =
-            |address: &IpAddr| (self.0.is_public)(*address) || first.is_some_and(|first| first.contains(address));
+        let is_permitted = |address: &SocketAddr| {
+            (self.0.is_public)(address.ip()) || first.is_some_and(|first| first.contains(&address.ip()))
+        };
         let (permitted, refused): (Vec<_>, Vec<_>) = found.into_iter().partition(is_permitted);
         match refused.first() {
             Some(address) if permitted.is_empty() => {
-                Err(PrivateAddress { host: host.to_owned(), address: address.to_canonical() })
+                Err(PrivateAddress { host: host.to_owned(), address: address.ip().to_canonical() })
             }
             _ => Ok(permitted),
         }
@@ -146,8 +149,8 @@ fn bare(host: &str) -> String {
     host.trim_matches(['[', ']']).trim_end_matches('.').to_owned()
 }
 
-fn system_lookup(host: String) -> Pin<Box<dyn Future<Output = std::io::Result<Vec<IpAddr>>> + Send>> {
-    Box::pin(async move { Ok(tokio::net::lookup_host((host, 0)).await?.map(|address| address.ip()).collect()) })
+fn system_lookup(host: String) -> Pin<Box<dyn Future<Output = std::io::Result<Vec<SocketAddr>>> + Send>> {
+    Box::pin(async move { Ok(tokio::net::lookup_host((host, 0)).await?.collect()) })
 }
 
 /// Whether the user's environment names this host as the proxy that connects to everything else.

@@ -16,11 +16,11 @@ const PUBLIC: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 1));
 const PRIVATE: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2));
 
 /// `private.*` is private, `rebound.*` only from its second lookup on, all other names are public.
-fn names(host: String) -> Pin<Box<dyn Future<Output = std::io::Result<Vec<IpAddr>>> + Send>> {
+fn names(host: String) -> Pin<Box<dyn Future<Output = std::io::Result<Vec<SocketAddr>>> + Send>> {
     static LOOKUPS: AtomicUsize = AtomicUsize::new(0);
     let is_private =
         host.starts_with("private.") || host.starts_with("rebound.") && LOOKUPS.fetch_add(1, Ordering::Relaxed) > 0;
-    Box::pin(async move { Ok(vec![if is_private { PRIVATE } else { PUBLIC }]) })
+    Box::pin(async move { Ok(vec![SocketAddr::new(if is_private { PRIVATE } else { PUBLIC }, 0)]) })
 }
 
 fn reach_of(host: &str) -> Reach {
@@ -141,6 +141,14 @@ async fn a_name_that_becomes_private_is_refused() {
     let error = refused(&format!("http://rebound.test:{port}/302/http://rebound.test:{port}/x"), &http).await;
     assert!(error.contains("private address"), "{error}");
     assert_eq!(reached.load(Ordering::Relaxed), 0);
+}
+
+/// A broadcaster that mDNS has found at a link-local address is reached by its interface.
+#[tokio::test]
+async fn a_link_local_address_keeps_its_scope() {
+    let found = Reach::anywhere().addresses("[fe80::1%1]", 4444).await.unwrap();
+    let [SocketAddr::V6(address)] = found[..] else { panic!("{found:?}") };
+    assert_eq!((address.scope_id(), address.port()), (1, 4444));
 }
 
 #[test]
