@@ -233,3 +233,50 @@ fn files_tell_units_that_are_missing_from_units_that_were_never_made() {
             && received.contains(&(TrackId::VIDEO, 15_000, Some(14_960)))
     );
 }
+
+/// Pictures that are announced from the start, and come after `late` milliseconds of sound: what is listed, as whether a segment has pictures and
+/// whether it begins with a discontinuity; and the tracks of each init segment.
+fn segments_with_late_pictures(late: i64) -> (Vec<(bool, bool)>, Vec<usize>) {
+    let mut segmenter = Segmenter::with_store(SegmenterConfig::default(), Archive::default());
+    let mut window = LiveWindow::new(Bounds { duration: Duration::from_secs(60), bytes: usize::MAX });
+    let mut catalog = Catalog::new(Epoch(1));
+    let (video, audio) = (Format::Video { width: 16, height: 16 }, Format::Audio { sample_rate: 48_000, channels: 2 });
+    for (id, codec, record, format) in [
+        (TrackId::VIDEO, Codec::H264, &[1, 66, 0, 30, 0xff, 0xe0, 0][..], video),
+        (TrackId::AUDIO, Codec::Aac, &[0x11, 0x94], audio),
+    ] {
+        catalog.set_track(Track { id, config: CodecConfig { codec, record: Bytes::from_static(record), format } });
+    }
+    let catalog = Arc::new(catalog);
+    for at in (0..20_000).step_by(20) {
+        let dts = Timestamp::from_millis(at);
+        let unit = |track, random_access| {
+            let payload = Bytes::from_static(&[0; 10]);
+            AccessUnit { epoch: Epoch(1), track, dts, pts: dts, random_access, payload }
+        };
+        // The first ones follow an IDR that nobody has seen.
+        let picture = (at >= late && at % 40 == 0).then(|| unit(TrackId::VIDEO, at % 1000 == 0 && at > late));
+        for unit in picture.into_iter().chain([unit(TrackId::AUDIO, true)]) {
+            segmenter.push(&window.push(Arc::clone(&catalog), unit, None).clone(), WallClock::from_micros(at * 1000));
+        }
+    }
+    segmenter.end();
+    // The pictures before their first IDR.
+    let SegmenterCounters { refused, undecodable, .. } = segmenter.counters();
+    assert_eq!(refused + undecodable, 12);
+    let store = segmenter.store();
+    let segments = store.segments.iter().map(|segment| (segment.pictures > 0, segment.discontinuity)).collect();
+    (segments, store.inits.iter().map(|init| init.catalog.tracks.len()).collect())
+}
+
+#[test]
+fn sound_is_listed_alone_until_late_pictures_come() {
+    let (segments, inits) = segments_with_late_pictures(8_500);
+    let first = segments.iter().position(|(pictures, _)| *pictures).unwrap();
+    assert_eq!((first, segments[first].1, inits), (4, true, vec![1, 2]), "{segments:?}");
+    assert!(segments[first..].iter().all(|(pictures, _)| *pictures));
+    assert_eq!(segments.iter().filter(|(_, discontinuity)| *discontinuity).count(), 1, "{segments:?}");
+    let (segments, inits) = segments_with_late_pictures(1_500);
+    assert_eq!(inits, [2], "pictures that are hardly late");
+    assert!(segments.iter().all(|(_, discontinuity)| !discontinuity), "{segments:?}");
+}

@@ -54,6 +54,8 @@ pub(super) struct Timeline {
     sound_lag: i64,
     /// Whether silence stands in for the sound.
     pub(super) is_silent: bool,
+    /// The first sound, if it came before the pictures.
+    first_sound: Option<Timestamp>,
 }
 
 /// The segment in progress.
@@ -94,6 +96,7 @@ impl Timeline {
             order: TrackOrder::default(),
             sound_lag: 0,
             is_silent: false,
+            first_sound: None,
         }
     }
 
@@ -157,6 +160,29 @@ impl Timeline {
             open.add(&AccessUnit { epoch, track: track.id, dts, pts: dts, random_access: true, payload });
         }
         true
+    }
+
+    /// Continues without the video track if no IDR has come for [`PICTURES_PATIENCE`] of sound, since players wait for every track of an init segment;
+    /// and lets the track join again with its first IDR.
+    pub(super) fn do_without_late_pictures(&mut self, unit: &AccessUnit) {
+        if unit.track.is_video() {
+            let joins = unit.random_access && self.next_init.is_none() && self.init.catalog.track(unit.track).is_none();
+            if joins && rendition(&self.catalog).any(|track| track.id == unit.track) {
+                self.next_init = init(&self.catalog);
+            }
+            return;
+        }
+        if self.has_idr || !self.has_pictures() || !self.init_is_provisional {
+            return;
+        }
+        let since = *self.first_sound.get_or_insert(unit.dts);
+        if unit.dts - since > PICTURES_PATIENCE {
+            let mut heard = Catalog::clone(&self.catalog);
+            heard.tracks.retain(|track| !track.id.is_video());
+            if let Some(init) = init(&heard) {
+                self.switch(init);
+            }
+        }
     }
 
     /// Puts `init` in force.
@@ -357,6 +383,8 @@ pub(super) const MAX_STEP: i64 = 200;
 const MAX_SOUND_LAG: i64 = 5000;
 /// In milliseconds. Sound that is later than usual by this much is away.
 const SOUND_PATIENCE: i64 = 600;
+/// In milliseconds of sound. Encoders that begin with both tracks begin within less.
+const PICTURES_PATIENCE: i64 = 3000;
 /// In milliseconds. Silence ends this long before the pictures, so that sound that comes back is not late.
 const SILENCE_MARGIN: i64 = 100;
 /// Bounds the silent frames that are added at once: ten seconds.
