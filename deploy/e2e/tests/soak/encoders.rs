@@ -138,6 +138,11 @@ struct Timed {
 }
 
 impl Encoder {
+    /// Whether a player that joins finds segments that begin with an IDR.
+    pub(crate) fn has_idr_in_each_segment(self) -> bool {
+        !matches!(self, Self::LongGop | Self::Ffmpeg)
+    }
+
     /// What it sends, in the order of sending; `None` for a program, which sends by itself.
     fn tags(self, clips: &Clips) -> Option<Vec<Timed>> {
         let length = clips.length.as_millis() as u32;
@@ -282,8 +287,8 @@ pub(crate) struct Turn {
     pub(crate) begun: Instant,
     /// `None` while it lasts.
     pub(crate) ended: Option<Instant>,
-    /// Whether the server ended it.
-    pub(crate) cut: bool,
+    /// Why it ended too soon.
+    pub(crate) cut: Option<String>,
     /// What FFmpeg said of the HLS output, which it decoded for a moment.
     pub(crate) complaints: String,
 }
@@ -299,18 +304,18 @@ pub(crate) fn take_turns(key: &str, clips: &Clips, stop: &AtomicBool, turns: &Ar
             return Ok(());
         }
         let begun = Instant::now();
-        let turn = Turn { encoder, begun, ended: None, cut: false, complaints: String::new() };
+        let turn = Turn { encoder, begun, ended: None, cut: None, complaints: String::new() };
         lock(turns).push(turn.clone());
         let player = play(&env, begun + clips.length / 2)?;
         let end = begun + clips.length;
         let cut = match encoder.tags(clips) {
-            Some(tags) => runtime.block_on(publish(&target, encoder, &tags, stop)).is_err(),
+            Some(tags) => runtime.block_on(publish(&target, encoder, &tags, stop)).err().map(|e| format!("{e:#}")),
             None => {
                 let mut process = env.spawn("encoder", &mut encoder.command(&target)?)?;
                 while Instant::now() < end && process.running()? && !stop.load(Ordering::Relaxed) {
                     std::thread::sleep(Duration::from_millis(50));
                 }
-                let cut = !process.running()?;
+                let cut = (!process.running()?).then(|| process.err().lines().last().unwrap_or_default().to_owned());
                 process.interrupt();
                 process.exit(TIMEOUT)?;
                 cut
@@ -368,7 +373,9 @@ fn play(env: &TestEnv, at: Instant) -> Result<Process> {
 fn end_player(mut player: Process) -> String {
     player.kill();
     let said = player.err();
-    let said: Vec<&str> = said.lines().filter(|line| !line.is_empty()).take(3).collect();
+    // Of a component, which names itself; not that the server was killed.
+    let of_media = |line: &&str| line.contains(" @ 0x") && !line.contains("[hls") && !line.contains("[http");
+    let said: Vec<&str> = said.lines().filter(of_media).take(3).collect();
     said.join(" | ")
 }
 

@@ -297,10 +297,13 @@ impl Soak {
                 self.problems.extend(silent_turns(&watcher, turns));
             }
         }
-        let cut = turns.iter().filter(|turn| turn.cut).count();
-        println!("\n{} turns of encoders, {cut} of them ended by the server", turns.len());
-        for turn in turns.iter().filter(|turn| !turn.complaints.is_empty()) {
-            println!("  {:?}{}: {}", turn.encoder, if turn.cut { " (cut)" } else { "" }, turn.complaints);
+        println!("\n{} turns of encoders", turns.len());
+        for turn in turns {
+            if let Some(reason) = &turn.cut {
+                println!("  {:?} was cut off: {reason}", turn.encoder);
+            } else if !turn.complaints.is_empty() && turn.encoder.has_idr_in_each_segment() {
+                self.problems.push(format!("FFmpeg could not decode {:?}: {}", turn.encoder, turn.complaints));
+            }
         }
         println!("page: {}", spread(quiet));
         let warm_up = (length / 4).min(WARM_UP);
@@ -384,7 +387,7 @@ fn compare(made: &[Vec<Unit>], came: &[Unit]) -> Result<(u64, u64)> {
 /// The turns of encoders in which a viewer decoded nothing.
 fn silent_turns(watcher: &Watcher, turns: &[Turn]) -> Vec<String> {
     let mut silent = Vec::new();
-    for turn in turns.iter().filter(|turn| !turn.cut) {
+    for turn in turns.iter().filter(|turn| turn.cut.is_none()) {
         let Some(ended) = turn.ended else { continue };
         let within = watcher.progress.iter().filter(|(at, _)| (turn.begun..ended).contains(at));
         let counts: Vec<u64> = within.map(|(_, decoded)| *decoded).collect();
