@@ -12,6 +12,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use cdn::config::FanoutEngine;
+use media::TrackId;
 use support::{Server, within};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdout, Command};
@@ -337,4 +338,40 @@ async fn the_first_key_is_shown_on_a_terminal_and_nowhere_else() {
     let (_child, _out, text) = first_start(script).await;
     assert!(text.contains("Stream Key  nck_") && text.contains("shown only once"), "{text}");
     assert!(!data.path().join("first.key").exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn players_get_sound_at_once_and_pictures_from_an_idr_on() {
+    for engine in [FanoutEngine::Epoll, FanoutEngine::Uring] {
+        let server = Server::start(engine, |_| {}).await;
+        let key = server.key("live");
+        let mut early = server.play("live").await.unwrap();
+        let mut publisher = server.publish(&key).await.unwrap();
+        let (video, audio) = (support::video(), support::audio());
+        publisher.send_track(0, &video).await.unwrap();
+        publisher.send_track(0, &audio).await.unwrap();
+        let mut late = None;
+        for millis in (0..300).step_by(20) {
+            publisher.send_unit(&audio, &support::sound(1, millis)).await.unwrap();
+            assert_eq!(early.times(1).await, [(TrackId::AUDIO, millis)]);
+            match &mut late {
+                None => late = Some(server.play("live").await.unwrap()),
+                Some(late) if millis > 100 => assert_eq!(late.next().await.unwrap().track, TrackId::AUDIO),
+                Some(_) => {}
+            }
+        }
+        for (millis, is_idr) in [(300, false), (340, true), (380, false)] {
+            publisher.send_unit(&video, &support::picture(1, millis, is_idr, 100)).await.unwrap();
+        }
+        for player in [Some(early), late].into_iter().flatten() {
+            let mut player = player;
+            let mut pictures = Vec::new();
+            while pictures.len() < 2 {
+                let unit = player.next().await.unwrap();
+                pictures.extend(unit.track.is_video().then(|| unit.dts.as_millis()));
+            }
+            assert_eq!(pictures, [340, 380]);
+        }
+        server.stopped().await;
+    }
 }

@@ -65,7 +65,7 @@ pub(super) struct Subscriber {
 struct Selection {
     without_audio: bool,
     without_video: bool,
-    /// It wants video again, and gets it from the next IDR on.
+    /// It wants video, and gets it from the next IDR on.
     awaits_idr: bool,
 }
 
@@ -80,8 +80,18 @@ impl Selection {
         }
     }
 
-    fn is_all(&self) -> bool {
-        !self.without_audio && !self.without_video && !self.awaits_idr
+    /// Where the player joins the stream: at the newest GOP; where there is none, with the sound at once and pictures from the next IDR on.
+    fn join(&mut self, stream: &HubStream) -> Cursor {
+        stream.with_window(|window| {
+            let can_join = window.join_position().is_some();
+            self.awaits_idr |= !can_join;
+            if can_join { Cursor::at_live_edge() } else { Cursor::at(window.next_position()) }
+        })
+    }
+
+    /// Whether the player gets every unit of a stream with these tracks.
+    fn is_all(&self, catalog: &Catalog) -> bool {
+        !self.without_audio && (catalog.video().is_none() || !self.without_video && !self.awaits_idr)
     }
 
     /// Whether the player gets this unit, the next one of the stream.
@@ -189,8 +199,11 @@ impl Subscriber {
         if self.is_paused {
             return Ok(());
         }
+        if self.cursor.position().is_none() {
+            self.cursor = self.selection.join(&feed.stream);
+        }
         let newest = feed.newest_for(self.cursor.position(), self.catalog.as_ref());
-        if let Some(newest) = newest.filter(|_| !self.is_at_gap && self.selection.is_all()) {
+        if let Some(newest) = newest.filter(|newest| !self.is_at_gap && self.selection.is_all(&newest.catalog_after)) {
             self.cursor = Cursor::at(newest.to);
             self.catalog = Some(newest.catalog_after.clone());
             self.is_slow = false;
