@@ -20,6 +20,8 @@ const SEEK_INTERVAL_MAX = 16_000;
 const SEEK_AGAIN = 1;
 /** Milliseconds at the target in which what falls behind again is still on its way back. */
 const SETTLES_FOR = 5_000;
+/** Milliseconds of standing still after which playback that goes on is on its way back, as it is behind by as long. */
+const STOOD_FOR = 800;
 /** Milliseconds that a start, or a way back that stands still, may take until an instance replaces it. Each restart doubles them: what a slow machine or
  *  link cannot start in time is given longer. */
 const PATIENCE_FIRST = 8_000;
@@ -52,6 +54,7 @@ export class Recovery {
   #clock = 0; #now = null; // the clock of the deadlines, and the time of the last observation
   #since = 0; #dueAt = 0; // of the phase
   #lastTime = null; #movedAt = 0; #inTimeAt = 0;
+  #stood = 0; // milliseconds between the last two movements
   #seeks = 0; #seekAt = 0; #loaded = false; #loadDue = false; // on this way back
   #hiddenAt = null; #shownAt = 0; #playsHidden = false;
   #patience = PATIENCE_FIRST; #retry = RETRY_FIRST; #begunAt = 0; // when this instance began to play
@@ -174,7 +177,10 @@ export class Recovery {
     }
     const moves = !seeking && this.#lastTime !== null && time > this.#lastTime;
     this.#lastTime = seeking ? null : time;
-    if (moves) this.#movedAt = this.#clock;
+    if (moves) {
+      this.#stood = this.#clock - this.#movedAt;
+      this.#movedAt = this.#clock;
+    }
     if (lag !== null && lag < NEAR) this.#following = true;
     if (!hidden) {
       if (this.#hiddenAt !== null) this.#shownAt = this.#clock;
@@ -228,6 +234,7 @@ export class Recovery {
 
   #play({ paused, lag }, moves) {
     const behind = this.#following && lag > BEHIND;
+    if (moves && this.#stood > STOOD_FOR) this.#interrupt("playing");
     if (!behind) this.#inTimeAt = this.#clock;
     if (this.#stands || this.#clock - this.#inTimeAt > BEHIND_FOR) this.#interrupt();
     else if (this.#following && lag > SEEK_AGAIN && this.#clock - this.#since < SETTLES_FOR) this.#enter("returning");

@@ -80,6 +80,15 @@ test("playback that falls behind again just after its return seeks again", () =>
   assert.deepEqual(it.observe(1_500, { stands: true, lag: BEHIND - 0.5 }), [[1_500, "seek"]], "2 s after the first");
 });
 
+test("playback that goes on after it stood still seeks, although it is less than behind", () => {
+  const it = Case.playing();
+  assert.deepEqual(it.observe(2_000, { stands: true, lag: BEHIND - 0.1 }), [], "it may go on by itself");
+  assert.deepEqual(names(it.observe(1_000)), ["seek"]);
+  assert.deepEqual(it.observe(10_000, { lag: 0 }), []);
+  assert.deepEqual(it.observe(STEP, { stands: true }), []);
+  assert.deepEqual(it.observe(1_000, { lag: BEHIND - 0.1 }), [], "a moment is no standing still");
+});
+
 test("playback seeks at once when the publisher is back", () => {
   const it = Case.playing();
   assert.deepEqual(it.observe(60_000, { flowing: false, stands: true }), []);

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use e2e::{Broadcaster, Cdn, PlayerPage, TIMEOUT, TestEnv, until};
+use rustix::process::Signal;
 
 #[test]
 fn the_page_plays_close_behind_the_live_edge() -> Result<()> {
@@ -103,13 +104,13 @@ fn the_page_recovers_from_minutes_of_faults() -> Result<()> {
     let mut times: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
     let begun = Instant::now();
     for turn in 0.. {
-        if begun.elapsed().as_secs() > minutes * 60 && turn >= 6 {
+        if begun.elapsed().as_secs() > minutes * 60 && turn >= 7 {
             break;
         }
         page.distances()?;
         std::thread::sleep(UNDISTURBED);
         undisturbed.extend(page.distances()?);
-        let fault = match turn % 6 {
+        let fault = match turn % 7 {
             0 => {
                 broadcaster.process.kill();
                 page.wait_behind(TIMEOUT, 3.0)?;
@@ -137,9 +138,16 @@ fn the_page_recovers_from_minutes_of_faults() -> Result<()> {
             4 => {
                 broadcaster.process.kill();
                 page.wait_behind(TIMEOUT, 3.0)?;
-                options = OTHER_TRACKS[(turn / 6 + 1) % OTHER_TRACKS.len()];
+                options = OTHER_TRACKS[(turn / 7 + 1) % OTHER_TRACKS.len()];
                 broadcaster = publish(options)?;
                 "the publisher returned with other tracks"
+            }
+            5 => {
+                // Less than a segment: the media that follows has a gap.
+                broadcaster.process.signal(Signal::STOP);
+                std::thread::sleep(Duration::from_secs(2));
+                broadcaster.process.signal(Signal::CONT);
+                "the publisher was kept from running"
             }
             _ => {
                 page.browser.run("document.querySelector('video').currentTime -= 8")?;
