@@ -190,6 +190,9 @@ pub(super) const MAX_KEYS: usize = 10_000;
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+    use proptest::sample::Index;
+
     use super::*;
 
     const GOOD: &str = r#"
@@ -239,6 +242,32 @@ mod tests {
             assert_ne!(bad, GOOD);
             let error = parsed(&bad).unwrap_err();
             assert!(error.contains(says), "{says}: {error}");
+        }
+    }
+
+    proptest! {
+        /// Whatever is done to a file, it is rejected by name, or its keys are those that it states, and survive being written.
+        #[test]
+        fn a_file_that_was_changed_is_rejected_or_says_what_it_states(
+            edits in prop::collection::vec((any::<Index>(), 0..24usize, "[ -~\\n\u{e9}]{0,24}"), 1..5)
+        ) {
+            let mut text: Vec<char> = GOOD.chars().collect();
+            for (at, removed, added) in edits {
+                let at = at.index(text.len() + 1);
+                let end = (at + removed).min(text.len());
+                text.splice(at..end, added.chars());
+            }
+            let text: String = text.into_iter().collect();
+            match parsed(&text) {
+                Err(error) => prop_assert!(error.starts_with("keys.toml: "), "{}", error),
+                Ok(keys) => {
+                    for (id, key) in &keys {
+                        let stated = text.to_lowercase();
+                        prop_assert!(stated.contains(&id.to_string()) && text.contains(key.stream.as_str()));
+                    }
+                    prop_assert_eq!(parsed(&render(&keys)).unwrap(), keys);
+                }
+            }
         }
     }
 }

@@ -132,6 +132,9 @@ const ID_DOMAIN: &[u8] = b"nearcast publish key id\0";
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
+    use super::super::StreamName;
     use super::*;
 
     #[test]
@@ -183,5 +186,20 @@ mod tests {
         assert!(!key.reveal().contains(&id.to_string()));
         assert_eq!(id.to_string().parse(), Ok(id));
         assert_ne!(key.hash().unwrap().digest[..6], id.0);
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_a_key_by_its_form_alone_and_no_key_is_a_name(
+            text in prop_oneof!["\\PC{0,80}", "(nck_)?[0-9a-f]{36,44}", "nck_[0-9a-fA-F\u{e9} ]{40}", "nck_[0-9a-f]{40}"]
+        ) {
+            let digits = text.strip_prefix("nck_").unwrap_or_default();
+            let has_form = digits.chars().count() == 40 && digits.chars().all(|c| c.is_ascii_digit() || ('a'..='f').contains(&c));
+            prop_assert_eq!(PresentedKey::parse(&text).is_some(), has_form);
+            if let Ok(name) = text.parse::<StreamName>() {
+                prop_assert!(!has_form && name.as_str() == text);
+                prop_assert!(text.bytes().all(|byte| byte.is_ascii_graphic() && !b"/?#%:".contains(&byte)), "{}", text);
+            }
+        }
     }
 }
