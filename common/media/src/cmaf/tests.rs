@@ -169,12 +169,8 @@ fn dates_follow_the_least_delay() {
     assert!(errors.iter().all(|error| (-2300..=100).contains(error)), "{errors:?}");
 }
 
-/// The sound is away from 8 to 12 s, because none was made; pictures between 14 and 15 s were made and did not arrive; the publisher is kept from
-/// running from 15.2 to 16.5 s, and the last sound before arrives after the first picture that follows.
-#[test]
-fn files_tell_units_that_are_missing_from_units_that_were_never_made() {
-    let mut segmenter = Segmenter::with_store(SegmenterConfig::default(), Archive::default());
-    let mut window = LiveWindow::new(Bounds { duration: Duration::from_secs(60), bytes: usize::MAX });
+/// A catalog of H.264 and AAC.
+fn pictures_and_sound() -> Arc<Catalog> {
     let mut catalog = Catalog::new(Epoch(1));
     let (video, audio) = (Format::Video { width: 16, height: 16 }, Format::Audio { sample_rate: 48_000, channels: 2 });
     for (id, codec, record, format) in [
@@ -183,7 +179,16 @@ fn files_tell_units_that_are_missing_from_units_that_were_never_made() {
     ] {
         catalog.set_track(Track { id, config: CodecConfig { codec, record: Bytes::from_static(record), format } });
     }
-    let catalog = Arc::new(catalog);
+    Arc::new(catalog)
+}
+
+/// The sound is away from 8 to 12 s, because none was made; pictures between 14 and 15 s were made and did not arrive; the publisher is kept from
+/// running from 15.2 to 16.5 s, and the last sound before arrives after the first picture that follows.
+#[test]
+fn files_tell_units_that_are_missing_from_units_that_were_never_made() {
+    let mut segmenter = Segmenter::with_store(SegmenterConfig::default(), Archive::default());
+    let mut window = LiveWindow::new(Bounds { duration: Duration::from_secs(60), bytes: usize::MAX });
+    let catalog = pictures_and_sound();
     let (mut source, mut sent, mut late) = (TrackOrder::default(), Vec::new(), Vec::new());
     for at in (0..20_000).step_by(20).filter(|at| !(15_200..16_480).contains(at)) {
         let dts = Timestamp::from_millis(at);
@@ -239,15 +244,7 @@ fn files_tell_units_that_are_missing_from_units_that_were_never_made() {
 fn segments_with_late_pictures(late: i64) -> (Vec<(bool, bool)>, Vec<usize>) {
     let mut segmenter = Segmenter::with_store(SegmenterConfig::default(), Archive::default());
     let mut window = LiveWindow::new(Bounds { duration: Duration::from_secs(60), bytes: usize::MAX });
-    let mut catalog = Catalog::new(Epoch(1));
-    let (video, audio) = (Format::Video { width: 16, height: 16 }, Format::Audio { sample_rate: 48_000, channels: 2 });
-    for (id, codec, record, format) in [
-        (TrackId::VIDEO, Codec::H264, &[1, 66, 0, 30, 0xff, 0xe0, 0][..], video),
-        (TrackId::AUDIO, Codec::Aac, &[0x11, 0x94], audio),
-    ] {
-        catalog.set_track(Track { id, config: CodecConfig { codec, record: Bytes::from_static(record), format } });
-    }
-    let catalog = Arc::new(catalog);
+    let catalog = pictures_and_sound();
     for at in (0..20_000).step_by(20) {
         let dts = Timestamp::from_millis(at);
         let unit = |track, random_access| {
