@@ -11,8 +11,8 @@ use socket2::{Domain, Protocol, Socket, Type};
 use crate::wait_source;
 use e2e::lan_testbed::{BROADCASTER, LanTestbed, VIEWERS};
 
-/// A viewer asks which broadcasts there are. It never says which it knows: neither in a question nor among known answers (RFC 6762 §7.1), at the
-/// start, while it watches, and when its path fails.
+/// A viewer asks which broadcasts there are, and does not say which it knows: neither in a question nor among known answers (RFC 6762 §7.1), at the
+/// start, while it watches, and when its path fails. Answers arrive whole here: after one that was lost in part, the next query names what it held.
 #[test]
 fn no_query_names_the_broadcast_that_a_viewer_follows() -> Result<()> {
     let testbed = LanTestbed::build()?;
