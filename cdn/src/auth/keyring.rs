@@ -32,9 +32,9 @@ struct Loaded {
 /// A key that may publish a stream.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ValidKey {
-    /// The stream.
+    /// The stream that it may publish.
     pub stream: StreamName,
-    /// The key's id.
+    /// Where it stands in the key file, also after a reload.
     pub id: KeyId,
 }
 
