@@ -4,6 +4,8 @@
 
 mod support;
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use cdn::config::FanoutEngine;
 use media::{AccessUnit, TrackId};
@@ -88,4 +90,35 @@ async fn tracks_and_timestamp_modifiers_pass_unchanged() {
 /// A legacy AAC body.
 fn body_of_sound(packet_type: u8, rest: &[u8]) -> Bytes {
     body(&[&[0xaf, packet_type], rest])
+}
+
+/// A body with several tracks of which one has no decoder configuration: the others are sent to the players, until the publisher is told.
+#[tokio::test]
+async fn a_publisher_is_told_of_a_track_that_cannot_be_decoded_beside_others_that_can() {
+    let server = Server::start(FanoutEngine::Epoll, |_| {}).await;
+    let mut publisher = server.publish(&server.key("live")).await.unwrap();
+    let mut viewer = server.play("live").await.unwrap();
+    viewers(&server.hub.stream("live").unwrap(), 1).await;
+    let header = body(&[b"\x90avc1", &video().config.record]);
+    within(publisher.send(Message::Video { timestamp: 0, body: header })).await.unwrap();
+    let error = within(async {
+        for timestamp in (0..).step_by(100) {
+            let unit = picture(0, timestamp.into(), true, 20).payload;
+            let size = ui24(unit.len());
+            let body = body(&[b"\x96\x13avc1\0", &size, &unit, b"\x01", &size, &unit]);
+            publisher.send(Message::Video { timestamp, body }).await?;
+            tokio::select! {
+                error = publisher.idle() => return Err(error),
+                () = tokio::time::sleep(Duration::from_millis(100)) => {}
+            }
+        }
+        Ok(())
+    })
+    .await
+    .unwrap_err();
+    assert!(error.to_string().contains("The video track v1 has no decoder configuration."), "{error}");
+    for millis in (0..9000).step_by(100) {
+        let unit = within(viewer.next()).await.unwrap();
+        assert_eq!((unit.track, unit.dts.as_millis()), (V0, millis));
+    }
 }

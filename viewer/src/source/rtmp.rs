@@ -188,13 +188,17 @@ impl MessageDemuxer {
         match events {
             Ok(events) => self.apply(events),
             Err(error) => {
-                // Tag bodies are independent: one that cannot be parsed is skipped.
-                self.refused += 1;
-                if self.refused.is_power_of_two() {
-                    warn!(%error, skipped = self.refused, "skipped a message that cannot be parsed");
-                }
+                self.skip(&error);
                 Vec::new()
             }
+        }
+    }
+
+    /// Tag bodies are independent: what cannot be parsed of one is skipped.
+    fn skip(&mut self, error: &flv::Error) {
+        self.refused += 1;
+        if self.refused.is_power_of_two() {
+            warn!(%error, skipped = self.refused, "skipped a message that cannot be parsed");
         }
     }
 
@@ -215,6 +219,7 @@ impl MessageDemuxer {
                     debug!(%track, ?correction, "timestamps are corrected");
                 }
                 flv::Event::EndOfSequence(track) => debug!(%track, "end of sequence"),
+                flv::Event::Refused(error) => self.skip(&error),
             }
         }
         units

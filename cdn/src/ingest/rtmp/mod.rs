@@ -91,19 +91,21 @@ where
                     publish.set_direct_viewers(lan_viewers);
                     continue;
                 }
-                Ok(Some(message)) => match reader.message(message, Instant::now()) {
-                    Ok(units) => {
-                        unreadable.end_row();
-                        units
-                    }
-                    Err(error) => {
-                        if let Some(reason) = unreadable.count(&error, Instant::now()) {
-                            let _ = publisher.close("NetStream.Publish.Failed", &reason).await;
-                            return (Ended::Unreadable(reason), None);
+                Ok(Some(message)) => {
+                    let now = Instant::now();
+                    let (units, errors) = match reader.message(message, now) {
+                        Ok(units) => {
+                            unreadable.end_row();
+                            (units, reader.take_refused())
                         }
-                        Vec::new()
+                        Err(error) => (Vec::new(), vec![error]),
+                    };
+                    if let Some(reason) = errors.iter().find_map(|error| unreadable.count(error, now)) {
+                        let _ = publisher.close("NetStream.Publish.Failed", &reason).await;
+                        return (Ended::Unreadable(reason), None);
                     }
-                },
+                    units
+                }
                 Ok(None) => return (Ended::Disconnected, None),
                 Err(error) => return (Ended::Failed(error), None),
             },

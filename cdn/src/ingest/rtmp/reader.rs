@@ -16,6 +16,8 @@ use crate::ingest::track_assembler::{Assembled, TrackAssembler};
 pub(crate) struct Reader {
     demuxer: Demuxer,
     assembler: TrackAssembler,
+    /// Tracks of the newest message that were refused, though others were not.
+    refused: Vec<Error>,
 }
 
 /// Why a message is refused.
@@ -34,7 +36,7 @@ impl Reader {
     /// `last_epoch`: the stream's last epoch before this publisher, and its newest DTS.
     pub(crate) fn new(limits: PendingLimits, last_epoch: Option<(Epoch, Timestamp)>) -> Self {
         let assembler = TrackAssembler::new(limits, last_epoch);
-        Self { demuxer: Demuxer::new(assembler.epoch()), assembler }
+        Self { demuxer: Demuxer::new(assembler.epoch()), assembler, refused: Vec::new() }
     }
 
     /// The epoch of the units that arrive now.
@@ -50,6 +52,11 @@ impl Reader {
     /// Returns the waiting units if the wait is over at `now`.
     pub(crate) fn on_deadline(&mut self, now: Instant) -> Vec<Assembled> {
         self.assembler.on_deadline(now)
+    }
+
+    /// Why tracks of the newest message were refused, though others could be read.
+    pub(crate) fn take_refused(&mut self) -> Vec<Error> {
+        std::mem::take(&mut self.refused)
     }
 
     /// Processes a message and returns the units that are ready.
@@ -87,6 +94,7 @@ impl Reader {
                     tracing::info!(%track, ?correction, "timestamps of the publisher are corrected");
                 }
                 Event::EndOfSequence(track) => tracing::debug!(%track, "end of sequence"),
+                Event::Refused(error) => self.refused.push(error.into()),
             }
         }
         ready

@@ -275,3 +275,19 @@ fn an_unparsable_message_is_an_error_but_not_fatal() {
     }
     assert_eq!(feed(&mut reader, [metadata(&["videocodecid"], None), video(0, AVC), idr(0)]).len(), 1);
 }
+
+#[test]
+fn a_track_that_is_refused_beside_others_is_reported_and_they_are_kept() {
+    let mut reader = Reader::new(LIMITS, None);
+    feed(&mut reader, [metadata(&["videocodecid"], None), video(0, AVC)]);
+    let frame = [0, 0, 6, 0, 0, 0, 2, 0x65, 0x88];
+    let tracks = [b"\x96\x13avc1\0", &frame[..], b"\x01", &frame].concat();
+    assert_eq!(times(&feed(&mut reader, [video(0, &tracks)])), [(V, 0)]);
+    let refused = reader.take_refused();
+    let other = TrackId { index: 1, ..V };
+    assert!(
+        matches!(&refused[..], [Error::Body(media::flv::Error::NoConfiguration(id))] if *id == other),
+        "{refused:?}"
+    );
+    assert!(reader.take_refused().is_empty(), "they are reported once");
+}

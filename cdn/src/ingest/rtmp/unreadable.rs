@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use media::catalog::MAX_TRACKS;
 use media::{TrackId, flv};
 
 use super::reader::Error;
@@ -13,12 +14,12 @@ pub(super) struct UnreadableMessages {
     in_a_row: u32,
     unreported: u64,
     reported: Option<Instant>,
-    unconfigured: BTreeMap<TrackId, Unconfigured>,
+    undecodable: BTreeMap<TrackId, Undecodable>,
 }
 
-/// A track that sends media without a decoder configuration.
+/// A track that sends media without a decoder configuration, or that is one too many.
 #[derive(Clone, Copy, Debug)]
-struct Unconfigured {
+struct Undecodable {
     since: Instant,
     newest: Instant,
 }
@@ -41,18 +42,23 @@ impl UnreadableMessages {
         }
         match error {
             Error::TooManyEpochs(_) => return Some(error.to_string()),
-            Error::Body(flv::Error::NoConfiguration(track)) => {
-                let seen = self.unconfigured.entry(*track).or_insert(Unconfigured { since: now, newest: now });
-                if now.saturating_duration_since(seen.newest) > MAX_CONFIGURATION_WAIT {
+            Error::Body(error @ (flv::Error::NoConfiguration(track) | flv::Error::TooManyTracks(track))) => {
+                let seen = self.undecodable.entry(*track).or_insert(Undecodable { since: now, newest: now });
+                if now.saturating_duration_since(seen.newest) > MAX_UNDECODABLE {
                     seen.since = now;
                 }
                 seen.newest = now;
-                if now.saturating_duration_since(seen.since) >= MAX_CONFIGURATION_WAIT {
+                if now.saturating_duration_since(seen.since) >= MAX_UNDECODABLE {
                     let kind = if track.is_video() { "video" } else { "audio" };
-                    return Some(format!(
-                        "The {kind} track {track} has no decoder configuration. The encoder must send its sequence header before the media; \
-                         restarting the encoder may help."
-                    ));
+                    return Some(match error {
+                        flv::Error::TooManyTracks(_) => format!(
+                            "The {kind} track {track} is one too many: the server accepts {MAX_TRACKS} tracks. The encoder must send fewer."
+                        ),
+                        _ => format!(
+                            "The {kind} track {track} has no decoder configuration. The encoder must send its sequence header before the \
+                             media; restarting the encoder may help."
+                        ),
+                    });
                 }
             }
             Error::Body(_) => {}
@@ -63,8 +69,8 @@ impl UnreadableMessages {
 
 /// Minimum time between log lines.
 const REPORT_INTERVAL: Duration = Duration::from_secs(10);
-/// How long a track may send media without a decoder configuration. Encoders that repeat it send it with every IDR.
-const MAX_CONFIGURATION_WAIT: Duration = Duration::from_secs(10);
+/// How long a track may send media that cannot be decoded. Encoders that repeat its configuration send it with every IDR.
+const MAX_UNDECODABLE: Duration = Duration::from_secs(10);
 /// Unreadable messages in a row after which a publisher is refused. With an unsupported codec it sends some 80 per second; a damaged stream recovers
 /// within a GOP.
 const MAX_IN_A_ROW: u32 = 1000;
@@ -90,6 +96,17 @@ mod tests {
         let (millis, reason) = refused.unwrap();
         assert_eq!(millis, 10_000);
         assert!(reason.contains("audio track a0") && reason.contains("sequence header"), "{reason}");
+    }
+
+    #[test]
+    fn a_publisher_of_too_many_tracks_is_refused_with_the_limit() {
+        const ONE_TOO_MANY: Error = Error::Body(flv::Error::TooManyTracks(TrackId { index: 16, ..TrackId::VIDEO }));
+        let (mut unreadable, start) = (UnreadableMessages::default(), Instant::now());
+        assert_eq!(unreadable.count(&ONE_TOO_MANY, start), None);
+        let near = unreadable.count(&ONE_TOO_MANY, start + Duration::from_secs(9));
+        let reason = unreadable.count(&ONE_TOO_MANY, start + Duration::from_secs(10)).unwrap();
+        assert_eq!(near, None);
+        assert!(reason.contains("video track v16") && reason.contains("16 tracks"), "{reason}");
     }
 
     #[test]

@@ -94,7 +94,8 @@ impl Demuxer {
     /// Reads the body of an audio message. `timestamp` is that of the message: 32-bit milliseconds that wrap. `arrived` is when the message
     /// arrived.
     ///
-    /// If a body contains several tracks and one is refused, the others are still returned: there is an error only if the body yields no event.
+    /// If a body contains several tracks and one is refused, the others are still returned, and after them an [`Event::Refused`] for each error, at
+    /// most [`MAX_TRACKS`]: the body is an error only if it yields nothing else.
     ///
     /// # Errors
     /// If the body is malformed, of a codec that is not supported, or of a track without a decoder configuration.
@@ -111,16 +112,17 @@ impl Demuxer {
     }
 
     fn read(&mut self, kind: TrackKind, timestamp: u32, body: Bytes, arrived: Instant) -> Result<Vec<Event>, Error> {
-        let mut events = Vec::new();
-        let mut refused = None;
+        let (mut events, mut refused) = (Vec::new(), Vec::new());
         for packet in body::packets(kind, body)? {
             let read = packet.and_then(|packet| self.packet(MessageTime { timestamp, arrived }, packet, &mut events));
-            refused = refused.or(read.err());
+            let error = read.err().filter(|error| refused.len() < MAX_TRACKS && !refused.contains(error));
+            refused.extend(error);
         }
-        match refused {
-            Some(error) if events.is_empty() => Err(error),
-            _ => Ok(events),
+        if events.is_empty() && !refused.is_empty() {
+            return Err(refused.swap_remove(0));
         }
+        events.extend(refused.into_iter().map(Event::Refused));
+        Ok(events)
     }
 
     fn packet(&mut self, time: MessageTime, packet: Packet, events: &mut Vec<Event>) -> Result<(), Error> {
@@ -206,6 +208,7 @@ impl Demuxer {
                 let config = CodecConfig::mp3(&payload).map_err(|source| Error::Codec { track: id, source })?;
                 self.begin(id, config, events)?;
             }
+            None if in_band.is_none() && !self.has_room(id) => return Err(Error::TooManyTracks(id)),
             None => {
                 self.begin(id, in_band.ok_or(Error::NoConfiguration(id))?, events)?;
             }
@@ -256,9 +259,14 @@ impl Demuxer {
         Ok(())
     }
 
+    /// Whether the track is known, or one more can be.
+    fn has_room(&self, id: TrackId) -> bool {
+        self.tracks.contains_key(&id) || self.tracks.len() < MAX_TRACKS
+    }
+
     /// Starts a track or changes its configuration, and reports it if anything is new.
     fn begin(&mut self, id: TrackId, config: CodecConfig, events: &mut Vec<Event>) -> Result<&mut State, Error> {
-        if !self.tracks.contains_key(&id) && self.tracks.len() >= MAX_TRACKS {
+        if !self.has_room(id) {
             return Err(Error::TooManyTracks(id));
         }
         let track = Track { id, config };

@@ -28,6 +28,8 @@ pub enum Event {
     ClockCorrected(TrackId, ClockCorrection),
     /// The publisher ended the sequence of this track. It may start another one.
     EndOfSequence(TrackId),
+    /// What a body with several tracks has of one of them was refused; that of others was not.
+    Refused(Error),
 }
 
 /// Why a tag body was refused. The publisher is at fault. Bodies are independent: the caller may count the error and continue with the next.

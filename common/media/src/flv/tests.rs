@@ -333,6 +333,33 @@ fn the_number_of_tracks_is_bounded() {
         assert_eq!(result.is_ok(), usize::from(index) < MAX_TRACKS);
     }
     assert_eq!(demuxer.tracks().count(), MAX_TRACKS);
+    // Why its frames are refused is the number of tracks, not the configuration, which was sent.
+    let frame = demuxer.audio(0, body(&[b"\x95\x01mp4a\xff", b"\x21\x10"]), Instant::now());
+    assert_eq!(frame, Err(Error::TooManyTracks(a(255))));
+}
+
+#[test]
+fn tracks_of_a_body_that_are_refused_are_reported_beside_the_others() {
+    let mut demuxer = Demuxer::new(Epoch(7));
+    demuxer.video(0, body(&[b"\x90avc1", &AVCC]), Instant::now()).unwrap();
+    let track = |fourcc: &[u8; 4], index: u8| body(&[fourcc, &[index], b"\0\0\x06", IDR]);
+    let bodies = |tracks: &[Bytes]| {
+        let mut parts: Vec<&[u8]> = vec![b"\x96\x23"];
+        parts.extend(tracks.iter().map(|track| &track[..]));
+        body(&parts)
+    };
+    let events = demuxer.video(0, bodies(&[track(b"avc1", 1), track(b"avc1", 0), track(b"vvc1", 2)]), Instant::now());
+    let events = events.unwrap();
+    assert_eq!(units(&events, v(0)).len(), 1);
+    let refused = [Error::NoConfiguration(v(1)), Error::FourCc { fourcc: *b"vvc1" }];
+    assert_eq!(events[1..], refused.clone().map(Event::Refused));
+    // Alone, they are an error.
+    let alone = demuxer.video(0, bodies(&[track(b"avc1", 1), track(b"vvc1", 2)]), Instant::now());
+    assert_eq!(alone, Err(refused[0].clone()));
+    // However many there are.
+    let many: Vec<Bytes> = (0..=255).flat_map(|index| [track(b"avc1", index), track(b"avc1", index)]).collect();
+    let events = demuxer.video(40, bodies(&many), Instant::now()).unwrap();
+    assert_eq!(events.iter().filter(|event| matches!(event, Event::Refused(_))).count(), MAX_TRACKS);
 }
 
 /// The DTS and PTS that timestamps and composition times become.

@@ -38,7 +38,10 @@ pub(super) async fn rtmp(viewer: &LoadViewer, url: &Url) -> Result<()> {
         for event in events {
             match event {
                 flv::Event::Unit(unit) => viewer.unit(&unit, clock),
-                flv::Event::Track(_) | flv::Event::EndOfSequence(_) | flv::Event::ClockCorrected(..) => {}
+                flv::Event::Track(_)
+                | flv::Event::EndOfSequence(_)
+                | flv::Event::ClockCorrected(..)
+                | flv::Event::Refused(_) => {}
             }
         }
     }
