@@ -13,6 +13,7 @@ pub mod ffmpeg;
 mod figures;
 mod latency_breakdown;
 mod latency_histogram;
+mod log_interval;
 pub mod pipeline;
 pub mod playback;
 pub mod player_context;

@@ -16,6 +16,7 @@ use tokio::sync::mpsc;
 use tracing::{debug, error, info, warn};
 
 use crate::figures;
+use crate::log_interval::LogInterval;
 use crate::player_context::PlayerContext;
 use crate::record::Recorder;
 use crate::source::{self, Event, Position, State};
@@ -60,6 +61,8 @@ pub fn run(
         waiting_since: None,
         catalog: None,
         merged: Vec::new(),
+        catalog_log: LogInterval::default(),
+        loss_log: LogInterval::default(),
     };
     let failure = pipeline.run(events, runtime);
     pipeline.finish();
@@ -94,6 +97,8 @@ struct Pipeline<'a> {
     /// The catalog of the last unit.
     catalog: Option<Arc<Catalog>>,
     merged: Vec<MergedUnit>,
+    catalog_log: LogInterval,
+    loss_log: LogInterval,
 }
 
 /// A path that may become the active one.
@@ -249,7 +254,9 @@ impl Pipeline<'_> {
             {
                 self.player.stats.lock().tracker.set_active_path(active_path, delivery);
             }
-            if lost > 0 {
+            if lost > 0
+                && let Some(lost) = self.loss_log.due(self.player.clock.now(), lost.into())
+            {
                 warn!(track = %unit.track, lost, "units lost");
             }
             if self.catalog.as_ref().is_none_or(|known| !Arc::ptr_eq(known, &catalog)) {
@@ -351,7 +358,9 @@ impl Pipeline<'_> {
             let mut tracks: Vec<_> = catalog.tracks.iter().collect();
             tracks.sort_by_key(|track| track.id);
             let codecs: Vec<String> = tracks.iter().map(|track| figures::track(&track.config)).collect();
-            info!(epoch = %catalog.epoch, codecs = codecs.join(", "), tracks = tracks.len(), "new catalog");
+            if let Some(catalogs) = self.catalog_log.due(self.player.clock.now(), 1) {
+                info!(epoch = %catalog.epoch, codecs = codecs.join(", "), tracks = tracks.len(), catalogs, "new catalog");
+            }
             self.player.stats.lock().codecs = codecs;
         }
         self.catalog = Some(catalog.clone());

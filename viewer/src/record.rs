@@ -64,6 +64,13 @@ pub enum Error {
         /// How it exited.
         status: ExitStatus,
     },
+    /// The stream changed its tracks so often that the recording would be files of moments.
+    #[error(
+        "the stream changed its format more than {MAX_FILES} times within {} s, and each time begins another file: the publisher must keep its \
+         codecs and its picture size",
+        FILES_WITHIN.as_secs()
+    )]
+    TooManyFiles,
     /// The muxer failed.
     #[error(transparent)]
     Muxer(#[from] MuxerError),
@@ -93,7 +100,8 @@ impl Recorder {
         };
         let (units, inbox) = sync_channel(QUEUE);
         let (done, result) = sync_channel(1);
-        let writer = Writer { target, first, files: 0, open: None, held: VecDeque::new(), started: false };
+        let (begun, held) = (VecDeque::new(), VecDeque::new());
+        let writer = Writer { target, first, files: 0, begun, open: None, held, started: false };
         let run = move || {
             // The receiver may have been dropped already.
             let _ = done.send(writer.run(&inbox));
@@ -165,6 +173,8 @@ struct Writer {
     target: Target,
     first: Option<FirstFile>,
     files: u32,
+    /// When the newest files, or commands, were begun; at most [`MAX_FILES`].
+    begun: VecDeque<Instant>,
     open: Option<OpenFile>,
     /// Units that wait until all tracks are known.
     held: VecDeque<(Arc<Catalog>, AccessUnit)>,
@@ -270,6 +280,12 @@ impl Writer {
     }
 
     fn begin(&mut self, catalog: &Arc<Catalog>, unit: &AccessUnit) -> Result<OpenFile, Error> {
+        let now = Instant::now();
+        self.begun.retain(|begun| now.saturating_duration_since(*begun) < FILES_WITHIN);
+        if self.begun.len() >= MAX_FILES {
+            return Err(Error::TooManyFiles);
+        }
+        self.begun.push_back(now);
         self.files += 1;
         let mut tracks = catalog.tracks.clone();
         // Players open the first track: video before audio.
@@ -407,6 +423,10 @@ impl<W: Write> Write for ClosedDetector<W> {
 const PIPE_DRAIN_TIMEOUT: Duration = Duration::from_millis(500);
 /// How long to wait for the exit status of a command whose input has ended.
 const CHILD_EXIT_TIMEOUT: Duration = Duration::from_millis(250);
+/// Bounds the files, or commands, that a recording begins within [`FILES_WITHIN`].
+const MAX_FILES: usize = 30;
+/// Interval over which [`MAX_FILES`] is counted.
+const FILES_WITHIN: Duration = Duration::from_secs(60);
 /// How often a full queue and a child process are checked.
 const TICK: Duration = Duration::from_millis(5);
 /// Bounds the queue, in units: about half a minute.

@@ -186,6 +186,25 @@ fn a_new_picture_size_begins_the_next_file() {
 }
 
 #[test]
+fn a_stream_that_changes_its_format_all_the_time_does_not_fill_the_directory() {
+    viewer::ffmpeg::init().unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let (small, units) = encode(directory.path(), "small", CODECS[0].1);
+    let (large, larger) = encode(directory.path(), "large", &format!("{} -s 640x360", CODECS[0].1));
+    let recordings = directory.path().join("recordings");
+    std::fs::create_dir(&recordings).unwrap();
+    let recorder = Recorder::start(Target::File(recordings.join("talk.mkv"), Container::Matroska)).unwrap();
+    let idr = |units: &[AccessUnit]| units.iter().find(|unit| unit.track.is_video()).unwrap().clone();
+    for (n, (catalog, unit)) in [(small, idr(&units)), (large, idr(&larger))].iter().cycle().take(100).enumerate() {
+        let later = Duration::from_millis(2000 * n as u64);
+        recorder.push(catalog, &AccessUnit { dts: unit.dts + later, pts: unit.pts + later, ..unit.clone() }, || false);
+    }
+    let error = recorder.finish().unwrap_err().to_string();
+    assert!(error.contains("changed its format more than 30 times"), "{error}");
+    assert_eq!(std::fs::read_dir(&recordings).unwrap().count(), 30);
+}
+
+#[test]
 fn a_container_that_cannot_hold_the_codec_is_reported() {
     viewer::ffmpeg::init().unwrap();
     let directory = tempfile::tempdir().unwrap();
