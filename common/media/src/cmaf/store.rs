@@ -50,7 +50,7 @@ struct Unlisted {
 }
 
 impl MemoryStore {
-    /// An empty store that lists `window` of media time, and holds at most `bytes` (but at least one segment).
+    /// An empty store that lists `window` of media time, and holds at most `bytes` (but at least one segment) and at most 4096 segments.
     pub fn new(window: Duration, bytes: usize) -> Self {
         Self {
             window,
@@ -79,8 +79,8 @@ impl MemoryStore {
         while self.unlisted.front().is_some_and(|unlisted| unlisted.until <= elapsed) {
             self.unlisted.pop_front();
         }
-        // The bound on memory takes precedence over all others.
-        while self.stored_bytes() > self.bytes && self.listed.len() + self.unlisted.len() > 1 {
+        // The bounds on memory and on the length of playlists take precedence over all others.
+        while self.exceeds_bounds() && self.listed.len() + self.unlisted.len() > 1 {
             if self.unlisted.is_empty() {
                 self.unlist_oldest();
             }
@@ -99,6 +99,10 @@ impl MemoryStore {
             let until = self.elapsed + segment.duration + self.longest_listing;
             self.unlisted.push_back(Unlisted { segment, until });
         }
+    }
+
+    fn exceeds_bounds(&self) -> bool {
+        self.listed.len() + self.unlisted.len() > MAX_SEGMENTS || self.stored_bytes() > self.bytes
     }
 
     fn stored_bytes(&self) -> usize {
@@ -136,5 +140,7 @@ impl SegmentStore for MemoryStore {
     }
 }
 
+/// Bounds the segments, listed or not: 40 s of a stream whose tracks change with each picture, at 100 pictures per second.
+const MAX_SEGMENTS: usize = 4096;
 /// A playlist must list at least this many target durations (RFC 8216 §6.2.2).
 const MIN_LISTED_TARGETS: u32 = 3;

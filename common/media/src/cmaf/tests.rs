@@ -277,3 +277,29 @@ fn sound_is_listed_alone_until_late_pictures_come() {
     assert_eq!(inits, [2], "pictures that are hardly late");
     assert!(segments.iter().all(|(_, discontinuity)| !discontinuity), "{segments:?}");
 }
+
+/// A stream whose tracks change with each picture of a millisecond: segments that hold next to nothing, each of which costs a few lines of playlist.
+#[test]
+fn the_number_of_segments_is_bounded() {
+    let catalog = Arc::new(Catalog::new(Epoch(1)));
+    let init = Arc::new(Init { id: 1, catalog, bytes: Bytes::new() });
+    let mut store = MemoryStore::new(Duration::from_secs(20), 256 << 20);
+    for msn in 0..6000 {
+        let segment = Segment {
+            msn,
+            discontinuity: true,
+            discontinuity_sequence: msn,
+            program_date_time: WallClock::from_micros(0),
+            duration: Duration::from_millis(1),
+            independent: true,
+            init: 1,
+            parts: Vec::new(),
+            bytes: 0,
+            pictures: 1,
+        };
+        store.push(Arc::new(segment), &init, Duration::from_secs(2));
+    }
+    let listed = store.listed();
+    assert_eq!(listed.len() + store.unlisted().len(), 4096);
+    assert_eq!(listed.last().map(|segment| segment.msn), Some(5999));
+}
