@@ -24,6 +24,17 @@ fn send(testbed: &Testbed, machine: u32, packets: Vec<Vec<u8>>) {
     });
 }
 
+/// A socket of a machine that receives all mDNS packets of its network.
+fn listen(testbed: &Testbed, machine: u32) -> UdpSocket {
+    testbed.on(machine, move || {
+        let socket = UdpSocket::bind("0.0.0.0:5353").unwrap();
+        let own = Testbed::v4(machine).parse().unwrap();
+        socket.join_multicast_v4(&"224.0.0.251".parse().unwrap(), &own).unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        socket
+    })
+}
+
 /// A name's labels, which must not be longer than 63 bytes each.
 fn labels(name: &str) -> Vec<u8> {
     let mut bytes = Vec::new();
@@ -81,13 +92,7 @@ fn flood() -> Vec<Vec<u8>> {
 async fn an_announcement_reveals_only_that_a_broadcaster_exists() {
     let Some(testbed) = Testbed::new(2, Family::V4) else { return };
     let (_, clock) = clock();
-    let stranger = testbed.on(2, || {
-        let socket = UdpSocket::bind("0.0.0.0:5353").unwrap();
-        let own = Testbed::v4(2).parse().unwrap();
-        socket.join_multicast_v4(&"224.0.0.251".parse().unwrap(), &own).unwrap();
-        socket.set_read_timeout(Some(PATIENCE)).unwrap();
-        socket
-    });
+    let stranger = listen(&testbed, 2);
     announce(&testbed, 1, A, &clock).stop().await;
     let mut packet = [0; 2000];
     let length = stranger.recv(&mut packet).unwrap();
@@ -270,4 +275,39 @@ async fn follows_a_broadcaster_that_restarts_after_a_crash() {
     // The expiry of the old records does not remove the new ones.
     quiet(&mut browser, 3000).await;
     assert!(browser.verify(&name(&B, 0)).is_ok());
+}
+
+/// An answer of which only the pointers are received: mdns-sd asks for the rest by name, and lists what it knows (RFC 6762 §7.1). It does so for every
+/// broadcast alike, so that the network does not learn which one a viewer looks for.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn queries_after_a_partial_answer_are_the_same_whichever_broadcast_is_wanted() {
+    let Some(testbed) = Testbed::new(4, Family::V4) else { return };
+    let (_, clock) = clock();
+    let stranger = listen(&testbed, 4);
+    let names = [name(&A, 0), name(&B, 0)];
+    let [mut wants_a, mut wants_b] = [(2, A), (3, B)].map(|(machine, secret)| {
+        browse(&testbed, machine, move |options| {
+            options.matchers = vec![NameMatcher::new(&secret)];
+        })
+    });
+    // Past the delay of the first query.
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    send(&testbed, 1, vec![response(&names.each_ref().map(|name| pointer(name, 4500)))]);
+    quiet(&mut wants_a, 5000).await;
+    stranger.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+    let mut packet = [0; 2000];
+    let mut queries = [BTreeSet::new(), BTreeSet::new()];
+    while let Ok((length, from)) = stranger.recv_from(&mut packet) {
+        let viewer = [2, 3].iter().position(|machine| from.ip().to_string() == Testbed::v4(*machine));
+        let Some(queries) = viewer.map(|viewer| &mut queries[viewer]) else { continue };
+        let text = packet[..length].escape_ascii().to_string();
+        let named = names.each_ref().map(|name| text.matches(name.as_str()).count());
+        queries.insert(named);
+    }
+    println!("names in the queries of two viewers: {queries:?}");
+    assert!(queries[0].iter().any(|named| *named != [0, 0]), "no query names anything, so this shows nothing");
+    assert_eq!(queries[0], queries[1]);
+    let _announcers = [announce(&testbed, 1, A, &clock), announce(&testbed, 1, B, &clock)];
+    found(&mut wants_a, &names[0], 1).await;
+    found(&mut wants_b, &names[1], 1).await;
 }
