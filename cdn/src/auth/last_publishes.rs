@@ -149,6 +149,9 @@ const MAX_KEYS: usize = super::key_file::MAX_KEYS;
 mod tests {
     use std::os::unix::fs::PermissionsExt;
 
+    use proptest::prelude::*;
+    use proptest::sample::Index;
+
     use super::*;
 
     fn id(n: u64) -> KeyId {
@@ -233,5 +236,29 @@ mod tests {
         let many = (0..MAX_KEYS as u64 + 5).map(|n| (id(n), publish(n as i64, "192.0.2.1"))).collect();
         let kept = parse(&render(&many)).unwrap();
         assert_eq!((kept.len(), kept.contains_key(&id(4)), kept.contains_key(&id(5))), (MAX_KEYS, false, true));
+    }
+
+    proptest! {
+        /// Whatever is done to a file, reading it is an error, or it has no other ids than it states, and they survive being written.
+        #[test]
+        fn a_file_that_was_changed_is_an_error_or_says_what_it_states(
+            edits in prop::collection::vec((any::<Index>(), 0..24usize, "[ -~\\n\u{e9}]{0,24}"), 0..5)
+        ) {
+            let good = BTreeMap::from([(id(1), publish(20, "192.0.2.2")), (id(2), publish(30, "2001:db8::1"))]);
+            let mut text: Vec<char> = render(&good).chars().collect();
+            for (at, removed, added) in &edits {
+                let at = at.index(text.len() + 1);
+                let end = (at + removed).min(text.len());
+                text.splice(at..end, added.chars());
+            }
+            let text: String = text.into_iter().collect();
+            match parse(&text) {
+                Err(error) => prop_assert!(!edits.is_empty() && !error.is_empty()),
+                Ok(publishes) => {
+                    prop_assert!(publishes.keys().all(|id| text.to_lowercase().contains(&id.to_string())), "{}", text);
+                    prop_assert_eq!(parse(&render(&publishes)).unwrap(), publishes);
+                }
+            }
+        }
     }
 }
