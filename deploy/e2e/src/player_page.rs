@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use crate::browser::Browser;
@@ -102,6 +102,20 @@ impl PlayerPage {
         let lines = self.browser.run("return window.playerHistory")?;
         let lines = lines.as_array().into_iter().flatten().filter_map(Value::as_str);
         Ok(lines.collect::<Vec<_>>().join("\n"))
+    }
+
+    /// Moves the play head back by `seconds`, as if playback had stood still unnoticed. The page may be back before its state can be read.
+    ///
+    /// # Errors
+    /// If the page is then not further behind the live edge than that.
+    pub fn fall_behind(&self, seconds: f64) -> Result<()> {
+        let script = format!("document.querySelector('video').currentTime -= {seconds}; return readState().latency");
+        let latency = self.browser.run(&script)?;
+        ensure!(
+            latency.as_f64().is_some_and(|latency| latency > seconds),
+            "{latency} s behind, {seconds} s further back"
+        );
+        Ok(())
     }
 
     /// Waits until playback is more than `seconds` behind the live edge.

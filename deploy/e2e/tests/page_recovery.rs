@@ -25,8 +25,7 @@ fn the_page_returns_to_its_target_after_interruptions() -> Result<()> {
     page.wait_at_target(SOON, "an outage of the network")?;
 
     // Such as by a stall that no event tells of.
-    page.browser.run("document.querySelector('video').currentTime -= 6")?;
-    page.wait_behind(TIMEOUT, 4.0)?;
+    page.fall_behind(6.0)?;
     page.wait_at_target(SOON, "it fell behind")?;
 
     cdn.restart(&env)?;
@@ -150,8 +149,7 @@ fn the_page_recovers_from_minutes_of_faults() -> Result<()> {
                 "the publisher was kept from running"
             }
             _ => {
-                page.browser.run("document.querySelector('video').currentTime -= 8")?;
-                page.wait_behind(TIMEOUT, 6.0)?;
+                page.fall_behind(8.0)?;
                 "it fell behind"
             }
         };

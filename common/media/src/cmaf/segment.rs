@@ -41,6 +41,8 @@ pub struct Segment {
     pub init: u64,
     /// At least one.
     pub parts: Vec<Part>,
+    /// Whether playlists list the parts: not if one that no client has seen is longer than `PART-TARGET`, which was fixed later.
+    pub lists_parts: bool,
     /// Sum over all parts.
     pub bytes: usize,
     /// Number of video frames.

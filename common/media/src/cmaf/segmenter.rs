@@ -82,9 +82,10 @@ impl<S: SegmentStore> Segmenter<S> {
     /// Adds the next unit of the stream. `arrived` dates the stream if the publisher stated no clock. Returns whether the window changed.
     pub fn push(&mut self, entry: &Entry, arrived: WallClock) -> bool {
         let before = Arc::as_ptr(&self.window);
+        self.targets.on_shown();
         if std::mem::take(&mut self.ended) {
             // A player that joins now must not see the broadcast that has ended.
-            self.store.unlist_all();
+            self.store.unlist_before(self.next_msn);
             self.targets = Targets::new(&self.config);
             self.update_window();
         }
@@ -99,6 +100,7 @@ impl<S: SegmentStore> Segmenter<S> {
     /// Closes the segment in progress and marks the stream as ended. If units follow nevertheless, they start a new list; media sequence numbers
     /// continue.
     pub fn end(&mut self) {
+        self.targets.on_shown();
         self.close_all();
         self.ended = true;
         self.update_window();
@@ -133,7 +135,7 @@ impl<S: SegmentStore> Segmenter<S> {
     fn apply_catalog(&mut self, catalog: &Arc<Catalog>, unit: &AccessUnit) {
         let Some(timeline) = self.timeline.as_mut().filter(|timeline| timeline.catalog.epoch == catalog.epoch) else {
             self.close_all();
-            self.targets.on_new_broadcast();
+            self.targets.on_other_tracks();
             let is_first = self.next_msn == self.config.first_sequence;
             self.timeline = init(catalog).map(|init| Timeline::new(catalog, init, self.fragment_sequence, !is_first));
             return;
@@ -190,7 +192,10 @@ impl<S: SegmentStore> Segmenter<S> {
         let Some(timeline) = &mut self.timeline else { return };
         let Some(next) = timeline.next_init.take() else { return };
         // A clock that became known, or was corrected, changes no timestamp.
-        timeline.discontinuity_pending |= !same_tracks(&timeline.init.catalog, &next.catalog);
+        if !same_tracks(&timeline.init.catalog, &next.catalog) {
+            timeline.discontinuity_pending = true;
+            self.targets.on_other_tracks();
+        }
         timeline.switch(next);
         for waiting in std::mem::take(&mut timeline.waiting) {
             if timeline.admits(&waiting.unit) {
@@ -269,7 +274,8 @@ impl<S: SegmentStore> Segmenter<S> {
         if ends_at_idr || (is_over && open.is_not_empty()) {
             self.close_segment(at, Some(unit));
         } else if ends_part && open.has_primary_unit(timeline.has_pictures()) {
-            self.close_part(at, Some(unit));
+            let next = std::slice::from_ref(unit);
+            self.close_parts(at, next);
             self.update_window();
         }
     }
@@ -277,27 +283,65 @@ impl<S: SegmentStore> Segmenter<S> {
     /// Ends the segment or part at a unit of another track if video has stopped, not if audio is merely ahead of it, or if the segment is too
     /// large. Returns where a segment that begins with this unit starts: at the latest end of the previous segment, or else at `at`.
     fn cut_before_other(&mut self, unit: &AccessUnit, at: Timestamp) -> Timestamp {
-        let (limit, part_limit) = (self.targets.max_segment_millis(), self.targets.max_part_millis());
+        let limit = self.targets.max_segment_millis();
         let Some(open) = self.timeline.as_ref().and_then(|timeline| timeline.open.as_ref()) else { return at };
-        let after = |start: Timestamp, millis: i64| start + Duration::from_millis(millis.unsigned_abs());
-        let (segment_end, part_end) = (after(open.start, limit), after(open.part_start, part_limit));
+        let segment_end = open.start + Duration::from_millis(limit.unsigned_abs());
         if at - segment_end > MAX_AUDIO_LEAD {
+            let later =
+                self.timeline.as_mut().map(|timeline| timeline.take_units_from(segment_end)).unwrap_or_default();
             self.close_segment(segment_end, Some(unit));
+            if let Some(timeline) = &mut self.timeline {
+                timeline.add_units(segment_end, &later);
+            }
             segment_end
         } else if open.bytes > self.config.bytes / SEGMENT_SHARE {
             self.close_segment(at, Some(unit));
             at
         } else {
-            if at - part_end > MAX_AUDIO_LEAD {
-                self.close_part(part_end, Some(unit));
+            let until = Timestamp::from_millis(at.as_millis() - MAX_AUDIO_LEAD);
+            if self.close_overdue_parts(until, self.targets.max_part_millis(), std::slice::from_ref(unit)) {
                 self.update_window();
             }
             at
         }
     }
 
-    /// Makes a part of the units added since the last one. `next` is the unit that follows.
-    fn close_part(&mut self, end: Timestamp, next: Option<&AccessUnit>) {
+    /// Ends the part in progress at `end`, as several if it is longer than a part may be.
+    fn close_parts(&mut self, end: Timestamp, next: &[AccessUnit]) {
+        if let Some(open) = self.timeline.as_ref().and_then(|timeline| timeline.open.as_ref()) {
+            let longest = self.targets.even_part_millis(end - open.part_start);
+            self.close_overdue_parts(end, longest, next);
+        }
+        self.close_part(end, next);
+    }
+
+    /// Ends parts of `longest` ms before `until`, such as where pictures were away and sound went on. Each gets its own units; without a unit for it
+    /// there is no part. `next` is what follows. Returns whether a part ended.
+    fn close_overdue_parts(&mut self, until: Timestamp, longest: i64, next: &[AccessUnit]) -> bool {
+        let longest = Duration::from_millis(longest.unsigned_abs());
+        let mut has_ended = false;
+        while let Some(timeline) = &mut self.timeline
+            && let Some(open) = &timeline.open
+            && open.part_start + longest < until
+        {
+            let end = open.part_start + longest;
+            let (units, later): (Vec<_>, Vec<_>) =
+                open.units.iter().cloned().partition(|unit| timeline.time_of(unit) < end);
+            if units.is_empty() || later.is_empty() {
+                break;
+            }
+            timeline.replace_units(units);
+            self.close_part(end, &[&later, next].concat());
+            if let Some(timeline) = &mut self.timeline {
+                timeline.replace_units(later);
+            }
+            has_ended = true;
+        }
+        has_ended
+    }
+
+    /// Makes a part of the units added since the last one. `next` are units that follow.
+    fn close_part(&mut self, end: Timestamp, next: &[AccessUnit]) {
         let Some(timeline) = &mut self.timeline else { return };
         timeline.fill_silence(end);
         let Some(open) = &mut timeline.open else { return };
@@ -305,7 +349,7 @@ impl<S: SegmentStore> Segmenter<S> {
             return;
         }
         let units = std::mem::take(&mut open.units);
-        let next_dts = |id| next.filter(|unit| unit.track == id).map(|unit| unit.dts);
+        let next_dts = |id| next.iter().find(|unit| unit.track == id).map(|unit| unit.dts);
         match timeline.fragmenter.fragment(&timeline.init.catalog, &units, next_dts) {
             Ok(fragment) => {
                 let has_pictures = timeline.init.catalog.video().is_some();
@@ -326,7 +370,8 @@ impl<S: SegmentStore> Segmenter<S> {
         let Some(open) = &mut timeline.open else { return };
         // If the next unit comes later than the limit allows, a short gap is better than a segment that is too long.
         let end = end.min(open.start + Duration::from_millis(limit.unsigned_abs()));
-        self.close_part(end, next);
+        let next = next.map_or(&[][..], std::slice::from_ref);
+        self.close_parts(end, next);
         let Some(timeline) = &mut self.timeline else { return };
         let Some(open) = timeline.open.take() else { return };
         if open.parts.is_empty() {
@@ -334,23 +379,26 @@ impl<S: SegmentStore> Segmenter<S> {
             return;
         }
         let segment = timeline.segment(open, end);
-        timeline.init_is_provisional = false;
+        let was_hidden = std::mem::take(&mut timeline.init_is_provisional);
         let longest_gop = Duration::from_millis(timeline.longest_gop().unsigned_abs());
         let init = Arc::clone(&timeline.init);
-        self.store_segment(segment, &init, longest_gop);
+        self.store_segment(segment, &init, longest_gop, was_hidden);
         self.update_window();
     }
 
-    fn store_segment(&mut self, segment: Segment, init: &Arc<Init>, longest_gop: Duration) {
-        let segment = self.numbered(segment);
+    /// `was_hidden`: no client has seen the segment's parts.
+    fn store_segment(&mut self, segment: Segment, init: &Arc<Init>, longest_gop: Duration, was_hidden: bool) {
+        let mut segment = self.numbered(segment);
         self.counters.dependent_segments += u64::from(!segment.independent);
         self.next_msn += 1;
         self.discontinuities = segment.discontinuity_sequence;
         self.independent &= segment.independent;
-        if self.targets.begins_new_list(&segment, longest_gop) {
-            self.store.unlist_all();
+        if let Some(first) = self.targets.new_list(&segment, longest_gop) {
+            self.store.unlist_before(first);
         }
         self.targets.on_segment(&segment, longest_gop);
+        let part_limit = self.targets.part_target().unwrap_or_default();
+        segment.lists_parts = !was_hidden || segment.parts.iter().all(|part| part.duration <= part_limit);
         let target_duration = Duration::from_secs(self.targets.target_duration().unwrap_or(0));
         self.store.push(Arc::new(segment), init, target_duration);
     }

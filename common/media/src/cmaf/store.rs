@@ -16,8 +16,8 @@ pub trait SegmentStore: fmt::Debug {
     /// `EXT-X-TARGETDURATION`, and a playlist must list at least three times as much.
     fn push(&mut self, segment: Arc<Segment>, init: &Arc<Init>, target_duration: Duration);
 
-    /// Removes all segments from the list. They stay available for as long as if they had left it one by one.
-    fn unlist_all(&mut self);
+    /// Removes the segments before this media sequence number from the list. They stay available for as long as if they had left it one by one.
+    fn unlist_before(&mut self, msn: u64);
 
     /// The segments that playlists list, oldest first.
     fn listed(&self) -> Vec<Arc<Segment>>;
@@ -121,8 +121,8 @@ impl SegmentStore for MemoryStore {
         self.evict(target_duration);
     }
 
-    fn unlist_all(&mut self) {
-        while !self.listed.is_empty() {
+    fn unlist_before(&mut self, msn: u64) {
+        while self.listed.front().is_some_and(|oldest| oldest.msn < msn) {
             self.unlist_oldest();
         }
     }

@@ -1,7 +1,7 @@
 //! The target durations of parts and segments (RFC 8216 §6.2.1, RFC 8216bis §4.4.3.7).
 //!
-//! The first segment of a list fixes them, since a list must not change them. A new broadcast whose GOPs are much shorter, or too long, begins a new
-//! list.
+//! The first segment of a list fixes them, since a list must not change them. A new broadcast, or other tracks, whose GOPs or parts are much shorter,
+//! or too long, begin a new list.
 
 use std::time::Duration;
 
@@ -17,14 +17,24 @@ pub(super) struct Targets {
     target_duration: Option<u64>,
     /// `PART-TARGET`; `None` until the first segment is complete.
     part_target: Option<Duration>,
-    /// Whether the broadcast that fixed them is over, and the first segment of the next is not complete.
+    /// Whether the tracks that fixed them are over, and the first segment of the next is not complete.
     is_provisional: bool,
+    /// The segments that no client can have seen.
+    unseen: Option<Unseen>,
+}
+
+/// Segments that were completed since playlists were last shown, and the targets that they need.
+#[derive(Clone, Copy, Debug)]
+struct Unseen {
+    first_msn: u64,
+    target_duration: u64,
+    part_target: Duration,
 }
 
 impl Targets {
     pub(super) fn new(config: &SegmenterConfig) -> Self {
         let (segment_aim, part_aim) = (config.segment_target, config.part_target);
-        Self { segment_aim, part_aim, target_duration: None, part_target: None, is_provisional: false }
+        Self { segment_aim, part_aim, target_duration: None, part_target: None, is_provisional: false, unseen: None }
     }
 
     /// `EXT-X-TARGETDURATION` in seconds, once it is fixed.
@@ -44,7 +54,14 @@ impl Targets {
 
     /// The longest duration of a part in milliseconds.
     pub(super) fn max_part_millis(&self) -> i64 {
-        self.part_target.unwrap_or_else(|| part_target_for(self.part_aim)).as_millis() as i64
+        self.part_target.unwrap_or_else(|| with_tolerance(self.part_aim)).as_millis() as i64
+    }
+
+    /// The duration in milliseconds of parts that divide `length` ms evenly, as few as possible.
+    pub(super) fn even_part_millis(&self, length: i64) -> i64 {
+        let limit = self.max_part_millis().max(1);
+        let parts = (length.max(1) + limit - 1) / limit;
+        (length + parts - 1) / parts
     }
 
     /// Whether a part of `length` ms ends before a unit that will last `step` ms: when that is nearest to the duration aimed at, when the part
@@ -56,33 +73,54 @@ impl Targets {
         length * 2 + step >= aim * 2 || length + step > limit || (is_idr && length * 100 >= limit * MIN_PART_PERCENT)
     }
 
-    /// Fixes the targets by the first segment. `longest_gop` predicts how long later segments will be.
+    /// Fixes the targets by the first segment of a list, together with those that no client has seen. `longest_gop` predicts how long later segments
+    /// will be.
     pub(super) fn on_segment(&mut self, segment: &Segment, longest_gop: Duration) {
-        if self.target_duration.is_none() {
-            self.target_duration = Some(self.target_duration_for(segment, longest_gop));
-        }
-        if self.part_target.is_none() {
-            // A part is a whole number of frames, so the parts of one segment show the duration of all parts, at any frame rate.
-            let longest = segment.parts.iter().map(|part| part.duration).max().unwrap_or_default();
-            let aim = if longest * 4 < self.part_aim * 3 { self.part_aim } else { longest };
-            self.part_target = Some(part_target_for(aim));
-        }
+        let (duration, part) = (self.target_duration_for(segment, longest_gop), self.part_target_for(segment));
+        let unseen = self.unseen.get_or_insert(Unseen {
+            first_msn: segment.msn,
+            target_duration: 0,
+            part_target: Duration::ZERO,
+        });
+        unseen.target_duration = unseen.target_duration.max(duration);
+        unseen.part_target = unseen.part_target.max(part);
+        self.target_duration.get_or_insert(unseen.target_duration);
+        self.part_target.get_or_insert(unseen.part_target);
     }
 
-    /// A new broadcast has begun: its first segment may be of any length.
-    pub(super) fn on_new_broadcast(&mut self) {
+    /// A new broadcast has begun, or other tracks: the first segment may be of any length.
+    pub(super) fn on_other_tracks(&mut self) {
         self.is_provisional = self.target_duration.is_some();
     }
 
-    /// Forgets the targets if `segment`, the first of a new broadcast, needs others. Returns whether it did: the segment then begins a new list.
-    pub(super) fn begins_new_list(&mut self, segment: &Segment, longest_gop: Duration) -> bool {
-        let needed = self.target_duration_for(segment, longest_gop);
-        let differs = |current: u64| needed > current || needed * 2 <= current;
-        let begins = std::mem::take(&mut self.is_provisional) && self.target_duration.is_some_and(differs);
-        if begins {
+    /// Forgets the targets if `segment`, the first with these tracks, needs others. Returns the media sequence number with which a new list then begins:
+    /// that of the segment, or of one that no client has seen.
+    pub(super) fn new_list(&mut self, segment: &Segment, longest_gop: Duration) -> Option<u64> {
+        let duration = self.target_duration_for(segment, longest_gop);
+        let other_duration = |current: u64| duration > current || duration * 2 <= current;
+        let part = self.part_target_for(segment);
+        let other_part = |current: Duration| part > current || part * 100 < current * MIN_PART_PERCENT as u32;
+        let differs = self.target_duration.is_some_and(other_duration) || self.part_target.is_some_and(other_part);
+        let begins = std::mem::take(&mut self.is_provisional) && differs;
+        begins.then(|| {
             (self.target_duration, self.part_target) = (None, None);
-        }
-        begins
+            self.unseen.map_or(segment.msn, |unseen| unseen.first_msn)
+        })
+    }
+
+    /// Playlists have been shown: clients know all segments so far.
+    pub(super) fn on_shown(&mut self) {
+        self.unseen = None;
+    }
+
+    /// A part is a whole number of frames, so the parts of one segment show the duration of all parts, at any frame rate. What is typical counts: a
+    /// single part is longer where a picture was late, and the last of a segment is what is left.
+    fn part_target_for(&self, segment: &Segment) -> Duration {
+        let (last, others) = segment.parts.split_last().expect("a segment has a part");
+        let mut durations: Vec<_> = others.iter().map(|part| part.duration).collect();
+        durations.sort_unstable();
+        let typical = durations.get(durations.len() / 2).copied().unwrap_or(last.duration);
+        with_tolerance(if typical * 4 < self.part_aim * 3 { self.part_aim } else { typical })
     }
 
     fn target_duration_for(&self, segment: &Segment, longest_gop: Duration) -> u64 {
@@ -93,7 +131,7 @@ impl Targets {
 }
 
 /// The `PART-TARGET` for parts of about this duration, in whole milliseconds.
-fn part_target_for(part: Duration) -> Duration {
+fn with_tolerance(part: Duration) -> Duration {
     Duration::from_millis((part.as_millis() as u64).saturating_mul(PART_TARGET_PERCENT.into()) / 100)
 }
 

@@ -33,8 +33,8 @@ impl SegmentStore for Archive {
         self.first_listed = self.first_listed.max(self.segments.len().saturating_sub(2));
     }
 
-    fn unlist_all(&mut self) {
-        self.first_listed = self.segments.len();
+    fn unlist_before(&mut self, msn: u64) {
+        self.first_listed = self.segments.iter().take_while(|segment| segment.msn < msn).count();
     }
 
     fn listed(&self) -> Vec<Arc<Segment>> {
@@ -296,6 +296,7 @@ fn the_number_of_segments_is_bounded() {
             parts: Vec::new(),
             bytes: 0,
             pictures: 1,
+            lists_parts: true,
         };
         store.push(Arc::new(segment), &init, Duration::from_secs(2));
     }

@@ -291,6 +291,29 @@ impl Timeline {
         self.open.get_or_insert_with(|| OpenSegment::new(start, std::mem::take(discontinuity_pending)))
     }
 
+    /// Takes the units of the part in progress from `start` on.
+    pub(super) fn take_units_from(&mut self, start: Timestamp) -> Vec<AccessUnit> {
+        let units = self.open.as_mut().map(|open| std::mem::take(&mut open.units)).unwrap_or_default();
+        let (units, later): (Vec<_>, Vec<_>) = units.into_iter().partition(|unit| self.time_of(unit) < start);
+        if let Some(open) = &mut self.open {
+            open.bytes -= later.iter().map(unit_cost).sum::<usize>();
+            open.units = units;
+        }
+        later
+    }
+
+    /// Adds units that were taken to the segment in progress; starts one at `start` if there is none.
+    pub(super) fn add_units(&mut self, start: Timestamp, units: &[AccessUnit]) {
+        units.iter().for_each(|unit| self.open_segment(start).add(unit));
+    }
+
+    /// Replaces the units of the part in progress.
+    pub(super) fn replace_units(&mut self, units: Vec<AccessUnit>) {
+        if let Some(open) = &mut self.open {
+            open.units = units;
+        }
+    }
+
     /// The segment that `open` makes if it ends at `end`, not numbered yet.
     pub(super) fn segment(&self, open: OpenSegment, end: Timestamp) -> Segment {
         let arrival_clock = WallClock::from_micros(self.delay.get().unwrap_or(0).saturating_mul(1000));
@@ -305,6 +328,7 @@ impl Timeline {
             init: self.init.id,
             bytes: open.parts.iter().map(|part| part.fragment.len()).sum(),
             pictures: open.pictures,
+            lists_parts: true,
             parts: open.parts,
         }
     }
@@ -329,7 +353,7 @@ impl OpenSegment {
             self.independent.get_or_insert(unit.random_access);
             self.pictures += 1;
         }
-        self.bytes += unit.payload.len() + SAMPLE_COST;
+        self.bytes += unit_cost(unit);
         self.units.push(unit.clone());
     }
 
@@ -346,6 +370,11 @@ impl OpenSegment {
     pub(super) fn completed_parts(&self) -> Self {
         Self { parts: self.parts.clone(), units: Vec::new(), ..*self }
     }
+}
+
+/// What it costs to hold a unit, in bytes.
+fn unit_cost(unit: &AccessUnit) -> usize {
+    unit.payload.len() + SAMPLE_COST
 }
 
 /// The init segment for the tracks of the catalog's rendition that fMP4 can carry; `None` if it can carry none of them.

@@ -43,9 +43,9 @@ impl Fragment {
 pub struct Fragmenter {
     sequence: u32,
     tracks: Vec<(TrackId, TrackClock)>,
-    /// Samples of the next fragment that stand in for missing units.
+    /// Samples of the next fragments that stand in for missing units.
     fillers: BTreeSet<(TrackId, Timestamp)>,
-    /// The predecessors of units of the next fragment, where they are not the unit before.
+    /// The predecessors of units of the next fragments, where they are not the unit before.
     predecessors: BTreeMap<(TrackId, Timestamp), Option<Timestamp>>,
 }
 
@@ -56,13 +56,13 @@ impl Fragmenter {
         Self { sequence, tracks, fillers: BTreeSet::new(), predecessors: BTreeMap::new() }
     }
 
-    /// States that the unit of `track` at `dts`, which the next fragment will contain, is no unit of the broadcast but stands in for missing ones.
+    /// States that the unit of `track` at `dts`, which a later fragment will contain, is no unit of the broadcast but stands in for missing ones.
     /// A [`Reader`](super::Reader) drops it.
     pub fn mark_filler(&mut self, track: TrackId, dts: Timestamp) {
         self.fillers.insert((track, dts));
     }
 
-    /// States that the unit of `track` at `dts`, which the next fragment will contain, does not follow the one before it in the file but the one at
+    /// States that the unit of `track` at `dts`, which a later fragment will contain, does not follow the one before it in the file but the one at
     /// `predecessor`; `None` if it is not known which.
     pub fn state_predecessor(&mut self, track: TrackId, dts: Timestamp, predecessor: Option<Timestamp>) {
         self.predecessors.insert((track, dts), predecessor);
@@ -132,8 +132,11 @@ impl Fragmenter {
         out.extend_from_slice(&mdat.to_be_bytes());
         out.extend_from_slice(b"mdat");
         self.sequence = self.sequence.wrapping_add(1);
-        self.fillers.clear();
-        self.predecessors.clear();
+        // What was stated of later units is for later fragments.
+        let newest: BTreeMap<_, _> = units.iter().map(|unit| (unit.track, unit.dts)).collect();
+        let is_later = |(track, dts): &(TrackId, Timestamp)| newest.get(track).is_none_or(|newest| dts > newest);
+        self.fillers.retain(is_later);
+        self.predecessors.retain(|key, _| is_later(key));
         Ok(Fragment { head: out.into(), payloads })
     }
 }

@@ -85,7 +85,9 @@ pub(super) fn to_media_playlist(window: &SegmentWindow) -> Option<MediaPlaylist>
             break;
         }
         behind += segment.duration;
-        listed.parts = parts(segment);
+        if segment.lists_parts {
+            listed.parts = parts(segment);
+        }
     }
     playlist.trailing = trailing(window, playlist.segments.last().and_then(|last| last.map.clone()));
     Some(playlist)

@@ -126,6 +126,75 @@ fn part_durations_obey_the_part_target() {
     }
 }
 
+/// Parts that playlists list, over all segments that are kept.
+fn listed_parts(stream: &Stream) -> Vec<Part> {
+    let window = stream.segmenter.window();
+    let listed = window.segments.iter().chain(&window.open).filter(|segment| segment.lists_parts);
+    listed.flat_map(|segment| segment.parts.clone()).collect()
+}
+
+#[test]
+fn the_part_target_is_that_of_typical_parts() {
+    // A picture is missing in the first segment, so that one of its parts is a picture longer.
+    for missing in [7, 12, 18, 24] {
+        let mut stream = Stream::new(SegmenterConfig::default(), catalog(1, &[video()]));
+        for n in (0..300).filter(|n| *n != missing) {
+            stream.push(TrackId::VIDEO, n * 100 / 3, 0, n % 30 == 0, 10);
+        }
+        let target = stream.segmenter.window().part_target;
+        assert_eq!(target, Duration::from_millis(216), "picture {missing} is missing");
+        assert!(listed_parts(&stream).iter().all(|part| part.duration <= target));
+    }
+}
+
+#[test]
+fn parts_obey_the_target_while_pictures_are_away() {
+    for away in [240, 320, 520, 760, 960, 1240, 3000, 10_000] {
+        let mut stream = Stream::new(SegmenterConfig::default(), catalog(1, &[video(), sound()]));
+        let pause = 6320..6320 + away;
+        for dts in (0..20_000).step_by(20) {
+            if dts % 40 == 0 && !pause.contains(&dts) {
+                stream.push(TrackId::VIDEO, dts, 0, dts % 1000 == 0 || dts == pause.end, 100);
+            }
+            stream.push(TrackId::AUDIO, dts, 0, true, 10);
+        }
+        let window = stream.segmenter.window();
+        let mut durations = listed_parts(&stream).iter().map(|part| part.duration).collect::<Vec<_>>();
+        durations.retain(|duration| *duration > window.part_target);
+        assert_eq!(durations, [], "{away} ms without pictures: parts of more than {:?}", window.part_target);
+        for segment in &window.segments {
+            assert_eq!(segment.parts.iter().map(|part| part.duration).sum::<Duration>(), segment.duration, "{away} ms");
+        }
+    }
+}
+
+#[test]
+fn other_tracks_or_frame_rates_settle_the_targets_anew() {
+    let targets = |stream: &Stream| {
+        let window = stream.segmenter.window();
+        (window.target_duration, window.part_target.as_millis(), window.independent)
+    };
+    // Sound alone, whose frames are of 20 ms here; then pictures with an IDR every 4 s.
+    let mut stream = Stream::new(SegmenterConfig::default(), catalog(1, &[sound()]));
+    (0..8000).step_by(20).for_each(|dts| stream.push(TrackId::AUDIO, dts, 0, true, 10));
+    assert_eq!(targets(&stream), (2, 216, true));
+    stream.catalog = catalog(1, &[video(), sound()]);
+    stream.both(8000, 30_000, 4000);
+    assert_eq!(targets(&stream), (4, 216, true));
+
+    // Broadcasts of 25, 2 and 25 pictures a second.
+    let mut stream = Stream::new(SegmenterConfig::default(), catalog(1, &[video()]));
+    stream.pictures(0, 8000, 1000);
+    assert_eq!(targets(&stream), (2, 216, true));
+    stream.catalog = catalog(2, &[video()]);
+    (0..8000).step_by(500).for_each(|dts| stream.push(TrackId::VIDEO, dts, 0, dts % 1000 == 0, 100));
+    assert_eq!(targets(&stream), (2, 540, true));
+    assert!(listed_parts(&stream).iter().all(|part| part.duration.as_millis() <= 540));
+    stream.catalog = catalog(3, &[video()]);
+    stream.pictures(0, 8000, 1000);
+    assert_eq!(targets(&stream), (2, 216, true));
+}
+
 #[test]
 fn a_part_that_begins_with_an_idr_is_independent() {
     let mut stream = Stream::new(SegmenterConfig::default(), catalog(1, &[video()]));
