@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
+use cdn::auth::{KeyId, PresentedKey, StreamName};
 use media::Epoch;
 use media::access_unit::TrackId;
 use media::flv;
@@ -39,7 +40,31 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("live_window", live_window),
     ("reassembly", reassembly),
     ("timestamp_mapper", timestamp_mapper),
+    ("publish_key", publish_key),
 ];
+
+/// Texts that a publisher presents as a key or as a stream's name, one in each line; a text that is not UTF-8 is refused before.
+pub fn publish_key(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    for text in text.split('\n') {
+        let key = PresentedKey::parse(text);
+        if let Some(key) = key {
+            assert!(text.len() == 44 && text.is_ascii(), "of another length: {text:?}");
+            assert!(!format!("{key:?}").contains(&text[4..]), "a key is printed");
+        }
+        if let Ok(name) = text.parse::<StreamName>() {
+            assert!(key.is_none(), "a key is a name: {text:?}");
+            assert_eq!(name.as_str(), text);
+            assert!(
+                text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte)),
+                "unsafe in a URL: {text:?}"
+            );
+        }
+        if let Ok(id) = text.parse::<KeyId>() {
+            assert_eq!(id.to_string(), text.to_ascii_lowercase());
+        }
+    }
+}
 
 /// Units of a stream, each as flags (track, random access, next epoch, new catalog), change of DTS in milliseconds (i16), size (u8). The first byte selects
 /// the bounds.

@@ -49,6 +49,11 @@ fn timestamp_mapper() {
     replay("timestamp_mapper");
 }
 
+#[test]
+fn publish_key() {
+    replay("publish_key");
+}
+
 /// Every target has a test above.
 #[test]
 fn every_target_has_seeds_and_a_test() {
