@@ -216,18 +216,19 @@ export class Playback extends EventTarget {
       const stall = data.details === Hls.ErrorDetails.BUFFER_STALLED_ERROR && this.#recovery.state === "playing";
       if (stall) this.#margin = Math.min(this.#margin + MARGIN_STEP, MARGIN_MAX);
       // hls.js cannot add or remove a track: a stream with other tracks is a media error, and a new instance plays it.
-      if (data.fatal && hls === this.#hls) this.#fail(data.details, data.response?.code);
+      if (data.fatal && hls === this.#hls) this.#fail(data.details, data.response?.code, data.type === Hls.ErrorTypes.MEDIA_ERROR);
     });
     hls.loadSource(this.#url);
     hls.attachMedia(this.#video);
   }
 
   /** The last picture stays until the next instance has one. */
-  #fail(reason, status) {
+  #fail(reason, status, media = false) {
     if (!this.#recovery.loads) return;
-    this.#recovery.fail();
+    const atOnce = this.#recovery.fail(media);
     this.#hls?.stopLoad();
-    this.#emit("failure", { reason, status });
+    if (atOnce) setTimeout(() => this.#watch()); // not while hls.js tells its listeners
+    else this.#emit("failure", { reason, status });
   }
 
   /** Keeps to the target by playing a little faster or slower. hls.js catches up too, but leaves a second of buffer, which is more than the target. */

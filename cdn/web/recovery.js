@@ -102,11 +102,14 @@ export class Recovery {
 
   stop() { this.#enter("stopped"); }
 
-  /** The instance has ended with an error. */
-  fail() {
+  /** The instance has ended with an error: `media`, in what was loaded, as by other tracks, which a new instance plays. After the first of those it
+   *  follows at once. Returns whether it does. */
+  fail(media = false) {
+    const atOnce = media && this.#retry === RETRY_FIRST;
     this.#enter("due");
-    this.#dueAt = this.#clock + this.#retry * (0.75 + this.#random() / 2);
+    this.#dueAt = this.#clock + (atOnce ? 0 : this.#retry * (0.75 + this.#random() / 2));
     this.#retry = Math.min(this.#retry * 2, RETRY_MAX);
+    return atOnce;
   }
 
   /** An interruption is over, such as a hidden page. */

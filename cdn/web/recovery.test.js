@@ -155,6 +155,19 @@ test("after an error the next attempt follows, later each time, and at once when
   assert.deepEqual(it.observe(STEP, { stands: true }), [[STEP, "restart"]]);
 });
 
+test("other tracks are played at once, and errors that follow are not", () => {
+  const it = Case.playing();
+  const delays = [], atOnce = [];
+  for (let n = 0; n < 3; n++) {
+    atOnce.push(it.recovery.fail(true));
+    delays.push(it.observe(30_000, { stands: true, lag: null })[0][0]);
+  }
+  assert.deepEqual(atOnce, [true, false, false]);
+  assert.deepEqual(delays, [STEP, 1_000, 2_000]);
+  it.observe(20_000, { lag: 0 });
+  assert.equal(it.recovery.fail(false), false, "a network error is waited for");
+});
+
 test("errors between which it plays for a moment count", () => {
   const it = Case.playing(), delays = [];
   for (let n = 0; n < 4; n++) {
@@ -333,9 +346,8 @@ class Model {
     if (action) this.paused = this.hidden && !this.audible;
   }
 
-  fail() {
-    if (!this.recovery.loads) return;
-    this.recovery.fail();
+  fail(media = false) {
+    if (this.recovery.loads) this.recovery.fail(media);
   }
 
   /** Something happens. Returns its name. */
@@ -344,7 +356,7 @@ class Model {
     const events = {
       "publisher away": () => { this.publishing = false; },
       "publisher back": () => { this.publishing = true; },
-      "other tracks": () => { this.publishing = true; this.fail(); },
+      "other tracks": () => { this.publishing = true; this.fail(true); },
       "network away": () => { this.connected = false; if (this.instance) this.instance.dead ||= random() < 0.5; },
       "network back": () => { this.connected = true; },
       "server restarted": () => { this.publishing = this.connected = true; this.recovery.start(); },

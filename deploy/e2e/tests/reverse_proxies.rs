@@ -24,6 +24,11 @@ fn everything_works(start: impl Fn(&TestEnv, &Cdn) -> Result<ReverseProxy>) -> R
     let mut broadcaster = Broadcaster::start(&env, &cdn.publish_url(&key), &Broadcaster::SMALL)?;
     cdn.wait_segment("live")?;
 
+    // A path without its last slash, as people type it.
+    let answer = get(proxy.address, "/stream")?;
+    let location = answer.header("location").unwrap_or_default();
+    ensure!(answer.status == 301 && location.ends_with("/stream/"), "{} to {location:?}", answer.status);
+
     // The API names the URLs that this client can use.
     let base = proxy.url("live");
     let answer = get(proxy.address, "/stream/api/v1/streams/live")?;

@@ -15,7 +15,7 @@
 //! through all of this.
 //!
 //! A track that joins while the first segment of its epoch is still open (most encoders send their headers one after the other) joins that
-//! segment, which no client has seen yet. A track that joins later waits for the next IDR, and its units are held until then, so that the segment
+//! segment, which no client sees until it has both kinds of tracks or is complete. A track that joins later waits for the next IDR, and its units are held until then, so that the segment
 //! it joins can be decoded. Pictures that are announced and do not come for some seconds are such a track: until they come, the sound is all there is.
 
 use std::sync::Arc;
@@ -152,7 +152,7 @@ impl<S: SegmentStore> Segmenter<S> {
         let Some(timeline) = &mut self.timeline else { return };
         if init.id == timeline.init.id {
             timeline.next_init = None;
-        } else if timeline.init_is_provisional && adds_only(&timeline.init.catalog, &init.catalog) {
+        } else if timeline.may_add_tracks() && adds_only(&timeline.init.catalog, &init.catalog) {
             timeline.switch(init);
         } else {
             timeline.next_init = Some(init);
@@ -379,15 +379,15 @@ impl<S: SegmentStore> Segmenter<S> {
             return;
         }
         let segment = timeline.segment(open, end);
-        let was_hidden = std::mem::take(&mut timeline.init_is_provisional);
+        let is_first = std::mem::take(&mut timeline.init_is_provisional);
         let longest_gop = Duration::from_millis(timeline.longest_gop().unsigned_abs());
         let init = Arc::clone(&timeline.init);
-        self.store_segment(segment, &init, longest_gop, was_hidden);
+        self.store_segment(segment, &init, longest_gop, is_first);
         self.update_window();
     }
 
-    /// `was_hidden`: no client has seen the segment's parts.
-    fn store_segment(&mut self, segment: Segment, init: &Arc<Init>, longest_gop: Duration, was_hidden: bool) {
+    /// `is_first`: the segment is the first with its init segment.
+    fn store_segment(&mut self, segment: Segment, init: &Arc<Init>, longest_gop: Duration, is_first: bool) {
         let mut segment = self.numbered(segment);
         self.counters.dependent_segments += u64::from(!segment.independent);
         self.next_msn += 1;
@@ -397,8 +397,7 @@ impl<S: SegmentStore> Segmenter<S> {
             self.store.unlist_before(first);
         }
         self.targets.on_segment(&segment, longest_gop);
-        let part_limit = self.targets.part_target().unwrap_or_default();
-        segment.lists_parts = !was_hidden || segment.parts.iter().all(|part| part.duration <= part_limit);
+        segment.lists_parts = !is_first || self.targets.allow_parts(&segment);
         let target_duration = Duration::from_secs(self.targets.target_duration().unwrap_or(0));
         self.store.push(Arc::new(segment), init, target_duration);
     }
@@ -425,14 +424,18 @@ impl<S: SegmentStore> Segmenter<S> {
     fn update_window(&mut self) {
         let segments = self.store.listed();
         let mut inits = self.store.inits();
-        // The first segment of an init segment is shown when it is complete: until then a track may still join it.
-        let timeline = self.timeline.as_ref().filter(|timeline| !timeline.init_is_provisional);
+        // While a track may still join, the first segment of an init segment is not shown; nor if its parts do not suit the list that it follows.
+        let timeline = self.timeline.as_ref().filter(|timeline| !timeline.may_add_tracks());
         let open = timeline.and_then(|timeline| {
             let open = timeline.open.as_ref().filter(|open| !open.parts.is_empty())?;
+            let open = self.numbered(timeline.segment(open.completed_parts(), open.part_start));
+            if timeline.init_is_provisional && !self.targets.allow_parts(&open) {
+                return None;
+            }
             if inits.iter().all(|init| init.id != timeline.init.id) {
                 inits.push(Arc::clone(&timeline.init));
             }
-            Some(Arc::new(self.numbered(timeline.segment(open.completed_parts(), open.part_start))))
+            Some(Arc::new(open))
         });
         let first = segments.first();
         self.window = Arc::new(SegmentWindow {

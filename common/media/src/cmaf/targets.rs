@@ -57,6 +57,11 @@ impl Targets {
         self.part_target.unwrap_or_else(|| with_tolerance(self.part_aim)).as_millis() as i64
     }
 
+    /// Whether no part of the segment is longer than `PART-TARGET`.
+    pub(super) fn allow_parts(&self, segment: &Segment) -> bool {
+        segment.parts.iter().all(|part| self.part_target.is_some_and(|target| part.duration <= target))
+    }
+
     /// The duration in milliseconds of parts that divide `length` ms evenly, as few as possible.
     pub(super) fn even_part_millis(&self, length: i64) -> i64 {
         let limit = self.max_part_millis().max(1);

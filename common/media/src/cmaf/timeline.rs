@@ -42,7 +42,7 @@ pub(super) struct Timeline {
     /// The last DTS by kind: audio, video.
     pub(super) last_dts: [Option<Timestamp>; 2],
     pub(super) open: Option<OpenSegment>,
-    /// Whether the open segment is the first with this init segment: no client has seen either, so tracks may still be added.
+    /// Whether the open segment is the first with this init segment.
     pub(super) init_is_provisional: bool,
     /// Whether the next segment starts with a discontinuity.
     pub(super) discontinuity_pending: bool,
@@ -202,6 +202,12 @@ impl Timeline {
             *last = Some(unit.dts);
         }
         rises
+    }
+
+    /// Whether tracks may still be added to the init segment: it is the open segment's first, and no client has seen it.
+    pub(super) fn may_add_tracks(&self) -> bool {
+        let is_complete = self.has_idr && self.has_pictures() && self.init.catalog.audio().is_some();
+        self.init_is_provisional && !is_complete
     }
 
     pub(super) fn has_pictures(&self) -> bool {

@@ -169,6 +169,36 @@ fn parts_obey_the_target_while_pictures_are_away() {
 }
 
 #[test]
+fn the_parts_of_a_new_broadcast_are_listed_at_once_when_no_track_can_join() {
+    let open_parts = |stream: &Stream| stream.segmenter.window().open.as_ref().map_or(0, |open| open.parts.len());
+    for (tracks, expected) in [(&[video(), sound()][..], 4), (&[video()], 0), (&[sound()], 0)] {
+        let mut stream = Stream::new(SegmenterConfig::default(), catalog(1, &[video(), sound()]));
+        stream.both(0, 4100, 1000);
+        stream.catalog = catalog(2, tracks);
+        if tracks.len() == 2 {
+            stream.both(0, 840, 1000);
+        } else if tracks[0].id.is_video() {
+            stream.pictures(0, 840, 1000);
+        } else {
+            (0..840).step_by(20).for_each(|dts| stream.push(TrackId::AUDIO, dts, 0, true, 10));
+        }
+        assert_eq!(open_parts(&stream), expected, "{tracks:?}");
+    }
+
+    // Two pictures a second do not suit a list of parts of 200 ms.
+    let mut stream = Stream::new(SegmenterConfig::default(), catalog(1, &[video(), sound()]));
+    stream.both(0, 4100, 1000);
+    stream.catalog = catalog(2, &[video(), sound()]);
+    for dts in (0..1900).step_by(20) {
+        if dts % 500 == 0 {
+            stream.push(TrackId::VIDEO, dts, 0, dts % 1000 == 0, 100);
+        }
+        stream.push(TrackId::AUDIO, dts, 0, true, 10);
+        assert!(listed_parts(&stream).iter().all(|part| part.duration <= stream.segmenter.window().part_target));
+    }
+}
+
+#[test]
 fn other_tracks_or_frame_rates_settle_the_targets_anew() {
     let targets = |stream: &Stream| {
         let window = stream.segmenter.window();
