@@ -21,8 +21,8 @@ async function refresh() {
 }
 
 function draw(streams) {
-  const order = { live: 0, disconnected: 1, offline: 2 };
-  const shown = streams.sort((a, b) => (order[a.state] ?? 3) - (order[b.state] ?? 3) || a.name.localeCompare(b.name));
+  const order = { live: 0, disconnected: 1, ended: 2, offline: 3 };
+  const shown = streams.sort((a, b) => (order[a.state] ?? 4) - (order[b.state] ?? 4) || a.name.localeCompare(b.name));
   const live = shown.filter((s) => s.state === "live").length;
   const watching = shown.reduce((sum, s) => sum + s.viewers.total, 0);
   $("summary").textContent = shown.length ? `${live} live, ${count(watching, "viewer", "viewers")}` : "";
