@@ -27,7 +27,7 @@ use super::config::{SegmenterConfig, SegmenterCounters};
 use super::segment::{Init, Part, Segment, SegmentWindow};
 use super::store::{MemoryStore, SegmentStore};
 use super::targets::Targets;
-use super::timeline::{MAX_STEP, Timeline, adds_only, init, same_tracks};
+use super::timeline::{MAX_STEP, Timeline, init, same_tracks};
 use crate::access_unit::AccessUnit;
 use crate::catalog::Catalog;
 use crate::fmp4::rendition;
@@ -152,7 +152,7 @@ impl<S: SegmentStore> Segmenter<S> {
         let Some(timeline) = &mut self.timeline else { return };
         if init.id == timeline.init.id {
             timeline.next_init = None;
-        } else if timeline.may_add_tracks() && adds_only(&timeline.init.catalog, &init.catalog) {
+        } else if timeline.may_become(&init.catalog) {
             timeline.switch(init);
         } else {
             timeline.next_init = Some(init);

@@ -210,6 +210,15 @@ impl Timeline {
         self.init_is_provisional && !is_complete
     }
 
+    /// Whether `new` can be put in force within the open segment: it has every track of which there are units unchanged, and the clock.
+    pub(super) fn may_become(&self, new: &Catalog) -> bool {
+        let old = &self.init.catalog;
+        let mut with_units =
+            old.tracks.iter().filter(|track| self.last_dts[usize::from(track.id.is_video())].is_some());
+        let same_clock = old.clock.is_none() || old.clock == new.clock;
+        self.may_add_tracks() && same_clock && with_units.all(|track| new.track(track.id) == Some(track))
+    }
+
     pub(super) fn has_pictures(&self) -> bool {
         self.init.catalog.video().is_some()
     }
@@ -394,11 +403,6 @@ pub(super) fn init(catalog: &Catalog) -> Option<Arc<Init>> {
     }
     let bytes = fmp4::init_segment(&carried).ok()?;
     Some(Arc::new(Init { id: fnv1a(&bytes), catalog: Arc::new(carried), bytes }))
-}
-
-/// Whether `new` has every track of `old` unchanged, and its clock.
-pub(super) fn adds_only(old: &Catalog, new: &Catalog) -> bool {
-    (old.clock.is_none() || old.clock == new.clock) && old.tracks.iter().all(|track| new.track(track.id) == Some(track))
 }
 
 pub(super) fn same_tracks(old: &Catalog, new: &Catalog) -> bool {

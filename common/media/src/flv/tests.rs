@@ -504,6 +504,10 @@ proptest! {
             if codec == Codec::Mp3 {
                 payload.splice(..0, *b"\xff\xfb\x90\x64");
             }
+            if codec == Codec::Aac {
+                // A frame begins with an element, and none of them has three ones as its number; ADTS does.
+                payload[0] &= 0x7f;
+            }
             let composition = if matches!(codec, Codec::H264 | Codec::Hevc) { composition } else { 0 };
             let unit = AccessUnit {
                 epoch: Epoch(7),

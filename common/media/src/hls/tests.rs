@@ -336,6 +336,22 @@ fn a_track_that_joins() {
 }
 
 #[test]
+fn pictures_that_change_before_the_first_of_them() {
+    // The header states one configuration, and the first IDR another; sound comes before it.
+    let mut stated = video();
+    stated.config.format = Format::Video { width: 128, height: 64 };
+    stated.config.record = [AVCC, &[0]].concat().into();
+    let mut stream = Stream::new(SegmenterConfig::default(), catalog(1, &[stated, sound()]));
+    (0..40).step_by(20).for_each(|dts| stream.push(TrackId::AUDIO, dts, 0, true, 10));
+    stream.catalog = catalog(1, &[video(), sound()]);
+    stream.both(40, 4200, 1000);
+    assert!(!stream.text().contains("DISCONTINUITY"), "{}", stream.text());
+    let window = stream.segmenter.window();
+    assert_eq!(window.inits.len(), 1);
+    assert_eq!(window.catalog().and_then(|catalog| catalog.video().cloned()), Some(video()));
+}
+
+#[test]
 fn a_track_that_changes() {
     let mut bigger = video();
     bigger.config.format = Format::Video { width: 128, height: 64 };
