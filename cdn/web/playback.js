@@ -47,10 +47,12 @@ const CUSHION = 0.3;
 const MARGIN_STEP = 0.2;
 const MARGIN_MAX = 1.5;
 const MARGIN_DECAY = 0.02;
+/** Milliseconds after which a stall is an outage, which no margin would have spanned. */
+const OUTAGE = 1_000;
 
 export class Playback extends EventTarget {
   #video; #url; #hls = null; #recovery = new Recovery(); #flowing = false;
-  #margin = 0; #marginAt = 0;
+  #margin = 0; #marginAt = 0; #stall = null; // since when playback stands still, and where
 
   constructor(video, url) {
     super();
@@ -156,6 +158,10 @@ export class Playback extends EventTarget {
     const lag = edge === null ? null : edge - time;
     this.#margin = Math.max(0, this.#margin - MARGIN_DECAY * (now - this.#marginAt) / 1000);
     this.#marginAt = now;
+    if (this.#stall && time !== this.#stall.time) {
+      if (now - this.#stall.since < OUTAGE) this.#margin = Math.min(this.#margin + MARGIN_STEP, MARGIN_MAX);
+      this.#stall = null;
+    }
     this.#setRate();
     this.#act(this.#recovery.observe({ now, flowing: this.#flowing, hidden: document.hidden, time, paused, seeking, lag, fresh: this.#fresh }));
   }
@@ -214,7 +220,7 @@ export class Playback extends EventTarget {
     hls.on(Hls.Events.ERROR, (_, data) => {
       // One while playback is on its way back says nothing about the network's jitter.
       const stall = data.details === Hls.ErrorDetails.BUFFER_STALLED_ERROR && this.#recovery.state === "playing";
-      if (stall) this.#margin = Math.min(this.#margin + MARGIN_STEP, MARGIN_MAX);
+      if (stall) this.#stall ??= { since: performance.now(), time: this.#video.currentTime };
       // hls.js cannot add or remove a track: a stream with other tracks is a media error, and a new instance plays it.
       if (data.fatal && hls === this.#hls) this.#fail(data.details, data.response?.code, data.type === Hls.ErrorTypes.MEDIA_ERROR);
     });
