@@ -368,9 +368,38 @@ async fn players_get_sound_at_once_and_pictures_from_an_idr_on() {
             let mut pictures = Vec::new();
             while pictures.len() < 2 {
                 let unit = player.next().await.unwrap();
-                pictures.extend(unit.track.is_video().then(|| unit.dts.as_millis()));
+                let times = [Some(unit.dts), player.predecessor].map(|dts| dts.map(media::Timestamp::as_millis));
+                pictures.extend(unit.track.is_video().then_some(times));
             }
-            assert_eq!(pictures, [340, 380]);
+            let expected = [[Some(340), Some(300)], [Some(380), Some(340)]];
+            assert_eq!(pictures, expected, "the DTS of each picture and of its predecessor, which was withheld");
+        }
+        server.stopped().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn players_get_all_sound_before_an_idr_that_ends_a_long_gop() {
+    for engine in [FanoutEngine::Epoll, FanoutEngine::Uring] {
+        let server = Server::start(engine, |config| config.hub.buffer_window = Duration::from_secs(1)).await;
+        let key = server.key("live");
+        let mut player = server.play("live").await.unwrap();
+        let mut publisher = server.publish(&key).await.unwrap();
+        let (video, audio) = (support::video(), support::audio());
+        publisher.send_track(0, &video).await.unwrap();
+        publisher.send_track(0, &audio).await.unwrap();
+        // Pictures at 0, 100, 200 …; between them the sound arrives at once, just before the next picture.
+        let mut expected = Vec::new();
+        for millis in (0..3000).step_by(100) {
+            let is_idr = millis % 1500 == 0;
+            publisher.send_unit(&video, &support::picture(1, millis, is_idr, 100)).await.unwrap();
+            expected.push((TrackId::VIDEO, millis));
+            assert_eq!(player.times(expected.len()).await, expected);
+            expected.clear();
+            for millis in (millis..millis + 100).step_by(20) {
+                publisher.send_unit(&audio, &support::sound(1, millis)).await.unwrap();
+                expected.push((TrackId::AUDIO, millis));
+            }
         }
         server.stopped().await;
     }

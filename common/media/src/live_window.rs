@@ -33,6 +33,8 @@ pub struct Entry {
     at: i64,
     /// Bytes that it adds to the window: its payload, and its catalog if that is a new one.
     weight: usize,
+    /// Sum of the weights of all units before it since the window was empty.
+    weight_before: u64,
     /// Values that readers have [derived](Self::derived) from the unit.
     derived: Arc<Derived>,
 }
@@ -64,6 +66,8 @@ pub struct LiveWindow {
     next_position: u64,
     bytes: usize,
     weight: usize,
+    /// Sum of the weights of all units since the window was empty.
+    total_weight: u64,
     /// What to add to a DTS of the newest epoch to get the window's own clock.
     offset: i64,
     /// Where the newest GOP of the newest epoch starts, by the window's own clock.
@@ -82,13 +86,14 @@ impl LiveWindow {
             next_position: 0,
             bytes: 0,
             weight: 0,
+            total_weight: 0,
             offset: 0,
             newest_start: None,
             last_gop: 0,
         }
     }
 
-    /// Appends a unit and evicts what no longer fits, oldest GOP first.
+    /// Appends a unit and evicts what no longer fits, oldest GOP first. At least half of what fits remains.
     ///
     /// `predecessor_dts` is the DTS of the unit before it in its track of the broadcast. Only the source knows it: if the source skipped units,
     /// the previous unit in this window is another one. The caller ensures that `unit.epoch == catalog.epoch` and that DTS increases within the
@@ -118,8 +123,10 @@ impl LiveWindow {
             predecessor_dts,
             at,
             weight,
+            weight_before: self.total_weight,
             derived: Arc::default(),
         });
+        self.total_weight += weight as u64;
         self.next_position += 1;
         self.evict();
         self.entries.back().expect("an entry was just pushed, and eviction keeps the newest")
@@ -256,11 +263,7 @@ impl LiveWindow {
 
     fn evict(&mut self) {
         while self.entries.len() > 1 && self.is_over() {
-            // Whole GOPs are evicted, so that the window starts where a subscriber can. A single GOP that exceeds the bounds is cut.
-            let end = match self.gops.get(1) {
-                Some(second) => *second,
-                None => self.first_position() + 1,
-            };
+            let end = self.whole_gop_end().unwrap_or(self.first_position() + 1);
             while self.first_position() < end {
                 let gone = self.entries.pop_front().expect("`end` is a held position");
                 self.bytes -= gone.unit.payload.len();
@@ -270,6 +273,16 @@ impl LiveWindow {
                 self.gops.pop_front();
             }
         }
+    }
+
+    /// Where the next GOP starts, if the oldest one is to be evicted whole, so that the window starts where a subscriber can. A GOP is cut
+    /// instead if too little would remain: its end has only just arrived, and subscribers have yet to read it.
+    fn whole_gop_end(&self) -> Option<u64> {
+        let next = self.gops.iter().copied().find(|start| *start > self.first_position())?;
+        let (next, newest) = (self.from(next).next()?, self.entries.back()?);
+        let (remains_for, remain) = (newest.at - next.at, self.total_weight - next.weight_before);
+        let has_time = u128::try_from(remains_for).is_ok_and(|millis| millis * 2 >= self.bounds.duration.as_millis());
+        (has_time || remain * 2 >= self.bounds.bytes as u64).then_some(next.position)
     }
 
     fn is_over(&self) -> bool {
@@ -560,6 +573,29 @@ mod tests {
         let mut w = window(10_000, 150);
         fill(&mut w, 0..25);
         assert_eq!((w.first_position(), w.bytes()), (10, 150));
+    }
+
+    /// Reads five units at a time, while GOPs of each length and size end: a reader as late as that loses nothing.
+    #[test]
+    fn the_end_of_a_gop_is_held_until_it_can_be_read() {
+        for (millis, bytes) in [(1000, 100_000), (100_000, 600), (100_000, usize::MAX)] {
+            for gop in [1, 2, 10, 24, 25, 26, 27, 40, 90] {
+                let (mut w, catalog) = (window(millis, bytes), catalog(1, true));
+                let mut cursor = Cursor::at(0);
+                for n in 0..300 {
+                    w.push(catalog.clone(), unit(1, TrackId::VIDEO, n * 40, n % gop == 0, 10), None);
+                    w.push(catalog.clone(), unit(1, TrackId::AUDIO, n * 40, true, 10), None);
+                    if n % 5 == 4 {
+                        let read = cursor.read(&w, usize::MAX);
+                        assert_eq!(
+                            (read.skipped, read.entries.len()),
+                            (0, 10),
+                            "{millis} ms, {bytes} bytes, {gop}: {n}"
+                        );
+                    }
+                }
+            }
+        }
     }
 
     #[test]

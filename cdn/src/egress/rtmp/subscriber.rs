@@ -67,6 +67,11 @@ struct Selection {
     without_video: bool,
     /// It wants video, and gets it from the next IDR on.
     awaits_idr: bool,
+    /// Whether the newest unit of each kind was withheld.
+    withheld_audio: bool,
+    withheld_video: bool,
+    /// Units of a kind of which some were withheld go on, so a gap message must precede them.
+    goes_on: bool,
 }
 
 impl Selection {
@@ -91,11 +96,20 @@ impl Selection {
 
     /// Whether the player gets every unit of a stream with these tracks.
     fn is_all(&self, catalog: &Catalog) -> bool {
-        !self.without_audio && (catalog.video().is_none() || !self.without_video && !self.awaits_idr)
+        let all_audio = !self.without_audio && !self.withheld_audio;
+        let all_video = !self.without_video && !self.awaits_idr && !self.withheld_video;
+        (all_audio || catalog.audio().is_none()) && (all_video || catalog.video().is_none())
     }
 
     /// Whether the player gets this unit, the next one of the stream.
     fn admits(&mut self, unit: &AccessUnit) -> bool {
+        let is_admitted = self.wants(unit);
+        let withheld = if unit.track.is_video() { &mut self.withheld_video } else { &mut self.withheld_audio };
+        self.goes_on |= std::mem::replace(withheld, !is_admitted) && is_admitted;
+        is_admitted
+    }
+
+    fn wants(&mut self, unit: &AccessUnit) -> bool {
         if !unit.track.is_video() {
             return !self.without_audio;
         }
@@ -228,6 +242,7 @@ impl Subscriber {
             return Ok(());
         }
         read.entries.retain(|entry| self.selection.admits(&entry.unit));
+        self.is_at_gap |= std::mem::take(&mut self.selection.goes_on);
         if read.entries.is_empty() {
             return Ok(());
         }
