@@ -14,7 +14,7 @@ pub struct Limits {
     /// Bytes of one audio, video or aggregate message. The protocol's own bound is 16,777,215. Before it has accepted a publisher, a server
     /// accepts no message longer than `max_command`.
     pub max_message: usize,
-    /// Bytes of one command or data message.
+    /// Bytes of one command or data message. A longer data message is skipped.
     pub max_command: usize,
     /// Chunk streams in use at once. Real encoders use four to six.
     pub max_chunk_streams: usize,
@@ -32,7 +32,7 @@ impl Default for Limits {
             write: Duration::from_secs(10),
             // An IDR of 4K at 100 Mbit/s is about 2 MB.
             max_message: 8 << 20,
-            // The largest metadata seen in the wild is 4 kB.
+            // Live encoders send up to 4 kB of metadata. Files have an index of their key frames there, of any length, which nobody needs live.
             max_command: 64 << 10,
             max_chunk_streams: 32,
             // One message in progress for each kind of media, with a reserve.

@@ -4,6 +4,7 @@
 //! applies at once, because the next chunk depends on them.
 
 mod reader;
+mod skipped;
 mod writer;
 
 #[cfg(test)]
@@ -13,6 +14,7 @@ use bytes::Bytes;
 
 pub use reader::Reader;
 pub(crate) use reader::control_number;
+pub use skipped::Skipped;
 pub use writer::{continuation_header, message_header, write};
 
 /// A complete message from the chunk stream.
@@ -46,7 +48,7 @@ pub enum Error {
         /// Chunk type 2 or 3.
         format: u8,
     },
-    /// A message is longer than the bound for its type.
+    /// A message is longer than the bound for its type, and cannot be skipped.
     #[error("a message of type {kind} announces {length} bytes; the limit is {limit}")]
     TooLong {
         /// The message type ID, one of [`kind`].

@@ -4,6 +4,7 @@
 
 use bytes::Bytes;
 
+use super::skipped::{self, Skipped};
 use super::{DEFAULT_CHUNK_SIZE, EXTENDED, Error, RawMessage, kind};
 use crate::rtmp::Limits;
 
@@ -23,6 +24,8 @@ pub struct Reader {
     /// Bytes allocated for unfinished messages.
     buffered: usize,
     abandoned: u64,
+    /// The newest message that was skipped, and how many there are, since they were last taken.
+    skipped: Option<Skipped>,
     max_message: usize,
     max_command: usize,
     max_chunk_streams: usize,
@@ -41,6 +44,10 @@ struct ChunkStream {
     message_stream: u32,
     /// Whether a message is in progress.
     open: bool,
+    /// Bytes received of the message in progress.
+    received: usize,
+    /// Whether that is too long to be held, and may be skipped: `body` has its beginning, and is not counted.
+    is_skipping: bool,
     body: Vec<u8>,
 }
 
@@ -82,6 +89,7 @@ impl Reader {
             never_repeats: false,
             buffered: 0,
             abandoned: 0,
+            skipped: None,
             max_message: limits.max_command.min(limits.max_message),
             max_command: limits.max_command,
             max_chunk_streams: limits.max_chunk_streams,
@@ -99,7 +107,7 @@ impl Reader {
     /// Consumes bytes from the front of `input` until a message is complete or `input` is empty.
     ///
     /// # Errors
-    /// If a chunk is malformed, or a message exceeds a bound.
+    /// If a chunk is malformed, or a message that cannot be done without exceeds a bound. Others are [skipped](Self::take_skipped).
     pub fn read(&mut self, input: &mut &[u8]) -> Result<Option<RawMessage>, Error> {
         loop {
             let message = if self.replay.is_empty() {
@@ -128,6 +136,11 @@ impl Reader {
     /// Number of messages dropped unfinished: by Abort, or because another message began on their chunk stream.
     pub fn abandoned(&self) -> u64 {
         self.abandoned
+    }
+
+    /// The newest message that was skipped, and their number, since the last call.
+    pub fn take_skipped(&mut self) -> Option<Skipped> {
+        self.skipped.take()
     }
 
     /// Reads one header or one piece of payload. `input` is not empty.
@@ -264,19 +277,20 @@ impl Reader {
                 kind::AUDIO | kind::VIDEO | kind::AGGREGATE => self.max_message,
                 _ => self.max_command,
             };
-            if header.length > limit {
+            stream.is_skipping = header.length > limit;
+            if stream.is_skipping && !skipped::may_be_skipped(header.kind) {
                 return Err(Error::TooLong { kind: header.kind, length: header.length, limit });
             }
             stream.timestamp =
                 if header.format == 0 { header.field } else { stream.timestamp.wrapping_add(header.field) };
-            stream.open = true;
+            (stream.open, stream.received) = (true, 0);
         }
         stream.field = header.field;
         stream.extended = header.extended;
         stream.length = header.length;
         stream.kind = header.kind;
         stream.message_stream = header.message_stream;
-        let left = (stream.length - stream.body.len()).min(self.chunk_size);
+        let left = (stream.length - stream.received).min(self.chunk_size);
         if left == 0 {
             return self.finish(at);
         }
@@ -286,6 +300,12 @@ impl Reader {
 
     fn append(&mut self, at: usize, part: &[u8]) -> Result<(), Error> {
         let stream = &mut self.streams[at];
+        stream.received += part.len();
+        if stream.is_skipping {
+            let wanted = skipped::BEGINNING.saturating_sub(stream.body.len()).min(part.len());
+            stream.body.extend_from_slice(&part[..wanted]);
+            return Ok(());
+        }
         let (held, capacity) = (stream.body.len(), stream.body.capacity());
         if held + part.len() > capacity {
             // The final size is exact, so that the body shared by subscribers wastes no memory.
@@ -303,12 +323,18 @@ impl Reader {
     /// Handles the end of a chunk, which may complete its message.
     fn finish(&mut self, at: usize) -> Result<Option<RawMessage>, Error> {
         let stream = &mut self.streams[at];
-        if stream.body.len() < stream.length {
+        if stream.received < stream.length {
             return Ok(None);
         }
-        stream.open = false;
-        self.buffered -= stream.body.capacity();
-        let body = Bytes::from(std::mem::take(&mut stream.body));
+        let (kind, length) = (stream.kind, stream.length);
+        let is_skipped = stream.is_skipping;
+        let body = Bytes::from(self.close(at));
+        if is_skipped {
+            let count = self.skipped.take().map_or(0, |skipped| skipped.count) + 1;
+            self.skipped = Some(Skipped { kind, length, name: skipped::name(kind, &body), count });
+            return Ok(None);
+        }
+        let stream = &self.streams[at];
         let message =
             RawMessage { kind: stream.kind, stream: stream.message_stream, timestamp: stream.timestamp, body };
         match message.kind {
@@ -332,11 +358,18 @@ impl Reader {
     }
 
     fn abandon(&mut self, at: usize) {
+        self.close(at);
+        self.abandoned += 1;
+    }
+
+    /// Ends the message in progress; returns what is held of it.
+    fn close(&mut self, at: usize) -> Vec<u8> {
         let stream = &mut self.streams[at];
         stream.open = false;
-        self.buffered -= stream.body.capacity();
-        stream.body = Vec::new();
-        self.abandoned += 1;
+        if !std::mem::take(&mut stream.is_skipping) {
+            self.buffered -= stream.body.capacity();
+        }
+        std::mem::take(&mut stream.body)
     }
 }
 
@@ -351,6 +384,8 @@ impl ChunkStream {
             kind: 0,
             message_stream: 0,
             open: false,
+            received: 0,
+            is_skipping: false,
             body: Vec::new(),
         }
     }

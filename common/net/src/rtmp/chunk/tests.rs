@@ -180,7 +180,7 @@ fn hostile_bytes_are_rejected() {
             Error::TooLong { kind: 9, length: 0xff_ffff, limit: 1 << 20 },
         ),
         (&[0x03, 0, 0, 0, 0, 0x10, 0x01, 20, 0, 0, 0, 0], Error::TooLong { kind: 20, length: 4097, limit: 4096 }),
-        (&[0x03, 0, 0, 0, 0, 0x10, 0x01, 99, 0, 0, 0, 0], Error::TooLong { kind: 99, length: 4097, limit: 4096 }),
+        (&[0x03, 0, 0, 0, 0, 0x10, 0x01, 17, 0, 0, 0, 0], Error::TooLong { kind: 17, length: 4097, limit: 4096 }),
         (&[0x02, 0, 0, 0, 0, 0, 17, 1, 0, 0, 0, 0], Error::TooLong { kind: 1, length: 17, limit: 16 }),
         (&[0x02, 0, 0, 0, 0, 0, 3, 1, 0, 0, 0, 0, 0, 0, 1], Error::Control { kind: 1, length: 3 }),
         (&[0x02, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0], Error::Control { kind: 2, length: 0 }),
@@ -188,6 +188,90 @@ fn hostile_bytes_are_rejected() {
         (&fat, Error::Buffered { limit: 100_000 }),
     ] {
         assert_eq!(read(bytes), Err(expected));
+    }
+}
+
+/// A message of each type and length with an audio message after each of its chunks, then one more on its chunk stream.
+#[test]
+fn what_is_too_long_is_skipped_or_ends_the_connection_by_its_type() {
+    let begin = |name: &str| [&[2, 0, name.len() as u8], name.as_bytes()].concat();
+    let frame = [begin("@setDataFrame"), begin("onMetaData")].concat();
+    let amf3 = [&[0][..], &frame].concat();
+    for (kind, limit, beginning, is_skipped, name) in [
+        (1, 16, &[][..], false, ""),
+        (2, 16, &[], false, ""),
+        (3, 16, &[], false, ""),
+        (4, 64, &[], true, ""),
+        (5, 16, &[], false, ""),
+        (6, 16, &[], false, ""),
+        (8, 1 << 20, &[], false, ""),
+        (9, 1 << 20, &[], false, ""),
+        (15, 4096, &amf3, true, "onMetaData"),
+        (16, 4096, &amf3, true, ""),
+        (17, 4096, &[], false, ""),
+        (18, 4096, &frame, true, "onMetaData"),
+        (18, 4096, &begin("onTextData\n"), true, "onTextData"),
+        (18, 4096, &begin(&"x".repeat(200)), true, &"x".repeat(61)),
+        (18, 4096, &[2, 0], true, ""),
+        (19, 4096, &[], true, ""),
+        (20, 4096, &[], false, ""),
+        (22, 1 << 20, &[], false, ""),
+        (99, 4096, &[], true, ""),
+    ] {
+        for length in [limit + 1, 70_000, 300_000, 2_000_000, 0xff_ffff].into_iter().filter(|length| *length > limit) {
+            let mut body = beginning.to_vec();
+            body.resize(length, 7);
+            let mut bytes = BytesMut::new();
+            write(&mut bytes, 128, 2, kind::SET_CHUNK_SIZE, 0, 0, &60_000u32.to_be_bytes());
+            let [size, long, short] = [0, (length >> 16) as u8, 5];
+            bytes.put_slice(&[5, size, 0, 1, long, (length >> 8) as u8, length as u8, kind, 1, 0, 0, 0]);
+            for (n, chunk) in body.chunks(60_000).enumerate() {
+                bytes.put_slice(if n == 0 { &[] } else { &[0xc5] });
+                bytes.put_slice(chunk);
+                write(&mut bytes, 60_000, 4, kind::AUDIO, 1, 9, b"sound");
+            }
+            bytes.put_slice(&[5, 0, 0, 2, 0, 0, short, 18, 1, 0, 0, 0]);
+            bytes.put_slice(b"short");
+            let mut reader = Reader::new(&limits());
+            let (mut messages, mut failed) = (Vec::new(), None);
+            for piece in bytes.chunks(1000) {
+                let mut input = piece;
+                while !input.is_empty() && failed.is_none() {
+                    match reader.read(&mut input) {
+                        Ok(message) => messages.extend(message),
+                        Err(error) => failed = Some(error),
+                    }
+                    assert!(reader.buffered() <= 4096, "type {kind}: {} bytes held", reader.buffered());
+                }
+            }
+            let skipped = Skipped { kind, length, name: name.to_owned(), count: 1 };
+            if is_skipped {
+                assert_eq!(failed, None, "type {kind}, {length} bytes");
+                let sounds = vec![message(8, 1, 9, b"sound"); length.div_ceil(60_000)];
+                assert_eq!(
+                    messages,
+                    [&sounds[..], &[message(18, 1, 2, b"short")]].concat(),
+                    "type {kind}, {length} bytes"
+                );
+                assert_eq!((reader.take_skipped(), reader.take_skipped()), (Some(skipped), None));
+            } else {
+                assert_eq!(failed, Some(Error::TooLong { kind, length, limit }));
+            }
+            assert_eq!(reader.buffered(), 0, "type {kind}, {length} bytes");
+        }
+    }
+}
+
+#[test]
+fn a_skipped_message_can_be_abandoned() {
+    for abort in [&[0x02, 0, 0, 0, 0, 0, 4, 2, 0, 0, 0, 0, 0, 0, 0, 6][..], &[]] {
+        let bytes = join(&[
+            &[0x06, 0, 0, 0, 0x0f, 0xff, 0xff, 18, 1, 0, 0, 0],
+            &[0; 128],
+            abort,
+            &[0x06, 0, 0, 9, 0, 0, 1, 9, 1, 0, 0, 0, b'k'],
+        ]);
+        assert_eq!(read(&bytes), Ok(vec![message(9, 1, 9, b"k")]));
     }
 }
 

@@ -121,6 +121,9 @@ impl ClientSession {
                 Inbound::UserControl(..) => {}
             }
         }
+        if let Some(skipped) = self.wire.take_skipped() {
+            self.metadata.skipped(&skipped, true);
+        }
         self.wire.acknowledge()
     }
 

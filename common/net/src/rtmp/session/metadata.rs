@@ -1,13 +1,14 @@
 //! Metadata (`onMetaData`) in the data messages of a publisher or of a server.
 
 use crate::rtmp::amf::{self, Value};
-use crate::rtmp::chunk::kind;
+use crate::rtmp::chunk::{Skipped, kind};
 use crate::rtmp::{Error, Metadata};
 
 /// Reads the metadata of a connection.
 #[derive(Default)]
 pub(super) struct MetadataReader {
     dropped: u64,
+    skipped: u64,
 }
 
 impl MetadataReader {
@@ -21,6 +22,16 @@ impl MetadataReader {
             }
             None
         })
+    }
+
+    /// Data messages were skipped because of their length. `is_known`: the peer is one that this program has admitted, or has connected to.
+    pub(super) fn skipped(&mut self, skipped: &Skipped, is_known: bool) {
+        let Skipped { kind, length: bytes, name, count } = skipped;
+        let before = self.skipped;
+        self.skipped = before.saturating_add(*count);
+        if is_known && (before == 0 || self.skipped.ilog2() > before.ilog2()) {
+            tracing::warn!(name, kind, bytes, skipped = self.skipped, "a message that is too long is skipped");
+        }
     }
 }
 

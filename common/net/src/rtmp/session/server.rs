@@ -88,6 +88,9 @@ impl ServerSession {
                 Inbound::PeerBandwidth | Inbound::UserControl(..) => {}
             }
         }
+        if let Some(skipped) = self.wire.take_skipped() {
+            self.metadata.skipped(&skipped, self.is_publisher());
+        }
         self.wire.acknowledge()
     }
 

@@ -225,6 +225,25 @@ fn long_messages_need_an_accepted_publisher() {
 }
 
 #[test]
+fn a_publisher_whose_metadata_is_too_long_stays() {
+    let mut hand = Hand::publishing();
+    while hand.server.event().is_some() {}
+    let sound = Message::Audio { timestamp: 20, body: Bytes::from_static(b"sound") };
+    for length in [65_537, 70_000, 300_000, 2_000_000] {
+        for kind in [kind::DATA, kind::DATA_AMF3] {
+            let mut out = BytesMut::new();
+            let mut body = b"\x02\0\x0d@setDataFrame\x02\0\x0aonMetaData".to_vec();
+            body.resize(length, 0);
+            chunk::write(&mut out, 128, 4, kind, 1, 0, &body);
+            chunk::write(&mut out, 128, 4, kind::AUDIO, 1, 20, b"sound");
+            hand.server.input(&out).unwrap();
+            assert_eq!(hand.server.event(), Some(ServerEvent::Message(sound.clone())), "{length} bytes of type {kind}");
+            assert_eq!(hand.server.event(), None);
+        }
+    }
+}
+
+#[test]
 fn a_long_client_name_is_truncated() {
     let mut hand = Hand::new();
     let agent = format!("\x1b[31m\n{}", "é".repeat(60_000 / 2));

@@ -3,7 +3,7 @@
 use bytes::{Bytes, BytesMut};
 
 use super::command;
-use crate::rtmp::chunk::{self, RawMessage, Reader, control_number, kind};
+use crate::rtmp::chunk::{self, RawMessage, Reader, Skipped, control_number, kind};
 use crate::rtmp::handshake::Handshake;
 use crate::rtmp::{Error, Limits};
 
@@ -102,6 +102,11 @@ impl Wire {
             }
         }
         Ok(None)
+    }
+
+    /// The newest message that was skipped because of its length, since the last call.
+    pub(super) fn take_skipped(&mut self) -> Option<Skipped> {
+        self.reader.take_skipped()
     }
 
     /// Acknowledges received bytes if the window is full: once per call, however small the window. Call it after reading.
