@@ -341,6 +341,7 @@ impl Pipeline<'_> {
         let SwitchCandidate { delay, pts, lost, .. } = *candidate;
         (self.active_path, self.candidate) = (Some(path), None);
         let reason = self.switch_reasons.remove(&from).unwrap_or(SwitchReason::Better);
+        self.player.playback.lock().path_switched(now);
         let (from, to) = (self.path_name(from).to_owned(), self.path_name(path).to_owned());
         let all = self.merger.counters().duplicates;
         let repeated = all - std::mem::replace(&mut self.repeated, all);

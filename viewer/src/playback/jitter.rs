@@ -4,6 +4,9 @@
 //! The minimum over a window is that of a unit without queueing delay, and how far the others lie above it is the jitter that a buffer must absorb.
 //! The estimate rises at once to what the last two seconds need and decays slowly, as a network that was bad a moment ago is often bad again. The
 //! window slides, so that clock drift never accumulates.
+//!
+//! An *outage* is no jitter: for a time nothing arrives by any path, then everything at once. What it has delayed says nothing about the path that
+//! delivers again, and no buffer of a live stream is to absorb it. A silence that repeats is the rhythm of the path, and counts.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -15,22 +18,58 @@ use media::TrackKind;
 pub(super) struct JitterEstimator {
     video: TrackJitter,
     audio: TrackJitter,
+    /// When the last unit arrived, of any kind and path.
+    heard: Option<Duration>,
+    /// When the last silence ended that was long enough for an outage.
+    silence: Option<Duration>,
+    burst: Duration,
 }
 
 impl JitterEstimator {
     /// No samples yet, of a path that delivers so much media at once.
     pub(super) fn new(burst: Duration) -> Self {
-        Self { video: TrackJitter::new(burst), audio: TrackJitter::new(burst) }
+        Self { video: TrackJitter::new(burst), audio: TrackJitter::new(burst), heard: None, silence: None, burst }
     }
 
     /// The path has changed, and delivers so much media at once.
     pub(super) fn set_burst(&mut self, burst: Duration) {
         self.video.set_burst(burst);
         self.audio.set_burst(burst);
+        self.burst = burst;
+    }
+
+    /// Something arrived at `now`, whether or not it is [recorded](Self::record). Call it first.
+    pub(super) fn heard(&mut self, now: Duration) {
+        let Some(before) = self.heard.replace(now) else { return };
+        let silence = now.saturating_sub(before);
+        // Where media is delivered in pieces, each is followed by a silence.
+        if silence < MIN_OUTAGE + self.burst * 2 {
+            return;
+        }
+        let repeats = self.silence.replace(now).is_some_and(|last| before < last + REPEATS_WITHIN);
+        if !repeats || silence > MAX_RHYTHM + self.burst * 2 {
+            self.recover_by(now + silence.clamp(MIN_RECOVERY, MAX_RECOVERY));
+        }
+    }
+
+    /// From now on another path delivers, because the one before has failed. What was delayed meanwhile is no jitter of either.
+    pub(super) fn path_switched(&mut self, now: Duration) {
+        self.recover_by(now + MIN_RECOVERY);
+    }
+
+    fn recover_by(&mut self, by: Duration) {
+        for track in [&mut self.video, &mut self.audio] {
+            track.recovers_by = track.recovers_by.max(Some(by));
+            track.recovered = i64::MAX;
+        }
     }
 
     /// A unit arrived at `now` with this transit time in microseconds.
     pub(super) fn record(&mut self, now: Duration, kind: TrackKind, transit: i64) {
+        let track = self.of_mut(kind);
+        if track.is_recovering(now, transit) {
+            return;
+        }
         // A track that has ended is forgotten too.
         self.video.forget(now);
         self.audio.forget(now);
@@ -86,12 +125,23 @@ struct TrackJitter {
     /// The decaying spread in microseconds, and when it was last updated.
     smoothed: f64,
     at: Duration,
+    /// After an outage, until no unit is late, or until this time: late ones were delayed by the outage.
+    recovers_by: Option<Duration>,
+    /// The least transit time since the outage.
+    recovered: i64,
 }
 
 impl TrackJitter {
     fn new(burst: Duration) -> Self {
-        let mut jitter =
-            Self { window: WINDOW, recent: SPREAD_WINDOW, samples: VecDeque::new(), smoothed: 0.0, at: Duration::ZERO };
+        let mut jitter = Self {
+            window: WINDOW,
+            recent: SPREAD_WINDOW,
+            samples: VecDeque::new(),
+            smoothed: 0.0,
+            at: Duration::ZERO,
+            recovers_by: None,
+            recovered: i64::MAX,
+        };
         jitter.set_burst(burst);
         jitter
     }
@@ -112,7 +162,31 @@ impl TrackJitter {
         (self.smoothed, self.at) = (faded.max(self.recent_spread(now) as f64), now);
     }
 
+    /// Whether an outage has delayed the unit that arrives at `now`, with this transit time.
+    fn is_recovering(&mut self, now: Duration, transit: i64) -> bool {
+        let Some(mut by) = self.recovers_by else { return false };
+        if transit.saturating_add(ON_TIME) < self.recovered {
+            // It arrives faster than real time, so it is still the backlog.
+            by = by.max(now + MIN_RECOVERY);
+            (self.recovered, self.recovers_by) = (transit, Some(by));
+        }
+        let is_late = self.min().is_some_and(|least| transit.saturating_sub(least) > self.spread() + ON_TIME);
+        if is_late && now < by {
+            return true;
+        }
+        if is_late {
+            // The path takes longer than before.
+            self.samples.clear();
+        }
+        self.recovers_by = None;
+        false
+    }
+
     fn forget(&mut self, now: Duration) {
+        // The last samples before an outage are what its delay is measured against.
+        if self.recovers_by.is_some() {
+            return;
+        }
         while self.samples.front().is_some_and(|(at, _)| *at + self.window < now) {
             self.samples.pop_front();
         }
@@ -141,6 +215,7 @@ impl TrackJitter {
     fn clear(&mut self) {
         self.samples.clear();
         self.smoothed = 0.0;
+        self.recovers_by = None;
     }
 }
 
@@ -156,6 +231,17 @@ const SPREAD_PER_MILLE: usize = 995;
 const HALF_LIFE: Duration = Duration::from_secs(5);
 /// Microseconds a second: a little less than the 5% change of speed can catch up with, so that nothing is skipped for it.
 const MAX_DECAY: f64 = 40_000.0;
+/// The shortest silence that may be an outage: a path is left after about as long.
+const MIN_OUTAGE: Duration = Duration::from_millis(200);
+/// A silence is not an outage if it follows another one within this time.
+const REPEATS_WITHIN: Duration = Duration::from_secs(10);
+/// A longer silence is an outage though it repeats: no buffer covers it.
+const MAX_RHYTHM: Duration = Duration::from_secs(3);
+/// How long the backlog of an outage may take to become less: as long as the outage, but no less and no more than this.
+const MIN_RECOVERY: Duration = Duration::from_secs(1);
+const MAX_RECOVERY: Duration = Duration::from_secs(5);
+/// Microseconds beyond the spread. The first unit that is not later ends the recovery.
+const ON_TIME: i64 = 20_000;
 /// Bounds the samples at any frame rate: 10 s of 120 pictures or 100 audio frames a second, and a reserve.
 const MAX_SAMPLES: usize = 4096;
 

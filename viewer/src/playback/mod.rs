@@ -223,6 +223,13 @@ impl Playback {
         }
     }
 
+    /// Another path of the same kind delivers from now on, because the one before has failed. Call it before its first unit.
+    pub fn path_switched(&mut self, now: Duration) {
+        if let Some(timeline) = self.timelines.back_mut() {
+            timeline.playout.path_switched(now);
+        }
+    }
+
     /// Sets whether the broadcast is over and complete: then nothing is skipped or sped up.
     pub fn set_complete(&mut self, complete: bool) {
         self.complete = complete;

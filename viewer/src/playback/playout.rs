@@ -93,6 +93,7 @@ impl Playout {
         let (at, media) = (micros(now), dts.as_millis().saturating_mul(1000));
         let transit = at.saturating_sub(media);
         self.newest = self.newest.max(media);
+        self.jitter.heard(now);
         let Some(anchor) = self.anchor else {
             self.anchor = Some(Anchor { at, media, speed: 1.0 });
             self.settle(now);
@@ -128,6 +129,7 @@ impl Playout {
     pub(super) fn on_duplicate(&mut self, now: Duration, kind: TrackKind, dts: Timestamp) {
         let transit = micros(now).saturating_sub(dts.as_millis().saturating_mul(1000));
         let skew = self.jitter.min_of(kind).map_or(0, |least| transit.saturating_sub(least));
+        self.jitter.heard(now);
         // Units resent after an outage are old, not delayed by the path.
         if skew < MAX_SKEW && !self.is_settling(now) {
             self.jitter.record(now, kind, transit);
@@ -185,6 +187,11 @@ impl Playout {
             self.jitter.clear();
             self.settle(now);
         }
+    }
+
+    /// Another path delivers from now on, because the one before has failed.
+    pub(super) fn path_switched(&mut self, now: Duration) {
+        self.jitter.path_switched(now);
     }
 
     fn settle(&mut self, now: Duration) {

@@ -309,6 +309,8 @@ fn the_buffer_is_bounded() {
     assert!(refused > 6000 && waiting.status().buffered <= MAX_SPAN + ms(PICTURE));
 }
 
+mod outages;
+
 mod sound {
     use super::super::sound::{Sound, SoundQueue};
     use super::*;
