@@ -263,14 +263,24 @@ impl MessageDemuxer {
     fn end(&mut self) {
         if !self.named {
             *self = Self { states_gaps: self.states_gaps, ..Self::new(random_epoch(), None) };
+        } else if !self.states_gaps {
+            self.forget_tracks();
         }
     }
 
-    /// Begins another epoch. Tracks stay: a publisher that changes them sends new ones.
+    /// Begins another epoch. A Nearcast server announces all its tracks, after this; of another one it is not known in which order they come.
     fn begin(&mut self, epoch: Epoch) {
+        if self.states_gaps {
+            self.forget_tracks();
+        }
         self.demuxer.set_epoch(epoch);
         let catalog = Arc::make_mut(&mut self.catalog);
         (catalog.epoch, catalog.clock) = (epoch, None);
+    }
+
+    fn forget_tracks(&mut self) {
+        self.demuxer.forget_tracks();
+        Arc::make_mut(&mut self.catalog).tracks.clear();
     }
 }
 
@@ -308,6 +318,62 @@ mod tests {
         };
         assert!(demuxer.take(Message::Metadata(metadata)).is_empty());
         assert_eq!((demuxer.catalog.epoch, demuxer.catalog.clock.map(|c| c.as_micros())), (Epoch(2), Some(5)));
+    }
+
+    /// What a server sends of a broadcast: metadata, the decoder configurations, then a unit of each track. Returns the tracks of each unit's catalog.
+    fn broadcast(demuxer: &mut MessageDemuxer, epoch: Option<u64>, tracks: &[Message]) -> Vec<Vec<media::Track>> {
+        let mut messages = vec![Message::Metadata(rtmp::Metadata { epoch: epoch.map(Epoch), ..Default::default() })];
+        messages.extend_from_slice(tracks);
+        messages.extend(tracks.iter().map(|configuration| match configuration {
+            Message::Video { .. } => {
+                let body = Bytes::from_static(&[0x17, 1, 0, 0, 0, 0, 0, 0, 2, 0x65, 0x88]);
+                Message::Video { timestamp: 40, body }
+            }
+            _ => Message::Audio { timestamp: 40, body: Bytes::from_static(&[0xaf, 1, 0x21, 0x10]) },
+        }));
+        let units = messages.into_iter().flat_map(|message| demuxer.take(message)).collect::<Vec<_>>();
+        assert_eq!(units.len(), tracks.len());
+        units.iter().map(|arrived| arrived.catalog.tracks.clone()).collect()
+    }
+
+    #[test]
+    fn a_broadcast_has_the_tracks_that_its_publisher_sends() {
+        const RECORD: &[u8] = &[
+            0x17, 0, 0, 0, 0, 1, 0x64, 0, 0x15, 0xff, 0xe1, 0, 25, 0x67, 0x64, 0, 0x15, 0xac, 0xd9, 0x41, 0x43, 0x3f,
+            0x26, 2, 0, 0, 3, 0, 2, 0, 0, 3, 2, 0x83, 0xe2, 0x85, 0x32, 0xc0, 1, 0, 6, 0x68, 0xeb, 0xe3, 0xcb, 0x22,
+            0xc0,
+        ];
+        let video = Message::Video { timestamp: 0, body: Bytes::from_static(RECORD) };
+        let [stereo, mono] = [&[0xaf, 0, 0x12, 0x10], &[0xaf, 0, 0x12, 0x08]]
+            .map(|record| Message::Audio { timestamp: 0, body: Bytes::from_static(record) });
+        let both = [video.clone(), stereo];
+        let broadcasts: [&[Message]; 7] =
+            [&both, &both[1..], &both, &both[..1], &both, &[video.clone(), mono.clone()], &[mono]];
+        // A Nearcast server, another one that passes the epochs on, and one that has none. Only the first changes the epoch without an end.
+        for (states_gaps, states_epochs) in [(true, true), (false, true), (false, false)] {
+            let mut demuxer = MessageDemuxer { states_gaps, ..MessageDemuxer::new(Epoch(1), None) };
+            for (epoch, tracks) in (2..).zip(broadcasts) {
+                if !states_gaps {
+                    demuxer.end();
+                }
+                let found = broadcast(&mut demuxer, states_epochs.then_some(epoch), tracks);
+                let first = broadcast(&mut MessageDemuxer::new(Epoch(1), None), None, tracks);
+                assert_eq!(found, first, "broadcast {epoch}, {states_gaps}, {states_epochs}");
+                assert!(found.iter().all(|found| found.len() == tracks.len()), "both are known before the first unit");
+            }
+        }
+    }
+
+    #[test]
+    fn a_reconnect_of_the_publisher_changes_no_track() {
+        let stereo = [Message::Audio { timestamp: 0, body: Bytes::from_static(&[0xaf, 0, 0x12, 0x10]) }];
+        let mut demuxer = MessageDemuxer { states_gaps: true, ..MessageDemuxer::new(Epoch(1), None) };
+        let first = broadcast(&mut demuxer, Some(2), &stereo);
+        demuxer.end();
+        // The server has announced them.
+        demuxer.take(Message::Metadata(rtmp::Metadata { epoch: Some(Epoch(2)), ..Default::default() }));
+        let sound = Message::Audio { timestamp: 60, body: Bytes::from_static(&[0xaf, 1, 0x21, 0x10]) };
+        assert_eq!(demuxer.take(sound)[0].catalog.tracks, first[0]);
     }
 
     #[test]
