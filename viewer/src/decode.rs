@@ -87,13 +87,7 @@ pub fn audio(player: &PlayerContext, queue: Option<&Arc<Mutex<SoundQueue>>>) {
             decoder.flush();
         }
         match decoder.decode(&work.unit, &mut sounds) {
-            Ok(()) => {
-                let mut stats = player.stats.lock();
-                stats.audio_frames += 1;
-                if work.catalog.video().is_none() {
-                    stats.heard(player.clock.now());
-                }
-            }
+            Ok(()) => player.stats.lock().heard(player.clock.now()),
             Err(error) => note_error(player, &error),
         }
         if let Some(queue) = queue {

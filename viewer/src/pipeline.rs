@@ -20,6 +20,7 @@ use crate::log_interval::LogInterval;
 use crate::player_context::PlayerContext;
 use crate::record::Recorder;
 use crate::source::{self, Event, Position, State};
+use crate::stats::LIVE;
 use crate::switches::{Switch, SwitchReason};
 use crate::unit_log::UnitLog;
 
@@ -80,7 +81,7 @@ struct Pipeline<'a> {
     deliveries: BTreeMap<PathId, DeliveryMode>,
     /// When the data that arrives now was requested, on paths by request.
     requested_at: BTreeMap<PathId, WallClock>,
-    /// The path that delivers the pictures.
+    /// The path that delivers the pictures, or the sound while there are none.
     active_path: Option<PathId>,
     /// When the last picture arrived, and its DTS.
     last_arrival: Option<(Duration, Timestamp)>,
@@ -217,7 +218,7 @@ impl Pipeline<'_> {
         let text = match state {
             State::Connecting => "connecting".to_owned(),
             State::Waiting => "waiting for the broadcast".to_owned(),
-            State::Live => "live".to_owned(),
+            State::Live => LIVE.to_owned(),
             State::Reconnecting { reason } => format!("reconnecting: {reason}"),
         };
         info!(state = text, "state changed");
@@ -244,11 +245,13 @@ impl Pipeline<'_> {
             return;
         }
         let leader = self.merger.active_path();
-        for MergedUnit { catalog, unit, lost, path } in std::mem::take(&mut self.merged) {
+        for MergedUnit { catalog, unit, lost, path, leads } in std::mem::take(&mut self.merged) {
             if let Some(trace) = &self.player.trace {
                 trace.now("merged", &unit, self.path_name(path));
             }
-            self.detect_switch(path, &catalog, &unit, lost);
+            if leads {
+                self.detect_switch(path, &unit, lost);
+            }
             if let Some((active_path, delivery)) =
                 self.active_path.and_then(|active_path| Some((active_path, *self.deliveries.get(&active_path)?)))
             {
@@ -310,10 +313,7 @@ impl Pipeline<'_> {
     }
 
     /// Detects and counts a switch to the path that delivered this unit.
-    fn detect_switch(&mut self, path: PathId, catalog: &Catalog, unit: &AccessUnit, lost: u32) {
-        if !unit.track.is_video() && catalog.video().is_some() {
-            return;
-        }
+    fn detect_switch(&mut self, path: PathId, unit: &AccessUnit, lost: u32) {
         let now = self.player.clock.now();
         let delay = self
             .last_arrival
@@ -362,7 +362,8 @@ impl Pipeline<'_> {
             if let Some(catalogs) = self.catalog_log.due(self.player.clock.now(), 1) {
                 info!(epoch = %catalog.epoch, codecs = codecs.join(", "), tracks = tracks.len(), catalogs, "new catalog");
             }
-            self.player.stats.lock().codecs = codecs;
+            let mut stats = self.player.stats.lock();
+            (stats.codecs, stats.has_video) = (codecs, catalog.video().is_some());
         }
         self.catalog = Some(catalog.clone());
     }

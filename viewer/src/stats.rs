@@ -20,8 +20,10 @@ use crate::switches::{SwitchSummary, Switches};
 pub struct Stats {
     /// Name of the active path.
     pub source: String,
-    /// In words: `connecting`, `waiting for the broadcast`, `live`.
+    /// In words: `connecting`, `waiting for the broadcast`, [`LIVE`].
     pub state: String,
+    /// Whether the stream has announced pictures.
+    pub has_video: bool,
     /// `H.264 1280x720`, `AAC 48 kHz stereo`.
     pub codecs: Vec<String>,
     /// Audio units decoded.
@@ -38,8 +40,12 @@ pub struct Stats {
     pub switches: Switches,
     /// Failures of the unit log, the recording or the pipe.
     pub output_errors: u64,
-    /// When the first picture was presented (or, without video, the first audio unit decoded), on the viewer's clock.
+    /// When the first picture was presented, or the first audio unit decoded of those that were played without pictures, on the viewer's clock.
     first: Option<Duration>,
+    /// When the first and the last audio unit were decoded.
+    heard: Option<(Duration, Duration)>,
+    /// When the last picture was presented.
+    last_picture: Option<Duration>,
     pictures: u64,
     marker: Option<MarkerCounts>,
     latency: LatencyHistogram,
@@ -96,7 +102,7 @@ pub struct StatsLine {
     pub event: &'static str,
     /// Seconds since the viewer started.
     pub seconds: f64,
-    /// The stream's state in words, as in [`Stats::state`].
+    /// The stream's state in words, as in [`Stats::state`]; of a live one, what of it is played if that is not all.
     pub state: String,
     /// Name of the active path.
     pub source: String,
@@ -139,7 +145,7 @@ pub struct Summary {
     pub audio_frames: u64,
     /// The counter drawn into the pictures of a test source.
     pub marker: Option<MarkerSummary>,
-    /// From the viewer's start to the first picture.
+    /// From the viewer's start to the first picture, or to the sound that was played without pictures.
     pub startup_ms: Option<u64>,
     /// Glass-to-glass latency; absent if it is unknown.
     pub latency_ms: Option<LatencySummary>,
@@ -210,6 +216,7 @@ impl Stats {
         let PresentedFrame { epoch, unit, stamps, mark, on_time, skipped } = *shown;
         self.pictures += 1;
         self.first.get_or_insert(now);
+        self.last_picture = Some(now);
         if let Some(mark) = mark {
             self.mark(epoch, mark.counter);
         } else if let Some(marker) = &mut self.marker {
@@ -238,24 +245,42 @@ impl Stats {
         }
     }
 
-    /// An audio unit was decoded at `now`, of a stream without video.
+    /// An audio unit was decoded at `now`.
     pub fn heard(&mut self, now: Duration) {
-        self.first.get_or_insert(now);
+        self.audio_frames += 1;
+        let (since, last) = self.heard.get_or_insert((now, now));
+        *last = now;
+        // At an ordinary start the pictures follow at once, and it is they that count.
+        if !self.has_video || now.saturating_sub(*since) >= SOUND_ALONE {
+            self.first.get_or_insert(*since);
+        }
     }
 
-    /// When something was first presented, on the viewer's clock.
+    /// When something was first played, on the viewer's clock: a picture, or sound that pictures did not follow at once.
     pub fn first(&self) -> Option<Duration> {
         self.first
     }
 
-    /// Whether anything was presented at all.
+    /// Whether anything was played at all, pictures or sound.
     pub fn has_played(&self) -> bool {
-        self.first.is_some()
+        self.first.or(self.heard.map(|(since, _)| since)).is_some()
     }
 
-    /// Components of the latency, smoothed over about a second.
+    /// Components of the latency, smoothed over about a second, while pictures are presented.
     pub fn breakdown(&self) -> Breakdown {
         self.tracker.breakdown()
+    }
+
+    /// The state in words, of a live stream with what is played of it at `now`.
+    fn state_at(&self, now: Duration, is_paused: bool) -> String {
+        let plays = |last: Option<Duration>| last.is_some_and(|last| now < last + PLAYS_FOR);
+        let is_heard = plays(self.heard.map(|(_, last)| last));
+        match plays(self.last_picture) || is_paused || self.state != LIVE {
+            true => self.state.clone(),
+            false if is_heard && self.has_video => format!("{LIVE}, sound only"),
+            false if is_heard => self.state.clone(),
+            false => format!("{LIVE}, buffering"),
+        }
     }
 
     /// The statistics at `now`. The frame rate is measured between calls that are about a second apart.
@@ -269,12 +294,16 @@ impl Stats {
         StatsLine {
             event: "stats",
             seconds: (now.as_secs_f64() * 1000.0).round() / 1000.0,
-            state: self.state.clone(),
+            state: self.state_at(now, playback.paused),
             source: self.source.clone(),
             fps: (self.recent.fps * 10.0).round() / 10.0,
             pictures: self.pictures,
             audio_frames: self.audio_frames,
-            latency_ms: self.breakdown(),
+            // The latency of pictures that are no longer presented says nothing.
+            latency_ms: match self.last_picture.is_some_and(|last| now < last + PLAYS_FOR) || playback.paused {
+                true => self.breakdown(),
+                false => Breakdown::default(),
+            },
             buffer_ms: millis(playback.buffered),
             target_ms: millis(playback.target),
             jitter_ms: millis(playback.jitter),
@@ -326,7 +355,7 @@ impl Stats {
                 repeats: m.repeats,
                 unread: m.unread,
             }),
-            startup_ms: self.first.map(millis),
+            startup_ms: self.first.or(self.heard.map(|(since, _)| since)).map(millis),
             latency_ms: self.latency(playback.skipped_unasked),
             clocks_differ: self.tracker.broadcaster_clock().is_none() && self.latency.negative() > 0,
             lost: self.merge.lost,
@@ -414,6 +443,12 @@ fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
+/// The state while the stream is received.
+pub const LIVE: &str = "live";
+/// How long sound is played without pictures until it counts as played alone: a join by HLS takes less.
+const SOUND_ALONE: Duration = Duration::from_secs(5);
+/// Pictures, or sound, are played for this long after the last one.
+const PLAYS_FOR: Duration = Duration::from_secs(2);
 /// The frame rate is measured over at least this long, so that it does not flicker.
 const FPS_INTERVAL: Duration = Duration::from_millis(900);
 /// Microseconds. A drawn clock that is off by more is that of a recording.
@@ -452,6 +487,50 @@ mod tests {
             let marker = marks(counters);
             assert_eq!((marker.gaps, marker.repeats, marker.unread), (gaps, repeats, unread), "{counters:?}");
         }
+    }
+
+    #[test]
+    fn sound_counts_as_playing() {
+        let secs = Duration::from_secs;
+        let state = |stats: &mut Stats, now| {
+            let line = stats.line(secs(now), PlaybackStatus::default());
+            (line.state, line.latency_ms.total)
+        };
+        let mut stats = Stats { state: "connecting".into(), has_video: true, ..Stats::default() };
+        assert_eq!(state(&mut stats, 1).0, "connecting");
+        stats.state = LIVE.into();
+        assert_eq!((state(&mut stats, 1).0.as_str(), stats.has_played()), ("live, buffering", false));
+        // Sound for ten seconds, then pictures beside it for ten, then sound, then nothing.
+        let mut stamps = StageTimes::default();
+        for (n, stage) in [Stage::Captured, Stage::Received, Stage::Presented].into_iter().enumerate() {
+            stamps.stamp(stage, WallClock::from_micros(n as i64 * 10_000));
+        }
+        for second in 2..30 {
+            stats.heard(secs(second));
+            if (12..22).contains(&second) {
+                stats.presented(secs(second), &shown(&stamps));
+            }
+            let now = state(&mut stats, second);
+            let expected = if (12..23).contains(&second) { ("live", Some(20.0)) } else { ("live, sound only", None) };
+            assert_eq!((now.0.as_str(), now.1), expected, "{second} s");
+            assert!(stats.has_played());
+            assert_eq!(stats.first(), (second >= 7).then_some(secs(2)), "{second} s");
+        }
+        assert_eq!(
+            (state(&mut stats, 31), state(&mut stats, 40).0.as_str()),
+            (("live, buffering".to_owned(), None), "live, buffering")
+        );
+        let paused = PlaybackStatus { paused: true, ..PlaybackStatus::default() };
+        assert_eq!(stats.line(secs(40), paused).state, "live");
+        assert_eq!((stats.summary(paused).startup_ms, stats.summary(paused).audio_frames), (Some(2000), 28));
+        // At an ordinary start the first picture counts. A stream without pictures plays when it is heard.
+        let mut stats = Stats { state: LIVE.into(), has_video: true, ..Stats::default() };
+        stats.heard(secs(1));
+        stats.presented(secs(2), &shown(&stamps));
+        assert_eq!((stats.first(), stats.has_played()), (Some(secs(2)), true));
+        let mut stats = Stats { state: LIVE.into(), ..Stats::default() };
+        stats.heard(secs(1));
+        assert_eq!((stats.first(), state(&mut stats, 2).0.as_str()), (Some(secs(1)), "live"));
     }
 
     #[test]

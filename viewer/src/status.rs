@@ -99,9 +99,9 @@ mod tests {
     #[test]
     fn the_status_line_is_cut_to_the_terminal() {
         let mut stats = Stats::default();
-        (stats.source, stats.state) = ("RTMP rtmp://h/x".to_owned(), "live".to_owned());
+        (stats.source, stats.state) = ("RTMP rtmp://h/x".to_owned(), "waiting".to_owned());
         let text = to_text(&stats.line(Duration::from_secs(1), PlaybackStatus::default()), 79);
-        assert_eq!(text, "live | 0.0 fps | latency unknown | buffer 0 ms | dropped 0 | RTMP rtmp://h/x");
+        assert_eq!(text, "waiting | 0.0 fps | latency unknown | buffer 0 ms | dropped 0 | RTMP rtmp://h/x");
         assert!(text.chars().count() <= 79);
         stats.source = "x".repeat(500);
         assert_eq!(to_text(&stats.line(Duration::from_secs(1), PlaybackStatus::default()), 79).chars().count(), 79);

@@ -65,6 +65,8 @@ pub struct MergedUnit {
     pub unit: AccessUnit,
     /// The path that delivered it first.
     pub path: PathId,
+    /// Whether that makes it the [active path](PathMerger::active_path): it is a picture, or sound while there are no pictures.
+    pub leads: bool,
     /// Number of units of its track that were lost just before it, estimated from the usual frame interval; at least 1 after a known loss.
     pub lost: u32,
 }
@@ -99,7 +101,7 @@ pub struct PathMerger {
     retired: VecDeque<(Epoch, BTreeMap<TrackId, TrackProgress>)>,
     tracks: BTreeMap<TrackId, TrackProgress>,
     paths: BTreeMap<PathId, Path>,
-    /// The path of the last video unit (of the last audio unit without video).
+    /// The path of the last unit that leads.
     active_path: Option<PathId>,
     /// Whether decoding has started in this epoch.
     started: bool,
@@ -236,7 +238,8 @@ impl PathMerger {
         self.tracks.iter().map(|(id, track)| (*id, track.last)).collect()
     }
 
-    /// The path that delivered the last video unit (audio unit without video).
+    /// The path that delivered the last video unit; the last audio unit while there are no pictures, because the broadcast has none, or because
+    /// they have not begun or have ended.
     pub fn active_path(&self) -> Option<PathId> {
         self.active_path
     }
@@ -299,6 +302,7 @@ impl PathMerger {
         out: &mut Vec<MergedUnit>,
     ) {
         let mut lost = 0;
+        let leads = unit.track.is_video() || !self.has_pictures(unit.dts);
         match self.tracks.get_mut(&unit.track) {
             Some(track) => {
                 let step = (unit.dts - track.merged) as f64;
@@ -332,14 +336,20 @@ impl PathMerger {
             }
         }
         self.started = true;
-        if (unit.track.is_video() || catalog.video().is_none()) && self.active_path != Some(id) {
+        if leads && self.active_path != Some(id) {
             self.counters.switches += u64::from(self.active_path.is_some());
             self.active_path = Some(id);
         }
         self.counters.units += 1;
         self.counters.lost += u64::from(lost);
         self.counters.lost_pictures += if unit.track.is_video() { u64::from(lost) } else { 0 };
-        out.push(MergedUnit { catalog, unit, path: id, lost });
+        out.push(MergedUnit { catalog, unit, path: id, leads, lost });
+    }
+
+    /// Whether there are pictures beside the sound at `dts`.
+    fn has_pictures(&self, dts: Timestamp) -> bool {
+        let pictures = self.tracks.iter().filter(|(id, _)| id.is_video());
+        pictures.max_by_key(|(_, track)| track.merged).is_some_and(|(_, track)| dts - track.merged <= MAX_PICTURE_PAUSE)
     }
 }
 
@@ -420,6 +430,8 @@ fn placement(
     }
 }
 
+/// Milliseconds. Sound that is so much ahead of the last picture is played without pictures.
+const MAX_PICTURE_PAUSE: i64 = 2000;
 /// Bounds the past epochs that are remembered. A path is seldom more than one behind.
 const RETIRED_EPOCHS: usize = 8;
 /// A step of more than this many usual intervals is a loss even on a single path: a third-party server jumps to the newest IDR without

@@ -49,6 +49,8 @@ pub struct PlaybackStatus {
     pub skipped: u64,
     /// Those of them that were not skipped because the user paused or jumped.
     pub skipped_unasked: u64,
+    /// Whether playback is paused.
+    pub paused: bool,
 }
 
 /// Buffer and timing of everything that is played. See the module's documentation.
@@ -281,6 +283,7 @@ impl Playback {
             stalls: self.past_stalls + self.timelines.iter().map(|t| t.playout.stalls()).sum::<u64>(),
             skipped: self.skipped,
             skipped_unasked: self.skipped_unasked(),
+            paused: self.paused,
         }
     }
 

@@ -21,6 +21,7 @@ use crate::decode::DecodedFrame;
 use crate::ffmpeg::{Colour, Matrix, Picture};
 use crate::playback::sound::SoundQueue;
 use crate::player_context::PlayerContext;
+use crate::stats::LIVE;
 
 /// How the window starts.
 #[derive(Clone, Debug)]
@@ -244,7 +245,7 @@ impl View<'_> {
         }
         let message = self.message.as_ref().map(|(text, _)| text.clone());
         let message = message.or_else(|| is_paused.then(|| "paused: press Space to resume".to_owned()));
-        let is_live = line.state == "live" || line.state.is_empty() && self.shown.is_some();
+        let is_live = line.state == LIVE || line.state.is_empty() && self.shown.is_some();
         if let Some(text) = message.or_else(|| (!is_live).then(|| line.state.clone())) {
             panels.push((Panel::text(&[text], size), Corner::Bottom));
         }

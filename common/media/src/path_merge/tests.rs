@@ -85,6 +85,29 @@ fn pictures_start_at_an_idr_and_sound_at_once() {
 }
 
 #[test]
+fn sound_leads_while_there_are_no_pictures() {
+    let mut run = Run::new();
+    let leader = |run: &mut Run, path, numbers: &mut dyn Iterator<Item = i64>| {
+        run.push_stated(path, numbers);
+        run.merger.active_path()
+    };
+    // The first pictures cannot be decoded, and there are no others until the IDR at 60. A closes after 39.
+    let sound = |range: std::ops::Range<i64>| range.filter(|n| n % 2 == 1);
+    assert_eq!(leader(&mut run, A, &mut (1..20)), Some(A));
+    assert_eq!(leader(&mut run, B, &mut sound(1..20)), Some(A), "copies");
+    assert_eq!(leader(&mut run, A, &mut sound(21..41)), Some(A));
+    run.close(A);
+    assert_eq!(leader(&mut run, B, &mut sound(21..61)), Some(B));
+    // A brings the pictures, and B's sound leads no more, until they have been away for two seconds.
+    assert_eq!(leader(&mut run, A, &mut (60..70).filter(|n| n % 2 == 0)), Some(A));
+    assert_eq!(leader(&mut run, B, &mut sound(61..167)), Some(A));
+    assert_eq!(leader(&mut run, B, &mut sound(167..171)), Some(B));
+    assert_eq!(leader(&mut run, A, &mut [80].into_iter()), Some(A), "the next IDR");
+    assert_eq!(run.merger.counters().switches, 4);
+    assert!(run.out.iter().all(|merged| merged.leads || number(merged) % 2 == 1));
+}
+
+#[test]
 fn with_two_active_paths_the_first_copy_wins() {
     let mut run = Run::new();
     run.push(A, 0..5).push(B, 0..8).push(A, 5..9).push(B, 8..12);
